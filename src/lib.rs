@@ -1,0 +1,34 @@
+//! fastrac-gateway: one safe way from many internal services to the Fastrac B2B API.
+//!
+//! Services point their base URL here. The gateway proves who calls, enforces each service's quota
+//! and the account's budget, answers slow-changing lookups from a cache, puts the account's key
+//! pair in, never sends an order twice, and writes one record of every request.
+//!
+//! # Layout
+//!
+//! A request goes down one straight function, [`path`], through the rooms in this order:
+//!
+//! | room | question it answers |
+//! | --- | --- |
+//! | [`edge`] | how bytes become requests, how connections are bounded and drained |
+//! | [`caller`] | who asks |
+//! | [`catalog`] | which operation is it, and may this service use it |
+//! | [`body`] | the request's bytes in, the answer's bytes out |
+//! | [`orders`] | was this order sent before, and how did that end |
+//! | [`admission`] | may this service do this now; may this account be asked now |
+//! | [`cache`] | is the answer known already, or on its way |
+//! | [`keys`] | which key pair signs it |
+//! | [`upstream`] | how it is sent to Fastrac, and how the answer comes back |
+//! | [`outcome`] | what the answer means |
+//! | [`refusal`] | what the gateway says when it answers itself |
+//! | [`record`] | what is counted and written of it |
+//!
+//! Around them: [`config`] (the file, checked), [`store`] (what survives a restart), [`admin`]
+//! (health, metrics, status), [`sandbox`] (a Fastrac to break), [`cli`] (one file a command), and
+//! [`app`], which wires everything and is the only one that sees most rooms. Tasks that stand above
+//! two rooms have files of their own: [`rotation`].
+//!
+//! Imports run down only; there are no circles. `tests/gateway/layout.rs` holds that.
+
+pub mod config;
+pub mod outcome;

@@ -30,5 +30,6 @@
 //!
 //! Imports run down only; there are no circles. `tests/gateway/layout.rs` holds that.
 
+pub mod admission;
 pub mod config;
 pub mod outcome;

@@ -1,0 +1,259 @@
+//! The line: who waits for an account's turn, and who goes next.
+//!
+//! A turn is a place in flight, the day's units and the second's tokens, taken together or not at
+//! all, in the order that can be undone: place, day, second. Higher priority goes first, then who
+//! came first; whoever is first and can't go holds the line. One who could not go before his limit is
+//! refused at once. What always holds: a turn that nobody took goes to the next; no lock is held over
+//! an await; an idle line costs one load. It must not know services or requests.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    day::{Ledger, Reserved},
+    rate::{Bucket, Dry},
+};
+use crate::config::{Priority, Rate};
+
+/// The three limits of an account, and who waits for them.
+#[derive(Debug)]
+pub(super) struct Line {
+    second: ArcSwapOption<Bucket>,
+    pub(super) day: Arc<Ledger>,
+    /// Requests at the same time.
+    cap: AtomicUsize,
+    in_flight: AtomicUsize,
+    waiting: AtomicUsize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    seats: BTreeMap<Place, Seat>,
+    came: u64,
+}
+
+/// Where in the line: higher priority first, then who came first.
+type Place = (Reverse<Priority>, u64);
+
+#[derive(Debug)]
+struct Seat {
+    cost: u32,
+    turn: Arc<Notify>,
+    granted: Option<Turn>,
+}
+
+/// A place in flight, held until it is dropped, and units of the day.
+#[derive(Debug)]
+pub(super) struct Turn {
+    line: Arc<Line>,
+    pub(super) day: Option<Reserved>,
+}
+
+/// What is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Short {
+    /// Everything in flight is taken.
+    InFlight,
+    /// Tokens of the second; there is one again after this time.
+    Second(Dry),
+    /// Units of the day.
+    Day,
+}
+
+impl Line {
+    pub(super) fn new(second: Option<Rate>, day: Arc<Ledger>, cap: usize) -> Self {
+        Self {
+            second: ArcSwapOption::from(second.map(|rate| Arc::new(Bucket::full(rate)))),
+            day,
+            cap: AtomicUsize::new(cap),
+            in_flight: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            queue: Mutex::new(Queue::default()),
+        }
+    }
+
+    /// Changes the limits under those that are in flight or wait. A changed rate starts empty.
+    pub(super) fn resize(self: &Arc<Self>, second: Option<Rate>, cap: usize) {
+        if self.second().map(|bucket| bucket.rate()) != second {
+            self.second.store(second.map(|rate| Arc::new(Bucket::empty(rate))));
+        }
+        self.cap.store(cap, SeqCst);
+        self.call();
+    }
+
+    /// The bucket of the second, if there is a limit.
+    pub(super) fn second(&self) -> Option<Arc<Bucket>> {
+        self.second.load_full()
+    }
+
+    pub(super) fn cap(&self) -> usize {
+        self.cap.load(SeqCst)
+    }
+
+    /// Requests in flight, and requests that wait.
+    pub(super) fn load(&self) -> (usize, usize) {
+        (self.in_flight.load(SeqCst), self.waiting.load(SeqCst))
+    }
+
+    /// Takes a turn, waiting for it until `until` at most.
+    ///
+    /// # Errors
+    /// [`Short`] says what was missing, at once if the wait would be in vain.
+    pub(super) async fn turn(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Turn, Short> {
+        if self.waiting.load(SeqCst) == 0 {
+            match self.take(cost) {
+                Ok(turn) => return Ok(turn),
+                Err(short) if short.is_final() => {
+                    // For a moment it held a place that somebody may have missed.
+                    self.call();
+                    return Err(short);
+                }
+                Err(_) => {}
+            }
+        }
+        let waiter = self.join(cost, priority);
+        loop {
+            self.serve();
+            let short = match waiter.look() {
+                Ok(turn) => return Ok(turn),
+                Err(short) => short,
+            };
+            let now = Instant::now();
+            let wake = match short {
+                Short::InFlight => until,
+                Short::Second(Dry::Until(due)) if now + due <= until => now + due,
+                _ => return Err(short),
+            };
+            if now >= until {
+                return Err(short);
+            }
+            tokio::select! {
+                () = waiter.turn.notified() => {}
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Takes a turn now, or nothing.
+    fn take(self: &Arc<Self>, cost: u32) -> Result<Turn, Short> {
+        let place = self.in_flight.fetch_update(SeqCst, SeqCst, |taken| (taken < self.cap()).then_some(taken + 1));
+        place.map_err(|_| Short::InFlight)?;
+        let rest = || {
+            let day = self.day.reserve(cost).map_err(|_| Short::Day)?;
+            self.second.load().as_ref().map_or(Ok(()), |second| second.take(cost)).map_err(Short::Second)?;
+            Ok(day)
+        };
+        match rest() {
+            Ok(day) => Ok(Turn { line: self.clone(), day: Some(day) }),
+            Err(short) => {
+                self.in_flight.fetch_sub(1, SeqCst);
+                Err(short)
+            }
+        }
+    }
+
+    fn join(self: &Arc<Self>, cost: u32, priority: Priority) -> Waiter {
+        let mut queue = self.queue.lock();
+        queue.came += 1;
+        let place = (Reverse(priority), queue.came);
+        let turn = Arc::new(Notify::new());
+        queue.seats.insert(place, Seat { cost, turn: turn.clone(), granted: None });
+        self.waiting.store(queue.seats.len(), SeqCst);
+        Waiter { line: self.clone(), place, turn }
+    }
+
+    /// Gives turns to those in front, if there is anybody.
+    fn call(self: &Arc<Self>) {
+        if self.waiting.load(SeqCst) > 0 {
+            self.serve();
+        }
+    }
+
+    fn serve(self: &Arc<Self>) {
+        let mut queue = self.queue.lock();
+        for seat in queue.seats.values_mut().filter(|seat| seat.granted.is_none()) {
+            match self.take(seat.cost) {
+                Ok(turn) => seat.granted = Some(turn),
+                // This one can never go, and shall find out; it doesn't hold up the others.
+                Err(short) if short.is_final() => {}
+                Err(_) => break,
+            }
+            seat.turn.notify_one();
+        }
+    }
+}
+
+impl Short {
+    /// Whether waiting is of no use.
+    fn is_final(self) -> bool {
+        matches!(self, Short::Day | Short::Second(Dry::Never))
+    }
+}
+
+/// Somebody in the line; leaves it when dropped.
+struct Waiter {
+    line: Arc<Line>,
+    place: Place,
+    turn: Arc<Notify>,
+}
+
+impl Waiter {
+    /// The turn if it was granted, else what is short for it.
+    fn look(&self) -> Result<Turn, Short> {
+        let line = &self.line;
+        let mut queue = line.queue.lock();
+        let Some(seat) = queue.seats.get_mut(&self.place) else { return Err(Short::InFlight) };
+        if let Some(turn) = seat.granted.take() {
+            return Ok(turn);
+        }
+        if !line.day.covers(seat.cost) {
+            return Err(Short::Day);
+        }
+        let cost = seat.cost;
+        match line.second() {
+            Some(second) if cost > second.rate().burst => Err(Short::Second(Dry::Never)),
+            Some(second) if line.in_flight.load(SeqCst) < line.cap() => {
+                let ahead = queue.seats.range(..=self.place).filter(|(_, seat)| seat.granted.is_none());
+                let due = second.due_in(ahead.map(|(_, seat)| u64::from(seat.cost)).sum());
+                Err(Short::Second(Dry::Until(due.max(Duration::from_nanos(1)))))
+            }
+            _ => Err(Short::InFlight),
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut queue = self.line.queue.lock();
+        let seat = queue.seats.remove(&self.place);
+        self.line.waiting.store(queue.seats.len(), SeqCst);
+        // Whoever came behind is nearer now.
+        for (_, behind) in queue.seats.range(self.place..) {
+            behind.turn.notify_one();
+        }
+        drop(queue);
+        // A turn that was granted and not taken goes to the next, which takes the lock again.
+        drop(seat);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.line.in_flight.fetch_sub(1, SeqCst);
+        // Units of the day go back before somebody else looks for some.
+        self.day = None;
+        self.line.call();
+    }
+}

@@ -33,3 +33,4 @@
 pub mod admission;
 pub mod config;
 pub mod outcome;
+pub mod record;

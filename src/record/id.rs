@@ -1,0 +1,91 @@
+//! The name of one request: the caller's own `x-request-id`, or a UUIDv7.
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+/// 8 to 128 characters of `[A-Za-z0-9._-]`. Cheap to clone; ready to be sent as a header.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// The name of the header.
+    pub const HEADER: http::HeaderName = http::HeaderName::from_static("x-request-id");
+
+    /// A new one: UUIDv7, so ids sort by time.
+    pub fn make() -> RequestId {
+        let mut text = [0u8; 36];
+        uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text);
+        // A UUID's text is always a header value.
+        let value = HeaderValue::from_bytes(&text);
+        RequestId(value.unwrap_or_else(|_| HeaderValue::from_static("00000000-0000-7000-8000-000000000000")))
+    }
+
+    /// The caller's, if it may be kept. Copied, so that it doesn't hold the connection's buffer.
+    pub fn from_caller(value: &HeaderValue) -> Option<RequestId> {
+        RequestId::from_bytes(value.as_bytes())
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<RequestId> {
+        let kept = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if !(8..=128).contains(&bytes.len()) || !bytes.iter().all(kept) {
+            return None;
+        }
+        HeaderValue::from_maybe_shared(Bytes::copy_from_slice(bytes)).ok().map(RequestId)
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// As a header's value.
+    pub fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+impl std::str::FromStr for RequestId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<RequestId, NotAnId> {
+        RequestId::from_bytes(text.as_bytes()).ok_or(NotAnId)
+    }
+}
+
+/// Not 8 to 128 characters of `[A-Za-z0-9._-]`.
+#[derive(Debug, thiserror::Error)]
+#[error("a request id is 8 to 128 characters of A-Z, a-z, 0-9, '.', '_', '-'")]
+pub struct NotAnId;
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_ones_would_be_kept_and_differ() {
+        let (one, two) = (RequestId::make(), RequestId::make());
+        assert_ne!(one, two);
+        assert_eq!(RequestId::from_caller(&one.header()), Some(one.clone()));
+        assert_eq!(one.as_str().len(), 36);
+    }
+
+    #[test]
+    fn odd_ones_are_not_kept() {
+        for odd in ["short", "with space", "quote\"quote", &"a".repeat(129), "ümlaut-id"] {
+            assert!(odd.parse::<RequestId>().is_err(), "{odd}");
+        }
+        assert!("a".repeat(128).parse::<RequestId>().is_ok());
+    }
+}

@@ -1,0 +1,231 @@
+//! Which member and parameter names hide their values.
+//!
+//! Names are compared without case, `-`, `_` and spaces; other punctuation separates segments, so
+//! `shipper[phone]` and `shipper.phone` are read as `phone` of `shipper`. When in doubt a value is
+//! masked: a line that says too little can be asked again, one that says too much cannot be unsaid.
+//! Pure; knows nothing of JSON.
+
+/// What a name says of its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ruling {
+    /// It may stand.
+    Keep,
+    /// It is masked whole.
+    Mask,
+    /// A person: of an object only the ids of regions stand, anything else is masked.
+    Person,
+    /// A place: as a person, but a bare id of a region may stand.
+    Place,
+    /// The id of a region inside a person or place: stands if it looks like one.
+    Region,
+}
+
+/// Parts that make any name that holds them a secret or personal.
+const PARTS: &[&str] = &[
+    // secrets
+    "secret",
+    "passw",
+    "passphrase",
+    "pwd",
+    "token",
+    "auth",
+    "credential",
+    "cookie",
+    "session",
+    "signature",
+    "bearer",
+    "apikey",
+    "accesskey",
+    "privatekey",
+    "sandi",
+    "webhook",
+    "callback",
+    // persons and how to reach them
+    "phone",
+    "telepon",
+    "telp",
+    "whatsapp",
+    "handphone",
+    "mobile",
+    "email",
+    "surel",
+    "contact",
+    "kontak",
+    "birth",
+    "lahir",
+    "gender",
+    "kelamin",
+    "rekening",
+    "accountnumber",
+    "npwp",
+    // where they live
+    "address",
+    "alamat",
+    "street",
+    "jalan",
+    "latitude",
+    "longitude",
+    "coord",
+    "koordinat",
+    "geo",
+    "landmark",
+    "patokan",
+    // what they typed
+    "keyword",
+    "search",
+    "keterangan",
+    "catatan",
+    "note",
+    "remark",
+    "comment",
+    "instruction",
+    "instruksi",
+    "reason",
+];
+
+/// Names that are secret or personal only when they stand alone.
+const WHOLE: &[&str] = &[
+    "key", "pin", "otp", "pass", "jwt", "sig", "hmac", "basic", "url", "uri", "lat", "lng", "lon", "long", "hp",
+    "nohp", "wa", "nowa", "tel", "fax", "nik", "ktp", "dob", "pic", "q", "query", "rt", "rw", "rtrw", "user", "ssn",
+    "card",
+];
+
+/// Names that end in `name` (or begin with `name`, `nama`) and say nothing of a person. Any other such name is masked,
+/// a plain `name` too: the name of a region can't be told from that of a receiver.
+const PUBLIC_NAMES: &[&str] = &[
+    "couriername",
+    "namakurir",
+    "servicename",
+    "namaservice",
+    "provincename",
+    "cityname",
+    "districtname",
+    "subdistrictname",
+];
+
+const PERSONS: &[&str] = &[
+    "shipper",
+    "receiver",
+    "reciever",
+    "sender",
+    "recipient",
+    "consignee",
+    "consignor",
+    "customer",
+    "buyer",
+    "seller",
+    "merchant",
+    "pengirim",
+    "penerima",
+    "pembeli",
+    "penjual",
+    "pelanggan",
+    "stop",
+    "stops",
+    "person",
+];
+
+const PLACES: &[&str] = &["origin", "destination", "pickuppoint", "dropoffpoint", "location", "lokasi"];
+
+const REGIONS: &[&str] = &["id", "regionid", "subdistrictid", "districtid", "cityid", "provinceid"];
+
+/// The rules, with the configuration's further names.
+#[derive(Debug)]
+pub(super) struct Rules {
+    /// [`PARTS`] grouped by first byte.
+    parts: [Vec<&'static str>; 26],
+    /// From the configuration, folded.
+    further: Vec<String>,
+}
+
+impl Rules {
+    pub(super) fn new(further: &[String]) -> Rules {
+        let mut parts: [Vec<&'static str>; 26] = Default::default();
+        for part in PARTS {
+            parts[usize::from(part.as_bytes()[0] - b'a')].push(part);
+        }
+        let further = further.iter().map(|name| fold(name).replace('.', "")).filter(|name| !name.is_empty()).collect();
+        Rules { parts, further }
+    }
+
+    /// What the (decoded) name says of its value.
+    pub(super) fn of(&self, name: &str) -> Ruling {
+        let folded = fold(name);
+        if self.holds_part(&folded) {
+            return Ruling::Mask;
+        }
+        if !folded.contains('.') {
+            return self.segment(&folded);
+        }
+        // `shipper[name]`, `items[0].value`: a part inside a person is masked by any segment but an id.
+        let mut inside = Ruling::Keep;
+        for segment in folded.split('.').filter(|segment| !segment.is_empty()) {
+            inside = match (inside, self.segment(segment)) {
+                (_, Ruling::Mask) => return Ruling::Mask,
+                (Ruling::Person | Ruling::Place, _) if REGIONS.contains(&segment) => Ruling::Region,
+                (Ruling::Person | Ruling::Place | Ruling::Region, _) => return Ruling::Mask,
+                (_, ruling) => ruling,
+            };
+        }
+        inside
+    }
+
+    /// What the (decoded) name says of its value inside a person or a place.
+    pub(super) fn inside_person(&self, name: &str) -> Ruling {
+        let folded = fold(name);
+        if REGIONS.contains(&folded.as_str()) && !self.further.contains(&folded) {
+            Ruling::Region
+        } else {
+            Ruling::Mask
+        }
+    }
+
+    fn segment(&self, segment: &str) -> Ruling {
+        let personal_name = segment.ends_with("name") || segment.starts_with("name") || segment.starts_with("nama");
+        if WHOLE.contains(&segment)
+            || (personal_name && !PUBLIC_NAMES.contains(&segment))
+            || segment.starts_with("desc")
+            || (segment.len() > 3 && (segment.ends_with("key") || segment.ends_with("url")))
+            || self.further.iter().any(|further| further == segment)
+        {
+            Ruling::Mask
+        } else if PERSONS.contains(&segment) {
+            Ruling::Person
+        } else if PLACES.contains(&segment) {
+            Ruling::Place
+        } else {
+            Ruling::Keep
+        }
+    }
+
+    fn holds_part(&self, folded: &str) -> bool {
+        folded.bytes().enumerate().any(|(at, byte)| {
+            byte.is_ascii_lowercase()
+                && self.parts[usize::from(byte - b'a')]
+                    .iter()
+                    .any(|part| folded.as_bytes()[at..].starts_with(part.as_bytes()))
+        })
+    }
+}
+
+/// Lower case, without `-`, `_`, spaces; other punctuation as one kind of separator.
+fn fold(name: &str) -> String {
+    let mut folded = String::with_capacity(name.len());
+    for c in name.chars() {
+        match c {
+            '-' | '_' | ' ' | '+' => {}
+            'a'..='z' | '0'..='9' => folded.push(c),
+            'A'..='Z' => folded.push(c.to_ascii_lowercase()),
+            c if c.is_alphanumeric() => folded.extend(c.to_lowercase()),
+            // Invisible characters must not hide a name.
+            c if c.is_ascii_punctuation() => folded.push('.'),
+            _ => {}
+        }
+    }
+    folded
+}
+
+/// Whether a bare value looks like the id of a region: at most 10 digits. A phone number has more.
+pub(super) fn looks_like_region(value: &[u8]) -> bool {
+    (1..=10).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
+}

@@ -1,0 +1,152 @@
+//! The families of contract section 7: names, labels, help, buckets.
+
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+/// A hit takes tens of microseconds, a lookup that misses tens of milliseconds, the longest request 30 s.
+pub(super) const DURATION_BUCKETS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// The gateway's own part, waiting for the budget (250 ms by default) included.
+pub(super) const OVERHEAD_BUCKETS: &[f64] =
+    &[0.000_05, 0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
+
+const PREFIX: &str = "fastrac_gateway";
+
+/// Every family that the gateway fills itself. Those set at a scrape are listed in [`Families::at_scrape`].
+pub(super) struct Families {
+    pub(super) requests: IntCounterVec,
+    pub(super) request_duration: HistogramVec,
+    pub(super) overhead_duration: HistogramVec,
+    pub(super) service_request_duration: HistogramVec,
+    pub(super) upstream_requests: IntCounterVec,
+    pub(super) upstream_duration: HistogramVec,
+    pub(super) in_flight_requests: IntGaugeVec,
+    pub(super) client_connections: IntGaugeVec,
+    pub(super) upstream_connections: IntGaugeVec,
+    pub(super) cache_requests: IntCounterVec,
+    pub(super) upstream_calls_saved: IntCounterVec,
+    pub(super) key_events: IntCounterVec,
+    pub(super) retries: IntCounterVec,
+    pub(super) log_records: IntCounterVec,
+    pub(super) series_overflow: IntCounterVec,
+    pub(super) quota_limit: GaugeVec,
+    pub(super) quota_used: GaugeVec,
+    pub(super) budget_limit: GaugeVec,
+    pub(super) budget_used: GaugeVec,
+    pub(super) budget_waiting: GaugeVec,
+    pub(super) cache_entries: GaugeVec,
+    pub(super) cache_bytes: GaugeVec,
+    pub(super) key_info: GaugeVec,
+    pub(super) key_loaded: GaugeVec,
+    pub(super) key_source_up: GaugeVec,
+    pub(super) key_source_last_success: GaugeVec,
+    pub(super) breaker_state: GaugeVec,
+    pub(super) orders_unknown: GaugeVec,
+    pub(super) config_info: GaugeVec,
+    pub(super) config_last_reload_successful: GaugeVec,
+    pub(super) config_last_reload_success: GaugeVec,
+    pub(super) certificate_expiry: GaugeVec,
+    pub(super) build_info: GaugeVec,
+}
+
+impl Families {
+    #[rustfmt::skip]
+    pub(super) fn register(registry: &Registry) -> Result<Families, prometheus::Error> {
+        let make = Maker { registry };
+        let (service, account, operation) = ("service", "account", "operation");
+        Ok(Families {
+            requests: make.counter("requests_total", "Requests, also those refused early.", &[service, operation, "outcome"])?,
+            request_duration: make.histogram("request_duration_seconds", "First byte of a request to the last of its answer.", &[operation, "outcome"], DURATION_BUCKETS)?,
+            overhead_duration: make.histogram("overhead_duration_seconds", "The gateway's own part of a request, without waiting for Fastrac or for the caller.", &[operation, "outcome"], OVERHEAD_BUCKETS)?,
+            service_request_duration: make.histogram("service_request_duration_seconds", "First byte of a request to the last of its answer, by service.", &[service], DURATION_BUCKETS)?,
+            upstream_requests: make.counter("upstream_requests_total", "Requests sent to Fastrac, by its status; failed: no answer.", &[account, operation, "status"])?,
+            upstream_duration: make.histogram("upstream_duration_seconds", "Sending a request to Fastrac to the end of what was read of its answer.", &[account, operation, "status"], DURATION_BUCKETS)?,
+            in_flight_requests: make.int_gauge("in_flight_requests", "Requests of a known service that are not finished.", &[service])?,
+            client_connections: make.int_gauge("client_connections", "Open connections of callers.", &[])?,
+            upstream_connections: make.int_gauge("upstream_connections", "Open connections to Fastrac.", &[account, "state"])?,
+            cache_requests: make.counter("cache_requests_total", "Requests that could use the cache, by what it did for them.", &[operation, "result"])?,
+            upstream_calls_saved: make.counter("upstream_calls_saved_total", "Requests answered without asking Fastrac for them.", &[operation])?,
+            key_events: make.counter("key_events_total", "What happened to key pairs.", &[account, "event"])?,
+            retries: make.counter("retries_total", "Requests sent to Fastrac again.", &[account])?,
+            log_records: make.counter("log_records_total", "Lines of the exchange log.", &["result"])?,
+            series_overflow: make.counter("series_overflow_total", "Label sets that got no series of their own.", &[])?,
+            quota_limit: make.gauge("quota_limit", "What a service may ask of the gateway in a window.", &[service, "window"])?,
+            quota_used: make.gauge("quota_used", "What a service has used of its window.", &[service, "window"])?,
+            budget_limit: make.gauge("budget_limit", "What the gateway may ask of Fastrac in a window.", &[account, "window"])?,
+            budget_used: make.gauge("budget_used", "What the gateway has used of the window.", &[account, "window"])?,
+            budget_waiting: make.gauge("budget_waiting", "Requests that wait for their turn.", &[account, "window"])?,
+            cache_entries: make.gauge("cache_entries", "Stored answers.", &[operation])?,
+            cache_bytes: make.gauge("cache_bytes", "Bytes of stored answers.", &[operation])?,
+            key_info: make.gauge("key_info", "Key pairs in hand; the version is an opaque digest.", &[account, "version", "state"])?,
+            key_loaded: make.gauge("key_loaded_timestamp_seconds", "When a key pair was first read.", &[account, "version"])?,
+            key_source_up: make.gauge("key_source_up", "Whether the last read of the key source succeeded.", &[account])?,
+            key_source_last_success: make.gauge("key_source_last_success_timestamp_seconds", "When the key source was last read.", &[account])?,
+            breaker_state: make.gauge("breaker_state", "1 for the state that the breaker is in.", &[account, "state"])?,
+            orders_unknown: make.gauge("orders_unknown", "Orders whose outcome is unknown.", &[account])?,
+            config_info: make.gauge("config_info", "The configuration in force.", &["hash"])?,
+            config_last_reload_successful: make.gauge("config_last_reload_successful", "Whether the last load of the configuration succeeded.", &[])?,
+            config_last_reload_success: make.gauge("config_last_reload_success_timestamp_seconds", "When the configuration was last loaded.", &[])?,
+            certificate_expiry: make.gauge("certificate_expiry_timestamp_seconds", "When a certificate that the gateway shows ends.", &["listener"])?,
+            build_info: make.gauge("build_info", "The program.", &["version", "revision"])?,
+        })
+    }
+
+    /// Families that a scrape fills anew.
+    pub(super) fn at_scrape(&self) -> [&GaugeVec; 18] {
+        [
+            &self.quota_limit,
+            &self.quota_used,
+            &self.budget_limit,
+            &self.budget_used,
+            &self.budget_waiting,
+            &self.cache_entries,
+            &self.cache_bytes,
+            &self.key_info,
+            &self.key_loaded,
+            &self.key_source_up,
+            &self.key_source_last_success,
+            &self.breaker_state,
+            &self.orders_unknown,
+            &self.config_info,
+            &self.config_last_reload_successful,
+            &self.config_last_reload_success,
+            &self.certificate_expiry,
+            &self.build_info,
+        ]
+    }
+}
+
+/// Makes families and registers them. A family without labels is a vector too, so that it appears when first used.
+struct Maker<'a> {
+    registry: &'a Registry,
+}
+
+impl Maker<'_> {
+    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.register(IntCounterVec::new(Opts::new(name, help).namespace(PREFIX), labels)?)
+    }
+
+    fn int_gauge(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.register(IntGaugeVec::new(Opts::new(name, help).namespace(PREFIX), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+        self.register(GaugeVec::new(Opts::new(name, help).namespace(PREFIX), labels)?)
+    }
+
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        let opts = HistogramOpts::new(name, help).namespace(PREFIX).buckets(buckets.to_vec());
+        self.register(HistogramVec::new(opts, labels)?)
+    }
+
+    fn register<C: prometheus::core::Collector + Clone + 'static>(&self, family: C) -> Result<C, prometheus::Error> {
+        self.registry.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+}

@@ -1,0 +1,133 @@
+//! Gauges whose truth lives in other rooms, set when somebody asks.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::MutexGuard;
+
+use super::Metrics;
+
+/// One scrape. The gauges start empty, so what no longer exists is no longer shown.
+#[must_use = "set the gauges, then take the text"]
+pub struct Scrape<'a> {
+    metrics: &'a Metrics,
+    _one_at_a_time: MutexGuard<'a, ()>,
+}
+
+/// A key pair in hand.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyInfo<'a> {
+    /// Opaque short digest.
+    pub version: &'a str,
+    /// `current`, `previous` or `candidate`.
+    pub state: &'static str,
+    /// When it was first read.
+    pub loaded: SystemTime,
+}
+
+/// State of an account's breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "said above")]
+pub enum BreakerState {
+    Closed,
+    HalfOpen,
+    Open,
+}
+
+impl BreakerState {
+    const ALL: [(BreakerState, &'static str); 3] =
+        [(BreakerState::Closed, "closed"), (BreakerState::HalfOpen, "half_open"), (BreakerState::Open, "open")];
+}
+
+impl<'a> Scrape<'a> {
+    pub(super) fn begin(metrics: &'a Metrics, one_at_a_time: MutexGuard<'a, ()>) -> Scrape<'a> {
+        for family in metrics.families.at_scrape() {
+            family.reset();
+        }
+        Scrape { metrics, _one_at_a_time: one_at_a_time }
+    }
+
+    /// A service's quota of one window (`second`, `day`).
+    pub fn quota(&self, service: &str, window: &'static str, limit: f64, used: f64) {
+        let labels = [service, window];
+        self.metrics.families.quota_limit.with_label_values(&labels).set(limit);
+        self.metrics.families.quota_used.with_label_values(&labels).set(used);
+    }
+
+    /// An account's budget of one window (`second`, `day`, `in_flight`).
+    pub fn budget(&self, account: &str, window: &'static str, limit: f64, used: f64) {
+        let labels = [account, window];
+        self.metrics.families.budget_limit.with_label_values(&labels).set(limit);
+        self.metrics.families.budget_used.with_label_values(&labels).set(used);
+    }
+
+    /// Requests that wait for an account's budget of one window.
+    pub fn budget_waiting(&self, account: &str, window: &'static str, waiting: usize) {
+        self.metrics.families.budget_waiting.with_label_values(&[account, window]).set(waiting as f64);
+    }
+
+    /// Stored answers of an operation.
+    pub fn cache(&self, operation: &str, entries: u64, bytes: u64) {
+        self.metrics.families.cache_entries.with_label_values(&[operation]).set(entries as f64);
+        self.metrics.families.cache_bytes.with_label_values(&[operation]).set(bytes as f64);
+    }
+
+    /// A key pair in hand.
+    pub fn key(&self, account: &str, key: KeyInfo<'_>) {
+        self.metrics.families.key_info.with_label_values(&[account, key.version, key.state]).set(1.0);
+        self.metrics.families.key_loaded.with_label_values(&[account, key.version]).set(seconds(key.loaded));
+    }
+
+    /// An account's key source: whether its last read succeeded, and when one last did.
+    pub fn key_source(&self, account: &str, up: bool, last_success: Option<SystemTime>) {
+        self.metrics.families.key_source_up.with_label_values(&[account]).set(f64::from(u8::from(up)));
+        if let Some(at) = last_success {
+            self.metrics.families.key_source_last_success.with_label_values(&[account]).set(seconds(at));
+        }
+    }
+
+    /// The state of an account's breaker.
+    pub fn breaker(&self, account: &str, state: BreakerState) {
+        for (each, name) in BreakerState::ALL {
+            let value = f64::from(u8::from(each == state));
+            self.metrics.families.breaker_state.with_label_values(&[account, name]).set(value);
+        }
+    }
+
+    /// Orders of an account whose outcome is unknown.
+    pub fn orders_unknown(&self, account: &str, orders: usize) {
+        self.metrics.families.orders_unknown.with_label_values(&[account]).set(orders as f64);
+    }
+
+    /// The configuration in force: its hash, whether the last load succeeded, and when one last did.
+    pub fn config(&self, hash: &str, last_successful: bool, last_success: SystemTime) {
+        let none: [&str; 0] = [];
+        let families = &self.metrics.families;
+        families.config_info.with_label_values(&[hash]).set(1.0);
+        families.config_last_reload_successful.with_label_values(&none).set(f64::from(u8::from(last_successful)));
+        families.config_last_reload_success.with_label_values(&none).set(seconds(last_success));
+    }
+
+    /// When the certificate that a listener (`data`, `admin`) shows ends.
+    pub fn certificate(&self, listener: &'static str, ends: SystemTime) {
+        self.metrics.families.certificate_expiry.with_label_values(&[listener]).set(seconds(ends));
+    }
+
+    /// The program's version and the commit it was built from.
+    pub fn build(&self, version: &str, revision: &str) {
+        self.metrics.families.build_info.with_label_values(&[version, revision]).set(1.0);
+    }
+
+    /// Prometheus text format 0.0.4.
+    pub fn text(self) -> String {
+        self.metrics.text()
+    }
+
+    /// OpenMetrics 1.0.
+    pub fn openmetrics(self) -> String {
+        self.metrics.openmetrics()
+    }
+}
+
+fn seconds(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

@@ -32,5 +32,7 @@
 
 pub mod admission;
 pub mod config;
+pub mod orders;
 pub mod outcome;
 pub mod record;
+pub mod store;

@@ -1,0 +1,337 @@
+//! Was this order sent before, and how did that end: `Idempotency-Key`, and the journal of orders.
+//!
+//! Step 4 ([`Orders::recall`]) answers a repeat of a key, holds a twin of an order whose outcome is
+//! unknown, or gives out a [`Ticket`]. Step 12 ([`Orders::write`]) makes the order durable before it
+//! is sent. Step 15 ([`Written::end`]) says how it ended.
+//!
+//! Always holds: an order is on the disk before it is sent, so after `kill -9` whatever may have been
+//! sent is unknown; a key is sent at most once while it is remembered; what was never sent leaves no
+//! trace. A step that is dropped in the middle leaves the truth behind it (see [`Ticket`]).
+//!
+//! Remembered are: ended orders with a key and unknown orders for [`REMEMBERED`], at most
+//! [`MAX_ORDERS`] (then the keys that ended first are forgotten, never unknown ones); answers up to
+//! [`MAX_ANSWERS`] bytes (then the oldest answers are dropped, and a repeat is refused instead of sent).
+//!
+//! It must not know how a request is sent, what an answer means, or what a refusal looks like. It
+//! fails by [`JournalError`] at step 12: an order that cannot be written is not sent.
+
+mod clock;
+mod fingerprint;
+mod index;
+mod journal;
+mod key;
+#[cfg(test)]
+mod tests;
+mod ticket;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, StatusCode};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+use crate::config::Class;
+use crate::outcome::{Code, Outcome, Sent};
+use crate::store::{Batch, Store, StoreError};
+use clock::Clock;
+use fingerprint::Digest;
+use index::{Claim, Index, Known};
+pub use journal::StoredAnswer;
+use journal::{ANSWERS, ORDERS};
+pub use key::KeyFault;
+pub use ticket::{Ticket, Written};
+
+/// How long an ended key and an unknown order are remembered, from their end; the contract's 24 hours.
+pub const REMEMBERED: Duration = Duration::from_hours(24);
+
+/// Orders remembered; some 300 bytes of memory each.
+pub const MAX_ORDERS: usize = 200_000;
+
+/// Bytes of answers on the disk.
+pub const MAX_ANSWERS: u64 = 256 << 20;
+
+/// The header that lets a twin of an unknown order through, and its only value.
+const RESEND: (&str, &str) = ("x-gateway-resend", "confirmed");
+
+/// Bounds of what is remembered.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Milliseconds.
+    remembered: i64,
+    orders: usize,
+    bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { remembered: REMEMBERED.as_millis() as i64, orders: MAX_ORDERS, bytes: MAX_ANSWERS }
+    }
+}
+
+/// What is asked at step 4.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the request's own parts")]
+pub struct Asked<'a> {
+    /// Name of the service; keys and twins belong to it.
+    pub service: &'a str,
+    /// Name of the account, for the count of unknown orders.
+    pub account: &'a str,
+    pub method: &'a Method,
+    /// Path and query as they were sent.
+    pub target: &'a str,
+    /// The caller's own headers.
+    pub headers: &'a HeaderMap,
+    pub body: &'a [u8],
+    pub request_id: &'a str,
+}
+
+/// What step 4 found.
+#[derive(Debug)]
+pub enum Recall {
+    /// Nothing stands against it.
+    New(Ticket),
+    /// The key's order has ended; this was its answer.
+    Repeat(Arc<StoredAnswer>),
+}
+
+/// Why an order may not be sent. `first` is the id of the request that stands against it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The key cannot be read.
+    #[error("{0}")]
+    Key(#[from] KeyFault),
+    /// The key's request has not ended yet.
+    #[error("request {first} with this Idempotency-Key is still in flight")]
+    InFlight {
+        /// See above.
+        first: String,
+    },
+    /// The key stood on another request.
+    #[error("this Idempotency-Key was used by request {first}, which differs in method, path, query or body")]
+    OtherRequest {
+        /// See above.
+        first: String,
+    },
+    /// No key, and the outcome of an equal order is unknown.
+    #[error(
+        "an equal order, request {first}, may have been executed; find out, then send this one with \
+         `x-gateway-resend: confirmed` if it is wanted"
+    )]
+    Held {
+        /// See above.
+        first: String,
+    },
+    /// The key's order was cut off together with the gateway, so there is no answer to repeat.
+    #[error(
+        "request {first} with this Idempotency-Key may have been executed, its answer is lost; find out, then \
+         send the order under another key with `x-gateway-resend: confirmed` if it is wanted"
+    )]
+    Interrupted {
+        /// See above.
+        first: String,
+    },
+    /// The key's order has ended, but its answer is kept no longer.
+    #[error("request {first} with this Idempotency-Key has ended as `{}`; its answer is kept no longer", outcome.as_str())]
+    AnswerGone {
+        /// See above.
+        first: String,
+        /// Outcome of the first.
+        outcome: Outcome,
+        /// Whether the first was sent.
+        sent: Sent,
+    },
+}
+
+impl Refused {
+    /// The code of the refusal.
+    pub fn code(&self) -> Code {
+        match self {
+            Refused::Held { .. } | Refused::Interrupted { .. } => Code::OrderUnknown,
+            _ => Code::RequestIdempotency,
+        }
+    }
+
+    /// Its status, which the code alone does not tell.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Refused::Key(_) => StatusCode::BAD_REQUEST,
+            Refused::OtherRequest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            _ => StatusCode::CONFLICT,
+        }
+    }
+
+    /// Its outcome: a repeat has that of the first.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Refused::AnswerGone { outcome, .. } => *outcome,
+            other => other.code().outcome(),
+        }
+    }
+
+    /// Whether Fastrac saw it: a repeat has the `sent` of the first.
+    pub fn sent(&self) -> Sent {
+        match self {
+            Refused::AnswerGone { sent, .. } => *sent,
+            Refused::Interrupted { .. } => Sent::Unknown,
+            _ => Sent::No,
+        }
+    }
+}
+
+/// The order could not be written, so it must not be sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the order journal cannot be written: {0}")]
+pub struct JournalError(#[from] pub StoreError);
+
+/// The room; clones share it.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    clock: Clock,
+    /// Batches are handed to the store under this lock, so that the disk sees the steps of an order
+    /// in their true order. The store's thread takes it only for a moment.
+    index: Mutex<Index>,
+}
+
+/// Whether this room is asked about a request: orders, and unlisted ones with an unsafe method.
+pub fn concerns(class: Class, method: &Method) -> bool {
+    class == Class::Order || (class == Class::Unlisted && !method.is_safe())
+}
+
+impl Orders {
+    /// Reads the journal. What was in flight when the process ended is unknown from now on. `now` is
+    /// the wall time; from here on tokio's clock counts.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the journal cannot be read or written.
+    pub async fn open(store: Store, now: Timestamp) -> Result<Orders, StoreError> {
+        Orders::open_within(store, now, Limits::default()).await
+    }
+
+    async fn open_within(store: Store, now: Timestamp, limits: Limits) -> Result<Orders, StoreError> {
+        let clock = Clock::new(now);
+        let mut index = Index::new(limits);
+        let mut loaded = store.load(&ORDERS).await?;
+        if loaded.unreadable > 0 {
+            tracing::error!(rows = loaded.unreadable, "rows of the order journal cannot be read and are ignored");
+        }
+        // Oldest first, so that the oldest answers are dropped first later on.
+        loaded.rows.sort_by_key(|(_, row)| row.since);
+        let mut changes = Batch::default();
+        for (key, row) in loaded.rows {
+            if let Ok(number) = <[u8; 8]>::try_from(key.as_slice()) {
+                index.restore(u64::from_be_bytes(number), row, clock.now(), &mut changes);
+            }
+        }
+        if !changes.is_empty() {
+            store.write(changes).await?;
+        }
+        Ok(Orders { inner: Arc::new(Inner { store, clock, index: Mutex::new(index) }) })
+    }
+
+    /// Step 4. Waits only for a repeat whose answer is on the disk. Ask only where [`concerns`].
+    ///
+    /// # Errors
+    /// [`Refused`]; costs nothing and leaves no trace.
+    pub async fn recall(&self, asked: &Asked<'_>) -> Result<Recall, Refused> {
+        let claim = claim(asked)?;
+        let known = self.inner.change(|index, now| {
+            let swept = index.sweep(now);
+            (swept, index.recall(claim))
+        })?;
+        match known {
+            Known::New(number, settles) => Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles))),
+            Known::Answer(answer) => Ok(Recall::Repeat(answer)),
+            Known::OnDisk(number, gone) => match self.inner.store.get(&ANSWERS, &number.to_be_bytes()).await {
+                Ok(Some(row)) => Ok(Recall::Repeat(Arc::new(row.0))),
+                Ok(None) => Err(gone),
+                Err(fault) => {
+                    tracing::error!(%fault, "a stored answer cannot be read");
+                    Err(gone)
+                }
+            },
+        }
+    }
+
+    /// Step 12: done when the order is on the disk.
+    ///
+    /// # Errors
+    /// [`JournalError`]: it must not be sent; its key is free again.
+    pub async fn write(&self, ticket: Ticket) -> Result<Written, JournalError> {
+        ticket.write().await
+    }
+
+    /// Orders of an account whose outcome is unknown and not settled, for the gauge.
+    pub fn unknown_count(&self, account: &str) -> u64 {
+        self.inner.change(|index, now| (index.sweep(now), index.unknown_count(account)))
+    }
+}
+
+impl Inner {
+    /// Changes the index, and hands the changes of the journal to the store.
+    fn change<T>(&self, step: impl FnOnce(&mut Index, i64) -> (Batch, T)) -> T {
+        let mut index = self.index.lock();
+        let (batch, result) = step(&mut index, self.clock.now());
+        if !batch.is_empty() {
+            self.store.submit(batch, |_| {});
+        }
+        result
+    }
+
+    fn write(&self, number: u64) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let mut index = self.index.lock();
+        let batch = index.write(number, self.clock.now());
+        self.store.write(batch)
+    }
+
+    fn free(&self, number: u64, journaled: bool) {
+        self.change(|index, _| {
+            let batch = index.free(number);
+            (if journaled { batch } else { Batch::default() }, ())
+        });
+    }
+
+    fn answered(self: &Arc<Self>, number: u64, settles: &[u64], answer: StoredAnswer) {
+        let mut index = self.index.lock();
+        let batch = index.answered(number, settles, (answer, self.clock.now()));
+        self.conclude(&index, batch, settles.iter().copied().chain([number]).collect());
+    }
+
+    fn unknown(self: &Arc<Self>, number: u64, answer: Option<StoredAnswer>) {
+        let mut index = self.index.lock();
+        let batch = index.unknown(number, answer, self.clock.now());
+        self.conclude(&index, batch, vec![number]);
+    }
+
+    /// Writes how orders ended; their answers leave the memory when they are on the disk, and stay
+    /// there if they cannot be written.
+    fn conclude(self: &Arc<Self>, index: &Index, batch: Batch, numbers: Vec<u64>) {
+        let answers: Vec<_> = numbers.iter().filter_map(|number| Some((*number, index.in_memory(*number)?))).collect();
+        let room = Arc::clone(self);
+        self.store.submit(batch, move |result| {
+            if result.is_ok() && !answers.is_empty() {
+                let mut index = room.index.lock();
+                answers.iter().for_each(|(number, answer)| index.landed(*number, answer));
+            }
+        });
+    }
+}
+
+fn claim(asked: &Asked<'_>) -> Result<Claim, KeyFault> {
+    let key = key::parse(asked.headers)?;
+    let mut resend = asked.headers.get_all(RESEND.0).iter();
+    Ok(Claim {
+        request_id: asked.request_id.to_owned(),
+        account: asked.account.to_owned(),
+        key: key.map(|key| Digest::key(asked.service, &key)),
+        fingerprint: Digest::fingerprint(asked.method.as_str(), asked.target, asked.body),
+        twin: Digest::twin(asked.service, asked.target, asked.body),
+        confirmed: resend.next().is_some_and(|value| value == RESEND.1) && resend.next().is_none(),
+    })
+}

@@ -1,0 +1,24 @@
+//! Milliseconds since 1970, running with tokio's clock so that paused time works.
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+/// A wall time that was true once, and how long ago that was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    started: Instant,
+    wall: i64,
+}
+
+impl Clock {
+    /// A clock that shows `wall` now.
+    pub(super) fn new(wall: Timestamp) -> Self {
+        Clock { started: Instant::now(), wall: wall.as_millisecond() }
+    }
+
+    /// Milliseconds since 1970; never goes back.
+    pub(super) fn now(&self) -> i64 {
+        let run = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.wall.saturating_add(run)
+    }
+}

@@ -1,0 +1,332 @@
+//! The orders that are remembered, in memory, and the changes of the journal that follow from each
+//! step. Pure: the time comes in, the changes go out as a [`Batch`].
+//!
+//! Always holds: `keys` names exactly the orders that have a key; `twins` exactly the unknown ones;
+//! `unknown` counts those for each account; `ends` exactly those that are no longer in flight.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::fingerprint::Digest;
+use super::journal::{ANSWERS, AnswerRow, ORDERS, OrderRow, Phase, StoredAnswer};
+use super::{Limits, Refused};
+use crate::store::Batch;
+
+/// What an order is compared by.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) request_id: String,
+    pub(super) account: String,
+    pub(super) key: Option<Digest>,
+    pub(super) fingerprint: Digest,
+    pub(super) twin: Digest,
+    /// The service says that it may be sent although one like it is unknown.
+    pub(super) confirmed: bool,
+}
+
+/// What is known of a claim.
+#[derive(Debug)]
+pub(super) enum Known {
+    /// Nothing: it is in flight from now on, under this number. The orders that it settles when its
+    /// own outcome becomes known.
+    New(u64, Vec<u64>),
+    /// The key's order has ended; its answer is in memory.
+    Answer(Arc<StoredAnswer>),
+    /// The key's order has ended; its answer is on the disk under this number. If it turns out to
+    /// be missing there, this is the refusal.
+    OnDisk(u64, Refused),
+}
+
+#[derive(Debug)]
+struct Order {
+    /// As it stands on the disk, or will soon.
+    row: OrderRow,
+    in_flight: bool,
+    answer: Place,
+    /// Its place in `Index::kept`, while `row.answer` is present.
+    kept: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// There is none, or it is kept no longer.
+    Nowhere,
+    /// Until it is on the disk.
+    Memory(Arc<StoredAnswer>),
+    Disk,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    next: u64,
+    orders: HashMap<u64, Order>,
+    keys: HashMap<Digest, u64>,
+    /// Oldest first.
+    twins: HashMap<Digest, Vec<u64>>,
+    unknown: HashMap<String, u64>,
+    /// By the time of their end.
+    ends: BTreeSet<(i64, u64)>,
+    /// Orders whose answer is kept, in the order in which it came.
+    kept: BTreeMap<u64, u64>,
+    next_kept: u64,
+    kept_bytes: u64,
+    limits: Limits,
+}
+
+impl Index {
+    pub(super) fn new(limits: Limits) -> Self {
+        Index { limits, ..Index::default() }
+    }
+
+    /// Takes in a row of the journal at the start, before anything else. One that was open when the
+    /// process ended is unknown from now on; times after now (the clock was set back) become now.
+    pub(super) fn restore(&mut self, number: u64, mut row: OrderRow, now: i64, batch: &mut Batch) {
+        if row.phase == Phase::Open || row.since > now {
+            row.since = now;
+            if row.phase == Phase::Open {
+                row.phase = Phase::Unknown;
+            }
+            batch.put(&ORDERS, &number.to_be_bytes(), &row);
+        }
+        self.next = self.next.max(number + 1);
+        if let Some(key) = row.key {
+            self.keys.insert(key, number);
+        }
+        let bytes = row.answer;
+        let answer = if bytes.is_some() { Place::Disk } else { Place::Nowhere };
+        self.orders.insert(number, Order { row, in_flight: false, answer, kept: 0 });
+        self.enter(number);
+        if let Some(bytes) = bytes {
+            self.keep(number, bytes);
+        }
+    }
+
+    /// Step 4: is it a repeat, is it held, or is it new?
+    pub(super) fn recall(&mut self, claim: Claim) -> Result<Known, Refused> {
+        if let Some(number) = claim.key.and_then(|key| self.keys.get(&key).copied()) {
+            return self.repeat(number, &claim);
+        }
+        let twins = self.twins.get(&claim.twin).cloned().unwrap_or_default();
+        if let (Some(first), None, false) = (twins.first(), claim.key, claim.confirmed) {
+            return Err(Refused::Held { first: self.request_id(*first) });
+        }
+        let number = self.next;
+        self.next += 1;
+        if let Some(key) = claim.key {
+            self.keys.insert(key, number);
+        }
+        let row = OrderRow {
+            phase: Phase::Open,
+            since: 0,
+            request_id: claim.request_id,
+            account: claim.account,
+            key: claim.key,
+            fingerprint: claim.fingerprint,
+            twin: claim.twin,
+            verdict: None,
+            answer: None,
+        };
+        self.orders.insert(number, Order { row, in_flight: true, answer: Place::Nowhere, kept: 0 });
+        Ok(Known::New(number, if claim.confirmed { twins } else { Vec::new() }))
+    }
+
+    fn repeat(&self, number: u64, claim: &Claim) -> Result<Known, Refused> {
+        let first = self.request_id(number);
+        let Some(order) = self.orders.get(&number) else { return Err(Refused::InFlight { first }) };
+        if order.row.fingerprint != claim.fingerprint {
+            return Err(Refused::OtherRequest { first });
+        }
+        if order.in_flight {
+            return Err(Refused::InFlight { first });
+        }
+        let Some((outcome, sent)) = order.row.verdict else { return Err(Refused::Interrupted { first }) };
+        let gone = Refused::AnswerGone { first, outcome, sent };
+        match &order.answer {
+            Place::Memory(answer) => Ok(Known::Answer(Arc::clone(answer))),
+            Place::Disk => Ok(Known::OnDisk(number, gone)),
+            Place::Nowhere => Err(gone),
+        }
+    }
+
+    /// Step 12: what has to be on the disk before it is sent.
+    pub(super) fn write(&mut self, number: u64, now: i64) -> Batch {
+        let mut batch = Batch::default();
+        if let Some(order) = self.orders.get_mut(&number) {
+            order.row.since = now;
+            batch.put(&ORDERS, &number.to_be_bytes(), &order.row);
+        }
+        batch
+    }
+
+    /// It was never sent: as if it had never been asked.
+    pub(super) fn free(&mut self, number: u64) -> Batch {
+        let mut batch = Batch::default();
+        self.forget(number, &mut batch);
+        batch
+    }
+
+    /// It was sent, and may have been executed. `answer` is what its caller was told, if anything.
+    pub(super) fn unknown(&mut self, number: u64, answer: Option<StoredAnswer>, now: i64) -> Batch {
+        let mut batch = Batch::default();
+        self.conclude(number, Phase::Unknown, (answer, now), &mut batch);
+        self.bound(&mut batch);
+        batch
+    }
+
+    /// Its answer is known, and so are those of the orders that it settles.
+    pub(super) fn answered(&mut self, number: u64, settles: &[u64], (answer, now): (StoredAnswer, i64)) -> Batch {
+        let mut batch = Batch::default();
+        for first in settles {
+            // One that somebody else settled, or that is too old, is unknown no longer.
+            if self.orders.get(first).is_some_and(|order| order.row.phase == Phase::Unknown) {
+                self.conclude(*first, Phase::Ended, (Some(answer.clone()), now), &mut batch);
+            }
+        }
+        self.conclude(number, Phase::Ended, (Some(answer), now), &mut batch);
+        self.bound(&mut batch);
+        batch
+    }
+
+    fn conclude(&mut self, number: u64, phase: Phase, (answer, now): (Option<StoredAnswer>, i64), batch: &mut Batch) {
+        self.leave(number);
+        let Some(order) = self.orders.get_mut(&number) else { return };
+        // Only a key can ask for an answer again.
+        let answer = answer.filter(|_| order.row.key.is_some());
+        if phase == Phase::Ended && order.row.key.is_none() {
+            self.forget(number, batch);
+            return;
+        }
+        order.in_flight = false;
+        order.row.phase = phase;
+        order.row.since = now;
+        if let Some(answer) = answer {
+            let size = answer.size();
+            let row = AnswerRow(answer);
+            batch.put(&ANSWERS, &number.to_be_bytes(), &row);
+            order.row.verdict = Some((row.0.outcome, row.0.sent));
+            order.answer = Place::Memory(Arc::new(row.0));
+            self.keep(number, size);
+        }
+        if let Some(order) = self.orders.get(&number) {
+            batch.put(&ORDERS, &number.to_be_bytes(), &order.row);
+        }
+        self.enter(number);
+    }
+
+    /// The answer of this order is on the disk, if it is still the same.
+    pub(super) fn landed(&mut self, number: u64, answer: &Arc<StoredAnswer>) {
+        if let Some(order) = self.orders.get_mut(&number)
+            && matches!(&order.answer, Place::Memory(held) if Arc::ptr_eq(held, answer))
+        {
+            order.answer = Place::Disk;
+        }
+    }
+
+    /// The answer of an order, while it is in memory.
+    pub(super) fn in_memory(&self, number: u64) -> Option<Arc<StoredAnswer>> {
+        match &self.orders.get(&number)?.answer {
+            Place::Memory(answer) => Some(Arc::clone(answer)),
+            Place::Disk | Place::Nowhere => None,
+        }
+    }
+
+    /// Forgets what has been remembered long enough.
+    pub(super) fn sweep(&mut self, now: i64) -> Batch {
+        let mut batch = Batch::default();
+        while let Some((since, number)) = self.ends.first().copied()
+            && now.saturating_sub(since) >= self.limits.remembered
+        {
+            self.forget(number, &mut batch);
+        }
+        batch
+    }
+
+    /// Orders of an account whose outcome is unknown.
+    pub(super) fn unknown_count(&self, account: &str) -> u64 {
+        self.unknown.get(account).copied().unwrap_or(0)
+    }
+
+    fn request_id(&self, number: u64) -> String {
+        self.orders.get(&number).map(|order| order.row.request_id.clone()).unwrap_or_default()
+    }
+
+    fn keep(&mut self, number: u64, bytes: u64) {
+        self.let_go(number);
+        let Some(order) = self.orders.get_mut(&number) else { return };
+        order.row.answer = Some(bytes);
+        order.kept = self.next_kept;
+        self.kept.insert(self.next_kept, number);
+        self.next_kept += 1;
+        self.kept_bytes += bytes;
+    }
+
+    /// Takes back what [`Index::keep`] noted, if it did.
+    fn let_go(&mut self, number: u64) {
+        let Some(order) = self.orders.get_mut(&number) else { return };
+        if self.kept.get(&order.kept) == Some(&number) {
+            self.kept.remove(&order.kept);
+            self.kept_bytes -= order.row.answer.take().unwrap_or(0);
+        }
+    }
+
+    /// Holds the bounds: of the bytes by dropping the oldest answers (their keys stay), of the count
+    /// by forgetting the keys that ended first (never one whose outcome is unknown).
+    fn bound(&mut self, batch: &mut Batch) {
+        while self.kept_bytes > self.limits.bytes {
+            let Some(number) = self.kept.first_key_value().map(|(_, number)| *number) else { break };
+            self.let_go(number);
+            if let Some(order) = self.orders.get_mut(&number) {
+                order.answer = Place::Nowhere;
+                batch.put(&ORDERS, &number.to_be_bytes(), &order.row);
+                batch.remove(&ANSWERS, &number.to_be_bytes());
+            }
+        }
+        while self.ends.len() > self.limits.orders {
+            let ended = |(_, number): &&(i64, u64)| {
+                self.orders.get(number).is_some_and(|order| order.row.phase == Phase::Ended)
+            };
+            let Some((_, number)) = self.ends.iter().find(ended).copied() else { break };
+            self.forget(number, batch);
+        }
+    }
+
+    /// Notes an order that is in flight no longer.
+    fn enter(&mut self, number: u64) {
+        let Some(Order { row, .. }) = self.orders.get(&number) else { return };
+        self.ends.insert((row.since, number));
+        if row.phase == Phase::Unknown {
+            self.twins.entry(row.twin).or_default().push(number);
+            *self.unknown.entry(row.account.clone()).or_default() += 1;
+        }
+    }
+
+    /// Takes back what [`Index::enter`] noted, if it did.
+    fn leave(&mut self, number: u64) {
+        let Some(Order { row, .. }) = self.orders.get(&number) else { return };
+        if !self.ends.remove(&(row.since, number)) || row.phase != Phase::Unknown {
+            return;
+        }
+        if let Some(twins) = self.twins.get_mut(&row.twin) {
+            twins.retain(|twin| *twin != number);
+            if twins.is_empty() {
+                self.twins.remove(&row.twin);
+            }
+        }
+        if let Some(count) = self.unknown.get_mut(&row.account) {
+            *count -= 1;
+        }
+    }
+
+    fn forget(&mut self, number: u64, batch: &mut Batch) {
+        self.leave(number);
+        self.let_go(number);
+        let Some(order) = self.orders.remove(&number) else { return };
+        if let Some(key) = order.row.key {
+            self.keys.remove(&key);
+        }
+        batch.remove(&ORDERS, &number.to_be_bytes());
+        if !matches!(order.answer, Place::Nowhere) {
+            batch.remove(&ANSWERS, &number.to_be_bytes());
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! `Idempotency-Key`: how it is written.
+
+use http::HeaderMap;
+
+/// The header.
+const NAME: &str = "idempotency-key";
+
+/// Characters of a key, after unquoting.
+const LONGEST: usize = 255;
+
+/// What is wrong with an `Idempotency-Key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFault {
+    /// More than one line.
+    #[error("Idempotency-Key stands on more than one line")]
+    Repeated,
+    /// Empty, or too long.
+    #[error("Idempotency-Key has to be 1 to 255 characters long")]
+    Length,
+    /// Not visible ASCII.
+    #[error("Idempotency-Key may hold visible ASCII characters only")]
+    Character,
+    /// Neither a string nor a token.
+    #[error("Idempotency-Key has to be one string in double quotes or one bare token")]
+    Form,
+}
+
+/// The key of a request, unquoted; absent if it has none. A string and a token of the same
+/// characters are the same key.
+///
+/// # Errors
+/// Anything but one RFC 8941 string without parameters, or one RFC 8941 token, which here may also
+/// begin with a digit (UUIDs do).
+pub(super) fn parse(headers: &HeaderMap) -> Result<Option<Vec<u8>>, KeyFault> {
+    let mut lines = headers.get_all(NAME).iter();
+    let Some(line) = lines.next() else { return Ok(None) };
+    if lines.next().is_some() {
+        return Err(KeyFault::Repeated);
+    }
+    let text = line.as_bytes().trim_ascii();
+    let key = match text.strip_prefix(b"\"") {
+        Some(quoted) => unquote(quoted)?,
+        None => bare(text)?,
+    };
+    if key.is_empty() || key.len() > LONGEST {
+        return Err(KeyFault::Length);
+    }
+    Ok(Some(key))
+}
+
+/// RFC 8941, section 4.2.5, after the opening quote.
+fn unquote(text: &[u8]) -> Result<Vec<u8>, KeyFault> {
+    let mut key = Vec::with_capacity(text.len());
+    let mut bytes = text.iter().copied();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return if bytes.next().is_none() { Ok(key) } else { Err(KeyFault::Form) },
+            b'\\' => match bytes.next() {
+                Some(escaped @ (b'"' | b'\\')) => key.push(escaped),
+                _ => return Err(KeyFault::Form),
+            },
+            0x21..=0x7e => key.push(byte),
+            _ => return Err(KeyFault::Character),
+        }
+    }
+    Err(KeyFault::Form)
+}
+
+fn bare(text: &[u8]) -> Result<Vec<u8>, KeyFault> {
+    match text.iter().find(|byte| !is_token(**byte)) {
+        None => Ok(text.to_owned()),
+        Some(0x21..=0x7e) => Err(KeyFault::Form),
+        Some(_) => Err(KeyFault::Character),
+    }
+}
+
+/// `tchar`, `:` and `/`: RFC 8941, section 3.3.4.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(lines: &[&[u8]]) -> Result<Option<Vec<u8>>, KeyFault> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(NAME, HeaderValue::from_bytes(line).unwrap());
+        }
+        parse(&headers)
+    }
+
+    #[test]
+    fn strings_and_tokens_are_taken() {
+        assert_eq!(of(&[]), Ok(None));
+        for (line, key) in [
+            ("8e03978e-40d5-43dd-bc93-6894a57f9324", "8e03978e-40d5-43dd-bc93-6894a57f9324"),
+            ("\"8e03978e\"", "8e03978e"),
+            ("  \"a\\\"b\\\\c\"\t", "a\"b\\c"),
+            ("order/2026:17", "order/2026:17"),
+            ("\"a=b,c;d\"", "a=b,c;d"),
+        ] {
+            assert_eq!(of(&[line.as_bytes()]), Ok(Some(key.into())), "{line}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        for (line, fault) in [
+            ("", KeyFault::Length),
+            ("\"\"", KeyFault::Length),
+            ("\"open", KeyFault::Form),
+            ("\"a\"b", KeyFault::Form),
+            ("\"a\";p=1", KeyFault::Form),
+            ("\"a\", \"b\"", KeyFault::Form),
+            ("\"a\\b\"", KeyFault::Form),
+            ("\"a\\", KeyFault::Form),
+            ("a,b", KeyFault::Form),
+            ("a b", KeyFault::Character),
+            ("\"a b\"", KeyFault::Character),
+            ("a\u{e9}", KeyFault::Character),
+            ("\"\u{e9}\"", KeyFault::Character),
+        ] {
+            assert_eq!(of(&[line.as_bytes()]), Err(fault), "{line}");
+        }
+        assert_eq!(of(&[b"a", b"a"]), Err(KeyFault::Repeated));
+        assert_eq!(of(&[b"", b"a"]), Err(KeyFault::Repeated));
+    }
+
+    #[test]
+    fn length_counts_the_unquoted_characters() {
+        let (fits, too_long) = ("a".repeat(255), "a".repeat(256));
+        assert!(of(&[fits.as_bytes()]).is_ok());
+        assert!(of(&[format!("\"{}\"", "\\\\".repeat(255)).as_bytes()]).is_ok());
+        assert_eq!(of(&[too_long.as_bytes()]), Err(KeyFault::Length));
+        assert_eq!(of(&[format!("\"{too_long}\"").as_bytes()]), Err(KeyFault::Length));
+    }
+
+    proptest! {
+        #[test]
+        fn a_quoted_key_comes_back(key in "[!-~]{1,255}") {
+            let quoted = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
+            prop_assert_eq!(of(&[quoted.as_bytes()]), Ok(Some(key.into_bytes())));
+        }
+
+        #[test]
+        fn what_is_taken_is_visible_ascii(line in proptest::collection::vec(prop_oneof![32u8..127, 128u8..], 0..300)) {
+            if let Ok(Some(key)) = of(&[&line]) {
+                prop_assert!(key.iter().all(|byte| (0x21..=0x7e).contains(byte)));
+                prop_assert!((1..=255).contains(&key.len()));
+            }
+        }
+    }
+}

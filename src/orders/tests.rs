@@ -1,0 +1,395 @@
+#![allow(clippy::disallowed_methods, reason = "tasks of a test")]
+
+mod model;
+mod survives;
+
+use std::path::Path;
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use super::*;
+
+/// When every test begins.
+pub(super) fn dawn() -> Timestamp {
+    "2026-11-24T09:00:00Z".parse().unwrap()
+}
+
+pub(super) fn open_store(dir: &Path) -> Store {
+    Store::open(dir).unwrap()
+}
+
+/// A room in a folder of its own.
+struct World {
+    orders: Orders,
+    store: Store,
+    _home: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> World {
+        World::within(Limits::default()).await
+    }
+
+    async fn within(limits: Limits) -> World {
+        let home = tempfile::tempdir().unwrap();
+        let store = open_store(home.path());
+        let orders = Orders::open_within(store.clone(), dawn(), limits).await.unwrap();
+        World { orders, store, _home: home }
+    }
+}
+
+/// A request to order, of service `checkout`, as it usually is.
+#[derive(Clone, Debug)]
+pub(super) struct Order {
+    pub(super) service: &'static str,
+    pub(super) method: Method,
+    pub(super) target: &'static str,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+    pub(super) request_id: String,
+}
+
+pub(super) fn order(request_id: &str) -> Order {
+    Order {
+        service: "checkout",
+        method: Method::POST,
+        target: "/order/express?x=1",
+        headers: HeaderMap::new(),
+        body: "{\"item\":1}".into(),
+        request_id: request_id.into(),
+    }
+}
+
+impl Order {
+    pub(super) fn key(mut self, key: &str) -> Self {
+        self.headers.append("idempotency-key", HeaderValue::from_str(key).unwrap());
+        self
+    }
+
+    pub(super) fn confirmed(mut self) -> Self {
+        self.headers.insert("x-gateway-resend", HeaderValue::from_static("confirmed"));
+        self
+    }
+
+    pub(super) async fn recall(&self, orders: &Orders) -> Result<Recall, Refused> {
+        let asked = Asked {
+            service: self.service,
+            account: "main",
+            method: &self.method,
+            target: self.target,
+            headers: &self.headers,
+            body: self.body.as_bytes(),
+            request_id: &self.request_id,
+        };
+        orders.recall(&asked).await
+    }
+
+    pub(super) async fn ticket(&self, orders: &Orders) -> Ticket {
+        match self.recall(orders).await {
+            Ok(Recall::New(ticket)) => ticket,
+            other => panic!("{}: {other:?}", self.request_id),
+        }
+    }
+
+    pub(super) async fn written(&self, orders: &Orders) -> Written {
+        orders.write(self.ticket(orders).await).await.unwrap()
+    }
+
+    pub(super) async fn repeat(&self, orders: &Orders) -> StoredAnswer {
+        match self.recall(orders).await {
+            Ok(Recall::Repeat(answer)) => answer.as_ref().clone(),
+            other => panic!("{}: {other:?}", self.request_id),
+        }
+    }
+
+    pub(super) async fn refused(&self, orders: &Orders) -> Refused {
+        self.recall(orders).await.unwrap_err()
+    }
+}
+
+pub(super) fn answer(request_id: &str, sent: Sent) -> StoredAnswer {
+    let (status, outcome) = match sent {
+        Sent::No => (502, Outcome::Unreachable),
+        Sent::Yes => (200, Outcome::Ok),
+        Sent::Unknown => (504, Outcome::Timeout),
+    };
+    StoredAnswer {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers: [(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))].into_iter().collect(),
+        body: Bytes::from(format!("answer to {request_id}")),
+        outcome,
+        sent,
+        request_id: request_id.into(),
+    }
+}
+
+fn first(id: &str) -> String {
+    id.to_owned()
+}
+
+mod concerns_money_only {
+    use super::*;
+
+    #[test]
+    fn orders_and_unsafe_unlisted_requests() {
+        assert!(concerns(Class::Order, &Method::GET));
+        assert!(concerns(Class::Unlisted, &Method::DELETE));
+        assert!(concerns(Class::Unlisted, &Method::from_bytes(b"ODD").unwrap()));
+        assert!(!concerns(Class::Unlisted, &Method::GET));
+        assert!(!concerns(Class::Lookup, &Method::POST));
+        assert!(!concerns(Class::Account, &Method::POST));
+    }
+}
+
+mod repeats {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_gets_the_first_answer_from_memory_and_from_disk() {
+        let world = World::new().await;
+        order("r1").key("k").written(&world.orders).await.end(answer("r1", Sent::Yes));
+        assert_eq!(order("r2").key("k").repeat(&world.orders).await, answer("r1", Sent::Yes));
+        // Once it is on the disk, the memory is free of it.
+        world.store.load(&ANSWERS).await.unwrap();
+        assert!(world.orders.inner.index.lock().in_memory(0).is_none());
+        assert_eq!(order("r3").key("\"k\"").repeat(&world.orders).await, answer("r1", Sent::Yes));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_key_gets_what_the_first_was_told_even_if_confirmed() {
+        let world = World::new().await;
+        order("r1").key("k").written(&world.orders).await.end(answer("r1", Sent::Unknown));
+        assert_eq!(order("r2").key("k").repeat(&world.orders).await, answer("r1", Sent::Unknown));
+        assert_eq!(order("r3").key("k").confirmed().repeat(&world.orders).await, answer("r1", Sent::Unknown));
+        assert_eq!(world.orders.unknown_count("main"), 1);
+    }
+
+    #[tokio::test]
+    async fn keys_belong_to_a_service() {
+        let world = World::new().await;
+        order("r1").key("k").written(&world.orders).await.end(answer("r1", Sent::Yes));
+        let other = Order { service: "warehouse", ..order("r2").key("k") };
+        let _ticket = other.ticket(&world.orders).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn for_a_day() {
+        let world = World::new().await;
+        order("r1").key("k").written(&world.orders).await.end(answer("r1", Sent::Yes));
+        tokio::time::advance(REMEMBERED - Duration::from_millis(1)).await;
+        order("r2").key("k").repeat(&world.orders).await;
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let _ticket = order("r3").key("k").ticket(&world.orders).await;
+        assert!(world.store.load(&ORDERS).await.unwrap().rows.is_empty());
+        assert!(world.store.load(&ANSWERS).await.unwrap().rows.is_empty());
+    }
+
+    #[tokio::test]
+    async fn without_a_key_nothing_is_kept_of_a_known_end() {
+        let world = World::new().await;
+        order("r1").written(&world.orders).await.end(answer("r1", Sent::Yes));
+        let _ticket = order("r2").ticket(&world.orders).await;
+        assert!(world.store.load(&ORDERS).await.unwrap().rows.is_empty());
+        assert!(world.store.load(&ANSWERS).await.unwrap().rows.is_empty());
+    }
+}
+
+mod refuses {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_in_flight_or_on_another_request_or_unreadable() {
+        let world = World::new().await;
+        let same = order("r2").key("k");
+        let others = [
+            Order { method: Method::PUT, ..same.clone() },
+            Order { target: "/order/express?x=2", ..same.clone() },
+            Order { body: "{}".into(), ..same.clone() },
+        ];
+        let ticket = order("r1").key("k").ticket(&world.orders).await;
+        let in_flight = Refused::InFlight { first: first("r1") };
+        assert_eq!(same.refused(&world.orders).await, in_flight);
+        assert_eq!(in_flight.status(), 409);
+        let written = world.orders.write(ticket).await.unwrap();
+        assert_eq!(same.refused(&world.orders).await, in_flight);
+        let differs = Refused::OtherRequest { first: first("r1") };
+        assert_eq!(differs.status(), 422);
+        for other in &others {
+            assert_eq!(other.refused(&world.orders).await, differs);
+        }
+        written.end(answer("r1", Sent::Yes));
+        for other in &others {
+            assert_eq!(other.refused(&world.orders).await, differs);
+        }
+        let twice = order("r3").key("k").key("k").refused(&world.orders).await;
+        assert_eq!((twice.status(), twice.code()), (StatusCode::BAD_REQUEST, Code::RequestIdempotency));
+    }
+
+    #[tokio::test]
+    async fn a_key_whose_order_vanished() {
+        let world = World::new().await;
+        drop(order("r1").key("k").written(&world.orders).await);
+        let lost = order("r2").key("k").confirmed().refused(&world.orders).await;
+        assert_eq!(lost, Refused::Interrupted { first: first("r1") });
+        assert_eq!((lost.code(), lost.status().as_u16(), lost.sent()), (Code::OrderUnknown, 409, Sent::Unknown));
+    }
+
+    #[tokio::test]
+    async fn rather_than_send_again_when_the_answer_is_gone() {
+        let size = answer("r1", Sent::Yes).size();
+        let world = World::within(Limits { bytes: size * 2, ..Limits::default() }).await;
+        for id in ["r1", "r2", "r3"] {
+            order(id).key(id).written(&world.orders).await.end(answer(id, Sent::Yes));
+        }
+        let gone = order("r4").key("r1").refused(&world.orders).await;
+        assert_eq!(gone, Refused::AnswerGone { first: first("r1"), outcome: Outcome::Ok, sent: Sent::Yes });
+        assert_eq!((gone.outcome(), gone.sent(), gone.status().as_u16()), (Outcome::Ok, Sent::Yes, 409));
+        order("r5").key("r2").repeat(&world.orders).await;
+        assert_eq!(world.store.load(&ANSWERS).await.unwrap().rows.len(), 2);
+    }
+}
+
+mod frees {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_that_was_never_sent() {
+        let world = World::new().await;
+        drop(order("r1").key("k").ticket(&world.orders).await);
+        order("r2").key("k").written(&world.orders).await.unsent();
+        order("r3").key("k").written(&world.orders).await.end(answer("r3", Sent::No));
+        let other_body = Order { body: "{}".into(), ..order("r4").key("k") };
+        drop(other_body.ticket(&world.orders).await);
+        assert!(world.store.load(&ORDERS).await.unwrap().rows.is_empty());
+        assert_eq!(world.orders.unknown_count("main"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_key_whose_writing_was_dropped_half_way() {
+        let world = World::new().await;
+        let ticket = order("r1").key("k").ticket(&world.orders).await;
+        let mut writing = Box::pin(world.orders.write(ticket));
+        let polled = std::future::poll_fn(|context| std::task::Poll::Ready(writing.as_mut().poll(context))).await;
+        drop((polled, writing));
+        // Whether it was half-way or through: it is either free or unknown in memory and on the disk alike.
+        let rows = world.store.load(&ORDERS).await.unwrap().rows.len() as u64;
+        assert_eq!(rows, world.orders.unknown_count("main"));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_could_not_be_written() {
+        let world = World::new().await;
+        let ticket = order("r1").key("k").ticket(&world.orders).await;
+        world.store.close().await;
+        assert_eq!(world.orders.write(ticket).await.unwrap_err(), JournalError(StoreError::Closed));
+        let _ticket = order("r2").key("k").ticket(&world.orders).await;
+    }
+
+    #[tokio::test]
+    async fn the_keys_that_ended_first_when_there_are_too_many() {
+        let world = World::within(Limits { orders: 3, ..Limits::default() }).await;
+        drop(order("r0").key("r0").written(&world.orders).await);
+        for id in ["r1", "r2", "r3"] {
+            order(id).key(id).written(&world.orders).await.end(answer(id, Sent::Yes));
+        }
+        assert!(matches!(order("r4").key("r0").refused(&world.orders).await, Refused::Interrupted { .. }));
+        order("r5").key("r2").repeat(&world.orders).await;
+        let _ticket = order("r6").key("r1").ticket(&world.orders).await;
+    }
+}
+
+mod holds {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_twin_of_an_unknown_order_and_nothing_else() {
+        let world = World::new().await;
+        let written = order("r1").written(&world.orders).await;
+        // An order in flight is not yet unknown.
+        drop(order("r2").ticket(&world.orders).await);
+        written.end(answer("r1", Sent::Unknown));
+
+        let held = order("r3").refused(&world.orders).await;
+        assert_eq!(held, Refused::Held { first: first("r1") });
+        assert_eq!((held.code(), held.status().as_u16(), held.sent()), (Code::OrderUnknown, 409, Sent::No));
+        assert!(held.to_string().contains("r1"), "{held}");
+        for free in [
+            Order { service: "warehouse", ..order("r4") },
+            Order { target: "/order/instant", ..order("r4") },
+            Order { body: "{\"item\": 1}".into(), ..order("r4") },
+            order("r4").key("another-order"),
+            order("r4").confirmed(),
+        ] {
+            drop(free.ticket(&world.orders).await);
+        }
+        let unclear = Order {
+            headers: [(http::HeaderName::from_static(RESEND.0), HeaderValue::from_static("yes"))].into_iter().collect(),
+            ..order("r5")
+        };
+        assert_eq!(unclear.refused(&world.orders).await, held);
+    }
+
+    #[tokio::test]
+    async fn also_a_twin_of_an_unknown_order_with_a_key() {
+        let world = World::new().await;
+        order("r1").key("k").written(&world.orders).await.end(answer("r1", Sent::Unknown));
+        assert_eq!(order("r2").refused(&world.orders).await, Refused::Held { first: first("r1") });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn for_a_day() {
+        let world = World::new().await;
+        let written = order("r1").written(&world.orders).await;
+        tokio::time::advance(Duration::from_secs(30)).await;
+        drop(written);
+        tokio::time::advance(REMEMBERED - Duration::from_millis(1)).await;
+        order("r2").refused(&world.orders).await;
+        assert_eq!(world.orders.unknown_count("main"), 1);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(world.orders.unknown_count("main"), 0);
+        let _ticket = order("r3").ticket(&world.orders).await;
+    }
+
+    #[tokio::test]
+    async fn until_a_confirmed_one_is_known() {
+        let world = World::new().await;
+        order("r1").key("k").written(&world.orders).await.end(answer("r1", Sent::Unknown));
+        drop(order("r2").confirmed().written(&world.orders).await);
+        assert_eq!(world.orders.unknown_count("main"), 2);
+        // One that was not sent settles nothing.
+        order("r3").confirmed().written(&world.orders).await.unsent();
+        assert_eq!(world.orders.unknown_count("main"), 2);
+        let written = order("r4").confirmed().written(&world.orders).await;
+        assert_eq!(order("r5").refused(&world.orders).await, Refused::Held { first: first("r1") });
+        written.end(answer("r4", Sent::Yes));
+        assert_eq!(world.orders.unknown_count("main"), 0);
+        drop(order("r6").ticket(&world.orders).await);
+        // The first one's key now has the answer that settled it, and is still never sent again.
+        assert_eq!(order("r7").key("k").repeat(&world.orders).await, answer("r4", Sent::Yes));
+    }
+
+    #[tokio::test]
+    async fn and_settles_only_what_was_unknown_when_it_was_confirmed() {
+        let world = World::new().await;
+        let first_one = order("r1").written(&world.orders).await;
+        let confirmed = order("r2").confirmed().written(&world.orders).await;
+        drop(first_one);
+        confirmed.end(answer("r2", Sent::Yes));
+        assert_eq!(order("r3").refused(&world.orders).await, Refused::Held { first: first("r1") });
+    }
+}
+
+#[tokio::test]
+async fn the_steps_can_be_taken_in_a_tracked_task() {
+    fn is_send<T: Send>(value: T) -> T {
+        value
+    }
+    let world = World::new().await;
+    let one = order("r1");
+    let asked = is_send(one.recall(&world.orders));
+    let Ok(Recall::New(ticket)) = asked.await else { panic!() };
+    let orders = world.orders.clone();
+    let task = tokio::spawn(async move { orders.write(ticket).await.unwrap().unsent() });
+    task.await.unwrap();
+}

@@ -1,0 +1,101 @@
+//! A restart and `kill -9`.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::*;
+
+/// Set in the child process: the folder that it writes in.
+const CHILD: &str = "FASTRAC_GATEWAY_TEST_ORDERS_CHILD";
+
+async fn reopen(store: Store, dir: &Path, now: Timestamp) -> (Store, Orders) {
+    store.close().await;
+    let store = open_store(dir);
+    (store.clone(), Orders::open(store, now).await.unwrap())
+}
+
+#[tokio::test]
+async fn a_restart_keeps_answers_and_what_is_unknown() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open_store(home.path());
+    let orders = Orders::open(store.clone(), dawn()).await.unwrap();
+    order("r1").key("k1").written(&orders).await.end(answer("r1", Sent::Yes));
+    let other = |id: &str| Order { body: "other".into(), ..order(id) };
+    other("r2").key("k2").written(&orders).await.end(answer("r2", Sent::Unknown));
+    drop(Order { body: "third".into(), ..order("r3") }.written(&orders).await);
+
+    let (store, orders) = reopen(store, home.path(), dawn() + REMEMBERED - Duration::from_secs(1)).await;
+    assert_eq!(orders.unknown_count("main"), 2);
+    assert_eq!(orders.unknown_count("other account"), 0);
+    assert_eq!(order("r4").key("k1").repeat(&orders).await, answer("r1", Sent::Yes));
+    assert_eq!(other("r5").key("k2").repeat(&orders).await, answer("r2", Sent::Unknown));
+    assert_eq!(other("r6").refused(&orders).await, Refused::Held { first: first("r2") });
+    // Settling works across a restart, too.
+    other("r7").confirmed().written(&orders).await.end(answer("r7", Sent::Yes));
+
+    let (store, orders) = reopen(store, home.path(), dawn() + REMEMBERED - Duration::from_secs(1)).await;
+    assert_eq!(orders.unknown_count("main"), 1);
+    assert_eq!(other("r8").key("k2").repeat(&orders).await, answer("r7", Sent::Yes));
+    drop(other("r9").ticket(&orders).await);
+
+    // r2's key was settled later than the others ended, so it is remembered longer.
+    let (store, orders) = reopen(store, home.path(), dawn() + REMEMBERED * 3 / 2).await;
+    assert_eq!(orders.unknown_count("main"), 0);
+    drop(order("r10").key("k1").ticket(&orders).await);
+    other("r11").key("k2").repeat(&orders).await;
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_forgets_nothing_early_and_nothing_for_ever() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open_store(home.path());
+    let orders = Orders::open(store.clone(), dawn() + REMEMBERED * 100).await.unwrap();
+    drop(order("r1").written(&orders).await);
+    let (store, orders) = reopen(store, home.path(), dawn()).await;
+    assert_eq!(orders.unknown_count("main"), 1);
+    let (_store, orders) = reopen(store, home.path(), dawn() + REMEMBERED).await;
+    assert_eq!(orders.unknown_count("main"), 0);
+}
+
+/// Not a test of its own: what the child process of the test below does until it is killed.
+#[tokio::test]
+async fn child_process() {
+    let Some(dir) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
+    let orders = Orders::open(open_store(&dir), dawn()).await.unwrap();
+    order("r1").key("ended").written(&orders).await.end(answer("r1", Sent::Yes));
+    let body = |body: &str, id: &str| Order { body: body.into(), ..order(id) };
+    body("unsent", "r2").key("unsent").written(&orders).await.unsent();
+    let _claimed = body("claimed", "r3").key("claimed").ticket(&orders).await;
+    // Written last, so that everything before it is on the disk as well.
+    let _sent = body("sent", "r4").key("sent").written(&orders).await;
+    println!("\nwritten");
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn kill_9_leaves_what_was_sent_unknown_and_the_rest_as_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "orders::tests::survives::child_process", "--nocapture"])
+        .env(CHILD, home.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "written"), "the child ended early");
+    assert!(matches!(Store::open(home.path()), Err(crate::store::OpenError::InUse { .. })));
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let orders = Orders::open(open_store(home.path()), dawn()).await.unwrap();
+    assert_eq!(orders.unknown_count("main"), 1);
+    assert_eq!(order("r5").key("ended").repeat(&orders).await, answer("r1", Sent::Yes));
+    let body = |body: &str| Order { body: body.into(), ..order("r6") };
+    drop(body("unsent").key("unsent").ticket(&orders).await);
+    drop(body("claimed").key("claimed").ticket(&orders).await);
+    assert_eq!(body("sent").key("sent").refused(&orders).await, Refused::Interrupted { first: first("r4") });
+    assert_eq!(body("sent").refused(&orders).await, Refused::Held { first: first("r4") });
+}

@@ -1,0 +1,282 @@
+#![allow(clippy::disallowed_methods, reason = "tasks of a test")]
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use redb::backends::FileBackend;
+use redb::{ConcurrencyMode, Database, StorageBackend};
+
+use super::*;
+
+struct Word(String);
+
+impl Row for Word {
+    fn encode(&self) -> Vec<u8> {
+        self.0.as_bytes().to_owned()
+    }
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        String::from_utf8(bytes.to_owned()).ok().map(Word)
+    }
+}
+
+struct Raw(Vec<u8>);
+
+impl Row for Raw {
+    fn encode(&self) -> Vec<u8> {
+        self.0.clone()
+    }
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        Some(Raw(bytes.to_owned()))
+    }
+}
+
+const WORDS: Table<Word> = Table::new("test.words");
+const WORDS_AS_BYTES: Table<Raw> = Table::new("test.words");
+
+fn put(key: &str, word: &str) -> Batch {
+    let mut batch = Batch::default();
+    batch.put(&WORDS, key.as_bytes(), &Word(word.into()));
+    batch
+}
+
+async fn word(store: &Store, key: &str) -> Option<String> {
+    store.get(&WORDS, key.as_bytes()).await.unwrap().map(|word| word.0)
+}
+
+mod is_private {
+    use super::*;
+
+    #[test]
+    fn folder_and_file_are_closed_to_others() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("a/state");
+        let store = Store::open(&dir).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&dir), 0o700);
+        assert_eq!(mode(&dir.join("state.redb")), 0o600);
+        drop(store);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_others_can_read_is_closed_to_them() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("state.redb");
+        Store::open(home.path()).unwrap().close().await;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        let _store = Store::open(home.path()).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+mod has_one_writer {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_opener_is_refused_and_told_the_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let first = Store::open(home.path()).unwrap();
+        let refused = Store::open(home.path()).unwrap_err();
+        assert!(matches!(&refused, OpenError::InUse { dir } if dir == home.path()), "{refused}");
+        assert!(refused.to_string().contains(home.path().to_str().unwrap()), "{refused}");
+        assert!(refused.to_string().starts_with("another process uses"), "{refused}");
+        // The first one is none the worse for it.
+        first.write(put("a", "1")).await.unwrap();
+        first.close().await;
+        assert_eq!(word(&Store::open(home.path()).unwrap(), "a").await.as_deref(), Some("1"));
+    }
+
+    #[tokio::test]
+    async fn a_reader_may_look_meanwhile() {
+        use redb::ReadableDatabase;
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        store.write(put("a", "1")).await.unwrap();
+        let reader = Database::builder()
+            .set_concurrency_mode(ConcurrencyMode::SingleWriter)
+            .open_read_only(home.path().join("state.redb"))
+            .unwrap();
+        store.write(put("b", "2")).await.unwrap();
+        let table: redb::TableDefinition<&[u8], &[u8]> = redb::TableDefinition::new("test.words");
+        let rows = reader.begin_read().unwrap().open_table(table).unwrap();
+        assert_eq!(rows.get(b"b".as_slice()).unwrap().unwrap().value(), b"2");
+        store.write(put("c", "3")).await.unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_no_store_is_an_error_and_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("state.redb");
+        fs::write(&file, vec![7u8; 8192]).unwrap();
+        let refused = Store::open(home.path()).unwrap_err();
+        assert!(matches!(&refused, OpenError::Damaged { .. }), "{refused:?}");
+        assert_eq!(fs::read(&file).unwrap(), vec![7u8; 8192]);
+    }
+}
+
+mod keeps {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_is_applied_in_order_and_survives() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let mut batch = put("a", "1");
+        batch.put(&WORDS, b"b", &Word("2".into()));
+        batch.remove(&WORDS, b"a");
+        batch.remove(&WORDS, b"never there");
+        store.write(batch).await.unwrap();
+        store.close().await;
+        assert_eq!(store.write(put("c", "3")).await, Err(StoreError::Closed));
+        assert!(!store.is_healthy());
+
+        let store = Store::open(home.path()).unwrap();
+        let loaded = store.load(&WORDS).await.unwrap();
+        let rows: Vec<_> = loaded.rows.iter().map(|(key, word)| (key.as_slice(), word.0.as_str())).collect();
+        assert_eq!(rows, [(b"b".as_slice(), "2")]);
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_row_is_counted_and_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        assert_eq!(store.load(&WORDS).await.unwrap().unreadable, 0);
+        let mut batch = put("a", "1");
+        batch.put(&WORDS_AS_BYTES, b"b", &Raw(vec![0xff]));
+        store.write(batch).await.unwrap();
+        let loaded = store.load(&WORDS).await.unwrap();
+        assert_eq!((loaded.rows.len(), loaded.unreadable), (1, 1));
+        assert!(store.get(&WORDS, b"b").await.unwrap().is_none());
+        assert_eq!(store.load(&WORDS_AS_BYTES).await.unwrap().rows.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_is_written_though_nobody_waits() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        drop(store.write(put("a", "1")));
+        store.submit(put("b", "2"), |_| {});
+        assert_eq!(word(&store, "b").await.as_deref(), Some("2"));
+        assert_eq!(word(&store, "a").await.as_deref(), Some("1"));
+    }
+}
+
+/// A disk whose syncs can be stopped, counted and made to fail.
+#[derive(Debug)]
+struct Disk {
+    file: FileBackend,
+    control: Arc<Control>,
+}
+
+#[derive(Debug, Default)]
+struct Control {
+    broken: AtomicBool,
+    syncs: AtomicU64,
+    stopped: Mutex<bool>,
+    moved: Condvar,
+}
+
+impl Control {
+    fn stop(&self, stopped: bool) {
+        *self.stopped.lock().unwrap() = stopped;
+        self.moved.notify_all();
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        let mut stopped = self.control.stopped.lock().unwrap();
+        while *stopped {
+            stopped = self.control.moved.wait_timeout(stopped, Duration::from_secs(30)).unwrap().0;
+        }
+        self.control.syncs.fetch_add(1, Ordering::SeqCst);
+        if self.control.broken.load(Ordering::SeqCst) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        self.file.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write(offset, data)
+    }
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+}
+
+/// A store on a [`Disk`].
+fn on_disk(home: &Path) -> (Store, Arc<Control>) {
+    let control = Arc::new(Control::default());
+    let (path, shared) = (home.join("state.redb"), Arc::clone(&control));
+    let opener = move || {
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        let disk = Disk { file: FileBackend::new(file).unwrap(), control: Arc::clone(&shared) };
+        Database::builder()
+            .create_with_backend(disk)
+            .map_err(|fault| OpenError::Damaged { file: path.clone(), reason: fault.to_string() })
+    };
+    (Store::start(home, Box::new(opener)).unwrap(), control)
+}
+
+mod syncs {
+    use super::*;
+
+    #[tokio::test]
+    async fn many_writes_share_few_syncs() {
+        let home = tempfile::tempdir().unwrap();
+        let (store, disk) = on_disk(home.path());
+        store.write(put("first", "0")).await.unwrap();
+        let (syncs, commits) = (disk.syncs.load(Ordering::SeqCst), store.commits());
+        // While the disk stands still on one write, 500 more queue up behind it.
+        disk.stop(true);
+        let writes: Vec<_> = (0..500).map(|i| store.write(put(&format!("{i}"), "x"))).collect();
+        disk.stop(false);
+        for write in writes {
+            write.await.unwrap();
+        }
+        let (syncs, commits) = (disk.syncs.load(Ordering::SeqCst) - syncs, store.commits() - commits);
+        assert!((1..=2).contains(&commits), "{commits} commits");
+        assert!((1..=6).contains(&syncs), "{syncs} syncs");
+        assert_eq!(store.load(&WORDS).await.unwrap().rows.len(), 501);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_done_before_the_disk_is() {
+        let home = tempfile::tempdir().unwrap();
+        let (store, disk) = on_disk(home.path());
+        disk.stop(true);
+        let mut write = Box::pin(store.write(put("a", "1")));
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut write).await;
+        disk.stop(false);
+        assert!(early.is_err(), "reported as done while the disk stood still");
+        write.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_failed_write_is_told_and_the_store_mends_when_the_disk_does() {
+        let home = tempfile::tempdir().unwrap();
+        let (store, disk) = on_disk(home.path());
+        store.write(put("a", "1")).await.unwrap();
+        disk.broken.store(true, Ordering::SeqCst);
+        for _ in 0..3 {
+            assert!(matches!(store.write(put("b", "2")).await, Err(StoreError::Failed(_))));
+            assert!(!store.is_healthy());
+        }
+        disk.broken.store(false, Ordering::SeqCst);
+        store.write(put("c", "3")).await.unwrap();
+        assert!(store.is_healthy());
+        assert_eq!(word(&store, "a").await.as_deref(), Some("1"));
+        assert_eq!(word(&store, "c").await.as_deref(), Some("3"));
+    }
+}

@@ -1,0 +1,31 @@
+#!/bin/sh
+# The metrics texts against the real parsers: promtool for the Prometheus text, prometheus_client
+# (PyPI) for OpenMetrics. Needs promtool (apt: prometheus), python3 with venv, and PyPI once.
+# Usage: tests/real/metrics.sh [FOLDER for the virtual environment, kept for the next run]
+set -eu
+cd "$(dirname "$0")/../.."
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+FASTRAC_GATEWAY_METRICS_OUT=$out cargo test --quiet --lib hands_its_texts_to_real_parsers
+promtool check metrics <"$out/metrics.txt"
+env=${1:-$out/env}
+[ -x "$env/bin/python" ] || { python3 -m venv "$env" && "$env/bin/pip" install --quiet prometheus_client; }
+"$env/bin/python" - "$out/metrics.om" "$out/metrics.txt" <<'PYTHON'
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+
+def samples(families):
+    return {
+        (s.name, tuple(sorted((k, float(v) if k == "le" else v) for k, v in s.labels.items()))): s.value
+        for f in families for s in f.samples if s.name.startswith("fastrac_gateway_")
+    }
+
+om = list(openmetrics(open(sys.argv[1]).read()))
+text = list(prometheus(open(sys.argv[2]).read()))
+assert all(f.documentation for f in om), "a family has no help"
+kinds = {f.name: f.type for f in om}
+assert kinds["fastrac_gateway_requests"] == "counter" and kinds["fastrac_gateway_request_duration_seconds"] == "histogram"
+assert samples(om) == samples(text) and len(samples(om)) > 60, "the two texts differ"
+print(f"{len(om)} families, {len(samples(om))} samples, the same in both formats")
+PYTHON

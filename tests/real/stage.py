@@ -1,0 +1,138 @@
+"""The stage of the real tests: sandboxes and gateways as processes on loopback, ended by id.
+
+Used by the scripts beside it. The binary is $FASTRAC_GATEWAY (tests/run sets it), else the release
+build. Nothing here knows what is tested.
+"""
+import ctypes
+import hashlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = pathlib.Path(os.environ.get("FASTRAC_GATEWAY", ROOT / "target/release/fastrac-gateway")).resolve()
+KEYS = ("sandbox-access", "sandbox-secret")             # the sandbox's own default pair
+CALLER = ("svc-checkout-1", "fgw_real000000000000000000000000000000000000000")
+CANNOT_TEST = 77                                        # exit code: something is missing; the last line says what
+
+CONFIG = """\
+[listen]
+data  = ["127.0.0.1:{data}"]
+admin = "127.0.0.1:{admin}"
+[state]
+dir = "state"
+[log]
+exchanges = "state/exchanges.jsonl"
+bodies    = "masked"
+[limits]
+drain_grace = "0s"
+[accounts.main]
+base_url = "http://127.0.0.1:{sandbox}"
+keys     = {{ source = "file", path = "keys.toml" }}
+budget   = {{ per_second = 10000, burst = 10000, per_day = 1000000 }}
+[services.checkout]
+account = "main"
+quota   = {{ per_second = 10000, burst = 10000, per_day = 1000000 }}
+allow   = ["lookup", "read", "quote", "order", "account"]
+credentials = [ {{ access_key = "{access}", secret_sha256 = "{digest}" }} ]
+"""
+
+
+def cannot(reason):
+    print(f"cannot test: {reason}")
+    sys.exit(CANNOT_TEST)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def status(url, **headers):
+    """HTTP status of a GET, or None while nobody answers."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+def _die_with_us():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class Stage:
+    """`with Stage() as stage:` a temporary folder, and processes that end with it."""
+
+    def __enter__(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="fastrac-real-"))
+        self.running = []
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        return self
+
+    def __exit__(self, *_):
+        for _, process in reversed(self.running):
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(3)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self, name, command, folder):
+        with open(self.folder / f"{name}.output", "wb") as output:
+            process = subprocess.Popen([str(word) for word in command], cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
+                                       stderr=subprocess.STDOUT, preexec_fn=_die_with_us)
+        self.running.append((name, process))
+        return process
+
+    def until(self, name, true, seconds=15):
+        """Polls; if the process ends or time runs out, its last words are the message."""
+        process = dict(self.running)[name]
+        deadline = time.monotonic() + seconds
+        while not true():
+            if process.poll() is not None or time.monotonic() > deadline:
+                ended = f"ended with {process.poll()}" if process.poll() is not None else f"was not ready in {seconds} s"
+                words = (self.folder / f"{name}.output").read_text(errors="replace").splitlines()[-15:]
+                sys.exit(f"{name} {ended}:\n  " + "\n  ".join(words))
+            time.sleep(0.05)
+
+    def sandbox(self, name="sandbox", seed=1):
+        """A Fastrac simulator without its control API; returns its port."""
+        if not BINARY.exists():
+            cannot(f"{BINARY} is not built (cargo build --release)")
+        port = free_port()
+        self.start(name, [BINARY, "sandbox", "--listen", f"127.0.0.1:{port}", "--seed", seed], self.folder)
+        self.until(name, lambda: status(f"http://127.0.0.1:{port}/region/province") is not None)
+        return port
+
+    def gateway(self, sandbox, name="gateway"):
+        """A gateway before that sandbox; returns its data and admin ports and its folder."""
+        folder = self.folder / name
+        folder.mkdir()
+        data, admin = free_port(), free_port()
+        digest = hashlib.sha256(CALLER[1].encode()).hexdigest()
+        (folder / "keys.toml").write_text(f'[main]\naccess_key = "{KEYS[0]}"\nsecret_key = "{KEYS[1]}"\n')
+        (folder / "keys.toml").chmod(0o600)
+        (folder / "gateway.toml").write_text(CONFIG.format(data=data, admin=admin, sandbox=sandbox, access=CALLER[0], digest=digest))
+        self.start(name, [BINARY, "run", "--config", folder / "gateway.toml"], folder)
+        self.until(name, lambda: status(f"http://127.0.0.1:{admin}/readyz") == 200)
+        return data, admin, folder
+
+    def end(self, name):
+        """TERM, and the exit code after its drain."""
+        process = dict(self.running)[name]
+        process.terminate()
+        return process.wait(40)

@@ -31,8 +31,10 @@
 //! Imports run down only; there are no circles. `tests/gateway/layout.rs` holds that.
 
 pub mod admission;
+pub mod cli;
 pub mod config;
 pub mod orders;
 pub mod outcome;
 pub mod record;
 pub mod store;
+pub mod sandbox;

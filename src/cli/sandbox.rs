@@ -1,0 +1,102 @@
+//! `fastrac-gateway sandbox`: the Fastrac simulator alone.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::Args;
+
+use crate::sandbox::{Options, Sandbox, settings};
+
+/// Where it listens, if neither a flag nor the file says so.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8090);
+
+/// Arguments of `sandbox`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  fastrac-gateway sandbox
+  curl -u sandbox-access:sandbox-secret http://127.0.0.1:8090/region/province
+  curl -H 'access-key: sandbox-access' -H 'secret-key: sandbox-secret' \\
+       -H 'content-type: application/json' -d '{\"search\": \"kemayoran\"}' \\
+       http://127.0.0.1:8090/apiRegion/search-region
+
+  fastrac-gateway sandbox --control 127.0.0.1:8091
+  curl http://127.0.0.1:8091/_sandbox/counters
+  curl -d '{\"operation\": \"v2.order_express\", \"times\": 1, \"act\": \"lose\"}' \\
+       http://127.0.0.1:8091/_sandbox/faults")]
+pub struct SandboxArgs {
+    /// Address of the API [default: 127.0.0.1:8090]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Address of /_sandbox/: journal, counters, keys, faults [default: none]
+    #[arg(long, value_name = "ADDR")]
+    pub control: Option<SocketAddr>,
+    /// File whose first line the control address asks for as a bearer token; needed if it is not loopback
+    #[arg(long, value_name = "FILE")]
+    pub control_token_file: Option<PathBuf>,
+    /// Configuration of the sandbox (TOML); flags go before it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Decides prices, ids and air waybills [default: 1]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// Runs until SIGTERM or SIGINT. Exit code 0, 1 if it can't listen, 2 for a wrong configuration.
+pub fn run(args: SandboxArgs) -> ExitCode {
+    let options = match options(args) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    if options.control_token.is_none() && options.control.is_some_and(|addr| !addr.ip().is_loopback()) {
+        eprintln!("--control: an address other than loopback needs --control-token-file");
+        return ExitCode::from(2);
+    }
+    match serve(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options(args: SandboxArgs) -> Result<Options, settings::SettingsError> {
+    let mut options = Options { listen: LISTEN, ..Options::default() };
+    if let Some(path) = &args.config {
+        options = settings::load(path, options)?;
+    }
+    options.listen = args.listen.unwrap_or(options.listen);
+    options.control = args.control.or(options.control);
+    options.seed = args.seed.unwrap_or(options.seed);
+    if let Some(path) = &args.control_token_file {
+        options.control_token = Some(settings::token_from(path)?);
+    }
+    Ok(options)
+}
+
+fn serve(options: Options) -> std::io::Result<()> {
+    let tls = options.tls.is_some();
+    let (listen, control) = (options.listen, options.control);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        // Before the sockets, so that no signal falls between.
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let sandbox = Sandbox::start(options).map_err(|error| {
+            let place = control.map_or(String::new(), |control| format!(" or {control}"));
+            std::io::Error::new(error.kind(), format!("sandbox: can't listen on {listen}{place}: {error}"))
+        })?;
+        println!("sandbox: {}://{}", if tls { "https" } else { "http" }, sandbox.addr());
+        if let Some(control) = sandbox.control_addr() {
+            println!("control: http://{control}/_sandbox/");
+        }
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        Ok(())
+    })
+}

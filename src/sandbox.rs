@@ -1,0 +1,296 @@
+//! A Fastrac to break: a simulator of the B2B API, for trying, testing and measuring.
+//!
+//! It serves every V1 and V2 operation of the documentation with real regions, made-up couriers and
+//! prices, a wallet, orders, and a journal of everything that came. It can be told to misbehave.
+//! It follows the public documentation; where that is silent, the choice is a switch or stated in
+//! the room concerned, and nothing here proves how Fastrac behaves.
+//!
+//! What always holds: with the same seed, clock and requests, the answers are the same; counters are
+//! exact; memory is bounded; no input panics it. It knows nothing of the gateway, and nothing of the
+//! gateway but `app` and `cli` knows it.
+//!
+//! How it fails: [`Sandbox::start`] tells why it can't listen; afterwards it runs until dropped.
+//!
+//! | room | duty |
+//! | --- | --- |
+//! | [`route`], [`auth`], [`input`], [`envelope`] | the API's outside |
+//! | [`regions`], [`couriers`], [`parcel`], [`tariffs`], [`quotes`] | what can be asked |
+//! | [`orders`], [`wallet`], [`webhook`] | what can be done |
+//! | [`journal`], [`faults`], [`clock`], [`chance`] | what a test holds in its hand |
+//! | [`world`] | all of it together, without sockets |
+//! | `server`, `control`, [`settings`] | sockets and configuration |
+
+pub mod auth;
+pub mod chance;
+pub mod clock;
+mod control;
+pub mod couriers;
+pub mod envelope;
+pub mod faults;
+pub mod input;
+pub mod journal;
+pub mod orders;
+pub mod parcel;
+pub mod quotes;
+pub mod regions;
+pub mod route;
+mod server;
+pub mod settings;
+pub mod tariffs;
+pub mod wallet;
+pub mod webhook;
+pub mod world;
+
+use std::{
+    fmt, io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use zeroize::Zeroizing;
+
+pub use faults::{Act, Canned, Fault};
+pub use journal::{Bounds, Counters, Entry};
+pub use world::Rules;
+
+use auth::Keys;
+use clock::Clock;
+use server::Shared;
+use world::World;
+
+/// A key pair to begin with.
+#[derive(Clone)]
+pub struct Key {
+    label: String,
+    access: String,
+    secret: Zeroizing<String>,
+}
+
+/// How a sandbox is set up.
+#[derive(Clone)]
+pub struct Options {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// TLS there; absent: plain.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// The control address; absent: none.
+    pub control: Option<SocketAddr>,
+    /// The token that the control address asks for; must be there if that isn't loopback.
+    pub control_token: Option<Zeroizing<String>>,
+    /// Decides prices and ids.
+    pub seed: u64,
+    /// Key pairs at the start.
+    pub keys: Vec<Key>,
+    /// Switches.
+    pub rules: Rules,
+    /// How much the journal keeps.
+    pub journal: Bounds,
+    /// Faults from the start.
+    pub faults: Vec<Fault>,
+    /// Where time comes from.
+    pub clock: Clock,
+}
+
+/// A running sandbox; dropping it ends it.
+#[derive(Debug)]
+pub struct Sandbox {
+    addr: SocketAddr,
+    control: Option<SocketAddr>,
+    world: Shared,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Key {
+    /// A pair under a label that may be shown.
+    pub fn new(label: &str, access: &str, secret: &str) -> Self {
+        Key { label: label.to_owned(), access: access.to_owned(), secret: Zeroizing::new(secret.to_owned()) }
+    }
+}
+
+impl Default for Options {
+    /// A free port on loopback, no control address, the pair `sandbox-access` / `sandbox-secret`
+    /// under the label `sandbox`, seed 1.
+    fn default() -> Self {
+        Options {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tls: None,
+            control: None,
+            control_token: None,
+            seed: 1,
+            keys: vec![Key::new("sandbox", "sandbox-access", "sandbox-secret")],
+            rules: Rules::default(),
+            journal: Bounds { entries: 10_000, bytes: 64 << 20 },
+            faults: Vec::new(),
+            clock: Clock::default(),
+        }
+    }
+}
+
+impl Sandbox {
+    /// Binds the addresses and serves them on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// If an address can't be bound, the control address isn't loopback and has no token, or no
+    /// thread can be had.
+    pub fn start(options: Options) -> io::Result<Sandbox> {
+        let open = options.control.is_some_and(|addr| !addr.ip().is_loopback()) && options.control_token.is_none();
+        if open {
+            let text = "a control address other than loopback needs a token";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let listener = std::net::TcpListener::bind(options.listen)?;
+        let control = options.control.map(std::net::TcpListener::bind).transpose()?;
+        let addr = listener.local_addr()?;
+        let control_addr = control.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
+        let world = Arc::new(Mutex::new(world(&options)));
+        let stop = CancellationToken::new();
+        let serve = Serve {
+            listener,
+            control,
+            tls: options.tls.map(TlsAcceptor::from),
+            token: options.control_token.map(Arc::new),
+            world: Arc::clone(&world),
+            stop: stop.clone(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // The map takes a moment to unpack: begin now, so that the first question doesn't wait.
+        std::thread::Builder::new().name("sandbox-map".to_owned()).spawn(|| {
+            regions::Regions::get();
+        })?;
+        let thread = std::thread::Builder::new()
+            .name("sandbox".to_owned())
+            .spawn(move || runtime.block_on(serve.run()).unwrap_or_default())?;
+        Ok(Sandbox { addr, control: control_addr, world, stop, thread: Some(thread) })
+    }
+
+    /// The address bound.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The control address bound, if there is one.
+    pub fn control_addr(&self) -> Option<SocketAddr> {
+        self.control
+    }
+
+    /// Adds a key pair, or changes the label and secret of one and makes it live again.
+    pub fn add_key(&self, label: &str, access: &str, secret: &str) {
+        self.world.lock().keys.add(label, access, secret);
+    }
+
+    /// Revokes a key pair at once; false if there is none with this access key.
+    pub fn revoke(&self, access: &str) -> bool {
+        self.world.lock().keys.revoke(access)
+    }
+
+    /// Arms a fault; gives its number.
+    pub fn fault(&self, fault: Fault) -> u64 {
+        self.world.lock().faults.add(fault)
+    }
+
+    /// Ends a fault; false if it isn't in force (any more).
+    pub fn end_fault(&self, number: u64) -> bool {
+        self.world.lock().faults.remove(number)
+    }
+
+    /// Ends all faults.
+    pub fn clear_faults(&self) {
+        self.world.lock().faults.clear();
+    }
+
+    /// The requests kept, oldest first.
+    pub fn journal(&self) -> Vec<Entry> {
+        self.world.lock().journal.entries().cloned().collect()
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> Counters {
+        self.world.lock().journal.counters().clone()
+    }
+
+    /// IDR in the account's wallet.
+    pub fn balance(&self) -> u64 {
+        self.world.lock().balance()
+    }
+
+    /// Moves the sandbox's clock ahead.
+    pub fn advance(&self, by: Duration) {
+        self.world.lock().clock.advance(by);
+    }
+
+    /// Everything as at the start, but for the clock, with no faults.
+    pub fn reset(&self) {
+        self.world.lock().reset();
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has already been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("listen", &self.listen).field("seed", &self.seed).finish_non_exhaustive()
+    }
+}
+
+fn world(options: &Options) -> World {
+    let mut keys = Keys::default();
+    for key in &options.keys {
+        keys.add(&key.label, &key.access, &key.secret);
+    }
+    let mut world = World::new(options.rules.clone(), options.seed, (keys, options.journal), options.clock);
+    for fault in &options.faults {
+        world.faults.add(fault.clone());
+    }
+    world
+}
+
+/// What the sandbox's thread runs.
+struct Serve {
+    listener: std::net::TcpListener,
+    control: Option<std::net::TcpListener>,
+    tls: Option<TlsAcceptor>,
+    token: control::Token,
+    world: Shared,
+    stop: CancellationToken,
+}
+
+impl Serve {
+    async fn run(self) -> io::Result<()> {
+        let tasks = TaskTracker::new();
+        self.listener.set_nonblocking(true)?;
+        let api =
+            server::accept(TcpListener::from_std(self.listener)?, self.tls, Arc::clone(&self.world), tasks.clone());
+        let control = async {
+            if let Some(listener) = self.control {
+                listener.set_nonblocking(true)?;
+                control::accept(TcpListener::from_std(listener)?, self.token, self.world, tasks.clone()).await;
+            }
+            std::future::pending::<io::Result<()>>().await
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => Ok(()),
+            () = api => Ok(()),
+            result = control => result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+//! Which key pair a request carries.
+//!
+//! What always holds: a request is known by the two headers (V1's style), by Basic (V2's style), or
+//! by both if they name the same pair; anything missing, repeated, unreadable, wrong or revoked is
+//! a refusal. The documentation contradicts itself on whether V2 takes the two headers, so by
+//! default both styles are good for both versions. Secrets are compared as they are: these pairs
+//! guard nothing. Still they appear in no `Debug` text.
+
+use std::{fmt, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use zeroize::Zeroizing;
+
+use super::route::Version;
+
+const ACCESS: HeaderName = HeaderName::from_static("access-key");
+const SECRET: HeaderName = HeaderName::from_static("secret-key");
+
+/// Which style is good for which version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Style {
+    /// Either style for either version.
+    #[default]
+    Any,
+    /// The two headers for V1, Basic for V2; the other one may stand beside it.
+    ByVersion,
+}
+
+/// A key pair under a label that may be shown.
+#[derive(Clone)]
+pub struct Pair {
+    /// What the journal calls it.
+    pub label: Arc<str>,
+    /// The access key.
+    pub access: String,
+    /// The secret key.
+    pub secret: Zeroizing<String>,
+    /// False once revoked.
+    pub live: bool,
+}
+
+/// All pairs ever added, revoked ones too.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    pairs: Vec<Pair>,
+}
+
+/// What a request carries of one style.
+enum Proof<'a> {
+    None,
+    Bad,
+    Pair(&'a [u8], &'a [u8]),
+}
+
+impl Keys {
+    /// Adds a pair, or makes it live again; a known access key takes the new label and secret.
+    pub fn add(&mut self, label: &str, access: &str, secret: &str) {
+        let pair = Pair {
+            label: label.into(),
+            access: access.to_owned(),
+            secret: Zeroizing::new(secret.to_owned()),
+            live: true,
+        };
+        match self.pairs.iter_mut().find(|known| known.access == access) {
+            Some(known) => *known = pair,
+            None => self.pairs.push(pair),
+        }
+    }
+
+    /// Revokes a pair; false if there is none with this access key.
+    pub fn revoke(&mut self, access: &str) -> bool {
+        let known = self.pairs.iter_mut().find(|pair| pair.access == access);
+        known.map(|pair| pair.live = false).is_some()
+    }
+
+    /// Labels and access keys, and whether they are live, as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        let line =
+            |pair: &Pair| serde_json::json!({"label": &*pair.label, "access_key": pair.access, "live": pair.live});
+        serde_json::json!({"keys": self.pairs.iter().map(line).collect::<Vec<_>>()})
+    }
+
+    /// The label of the pair that a request carries, or nothing if it carries no good one.
+    pub fn check(&self, headers: &HeaderMap, version: Option<Version>, style: Style) -> Option<Arc<str>> {
+        let basic = basic(headers);
+        let (pair, basic) = (self.judge(two_headers(headers)), self.judge(basic.as_proof()));
+        let demanded = match (style, version) {
+            (Style::Any, _) | (_, None) => true,
+            (Style::ByVersion, Some(Version::V1)) => pair.is_some(),
+            (Style::ByVersion, Some(Version::V2)) => basic.is_some(),
+        };
+        let known = match (pair, basic) {
+            (Some(one), Some(other)) => one.filter(|one| other.is_some_and(|other| one.access == other.access)),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => None,
+        };
+        known.filter(|_| demanded).map(|pair| Arc::clone(&pair.label))
+    }
+
+    /// `None`: not carried. `Some(None)`: carried and wrong.
+    fn judge(&self, proof: Proof<'_>) -> Option<Option<&Pair>> {
+        match proof {
+            Proof::None => None,
+            Proof::Bad => Some(None),
+            Proof::Pair(access, secret) => Some(
+                self.pairs
+                    .iter()
+                    .find(|pair| pair.live && pair.access.as_bytes() == access && pair.secret.as_bytes() == secret),
+            ),
+        }
+    }
+}
+
+fn two_headers(headers: &HeaderMap) -> Proof<'_> {
+    match (once(headers, &ACCESS), once(headers, &SECRET)) {
+        (Ok(None), Ok(None)) => Proof::None,
+        (Ok(Some(access)), Ok(Some(secret))) => Proof::Pair(access, secret),
+        _ => Proof::Bad,
+    }
+}
+
+/// A header's value; an error if it comes twice.
+fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, ()> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    if values.next().is_some() { Err(()) } else { Ok(value.map(|value| value.as_bytes())) }
+}
+
+enum Basic {
+    None,
+    Bad,
+    Decoded(Zeroizing<Vec<u8>>),
+}
+
+fn basic(headers: &HeaderMap) -> Basic {
+    let value = match once(headers, &AUTHORIZATION) {
+        Ok(None) => return Basic::None,
+        Ok(Some(value)) => value,
+        Err(()) => return Basic::Bad,
+    };
+    let decoded = value
+        .split_at_checked(6)
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"basic "))
+        .and_then(|(_, text)| STANDARD.decode(text.trim_ascii()).ok());
+    decoded.map_or(Basic::Bad, |decoded| Basic::Decoded(Zeroizing::new(decoded)))
+}
+
+impl Basic {
+    fn as_proof(&self) -> Proof<'_> {
+        match self {
+            Basic::None => Proof::None,
+            Basic::Bad => Proof::Bad,
+            Basic::Decoded(text) => match text.iter().position(|byte| *byte == b':') {
+                Some(colon) => Proof::Pair(&text[..colon], &text[colon + 1..]),
+                None => Proof::Bad,
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pair").field("label", &self.label).field("live", &self.live).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn keys() -> Keys {
+        let mut keys = Keys::default();
+        keys.add("one", "a1", "s1");
+        keys.add("two", "a2", "s:2");
+        keys
+    }
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    fn label(lines: &[(&'static str, &str)]) -> Option<String> {
+        keys().check(&headers(lines), Some(Version::V2), Style::Any).map(|label| label.to_string())
+    }
+
+    fn basic_of(text: &str) -> String {
+        format!("Basic {}", STANDARD.encode(text))
+    }
+
+    #[test]
+    fn each_style_alone_and_both_together_are_known() {
+        assert_eq!(label(&[("access-key", "a1"), ("secret-key", "s1")]).as_deref(), Some("one"));
+        assert_eq!(label(&[("authorization", &basic_of("a1:s1"))]).as_deref(), Some("one"));
+        assert_eq!(label(&[("authorization", &basic_of("a2:s:2"))]).as_deref(), Some("two"));
+        let both = [("access-key", "a1"), ("secret-key", "s1"), ("authorization", &*basic_of("a1:s1"))];
+        assert_eq!(label(&both).as_deref(), Some("one"));
+    }
+
+    #[test]
+    fn anything_less_is_refused() {
+        let wrong: &[&[(&str, &str)]] = &[
+            &[],
+            &[("authorization", "Basic Og==")],
+            &[("authorization", "Basic")],
+            &[("authorization", "Basic %%%")],
+            &[("authorization", "Bearer a1.s1")],
+            &[("authorization", "Basic YTE=")],
+            &[("access-key", "a1")],
+            &[("secret-key", "s1")],
+            &[("access-key", "a1"), ("secret-key", "s2")],
+            &[("access-key", ""), ("secret-key", "")],
+            &[("access-key", "a1"), ("access-key", "a1"), ("secret-key", "s1")],
+            &[("x-access-key", "a1"), ("x-secret-key", "s1")],
+        ];
+        for lines in wrong {
+            let lines: Vec<(&'static str, &str)> = lines.to_vec();
+            assert_eq!(label(&lines), None, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn two_styles_that_disagree_are_refused() {
+        let lines = [("access-key", "a1"), ("secret-key", "s1"), ("authorization", &*basic_of("a2:s:2"))];
+        assert_eq!(label(&lines), None);
+        let lines = [("access-key", "a1"), ("secret-key", "s1"), ("authorization", "Basic Og==")];
+        assert_eq!(label(&lines), None);
+    }
+
+    #[test]
+    fn a_revoked_pair_is_refused_until_it_is_added_again() {
+        let mut keys = keys();
+        let lines = headers(&[("access-key", "a1"), ("secret-key", "s1")]);
+        assert!(keys.revoke("a1"));
+        assert!(keys.check(&lines, None, Style::Any).is_none());
+        keys.add("three", "a1", "s1");
+        assert_eq!(keys.check(&lines, None, Style::Any).as_deref(), Some("three"));
+        assert!(!keys.revoke("nobody"));
+    }
+
+    #[test]
+    fn by_version_each_version_wants_its_own_style() {
+        let pair = headers(&[("access-key", "a1"), ("secret-key", "s1")]);
+        let basic = headers(&[("authorization", &basic_of("a1:s1"))]);
+        let known = |headers, version| keys().check(headers, Some(version), Style::ByVersion).is_some();
+        assert!(known(&pair, Version::V1) && known(&basic, Version::V2));
+        assert!(!known(&basic, Version::V1) && !known(&pair, Version::V2));
+    }
+
+    #[test]
+    fn secrets_are_in_no_debug_text() {
+        let mut keys = Keys::default();
+        keys.add("one", "access-canary", "secret-canary");
+        assert!(!format!("{keys:?}").contains("canary"));
+    }
+}

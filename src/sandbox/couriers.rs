@@ -1,0 +1,354 @@
+//! Couriers, their services, and what they charge.
+//!
+//! Codes that the documentation shows (`paxel`, `anteraja`, `idx`, `lalamove`, `grab`; `PAXEL BIG`,
+//! `paxel_instant_bike`, `sameday`, `cargo`, `ND`) are used as they stand, blanks and upper case
+//! included. Prices, percentages and limits are made up.
+//!
+//! What always holds: money is whole rupiah; percentages are hundredths of a percent.
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+/// A courier.
+#[derive(Debug)]
+pub struct Courier {
+    /// `courier_code`.
+    pub code: &'static str,
+    /// `courier_name`.
+    pub name: &'static str,
+    /// Whether it collects.
+    pub pickup: bool,
+    /// Whether parcels can be brought to it.
+    pub dropoff: bool,
+    /// Cash on delivery: fee in hundredths of a percent and its minimum in IDR; none if it has no COD.
+    pub cod: Option<(u64, u64)>,
+    /// Insurance: hundredths of a percent of the value.
+    pub insurance: u64,
+    /// The least insurance fee in IDR; null in the API if absent.
+    pub insurance_minimum: Option<u64>,
+    /// Discount on the base tariff, hundredths of a percent.
+    pub discount: u64,
+    /// cm³ for a kg.
+    pub divisor: u64,
+    /// Express services.
+    pub express: &'static [Express],
+    /// Instant services.
+    pub instant: &'static [Instant],
+}
+
+/// Heading under which an express service stands in a tariff answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Group {
+    Nextday,
+    Regular,
+    Sameday,
+    Cargo,
+}
+
+/// An express service.
+#[derive(Debug)]
+pub struct Express {
+    /// `nama_service`.
+    pub name: &'static str,
+    /// `code_service`.
+    pub code: &'static str,
+    /// Its group.
+    pub group: Group,
+    /// Earliest, latest, unit.
+    pub etd: (u64, u64, &'static str),
+    /// IDR for a kg within a city, a province, an island, the country; a shorter list ends its reach.
+    pub rates: &'static [u64],
+    /// The least weight charged, in kg.
+    pub least: u64,
+    /// The most it carries, in grams.
+    pub most: u64,
+}
+
+/// An instant service.
+#[derive(Debug)]
+pub struct Instant {
+    /// `nama_service`.
+    pub name: &'static str,
+    /// `code_service`.
+    pub code: &'static str,
+    /// Earliest, latest, unit.
+    pub etd: (u64, u64, &'static str),
+    /// Vehicles, by their place in [`VEHICLES`].
+    pub vehicles: std::ops::Range<usize>,
+    /// Percent of the vehicle's price.
+    pub percent: u64,
+}
+
+/// `vehicle_type`s with IDR for the start and for a km.
+pub const VEHICLES: [(&str, u64, u64); 12] = [
+    ("bike", 8_000, 2_200),
+    ("sedan", 20_000, 4_000),
+    ("mpv", 25_000, 4_500),
+    ("van", 60_000, 6_000),
+    ("truck175", 90_000, 7_500),
+    ("truck330", 130_000, 9_000),
+    ("engkelbak", 180_000, 10_500),
+    ("engkelbox", 190_000, 11_000),
+    ("cddbak", 260_000, 13_000),
+    ("cddbox", 275_000, 13_500),
+    ("fusobak", 420_000, 17_000),
+    ("fusobox", 440_000, 18_000),
+];
+
+const HOURS: &str = "hours";
+const DAYS: &str = "days";
+
+const REGULAR: Express = Express {
+    name: "Reguler",
+    code: "reg",
+    group: Group::Regular,
+    etd: (2, 4, DAYS),
+    rates: &[9_000, 11_000, 16_000, 28_000],
+    least: 1,
+    most: 50_000,
+};
+const NEXTDAY: Express = Express {
+    name: "Next Day",
+    code: "ND",
+    group: Group::Nextday,
+    etd: (1, 1, DAYS),
+    rates: &[14_000, 18_000, 29_000],
+    least: 1,
+    most: 30_000,
+};
+const SAMEDAY: Express = Express {
+    name: "Same Day",
+    code: "sameday",
+    group: Group::Sameday,
+    etd: (8, 12, HOURS),
+    rates: &[18_000],
+    least: 1,
+    most: 20_000,
+};
+const CARGO: Express = Express {
+    name: "Cargo",
+    code: "cargo",
+    group: Group::Cargo,
+    etd: (4, 9, DAYS),
+    rates: &[3_000, 3_800, 5_500, 9_500],
+    least: 10,
+    most: 1_000_000,
+};
+
+/// All couriers, in a fixed order.
+static TABLE: [Courier; 5] = [
+    Courier {
+        code: "anteraja",
+        name: "ANTERAJA",
+        pickup: true,
+        dropoff: true,
+        cod: Some((300, 2_500)),
+        insurance: 30,
+        insurance_minimum: Some(2_500),
+        discount: 500,
+        divisor: 6_000,
+        express: &[REGULAR, NEXTDAY, SAMEDAY, CARGO],
+        instant: &[],
+    },
+    Courier {
+        code: "idx",
+        name: "ID EXPRESS",
+        pickup: true,
+        dropoff: true,
+        cod: Some((250, 2_000)),
+        insurance: 20,
+        insurance_minimum: None,
+        discount: 1_000,
+        divisor: 6_000,
+        express: &[
+            Express { rates: &[8_000, 10_500, 15_000, 27_000], ..REGULAR },
+            Express { name: "IDTruck", ..CARGO },
+        ],
+        instant: &[],
+    },
+    Courier {
+        code: "paxel",
+        name: "PAXEL",
+        pickup: true,
+        dropoff: false,
+        cod: None,
+        insurance: 25,
+        insurance_minimum: Some(1_000),
+        discount: 0,
+        divisor: 6_000,
+        express: &[
+            Express { rates: &[16_000, 22_000], ..SAMEDAY },
+            Express {
+                name: "PAXEL BIG",
+                code: "PAXEL BIG",
+                rates: &[4_500, 6_000, 8_000],
+                least: 5,
+                most: 100_000,
+                ..REGULAR
+            },
+        ],
+        instant: &[Instant {
+            name: "PAXEL: INSTANT BIKE",
+            code: "paxel_instant_bike",
+            etd: (1, 3, HOURS),
+            vehicles: 0..1,
+            percent: 95,
+        }],
+    },
+    Courier {
+        code: "lalamove",
+        name: "LALAMOVE",
+        pickup: true,
+        dropoff: false,
+        cod: None,
+        insurance: 25,
+        insurance_minimum: None,
+        discount: 0,
+        divisor: 6_000,
+        express: &[],
+        instant: &[Instant {
+            name: "LALAMOVE: INSTANT",
+            code: "lalamove_instant",
+            etd: (1, 4, HOURS),
+            vehicles: 0..12,
+            percent: 100,
+        }],
+    },
+    Courier {
+        code: "grab",
+        name: "GRAB EXPRESS",
+        pickup: true,
+        dropoff: false,
+        cod: Some((300, 3_000)),
+        insurance: 30,
+        insurance_minimum: Some(1_500),
+        discount: 0,
+        divisor: 6_000,
+        express: &[],
+        instant: &[
+            Instant { name: "GRAB: INSTANT", code: "grab_instant", etd: (1, 2, HOURS), vehicles: 0..3, percent: 105 },
+            Instant { name: "GRAB: SAMEDAY", code: "grab_sameday", etd: (4, 8, HOURS), vehicles: 0..1, percent: 80 },
+        ],
+    },
+];
+
+/// `item.category` of an instant order.
+pub const CATEGORIES: [&str; 12] = [
+    "Pakaian",
+    "Makanan & Minuman",
+    "Perlengkapan Bayi & Anak",
+    "Perlengkapan Mobil & Motor",
+    "Peralatan Olahraga & Hiburan",
+    "Peralatan Kesehatan & Kecantikan",
+    "Peralatan Rumah Tangga",
+    "Peralatan Elektronik & Gadget",
+    "Buku & Alat Tulis",
+    "Dokumen",
+    "Dokumen Berharga",
+    "Lainnya",
+];
+
+/// The couriers.
+pub fn all() -> &'static [Courier] {
+    &TABLE
+}
+
+/// The courier with this code.
+pub fn find(code: &str) -> Option<&'static Courier> {
+    TABLE.iter().find(|courier| courier.code == code)
+}
+
+/// Hundredths of a percent as the API writes percent: `3`, `0.3`.
+pub fn percent(hundredths: u64) -> Value {
+    if hundredths.is_multiple_of(100) { json!(hundredths / 100) } else { json!(hundredths as f64 / 100.0) }
+}
+
+/// All Courier.
+pub fn list() -> Bytes {
+    static LIST: OnceLock<Bytes> = OnceLock::new();
+    LIST.get_or_init(|| Value::Array(TABLE.iter().map(Courier::json).collect()).to_string().into()).clone()
+}
+
+/// Item Categories.
+pub fn categories() -> Bytes {
+    static LIST: OnceLock<Bytes> = OnceLock::new();
+    LIST.get_or_init(|| json!(CATEGORIES).to_string().into()).clone()
+}
+
+impl Courier {
+    fn json(&self) -> Value {
+        json!({
+            "courier_code": self.code, "courier_name": self.name,
+            "logo": format!("https://sandbox.invalid/logo/{}.png", self.code),
+            "pickup": self.pickup, "dropoff": self.dropoff,
+            "express_delivery": !self.express.is_empty(), "instant_delivery": !self.instant.is_empty(),
+            "cod": self.cod.is_some(),
+            "cod_fee": percent(self.cod.map_or(0, |cod| cod.0)), "cod_fee_min": self.cod.map_or(0, |cod| cod.1),
+            "insurance": percent(self.insurance), "insurance_minimum": self.insurance_minimum,
+        })
+    }
+
+    /// Courier Service: its services as JSON.
+    pub fn services(&self) -> String {
+        let line = |name, code, (start, end, unit): (u64, u64, &str)| json!({"nama_service": name, "code_service": code, "etd_start": start, "etd_end": end, "etd_unit": unit});
+        json!({
+            "instant_delivery": self.instant.iter().map(|s| line(s.name, s.code, s.etd)).collect::<Vec<_>>(),
+            "express_delivery": self.express.iter().map(|s| line(s.name, s.code, s.etd)).collect::<Vec<_>>(),
+        })
+        .to_string()
+    }
+
+    /// The express service with this code.
+    pub fn express(&self, code: &str) -> Option<&'static Express> {
+        self.express.iter().find(|service| service.code == code)
+    }
+
+    /// Fee for insuring a value, in IDR, rounded up.
+    pub fn insurance_fee(&self, value: u64) -> u64 {
+        part(value, self.insurance).max(self.insurance_minimum.unwrap_or(0))
+    }
+
+    /// Fee for collecting cash for a value, in IDR, rounded up; none without COD.
+    pub fn cod_fee(&self, value: u64) -> Option<u64> {
+        self.cod.map(|(hundredths, minimum)| part(value, hundredths).max(minimum))
+    }
+}
+
+/// So many hundredths of a percent of an amount, rounded up.
+pub fn part(amount: u64, hundredths: u64) -> u64 {
+    amount.saturating_mul(hundredths).div_ceil(10_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_published_fees_come_out() {
+        let courier = find("anteraja").unwrap();
+        assert_eq!(courier.insurance_fee(200_000), 2_500);
+        assert_eq!(courier.cod_fee(200_000), Some(6_000));
+        assert_eq!(percent(courier.insurance).to_string(), "0.3");
+        assert_eq!(percent(300).to_string(), "3");
+    }
+
+    #[test]
+    fn an_absent_insurance_minimum_is_null() {
+        let list: Value = serde_json::from_slice(&list()).unwrap();
+        assert!(list.as_array().unwrap().iter().any(|courier| courier["insurance_minimum"].is_null()));
+    }
+
+    #[test]
+    fn codes_are_unique_and_found_as_written() {
+        for courier in all() {
+            assert_eq!(find(courier.code).unwrap().name, courier.name);
+            for service in courier.express {
+                assert_eq!(courier.express(service.code).unwrap().name, service.name);
+            }
+        }
+        assert!(find("ANTERAJA").is_none());
+    }
+}

@@ -1,0 +1,86 @@
+use super::*;
+use crate::sandbox::route::Version;
+
+const EXPRESS: Operation = Operation { version: Version::V2, kind: Kind::OrderExpress };
+
+fn entry(target: &'static str, body: &'static str) -> Entry {
+    let uri = Uri::from_static(target);
+    Entry {
+        seq: 0,
+        at: 0,
+        connection: 1,
+        method: Method::POST,
+        row: Routes::get().find(&Method::POST, uri.path(), false),
+        uri,
+        headers: HeaderMap::new(),
+        body: Bytes::from_static(body.as_bytes()),
+        key: Some("one".into()),
+        status: None,
+        executed: false,
+        duplicate: false,
+        fault: None,
+    }
+}
+
+fn journal(entries: usize, bytes: usize) -> Journal {
+    Journal::new(Bounds { entries, bytes })
+}
+
+#[test]
+fn the_same_body_executed_twice_is_a_duplicate_and_marked() {
+    let mut journal = journal(10, 1_000);
+    for body in ["a", "b", "a"] {
+        let seq = journal.receive(entry("/order/express", body));
+        journal.execute(seq, EXPRESS, body.as_bytes());
+    }
+    let orders = journal.counters().orders;
+    assert_eq!((orders.express, orders.duplicates), (3, 1));
+    assert_eq!(journal.executed(EXPRESS, b"a"), 2);
+    assert_eq!(journal.entries().map(|e| e.duplicate).collect::<Vec<_>>(), [false, false, true]);
+}
+
+#[test]
+fn v1_and_v2_spellings_of_an_order_are_one_for_duplicates() {
+    let mut journal = journal(10, 1_000);
+    journal.execute(1, EXPRESS, b"a");
+    journal.execute(2, Operation { version: Version::V1, ..EXPRESS }, b"a");
+    assert_eq!(journal.counters().orders.duplicates, 1);
+}
+
+#[test]
+fn counters_stay_exact_when_the_journal_forgets() {
+    let mut journal = journal(2, 1_000);
+    for _ in 0..5 {
+        let seq = journal.receive(entry("/order/express", "x"));
+        journal.answer(seq, journal.entries().last().unwrap().row, Some(&"one".into()), 200);
+    }
+    // An answer to a request that is no longer kept still counts.
+    journal.answer(1, None, None, 500);
+    assert_eq!(journal.entries().map(|e| e.seq).collect::<Vec<_>>(), [4, 5]);
+    let counters = journal.counters();
+    assert_eq!(counters.requests, 5);
+    assert_eq!(counters.paths["/order/express"], 5);
+    assert_eq!(counters.operations[&("v2.order_express", "one".into())].statuses[&200], 5);
+    assert_eq!(journal.counters_json()["journal"]["dropped"], 3);
+}
+
+#[test]
+fn the_bytes_kept_are_bounded() {
+    let mut journal = journal(100, 40);
+    for _ in 0..50 {
+        journal.receive(entry("/order/express", "0123456789"));
+    }
+    assert_eq!(journal.entries().count(), 1);
+    assert!(journal.bytes <= 40);
+}
+
+#[test]
+fn json_keeps_bytes_that_are_no_text() {
+    let mut one = entry("/a%20b?x=%31", "");
+    one.body = Bytes::from_static(b"\xff\x00");
+    one.headers.insert("x-odd", http::HeaderValue::from_bytes(b"\xfe").unwrap());
+    let json = one.json();
+    assert_eq!(json["target"], "/a%20b?x=%31");
+    assert_eq!(json["body"]["base64"], "/wA=");
+    assert_eq!(json["headers"][0][1]["base64"], "/g==");
+}

@@ -1,0 +1,114 @@
+//! Search by name, parents' names and postal code.
+//!
+//! A village is found if every word of the search text stands somewhere in its full name
+//! (`VILLAGE, DISTRICT, CITY, PROVINCE, 12345`), whatever the case; words are parted by blanks and
+//! commas, and a number matches the beginning of the postal code. So the full name of an answer
+//! finds itself again. Order is that of ids.
+//!
+//! What always holds: the work is bounded (eight words are used, one pass over the names for each),
+//! and the last texts' results are kept, so that the same search again costs a look-up.
+
+use std::{collections::HashMap, sync::Arc};
+
+use memchr::memmem;
+
+use super::{Node, Regions, usizes};
+
+/// Words of a text that are used.
+const WORDS: usize = 8;
+
+/// Texts whose results are kept; all are dropped when there are more.
+const KEPT: usize = 512;
+
+/// A search with a memory.
+#[derive(Debug, Default)]
+pub struct Search {
+    known: HashMap<String, Arc<[u32]>>,
+}
+
+impl Search {
+    /// A page of what `text` finds, as a JSON array of `id` and `name`. Empty if nothing is found.
+    pub fn page(&mut self, text: &str, offset: usize, limit: usize) -> Vec<u8> {
+        let map = Regions::get();
+        let found = self.found(map, text.to_uppercase());
+        let mut out = b"[".to_vec();
+        for &position in found.iter().skip(offset).take(limit) {
+            let (id, name) = (map.villages[position as usize].id, map.full_name(position as usize));
+            out.extend_from_slice(format!(r#"{{"id":{id},"name":"{name}"}},"#).as_bytes());
+        }
+        super::closed(out)
+    }
+
+    fn found(&mut self, map: &Regions, text: String) -> Arc<[u32]> {
+        if let Some(found) = self.known.get(&text) {
+            return Arc::clone(found);
+        }
+        let found: Arc<[u32]> = search(map, &text).into();
+        if self.known.len() >= KEPT {
+            self.known.clear();
+        }
+        self.known.insert(text, Arc::clone(&found));
+        found
+    }
+}
+
+/// Positions of the villages that `text` (upper case) finds, ascending.
+fn search(map: &Regions, text: &str) -> Vec<u32> {
+    let mut left: Option<Vec<bool>> = None;
+    for word in text.split([' ', ',', '\t', '\r', '\n']).filter(|word| !word.is_empty()).take(WORDS) {
+        let hits = hits(map, word);
+        left = Some(match left {
+            None => hits,
+            Some(left) => left.iter().zip(hits).map(|(a, b)| *a && b).collect(),
+        });
+    }
+    let flags = left.unwrap_or_default();
+    flags.iter().enumerate().filter(|(_, hit)| **hit).map(|(position, _)| position as u32).collect()
+}
+
+/// Which villages have `word` in their full name.
+fn hits(map: &Regions, word: &str) -> Vec<bool> {
+    let mut hits = vec![false; map.villages.len()];
+    for at in memmem::find_iter(map.names.as_bytes(), word.as_bytes()) {
+        mark(map, at as u32, &mut hits);
+    }
+    if let Some((low, high)) = posts(word) {
+        for (hit, village) in hits.iter_mut().zip(&map.villages) {
+            *hit |= (low..high).contains(&village.post);
+        }
+    }
+    hits
+}
+
+/// Marks what lies under the name that holds byte `at`: names are stored in the order of the map.
+fn mark(map: &Regions, at: u32, hits: &mut [bool]) {
+    let last = |level: &[Node]| level.partition_point(|node| node.name.start <= at).checked_sub(1);
+    let village = map.villages.partition_point(|village| village.name.start <= at).checked_sub(1);
+    if let Some(village) = village.filter(|v| map.villages[*v].name.contains(&at)) {
+        hits[village] = true;
+    } else if let Some(node) = last(&map.districts).map(|d| &map.districts[d]).filter(|d| d.name.contains(&at)) {
+        hits[usizes(&node.children)].fill(true);
+    } else if let Some(node) = last(&map.cities).map(|c| &map.cities[c]).filter(|c| c.name.contains(&at)) {
+        fill(map, node, hits);
+    } else if let Some(node) = last(&map.provinces).map(|p| &map.provinces[p]).filter(|p| p.name.contains(&at)) {
+        for city in &map.cities[usizes(&node.children)] {
+            fill(map, city, hits);
+        }
+    }
+}
+
+fn fill(map: &Regions, city: &Node, hits: &mut [bool]) {
+    for district in &map.districts[usizes(&city.children)] {
+        hits[usizes(&district.children)].fill(true);
+    }
+}
+
+/// The postal codes that begin with `word`, if it is one to five digits.
+fn posts(word: &str) -> Option<(u32, u32)> {
+    if word.len() > 5 || !word.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let width = 10_u32.pow(5 - word.len() as u32);
+    let low = word.parse::<u32>().ok()? * width;
+    Some((low, low + width))
+}

@@ -1,0 +1,241 @@
+//! What a delivery costs, express and instant.
+//!
+//! Express: chargeable kilograms (scale or dimensional, whichever is more, rounded up, at least the
+//! service's least) times the service's rate for the distance (same city, province, island,
+//! country), plus a surcharge of the lane between 0 and 2,000 IDR that only the seed decides; less
+//! the courier's discount. Instant: a price for the start and for each km of the great circle.
+//!
+//! What always holds: the same question gets the same price; money is whole rupiah, fees are
+//! rounded up, discounts down. A parcel to Papua Pegunungan (province 95) from another province is
+//! served by nobody, so that the refusal of an unserved pair can be tried.
+
+use serde::Serialize;
+
+use super::{
+    chance::{Purpose, draw},
+    couriers::{self, Courier, Express, Group, VEHICLES},
+    envelope::Failure,
+    input::{Checked, Fields},
+    parcel::{self, Item, Parcel},
+    regions::{Place, Regions},
+    route::Version,
+};
+
+/// The province that only its own parcels reach.
+const UNSERVED: u64 = 95;
+
+/// What is asked of Check Tariff Express.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// From.
+    pub origin: Place,
+    /// To.
+    pub destination: Place,
+    /// Goods.
+    pub items: Vec<Item>,
+    /// Value in IDR, for fees.
+    pub value: u64,
+    /// Cash on delivery.
+    pub cod: bool,
+    /// Insured.
+    pub insurance: bool,
+}
+
+/// One line of an express answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Element {
+    courier_name: &'static str,
+    courier_code: &'static str,
+    dimension: String,
+    service: &'static str,
+    code_service: &'static str,
+    mapping_service: Group,
+    etd: String,
+    base_tariff: u64,
+    discount: u64,
+    total: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    insurance_fee: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cod_fee: Option<u64>,
+}
+
+/// An express answer.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Tariffs {
+    nextday: Vec<Element>,
+    regular: Vec<Element>,
+    sameday: Vec<Element>,
+    cargo: Vec<Element>,
+}
+
+/// A price: base, discount, total, in IDR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Price {
+    /// Before discount.
+    pub base: u64,
+    /// Taken off.
+    pub discount: u64,
+    /// What is paid.
+    pub total: u64,
+}
+
+impl Serialize for Group {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            Group::Nextday => "nextday",
+            Group::Regular => "regular",
+            Group::Sameday => "sameday",
+            Group::Cargo => "cargo",
+        })
+    }
+}
+
+impl Question {
+    /// Reads either version's body.
+    ///
+    /// # Errors
+    ///
+    /// A complaint, or not found if a region isn't on the map.
+    pub fn read(fields: &Fields<'_>, version: Version) -> Checked<Question> {
+        let (origin, destination) = (place(fields, "origin")?, place(fields, "destination")?);
+        let mut question = Question { origin, destination, items: Vec::new(), value: 0, cod: false, insurance: false };
+        if version == Version::V1 && fields.get("items").is_none() {
+            let length = |name| fields.number_or(name, 0).map(|cm| cm.max(1));
+            let size = [length("length")?, length("width")?, length("height")?];
+            let item = Item { size, weight: fields.positive("weight")?, quantity: 1 };
+            question.items.push(item.bounded()?);
+            return Ok(question);
+        }
+        question.cod = fields.flag_or_false("cod")?;
+        question.insurance = fields.flag_or_false("insurance")?;
+        for element in fields.objects("items")? {
+            element.text("name")?;
+            let item = Item::read(&element, element.positive("quantity")?)?;
+            let valued = question.cod || question.insurance;
+            let value = if valued { element.number("value")? } else { element.number_or("value", 0)? };
+            question.value = question.value.saturating_add(value.saturating_mul(item.quantity));
+            question.items.push(item);
+        }
+        question.value = fields.number_or("cod_amount", question.value)?;
+        Ok(question)
+    }
+
+    /// All that serve it.
+    ///
+    /// # Errors
+    ///
+    /// If nobody does.
+    pub fn answer(&self, seed: u64) -> Checked<Tariffs> {
+        let mut tariffs = Tariffs::default();
+        let mut served = false;
+        for courier in couriers::all().iter().filter(|courier| !self.cod || courier.cod.is_some()) {
+            let parcel = parcel::pack(&self.items, courier.divisor);
+            for service in courier.express {
+                let Some(price) =
+                    price(seed, (courier, service), (&self.origin, &self.destination), parcel.final_weight)
+                else {
+                    continue;
+                };
+                served = true;
+                let group = match service.group {
+                    Group::Nextday => &mut tariffs.nextday,
+                    Group::Regular => &mut tariffs.regular,
+                    Group::Sameday => &mut tariffs.sameday,
+                    Group::Cargo => &mut tariffs.cargo,
+                };
+                group.push(self.element(courier, service, &parcel, price));
+            }
+        }
+        if served { Ok(tariffs) } else { Err(Failure::Unserved) }
+    }
+
+    fn element(&self, courier: &'static Courier, service: &'static Express, parcel: &Parcel, price: Price) -> Element {
+        Element {
+            courier_name: courier.name,
+            courier_code: courier.code,
+            dimension: parcel.dimension(),
+            service: service.name,
+            code_service: service.code,
+            mapping_service: service.group,
+            etd: etd(service.etd),
+            base_tariff: price.base,
+            discount: price.discount,
+            total: price.total,
+            insurance_fee: self.insurance.then(|| courier.insurance_fee(self.value)),
+            cod_fee: if self.cod { courier.cod_fee(self.value) } else { None },
+        }
+    }
+}
+
+/// A region of a body, by its ten-digit number.
+///
+/// # Errors
+///
+/// If it is missing, no number, or not on the map.
+pub fn place(fields: &Fields<'_>, name: &str) -> Checked<Place> {
+    Regions::get().place(fields.positive(name)?).ok_or(Failure::NotFound)
+}
+
+/// What an express service charges between two places for a weight in grams; nothing if it doesn't
+/// go there or doesn't carry so much.
+pub fn price(
+    seed: u64,
+    (courier, service): (&Courier, &Express),
+    (origin, destination): (&Place, &Place),
+    grams: u64,
+) -> Option<Price> {
+    let reached =
+        origin.province == destination.province || (origin.province != UNSERVED && destination.province != UNSERVED);
+    if !reached || grams > service.most {
+        return None;
+    }
+    let rate = service.rates.get(distance(origin, destination))?;
+    let position = couriers::all().iter().position(|known| known.code == courier.code)? as u64;
+    let lane = [position, service.group as u64, origin.district, destination.district];
+    let surcharge = draw(seed, Purpose::Tariff, &lane) % 5 * 500;
+    let kilograms = grams.div_ceil(1_000).max(service.least);
+    Some(discounted(rate.saturating_mul(kilograms).saturating_add(surcharge), courier.discount))
+}
+
+/// 0: same city, 1: same province, 2: same island (first digit of the province), 3: further.
+fn distance(origin: &Place, destination: &Place) -> usize {
+    match () {
+        () if origin.city == destination.city => 0,
+        () if origin.province == destination.province => 1,
+        () if origin.province / 10 == destination.province / 10 => 2,
+        () => 3,
+    }
+}
+
+fn discounted(base: u64, hundredths: u64) -> Price {
+    let discount = base.saturating_mul(hundredths) / 10_000;
+    Price { base, discount, total: base - discount }
+}
+
+/// `2-4 Days`, `1 Days`.
+fn etd((start, end, unit): (u64, u64, &str)) -> String {
+    let unit = if unit == "days" { "Days" } else { "Hours" };
+    if start == end { format!("{start} {unit}") } else { format!("{start}-{end} {unit}") }
+}
+
+/// What an instant service charges for metres with a vehicle (its place in [`VEHICLES`]).
+pub fn instant_price(courier: &Courier, percent: u64, vehicle: usize, metres: u64) -> Price {
+    let (_, start, per_km) = VEHICLES[vehicle];
+    let road = start.saturating_add(per_km.saturating_mul(metres).div_ceil(1_000));
+    // Prices of instant services are multiples of 500.
+    let base = road.saturating_mul(percent).div_ceil(100).div_ceil(500).saturating_mul(500);
+    discounted(base, courier.discount)
+}
+
+/// Metres of the great circle between two points in degrees.
+pub fn metres(from: (f64, f64), to: (f64, f64)) -> u64 {
+    let [lat1, lng1, lat2, lng2] = [from.0, from.1, to.0, to.1].map(f64::to_radians);
+    let haversine = ((lat2 - lat1) / 2.0).sin().powi(2) + lat1.cos() * lat2.cos() * ((lng2 - lng1) / 2.0).sin().powi(2);
+    // To the next 100 m, so that the last bits of a machine's sine don't show in a price.
+    let hundreds = (2.0 * 6_371_000.0 * haversine.sqrt().min(1.0).asin() / 100.0).ceil();
+    hundreds as u64 * 100
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! Everything the sandbox knows, and what a request does to it.
+//!
+//! What always holds: a request is received (journalled, its key and fault decided) before it is
+//! executed; executing is one step that either happens whole or not at all; no body panics it. It
+//! knows no sockets and never waits.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri};
+
+use super::{
+    auth::{Keys, Style},
+    clock::{self, Clock},
+    couriers,
+    envelope::{Failure, Reply},
+    faults::{Fault, Faults},
+    input::{self, Checked, Fields},
+    journal::{Bounds, Entry, Journal},
+    orders::{Desk, Orders},
+    parcel,
+    quotes::{Quotes, Validity},
+    regions::{Regions, Search},
+    route::{Kind, Operation, Routes, Version},
+    tariffs::Question,
+    wallet::Wallet,
+    webhook::Webhook,
+};
+
+/// What is switchable, because Fastrac's own way is not public.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Path prefix of both versions, such as `/b2b`; empty: none.
+    pub prefix: String,
+    /// Which style of keys is good for which version.
+    pub auth: Style,
+    /// Whether V2 answers carry `timestamp`.
+    pub timestamp: bool,
+    /// Status of `Data not found`: 404 or 200.
+    pub not_found: u16,
+    /// Opening balance in IDR.
+    pub balance: u64,
+    /// Whether `POST /order/track` is served too.
+    pub track_by_post: bool,
+    /// How long a `tariff_id` is good, and for how many orders.
+    pub validity: Validity,
+    /// Message when the balance is too small.
+    pub shortage: String,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules {
+            prefix: String::new(),
+            auth: Style::Any,
+            timestamp: true,
+            not_found: 404,
+            balance: 10_000_000_000,
+            track_by_post: false,
+            validity: Validity { millis: 300_000, single_use: true },
+            shortage: "Insufficient balance".to_owned(),
+        }
+    }
+}
+
+/// A request, whole.
+#[derive(Debug)]
+pub struct Request {
+    /// The connection's number.
+    pub connection: u64,
+    /// Its method.
+    pub method: Method,
+    /// Its target.
+    pub uri: Uri,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// A request that stands in the journal.
+#[derive(Debug)]
+pub struct Received {
+    seq: u64,
+    row: Option<usize>,
+    key: Option<Arc<str>>,
+    uri: Uri,
+    body: Bytes,
+    /// The fault that meets it.
+    pub fault: Option<Fault>,
+}
+
+/// A right answer: status and body.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its body, JSON.
+    pub body: Bytes,
+}
+
+/// The state.
+#[derive(Debug)]
+pub struct World {
+    rules: Rules,
+    seed: u64,
+    first_keys: Keys,
+    bounds: Bounds,
+    /// Key pairs.
+    pub keys: Keys,
+    /// What came.
+    pub journal: Journal,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// The time.
+    pub clock: Clock,
+    search: Search,
+    quotes: Quotes,
+    orders: Orders,
+    wallet: Wallet,
+    webhook: Webhook,
+}
+
+impl World {
+    /// A new world.
+    pub fn new(rules: Rules, seed: u64, (keys, bounds): (Keys, Bounds), clock: Clock) -> Self {
+        let wallet = Wallet::new(rules.balance, clock.now());
+        World {
+            rules,
+            seed,
+            first_keys: keys.clone(),
+            bounds,
+            keys,
+            journal: Journal::new(bounds),
+            faults: Faults::default(),
+            clock,
+            search: Search::default(),
+            quotes: Quotes::default(),
+            orders: Orders::new(seed),
+            wallet,
+            webhook: Webhook::default(),
+        }
+    }
+
+    /// Everything as at the start, but for the clock.
+    pub fn reset(&mut self) {
+        let start = (self.first_keys.clone(), self.bounds);
+        *self = World::new(self.rules.clone(), self.seed, start, self.clock);
+    }
+
+    /// IDR in the account's wallet.
+    pub fn balance(&self) -> u64 {
+        self.wallet.balance()
+    }
+
+    /// Writes a request down and decides its key and fault.
+    pub fn receive(&mut self, request: Request) -> Received {
+        let path = request.uri.path();
+        let row = path
+            .strip_prefix(self.rules.prefix.as_str())
+            .and_then(|path| Routes::get().find(&request.method, path, self.rules.track_by_post));
+        let operation = row.map(|row| Routes::get().rows()[row].operation);
+        let key = self.keys.check(&request.headers, operation.map(|operation| operation.version), self.rules.auth);
+        let (number, fault) = self.faults.take(operation, path, key.as_deref()).unzip();
+        let entry = Entry {
+            seq: 0,
+            at: self.clock.now(),
+            connection: request.connection,
+            method: request.method,
+            uri: request.uri.clone(),
+            headers: request.headers,
+            body: request.body.clone(),
+            row,
+            key: key.clone(),
+            status: None,
+            executed: false,
+            duplicate: false,
+            fault: number,
+        };
+        let seq = self.journal.receive(entry);
+        Received { seq, row, key, uri: request.uri, body: request.body, fault }
+    }
+
+    /// Executes a request and gives the right answer.
+    pub fn execute(&mut self, received: &Received) -> Answer {
+        let operation = received.row.map(|row| Routes::get().rows()[row].operation);
+        let outcome = match (&received.key, operation) {
+            (None, _) => Err(Failure::Unauthorized),
+            (Some(_), None) => Err(Failure::NoRoute),
+            (Some(_), Some(operation)) => self.perform(operation, received),
+        };
+        if let (Ok(reply), Some(operation)) = (&outcome, operation)
+            && reply.executed
+        {
+            self.journal.execute(received.seq, operation, &received.body);
+        }
+        self.answer(received, outcome)
+    }
+
+    /// Refuses a request whose body is longer than is read.
+    pub fn too_long(&self, received: &Received) -> Answer {
+        self.answer(received, Err(Failure::TooLong))
+    }
+
+    /// Notes how a request was answered.
+    pub fn answered(&mut self, received: &Received, status: u16) {
+        self.journal.answer(received.seq, received.row, received.key.as_ref(), status);
+    }
+
+    fn answer(&self, received: &Received, outcome: Checked<Reply>) -> Answer {
+        let first = match received.row {
+            Some(row) => Routes::get().rows()[row].operation.version == Version::V1,
+            None => received.uri.path().starts_with("/api"),
+        };
+        let timestamp = (self.rules.timestamp && !first).then(|| clock::envelope(self.clock.now()));
+        match outcome {
+            Ok(reply) => Answer { status: 200, body: reply.body(timestamp.as_deref()) },
+            Err(failure) => {
+                Answer { status: failure.status(self.rules.not_found), body: failure.body(timestamp.as_deref()) }
+            }
+        }
+    }
+
+    fn perform(&mut self, operation: Operation, received: &Received) -> Checked<Reply> {
+        let query = received.uri.query();
+        match operation.kind {
+            Kind::Province => Ok(Reply::json("", Regions::get().provinces())),
+            Kind::City => list(input::query_id(query, "province_id")?, |map, id| map.cities(id)),
+            Kind::District => list(input::query_id(query, "city_id")?, |map, id| map.districts(id)),
+            Kind::SubDistrict => list(input::query_id(query, "district_id")?, |map, id| map.villages(id)),
+            Kind::PostCode => post_code(query),
+            Kind::Couriers => Ok(Reply::json("", couriers::list())),
+            Kind::ItemCategories => Ok(Reply::json("", couriers::categories())),
+            Kind::CourierServices => {
+                let code = input::query(query, "courier_code").filter(|code| !code.is_empty());
+                let code = code.ok_or_else(|| Failure::Invalid("courier_code is required".to_owned()))?;
+                couriers::find(&code).map(|c| Reply::json("", c.services())).ok_or(Failure::NotFound)
+            }
+            Kind::MultiItems => parcel::multi_items(&received.body),
+            Kind::WebhookGet => Ok(self.webhook.get()),
+            Kind::BalanceHistory if received.body.is_empty() => self.ask(operation, b"{}"),
+            _ => self.ask(operation, &received.body),
+        }
+    }
+
+    /// The operations that take a JSON object.
+    fn ask(&mut self, operation: Operation, body: &[u8]) -> Checked<Reply> {
+        let value = input::json(body)?;
+        let fields = Fields::of(&value)?;
+        let now = self.clock.now();
+        let (orders, mut desk) = (
+            &mut self.orders,
+            Desk {
+                wallet: &mut self.wallet,
+                quotes: &mut self.quotes,
+                validity: self.rules.validity,
+                shortage: &self.rules.shortage,
+                now,
+            },
+        );
+        match operation.kind {
+            Kind::SearchRegion => search(&mut self.search, &fields),
+            Kind::TariffExpress => {
+                let tariffs = Question::read(&fields, operation.version)?.answer(self.seed)?;
+                Ok(Reply::of("success", &tariffs))
+            }
+            Kind::TariffInstant => {
+                let offers = desk.quotes.make(&fields, self.seed, now, desk.validity)?;
+                Ok(Reply::json("success", offers))
+            }
+            Kind::OrderExpress => orders.express(&fields, &mut desk),
+            Kind::OrderInstant => orders.instant(&fields, &mut desk),
+            Kind::OrderCancel => orders.cancel(&fields, &mut desk),
+            Kind::Track => orders.track(&fields),
+            Kind::WebhookSet => self.webhook.set(&fields),
+            Kind::BalanceHistory => self.wallet.history(&fields, now),
+            // `perform` answers the rest without a body.
+            _ => Err(Failure::NoRoute),
+        }
+    }
+}
+
+fn list(id: u64, of: impl Fn(&Regions, u64) -> Option<Vec<u8>>) -> Checked<Reply> {
+    of(Regions::get(), id).map(|data| Reply::json("", data)).ok_or(Failure::NotFound)
+}
+
+/// The documentation names the parameter in two ways; both are taken.
+fn post_code(query: Option<&str>) -> Checked<Reply> {
+    let name = if input::query(query, "post_code").is_some() { "post_code" } else { "postal_code" };
+    let post = input::query_id(query, name)?;
+    list(post, |map, post| map.by_post(u32::try_from(post).ok()?))
+}
+
+/// `keyword` (V2) or `search` (V1); either version takes either.
+fn search(search: &mut Search, fields: &Fields<'_>) -> Checked<Reply> {
+    let name = if fields.get("search").is_some() && fields.get("keyword").is_none() { "search" } else { "keyword" };
+    let text = fields.text(name)?;
+    let limit = fields.number_or("limit", 10)?.min(1_000) as usize;
+    let offset = usize::try_from(fields.number_or("offset", 0)?).unwrap_or(usize::MAX);
+    Ok(Reply::json("", search.page(text, offset, limit)))
+}

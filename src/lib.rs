@@ -38,3 +38,7 @@ pub mod outcome;
 pub mod record;
 pub mod store;
 pub mod sandbox;
+pub mod keys;
+pub mod outcome;
+pub mod rotation;
+pub mod upstream;

@@ -1,0 +1,431 @@
+//! Which key pair signs a request.
+//!
+//! [`Keys`] is one account's, live: [`Keys::lease`] gives the pair in use from a snapshot, without
+//! I/O, and [`Keys::refused`] says what to do after Fastrac's 401. What always holds: a pair is whole
+//! (both halves of one reading); nothing of it is ever shown but its [`Version`]; a failed reading
+//! never replaces a good pair; a pair older than `max_age` doesn't serve. It must not know how a
+//! request or a canary is sent: [`crate::rotation`] moves it, with a canary that `app` supplies. It
+//! fails with [`NoKey`].
+
+mod directory;
+mod env;
+mod file;
+mod leak;
+mod life;
+mod secret;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use jiff::Timestamp;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+pub(crate) use self::life::{Life, Next};
+pub use self::{
+    leak::{Leak, Scan},
+    secret::{BadPair, NotAVersion, Pair, Secret, Version},
+    source::{Fault, Source},
+};
+use crate::config;
+
+/// Requests to the rotation task that may wait for it at once.
+const INBOX: usize = 1024;
+
+/// One account's key pairs, live.
+pub struct Keys {
+    live: ArcSwap<Snapshot>,
+    inbox: mpsc::Sender<Asked>,
+}
+
+/// What the rotation task works on; [`crate::rotation::keep`] takes it.
+pub struct Keeper {
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) life: Life,
+    pub(crate) source: Arc<Source>,
+    pub(crate) inbox: mpsc::Receiver<Asked>,
+    pub(crate) observer: Observer,
+}
+
+/// Told of every [`Event`] of an account, after it took effect: metrics, and the store for
+/// [`Happening::Revoked`]. Must not block.
+pub type Observer = Box<dyn Fn(&Event) + Send + Sync>;
+
+/// A request to the rotation task.
+pub(crate) enum Asked {
+    Refused { version: Version, may_resend: bool, reply: oneshot::Sender<Remedy> },
+    Rotate { force: bool, reply: oneshot::Sender<Rotated> },
+    Verify { reply: oneshot::Sender<Option<(Version, Verdict)>> },
+    Revoke { version: Version, reply: oneshot::Sender<()> },
+}
+
+/// A pair as it was loaded for an account.
+pub(crate) struct Held {
+    pub(crate) account: Arc<str>,
+    pub(crate) pair: Pair,
+    pub(crate) loaded_at: Timestamp,
+}
+
+impl Held {
+    pub(crate) fn version(&self) -> Version {
+        self.pair.version()
+    }
+}
+
+/// A pair that a request may be signed with. Cheap to clone; retired pairs are zeroed when their last
+/// lease is dropped.
+#[derive(Clone)]
+pub struct Lease {
+    held: Arc<Held>,
+}
+
+/// No pair may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoKey {
+    /// None was read yet, or none that Fastrac accepts.
+    #[error("no key pair has been read and accepted yet")]
+    None,
+    /// Fastrac refused every one that is known.
+    #[error("Fastrac refuses every known key pair")]
+    Refused,
+    /// The source has been lost for longer than `rotation.max_age`.
+    #[error("the key pair is older than it may be")]
+    TooOld,
+}
+
+/// What Fastrac says of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// `success:true`.
+    Verified,
+    /// 401 or a key message.
+    Refused,
+    /// Anything else.
+    Undecided,
+}
+
+/// What to do with a request that was answered 401.
+#[derive(Clone, Debug)]
+pub enum Remedy {
+    /// Send it once more, with this one.
+    Resend(Lease),
+    /// The pair is good: the 401 was the request's own, and passes.
+    Own,
+    /// The account's key is refused.
+    Rejected,
+}
+
+/// What came of [`Keys::rotate`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rotated {
+    /// The source holds the pair in use.
+    Unchanged,
+    /// This one is in use now.
+    Promoted(Version),
+    /// Fastrac refuses it; the old one stays.
+    Refused(Version),
+    /// Fastrac said neither; the old one stays, and it is asked again.
+    Undecided(Version),
+    /// It was revoked.
+    Revoked(Version),
+    /// The source has no pair: why, without any value.
+    Fault(String),
+}
+
+/// Something happened to an account's pairs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub what: Happening,
+    /// To which version; `None` for the source's own events.
+    pub version: Option<Version>,
+}
+
+/// The closed list of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the words of `key_events_total`")]
+pub enum Happening {
+    Seen,
+    Verified,
+    Promoted,
+    Refused,
+    RolledBack,
+    Retired,
+    Revoked,
+    SourceLost,
+    SourceBack,
+}
+
+impl Happening {
+    /// Every event.
+    pub const ALL: [Happening; 9] = [
+        Happening::Seen,
+        Happening::Verified,
+        Happening::Promoted,
+        Happening::Refused,
+        Happening::RolledBack,
+        Happening::Retired,
+        Happening::Revoked,
+        Happening::SourceLost,
+        Happening::SourceBack,
+    ];
+
+    /// The label in metrics and log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Happening::Seen => "seen",
+            Happening::Verified => "verified",
+            Happening::Promoted => "promoted",
+            Happening::Refused => "refused",
+            Happening::RolledBack => "rolled_back",
+            Happening::Retired => "retired",
+            Happening::Revoked => "revoked",
+            Happening::SourceLost => "source_lost",
+            Happening::SourceBack => "source_back",
+        }
+    }
+}
+
+/// A pair's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the words of contract section 6")]
+pub enum Role {
+    Current,
+    Previous,
+    Candidate,
+}
+
+/// What Fastrac thought of a pair when it was last asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "said above")]
+pub enum Standing {
+    Unverified,
+    Verified,
+    Refused,
+}
+
+impl Role {
+    /// The word in status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Current => "current",
+            Role::Previous => "previous",
+            Role::Candidate => "candidate",
+        }
+    }
+}
+
+impl Standing {
+    /// The word in status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Standing::Unverified => "unverified",
+            Standing::Verified => "verified",
+            Standing::Refused => "refused",
+        }
+    }
+}
+
+/// All that may be shown of a pair.
+#[derive(Clone, Debug)]
+pub struct PairStatus {
+    /// Its digest.
+    pub version: Version,
+    /// Its place.
+    pub role: Role,
+    /// What Fastrac thinks of it.
+    pub standing: Standing,
+    /// When it was read first.
+    pub loaded_at: Timestamp,
+}
+
+/// How the source does.
+#[derive(Clone, Debug)]
+pub struct SourceStatus {
+    /// `file`, `directory` or `env`.
+    pub kind: &'static str,
+    /// Whether the last reading was good.
+    pub up: bool,
+    /// When it was last read well.
+    pub last_success: Option<Timestamp>,
+    /// What is wrong, without any value.
+    pub fault: Option<String>,
+}
+
+/// What requests and the status page see of an account's keys.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) current: Option<Arc<Held>>,
+    /// Whether there is a pair, but one that Fastrac refuses.
+    pub(crate) refused: bool,
+    pub(crate) stale_at: Option<Instant>,
+    pub(crate) pairs: Vec<PairStatus>,
+    pub(crate) revoked: Vec<Version>,
+    pub(crate) source: SourceStatus,
+}
+
+/// An account's keys as `/status` shows them.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Why no request can be signed; `None` when one can.
+    pub no_key: Option<NoKey>,
+    /// The pairs held.
+    pub pairs: Vec<PairStatus>,
+    /// Versions that are barred.
+    pub revoked: Vec<Version>,
+    /// How the source does.
+    pub source: SourceStatus,
+}
+
+impl Keys {
+    /// Opens an account's key source and reads nothing yet. `revoked` are the versions that were
+    /// barred before a restart.
+    ///
+    /// # Errors
+    /// [`Fault`] when the source can't be had at all: one of a later version, or an environment
+    /// without the variables. A file that is missing or bad is no error here: it may come.
+    pub fn open(
+        account: &config::Account,
+        revoked: impl IntoIterator<Item = Version>,
+        observer: Observer,
+    ) -> Result<(Arc<Self>, Keeper), Fault> {
+        let source = Arc::new(Source::open(&account.keys, &account.name)?);
+        let mut life = Life::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
+        life.bar(revoked);
+        let (asked, inbox) = mpsc::channel(INBOX);
+        let keys = Arc::new(Self { live: ArcSwap::from_pointee(life.snapshot()), inbox: asked });
+        Ok((keys.clone(), Keeper { keys, life, source, inbox, observer }))
+    }
+
+    /// The pair to sign with. No I/O, no lock.
+    ///
+    /// # Errors
+    /// [`NoKey`] says why there is none.
+    pub fn lease(&self) -> Result<Lease, NoKey> {
+        let live = self.live.load();
+        live.usable().map(|held| Lease { held: held.clone() })
+    }
+
+    /// Fastrac answered 401 (or a key message) on a listed operation to a request signed with
+    /// `version`. Reads the source once for all requests that were signed with it. `may_resend` is
+    /// false on a second attempt, and for an order that must not be sent again: then the answer is
+    /// never [`Remedy::Resend`]. Cancel safe.
+    pub async fn refused(&self, version: Version, may_resend: bool) -> Remedy {
+        if may_resend
+            && let Ok(lease) = self.lease()
+            && lease.version() != version
+        {
+            // A late answer to an older pair: there is nothing to find out.
+            return Remedy::Resend(lease);
+        }
+        self.ask(|reply| Asked::Refused { version, may_resend, reply }).await.unwrap_or(Remedy::Rejected)
+    }
+
+    /// Reads the source now. With `force` a new pair is used without asking Fastrac, else its
+    /// verdict is waited for. `None` when the rotation task has ended.
+    pub async fn rotate(&self, force: bool) -> Option<Rotated> {
+        self.ask(|reply| Asked::Rotate { force, reply }).await
+    }
+
+    /// Asks Fastrac about the candidate, or the pair in use if there is none. `None` without either.
+    pub async fn verify(&self) -> Option<(Version, Verdict)> {
+        self.ask(|reply| Asked::Verify { reply }).await.flatten()
+    }
+
+    /// Bars a version; takes effect before this returns. Keeping it over a restart is for whoever
+    /// sees [`Happening::Revoked`].
+    pub async fn revoke(&self, version: Version) {
+        self.ask(|reply| Asked::Revoke { version, reply }).await;
+    }
+
+    /// What may be shown.
+    pub fn status(&self) -> Status {
+        let live = self.live.load();
+        Status {
+            no_key: live.usable().err(),
+            pairs: live.pairs.clone(),
+            revoked: live.revoked.clone(),
+            source: live.source.clone(),
+        }
+    }
+
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        self.live.store(Arc::new(snapshot));
+    }
+
+    async fn ask<T>(&self, asked: impl FnOnce(oneshot::Sender<T>) -> Asked) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.send(asked(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+impl Snapshot {
+    fn usable(&self) -> Result<&Arc<Held>, NoKey> {
+        let held = self.current.as_ref().ok_or(if self.refused { NoKey::Refused } else { NoKey::None })?;
+        match self.stale_at {
+            Some(at) if Instant::now() >= at => Err(NoKey::TooOld),
+            _ => Ok(held),
+        }
+    }
+}
+
+impl Lease {
+    pub(crate) fn new(held: Arc<Held>) -> Self {
+        Self { held }
+    }
+
+    /// Which pair it is.
+    pub fn version(&self) -> Version {
+        self.held.version()
+    }
+
+    /// The account that it belongs to.
+    pub fn account(&self) -> &str {
+        &self.held.account
+    }
+
+    /// Value of `access-key`, sensitive. A clone copies nothing.
+    pub fn access_key(&self) -> &HeaderValue {
+        &self.held.pair.headers().access_key
+    }
+
+    /// Value of `secret-key`, sensitive. A clone copies nothing.
+    pub fn secret_key(&self) -> &HeaderValue {
+        &self.held.pair.headers().secret_key
+    }
+
+    /// Value of `authorization`, sensitive. A clone copies nothing.
+    pub fn basic(&self) -> &HeaderValue {
+        &self.held.pair.headers().basic
+    }
+
+    /// Whether `body` holds the secret key: plain, in its Basic form, or either under JSON's escapes.
+    /// Secrets under 8 bytes are not looked for.
+    pub fn leaks_in(&self, body: &[u8]) -> bool {
+        self.held.pair.forms().stand_in(body)
+    }
+
+    /// The same for an answer that is streamed.
+    pub fn scan(&self) -> Scan {
+        Scan::new(self.held.clone())
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("account", &self.held.account).field("version", &self.version()).finish()
+    }
+}

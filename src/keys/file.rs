@@ -1,0 +1,135 @@
+//! The `file` source: a TOML file with one table an account.
+//!
+//! What always holds: the file is read whole from one open file, whose mode is checked on that same
+//! file, and a file that changed meanwhile is read again. No text of the file gets into a fault: the
+//! parser's messages quote the line that they complain of, so only its number is used.
+
+use std::{
+    collections::HashMap,
+    io::Read,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::{
+    secret::Secret,
+    source::{Fault, Halves},
+};
+
+/// Larger files are no key files, bytes.
+const LARGEST: u64 = 1 << 20;
+/// How often a file that changes under the reader is tried.
+const TRIES: usize = 3;
+
+/// A key file, and whose table is read.
+#[derive(Debug)]
+pub(super) struct File {
+    path: PathBuf,
+    account: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    access_key: Option<String>,
+    secret_key: Option<String>,
+}
+
+impl File {
+    pub(super) fn new(path: &Path, account: &str) -> Self {
+        Self { path: path.to_owned(), account: account.to_owned() }
+    }
+
+    /// Says so when a group can read the file.
+    pub(super) fn warning(&self) -> Option<String> {
+        let mode = std::fs::metadata(&self.path).ok()?.mode();
+        (mode & 0o040 != 0).then(|| format!("{}: mode {:04o}: a group can read it", self.path.display(), mode & 0o7777))
+    }
+
+    pub(super) fn read(&self) -> Result<Halves, Fault> {
+        let text = read_stable(&self.path, check_mode)?;
+        let mut tables: HashMap<String, Table> = toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            Fault::malformed(
+                format!("{}:{line}", self.path.display()),
+                "is not TOML with a table of access_key and secret_key for each account",
+            )
+        })?;
+        let place = format!("{}: [{}]", self.path.display(), self.account);
+        let table = tables.remove(&self.account);
+        // The other accounts' values shall not stay behind in freed memory either.
+        for other in tables.into_values() {
+            other.access_key.map(Secret::new);
+            other.secret_key.map(Secret::new);
+        }
+        let Table { access_key, secret_key } = table.ok_or_else(|| Fault::malformed(&place, "is missing"))?;
+        match (access_key.map(Secret::new), secret_key.map(Secret::new)) {
+            (Some(access), Some(secret)) => Ok(Halves { access, secret, place }),
+            (None, _) => Err(Fault::malformed(place, "access_key is missing")),
+            (_, None) => Err(Fault::malformed(place, "secret_key is missing")),
+        }
+    }
+}
+
+/// Others must not read or write a key file, and a group must not write it.
+fn check_mode(path: &Path, mode: u32) -> Result<(), Fault> {
+    if mode & 0o026 != 0 {
+        return Err(Fault::Mode { path: path.to_owned(), mode: mode & 0o7777 });
+    }
+    Ok(())
+}
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    file: (u64, u64, u64),
+    modified: (i64, i64),
+    pub(super) changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(super) fn of(meta: &std::fs::Metadata) -> Self {
+        Self {
+            file: (meta.dev(), meta.ino(), meta.size()),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+}
+
+/// Reads the text of one open file.
+pub(super) fn read_open(path: &Path, file: &mut std::fs::File) -> Result<Zeroizing<String>, Fault> {
+    let unreadable = |error| Fault::unreadable(path, error);
+    let meta = file.metadata().map_err(unreadable)?;
+    if !meta.is_file() {
+        return Err(Fault::malformed(path.display(), "is not a file"));
+    }
+    if meta.len() > LARGEST {
+        return Err(Fault::malformed(path.display(), "is larger than a key file can be"));
+    }
+    // Room for one byte more, so that the buffer never grows and leaves a copy behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST.min(meta.len() + 1) as usize + 32));
+    file.take(meta.len() + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(_) => Err(Fault::malformed(path.display(), "is not text")),
+    }
+}
+
+/// Reads a file that doesn't change meanwhile.
+fn read_stable(path: &Path, check: impl Fn(&Path, u32) -> Result<(), Fault>) -> Result<Zeroizing<String>, Fault> {
+    let unreadable = |error| Fault::unreadable(path, error);
+    for _ in 0..TRIES {
+        let mut file = std::fs::File::open(path).map_err(unreadable)?;
+        let before = file.metadata().map_err(unreadable)?;
+        check(path, before.mode())?;
+        let text = read_open(path, &mut file)?;
+        if Stamp::of(&before) == Stamp::of(&file.metadata().map_err(unreadable)?) {
+            return Ok(text);
+        }
+    }
+    Err(Fault::Changing { path: path.to_owned() })
+}

@@ -1,0 +1,135 @@
+//! Finding a live secret in an answer.
+//!
+//! A secret is looked for as it is and in its Basic form, in the bytes as they came and with JSON's
+//! escapes undone (three deep: JSON in a string of JSON is common), so every way to escape it is
+//! found. A body without a backslash costs two searches. What always holds: an answer that was
+//! streamed through [`Scan`] never held the secret, not even cut over two chunks. Never fails.
+
+use bytes::{Bytes, BytesMut};
+use memchr::{memchr, memmem::Finder};
+use zeroize::Zeroizing;
+
+/// Shorter secrets are not looked for: they would be found in innocent answers.
+const SHORTEST: usize = 8;
+/// How many layers of JSON escapes are undone.
+const LAYERS: usize = 3;
+/// Most bytes that one character takes under one layer (`\u0041`).
+const WIDEST: usize = 6;
+
+/// The forms of a secret that are looked for.
+pub(super) struct Forms {
+    plain: Needle,
+    basic: Needle,
+}
+
+/// A text to look for, prepared once. The finder is made anew for each search: it borrows the needle,
+/// and an owned one would keep a copy that nobody zeroes.
+struct Needle(Zeroizing<Vec<u8>>);
+
+impl Forms {
+    /// Prepares the search for `secret` and its Basic form, base64 of `access:secret`.
+    pub(super) fn new(secret: &[u8], basic: &[u8]) -> Self {
+        Self { plain: Needle(Zeroizing::new(secret.to_vec())), basic: Needle(Zeroizing::new(basic.to_vec())) }
+    }
+
+    /// Whether one of the forms stands in `body`.
+    pub(super) fn stand_in(&self, body: &[u8]) -> bool {
+        if self.plain.0.len() < SHORTEST {
+            return false;
+        }
+        let finders = [Finder::new(self.plain.0.as_slice()), Finder::new(self.basic.0.as_slice())];
+        let found = |text: &[u8]| finders.iter().any(|finder| finder.find(text).is_some());
+        if found(body) {
+            return true;
+        }
+        let mut layer = None;
+        for _ in 0..LAYERS {
+            let text = layer.as_deref().map_or(body, Vec::as_slice);
+            let Some(first) = memchr(b'\\', text) else { return false };
+            let undone = Zeroizing::new(undo_escapes(text, first));
+            if found(&undone) {
+                return true;
+            }
+            layer = Some(undone);
+        }
+        false
+    }
+
+    /// The most bytes that a form can take in a body.
+    fn longest(&self) -> usize {
+        self.plain.0.len().max(self.basic.0.len()) * WIDEST
+    }
+}
+
+/// Undoes one layer of JSON escapes. `first` is where the first backslash stands. What is no escape
+/// stays; characters outside ASCII become `?`, since no key holds one.
+fn undo_escapes(text: &[u8], first: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    out.extend_from_slice(&text[..first]);
+    let mut rest = &text[first..];
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'\\' {
+            out.push(byte);
+            continue;
+        }
+        let Some((&escaped, after)) = rest.split_first() else {
+            out.push(byte);
+            break;
+        };
+        rest = after;
+        match escaped {
+            b'u' => {
+                let code = rest.get(..4).and_then(|hex| std::str::from_utf8(hex).ok());
+                match code.and_then(|hex| u16::from_str_radix(hex, 16).ok()) {
+                    Some(code) => {
+                        out.push(u8::try_from(code).ok().filter(u8::is_ascii).unwrap_or(b'?'));
+                        rest = &rest[4..];
+                    }
+                    None => out.extend_from_slice(b"\\u"),
+                }
+            }
+            b'n' | b't' | b'r' | b'b' | b'f' => out.push(b' '),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// A scan of a streamed answer. It holds back as many bytes as a form could take, so that no part of
+/// the secret has gone out when the rest of it comes.
+pub struct Scan {
+    pair: std::sync::Arc<super::Held>,
+    held: BytesMut,
+}
+
+/// The secret stands in the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the answer holds the live secret key")]
+pub struct Leak;
+
+impl Scan {
+    pub(super) fn new(pair: std::sync::Arc<super::Held>) -> Self {
+        Self { pair, held: BytesMut::new() }
+    }
+
+    /// Takes the next chunk and gives what may go out, perhaps nothing.
+    ///
+    /// # Errors
+    /// [`Leak`] when the secret shows; nothing more may go out then.
+    pub fn feed(&mut self, chunk: &[u8]) -> Result<Bytes, Leak> {
+        self.held.extend_from_slice(chunk);
+        if self.pair.pair.forms().stand_in(&self.held) {
+            self.held.clear();
+            return Err(Leak);
+        }
+        let keep = self.pair.pair.forms().longest().min(self.held.len());
+        let out = self.held.split_to(self.held.len() - keep).freeze();
+        Ok(out)
+    }
+
+    /// What was held back, at the end of the answer.
+    pub fn finish(&mut self) -> Bytes {
+        self.held.split().freeze()
+    }
+}

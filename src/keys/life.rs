@@ -1,0 +1,426 @@
+//! The life of an account's pairs: candidate → current → previous → retired.
+//!
+//! A machine without I/O: [`crate::rotation`] tells it what the source and Fastrac said, and does what
+//! it asks for. What always holds: a failed reading changes no pair; a candidate that Fastrac refused
+//! never takes over; a revoked version never serves; a pair that is verified and not refused is given
+//! up only for another. Time comes in as an argument. Never fails.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    Event, Happening, Held, PairStatus, Role, Snapshot, SourceStatus, Standing, Verdict,
+    secret::{Pair, Version},
+    source::Fault,
+};
+use crate::config::Rotation;
+
+/// Refusals by the canary in a row after which an account stops sending: a revoked key is not hammered.
+const LOCK_OUT: u32 = 3;
+/// The first wait before a canary is asked again, and the longest.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+/// A verdict that a refusal asked for serves the refusals after it for this long: a service that earns
+/// its own 401s shall not eat the budget with canaries.
+const VERDICT_SERVES: Duration = Duration::from_millis(500);
+
+/// An account's pairs and what is known of them.
+pub(crate) struct Life {
+    account: Arc<str>,
+    kind: &'static str,
+    rotation: Rotation,
+    /// Whether a pair grows old when its source is lost.
+    ages: bool,
+    current: Option<Slot>,
+    previous: Option<(Slot, Instant)>,
+    candidate: Option<Slot>,
+    /// What the source gave last, whatever became of it.
+    seen: Option<Arc<Held>>,
+    revoked: BTreeSet<Version>,
+    source: SourceStatus,
+    read_at: Option<Instant>,
+    events: Vec<Event>,
+}
+
+/// A pair and what Fastrac thinks of it.
+#[derive(Clone)]
+struct Slot {
+    held: Arc<Held>,
+    standing: Standing,
+    /// Refusals by the canary in a row.
+    refusals: u32,
+    /// The last verdict that a refused request asked for.
+    judged: Option<(Verdict, Instant)>,
+    /// When the canary is due; `None`: not.
+    due: Option<Instant>,
+    retry: Duration,
+    /// A canary is on its way.
+    asking: bool,
+    /// A refused request wants to know.
+    questioned: bool,
+}
+
+/// What a refused request may do.
+pub(crate) enum Next {
+    /// Try this one.
+    Resend(Arc<Held>),
+    /// Wait for the canary's verdict on its own version.
+    AskCanary,
+    /// The verdict is known.
+    Judged(Verdict),
+    /// Its version is gone.
+    Gone,
+}
+
+impl Slot {
+    fn new(held: Arc<Held>, now: Instant) -> Self {
+        Self {
+            held,
+            standing: Standing::Unverified,
+            refusals: 0,
+            judged: None,
+            due: Some(now),
+            retry: FIRST_RETRY,
+            asking: false,
+            questioned: false,
+        }
+    }
+
+    fn version(&self) -> Version {
+        self.held.version()
+    }
+
+    /// Notes a verdict; says whether the standing changed.
+    fn judge(&mut self, verdict: Verdict, now: Instant) -> bool {
+        self.asking = false;
+        if std::mem::take(&mut self.questioned) {
+            self.judged = Some((verdict, now));
+        }
+        let before = self.standing;
+        match verdict {
+            Verdict::Verified => {
+                (self.standing, self.refusals, self.retry, self.due) = (Standing::Verified, 0, FIRST_RETRY, None);
+            }
+            Verdict::Refused => {
+                self.standing = Standing::Refused;
+                self.refusals += 1;
+                self.again(now);
+            }
+            Verdict::Undecided if self.standing == Standing::Verified => self.due = None,
+            Verdict::Undecided => self.again(now),
+        }
+        self.standing != before
+    }
+
+    fn question(&mut self, now: Instant) {
+        (self.due, self.questioned) = (Some(now), true);
+    }
+
+    /// What a refusal found out a moment ago.
+    fn lately(&self, now: Instant) -> Option<Verdict> {
+        self.judged.filter(|(_, at)| now < *at + VERDICT_SERVES).map(|(verdict, _)| verdict)
+    }
+
+    fn again(&mut self, now: Instant) {
+        self.due = Some(now + self.retry);
+        self.retry = (self.retry * 2).min(LAST_RETRY);
+    }
+
+    fn status(&self, role: Role) -> PairStatus {
+        PairStatus { version: self.version(), role, standing: self.standing, loaded_at: self.held.loaded_at }
+    }
+}
+
+impl Life {
+    pub(crate) fn new(account: &str, kind: &'static str, ages: bool, rotation: Rotation) -> Self {
+        Self {
+            account: account.into(),
+            kind,
+            rotation,
+            ages,
+            current: None,
+            previous: None,
+            candidate: None,
+            seen: None,
+            revoked: BTreeSet::new(),
+            source: SourceStatus { kind, up: false, last_success: None, fault: None },
+            read_at: None,
+            events: Vec::new(),
+        }
+    }
+
+    /// What the source gave last.
+    pub(crate) fn seen(&self) -> Option<Arc<Held>> {
+        self.seen.clone()
+    }
+
+    /// The source was read: a new pair, or the one that it gave last.
+    pub(crate) fn read(&mut self, new: Option<Pair>, now: Instant) {
+        if !self.source.up {
+            // The first reading is no return.
+            if self.source.fault.is_some() {
+                self.tell(Happening::SourceBack, None);
+            }
+            self.source.up = true;
+        }
+        self.source.fault = None;
+        self.source.last_success = Some(Timestamp::now());
+        self.read_at = Some(now);
+        let Some(pair) = new else { return };
+        let held = Arc::new(Held { account: self.account.clone(), pair, loaded_at: Timestamp::now() });
+        let version = held.version();
+        self.seen = Some(held.clone());
+        let known = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.version() == version);
+        if known(&self.candidate) {
+            return;
+        }
+        self.candidate = None;
+        if known(&self.current) || self.revoked.contains(&version) {
+            return;
+        }
+        self.tell(Happening::Seen, Some(version));
+        self.candidate = Some(Slot::new(held, now));
+        if self.current.as_ref().is_some_and(|slot| slot.refusals > 0) {
+            self.take_over(now);
+        }
+    }
+
+    /// The source could not be read.
+    pub(crate) fn lost(&mut self, fault: &Fault) {
+        let text = fault.to_string();
+        if self.source.fault.as_ref() != Some(&text) {
+            tracing::warn!(account = %self.account, source = self.kind, fault = %text, "key source: no pair; the old one stays");
+        }
+        if self.source.up || self.source.fault.is_none() {
+            self.tell(Happening::SourceLost, None);
+        }
+        self.source.up = false;
+        self.source.fault = Some(text);
+    }
+
+    /// The canary's verdict on a version.
+    pub(crate) fn verdict(&mut self, version: Version, verdict: Verdict, now: Instant) {
+        if let Some(slot) = self.previous.as_mut().map(|(slot, _)| slot).filter(|slot| slot.version() == version) {
+            slot.judge(verdict, now);
+            slot.due = None;
+        }
+        if let Some(slot) = self.current.as_mut().filter(|slot| slot.version() == version) {
+            let changed = slot.judge(verdict, now);
+            self.tell_verdict(version, verdict, changed);
+            if verdict == Verdict::Refused {
+                self.roll_back(now);
+            }
+        } else if let Some(slot) = self.candidate.as_mut().filter(|slot| slot.version() == version) {
+            let changed = slot.judge(verdict, now);
+            self.tell_verdict(version, verdict, changed);
+            let needed = verdict == Verdict::Undecided && !self.usable(now);
+            if verdict == Verdict::Verified || needed {
+                self.take_over(now);
+            }
+        }
+    }
+
+    /// Makes the candidate current, verified or not, unless Fastrac refused it. Says whether it did.
+    pub(crate) fn take_over(&mut self, now: Instant) -> bool {
+        let Some(slot) = self.candidate.take_if(|slot| slot.standing != Standing::Refused) else { return false };
+        self.install(slot, now);
+        true
+    }
+
+    /// Makes the candidate current whatever Fastrac said: an operator's order.
+    pub(crate) fn force(&mut self, now: Instant) {
+        if let Some(mut slot) = self.candidate.take() {
+            (slot.refusals, slot.standing, slot.due) = (0, Standing::Unverified, Some(now));
+            self.install(slot, now);
+        }
+    }
+
+    fn install(&mut self, slot: Slot, now: Instant) {
+        let version = slot.version();
+        if let Some((old, _)) = self.previous.take()
+            && old.version() != version
+        {
+            self.tell(Happening::Retired, Some(old.version()));
+        }
+        if let Some(old) = self.current.replace(slot) {
+            // The canary's refusal makes a pair worthless, a refused request alone doesn't.
+            if old.standing == Standing::Refused || self.rotation.overlap.is_zero() {
+                self.tell(Happening::Retired, Some(old.version()));
+            } else {
+                self.previous = Some((Slot { due: None, ..old }, now + self.rotation.overlap));
+            }
+        }
+        self.tell(Happening::Promoted, Some(version));
+    }
+
+    /// The current pair was refused: what else may serve does.
+    fn roll_back(&mut self, now: Instant) {
+        if self.take_over(now) {
+            return;
+        }
+        let serves = |slot: &Slot| slot.standing != Standing::Refused;
+        let Some((previous, _)) = self.previous.take_if(|(slot, until)| serves(slot) && *until > now) else { return };
+        self.tell(Happening::RolledBack, Some(previous.version()));
+        // It is still what the source says: asked again now and then, it may become good.
+        self.candidate = self.current.replace(previous);
+    }
+
+    /// What a request signed with `version` and refused may do, the source having been read.
+    pub(crate) fn remedy(&mut self, version: Version, may_resend: bool, now: Instant) -> Next {
+        let is = |slot: &Slot| slot.version() == version;
+        if self.current.as_ref().is_some_and(is) {
+            self.take_over(now);
+        }
+        if may_resend {
+            if let Some(other) = self.other(version, now) {
+                return Next::Resend(other);
+            }
+        }
+        let previous = self.previous.as_ref().map(|(slot, _)| slot);
+        let mut slots = [self.current.as_ref(), previous, self.candidate.as_ref()].into_iter().flatten();
+        match slots.find(|slot| is(slot)).map(|slot| slot.lately(now)) {
+            None => Next::Gone,
+            Some(Some(verdict)) => Next::Judged(verdict),
+            Some(None) => Next::AskCanary,
+        }
+    }
+
+    /// A pair of another version that may serve a request that was refused with this one.
+    fn other(&mut self, version: Version, now: Instant) -> Option<Arc<Held>> {
+        let fresh = self.fresh(now);
+        let current = self.current.as_mut()?;
+        if current.version() != version {
+            return (fresh && current.refusals < LOCK_OUT).then(|| current.held.clone());
+        }
+        if current.lately(now) == Some(Verdict::Verified) {
+            return None;
+        }
+        let (previous, until) = self.previous.as_ref()?;
+        if previous.version() == version || previous.standing == Standing::Refused || *until <= now {
+            return None;
+        }
+        // The request doesn't wait for it, but the pair in use must be judged.
+        current.question(now);
+        Some(previous.held.clone())
+    }
+
+    /// Never uses this version again.
+    pub(crate) fn revoke(&mut self, version: Version, now: Instant) {
+        self.revoked.insert(version);
+        self.tell(Happening::Revoked, Some(version));
+        let is = |slot: &Slot| slot.version() == version;
+        self.candidate.take_if(|slot| is(slot));
+        self.previous.take_if(|(slot, _)| is(slot));
+        if self.current.take_if(|slot| is(slot)).is_some() {
+            self.tell(Happening::Retired, Some(version));
+            if !self.take_over(now)
+                && let Some((previous, _)) = self.previous.take_if(|(slot, _)| slot.standing != Standing::Refused)
+            {
+                self.tell(Happening::RolledBack, Some(previous.version()));
+                self.current = Some(previous);
+            }
+        }
+    }
+
+    /// Bars versions that were revoked before a restart.
+    pub(crate) fn bar(&mut self, versions: impl IntoIterator<Item = Version>) {
+        self.revoked.extend(versions);
+    }
+
+    /// Lets go of what has had its time.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        if let Some((slot, _)) = self.previous.take_if(|(_, until)| *until <= now) {
+            self.tell(Happening::Retired, Some(slot.version()));
+        }
+    }
+
+    /// The pairs that a canary must be asked for now; they count as being asked.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<Arc<Held>> {
+        let due = self.slots().filter(|slot| !slot.asking && slot.due.is_some_and(|due| due <= now));
+        due.map(|slot| {
+            slot.asking = true;
+            slot.held.clone()
+        })
+        .collect()
+    }
+
+    /// Has a canary asked for `version`, if it is still there.
+    pub(crate) fn ask(&mut self, version: Version, now: Instant) {
+        if let Some(slot) = self.slots().find(|slot| slot.version() == version) {
+            slot.question(now);
+        }
+    }
+
+    /// Whose pairs they are.
+    pub(crate) fn account(&self) -> &str {
+        &self.account
+    }
+
+    /// The version that `verify` asks about: the candidate, else the current one.
+    pub(crate) fn in_question(&self) -> Option<Version> {
+        self.candidate.as_ref().or(self.current.as_ref()).map(Slot::version)
+    }
+
+    /// The version in use and whether a candidate stands beside it.
+    pub(crate) fn standing(&self) -> (Option<Version>, Option<Version>) {
+        (self.current.as_ref().map(Slot::version), self.candidate.as_ref().map(Slot::version))
+    }
+
+    /// When something is due without anybody asking.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let slots = [self.current.as_ref(), self.previous.as_ref().map(|(slot, _)| slot), self.candidate.as_ref()];
+        let canaries = slots.into_iter().flatten().filter(|slot| !slot.asking).filter_map(|slot| slot.due);
+        canaries.chain(self.previous.as_ref().map(|(_, until)| *until)).min()
+    }
+
+    /// What requests and the status page see.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let previous = self.previous.as_ref().map(|(slot, _)| slot.status(Role::Previous));
+        let current = self.current.as_ref();
+        let pairs = current.map(|slot| slot.status(Role::Current)).into_iter().chain(previous);
+        Snapshot {
+            refused: current.or(self.candidate.as_ref()).is_some_and(|slot| slot.standing == Standing::Refused),
+            current: current.filter(|slot| slot.refusals < LOCK_OUT).map(|slot| slot.held.clone()),
+            stale_at: self.stale_at(),
+            pairs: pairs.chain(self.candidate.as_ref().map(|slot| slot.status(Role::Candidate))).collect(),
+            revoked: self.revoked.iter().copied().collect(),
+            source: self.source.clone(),
+        }
+    }
+
+    /// What happened since it was last asked.
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn usable(&self, now: Instant) -> bool {
+        self.current.as_ref().is_some_and(|slot| slot.refusals == 0) && self.fresh(now)
+    }
+
+    fn fresh(&self, now: Instant) -> bool {
+        self.stale_at().is_none_or(|at| now < at)
+    }
+
+    fn stale_at(&self) -> Option<Instant> {
+        self.read_at.filter(|_| self.ages).and_then(|at| at.checked_add(self.rotation.max_age))
+    }
+
+    fn slots(&mut self) -> impl Iterator<Item = &mut Slot> {
+        let previous = self.previous.as_mut().map(|(slot, _)| slot);
+        [self.current.as_mut(), previous, self.candidate.as_mut()].into_iter().flatten()
+    }
+
+    fn tell(&mut self, what: Happening, version: Option<Version>) {
+        self.events.push(Event { what, version });
+    }
+
+    fn tell_verdict(&mut self, version: Version, verdict: Verdict, changed: bool) {
+        match verdict {
+            Verdict::Verified if changed => self.tell(Happening::Verified, Some(version)),
+            Verdict::Refused if changed => self.tell(Happening::Refused, Some(version)),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The task above keys and upstream: it reads an account's source, has new pairs verified, and
+//! answers those that were refused.
+//!
+//! One task an account does all the writing, so a reading or a canary is shared by everybody who
+//! waits for it and nothing is locked. What always holds: one reading and one canary for a version at
+//! a time; neither holds up the other, nor a request that needs neither; a canary that panics is
+//! undecided. It must not know how a canary is sent. It ends when it is dropped, and its canaries
+//! with it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::oneshot,
+    task::{Id, JoinError, JoinSet},
+    time::Instant,
+};
+
+use crate::keys::{Asked, Fault, Happening, Held, Keeper, Lease, Next, Pair, Remedy, Rotated, Verdict, Version};
+
+/// How often a source is read.
+const POLL: Duration = Duration::from_secs(1);
+/// And how soon again while it is being changed.
+const POLL_CHANGING: Duration = Duration::from_millis(100);
+/// Refusals make a source be read at most this often.
+const REFRESH_FLOOR: Duration = Duration::from_millis(250);
+/// A source that is being changed for longer than this is lost.
+const CHANGING_AT_MOST: Duration = Duration::from_secs(10);
+/// How long `rotate` waits for a source that is being changed.
+const ROTATE_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Keeps an account's keys until it is dropped. `canary` asks Fastrac about a lease, within a deadline
+/// of its own.
+pub async fn keep<C, F>(keeper: Keeper, canary: C)
+where
+    C: Fn(Lease) -> F + Send + Sync + 'static,
+    F: Future<Output = Verdict> + Send + 'static,
+{
+    let mut task = Task {
+        keeper,
+        canary,
+        jobs: JoinSet::new(),
+        canaries: HashMap::new(),
+        reads: 0,
+        reading: false,
+        refreshed: None,
+        poll_at: Instant::now(),
+        changing_since: None,
+        refused: Vec::new(),
+        judged: Vec::new(),
+        rotates: Vec::new(),
+    };
+    task.run().await;
+}
+
+struct Task<C> {
+    keeper: Keeper,
+    canary: C,
+    jobs: JoinSet<Done>,
+    /// Which version a running canary is about.
+    canaries: HashMap<Id, Version>,
+    /// Readings begun.
+    reads: u64,
+    reading: bool,
+    /// The version whose refusal made the source be read last, and when.
+    refreshed: Option<(Version, Instant)>,
+    poll_at: Instant,
+    changing_since: Option<Instant>,
+    /// Those that wait for the reading.
+    refused: Vec<Refused>,
+    /// Those that wait for a canary.
+    judged: Vec<Waiting>,
+    rotates: Vec<Rotate>,
+}
+
+/// A job's end.
+enum Done {
+    Read(Result<Option<Pair>, Fault>),
+    Verdict(Version, Verdict),
+}
+
+struct Refused {
+    version: Version,
+    may_resend: bool,
+    /// The first reading that can tell what the source holds now.
+    reading: u64,
+    reply: oneshot::Sender<Remedy>,
+}
+
+struct Rotate {
+    reading: u64,
+    force: bool,
+    until: Instant,
+    reply: oneshot::Sender<Rotated>,
+}
+
+/// Somebody who waits for the canary's verdict on a version.
+struct Waiting {
+    version: Version,
+    reply: Reply,
+}
+
+enum Reply {
+    Refused(oneshot::Sender<Remedy>, bool),
+    Rotate(oneshot::Sender<Rotated>),
+    Verify(oneshot::Sender<Option<(Version, Verdict)>>),
+}
+
+impl<C, F> Task<C>
+where
+    C: Fn(Lease) -> F + Send + Sync + 'static,
+    F: Future<Output = Verdict> + Send + 'static,
+{
+    async fn run(&mut self) {
+        loop {
+            self.settle();
+            let wake = self.keeper.life.next().map_or(self.poll_at, |next| next.min(self.poll_at));
+            tokio::select! {
+                asked = self.keeper.inbox.recv() => match asked {
+                    Some(asked) => self.asked(asked),
+                    None => return,
+                },
+                Some(done) = self.jobs.join_next_with_id() => self.done(done),
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Starts what is due, shows the new state, and tells what happened.
+    fn settle(&mut self) {
+        let now = Instant::now();
+        if now >= self.poll_at {
+            self.read(now);
+        }
+        self.keeper.life.expire(now);
+        for held in self.keeper.life.due(now) {
+            let (version, asked) = (held.version(), (self.canary)(Lease::new(held)));
+            let job = self.jobs.spawn(async move { Done::Verdict(version, asked.await) });
+            self.canaries.insert(job.id(), version);
+        }
+        self.show();
+        self.release();
+    }
+
+    fn show(&mut self) {
+        self.keeper.keys.publish(self.keeper.life.snapshot());
+        for event in self.keeper.life.take_events() {
+            let (what, version) = (event.what.as_str(), event.version.map(tracing::field::display));
+            let (account, source) = (self.keeper.life.account(), self.keeper.source.as_str());
+            match event.what {
+                Happening::Refused | Happening::RolledBack | Happening::SourceLost => {
+                    tracing::warn!(account, source, event = what, version, "keys");
+                }
+                _ => tracing::info!(account, source, event = what, version, "keys"),
+            }
+            (self.keeper.observer)(&event);
+        }
+    }
+
+    /// Has the source read, unless it is being read.
+    fn read(&mut self, now: Instant) {
+        // An environment doesn't change: it is read at the start, and when somebody asks.
+        self.poll_at = now + if self.keeper.source.ages() { POLL } else { Duration::from_secs(3600) };
+        if self.reading {
+            return;
+        }
+        self.reading = true;
+        self.reads += 1;
+        let (source, seen) = (self.keeper.source.clone(), self.keeper.life.seen());
+        self.jobs.spawn_blocking(move || Done::Read(source.read(seen.as_ref().map(|held: &Arc<Held>| &held.pair))));
+    }
+
+    /// The number of a reading that begins from now on. One that is on its way may have seen the
+    /// source before the change that somebody wants to know of.
+    fn read_anew(&mut self, now: Instant) -> u64 {
+        let busy = self.reading;
+        self.read(now);
+        self.reads + u64::from(busy)
+    }
+
+    fn asked(&mut self, asked: Asked) {
+        let now = Instant::now();
+        match asked {
+            Asked::Refused { version, may_resend, reply } => {
+                let lately = self.refreshed.is_some_and(|(of, at)| of == version && now < at + REFRESH_FLOOR);
+                if lately && !self.reading {
+                    self.remedy(Refused { version, may_resend, reading: 0, reply }, now);
+                    return;
+                }
+                let reading = if lately { self.reads } else { self.read_anew(now) };
+                if !lately {
+                    self.refreshed = Some((version, now));
+                }
+                self.refused.push(Refused { version, may_resend, reading, reply });
+            }
+            Asked::Rotate { force, reply } => {
+                let reading = self.read_anew(now);
+                self.rotates.push(Rotate { reading, force, until: now + ROTATE_PATIENCE, reply });
+            }
+            Asked::Verify { reply } => match self.keeper.life.in_question() {
+                Some(version) => self.wait(version, Reply::Verify(reply), now),
+                None => drop(reply.send(None)),
+            },
+            Asked::Revoke { version, reply } => {
+                self.keeper.life.revoke(version, now);
+                self.show();
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    fn done(&mut self, done: Result<(Id, Done), JoinError>) {
+        let now = Instant::now();
+        let done = match done {
+            Ok((id, done)) => {
+                self.canaries.remove(&id);
+                done
+            }
+            Err(error) => match self.canaries.remove(&error.id()) {
+                Some(version) => Done::Verdict(version, Verdict::Undecided),
+                None => Done::Read(Err(Fault::Interrupted)),
+            },
+        };
+        match done {
+            Done::Read(read) => self.was_read(read, now),
+            Done::Verdict(version, verdict) => {
+                self.keeper.life.verdict(version, verdict, now);
+                self.show();
+                let (told, rest) = std::mem::take(&mut self.judged).into_iter().partition(|w| w.version == version);
+                self.judged = rest;
+                for waiting in told {
+                    self.tell(waiting, verdict);
+                }
+            }
+        }
+    }
+
+    fn was_read(&mut self, read: Result<Option<Pair>, Fault>, now: Instant) {
+        self.reading = false;
+        let mut fault = None;
+        match read {
+            Ok(new) => {
+                self.changing_since = None;
+                self.keeper.life.read(new, now);
+            }
+            Err(why) => {
+                let changing = why.passes().then(|| *self.changing_since.get_or_insert(now));
+                if changing.is_some() {
+                    self.poll_at = now + POLL_CHANGING;
+                } else {
+                    self.changing_since = None;
+                }
+                if changing.is_none_or(|since| now >= since + CHANGING_AT_MOST) {
+                    self.keeper.life.lost(&why);
+                }
+                fault = Some(why);
+            }
+        }
+        let done = self.reads;
+        let (refused, later) = std::mem::take(&mut self.refused).into_iter().partition(|r| r.reading <= done);
+        self.refused = later;
+        for refused in refused {
+            self.remedy(refused, now);
+        }
+        let (rotates, later) = std::mem::take(&mut self.rotates).into_iter().partition(|r| r.reading <= done);
+        self.rotates = later;
+        let wanted = !self.refused.is_empty() || !self.rotates.is_empty();
+        for rotate in rotates {
+            self.rotate(rotate, fault.as_ref(), now);
+        }
+        if wanted {
+            self.read(now);
+        }
+        self.show();
+    }
+
+    /// Answers a refused request, or has it wait for the canary.
+    fn remedy(&mut self, refused: Refused, now: Instant) {
+        let Refused { version, may_resend, reply, .. } = refused;
+        let next = self.keeper.life.remedy(version, may_resend, now);
+        self.show();
+        let remedy = match next {
+            Next::Resend(held) => Remedy::Resend(Lease::new(held)),
+            Next::Judged(Verdict::Verified) => Remedy::Own,
+            Next::Judged(_) | Next::Gone => Remedy::Rejected,
+            Next::AskCanary => return self.wait(version, Reply::Refused(reply, may_resend), now),
+        };
+        let _ = reply.send(remedy);
+    }
+
+    fn rotate(&mut self, rotate: Rotate, fault: Option<&Fault>, now: Instant) {
+        if fault.is_some_and(Fault::passes) && now < rotate.until {
+            self.rotates.push(rotate);
+            return;
+        }
+        let (before, candidate) = self.keeper.life.standing();
+        let rotated = match (fault, candidate) {
+            (Some(fault), _) => Rotated::Fault(fault.to_string()),
+            (None, Some(version)) if rotate.force => {
+                self.keeper.life.force(now);
+                Rotated::Promoted(version)
+            }
+            (None, Some(version)) => return self.wait(version, Reply::Rotate(rotate.reply), now),
+            (None, None) => match self.keeper.life.seen().map(|held| held.version()) {
+                Some(version) if before != Some(version) => Rotated::Revoked(version),
+                _ => Rotated::Unchanged,
+            },
+        };
+        self.show();
+        let _ = rotate.reply.send(rotated);
+    }
+
+    fn wait(&mut self, version: Version, reply: Reply, now: Instant) {
+        self.judged.push(Waiting { version, reply });
+        self.keeper.life.ask(version, now);
+    }
+
+    /// Answers those who wait for a version that is gone, so that nobody can be asked about it.
+    fn release(&mut self) {
+        let asked: Vec<Version> = self.canaries.values().copied().collect();
+        let (gone, rest) = std::mem::take(&mut self.judged).into_iter().partition(|w| !asked.contains(&w.version));
+        self.judged = rest;
+        for waiting in gone {
+            self.tell(waiting, Verdict::Undecided);
+        }
+    }
+
+    fn tell(&mut self, waiting: Waiting, verdict: Verdict) {
+        let version = waiting.version;
+        match waiting.reply {
+            Reply::Refused(reply, may_resend) => {
+                // While it waited, another pair may have come into use.
+                let other = self.keeper.keys.lease().ok().filter(|lease| lease.version() != version);
+                let remedy = match (verdict, other) {
+                    (Verdict::Verified, _) => Remedy::Own,
+                    (_, Some(lease)) if may_resend => Remedy::Resend(lease),
+                    _ => Remedy::Rejected,
+                };
+                let _ = reply.send(remedy);
+            }
+            Reply::Rotate(reply) => {
+                let in_use = self.keeper.life.standing().0 == Some(version);
+                let _ = reply.send(match verdict {
+                    _ if in_use => Rotated::Promoted(version),
+                    Verdict::Refused => Rotated::Refused(version),
+                    _ => Rotated::Undecided(version),
+                });
+            }
+            Reply::Verify(reply) => {
+                let _ = reply.send(Some((version, verdict)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,2 @@
+//! The vendor leg.
+pub mod breaker;

@@ -1,27 +1,74 @@
-//! The command line (a stand-in until the real one is merged: only `sandbox`).
+//! The commands, one file each: words of the command line → what is done → exit code.
+//!
+//! Results go to stdout, messages to stderr. Exit codes: 0 good, 1 failed, 2 wrong use or wrong
+//! configuration. A command prints and returns its code; it never ends the process itself, so that
+//! what it holds is dropped.
 
-use std::process::ExitCode;
+mod admin;
+mod check;
+mod credential;
+pub mod sandbox;
+mod schema;
+mod service;
+
+use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-pub mod sandbox;
+/// Something that was tried did not work.
+pub(crate) const FAILED: u8 = 1;
+/// The command line or the configuration is wrong.
+pub(crate) const WRONG: u8 = 2;
 
-#[derive(Parser)]
-#[command(name = "fastrac-gateway", version)]
-struct Cli {
+/// Version and commit, as `--version` prints them.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FASTRAC_GATEWAY_COMMIT"), ")");
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "fastrac-gateway",
+    version = VERSION,
+    about = "One safe way from many internal services to the Fastrac B2B API",
+    after_help = "Examples:
+  fastrac-gateway check gateway.toml
+  fastrac-gateway service issue checkout
+  fastrac-gateway schema > gateway.schema.json
+
+Exit codes: 0 good, 1 failed, 2 wrong use or wrong configuration.",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct CommandLine {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand)]
+/// One variant and one file for each command.
+#[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the Fastrac simulator alone.
+    /// Run the Fastrac simulator alone
     Sandbox(sandbox::SandboxArgs),
+    Check(check::Arguments),
+    Service(service::Arguments),
+    Admin(admin::Arguments),
+    Schema(schema::Arguments),
 }
 
-/// Reads the arguments and runs the command.
+/// Reads the command line, does what it says, and returns the exit code.
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Sandbox(args) => sandbox::run(args),
+    let done = match CommandLine::parse().command {
+        Command::Sandbox(arguments) => return sandbox::run(arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Service(arguments) => service::run(&arguments),
+        Command::Admin(arguments) => admin::run(&arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        // whoever read our output has read enough, as `head` does
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fastrac-gateway: {error}");
+            ExitCode::from(FAILED)
+        }
     }
 }

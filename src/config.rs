@@ -7,6 +7,8 @@
 
 pub mod check;
 pub mod file;
+pub mod files;
+pub mod load;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 

@@ -1,8 +1,10 @@
 //! Arguments → command → exit code.
 
+use std::process::ExitCode;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     fastrac_gateway::cli::main()
 }

@@ -1,1 +1,258 @@
-//! The file as written.
+//! The configuration file as written: which keys there are, what each may hold, and its default.
+//!
+//! These types are the one source of truth about the file. serde reads through them, so they are the
+//! list of known keys; schemars makes `fastrac-gateway schema` out of them, doc comments included;
+//! `Default` is the default that both use. What relates two keys, or depends on the machine, is
+//! decided in [`check`](super::check). A mandatory key is an `Option` marked `schemars(required)`,
+//! so that its absence doesn't hide what else is wrong.
+
+mod account;
+mod operation;
+mod schema;
+mod service;
+mod url;
+mod values;
+mod vault;
+mod words;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    account::{Account, Auth, Breaker, Budget, Keys, KeysSource, Messages, Rotation, Version},
+    operation::{CachePolicy, Operation},
+    schema::schema,
+    service::{ChargeHits, Credential, Quota, Service},
+    url::{BaseUrl, ProxyUrl, StoreUrl},
+    values::{Bytes, Count, Fraction, Size, Span, Text, Within, Written},
+    vault::{Vault, VaultAuth, VaultMethod},
+    words::{AccessKey, Digest, HostName, Identity, Method, Name, Pattern, Phrase, Variable, VaryHeader},
+};
+use super::{ClientAuth, LogBodies, OnFull};
+
+/// Milliseconds of a second, a minute, an hour and a day, for the bounds of durations.
+pub(crate) const SECOND: u64 = 1_000;
+pub(crate) const MINUTE: u64 = 60 * SECOND;
+pub(crate) const HOUR: u64 = 60 * MINUTE;
+pub(crate) const DAY: u64 = 24 * HOUR;
+/// Bytes.
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const GIB: u64 = 1 << 30;
+pub(crate) const TIB: u64 = 1 << 40;
+
+/// Configuration of fastrac-gateway. Unknown keys are faults; durations are texts such as "250ms", sizes texts such
+/// as "64MiB"; relative paths start at the file's folder; secrets are never written here, only where they are.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// Where the gateway listens.
+    pub listen: Listen,
+    /// Who may use the admin port.
+    pub admin: Admin,
+    /// State that survives a restart.
+    pub state: State,
+    /// The exchange log.
+    pub log: Log,
+    /// Bounds on what one caller can take.
+    pub limits: Limits,
+    /// The vault; only for `keys.source = "vault"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vault: Option<Vault>,
+    /// Fastrac partner accounts by name.
+    pub accounts: BTreeMap<Text<Name>, Account>,
+    /// Internal callers by name.
+    pub services: BTreeMap<Text<Name>, Service>,
+    /// The answer cache.
+    pub cache: Cache,
+    /// Rows laid over the built-in operation table, field by field, or added to it.
+    pub operations: BTreeMap<Text<Name>, Operation>,
+}
+
+/// `[listen]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// What services point their base URL at. Port 0 takes a free port.
+    pub data: Vec<Text<SocketAddr>>,
+    /// Health, metrics, status, console; never on a data address. Port 0 takes a free port.
+    pub admin: Text<SocketAddr>,
+    /// Data threads. Absent: the cores of the machine, at most 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<Count<1024>>,
+    /// TLS on the data addresses; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServerTls>,
+    /// TLS on the admin address; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_tls: Option<ServerTls>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            data: vec![Text(SocketAddr::from(([127, 0, 0, 1], 8080)))],
+            admin: Text(SocketAddr::from(([127, 0, 0, 1], 9464))),
+            workers: None,
+            tls: None,
+            admin_tls: None,
+        }
+    }
+}
+
+/// A certificate to show, and whose certificates to accept. The files are read again when they change.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerTls {
+    /// PEM file: the certificate chain, leaf first.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<Text<PathBuf>>,
+    /// PEM file: the private key.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Text<PathBuf>>,
+    /// PEM file: roots for clients' certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<Text<PathBuf>>,
+    /// Whether a client must show a certificate. Absent: "optional" with `client_ca`, else "none".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// SHA-256 of the admin token, 64 hexadecimal digits (`fastrac-gateway admin issue`). Absent: only what needs no
+    /// token is served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_sha256: Option<Text<Digest>>,
+    /// Names, beside IP addresses and localhost, that the admin pages answer to.
+    pub hosts: Vec<Text<HostName>>,
+}
+
+/// `[state]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct State {
+    /// Folder of the embedded store: day counters, order journal, usage, cache snapshot. Absent: $STATE_DIRECTORY
+    /// (systemd), else "state".
+    #[schemars(extend("default" = "state"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<Text<PathBuf>>,
+    /// A store that several replicas share; absent: this process is alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared: Option<SharedState>,
+}
+
+/// `state.shared`: Redis or Valkey.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SharedState {
+    /// "redis://host:port/database", or "rediss://…" over TLS; a password in it is a fault.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<Text<StoreUrl>>,
+    /// User of the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<Text<Phrase>>,
+    /// File that holds the password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<Text<PathBuf>>,
+    /// PEM file: roots for "rediss://", instead of the platform's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Text<PathBuf>>,
+}
+
+/// `[log]`: the exchange log.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// A file, one JSON line a request; or "stdout", or "none". Absent: "exchanges.jsonl" in `state.dir`.
+    #[schemars(extend("default" = "state/exchanges.jsonl"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exchanges: Option<Text<PathBuf>>,
+    /// Whether bodies stand in it.
+    pub bodies: LogBodies,
+    /// How much of it is kept.
+    pub keep: Keep,
+    /// drop: lines that don't fit the queue are dropped, counted, and the gap is written; block: a request waits for
+    /// its place in the queue before it begins.
+    pub on_full: OnFull,
+    /// Further members and parameters whose values are masked.
+    pub mask: Vec<Text<Phrase>>,
+}
+
+/// `log.keep`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keep {
+    /// Size of all its files together.
+    pub size: Size<MIB, { 1024 * TIB }>,
+    /// Age of its oldest file, in days.
+    pub days: Count<3650>,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { size: Size::bytes(GIB), days: Count(30) }
+    }
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Largest request body; a larger one is refused with 413.
+    pub request_body: Size<1, GIB>,
+    /// Largest answer body; a larger one is cut off.
+    pub answer_body: Size<1, GIB>,
+    /// Answers up to this are read whole and classified before a byte goes out; at most `answer_body`.
+    pub answer_buffer: Size<1, GIB>,
+    /// First byte of a request to the end of its head.
+    pub header_read: Span<1, HOUR>,
+    /// Between requests on a connection, and before its first byte.
+    pub idle: Span<1, DAY>,
+    /// First byte to last of one request, a slow upload included.
+    pub request: Span<1, DAY>,
+    /// Open client connections.
+    pub connections: Count,
+    /// How long connections are still accepted after the signal to stop; zero: not at all.
+    pub drain_grace: Span<0, HOUR>,
+    /// From the signal to the cut, the grace included; at least `drain_grace`.
+    pub drain: Span<0, DAY>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_body: Size::bytes(MIB),
+            answer_body: Size::bytes(16 * MIB),
+            answer_buffer: Size::bytes(MIB),
+            header_read: Span::millis(10 * SECOND),
+            idle: Span::millis(75 * SECOND),
+            request: Span::millis(30 * SECOND),
+            connections: Count(10_000),
+            drain_grace: Span::millis(5 * SECOND),
+            drain: Span::millis(35 * SECOND),
+        }
+    }
+}
+
+/// `[cache]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// Memory for stored answers; zero: nothing is stored.
+    pub memory: Size<0, TIB>,
+    /// Whether stored answers are kept over a restart.
+    pub snapshot: bool,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { memory: Size::bytes(64 * MIB), snapshot: true }
+    }
+}

@@ -1,0 +1,40 @@
+//! `admin issue`: a token for the admin port.
+
+use std::io::{self, Write as _};
+
+use clap::Subcommand;
+
+use super::credential::Secret;
+
+/// Work with the admin port's token
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make an admin token: prints it once, and the lines for the configuration
+    #[command(after_help = "Example: fastrac-gateway admin issue
+The token goes out as `Authorization: Bearer TOKEN`.")]
+    Issue,
+}
+
+pub(super) fn run(arguments: &Arguments) -> io::Result<u8> {
+    let Command::Issue = arguments.command;
+    let secret = Secret::new()?;
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "# For whoever operates the gateway. The token is shown only here; the gateway keeps its digest.
+#   token: {}
+
+# For the gateway's configuration.
+[admin]
+token_sha256 = \"{}\"",
+        *secret.text, secret.sha256
+    )?;
+    out.flush()?;
+    Ok(0)
+}

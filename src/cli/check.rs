@@ -1,0 +1,56 @@
+//! `check FILE`: every fault of a configuration, then its warnings.
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+use super::WRONG;
+use crate::config::{check::Environment, files, load};
+
+/// Check a configuration file, and the key and certificate files that it names
+///
+/// Prints every fault with its place and line, then warnings. Exit code 0, or 2 on a fault.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  fastrac-gateway check gateway.toml
+  fastrac-gateway check gateway.toml --no-files    where the key files are not at hand, such as in CI")]
+pub(super) struct Arguments {
+    /// The configuration file
+    file: PathBuf,
+    /// Don't open the key, certificate and CA files that it names
+    #[arg(long)]
+    no_files: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> io::Result<u8> {
+    let path = arguments.file.display();
+    let mut checked = match load::read(&arguments.file, &Environment::of_process()) {
+        Ok(checked) => checked,
+        Err(error) => {
+            eprintln!("fastrac-gateway: {path} cannot be read: {error}");
+            return Ok(WRONG);
+        }
+    };
+    if let (Some(config), false) = (&checked.config, arguments.no_files) {
+        let files = files::inspect(config, &checked.lines);
+        checked.faults.extend(files.faults);
+        checked.warnings.extend(files.warnings);
+    }
+    let mut out = io::stdout().lock();
+    for fault in &checked.faults {
+        writeln!(out, "{fault}")?;
+    }
+    for warning in &checked.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    out.flush()?;
+    let (faults, warnings) = (checked.faults.len(), checked.warnings.len());
+    eprintln!("{path}: {}, {}", count(faults, "fault"), count(warnings, "warning"));
+    Ok(if faults == 0 { 0 } else { WRONG })
+}
+
+fn count(number: usize, what: &str) -> String {
+    let number_text = if number == 0 { "no".to_owned() } else { number.to_string() };
+    format!("{number_text} {what}{}", if number == 1 { "" } else { "s" })
+}

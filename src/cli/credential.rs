@@ -1,0 +1,49 @@
+//! Makes secrets. Each exists in full only in what the command prints, once.
+
+use std::io;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+/// What every secret of ours begins with, so that scanners for leaked secrets can find one.
+const PREFIX: &str = "fgw_";
+/// 256 bits.
+const ENTROPY: usize = 32;
+
+/// A new secret, and the digest that goes into the configuration.
+pub(super) struct Secret {
+    pub(super) text: Zeroizing<String>,
+    /// 64 hexadecimal digits.
+    pub(super) sha256: String,
+}
+
+impl Secret {
+    /// From the system's random numbers.
+    ///
+    /// # Errors
+    /// The system has none.
+    pub(super) fn new() -> io::Result<Self> {
+        let mut bytes = Zeroizing::new([0_u8; ENTROPY]);
+        fill(&mut *bytes)?;
+        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + ENTROPY.div_ceil(3) * 4));
+        text.push_str(PREFIX);
+        URL_SAFE_NO_PAD.encode_string(&*bytes, &mut text);
+        let sha256 = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { text, sha256 })
+    }
+}
+
+/// Hexadecimal digits that tell two credentials of a service apart.
+///
+/// # Errors
+/// The system has no random numbers.
+pub(super) fn suffix() -> io::Result<String> {
+    let mut bytes = [0_u8; 4];
+    fill(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn fill(bytes: &mut [u8]) -> io::Result<()> {
+    getrandom::fill(bytes).map_err(|error| io::Error::other(format!("no random numbers: {error}")))
+}

@@ -1,0 +1,19 @@
+//! `schema`: the JSON Schema of the configuration file.
+
+use std::io::{self, Write as _};
+
+use crate::config::file;
+
+/// Print the JSON Schema of the configuration file, with every default
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: fastrac-gateway schema > gateway.schema.json
+Editors that know it through `#:schema ./gateway.schema.json` in the first line of the TOML file complete its keys.")]
+pub(super) struct Arguments {}
+
+pub(super) fn run(Arguments {}: &Arguments) -> io::Result<u8> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, &file::schema())?;
+    writeln!(out)?;
+    out.flush()?;
+    Ok(0)
+}

@@ -1,0 +1,59 @@
+//! `service issue NAME`: a credential for an internal service.
+
+use std::io::{self, Write as _};
+
+use clap::Subcommand;
+
+use super::credential::{Secret, suffix};
+use crate::config::file::{Name, Written as _};
+
+/// Work with the internal services that the gateway knows
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a credential for a service: prints the pair once, and the lines for the configuration
+    #[command(after_help = "Example: fastrac-gateway service issue checkout
+Up to two credentials of a service may be live, so that it can change from one to the next.")]
+    Issue {
+        /// The service's name, as in [services.NAME]
+        #[arg(value_parser = name)]
+        name: String,
+    },
+}
+
+fn name(text: &str) -> Result<String, String> {
+    Name::parse(text).map(|name| name.0)
+}
+
+pub(super) fn run(arguments: &Arguments) -> io::Result<u8> {
+    let Command::Issue { name } = &arguments.command;
+    let (secret, access_key) = (Secret::new()?, access_key(name, &suffix()?));
+    let table = if name.contains('.') { format!("services.{name:?}") } else { format!("services.{name}") };
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "# For the service. The secret is shown only here; the gateway keeps its digest.
+#   access-key: {access_key}
+#   secret-key: {}
+
+# For the gateway's configuration. A second credential of a service goes into the same list.
+[{table}]
+credentials = [
+  {{ access_key = \"{access_key}\", secret_sha256 = \"{}\" }},
+]",
+        *secret.text, secret.sha256
+    )?;
+    out.flush()?;
+    Ok(0)
+}
+
+/// `svc-NAME-SUFFIX`, within the 64 characters and the alphabet of access keys.
+fn access_key(name: &str, suffix: &str) -> String {
+    let name: String = name.replace('.', "-").chars().take(50).collect();
+    format!("svc-{name}-{suffix}")
+}

@@ -1,0 +1,219 @@
+//! `[accounts.NAME]`
+
+use std::collections::BTreeMap;
+
+use super::{Desk, Findings, Place, operation::names, spelling::unknown};
+use crate::config::{
+    Account, AuthStyle, Breaker, Budget, Class, Endpoint, KeySource, Messages, Operation, Rate, Rotation,
+    file::{self, Auth, BaseUrl, Count, KeysSource, Name, Text},
+};
+
+type Accounts = BTreeMap<Text<Name>, file::Account>;
+
+/// Every account, in the order of the names; `None` for one that lacks something mandatory, which is a fault.
+pub(super) fn check(
+    written: &Accounts,
+    operations: &[Operation],
+    desk: Desk<'_>,
+    findings: &mut Findings,
+) -> Vec<Option<Account>> {
+    let account = |(name, account): (&Text<Name>, &file::Account)| {
+        let place = Place::at(["accounts", &name.0.0]);
+        one(&name.0.0, account, (&place, operations), desk, findings)
+    };
+    written.iter().map(account).collect()
+}
+
+fn one(
+    name: &str,
+    written: &file::Account,
+    (place, operations): (&Place, &[Operation]),
+    desk: Desk<'_>,
+    findings: &mut Findings,
+) -> Option<Account> {
+    verify(&written.verify.0.0, &place.key("verify"), operations, findings);
+    messages_once(&written.messages, &place.key("messages"), findings);
+    let (budget, breaker) = (&written.budget, &written.breaker);
+    let second = rate((budget.per_second, budget.burst), &place.key("budget"), findings);
+    let keys = findings.need(&written.keys, &place.key("keys"), "say where the key pair comes from");
+    let keys = keys.and_then(|keys| key_source(keys, &place.key("keys"), desk, findings));
+    let endpoints = endpoints(written, place, findings);
+    let texts = |list: &[Text<file::Phrase>]| list.iter().map(|text| text.0.0.trim().to_lowercase()).collect();
+    let [base, v1, v2] = endpoints?;
+    Some(Account {
+        name: name.to_owned(),
+        base,
+        v1,
+        v2,
+        ca: desk.path_of(&written.ca),
+        proxy: written.proxy.as_ref().map(|proxy| proxy.0.0.clone()),
+        keys: keys?,
+        rotation: Rotation {
+            overlap: written.rotation.overlap.0.0,
+            max_age: written.rotation.max_age.0.0,
+            resend_orders: written.rotation.resend_orders,
+        },
+        verify: written.verify.0.0.clone(),
+        budget: Budget {
+            second,
+            day: budget.per_day.map(|count| count.0),
+            in_flight: budget.in_flight.0 as usize,
+            max_wait: budget.max_wait.0.0,
+        },
+        day_zone: written.day_zone.0.clone(),
+        breaker: Breaker {
+            window: breaker.window.0.0,
+            minimum: breaker.minimum.get(),
+            failures: breaker.failures.0,
+            open: breaker.open.0.0,
+            probes: u32::try_from(breaker.probes.0).unwrap_or(u32::MAX),
+        },
+        messages: Messages {
+            not_found: texts(&written.messages.not_found),
+            key: texts(&written.messages.key),
+            limit: texts(&written.messages.limit),
+        },
+    })
+}
+
+/// A token bucket out of `per_second` and `burst`.
+pub(super) fn rate(
+    (per_second, burst): (Option<Count>, Option<Count>),
+    place: &Place,
+    findings: &mut Findings,
+) -> Option<Rate> {
+    if per_second.is_none() && burst.is_some() {
+        findings.missing(&place.key("per_second"), "burst alone limits nothing");
+    }
+    per_second.map(|rate| Rate { per_second: rate.get(), burst: burst.unwrap_or(rate).get() })
+}
+
+/// The addresses of the account itself, of v1 and of v2.
+fn endpoints(written: &file::Account, place: &Place, findings: &mut Findings) -> Option<[Endpoint; 3]> {
+    let url = findings.need(&written.base_url, &place.key("base_url"), "give Fastrac's address");
+    let mut clear_text = |url: &BaseUrl, place: &Place| {
+        if url.tls || url.is_loopback() {
+        } else if written.allow_cleartext {
+            findings.warn(place, "is http:// to another host: the key pair travels in the clear");
+        } else {
+            let message = "must be https://: the key pair would travel in the clear (allow_cleartext = true allows it)";
+            findings.fault(place, message);
+        }
+    };
+    if let Some(url) = url {
+        clear_text(&url.0, &place.key("base_url"));
+    }
+    let mut endpoint = |key: &str, version: &Option<file::Version>, auto: AuthStyle| {
+        let own = version.clone().unwrap_or_default();
+        if let Some(own) = &own.base_url {
+            clear_text(&own.0, &place.key(key).key("base_url"));
+        }
+        let url = own.base_url.as_ref().or(url)?;
+        Some(to_endpoint(&url.0, resolve(own.auth.unwrap_or(written.auth), auto)))
+    };
+    let v1 = endpoint("v1", &written.v1, AuthStyle::Headers);
+    let v2 = endpoint("v2", &written.v2, AuthStyle::Basic);
+    Some([to_endpoint(&url?.0, resolve(written.auth, AuthStyle::Both)), v1?, v2?])
+}
+
+fn to_endpoint(url: &BaseUrl, auth: AuthStyle) -> Endpoint {
+    Endpoint {
+        tls: url.tls,
+        host: url.host.clone(),
+        port: url.port,
+        authority: url.authority(),
+        prefix: url.prefix.clone(),
+        auth,
+    }
+}
+
+fn resolve(auth: Auth, auto: AuthStyle) -> AuthStyle {
+    match auth {
+        Auth::Auto => auto,
+        Auth::Headers => AuthStyle::Headers,
+        Auth::Basic => AuthStyle::Basic,
+        Auth::Both => AuthStyle::Both,
+    }
+}
+
+/// A key source: the keys that it needs, and no others.
+fn key_source(keys: &file::Keys, place: &Place, desk: Desk<'_>, findings: &mut Findings) -> Option<KeySource> {
+    let remedy = "one of \"file\", \"directory\", \"vault\", \"env\"";
+    let source = *findings.need(&keys.source, &place.key("source"), remedy)?;
+    let (needs, takes): (&[&str], &[&str]) = match source {
+        KeysSource::File => (&["path"], &["identity"]),
+        KeysSource::Directory => (&["path"], &[]),
+        KeysSource::Vault => (&["path"], &["mount"]),
+        KeysSource::Env => (&["access_key", "secret_key"], &[]),
+    };
+    let given = [
+        ("path", keys.path.is_some()),
+        ("identity", keys.identity.is_some()),
+        ("mount", keys.mount.is_some()),
+        ("access_key", keys.access_key.is_some()),
+        ("secret_key", keys.secret_key.is_some()),
+    ];
+    for (key, given) in given {
+        if given && !needs.contains(&key) && !takes.contains(&key) {
+            findings.fault(&place.key(key), format!("does not belong to source {:?}", source.as_str()));
+        } else if !given && needs.contains(&key) {
+            findings.missing(&place.key(key), &format!("source {:?} needs it", source.as_str()));
+        }
+    }
+    match source {
+        KeysSource::File => {
+            let path = keys.path.as_ref()?;
+            let age = path.0.extension().is_some_and(|extension| extension == "age");
+            if age && keys.identity.is_none() {
+                findings.missing(&place.key("identity"), "a file that ends in .age needs the age identity");
+            } else if !age && keys.identity.is_some() {
+                findings.fault(&place.key("identity"), "belongs only to a path that ends in .age");
+            }
+            Some(KeySource::File { path: desk.path(path), identity: desk.path_of(&keys.identity) })
+        }
+        KeysSource::Directory => Some(KeySource::Directory { path: desk.path(keys.path.as_ref()?) }),
+        KeysSource::Vault => {
+            let mount = keys.mount.as_ref().map_or("secret", |mount| &mount.0.0);
+            let trimmed = |text: &str| text.trim_matches('/').to_owned();
+            let path = keys.path.as_ref()?.0.to_str()?;
+            Some(KeySource::Vault { mount: trimmed(mount), path: trimmed(path) })
+        }
+        KeysSource::Env => {
+            let (access_key, secret_key) = (&keys.access_key.as_ref()?.0.0, &keys.secret_key.as_ref()?.0.0);
+            if access_key == secret_key {
+                findings.fault(&place.key("secret_key"), "must be another variable than access_key");
+            }
+            findings.warn(&place.key("source"), "\"env\" is read once: rotating the pair needs a restart");
+            Some(KeySource::Env { access_key: access_key.clone(), secret_key: secret_key.clone() })
+        }
+    }
+}
+
+/// The operation that proves a pair can be asked without knowing anything.
+fn verify(name: &str, place: &Place, operations: &[Operation], findings: &mut Findings) {
+    match operations.iter().find(|operation| operation.name == name) {
+        None => findings.fault(place, unknown("operation", name, names(operations))),
+        Some(operation) if operation.class != Class::Lookup || operation.method != "GET" => {
+            findings.fault(place, "must be an operation of class lookup and method GET: it is sent to prove a pair");
+        }
+        Some(operation) if operation.path.contains('{') => {
+            findings.fault(place, "must be an operation without {name} segments: it is sent to prove a pair");
+        }
+        Some(_) => {}
+    }
+}
+
+/// A message means one thing.
+fn messages_once(messages: &file::Messages, place: &Place, findings: &mut Findings) {
+    let lists = [("not_found", &messages.not_found), ("key", &messages.key), ("limit", &messages.limit)];
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    for (list, texts) in lists {
+        for (index, text) in texts.iter().enumerate() {
+            let earlier = *seen.entry(text.0.0.trim().to_lowercase()).or_insert(list);
+            if earlier != list {
+                let message = format!("stands in {earlier} too: a message must mean one thing");
+                findings.fault(&place.key(list).index(index), message);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! `[listen]`, `[admin]`, `[state]`, `[log]`, `[limits]`, `[cache]`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use super::{Desk, Findings, Place};
+use crate::config::{Admin, Cache, ClientAuth, Limits, Listen, Log, LogTarget, ServerTls, SharedState, State, file};
+
+/// `[listen]`
+pub(super) fn listen(written: &file::Listen, desk: Desk<'_>, findings: &mut Findings) -> Listen {
+    let place = Place::at(["listen"]);
+    let tls = |tls: &Option<file::ServerTls>, key: &str, findings: &mut Findings| {
+        tls.as_ref().and_then(|tls| server_tls(tls, &place.key(key), desk, findings))
+    };
+    let listen = Listen {
+        data: written.data.iter().map(|address| address.0).collect(),
+        admin: written.admin.0,
+        workers: written.workers.map_or_else(|| desk.environment.cores.clamp(1, 2), |count| count.0 as usize),
+        tls: tls(&written.tls, "tls", findings),
+        admin_tls: tls(&written.admin_tls, "admin_tls", findings),
+    };
+    let data = place.key("data");
+    if listen.data.is_empty() {
+        findings.fault(&data, "must name at least one address");
+    }
+    for (index, address) in listen.data.iter().enumerate() {
+        if listen.data[..index].iter().any(|earlier| collide(*earlier, *address)) {
+            findings.fault(&data.index(index), "takes the port of an earlier address of this list");
+        }
+        if collide(*address, listen.admin) {
+            findings.fault(&place.key("admin"), "must not take the port of a data address");
+        }
+        if !address.ip().is_loopback() && listen.tls.is_none() {
+            let message = "other than loopback, without TLS: services' credentials cross the network in the clear; \
+                           set listen.tls, or let something in front of it speak TLS";
+            findings.warn(&data.index(index), message);
+        }
+    }
+    listen
+}
+
+/// Whether both can't be bound at once.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_address = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && same_address
+}
+
+fn server_tls(
+    written: &file::ServerTls,
+    place: &Place,
+    desk: Desk<'_>,
+    findings: &mut Findings,
+) -> Option<ServerTls> {
+    let cert = findings.need(&written.cert, &place.key("cert"), "name the PEM file with the certificate chain");
+    let key = findings.need(&written.key, &place.key("key"), "name the PEM file with the private key");
+    let client_ca = desk.path_of(&written.client_ca);
+    let by_ca = if client_ca.is_some() { ClientAuth::Optional } else { ClientAuth::None };
+    let client_auth = written.client_auth.unwrap_or(by_ca);
+    match (client_auth, &client_ca) {
+        (ClientAuth::None, Some(_)) => {
+            findings.fault(&place.key("client_auth"), "must be \"optional\" or \"required\" where client_ca is set");
+        }
+        (ClientAuth::Optional | ClientAuth::Required, None) => {
+            findings.missing(&place.key("client_ca"), "client_auth needs the roots of the clients' certificates");
+        }
+        _ => {}
+    }
+    Some(ServerTls { cert: desk.path(cert?), key: desk.path(key?), client_ca, client_auth })
+}
+
+/// `[admin]`
+pub(super) fn admin(written: &file::Admin) -> Admin {
+    Admin {
+        token_sha256: written.token_sha256.as_ref().map(|digest| digest.0.0),
+        hosts: written.hosts.iter().map(|host| host.0.0.to_ascii_lowercase()).collect(),
+    }
+}
+
+/// `[state]`
+pub(super) fn state(written: &file::State, desk: Desk<'_>, findings: &mut Findings) -> State {
+    let given = written.dir.as_ref().map(|dir| &dir.0).or(desk.environment.state_directory.as_ref());
+    let dir = desk.folder.join(given.map_or(&PathBuf::from("state"), |dir| dir));
+    let place = Place::at(["state", "shared"]);
+    let shared = written.shared.as_ref().and_then(|shared| {
+        let url = findings.need(&shared.url, &place.key("url"), "give it, such as \"redis://127.0.0.1:6379/0\"");
+        if shared.username.is_some() && shared.password_file.is_none() {
+            findings.missing(&place.key("password_file"), "a username needs a password");
+        }
+        let over_tls = url.is_some_and(|url| url.0.0.starts_with("rediss://"));
+        if shared.ca.is_some() && url.is_some() && !over_tls {
+            findings.fault(&place.key("ca"), "needs a url that begins with \"rediss://\"");
+        }
+        Some(SharedState {
+            url: url?.0.0.clone(),
+            username: shared.username.as_ref().map(|name| name.0.0.clone()),
+            password_file: desk.path_of(&shared.password_file),
+            ca: desk.path_of(&shared.ca),
+        })
+    });
+    State { dir, shared }
+}
+
+/// `[log]`
+pub(super) fn log(written: &file::Log, state: &State, desk: Desk<'_>) -> Log {
+    let exchanges = match &written.exchanges {
+        None => LogTarget::File(state.dir.join("exchanges.jsonl")),
+        Some(target) => match target.0.to_str() {
+            Some("none") => LogTarget::None,
+            Some("stdout") => LogTarget::Stdout,
+            _ => LogTarget::File(desk.path(target)),
+        },
+    };
+    Log {
+        exchanges,
+        bodies: written.bodies,
+        keep_size: written.keep.size.0.0,
+        keep_days: u32::try_from(written.keep.days.0).unwrap_or(u32::MAX),
+        on_full: written.on_full,
+        mask: written.mask.iter().map(|name| name.0.0.trim().to_lowercase()).collect(),
+    }
+}
+
+/// `[limits]`
+pub(super) fn limits(written: &file::Limits, findings: &mut Findings) -> Limits {
+    let place = Place::at(["limits"]);
+    if written.answer_buffer.0.0 > written.answer_body.0.0 {
+        findings.fault(&place.key("answer_buffer"), "must be at most answer_body");
+    }
+    if written.drain_grace.0.0 > written.drain.0.0 {
+        findings.fault(&place.key("drain_grace"), "must be at most drain, which it is part of");
+    }
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    Limits {
+        request_body: size(written.request_body.0.0),
+        answer_body: size(written.answer_body.0.0),
+        answer_buffer: size(written.answer_buffer.0.0),
+        header_read: written.header_read.0.0,
+        idle: written.idle.0.0,
+        request: written.request.0.0,
+        connections: size(written.connections.0),
+        drain_grace: written.drain_grace.0.0,
+        drain: written.drain.0.0,
+    }
+}
+
+/// `[cache]`
+pub(super) fn cache(written: &file::Cache) -> Cache {
+    Cache { memory: written.memory.0.0, snapshot: written.snapshot }
+}

@@ -1,0 +1,186 @@
+//! The operation table: the built-in rows, the file's rows laid over them, and no two that match the
+//! same request.
+
+mod conflicts;
+
+use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
+
+use super::{Findings, Place, read, service::is_class};
+use crate::config::{
+    CachePolicy, Class, Operation,
+    file::{self, Name, Pattern, Text},
+};
+
+/// The rows that the binary brings along.
+const BUILT_IN: &str = include_str!("../../../config/operations.toml");
+
+/// Of a new row that doesn't say.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+type Rows = BTreeMap<Text<Name>, file::Operation>;
+
+/// The table inside the binary.
+pub(super) struct BuiltIn {
+    pub(super) rows: Vec<Operation>,
+}
+
+impl BuiltIn {
+    fn row(&self, name: &str) -> Option<&Operation> {
+        self.rows.iter().find(|row| row.name == name)
+    }
+}
+
+/// The built-in rows, in the order of their names.
+pub(super) fn built_in() -> BuiltIn {
+    static ROWS: LazyLock<Vec<Operation>> = LazyLock::new(|| read_built_in().0);
+    BuiltIn { rows: ROWS.clone() }
+}
+
+/// The rows, and their faults: a test holds that there are none.
+fn read_built_in() -> (Vec<Operation>, Findings) {
+    let tree = read::parse(BUILT_IN);
+    let mut findings = Findings::new(tree.lines(BUILT_IN));
+    let file = tree.read(BUILT_IN, &mut findings);
+    let row = |(name, row): (&Text<Name>, &file::Operation)| {
+        let place = Place::at(["operations", &name.0.0]);
+        new_row(&name.0.0, row, &place, &mut findings)
+    };
+    let rows: Vec<_> = file.operations.iter().filter_map(row).collect();
+    (rows, findings)
+}
+
+/// Names of the rows.
+pub(super) fn names(operations: &[Operation]) -> impl Iterator<Item = &str> {
+    operations.iter().map(|operation| operation.name.as_str())
+}
+
+/// The whole table, in the order of the names.
+pub(super) fn table(written: &Rows, findings: &mut Findings) -> Vec<Operation> {
+    let built_in = built_in();
+    let mut table: BTreeMap<String, Operation> =
+        built_in.rows.iter().map(|row| (row.name.clone(), row.clone())).collect();
+    for (name, row) in written {
+        let (name, place) = (name.0.0.as_str(), Place::at(["operations", &name.0.0]));
+        let made = match built_in.row(name) {
+            Some(base) => laid_over(base, row, &place, findings),
+            None => new_row(name, row, &place, findings),
+        };
+        if let Some(row) = made {
+            check_row(&row, &place, findings);
+            table.insert(row.name.clone(), row);
+        }
+    }
+    let table: Vec<Operation> = table.into_values().collect();
+    conflicts::check(written, &table, &built_in, findings);
+    table
+}
+
+/// A row that the binary doesn't know.
+fn new_row(name: &str, row: &file::Operation, place: &Place, findings: &mut Findings) -> Option<Operation> {
+    if is_class(name) {
+        findings.fault(place, "must not have the name of a class: `allow` could not tell them apart");
+    }
+    let method = findings.need(&row.method, &place.key("method"), "a new operation needs it");
+    let path = findings.need(&row.path, &place.key("path"), "a new operation needs it");
+    let class = findings.need(&row.class, &place.key("class"), "a new operation needs it");
+    if let Some(cache) = &row.cache {
+        findings.need(&cache.fresh, &place.key("cache").key("fresh"), "say how long a stored answer is given out");
+    }
+    let base = Operation {
+        name: name.to_owned(),
+        api: None,
+        method: method?.0.0.clone(),
+        path: path?.0.0.clone(),
+        aliases: Vec::new(),
+        class: *class?,
+        cache: None,
+        timeout: TIMEOUT,
+        cost: 1,
+        vary: Vec::new(),
+    };
+    Some(lay_over(base, row))
+}
+
+/// A built-in row with fields of the file over it.
+fn laid_over(base: &Operation, row: &file::Operation, place: &Place, findings: &mut Findings) -> Option<Operation> {
+    if let (Class::Order | Class::Account, Some(class)) = (base.class, row.class)
+        && class != base.class
+    {
+        let class = if base.class == Class::Order { "order" } else { "account" };
+        let message = format!("must stay \"{class}\": the built-in operation is as powerful as that under any class");
+        findings.fault(&place.key("class"), message);
+    }
+    if base.cache.is_none()
+        && let Some(cache) = &row.cache
+    {
+        findings.need(&cache.fresh, &place.key("cache").key("fresh"), "say how long a stored answer is given out");
+    }
+    Some(lay_over(base.clone(), row))
+}
+
+fn lay_over(base: Operation, row: &file::Operation) -> Operation {
+    let patterns = |list: &Vec<Text<Pattern>>| list.iter().map(|pattern| pattern.0.0.clone()).collect();
+    Operation {
+        name: base.name,
+        api: row.api.or(base.api),
+        method: row.method.as_ref().map_or(base.method, |method| method.0.0.clone()),
+        path: row.path.as_ref().map_or(base.path, |path| path.0.0.clone()),
+        aliases: row.aliases.as_ref().map_or(base.aliases, patterns),
+        class: row.class.unwrap_or(base.class),
+        cache: row.cache.as_ref().map_or(base.cache.clone(), |cache| cache_over(base.cache, cache)),
+        timeout: row.timeout.as_ref().map_or(base.timeout, |timeout| timeout.0.0),
+        cost: row.cost.map_or(base.cost, |cost| u32::try_from(cost.0).unwrap_or(u32::MAX)),
+        vary: row.vary.as_ref().map_or(base.vary, |vary| vary.iter().map(|name| name.0.0.clone()).collect()),
+    }
+}
+
+/// A cache policy with fields of the file over it; `None` where nothing is to be stored.
+fn cache_over(base: Option<CachePolicy>, cache: &file::CachePolicy) -> Option<CachePolicy> {
+    let unset =
+        CachePolicy { fresh: Duration::ZERO, stale_if_error: Duration::ZERO, refresh_ahead: 1.0, not_found: Duration::ZERO };
+    let base = base.unwrap_or(unset);
+    let policy = CachePolicy {
+        fresh: cache.fresh.as_ref().map_or(base.fresh, |fresh| fresh.0.0),
+        stale_if_error: cache.stale_if_error.as_ref().map_or(base.stale_if_error, |stale| stale.0.0),
+        refresh_ahead: cache.refresh_ahead.map_or(base.refresh_ahead, |part| part.0),
+        not_found: cache.not_found.as_ref().map_or(base.not_found, |not_found| not_found.0.0),
+    };
+    (!policy.fresh.is_zero()).then_some(policy)
+}
+
+/// What must hold of every row.
+fn check_row(row: &Operation, place: &Place, findings: &mut Findings) {
+    match row.class {
+        Class::Unlisted => {
+            findings.fault(&place.key("class"), "must be another class: \"unlisted\" is what no row matches");
+        }
+        Class::Order | Class::Account if row.cache.is_some() => {
+            findings.fault(&place.key("cache"), "must be absent: answers of class order and account are never stored");
+        }
+        _ => {}
+    }
+    if let Some(cache) = &row.cache {
+        if !cache.stale_if_error.is_zero() && cache.stale_if_error < cache.fresh {
+            let message = "is shorter than fresh, so it has no effect: it counts from the storing of the answer too";
+            findings.warn(&place.key("cache").key("stale_if_error"), message);
+        }
+        if row.name.ends_with(".tariff_instant") {
+            let message = "stores quotes that hold a tariff_id: it dies after five minutes and may serve only one order";
+            findings.warn(&place.key("cache"), message);
+        }
+    }
+}
+
+/// Checks the built-in table itself.
+#[cfg(test)]
+pub(super) fn built_in_faults() -> Vec<super::Finding> {
+    let (rows, mut findings) = read_built_in();
+    for row in &rows {
+        check_row(row, &Place::at(["operations", &row.name]), &mut findings);
+    }
+    let file = read::parse(BUILT_IN).read(BUILT_IN, &mut findings);
+    conflicts::check(&file.operations, &rows, &BuiltIn { rows: rows.clone() }, &mut findings);
+    let (mut faults, warnings, _) = findings.end();
+    faults.extend(warnings);
+    faults
+}

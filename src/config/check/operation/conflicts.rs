@@ -1,0 +1,63 @@
+//! No two rows match the same request, and the paths of built-in orders stay theirs.
+
+use super::{
+    super::{Findings, Place, pattern::overlap},
+    BuiltIn, Rows,
+};
+use crate::config::{Class, Operation};
+
+/// Checks the rows of the file against each other and against the built-in ones.
+pub(super) fn check(written: &Rows, table: &[Operation], built_in: &BuiltIn, findings: &mut Findings) {
+    for row in table {
+        let Some((name, own)) = written.iter().find(|(name, _)| name.0.0 == row.name) else { continue };
+        let place = Place::at(["operations", &name.0.0]);
+        let path = own.path.iter().map(|path| (place.key("path"), path.0.0.as_str()));
+        let aliases = own.aliases.iter().flatten().enumerate();
+        let aliases = aliases.map(|(index, alias)| (place.key("aliases").index(index), alias.0.0.as_str()));
+        for (place, pattern) in path.chain(aliases) {
+            if let Some(owner) = reserved_by(pattern, &row.name, built_in) {
+                let message = format!("is a path of the built-in {owner}, and stays reserved for that name");
+                findings.fault(&place, message);
+            } else if let Some(other) = taken_by(pattern, row, table, written) {
+                let remedy = if built_in.row(&other.name).is_some() {
+                    format!("lay this row over it by giving it the name {}", other.name)
+                } else {
+                    "no request may have two operations".to_owned()
+                };
+                findings.fault(&place, format!("matches the same requests as {}: {remedy}", other.name));
+            }
+        }
+    }
+}
+
+/// The built-in order or account operation that owns the path, whatever the method: a listed path that is an order
+/// under one method must not be a cached lookup under another.
+fn reserved_by<'b>(pattern: &str, name: &str, built_in: &'b BuiltIn) -> Option<&'b str> {
+    let mut owners = built_in
+        .rows
+        .iter()
+        .filter(|row| matches!(row.class, Class::Order | Class::Account))
+        .filter(|row| patterns(row).any(|reserved| overlap(reserved, pattern)))
+        .map(|row| row.name.as_str());
+    let first = owners.next()?;
+    // two built-in rows share a path under different methods
+    if first == name || owners.any(|owner| owner == name) { None } else { Some(first) }
+}
+
+/// The other row that matches what the pattern matches. Of two rows of the file the later one is told.
+fn taken_by<'t>(pattern: &str, row: &Operation, table: &'t [Operation], written: &Rows) -> Option<&'t Operation> {
+    table.iter().filter(|other| other.name != row.name && other.method == row.method).find(|other| {
+        let own = written.iter().find(|(name, _)| name.0.0 == other.name).map(|(_, own)| own);
+        let told_there = |path: &str| {
+            other.name > row.name
+                && own.is_some_and(|own| {
+                    own.path.iter().chain(own.aliases.iter().flatten()).any(|written| written.0.0 == path)
+                })
+        };
+        patterns(other).any(|path| overlap(path, pattern) && !told_there(path))
+    })
+}
+
+fn patterns(row: &Operation) -> impl Iterator<Item = &str> {
+    std::iter::once(&row.path).chain(&row.aliases).map(String::as_str)
+}

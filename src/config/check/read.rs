@@ -1,0 +1,137 @@
+//! Text → TOML tree with places → the file as written, leaving out what can't be used.
+//!
+//! serde stops at the first fault. So this is a deserializer that knows the place of every value:
+//! what serde refuses is reported, marked, and passed over in the next round, until the rest is
+//! accepted. An unknown key is passed over at once. Unlike `toml`'s own deserializer it takes no
+//! array where a table is wanted, and its errors never hold a value.
+
+mod node;
+
+use std::{cell::RefCell, collections::{BTreeMap, BTreeSet}};
+
+use serde::Deserialize as _;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use self::node::{Node, Refused};
+use super::place::{Findings, Lines, Part, Place};
+use crate::config::file::File;
+
+/// A parsed file.
+pub(super) struct Tree<'t> {
+    root: Spanned<DeTable<'t>>,
+    errors: Vec<toml::de::Error>,
+}
+
+/// Parses the text; what isn't TOML is left out of the tree.
+pub(super) fn parse(text: &str) -> Tree<'_> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    Tree { root, errors }
+}
+
+impl Tree<'_> {
+    /// The line of every key and element.
+    pub(super) fn lines(&self, text: &str) -> Lines {
+        let counter = LineCounter::new(text);
+        let mut lines = BTreeMap::new();
+        self.walk(|place, start, _| {
+            lines.insert(place.clone(), counter.line(start));
+        });
+        Lines(lines)
+    }
+
+    /// Calls `visit` with the place of every key and element, where it starts, and what it is.
+    pub(super) fn walk(&self, mut visit: impl FnMut(&Place, usize, &DeValue<'_>)) {
+        walk_table(self.root.get_ref(), &Place::default(), &mut visit);
+    }
+
+    /// The file as written, without what can't be used; that is reported.
+    pub(super) fn read(&self, text: &str, findings: &mut Findings) -> File {
+        let counter = LineCounter::new(text);
+        for error in &self.errors {
+            let at = error.span().map_or(text.len(), |span| span.start);
+            findings.torn(counter.line(at), error.message().to_owned());
+        }
+        let reading = Reading::default();
+        loop {
+            let round = File::deserialize(Node::root(self.root.get_ref(), &reading));
+            for refused in reading.take_notes().into_iter().chain(round.as_ref().err().cloned()) {
+                let place = refused.place.unwrap_or_default();
+                if reading.pass_over(&place) {
+                    findings.broken(&place, refused.message);
+                } else {
+                    // what was passed over can't be refused again; if it is, there is no progress: never loop
+                    return File::default();
+                }
+            }
+            if let Ok(file) = round {
+                return file;
+            }
+        }
+    }
+}
+
+fn walk_table(table: &DeTable<'_>, place: &Place, visit: &mut impl FnMut(&Place, usize, &DeValue<'_>)) {
+    for (key, value) in table {
+        let place = place.key(key.get_ref());
+        visit(&place, key.span().start, value.get_ref());
+        walk_value(value.get_ref(), &place, visit);
+    }
+}
+
+fn walk_value(value: &DeValue<'_>, place: &Place, visit: &mut impl FnMut(&Place, usize, &DeValue<'_>)) {
+    match value {
+        DeValue::Table(table) => walk_table(table, place, visit),
+        DeValue::Array(array) => {
+            for (index, element) in array.iter().enumerate() {
+                let place = place.and(Part::Index(index));
+                visit(&place, element.span().start, element.get_ref());
+                walk_value(element.get_ref(), &place, visit);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What is passed over, and what is to be from the next round on.
+#[derive(Default)]
+pub(super) struct Reading {
+    refused: RefCell<BTreeSet<Place>>,
+    notes: RefCell<Vec<Refused>>,
+}
+
+impl Reading {
+    /// Marks a place; true if it wasn't marked before.
+    fn pass_over(&self, place: &Place) -> bool {
+        self.refused.borrow_mut().insert(place.clone())
+    }
+
+    /// Whether the place wasn't refused in an earlier round.
+    fn is_good(&self, place: &Place) -> bool {
+        !self.refused.borrow().contains(place)
+    }
+
+    fn note(&self, refused: Refused) {
+        self.notes.borrow_mut().push(refused);
+    }
+
+    fn take_notes(&self) -> Vec<Refused> {
+        self.notes.take()
+    }
+}
+
+/// Byte offset → line.
+struct LineCounter(Vec<usize>);
+
+impl LineCounter {
+    fn new(text: &str) -> Self {
+        Self(memchr::memchr_iter(b'\n', text.as_bytes()).collect())
+    }
+
+    /// Counted from 1.
+    fn line(&self, offset: usize) -> usize {
+        self.0.partition_point(|newline| *newline < offset) + 1
+    }
+}

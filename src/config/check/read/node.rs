@@ -1,0 +1,266 @@
+//! The deserializer: one value of the tree, and where it stands.
+
+use std::fmt;
+
+use serde::{
+    Deserializer,
+    de::{self, IntoDeserializer as _, Visitor, value::StrDeserializer},
+    forward_to_deserialize_any,
+};
+use toml::de::{DeString, DeTable, DeValue};
+
+use super::{
+    super::{
+        place::Place,
+        spelling::{choice, unknown},
+    },
+    Reading,
+};
+
+/// Why a value can't be used; never the value itself.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Refused {
+    /// The innermost place that was refused.
+    pub(super) place: Option<Place>,
+    pub(super) message: String,
+}
+
+impl Refused {
+    fn new(message: impl Into<String>) -> Self {
+        Self { place: None, message: message.into() }
+    }
+
+    /// Says where, unless that is known more closely.
+    fn at(mut self, place: &Place) -> Self {
+        self.place.get_or_insert_with(|| place.clone());
+        self
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl de::Error for Refused {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new(message.to_string())
+    }
+
+    fn invalid_type(_: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::new(format!("must be {expected}"))
+    }
+
+    fn invalid_value(_: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::new(format!("must be {expected}"))
+    }
+
+    fn invalid_length(_: usize, expected: &dyn de::Expected) -> Self {
+        Self::new(format!("must be {expected}"))
+    }
+
+    fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
+        Self::new(format!("must be {}", choice(expected)))
+    }
+}
+
+/// A value, or the whole file.
+#[derive(Clone, Copy)]
+enum Value<'t> {
+    Value(&'t DeValue<'t>),
+    Table(&'t DeTable<'t>),
+}
+
+/// A value in its place.
+pub(super) struct Node<'t> {
+    value: Value<'t>,
+    place: Place,
+    reading: &'t Reading,
+}
+
+impl<'t> Node<'t> {
+    pub(super) fn root(table: &'t DeTable<'t>, reading: &'t Reading) -> Self {
+        Self { value: Value::Table(table), place: Place::default(), reading }
+    }
+
+    /// The table's entries without those that were refused before.
+    fn entries(&self) -> Result<Vec<Entry<'t>>, Refused> {
+        let table = match self.value {
+            Value::Table(table) | Value::Value(DeValue::Table(table)) => table,
+            _ => return Err(Refused::new("must be a table").at(&self.place)),
+        };
+        let entry = |(key, value): (&'t toml::Spanned<DeString<'t>>, &'t toml::Spanned<DeValue<'t>>)| Entry {
+            key: key.get_ref(),
+            place: self.place.key(key.get_ref()),
+            value: value.get_ref(),
+        };
+        Ok(table.iter().map(entry).filter(|entry| self.reading.is_good(&entry.place)).collect())
+    }
+
+    fn visit_entries<V: Visitor<'t>>(&self, entries: Vec<Entry<'t>>, visitor: V) -> Result<V::Value, Refused> {
+        let entries = Entries { entries: entries.into_iter(), value: None, reading: self.reading };
+        visitor.visit_map(entries).map_err(|refused| refused.at(&self.place))
+    }
+
+    fn visit_value<V: Visitor<'t>>(&self, visitor: V) -> Result<V::Value, Refused> {
+        match self.value {
+            Value::Value(DeValue::String(text)) => visitor.visit_str(text),
+            Value::Value(DeValue::Boolean(truth)) => visitor.visit_bool(*truth),
+            Value::Value(DeValue::Integer(number)) => match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => visitor.visit_i64(number),
+                Err(_) => Err(Refused::new("must be a number of at most 64 bits")),
+            },
+            Value::Value(DeValue::Float(number)) => match number.as_str().parse() {
+                Ok(number) => visitor.visit_f64(number),
+                Err(_) => Err(Refused::new("must be a number")),
+            },
+            // no key takes these through `deserialize_any`: let the visitor say what it wants
+            Value::Value(DeValue::Datetime(_)) => Err(de::Error::invalid_type(de::Unexpected::Other("date"), &visitor)),
+            Value::Value(DeValue::Array(_)) => Err(de::Error::invalid_type(de::Unexpected::Seq, &visitor)),
+            Value::Value(DeValue::Table(_)) | Value::Table(_) => {
+                Err(de::Error::invalid_type(de::Unexpected::Map, &visitor))
+            }
+        }
+    }
+}
+
+impl<'t> Deserializer<'t> for Node<'t> {
+    type Error = Refused;
+
+    fn deserialize_any<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Refused> {
+        self.visit_value(visitor).map_err(|refused| refused.at(&self.place))
+    }
+
+    fn deserialize_bool<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Refused> {
+        match self.value {
+            Value::Value(DeValue::Boolean(truth)) => visitor.visit_bool(*truth),
+            _ => Err(Refused::new("must be true or false, without quotes").at(&self.place)),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Refused> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'t>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Refused> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_seq<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Refused> {
+        match self.value {
+            Value::Value(DeValue::Array(array)) => visitor
+                .visit_seq(Elements { elements: array.iter().enumerate(), place: &self.place, reading: self.reading }),
+            _ => Err(Refused::new("must be a list in square brackets")),
+        }
+        .map_err(|refused| refused.at(&self.place))
+    }
+
+    fn deserialize_map<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Refused> {
+        self.visit_entries(self.entries()?, visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'t>>(
+        self,
+        _: &'static str,
+        known: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Refused> {
+        let (entries, unknown): (Vec<_>, Vec<_>) =
+            self.entries()?.into_iter().partition(|entry| known.contains(&entry.key));
+        for entry in unknown {
+            self.reading.note(Refused { message: unknown_key(entry.key, known), place: Some(entry.place) });
+        }
+        self.visit_entries(entries, visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'t>>(
+        self,
+        _: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Refused> {
+        match self.value {
+            Value::Value(DeValue::String(text)) => {
+                let word: StrDeserializer<'_, Refused> = text.as_ref().into_deserializer();
+                visitor.visit_enum(word)
+            }
+            _ => Err(de::Error::unknown_variant("", variants)),
+        }
+        .map_err(|refused| refused.at(&self.place))
+    }
+
+    forward_to_deserialize_any! {
+        <V: Visitor<'t>>
+        i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct tuple
+        tuple_struct identifier ignored_any
+    }
+}
+
+/// A key and its value.
+struct Entry<'t> {
+    key: &'t str,
+    place: Place,
+    value: &'t DeValue<'t>,
+}
+
+/// The entries of a table.
+struct Entries<'t> {
+    entries: std::vec::IntoIter<Entry<'t>>,
+    value: Option<Entry<'t>>,
+    reading: &'t Reading,
+}
+
+impl<'t> de::MapAccess<'t> for Entries<'t> {
+    type Error = Refused;
+
+    fn next_key_seed<K: de::DeserializeSeed<'t>>(&mut self, seed: K) -> Result<Option<K::Value>, Refused> {
+        let Some(entry) = self.entries.next() else { return Ok(None) };
+        let word: StrDeserializer<'_, Refused> = entry.key.into_deserializer();
+        let key = seed.deserialize(word).map_err(|refused| refused.at(&entry.place))?;
+        self.value = Some(entry);
+        Ok(Some(key))
+    }
+
+    fn next_value_seed<V: de::DeserializeSeed<'t>>(&mut self, seed: V) -> Result<V::Value, Refused> {
+        let entry = self.value.take().ok_or_else(|| Refused::new("must have a value"))?;
+        seed.deserialize(Node { value: Value::Value(entry.value), place: entry.place, reading: self.reading })
+    }
+}
+
+/// The elements of an array, without those that were refused before.
+struct Elements<'n, 't> {
+    elements: std::iter::Enumerate<std::slice::Iter<'t, toml::Spanned<DeValue<'t>>>>,
+    place: &'n Place,
+    reading: &'t Reading,
+}
+
+impl<'t> de::SeqAccess<'t> for Elements<'_, 't> {
+    type Error = Refused;
+
+    fn next_element_seed<T: de::DeserializeSeed<'t>>(&mut self, seed: T) -> Result<Option<T::Value>, Refused> {
+        for (index, element) in self.elements.by_ref() {
+            let place = self.place.index(index);
+            if self.reading.is_good(&place) {
+                let node = Node { value: Value::Value(element.get_ref()), place, reading: self.reading };
+                return seed.deserialize(node).map(Some);
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn unknown_key(key: &str, known: &[&str]) -> String {
+    let mut message = unknown("key", key, known.iter().copied());
+    let key = key.to_ascii_lowercase();
+    if ["secret", "password", "token"].iter().any(|word| key.contains(word)) {
+        message.push_str(" Secrets never stand in this file, only where they are");
+    }
+    message
+}

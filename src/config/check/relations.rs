@@ -1,0 +1,70 @@
+//! What relates sections to each other: shares and quotas of services to the budgets of accounts,
+//! identities to TLS, costs to bursts.
+
+use super::{Findings, Place};
+use crate::config::{Account, ClientAuth, Config, Operation, Service};
+
+/// Sums of decimal fractions miss 1 by less than this.
+const ROUNDING: f64 = 1e-9;
+
+/// Checks sections that are checked by themselves. An account is `None` after a fault of its own.
+pub(super) fn check(accounts: &[Option<Account>], config: &Config, findings: &mut Findings) {
+    for (index, account) in accounts.iter().enumerate() {
+        let services: Vec<&Service> = config.services.iter().filter(|service| service.account == index).collect();
+        shares(&services, findings);
+        if let Some(account) = account {
+            quotas(account, &services, findings);
+            costs(account, &config.operations, findings);
+        }
+    }
+    let asked_for = config.listen.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::None);
+    for service in config.services.iter().filter(|service| !service.identities.is_empty() && !asked_for) {
+        let place = Place::at(["services", &service.name, "identities"]);
+        findings.warn(&place, "prove nothing as long as listen.tls asks for no client certificate (client_auth)");
+    }
+    if config.services.is_empty() && !findings.lines().holds(&Place::at(["services"])) {
+        findings.warn(&Place::at(["services"]), "there is none: every request is refused");
+    }
+}
+
+/// The guaranteed parts are parts of one whole.
+fn shares(services: &[&Service], findings: &mut Findings) {
+    let mut sum = 0.0;
+    for service in services {
+        sum += service.share;
+        if sum > 1.0 + ROUNDING {
+            let message = "makes the shares of the services of its account add up to more than 1";
+            findings.fault(&Place::at(["services", &service.name, "share"]), message);
+            return;
+        }
+    }
+}
+
+/// Services may be promised more than there is; somebody should know.
+fn quotas(account: &Account, services: &[&Service], findings: &mut Findings) {
+    let place = Place::at(["accounts", &account.name, "budget"]);
+    let asked: u64 = services.iter().filter_map(|s| s.quota.second).map(|rate| u64::from(rate.per_second)).sum();
+    if let Some(rate) = account.budget.second
+        && asked > u64::from(rate.per_second)
+    {
+        let message = format!("the quotas of its services add up to {asked} a second, which is more than the budget");
+        findings.warn(&place.key("per_second"), message);
+    }
+    let asked = services.iter().filter_map(|service| service.quota.day).fold(0, u64::saturating_add);
+    if let Some(day) = account.budget.day
+        && asked > day
+    {
+        let message = format!("the quotas of its services add up to {asked} a day, which is more than the budget");
+        findings.warn(&place.key("per_day"), message);
+    }
+}
+
+/// An operation that costs more than can ever be saved up could never be sent.
+fn costs(account: &Account, operations: &[Operation], findings: &mut Findings) {
+    let second = account.budget.second.map_or(u64::MAX, |rate| u64::from(rate.burst));
+    let most = second.min(account.budget.day.unwrap_or(u64::MAX));
+    for operation in operations.iter().filter(|operation| u64::from(operation.cost) > most) {
+        let message = format!("must be at most {most}, the budget that account {} has at once", account.name);
+        findings.fault(&Place::at(["operations", &operation.name, "cost"]), message);
+    }
+}

@@ -1,0 +1,163 @@
+//! `[services.NAME]`
+
+use std::collections::BTreeMap;
+
+use super::{Findings, Place, account::rate, operation::names, spelling::unknown};
+use crate::config::{
+    Class, Credential, Operation, Quota, Service,
+    file::{self, File, Name, Text},
+};
+
+/// The classes by the words of the file.
+const CLASSES: [(&str, Class); 6] = [
+    ("lookup", Class::Lookup),
+    ("read", Class::Read),
+    ("quote", Class::Quote),
+    ("order", Class::Order),
+    ("account", Class::Account),
+    ("unlisted", Class::Unlisted),
+];
+
+/// More would be old ones that nobody has removed.
+const LIVE_CREDENTIALS: usize = 2;
+
+/// Whether a name is the word of a class.
+pub(super) fn is_class(name: &str) -> bool {
+    CLASSES.iter().any(|(word, _)| *word == name)
+}
+
+/// Every service, also those that have a fault.
+pub(super) fn check(written: &File, operations: &[Operation], findings: &mut Findings) -> Vec<Service> {
+    let mut seen = Seen::default();
+    let mut services = Vec::new();
+    for (name, service) in &written.services {
+        let place = Place::at(["services", &name.0.0]);
+        let account = account(service, &place, written, findings);
+        let (allow_classes, allow_operations) = allowed(&service.allow, &place.key("allow"), operations, findings);
+        let credentials = credentials(service, &place, &mut seen, findings);
+        let quota = &service.quota;
+        services.push(Service {
+            name: name.0.0.clone(),
+            account,
+            priority: service.priority,
+            quota: Quota {
+                second: rate((quota.per_second, quota.burst), &place.key("quota"), findings),
+                day: quota.per_day.map(|count| count.0),
+            },
+            share: service.share.0,
+            allow_classes,
+            allow_operations,
+            credentials,
+            identities: identities(service, &place, &mut seen, findings),
+            charge_hits_second: service.charge_hits.second,
+            charge_hits_day: service.charge_hits.day,
+            force_refresh: service.force_refresh,
+        });
+    }
+    services
+}
+
+/// What must be unique in the file, with the place of the first.
+#[derive(Default)]
+struct Seen {
+    access_keys: BTreeMap<String, Place>,
+    identities: BTreeMap<String, Place>,
+}
+
+/// The index of the service's account; that of none after a fault.
+fn account(service: &file::Service, place: &Place, written: &File, findings: &mut Findings) -> usize {
+    let place = place.key("account");
+    let Some(name) = findings.need(&service.account, &place, "name the account that the service uses") else {
+        return usize::MAX;
+    };
+    // the accounts of the `Config` are in the order of their names too
+    written.accounts.keys().position(|account| account == name).unwrap_or_else(|| {
+        // an account whose table is broken is there all the same
+        if !findings.lines().holds(&Place::at(["accounts", &name.0.0])) {
+            findings.fault(&place, unknown("account", &name.0.0, written.accounts.keys().map(|name| name.0.0.as_str())));
+        }
+        usize::MAX
+    })
+}
+
+fn allowed(
+    written: &[Text<Name>],
+    place: &Place,
+    operations: &[Operation],
+    findings: &mut Findings,
+) -> (Vec<Class>, Vec<String>) {
+    let (mut classes, mut listed) = (Vec::new(), Vec::new());
+    for (index, word) in written.iter().enumerate() {
+        let (word, place) = (word.0.0.as_str(), place.index(index));
+        if let Some((_, class)) = CLASSES.iter().find(|(name, _)| *name == word) {
+            if *class == Class::Unlisted {
+                let message = "may send anything that no operation lists, as powerful as \"order\"; list what it needs \
+                               as operations instead";
+                findings.warn(&place, message);
+            }
+            if !classes.contains(class) {
+                classes.push(*class);
+            }
+        } else if names(operations).any(|name| name == word) {
+            if !listed.iter().any(|name| name == word) {
+                listed.push(word.to_owned());
+            }
+        } else {
+            let known = CLASSES.iter().map(|(name, _)| *name).chain(names(operations));
+            findings.fault(&place, unknown("class or operation", word, known));
+        }
+    }
+    if written.is_empty() {
+        findings.warn(place, "is empty: the service may call nothing");
+    }
+    (classes, listed)
+}
+
+fn credentials(
+    service: &file::Service,
+    place: &Place,
+    seen: &mut Seen,
+    findings: &mut Findings,
+) -> Vec<Credential> {
+    let list = place.key("credentials");
+    if service.credentials.is_empty() && service.identities.is_empty() {
+        let remedy = "a service needs a credential (`fastrac-gateway service issue` makes one) or an identity";
+        findings.missing(&list, remedy);
+    }
+    if service.credentials.len() > LIVE_CREDENTIALS {
+        findings.fault(&list, format!("must hold at most {LIVE_CREDENTIALS}: remove what is no longer used"));
+    }
+    let mut credentials = Vec::new();
+    for (index, written) in service.credentials.iter().enumerate() {
+        let place = list.index(index);
+        let remedy = "`fastrac-gateway service issue` makes one";
+        let access_key = findings.need(&written.access_key, &place.key("access_key"), remedy);
+        let digest = findings.need(&written.secret_sha256, &place.key("secret_sha256"), remedy);
+        if let Some(key) = access_key {
+            let key_place = place.key("access_key");
+            once(&mut seen.access_keys, &key.0.0, &key_place, findings);
+        }
+        if let (Some(key), Some(digest)) = (access_key, digest) {
+            credentials.push(Credential { access_key: key.0.0.clone(), secret_sha256: digest.0.0 });
+        }
+    }
+    credentials
+}
+
+fn identities(service: &file::Service, place: &Place, seen: &mut Seen, findings: &mut Findings) -> Vec<String> {
+    let list = place.key("identities");
+    for (index, identity) in service.identities.iter().enumerate() {
+        once(&mut seen.identities, &identity.0.0, &list.index(index), findings);
+    }
+    service.identities.iter().map(|identity| identity.0.0.clone()).collect()
+}
+
+/// No two services may be proved by the same thing.
+fn once(seen: &mut BTreeMap<String, Place>, value: &str, place: &Place, findings: &mut Findings) {
+    if let Some(first) = seen.get(value) {
+        let line = findings.lines().of(first).map_or(String::new(), |line| format!(" on line {line}"));
+        findings.fault(place, format!("must be unique in the file, and stands at {first}{line} too"));
+    } else {
+        seen.insert(value.to_owned(), place.clone());
+    }
+}

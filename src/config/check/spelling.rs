@@ -1,0 +1,35 @@
+//! What somebody may have meant.
+
+/// `unknown …`, with the nearest known word, or with all of them if none is near.
+pub(super) fn unknown<'a>(kind: &str, word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.into_iter().collect();
+    match nearest(word, &known) {
+        Some(near) => format!("unknown {kind}; did you mean \"{near}\"?"),
+        None if known.is_empty() => format!("unknown {kind}: none is known here"),
+        None => format!("unknown {kind}; known here: {}", known.join(", ")),
+    }
+}
+
+/// The known word that is most like it, if one is like it at all.
+fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    // long enough for every known word; strsim's distance takes time by the product of the lengths
+    let word: String = word.chars().take(64).collect();
+    known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(&word, candidate), *candidate))
+        .filter(|(likeness, _)| *likeness >= 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// `"a", "b" or "c"`.
+pub(super) fn choice(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [one] => format!("{one:?}"),
+        [rest @ .., last] => {
+            let rest: Vec<String> = rest.iter().map(|word| format!("{word:?}")).collect();
+            format!("{} or {last:?}", rest.join(", "))
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! `[vault]`, with what the environment says where it is silent.
+
+use std::path::PathBuf;
+
+use super::{Desk, Findings, Place};
+use crate::config::{
+    Vault, VaultAuth,
+    file::{self, BaseUrl, KeysSource, VaultMethod, Written as _},
+};
+
+/// The vault, if the file has one or an account's keys come from it.
+pub(super) fn check(written: &file::File, desk: Desk<'_>, findings: &mut Findings) -> Option<Vault> {
+    let user = written.accounts.iter().find(|(_, account)| {
+        account.keys.as_ref().is_some_and(|keys| keys.source == Some(KeysSource::Vault))
+    });
+    if written.vault.is_none() && user.is_none() {
+        return None;
+    }
+    let place = Place::at(["vault"]);
+    // without a [vault] table the line is that of the account that wants one
+    let wanted_by = match user {
+        Some((name, _)) if written.vault.is_none() => Place::at(["accounts", &name.0.0, "keys", "source"]),
+        _ => place.clone(),
+    };
+    let vault = written.vault.clone().unwrap_or_default();
+    let address = address(&vault, &place, &wanted_by, desk, findings);
+    let auth = match &vault.auth {
+        Some(auth) => login(auth, &place.key("auth"), desk, findings),
+        None if desk.environment.vault_token => Some(VaultAuth::Token { token_file: None }),
+        None => {
+            let place = if written.vault.is_none() { wanted_by } else { place.key("auth") };
+            findings.missing(&place, "say how to log in to the vault (vault.auth), or set VAULT_TOKEN");
+            None
+        }
+    };
+    let environment = desk.environment;
+    Some(Vault {
+        address: address?,
+        ca: desk.path_of(&vault.ca).or_else(|| environment.vault_ca.clone()),
+        namespace: vault.namespace.map(|name| name.0.0).or_else(|| environment.vault_namespace.clone()),
+        poll: vault.poll.0.0,
+        auth: auth?,
+    })
+}
+
+fn address(
+    vault: &file::Vault,
+    place: &Place,
+    wanted_by: &Place,
+    desk: Desk<'_>,
+    findings: &mut Findings,
+) -> Option<String> {
+    let address = place.key("address");
+    let url = match (&vault.address, &desk.environment.vault_address) {
+        (Some(url), _) => url.0.clone(),
+        (None, Some(text)) => match BaseUrl::parse(text) {
+            Ok(url) => url,
+            Err(message) => {
+                findings.fault(wanted_by, format!("takes the address from VAULT_ADDR, which {message}"));
+                return None;
+            }
+        },
+        (None, None) => {
+            let place = if wanted_by == place { &address } else { wanted_by };
+            findings.missing(place, "say where the vault is (vault.address), or set VAULT_ADDR");
+            return None;
+        }
+    };
+    if !url.tls && !url.is_loopback() {
+        findings.fault(&address, "must be https:// unless it is on loopback: keys would travel in the clear");
+    }
+    Some(url.written())
+}
+
+/// A login: the keys that its method needs, and no others.
+fn login(auth: &file::VaultAuth, place: &Place, desk: Desk<'_>, findings: &mut Findings) -> Option<VaultAuth> {
+    let remedy = "one of \"token\", \"approle\", \"kubernetes\", \"jwt\", \"cert\"";
+    let method = *findings.need(&auth.method, &place.key("method"), remedy)?;
+    let (needs, takes): (&[&str], &[&str]) = match method {
+        VaultMethod::Token => (&[], &["token_file"]),
+        VaultMethod::AppRole => (&["role_id", "secret_id_file"], &["mount"]),
+        VaultMethod::Kubernetes | VaultMethod::Jwt => (&["role", "token_file"], &["mount"]),
+        VaultMethod::Cert => (&["name", "cert", "key"], &["mount"]),
+    };
+    let texts = [("mount", &auth.mount), ("role_id", &auth.role_id), ("role", &auth.role), ("name", &auth.name)];
+    let paths = [
+        ("token_file", &auth.token_file),
+        ("secret_id_file", &auth.secret_id_file),
+        ("cert", &auth.cert),
+        ("key", &auth.key),
+    ];
+    let given = texts.map(|(key, text)| (key, text.is_some())).into_iter();
+    for (key, given) in given.chain(paths.map(|(key, path)| (key, path.is_some()))) {
+        if given && !needs.contains(&key) && !takes.contains(&key) {
+            findings.fault(&place.key(key), format!("does not belong to method {:?}", method.as_str()));
+        } else if !given && needs.contains(&key) {
+            findings.missing(&place.key(key), &format!("method {:?} needs it", method.as_str()));
+        }
+    }
+    if method == VaultMethod::Token && auth.token_file.is_none() && !desk.environment.vault_token {
+        findings.missing(&place.key("token_file"), "name the file with the token, or set VAULT_TOKEN");
+    }
+    let text = |text: &Option<file::Text<file::Phrase>>| text.as_ref().map(|text| text.0.0.clone());
+    let path = |path: &Option<file::Text<PathBuf>>| desk.path_of(path);
+    let mount = text(&auth.mount).unwrap_or_else(|| method.as_str().to_owned());
+    Some(match method {
+        VaultMethod::Token => VaultAuth::Token { token_file: path(&auth.token_file) },
+        VaultMethod::AppRole => {
+            VaultAuth::AppRole { mount, role_id: text(&auth.role_id)?, secret_id_file: path(&auth.secret_id_file)? }
+        }
+        VaultMethod::Kubernetes => {
+            VaultAuth::Kubernetes { mount, role: text(&auth.role)?, token_file: path(&auth.token_file)? }
+        }
+        VaultMethod::Jwt => VaultAuth::Jwt { mount, role: text(&auth.role)?, token_file: path(&auth.token_file)? },
+        VaultMethod::Cert => VaultAuth::Cert {
+            mount,
+            name: text(&auth.name)?,
+            cert: path(&auth.cert)?,
+            key: path(&auth.key)?,
+        },
+    })
+}

@@ -1,0 +1,254 @@
+//! `[accounts.NAME]` as written.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{BaseUrl, Count, DAY, Fraction, HOUR, MINUTE, Name, Phrase, ProxyUrl, SECOND, Span, Text, Variable};
+
+/// One Fastrac partner account.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Account {
+    /// Fastrac's address, perhaps with a path prefix that callers never send. "http://" only on loopback, or with
+    /// `allow_cleartext`.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<Text<BaseUrl>>,
+    /// How the key pair is shown.
+    pub auth: Auth,
+    /// Where `v1` operations have another address, prefix or style.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v1: Option<Version>,
+    /// Where `v2` operations have another address, prefix or style.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v2: Option<Version>,
+    /// PEM file: roots of Fastrac's certificate, instead of the platform's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Text<PathBuf>>,
+    /// HTTP CONNECT proxy on the way to Fastrac.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Text<ProxyUrl>>,
+    /// Whether keys may travel over plain "http://" to another host.
+    pub allow_cleartext: bool,
+    /// Where the key pair comes from.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Keys>,
+    /// How a pair gives way to the next.
+    pub rotation: Rotation,
+    /// The operation that proves a new pair: a GET lookup without `{name}` segments.
+    pub verify: Text<Name>,
+    /// What the gateway may ask of Fastrac.
+    pub budget: Budget,
+    /// IANA zone in which the day turns.
+    pub day_zone: Text<jiff::tz::TimeZone>,
+    /// When the account is given a rest.
+    pub breaker: Breaker,
+    /// What `success:false` with these messages means, whatever the status: whole text, trimmed, any case.
+    pub messages: Messages,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self {
+            base_url: None,
+            auth: Auth::Auto,
+            v1: None,
+            v2: None,
+            ca: None,
+            proxy: None,
+            allow_cleartext: false,
+            keys: None,
+            rotation: Rotation::default(),
+            verify: Text(Name("v2.province".to_owned())),
+            budget: Budget::default(),
+            // bundled in the binary; WIB has had no summer time since 1964
+            day_zone: Text(jiff::tz::TimeZone::get("Asia/Jakarta").unwrap_or(jiff::tz::TimeZone::UTC)),
+            breaker: Breaker::default(),
+            messages: Messages::default(),
+        }
+    }
+}
+
+/// How a key pair is shown to Fastrac.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Auth {
+    /// `v1` operations: headers; `v2` operations: basic; others: both.
+    #[default]
+    Auto,
+    /// Headers `access-key` and `secret-key`.
+    Headers,
+    /// `Authorization: Basic`.
+    Basic,
+    /// Headers and Basic.
+    Both,
+}
+
+/// What one API version has of its own.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Version {
+    /// Its address; absent: the account's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<Text<BaseUrl>>,
+    /// Its style; absent: the account's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+}
+
+/// Where a key pair comes from: which keys belong to it depends on `source`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keys {
+    /// Kind of source.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<KeysSource>,
+    /// "file": TOML file with one table an account, encrypted with age if it ends in ".age". "directory": folder with
+    /// files access_key and secret_key. "vault": path of the secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<Text<PathBuf>>,
+    /// "file": age identity, for a path that ends in ".age".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Text<PathBuf>>,
+    /// "vault": where the KV engine is mounted; absent: "secret".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount: Option<Text<Phrase>>,
+    /// "env": name of the variable that holds the access key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key: Option<Text<Variable>>,
+    /// "env": name of the variable that holds the secret key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_key: Option<Text<Variable>>,
+}
+
+/// A kind of key source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeysSource {
+    /// A TOML file.
+    File,
+    /// A folder with two files.
+    Directory,
+    /// A KV secret.
+    Vault,
+    /// Two environment variables, read once.
+    Env,
+}
+
+impl KeysSource {
+    /// The word in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Vault => "vault",
+            Self::Env => "env",
+        }
+    }
+}
+
+/// `accounts.NAME.rotation`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rotation {
+    /// How long the previous pair may serve; zero: not at all.
+    pub overlap: Span<0, { 30 * DAY }>,
+    /// How long after the last successful read a pair may serve; a pair from "env" does not age.
+    pub max_age: Span<SECOND, { 366 * DAY }>,
+    /// Whether an order that was refused with 401 is sent again with the newer pair.
+    pub resend_orders: bool,
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self { overlap: Span::millis(10 * MINUTE), max_age: Span::millis(72 * HOUR), resend_orders: true }
+    }
+}
+
+/// `accounts.NAME.budget`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Requests a second; absent: not limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_second: Option<Count>,
+    /// Requests at once; absent: as many as `per_second`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst: Option<Count>,
+    /// Requests a calendar day; absent: not limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_day: Option<Count<{ i64::MAX as u64 }>>,
+    /// Requests at the same time.
+    pub in_flight: Count<65_536>,
+    /// How long a request may wait for its turn; zero: not at all.
+    pub max_wait: Span<0, MINUTE>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { per_second: None, burst: None, per_day: None, in_flight: Count(64), max_wait: Span::millis(250) }
+    }
+}
+
+/// `accounts.NAME.breaker`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Breaker {
+    /// How far back outcomes count.
+    pub window: Span<SECOND, HOUR>,
+    /// Fewer outcomes than this say nothing.
+    pub minimum: Count,
+    /// Share of failures that opens it.
+    pub failures: Fraction<false>,
+    /// How long it stays open.
+    pub open: Span<100, HOUR>,
+    /// Requests let through to try.
+    pub probes: Count<1000>,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            window: Span::millis(10 * SECOND),
+            minimum: Count(20),
+            failures: Fraction(0.5),
+            open: Span::millis(5 * SECOND),
+            probes: Count(3),
+        }
+    }
+}
+
+/// `accounts.NAME.messages`: a list here replaces the built-in one.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Messages {
+    /// There is no such thing.
+    pub not_found: Vec<Text<Phrase>>,
+    /// The key pair is refused.
+    pub key: Vec<Text<Phrase>>,
+    /// Too many requests.
+    pub limit: Vec<Text<Phrase>>,
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        let list = |texts: &[&str]| texts.iter().map(|text| Text(Phrase((*text).to_owned()))).collect();
+        Self {
+            // the first is documented, the others are what such APIs say; Fastrac's own are unconfirmed
+            not_found: list(&["Data not found"]),
+            key: list(&[
+                "Unauthorized",
+                "Unauthenticated",
+                "Invalid credentials",
+                "Invalid access key",
+                "Invalid secret key",
+                "Invalid access key or secret key",
+            ]),
+            limit: list(&["Too Many Requests", "Rate limit exceeded"]),
+        }
+    }
+}

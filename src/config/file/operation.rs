@@ -1,0 +1,58 @@
+//! `[operations.NAME]` as written: one row of the operation table, or fields laid over one.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Count, DAY, Fraction, HOUR, Method, Pattern, Span, Text, VaryHeader};
+use crate::config::{Api, Class};
+
+/// A row of the operation table. A field that is absent keeps the value of the built-in row of that name.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Operation {
+    /// Which address and auth style of the account; absent in a new row: the account's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<Api>,
+    /// Method. Mandatory in a new row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<Text<Method>>,
+    /// Path, without the account's prefix; `{name}` matches one segment. Mandatory in a new row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<Text<Pattern>>,
+    /// Further paths of the same operation; absent in a new row: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aliases: Option<Vec<Text<Pattern>>>,
+    /// How it is handled. Mandatory in a new row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
+    /// Whether and how long answers are stored; absent in a new row: not stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CachePolicy>,
+    /// How long one attempt may take; absent in a new row: "10s".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span<1, HOUR>>,
+    /// What a request takes out of the account's budget; absent in a new row: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Count<1000>>,
+    /// Request headers that may vary the answer and so pass although it is stored; absent in a new row: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vary: Option<Vec<Text<VaryHeader>>>,
+}
+
+/// `operations.NAME.cache`. A field that is absent keeps the value of the built-in row of that name.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CachePolicy {
+    /// How long a stored answer is given out without asking; zero: nothing is stored. Mandatory in a new row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fresh: Option<Span<0, { 366 * DAY }>>,
+    /// How long after its storing an answer is given out when Fastrac fails; zero: never; absent in a new row: "0ms".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale_if_error: Option<Span<0, { 366 * DAY }>>,
+    /// Part of `fresh` after which a used answer is asked for again; 1: never early; absent in a new row: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_ahead: Option<Fraction<false>>,
+    /// How long "Data not found" is stored; zero: never; absent in a new row: "0ms".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_found: Option<Span<0, DAY>>,
+}

@@ -1,0 +1,94 @@
+//! `[services.NAME]` as written.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{AccessKey, Count, Digest, Fraction, Identity, Name, Text};
+use crate::config::Priority;
+
+/// One internal caller.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Service {
+    /// The account that it uses.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<Text<Name>>,
+    /// Who waits and who is shed when the budget is short.
+    pub priority: Priority,
+    /// What it may ask of the gateway.
+    pub quota: Quota,
+    /// Guaranteed part of the account's budget; idle parts can be borrowed.
+    pub share: Fraction<true>,
+    /// Classes ("lookup", "read", "quote", "order", "account", "unlisted"), or names of operations.
+    pub allow: Vec<Text<Name>>,
+    /// How it proves who it is; two may be live while it rotates. Mandatory, unless it has identities.
+    pub credentials: Vec<Credential>,
+    /// SANs of client certificates that prove who it is.
+    pub identities: Vec<Text<Identity>>,
+    /// Whether answers that didn't go to Fastrac count.
+    pub charge_hits: ChargeHits,
+    /// Whether its `cache-control: no-cache` may reach Fastrac.
+    pub force_refresh: bool,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self {
+            account: None,
+            priority: Priority::Normal,
+            quota: Quota::default(),
+            share: Fraction(0.0),
+            allow: ["lookup", "read", "quote"].map(|class| Text(Name(class.to_owned()))).to_vec(),
+            credentials: Vec::new(),
+            identities: Vec::new(),
+            charge_hits: ChargeHits::default(),
+            force_refresh: false,
+        }
+    }
+}
+
+/// `services.NAME.quota`
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// Requests a second; absent: not limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_second: Option<Count>,
+    /// Requests at once; absent: as many as `per_second`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst: Option<Count>,
+    /// Requests a calendar day, in the account's zone; absent: not limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_day: Option<Count<{ i64::MAX as u64 }>>,
+}
+
+/// `services.NAME.credentials[n]`, made by `fastrac-gateway service issue`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Credential {
+    /// 1 to 64 characters of A-Z, a-z, 0-9, "_" and "-"; no two credentials of the file may share one.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key: Option<Text<AccessKey>>,
+    /// SHA-256 of the secret, 64 hexadecimal digits.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_sha256: Option<Text<Digest>>,
+}
+
+/// `services.NAME.charge_hits`: whether stored and joined answers count against its quota.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChargeHits {
+    /// Against the quota of the second.
+    pub second: bool,
+    /// Against the quota of the day.
+    pub day: bool,
+}
+
+impl Default for ChargeHits {
+    fn default() -> Self {
+        Self { second: true, day: false }
+    }
+}

@@ -1,0 +1,284 @@
+//! Values of the file that are more than a number or a text: each knows how it is written, what it
+//! must be, and how the JSON Schema describes it.
+//!
+//! A rule that concerns one value alone lives here, with the value; a rule that relates two values
+//! lives in [`check`](crate::config::check). No message repeats the value: it may be a secret that
+//! was written into the wrong place.
+
+use std::{borrow::Cow, path::PathBuf, time::Duration};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A value written as a text.
+pub trait Written: Sized {
+    /// What it must be, as it follows "must be" in a fault.
+    const KIND: &'static str;
+
+    /// Reads the text.
+    ///
+    /// # Errors
+    /// What is wrong, beginning with "must", without the text itself.
+    fn parse(text: &str) -> Result<Self, String>;
+
+    /// The text again.
+    fn written(&self) -> String;
+
+    /// Smallest and largest value, as written, if it has bounds.
+    fn bounds() -> Option<String> {
+        None
+    }
+
+    /// A fault that says no more than what the value must be.
+    fn refusal() -> String {
+        format!("must be {}", Self::KIND)
+    }
+}
+
+/// A [`Written`] value in the file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Text<T>(pub T);
+
+impl<'de, T: Written> Deserialize<'de> for Text<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader<T>(std::marker::PhantomData<T>);
+        impl<T: Written> de::Visitor<'_> for Reader<T> {
+            type Value = Text<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(T::KIND)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Text<T>, E> {
+                T::parse(text).map(Text).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Reader(std::marker::PhantomData))
+    }
+}
+
+impl<T: Written> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.written())
+    }
+}
+
+impl<T: Written> JsonSchema for Text<T> {
+    fn schema_name() -> Cow<'static, str> {
+        "Text".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let kind = match T::bounds() {
+            Some(bounds) => format!("{}, {bounds}", T::KIND),
+            None => T::KIND.to_owned(),
+        };
+        json_schema!({ "type": "string", "title": kind })
+    }
+}
+
+/// A duration of `MIN` to `MAX` milliseconds, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Within<const MIN: u64, const MAX: u64>(pub Duration);
+
+/// A duration of `MIN` to `MAX` milliseconds, as written.
+pub type Span<const MIN: u64, const MAX: u64> = Text<Within<MIN, MAX>>;
+
+impl<const MIN: u64, const MAX: u64> Text<Within<MIN, MAX>> {
+    /// A default; must be within the bounds.
+    pub(super) const fn millis(millis: u64) -> Self {
+        Text(Within(Duration::from_millis(millis)))
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Written for Within<MIN, MAX> {
+    const KIND: &'static str = "a duration such as \"250ms\" or \"24h\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let duration = humantime::parse_duration(text).map_err(|_| Self::refusal())?;
+        if (Duration::from_millis(MIN)..=Duration::from_millis(MAX)).contains(&duration) {
+            Ok(Self(duration))
+        } else {
+            Err(format!("must be {}", Self::bounds().unwrap_or_default()))
+        }
+    }
+
+    fn written(&self) -> String {
+        duration_text(self.0)
+    }
+
+    fn bounds() -> Option<String> {
+        let (min, max) = (Duration::from_millis(MIN), Duration::from_millis(MAX));
+        Some(format!("from \"{}\" to \"{}\"", duration_text(min), duration_text(max)))
+    }
+}
+
+/// The largest unit that leaves no rest.
+fn duration_text(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")]
+        .into_iter()
+        .find(|(unit, _)| millis >= *unit && millis % unit == 0)
+        .map_or_else(|| format!("{millis}ms"), |(unit, name)| format!("{}{name}", millis / unit))
+}
+
+/// A size of `MIN` to `MAX` bytes, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes<const MIN: u64, const MAX: u64>(pub u64);
+
+/// A size of `MIN` to `MAX` bytes, as written.
+pub type Size<const MIN: u64, const MAX: u64> = Text<Bytes<MIN, MAX>>;
+
+impl<const MIN: u64, const MAX: u64> Text<Bytes<MIN, MAX>> {
+    /// A default; must be within the bounds.
+    pub(super) const fn bytes(bytes: u64) -> Self {
+        Text(Bytes(bytes))
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Written for Bytes<MIN, MAX> {
+    const KIND: &'static str = "a size such as \"64MiB\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let size: bytesize::ByteSize = text.parse().map_err(|_| Self::refusal())?;
+        if (MIN..=MAX).contains(&size.0) {
+            Ok(Self(size.0))
+        } else {
+            Err(format!("must be {}", Self::bounds().unwrap_or_default()))
+        }
+    }
+
+    fn written(&self) -> String {
+        size_text(self.0)
+    }
+
+    fn bounds() -> Option<String> {
+        Some(format!("from \"{}\" to \"{}\"", size_text(MIN), size_text(MAX)))
+    }
+}
+
+/// The largest binary unit that leaves no rest.
+fn size_text(bytes: u64) -> String {
+    [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
+        .into_iter()
+        .find(|(unit, _)| bytes >= *unit && bytes % unit == 0)
+        .map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
+}
+
+/// A whole number from 1 to `MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Count<const MAX: u64 = { u32::MAX as u64 }>(pub u64);
+
+impl Count {
+    /// The number; the bound makes it fit.
+    pub fn get(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
+}
+
+impl<'de, const MAX: u64> Deserialize<'de> for Count<MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader<const MAX: u64>;
+        impl<const MAX: u64> de::Visitor<'_> for Reader<MAX> {
+            type Value = Count<MAX>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a whole number above zero, without quotes")
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Count<MAX>, E> {
+                u64::try_from(number).map_err(|_| E::custom("must be above zero")).and_then(|n| self.visit_u64(n))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Count<MAX>, E> {
+                match number {
+                    0 => Err(E::custom("must be above zero")),
+                    n if n > MAX => Err(E::custom(format_args!("must be at most {MAX}"))),
+                    n => Ok(Count(n)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+impl<const MAX: u64> JsonSchema for Count<MAX> {
+    fn schema_name() -> Cow<'static, str> {
+        "Count".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 1, "maximum": MAX })
+    }
+}
+
+/// A part of a whole, 0 to 1; zero itself only if `ZERO`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Fraction<const ZERO: bool>(pub f64);
+
+impl<const ZERO: bool> Fraction<ZERO> {
+    const KIND: &'static str = if ZERO { "a number from 0 to 1" } else { "a number above 0 and at most 1" };
+}
+
+impl<'de, const ZERO: bool> Deserialize<'de> for Fraction<ZERO> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader<const ZERO: bool>;
+        impl<const ZERO: bool> de::Visitor<'_> for Reader<ZERO> {
+            type Value = Fraction<ZERO>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(Fraction::<ZERO>::KIND)
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Fraction<ZERO>, E> {
+                if (ZERO && number == 0.0) || (number > 0.0 && number <= 1.0) {
+                    Ok(Fraction(number))
+                } else {
+                    Err(E::custom(format_args!("must be {}", Fraction::<ZERO>::KIND)))
+                }
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Fraction<ZERO>, E> {
+                self.visit_f64(number as f64)
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+impl<const ZERO: bool> JsonSchema for Fraction<ZERO> {
+    fn schema_name() -> Cow<'static, str> {
+        "Fraction".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let bound = if ZERO { "minimum" } else { "exclusiveMinimum" };
+        json_schema!({ "type": "number", bound: 0, "maximum": 1 })
+    }
+}
+
+impl Written for PathBuf {
+    const KIND: &'static str = "a path";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.contains('\0') { Err(Self::refusal()) } else { Ok(Self::from(text)) }
+    }
+
+    fn written(&self) -> String {
+        self.display().to_string()
+    }
+}

@@ -1,0 +1,97 @@
+//! `[vault]` as written.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{BaseUrl, DAY, Phrase, SECOND, Span, Text};
+
+/// `[vault]`: HashiCorp Vault or OpenBao.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vault {
+    /// Its address; absent: $VAULT_ADDR. "http://" only on loopback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<Text<BaseUrl>>,
+    /// PEM file: its roots, instead of the platform's; absent: $VAULT_CACERT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Text<PathBuf>>,
+    /// Namespace; absent: $VAULT_NAMESPACE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Text<Phrase>>,
+    /// How often the secrets are read.
+    pub poll: Span<100, DAY>,
+    /// How the gateway logs in; absent: with the token in $VAULT_TOKEN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<VaultAuth>,
+}
+
+impl Default for Vault {
+    fn default() -> Self {
+        Self { address: None, ca: None, namespace: None, poll: Span::millis(30 * SECOND), auth: None }
+    }
+}
+
+/// `vault.auth`: which keys belong to it depends on `method`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct VaultAuth {
+    /// How the gateway logs in.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<VaultMethod>,
+    /// Where the method is mounted; absent: the method's own name. Not for "token".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount: Option<Text<Phrase>>,
+    /// File with the token ("token"; absent there: $VAULT_TOKEN), or the JWT ("kubernetes", "jwt").
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<Text<PathBuf>>,
+    /// Role id ("approle").
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role_id: Option<Text<Phrase>>,
+    /// File with the secret id ("approle").
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_id_file: Option<Text<PathBuf>>,
+    /// Role ("kubernetes", "jwt").
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Text<Phrase>>,
+    /// Name of the certificate role ("cert").
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Text<Phrase>>,
+    /// PEM file: the client's certificate ("cert").
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<Text<PathBuf>>,
+    /// PEM file: its private key ("cert").
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Text<PathBuf>>,
+}
+
+/// A login method of the vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VaultMethod {
+    /// A token.
+    Token,
+    /// AppRole.
+    AppRole,
+    /// A Kubernetes service account.
+    Kubernetes,
+    /// JWT or OIDC.
+    Jwt,
+    /// A TLS certificate.
+    Cert,
+}
+
+impl VaultMethod {
+    /// The word in the file, and the method's own mount.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::AppRole => "approle",
+            Self::Kubernetes => "kubernetes",
+            Self::Jwt => "jwt",
+            Self::Cert => "cert",
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Words of the file: names, addresses, digests, patterns. Each is checked as it is read.
+
+use std::net::SocketAddr;
+
+use super::values::Written;
+
+/// Characters of an access key, and of names.
+fn plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
+}
+
+/// Declares a text that is kept as it is written, if it passes a test.
+macro_rules! word {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $test:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub struct $name(pub String);
+
+        impl Written for $name {
+            const KIND: &'static str = $kind;
+
+            fn parse(text: &str) -> Result<Self, String> {
+                let test: fn(&str) -> bool = $test;
+                if test(text) { Ok(Self(text.to_owned())) } else { Err(Self::refusal()) }
+            }
+
+            fn written(&self) -> String {
+                self.0.clone()
+            }
+        }
+    };
+}
+
+word!(
+    /// Name of an account, a service or an operation: a metric label.
+    Name,
+    "a name of 1 to 64 letters, digits, \"_\", \"-\" or \".\", with a letter or digit first",
+    |text| {
+        (1..=64).contains(&text.len())
+            && text.bytes().all(|b| plain(b) || b == b'.')
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+    }
+);
+word!(
+    /// The access key of a service's credential.
+    AccessKey,
+    "1 to 64 characters of A-Z, a-z, 0-9, \"_\" and \"-\"",
+    |text| (1..=64).contains(&text.len()) && text.bytes().all(plain)
+);
+word!(
+    /// Name of an environment variable.
+    Variable,
+    "the name of an environment variable, such as \"FASTRAC_SECRET_KEY\" (the value itself never stands here)",
+    |text| {
+        !text.is_empty()
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && !text.starts_with(|c: char| c.is_ascii_digit())
+    }
+);
+word!(
+    /// A text that isn't blank.
+    Phrase,
+    "a text that is not blank",
+    |text| !text.trim().is_empty() && text.len() <= 1024 && !text.contains(char::is_control)
+);
+word!(
+    /// A host name as the `Host` header has it, without a port.
+    HostName,
+    "a host name without scheme, port or path",
+    |text| {
+        (1..=253).contains(&text.len())
+            && text.split('.').all(|label| (1..=63).contains(&label.len()) && label.bytes().all(plain))
+    }
+);
+word!(
+    /// Subject alternative name of a client certificate.
+    Identity,
+    "a URI such as \"spiffe://shop/checkout\" or a DNS name",
+    |text| match text.split_once("://") {
+        Some((scheme, rest)) =>
+            !scheme.is_empty()
+                && scheme.bytes().all(|b| b.is_ascii_alphanumeric())
+                && !rest.is_empty()
+                && rest.bytes().all(|b| b.is_ascii_graphic()),
+        None => HostName::parse(text).is_ok(),
+    }
+);
+word!(
+    /// Method of an operation. HEAD is answered from GET; the others never reach Fastrac as operations.
+    Method,
+    "\"GET\", \"POST\", \"PUT\", \"PATCH\" or \"DELETE\"",
+    |text| matches!(text, "GET" | "POST" | "PUT" | "PATCH" | "DELETE")
+);
+word!(
+    /// Path pattern of an operation: non-empty segments, `{name}` for any one of them.
+    Pattern,
+    "a path such as \"/region/city\" or \"/shipment/{awb}\": segments without percent signs, dots alone, query or \
+     slash at the end",
+    |text| match text.strip_prefix('/') {
+        Some(rest) => text.len() <= 1024 && rest.split('/').all(segment),
+        None => false,
+    }
+);
+word!(
+    /// Request header that may vary the answer of a cached operation; lower case.
+    VaryHeader,
+    "the name, in lower case, of a request header that the gateway neither removes nor sets, such as \
+     \"accept-language\"",
+    |text| {
+        !text.is_empty()
+            && text.bytes().all(|b| plain(b) && !b.is_ascii_uppercase())
+            && !REMOVED.contains(&text.replace('_', "-").as_str())
+            && !["x-forwarded-", "x-gateway-", "x-b3-", "x-envoy-", "x-amzn-", "x-datadog-"]
+                .iter()
+                .any(|prefix| text.replace('_', "-").starts_with(prefix))
+    }
+);
+
+/// Request headers that never pass (contract section 4), so none of them can vary an answer.
+const REMOVED: [&str; 33] = [
+    "accept-encoding",
+    "access-key",
+    "authorization",
+    "b3",
+    "baggage",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "idempotency-key",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "secret-key",
+    "te",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-access-key",
+    "x-http-method-override",
+    "x-original-url",
+    "x-real-ip",
+    "x-request-id",
+    "x-rewrite-url",
+    "x-secret-key",
+    "cache-control",
+];
+
+/// One segment of a pattern.
+fn segment(segment: &str) -> bool {
+    if let Some(name) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+        return !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    }
+    // RFC 3986 pchar without percent-encoding: what is written is what stands on the wire
+    !matches!(segment, "" | "." | "..")
+        && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b))
+}
+
+/// SHA-256 of a secret.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Digest(pub [u8; 32]);
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[digest]")
+    }
+}
+
+impl Written for Digest {
+    const KIND: &'static str =
+        "the SHA-256 of the secret, 64 hexadecimal digits (`fastrac-gateway service issue` and `admin issue` make one)";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut digest = [0; 32];
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(Self::refusal());
+        }
+        for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| Self::refusal())?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| Self::refusal())?;
+        }
+        Ok(Self(digest))
+    }
+
+    fn written(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Written for SocketAddr {
+    const KIND: &'static str = "an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| Self::refusal())
+    }
+
+    fn written(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Written for jiff::tz::TimeZone {
+    const KIND: &'static str = "a zone of the IANA database, such as \"Asia/Jakarta\" or \"UTC\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::get(text).map_err(|_| Self::refusal())
+    }
+
+    fn written(&self) -> String {
+        self.iana_name().unwrap_or("UTC").to_owned()
+    }
+}

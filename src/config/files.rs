@@ -1,0 +1,209 @@
+//! The files that a configuration names: can they be opened, do they hold what they should, and may
+//! nobody read them who shouldn't?
+//!
+//! Apart from the checks of the text, because it asks the disk. The rooms that use the files open
+//! them themselves; nothing read here is kept, and nothing of it appears in a finding.
+
+mod pem;
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use zeroize::Zeroizing;
+
+use super::{
+    Account, Config, KeySource, ServerTls, VaultAuth,
+    check::{Finding, Lines, Place},
+};
+
+/// Larger than any file of keys or certificates: the platform's whole bundle of roots has 250 KB.
+const LARGEST: u64 = 4 << 20;
+
+/// What was found in the files.
+#[derive(Debug, Default)]
+pub struct Inspected {
+    /// Files that can't be used.
+    pub faults: Vec<Finding>,
+    /// Files that are laxer than they need be.
+    pub warnings: Vec<Finding>,
+}
+
+/// Opens every key, certificate and CA file that the configuration names.
+pub fn inspect(config: &Config, lines: &Lines) -> Inspected {
+    let mut inspection = Inspection { lines, found: Inspected::default() };
+    let listen = Place::at(["listen"]);
+    for (key, tls) in [("tls", &config.listen.tls), ("admin_tls", &config.listen.admin_tls)] {
+        if let Some(tls) = tls {
+            inspection.server_tls(tls, &listen.key(key));
+        }
+    }
+    if let Some(shared) = &config.state.shared {
+        let place = Place::at(["state", "shared"]);
+        inspection.roots(shared.ca.as_ref(), &place.key("ca"));
+        inspection.secret(shared.password_file.as_ref(), &place.key("password_file"));
+    }
+    if let Some(vault) = &config.vault {
+        let place = Place::at(["vault"]);
+        inspection.roots(vault.ca.as_ref(), &place.key("ca"));
+        inspection.vault_auth(&vault.auth, &place.key("auth"));
+    }
+    for account in &config.accounts {
+        inspection.account(account, &Place::at(["accounts", &account.name]));
+    }
+    inspection.found.faults.sort_by_key(|finding| finding.line);
+    inspection.found.warnings.sort_by_key(|finding| finding.line);
+    inspection.found
+}
+
+struct Inspection<'l> {
+    lines: &'l Lines,
+    found: Inspected,
+}
+
+impl Inspection<'_> {
+    fn fault(&mut self, place: &Place, message: impl Into<String>) {
+        self.found.faults.push(self.lines.finding(place, message));
+    }
+
+    fn warn(&mut self, place: &Place, message: impl Into<String>) {
+        self.found.warnings.push(self.lines.finding(place, message));
+    }
+
+    fn account(&mut self, account: &Account, place: &Place) {
+        self.roots(account.ca.as_ref(), &place.key("ca"));
+        let place = place.key("keys");
+        match &account.keys {
+            KeySource::File { path, identity } => {
+                let content = self.open(path, &place.key("path"));
+                self.closed(path, &place.key("path"));
+                match (identity, content) {
+                    (Some(identity), _) => {
+                        self.open(identity, &place.key("identity"));
+                        self.closed(identity, &place.key("identity"));
+                    }
+                    (None, Some(content)) => self.key_file(&content, &account.name, &place.key("path")),
+                    (None, None) => {}
+                }
+            }
+            KeySource::Directory { path } => {
+                for name in ["access_key", "secret_key"] {
+                    let file = path.join(name);
+                    let content = self.open(&file, &place.key("path"));
+                    if content.is_some_and(|content| content.trim_ascii().is_empty()) {
+                        self.fault(&place.key("path"), format!("{} is empty", file.display()));
+                    }
+                    self.not_lax(&file, &place.key("path"));
+                }
+            }
+            KeySource::Vault { .. } | KeySource::Env { .. } => {}
+        }
+    }
+
+    fn server_tls(&mut self, tls: &ServerTls, place: &Place) {
+        self.pem(&tls.cert, &place.key("cert"), pem::certificates);
+        self.pem(&tls.key, &place.key("key"), pem::private_key);
+        self.not_lax(&tls.key, &place.key("key"));
+        self.roots(tls.client_ca.as_ref(), &place.key("client_ca"));
+    }
+
+    fn vault_auth(&mut self, auth: &VaultAuth, place: &Place) {
+        match auth {
+            VaultAuth::Token { token_file } => self.secret(token_file.as_ref(), &place.key("token_file")),
+            VaultAuth::AppRole { secret_id_file, .. } => {
+                self.secret(Some(secret_id_file), &place.key("secret_id_file"));
+            }
+            VaultAuth::Kubernetes { token_file, .. } | VaultAuth::Jwt { token_file, .. } => {
+                self.secret(Some(token_file), &place.key("token_file"));
+            }
+            VaultAuth::Cert { cert, key, .. } => {
+                self.pem(cert, &place.key("cert"), pem::certificates);
+                self.pem(key, &place.key("key"), pem::private_key);
+                self.not_lax(key, &place.key("key"));
+            }
+        }
+    }
+
+    fn roots(&mut self, path: Option<&PathBuf>, place: &Place) {
+        if let Some(path) = path {
+            self.pem(path, place, pem::certificates);
+        }
+    }
+
+    fn secret(&mut self, path: Option<&PathBuf>, place: &Place) {
+        let Some(path) = path else { return };
+        let content = self.open(path, place);
+        if content.is_some_and(|content| content.trim_ascii().is_empty()) {
+            self.fault(place, format!("{} is empty", path.display()));
+        }
+        self.not_lax(path, place);
+    }
+
+    fn pem(&mut self, path: &Path, place: &Place, check: fn(&[u8]) -> Result<(), &'static str>) {
+        if let Some(content) = self.open(path, place)
+            && let Err(message) = check(&content)
+        {
+            self.fault(place, format!("{} {message}", path.display()));
+        }
+    }
+
+    /// The pair of the account is there; what it is like is the business of the keys.
+    fn key_file(&mut self, content: &[u8], account: &str, place: &Place) {
+        let pair = std::str::from_utf8(content).ok().and_then(|text| text.parse::<toml::Table>().ok());
+        let Some(file) = pair else {
+            return self.fault(place, "holds no TOML: it wants a table [ACCOUNT] with access_key and secret_key");
+        };
+        for key in ["access_key", "secret_key"] {
+            let value = file.get(account).and_then(|pair| pair.get(key)).and_then(toml::Value::as_str);
+            if value.is_none_or(|value| value.trim().is_empty()) {
+                self.fault(place, format!("holds no {key} in a table [{account}]"));
+            }
+        }
+    }
+
+    fn open(&mut self, path: &Path, place: &Place) -> Option<Zeroizing<Vec<u8>>> {
+        match read(path) {
+            Ok(content) => Some(content),
+            Err(error) => {
+                self.fault(place, format!("{} cannot be read: {error}", path.display()));
+                None
+            }
+        }
+    }
+
+    /// Nobody else reads or writes it: the contract for key files.
+    fn closed(&mut self, path: &Path, place: &Place) {
+        let Some(mode) = mode(path) else { return };
+        if mode & 0o026 != 0 {
+            let message = format!("{} may be read by others or written by a group: chmod 600", path.display());
+            self.fault(place, message);
+        } else if mode & 0o040 != 0 {
+            self.warn(place, format!("{} may be read by a group: chmod 600 unless that is meant", path.display()));
+        }
+    }
+
+    /// The same for files that an orchestrator mounts, whose modes nobody chose: only a warning.
+    fn not_lax(&mut self, path: &Path, place: &Place) {
+        if mode(path).is_some_and(|mode| mode & 0o066 != 0) {
+            self.warn(place, format!("{} may be read or written by a group or by others", path.display()));
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let meta = fs::metadata(path)?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    if meta.len() > LARGEST {
+        return Err(io::Error::other("it is larger than 4 MiB"));
+    }
+    fs::read(path).map(Zeroizing::new)
+}
+
+/// The permission bits of the file that a path leads to.
+fn mode(path: &Path) -> Option<u32> {
+    fs::metadata(path).ok().map(|meta| meta.permissions().mode())
+}

@@ -20,6 +20,7 @@ mod fingerprint;
 mod index;
 mod journal;
 mod key;
+mod refused;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -27,12 +28,11 @@ mod ticket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::config::Class;
-use crate::outcome::{Code, Outcome, Sent};
 use crate::store::{Batch, Store, StoreError};
 use clock::Clock;
 use fingerprint::Digest;
@@ -40,6 +40,7 @@ use index::{Claim, Index, Known};
 pub use journal::StoredAnswer;
 use journal::{ANSWERS, ORDERS};
 pub use key::KeyFault;
+pub use refused::Refused;
 pub use ticket::{Ticket, Written};
 
 /// How long an ended key and an unknown order are remembered, from their end; the contract's 24 hours.
@@ -93,90 +94,6 @@ pub enum Recall {
     New(Ticket),
     /// The key's order has ended; this was its answer.
     Repeat(Arc<StoredAnswer>),
-}
-
-/// Why an order may not be sent. `first` is the id of the request that stands against it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// The key cannot be read.
-    #[error("{0}")]
-    Key(#[from] KeyFault),
-    /// The key's request has not ended yet.
-    #[error("request {first} with this Idempotency-Key is still in flight")]
-    InFlight {
-        /// See above.
-        first: String,
-    },
-    /// The key stood on another request.
-    #[error("this Idempotency-Key was used by request {first}, which differs in method, path, query or body")]
-    OtherRequest {
-        /// See above.
-        first: String,
-    },
-    /// No key, and the outcome of an equal order is unknown.
-    #[error(
-        "an equal order, request {first}, may have been executed; find out, then send this one with \
-         `x-gateway-resend: confirmed` if it is wanted"
-    )]
-    Held {
-        /// See above.
-        first: String,
-    },
-    /// The key's order was cut off together with the gateway, so there is no answer to repeat.
-    #[error(
-        "request {first} with this Idempotency-Key may have been executed, its answer is lost; find out, then \
-         send the order under another key with `x-gateway-resend: confirmed` if it is wanted"
-    )]
-    Interrupted {
-        /// See above.
-        first: String,
-    },
-    /// The key's order has ended, but its answer is kept no longer.
-    #[error("request {first} with this Idempotency-Key has ended as `{}`; its answer is kept no longer", outcome.as_str())]
-    AnswerGone {
-        /// See above.
-        first: String,
-        /// Outcome of the first.
-        outcome: Outcome,
-        /// Whether the first was sent.
-        sent: Sent,
-    },
-}
-
-impl Refused {
-    /// The code of the refusal.
-    pub fn code(&self) -> Code {
-        match self {
-            Refused::Held { .. } | Refused::Interrupted { .. } => Code::OrderUnknown,
-            _ => Code::RequestIdempotency,
-        }
-    }
-
-    /// Its status, which the code alone does not tell.
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Refused::Key(_) => StatusCode::BAD_REQUEST,
-            Refused::OtherRequest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            _ => StatusCode::CONFLICT,
-        }
-    }
-
-    /// Its outcome: a repeat has that of the first.
-    pub fn outcome(&self) -> Outcome {
-        match self {
-            Refused::AnswerGone { outcome, .. } => *outcome,
-            other => other.code().outcome(),
-        }
-    }
-
-    /// Whether Fastrac saw it: a repeat has the `sent` of the first.
-    pub fn sent(&self) -> Sent {
-        match self {
-            Refused::AnswerGone { sent, .. } => *sent,
-            Refused::Interrupted { .. } => Sent::Unknown,
-            _ => Sent::No,
-        }
-    }
 }
 
 /// The order could not be written, so it must not be sent.
@@ -299,7 +216,7 @@ impl Inner {
 
     fn answered(self: &Arc<Self>, number: u64, settles: &[u64], answer: StoredAnswer) {
         let mut index = self.index.lock();
-        let batch = index.answered(number, settles, (answer, self.clock.now()));
+        let batch = index.answered(number, settles, answer, self.clock.now());
         self.conclude(&index, batch, settles.iter().copied().chain([number]).collect());
     }
 

@@ -47,6 +47,13 @@ struct Order {
     kept: u64,
 }
 
+/// How an order came to its end.
+struct End {
+    phase: Phase,
+    answer: Option<StoredAnswer>,
+    now: i64,
+}
+
 #[derive(Clone, Debug)]
 enum Place {
     /// There is none, or it is kept no longer.
@@ -168,37 +175,38 @@ impl Index {
     /// It was sent, and may have been executed. `answer` is what its caller was told, if anything.
     pub(super) fn unknown(&mut self, number: u64, answer: Option<StoredAnswer>, now: i64) -> Batch {
         let mut batch = Batch::default();
-        self.conclude(number, Phase::Unknown, (answer, now), &mut batch);
+        self.conclude(number, End { phase: Phase::Unknown, answer, now }, &mut batch);
         self.bound(&mut batch);
         batch
     }
 
     /// Its answer is known, and so are those of the orders that it settles.
-    pub(super) fn answered(&mut self, number: u64, settles: &[u64], (answer, now): (StoredAnswer, i64)) -> Batch {
+    pub(super) fn answered(&mut self, number: u64, settles: &[u64], answer: StoredAnswer, now: i64) -> Batch {
         let mut batch = Batch::default();
+        let end = |answer| End { phase: Phase::Ended, answer: Some(answer), now };
         for first in settles {
             // One that somebody else settled, or that is too old, is unknown no longer.
             if self.orders.get(first).is_some_and(|order| order.row.phase == Phase::Unknown) {
-                self.conclude(*first, Phase::Ended, (Some(answer.clone()), now), &mut batch);
+                self.conclude(*first, end(answer.clone()), &mut batch);
             }
         }
-        self.conclude(number, Phase::Ended, (Some(answer), now), &mut batch);
+        self.conclude(number, end(answer), &mut batch);
         self.bound(&mut batch);
         batch
     }
 
-    fn conclude(&mut self, number: u64, phase: Phase, (answer, now): (Option<StoredAnswer>, i64), batch: &mut Batch) {
+    fn conclude(&mut self, number: u64, end: End, batch: &mut Batch) {
         self.leave(number);
         let Some(order) = self.orders.get_mut(&number) else { return };
         // Only a key can ask for an answer again.
-        let answer = answer.filter(|_| order.row.key.is_some());
-        if phase == Phase::Ended && order.row.key.is_none() {
+        let answer = end.answer.filter(|_| order.row.key.is_some());
+        if end.phase == Phase::Ended && order.row.key.is_none() {
             self.forget(number, batch);
             return;
         }
         order.in_flight = false;
-        order.row.phase = phase;
-        order.row.since = now;
+        order.row.phase = end.phase;
+        order.row.since = end.now;
         if let Some(answer) = answer {
             let size = answer.size();
             let row = AnswerRow(answer);

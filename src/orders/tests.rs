@@ -6,9 +6,10 @@ mod survives;
 use std::path::Path;
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 
 use super::*;
+use crate::outcome::{Code, Outcome, Sent};
 
 /// When every test begins.
 pub(super) fn dawn() -> Timestamp {

@@ -2,7 +2,8 @@
 //! step. Pure: the time comes in, the changes go out as a [`Batch`].
 //!
 //! Always holds: `keys` names exactly the orders that have a key; `twins` exactly the unknown ones;
-//! `unknown` counts those for each account; `ends` exactly those that are no longer in flight.
+//! `unknown` counts those for each account; `ends` exactly those that are no longer in flight;
+//! `kept` exactly those with a stored answer, whose bytes are `kept_bytes`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -336,5 +337,27 @@ impl Index {
         if !matches!(order.answer, Place::Nowhere) {
             batch.remove(&ANSWERS, &number.to_be_bytes());
         }
+    }
+    /// What the room's description says always holds.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let is_unknown = |order: &Order| !order.in_flight && order.row.phase == Phase::Unknown;
+        let keys: HashMap<_, _> = self.orders.iter().filter_map(|(n, order)| Some((order.row.key?, *n))).collect();
+        assert_eq!(self.keys, keys);
+        let mut twins: Vec<_> = self.twins.iter().flat_map(|(twin, all)| all.iter().map(|n| (*n, *twin))).collect();
+        let unknown = self.orders.iter().filter(|(_, order)| is_unknown(order));
+        let mut expected: Vec<_> = unknown.map(|(n, order)| (*n, order.row.twin)).collect();
+        twins.sort_unstable_by_key(|(n, _)| *n);
+        expected.sort_unstable_by_key(|(n, _)| *n);
+        assert_eq!(twins, expected);
+        assert!(self.twins.values().all(|all| !all.is_empty()));
+        assert_eq!(self.unknown.values().sum::<u64>(), expected.len() as u64);
+        let over = self.orders.iter().filter(|(_, order)| !order.in_flight);
+        assert_eq!(self.ends, over.map(|(n, order)| (order.row.since, *n)).collect());
+        assert_eq!(self.kept_bytes, self.orders.values().filter_map(|order| order.row.answer).sum::<u64>());
+        assert!(self.kept.iter().all(|(place, n)| self.orders[n].kept == *place));
+        assert_eq!(self.kept.len(), self.orders.values().filter(|order| order.row.answer.is_some()).count());
+        let stored = self.orders.values().filter(|order| !matches!(order.answer, Place::Nowhere));
+        assert_eq!(self.kept.len(), stored.count());
     }
 }

@@ -224,6 +224,7 @@ impl Real {
         }
         self.model.expire();
         assert_eq!(self.orders.unknown_count("main"), self.model.unknown().count() as u64);
+        self.orders.inner.index.lock().check();
     }
 
     fn end(&mut self, id: &str, written: Written, sent: Option<Sent>) {
@@ -304,7 +305,7 @@ impl Real {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn never_sends_twice_and_holds_only_what_is_unknown(steps in proptest::collection::vec(step(), 1..60)) {

@@ -15,7 +15,7 @@ async fn reopen(store: Store, dir: &Path, now: Timestamp) -> (Store, Orders) {
     (store.clone(), Orders::open(store, now).await.unwrap())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_restart_keeps_answers_and_what_is_unknown() {
     let home = tempfile::tempdir().unwrap();
     let store = open_store(home.path());
@@ -47,7 +47,7 @@ async fn a_restart_keeps_answers_and_what_is_unknown() {
     store.close().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_was_set_back_forgets_nothing_early_and_nothing_for_ever() {
     let home = tempfile::tempdir().unwrap();
     let store = open_store(home.path());

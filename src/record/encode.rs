@@ -5,7 +5,6 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Bytes that may not stand in a JSON string as they are.
 const fn escapes() -> [bool; 256] {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -18,7 +17,8 @@ const fn escapes() -> [bool; 256] {
     table
 }
 
-const ESCAPES: [bool; 256] = escapes();
+/// Bytes that may not stand in a JSON string as they are.
+pub(super) const ESCAPES: [bool; 256] = escapes();
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Appends `text` with its quotes.
@@ -75,9 +75,9 @@ pub(crate) fn number(out: &mut Vec<u8>, mut value: u64) {
 pub(crate) fn millis(out: &mut Vec<u8>, span: Duration) {
     let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
     number(out, micros / 1000);
-    let rest = micros % 1000;
-    out.push(b'.');
-    padded(out, rest, 3);
+    let mut decimals = *b".000";
+    pad(&mut decimals[1..], micros % 1000);
+    out.extend_from_slice(&decimals);
 }
 
 /// Appends RFC 3339 in UTC with milliseconds, such as `2026-11-24T09:12:44.120Z`. Times before 1970 become 1970.
@@ -86,20 +86,19 @@ pub(crate) fn time(out: &mut Vec<u8>, at: SystemTime) {
     let seconds = since.as_secs();
     let (year, month, day) = civil(seconds / 86_400);
     let of_day = seconds % 86_400;
-    padded(out, year, 4);
-    out.push(b'-');
-    padded(out, month, 2);
-    out.push(b'-');
-    padded(out, day, 2);
-    out.push(b'T');
-    padded(out, of_day / 3600, 2);
-    out.push(b':');
-    padded(out, of_day / 60 % 60, 2);
-    out.push(b':');
-    padded(out, of_day % 60, 2);
-    out.push(b'.');
-    padded(out, u64::from(since.subsec_millis()), 3);
-    out.push(b'Z');
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    for (from, to, value) in [
+        (0, 4, year),
+        (5, 7, month),
+        (8, 10, day),
+        (11, 13, of_day / 3600),
+        (14, 16, of_day / 60 % 60),
+        (17, 19, of_day % 60),
+        (20, 23, u64::from(since.subsec_millis())),
+    ] {
+        pad(&mut text[from..to], value);
+    }
+    out.extend_from_slice(&text);
 }
 
 /// Year, month and day of a day counted from 1970-01-01 (Hinnant's `civil_from_days`): a few
@@ -116,10 +115,9 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
-fn padded(out: &mut Vec<u8>, mut value: u64, width: usize) {
-    let start = out.len();
-    out.resize(start + width, b'0');
-    for place in out[start..].iter_mut().rev() {
+/// Digits of `value` into the places of `into`, zeros in front.
+fn pad(into: &mut [u8], mut value: u64) {
+    for place in into.iter_mut().rev() {
         *place = b'0' + (value % 10) as u8;
         value /= 10;
     }

@@ -105,14 +105,21 @@ impl Masker {
 /// Whether a value gives itself away under whatever name: a secret of the gateway's, an `Authorization` value, or JSON
 /// packed into a string, which nobody looked into.
 fn betrays(value: &str) -> bool {
+    betrays_by_its_head(value) || holds_own_secret(value)
+}
+
+fn betrays_by_its_head(value: &str) -> bool {
     let trimmed = value.trim_start();
     let scheme = |scheme: &str| trimmed.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme));
     match trimmed.as_bytes().first() {
-        None => false,
-        Some(b'{' | b'[') if trimmed.contains(['"', ':']) => true,
-        Some(b'b' | b'B') if scheme("basic ") || scheme("bearer ") => true,
-        _ => memchr::memmem::find(trimmed.as_bytes(), OWN_SECRET.as_bytes()).is_some(),
+        Some(b'{' | b'[') => trimmed.contains(['"', ':']),
+        Some(b'b' | b'B') => scheme("basic ") || scheme("bearer "),
+        _ => false,
     }
+}
+
+fn holds_own_secret(text: &str) -> bool {
+    memchr::memmem::find(text.as_bytes(), OWN_SECRET.as_bytes()).is_some()
 }
 
 /// Percent-decoded, `+` as a space, more than once if it stays encoded.

@@ -8,9 +8,14 @@
 use std::borrow::Cow;
 
 use super::names::{Rules, Ruling, looks_like_region};
+use crate::record::encode;
 
 /// Deeper bodies are not written: readers of the log give up at about 128.
 const DEPTH: usize = 100;
+
+/// Names remembered during one body; a power of two.
+const JUDGED: usize = 32;
+
 const MASKED: &[u8] = b"\"***\"";
 
 /// Not JSON, not an object or array, nested too deep, or with half a surrogate pair.
@@ -27,7 +32,10 @@ struct Frame {
 /// Appends the masked body to `out`; on failure `out` may end in a part of it.
 pub(super) fn mask(out: &mut Vec<u8>, body: &[u8], rules: &Rules) -> Result<(), Unmaskable> {
     let text = std::str::from_utf8(body).map_err(|_| Unmaskable)?;
-    let mut walk = Walk { text, at: 0, out, rules, stack: Vec::with_capacity(16), muted: None };
+    // Looked for once, not in each value; an escape may spell it too.
+    let plain = memchr::memchr(b'\\', body).is_none() && !super::holds_own_secret(text);
+    let judged = [("", Ruling::Keep); JUDGED];
+    let mut walk = Walk { text, at: 0, out, rules, stack: Vec::with_capacity(16), muted: None, plain, judged };
     walk.space();
     // A bare string has no name to judge it by.
     if !matches!(walk.peek(), Some(b'{' | b'[')) {
@@ -44,6 +52,10 @@ struct Walk<'a> {
     stack: Vec<Frame>,
     /// Depth of the container that is masked whole, while inside it.
     muted: Option<usize>,
+    /// Neither an escape nor a secret of the gateway's is anywhere in it.
+    plain: bool,
+    /// Names judged already, as written, by their length and last byte: rows of a list repeat theirs.
+    judged: [(&'a str, Ruling); JUDGED],
 }
 
 impl<'a> Walk<'a> {
@@ -130,11 +142,23 @@ impl<'a> Walk<'a> {
         if self.muted.is_some() {
             return Ok(Ruling::Mask);
         }
-        let name = decode(raw)?;
-        let ruling = if frame.ruling == Ruling::Keep { self.rules.of(&name) } else { self.rules.inside_person(&name) };
+        let ruling =
+            if frame.ruling == Ruling::Keep { self.judge(raw)? } else { self.rules.inside_person(&decode(raw)?) };
         self.out.push(b'"');
         self.out.extend_from_slice(raw.as_bytes());
         self.out.extend_from_slice(b"\":");
+        Ok(ruling)
+    }
+
+    fn judge(&mut self, raw: &'a str) -> Result<Ruling, Unmaskable> {
+        let last = raw.as_bytes().last().copied().unwrap_or_default();
+        let place = (usize::from(last) ^ (raw.len() << 1)) & (JUDGED - 1);
+        let (known, ruling) = self.judged[place];
+        if known == raw && !raw.is_empty() {
+            return Ok(ruling);
+        }
+        let ruling = self.rules.of(&decode(raw)?);
+        self.judged[place] = (raw, ruling);
         Ok(ruling)
     }
 
@@ -185,6 +209,7 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let stands = match ruling {
+            Ruling::Keep if self.plain => !super::betrays_by_its_head(raw),
             Ruling::Keep => !super::betrays(&decode(raw)?),
             Ruling::Place | Ruling::Region => looks_like_region(raw.as_bytes()),
             Ruling::Mask | Ruling::Person => false,
@@ -217,11 +242,12 @@ impl<'a> Walk<'a> {
         let start = self.at + 1;
         let mut at = start;
         loop {
+            // What needs no look: anything but the quote, the backslash, and control characters.
+            at += bytes[at..].iter().take_while(|byte| !encode::ESCAPES[usize::from(**byte)]).count();
             match bytes.get(at).ok_or(Unmaskable)? {
                 b'"' => break,
                 b'\\' => at += escape_length(&bytes[at..])?,
-                0..=0x1f => return Err(Unmaskable),
-                _ => at += 1,
+                _ => return Err(Unmaskable),
             }
         }
         self.at = at + 1;

@@ -7,6 +7,8 @@
 mod admin;
 mod check;
 mod credential;
+mod demo;
+mod run;
 pub mod sandbox;
 mod schema;
 mod service;
@@ -29,6 +31,8 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FASTRAC_GAT
     version = VERSION,
     about = "One safe way from many internal services to the Fastrac B2B API",
     after_help = "Examples:
+  fastrac-gateway demo
+  fastrac-gateway run --config gateway.toml
   fastrac-gateway check gateway.toml
   fastrac-gateway service issue checkout
   fastrac-gateway schema > gateway.schema.json
@@ -45,6 +49,8 @@ struct CommandLine {
 /// One variant and one file for each command.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Arguments),
+    Run(run::Arguments),
     /// Run the Fastrac simulator alone
     Sandbox(sandbox::SandboxArgs),
     Check(check::Arguments),
@@ -56,6 +62,8 @@ enum Command {
 /// Reads the command line, does what it says, and returns the exit code.
 pub fn main() -> ExitCode {
     let done = match CommandLine::parse().command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments),
         Command::Sandbox(arguments) => return sandbox::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Service(arguments) => service::run(&arguments),

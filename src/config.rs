@@ -278,7 +278,7 @@ pub enum AuthStyle {
 }
 
 /// Where a key pair comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the file's own names")]
 pub enum KeySource {
     /// A TOML file with one table an account, perhaps encrypted with age.
@@ -292,7 +292,7 @@ pub enum KeySource {
 }
 
 /// How a pair gives way to the next.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rotation {
     /// How long the previous pair may serve.
     pub overlap: Duration,

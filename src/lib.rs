@@ -31,14 +31,24 @@
 //! Imports run down only; there are no circles. `tests/gateway/layout.rs` holds that.
 
 pub mod admission;
+pub mod answer;
+pub mod app;
+pub mod body;
+pub mod cache;
+pub mod caller;
+pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod edge;
+pub mod gateway;
+pub mod keys;
 pub mod orders;
 pub mod outcome;
+pub mod path;
 pub mod record;
-pub mod store;
-pub mod sandbox;
-pub mod keys;
-pub mod outcome;
+pub mod refusal;
 pub mod rotation;
+pub mod sandbox;
+pub mod snapshot;
+pub mod store;
 pub mod upstream;

@@ -4,7 +4,11 @@
 //! refusal and decides its status and its `Proxy-Status` error. Adding a variant breaks the build
 //! until every column is filled. Pure: knows no socket, no clock, no other room.
 
+mod envelope;
+
 use http::StatusCode;
+
+pub use envelope::{Reading, read, read_beginning};
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,2 +1,168 @@
-//! The vendor leg.
+//! The vendor leg: one attempt at asking Fastrac.
+//!
+//! Each worker has its own pool of HTTP/1.1 connections, and a connection is driven inside the task
+//! of the request that uses it: an idle one is polled by nobody, looked at once when it is taken,
+//! and dropped if it is closed or has bytes. Nothing is ever sent twice here, except when hyper
+//! hands the request back because not a byte of it was written. `send` asks for a [`Keyed`] and a
+//! `Spent`, so neither injection nor budget can be skipped. Fails with [`Failure`], which says
+//! whether Fastrac may have seen the request.
+
 pub mod breaker;
+pub mod dial;
+pub mod inject;
+pub mod link;
+pub mod rewrite;
+pub mod stream;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{admission::Spent, keys::Lease, outcome::Sent};
+pub use dial::Destination;
+pub use inject::Keyed;
+pub use link::{Link, Pool};
+pub use stream::Stream;
+
+/// How long a connection to Fastrac may take to open, TLS included.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// What bounds one attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// When the answer must be whole.
+    pub deadline: Instant,
+    /// Answers up to this many bytes are read whole.
+    pub buffer: usize,
+    /// No answer may be longer.
+    pub body: usize,
+    /// A longer answer than `buffer` may be streamed.
+    pub may_stream: bool,
+}
+
+/// An answer of Fastrac's.
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers, as they came.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: AnswerBody,
+}
+
+/// An answer's body.
+pub enum AnswerBody {
+    /// All of it.
+    Whole(Bytes),
+    /// The beginning is known, the rest is on its way.
+    Long(Box<Stream>),
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// No connection: Fastrac saw nothing.
+    #[error("no connection to Fastrac: {0}")]
+    Connect(String),
+    /// No whole answer in time.
+    #[error("no answer from Fastrac in time")]
+    Timeout,
+    /// The connection was lost before the answer was whole.
+    #[error("the connection to Fastrac was lost before the answer was whole")]
+    Cut,
+    /// The answer is longer than `limits.answer_body`.
+    #[error("Fastrac's answer is longer than {0} bytes (`limits.answer_body`)")]
+    TooLong(usize),
+}
+
+impl Failure {
+    /// Whether Fastrac may have seen the request.
+    pub fn sent(&self) -> Sent {
+        match self {
+            Failure::Connect(_) => Sent::No,
+            Failure::Timeout | Failure::Cut | Failure::TooLong(_) => Sent::Unknown,
+        }
+    }
+}
+
+/// Sends one request and reads its answer.
+///
+/// # Errors
+/// [`Failure`]. An order's [`Failure::sent`] of `Unknown` must never be followed by another attempt.
+pub async fn send(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) -> Result<Answer, Failure> {
+    let Keyed { destination, mut request, lease } = keyed;
+    let late = || Failure::Timeout;
+    loop {
+        let (mut link, fresh) = match pool.take(&destination) {
+            Some(link) => (link, false),
+            None => (connect(&destination, bounds.deadline).await?, true),
+        };
+        spent.sent();
+        match timeout_at(bounds.deadline, link.ask(request)).await.map_err(|_| late())? {
+            Ok(response) => {
+                return timeout_at(bounds.deadline, read(pool, link, response, (lease, bounds)))
+                    .await
+                    .unwrap_or_else(|_| Err(late()));
+            }
+            // Not a byte was written: the connection had died while it was idle.
+            Err(mut refused) => match refused.take_message() {
+                Some(unsent) if !fresh => request = unsent,
+                Some(_) => return Err(Failure::Connect("it was closed at once".into())),
+                None => return Err(Failure::Cut),
+            },
+        }
+    }
+}
+
+async fn connect(destination: &Arc<Destination>, deadline: Instant) -> Result<Link, Failure> {
+    let deadline = deadline.min(Instant::now() + CONNECT);
+    match timeout_at(deadline, dial::dial(destination)).await {
+        Ok(Ok(io)) => Link::open(io, destination).await.map_err(|e| Failure::Connect(e.to_string())),
+        Ok(Err(error)) => Err(Failure::Connect(error.to_string())),
+        Err(_) => Err(Failure::Connect("it did not open in time".into())),
+    }
+}
+
+async fn read(
+    pool: &Pool,
+    mut link: Link,
+    response: http::Response<Incoming>,
+    (lease, bounds): (Lease, Bounds),
+) -> Result<Answer, Failure> {
+    let (head, mut incoming) = response.into_parts();
+    if incoming.size_hint().lower() > bounds.body as u64 {
+        return Err(Failure::TooLong(bounds.body));
+    }
+    let whole_up_to = if bounds.may_stream { bounds.buffer.min(bounds.body) } else { bounds.body };
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    loop {
+        if incoming.is_end_stream() {
+            break;
+        }
+        let Some(frame) = link.frame(&mut incoming).await else { break };
+        let Ok(data) = frame.map_err(|_| Failure::Cut)?.into_data() else { continue };
+        if first.is_empty() && all.is_empty() {
+            first = data;
+        } else {
+            if all.is_empty() {
+                all.extend_from_slice(&first);
+            }
+            all.extend_from_slice(&data);
+        }
+        if first.len().max(all.len()) > whole_up_to {
+            let begun = if all.is_empty() { first } else { all.freeze() };
+            if !bounds.may_stream || begun.len() > bounds.body {
+                return Err(Failure::TooLong(bounds.body));
+            }
+            let stream = Stream::new((link, incoming), begun, &lease, bounds);
+            return Ok(Answer { status: head.status, headers: head.headers, body: AnswerBody::Long(Box::new(stream)) });
+        }
+    }
+    pool.put(link, &head.headers);
+    let body = if all.is_empty() { first } else { all.freeze() };
+    Ok(Answer { status: head.status, headers: head.headers, body: AnswerBody::Whole(body) })
+}

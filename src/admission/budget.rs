@@ -17,7 +17,7 @@ use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
 use super::{
-    Standing, Window, ceil_seconds,
+    Pass, Standing, Window, ceil_seconds,
     day::{Ledger, Midnight},
     day_window,
     line::{Line, Short, Turn},
@@ -110,7 +110,7 @@ impl Budget {
     pub async fn spend(&self, cost: u32, priority: Priority, deadline: Instant) -> Result<Spent, OverBudget> {
         let until = deadline.min(Instant::now() + Duration::from_millis(self.max_wait.load(Ordering::Relaxed)));
         match self.line.turn(cost, priority, until).await {
-            Ok(turn) => Ok(Spent { turn }),
+            Ok(turn) => Ok(Spent { turn, pass: None }),
             Err(short) => Err(self.refusal(short)),
         }
     }
@@ -149,15 +149,30 @@ impl Budget {
 #[must_use = "dropped unsent, it gives back what was reserved of the day"]
 pub struct Spent {
     turn: Turn,
+    pass: Option<Pass>,
 }
 
 impl Spent {
+    /// Settles what the service reserved together with this: both are used once it is sent, both go
+    /// back if it never is.
+    pub fn with(self, pass: Option<Pass>) -> Self {
+        Self { pass, ..self }
+    }
+
     /// It goes out: what was taken is spent, whatever Fastrac answers. The place in flight is kept
     /// until this is dropped.
     pub fn sent(&mut self) {
         if let Some(day) = self.turn.day.take() {
             day.keep();
         }
+        if let Some(pass) = self.pass.take() {
+            pass.keep();
+        }
+    }
+
+    /// The service's reservation, if it was not used.
+    pub fn take_pass(&mut self) -> Option<Pass> {
+        self.pass.take()
     }
 }
 

@@ -83,8 +83,7 @@ pub fn read(path: &Path, environment: &Environment) -> io::Result<Checked> {
 /// # Errors
 /// The file can't be read, or has faults.
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, LoadError> {
-    let checked =
-        read(path, environment).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
+    let checked = read(path, environment).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
     match checked.config {
         Some(config) => Ok(Loaded { config, warnings: checked.warnings }),
         None => Err(LoadError::Faulty { path: path.to_owned(), faults: checked.faults }),

@@ -44,12 +44,7 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && same_address
 }
 
-fn server_tls(
-    written: &file::ServerTls,
-    place: &Place,
-    desk: Desk<'_>,
-    findings: &mut Findings,
-) -> Option<ServerTls> {
+fn server_tls(written: &file::ServerTls, place: &Place, desk: Desk<'_>, findings: &mut Findings) -> Option<ServerTls> {
     let cert = findings.need(&written.cert, &place.key("cert"), "name the PEM file with the certificate chain");
     let key = findings.need(&written.key, &place.key("key"), "name the PEM file with the private key");
     let client_ca = desk.path_of(&written.client_ca);

@@ -136,8 +136,12 @@ fn lay_over(base: Operation, row: &file::Operation) -> Operation {
 
 /// A cache policy with fields of the file over it; `None` where nothing is to be stored.
 fn cache_over(base: Option<CachePolicy>, cache: &file::CachePolicy) -> Option<CachePolicy> {
-    let unset =
-        CachePolicy { fresh: Duration::ZERO, stale_if_error: Duration::ZERO, refresh_ahead: 1.0, not_found: Duration::ZERO };
+    let unset = CachePolicy {
+        fresh: Duration::ZERO,
+        stale_if_error: Duration::ZERO,
+        refresh_ahead: 1.0,
+        not_found: Duration::ZERO,
+    };
     let base = base.unwrap_or(unset);
     let policy = CachePolicy {
         fresh: cache.fresh.as_ref().map_or(base.fresh, |fresh| fresh.0.0),
@@ -165,7 +169,8 @@ fn check_row(row: &Operation, place: &Place, findings: &mut Findings) {
             findings.warn(&place.key("cache").key("stale_if_error"), message);
         }
         if row.name.ends_with(".tariff_instant") {
-            let message = "stores quotes that hold a tariff_id: it dies after five minutes and may serve only one order";
+            let message =
+                "stores quotes that hold a tariff_id: it dies after five minutes and may serve only one order";
             findings.warn(&place.key("cache"), message);
         }
     }

@@ -4,11 +4,7 @@
 
 use toml::de::DeValue;
 
-use super::{
-    Findings, Place,
-    place::Part,
-    read::Tree,
-};
+use super::{Findings, Place, place::Part, read::Tree};
 
 /// A key (`*` is any name), and its value if it is about one value only.
 const PENDING: [(&[&str], Option<&str>); 12] = [

@@ -7,7 +7,10 @@
 
 mod node;
 
-use std::{cell::RefCell, collections::{BTreeMap, BTreeSet}};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde::Deserialize as _;
 use toml::{

@@ -74,7 +74,8 @@ fn account(service: &file::Service, place: &Place, written: &File, findings: &mu
     written.accounts.keys().position(|account| account == name).unwrap_or_else(|| {
         // an account whose table is broken is there all the same
         if !findings.lines().holds(&Place::at(["accounts", &name.0.0])) {
-            findings.fault(&place, unknown("account", &name.0.0, written.accounts.keys().map(|name| name.0.0.as_str())));
+            findings
+                .fault(&place, unknown("account", &name.0.0, written.accounts.keys().map(|name| name.0.0.as_str())));
         }
         usize::MAX
     })
@@ -113,12 +114,7 @@ fn allowed(
     (classes, listed)
 }
 
-fn credentials(
-    service: &file::Service,
-    place: &Place,
-    seen: &mut Seen,
-    findings: &mut Findings,
-) -> Vec<Credential> {
+fn credentials(service: &file::Service, place: &Place, seen: &mut Seen, findings: &mut Findings) -> Vec<Credential> {
     let list = place.key("credentials");
     if service.credentials.is_empty() && service.identities.is_empty() {
         let remedy = "a service needs a credential (`fastrac-gateway service issue` makes one) or an identity";

@@ -10,9 +10,10 @@ use crate::config::{
 
 /// The vault, if the file has one or an account's keys come from it.
 pub(super) fn check(written: &file::File, desk: Desk<'_>, findings: &mut Findings) -> Option<Vault> {
-    let user = written.accounts.iter().find(|(_, account)| {
-        account.keys.as_ref().is_some_and(|keys| keys.source == Some(KeysSource::Vault))
-    });
+    let user = written
+        .accounts
+        .iter()
+        .find(|(_, account)| account.keys.as_ref().is_some_and(|keys| keys.source == Some(KeysSource::Vault)));
     if written.vault.is_none() && user.is_none() {
         return None;
     }
@@ -112,11 +113,8 @@ fn login(auth: &file::VaultAuth, place: &Place, desk: Desk<'_>, findings: &mut F
             VaultAuth::Kubernetes { mount, role: text(&auth.role)?, token_file: path(&auth.token_file)? }
         }
         VaultMethod::Jwt => VaultAuth::Jwt { mount, role: text(&auth.role)?, token_file: path(&auth.token_file)? },
-        VaultMethod::Cert => VaultAuth::Cert {
-            mount,
-            name: text(&auth.name)?,
-            cert: path(&auth.cert)?,
-            key: path(&auth.key)?,
-        },
+        VaultMethod::Cert => {
+            VaultAuth::Cert { mount, name: text(&auth.name)?, cert: path(&auth.cert)?, key: path(&auth.key)? }
+        }
     })
 }

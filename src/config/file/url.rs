@@ -103,7 +103,8 @@ fn host_name(host: &str) -> Option<&str> {
     };
     let name = host.strip_suffix('.').unwrap_or(host);
     let like_an_address = name.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let good = host.len() <= 253 && name.split('.').all(plain) && (!like_an_address || host.parse::<Ipv4Addr>().is_ok());
+    let good =
+        host.len() <= 253 && name.split('.').all(plain) && (!like_an_address || host.parse::<Ipv4Addr>().is_ok());
     good.then_some(host)
 }
 

@@ -145,18 +145,17 @@ impl<'t> Deserializer<'t> for Node<'t> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'t>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Refused> {
+    fn deserialize_newtype_struct<V: Visitor<'t>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refused> {
         visitor.visit_newtype_struct(self)
     }
 
     fn deserialize_seq<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Refused> {
         match self.value {
-            Value::Value(DeValue::Array(array)) => visitor
-                .visit_seq(Elements { elements: array.iter().enumerate(), place: &self.place, reading: self.reading }),
+            Value::Value(DeValue::Array(array)) => visitor.visit_seq(Elements {
+                elements: array.iter().enumerate(),
+                place: &self.place,
+                reading: self.reading,
+            }),
             _ => Err(Refused::new("must be a list in square brackets")),
         }
         .map_err(|refused| refused.at(&self.place))

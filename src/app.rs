@@ -1,0 +1,186 @@
+//! Wiring: a checked configuration → everything running, and everything ended again.
+//!
+//! Sockets are bound and files opened before any thread starts, so a fault is an error and not a
+//! half-started program. Data threads serve requests; the control runtime accepts, keeps keys and
+//! serves the admin port; log and store have threads of their own. The only file that sees most
+//! rooms.
+
+mod rotations;
+mod sockets;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Once},
+    time::Duration,
+};
+
+use tokio::{runtime::Runtime, sync::Semaphore, time::Instant};
+
+use crate::{
+    config::{Config, ServerTls},
+    edge::{
+        Drain,
+        connection::Context,
+        listener::{Acceptor, Unbound},
+        runtime::{self, DataThread},
+    },
+    gateway::{Gateway, Live, StartError},
+    orders::Orders,
+    record::{ExchangeLog, LogError, Metrics},
+    store::{OpenError, Store, StoreError},
+};
+use rotations::Rotations;
+pub use sockets::Sockets;
+
+/// Why the gateway did not start.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each says it")]
+pub enum AppError {
+    #[error(transparent)]
+    Unbound(#[from] Unbound),
+    #[error("state.dir: {0}")]
+    Store(#[from] OpenError),
+    #[error("state.dir: the order journal: {0}")]
+    Journal(#[from] StoreError),
+    #[error("log.exchanges: {0}")]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("listen.{which}: {reason}")]
+    Tls { which: &'static str, reason: String },
+    #[error("the system gives no thread or event queue: {0}")]
+    System(#[from] io::Error),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl AppError {
+    /// Whether the configuration is at fault, not the machine.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, AppError::Start(_) | AppError::Tls { .. })
+    }
+}
+
+/// Everything that runs.
+pub struct App {
+    /// What runs, as one handle.
+    pub gateway: Arc<Gateway>,
+    /// How far the end has come.
+    pub drain: Drain,
+    /// Where services call, as bound.
+    pub data: Vec<SocketAddr>,
+    /// Where operators call, as bound.
+    pub admin: SocketAddr,
+    threads: Vec<DataThread>,
+    store: Store,
+    control: Runtime,
+}
+
+impl App {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// [`AppError`] says which key of the configuration, and why; nothing runs then.
+    pub fn start(config: Config, file: Option<PathBuf>) -> Result<App, AppError> {
+        choose_crypto();
+        let sockets = Sockets::bind(&config.listen)?;
+        let tls = config.listen.tls.as_ref().map(|tls| acceptor("tls", tls)).transpose()?;
+        let (data, admin) = sockets.addresses()?;
+        let metrics = Metrics::new()?;
+        let log = ExchangeLog::open(&config.log, &metrics)?;
+        let store = Store::open(&config.state.dir)?;
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("control")
+            .enable_all()
+            .build()?;
+        let orders = control.block_on(Orders::open(store.clone(), jiff::Timestamp::now()))?;
+        let drain = Drain::default();
+        let live = Live { metrics: metrics.clone(), log, orders, tasks: drain.tasks.clone() };
+        let (workers, connections) = (config.listen.workers, config.limits.connections);
+        let (gateway, keepers) = Gateway::new(config, file, live)?;
+        let rotations = Rotations::new(control.handle().clone(), &gateway);
+        rotations.keep(keepers);
+        gateway.adopt_with(Box::new(move |keepers| rotations.keep(keepers)));
+
+        let threads = (0..workers)
+            .map(|index| {
+                let (current, drain) = (gateway.current.clone(), drain.clone());
+                runtime::start(index, |worker| Context { current, worker, drain })
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        let acceptor = Arc::new(Acceptor {
+            threads: threads.iter().map(|thread| thread.sockets.clone()).collect(),
+            seats: Arc::new(Semaphore::new(connections)),
+            metrics,
+            tls,
+            stop: drain.stop.clone(),
+        });
+        for listener in sockets.data {
+            control.spawn(acceptor.clone().run(listener));
+        }
+        drop(sockets.admin);
+        Ok(App { gateway, drain, data, admin, threads, store, control })
+    }
+
+    /// Ends everything: readiness falls, connections are still accepted for `drain_grace`, then what
+    /// is in flight may end until `drain` after the call, then it is cut. Blocks.
+    pub fn stop(self) {
+        let limits = self.gateway.in_force.load().config.limits.clone();
+        let App { drain, threads, store, control, gateway, .. } = self;
+        let began = Instant::now();
+        drain.begin();
+        control.block_on(async {
+            tokio::time::sleep(limits.drain_grace.min(limits.drain)).await;
+            drain.stop.cancel();
+            drain.tasks.close();
+        });
+        let senders: Vec<_> = threads
+            .into_iter()
+            .map(|DataThread { sockets, thread }| {
+                drop(sockets);
+                thread
+            })
+            .collect();
+        control.block_on(async {
+            let left = limits.drain.saturating_sub(began.elapsed());
+            if tokio::time::timeout(left, drain.tasks.wait()).await.is_err() {
+                tracing::warn!("requests are still in flight and are cut");
+            }
+            drain.cut.cancel();
+        });
+        for thread in senders {
+            let _ = thread.join();
+        }
+        control.block_on(store.close());
+        control.shutdown_timeout(CLOSING);
+        gateway.live.log.close();
+    }
+}
+
+/// How long tasks of the control runtime may take to notice the end.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Chooses the provider of cryptography, once a process.
+pub fn choose_crypto() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Fails only if it was chosen before, and there is one only.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
+
+fn acceptor(which: &'static str, tls: &ServerTls) -> Result<tokio_rustls::TlsAcceptor, AppError> {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    let bad = |reason: String| AppError::Tls { which, reason };
+    let chain = CertificateDer::pem_file_iter(&tls.cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| bad(format!("{}: {e}", tls.cert.display())))?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| bad(format!("{}: {e}", tls.key.display())))?;
+    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    let mut config = config.map_err(|e| bad(e.to_string()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config).into())
+}

@@ -1,0 +1,81 @@
+//! The tasks that keep accounts' keys, and the canary that they ask with.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, uri::PathAndQuery};
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
+
+use crate::{
+    body::Asked,
+    config::Priority,
+    gateway::{Gateway, Keepers},
+    keys::{Lease, Verdict},
+    path::{self, Errand},
+    rotation,
+    snapshot::Worker,
+};
+
+/// One task an account.
+pub(super) struct Rotations {
+    runtime: Handle,
+    gateway: Weak<Gateway>,
+    /// Connections of the canaries.
+    worker: Arc<Worker>,
+    running: Mutex<HashMap<String, AbortHandle>>,
+}
+
+/// How long a canary may take.
+const CANARY: Duration = Duration::from_secs(10);
+
+impl Rotations {
+    /// None yet.
+    pub(super) fn new(runtime: Handle, gateway: &Arc<Gateway>) -> Self {
+        let gateway = Arc::downgrade(gateway);
+        Rotations { runtime, gateway, worker: Arc::default(), running: Mutex::default() }
+    }
+
+    /// Starts the tasks of accounts that are new or whose source changed, and ends those of accounts
+    /// that are gone.
+    pub(super) fn keep(&self, keepers: Keepers) {
+        let mut running = self.running.lock();
+        if let Some(gateway) = self.gateway.upgrade() {
+            let current = gateway.current.load();
+            running.retain(|name, task| {
+                let known = current.accounts.iter().any(|account| account.name == *name);
+                if !known {
+                    task.abort();
+                }
+                known
+            });
+        }
+        for (account, keeper) in keepers {
+            let (gateway, worker, name) = (self.gateway.clone(), self.worker.clone(), account.name.clone());
+            let ask = move |lease: Lease| canary(gateway.clone(), worker.clone(), name.clone(), lease);
+            let task = self.runtime.spawn(rotation::keep(keeper, ask)).abort_handle();
+            if let Some(before) = running.insert(account.name.clone(), task) {
+                before.abort();
+            }
+        }
+    }
+}
+
+/// Asks the account's `verify` operation with one pair.
+async fn canary(gateway: Weak<Gateway>, worker: Arc<Worker>, account: String, lease: Lease) -> Verdict {
+    let Some(gateway) = gateway.upgrade() else { return Verdict::Undecided };
+    let snapshot = gateway.current.load_full();
+    let known = snapshot.accounts.iter().find(|known| known.name == account).cloned();
+    let Some(account) = known else { return Verdict::Undecided };
+    let operation = snapshot.catalog.operations.iter().find(|operation| operation.name == account.verify).cloned();
+    let Some(operation) = operation else { return Verdict::Undecided };
+    let Ok(target) = PathAndQuery::try_from(operation.path.as_str()) else { return Verdict::Undecided };
+    let asked = Asked { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new() };
+    let deadline = Instant::now() + CANARY.min(operation.timeout);
+    let errand = Errand { snapshot, worker, account, operation, asked, deadline, priority: Priority::High };
+    path::canary(&errand, lease).await
+}

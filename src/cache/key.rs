@@ -1,0 +1,235 @@
+//! The cache key: canonical and injective. Pure.
+//!
+//! A key is a length-prefixed tuple, so that no two different requests share one. Spellings that
+//! surely ask the same thing share it: query parameters in another order (equal names keep theirs,
+//! nothing is decoded), JSON bodies with other white space or member order (numbers and strings
+//! keep their text, so that nothing is lost to a number type).
+
+use serde_json::value::RawValue;
+
+/// What a stored answer depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    /// The account's name.
+    pub account: &'a str,
+    /// The service's name, where answers are not shared between services.
+    pub service: Option<&'a str>,
+    /// `GET` also for HEAD.
+    pub method: &'a str,
+    /// Raw path.
+    pub path: &'a str,
+    /// Raw query without its question mark.
+    pub query: Option<&'a str>,
+    /// Values of the headers that the operation declares, in its order.
+    pub vary: &'a [&'a [u8]],
+    /// Raw body.
+    pub body: &'a [u8],
+}
+
+/// A canonical key.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Key(Box<[u8]>);
+
+impl Key {
+    /// The key of a request.
+    pub fn new(parts: Parts<'_>) -> Self {
+        let mut out = Vec::with_capacity(96 + parts.path.len() + parts.body.len());
+        field(&mut out, parts.account.as_bytes());
+        field(&mut out, parts.service.unwrap_or("\0").as_bytes());
+        field(&mut out, parts.method.as_bytes());
+        field(&mut out, parts.path.as_bytes());
+        query(&mut out, parts.query);
+        for value in parts.vary {
+            field(&mut out, value);
+        }
+        match canonical(parts.body) {
+            Some(json) => {
+                out.push(b'j');
+                field(&mut out, &json);
+            }
+            None => {
+                out.push(b'r');
+                field(&mut out, parts.body);
+            }
+        }
+        Key(out.into_boxed_slice())
+    }
+
+    /// Bytes that it takes.
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Key({} bytes)", self.0.len())
+    }
+}
+
+fn field(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Parameters sorted by name; the sort is stable.
+fn query(out: &mut Vec<u8>, query: Option<&str>) {
+    let Some(query) = query else { return out.extend_from_slice(&u32::MAX.to_be_bytes()) };
+    if !query.contains('&') {
+        out.extend_from_slice(&1u32.to_be_bytes());
+        return field(out, query.as_bytes());
+    }
+    let mut parameters: Vec<&str> = query.split('&').collect();
+    parameters.sort_by_key(|p| p.split_once('=').map_or(*p, |(name, _)| name));
+    out.extend_from_slice(&(parameters.len() as u32).to_be_bytes());
+    for parameter in parameters {
+        field(out, parameter.as_bytes());
+    }
+}
+
+/// Deeper bodies are compared as raw bytes.
+const MAX_DEPTH: u32 = 24;
+
+fn canonical(body: &[u8]) -> Option<Vec<u8>> {
+    if body.is_empty() {
+        return None;
+    }
+    let raw: &RawValue = serde_json::from_slice(body).ok()?;
+    let mut out = Vec::with_capacity(body.len());
+    write(&mut out, raw, MAX_DEPTH)?;
+    Some(out)
+}
+
+fn write(out: &mut Vec<u8>, value: &RawValue, depth: u32) -> Option<()> {
+    let depth = depth.checked_sub(1)?;
+    match value.get().as_bytes().first()? {
+        b'{' => {
+            let mut members = members(value)?;
+            members.sort_by(|a, b| a.0.cmp(&b.0));
+            out.push(b'{');
+            for (i, (name, member)) in members.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                serde_json::to_writer(&mut *out, name).ok()?;
+                out.push(b':');
+                write(out, member, depth)?;
+            }
+            out.push(b'}');
+        }
+        b'[' => {
+            let items: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
+            out.push(b'[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                write(out, item, depth)?;
+            }
+            out.push(b']');
+        }
+        _ => out.extend_from_slice(value.get().trim().as_bytes()),
+    }
+    Some(())
+}
+
+/// An object's members in their order, duplicates included.
+fn members(value: &RawValue) -> Option<Vec<(String, &RawValue)>> {
+    struct Members;
+    impl<'de> serde::de::Visitor<'de> for Members {
+        type Value = Vec<(String, &'de RawValue)>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::new();
+            while let Some(entry) = map.next_entry()? {
+                members.push(entry);
+            }
+            Ok(members)
+        }
+    }
+    serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_str(value.get()), Members).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(query: Option<&str>, body: &str) -> Key {
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let parts =
+            Parts { account: "main", service: None, method, path: "/p", query, vary: &[], body: body.as_bytes() };
+        Key::new(parts)
+    }
+
+    #[test]
+    fn spellings_of_one_question_share_a_key() {
+        assert_eq!(key(Some("b=1&a=2"), ""), key(Some("a=2&b=1"), ""));
+        assert_eq!(key(None, r#"{"a":1,"b":[1, 2]}"#), key(None, " {\"b\":[1,2],\n\"\\u0061\":1}"));
+    }
+
+    #[test]
+    fn different_questions_never_share_one() {
+        assert_ne!(key(Some("a=1&a=2"), ""), key(Some("a=2&a=1"), ""));
+        assert_ne!(key(Some("a=%31"), ""), key(Some("a=1"), ""));
+        assert_ne!(key(None, ""), key(Some(""), ""));
+        for (a, b) in [
+            ("[1,2]", "[2,1]"),
+            (r#"{"a":1}"#, r#"{"a":1.0}"#),
+            (r#"{"a":10000000000000000001}"#, r#"{"a":10000000000000000002}"#),
+            (r#"{"a":1,"a":2}"#, r#"{"a":2,"a":1}"#),
+            (r#"{"a":"1"}"#, r#"{"a":1}"#),
+            (r#"{"a":"b c"}"#, r#"{"a":"bc"}"#),
+            ("not json", "notjson"),
+        ] {
+            assert_ne!(key(None, a), key(None, b), "{a} {b}");
+        }
+        let with =
+            |account, service| Parts { account, service, method: "GET", path: "/p", query: None, vary: &[], body: b"" };
+        assert_ne!(Key::new(with("a", None)), Key::new(with("b", None)));
+        assert_ne!(Key::new(with("a", Some("s"))), Key::new(with("a", None)));
+    }
+
+    #[test]
+    fn depth_costs_no_stack() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(key(None, &deep).size() > 200_000);
+    }
+
+    type Tuple = (String, String, Option<String>, Vec<u8>);
+
+    fn tuple() -> impl Strategy<Value = Tuple> {
+        ("[a-b/]{0,4}", "/[a-b]{0,4}", prop::option::of("[ab=&]{0,6}"), prop::collection::vec(b'a'..=b'b', 0..5))
+    }
+
+    fn of(t: &Tuple) -> Key {
+        let (account, path, query, body) = t;
+        Key::new(Parts { account, service: None, method: "POST", path, query: query.as_deref(), vary: &[], body })
+    }
+
+    fn sorted(query: &Option<String>) -> Option<Vec<String>> {
+        query.as_ref().map(|q| {
+            let mut parts: Vec<String> = q.split('&').map(str::to_owned).collect();
+            parts.sort_by_key(|p| p.split('=').next().unwrap().to_owned());
+            parts
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn is_injective_up_to_parameter_order(a in tuple(), b in tuple()) {
+            let same = a.0 == b.0 && a.1 == b.1 && sorted(&a.2) == sorted(&b.2) && a.3 == b.3;
+            prop_assert_eq!(of(&a) == of(&b), same);
+        }
+
+        #[test]
+        fn never_panics(body in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = Key::new(Parts { account: "", service: None, method: "", path: "", query: None, vary: &[], body: &body });
+        }
+    }
+}

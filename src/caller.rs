@@ -1,0 +1,190 @@
+//! Who asks: finds the service that a request's credentials prove.
+//!
+//! Holds digests only. Every proof that a request carries must be right and name the same service;
+//! one that is repeated or unreadable proves nothing and is refused. Comparison takes the same time
+//! whether the name or the secret is wrong. Knows no quota and no operation. Fails with [`Unknown`],
+//! which says nothing about what was wrong.
+
+use std::collections::HashMap;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{
+    HeaderMap, HeaderName,
+    header::{AUTHORIZATION, HeaderValue},
+};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::config;
+
+const ACCESS_KEY: HeaderName = HeaderName::from_static("access-key");
+const SECRET_KEY: HeaderName = HeaderName::from_static("secret-key");
+
+/// No service is proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request carries no valid credentials")]
+pub struct Unknown;
+
+/// Every service's credentials.
+#[derive(Debug)]
+pub struct Callers {
+    by_access_key: HashMap<String, Known>,
+}
+
+struct Known {
+    service: usize,
+    secret_sha256: [u8; 32],
+}
+
+impl std::fmt::Debug for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Known(service {})", self.service)
+    }
+}
+
+impl Callers {
+    /// The callers of a configuration; a service is known by its index in it.
+    pub fn new(services: &[config::Service]) -> Self {
+        let by_access_key = services
+            .iter()
+            .enumerate()
+            .flat_map(|(service, s)| s.credentials.iter().map(move |c| (service, c)))
+            .map(|(service, c)| (c.access_key.clone(), Known { service, secret_sha256: c.secret_sha256 }))
+            .collect();
+        Callers { by_access_key }
+    }
+
+    /// The index of the service that the request's headers prove.
+    ///
+    /// # Errors
+    /// [`Unknown`] without a proof, or if any proof is wrong, repeated, unreadable, or names another
+    /// service than the others.
+    pub fn identify(&self, headers: &HeaderMap) -> Result<usize, Unknown> {
+        let pair = match (single(headers, &ACCESS_KEY)?, single(headers, &SECRET_KEY)?) {
+            (None, None) => None,
+            (Some(access), Some(secret)) => Some(self.prove(access.as_bytes(), secret.as_bytes())?),
+            _ => return Err(Unknown),
+        };
+        let authorization = match single(headers, &AUTHORIZATION)? {
+            None => None,
+            Some(value) => Some(self.authorization(value.as_bytes())?),
+        };
+        match (pair, authorization) {
+            (Some(a), Some(b)) if a != b => Err(Unknown),
+            (Some(service), _) | (None, Some(service)) => Ok(service),
+            (None, None) => Err(Unknown),
+        }
+    }
+
+    /// `Basic base64(access:secret)`, or `Bearer access.secret`.
+    fn authorization(&self, value: &[u8]) -> Result<usize, Unknown> {
+        let space = value.iter().position(|b| *b == b' ').ok_or(Unknown)?;
+        let (scheme, rest) = (&value[..space], value[space..].trim_ascii());
+        if scheme.eq_ignore_ascii_case(b"basic") {
+            let decoded = Zeroizing::new(STANDARD.decode(rest).map_err(|_| Unknown)?);
+            let (access, secret) = split(&decoded, b':').ok_or(Unknown)?;
+            self.prove(access, secret)
+        } else if scheme.eq_ignore_ascii_case(b"bearer") {
+            let (access, secret) = split(rest, b'.').ok_or(Unknown)?;
+            self.prove(access, secret)
+        } else {
+            Err(Unknown)
+        }
+    }
+
+    fn prove(&self, access: &[u8], secret: &[u8]) -> Result<usize, Unknown> {
+        let digest: [u8; 32] = Sha256::digest(secret).into();
+        let known = std::str::from_utf8(access).ok().and_then(|access| self.by_access_key.get(access));
+        // An unknown name is compared too, with a digest that no text is known to have.
+        let expected = known.map_or(&[0; 32], |known| &known.secret_sha256);
+        let right = bool::from(digest.ct_eq(expected));
+        known.filter(|_| right).map(|known| known.service).ok_or(Unknown)
+    }
+}
+
+/// The one value of a header, `None` if it is absent.
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Unknown> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let mut all = headers.get_all(name).iter();
+    all.next();
+    if all.next().is_some() { Err(Unknown) } else { Ok(Some(value)) }
+}
+
+fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let position = text.iter().position(|b| *b == at)?;
+    Some((&text[..position], &text[position + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn callers() -> Callers {
+        let entry = |service, secret: &str| Known { service, secret_sha256: Sha256::digest(secret).into() };
+        let by_access_key = HashMap::from([
+            ("checkout-1".to_owned(), entry(0, "s1")),
+            ("checkout-2".to_owned(), entry(0, "s.2:x")),
+            ("warehouse".to_owned(), entry(1, "s3")),
+        ]);
+        Callers { by_access_key }
+    }
+
+    fn ask(headers: &[(&'static str, &str)]) -> Result<usize, Unknown> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        callers().identify(&map)
+    }
+
+    fn basic(text: &str) -> String {
+        format!("Basic {}", STANDARD.encode(text))
+    }
+
+    #[test]
+    fn proves_by_pair_basic_and_bearer() {
+        assert_eq!(ask(&[("access-key", "checkout-1"), ("secret-key", "s1")]), Ok(0));
+        assert_eq!(ask(&[("authorization", &basic("checkout-2:s.2:x"))]), Ok(0));
+        assert_eq!(ask(&[("authorization", "bearer checkout-2.s.2:x")]), Ok(0));
+        assert_eq!(ask(&[("authorization", "Bearer warehouse.s3")]), Ok(1));
+    }
+
+    #[test]
+    fn both_live_credentials_name_one_service() {
+        let proofs = [("access-key", "checkout-1"), ("secret-key", "s1"), ("authorization", "Bearer checkout-2.s.2:x")];
+        assert_eq!(ask(&proofs), Ok(0));
+    }
+
+    #[test]
+    fn refuses_what_is_wrong_repeated_or_unreadable() {
+        let good = ("authorization", "Bearer warehouse.s3");
+        for headers in [
+            &[][..],
+            &[("access-key", "warehouse")],
+            &[("secret-key", "s3")],
+            &[("access-key", "warehouse"), ("secret-key", "S3")],
+            &[("access-key", "nobody"), ("secret-key", "s3")],
+            &[("access-key", "warehouse"), ("access-key", "warehouse"), ("secret-key", "s3")],
+            &[good, good],
+            &[good, ("access-key", "checkout-1"), ("secret-key", "s1")],
+            &[good, ("access-key", "warehouse"), ("secret-key", "wrong")],
+            &[good, ("access-key", "warehouse")],
+            &[("authorization", "Basic Og==")],
+            &[("authorization", "Basic ***")],
+            &[("authorization", "Digest x")],
+            &[("authorization", "Bearer warehouse")],
+            &[("authorization", "")],
+        ] {
+            assert_eq!(ask(headers), Err(Unknown), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_digest() {
+        let text = format!("{:?}", callers());
+        assert!(text.contains("service 0") && !text.contains("secret"), "{text}");
+    }
+}

@@ -1,0 +1,103 @@
+//! `run`: the gateway itself.
+
+use std::{io, path::PathBuf};
+
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+use super::{FAILED, WRONG};
+use crate::{
+    app::App,
+    config::{
+        check::Environment,
+        load::{LoadError, load},
+    },
+    record::init_program_log,
+};
+
+/// Run the gateway
+///
+/// Ends with an error before it listens if the configuration has a fault. SIGTERM and SIGINT drain
+/// and exit 0, a second one ends at once; SIGHUP reads the configuration again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: fastrac-gateway run --config /etc/fastrac-gateway/gateway.toml")]
+pub(super) struct Arguments {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "FASTRAC_GATEWAY_CONFIG")]
+    config: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> io::Result<u8> {
+    init_program_log();
+    let loaded = match load(&arguments.config, &Environment::of_process()) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            complain(&error);
+            return Ok(WRONG);
+        }
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let app = match App::start(loaded.config, Some(arguments.config.clone())) {
+        Ok(app) => app,
+        Err(error) => {
+            eprintln!("fastrac-gateway: {error}");
+            return Ok(if error.is_configuration() { WRONG } else { FAILED });
+        }
+    };
+    let data: Vec<_> = app.data.iter().map(ToString::to_string).collect();
+    tracing::info!(data = data.join(" "), admin = %app.admin, "listening");
+    live(app)
+}
+
+/// Runs until a signal, then drains; a second signal ends at once.
+pub(super) fn live(app: App) -> io::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut hangup = signal(SignalKind::hangup())?;
+        tell(&[NotifyState::Ready]);
+        loop {
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+                _ = hangup.recv() => {
+                    // It says itself how it went.
+                    let _ = app.gateway.reload();
+                }
+            }
+        }
+        tracing::info!("draining");
+        tell(&[NotifyState::Stopping]);
+        let (done, ended) = oneshot::channel();
+        std::thread::spawn(move || {
+            app.stop();
+            let _ = done.send(());
+        });
+        tokio::select! {
+            _ = ended => Ok(0),
+            _ = term.recv() => Ok(FAILED),
+            _ = int.recv() => Ok(FAILED),
+        }
+    })
+}
+
+/// Tells systemd, where it listens.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
+}
+
+fn complain(error: &LoadError) {
+    eprintln!("fastrac-gateway: {error}");
+    if let LoadError::Faulty { faults, .. } = error {
+        for fault in faults {
+            eprintln!("{fault}");
+        }
+    }
+}

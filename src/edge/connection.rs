@@ -1,0 +1,131 @@
+//! One client connection, from its first byte to its last.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use http::{Request, Response, Version};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulConnection},
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    Drain,
+    phase::{Phase, Timed},
+};
+use crate::{
+    body::Body,
+    outcome::Code,
+    path::{self, Arrival},
+    snapshot::{Snapshot, Worker},
+};
+
+/// Longest head, and what hyper buffers of a request: bytes.
+const BUFFER: usize = 64 * 1024;
+
+/// Streams that one HTTP/2 connection may have open.
+const STREAMS: u32 = 128;
+
+/// What every connection of a data thread shares.
+#[derive(Clone)]
+pub struct Context {
+    /// The configuration in force, swapped by a reload.
+    pub current: Arc<ArcSwap<Snapshot>>,
+    /// The thread's own.
+    pub worker: Arc<Worker>,
+    /// How far the end has come.
+    pub drain: Drain,
+}
+
+/// Serves a connection until it ends, by itself or by the drain.
+pub async fn serve<S>(io: S, context: Context)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = context.current.load().limits.clone();
+    let phase = Phase::new(limits.idle, limits.header_read);
+    let io = TokioIo::new(Timed::new(io, phase.clone()));
+    let (current, worker, closing) = (context.current.clone(), context.worker.clone(), context.drain.closing.clone());
+    let watched = phase.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let began = watched.request_began();
+        let ended = Ended(watched.clone());
+        let close = request.version() < Version::HTTP_2 && closing.load(Ordering::Relaxed);
+        let arrival = Arrival { began, close, ended: Box::new(ended) };
+        let served = path::serve(current.load_full(), worker.clone(), request, arrival);
+        async move { Ok::<Response<Body>, Infallible>(served.await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().half_close(false).max_buf_size(BUFFER).timer(TokioTimer::new()).header_read_timeout(None);
+    builder.http2().max_concurrent_streams(STREAMS).max_header_list_size(BUFFER as u32).timer(TokioTimer::new());
+    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+    let stopped = context.drain.stop.cancelled();
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => Some(ended),
+        () = context.drain.cut.cancelled() => None,
+        () = stopped => tokio::select! {
+            ended = wind_down(connection, &phase) => Some(ended),
+            () = context.drain.cut.cancelled() => None,
+        },
+    };
+    if let Some(Err(error)) = ended {
+        unreadable(&context, &phase, &*error);
+    }
+}
+
+/// How long a connection that has asked nothing yet may still ask once the drain has begun.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
+
+/// Ends a connection after the request under way.
+async fn wind_down<C>(mut connection: Pin<&mut C>, phase: &Phase) -> C::Output
+where
+    C: Future + GracefulConnection,
+{
+    if !phase.is_used()
+        && let Ok(ended) = tokio::time::timeout(FIRST_REQUEST, connection.as_mut()).await
+    {
+        return ended;
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
+}
+
+/// A request whose answer is out.
+struct Ended(Arc<Phase>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.request_ended();
+    }
+}
+
+impl path::Guard for Ended {}
+
+/// Counts a head that hyper could not read, and has answered itself.
+fn unreadable(context: &Context, phase: &Phase, error: &(dyn Error + 'static)) {
+    let Some((status, code)) = judge(phase, error) else { return };
+    let record = context.current.load().recorder.unreadable(status, code);
+    drop(record);
+}
+
+fn judge(phase: &Phase, error: &(dyn Error + 'static)) -> Option<(Option<u16>, Code)> {
+    let hyper = error.downcast_ref::<hyper::Error>();
+    if hyper.is_some_and(hyper::Error::is_parse_too_large) {
+        return Some((Some(431), Code::RequestHeaders));
+    }
+    if hyper.is_some_and(hyper::Error::is_parse) {
+        return Some((Some(400), Code::RequestMalformed));
+    }
+    // The head broke off: by its deadline, or because the peer left.
+    phase.is_in_head().then_some((None, Code::RequestTimeout))
+}

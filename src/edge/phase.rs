@@ -1,0 +1,254 @@
+//! A connection's three deadlines, kept by its IO.
+//!
+//! hyper's own header timer also runs between two requests of a kept connection, and its protocol
+//! detection has no deadline at all; so the bytes themselves are watched. A connection is *idle*
+//! (no request, `limits.idle`), *in a head* (`limits.header_read`) or *busy* (no deadline here: the
+//! request has its own). In the usual case no timer is touched: one is armed late and re-armed only
+//! when it has fired.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+/// What a connection is doing. Shared by its IO and its requests, which live in one task.
+#[derive(Debug)]
+pub struct Phase {
+    opened: Instant,
+    idle: Duration,
+    header_read: Duration,
+    /// Requests under way.
+    busy: AtomicUsize,
+    /// Whether a head has begun and isn't complete.
+    in_head: AtomicBool,
+    /// Whether it has asked anything yet.
+    used: AtomicBool,
+    http2: AtomicBool,
+    /// Microseconds since `opened`.
+    head_began: AtomicU64,
+    /// Microseconds since `opened`; `NEVER` while busy.
+    deadline: AtomicU64,
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl Phase {
+    /// Of a connection that has just been accepted.
+    pub fn new(idle: Duration, header_read: Duration) -> Arc<Self> {
+        Arc::new(Phase {
+            opened: Instant::now(),
+            idle,
+            header_read,
+            busy: AtomicUsize::new(0),
+            in_head: AtomicBool::new(false),
+            used: AtomicBool::new(false),
+            http2: AtomicBool::new(false),
+            head_began: AtomicU64::new(0),
+            deadline: AtomicU64::new(idle.as_micros() as u64),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        self.opened.elapsed().as_micros() as u64
+    }
+
+    fn bytes_came(&self, bytes: &[u8]) {
+        if self.busy.load(Relaxed) > 0 || self.in_head.load(Relaxed) {
+            return;
+        }
+        let now = self.now();
+        if !self.used.swap(true, Relaxed) && bytes.starts_with(b"PRI") {
+            self.http2.store(true, Relaxed);
+        }
+        // On HTTP/2 bytes are not heads: pings and window updates come at any time.
+        if !self.http2.load(Relaxed) {
+            self.in_head.store(true, Relaxed);
+            self.head_began.store(now, Relaxed);
+            self.deadline.store(now + self.header_read.as_micros() as u64, Relaxed);
+        }
+    }
+
+    /// A head is complete. Returns when its first byte came.
+    pub fn request_began(&self) -> Instant {
+        self.busy.fetch_add(1, Relaxed);
+        self.deadline.store(NEVER, Relaxed);
+        if self.in_head.swap(false, Relaxed) {
+            self.opened + Duration::from_micros(self.head_began.load(Relaxed))
+        } else {
+            Instant::now()
+        }
+    }
+
+    /// A request's answer is out, or it was given up.
+    pub fn request_ended(&self) {
+        if self.busy.fetch_sub(1, Relaxed) == 1 {
+            self.deadline.store(self.now() + self.idle.as_micros() as u64, Relaxed);
+        }
+    }
+
+    /// Whether anything has come on it.
+    pub fn is_used(&self) -> bool {
+        self.used.load(Relaxed)
+    }
+
+    /// Whether a request's head was cut short, by the peer or by its deadline.
+    pub fn is_in_head(&self) -> bool {
+        self.in_head.load(Relaxed)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self.deadline.load(Relaxed) {
+            NEVER => None,
+            micros => Some(self.opened + Duration::from_micros(micros)),
+        }
+    }
+}
+
+/// IO that keeps a [`Phase`]'s deadlines.
+pub struct Timed<S> {
+    io: S,
+    phase: Arc<Phase>,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Timed<S> {
+    /// Watches `io`.
+    pub fn new(io: S, phase: Arc<Phase>) -> Self {
+        Timed { io, phase, alarm: None }
+    }
+
+    /// Whether the deadline has passed; otherwise the task is woken when it does.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            let Some(deadline) = self.phase.deadline() else { return false };
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            if alarm.deadline() > deadline {
+                alarm.as_mut().reset(deadline);
+            }
+            if alarm.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            if Instant::now() >= deadline {
+                return true;
+            }
+            alarm.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
+            Poll::Ready(result) => {
+                if buf.filled().len() > before {
+                    self.phase.bytes_came(&buf.filled()[before..]);
+                }
+                Poll::Ready(result)
+            }
+            Poll::Pending if self.poll_late(cx) => Poll::Ready(match self.phase.is_in_head() {
+                true => Err(io::ErrorKind::TimedOut.into()),
+                // As if the peer had closed: hyper then ends an idle connection without complaint.
+                false => Ok(()),
+            }),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(75);
+    const HEAD: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_ends_quietly() {
+        let (_peer, io) = duplex(64);
+        let began = Instant::now();
+        let mut timed = Timed::new(io, Phase::new(IDLE, HEAD));
+        assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
+        assert_eq!(began.elapsed().as_secs(), 75);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_head_is_an_error_however_it_drips() {
+        let (mut peer, io) = duplex(64);
+        let (mut timed, began) = (Timed::new(io, Phase::new(IDLE, HEAD)), Instant::now());
+        let drip = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                peer.write_all(b"G").await.unwrap();
+            }
+        };
+        let read = async {
+            loop {
+                if let Err(error) = timed.read(&mut [0; 8]).await {
+                    return error;
+                }
+            }
+        };
+        let error = tokio::select! { error = read => error, () = drip => unreachable!() };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), 11);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_connection_has_no_deadline_here() {
+        let (mut peer, io) = duplex(64);
+        let phase = Phase::new(IDLE, HEAD);
+        let mut timed = Timed::new(io, phase.clone());
+        peer.write_all(b"GET").await.unwrap();
+        assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
+        phase.request_began();
+        let mut buffer = [0; 8];
+        tokio::select! {
+            _ = timed.read(&mut buffer) => panic!("ended while busy"),
+            () = tokio::time::sleep(Duration::from_secs(1000)) => {}
+        }
+        phase.request_ended();
+        let ended = Instant::now();
+        assert_eq!(timed.read(&mut buffer).await.unwrap(), 0);
+        assert_eq!(ended.elapsed().as_secs(), 75);
+    }
+}

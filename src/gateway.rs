@@ -1,0 +1,341 @@
+//! What runs, as one handle: the snapshot in force, how it is replaced, how it does.
+//!
+//! [`Gateway::reload`] reads and compiles a new configuration and swaps it in; what lives (quotas, budgets,
+//! keys, cache, breakers) is found by name and kept where its settings are the same. Holds no
+//! thread and no socket: those are `app`'s. Fails with [`StartError`].
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use parking_lot::Mutex;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    admission::{Budget, Quota, Wall},
+    cache::{Cache, Flights},
+    caller::Callers,
+    catalog::Catalog,
+    config::{
+        self, Config, Endpoint,
+        check::Environment,
+        load::{LoadError, Loaded, load},
+    },
+    keys::{Fault, Keeper, Keys},
+    orders::Orders,
+    record::{ExchangeLog, Masker, Metrics, Names, Recorder},
+    snapshot::{Account, Snapshot},
+    upstream::{
+        breaker::Breaker,
+        dial::{Destination, Unusable, client_config},
+        inject::Route,
+    },
+};
+
+/// Why a configuration can't be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An account's address or certificates can't be used.
+    #[error("accounts.{account}: {source}")]
+    Account {
+        /// Its name.
+        account: String,
+        /// Why.
+        source: Unusable,
+    },
+    /// An account's key source can't be used.
+    #[error("accounts.{account}.keys: {source}")]
+    Keys {
+        /// Its name.
+        account: String,
+        /// Why.
+        source: Fault,
+    },
+    /// An account's base URL holds what a header can't.
+    #[error("accounts.{0}.base_url: the host is no header value")]
+    Host(String),
+}
+
+/// What lives beside every configuration.
+#[derive(Clone)]
+pub struct Live {
+    /// Metrics of everything.
+    pub metrics: Arc<Metrics>,
+    /// The exchange log.
+    pub log: ExchangeLog,
+    /// What became of orders.
+    pub orders: Orders,
+    /// Tasks that the drain waits for.
+    pub tasks: TaskTracker,
+}
+
+/// The configuration in force.
+pub struct InForce {
+    /// As it was checked.
+    pub config: Config,
+    /// When it was put in force.
+    pub since: SystemTime,
+}
+
+/// What runs.
+pub struct Gateway {
+    /// What requests see.
+    pub current: Arc<ArcSwap<Snapshot>>,
+    /// The configuration behind it.
+    pub in_force: ArcSwap<InForce>,
+    /// What lives beside it.
+    pub live: Live,
+    /// The file that a reload reads; `None` where there is none.
+    pub file: Option<PathBuf>,
+    adopt: OnceLock<Adopt>,
+    /// Whether the last reload succeeded.
+    reloaded_well: AtomicBool,
+    /// Whether a first usable key pair of every account was in hand.
+    was_ready: AtomicBool,
+    /// One reload at a time.
+    reloading: Mutex<()>,
+}
+
+/// Why another configuration was not put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// It was started without a file.
+    #[error("this gateway has no configuration file")]
+    NoFile,
+    /// The file can't be read, or has faults.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// What it names can't be used.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Takes over key sources of accounts that are new.
+pub type Adopt = Box<dyn Fn(Keepers) + Send + Sync>;
+
+/// Key sources of accounts that are new: each wants a task.
+pub type Keepers = Vec<(Arc<Account>, Keeper)>;
+
+impl Gateway {
+    /// Puts a first configuration in force.
+    ///
+    /// # Errors
+    /// [`StartError`] names the account.
+    pub fn new(config: Config, file: Option<PathBuf>, live: Live) -> Result<(Arc<Self>, Keepers), StartError> {
+        let (snapshot, keepers) = compile(&config, None, &live)?;
+        let gateway = Gateway {
+            current: Arc::new(ArcSwap::from_pointee(snapshot)),
+            in_force: ArcSwap::from_pointee(InForce { config, since: SystemTime::now() }),
+            live,
+            file,
+            adopt: OnceLock::new(),
+            reloaded_well: AtomicBool::new(true),
+            was_ready: AtomicBool::new(false),
+            reloading: Mutex::new(()),
+        };
+        Ok((Arc::new(gateway), keepers))
+    }
+
+    /// Names who keeps the keys of accounts that a reload brings. Once, at the start.
+    pub fn adopt_with(&self, adopt: Adopt) {
+        // A second call would be a second start.
+        let _ = self.adopt.set(adopt);
+    }
+
+    /// Reads the configuration file again and puts it in force. Requests under way end on the one
+    /// before. Blocks for a file or two: not for the path.
+    ///
+    /// # Errors
+    /// [`ReloadError`] says all that is wrong; nothing has changed then.
+    pub fn reload(&self) -> Result<(), ReloadError> {
+        let _one = self.reloading.lock();
+        let reloaded = self.read_again();
+        self.reloaded_well.store(reloaded.is_ok(), Ordering::Relaxed);
+        match &reloaded {
+            Ok(()) => tracing::info!("the configuration was read again and is in force"),
+            Err(error) => tracing::error!(%error, "the configuration was read again; nothing was changed"),
+        }
+        reloaded
+    }
+
+    fn read_again(&self) -> Result<(), ReloadError> {
+        let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
+        let Loaded { config, warnings } = load(file, &Environment::of_process())?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        let before = (self.current.load_full(), self.in_force.load_full());
+        for key in fixed(&before.1.config, &config) {
+            tracing::warn!("{key} has changed; that takes a restart");
+        }
+        let (snapshot, keepers) = compile(&config, Some((&before.0, &before.1.config)), &self.live)?;
+        self.current.store(Arc::new(snapshot));
+        self.in_force.store(Arc::new(InForce { config, since: SystemTime::now() }));
+        if let Some(adopt) = self.adopt.get() {
+            adopt(keepers);
+        }
+        Ok(())
+    }
+
+    /// Whether the last reload succeeded.
+    pub fn reloaded_well(&self) -> bool {
+        self.reloaded_well.load(Ordering::Relaxed)
+    }
+
+    /// Whether a usable key pair of every account was in hand once: from then on, hits and clear
+    /// refusals are worth having whatever is lost.
+    pub fn was_ready(&self) -> bool {
+        if self.was_ready.load(Ordering::Relaxed) {
+            return true;
+        }
+        let ready = self.current.load().accounts.iter().all(|account| account.keys.lease().is_ok());
+        if ready {
+            self.was_ready.store(true, Ordering::Relaxed);
+        }
+        ready
+    }
+}
+
+/// What a reload can't change.
+fn fixed(before: &Config, now: &Config) -> Vec<&'static str> {
+    let addresses = |config: &Config| (config.listen.data.clone(), config.listen.admin, config.listen.workers);
+    let log = |config: &Config| (config.log.exchanges.clone(), config.log.on_full);
+    [
+        ("listen", addresses(before) != addresses(now)),
+        ("state.dir", before.state.dir != now.state.dir),
+        ("log.exchanges", log(before) != log(now)),
+        ("cache.memory", before.cache.memory != now.cache.memory),
+        ("limits.connections", before.limits.connections != now.limits.connections),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect()
+}
+
+type Before<'a> = Option<(&'a Snapshot, &'a Config)>;
+
+fn compile(config: &Config, before: Before<'_>, live: &Live) -> Result<(Snapshot, Keepers), StartError> {
+    let catalog = Catalog::new(config);
+    let mut keepers = Keepers::new();
+    let mut accounts = Vec::with_capacity(config.accounts.len());
+    for (index, settings) in config.accounts.iter().enumerate() {
+        accounts.push(account(index, settings, before, live, &mut keepers)?);
+    }
+    let quotas = config.services.iter().map(|service| quota(service, config, before)).collect();
+    let names = Names {
+        accounts: config.accounts.iter().map(|account| account.name.clone()).collect(),
+        services: config.services.iter().map(|service| (service.name.clone(), service.account)).collect(),
+        operations: catalog.operations.iter().map(|operation| (operation.name.clone(), operation.class)).collect(),
+    };
+    let mask = Arc::new(Masker::new(config.log.bodies, &config.log.mask));
+    let snapshot = Snapshot {
+        limits: config.limits.clone(),
+        callers: Callers::new(&config.services),
+        catalog,
+        quotas,
+        accounts,
+        cache: before.map_or_else(|| Cache::new(config.cache.memory), |(snapshot, _)| snapshot.cache.clone()),
+        flights: before.map_or_else(|| Arc::new(Flights::default()), |(snapshot, _)| snapshot.flights.clone()),
+        orders: live.orders.clone(),
+        recorder: Recorder::new(live.metrics.clone(), live.log.clone(), mask, names),
+        tasks: live.tasks.clone(),
+    };
+    Ok((snapshot, keepers))
+}
+
+fn quota(service: &config::Service, config: &Config, before: Before<'_>) -> Arc<Quota> {
+    let zone = &config.accounts[service.account].day_zone;
+    let same = before.and_then(|(snapshot, config)| {
+        let index = config.services.iter().position(|old| old.name == service.name)?;
+        let old = &config.services[index];
+        (old.quota == service.quota && config.accounts[old.account].day_zone == *zone)
+            .then(|| snapshot.quotas[index].clone())
+    });
+    same.unwrap_or_else(|| Arc::new(Quota::new(&service.quota, zone, Wall::system())))
+}
+
+fn account(
+    index: usize,
+    settings: &config::Account,
+    before: Before<'_>,
+    live: &Live,
+    keepers: &mut Keepers,
+) -> Result<Arc<Account>, StartError> {
+    let name = &settings.name;
+    let old = before.and_then(|(snapshot, config)| {
+        let index = config.accounts.iter().position(|old| old.name == *name)?;
+        Some((snapshot.accounts[index].clone(), &config.accounts[index]))
+    });
+    let old = old.as_ref().map(|(account, settings)| (account, *settings));
+    let (base, v1, v2) = routes(settings, old, live)?;
+    let kept = old.filter(|(_, old)| old.keys == settings.keys && old.rotation == settings.rotation);
+    let (keys, keeper) = match kept {
+        Some((account, _)) => (account.keys.clone(), None),
+        None => {
+            let (metrics, label) = (live.metrics.clone(), name.clone());
+            let observer = Box::new(move |event: &crate::keys::Event| metrics.key_event(&label, event.what.as_str()));
+            let opened = Keys::open(settings, [], observer);
+            let (keys, keeper) = opened.map_err(|source| StartError::Keys { account: name.clone(), source })?;
+            (keys, Some(keeper))
+        }
+    };
+    let budget = old.filter(|(_, old)| old.budget == settings.budget && old.day_zone == settings.day_zone);
+    let budget = budget.map_or_else(
+        || Arc::new(Budget::new(&settings.budget, &settings.day_zone, Wall::system())),
+        |(account, _)| account.budget.clone(),
+    );
+    let breaker = old.filter(|(_, old)| old.breaker == settings.breaker);
+    let breaker =
+        breaker.map_or_else(|| Arc::new(Breaker::new(&settings.breaker)), |(account, _)| account.breaker.clone());
+    let account = Arc::new(Account {
+        name: name.clone(),
+        index,
+        base,
+        v1,
+        v2,
+        keys,
+        budget,
+        breaker,
+        messages: settings.messages.clone(),
+        verify: settings.verify.clone(),
+        resend_orders: settings.rotation.resend_orders,
+    });
+    keepers.extend(keeper.map(|keeper| (account.clone(), keeper)));
+    Ok(account)
+}
+
+type Old<'a> = Option<(&'a Arc<Account>, &'a config::Account)>;
+
+/// The account's three addresses; those with the same host share their connections.
+fn routes(settings: &config::Account, old: Old<'_>, live: &Live) -> Result<(Route, Route, Route), StartError> {
+    let endpoints = [&settings.base, &settings.v1, &settings.v2];
+    if let Some((account, old)) = old
+        && [&old.base, &old.v1, &old.v2] == endpoints
+        && old.ca == settings.ca
+    {
+        return Ok((account.base.clone(), account.v1.clone(), account.v2.clone()));
+    }
+    let unusable = |source| StartError::Account { account: settings.name.clone(), source };
+    let tls = endpoints.iter().any(|endpoint| endpoint.tls);
+    let tls = if tls { Some(client_config(settings.ca.as_deref()).map_err(unusable)?) } else { None };
+    let connections = live.metrics.upstream_connections(&settings.name);
+    let mut known: Vec<Route> = Vec::new();
+    let mut route = |endpoint: &Endpoint| -> Result<Route, StartError> {
+        let host = HeaderValue::try_from(&endpoint.authority).map_err(|_| StartError::Host(settings.name.clone()))?;
+        let place = |e: &Endpoint| (e.tls, e.host.clone(), e.port);
+        let destination = match known.iter().find(|route| place(&route.endpoint) == place(endpoint)) {
+            Some(route) => route.destination.clone(),
+            None => Arc::new(Destination::new(endpoint, tls.as_ref(), connections.clone()).map_err(unusable)?),
+        };
+        known.push(Route { endpoint: endpoint.clone(), host, destination });
+        Ok(known[known.len() - 1].clone())
+    };
+    Ok((route(&settings.base)?, route(&settings.v1)?, route(&settings.v2)?))
+}

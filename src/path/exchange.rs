@@ -1,0 +1,313 @@
+//! One request from head to last byte: its record, its trail, its answer.
+//!
+//! [`serve`] opens the record, goes down the path, turns what comes back into an answer and ties
+//! the record to the answer's body, so that it is written exactly once, however the exchange ends.
+
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, request::Parts};
+use http_body::Body as HttpBody;
+use tokio::time::Instant;
+
+use super::{Trail, forward};
+use crate::{
+    answer::{Cached, Content, Limits, Reply},
+    body::{Body, Ending, Unread},
+    catalog::Operation,
+    outcome::{Code, Outcome, Sent},
+    record::{Captured, Record, RequestId},
+    refusal::{Refusal, wants_problem},
+    snapshot::{Snapshot, Worker},
+};
+
+/// Requests that one process serves at the same time; beyond it memory could run out.
+const IN_FLIGHT: usize = 20_000;
+
+static IN_FLIGHT_NOW: AtomicUsize = AtomicUsize::new(0);
+
+/// One request under way.
+pub struct Exchange {
+    snapshot: Arc<Snapshot>,
+    pub(super) worker: Arc<Worker>,
+    /// `None` while a task has it.
+    pub(super) record: Option<Record>,
+    /// What the attempts came to.
+    pub trail: Trail,
+    began: Instant,
+}
+
+/// What a connection tells of a request.
+pub struct Arrival {
+    /// When its first byte came.
+    pub began: Instant,
+    /// Whether the answer should end the connection.
+    pub close: bool,
+    /// Dropped when the answer is out or given up.
+    pub ended: Box<dyn Guard>,
+}
+
+/// Something that ends with an exchange.
+pub trait Guard: Send {}
+
+/// Serves one request. Never fails: whatever happens becomes an answer.
+pub async fn serve<B>(
+    snapshot: Arc<Snapshot>,
+    worker: Arc<Worker>,
+    request: Request<B>,
+    arrival: Arrival,
+) -> Response<Body>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let (head, body) = request.into_parts();
+    let id = named(&head.headers);
+    let name = id.header();
+    let problem = wants_problem(&head.headers);
+    let record = snapshot.recorder.open(id, head.method.clone(), head.uri.clone());
+    let mut x = Exchange { snapshot, worker, record: Some(record), trail: Trail::default(), began: arrival.began };
+    let mut closing = Closing { exchange: None, done: false, _ended: arrival.ended };
+    let outcome = match Permit::take() {
+        Some(permit) => {
+            let outcome = caught(forward(&mut x, head, body)).await;
+            drop(permit);
+            outcome.unwrap_or_else(|Panicked| Err(internal()))
+        }
+        None => Err(overloaded()),
+    };
+    x.finish(&outcome);
+    let mut reply = outcome.unwrap_or_else(|refusal| refusal.reply(&name, problem));
+    x.stamp(&mut reply, name, arrival.close);
+    closing.exchange = Some(x);
+    let (content, headers, status) = (reply.content, reply.headers, reply.status);
+    let body = match content {
+        Content::Whole(bytes) => Body::whole(bytes),
+        Content::Stream(stream) => Body::stream(*stream),
+    };
+    let mut response = Response::new(body.ending(Box::new(closing)));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The caller's name for the request, if it may be kept; else one that is made.
+fn named(headers: &HeaderMap) -> RequestId {
+    let mut given = headers.get_all(RequestId::HEADER).iter();
+    match (given.next(), given.next()) {
+        (Some(value), None) => RequestId::from_caller(value).unwrap_or_else(RequestId::make),
+        _ => RequestId::make(),
+    }
+}
+
+fn overloaded() -> Refusal {
+    Refusal::new(Code::GatewayOverloaded, "The gateway is serving as many requests as it can; try again")
+        .retry_after(Duration::from_secs(1))
+}
+
+fn internal() -> Refusal {
+    Refusal::new(Code::GatewayInternal, "The gateway failed; its operators find this request under its id")
+        .sent(Sent::Unknown)
+}
+
+impl Exchange {
+    /// What the request finds standing.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// When the whole exchange must be over.
+    ///
+    /// # Errors
+    /// `request.malformed` if `x-gateway-timeout` is no number of milliseconds.
+    pub(super) fn deadline(&self, head: &Parts) -> Result<Instant, Refusal> {
+        let limit = self.snapshot.limits.request;
+        let Some(value) = head.headers.get("x-gateway-timeout") else { return Ok(self.began + limit) };
+        let wish = value.to_str().ok().and_then(|text| text.trim().parse().ok()).map(Duration::from_millis);
+        let wish = wish.filter(|wish| !wish.is_zero());
+        let wish = wish.ok_or_else(|| {
+            Refusal::new(Code::RequestMalformed, "x-gateway-timeout must be a whole number of milliseconds above 0")
+        })?;
+        Ok(self.began + limit.min(wish))
+    }
+
+    pub(super) async fn reserve(&mut self, deadline: Instant) -> Result<(), Refusal> {
+        let Some(record) = &mut self.record else { return Ok(()) };
+        record.reserve(deadline.into_std()).await.map_err(|_| {
+            Refusal::new(Code::GatewayOverloaded, "The exchange log can't keep up; try again")
+                .retry_after(Duration::from_secs(1))
+        })
+    }
+
+    pub(super) fn identified(&mut self, service: usize) {
+        if let Some(record) = &mut self.record {
+            record.identified(service);
+        }
+    }
+
+    pub(super) fn classified(&mut self, operation: &Operation) {
+        if let Some(record) = &mut self.record {
+            record.operation = Some(operation.index);
+        }
+    }
+
+    /// Waits for the request's body on the caller's account.
+    pub(super) async fn collect(
+        &mut self,
+        body: impl Future<Output = Result<Bytes, Unread>>,
+    ) -> Result<Bytes, Refusal> {
+        let began = Instant::now();
+        let body = body.await;
+        if let Some(record) = &mut self.record {
+            record.caller += began.elapsed();
+            if let Ok(body) = &body
+                && self.snapshot.recorder.wants_bodies()
+            {
+                record.request_body = Captured::whole(body.clone());
+            }
+        }
+        Ok(body?)
+    }
+
+    /// Moves the record away: a task will write it, whatever becomes of the caller.
+    pub(super) fn detach(&mut self) -> Exchange {
+        Exchange {
+            snapshot: self.snapshot.clone(),
+            worker: self.worker.clone(),
+            record: self.record.take(),
+            trail: std::mem::take(&mut self.trail),
+            began: self.began,
+        }
+    }
+
+    /// Takes the record back.
+    pub(super) fn attach(&mut self, mut other: Exchange) {
+        self.record = other.record.take();
+        self.trail = std::mem::take(&mut other.trail);
+    }
+
+    /// Fills the record with what the caller will be told.
+    pub(super) fn finish(&mut self, outcome: &Result<Reply, Refusal>) {
+        let Some(record) = &mut self.record else { return };
+        match outcome {
+            Ok(reply) => {
+                record.status = Some(reply.status.as_u16());
+                (record.outcome, record.code) = (reply.outcome, reply.code);
+                record.cache = reply.cached.map(Cached::result);
+                record.stored_from = reply.stored_from.as_ref().and_then(|id| id.to_str().ok()).map(Arc::from);
+                self.trail.sent = reply.sent;
+                if self.trail.attempts > 0 && self.snapshot.recorder.wants_bodies() {
+                    record.answer_body = match &reply.content {
+                        Content::Whole(body) => Captured::whole(body.clone()),
+                        Content::Stream(_) => Captured::default(),
+                    };
+                }
+            }
+            Err(refusal) => {
+                record.status = Some(refusal.status.as_u16());
+                record.refused(refusal.code);
+                self.trail.sent = refusal.sent;
+            }
+        }
+        record.answered();
+    }
+
+    fn stamp(&self, reply: &mut Reply, name: http::HeaderValue, close: bool) {
+        let quota =
+            self.record.as_ref().and_then(Record::service).and_then(|service| self.snapshot.quotas.get(service));
+        let limits = quota.map(|quota| Limits { policy: quota.policy_header(), left: quota.limit_header() });
+        reply.stamp(name, limits, close);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(record) = &mut self.record {
+            let trail = std::mem::take(&mut self.trail);
+            record.attempts = trail.attempts;
+            record.sent = trail.sent;
+            record.key_version = trail.key_version;
+            record.upstream = trail.upstream;
+            record.waited = trail.waited;
+        }
+    }
+}
+
+/// Ends an exchange with its answer's body.
+struct Closing {
+    exchange: Option<Exchange>,
+    done: bool,
+    _ended: Box<dyn Guard>,
+}
+
+impl Closing {
+    fn record(&mut self) -> Option<&mut Record> {
+        self.exchange.as_mut()?.record.as_mut()
+    }
+}
+
+impl Ending for Closing {
+    fn complete(&mut self) {
+        self.done = true;
+    }
+
+    fn broken(&mut self) {
+        self.done = true;
+        if let Some(record) = self.record() {
+            record.refused(Code::UpstreamCut);
+        }
+    }
+
+    fn sent(&mut self, _: usize) {}
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if !self.done
+            && let Some(record) = self.record()
+        {
+            record.outcome = Outcome::ClientGone;
+        }
+    }
+}
+
+/// A place among the requests under way.
+struct Permit;
+
+impl Permit {
+    fn take() -> Option<Permit> {
+        let before = IN_FLIGHT_NOW.fetch_add(1, Ordering::Relaxed);
+        let permit = Permit;
+        (before < IN_FLIGHT).then_some(permit)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        IN_FLIGHT_NOW.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The future panicked; its message went to the panic hook.
+struct Panicked;
+
+/// Turns a panic of the path into a value, so that its caller still gets an answer.
+async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx: &mut Context<'_>| {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    })
+    .await
+}

@@ -1,0 +1,255 @@
+//! Steps 8 to 14: a key pair, a budget, one attempt; and the bounded second one.
+//!
+//! There is a second attempt only where it can do no harm: the answer proves that nothing was
+//! executed (401) and another pair is at hand, or the operation may be repeated and the connection
+//! failed. Never a third.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::Errand;
+use crate::{
+    admission::{Pass, Spent},
+    answer::{Content, Reply},
+    config::Class,
+    keys::{Lease, Remedy, Verdict},
+    outcome::{self, Code, Outcome, Reading, Sent},
+    record::Attempt,
+    refusal::Refusal,
+    upstream::{self, Answer, AnswerBody, Bounds, Failure, Keyed, breaker::Admitted, inject::inject, rewrite},
+};
+
+/// What the attempts of one request came to, for its record.
+#[derive(Clone, Debug, Default)]
+pub struct Trail {
+    /// How often it was sent.
+    pub attempts: u32,
+    /// Whether Fastrac saw it.
+    pub sent: Sent,
+    /// The pair of the last attempt.
+    pub key_version: Option<Arc<str>>,
+    /// Time spent waiting for Fastrac.
+    pub upstream: Duration,
+    /// Time spent waiting for the budget.
+    pub waited: Duration,
+}
+
+/// An attempt that may be sent now.
+pub struct Ready {
+    keyed: Keyed,
+    lease: Lease,
+    admitted: Admitted,
+    spent: Spent,
+}
+
+/// An answer of Fastrac's, and what it means.
+pub struct Received {
+    /// The answer, its head cleaned.
+    pub answer: Answer,
+    /// What it means.
+    pub reading: Reading,
+    /// Holds the place in flight while the answer is on its way.
+    pub spent: Spent,
+}
+
+/// A pause before a second attempt after a failure: long enough for a restart behind a balancer.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Steps 8 to 11. What was reserved goes back if any of them fails.
+///
+/// # Errors
+/// The refusal of the breaker or the budget.
+pub(super) async fn prepare(
+    errand: &Errand,
+    lease: Lease,
+    pass: Option<Pass>,
+    trail: &mut Trail,
+) -> Result<Ready, Refusal> {
+    let account = &errand.account;
+    let route = account.route(errand.operation.api);
+    let rewritten = rewrite::request(&errand.asked, &errand.operation, &route.endpoint); // 9
+    let keyed = inject(rewritten, lease.clone(), route);
+    let admitted = account.breaker.admit()?; // 10
+    let began = Instant::now();
+    let spent = account.budget.spend(errand.operation.cost, errand.priority, errand.deadline).await; // 11
+    trail.waited += began.elapsed();
+    Ok(Ready { keyed, lease, admitted, spent: spent?.with(pass) })
+}
+
+/// Steps 13 and 14, and what may follow.
+///
+/// # Errors
+/// The refusal of an attempt that brought no answer, or none that may be passed on.
+pub(super) async fn fetch(errand: &Errand, ready: Ready, trail: &mut Trail) -> Result<Received, Refusal> {
+    let mut ready = ready;
+    loop {
+        let lease = ready.lease.clone();
+        let attempt = attempt(errand, ready, trail).await;
+        ready = match again(errand, lease, attempt, trail).await? {
+            Next::Done(received) => return Ok(received),
+            Next::Again(lease, pass) => {
+                errand.snapshot.recorder.retried(errand.account.index);
+                prepare(errand, lease, pass, trail).await?
+            }
+        };
+    }
+}
+
+/// What follows an attempt.
+enum Next {
+    Done(Received),
+    Again(Lease, Option<Pass>),
+}
+
+/// What an attempt came to.
+enum Attempted {
+    Answered(Received),
+    Failed(Failure, Option<Pass>),
+    Leaked,
+}
+
+async fn again(errand: &Errand, lease: Lease, attempted: Attempted, trail: &mut Trail) -> Result<Next, Refusal> {
+    let first = trail.attempts < 2;
+    match attempted {
+        Attempted::Failed(failure, pass) => {
+            let worth = matches!(failure, Failure::Connect(_) | Failure::Cut);
+            if first && worth && errand.operation.repeatable() && Instant::now() + PAUSE < errand.deadline {
+                tokio::time::sleep(PAUSE).await;
+                return Ok(Next::Again(errand.lease()?, pass));
+            }
+            Err(failure.into())
+        }
+        Attempted::Leaked => {
+            let message = "Fastrac's answer holds the account's secret key and was withheld";
+            Err(Refusal::new(Code::UpstreamLeak, message).sent(Sent::Yes))
+        }
+        Attempted::Answered(received) if received.reading.key_refused && errand.operation.class != Class::Unlisted => {
+            let may = first && (errand.operation.class != Class::Order || errand.account.resend_orders);
+            match errand.account.keys.refused(lease.version(), may).await {
+                Remedy::Resend(lease) => Ok(Next::Again(lease, None)),
+                Remedy::Own => Ok(Next::Done(received)),
+                Remedy::Rejected => Err(key_rejected()),
+            }
+        }
+        Attempted::Answered(received) => {
+            let passing = matches!(received.answer.status.as_u16(), 502..=504);
+            if first && passing && errand.operation.repeatable() && Instant::now() + PAUSE < errand.deadline {
+                drop(received);
+                tokio::time::sleep(PAUSE).await;
+                return Ok(Next::Again(errand.lease()?, None));
+            }
+            Ok(Next::Done(received))
+        }
+    }
+}
+
+fn key_rejected() -> Refusal {
+    let message = "Fastrac refuses the account's key pair; the operators have been told, nothing was executed";
+    Refusal::new(Code::KeysRejected, message).sent(Sent::Yes)
+}
+
+/// Steps 13 and 14, once.
+async fn attempt(errand: &Errand, ready: Ready, trail: &mut Trail) -> Attempted {
+    let Ready { keyed, lease, admitted, mut spent } = ready;
+    trail.attempts += 1;
+    trail.key_version = Some(lease.version().as_str().into());
+    // Until the answer is whole nobody knows; a dropped future leaves it so.
+    trail.sent = Sent::Unknown;
+    let began = Instant::now();
+    let sent = upstream::send(&errand.worker.pool, keyed, &mut spent, bounds(errand)).await;
+    let took = began.elapsed();
+    trail.upstream += took;
+    errand.snapshot.recorder.upstream(Attempt {
+        account: errand.account.index,
+        operation: Some(errand.operation.index),
+        status: sent.as_ref().ok().map(|answer| answer.status.as_u16()),
+        took,
+    });
+    match sent {
+        Err(failure) => {
+            admitted.failure();
+            trail.sent = failure.sent();
+            Attempted::Failed(failure, spent.take_pass())
+        }
+        Ok(mut answer) => {
+            trail.sent = Sent::Yes;
+            let reading = read(errand, &answer);
+            match reading.outcome {
+                Outcome::UpstreamError => admitted.failure(),
+                _ => admitted.success(),
+            }
+            let begun = match &answer.body {
+                AnswerBody::Whole(body) => &body[..],
+                AnswerBody::Long(stream) => stream.begun(),
+            };
+            if lease.leaks_in(begun) {
+                return Attempted::Leaked;
+            }
+            rewrite::answer(&mut answer.headers, &errand.account.route(errand.operation.api).endpoint);
+            Attempted::Answered(Received { answer, reading, spent })
+        }
+    }
+}
+
+fn bounds(errand: &Errand) -> Bounds {
+    let limits = &errand.snapshot.limits;
+    let whole = matches!(errand.operation.class, Class::Order | Class::Unlisted) || errand.operation.cache.is_some();
+    Bounds {
+        deadline: errand.deadline.min(Instant::now() + errand.operation.timeout),
+        buffer: limits.answer_buffer,
+        body: limits.answer_body,
+        may_stream: !whole,
+    }
+}
+
+fn read(errand: &Errand, answer: &Answer) -> Reading {
+    let messages = &errand.account.messages;
+    match &answer.body {
+        AnswerBody::Whole(body) => outcome::read(answer.status, body, messages),
+        AnswerBody::Long(stream) => outcome::read_beginning(answer.status, stream.begun(), messages),
+    }
+}
+
+/// How long to wait where Fastrac throttles and doesn't say.
+const THROTTLED: Duration = Duration::from_secs(1);
+
+impl Received {
+    /// What the caller will be told.
+    pub fn reply(self, errand: &Errand, trail: &Trail) -> Reply {
+        let Received { answer, reading, spent } = self;
+        let throttled = reading.outcome == Outcome::Throttled;
+        let said = answer.headers.contains_key(http::header::RETRY_AFTER);
+        let settled = errand.moves_money() && !reading.settles_order(answer.status);
+        Reply {
+            status: answer.status,
+            headers: answer.headers,
+            content: match answer.body {
+                AnswerBody::Whole(body) => Content::Whole(body),
+                AnswerBody::Long(stream) => Content::Stream(Box::new(stream.holding(spent))),
+            },
+            outcome: reading.outcome,
+            code: throttled.then_some(Code::UpstreamLimit),
+            sent: if settled { Sent::Unknown } else { trail.sent },
+            retry_after: (throttled && !said).then_some(THROTTLED),
+            cached: None,
+            stored_from: None,
+        }
+    }
+}
+
+/// Asks a lookup with one pair, to learn whether Fastrac accepts it. Spends budget like any request.
+pub async fn canary(errand: &Errand, lease: Lease) -> Verdict {
+    let mut trail = Trail::default();
+    let Ok(ready) = prepare(errand, lease, None, &mut trail).await else { return Verdict::Undecided };
+    match attempt(errand, ready, &mut trail).await {
+        Attempted::Answered(received) if received.reading.key_refused => Verdict::Refused,
+        Attempted::Answered(received)
+            if received.reading.outcome == Outcome::Ok && received.answer.status == StatusCode::OK =>
+        {
+            Verdict::Verified
+        }
+        _ => Verdict::Undecided,
+    }
+}

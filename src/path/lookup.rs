@@ -1,0 +1,205 @@
+//! Step 6, and the fill that may follow it.
+//!
+//! A fill runs in a task of its own that the drain waits for: its first caller may leave, the others
+//! still get their answer. What is shared is an [`Landed`]: an entry, stored or not, or a refusal.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Call, Exchange, Trail, fetch};
+use crate::{
+    admission::Pass,
+    answer::{Cached, Content, Reply},
+    cache::{Entry, Key, Lead, Seat, Wait, Wish, key::Parts, rules},
+    config::Class,
+    outcome::{Code, Outcome, Sent},
+    refusal::Refusal,
+};
+
+/// What a flight brought, shared by all that waited.
+pub type Shared = Arc<Landed>;
+
+/// What a flight brought.
+pub struct Landed {
+    result: Result<Brought, Refusal>,
+    trail: Trail,
+}
+
+struct Brought {
+    /// The whole reply, of which each waiter gets its own.
+    entry: Arc<Entry>,
+    stored: bool,
+    code: Option<Code>,
+    retry_after: Option<Duration>,
+}
+
+/// What the cache says.
+pub(super) enum Looked {
+    /// The answer.
+    Answer(Reply),
+    /// Fastrac must be asked; for all that wait, if there is a lead.
+    Ask(Option<Lead<Shared>>),
+}
+
+/// Looks a request up, and waits where somebody is asking already.
+pub(super) async fn look(x: &mut Exchange, call: &Call) -> Result<Looked, Refusal> {
+    if call.errand.operation.cache.is_none() {
+        return Ok(Looked::Ask(None));
+    }
+    let wish = Wish::read(&call.errand.asked.headers, call.service().force_refresh);
+    let key = key(call);
+    let cache = &call.errand.snapshot.cache;
+    if let Some(entry) = cache.fresh(&key, wish, Instant::now()) {
+        return hit(call, &entry).map(Looked::Answer);
+    }
+    if wish.only_if_cached {
+        let message = "No fresh answer is stored, and the request says only-if-cached";
+        return Err(Refusal::new(Code::CacheOnly, message));
+    }
+    loop {
+        match call.errand.snapshot.flights.join(&key, || cache.fresh(&key, wish, Instant::now())) {
+            Seat::Known(entry) => return hit(call, &entry).map(Looked::Answer),
+            Seat::Lead(lead) => return Ok(Looked::Ask(Some(lead))),
+            Seat::Wait(wait) => {
+                if call.service().charge_hits_day {
+                    call.day()?.keep();
+                }
+                if let Some(landed) = landed(x, call, wait).await? {
+                    return joined(&landed).map(Looked::Answer);
+                }
+            }
+        }
+    }
+}
+
+fn key(call: &Call) -> Key {
+    let asked = &call.errand.asked;
+    let vary: Vec<&[u8]> = call
+        .errand
+        .operation
+        .vary
+        .iter()
+        .map(|name| asked.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes))
+        .collect();
+    let method = if asked.method == Method::HEAD { &Method::GET } else { &asked.method };
+    Key::new(Parts {
+        account: &call.errand.account.name,
+        service: (call.errand.operation.class != Class::Lookup).then_some(&call.service().name),
+        method: method.as_str(),
+        path: asked.target.path(),
+        query: asked.target.query(),
+        vary: &vary,
+        body: &asked.body,
+    })
+}
+
+fn hit(call: &Call, entry: &Entry) -> Result<Reply, Refusal> {
+    if call.service().charge_hits_day {
+        call.day()?.keep();
+    }
+    let now = Instant::now();
+    let ttl = entry.ttl(now).unwrap_or_default().as_secs();
+    let cached = Cached::Hit { ttl, age: entry.age(now).as_secs() };
+    Ok(Reply { stored_from: Some(entry.stored_from.clone()), outcome: Outcome::Hit, ..reply(entry, cached) })
+}
+
+fn reply(entry: &Entry, cached: Cached) -> Reply {
+    Reply {
+        status: entry.status,
+        headers: entry.headers.clone(),
+        content: Content::Whole(entry.body.clone()),
+        outcome: entry.outcome,
+        code: None,
+        sent: Sent::No,
+        retry_after: None,
+        cached: Some(cached),
+        stored_from: None,
+    }
+}
+
+/// Waits for a flight to land; `None` if its leader was lost.
+async fn landed(x: &mut Exchange, call: &Call, wait: Wait<Shared>) -> Result<Option<Shared>, Refusal> {
+    let began = Instant::now();
+    let landed = timeout_at(call.errand.deadline, wait.landed()).await;
+    x.trail.upstream += began.elapsed();
+    landed.map_err(|_| Refusal::new(Code::UpstreamTimeout, "no answer from Fastrac in time"))
+}
+
+/// The answer to another request, shared.
+fn joined(landed: &Landed) -> Result<Reply, Refusal> {
+    match &landed.result {
+        Ok(brought) => Ok(brought.reply(Cached::Joined, Sent::No)),
+        Err(refusal) => Err(refusal.clone().sent(Sent::No)),
+    }
+}
+
+impl Brought {
+    fn reply(&self, cached: Cached, sent: Sent) -> Reply {
+        Reply { code: self.code, retry_after: self.retry_after, sent, ..reply(&self.entry, cached) }
+    }
+}
+
+/// Steps 8 to 15 of a lookup, in a task that outlives its caller.
+pub(super) async fn fill(x: &mut Exchange, call: Call, lead: Lead<Shared>, pass: Pass) -> Result<Reply, Refusal> {
+    let wait = lead.wait();
+    let deadline = call.errand.deadline;
+    let tasks = call.errand.snapshot.tasks.clone();
+    let forced = Wish::read(&call.errand.asked.headers, call.service().force_refresh).max_age.is_some();
+    // From here on it may have been sent, whatever this future sees of it.
+    x.trail.sent = Sent::Unknown;
+    tasks.spawn(async move {
+        let mut trail = Trail::default();
+        let result = ask(&call, &lead, pass, &mut trail).await;
+        lead.land(Arc::new(Landed { result, trail }));
+    });
+    let landed = match timeout_at(deadline, wait.landed()).await {
+        Ok(Some(landed)) => landed,
+        Ok(None) => return Err(Refusal::new(Code::GatewayInternal, "The gateway failed while it asked Fastrac")),
+        Err(_) => {
+            let late = Refusal::new(Code::UpstreamTimeout, "no answer from Fastrac in time");
+            return Err(late.sent(Sent::Unknown));
+        }
+    };
+    x.trail = landed.trail.clone();
+    match &landed.result {
+        Ok(brought) => {
+            let stored = brought.stored;
+            let cached = if forced { Cached::Forced { stored } } else { Cached::Miss { stored } };
+            Ok(brought.reply(cached, x.trail.sent))
+        }
+        Err(refusal) => Err(refusal.clone()),
+    }
+}
+
+async fn ask(call: &Call, lead: &Lead<Shared>, pass: Pass, trail: &mut Trail) -> Result<Brought, Refusal> {
+    let ready = fetch::prepare(&call.errand, call.errand.lease()?, Some(pass), trail).await?;
+    let received = fetch::fetch(&call.errand, ready, trail).await?;
+    let storable = received.reading.storable(received.answer.status);
+    let reply = received.reply(&call.errand, trail);
+    let Content::Whole(body) = reply.content else {
+        return Err(Refusal::new(Code::GatewayInternal, "a lookup's answer was not read whole").sent(Sent::Yes));
+    };
+    let lifetime = match &call.errand.operation.cache {
+        Some(policy) if storable && body.len() <= call.errand.snapshot.limits.answer_buffer => {
+            rules::lifetime(policy, reply.outcome)
+        }
+        _ => Duration::ZERO,
+    };
+    let stored = !lifetime.is_zero();
+    let entry = Arc::new(Entry {
+        status: reply.status,
+        headers: reply.headers,
+        body,
+        outcome: reply.outcome,
+        operation: call.errand.operation.label.clone(),
+        stored_from: call.request_id.clone(),
+        stored: Instant::now(),
+        lifetime,
+    });
+    if stored {
+        call.errand.snapshot.cache.keep(lead.key().clone(), entry.clone());
+    }
+    Ok(Brought { entry, stored, code: reply.code, retry_after: reply.retry_after })
+}

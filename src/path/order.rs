@@ -1,0 +1,102 @@
+//! Steps 4, 12 and 15 of what must never be sent twice.
+//!
+//! From its journal entry on, an order runs in a task of its own that the drain waits for, with its
+//! record: its caller may leave, it is still sent once, and what became of it is written down.
+
+use tokio::sync::oneshot;
+
+use super::{Call, Exchange, Ready, fetch};
+use crate::{
+    answer::{Content, Reply},
+    orders::{Asked, Recall, StoredAnswer, Ticket, concerns},
+    outcome::{Code, Sent},
+    refusal::Refusal,
+};
+
+/// What step 4 comes to.
+pub(super) enum Recalled {
+    /// It was sent before: the first answer again.
+    Answer(Reply),
+    /// It may go on; with a ticket if it must not be sent twice.
+    Go(Option<Ticket>),
+}
+
+/// Step 4.
+pub(super) async fn recall(call: &Call) -> Result<Recalled, Refusal> {
+    if !concerns(call.errand.operation.class, &call.errand.asked.method) {
+        return Ok(Recalled::Go(None));
+    }
+    let asked = Asked {
+        service: &call.service().name,
+        account: &call.errand.account.name,
+        method: &call.errand.asked.method,
+        target: call.errand.asked.target.as_str(),
+        headers: &call.errand.asked.headers,
+        body: &call.errand.asked.body,
+        request_id: call.request_id.to_str().unwrap_or_default(),
+    };
+    Ok(match call.errand.snapshot.orders.recall(&asked).await? {
+        Recall::New(ticket) => Recalled::Go(Some(ticket)),
+        Recall::Repeat(answer) => Recalled::Answer(repeat(&answer)),
+    })
+}
+
+fn repeat(answer: &StoredAnswer) -> Reply {
+    Reply {
+        status: answer.status,
+        headers: answer.headers.clone(),
+        content: Content::Whole(answer.body.clone()),
+        outcome: answer.outcome,
+        code: None,
+        sent: answer.sent,
+        retry_after: None,
+        cached: None,
+        stored_from: None,
+    }
+}
+
+/// Steps 12 to 15, in a task that outlives its caller.
+pub(super) async fn send(x: &mut Exchange, call: Call, ready: Ready, ticket: Ticket) -> Result<Reply, Refusal> {
+    let (done, wait) = oneshot::channel();
+    let mut exchange = x.detach();
+    let tasks = call.errand.snapshot.tasks.clone();
+    tasks.spawn(async move {
+        let outcome = run(&mut exchange, &call, ready, ticket).await;
+        // If the caller has left, the exchange comes back and is written here.
+        let _ = done.send((exchange, outcome));
+    });
+    let Ok((exchange, outcome)) = wait.await else {
+        let lost = Refusal::new(Code::GatewayInternal, "The gateway failed while it sent the order");
+        return Err(lost.sent(Sent::Unknown));
+    };
+    x.attach(exchange);
+    outcome
+}
+
+async fn run(x: &mut Exchange, call: &Call, ready: Ready, ticket: Ticket) -> Result<Reply, Refusal> {
+    let written = call.errand.snapshot.orders.write(ticket).await?; //              12
+    let outcome = fetch::fetch(&call.errand, ready, &mut x.trail).await; //          13–14
+    let (reply, outcome) = match outcome.map(|received| received.reply(&call.errand, &x.trail)) {
+        Ok(reply) => (stored(&reply, call), Ok(reply)),
+        Err(refusal) => (stored(&refusal.reply(&call.request_id, false), call), Err(refusal)),
+    };
+    written.end(reply); //                                                   15
+    x.finish(&outcome);
+    outcome
+}
+
+fn stored(reply: &Reply, call: &Call) -> StoredAnswer {
+    let body = match &reply.content {
+        Content::Whole(body) => body.clone(),
+        // An order's answer is read whole.
+        Content::Stream(_) => bytes::Bytes::new(),
+    };
+    StoredAnswer {
+        status: reply.status,
+        headers: reply.headers.clone(),
+        body,
+        outcome: reply.outcome,
+        sent: reply.sent,
+        request_id: call.request_id.to_str().unwrap_or_default().to_owned(),
+    }
+}

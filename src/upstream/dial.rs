@@ -1,0 +1,184 @@
+//! Opens connections to Fastrac: name look-up, TCP, TLS.
+//!
+//! Server names and certificates are always checked; the roots are the platform's (`SSL_CERT_FILE`
+//! is honoured) or the file that the account names.
+
+use std::{
+    io,
+    path::Path,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{config::Endpoint, record::UpstreamConnections};
+
+/// Where connections go; each has its own place in the pools.
+pub struct Destination {
+    /// Unique for the life of the process.
+    pub id: u64,
+    host: String,
+    port: u16,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    pub(super) connections: UpstreamConnections,
+}
+
+impl std::fmt::Debug for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Destination({}:{}, tls: {})", self.host, self.port, self.tls.is_some())
+    }
+}
+
+/// A destination that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// No certificate authority at all.
+    #[error(
+        "no root certificates: neither the platform nor SSL_CERT_FILE has any; name a PEM file as the account's `ca`"
+    )]
+    NoRoots,
+    /// The file of roots can't be read.
+    #[error("{file}: {reason}")]
+    Roots {
+        /// Its path.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The host is neither a name nor an address.
+    #[error("{0}: not a host name or address that TLS can check")]
+    Name(String),
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Destination {
+    /// The destination of an endpoint.
+    ///
+    /// # Errors
+    /// [`Unusable`] if TLS is asked for and `roots` is `None`, or if the host can't be checked.
+    pub fn new(
+        endpoint: &Endpoint,
+        roots: Option<&Arc<ClientConfig>>,
+        connections: UpstreamConnections,
+    ) -> Result<Self, Unusable> {
+        let tls = if endpoint.tls {
+            let name =
+                ServerName::try_from(endpoint.host.clone()).map_err(|_| Unusable::Name(endpoint.host.clone()))?;
+            Some((TlsConnector::from(roots.ok_or(Unusable::NoRoots)?.clone()), name))
+        } else {
+            None
+        };
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Ok(Destination { id, host: endpoint.host.clone(), port: endpoint.port, tls, connections })
+    }
+}
+
+/// The TLS settings of an account: roots of `ca`, or the platform's.
+///
+/// # Errors
+/// [`Unusable`] if there are no roots.
+pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Unusable> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(file) => {
+            let bad = |reason: String| Unusable::Roots { file: file.display().to_string(), reason };
+            let certificates = CertificateDer::pem_file_iter(file).map_err(|e| bad(e.to_string()))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|e| bad(e.to_string()))?;
+                roots.add(certificate).map_err(|e| bad(e.to_string()))?;
+            }
+            if roots.is_empty() {
+                return Err(bad("no certificate in it".into()));
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err(Unusable::NoRoots);
+            }
+        }
+    }
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// An open connection.
+pub(super) enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Opens a connection.
+pub(super) async fn dial(destination: &Destination) -> io::Result<Io> {
+    let tcp = TcpStream::connect((destination.host.as_str(), destination.port)).await?;
+    tcp.set_nodelay(true)?;
+    match &destination.tls {
+        None => Ok(Io::Plain(tcp)),
+        Some((connector, name)) => Ok(Io::Tls(Box::new(connector.connect(name.clone(), tcp).await?))),
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Io::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Io::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Io::Plain(io) => io.is_write_vectored(),
+            Io::Tls(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(io) => Pin::new(io).poll_flush(cx),
+            Io::Tls(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}

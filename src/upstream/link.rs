@@ -1,0 +1,181 @@
+//! One connection to Fastrac, and a worker's pool of idle ones.
+//!
+//! A connection is a state machine that somebody must poll. Here that is the request which uses it;
+//! nothing is spawned, no channel crosses tasks, and whoever drops a request drops its connection.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::{
+        TrySendError,
+        http1::{self, Connection, SendRequest},
+    },
+};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::dial::{Destination, Io};
+use crate::record::{ConnectionState, UpstreamConnection};
+
+/// How long a connection may idle where Fastrac doesn't say: below the 5 s of common servers, so
+/// that a request seldom meets a connection that is just being closed.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// How many idle connections a worker keeps for one destination.
+const MAX_IDLE: usize = 64;
+
+/// A connection that whoever waits for it polls; `None` once it is over.
+type Driven = Option<Pin<Box<Connection<TokioIo<Io>, Full<Bytes>>>>>;
+
+/// One connection, in use.
+pub struct Link {
+    sender: SendRequest<Full<Bytes>>,
+    connection: Driven,
+    destination: Arc<Destination>,
+    counted: UpstreamConnection,
+}
+
+impl Link {
+    pub(super) async fn open(io: Io, destination: &Arc<Destination>) -> hyper::Result<Self> {
+        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(io)).await?;
+        Ok(Link {
+            sender,
+            connection: Some(Box::pin(connection)),
+            destination: destination.clone(),
+            counted: destination.connections.opened(),
+        })
+    }
+
+    /// Sends a request and waits for the answer's head.
+    pub(super) async fn ask(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>> {
+        let answer = self.sender.try_send_request(request);
+        drive(&mut self.connection, std::pin::pin!(answer)).await
+    }
+
+    /// The next piece of an answer's body.
+    pub(super) async fn frame(&mut self, body: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
+        drive(&mut self.connection, std::pin::pin!(body.frame())).await
+    }
+
+    /// The next piece of an answer's body, for those who poll.
+    pub(super) fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        poll_driven(&mut self.connection, std::pin::pin!(body.frame()), cx)
+    }
+
+    /// Whether the connection can carry another request. Polls it once, for nobody.
+    fn usable(&mut self) -> bool {
+        let Some(connection) = &mut self.connection else { return false };
+        let over = connection.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        if over {
+            self.connection = None;
+        }
+        !over && self.sender.is_ready()
+    }
+}
+
+async fn drive<F: Future>(connection: &mut Driven, mut future: Pin<&mut F>) -> F::Output {
+    std::future::poll_fn(|cx| poll_driven(connection, future.as_mut(), cx)).await
+}
+
+/// Polls what is waited for and the connection that brings it, in one task.
+fn poll_driven<F: Future>(connection: &mut Driven, mut future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    if let Poll::Ready(output) = future.as_mut().poll(cx) {
+        return Poll::Ready(output);
+    }
+    let Some(open) = connection else { return Poll::Pending };
+    if open.as_mut().poll(cx).is_ready() {
+        // Over: dropping it tells whoever waits.
+        *connection = None;
+    }
+    future.poll(cx)
+}
+
+/// A worker's idle connections.
+#[derive(Default)]
+pub struct Pool {
+    /// By destination; few, so a list. Never locked across an `.await`; each worker has its own.
+    idle: Mutex<Vec<Shelf>>,
+}
+
+struct Shelf {
+    destination: u64,
+    links: Vec<Idle>,
+}
+
+struct Idle {
+    link: Link,
+    until: Instant,
+}
+
+impl Pool {
+    /// The idle connection that was used last, if one is still good.
+    pub(super) fn take(&self, destination: &Destination) -> Option<Link> {
+        loop {
+            let idle = {
+                let mut idle = self.idle.lock();
+                idle.iter_mut().find(|shelf| shelf.destination == destination.id)?.links.pop()?
+            };
+            let Idle { mut link, until } = idle;
+            if Instant::now() < until && link.usable() {
+                link.counted.becomes(ConnectionState::Active);
+                return Some(link);
+            }
+        }
+    }
+
+    /// Keeps a connection whose answer was read to its end.
+    pub(super) fn put(&self, mut link: Link, headers: &HeaderMap) {
+        if !link.usable() {
+            return;
+        }
+        let until = Instant::now() + announced(headers).unwrap_or(IDLE);
+        link.counted.becomes(ConnectionState::Idle);
+        let mut idle = self.idle.lock();
+        match idle.iter_mut().find(|shelf| shelf.destination == link.destination.id) {
+            Some(shelf) if shelf.links.len() < MAX_IDLE => shelf.links.push(Idle { link, until }),
+            Some(_) => {}
+            None => idle.push(Shelf { destination: link.destination.id, links: vec![Idle { link, until }] }),
+        }
+    }
+
+    /// Drops what has idled too long. To be called now and then.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        let mut shelves = self.idle.lock();
+        for shelf in shelves.iter_mut() {
+            shelf.links.retain_mut(|idle| now < idle.until && idle.link.usable());
+        }
+        shelves.retain(|shelf| !shelf.links.is_empty());
+    }
+
+    /// Closes all idle connections.
+    pub fn clear(&self) {
+        let shelves = std::mem::take(&mut *self.idle.lock());
+        drop(shelves);
+    }
+}
+
+/// `Keep-Alive: timeout=N`: a second less than Fastrac keeps it.
+fn announced(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("keep-alive")?.to_str().ok()?;
+    let seconds: u64 = value.split(',').find_map(|p| p.trim().strip_prefix("timeout=")?.parse().ok())?;
+    Some(Duration::from_secs(seconds.saturating_sub(1).min(60)))
+}

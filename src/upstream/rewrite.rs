@@ -1,0 +1,365 @@
+//! What crosses from a caller to Fastrac, and back. Pure.
+//!
+//! Out: hop-by-hop headers and those that `Connection` names go first, then credentials, tracing
+//! and the gateway's own headers; only afterwards is the key pair put in (`upstream::inject`), so
+//! no caller can name an injected header and have it dropped on the way. Back: what concerns one
+//! hop, one key or one other address is removed. Path, query and body cross byte for byte.
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Uri,
+    header::{self, ACCEPT_ENCODING, CONNECTION, CONTENT_LOCATION, CONTENT_TYPE, LOCATION},
+    uri::PathAndQuery,
+};
+
+use crate::{body::Asked, catalog::Operation, config::Endpoint};
+
+/// A request that is ready for the account's key pair.
+#[derive(Debug)]
+pub struct Rewritten {
+    pub(super) method: Method,
+    pub(super) target: Uri,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// Re-addresses a request and takes out of it what is not Fastrac's business.
+pub fn request(asked: &Asked, operation: &Operation, endpoint: &Endpoint) -> Rewritten {
+    let mut headers = HeaderMap::with_capacity(asked.headers.len() + 4);
+    if operation.cache.is_some() {
+        // Nothing that could vary the answer, unless the operation declares it.
+        for name in operation.vary.iter().filter(|name| crosses(name.as_str())) {
+            for value in asked.headers.get_all(name) {
+                headers.append(name, value.clone());
+            }
+        }
+        if !asked.body.is_empty() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+    } else {
+        let nominated = Nominated::of(&asked.headers);
+        let mut last: Option<&HeaderName> = None;
+        for (name, value) in &asked.headers {
+            let known = last == Some(name);
+            if known || (crosses(name.as_str()) && !nominated.names(name.as_str())) {
+                headers.append(name, value.clone());
+                last = Some(name);
+            }
+        }
+    }
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let method =
+        if operation.cache.is_some() && asked.method == Method::HEAD { Method::GET } else { asked.method.clone() };
+    Rewritten { method, target: target(asked, endpoint), headers, body: asked.body.clone() }
+}
+
+fn target(asked: &Asked, endpoint: &Endpoint) -> Uri {
+    let own = asked.target.clone();
+    let target = if endpoint.prefix.is_empty() {
+        own
+    } else {
+        // Both halves were parsed before, so what they make together parses.
+        PathAndQuery::from_maybe_shared(Bytes::from(format!("{}{own}", endpoint.prefix))).unwrap_or(own)
+    };
+    Uri::from(target)
+}
+
+/// The headers that `Connection` names.
+struct Nominated<'h>(Vec<&'h str>);
+
+impl<'h> Nominated<'h> {
+    fn of(headers: &'h HeaderMap) -> Self {
+        let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        Nominated(values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty()).collect())
+    }
+
+    fn names(&self, name: &str) -> bool {
+        self.0.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+    }
+}
+
+/// Whether a caller's header may reach Fastrac. Names are compared with `_` as `-`, because many
+/// servers make no difference.
+fn crosses(name: &str) -> bool {
+    if name.contains('_') {
+        return crosses(&name.replace('_', "-"));
+    }
+    match name {
+        // one hop (RFC 9110, section 7.6.1), and framing, which is made anew
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+        | "http2-settings" | "content-length" | "host" | "accept-encoding" | "expect" => false,
+        // who the caller is
+        "authorization"
+        | "access-key"
+        | "secret-key"
+        | "proxy-authorization"
+        | "proxy-authenticate"
+        | "cookie"
+        | "forwarded"
+        | "via" => false,
+        // tracing, and the gateway's own
+        "traceparent" | "tracestate" | "baggage" | "b3" | "idempotency-key" => false,
+        _ => match name.strip_prefix("x-") {
+            None => true,
+            Some(rest) => {
+                !["forwarded", "b3-", "envoy-", "amzn-", "datadog-", "gateway-"].iter().any(|p| rest.starts_with(p))
+                    && !matches!(
+                        rest,
+                        "access-key"
+                            | "secret-key"
+                            | "real-ip"
+                            | "original-url"
+                            | "rewrite-url"
+                            | "http-method-override"
+                            | "http-method"
+                            | "method-override"
+                            | "request-id"
+                    )
+            }
+        },
+    }
+}
+
+/// Takes out of an answer's head what is not the caller's business.
+pub fn answer(headers: &mut HeaderMap, endpoint: &Endpoint) {
+    if headers.contains_key(CONNECTION) {
+        let nominated: Vec<String> = Nominated::of(headers).0.iter().map(|name| name.to_ascii_lowercase()).collect();
+        for name in nominated {
+            headers.remove(name);
+        }
+    }
+    let removed: Vec<HeaderName> = headers.keys().filter(|name| !returns(name.as_str())).cloned().collect();
+    for name in removed {
+        headers.remove(name);
+    }
+    for name in [LOCATION, CONTENT_LOCATION] {
+        if headers.contains_key(&name) {
+            let one = (headers.get_all(&name).iter().count() == 1).then(|| headers.remove(&name)).flatten();
+            headers.remove(&name);
+            if let Some(value) = one.and_then(|value| location(&value, endpoint)) {
+                headers.insert(name, value);
+            }
+        }
+    }
+}
+
+/// Whether a header of Fastrac's may reach the caller.
+fn returns(name: &str) -> bool {
+    if name.contains('_') {
+        return returns(&name.replace('_', "-"));
+    }
+    !matches!(
+        name,
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+            | "proxy-authenticate" | "proxy-authorization" | "set-cookie" | "set-cookie2" | "authorization"
+            | "access-key" | "secret-key" | "x-access-key" | "x-secret-key" | "x-request-id" | "alt-svc"
+            // these say of this hop what only the gateway knows
+            | "cache-status" | "proxy-status" | "ratelimit" | "ratelimit-policy" | "age"
+    ) && !name.starts_with("x-gateway-")
+}
+
+/// The address relative to the gateway, `None` if it leads anywhere else: clients would carry their
+/// secret there.
+fn location(value: &HeaderValue, endpoint: &Endpoint) -> Option<HeaderValue> {
+    let text = value.to_str().ok()?;
+    // What URL parsers drop or turn into a slash could turn a path into another address.
+    if text.is_empty() || text.bytes().any(|b| !b.is_ascii_graphic() || b == b'\\') {
+        return None;
+    }
+    let path = if text.starts_with('/') {
+        text
+    } else if text.starts_with(['?', '#']) {
+        return Some(value.clone());
+    } else if text.split(['/', '?', '#']).next().is_some_and(|first| first.contains(':')) {
+        own_path(text, endpoint)?
+    } else if text.split(['?', '#']).next().is_some_and(|path| path.split('/').any(dots)) {
+        return None;
+    } else {
+        return Some(value.clone());
+    };
+    let rest = path.strip_prefix(endpoint.prefix.as_str())?;
+    let rest = if rest.is_empty() || rest.starts_with(['?', '#']) { format!("/{rest}") } else { rest.to_owned() };
+    let plain = rest.split(['?', '#']).next().unwrap_or_default();
+    if !rest.starts_with('/') || rest.starts_with("//") || plain.split('/').any(dots) {
+        return None;
+    }
+    HeaderValue::from_str(&rest).ok()
+}
+
+fn dots(segment: &str) -> bool {
+    let segment = segment.to_ascii_lowercase().replace("%2e", ".");
+    segment == ".." || segment == "."
+}
+
+/// The path of an absolute URL on the account's own address.
+fn own_path<'t>(text: &'t str, endpoint: &Endpoint) -> Option<&'t str> {
+    let (scheme, rest) = text.split_once("://")?;
+    let own_scheme = if endpoint.tls { "https" } else { "http" };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let authority: http::uri::Authority = authority.parse().ok()?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let port = authority.port_u16().unwrap_or(if endpoint.tls { 443 } else { 80 });
+    let own = scheme.eq_ignore_ascii_case(own_scheme)
+        && host.eq_ignore_ascii_case(&endpoint.host)
+        && port == endpoint.port
+        && !authority.as_str().contains('@');
+    own.then_some(path)
+}
+
+/// Whether the answer's head allows a body to be read as it is: `identity`, or nothing said.
+pub fn readable(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_ENCODING).is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{AuthStyle, CachePolicy, Class};
+
+    fn endpoint(prefix: &str) -> Endpoint {
+        Endpoint {
+            tls: true,
+            host: "b2b.example".into(),
+            port: 443,
+            authority: "b2b.example".into(),
+            prefix: prefix.into(),
+            auth: AuthStyle::Both,
+        }
+    }
+
+    fn operation(cached: bool) -> Operation {
+        let hour = Duration::from_secs(3600);
+        Operation {
+            index: 0,
+            name: "x".into(),
+            label: "x".into(),
+            path: String::new(),
+            class: Class::Lookup,
+            api: None,
+            cache: cached.then_some(CachePolicy {
+                fresh: hour,
+                stale_if_error: hour,
+                refresh_ahead: 1.0,
+                not_found: hour,
+            }),
+            timeout: hour,
+            cost: 1,
+            vary: vec![],
+        }
+    }
+
+    fn asked(target: &'static str, headers: &[(&'static str, &'static str)]) -> Asked {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        Asked {
+            method: Method::GET,
+            target: PathAndQuery::from_static(target),
+            headers: map,
+            body: Bytes::from_static(b"{}"),
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_caller_crosses() {
+        let headers = [
+            ("authorization", "Basic c2VjcmV0"),
+            ("Access-Key", "a"),
+            ("secret_key", "b"),
+            ("x_secret_key", "b"),
+            ("cookie", "c"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("X_Forwarded_Host", "h"),
+            ("traceparent", "t"),
+            ("x-b3-traceid", "t"),
+            ("x-gateway-timeout", "5"),
+            ("idempotency-key", "k"),
+            ("te", "trailers"),
+            ("connection", "close, X-Private"),
+            ("x-private", "p"),
+            ("transfer-encoding", "chunked"),
+            ("host", "evil"),
+        ];
+        let sent = request(&asked("/order/track", &headers), &operation(false), &endpoint(""));
+        assert_eq!(sent.headers.len(), 1, "{:?}", sent.headers);
+        assert_eq!(sent.headers[ACCEPT_ENCODING], "identity");
+    }
+
+    #[test]
+    fn what_fastrac_reads_crosses_unchanged() {
+        let headers = [
+            ("content-type", "application/json"),
+            ("method", "x"),
+            ("x-custom", "1"),
+            ("x-custom", "2"),
+            ("accept", "*/*"),
+        ];
+        let sent = request(&asked("/a%20b?b=2&a=%31&&x", &headers), &operation(false), &endpoint("/v2"));
+        assert_eq!(sent.target.to_string(), "/v2/a%20b?b=2&a=%31&&x");
+        assert_eq!(sent.headers.get_all("x-custom").iter().count(), 2);
+        assert_eq!(sent.headers["method"], "x");
+        assert_eq!(sent.body, "{}");
+    }
+
+    #[test]
+    fn nothing_varies_a_cached_answer() {
+        let headers = [("content-type", "text/plain"), ("accept-language", "id"), ("accept", "text/html")];
+        let sent = request(&asked("/region/search", &headers), &operation(true), &endpoint(""));
+        assert_eq!(sent.headers.len(), 2);
+        assert_eq!(sent.headers[CONTENT_TYPE], "application/json");
+    }
+
+    #[test]
+    fn answers_lose_what_is_not_the_callers() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("set-cookie", "s"),
+            ("secret-key", "k"),
+            ("x-gateway-sent", "yes"),
+            ("x-request-id", "theirs"),
+            ("content-type", "application/json"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        answer(&mut headers, &endpoint(""));
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["content-type"]);
+    }
+
+    #[test]
+    fn redirects_stay_on_the_gateway() {
+        let seen = |text: &'static str, prefix: &str| {
+            let mut headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static(text))]);
+            answer(&mut headers, &endpoint(prefix));
+            headers.get(LOCATION).map(|v| v.to_str().unwrap().to_owned())
+        };
+        assert_eq!(seen("https://b2b.example/region/city?a=1", ""), Some("/region/city?a=1".into()));
+        assert_eq!(seen("https://B2B.example:443/v2/x", "/v2"), Some("/x".into()));
+        assert_eq!(seen("https://b2b.example/v2", "/v2"), Some("/".into()));
+        assert_eq!(seen("/v2/x", "/v2"), Some("/x".into()));
+        assert_eq!(seen("x?y=http://z", ""), Some("x?y=http://z".into()));
+        for gone in [
+            "https://evil.example/",
+            "http://b2b.example/x",
+            "https://b2b.example:444/x",
+            "https://user@b2b.example/x",
+            "//evil.example/x",
+            "/\\evil.example",
+            "\\\\evil.example",
+            "/ /evil",
+            "javascript:alert(1)",
+            "../x",
+            "",
+        ] {
+            assert_eq!(seen(gone, ""), None, "{gone}");
+        }
+        for gone in ["https://b2b.example/v2x", "/other", "https://b2b.example/v2//evil", "/v2/../x", "/v2/%2e%2e/x"] {
+            assert_eq!(seen(gone, "/v2"), None, "{gone}");
+        }
+    }
+}

@@ -46,6 +46,7 @@ pub(crate) const TIB: u64 = 1 << 40;
 /// as "64MiB"; relative paths start at the file's folder; secrets are never written here, only where they are.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(title = "fastrac-gateway configuration")]
 pub struct File {
     /// Where the gateway listens.
     pub listen: Listen,

@@ -70,7 +70,7 @@ pub fn read(path: &Path, environment: &Environment) -> io::Result<Checked> {
         Err(error) => {
             let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = memchr::memchr_iter(b'\n', good).count() + 1;
-            let message = "is not UTF-8 text".to_owned();
+            let message = "is not TOML: it must be UTF-8 text".to_owned();
             let fault = Finding { place: "syntax".to_owned(), message, line: Some(line) };
             let (faults, warnings) = (vec![fault], Vec::new());
             Checked { config: None, faults, warnings, lines: Default::default() }

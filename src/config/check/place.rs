@@ -79,6 +79,11 @@ impl Lines {
         place.outwards().find_map(|place| self.0.get(&place).copied())
     }
 
+    /// The outermost key on a line.
+    fn on(&self, line: usize) -> Option<&Place> {
+        self.0.iter().filter(|(_, at)| **at == line).map(|(place, _)| place).min_by_key(|place| place.0.len())
+    }
+
     /// Whether the key is written.
     pub fn holds(&self, place: &Place) -> bool {
         self.0.contains_key(place)
@@ -133,10 +138,11 @@ impl Findings {
         &self.lines
     }
 
-    /// A line that isn't TOML.
+    /// A line that isn't TOML. Its place is the key that begins on it, as far as one could be read.
     pub(super) fn torn(&mut self, line: usize, message: String) {
         if self.torn.insert(line) {
-            self.faults.push(Finding { place: "syntax".to_owned(), message, line: Some(line) });
+            let place = self.lines.on(line).map_or_else(|| "syntax".to_owned(), Place::to_string);
+            self.faults.push(Finding { place, message: format!("is not TOML: {message}"), line: Some(line) });
         }
     }
 
@@ -203,8 +209,10 @@ impl Findings {
 
     /// Everything, in the order of the lines.
     pub(super) fn end(mut self) -> (Vec<Finding>, Vec<Finding>, Lines) {
-        self.faults.sort_by_key(|finding| finding.line);
-        self.warnings.sort_by_key(|finding| finding.line);
+        for found in [&mut self.faults, &mut self.warnings] {
+            found.sort_by(|a, b| (a.line, &a.place).cmp(&(b.line, &b.place)));
+            found.dedup();
+        }
         (self.faults, self.warnings, self.lines)
     }
 }

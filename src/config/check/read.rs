@@ -53,27 +53,41 @@ impl Tree<'_> {
     /// The file as written, without what can't be used; that is reported.
     pub(super) fn read(&self, text: &str, findings: &mut Findings) -> File {
         let counter = LineCounter::new(text);
+        // keys below a header that can't be read fall to the table before it, and look unknown there
+        let mut torn_header = false;
         for error in &self.errors {
             let at = error.span().map_or(text.len(), |span| span.start);
-            findings.torn(counter.line(at), error.message().to_owned());
+            let line = counter.line(at);
+            findings.torn(line, syntax(error.message()));
+            torn_header |= text.lines().nth(line - 1).is_some_and(|line| line.trim_start().starts_with('['));
         }
         let reading = Reading::default();
         loop {
             let round = File::deserialize(Node::root(self.root.get_ref(), &reading));
-            for refused in reading.take_notes().into_iter().chain(round.as_ref().err().cloned()) {
-                let place = refused.place.unwrap_or_default();
-                if reading.pass_over(&place) {
-                    findings.broken(&place, refused.message);
-                } else {
+            for unknown in reading.take_notes() {
+                let place = unknown.place.unwrap_or_default();
+                if reading.pass_over(&place) && !torn_header {
+                    findings.broken(&place, unknown.message);
+                }
+            }
+            if let Err(refused) = &round {
+                let place = refused.place.clone().unwrap_or_default();
+                if !reading.pass_over(&place) {
                     // what was passed over can't be refused again; if it is, there is no progress: never loop
                     return File::default();
                 }
+                findings.broken(&place, refused.message.clone());
             }
             if let Ok(file) = round {
                 return file;
             }
         }
     }
+}
+
+/// The parser's message; where it took a text without quotes for something else, that is what is wrong.
+fn syntax(message: &str) -> String {
+    if message.starts_with("invalid boolean") { "a text stands in quotes".to_owned() } else { message.to_owned() }
 }
 
 fn walk_table(table: &DeTable<'_>, place: &Place, visit: &mut impl FnMut(&Place, usize, &DeValue<'_>)) {

@@ -1,1 +1,286 @@
+use std::{path::Path, time::Duration};
 
+use super::{Checked, Environment, check, operation::built_in_faults};
+use crate::config::{AuthStyle, Class, Config, KeySource, LogTarget, VaultAuth};
+
+mod examples;
+mod mutations;
+mod schema;
+
+const DIGEST: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
+
+fn checked(text: &str) -> Checked {
+    check(text, Path::new("/etc/gateway"), &Environment { cores: 8, ..Environment::default() })
+}
+
+fn good(text: &str) -> Config {
+    let checked = checked(text);
+    assert_eq!(checked.faults, [], "{text}");
+    checked.config.expect("a configuration without faults")
+}
+
+fn faults(text: &str) -> Vec<String> {
+    checked(text).faults.iter().map(ToString::to_string).collect()
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    checked(text).warnings.iter().map(ToString::to_string).collect()
+}
+
+/// A configuration with one account and one service, with more in each.
+fn with(account: &str, service: &str) -> String {
+    format!(
+        "[accounts.main]\nbase_url = \"https://fastrac.example/b2b/\"\n\
+         keys = {{ source = \"file\", path = \"keys.toml\" }}\n{account}\n\
+         [services.a]\naccount = \"main\"\ncredentials = [{{ access_key = \"a\", secret_sha256 = \"{DIGEST}\" }}]\n{service}\n"
+    )
+}
+
+mod defaults {
+    use super::*;
+
+    #[test]
+    fn are_those_of_the_contract() {
+        let config = good(&with("", ""));
+        assert_eq!(config.listen.data, ["127.0.0.1:8080".parse().expect("an address")]);
+        assert_eq!(config.listen.admin, "127.0.0.1:9464".parse().expect("an address"));
+        assert_eq!(config.listen.workers, 2);
+        assert_eq!(config.state.dir, Path::new("/etc/gateway/state"));
+        assert_eq!(config.log.exchanges, LogTarget::File("/etc/gateway/state/exchanges.jsonl".into()));
+        assert_eq!((config.log.keep_size, config.log.keep_days), (1 << 30, 30));
+        assert_eq!(config.limits.request_body, 1 << 20);
+        assert_eq!(config.limits.answer_body, 16 << 20);
+        assert_eq!(config.limits.answer_buffer, 1 << 20);
+        assert_eq!((config.limits.idle, config.limits.drain), (Duration::from_secs(75), Duration::from_secs(35)));
+        assert_eq!((config.cache.memory, config.cache.snapshot), (64 << 20, true));
+        assert_eq!(config.hash.len(), 64);
+        let account = &config.accounts[0];
+        assert_eq!(account.day_zone.iana_name(), Some("Asia/Jakarta"));
+        assert_eq!(account.verify, "v2.province");
+        assert_eq!((account.budget.second, account.budget.day, account.budget.in_flight), (None, None, 64));
+        assert_eq!(account.budget.max_wait, Duration::from_millis(250));
+        assert_eq!(account.rotation.max_age, Duration::from_secs(72 * 3600));
+        assert_eq!(account.messages.not_found, ["data not found"]);
+        let service = &config.services[0];
+        assert_eq!(service.allow_classes, [Class::Lookup, Class::Read, Class::Quote]);
+        assert_eq!((service.charge_hits_second, service.charge_hits_day, service.force_refresh), (true, false, false));
+        assert_eq!(service.credentials[0].secret_sha256[..3], [0x00, 0x11, 0x22]);
+    }
+
+    #[test]
+    fn of_an_empty_file_suffice() {
+        assert!(good("").accounts.is_empty());
+    }
+
+    #[test]
+    fn come_from_the_environment_where_the_file_is_silent() {
+        let environment = Environment {
+            state_directory: Some("/var/lib/fgw".into()),
+            vault_address: Some("https://vault:8200".into()),
+            vault_ca: Some("/ca.pem".into()),
+            vault_namespace: Some("team".into()),
+            vault_token: true,
+            cores: 1,
+        };
+        let text =
+            "[accounts.a]\nbase_url = \"https://f.example\"\nkeys = { source = \"vault\", path = \"/fastrac/main/\" }";
+        let config = check(text, Path::new("/etc"), &environment).config.expect("good");
+        assert_eq!(config.state.dir, Path::new("/var/lib/fgw"));
+        assert_eq!(config.log.exchanges, LogTarget::File("/var/lib/fgw/exchanges.jsonl".into()));
+        assert_eq!(config.listen.workers, 1);
+        let vault = config.vault.expect("a vault");
+        assert_eq!((vault.address.as_str(), vault.namespace.as_deref()), ("https://vault:8200", Some("team")));
+        assert!(matches!(vault.auth, VaultAuth::Token { token_file: None }));
+        assert!(matches!(&config.accounts[0].keys,
+            KeySource::Vault { mount, path } if mount == "secret" && path == "fastrac/main"));
+    }
+}
+
+mod endpoints {
+    use super::*;
+
+    fn styles(account: &str) -> [AuthStyle; 3] {
+        let account = &good(&with(account, "")).accounts[0];
+        [account.base.auth, account.v1.auth, account.v2.auth]
+    }
+
+    #[test]
+    fn have_the_style_of_their_version() {
+        use AuthStyle::{Basic, Both, Headers};
+        assert_eq!(styles(""), [Both, Headers, Basic]);
+        assert_eq!(styles("auth = \"headers\""), [Headers; 3]);
+        assert_eq!(styles("auth = \"basic\"\nv1 = { auth = \"both\" }"), [Basic, Both, Basic]);
+        assert_eq!(styles("auth = \"basic\"\nv1 = { auth = \"auto\" }"), [Basic, Headers, Basic]);
+    }
+
+    #[test]
+    fn have_the_address_of_their_version_or_the_accounts() {
+        let text = with("v2 = { base_url = \"http://[::1]:8090/x\" }", "");
+        let account = &good(&text).accounts[0];
+        assert_eq!((account.base.authority.as_str(), account.base.prefix.as_str()), ("fastrac.example", "/b2b"));
+        assert_eq!(account.v1.port, 443);
+        assert_eq!((account.v2.host.as_str(), account.v2.authority.as_str()), ("::1", "[::1]:8090"));
+        assert!(!account.v2.tls && account.v1.tls);
+    }
+
+    #[test]
+    fn over_cleartext_are_warned_of_where_they_are_allowed() {
+        let text = with("v1 = { base_url = \"http://10.0.0.1\" }\nallow_cleartext = true", "");
+        assert_eq!(
+            warnings(&text),
+            ["accounts.main.v1.base_url: is http:// to another host: the key pair travels in the clear (line 4)"]
+        );
+    }
+
+    #[test]
+    fn that_only_look_like_loopback_are_not() {
+        for host in ["127.0.0.1.example", "localhost.example", "[::ffff:8.8.8.8]", "0.0.0.0", "2130706433"] {
+            assert!(!faults(&with(&format!("v1 = {{ base_url = \"http://{host}\" }}"), "")).is_empty(), "{host}");
+        }
+        for host in ["127.1.2.3", "localhost", "LOCALHOST:8080", "gw.localhost", "[::1]:1"] {
+            assert_eq!(faults(&with(&format!("v1 = {{ base_url = \"http://{host}\" }}"), "")), [""; 0], "{host}");
+        }
+    }
+}
+
+mod operations {
+    use super::*;
+
+    /// Contract section 3, "Built-in names".
+    const NAMES: &str = "province city district sub_district post_code search_region couriers courier_services \
+        tariff_express tariff_instant order_express order_instant order_cancel track item_categories webhook_set \
+        webhook_get";
+
+    #[test]
+    fn of_the_binary_are_those_of_the_contract_and_without_fault() {
+        assert_eq!(built_in_faults(), []);
+        let mut expected: Vec<String> =
+            NAMES.split_whitespace().flat_map(|name| [format!("v1.{name}"), format!("v2.{name}")]).collect();
+        expected.extend(["v2.multi_items".to_owned(), "v2.balance_history".to_owned()]);
+        expected.sort();
+        let table = super::super::built_in_operations();
+        let names: Vec<&str> = table.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!(names, expected);
+        for row in &table {
+            let class = match row.name.split_once('.').expect("a version").1 {
+                "order_express" | "order_instant" | "order_cancel" => Class::Order,
+                "webhook_set" | "webhook_get" | "balance_history" => Class::Account,
+                "track" => Class::Read,
+                "tariff_express" | "tariff_instant" | "multi_items" => Class::Quote,
+                _ => Class::Lookup,
+            };
+            assert_eq!(row.class, class, "{}", row.name);
+            assert_eq!(row.cache.is_some(), class == Class::Lookup, "{}", row.name);
+            assert_eq!(row.cost, 1);
+            assert!(row.api.is_some());
+        }
+    }
+
+    #[test]
+    fn are_laid_over_field_by_field() {
+        let config = good("[operations.\"v2.city\"]\ncache = { fresh = \"1h\" }\ncost = 1\ntimeout = \"3s\"");
+        let row = config.operations.iter().find(|row| row.name == "v2.city").expect("the row");
+        let cache = row.cache.as_ref().expect("cached");
+        assert_eq!((cache.fresh, cache.not_found), (Duration::from_secs(3600), Duration::from_secs(60)));
+        assert_eq!(
+            (row.path.as_str(), row.method.as_str(), row.timeout),
+            ("/region/city", "GET", Duration::from_secs(3))
+        );
+    }
+
+    #[test]
+    fn are_not_stored_when_fresh_is_zero() {
+        let config = good("[operations.\"v2.city\"]\ncache = { fresh = \"0s\" }");
+        assert!(config.operations.iter().find(|row| row.name == "v2.city").expect("the row").cache.is_none());
+    }
+
+    #[test]
+    fn that_are_new_stand_beside_the_others_and_can_be_allowed() {
+        let row = "[operations.label]\nmethod = \"GET\"\npath = \"/shipment/{awb}/label\"\nclass = \"read\"";
+        let config = good(&format!("{}{row}", with("", "allow = [\"label\", \"lookup\", \"label\"]")));
+        assert_eq!(config.operations.len(), super::super::built_in_operations().len() + 1);
+        assert_eq!(config.services[0].allow_operations, ["label"]);
+    }
+
+    #[test]
+    fn may_trade_places_by_their_own_names_only() {
+        let mv = "[operations.\"v2.order_express\"]\npath = \"/b2b/order\"\naliases = [\"/order/express\"]";
+        assert_eq!(faults(mv), [""; 0]);
+        // under another method too
+        let peek = "[operations.peek]\nmethod = \"GET\"\npath = \"/order/express\"\nclass = \"lookup\"";
+        assert_eq!(faults(&format!("{mv}\n{peek}")).len(), 1);
+    }
+}
+
+mod warned_of {
+    use super::*;
+
+    #[test]
+    fn are_quotas_above_the_budget() {
+        let text = with("budget = { per_second = 5, per_day = 10 }", "quota = { per_second = 6, per_day = 11 }");
+        let found = warnings(&text);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("accounts.main.budget.per_day: the quotas of its services add up to 11 a day"));
+    }
+
+    #[test]
+    fn are_the_other_things_of_the_contract() {
+        for (text, place) in [
+            ("[operations.\"v2.city\"]\ncache = { stale_if_error = \"1h\" }".to_owned(), "operations.\"v2.city\".cache.stale_if_error"),
+            (with("", "allow = [\"unlisted\"]"), "services.a.allow[0]"),
+            ("[listen]\ndata = [\"0.0.0.0:8080\"]".to_owned(), "listen.data[0]"),
+            ("[accounts.a]\nbase_url = \"https://f.example\"\nkeys = { source = \"env\", access_key = \"A\", secret_key = \"B\" }".to_owned(),
+             "accounts.a.keys.source"),
+        ] {
+            assert!(warnings(&text).iter().any(|found| found.starts_with(place)), "{place}: {:?}", warnings(&text));
+        }
+    }
+
+    #[test]
+    fn are_keys_that_are_not_obeyed_yet() {
+        let text = with("proxy = \"http://proxy:3128\"", "share = 0.5\npriority = \"high\"");
+        let found = warnings(&text);
+        assert_eq!(found.iter().filter(|found| found.contains("does not obey it yet")).count(), 3, "{found:?}");
+    }
+}
+
+mod shares {
+    use super::*;
+
+    #[test]
+    fn of_three_thirds_are_one_whole() {
+        let service = |name: &str, share: &str| {
+            format!(
+                "[services.{name}]\naccount = \"main\"\nshare = {share}\ncredentials = [{{ access_key = \"{name}\", secret_sha256 = \"{DIGEST}\" }}]\n"
+            )
+        };
+        let text = with("", "share = 0.1") + &service("b", "0.2") + &service("c", "0.7");
+        assert_eq!(faults(&text), [""; 0]);
+        assert_eq!(faults(&text.replace("0.7", "0.71")).len(), 1);
+        // the shares of different accounts are of different wholes; whole numbers are fractions too
+        assert_eq!(faults(&with("", "share = 1")), [""; 0]);
+    }
+}
+
+mod faults_beside_faults {
+    use super::*;
+
+    #[test]
+    fn count_elements_as_they_are_written() {
+        let text = with("", "allow = [5, \"lookup\", \"\", \"ordre\"]");
+        let found = faults(&text);
+        assert!(found.iter().any(|fault| fault.starts_with("services.a.allow[3]: unknown class")), "{found:?}");
+    }
+
+    #[test]
+    fn are_told_once() {
+        let found = faults("[accounts.main]\nkeys = 5\nbase_url = 5\nverify = 5");
+        assert_eq!(found.len(), 3, "{found:?}");
+    }
+
+    #[test]
+    fn by_the_thousand_are_found_in_time() {
+        let text: String = (0..300).map(|n| format!("[services.s{n}]\nshare = 2\nx = 1\n")).collect();
+        assert_eq!(faults(&text).len(), 300 * 4);
+    }
+}

@@ -18,19 +18,19 @@ pub(super) fn check(written: &file::File, desk: Desk<'_>, findings: &mut Finding
         return None;
     }
     let place = Place::at(["vault"]);
-    // without a [vault] table the line is that of the account that wants one
+    // without a [vault] table its faults are told where an account wants one
     let wanted_by = match user {
-        Some((name, _)) if written.vault.is_none() => Place::at(["accounts", &name.0.0, "keys", "source"]),
-        _ => place.clone(),
+        Some((name, _)) if written.vault.is_none() => Some(Place::at(["accounts", &name.0.0, "keys", "source"])),
+        _ => None,
     };
     let vault = written.vault.clone().unwrap_or_default();
-    let address = address(&vault, &place, &wanted_by, desk, findings);
+    let address = address(&vault, wanted_by.as_ref(), desk, findings);
     let auth = match &vault.auth {
         Some(auth) => login(auth, &place.key("auth"), desk, findings),
         None if desk.environment.vault_token => Some(VaultAuth::Token { token_file: None }),
         None => {
-            let place = if written.vault.is_none() { wanted_by } else { place.key("auth") };
-            findings.missing(&place, "say how to log in to the vault (vault.auth), or set VAULT_TOKEN");
+            let place = wanted_by.unwrap_or_else(|| place.key("auth"));
+            findings.fault(&place, "needs a login to the vault: set vault.auth, or VAULT_TOKEN");
             None
         }
     };
@@ -44,31 +44,25 @@ pub(super) fn check(written: &file::File, desk: Desk<'_>, findings: &mut Finding
     })
 }
 
-fn address(
-    vault: &file::Vault,
-    place: &Place,
-    wanted_by: &Place,
-    desk: Desk<'_>,
-    findings: &mut Findings,
-) -> Option<String> {
-    let address = place.key("address");
+fn address(vault: &file::Vault, wanted_by: Option<&Place>, desk: Desk<'_>, findings: &mut Findings) -> Option<String> {
+    let own = Place::at(["vault", "address"]);
+    let place = wanted_by.unwrap_or(&own);
     let url = match (&vault.address, &desk.environment.vault_address) {
         (Some(url), _) => url.0.clone(),
         (None, Some(text)) => match BaseUrl::parse(text) {
             Ok(url) => url,
             Err(message) => {
-                findings.fault(wanted_by, format!("takes the address from VAULT_ADDR, which {message}"));
+                findings.fault(place, format!("takes the vault's address from VAULT_ADDR, which {message}"));
                 return None;
             }
         },
         (None, None) => {
-            let place = if wanted_by == place { &address } else { wanted_by };
-            findings.missing(place, "say where the vault is (vault.address), or set VAULT_ADDR");
+            findings.fault(place, "needs the vault's address: set vault.address, or VAULT_ADDR");
             return None;
         }
     };
     if !url.tls && !url.is_loopback() {
-        findings.fault(&address, "must be https:// unless it is on loopback: keys would travel in the clear");
+        findings.fault(place, "must be https:// unless the vault is on loopback: keys would travel in the clear");
     }
     Some(url.written())
 }

@@ -1,0 +1,287 @@
+//! Configuration files through the real program.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+fn gateway(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"))
+        .args(arguments)
+        .env_clear()
+        .output()
+        .expect("the program starts")
+}
+
+fn check(file: &Path) -> Output {
+    gateway(&["check", "--no-files", file.to_str().expect("a plain path")])
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    files
+}
+
+/// A folder with files in it, gone at the end of the test.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new(files: &[(&str, &str, u32)]) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = Self(tempfile::tempdir().expect("a folder"));
+        for (name, content, mode) in files {
+            fs::write(folder.file(name), content).expect("written");
+            fs::set_permissions(folder.file(name), fs::Permissions::from_mode(*mode)).expect("set");
+        }
+        folder
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn check(&self, name: &str) -> Output {
+        gateway(&["check", self.file(name).to_str().expect("a plain path")])
+    }
+}
+
+mod a_bad_file {
+    use super::*;
+
+    /// Each file of the corpus begins with the faults that it must give, all of them and no other.
+    #[test]
+    fn gives_all_its_faults_with_places_and_exit_code_2() {
+        let corpus = files("tests/gateway/corpus/config");
+        assert!(corpus.len() >= 60, "the corpus holds {} files", corpus.len());
+        for file in corpus {
+            let text = fs::read_to_string(&file).expect("read");
+            let expected: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("# fault: ")).collect();
+            let output = check(&file);
+            let printed = stdout(&output);
+            let faults: Vec<&str> = printed.lines().filter(|line| !line.starts_with("warning: ")).collect();
+            assert_eq!(faults, expected, "{}", file.display());
+            assert!(!expected.is_empty(), "{} is a bad file", file.display());
+            assert_eq!(output.status.code(), Some(2), "{}", file.display());
+        }
+    }
+
+    /// Secrets that somebody wrote into the wrong place are called `…canary…` in the corpus.
+    #[test]
+    fn never_has_its_secrets_repeated() {
+        let mut with_secrets = 0;
+        for file in files("tests/gateway/corpus/config") {
+            with_secrets += usize::from(fs::read_to_string(&file).expect("read").contains("canary"));
+            let output = check(&file);
+            let all = stdout(&output) + &String::from_utf8_lossy(&output.stderr);
+            assert!(!all.contains("canary"), "{}: {all}", file.display());
+        }
+        assert!(with_secrets >= 8, "only {with_secrets} files hold a secret");
+    }
+
+    #[test]
+    fn that_is_no_text_has_its_line_named() {
+        let folder = Folder::new(&[]);
+        fs::write(folder.file("gateway.toml"), b"[listen]\nworkers = 2\n# \xff\n").expect("written");
+        let output = folder.check("gateway.toml");
+        assert_eq!(stdout(&output), "syntax: is not TOML: it must be UTF-8 text (line 3)\n");
+        assert_eq!(output.status.code(), Some(2));
+    }
+
+    #[test]
+    fn that_is_not_there_is_wrong_use() {
+        let output = gateway(&["check", "/nowhere/gateway.toml"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("cannot be read"));
+    }
+}
+
+mod a_good_file {
+    use super::*;
+
+    #[test]
+    fn every_example_is_one() {
+        let examples = files("config");
+        assert!(examples.len() >= 4);
+        for file in examples {
+            let output = check(&file);
+            assert_eq!(output.status.code(), Some(0), "{}: {}", file.display(), stdout(&output));
+        }
+    }
+
+    #[test]
+    fn that_is_minimal_has_no_warning() {
+        assert_eq!(stdout(&check(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/config/minimal.toml")))), "");
+    }
+}
+
+mod files_that_it_names {
+    use super::*;
+
+    const CONFIG: &str = "[accounts.main]\nbase_url = \"https://fastrac.example\"\n\
+        keys = { source = \"file\", path = \"keys.toml\" }\n[services.a]\naccount = \"main\"\n\
+        credentials = [{ access_key = \"a\", secret_sha256 = \
+        \"0000000000000000000000000000000000000000000000000000000000000000\" }]\n";
+    const KEYS: &str = "[main]\naccess_key = \"AK-canary\"\nsecret_key = \"SK-canary\"\n";
+
+    fn with_keys(keys: &str, mode: u32) -> (Option<i32>, String) {
+        let folder = Folder::new(&[("gateway.toml", CONFIG, 0o644), ("keys.toml", keys, mode)]);
+        let output = folder.check("gateway.toml");
+        let printed = stdout(&output).replace(folder.0.path().to_str().expect("a plain path"), "FOLDER");
+        assert!(!(printed.clone() + &String::from_utf8_lossy(&output.stderr)).contains("canary"));
+        (output.status.code(), printed)
+    }
+
+    #[test]
+    fn may_be_read_by_their_owner_alone() {
+        assert_eq!(with_keys(KEYS, 0o600), (Some(0), String::new()));
+        assert_eq!(with_keys(KEYS, 0o400), (Some(0), String::new()));
+    }
+
+    #[test]
+    fn are_warned_of_when_a_group_reads_them() {
+        let (code, printed) = with_keys(KEYS, 0o640);
+        assert_eq!(code, Some(0));
+        assert!(
+            printed.starts_with("warning: accounts.main.keys.path: FOLDER/keys.toml may be read by a group"),
+            "{printed}"
+        );
+    }
+
+    #[test]
+    fn are_faults_when_others_read_or_a_group_writes_them() {
+        for mode in [0o604, 0o644, 0o620, 0o602, 0o660] {
+            let (code, printed) = with_keys(KEYS, mode);
+            assert_eq!(code, Some(2), "{mode:o}");
+            assert!(
+                printed.starts_with("accounts.main.keys.path: FOLDER/keys.toml may be read by others or"),
+                "{printed}"
+            );
+        }
+    }
+
+    #[test]
+    fn must_hold_the_pair() {
+        for keys in [
+            "",
+            "[other]\naccess_key = \"a\"\n",
+            "[main]\naccess_key = \"AK-canary\"\nsecret_key = \" \"\n",
+            "AK-canary",
+        ] {
+            let (code, printed) = with_keys(keys, 0o600);
+            assert_eq!(code, Some(2), "{keys}");
+            assert!(printed.contains("(line 3)"), "{printed}");
+        }
+    }
+
+    #[test]
+    fn must_be_there_unless_nobody_asks() {
+        let folder = Folder::new(&[("gateway.toml", CONFIG, 0o644)]);
+        let output = folder.check("gateway.toml");
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stdout(&output).contains("accounts.main.keys.path") && stdout(&output).contains("cannot be read"));
+        assert_eq!(check(&folder.file("gateway.toml")).status.code(), Some(0));
+    }
+}
+
+mod issued_credentials {
+    use super::*;
+
+    /// The value behind a label of the printed comment.
+    fn shown(printed: &str, label: &str) -> String {
+        let line = printed.lines().find(|line| line.contains(label)).expect("the label");
+        line.split_once(label).expect("the label").1.trim().to_owned()
+    }
+
+    fn digest(secret: &str) -> String {
+        use sha2::Digest as _;
+        sha2::Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn of_a_service_paste_into_a_configuration_that_passes() {
+        let output = gateway(&["service", "issue", "check.out"]);
+        assert_eq!(output.status.code(), Some(0));
+        let printed = stdout(&output);
+        let secret = shown(&printed, "secret-key:");
+        assert!(secret.starts_with("fgw_") && secret.len() == 4 + 43, "256 bits in base64url");
+        assert_eq!(printed.matches(&secret).count(), 1, "the secret is shown once");
+        assert!(printed.contains(&format!("secret_sha256 = \"{}\"", digest(&secret))));
+        assert!(printed.contains(&format!("access_key = \"{}\"", shown(&printed, "access-key:"))));
+        let account = "[accounts.main]\nbase_url = \"https://fastrac.example\"\n\
+                       keys = { source = \"directory\", path = \"keys\" }\n";
+        let config = format!("{account}{printed}account = \"main\"\n");
+        let folder = Folder::new(&[("gateway.toml", &config, 0o644)]);
+        let checked = check(&folder.file("gateway.toml"));
+        assert_eq!((checked.status.code(), stdout(&checked)), (Some(0), String::new()));
+        assert_ne!(stdout(&gateway(&["service", "issue", "check.out"])), printed, "each is new");
+    }
+
+    #[test]
+    fn of_a_name_that_no_service_may_have_are_refused() {
+        for name in ["", "a b", "-x", "x/y", &"x".repeat(65)] {
+            assert_eq!(gateway(&["service", "issue", name]).status.code(), Some(2), "{name}");
+        }
+    }
+
+    #[test]
+    fn of_the_longest_name_have_an_access_key_that_passes() {
+        let printed = stdout(&gateway(&["service", "issue", &"x".repeat(64)]));
+        assert!(shown(&printed, "access-key:").len() <= 64);
+    }
+
+    #[test]
+    fn of_the_admin_port_paste_into_a_configuration_that_passes() {
+        let printed = stdout(&gateway(&["admin", "issue"]));
+        let token = shown(&printed, "token:");
+        assert!(token.starts_with("fgw_") && printed.matches(&token).count() == 1);
+        assert!(printed.contains(&digest(&token)));
+        let folder = Folder::new(&[("gateway.toml", &printed, 0o644)]);
+        assert_eq!(check(&folder.file("gateway.toml")).status.code(), Some(0));
+    }
+}
+
+mod the_command_line {
+    use super::*;
+
+    #[test]
+    fn tells_version_and_commit() {
+        let printed = stdout(&gateway(&["--version"]));
+        assert!(printed.starts_with(concat!("fastrac-gateway ", env!("CARGO_PKG_VERSION"), " (")), "{printed}");
+    }
+
+    #[test]
+    fn has_help_with_examples_for_every_command() {
+        for command in
+            [&["--help"][..], &["check", "--help"], &["service", "issue", "--help"], &["admin", "issue", "--help"]]
+        {
+            let output = gateway(command);
+            assert_eq!(output.status.code(), Some(0));
+            assert!(stdout(&output).contains("Example"), "{command:?}");
+            assert!(!stdout(&output).contains('\u{1b}'), "no colour off a terminal");
+        }
+    }
+
+    #[test]
+    fn ends_wrong_use_with_code_2() {
+        for command in [&[][..], &["chekc"], &["check"], &["check", "a", "b"], &["service"], &["service", "issue"]] {
+            assert_eq!(gateway(command).status.code(), Some(2), "{command:?}");
+        }
+    }
+
+    #[test]
+    fn prints_the_schema_as_json() {
+        let printed = stdout(&gateway(&["schema"]));
+        let schema: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+        assert_eq!(schema["$defs"]["Limits"]["properties"]["idle"]["default"], "75s");
+    }
+}

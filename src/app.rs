@@ -5,6 +5,7 @@
 //! serves the admin port; log and store have threads of their own. The only file that sees most
 //! rooms.
 
+mod door;
 mod rotations;
 mod sockets;
 
@@ -19,7 +20,7 @@ use std::{
 use tokio::{runtime::Runtime, sync::Semaphore, time::Instant};
 
 use crate::{
-    config::{Config, ServerTls},
+    config::Config,
     edge::{
         Drain,
         connection::Context,
@@ -86,7 +87,7 @@ impl App {
     pub fn start(config: Config, file: Option<PathBuf>) -> Result<App, AppError> {
         choose_crypto();
         let sockets = Sockets::bind(&config.listen)?;
-        let tls = config.listen.tls.as_ref().map(|tls| acceptor("tls", tls)).transpose()?;
+        let tls = config.listen.tls.as_ref().map(|tls| door::acceptor("tls", tls)).transpose()?;
         let (data, admin) = sockets.addresses()?;
         let metrics = Metrics::new()?;
         let log = ExchangeLog::open(&config.log, &metrics)?;
@@ -170,17 +171,4 @@ pub fn choose_crypto() {
         // Fails only if it was chosen before, and there is one only.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
-}
-
-fn acceptor(which: &'static str, tls: &ServerTls) -> Result<tokio_rustls::TlsAcceptor, AppError> {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-    let bad = |reason: String| AppError::Tls { which, reason };
-    let chain = CertificateDer::pem_file_iter(&tls.cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| bad(format!("{}: {e}", tls.cert.display())))?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| bad(format!("{}: {e}", tls.key.display())))?;
-    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
-    let mut config = config.map_err(|e| bad(e.to_string()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config).into())
 }

@@ -1,0 +1,100 @@
+//! What the policy part of the path costs: everything but I/O, of a hit and of a refusal.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
+
+use std::{hint::black_box, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use criterion::{Criterion, criterion_group, criterion_main};
+use fastrac_gateway::{
+    cache::{Entry, Key, key::Parts},
+    config::check::{Environment, check},
+    edge::Drain,
+    gateway::{Gateway, Live},
+    orders::Orders,
+    outcome::Outcome,
+    path::{self, Arrival, Guard},
+    record::{ExchangeLog, Metrics},
+    snapshot::{Snapshot, Worker},
+    store::Store,
+};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tokio::{runtime::Runtime, time::Instant};
+
+struct Nothing;
+
+impl Guard for Nothing {}
+
+fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
+    let mut config = check(include_str!("gateway.toml"), folder, &Environment::default()).config.unwrap();
+    config.log.exchanges = fastrac_gateway::config::LogTarget::File(folder.join("exchanges.jsonl"));
+    let metrics = Metrics::new().unwrap();
+    let log = ExchangeLog::open(&config.log, &metrics).unwrap();
+    let store = Store::open(&folder.join("state")).unwrap();
+    let orders = runtime.block_on(Orders::open(store, jiff::Timestamp::now())).unwrap();
+    let live = Live { metrics, log, orders, tasks: Drain::default().tasks };
+    Gateway::new(config, None, live).unwrap().0
+}
+
+fn store(snapshot: &Snapshot) {
+    let parts = Parts {
+        account: "main",
+        service: None,
+        method: "GET",
+        path: "/region/city",
+        query: Some("province_id=31"),
+        vary: &[],
+        body: b"",
+    };
+    let entry = Entry {
+        status: StatusCode::OK,
+        headers: HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]),
+        body: Bytes::from(vec![b'x'; 1536]),
+        outcome: Outcome::Ok,
+        operation: "v2.city".into(),
+        stored_from: HeaderValue::from_static("0193aaaa-1111"),
+        stored: Instant::now(),
+        lifetime: Duration::from_secs(86400),
+    };
+    snapshot.cache.keep(Key::new(parts), Arc::new(entry));
+}
+
+fn request(secret: &'static str) -> Request<Full<Bytes>> {
+    Request::get("/region/city?province_id=31")
+        .header("host", "127.0.0.1:8080")
+        .header("user-agent", "checkout/1.0")
+        .header("accept", "*/*")
+        .header("access-key", "svc-checkout-1")
+        .header("secret-key", secret)
+        .body(Full::default())
+        .unwrap()
+}
+
+fn policy(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = gateway(&runtime, folder.path());
+    let (snapshot, worker) = (gateway.current.load_full(), Arc::new(Worker::default()));
+    store(&snapshot);
+    let serve = |secret, status: u16| {
+        let arrival = Arrival { began: Instant::now(), close: false, ended: Box::new(Nothing) };
+        let (snapshot, worker) = (snapshot.clone(), worker.clone());
+        runtime.block_on(async {
+            let answer = path::serve(snapshot, worker, request(secret), arrival).await;
+            assert_eq!(answer.status(), status);
+            black_box(answer.into_body().collect().await.unwrap())
+        })
+    };
+    c.bench_function("path of a hit", |b| b.iter(|| serve("fgw_bench", 200)));
+    c.bench_function("path of a refusal (401)", |b| b.iter(|| serve("wrong", 401)));
+    drop(serve);
+    gateway.live.log.close();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(30).measurement_time(Duration::from_secs(3));
+    targets = policy
+}
+criterion_main!(benches);

@@ -74,7 +74,7 @@ struct Task<C> {
 
 /// A job's end.
 enum Done {
-    Read(Result<Option<Pair>, Fault>),
+    Read(Box<Result<Option<Pair>, Fault>>),
     Verdict(Version, Verdict),
 }
 
@@ -166,7 +166,10 @@ where
         self.reading = true;
         self.reads += 1;
         let (source, seen) = (self.keeper.source.clone(), self.keeper.life.seen());
-        self.jobs.spawn_blocking(move || Done::Read(source.read(seen.as_ref().map(|held: &Arc<Held>| &held.pair))));
+        self.jobs.spawn_blocking(move || {
+            let known = seen.as_ref().map(|held: &Arc<Held>| &held.pair);
+            Done::Read(Box::new(source.read(known)))
+        });
     }
 
     /// The number of a reading that begins from now on. One that is on its way may have seen the
@@ -217,11 +220,11 @@ where
             }
             Err(error) => match self.canaries.remove(&error.id()) {
                 Some(version) => Done::Verdict(version, Verdict::Undecided),
-                None => Done::Read(Err(Fault::Interrupted)),
+                None => Done::Read(Box::new(Err(Fault::Interrupted))),
             },
         };
         match done {
-            Done::Read(read) => self.was_read(read, now),
+            Done::Read(read) => self.was_read(*read, now),
             Done::Verdict(version, verdict) => {
                 self.keeper.life.verdict(version, verdict, now);
                 self.show();

@@ -1,7 +1,7 @@
 //! The line: who waits for an account's turn, and who goes next.
 //!
 //! A turn is a place in flight, the day's units and the second's tokens, taken together or not at
-//! all, in the order that can be undone: place, day, second. Higher priority goes first, then who
+//! all: place first, because it can be put back. Higher priority goes first, then who
 //! came first; whoever is first and can't go holds the line. One who could not go before his limit is
 //! refused at once. What always holds: a turn that nobody took goes to the next; no lock is held over
 //! an await; an idle line costs one load. It must not know services or requests.
@@ -150,10 +150,14 @@ impl Line {
     fn take(self: &Arc<Self>, cost: u32) -> Result<Turn, Short> {
         let place = self.in_flight.fetch_update(SeqCst, SeqCst, |taken| (taken < self.cap()).then_some(taken + 1));
         place.map_err(|_| Short::InFlight)?;
+        // The second has no refund, so the day is looked at before and charged after it: a day that
+        // is used up drains nothing, and one that isn't is never charged for a moment in vain.
         let rest = || {
-            let day = self.day.reserve(cost).map_err(|_| Short::Day)?;
+            if !self.day.covers(cost) {
+                return Err(Short::Day);
+            }
             self.second.load().as_ref().map_or(Ok(()), |second| second.take(cost)).map_err(Short::Second)?;
-            Ok(day)
+            self.day.reserve(cost).map_err(|_| Short::Day)
         };
         match rest() {
             Ok(day) => Ok(Turn { line: self.clone(), day: Some(day) }),

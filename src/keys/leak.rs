@@ -13,8 +13,9 @@ use zeroize::Zeroizing;
 const SHORTEST: usize = 8;
 /// How many layers of JSON escapes are undone.
 const LAYERS: usize = 3;
-/// Most bytes that one character takes under one layer (`\u0041`).
-const WIDEST: usize = 6;
+/// Most bytes that one character takes under the layers that are in use (`\u0041`, `\\u0041`,
+/// `\\\\u0041`); what a stream holds back.
+const WIDEST: usize = 12;
 
 /// The forms of a secret that are looked for.
 pub(super) struct Forms {

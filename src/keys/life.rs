@@ -5,27 +5,21 @@
 //! never takes over; a revoked version never serves; a pair that is verified and not refused is given
 //! up only for another. Time comes in as an argument. Never fails.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    Event, Happening, Held, PairStatus, Role, Snapshot, SourceStatus, Standing, Verdict,
+    Event, Happening, Held, Role, Snapshot, SourceStatus, Standing, Verdict,
     secret::{Pair, Version},
+    slot::Slot,
     source::Fault,
 };
 use crate::config::Rotation;
 
 /// Refusals by the canary in a row after which an account stops sending: a revoked key is not hammered.
 const LOCK_OUT: u32 = 3;
-/// The first wait before a canary is asked again, and the longest.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(60);
-/// A verdict that a refusal asked for serves the refusals after it for this long: a service that earns
-/// its own 401s shall not eat the budget with canaries.
-const VERDICT_SERVES: Duration = Duration::from_millis(500);
-
 /// An account's pairs and what is known of them.
 pub(crate) struct Life {
     account: Arc<str>,
@@ -44,24 +38,6 @@ pub(crate) struct Life {
     events: Vec<Event>,
 }
 
-/// A pair and what Fastrac thinks of it.
-#[derive(Clone)]
-struct Slot {
-    held: Arc<Held>,
-    standing: Standing,
-    /// Refusals by the canary in a row.
-    refusals: u32,
-    /// The last verdict that a refused request asked for.
-    judged: Option<(Verdict, Instant)>,
-    /// When the canary is due; `None`: not.
-    due: Option<Instant>,
-    retry: Duration,
-    /// A canary is on its way.
-    asking: bool,
-    /// A refused request wants to know.
-    questioned: bool,
-}
-
 /// What a refused request may do.
 pub(crate) enum Next {
     /// Try this one.
@@ -72,65 +48,6 @@ pub(crate) enum Next {
     Judged(Verdict),
     /// Its version is gone.
     Gone,
-}
-
-impl Slot {
-    fn new(held: Arc<Held>, now: Instant) -> Self {
-        Self {
-            held,
-            standing: Standing::Unverified,
-            refusals: 0,
-            judged: None,
-            due: Some(now),
-            retry: FIRST_RETRY,
-            asking: false,
-            questioned: false,
-        }
-    }
-
-    fn version(&self) -> Version {
-        self.held.version()
-    }
-
-    /// Notes a verdict; says whether the standing changed.
-    fn judge(&mut self, verdict: Verdict, now: Instant) -> bool {
-        self.asking = false;
-        if std::mem::take(&mut self.questioned) {
-            self.judged = Some((verdict, now));
-        }
-        let before = self.standing;
-        match verdict {
-            Verdict::Verified => {
-                (self.standing, self.refusals, self.retry, self.due) = (Standing::Verified, 0, FIRST_RETRY, None);
-            }
-            Verdict::Refused => {
-                self.standing = Standing::Refused;
-                self.refusals += 1;
-                self.again(now);
-            }
-            Verdict::Undecided if self.standing == Standing::Verified => self.due = None,
-            Verdict::Undecided => self.again(now),
-        }
-        self.standing != before
-    }
-
-    fn question(&mut self, now: Instant) {
-        (self.due, self.questioned) = (Some(now), true);
-    }
-
-    /// What a refusal found out a moment ago.
-    fn lately(&self, now: Instant) -> Option<Verdict> {
-        self.judged.filter(|(_, at)| now < *at + VERDICT_SERVES).map(|(verdict, _)| verdict)
-    }
-
-    fn again(&mut self, now: Instant) {
-        self.due = Some(now + self.retry);
-        self.retry = (self.retry * 2).min(LAST_RETRY);
-    }
-
-    fn status(&self, role: Role) -> PairStatus {
-        PairStatus { version: self.version(), role, standing: self.standing, loaded_at: self.held.loaded_at }
-    }
 }
 
 impl Life {
@@ -244,12 +161,13 @@ impl Life {
         {
             self.tell(Happening::Retired, Some(old.version()));
         }
-        if let Some(old) = self.current.replace(slot) {
+        if let Some(mut old) = self.current.replace(slot) {
             // The canary's refusal makes a pair worthless, a refused request alone doesn't.
             if old.standing == Standing::Refused || self.rotation.overlap.is_zero() {
                 self.tell(Happening::Retired, Some(old.version()));
             } else {
-                self.previous = Some((Slot { due: None, ..old }, now + self.rotation.overlap));
+                old.due = None;
+                self.previous = Some((old, now + self.rotation.overlap));
             }
         }
         self.tell(Happening::Promoted, Some(version));
@@ -273,10 +191,8 @@ impl Life {
         if self.current.as_ref().is_some_and(is) {
             self.take_over(now);
         }
-        if may_resend {
-            if let Some(other) = self.other(version, now) {
-                return Next::Resend(other);
-            }
+        if may_resend && let Some(other) = self.other(version, now) {
+            return Next::Resend(other);
         }
         let previous = self.previous.as_ref().map(|(slot, _)| slot);
         let mut slots = [self.current.as_ref(), previous, self.candidate.as_ref()].into_iter().flatten();
@@ -289,10 +205,12 @@ impl Life {
 
     /// A pair of another version that may serve a request that was refused with this one.
     fn other(&mut self, version: Version, now: Instant) -> Option<Arc<Held>> {
-        let fresh = self.fresh(now);
+        if !self.fresh(now) {
+            return None;
+        }
         let current = self.current.as_mut()?;
         if current.version() != version {
-            return (fresh && current.refusals < LOCK_OUT).then(|| current.held.clone());
+            return (current.refusals < LOCK_OUT).then(|| current.held.clone());
         }
         if current.lately(now) == Some(Verdict::Verified) {
             return None;

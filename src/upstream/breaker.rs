@@ -196,7 +196,8 @@ impl Inner {
         let now = Instant::now();
         match (state.phase, good) {
             (Phase::Closed, Some(good)) => {
-                if state.count(good, now) {
+                let tripped = state.count(good, now);
+                if tripped {
                     self.open(&mut state, now);
                 }
             }

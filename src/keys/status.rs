@@ -1,0 +1,138 @@
+//! What may be shown of an account's keys: events, places, versions, ages. Holds no value of a pair.
+
+use jiff::Timestamp;
+
+use super::{NoKey, Version};
+
+/// Something happened to an account's pairs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub what: Happening,
+    /// To which version; `None` for the source's own events.
+    pub version: Option<Version>,
+}
+
+/// The closed list of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the words of `key_events_total`")]
+pub enum Happening {
+    Seen,
+    Verified,
+    Promoted,
+    Refused,
+    RolledBack,
+    Retired,
+    Revoked,
+    SourceLost,
+    SourceBack,
+}
+
+impl Happening {
+    /// Every event.
+    pub const ALL: [Happening; 9] = [
+        Happening::Seen,
+        Happening::Verified,
+        Happening::Promoted,
+        Happening::Refused,
+        Happening::RolledBack,
+        Happening::Retired,
+        Happening::Revoked,
+        Happening::SourceLost,
+        Happening::SourceBack,
+    ];
+
+    /// The label in metrics and log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Happening::Seen => "seen",
+            Happening::Verified => "verified",
+            Happening::Promoted => "promoted",
+            Happening::Refused => "refused",
+            Happening::RolledBack => "rolled_back",
+            Happening::Retired => "retired",
+            Happening::Revoked => "revoked",
+            Happening::SourceLost => "source_lost",
+            Happening::SourceBack => "source_back",
+        }
+    }
+}
+
+/// A pair's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the words of contract section 6")]
+pub enum Role {
+    Current,
+    Previous,
+    Candidate,
+}
+
+/// What Fastrac thought of a pair when it was last asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "said above")]
+pub enum Standing {
+    Unverified,
+    Verified,
+    Refused,
+}
+
+impl Role {
+    /// The word in status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Current => "current",
+            Role::Previous => "previous",
+            Role::Candidate => "candidate",
+        }
+    }
+}
+
+impl Standing {
+    /// The word in status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Standing::Unverified => "unverified",
+            Standing::Verified => "verified",
+            Standing::Refused => "refused",
+        }
+    }
+}
+
+/// All that may be shown of a pair.
+#[derive(Clone, Debug)]
+pub struct PairStatus {
+    /// Its digest.
+    pub version: Version,
+    /// Its place.
+    pub role: Role,
+    /// What Fastrac thinks of it.
+    pub standing: Standing,
+    /// When it was read first.
+    pub loaded_at: Timestamp,
+}
+
+/// How the source does.
+#[derive(Clone, Debug)]
+pub struct SourceStatus {
+    /// `file`, `directory` or `env`.
+    pub kind: &'static str,
+    /// Whether the last reading was good.
+    pub up: bool,
+    /// When it was last read well.
+    pub last_success: Option<Timestamp>,
+    /// What is wrong, without any value.
+    pub fault: Option<String>,
+}
+
+/// An account's keys as `/status` shows them.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Why no request can be signed; `None` when one can.
+    pub no_key: Option<NoKey>,
+    /// The pairs held.
+    pub pairs: Vec<PairStatus>,
+    /// Versions that are barred.
+    pub revoked: Vec<Version>,
+    /// How the source does.
+    pub source: SourceStatus,
+}

@@ -367,3 +367,79 @@ fn never_mixes(source: &Source, put: impl Fn(u32) + Send + Sync, must_read: bool
         assert!(!must_read || seen.len() > 1, "{seen:?}");
     });
 }
+
+mod life {
+    use super::*;
+    use crate::keys::life::{Life, Next};
+
+    fn machine() -> Life {
+        let rotation = config::Rotation {
+            overlap: Duration::from_secs(600),
+            max_age: Duration::from_secs(3600),
+            resend_orders: true,
+        };
+        Life::new("main", "file", true, rotation)
+    }
+
+    fn numbered(n: u8) -> Pair {
+        pair(&format!("access-{n}"), &format!("secret-{n}")).unwrap()
+    }
+
+    fn in_use(life: &Life) -> Option<Version> {
+        life.snapshot().current.map(|held| held.version())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever source, Fastrac and operators do, in any order.
+        #[test]
+        fn keeps_its_promises(steps in prop::collection::vec((0_u8..8, 0_u8..4, 0_u64..400), 1..60)) {
+            let versions: Vec<Version> = (0..4).map(|n| numbered(n).version()).collect();
+            let mut life = machine();
+            let mut now = Instant::now();
+            let mut revoked = std::collections::BTreeSet::new();
+            for (what, n, seconds) in steps {
+                now += Duration::from_secs(seconds);
+                life.expire(now);
+                let version = versions[usize::from(n)];
+                let before = in_use(&life);
+                let refused_candidate = life.snapshot().pairs.iter().any(|pair| {
+                    pair.version == version && pair.role == Role::Candidate && pair.standing == Standing::Refused
+                });
+                match what {
+                    0 | 1 => life.read(Some(numbered(n)), now),
+                    2 => life.lost(&Fault::Interrupted),
+                    3 => life.verdict(version, Verdict::Verified, now),
+                    4 => life.verdict(version, Verdict::Refused, now),
+                    5 => life.verdict(version, Verdict::Undecided, now),
+                    6 => {
+                        let next = life.remedy(version, n % 2 == 0, now);
+                        if let Next::Resend(held) = next {
+                            prop_assert_ne!(held.version(), version, "sent again with the refused pair");
+                            prop_assert!(!revoked.contains(&held.version()));
+                        }
+                    }
+                    _ => {
+                        revoked.insert(version);
+                        life.revoke(version, now);
+                    }
+                }
+                let shown = life.snapshot();
+                for pair in &shown.pairs {
+                    prop_assert!(!revoked.contains(&pair.version), "a revoked pair is still held");
+                }
+                let roles: Vec<_> = shown.pairs.iter().map(|pair| pair.version).collect();
+                prop_assert!(roles.len() < 2 || roles[0] != roles[1], "current and previous are one");
+                let after = in_use(&life);
+                if refused_candidate && what != 3 && after == Some(version) {
+                    prop_assert_eq!(before, after, "a refused candidate took over");
+                }
+                if before.is_some() && after.is_none() {
+                    prop_assert!(what == 7 || what == 4, "the pair in use was given up for nothing");
+                }
+                let _ = life.due(now);
+            }
+        }
+    }
+}

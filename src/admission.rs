@@ -167,7 +167,8 @@ fn second_window(bucket: &Bucket) -> Window {
 
 fn day_window(ledger: &Ledger) -> Option<Window> {
     let limit = ledger.limit()?;
-    Some(Window { limit, left: limit.saturating_sub(ledger.used()), resets_in: ledger.ends_in() })
+    let (used, resets_in) = ledger.look();
+    Some(Window { limit, left: limit.saturating_sub(used), resets_in })
 }
 
 /// Rounds up to whole seconds, at least 1: what `Retry-After` can say.

@@ -20,7 +20,7 @@ use super::{
     Pass, Standing, Window, ceil_seconds,
     day::{Ledger, Midnight},
     day_window,
-    line::{Line, Short, Turn},
+    line::{Line, Patience, Short, Turn},
     rate::Dry,
     second_window,
     wall::Wall,
@@ -108,8 +108,8 @@ impl Budget {
     /// # Errors
     /// [`OverBudget`] names the limit that was short, at once if waiting would be in vain.
     pub async fn spend(&self, cost: u32, priority: Priority, deadline: Instant) -> Result<Spent, OverBudget> {
-        let until = deadline.min(Instant::now() + Duration::from_millis(self.max_wait.load(Ordering::Relaxed)));
-        match self.line.turn(cost, priority, until).await {
+        let at_most = Duration::from_millis(self.max_wait.load(Ordering::Relaxed));
+        match self.line.turn(cost, priority, Patience { at_most, deadline }).await {
             Ok(turn) => Ok(Spent { turn, pass: None }),
             Err(short) => Err(self.refusal(short)),
         }

@@ -65,7 +65,7 @@ impl Ledger {
             wall,
         };
         ledger.set_limit(limit);
-        ledger.turn();
+        ledger.turn(wall.millis());
         ledger
     }
 
@@ -84,18 +84,29 @@ impl Ledger {
     /// # Errors
     /// [`UsedUp`] when fewer are left; then nothing is taken.
     pub(super) fn reserve(self: &Arc<Self>, units: u32) -> Result<Reserved, UsedUp> {
-        self.turn();
+        self.reserve_after(units, || Ok(())).map_err(|_: Option<()>| UsedUp)
+    }
+
+    /// Reserves `units` of today if they are there and `meanwhile` succeeds, which is not tried when
+    /// they aren't. Reads the clock once.
+    ///
+    /// # Errors
+    /// The error of `meanwhile`, or `None` when fewer units are left.
+    pub(super) fn reserve_after<E>(
+        self: &Arc<Self>,
+        units: u32,
+        meanwhile: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Reserved, Option<E>> {
+        self.turn(self.wall.millis());
         let limit = self.limit.load(Ordering::Relaxed);
-        let mut seen = self.book.load(Ordering::Acquire);
-        loop {
-            if (seen & USED_MASK) + u64::from(units) > limit {
-                return Err(UsedUp);
-            }
-            match self.book.compare_exchange_weak(seen, seen + u64::from(units), Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(Reserved { ledger: self.clone(), day: seen >> USED_BITS, units }),
-                Err(now) => seen = now,
-            }
+        let covers = |book: u64| (book & USED_MASK) + u64::from(units) <= limit;
+        if !covers(self.book.load(Ordering::Acquire)) {
+            return Err(None);
         }
+        meanwhile().map_err(Some)?;
+        let take = |book: u64| covers(book).then(|| book + u64::from(units));
+        let before = self.book.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).map_err(|_| None)?;
+        Ok(Reserved { ledger: self.clone(), day: before >> USED_BITS, units })
     }
 
     /// Whether `units` could be reserved at this moment.
@@ -105,14 +116,20 @@ impl Ledger {
 
     /// Units used today, those reserved and not yet settled included.
     pub(super) fn used(&self) -> u64 {
-        self.turn();
-        self.book.load(Ordering::Acquire) & USED_MASK
+        self.look().0
+    }
+
+    /// Units used today, and whole seconds until the day ends, rounded up, at least 1.
+    pub(super) fn look(&self) -> (u64, u64) {
+        let now = self.wall.millis();
+        self.turn(now);
+        let left = self.ends.load(Ordering::Acquire).saturating_sub(now);
+        (self.book.load(Ordering::Acquire) & USED_MASK, left.max(1).unsigned_abs().div_ceil(1000))
     }
 
     /// Whole seconds until the day ends, rounded up, at least 1.
     pub(super) fn ends_in(&self) -> u64 {
-        let left = self.ends.load(Ordering::Acquire).saturating_sub(self.wall.millis());
-        left.max(1).unsigned_abs().div_ceil(1000)
+        self.look().1
     }
 
     /// When the day ends, in the ledger's zone.
@@ -128,8 +145,7 @@ impl Ledger {
     }
 
     /// Begins a new day if the old one is over.
-    fn turn(&self) {
-        let now = self.wall.millis();
+    fn turn(&self, now: i64) {
         if now < self.ends.load(Ordering::Acquire) {
             return;
         }

@@ -61,6 +61,13 @@ pub(super) struct Turn {
     pub(super) day: Option<Reserved>,
 }
 
+/// How long a request may wait: so long, and never beyond its deadline.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) at_most: Duration,
+    pub(super) deadline: Instant,
+}
+
 /// What is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Short {
@@ -107,11 +114,16 @@ impl Line {
         (self.in_flight.load(SeqCst), self.waiting.load(SeqCst))
     }
 
-    /// Takes a turn, waiting for it until `until` at most.
+    /// Takes a turn, waiting for it no longer than `patience`.
     ///
     /// # Errors
     /// [`Short`] says what was missing, at once if the wait would be in vain.
-    pub(super) async fn turn(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Turn, Short> {
+    pub(super) async fn turn(
+        self: &Arc<Self>,
+        cost: u32,
+        priority: Priority,
+        patience: Patience,
+    ) -> Result<Turn, Short> {
         if self.waiting.load(SeqCst) == 0 {
             match self.take(cost) {
                 Ok(turn) => return Ok(turn),
@@ -123,6 +135,11 @@ impl Line {
                 Err(_) => {}
             }
         }
+        // The clock is read only by those who have to wait.
+        self.wait(cost, priority, patience.deadline.min(Instant::now() + patience.at_most)).await
+    }
+
+    async fn wait(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Turn, Short> {
         let waiter = self.join(cost, priority);
         loop {
             self.serve();
@@ -152,18 +169,12 @@ impl Line {
         place.map_err(|_| Short::InFlight)?;
         // The second has no refund, so the day is looked at before and charged after it: a day that
         // is used up drains nothing, and one that isn't is never charged for a moment in vain.
-        let rest = || {
-            if !self.day.covers(cost) {
-                return Err(Short::Day);
-            }
-            self.second.load().as_ref().map_or(Ok(()), |second| second.take(cost)).map_err(Short::Second)?;
-            self.day.reserve(cost).map_err(|_| Short::Day)
-        };
-        match rest() {
+        let second = || self.second.load().as_ref().map_or(Ok(()), |second| second.take(cost));
+        match self.day.reserve_after(cost, second) {
             Ok(day) => Ok(Turn { line: self.clone(), day: Some(day) }),
             Err(short) => {
                 self.in_flight.fetch_sub(1, SeqCst);
-                Err(short)
+                Err(short.map_or(Short::Day, Short::Second))
             }
         }
     }

@@ -28,7 +28,7 @@ impl Secret {
         fill(&mut *bytes)?;
         let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + ENTROPY.div_ceil(3) * 4));
         text.push_str(PREFIX);
-        URL_SAFE_NO_PAD.encode_string(&*bytes, &mut text);
+        URL_SAFE_NO_PAD.encode_string(bytes.as_slice(), &mut text);
         let sha256 = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Self { text, sha256 })
     }

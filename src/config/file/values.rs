@@ -122,7 +122,7 @@ fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
     [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")]
         .into_iter()
-        .find(|(unit, _)| millis >= *unit && millis % unit == 0)
+        .find(|(unit, _)| millis >= *unit && millis.is_multiple_of(*unit))
         .map_or_else(|| format!("{millis}ms"), |(unit, name)| format!("{}{name}", millis / unit))
 }
 
@@ -165,7 +165,7 @@ impl<const MIN: u64, const MAX: u64> Written for Bytes<MIN, MAX> {
 fn size_text(bytes: u64) -> String {
     [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
         .into_iter()
-        .find(|(unit, _)| bytes >= *unit && bytes % unit == 0)
+        .find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit))
         .map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
 }
 

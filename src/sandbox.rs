@@ -217,6 +217,11 @@ impl Sandbox {
         self.world.lock().journal.counters().clone()
     }
 
+    /// How many orders with this operation (of either version) and body were executed.
+    pub fn executed(&self, operation: route::Operation, body: &[u8]) -> u64 {
+        self.world.lock().journal.executed(operation, body)
+    }
+
     /// IDR in the account's wallet.
     pub fn balance(&self) -> u64 {
         self.world.lock().balance()

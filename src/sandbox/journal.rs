@@ -1,7 +1,7 @@
 //! What the sandbox received, and what it did.
 //!
 //! What always holds: counters are exact from the start (or the last reset) whatever happens; the
-//! journal itself keeps the newest requests within two bounds, number and bytes of bodies. A
+//! journal itself keeps the newest requests within two bounds, number and bytes. A
 //! request stands in the journal as soon as it is whole, before it is answered. Headers and bodies
 //! are kept as bytes, secrets included: that a caller's secret never came here is what tests prove
 //! with it. They appear in no `Debug` text.
@@ -27,7 +27,7 @@ use super::route::{Kind, Operation, Routes};
 pub struct Bounds {
     /// Requests.
     pub entries: usize,
-    /// Bytes of bodies and targets together.
+    /// Bytes of bodies, targets and headers together.
     pub bytes: usize,
 }
 
@@ -274,7 +274,8 @@ impl Entry {
     }
 
     fn weight(&self) -> usize {
-        self.body.len() + self.uri.path().len() + self.uri.query().map_or(0, str::len)
+        let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        self.body.len() + self.uri.path().len() + self.uri.query().map_or(0, str::len) + headers
     }
 }
 

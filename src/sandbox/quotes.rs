@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Quotes that are kept; the oldest go first.
-const MOST: usize = 1 << 20;
+const MOST: usize = 1 << 18;
 
 /// An offer that was made.
 #[derive(Clone, Copy, Debug)]

@@ -17,19 +17,30 @@ use super::{Node, Regions, usizes};
 /// Words of a text that are used.
 const WORDS: usize = 8;
 
-/// Texts whose results are kept; all are dropped when there are more.
-const KEPT: usize = 512;
+/// Positions kept over all texts (16 MB); all are dropped when there are more.
+const KEPT: usize = 4 << 20;
+
+/// What a kept text counts beside its positions.
+const TEXT: usize = 64;
+
+/// The longest text, in bytes, that is searched for.
+const LONGEST: usize = 256;
 
 /// A search with a memory.
 #[derive(Debug, Default)]
 pub struct Search {
     known: HashMap<String, Arc<[u32]>>,
+    kept: usize,
 }
 
 impl Search {
-    /// A page of what `text` finds, as a JSON array of `id` and `name`. Empty if nothing is found.
+    /// A page of what `text` finds, as a JSON array of `id` and `name`. Empty if nothing is found or
+    /// the text is longer than 256 bytes.
     pub fn page(&mut self, text: &str, offset: usize, limit: usize) -> Vec<u8> {
         let map = Regions::get();
+        if text.len() > LONGEST {
+            return b"[]".to_vec();
+        }
         let found = self.found(map, text.to_uppercase());
         let mut out = b"[".to_vec();
         for &position in found.iter().skip(offset).take(limit) {
@@ -44,9 +55,12 @@ impl Search {
             return Arc::clone(found);
         }
         let found: Arc<[u32]> = search(map, &text).into();
-        if self.known.len() >= KEPT {
+        let weight = found.len() + TEXT;
+        if self.kept + weight > KEPT {
             self.known.clear();
+            self.kept = 0;
         }
+        self.kept += weight;
         self.known.insert(text, Arc::clone(&found));
         found
     }

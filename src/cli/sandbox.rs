@@ -100,3 +100,22 @@ fn serve(options: Options) -> std::io::Result<()> {
         Ok(())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_go_before_the_file_and_the_file_before_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sandbox.toml");
+        std::fs::write(&file, "seed = 5\ncontrol = \"127.0.0.1:1\"").unwrap();
+        let args = |config, seed| SandboxArgs { listen: None, control: None, control_token_file: None, config, seed };
+        let plain = options(args(None, None)).unwrap();
+        assert_eq!((plain.listen, plain.seed, plain.control), (LISTEN, 1, None));
+        let filed = options(args(Some(file.clone()), None)).unwrap();
+        assert_eq!((filed.listen, filed.seed), (LISTEN, 5));
+        assert_eq!(filed.control, Some("127.0.0.1:1".parse().unwrap()));
+        assert_eq!(options(args(Some(file), Some(9))).unwrap().seed, 9);
+    }
+}

@@ -137,7 +137,7 @@ const LINES: &[Line] = &[
         Kind::OrderCancel,
         ["v1.order_cancel", "v2.order_cancel"],
         Method::POST,
-        &["/apiOrder/cancelOrder", "/apiOrder/cancel"],
+        &["/apiOrder/orderCancel", "/apiOrder/cancelOrder", "/apiOrder/cancel"],
         &["/order/cancel"],
     ),
     (Kind::Track, ["v1.track", "v2.track"], Method::GET, &["/apiOrder/trackingOrder"], &["/order/track"]),
@@ -253,5 +253,25 @@ mod tests {
         assert!(routes.find(&Method::POST, "/order/track", false).is_none());
         assert!(routes.find(&Method::POST, "/order/track", true).is_some());
         assert!(routes.find(&Method::HEAD, "/region/province", false).is_some());
+    }
+
+    /// The gateway's own table is the one place where paths are kept; whatever stands there must
+    /// find something here.
+    #[test]
+    fn every_path_of_the_gateways_table_is_served_under_its_name() {
+        let table: toml::Table = include_str!("../../config/operations.toml").parse().unwrap();
+        let mut tried = 0;
+        for (name, row) in table["operations"].as_table().unwrap() {
+            let method: Method = row["method"].as_str().unwrap().parse().unwrap();
+            let aliases = row.get("aliases").and_then(|aliases| aliases.as_array()).into_iter().flatten();
+            for path in std::iter::once(&row["path"]).chain(aliases) {
+                let path = path.as_str().unwrap();
+                let found =
+                    Routes::get().find(&method, path, false).map(|row| Routes::get().rows()[row].operation.name());
+                assert_eq!(found, Some(name.as_str()), "{method} {path}");
+                tried += 1;
+            }
+        }
+        assert!(tried >= 36, "{tried}");
     }
 }

@@ -217,24 +217,23 @@ impl Inner {
     fn answered(self: &Arc<Self>, number: u64, settles: &[u64], answer: StoredAnswer) {
         let mut index = self.index.lock();
         let batch = index.answered(number, settles, answer, self.clock.now());
-        self.conclude(&index, batch, settles.iter().copied().chain([number]).collect());
+        self.conclude(&index, batch, number);
     }
 
     fn unknown(self: &Arc<Self>, number: u64, answer: Option<StoredAnswer>) {
         let mut index = self.index.lock();
         let batch = index.unknown(number, answer, self.clock.now());
-        self.conclude(&index, batch, vec![number]);
+        self.conclude(&index, batch, number);
     }
 
-    /// Writes how orders ended; their answers leave the memory when they are on the disk, and stay
-    /// there if they cannot be written.
-    fn conclude(self: &Arc<Self>, index: &Index, batch: Batch, numbers: Vec<u64>) {
-        let answers: Vec<_> = numbers.iter().filter_map(|number| Some((*number, index.in_memory(*number)?))).collect();
+    /// Writes how an order ended; its answer leaves the memory when it is on the disk, and stays there
+    /// if it cannot be written.
+    fn conclude(self: &Arc<Self>, index: &Index, batch: Batch, number: u64) {
+        let answer = index.in_memory(number);
         let room = Arc::clone(self);
         self.store.submit(batch, move |result| {
-            if result.is_ok() && !answers.is_empty() {
-                let mut index = room.index.lock();
-                answers.iter().for_each(|(number, answer)| index.landed(*number, answer));
+            if let (Ok(()), Some(answer)) = (result, answer) {
+                room.index.lock().landed(number, &answer);
             }
         });
     }

@@ -181,19 +181,34 @@ impl Index {
         batch
     }
 
-    /// Its answer is known, and so are those of the orders that it settles.
+    /// Its answer is known, and the orders that it was confirmed against are unknown no longer.
     pub(super) fn answered(&mut self, number: u64, settles: &[u64], answer: StoredAnswer, now: i64) -> Batch {
         let mut batch = Batch::default();
-        let end = |answer| End { phase: Phase::Ended, answer: Some(answer), now };
         for first in settles {
-            // One that somebody else settled, or that is too old, is unknown no longer.
-            if self.orders.get(first).is_some_and(|order| order.row.phase == Phase::Unknown) {
-                self.conclude(*first, end(answer.clone()), &mut batch);
-            }
+            self.settle(*first, now, &mut batch);
         }
-        self.conclude(number, end(answer), &mut batch);
+        self.conclude(number, End { phase: Phase::Ended, answer: Some(answer), now }, &mut batch);
         self.bound(&mut batch);
         batch
+    }
+
+    /// Holds nothing back any more. Its key keeps its own answer: the answer of the one that settled
+    /// it may say that nothing was executed, which nobody knows of this one.
+    fn settle(&mut self, number: u64, now: i64, batch: &mut Batch) {
+        // One that somebody else settled, or that is too old, is unknown no longer.
+        if !self.orders.get(&number).is_some_and(|order| order.row.phase == Phase::Unknown) {
+            return;
+        }
+        self.leave(number);
+        let Some(order) = self.orders.get_mut(&number) else { return };
+        if order.row.key.is_none() {
+            self.forget(number, batch);
+            return;
+        }
+        order.row.phase = Phase::Ended;
+        order.row.since = now;
+        batch.put(&ORDERS, &number.to_be_bytes(), &order.row);
+        self.enter(number);
     }
 
     fn conclude(&mut self, number: u64, end: End, batch: &mut Batch) {

@@ -22,7 +22,7 @@ pub(super) enum Phase {
     Open,
     /// It may have been executed.
     Unknown,
-    /// Its answer is known.
+    /// Its answer is known, or it was settled.
     Ended,
 }
 

@@ -58,7 +58,7 @@ impl Drop for Ticket {
 
 impl Written {
     /// How it ended, as `answer.sent` says: `Yes` ends it, and settles the unknown orders that it was
-    /// confirmed against; `Unknown` leaves it unknown, with what its caller was told; `No` frees its
+    /// confirmed against (they hold nothing back any more; their keys keep their own answers); `Unknown` leaves it unknown, with what its caller was told; `No` frees its
     /// key. Repeats of its key get this answer. Does not wait for the disk: until it is written, a
     /// crash leaves the order unknown.
     pub fn end(mut self, answer: StoredAnswer) {

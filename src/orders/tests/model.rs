@@ -49,7 +49,7 @@ enum State {
     Sent,
     /// What its caller was told by which request, if anything; since when, in minutes.
     Unknown(Option<String>, u64),
-    Ended(String, u64),
+    Ended(Option<String>, u64),
 }
 
 #[derive(Clone, Debug)]
@@ -95,8 +95,8 @@ impl Model {
             return match &order.state {
                 _ if order.body != body => Expected::Refused(Refused::OtherRequest { first }),
                 State::Claimed | State::Sent => Expected::Refused(Refused::InFlight { first }),
-                State::Unknown(None, _) => Expected::Refused(Refused::Interrupted { first }),
-                State::Unknown(Some(told), _) | State::Ended(told, _) => Expected::Repeat(told.clone()),
+                State::Unknown(None, _) | State::Ended(None, _) => Expected::Refused(Refused::Interrupted { first }),
+                State::Unknown(Some(told), _) | State::Ended(Some(told), _) => Expected::Repeat(told.clone()),
             };
         }
         let twins: Vec<_> = self.unknown().filter(|(_, order)| order.body == body).map(|(id, _)| id.clone()).collect();
@@ -117,11 +117,12 @@ impl Model {
             Some(Sent::Unknown) => order.state = State::Unknown(Some(id.into()), minute),
             Some(Sent::No) => drop(self.orders.remove(id)),
             Some(Sent::Yes) => {
-                for settled in order.settles.clone().into_iter().chain([id.to_owned()]) {
+                order.state = State::Ended(Some(id.into()), minute);
+                for settled in order.settles.clone() {
                     if let Some(order) = self.orders.get_mut(&settled)
-                        && !matches!(order.state, State::Ended(..))
+                        && let State::Unknown(told, _) = &order.state
                     {
-                        order.state = State::Ended(id.into(), minute);
+                        order.state = State::Ended(told.clone(), minute);
                     }
                 }
             }

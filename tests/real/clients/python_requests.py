@@ -82,31 +82,54 @@ def express(origin, destination, courier, service):
 
 def instant(origin, destination):
     place = {"alamat_lengkap": "Jl. Contoh 1", "alamat_google": "Kemayoran"}
-    asked = {"origin": {**place, "id": str(origin), "lat": "-6.1551", "lng": "106.8461"},
-             "destination": {**place, "id": str(destination), "lat": "-6.1601", "lng": "106.8502"},
-             "package": {"value": 75000, "length": 30, "width": 20, "height": 10, "weight": 1000, "quantity": 1}, "vehicle_type": "bike"}
-    tariff, option = find(call("v2.tariff_instant", v2, "POST", "/tariff/instant", json=asked), "tariff_id") or ("none", {})
+    goods = {"value": 75000, "length": 30, "width": 20, "height": 10, "weight": 1000, "quantity": 1}
     who = {"name": "Budi", "email": "budi@example.com", "address": "Jl. Contoh 1", "phone": "6281200000001"}
-    call("v2.order_instant", v2, "POST", "/order/instant", json={
-        "shipper": who, "receiver": who, "item": {"name": "Kaos", "desc": "Kaos", "category": "Pakaian", **asked["package"]},
-        "courier_code": option.get("courier_code", "grab"), "tariff_id": tariff})
+    # V1 calls the goods `item`, and has numbers where V2 has strings.
+    for name, session, quote, order, kind, whole, member in [("v2", v2, "/tariff/instant", "/order/instant", str, str, "package"),
+                                                      ("v1", v1, "/apiTariff/tariffInstant", "/apiOrder/orderInstant", float, int, "item")]:
+        asked = {"origin": {**place, "id": whole(origin), "lat": kind(-6.1551), "lng": kind(106.8461)},
+                 "destination": {**place, "id": whole(destination), "lat": kind(-6.1601), "lng": kind(106.8502)},
+                 member: goods, "vehicle_type": "bike"}
+        tariff, option = find(call(f"{name}.tariff_instant", session, "POST", quote, json=asked), "tariff_id") or ("none", {})
+        call(f"{name}.order_instant", session, "POST", order, json={
+            "shipper": who, "receiver": who, "item": {"name": "Kaos", "desc": "Kaos", "category": "Pakaian", **goods}, "cod": "0",
+            "cod_amount": 0, "courier_code": option.get("courier_code", "grab"), "tariff_id": tariff})
 
 
 def account():
-    call("v2.webhook_set", v2, "POST", "/webhook/set", json={"url": "http://127.0.0.1:9/hook"})
+    hook = {"url": "http://127.0.0.1:9/hook"}
+    call("v2.webhook_set", v2, "POST", "/webhook/set", json=hook)
     call("v2.webhook_get", v2, "GET", "/webhook/get")
     call("v2.balance_history", v2, "POST", "/user/balance/history", json={"limit": 5, "offset": 0})
+    call("v1.webhook_set", v1, "POST", "/apiWebhook/setWebhook", json=hook)
+    call("v1.webhook_get", v1, "GET", "/apiWebhook/getWebhook")
 
 
 def old_version(order):
-    call("v1.post_code", v1, "GET", "/apiRegion/postCode", params={"post_code": "10620"})
+    for name, path, query in [("province", "/apiRegion/province", {}), ("city", "/apiRegion/city", {"province_id": 31}),
+                              ("district", "/apiRegion/district", {"city_id": 3171}), ("sub_district", "/apiRegion/sub-district", {"district_id": 3171030}),
+                              ("post_code", "/apiRegion/postCode", {"post_code": "10620"}), ("couriers", "/apiCourier/all-courier", {}),
+                              ("courier_services", "/apiCourier/courier-service", {"courier_code": order["courier_code"]}),
+                              ("item_categories", "/apiOrder/itemCategories", {})]:
+        call(f"v1.{name}", v1, "GET", path, params=query)
     call("v1.search_region", v1, "POST", "/apiRegion/search-region", json={"search": "kemayoran", "limit": 5, "offset": 0})
-    call("v1.couriers", v1, "GET", "/apiCourier/all-courier")
-    call("v1.courier_services", v1, "GET", "/apiCourier/courier-service", params={"courier_code": order["courier_code"]})
     call("v1.tariff_express", v1, "POST", "/apiTariff/tariffExpress", json={
         "origin": order["shipper"]["region_id"], "destination": order["receiver"]["region_id"], "weight": 1000, "length": 30, "width": 20, "height": 10})
-    made = call("v1.order_express", v1, "POST", "/apiOrder/orderExpress", json=order) or {}
-    call("v1.track", v1, "GET", "/apiOrder/trackingOrder", json={"courier_code": order["courier_code"], "awb": made.get("awb", "none")})
+    people = {who: {**order[who], "email": "budi@example.com", "latitude": "-6.1551", "longitude": "106.8461"} for who in ("shipper", "receiver")}
+    made = call("v1.order_express", v1, "POST", "/apiOrder/orderExpress", json={**order, **people}) or {}
+    parcel = {"courier_code": order["courier_code"], "awb": made.get("awb", "none")}
+    call("v1.track", v1, "GET", "/apiOrder/trackingOrder", json=parcel)
+    call("v1.order_cancel", v1, "POST", "/apiOrder/cancelOrder", json={**parcel, "cancel_reason": "salah alamat"})
+
+
+def aliases():
+    """Paths that Fastrac's public pages leave open: each spelling means the same."""
+    for path in ("/region/subdistrict?district_id=3171030", "/region/postcode?post_code=10620", "/region/postCode?post_code=10620",
+                 "/courier/all-courier", "/order/item-categories", "/webhook"):
+        call(f"v2 {path}", v2, "GET", path)
+    for path in ("/apiRegion/subDistrict?district_id=3171030", "/apiOrder/item-categories", "/apiItem/categories", "/apiWebhook/get"):
+        call(f"v1 {path}", v1, "GET", path)
+    call("v2 /region/search-region", v2, "POST", "/region/search-region", json={"keyword": "gambir"})
 
 
 if __name__ == "__main__":
@@ -116,3 +139,4 @@ if __name__ == "__main__":
     instant(start, goal)
     account()
     old_version(order)
+    aliases()

@@ -30,6 +30,7 @@
 //!
 //! Imports run down only; there are no circles. `tests/gateway/layout.rs` holds that.
 
+pub mod admin;
 pub mod admission;
 pub mod answer;
 pub mod app;

@@ -1,0 +1,154 @@
+//! `/metrics`: sets the gauges whose truth lives in other rooms, and encodes everything.
+
+use std::{sync::Arc, time::SystemTime};
+
+use axum::{
+    extract::State,
+    http::{
+        HeaderMap,
+        header::{ACCEPT, CONTENT_TYPE, VARY},
+    },
+    response::IntoResponse,
+};
+
+use super::{
+    Desk,
+    answer::{Fault, aside},
+    certificate,
+};
+use crate::{
+    admission::{Standing, Window},
+    record::{BreakerState, KeyInfo, OPENMETRICS_CONTENT_TYPE, Scrape, TEXT_CONTENT_TYPE},
+    snapshot::{Account, Snapshot},
+    upstream::breaker,
+};
+
+/// The commit that the program was built from.
+pub(super) const REVISION: &str = match option_env!("FASTRAC_GATEWAY_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+/// Prometheus text, or OpenMetrics for whoever prefers it.
+pub(super) async fn metrics(
+    State(desk): State<Arc<Desk>>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse + use<>, Fault> {
+    let openmetrics = prefers_openmetrics(&headers);
+    // Thousands of series and stored answers are walked.
+    let text = aside(move || text(&desk, openmetrics)).await?;
+    let kind = if openmetrics { OPENMETRICS_CONTENT_TYPE } else { TEXT_CONTENT_TYPE };
+    Ok(([(CONTENT_TYPE, kind), (VARY, "accept")], text))
+}
+
+fn text(desk: &Desk, openmetrics: bool) -> String {
+    let gateway = &desk.admin.gateway;
+    let (snapshot, in_force) = (gateway.current.load_full(), gateway.in_force.load_full());
+    let scrape = gateway.live.metrics.scrape();
+    admission(&scrape, &snapshot);
+    for account in &snapshot.accounts {
+        keys(&scrape, account);
+        let state = match account.breaker.standing() {
+            breaker::Standing::Closed => BreakerState::Closed,
+            breaker::Standing::HalfOpen => BreakerState::HalfOpen,
+            breaker::Standing::Open => BreakerState::Open,
+        };
+        scrape.breaker(&account.name, state);
+        let unknown = gateway.live.orders.unknown_count(&account.name);
+        scrape.orders_unknown(&account.name, usize::try_from(unknown).unwrap_or(usize::MAX));
+    }
+    for (operation, held) in snapshot.cache.held() {
+        scrape.cache(&operation, held.entries, held.bytes);
+    }
+    scrape.config(&in_force.config.hash, gateway.reloaded_well(), in_force.since);
+    scrape.build(env!("CARGO_PKG_VERSION"), REVISION);
+    let listen = &in_force.config.listen;
+    for (listener, tls) in [("data", &listen.tls), ("admin", &listen.admin_tls)] {
+        if let Some(ends) = tls.as_ref().and_then(|tls| certificate::ends(&tls.cert)) {
+            scrape.certificate(listener, ends);
+        }
+    }
+    if openmetrics { scrape.openmetrics() } else { scrape.text() }
+}
+
+fn admission(scrape: &Scrape<'_>, snapshot: &Snapshot) {
+    for (service, quota) in snapshot.catalog.services.iter().zip(&snapshot.quotas) {
+        for (name, window) in windows(quota.standing()) {
+            scrape.quota(&service.name, name, window.limit as f64, used(window));
+        }
+    }
+    for account in &snapshot.accounts {
+        let figures = account.budget.figures();
+        for (name, window) in windows(figures.standing).chain([("in_flight", figures.in_flight)]) {
+            scrape.budget(&account.name, name, window.limit as f64, used(window));
+        }
+        // Whoever waits, waits for tokens of the second or for a place in flight; the line does not
+        // tell them apart, and the second is the usual one.
+        scrape.budget_waiting(&account.name, "second", figures.waiting);
+    }
+}
+
+fn windows(standing: Standing) -> impl Iterator<Item = (&'static str, Window)> {
+    let named = [("second", standing.second), ("day", standing.day)];
+    named.into_iter().filter_map(|(name, window)| Some((name, window?)))
+}
+
+fn used(window: Window) -> f64 {
+    window.limit.saturating_sub(window.left) as f64
+}
+
+fn keys(scrape: &Scrape<'_>, account: &Account) {
+    let status = account.keys.status();
+    for pair in &status.pairs {
+        let Ok(loaded) = SystemTime::try_from(pair.loaded_at) else { continue };
+        scrape.key(&account.name, KeyInfo { version: pair.version.as_str(), state: pair.role.as_str(), loaded });
+    }
+    let last_success = status.source.last_success.and_then(|at| SystemTime::try_from(at).ok());
+    scrape.key_source(&account.name, status.source.up, last_success);
+}
+
+/// Whether OpenMetrics is accepted, and not less than the older text.
+fn prefers_openmetrics(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (mut openmetrics, mut text) = (0.0, 0.0);
+    for range in values.flat_map(|value| value.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default();
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        let weight = weight.map_or(1.0, |weight| weight.trim().parse().unwrap_or(0.0));
+        if kind.eq_ignore_ascii_case("application/openmetrics-text") {
+            openmetrics = f64::max(openmetrics, weight);
+        } else if kind.eq_ignore_ascii_case("text/plain") {
+            text = f64::max(text, weight);
+        }
+    }
+    openmetrics > 0.0 && openmetrics >= text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openmetrics_is_for_who_asks_for_it() {
+        let prefers = |accept: &str| prefers_openmetrics(&[(ACCEPT, accept.parse().unwrap())].into_iter().collect());
+        for accept in [
+            "application/openmetrics-text",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            // Prometheus 3
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+             application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,*/*;q=0.1",
+        ] {
+            assert!(prefers(accept), "{accept}");
+        }
+        for accept in [
+            "",
+            "*/*",
+            "text/plain",
+            "application/openmetrics-text;q=0",
+            "text/plain, application/openmetrics-text;q=0.5",
+        ] {
+            assert!(!prefers(accept), "{accept}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Promises of the admin port, each asked for over a real socket of a real gateway.
+
+mod guesses;
+mod health;
+mod keys;
+mod never_shows;
+mod pages;
+mod reload;
+mod rules;
+mod server;
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    app::choose_crypto,
+    config::check::{Environment, check},
+    gateway::Live,
+    keys::{Lease, Verdict},
+    orders::Orders,
+    record::{ExchangeLog, Metrics},
+    rotation,
+};
+
+const TOKEN: &str = "canary-admin-token-5d1c";
+const FASTRAC: (&str, &str) = ("canary-fastrac-access-77", "canary-fastrac-secret-99");
+const SERVICE: (&str, &str) = ("canary-checkout-access", "canary-checkout-secret");
+
+fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The usual configuration; `admin` is the content of `[admin]`.
+fn configuration(admin: &str) -> String {
+    format!(
+        "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n\
+         [admin]\n{admin}\n\
+         [log]\nexchanges = \"none\"\n\
+         [accounts.main]\nbase_url = \"http://127.0.0.1:9\"\n\
+         keys = {{ source = \"file\", path = \"keys.toml\" }}\nbudget = {{ per_second = 20, per_day = 100 }}\n\
+         [services.checkout]\naccount = \"main\"\nquota = {{ per_second = 50, burst = 100, per_day = 400 }}\n\
+         credentials = [{{ access_key = \"{}\", secret_sha256 = \"{}\" }}]\n",
+        SERVICE.0,
+        digest(SERVICE.1)
+    )
+}
+
+fn with_token() -> String {
+    format!("token_sha256 = \"{}\"\nhosts = [\"Gateway.Internal\"]", digest(TOKEN))
+}
+
+/// A gateway and its admin port, until it is dropped.
+struct Stage {
+    address: SocketAddr,
+    gateway: Arc<Gateway>,
+    drain: Drain,
+    store: Store,
+    file: PathBuf,
+    folder: tempfile::TempDir,
+    stop: CancellationToken,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// How a stage differs from the usual one.
+struct Set {
+    admin: String,
+    /// What Fastrac says of every pair; `None`: there is no key file.
+    verdict: Option<Verdict>,
+    /// The address that it believes to be bound to.
+    bound: IpAddr,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Default for Set {
+    fn default() -> Self {
+        let bound = Ipv4Addr::LOCALHOST.into();
+        Set { admin: with_token(), verdict: Some(Verdict::Verified), bound, tls: None }
+    }
+}
+
+impl Stage {
+    #[allow(clippy::disallowed_methods, reason = "tasks of a test end with it")]
+    async fn new(set: Set) -> Stage {
+        choose_crypto();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gateway.toml");
+        fs::write(&file, configuration(&set.admin)).unwrap();
+        if set.verdict.is_some() {
+            write_keys(folder.path(), FASTRAC);
+        }
+        let environment = Environment { cores: 1, ..Environment::default() };
+        let checked = check(&fs::read_to_string(&file).unwrap(), folder.path(), &environment);
+        let config = checked.config.unwrap_or_else(|| panic!("{:?}", checked.faults));
+        let (metrics, drain) = (Metrics::new().unwrap(), Drain::default());
+        let log = ExchangeLog::open(&config.log, &metrics).unwrap();
+        let store = Store::open(&config.state.dir).unwrap();
+        let orders = Orders::open(store.clone(), jiff::Timestamp::now()).await.unwrap();
+        let live = Live { metrics, log, orders, tasks: drain.tasks.clone() };
+        let (gateway, keepers) = Gateway::new(config, Some(file.clone()), live).unwrap();
+        let verdict = set.verdict.unwrap_or(Verdict::Undecided);
+        let canary = move |_: Lease| async move { verdict };
+        for (account, keeper) in keepers {
+            tokio::spawn(rotation::keep(keeper, canary));
+            if set.verdict.is_some() {
+                account.keys.rotate(false).await.unwrap();
+            }
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let admin = Admin {
+            gateway: gateway.clone(),
+            drain: drain.clone(),
+            store: store.clone(),
+            data: vec!["127.0.0.1:8080".parse().unwrap()],
+            address: SocketAddr::new(set.bound, address.port()),
+        };
+        tokio::spawn(serve(listener, admin, stop.clone(), set.tls));
+        Stage { address, gateway, drain, store, file, folder, stop }
+    }
+
+    async fn usual() -> Stage {
+        Stage::new(Set::default()).await
+    }
+
+    /// Asks, with the right token.
+    async fn get(&self, path: &str) -> Reply {
+        self.ask(Ask::get(path).token(TOKEN)).await
+    }
+
+    async fn post(&self, path: &str, body: &str) -> Reply {
+        self.ask(Ask::post(path).token(TOKEN).body(body)).await
+    }
+
+    async fn ask(&self, ask: Ask) -> Reply {
+        let mut socket = TcpStream::connect(self.address).await.unwrap();
+        socket.write_all(ask.text(self.address).as_bytes()).await.unwrap();
+        Reply::read(&mut socket).await
+    }
+}
+
+fn write_keys(folder: &Path, (access, secret): (&str, &str)) {
+    let path = folder.join("keys.toml");
+    fs::write(&path, format!("[main]\naccess_key = \"{access}\"\nsecret_key = \"{secret}\"\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// A request.
+struct Ask {
+    method: &'static str,
+    path: String,
+    headers: String,
+    host: Option<String>,
+    body: String,
+}
+
+impl Ask {
+    fn new(method: &'static str, path: &str) -> Ask {
+        Ask { method, path: path.to_owned(), headers: String::new(), host: None, body: String::new() }
+    }
+
+    fn get(path: &str) -> Ask {
+        Ask::new("GET", path)
+    }
+
+    fn post(path: &str) -> Ask {
+        Ask::new("POST", path)
+    }
+
+    fn token(self, token: &str) -> Ask {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    fn header(mut self, name: &str, value: &str) -> Ask {
+        self.headers.push_str(&format!("{name}: {value}\r\n"));
+        self
+    }
+
+    fn host(mut self, host: &str) -> Ask {
+        self.host = Some(host.to_owned());
+        self
+    }
+
+    fn body(mut self, body: &str) -> Ask {
+        self.body = body.to_owned();
+        self
+    }
+
+    fn text(&self, address: SocketAddr) -> String {
+        let Ask { method, path, headers, host, body } = self;
+        let host = match host.as_deref() {
+            None => format!("host: {address}\r\n"),
+            Some("") => String::new(),
+            Some(host) => format!("host: {host}\r\n"),
+        };
+        let length = body.len();
+        format!(
+            "{method} {path} HTTP/1.1\r\n{host}{headers}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    /// As it came, lower case.
+    head: String,
+    body: String,
+}
+
+impl Reply {
+    async fn read<S: tokio::io::AsyncRead + Unpin>(socket: &mut S) -> Reply {
+        let mut bytes = Vec::new();
+        // What came before a reset counts.
+        let _ = socket.read_to_end(&mut bytes).await;
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let status = head[9..12].parse().unwrap();
+        Reply { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    fn code(&self) -> String {
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+    }
+}

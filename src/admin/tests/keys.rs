@@ -1,0 +1,84 @@
+use super::*;
+
+fn version(stage: &Stage) -> String {
+    stage.gateway.current.load().accounts[0].keys.lease().unwrap().version().to_string()
+}
+
+#[tokio::test]
+async fn rotate_takes_what_the_source_holds_now() {
+    let stage = Stage::usual().await;
+    let before = version(&stage);
+    let reply = stage.post("/keys/rotate", "").await;
+    assert_eq!((reply.status, &reply.json()["accounts"]["main"]["result"]), (200, &"unchanged".into()));
+    write_keys(stage.folder.path(), ("canary-access-2", "canary-secret-2"));
+    let reply = stage.post("/keys/rotate", r#"{"account": "main"}"#).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_ne!(version(&stage), before);
+    assert_eq!(reply.json()["accounts"]["main"]["version"], version(&stage));
+    let status = stage.get("/status").await.json();
+    assert_eq!(status["accounts"]["main"]["keys"]["pairs"][0]["role"], "current");
+    assert_eq!(status["accounts"]["main"]["keys"]["pairs"][1]["version"], before);
+}
+
+#[tokio::test]
+async fn a_pair_that_fastrac_refuses_is_taken_only_by_force() {
+    let stage = Stage::new(Set { verdict: Some(Verdict::Refused), ..Set::default() }).await;
+    let reply = stage.post("/keys/verify", "{}").await;
+    assert_eq!((reply.status, reply.code()), (409, "keys.not_well".to_owned()));
+    assert_eq!(reply.json()["accounts"]["main"]["result"], "refused");
+    let reply = stage.post("/keys/rotate", r#"{"force": true}"#).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+#[tokio::test]
+async fn rotate_says_what_is_wrong_with_the_source() {
+    let stage = Stage::usual().await;
+    fs::remove_file(stage.folder.path().join("keys.toml")).unwrap();
+    let reply = stage.post("/keys/rotate", "{}").await;
+    assert_eq!(reply.status, 409);
+    let main = &reply.json()["accounts"]["main"];
+    assert_eq!(main["result"], "fault");
+    assert!(main["detail"].as_str().unwrap().contains("keys.toml"), "{main}");
+}
+
+#[tokio::test]
+async fn verify_tells_the_verdict() {
+    let stage = Stage::usual().await;
+    let reply = stage.post("/keys/verify", "").await;
+    assert_eq!(reply.status, 200);
+    let main = &reply.json()["accounts"]["main"];
+    assert_eq!((&main["result"], &main["version"]), (&"verified".into(), &version(&stage).into()));
+}
+
+#[tokio::test]
+async fn a_revoked_version_never_serves_again() {
+    let stage = Stage::usual().await;
+    let version = version(&stage);
+    let reply = stage.post("/keys/revoke", &format!(r#"{{"account": "main", "version": "{version}"}}"#)).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(reply.json()["usable"], false);
+    assert!(stage.gateway.current.load().accounts[0].keys.lease().is_err());
+    let reply = stage.post("/keys/rotate", r#"{"force": true}"#).await;
+    assert_eq!((reply.status, &reply.json()["accounts"]["main"]["result"]), (409, &"revoked".into()));
+    let status = stage.get("/status").await.json();
+    assert_eq!(status["accounts"]["main"]["keys"]["revoked"], serde_json::json!([version]));
+}
+
+#[tokio::test]
+async fn what_is_not_meant_well_is_refused_without_being_repeated() {
+    let stage = Stage::usual().await;
+    let bodies = [
+        ("/keys/rotate", r#"{"account": "canary-nobody"}"#, 404),
+        ("/keys/rotate", r#"{"canary-member": 1}"#, 400),
+        ("/keys/rotate", r#"{"force": "canary"}"#, 400),
+        ("/keys/rotate", "canary", 400),
+        ("/keys/revoke", r#"{"version": "canary"}"#, 400),
+        ("/keys/revoke", "", 400),
+        ("/keys/verify", "[]canary", 400),
+    ];
+    for (path, body, status) in bodies {
+        let reply = stage.post(path, body).await;
+        assert_eq!(reply.status, status, "{path} {body}: {reply:?}");
+        assert!(!reply.body.contains("canary"), "{reply:?}");
+    }
+}

@@ -1,0 +1,97 @@
+use std::time::Duration;
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+};
+use tokio::time::{Instant, timeout};
+
+use super::*;
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_not_read() {
+    let stage = Stage::usual().await;
+    let reply = stage.post("/keys/rotate", &" ".repeat(BODY + 1)).await;
+    assert_eq!((reply.status, reply.code()), (413, "request.too_large".to_owned()));
+    assert_eq!(stage.post("/keys/rotate", &" ".repeat(BODY)).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_head_and_a_silent_client_are_cut() {
+    for begun in ["GET /status HT", ""] {
+        let stage = Stage::usual().await;
+        let began = Instant::now();
+        let mut socket = TcpStream::connect(stage.address).await.unwrap();
+        socket.write_all(begun.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = socket.read_to_end(&mut rest).await;
+        assert!((9..=11).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_ends_is_answered_in_time() {
+    let stage = Stage::usual().await;
+    let began = Instant::now();
+    let mut socket = TcpStream::connect(stage.address).await.unwrap();
+    let head =
+        Ask::post("/keys/rotate").token(TOKEN).text(stage.address).replace("content-length: 0", "content-length: 9");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let reply = Reply::read(&mut socket).await;
+    assert_eq!((reply.status, reply.code()), (503, "request.timeout".to_owned()));
+    assert!(began.elapsed() <= answer::REQUEST + Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn seats_are_few_and_are_given_back() {
+    let stage = Stage::usual().await;
+    let mut idle = Vec::new();
+    for _ in 0..64 {
+        idle.push(TcpStream::connect(stage.address).await.unwrap());
+    }
+    let mut waiting = TcpStream::connect(stage.address).await.unwrap();
+    waiting.write_all(Ask::get("/livez").text(stage.address).as_bytes()).await.unwrap();
+    let mut first = [0];
+    assert!(timeout(Duration::from_millis(100), waiting.read(&mut first)).await.is_err(), "there was a seat more");
+    idle.pop();
+    let reply = timeout(Duration::from_secs(5), Reply::read(&mut waiting)).await.unwrap();
+    assert_eq!(reply.status, 200);
+}
+
+#[tokio::test]
+async fn ends_when_it_is_told_to() {
+    let stage = Stage::usual().await;
+    let mut kept = TcpStream::connect(stage.address).await.unwrap();
+    stage.stop.cancel();
+    let mut rest = Vec::new();
+    let ended = timeout(Duration::from_secs(5), kept.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "a kept connection outlived the port");
+    while TcpStream::connect(stage.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn speaks_tls_where_it_is_given() {
+    choose_crypto();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let server = ServerConfig::builder().with_no_client_auth();
+    let server = server.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let stage = Stage::new(Set { tls: Some(Arc::new(server).into()), ..Set::default() }).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let socket = TcpStream::connect(stage.address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    let mut tls = connector.connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap();
+    tls.write_all(Ask::get("/status").token(TOKEN).host("localhost").text(stage.address).as_bytes()).await.unwrap();
+    assert_eq!(Reply::read(&mut tls).await.status, 200);
+    tls.get_ref();
+    // And nothing else there.
+    let mut plain = TcpStream::connect(stage.address).await.unwrap();
+    plain.write_all(Ask::get("/livez").text(stage.address).as_bytes()).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = plain.read_to_end(&mut rest).await;
+    assert!(!rest.starts_with(b"HTTP"));
+}

@@ -10,7 +10,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,8 @@ struct Inner {
     /// Number of the present spell of being closed if even, else not closed. What makes `admit` one
     /// load while all is well.
     spell: AtomicU64,
+    /// Failures in a row, up to now.
+    failing: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -109,7 +111,9 @@ impl Breaker {
             part: 0,
             start: Instant::now(),
         };
-        Self { inner: Arc::new(Inner { spell: AtomicU64::new(0), state: Mutex::new(state) }) }
+        Self {
+            inner: Arc::new(Inner { spell: AtomicU64::new(0), failing: AtomicU32::new(0), state: Mutex::new(state) }),
+        }
     }
 
     /// Takes on new rules; what is known and the state stay.
@@ -150,6 +154,11 @@ impl Breaker {
         Ok(Admitted { inner: self.inner.clone(), spell })
     }
 
+    /// Reports of failure since the last one of success, for health; 0 while all is well.
+    pub fn failing(&self) -> u32 {
+        self.inner.failing.load(Ordering::Relaxed)
+    }
+
     /// The state that it is in.
     pub fn standing(&self) -> Standing {
         match self.inner.state.lock().phase {
@@ -172,6 +181,12 @@ impl Admitted {
     }
 
     fn report(mut self, good: bool) {
+        // Whatever the spell: how Fastrac did last is worth knowing.
+        if !good {
+            self.inner.failing.fetch_add(1, Ordering::Relaxed);
+        } else if self.inner.failing.load(Ordering::Relaxed) != 0 {
+            self.inner.failing.store(0, Ordering::Relaxed);
+        }
         self.inner.report(self.spell, Some(good));
         // The drop must not free the probe a second time.
         self.spell = u64::MAX;

@@ -88,7 +88,6 @@ fn policy(c: &mut Criterion) {
     };
     c.bench_function("path of a hit", |b| b.iter(|| serve("fgw_bench", 200)));
     c.bench_function("path of a refusal (401)", |b| b.iter(|| serve("wrong", 401)));
-    drop(serve);
     gateway.live.log.close();
 }
 

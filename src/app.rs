@@ -20,6 +20,7 @@ use std::{
 use tokio::{runtime::Runtime, sync::Semaphore, time::Instant};
 
 use crate::{
+    admin::{self, Admin},
     config::Config,
     edge::{
         Drain,
@@ -88,7 +89,8 @@ impl App {
         choose_crypto();
         let sockets = Sockets::bind(&config.listen)?;
         let tls = config.listen.tls.as_ref().map(|tls| door::acceptor("tls", tls)).transpose()?;
-        let (data, admin) = sockets.addresses()?;
+        let admin_tls = config.listen.admin_tls.as_ref().map(|tls| door::acceptor("admin_tls", tls)).transpose()?;
+        let (data, address) = sockets.addresses()?;
         let metrics = Metrics::new()?;
         let log = ExchangeLog::open(&config.log, &metrics)?;
         let store = Store::open(&config.state.dir)?;
@@ -122,8 +124,10 @@ impl App {
         for listener in sockets.data {
             control.spawn(acceptor.clone().run(listener));
         }
-        drop(sockets.admin);
-        Ok(App { gateway, drain, data, admin, threads, store, control })
+        let operators =
+            Admin { gateway: gateway.clone(), drain: drain.clone(), store: store.clone(), data: data.clone(), address };
+        control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), admin_tls));
+        Ok(App { gateway, drain, data, admin: address, threads, store, control })
     }
 
     /// Ends everything: readiness falls, connections are still accepted for `drain_grace`, then what

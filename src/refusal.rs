@@ -17,7 +17,7 @@ use crate::{
     catalog::{Forbidden, route::Malformed, target::Misaddressed},
     keys::NoKey,
     orders::{JournalError, Refused},
-    outcome::{Code, Sent},
+    outcome::{Code, Outcome, Sent},
     upstream::{Failure, breaker::Open},
 };
 
@@ -34,12 +34,15 @@ pub struct Refusal {
     pub sent: Sent,
     /// How long to wait before trying again.
     pub retry_after: Option<Duration>,
+    /// Usually the code's.
+    pub outcome: Outcome,
 }
 
 impl Refusal {
     /// A refusal with the status of its code, of a request that Fastrac never saw.
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Refusal { code, status: code.status(), message: message.into(), sent: Sent::No, retry_after: None }
+        let (status, outcome) = (code.status(), code.outcome());
+        Refusal { code, status, message: message.into(), sent: Sent::No, retry_after: None, outcome }
     }
 
     /// With another status than its code's.
@@ -107,7 +110,7 @@ impl Refusal {
             status: self.status,
             headers,
             content: Content::Whole(Bytes::from(body.to_string())),
-            outcome: self.code.outcome(),
+            outcome: self.outcome,
             code: Some(self.code),
             sent: self.sent,
             retry_after: self.retry_after,
@@ -182,7 +185,9 @@ impl From<Misaddressed> for Refusal {
 
 impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
-        Refusal::new(refused.code(), refused.to_string()).status(refused.status()).sent(refused.sent())
+        let refusal = Refusal::new(refused.code(), refused.to_string()).status(refused.status()).sent(refused.sent());
+        // A repeat has the outcome of the first, also where its answer is kept no longer.
+        Refusal { outcome: refused.outcome(), ..refusal }
     }
 }
 

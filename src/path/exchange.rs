@@ -213,7 +213,7 @@ impl Exchange {
             }
             Err(refusal) => {
                 record.status = Some(refusal.status.as_u16());
-                record.refused(refusal.code);
+                (record.outcome, record.code) = (refusal.outcome, Some(refusal.code));
                 self.trail.sent = refusal.sent;
             }
         }

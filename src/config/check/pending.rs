@@ -7,10 +7,8 @@ use toml::de::DeValue;
 use super::{Findings, Place, place::Part, read::Tree};
 
 /// A key (`*` is any name), and its value if it is about one value only.
-const PENDING: [(&[&str], Option<&str>); 12] = [
+const PENDING: [(&[&str], Option<&str>); 9] = [
     // issue "Sandbox": TLS at the door and the way out
-    (&["listen", "tls"], None),
-    (&["listen", "admin_tls"], None),
     (&["services", "*", "identities"], None),
     (&["accounts", "*", "proxy"], None),
     // issue "Keys"
@@ -18,7 +16,6 @@ const PENDING: [(&[&str], Option<&str>); 12] = [
     (&["accounts", "*", "keys", "identity"], None),
     // later issues: fairness, cache in full, replicas
     (&["services", "*", "share"], None),
-    (&["services", "*", "priority"], None),
     (&["cache", "snapshot"], None),
     (&["operations", "*", "cache", "refresh_ahead"], None),
     (&["operations", "*", "cache", "stale_if_error"], None),

@@ -14,7 +14,7 @@ const CONTRACT: &str = include_str!("contract.toml");
 
 /// The demo's, with what it fills in at each start.
 fn demo() -> String {
-    let text = include_str!("../../../../config/demo.toml").replace("@SANDBOX@", "127.0.0.1:8090");
+    let text = include_str!("../../../../config/demo.toml");
     ["@ADMIN@", "@CHECKOUT@", "@REPORTS@"].iter().fold(text, |text, name| text.replace(name, DIGEST))
 }
 

@@ -88,8 +88,9 @@ impl App {
     pub fn start(config: Config, file: Option<PathBuf>) -> Result<App, AppError> {
         choose_crypto();
         let sockets = Sockets::bind(&config.listen)?;
-        let tls = config.listen.tls.as_ref().map(|tls| door::acceptor("tls", tls)).transpose()?;
-        let admin_tls = config.listen.admin_tls.as_ref().map(|tls| door::acceptor("admin_tls", tls)).transpose()?;
+        let tls = config.listen.tls.as_ref().map(|tls| door::acceptor("tls", tls, door::DATA)).transpose()?;
+        let admin_tls =
+            config.listen.admin_tls.as_ref().map(|tls| door::acceptor("admin_tls", tls, door::ADMIN)).transpose()?;
         let (data, address) = sockets.addresses()?;
         let metrics = Metrics::new()?;
         let log = ExchangeLog::open(&config.log, &metrics)?;

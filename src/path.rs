@@ -5,9 +5,9 @@
 //! after everything that can fail, so that a hit, a refusal or a bad request costs nothing.
 //!
 //! Who may die: hyper drops this future when the caller leaves. What was reserved and not sent then
-//! goes back by itself. A cache fill and an order run in tasks of their own (`lookup::fill`, `order::send`)
-//! that the drain waits for; the caller only waits for them. No header, no metric and no status is
-//! known here.
+//! goes back by itself. A cache fill and an order run in tasks of their own (`lookup::fill`,
+//! `order::send`) that the drain waits for; the caller only waits for them. No header, no metric and
+//! no status is known here.
 
 mod call;
 mod exchange;
@@ -25,53 +25,69 @@ pub use fetch::{Ready, Received, Trail, canary};
 pub use lookup::{Landed, Shared};
 
 use crate::{
+    admission::Pass,
     answer::Reply,
     body::{self, Asked},
     catalog::target,
+    orders::Ticket,
     refusal::Refusal,
 };
 use lookup::Looked;
 use order::Recalled;
 
-/// The list. The answer's body and the record are closed by [`serve`].
+/// The list. [`serve`] opens the record before it and ties it to the answer after it.
 async fn forward<B>(x: &mut Exchange, head: Parts, body: B) -> Result<Reply, Refusal>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     let snapshot = x.snapshot().clone();
     let deadline = x.deadline(&head)?;
-    x.reserve(deadline).await?; //                                           a place in the log, if that is asked for
-    let target = target::target(&head)?; //                                  one plain request to this server
+    x.reserve(deadline).await?;
+    let target = target::target(&head)?;
 
-    let service = snapshot.callers.identify(&head.headers)?; //              1 who
+    // 1 who
+    let service = snapshot.callers.identify(&head.headers)?;
     x.identified(service);
-    let operation = snapshot.catalog.classify(&head.method, target.path())?.clone(); // 2 what
+    // 2 what, and may this service
+    let operation = snapshot.catalog.classify(&head.method, target.path())?.clone();
     x.classified(&operation);
     snapshot.catalog.permit(service, &operation)?;
-    let body = x.collect(body::collect(body, snapshot.limits.request_body, deadline)).await?; // 3 whole
+    // 3 the whole of it
+    let body = x.collect(body::collect(body, snapshot.limits.request_body, deadline)).await?;
     let asked = Asked { method: head.method, target, headers: head.headers, body };
     let call = Call::new(x, (service, operation), asked, deadline);
-
+    // 4 was it sent before
     let ticket = match order::recall(&call).await? {
-        //                                                                   4 sent before?
         Recalled::Answer(reply) => return Ok(reply),
         Recalled::Go(ticket) => ticket,
     };
-    call.rate_of_all()?; //                                                  5 quota of the second
+    // 5 the service's quota of the second
+    call.rate_of_all()?;
+    // 6 is the answer known, or on its way
     let lead = match lookup::look(x, &call).await? {
-        //                                                                   6 known, or on its way
         Looked::Answer(reply) => return Ok(reply),
         Looked::Ask(lead) => lead,
     };
-    call.rate_of_asked()?; //                                                5 for those whose hits are free
-    let pass = call.day()?; //                                               7 quota of the day, reserved
-    if let Some(lead) = lead {
-        return lookup::fill(x, call, lead, pass).await; //                   8–15 in a task of its own
+    call.rate_of_asked()?;
+    // 7 the service's quota of the day, reserved
+    let pass = call.day()?;
+    // 8 to 15; on the heap, so that the future of a hit stays small
+    match lead {
+        Some(lead) => Box::pin(lookup::fill(x, call, lead, pass)).await,
+        None => Box::pin(ask(x, call, pass, ticket)).await,
     }
-    let ready = fetch::prepare(&call.errand, call.errand.lease()?, Some(pass), &mut x.trail).await?; // 8–11 key, rewrite, breaker, budget
+}
+
+/// The rest of the list, for what is asked on behalf of one caller only.
+async fn ask(x: &mut Exchange, call: Call, pass: Pass, ticket: Option<Ticket>) -> Result<Reply, Refusal> {
+    // 8 a key pair, 9 rewrite and inject, 10 the breaker, 11 the account's budget
+    let ready = fetch::prepare(&call.errand, call.errand.lease()?, Some(pass), &mut x.trail).await?;
+    // 12 the order's journal, and what follows, in a task of its own
     if let Some(ticket) = ticket {
-        return order::send(x, call, ready, ticket).await; //                 12–15 in a task of its own
+        return order::send(x, call, ready, ticket).await;
     }
-    let received = fetch::fetch(&call.errand, ready, &mut x.trail).await?; //       13–14 sent, and what the answer means
-    Ok(received.reply(&call.errand, &x.trail)) //                                   15
+    // 13 send, 14 what the answer means
+    let received = fetch::fetch(&call.errand, ready, &mut x.trail).await?;
+    // 15 what was reserved is settled by what it was reserved with
+    Ok(received.reply(&call.errand, &x.trail))
 }

@@ -98,7 +98,8 @@ pub async fn send(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) 
     loop {
         let (mut link, fresh) = match pool.take(&destination) {
             Some(link) => (link, false),
-            None => (connect(&destination, bounds.deadline).await?, true),
+            // On the heap: a handshake is large, and rare.
+            None => (Box::pin(connect(&destination, bounds.deadline)).await?, true),
         };
         spent.sent();
         match timeout_at(bounds.deadline, link.ask(request)).await.map_err(|_| late())? {

@@ -12,15 +12,19 @@ use tokio_rustls::TlsAcceptor;
 use super::AppError;
 use crate::config::{ClientAuth, ServerTls};
 
+/// What the data port speaks, and what the admin port does.
+pub(super) const DATA: &[&[u8]] = &[b"h2", b"http/1.1"];
+pub(super) const ADMIN: &[&[u8]] = &[b"http/1.1"];
+
 /// What accepts TLS on a listener. `which` is its key in `[listen]`.
-pub(super) fn acceptor(which: &'static str, tls: &ServerTls) -> Result<TlsAcceptor, AppError> {
+pub(super) fn acceptor(which: &'static str, tls: &ServerTls, speaks: &[&[u8]]) -> Result<TlsAcceptor, AppError> {
     let bad = |reason: String| AppError::Tls { which, reason };
     let chain = certificates(&tls.cert).map_err(bad)?;
     let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| bad(format!("{}: {e}", tls.key.display())))?;
     let verifier = verifier(tls).map_err(bad)?;
     let config = ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key);
     let mut config = config.map_err(|e| bad(e.to_string()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = speaks.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config).into())
 }
 

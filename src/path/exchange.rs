@@ -6,6 +6,7 @@
 use std::{
     future::Future,
     panic::AssertUnwindSafe,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, request::Parts};
+use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
 use http_body::Body as HttpBody;
 use tokio::time::Instant;
 
@@ -70,32 +71,38 @@ where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     let (head, body) = request.into_parts();
-    let id = named(&head.headers);
-    let name = id.header();
     let problem = wants_problem(&head.headers);
-    let record = snapshot.recorder.open(id, head.method.clone(), head.uri.clone());
-    let mut x = Exchange { snapshot, worker, record: Some(record), trail: Trail::default(), began: arrival.began };
-    let mut closing = Closing { exchange: None, done: false, _ended: arrival.ended };
+    let record = snapshot.recorder.open(named(&head.headers), head.method.clone(), head.uri.clone());
+    let exchange = Exchange { snapshot, worker, record: Some(record), trail: Trail::default(), began: arrival.began };
+    // Made once, where it stays: it travels with the answer's body.
+    let mut closing = Box::new(Closing { exchange, done: false, _ended: arrival.ended });
+    let x = &mut closing.exchange;
+    let name = x.record.as_ref().map_or(HeaderValue::from_static("-"), |record| record.id.header());
     let outcome = match Permit::take() {
-        Some(permit) => {
-            let outcome = caught(forward(&mut x, head, body)).await;
-            drop(permit);
+        Some(_permit) => {
+            let outcome = caught(std::pin::pin!(forward(x, head, body))).await;
             outcome.unwrap_or_else(|Panicked| Err(internal()))
         }
         None => Err(overloaded()),
     };
-    x.finish(&outcome);
+    answer(closing, outcome, (name, problem, arrival.close))
+}
+
+fn answer(
+    mut closing: Box<Closing>,
+    outcome: Result<Reply, Refusal>,
+    (name, problem, close): (HeaderValue, bool, bool),
+) -> Response<Body> {
+    closing.exchange.finish(&outcome);
     let mut reply = outcome.unwrap_or_else(|refusal| refusal.reply(&name, problem));
-    x.stamp(&mut reply, name, arrival.close);
-    closing.exchange = Some(x);
-    let (content, headers, status) = (reply.content, reply.headers, reply.status);
-    let body = match content {
+    closing.exchange.stamp(&mut reply, name, close);
+    let body = match reply.content {
         Content::Whole(bytes) => Body::whole(bytes),
         Content::Stream(stream) => Body::stream(*stream),
     };
-    let mut response = Response::new(body.ending(Box::new(closing)));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
+    let mut response = Response::new(body.ending(closing));
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
     response
 }
 
@@ -220,7 +227,7 @@ impl Exchange {
         record.answered();
     }
 
-    fn stamp(&self, reply: &mut Reply, name: http::HeaderValue, close: bool) {
+    fn stamp(&self, reply: &mut Reply, name: HeaderValue, close: bool) {
         let quota =
             self.record.as_ref().and_then(Record::service).and_then(|service| self.snapshot.quotas.get(service));
         let limits = quota.map(|quota| Limits { policy: quota.policy_header(), left: quota.limit_header() });
@@ -243,15 +250,9 @@ impl Drop for Exchange {
 
 /// Ends an exchange with its answer's body.
 struct Closing {
-    exchange: Option<Exchange>,
+    exchange: Exchange,
     done: bool,
     _ended: Box<dyn Guard>,
-}
-
-impl Closing {
-    fn record(&mut self) -> Option<&mut Record> {
-        self.exchange.as_mut()?.record.as_mut()
-    }
 }
 
 impl Ending for Closing {
@@ -261,7 +262,7 @@ impl Ending for Closing {
 
     fn broken(&mut self) {
         self.done = true;
-        if let Some(record) = self.record() {
+        if let Some(record) = &mut self.exchange.record {
             record.refused(Code::UpstreamCut);
         }
     }
@@ -272,7 +273,7 @@ impl Ending for Closing {
 impl Drop for Closing {
     fn drop(&mut self) {
         if !self.done
-            && let Some(record) = self.record()
+            && let Some(record) = &mut self.exchange.record
         {
             record.outcome = Outcome::ClientGone;
         }
@@ -300,14 +301,12 @@ impl Drop for Permit {
 struct Panicked;
 
 /// Turns a panic of the path into a value, so that its caller still gets an answer.
-async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx: &mut Context<'_>| {
+fn caught<F: Future>(mut future: Pin<&mut F>) -> impl Future<Output = Result<F::Output, Panicked>> {
+    std::future::poll_fn(move |cx: &mut Context<'_>| {
         match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
             Ok(Poll::Pending) => Poll::Pending,
             Err(_) => Poll::Ready(Err(Panicked)),
         }
     })
-    .await
 }

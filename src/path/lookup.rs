@@ -51,8 +51,9 @@ pub(super) async fn look(x: &mut Exchange, call: &Call) -> Result<Looked, Refusa
     let wish = Wish::read(&call.errand.asked.headers, call.service().force_refresh);
     let key = key(call);
     let cache = &call.errand.snapshot.cache;
-    if let Some(entry) = cache.fresh(&key, wish, Instant::now()) {
-        return hit(call, &entry).map(Looked::Answer);
+    let now = Instant::now();
+    if let Some(entry) = cache.fresh(&key, wish, now) {
+        return hit(call, &entry, now).map(Looked::Answer);
     }
     if wish.only_if_cached {
         let message = "No fresh answer is stored, and the request says only-if-cached";
@@ -60,7 +61,7 @@ pub(super) async fn look(x: &mut Exchange, call: &Call) -> Result<Looked, Refusa
     }
     loop {
         match call.errand.snapshot.flights.join(&key, || cache.fresh(&key, wish, Instant::now())) {
-            Seat::Known(entry) => return hit(call, &entry).map(Looked::Answer),
+            Seat::Known(entry) => return hit(call, &entry, Instant::now()).map(Looked::Answer),
             Seat::Lead(lead) => return Ok(Looked::Ask(Some(lead))),
             Seat::Wait(wait) => {
                 if call.service().charge_hits_day {
@@ -95,11 +96,10 @@ fn key(call: &Call) -> Key {
     })
 }
 
-fn hit(call: &Call, entry: &Entry) -> Result<Reply, Refusal> {
+fn hit(call: &Call, entry: &Entry, now: Instant) -> Result<Reply, Refusal> {
     if call.service().charge_hits_day {
         call.day()?.keep();
     }
-    let now = Instant::now();
     let ttl = entry.ttl(now).unwrap_or_default().as_secs();
     let cached = Cached::Hit { ttl, age: entry.age(now).as_secs() };
     Ok(Reply { stored_from: Some(entry.stored_from.clone()), outcome: Outcome::Hit, ..reply(entry, cached) })

@@ -35,7 +35,7 @@ pub(super) async fn recall(call: &Call) -> Result<Recalled, Refusal> {
         body: &call.errand.asked.body,
         request_id: call.request_id.to_str().unwrap_or_default(),
     };
-    Ok(match call.errand.snapshot.orders.recall(&asked).await? {
+    Ok(match Box::pin(call.errand.snapshot.orders.recall(&asked)).await? {
         Recall::New(ticket) => Recalled::Go(Some(ticket)),
         Recall::Repeat(answer) => Recalled::Answer(repeat(&answer)),
     })
@@ -74,7 +74,7 @@ pub(super) async fn send(x: &mut Exchange, call: Call, ready: Ready, ticket: Tic
 }
 
 async fn run(x: &mut Exchange, call: &Call, ready: Ready, ticket: Ticket) -> Result<Reply, Refusal> {
-    let written = call.errand.snapshot.orders.write(ticket).await?; //              12
+    let written = call.errand.snapshot.orders.write(ticket).await?; // 12
     let outcome = fetch::fetch(&call.errand, ready, &mut x.trail).await; //          13–14
     let (reply, outcome) = match outcome.map(|received| received.reply(&call.errand, &x.trail)) {
         Ok(reply) => (stored(&reply, call), Ok(reply)),

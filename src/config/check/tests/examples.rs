@@ -12,15 +12,9 @@ const FILES: [&str; 4] = [
 /// Contract section 3 with every commented key set, in the order of the contract.
 const CONTRACT: &str = include_str!("contract.toml");
 
-/// The demo's, with what it fills in at each start.
-fn demo() -> String {
-    let text = include_str!("../../../../config/demo.toml");
-    ["@ADMIN@", "@CHECKOUT@", "@REPORTS@"].iter().fold(text, |text, name| text.replace(name, DIGEST))
-}
-
 #[test]
 fn are_good() {
-    for text in FILES.into_iter().chain([CONTRACT, &demo()]) {
+    for text in FILES.into_iter().chain([CONTRACT]) {
         assert_eq!(checked(text).faults, [], "{text}");
     }
 }
@@ -28,7 +22,7 @@ fn are_good() {
 #[test]
 fn fit_the_schema() {
     let schema = file::schema().to_value();
-    for text in FILES.into_iter().chain([CONTRACT, &demo()]) {
+    for text in FILES.into_iter().chain([CONTRACT]) {
         let table: toml::Table = text.parse().expect("TOML");
         let value = serde_json::to_value(table).expect("JSON");
         assert_eq!(fits(&value, &schema, &schema), Ok(()), "{text}");

@@ -21,7 +21,10 @@ pub(super) const REQUEST: Duration = Duration::from_secs(25);
 
 /// An answer that says why not.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct Fault(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -32,15 +35,17 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), more: None, header: None }
+        Self(Box::new(Parts { status, code, message: message.into(), more: None, header: None }))
     }
 
-    pub(super) fn with(self, name: &'static str, value: Value) -> Self {
-        Self { more: Some((name, value)), ..self }
+    pub(super) fn with(mut self, name: &'static str, value: Value) -> Self {
+        self.0.more = Some((name, value));
+        self
     }
 
-    pub(super) fn header(self, name: HeaderName, value: HeaderValue) -> Self {
-        Self { header: Some((name, value)), ..self }
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.header = Some((name, value));
+        self
     }
 
     /// Something that should not happen has happened.
@@ -51,12 +56,13 @@ impl Fault {
 
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
-        let mut body = json!({ "error": { "code": self.code, "message": self.message } });
-        if let Some((name, value)) = self.more {
+        let Parts { status, code, message, more, header } = *self.0;
+        let mut body = json!({ "error": { "code": code, "message": message } });
+        if let Some((name, value)) = more {
             body[name] = value;
         }
-        let headers: HeaderMap = self.header.into_iter().collect();
-        (self.status, headers, Json(body)).into_response()
+        let headers: HeaderMap = header.into_iter().collect();
+        (status, headers, Json(body)).into_response()
     }
 }
 

@@ -32,9 +32,9 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long a head may take, and how long a connection may be idle.
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a connection is kept.
-const LIFE: Duration = Duration::from_secs(120);
+pub(super) const LIFE: Duration = Duration::from_secs(120);
 /// How long the answer under way may still take when a connection has lived that long.
-const LAST: Duration = Duration::from_secs(REQUEST.as_secs() + 5);
+pub(super) const LAST: Duration = Duration::from_secs(REQUEST.as_secs() + 5);
 /// And at the end of the process.
 const LAST_OF_ALL: Duration = Duration::from_secs(1);
 /// How long to wait after the system refused a socket.
@@ -87,10 +87,10 @@ async fn accept(
 
 /// What every connection needs.
 #[derive(Clone)]
-struct Door {
-    router: Router,
-    tls: Option<TlsAcceptor>,
-    stop: CancellationToken,
+pub(super) struct Door {
+    pub(super) router: Router,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) stop: CancellationToken,
 }
 
 impl Door {
@@ -108,7 +108,7 @@ impl Door {
         }
     }
 
-    async fn talk<S>(self, io: S, peer: SocketAddr)
+    pub(super) async fn talk<S>(self, io: S, peer: SocketAddr)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

@@ -66,6 +66,7 @@ fn with_token() -> String {
 /// A gateway and its admin port, until it is dropped.
 struct Stage {
     address: SocketAddr,
+    bound: SocketAddr,
     gateway: Arc<Gateway>,
     drain: Drain,
     store: Store,
@@ -128,15 +129,20 @@ impl Stage {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let admin = Admin {
-            gateway: gateway.clone(),
-            drain: drain.clone(),
-            store: store.clone(),
+        let bound = SocketAddr::new(set.bound, address.port());
+        let stage = Stage { address, bound, gateway, drain, store, file, folder, stop };
+        tokio::spawn(serve(listener, stage.admin(), stage.stop.clone(), set.tls));
+        stage
+    }
+
+    fn admin(&self) -> Admin {
+        Admin {
+            gateway: self.gateway.clone(),
+            drain: self.drain.clone(),
+            store: self.store.clone(),
             data: vec!["127.0.0.1:8080".parse().unwrap()],
-            address: SocketAddr::new(set.bound, address.port()),
-        };
-        tokio::spawn(serve(listener, admin, stop.clone(), set.tls));
-        Stage { address, gateway, drain, store, file, folder, stop }
+            address: self.bound,
+        }
     }
 
     async fn usual() -> Stage {

@@ -7,6 +7,7 @@ use rustls::{
 use tokio::time::{Instant, timeout};
 
 use super::*;
+use crate::admin::server::{Door, LAST, LIFE};
 
 #[tokio::test]
 async fn a_body_that_is_too_long_is_not_read() {
@@ -40,6 +41,20 @@ async fn a_body_that_never_ends_is_answered_in_time() {
     let reply = Reply::read(&mut socket).await;
     assert_eq!((reply.status, reply.code()), (503, "request.timeout".to_owned()));
     assert!(began.elapsed() <= answer::REQUEST + Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_reads_is_cut() {
+    let stage = Stage::usual().await;
+    let (mut client, io) = tokio::io::duplex(64);
+    let asks = Ask::get("/").text(stage.address).replace("connection: close\r\n", "");
+    let began = Instant::now();
+    let door = Door { router: router(stage.admin()), tls: None, stop: CancellationToken::new() };
+    let talk = door.talk(io, stage.address);
+    let (asked, ()) = tokio::join!(client.write_all(asks.as_bytes()), talk);
+    asked.unwrap();
+    let took = began.elapsed();
+    assert!(took >= LIFE && took <= LIFE + LAST, "{took:?}");
 }
 
 #[tokio::test]

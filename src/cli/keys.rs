@@ -1,0 +1,247 @@
+//! `keys`: the key pairs of a running gateway. Versions and ages, never values.
+
+use std::io::{self, Write as _};
+
+use clap::{Args, Subcommand};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{
+    FAILED, WRONG,
+    remote::{Remote, Said, Unanswered},
+};
+
+/// See, prove, change and bar the key pairs of a running gateway
+#[derive(Debug, Args)]
+#[command(after_help = "The token is that of [admin] in the gateway's configuration.
+Examples:
+  fastrac-gateway keys status --admin http://127.0.0.1:9464 --token-file admin.token
+  fastrac-gateway keys rotate --admin http://127.0.0.1:9464
+  fastrac-gateway keys revoke 1f0c9a2b --admin http://127.0.0.1:9464")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show versions, roles and ages of the pairs in use, and how their sources do
+    Status {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Ask Fastrac whether it accepts the new pair, or the one in use where there is none
+    Verify {
+        #[command(flatten)]
+        remote: Remote,
+        /// Only this account
+        #[arg(long, value_name = "NAME")]
+        account: Option<String>,
+    },
+    /// Read the key sources now and use what is new there, once Fastrac accepts it
+    Rotate {
+        #[command(flatten)]
+        remote: Remote,
+        /// Only this account
+        #[arg(long, value_name = "NAME")]
+        account: Option<String>,
+        /// Take a new pair without asking Fastrac
+        #[arg(long)]
+        force: bool,
+    },
+    /// Never use a version again, also after a restart
+    Revoke {
+        /// Eight hexadecimal digits, as `keys status` shows them
+        version: String,
+        #[command(flatten)]
+        remote: Remote,
+        /// The account, where not exactly one holds the version
+        #[arg(long, value_name = "NAME")]
+        account: Option<String>,
+    },
+}
+
+pub(super) fn run(arguments: &Arguments) -> io::Result<u8> {
+    let done = match &arguments.command {
+        Command::Status { remote } => remote.ask(Method::GET, "/status", None).map(|said| (said, status as Show)),
+        Command::Verify { remote, account } => {
+            let body = json!({ "account": account });
+            remote.ask(Method::POST, "/keys/verify", Some(&body)).map(|said| (said, results as Show))
+        }
+        Command::Rotate { remote, account, force } => {
+            let body = json!({ "account": account, "force": force });
+            remote.ask(Method::POST, "/keys/rotate", Some(&body)).map(|said| (said, results as Show))
+        }
+        Command::Revoke { version, remote, account } => {
+            let body = json!({ "account": account, "version": version });
+            remote.ask(Method::POST, "/keys/revoke", Some(&body)).map(|said| (said, revoked as Show))
+        }
+    };
+    match done {
+        Ok((said, show)) => print(&said, show),
+        Err(error) => {
+            eprintln!("fastrac-gateway: {error}");
+            Ok(if matches!(error, Unanswered::Usage(_)) { WRONG } else { FAILED })
+        }
+    }
+}
+
+/// Lines of stdout for an answer.
+type Show = fn(&Value) -> Vec<String>;
+
+fn print(said: &Said, show: Show) -> io::Result<u8> {
+    let mut out = io::stdout().lock();
+    for line in show(&said.body) {
+        writeln!(out, "{line}")?;
+    }
+    out.flush()?;
+    if said.status.is_success() {
+        return Ok(0);
+    }
+    eprintln!("fastrac-gateway: {}", said.complaint());
+    // What was asked for makes no sense to this gateway.
+    let wrong = matches!(said.status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND);
+    Ok(if wrong { WRONG } else { FAILED })
+}
+
+fn status(body: &Value) -> Vec<String> {
+    let mut rows = Vec::new();
+    let mut notes = Vec::new();
+    for (name, account) in members(body, "accounts") {
+        let keys = &account["keys"];
+        for pair in items(&keys["pairs"]) {
+            let age = span(pair["age_seconds"].as_u64().unwrap_or_default());
+            rows.push(
+                [name, text(&pair["version"]), text(&pair["role"]), text(&pair["standing"]), &age].map(str::to_owned),
+            );
+        }
+        for version in items(&keys["revoked"]) {
+            rows.push([name, text(version), "revoked", "-", "-"].map(str::to_owned));
+        }
+        if let Some(reason) = keys["reason"].as_str() {
+            notes.push(format!("{name}: no request can be signed: {reason}"));
+        }
+        notes.push(source(name, &keys["source"]));
+    }
+    if rows.is_empty() && notes.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = table(["ACCOUNT", "VERSION", "ROLE", "STANDING", "AGE"], &rows);
+    lines.append(&mut notes);
+    lines
+}
+
+fn source(account: &str, source: &Value) -> String {
+    let kind = text(&source["kind"]);
+    match (source["up"].as_bool(), source["fault"].as_str(), source["last_success"].as_str()) {
+        (Some(true), _, Some(at)) => format!("{account}: source {kind}: read at {at}"),
+        (_, Some(fault), Some(at)) => format!("{account}: source {kind}: {fault}; last read at {at}"),
+        (_, Some(fault), None) => format!("{account}: source {kind}: {fault}; never read"),
+        _ => format!("{account}: source {kind}: not read yet"),
+    }
+}
+
+fn results(body: &Value) -> Vec<String> {
+    let line = |(name, account): (&str, &Value)| {
+        let mut line = format!("{name}: {}", text(&account["result"]).replace('_', " "));
+        for more in [&account["version"], &account["detail"]] {
+            if let Some(more) = more.as_str() {
+                line.push_str(&format!(" {more}"));
+            }
+        }
+        line
+    };
+    members(body, "accounts").map(line).collect()
+}
+
+fn revoked(body: &Value) -> Vec<String> {
+    if body["revoked"].as_bool() != Some(true) {
+        return Vec::new();
+    }
+    let mut lines = vec![format!("{}: {} is revoked", text(&body["account"]), text(&body["version"]))];
+    if body["usable"].as_bool() == Some(false) {
+        lines.push(format!("{}: no request can be signed until its source has another pair", text(&body["account"])));
+    }
+    lines
+}
+
+fn members<'a>(body: &'a Value, name: &str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+    body[name].as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value))
+}
+
+fn items(list: &Value) -> &[Value] {
+    list.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+/// Columns as wide as they must be, two spaces apart.
+fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
+    let widths: [usize; N] = std::array::from_fn(|at| {
+        rows.iter().map(|row| row[at].chars().count()).chain([head[at].len()]).max().unwrap_or_default()
+    });
+    let line = |cells: [&str; N]| {
+        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let rows = rows.iter().map(|row| line(row.each_ref().map(String::as_str)));
+    std::iter::once(line(head)).chain(rows).collect()
+}
+
+/// The two largest units.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h{}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d{}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_is_a_table_with_what_is_wrong_below_it() {
+        let body = json!({ "accounts": { "main": { "keys": {
+            "usable": false,
+            "reason": "the key pair is older than it may be",
+            "pairs": [
+                { "version": "1f0c9a2b", "role": "current", "standing": "verified", "age_seconds": 90_061 },
+                { "version": "00aa11bb", "role": "previous", "standing": "unverified", "age_seconds": 61 },
+            ],
+            "revoked": ["deadbeef"],
+            "source": { "kind": "file", "up": false, "last_success": "2026-11-24T09:12:44Z", "fault": "keys.toml: gone" },
+        } } } });
+        let lines = [
+            "ACCOUNT  VERSION   ROLE      STANDING    AGE",
+            "main     1f0c9a2b  current   verified    1d1h",
+            "main     00aa11bb  previous  unverified  1m1s",
+            "main     deadbeef  revoked   -           -",
+            "main: no request can be signed: the key pair is older than it may be",
+            "main: source file: keys.toml: gone; last read at 2026-11-24T09:12:44Z",
+        ];
+        assert_eq!(status(&body), lines);
+    }
+
+    #[test]
+    fn results_are_a_line_an_account() {
+        let body = json!({ "accounts": {
+            "main": { "result": "promoted", "version": "1f0c9a2b" },
+            "other": { "result": "fault", "detail": "keys.toml: gone" },
+            "third": { "result": "no_pair" },
+        } });
+        assert_eq!(results(&body), ["main: promoted 1f0c9a2b", "other: fault keys.toml: gone", "third: no pair"]);
+        assert!(results(&json!({ "error": {} })).is_empty());
+    }
+
+    #[test]
+    fn an_answer_without_what_was_asked_for_prints_nothing() {
+        for body in [json!({}), json!([]), json!({ "error": { "message": "x" } })] {
+            assert!(status(&body).is_empty() && results(&body).is_empty() && revoked(&body).is_empty(), "{body}");
+        }
+    }
+}

@@ -8,6 +8,8 @@ mod admin;
 mod check;
 mod credential;
 mod demo;
+mod keys;
+mod remote;
 mod run;
 pub mod sandbox;
 mod schema;
@@ -56,6 +58,8 @@ enum Command {
     Check(check::Arguments),
     Service(service::Arguments),
     Admin(admin::Arguments),
+    /// See, prove, change and bar key pairs
+    Keys(keys::Arguments),
     Schema(schema::Arguments),
 }
 
@@ -68,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Service(arguments) => service::run(&arguments),
         Command::Admin(arguments) => admin::run(&arguments),
+        Command::Keys(arguments) => keys::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
     };
     match done {

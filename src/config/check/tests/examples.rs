@@ -1,6 +1,6 @@
 //! The contract's own example, and every file in `config/`, are good and fit the schema.
 
-use super::{super::super::file, DIGEST, checked, schema::fits};
+use super::{super::super::file, checked, schema::fits};
 
 const FILES: [&str; 4] = [
     include_str!("../../../../config/gateway.toml"),

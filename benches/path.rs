@@ -81,7 +81,7 @@ fn policy(c: &mut Criterion) {
         let arrival = Arrival { began: Instant::now(), close: false, ended: Box::new(Nothing) };
         let (snapshot, worker) = (snapshot.clone(), worker.clone());
         runtime.block_on(async {
-            let answer = path::serve(snapshot, worker, request(secret), arrival).await;
+            let answer = path::serve(snapshot, worker, request(secret), arrival).await.unwrap();
             assert_eq!(answer.status(), status);
             black_box(answer.into_body().collect().await.unwrap())
         })

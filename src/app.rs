@@ -112,7 +112,7 @@ impl App {
         let threads = (0..workers)
             .map(|index| {
                 let (current, drain) = (gateway.current.clone(), drain.clone());
-                runtime::start(index, |worker| Context { current, worker, drain })
+                runtime::start(index, |worker| Context::new(current, worker, drain))
             })
             .collect::<io::Result<Vec<_>>>()?;
         let acceptor = Arc::new(Acceptor {

@@ -1,13 +1,6 @@
 //! One client connection, from its first byte to its last.
 
-use std::{
-    convert::Infallible,
-    error::Error,
-    future::Future,
-    pin::Pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{convert::Infallible, error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, Version};
@@ -36,7 +29,6 @@ const BUFFER: usize = 64 * 1024;
 const STREAMS: u32 = 128;
 
 /// What every connection of a data thread shares.
-#[derive(Clone)]
 pub struct Context {
     /// The configuration in force, swapped by a reload.
     pub current: Arc<ArcSwap<Snapshot>>,
@@ -44,41 +36,53 @@ pub struct Context {
     pub worker: Arc<Worker>,
     /// How far the end has come.
     pub drain: Drain,
+    http: auto::Builder<TokioExecutor>,
+}
+
+impl Context {
+    /// Of a thread that serves `current`.
+    pub fn new(current: Arc<ArcSwap<Snapshot>>, worker: Arc<Worker>, drain: Drain) -> Arc<Self> {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1().half_close(false).max_buf_size(BUFFER).timer(TokioTimer::new()).header_read_timeout(None);
+        http.http2().max_concurrent_streams(STREAMS).max_header_list_size(BUFFER as u32).timer(TokioTimer::new());
+        Arc::new(Context { current, worker, drain, http })
+    }
+
+    /// Takes a request to the path.
+    fn ask(
+        &self,
+        request: Request<Incoming>,
+        phase: &Arc<Phase>,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
+        let began = phase.request_began();
+        let close = request.version() < Version::HTTP_2 && self.drain.begun();
+        let arrival = Arrival { began, close, ended: Box::new(Ended(phase.clone())) };
+        path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
+    }
 }
 
 /// Serves a connection until it ends, by itself or by the drain.
-pub async fn serve<S>(io: S, context: Context)
+pub async fn serve<S>(io: S, context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let limits = context.current.load().limits.clone();
-    let phase = Phase::new(limits.idle, limits.header_read);
+    let phase = {
+        let current = context.current.load();
+        Phase::new(current.limits.idle, current.limits.header_read)
+    };
     let io = TokioIo::new(Timed::new(io, phase.clone()));
-    let (current, worker, closing) = (context.current.clone(), context.worker.clone(), context.drain.closing.clone());
-    let watched = phase.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let began = watched.request_began();
-        let ended = Ended(watched.clone());
-        let close = request.version() < Version::HTTP_2 && closing.load(Ordering::Relaxed);
-        let arrival = Arrival { began, close, ended: Box::new(ended) };
-        let served = path::serve(current.load_full(), worker.clone(), request, arrival);
-        async move { Ok::<Response<Body>, Infallible>(served.await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().half_close(false).max_buf_size(BUFFER).timer(TokioTimer::new()).header_read_timeout(None);
-    builder.http2().max_concurrent_streams(STREAMS).max_header_list_size(BUFFER as u32).timer(TokioTimer::new());
-    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-    let stopped = context.drain.stop.cancelled();
+    let (asked, watched) = (context.clone(), phase.clone());
+    let service = service_fn(move |request| asked.ask(request, &watched));
+    let mut connection = std::pin::pin!(context.http.serve_connection(io, service));
     let ended = tokio::select! {
         biased;
-        ended = connection.as_mut() => Some(ended),
-        () = context.drain.cut.cancelled() => None,
-        () = stopped => tokio::select! {
-            ended = wind_down(connection, &phase) => Some(ended),
-            () = context.drain.cut.cancelled() => None,
+        ended = connection.as_mut() => ended,
+        () = context.drain.stop.cancelled() => tokio::select! {
+            ended = wind_down(connection, &phase) => ended,
+            () = context.drain.cut.cancelled() => return,
         },
     };
-    if let Some(Err(error)) = ended {
+    if let Err(error) = ended {
         unreadable(&context, &phase, &*error);
     }
 }
@@ -121,7 +125,9 @@ fn unreadable(context: &Context, phase: &Phase, error: &(dyn Error + 'static)) {
 fn judge(phase: &Phase, error: &(dyn Error + 'static)) -> Option<(Option<u16>, Code)> {
     let hyper = error.downcast_ref::<hyper::Error>();
     if hyper.is_some_and(hyper::Error::is_parse_too_large) {
-        return Some((Some(431), Code::RequestHeaders));
+        // hyper answers 414 to a long target, 431 to long headers, and tells them apart only in words.
+        let target = error.source().unwrap_or(error).to_string().contains("URI");
+        return Some((Some(if target { 414 } else { 431 }), Code::RequestHeaders));
     }
     if hyper.is_some_and(hyper::Error::is_parse) {
         return Some((Some(400), Code::RequestMalformed));

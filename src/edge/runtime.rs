@@ -6,6 +6,7 @@ use tokio::{
     net::TcpStream,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::connection::{self, Context};
 use crate::snapshot::Worker;
@@ -18,7 +19,7 @@ pub struct Handed {
     /// Non-blocking.
     pub socket: StdStream,
     /// TLS, if the listener asks for it.
-    pub tls: Option<tokio_rustls::TlsAcceptor>,
+    pub tls: Option<TlsAcceptor>,
     /// Its place among the connections.
     pub seat: Box<dyn Send>,
 }
@@ -35,7 +36,7 @@ pub struct DataThread {
 ///
 /// # Errors
 /// If the system gives no thread or no event queue.
-pub fn start(index: usize, make: impl FnOnce(Arc<Worker>) -> Context) -> io::Result<DataThread> {
+pub fn start(index: usize, make: impl FnOnce(Arc<Worker>) -> Arc<Context>) -> io::Result<DataThread> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (sockets, receiver) = unbounded_channel();
     let context = make(Arc::new(Worker::default()));
@@ -45,7 +46,7 @@ pub fn start(index: usize, make: impl FnOnce(Arc<Worker>) -> Context) -> io::Res
     Ok(DataThread { sockets, thread })
 }
 
-async fn run(mut sockets: UnboundedReceiver<Handed>, context: Context) {
+async fn run(mut sockets: UnboundedReceiver<Handed>, context: Arc<Context>) {
     let mut sweep = tokio::time::interval(SWEEP);
     let tasks = context.drain.tasks.clone();
     loop {
@@ -69,18 +70,23 @@ async fn run(mut sockets: UnboundedReceiver<Handed>, context: Context) {
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-async fn open(handed: Handed, context: Context) {
+async fn open(handed: Handed, context: Arc<Context>) {
     let Handed { socket, tls, seat } = handed;
     let Ok(socket) = TcpStream::from_std(socket) else { return };
     // Small answers must not wait for the peer's acknowledgement.
     let _ = socket.set_nodelay(true);
     match tls {
         None => connection::serve(socket, context).await,
-        Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(socket)).await {
-            Ok(Ok(stream)) => connection::serve(stream, context).await,
-            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-            Err(_) => tracing::debug!("a TLS handshake took too long"),
-        },
+        // On the heap: most connections are plain, and none should be as large as a TLS session.
+        Some(tls) => Box::pin(open_tls(socket, tls, context)).await,
     }
     drop(seat);
+}
+
+async fn open_tls(socket: TcpStream, tls: TlsAcceptor, context: Arc<Context>) {
+    match tokio::time::timeout(HANDSHAKE, tls.accept(socket)).await {
+        Ok(Ok(stream)) => connection::serve(stream, context).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
 }

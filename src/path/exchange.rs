@@ -4,6 +4,7 @@
 //! the record to the answer's body, so that it is written exactly once, however the exchange ends.
 
 use std::{
+    convert::Infallible,
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
@@ -60,13 +61,13 @@ pub struct Arrival {
 /// Something that ends with an exchange.
 pub trait Guard: Send {}
 
-/// Serves one request. Never fails: whatever happens becomes an answer.
+/// Serves one request. Never fails, as its type says: whatever happens becomes an answer.
 pub async fn serve<B>(
     snapshot: Arc<Snapshot>,
     worker: Arc<Worker>,
     request: Request<B>,
     arrival: Arrival,
-) -> Response<Body>
+) -> Result<Response<Body>, Infallible>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -85,7 +86,7 @@ where
         }
         None => Err(overloaded()),
     };
-    answer(closing, outcome, (name, problem, arrival.close))
+    Ok(answer(closing, outcome, (name, problem, arrival.close)))
 }
 
 fn answer(

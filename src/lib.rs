@@ -25,8 +25,10 @@
 //!
 //! Around them: [`config`] (the file, checked), [`store`] (what survives a restart), [`admin`]
 //! (health, metrics, status), [`sandbox`] (a Fastrac to break), [`cli`] (one file a command), and
-//! [`app`], which wires everything and is the only one that sees most rooms. Tasks that stand above
-//! two rooms have files of their own: [`rotation`].
+//! [`app`], which wires everything and is the only one that sees most rooms. Between rooms stand
+//! [`gateway`] and [`snapshot`] (the configuration in force, beside what lives longer), [`answer`]
+//! (an answer's head) and [`landed`] (what asking Fastrac came to). Tasks that stand above two rooms
+//! have files of their own: [`rotation`].
 //!
 //! Imports run down only; there are no circles. `tests/gateway/layout.rs` holds that.
 
@@ -43,6 +45,7 @@ pub mod config;
 pub mod edge;
 pub mod gateway;
 pub mod keys;
+pub mod landed;
 pub mod orders;
 pub mod outcome;
 pub mod path;

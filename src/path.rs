@@ -21,8 +21,7 @@ use http_body::Body as HttpBody;
 
 pub use call::{Call, Errand};
 pub use exchange::{Arrival, Exchange, Guard, serve};
-pub use fetch::{Ready, Received, Trail, canary};
-pub use lookup::{Landed, Shared};
+pub use fetch::{Ready, Received, canary};
 
 use crate::{
     admission::Pass,

@@ -15,8 +15,8 @@ use crate::{
     catalog::Catalog,
     config::{Api, Limits, Messages},
     keys::Keys,
+    landed::Shared,
     orders::Orders,
-    path::Shared,
     record::Recorder,
     upstream::{Pool, breaker::Breaker, inject::Route},
 };

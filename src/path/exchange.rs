@@ -21,11 +21,12 @@ use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
 use http_body::Body as HttpBody;
 use tokio::time::Instant;
 
-use super::{Trail, forward};
+use super::forward;
 use crate::{
     answer::{Cached, Content, Limits, Reply},
     body::{Body, Ending, Unread},
     catalog::Operation,
+    landed::Trail,
     outcome::{Code, Outcome, Sent},
     record::{Captured, Record, RequestId},
     refusal::{Refusal, wants_problem},

@@ -4,7 +4,7 @@
 //! executed (401) and another pair is at hand, or the operation may be repeated and the connection
 //! failed. Never a third.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
@@ -15,26 +15,12 @@ use crate::{
     answer::{Content, Reply},
     config::Class,
     keys::{Lease, Remedy, Verdict},
+    landed::Trail,
     outcome::{self, Code, Outcome, Reading, Sent},
     record::Attempt,
     refusal::Refusal,
     upstream::{self, Answer, AnswerBody, Bounds, Failure, Keyed, breaker::Admitted, inject::inject, rewrite},
 };
-
-/// What the attempts of one request came to, for its record.
-#[derive(Clone, Debug, Default)]
-pub struct Trail {
-    /// How often it was sent.
-    pub attempts: u32,
-    /// Whether Fastrac saw it.
-    pub sent: Sent,
-    /// The pair of the last attempt.
-    pub key_version: Option<Arc<str>>,
-    /// Time spent waiting for Fastrac.
-    pub upstream: Duration,
-    /// Time spent waiting for the budget.
-    pub waited: Duration,
-}
 
 /// An attempt that may be sent now.
 pub struct Ready {

@@ -1,39 +1,23 @@
 //! Step 6, and the fill that may follow it.
 //!
 //! A fill runs in a task of its own that the drain waits for: its first caller may leave, the others
-//! still get their answer. What is shared is an [`Landed`]: an entry, stored or not, or a refusal.
+//! still get their answer. What is shared is a [`Landed`]: an entry, stored or not, or a refusal.
 
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Call, Exchange, Trail, fetch};
+use super::{Call, Exchange, fetch};
 use crate::{
     admission::Pass,
     answer::{Cached, Content, Reply},
     cache::{Entry, Key, Lead, Seat, Wait, Wish, key::Parts, rules},
     config::Class,
+    landed::{Brought, Landed, Shared, Trail},
     outcome::{Code, Outcome, Sent},
     refusal::Refusal,
 };
-
-/// What a flight brought, shared by all that waited.
-pub type Shared = Arc<Landed>;
-
-/// What a flight brought.
-pub struct Landed {
-    result: Result<Brought, Refusal>,
-    trail: Trail,
-}
-
-struct Brought {
-    /// The whole reply, of which each waiter gets its own.
-    entry: Arc<Entry>,
-    stored: bool,
-    code: Option<Code>,
-    retry_after: Option<Duration>,
-}
 
 /// What the cache says.
 pub(super) enum Looked {
@@ -130,15 +114,13 @@ async fn landed(x: &mut Exchange, call: &Call, wait: Wait<Shared>) -> Result<Opt
 /// The answer to another request, shared.
 fn joined(landed: &Landed) -> Result<Reply, Refusal> {
     match &landed.result {
-        Ok(brought) => Ok(brought.reply(Cached::Joined, Sent::No)),
+        Ok(brought) => Ok(brought_reply(brought, Cached::Joined, Sent::No)),
         Err(refusal) => Err(refusal.clone().sent(Sent::No)),
     }
 }
 
-impl Brought {
-    fn reply(&self, cached: Cached, sent: Sent) -> Reply {
-        Reply { code: self.code, retry_after: self.retry_after, sent, ..reply(&self.entry, cached) }
-    }
+fn brought_reply(brought: &Brought, cached: Cached, sent: Sent) -> Reply {
+    Reply { code: brought.code, retry_after: brought.retry_after, sent, ..reply(&brought.entry, cached) }
 }
 
 /// Steps 8 to 15 of a lookup, in a task that outlives its caller.
@@ -167,7 +149,7 @@ pub(super) async fn fill(x: &mut Exchange, call: Call, lead: Lead<Shared>, pass:
         Ok(brought) => {
             let stored = brought.stored;
             let cached = if forced { Cached::Forced { stored } } else { Cached::Miss { stored } };
-            Ok(brought.reply(cached, x.trail.sent))
+            Ok(brought_reply(brought, cached, x.trail.sent))
         }
         Err(refusal) => Err(refusal.clone()),
     }

@@ -1,9 +1,14 @@
 //! Whole-program tests: one binary, so that it is linked once.
 //!
+//! Each test runs the real program in-process behind real sockets, with a sandbox as Fastrac (the
+//! stage), and asks it with a raw client of its own.
+//!
 //! | file | holds that |
 //! | --- | --- |
 //! | `config` | a bad configuration gives all its faults with places; the examples and the commands around it work |
+//! | `layout` | rooms import down only, pure rooms know no runtime |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod config;
+mod layout;

@@ -6,9 +6,15 @@
 //! | file | holds that |
 //! | --- | --- |
 //! | `config` | a bad configuration gives all its faults with places; the examples and the commands around it work |
+//! | `answers_truly` | what comes through the gateway is what Fastrac said |
 //! | `layout` | rooms import down only, pure rooms know no runtime |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod answers_truly;
+mod bodies;
+mod client;
 mod config;
+mod h2;
 mod layout;
+mod stage;

@@ -1,0 +1,276 @@
+//! A small HTTP/1.1 client of our own: raw bytes in, parsed answer out.
+//!
+//! It knows no kindness: it sends what it is told, so malformed heads can be sent, and it reads
+//! strictly. Every byte that it receives is searched for canaries.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+use crate::stage::{canary_in, secret_of};
+
+/// No test waits longer for a byte.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A request that is being made up.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+pub(crate) fn request(method: &str, target: &str) -> Request {
+    Request { method: method.to_owned(), target: target.to_owned(), headers: Vec::new(), body: Vec::new() }
+}
+
+pub(crate) fn get(target: &str) -> Request {
+    request("GET", target)
+}
+
+pub(crate) fn post(target: &str, body: &str) -> Request {
+    request("POST", target).json(body)
+}
+
+impl Request {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn json(mut self, body: &str) -> Self {
+        self.body = body.as_bytes().to_vec();
+        self.header("content-type", "application/json")
+    }
+
+    /// By a service of the stage, under its header pair.
+    pub(crate) fn by(self, service: &str) -> Self {
+        self.pair(&format!("svc-{service}-1"), &secret_of(service))
+    }
+
+    /// V1's style.
+    pub(crate) fn pair(self, access: &str, secret: &str) -> Self {
+        self.header("access-key", access).header("secret-key", secret)
+    }
+
+    /// V2's style.
+    pub(crate) fn basic(self, access: &str, secret: &str) -> Self {
+        self.header("authorization", &format!("Basic {}", STANDARD.encode(format!("{access}:{secret}"))))
+    }
+
+    pub(crate) fn bearer(self, access: &str, secret: &str) -> Self {
+        self.header("authorization", &format!("Bearer {access}.{secret}"))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name))
+    }
+
+    /// The bytes that go out; `Host` and `Content-Length` are added where nothing is said of them.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
+        if !self.has("host") {
+            head.push_str("host: gateway.test\r\n");
+        }
+        for (name, value) in &self.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !self.body.is_empty() && !self.has("content-length") && !self.has("transfer-encoding") {
+            head.push_str(&format!("content-length: {}\r\n", self.body.len()));
+        }
+        head.push_str("\r\n");
+        [head.as_bytes(), &self.body].concat()
+    }
+}
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Names in lower case, in the order received.
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// Whether the body came to the end that its head had promised.
+    pub(crate) whole: bool,
+}
+
+impl Answer {
+    /// The one value of a header; two of a name are a fault.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let first = values.next();
+        assert_eq!(values.next(), None, "{name} came twice: {self:?}");
+        first
+    }
+
+    pub(crate) fn outcome(&self) -> &str {
+        self.header("x-gateway-outcome").unwrap_or("-")
+    }
+
+    pub(crate) fn sent(&self) -> &str {
+        self.header("x-gateway-sent").unwrap_or("-")
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// `error.code` of a refusal.
+    pub(crate) fn code(&self) -> String {
+        self.json()["error"]["code"].as_str().unwrap_or("-").to_owned()
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    stream: TcpStream,
+    /// Received and not yet consumed.
+    buffer: Vec<u8>,
+}
+
+impl Wire {
+    pub(crate) fn open(addr: SocketAddr) -> Wire {
+        let stream = TcpStream::connect(addr).expect("connected");
+        stream.set_nodelay(true).expect("set");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        Wire { stream, buffer: Vec::new() }
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        // A peer that has already refused may have closed; what it said is still to be read.
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// Ends the sending half only.
+    pub(crate) fn finish(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    pub(crate) fn ask(&mut self, request: &Request) -> Answer {
+        self.send(&request.bytes());
+        self.answer(&request.method).expect("an answer")
+    }
+
+    /// The next answer; `None` if the connection ends (or is reset) before one begins.
+    pub(crate) fn answer(&mut self, method: &str) -> Option<Answer> {
+        loop {
+            let end = loop {
+                if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
+                    break at;
+                }
+                if !self.more() {
+                    assert!(self.buffer.is_empty(), "half a head: {:?}", String::from_utf8_lossy(&self.buffer));
+                    return None;
+                }
+            };
+            let rest = self.buffer.split_off(end + 4);
+            let head = String::from_utf8(std::mem::replace(&mut self.buffer, rest)).expect("an ASCII head");
+            let answer = self.read(&head, method);
+            if answer.status >= 200 {
+                return Some(answer);
+            }
+        }
+    }
+
+    /// Whether the connection ends now, with nothing more on it.
+    pub(crate) fn ends(&mut self) -> bool {
+        while self.more() {}
+        self.buffer.is_empty()
+    }
+
+    fn read(&mut self, head: &str, method: &str) -> Answer {
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")).expect("a status line");
+        let status: u16 = status[..3].parse().expect("a status");
+        let headers: Vec<(String, String)> = lines
+            .map(|line| line.split_once(':').expect("a header"))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let mut answer = Answer { status, headers, body: Vec::new(), whole: true };
+        if status < 200 || status == 204 || status == 304 || method == "HEAD" {
+            return answer;
+        }
+        let length = answer.header("content-length").map(|value| value.parse::<usize>().expect("a length"));
+        let chunked = answer.header("transfer-encoding").is_some();
+        match (length, chunked) {
+            (Some(length), false) => answer.whole = self.fill(length),
+            (None, true) => {
+                let (body, whole) = self.chunks();
+                assert!(canary_in(&body).is_none(), "a canary came: {:?}", canary_in(&body));
+                return Answer { body, whole, ..answer };
+            }
+            (None, false) => while self.more() {},
+            (Some(_), true) => panic!("both framings: {answer:?}"),
+        }
+        let length = length.unwrap_or(self.buffer.len()).min(self.buffer.len());
+        answer.body = self.buffer.drain(..length).collect();
+        answer
+    }
+
+    fn fill(&mut self, length: usize) -> bool {
+        while self.buffer.len() < length {
+            if !self.more() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn chunks(&mut self) -> (Vec<u8>, bool) {
+        let mut body = Vec::new();
+        loop {
+            let line = loop {
+                if let Some(at) = find(&self.buffer, b"\r\n") {
+                    break at;
+                }
+                if !self.more() {
+                    return (body, false);
+                }
+            };
+            let size =
+                std::str::from_utf8(&self.buffer[..line]).ok().and_then(|hex| usize::from_str_radix(hex, 16).ok());
+            let size = size.expect("a chunk size");
+            let whole = self.fill(line + 2 + size + 2);
+            let end = (line + 2 + size).min(self.buffer.len());
+            body.extend_from_slice(&self.buffer[line + 2..end]);
+            if !whole {
+                return (body, false);
+            }
+            self.buffer.drain(..end + 2);
+            if size == 0 {
+                return (body, true);
+            }
+        }
+    }
+
+    /// Reads once; false at the end.
+    fn more(&mut self) -> bool {
+        let mut piece = [0; 16 * 1024];
+        match self.stream.read(&mut piece) {
+            Ok(0) => false,
+            Ok(read) => {
+                self.buffer.extend_from_slice(&piece[..read]);
+                let from = self.buffer.len().saturating_sub(read + 256);
+                assert!(canary_in(&self.buffer[from..]).is_none(), "a canary came: {:?}", canary_in(&self.buffer));
+                true
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("nothing came for {PATIENCE:?}"),
+            Err(_) => false,
+        }
+    }
+}
+
+pub(crate) fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    memchr::memmem::find(text, part)
+}

@@ -1,0 +1,392 @@
+//! The stage: a sandbox, the real program in front of it, services, and canaries everywhere.
+//!
+//! Whatever a test does, when its stage ends these have been checked: no canary in any answer, in
+//! the exchange log, in the metrics or in the program's log; nothing of a caller in what Fastrac
+//! received; and no thread of the gateway panicked.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::{Mutex, Once},
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use fastrac_gateway::{
+    app::{App, AppError, choose_crypto},
+    config::{
+        Config,
+        check::{Environment, check},
+    },
+    sandbox::{Entry, Key, Options, Sandbox, clock::Clock},
+};
+use sha2::{Digest as _, Sha256};
+
+use crate::client::{Answer, Request, Wire};
+
+/// Fastrac's key pair, which only the gateway and the sandbox know.
+pub(crate) const ACCESS: &str = "canary-fastrac-access-7d1c";
+/// With characters that JSON and percent-encoding write in several ways.
+pub(crate) const SECRET: &str = "canary/fastrac+secret=93f0a2";
+/// Begins every caller's secret.
+const CALLER: &str = "fgw_canary_";
+
+/// The instant at which sandboxes stand.
+const NOW: i64 = 1_767_323_045_678;
+
+/// A service's secret.
+pub(crate) fn secret_of(service: &str) -> String {
+    format!("{CALLER}{service}")
+}
+
+/// The first canary in some bytes.
+pub(crate) fn canary_in(bytes: &[u8]) -> Option<&'static str> {
+    static BASIC: std::sync::OnceLock<&'static str> = std::sync::OnceLock::new();
+    let basic = BASIC.get_or_init(|| Box::leak(STANDARD.encode(format!("{ACCESS}:{SECRET}")).into_boxed_str()));
+    [ACCESS, SECRET, CALLER, basic].into_iter().find(|canary| memchr::memmem::find(bytes, canary.as_bytes()).is_some())
+}
+
+/// How a stage is set up. Texts are lines of the configuration.
+pub(crate) struct Setup {
+    /// In `[limits]`, after `drain_grace = "0s"` and `drain`.
+    pub(crate) limits: &'static str,
+    /// In `[log]`.
+    pub(crate) log: &'static str,
+    /// In `[accounts.main]`.
+    pub(crate) account: &'static str,
+    /// `accounts.main.budget`.
+    pub(crate) budget: &'static str,
+    /// `accounts.main.breaker`.
+    pub(crate) breaker: &'static str,
+    /// Further services beside `shop` (may do everything) and `clerk` (looks up only).
+    pub(crate) services: &'static [(&'static str, &'static str)],
+    /// Whatever else, such as `[operations."v2.city"]`.
+    pub(crate) more: &'static str,
+    /// The simulated Fastrac.
+    pub(crate) sandbox: Options,
+    /// Where Fastrac is, if not there; `None` of a version: as the account.
+    pub(crate) base_url: Option<String>,
+    /// Whether to wait until the key pair is verified.
+    pub(crate) wait: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup {
+            limits: "",
+            log: "",
+            account: "",
+            budget: "per_second = 100000, burst = 100000, per_day = 10000000, in_flight = 512",
+            breaker: "minimum = 100000",
+            services: &[],
+            more: "",
+            sandbox: sandbox(),
+            base_url: None,
+            wait: true,
+        }
+    }
+}
+
+/// A sandbox that holds the gateway's pair and stands still in time.
+pub(crate) fn sandbox() -> Options {
+    let keys = vec![Key::new("gateway", ACCESS, SECRET)];
+    Options { keys, clock: Clock::standing(NOW), ..Options::default() }
+}
+
+/// The twin of the stage's sandbox, for asking directly.
+pub(crate) fn twin() -> Options {
+    Options { keys: vec![Key::new("direct", TWIN.0, TWIN.1)], ..sandbox() }
+}
+
+/// The twin's key pair.
+pub(crate) const TWIN: (&str, &str) = ("twin-access", "twin-secret");
+
+/// What runs.
+pub(crate) struct Stage {
+    pub(crate) sandbox: Sandbox,
+    app: Option<App>,
+    pub(crate) data: SocketAddr,
+    pub(crate) folder: tempfile::TempDir,
+    text: String,
+    /// Requests that the sandbox had received before the first of the test.
+    before: u64,
+}
+
+impl Setup {
+    pub(crate) fn start(self) -> Stage {
+        watch();
+        choose_crypto();
+        let sandbox = Sandbox::start(self.sandbox.clone()).expect("a sandbox");
+        let folder = tempfile::tempdir().expect("a folder");
+        write(&folder.path().join("keys.toml"), &pair(ACCESS, SECRET));
+        let base_url = self.base_url.clone().unwrap_or_else(|| format!("http://{}", sandbox.addr()));
+        let text = self.text(&base_url);
+        let app = App::start(config(&text, folder.path()), None).expect("started");
+        let data = app.data[0];
+        let mut stage = Stage { sandbox, app: Some(app), data, folder, text, before: 0 };
+        if self.wait {
+            stage.verified();
+        }
+        stage
+    }
+
+    fn text(&self, base_url: &str) -> String {
+        let Setup { limits, log, account, budget, breaker, more, .. } = self;
+        let mut text = format!(
+            "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 2\n\
+             [limits]\ndrain_grace = \"0s\"\ndrain = \"10s\"\n{limits}\n\
+             [log]\n{log}\n\
+             [accounts.main]\nbase_url = \"{base_url}\"\nkeys = {{ source = \"file\", path = \"keys.toml\" }}\n\
+             budget = {{ {budget} }}\nbreaker = {{ {breaker} }}\n{account}\n"
+        );
+        let all = ("shop", "allow = [\"lookup\", \"read\", \"quote\", \"order\", \"account\", \"unlisted\"]");
+        let clerk = ("clerk", "allow = [\"lookup\"]");
+        for (name, lines) in [all, clerk].iter().chain(self.services) {
+            let digest: String = Sha256::digest(secret_of(name)).iter().map(|byte| format!("{byte:02x}")).collect();
+            text.push_str(&format!(
+                "[services.{name}]\naccount = \"main\"\n\
+                 credentials = [{{ access_key = \"svc-{name}-1\", secret_sha256 = \"{digest}\" }}]\n{lines}\n"
+            ));
+        }
+        text.push_str(more);
+        text
+    }
+}
+
+/// A keys file.
+pub(crate) fn pair(access: &str, secret: &str) -> String {
+    format!("[main]\naccess_key = \"{access}\"\nsecret_key = \"{secret}\"\n")
+}
+
+/// Writes a file that nobody else can read, at once.
+pub(crate) fn write(file: &Path, text: &str) {
+    let beside = file.with_extension("new");
+    fs::write(&beside, text).expect("written");
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o600)).expect("set");
+    fs::rename(beside, file).expect("moved");
+}
+
+fn config(text: &str, folder: &Path) -> Config {
+    let checked = check(text, folder, &Environment::default());
+    checked.config.unwrap_or_else(|| panic!("faults: {:?}", checked.faults))
+}
+
+impl Stage {
+    pub(crate) fn new() -> Stage {
+        Setup::default().start()
+    }
+
+    pub(crate) fn app(&self) -> &App {
+        self.app.as_ref().expect("running")
+    }
+
+    pub(crate) fn wire(&self) -> Wire {
+        Wire::open(self.data)
+    }
+
+    /// Asks on a connection of its own.
+    pub(crate) fn ask(&self, request: Request) -> Answer {
+        self.wire().ask(&request)
+    }
+
+    /// What Fastrac received since the stage was ready.
+    pub(crate) fn received(&self) -> Vec<Entry> {
+        self.sandbox.journal().into_iter().filter(|entry| entry.seq > self.before).collect()
+    }
+
+    /// Sum of a family's series that carry all these labels.
+    pub(crate) fn metric(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
+        sum(&self.app().gateway.live.metrics.text(), family, labels)
+    }
+
+    /// Lines of requests in the exchange log, as soon as there are that many.
+    pub(crate) fn lines(&self, count: usize) -> Vec<serde_json::Value> {
+        let mut lines = Vec::new();
+        until(&format!("{count} lines in the log"), || {
+            lines = self.log();
+            lines.len() >= count
+        });
+        assert_eq!(lines.len(), count, "lines in the log");
+        lines
+    }
+
+    /// The one line of a request.
+    pub(crate) fn line(&self, request_id: &str) -> serde_json::Value {
+        let mut found = None;
+        until("the request's line", || {
+            found = self.log().into_iter().find(|line| line["request_id"] == request_id);
+            found.is_some()
+        });
+        found.expect("a line")
+    }
+
+    /// All lines of requests that are in the exchange log now.
+    pub(crate) fn log(&self) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let lines = whole.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
+        lines.filter(|line| line.get("event").is_none()).collect()
+    }
+
+    pub(crate) fn log_file(&self) -> PathBuf {
+        self.folder.path().join("state/exchanges.jsonl")
+    }
+
+    /// Another program on the same folder.
+    pub(crate) fn second(&self) -> Result<App, AppError> {
+        App::start(config(&self.text, self.folder.path()), None)
+    }
+
+    /// Takes the program away, to be stopped.
+    pub(crate) fn take_app(&mut self) -> App {
+        self.app.take().expect("running")
+    }
+
+    /// Puts a program there.
+    pub(crate) fn put_app(&mut self, app: App) {
+        self.data = app.data[0];
+        self.app = Some(app);
+    }
+
+    /// Ends the program and starts it again on the same folder.
+    pub(crate) fn restart(&mut self) {
+        self.take_app().stop();
+        self.before = self.sandbox.counters().requests;
+        let app = self.second().expect("started again");
+        self.put_app(app);
+        self.verified();
+    }
+
+    /// Waits until the canary look-up of a new program is over; what comes then is the test's own.
+    fn verified(&mut self) {
+        let before = self.before;
+        until("the key pair is verified", || {
+            let canary = self.sandbox.journal().into_iter().find(|entry| entry.seq > before);
+            self.app().gateway.was_ready() && canary.is_some_and(|entry| entry.status.is_some())
+        });
+        self.before = self.sandbox.counters().requests;
+    }
+
+    fn inspect(&self) {
+        for file in fs::read_dir(self.folder.path().join("state")).expect("a folder") {
+            let path = file.expect("a file").path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("exchanges")) {
+                let text = fs::read(&path).expect("a file");
+                assert_eq!(canary_in(&text), None, "in {}", path.display());
+            }
+        }
+        for entry in self.sandbox.journal() {
+            assert_eq!(callers_trace(&entry), None, "reached Fastrac: {}", entry.json());
+        }
+        let said = LOG.lock().expect("whole").clone();
+        assert_eq!(canary_in(&said), None, "in the program's log");
+        assert_eq!(PANICS.lock().expect("whole").as_slice(), &[] as &[String]);
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let Some(app) = self.app.take() else { return };
+        let metrics = app.gateway.live.metrics.text();
+        app.stop();
+        if !std::thread::panicking() {
+            assert_eq!(canary_in(metrics.as_bytes()), None, "in the metrics");
+            self.inspect();
+        }
+    }
+}
+
+/// A header of a request at Fastrac that came from its caller, or tells of him.
+pub(crate) fn callers_trace(entry: &Entry) -> Option<String> {
+    const NEVER: [&str; 13] = [
+        "cookie",
+        "forwarded",
+        "via",
+        "expect",
+        "idempotency-key",
+        "traceparent",
+        "tracestate",
+        "baggage",
+        "b3",
+        "x-real-ip",
+        "x-request-id",
+        "proxy-authorization",
+        "x-access-key",
+    ];
+    const PREFIXES: [&str; 6] = ["x-forwarded", "x-gateway-", "x-b3-", "x-envoy-", "x-amzn-", "x-datadog-"];
+    for (name, value) in &entry.headers {
+        let plain = name.as_str().replace('_', "-");
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let decoded = value.strip_prefix("Basic ").and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
+        let known = NEVER.contains(&plain.as_str()) || PREFIXES.iter().any(|prefix| plain.starts_with(prefix));
+        let told = [value.as_bytes(), &decoded]
+            .iter()
+            .any(|text| [CALLER, "svc-"].iter().any(|canary| memchr::memmem::find(text, canary.as_bytes()).is_some()));
+        if known || told {
+            return Some(name.to_string());
+        }
+    }
+    None
+}
+
+/// Sum of a family's series in a metrics text that carry all these labels.
+pub(crate) fn sum(text: &str, family: &str, labels: &[(&str, &str)]) -> f64 {
+    let family = format!("fastrac_gateway_{family}");
+    let series = text.lines().filter_map(|line| line.strip_prefix(family.as_str()));
+    let series = series.filter(|rest| rest.starts_with(['{', ' ']));
+    let wanted: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+    let matching = series.filter(|rest| wanted.iter().all(|label| rest.contains(label.as_str())));
+    // `-0.0` is what an empty sum of floats is.
+    matching.map(|rest| rest.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()).expect("a number")).sum::<f64>()
+        + 0.0
+}
+
+/// Waits until something holds; fails loudly if it never does.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What the program said.
+pub(crate) static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+/// Panics of the gateway's own threads.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Sink;
+
+impl std::io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOG.lock().expect("whole").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Listens to the program's log and to panics of its threads, from the first stage on.
+fn watch() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::new("debug,fastrac_gateway=trace"))
+            .with_ansi(false)
+            .with_writer(|| Sink)
+            .init();
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or_default();
+            if name.starts_with("data-") || name.starts_with("control") {
+                PANICS.lock().expect("whole").push(panic.to_string());
+            }
+            print(panic);
+        }));
+    });
+}

@@ -87,8 +87,8 @@ where
 pub trait Ending: Send {
     /// The last byte was taken.
     fn complete(&mut self);
-    /// The body broke off on Fastrac's side.
-    fn broken(&mut self);
+    /// The body broke off on Fastrac's side, or was cut off.
+    fn broken(&mut self, why: &io::Error);
     /// Bytes that went out.
     fn sent(&mut self, bytes: usize);
 }
@@ -154,9 +154,9 @@ impl HttpBody for Body {
                     self.complete();
                 }
             }
-            Poll::Ready(Some(Err(_))) => {
+            Poll::Ready(Some(Err(why))) => {
                 if let Some(mut ending) = self.ending.take() {
-                    ending.broken();
+                    ending.broken(why);
                 }
             }
             Poll::Pending => {}

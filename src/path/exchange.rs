@@ -6,6 +6,7 @@
 use std::{
     convert::Infallible,
     future::Future,
+    io,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
@@ -26,6 +27,7 @@ use crate::{
     answer::{Cached, Content, Limits, Reply},
     body::{Body, Ending, Unread},
     catalog::Operation,
+    keys::Leak,
     landed::Trail,
     outcome::{Code, Outcome, Sent},
     record::{Captured, Record, RequestId},
@@ -262,10 +264,11 @@ impl Ending for Closing {
         self.done = true;
     }
 
-    fn broken(&mut self) {
+    fn broken(&mut self, why: &io::Error) {
         self.done = true;
+        let leaked = why.get_ref().is_some_and(|why| why.is::<Leak>());
         if let Some(record) = &mut self.exchange.record {
-            record.refused(Code::UpstreamCut);
+            record.refused(if leaked { Code::UpstreamLeak } else { Code::UpstreamCut });
         }
     }
 

@@ -166,17 +166,22 @@ async fn attempt(errand: &Errand, ready: Ready, trail: &mut Trail) -> Attempted 
                 Outcome::UpstreamError => admitted.failure(),
                 _ => admitted.success(),
             }
-            let begun = match &answer.body {
-                AnswerBody::Whole(body) => &body[..],
-                AnswerBody::Long(stream) => stream.begun(),
-            };
-            if lease.leaks_in(begun) {
+            rewrite::answer(&mut answer.headers, &errand.account.route(errand.operation.api).endpoint);
+            if leaks(&lease, &answer) {
                 return Attempted::Leaked;
             }
-            rewrite::answer(&mut answer.headers, &errand.account.route(errand.operation.api).endpoint);
             Attempted::Answered(Received { answer, reading, spent })
         }
     }
+}
+
+/// Whether what would be passed on holds the live secret, as far as it has come.
+fn leaks(lease: &Lease, answer: &Answer) -> bool {
+    let begun = match &answer.body {
+        AnswerBody::Whole(body) => &body[..],
+        AnswerBody::Long(stream) => stream.begun(),
+    };
+    lease.leaks_in(begun) || answer.headers.values().any(|value| lease.leaks_in(value.as_bytes()))
 }
 
 fn bounds(errand: &Errand) -> Bounds {

@@ -183,6 +183,11 @@ impl Wire {
         }
     }
 
+    /// Whether the peer has said that it wants the body.
+    pub(crate) fn continues(&mut self) -> bool {
+        self.more() && self.buffer.starts_with(b"HTTP/1.1 100")
+    }
+
     /// Whether the connection ends now, with nothing more on it.
     pub(crate) fn ends(&mut self) -> bool {
         while self.more() {}

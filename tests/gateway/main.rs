@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `config` | a bad configuration gives all its faults with places; the examples and the commands around it work |
 //! | `answers_truly` | what comes through the gateway is what Fastrac said |
+//! | `never_leaks` | keys stay where they belong, whatever anybody tries |
 //! | `layout` | rooms import down only, pure rooms know no runtime |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
@@ -17,4 +18,5 @@ mod client;
 mod config;
 mod h2;
 mod layout;
+mod never_leaks;
 mod stage;

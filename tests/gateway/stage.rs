@@ -41,6 +41,11 @@ pub(crate) fn secret_of(service: &str) -> String {
     format!("{CALLER}{service}")
 }
 
+/// What the configuration holds of it.
+pub(crate) fn digest_of(service: &str) -> String {
+    Sha256::digest(secret_of(service)).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The first canary in some bytes.
 pub(crate) fn canary_in(bytes: &[u8]) -> Option<&'static str> {
     static BASIC: std::sync::OnceLock<&'static str> = std::sync::OnceLock::new();
@@ -50,7 +55,9 @@ pub(crate) fn canary_in(bytes: &[u8]) -> Option<&'static str> {
 
 /// How a stage is set up. Texts are lines of the configuration.
 pub(crate) struct Setup {
-    /// In `[limits]`, after `drain_grace = "0s"` and `drain`.
+    /// `limits.drain_grace` and `limits.drain`.
+    pub(crate) drain: (&'static str, &'static str),
+    /// In `[limits]`.
     pub(crate) limits: &'static str,
     /// In `[log]`.
     pub(crate) log: &'static str,
@@ -75,6 +82,7 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Setup {
+            drain: ("0s", "10s"),
             limits: "",
             log: "",
             account: "",
@@ -136,15 +144,16 @@ impl Setup {
         let Setup { limits, log, account, budget, breaker, more, .. } = self;
         let mut text = format!(
             "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 2\n\
-             [limits]\ndrain_grace = \"0s\"\ndrain = \"10s\"\n{limits}\n\
+             [limits]\ndrain_grace = \"{}\"\ndrain = \"{}\"\n{limits}\n\
              [log]\n{log}\n\
              [accounts.main]\nbase_url = \"{base_url}\"\nkeys = {{ source = \"file\", path = \"keys.toml\" }}\n\
-             budget = {{ {budget} }}\nbreaker = {{ {breaker} }}\n{account}\n"
+             budget = {{ {budget} }}\nbreaker = {{ {breaker} }}\n{account}\n",
+            self.drain.0, self.drain.1
         );
         let all = ("shop", "allow = [\"lookup\", \"read\", \"quote\", \"order\", \"account\", \"unlisted\"]");
         let clerk = ("clerk", "allow = [\"lookup\"]");
         for (name, lines) in [all, clerk].iter().chain(self.services) {
-            let digest: String = Sha256::digest(secret_of(name)).iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest = digest_of(name);
             text.push_str(&format!(
                 "[services.{name}]\naccount = \"main\"\n\
                  credentials = [{{ access_key = \"svc-{name}-1\", secret_sha256 = \"{digest}\" }}]\n{lines}\n"
@@ -189,6 +198,11 @@ impl Stage {
     /// Asks on a connection of its own.
     pub(crate) fn ask(&self, request: Request) -> Answer {
         self.wire().ask(&request)
+    }
+
+    /// A page of the admin port.
+    pub(crate) fn admin(&self, page: &str) -> Answer {
+        Wire::open(self.app().admin).ask(&crate::client::get(page).header("host", "localhost"))
     }
 
     /// What Fastrac received since the stage was ready.

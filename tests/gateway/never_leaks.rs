@@ -1,0 +1,357 @@
+//! Keys stay where they belong: Fastrac's in the gateway, a caller's at its door.
+//!
+//! The client searches every byte that it receives for canaries; what a [`Stage`] checks at its end
+//! stands in `stage`. Here are the attempts to get one out.
+
+use std::{collections::BTreeSet, net::TcpListener};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use fastrac_gateway::sandbox::{Act, Canned, Entry, Fault};
+
+use crate::{
+    bodies,
+    client::{Request, get, post, request},
+    stage::{ACCESS, LOG, SECRET, Setup, Stage, callers_trace, canary_in, secret_of, until},
+};
+
+/// What a caller, or what stands before it, may send along.
+const BAGGAGE: &[(&str, &str)] = &[
+    ("cookie", "session=fgw_canary_cookie"),
+    ("forwarded", "for=10.0.0.9;host=evil.example"),
+    ("x-forwarded-for", "10.0.0.9"),
+    ("X_Forwarded_Host", "evil.example"),
+    ("x-forwarded-host", "evil.example"),
+    ("x-forwarded-proto", "gopher"),
+    ("x-real-ip", "10.0.0.9"),
+    ("via", "1.1 mesh"),
+    ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ("tracestate", "a=1"),
+    ("baggage", "user=fgw_canary_baggage"),
+    ("b3", "1-2-3"),
+    ("x-b3-traceid", "1"),
+    ("x-envoy-original-path", "/order/express"),
+    ("x-amzn-trace-id", "1"),
+    ("x-datadog-trace-id", "1"),
+    ("x-request-id", "the-callers-own-id"),
+    ("x-original-url", "/order/express"),
+    ("x-rewrite-url", "/order/express"),
+    ("x-http-method-override", "DELETE"),
+    ("proxy-authorization", "Basic fgw_canary_proxy"),
+    ("x-access-key", "fgw_canary_x_access"),
+    ("x-secret-key", "fgw_canary_x_secret"),
+    ("X_Secret_Key", "fgw_canary_x_secret"),
+    ("access_key", "fgw_canary_access"),
+    ("secret_key", "fgw_canary_secret"),
+    ("x-gateway-timeout", "20000"),
+    ("x-gateway-whatever", "1"),
+    ("te", "trailers"),
+    ("keep-alive", "timeout=5"),
+    ("proxy-connection", "keep-alive"),
+    ("connection", "X-Private , keep-alive"),
+    ("x-private", "fgw_canary_private"),
+];
+
+fn laden(asked: Request) -> Request {
+    BAGGAGE.iter().fold(asked, |asked, (name, value)| asked.header(name, value))
+}
+
+fn names(entry: &Entry) -> BTreeSet<&str> {
+    entry.headers.keys().map(|name| name.as_str()).collect()
+}
+
+#[test]
+fn nothing_of_the_caller_reaches_fastrac() {
+    let stage = Stage::new();
+    let order = post("/order/express", bodies::ORDER).header("idempotency-key", "\"one\"");
+    for (asked, cached) in [
+        (get("/region/province"), true),
+        (post("/region/search-region", r#"{"keyword":"gambir"}"#), true),
+        (get("/apiCourier/all-courier"), true),
+        (request("GET", "/order/track").json(r#"{"courier_code":"idx","awb":"x"}"#), false),
+        (post("/apiTariff/tariffExpress", bodies::TARIFF_V1), false),
+        (order, false),
+        (post("/nothing/listed", "{}"), false),
+        (get("/nothing/listed"), false),
+    ] {
+        let theirs = asked.clone().header("x-theirs", "1").header("accept-language", "id").header("method", "GET");
+        let answer = stage.ask(laden(theirs.by("shop")));
+        assert_eq!(answer.header("x-request-id"), Some("the-callers-own-id"));
+        let entry = stage.received().pop().expect("an entry");
+        assert_eq!(callers_trace(&entry), None, "{}", entry.json());
+        let mut wanted = BTreeSet::from(["accept-encoding", "host"]);
+        let (first, unlisted) = (asked.target.starts_with("/api"), asked.target.starts_with("/nothing"));
+        if first || unlisted {
+            wanted.extend(["access-key", "secret-key"]);
+        }
+        if !first || unlisted {
+            wanted.insert("authorization");
+        }
+        if !asked.body.is_empty() {
+            wanted.extend(["content-type", "content-length"]);
+        }
+        if !cached {
+            wanted.extend(["x-theirs", "accept-language", "method"]);
+        }
+        assert_eq!(names(&entry), wanted, "{}", asked.target);
+    }
+}
+
+#[test]
+fn a_caller_cannot_make_injected_headers_vanish_or_double() {
+    let stage = Stage::new();
+    let secret = secret_of("shop");
+    let host = stage.sandbox.addr().to_string();
+    let tricks: &[&[(&str, &str)]] = &[
+        &[("connection", "secret-key")],
+        &[("connection", "Secret-Key, ACCESS-KEY, authorization, host, content-type, accept-encoding")],
+        &[("connection", "close, authorization")],
+        &[("connection", "secret-key"), ("connection", "authorization")],
+        &[("access_key", "evil"), ("secret_key", "evil")],
+        &[("Access_Key", "evil"), ("x_access_key", "evil")],
+        &[("proxy-authorization", "Basic ZXZpbDpldmls")],
+        &[("x-access-key", "evil"), ("x-secret-key", "evil")],
+        &[("host_", "evil"), ("x-host", "evil")],
+        &[("te", "secret-key"), ("trailer", "secret-key, authorization")],
+    ];
+    for trick in tricks {
+        for (asked, both) in [(get("/apiCourier/all-courier?v1"), false), (get("/nothing"), true)] {
+            let asked = trick.iter().fold(asked, |asked, (name, value)| asked.header(name, value));
+            stage.ask(asked.bearer("svc-shop-1", &secret));
+            let entry = stage.received().pop().expect("an entry");
+            let values = |name: &str| -> Vec<String> {
+                let like = |known: &&http::HeaderName| known.as_str().replace('_', "-") == name;
+                let known: Vec<_> = entry.headers.keys().filter(like).collect();
+                let all = known.iter().flat_map(|known| entry.headers.get_all(*known));
+                all.map(|value| value.to_str().expect("ASCII").to_owned()).collect()
+            };
+            assert_eq!(values("access-key"), [ACCESS], "{trick:?}");
+            assert_eq!(values("secret-key"), [SECRET], "{trick:?}");
+            assert_eq!(values("host"), [host.as_str()], "{trick:?}");
+            let basic = format!("Basic {}", STANDARD.encode(format!("{ACCESS}:{SECRET}")));
+            assert_eq!(values("authorization"), if both { vec![basic] } else { vec![] }, "{trick:?}");
+            assert_eq!(entry.key.as_deref(), Some("gateway"));
+        }
+        // Each is asked anew: a stored answer would hide what went out.
+        stage.app().gateway.current.load().cache.purge();
+    }
+}
+
+#[test]
+fn no_trick_of_host_or_target_sends_it_elsewhere() {
+    let trap = TcpListener::bind("127.0.0.1:0").expect("a trap");
+    trap.set_nonblocking(true).expect("set");
+    let evil = trap.local_addr().expect("an address").to_string();
+    let stage = Stage::new();
+    let served = [
+        get("/nothing").header("host", &evil),
+        get("/nothing").header("x-forwarded-host", &evil).header("forwarded", &format!("host={evil}")),
+        get("/nothing").header("x-original-url", &format!("http://{evil}/")).header("x-rewrite-url", "/order/express"),
+        get(&format!("http://{evil}/nothing")).header("host", &evil),
+        get(&format!("//{evil}/nothing")),
+        get(&format!("/nothing?url=http://{evil}/")),
+        get(&format!("/@{evil}/nothing")),
+    ];
+    for asked in served {
+        stage.ask(asked.by("shop"));
+        let entry = stage.received().pop().expect("an entry");
+        assert_eq!(entry.headers["host"], stage.sandbox.addr().to_string().as_str());
+        assert!(entry.uri.authority().is_none(), "{}", entry.target());
+    }
+    let before = stage.received().len();
+    assert_eq!(before, 7);
+    for (asked, status) in [
+        (get(&format!("http://{evil}/nothing")), 400),
+        (get("https://gateway.test:1/nothing"), 400),
+        (get("ftp://gateway.test/nothing"), 400),
+        (get(&format!("http://x@{evil}/nothing")).header("host", &evil), 400),
+        (get("/nothing").header("host", "gateway.test").header("host", &evil), 400),
+        (get("/nothing").header("host", &format!("gateway.test@{evil}")), 400),
+        (get("/nothing").header("host", ""), 400),
+        (get("/nothing").header("host", "a b"), 400),
+        (request("CONNECT", &evil), 501),
+        (request("OPTIONS", "*"), 400),
+    ] {
+        assert_eq!(stage.ask(asked.clone().by("shop")).status, status, "{asked:?}");
+    }
+    assert_eq!(stage.received().len(), before);
+    assert!(trap.accept().is_err(), "somebody went to the other host");
+}
+
+#[test]
+fn redirects_are_never_followed_and_never_lead_away() {
+    let trap = TcpListener::bind("127.0.0.1:0").expect("a trap");
+    trap.set_nonblocking(true).expect("set");
+    let evil = trap.local_addr().expect("an address").to_string();
+    let stage = Stage::new();
+    let own = stage.sandbox.addr();
+    for (given, told) in [
+        (format!("http://{own}/region/city?a=%31#x"), Some("/region/city?a=%31#x")),
+        (format!("http://{own}"), Some("/")),
+        ("/courier/all".to_owned(), Some("/courier/all")),
+        (format!("http://{evil}/"), None),
+        (format!("//{evil}/"), None),
+        (format!("/\\{evil}/"), None),
+        (format!("https://{own}/"), None),
+        (format!("http://{own}//{evil}/"), None),
+        (format!("http://user@{own}/"), None),
+    ] {
+        for name in ["location", "content-location"] {
+            let headers = vec![(name.to_owned(), given.clone())];
+            let canned = Canned { status: 302, headers, body: String::new(), execute: false };
+            stage.sandbox.clear_faults();
+            stage.sandbox.fault(Fault::on("v2.province", Act::Answer(canned)));
+            let answer = stage.ask(get("/region/province").by("shop"));
+            assert_eq!(
+                (answer.status, answer.outcome(), answer.header(name)),
+                (302, "upstream_error", told),
+                "{given}"
+            );
+        }
+    }
+    assert!(trap.accept().is_err(), "somebody followed");
+}
+
+#[test]
+fn what_fastrac_says_of_keys_cookies_and_hops_is_not_passed_on() {
+    let stage = Stage::new();
+    let pairs = [
+        ("set-cookie", "a=b"),
+        ("secret-key", SECRET),
+        ("access-key", ACCESS),
+        ("x-secret-key", SECRET),
+        ("Secret_Key", SECRET),
+        ("x-request-id", "theirs"),
+        ("x-gateway-outcome", "hit"),
+        ("x-gateway-sent", "no"),
+        ("x-gateway-anything", "1"),
+        ("cache-status", "theirs; hit"),
+        ("keep-alive", "timeout=1"),
+        ("x-kept", "1"),
+    ];
+    let headers = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let canned = Canned { status: 200, headers, body: r#"{"success":true}"#.to_owned(), execute: false };
+    stage.sandbox.fault(Fault::on("v2.balance_history", Act::Answer(canned)));
+    let answer = stage.ask(post("/user/balance/history", "{}").by("shop"));
+    let expected: BTreeSet<&str> =
+        ["content-type", "content-length", "date", "x-kept", "x-request-id", "x-gateway-outcome", "x-gateway-sent"]
+            .into();
+    assert_eq!(answer.headers.iter().map(|(name, _)| name.as_str()).collect::<BTreeSet<_>>(), expected);
+    assert_eq!((answer.outcome(), answer.sent()), ("ok", "yes"));
+    assert_ne!(answer.header("x-request-id"), Some("theirs"));
+}
+
+/// Ways to write the secret into a body.
+fn echoes() -> Vec<String> {
+    let escaped: String = SECRET.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
+    let basic = STANDARD.encode(format!("{ACCESS}:{SECRET}"));
+    [SECRET.to_owned(), SECRET.replace('/', "\\/"), escaped, format!("Basic {basic}")]
+        .map(|text| format!("{{\"success\":true,\"message\":\"\",\"data\":\"your key is {text}\"}}"))
+        .to_vec()
+}
+
+#[test]
+fn an_answer_that_echoes_the_secret_is_withheld() {
+    let stage = Stage::new();
+    for (number, body) in echoes().iter().enumerate() {
+        for (operation, asked) in [
+            ("v2.province", get("/region/province")),
+            ("v2.tariff_express", post("/tariff/express", bodies::TARIFF)),
+            ("v2.order_express", post("/order/express", &bodies::order(number))),
+        ] {
+            stage.sandbox.clear_faults();
+            stage.sandbox.fault(Fault::on(operation, Act::answer(200, body)));
+            let answer = stage.ask(asked.by("shop"));
+            assert_eq!((answer.status, answer.code().as_str(), answer.outcome()), (502, "upstream.leak", "leak"));
+            assert_eq!(answer.sent(), "yes");
+        }
+    }
+    stage.sandbox.clear_faults();
+    assert_eq!(stage.ask(get("/region/province").by("shop")).outcome(), "ok", "a leak is not stored");
+}
+
+#[test]
+fn an_answer_whose_head_echoes_the_secret_is_withheld() {
+    let stage = Stage::new();
+    for value in [SECRET.to_owned(), format!("key={SECRET}"), STANDARD.encode(format!("{ACCESS}:{SECRET}"))] {
+        let headers = vec![("x-debug".to_owned(), value)];
+        let canned = Canned { status: 200, headers, body: r#"{"success":true}"#.to_owned(), execute: false };
+        stage.sandbox.clear_faults();
+        stage.sandbox.fault(Fault::on("v2.balance_history", Act::Answer(canned)));
+        let answer = stage.ask(post("/user/balance/history", "{}").by("shop"));
+        assert_eq!((answer.status, answer.code().as_str()), (502, "upstream.leak"));
+    }
+}
+
+#[test]
+fn a_streamed_answer_is_cut_where_the_secret_shows() {
+    let stage = Setup { limits: "answer_buffer = \"4KiB\"", ..Setup::default() }.start();
+    for before in [100_000, 1_000_000] {
+        for echo in echoes() {
+            let body =
+                echo.replace("your key", &"x".repeat(before)).replace("\"}", &format!("{}\"}}", "y".repeat(50_000)));
+            stage.sandbox.clear_faults();
+            stage.sandbox.fault(Fault::on("v2.tariff_express", Act::answer(200, &body)));
+            let name = format!("streamed-{before}-{}", echo.len());
+            let mut wire = stage.wire();
+            wire.send(&post("/tariff/express", bodies::TARIFF).by("shop").header("x-request-id", &name).bytes());
+            // Where the secret shows before anything was flushed, the connection just ends.
+            if let Some(answer) = wire.answer("POST") {
+                assert_eq!((answer.status, answer.whole), (200, false), "{before}");
+                assert!(!answer.text().contains('y'), "what follows the secret was sent");
+            }
+            assert!(wire.ends());
+            let line = stage.line(&name);
+            assert_eq!((&line["outcome"], &line["code"]), (&"leak".into(), &"upstream.leak".into()));
+        }
+    }
+}
+
+#[test]
+fn whatever_becomes_of_a_request_its_secrets_stay_out_of_sight() {
+    let services = &[("poor", "quota = { per_day = 1 }"), ("old", "allow = [\"lookup\"]")];
+    let limits = "request_body = \"1KiB\"\nrequest = \"2s\"";
+    let more = "[operations.\"v2.multi_items\"]\ntimeout = \"100ms\"\n";
+    let stage = Setup { services, limits, more, ..Setup::default() }.start();
+    stage.sandbox.fault(Fault::on("v2.webhook_get", Act::html(503)));
+    stage.sandbox.fault(Fault::on("v2.balance_history", Act::Close));
+    stage.sandbox.fault(Fault { wait_ms: 400, ..Fault::on("v2.multi_items", Act::Pass) });
+    let telling = r#"{"password":"fgw_canary_b","x":"fgw_canary_c","origin":{"secret_key":"fgw_canary_d"}}"#;
+    for (asked, outcome) in [
+        (get("/region/province").by("shop"), "ok"),
+        (get("/region/province").by("shop"), "hit"),
+        (get("/region/province").pair("svc-shop-1", "fgw_canary_wrong"), "unauthenticated"),
+        (get("/region/province").basic("fgw_canary_x", "fgw_canary_y"), "unauthenticated"),
+        (get("/region/province").header("authorization", "Bearer fgw_canary_nonsense"), "unauthenticated"),
+        (get("/region/province?secret_key=fgw_canary_q&t=fgw_canary_r#fgw_canary_f").by("shop"), "ok"),
+        (get("/nothing/fgw_canary_p;k=fgw_canary_s?Authorization=Basic%20fgw_canary_t").by("shop"), "rejected"),
+        (get("/region/../fgw_canary_p").by("shop"), "bad_request"),
+        (post("/tariff/express", telling).by("shop"), "rejected"),
+        (post("/tariff/express", telling).by("old"), "forbidden"),
+        (post("/tariff/express", &"fgw_canary_e".repeat(1_000)).by("shop"), "bad_request"),
+        (post("/order/express", "fgw_canary_not_json").by("shop"), "rejected"),
+        (post("/order/express", "{}").header("idempotency-key", "fgw_canary_key").by("shop"), "rejected"),
+        (get("/webhook/get").by("shop"), "upstream_error"),
+        (post("/user/balance/history", telling).by("shop"), "cut"),
+        (post("/item/multi-items", telling).by("shop"), "timeout"),
+        (get("/courier/all").by("poor"), "hit-or-ok"),
+        (get("/courier/service?courier_code=idx").by("poor"), "over_quota-or-ok"),
+        (get("/courier/service?courier_code=grab").by("poor"), "over_quota"),
+    ] {
+        let answer = stage.ask(asked.clone());
+        assert!(outcome.split("-or-").any(|one| one == answer.outcome()), "{asked:?}: {}", answer.outcome());
+        stage.line(answer.header("x-request-id").expect("an id"));
+    }
+    for head in ["GET /fgw_canary_a b c\r\n\r\n", "GET / HTTP/1.1\r\nsecret key: fgw_canary_h\r\n\r\n"] {
+        let mut wire = stage.wire();
+        wire.send(head.as_bytes());
+        assert_eq!(wire.answer("GET").expect("an answer").status, 400);
+    }
+    until("both are counted", || stage.metric("requests_total", &[("operation", "-"), ("service", "-")]) >= 2.0);
+    for page in ["/metrics", "/status", "/config", "/readyz", "/"] {
+        let answer = stage.admin(page);
+        assert!(answer.status == 200 && answer.body.len() > 10, "{page}");
+    }
+    let said = LOG.lock().expect("whole");
+    assert!(!said.is_empty(), "the program's log is heard");
+    assert_eq!(canary_in(&said), None);
+}

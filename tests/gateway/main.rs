@@ -8,6 +8,7 @@
 //! | `config` | a bad configuration gives all its faults with places; the examples and the commands around it work |
 //! | `answers_truly` | what comes through the gateway is what Fastrac said |
 //! | `never_leaks` | keys stay where they belong, whatever anybody tries |
+//! | `refuses_clearly` | every refusal says what is wrong, whether Fastrac saw the request, and when to come back |
 //! | `layout` | rooms import down only, pure rooms know no runtime |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
@@ -19,4 +20,5 @@ mod config;
 mod h2;
 mod layout;
 mod never_leaks;
+mod refuses_clearly;
 mod stage;

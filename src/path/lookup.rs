@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method};
+use http::{HeaderMap, HeaderName, Method};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Call, Exchange, fetch};
@@ -61,13 +61,8 @@ pub(super) async fn look(x: &mut Exchange, call: &Call) -> Result<Looked, Refusa
 
 fn key(call: &Call) -> Key {
     let asked = &call.errand.asked;
-    let vary: Vec<&[u8]> = call
-        .errand
-        .operation
-        .vary
-        .iter()
-        .map(|name| asked.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes))
-        .collect();
+    let vary: Vec<Vec<u8>> = call.errand.operation.vary.iter().map(|name| values(&asked.headers, name)).collect();
+    let vary: Vec<&[u8]> = vary.iter().map(Vec::as_slice).collect();
     let method = if asked.method == Method::HEAD { &Method::GET } else { &asked.method };
     Key::new(Parts {
         account: &call.errand.account.name,
@@ -78,6 +73,12 @@ fn key(call: &Call) -> Key {
         vary: &vary,
         body: &asked.body,
     })
+}
+
+/// All values of a header, since all of them are sent; an absent one is not an empty one.
+fn values(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
+    // No value holds a NUL.
+    headers.get_all(name).iter().flat_map(|value| [b"\0", value.as_bytes()].concat()).collect()
 }
 
 fn hit(call: &Call, entry: &Entry, now: Instant) -> Result<Reply, Refusal> {

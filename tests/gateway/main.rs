@@ -9,12 +9,14 @@
 //! | `answers_truly` | what comes through the gateway is what Fastrac said |
 //! | `never_leaks` | keys stay where they belong, whatever anybody tries |
 //! | `refuses_clearly` | every refusal says what is wrong, whether Fastrac saw the request, and when to come back |
+//! | `caches` | what is known is not asked again, what is asked at once is asked once |
 //! | `layout` | rooms import down only, pure rooms know no runtime |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod answers_truly;
 mod bodies;
+mod caches;
 mod client;
 mod config;
 mod h2;

@@ -1,0 +1,325 @@
+//! What is known is not asked again, what is asked at once is asked once, and nobody gets what isn't his.
+
+use std::{sync::Barrier, time::Duration};
+
+use fastrac_gateway::sandbox::{Act, Fault, Key, Options, Sandbox};
+
+use crate::{
+    bodies,
+    client::{Answer, Request, get, post},
+    stage::{ACCESS, SECRET, Setup, Stage, pair, sandbox, until, write},
+};
+
+fn cache_status(answer: &Answer) -> &str {
+    answer.header("cache-status").expect("Cache-Status")
+}
+
+/// The seconds that a hit stays fresh.
+fn ttl(answer: &Answer) -> u64 {
+    let ttl = cache_status(answer).strip_prefix("fastrac-gateway; hit; ttl=").expect("a hit");
+    ttl.parse().expect("seconds")
+}
+
+#[test]
+fn a_lookup_is_asked_once_and_then_known() {
+    let stage = Stage::new();
+    let asked = get("/region/city?province_id=31").by("shop");
+    let first = stage.ask(asked.clone());
+    assert_eq!(cache_status(&first), "fastrac-gateway; fwd=uri-miss; stored");
+    assert_eq!((first.outcome(), first.sent(), first.header("age")), ("ok", "yes", None));
+    let second = stage.ask(asked.clone());
+    assert_eq!((second.outcome(), second.sent(), second.status), ("hit", "no", 200));
+    assert!((86_390..=86_400).contains(&ttl(&second)));
+    assert!(second.header("age").and_then(|age| age.parse::<u64>().ok()).expect("Age") < 10);
+    assert_eq!(second.body, first.body);
+    assert_eq!(second.header("content-type"), first.header("content-type"));
+    assert_eq!(stage.received().len(), 1);
+    let line = stage.line(second.header("x-request-id").expect("an id"));
+    assert_eq!(line["stored_from"], first.header("x-request-id").expect("an id"));
+    assert_eq!((&line["cache"], &line["attempts"]), (&"hit".into(), &0.into()));
+    let counted = |result| stage.metric("cache_requests_total", &[("operation", "v2.city"), ("result", result)]);
+    assert_eq!((counted("miss"), counted("hit")), (1.0, 1.0));
+    assert_eq!(stage.metric("upstream_calls_saved_total", &[("operation", "v2.city")]), 1.0);
+}
+
+#[test]
+fn what_means_the_same_is_a_hit_and_what_does_not_is_not() {
+    let stage = Stage::new();
+    let search = |body: &str| post("/region/search-region", body).by("shop");
+    let city = |query: &str| get(&format!("/region/city?{query}")).by("shop");
+    for (asked, hit) in [
+        (search(r#"{"keyword":"gambir","limit":3}"#), false),
+        (search(r#"{ "limit" : 3,"keyword":"gambir" }"#), true),
+        (search(r#"{"keyword":"gambir","limit":3,"offset":0}"#), false),
+        (search(r#"{"keyword":"Gambir","limit":3}"#), false),
+        (search(r#"{"keyword":"gambir","limit":"3"}"#), false),
+        (city("province_id=31&a=1"), false),
+        (city("a=1&province_id=31"), true),
+        (city("a=2&province_id=31"), false),
+        (city("province_id=31&a=%31"), false),
+        (city("province_id=31&province_id=32"), false),
+        (city("province_id=32&province_id=31"), false),
+        (get("/apiRegion/city?province_id=31").by("shop"), false),
+        (city("province_id=31&a=1").header("accept-language", "id").header("x-anything", "1"), true),
+        (get("/region/city?province_id=31&a=1").by("clerk"), true),
+    ] {
+        let answer = stage.ask(asked.clone());
+        let stored = answer.status == 200;
+        assert_eq!(answer.outcome() == "hit", hit, "{} {}", asked.target, String::from_utf8_lossy(&asked.body));
+        assert!(stored || !hit);
+    }
+}
+
+#[test]
+fn what_was_not_found_is_known_for_a_short_while_only() {
+    let more = "[operations.\"v2.city\"]\ncache = { fresh = \"24h\", not_found = \"1s\" }\n";
+    let stage = Setup { more, ..Setup::default() }.start();
+    let asked = get("/region/city?province_id=9999").by("shop");
+    let first = stage.ask(asked.clone());
+    assert_eq!((first.status, first.outcome()), (404, "not_found"));
+    assert_eq!(cache_status(&first), "fastrac-gateway; fwd=uri-miss; stored");
+    let known = stage.ask(asked.clone());
+    if stage.received().len() == 1 {
+        assert_eq!((known.status, known.outcome(), known.body == first.body), (404, "hit", true));
+        assert!(ttl(&known) <= 1);
+    }
+    until("it is asked again", || {
+        stage.ask(asked.clone());
+        stage.received().len() > 1
+    });
+}
+
+#[test]
+fn only_good_answers_are_kept() {
+    let stage = Stage::new();
+    let asked = get("/region/province").by("shop");
+    let good = r#"{"success":true,"message":"","data":[]}"#;
+    for act in [
+        Act::html(500),
+        Act::html(200),
+        Act::answer(201, good),
+        Act::answer(302, good),
+        Act::answer(400, good),
+        Act::answer(200, r#"{"success":false,"message":"no"}"#),
+        Act::answer(200, r#"{"success":true,"success":true}"#),
+        Act::answer(200, r#"{"success":"true"}"#),
+        Act::answer(200, r#"{"success":true"#),
+        Act::answer(200, "[]"),
+        Act::answer(200, ""),
+        Act::throttle(None),
+        Act::Cut { after: 10, reset: false },
+        Act::Close,
+    ] {
+        stage.sandbox.clear_faults();
+        stage.sandbox.fault(Fault::on("v2.province", act.clone()));
+        let before = stage.received().len();
+        for _ in 0..2 {
+            let answer = stage.ask(asked.clone());
+            assert_ne!(answer.outcome(), "hit", "{act:?}");
+            if let Some(said) = answer.header("cache-status") {
+                assert_eq!(said, "fastrac-gateway; fwd=uri-miss", "{act:?}");
+            }
+        }
+        assert!(stage.received().len() >= before + 2, "{act:?} was kept");
+    }
+    stage.sandbox.clear_faults();
+    assert_eq!(cache_status(&stage.ask(asked)), "fastrac-gateway; fwd=uri-miss; stored");
+}
+
+/// Asks the same from many connections at once.
+fn at_once(stage: &Stage, count: usize, asked: &Request) -> Vec<Answer> {
+    let barrier = Barrier::new(count);
+    std::thread::scope(|scope| {
+        let ask = || {
+            let mut wire = stage.wire();
+            barrier.wait();
+            wire.ask(asked)
+        };
+        let all: Vec<_> = (0..count).map(|_| scope.spawn(ask)).collect();
+        all.into_iter().map(|one| one.join().expect("an answer")).collect()
+    })
+}
+
+#[test]
+fn sixty_four_at_once_are_one_call() {
+    let stage = Stage::new();
+    stage.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_millis(300)));
+    let answers = at_once(&stage, 64, &get("/region/province").by("shop"));
+    assert_eq!(stage.received().len(), 1);
+    let of = |status: &str| answers.iter().filter(|answer| cache_status(answer) == status).count();
+    assert_eq!(of("fastrac-gateway; fwd=uri-miss; stored"), 1);
+    assert!(of("fastrac-gateway; fwd=uri-miss; collapsed") >= 1);
+    for answer in &answers {
+        assert_eq!((answer.status, &answer.body), (200, &answers[0].body));
+        let leads = cache_status(answer).ends_with("stored");
+        assert_eq!(answer.sent(), if leads { "yes" } else { "no" });
+    }
+    assert_eq!(stage.metric("upstream_calls_saved_total", &[("operation", "v2.province")]), 63.0);
+}
+
+#[test]
+fn a_failure_is_shared_by_those_who_waited_and_by_nobody_else() {
+    let more = "[operations.\"v2.province\"]\ntimeout = \"400ms\"\n";
+    let stage = Setup { more, ..Setup::default() }.start();
+    stage.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_secs(3)).times(1));
+    let answers = at_once(&stage, 16, &get("/region/province").by("shop"));
+    let late: Vec<_> = answers.iter().filter(|answer| answer.status == 504).collect();
+    assert!(!late.is_empty());
+    assert_eq!(late.iter().filter(|answer| answer.sent() == "unknown").count(), 1, "only one was sent");
+    assert!(stage.received().len() <= 2);
+    assert_eq!(stage.ask(get("/region/province").by("shop")).status, 200);
+}
+
+#[test]
+fn a_fill_outlives_its_first_caller() {
+    let stage = Stage::new();
+    stage.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_millis(700)));
+    let asked = get("/region/province").by("shop");
+    let mut leader = stage.wire();
+    leader.send(&asked.clone().header("x-request-id", "the-one-who-leaves").bytes());
+    until("it is sent", || stage.received().len() == 1);
+    let mut followers: Vec<_> = (0..8).map(|_| stage.wire()).collect();
+    followers.iter_mut().for_each(|wire| wire.send(&asked.bytes()));
+    until("all wait", || stage.metric("in_flight_requests", &[("service", "shop")]) == 9.0);
+    drop(leader);
+    for wire in &mut followers {
+        let answer = wire.answer("GET").expect("an answer");
+        assert_eq!((answer.status, cache_status(&answer)), (200, "fastrac-gateway; fwd=uri-miss; collapsed"));
+    }
+    assert_eq!(stage.received().len(), 1);
+    assert_eq!(stage.ask(asked).outcome(), "hit");
+    let line = stage.line("the-one-who-leaves");
+    assert_eq!((&line["outcome"], &line["sent"]), (&"client_gone".into(), &"unknown".into()));
+}
+
+#[test]
+fn accounts_share_nothing() {
+    const OTHER: (&str, &str) = ("canary-fastrac-access-7d1c-other", "canary/fastrac+secret=93f0a2-other");
+    let elsewhere = Sandbox::start(Options { keys: vec![Key::new("other", OTHER.0, OTHER.1)], seed: 2, ..sandbox() });
+    let elsewhere = elsewhere.expect("a sandbox");
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("other.toml");
+    write(&keys, &pair(OTHER.0, OTHER.1).replace("[main]", "[other]"));
+    let more = format!(
+        "[accounts.other]\nbase_url = \"http://{}\"\nkeys = {{ source = \"file\", path = \"{}\" }}\n\
+         [services.stranger]\naccount = \"other\"\n\
+         credentials = [{{ access_key = \"svc-stranger-1\", secret_sha256 = \"{}\" }}]\n",
+        elsewhere.addr(),
+        keys.display(),
+        crate::stage::digest_of("stranger"),
+    );
+    let stage = Setup { more: Box::leak(more.into_boxed_str()), ..Setup::default() }.start();
+    assert_eq!(stage.ask(get("/courier/all").by("shop")).outcome(), "ok");
+    until("the other pair is usable", || !elsewhere.journal().is_empty());
+    let answer = stage.ask(get("/courier/all").by("stranger"));
+    assert_eq!((answer.outcome(), answer.status), ("ok", 200));
+    assert_eq!(stage.ask(get("/courier/all").by("stranger")).outcome(), "hit");
+    assert_eq!(stage.received().len(), 1);
+    for (sandbox, own) in [(&stage.sandbox, (ACCESS, SECRET)), (&elsewhere, OTHER)] {
+        for entry in sandbox.journal() {
+            assert!(entry.headers["authorization"].to_str().is_ok_and(|value| value == basic(own)), "{}", entry.json());
+        }
+    }
+}
+
+fn basic((access, secret): (&str, &str)) -> String {
+    use base64::Engine as _;
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{access}:{secret}")))
+}
+
+#[test]
+fn what_is_not_a_lookup_is_known_to_its_own_service_only() {
+    let services = &[("other", "allow = [\"quote\"]")];
+    let more = "[operations.\"v2.tariff_express\"]\ncache = { fresh = \"30s\" }\n";
+    let stage = Setup { services, more, ..Setup::default() }.start();
+    let asked = post("/tariff/express", bodies::TARIFF);
+    let outcomes =
+        ["shop", "shop", "other", "other"].map(|service| stage.ask(asked.clone().by(service)).outcome().to_owned());
+    assert_eq!(outcomes, ["ok", "hit", "ok", "hit"]);
+    assert_eq!(stage.received().len(), 2);
+}
+
+#[test]
+fn every_value_of_a_header_that_may_vary_the_answer_counts() {
+    let more = "[operations.\"v2.couriers\"]\nvary = [\"accept-language\"]\n";
+    let stage = Setup { more, ..Setup::default() }.start();
+    let spoken = |languages: &[&str]| {
+        let asked = get("/courier/all").by("shop");
+        languages.iter().fold(asked, |asked, language| asked.header("accept-language", language))
+    };
+    for (languages, hit) in [
+        (&["id"][..], false),
+        (&["id"], true),
+        (&["id", "en"], false),
+        (&["en", "id"], false),
+        (&["id", "en"], true),
+        (&[], false),
+        (&[""], false),
+        (&[], true),
+    ] {
+        assert_eq!(stage.ask(spoken(languages)).outcome() == "hit", hit, "{languages:?}");
+    }
+    let sent = |entry: &fastrac_gateway::sandbox::Entry| entry.headers.get_all("accept-language").iter().count();
+    assert_eq!(stage.received().iter().map(sent).collect::<Vec<_>>(), [1, 2, 2, 0, 1]);
+}
+
+#[test]
+fn only_who_may_refresh_is_heard() {
+    let services = &[("fresh", "force_refresh = true")];
+    let stage = Setup { services, ..Setup::default() }.start();
+    let asked = |service: &str, control: &str| {
+        let asked = get("/courier/all").by(service);
+        if control.is_empty() { asked } else { asked.header("cache-control", control) }
+    };
+    stage.ask(asked("shop", ""));
+    for (service, control, told) in [
+        ("shop", "no-cache", "hit"),
+        ("shop", "max-age=0", "hit"),
+        ("shop", "no-store, no-cache, must-revalidate", "hit"),
+        ("fresh", "", "hit"),
+        ("fresh", "max-age=3600", "hit"),
+        ("fresh", "no-cache", "fwd=request; stored"),
+        ("fresh", "max-age=0", "fwd=request; stored"),
+        ("fresh", "No-Cache , x=y", "fwd=request; stored"),
+        ("shop", "", "hit"),
+    ] {
+        let answer = stage.ask(asked(service, control));
+        assert!(
+            cache_status(&answer).starts_with(&format!("fastrac-gateway; {told}")),
+            "{service} {control}: {answer:?}"
+        );
+    }
+    assert_eq!(stage.received().len(), 4);
+}
+
+#[test]
+fn hits_count_against_the_second_and_not_against_the_day() {
+    let services = &[
+        ("usual", "quota = { per_day = 1 }"),
+        ("free", "quota = { per_second = 1, burst = 1 }\ncharge_hits = { second = false, day = false }"),
+        ("paying", "quota = { per_day = 3 }\ncharge_hits = { second = true, day = true }"),
+        ("quick", "quota = { per_second = 1, burst = 1 }"),
+    ];
+    let stage = Setup { services, ..Setup::default() }.start();
+    let mut wire = stage.wire();
+    let mut outcomes = |service: &str, times: usize| -> Vec<String> {
+        (0..times).map(|_| wire.ask(&get("/courier/all").by(service)).outcome().to_owned()).collect()
+    };
+    assert_eq!(outcomes("usual", 4), ["ok", "hit", "hit", "hit"]);
+    assert_eq!(outcomes("free", 20), vec!["hit"; 20]);
+    assert_eq!(outcomes("paying", 4), ["hit", "hit", "hit", "over_quota"]);
+    let quick = outcomes("quick", 200);
+    assert!(quick[0] == "hit" && quick.contains(&"over_quota".to_owned()));
+}
+
+#[test]
+fn operations_that_are_not_cached_say_nothing_of_a_cache() {
+    let stage = Stage::new();
+    for asked in [post("/tariff/express", bodies::TARIFF), post("/order/express", bodies::ORDER), get("/webhook/get")] {
+        for _ in 0..2 {
+            let answer = stage.ask(asked.clone().by("shop").header("cache-control", "only-if-cached"));
+            assert_eq!((answer.outcome(), answer.header("cache-status"), answer.header("age")), ("ok", None, None));
+        }
+    }
+    assert_eq!(stage.received().len(), 6);
+}

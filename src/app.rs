@@ -93,8 +93,9 @@ impl App {
             config.listen.admin_tls.as_ref().map(|tls| door::acceptor("admin_tls", tls, door::ADMIN)).transpose()?;
         let (data, address) = sockets.addresses()?;
         let metrics = Metrics::new()?;
-        let log = ExchangeLog::open(&config.log, &metrics)?;
+        // First the store: a second process on the same folder is told of the folder, not of a file in it.
         let store = Store::open(&config.state.dir)?;
+        let log = ExchangeLog::open(&config.log, &metrics)?;
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("control")

@@ -10,6 +10,7 @@
 //! | `never_leaks` | keys stay where they belong, whatever anybody tries |
 //! | `refuses_clearly` | every refusal says what is wrong, whether Fastrac saw the request, and when to come back |
 //! | `caches` | what is known is not asked again, what is asked at once is asked once |
+//! | `sends_once` | an order is sent once, whatever becomes of its caller, its answer or the gateway |
 //! | `layout` | rooms import down only, pure rooms know no runtime |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
@@ -23,4 +24,5 @@ mod h2;
 mod layout;
 mod never_leaks;
 mod refuses_clearly;
+mod sends_once;
 mod stage;

@@ -65,12 +65,15 @@ pub struct Arrival {
 pub trait Guard: Send {}
 
 /// Serves one request. Never fails, as its type says: whatever happens becomes an answer.
-pub async fn serve<B>(
+///
+/// The record is opened at once and not when the future is first polled: hyper may drop it unpolled, if the
+/// caller's end comes together with its head.
+pub fn serve<B>(
     snapshot: Arc<Snapshot>,
     worker: Arc<Worker>,
     request: Request<B>,
     arrival: Arrival,
-) -> Result<Response<Body>, Infallible>
+) -> impl Future<Output = Result<Response<Body>, Infallible>>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -80,16 +83,18 @@ where
     let exchange = Exchange { snapshot, worker, record: Some(record), trail: Trail::default(), began: arrival.began };
     // Made once, where it stays: it travels with the answer's body.
     let mut closing = Box::new(Closing { exchange, done: false, _ended: arrival.ended });
-    let x = &mut closing.exchange;
-    let name = x.record.as_ref().map_or(HeaderValue::from_static("-"), |record| record.id.header());
-    let outcome = match Permit::take() {
-        Some(_permit) => {
-            let outcome = caught(std::pin::pin!(forward(x, head, body))).await;
-            outcome.unwrap_or_else(|Panicked| Err(internal()))
-        }
-        None => Err(overloaded()),
-    };
-    Ok(answer(closing, outcome, (name, problem, arrival.close)))
+    async move {
+        let x = &mut closing.exchange;
+        let name = x.record.as_ref().map_or(HeaderValue::from_static("-"), |record| record.id.header());
+        let outcome = match Permit::take() {
+            Some(_permit) => {
+                let outcome = caught(std::pin::pin!(forward(x, head, body))).await;
+                outcome.unwrap_or_else(|Panicked| Err(internal()))
+            }
+            None => Err(overloaded()),
+        };
+        Ok(answer(closing, outcome, (name, problem, arrival.close)))
+    }
 }
 
 fn answer(

@@ -143,16 +143,11 @@ async fn attempt(errand: &Errand, ready: Ready, trail: &mut Trail) -> Attempted 
     trail.key_version = Some(lease.version().as_str().into());
     // Until the answer is whole nobody knows; a dropped future leaves it so.
     trail.sent = Sent::Unknown;
-    let began = Instant::now();
+    let mut asking = Asking { errand, began: Instant::now(), status: None };
     let sent = upstream::send(&errand.worker.pool, keyed, &mut spent, bounds(errand)).await;
-    let took = began.elapsed();
-    trail.upstream += took;
-    errand.snapshot.recorder.upstream(Attempt {
-        account: errand.account.index,
-        operation: Some(errand.operation.index),
-        status: sent.as_ref().ok().map(|answer| answer.status.as_u16()),
-        took,
-    });
+    asking.status = sent.as_ref().ok().map(|answer| answer.status.as_u16());
+    trail.upstream += asking.began.elapsed();
+    drop(asking);
     match sent {
         Err(failure) => {
             admitted.failure();
@@ -172,6 +167,24 @@ async fn attempt(errand: &Errand, ready: Ready, trail: &mut Trail) -> Attempted 
             }
             Attempted::Answered(Received { answer, reading, spent })
         }
+    }
+}
+
+/// An attempt under way. It is counted however it ends, also when its caller leaves: Fastrac counts it too.
+struct Asking<'e> {
+    errand: &'e Errand,
+    began: Instant,
+    status: Option<u16>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.errand.snapshot.recorder.upstream(Attempt {
+            account: self.errand.account.index,
+            operation: Some(self.errand.operation.index),
+            status: self.status,
+            took: self.began.elapsed(),
+        });
     }
 }
 

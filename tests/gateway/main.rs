@@ -11,15 +11,19 @@
 //! | `refuses_clearly` | every refusal says what is wrong, whether Fastrac saw the request, and when to come back |
 //! | `caches` | what is known is not asked again, what is asked at once is asked once |
 //! | `sends_once` | an order is sent once, whatever becomes of its caller, its answer or the gateway |
+//! | `accounts_for_everything` | requests sent = requests counted = lines written, and nothing is left in flight |
+//! | `drains` | connections begin and end in an orderly way; nothing that was accepted is lost |
 //! | `layout` | rooms import down only, pure rooms know no runtime |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod accounts_for_everything;
 mod answers_truly;
 mod bodies;
 mod caches;
 mod client;
 mod config;
+mod drains;
 mod h2;
 mod layout;
 mod never_leaks;

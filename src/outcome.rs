@@ -5,6 +5,7 @@
 //! until every column is filled. Pure: knows no socket, no clock, no other room.
 
 mod envelope;
+mod scan;
 
 use http::StatusCode;
 

@@ -4,15 +4,14 @@
 //! a tree and never written anew. Whatever bytes come, there is an answer: what is not the envelope
 //! is `Reading::enveloped == false`. Pure.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use http::StatusCode;
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, Visitor},
-};
 
-use super::Outcome;
+use super::{
+    Outcome,
+    scan::{self, Stop},
+};
 use crate::config::Messages;
 
 /// What an answer of Fastrac's says.
@@ -54,7 +53,7 @@ pub fn read(status: StatusCode, body: &[u8], messages: &Messages) -> Reading {
 /// Reads an answer of which only the beginning is known.
 pub fn read_beginning(status: StatusCode, begun: &[u8], messages: &Messages) -> Reading {
     let mut envelope = Envelope::default();
-    if envelope.fill(begun).is_err_and(|error| !error.is_eof()) {
+    if envelope.fill(begun) == Err(Stop::Malformed) {
         envelope = Envelope::default();
     }
     decide(status, &envelope, messages)
@@ -127,10 +126,13 @@ struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     /// Takes in what a body says, as far as it can be read.
-    fn fill(&mut self, body: &'a [u8]) -> serde_json::Result<()> {
-        let mut deserializer = serde_json::Deserializer::from_slice(body);
-        deserializer.deserialize_map(Members(self))?;
-        deserializer.end()
+    fn fill(&mut self, body: &'a [u8]) -> Result<(), Stop> {
+        scan::members(body, |name, value| match name {
+            b"success" => self.success.put(value.bool()),
+            b"message" => self.message.put(value.text()),
+            b"error" => self.error.put(value.text()),
+            _ => {}
+        })
     }
 
     /// Whether `message`, or `error` where there is no message, is in the list.
@@ -140,114 +142,6 @@ impl<'a> Envelope<'a> {
             _ => return false,
         };
         list.iter().any(|entry| entry.chars().eq(text.chars().flat_map(char::to_lowercase)))
-    }
-}
-
-struct Members<'e, 'a>(&'e mut Envelope<'a>);
-
-impl<'de> Visitor<'de> for Members<'_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let envelope = self.0;
-        while let Some(Text(key)) = map.next_key()? {
-            match &*key {
-                "success" => envelope.success.put(map.next_value::<Scalar<'de>>()?.bool()),
-                "message" => envelope.message.put(map.next_value::<Scalar<'de>>()?.text()),
-                "error" => envelope.error.put(map.next_value::<Scalar<'de>>()?.text()),
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A string, borrowed where it holds no escape.
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Text<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Scalar::deserialize(deserializer)? {
-            Scalar::Text(text) => Ok(Text(text)),
-            _ => Ok(Text(Cow::Borrowed(""))),
-        }
-    }
-}
-
-/// A value of which only booleans and strings are kept.
-enum Scalar<'a> {
-    Bool(bool),
-    Text(Cow<'a, str>),
-    Other,
-}
-
-impl<'a> Scalar<'a> {
-    fn bool(self) -> Option<bool> {
-        if let Scalar::Bool(value) = self { Some(value) } else { None }
-    }
-
-    fn text(self) -> Option<Cow<'a, str>> {
-        if let Scalar::Text(value) = self { Some(value) } else { None }
-    }
-}
-
-impl<'de> Deserialize<'de> for Scalar<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Scalars)
-    }
-}
-
-struct Scalars;
-
-impl<'de> Visitor<'de> for Scalars {
-    type Value = Scalar<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(Scalar::Bool(value))
-    }
-
-    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Cow::Borrowed(value)))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Cow::Owned(value.to_owned())))
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
-    }
-
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other)
     }
 }
 

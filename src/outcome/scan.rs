@@ -1,0 +1,227 @@
+//! The top-level members of a JSON object, without reading what lies deeper.
+//!
+//! An answer of Fastrac's is read for two or three members; building or even checking all of it
+//! costs more than the rest of the path. So what is nested is passed over by its brackets and
+//! strings alone: they must match, what stands between them is not looked at. The top level is read
+//! strictly. Pure; takes no stack and no memory, however deep the nesting.
+
+use std::borrow::Cow;
+
+/// Why the end was not reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The text ends too early.
+    Truncated,
+    /// It is no JSON object.
+    Malformed,
+}
+
+/// A member's value, as it stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Value<'a>(&'a [u8]);
+
+impl<'a> Value<'a> {
+    /// If it is a boolean.
+    pub(super) fn bool(self) -> Option<bool> {
+        match self.0 {
+            b"true" => Some(true),
+            b"false" => Some(false),
+            _ => None,
+        }
+    }
+
+    /// If it is a string; borrowed where it holds no escape.
+    pub(super) fn text(self) -> Option<Cow<'a, str>> {
+        let inner = self.0.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+        if memchr::memchr(b'\\', inner).is_none() {
+            return std::str::from_utf8(inner).ok().map(Cow::Borrowed);
+        }
+        serde_json::from_slice(self.0).ok().map(Cow::Owned)
+    }
+}
+
+/// Hands every member of the object to `each`, names unescaped, in their order.
+///
+/// # Errors
+/// [`Stop`]; the members before it were handed on.
+pub(super) fn members<'a>(text: &'a [u8], mut each: impl FnMut(&[u8], Value<'a>)) -> Result<(), Stop> {
+    let mut scan = Scan { text, at: 0 };
+    scan.expect(b'{')?;
+    if scan.peek()? != b'}' {
+        loop {
+            let name = scan.string()?;
+            scan.expect(b':')?;
+            let value = Value(scan.value()?);
+            match Value(name).text() {
+                Some(name) => each(name.as_bytes(), value),
+                None => return Err(Stop::Malformed),
+            }
+            match scan.peek()? {
+                b',' => scan.at += 1,
+                b'}' => break,
+                _ => return Err(Stop::Malformed),
+            }
+        }
+    }
+    scan.at += 1;
+    match scan.peek() {
+        Err(Stop::Truncated) => Ok(()),
+        _ => Err(Stop::Malformed),
+    }
+}
+
+struct Scan<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scan<'a> {
+    /// The next byte that is no white space.
+    fn peek(&mut self) -> Result<u8, Stop> {
+        while let Some(byte) = self.text.get(self.at) {
+            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+                return Ok(*byte);
+            }
+            self.at += 1;
+        }
+        Err(Stop::Truncated)
+    }
+
+    fn expect(&mut self, byte: u8) -> Result<(), Stop> {
+        if self.peek()? != byte {
+            return Err(Stop::Malformed);
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// A string with its quotes.
+    fn string(&mut self) -> Result<&'a [u8], Stop> {
+        if self.peek()? != b'"' {
+            return Err(Stop::Malformed);
+        }
+        let start = self.at;
+        self.at = string_end(self.text, start).ok_or(Stop::Truncated)?;
+        Ok(&self.text[start..self.at])
+    }
+
+    fn value(&mut self) -> Result<&'a [u8], Stop> {
+        match self.peek()? {
+            b'"' => self.string(),
+            b'{' | b'[' => self.nested(),
+            _ => self.plain(),
+        }
+    }
+
+    /// A number or a word: short, so it is checked.
+    fn plain(&mut self) -> Result<&'a [u8], Stop> {
+        let rest = &self.text[self.at..];
+        let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r');
+        let length = rest.iter().position(ends).ok_or(Stop::Truncated)?;
+        let value = &rest[..length];
+        if serde_json::from_slice::<serde::de::IgnoredAny>(value).is_err() {
+            return Err(Stop::Malformed);
+        }
+        self.at += length;
+        Ok(value)
+    }
+
+    /// An object or an array, by its brackets.
+    fn nested(&mut self) -> Result<&'a [u8], Stop> {
+        let start = self.at;
+        let (mut depth, mut objects) = (0u32, 0u128);
+        let mut at = start;
+        while let Some(byte) = self.text.get(at) {
+            match byte {
+                b'"' => {
+                    at = string_end(self.text, at).ok_or(Stop::Truncated)?;
+                    continue;
+                }
+                b'{' | b'[' => {
+                    depth += 1;
+                    // The kind of the innermost 128 brackets is kept; deeper ones are only counted.
+                    objects = objects << 1 | u128::from(*byte == b'{');
+                }
+                b'}' | b']' => {
+                    if depth <= 128 && (objects & 1 == 1) != (*byte == b'}') {
+                        return Err(Stop::Malformed);
+                    }
+                    (depth, objects) = (depth - 1, objects >> 1);
+                    if depth == 0 {
+                        self.at = at + 1;
+                        return Ok(&self.text[start..self.at]);
+                    }
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+        Err(Stop::Truncated)
+    }
+}
+
+/// Where the string that begins at `start` ends, its quotes included.
+fn string_end(text: &[u8], start: usize) -> Option<usize> {
+    let mut at = start + 1;
+    loop {
+        match text.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<(String, String)>, Stop> {
+        let mut found = Vec::new();
+        members(text.as_bytes(), |name, value| {
+            found.push((String::from_utf8_lossy(name).into_owned(), String::from_utf8_lossy(value.0).into_owned()));
+        })?;
+        Ok(found)
+    }
+
+    #[test]
+    fn hands_on_each_member() {
+        let text = r#" { "a" : true , "b\u0063":[1,{"x":"]}\"\\"}], "d":"e", "f":-1.5e3 } "#;
+        let found = read(text).unwrap();
+        let expected = [("a", "true"), ("bc", r#"[1,{"x":"]}\"\\"}]"#), ("d", "\"e\""), ("f", "-1.5e3")];
+        assert_eq!(found, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(read("{}"), Ok(vec![]));
+    }
+
+    #[test]
+    fn tells_what_is_cut_off_from_what_is_wrong() {
+        for text in ["", "{", r#"{"a"#, r#"{"a":"#, r#"{"a":tr"#, r#"{"a":[1"#, r#"{"a":1,"#, r#"{"a":"x\"#] {
+            assert_eq!(read(text), Err(Stop::Truncated), "{text}");
+        }
+        for text in ["[]", "x", r#"{"a":1}x"#, r#"{"a" 1}"#, r#"{"a":nope}"#, r#"{"a":[}"#, r#"{"a":1 "b":2}"#, "{a:1}"]
+        {
+            assert_eq!(read(text), Err(Stop::Malformed), "{text}");
+        }
+    }
+
+    proptest! {
+        /// What serde takes for an object is one here, with the same members.
+        #[test]
+        fn agrees_with_serde(text in r#"\{("[a-c]":(true|null|[0-9]{1,3}|"[a-z"\\]{0,3}"|\[[0-9,\[\]]{0,4}\]),?){0,4}\}"#) {
+            if let Ok(serde_json::Value::Object(object)) = serde_json::from_str(&text) {
+                let found = read(&text).unwrap();
+                for (name, value) in &object {
+                    let last = found.iter().rev().find(|(found, _)| found == name).unwrap();
+                    prop_assert_eq!(&serde_json::from_str::<serde_json::Value>(&last.1).unwrap(), value);
+                }
+            }
+        }
+
+        #[test]
+        fn never_panics(text in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = members(&text, |_, _| {});
+        }
+    }
+}

@@ -51,6 +51,17 @@ impl Entry {
         self.lifetime.checked_sub(self.age(now)).filter(|left| !left.is_zero())
     }
 
+    /// With bytes of its own: slices would hold all of the connection's buffers for as long as the
+    /// entry lives, uncounted.
+    pub fn detached(self) -> Self {
+        let own = |value: HeaderValue| HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value);
+        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        for (name, value) in &self.headers {
+            headers.append(name, own(value.clone()));
+        }
+        Entry { headers, body: Bytes::copy_from_slice(&self.body), ..self }
+    }
+
     fn weight(&self, key: &Key) -> u32 {
         let headers: usize = self.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 64).sum();
         u32::try_from(key.size() + self.body.len() + headers + ENTRY_OVERHEAD).unwrap_or(u32::MAX)

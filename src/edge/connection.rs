@@ -4,7 +4,11 @@ use std::{convert::Infallible, error::Error, future::Future, pin::Pin, sync::Arc
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, Version};
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulConnection},
@@ -36,16 +40,22 @@ pub struct Context {
     pub worker: Arc<Worker>,
     /// How far the end has come.
     pub drain: Drain,
-    http: auto::Builder<TokioExecutor>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    either: auto::Builder<TokioExecutor>,
 }
 
 impl Context {
     /// Of a thread that serves `current`.
     pub fn new(current: Arc<ArcSwap<Snapshot>>, worker: Arc<Worker>, drain: Drain) -> Arc<Self> {
-        let mut http = auto::Builder::new(TokioExecutor::new());
-        http.http1().half_close(false).max_buf_size(BUFFER).timer(TokioTimer::new()).header_read_timeout(None);
-        http.http2().max_concurrent_streams(STREAMS).max_header_list_size(BUFFER as u32).timer(TokioTimer::new());
-        Arc::new(Context { current, worker, drain, http })
+        let mut http1 = http1::Builder::new();
+        http1.half_close(false).max_buf_size(BUFFER).timer(TokioTimer::new()).header_read_timeout(None);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2.max_concurrent_streams(STREAMS).max_header_list_size(BUFFER as u32).timer(TokioTimer::new());
+        let mut either = auto::Builder::new(TokioExecutor::new());
+        either.http1().half_close(false).max_buf_size(BUFFER).timer(TokioTimer::new()).header_read_timeout(None);
+        either.http2().max_concurrent_streams(STREAMS).max_header_list_size(BUFFER as u32).timer(TokioTimer::new());
+        Arc::new(Context { current, worker, drain, http1, http2, either })
     }
 
     /// Takes a request to the path.
@@ -61,8 +71,33 @@ impl Context {
     }
 }
 
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2 with prior knowledge, or by ALPN.
+    Http2,
+    /// Its first bytes were too few to tell.
+    Either,
+}
+
+impl Speaks {
+    /// By the first bytes of a connection (RFC 9113, section 3.4).
+    pub fn of(first: &[u8]) -> Self {
+        const PREFACE: &[u8] = b"PRI ";
+        if first.len() >= PREFACE.len() && first.starts_with(PREFACE) {
+            Speaks::Http2
+        } else if PREFACE.starts_with(first) {
+            Speaks::Either
+        } else {
+            Speaks::Http1
+        }
+    }
+}
+
 /// Serves a connection until it ends, by itself or by the drain.
-pub async fn serve<S>(io: S, context: Arc<Context>)
+pub async fn serve<S>(io: S, speaks: Speaks, context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -73,28 +108,38 @@ where
     let io = TokioIo::new(Timed::new(io, phase.clone()));
     let (asked, watched) = (context.clone(), phase.clone());
     let service = service_fn(move |request| asked.ask(request, &watched));
-    let mut connection = std::pin::pin!(context.http.serve_connection(io, service));
+    match speaks {
+        Speaks::Http1 => carry(context.http1.serve_connection(io, service), &context, &phase).await,
+        // On the heap: an idle HTTP/1 connection should not be as large as these.
+        Speaks::Http2 => Box::pin(carry(context.http2.serve_connection(io, service), &context, &phase)).await,
+        Speaks::Either => Box::pin(carry(context.either.serve_connection(io, service), &context, &phase)).await,
+    }
+}
+
+async fn carry<C>(connection: C, context: &Context, phase: &Phase)
+where
+    C: GracefulConnection,
+    C::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
         () = context.drain.stop.cancelled() => tokio::select! {
-            ended = wind_down(connection, &phase) => ended,
+            ended = wind_down(connection, phase) => ended,
             () = context.drain.cut.cancelled() => return,
         },
     };
     if let Err(error) = ended {
-        unreadable(&context, &phase, &*error);
+        unreadable(context, phase, &*error.into());
     }
 }
 
 /// How long a connection that has asked nothing yet may still ask once the drain has begun.
-const FIRST_REQUEST: Duration = Duration::from_millis(500);
+pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// Ends a connection after the request under way.
-async fn wind_down<C>(mut connection: Pin<&mut C>, phase: &Phase) -> C::Output
-where
-    C: Future + GracefulConnection,
-{
+async fn wind_down<C: GracefulConnection>(mut connection: Pin<&mut C>, phase: &Phase) -> Result<(), C::Error> {
     if !phase.is_used()
         && let Ok(ended) = tokio::time::timeout(FIRST_REQUEST, connection.as_mut()).await
     {
@@ -116,7 +161,7 @@ impl Drop for Ended {
 impl path::Guard for Ended {}
 
 /// Counts a head that hyper could not read, and has answered itself.
-fn unreadable(context: &Context, phase: &Phase, error: &(dyn Error + 'static)) {
+fn unreadable(context: &Context, phase: &Phase, error: &(dyn Error + Send + Sync + 'static)) {
     let Some((status, code)) = judge(phase, error) else { return };
     let record = context.current.load().recorder.unreadable(status, code);
     drop(record);
@@ -134,4 +179,25 @@ fn judge(phase: &Phase, error: &(dyn Error + 'static)) -> Option<(Option<u16>, C
     }
     // The head broke off: by its deadline, or because the peer left.
     phase.is_in_head().then_some((None, Code::RequestTimeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell_what_is_spoken() {
+        for (first, speaks) in [
+            ("PRI * HTTP/2.0", Speaks::Http2),
+            ("PRI ", Speaks::Http2),
+            ("PR", Speaks::Either),
+            ("P", Speaks::Either),
+            ("", Speaks::Either),
+            ("PROPFIND /", Speaks::Http1),
+            ("POST", Speaks::Http1),
+            ("G", Speaks::Http1),
+        ] {
+            assert_eq!(Speaks::of(first.as_bytes()), speaks, "{first}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::{self, Context};
+use super::connection::{self, Context, FIRST_REQUEST, Speaks};
 use crate::snapshot::Worker;
 
 /// How often a worker looks through its idle connections to Fastrac.
@@ -76,16 +76,40 @@ async fn open(handed: Handed, context: Arc<Context>) {
     // Small answers must not wait for the peer's acknowledgement.
     let _ = socket.set_nodelay(true);
     match tls {
-        None => connection::serve(socket, context).await,
+        None => {
+            if let Some(speaks) = first_bytes(&socket, &context).await {
+                connection::serve(socket, speaks, context).await;
+            }
+        }
         // On the heap: most connections are plain, and none should be as large as a TLS session.
         Some(tls) => Box::pin(open_tls(socket, tls, context)).await,
     }
     drop(seat);
 }
 
+/// Looks at a connection's first bytes, and leaves them there. `None` if none come.
+async fn first_bytes(socket: &TcpStream, context: &Context) -> Option<Speaks> {
+    let idle = context.current.load().limits.idle;
+    let look = async {
+        let mut first = [0; 4];
+        let length = socket.peek(&mut first).await.ok()?;
+        (length > 0).then(|| Speaks::of(&first[..length]))
+    };
+    let mut look = std::pin::pin!(tokio::time::timeout(idle, look));
+    let looked = tokio::select! {
+        looked = look.as_mut() => looked,
+        () = context.drain.stop.cancelled() => tokio::time::timeout(FIRST_REQUEST, look).await.ok()?,
+    };
+    looked.ok()?
+}
+
 async fn open_tls(socket: TcpStream, tls: TlsAcceptor, context: Arc<Context>) {
     match tokio::time::timeout(HANDSHAKE, tls.accept(socket)).await {
-        Ok(Ok(stream)) => connection::serve(stream, context).await,
+        Ok(Ok(stream)) => {
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let speaks = if http2 { Speaks::Http2 } else { Speaks::Http1 };
+            connection::serve(stream, speaks, context).await;
+        }
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
     }

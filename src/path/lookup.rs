@@ -171,7 +171,7 @@ async fn ask(call: &Call, lead: &Lead<Shared>, pass: Pass, trail: &mut Trail) ->
         _ => Duration::ZERO,
     };
     let stored = !lifetime.is_zero();
-    let entry = Arc::new(Entry {
+    let entry = Entry {
         status: reply.status,
         headers: reply.headers,
         body,
@@ -180,7 +180,8 @@ async fn ask(call: &Call, lead: &Lead<Shared>, pass: Pass, trail: &mut Trail) ->
         stored_from: call.request_id.clone(),
         stored: Instant::now(),
         lifetime,
-    });
+    };
+    let entry = Arc::new(if stored { entry.detached() } else { entry });
     if stored {
         call.errand.snapshot.cache.keep(lead.key().clone(), entry.clone());
     }

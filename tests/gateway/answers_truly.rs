@@ -6,7 +6,7 @@ use fastrac_gateway::sandbox::{Act, Canned, Fault, Options, Sandbox, auth::Style
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls::{
     ServerConfig,
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
 use crate::{
@@ -285,27 +285,38 @@ fn fastracs_own_failures_pass_as_they_are() {
     }
 }
 
-/// A server's TLS for loopback, and its authority as PEM.
-fn certificates() -> (Arc<ServerConfig>, String) {
-    fastrac_gateway::app::choose_crypto();
-    let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().expect("a key")).expect("signed");
-    let mut server = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
-    server.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
-    let key = KeyPair::generate().expect("a key");
-    let certificate = server.signed_by(&key, &authority).expect("signed");
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config = ServerConfig::builder().with_no_client_auth();
-    let config = config.with_single_cert(vec![certificate.der().clone()], key).expect("a configuration");
-    (Arc::new(config), authority.pem())
+/// A server's certificate for loopback, all as PEM.
+pub(crate) struct Certificates {
+    pub(crate) cert: String,
+    pub(crate) key: String,
+    pub(crate) authority: String,
+}
+
+impl Certificates {
+    pub(crate) fn new() -> Certificates {
+        let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().expect("a key")).expect("signed");
+        let mut server = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+        server.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
+        let key = KeyPair::generate().expect("a key");
+        let certificate = server.signed_by(&key, &authority).expect("signed");
+        Certificates { cert: certificate.pem(), key: key.serialize_pem(), authority: authority.pem() }
+    }
+
+    fn server(&self) -> Arc<ServerConfig> {
+        fastrac_gateway::app::choose_crypto();
+        let cert = CertificateDer::from_pem_slice(self.cert.as_bytes()).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key");
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert], key);
+        Arc::new(config.expect("a configuration"))
+    }
 }
 
 #[test]
 fn fastrac_is_asked_over_tls_and_only_under_the_right_authority() {
-    let (tls, pem) = certificates();
-    let (_, stranger) = certificates();
-    let sandbox = Sandbox::start(Options { tls: Some(tls), ..sandbox() }).expect("a sandbox");
+    let (own, stranger) = (Certificates::new(), Certificates::new());
+    let sandbox = Sandbox::start(Options { tls: Some(own.server()), ..sandbox() }).expect("a sandbox");
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("ca.pem");
     let start = |pem: &str, host: &str| {
@@ -314,30 +325,14 @@ fn fastrac_is_asked_over_tls_and_only_under_the_right_authority() {
         let base = Some(format!("https://{host}:{}", sandbox.addr().port()));
         Setup { account: Box::leak(account.into_boxed_str()), base_url: base, wait: false, ..Setup::default() }.start()
     };
-    let stage = start(&pem, "127.0.0.1");
+    let stage = start(&own.authority, "127.0.0.1");
     until("ready", || stage.app().gateway.was_ready());
     assert_eq!(stage.ask(get("/courier/all").by("shop")).status, 200);
     let before = sandbox.counters().requests;
-    for stage in [start(&stranger, "127.0.0.1"), start(&pem, "127.0.0.2")] {
+    for stage in [start(&stranger.authority, "127.0.0.1"), start(&own.authority, "127.0.0.2")] {
         until("a pair", || stage.app().gateway.was_ready());
         let answer = stage.ask(get("/courier/all").by("shop"));
         assert_eq!((answer.status, answer.code().as_str(), answer.sent()), (502, "upstream.connect", "no"));
     }
     assert_eq!(sandbox.counters().requests, before);
-}
-
-#[test]
-fn h2_with_prior_knowledge_is_served_the_same() {
-    let stage = Stage::new();
-    let plain = stage.ask(get("/courier/all").by("shop"));
-    let answers = crate::h2::ask(
-        stage.data,
-        vec![
-            get("/courier/all").by("shop"),
-            post("/tariff/express", bodies::TARIFF).by("shop"),
-            get("/courier/all").by("nobody"),
-        ],
-    );
-    assert_eq!((answers[0].0, answers[0].1.as_slice()), (200, plain.body.as_slice()));
-    assert_eq!([answers[1].0, answers[2].0], [200, 401]);
 }

@@ -1,40 +1,90 @@
-//! An HTTP/2 client with prior knowledge: hyper's.
+//! An HTTP/2 client: hyper's, with prior knowledge or over TLS.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http2;
+use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tokio::{
+    net::TcpStream,
+    task::{JoinHandle, JoinSet},
+};
+use tokio_rustls::TlsConnector;
 
 use crate::{client::Request, stage::canary_in};
 
-/// Asks one after the other on one connection; gives status and body of each, in the order asked.
-pub(crate) fn ask(addr: SocketAddr, requests: Vec<Request>) -> Vec<(u16, Vec<u8>)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let stream = tokio::net::TcpStream::connect(addr).await.expect("connected");
-        let opened = http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await;
-        let (sender, connection) = opened.expect("a handshake");
-        let mut driver = tokio::task::JoinSet::new();
-        driver.spawn(connection);
-        let mut answers = Vec::new();
-        for asked in requests {
-            let mut sender = sender.clone();
-            let mut request = http::Request::builder()
-                .method(asked.method.as_str())
-                .uri(format!("http://gateway.test{}", asked.target));
-            for (name, value) in &asked.headers {
-                request = request.header(name, value);
+/// Status and body.
+pub(crate) type Told = (u16, Vec<u8>);
+
+/// An open connection, driven by a task of its own.
+pub(crate) struct Connection {
+    pub(crate) sender: SendRequest<Full<Bytes>>,
+    /// Ends with the connection.
+    pub(crate) driver: JoinSet<hyper::Result<()>>,
+}
+
+impl Connection {
+    /// With prior knowledge; or over TLS, where the server must choose HTTP/2.
+    pub(crate) async fn open(addr: SocketAddr, authority: Option<&str>) -> Connection {
+        let stream = TcpStream::connect(addr).await.expect("connected");
+        let mut driver = JoinSet::new();
+        let sender = match authority {
+            None => {
+                let opened = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+                let (sender, connection) = opened.expect("a handshake");
+                driver.spawn(connection);
+                sender
             }
-            let request = request.body(Full::new(Bytes::from(asked.body))).expect("a request");
-            sender.ready().await.expect("ready");
-            let answer = sender.send_request(request).await.expect("an answer");
-            let status = answer.status().as_u16();
-            let body = answer.into_body().collect().await.expect("a body").to_bytes().to_vec();
-            assert_eq!(canary_in(&body), None);
-            answers.push((status, body));
+            Some(pem) => {
+                let name = ServerName::try_from("127.0.0.1").expect("a name");
+                let stream = TlsConnector::from(client_config(pem)).connect(name, stream).await.expect("TLS");
+                assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+                let opened = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+                let (sender, connection) = opened.expect("a handshake");
+                driver.spawn(connection);
+                sender
+            }
+        };
+        Connection { sender, driver }
+    }
+
+    /// Asks in a task of its own.
+    pub(crate) fn ask(&self, asked: Request) -> JoinHandle<hyper::Result<Told>> {
+        let mut sender = self.sender.clone();
+        let target = format!("http://gateway.test{}", asked.target);
+        let mut request = http::Request::builder().method(asked.method.as_str()).uri(target);
+        for (name, value) in &asked.headers {
+            request = request.header(name, value);
         }
-        answers
-    })
+        let request = request.body(Full::new(Bytes::from(asked.body))).expect("a request");
+        let asking = async move {
+            sender.ready().await?;
+            let answer = sender.send_request(request).await?;
+            let status = answer.status().as_u16();
+            assert!(answer.headers().get("connection").is_none(), "{answer:?}");
+            let body = answer.into_body().collect().await?.to_bytes().to_vec();
+            assert_eq!(canary_in(&body), None);
+            Ok((status, body))
+        };
+        tokio::runtime::Handle::current().spawn(asking)
+    }
+}
+
+fn client_config(pem: &str) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate")).expect("added");
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// Runs a client.
+pub(crate) fn run<T>(client: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(client)
 }

@@ -13,6 +13,9 @@
 //! | `sends_once` | an order is sent once, whatever becomes of its caller, its answer or the gateway |
 //! | `accounts_for_everything` | requests sent = requests counted = lines written, and nothing is left in flight |
 //! | `drains` | connections begin and end in an orderly way; nothing that was accepted is lost |
+//! | `spends_once` | quotas and budgets hold exactly, also when everybody asks at once |
+//! | `keeps_keys` | the key pair may change under load; a faulty one never takes over |
+//! | `doors` | HTTP/2 and TLS at the door keep the same promises |
 //! | `layout` | rooms import down only, pure rooms know no runtime |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
@@ -23,10 +26,13 @@ mod bodies;
 mod caches;
 mod client;
 mod config;
+mod doors;
 mod drains;
 mod h2;
+mod keeps_keys;
 mod layout;
 mod never_leaks;
 mod refuses_clearly;
 mod sends_once;
+mod spends_once;
 mod stage;

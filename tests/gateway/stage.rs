@@ -55,6 +55,8 @@ pub(crate) fn canary_in(bytes: &[u8]) -> Option<&'static str> {
 
 /// How a stage is set up. Texts are lines of the configuration.
 pub(crate) struct Setup {
+    /// In `[listen]`.
+    pub(crate) listen: &'static str,
     /// `limits.drain_grace` and `limits.drain`.
     pub(crate) drain: (&'static str, &'static str),
     /// In `[limits]`.
@@ -82,6 +84,7 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Setup {
+            listen: "",
             drain: ("0s", "10s"),
             limits: "",
             log: "",
@@ -141,9 +144,9 @@ impl Setup {
     }
 
     fn text(&self, base_url: &str) -> String {
-        let Setup { limits, log, account, budget, breaker, more, .. } = self;
+        let Setup { listen, limits, log, account, budget, breaker, more, .. } = self;
         let mut text = format!(
-            "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 2\n\
+            "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 2\n{listen}\n\
              [limits]\ndrain_grace = \"{}\"\ndrain = \"{}\"\n{limits}\n\
              [log]\n{log}\n\
              [accounts.main]\nbase_url = \"{base_url}\"\nkeys = {{ source = \"file\", path = \"keys.toml\" }}\n\

@@ -1,0 +1,95 @@
+//! The account's key pair may change under load, and a faulty one never takes over.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use crate::{
+    bodies,
+    client::post,
+    stage::{ACCESS, SECRET, Stage, pair, until, write},
+};
+
+/// Another pair; it begins with the canaries.
+const SECOND: (&str, &str) = ("canary-fastrac-access-7d1c-second", "canary/fastrac+secret=93f0a2-second");
+
+fn replace(stage: &Stage, text: &str) {
+    write(&stage.folder.path().join("keys.toml"), text);
+}
+
+fn label(stage: &Stage) -> Option<String> {
+    let asked = stage.ask(post("/tariff/express", bodies::TARIFF).by("shop"));
+    assert_eq!((asked.status, asked.outcome()), (200, "ok"), "{}", asked.text());
+    stage.sandbox.journal().pop().and_then(|entry| entry.key).map(|label| label.to_string())
+}
+
+#[test]
+fn a_new_pair_takes_over_without_a_failed_request() {
+    let stage = Stage::new();
+    stage.sandbox.add_key("second", SECOND.0, SECOND.1);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut wire = stage.wire();
+                while !ended.load(Ordering::Relaxed) {
+                    assert_eq!(wire.ask(&post("/tariff/express", bodies::TARIFF).by("shop")).outcome(), "ok");
+                }
+            });
+        }
+        replace(&stage, &pair(SECOND.0, SECOND.1));
+        until("it takes over", || label(&stage).as_deref() == Some("second"));
+        ended.store(true, Ordering::Relaxed);
+    });
+    stage.sandbox.revoke(ACCESS);
+    assert_eq!(label(&stage).as_deref(), Some("second"));
+    let journal = stage.sandbox.journal();
+    let second = journal.iter().position(|entry| entry.key.as_deref() == Some("second")).expect("used");
+    assert_eq!(journal[second].target(), "/region/province", "first of all it is proven by a look-up");
+    assert!(journal.iter().all(|entry| entry.key.is_some()), "never half of one and half of the other");
+    assert_eq!(stage.sandbox.counters().unauthenticated, 0);
+}
+
+#[test]
+fn a_pair_that_fastrac_refuses_never_takes_over() {
+    let stage = Stage::new();
+    replace(&stage, &pair("canary-fastrac-access-7d1c-bad", SECRET));
+    until("it is tried", || stage.sandbox.counters().unauthenticated >= 1);
+    until("it says so", || stage.admin("/readyz").text().contains("refuses the new key pair"));
+    assert_eq!(label(&stage).as_deref(), Some("gateway"));
+    replace(&stage, &pair(ACCESS, SECRET));
+    until("all is well again", || stage.admin("/readyz").json()["degraded"] == serde_json::json!([]));
+}
+
+#[test]
+fn a_faulty_file_keeps_the_old_pair_and_says_so() {
+    let stage = Stage::new();
+    let half = "[main]\naccess_key = \"canary-fastrac-access-7d1c-half\"\n";
+    let file = stage.folder.path().join("keys.toml");
+    for text in [half, "secret_key = canary-fastrac"] {
+        replace(&stage, text);
+        until("it says so", || stage.admin("/readyz").text().contains("the key source can't be read"));
+        assert_eq!(label(&stage).as_deref(), Some("gateway"), "{text}");
+        replace(&stage, &pair(ACCESS, SECRET));
+        until("it is read again", || stage.admin("/readyz").json()["degraded"] == serde_json::json!([]));
+    }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("set");
+    until("others could read it", || stage.admin("/readyz").text().contains("the key source can't be read"));
+    fs::remove_file(&file).expect("gone");
+    assert_eq!(label(&stage).as_deref(), Some("gateway"));
+    assert_eq!(stage.admin("/readyz").status, 200, "hits and clear refusals are still worth having");
+}
+
+#[test]
+fn a_pair_refused_in_use_is_replaced_at_once_by_what_the_source_holds() {
+    let stage = Stage::new();
+    stage.sandbox.add_key("second", SECOND.0, SECOND.1);
+    write(&stage.folder.path().join("keys.toml"), &pair(SECOND.0, SECOND.1));
+    stage.sandbox.revoke(ACCESS);
+    // Whether the source was read before or is read for this refusal, the caller never sees one.
+    for _ in 0..5 {
+        assert_eq!(label(&stage).as_deref(), Some("second"));
+    }
+}

@@ -81,7 +81,7 @@ fn an_end_under_load_loses_no_request_that_was_accepted() {
 
 #[test]
 fn in_the_grace_answers_end_their_connections_and_readiness_falls() {
-    let mut stage = Setup { drain: ("2s", "10s"), ..Setup::default() }.start();
+    let mut stage = Setup { drain: ("3s", "10s"), ..Setup::default() }.start();
     let (mut kept, mut unused) = (stage.wire(), stage.wire());
     assert_eq!(kept.ask(&get("/courier/all").by("shop")).header("connection"), None);
     assert_eq!(stage.admin("/readyz").status, 200);
@@ -100,7 +100,7 @@ fn in_the_grace_answers_end_their_connections_and_readiness_falls() {
         }
         let refused = stage.wire().ask(&get("/courier/all").by("nobody"));
         assert_eq!((refused.status, refused.header("connection")), (401, Some("close")));
-        assert!(began.elapsed() < Duration::from_secs(2), "all that was in the grace");
+        assert!(began.elapsed() < Duration::from_secs(3), "all that was in the grace");
     });
     assert!(Wire::try_open(stage.data).is_none());
 }

@@ -93,8 +93,12 @@ impl Failure {
 /// # Errors
 /// [`Failure`]. An order's [`Failure::sent`] of `Unknown` must never be followed by another attempt.
 pub async fn send(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) -> Result<Answer, Failure> {
+    // One timer for all of it; opening a connection has its own, which says that nothing was sent.
+    timeout_at(bounds.deadline, exchange(pool, keyed, spent, bounds)).await.unwrap_or(Err(Failure::Timeout))
+}
+
+async fn exchange(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) -> Result<Answer, Failure> {
     let Keyed { destination, mut request, lease } = keyed;
-    let late = || Failure::Timeout;
     loop {
         let (mut link, fresh) = match pool.take(&destination) {
             Some(link) => (link, false),
@@ -102,12 +106,8 @@ pub async fn send(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) 
             None => (Box::pin(connect(&destination, bounds.deadline)).await?, true),
         };
         spent.sent();
-        match timeout_at(bounds.deadline, link.ask(request)).await.map_err(|_| late())? {
-            Ok(response) => {
-                return timeout_at(bounds.deadline, read(pool, link, response, (lease, bounds)))
-                    .await
-                    .unwrap_or_else(|_| Err(late()));
-            }
+        match link.ask(request).await {
+            Ok(response) => return read(pool, link, response, (lease, bounds)).await,
             // Not a byte was written: the connection had died while it was idle.
             Err(mut refused) => match refused.take_message() {
                 Some(unsent) if !fresh => request = unsent,

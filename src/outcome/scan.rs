@@ -7,6 +7,8 @@
 
 use std::borrow::Cow;
 
+use wide::u8x16;
+
 /// Why the end was not reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -130,20 +132,23 @@ impl<'a> Scan<'a> {
     fn nested(&mut self) -> Result<&'a [u8], Stop> {
         let start = self.at;
         let (mut depth, mut objects) = (0u32, 0u128);
-        let mut at = start;
-        while let Some(byte) = self.text.get(at) {
-            match byte {
-                b'"' => {
-                    at = string_end(self.text, at).ok_or(Stop::Truncated)?;
-                    continue;
-                }
-                b'{' | b'[' => {
+        let (mut in_string, mut escaped) = (false, usize::MAX);
+        for at in Marks::of(self.text, start) {
+            if at == escaped {
+                continue;
+            }
+            match self.text[at] {
+                b'"' => in_string = !in_string,
+                // Outside a string it is wrong, and harmless: what follows is looked at all the same.
+                b'\\' if in_string => escaped = at + 1,
+                _ if in_string => {}
+                open @ (b'{' | b'[') => {
                     depth += 1;
                     // The kind of the innermost 128 brackets is kept; deeper ones are only counted.
-                    objects = objects << 1 | u128::from(*byte == b'{');
+                    objects = objects << 1 | u128::from(open == b'{');
                 }
-                b'}' | b']' => {
-                    if depth <= 128 && (objects & 1 == 1) != (*byte == b'}') {
+                close @ (b'}' | b']') => {
+                    if depth <= 128 && (objects & 1 == 1) != (close == b'}') {
                         return Err(Stop::Malformed);
                     }
                     (depth, objects) = (depth - 1, objects >> 1);
@@ -154,10 +159,56 @@ impl<'a> Scan<'a> {
                 }
                 _ => {}
             }
-            at += 1;
         }
         Err(Stop::Truncated)
     }
+}
+
+/// Places of quotes, backslashes, brackets and (harmlessly) bars, found sixteen bytes at a time.
+struct Marks<'a> {
+    text: &'a [u8],
+    /// Where the current sixteen begin.
+    block: usize,
+    /// Those of them that are marks and not handed out yet, the lowest bit first.
+    marks: u32,
+}
+
+const LANES: usize = 16;
+
+impl<'a> Marks<'a> {
+    fn of(text: &'a [u8], start: usize) -> Self {
+        Marks { text, block: start, marks: marks(text, start) }
+    }
+}
+
+impl Iterator for Marks<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        while self.marks == 0 {
+            self.block += LANES;
+            if self.block >= self.text.len() {
+                return None;
+            }
+            self.marks = marks(self.text, self.block);
+        }
+        let at = self.block + self.marks.trailing_zeros() as usize;
+        self.marks &= self.marks - 1;
+        Some(at)
+    }
+}
+
+fn marks(text: &[u8], block: usize) -> u32 {
+    let mut lanes = [0; LANES];
+    match text[block..].first_chunk() {
+        Some(chunk) => lanes = *chunk,
+        None => lanes[..text.len() - block].copy_from_slice(&text[block..]),
+    }
+    let lanes = u8x16::from(lanes);
+    // With this bit set, `[ \ ]` are `{ | }`.
+    let folded = lanes | u8x16::splat(0x20);
+    let is = |byte| folded.simd_eq(u8x16::splat(byte));
+    (lanes.simd_eq(u8x16::splat(b'"')) | is(b'{') | is(b'|') | is(b'}')).to_bitmask()
 }
 
 /// Where the string that begins at `start` ends, its quotes included.

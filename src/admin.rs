@@ -1,10 +1,10 @@
 //! The admin port: health, metrics, status, and what operators may ask for.
 //!
 //! Everything is read when it is asked for, from the snapshot in force and the live rooms. What
-//! always holds: who may ask is decided in one place, [`guard`], before anything is looked up or
+//! always holds: who may ask is decided in one place, `guard`, before anything is looked up or
 //! read, by the configuration in force at that moment; nothing secret stands in an answer, because
 //! every answer is built from named fields; one client can hold a seat, an answer or a body only for
-//! a bounded time ([`server`]). It must not be seen by the path, and never serves the data port. It
+//! a bounded time (`server`). It must not be seen by the path, and never serves the data port. It
 //! fails with small JSON objects, `{"error": {"code", "message"}}`.
 
 mod answer;

@@ -1,6 +1,6 @@
 //! THE PATH: what happens to a request, as one list.
 //!
-//! [`forward`] goes down it once. Each step returns a value that a later one needs, so none can be
+//! `forward` goes down it once. Each step returns a value that a later one needs, so none can be
 //! skipped; each room's error becomes a [`Refusal`] through `?`. The account's budget is spent last,
 //! after everything that can fail, so that a hit, a refusal or a bad request costs nothing.
 //!

@@ -6,7 +6,7 @@
 //!
 //! What always holds: an order is there if and only if its charge (tariff and insurance; the COD fee
 //! is the receiver's) was taken from the wallet; only an order that nobody has collected can be
-//! cancelled, once, and gives its charge back; the newest [`MOST`] orders are kept.
+//! cancelled, once, and gives its charge back; the newest `MOST` orders are kept.
 
 mod read;
 

@@ -2,7 +2,7 @@
 //!
 //! What always holds: a `tariff_id` buys one order (by configuration: any number) until its time
 //! is over, counted from the quote by the sandbox's clock; old ones are forgotten, so memory is
-//! bounded by quotes made within that time and [`MOST`].
+//! bounded by quotes made within that time and `MOST`.
 
 use std::collections::{HashMap, VecDeque};
 

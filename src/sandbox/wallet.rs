@@ -1,7 +1,7 @@
 //! The account's balance and its history. All key pairs share it, as one account does.
 //!
 //! What always holds: the balance is the opening balance and the sum of all rows, and never falls
-//! below zero; the newest rows are kept, [`MOST`] of them.
+//! below zero; the newest rows are kept, `MOST` of them.
 
 use std::collections::VecDeque;
 

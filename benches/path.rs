@@ -10,7 +10,7 @@ use fastrac_gateway::{
     cache::{Entry, Key, key::Parts},
     config::check::{Environment, check},
     edge::Drain,
-    gateway::{Gateway, Live},
+    gateway::{Gateway, Live, Revoked},
     orders::Orders,
     outcome::Outcome,
     path::{self, Arrival, Guard},
@@ -32,8 +32,9 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
     let metrics = Metrics::new().unwrap();
     let log = ExchangeLog::open(&config.log, &metrics).unwrap();
     let store = Store::open(&folder.join("state")).unwrap();
-    let orders = runtime.block_on(Orders::open(store, jiff::Timestamp::now())).unwrap();
-    let live = Live { metrics, log, orders, tasks: Drain::default().tasks };
+    let orders = runtime.block_on(Orders::open(store.clone(), jiff::Timestamp::now())).unwrap();
+    let revoked = Arc::new(runtime.block_on(Revoked::open(store)).unwrap());
+    let live = Live { metrics, log, orders, revoked, tasks: Drain::default().tasks };
     Gateway::new(config, None, live).unwrap().0
 }
 

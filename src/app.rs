@@ -28,7 +28,7 @@ use crate::{
         listener::{Acceptor, Unbound},
         runtime::{self, DataThread},
     },
-    gateway::{Gateway, Live, StartError},
+    gateway::{Gateway, Live, Revoked, StartError},
     orders::Orders,
     record::{ExchangeLog, LogError, Metrics},
     store::{OpenError, Store, StoreError},
@@ -44,7 +44,7 @@ pub enum AppError {
     Unbound(#[from] Unbound),
     #[error("state.dir: {0}")]
     Store(#[from] OpenError),
-    #[error("state.dir: the order journal: {0}")]
+    #[error("state.dir: {0}")]
     Journal(#[from] StoreError),
     #[error("log.exchanges: {0}")]
     Log(#[from] LogError),
@@ -103,7 +103,8 @@ impl App {
             .build()?;
         let orders = control.block_on(Orders::open(store.clone(), jiff::Timestamp::now()))?;
         let drain = Drain::default();
-        let live = Live { metrics: metrics.clone(), log, orders, tasks: drain.tasks.clone() };
+        let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
+        let live = Live { metrics: metrics.clone(), log, orders, revoked, tasks: drain.tasks.clone() };
         let (workers, connections) = (config.listen.workers, config.limits.connections);
         let (gateway, keepers) = Gateway::new(config, file, live)?;
         let rotations = Rotations::new(control.handle().clone(), &gateway);

@@ -4,6 +4,8 @@
 //! keys, cache, breakers) is found by name and kept where its settings are the same. Holds no
 //! thread and no socket: those are `app`'s. Fails with [`StartError`].
 
+mod revoked;
+
 use std::{
     path::PathBuf,
     sync::{
@@ -28,7 +30,7 @@ use crate::{
         check::Environment,
         load::{LoadError, Loaded, load},
     },
-    keys::{Fault, Keeper, Keys},
+    keys::{Fault, Happening, Keeper, Keys, Observer},
     orders::Orders,
     record::{ExchangeLog, Masker, Metrics, Names, Recorder},
     snapshot::{Account, Snapshot},
@@ -38,6 +40,8 @@ use crate::{
         inject::Route,
     },
 };
+
+pub use revoked::Revoked;
 
 /// Why a configuration can't be put in force.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +76,8 @@ pub struct Live {
     pub log: ExchangeLog,
     /// What became of orders.
     pub orders: Orders,
+    /// Versions of key pairs that must never be used again.
+    pub revoked: Arc<Revoked>,
     /// Tasks that the drain waits for.
     pub tasks: TaskTracker,
 }
@@ -279,9 +285,7 @@ fn account(
     let (keys, keeper) = match kept {
         Some((account, _)) => (account.keys.clone(), None),
         None => {
-            let (metrics, label) = (live.metrics.clone(), name.clone());
-            let observer = Box::new(move |event: &crate::keys::Event| metrics.key_event(&label, event.what.as_str()));
-            let opened = Keys::open(settings, [], observer);
+            let opened = Keys::open(settings, live.revoked.of(name), observer(name.clone(), live));
             let (keys, keeper) = opened.map_err(|source| StartError::Keys { account: name.clone(), source })?;
             (keys, Some(keeper))
         }
@@ -309,6 +313,17 @@ fn account(
     });
     keepers.extend(keeper.map(|keeper| (account.clone(), keeper)));
     Ok(account)
+}
+
+/// Counts what happens to an account's pairs, and keeps what was revoked.
+fn observer(account: String, live: &Live) -> Observer {
+    let (metrics, revoked) = (live.metrics.clone(), live.revoked.clone());
+    Box::new(move |event| {
+        metrics.key_event(&account, event.what.as_str());
+        if let (Happening::Revoked, Some(version)) = (event.what, event.version) {
+            revoked.add(&account, version);
+        }
+    })
 }
 
 type Old<'a> = Option<(&'a Arc<Account>, &'a config::Account)>;

@@ -29,7 +29,7 @@ use super::*;
 use crate::{
     app::choose_crypto,
     config::check::{Environment, check},
-    gateway::Live,
+    gateway::{Live, Revoked},
     keys::{Lease, Verdict},
     orders::Orders,
     record::{ExchangeLog, Metrics},
@@ -115,7 +115,8 @@ impl Stage {
         let log = ExchangeLog::open(&config.log, &metrics).unwrap();
         let store = Store::open(&config.state.dir).unwrap();
         let orders = Orders::open(store.clone(), jiff::Timestamp::now()).await.unwrap();
-        let live = Live { metrics, log, orders, tasks: drain.tasks.clone() };
+        let revoked = Arc::new(Revoked::open(store.clone()).await.unwrap());
+        let live = Live { metrics, log, orders, revoked, tasks: drain.tasks.clone() };
         let (gateway, keepers) = Gateway::new(config, Some(file.clone()), live).unwrap();
         let verdict = set.verdict.unwrap_or(Verdict::Undecided);
         let canary = move |_: Lease| async move { verdict };

@@ -143,11 +143,11 @@ async fn attempt(errand: &Errand, ready: Ready, trail: &mut Trail) -> Attempted 
     trail.key_version = Some(lease.version().as_str().into());
     // Until the answer is whole nobody knows; a dropped future leaves it so.
     trail.sent = Sent::Unknown;
-    let mut asking = Asking { errand, began: Instant::now(), status: None };
-    let sent = upstream::send(&errand.worker.pool, keyed, &mut spent, bounds(errand)).await;
+    let began = Instant::now();
+    let mut asking = Asking { errand, began, status: None, took: None };
+    let sent = upstream::send(&errand.worker.pool, keyed, &mut spent, bounds(errand, began)).await;
     asking.status = sent.as_ref().ok().map(|answer| answer.status.as_u16());
-    trail.upstream += asking.began.elapsed();
-    drop(asking);
+    trail.upstream += asking.ended();
     match sent {
         Err(failure) => {
             admitted.failure();
@@ -175,15 +175,24 @@ struct Asking<'e> {
     errand: &'e Errand,
     began: Instant,
     status: Option<u16>,
+    took: Option<Duration>,
+}
+
+impl Asking<'_> {
+    /// How long it took, the first time that this is asked.
+    fn ended(&mut self) -> Duration {
+        *self.took.get_or_insert_with(|| self.began.elapsed())
+    }
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
+        let took = self.ended();
         self.errand.snapshot.recorder.upstream(Attempt {
             account: self.errand.account.index,
             operation: Some(self.errand.operation.index),
             status: self.status,
-            took: self.began.elapsed(),
+            took,
         });
     }
 }
@@ -197,11 +206,11 @@ fn leaks(lease: &Lease, answer: &Answer) -> bool {
     lease.leaks_in(begun) || answer.headers.values().any(|value| lease.leaks_in(value.as_bytes()))
 }
 
-fn bounds(errand: &Errand) -> Bounds {
+fn bounds(errand: &Errand, began: Instant) -> Bounds {
     let limits = &errand.snapshot.limits;
     let whole = matches!(errand.operation.class, Class::Order | Class::Unlisted) || errand.operation.cache.is_some();
     Bounds {
-        deadline: errand.deadline.min(Instant::now() + errand.operation.timeout),
+        deadline: errand.deadline.min(began + errand.operation.timeout),
         buffer: limits.answer_buffer,
         body: limits.answer_body,
         may_stream: !whole,

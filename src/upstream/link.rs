@@ -48,7 +48,7 @@ pub struct Link {
 
 impl Link {
     pub(super) async fn open(io: Io, destination: &Arc<Destination>) -> hyper::Result<Self> {
-        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(io)).await?;
+        let (sender, connection) = http1::Builder::new().writev(false).handshake(TokioIo::new(io)).await?;
         Ok(Link {
             sender,
             connection: Some(Box::pin(connection)),

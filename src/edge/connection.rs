@@ -50,7 +50,13 @@ impl Context {
     pub fn new(current: Arc<ArcSwap<Snapshot>>, worker: Arc<Worker>, drain: Drain) -> Arc<Self> {
         let mut http1 = http1::Builder::new();
         // Answers are small: one plain write costs less than gathering two pieces.
-        http1.half_close(false).max_buf_size(BUFFER).writev(false).timer(TokioTimer::new()).header_read_timeout(None);
+        http1
+            .half_close(false)
+            .max_header_size(BUFFER)
+            .max_buf_size(BUFFER)
+            .writev(false)
+            .timer(TokioTimer::new())
+            .header_read_timeout(None);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.max_concurrent_streams(STREAMS).max_header_list_size(BUFFER as u32).timer(TokioTimer::new());
         let mut either = auto::Builder::new(TokioExecutor::new());

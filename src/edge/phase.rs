@@ -120,29 +120,36 @@ pub struct Timed<S> {
     io: S,
     phase: Arc<Phase>,
     alarm: Option<Pin<Box<Sleep>>>,
+    /// Whether the alarm will wake the task.
+    armed: bool,
 }
 
 impl<S> Timed<S> {
     /// Watches `io`.
     pub fn new(io: S, phase: Arc<Phase>) -> Self {
-        Timed { io, phase, alarm: None }
+        Timed { io, phase, alarm: None, armed: false }
     }
 
-    /// Whether the deadline has passed; otherwise the task is woken when it does.
+    /// Whether the deadline has passed. Otherwise the task is woken in time: also while busy, because
+    /// hyper needn't read again between the end of a request and the next one's first byte.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
-            let Some(deadline) = self.phase.deadline() else { return false };
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-            if alarm.deadline() > deadline {
-                alarm.as_mut().reset(deadline);
+            let deadline = self.phase.deadline();
+            let wake = || deadline.unwrap_or_else(|| Instant::now() + self.phase.idle);
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(wake())));
+            if deadline.is_some_and(|deadline| alarm.deadline() > deadline) {
+                alarm.as_mut().reset(wake());
+                self.armed = false;
             }
-            if alarm.as_mut().poll(cx).is_pending() {
+            if (self.armed && !alarm.is_elapsed()) || alarm.as_mut().poll(cx).is_pending() {
+                self.armed = true;
                 return false;
             }
-            if Instant::now() >= deadline {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return true;
             }
-            alarm.as_mut().reset(deadline);
+            alarm.as_mut().reset(wake());
+            self.armed = false;
         }
     }
 }
@@ -231,6 +238,25 @@ mod tests {
         let error = tokio::select! { error = read => error, () = drip => unreachable!() };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(began.elapsed().as_secs(), 11);
+    }
+
+    /// hyper reads for the end of the connection while a request is under way, and not again after it.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_io_is_not_read_again_is_woken_all_the_same() {
+        let (mut peer, io) = duplex(64);
+        let phase = Phase::new(IDLE, HEAD);
+        let mut timed = Timed::new(io, phase.clone());
+        peer.write_all(b"GET").await.unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(timed.read(&mut buffer).await.unwrap(), 3);
+        let began = phase.request_began();
+        // One poll while busy; then only a wake-up can bring the next.
+        let mut read = std::pin::pin!(timed.read(&mut buffer));
+        let first = std::future::poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx).is_pending())).await;
+        assert!(first);
+        phase.request_ended();
+        assert_eq!(read.await.unwrap(), 0);
+        assert_eq!(began.elapsed().as_secs(), 75);
     }
 
     #[tokio::test(start_paused = true)]

@@ -90,11 +90,14 @@ impl Writer {
                 break;
             }
         }
-        if let Output::Files(files) = &self.output {
+        let Writer { shared, output, .. } = self;
+        if let Output::Files(files) = &output {
             files.sync();
         }
-        self.shared.queue.lock().end();
-        self.shared.ended.notify_all();
+        // The file's lock goes first: whoever waits for the end may open the file again at once.
+        drop(output);
+        shared.queue.lock().end();
+        shared.ended.notify_all();
     }
 
     /// Until there is something to write and it had time to gather, or it is time to look.

@@ -59,7 +59,7 @@ async fn a_revoked_version_never_serves_again() {
     assert_eq!(reply.json()["usable"], false);
     assert!(stage.gateway.current.load().accounts[0].keys.lease().is_err());
     let kept: Vec<_> = stage.gateway.live.revoked.of("main").iter().map(ToString::to_string).collect();
-    assert_eq!(kept, [version.clone()], "the store knows, so the next start does");
+    assert_eq!(kept, std::slice::from_ref(&version), "the store knows, so the next start does");
     let reply = stage.post("/keys/rotate", r#"{"force": true}"#).await;
     assert_eq!((reply.status, &reply.json()["accounts"]["main"]["result"]), (409, &"revoked".into()));
     let status = stage.get("/status").await.json();

@@ -89,8 +89,6 @@ pub trait Ending: Send {
     fn complete(&mut self);
     /// The body broke off on Fastrac's side, or was cut off.
     fn broken(&mut self, why: &io::Error);
-    /// Bytes that went out.
-    fn sent(&mut self, bytes: usize);
 }
 
 /// The body of an answer. Dropping it drops its ending.
@@ -144,11 +142,7 @@ impl HttpBody for Body {
         };
         match &polled {
             Poll::Ready(None) => self.complete(),
-            Poll::Ready(Some(Ok(frame))) => {
-                let bytes = frame.data_ref().map_or(0, Bytes::len);
-                if let Some(ending) = &mut self.ending {
-                    ending.sent(bytes);
-                }
+            Poll::Ready(Some(Ok(_))) => {
                 // hyper stops polling after the last byte of a known length: don't wait for `None`.
                 if self.is_end_stream() {
                     self.complete();

@@ -276,8 +276,6 @@ impl Ending for Closing {
             record.refused(if leaked { Code::UpstreamLeak } else { Code::UpstreamCut });
         }
     }
-
-    fn sent(&mut self, _: usize) {}
 }
 
 impl Drop for Closing {

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
-    header::{self, ACCEPT_ENCODING, CONNECTION, CONTENT_LOCATION, CONTENT_TYPE, LOCATION},
+    header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LOCATION, CONTENT_TYPE, LOCATION},
     uri::PathAndQuery,
 };
 
@@ -205,11 +205,6 @@ fn own_path<'t>(text: &'t str, endpoint: &Endpoint) -> Option<&'t str> {
         && port == endpoint.port
         && !authority.as_str().contains('@');
     own.then_some(path)
-}
-
-/// Whether the answer's head allows a body to be read as it is: `identity`, or nothing said.
-pub fn readable(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_ENCODING).is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use fastrac_gateway::{
     gateway::{Gateway, Live, Revoked},
     orders::Orders,
     outcome::Outcome,
-    path::{self, Arrival, Guard},
+    path::{self, Arrival},
     record::{ExchangeLog, Metrics},
     snapshot::{Snapshot, Worker},
     store::Store,
@@ -21,10 +21,6 @@ use fastrac_gateway::{
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::{runtime::Runtime, time::Instant};
-
-struct Nothing;
-
-impl Guard for Nothing {}
 
 fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
     let mut config = check(include_str!("gateway.toml"), folder, &Environment::default()).config.unwrap();
@@ -79,7 +75,7 @@ fn policy(c: &mut Criterion) {
     let (snapshot, worker) = (gateway.current.load_full(), Arc::new(Worker::default()));
     store(&snapshot);
     let serve = |secret, status: u16| {
-        let arrival = Arrival { began: Instant::now(), close: false, ended: Box::new(Nothing) };
+        let arrival = Arrival { began: Instant::now(), close: false, ended: () };
         let (snapshot, worker) = (snapshot.clone(), worker.clone());
         runtime.block_on(async {
             let answer = path::serve(snapshot, worker, request(secret), arrival).await.unwrap();

@@ -5,7 +5,12 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
-use std::{hint::black_box, path::Path, sync::Arc, time::Duration};
+use std::{
+    hint::black_box,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use fastrac_gateway::{
@@ -43,11 +48,15 @@ struct Request {
 }
 
 fn request() -> Request {
-    Request { id: RequestId::make(), uri: "/region/city?province_id=31".parse().unwrap(), from: "0193-first".into() }
+    Request {
+        id: RequestId::made(SystemTime::now()),
+        uri: "/region/city?province_id=31".parse().unwrap(),
+        from: "0193-first".into(),
+    }
 }
 
 fn hit(recorder: &Arc<Recorder>, request: &Request) {
-    let mut record = recorder.open(request.id.clone(), Method::GET, request.uri.clone());
+    let mut record = recorder.open(Some(request.id.clone()), Method::GET, request.uri.clone());
     record.identified(0);
     record.operation = Some(0);
     record.status = Some(200);
@@ -119,7 +128,7 @@ fn masking(c: &mut Criterion) {
     let (request, body) = (request(), bytes::Bytes::from(answer));
     c.bench_function("miss, answer of 21 cities in its line", |b| {
         b.iter(|| {
-            let mut record = recorder_.open(request.id.clone(), Method::GET, request.uri.clone());
+            let mut record = recorder_.open(Some(request.id.clone()), Method::GET, request.uri.clone());
             record.identified(0);
             record.operation = Some(0);
             record.status = Some(200);

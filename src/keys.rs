@@ -262,6 +262,11 @@ impl Lease {
         self.held.version()
     }
 
+    /// The same as text, shared.
+    pub fn version_text(&self) -> Arc<str> {
+        self.held.pair.version_text().clone()
+    }
+
     /// The account that it belongs to.
     pub fn account(&self) -> &str {
         &self.held.account

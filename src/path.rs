@@ -14,13 +14,14 @@ mod exchange;
 mod fetch;
 mod lookup;
 mod order;
+mod wait;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http_body::Body as HttpBody;
 
 pub use call::{Call, Errand};
-pub use exchange::{Arrival, Exchange, Guard, serve};
+pub use exchange::{Arrival, Exchange, serve};
 pub use fetch::{Ready, Received, canary};
 
 use crate::{

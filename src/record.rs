@@ -151,14 +151,14 @@ impl Recorder {
         Arc::new(Recorder { metrics, log, mask, names, slots, labels })
     }
 
-    /// Opens the record of a request whose head was read, and starts its clock.
-    pub fn open(self: &Arc<Self>, id: RequestId, method: Method, uri: Uri) -> Record {
+    /// Opens the record of a request whose head was read, and starts its clock. Without an id it gets one.
+    pub fn open(self: &Arc<Self>, id: Option<RequestId>, method: Method, uri: Uri) -> Record {
         self.begin(id, Some((method, uri)))
     }
 
     /// Opens the record of a head that could not be read: `-` everywhere, under an id made for the line.
     pub fn unreadable(self: &Arc<Self>, status: Option<u16>, code: Code) -> Record {
-        let mut record = self.begin(RequestId::make(), None);
+        let mut record = self.begin(None, None);
         record.refused(code);
         record.status = status;
         record
@@ -179,9 +179,10 @@ impl Recorder {
         self.mask.bodies() && self.log.writes()
     }
 
-    fn begin(self: &Arc<Self>, id: RequestId, request: Option<(Method, Uri)>) -> Record {
+    fn begin(self: &Arc<Self>, id: Option<RequestId>, request: Option<(Method, Uri)>) -> Record {
+        let began = SystemTime::now();
         Record {
-            id,
+            id: id.unwrap_or_else(|| RequestId::made(began)),
             request,
             operation: None,
             status: None,
@@ -198,7 +199,7 @@ impl Recorder {
             answer_body: Captured::default(),
             stored_from: None,
             service: None,
-            began: SystemTime::now(),
+            began,
             started: Instant::now(),
             answered: None,
             in_flight: None,

@@ -33,6 +33,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// What bounds one attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
+    /// When the attempt began.
+    pub began: Instant,
     /// When the answer must be whole.
     pub deadline: Instant,
     /// Answers up to this many bytes are read whole.
@@ -100,7 +102,7 @@ pub async fn send(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) 
 async fn exchange(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) -> Result<Answer, Failure> {
     let Keyed { destination, mut request, lease } = keyed;
     loop {
-        let (mut link, fresh) = match pool.take(&destination) {
+        let (mut link, fresh) = match pool.take(&destination, bounds.began) {
             Some(link) => (link, false),
             // On the heap: a handshake is large, and rare.
             None => (Box::pin(connect(&destination, bounds.deadline)).await?, true),

@@ -73,7 +73,7 @@ impl Context {
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
         let began = phase.request_began();
         let close = request.version() < Version::HTTP_2 && self.drain.begun();
-        let arrival = Arrival { began, close, ended: Box::new(Ended(phase.clone())) };
+        let arrival = Arrival { began, close, ended: Ended(phase.clone()) };
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
     }
 }
@@ -164,8 +164,6 @@ impl Drop for Ended {
         self.0.request_ended();
     }
 }
-
-impl path::Guard for Ended {}
 
 /// Counts a head that hyper could not read, and has answered itself.
 fn unreadable(context: &Context, phase: &Phase, error: &(dyn Error + Send + Sync + 'static)) {

@@ -5,7 +5,7 @@
 //! stand in buffers that are zeroed with their last user and are marked sensitive. The [`Version`] is
 //! all that may ever be shown of a pair. Knows no file and no clock. It fails with [`BadPair`].
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -128,6 +128,7 @@ pub struct Pair {
     access: Secret,
     secret: Secret,
     version: Version,
+    version_text: Arc<str>,
     headers: Headers,
     forms: Forms,
 }
@@ -162,12 +163,18 @@ impl Pair {
             basic: header("secret_key", [b"Basic ", encoded.as_slice()].concat())?,
         };
         let forms = Forms::new(secret.expose().as_bytes(), &encoded);
-        Ok(Self { version: Version::of(&access, &secret), access, secret, headers, forms })
+        let version = Version::of(&access, &secret);
+        Ok(Self { version, version_text: version.as_str().into(), access, secret, headers, forms })
     }
 
     /// Its digest.
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// Its digest as text, for records.
+    pub(super) fn version_text(&self) -> &Arc<str> {
+        &self.version_text
     }
 
     /// Whether both halves are the same as the other's.

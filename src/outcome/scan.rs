@@ -132,16 +132,10 @@ impl<'a> Scan<'a> {
     fn nested(&mut self) -> Result<&'a [u8], Stop> {
         let start = self.at;
         let (mut depth, mut objects) = (0u32, 0u128);
-        let (mut in_string, mut escaped) = (false, usize::MAX);
-        for at in Marks::of(self.text, start) {
-            if at == escaped {
-                continue;
-            }
+        let mut marks = Marks::of(self.text, start);
+        while let Some(at) = marks.next() {
             match self.text[at] {
-                b'"' => in_string = !in_string,
-                // Outside a string it is wrong, and harmless: what follows is looked at all the same.
-                b'\\' if in_string => escaped = at + 1,
-                _ if in_string => {}
+                b'"' => marks.pass_string().ok_or(Stop::Truncated)?,
                 open @ (b'{' | b'[') => {
                     depth += 1;
                     // The kind of the innermost 128 brackets is kept; deeper ones are only counted.
@@ -157,6 +151,7 @@ impl<'a> Scan<'a> {
                         return Ok(&self.text[start..self.at]);
                     }
                 }
+                // Outside a string a backslash is wrong, and harmless: what follows is looked at all the same.
                 _ => {}
             }
         }
@@ -175,26 +170,63 @@ struct Marks<'a> {
 
 const LANES: usize = 16;
 
+/// Blocks after which a string counts as long, and is worth a search of its own.
+const LONG: usize = 3;
+
 impl<'a> Marks<'a> {
     fn of(text: &'a [u8], start: usize) -> Self {
         Marks { text, block: start, marks: marks(text, start) }
     }
-}
 
-impl Iterator for Marks<'_> {
-    type Item = usize;
+    /// The next mark of the current block.
+    fn here(&mut self) -> Option<usize> {
+        let at = self.block + self.marks.trailing_zeros() as usize;
+        let found = self.marks != 0;
+        self.marks &= self.marks.wrapping_sub(1);
+        found.then_some(at)
+    }
+
+    /// Goes on to the block that begins at `block`; `None` at the end of the text.
+    fn go_on(&mut self, block: usize) -> Option<()> {
+        (self.block, self.marks) = (block, 0);
+        self.text.get(block)?;
+        self.marks = marks(self.text, block);
+        Some(())
+    }
 
     fn next(&mut self) -> Option<usize> {
-        while self.marks == 0 {
-            self.block += LANES;
-            if self.block >= self.text.len() {
-                return None;
+        loop {
+            if let Some(at) = self.here() {
+                return Some(at);
             }
-            self.marks = marks(self.text, self.block);
+            self.go_on(self.block + LANES)?;
         }
-        let at = self.block + self.marks.trailing_zeros() as usize;
-        self.marks &= self.marks - 1;
-        Some(at)
+    }
+
+    /// Goes past the end of the string whose quote was the last mark; `None` if it has no end.
+    fn pass_string(&mut self) -> Option<()> {
+        let mut escaped = usize::MAX;
+        for _ in 0..LONG {
+            while let Some(at) = self.here() {
+                match self.text[at] {
+                    _ if at == escaped => {}
+                    b'"' => return Some(()),
+                    b'\\' => escaped = at + 1,
+                    _ => {}
+                }
+            }
+            self.go_on(self.block + LANES)?;
+        }
+        let mut at = self.block + usize::from(escaped == self.block);
+        loop {
+            at += memchr::memchr2(b'"', b'\\', self.text.get(at..)?)?;
+            if self.text[at] == b'"' {
+                // The text may end here: then there is nothing to go on with.
+                let _ = self.go_on(at + 1);
+                return Some(());
+            }
+            at += 2;
+        }
     }
 }
 
@@ -244,6 +276,20 @@ mod tests {
         let expected = [("a", "true"), ("bc", r#"[1,{"x":"]}\"\\"}]"#), ("d", "\"e\""), ("f", "-1.5e3")];
         assert_eq!(found, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
         assert_eq!(read("{}"), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_long_string_ends_where_it_ends() {
+        for length in 0..80 {
+            for inside in ["", "\\\\", "\\\"", "]}", "\\\\\\\""] {
+                let text =
+                    format!(r#"{{"a":["{}{inside}{}",{{}}],"b":1}}"#, "x".repeat(length), "y".repeat(length % 7));
+                let value = text.strip_prefix(r#"{"a":"#).and_then(|rest| rest.strip_suffix(r#","b":1}"#)).unwrap();
+                assert_eq!(read(&text), Ok(vec![("a".into(), value.into()), ("b".into(), "1".into())]), "{text}");
+                let open = text.split_once("\",{}").unwrap().0;
+                assert_eq!(read(open), Err(Stop::Truncated), "{open}");
+            }
+        }
     }
 
     #[test]

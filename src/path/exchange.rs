@@ -18,11 +18,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request::Parts};
 use http_body::Body as HttpBody;
 use tokio::time::Instant;
 
-use super::forward;
+use super::{forward, wait::waited};
 use crate::{
     answer::{Cached, Content, Limits, Reply},
     body::{Body, Ending, Unread},
@@ -38,6 +38,8 @@ use crate::{
 /// Requests that one process serves at the same time; beyond it memory could run out.
 const IN_FLIGHT: usize = 20_000;
 
+const TIMEOUT: HeaderName = HeaderName::from_static("x-gateway-timeout");
+
 static IN_FLIGHT_NOW: AtomicUsize = AtomicUsize::new(0);
 
 /// One request under way.
@@ -52,30 +54,28 @@ pub struct Exchange {
 }
 
 /// What a connection tells of a request.
-pub struct Arrival {
+pub struct Arrival<G> {
     /// When its first byte came.
     pub began: Instant,
     /// Whether the answer should end the connection.
     pub close: bool,
     /// Dropped when the answer is out or given up.
-    pub ended: Box<dyn Guard>,
+    pub ended: G,
 }
-
-/// Something that ends with an exchange.
-pub trait Guard: Send {}
 
 /// Serves one request. Never fails, as its type says: whatever happens becomes an answer.
 ///
 /// The record is opened at once and not when the future is first polled: hyper may drop it unpolled, if the
 /// caller's end comes together with its head.
-pub fn serve<B>(
+pub fn serve<B, G>(
     snapshot: Arc<Snapshot>,
     worker: Arc<Worker>,
     request: Request<B>,
-    arrival: Arrival,
+    arrival: Arrival<G>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>>
 where
     B: HttpBody<Data = Bytes> + Unpin,
+    G: Send + 'static,
 {
     let (head, body) = request.into_parts();
     let problem = wants_problem(&head.headers);
@@ -97,8 +97,8 @@ where
     }
 }
 
-fn answer(
-    mut closing: Box<Closing>,
+fn answer<G: Send + 'static>(
+    mut closing: Box<Closing<G>>,
     outcome: Result<Reply, Refusal>,
     (name, problem, close): (HeaderValue, bool, bool),
 ) -> Response<Body> {
@@ -115,12 +115,12 @@ fn answer(
     response
 }
 
-/// The caller's name for the request, if it may be kept; else one that is made.
-fn named(headers: &HeaderMap) -> RequestId {
+/// The caller's name for the request, if it may be kept.
+fn named(headers: &HeaderMap) -> Option<RequestId> {
     let mut given = headers.get_all(RequestId::HEADER).iter();
     match (given.next(), given.next()) {
-        (Some(value), None) => RequestId::from_caller(value).unwrap_or_else(RequestId::make),
-        _ => RequestId::make(),
+        (Some(value), None) => RequestId::from_caller(value),
+        _ => None,
     }
 }
 
@@ -146,7 +146,7 @@ impl Exchange {
     /// `request.malformed` if `x-gateway-timeout` is no number of milliseconds.
     pub(super) fn deadline(&self, head: &Parts) -> Result<Instant, Refusal> {
         let limit = self.snapshot.limits.request;
-        let Some(value) = head.headers.get("x-gateway-timeout") else { return Ok(self.began + limit) };
+        let Some(value) = head.headers.get(TIMEOUT) else { return Ok(self.began + limit) };
         let wish = value.to_str().ok().and_then(|text| text.trim().parse().ok()).map(Duration::from_millis);
         let wish = wish.filter(|wish| !wish.is_zero());
         let wish = wish.ok_or_else(|| {
@@ -180,10 +180,9 @@ impl Exchange {
         &mut self,
         body: impl Future<Output = Result<Bytes, Unread>>,
     ) -> Result<Bytes, Refusal> {
-        let began = Instant::now();
-        let body = body.await;
+        let (body, waited) = waited(body).await;
         if let Some(record) = &mut self.record {
-            record.caller += began.elapsed();
+            record.caller += waited;
             if let Ok(body) = &body
                 && self.snapshot.recorder.wants_bodies()
             {
@@ -258,13 +257,13 @@ impl Drop for Exchange {
 }
 
 /// Ends an exchange with its answer's body.
-struct Closing {
+struct Closing<G> {
     exchange: Exchange,
     done: bool,
-    _ended: Box<dyn Guard>,
+    _ended: G,
 }
 
-impl Ending for Closing {
+impl<G: Send> Ending for Closing<G> {
     fn complete(&mut self) {
         self.done = true;
     }
@@ -278,7 +277,7 @@ impl Ending for Closing {
     }
 }
 
-impl Drop for Closing {
+impl<G> Drop for Closing<G> {
     fn drop(&mut self) {
         if !self.done
             && let Some(record) = &mut self.exchange.record

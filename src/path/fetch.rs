@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::Errand;
+use super::{Errand, wait::waited};
 use crate::{
     admission::{Pass, Spent},
     answer::{Content, Reply},
@@ -58,9 +58,9 @@ pub(super) async fn prepare(
     let rewritten = rewrite::request(&errand.asked, &errand.operation, &route.endpoint); // 9
     let keyed = inject(rewritten, lease.clone(), route);
     let admitted = account.breaker.admit()?; // 10
-    let began = Instant::now();
-    let spent = account.budget.spend(errand.operation.cost, errand.priority, errand.deadline).await; // 11
-    trail.waited += began.elapsed();
+    let spend = account.budget.spend(errand.operation.cost, errand.priority, errand.deadline); // 11
+    let (spent, time) = waited(spend).await;
+    trail.waited += time;
     Ok(Ready { keyed, lease, admitted, spent: spent?.with(pass) })
 }
 
@@ -140,7 +140,7 @@ fn key_rejected() -> Refusal {
 async fn attempt(errand: &Errand, ready: Ready, trail: &mut Trail) -> Attempted {
     let Ready { keyed, lease, admitted, mut spent } = ready;
     trail.attempts += 1;
-    trail.key_version = Some(lease.version().as_str().into());
+    trail.key_version = Some(lease.version_text());
     // Until the answer is whole nobody knows; a dropped future leaves it so.
     trail.sent = Sent::Unknown;
     let began = Instant::now();
@@ -210,6 +210,7 @@ fn bounds(errand: &Errand, began: Instant) -> Bounds {
     let limits = &errand.snapshot.limits;
     let whole = matches!(errand.operation.class, Class::Order | Class::Unlisted) || errand.operation.cache.is_some();
     Bounds {
+        began,
         deadline: errand.deadline.min(began + errand.operation.timeout),
         buffer: limits.answer_buffer,
         body: limits.answer_body,

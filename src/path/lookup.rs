@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, Method};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Call, Exchange, fetch};
+use super::{Call, Exchange, fetch, wait::waited};
 use crate::{
     admission::Pass,
     answer::{Cached, Content, Reply},
@@ -106,9 +106,8 @@ fn reply(entry: &Entry, cached: Cached) -> Reply {
 
 /// Waits for a flight to land; `None` if its leader was lost.
 async fn landed(x: &mut Exchange, call: &Call, wait: Wait<Shared>) -> Result<Option<Shared>, Refusal> {
-    let began = Instant::now();
-    let landed = timeout_at(call.errand.deadline, wait.landed()).await;
-    x.trail.upstream += began.elapsed();
+    let (landed, time) = waited(timeout_at(call.errand.deadline, wait.landed())).await;
+    x.trail.upstream += time;
     landed.map_err(|_| Refusal::new(Code::UpstreamTimeout, "no answer from Fastrac in time"))
 }
 

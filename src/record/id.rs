@@ -13,10 +13,10 @@ impl RequestId {
     /// The name of the header.
     pub const HEADER: http::HeaderName = http::HeaderName::from_static("x-request-id");
 
-    /// A new one: UUIDv7, so ids sort by time.
-    pub fn make() -> RequestId {
+    /// A new one, made at this time: UUIDv7, so ids sort by it.
+    pub fn made(at: SystemTime) -> RequestId {
         let mut text = [0u8; 36];
-        let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let millis = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         // Ids are names, not secrets: a fast generator will do, and costs no system call.
         let random = fastrand::u128(..).to_ne_bytes();
         let mut bits = [0; 10];
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn made_ones_would_be_kept_and_differ() {
-        let (one, two) = (RequestId::make(), RequestId::make());
+        let (one, two) = (RequestId::made(SystemTime::now()), RequestId::made(SystemTime::now()));
         assert_ne!(one, two);
         assert_eq!(RequestId::from_caller(&one.header()), Some(one.clone()));
         assert_eq!(one.as_str().len(), 36);

@@ -74,7 +74,7 @@ fn bench() -> Bench {
 
 impl Bench {
     fn open(&self, target: &str) -> Record {
-        self.recorder.open("request-1".parse().unwrap(), Method::GET, target.parse().unwrap())
+        self.recorder.open(Some("request-1".parse().unwrap()), Method::GET, target.parse().unwrap())
     }
 
     /// Ends the log; its lines.

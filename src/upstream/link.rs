@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONNECTION};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     body::{Frame, Incoming},
@@ -31,6 +31,8 @@ use crate::record::{ConnectionState, UpstreamConnection};
 /// How long a connection may idle where Fastrac doesn't say: below the 5 s of common servers, so
 /// that a request seldom meets a connection that is just being closed.
 const IDLE: Duration = Duration::from_secs(4);
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// How many idle connections a worker keeps for one destination.
 const MAX_IDLE: usize = 64;
@@ -127,23 +129,23 @@ struct Idle {
 
 impl Pool {
     /// The idle connection that was used last, if one is still good.
-    pub(super) fn take(&self, destination: &Destination) -> Option<Link> {
+    pub(super) fn take(&self, destination: &Destination, now: Instant) -> Option<Link> {
         loop {
             let idle = {
                 let mut idle = self.idle.lock();
                 idle.iter_mut().find(|shelf| shelf.destination == destination.id)?.links.pop()?
             };
             let Idle { mut link, until } = idle;
-            if Instant::now() < until && link.usable() {
+            if now < until && link.usable() {
                 link.counted.becomes(ConnectionState::Active);
                 return Some(link);
             }
         }
     }
 
-    /// Keeps a connection whose answer was read to its end.
+    /// Keeps a connection whose answer was read to its end. Whether it is still good is seen when it is taken.
     pub(super) fn put(&self, mut link: Link, headers: &HeaderMap) {
-        if !link.usable() {
+        if link.connection.is_none() || headers.get(CONNECTION).is_some_and(closes) {
             return;
         }
         let until = Instant::now() + announced(headers).unwrap_or(IDLE);
@@ -173,9 +175,14 @@ impl Pool {
     }
 }
 
+/// Whether `Connection` says that this was the last answer.
+fn closes(value: &HeaderValue) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
 /// `Keep-Alive: timeout=N`: a second less than Fastrac keeps it.
 fn announced(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get("keep-alive")?.to_str().ok()?;
+    let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
     let seconds: u64 = value.split(',').find_map(|p| p.trim().strip_prefix("timeout=")?.parse().ok())?;
     Some(Duration::from_secs(seconds.saturating_sub(1).min(60)))
 }

@@ -14,6 +14,10 @@ use http::{
 
 use crate::{body::Asked, catalog::Operation, config::Endpoint};
 
+/// Room of an outgoing head. hyper keeps the map and brings the answer in it, which the path then stamps:
+/// it should not have to grow for that.
+const ROOM: usize = 24;
+
 /// A request that is ready for the account's key pair.
 #[derive(Debug)]
 pub struct Rewritten {
@@ -25,7 +29,7 @@ pub struct Rewritten {
 
 /// Re-addresses a request and takes out of it what is not Fastrac's business.
 pub fn request(asked: &Asked, operation: &Operation, endpoint: &Endpoint) -> Rewritten {
-    let mut headers = HeaderMap::with_capacity(asked.headers.len() + 4);
+    let mut headers = HeaderMap::with_capacity(ROOM.max(asked.headers.len() + 4));
     if operation.cache.is_some() {
         // Nothing that could vary the answer, unless the operation declares it.
         for name in operation.vary.iter().filter(|name| crosses(name.as_str())) {
@@ -69,6 +73,9 @@ struct Nominated<'h>(Vec<&'h str>);
 
 impl<'h> Nominated<'h> {
     fn of(headers: &'h HeaderMap) -> Self {
+        if !headers.contains_key(CONNECTION) {
+            return Nominated(Vec::new());
+        }
         let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
         Nominated(values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty()).collect())
     }
@@ -122,11 +129,10 @@ fn crosses(name: &str) -> bool {
 
 /// Takes out of an answer's head what is not the caller's business.
 pub fn answer(headers: &mut HeaderMap, endpoint: &Endpoint) {
-    if headers.contains_key(CONNECTION) {
-        let nominated: Vec<String> = Nominated::of(headers).0.iter().map(|name| name.to_ascii_lowercase()).collect();
-        for name in nominated {
-            headers.remove(name);
-        }
+    // Mostly they are removed anyway.
+    let nominated = Nominated::of(headers).0.into_iter().map(str::to_ascii_lowercase);
+    for name in nominated.filter(|name| returns(name)).collect::<Vec<_>>() {
+        headers.remove(name);
     }
     let removed: Vec<HeaderName> = headers.keys().filter(|name| !returns(name.as_str())).cloned().collect();
     for name in removed {

@@ -30,7 +30,7 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
     let store = Store::open(&folder.join("state")).unwrap();
     let orders = runtime.block_on(Orders::open(store.clone(), jiff::Timestamp::now())).unwrap();
     let revoked = Arc::new(runtime.block_on(Revoked::open(store)).unwrap());
-    let live = Live { metrics, log, orders, revoked, tasks: Drain::default().tasks };
+    let live = Live { metrics, log, orders, revoked, doors: Arc::default(), tasks: Drain::default().tasks };
     Gateway::new(config, None, live).unwrap().0
 }
 
@@ -75,7 +75,7 @@ fn policy(c: &mut Criterion) {
     let (snapshot, worker) = (gateway.current.load_full(), Arc::new(Worker::default()));
     store(&snapshot);
     let serve = |secret, status: u16| {
-        let arrival = Arrival { began: Instant::now(), close: false, ended: () };
+        let arrival = Arrival { began: Instant::now(), close: false, certificate: None, ended: () };
         let (snapshot, worker) = (snapshot.clone(), worker.clone());
         runtime.block_on(async {
             let answer = path::serve(snapshot, worker, request(secret), arrival).await.unwrap();

@@ -8,7 +8,6 @@
 //! fails with small JSON objects, `{"error": {"code", "message"}}`.
 
 mod answer;
-mod certificate;
 mod commands;
 mod console;
 mod effective;

@@ -5,7 +5,6 @@
 //! serves the admin port; log and store have threads of their own. The only file that sees most
 //! rooms.
 
-mod door;
 mod rotations;
 mod sockets;
 
@@ -27,6 +26,7 @@ use crate::{
         connection::Context,
         listener::{Acceptor, Unbound},
         runtime::{self, DataThread},
+        tls::{Doors, Faulty, LOOK},
     },
     gateway::{Gateway, Live, Revoked, StartError},
     orders::Orders,
@@ -50,8 +50,8 @@ pub enum AppError {
     Log(#[from] LogError),
     #[error(transparent)]
     Start(#[from] StartError),
-    #[error("listen.{which}: {reason}")]
-    Tls { which: &'static str, reason: String },
+    #[error(transparent)]
+    Tls(#[from] Faulty),
     #[error("the system gives no thread or event queue: {0}")]
     System(#[from] io::Error),
     #[error("metrics: {0}")]
@@ -61,7 +61,7 @@ pub enum AppError {
 impl AppError {
     /// Whether the configuration is at fault, not the machine.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, AppError::Start(_) | AppError::Tls { .. })
+        matches!(self, AppError::Start(_) | AppError::Tls(_))
     }
 }
 
@@ -88,11 +88,9 @@ impl App {
     pub fn start(config: Config, file: Option<PathBuf>) -> Result<App, AppError> {
         choose_crypto();
         let sockets = Sockets::bind(&config.listen)?;
-        let tls = config.listen.tls.as_ref().map(|tls| door::acceptor("tls", tls, door::DATA)).transpose()?;
-        let admin_tls =
-            config.listen.admin_tls.as_ref().map(|tls| door::acceptor("admin_tls", tls, door::ADMIN)).transpose()?;
         let (data, address) = sockets.addresses()?;
         let metrics = Metrics::new()?;
+        let doors = Arc::new(Doors::open(&config.listen, &metrics)?);
         // First the store: a second process on the same folder is told of the folder, not of a file in it.
         let store = Store::open(&config.state.dir)?;
         let log = ExchangeLog::open(&config.log, &metrics)?;
@@ -104,7 +102,8 @@ impl App {
         let orders = control.block_on(Orders::open(store.clone(), jiff::Timestamp::now()))?;
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
-        let live = Live { metrics: metrics.clone(), log, orders, revoked, tasks: drain.tasks.clone() };
+        let tasks = drain.tasks.clone();
+        let live = Live { metrics: metrics.clone(), log, orders, revoked, doors: doors.clone(), tasks };
         let (workers, connections) = (config.listen.workers, config.limits.connections);
         let (gateway, keepers) = Gateway::new(config, file, live)?;
         let rotations = Rotations::new(control.handle().clone(), &gateway);
@@ -121,7 +120,7 @@ impl App {
             threads: threads.iter().map(|thread| thread.sockets.clone()).collect(),
             seats: Arc::new(Semaphore::new(connections)),
             metrics,
-            tls,
+            tls: doors.data.clone(),
             stop: drain.stop.clone(),
         });
         for listener in sockets.data {
@@ -129,7 +128,10 @@ impl App {
         }
         let operators =
             Admin { gateway: gateway.clone(), drain: drain.clone(), store: store.clone(), data: data.clone(), address };
-        control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), admin_tls));
+        control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), doors.admin.clone()));
+        if doors.each().next().is_some() {
+            control.spawn(watch(doors));
+        }
         Ok(App { gateway, drain, data, admin: address, threads, store, control })
     }
 
@@ -165,6 +167,18 @@ impl App {
         control.block_on(store.close());
         control.shutdown_timeout(CLOSING);
         gateway.live.log.close();
+    }
+}
+
+/// Takes new certificates as their files change, until the control runtime ends.
+async fn watch(doors: Arc<Doors>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let doors = doors.clone();
+        // A disk may be slow, and the admin port should not wait for it.
+        if tokio::task::spawn_blocking(move || doors.look()).await.is_err() {
+            tracing::error!("looking for new certificates failed");
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! Who asks: finds the service that a request's credentials prove.
 //!
 //! Holds digests only. Every proof that a request carries must be right and name the same service;
-//! one that is repeated or unreadable proves nothing and is refused. Comparison takes the same time
-//! whether the name or the secret is wrong. Knows no quota and no operation. Fails with [`Unknown`],
-//! which says nothing about what was wrong.
+//! one that is repeated or unreadable proves nothing and is refused. A client's certificate is a proof
+//! if a service lists one of its names; else it is none, because meshes show one on every connection.
+//! Comparison takes the same time whether the name or the secret is wrong. Knows no quota and no
+//! operation. Fails with [`Unknown`], which says nothing about what was wrong.
+
+mod certificate;
 
 use std::collections::HashMap;
 
@@ -16,6 +19,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+pub use self::certificate::Certificate;
 use crate::config;
 
 const ACCESS_KEY: HeaderName = HeaderName::from_static("access-key");
@@ -30,6 +34,8 @@ pub struct Unknown;
 #[derive(Debug)]
 pub struct Callers {
     by_access_key: HashMap<String, Known>,
+    /// Services by the names that certificates prove.
+    by_identity: HashMap<String, usize>,
 }
 
 struct Known {
@@ -52,15 +58,18 @@ impl Callers {
             .flat_map(|(service, s)| s.credentials.iter().map(move |c| (service, c)))
             .map(|(service, c)| (c.access_key.clone(), Known { service, secret_sha256: c.secret_sha256 }))
             .collect();
-        Callers { by_access_key }
+        let identities = services.iter().enumerate();
+        let by_identity =
+            identities.flat_map(|(service, s)| s.identities.iter().map(move |name| (name.clone(), service))).collect();
+        Callers { by_access_key, by_identity }
     }
 
-    /// The index of the service that the request's headers prove.
+    /// The index of the service that the request's headers and its connection's certificate prove.
     ///
     /// # Errors
     /// [`Unknown`] without a proof, or if any proof is wrong, repeated, unreadable, or names another
     /// service than the others.
-    pub fn identify(&self, headers: &HeaderMap) -> Result<usize, Unknown> {
+    pub fn identify(&self, headers: &HeaderMap, certificate: Option<&Certificate>) -> Result<usize, Unknown> {
         let pair = match (single(headers, &ACCESS_KEY)?, single(headers, &SECRET_KEY)?) {
             (None, None) => None,
             (Some(access), Some(secret)) => Some(self.prove(access.as_bytes(), secret.as_bytes())?),
@@ -70,11 +79,18 @@ impl Callers {
             None => None,
             Some(value) => Some(self.authorization(value.as_bytes())?),
         };
-        match (pair, authorization) {
-            (Some(a), Some(b)) if a != b => Err(Unknown),
-            (Some(service), _) | (None, Some(service)) => Ok(service),
-            (None, None) => Err(Unknown),
-        }
+        let headers = one(pair, authorization)?;
+        let certificate = match certificate {
+            None => None,
+            Some(certificate) => self.listed(certificate)?,
+        };
+        one(headers, certificate)?.ok_or(Unknown)
+    }
+
+    /// The service that lists a certificate's names; `None` if none does.
+    fn listed(&self, certificate: &Certificate) -> Result<Option<usize>, Unknown> {
+        let mut services = certificate.names().map(|name| self.by_identity.get(name).copied());
+        services.try_fold(None, one)
     }
 
     /// `Basic base64(access:secret)`, or `Bearer access.secret`.
@@ -103,6 +119,14 @@ impl Callers {
     }
 }
 
+/// What two proofs prove together.
+fn one(a: Option<usize>, b: Option<usize>) -> Result<Option<usize>, Unknown> {
+    match (a, b) {
+        (Some(a), Some(b)) if a != b => Err(Unknown),
+        _ => Ok(a.or(b)),
+    }
+}
+
 /// The one value of a header, `None` if it is absent.
 fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Unknown> {
     let mut all = headers.get_all(name).iter();
@@ -128,15 +152,26 @@ mod tests {
             ("checkout-2".to_owned(), entry(0, "s.2:x")),
             ("warehouse".to_owned(), entry(1, "s3")),
         ]);
-        Callers { by_access_key }
+        let identity = |name: &str, service| (name.to_owned(), service);
+        let by_identity = HashMap::from([
+            identity("spiffe://shop/checkout", 0),
+            identity("checkout.internal", 0),
+            identity("spiffe://shop/warehouse", 1),
+        ]);
+        Callers { by_access_key, by_identity }
     }
 
     fn ask(headers: &[(&'static str, &str)]) -> Result<usize, Unknown> {
+        ask_with(headers, None)
+    }
+
+    fn ask_with(headers: &[(&'static str, &str)], names: Option<&[&str]>) -> Result<usize, Unknown> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        callers().identify(&map)
+        let certificate = names.map(Certificate::with);
+        callers().identify(&map, certificate.as_ref())
     }
 
     fn basic(text: &str) -> String {
@@ -178,6 +213,31 @@ mod tests {
             &[("authorization", "")],
         ] {
             assert_eq!(ask(headers), Err(Unknown), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_proves_who_lists_it() {
+        assert_eq!(ask_with(&[], Some(&["spiffe://shop/warehouse"])), Ok(1));
+        assert_eq!(ask_with(&[], Some(&["checkout.internal", "other.internal", "spiffe://shop/checkout"])), Ok(0));
+        for names in [&[][..], &["nobody.internal"], &["spiffe://shop/checkout/"], &["*.internal"]] {
+            assert_eq!(ask_with(&[], Some(names)), Err(Unknown), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_and_the_headers_prove_the_same_or_nothing() {
+        let warehouse = ("authorization", "Bearer warehouse.s3");
+        assert_eq!(ask_with(&[warehouse], Some(&["spiffe://shop/warehouse"])), Ok(1));
+        // One that nobody lists is no proof: it takes nothing away.
+        assert_eq!(ask_with(&[warehouse], Some(&["nobody.internal"])), Ok(1));
+        for (headers, names) in [
+            (&[warehouse][..], &["spiffe://shop/checkout"][..]),
+            (&[("authorization", "Bearer warehouse.wrong")], &["spiffe://shop/warehouse"]),
+            (&[("access-key", "warehouse")], &["spiffe://shop/warehouse"]),
+            (&[], &["spiffe://shop/warehouse", "checkout.internal"]),
+        ] {
+            assert_eq!(ask_with(headers, Some(names)), Err(Unknown), "{headers:?} {names:?}");
         }
     }
 

@@ -57,7 +57,7 @@ pub struct Listen {
 }
 
 /// A certificate to show, and whose certificates to accept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
     /// PEM chain, leaf first.
     pub cert: PathBuf,
@@ -230,8 +230,8 @@ pub struct Account {
     pub v2: Endpoint,
     /// PEM roots, instead of the platform's.
     pub ca: Option<PathBuf>,
-    /// HTTP CONNECT proxy, `http://host:port`.
-    pub proxy: Option<String>,
+    /// HTTP CONNECT proxy on the way to Fastrac.
+    pub proxy: Option<Proxy>,
     /// Where the key pair comes from.
     pub keys: KeySource,
     /// How a pair gives way to the next.
@@ -263,6 +263,22 @@ pub struct Endpoint {
     pub prefix: String,
     /// How the pair is shown.
     pub auth: AuthStyle,
+}
+
+/// Address of an HTTP CONNECT proxy, which is spoken to in the clear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Proxy { host, port } = self;
+        if host.contains(':') { write!(f, "http://[{host}]:{port}") } else { write!(f, "http://{host}:{port}") }
+    }
 }
 
 /// How the account's pair is shown to Fastrac. `auto` of the file is resolved for each version.

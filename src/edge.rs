@@ -10,6 +10,7 @@ pub mod connection;
 pub mod listener;
 pub mod phase;
 pub mod runtime;
+pub mod tls;
 
 use std::sync::{
     Arc,

@@ -30,6 +30,7 @@ use crate::{
         check::Environment,
         load::{LoadError, Loaded, load},
     },
+    edge::tls::{Doors, Faulty},
     keys::{Fault, Happening, Keeper, Keys, Observer},
     orders::Orders,
     record::{ExchangeLog, Masker, Metrics, Names, Recorder},
@@ -65,6 +66,9 @@ pub enum StartError {
     /// An account's base URL holds what a header can't.
     #[error("accounts.{0}.base_url: the host is no header value")]
     Host(String),
+    /// A listener's certificate, key or authorities can't be used.
+    #[error(transparent)]
+    Tls(#[from] Faulty),
 }
 
 /// What lives beside every configuration.
@@ -78,6 +82,8 @@ pub struct Live {
     pub orders: Orders,
     /// Versions of key pairs that must never be used again.
     pub revoked: Arc<Revoked>,
+    /// The listeners that speak TLS.
+    pub doors: Arc<Doors>,
     /// Tasks that the drain waits for.
     pub tasks: TaskTracker,
 }
@@ -181,8 +187,10 @@ impl Gateway {
         for key in fixed(&before.1.config, &config) {
             tracing::warn!("{key} has changed; that takes a restart");
         }
+        let doors = self.live.doors.renew(&config.listen).map_err(StartError::Tls)?;
         let (snapshot, keepers) = compile(&config, Some((&before.0, &before.1.config)), &self.live)?;
         self.current.store(Arc::new(snapshot));
+        doors.show();
         self.in_force.store(Arc::new(InForce { config, since: SystemTime::now() }));
         if let Some(adopt) = self.adopt.get() {
             adopt(keepers);
@@ -213,8 +221,9 @@ impl Gateway {
 fn fixed(before: &Config, now: &Config) -> Vec<&'static str> {
     let addresses = |config: &Config| (config.listen.data.clone(), config.listen.admin, config.listen.workers);
     let log = |config: &Config| (config.log.exchanges.clone(), config.log.on_full);
+    let tls = |config: &Config| (config.listen.tls.is_some(), config.listen.admin_tls.is_some());
     [
-        ("listen", addresses(before) != addresses(now)),
+        ("listen", addresses(before) != addresses(now) || tls(before) != tls(now)),
         ("state.dir", before.state.dir != now.state.dir),
         ("log.exchanges", log(before) != log(now)),
         ("cache.memory", before.cache.memory != now.cache.memory),
@@ -333,21 +342,21 @@ fn routes(settings: &config::Account, old: Old<'_>, live: &Live) -> Result<(Rout
     let endpoints = [&settings.base, &settings.v1, &settings.v2];
     if let Some((account, old)) = old
         && [&old.base, &old.v1, &old.v2] == endpoints
-        && old.ca == settings.ca
+        && (&old.ca, &old.proxy) == (&settings.ca, &settings.proxy)
     {
         return Ok((account.base.clone(), account.v1.clone(), account.v2.clone()));
     }
     let unusable = |source| StartError::Account { account: settings.name.clone(), source };
     let tls = endpoints.iter().any(|endpoint| endpoint.tls);
     let tls = if tls { Some(client_config(settings.ca.as_deref()).map_err(unusable)?) } else { None };
-    let connections = live.metrics.upstream_connections(&settings.name);
+    let (proxy, connections) = (settings.proxy.as_ref(), live.metrics.upstream_connections(&settings.name));
     let mut known: Vec<Route> = Vec::new();
     let mut route = |endpoint: &Endpoint| -> Result<Route, StartError> {
         let host = HeaderValue::try_from(&endpoint.authority).map_err(|_| StartError::Host(settings.name.clone()))?;
         let place = |e: &Endpoint| (e.tls, e.host.clone(), e.port);
         let destination = match known.iter().find(|route| place(&route.endpoint) == place(endpoint)) {
             Some(route) => route.destination.clone(),
-            None => Arc::new(Destination::new(endpoint, tls.as_ref(), connections.clone()).map_err(unusable)?),
+            None => Arc::new(Destination::new(endpoint, tls.as_ref(), proxy, connections.clone()).map_err(unusable)?),
         };
         known.push(Route { endpoint: endpoint.clone(), host, destination });
         Ok(known[known.len() - 1].clone())

@@ -46,7 +46,7 @@ where
     let target = target::target(&head)?;
 
     // 1 who
-    let service = snapshot.callers.identify(&head.headers)?;
+    let service = snapshot.callers.identify(&head.headers, x.certificate.as_deref())?;
     x.identified(service);
     // 2 what, and may this service
     let operation = snapshot.catalog.classify(&head.method, target.path())?.clone();

@@ -33,8 +33,8 @@ pub use self::{
     line::Captured,
     mask::{MASKED, Masker},
     metrics::{
-        BreakerState, ConnectionGuard, ConnectionState, KeyInfo, Metrics, OPENMETRICS_CONTENT_TYPE, SERIES_LIMIT,
-        Scrape, TEXT_CONTENT_TYPE, UpstreamConnection, UpstreamConnections,
+        BreakerState, ConnectionGuard, ConnectionState, Handshake, Handshakes, KeyInfo, Metrics,
+        OPENMETRICS_CONTENT_TYPE, SERIES_LIMIT, Scrape, TEXT_CONTENT_TYPE, UpstreamConnection, UpstreamConnections,
     },
     program::init_program_log,
 };

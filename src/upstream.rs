@@ -11,6 +11,7 @@ pub mod breaker;
 pub mod dial;
 pub mod inject;
 pub mod link;
+mod proxy;
 pub mod rewrite;
 pub mod stream;
 

@@ -120,7 +120,7 @@ fn account(account: &Account) -> Value {
         "v1": endpoint(&account.v1),
         "v2": endpoint(&account.v2),
         "ca": account.ca,
-        "proxy": account.proxy,
+        "proxy": account.proxy.as_ref().map(ToString::to_string),
         "keys": keys,
         "rotation": {
             "overlap": span(rotation.overlap),

@@ -63,6 +63,12 @@ impl Condition {
         if !gateway.reloaded_well() {
             degraded.push("configuration: the last reload failed; the one before is in force".to_owned());
         }
+        for (listener, door) in gateway.live.doors.each() {
+            if door.fault().is_some() {
+                degraded
+                    .push(format!("{listener} listener: the new certificate can't be used; the one before is shown"));
+            }
+        }
         for account in &snapshot.accounts {
             lost(account, &mut degraded);
         }

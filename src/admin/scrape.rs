@@ -14,7 +14,6 @@ use axum::{
 use super::{
     Desk,
     answer::{Fault, aside},
-    certificate,
 };
 use crate::{
     admission::{Standing, Window},
@@ -60,11 +59,13 @@ fn text(desk: &Desk, openmetrics: bool) -> String {
     for (operation, held) in snapshot.cache.held() {
         scrape.cache(&operation, held.entries, held.bytes);
     }
-    scrape.config(&in_force.config.hash, gateway.reloaded_well(), in_force.since);
+    let doors = &gateway.live.doors;
+    // What the configuration names belongs to it: a certificate that can't be used has not been loaded either.
+    let loaded = gateway.reloaded_well() && doors.each().all(|(_, door)| door.fault().is_none());
+    scrape.config(&in_force.config.hash, loaded, in_force.since);
     scrape.build(env!("CARGO_PKG_VERSION"), REVISION);
-    let listen = &in_force.config.listen;
-    for (listener, tls) in [("data", &listen.tls), ("admin", &listen.admin_tls)] {
-        if let Some(ends) = tls.as_ref().and_then(|tls| certificate::ends(&tls.cert)) {
+    for (listener, door) in doors.each() {
+        if let Some(ends) = door.ends().and_then(|ends| SystemTime::try_from(ends).ok()) {
             scrape.certificate(listener, ends);
         }
     }

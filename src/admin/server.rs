@@ -17,11 +17,11 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use super::{Admin, answer::REQUEST, router};
+use crate::edge::tls::{self, Shaken};
 
 /// Open connections: some scrapers, some probes, some people.
 const CONNECTIONS: usize = 64;
@@ -42,7 +42,7 @@ const BREATHER: Duration = Duration::from_millis(50);
 
 /// Serves until `stop`, then ends what is under way within a second. `listener` must be
 /// non-blocking.
-pub async fn serve(listener: StdListener, admin: Admin, stop: CancellationToken, tls: Option<TlsAcceptor>) {
+pub async fn serve(listener: StdListener, admin: Admin, stop: CancellationToken, tls: Option<Arc<tls::Door>>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the admin socket could not be used"),
@@ -89,7 +89,7 @@ async fn accept(
 #[derive(Clone)]
 pub(super) struct Door {
     pub(super) router: Router,
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Arc<tls::Door>>,
     pub(super) stop: CancellationToken,
 }
 
@@ -100,8 +100,7 @@ impl Door {
         match self.tls.clone() {
             None => self.talk(socket, peer).await,
             Some(tls) => {
-                // Whoever can't shake hands is dropped, silently: scanners are many.
-                if let Ok(Ok(socket)) = timeout(HANDSHAKE, tls.accept(socket)).await {
+                if let Shaken::Tls(socket) = tls.shake(socket, HANDSHAKE).await {
                     self.talk(socket, peer).await;
                 }
             }

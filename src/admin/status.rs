@@ -40,6 +40,8 @@ pub(super) struct Status {
     draining: bool,
     health: Condition,
     addresses: Addresses,
+    /// By listener, `data` and `admin`; only those that speak TLS.
+    certificates: BTreeMap<&'static str, Certificate>,
     config: Configuration,
     services: BTreeMap<String, Service>,
     accounts: BTreeMap<String, Fastrac>,
@@ -51,6 +53,14 @@ pub(super) struct Status {
 struct Addresses {
     data: Vec<String>,
     admin: String,
+}
+
+/// What a listener shows.
+#[derive(Serialize)]
+struct Certificate {
+    ends_at: Option<Moment>,
+    /// Why the files that are there now are not what is shown.
+    fault: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -179,6 +189,15 @@ impl Status {
                 data: admin.data.iter().map(ToString::to_string).collect(),
                 admin: admin.address.to_string(),
             },
+            certificates: admin
+                .gateway
+                .live
+                .doors
+                .each()
+                .map(|(listener, door)| {
+                    (listener, Certificate { ends_at: door.ends().map(moment), fault: door.fault() })
+                })
+                .collect(),
             config: Configuration {
                 hash: in_force.config.hash.clone(),
                 file: admin.gateway.file.clone(),

@@ -22,13 +22,16 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
     app::choose_crypto,
-    config::check::{Environment, check},
+    config::{
+        ClientAuth, ServerTls,
+        check::{Environment, check},
+    },
+    edge::tls::Doors,
     gateway::{Live, Revoked},
     keys::{Lease, Verdict},
     orders::Orders,
@@ -88,7 +91,8 @@ struct Set {
     verdict: Option<Verdict>,
     /// The address that it believes to be bound to.
     bound: IpAddr,
-    tls: Option<TlsAcceptor>,
+    /// Certificate and key of the admin port, PEM.
+    tls: Option<(String, String)>,
 }
 
 impl Default for Set {
@@ -116,7 +120,19 @@ impl Stage {
         let store = Store::open(&config.state.dir).unwrap();
         let orders = Orders::open(store.clone(), jiff::Timestamp::now()).await.unwrap();
         let revoked = Arc::new(Revoked::open(store.clone()).await.unwrap());
-        let live = Live { metrics, log, orders, revoked, tasks: drain.tasks.clone() };
+        let mut listen = config.listen.clone();
+        listen.admin_tls = set.tls.map(|(cert, key)| {
+            let file = |name: &str, text| {
+                let file = folder.path().join(name);
+                fs::write(&file, text).unwrap();
+                file
+            };
+            let (cert, key) = (file("admin.crt", cert), file("admin.key", key));
+            ServerTls { cert, key, client_ca: None, client_auth: ClientAuth::None }
+        });
+        let doors = Arc::new(Doors::open(&listen, &metrics).unwrap());
+        let admin_tls = doors.admin.clone();
+        let live = Live { metrics, log, orders, revoked, doors, tasks: drain.tasks.clone() };
         let (gateway, keepers) = Gateway::new(config, Some(file.clone()), live).unwrap();
         let verdict = set.verdict.unwrap_or(Verdict::Undecided);
         let canary = move |_: Lease| async move { verdict };
@@ -132,7 +148,7 @@ impl Stage {
         let stop = CancellationToken::new();
         let bound = SocketAddr::new(set.bound, address.port());
         let stage = Stage { address, bound, gateway, drain, store, file, folder, stop };
-        tokio::spawn(serve(listener, stage.admin(), stage.stop.clone(), set.tls));
+        tokio::spawn(serve(listener, stage.admin(), stage.stop.clone(), admin_tls));
         stage
     }
 

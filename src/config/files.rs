@@ -2,8 +2,11 @@
 //! nobody read them who shouldn't?
 //!
 //! Apart from the checks of the text, because it asks the disk. The rooms that use the files open
-//! them themselves; nothing read here is kept, and nothing of it appears in a finding.
+//! them themselves, but for those of a TLS listener, which are read by [`listener`] for both; nothing
+//! read here is kept, and nothing of it appears in a finding.
 
+mod certificate;
+pub mod listener;
 mod pem;
 
 use std::{
@@ -12,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 
 use super::{
@@ -21,6 +25,9 @@ use super::{
 
 /// Larger than any file of keys or certificates: the platform's whole bundle of roots has 250 KB.
 const LARGEST: u64 = 4 << 20;
+
+/// A certificate that ends sooner is worth a warning: as the alert rule in `deploy/prometheus` has it.
+const ENDS_SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 /// What was found in the files.
 #[derive(Debug, Default)]
@@ -103,10 +110,29 @@ impl Inspection<'_> {
     }
 
     fn server_tls(&mut self, tls: &ServerTls, place: &Place) {
-        self.pem(&tls.cert, &place.key("cert"), pem::certificates);
-        self.pem(&tls.key, &place.key("key"), pem::private_key);
         self.not_lax(&tls.key, &place.key("key"));
-        self.roots(tls.client_ca.as_ref(), &place.key("client_ca"));
+        match listener::open(tls) {
+            Ok(usable) => self.ending(usable.ends, &tls.cert, &place.key("cert")),
+            Err(faults) => {
+                for fault in faults {
+                    self.fault(&place.key(fault.key), fault.to_string());
+                }
+            }
+        }
+    }
+
+    /// Clients refuse a certificate that has ended, and somebody must renew it before.
+    fn ending(&mut self, ends: Option<Timestamp>, file: &Path, place: &Place) {
+        let Some(ends) = ends else { return };
+        let left = ends.duration_since(Timestamp::now());
+        if left.is_negative() || left.is_zero() {
+            self.fault(place, format!("{} ended on {ends:.0}: every client refuses it; renew it", file.display()));
+        } else if left < ENDS_SOON {
+            self.warn(
+                place,
+                format!("{} ends on {ends:.0}, in {} days: renew it", file.display(), left.as_hours() / 24),
+            );
+        }
     }
 
     fn vault_auth(&mut self, auth: &VaultAuth, place: &Place) {

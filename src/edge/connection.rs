@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     body::Body,
+    caller::Certificate,
     outcome::Code,
     path::{self, Arrival},
     snapshot::{Snapshot, Worker},
@@ -69,11 +70,12 @@ impl Context {
     fn ask(
         &self,
         request: Request<Incoming>,
-        phase: &Arc<Phase>,
+        (phase, certificate): (&Arc<Phase>, &Option<Arc<Certificate>>),
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
         let began = phase.request_began();
         let close = request.version() < Version::HTTP_2 && self.drain.begun();
-        let arrival = Arrival { began, close, ended: Ended(phase.clone()) };
+        let certificate = certificate.clone();
+        let arrival = Arrival { began, close, certificate, ended: Ended(phase.clone()) };
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
     }
 }
@@ -103,8 +105,9 @@ impl Speaks {
     }
 }
 
-/// Serves a connection until it ends, by itself or by the drain.
-pub async fn serve<S>(io: S, speaks: Speaks, context: Arc<Context>)
+/// Serves a connection until it ends, by itself or by the drain. What it speaks was seen, and so was
+/// the certificate that its client showed.
+pub async fn serve<S>(io: S, (speaks, certificate): (Speaks, Option<Arc<Certificate>>), context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -114,7 +117,7 @@ where
     };
     let io = TokioIo::new(Timed::new(io, phase.clone()));
     let (asked, watched) = (context.clone(), phase.clone());
-    let service = service_fn(move |request| asked.ask(request, &watched));
+    let service = service_fn(move |request| asked.ask(request, (&watched, &certificate)));
     match speaks {
         Speaks::Http1 => carry(context.http1.serve_connection(io, service), &context, &phase).await,
         // On the heap: an idle HTTP/1 connection should not be as large as these.

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::runtime::Handed;
+use super::{runtime::Handed, tls::Door};
 use crate::record::Metrics;
 
 /// A socket could not be bound.
@@ -46,7 +46,7 @@ pub struct Acceptor {
     /// Counts connections.
     pub metrics: Arc<Metrics>,
     /// TLS at the door.
-    pub tls: Option<tokio_rustls::TlsAcceptor>,
+    pub tls: Option<Arc<Door>>,
     /// Ends the accepting.
     pub stop: CancellationToken,
 }

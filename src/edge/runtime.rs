@@ -6,10 +6,12 @@ use tokio::{
     net::TcpStream,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
 };
-use tokio_rustls::TlsAcceptor;
 
-use super::connection::{self, Context, FIRST_REQUEST, Speaks};
-use crate::snapshot::Worker;
+use super::{
+    connection::{self, Context, FIRST_REQUEST, Speaks},
+    tls::{Door, Shaken},
+};
+use crate::{caller::Certificate, outcome::Code, snapshot::Worker};
 
 /// How often a worker looks through its idle connections to Fastrac.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -19,7 +21,7 @@ pub struct Handed {
     /// Non-blocking.
     pub socket: StdStream,
     /// TLS, if the listener asks for it.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Arc<Door>>,
     /// Its place among the connections.
     pub seat: Box<dyn Send>,
 }
@@ -67,9 +69,6 @@ async fn run(mut sockets: UnboundedReceiver<Handed>, context: Arc<Context>) {
     }
 }
 
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
 async fn open(handed: Handed, context: Arc<Context>) {
     let Handed { socket, tls, seat } = handed;
     let Ok(socket) = TcpStream::from_std(socket) else { return };
@@ -78,7 +77,7 @@ async fn open(handed: Handed, context: Arc<Context>) {
     match tls {
         None => {
             if let Some(speaks) = first_bytes(&socket, &context).await {
-                connection::serve(socket, speaks, context).await;
+                connection::serve(socket, (speaks, None), context).await;
             }
         }
         // On the heap: most connections are plain, and none should be as large as a TLS session.
@@ -103,14 +102,21 @@ async fn first_bytes(socket: &TcpStream, context: &Context) -> Option<Speaks> {
     looked.ok()?
 }
 
-async fn open_tls(socket: TcpStream, tls: TlsAcceptor, context: Arc<Context>) {
-    match tokio::time::timeout(HANDSHAKE, tls.accept(socket)).await {
-        Ok(Ok(stream)) => {
-            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let speaks = if http2 { Speaks::Http2 } else { Speaks::Http1 };
-            connection::serve(stream, speaks, context).await;
+/// A handshake has the time of a head: from its first byte.
+async fn open_tls(socket: TcpStream, door: Arc<Door>, context: Arc<Context>) {
+    if first_bytes(&socket, &context).await.is_none() {
+        return;
+    }
+    let within = context.current.load().limits.header_read;
+    match door.shake(socket, within).await {
+        Shaken::Tls(stream) => {
+            let session = stream.get_ref().1;
+            let speaks = if session.alpn_protocol() == Some(b"h2") { Speaks::Http2 } else { Speaks::Http1 };
+            let leaf = session.peer_certificates().and_then(<[_]>::first);
+            let certificate = leaf.map(|leaf| Arc::new(Certificate::of(leaf)));
+            connection::serve(stream, (speaks, certificate), context).await;
         }
-        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-        Err(_) => tracing::debug!("a TLS handshake took too long"),
+        Shaken::Cleartext => drop(context.current.load().recorder.unreadable(Some(400), Code::RequestMalformed)),
+        Shaken::Not => {}
     }
 }

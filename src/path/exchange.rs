@@ -26,6 +26,7 @@ use super::{forward, wait::waited};
 use crate::{
     answer::{Cached, Content, Limits, Reply},
     body::{Body, Ending, Unread},
+    caller::Certificate,
     catalog::Operation,
     keys::Leak,
     landed::Trail,
@@ -50,6 +51,8 @@ pub struct Exchange {
     pub(super) record: Option<Record>,
     /// What the attempts came to.
     pub trail: Trail,
+    /// What the caller's TLS proves of him.
+    pub(super) certificate: Option<Arc<Certificate>>,
     began: Instant,
 }
 
@@ -59,6 +62,8 @@ pub struct Arrival<G> {
     pub began: Instant,
     /// Whether the answer should end the connection.
     pub close: bool,
+    /// The certificate that the client showed.
+    pub certificate: Option<Arc<Certificate>>,
     /// Dropped when the answer is out or given up.
     pub ended: G,
 }
@@ -80,7 +85,8 @@ where
     let (head, body) = request.into_parts();
     let problem = wants_problem(&head.headers);
     let record = snapshot.recorder.open(named(&head.headers), head.method.clone(), head.uri.clone());
-    let exchange = Exchange { snapshot, worker, record: Some(record), trail: Trail::default(), began: arrival.began };
+    let (certificate, began) = (arrival.certificate, arrival.began);
+    let exchange = Exchange { snapshot, worker, record: Some(record), trail: Trail::default(), certificate, began };
     // Made once, where it stays: it travels with the answer's body.
     let mut closing = Box::new(Closing { exchange, done: false, _ended: arrival.ended });
     async move {
@@ -199,6 +205,7 @@ impl Exchange {
             worker: self.worker.clone(),
             record: self.record.take(),
             trail: std::mem::take(&mut self.trail),
+            certificate: None,
             began: self.began,
         }
     }

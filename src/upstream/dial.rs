@@ -1,4 +1,4 @@
-//! Opens connections to Fastrac: name look-up, TCP, TLS.
+//! Opens connections to Fastrac: name look-up, TCP, perhaps a proxy, TLS.
 //!
 //! Server names and certificates are always checked; the roots are the platform's (`SSL_CERT_FILE`
 //! is honoured) or the file that the account names.
@@ -24,7 +24,11 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{config::Endpoint, record::UpstreamConnections};
+use super::proxy;
+use crate::{
+    config::{Endpoint, Proxy},
+    record::UpstreamConnections,
+};
 
 /// Where connections go; each has its own place in the pools.
 pub struct Destination {
@@ -33,12 +37,15 @@ pub struct Destination {
     host: String,
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    proxy: Option<Proxy>,
     pub(super) connections: UpstreamConnections,
 }
 
 impl std::fmt::Debug for Destination {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Destination({}:{}, tls: {})", self.host, self.port, self.tls.is_some())
+        write!(f, "Destination({}:{}, tls: {}", self.host, self.port, self.tls.is_some())?;
+        self.proxy.iter().try_for_each(|proxy| write!(f, ", proxy: {proxy}"))?;
+        f.write_str(")")
     }
 }
 
@@ -66,13 +73,14 @@ pub enum Unusable {
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Destination {
-    /// The destination of an endpoint.
+    /// The destination of an endpoint, perhaps through a proxy.
     ///
     /// # Errors
     /// [`Unusable`] if TLS is asked for and `roots` is `None`, or if the host can't be checked.
     pub fn new(
         endpoint: &Endpoint,
         roots: Option<&Arc<ClientConfig>>,
+        proxy: Option<&Proxy>,
         connections: UpstreamConnections,
     ) -> Result<Self, Unusable> {
         let tls = if endpoint.tls {
@@ -83,7 +91,8 @@ impl Destination {
             None
         };
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Ok(Destination { id, host: endpoint.host.clone(), port: endpoint.port, tls, connections })
+        let (host, port, proxy) = (endpoint.host.clone(), endpoint.port, proxy.cloned());
+        Ok(Destination { id, host, port, tls, proxy, connections })
     }
 }
 
@@ -125,7 +134,11 @@ pub(super) enum Io {
 
 /// Opens a connection.
 pub(super) async fn dial(destination: &Destination) -> io::Result<Io> {
-    let tcp = TcpStream::connect((destination.host.as_str(), destination.port)).await?;
+    let place = (destination.host.as_str(), destination.port);
+    let tcp = match &destination.proxy {
+        None => TcpStream::connect(place).await?,
+        Some(proxy) => proxy::tunnel(proxy, place).await?,
+    };
     tcp.set_nodelay(true)?;
     match &destination.tls {
         None => Ok(Io::Plain(tcp)),

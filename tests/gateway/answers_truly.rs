@@ -304,7 +304,7 @@ impl Certificates {
         Certificates { cert: certificate.pem(), key: key.serialize_pem(), authority: authority.pem() }
     }
 
-    fn server(&self) -> Arc<ServerConfig> {
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
         fastrac_gateway::app::choose_crypto();
         let cert = CertificateDer::from_pem_slice(self.cert.as_bytes()).expect("a certificate");
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key");

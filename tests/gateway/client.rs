@@ -4,12 +4,14 @@
 //! strictly. Every byte that it receives is searched for canaries.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 
 use crate::stage::{canary_in, secret_of};
 
@@ -131,10 +133,16 @@ impl Answer {
     }
 }
 
+/// What a connection is read from and written to.
+trait Stream: Read + Write + std::fmt::Debug + Send {}
+
+impl<S: Read + Write + std::fmt::Debug + Send> Stream for S {}
+
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
+    socket: TcpStream,
     /// Received and not yet consumed.
     buffer: Vec<u8>,
 }
@@ -146,10 +154,25 @@ impl Wire {
 
     /// `None` where nobody listens.
     pub(crate) fn try_open(addr: SocketAddr) -> Option<Wire> {
-        let stream = TcpStream::connect(addr).ok()?;
-        stream.set_nodelay(true).expect("set");
-        stream.set_read_timeout(Some(PATIENCE)).expect("set");
-        Some(Wire { stream, buffer: Vec::new() })
+        let socket = TcpStream::connect(addr).ok()?;
+        socket.set_nodelay(true).expect("set");
+        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        let stream = Box::new(socket.try_clone().expect("cloned"));
+        Some(Wire { stream, socket, buffer: Vec::new() })
+    }
+
+    /// Over TLS, with what the server's certificate is. A handshake may fail.
+    pub(crate) fn over_tls(addr: SocketAddr, client: &Arc<ClientConfig>) -> io::Result<(Wire, Vec<u8>)> {
+        let mut wire = Wire::open(addr);
+        let mut socket = wire.socket.try_clone()?;
+        let name = ServerName::try_from("127.0.0.1").expect("a name");
+        let mut session = ClientConnection::new(client.clone(), name).map_err(io::Error::other)?;
+        while session.is_handshaking() {
+            session.complete_io(&mut socket)?;
+        }
+        let leaf = session.peer_certificates().and_then(<[_]>::first).expect("a certificate").to_vec();
+        wire.stream = Box::new(StreamOwned::new(session, socket));
+        Ok((wire, leaf))
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -159,7 +182,7 @@ impl Wire {
 
     /// Ends the sending half only.
     pub(crate) fn finish(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.socket.shutdown(Shutdown::Write);
     }
 
     pub(crate) fn ask(&mut self, request: &Request) -> Answer {

@@ -202,6 +202,81 @@ mod files_that_it_names {
     }
 }
 
+mod files_of_a_tls_listener {
+    use super::*;
+    use crate::authority::Authority;
+
+    const CONFIG: &str = "[listen]\n\
+        tls = { cert = \"door.crt\", key = \"door.key\", client_ca = \"ca.crt\" }\n\
+        [accounts.main]\nbase_url = \"https://fastrac.example\"\n\
+        keys = { source = \"env\", access_key = \"A\", secret_key = \"S\" }\n\
+        [services.a]\naccount = \"main\"\nidentities = [\"a.internal\"]\n";
+
+    /// What `check` says of certificate, key and authorities, without their folder.
+    fn said(cert: &str, key: &str, ca: &str) -> (Option<i32>, String) {
+        let files = [("gateway.toml", CONFIG), ("door.crt", cert), ("door.key", key), ("ca.crt", ca)];
+        let folder = Folder::new(&files.map(|(name, text)| (name, text, 0o600)));
+        let output = folder.check("gateway.toml");
+        let printed = stdout(&output).replace(folder.0.path().to_str().expect("a plain path"), "FOLDER");
+        let env =
+            "warning: accounts.main.keys.source: \"env\" is read once: rotating the pair needs a restart (line 5)\n";
+        (output.status.code(), printed.replace(env, ""))
+    }
+
+    /// In so many days.
+    fn until_in(authority: &Authority, days: i64) -> crate::authority::Pair {
+        let at = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
+        let at = jiff::tz::TimeZone::UTC.to_datetime(at);
+        authority.server_until((at.year().into(), at.month() as u8, at.day() as u8))
+    }
+
+    #[test]
+    fn belong_together_and_last() {
+        let authority = Authority::new();
+        let (good, other, ca) = (authority.server(2040), authority.server(2041), authority.pem());
+        assert_eq!(said(&good.cert, &good.key, &ca), (Some(0), String::new()));
+        let chain = format!("{}{ca}", good.cert);
+        assert_eq!(said(&chain, &good.key, &ca), (Some(0), String::new()));
+        let line = "(line 2)";
+        for (cert, key, ca, fault) in [
+            (&good.cert, &other.key, &ca, "listen.tls.key: FOLDER/door.key does not belong to the certificate"),
+            (&good.cert, &good.cert, &ca, "listen.tls.key: FOLDER/door.key holds no private key in PEM form"),
+            (&good.key, &good.key, &ca, "listen.tls.cert: FOLDER/door.crt holds no certificate in PEM form"),
+            (&good.cert, &good.key, &good.key, "listen.tls.client_ca: FOLDER/ca.crt holds no certificate in PEM form"),
+            (
+                &format!("{chain}-----BEGIN CERTIFICATE-----\nxx\n"),
+                &good.key,
+                &ca,
+                "listen.tls.cert: FOLDER/door.crt holds PEM that is broken",
+            ),
+            (&authority.server(2020).cert, &good.key, &ca, "listen.tls.key: FOLDER/door.key does not belong"),
+        ] {
+            let (code, printed) = said(cert, key, ca);
+            assert!(code == Some(2) && printed.starts_with(fault) && printed.contains(line), "{fault}: {printed}");
+        }
+        let empty = String::new();
+        let (code, printed) = said(&empty, &empty, &empty);
+        assert_eq!((code, printed.lines().count()), (Some(2), 3), "all at once: {printed}");
+    }
+
+    #[test]
+    fn are_faults_when_they_have_ended_and_warned_of_two_weeks_before() {
+        let authority = Authority::new();
+        let ended = authority.server(2020);
+        let (code, printed) = said(&ended.cert, &ended.key, &authority.pem());
+        let fault = "listen.tls.cert: FOLDER/door.crt ended on 2020-03-09T00:00:00Z: every client refuses it; renew it";
+        assert!(code == Some(2) && printed.starts_with(fault), "{printed}");
+        let soon = until_in(&authority, 10);
+        let (code, printed) = said(&soon.cert, &soon.key, &authority.pem());
+        assert!(
+            code == Some(0) && printed.starts_with("warning: listen.tls.cert: FOLDER/door.crt ends on "),
+            "{printed}"
+        );
+        let later = until_in(&authority, 20);
+        assert_eq!(said(&later.cert, &later.key, &authority.pem()), (Some(0), String::new()));
+    }
+}
+
 mod issued_credentials {
     use super::*;
 

@@ -11,6 +11,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     task::{JoinHandle, JoinSet},
 };
@@ -31,25 +32,29 @@ pub(crate) struct Connection {
 impl Connection {
     /// With prior knowledge; or over TLS, where the server must choose HTTP/2.
     pub(crate) async fn open(addr: SocketAddr, authority: Option<&str>) -> Connection {
+        match authority {
+            None => Connection::begin(TcpStream::connect(addr).await.expect("connected")).await,
+            Some(pem) => Connection::over_tls(addr, client_config(pem)).await,
+        }
+    }
+
+    /// Over TLS, where the server must choose HTTP/2.
+    pub(crate) async fn over_tls(addr: SocketAddr, client: Arc<ClientConfig>) -> Connection {
         let stream = TcpStream::connect(addr).await.expect("connected");
+        let name = ServerName::try_from("127.0.0.1").expect("a name");
+        let stream = TlsConnector::from(client).connect(name, stream).await.expect("TLS");
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        Connection::begin(stream).await
+    }
+
+    async fn begin<S>(stream: S) -> Connection
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let opened = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let (sender, connection) = opened.expect("a handshake");
         let mut driver = JoinSet::new();
-        let sender = match authority {
-            None => {
-                let opened = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
-                let (sender, connection) = opened.expect("a handshake");
-                driver.spawn(connection);
-                sender
-            }
-            Some(pem) => {
-                let name = ServerName::try_from("127.0.0.1").expect("a name");
-                let stream = TlsConnector::from(client_config(pem)).connect(name, stream).await.expect("TLS");
-                assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-                let opened = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
-                let (sender, connection) = opened.expect("a handshake");
-                driver.spawn(connection);
-                sender
-            }
-        };
+        driver.spawn(connection);
         Connection { sender, driver }
     }
 

@@ -16,23 +16,30 @@
 //! | `spends_once` | quotas and budgets hold exactly, also when everybody asks at once |
 //! | `keeps_keys` | the key pair may change under load; a faulty one never takes over |
 //! | `doors` | HTTP/2 and TLS at the door keep the same promises |
+//! | `shows_certificates` | certificates at the door change while running, and nobody notices but by the certificate |
+//! | `knows_certificates` | a client's certificate proves a service, as long as the service lists it |
+//! | `goes_through_proxies` | what an account's proxy does to it, and what the proxy learns |
 //! | `layout` | rooms import down only, pure rooms know no runtime |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod accounts_for_everything;
 mod answers_truly;
+mod authority;
 mod bodies;
 mod caches;
 mod client;
 mod config;
 mod doors;
 mod drains;
+mod goes_through_proxies;
 mod h2;
 mod keeps_keys;
+mod knows_certificates;
 mod layout;
 mod never_leaks;
 mod refuses_clearly;
 mod sends_once;
+mod shows_certificates;
 mod spends_once;
 mod stage;

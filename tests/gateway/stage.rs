@@ -36,6 +36,9 @@ const CALLER: &str = "fgw_canary_";
 /// The instant at which sandboxes stand.
 const NOW: i64 = 1_767_323_045_678;
 
+/// The configuration file of a stage.
+const CONFIG: &str = "gateway.toml";
+
 /// A service's secret.
 pub(crate) fn secret_of(service: &str) -> String {
     format!("{CALLER}{service}")
@@ -73,6 +76,8 @@ pub(crate) struct Setup {
     pub(crate) services: &'static [(&'static str, &'static str)],
     /// Whatever else, such as `[operations."v2.city"]`.
     pub(crate) more: &'static str,
+    /// Files beside the configuration, by name.
+    pub(crate) files: Vec<(&'static str, String)>,
     /// The simulated Fastrac.
     pub(crate) sandbox: Options,
     /// Where Fastrac is, if not there; `None` of a version: as the account.
@@ -93,6 +98,7 @@ impl Default for Setup {
             breaker: "minimum = 100000",
             services: &[],
             more: "",
+            files: Vec::new(),
             sandbox: sandbox(),
             base_url: None,
             wait: true,
@@ -133,8 +139,12 @@ impl Setup {
         let folder = tempfile::tempdir().expect("a folder");
         write(&folder.path().join("keys.toml"), &pair(ACCESS, SECRET));
         let base_url = self.base_url.clone().unwrap_or_else(|| format!("http://{}", sandbox.addr()));
+        for (name, text) in &self.files {
+            write(&folder.path().join(name), text);
+        }
         let text = self.text(&base_url);
-        let app = App::start(config(&text, folder.path()), None).expect("started");
+        write(&folder.path().join(CONFIG), &text);
+        let app = App::start(config(&text, folder.path()), Some(folder.path().join(CONFIG))).expect("started");
         let data = app.data[0];
         let mut stage = Stage { sandbox, app: Some(app), data, folder, text, before: 0 };
         if self.wait {
@@ -253,7 +263,15 @@ impl Stage {
 
     /// Another program on the same folder.
     pub(crate) fn second(&self) -> Result<App, AppError> {
-        App::start(config(&self.text, self.folder.path()), None)
+        App::start(config(&self.text, self.folder.path()), Some(self.folder.path().join(CONFIG)))
+    }
+
+    /// Writes another text into the configuration file, and has it read.
+    pub(crate) fn reload(&mut self, from: &str, to: &str) {
+        assert!(self.text.contains(from), "{from} is not in {}", self.text);
+        self.text = self.text.replace(from, to);
+        write(&self.folder.path().join(CONFIG), &self.text);
+        self.app().gateway.reload().expect("reloaded");
     }
 
     /// Takes the program away, to be stopped.

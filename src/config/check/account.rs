@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Desk, Findings, Place, operation::names, spelling::unknown};
 use crate::config::{
-    Account, AuthStyle, Breaker, Budget, Class, Endpoint, KeySource, Messages, Operation, Rate, Rotation,
+    Account, AuthStyle, Breaker, Budget, Class, Endpoint, KeySource, Messages, Operation, Proxy, Rate, Rotation,
     file::{self, Auth, BaseUrl, Count, KeysSource, Name, Text},
 };
 
@@ -46,7 +46,7 @@ fn one(
         v1,
         v2,
         ca: desk.path_of(&written.ca),
-        proxy: written.proxy.as_ref().map(|proxy| proxy.0.0.clone()),
+        proxy: written.proxy.as_ref().map(|proxy| Proxy { host: proxy.0.0.host.clone(), port: proxy.0.0.port }),
         keys: keys?,
         rotation: Rotation {
             overlap: written.rotation.overlap.0.0,
@@ -91,8 +91,12 @@ pub(super) fn rate(
 /// The addresses of the account itself, of v1 and of v2.
 fn endpoints(written: &file::Account, place: &Place, findings: &mut Findings) -> Option<[Endpoint; 3]> {
     let url = findings.need(&written.base_url, &place.key("base_url"), "give Fastrac's address");
+    // Through a proxy elsewhere, the way is long although the address looks near.
+    let stays_here = written.proxy.as_ref().is_none_or(|proxy| proxy.0.0.is_loopback());
     let mut clear_text = |url: &BaseUrl, place: &Place| {
-        if url.tls || url.is_loopback() {
+        if url.tls || (url.is_loopback() && stays_here) {
+        } else if url.is_loopback() {
+            findings.warn(place, "is http:// through a proxy on another host: the key pair travels in the clear");
         } else if written.allow_cleartext {
             findings.warn(place, "is http:// to another host: the key pair travels in the clear");
         } else {

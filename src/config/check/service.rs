@@ -142,10 +142,13 @@ fn credentials(service: &file::Service, place: &Place, seen: &mut Seen, findings
 
 fn identities(service: &file::Service, place: &Place, seen: &mut Seen, findings: &mut Findings) -> Vec<String> {
     let list = place.key("identities");
-    for (index, identity) in service.identities.iter().enumerate() {
-        once(&mut seen.identities, &identity.0.0, &list.index(index), findings);
+    // DNS names are compared without case (RFC 5280 section 7.2), URIs as they are.
+    let canonical = |name: &str| if name.contains("://") { name.to_owned() } else { name.to_ascii_lowercase() };
+    let identities: Vec<String> = service.identities.iter().map(|identity| canonical(&identity.0.0)).collect();
+    for (index, identity) in identities.iter().enumerate() {
+        once(&mut seen.identities, identity, &list.index(index), findings);
     }
-    service.identities.iter().map(|identity| identity.0.0.clone()).collect()
+    identities
 }
 
 /// No two services may be proved by the same thing.

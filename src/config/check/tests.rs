@@ -240,7 +240,20 @@ mod warned_of {
     fn are_keys_that_are_not_obeyed_yet() {
         let text = with("proxy = \"http://proxy:3128\"", "share = 0.5\npriority = \"high\"");
         let found = warnings(&text);
-        assert_eq!(found.iter().filter(|found| found.contains("does not obey it yet")).count(), 2, "{found:?}");
+        assert_eq!(found.iter().filter(|found| found.contains("does not obey it yet")).count(), 1, "{found:?}");
+    }
+
+    #[test]
+    fn is_a_near_address_that_is_reached_through_a_proxy_elsewhere() {
+        let text = |proxy: &str| {
+            format!(
+                "[accounts.main]\nbase_url = \"http://127.0.0.1:8090\"\nproxy = \"{proxy}\"\n\
+                 keys = {{ source = \"directory\", path = \"k\" }}\n"
+            )
+        };
+        let warned = |proxy: &str| warnings(&text(proxy)).iter().any(|found| found.contains("through a proxy"));
+        assert!(warned("http://proxy.internal:3128"));
+        assert!(!warned("http://127.0.0.1:3128") && !warned("http://[::1]:3128"));
     }
 }
 

@@ -110,7 +110,7 @@ fn host_name(host: &str) -> Option<&str> {
 
 /// Address of an HTTP CONNECT proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyUrl(pub String);
+pub struct ProxyUrl(pub BaseUrl);
 
 impl Written for ProxyUrl {
     const KIND: &'static str = "a proxy address such as \"http://proxy.internal:3128\"";
@@ -120,16 +120,12 @@ impl Written for ProxyUrl {
         if url.tls || !url.prefix.is_empty() {
             return Err(Self::refusal());
         }
-        Ok(Self(format!("http://{}:{}", bracketed(&url.host), url.port)))
+        Ok(Self(url))
     }
 
     fn written(&self) -> String {
-        self.0.clone()
+        self.0.written()
     }
-}
-
-fn bracketed(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
 /// Address of the store that replicas share.

@@ -1,6 +1,7 @@
 //! Gauges of open connections: each holds a guard, so a connection that ends however it ends is taken off.
+//! And how connections began, where they began with TLS.
 
-use prometheus::IntGauge;
+use prometheus::{IntCounterVec, IntGauge};
 
 use super::Metrics;
 
@@ -73,7 +74,50 @@ impl Drop for UpstreamConnection {
     }
 }
 
+/// How a TLS handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// Well.
+    Ok,
+    /// Not: the peers did not agree, or the client left.
+    Failed,
+    /// Not in time.
+    Timeout,
+    /// The client spoke HTTP in the clear.
+    Cleartext,
+}
+
+impl Handshake {
+    fn as_str(self) -> &'static str {
+        match self {
+            Handshake::Ok => "ok",
+            Handshake::Failed => "failed",
+            Handshake::Timeout => "timeout",
+            Handshake::Cleartext => "cleartext",
+        }
+    }
+}
+
+/// Counts a listener's handshakes. Each costs a signature, so the look-up of its series is nothing.
+#[derive(Clone, Debug)]
+pub struct Handshakes {
+    family: IntCounterVec,
+    listener: &'static str,
+}
+
+impl Handshakes {
+    /// One ended.
+    pub fn count(&self, handshake: Handshake) {
+        self.family.with_label_values(&[self.listener, handshake.as_str()]).inc();
+    }
+}
+
 impl Metrics {
+    /// `tls_handshakes_total` of a listener (`data`, `admin`).
+    pub fn handshakes(&self, listener: &'static str) -> Handshakes {
+        Handshakes { family: self.families.tls_handshakes.clone(), listener }
+    }
+
     /// A caller connected.
     pub fn client_connection(&self) -> ConnectionGuard {
         let gauge = self.families.client_connections.with_label_values::<&str>(&[]);

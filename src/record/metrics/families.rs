@@ -29,6 +29,7 @@ pub(super) struct Families {
     pub(super) retries: IntCounterVec,
     pub(super) log_records: IntCounterVec,
     pub(super) series_overflow: IntCounterVec,
+    pub(super) tls_handshakes: IntCounterVec,
     pub(super) quota_limit: GaugeVec,
     pub(super) quota_used: GaugeVec,
     pub(super) budget_limit: GaugeVec,
@@ -70,6 +71,7 @@ impl Families {
             retries: make.counter("retries_total", "Requests sent to Fastrac again.", &[account])?,
             log_records: make.counter("log_records_total", "Lines of the exchange log.", &["result"])?,
             series_overflow: make.counter("series_overflow_total", "Label sets that got no series of their own.", &[])?,
+            tls_handshakes: make.counter("tls_handshakes_total", "TLS handshakes at the gateway's own ports.", &["listener", "result"])?,
             quota_limit: make.gauge("quota_limit", "What a service may ask of the gateway in a window.", &[service, "window"])?,
             quota_used: make.gauge("quota_used", "What a service has used of its window.", &[service, "window"])?,
             budget_limit: make.gauge("budget_limit", "What the gateway may ask of Fastrac in a window.", &[account, "window"])?,
@@ -86,7 +88,7 @@ impl Families {
             config_info: make.gauge("config_info", "The configuration in force.", &["hash"])?,
             config_last_reload_successful: make.gauge("config_last_reload_successful", "Whether the last load of the configuration succeeded.", &[])?,
             config_last_reload_success: make.gauge("config_last_reload_success_timestamp_seconds", "When the configuration was last loaded.", &[])?,
-            certificate_expiry: make.gauge("certificate_expiry_timestamp_seconds", "When a certificate that the gateway shows ends.", &["listener"])?,
+            certificate_expiry: make.gauge("certificate_expiry_timestamp_seconds", "When the certificate that a listener shows ends, with its chain.", &["listener"])?,
             build_info: make.gauge("build_info", "The program.", &["version", "revision"])?,
         })
     }

@@ -1,23 +1,20 @@
 //! When a certificate ends: the one fact of X.509 that the gateway shows.
 //!
 //! Reads the few DER elements on the way to `notAfter` (RFC 5280 section 4.1) of a file that the
-//! operator named and rustls has accepted already, so a parser of all of X.509 would be idle weight.
-//! What it can't read has no end: `None`.
-
-use std::{path::Path, time::SystemTime};
+//! operator named, so a parser of all of X.509 would be idle weight. What it can't read has no end:
+//! `None`.
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use rustls::pki_types::CertificateDer;
 
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// When the first certificate of a PEM file ends.
-pub(super) fn ends(file: &Path) -> Option<SystemTime> {
-    let leaf = CertificateDer::pem_file_iter(file).ok()?.next()?.ok()?;
-    SystemTime::try_from(not_after(&leaf)?).ok()
+/// When a chain ends: with the first of its certificates that does.
+pub(super) fn ends(chain: &[CertificateDer<'_>]) -> Option<Timestamp> {
+    chain.iter().filter_map(|certificate| not_after(certificate)).min()
 }
 
 fn not_after(certificate: &[u8]) -> Option<Timestamp> {
@@ -110,6 +107,12 @@ mod tests {
             let _ = not_after(&odd);
             odd[at] ^= 0xff;
         }
-        assert!(ends(Path::new("/nonexistent")).is_none());
+    }
+
+    #[test]
+    fn a_chain_ends_with_its_first_certificate_to_end() {
+        let chain: Vec<CertificateDer<'_>> = [2033, 2031, 2032].map(|year| certificate(year).into()).into();
+        assert_eq!(ends(&chain).unwrap().to_string(), "2031-03-09T00:00:00Z");
+        assert!(ends(&[]).is_none());
     }
 }

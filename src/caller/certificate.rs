@@ -1,0 +1,64 @@
+//! What a client's certificate says of its holder.
+//!
+//! Only subject alternative names count, URIs and DNS names; the common name proves nothing (RFC 9525
+//! section 2). The certificate was verified in the handshake, and is read here with the parser that
+//! verified it, so that both see the same names. What can't be read is no name.
+
+use rustls::pki_types::CertificateDer;
+use webpki::EndEntityCert;
+
+/// The names of a verified certificate. Made once a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Certificate {
+    names: Box<[String]>,
+}
+
+impl Certificate {
+    /// Of a leaf that was verified.
+    pub fn of(leaf: &CertificateDer<'_>) -> Self {
+        let Ok(leaf) = EndEntityCert::try_from(leaf) else { return Certificate { names: Box::default() } };
+        // A scheme tells a URI from a DNS name: neither may pass for the other.
+        let uris = leaf.valid_uri_names().filter(|uri| uri.contains("://")).map(str::to_owned);
+        let hosts = leaf.valid_dns_names().map(str::to_ascii_lowercase);
+        Certificate { names: uris.chain(hosts).collect() }
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+
+    use super::*;
+
+    impl Certificate {
+        pub(crate) fn with(names: &[&str]) -> Self {
+            Certificate { names: names.iter().map(|name| (*name).to_owned()).collect() }
+        }
+    }
+
+    fn made(names: Vec<SanType>) -> Certificate {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "checkout.internal");
+        params.subject_alt_names = names;
+        Certificate::of(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der())
+    }
+
+    #[test]
+    fn its_names_are_its_alternative_names() {
+        let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+        let dns = |text: &str| SanType::DnsName(text.try_into().unwrap());
+        let mail = SanType::Rfc822Name("checkout@shop.internal".try_into().unwrap());
+        let made = made(vec![uri("spiffe://shop/Checkout"), dns("Checkout.Internal"), mail, uri("checkout.other")]);
+        assert_eq!(made, Certificate::with(&["spiffe://shop/Checkout", "checkout.internal"]));
+    }
+
+    #[test]
+    fn the_common_name_is_none() {
+        assert_eq!(made(Vec::new()), Certificate::with(&[]));
+        assert_eq!(Certificate::of(&vec![0x30, 0x03, 1, 2, 3].into()), Certificate::with(&[]));
+    }
+}

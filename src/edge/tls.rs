@@ -1,0 +1,293 @@
+//! TLS at the doors: which certificate is shown, whose are accepted, and how both change while running.
+//!
+//! What always holds: certificate, key and authorities are swapped together, or not at all; a
+//! handshake uses what was in force when it began, and a connection stays as it was opened. New
+//! files are taken when nothing has changed for [`SETTLED`]; what can't be used changes nothing and
+//! is told once, after [`PATIENCE`], because a pair that is being written mends itself. Knows no
+//! request. Fails with [`Faulty`].
+
+mod handshake;
+
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use rustls::{
+    ServerConfig,
+    crypto::ring::Ticketer,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    sign::SingleCertAndKey,
+};
+use tokio::time::Instant;
+
+pub use self::handshake::Shaken;
+use crate::{
+    config::{
+        ClientAuth, Listen, ServerTls,
+        files::listener::{self, Usable},
+    },
+    record::{Handshakes, Metrics},
+};
+
+/// What the data port speaks, and what the admin port does (RFC 7301).
+const DATA: &[&[u8]] = &[b"h2", b"http/1.1"];
+const ADMIN: &[&[u8]] = &[b"http/1.1"];
+
+/// How often [`Doors::look`] is to be called.
+pub const LOOK: Duration = Duration::from_secs(1);
+/// Files that changed a moment ago may not be whole.
+const SETTLED: Duration = Duration::from_millis(200);
+/// How long files may be unusable before somebody is told: who writes one file after the other takes less.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A listener's files can't be used.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Faulty(String);
+
+/// The listeners that speak TLS.
+#[derive(Default)]
+pub struct Doors {
+    /// `listen.tls`
+    pub data: Option<Arc<Door>>,
+    /// `listen.admin_tls`
+    pub admin: Option<Arc<Door>>,
+}
+
+/// A listener that speaks TLS.
+pub struct Door {
+    /// Where it stands in the configuration.
+    place: &'static str,
+    speaks: &'static [&'static [u8]],
+    showing: ArcSwap<Showing>,
+    watch: Mutex<Watch>,
+    handshakes: Handshakes,
+}
+
+/// What a listener shows and accepts.
+struct Showing {
+    settings: ServerTls,
+    config: Arc<ServerConfig>,
+    ends: Option<Timestamp>,
+    digest: [u8; 32],
+}
+
+/// What is known of the files.
+struct Watch {
+    /// The state that was read last.
+    read: Stamps,
+    /// Since when they can't be used, and why.
+    failing: Option<(Instant, Faulty)>,
+    /// What somebody was told.
+    told: Option<String>,
+}
+
+/// What tells one state of the files from another: of each the device, inode, size, and the times of
+/// its last change. `None`: it isn't there.
+type Stamps = [Option<[i128; 5]>; 3];
+
+impl Doors {
+    /// Reads the files that a configuration names.
+    ///
+    /// # Errors
+    /// [`Faulty`] names the key, the file, what is wrong with it and what to do.
+    pub fn open(listen: &Listen, metrics: &Metrics) -> Result<Doors, Faulty> {
+        let open = |(place, listener, speaks), tls: &Option<ServerTls>| {
+            let handshakes = metrics.handshakes(listener);
+            tls.as_ref().map(|tls| Door::open((place, speaks), tls, handshakes).map(Arc::new)).transpose()
+        };
+        Ok(Doors {
+            data: open(("listen.tls", "data", DATA), &listen.tls)?,
+            admin: open(("listen.admin_tls", "admin", ADMIN), &listen.admin_tls)?,
+        })
+    }
+
+    /// Every door, with the name of its listener.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, &Arc<Door>)> {
+        [("data", &self.data), ("admin", &self.admin)]
+            .into_iter()
+            .filter_map(|(name, door)| Some((name, door.as_ref()?)))
+    }
+
+    /// Reads the files of another configuration, or the same files again. Nothing changes before
+    /// [`Renewal::show`]. A door can neither be added nor taken away.
+    ///
+    /// # Errors
+    /// As [`Doors::open`].
+    pub fn renew(&self, listen: &Listen) -> Result<Renewal, Faulty> {
+        let pairs = [(&self.data, &listen.tls), (&self.admin, &listen.admin_tls)];
+        let renewed = pairs.into_iter().filter_map(|(door, tls)| Some((door.as_ref()?, tls.as_ref()?)));
+        renewed.map(|(door, tls)| Ok((door.clone(), door.read(tls)?))).collect::<Result<_, _>>().map(Renewal)
+    }
+
+    /// Looks whether files have changed, and takes them. Reads files: not for the path.
+    pub fn look(&self) {
+        for (_, door) in self.each() {
+            door.look();
+        }
+    }
+}
+
+/// What was read for a reload.
+#[must_use = "it is not in force yet"]
+pub struct Renewal(Vec<(Arc<Door>, (Showing, Stamps))>);
+
+impl Renewal {
+    /// Puts it in force.
+    pub fn show(self) {
+        for (door, (showing, stamps)) in self.0 {
+            let mut watch = door.watch.lock();
+            door.take(showing, stamps, &mut watch);
+        }
+    }
+}
+
+impl Door {
+    /// A door whose files were read.
+    ///
+    /// # Errors
+    /// As [`Doors::open`].
+    fn open(
+        (place, speaks): (&'static str, &'static [&'static [u8]]),
+        tls: &ServerTls,
+        handshakes: Handshakes,
+    ) -> Result<Door, Faulty> {
+        let (showing, read) = read(place, tls, speaks)?;
+        if showing.has_ended() {
+            tracing::error!("{}", ended(place, tls, showing.ends));
+        }
+        let watch = Mutex::new(Watch { read, failing: None, told: None });
+        Ok(Door { place, speaks, showing: ArcSwap::from_pointee(showing), watch, handshakes })
+    }
+
+    /// When the certificate that is shown ends. `None`: it doesn't say.
+    pub fn ends(&self) -> Option<Timestamp> {
+        self.showing.load().ends
+    }
+
+    /// Why its files are not what is shown.
+    pub fn fault(&self) -> Option<String> {
+        self.watch.lock().told.clone()
+    }
+
+    /// Reads files, and wants them no worse than what is shown.
+    fn read(&self, tls: &ServerTls) -> Result<(Showing, Stamps), Faulty> {
+        let (showing, stamps) = read(self.place, tls, self.speaks)?;
+        if showing.has_ended() && showing.digest != self.showing.load().digest {
+            return Err(Faulty(ended(self.place, tls, showing.ends)));
+        }
+        Ok((showing, stamps))
+    }
+
+    fn look(&self) {
+        let mut watch = self.watch.lock();
+        let settings = self.showing.load().settings.clone();
+        let now = stamps(&settings);
+        if now != watch.read && !settling(&now) {
+            match self.read(&settings) {
+                // They changed meanwhile: the next look sees them again.
+                Ok((_, read)) if read != now => {}
+                Ok((showing, read)) => self.take(showing, read, &mut watch),
+                Err(fault) => {
+                    watch.read = now;
+                    let since = watch.failing.take().map_or_else(Instant::now, |(since, _)| since);
+                    watch.failing = Some((since, fault));
+                }
+            }
+        }
+        self.tell(&mut watch);
+    }
+
+    fn take(&self, showing: Showing, stamps: Stamps, watch: &mut Watch) {
+        let before = self.showing.load();
+        if (before.digest, &before.settings) != (showing.digest, &showing.settings) {
+            let ends = showing.ends.map(tracing::field::display);
+            tracing::info!(listener = self.place, ends, "a new certificate is shown from now on");
+            self.showing.store(Arc::new(showing));
+        } else if watch.told.is_some() {
+            tracing::info!(listener = self.place, "the files of the certificate can be used again");
+        }
+        *watch = Watch { read: stamps, failing: None, told: None };
+    }
+
+    /// Tells once what has been wrong for some time.
+    fn tell(&self, watch: &mut Watch) {
+        let Some((since, Faulty(fault))) = &watch.failing else { return };
+        if since.elapsed() >= PATIENCE && watch.told.as_ref() != Some(fault) {
+            tracing::error!("{fault}; the certificate from before is still shown");
+            watch.told = Some(fault.clone());
+        }
+    }
+}
+
+impl Showing {
+    fn has_ended(&self) -> bool {
+        self.ends.is_some_and(|ends| ends <= Timestamp::now())
+    }
+}
+
+fn ended(place: &str, tls: &ServerTls, ends: Option<Timestamp>) -> String {
+    let ends = ends.map_or_else(String::new, |ends| format!(" on {ends:.0}"));
+    format!("{place}.cert: {} ended{ends}: every client refuses it; renew it", tls.cert.display())
+}
+
+/// Reads the files in one state, as far as that can be seen.
+fn read(place: &str, tls: &ServerTls, speaks: &[&[u8]]) -> Result<(Showing, Stamps), Faulty> {
+    let before = stamps(tls);
+    let usable = listener::open(tls).map_err(|faults| {
+        let each = faults.iter().map(|fault| format!("{place}.{}: {fault}", fault.key));
+        Faulty(each.collect::<Vec<_>>().join("; "))
+    })?;
+    let (ends, digest) = (usable.ends, usable.digest);
+    let config = server(tls, usable, speaks).map_err(|error| Faulty(format!("{place}: {error}")))?;
+    Ok((Showing { settings: tls.clone(), config: Arc::new(config), ends, digest }, before))
+}
+
+fn server(tls: &ServerTls, usable: Usable, speaks: &[&[u8]]) -> Result<ServerConfig, Box<dyn std::error::Error>> {
+    let verifier = match usable.authorities {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(authorities) => {
+            let builder = WebPkiClientVerifier::builder(Arc::new(authorities));
+            let optional = tls.client_auth == ClientAuth::Optional;
+            if optional { builder.allow_unauthenticated() } else { builder }.build()?
+        }
+    };
+    let shown = Arc::new(SingleCertAndKey::from(usable.certified));
+    let mut config = ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(shown);
+    config.alpn_protocols = speaks.iter().map(|name| name.to_vec()).collect();
+    if tls.client_auth == ClientAuth::None {
+        config.ticketer = Ticketer::new()?;
+    } else {
+        // rustls resumes a client's identity unchecked, for hours after its certificate has ended.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    Ok(config)
+}
+
+/// The state that the files are in.
+fn stamps(tls: &ServerTls) -> Stamps {
+    let stamp = |file: &Path| {
+        let meta = std::fs::metadata(file).ok()?;
+        let changed = i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
+        let modified = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+        Some([meta.dev().into(), meta.ino().into(), meta.size().into(), modified, changed])
+    };
+    [stamp(&tls.cert), stamp(&tls.key), tls.client_ca.as_deref().and_then(stamp)]
+}
+
+/// Whether one of the files changed a moment ago. A time in the future, by a clock that was put back, doesn't count.
+fn settling(stamps: &Stamps) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
+    let ages = stamps.iter().flatten().map(|[.., changed]| now - changed);
+    ages.into_iter().any(|age| (0..SETTLED.as_nanos() as i128).contains(&age))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! The way out through an HTTP proxy: CONNECT (RFC 9110 section 9.3.6), also for an address without TLS.
+//!
+//! What always holds: the proxy learns Fastrac's host and port and nothing else; of its answer only the
+//! head is read, up to [`LONGEST`], and not a byte behind it, which belongs to the tunnel; nothing of
+//! the answer but its status gets into an error. The account's `proxy` alone decides: `HTTPS_PROXY` and
+//! `NO_PROXY` are not asked. It must not know TLS. It fails with `io::Error`, before anything was sent to
+//! Fastrac; whoever dials bounds the time.
+
+use std::io;
+
+use memchr::memmem;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::config::Proxy;
+
+/// Longest head of an answer, heads of interim answers included, bytes.
+const LONGEST: usize = 8 * 1024;
+
+/// Opens a connection to a proxy and has it open one to `host`, which is a name or an address without brackets.
+pub(super) async fn tunnel(proxy: &Proxy, (host, port): (&str, u16)) -> io::Result<TcpStream> {
+    let connected = TcpStream::connect((proxy.host.as_str(), proxy.port)).await;
+    let mut tcp = connected.map_err(|error| bad(error.kind(), format!("no connection to the proxy: {error}")))?;
+    let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    tcp.write_all(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n").as_bytes()).await?;
+    let mut read = 0;
+    loop {
+        let head = head(&mut tcp, LONGEST - read).await?;
+        read += head.len();
+        match status(&head).ok_or_else(|| invalid("the proxy's answer is not HTTP"))? {
+            // Interim; 101 would be another protocol.
+            100 | 102..=199 => {}
+            200..=299 => return Ok(tcp),
+            status => {
+                let why = format!("the proxy answered {status} to CONNECT");
+                return Err(bad(io::ErrorKind::ConnectionRefused, why));
+            }
+        }
+    }
+}
+
+/// Reads up to the empty line that ends a head, and not a byte further.
+async fn head(tcp: &mut TcpStream, longest: usize) -> io::Result<Vec<u8>> {
+    const END: &[u8] = b"\r\n\r\n";
+    let mut head = Vec::new();
+    let mut piece = [0; 1024];
+    loop {
+        // Looking leaves the bytes there: what stands behind the head is not ours.
+        let seen = tcp.peek(&mut piece).await?;
+        if seen == 0 {
+            return Err(bad(io::ErrorKind::UnexpectedEof, "the proxy closed the connection before it answered".into()));
+        }
+        let before = head.len();
+        head.extend_from_slice(&piece[..seen]);
+        let from = before.saturating_sub(END.len() - 1);
+        let end = memmem::find(&head[from..], END).map(|at| from + at + END.len());
+        head.truncate(end.unwrap_or(head.len()));
+        let own = head.len() - before;
+        tcp.read_exact(&mut piece[..own]).await?;
+        if head.len() > longest {
+            return Err(invalid("the proxy's answer is longer than 8 KiB"));
+        }
+        if !b"HTTP/1.".starts_with(&head[..head.len().min(7)]) {
+            return Err(invalid("the proxy's answer is not HTTP"));
+        }
+        if end.is_some() {
+            return Ok(head);
+        }
+    }
+}
+
+/// The status of an HTTP/1 head.
+fn status(head: &[u8]) -> Option<u16> {
+    let rest = head.strip_prefix(b"HTTP/1.")?;
+    let [b'0' | b'1', b' ', digits @ .., _] = rest.get(..6)? else { return None };
+    let after = rest[5];
+    if !(after == b' ' || after == b'\r') || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok().filter(|status| *status >= 100)
+}
+
+fn invalid(why: &str) -> io::Error {
+    bad(io::ErrorKind::InvalidData, why.to_owned())
+}
+
+fn bad(kind: io::ErrorKind, why: String) -> io::Error {
+    io::Error::new(kind, why)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! Certificates at the door change while running, and nobody notices but by the certificate.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustls::{ClientConfig, version};
+
+use crate::{
+    authority::{Authority, Pair},
+    client::{Wire, get},
+    h2::{Connection, run},
+    stage::{LOG, Setup, Stage, until, write},
+};
+
+const LISTEN: &str = "tls = { cert = \"door.crt\", key = \"door.key\" }\n\
+                      admin_tls = { cert = \"door.crt\", key = \"door.key\" }";
+
+fn stage(pair: &Pair, limits: &'static str) -> Stage {
+    let files = vec![("door.crt", pair.cert.clone()), ("door.key", pair.key.clone())];
+    Setup { listen: LISTEN, limits, files, ..Setup::default() }.start()
+}
+
+fn put(folder: &Path, pair: &Pair) {
+    write(&folder.join("door.crt"), &pair.cert);
+    write(&folder.join("door.key"), &pair.key);
+}
+
+/// A page of the admin port, over TLS.
+fn admin(stage: &Stage, page: &str, authority: &Authority) -> crate::client::Answer {
+    let (mut wire, _) = Wire::over_tls(stage.app().admin, &authority.trusting(None, &[])).expect("a handshake");
+    wire.ask(&get(page).header("host", "localhost"))
+}
+
+#[test]
+fn a_thousand_handshakes_during_twenty_swaps_and_none_fails() {
+    const HANDSHAKES: usize = 1_000;
+    const SWAPS: usize = 20;
+    let authority = Authority::new();
+    let pairs: Vec<Pair> = (0..=SWAPS).map(|n| authority.server(2030 + n as i32)).collect();
+    let stage = stage(&pairs[0], "");
+    let client = authority.trusting(None, &[]);
+    let (mut kept, first) = Wire::over_tls(stage.data, &client).expect("a handshake");
+    assert_eq!(first, pairs[0].der().to_vec());
+    let (done, seen) = (AtomicUsize::new(0), std::sync::Mutex::new(BTreeSet::new()));
+    let swapped = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while done.fetch_add(1, Ordering::Relaxed) < HANDSHAKES || !swapped.load(Ordering::Relaxed) {
+                    // A client of its own: no session is resumed.
+                    let (mut wire, leaf) =
+                        Wire::over_tls(stage.data, &authority.trusting(None, &[])).expect("a handshake");
+                    assert_eq!(wire.ask(&get("/region/province").by("shop")).status, 200);
+                    seen.lock().expect("whole").insert(leaf);
+                }
+            });
+        }
+        for (n, pair) in pairs.iter().enumerate().skip(1) {
+            put(stage.folder.path(), pair);
+            // Some by themselves, some because somebody asks.
+            if n % 5 != 0 {
+                stage.app().gateway.reload().expect("reloaded");
+            }
+            let doors = &stage.app().gateway.live.doors;
+            let year = (2030 + n).to_string();
+            until("it is shown", || {
+                doors.each().all(|(_, door)| door.ends().expect("an end").to_string().starts_with(&year))
+            });
+            let enough = done.load(Ordering::Relaxed) + HANDSHAKES / SWAPS / 2;
+            until("it is used", || done.load(Ordering::Relaxed) > enough);
+        }
+        swapped.store(true, Ordering::Relaxed);
+    });
+    let seen = seen.into_inner().expect("whole");
+    assert!(done.into_inner() >= HANDSHAKES);
+    assert_eq!(seen, pairs.iter().map(|pair| pair.der().to_vec()).collect(), "each was shown, and no other");
+    // What was opened under the first is served under the last.
+    assert_eq!(kept.ask(&get("/region/province").by("shop")).status, 200);
+    assert_eq!(stage.metric("tls_handshakes_total", &[("result", "failed")]), 0.0);
+}
+
+#[test]
+fn a_faulty_file_keeps_the_old_certificate_and_is_seen_everywhere() {
+    let authority = Authority::new();
+    let (old, new) = (authority.server(2040), authority.server(2041));
+    let stage = stage(&old, "");
+    let told = "listen.tls.key: ";
+    let seen = |page: &str| admin(&stage, page, &authority).text();
+    assert!(seen("/metrics").contains("certificate_expiry_timestamp_seconds{listener=\"data\"} 2214864000\n"));
+    assert!(seen("/metrics").contains("config_last_reload_successful 1\n"));
+    write(&stage.folder.path().join("door.crt"), &new.cert);
+    until("it is told", || seen("/readyz").contains("data listener: the new certificate can't be used"));
+    assert!(seen("/readyz").contains("\"ready\":true"));
+    assert!(seen("/metrics").contains("config_last_reload_successful 0\n"));
+    let status = admin(&stage, "/status", &authority).json();
+    let fault = status["certificates"]["data"]["fault"].as_str().expect("a fault").to_owned();
+    assert!(fault.starts_with(told) && fault.contains("put the two that were issued together in place"), "{fault}");
+    assert_eq!(status["certificates"]["data"]["ends_at"], "2040-03-09T00:00:00.000Z");
+    // The reload says so too, and changes nothing.
+    assert!(stage.app().gateway.reload().expect_err("faulty").to_string().contains(told));
+    let (_, leaf) = Wire::over_tls(stage.data, &authority.trusting(None, &[])).expect("a handshake");
+    assert_eq!(leaf, old.der().to_vec());
+    let log = String::from_utf8(LOG.lock().expect("whole").clone()).expect("text");
+    let folder = stage.folder.path().display().to_string();
+    let lines = |text: &str| log.lines().filter(|line| line.contains(text) && line.contains(&folder)).count();
+    // Once for each listener, and once for the reload.
+    assert_eq!(lines("the certificate from before is still shown"), 2, "{log}");
+    // And it mends by itself.
+    write(&stage.folder.path().join("door.key"), &new.key);
+    until("it is shown", || {
+        seen("/metrics").contains("certificate_expiry_timestamp_seconds{listener=\"data\"} 2246400000")
+    });
+    assert!(!seen("/readyz").contains("listener"));
+    stage.app().gateway.reload().expect("reloaded");
+    assert!(seen("/metrics").contains("config_last_reload_successful 1\n"));
+}
+
+#[test]
+fn both_versions_of_tls_are_spoken_and_http_is_agreed_on() {
+    let authority = Authority::new();
+    let stage = stage(&authority.server(2040), "");
+    for version in [&version::TLS12, &version::TLS13] {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(rustls::pki_types::pem::PemObject::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+        let client = ClientConfig::builder_with_protocol_versions(&[version]).with_root_certificates(roots);
+        let (mut wire, _) = Wire::over_tls(stage.data, &Arc::new(client.with_no_client_auth())).expect("a handshake");
+        assert_eq!(wire.ask(&get("/region/province").by("shop")).status, 200);
+    }
+    run(async {
+        let open = Connection::over_tls(stage.data, authority.trusting(None, &[b"h2"])).await;
+        assert_eq!(open.ask(get("/region/province").by("shop")).await.expect("joined").expect("an answer").0, 200);
+    });
+    // A client that speaks neither is refused in the handshake, and counted.
+    assert!(Wire::over_tls(stage.data, &authority.trusting(None, &[b"ftp"])).is_err());
+    until("it is counted", || stage.metric("tls_handshakes_total", &[("result", "failed")]) == 1.0);
+    assert_eq!(stage.metric("tls_handshakes_total", &[("listener", "data"), ("result", "ok")]), 3.0);
+}
+
+/// What comes back when these bytes are all that a client says.
+fn said(stage: &Stage, bytes: &[u8]) -> (Vec<u8>, Duration) {
+    let began = Instant::now();
+    let mut socket = TcpStream::connect(stage.data).expect("connected");
+    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    socket.write_all(bytes).expect("sent");
+    let mut said = Vec::new();
+    let _ = socket.read_to_end(&mut said);
+    (said, began.elapsed())
+}
+
+#[test]
+fn whoever_comes_without_tls_is_told_and_whoever_comes_slowly_is_cut() {
+    let authority = Authority::new();
+    let stage = stage(&authority.server(2040), "header_read = \"300ms\"\nidle = \"600ms\"");
+    let (answer, _) = said(&stage, b"GET /region/province HTTP/1.1\r\nhost: x\r\n\r\n");
+    let answer = String::from_utf8(answer).expect("text");
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("https://"), "{answer}");
+    until("it is counted", || stage.metric("tls_handshakes_total", &[("result", "cleartext")]) == 1.0);
+    until("and as a request", || stage.metric("requests_total", &[("outcome", "bad_request")]) == 1.0);
+    // Garbage, and a record that is none: an alert at most.
+    for bytes in [&b"\x80\x2e\x01\x00\x02"[..], b"\x16\x03\x01\x00\x05hello", b"\0\0\0\0"] {
+        let (answer, _) = said(&stage, bytes);
+        assert!(answer.len() < 10 && !answer.starts_with(b"HTTP"), "{answer:?}");
+    }
+    // Half a hello has the time of a head; silence that of an idle connection.
+    let (answer, took) = said(&stage, b"\x16\x03\x01\x01\x00\x01");
+    assert!(answer.is_empty() && (250..3000).contains(&took.as_millis()), "{answer:?} {took:?}");
+    let (answer, took) = said(&stage, b"");
+    assert!(answer.is_empty() && (550..3000).contains(&took.as_millis()), "{answer:?} {took:?}");
+    assert_eq!(stage.metric("tls_handshakes_total", &[("result", "timeout")]), 1.0);
+    until("nobody is left", || stage.metric("client_connections", &[]) == 0.0);
+    assert_eq!(stage.received().len(), 0);
+}
+
+#[test]
+fn handshakes_take_a_place_among_the_connections() {
+    let authority = Authority::new();
+    let stage = stage(&authority.server(2040), "connections = 2");
+    let silent: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(stage.data).expect("connected")).collect();
+    until("both have a place", || stage.metric("client_connections", &[]) == 2.0);
+    assert!(Wire::over_tls(stage.data, &authority.trusting(None, &[])).is_err());
+    drop(silent);
+    until("there is a place", || Wire::over_tls(stage.data, &authority.trusting(None, &[])).is_ok());
+}
+
+#[test]
+fn tls_on_the_plain_port_is_refused() {
+    let stage = Stage::new();
+    assert!(Wire::over_tls(stage.data, &Authority::new().trusting(None, &[])).is_err());
+    until("it is counted", || stage.metric("requests_total", &[("outcome", "bad_request")]) == 1.0);
+    assert_eq!(stage.received().len(), 0);
+    until("nobody is left", || stage.metric("client_connections", &[]) == 0.0);
+}
+
+#[test]
+fn a_reload_takes_other_files_and_leaves_tls_as_it_is() {
+    let authority = Authority::new();
+    let (old, new) = (authority.server(2040), authority.server(2041));
+    let mut stage = stage(&old, "");
+    write(&stage.folder.path().join("new.crt"), &new.cert);
+    write(&stage.folder.path().join("new.key"), &new.key);
+    stage.reload("\"door.crt\", key = \"door.key\"", "\"new.crt\", key = \"new.key\"");
+    let shown = |stage: &Stage| Wire::over_tls(stage.data, &authority.trusting(None, &[])).expect("a handshake").1;
+    assert_eq!(shown(&stage), new.der().to_vec());
+    // The files of before are nobody's business any more.
+    fs::remove_file(stage.folder.path().join("door.crt")).expect("removed");
+    stage.reload("workers = 2\ntls = { cert = \"new.crt\", key = \"new.key\" }", "workers = 2");
+    assert_eq!(shown(&stage), new.der().to_vec());
+}

@@ -35,7 +35,7 @@ bodies    = "masked"
 [limits]
 drain_grace = "0s"
 [accounts.main]
-base_url = "http://127.0.0.1:{sandbox}"
+base_url = "{fastrac}"
 keys     = {{ source = "file", path = "keys.toml" }}
 budget   = {{ per_second = 10000, burst = 10000, per_day = 1000000 }}
 [services.checkout]
@@ -70,6 +70,31 @@ def status(url, **headers):
 
 def _die_with_us():
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def openssl(*words, folder):
+    done = subprocess.run(["openssl", *map(str, words)], cwd=folder, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        sys.exit(f"openssl {' '.join(map(str, words))}: {done.stderr[-2000:]}")
+
+
+class Authority:
+    """A certificate authority, ca.crt and ca.key in a folder, made with openssl."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key", "-out", "ca.crt",
+                "-days", 30, "-subj", "/CN=an authority", folder=folder)
+
+    def issue(self, name, san, days=30, common_name="nobody"):
+        """NAME.crt and NAME.key with subject alternative names such as "IP:127.0.0.1"; each is put in place at once."""
+        (self.folder / f"{name}.ext").write_text(f"subjectAltName={san}\n")
+        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key.new", "-out", f"{name}.csr",
+                "-subj", f"/CN={common_name}", folder=self.folder)
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", days,
+                "-extfile", f"{name}.ext", "-out", f"{name}.crt.new", folder=self.folder)
+        for part in ("crt", "key"):
+            (self.folder / f"{name}.{part}.new").rename(self.folder / f"{name}.{part}")
 
 
 class Stage:
@@ -118,15 +143,20 @@ class Stage:
         self.until(name, lambda: status(f"http://127.0.0.1:{port}/region/province") is not None)
         return port
 
-    def gateway(self, sandbox, name="gateway"):
-        """A gateway before that sandbox; returns its data and admin ports and its folder."""
+    def gateway(self, sandbox, name="gateway", more=None):
+        """A gateway before that sandbox, which is a port or a URL; returns its data and admin ports and its folder.
+        `more` has further lines by the header of their table."""
         folder = self.folder / name
         folder.mkdir()
         data, admin = free_port(), free_port()
         digest = hashlib.sha256(CALLER[1].encode()).hexdigest()
         (folder / "keys.toml").write_text(f'[main]\naccess_key = "{KEYS[0]}"\nsecret_key = "{KEYS[1]}"\n')
         (folder / "keys.toml").chmod(0o600)
-        (folder / "gateway.toml").write_text(CONFIG.format(data=data, admin=admin, sandbox=sandbox, access=CALLER[0], digest=digest))
+        fastrac = sandbox if isinstance(sandbox, str) else f"http://127.0.0.1:{sandbox}"
+        config = CONFIG.format(data=data, admin=admin, fastrac=fastrac, access=CALLER[0], digest=digest)
+        for header, lines in (more or {}).items():
+            config = config.replace(f"{header}\n", f"{header}\n{lines}\n") if header in config else f"{config}{header}\n{lines}\n"
+        (folder / "gateway.toml").write_text(config)
         self.start(name, [BINARY, "run", "--config", folder / "gateway.toml"], folder)
         self.until(name, lambda: status(f"http://127.0.0.1:{admin}/readyz") == 200)
         return data, admin, folder

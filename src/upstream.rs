@@ -123,11 +123,12 @@ async fn exchange(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) 
 
 async fn connect(destination: &Arc<Destination>, deadline: Instant) -> Result<Link, Failure> {
     let deadline = deadline.min(Instant::now() + CONNECT);
-    match timeout_at(deadline, dial::dial(destination)).await {
-        Ok(Ok(io)) => Link::open(io, destination).await.map_err(|e| Failure::Connect(e.to_string())),
-        Ok(Err(error)) => Err(Failure::Connect(error.to_string())),
-        Err(_) => Err(Failure::Connect("it did not open in time".into())),
-    }
+    let opened = match timeout_at(deadline, dial::dial(destination)).await {
+        Ok(Ok(io)) => Link::open(io, destination).await.map_err(|error| error.to_string()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it did not open in time".to_owned()),
+    };
+    opened.inspect_err(|why| destination.unreachable(why)).map_err(Failure::Connect)
 }
 
 async fn read(

@@ -64,6 +64,9 @@ impl Condition {
             degraded.push("configuration: the last reload failed; the one before is in force".to_owned());
         }
         for (listener, door) in gateway.live.doors.each() {
+            if door.has_ended() {
+                degraded.push(format!("{listener} listener: its certificate has ended"));
+            }
             if door.fault().is_some() {
                 degraded
                     .push(format!("{listener} listener: the new certificate can't be used; the one before is shown"));

@@ -76,6 +76,10 @@ async fn canary(gateway: Weak<Gateway>, worker: Arc<Worker>, account: String, le
     let Ok(target) = PathAndQuery::try_from(operation.path.as_str()) else { return Verdict::Undecided };
     let asked = Asked { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new() };
     let deadline = Instant::now() + CANARY.min(operation.timeout);
-    let errand = Errand { snapshot, worker, account, operation, asked, deadline, priority: Priority::High };
-    path::canary(&errand, lease).await
+    let errand =
+        Errand { snapshot, worker: worker.clone(), account, operation, asked, deadline, priority: Priority::High };
+    let verdict = path::canary(&errand, lease).await;
+    // Canaries are rare, and nobody sweeps this pool: a connection left in it would stay, closed or not.
+    worker.pool.clear();
+    verdict
 }

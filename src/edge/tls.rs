@@ -2,36 +2,24 @@
 //!
 //! What always holds: certificate, key and authorities are swapped together, or not at all; a
 //! handshake uses what was in force when it began, and a connection stays as it was opened. New
-//! files are taken when nothing has changed for [`SETTLED`]; what can't be used changes nothing and
+//! files are taken when nothing has changed for a moment; what can't be used changes nothing and
 //! is told once, after [`PATIENCE`], because a pair that is being written mends itself. Knows no
 //! request. Fails with [`Faulty`].
 
 mod handshake;
+mod showing;
 
-use std::{
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use rustls::{
-    ServerConfig,
-    crypto::ring::Ticketer,
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
-    sign::SingleCertAndKey,
-};
 use tokio::time::Instant;
 
 pub use self::handshake::Shaken;
+use self::showing::{Showing, Stamps, ended, read, settling, stamps};
 use crate::{
-    config::{
-        ClientAuth, Listen, ServerTls,
-        files::listener::{self, Usable},
-    },
+    config::{Listen, ServerTls},
     record::{Handshakes, Metrics},
 };
 
@@ -40,11 +28,9 @@ const DATA: &[&[u8]] = &[b"h2", b"http/1.1"];
 const ADMIN: &[&[u8]] = &[b"http/1.1"];
 
 /// How often [`Doors::look`] is to be called.
-pub const LOOK: Duration = Duration::from_secs(1);
-/// Files that changed a moment ago may not be whole.
-const SETTLED: Duration = Duration::from_millis(200);
+pub const LOOK: Duration = Duration::from_millis(500);
 /// How long files may be unusable before somebody is told: who writes one file after the other takes less.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A listener's files can't be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -70,14 +56,6 @@ pub struct Door {
     handshakes: Handshakes,
 }
 
-/// What a listener shows and accepts.
-struct Showing {
-    settings: ServerTls,
-    config: Arc<ServerConfig>,
-    ends: Option<Timestamp>,
-    digest: [u8; 32],
-}
-
 /// What is known of the files.
 struct Watch {
     /// The state that was read last.
@@ -87,10 +65,6 @@ struct Watch {
     /// What somebody was told.
     told: Option<String>,
 }
-
-/// What tells one state of the files from another: of each the device, inode, size, and the times of
-/// its last change. `None`: it isn't there.
-type Stamps = [Option<[i128; 5]>; 3];
 
 impl Doors {
     /// Reads the files that a configuration names.
@@ -171,6 +145,11 @@ impl Door {
         self.showing.load().ends
     }
 
+    /// Whether the certificate that is shown has ended.
+    pub fn has_ended(&self) -> bool {
+        self.showing.load().has_ended()
+    }
+
     /// Why its files are not what is shown.
     pub fn fault(&self) -> Option<String> {
         self.watch.lock().told.clone()
@@ -224,69 +203,6 @@ impl Door {
             watch.told = Some(fault.clone());
         }
     }
-}
-
-impl Showing {
-    fn has_ended(&self) -> bool {
-        self.ends.is_some_and(|ends| ends <= Timestamp::now())
-    }
-}
-
-fn ended(place: &str, tls: &ServerTls, ends: Option<Timestamp>) -> String {
-    let ends = ends.map_or_else(String::new, |ends| format!(" on {ends:.0}"));
-    format!("{place}.cert: {} ended{ends}: every client refuses it; renew it", tls.cert.display())
-}
-
-/// Reads the files in one state, as far as that can be seen.
-fn read(place: &str, tls: &ServerTls, speaks: &[&[u8]]) -> Result<(Showing, Stamps), Faulty> {
-    let before = stamps(tls);
-    let usable = listener::open(tls).map_err(|faults| {
-        let each = faults.iter().map(|fault| format!("{place}.{}: {fault}", fault.key));
-        Faulty(each.collect::<Vec<_>>().join("; "))
-    })?;
-    let (ends, digest) = (usable.ends, usable.digest);
-    let config = server(tls, usable, speaks).map_err(|error| Faulty(format!("{place}: {error}")))?;
-    Ok((Showing { settings: tls.clone(), config: Arc::new(config), ends, digest }, before))
-}
-
-fn server(tls: &ServerTls, usable: Usable, speaks: &[&[u8]]) -> Result<ServerConfig, Box<dyn std::error::Error>> {
-    let verifier = match usable.authorities {
-        None => WebPkiClientVerifier::no_client_auth(),
-        Some(authorities) => {
-            let builder = WebPkiClientVerifier::builder(Arc::new(authorities));
-            let optional = tls.client_auth == ClientAuth::Optional;
-            if optional { builder.allow_unauthenticated() } else { builder }.build()?
-        }
-    };
-    let shown = Arc::new(SingleCertAndKey::from(usable.certified));
-    let mut config = ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(shown);
-    config.alpn_protocols = speaks.iter().map(|name| name.to_vec()).collect();
-    if tls.client_auth == ClientAuth::None {
-        config.ticketer = Ticketer::new()?;
-    } else {
-        // rustls resumes a client's identity unchecked, for hours after its certificate has ended.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-    }
-    Ok(config)
-}
-
-/// The state that the files are in.
-fn stamps(tls: &ServerTls) -> Stamps {
-    let stamp = |file: &Path| {
-        let meta = std::fs::metadata(file).ok()?;
-        let changed = i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
-        let modified = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-        Some([meta.dev().into(), meta.ino().into(), meta.size().into(), modified, changed])
-    };
-    [stamp(&tls.cert), stamp(&tls.key), tls.client_ca.as_deref().and_then(stamp)]
-}
-
-/// Whether one of the files changed a moment ago. A time in the future, by a clock that was put back, doesn't count.
-fn settling(stamps: &Stamps) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
-    let ages = stamps.iter().flatten().map(|[.., changed]| now - changed);
-    ages.into_iter().any(|age| (0..SETTLED.as_nanos() as i128).contains(&age))
 }
 
 #[cfg(test)]

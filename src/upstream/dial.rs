@@ -12,8 +12,10 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
+use parking_lot::Mutex;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
@@ -21,6 +23,7 @@ use rustls::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::Instant,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -38,6 +41,8 @@ pub struct Destination {
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     proxy: Option<Proxy>,
+    /// When operators were told last that it can't be reached.
+    told: Mutex<Option<Instant>>,
     pub(super) connections: UpstreamConnections,
 }
 
@@ -70,6 +75,9 @@ pub enum Unusable {
     Name(String),
 }
 
+/// How often operators are told that a destination can't be reached.
+const TOLD_AT_MOST: Duration = Duration::from_secs(30);
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Destination {
@@ -92,7 +100,18 @@ impl Destination {
         };
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let (host, port, proxy) = (endpoint.host.clone(), endpoint.port, proxy.cloned());
-        Ok(Destination { id, host, port, tls, proxy, connections })
+        Ok(Destination { id, host, port, tls, proxy, told: Mutex::new(None), connections })
+    }
+
+    /// Tells operators why it can't be reached, now and then: it may be by each request.
+    pub(super) fn unreachable(&self, why: &str) {
+        let now = Instant::now();
+        let mut told = self.told.lock();
+        if told.is_none_or(|at| now >= at + TOLD_AT_MOST) {
+            *told = Some(now);
+            let proxy = self.proxy.as_ref().map(tracing::field::display);
+            tracing::warn!(host = self.host, port = self.port, proxy, why, "no connection to Fastrac");
+        }
     }
 }
 

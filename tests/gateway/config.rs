@@ -260,6 +260,18 @@ mod files_of_a_tls_listener {
     }
 
     #[test]
+    fn that_cannot_be_used_are_told_before_anything_listens() {
+        let authority = Authority::new();
+        let (good, other, ca) = (authority.server(2040), authority.server(2041), authority.pem());
+        let files = [("gateway.toml", CONFIG), ("door.crt", &good.cert), ("door.key", &other.key), ("ca.crt", &ca)];
+        let folder = Folder::new(&files.map(|(name, text)| (name, text, 0o600)));
+        let output = gateway(&["run", "--config", folder.file("gateway.toml").to_str().expect("a plain path")]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && said.contains("listen.tls.key: "), "{said}");
+        assert!(!folder.file("state").exists());
+    }
+
+    #[test]
     fn are_faults_when_they_have_ended_and_warned_of_two_weeks_before() {
         let authority = Authority::new();
         let ended = authority.server(2020);

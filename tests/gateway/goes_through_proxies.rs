@@ -12,7 +12,7 @@ use fastrac_gateway::sandbox::{Options, Sandbox};
 use crate::{
     answers_truly::Certificates,
     client::{get, post},
-    stage::{ACCESS, SECRET, Setup, Stage, canary_in, sandbox, until},
+    stage::{ACCESS, LOG, SECRET, Setup, Stage, canary_in, sandbox, until},
 };
 
 /// What a proxy does once it has read CONNECT.
@@ -127,6 +127,7 @@ fn cleartext_goes_through_connect_too_and_connections_are_kept() {
     let stage = stage(&proxy);
     let mut wire = stage.wire();
     let canaries = proxy.heads().len();
+    assert_eq!(stage.metric("upstream_connections", &[]), 0.0, "a canary leaves no connection behind");
     for _ in 0..10 {
         assert_eq!(wire.ask(&post("/user/balance/history", "{}").by("shop")).status, 200);
     }
@@ -207,6 +208,10 @@ fn a_proxy_that_is_not_there_is_a_connection_that_is_not_there() {
     let answer = stage.ask(get("/courier/all").by("shop"));
     assert_eq!((answer.status, answer.code().as_str(), answer.sent()), (502, "upstream.connect", "no"));
     assert!(answer.text().contains("no connection to the proxy"), "{}", answer.text());
+    // Operators read it too: once, however often it was tried.
+    let log = String::from_utf8(LOG.lock().expect("whole").clone()).expect("text");
+    let told = log.lines().filter(|line| line.contains("no connection to Fastrac") && line.contains(&gone.to_string()));
+    assert_eq!(told.count(), 1, "{log}");
     // It is never gone around.
     assert_eq!(stage.sandbox.counters().requests, 0);
 }

@@ -10,6 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use tokio::time::advance;
 
 use super::*;
+use crate::config::ClientAuth;
 
 /// A folder with a pair and an authority.
 struct Folder(tempfile::TempDir);

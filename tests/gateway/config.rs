@@ -249,6 +249,12 @@ mod files_of_a_tls_listener {
                 &ca,
                 "listen.tls.cert: FOLDER/door.crt holds PEM that is broken",
             ),
+            (
+                &format!("{}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", good.cert),
+                &good.key,
+                &ca,
+                "listen.tls.cert: FOLDER/door.crt holds a certificate that is broken: number 2",
+            ),
             (&authority.server(2020).cert, &good.key, &ca, "listen.tls.key: FOLDER/door.key does not belong"),
         ] {
             let (code, printed) = said(cert, key, ca);

@@ -17,7 +17,8 @@ pub(super) fn ends(chain: &[CertificateDer<'_>]) -> Option<Timestamp> {
     chain.iter().filter_map(|certificate| not_after(certificate)).min()
 }
 
-fn not_after(certificate: &[u8]) -> Option<Timestamp> {
+/// When a certificate ends.
+pub(super) fn not_after(certificate: &[u8]) -> Option<Timestamp> {
     let mut body = Der(Der(Der(certificate).take(SEQUENCE)?).take(SEQUENCE)?);
     if body.0.first() == Some(&VERSION) {
         body.any()?;

@@ -17,7 +17,10 @@ use rustls::{
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{certificate::ends, pem, read};
+use super::{
+    certificate::{ends, not_after},
+    pem, read,
+};
 use crate::config::{ClientAuth, ServerTls};
 
 /// What a listener can show and accept.
@@ -67,9 +70,14 @@ pub fn open(tls: &ServerTls) -> Result<Usable, Vec<Unusable>> {
     let digest = digest.finalize().into();
 
     let chain = cert.map(|pem| certificates(&pem)).unwrap_or_default();
+    let broken = chain.iter().position(|certificate| not_after(certificate).is_none());
+    if let Some(index) = broken {
+        let message = format!("holds a certificate that is broken: number {}", index + 1);
+        faults.push(Unusable { key: "cert", file: tls.cert.clone(), message });
+    }
     let ends = ends(&chain);
     let mut certified = None;
-    if let (false, Some(key)) = (chain.is_empty(), key) {
+    if let (false, Some(key)) = (chain.is_empty() || broken.is_some(), key) {
         match pair(chain, &key) {
             Ok(pair) => certified = Some(pair),
             Err((key, message)) => {
@@ -96,7 +104,7 @@ fn pair(chain: Vec<CertificateDer<'static>>, key: &Zeroizing<Vec<u8>>) -> Result
         Error::InconsistentKeys(_) => {
             ("key", "does not belong to the certificate: put the two that were issued together in place".to_owned())
         }
-        Error::InvalidCertificate(_) => ("cert", "begins with a certificate that is broken".to_owned()),
+        Error::InvalidCertificate(_) => ("cert", "begins with a certificate that TLS can't use".to_owned()),
         _ => ("key", "holds a key of a kind that TLS can't use: make an RSA, ECDSA or Ed25519 one".to_owned()),
     })
 }

@@ -187,7 +187,7 @@ pub struct Limits {
 }
 
 /// `[vault]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vault {
     /// Base address.
     pub address: String,
@@ -202,7 +202,7 @@ pub struct Vault {
 }
 
 /// How the gateway logs in to the vault. `mount` is where the method is mounted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the vault's own names")]
 pub enum VaultAuth {
     /// A token from a file, or from `VAULT_TOKEN`.

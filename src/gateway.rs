@@ -31,7 +31,7 @@ use crate::{
         load::{LoadError, Loaded, load},
     },
     edge::tls::{Doors, Faulty},
-    keys::{Fault, Happening, Keeper, Keys, Observer},
+    keys::{Fault, Happening, Keeper, Keys, Observer, Vault, VaultFault},
     orders::Orders,
     record::{ExchangeLog, Masker, Metrics, Names, Recorder},
     snapshot::{Account, Snapshot},
@@ -63,6 +63,9 @@ pub enum StartError {
         /// Why.
         source: Fault,
     },
+    /// The vault can't be used.
+    #[error("vault: {0}")]
+    Vault(#[from] VaultFault),
     /// An account's base URL holds what a header can't.
     #[error("accounts.{0}.base_url: the host is no header value")]
     Host(String),
@@ -240,8 +243,10 @@ fn compile(config: &Config, before: Before<'_>, live: &Live) -> Result<(Snapshot
     let catalog = Catalog::new(config);
     let mut keepers = Keepers::new();
     let mut accounts = Vec::with_capacity(config.accounts.len());
+    let vault = vault(config, before)?;
     for (index, settings) in config.accounts.iter().enumerate() {
-        accounts.push(account(index, settings, before, live, &mut keepers)?);
+        let place = Place { index, vault: vault.as_ref() };
+        accounts.push(account(place, settings, before, live, &mut keepers)?);
     }
     let quotas = config.services.iter().map(|service| quota(service, config, before)).collect();
     let names = Names {
@@ -276,8 +281,28 @@ fn quota(service: &config::Service, config: &Config, before: Before<'_>) -> Arc<
     same.unwrap_or_else(|| Arc::new(Quota::new(&service.quota, zone, Wall::system())))
 }
 
-fn account(
+/// The vault that accounts' pairs are in: the one before, with its login, if its settings are the same.
+fn vault(config: &Config, before: Before<'_>) -> Result<Option<Arc<Vault>>, VaultFault> {
+    let wanted = |account: &config::Account| matches!(account.keys, config::KeySource::Vault { .. });
+    let Some(settings) = config.vault.as_ref().filter(|_| config.accounts.iter().any(wanted)) else {
+        return Ok(None);
+    };
+    let known = before.and_then(|(snapshot, _)| snapshot.accounts.iter().find_map(|account| account.keys.vault()));
+    match known.filter(|vault| vault.settings() == settings) {
+        Some(vault) => Ok(Some(vault.clone())),
+        None => Ok(Some(Arc::new(Vault::open(settings)?))),
+    }
+}
+
+/// Where an account stands, and the vault beside it.
+#[derive(Clone, Copy)]
+struct Place<'a> {
     index: usize,
+    vault: Option<&'a Arc<Vault>>,
+}
+
+fn account(
+    Place { index, vault }: Place<'_>,
     settings: &config::Account,
     before: Before<'_>,
     live: &Live,
@@ -290,11 +315,14 @@ fn account(
     });
     let old = old.as_ref().map(|(account, settings)| (account, *settings));
     let (base, v1, v2) = routes(settings, old, live)?;
-    let kept = old.filter(|(_, old)| old.keys == settings.keys && old.rotation == settings.rotation);
+    let kept = old.filter(|(account, old)| {
+        let same_vault = account.keys.vault().is_none_or(|old| vault.is_some_and(|vault| Arc::ptr_eq(old, vault)));
+        old.keys == settings.keys && old.rotation == settings.rotation && same_vault
+    });
     let (keys, keeper) = match kept {
         Some((account, _)) => (account.keys.clone(), None),
         None => {
-            let opened = Keys::open(settings, live.revoked.of(name), observer(name.clone(), live));
+            let opened = Keys::open(settings, vault, live.revoked.of(name), observer(name.clone(), live));
             let (keys, keeper) = opened.map_err(|source| StartError::Keys { account: name.clone(), source })?;
             (keys, Some(keeper))
         }

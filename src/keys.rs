@@ -18,6 +18,7 @@ mod source;
 mod status;
 #[cfg(test)]
 mod tests;
+mod vault;
 
 use std::{fmt, sync::Arc};
 
@@ -33,8 +34,9 @@ pub(crate) use self::life::{Life, Next};
 pub use self::{
     leak::{Leak, Scan},
     secret::{BadPair, NotAVersion, Pair, Secret, Version},
-    source::{Fault, Source},
+    source::{Fault, Reading, Source},
     status::{Event, Happening, PairStatus, Role, SourceStatus, Standing, Status},
+    vault::{Fault as VaultFault, Vault},
 };
 use crate::config;
 
@@ -44,6 +46,7 @@ const INBOX: usize = 1024;
 /// One account's key pairs, live.
 pub struct Keys {
     live: ArcSwap<Snapshot>,
+    vault: Option<Arc<Vault>>,
     inbox: mpsc::Sender<Asked>,
 }
 
@@ -69,7 +72,7 @@ pub(crate) enum Asked {
 }
 
 /// A pair as it was loaded for an account.
-pub(crate) struct Held {
+pub struct Held {
     pub(crate) account: Arc<str>,
     pub(crate) pair: Pair,
     pub(crate) loaded_at: Timestamp,
@@ -155,22 +158,32 @@ pub(crate) struct Snapshot {
 
 impl Keys {
     /// Opens an account's key source and reads nothing yet. `revoked` are the versions that were
-    /// barred before a restart.
+    /// barred before a restart; `vault` is for sources in it.
     ///
     /// # Errors
-    /// [`Fault`] when the source can't be had at all: one of a later version, or an environment
-    /// without the variables. A file that is missing or bad is no error here: it may come.
+    /// [`Fault`] when the source can't be had at all: an environment without the variables, or no
+    /// vault. A file that is missing or bad, or a vault that is down, is no error here: it may come.
     pub fn open(
         account: &config::Account,
+        vault: Option<&Arc<Vault>>,
         revoked: impl IntoIterator<Item = Version>,
         observer: Observer,
     ) -> Result<(Arc<Self>, Keeper), Fault> {
-        let source = Arc::new(Source::open(&account.keys, &account.name)?);
+        let source = Arc::new(Source::open(&account.keys, &account.name, vault)?);
         let mut life = Life::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
         life.bar(revoked);
         let (asked, inbox) = mpsc::channel(INBOX);
-        let keys = Arc::new(Self { live: ArcSwap::from_pointee(life.snapshot()), inbox: asked });
+        let keys = Arc::new(Self {
+            live: ArcSwap::from_pointee(life.snapshot()),
+            vault: source.vault().cloned(),
+            inbox: asked,
+        });
         Ok((keys.clone(), Keeper { keys, life, source, inbox, observer }))
+    }
+
+    /// The vault that the source is in.
+    pub fn vault(&self) -> Option<&Arc<Vault>> {
+        self.vault.as_ref()
     }
 
     /// The pair to sign with. No I/O, no lock.

@@ -7,7 +7,7 @@
 //! undecided. It must not know how a canary is sent. It ends when it is dropped, and its canaries
 //! with it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::pin, time::Duration};
 
 use tokio::{
     sync::oneshot,
@@ -15,16 +15,18 @@ use tokio::{
     time::Instant,
 };
 
-use crate::keys::{Asked, Fault, Happening, Held, Keeper, Lease, Next, Pair, Remedy, Rotated, Verdict, Version};
+use crate::keys::{Asked, Fault, Happening, Keeper, Lease, Next, Reading, Remedy, Rotated, Verdict, Version};
 
-/// How often a source is read.
-const POLL: Duration = Duration::from_secs(1);
-/// And how soon again while it is being changed.
+/// How soon a source is read again while it is being changed.
 const POLL_CHANGING: Duration = Duration::from_millis(100);
 /// Refusals make a source be read at most this often.
 const REFRESH_FLOOR: Duration = Duration::from_millis(250);
 /// A source that is being changed for longer than this is lost.
 const CHANGING_AT_MOST: Duration = Duration::from_secs(10);
+/// How soon a source that failed is read again, at first: longer each time, up to its own pace.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// How long a refused request waits for a source that is slow to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How long `rotate` waits for a source that is being changed.
 const ROTATE_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -45,6 +47,7 @@ where
         refreshed: None,
         poll_at: Instant::now(),
         changing_since: None,
+        failures: 0,
         refused: Vec::new(),
         judged: Vec::new(),
         rotates: Vec::new(),
@@ -65,6 +68,8 @@ struct Task<C> {
     refreshed: Option<(Version, Instant)>,
     poll_at: Instant,
     changing_since: Option<Instant>,
+    /// Readings that failed, up to now.
+    failures: u32,
     /// Those that wait for the reading.
     refused: Vec<Refused>,
     /// Those that wait for a canary.
@@ -74,7 +79,7 @@ struct Task<C> {
 
 /// A job's end.
 enum Done {
-    Read(Box<Result<Option<Pair>, Fault>>),
+    Read(Box<Result<Reading, Fault>>),
     Verdict(Version, Verdict),
 }
 
@@ -83,6 +88,7 @@ struct Refused {
     may_resend: bool,
     /// The first reading that can tell what the source holds now.
     reading: u64,
+    until: Instant,
     reply: oneshot::Sender<Remedy>,
 }
 
@@ -111,15 +117,20 @@ where
     F: Future<Output = Verdict> + Send + 'static,
 {
     async fn run(&mut self) {
+        let source = self.keeper.source.clone();
+        let mut tending = pin!(source.tend());
         loop {
             self.settle();
-            let wake = self.keeper.life.next().map_or(self.poll_at, |next| next.min(self.poll_at));
+            let patience = self.refused.iter().map(|refused| refused.until).min();
+            let due = self.keeper.life.next().into_iter().chain(patience);
+            let wake = due.fold(self.poll_at, Instant::min);
             tokio::select! {
                 asked = self.keeper.inbox.recv() => match asked {
                     Some(asked) => self.asked(asked),
                     None => return,
                 },
                 Some(done) = self.jobs.join_next_with_id() => self.done(done),
+                () = &mut tending => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
@@ -130,6 +141,11 @@ where
         let now = Instant::now();
         if now >= self.poll_at {
             self.read(now);
+        }
+        let (late, waiting) = std::mem::take(&mut self.refused).into_iter().partition(|refused| refused.until <= now);
+        self.refused = waiting;
+        for refused in late {
+            self.remedy(refused, now);
         }
         self.keeper.life.expire(now);
         for held in self.keeper.life.due(now) {
@@ -159,17 +175,14 @@ where
     /// Has the source read, unless it is being read.
     fn read(&mut self, now: Instant) {
         // An environment doesn't change: it is read at the start, and when somebody asks.
-        self.poll_at = now + if self.keeper.source.ages() { POLL } else { Duration::from_secs(3600) };
+        self.poll_at = now + self.keeper.source.poll().unwrap_or(Duration::from_secs(3600));
         if self.reading {
             return;
         }
         self.reading = true;
         self.reads += 1;
         let (source, seen) = (self.keeper.source.clone(), self.keeper.life.seen());
-        self.jobs.spawn_blocking(move || {
-            let known = seen.as_ref().map(|held: &Arc<Held>| &held.pair);
-            Done::Read(Box::new(source.read(known)))
-        });
+        self.jobs.spawn(async move { Done::Read(Box::new(source.read(seen).await)) });
     }
 
     /// The number of a reading that begins from now on. One that is on its way may have seen the
@@ -186,14 +199,14 @@ where
             Asked::Refused { version, may_resend, reply } => {
                 let lately = self.refreshed.is_some_and(|(of, at)| of == version && now < at + REFRESH_FLOOR);
                 if lately && !self.reading {
-                    self.remedy(Refused { version, may_resend, reading: 0, reply }, now);
+                    self.remedy(Refused { version, may_resend, reading: 0, until: now, reply }, now);
                     return;
                 }
                 let reading = if lately { self.reads } else { self.read_anew(now) };
                 if !lately {
                     self.refreshed = Some((version, now));
                 }
-                self.refused.push(Refused { version, may_resend, reading, reply });
+                self.refused.push(Refused { version, may_resend, reading, until: now + PATIENCE, reply });
             }
             Asked::Rotate { force, reply } => {
                 let reading = self.read_anew(now);
@@ -237,13 +250,14 @@ where
         }
     }
 
-    fn was_read(&mut self, read: Result<Option<Pair>, Fault>, now: Instant) {
+    fn was_read(&mut self, read: Result<Reading, Fault>, now: Instant) {
         self.reading = false;
         let mut fault = None;
         match read {
-            Ok(new) => {
-                self.changing_since = None;
-                self.keeper.life.read(new, now);
+            Ok(Reading { pair, version }) => {
+                (self.changing_since, self.failures) = (None, 0);
+                self.keeper.life.numbered(version);
+                self.keeper.life.read(pair, now);
             }
             Err(why) => {
                 let changing = why.passes().then(|| *self.changing_since.get_or_insert(now));
@@ -251,6 +265,7 @@ where
                     self.poll_at = now + POLL_CHANGING;
                 } else {
                     self.changing_since = None;
+                    self.poll_at = self.poll_at.min(now + self.backoff());
                 }
                 if changing.is_none_or(|since| now >= since + CHANGING_AT_MOST) {
                     self.keeper.life.lost(&why);
@@ -274,6 +289,13 @@ where
             self.read(now);
         }
         self.show();
+    }
+
+    /// The wait after a reading that failed: longer each time, and not the same for every replica.
+    fn backoff(&mut self) -> Duration {
+        let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(10));
+        self.failures = self.failures.saturating_add(1);
+        wait.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
     /// Answers a refused request, or has it wait for the canary.

@@ -131,6 +131,8 @@ struct Keys {
 #[derive(Serialize)]
 struct Pair {
     version: String,
+    /// The source's own number of it, if it has one.
+    source_version: Option<u64>,
     role: &'static str,
     standing: &'static str,
     loaded_at: Moment,
@@ -142,6 +144,8 @@ struct Source {
     kind: &'static str,
     up: bool,
     last_success: Option<Moment>,
+    /// Its own number of what it gave last, if it has one.
+    version: Option<u64>,
     /// What is wrong: a file's or variable's name, never what it holds.
     fault: Option<String>,
 }
@@ -256,6 +260,7 @@ impl Keys {
         let now = Timestamp::now();
         let pair = |pair: &keys::PairStatus| Pair {
             version: pair.version.to_string(),
+            source_version: pair.source_version,
             role: pair.role.as_str(),
             standing: pair.standing.as_str(),
             loaded_at: moment(pair.loaded_at),
@@ -270,6 +275,7 @@ impl Keys {
                 kind: status.source.kind,
                 up: status.source.up,
                 last_success: status.source.last_success.map(moment),
+                version: status.source.version,
                 fault: status.source.fault,
             },
         }

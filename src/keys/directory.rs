@@ -88,7 +88,7 @@ impl Directory {
 
     fn give(&self, access: Half, secret: Half) -> Halves {
         *self.last.lock() = Some([digest(&access), digest(&secret)]);
-        Halves { access: access.value, secret: secret.value, place: self.path.display().to_string() }
+        Halves { access: access.value, secret: secret.value, place: self.path.display().to_string(), version: None }
     }
 }
 
@@ -106,7 +106,7 @@ fn read_half(path: &Path) -> Result<Half, Fault> {
     let mut file = std::fs::File::open(path).map_err(unreadable)?;
     let stamp = Stamp::of(&file.metadata().map_err(unreadable)?);
     let text = read_open(path, &mut file)?;
-    Ok(Half { value: Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()), stamp })
+    Ok(Half { value: Secret::line(text.to_string()), stamp })
 }
 
 fn digest(half: &Half) -> [u8; 32] {

@@ -20,7 +20,7 @@ impl Env {
     /// [`Fault`] when one is missing, isn't text, or can't be a key.
     pub(super) fn read_once(access_key: &str, secret_key: &str) -> Result<Self, Fault> {
         let read = |name: &str| match std::env::var(name) {
-            Ok(value) => Ok(Secret::new(value)),
+            Ok(value) => Ok(Secret::line(value)),
             // The error's own text would show the value.
             Err(std::env::VarError::NotUnicode(_)) => Err(Fault::malformed(name, "is not text")),
             Err(std::env::VarError::NotPresent) => Err(Fault::malformed(name, "is not set in the environment")),
@@ -32,6 +32,6 @@ impl Env {
     }
 
     pub(super) fn read(&self) -> Halves {
-        Halves { access: self.access.clone(), secret: self.secret.clone(), place: self.place.clone() }
+        Halves { access: self.access.clone(), secret: self.secret.clone(), place: self.place.clone(), version: None }
     }
 }

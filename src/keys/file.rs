@@ -1,4 +1,4 @@
-//! The `file` source: a TOML file with one table an account.
+//! The `file` source: a TOML file with one table an account, perhaps encrypted with age.
 //!
 //! What always holds: the file is read whole from one open file, whose mode is checked on that same
 //! file, and a file that changed meanwhile is read again. No text of the file gets into a fault: the
@@ -18,6 +18,7 @@ use super::{
     secret::Secret,
     source::{Fault, Halves},
 };
+use crate::sealed::{self, Unopened};
 
 /// Larger files are no key files, bytes.
 const LARGEST: u64 = 1 << 20;
@@ -28,6 +29,8 @@ const TRIES: usize = 3;
 #[derive(Debug)]
 pub(super) struct File {
     path: PathBuf,
+    /// File with the age identity, if the key file is encrypted.
+    identity: Option<PathBuf>,
     account: String,
 }
 
@@ -39,18 +42,12 @@ struct Table {
 }
 
 impl File {
-    pub(super) fn new(path: &Path, account: &str) -> Self {
-        Self { path: path.to_owned(), account: account.to_owned() }
-    }
-
-    /// Says so when a group can read the file.
-    pub(super) fn warning(&self) -> Option<String> {
-        let mode = std::fs::metadata(&self.path).ok()?.mode();
-        (mode & 0o040 != 0).then(|| format!("{}: mode {:04o}: a group can read it", self.path.display(), mode & 0o7777))
+    pub(super) fn new(path: &Path, identity: Option<&Path>, account: &str) -> Self {
+        Self { path: path.to_owned(), identity: identity.map(Path::to_owned), account: account.to_owned() }
     }
 
     pub(super) fn read(&self) -> Result<Halves, Fault> {
-        let text = read_stable(&self.path, check_mode)?;
+        let text = self.text()?;
         let mut tables: HashMap<String, Table> = toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             Fault::malformed(
@@ -66,11 +63,25 @@ impl File {
             other.secret_key.map(Secret::new);
         }
         let Table { access_key, secret_key } = table.ok_or_else(|| Fault::malformed(&place, "is missing"))?;
-        match (access_key.map(Secret::new), secret_key.map(Secret::new)) {
-            (Some(access), Some(secret)) => Ok(Halves { access, secret, place }),
+        match (access_key.map(Secret::line), secret_key.map(Secret::line)) {
+            (Some(access), Some(secret)) => Ok(Halves { access, secret, place, version: None }),
             (None, _) => Err(Fault::malformed(place, "access_key is missing")),
             (_, None) => Err(Fault::malformed(place, "secret_key is missing")),
         }
+    }
+}
+
+impl File {
+    /// The file's text, decrypted if it is encrypted.
+    fn text(&self) -> Result<Zeroizing<String>, Fault> {
+        let bytes = read_stable(&self.path, check_mode)?;
+        let Some(identity) = &self.identity else { return text_of(&self.path, &bytes) };
+        let opened = sealed::open(&bytes, &read_stable(identity, check_mode)?);
+        let plain = opened.map_err(|why| match why {
+            Unopened::NoIdentity => Fault::malformed(identity.display(), why.to_string()),
+            _ => Fault::malformed(self.path.display(), why.to_string()),
+        })?;
+        text_of(&self.path, &plain)
     }
 }
 
@@ -102,6 +113,15 @@ impl Stamp {
 
 /// Reads the text of one open file.
 pub(super) fn read_open(path: &Path, file: &mut std::fs::File) -> Result<Zeroizing<String>, Fault> {
+    text_of(path, &bytes_of(path, file)?)
+}
+
+fn text_of(path: &Path, bytes: &[u8]) -> Result<Zeroizing<String>, Fault> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Fault::malformed(path.display(), "is not text"))?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+fn bytes_of(path: &Path, file: &mut std::fs::File) -> Result<Zeroizing<Vec<u8>>, Fault> {
     let unreadable = |error| Fault::unreadable(path, error);
     let meta = file.metadata().map_err(unreadable)?;
     if !meta.is_file() {
@@ -113,22 +133,19 @@ pub(super) fn read_open(path: &Path, file: &mut std::fs::File) -> Result<Zeroizi
     // Room for one byte more, so that the buffer never grows and leaves a copy behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST.min(meta.len() + 1) as usize + 32));
     file.take(meta.len() + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-        Err(_) => Err(Fault::malformed(path.display(), "is not text")),
-    }
+    Ok(bytes)
 }
 
 /// Reads a file that doesn't change meanwhile.
-fn read_stable(path: &Path, check: impl Fn(&Path, u32) -> Result<(), Fault>) -> Result<Zeroizing<String>, Fault> {
+fn read_stable(path: &Path, check: impl Fn(&Path, u32) -> Result<(), Fault>) -> Result<Zeroizing<Vec<u8>>, Fault> {
     let unreadable = |error| Fault::unreadable(path, error);
     for _ in 0..TRIES {
         let mut file = std::fs::File::open(path).map_err(unreadable)?;
         let before = file.metadata().map_err(unreadable)?;
         check(path, before.mode())?;
-        let text = read_open(path, &mut file)?;
+        let bytes = bytes_of(path, &mut file)?;
         if Stamp::of(&before) == Stamp::of(&file.metadata().map_err(unreadable)?) {
-            return Ok(text);
+            return Ok(bytes);
         }
     }
     Err(Fault::Changing { path: path.to_owned() })

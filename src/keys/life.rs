@@ -62,7 +62,7 @@ impl Life {
             candidate: None,
             seen: None,
             revoked: BTreeSet::new(),
-            source: SourceStatus { kind, up: false, last_success: None, fault: None },
+            source: SourceStatus { kind, up: false, last_success: None, version: None, fault: None },
             read_at: None,
             events: Vec::new(),
         }
@@ -71,6 +71,11 @@ impl Life {
     /// What the source gave last.
     pub(crate) fn seen(&self) -> Option<Arc<Held>> {
         self.seen.clone()
+    }
+
+    /// The source's own number of what it gives now.
+    pub(crate) fn numbered(&mut self, version: Option<u64>) {
+        self.source.version = version;
     }
 
     /// The source was read: a new pair, or the one that it gave last.
@@ -107,6 +112,9 @@ impl Life {
     /// The source could not be read.
     pub(crate) fn lost(&mut self, fault: &Fault) {
         let text = fault.to_string();
+        if fault.is_deletion() && self.source.fault.as_ref() != Some(&text) {
+            self.tell(Happening::SourceDeleted, None);
+        }
         if self.source.fault.as_ref() != Some(&text) {
             tracing::warn!(account = %self.account, source = self.kind, fault = %text, "key source: no pair; the old one stays");
         }

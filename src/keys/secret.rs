@@ -31,6 +31,14 @@ impl Secret {
         Self(Zeroizing::new(value))
     }
 
+    /// The value without the newlines at its end that editors and `echo` leave.
+    pub(super) fn line(value: String) -> Self {
+        let trimmed = value.trim_end_matches(['\r', '\n']).len();
+        let mut secret = Self::new(value);
+        secret.0.truncate(trimmed);
+        secret
+    }
+
     /// The value itself, for the places that write a header or read a source.
     pub fn expose(&self) -> &str {
         &self.0
@@ -129,6 +137,8 @@ pub struct Pair {
     secret: Secret,
     version: Version,
     version_text: Arc<str>,
+    /// The source's own number of it.
+    number: Option<u64>,
     headers: Headers,
     forms: Forms,
 }
@@ -164,7 +174,7 @@ impl Pair {
         };
         let forms = Forms::new(secret.expose().as_bytes(), &encoded);
         let version = Version::of(&access, &secret);
-        Ok(Self { version, version_text: version.as_str().into(), access, secret, headers, forms })
+        Ok(Self { version, version_text: version.as_str().into(), number: None, access, secret, headers, forms })
     }
 
     /// Its digest.
@@ -175,6 +185,17 @@ impl Pair {
     /// Its digest as text, for records.
     pub(super) fn version_text(&self) -> &Arc<str> {
         &self.version_text
+    }
+
+    /// The same, under the number that its source gave it.
+    pub(super) fn numbered(mut self, number: Option<u64>) -> Self {
+        self.number = number;
+        self
+    }
+
+    /// The source's own number of it, if it has one.
+    pub fn number(&self) -> Option<u64> {
+        self.number
     }
 
     /// Whether both halves are the same as the other's.
@@ -207,7 +228,8 @@ fn check(name: &'static str, half: &Secret) -> Result<(), BadPair> {
     }
 }
 
-fn header(name: &'static str, bytes: Vec<u8>) -> Result<HeaderValue, BadPair> {
+/// A header value on a buffer of its own, sensitive and zeroed.
+pub(super) fn header(name: &'static str, bytes: Vec<u8>) -> Result<HeaderValue, BadPair> {
     let shared = Bytes::from_owner(Zeroed(bytes));
     let mut value = HeaderValue::from_maybe_shared(shared).map_err(|_| BadPair::Character(name))?;
     value.set_sensitive(true);

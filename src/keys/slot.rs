@@ -89,6 +89,12 @@ impl Slot {
     }
 
     pub(super) fn status(&self, role: Role) -> PairStatus {
-        PairStatus { version: self.version(), role, standing: self.standing, loaded_at: self.held.loaded_at }
+        PairStatus {
+            version: self.version(),
+            source_version: self.held.pair.number(),
+            role,
+            standing: self.standing,
+            loaded_at: self.held.loaded_at,
+        }
     }
 }

@@ -2,23 +2,48 @@
 //!
 //! Each source answers one question: which pair is there now? What always holds: both halves are of
 //! one state of the source; a fault names the place and the remedy, never a value. A source must not
-//! know what becomes of a pair. Reading may block for as long as a disk takes. A later source (vault)
-//! is one more variant here.
+//! know what becomes of a pair. Sources on this machine may block for as long as a disk takes, so they
+//! are read on a thread for that; a vault is asked over the network.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
+    Held,
     directory::Directory,
     env::Env,
     file::File,
     secret::{BadPair, Pair, Secret},
+    vault::{self, KvSecret, Vault},
 };
 use crate::config::KeySource;
 
+/// How often files are read, whether or not the system tells of changes.
+const POLL: Duration = Duration::from_secs(1);
+
 /// A source of one account's pair.
 #[derive(Debug)]
-pub struct Source {
+pub enum Source {
+    /// On this machine.
+    Local(Arc<Local>),
+    /// In a vault.
+    Vault(Box<InVault>),
+}
+
+/// A source on this machine.
+#[derive(Debug)]
+pub struct Local {
     kind: Kind,
+}
+
+/// A secret of a vault, and how often it is read.
+#[derive(Debug)]
+pub struct InVault {
+    secret: KvSecret,
+    poll: Duration,
 }
 
 #[derive(Debug)]
@@ -31,9 +56,6 @@ enum Kind {
 /// Why a source has no pair to give. Holds no value of the source.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The source comes with a later version.
-    #[error("{0} is not in this version yet")]
-    NotYet(&'static str),
     /// The file can't be opened or read.
     #[error("{}: {error}", path.display())]
     Unreadable {
@@ -61,6 +83,17 @@ pub enum Fault {
     /// The reading itself broke off.
     #[error("reading the key source broke off")]
     Interrupted,
+    /// The vault has none to give.
+    #[error("vault {address}: {fault}")]
+    Vault {
+        /// Its address.
+        address: String,
+        /// Why.
+        fault: vault::Fault,
+    },
+    /// The source needs a vault, and the configuration has none.
+    #[error("key source `vault` without a vault")]
+    NoVault,
     /// It was changed a moment ago, perhaps not all of it.
     #[error("{}: is being changed", path.display())]
     Changing {
@@ -86,6 +119,11 @@ impl Fault {
     pub fn passes(&self) -> bool {
         matches!(self, Self::Changing { .. })
     }
+
+    /// Whether the source is there, and says that its pair is gone.
+    pub fn is_deletion(&self) -> bool {
+        matches!(self, Self::Vault { fault: vault::Fault::Deleted { .. }, .. })
+    }
 }
 
 /// Both halves as they were read together.
@@ -94,64 +132,123 @@ pub(super) struct Halves {
     pub(super) secret: Secret,
     /// Where they stood, for a fault.
     pub(super) place: String,
+    /// The source's own number of what was read, if it has one.
+    pub(super) version: Option<u64>,
+}
+
+/// What a source has.
+#[derive(Debug)]
+pub struct Reading {
+    /// Its pair; `None`: the one that was known.
+    pub pair: Option<Pair>,
+    /// The source's own number of it, if it has one.
+    pub version: Option<u64>,
 }
 
 impl Source {
     /// A source as configured. Reads nothing yet, but for `env`, which is read now and never again.
     ///
     /// # Errors
-    /// [`Fault`] for a source of a later version, or environment variables that hold no pair.
-    pub fn open(source: &KeySource, account: &str) -> Result<Self, Fault> {
-        let kind = match source {
-            KeySource::File { path, .. } if path.extension().is_some_and(|extension| extension == "age") => {
-                return Err(Fault::NotYet("a key file encrypted with age"));
-            }
-            KeySource::File { path, .. } => Kind::File(File::new(path, account)),
-            KeySource::Directory { path } => Kind::Directory(Directory::new(path)),
-            KeySource::Vault { .. } => return Err(Fault::NotYet("key source `vault`")),
-            KeySource::Env { access_key, secret_key } => Kind::Env(Env::read_once(access_key, secret_key)?),
-        };
-        Ok(Self { kind })
+    /// [`Fault`] for environment variables that hold no pair, and for a vault that isn't given.
+    pub fn open(source: &KeySource, account: &str, vault: Option<&Arc<Vault>>) -> Result<Self, Fault> {
+        if let KeySource::Vault { mount, path } = source {
+            let vault = vault.ok_or(Fault::NoVault)?.clone();
+            let poll = vault.settings().poll;
+            return Ok(Self::Vault(Box::new(InVault { secret: KvSecret::new(vault, mount, path), poll })));
+        }
+        Local::open(source, account).map(|local| Self::Local(Arc::new(local)))
     }
 
-    /// The pair that is there now. `known` spares making a pair anew that hasn't changed: then the
-    /// answer is `None`.
+    /// The pair that is there now. `known` spares making a pair anew that hasn't changed.
     ///
     /// # Errors
     /// [`Fault`] when there is no whole, sound pair.
-    pub fn read(&self, known: Option<&Pair>) -> Result<Option<Pair>, Fault> {
-        let halves = match &self.kind {
-            Kind::File(file) => file.read()?,
-            Kind::Directory(directory) => directory.read()?,
-            Kind::Env(env) => env.read(),
+    pub async fn read(&self, known: Option<Arc<Held>>) -> Result<Reading, Fault> {
+        let made = match self {
+            Self::Local(local) => {
+                let local = local.clone();
+                tokio::task::spawn_blocking(move || made(local.read()?, known.as_deref())).await
+            }
+            Self::Vault(there) => {
+                let address = || there.secret.vault().settings().address.clone();
+                let read = there.secret.read().await;
+                let halves = read.map_err(|fault| Fault::Vault { address: address(), fault })?;
+                // Making a pair stretches a digest.
+                tokio::task::spawn_blocking(move || made(halves, known.as_deref())).await
+            }
         };
-        if known.is_some_and(|known| known.same(&halves.access, &halves.secret)) {
-            return Ok(None);
-        }
-        let place = halves.place;
-        Pair::new(halves.access, halves.secret).map(Some).map_err(|why| Fault::no_pair(place, why))
+        made.unwrap_or(Err(Fault::Interrupted))
     }
 
-    /// What `check` warns of: a key file that a group can read, variables that are read once.
-    pub fn warning(&self) -> Option<String> {
-        match &self.kind {
-            Kind::File(file) => file.warning(),
-            Kind::Directory(_) => None,
-            Kind::Env(_) => Some("an `env` key source needs a restart to rotate".to_owned()),
+    /// Keeps alive what reading needs; never ends.
+    pub async fn tend(&self) {
+        match self {
+            Self::Local(_) => std::future::pending().await,
+            Self::Vault(there) => there.secret.vault().tend().await,
+        }
+    }
+
+    /// The vault that it is in.
+    pub fn vault(&self) -> Option<&Arc<Vault>> {
+        match self {
+            Self::Local(_) => None,
+            Self::Vault(there) => Some(there.secret.vault()),
+        }
+    }
+
+    /// How often it is to be read; `None`: once.
+    pub fn poll(&self) -> Option<Duration> {
+        match self {
+            Self::Local(local) if matches!(local.kind, Kind::Env(_)) => None,
+            Self::Local(_) => Some(POLL),
+            Self::Vault(there) => Some(there.poll),
         }
     }
 
     /// The word of the configuration.
     pub fn as_str(&self) -> &'static str {
-        match self.kind {
-            Kind::File(_) => "file",
-            Kind::Directory(_) => "directory",
-            Kind::Env(_) => "env",
+        match self {
+            Self::Vault(_) => "vault",
+            Self::Local(local) => match local.kind {
+                Kind::File(_) => "file",
+                Kind::Directory(_) => "directory",
+                Kind::Env(_) => "env",
+            },
         }
     }
 
     /// Whether its pair grows old: one that is read once can't.
     pub fn ages(&self) -> bool {
-        !matches!(self.kind, Kind::Env(_))
+        self.poll().is_some()
+    }
+}
+
+/// A pair, unless it is the one that is known.
+pub(super) fn made(halves: Halves, known: Option<&Held>) -> Result<Reading, Fault> {
+    let Halves { access, secret, place, version } = halves;
+    if known.is_some_and(|known| known.pair.same(&access, &secret)) {
+        return Ok(Reading { pair: None, version });
+    }
+    let pair = Pair::new(access, secret).map_err(|why| Fault::no_pair(place, why))?;
+    Ok(Reading { pair: Some(pair.numbered(version)), version })
+}
+
+impl Local {
+    pub(super) fn open(source: &KeySource, account: &str) -> Result<Self, Fault> {
+        let kind = match source {
+            KeySource::File { path, identity } => Kind::File(File::new(path, identity.as_deref(), account)),
+            KeySource::Directory { path } => Kind::Directory(Directory::new(path)),
+            KeySource::Env { access_key, secret_key } => Kind::Env(Env::read_once(access_key, secret_key)?),
+            KeySource::Vault { .. } => return Err(Fault::NoVault),
+        };
+        Ok(Self { kind })
+    }
+
+    pub(super) fn read(&self) -> Result<Halves, Fault> {
+        match &self.kind {
+            Kind::File(file) => file.read(),
+            Kind::Directory(directory) => directory.read(),
+            Kind::Env(env) => Ok(env.read()),
+        }
     }
 }

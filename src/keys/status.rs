@@ -26,11 +26,12 @@ pub enum Happening {
     Revoked,
     SourceLost,
     SourceBack,
+    SourceDeleted,
 }
 
 impl Happening {
     /// Every event.
-    pub const ALL: [Happening; 9] = [
+    pub const ALL: [Happening; 10] = [
         Happening::Seen,
         Happening::Verified,
         Happening::Promoted,
@@ -40,6 +41,7 @@ impl Happening {
         Happening::Revoked,
         Happening::SourceLost,
         Happening::SourceBack,
+        Happening::SourceDeleted,
     ];
 
     /// The label in metrics and log.
@@ -54,6 +56,7 @@ impl Happening {
             Happening::Revoked => "revoked",
             Happening::SourceLost => "source_lost",
             Happening::SourceBack => "source_back",
+            Happening::SourceDeleted => "source_deleted",
         }
     }
 }
@@ -103,6 +106,8 @@ impl Standing {
 pub struct PairStatus {
     /// Its digest.
     pub version: Version,
+    /// The source's own number of it, if it has one.
+    pub source_version: Option<u64>,
     /// Its place.
     pub role: Role,
     /// What Fastrac thinks of it.
@@ -114,12 +119,14 @@ pub struct PairStatus {
 /// How the source does.
 #[derive(Clone, Debug)]
 pub struct SourceStatus {
-    /// `file`, `directory` or `env`.
+    /// `file`, `directory`, `vault` or `env`.
     pub kind: &'static str,
     /// Whether the last reading was good.
     pub up: bool,
     /// When it was last read well.
     pub last_success: Option<Timestamp>,
+    /// The source's own number of what it gave last, if it has one.
+    pub version: Option<u64>,
     /// What is wrong, without any value.
     pub fault: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! Promises of rotation, on tokio's paused clock, with a key file and a Fastrac made of a table.
 #![allow(clippy::disallowed_methods, reason = "tests have no drain to join")]
 
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, sync::Arc};
 
 use parking_lot::Mutex;
 
@@ -58,6 +58,7 @@ impl World {
         let events = fastrac.clone();
         let (keys, keeper) = Keys::open(
             &account(folder.path(), change),
+            None,
             [],
             Box::new(move |event| events.events.lock().push(event.clone())),
         )
@@ -235,7 +236,7 @@ mod verifies {
     async fn a_canary_that_panics_is_undecided() {
         let folder = tempfile::tempdir().unwrap();
         put(folder.path(), 1);
-        let (keys, keeper) = Keys::open(&account(folder.path(), |_| {}), [], Box::new(|_| {})).unwrap();
+        let (keys, keeper) = Keys::open(&account(folder.path(), |_| {}), None, [], Box::new(|_| {})).unwrap();
         let task = tokio::spawn(keep(keeper, |_| async { panic!("canary") }));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(keys.lease().is_ok());
@@ -488,7 +489,7 @@ mod commands {
         let revoked = world.fastrac.events.lock().iter().filter(|e| e.what == Happening::Revoked).count();
         assert_eq!(revoked, 2);
         let (keys, keeper) =
-            Keys::open(&account(world.folder.path(), |_| {}), [first, second], Box::new(|_| {})).unwrap();
+            Keys::open(&account(world.folder.path(), |_| {}), None, [first, second], Box::new(|_| {})).unwrap();
         let task = tokio::spawn(keep(keeper, |_| async { Verdict::Verified }));
         world.pass(100).await;
         assert!(keys.lease().is_err(), "nor after a restart");

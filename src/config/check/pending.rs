@@ -7,10 +7,7 @@ use toml::de::DeValue;
 use super::{Findings, Place, place::Part, read::Tree};
 
 /// A key (`*` is any name), and its value if it is about one value only.
-const PENDING: [(&[&str], Option<&str>); 7] = [
-    // issue "Keys"
-    (&["accounts", "*", "keys", "source"], Some("vault")),
-    (&["accounts", "*", "keys", "identity"], None),
+const PENDING: [(&[&str], Option<&str>); 5] = [
     // later issues: fairness, cache in full, replicas
     (&["services", "*", "share"], None),
     (&["cache", "snapshot"], None),

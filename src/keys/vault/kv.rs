@@ -1,0 +1,231 @@
+//! One account's secret in a KV engine.
+//!
+//! Which of the engine's two versions a mount has is asked of the vault, as its own command line does
+//! (`sys/internal/ui/mounts`); a token that may not ask gets version 2. What always holds: a version
+//! that was deleted or destroyed is a fault and never a value; a denied reading leads to one new login,
+//! and the next only after a wait that grows, because an ended token and a denied path look the same.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::{
+    Fault, Vault, encoded,
+    token::Token,
+    wire::{Call, Reply},
+};
+use crate::keys::{secret::Secret, source::Halves};
+
+/// A whole reading: what the mount is, a login, the secret, and perhaps why not.
+const READING: Duration = Duration::from_secs(15);
+/// The first wait between two logins that only a denied reading asks for, and the longest.
+const FIRST_PATIENCE: Duration = Duration::from_secs(10);
+const LAST_PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Where the pair is.
+pub(crate) struct KvSecret {
+    vault: Arc<Vault>,
+    mount: String,
+    path: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    engine: Option<Engine>,
+    /// When a denied reading may lead to a login again, and how long it waited for that.
+    denied: Option<(Instant, Duration)>,
+}
+
+/// Version of the KV engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    V1,
+    V2,
+}
+
+#[derive(Deserialize)]
+struct Mounted {
+    data: Mount,
+}
+
+#[derive(Deserialize)]
+struct Mount {
+    options: Option<Options>,
+}
+
+#[derive(Deserialize)]
+struct Options {
+    version: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct V1 {
+    data: Fields,
+}
+
+#[derive(Deserialize)]
+struct V2 {
+    data: Option<Versioned>,
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    data: Option<Fields>,
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    version: u64,
+    #[serde(default)]
+    destroyed: bool,
+}
+
+#[derive(Deserialize)]
+struct Fields {
+    #[serde(default, deserialize_with = "text")]
+    access_key: Option<Secret>,
+    #[serde(default, deserialize_with = "text")]
+    secret_key: Option<Secret>,
+}
+
+fn text<'de, D: serde::Deserializer<'de>>(member: D) -> Result<Option<Secret>, D::Error> {
+    Ok(Option::<String>::deserialize(member)?.map(Secret::line))
+}
+
+impl std::fmt::Debug for KvSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KvSecret({}/{})", self.mount, self.path)
+    }
+}
+
+impl KvSecret {
+    pub(crate) fn new(vault: Arc<Vault>, mount: &str, path: &str) -> Self {
+        Self { vault, mount: mount.to_owned(), path: path.to_owned(), state: Mutex::default() }
+    }
+
+    /// The vault that it is in.
+    pub(crate) fn vault(&self) -> &Arc<Vault> {
+        &self.vault
+    }
+
+    /// Both halves of the newest version, and its number.
+    ///
+    /// # Errors
+    /// [`Fault`] when there is no whole pair.
+    pub(crate) async fn read(&self) -> Result<Halves, Fault> {
+        let read = tokio::time::timeout(READING, self.ask()).await.unwrap_or(Err(Fault::Late(READING)));
+        if let Err(fault) = &read
+            && !matches!(fault, Fault::Unreachable(_) | Fault::Late(_))
+        {
+            // It may have been mounted anew.
+            self.state.lock().engine = None;
+        }
+        read
+    }
+
+    async fn ask(&self) -> Result<Halves, Fault> {
+        let token = self.vault.token().await?;
+        let read = self.ask_with(&token).await;
+        if !matches!(read, Err(Fault::Denied(_))) {
+            self.state.lock().denied = None;
+            return read;
+        }
+        if !self.may_log_in() {
+            return read;
+        }
+        match self.vault.another(&token).await {
+            None => read,
+            Some(token) => self.ask_with(&*token?).await,
+        }
+    }
+
+    /// Whether a denied reading may lead to a login now; the next may only after a longer wait, unless
+    /// a reading succeeds in between.
+    fn may_log_in(&self) -> bool {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let wait = match state.denied {
+            None => FIRST_PATIENCE,
+            Some((at, _)) if now < at => return false,
+            Some((_, wait)) => (wait * 2).min(LAST_PATIENCE),
+        };
+        state.denied = Some((now + wait, wait));
+        true
+    }
+
+    async fn ask_with(&self, token: &Token) -> Result<Halves, Fault> {
+        let engine = self.engine(token).await?;
+        let between = if engine == Engine::V2 { "data/" } else { "" };
+        let path = format!("{}/{between}{}", encoded(&self.mount), encoded(&self.path));
+        let reply = self.vault.ask(Call::get(&path, &token.value)).await?;
+        match reply.status {
+            StatusCode::OK if engine == Engine::V2 => self.second(&reply),
+            StatusCode::OK => {
+                let V1 { data } = serde_json::from_slice(&reply.body).map_err(|_| self.malformed())?;
+                self.halves(data, None)
+            }
+            StatusCode::NOT_FOUND if engine == Engine::V2 => Err(self.gone(&reply)),
+            StatusCode::NOT_FOUND => Err(Fault::Missing(self.place())),
+            StatusCode::FORBIDDEN => Err(Fault::Denied(self.place())),
+            status => Err(Fault::Answered { status: status.as_u16(), said: super::said(&reply) }),
+        }
+    }
+
+    async fn engine(&self, token: &Token) -> Result<Engine, Fault> {
+        if let Some(engine) = self.state.lock().engine {
+            return Ok(engine);
+        }
+        let path = format!("sys/internal/ui/mounts/{}/{}", encoded(&self.mount), encoded(&self.path));
+        let reply = self.vault.ask(Call::get(&path, &token.value)).await?;
+        let mounted: Option<Mounted> =
+            serde_json::from_slice(&reply.body).ok().filter(|_| reply.status == StatusCode::OK);
+        let Some(mounted) = mounted else { return Ok(Engine::V2) };
+        let version = mounted.data.options.and_then(|options| options.version);
+        let engine = if version.as_deref() == Some("2") { Engine::V2 } else { Engine::V1 };
+        self.state.lock().engine = Some(engine);
+        Ok(engine)
+    }
+
+    fn second(&self, reply: &Reply) -> Result<Halves, Fault> {
+        let answer: V2 = serde_json::from_slice(&reply.body).map_err(|_| self.malformed())?;
+        match answer.data {
+            Some(Versioned { data: Some(fields), metadata }) if !metadata.destroyed => {
+                self.halves(fields, Some(metadata.version))
+            }
+            Some(_) => Err(self.gone(reply)),
+            None => Err(self.malformed()),
+        }
+    }
+
+    /// Whether there never was a secret, or its newest version is gone.
+    fn gone(&self, reply: &Reply) -> Fault {
+        match serde_json::from_slice(&reply.body) {
+            Ok(V2 { data: Some(Versioned { metadata, .. }) }) => {
+                let how = if metadata.destroyed { "destroyed" } else { "deleted" };
+                Fault::Deleted { place: self.place(), version: metadata.version, how }
+            }
+            _ => Fault::Missing(self.place()),
+        }
+    }
+
+    fn halves(&self, fields: Fields, version: Option<u64>) -> Result<Halves, Fault> {
+        let missing = |name: &str| Fault::Malformed(format!("{} has no {name}", self.place()));
+        let access = fields.access_key.ok_or_else(|| missing("access_key"))?;
+        let secret = fields.secret_key.ok_or_else(|| missing("secret_key"))?;
+        let place = format!("vault {}: {}", self.vault.settings().address, self.place());
+        Ok(Halves { access, secret, place, version })
+    }
+
+    fn malformed(&self) -> Fault {
+        Fault::Malformed(format!("{} is not text in access_key and secret_key", self.place()))
+    }
+
+    fn place(&self) -> String {
+        format!("{}/{}", self.mount, self.path)
+    }
+}

@@ -1,0 +1,1 @@
+//! Promises of the vault, against a stub of one in the same process, on tokio's paused clock.

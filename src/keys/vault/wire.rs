@@ -1,0 +1,216 @@
+//! One question to the vault over HTTP/1.1.
+//!
+//! What always holds: a connection is for one question, so nothing has to be kept alive between two
+//! readings; certificates are verified; connecting, and the whole exchange, have a deadline; an answer
+//! is bounded; what was received stands in buffers that are zeroed, as far as they are ours. Must not
+//! know what is asked. It fails with [`Fault`].
+
+use std::{io, pin::pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE, HOST, LOCATION},
+};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::{Fault, trust::Trust};
+use crate::{
+    config::file::BaseUrl,
+    keys::secret::{Secret, header},
+};
+
+/// TCP and TLS together: a vault stands in the same network.
+const CONNECT: Duration = Duration::from_secs(3);
+/// The whole exchange, the connection included.
+const EXCHANGE: Duration = Duration::from_secs(6);
+/// Longer answers are none of a vault's to us, bytes.
+const LONGEST: usize = 1 << 20;
+
+/// Says that a client, and not a page in a browser, asks (Vault's guard against request forgery).
+const REQUEST: &str = "x-vault-request";
+const TOKEN: &str = "x-vault-token";
+const NAMESPACE: &str = "x-vault-namespace";
+
+/// What is asked.
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    /// Below `/v1/`, percent-encoded.
+    pub(super) path: &'a str,
+    pub(super) token: Option<&'a Secret>,
+    /// JSON; empty: none.
+    pub(super) body: Zeroizing<Vec<u8>>,
+    /// Whether it is asked of the namespace, or of the vault as a whole.
+    pub(super) namespaced: bool,
+}
+
+/// What the vault said.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) body: Zeroizing<Vec<u8>>,
+    /// Where it sends the question to.
+    pub(super) location: Option<String>,
+}
+
+/// How the vault is reached.
+pub(super) struct Wire {
+    namespace: Option<String>,
+    trust: Arc<Trust>,
+    #[cfg(test)]
+    pub(super) stub: Option<Stub>,
+}
+
+/// Opens a connection in a test.
+#[cfg(test)]
+pub(super) type Stub = Box<dyn Fn(&BaseUrl) -> tokio::io::DuplexStream + Send + Sync>;
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl<'a> Call<'a> {
+    /// Reads something.
+    pub(super) fn get(path: &'a str, token: &'a Secret) -> Self {
+        Self { method: Method::GET, path, token: Some(token), body: Zeroizing::default(), namespaced: true }
+    }
+
+    /// Reads what needs no login and is the same in every namespace.
+    pub(super) fn open(path: &'a str) -> Self {
+        Self { method: Method::GET, path, token: None, body: Zeroizing::default(), namespaced: false }
+    }
+
+    /// Does something.
+    pub(super) fn post(path: &'a str, token: Option<&'a Secret>, body: Zeroizing<Vec<u8>>) -> Self {
+        Self { method: Method::POST, path, token, body, namespaced: true }
+    }
+}
+
+impl Wire {
+    pub(super) fn new(namespace: Option<String>, trust: Trust) -> Self {
+        Self {
+            namespace,
+            trust: Arc::new(trust),
+            #[cfg(test)]
+            stub: None,
+        }
+    }
+
+    /// Asks a server of the vault.
+    ///
+    /// # Errors
+    /// [`Fault`] when there is no whole answer in time. Any status is an answer.
+    pub(super) async fn ask(&self, server: &BaseUrl, call: &Call<'_>) -> Result<Reply, Fault> {
+        let request = self.request(server, call)?;
+        let exchange = async {
+            let io = tokio::time::timeout(CONNECT, self.connect(server)).await;
+            exchange(io.unwrap_or(Err(Fault::Late(CONNECT)))?, request).await
+        };
+        tokio::time::timeout(EXCHANGE, exchange).await.unwrap_or(Err(Fault::Late(EXCHANGE)))
+    }
+
+    fn request(&self, server: &BaseUrl, call: &Call<'_>) -> Result<Request<Full<Bytes>>, Fault> {
+        let unfit = |_| Fault::Unfit("a name in it can't stand in a request".to_owned());
+        let mut request = Request::builder()
+            .method(call.method.clone())
+            .uri(format!("{}/v1/{}", server.prefix, call.path))
+            .header(HOST, server.authority())
+            .header(REQUEST, "true")
+            .header(ACCEPT, "application/json");
+        if let Some(namespace) = self.namespace.as_ref().filter(|_| call.namespaced) {
+            request = request.header(NAMESPACE, HeaderValue::try_from(namespace).map_err(|e| unfit(e.into()))?);
+        }
+        if let Some(token) = call.token {
+            let value = header("token", token.expose().as_bytes().to_vec());
+            request = request.header(TOKEN, value.map_err(|_| Fault::Unfit("the token is no text".to_owned()))?);
+        }
+        if !call.body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        request.body(Full::new(Bytes::from_owner(call.body.clone()))).map_err(unfit)
+    }
+
+    async fn connect(&self, server: &BaseUrl) -> Result<Box<dyn Io>, Fault> {
+        #[cfg(test)]
+        if let Some(stub) = &self.stub {
+            return Ok(Box::new(stub(server)));
+        }
+        let trust = self.trust.clone();
+        // Files are read, and certificates parsed.
+        let tls = if server.tls {
+            let built = tokio::task::spawn_blocking(move || trust.config()).await;
+            Some(built.unwrap_or_else(|_| Err(Fault::Unfit("reading the certificates broke off".to_owned())))?)
+        } else {
+            None
+        };
+        let tcp = TcpStream::connect((server.host.as_str(), server.port)).await.map_err(unreachable)?;
+        tcp.set_nodelay(true).map_err(unreachable)?;
+        let Some(tls) = tls else { return Ok(Box::new(tcp)) };
+        let name = ServerName::try_from(server.host.clone());
+        let name = name.map_err(|_| Fault::Unfit("its host is no name for TLS".to_owned()))?;
+        Ok(Box::new(TlsConnector::from(tls).connect(name, tcp).await.map_err(unreachable)?))
+    }
+}
+
+fn unreachable(error: io::Error) -> Fault {
+    Fault::Unreachable(error.to_string())
+}
+
+async fn exchange(io: Box<dyn Io>, request: Request<Full<Bytes>>) -> Result<Reply, Fault> {
+    let cut = |error: hyper::Error| Fault::Unreachable(error.to_string());
+    let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(cut)?;
+    let mut frames = Vec::new();
+    let head = {
+        let mut asked = pin!(async {
+            let answer = sender.send_request(request).await.map_err(cut)?;
+            let (head, body) = answer.into_parts();
+            collect(body, &mut frames).await?;
+            let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+            Ok((head.status, location.map(str::to_owned)))
+        });
+        // Boxed, so that it is gone before the buffers are zeroed.
+        let mut connection = Box::pin(connection);
+        tokio::select! {
+            biased;
+            head = &mut asked => head,
+            // Over, perhaps after the whole answer: whoever waits for it is told.
+            _ = &mut connection => asked.await,
+        }
+    };
+    drop(sender);
+    let body = joined(frames);
+    head.map(|(status, location)| Reply { status, body, location })
+}
+
+/// Takes an answer's body as it comes.
+async fn collect(mut body: Incoming, frames: &mut Vec<Bytes>) -> Result<(), Fault> {
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame.map_err(|error| Fault::Unreachable(error.to_string()))?.into_data() else { continue };
+        length += bytes.len();
+        if length > LONGEST {
+            return Err(Fault::Malformed("its answer is longer than 1 MiB".to_owned()));
+        }
+        frames.push(bytes);
+    }
+    Ok(())
+}
+
+/// One zeroing buffer out of the frames, which are zeroed where nothing else holds them.
+fn joined(frames: Vec<Bytes>) -> Zeroizing<Vec<u8>> {
+    let mut body = Zeroizing::new(Vec::with_capacity(frames.iter().map(Bytes::len).sum()));
+    for frame in frames {
+        body.extend_from_slice(&frame);
+        if let Ok(mut own) = frame.try_into_mut() {
+            own.as_mut().zeroize();
+        }
+    }
+    body
+}

@@ -1,0 +1,115 @@
+//! Text that is encrypted at rest with age.
+//!
+//! Key files (`*.age`) and the copies of pairs that survive a restart. What always holds: plain text
+//! stands in zeroing buffers only; no error quotes what was read. Must not know what the text means, and
+//! touches no file. It fails with [`Unopened`].
+
+use std::io::{Read as _, Write as _};
+
+use age::{Decryptor, Encryptor, IdentityFile, armor::ArmoredReader};
+use zeroize::Zeroizing;
+
+/// Longest plain text, bytes.
+const LONGEST: usize = 1 << 20;
+
+/// Why a text stays closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unopened {
+    /// The identity file holds none.
+    #[error("holds no age identity (AGE-SECRET-KEY-1…; age-keygen makes one)")]
+    NoIdentity,
+    /// It is not an age file, or one that was changed.
+    #[error("is no age file, or not a whole one")]
+    NotAge,
+    /// It is encrypted to others.
+    #[error("is not encrypted to this identity")]
+    NotForUs,
+    /// Longer than any key file.
+    #[error("is longer than 1 MiB")]
+    TooLong,
+    /// The system gives no random numbers.
+    #[error("can't be encrypted")]
+    NotSealed,
+}
+
+/// Decrypts a text, armoured or not, with any of the identities in an identity file.
+///
+/// # Errors
+/// [`Unopened`], about the identity file for [`Unopened::NoIdentity`], else about the text.
+pub fn open(text: &[u8], identities: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+    let identities = read(identities)?.into_identities().map_err(|_| Unopened::NoIdentity)?;
+    let sealed = Decryptor::new_buffered(ArmoredReader::new(text)).map_err(|_| Unopened::NotAge)?;
+    let opened = sealed.decrypt(identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity));
+    let opened = opened.map_err(|error| match error {
+        age::DecryptError::NoMatchingKeys => Unopened::NotForUs,
+        _ => Unopened::NotAge,
+    })?;
+    // The plain text is never longer than the cipher text; with room for one byte more, the buffer does
+    // not grow and leave a copy behind.
+    let mut plain = Zeroizing::new(Vec::with_capacity(text.len().min(LONGEST) + 33));
+    opened.take(LONGEST as u64 + 1).read_to_end(&mut plain).map_err(|_| Unopened::NotAge)?;
+    if plain.len() > LONGEST { Err(Unopened::TooLong) } else { Ok(plain) }
+}
+
+/// Encrypts a text to all identities of an identity file.
+///
+/// # Errors
+/// [`Unopened::NoIdentity`] about the file; [`Unopened::NotSealed`] when the system gives no random
+/// numbers.
+pub fn seal(plain: &[u8], identities: &[u8]) -> Result<Vec<u8>, Unopened> {
+    let recipients = read(identities)?.to_recipients().map_err(|_| Unopened::NoIdentity)?;
+    let recipients = recipients.iter().map(|recipient| recipient.as_ref() as &dyn age::Recipient);
+    let encryptor = Encryptor::with_recipients(recipients).map_err(|_| Unopened::NoIdentity)?;
+    let mut text = Vec::with_capacity(plain.len() + 1024);
+    let mut writer = encryptor.wrap_output(&mut text).map_err(|_| Unopened::NotSealed)?;
+    writer.write_all(plain).and_then(|()| writer.finish()).map_err(|_| Unopened::NotSealed)?;
+    Ok(text)
+}
+
+fn read(identities: &[u8]) -> Result<IdentityFile<age::NoCallbacks>, Unopened> {
+    // Its own errors name the line only, but we say no more than that there is none.
+    let file = IdentityFile::from_buffer(identities).map_err(|_| Unopened::NoIdentity)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> String {
+        use age::secrecy::ExposeSecret as _;
+        let identity = age::x25519::Identity::generate();
+        format!("# created: now\n# public key: {}\n{}\n", identity.to_public(), identity.to_string().expose_secret())
+    }
+
+    #[test]
+    fn what_is_sealed_opens_with_its_identity_and_no_other() {
+        let (ours, others) = (identity(), identity());
+        let sealed = seal(b"[main]\n", ours.as_bytes()).unwrap();
+        assert_eq!(open(&sealed, ours.as_bytes()).unwrap().as_slice(), b"[main]\n");
+        assert_eq!(open(&sealed, others.as_bytes()), Err(Unopened::NotForUs));
+        assert!(!sealed.windows(6).any(|window| window == b"[main]"));
+    }
+
+    #[test]
+    fn one_bit_more_or_less_is_no_age_file() {
+        let ours = identity();
+        let sealed = seal(b"secret", ours.as_bytes()).unwrap();
+        for at in 0..sealed.len() {
+            let mut bent = sealed.clone();
+            bent[at] ^= 1;
+            assert!(open(&bent, ours.as_bytes()).is_err(), "byte {at}");
+            assert!(open(&sealed[..at], ours.as_bytes()).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_identities_says_so_and_nothing_of_itself() {
+        let sealed = seal(b"secret", identity().as_bytes()).unwrap();
+        for text in ["", "# only a comment\n", "AGE-SECRET-KEY-1WRONG\n", "\u{0}"] {
+            let fault = open(&sealed, text.as_bytes()).unwrap_err();
+            assert!(matches!(fault, Unopened::NoIdentity | Unopened::NotForUs), "{text:?}: {fault}");
+            assert_eq!(seal(b"x", text.as_bytes()), Err(Unopened::NoIdentity), "{text:?}");
+        }
+    }
+}

@@ -9,6 +9,7 @@ pub mod check;
 pub mod file;
 pub mod files;
 pub mod load;
+pub mod sealed;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -302,9 +303,18 @@ pub enum KeySource {
     /// Files `access_key` and `secret_key` in a folder.
     Directory { path: PathBuf },
     /// KV fields `access_key` and `secret_key`.
-    Vault { mount: String, path: String },
+    Vault { mount: String, path: String, sealed_copy: Option<SealedCopy> },
     /// Two environment variables, read once.
     Env { access_key: String, secret_key: String },
+}
+
+/// A copy of a vault's pair, encrypted with age, for a restart while the vault is down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedCopy {
+    /// The copy; written by the gateway.
+    pub path: PathBuf,
+    /// File with the age identity.
+    pub identity: PathBuf,
 }
 
 /// How a pair gives way to the next.

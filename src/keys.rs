@@ -7,6 +7,7 @@
 //! request or a canary is sent: [`crate::rotation`] moves it, with a canary that `app` supplies. It
 //! fails with [`NoKey`].
 
+mod copy;
 mod directory;
 mod env;
 mod file;
@@ -19,6 +20,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod vault;
+mod watch;
 
 use std::{fmt, sync::Arc};
 
@@ -32,6 +34,7 @@ use tokio::{
 
 pub(crate) use self::life::{Life, Next};
 pub use self::{
+    copy::{Copy, Restored},
     leak::{Leak, Scan},
     secret::{BadPair, NotAVersion, Pair, Secret, Version},
     source::{Fault, Reading, Source},
@@ -57,6 +60,8 @@ pub struct Keeper {
     pub(crate) source: Arc<Source>,
     pub(crate) inbox: mpsc::Receiver<Asked>,
     pub(crate) observer: Observer,
+    /// Whether the source's own hints of changes are heeded, or its pace alone.
+    pub(crate) watched: bool,
 }
 
 /// Told of every [`Event`] of an account, after it took effect: metrics, and the store for
@@ -178,7 +183,7 @@ impl Keys {
             vault: source.vault().cloned(),
             inbox: asked,
         });
-        Ok((keys.clone(), Keeper { keys, life, source, inbox, observer }))
+        Ok((keys.clone(), Keeper { keys, life, source, inbox, observer, watched: true }))
     }
 
     /// The vault that the source is in.

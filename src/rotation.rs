@@ -7,15 +7,21 @@
 //! undecided. It must not know how a canary is sent. It ends when it is dropped, and its canaries
 //! with it.
 
+mod copying;
+mod waiting;
+
 use std::{collections::HashMap, pin::pin, time::Duration};
 
 use tokio::{
-    sync::oneshot,
     task::{Id, JoinError, JoinSet},
     time::Instant,
 };
 
-use crate::keys::{Asked, Fault, Happening, Keeper, Lease, Next, Reading, Remedy, Rotated, Verdict, Version};
+use self::{
+    copying::Copying,
+    waiting::{Refused, Reply, Rotate, Waiting},
+};
+use crate::keys::{Asked, Fault, Happening, Keeper, Lease, Next, Reading, Remedy, Restored, Rotated, Verdict, Version};
 
 /// How soon a source is read again while it is being changed.
 const POLL_CHANGING: Duration = Duration::from_millis(100);
@@ -23,6 +29,8 @@ const POLL_CHANGING: Duration = Duration::from_millis(100);
 const REFRESH_FLOOR: Duration = Duration::from_millis(250);
 /// A source that is being changed for longer than this is lost.
 const CHANGING_AT_MOST: Duration = Duration::from_secs(10);
+/// A source that tells of changes is read at most this often.
+const WATCH_FLOOR: Duration = Duration::from_millis(50);
 /// How soon a source that failed is read again, at first: longer each time, up to its own pace.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// How long a refused request waits for a source that is slow to answer.
@@ -46,7 +54,10 @@ where
         reading: false,
         refreshed: None,
         poll_at: Instant::now(),
+        read_at: Instant::now(),
+        told: false,
         changing_since: None,
+        copying: Copying::default(),
         failures: 0,
         refused: Vec::new(),
         judged: Vec::new(),
@@ -67,7 +78,11 @@ struct Task<C> {
     /// The version whose refusal made the source be read last, and when.
     refreshed: Option<(Version, Instant)>,
     poll_at: Instant,
+    /// When the last reading began, and whether the source told of a change since.
+    read_at: Instant,
+    told: bool,
     changing_since: Option<Instant>,
+    copying: Copying,
     /// Readings that failed, up to now.
     failures: u32,
     /// Those that wait for the reading.
@@ -79,36 +94,9 @@ struct Task<C> {
 
 /// A job's end.
 enum Done {
-    Read(Box<Result<Reading, Fault>>),
+    Read(Box<Result<Reading, Fault>>, Option<Box<Restored>>),
+    Copied(Result<(), Fault>),
     Verdict(Version, Verdict),
-}
-
-struct Refused {
-    version: Version,
-    may_resend: bool,
-    /// The first reading that can tell what the source holds now.
-    reading: u64,
-    until: Instant,
-    reply: oneshot::Sender<Remedy>,
-}
-
-struct Rotate {
-    reading: u64,
-    force: bool,
-    until: Instant,
-    reply: oneshot::Sender<Rotated>,
-}
-
-/// Somebody who waits for the canary's verdict on a version.
-struct Waiting {
-    version: Version,
-    reply: Reply,
-}
-
-enum Reply {
-    Refused(oneshot::Sender<Remedy>, bool),
-    Rotate(oneshot::Sender<Rotated>),
-    Verify(oneshot::Sender<Option<(Version, Verdict)>>),
 }
 
 impl<C, F> Task<C>
@@ -118,11 +106,13 @@ where
 {
     async fn run(&mut self) {
         let source = self.keeper.source.clone();
+        let watched = self.keeper.watched;
         let mut tending = pin!(source.tend());
         loop {
             self.settle();
             let patience = self.refused.iter().map(|refused| refused.until).min();
-            let due = self.keeper.life.next().into_iter().chain(patience);
+            let told = (self.told && !self.reading).then_some(self.read_at + WATCH_FLOOR);
+            let due = self.keeper.life.next().into_iter().chain(patience).chain(told);
             let wake = due.fold(self.poll_at, Instant::min);
             tokio::select! {
                 asked = self.keeper.inbox.recv() => match asked {
@@ -131,6 +121,7 @@ where
                 },
                 Some(done) = self.jobs.join_next_with_id() => self.done(done),
                 () = &mut tending => {}
+                () = source.changed(), if watched && !self.told => self.told = true,
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
@@ -139,7 +130,9 @@ where
     /// Starts what is due, shows the new state, and tells what happened.
     fn settle(&mut self) {
         let now = Instant::now();
-        if now >= self.poll_at {
+        let told = self.told && !self.reading && now >= self.read_at + WATCH_FLOOR;
+        if told || now >= self.poll_at {
+            self.told &= !told;
             self.read(now);
         }
         let (late, waiting) = std::mem::take(&mut self.refused).into_iter().partition(|refused| refused.until <= now);
@@ -154,7 +147,18 @@ where
             self.canaries.insert(job.id(), version);
         }
         self.show();
+        self.copy();
         self.release();
+    }
+
+    /// Has the pair in use written to its sealed copy, where there is to be one.
+    fn copy(&mut self) {
+        let Some(copy) = self.keeper.source.copy() else { return };
+        let Some((held, since, read_at)) = self.keeper.life.worth_copying() else { return };
+        if self.copying.begins(&held, since, self.keeper.life.max_age()) {
+            let copy = copy.clone();
+            self.jobs.spawn_blocking(move || Done::Copied(copy.save(&held.pair, read_at)));
+        }
     }
 
     fn show(&mut self) {
@@ -179,10 +183,15 @@ where
         if self.reading {
             return;
         }
-        self.reading = true;
+        (self.reading, self.read_at) = (true, now);
         self.reads += 1;
         let (source, seen) = (self.keeper.source.clone(), self.keeper.life.seen());
-        self.jobs.spawn(async move { Done::Read(Box::new(source.read(seen).await)) });
+        self.jobs.spawn(async move {
+            let first = seen.is_none();
+            let read = source.read(seen).await;
+            let copy = if first && read.is_err() { source.restore().await } else { None };
+            Done::Read(Box::new(read), copy.map(Box::new))
+        });
     }
 
     /// The number of a reading that begins from now on. One that is on its way may have seen the
@@ -233,11 +242,22 @@ where
             }
             Err(error) => match self.canaries.remove(&error.id()) {
                 Some(version) => Done::Verdict(version, Verdict::Undecided),
-                None => Done::Read(Box::new(Err(Fault::Interrupted))),
+                None => Done::Read(Box::new(Err(Fault::Interrupted)), None),
             },
         };
         match done {
-            Done::Read(read) => self.was_read(*read, now),
+            Done::Read(read, copy) => {
+                if let Some(copy) = copy {
+                    self.keeper.life.restore(*copy, now);
+                }
+                self.was_read(*read, now);
+            }
+            Done::Copied(copied) => {
+                self.copying.ended();
+                if let Err(fault) = copied {
+                    tracing::warn!(account = self.keeper.life.account(), %fault, "no sealed copy of the key pair");
+                }
+            }
             Done::Verdict(version, verdict) => {
                 self.keeper.life.verdict(version, verdict, now);
                 self.show();

@@ -109,7 +109,10 @@ fn account(account: &Account) -> Value {
     let keys = match &account.keys {
         KeySource::File { path, identity } => json!({ "source": "file", "path": path, "identity": identity }),
         KeySource::Directory { path } => json!({ "source": "directory", "path": path }),
-        KeySource::Vault { mount, path } => json!({ "source": "vault", "mount": mount, "path": path }),
+        KeySource::Vault { mount, path, sealed_copy } => {
+            let copy = sealed_copy.as_ref().map(|copy| json!({ "path": copy.path, "identity": copy.identity }));
+            json!({ "source": "vault", "mount": mount, "path": path, "sealed_copy": copy })
+        }
         KeySource::Env { access_key, secret_key } => {
             json!({ "source": "env", "access_key": access_key, "secret_key": secret_key })
         }

@@ -111,9 +111,8 @@ fn status(body: &Value) -> Vec<String> {
         let keys = &account["keys"];
         for pair in items(&keys["pairs"]) {
             let age = span(pair["age_seconds"].as_u64().unwrap_or_default());
-            rows.push(
-                [name, text(&pair["version"]), text(&pair["role"]), text(&pair["standing"]), &age].map(str::to_owned),
-            );
+            let version = version(pair);
+            rows.push([name, &version, text(&pair["role"]), text(&pair["standing"]), &age].map(str::to_owned));
         }
         for version in items(&keys["revoked"]) {
             rows.push([name, text(version), "revoked", "-", "-"].map(str::to_owned));
@@ -129,6 +128,12 @@ fn status(body: &Value) -> Vec<String> {
     let mut lines = table(["ACCOUNT", "VERSION", "ROLE", "STANDING", "AGE"], &rows);
     lines.append(&mut notes);
     lines
+}
+
+/// A pair's digest, and beside it the source's own number of it, if it has one.
+fn version(pair: &Value) -> String {
+    let digest = text(&pair["version"]);
+    pair["source_version"].as_u64().map_or_else(|| digest.to_owned(), |number| format!("{digest} (v{number})"))
 }
 
 fn source(account: &str, source: &Value) -> String {
@@ -225,6 +230,13 @@ mod tests {
             "main: source file: keys.toml: gone; last read at 2026-11-24T09:12:44Z",
         ];
         assert_eq!(status(&body), lines);
+    }
+
+    #[test]
+    fn a_source_s_own_number_stands_beside_the_digest() {
+        let pair = json!({ "version": "1f0c9a2b", "source_version": 7, "role": "current", "standing": "verified" });
+        let body = json!({ "accounts": { "main": { "keys": { "pairs": [pair], "source": { "kind": "vault" } } } } });
+        assert_eq!(status(&body)[1], "main     1f0c9a2b (v7)  current  verified  0s");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    account::{Account, Auth, Breaker, Budget, Keys, KeysSource, Messages, Rotation, Version},
+    account::{Account, Auth, Breaker, Budget, Keys, KeysSource, Messages, Rotation, SealedCopy, Version},
     operation::{CachePolicy, Operation},
     schema::schema,
     service::{ChargeHits, Credential, Quota, Service},

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::{
     Account, Config, KeySource, ServerTls, VaultAuth,
     check::{Finding, Lines, Place},
+    sealed,
 };
 
 /// Larger than any file of keys or certificates: the platform's whole bundle of roots has 250 KB.
@@ -87,9 +88,14 @@ impl Inspection<'_> {
                 let content = self.open(path, &place.key("path"));
                 self.closed(path, &place.key("path"));
                 match (identity, content) {
-                    (Some(identity), _) => {
-                        self.open(identity, &place.key("identity"));
-                        self.closed(identity, &place.key("identity"));
+                    (Some(identity), content) => {
+                        let identities = self.identity(identity, &place.key("identity"));
+                        if let (Some(content), Some(identities)) = (content, identities) {
+                            match sealed::open(&content, &identities) {
+                                Ok(content) => self.key_file(&content, &account.name, &place.key("path")),
+                                Err(why) => self.fault(&place.key("path"), format!("{} {why}", path.display())),
+                            }
+                        }
                     }
                     (None, Some(content)) => self.key_file(&content, &account.name, &place.key("path")),
                     (None, None) => {}
@@ -104,6 +110,9 @@ impl Inspection<'_> {
                     }
                     self.not_lax(&file, &place.key("path"));
                 }
+            }
+            KeySource::Vault { sealed_copy: Some(copy), .. } => {
+                self.identity(&copy.identity, &place.key("sealed_copy").key("identity"));
             }
             KeySource::Vault { .. } | KeySource::Env { .. } => {}
         }
@@ -148,6 +157,19 @@ impl Inspection<'_> {
                 self.pem(cert, &place.key("cert"), pem::certificates);
                 self.pem(key, &place.key("key"), pem::private_key);
                 self.not_lax(key, &place.key("key"));
+            }
+        }
+    }
+
+    /// A file with an age identity.
+    fn identity(&mut self, path: &Path, place: &Place) -> Option<Zeroizing<Vec<u8>>> {
+        let content = self.open(path, place)?;
+        self.closed(path, place);
+        match sealed::seal(b"", &content) {
+            Ok(_) => Some(content),
+            Err(why) => {
+                self.fault(place, format!("{} {why}", path.display()));
+                None
             }
         }
     }

@@ -20,8 +20,8 @@ use super::{
     source::{Fault, Halves},
 };
 
-const ACCESS: &str = "access_key";
-const SECRET: &str = "secret_key";
+pub(super) const ACCESS: &str = "access_key";
+pub(super) const SECRET: &str = "secret_key";
 /// The link of Kubernetes' atomic writer.
 const DATA: &str = "..data";
 /// How often a folder that changes under the reader is tried.

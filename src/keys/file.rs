@@ -18,7 +18,7 @@ use super::{
     secret::Secret,
     source::{Fault, Halves},
 };
-use crate::sealed::{self, Unopened};
+use crate::config::sealed::{self, Unopened};
 
 /// Larger files are no key files, bytes.
 const LARGEST: u64 = 1 << 20;
@@ -86,7 +86,7 @@ impl File {
 }
 
 /// Others must not read or write a key file, and a group must not write it.
-fn check_mode(path: &Path, mode: u32) -> Result<(), Fault> {
+pub(super) fn check_mode(path: &Path, mode: u32) -> Result<(), Fault> {
     if mode & 0o026 != 0 {
         return Err(Fault::Mode { path: path.to_owned(), mode: mode & 0o7777 });
     }
@@ -137,7 +137,10 @@ fn bytes_of(path: &Path, file: &mut std::fs::File) -> Result<Zeroizing<Vec<u8>>,
 }
 
 /// Reads a file that doesn't change meanwhile.
-fn read_stable(path: &Path, check: impl Fn(&Path, u32) -> Result<(), Fault>) -> Result<Zeroizing<Vec<u8>>, Fault> {
+pub(super) fn read_stable(
+    path: &Path,
+    check: impl Fn(&Path, u32) -> Result<(), Fault>,
+) -> Result<Zeroizing<Vec<u8>>, Fault> {
     let unreadable = |error| Fault::unreadable(path, error);
     for _ in 0..TRIES {
         let mut file = std::fs::File::open(path).map_err(unreadable)?;

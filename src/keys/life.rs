@@ -5,13 +5,13 @@
 //! never takes over; a revoked version never serves; a pair that is verified and not refused is given
 //! up only for another. Time comes in as an argument. Never fails.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    Event, Happening, Held, Role, Snapshot, SourceStatus, Standing, Verdict,
+    Event, Happening, Held, Restored, Role, Snapshot, SourceStatus, Standing, Verdict,
     secret::{Pair, Version},
     slot::Slot,
     source::Fault,
@@ -90,7 +90,34 @@ impl Life {
         self.source.fault = None;
         self.source.last_success = Some(Timestamp::now());
         self.read_at = Some(now);
-        let Some(pair) = new else { return };
+        if let Some(pair) = new {
+            self.meet(pair, now);
+        }
+    }
+
+    /// A source that was never read can't be: the pair of its sealed copy, if it isn't too old.
+    pub(crate) fn restore(&mut self, Restored { pair, age }: Restored, now: Instant) {
+        let read_at = now.checked_sub(age).filter(|_| self.seen.is_none() && age < self.rotation.max_age);
+        let Some(read_at) = read_at else { return };
+        tracing::warn!(account = %self.account, version = %pair.version(), "the sealed copy of the key pair is used");
+        self.source.last_success = Timestamp::now().checked_sub(age).ok();
+        self.read_at = Some(read_at);
+        self.meet(pair, now);
+    }
+
+    /// The pair in use, for its sealed copy, and when its source was read well.
+    pub(crate) fn worth_copying(&self) -> Option<(Arc<Held>, Instant, Timestamp)> {
+        let slot = self.current.as_ref().filter(|slot| slot.standing != Standing::Refused && self.source.up)?;
+        Some((slot.held.clone(), self.read_at?, self.source.last_success?))
+    }
+
+    /// How long a pair may serve after its source was read well.
+    pub(crate) fn max_age(&self) -> Duration {
+        self.rotation.max_age
+    }
+
+    /// A pair that the source gave for the first time.
+    fn meet(&mut self, pair: Pair, now: Instant) {
         let held = Arc::new(Held { account: self.account.clone(), pair, loaded_at: Timestamp::now() });
         let version = held.version();
         self.seen = Some(held.clone());

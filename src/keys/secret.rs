@@ -203,6 +203,11 @@ impl Pair {
         self.access.expose() == access.expose() && self.secret.expose() == secret.expose()
     }
 
+    /// Both halves.
+    pub(super) fn halves(&self) -> (&Secret, &Secret) {
+        (&self.access, &self.secret)
+    }
+
     pub(super) fn headers(&self) -> &Headers {
         &self.headers
     }

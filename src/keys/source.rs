@@ -13,11 +13,13 @@ use std::{
 
 use super::{
     Held,
-    directory::Directory,
+    copy::{Copy, Restored},
+    directory::{self, Directory},
     env::Env,
     file::File,
     secret::{BadPair, Pair, Secret},
     vault::{self, KvSecret, Vault},
+    watch::Watch,
 };
 use crate::config::KeySource;
 
@@ -37,6 +39,7 @@ pub enum Source {
 #[derive(Debug)]
 pub struct Local {
     kind: Kind,
+    watch: Watch,
 }
 
 /// A secret of a vault, and how often it is read.
@@ -44,6 +47,7 @@ pub struct Local {
 pub struct InVault {
     secret: KvSecret,
     poll: Duration,
+    copy: Option<Arc<Copy>>,
 }
 
 #[derive(Debug)]
@@ -151,10 +155,11 @@ impl Source {
     /// # Errors
     /// [`Fault`] for environment variables that hold no pair, and for a vault that isn't given.
     pub fn open(source: &KeySource, account: &str, vault: Option<&Arc<Vault>>) -> Result<Self, Fault> {
-        if let KeySource::Vault { mount, path } = source {
+        if let KeySource::Vault { mount, path, .. } = source {
             let vault = vault.ok_or(Fault::NoVault)?.clone();
             let poll = vault.settings().poll;
-            return Ok(Self::Vault(Box::new(InVault { secret: KvSecret::new(vault, mount, path), poll })));
+            let copy = Copy::of(source, account, &vault.settings().address).map(Arc::new);
+            return Ok(Self::Vault(Box::new(InVault { secret: KvSecret::new(vault, mount, path), poll, copy })));
         }
         Local::open(source, account).map(|local| Self::Local(Arc::new(local)))
     }
@@ -180,12 +185,36 @@ impl Source {
         made.unwrap_or(Err(Fault::Interrupted))
     }
 
+    /// Returns when reading again may find something new; never, where the source doesn't tell. Only a
+    /// hint. Cancel safe.
+    pub async fn changed(&self) {
+        match self {
+            Self::Local(local) => local.watch.changed().await,
+            Self::Vault(_) => std::future::pending().await,
+        }
+    }
+
     /// Keeps alive what reading needs; never ends.
     pub async fn tend(&self) {
         match self {
             Self::Local(_) => std::future::pending().await,
             Self::Vault(there) => there.secret.vault().tend().await,
         }
+    }
+
+    /// The copy on disk, if it is to have one.
+    pub fn copy(&self) -> Option<&Arc<Copy>> {
+        match self {
+            Self::Local(_) => None,
+            Self::Vault(there) => there.copy.as_ref(),
+        }
+    }
+
+    /// What the copy on disk holds, for a source that was never read.
+    pub async fn restore(&self) -> Option<Restored> {
+        let copy = self.copy()?.clone();
+        let loaded = tokio::task::spawn_blocking(move || copy.load()).await.ok()?;
+        loaded.inspect_err(|fault| tracing::warn!(%fault, "the sealed copy of a key pair can't be used")).ok()?
     }
 
     /// The vault that it is in.
@@ -235,16 +264,23 @@ pub(super) fn made(halves: Halves, known: Option<&Held>) -> Result<Reading, Faul
 
 impl Local {
     pub(super) fn open(source: &KeySource, account: &str) -> Result<Self, Fault> {
+        let watch = Watch::new(match source {
+            KeySource::File { path, identity } => [path].into_iter().chain(identity).cloned().collect(),
+            KeySource::Directory { path } => vec![path.join(directory::ACCESS), path.join(directory::SECRET)],
+            _ => Vec::new(),
+        });
         let kind = match source {
             KeySource::File { path, identity } => Kind::File(File::new(path, identity.as_deref(), account)),
             KeySource::Directory { path } => Kind::Directory(Directory::new(path)),
             KeySource::Env { access_key, secret_key } => Kind::Env(Env::read_once(access_key, secret_key)?),
             KeySource::Vault { .. } => return Err(Fault::NoVault),
         };
-        Ok(Self { kind })
+        Ok(Self { kind, watch })
     }
 
     pub(super) fn read(&self) -> Result<Halves, Fault> {
+        // First: a change after it is either read or told.
+        self.watch.arm();
         match &self.kind {
             Kind::File(file) => file.read(),
             Kind::Directory(directory) => directory.read(),

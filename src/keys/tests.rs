@@ -270,7 +270,7 @@ mod files {
 
     #[test]
     fn that_can_not_be_had_are_refused_clearly() {
-        let vault = KeySource::Vault { mount: "secret".into(), path: "x".into() };
+        let vault = KeySource::Vault { mount: "secret".into(), path: "x".into(), sealed_copy: None };
         assert!(matches!(Source::open(&vault, "main", None), Err(Fault::NoVault)));
         let env = KeySource::Env { access_key: "FASTRAC_NOT_SET_A".into(), secret_key: "FASTRAC_NOT_SET_B".into() };
         assert!(Source::open(&env, "main", None).unwrap_err().to_string().contains("FASTRAC_NOT_SET_A"));

@@ -56,13 +56,15 @@ impl World {
             put(folder.path(), first);
         }
         let events = fastrac.clone();
-        let (keys, keeper) = Keys::open(
+        let (keys, mut keeper) = Keys::open(
             &account(folder.path(), change),
             None,
             [],
             Box::new(move |event| events.events.lock().push(event.clone())),
         )
         .unwrap();
+        // Hints come in real time, which stands still here.
+        keeper.watched = false;
         let asked = fastrac.clone();
         let task = tokio::spawn(keep(keeper, move |lease| {
             let (fastrac, number) = (asked.clone(), number(&lease));

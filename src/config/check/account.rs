@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Desk, Findings, Place, operation::names, spelling::unknown};
 use crate::config::{
     Account, AuthStyle, Breaker, Budget, Class, Endpoint, KeySource, Messages, Operation, Proxy, Rate, Rotation,
+    SealedCopy,
     file::{self, Auth, BaseUrl, Count, KeysSource, Name, Text},
 };
 
@@ -147,13 +148,14 @@ fn key_source(keys: &file::Keys, place: &Place, desk: Desk<'_>, findings: &mut F
     let (needs, takes): (&[&str], &[&str]) = match source {
         KeysSource::File => (&["path"], &["identity"]),
         KeysSource::Directory => (&["path"], &[]),
-        KeysSource::Vault => (&["path"], &["mount"]),
+        KeysSource::Vault => (&["path"], &["mount", "sealed_copy"]),
         KeysSource::Env => (&["access_key", "secret_key"], &[]),
     };
     let given = [
         ("path", keys.path.is_some()),
         ("identity", keys.identity.is_some()),
         ("mount", keys.mount.is_some()),
+        ("sealed_copy", keys.sealed_copy.is_some()),
         ("access_key", keys.access_key.is_some()),
         ("secret_key", keys.secret_key.is_some()),
     ];
@@ -178,9 +180,11 @@ fn key_source(keys: &file::Keys, place: &Place, desk: Desk<'_>, findings: &mut F
         KeysSource::Directory => Some(KeySource::Directory { path: desk.path(keys.path.as_ref()?) }),
         KeysSource::Vault => {
             let mount = keys.mount.as_ref().map_or("secret", |mount| &mount.0.0);
-            let trimmed = |text: &str| text.trim_matches('/').to_owned();
-            let path = keys.path.as_ref()?.0.to_str()?;
-            Some(KeySource::Vault { mount: trimmed(mount), path: trimmed(path) })
+            let mount = vault_path(mount, &place.key("mount"), findings);
+            let path = vault_path(keys.path.as_ref()?.0.to_str()?, &place.key("path"), findings);
+            let copy =
+                keys.sealed_copy.as_ref().map(|copy| sealed_copy(copy, &place.key("sealed_copy"), desk, findings));
+            Some(KeySource::Vault { mount, path, sealed_copy: copy.flatten() })
         }
         KeysSource::Env => {
             let (access_key, secret_key) = (&keys.access_key.as_ref()?.0.0, &keys.secret_key.as_ref()?.0.0);
@@ -191,6 +195,24 @@ fn key_source(keys: &file::Keys, place: &Place, desk: Desk<'_>, findings: &mut F
             Some(KeySource::Env { access_key: access_key.clone(), secret_key: secret_key.clone() })
         }
     }
+}
+
+/// A path inside the vault, without the slashes around it.
+pub(super) fn vault_path(text: &str, place: &Place, findings: &mut Findings) -> String {
+    let path = text.trim_matches('/');
+    if path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+        findings.fault(place, "must be a path of plain segments: none empty, no dot segments");
+    }
+    path.to_owned()
+}
+
+fn sealed_copy(copy: &file::SealedCopy, place: &Place, desk: Desk<'_>, findings: &mut Findings) -> Option<SealedCopy> {
+    let path = findings.need(&copy.path, &place.key("path"), "say where the gateway writes the copy");
+    let identity = findings.need(&copy.identity, &place.key("identity"), "name the file with the age identity");
+    if path.is_some_and(|path| path.0.extension().is_none_or(|extension| extension != "age")) {
+        findings.fault(&place.key("path"), "must end in .age: the copy is encrypted");
+    }
+    Some(SealedCopy { path: desk.path(path?), identity: desk.path(identity?) })
 }
 
 /// The operation that proves a pair can be asked without knowing anything.

@@ -1,8 +1,10 @@
 //! What relates sections to each other: shares and quotas of services to the budgets of accounts,
 //! identities to TLS, costs to bursts.
 
+use std::collections::BTreeSet;
+
 use super::{Findings, Place};
-use crate::config::{Account, ClientAuth, Config, Operation, Service};
+use crate::config::{Account, ClientAuth, Config, KeySource, Operation, Service};
 
 /// Sums of decimal fractions miss 1 by less than this.
 const ROUNDING: f64 = 1e-9;
@@ -17,6 +19,7 @@ pub(super) fn check(accounts: &[Option<Account>], config: &Config, findings: &mu
             costs(account, &config.operations, findings);
         }
     }
+    copies(config, findings);
     let asked_for = config.listen.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::None);
     for service in config.services.iter().filter(|service| !service.identities.is_empty() && !asked_for) {
         let place = Place::at(["services", &service.name, "identities"]);
@@ -24,6 +27,19 @@ pub(super) fn check(accounts: &[Option<Account>], config: &Config, findings: &mu
     }
     if config.services.is_empty() && !findings.lines().holds(&Place::at(["services"])) {
         findings.warn(&Place::at(["services"]), "there is none: every request is refused");
+    }
+}
+
+/// Two accounts that write one copy would take each other's away.
+fn copies(config: &Config, findings: &mut Findings) {
+    let mut seen = BTreeSet::new();
+    for account in &config.accounts {
+        if let KeySource::Vault { sealed_copy: Some(copy), .. } = &account.keys
+            && !seen.insert(&copy.path)
+        {
+            let place = Place::at(["accounts", &account.name, "keys", "sealed_copy", "path"]);
+            findings.fault(&place, "is another account's copy too");
+        }
     }
 }
 

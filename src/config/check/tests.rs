@@ -92,7 +92,7 @@ mod defaults {
         assert_eq!((vault.address.as_str(), vault.namespace.as_deref()), ("https://vault:8200", Some("team")));
         assert!(matches!(vault.auth, VaultAuth::Token { token_file: None }));
         assert!(matches!(&config.accounts[0].keys,
-            KeySource::Vault { mount, path } if mount == "secret" && path == "fastrac/main"));
+            KeySource::Vault { mount, path, .. } if mount == "secret" && path == "fastrac/main"));
     }
 }
 

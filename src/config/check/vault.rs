@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Desk, Findings, Place};
+use super::{Desk, Findings, Place, account::vault_path};
 use crate::config::{
     Vault, VaultAuth,
     file::{self, BaseUrl, KeysSource, VaultMethod, Written as _},
@@ -98,6 +98,7 @@ fn login(auth: &file::VaultAuth, place: &Place, desk: Desk<'_>, findings: &mut F
     let text = |text: &Option<file::Text<file::Phrase>>| text.as_ref().map(|text| text.0.0.clone());
     let path = |path: &Option<file::Text<PathBuf>>| desk.path_of(path);
     let mount = text(&auth.mount).unwrap_or_else(|| method.as_str().to_owned());
+    let mount = vault_path(&mount, &place.key("mount"), findings);
     Some(match method {
         VaultMethod::Token => VaultAuth::Token { token_file: path(&auth.token_file) },
         VaultMethod::AppRole => {

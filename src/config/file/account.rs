@@ -117,12 +117,29 @@ pub struct Keys {
     /// "vault": where the KV engine is mounted; absent: "secret".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount: Option<Text<Phrase>>,
+    /// "vault": a copy on disk for a restart while the vault is down, encrypted with age.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealed_copy: Option<SealedCopy>,
     /// "env": name of the variable that holds the access key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_key: Option<Text<Variable>>,
     /// "env": name of the variable that holds the secret key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_key: Option<Text<Variable>>,
+}
+
+/// `keys.sealed_copy`: a copy of a vault's pair.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SealedCopy {
+    /// Where the gateway writes it; ends in ".age".
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<Text<PathBuf>>,
+    /// File with the age identity that it is encrypted to.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Text<PathBuf>>,
 }
 
 /// A kind of key source.

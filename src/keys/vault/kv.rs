@@ -130,18 +130,17 @@ impl KvSecret {
 
     async fn ask(&self) -> Result<Halves, Fault> {
         let token = self.vault.token().await?;
-        let read = self.ask_with(&token).await;
+        let mut read = self.ask_with(&token).await;
+        if matches!(read, Err(Fault::Denied(_)))
+            && self.may_log_in()
+            && let Some(token) = self.vault.another(&token).await
+        {
+            read = self.ask_with(&*token?).await;
+        }
         if !matches!(read, Err(Fault::Denied(_))) {
             self.state.lock().denied = None;
-            return read;
         }
-        if !self.may_log_in() {
-            return read;
-        }
-        match self.vault.another(&token).await {
-            None => read,
-            Some(token) => self.ask_with(&*token?).await,
-        }
+        read
     }
 
     /// Whether a denied reading may lead to a login now; the next may only after a longer wait, unless

@@ -1,4 +1,4 @@
-"""A gateway whose pair is in a vault, before a Fastrac that takes every pair of the tests."""
+"""A gateway whose pair comes from a source of the test's, before a Fastrac that takes every pair."""
 import base64
 import hashlib
 import json
@@ -28,13 +28,10 @@ dir = "state"
 exchanges = "state/exchanges.jsonl"
 [limits]
 drain_grace = "0s"
-[vault]
 {vault}
-poll = "{poll}s"
 [accounts.main]
 base_url = "http://127.0.0.1:{sandbox}"
-keys     = {{ source = "vault", {keys} }}
-{account}
+keys     = {{ {keys} }}
 [services.checkout]
 account = "main"
 credentials = [ {{ access_key = "{access}", secret_sha256 = "{digest}" }} ]
@@ -54,15 +51,16 @@ class Fastrac:
 
 
 class Gateway:
-    """`vault` are the lines of [vault], `keys` the members of the account's `keys`."""
+    """`vault` are the lines of [vault], if there is one, `keys` the members of the account's `keys`."""
 
-    def __init__(self, stage, fastrac, name, vault, keys='path = "fastrac/main"', account="", environment=None):
+    def __init__(self, stage, fastrac, name, vault=None, keys='source = "vault", path = "fastrac/main"', environment=None):
         self.stage, self.name = stage, name
         self.folder = stage.folder / name
         self.folder.mkdir()
         self.data, self.admin = free_port(), free_port()
         self.environment = environment or {}
-        text = CONFIG.format(data=self.data, admin=self.admin, sandbox=fastrac.port, vault=vault, keys=keys, account=account, poll=POLL,
+        text = CONFIG.format(data=self.data, admin=self.admin, sandbox=fastrac.port, keys=keys,
+                             vault="" if vault is None else f'[vault]\n{vault}\npoll = "{POLL}s"',
                              token=hashlib.sha256(ADMIN.encode()).hexdigest(), access=CALLER[0], digest=hashlib.sha256(CALLER[1].encode()).hexdigest())
         (self.folder / "gateway.toml").write_text(text)
 
@@ -88,9 +86,9 @@ class Gateway:
     def keys(self):
         return self.get("/status")["accounts"]["main"]["keys"]
 
-    def current(self):
-        """The vault's number of the pair in use."""
-        return next((pair["source_version"] for pair in self.keys()["pairs"] if pair["role"] == "current"), None)
+    def current(self, member="source_version"):
+        """The vault's number of the pair in use, or its digest (`version`)."""
+        return next((pair[member] for pair in self.keys()["pairs"] if pair["role"] == "current"), None)
 
     def source(self):
         return self.keys()["source"]

@@ -6,10 +6,6 @@ import subprocess
 import threading
 import time
 
-# What deploy/keys/README.md tells operators to grant.
-POLICY = 'path "secret/data/fastrac/main" { capabilities = ["read"] }'
-
-
 def certificates(folder):
     """A CA, the vault's certificate for 127.0.0.1, and a client's."""
     folder.mkdir()
@@ -27,7 +23,7 @@ def certificates(folder):
     return folder
 
 
-def _secret(folder, name, text):
+def secret(folder, name, text):
     file = folder / name
     file.write_text(text + "\n")
     file.chmod(0o600)
@@ -40,8 +36,8 @@ def approle(bao, folder, name="fastrac", mount="approle", **limits):
         bao.ask("POST", f"sys/auth/{mount}", {"type": "approle"})
     bao.ask("POST", f"auth/{mount}/role/{name}", {"token_policies": ["fastrac"], "token_ttl": "1h", "token_max_ttl": "24h", **limits})
     role = bao.ask("GET", f"auth/{mount}/role/{name}/role-id")["data"]["role_id"]
-    secret = bao.ask("POST", f"auth/{mount}/role/{name}/secret-id", {})["data"]["secret_id"]
-    return role, _secret(folder, f"secret-id-{name}-{mount.replace(chr(47), chr(45))}", secret)
+    issued = bao.ask("POST", f"auth/{mount}/role/{name}/secret-id", {})["data"]["secret_id"]
+    return role, secret(folder, f"secret-id-{name}-{mount.replace('/', '-')}", issued)
 
 
 def _jwt(folder, claims):
@@ -74,10 +70,9 @@ class TokenReview(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def ways(stage, bao, tls):
-    """The arguments of a gateway for each login."""
+def ways(stage, bao, tls, recipe):
+    """The arguments of a gateway for each login; `recipe` is what operators are told to make."""
     folder = stage.folder / "credentials"
-    folder.mkdir()
     where = f'address = "{bao.address}"\nca = "{tls}/ca.crt"\n'
     found = []
 
@@ -85,20 +80,21 @@ def ways(stage, bao, tls):
         found.append({"name": name, "vault": where + (f"auth = {{ {auth} }}" if auth else ""), **more})
 
     token = bao.ask("POST", "auth/token/create", {"policies": ["fastrac"], "ttl": "1h"})["auth"]["client_token"]
-    way("token", f'method = "token", token_file = "{_secret(folder, "token", token)}"')
+    way("token", f'method = "token", token_file = "{secret(folder, "token", token)}"')
     token = bao.ask("POST", "auth/token/create", {"policies": ["fastrac"], "ttl": "1h"})["auth"]["client_token"]
     found.append({"name": "environment", "vault": "", "environment": {"VAULT_ADDR": bao.address, "VAULT_CACERT": f"{tls}/ca.crt", "VAULT_TOKEN": token}})
 
-    role, secret = approle(bao, folder)
-    way("approle", f'method = "approle", role_id = "{role}", secret_id_file = "{secret}"')
-    role, secret = approle(bao, folder, mount="elsewhere/approle")
-    way("mounted", f'method = "approle", role_id = "{role}", secret_id_file = "{secret}", mount = "elsewhere/approle"')
+    role, file = recipe
+    way("approle", f'method = "approle", role_id = "{role}", secret_id_file = "{file}"',
+        keys='source = "vault", path = "fastrac/main", sealed_copy = { path = "main.age", identity = "age-identity" }')
+    role, file = approle(bao, folder, mount="elsewhere/approle")
+    way("mounted", f'method = "approle", role_id = "{role}", secret_id_file = "{file}", mount = "elsewhere/approle"')
 
     jwt, public = _jwt(folder, {"iss": "test", "sub": "fastrac-gateway", "aud": "vault", "exp": int(time.time()) + 3600, "iat": int(time.time())})
     bao.ask("POST", "sys/auth/jwt", {"type": "jwt"})
     bao.ask("POST", "auth/jwt/config", {"jwt_validation_pubkeys": [public], "bound_issuer": "test"})
     bao.ask("POST", "auth/jwt/role/fastrac", {"role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"], "bound_subject": "fastrac-gateway", "token_policies": ["fastrac"]})
-    way("jwt", f'method = "jwt", role = "fastrac", token_file = "{_secret(folder, "jwt", jwt)}"')
+    way("jwt", f'method = "jwt", role = "fastrac", token_file = "{secret(folder, "jwt", jwt)}"')
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), TokenReview)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -108,7 +104,7 @@ def ways(stage, bao, tls):
     bao.ask("POST", "auth/kubernetes/config", {"kubernetes_host": f"http://127.0.0.1:{server.server_port}", "token_reviewer_jwt": _jwt(folder, account)[0], "disable_local_ca_jwt": True,
                                                 "kubernetes_ca_cert": (tls / "ca.crt").read_text()})
     bao.ask("POST", "auth/kubernetes/role/fastrac", {"bound_service_account_names": ["fastrac-gateway"], "bound_service_account_namespaces": ["shop"], "token_policies": ["fastrac"]})
-    way("kubernetes", f'method = "kubernetes", role = "fastrac", token_file = "{_secret(folder, "service-account", _jwt(folder, account)[0])}"')
+    way("kubernetes", f'method = "kubernetes", role = "fastrac", token_file = "{secret(folder, "service-account", _jwt(folder, account)[0])}"')
 
     bao.ask("POST", "sys/auth/cert", {"type": "cert"})
     bao.ask("POST", "auth/cert/certs/fastrac", {"certificate": (tls / "ca.crt").read_text(), "allowed_dns_sans": ["fastrac-gateway"], "token_policies": ["fastrac"]})

@@ -31,7 +31,7 @@ use crate::{
         load::{LoadError, Loaded, load},
     },
     edge::tls::{Doors, Faulty},
-    keys::{Fault, Happening, Keeper, Keys, Observer, Vault, VaultFault},
+    keys::{Beside, Fault, Happening, Keeper, Keys, Observer, Vault, VaultFault},
     orders::Orders,
     record::{ExchangeLog, Masker, Metrics, Names, Recorder},
     snapshot::{Account, Snapshot},
@@ -322,7 +322,13 @@ fn account(
     let (keys, keeper) = match kept {
         Some((account, _)) => (account.keys.clone(), None),
         None => {
-            let opened = Keys::open(settings, vault, live.revoked.of(name), observer(name.clone(), live));
+            // Never to another address than it was meant for.
+            let there = |(_, old): &(&Arc<Account>, &config::Account)| {
+                [&old.base, &old.v1, &old.v2] == [&settings.base, &settings.v1, &settings.v2]
+            };
+            let before = old.filter(there).map(|(account, _)| &*account.keys);
+            let opened =
+                Keys::open(settings, Beside { vault, before }, live.revoked.of(name), observer(name.clone(), live));
             let (keys, keeper) = opened.map_err(|source| StartError::Keys { account: name.clone(), source })?;
             (keys, Some(keeper))
         }

@@ -64,6 +64,15 @@ pub struct Keeper {
     pub(crate) watched: bool,
 }
 
+/// What an account's keys are opened beside.
+#[derive(Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// The vault, for a source in it.
+    pub vault: Option<&'a Arc<Vault>>,
+    /// The account's keys before a reload: their pair serves on until the new source has given one.
+    pub before: Option<&'a Keys>,
+}
+
 /// Told of every [`Event`] of an account, after it took effect: metrics, and the store for
 /// [`Happening::Revoked`]. Must not block.
 pub type Observer = Box<dyn Fn(&Event) + Send + Sync>;
@@ -156,6 +165,8 @@ pub(crate) struct Snapshot {
     /// Whether there is a pair, but one that Fastrac refuses.
     pub(crate) refused: bool,
     pub(crate) stale_at: Option<Instant>,
+    /// When the source was read well.
+    pub(crate) read_at: Option<Instant>,
     pub(crate) pairs: Vec<PairStatus>,
     pub(crate) revoked: Vec<Version>,
     pub(crate) source: SourceStatus,
@@ -163,20 +174,23 @@ pub(crate) struct Snapshot {
 
 impl Keys {
     /// Opens an account's key source and reads nothing yet. `revoked` are the versions that were
-    /// barred before a restart; `vault` is for sources in it.
+    /// barred before a restart.
     ///
     /// # Errors
     /// [`Fault`] when the source can't be had at all: an environment without the variables, or no
     /// vault. A file that is missing or bad, or a vault that is down, is no error here: it may come.
     pub fn open(
         account: &config::Account,
-        vault: Option<&Arc<Vault>>,
+        beside: Beside<'_>,
         revoked: impl IntoIterator<Item = Version>,
         observer: Observer,
     ) -> Result<(Arc<Self>, Keeper), Fault> {
-        let source = Arc::new(Source::open(&account.keys, &account.name, vault)?);
+        let source = Arc::new(Source::open(&account.keys, &account.name, beside.vault)?);
         let mut life = Life::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
         life.bar(revoked);
+        if let Some(before) = beside.before {
+            life.inherit(&before.live.load());
+        }
         let (asked, inbox) = mpsc::channel(INBOX);
         let keys = Arc::new(Self {
             live: ArcSwap::from_pointee(life.snapshot()),

@@ -19,9 +19,9 @@ use tokio::{
 
 use self::{
     copying::Copying,
-    waiting::{Refused, Reply, Rotate, Waiting},
+    waiting::{Done, Refused, Reply, Rotate, Waiting},
 };
-use crate::keys::{Asked, Fault, Happening, Keeper, Lease, Next, Reading, Remedy, Restored, Rotated, Verdict, Version};
+use crate::keys::{Asked, Fault, Happening, Keeper, Lease, Next, Reading, Remedy, Rotated, Verdict, Version};
 
 /// How soon a source is read again while it is being changed.
 const POLL_CHANGING: Duration = Duration::from_millis(100);
@@ -90,13 +90,6 @@ struct Task<C> {
     /// Those that wait for a canary.
     judged: Vec<Waiting>,
     rotates: Vec<Rotate>,
-}
-
-/// A job's end.
-enum Done {
-    Read(Box<Result<Reading, Fault>>, Option<Box<Restored>>),
-    Copied(Result<(), Fault>),
-    Verdict(Version, Verdict),
 }
 
 impl<C, F> Task<C>

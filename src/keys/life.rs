@@ -95,6 +95,18 @@ impl Life {
         }
     }
 
+    /// Takes over what served before a reload, and how fresh it was.
+    pub(crate) fn inherit(&mut self, before: &Snapshot) {
+        let Some(held) = before.current.clone().filter(|held| !self.revoked.contains(&held.version())) else { return };
+        let current = before.pairs.iter().find(|pair| pair.role == Role::Current);
+        let mut slot = Slot::new(held, Instant::now());
+        // Nothing has changed that Fastrac would have to be asked about.
+        (slot.standing, slot.due) = (current.map_or(Standing::Unverified, |pair| pair.standing), None);
+        self.current = Some(slot);
+        self.read_at = before.read_at;
+        self.source.last_success = before.source.last_success;
+    }
+
     /// A source that was never read can't be: the pair of its sealed copy, if it isn't too old.
     pub(crate) fn restore(&mut self, Restored { pair, age }: Restored, now: Instant) {
         let read_at = now.checked_sub(age).filter(|_| self.seen.is_none() && age < self.rotation.max_age);
@@ -337,6 +349,7 @@ impl Life {
             refused: current.or(self.candidate.as_ref()).is_some_and(|slot| slot.standing == Standing::Refused),
             current: current.filter(|slot| slot.refusals < LOCK_OUT).map(|slot| slot.held.clone()),
             stale_at: self.stale_at(),
+            read_at: self.read_at,
             pairs: pairs.chain(self.candidate.as_ref().map(|slot| slot.status(Role::Candidate))).collect(),
             revoked: self.revoked.iter().copied().collect(),
             source: self.source.clone(),

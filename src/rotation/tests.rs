@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     config::{self, KeySource},
-    keys::{Event, Keys, NoKey, Role, Standing},
+    keys::{Beside, Event, Keys, NoKey, Role, Standing},
 };
 
 /// A gateway's keys beside a Fastrac that is told what to think of them.
@@ -58,7 +58,7 @@ impl World {
         let events = fastrac.clone();
         let (keys, mut keeper) = Keys::open(
             &account(folder.path(), change),
-            None,
+            Beside::default(),
             [],
             Box::new(move |event| events.events.lock().push(event.clone())),
         )
@@ -238,7 +238,8 @@ mod verifies {
     async fn a_canary_that_panics_is_undecided() {
         let folder = tempfile::tempdir().unwrap();
         put(folder.path(), 1);
-        let (keys, keeper) = Keys::open(&account(folder.path(), |_| {}), None, [], Box::new(|_| {})).unwrap();
+        let (keys, keeper) =
+            Keys::open(&account(folder.path(), |_| {}), Beside::default(), [], Box::new(|_| {})).unwrap();
         let task = tokio::spawn(keep(keeper, |_| async { panic!("canary") }));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(keys.lease().is_ok());
@@ -491,7 +492,8 @@ mod commands {
         let revoked = world.fastrac.events.lock().iter().filter(|e| e.what == Happening::Revoked).count();
         assert_eq!(revoked, 2);
         let (keys, keeper) =
-            Keys::open(&account(world.folder.path(), |_| {}), None, [first, second], Box::new(|_| {})).unwrap();
+            Keys::open(&account(world.folder.path(), |_| {}), Beside::default(), [first, second], Box::new(|_| {}))
+                .unwrap();
         let task = tokio::spawn(keep(keeper, |_| async { Verdict::Verified }));
         world.pass(100).await;
         assert!(keys.lease().is_err(), "nor after a restart");
@@ -534,4 +536,29 @@ async fn hundreds_of_rotations_leave_no_request_without_a_pair() {
     }
     let shown = format!("{:?}", world.keys);
     assert!(!shown.contains("canary-secret") && !shown.contains("access-"), "{shown}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_with_another_source_goes_on_with_the_pair_in_use() {
+    let world = World::new().await;
+    let (version, other) = (world.version(), tempfile::tempdir().unwrap());
+    let beside = || Beside { vault: None, before: Some(&world.keys) };
+    let (keys, mut keeper) = Keys::open(&account(other.path(), |_| {}), beside(), [], Box::new(|_| {})).unwrap();
+    assert_eq!(keys.lease().unwrap().version(), version, "before the first reading");
+    keeper.watched = false;
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let task = tokio::spawn(keep(keeper, move |lease| {
+        seen.lock().push(number(&lease));
+        async { Verdict::Verified }
+    }));
+    world.pass(5_000).await;
+    assert_eq!(keys.lease().unwrap().version(), version, "its source has none");
+    put(other.path(), 2);
+    world.pass(1_500).await;
+    assert_eq!(number(&keys.lease().unwrap()), 2);
+    assert_eq!(*asked.lock(), [2], "canaries");
+    task.abort();
+    let (keys, _) = Keys::open(&account(other.path(), |_| {}), beside(), [version], Box::new(|_| {})).unwrap();
+    assert!(keys.lease().is_err(), "a revoked one is not taken over");
 }

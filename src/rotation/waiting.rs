@@ -1,8 +1,16 @@
-//! Those who wait for the source or for a canary. Dropping one tells it that nothing will come.
+//! Those who wait for the source or for a canary, and what they wait for. Dropping one of them tells it
+//! that nothing will come.
 
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::keys::{Remedy, Rotated, Verdict, Version};
+use crate::keys::{Fault, Reading, Remedy, Restored, Rotated, Verdict, Version};
+
+/// A job's end.
+pub(super) enum Done {
+    Read(Box<Result<Reading, Fault>>, Option<Box<Restored>>),
+    Copied(Result<(), Fault>),
+    Verdict(Version, Verdict),
+}
 
 /// A refused request that waits for a reading of the source.
 pub(super) struct Refused {

@@ -193,6 +193,32 @@ mod files_that_it_names {
     }
 
     #[test]
+    fn are_opened_where_they_are_encrypted() {
+        use age::secrecy::ExposeSecret as _;
+        let (ours, others) = (age::x25519::Identity::generate(), age::x25519::Identity::generate());
+        let config = CONFIG.replace("\"keys.toml\"", "\"keys.age\", identity = \"identity\"");
+        let secret = |identity: &age::x25519::Identity| identity.to_string().expose_secret().to_owned();
+        let sealed = |text: &str| age::encrypt_and_armor(&ours.to_public(), text.as_bytes()).expect("sealed");
+        for (keys, identity, mode, said) in [
+            (sealed(KEYS), secret(&ours), 0o600, ""),
+            (sealed(KEYS), secret(&others), 0o600, "keys.path: FOLDER/keys.age is not encrypted to this identity"),
+            (sealed(KEYS), "canary".to_owned(), 0o600, "keys.identity: FOLDER/identity holds no age identity"),
+            (sealed(KEYS), secret(&ours), 0o644, "keys.identity: FOLDER/identity may be read by others"),
+            (KEYS.to_owned(), secret(&ours), 0o600, "keys.path: FOLDER/keys.age is no age file"),
+            (sealed("[main]\naccess_key = \"AK-canary\"\n"), secret(&ours), 0o600, "keys.path: holds no secret_key"),
+        ] {
+            let files =
+                [("gateway.toml", &*config, 0o644), ("keys.age", &*keys, 0o600), ("identity", &*identity, mode)];
+            let folder = Folder::new(&files);
+            let output = folder.check("gateway.toml");
+            let printed = stdout(&output).replace(folder.0.path().to_str().expect("a plain path"), "FOLDER");
+            assert_eq!(output.status.code(), Some(if said.is_empty() { 0 } else { 2 }), "{printed}");
+            assert!(printed.contains(said) && printed.is_empty() == said.is_empty(), "{said}: {printed}");
+            assert!(!printed.contains("canary") && !printed.contains(&secret(&ours)), "{printed}");
+        }
+    }
+
+    #[test]
     fn must_be_there_unless_nobody_asks() {
         let folder = Folder::new(&[("gateway.toml", CONFIG, 0o644)]);
         let output = folder.check("gateway.toml");

@@ -51,10 +51,19 @@ def cannot(reason):
     sys.exit(CANNOT_TEST)
 
 
-def free_port():
-    with socket.socket() as probe:
+def free_ports(count):
+    """Ports that are free now, each another."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def free_port():
+    return free_ports(1)[0]
 
 
 def status(url, **headers):
@@ -148,7 +157,7 @@ class Stage:
         `more` has further lines by the header of their table."""
         folder = self.folder / name
         folder.mkdir()
-        data, admin = free_port(), free_port()
+        data, admin = free_ports(2)
         digest = hashlib.sha256(CALLER[1].encode()).hexdigest()
         (folder / "keys.toml").write_text(f'[main]\naccess_key = "{KEYS[0]}"\nsecret_key = "{KEYS[1]}"\n')
         (folder / "keys.toml").chmod(0o600)

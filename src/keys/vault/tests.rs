@@ -495,7 +495,7 @@ mod serves {
 
     use super::*;
     use crate::{
-        keys::{Copy, Keys, NoKey, Pair, Remedy, Secret, Verdict},
+        keys::{Beside, Copy, Keys, NoKey, Pair, Remedy, Secret, Verdict},
         rotation,
     };
 
@@ -537,7 +537,9 @@ mod serves {
     impl World {
         async fn account(&self, folder: &std::path::Path) -> Account {
             let observer = Box::new(|_: &_| {});
-            let (keys, keeper) = Keys::open(&configured(folder), Some(&self.vault), [], observer).unwrap();
+            let (keys, keeper) =
+                Keys::open(&configured(folder), Beside { vault: Some(&self.vault), before: None }, [], observer)
+                    .unwrap();
             let account = Account { keys, task: tokio::spawn(rotation::keep(keeper, |_| async { Verdict::Verified })) };
             tokio::time::sleep(Duration::from_secs(20)).await;
             account

@@ -1,14 +1,15 @@
-"""A real OpenBao on loopback: in memory, or on a disk that survives its restart."""
+"""A real OpenBao on loopback, with TLS, on a raft disk that survives its restart."""
 import json
 import os
 import pathlib
 import signal
+import ssl
 import sys
 import urllib.error
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from stage import cannot, free_port  # noqa: E402
+from stage import cannot, free_ports  # noqa: E402
 
 
 def binary():
@@ -21,51 +22,47 @@ def binary():
 
 
 class Bao:
-    """One server. `root` may do anything."""
+    """One server, alone or beside the one that it joins. `root` may do anything."""
 
-    def __init__(self, stage, name="bao", raft=False, tls=None):
-        self.stage, self.name, self.raft, self.tls, self.binary = stage, name, raft, tls, binary()
-        self.port, self.cluster = free_port(), free_port()
-        self.address = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
-        self.root, self.unseal_key = "root", None
+    def __init__(self, stage, tls, name="bao", join=None):
+        self.stage, self.name, self.tls, self.joined, self.binary = stage, name, tls, join, binary()
+        self.port, self.cluster = free_ports(2)
+        self.address = f"https://127.0.0.1:{self.port}"
+        self.root, self.unseal_key = (join.root, join.unseal_key) if join else (None, None)
         self.folder = stage.folder / name
         (self.folder / "data").mkdir(parents=True)
-        self.context = None
-        if tls:
-            import ssl
-            self.context = ssl.create_default_context(cafile=tls / "ca.crt")
+        self.context = ssl.create_default_context(cafile=tls / "ca.crt")
         self.starts = 0
         self.start()
 
     def start(self):
         self.starts += 1
         self.process = f"{self.name}-{self.starts}"
-        environment = {"HOME": str(self.folder), "PATH": os.environ["PATH"]}
-        if not self.raft:
-            command = ["server", "-dev", "-dev-root-token-id=root", f"-dev-listen-address=127.0.0.1:{self.port}", "-dev-no-store-token"]
-        else:
-            tls = f'tls_cert_file = "{self.tls}/bao.crt"\n tls_key_file = "{self.tls}/bao.key"\n tls_client_ca_file = "{self.tls}/ca.crt"' if self.tls else "tls_disable = true"
-            (self.folder / "bao.hcl").write_text(f'''storage "raft" {{ path = "{self.folder}/data"
-  node_id = "n1" }}
+        beside = f'retry_join {{ leader_api_addr = "{self.joined.address}"\n leader_ca_cert_file = "{self.tls}/ca.crt" }}' if self.joined else ""
+        (self.folder / "bao.hcl").write_text(f'''storage "raft" {{ path = "{self.folder}/data"
+  node_id = "{self.name}"
+  performance_multiplier = 1
+  {beside} }}
 audit "file" "audit" {{ options = {{ file_path = "{self.folder}/audit.log" }} }}
 cluster_addr = "https://127.0.0.1:{self.cluster}"
 api_addr = "{self.address}"
 listener "tcp" {{ address = "127.0.0.1:{self.port}"
- {tls} }}
+  cluster_address = "127.0.0.1:{self.cluster}"
+  tls_cert_file = "{self.tls}/bao.crt"
+  tls_key_file = "{self.tls}/bao.key"
+  tls_client_ca_file = "{self.tls}/ca.crt" }}
 ''')
-            command = ["server", f"-config={self.folder}/bao.hcl"]
-        self.stage.start(self.process, ["env", "-i", *(f"{key}={value}" for key, value in environment.items()), self.binary, *command], self.folder)
+        command = ["env", "-i", f"HOME={self.folder}", f"PATH={os.environ['PATH']}", self.binary, "server", f"-config={self.folder}/bao.hcl"]
+        self.stage.start(self.process, command, self.folder)
         self.stage.until(self.process, lambda: self.health() is not None)
-        if self.raft and self.unseal_key is None:
+        if self.unseal_key is None:
             made = self.ask("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1}, token=None)
             self.root, self.unseal_key = made["root_token"], made["keys_base64"][0]
-        if self.raft:
-            self.unseal()
-        self.stage.until(self.process, lambda: self.health() == 200)
+        self.unseal()
 
     def unseal(self):
         self.ask("PUT", "sys/unseal", {"key": self.unseal_key}, token=None)
-        self.stage.until(self.process, lambda: self.health() == 200)
+        self.stage.until(self.process, lambda: self.health() in (200, 429))
 
     def health(self):
         try:
@@ -101,7 +98,7 @@ listener "tcp" {{ address = "127.0.0.1:{self.port}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.address}/v1/{path}", data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=10, context=self.context) as answer:
+            with urllib.request.urlopen(request, timeout=60, context=self.context) as answer:
                 return json.loads(answer.read() or b"{}")
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{method} {path}: {error.code} {error.read().decode()}") from None

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from stage import BINARY, CALLER, free_port, status  # noqa: E402
+from stage import BINARY, CALLER, free_ports, status  # noqa: E402
 
 POLL = 1.0
 ADMIN = "fga_real000000000000000000000000000000000000000000"
@@ -42,7 +42,7 @@ class Fastrac:
     """The sandbox with its control API."""
 
     def __init__(self, stage, pairs=40):
-        self.port, control = free_port(), free_port()
+        self.port, control = free_ports(2)
         stage.start("sandbox", [BINARY, "sandbox", "--listen", f"127.0.0.1:{self.port}", "--control", f"127.0.0.1:{control}"], stage.folder)
         stage.until("sandbox", lambda: status(f"http://127.0.0.1:{self.port}/region/province") is not None)
         for n in range(1, pairs + 1):
@@ -54,10 +54,10 @@ class Gateway:
     """`vault` are the lines of [vault], if there is one, `keys` the members of the account's `keys`."""
 
     def __init__(self, stage, fastrac, name, vault=None, keys='source = "vault", path = "fastrac/main"', environment=None):
-        self.stage, self.name = stage, name
+        self.stage, self.name, self.vault = stage, name, vault
         self.folder = stage.folder / name
         self.folder.mkdir()
-        self.data, self.admin = free_port(), free_port()
+        self.data, self.admin = free_ports(2)
         self.environment = environment or {}
         text = CONFIG.format(data=self.data, admin=self.admin, sandbox=fastrac.port, keys=keys,
                              vault="" if vault is None else f'[vault]\n{vault}\npoll = "{POLL}s"',

@@ -315,24 +315,7 @@ fn account(
     });
     let old = old.as_ref().map(|(account, settings)| (account, *settings));
     let (base, v1, v2) = routes(settings, old, live)?;
-    let kept = old.filter(|(account, old)| {
-        let same_vault = account.keys.vault().is_none_or(|old| vault.is_some_and(|vault| Arc::ptr_eq(old, vault)));
-        old.keys == settings.keys && old.rotation == settings.rotation && same_vault
-    });
-    let (keys, keeper) = match kept {
-        Some((account, _)) => (account.keys.clone(), None),
-        None => {
-            // Never to another address than it was meant for.
-            let there = |(_, old): &(&Arc<Account>, &config::Account)| {
-                [&old.base, &old.v1, &old.v2] == [&settings.base, &settings.v1, &settings.v2]
-            };
-            let before = old.filter(there).map(|(account, _)| &*account.keys);
-            let opened =
-                Keys::open(settings, Beside { vault, before }, live.revoked.of(name), observer(name.clone(), live));
-            let (keys, keeper) = opened.map_err(|source| StartError::Keys { account: name.clone(), source })?;
-            (keys, Some(keeper))
-        }
-    };
+    let (keys, keeper) = keys(settings, vault, old, live)?;
     let budget = old.filter(|(_, old)| old.budget == settings.budget && old.day_zone == settings.day_zone);
     let budget = budget.map_or_else(
         || Arc::new(Budget::new(&settings.budget, &settings.day_zone, Wall::system())),
@@ -356,6 +339,32 @@ fn account(
     });
     keepers.extend(keeper.map(|keeper| (account.clone(), keeper)));
     Ok(account)
+}
+
+/// The account's keys: those before, if their source is the same, else new ones that begin with what
+/// served before.
+fn keys(
+    settings: &config::Account,
+    vault: Option<&Arc<Vault>>,
+    old: Old<'_>,
+    live: &Live,
+) -> Result<(Arc<Keys>, Option<Keeper>), StartError> {
+    let name = &settings.name;
+    let kept = old.filter(|(account, old)| {
+        let same_vault = account.keys.vault().is_none_or(|old| vault.is_some_and(|vault| Arc::ptr_eq(old, vault)));
+        old.keys == settings.keys && old.rotation == settings.rotation && same_vault
+    });
+    if let Some((account, _)) = kept {
+        return Ok((account.keys.clone(), None));
+    }
+    // Never to another address than it was meant for.
+    let there = |(_, old): &(&Arc<Account>, &config::Account)| {
+        [&old.base, &old.v1, &old.v2] == [&settings.base, &settings.v1, &settings.v2]
+    };
+    let before = old.filter(there).map(|(account, _)| &*account.keys);
+    let opened = Keys::open(settings, Beside { vault, before }, live.revoked.of(name), observer(name.clone(), live));
+    let (keys, keeper) = opened.map_err(|source| StartError::Keys { account: name.clone(), source })?;
+    Ok((keys, Some(keeper)))
 }
 
 /// Counts what happens to an account's pairs, and keeps what was revoked.

@@ -2,12 +2,21 @@
 //!
 //! What always holds: it is a socket of its own, so no request that comes in for Fastrac reaches
 //! it; with a token, every request needs it; a `Host` that is neither an address nor `localhost` is
-//! refused, so that no web page reaches it by a name of its own.
+//! refused, so that no web page reaches it by a name of its own. Each room below keeps a table of
+//! its routes; together they are what `GET /_sandbox/` lists, so nothing is served that isn't told.
+//!
+//! How it fails: a refusal says what is wrong and what is possible; it quotes no value of a body,
+//! which may be a secret.
+
+mod clock;
+mod faults;
+mod journal;
+mod keys;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -18,43 +27,56 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
-use super::{
-    faults::{self, Fault},
-    input,
-    server::Shared,
-    world::World,
-};
+use super::{input, server::Shared, world::World};
 
 /// The longest body, in bytes.
 const LONGEST: usize = 1 << 20;
 
-/// Entries of a journal page, if not said.
-const PAGE: usize = 1_000;
+/// What stands before every path.
+const ROOT: &str = "/_sandbox/";
+
+/// The routes of all rooms, in the order in which they are listed.
+const ROOMS: &[&[Route]] = &[clock::ROUTES, journal::ROUTES, keys::ROUTES, faults::ROUTES];
 
 /// The control address's own token, if it has one.
 pub(super) type Token = Option<Arc<Zeroizing<String>>>;
 
-type Outcome = Result<Value, (StatusCode, String)>;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewKey {
-    label: String,
-    access_key: String,
-    secret_key: String,
+/// Something that can be asked or told.
+struct Route {
+    method: Method,
+    /// Below `/_sandbox/`; a last segment `{…}` stands for any one.
+    path: &'static str,
+    /// What it does, in one line.
+    does: &'static str,
+    /// A body that works, or query parameters, or nothing.
+    example: &'static str,
+    act: fn(&mut World, &Asked<'_>) -> Outcome,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Revoke {
-    access_key: String,
+/// What came with a request.
+struct Asked<'a> {
+    /// The last segment, where the route leaves it open; percent-decoded.
+    segment: String,
+    query: Option<&'a str>,
+    body: &'a [u8],
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Advance {
-    advance_ms: u64,
+/// A good answer.
+enum Given {
+    /// JSON.
+    Json(Value),
+    /// Anything else: its content type and itself.
+    #[allow(dead_code)]
+    Text(&'static str, String),
 }
+
+/// Why not: the status, and what is said.
+struct Refusal {
+    status: StatusCode,
+    text: String,
+}
+
+type Outcome = Result<Given, Refusal>;
 
 /// Serves the control address until it is dropped.
 pub(super) async fn accept(listener: TcpListener, token: Token, world: Shared, tasks: TaskTracker) {
@@ -79,23 +101,24 @@ async fn answer(world: &Shared, token: Token, request: Request<Incoming>) -> Res
     let outcome = match guard(&head.headers, token) {
         Err(refusal) => Err(refusal),
         Ok(()) => match Limited::new(body, LONGEST).collect().await {
-            Err(_) => Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is too long or broke off".to_owned())),
-            Ok(body) => control(&mut world.lock(), &head.method, &head.uri, &body.to_bytes()),
+            Err(_) => Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 1 MiB or broke off")),
+            Ok(body) => control(world, &head.method, &head.uri, &body.to_bytes()),
         },
     };
-    let (status, value) = match outcome {
-        Ok(value) => (StatusCode::OK, value),
-        Err((status, error)) => (status, json!({"error": error})),
+    let (status, kind, text) = match outcome {
+        Ok(Given::Json(value)) => (StatusCode::OK, "application/json", format!("{value}\n")),
+        Ok(Given::Text(kind, text)) => (StatusCode::OK, kind, text),
+        Err(Refusal { status, text }) => (status, "application/json", format!("{}\n", json!({"error": text}))),
     };
-    let mut response = Response::new(Full::new(Bytes::from(value.to_string())));
+    let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-fn guard(headers: &HeaderMap, token: Token) -> Result<(), (StatusCode, String)> {
+fn guard(headers: &HeaderMap, token: Token) -> Result<(), Refusal> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
     let host = text(header::HOST).parse::<http::uri::Authority>();
     let good = host.is_ok_and(|host| {
@@ -103,90 +126,86 @@ fn guard(headers: &HeaderMap, token: Token) -> Result<(), (StatusCode, String)> 
         name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok()
     });
     if !good {
-        return Err((StatusCode::MISDIRECTED_REQUEST, "Host must be an IP address or localhost".to_owned()));
+        return Err(refusal(StatusCode::MISDIRECTED_REQUEST, "Host must be an IP address or localhost"));
     }
     let Some(token) = token else { return Ok(()) };
     let given = text(header::AUTHORIZATION).strip_prefix("Bearer ").unwrap_or("");
     if bool::from(given.as_bytes().ct_eq(token.as_bytes())) {
         Ok(())
     } else {
-        Err((StatusCode::UNAUTHORIZED, "the token of --control-token-file is needed".to_owned()))
+        let text = "the token of --control-token-file is needed, as Authorization: Bearer …";
+        Err(refusal(StatusCode::UNAUTHORIZED, text))
     }
 }
 
-fn control(world: &mut World, method: &Method, uri: &http::Uri, body: &[u8]) -> Outcome {
-    let path = uri.path().strip_prefix("/_sandbox/").unwrap_or("");
-    let (room, rest) = path.split_once('/').unwrap_or((path, ""));
-    match (method.as_str(), room, rest) {
-        ("GET", "journal", "") => journal(world, uri.query()),
-        ("GET", "counters", "") => {
-            let mut counters = world.journal.counters_json();
-            counters["balance"] = json!(world.balance());
-            Ok(counters)
+fn control(world: &Shared, method: &Method, uri: &http::Uri, body: &[u8]) -> Outcome {
+    let Some(path) = uri.path().strip_prefix(ROOT) else { return Err(nowhere()) };
+    if path.is_empty() {
+        return if method == Method::GET { Ok(Given::Json(index())) } else { Err(wrong_method(&[Method::GET])) };
+    }
+    let here: Vec<(&Route, String)> =
+        ROOMS.iter().copied().flatten().filter_map(|route| Some((route, route.segment(path)?))).collect();
+    let Some((route, segment)) = here.iter().find(|(route, _)| route.method == *method) else {
+        let methods: Vec<Method> = here.iter().map(|(route, _)| route.method.clone()).collect();
+        return Err(if methods.is_empty() { nowhere() } else { wrong_method(&methods) });
+    };
+    (route.act)(&mut world.lock(), &Asked { segment: segment.clone(), query: uri.query(), body })
+}
+
+impl Route {
+    /// What stands in the open segment (nothing, if there is none), if the path is this route's.
+    fn segment(&self, path: &str) -> Option<String> {
+        match self.path.split_once('{') {
+            None => (path == self.path).then(String::new),
+            Some((before, _)) => {
+                let rest = path.strip_prefix(before)?;
+                (!rest.is_empty() && !rest.contains('/')).then(|| input::decode(rest))
+            }
         }
-        ("GET", "keys", "") => Ok(world.keys.json()),
-        ("POST", "keys", "") => {
-            let key: NewKey = read(body)?;
-            world.keys.add(&key.label, &key.access_key, &key.secret_key);
-            Ok(world.keys.json())
-        }
-        ("POST", "keys", "revoke") => revoke(world, &read::<Revoke>(body)?.access_key),
-        ("DELETE", "keys", access) => revoke(world, access),
-        ("GET", "faults", "") => Ok(world.faults.json()),
-        ("POST", "faults", "") => {
-            let fault: Fault = read(body)?;
-            faults::check(&fault).map_err(|error| (StatusCode::BAD_REQUEST, error))?;
-            Ok(json!({"id": world.faults.add(fault)}))
-        }
-        ("DELETE", "faults", "") => {
-            world.faults.clear();
-            Ok(json!({}))
-        }
-        ("DELETE", "faults", number) => {
-            let found = number.parse().is_ok_and(|number| world.faults.remove(number));
-            if found { Ok(json!({})) } else { Err(nothing()) }
-        }
-        ("POST", "clock", "") => {
-            world.clock.advance(std::time::Duration::from_millis(read::<Advance>(body)?.advance_ms));
-            Ok(json!({"now": super::clock::envelope(world.clock.now())}))
-        }
-        ("POST", "reset", "") => {
-            world.reset();
-            Ok(json!({}))
-        }
-        _ => Err(nothing()),
     }
 }
 
-fn nothing() -> (StatusCode, String) {
-    (StatusCode::NOT_FOUND, "there is nothing here".to_owned())
+/// Every route as JSON.
+fn index() -> Value {
+    let line = |route: &Route| {
+        json!({"method": route.method.as_str(), "path": format!("{ROOT}{}", route.path),
+               "does": route.does, "example": route.example})
+    };
+    json!({"routes": ROOMS.iter().copied().flatten().map(line).collect::<Vec<_>>()})
 }
 
-fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, (StatusCode, String)> {
-    // serde's text may quote a value of the body, which may be a secret: only the place is told.
+fn refusal(status: StatusCode, text: impl Into<String>) -> Refusal {
+    Refusal { status, text: text.into() }
+}
+
+/// 400, with what is wrong.
+fn wrong(text: impl Into<String>) -> Refusal {
+    refusal(StatusCode::BAD_REQUEST, text)
+}
+
+/// 404, with what isn't there.
+fn missing(text: impl Into<String>) -> Refusal {
+    refusal(StatusCode::NOT_FOUND, text)
+}
+
+fn nowhere() -> Refusal {
+    missing("there is nothing here; GET /_sandbox/ lists what there is")
+}
+
+fn wrong_method(methods: &[Method]) -> Refusal {
+    let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    refusal(StatusCode::METHOD_NOT_ALLOWED, format!("here works {}", names.join(", ")))
+}
+
+/// Reads a body. What is said of a faulty one names members and types, never values.
+fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| {
-        let text = format!("the body can't be read (line {}, column {})", error.line(), error.column());
-        (StatusCode::BAD_REQUEST, text)
+        let text = error.to_string();
+        let what = match text.rsplit_once("expected ") {
+            _ if text.contains(" field `") => text,
+            Some((_, wanted)) => format!("expected {wanted}"),
+            None => format!("not JSON at line {} column {}", error.line(), error.column()),
+        };
+        wrong(format!("the body can't be read: {what}"))
     })
-}
-
-fn revoke(world: &mut World, access: &str) -> Outcome {
-    if world.keys.revoke(access) { Ok(world.keys.json()) } else { Err(nothing()) }
-}
-
-/// `?after=SEQ` (entries above it), `&limit=N`, `&operation=NAME`, `&executed=true`.
-fn journal(world: &World, query: Option<&str>) -> Outcome {
-    let number = |name| input::query(query, name).and_then(|text| text.parse::<u64>().ok());
-    let (after, limit) = (number("after").unwrap_or(0), number("limit").map_or(PAGE, |limit| limit as usize));
-    let operation = input::query(query, "operation");
-    let executed = input::query(query, "executed").is_some_and(|text| text == "true");
-    let entries: Vec<Value> = world
-        .journal
-        .entries()
-        .filter(|entry| entry.seq > after && (!executed || entry.executed))
-        .filter(|entry| operation.is_none() || operation.as_deref() == entry.operation().map(|known| known.name()))
-        .take(limit)
-        .map(|entry| entry.json())
-        .collect();
-    Ok(json!({"entries": entries}))
 }

@@ -53,7 +53,8 @@ pub fn query_id(text: Option<&str>, name: &str) -> Checked<u64> {
     }
 }
 
-fn decode(text: &str) -> String {
+/// Percent-decoded; what is not valid stays as it is.
+pub(super) fn decode(text: &str) -> String {
     let mut rest = text.as_bytes();
     let mut out = Vec::with_capacity(rest.len());
     while let [byte, after @ ..] = rest {

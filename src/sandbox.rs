@@ -16,7 +16,7 @@
 //! | [`route`], [`auth`], [`input`], [`envelope`] | the API's outside |
 //! | [`regions`], [`couriers`], [`parcel`], [`tariffs`], [`quotes`] | what can be asked |
 //! | [`orders`], [`wallet`], [`webhook`] | what can be done |
-//! | [`journal`], [`faults`], [`clock`], [`chance`] | what a test holds in its hand |
+//! | [`journal`], [`faults`], [`limits`], [`clock`], [`when`], [`chance`] | what a test holds in its hand |
 //! | [`world`] | all of it together, without sockets |
 //! | `server`, `control`, [`settings`] | sockets and configuration |
 
@@ -29,6 +29,7 @@ pub mod envelope;
 pub mod faults;
 pub mod input;
 pub mod journal;
+pub mod limits;
 pub mod orders;
 pub mod parcel;
 pub mod quotes;
@@ -39,6 +40,7 @@ pub mod settings;
 pub mod tariffs;
 pub mod wallet;
 pub mod webhook;
+pub mod when;
 pub mod world;
 
 use std::{
@@ -58,10 +60,13 @@ use zeroize::Zeroizing;
 
 pub use faults::{Act, Canned, Fault};
 pub use journal::{Bounds, Counters, Entry};
+pub use limits::Limit;
+pub use when::When;
 pub use world::Rules;
 
 use auth::Keys;
 use clock::Clock;
+use limits::Limits;
 use server::Shared;
 use world::World;
 
@@ -71,6 +76,7 @@ pub struct Key {
     label: String,
     access: String,
     secret: Zeroizing<String>,
+    until: Option<When>,
 }
 
 /// How a sandbox is set up.
@@ -111,7 +117,17 @@ pub struct Sandbox {
 impl Key {
     /// A pair under a label that may be shown.
     pub fn new(label: &str, access: &str, secret: &str) -> Self {
-        Key { label: label.to_owned(), access: access.to_owned(), secret: Zeroizing::new(secret.to_owned()) }
+        Key {
+            label: label.to_owned(),
+            access: access.to_owned(),
+            secret: Zeroizing::new(secret.to_owned()),
+            until: None,
+        }
+    }
+
+    /// The same, good only up to an instant.
+    pub fn until(self, when: When) -> Self {
+        Key { until: Some(when), ..self }
     }
 }
 
@@ -192,9 +208,24 @@ impl Sandbox {
         self.world.lock().keys.revoke(access)
     }
 
+    /// Revokes a key pair at an instant of the sandbox's clock; false if there is none with this access key.
+    pub fn revoke_at(&self, access: &str, when: When) -> bool {
+        self.world.lock().revoke_at(access, when)
+    }
+
+    /// Sets all limits, of which nothing is used.
+    pub fn limit(&self, limits: Vec<Limit>) {
+        self.world.lock().limits = Limits::new(limits);
+    }
+
     /// Arms a fault; gives its number.
     pub fn fault(&self, fault: Fault) -> u64 {
-        self.world.lock().faults.add(fault)
+        self.world.lock().arm(fault)
+    }
+
+    /// How often a fault met; nothing if it is no longer known.
+    pub fn met(&self, number: u64) -> Option<u64> {
+        self.world.lock().faults.met(number)
     }
 
     /// Ends a fault; false if it isn't in force (any more).
@@ -217,7 +248,13 @@ impl Sandbox {
         self.world.lock().journal.counters().clone()
     }
 
-    /// How many orders with this operation (of either version) and body were executed.
+    /// The counters in Prometheus' text format.
+    pub fn metrics(&self) -> String {
+        let world = self.world.lock();
+        world.journal.metrics(world.balance())
+    }
+
+    /// How many orders with this operation (of either version) and content were executed.
     pub fn executed(&self, operation: route::Operation, body: &[u8]) -> u64 {
         self.world.lock().journal.executed(operation, body)
     }
@@ -258,10 +295,13 @@ fn world(options: &Options) -> World {
     let mut keys = Keys::default();
     for key in &options.keys {
         keys.add(&key.label, &key.access, &key.secret);
+        if let Some(until) = key.until {
+            keys.revoke_at(&key.access, until.millis(options.clock.now()));
+        }
     }
     let mut world = World::new(options.rules.clone(), options.seed, (keys, options.journal), options.clock);
     for fault in &options.faults {
-        world.faults.add(fault.clone());
+        world.arm(fault.clone());
     }
     world
 }

@@ -2,7 +2,7 @@
 //!
 //! What always holds: a request is known by the two headers (V1's style), by Basic (V2's style), or
 //! by both if they name the same pair; anything missing, repeated, unreadable, wrong or revoked is
-//! a refusal. The documentation contradicts itself on whether V2 takes the two headers, so by
+//! a refusal. A pair may be revoked at an instant of the sandbox's clock. The documentation contradicts itself on whether V2 takes the two headers, so by
 //! default both styles are good for both versions. Secrets are compared as they are: these pairs
 //! guard nothing. Still they appear in no `Debug` text.
 
@@ -12,7 +12,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
-use super::route::Version;
+use super::{clock, route::Version};
 
 const ACCESS: HeaderName = HeaderName::from_static("access-key");
 const SECRET: HeaderName = HeaderName::from_static("secret-key");
@@ -37,8 +37,8 @@ pub struct Pair {
     pub access: String,
     /// The secret key.
     pub secret: Zeroizing<String>,
-    /// False once revoked.
-    pub live: bool,
+    /// The first instant at which it is refused, Unix milliseconds of the sandbox's clock; absent: none yet.
+    pub until: Option<i64>,
 }
 
 /// All pairs ever added, revoked ones too.
@@ -61,7 +61,7 @@ impl Keys {
             label: label.into(),
             access: access.to_owned(),
             secret: Zeroizing::new(secret.to_owned()),
-            live: true,
+            until: None,
         };
         match self.pairs.iter_mut().find(|known| known.access == access) {
             Some(known) => *known = pair,
@@ -69,23 +69,39 @@ impl Keys {
         }
     }
 
-    /// Revokes a pair; false if there is none with this access key.
+    /// Revokes a pair at once; false if there is none with this access key.
     pub fn revoke(&mut self, access: &str) -> bool {
-        let known = self.pairs.iter_mut().find(|pair| pair.access == access);
-        known.map(|pair| pair.live = false).is_some()
+        self.revoke_at(access, i64::MIN)
     }
 
-    /// Labels and access keys, and whether they are live, as JSON.
-    pub fn json(&self) -> serde_json::Value {
-        let line =
-            |pair: &Pair| serde_json::json!({"label": &*pair.label, "access_key": pair.access, "live": pair.live});
+    /// Revokes a pair from an instant on; false if there is none with this access key.
+    pub fn revoke_at(&mut self, access: &str, at: i64) -> bool {
+        let known = self.pairs.iter_mut().find(|pair| pair.access == access);
+        known.map(|pair| pair.until = Some(at)).is_some()
+    }
+
+    /// Revokes all pairs under a label at once.
+    pub fn revoke_labelled(&mut self, label: &str) {
+        let under = self.pairs.iter_mut().filter(|pair| &*pair.label == label);
+        under.for_each(|pair| pair.until = Some(i64::MIN));
+    }
+
+    /// Labels and access keys, whether they are live at `now`, and until when if that is known, as JSON.
+    pub fn json(&self, now: i64) -> serde_json::Value {
+        let line = |pair: &Pair| {
+            let until = pair.until.filter(|until| *until > i64::MIN).map(clock::envelope);
+            serde_json::json!({
+                "label": &*pair.label, "access_key": pair.access, "live": pair.live(now), "until": until,
+            })
+        };
         serde_json::json!({"keys": self.pairs.iter().map(line).collect::<Vec<_>>()})
     }
 
-    /// The label of the pair that a request carries, or nothing if it carries no good one.
-    pub fn check(&self, headers: &HeaderMap, version: Option<Version>, style: Style) -> Option<Arc<str>> {
+    /// The label of the pair that a request carries at `now` (Unix milliseconds), or nothing if it
+    /// carries no good one.
+    pub fn check(&self, headers: &HeaderMap, (version, style): (Option<Version>, Style), now: i64) -> Option<Arc<str>> {
         let basic = basic(headers);
-        let (pair, basic) = (self.judge(two_headers(headers)), self.judge(basic.as_proof()));
+        let (pair, basic) = (self.judge(two_headers(headers), now), self.judge(basic.as_proof(), now));
         let demanded = match (style, version) {
             (Style::Any, _) | (_, None) => true,
             (Style::ByVersion, Some(Version::V1)) => pair.is_some(),
@@ -100,15 +116,15 @@ impl Keys {
     }
 
     /// `None`: not carried. `Some(None)`: carried and wrong.
-    fn judge(&self, proof: Proof<'_>) -> Option<Option<&Pair>> {
+    fn judge(&self, proof: Proof<'_>, now: i64) -> Option<Option<&Pair>> {
         match proof {
             Proof::None => None,
             Proof::Bad => Some(None),
-            Proof::Pair(access, secret) => Some(
-                self.pairs
-                    .iter()
-                    .find(|pair| pair.live && pair.access.as_bytes() == access && pair.secret.as_bytes() == secret),
-            ),
+            Proof::Pair(access, secret) => {
+                Some(self.pairs.iter().find(|pair| {
+                    pair.live(now) && pair.access.as_bytes() == access && pair.secret.as_bytes() == secret
+                }))
+            }
         }
     }
 }
@@ -160,9 +176,15 @@ impl Basic {
     }
 }
 
+impl Pair {
+    fn live(&self, now: i64) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
 impl fmt::Debug for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pair").field("label", &self.label).field("live", &self.live).finish_non_exhaustive()
+        f.debug_struct("Pair").field("label", &self.label).field("until", &self.until).finish_non_exhaustive()
     }
 }
 
@@ -188,7 +210,7 @@ mod tests {
     }
 
     fn label(lines: &[(&'static str, &str)]) -> Option<String> {
-        keys().check(&headers(lines), Some(Version::V2), Style::Any).map(|label| label.to_string())
+        keys().check(&headers(lines), (Some(Version::V2), Style::Any), 0).map(|label| label.to_string())
     }
 
     fn basic_of(text: &str) -> String {
@@ -239,17 +261,31 @@ mod tests {
         let mut keys = keys();
         let lines = headers(&[("access-key", "a1"), ("secret-key", "s1")]);
         assert!(keys.revoke("a1"));
-        assert!(keys.check(&lines, None, Style::Any).is_none());
+        assert!(keys.check(&lines, (None, Style::Any), 0).is_none());
         keys.add("three", "a1", "s1");
-        assert_eq!(keys.check(&lines, None, Style::Any).as_deref(), Some("three"));
+        assert_eq!(keys.check(&lines, (None, Style::Any), 0).as_deref(), Some("three"));
         assert!(!keys.revoke("nobody"));
+    }
+
+    #[test]
+    fn a_pair_is_good_up_to_the_instant_at_which_it_is_revoked() {
+        let mut keys = keys();
+        let lines = headers(&[("access-key", "a1"), ("secret-key", "s1")]);
+        assert!(keys.revoke_at("a1", 1_000));
+        let live = |keys: &Keys, now| keys.check(&lines, (None, Style::Any), now).is_some();
+        assert!(live(&keys, 999) && !live(&keys, 1_000) && !live(&keys, i64::MAX));
+        assert_eq!(keys.json(0)["keys"][0]["until"], "1970-01-01T00:00:01.000Z");
+        keys.add("one", "a1", "s1");
+        assert!(live(&keys, 1_000));
+        keys.revoke_labelled("one");
+        assert!(!live(&keys, i64::MIN) && keys.json(0)["keys"][1]["live"] == true);
     }
 
     #[test]
     fn by_version_each_version_wants_its_own_style() {
         let pair = headers(&[("access-key", "a1"), ("secret-key", "s1")]);
         let basic = headers(&[("authorization", &basic_of("a1:s1"))]);
-        let known = |headers, version| keys().check(headers, Some(version), Style::ByVersion).is_some();
+        let known = |headers, version| keys().check(headers, (Some(version), Style::ByVersion), 0).is_some();
         assert!(known(&pair, Version::V1) && known(&basic, Version::V2));
         assert!(!known(&basic, Version::V1) && !known(&pair, Version::V2));
     }

@@ -15,12 +15,21 @@ pub enum Purpose {
     Awb = 3,
     /// The letters of booking ids and order codes.
     Letters = 4,
+    /// Whether a fault meets a request.
+    Fault = 16,
+    /// How long a fault waits.
+    Delay = 17,
 }
 
 /// A number from the seed, the purpose and the words.
 pub fn draw(seed: u64, purpose: Purpose, words: &[u64]) -> u64 {
     let first = fastrand::Rng::with_seed(seed ^ (purpose as u64).rotate_right(8)).u64(..);
     words.iter().fold(first, |state, word| fastrand::Rng::with_seed(state ^ word).u64(..))
+}
+
+/// A draw as a number from 0 to just below 1; 53 bits are what fits a double.
+pub fn part(draw: u64) -> f64 {
+    (draw >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// Five letters A to Z made from `number`.

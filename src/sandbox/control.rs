@@ -12,6 +12,7 @@ mod clock;
 mod faults;
 mod journal;
 mod keys;
+mod limits;
 
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ const LONGEST: usize = 1 << 20;
 const ROOT: &str = "/_sandbox/";
 
 /// The routes of all rooms, in the order in which they are listed.
-const ROOMS: &[&[Route]] = &[clock::ROUTES, journal::ROUTES, keys::ROUTES, faults::ROUTES];
+const ROOMS: &[&[Route]] = &[clock::ROUTES, journal::ROUTES, keys::ROUTES, faults::ROUTES, limits::ROUTES];
 
 /// The control address's own token, if it has one.
 pub(super) type Token = Option<Arc<Zeroizing<String>>>;
@@ -66,7 +67,6 @@ enum Given {
     /// JSON.
     Json(Value),
     /// Anything else: its content type and itself.
-    #[allow(dead_code)]
     Text(&'static str, String),
 }
 

@@ -6,6 +6,8 @@
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::limits::Refused;
+
 /// What an operation gives: the text of `message`, and `data` as JSON.
 #[derive(Debug)]
 pub struct Reply {
@@ -36,6 +38,10 @@ pub enum Failure {
     Shortage(String),
     /// The body is longer than the sandbox reads: 413.
     TooLong,
+    /// A limit is used up: as the limit says.
+    Limited(Refused),
+    /// What a fault says: this status, this message.
+    Said(u16, String),
 }
 
 impl Reply {
@@ -75,19 +81,30 @@ impl Failure {
             Failure::NotFound => not_found,
             Failure::NoRoute | Failure::Unserved | Failure::Cancel => 404,
             Failure::TooLong => 413,
+            Failure::Limited(refused) => refused.status,
+            Failure::Said(status, _) => *status,
         }
     }
 
     /// The text of `message`.
     pub fn message(&self) -> &str {
         match self {
-            Failure::Invalid(text) | Failure::Shortage(text) => text,
+            Failure::Invalid(text) | Failure::Shortage(text) | Failure::Said(_, text) => text,
             Failure::Unauthorized => "Unauthorized",
             Failure::NotFound | Failure::Unserved => "Data not found",
             Failure::NoRoute => "Not Found",
             // Grammar as published.
             Failure::Cancel => "An error occurred while placing an cancel",
             Failure::TooLong => "Request entity too large",
+            Failure::Limited(refused) => &refused.message,
+        }
+    }
+
+    /// Seconds of `Retry-After`, if it says so.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Failure::Limited(refused) => refused.retry_after,
+            _ => None,
         }
     }
 

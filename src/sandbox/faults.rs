@@ -1,95 +1,120 @@
 //! Misbehaviour on request.
 //!
-//! What always holds: the first fault that matches a request (in the order of adding) meets it, at
-//! most one does, and it is used up after its count. A fault only changes how an answer is given
-//! or whether the request is executed; what was executed is always in the journal.
+//! What always holds: the first fault that is due for a request (in the order of adding) meets it, at
+//! most one does, and it is used up after its count. Chance is drawn from the seed, the fault's
+//! number and how many requests matched it so far, so a run can be repeated. A fault only changes how
+//! an answer is given or whether the request is executed; what was executed is always in the journal.
 
-use std::time::Duration;
+mod act;
+mod spread;
 
-use bytes::Bytes;
+use std::{collections::VecDeque, time::Duration};
+
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::route::{Operation, Routes};
+pub use act::{Act, Canned, Handshake, MOST, Said, pad, page};
+pub use spread::{LONGEST, Spread};
 
-/// Which requests are met, how often, and by what.
+use super::{
+    chance::{self, Purpose},
+    route::{Operation, Routes},
+    when::When,
+};
+
+/// Faults that are used up and still shown.
+const SPENT: usize = 100;
+
+/// Which requests are met, when, how often, and by what.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fault {
     /// Name of an operation, such as `v2.order_express`; absent: any, unlisted requests too.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
     /// Path as received, without query; absent: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// Label of a key pair; absent: any, also none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// How many requests it meets; absent: all until it is cleared.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub times: Option<u64>,
+    /// Which part of the matching requests it meets, 0 to 1; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chance: Option<f64>,
+    /// Meets every n-th of the matching requests; absent: each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every: Option<u64>,
+    /// When it begins; absent: at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<When>,
+    /// When it ends (that instant is no longer met); absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<When>,
     /// Milliseconds to wait before anything is executed.
     pub wait_ms: u64,
+    /// A distribution of further waiting there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait: Option<Spread>,
     /// Milliseconds to wait after execution, before the answer.
     pub delay_ms: u64,
+    /// A distribution of further waiting there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Spread>,
+    /// Milliseconds by which `Date` and `timestamp` of the answer are ahead of the clock, or behind it.
+    pub skew_ms: i64,
     /// What happens.
     pub act: Act,
 }
 
-/// What happens to a request that a fault meets.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Act {
-    /// Nothing but the waiting.
-    #[default]
-    Pass,
-    /// Not executed; the connection is reset (RST).
-    Reset,
-    /// Not executed; the connection is closed without an answer (FIN).
-    Close,
-    /// Executed; the connection is closed without an answer (FIN): the case that matters most.
-    Lose,
-    /// Executed; the connection is reset without an answer (RST).
-    LoseReset,
-    /// Another answer in place of the right one.
-    Answer(Canned),
-    /// Executed; the first bytes of the right body under its full `content-length`, then the end.
-    Cut {
-        /// Bytes of the body that are sent.
-        after: usize,
-        /// Whether the end is a reset.
-        #[serde(default)]
-        reset: bool,
-    },
-    /// Executed; the right body under a `content-length` that is wrong by `by`, then the end.
-    WrongLength {
-        /// Added to the true length; a negative one leaves surplus bytes on the wire.
-        by: i64,
-    },
-    /// Executed; the right body, whole, in small pieces.
-    Drip {
-        /// Bytes of a piece, at least 1.
-        bytes: usize,
-        /// Milliseconds between pieces.
-        every_ms: u64,
-    },
-    /// Executed; the right envelope with a member `padding` that makes the body this many bytes longer.
-    Long {
-        /// Bytes added.
-        bytes: usize,
-    },
+/// A request, as far as faults look at it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The operation asked for, if one is served there.
+    pub operation: Option<Operation>,
+    /// Its path, without query.
+    pub path: &'a str,
+    /// The label of its key pair, if a good one.
+    pub key: Option<&'a str>,
+    /// Unix milliseconds of the sandbox's clock.
+    pub at: i64,
 }
 
-/// An answer that is given in place of the right one.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Canned {
-    /// Its status, 200 to 599.
-    pub status: u16,
-    /// Further headers, or another `content-type` than JSON's.
-    #[serde(default)]
-    pub headers: Vec<(String, String)>,
-    /// Its body.
-    #[serde(default)]
-    pub body: String,
-    /// Whether the request is executed all the same.
-    #[serde(default)]
-    pub execute: bool,
+/// What a request was met by.
+#[derive(Clone, Debug, Default)]
+pub struct Met {
+    /// The fault's number.
+    pub number: u64,
+    /// What happens.
+    pub act: Act,
+    /// Milliseconds to wait before execution.
+    pub wait: u64,
+    /// Milliseconds to wait after it.
+    pub delay: u64,
+    /// Milliseconds by which the answer's clock is wrong.
+    pub skew: i64,
+}
+
+/// The faults in force, and the newest that are used up.
+#[derive(Debug, Default)]
+pub struct Faults {
+    seed: u64,
+    next: u64,
+    armed: Vec<Armed>,
+    spent: VecDeque<Armed>,
+}
+
+#[derive(Debug)]
+struct Armed {
+    number: u64,
+    /// `times` is what is left; `from` and `until` are absolute.
+    fault: Fault,
+    /// Requests that matched it while it was in force.
+    seen: u64,
+    /// Requests that it met.
+    met: u64,
 }
 
 impl Fault {
@@ -124,61 +149,26 @@ impl Fault {
     }
 }
 
-impl Act {
-    /// An answer with this status and JSON body, without execution.
-    pub fn answer(status: u16, body: &str) -> Self {
-        Act::Answer(Canned { status, headers: Vec::new(), body: body.to_owned(), execute: false })
-    }
-
-    /// An HTML page, as a proxy in front of Fastrac would give it.
-    pub fn html(status: u16) -> Self {
-        let body = format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>");
-        let headers = vec![("content-type".to_owned(), "text/html".to_owned())];
-        Act::Answer(Canned { status, headers, body, execute: false })
-    }
-
-    /// 429, with `Retry-After` if given (seconds).
-    pub fn throttle(retry_after: Option<u64>) -> Self {
-        let headers = retry_after.map(|seconds| ("retry-after".to_owned(), seconds.to_string())).into_iter().collect();
-        let body = r#"{"success":false,"message":"Too Many Requests"}"#.to_owned();
-        Act::Answer(Canned { status: 429, headers, body, execute: false })
-    }
-
-    /// `success:false` with this message under HTTP 200.
-    pub fn refuse(message: &str) -> Self {
-        let body = serde_json::json!({"success": false, "message": message}).to_string();
-        Act::answer(200, &body)
-    }
-
-    /// Whether the request is executed.
-    pub fn executes(&self) -> bool {
-        match self {
-            Act::Reset | Act::Close => false,
-            Act::Answer(canned) => canned.execute,
-            _ => true,
-        }
-    }
-}
-
-/// The faults in force.
-#[derive(Debug, Default)]
-pub struct Faults {
-    next: u64,
-    armed: Vec<(u64, Fault)>,
-}
-
 impl Faults {
-    /// Adds a fault; gives its number.
-    pub fn add(&mut self, fault: Fault) -> u64 {
+    /// No faults; chance comes from the seed.
+    pub fn new(seed: u64) -> Self {
+        Faults { seed, ..Faults::default() }
+    }
+
+    /// Adds a fault at `now`; gives its number.
+    pub fn add(&mut self, mut fault: Fault, now: i64) -> u64 {
         self.next += 1;
-        self.armed.push((self.next, fault));
+        for when in [&mut fault.from, &mut fault.until] {
+            *when = when.map(|when| When::At(when.millis(now)));
+        }
+        self.armed.push(Armed { number: self.next, fault, seen: 0, met: 0 });
         self.next
     }
 
     /// Ends a fault; false if it isn't in force.
     pub fn remove(&mut self, number: u64) -> bool {
         let before = self.armed.len();
-        self.armed.retain(|(known, _)| *known != number);
+        self.armed.retain(|armed| armed.number != number);
         self.armed.len() < before
     }
 
@@ -187,129 +177,119 @@ impl Faults {
         self.armed.clear();
     }
 
-    /// The faults in force, with what is left of their counts, as JSON.
-    pub fn json(&self) -> serde_json::Value {
-        let line = |(number, fault): &(u64, Fault)| serde_json::json!({"id": number, "fault": fault});
-        serde_json::json!({"faults": self.armed.iter().map(line).collect::<Vec<_>>()})
+    /// The faults in force with how often each met, and those that are used up, as JSON.
+    pub fn json(&self) -> Value {
+        let line =
+            |armed: &Armed| json!({"id": armed.number, "met": armed.met, "seen": armed.seen, "fault": armed.fault});
+        let spent: Vec<Value> = self.spent.iter().map(line).collect();
+        json!({"faults": self.armed.iter().map(line).collect::<Vec<_>>(), "spent": spent})
     }
 
-    /// The fault that meets a request, with its number; counts it.
-    pub fn take(&mut self, operation: Option<Operation>, path: &str, key: Option<&str>) -> Option<(u64, Fault)> {
-        if self.armed.is_empty() {
-            return None;
-        }
-        let name = operation.map(Operation::name);
-        let matches = |fault: &Fault| {
-            fault.operation.as_deref().is_none_or(|wanted| name == Some(wanted))
-                && fault.path.as_deref().is_none_or(|wanted| path == wanted)
-                && fault.key.as_deref().is_none_or(|wanted| key == Some(wanted))
-                && fault.times != Some(0)
-        };
-        let position = self.armed.iter().position(|(_, fault)| matches(fault))?;
-        let (number, fault) = &mut self.armed[position];
-        let met = (*number, fault.clone());
-        if let Some(times) = &mut fault.times {
+    /// How often a fault met; nothing if it is no longer known.
+    pub fn met(&self, number: u64) -> Option<u64> {
+        self.armed.iter().chain(&self.spent).find(|armed| armed.number == number).map(|armed| armed.met)
+    }
+
+    /// The fault that meets a request; counts it.
+    pub fn take(&mut self, asked: &Asked<'_>) -> Option<Met> {
+        self.meet(asked.at, |fault| !matches!(fault.act, Act::Tls(_)) && fault.concerns(asked))
+    }
+
+    /// The fault that meets a new connection; counts it.
+    pub fn connect(&mut self, at: i64) -> Option<Met> {
+        self.meet(at, |fault| matches!(fault.act, Act::Tls(_)))
+    }
+
+    fn meet(&mut self, at: i64, concerns: impl Fn(&Fault) -> bool) -> Option<Met> {
+        let seed = self.seed;
+        let due = |armed: &mut Armed| concerns(&armed.fault) && armed.due(seed, at);
+        let position = self.armed.iter_mut().position(due)?;
+        let armed = &mut self.armed[position];
+        armed.met += 1;
+        let met = armed.draw(seed);
+        if let Some(times) = &mut armed.fault.times {
             *times -= 1;
             if *times == 0 {
-                self.armed.remove(position);
+                let spent = self.armed.remove(position);
+                self.spent.truncate(SPENT - 1);
+                self.spent.push_front(spent);
             }
         }
         Some(met)
     }
 }
 
+impl Armed {
+    /// Whether it meets a request that it concerns; counts the request.
+    fn due(&mut self, seed: u64, at: i64) -> bool {
+        let fault = &self.fault;
+        let begun = fault.from.is_none_or(|from| from.millis(0) <= at);
+        let over = fault.until.is_some_and(|until| until.millis(0) <= at);
+        if !begun || over || fault.times == Some(0) {
+            return false;
+        }
+        self.seen += 1;
+        let turn = fault.every.is_none_or(|every| self.seen.is_multiple_of(every.max(1)));
+        let lucky = || chance::part(chance::draw(seed, Purpose::Fault, &[self.number, self.seen]));
+        turn && fault.chance.is_none_or(|chance| lucky() < chance)
+    }
+
+    fn draw(&self, seed: u64) -> Met {
+        let Fault { wait_ms, wait, delay_ms, delay, skew_ms, act, .. } = &self.fault;
+        let drawn = |spread: &Option<Spread>, which| {
+            let draw = || chance::draw(seed, Purpose::Delay, &[self.number, self.seen, which]);
+            spread.as_ref().map_or(0, |spread| spread.millis(draw()))
+        };
+        Met {
+            number: self.number,
+            act: act.clone(),
+            wait: wait_ms.saturating_add(drawn(wait, 0)),
+            delay: delay_ms.saturating_add(drawn(delay, 1)),
+            skew: *skew_ms,
+        }
+    }
+}
+
+impl Fault {
+    fn concerns(&self, asked: &Asked<'_>) -> bool {
+        let name = asked.operation.map(Operation::name);
+        self.operation.as_deref().is_none_or(|wanted| name == Some(wanted))
+            && self.path.as_deref().is_none_or(|wanted| asked.path == wanted)
+            && self.key.as_deref().is_none_or(|wanted| asked.key == Some(wanted))
+    }
+
+    /// Whether it says anything of a single request.
+    fn picks(&self) -> bool {
+        let waits = self.wait.is_some() || self.delay.is_some() || self.wait_ms > 0 || self.delay_ms > 0;
+        self.operation.is_some() || self.path.is_some() || self.key.is_some() || self.skew_ms != 0 || waits
+    }
+}
+
 /// What is wrong with a fault, if anything.
+///
+/// # Errors
+/// If it could never do what it says; the text begins with the member concerned.
 pub fn check(fault: &Fault) -> Result<(), String> {
     let known = |name: &str| Routes::get().rows().iter().any(|row| row.operation.name() == name);
     if let Some(name) = fault.operation.as_deref().filter(|name| !known(name)) {
         return Err(format!("operation: no operation is called {name}"));
     }
-    match &fault.act {
-        Act::Answer(canned) if !(200..=599).contains(&canned.status) => Err("act.answer.status: 200 to 599".to_owned()),
-        Act::Answer(canned) => canned.headers.iter().try_for_each(|(name, value)| {
-            let good = http::HeaderName::try_from(name).is_ok() && http::HeaderValue::try_from(value).is_ok();
-            if good { Ok(()) } else { Err(format!("act.answer.headers: {name} can't be sent")) }
-        }),
-        Act::Drip { bytes: 0, .. } => Err("act.drip.bytes: at least 1".to_owned()),
-        Act::Long { bytes } if *bytes > MOST => Err(format!("act.long.bytes: at most {MOST}")),
-        _ => Ok(()),
+    if fault.chance.is_some_and(|chance| !(0.0..=1.0).contains(&chance)) {
+        return Err("chance: 0 to 1".to_owned());
     }
-}
-
-/// The longest padding, in bytes: a body is in memory once.
-pub const MOST: usize = 1 << 28;
-
-/// The right body with `bytes` bytes more in it, still the same envelope.
-pub fn pad(body: &Bytes, bytes: usize) -> Bytes {
-    const FRAME: usize = r#"{"padding":"","#.len() - 1; // the body's own brace is replaced
-    let mut out = Vec::with_capacity(body.len() + bytes + FRAME);
-    out.extend_from_slice(br#"{"padding":""#);
-    out.resize(out.len() + bytes.saturating_sub(FRAME), b'x');
-    out.extend_from_slice(br#"","#);
-    out.extend_from_slice(body.get(1..).unwrap_or_default());
-    out.into()
+    if fault.every == Some(0) || fault.times == Some(0) {
+        return Err("every, times: at least 1".to_owned());
+    }
+    for (name, spread) in [("wait", &fault.wait), ("delay", &fault.delay)] {
+        if let Some(spread) = spread {
+            spread.check().map_err(|error| format!("{name}.{error}"))?;
+        }
+    }
+    if matches!(fault.act, Act::Tls(_)) && fault.picks() {
+        return Err("act.tls: meets connections, before any request; only times, chance, every, from, until".to_owned());
+    }
+    fault.act.check()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sandbox::route::{Kind, Version};
-
-    const TRACK: Option<Operation> = Some(Operation { version: Version::V2, kind: Kind::Track });
-
-    #[test]
-    fn a_fault_meets_as_many_requests_as_it_says_in_order_of_adding() {
-        let mut faults = Faults::default();
-        let first = faults.add(Fault::on("v2.track", Act::Reset).times(2));
-        let second = faults.add(Fault::everywhere(Act::Close));
-        let numbers: Vec<u64> =
-            (0..3).filter_map(|_| faults.take(TRACK, "/order/track", None)).map(|(number, _)| number).collect();
-        assert_eq!(numbers, [first, first, second]);
-        assert_eq!(faults.take(None, "/nowhere", None).map(|(n, _)| n), Some(second));
-        assert!(faults.remove(second) && !faults.remove(second));
-        assert!(faults.take(TRACK, "/order/track", None).is_none());
-    }
-
-    #[test]
-    fn operation_path_and_key_must_all_match() {
-        let mut faults = Faults::default();
-        faults.add(Fault { path: Some("/order/track".into()), ..Fault::on("v2.track", Act::Reset) }.key("one"));
-        assert!(faults.take(TRACK, "/order/track", None).is_none());
-        assert!(faults.take(TRACK, "/apiOrder/trackingOrder", Some("one")).is_none());
-        assert!(faults.take(None, "/order/track", Some("one")).is_none());
-        assert!(faults.take(TRACK, "/order/track", Some("one")).is_some());
-    }
-
-    #[test]
-    fn every_act_can_be_written_as_json() {
-        for text in [
-            r#"{"act": "lose"}"#,
-            r#"{"act": {"answer": {"status": 429, "headers": [["retry-after", "3"]], "body": "x"}}}"#,
-            r#"{"act": {"cut": {"after": 10}}, "times": 1, "operation": "v2.city"}"#,
-            r#"{"act": {"wrong_length": {"by": -3}}, "key": "k", "path": "/x"}"#,
-            r#"{"act": {"drip": {"bytes": 1, "every_ms": 5}}, "delay_ms": 2, "wait_ms": 1}"#,
-            r#"{"act": {"long": {"bytes": 100000}}}"#,
-        ] {
-            let fault: Fault = serde_json::from_str(text).unwrap();
-            assert_eq!(check(&fault), Ok(()), "{text}");
-        }
-        for text in [
-            r#"{"operation": "v2.nothing"}"#,
-            r#"{"act": {"answer": {"status": 99}}}"#,
-            r#"{"act": {"answer": {"status": 200, "headers": [["a b", "c"]]}}}"#,
-            r#"{"act": {"drip": {"bytes": 0, "every_ms": 5}}}"#,
-        ] {
-            assert!(check(&serde_json::from_str(text).unwrap()).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_padded_body_is_the_same_envelope_and_exactly_as_much_longer() {
-        let body = Bytes::from_static(br#"{"success":true,"message":"","data":[1]}"#);
-        let long = pad(&body, 1_000);
-        assert_eq!(long.len(), body.len() + 1_000);
-        let value: serde_json::Value = serde_json::from_slice(&long).unwrap();
-        assert_eq!(value["success"], true);
-        assert_eq!(value["data"][0], 1);
-    }
-}
+mod tests;

@@ -6,8 +6,10 @@
 //! are kept as bytes, secrets included: that a caller's secret never came here is what tests prove
 //! with it. They appear in no `Debug` text.
 //!
-//! A duplicate is an order that was executed although one with the same operation and body bytes
-//! had been executed before.
+//! A duplicate is an order that was executed although one with the same operation and content had
+//! been executed before: the same JSON, however it is spaced and its members are ordered.
+
+mod metrics;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -20,7 +22,10 @@ use http::{HeaderMap, Method, Uri};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::route::{Kind, Operation, Routes};
+use super::{
+    limits::Window,
+    route::{Kind, Operation, Routes},
+};
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +61,14 @@ pub struct Entry {
     pub status: Option<u16>,
     /// Whether it placed or cancelled an order.
     pub executed: bool,
-    /// Whether an order with the same body had been executed before.
+    /// Whether an order with the same content had been executed before.
     pub duplicate: bool,
     /// The fault that met it.
     pub fault: Option<u64>,
+    /// What that fault does.
+    pub act: Option<&'static str>,
+    /// The limit that was used up.
+    pub limited: Option<Window>,
 }
 
 /// Counts of one operation under one key.
@@ -80,7 +89,7 @@ pub struct Orders {
     pub instant: u64,
     /// Orders cancelled.
     pub cancelled: u64,
-    /// Orders placed again with the same body.
+    /// Orders placed again with the same content.
     pub duplicates: u64,
 }
 
@@ -95,6 +104,10 @@ pub struct Counters {
     pub unlisted: u64,
     /// Requests met by a fault.
     pub faults: u64,
+    /// Requests and connections met, by what the fault does.
+    pub acts: BTreeMap<&'static str, u64>,
+    /// Requests that a limit refused, by label of key and what was used up.
+    pub limited: BTreeMap<(Arc<str>, Window), u64>,
     /// Requests whose body broke off.
     pub broken: u64,
     /// Connections accepted.
@@ -143,6 +156,12 @@ impl Journal {
         counters.requests += 1;
         counters.unauthenticated += u64::from(entry.key.is_none());
         counters.faults += u64::from(entry.fault.is_some());
+        if let Some(act) = entry.act {
+            *counters.acts.entry(act).or_default() += 1;
+        }
+        if let (Some(key), Some(window)) = (&entry.key, entry.limited) {
+            *counters.limited.entry((Arc::clone(key), window)).or_default() += 1;
+        }
         match row {
             Some(row) => *counters.paths.entry(row.path).or_default() += 1,
             None => counters.unlisted += 1,
@@ -183,7 +202,7 @@ impl Journal {
         }
     }
 
-    /// How many orders with this operation and body were executed.
+    /// How many orders with this operation and content were executed.
     pub fn executed(&self, operation: Operation, body: &[u8]) -> u64 {
         self.placed.get(&fingerprint(operation, body)).copied().unwrap_or(0)
     }
@@ -192,6 +211,17 @@ impl Journal {
     pub fn connect(&mut self) -> u64 {
         self.counters.connections += 1;
         self.counters.connections
+    }
+
+    /// Counts a connection that a fault met.
+    pub fn meet(&mut self, act: &'static str) {
+        *self.counters.acts.entry(act).or_default() += 1;
+    }
+
+    /// How many requests are kept, and how many no longer.
+    fn kept(&self) -> (u64, u64) {
+        let kept = self.entries.len() as u64;
+        (kept, self.next - 1 - kept)
     }
 
     /// Counts a request whose body broke off: it was not received whole and has no entry.
@@ -220,13 +250,20 @@ impl Journal {
                 json!({"operation": operation, "key": &**key, "requests": tally.requests, "statuses": statuses})
             })
             .collect();
+        let mut keys: BTreeMap<&str, u64> = BTreeMap::new();
+        for ((_, key), tally) in &c.operations {
+            *keys.entry(key).or_default() += tally.requests;
+        }
+        let line = |((key, window), count): (&(Arc<str>, Window), &u64)| json!({"key": &**key, "window": window.name(), "refusals": count});
+        let limited: Vec<Value> = c.limited.iter().map(line).collect();
+        let (kept, dropped) = self.kept();
         json!({
             "requests": c.requests, "unauthenticated": c.unauthenticated, "unlisted": c.unlisted,
             "faults": c.faults, "broken": c.broken, "connections": c.connections,
             "orders": {"express": c.orders.express, "instant": c.orders.instant,
                        "cancelled": c.orders.cancelled, "duplicates": c.orders.duplicates},
-            "operations": operations, "paths": c.paths,
-            "journal": {"kept": self.entries.len(), "dropped": self.next - 1 - self.entries.len() as u64},
+            "keys": keys, "operations": operations, "paths": c.paths, "limited": limited, "acts": c.acts,
+            "journal": {"kept": kept, "dropped": dropped},
         })
     }
 
@@ -269,7 +306,8 @@ impl Entry {
             "operation": self.operation().map(Operation::name),
             "path": self.row.map(|position| Routes::get().rows()[position].path),
             "key": self.key.as_deref(), "status": self.status, "executed": self.executed,
-            "duplicate": self.duplicate, "fault": self.fault,
+            "duplicate": self.duplicate, "fault": self.fault, "act": self.act,
+            "limited": self.limited.map(Window::name),
         })
     }
 
@@ -299,9 +337,14 @@ fn text(bytes: &[u8]) -> Value {
     }
 }
 
-/// Sixteen bytes are enough that no two bodies of a test meet.
+/// Sixteen bytes are enough that no two bodies of a test meet. What isn't JSON counts by its bytes.
 fn fingerprint(operation: Operation, body: &[u8]) -> [u8; 16] {
-    let digest = Sha256::new().chain_update([operation.kind as u8]).chain_update(body).finalize();
+    let content = serde_json::from_slice::<Value>(body).map(|mut value| {
+        value.sort_all_objects();
+        value.to_string()
+    });
+    let content = content.as_ref().map_or(body, |content| content.as_bytes());
+    let digest = Sha256::new().chain_update([operation.kind as u8]).chain_update(content).finalize();
     std::array::from_fn(|position| digest[position])
 }
 

@@ -7,11 +7,13 @@
 //! How it fails: a connection that breaks is dropped without a word; accepting goes on.
 
 mod flow;
+mod handshake;
+mod shape;
 
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::Response;
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -26,18 +28,17 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    faults::{self, Act, Canned},
+    faults::{Act, Met},
     world::{Answer, Received, Request, World},
 };
 use flow::Flow;
+use shape::{Ending, Given, shape};
 
 /// The longest body that is read, in bytes.
 const LONGEST: usize = 16 << 20;
 
 /// Pause after a failed accept (no file descriptors left), so that it doesn't spin.
 const PAUSE: Duration = Duration::from_millis(20);
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The world, for the door and for whoever holds the sandbox.
 pub(super) type Shared = Arc<Mutex<World>>;
@@ -59,13 +60,6 @@ impl Stream for TlsStream<TcpStream> {
     }
 }
 
-/// How a connection ends past hyper.
-#[derive(Debug, Default)]
-struct Ending {
-    bytes: Vec<u8>,
-    reset: bool,
-}
-
 /// Where a request leaves the ending for its connection.
 type Last = Arc<Mutex<Option<Ending>>>;
 
@@ -84,9 +78,11 @@ pub(super) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, worl
         let _ = stream.set_nodelay(true);
         let (world, tls) = (Arc::clone(&world), tls.clone());
         tasks.spawn(async move {
-            match tls {
-                None => connection(stream, world).await,
-                Some(tls) => match tls.accept(stream).await {
+            let met = world.lock().greet();
+            match (met, tls) {
+                (Some(Act::Tls(how)), tls) => handshake::fail(stream, how, tls.is_some()).await,
+                (_, None) => connection(stream, world).await,
+                (_, Some(tls)) => match tls.accept(stream).await {
                     Ok(stream) => connection(stream, world).await,
                     Err(_) => Ok(()),
                 },
@@ -137,19 +133,12 @@ async fn respond(
         },
     };
     let request = Request { connection, method: head.method, uri: head.uri, headers: head.headers, body };
-    let mut received = world.lock().receive(request);
-    let fault = received.fault.take().unwrap_or_default();
-    pause(fault.wait_ms).await;
-    let answer = execute(&world, &received, &fault.act, whole);
-    pause(fault.delay_ms).await;
-    let given = shape(answer, fault.act);
-    let status = match &given {
-        Given::Answer(response) => Some(response.status().as_u16()),
-        Given::End(_, status) => *status,
-    };
-    if let Some(status) = status {
-        world.lock().answered(&received, status);
-    }
+    let received = world.lock().receive(request);
+    let Met { act, wait, delay, .. } = received.met.clone().unwrap_or_default();
+    pause(wait).await;
+    let answer = execute(&world, &received, &act, whole);
+    pause(delay).await;
+    let given = give(&world, &received, answer, act);
     match given {
         Given::Answer(response) => Ok(response),
         Given::End(ending, _) => {
@@ -170,76 +159,22 @@ async fn pause(millis: u64) {
     }
 }
 
-/// The right answer, if the request is executed at all.
+/// The answer that the world gives, if it gives one at all.
 fn execute(world: &Shared, received: &Received, act: &Act, whole: bool) -> Option<Answer> {
     let mut world = world.lock();
-    match (act.executes(), whole) {
-        (false, _) => None,
-        (true, false) => Some(world.too_long(received)),
-        (true, true) => Some(world.execute(received)),
+    if whole { world.act(received, act) } else { act.executes().then(|| world.too_long(received)) }
+}
+
+/// Shapes what goes out, and notes its status.
+fn give(world: &Shared, received: &Received, answer: Option<Answer>, act: Act) -> Given {
+    let mut world = world.lock();
+    let given = shape(answer, act, world.said(received));
+    let status = match &given {
+        Given::Answer(response) => Some(response.status().as_u16()),
+        Given::End(_, status) => *status,
+    };
+    if let Some(status) = status {
+        world.answered(received, status);
     }
-}
-
-/// What goes out: an answer, or the connection's end and the status that its bytes carry or would
-/// have carried.
-enum Given {
-    Answer(Response<Flow>),
-    End(Ending, Option<u16>),
-}
-
-fn shape(answer: Option<Answer>, act: Act) -> Given {
-    let status = answer.as_ref().map(|answer| answer.status);
-    let ending = |reset| Given::End(Ending { bytes: Vec::new(), reset }, status);
-    match (act, answer) {
-        (Act::Reset | Act::LoseReset, _) => ending(true),
-        (Act::Close | Act::Lose, _) => ending(false),
-        (Act::Answer(canned), _) => Given::Answer(canned_response(canned)),
-        (_, None) => ending(false),
-        (Act::Cut { after, reset }, Some(answer)) => {
-            let sent = answer.body.slice(..after.min(answer.body.len()));
-            Given::End(Ending { bytes: raw(answer.status, answer.body.len(), &sent), reset }, status)
-        }
-        (Act::WrongLength { by }, Some(answer)) => {
-            let length = (answer.body.len() as i64).saturating_add(by).max(0);
-            Given::End(Ending { bytes: raw(answer.status, length as usize, &answer.body), reset: false }, status)
-        }
-        (Act::Drip { bytes, every_ms }, Some(answer)) => {
-            Given::Answer(response(answer.status, Flow::drip(answer.body, bytes, Duration::from_millis(every_ms))))
-        }
-        (Act::Long { bytes }, Some(answer)) => {
-            Given::Answer(response(answer.status, Flow::whole(faults::pad(&answer.body, bytes))))
-        }
-        (Act::Pass, Some(answer)) => Given::Answer(response(answer.status, Flow::whole(answer.body))),
-    }
-}
-
-fn response(status: u16, flow: Flow) -> Response<Flow> {
-    let mut response = Response::new(flow);
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
-    response
-}
-
-fn canned_response(canned: Canned) -> Response<Flow> {
-    let mut response = response(canned.status, Flow::whole(canned.body.into()));
-    let mut replaced = Vec::new();
-    for (name, value) in canned.headers {
-        let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else { continue };
-        // The first of a name replaces what stands there (the content type), further ones add up.
-        if replaced.contains(&name) {
-            response.headers_mut().append(name, value);
-        } else {
-            response.headers_mut().insert(name.clone(), value);
-            replaced.push(name);
-        }
-    }
-    response
-}
-
-/// An answer as bytes, with a length that need not be true.
-fn raw(status: u16, length: usize, body: &[u8]) -> Vec<u8> {
-    let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("");
-    let head =
-        format!("HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
-    [head.as_bytes(), body].concat()
+    given
 }

@@ -19,6 +19,7 @@
 //! tariff_single_use = true
 //! shortage_message = "Insufficient balance"
 //! journal = { entries = 10000, bytes = "64MiB" }
+//! limits = [{ per_second = 20, per_day = 10000, by = "account" }]   # see Limit
 //! [[faults]]                        # see Fault
 //! operation = "v2.order_express"
 //! times = 1
@@ -44,6 +45,8 @@ use super::{
     Key, Options,
     auth::Style,
     faults::{self, Fault},
+    limits::Limit,
+    when::When,
 };
 
 /// Why a configuration can't be used.
@@ -86,6 +89,7 @@ struct File {
     tariff_single_use: Option<bool>,
     shortage_message: Option<String>,
     journal: Option<WrittenBounds>,
+    limits: Option<Vec<Limit>>,
     #[serde(default)]
     faults: Vec<Fault>,
 }
@@ -96,6 +100,7 @@ struct WrittenKey {
     label: String,
     access_key: String,
     secret_key: String,
+    revoke_at: Option<When>,
 }
 
 #[derive(Deserialize)]
@@ -141,7 +146,8 @@ fn lay(options: &mut Options, file: File) -> Result<(), String> {
     set(&mut options.listen, file.listen);
     set(&mut options.seed, file.seed);
     if let Some(keys) = file.keys {
-        options.keys = keys.into_iter().map(|key| Key::new(&key.label, &key.access_key, &key.secret_key)).collect();
+        let made = |key: &WrittenKey| Key::new(&key.label, &key.access_key, &key.secret_key);
+        options.keys = keys.iter().map(|key| Key { until: key.revoke_at, ..made(key) }).collect();
     }
     let rules = &mut options.rules;
     set(&mut rules.prefix, file.prefix);
@@ -169,6 +175,10 @@ fn lay(options: &mut Options, file: File) -> Result<(), String> {
             options.journal.bytes = usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         }
     }
+    for (position, limit) in file.limits.iter().flatten().enumerate() {
+        limit.check().map_err(|error| format!("limits[{position}].{error}"))?;
+    }
+    set(&mut options.rules.limits, file.limits);
     for (position, fault) in file.faults.into_iter().enumerate() {
         faults::check(&fault).map_err(|error| format!("faults[{position}].{error}"))?;
         options.faults.push(fault);

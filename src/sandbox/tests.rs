@@ -1,6 +1,7 @@
 //! The sandbox through its sockets, as a client in another process sees it.
 
 mod faults;
+mod truth;
 mod wire;
 
 use std::{

@@ -4,6 +4,8 @@
 //! executed; executing is one step that either happens whole or not at all; no body panics it. It
 //! knows no sockets and never waits.
 
+mod misbehave;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,9 +16,10 @@ use super::{
     clock::{self, Clock},
     couriers,
     envelope::{Failure, Reply},
-    faults::{Fault, Faults},
+    faults::{self, Faults, Met},
     input::{self, Checked, Fields},
     journal::{Bounds, Entry, Journal},
+    limits::{Limit, Limits, Refused},
     orders::{Desk, Orders},
     parcel,
     quotes::{Quotes, Validity},
@@ -46,6 +49,8 @@ pub struct Rules {
     pub validity: Validity,
     /// Message when the balance is too small.
     pub shortage: String,
+    /// How much may be asked.
+    pub limits: Vec<Limit>,
 }
 
 impl Default for Rules {
@@ -59,6 +64,7 @@ impl Default for Rules {
             track_by_post: false,
             validity: Validity { millis: 300_000, single_use: true },
             shortage: "Insufficient balance".to_owned(),
+            limits: Vec::new(),
         }
     }
 }
@@ -86,8 +92,9 @@ pub struct Received {
     key: Option<Arc<str>>,
     uri: Uri,
     body: Bytes,
+    limited: Option<Refused>,
     /// The fault that meets it.
-    pub fault: Option<Fault>,
+    pub met: Option<Met>,
 }
 
 /// A right answer: status and body.
@@ -97,6 +104,8 @@ pub struct Answer {
     pub status: u16,
     /// Its body, JSON.
     pub body: Bytes,
+    /// Seconds of its `Retry-After`, if it has one.
+    pub retry_after: Option<u64>,
 }
 
 /// The state.
@@ -112,6 +121,8 @@ pub struct World {
     pub journal: Journal,
     /// What goes wrong.
     pub faults: Faults,
+    /// How much may be asked.
+    pub limits: Limits,
     /// The time.
     pub clock: Clock,
     search: Search,
@@ -125,6 +136,7 @@ impl World {
     /// A new world.
     pub fn new(rules: Rules, seed: u64, (keys, bounds): (Keys, Bounds), clock: Clock) -> Self {
         let wallet = Wallet::new(rules.balance, clock.now());
+        let limits = Limits::new(rules.limits.clone());
         World {
             rules,
             seed,
@@ -132,7 +144,8 @@ impl World {
             bounds,
             keys,
             journal: Journal::new(bounds),
-            faults: Faults::default(),
+            faults: Faults::new(seed),
+            limits,
             clock,
             search: Search::default(),
             quotes: Quotes::default(),
@@ -160,11 +173,14 @@ impl World {
             .strip_prefix(self.rules.prefix.as_str())
             .and_then(|path| Routes::get().find(&request.method, path, self.rules.track_by_post));
         let operation = row.map(|row| Routes::get().rows()[row].operation);
-        let key = self.keys.check(&request.headers, operation.map(|operation| operation.version), self.rules.auth);
-        let (number, fault) = self.faults.take(operation, path, key.as_deref()).unzip();
+        let at = self.clock.now();
+        let version = operation.map(|operation| operation.version);
+        let key = self.keys.check(&request.headers, (version, self.rules.auth), at);
+        let met = self.faults.take(&faults::Asked { operation, path, key: key.as_deref(), at });
+        let limited = key.as_ref().and_then(|key| self.limits.admit(key, at));
         let entry = Entry {
             seq: 0,
-            at: self.clock.now(),
+            at,
             connection: request.connection,
             method: request.method,
             uri: request.uri.clone(),
@@ -175,19 +191,22 @@ impl World {
             status: None,
             executed: false,
             duplicate: false,
-            fault: number,
+            fault: met.as_ref().map(|met| met.number),
+            act: met.as_ref().map(|met| met.act.name()),
+            limited: limited.as_ref().map(|refused| refused.window),
         };
         let seq = self.journal.receive(entry);
-        Received { seq, row, key, uri: request.uri, body: request.body, fault }
+        Received { seq, row, key, uri: request.uri, body: request.body, limited, met }
     }
 
     /// Executes a request and gives the right answer.
     pub fn execute(&mut self, received: &Received) -> Answer {
         let operation = received.row.map(|row| Routes::get().rows()[row].operation);
-        let outcome = match (&received.key, operation) {
-            (None, _) => Err(Failure::Unauthorized),
-            (Some(_), None) => Err(Failure::NoRoute),
-            (Some(_), Some(operation)) => self.perform(operation, received),
+        let outcome = match (&received.key, &received.limited, operation) {
+            (None, ..) => Err(Failure::Unauthorized),
+            (_, Some(refused), _) => Err(Failure::Limited(refused.clone())),
+            (Some(_), None, None) => Err(Failure::NoRoute),
+            (Some(_), None, Some(operation)) => self.perform(operation, received),
         };
         if let (Ok(reply), Some(operation)) = (&outcome, operation)
             && reply.executed
@@ -212,11 +231,12 @@ impl World {
             Some(row) => Routes::get().rows()[row].operation.version == Version::V1,
             None => received.uri.path().starts_with("/api"),
         };
-        let timestamp = (self.rules.timestamp && !first).then(|| clock::envelope(self.clock.now()));
+        let timestamp = (self.rules.timestamp && !first).then(|| clock::envelope(self.said(received)));
         match outcome {
-            Ok(reply) => Answer { status: 200, body: reply.body(timestamp.as_deref()) },
+            Ok(reply) => Answer { status: 200, body: reply.body(timestamp.as_deref()), retry_after: None },
             Err(failure) => {
-                Answer { status: failure.status(self.rules.not_found), body: failure.body(timestamp.as_deref()) }
+                let (status, body) = (failure.status(self.rules.not_found), failure.body(timestamp.as_deref()));
+                Answer { status, body, retry_after: failure.retry_after() }
             }
         }
     }

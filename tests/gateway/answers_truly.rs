@@ -273,7 +273,7 @@ fn fastracs_own_failures_pass_as_they_are() {
         (418, "application/json", ""),
     ] {
         let headers = vec![("content-type".to_owned(), kind.to_owned()), ("x-theirs".to_owned(), "1".to_owned())];
-        let canned = Canned { status, headers, body: body.to_owned(), execute: false };
+        let canned = Canned { status, headers, body: body.to_owned(), ..Canned::default() };
         stage.sandbox.clear_faults();
         stage.sandbox.fault(Fault::on("v2.balance_history", Act::Answer(canned)));
         let answer = stage.ask(post("/user/balance/history", "{}").by("shop"));

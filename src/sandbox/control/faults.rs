@@ -10,7 +10,13 @@ use crate::sandbox::{
 };
 
 pub(super) const ROUTES: &[Route] = &[
-    Route { method: Method::GET, path: "faults", does: "the faults in force", example: "", act: list },
+    Route {
+        method: Method::GET,
+        path: "faults",
+        does: "the faults in force, how often each met, and those that are used up",
+        example: "",
+        act: list,
+    },
     Route {
         method: Method::POST,
         path: "faults",
@@ -29,7 +35,7 @@ fn list(world: &mut World, _: &Asked<'_>) -> Outcome {
 fn add(world: &mut World, asked: &Asked<'_>) -> Outcome {
     let fault: Fault = read(asked.body)?;
     faults::check(&fault).map_err(wrong)?;
-    Ok(Given::Json(json!({"id": world.faults.add(fault)})))
+    Ok(Given::Json(json!({"id": world.arm(fault)})))
 }
 
 fn clear(world: &mut World, _: &Asked<'_>) -> Outcome {

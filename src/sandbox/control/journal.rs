@@ -20,9 +20,16 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: Method::GET,
         path: "counters",
-        does: "exact counts since the start: requests by operation, key and status, orders, faults; the balance",
+        does: "exact counts since the start: requests by operation, key and status, orders, faults, limits; the balance",
         example: "",
         act: counters,
+    },
+    Route {
+        method: Method::GET,
+        path: "metrics",
+        does: "the same in Prometheus' text format",
+        example: "",
+        act: metrics,
     },
 ];
 
@@ -30,6 +37,11 @@ fn counters(world: &mut World, _: &Asked<'_>) -> Outcome {
     let mut counters = world.journal.counters_json();
     counters["balance"] = json!(world.balance());
     Ok(Given::Json(counters))
+}
+
+fn metrics(world: &mut World, _: &Asked<'_>) -> Outcome {
+    let text = world.journal.metrics(world.balance());
+    Ok(Given::Text("text/plain; version=0.0.4; charset=utf-8", text))
 }
 
 /// `?after=SEQ` (entries above it), `&limit=N`, `&operation=NAME`, `&executed=true`.

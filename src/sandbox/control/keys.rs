@@ -4,13 +4,13 @@ use http::Method;
 use serde::Deserialize;
 
 use super::{Asked, Given, Outcome, Route, missing, read};
-use crate::sandbox::world::World;
+use crate::sandbox::{when::When, world::World};
 
 pub(super) const ROUTES: &[Route] = &[
     Route {
         method: Method::GET,
         path: "keys",
-        does: "labels and access keys, and whether they are live",
+        does: "labels and access keys, whether they are live, and until when",
         example: "",
         act: list,
     },
@@ -24,11 +24,17 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: Method::POST,
         path: "keys/revoke",
-        does: "revokes a pair at once",
-        example: r#"{"access_key": "a2"}"#,
+        does: "revokes a pair, at once or at a time of the clock",
+        example: r#"{"access_key": "a2", "at": "+10s"}"#,
         act: revoke,
     },
-    Route { method: Method::DELETE, path: "keys/{access_key}", does: "the same", example: "", act: revoke_named },
+    Route {
+        method: Method::DELETE,
+        path: "keys/{access_key}",
+        does: "revokes a pair at once",
+        example: "",
+        act: revoke_named,
+    },
 ];
 
 #[derive(Deserialize)]
@@ -37,35 +43,47 @@ struct NewKey {
     label: String,
     access_key: String,
     secret_key: String,
+    revoke_at: Option<When>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Revoke {
     access_key: String,
+    /// Absent: now.
+    at: Option<When>,
 }
 
 fn list(world: &mut World, _: &Asked<'_>) -> Outcome {
-    Ok(Given::Json(world.keys.json()))
+    Ok(Given::Json(world.keys.json(world.clock.now())))
 }
 
 fn add(world: &mut World, asked: &Asked<'_>) -> Outcome {
     let key: NewKey = read(asked.body)?;
     world.keys.add(&key.label, &key.access_key, &key.secret_key);
-    Ok(Given::Json(world.keys.json()))
+    if let Some(at) = key.revoke_at {
+        world.revoke_at(&key.access_key, at);
+    }
+    list(world, asked)
 }
 
 fn revoke(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    revoked(world, &read::<Revoke>(asked.body)?.access_key)
+    let revoke: Revoke = read(asked.body)?;
+    let found = match revoke.at {
+        Some(at) => world.revoke_at(&revoke.access_key, at),
+        None => world.keys.revoke(&revoke.access_key),
+    };
+    revoked(world, found)
 }
 
 fn revoke_named(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    revoked(world, &asked.segment)
+    let found = world.keys.revoke(&asked.segment);
+    revoked(world, found)
 }
 
-fn revoked(world: &mut World, access: &str) -> Outcome {
-    if world.keys.revoke(access) {
-        Ok(Given::Json(world.keys.json()))
+fn revoked(world: &mut World, found: bool) -> Outcome {
+    if found {
+        Ok(Given::Json(world.keys.json(world.clock.now())))
     } else {
         Err(missing("no pair has this access key; GET /_sandbox/keys lists them"))
     }

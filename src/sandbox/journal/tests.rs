@@ -19,6 +19,8 @@ fn entry(target: &'static str, body: &'static str) -> Entry {
         executed: false,
         duplicate: false,
         fault: None,
+        act: None,
+        limited: None,
     }
 }
 
@@ -83,4 +85,61 @@ fn json_keeps_bytes_that_are_no_text() {
     assert_eq!(json["target"], "/a%20b?x=%31");
     assert_eq!(json["body"]["base64"], "/wA=");
     assert_eq!(json["headers"][0][1]["base64"], "/g==");
+}
+
+#[test]
+fn the_same_content_in_another_spelling_is_a_duplicate() {
+    let mut journal = journal(10, 1_000);
+    for body in [r#"{"a":1,"b":{"c":2,"d":3}}"#, r#"{ "b": {"d":3, "c":2}, "a": 1 }"#, r#"{"a":1,"b":{"c":3,"d":2}}"#] {
+        let seq = journal.receive(entry("/order/express", body));
+        journal.execute(seq, EXPRESS, body.as_bytes());
+    }
+    assert_eq!(journal.counters().orders.duplicates, 1);
+}
+
+#[test]
+fn the_metrics_are_the_counters() {
+    let mut journal = journal(1, 1_000);
+    for (limited, act) in [(None, Some("lose")), (Some(Window::Day), None), (Some(Window::Day), None)] {
+        let seq = journal.receive(Entry { limited, act, ..entry("/order/express", "{}") });
+        let status = if limited.is_some() { 429 } else { 200 };
+        journal.answer(seq, entry("/order/express", "").row, Some(&"one".into()), status);
+        if limited.is_none() {
+            journal.execute(seq, EXPRESS, b"{}");
+        }
+    }
+    journal.meet("tls");
+    let text = journal.metrics(5);
+    for line in [
+        r#"fastrac_sandbox_requests_total{key="one",operation="v2.order_express"} 3"#,
+        r#"fastrac_sandbox_answers_total{key="one",operation="v2.order_express",status="200"} 1"#,
+        r#"fastrac_sandbox_answers_total{key="one",operation="v2.order_express",status="429"} 2"#,
+        r#"fastrac_sandbox_orders_executed_total{kind="express"} 1"#,
+        r#"fastrac_sandbox_limit_refusals_total{key="one",window="day"} 2"#,
+        r#"fastrac_sandbox_faults_met_total{act="lose"} 1"#,
+        r#"fastrac_sandbox_faults_met_total{act="tls"} 1"#,
+        r#"fastrac_sandbox_path_requests_total{path="/order/express"} 3"#,
+        "fastrac_sandbox_orders_duplicate_total 0",
+        "fastrac_sandbox_journal_dropped 2",
+        "fastrac_sandbox_balance_idr 5",
+    ] {
+        assert!(text.lines().any(|known| known == line), "{line} is not in\n{text}");
+    }
+    let json = journal.counters_json();
+    assert_eq!(
+        (&json["limited"][0]["refusals"], &json["acts"]["tls"], &json["keys"]["one"]),
+        (&2.into(), &1.into(), &3.into())
+    );
+}
+
+/// For `tests/real`: hands the text to promtool.
+#[test]
+fn hands_its_text_to_a_real_parser() {
+    let Some(folder) = std::env::var_os("FASTRAC_SANDBOX_METRICS_OUT") else { return };
+    let mut journal = journal(1, 1_000);
+    let seq =
+        journal.receive(Entry { limited: Some(Window::Second), act: Some("reset"), ..entry("/order/express", "{}") });
+    journal.execute(seq, EXPRESS, b"{}");
+    journal.answer(seq, entry("/order/express", "").row, Some(&"a \"b\"\n\\c".into()), 200);
+    std::fs::write(std::path::Path::new(&folder).join("sandbox.txt"), journal.metrics(1)).unwrap();
 }

@@ -60,7 +60,7 @@ fn an_answer_in_place_of_the_right_one_goes_out_as_it_is() {
 
 #[test]
 fn an_answer_in_place_of_the_right_one_may_execute_all_the_same() {
-    let canned = Canned { status: 502, headers: Vec::new(), body: String::new(), execute: true };
+    let canned = Canned { status: 502, execute: true, ..Canned::default() };
     let (seen, sandbox) = lost(Act::Answer(canned));
     assert_eq!(parse(&seen.unwrap()).status, 502);
     assert_eq!(sandbox.counters().orders.express, 1);

@@ -1,0 +1,268 @@
+//! Limits of the vendor that really count: so many requests in a second, so many in a day.
+//!
+//! What always holds: a request with a good key pair counts when it arrives, whatever becomes of it;
+//! one that a limit refuses counts for none. A second is one of the sandbox's clock, and a day ends
+//! at midnight in Jakarta; both begin full, so a caller who keeps an even pace may have twice
+//! the limit in the second around a turn. Fastrac's own limits are not public: how a refusal looks
+//! is a switch.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::clock;
+
+/// Milliseconds of a second and of a day.
+const SECOND: i64 = 1_000;
+const DAY: i64 = 86_400_000;
+
+/// Jakarta is ahead of UTC by this many milliseconds, the whole year.
+const JAKARTA: i64 = 7 * 3_600_000;
+
+/// A limit, and how its refusals look.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limit {
+    /// Requests in a second; absent: any number.
+    pub per_second: Option<u64>,
+    /// Requests in a day; absent: any number.
+    pub per_day: Option<u64>,
+    /// Whose requests are counted together.
+    pub by: By,
+    /// Status of a refusal, 200 to 599.
+    pub status: u16,
+    /// `message` of a refusal.
+    pub message: String,
+    /// Whether a refusal says `Retry-After`: the seconds to the next turn, at least 1.
+    pub retry_after: bool,
+}
+
+/// Whose requests are counted together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// Those of all key pairs: one account.
+    #[default]
+    Account,
+    /// Those under one label.
+    Key,
+}
+
+/// What was used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Window {
+    /// The second's limit.
+    Second,
+    /// The day's limit.
+    Day,
+}
+
+/// How a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What was used up.
+    pub window: Window,
+    /// Status of the answer.
+    pub status: u16,
+    /// `message` of the answer.
+    pub message: String,
+    /// Seconds of `Retry-After`, if it is said.
+    pub retry_after: Option<u64>,
+}
+
+/// The limits and their counts.
+#[derive(Debug, Default)]
+pub struct Limits {
+    limits: Vec<Limit>,
+    /// By position of the limit, and label where keys are counted apart.
+    counts: HashMap<(usize, Option<Arc<str>>), Count>,
+}
+
+/// Requests in the window under way, which is named by its number.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    second: (i64, u64),
+    day: (i64, u64),
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Limit {
+            per_second: None,
+            per_day: None,
+            by: By::default(),
+            status: 429,
+            message: "Too Many Requests".to_owned(),
+            retry_after: false,
+        }
+    }
+}
+
+impl Limit {
+    /// What is wrong with it, if anything.
+    ///
+    /// # Errors
+    /// If it limits nothing or its refusals can't be sent.
+    pub fn check(&self) -> Result<(), String> {
+        if self.per_second.is_none() && self.per_day.is_none() {
+            return Err("per_second or per_day is needed".to_owned());
+        }
+        if (200..=599).contains(&self.status) { Ok(()) } else { Err("status: 200 to 599".to_owned()) }
+    }
+
+    /// The window that is used up, if one is.
+    fn full(&self, count: Count) -> Option<Window> {
+        let second = self.per_second.is_some_and(|most| count.second.1 >= most);
+        let day = self.per_day.is_some_and(|most| count.day.1 >= most);
+        // The longer one says when to come back.
+        if day { Some(Window::Day) } else { second.then_some(Window::Second) }
+    }
+
+    fn refuse(&self, window: Window, at: i64) -> Refused {
+        let left = match window {
+            Window::Second => SECOND - at.rem_euclid(SECOND),
+            Window::Day => DAY - at.saturating_add(JAKARTA).rem_euclid(DAY),
+        };
+        let seconds = u64::try_from(left).unwrap_or(0).div_ceil(1_000).max(1);
+        let retry_after = self.retry_after.then_some(seconds);
+        Refused { window, status: self.status, message: self.message.clone(), retry_after }
+    }
+}
+
+impl Limits {
+    /// Limits of which nothing is used.
+    pub fn new(limits: Vec<Limit>) -> Self {
+        Limits { limits, counts: HashMap::new() }
+    }
+
+    /// Counts a request of a key at `at` (Unix milliseconds), or says how it is refused.
+    pub fn admit(&mut self, key: &Arc<str>, at: i64) -> Option<Refused> {
+        let apart = |limit: &Limit| (limit.by == By::Key).then(|| Arc::clone(key));
+        for (position, limit) in self.limits.iter().enumerate() {
+            let count = self.counts.entry((position, apart(limit))).or_default().turned(at);
+            if let Some(window) = limit.full(count) {
+                return Some(limit.refuse(window, at));
+            }
+        }
+        for (position, limit) in self.limits.iter().enumerate() {
+            let count = self.counts.entry((position, apart(limit))).or_default();
+            *count = count.turned(at);
+            count.second.1 += 1;
+            count.day.1 += 1;
+        }
+        None
+    }
+
+    /// The limits, and what is used of them at `at`, as JSON.
+    pub fn json(&self, at: i64) -> Value {
+        let used = |position: usize| -> Vec<Value> {
+            let own = self.counts.iter().filter(|((which, _), _)| *which == position);
+            let mut lines: Vec<Value> = own
+                .map(|((_, key), count)| (key, count.turned(at)))
+                .map(|(key, count)| json!({"key": key.as_deref(), "second": count.second.1, "day": count.day.1}))
+                .collect();
+            lines.sort_by_key(|line| line["key"].as_str().map(str::to_owned));
+            lines
+        };
+        let lines =
+            self.limits.iter().enumerate().map(|(position, limit)| json!({"limit": limit, "used": used(position)}));
+        json!({"limits": lines.collect::<Vec<_>>(), "now": clock::envelope(at)})
+    }
+}
+
+impl Count {
+    /// The same, or an empty one of a window that has begun since.
+    fn turned(self, at: i64) -> Count {
+        let (second, day) = (at.div_euclid(SECOND), at.saturating_add(JAKARTA).div_euclid(DAY));
+        Count {
+            second: if self.second.0 == second { self.second } else { (second, 0) },
+            day: if self.day.0 == day { self.day } else { (day, 0) },
+        }
+    }
+}
+
+impl Window {
+    /// Its word in counters and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Window::Second => "second",
+            Window::Day => "day",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// 2026-01-02 23:59:59.500 in Jakarta.
+    const LATE: i64 = 1_767_373_199_500;
+
+    fn limits(limit: Limit) -> Limits {
+        Limits::new(vec![limit])
+    }
+
+    fn admitted(limits: &mut Limits, key: &str, at: i64, times: usize) -> usize {
+        let key: Arc<str> = key.into();
+        (0..times).filter(|_| limits.admit(&key, at).is_none()).count()
+    }
+
+    #[test]
+    fn a_second_holds_its_number_and_the_next_one_again() {
+        let mut limits = limits(Limit { per_second: Some(3), ..Limit::default() });
+        assert_eq!(admitted(&mut limits, "a", 1_000, 5), 3);
+        assert_eq!(admitted(&mut limits, "b", 1_999, 1), 0, "one account");
+        assert_eq!(admitted(&mut limits, "a", 2_000, 5), 3);
+    }
+
+    #[test]
+    fn a_day_ends_at_midnight_in_jakarta() {
+        let mut limits = limits(Limit { per_day: Some(2), by: By::Key, retry_after: true, ..Limit::default() });
+        assert_eq!(clock::business(LATE), "2026-01-02 23:59:59");
+        assert_eq!(admitted(&mut limits, "a", LATE, 5), 2);
+        assert_eq!(admitted(&mut limits, "b", LATE, 5), 2, "each key for itself");
+        let refused = limits.admit(&"a".into(), LATE).unwrap();
+        assert_eq!((refused.window, refused.status, refused.retry_after), (Window::Day, 429, Some(1)));
+        let earlier = limits.admit(&"a".into(), LATE - 3_600_000).unwrap();
+        assert_eq!(earlier.retry_after, Some(3_601));
+        assert_eq!(admitted(&mut limits, "a", LATE + 500, 5), 2);
+        assert_eq!(limits.json(LATE + 500)["limits"][0]["used"][0], json!({"key": "a", "second": 2, "day": 2}));
+    }
+
+    #[test]
+    fn what_one_limit_refuses_counts_for_none() {
+        let wide = Limit { per_day: Some(4), ..Limit::default() };
+        let narrow = Limit { per_second: Some(1), by: By::Key, ..Limit::default() };
+        let mut limits = Limits::new(vec![wide, narrow]);
+        assert_eq!(admitted(&mut limits, "a", 0, 10), 1);
+        assert_eq!((1..10).map(|second| admitted(&mut limits, "a", second * 1_000, 10)).sum::<usize>(), 3);
+    }
+
+    #[test]
+    fn a_limit_that_limits_nothing_is_refused() {
+        assert!(Limit::default().check().is_err());
+        assert!(Limit { per_second: Some(1), status: 99, ..Limit::default() }.check().is_err());
+        assert!(Limit { per_second: Some(0), ..Limit::default() }.check().is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_window_ever_admits_more(steps in prop::collection::vec(0_i64..900, 1..200)) {
+            let mut limits = limits(Limit { per_second: Some(4), per_day: Some(50), ..Limit::default() });
+            let (mut at, mut by_second) = (LATE - 20_000, HashMap::<i64, u64>::new());
+            let mut by_day = HashMap::<String, u64>::new();
+            for step in steps {
+                at += step;
+                if limits.admit(&"a".into(), at).is_none() {
+                    *by_second.entry(at / 1_000).or_default() += 1;
+                    *by_day.entry(clock::business(at)[..10].to_owned()).or_default() += 1;
+                }
+            }
+            prop_assert!(by_second.values().all(|count| *count <= 4));
+            prop_assert!(by_day.values().all(|count| *count <= 50));
+        }
+    }
+}

@@ -9,7 +9,7 @@ mod scan;
 
 use http::StatusCode;
 
-pub use envelope::{Reading, read, read_beginning};
+pub use envelope::{Reading, read, read_beginning, read_closely};
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,12 +1,14 @@
 //! Reads Fastrac's answer: envelope and status together become one outcome.
 //!
 //! Only the top-level `success`, `message` and `error` are looked at; the body is never built into
-//! a tree and never written anew. Whatever bytes come, there is an answer: what is not the envelope
+//! a tree and never written anew. What is nested is only passed over, unless something lasting
+//! follows from the answer ([`read_closely`]). Whatever bytes come, there is an answer: what is not the envelope
 //! is `Reading::enveloped == false`. Pure.
 
 use std::borrow::Cow;
 
 use http::StatusCode;
+use serde::de::IgnoredAny;
 
 use super::{
     Outcome,
@@ -39,6 +41,13 @@ impl Reading {
     pub fn settles_order(self, status: StatusCode) -> bool {
         self.enveloped && !status.is_server_error() && !status.is_redirection()
     }
+}
+
+/// Reads a whole answer that will be stored, or that settles an order: besides, every byte of it must
+/// be JSON. It costs a pass over the body, which an answer that only passes is spared.
+pub fn read_closely(status: StatusCode, body: &[u8], messages: &Messages) -> Reading {
+    let json = std::str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    read(status, if json { body } else { b"" }, messages)
 }
 
 /// Reads a whole answer. The message decides first, then the status.
@@ -207,6 +216,22 @@ mod tests {
     }
 
     #[test]
+    fn what_lasts_is_read_to_the_last_byte() {
+        let reading = |body: &[u8]| read_closely(StatusCode::OK, body, &messages());
+        for body in [
+            &br#"{"success":true,"data":[tru]}"#[..],
+            br#"{"success":true,"data":{"a" 1}}"#,
+            b"{\"success\":true,\"data\":[\"\xff\"]}",
+            b"{\"success\":true,\"message\":\"a\nb\"}",
+        ] {
+            let text = String::from_utf8_lossy(body);
+            assert_eq!((reading(body).outcome, reading(body).enveloped), (Outcome::UpstreamError, false), "{text}");
+        }
+        let deep = format!(r#"{{"success":true,"data":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
+        assert_eq!(reading(deep.as_bytes()).outcome, Outcome::Ok);
+    }
+
+    #[test]
     fn a_beginning_says_what_it_can() {
         let seen = |text: &str| read_beginning(StatusCode::OK, text.as_bytes(), &messages()).outcome;
         assert_eq!(seen(r#"{"success":true,"data":[{"a":"#), Outcome::Ok);
@@ -227,6 +252,13 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             let reading = read(status, &body, &messages());
             prop_assert!(!reading.storable(status) || reading.enveloped);
+        }
+
+        #[test]
+        fn a_close_reading_differs_only_of_what_is_no_json(body in r#"\{("success":(true|false|1)|"data":[\[\]tru0e"]{0,6}|,){0,5}\}"#) {
+            let (close, quick) =
+                (read_closely(StatusCode::OK, body.as_bytes(), &messages()), read(StatusCode::OK, body.as_bytes(), &messages()));
+            prop_assert!(close == quick || serde_json::from_str::<serde_json::Value>(&body).is_err(), "{}", body);
         }
 
         #[test]

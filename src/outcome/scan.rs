@@ -131,21 +131,22 @@ impl<'a> Scan<'a> {
     /// An object or an array, by its brackets.
     fn nested(&mut self) -> Result<&'a [u8], Stop> {
         let start = self.at;
-        let (mut depth, mut objects) = (0u32, 0u128);
+        // The kinds of the innermost brackets, as many as are known: those further out are only counted.
+        let (mut depth, mut objects, mut known) = (0u32, 0u128, 0u32);
         let mut marks = Marks::of(self.text, start);
         while let Some(at) = marks.next() {
             match self.text[at] {
                 b'"' => marks.pass_string().ok_or(Stop::Truncated)?,
                 open @ (b'{' | b'[') => {
                     depth += 1;
-                    // The kind of the innermost 128 brackets is kept; deeper ones are only counted.
                     objects = objects << 1 | u128::from(open == b'{');
+                    known = (known + 1).min(u128::BITS);
                 }
                 close @ (b'}' | b']') => {
-                    if depth <= 128 && (objects & 1 == 1) != (close == b'}') {
+                    if known > 0 && (objects & 1 == 1) != (close == b'}') {
                         return Err(Stop::Malformed);
                     }
-                    (depth, objects) = (depth - 1, objects >> 1);
+                    (depth, objects, known) = (depth - 1, objects >> 1, known.saturating_sub(1));
                     if depth == 0 {
                         self.at = at + 1;
                         return Ok(&self.text[start..self.at]);
@@ -300,6 +301,17 @@ mod tests {
         for text in ["[]", "x", r#"{"a":1}x"#, r#"{"a" 1}"#, r#"{"a":nope}"#, r#"{"a":[}"#, r#"{"a":1 "b":2}"#, "{a:1}"]
         {
             assert_eq!(read(text), Err(Stop::Malformed), "{text}");
+        }
+    }
+
+    #[test]
+    fn brackets_may_be_nested_deeper_than_their_kinds_are_kept() {
+        for depth in [127, 128, 129, 300] {
+            let whole = format!(r#"{{"a":{}1{}}}"#, r#"[{"b":"#.repeat(depth / 2), "}]".repeat(depth / 2));
+            assert_eq!(read(&whole).map(|found| found.len()), Ok(1), "{depth}");
+            let objects = format!(r#"{{"a":{}1{}}}"#, r#"{"b":"#.repeat(depth), "}".repeat(depth));
+            assert_eq!(read(&objects).map(|found| found.len()), Ok(1), "{depth}");
+            assert_eq!(read(&objects.replace("1}", "1]")), Err(Stop::Malformed), "{depth}: the innermost is known");
         }
     }
 

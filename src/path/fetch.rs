@@ -208,19 +208,24 @@ fn leaks(lease: &Lease, answer: &Answer) -> bool {
 
 fn bounds(errand: &Errand, began: Instant) -> Bounds {
     let limits = &errand.snapshot.limits;
-    let whole = matches!(errand.operation.class, Class::Order | Class::Unlisted) || errand.operation.cache.is_some();
     Bounds {
         began,
         deadline: errand.deadline.min(began + errand.operation.timeout),
         buffer: limits.answer_buffer,
         body: limits.answer_body,
-        may_stream: !whole,
+        may_stream: !lasts(errand),
     }
+}
+
+/// Whether something lasting follows from an answer: it may be stored, or settles what must not be sent twice.
+fn lasts(errand: &Errand) -> bool {
+    matches!(errand.operation.class, Class::Order | Class::Unlisted) || errand.operation.cache.is_some()
 }
 
 fn read(errand: &Errand, answer: &Answer) -> Reading {
     let messages = &errand.account.messages;
     match &answer.body {
+        AnswerBody::Whole(body) if lasts(errand) => outcome::read_closely(answer.status, body, messages),
         AnswerBody::Whole(body) => outcome::read(answer.status, body, messages),
         AnswerBody::Long(stream) => outcome::read_beginning(answer.status, stream.begun(), messages),
     }

@@ -304,6 +304,11 @@ impl Certificates {
         Certificates { cert: certificate.pem(), key: key.serialize_pem(), authority: authority.pem() }
     }
 
+    /// The authority, for a client of its own.
+    pub(crate) fn root(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.authority.as_bytes()).expect("a certificate")
+    }
+
     pub(crate) fn server(&self) -> Arc<ServerConfig> {
         fastrac_gateway::app::choose_crypto();
         let cert = CertificateDer::from_pem_slice(self.cert.as_bytes()).expect("a certificate");

@@ -19,6 +19,8 @@
 //! | `shows_certificates` | certificates at the door change while running, and nobody notices but by the certificate |
 //! | `knows_certificates` | a client's certificate proves a service, as long as the service lists it |
 //! | `goes_through_proxies` | what an account's proxy does to it, and what the proxy learns |
+//! | `knows_answers` | a corpus of answers means the same to the contract, the sandbox and the gateway |
+//! | `meets_faults` | every fault of the sandbox is seen by a plain client, and told truly by the gateway |
 //! | `layout` | rooms import down only, pure rooms know no runtime |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
@@ -35,8 +37,10 @@ mod drains;
 mod goes_through_proxies;
 mod h2;
 mod keeps_keys;
+mod knows_answers;
 mod knows_certificates;
 mod layout;
+mod meets_faults;
 mod never_leaks;
 mod refuses_clearly;
 mod sends_once;

@@ -1,13 +1,14 @@
 #!/bin/sh
-# The metrics texts against the real parsers: promtool for the Prometheus text, prometheus_client
+# The metrics texts against the real parsers: promtool for the Prometheus texts (the sandbox's too), prometheus_client
 # (PyPI) for OpenMetrics. Needs promtool (apt: prometheus), python3 with venv, and PyPI once.
 # Usage: tests/real/metrics.sh [FOLDER for the virtual environment, kept for the next run]
 set -eu
 cd "$(dirname "$0")/../.."
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-FASTRAC_GATEWAY_METRICS_OUT=$out cargo test --quiet --lib hands_its_texts_to_real_parsers
+FASTRAC_GATEWAY_METRICS_OUT=$out FASTRAC_SANDBOX_METRICS_OUT=$out cargo test --quiet --lib hands_its_text
 promtool check metrics <"$out/metrics.txt"
+promtool check metrics <"$out/sandbox.txt"
 env=${1:-$out/env}
 [ -x "$env/bin/python" ] || { python3 -m venv "$env" && "$env/bin/pip" install --quiet prometheus_client; }
 "$env/bin/python" - "$out/metrics.om" "$out/metrics.txt" <<'PYTHON'

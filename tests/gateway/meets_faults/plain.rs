@@ -1,0 +1,140 @@
+//! A plain client: one request on a connection of its own, everything that comes until it ends, and how it ended.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use crate::client::Request;
+
+/// No answer takes longer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What came.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// 0: not even a head.
+    pub(super) status: u16,
+    head: String,
+    pub(super) body: Vec<u8>,
+    /// Whether the connection was reset, rather than closed.
+    pub(super) reset: bool,
+    took: Duration,
+}
+
+/// What should come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plain {
+    status: u16,
+    pub(super) body: Body,
+    reset: bool,
+    pub(super) retry_after: Option<u64>,
+    /// Milliseconds that it takes at least.
+    pub(super) at_least: u64,
+}
+
+/// Which body.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Body {
+    /// The right one.
+    Right,
+    /// So many bytes of the right one, under the length of all.
+    Cut(usize),
+    /// So many bytes of the right one, under their own length.
+    Short(usize),
+    /// The right one, under a length that is wrong by so much.
+    Lies(i64),
+    /// Another one, with this text in it.
+    Says(&'static str),
+    /// The right one with another timestamp, and a `Date` of the same second.
+    Skewed(&'static str),
+    /// None.
+    None,
+}
+
+/// An answer.
+pub(super) const fn head(status: u16, body: Body) -> Plain {
+    Plain { status, body, reset: false, retry_after: None, at_least: 0 }
+}
+
+/// No answer, and an orderly end.
+pub(super) const fn closed() -> Plain {
+    head(0, Body::None)
+}
+
+/// No answer, and a reset.
+pub(super) const fn by_reset() -> Plain {
+    closed().reset()
+}
+
+impl Plain {
+    pub(super) const fn reset(self) -> Plain {
+        Plain { reset: true, ..self }
+    }
+
+    pub(super) const fn after(self, millis: u64) -> Plain {
+        Plain { at_least: millis, ..self }
+    }
+
+    pub(super) const fn retry(self, seconds: u64) -> Plain {
+        Plain { retry_after: Some(seconds), ..self }
+    }
+
+    /// Whether it was so.
+    pub(super) fn holds(&self, seen: &Seen, right: &[u8], name: &str) {
+        assert_eq!((seen.status, seen.reset), (self.status, self.reset), "{name}: {seen:?}");
+        assert!(seen.took >= Duration::from_millis(self.at_least), "{name}: took {:?}", seen.took);
+        let length = seen.header("content-length").map(|text| text.parse::<i64>().expect("a length"));
+        let (length, all) = (length.unwrap_or(-1), right.len() as i64);
+        match self.body {
+            Body::Right => assert!(seen.body == right && length == all, "{name}: {seen:?}"),
+            Body::Cut(after) => assert!(seen.body == right[..after] && length == all, "{name}: {seen:?}"),
+            Body::Short(after) => assert!(seen.body == right[..after] && length == after as i64, "{name}: {seen:?}"),
+            Body::Lies(by) => assert!(seen.body == right && length == all + by, "{name}: {seen:?}"),
+            Body::Says(text) => assert!(String::from_utf8_lossy(&seen.body).contains(text), "{name}: {seen:?}"),
+            Body::Skewed(stamp) => {
+                assert_eq!(seen.json()["timestamp"], stamp, "{name}");
+                let date = seen.header("date").expect("a date");
+                assert!(date.contains(&stamp[11..19]) && date.contains(&stamp[8..10]), "{name}: {date}");
+            }
+            Body::None => assert!(seen.body.is_empty() && seen.head.is_empty(), "{name}: {seen:?}"),
+        }
+        let retry = seen.header("retry-after").map(|text| text.parse().expect("seconds"));
+        assert_eq!(retry, self.retry_after, "{name}: {seen:?}");
+    }
+}
+
+impl Seen {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.split("\r\n").filter_map(|line| line.split_once(": "));
+        lines.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    pub(super) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Asks, and reads until the connection ends.
+pub(super) fn ask(addr: SocketAddr, asked: &Request) -> Seen {
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(addr).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream.write_all(&asked.clone().header("connection", "close").bytes()).expect("sent");
+    let (mut bytes, mut piece) = (Vec::new(), [0; 16 * 1024]);
+    let reset = loop {
+        match stream.read(&mut piece) {
+            Ok(0) => break false,
+            Ok(read) => bytes.extend_from_slice(&piece[..read]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break true,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let took = began.elapsed();
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+    let (head, body) = bytes.split_at(end.map_or(0, |end| end + 4));
+    let head = String::from_utf8(head.to_vec()).expect("an ASCII head");
+    let status = head.split(' ').nth(1).map_or(0, |status| status.parse().expect("a status"));
+    Seen { status, head, body: body.to_vec(), reset, took }
+}

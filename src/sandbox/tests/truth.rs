@@ -164,3 +164,18 @@ fn the_settings_file_sets_what_the_control_address_does() {
         assert!(settings::load(&file, Options::default()).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn a_fault_of_tls_closes_a_plain_connection_at_once_and_is_counted() {
+    let (sandbox, at) = both();
+    let fault = r#"{"act": {"tls": "refuse"}, "times": 2}"#;
+    ask(at, "POST", "/_sandbox/faults", fault);
+    for _ in 0..2 {
+        // What was sent meanwhile makes the close a reset.
+        assert!(
+            exchange(sandbox.addr(), &request("GET", "/region/province", BASIC, ""))
+                .map_or(true, |seen| seen.is_empty())
+        );
+    }
+    assert_eq!((status(&sandbox), sandbox.counters().acts["tls"], sandbox.counters().requests), (200, 2, 1));
+}

@@ -15,10 +15,10 @@
 //! | --- | --- |
 //! | [`route`], [`auth`], [`input`], [`envelope`] | the API's outside |
 //! | [`regions`], [`couriers`], [`parcel`], [`tariffs`], [`quotes`] | what can be asked |
-//! | [`orders`], [`wallet`], [`webhook`] | what can be done |
+//! | [`orders`], [`wallet`], [`webhook`] | what can be done, and what follows as time passes |
 //! | [`journal`], [`faults`], [`limits`], [`clock`], [`when`], [`chance`] | what a test holds in its hand |
 //! | [`world`] | all of it together, without sockets |
-//! | `server`, `control`, [`settings`] | sockets and configuration |
+//! | `server`, `control`, [`settings`], [`spelling`] | sockets and configuration |
 
 pub mod auth;
 pub mod chance;
@@ -37,6 +37,7 @@ pub mod regions;
 pub mod route;
 mod server;
 pub mod settings;
+pub mod spelling;
 pub mod tariffs;
 pub mod wallet;
 pub mod webhook;
@@ -61,6 +62,7 @@ use zeroize::Zeroizing;
 pub use faults::{Act, Canned, Fault};
 pub use journal::{Bounds, Counters, Entry};
 pub use limits::Limit;
+pub use webhook::Show;
 pub use when::When;
 pub use world::Rules;
 
@@ -102,6 +104,8 @@ pub struct Options {
     pub faults: Vec<Fault>,
     /// Where time comes from.
     pub clock: Clock,
+    /// Receives webhooks on a free loopback port and shows them; the address is set from the start.
+    pub show: Option<Show>,
 }
 
 /// A running sandbox; dropping it ends it.
@@ -146,6 +150,7 @@ impl Default for Options {
             journal: Bounds { entries: 10_000, bytes: 64 << 20 },
             faults: Vec::new(),
             clock: Clock::default(),
+            show: None,
         }
     }
 }
@@ -157,7 +162,7 @@ impl Sandbox {
     ///
     /// If an address can't be bound, the control address isn't loopback and has no token, or no
     /// thread can be had.
-    pub fn start(options: Options) -> io::Result<Sandbox> {
+    pub fn start(mut options: Options) -> io::Result<Sandbox> {
         let open = options.control.is_some_and(|addr| !addr.ip().is_loopback()) && options.control_token.is_none();
         if open {
             let text = "a control address other than loopback needs a token";
@@ -167,6 +172,7 @@ impl Sandbox {
         let control = options.control.map(std::net::TcpListener::bind).transpose()?;
         let addr = listener.local_addr()?;
         let control_addr = control.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
+        let receiver = receiver(&mut options)?;
         let world = Arc::new(Mutex::new(world(&options)));
         let stop = CancellationToken::new();
         let serve = Serve {
@@ -174,6 +180,7 @@ impl Sandbox {
             control,
             tls: options.tls.map(TlsAcceptor::from),
             token: options.control_token.map(Arc::new),
+            receiver,
             world: Arc::clone(&world),
             stop: stop.clone(),
         };
@@ -250,8 +257,7 @@ impl Sandbox {
 
     /// The counters in Prometheus' text format.
     pub fn metrics(&self) -> String {
-        let world = self.world.lock();
-        world.journal.metrics(world.balance())
+        self.world.lock().metrics()
     }
 
     /// How many orders with this operation (of either version) and content were executed.
@@ -266,7 +272,10 @@ impl Sandbox {
 
     /// Moves the sandbox's clock ahead.
     pub fn advance(&self, by: Duration) {
-        self.world.lock().clock.advance(by);
+        let mut world = self.world.lock();
+        world.clock.advance(by);
+        world.catch_up();
+        world.ring();
     }
 
     /// Everything as at the start, but for the clock, with no faults.
@@ -306,12 +315,23 @@ fn world(options: &Options) -> World {
     world
 }
 
+/// A receiver of webhooks, if one is wanted; the account's address is its own then.
+fn receiver(options: &mut Options) -> io::Result<Option<(std::net::TcpListener, Show)>> {
+    let Some(show) = options.show.take() else { return Ok(None) };
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let url = Some(format!("http://{}/", listener.local_addr()?));
+    let settings = webhook::Settings::clone(&options.rules.webhook);
+    options.rules.webhook = Arc::new(webhook::Settings { url, ..settings });
+    Ok(Some((listener, show)))
+}
+
 /// What the sandbox's thread runs.
 struct Serve {
     listener: std::net::TcpListener,
     control: Option<std::net::TcpListener>,
     tls: Option<TlsAcceptor>,
     token: control::Token,
+    receiver: Option<(std::net::TcpListener, Show)>,
     world: Shared,
     stop: CancellationToken,
 }
@@ -322,6 +342,11 @@ impl Serve {
         self.listener.set_nonblocking(true)?;
         let api =
             server::accept(TcpListener::from_std(self.listener)?, self.tls, Arc::clone(&self.world), tasks.clone());
+        if let Some((listener, show)) = self.receiver {
+            listener.set_nonblocking(true)?;
+            tasks.spawn(webhook::receive::run(TcpListener::from_std(listener)?, show, tasks.clone()));
+        }
+        let time = webhook::send::run(Arc::clone(&self.world));
         let control = async {
             if let Some(listener) = self.control {
                 listener.set_nonblocking(true)?;
@@ -332,6 +357,7 @@ impl Serve {
         tokio::select! {
             () = self.stop.cancelled() => Ok(()),
             () = api => Ok(()),
+            () = time => Ok(()),
             result = control => result,
         }
     }

@@ -15,6 +15,12 @@ pub enum Purpose {
     Awb = 3,
     /// The letters of booking ids and order codes.
     Letters = 4,
+    /// Which way an order takes.
+    Branch = 5,
+    /// How long its steps take.
+    Pace = 6,
+    /// Which webhook a rule meets.
+    Webhook = 7,
     /// Whether a fault meets a request.
     Fault = 16,
     /// How long a fault waits.

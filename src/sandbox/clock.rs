@@ -1,38 +1,108 @@
 //! The sandbox's time.
 //!
+//! It runs with the machine's clock, runs so many times faster, or stands and only moves when told
+//! to (stepped): then the same requests and steps give the same answers to the byte.
+//!
 //! What always holds: business times are Jakarta time (UTC+7, no summer time) as
-//! `YYYY-MM-DD HH:MM:SS`; envelope times are UTC as `YYYY-MM-DDTHH:MM:SS.mmmZ`. Time runs with the
-//! machine's clock, moved ahead by [`Clock::advance`], or stands at an instant and only moves when
-//! told to, so that a test can let a tariff die without waiting.
+//! `YYYY-MM-DD HH:MM:SS`; envelope times are UTC as `YYYY-MM-DDTHH:MM:SS.mmmZ`. Time never goes
+//! back, unless the machine's does.
 
 use std::time::Duration;
 
-use jiff::{Timestamp, civil::DateTime, tz};
+use jiff::{Timestamp, civil::Date, civil::DateTime, tz};
 
 /// Jakarta's offset from UTC in hours.
 const JAKARTA: i8 = 7;
 
+/// Where a stepped clock begins, if not said: 2026-01-01 08:00:00 in Jakarta.
+pub const START: i64 = 1_767_229_200_000;
+
+/// How time passes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// As the machine's clock.
+    Real,
+    /// So many times faster, from the moment it was set; above zero.
+    Faster(f64),
+    /// Only when told to.
+    Stepped,
+}
+
 /// Where "now" comes from.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    stands_at: Option<i64>,
-    ahead: i64,
+    pace: Pace,
+    /// The machine's time when the pace was set.
+    since: i64,
+    /// The sandbox's time then, and all that it was moved ahead after.
+    from: i64,
+}
+
+impl Default for Clock {
+    /// The machine's clock.
+    fn default() -> Self {
+        let now = machine();
+        Clock { pace: Pace::Real, since: now, from: now }
+    }
+}
+
+fn machine() -> i64 {
+    Timestamp::now().as_millisecond()
 }
 
 impl Clock {
-    /// A clock that stands at `millis` (Unix time) until it is advanced.
+    /// A stepped clock that stands at `millis` (Unix time) until it is moved.
     pub fn standing(millis: i64) -> Self {
-        Clock { stands_at: Some(millis), ahead: 0 }
+        Clock { pace: Pace::Stepped, since: 0, from: millis }
+    }
+
+    /// A clock of this pace that begins at `millis`.
+    pub fn starting(pace: Pace, millis: i64) -> Self {
+        Clock { pace, since: machine(), from: millis }
     }
 
     /// Unix time in milliseconds.
     pub fn now(&self) -> i64 {
-        self.stands_at.unwrap_or_else(|| Timestamp::now().as_millisecond()).saturating_add(self.ahead)
+        let passed = match self.pace {
+            Pace::Stepped => 0,
+            Pace::Real => machine().saturating_sub(self.since),
+            // Casts saturate.
+            Pace::Faster(factor) => (machine().saturating_sub(self.since) as f64 * factor) as i64,
+        };
+        self.from.saturating_add(passed)
     }
 
     /// Moves time ahead.
     pub fn advance(&mut self, by: Duration) {
-        self.ahead = self.ahead.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX));
+        self.from = self.from.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX));
+    }
+
+    /// Moves time ahead to an instant; one that is past changes nothing.
+    pub fn reach(&mut self, millis: i64) {
+        let missing = millis.saturating_sub(self.now()).max(0);
+        self.from = self.from.saturating_add(missing);
+    }
+
+    /// How it passes.
+    pub fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// Goes on from now at another pace.
+    pub fn set_pace(&mut self, pace: Pace) {
+        *self = Clock { pace, since: machine(), from: self.now() };
+    }
+
+    /// How long on the machine's clock until an instant; nothing on a stepped clock, if it isn't past.
+    pub fn until(&self, millis: i64) -> Option<Duration> {
+        let left = millis.saturating_sub(self.now()).max(0) as u64;
+        match self.pace {
+            _ if left == 0 => Some(Duration::ZERO),
+            Pace::Stepped => None,
+            Pace::Real => Some(Duration::from_millis(left)),
+            // Rounded up to a millisecond, so that it has passed afterwards.
+            Pace::Faster(factor) => Some(Duration::from_millis((left as f64 / factor) as u64 + 1)),
+        }
     }
 }
 
@@ -41,31 +111,46 @@ pub fn jakarta(millis: i64) -> DateTime {
     tz::offset(JAKARTA).to_datetime(Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX))
 }
 
+/// When a day begins in Jakarta; Unix milliseconds.
+pub fn midnight(day: Date) -> i64 {
+    tz::offset(JAKARTA)
+        .to_timestamp(day.to_datetime(jiff::civil::Time::midnight()))
+        .map_or(i64::MAX, Timestamp::as_millisecond)
+}
+
 /// `2026-01-02 03:04:05`, in Jakarta.
 pub fn business(millis: i64) -> String {
-    jakarta(millis).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    let at = jakarta(millis);
+    let mut text = String::with_capacity(19);
+    digits(&mut text, i64::from(at.year()), 4, '-');
+    digits(&mut text, i64::from(at.month()), 2, '-');
+    digits(&mut text, i64::from(at.day()), 2, ' ');
+    digits(&mut text, i64::from(at.hour()), 2, ':');
+    digits(&mut text, i64::from(at.minute()), 2, ':');
+    digits(&mut text, i64::from(at.second()), 2, ' ');
+    text.pop();
+    text
 }
 
 /// `2026-01-02T03:04:05.678Z`.
 pub fn envelope(millis: i64) -> String {
     let at = tz::Offset::UTC.to_datetime(Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX));
     let mut text = String::with_capacity(24);
-    let parts = [
-        (i64::from(at.year()), 4, '-'),
-        (i64::from(at.month()), 2, '-'),
-        (i64::from(at.day()), 2, 'T'),
-        (i64::from(at.hour()), 2, ':'),
-        (i64::from(at.minute()), 2, ':'),
-        (i64::from(at.second()), 2, '.'),
-        (i64::from(at.millisecond()), 3, 'Z'),
-    ];
-    for (number, width, after) in parts {
-        for place in (0..width).rev() {
-            text.push(char::from(b'0' + (number / 10_i64.pow(place) % 10) as u8));
-        }
-        text.push(after);
-    }
+    digits(&mut text, i64::from(at.year()), 4, '-');
+    digits(&mut text, i64::from(at.month()), 2, '-');
+    digits(&mut text, i64::from(at.day()), 2, 'T');
+    digits(&mut text, i64::from(at.hour()), 2, ':');
+    digits(&mut text, i64::from(at.minute()), 2, ':');
+    digits(&mut text, i64::from(at.second()), 2, '.');
+    digits(&mut text, i64::from(at.millisecond()), 3, 'Z');
     text
+}
+
+fn digits(text: &mut String, number: i64, width: u32, after: char) {
+    for place in (0..width).rev() {
+        text.push(char::from(b'0' + (number / 10_i64.pow(place) % 10).unsigned_abs() as u8));
+    }
+    text.push(after);
 }
 
 #[cfg(test)]
@@ -85,6 +170,37 @@ mod tests {
         assert_eq!(clock.now(), 1_000);
         clock.advance(Duration::from_secs(300));
         assert_eq!(clock.now(), 301_000);
+    }
+
+    #[test]
+    fn a_change_of_pace_goes_on_from_now() {
+        let mut clock = Clock::standing(5_000);
+        clock.set_pace(Pace::Faster(1e6));
+        assert!(clock.now() >= 5_000 && clock.until(i64::MAX / 2).is_some());
+        clock.set_pace(Pace::Stepped);
+        let stood = clock.now();
+        assert_eq!((clock.until(stood + 1), clock.until(stood)), (None, Some(Duration::ZERO)));
+        clock.reach(stood - 1);
+        assert_eq!(clock.now(), stood);
+        clock.reach(stood + 7);
+        assert_eq!(clock.now(), stood + 7);
+    }
+
+    #[test]
+    fn a_faster_clock_runs_faster_and_says_how_long_to_wait() {
+        let mut clock = Clock::standing(0);
+        clock.set_pace(Pace::Faster(1_000.0));
+        let wait = clock.until(60_000_000).unwrap();
+        assert!(wait <= Duration::from_millis(60_001) && wait > Duration::from_secs(50), "{wait:?}");
+        while clock.now() < 1_000 {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn a_day_begins_at_midnight_in_jakarta() {
+        assert_eq!(business(midnight(jiff::civil::date(2026, 1, 2))), "2026-01-02 00:00:00");
+        assert_eq!(business(START), "2026-01-01 08:00:00");
     }
 
     #[test]

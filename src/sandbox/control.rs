@@ -13,8 +13,10 @@ mod faults;
 mod journal;
 mod keys;
 mod limits;
+mod orders;
+mod webhooks;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -28,16 +30,23 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
-use super::{input, server::Shared, world::World};
+use super::{input, server::Shared, spelling, world::World};
 
 /// The longest body, in bytes.
 const LONGEST: usize = 1 << 20;
+
+/// How long an answer waits for webhooks to be sent; a receiver that doesn't answer may take longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The content type of nearly everything.
+const JSON: &str = "application/json";
 
 /// What stands before every path.
 const ROOT: &str = "/_sandbox/";
 
 /// The routes of all rooms, in the order in which they are listed.
-const ROOMS: &[&[Route]] = &[clock::ROUTES, journal::ROUTES, keys::ROUTES, faults::ROUTES, limits::ROUTES];
+const ROOMS: &[&[Route]] =
+    &[clock::ROUTES, orders::ROUTES, webhooks::ROUTES, journal::ROUTES, keys::ROUTES, limits::ROUTES, faults::ROUTES];
 
 /// The control address's own token, if it has one.
 pub(super) type Token = Option<Arc<Zeroizing<String>>>;
@@ -66,6 +75,8 @@ struct Asked<'a> {
 enum Given {
     /// JSON.
     Json(Value),
+    /// The same, made when everything due was sent, or `PATIENCE` is over.
+    AfterDeliveries(fn(&mut World) -> Value),
     /// Anything else: its content type and itself.
     Text(&'static str, String),
 }
@@ -106,9 +117,13 @@ async fn answer(world: &Shared, token: Token, request: Request<Incoming>) -> Res
         },
     };
     let (status, kind, text) = match outcome {
-        Ok(Given::Json(value)) => (StatusCode::OK, "application/json", format!("{value}\n")),
+        Ok(Given::Json(value)) => (StatusCode::OK, JSON, format!("{value}\n")),
+        Ok(Given::AfterDeliveries(say)) => {
+            deliveries(world).await;
+            (StatusCode::OK, JSON, format!("{}\n", say(&mut world.lock())))
+        }
         Ok(Given::Text(kind, text)) => (StatusCode::OK, kind, text),
-        Err(Refusal { status, text }) => (status, "application/json", format!("{}\n", json!({"error": text}))),
+        Err(Refusal { status, text }) => (status, JSON, format!("{}\n", json!({"error": text}))),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
@@ -116,6 +131,22 @@ async fn answer(world: &Shared, token: Token, request: Request<Incoming>) -> Res
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// Waits until everything due was sent.
+async fn deliveries(world: &Shared) {
+    let bell = world.lock().calm_bell();
+    let calm = async {
+        loop {
+            let told = bell.notified();
+            if world.lock().calm() {
+                return;
+            }
+            told.await;
+        }
+    };
+    // Too late is no error: the list tells what waits.
+    let _ = tokio::time::timeout(PATIENCE, calm).await;
 }
 
 fn guard(headers: &HeaderMap, token: Token) -> Result<(), Refusal> {
@@ -197,12 +228,22 @@ fn wrong_method(methods: &[Method]) -> Refusal {
     refusal(StatusCode::METHOD_NOT_ALLOWED, format!("here works {}", names.join(", ")))
 }
 
+/// A number of the query, or another if it is missing.
+fn number(asked: &Asked<'_>, name: &str, absent: u64) -> Result<u64, Refusal> {
+    match input::query(asked.query, name) {
+        None => Ok(absent),
+        Some(text) => text.parse().map_err(|_| wrong(format!("{name} must be a number"))),
+    }
+}
+
 /// Reads a body. What is said of a faulty one names members and types, never values.
 fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| {
         let text = error.to_string();
         let what = match text.rsplit_once("expected ") {
-            _ if text.contains(" field `") => text,
+            _ if text.contains(" field `") || text.starts_with("unknown variant") => {
+                spelling::mend(text.split(" at line ").next().unwrap_or(&text))
+            }
             Some((_, wanted)) => format!("expected {wanted}"),
             None => format!("not JSON at line {} column {}", error.line(), error.column()),
         };

@@ -6,6 +6,8 @@
 //!
 //! What always holds: money is whole rupiah; percentages are hundredths of a percent.
 
+pub mod texts;
+
 use std::sync::OnceLock;
 
 use bytes::Bytes;
@@ -292,13 +294,21 @@ impl Courier {
     }
 
     /// Courier Service: its services as JSON.
-    pub fn services(&self) -> String {
+    pub fn services(&self) -> Bytes {
+        static ALL: OnceLock<Vec<Bytes>> = OnceLock::new();
+        let all = ALL.get_or_init(|| TABLE.iter().map(Courier::render_services).collect());
+        let position = TABLE.iter().position(|courier| courier.code == self.code);
+        position.map_or_else(|| self.render_services(), |position| all[position].clone())
+    }
+
+    fn render_services(&self) -> Bytes {
         let line = |name, code, (start, end, unit): (u64, u64, &str)| json!({"nama_service": name, "code_service": code, "etd_start": start, "etd_end": end, "etd_unit": unit});
         json!({
             "instant_delivery": self.instant.iter().map(|s| line(s.name, s.code, s.etd)).collect::<Vec<_>>(),
             "express_delivery": self.express.iter().map(|s| line(s.name, s.code, s.etd)).collect::<Vec<_>>(),
         })
         .to_string()
+        .into()
     }
 
     /// The express service with this code.

@@ -1,65 +1,42 @@
-//! Orders: placed, tracked, cancelled.
+//! Orders: placed, tracked, cancelled, and on their way.
 //!
-//! Booking ids, air waybills and order codes come from the seed and a running number, so the same
-//! orders in the same order get the same ones. An express order starts at `PENDING_PICKUP` or
-//! `PENDING_DROPOFF`, an instant one at `PENDING_PICKUP`; what happens later comes with the flows.
+//! Names come from the seed and a running number, so the same orders in the same order get the same
+//! ones. Where an order stands when it is answered is a switch ([`way::Begin`]); a merchant can
+//! cancel until the parcel is handed over, and gets the published 404 afterwards.
 //!
 //! What always holds: an order is there if and only if its charge (tariff and insurance; the COD fee
-//! is the receiver's) was taken from the wallet; only an order that nobody has collected can be
-//! cancelled, once, and gives its charge back; the newest `MOST` orders are kept.
+//! is the receiver's) was taken from the wallet; a cancelled one has given it back, once; the newest
+//! orders are kept ([`plan::Plan::kept`]), older ones are as if they had never been, but for the
+//! balance history.
 
+pub mod flow;
+mod kept;
+pub mod name;
+pub mod plan;
 mod read;
+mod receipt;
+pub mod way;
 
-use std::collections::VecDeque;
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+};
 
 use serde_json::{Value, json};
 
 use super::{
-    chance::{Purpose, draw, letters},
     clock,
-    couriers::{Courier, percent},
+    couriers::{Courier, texts},
     envelope::{Failure, Reply},
     input::{Checked, Fields},
     quotes::{Quotes, Validity},
-    wallet::Wallet,
+    wallet::{Kind, Wallet},
+    webhook::Outbox,
 };
-
-/// Orders kept; the oldest go first.
-const MOST: usize = 1_000_000;
-
-/// Different five-letter words.
-const WORDS: u64 = 26_u64.pow(5);
-
-/// Where an order stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Status {
-    PendingPickup,
-    PendingDropoff,
-    Cancelled,
-}
-
-/// An order.
-#[derive(Debug)]
-struct Order {
-    number: u64,
-    at: i64,
-    courier: &'static Courier,
-    service: &'static str,
-    instant: bool,
-    charge: u64,
-    people: People,
-    events: Vec<(i64, Status)>,
-}
-
-/// Who sends and who receives.
-#[derive(Clone, Debug)]
-struct People {
-    shipper_name: Box<str>,
-    shipper_address: Box<str>,
-    receiver_name: Box<str>,
-    receiver_address: Box<str>,
-}
+use kept::{Birth, NEVER, Order, People};
+use plan::{Plan, Wishes};
+use receipt::{Collect, receipt};
+use way::{Step, Walker};
 
 /// What both kinds of order have when they are about to be placed.
 struct Draft {
@@ -74,20 +51,18 @@ struct Draft {
     window: Option<(String, String)>,
 }
 
-/// Cash to collect.
-struct Collect {
-    item_value: u64,
-    custom: u64,
-}
-
-/// What placing and cancelling need beside the orders.
+/// What orders need beside themselves.
 pub struct Desk<'a> {
     /// Pays and is refunded.
     pub wallet: &'a mut Wallet,
     /// Offers of instant couriers.
     pub quotes: &'a mut Quotes,
-    /// How long these are good.
+    /// Learns what happens.
+    pub outbox: &'a mut Outbox,
+    /// How long offers are good.
     pub validity: Validity,
+    /// Which ways orders take.
+    pub plan: &'a Plan,
     /// Said when the balance is too small.
     pub shortage: &'a str,
     /// Unix milliseconds.
@@ -100,12 +75,28 @@ pub struct Orders {
     seed: u64,
     placed: u64,
     kept: VecDeque<Order>,
+    /// Bytes of the kept orders' texts.
+    texts: usize,
+    /// When each order's next step is due.
+    schedule: BinaryHeap<Reverse<(i64, u64)>>,
+    /// Steps made, by kind (express, instant) and step.
+    made: [[u64; Step::ALL.len()]; 2],
+    /// Branches for orders to come.
+    pub wishes: Wishes,
 }
 
 impl Orders {
     /// No orders yet.
     pub fn new(seed: u64) -> Self {
-        Orders { seed, placed: 0, kept: VecDeque::new() }
+        Orders {
+            seed,
+            placed: 0,
+            kept: VecDeque::new(),
+            texts: 0,
+            schedule: BinaryHeap::new(),
+            made: Default::default(),
+            wishes: Wishes::default(),
+        }
     }
 
     /// Order Express.
@@ -138,20 +129,13 @@ impl Orders {
     pub fn track(&self, fields: &Fields<'_>) -> Checked<Reply> {
         let (code, awb) = (fields.text("courier_code")?, fields.text("awb")?);
         let order = self.find(code, awb).map(|position| &self.kept[position]).ok_or(Failure::NotFound)?;
-        let history: Vec<Value> = order
-            .events
-            .iter()
-            .rev()
-            .map(|(at, status)| {
-                json!({"timestamp": clock::business(*at), "status": status.wire(order.instant), "description": status.text()})
-            })
-            .collect();
+        let [shipper_name, shipper_address, receiver_name, receiver_address] = order.people.texts();
         let data = json!({
-            "awb": awb, "courier": order.courier.name, "courier_code": order.courier.code,
-            "service": order.service,
-            "shipper_name": order.people.shipper_name, "shipper_address": order.people.shipper_address,
-            "receiver_name": order.people.receiver_name, "receiver_address": order.people.receiver_address,
-            "history": history,
+            "awb": awb, "courier": order.courier().name, "courier_code": order.courier().code,
+            "service": order.service(),
+            "shipper_name": shipper_name, "shipper_address": shipper_address,
+            "receiver_name": receiver_name, "receiver_address": receiver_address,
+            "history": history(order),
         });
         Ok(Reply::of("success", &data))
     }
@@ -167,145 +151,136 @@ impl Orders {
             return Err(Failure::Invalid("cancel_reason must be 5 to 150 characters".to_owned()));
         }
         let position = self.find(code, awb).ok_or(Failure::Cancel)?;
-        let seed = self.seed;
-        let order = &mut self.kept[position];
-        if order.status() == Status::Cancelled {
+        if !self.kept[position].trail.last().cancellable() {
             return Err(Failure::Cancel);
         }
-        order.events.push((desk.now, Status::Cancelled));
-        let line = (order.code(seed), format!("Pembatalan order {awb}"));
-        desk.wallet.credit(order.charge, desk.now, "order", line);
-        let data =
-            json!({"awb": awb, "booking_id": order.booking_id(seed), "status": Status::Cancelled.wire(order.instant)});
+        self.make(position, (desk.now, Step::Cancelled), desk);
+        let order = &self.kept[position];
+        let (booking_id, status) = (order.name().booking_id(self.seed), Step::Cancelled.wire(order.instant));
+        let data = json!({"awb": awb, "booking_id": booking_id, "status": status});
         Ok(Reply::of("Order successfully canceled", &data).executed())
+    }
+
+    /// The order of an air waybill, as the control address shows it.
+    pub fn shown(&self, awb: &str) -> Option<Value> {
+        self.named(awb).map(|position| self.show(&self.kept[position]))
+    }
+
+    /// An order's last step, and when its next one is due.
+    pub fn last(&self, awb: &str) -> Option<(Step, Option<i64>)> {
+        let order = &self.kept[self.named(awb)?];
+        Some((order.trail.last(), (order.due < NEVER).then_some(order.due)))
+    }
+
+    /// Orders after a number, oldest first, at most `limit`; of one status, if it is given.
+    pub fn page(&self, after: u64, limit: usize, status: Option<&str>) -> Value {
+        let first = self.kept.front().map_or(1, |order| order.number);
+        let skip = usize::try_from(after.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
+        let fits = |order: &&Order| status.is_none_or(|status| order.trail.last().wire(order.instant) == status);
+        let page: Vec<Value> =
+            self.kept.iter().skip(skip).filter(fits).take(limit).map(|order| self.show(order)).collect();
+        let gone = self.placed - self.kept.len() as u64;
+        json!({"orders": page, "placed": self.placed, "kept": self.kept.len(), "gone": gone})
+    }
+
+    /// How often orders came to a status: kind, status, count. In transit counts each of its steps.
+    pub fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let mut all: Vec<(&str, &str, u64)> = Vec::new();
+        for (kind, name, instant) in [(0, "express", false), (1, "instant", true)] {
+            for (step, count) in Step::ALL.into_iter().zip(self.made[kind]).filter(|(_, count)| *count > 0) {
+                let status = step.wire(instant);
+                match all.last_mut().filter(|last| (last.0, last.1) == (name, status)) {
+                    Some(last) => last.2 += count,
+                    None => all.push((name, status, count)),
+                }
+            }
+        }
+        all
+    }
+
+    /// Bytes that the orders take, by their sizes.
+    pub fn memory(&self) -> usize {
+        let entries = self.schedule.capacity() * size_of::<Reverse<(i64, u64)>>();
+        self.kept.capacity() * size_of::<Order>() + self.texts + entries
+    }
+
+    fn show(&self, order: &Order) -> Value {
+        let due = (order.due < NEVER).then(|| clock::envelope(order.due));
+        let ahead: Vec<&str> = flow::ahead(order).into_iter().map(|step| step.wire(order.instant)).collect();
+        json!({
+            "number": order.number, "awb": order.name().awb(self.seed),
+            "booking_id": order.name().booking_id(self.seed), "courier_code": order.courier().code,
+            "kind": if order.instant { "instant" } else { "express" }, "branch": order.branch,
+            "status": order.trail.last().wire(order.instant), "charge": order.charge,
+            "next": due, "ahead": ahead, "history": history(order),
+        })
     }
 
     fn place(&mut self, draft: Draft, desk: &mut Desk<'_>) -> Checked<Reply> {
         let insurance = draft.insured.map(|value| draft.courier.insurance_fee(value));
         let charge = draft.tariff.saturating_add(insurance.unwrap_or(0));
-        let first = if draft.pickup { Status::PendingPickup } else { Status::PendingDropoff };
-        let order = Order {
-            number: self.placed + 1,
-            at: desk.now,
-            courier: draft.courier,
-            service: draft.service,
-            instant: draft.instant,
-            charge,
-            people: draft.people.clone(),
-            events: vec![(desk.now, first)],
-        };
-        let awb = order.awb(self.seed);
-        if !desk.wallet.debit(charge, desk.now, (order.code(self.seed), format!("Pembayaran order {awb}"))) {
+        let number = self.placed + 1;
+        if desk.wallet.balance() < charge {
             return Err(Failure::Shortage(desk.shortage.to_owned()));
         }
-        let data = receipt(&draft, insurance.unwrap_or(0), [order.booking_id(self.seed), awb]);
-        self.placed += 1;
-        if self.kept.len() == MOST {
-            self.kept.pop_front();
+        let wished = self.wishes.take(draft.instant);
+        let branch = wished.unwrap_or_else(|| desk.plan.branch((self.seed, number), draft.instant));
+        let walker = Walker { instant: draft.instant, pickup: draft.pickup, branch };
+        let proceeds = draft.collect.as_ref().map_or(0, Collect::proceeds);
+        let order = Order::new(Birth {
+            number,
+            at: desk.now,
+            charge,
+            proceeds,
+            people: draft.people.clone(),
+            courier: draft.courier,
+            service: draft.service,
+            walker,
+        });
+        let name = order.name();
+        if !desk.wallet.debit(charge, desk.now, Kind::Order, Some(name)) {
+            return Err(Failure::Shortage(desk.shortage.to_owned()));
         }
+        desk.wallet.expect(proceeds);
+        let data = receipt(&draft, insurance.unwrap_or(0), [name.booking_id(self.seed), name.awb(self.seed)]);
+        self.placed = number;
+        if self.kept.len() >= desk.plan.kept.max(1)
+            && let Some(gone) = self.kept.pop_front()
+        {
+            self.texts -= gone.heap();
+            if !gone.trail.last().ends() {
+                desk.wallet.settle(gone.proceeds);
+            }
+        }
+        self.texts += order.heap();
         self.kept.push_back(order);
+        self.make(self.kept.len() - 1, (desk.now, walker.first(desk.plan.begin)), desk);
         Ok(Reply::of("Order successfully created", &data).executed())
     }
 
-    fn find(&self, courier_code: &str, awb: &str) -> Option<usize> {
-        let number = number_of(awb)?;
+    fn position(&self, number: u64) -> Option<usize> {
         let position = usize::try_from(number.checked_sub(self.kept.front()?.number)?).ok()?;
-        let order = self.kept.get(position)?;
-        (order.courier.code == courier_code && order.awb(self.seed) == awb).then_some(position)
+        (position < self.kept.len()).then_some(position)
+    }
+
+    fn named(&self, awb: &str) -> Option<usize> {
+        let position = self.position(name::number_of(awb)?)?;
+        (self.kept[position].name().awb(self.seed) == awb).then_some(position)
+    }
+
+    fn find(&self, courier_code: &str, awb: &str) -> Option<usize> {
+        self.named(awb).filter(|position| self.kept[*position].courier().code == courier_code)
     }
 }
 
-/// What Order Express and Order Instant answer.
-fn receipt(draft: &Draft, insurance: u64, [booking_id, awb]: [String; 2]) -> Value {
-    let mut data = json!({"booking_id": booking_id, "awb": awb});
-    if let Some((start, end)) = &draft.window {
-        data["expect_pickup_start"] = json!(start);
-        data["expect_pickup_end"] = json!(end);
-    }
-    data["tariff"] = json!(draft.tariff);
-    data["insurance"] = json!(draft.insured.is_some());
-    if draft.insured.is_some() {
-        data["insurance_detail"] = json!({
-            "insurance_percent": percent(draft.courier.insurance),
-            "insurance_minimum": draft.courier.insurance_minimum, "insurance": insurance,
-        });
-    }
-    data["cod"] = json!(draft.collect.is_some());
-    if let Some(collect) = &draft.collect {
-        data["cod_detail"] = bill(draft.courier, collect, draft.tariff, insurance);
-    }
-    data
-}
-
-/// `cod_detail`: what the receiver pays and what the merchant gets.
-fn bill(courier: &Courier, collect: &Collect, tariff: u64, insurance: u64) -> Value {
-    let value = if collect.custom > 0 { collect.custom } else { collect.item_value };
-    let fee = courier.cod_fee(value).unwrap_or(0);
-    let billed = [tariff, insurance, fee].into_iter().fold(value, u64::saturating_add);
-    json!({
-        "item_value": collect.item_value, "cod_fee_percent": percent(courier.cod.map_or(0, |cod| cod.0)),
-        "cod_fee": fee, "cod_custom": collect.custom, "cod_billed": billed, "cod_disbursement": value,
-    })
-}
-
-/// The running number in an air waybill.
-fn number_of(awb: &str) -> Option<u64> {
-    match awb.strip_prefix("FSTRA") {
-        Some(digits) => digits.parse::<u64>().ok().map(|number| number % BLOCK),
-        None => awb.split('-').nth(2)?.parse().ok(),
-    }
-}
-
-/// Room for running numbers in an express air waybill; what is above comes from the seed.
-const BLOCK: u64 = 10_u64.pow(10);
-
-impl Order {
-    fn status(&self) -> Status {
-        self.events.last().map_or(Status::PendingPickup, |(_, status)| *status)
-    }
-
-    /// Five letters that no two of `WORDS` orders in a row share.
-    fn word(&self, seed: u64) -> String {
-        let first = draw(seed, Purpose::Letters, &[]) % WORDS;
-        letters((first + self.number) % WORDS).map(char::from).iter().collect()
-    }
-
-    fn awb(&self, seed: u64) -> String {
-        if self.instant {
-            let day = clock::jakarta(self.at).strftime("%Y%m%d").to_string();
-            return format!("CO.FASTRAC-{day}-{}-{}", self.number, self.word(seed));
-        }
-        let block = draw(seed, Purpose::Awb, &[]) % 1_000_000_000;
-        format!("FSTRA{:019}", block * BLOCK + self.number)
-    }
-
-    fn booking_id(&self, seed: u64) -> String {
-        format!("FSTR.CO-{}{}", clock::jakarta(self.at).strftime("%Y%m%d"), self.word(seed))
-    }
-
-    fn code(&self, seed: u64) -> String {
-        format!("PSN-{}{}", clock::jakarta(self.at).strftime("%y%m%d"), self.word(seed))
-    }
-}
-
-impl Status {
-    /// As the API writes it; the two diagrams spell the last one differently.
-    fn wire(self, instant: bool) -> &'static str {
-        match self {
-            Status::PendingPickup => "PENDING_PICKUP",
-            Status::PendingDropoff => "PENDING_DROPOFF",
-            Status::Cancelled if instant => "CANCELLED",
-            Status::Cancelled => "CANCELED",
-        }
-    }
-
-    fn text(self) -> &'static str {
-        match self {
-            Status::PendingPickup => "Menunggu penjemputan oleh kurir",
-            Status::PendingDropoff => "Menunggu paket diantar ke agen",
-            Status::Cancelled => "Pesanan dibatalkan",
-        }
-    }
+/// Newest first: the documentation doesn't say.
+fn history(order: &Order) -> Vec<Value> {
+    let line = |(after, step): (i64, Step)| {
+        let at = order.at.saturating_add(after);
+        json!({"timestamp": clock::business(at), "status": step.wire(order.instant),
+               "description": texts::text(order.courier().code, step)})
+    };
+    order.trail.iter().rev().map(line).collect()
 }
 
 #[cfg(test)]

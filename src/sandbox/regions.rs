@@ -27,15 +27,19 @@ pub struct Regions {
     cities: Vec<Node>,
     districts: Vec<Node>,
     villages: Vec<Village>,
+    /// Positions of villages in the order of their postal codes.
+    posts: Vec<u32>,
     province_list: Bytes,
 }
 
-/// A province, city or district: its id, name, and the run of its children one level down.
+/// A province, city or district: its id, name, the run of its children one level down, and their
+/// list once it was asked for.
 #[derive(Debug)]
 struct Node {
     id: u32,
     name: Range<u32>,
     children: Range<u32>,
+    list: OnceLock<Bytes>,
 }
 
 #[derive(Debug)]
@@ -87,31 +91,37 @@ impl Regions {
     }
 
     /// The cities of a province as a JSON array; `None` if there is no such province.
-    pub fn cities(&self, province: u64) -> Option<Vec<u8>> {
+    pub fn cities(&self, province: u64) -> Option<Bytes> {
         let parent = find(&self.provinces, province)?;
         Some(self.list(&self.cities, parent, ["city_id", "province_id"]))
     }
 
     /// The districts of a city as a JSON array; `None` if there is no such city.
-    pub fn districts(&self, city: u64) -> Option<Vec<u8>> {
+    pub fn districts(&self, city: u64) -> Option<Bytes> {
         let parent = find(&self.cities, city)?;
         Some(self.list(&self.districts, parent, ["district_id", "city_id"]))
     }
 
     /// The villages of a district as a JSON array; `None` if there is no such district.
-    pub fn villages(&self, district: u64) -> Option<Vec<u8>> {
+    pub fn villages(&self, district: u64) -> Option<Bytes> {
         let parent = find(&self.districts, district)?;
-        let mut out = b"[".to_vec();
-        for village in &self.villages[usizes(&parent.children)] {
-            self.element(&mut out, ["subdistrict_id", "district_id"], village.id, (&village.name, parent.id));
-        }
-        Some(closed(out))
+        let list = parent.list.get_or_init(|| {
+            let mut out = b"[".to_vec();
+            for village in &self.villages[usizes(&parent.children)] {
+                self.element(&mut out, ["subdistrict_id", "district_id"], village.id, (&village.name, parent.id));
+            }
+            closed(out).into()
+        });
+        Some(list.clone())
     }
 
     /// The villages of a postal code, with their parents, as a JSON array; `None` if there are none.
     pub fn by_post(&self, post: u32) -> Option<Vec<u8>> {
         let mut out = b"[".to_vec();
-        for village in self.villages.iter().filter(|village| village.post == post) {
+        let of = |position: &u32| self.villages[*position as usize].post;
+        let first = self.posts.partition_point(|position| of(position) < post);
+        for position in self.posts[first..].iter().take_while(|position| of(position) == post) {
+            let village = &self.villages[*position as usize];
             let (district, city, province) = self.parents(village);
             out.extend_from_slice(
                 format!(
@@ -158,12 +168,15 @@ impl Regions {
         (district, city, province)
     }
 
-    fn list(&self, level: &[Node], parent: &Node, fields: [&str; 2]) -> Vec<u8> {
-        let mut out = b"[".to_vec();
-        for node in &level[usizes(&parent.children)] {
-            self.element(&mut out, fields, u64::from(node.id), (&node.name, parent.id));
-        }
-        closed(out)
+    fn list(&self, level: &[Node], parent: &Node, fields: [&str; 2]) -> Bytes {
+        let render = || {
+            let mut out = b"[".to_vec();
+            for node in &level[usizes(&parent.children)] {
+                self.element(&mut out, fields, u64::from(node.id), (&node.name, parent.id));
+            }
+            closed(out).into()
+        };
+        parent.list.get_or_init(render).clone()
     }
 
     fn element(&self, out: &mut Vec<u8>, fields: [&str; 2], id: u64, (name, parent): (&Range<u32>, u32)) {

@@ -1,30 +1,9 @@
-//! The sandbox's own configuration file (TOML), and TLS from PEM files.
+//! The sandbox's own configuration file (TOML), and TLS from PEM files. `config/sandbox.toml` has every
+//! key with its comment.
 //!
 //! What always holds: unknown keys are faults; what it doesn't say stays as it was; relative paths start at the file's folder.
-//!
-//! ```toml
-//! listen = "127.0.0.1:8090"
-//! control = "127.0.0.1:8091"
-//! control_token_file = "control-token"
-//! seed = 1
-//! keys = [{ label = "sandbox", access_key = "sandbox-access", secret_key = "sandbox-secret" }]
-//! tls = { cert = "sandbox.crt", key = "sandbox.key" }
-//! prefix = ""                       # path prefix of both versions
-//! auth = "any"                      # any | by_version (V1: the two headers, V2: Basic)
-//! timestamp = true                  # whether V2 answers carry it
-//! not_found_status = 404            # or 200
-//! balance = 10000000000             # opening balance in IDR
-//! track_by_post = false
-//! tariff_valid = "5m"               # how long a tariff_id is good
-//! tariff_single_use = true
-//! shortage_message = "Insufficient balance"
-//! journal = { entries = 10000, bytes = "64MiB" }
-//! limits = [{ per_second = 20, per_day = 10000, by = "account" }]   # see Limit
-//! [[faults]]                        # see Fault
-//! operation = "v2.order_express"
-//! times = 1
-//! act = "lose"
-//! ```
+
+mod flows;
 
 use std::{
     net::SocketAddr,
@@ -46,8 +25,11 @@ use super::{
     auth::Style,
     faults::{self, Fault},
     limits::Limit,
+    spelling,
     when::When,
 };
+
+pub use flows::{clock, faster};
 
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +72,9 @@ struct File {
     shortage_message: Option<String>,
     journal: Option<WrittenBounds>,
     limits: Option<Vec<Limit>>,
+    clock: Option<flows::Time>,
+    flow: Option<flows::Flow>,
+    webhook: Option<flows::Webhook>,
     #[serde(default)]
     faults: Vec<Fault>,
 }
@@ -127,7 +112,7 @@ pub fn load(path: &Path, mut options: Options) -> Result<Options, SettingsError>
     let wrong = |text: String| SettingsError::Written { path: path.to_owned(), text };
     let file: File = toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        wrong(format!("{} (line {line})", error.message()))
+        wrong(format!("{} (line {line})", spelling::mend(error.message())))
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
     if let Some(token) = &file.control_token_file {
@@ -179,6 +164,15 @@ fn lay(options: &mut Options, file: File) -> Result<(), String> {
         limit.check().map_err(|error| format!("limits[{position}].{error}"))?;
     }
     set(&mut options.rules.limits, file.limits);
+    if let Some(time) = &file.clock {
+        options.clock = time.clock()?;
+    }
+    if let Some(flow) = &file.flow {
+        flow.lay(options)?;
+    }
+    if let Some(webhook) = file.webhook {
+        webhook.lay(options)?;
+    }
     for (position, fault) in file.faults.into_iter().enumerate() {
         faults::check(&fault).map_err(|error| format!("faults[{position}].{error}"))?;
         options.faults.push(fault);
@@ -272,6 +266,31 @@ mod tests {
         assert_eq!(options.control_token.unwrap().as_str(), "t0ken");
     }
 
+    /// Every key that can be written stands in the example, as it is or behind a `#`.
+    #[test]
+    fn the_example_is_right_and_shows_every_key() {
+        let text = include_str!("../../config/sandbox.toml");
+        let options = load_text(text).unwrap();
+        assert_eq!((options.seed, options.faults.len()), (1, 0));
+        let shown: String = text
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|l| l.contains('=') || l.starts_with('[')).unwrap_or(line))
+            .fold(String::new(), |all, line| all + line + "\n");
+        let full: toml::Table = shown.parse().unwrap_or_else(|error| panic!("{error}\n{shown}"));
+        let unknown = load_text("\nnothing_like_this = 1").err().unwrap().to_string();
+        let keys = unknown.split("known here: ").nth(1).unwrap().split(" (line").next().unwrap().split(", ");
+        for key in keys {
+            assert!(full.contains_key(key), "{key} is not in config/sandbox.toml");
+        }
+        for room in ["clock", "flow", "webhook"] {
+            let unknown = load_text(&format!("[{room}]\nnothing_like_this = 1")).err().unwrap().to_string();
+            let keys = unknown.split("known here: ").nth(1).unwrap().split(" (line").next().unwrap().split(", ");
+            for key in keys {
+                assert!(full[room].get(key).is_some(), "{room}.{key} is not in config/sandbox.toml");
+            }
+        }
+    }
+
     #[test]
     fn an_empty_file_is_the_defaults() {
         let options = load_text("").unwrap();
@@ -282,10 +301,29 @@ mod tests {
     #[test]
     fn faults_are_told_with_their_place_and_without_secrets() {
         let text = |toml| load_text(toml).err().unwrap().to_string();
-        assert!(text("\n\nsede = 1").contains("line 3"));
+        let unknown = text("\n\nsede = 1");
+        assert!(unknown.contains("did you mean `seed`?") && unknown.contains("line 3"), "{unknown}");
         assert!(text("not_found_status = 500").contains("not_found_status"));
         assert!(text("prefix = \"b2b\"").contains("prefix"));
         assert!(text("[[faults]]\noperation = \"v3.x\"").contains("faults[0].operation"));
+        for (wrong, place) in [
+            ("clock = { pace = \"accelerated\" }", "clock.factor"),
+            ("clock = { factor = 2 }", "clock.factor"),
+            ("clock = { pace = \"stepped\", start = \"yesterday\" }", "clock.start"),
+            ("clock = { pace = \"steped\" }", "did you mean `stepped`?"),
+            ("[flow.express]\nretrun = 0.1", "retrun is no branch"),
+            ("[flow.express]\nno_courier = 0.1", "flow.express"),
+            ("[flow.instant]\nreturn = 0.6\ncancel = 0.6", "flow.instant"),
+            ("flow = { kept = 0 }", "flow.kept"),
+            ("webhook = { url = \"shop\" }", "webhook.url"),
+            ("webhook = { retries = [\"soon\"] }", "webhook.retries"),
+            ("webhook = { payload = \"awb={awb}\" }", "webhook.payload"),
+            ("webhook = { hosts = \"all\" }", "loopback, any"),
+            ("[[webhook.rules]]\nact = \"lose\"\nchance = 2", "webhook.rules[0].chance"),
+        ] {
+            let told = text(wrong);
+            assert!(told.contains(place), "{wrong}: {told}");
+        }
         let wrong = "keys = [{ label = \"a\", access_key = \"b\", secret_key = \"canary\", extra = \"canary\" }]";
         assert!(!text(wrong).contains("canary"));
     }

@@ -1,6 +1,8 @@
 //! The sandbox through its sockets, as a client in another process sees it.
 
+mod alike;
 mod faults;
+mod flows;
 mod truth;
 mod wire;
 

@@ -1,16 +1,23 @@
 //! The account's balance and its history. All key pairs share it, as one account does.
 //!
+//! Orders are paid from it and give their charge back when they are cancelled; cash that a courier
+//! collected comes in when its order is delivered, and is pending until then. The response's shape
+//! is not public: rows have the names that the fact sheet presumes.
+//!
 //! What always holds: the balance is the opening balance and the sum of all rows, and never falls
-//! below zero; the newest rows are kept, `MOST` of them.
+//! below zero; the newest rows are kept, `MOST` of them, 48 bytes each: a row knows its order's
+//! number, and its texts are made when it is asked for.
 
 use std::collections::VecDeque;
 
-use serde::Serialize;
+use jiff::{ToSpan, civil::Date};
+use serde::{Deserialize, Serialize};
 
 use super::{
     clock,
     envelope::{Failure, Reply},
     input::{Checked, Fields},
+    orders::name::Name,
 };
 
 /// Rows kept.
@@ -19,49 +26,68 @@ const MOST: usize = 1 << 20;
 /// Rows of an answer if no `limit` is given, and at most.
 const PAGE: (u64, u64) = (100, 1_000);
 
+/// What moved the balance: `filter_status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// An order, or its refund.
+    Order,
+    /// Cash taken out.
+    TarikTunai,
+    /// What a courier collected.
+    DanaCod,
+    /// A bonus.
+    BonusReferal,
+    /// Money paid in.
+    Topup,
+}
+
 /// A movement of the balance.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Row {
     at: i64,
-    code: String,
-    credit: u64,
-    debit: u64,
+    /// The order's number and day; number zero: none.
+    order: (u64, i64),
+    amount: u64,
     after: u64,
-    kind: &'static str,
-    note: String,
+    kind: Kind,
+    instant: bool,
+    credit: bool,
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
-    kd_pesanan: &'a str,
+struct Line {
+    kd_pesanan: String,
     saldo_masuk: u64,
     saldo_keluar: u64,
     saldo_akhir: u64,
-    keterangan: &'a str,
-    status: &'a str,
+    keterangan: String,
+    status: &'static str,
     created_at: String,
 }
 
 #[derive(Serialize)]
-struct History<'a> {
+struct History {
     balance: u64,
     pending_balance: u64,
     total: usize,
-    history: Vec<Line<'a>>,
+    history: Vec<Line>,
 }
 
 /// The account's money.
 #[derive(Debug)]
 pub struct Wallet {
+    seed: u64,
     balance: u64,
+    pending: u64,
     rows: VecDeque<Row>,
 }
 
 impl Wallet {
     /// A wallet with an opening balance in IDR.
-    pub fn new(balance: u64, now: i64) -> Self {
-        let mut wallet = Wallet { balance: 0, rows: VecDeque::new() };
-        wallet.credit(balance, now, "topup", ("TOPUP-0".to_owned(), "Saldo awal".to_owned()));
+    pub fn new(balance: u64, now: i64, seed: u64) -> Self {
+        let mut wallet = Wallet { seed, balance: 0, pending: 0, rows: VecDeque::new() };
+        wallet.credit(balance, now, Kind::Topup, None);
         wallet
     }
 
@@ -70,20 +96,29 @@ impl Wallet {
         self.balance
     }
 
-    /// Pays for an order; false, and nothing happens, if the balance is too small.
+    /// Takes money out; false, and nothing happens, if the balance is too small.
     #[must_use]
-    pub fn debit(&mut self, amount: u64, now: i64, (code, note): (String, String)) -> bool {
+    pub fn debit(&mut self, amount: u64, now: i64, kind: Kind, order: Option<Name>) -> bool {
         let Some(after) = self.balance.checked_sub(amount) else { return false };
         self.balance = after;
-        self.push(Row { at: now, code, credit: 0, debit: amount, after, kind: "order", note });
+        self.push(now, (kind, false), amount, order);
         true
     }
 
     /// Gives money back or in.
-    pub fn credit(&mut self, amount: u64, now: i64, kind: &'static str, (code, note): (String, String)) {
+    pub fn credit(&mut self, amount: u64, now: i64, kind: Kind, order: Option<Name>) {
         self.balance = self.balance.saturating_add(amount);
-        let after = self.balance;
-        self.push(Row { at: now, code, credit: amount, debit: 0, after, kind, note });
+        self.push(now, (kind, true), amount, order);
+    }
+
+    /// Notes what couriers have still to collect.
+    pub fn expect(&mut self, amount: u64) {
+        self.pending = self.pending.saturating_add(amount);
+    }
+
+    /// Notes that it won't come any more, or has come.
+    pub fn settle(&mut self, amount: u64) {
+        self.pending = self.pending.saturating_sub(amount);
     }
 
     /// Balance History, newest first.
@@ -92,83 +127,142 @@ impl Wallet {
     ///
     /// A complaint about a filter.
     pub fn history(&self, fields: &Fields<'_>, now: i64) -> Checked<Reply> {
-        let first = day(fields, "start_date", now.saturating_sub(31 * 86_400_000))?;
-        let last = day(fields, "end_date", now)?;
-        let (status, search) = (fields.text_or_empty("filter_status")?, fields.text_or_empty("search")?);
+        let today = clock::jakarta(now).date();
+        let first = day(fields, "start_date", today.saturating_sub(1.month()))?;
+        let last = day(fields, "end_date", today)?;
+        let (begin, end) = (clock::midnight(first), clock::midnight(last.saturating_add(1.day())));
+        let kind = kind(fields.text_or_empty("filter_status")?)?;
+        let search = fields.text_or_empty("search")?;
         let limit = fields.number_or("limit", PAGE.0)?.min(PAGE.1) as usize;
         let offset = usize::try_from(fields.number_or("offset", 0)?).unwrap_or(usize::MAX);
-        let known = ["", "order", "tarik_tunai", "dana_cod", "bonus_referal", "topup"];
-        if !known.contains(&status) {
-            return Err(Failure::Invalid(format!("filter_status {status} is unknown")));
+        let mut total = 0;
+        let mut history = Vec::new();
+        for row in self.rows.iter().rev() {
+            let in_time = (begin..end).contains(&row.at);
+            if !in_time || kind.is_some_and(|kind| kind != row.kind) {
+                continue;
+            }
+            if !search.is_empty() && !self.line(row).matches(search) {
+                continue;
+            }
+            if total >= offset && history.len() < limit {
+                history.push(self.line(row));
+            }
+            total += 1;
         }
-        let found: Vec<&Row> = self
-            .rows
-            .iter()
-            .rev()
-            .filter(|row| status.is_empty() || row.kind == status)
-            .filter(|row| (first..=last).contains(&clock::jakarta(row.at).date()))
-            .filter(|row| search.is_empty() || row.matches(search))
-            .collect();
-        let history = found.iter().skip(offset).take(limit).map(|row| row.line()).collect();
-        let data = History { balance: self.balance, pending_balance: 0, total: found.len(), history };
+        let data = History { balance: self.balance, pending_balance: self.pending, total, history };
         Ok(Reply::of("success", &data))
     }
 
-    fn push(&mut self, row: Row) {
+    /// Bytes that the rows take.
+    pub fn memory(&self) -> usize {
+        self.rows.capacity() * size_of::<Row>()
+    }
+
+    fn push(&mut self, at: i64, (kind, credit): (Kind, bool), amount: u64, order: Option<Name>) {
         if self.rows.len() == MOST {
             self.rows.pop_front();
         }
-        self.rows.push_back(row);
-    }
-}
-
-impl Row {
-    fn matches(&self, search: &str) -> bool {
-        self.code.contains(search)
-            || self.note.contains(search)
-            || self.credit.to_string().contains(search)
-            || self.debit.to_string().contains(search)
+        let (number, placed, instant) = order.map_or((0, 0, false), |name| (name.number, name.at, name.instant));
+        self.rows.push_back(Row { at, order: (number, placed), amount, after: self.balance, kind, instant, credit });
     }
 
-    fn line(&self) -> Line<'_> {
+    fn line(&self, row: &Row) -> Line {
+        let (number, at) = row.order;
+        let name = Name { number, at, instant: row.instant };
+        let what = match (row.kind, row.credit) {
+            (Kind::Order, false) => "Pembayaran order",
+            (Kind::Order, true) => "Pembatalan order",
+            (Kind::TarikTunai, _) => "Tarik tunai",
+            (Kind::DanaCod, _) => "Dana COD order",
+            (Kind::BonusReferal, _) => "Bonus referal",
+            (Kind::Topup, _) => "Topup saldo",
+        };
+        let (code, note) = match number {
+            0 => (String::new(), what.to_owned()),
+            _ => (name.code(self.seed), format!("{what} {}", name.awb(self.seed))),
+        };
         Line {
-            kd_pesanan: &self.code,
-            saldo_masuk: self.credit,
-            saldo_keluar: self.debit,
-            saldo_akhir: self.after,
-            keterangan: &self.note,
-            status: self.kind,
-            created_at: clock::business(self.at),
+            kd_pesanan: code,
+            saldo_masuk: if row.credit { row.amount } else { 0 },
+            saldo_keluar: if row.credit { 0 } else { row.amount },
+            saldo_akhir: row.after,
+            keterangan: note,
+            status: row.kind.wire(),
+            created_at: clock::business(row.at),
         }
     }
 }
 
-fn day(fields: &Fields<'_>, name: &str, absent: i64) -> Checked<jiff::civil::Date> {
+impl Kind {
+    const ALL: [Kind; 5] = [Kind::Order, Kind::TarikTunai, Kind::DanaCod, Kind::BonusReferal, Kind::Topup];
+
+    /// Its name in `filter_status`.
+    pub fn wire(self) -> &'static str {
+        match self {
+            Kind::Order => "order",
+            Kind::TarikTunai => "tarik_tunai",
+            Kind::DanaCod => "dana_cod",
+            Kind::BonusReferal => "bonus_referal",
+            Kind::Topup => "topup",
+        }
+    }
+}
+
+impl Line {
+    fn matches(&self, search: &str) -> bool {
+        self.kd_pesanan.contains(search)
+            || self.keterangan.contains(search)
+            || self.saldo_masuk.to_string().contains(search)
+            || self.saldo_keluar.to_string().contains(search)
+    }
+}
+
+fn kind(text: &str) -> Checked<Option<Kind>> {
+    match text {
+        "" => Ok(None),
+        text => match Kind::ALL.into_iter().find(|kind| kind.wire() == text) {
+            Some(kind) => Ok(Some(kind)),
+            None => Err(Failure::Invalid(format!("filter_status {text} is unknown"))),
+        },
+    }
+}
+
+fn day(fields: &Fields<'_>, name: &str, absent: Date) -> Checked<Date> {
     match fields.text_or_empty(name)? {
-        "" => Ok(clock::jakarta(absent).date()),
+        "" => Ok(absent),
         text => text.parse().map_err(|_| Failure::Invalid(format!("{name} must be yyyy-mm-dd"))),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
 
     const DAY: i64 = 86_400_000;
 
+    fn name(number: u64) -> Name {
+        Name { number, at: DAY, instant: false }
+    }
+
     fn wallet() -> Wallet {
-        let mut wallet = Wallet::new(100_000, 0);
-        assert!(wallet.debit(30_000, DAY, ("PSN-1".into(), "Order A".into())));
-        assert!(!wallet.debit(70_001, DAY, ("PSN-2".into(), "Order B".into())));
-        wallet.credit(30_000, 2 * DAY, "order", ("PSN-1".into(), "Refund A".into()));
+        let mut wallet = Wallet::new(100_000, 0, 1);
+        assert!(wallet.debit(30_000, DAY, Kind::Order, Some(name(1))));
+        assert!(!wallet.debit(70_001, DAY, Kind::Order, Some(name(2))));
+        wallet.credit(30_000, 2 * DAY, Kind::Order, Some(name(1)));
         wallet
     }
 
-    fn ask(body: Value) -> Checked<Value> {
-        let reply = wallet().history(&Fields::of(&body).unwrap(), 3 * DAY)?;
+    fn ask_of(wallet: &Wallet, body: Value) -> Checked<Value> {
+        let reply = wallet.history(&Fields::of(&body).unwrap(), 3 * DAY)?;
         Ok(serde_json::from_slice(&reply.data).unwrap())
+    }
+
+    fn ask(body: Value) -> Checked<Value> {
+        ask_of(&wallet(), body)
     }
 
     #[test]
@@ -182,24 +276,44 @@ mod tests {
             .map(|row| row["saldo_masuk"].as_i64().unwrap() - row["saldo_keluar"].as_i64().unwrap())
             .sum();
         assert_eq!(sum, 100_000);
-        assert_eq!(data["history"][0]["keterangan"], "Refund A");
+        assert_eq!(data["history"][0]["keterangan"], format!("Pembatalan order {}", name(1).awb(1)));
+        assert_eq!(data["history"][0]["kd_pesanan"], name(1).code(1));
     }
 
     #[test]
-    fn filters_narrow_and_pages_page() {
-        let codes = |body| {
+    fn filters_narrow() {
+        let notes = |body| {
             let data = ask(body).unwrap();
-            data["history"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|r| r["keterangan"].as_str().unwrap().to_owned())
-                .collect::<Vec<_>>()
+            let rows = data["history"].as_array().unwrap();
+            rows.iter().map(|row| row["keterangan"].as_str().unwrap()[..10].to_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(codes(json!({"filter_status": "topup"})), ["Saldo awal"]);
-        assert_eq!(codes(json!({"search": "PSN-1"})), ["Refund A", "Order A"]);
-        assert_eq!(codes(json!({"search": "30000", "limit": 1, "offset": 1})), ["Order A"]);
-        assert_eq!(codes(json!({"start_date": "1970-01-02", "end_date": "1970-01-02"})), ["Order A"]);
+        assert_eq!(notes(json!({"filter_status": "topup"})), ["Topup sald"]);
+        assert_eq!(notes(json!({"search": name(1).code(1)})), ["Pembatalan", "Pembayaran"]);
+        assert_eq!(notes(json!({"search": "30000", "limit": 1, "offset": 1})), ["Pembayaran"]);
+        assert_eq!(notes(json!({"start_date": "1970-01-02", "end_date": "1970-01-02"})), ["Pembayaran"]);
         assert!(ask(json!({"start_date": "yesterday"})).is_err() && ask(json!({"filter_status": "x"})).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn pages_are_the_whole_in_pieces(rows in 1_u64..40, limit in 1_usize..12) {
+            let mut wallet = Wallet::new(1_000_000, 0, 1);
+            for number in 1..=rows {
+                assert!(wallet.debit(number, DAY + i64::try_from(number).unwrap() * 1_000, Kind::Order, Some(name(number))));
+            }
+            let whole = ask_of(&wallet, json!({"limit": 1_000})).unwrap();
+            let mut pieces = Vec::new();
+            loop {
+                let page = ask_of(&wallet, json!({"limit": limit, "offset": pieces.len()})).unwrap();
+                prop_assert_eq!(&page["total"], &whole["total"]);
+                let page = page["history"].as_array().unwrap().clone();
+                if page.is_empty() {
+                    break;
+                }
+                prop_assert!(page.len() <= limit);
+                pieces.extend(page);
+            }
+            prop_assert_eq!(&Value::Array(pieces), &whole["history"]);
+        }
     }
 }

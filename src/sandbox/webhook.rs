@@ -1,24 +1,106 @@
-//! The account's webhook address. Delivery comes with the flows; this only keeps it.
+//! The account's webhook: where events go, and what becomes of each.
 //!
-//! What always holds: one address for the account, the last one set.
+//! Nothing of it is public but that it can be set and read, so everything is a stated choice: one
+//! address for the account, the last one set; an event for each step of an order, also the first;
+//! the payload is a template; unsigned, or signed with a secret; an answer of 2xx is a delivery,
+//! anything else is tried again after the pauses of `retries`; one delivery after another, in the
+//! order of their times, so that a receiver's view is the same each time.
+//!
+//! What always holds: at most `kept` deliveries are known, the oldest go first (one that was still
+//! waiting counts as dropped); times are the sandbox's; with a stepped clock, the same events and
+//! the same answers of the receiver give the same list. It knows no sockets: `send` does.
 
-use serde_json::json;
+mod delivery;
+pub(super) mod receive;
+pub(super) mod send;
+mod settings;
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
 
 use super::{
+    chance::{Purpose, draw, part},
+    clock,
+    couriers::{Courier, texts},
     envelope::{Failure, Reply},
     input::{Checked, Fields},
+    orders::{name::Name, way::Step},
 };
+use delivery::{Attempt, Delivery, Place, State};
+pub use delivery::{Counts, Outcome};
+pub use receive::Show;
+pub use settings::{Act, Hosts, Payload, Rule, Settings};
 
 /// The longest address, in bytes.
 const LONGEST: usize = 2_048;
 
-/// Where events would go.
-#[derive(Debug, Default)]
-pub struct Webhook {
-    url: Option<String>,
+/// How long a reordered event waits for the order's next one, in milliseconds.
+const PATIENCE: i64 = 3_600_000;
+
+/// What is to be sent now.
+#[derive(Debug)]
+pub struct Job {
+    id: u64,
+    epoch: u64,
+    at: i64,
+    pub(super) url: Arc<str>,
+    pub(super) body: Bytes,
+    pub(super) settings: Arc<Settings>,
 }
 
-impl Webhook {
+/// Where events go, and all deliveries known.
+#[derive(Debug)]
+pub struct Outbox {
+    seed: u64,
+    settings: Arc<Settings>,
+    url: Option<Arc<str>>,
+    /// Differs after each reset, so that what is under way then settles nothing.
+    epoch: u64,
+    next_rule: u64,
+    rules: Vec<(u64, Rule)>,
+    next: u64,
+    known: VecDeque<Delivery>,
+    queue: BTreeSet<Place>,
+    /// Events held back until the next one of their order.
+    held: HashMap<u64, u64>,
+    sending: bool,
+    counts: Counts,
+}
+
+impl Outbox {
+    /// Nothing sent yet. `epoch` differs from that of an outbox that this one replaces.
+    pub fn new(settings: Arc<Settings>, seed: u64, epoch: u64) -> Self {
+        let url = settings.url.as_deref().map(Arc::from);
+        let mut outbox = Outbox {
+            seed,
+            url,
+            epoch,
+            next_rule: 0,
+            rules: Vec::new(),
+            next: 1,
+            known: VecDeque::new(),
+            queue: BTreeSet::new(),
+            held: HashMap::new(),
+            sending: false,
+            counts: Counts::default(),
+            settings: Arc::clone(&settings),
+        };
+        for rule in &settings.rules {
+            outbox.add_rule(rule.clone());
+        }
+        outbox
+    }
+
+    /// The outbox that takes this one's place at a reset.
+    pub fn successor(&self) -> Self {
+        Outbox::new(Arc::clone(&self.settings), self.seed, self.epoch + 1)
+    }
+
     /// Set Webhook. The member's real name is not public: `url`, `webhook_url` and `webhook` are taken.
     ///
     /// # Errors
@@ -27,33 +109,257 @@ impl Webhook {
     pub fn set(&mut self, fields: &Fields<'_>) -> Checked<Reply> {
         let name = ["url", "webhook_url", "webhook"].into_iter().find(|name| fields.get(name).is_some());
         let url = fields.text(name.unwrap_or("url"))?;
-        let http = url.starts_with("http://") || url.starts_with("https://");
-        if !http || url.len() > LONGEST || url.bytes().any(|byte| byte <= b' ') {
+        if !address(url) {
             return Err(Failure::Invalid("url must be an http or https address".to_owned()));
         }
-        self.url = Some(url.to_owned());
+        self.url = Some(url.into());
         Ok(self.get())
     }
 
     /// Get Webhook.
     pub fn get(&self) -> Reply {
-        Reply::of("success", &json!({"url": self.url}))
+        Reply::of("success", &json!({"url": self.url.as_deref()}))
     }
+
+    /// Notes a step of an order.
+    pub fn happened(&mut self, (seed, name): (u64, Name), courier: &Courier, (at, step): (i64, Step)) {
+        let Some(url) = self.url.clone() else { return };
+        self.counts.events += 1;
+        let status = step.wire(name.instant);
+        let awb = name.awb(seed);
+        let act = self.rule_for(&awb, status);
+        let body = self.settings.payload.fill(&[
+            ("awb", &awb),
+            ("booking_id", &name.booking_id(seed)),
+            ("kd_pesanan", &name.code(seed)),
+            ("courier_code", courier.code),
+            ("status", status),
+            ("timestamp", &clock::business(at)),
+            ("at", &clock::envelope(at)),
+            ("description", texts::text(courier.code, step)),
+        ]);
+        let delivery = |act| Delivery {
+            id: 0,
+            at,
+            order: name.number,
+            awb: awb.clone(),
+            status,
+            url: Arc::clone(&url),
+            body: body.clone(),
+            act,
+            state: State::Lost,
+            attempts: Vec::new(),
+        };
+        let before = self.held.remove(&name.number);
+        match act {
+            None => self.push(delivery(None), Some(at)),
+            Some(Act::Lose) => self.push(delivery(Some("lose")), None),
+            Some(Act::Duplicate) => {
+                self.push(delivery(Some("duplicate")), Some(at));
+                self.push(delivery(Some("duplicate")), Some(at));
+            }
+            Some(Act::Delay { by_ms }) => {
+                let due = at.saturating_add(i64::try_from(by_ms).unwrap_or(i64::MAX));
+                self.push(delivery(Some("delay")), Some(due));
+            }
+            Some(Act::Reorder) => {
+                self.push(delivery(Some("reorder")), Some(at.saturating_add(PATIENCE)));
+                self.held.insert(name.number, self.next - 1);
+            }
+        }
+        self.count(act);
+        if let Some(id) = before {
+            self.release(id, at);
+        }
+    }
+
+    fn count(&mut self, act: Option<Act>) {
+        let counts = &mut self.counts;
+        match act {
+            None => {}
+            Some(Act::Lose) => counts.lost += 1,
+            Some(Act::Duplicate) => counts.duplicated += 1,
+            Some(Act::Delay { .. }) => counts.delayed += 1,
+            Some(Act::Reorder) => counts.reordered += 1,
+        }
+    }
+
+    /// Lets a held event go right behind the newest one.
+    fn release(&mut self, id: u64, at: i64) {
+        let newest = self.next - 1;
+        let Some(delivery) = self.delivery(id) else { return };
+        let State::Waiting(place) = delivery.state else { return };
+        let behind = (at, 2 * newest + 1, id);
+        delivery.state = State::Waiting(behind);
+        self.queue.remove(&place);
+        self.queue.insert(behind);
+    }
+
+    /// Keeps a delivery, and queues it if it is due some time.
+    fn push(&mut self, mut delivery: Delivery, due: Option<i64>) {
+        delivery.id = self.next;
+        self.next += 1;
+        if let Some(due) = due {
+            let place = (due, 2 * delivery.id, delivery.id);
+            delivery.state = State::Waiting(place);
+            self.queue.insert(place);
+        }
+        if self.known.len() >= self.settings.kept.max(1)
+            && let Some(oldest) = self.known.pop_front()
+        {
+            if let State::Waiting(place) = oldest.state {
+                self.queue.remove(&place);
+                self.counts.dropped += 1;
+            }
+            if self.held.get(&oldest.order) == Some(&oldest.id) {
+                self.held.remove(&oldest.order);
+            }
+        }
+        self.known.push_back(delivery);
+    }
+
+    fn delivery(&mut self, id: u64) -> Option<&mut Delivery> {
+        let first = self.known.front()?.id;
+        self.known.get_mut(usize::try_from(id.checked_sub(first)?).ok()?)
+    }
+
+    /// When the next attempt is due; Unix milliseconds.
+    pub fn next_due(&self) -> Option<i64> {
+        self.queue.first().map(|(due, ..)| *due)
+    }
+
+    /// Whether nothing is due until `now` and nothing is being sent.
+    pub fn calm(&self, now: i64) -> bool {
+        !self.sending && self.next_due().is_none_or(|due| due > now)
+    }
+
+    /// The next attempt that is due until `now`. Its time is `now` if time runs, else when it was due.
+    pub(super) fn take(&mut self, now: i64, runs: bool) -> Option<Job> {
+        let place = self.queue.first().copied().filter(|(due, ..)| *due <= now)?;
+        self.queue.remove(&place);
+        let (epoch, settings) = (self.epoch, Arc::clone(&self.settings));
+        let (due, _, id) = place;
+        let at = if runs { now } else { due };
+        let delivery = self.delivery(id)?;
+        delivery.state = State::Sending;
+        let (order, url, body) = (delivery.order, Arc::clone(&delivery.url), delivery.body.clone());
+        if self.held.get(&order) == Some(&id) {
+            // Its patience is over: nothing of its order came after it.
+            self.held.remove(&order);
+        }
+        self.sending = true;
+        self.counts.attempts += 1;
+        Some(Job { id, epoch, at, url, body, settings })
+    }
+
+    /// Notes how an attempt ended; queues the next one if there is one.
+    pub(super) fn settle(&mut self, job: &Job, outcome: Outcome, now: Option<i64>) {
+        if job.epoch != self.epoch {
+            return;
+        }
+        self.sending = false;
+        let retries = Arc::clone(&self.settings);
+        let ended = now.unwrap_or(job.at);
+        let Some(delivery) = self.delivery(job.id) else {
+            self.counts.dropped += 1;
+            return;
+        };
+        let good = matches!(outcome, Outcome::Answered(200..=299, _));
+        let hopeless = matches!(outcome, Outcome::Hopeless(_));
+        let pause = retries.retries_ms.get(delivery.attempts.len());
+        delivery.attempts.push(Attempt { at: job.at, outcome });
+        if good {
+            delivery.state = State::Delivered;
+            self.counts.delivered += 1;
+        } else if let (Some(pause), false) = (pause, hopeless) {
+            let due = ended.saturating_add(i64::try_from(*pause).unwrap_or(i64::MAX));
+            let place = (due, 2 * job.id, job.id);
+            delivery.state = State::Waiting(place);
+            self.queue.insert(place);
+        } else {
+            delivery.state = State::Failed;
+            self.counts.failed += 1;
+        }
+    }
+
+    /// Queues a delivery once more, now; false if it isn't known or still under way.
+    pub fn resend(&mut self, id: u64, now: i64) -> bool {
+        let Some(delivery) = self.delivery(id) else { return false };
+        if matches!(delivery.state, State::Sending) {
+            return false;
+        }
+        let place = (now, 2 * id, id);
+        let old = std::mem::replace(&mut delivery.state, State::Waiting(place));
+        if let State::Waiting(old) = old {
+            self.queue.remove(&old);
+        }
+        self.queue.insert(place);
+        true
+    }
+
+    /// Adds a rule; gives its number.
+    pub fn add_rule(&mut self, rule: Rule) -> u64 {
+        self.next_rule += 1;
+        self.rules.push((self.next_rule, rule));
+        self.next_rule
+    }
+
+    /// Ends a rule, or all of them; false if there is none of this number.
+    pub fn end_rule(&mut self, number: Option<u64>) -> bool {
+        let before = self.rules.len();
+        self.rules.retain(|(known, _)| number.is_some_and(|number| number != *known));
+        number.is_none() || self.rules.len() < before
+    }
+
+    /// What the first rule that meets an event does to it; counts it.
+    fn rule_for(&mut self, awb: &str, status: &str) -> Option<Act> {
+        let event = self.counts.events;
+        let seed = self.seed;
+        let meets = |(number, rule): &(u64, Rule)| {
+            let drawn = part(draw(seed, Purpose::Webhook, &[*number, event]));
+            rule.awb.as_deref().is_none_or(|wanted| wanted == awb)
+                && rule.status.as_deref().is_none_or(|wanted| wanted == status)
+                && rule.times != Some(0)
+                && rule.chance.is_none_or(|chance| drawn < chance)
+        };
+        let position = self.rules.iter().position(meets)?;
+        let rule = &mut self.rules[position].1;
+        let act = rule.act;
+        if let Some(times) = &mut rule.times {
+            *times -= 1;
+            if *times == 0 {
+                self.rules.remove(position);
+            }
+        }
+        Some(act)
+    }
+
+    /// The counts.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The rules in force as JSON.
+    pub fn rules_json(&self) -> Value {
+        let line = |(number, rule): &(u64, Rule)| json!({"id": number, "rule": rule});
+        json!({"rules": self.rules.iter().map(line).collect::<Vec<_>>()})
+    }
+
+    /// Deliveries after a number, oldest first, at most `limit`; of one order, if it is given.
+    pub fn page(&self, after: u64, limit: usize, awb: Option<&str>) -> Value {
+        let wanted = |delivery: &&Delivery| delivery.id > after && awb.is_none_or(|awb| awb == delivery.awb);
+        let page: Vec<Value> = self.known.iter().filter(wanted).take(limit).map(Delivery::json).collect();
+        let waiting = self.queue.len() + usize::from(self.sending);
+        json!({"url": self.url.as_deref(), "signed": self.settings.secret.is_some(),
+               "counts": self.counts.json(), "waiting": waiting, "deliveries": page})
+    }
+}
+
+/// Whether a text can be an address.
+pub(super) fn address(url: &str) -> bool {
+    let http = url.starts_with("http://") || url.starts_with("https://");
+    http && url.len() <= LONGEST && !url.bytes().any(|byte| byte <= b' ') && url.parse::<http::Uri>().is_ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_address_wins_and_nonsense_changes_nothing() {
-        let mut webhook = Webhook::default();
-        for url in ["http://a.test/x", "https://b.test/y"] {
-            webhook.set(&Fields::of(&json!({"url": url})).unwrap()).unwrap();
-        }
-        for wrong in [json!({}), json!({"url": 1}), json!({"url": "ftp://c"}), json!({"url": "http://a b"})] {
-            assert!(webhook.set(&Fields::of(&wrong).unwrap()).is_err());
-        }
-        assert_eq!(&webhook.get().data[..], br#"{"url":"https://b.test/y"}"#);
-    }
-}
+mod tests;

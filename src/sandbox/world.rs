@@ -1,15 +1,18 @@
 //! Everything the sandbox knows, and what a request does to it.
 //!
 //! What always holds: a request is received (journalled, its key and fault decided) before it is
-//! executed; executing is one step that either happens whole or not at all; no body panics it. It
-//! knows no sockets and never waits.
+//! executed; executing is one step that either happens whole or not at all; what was due before a
+//! request has happened when it is executed; no body panics it. It knows no sockets and never waits.
 
+mod flow;
 mod misbehave;
+mod time;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
+use tokio::sync::Notify;
 
 use super::{
     auth::{Keys, Style},
@@ -20,14 +23,14 @@ use super::{
     input::{self, Checked, Fields},
     journal::{Bounds, Entry, Journal},
     limits::{Limit, Limits, Refused},
-    orders::{Desk, Orders},
+    orders::{Orders, plan::Plan},
     parcel,
     quotes::{Quotes, Validity},
     regions::{Regions, Search},
     route::{Kind, Operation, Routes, Version},
     tariffs::Question,
     wallet::Wallet,
-    webhook::Webhook,
+    webhook::{self, Outbox},
 };
 
 /// What is switchable, because Fastrac's own way is not public.
@@ -51,6 +54,10 @@ pub struct Rules {
     pub shortage: String,
     /// How much may be asked.
     pub limits: Vec<Limit>,
+    /// Which ways orders take.
+    pub plan: Plan,
+    /// How webhooks are sent.
+    pub webhook: Arc<webhook::Settings>,
 }
 
 impl Default for Rules {
@@ -65,6 +72,8 @@ impl Default for Rules {
             validity: Validity { millis: 300_000, single_use: true },
             shortage: "Insufficient balance".to_owned(),
             limits: Vec::new(),
+            plan: Plan::default(),
+            webhook: Arc::default(),
         }
     }
 }
@@ -127,15 +136,25 @@ pub struct World {
     pub clock: Clock,
     search: Search,
     quotes: Quotes,
-    orders: Orders,
-    wallet: Wallet,
-    webhook: Webhook,
+    /// Orders on their way.
+    pub orders: Orders,
+    /// The account's money.
+    pub wallet: Wallet,
+    /// Its webhook.
+    pub outbox: Outbox,
+    /// Wakes the task that lets time pass.
+    bell: Arc<Notify>,
+    /// Wakes whoever waits until everything due is sent.
+    calm: Arc<Notify>,
+    /// Until when that task sleeps, Unix milliseconds.
+    asleep_until: i64,
 }
 
 impl World {
     /// A new world.
     pub fn new(rules: Rules, seed: u64, (keys, bounds): (Keys, Bounds), clock: Clock) -> Self {
-        let wallet = Wallet::new(rules.balance, clock.now());
+        let wallet = Wallet::new(rules.balance, clock.now(), seed);
+        let outbox = Outbox::new(Arc::clone(&rules.webhook), seed, 0);
         let limits = Limits::new(rules.limits.clone());
         World {
             rules,
@@ -151,14 +170,21 @@ impl World {
             quotes: Quotes::default(),
             orders: Orders::new(seed),
             wallet,
-            webhook: Webhook::default(),
+            outbox,
+            bell: Arc::default(),
+            calm: Arc::default(),
+            asleep_until: i64::MIN,
         }
     }
 
     /// Everything as at the start, but for the clock.
     pub fn reset(&mut self) {
         let start = (self.first_keys.clone(), self.bounds);
-        *self = World::new(self.rules.clone(), self.seed, start, self.clock);
+        let (outbox, bell, calm) = (self.outbox.successor(), Arc::clone(&self.bell), Arc::clone(&self.calm));
+        let fresh = World::new(self.rules.clone(), self.seed, start, self.clock);
+        *self = World { outbox, bell, calm, ..fresh };
+        self.calm.notify_waiters();
+        self.ring();
     }
 
     /// IDR in the account's wallet.
@@ -201,6 +227,7 @@ impl World {
 
     /// Executes a request and gives the right answer.
     pub fn execute(&mut self, received: &Received) -> Answer {
+        self.catch_up();
         let operation = received.row.map(|row| Routes::get().rows()[row].operation);
         let outcome = match (&received.key, &received.limited, operation) {
             (None, ..) => Err(Failure::Unauthorized),
@@ -212,6 +239,7 @@ impl World {
             && reply.executed
         {
             self.journal.execute(received.seq, operation, &received.body);
+            self.stir();
         }
         self.answer(received, outcome)
     }
@@ -257,7 +285,7 @@ impl World {
                 couriers::find(&code).map(|c| Reply::json("", c.services())).ok_or(Failure::NotFound)
             }
             Kind::MultiItems => parcel::multi_items(&received.body),
-            Kind::WebhookGet => Ok(self.webhook.get()),
+            Kind::WebhookGet => Ok(self.outbox.get()),
             Kind::BalanceHistory if received.body.is_empty() => self.ask(operation, b"{}"),
             _ => self.ask(operation, &received.body),
         }
@@ -267,40 +295,34 @@ impl World {
     fn ask(&mut self, operation: Operation, body: &[u8]) -> Checked<Reply> {
         let value = input::json(body)?;
         let fields = Fields::of(&value)?;
-        let now = self.clock.now();
-        let (orders, mut desk) = (
-            &mut self.orders,
-            Desk {
-                wallet: &mut self.wallet,
-                quotes: &mut self.quotes,
-                validity: self.rules.validity,
-                shortage: &self.rules.shortage,
-                now,
-            },
-        );
+        let (now, seed) = (self.clock.now(), self.seed);
         match operation.kind {
-            Kind::SearchRegion => search(&mut self.search, &fields),
+            Kind::SearchRegion => return search(&mut self.search, &fields),
             Kind::TariffExpress => {
-                let tariffs = Question::read(&fields, operation.version)?.answer(self.seed)?;
-                Ok(Reply::of("success", &tariffs))
+                let tariffs = Question::read(&fields, operation.version)?.answer(seed)?;
+                return Ok(Reply::of("success", &tariffs));
             }
+            Kind::WebhookSet => return self.outbox.set(&fields),
+            Kind::BalanceHistory => return self.wallet.history(&fields, now),
+            _ => {}
+        }
+        let (orders, mut desk) = self.desk(now);
+        match operation.kind {
             Kind::TariffInstant => {
-                let offers = desk.quotes.make(&fields, self.seed, now, desk.validity)?;
+                let offers = desk.quotes.make(&fields, seed, now, desk.validity)?;
                 Ok(Reply::json("success", offers))
             }
             Kind::OrderExpress => orders.express(&fields, &mut desk),
             Kind::OrderInstant => orders.instant(&fields, &mut desk),
             Kind::OrderCancel => orders.cancel(&fields, &mut desk),
             Kind::Track => orders.track(&fields),
-            Kind::WebhookSet => self.webhook.set(&fields),
-            Kind::BalanceHistory => self.wallet.history(&fields, now),
             // `perform` answers the rest without a body.
             _ => Err(Failure::NoRoute),
         }
     }
 }
 
-fn list(id: u64, of: impl Fn(&Regions, u64) -> Option<Vec<u8>>) -> Checked<Reply> {
+fn list<B: Into<Bytes>>(id: u64, of: impl Fn(&Regions, u64) -> Option<B>) -> Checked<Reply> {
     of(Regions::get(), id).map(|data| Reply::json("", data)).ok_or(Failure::NotFound)
 }
 

@@ -21,6 +21,7 @@
 //! | `goes_through_proxies` | what an account's proxy does to it, and what the proxy learns |
 //! | `knows_answers` | a corpus of answers means the same to the contract, the sandbox and the gateway |
 //! | `meets_faults` | every fault of the sandbox is seen by a plain client, and told truly by the gateway |
+//! | `sandbox` | what steers the sandbox is reached by nobody who talks to Fastrac; a lost order is seen for what it is |
 //! | `layout` | rooms import down only, pure rooms know no runtime |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
@@ -43,6 +44,7 @@ mod layout;
 mod meets_faults;
 mod never_leaks;
 mod refuses_clearly;
+mod sandbox;
 mod sends_once;
 mod shows_certificates;
 mod spends_once;

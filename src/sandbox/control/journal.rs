@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Asked, Given, Outcome, Route, wrong};
+use super::{Asked, Given, Outcome, Route, number};
 use crate::sandbox::{input, world::World};
 
 /// Entries of a journal page, if not said.
@@ -36,21 +36,18 @@ pub(super) const ROUTES: &[Route] = &[
 fn counters(world: &mut World, _: &Asked<'_>) -> Outcome {
     let mut counters = world.journal.counters_json();
     counters["balance"] = json!(world.balance());
+    counters["flow"] = world.flow_json();
     Ok(Given::Json(counters))
 }
 
 fn metrics(world: &mut World, _: &Asked<'_>) -> Outcome {
-    let text = world.journal.metrics(world.balance());
+    let text = world.metrics();
     Ok(Given::Text("text/plain; version=0.0.4; charset=utf-8", text))
 }
 
 /// `?after=SEQ` (entries above it), `&limit=N`, `&operation=NAME`, `&executed=true`.
 fn journal(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    let number = |name, absent| match input::query(asked.query, name) {
-        None => Ok(absent),
-        Some(text) => text.parse::<u64>().map_err(|_| wrong(format!("{name} must be a number"))),
-    };
-    let (after, limit) = (number("after", 0)?, number("limit", PAGE)?);
+    let (after, limit) = (number(asked, "after", 0)?, number(asked, "limit", PAGE)?);
     let operation = input::query(asked.query, "operation");
     let executed = input::query(asked.query, "executed").is_some_and(|text| text == "true");
     let entries: Vec<Value> = world

@@ -115,12 +115,7 @@ fn contact<'a>(fields: &Fields<'a>) -> Checked<[&'a str; 2]> {
 }
 
 fn people([shipper_name, shipper_address]: [&str; 2], [receiver_name, receiver_address]: [&str; 2]) -> People {
-    People {
-        shipper_name: shipper_name.into(),
-        shipper_address: shipper_address.into(),
-        receiver_name: receiver_name.into(),
-        receiver_address: receiver_address.into(),
-    }
+    People::new([shipper_name, shipper_address, receiver_name, receiver_address])
 }
 
 /// Checks what both kinds of item have; gives the value in IDR.

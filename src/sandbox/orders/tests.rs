@@ -1,4 +1,4 @@
-use super::*;
+use super::{receipt::bill, way::Branch, *};
 use crate::sandbox::clock;
 
 const NOW: i64 = 1_767_323_045_678; // 2026-01-02 10:04:05 in Jakarta
@@ -8,11 +8,34 @@ struct Shop {
     orders: Orders,
     wallet: Wallet,
     quotes: Quotes,
+    outbox: Outbox,
+    plan: Plan,
+    now: i64,
 }
 
 impl Shop {
     fn new(balance: u64) -> Self {
-        Shop { orders: Orders::new(1), wallet: Wallet::new(balance, NOW), quotes: Quotes::default() }
+        Shop {
+            orders: Orders::new(1),
+            wallet: Wallet::new(balance, NOW, 1),
+            quotes: Quotes::default(),
+            outbox: Outbox::new(std::sync::Arc::default(), 1, 0),
+            plan: Plan::default(),
+            now: NOW,
+        }
+    }
+
+    fn desk(&mut self) -> (&mut Orders, Desk<'_>) {
+        let desk = Desk {
+            wallet: &mut self.wallet,
+            quotes: &mut self.quotes,
+            outbox: &mut self.outbox,
+            validity: FIVE_MINUTES,
+            plan: &self.plan,
+            shortage: "no money",
+            now: self.now,
+        };
+        (&mut self.orders, desk)
     }
 
     fn ask(
@@ -20,14 +43,8 @@ impl Shop {
         body: &Value,
         of: fn(&mut Orders, &Fields<'_>, &mut Desk<'_>) -> Checked<Reply>,
     ) -> Checked<Value> {
-        let mut desk = Desk {
-            wallet: &mut self.wallet,
-            quotes: &mut self.quotes,
-            validity: FIVE_MINUTES,
-            shortage: "no money",
-            now: NOW,
-        };
-        let reply = of(&mut self.orders, &Fields::of(body)?, &mut desk)?;
+        let (orders, mut desk) = self.desk();
+        let reply = of(orders, &Fields::of(body)?, &mut desk)?;
         Ok(serde_json::from_slice(&reply.data).unwrap())
     }
 
@@ -240,7 +257,7 @@ fn an_instant_order_that_fails_keeps_its_quote() {
     let mut shop = Shop::new(1);
     let id = quote(&mut shop)["tariff_id"].as_str().unwrap().to_owned();
     assert_eq!(message(shop.ask(&instant(&id, "lalamove"), Orders::instant)), "no money");
-    shop.wallet = Wallet::new(1_000_000, NOW);
+    shop.wallet = Wallet::new(1_000_000, NOW, 1);
     for (path, value) in
         [("/shipper/phone", json!("0812")), ("/item/category", json!("x")), ("/receiver/email", Value::Null)]
     {
@@ -249,4 +266,166 @@ fn an_instant_order_that_fails_keeps_its_quote() {
         assert!(matches!(shop.ask(&body, Orders::instant), Err(Failure::Invalid(_))), "{path}");
     }
     assert!(shop.ask(&instant(&id, "lalamove"), Orders::instant).is_ok());
+}
+
+impl Shop {
+    /// Lets time pass until nothing more happens.
+    fn live(&mut self) {
+        while let Some(due) = self.orders.next_due() {
+            self.now = due;
+            let (orders, mut desk) = self.desk();
+            while orders.pass(&mut desk) {}
+        }
+    }
+
+    fn statuses(&self, code: &str, awb: &str) -> Vec<String> {
+        let track = self.track(code, awb).unwrap();
+        let mut all: Vec<String> =
+            track["history"].as_array().unwrap().iter().map(|e| e["status"].as_str().unwrap().to_owned()).collect();
+        all.reverse();
+        all.dedup();
+        all
+    }
+
+    fn wish(&mut self, branch: Branch) {
+        assert!(self.orders.wishes.add(plan::Wish { branch, times: 1 }));
+    }
+
+    fn place(&mut self) -> String {
+        self.ask(&express(), Orders::express).unwrap()["awb"].as_str().unwrap().to_owned()
+    }
+
+    fn history(&self) -> Value {
+        let body = json!({"limit": 1_000});
+        let reply = self.wallet.history(&Fields::of(&body).unwrap(), self.now).unwrap();
+        serde_json::from_slice(&reply.data).unwrap()
+    }
+}
+
+#[test]
+fn an_order_goes_its_way_at_its_times_and_brings_its_cash() {
+    let mut shop = Shop::new(1_000_000);
+    let awb = shop.place();
+    assert_eq!(shop.history()["pending_balance"], 200_000);
+    let paid = shop.wallet.balance();
+    shop.live();
+    assert_eq!(shop.statuses("anteraja", &awb), ["PENDING_PICKUP", "PICKED", "IN_TRANSIT", "DELIVERED"]);
+    let track = shop.track("anteraja", &awb).unwrap();
+    let times: Vec<&str> =
+        track["history"].as_array().unwrap().iter().map(|e| e["timestamp"].as_str().unwrap()).collect();
+    assert!(times.windows(2).all(|pair| pair[0] > pair[1]), "{times:?}");
+    assert_eq!(track["history"][0]["description"], "Delivery sukses, parcel diterima oleh penerima");
+    assert_eq!(shop.wallet.balance(), paid + 200_000);
+    let history = shop.history();
+    assert_eq!((&history["pending_balance"], &history["history"][0]["status"]), (&json!(0), &json!("dana_cod")));
+    assert_eq!(message(shop.ask(&cancel(&awb), Orders::cancel)), "An error occurred while placing an cancel");
+}
+
+#[test]
+fn steps_have_their_own_times_however_late_they_are_looked_at() {
+    let walk = |late: bool| {
+        let mut shop = Shop::new(10_000_000);
+        let awbs: Vec<String> = (0..20).map(|_| shop.place()).collect();
+        if late {
+            shop.now += 60 * 86_400_000;
+            let (orders, mut desk) = shop.desk();
+            while orders.pass(&mut desk) {}
+        } else {
+            shop.live();
+        }
+        awbs.iter().map(|awb| shop.track("anteraja", awb).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(walk(true), walk(false));
+}
+
+#[test]
+fn branches_end_as_the_diagrams_say_and_money_follows() {
+    for (branch, last, back) in [
+        (Branch::Cancel, "CANCELED", true),
+        (Branch::Problem, "PROBLEM_SHIPMENT", false),
+        (Branch::Return, "RETURNED", false),
+        (Branch::Hold, "PENDING_PICKUP", false),
+    ] {
+        let mut shop = Shop::new(1_000_000);
+        shop.wish(branch);
+        let awb = shop.place();
+        shop.live();
+        assert_eq!(shop.statuses("anteraja", &awb).last().unwrap(), last);
+        assert_eq!(shop.wallet.balance() == 1_000_000, back, "{branch:?}");
+        let pending = matches!(branch, Branch::Problem | Branch::Hold);
+        assert_eq!(shop.history()["pending_balance"] == 200_000, pending, "{branch:?}");
+    }
+}
+
+#[test]
+fn an_instant_order_without_a_courier_is_cancelled_and_paid_back() {
+    let mut shop = Shop::new(1_000_000);
+    shop.wish(Branch::NoCourier);
+    let id = quote(&mut shop)["tariff_id"].as_str().unwrap().to_owned();
+    let order = shop.ask(&instant(&id, "lalamove"), Orders::instant).unwrap();
+    shop.live();
+    let awb = order["awb"].as_str().unwrap();
+    assert_eq!(shop.statuses("lalamove", awb), ["CONFIRMED", "COURIER_NOT_FOUND", "CANCELLED"]);
+    assert_eq!(shop.wallet.balance(), 1_000_000);
+}
+
+#[test]
+fn where_an_order_begins_is_a_switch() {
+    for (begin, first) in [
+        (way::Begin::WaitingPayment, "WAITING_PAYMENT"),
+        (way::Begin::Paid, "PAID"),
+        (way::Begin::Confirmed, "CONFIRMED"),
+    ] {
+        let mut shop = Shop::new(1_000_000);
+        shop.plan.begin = begin;
+        let awb = shop.place();
+        assert_eq!(shop.statuses("anteraja", &awb), [first]);
+        shop.live();
+        assert_eq!(shop.statuses("anteraja", &awb).last().unwrap(), "DELIVERED");
+    }
+}
+
+#[test]
+fn an_order_can_be_sent_another_way_or_on_at_once() {
+    let mut shop = Shop::new(1_000_000);
+    let awb = shop.place();
+    let now = shop.now;
+    shop.orders.send(&awb, Branch::Return, now).unwrap();
+    let (orders, mut desk) = shop.desk();
+    orders.hurry(&awb, "PROBLEM_SHIPMENT", &mut desk).unwrap();
+    let error = orders.hurry(&awb, "DELIVERED", &mut desk).unwrap_err().to_string();
+    assert!(error.contains("PROBLEM_SHIPMENT") && error.ends_with("ahead lie: RTS, RETURNED"), "{error}");
+    let error = orders.send(&awb, Branch::Cancel, now).unwrap_err().to_string();
+    assert!(error.ends_with("from there go: problem, return, hold"), "{error}");
+    assert_eq!(orders.send("FSTRA1", Branch::Return, now), Err(flow::MoveError::Unknown));
+    shop.live();
+    assert_eq!(shop.statuses("anteraja", &awb).last().unwrap(), "RETURNED");
+    assert!(shop.orders.send(&awb, Branch::Deliver, now).unwrap_err().to_string().contains("it has ended"));
+}
+
+#[test]
+fn old_orders_go_out_oldest_first_and_are_then_unknown() {
+    let mut shop = Shop::new(10_000_000);
+    shop.plan.kept = 3;
+    let awbs: Vec<String> = (0..5).map(|_| shop.place()).collect();
+    for (position, awb) in awbs.iter().enumerate() {
+        assert_eq!(shop.track("anteraja", awb).is_ok(), position >= 2, "{position}");
+    }
+    assert_eq!(message(shop.ask(&cancel(&awbs[0]), Orders::cancel)), "An error occurred while placing an cancel");
+    let page = shop.orders.page(0, 10, None);
+    assert_eq!((&page["placed"], &page["kept"], &page["gone"]), (&json!(5), &json!(3), &json!(2)));
+    assert_eq!(shop.history()["pending_balance"], 600_000);
+    shop.live();
+    assert_eq!(shop.statuses("anteraja", &awbs[4]).last().unwrap(), "DELIVERED");
+}
+
+#[test]
+fn steering_without_end_does_not_grow_the_schedule() {
+    let mut shop = Shop::new(10_000_000);
+    let awb = shop.place();
+    for round in 0..10_000 {
+        let branch = if round % 2 == 0 { Branch::Return } else { Branch::Deliver };
+        shop.orders.send(&awb, branch, NOW).unwrap();
+    }
+    assert!(shop.orders.schedule.len() < 2_000, "{}", shop.orders.schedule.len());
 }

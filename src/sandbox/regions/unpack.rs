@@ -3,7 +3,7 @@
 //! What always holds: the file is part of the program (a test unpacks it), so a fault in it is a
 //! fault of the build and may panic here, at the first use, and nowhere else.
 
-use std::{io::Read, ops::Range};
+use std::{io::Read, ops::Range, sync::OnceLock};
 
 use bytes::Bytes;
 
@@ -29,6 +29,7 @@ fn read(text: &str) -> Option<Regions> {
         cities: Vec::with_capacity(1 << 10),
         districts: Vec::with_capacity(1 << 13),
         villages: Vec::with_capacity(1 << 17),
+        posts: Vec::new(),
         province_list: Bytes::new(),
     };
     let (mut province, mut city, mut district, mut number, mut post) = (0, 0, 0, 0, 0);
@@ -59,6 +60,9 @@ fn read(text: &str) -> Option<Regions> {
             }
         }
     }
+    let mut posts: Vec<u32> = (0..map.villages.len() as u32).collect();
+    posts.sort_by_key(|position| map.villages[*position as usize].post);
+    map.posts = posts;
     map.province_list = province_list(&map);
     Some(map)
 }
@@ -76,7 +80,7 @@ fn village_tag(tag: &str, next: u32, post: u32) -> Option<(u32, u32)> {
 
 fn node(id: u32, name: Range<u32>, children: usize) -> Node {
     let start = children as u32;
-    Node { id, name, children: start..start }
+    Node { id, name, children: start..start, list: OnceLock::new() }
 }
 
 fn push(names: &mut String, name: &str) -> Range<u32> {

@@ -18,7 +18,7 @@ fn v2(destination: u64) -> Value {
 
 fn first_in(province: u64) -> u64 {
     let map = Regions::get();
-    let id = |list: Vec<u8>, name: &str| {
+    let id = |list: bytes::Bytes, name: &str| {
         let list: Value = serde_json::from_slice(&list).unwrap();
         list[0][name].as_u64().unwrap()
     };

@@ -1,0 +1,47 @@
+//! What somebody may have meant by an unknown word.
+
+/// The longest word that is looked at, in characters: the distance takes time by the product of
+/// the lengths.
+const LONGEST: usize = 64;
+
+/// serde's text of an unknown member or choice, with the nearest known word in place of a long list.
+/// Other texts stay as they are.
+pub fn mend(text: &str) -> String {
+    let mut words = text.split('`').skip(1).step_by(2);
+    let Some(unknown) = words.next().filter(|_| text.starts_with("unknown ")) else { return text.to_owned() };
+    let known: Vec<&str> = words.collect();
+    let kind = text.split(" `").next().unwrap_or("unknown word").replace("field", "key").replace("variant", "choice");
+    match nearest(unknown, &known) {
+        Some(near) => format!("{kind} `{unknown}`; did you mean `{near}`?"),
+        None => format!("{kind} `{unknown}`; known here: {}", known.join(", ")),
+    }
+}
+
+fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let word: String = word.chars().take(LONGEST).collect();
+    known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(&word, candidate), *candidate))
+        .filter(|(likeness, _)| *likeness >= 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_told_or_all_of_them() {
+        assert_eq!(
+            mend("unknown field `sede`, expected one of `seed`, `keys`"),
+            "unknown key `sede`; did you mean `seed`?"
+        );
+        assert_eq!(
+            mend("unknown variant `x`, expected `real` or `stepped`"),
+            "unknown choice `x`; known here: real, stepped"
+        );
+        assert_eq!(mend("missing field `label`"), "missing field `label`");
+        assert_eq!(mend("unknown field `x`, there are no fields"), "unknown key `x`; known here: ");
+    }
+}

@@ -1,0 +1,192 @@
+//! How webhooks are sent: what the configuration says.
+//!
+//! What always holds: a payload's template gives JSON whatever is filled in.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// The payload of the fact sheet; Fastrac's own is not public.
+const PAYLOAD: &str = r#"{"awb": "{awb}", "booking_id": "{booking_id}", "courier_code": "{courier_code}", "status": "{status}", "timestamp": "{timestamp}", "description": "{description}"}"#;
+
+/// What can stand in a template.
+const NAMES: [&str; 8] =
+    ["awb", "booking_id", "kd_pesanan", "courier_code", "status", "timestamp", "at", "description"];
+
+/// Where webhooks may go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hosts {
+    /// Loopback addresses and `localhost`; no name is looked up.
+    #[default]
+    Loopback,
+    /// Any.
+    Any,
+}
+
+/// A payload with gaps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload(String);
+
+/// How webhooks are sent.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where to, until a merchant sets another.
+    pub url: Option<String>,
+    /// Signs each body; absent: unsigned.
+    pub secret: Option<Zeroizing<String>>,
+    /// Where they may go.
+    pub hosts: Hosts,
+    /// The longest that an attempt takes, in milliseconds of the machine's clock.
+    pub timeout_ms: u64,
+    /// Pauses before each repeat, in milliseconds of the sandbox's clock.
+    pub retries_ms: Vec<u64>,
+    /// The body.
+    pub payload: Payload,
+    /// Deliveries known, waiting or ended, at least 1.
+    pub kept: usize,
+    /// What happens to some of them, from the start.
+    pub rules: Vec<Rule>,
+}
+
+/// What happens to which events.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// What happens.
+    pub act: Act,
+    /// Events with this status; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Events of this order; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awb: Option<String>,
+    /// How many events it meets; absent: all until it is ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u64>,
+    /// Which part of those it meets, from 0 to 1, drawn by the seed; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance: Option<f64>,
+}
+
+/// What happens to an event that a rule meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Act {
+    /// It is never sent.
+    Lose,
+    /// It is sent twice.
+    Duplicate,
+    /// It is sent after the order's next event, or after an hour if there is none.
+    Reorder,
+    /// It is sent so much later.
+    Delay {
+        /// Milliseconds of the sandbox's clock.
+        by_ms: u64,
+    },
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            url: None,
+            secret: None,
+            hosts: Hosts::default(),
+            timeout_ms: 5_000,
+            retries_ms: vec![10_000, 60_000, 600_000, 3_600_000],
+            payload: Payload(PAYLOAD.to_owned()),
+            kept: 10_000,
+            rules: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("url", &self.url).field("hosts", &self.hosts).finish_non_exhaustive()
+    }
+}
+
+impl Payload {
+    /// A template: JSON in which `{awb}`, `{booking_id}`, `{kd_pesanan}`, `{courier_code}`,
+    /// `{status}`, `{timestamp}` (Jakarta), `{at}` (UTC) and `{description}` stand within strings.
+    ///
+    /// # Errors
+    ///
+    /// If it isn't JSON.
+    pub fn of(text: &str) -> Result<Payload, String> {
+        let payload = Payload(text.to_owned());
+        let tried = NAMES.map(|name| (name, "\"\\"));
+        match serde_json::from_slice::<serde_json::Value>(&payload.fill(&tried)) {
+            Ok(_) => Ok(payload),
+            Err(_) => Err(format!("must be JSON, with {{{}}} within strings", NAMES.join("}, {"))),
+        }
+    }
+
+    /// The body.
+    pub(super) fn fill(&self, values: &[(&str, &str)]) -> Bytes {
+        let mut out = String::with_capacity(self.0.len() + 128);
+        let mut rest = self.0.as_str();
+        while let Some(open) = rest.find('{') {
+            let (before, after) = rest.split_at(open);
+            out.push_str(before);
+            let known =
+                values.iter().find(|(name, _)| after[1..].strip_prefix(name).is_some_and(|end| end.starts_with('}')));
+            match known {
+                Some((name, value)) => {
+                    let quoted = serde_json::Value::from(*value).to_string();
+                    out.push_str(&quoted[1..quoted.len() - 1]);
+                    rest = &after[name.len() + 2..];
+                }
+                None => {
+                    out.push('{');
+                    rest = &after[1..];
+                }
+            }
+        }
+        out.push_str(rest);
+        out.into()
+    }
+}
+
+impl Rule {
+    /// What is wrong with it, if anything.
+    ///
+    /// # Errors
+    ///
+    /// If its chance isn't one.
+    pub fn check(&self) -> Result<(), String> {
+        match self.chance {
+            Some(chance) if !(0.0..=1.0).contains(&chance) => Err("chance: 0 to 1".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_template_that_is_no_json_is_refused() {
+        assert!(Payload::of(PAYLOAD).is_ok());
+        assert!(Payload::of(r#"{"order": {"awb": "{awb}"}, "n": 1, "text": "a {b} {"}"#).is_ok());
+        for wrong in ["", "awb={awb}", r#"{"awb": {awb}}"#, r#"{"awb": "{awb}""#] {
+            assert!(Payload::of(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_filled_in_it_stays_json(awb: String, status: String) {
+            let body = Payload(PAYLOAD.to_owned()).fill(&[("awb", &awb), ("status", &status)]);
+            let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            prop_assert_eq!(value["awb"].as_str(), Some(&*awb));
+            prop_assert_eq!(value["status"].as_str(), Some(&*status));
+        }
+    }
+}

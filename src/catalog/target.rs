@@ -5,7 +5,7 @@
 
 use http::{
     HeaderMap, Method, Version,
-    header::{HOST, UPGRADE},
+    header::{HOST, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
     uri::{Authority, PathAndQuery},
 };
@@ -13,9 +13,15 @@ use http::{
 /// Why a head is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misaddressed {
-    /// CONNECT, or a change of protocol.
-    #[error("CONNECT and Upgrade are not served: send an ordinary request")]
+    /// CONNECT, TRACE, or a change of protocol.
+    #[error("CONNECT, TRACE and Upgrade are not served: send an ordinary request")]
     Upgrade,
+    /// A method that another server might read in upper case.
+    #[error("the request's method must be in upper case")]
+    Method,
+    /// A coding beside `chunked`, or `chunked` twice.
+    #[error("Transfer-Encoding must be chunked and nothing else")]
+    Framing,
     /// Not exactly one `Host`.
     #[error("the request needs exactly one Host header with a host name in it")]
     Host,
@@ -32,13 +38,19 @@ pub enum Misaddressed {
 /// # Errors
 /// [`Misaddressed`] for what another server might read otherwise.
 pub fn target(head: &Parts) -> Result<PathAndQuery, Misaddressed> {
-    if head.method == Method::CONNECT || upgrades(&head.headers) {
+    if !served(&head.method) || upgrades(&head.headers) {
         return Err(Misaddressed::Upgrade);
+    }
+    if head.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(Misaddressed::Method);
+    }
+    if !framed(&head.headers) {
+        return Err(Misaddressed::Framing);
     }
     let named = host(head)?;
     if let Some(authority) = head.uri.authority() {
         let scheme = head.uri.scheme_str().unwrap_or_default();
-        if !matches!(scheme, "http" | "https") || authority.as_str().contains('@') {
+        if !matches!(scheme, "http" | "https") || !names_one(authority) {
             return Err(Misaddressed::NoPath);
         }
         if named.is_some_and(|named| !named.as_str().eq_ignore_ascii_case(authority.as_str())) {
@@ -46,9 +58,27 @@ pub fn target(head: &Parts) -> Result<PathAndQuery, Misaddressed> {
         }
     }
     match head.uri.path_and_query() {
-        Some(target) if head.uri.scheme().is_some() && target.as_str().is_empty() => Ok(PathAndQuery::from_static("/")),
+        // An empty path (`http://gw`, `http://gw#x`) shows itself as `/`, and is not one yet: it would be
+        // written as nothing at all.
+        Some(target) if target.as_str() == "/" => Ok(PathAndQuery::from_static("/")),
         Some(target) => Ok(target.clone()),
         None => Err(Misaddressed::NoPath),
+    }
+}
+
+/// TRACE would bring the account's key pair back in its answer.
+fn served(method: &Method) -> bool {
+    *method != Method::CONNECT && *method != Method::TRACE && method.as_str() != "TRACK"
+}
+
+/// hyper asks only that the last coding be `chunked`. What stands before it is not undone here, so the
+/// body must not go on as if nothing had been done to it.
+fn framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
     }
 }
 
@@ -64,12 +94,28 @@ fn host(head: &Parts) -> Result<Option<Authority>, Misaddressed> {
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => Err(Misaddressed::Host),
         (None, _) if head.version == Version::HTTP_11 => Err(Misaddressed::Host),
+        // What HTTP/2 calls `:authority` is that header.
+        (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_none() => Err(Misaddressed::Host),
         (None, _) => Ok(None),
         (Some(host), None) => {
             let host = Authority::try_from(host.as_bytes()).map_err(|_| Misaddressed::Host)?;
-            if host.as_str().contains('@') { Err(Misaddressed::Host) } else { Ok(Some(host)) }
+            if names_one(&host) { Ok(Some(host)) } else { Err(Misaddressed::Host) }
         }
     }
+}
+
+/// A name, and perhaps a port: `Authority` itself takes more.
+fn names_one(host: &Authority) -> bool {
+    let port =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok());
+    let (name, text) = (host.host(), host.as_str());
+    !name.is_empty()
+        && match text.strip_prefix(name) {
+            Some("") => true,
+            Some(rest) => rest.strip_prefix(':').is_some_and(port),
+            // Something stands before the name: user and password.
+            None => false,
+        }
 }
 
 #[cfg(test)]
@@ -92,7 +138,16 @@ mod tests {
     fn takes_origin_form_and_absolute_form_to_itself() {
         assert_eq!(of("GET", "/a?b=%31", &[GOOD]), Ok("/a?b=%31".into()));
         assert_eq!(of("GET", "http://GW:8080/a", &[GOOD]), Ok("/a".into()));
+        assert_eq!(of("GET", "http://gw:8080?a=b", &[GOOD]), Ok("/?a=b".into()));
         assert_eq!(of("POST", "/a", &[GOOD, ("upgrade", "h2c")]), Ok("/a".into()));
+    }
+
+    #[test]
+    fn an_empty_path_is_written_as_a_slash() {
+        for uri in ["http://gw:8080", "http://gw:8080#x", "http://gw:8080/#x"] {
+            let head = Request::builder().uri(uri).header("host", "gw:8080").body(()).unwrap().into_parts().0;
+            assert_eq!(http::Uri::from(target(&head).unwrap()).to_string(), "/", "{uri}");
+        }
     }
 
     #[test]
@@ -107,5 +162,42 @@ mod tests {
         assert_eq!(of("CONNECT", "gw:8080", &[GOOD]), Err(Misaddressed::Upgrade));
         assert_eq!(of("GET", "/a", &[GOOD, ("upgrade", "websocket")]), Err(Misaddressed::Upgrade));
         assert_eq!(of("GET", "ftp://gw:8080/a", &[GOOD]), Err(Misaddressed::NoPath));
+    }
+
+    #[test]
+    fn a_host_is_a_name_and_perhaps_a_port() {
+        for good in ["gw", "gw:", "gw:0", "gw:65535", "[::1]", "[::1]:80", "a-b.c_d"] {
+            assert_eq!(of("GET", "/a", &[("host", good)]), Ok("/a".into()), "{good}");
+        }
+        for bad in ["gw:http", "gw:65536", "gw:-1", "gw:+80", ":80", ":", "[::1]x", "u:p@gw"] {
+            assert_eq!(of("GET", "/a", &[("host", bad)]), Err(Misaddressed::Host), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_method_in_lower_case_is_no_other_method() {
+        for method in ["get", "Post", "POSt"] {
+            assert_eq!(of(method, "/a", &[GOOD]), Err(Misaddressed::Method), "{method}");
+        }
+        assert_eq!(of("M-SEARCH", "/a", &[GOOD]), Ok("/a".into()));
+    }
+
+    #[test]
+    fn trace_would_bring_the_key_back() {
+        for method in ["TRACE", "TRACK"] {
+            assert_eq!(of(method, "/a", &[GOOD]), Err(Misaddressed::Upgrade), "{method}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_chunked_and_nothing_else() {
+        for good in ["chunked", "Chunked"] {
+            assert_eq!(of("POST", "/a", &[GOOD, ("transfer-encoding", good)]), Ok("/a".into()), "{good}");
+        }
+        for bad in ["gzip, chunked", "chunked, chunked", ", chunked", "cow"] {
+            assert_eq!(of("POST", "/a", &[GOOD, ("transfer-encoding", bad)]), Err(Misaddressed::Framing), "{bad}");
+        }
+        let twice = [GOOD, ("transfer-encoding", "gzip"), ("transfer-encoding", "chunked")];
+        assert_eq!(of("POST", "/a", &twice), Err(Misaddressed::Framing));
     }
 }

@@ -22,6 +22,9 @@ pub enum Malformed {
     /// `%2e`, `%2f`, `%5c`, `%00`, a backslash or a NUL.
     #[error("the path holds an encoded dot, slash, backslash or NUL, or a backslash")]
     Separator,
+    /// A `%` that begins no byte, or bytes that are no text.
+    #[error("the path's percent-encoding is broken, or stands for what is no UTF-8")]
+    Encoding,
     /// It matches a row in another spelling only.
     #[error("the path is another spelling of a listed path: send it exactly as Fastrac's documentation prints it")]
     Spelling,
@@ -135,12 +138,21 @@ fn clean(path: &str) -> Result<(), Malformed> {
         return Err(Malformed::NotAbsolute);
     }
     let bytes = path.as_bytes();
+    let mut encoded = false;
     for (i, byte) in bytes.iter().enumerate() {
         match byte {
             b'\\' | 0 => return Err(Malformed::Separator),
-            b'%' if matches!(decoded(bytes, i), Some(b'.' | b'/' | b'\\' | 0)) => return Err(Malformed::Separator),
+            b'%' => match decoded(bytes, i) {
+                Some(b'.' | b'/' | b'\\' | 0) => return Err(Malformed::Separator),
+                Some(_) => encoded = true,
+                None => return Err(Malformed::Encoding),
+            },
             _ => {}
         }
+    }
+    // Overlong forms of a slash or a dot are no UTF-8.
+    if encoded && std::str::from_utf8(&all_decoded(bytes)).is_err() {
+        return Err(Malformed::Encoding);
     }
     // A path parameter may hide a dot segment from a server that cuts it off (`/..;x/`).
     let name = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
@@ -153,10 +165,8 @@ fn decoded(bytes: &[u8], at: usize) -> Option<u8> {
     Some((hex(at + 1)? * 16 + hex(at + 2)?) as u8)
 }
 
-/// The path as the kindest server would read it: decoded once, lower case, no empty segments, no
-/// path parameters, no white space or control bytes at a segment's end.
-fn plain(path: &str) -> String {
-    let bytes = path.as_bytes();
+/// Percent-decoded, once.
+fn all_decoded(bytes: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
@@ -171,7 +181,17 @@ fn plain(path: &str) -> String {
             }
         }
     }
-    let text = String::from_utf8_lossy(&text).to_lowercase();
+    text
+}
+
+/// The path as the kindest server would read it: decoded once, cut at a decoded `?` or `#`, lower
+/// case, no empty segments, no path parameters, no white space or control bytes at a segment's end,
+/// without PHP's front controller.
+fn plain(path: &str) -> String {
+    let text = all_decoded(path.as_bytes());
+    // There and back: some letters have only one of the two cases.
+    let text = String::from_utf8_lossy(&text).to_uppercase().to_lowercase();
+    let text = text.split(['?', '#']).next().unwrap_or_default();
     let mut plain = String::with_capacity(text.len());
     for segment in text.split('/') {
         let segment = segment.split(';').next().unwrap_or_default();
@@ -181,7 +201,10 @@ fn plain(path: &str) -> String {
             plain.push_str(segment);
         }
     }
-    plain
+    match plain.strip_prefix("/index.php/") {
+        Some(rest) => format!("/{rest}"),
+        None => plain,
+    }
 }
 
 #[cfg(test)]
@@ -241,6 +264,10 @@ mod tests {
             "/order/expres%73",
             "/order/express;x=1",
             "/order/express%20",
+            "/order/express%3fa=b",
+            "/order/express%23",
+            "/order/expre%c5%bfs",
+            "/index.php/order/express",
             "/PARCEL/7/track",
             "/parcel/7/track/",
         ] {
@@ -258,7 +285,11 @@ mod tests {
         for path in ["/order%2Fexpress", "/x/%2e%2e/y", "/a%5cb", "/a\\b", "/order/express%00", "/parcel/%2f/track"] {
             assert_eq!(find("POST", path), Err(Malformed::Separator), "{path}");
         }
+        for path in ["/a%", "/a%2", "/a%zz", "/a%u0065", "/a%c0%af", "/a%ff", "/a%e0%80%af"] {
+            assert_eq!(find("POST", path), Err(Malformed::Encoding), "{path}");
+        }
         assert_eq!(find("POST", "*"), Err(Malformed::NotAbsolute));
+        assert_eq!(find("GET", "/caf%c3%a9/%25"), Ok(None));
         assert_eq!(find("GET", "/a.b/..c/d..e"), Ok(None));
     }
 

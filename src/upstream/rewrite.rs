@@ -76,8 +76,10 @@ impl<'h> Nominated<'h> {
         if !headers.contains_key(CONNECTION) {
             return Nominated(Vec::new());
         }
-        let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-        Nominated(values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty()).collect())
+        let values = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        // An item that is no name hides none of the others.
+        let names = values.filter_map(|name| std::str::from_utf8(name.trim_ascii()).ok());
+        Nominated(names.filter(|name| !name.is_empty()).collect())
     }
 
     fn names(&self, name: &str) -> bool {
@@ -85,11 +87,12 @@ impl<'h> Nominated<'h> {
     }
 }
 
-/// Whether a caller's header may reach Fastrac. Names are compared with `_` as `-`, because many
-/// servers make no difference.
+/// Whether a caller's header may reach Fastrac. Names are compared with `_`, and with every other mark,
+/// as `-`, because many servers make no difference (CGI writes them all alike).
 fn crosses(name: &str) -> bool {
-    if name.contains('_') {
-        return crosses(&name.replace('_', "-"));
+    let is_mark = |byte: u8| byte != b'-' && !byte.is_ascii_alphanumeric();
+    if name.bytes().any(is_mark) {
+        return crosses(&name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
     }
     match name {
         // one hop (RFC 9110, section 7.6.1), and framing, which is made anew
@@ -288,6 +291,21 @@ mod tests {
         let sent = request(&asked("/order/track", &headers), &operation(false), &endpoint(""));
         assert_eq!(sent.headers.len(), 1, "{:?}", sent.headers);
         assert_eq!(sent.headers[ACCEPT_ENCODING], "identity");
+    }
+
+    #[test]
+    fn no_mark_makes_another_name_of_a_credentials() {
+        let headers = ["secret.key", "access!key", "x*secret~key", "proxy+authorization", "transfer.encoding"];
+        let sent = request(&asked("/order/track", &headers.map(|name| (name, "a"))), &operation(false), &endpoint(""));
+        assert_eq!(sent.headers.len(), 1, "{:?}", sent.headers);
+    }
+
+    #[test]
+    fn a_byte_that_is_no_text_hides_nothing_that_connection_names() {
+        let mut asked = asked("/order/track", &[("x-private", "1"), ("x-public", "2")]);
+        asked.headers.insert(CONNECTION, HeaderValue::from_bytes(b"x-private, \xff").unwrap());
+        let sent = request(&asked, &operation(false), &endpoint(""));
+        assert!(!sent.headers.contains_key("x-private") && sent.headers.contains_key("x-public"), "{:?}", sent.headers);
     }
 
     #[test]

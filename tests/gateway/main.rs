@@ -15,6 +15,7 @@
 //! | `drains` | connections begin and end in an orderly way; nothing that was accepted is lost |
 //! | `spends_once` | quotas and budgets hold exactly, also when everybody asks at once |
 //! | `keeps_keys` | the key pair may change under load; a faulty one never takes over |
+//! | `hostile` | bad bytes at the door are refused, and nothing of them reaches Fastrac |
 //! | `doors` | HTTP/2 and TLS at the door keep the same promises |
 //! | `shows_certificates` | certificates at the door change while running, and nobody notices but by the certificate |
 //! | `knows_certificates` | a client's certificate proves a service, as long as the service lists it |
@@ -37,6 +38,7 @@ mod doors;
 mod drains;
 mod goes_through_proxies;
 mod h2;
+mod hostile;
 mod keeps_keys;
 mod knows_answers;
 mod knows_certificates;

@@ -1,0 +1,205 @@
+//! Hostile bytes at the door: nothing is forwarded that was not meant, each is refused clearly or
+//! answered, each connection ends in time, and the next good request is served.
+//!
+//! The cases stand in `hostile/corpus`, a file a family; `hostile/README.md` explains their format,
+//! and says what nginx, HAProxy and Envoy make of the same bytes.
+
+mod compare;
+mod corpus;
+mod frames;
+mod h2;
+mod recorder;
+mod rounds;
+mod strict;
+mod trial;
+
+use std::time::Duration;
+
+use self::{
+    corpus::{Case, Forwarded},
+    recorder::{Recorder, Seen},
+    strict::Request,
+    trial::{AGAIN, Observed, Trial},
+};
+use crate::{
+    client::get,
+    stage::{ACCESS, SECRET, Setup, Stage, secret_of, until},
+};
+
+/// Short, so that what waits for a deadline is soon over; `request` is the longest.
+const LIMITS: &str = "header_read = \"500ms\"\nidle = \"900ms\"\nrequest = \"1500ms\"\nrequest_body = \"64KiB\"";
+
+/// No case may take longer: the longest deadline, and time for a busy machine.
+const LONGEST: Duration = Duration::from_secs(6);
+
+/// The gateway in front of a recorder.
+pub(crate) struct Door {
+    stage: Stage,
+    recorder: Recorder,
+    trial: Trial,
+}
+
+impl Door {
+    pub(crate) fn open() -> Door {
+        let recorder = Recorder::start("127.0.0.1:0");
+        let base_url = Some(format!("http://{}", recorder.addr));
+        let stage = Setup { base_url, wait: false, limits: LIMITS, ..Setup::default() }.start();
+        until("the canary look-up", || recorder.count() > 0);
+        until("the pair is in use", || stage.ask(get("/good").by("shop")).status == 200);
+        recorder.take();
+        let trial = Trial { addr: stage.data, patience: Duration::from_secs(5), auth: auth() };
+        Door { stage, recorder, trial }
+    }
+
+    /// Tries a case and then asks a good request; what Fastrac received of both.
+    fn try_one(&self, case: &Case) -> (Observed, Vec<Seen>) {
+        let observed = self.trial.run(case);
+        let good = self.stage.ask(get("/good").by("shop"));
+        assert_eq!((good.status, good.outcome()), (200, "ok"), "{}: the good request after it", case.name);
+        (observed, self.recorder.take())
+    }
+
+    /// Everything that is wrong about a case; empty if it holds.
+    fn judge(&self, case: &Case) -> Vec<String> {
+        let (observed, seen) = self.try_one(case);
+        let mut faults = Vec::new();
+        if !case.told.contains(&observed.told) {
+            let told: Vec<String> = case.told.iter().map(ToString::to_string).collect();
+            faults.push(format!("told `{}`, should be `{}`", observed.told, told.join("` or `")));
+        }
+        if let Some(odd) = observed.odd.as_ref().filter(|_| !case.frames) {
+            faults.push(format!("told what is no answer: {odd}"));
+        }
+        if observed.took > LONGEST {
+            faults.push(format!("took {:?}", observed.took));
+        }
+        let mut expected = case.forwarded.clone();
+        if !observed.told.closed {
+            expected.push(plain("GET", AGAIN));
+        }
+        expected.push(plain("GET", "/good"));
+        let (forwarded, violations) = self.read(seen);
+        faults.extend(violations);
+        if forwarded != expected {
+            faults.push(format!("forwarded {:?}, should be {:?}", shown(&forwarded), shown(&expected)));
+        }
+        faults
+    }
+
+    /// What was forwarded, without what the gateway puts in; and what is wrong about it.
+    fn read(&self, seen: Vec<Seen>) -> (Vec<Forwarded>, Vec<String>) {
+        let (mut forwarded, mut faults) = (Vec::new(), Vec::new());
+        for seen in seen {
+            match seen.and_then(|request| self.strip(request)) {
+                Ok(request) => forwarded.push(request),
+                Err(why) => faults.push(why),
+            }
+        }
+        (forwarded, faults)
+    }
+
+    /// Takes out what the gateway itself puts in: each must be there once, as it should be.
+    fn strip(&self, request: Request) -> Result<Forwarded, String> {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+        let basic = format!("Basic {}", STANDARD.encode(format!("{ACCESS}:{SECRET}")));
+        let host = self.recorder.addr.to_string();
+        let own: [(&str, &str); 5] = [
+            ("host", &host),
+            ("access-key", ACCESS),
+            ("secret-key", SECRET),
+            ("authorization", &basic),
+            ("accept-encoding", "identity"),
+        ];
+        for (name, value) in own {
+            // V1's rows take one style, V2's the other.
+            let absent = request.target == b"/order/express" && matches!(name, "access-key" | "secret-key");
+            let expected: &[&[u8]] = if absent { &[] } else { &[value.as_bytes()] };
+            if request.all(name) != expected {
+                return Err(format!("{name} in {:?}", request.target.escape_ascii().to_string()));
+            }
+        }
+        if !request.body.is_empty() && request.all("content-length").is_empty() {
+            return Err("a body without its length".to_owned());
+        }
+        let own = |name: &str| name == "content-length" || own.iter().any(|(own, _)| *own == name);
+        let mut headers: Vec<_> = request.headers.into_iter().filter(|(name, _)| !own(name)).collect();
+        headers.sort();
+        Ok(Forwarded { method: request.method, target: request.target, headers, body: request.body })
+    }
+
+    /// After all of it: no panic, no error, nothing else at Fastrac.
+    fn close(self) {
+        assert_eq!(self.stage.metric("requests_total", &[("outcome", "internal")]), 0.0);
+        let said = crate::stage::LOG.lock().expect("whole").clone();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let errors: Vec<&str> = said.lines().filter(|line| line.contains(" ERROR ")).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+        drop(self.stage);
+        let late = self.recorder.take();
+        assert!(late.is_empty(), "forwarded late: {late:?}");
+    }
+}
+
+/// A service's credentials, as header lines.
+fn auth() -> String {
+    format!("access-key: svc-shop-1\r\nsecret-key: {}", secret_of("shop"))
+}
+
+fn plain(method: &str, target: &str) -> Forwarded {
+    Forwarded { method: method.into(), target: target.into(), headers: Vec::new(), body: Vec::new() }
+}
+
+fn shown(forwarded: &[Forwarded]) -> Vec<String> {
+    let headers = |request: &Forwarded| {
+        let headers = request.headers.iter().map(|(name, value)| format!(" [{name}: {}]", value.escape_ascii()));
+        headers.collect::<String>()
+    };
+    forwarded
+        .iter()
+        .map(|request| {
+            let (target, body) = (request.target.escape_ascii(), request.body.escape_ascii().to_string());
+            format!("{} {target} {}{}", request.method, &body[..body.len().min(80)], headers(request))
+        })
+        .collect()
+}
+
+fn holds(families: &[&str]) {
+    let door = Door::open();
+    let mut faults = Vec::new();
+    for case in families.iter().flat_map(|family| corpus::family(family)) {
+        faults.extend(door.judge(&case).into_iter().map(|fault| format!("{}: {fault}", case.name)));
+    }
+    assert!(faults.is_empty(), "{} faults\n{}", faults.len(), faults.join("\n"));
+    door.close();
+}
+
+/// One test a group of families, so that they run side by side.
+macro_rules! families {
+    ($($test:ident: $($family:literal)*;)*) => {
+        $(#[test] fn $test() { holds(&[$($family),*]); })*
+
+        #[test]
+        fn every_family_is_tried_and_there_are_enough_cases() {
+            let mut tried = vec![$($($family),*),*];
+            tried.sort_unstable();
+            assert_eq!(tried, corpus::families());
+            let cases = corpus::all();
+            let names: std::collections::BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+            assert_eq!(names.len(), cases.len(), "a name twice");
+            assert!(cases.iter().all(|case| !case.told.is_empty() && !case.steps.is_empty()));
+            assert!(cases.len() >= 300, "{} cases", cases.len());
+        }
+    };
+}
+
+families! {
+    framing_is_read_one_way_only: "cl-te" "te-cl" "te-te" "lengths";
+    chunks_are_read_strictly: "chunks" "trailers";
+    lines_end_one_way: "lines" "control";
+    versions_and_methods_are_known: "versions" "methods" "expect" "upgrade";
+    a_target_is_one_path: "targets" "paths" "hosts";
+    what_connection_names_is_not_what_the_gateway_puts_in: "connection";
+    what_is_too_large_is_refused: "sizes";
+    what_is_too_slow_is_ended: "time";
+    garbage_is_not_answered_as_if_it_meant_something: "garbage" "pipelining";
+}

@@ -1,0 +1,126 @@
+//! The same bytes at other proxies, in front of the same recorder. Started by `peers/compare`.
+
+use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, thread, time::Duration};
+
+use super::{
+    Door,
+    corpus::{self, Case},
+    recorder::Recorder,
+    trial::{AGAIN, Observed, Trial},
+};
+use crate::{client::Wire, stage::until};
+
+/// What a server made of a case.
+struct Made {
+    observed: Observed,
+    /// Requests that reached the recorder.
+    forwarded: Vec<String>,
+    /// What reached it and is no strict request.
+    violations: usize,
+}
+
+/// A server in front of a recorder of its own.
+struct Peer {
+    name: String,
+    trial: Trial,
+    recorder: Recorder,
+}
+
+impl Peer {
+    fn try_all(&self, cases: &[Case]) -> Vec<Made> {
+        cases.iter().map(|case| self.try_one(case)).collect()
+    }
+
+    fn try_one(&self, case: &Case) -> Made {
+        let observed = self.trial.survey(case);
+        // What it still does with the bytes, it does before this is answered.
+        let good = format!("GET /good HTTP/1.1\r\nhost: gw\r\n{}\r\nconnection: close\r\n\r\n", self.trial.auth);
+        let mut wire = Wire::open(self.trial.addr);
+        wire.send(good.as_bytes());
+        assert_eq!(wire.answer("GET").map(|answer| answer.status), Some(200), "{} after {}", self.name, case.name);
+        let (mut forwarded, mut violations) = (Vec::new(), 0);
+        for seen in self.recorder.take() {
+            match seen {
+                Ok(request) => {
+                    let target = request.target.escape_ascii().to_string();
+                    if target != AGAIN && target != "/good" {
+                        forwarded.push(format!("{} {target}", request.method));
+                    }
+                }
+                Err(_) => violations += 1,
+            }
+        }
+        Made { observed, forwarded, violations }
+    }
+}
+
+fn peers() -> Vec<Peer> {
+    let named = std::env::var("HOSTILE_PEERS").expect("HOSTILE_PEERS, as peers/compare sets it");
+    let address = |text: Option<&str>| text.and_then(|text| text.parse::<SocketAddr>().ok()).expect("an address");
+    let peer = |text: &str| {
+        let mut words = text.split('=');
+        let name = words.next().expect("a name").to_owned();
+        let (addr, recorder) = (address(words.next()), Recorder::start(words.next().expect("a recorder's address")));
+        until(&format!("{name} listens"), || Wire::try_open(addr).is_some());
+        let trial = Trial { addr, patience: Duration::from_secs(3), auth: super::auth() };
+        Peer { name, trial, recorder }
+    };
+    named.split_whitespace().map(peer).collect()
+}
+
+#[test]
+#[ignore = "needs other proxies: hostile/peers/compare"]
+fn with_peers() {
+    let cases = corpus::all();
+    let Door { stage, recorder, trial } = Door::open();
+    let own = Peer { name: "gateway".to_owned(), trial: Trial { patience: Duration::from_secs(3), ..trial }, recorder };
+    let peers: Vec<Peer> = std::iter::once(own).chain(peers()).collect();
+    let made: Vec<Vec<Made>> = thread::scope(|scope| {
+        let threads: Vec<_> = peers.iter().map(|peer| scope.spawn(|| peer.try_all(&cases))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    println!("{}", by_family(&peers, &cases, &made));
+    println!("{}", laxer(&peers, &cases, &made));
+    drop(stage);
+}
+
+/// For each family: in how many cases something was forwarded, and how often that was no strict request.
+fn by_family(peers: &[Peer], cases: &[Case], made: &[Vec<Made>]) -> String {
+    let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+    let mut text = format!("| family | cases | {} |\n|---|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
+    let mut rows: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, case) in cases.iter().enumerate() {
+        let family = case.name.split('/').next().expect("a family");
+        rows.entry(family).or_default().push(at);
+        rows.entry("~ all").or_default().push(at);
+    }
+    for (family, members) in rows {
+        let _ = write!(text, "| {} | {} |", family.trim_start_matches("~ "), members.len());
+        for made in made {
+            let forwarded = members.iter().filter(|at| !made[**at].forwarded.is_empty()).count();
+            let odd = members.iter().filter(|at| made[**at].violations > 0).count();
+            let _ = match odd {
+                0 => write!(text, " {forwarded} |"),
+                odd => write!(text, " {forwarded} + {odd} broken |"),
+            };
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Where the gateway forwards more than somebody else does.
+fn laxer(peers: &[Peer], cases: &[Case], made: &[Vec<Made>]) -> String {
+    let mut text = String::from("| case | gateway | refused by |\n|---|---|---|\n");
+    for (at, case) in cases.iter().enumerate() {
+        let own = &made[0][at];
+        let stricter: Vec<String> = (1..peers.len())
+            .filter(|peer| made[*peer][at].forwarded.len() < own.forwarded.len() && made[*peer][at].violations == 0)
+            .map(|peer| format!("{} ({})", peers[peer].name, made[peer][at].observed.told))
+            .collect();
+        if !stricter.is_empty() {
+            let _ = writeln!(text, "| {} | {} | {} |", case.name, own.forwarded.join(", "), stricter.join(", "));
+        }
+    }
+    text
+}

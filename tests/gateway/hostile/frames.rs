@@ -1,0 +1,180 @@
+//! HTTP/2 by hand: frames are written as asked, right or wrong, and read as far as a test must know.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::stage::canary_in;
+
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+// Frame types (RFC 9113, section 6).
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const PRIORITY: u8 = 2;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const PUSH_PROMISE: u8 = 5;
+pub(super) const PING: u8 = 6;
+pub(super) const GOAWAY: u8 = 7;
+pub(super) const WINDOW_UPDATE: u8 = 8;
+pub(super) const CONTINUATION: u8 = 9;
+
+// Flags.
+pub(super) const ACK: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
+pub(super) const PADDED: u8 = 8;
+
+/// A frame whose length is right.
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// A header block in which every field is a literal, neither indexed nor compressed (RFC 7541, section 6.2.2).
+pub(super) fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, value) in fields {
+        bytes.push(0);
+        text(&mut bytes, name);
+        text(&mut bytes, value);
+    }
+    bytes
+}
+
+fn text(bytes: &mut Vec<u8>, text: &[u8]) {
+    let mut length = text.len();
+    if length < 127 {
+        bytes.push(length as u8);
+    } else {
+        bytes.push(127);
+        length -= 127;
+        while length >= 128 {
+            bytes.push((length % 128 + 128) as u8);
+            length /= 128;
+        }
+        bytes.push(length as u8);
+    }
+    bytes.extend(text);
+}
+
+/// What came of one stream, or of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// An answer's status.
+    Status(u32, u16),
+    Reset(u32),
+    /// Last frame of a stream.
+    End(u32),
+    GoAway,
+    Closed,
+}
+
+/// A connection whose frames are read by a thread.
+pub(super) struct Line {
+    stream: TcpStream,
+    events: Receiver<Event>,
+}
+
+impl Line {
+    pub(super) fn open(addr: SocketAddr) -> Line {
+        let stream = TcpStream::connect(addr).expect("connected");
+        stream.set_nodelay(true).expect("set");
+        // A peer that no longer reads has refused.
+        stream.set_write_timeout(Some(Duration::from_secs(5))).expect("set");
+        let mut reader = stream.try_clone().expect("cloned");
+        let (sender, events) = channel();
+        thread::spawn(move || {
+            let (mut buffer, mut piece) = (Vec::new(), [0; 16 * 1024]);
+            while let Ok(read @ 1..) = reader.read(&mut piece) {
+                buffer.extend_from_slice(&piece[..read]);
+                while let Some(length) = whole(&buffer) {
+                    for event in read_frame(&buffer[..length]) {
+                        let _ = sender.send(event);
+                    }
+                    buffer.drain(..length);
+                }
+            }
+            let _ = sender.send(Event::Closed);
+        });
+        Line { stream, events }
+    }
+
+    pub(super) fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// The next event; `None` when none comes in time.
+    pub(super) fn next(&self, until: Instant) -> Option<Event> {
+        match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Disconnected) => Some(Event::Closed),
+            Err(RecvTimeoutError::Timeout) => None,
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+fn whole(buffer: &[u8]) -> Option<usize> {
+    let length = 9 + u32::from_be_bytes([0, *buffer.first()?, *buffer.get(1)?, *buffer.get(2)?]) as usize;
+    (buffer.len() >= length).then_some(length)
+}
+
+fn read_frame(frame: &[u8]) -> Vec<Event> {
+    let (kind, flags, payload) = (frame[3], frame[4], &frame[9..]);
+    let stream = u32::from_be_bytes([frame[5], frame[6], frame[7], frame[8]]);
+    assert_eq!(canary_in(payload), None, "in a frame");
+    let mut events = Vec::new();
+    match kind {
+        HEADERS => events.push(Event::Status(stream, status_of(payload))),
+        RST_STREAM => events.push(Event::Reset(stream)),
+        GOAWAY => events.push(Event::GoAway),
+        _ => {}
+    }
+    if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
+        events.push(Event::End(stream));
+    }
+    events
+}
+
+/// The first field of an answer's head, which is its status; 0 where it is written in a way not read here.
+pub(super) fn status_of(block: &[u8]) -> u16 {
+    match block {
+        // Indexed in the static table (RFC 7541, appendix A).
+        [first, ..] if (0x88..=0x8e).contains(first) => [200, 204, 206, 304, 400, 404, 500][usize::from(first - 0x88)],
+        [0x48 | 0x08, length, digits @ ..] if length & 0x80 == 0 => digits
+            .get(..usize::from(*length))
+            .and_then(|text| std::str::from_utf8(text).ok()?.parse().ok())
+            .unwrap_or(0),
+        [0x48 | 0x08, _, digits @ ..] => huffman(digits),
+        _ => 0,
+    }
+}
+
+/// Three digits in the static code (RFC 7541, appendix B): 0 to 2 take five bits, the others six.
+fn huffman(bytes: &[u8]) -> u16 {
+    let bits: Vec<bool> =
+        bytes.iter().take(3).flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1 == 1)).collect();
+    let number = |bits: &[bool]| bits.iter().fold(0, |number, bit| number * 2 + u16::from(*bit));
+    let (mut rest, mut status) = (bits.as_slice(), 0);
+    for _ in 0..3 {
+        let Some(short) = rest.get(..5).map(number) else { return 0 };
+        let (digit, length) = if short <= 2 { (short, 5) } else { (number(&rest[..6.min(rest.len())]) - 0x19 + 3, 6) };
+        status = status * 10 + digit;
+        rest = &rest[length.min(rest.len())..];
+    }
+    status
+}

@@ -1,0 +1,221 @@
+//! A hundred rounds of the whole corpus at the real binary: nothing grows, nothing is said at error
+//! level, and what Fastrac receives is, round for round, what the corpus says.
+//!
+//! Takes a minute or two, so it is a step of `tests/run` of its own (`hostile`) and ignored otherwise.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    LIMITS,
+    corpus::{self, Case},
+    h2::{self, Attack},
+    recorder::Recorder,
+    trial::Trial,
+};
+use crate::stage::{ACCESS, SECRET, digest_of, pair, until, write};
+
+/// Rounds before memory is measured first: buffers, pools and the allocator's arenas are filled by then.
+const WARM: usize = 10;
+const ROUNDS: usize = 100;
+/// Cases that are tried at the same time: most of them wait for a deadline.
+const AT_ONCE: usize = 48;
+/// What memory may grow by from round 10 to round 100, in bytes.
+const GROWTH: u64 = 8 * 1024 * 1024;
+
+/// The program as a process of its own.
+struct Program {
+    child: Child,
+    data: SocketAddr,
+    said: Arc<Mutex<Vec<String>>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Program {
+    fn start(fastrac: SocketAddr) -> Program {
+        let folder = tempfile::tempdir().expect("a folder");
+        write(&folder.path().join("keys.toml"), &pair(ACCESS, SECRET));
+        let file = folder.path().join("gateway.toml");
+        fs::write(&file, configuration(fastrac)).expect("written");
+        // `tests/run` names the binary that is released.
+        let binary = std::env::var("FASTRAC_GATEWAY").ok().filter(|path| Path::new(path).exists());
+        let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_fastrac-gateway").to_owned());
+        let mut child = Command::new(binary)
+            .args(["run", "--config"])
+            .arg(&file)
+            .env("NO_COLOR", "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let said: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (own, stderr) = (said.clone(), child.stderr.take().expect("a pipe"));
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                own.lock().expect("whole").push(line);
+            }
+        });
+        let data = address(&said);
+        Program { child, data, said, _folder: folder }
+    }
+
+    fn proc(&self, what: &str) -> std::path::PathBuf {
+        Path::new("/proc").join(self.child.id().to_string()).join(what)
+    }
+
+    /// Resident memory, in bytes.
+    fn memory(&self) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).expect("running");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    fn files(&self) -> usize {
+        fs::read_dir(self.proc("fd")).expect("running").count()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn configuration(fastrac: SocketAddr) -> String {
+    format!(
+        "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 2\n[limits]\n{LIMITS}\n\
+         [accounts.main]\nbase_url = \"http://{fastrac}\"\nkeys = {{ source = \"file\", path = \"keys.toml\" }}\n\
+         budget = {{ per_second = 100000, burst = 100000, per_day = 10000000, in_flight = 512 }}\n\
+         breaker = {{ minimum = 100000 }}\n\
+         [services.shop]\naccount = \"main\"\n\
+         allow = [\"lookup\", \"read\", \"quote\", \"order\", \"account\", \"unlisted\"]\n\
+         credentials = [{{ access_key = \"svc-shop-1\", secret_sha256 = \"{}\" }}]\n",
+        digest_of("shop")
+    )
+}
+
+/// The data port, from what the program says at its start.
+fn address(said: &Mutex<Vec<String>>) -> SocketAddr {
+    let mut found = None;
+    until("the program says where it listens", || {
+        let said = said.lock().expect("whole");
+        let mut lines = said.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        found = lines.find(|line| line["message"] == "listening").and_then(|line| line["data"].as_str()?.parse().ok());
+        found.is_some()
+    });
+    found.expect("an address")
+}
+
+/// What is tried.
+enum Bytes {
+    Case(Case),
+    Frames(Attack),
+}
+
+/// Tries everything that often, many at a time.
+fn rounds(all: &Arc<Vec<Bytes>>, count: usize, program: SocketAddr) {
+    let next = Arc::new(AtomicUsize::new(0));
+    let threads: Vec<_> = (0..AT_ONCE)
+        .map(|_| {
+            let (all, next) = (all.clone(), next.clone());
+            thread::spawn(move || {
+                let trial = Trial { addr: program, patience: Duration::from_secs(20), auth: super::auth() };
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= all.len() * count {
+                        return;
+                    }
+                    let (round, at) = (at / all.len(), at % all.len());
+                    match &all[at] {
+                        // Floods cost more than all else: one round in ten.
+                        Bytes::Frames(attack) if attack.name.starts_with("h2/flood") && round % WARM != 0 => {}
+                        Bytes::Case(case) => drop(trial.run(case)),
+                        Bytes::Frames(attack) => drop(h2::perform(program, attack)),
+                    }
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+}
+
+/// What Fastrac received, counted by method and target.
+fn counted(recorder: &Recorder) -> BTreeMap<(String, String), usize> {
+    let mut counts = BTreeMap::new();
+    for seen in recorder.take() {
+        let request = seen.unwrap_or_else(|why| panic!("forwarded: {why}"));
+        if request.target != h2::PROBED.as_bytes() {
+            *counts.entry((request.method, request.target.escape_ascii().to_string())).or_default() += 1;
+        }
+    }
+    counts
+}
+
+#[test]
+#[ignore = "takes a minute: `tests/run hostile`"]
+fn a_hundred_rounds_leave_nothing_behind() {
+    let recorder = Recorder::start("127.0.0.1:0");
+    let program = Program::start(recorder.addr);
+    until("the canary look-up", || recorder.count() > 0);
+    recorder.take();
+    let all: Vec<Bytes> =
+        corpus::all().into_iter().map(Bytes::Case).chain(h2::attacks().into_iter().map(Bytes::Frames)).collect();
+    let all = Arc::new(all);
+    let began = Instant::now();
+
+    rounds(&all, 1, program.data);
+    let once = counted(&recorder);
+    rounds(&all, WARM - 1, program.data);
+    recorder.take();
+    let (files, memory) = settled(&program);
+    let mut worst = BTreeMap::new();
+    for round in 1..=(ROUNDS - WARM) / WARM {
+        rounds(&all, WARM, program.data);
+        let received = counted(&recorder);
+        let expected: BTreeMap<_, _> = once.iter().map(|(what, count)| (what.clone(), count * WARM)).collect();
+        for (what, count) in received {
+            if expected.get(&what) != Some(&count) {
+                worst.insert(what.clone(), (round, count, expected.get(&what).copied()));
+            }
+        }
+    }
+    let after = settled(&program);
+    println!(
+        "{} byte streams, {ROUNDS} rounds, {:?}; {} -> {} KiB, {files} -> {} files",
+        all.len(),
+        began.elapsed(),
+        memory / 1024,
+        after.1 / 1024,
+        after.0
+    );
+    assert!(worst.is_empty(), "round, received, expected: {worst:?}");
+    assert!(after.1 <= memory + GROWTH, "{memory} -> {} bytes", after.1);
+    assert!(after.0 <= files, "{files} -> {} files", after.0);
+    let said = program.said.lock().expect("whole");
+    let errors: Vec<&String> = said.iter().filter(|line| line.contains("ERROR") || line.contains("panicked")).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+/// Open files and memory once all connections have ended: those to Fastrac idle for 4 s at most.
+fn settled(program: &Program) -> (usize, u64) {
+    let mut files = program.files();
+    let deadline = Instant::now() + Duration::from_secs(8);
+    while Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(200));
+        files = files.min(program.files());
+    }
+    (files, program.memory())
+}

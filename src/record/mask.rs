@@ -74,31 +74,38 @@ impl Masker {
     }
 
     fn pairs(&self, out: &mut Vec<u8>, pairs: &str) {
+        let mut masked = false;
         for piece in pairs.split_inclusive(['&', ';']) {
             let (pair, separator) = match piece.strip_suffix(['&', ';']) {
                 Some(pair) => (pair, &piece[pair.len()..]),
                 None => (piece, ""),
             };
-            self.pair(out, pair);
+            // A semicolon separates for some servers, and is part of the value for others.
+            masked = self.pair(out, pair, masked);
             out.extend_from_slice(separator.as_bytes());
+            masked &= separator == ";";
         }
     }
 
-    fn pair(&self, out: &mut Vec<u8>, pair: &str) {
+    /// Returns whether its value is masked; so is what has no name, if what it may belong to was.
+    fn pair(&self, out: &mut Vec<u8>, pair: &str, before: bool) -> bool {
         let Some((name, value)) = pair.split_once('=') else {
-            let shown = if betrays(&decoded(pair)) { MASKED } else { pair };
-            return encode::escape(out, shown);
+            let masked = betrays(&decoded(pair)) || before && !pair.is_empty();
+            encode::escape(out, if masked { MASKED } else { pair });
+            return masked || before;
         };
         let name_read = decoded(name);
         let shown = if betrays(&name_read) { MASKED } else { name };
         encode::escape(out, shown);
         out.push(b'=');
-        let stands = match self.rules.of(&name_read) {
+        let ruling = self.rules.of(&name_read);
+        let stands = match ruling {
             Ruling::Keep => !betrays(&decoded(value)),
             Ruling::Place | Ruling::Region => looks_like_region(value.as_bytes()),
             Ruling::Mask | Ruling::Person => value.is_empty(),
         };
         encode::escape(out, if stands { value } else { MASKED });
+        !stands || matches!(ruling, Ruling::Mask | Ruling::Person)
     }
 }
 

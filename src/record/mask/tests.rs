@@ -122,6 +122,15 @@ mod leaves {
     use super::*;
 
     #[test]
+    fn what_stands_behind_a_semicolon_in_a_masked_value() {
+        for text in ["password=a;CaNaRy4711", "password=;CaNaRy4711", "password=a;b;CaNaRy4711", "nama=Budi;CaNaRy4711"]
+        {
+            assert!(!query(text).contains(CANARY), "{text}");
+        }
+        assert_eq!(query("a=1;b;c&password=x&d"), "a=1;b;c&password=***&d");
+    }
+
+    #[test]
     fn what_support_needs() {
         let text = r#"{"success":true,"message":"Data not found","data":[{"awb":"F.1","courier_name":"Paxel","city_id":3171,"etd":"2-3 Days","total":18000,"insurance_detail":{"insurance_percent":0.3},"key_version":null}],"timestamp":"2026-01-02T03:04:05.678Z"}"#;
         assert_eq!(body(text).unwrap(), text);

@@ -21,7 +21,7 @@ use http::request::Parts;
 use http_body::Body as HttpBody;
 
 pub use call::{Call, Errand};
-pub use exchange::{Arrival, Exchange, serve};
+pub use exchange::{Arrival, Exchange, Guard, serve};
 pub use fetch::{Ready, Received, canary};
 
 use crate::{

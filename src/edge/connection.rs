@@ -73,9 +73,13 @@ impl Context {
         (phase, certificate): (&Arc<Phase>, &Option<Arc<Certificate>>),
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
         let began = phase.request_began();
-        let close = request.version() < Version::HTTP_2 && self.drain.begun();
+        let http2 = request.version() >= Version::HTTP_2;
+        if http2 {
+            phase.is_http2();
+        }
+        let close = !http2 && self.drain.begun();
         let certificate = certificate.clone();
-        let arrival = Arrival { began, close, certificate, ended: Ended(phase.clone()) };
+        let arrival = Arrival { began, close, certificate, ended: Ended { phase: phase.clone(), answering: false } };
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
     }
 }
@@ -113,7 +117,7 @@ where
 {
     let phase = {
         let current = context.current.load();
-        Phase::new(current.limits.idle, current.limits.header_read)
+        Phase::new(&current.limits)
     };
     let io = TokioIo::new(Timed::new(io, phase.clone()));
     let (asked, watched) = (context.clone(), phase.clone());
@@ -159,12 +163,22 @@ async fn wind_down<C: GracefulConnection>(mut connection: Pin<&mut C>, phase: &P
     connection.await
 }
 
-/// A request whose answer is out.
-struct Ended(Arc<Phase>);
+/// Tells a connection how far a request is.
+struct Ended {
+    phase: Arc<Phase>,
+    answering: bool,
+}
+
+impl path::Guard for Ended {
+    fn answered(&mut self) {
+        self.answering = true;
+        self.phase.answer_began();
+    }
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.0.request_ended();
+        self.phase.request_ended(self.answering);
     }
 }
 

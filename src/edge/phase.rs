@@ -2,8 +2,9 @@
 //!
 //! hyper's own header timer also runs between two requests of a kept connection, and its protocol
 //! detection has no deadline at all; so the bytes themselves are watched. A connection is *idle*
-//! (no request, `limits.idle`), *in a head* (`limits.header_read`) or *busy* (no deadline here: the
-//! request has its own). In the usual case no timer is touched: one is armed late and re-armed only
+//! (no request, `limits.idle`), *in a head* (`limits.header_read`), *busy* (no deadline here: the
+//! request has its own) or *answering*: all its answers have begun, and the caller must take some of
+//! them within `limits.request` and `limits.idle` together. In the usual case no timer is touched: one is armed late and re-armed only
 //! when it has fired.
 
 use std::{
@@ -22,14 +23,20 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+use crate::config::Limits;
+
 /// What a connection is doing. Shared by its IO and its requests, which live in one task.
 #[derive(Debug)]
 pub struct Phase {
     opened: Instant,
     idle: Duration,
     header_read: Duration,
+    /// How long an answer may stand untaken.
+    patience: Duration,
     /// Requests under way.
     busy: AtomicUsize,
+    /// Those of them whose answer has begun.
+    answering: AtomicUsize,
     /// Whether a head has begun and isn't complete.
     in_head: AtomicBool,
     /// Whether it has asked anything yet.
@@ -45,12 +52,16 @@ const NEVER: u64 = u64::MAX;
 
 impl Phase {
     /// Of a connection that has just been accepted.
-    pub fn new(idle: Duration, header_read: Duration) -> Arc<Self> {
+    pub fn new(limits: &Limits) -> Arc<Self> {
+        let (idle, header_read) = (limits.idle, limits.header_read);
         Arc::new(Phase {
             opened: Instant::now(),
             idle,
             header_read,
+            // An answer that is streamed may wait for Fastrac as long as the request lasts.
+            patience: limits.request + idle,
             busy: AtomicUsize::new(0),
+            answering: AtomicUsize::new(0),
             in_head: AtomicBool::new(false),
             used: AtomicBool::new(false),
             http2: AtomicBool::new(false),
@@ -90,8 +101,35 @@ impl Phase {
         }
     }
 
-    /// A request's answer is out, or it was given up.
-    pub fn request_ended(&self) {
+    /// It speaks HTTP/2, which its first bytes were too few to tell.
+    pub fn is_http2(&self) {
+        self.http2.store(true, Relaxed);
+    }
+
+    /// A request's answer is there; from now on its caller takes it.
+    pub fn answer_began(&self) {
+        if self.answering.fetch_add(1, Relaxed) + 1 >= self.busy.load(Relaxed) {
+            self.deadline.store(self.now() + self.patience.as_micros() as u64, Relaxed);
+        }
+    }
+
+    /// The peer takes bytes.
+    fn bytes_went(&self) {
+        let (busy, answering) = (self.busy.load(Relaxed), self.answering.load(Relaxed));
+        // The last of an answer may go out after its request has ended. Not so on HTTP/2, where the
+        // answer to a ping is no sign of use.
+        let after = busy == 0 && !self.http2.load(Relaxed) && !self.in_head.load(Relaxed);
+        let patience = match (after, answering > 0 && answering >= busy) {
+            (true, _) => self.idle,
+            (false, true) => self.patience,
+            (false, false) => return,
+        };
+        self.deadline.store(self.now() + patience.as_micros() as u64, Relaxed);
+    }
+
+    /// A request's answer is out, or it was given up; `answering` tells whether the answer had begun.
+    pub fn request_ended(&self, answering: bool) {
+        self.answering.fetch_sub(usize::from(answering), Relaxed);
         if self.busy.fetch_sub(1, Relaxed) == 1 {
             self.deadline.store(self.now() + self.idle.as_micros() as u64, Relaxed);
         }
@@ -154,6 +192,20 @@ impl<S> Timed<S> {
     }
 }
 
+impl<S> Timed<S> {
+    /// hyper doesn't read while it writes, so the deadline is looked at here too.
+    fn written(&mut self, polled: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match polled {
+            Poll::Ready(written) => {
+                self.phase.bytes_went();
+                Poll::Ready(written)
+            }
+            Poll::Pending if self.poll_late(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
@@ -176,7 +228,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.written(polled, cx)
     }
 
     fn poll_write_vectored(
@@ -184,7 +237,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.written(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -208,12 +262,27 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(75);
     const HEAD: Duration = Duration::from_secs(10);
+    const REQUEST: Duration = Duration::from_secs(30);
+
+    fn limits() -> Limits {
+        Limits {
+            request_body: 1,
+            answer_body: 1,
+            answer_buffer: 1,
+            header_read: HEAD,
+            idle: IDLE,
+            request: REQUEST,
+            connections: 1,
+            drain_grace: IDLE,
+            drain: IDLE,
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_ends_quietly() {
         let (_peer, io) = duplex(64);
         let began = Instant::now();
-        let mut timed = Timed::new(io, Phase::new(IDLE, HEAD));
+        let mut timed = Timed::new(io, Phase::new(&limits()));
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(began.elapsed().as_secs(), 75);
     }
@@ -221,7 +290,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_head_is_an_error_however_it_drips() {
         let (mut peer, io) = duplex(64);
-        let (mut timed, began) = (Timed::new(io, Phase::new(IDLE, HEAD)), Instant::now());
+        let (mut timed, began) = (Timed::new(io, Phase::new(&limits())), Instant::now());
         let drip = async {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -244,7 +313,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_whose_io_is_not_read_again_is_woken_all_the_same() {
         let (mut peer, io) = duplex(64);
-        let phase = Phase::new(IDLE, HEAD);
+        let phase = Phase::new(&limits());
         let mut timed = Timed::new(io, phase.clone());
         peer.write_all(b"GET").await.unwrap();
         let mut buffer = [0; 8];
@@ -254,7 +323,7 @@ mod tests {
         let mut read = std::pin::pin!(timed.read(&mut buffer));
         let first = std::future::poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx).is_pending())).await;
         assert!(first);
-        phase.request_ended();
+        phase.request_ended(false);
         assert_eq!(read.await.unwrap(), 0);
         assert_eq!(began.elapsed().as_secs(), 75);
     }
@@ -262,7 +331,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_busy_connection_has_no_deadline_here() {
         let (mut peer, io) = duplex(64);
-        let phase = Phase::new(IDLE, HEAD);
+        let phase = Phase::new(&limits());
         let mut timed = Timed::new(io, phase.clone());
         peer.write_all(b"GET").await.unwrap();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
@@ -272,9 +341,69 @@ mod tests {
             _ = timed.read(&mut buffer) => panic!("ended while busy"),
             () = tokio::time::sleep(Duration::from_secs(1000)) => {}
         }
-        phase.request_ended();
+        phase.request_ended(false);
         let ended = Instant::now();
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 0);
         assert_eq!(ended.elapsed().as_secs(), 75);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_takes_ends_its_connection() {
+        let (mut peer, io) = duplex(64);
+        let phase = Phase::new(&limits());
+        let mut timed = Timed::new(io, phase.clone());
+        peer.write_all(b"GET").await.unwrap();
+        assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
+        phase.request_began();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        phase.answer_began();
+        timed.write_all(&[0; 64]).await.unwrap();
+        // A little is taken now and then: that is well.
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            peer.read_exact(&mut [0; 8]).await.unwrap();
+            timed.write_all(&[0; 8]).await.unwrap();
+        }
+        let began = Instant::now();
+        let error = timed.write_all(&[0; 8]).await.unwrap_err();
+        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 105));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_http2_connection_waits_for_all_its_answers() {
+        let (_peer, io) = duplex(64);
+        let phase = Phase::new(&limits());
+        let mut timed = Timed::new(io, phase.clone());
+        phase.request_began();
+        phase.request_began();
+        phase.answer_began();
+        let mut buffer = [0; 8];
+        tokio::select! {
+            _ = timed.read(&mut buffer) => panic!("ended while busy"),
+            () = tokio::time::sleep(Duration::from_secs(1000)) => {}
+        }
+        phase.answer_began();
+        let answered = Instant::now();
+        assert_eq!(timed.read(&mut buffer).await.unwrap(), 0);
+        assert_eq!(answered.elapsed().as_secs(), 105);
+    }
+
+    /// Its first byte came alone, so it was taken for HTTP/1, and a ping for the beginning of a head.
+    #[tokio::test(start_paused = true)]
+    async fn a_preface_in_pieces_makes_no_heads_of_pings() {
+        let (mut peer, io) = duplex(64);
+        let phase = Phase::new(&limits());
+        let mut timed = Timed::new(io, phase.clone());
+        peer.write_all(b"P").await.unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(timed.read(&mut buffer).await.unwrap(), 1);
+        phase.is_http2();
+        phase.request_began();
+        phase.request_ended(false);
+        peer.write_all(b"ping").await.unwrap();
+        assert_eq!(timed.read(&mut buffer).await.unwrap(), 4);
+        let began = Instant::now();
+        assert_eq!(timed.read(&mut buffer).await.unwrap(), 0);
+        assert_eq!(began.elapsed().as_secs(), 75);
     }
 }

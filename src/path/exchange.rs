@@ -68,6 +68,14 @@ pub struct Arrival<G> {
     pub ended: G,
 }
 
+/// Something that ends with an exchange.
+pub trait Guard: Send {
+    /// The answer's head is there; its body is the caller's to take.
+    fn answered(&mut self) {}
+}
+
+impl Guard for () {}
+
 /// Serves one request. Never fails, as its type says: whatever happens becomes an answer.
 ///
 /// The record is opened at once and not when the future is first polled: hyper may drop it unpolled, if the
@@ -80,7 +88,7 @@ pub fn serve<B, G>(
 ) -> impl Future<Output = Result<Response<Body>, Infallible>>
 where
     B: HttpBody<Data = Bytes> + Unpin,
-    G: Send + 'static,
+    G: Guard + 'static,
 {
     let (head, body) = request.into_parts();
     let problem = wants_problem(&head.headers);
@@ -88,7 +96,7 @@ where
     let (certificate, began) = (arrival.certificate, arrival.began);
     let exchange = Exchange { snapshot, worker, record: Some(record), trail: Trail::default(), certificate, began };
     // Made once, where it stays: it travels with the answer's body.
-    let mut closing = Box::new(Closing { exchange, done: false, _ended: arrival.ended });
+    let mut closing = Box::new(Closing { exchange, done: false, ended: arrival.ended });
     async move {
         let x = &mut closing.exchange;
         let name = x.record.as_ref().map_or(HeaderValue::from_static("-"), |record| record.id.header());
@@ -103,7 +111,7 @@ where
     }
 }
 
-fn answer<G: Send + 'static>(
+fn answer<G: Guard + 'static>(
     mut closing: Box<Closing<G>>,
     outcome: Result<Reply, Refusal>,
     (name, problem, close): (HeaderValue, bool, bool),
@@ -111,6 +119,7 @@ fn answer<G: Send + 'static>(
     closing.exchange.finish(&outcome);
     let mut reply = outcome.unwrap_or_else(|refusal| refusal.reply(&name, problem));
     closing.exchange.stamp(&mut reply, name, close);
+    closing.ended.answered();
     let body = match reply.content {
         Content::Whole(bytes) => Body::whole(bytes),
         Content::Stream(stream) => Body::stream(*stream),
@@ -267,7 +276,7 @@ impl Drop for Exchange {
 struct Closing<G> {
     exchange: Exchange,
     done: bool,
-    _ended: G,
+    ended: G,
 }
 
 impl<G: Send> Ending for Closing<G> {

@@ -12,6 +12,7 @@ mod recorder;
 mod rounds;
 mod strict;
 mod trial;
+mod unread;
 
 use std::time::Duration;
 

@@ -1,0 +1,52 @@
+//! Answers that nobody takes.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    thread,
+    time::Duration,
+};
+
+use fastrac_gateway::sandbox::{Act, Fault};
+
+use super::LIMITS;
+use crate::{
+    client::request,
+    stage::{Setup, Stage, until},
+};
+
+/// A stage whose answers are too long for the system's buffers to take several of them.
+fn long() -> Stage {
+    let stage = Setup { limits: LIMITS, ..Setup::default() }.start();
+    stage.sandbox.fault(Fault::on("v2.balance_history", Act::Long { bytes: 900_000 }));
+    stage
+}
+
+fn asked(count: usize) -> Vec<u8> {
+    request("POST", "/user/balance/history").json("{}").by("shop").bytes().repeat(count)
+}
+
+#[test]
+fn a_caller_who_takes_no_answer_loses_its_connection() {
+    let stage = long();
+    let mut deaf = TcpStream::connect(stage.data).expect("connected");
+    deaf.write_all(&asked(30)).expect("written");
+    until("an answer is on its way", || !stage.received().is_empty());
+    until("the connection is gone", || stage.metric("client_connections", &[]) == 0.0);
+    assert!(stage.received().len() < 30, "nothing more is asked for him");
+}
+
+#[test]
+fn a_caller_who_takes_an_answer_slowly_gets_it() {
+    let stage = long();
+    let mut slow = TcpStream::connect(stage.data).expect("connected");
+    slow.write_all(&asked(12)).expect("written");
+    let (mut piece, mut taken) = (vec![0; 400_000], 0);
+    // Slower than any deadline as a whole, never silent for as long as one.
+    while taken < 12 * 900_000 {
+        let read = slow.read(&mut piece).expect("the connection stands");
+        assert!(read > 0, "ended after {taken} bytes");
+        taken += read;
+        thread::sleep(Duration::from_millis(100));
+    }
+}

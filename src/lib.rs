@@ -56,3 +56,10 @@ pub mod sandbox;
 pub mod snapshot;
 pub mod store;
 pub mod upstream;
+
+#[cfg(test)]
+extern crate self as fastrac_gateway;
+#[cfg(test)]
+#[path = "../tests/fuzz/targets/replay.rs"]
+#[allow(unreachable_pub, reason = "shared with cargo-fuzz")]
+mod fuzzed;

@@ -27,6 +27,14 @@ pub struct Rewritten {
     pub(super) body: Bytes,
 }
 
+#[cfg(any(test, fuzzing))]
+impl Rewritten {
+    /// What fuzzing looks at; only `inject` takes it apart otherwise.
+    pub fn seen(&self) -> (&Method, &Uri, &HeaderMap, &Bytes) {
+        (&self.method, &self.target, &self.headers, &self.body)
+    }
+}
+
 /// Re-addresses a request and takes out of it what is not Fastrac's business.
 pub fn request(asked: &Asked, operation: &Operation, endpoint: &Endpoint) -> Rewritten {
     let mut headers = HeaderMap::with_capacity(ROOM.max(asked.headers.len() + 4));

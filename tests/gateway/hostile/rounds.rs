@@ -31,7 +31,7 @@ use crate::stage::{ACCESS, SECRET, digest_of, pair, until, write};
 const WARM: usize = 10;
 const ROUNDS: usize = 100;
 /// Cases that are tried at the same time: most of them wait for a deadline.
-const AT_ONCE: usize = 48;
+const AT_ONCE: usize = 96;
 /// What memory may grow by from round 10 to round 100, in bytes.
 const GROWTH: u64 = 8 * 1024 * 1024;
 

@@ -79,7 +79,7 @@ where
 }
 
 /// The rest of the list, for what is asked on behalf of one caller only.
-async fn ask(x: &mut Exchange, call: Call, pass: Pass, ticket: Option<Ticket>) -> Result<Reply, Refusal> {
+async fn ask(x: &mut Exchange, call: Box<Call>, pass: Pass, ticket: Option<Ticket>) -> Result<Reply, Refusal> {
     // 8 a key pair, 9 rewrite and inject, 10 the breaker, 11 the account's budget
     let ready = fetch::prepare(&call.errand, call.errand.lease()?, Some(pass), &mut x.trail).await?;
     // 12 the order's journal, and what follows, in a task of its own

@@ -54,9 +54,9 @@ pub(super) fn members<'a>(text: &'a [u8], mut each: impl FnMut(&[u8], Value<'a>)
             let name = scan.string()?;
             scan.expect(b':')?;
             let value = Value(scan.value()?);
-            match Value(name).text() {
-                Some(name) => each(name.as_bytes(), value),
-                None => return Err(Stop::Malformed),
+            match &name[1..name.len() - 1] {
+                plain if plain.iter().all(|byte| byte.is_ascii() && *byte != b'\\') => each(plain, value),
+                _ => each(Value(name).text().ok_or(Stop::Malformed)?.as_bytes(), value),
             }
             match scan.peek()? {
                 b',' => scan.at += 1,

@@ -58,19 +58,20 @@ pub struct Call {
 }
 
 impl Call {
+    /// On the heap, because it is large and goes through many hands.
     pub(super) fn new(
         x: &Exchange,
         (service, operation): (usize, Arc<Operation>),
         asked: Asked,
         deadline: Instant,
-    ) -> Self {
+    ) -> Box<Self> {
         let request_id = x.record.as_ref().map_or(HeaderValue::from_static("-"), |r| r.id.header());
         let snapshot = x.snapshot().clone();
         let config = &snapshot.catalog.services[service].config;
         let (account, priority) = (snapshot.accounts[config.account].clone(), config.priority);
         let worker = x.worker.clone();
         let errand = Errand { snapshot, worker, account, operation, asked, deadline, priority };
-        Call { errand, service, request_id }
+        Box::new(Call { errand, service, request_id })
     }
 
     /// The service's settings.

@@ -124,7 +124,7 @@ fn brought_reply(brought: &Brought, cached: Cached, sent: Sent) -> Reply {
 }
 
 /// Steps 8 to 15 of a lookup, in a task that outlives its caller.
-pub(super) async fn fill(x: &mut Exchange, call: Call, lead: Lead<Shared>, pass: Pass) -> Result<Reply, Refusal> {
+pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, lead: Lead<Shared>, pass: Pass) -> Result<Reply, Refusal> {
     let wait = lead.wait();
     let deadline = call.errand.deadline;
     let tasks = call.errand.snapshot.tasks.clone();

@@ -56,7 +56,7 @@ fn repeat(answer: &StoredAnswer) -> Reply {
 }
 
 /// Steps 12 to 15, in a task that outlives its caller.
-pub(super) async fn send(x: &mut Exchange, call: Call, ready: Ready, ticket: Ticket) -> Result<Reply, Refusal> {
+pub(super) async fn send(x: &mut Exchange, call: Box<Call>, ready: Ready, ticket: Ticket) -> Result<Reply, Refusal> {
     let (done, wait) = oneshot::channel();
     let mut exchange = x.detach();
     let tasks = call.errand.snapshot.tasks.clone();

@@ -3,7 +3,7 @@
 //! What always holds: certificate, key and authorities are swapped together, or not at all; a
 //! handshake uses what was in force when it began, and a connection stays as it was opened. New
 //! files are taken when nothing has changed for a moment; what can't be used changes nothing and
-//! is told once, after [`PATIENCE`], because a pair that is being written mends itself. Knows no
+//! is told once, after `PATIENCE`, because a pair that is being written mends itself. Knows no
 //! request. Fails with [`Faulty`].
 
 mod handshake;

@@ -28,7 +28,7 @@ use crate::{
         runtime::{self, DataThread},
         tls::{Doors, Faulty, LOOK},
     },
-    gateway::{Gateway, Live, Revoked, StartError},
+    gateway::{self, Gateway, Live, Revoked, StartError},
     orders::Orders,
     record::{ExchangeLog, LogError, Metrics},
     store::{OpenError, Store, StoreError},
@@ -130,7 +130,13 @@ impl App {
             Admin { gateway: gateway.clone(), drain: drain.clone(), store: store.clone(), data: data.clone(), address };
         control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), doors.admin.clone()));
         if doors.each().next().is_some() {
-            control.spawn(watch(doors));
+            control.spawn(watch("certificates", LOOK, move || doors.look()));
+        }
+        if gateway.file.is_some() {
+            let looking = gateway.clone();
+            control.spawn(watch("a changed configuration file", gateway::LOOK, move || {
+                looking.look();
+            }));
         }
         Ok(App { gateway, drain, data, admin: address, threads, store, control })
     }
@@ -170,14 +176,13 @@ impl App {
     }
 }
 
-/// Takes new certificates as their files change, until the control runtime ends.
-async fn watch(doors: Arc<Doors>) {
+/// Looks for changes of files, again and again until the control runtime ends.
+async fn watch(what: &str, pause: Duration, look: impl Fn() + Clone + Send + 'static) {
     loop {
-        tokio::time::sleep(LOOK).await;
-        let doors = doors.clone();
+        tokio::time::sleep(pause).await;
         // A disk may be slow, and the admin port should not wait for it.
-        if tokio::task::spawn_blocking(move || doors.look()).await.is_err() {
-            tracing::error!("looking for new certificates failed");
+        if tokio::task::spawn_blocking(look.clone()).await.is_err() {
+            tracing::error!("looking for {what} failed");
         }
     }
 }

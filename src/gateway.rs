@@ -1,9 +1,11 @@
 //! What runs, as one handle: the snapshot in force, how it is replaced, how it does.
 //!
 //! [`Gateway::reload`] reads and compiles a new configuration and swaps it in; what lives (quotas, budgets,
-//! keys, cache, breakers) is found by name and kept where its settings are the same. Holds no
-//! thread and no socket: those are `app`'s. Fails with [`StartError`].
+//! keys, cache, breakers) is found by name, kept, and told its new settings, but only once nothing can
+//! fail any more: a faulty file changes nothing. Holds no thread and no socket: those are `app`'s. Fails
+//! with [`StartError`].
 
+mod file;
 mod revoked;
 
 use std::{
@@ -28,7 +30,7 @@ use crate::{
     config::{
         self, Config, Endpoint,
         check::Environment,
-        load::{LoadError, Loaded, load},
+        load::{Loaded, load},
     },
     edge::tls::{Doors, Faulty},
     keys::{Beside, Fault, Happening, Keeper, Keys, Observer, Vault, VaultFault},
@@ -42,6 +44,8 @@ use crate::{
     },
 };
 
+use file::Looks;
+pub use file::{LOOK, ReloadError};
 pub use revoked::Revoked;
 
 /// Why a configuration can't be put in force.
@@ -114,22 +118,8 @@ pub struct Gateway {
     reloaded_well: AtomicBool,
     /// Whether a first usable key pair of every account was in hand.
     was_ready: AtomicBool,
-    /// One reload at a time.
-    reloading: Mutex<()>,
-}
-
-/// Why another configuration was not put in force.
-#[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
-    /// It was started without a file.
-    #[error("this gateway has no configuration file")]
-    NoFile,
-    /// The file can't be read, or has faults.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// What it names can't be used.
-    #[error(transparent)]
-    Start(#[from] StartError),
+    /// One reload at a time; what of the file it saw.
+    looks: Mutex<Looks>,
 }
 
 /// Takes over key sources of accounts that are new.
@@ -145,6 +135,7 @@ impl Gateway {
     /// [`StartError`] names the account.
     pub fn new(config: Config, file: Option<PathBuf>, live: Live) -> Result<(Arc<Self>, Keepers), StartError> {
         let (snapshot, keepers) = compile(&config, None, &live)?;
+        let looks = Mutex::new(Looks::at(file.as_deref()));
         let gateway = Gateway {
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             in_force: ArcSwap::from_pointee(InForce { config, since: SystemTime::now() }),
@@ -153,7 +144,7 @@ impl Gateway {
             adopt: OnceLock::new(),
             reloaded_well: AtomicBool::new(true),
             was_ready: AtomicBool::new(false),
-            reloading: Mutex::new(()),
+            looks,
         };
         Ok((Arc::new(gateway), keepers))
     }
@@ -162,22 +153,6 @@ impl Gateway {
     pub fn adopt_with(&self, adopt: Adopt) {
         // A second call would be a second start.
         let _ = self.adopt.set(adopt);
-    }
-
-    /// Reads the configuration file again and puts it in force. Requests under way end on the one
-    /// before. Blocks for a file or two: not for the path.
-    ///
-    /// # Errors
-    /// [`ReloadError`] says all that is wrong; nothing has changed then.
-    pub fn reload(&self) -> Result<(), ReloadError> {
-        let _one = self.reloading.lock();
-        let reloaded = self.read_again();
-        self.reloaded_well.store(reloaded.is_ok(), Ordering::Relaxed);
-        match &reloaded {
-            Ok(()) => tracing::info!("the configuration was read again and is in force"),
-            Err(error) => tracing::error!(%error, "the configuration was read again; nothing was changed"),
-        }
-        reloaded
     }
 
     fn read_again(&self) -> Result<(), ReloadError> {
@@ -248,6 +223,11 @@ fn compile(config: &Config, before: Before<'_>, live: &Live) -> Result<(Snapshot
         let place = Place { index, vault: vault.as_ref() };
         accounts.push(account(place, settings, before, live, &mut keepers)?);
     }
+    // Nothing fails from here on.
+    for (account, settings) in accounts.iter().zip(&config.accounts) {
+        account.budget.resize(&settings.budget);
+        account.breaker.reconfigure(&settings.breaker);
+    }
     let quotas = config.services.iter().map(|service| quota(service, config, before)).collect();
     let names = Names {
         accounts: config.accounts.iter().map(|account| account.name.clone()).collect(),
@@ -272,13 +252,16 @@ fn compile(config: &Config, before: Before<'_>, live: &Live) -> Result<(Snapshot
 
 fn quota(service: &config::Service, config: &Config, before: Before<'_>) -> Arc<Quota> {
     let zone = &config.accounts[service.account].day_zone;
-    let same = before.and_then(|(snapshot, config)| {
+    let kept = before.and_then(|(snapshot, config)| {
         let index = config.services.iter().position(|old| old.name == service.name)?;
-        let old = &config.services[index];
-        (old.quota == service.quota && config.accounts[old.account].day_zone == *zone)
-            .then(|| snapshot.quotas[index].clone())
+        let (old, live) = (&config.services[index], &snapshot.quotas[index]);
+        // Another zone's day is another day.
+        let same_day = config.accounts[old.account].day_zone == *zone;
+        let reloaded =
+            || if old.quota == service.quota { live.clone() } else { Arc::new(live.reloaded(&service.quota)) };
+        same_day.then(reloaded)
     });
-    same.unwrap_or_else(|| Arc::new(Quota::new(&service.quota, zone, Wall::system())))
+    kept.unwrap_or_else(|| Arc::new(Quota::new(&service.quota, zone, Wall::system())))
 }
 
 /// The vault that accounts' pairs are in: the one before, with its login, if its settings are the same.
@@ -316,14 +299,12 @@ fn account(
     let old = old.as_ref().map(|(account, settings)| (account, *settings));
     let (base, v1, v2) = routes(settings, old, live)?;
     let (keys, keeper) = keys(settings, vault, old, live)?;
-    let budget = old.filter(|(_, old)| old.budget == settings.budget && old.day_zone == settings.day_zone);
+    let budget = old.filter(|(_, old)| old.day_zone == settings.day_zone);
     let budget = budget.map_or_else(
         || Arc::new(Budget::new(&settings.budget, &settings.day_zone, Wall::system())),
         |(account, _)| account.budget.clone(),
     );
-    let breaker = old.filter(|(_, old)| old.breaker == settings.breaker);
-    let breaker =
-        breaker.map_or_else(|| Arc::new(Breaker::new(&settings.breaker)), |(account, _)| account.breaker.clone());
+    let breaker = old.map_or_else(|| Arc::new(Breaker::new(&settings.breaker)), |(account, _)| account.breaker.clone());
     let account = Arc::new(Account {
         name: name.clone(),
         index,

@@ -21,7 +21,8 @@ use crate::{
 /// Run the gateway
 ///
 /// Ends with an error before it listens if the configuration has a fault. SIGTERM and SIGINT drain
-/// and exit 0, a second one ends at once; SIGHUP reads the configuration again.
+/// and exit 0, a second one ends at once; SIGHUP reads the configuration again, and so does a change of the
+/// file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: fastrac-gateway run --config /etc/fastrac-gateway/gateway.toml")]
 pub(super) struct Arguments {

@@ -15,6 +15,7 @@
 //! | `drains` | connections begin and end in an orderly way; nothing that was accepted is lost |
 //! | `spends_once` | quotas and budgets hold exactly, also when everybody asks at once |
 //! | `keeps_keys` | the key pair may change under load; a faulty one never takes over |
+//! | `reloads` | a thousand changes of the configuration under load fail nobody and forget nothing that lives |
 //! | `hostile` | bad bytes at the door are refused, and nothing of them reaches Fastrac |
 //! | `doors` | HTTP/2 and TLS at the door keep the same promises |
 //! | `shows_certificates` | certificates at the door change while running, and nobody notices but by the certificate |
@@ -46,6 +47,7 @@ mod layout;
 mod meets_faults;
 mod never_leaks;
 mod refuses_clearly;
+mod reloads;
 mod sandbox;
 mod sends_once;
 mod shows_certificates;

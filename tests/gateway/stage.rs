@@ -266,10 +266,15 @@ impl Stage {
         App::start(config(&self.text, self.folder.path()), Some(self.folder.path().join(CONFIG)))
     }
 
-    /// Writes another text into the configuration file, and has it read.
-    pub(crate) fn reload(&mut self, from: &str, to: &str) {
+    /// Another text, for the next reload.
+    pub(crate) fn rewrite(&mut self, from: &str, to: &str) {
         assert!(self.text.contains(from), "{from} is not in {}", self.text);
         self.text = self.text.replace(from, to);
+    }
+
+    /// Writes another text into the configuration file, and has it read.
+    pub(crate) fn reload(&mut self, from: &str, to: &str) {
+        self.rewrite(from, to);
         write(&self.folder.path().join(CONFIG), &self.text);
         self.app().gateway.reload().expect("reloaded");
     }

@@ -207,6 +207,7 @@ where
                 let reading = if lately { self.reads } else { self.read_anew(now) };
                 if !lately {
                     self.refreshed = Some((version, now));
+                    self.keeper.life.refreshes(version);
                 }
                 self.refused.push(Refused { version, may_resend, reading, until: now + PATIENCE, reply });
             }

@@ -311,6 +311,11 @@ impl Life {
         .collect()
     }
 
+    /// The source is read because a request that was signed with `version` was refused.
+    pub(crate) fn refreshes(&mut self, version: Version) {
+        self.tell(Happening::Refreshed, Some(version));
+    }
+
     /// Has a canary asked for `version`, if it is still there.
     pub(crate) fn ask(&mut self, version: Version, now: Instant) {
         if let Some(slot) = self.slots().find(|slot| slot.version() == version) {

@@ -21,6 +21,7 @@ pub enum Happening {
     Verified,
     Promoted,
     Refused,
+    Refreshed,
     RolledBack,
     Retired,
     Revoked,
@@ -31,11 +32,12 @@ pub enum Happening {
 
 impl Happening {
     /// Every event.
-    pub const ALL: [Happening; 10] = [
+    pub const ALL: [Happening; 11] = [
         Happening::Seen,
         Happening::Verified,
         Happening::Promoted,
         Happening::Refused,
+        Happening::Refreshed,
         Happening::RolledBack,
         Happening::Retired,
         Happening::Revoked,
@@ -51,6 +53,7 @@ impl Happening {
             Happening::Verified => "verified",
             Happening::Promoted => "promoted",
             Happening::Refused => "refused",
+            Happening::Refreshed => "refreshed",
             Happening::RolledBack => "rolled_back",
             Happening::Retired => "retired",
             Happening::Revoked => "revoked",

@@ -315,7 +315,7 @@ mod refused {
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         world.pass(100).await;
-        assert_eq!(world.events(), ["seen", "verified", "promoted", "seen", "promoted", "verified"]);
+        assert_eq!(world.events(), ["seen", "verified", "promoted", "refreshed", "seen", "promoted", "verified"]);
         assert_eq!(world.asked(), [1, 2], "one canary for each pair");
         // A late 401 of the old pair starts nothing.
         let Remedy::Resend(lease) = world.keys.refused(old, true).await else { panic!("no new pair") };
@@ -335,7 +335,7 @@ mod refused {
         assert_eq!(number(&lease), 1);
         world.pass(100).await;
         assert_eq!(world.in_use(), 1);
-        assert_eq!(world.events(), ["refused", "rolled_back"]);
+        assert_eq!(world.events(), ["refreshed", "refused", "rolled_back"]);
         world.thinks(2, Verdict::Verified);
         world.pass(120_000).await;
         assert_eq!(world.in_use(), 2, "it is what the source says");
@@ -405,6 +405,35 @@ mod refused {
         world.thinks(1, Verdict::Verified);
         world.pass(61_000).await;
         assert_eq!(world.in_use(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_every_known_pair_stops_sending_and_probes_ever_more_seldom() {
+        let world = World::new().await;
+        world.thinks(2, Verdict::Verified);
+        world.put(2);
+        world.pass(1_100).await;
+        let new = world.version();
+        world.thinks(1, Verdict::Refused);
+        world.thinks(2, Verdict::Refused);
+        let Remedy::Resend(old) = world.keys.refused(new, true).await else { panic!("the previous one is tried") };
+        assert_eq!(number(&old), 1);
+        assert!(matches!(world.keys.refused(old.version(), false).await, Remedy::Rejected));
+        world.pass(5_000).await;
+        assert_eq!(world.keys.lease().unwrap_err(), NoKey::Refused);
+        world.asked();
+        let mut minutes = Vec::new();
+        for _ in 0..10 {
+            world.pass(60_000).await;
+            minutes.push(world.asked().len());
+        }
+        assert!(minutes.is_sorted_by(|before, after| before >= after), "canaries a minute: {minutes:?}");
+        assert!(minutes[0] <= 8 && minutes[9] <= 2, "canaries a minute: {minutes:?}");
+        assert_eq!(world.keys.lease().unwrap_err(), NoKey::Refused);
+        // Either of them may be the one that becomes good.
+        world.thinks(2, Verdict::Verified);
+        world.pass(61_000).await;
+        assert_eq!(world.in_use(), 2);
     }
 
     #[tokio::test(start_paused = true)]

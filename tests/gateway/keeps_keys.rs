@@ -93,3 +93,25 @@ fn a_pair_refused_in_use_is_replaced_at_once_by_what_the_source_holds() {
         assert_eq!(label(&stage).as_deref(), Some("second"));
     }
 }
+
+#[test]
+fn a_key_that_fastrac_refuses_for_good_is_not_hammered_and_comes_back_alone() {
+    let stage = Stage::new();
+    let ask = || stage.ask(post("/tariff/express", bodies::TARIFF).by("shop"));
+    assert!(stage.sandbox.revoke(ACCESS));
+    until("it stops sending", || {
+        let answer = ask();
+        let (outcome, code) = (answer.outcome().to_owned(), answer.code());
+        assert!(["key_rejected", "no_key"].contains(&outcome.as_str()), "{}", answer.text());
+        outcome == "no_key" && (answer.status, code.as_str()) == (503, "keys.unavailable")
+    });
+    let (before, began) = (stage.sandbox.counters().requests, std::time::Instant::now());
+    for _ in 0..200 {
+        assert_eq!((ask().outcome(), ask().sent()), ("no_key", "no"));
+    }
+    let (asked, took) = (stage.sandbox.counters().requests - before, began.elapsed());
+    assert!(asked <= 3, "{asked} reached Fastrac");
+    assert!(took < std::time::Duration::from_secs(5), "400 refusals took {took:?}");
+    stage.sandbox.add_key("gateway", ACCESS, SECRET);
+    until("a canary finds it good again", || ask().outcome() == "ok");
+}

@@ -115,13 +115,32 @@ impl Keys {
         known.filter(|_| demanded).map(|pair| Arc::clone(&pair.label))
     }
 
+    /// Whether a request carries parts of two different pairs, revoked ones too: what must never come.
+    pub fn mixed(&self, headers: &HeaderMap) -> bool {
+        let basic = basic(headers);
+        let mut owners = [two_headers(headers), basic.as_proof()].into_iter().flat_map(|proof| match proof {
+            Proof::Pair(access, secret) => [
+                self.owner(|pair| pair.access.as_bytes() == access),
+                self.owner(|pair| pair.secret.as_bytes() == secret),
+            ],
+            Proof::None | Proof::Bad => [None, None],
+        });
+        let first = owners.by_ref().flatten().next();
+        first.is_some_and(|first| owners.flatten().any(|other| other != first))
+    }
+
+    fn owner(&self, has: impl Fn(&Pair) -> bool) -> Option<&str> {
+        self.pairs.iter().rev().find(|pair| has(pair)).map(|pair| pair.access.as_str())
+    }
+
     /// `None`: not carried. `Some(None)`: carried and wrong.
     fn judge(&self, proof: Proof<'_>, now: i64) -> Option<Option<&Pair>> {
         match proof {
             Proof::None => None,
             Proof::Bad => Some(None),
             Proof::Pair(access, secret) => {
-                Some(self.pairs.iter().find(|pair| {
+                // The newest is the one that is most likely used.
+                Some(self.pairs.iter().rev().find(|pair| {
                     pair.live(now) && pair.access.as_bytes() == access && pair.secret.as_bytes() == secret
                 }))
             }
@@ -279,6 +298,20 @@ mod tests {
         assert!(live(&keys, 1_000));
         keys.revoke_labelled("one");
         assert!(!live(&keys, i64::MIN) && keys.json(0)["keys"][1]["live"] == true);
+    }
+
+    #[test]
+    fn parts_of_two_pairs_are_seen_and_nothing_else_is() {
+        let mut keys = keys();
+        keys.revoke("a1");
+        let mixed = |lines: &[(&'static str, &str)]| keys.mixed(&headers(lines));
+        let (one, two) = (basic_of("a1:s1"), basic_of("a2:s:2"));
+        assert!(mixed(&[("access-key", "a1"), ("secret-key", "s:2")]));
+        assert!(mixed(&[("authorization", &basic_of("a2:s1"))]));
+        assert!(mixed(&[("access-key", "a1"), ("secret-key", "s1"), ("authorization", &two)]));
+        assert!(!mixed(&[("access-key", "a1"), ("secret-key", "s1"), ("authorization", &one)]));
+        assert!(!mixed(&[("access-key", "a1"), ("secret-key", "unknown")]));
+        assert!(!mixed(&[]));
     }
 
     #[test]

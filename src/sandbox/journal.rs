@@ -100,6 +100,8 @@ pub struct Counters {
     pub requests: u64,
     /// Requests without a good key pair.
     pub unauthenticated: u64,
+    /// Those that carried parts of two different pairs.
+    pub mixed: u64,
     /// Requests to no served path.
     pub unlisted: u64,
     /// Requests met by a fault.
@@ -218,6 +220,11 @@ impl Journal {
         *self.counters.acts.entry(act).or_default() += 1;
     }
 
+    /// Counts a request that carries parts of two different pairs.
+    pub fn mixed(&mut self) {
+        self.counters.mixed += 1;
+    }
+
     /// How many requests are kept, and how many no longer.
     fn kept(&self) -> (u64, u64) {
         let kept = self.entries.len() as u64;
@@ -258,7 +265,7 @@ impl Journal {
         let limited: Vec<Value> = c.limited.iter().map(line).collect();
         let (kept, dropped) = self.kept();
         json!({
-            "requests": c.requests, "unauthenticated": c.unauthenticated, "unlisted": c.unlisted,
+            "requests": c.requests, "unauthenticated": c.unauthenticated, "mixed": c.mixed, "unlisted": c.unlisted,
             "faults": c.faults, "broken": c.broken, "connections": c.connections,
             "orders": {"express": c.orders.express, "instant": c.orders.instant,
                        "cancelled": c.orders.cancelled, "duplicates": c.orders.duplicates},

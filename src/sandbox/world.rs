@@ -202,6 +202,9 @@ impl World {
         let at = self.clock.now();
         let version = operation.map(|operation| operation.version);
         let key = self.keys.check(&request.headers, (version, self.rules.auth), at);
+        if key.is_none() && self.keys.mixed(&request.headers) {
+            self.journal.mixed();
+        }
         let met = self.faults.take(&faults::Asked { operation, path, key: key.as_deref(), at });
         let limited = key.as_ref().and_then(|key| self.limits.admit(key, at));
         let entry = Entry {

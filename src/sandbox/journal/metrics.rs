@@ -58,6 +58,7 @@ fn totals(c: &Counters) -> Vec<Family> {
     vec![
         one("fastrac_sandbox_connections_total", "Connections accepted.", c.connections),
         one("fastrac_sandbox_unauthenticated_total", "Requests without a good key pair.", c.unauthenticated),
+        one("fastrac_sandbox_mixed_keys_total", "Requests with parts of two key pairs.", c.mixed),
         one("fastrac_sandbox_unlisted_total", "Requests to no served path.", c.unlisted),
         one("fastrac_sandbox_broken_total", "Requests whose body broke off.", c.broken),
         one(

@@ -15,6 +15,7 @@
 //! | `drains` | connections begin and end in an orderly way; nothing that was accepted is lost |
 //! | `spends_once` | quotas and budgets hold exactly, also when everybody asks at once |
 //! | `keeps_keys` | the key pair may change under load; a faulty one never takes over |
+//! | `forgets` | a retired pair is gone from the program's memory |
 //! | `reloads` | a thousand changes of the configuration under load fail nobody and forget nothing that lives |
 //! | `hostile` | bad bytes at the door are refused, and nothing of them reaches Fastrac |
 //! | `doors` | HTTP/2 and TLS at the door keep the same promises |
@@ -37,6 +38,7 @@ mod client;
 mod config;
 mod doors;
 mod drains;
+mod forgets;
 mod goes_through_proxies;
 mod h2;
 mod hostile;

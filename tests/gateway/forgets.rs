@@ -1,0 +1,192 @@
+//! A retired pair is gone from the program's memory.
+//!
+//! The program runs as its own process; its writable memory is read as a core dump would hold it, and the
+//! pair's secret is looked for, plain and in its Basic form, by its end (a freed block loses its beginning
+//! first). While the pair is in use it is found, so the search can fail.
+//!
+//! What may stand there after retirement is a request's head as hyper wrote it: hyper keeps a connection's
+//! write buffer until the next request on it overwrites that, and neither hyper nor the allocator zeroes it
+//! when the connection is closed (an idle one: after four seconds). hyper is handed the header values in
+//! our own buffers, which are zeroed, but its copy can't be reached from outside. The kernel's socket
+//! buffers are no part of the process.
+#![cfg(target_os = "linux")]
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    os::unix::fs::FileExt as _,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use fastrac_gateway::sandbox::Sandbox;
+
+use crate::{
+    bodies,
+    client::{Wire, get, post},
+    stage::{digest_of, pair, sandbox, sum, until, write},
+};
+
+/// Long ones, so that an end of them is enough to be known by.
+const FIRST: (&str, &str) = ("first-access-of-the-account-5b0e", "first+secret/of=the-account-d41c9a7706e2-b8153fca");
+const SECOND: (&str, &str) =
+    ("second-access-of-the-account-71aa", "second+secret/of=the-account-0c7be4519d38-f62a07e1");
+/// Bytes read at once.
+const CHUNK: usize = 1 << 20;
+/// How much of a secret's end it is known by.
+const END: usize = 24;
+
+/// The program as a process of its own.
+struct Program {
+    child: Child,
+    data: SocketAddr,
+    admin: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Program {
+    fn start(fastrac: SocketAddr) -> Program {
+        let folder = tempfile::tempdir().expect("a folder");
+        write(&folder.path().join("keys.toml"), &pair(FIRST.0, FIRST.1));
+        let file = folder.path().join("gateway.toml");
+        fs::write(&file, configuration(fastrac)).expect("written");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"))
+            .args(["run", "--config"])
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let said: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (own, stderr) = (said.clone(), child.stderr.take().expect("a pipe"));
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                own.lock().expect("whole").push(line);
+            }
+        });
+        let mut found = None;
+        until("it says where it listens", || {
+            let said = said.lock().expect("whole");
+            let mut lines = said.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+            let at = |line: &serde_json::Value, port: &str| line[port].as_str()?.parse().ok();
+            found = lines.find_map(|line| Some((at(&line, "data")?, at(&line, "admin")?)));
+            found.is_some()
+        });
+        let (data, admin) = found.expect("addresses");
+        let program = Program { child, data, admin, folder };
+        until("it has a pair", || program.events("promoted") == 1.0);
+        program
+    }
+
+    fn events(&self, event: &str) -> f64 {
+        let metrics = Wire::open(self.admin).ask(&get("/metrics").header("host", "localhost")).text();
+        sum(&metrics, "key_events_total", &[("event", event)])
+    }
+
+    /// Asks on several connections at once, so that several go to Fastrac.
+    fn ask(&self, times: usize) {
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let mut wire = Wire::open(self.data);
+                    for _ in 0..times {
+                        let answer = wire.ask(&post("/item/multi-items", bodies::MULTI_ITEMS).by("shop"));
+                        assert_eq!(answer.outcome(), "ok", "{}", answer.text());
+                    }
+                });
+            }
+        });
+    }
+
+    /// Where a pair's secret stands in writable memory.
+    fn search(&self, (access, secret): (&str, &str)) -> Found {
+        let basic = STANDARD.encode(format!("{access}:{secret}"));
+        let ends = [secret, &basic].map(|form| memchr::memmem::Finder::new(&form.as_bytes()[form.len() - END..]));
+        let proc = |what: &str| format!("/proc/{}/{what}", self.child.id());
+        let memory = File::open(proc("mem")).expect("may be read by the same user");
+        let maps = fs::read_to_string(proc("maps")).expect("running");
+        let (nothing, mut chunk) = (vec![0; CHUNK + END + 2], vec![0; CHUNK + END + 2]);
+        let mut found = Found::default();
+        for line in maps.lines() {
+            let mut words = line.split_whitespace();
+            let (range, mode) = (words.next().expect("a range"), words.next().expect("a mode"));
+            let (from, to) = range.split_once('-').expect("a range");
+            let address = |text| u64::from_str_radix(text, 16).expect("an address");
+            let (mut from, to) = (address(from), address(to));
+            while mode.starts_with("rw") && from < to {
+                let length = chunk.len().min((to - from) as usize);
+                // What the kernel keeps to itself, or what was given back since, can't be read.
+                let Ok(read @ 1..) = memory.read_at(&mut chunk[..length], from) else { break };
+                if chunk[..read] != nothing[..read] {
+                    ends.iter().for_each(|end| found.note(&chunk[..read], end));
+                }
+                from += CHUNK as u64;
+            }
+        }
+        found
+    }
+}
+
+/// What was found of a pair: in heads of requests, and elsewhere.
+#[derive(Debug, Default)]
+struct Found {
+    heads: usize,
+    elsewhere: Vec<String>,
+}
+
+impl Found {
+    fn note(&mut self, memory: &[u8], end: &memchr::memmem::Finder<'_>) {
+        for at in end.find_iter(memory).filter(|at| *at < CHUNK) {
+            // Only a head's line ends like that.
+            if memory[at + END..].starts_with(b"\r\n") {
+                self.heads += 1;
+            } else {
+                let around = at.saturating_sub(END)..(at + 2 * END).min(memory.len());
+                self.elsewhere.push(memory[around].escape_ascii().to_string());
+            }
+        }
+    }
+}
+
+fn configuration(fastrac: SocketAddr) -> String {
+    format!(
+        "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 2\n\
+         [accounts.main]\nbase_url = \"http://{fastrac}\"\nauth = \"both\"\n\
+         keys = {{ source = \"file\", path = \"keys.toml\" }}\nrotation = {{ overlap = \"1s\" }}\n\
+         budget = {{ per_second = 100000, burst = 100000, per_day = 10000000, in_flight = 512 }}\n\
+         [services.shop]\naccount = \"main\"\nallow = [\"lookup\", \"quote\"]\n\
+         credentials = [{{ access_key = \"svc-shop-1\", secret_sha256 = \"{}\" }}]\n",
+        digest_of("shop")
+    )
+}
+
+#[test]
+fn a_retired_pair_but_for_heads_in_the_http_librarys_buffers() {
+    let sandbox = Sandbox::start(sandbox()).expect("a sandbox");
+    for (label, access, secret) in [("first", FIRST.0, FIRST.1), ("second", SECOND.0, SECOND.1)] {
+        sandbox.add_key(label, access, secret);
+    }
+    let program = Program::start(sandbox.addr());
+    program.ask(20);
+    let live = program.search(FIRST);
+    assert!(live.elsewhere.len() >= 4, "a pair in use is found in our own buffers: {live:?}");
+    write(&program.folder.path().join("keys.toml"), &pair(SECOND.0, SECOND.1));
+    until("the first pair is retired", || program.events("retired") == 1.0);
+    let retired = program.search(FIRST);
+    assert_eq!(retired.elsewhere, Vec::<String>::new(), "in our own buffers");
+    program.ask(20);
+    let later = program.search(FIRST);
+    assert_eq!(later.elsewhere, Vec::<String>::new(), "in our own buffers");
+    assert!(program.search(SECOND).elsewhere.len() >= 4, "the new pair is found");
+    println!("heads: {} while in use, {} when retired, {} after more requests", live.heads, retired.heads, later.heads);
+}

@@ -15,6 +15,7 @@
 //! | `drains` | connections begin and end in an orderly way; nothing that was accepted is lost |
 //! | `spends_once` | quotas and budgets hold exactly, also when everybody asks at once |
 //! | `keeps_keys` | the key pair may change under load; a faulty one never takes over |
+//! | `rotates` | a thousand changes of the key pair under load, of every kind, and nobody notices |
 //! | `forgets` | a retired pair is gone from the program's memory |
 //! | `reloads` | a thousand changes of the configuration under load fail nobody and forget nothing that lives |
 //! | `hostile` | bad bytes at the door are refused, and nothing of them reaches Fastrac |
@@ -50,6 +51,7 @@ mod meets_faults;
 mod never_leaks;
 mod refuses_clearly;
 mod reloads;
+mod rotates;
 mod sandbox;
 mod sends_once;
 mod shows_certificates;

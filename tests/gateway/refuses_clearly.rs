@@ -498,20 +498,22 @@ fn an_unreachable_fastrac_is_told_apart_and_costs_nothing() {
 #[test]
 fn a_late_fastrac_is_told_by_504_and_nobody_knows_what_it_did() {
     let more =
-        "[operations.\"v2.multi_items\"]\ntimeout = \"400ms\"\n[operations.\"v2.province\"]\ntimeout = \"400ms\"\n";
+        "[operations.\"v2.multi_items\"]\ntimeout = \"400ms\"\n[operations.\"v2.couriers\"]\ntimeout = \"400ms\"\n";
     let stage = Setup { more, ..limited() }.start();
     let slow = |operation| stage.sandbox.fault(Fault { wait_ms: 3_000, ..Fault::on(operation, Act::Pass) });
-    for operation in ["v2.multi_items", "v2.province", "v2.track", "v2.order_express"] {
+    for operation in ["v2.multi_items", "v2.couriers", "v2.track", "v2.order_express"] {
         slow(operation);
     }
     let says = says(504, "upstream.timeout", "timeout").sent("unknown");
     says.in_both_forms(&stage, &post("/item/multi-items", bodies::MULTI_ITEMS).by("shop2"));
-    says.in_both_forms(&stage, &get("/region/province").by("shop2"));
+    says.in_both_forms(&stage, &get("/courier/all").by("shop2"));
     let track = request("GET", "/order/track").json(r#"{"courier_code":"idx","awb":"x"}"#);
     says.in_both_forms(&stage, &track.by("shop2").header("x-gateway-timeout", "400"));
     let order = post("/order/express", bodies::ORDER).by("shop2").header("x-gateway-timeout", "400");
     says.in_both_forms(&stage, &order.header("x-gateway-resend", "confirmed"));
-    assert_eq!(stage.received().len(), 8, "none was sent twice");
+    // The canary asks for provinces, whenever it likes.
+    let asked = stage.received().into_iter().filter(|entry| entry.uri.path() != "/region/province").count();
+    assert_eq!(asked, 8, "none was sent twice");
 }
 
 #[test]

@@ -2,9 +2,10 @@
 //!
 //! What always holds: a request is known by the two headers (V1's style), by Basic (V2's style), or
 //! by both if they name the same pair; anything missing, repeated, unreadable, wrong or revoked is
-//! a refusal. A pair may be revoked at an instant of the sandbox's clock. The documentation contradicts itself on whether V2 takes the two headers, so by
-//! default both styles are good for both versions. Secrets are compared as they are: these pairs
-//! guard nothing. Still they appear in no `Debug` text.
+//! a refusal. A pair may be revoked at an instant of the sandbox's clock. The documentation
+//! contradicts itself on whether V2 takes the two headers, so by default both styles are good for
+//! both versions. Secrets are compared as they are: these pairs guard nothing. Still they appear in
+//! no `Debug` text.
 
 use std::{fmt, sync::Arc};
 
@@ -12,7 +13,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
-use super::{clock, route::Version};
+use super::{clock, route::Version, when::When};
 
 const ACCESS: HeaderName = HeaderName::from_static("access-key");
 const SECRET: HeaderName = HeaderName::from_static("secret-key");
@@ -39,6 +40,17 @@ pub struct Pair {
     pub secret: Zeroizing<String>,
     /// The first instant at which it is refused, Unix milliseconds of the sandbox's clock; absent: none yet.
     pub until: Option<i64>,
+}
+
+/// A key pair as it is written, in the file or in a request to the control address.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Written {
+    pub(super) label: String,
+    pub(super) access_key: String,
+    pub(super) secret_key: String,
+    /// Absent: it stays live.
+    pub(super) revoke_at: Option<When>,
 }
 
 /// All pairs ever added, revoked ones too.

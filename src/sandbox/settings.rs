@@ -22,11 +22,10 @@ use zeroize::Zeroizing;
 
 use super::{
     Key, Options,
-    auth::Style,
+    auth::{Style, Written},
     faults::{self, Fault},
     limits::Limit,
     spelling,
-    when::When,
 };
 
 pub use flows::{clock, faster};
@@ -59,7 +58,7 @@ struct File {
     control: Option<SocketAddr>,
     control_token_file: Option<PathBuf>,
     seed: Option<u64>,
-    keys: Option<Vec<WrittenKey>>,
+    keys: Option<Vec<Written>>,
     tls: Option<Pem>,
     prefix: Option<String>,
     auth: Option<Style>,
@@ -77,15 +76,6 @@ struct File {
     webhook: Option<flows::Webhook>,
     #[serde(default)]
     faults: Vec<Fault>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenKey {
-    label: String,
-    access_key: String,
-    secret_key: String,
-    revoke_at: Option<When>,
 }
 
 #[derive(Deserialize)]
@@ -131,7 +121,7 @@ fn lay(options: &mut Options, file: File) -> Result<(), String> {
     set(&mut options.listen, file.listen);
     set(&mut options.seed, file.seed);
     if let Some(keys) = file.keys {
-        let made = |key: &WrittenKey| Key::new(&key.label, &key.access_key, &key.secret_key);
+        let made = |key: &Written| Key::new(&key.label, &key.access_key, &key.secret_key);
         options.keys = keys.iter().map(|key| Key { until: key.revoke_at, ..made(key) }).collect();
     }
     let rules = &mut options.rules;

@@ -13,11 +13,8 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader},
     net::SocketAddr,
     os::unix::fs::FileExt as _,
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
     thread,
 };
 
@@ -27,7 +24,8 @@ use fastrac_gateway::sandbox::Sandbox;
 use crate::{
     bodies,
     client::{Wire, get, post},
-    stage::{digest_of, pair, sandbox, sum, until, write},
+    process::Program,
+    stage::{digest_of, sandbox, sum, until},
 };
 
 /// Long ones, so that an end of them is enough to be known by.
@@ -39,57 +37,18 @@ const CHUNK: usize = 1 << 20;
 /// How much of a secret's end it is known by.
 const END: usize = 24;
 
-/// The program as a process of its own.
-struct Program {
-    child: Child,
-    data: SocketAddr,
-    admin: SocketAddr,
-    folder: tempfile::TempDir,
-}
+/// The program, and what is asked of it here.
+struct Subject(Program);
 
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Program {
-    fn start(fastrac: SocketAddr) -> Program {
-        let folder = tempfile::tempdir().expect("a folder");
-        write(&folder.path().join("keys.toml"), &pair(FIRST.0, FIRST.1));
-        let file = folder.path().join("gateway.toml");
-        fs::write(&file, configuration(fastrac)).expect("written");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"))
-            .args(["run", "--config"])
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("started");
-        let said: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (own, stderr) = (said.clone(), child.stderr.take().expect("a pipe"));
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                own.lock().expect("whole").push(line);
-            }
-        });
-        let mut found = None;
-        until("it says where it listens", || {
-            let said = said.lock().expect("whole");
-            let mut lines = said.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-            let at = |line: &serde_json::Value, port: &str| line[port].as_str()?.parse().ok();
-            found = lines.find_map(|line| Some((at(&line, "data")?, at(&line, "admin")?)));
-            found.is_some()
-        });
-        let (data, admin) = found.expect("addresses");
-        let program = Program { child, data, admin, folder };
-        until("it has a pair", || program.events("promoted") == 1.0);
-        program
+impl Subject {
+    fn start(fastrac: SocketAddr) -> Subject {
+        let subject = Subject(Program::start(&configuration(fastrac), FIRST));
+        until("it has a pair", || subject.events("promoted") == 1.0);
+        subject
     }
 
     fn events(&self, event: &str) -> f64 {
-        let metrics = Wire::open(self.admin).ask(&get("/metrics").header("host", "localhost")).text();
+        let metrics = Wire::open(self.0.admin).ask(&get("/metrics").header("host", "localhost")).text();
         sum(&metrics, "key_events_total", &[("event", event)])
     }
 
@@ -98,7 +57,7 @@ impl Program {
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let mut wire = Wire::open(self.data);
+                    let mut wire = Wire::open(self.0.data);
                     for _ in 0..times {
                         let answer = wire.ask(&post("/item/multi-items", bodies::MULTI_ITEMS).by("shop"));
                         assert_eq!(answer.outcome(), "ok", "{}", answer.text());
@@ -112,9 +71,8 @@ impl Program {
     fn search(&self, (access, secret): (&str, &str)) -> Found {
         let basic = STANDARD.encode(format!("{access}:{secret}"));
         let ends = [secret, &basic].map(|form| memchr::memmem::Finder::new(&form.as_bytes()[form.len() - END..]));
-        let proc = |what: &str| format!("/proc/{}/{what}", self.child.id());
-        let memory = File::open(proc("mem")).expect("may be read by the same user");
-        let maps = fs::read_to_string(proc("maps")).expect("running");
+        let memory = File::open(self.0.proc("mem")).expect("may be read by the same user");
+        let maps = fs::read_to_string(self.0.proc("maps")).expect("running");
         let (nothing, mut chunk) = (vec![0; CHUNK + END + 2], vec![0; CHUNK + END + 2]);
         let mut found = Found::default();
         for line in maps.lines() {
@@ -176,11 +134,11 @@ fn a_retired_pair_but_for_heads_in_the_http_librarys_buffers() {
     for (label, access, secret) in [("first", FIRST.0, FIRST.1), ("second", SECOND.0, SECOND.1)] {
         sandbox.add_key(label, access, secret);
     }
-    let program = Program::start(sandbox.addr());
+    let program = Subject::start(sandbox.addr());
     program.ask(20);
     let live = program.search(FIRST);
     assert!(live.elsewhere.len() >= 4, "a pair in use is found in our own buffers: {live:?}");
-    write(&program.folder.path().join("keys.toml"), &pair(SECOND.0, SECOND.1));
+    program.0.rotate(SECOND);
     until("the first pair is retired", || program.events("retired") == 1.0);
     let retired = program.search(FIRST);
     assert_eq!(retired.elsewhere, Vec::<String>::new(), "in our own buffers");

@@ -49,6 +49,7 @@ mod knows_certificates;
 mod layout;
 mod meets_faults;
 mod never_leaks;
+mod process;
 mod refuses_clearly;
 mod reloads;
 mod rotates;

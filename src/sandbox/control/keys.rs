@@ -4,7 +4,7 @@ use http::Method;
 use serde::Deserialize;
 
 use super::{Asked, Given, Outcome, Route, missing, read};
-use crate::sandbox::{when::When, world::World};
+use crate::sandbox::{auth::Written, when::When, world::World};
 
 pub(super) const ROUTES: &[Route] = &[
     Route {
@@ -39,15 +39,6 @@ pub(super) const ROUTES: &[Route] = &[
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NewKey {
-    label: String,
-    access_key: String,
-    secret_key: String,
-    revoke_at: Option<When>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Revoke {
     access_key: String,
     /// Absent: now.
@@ -59,7 +50,7 @@ fn list(world: &mut World, _: &Asked<'_>) -> Outcome {
 }
 
 fn add(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    let key: NewKey = read(asked.body)?;
+    let key: Written = read(asked.body)?;
     world.keys.add(&key.label, &key.access_key, &key.secret_key);
     if let Some(at) = key.revoke_at {
         world.revoke_at(&key.access_key, at);

@@ -6,12 +6,9 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead as _, BufReader},
     net::SocketAddr,
-    path::Path,
-    process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -25,7 +22,10 @@ use super::{
     recorder::Recorder,
     trial::{AGAIN, Trial},
 };
-use crate::stage::{ACCESS, SECRET, digest_of, pair, until, write};
+use crate::{
+    process::Program,
+    stage::{ACCESS, SECRET, digest_of, until},
+};
 
 /// Rounds before memory is measured first: buffers, pools and the allocator's arenas are filled by then.
 const WARM: usize = 10;
@@ -35,63 +35,15 @@ const AT_ONCE: usize = 96;
 /// What memory may grow by from round 10 to round 100, in bytes.
 const GROWTH: u64 = 8 * 1024 * 1024;
 
-/// The program as a process of its own.
-struct Program {
-    child: Child,
-    data: SocketAddr,
-    said: Arc<Mutex<Vec<String>>>,
-    _folder: tempfile::TempDir,
+/// Resident memory, in bytes.
+fn resident(program: &Program) -> u64 {
+    let status = fs::read_to_string(program.proc("status")).expect("running");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
-impl Program {
-    fn start(fastrac: SocketAddr) -> Program {
-        let folder = tempfile::tempdir().expect("a folder");
-        write(&folder.path().join("keys.toml"), &pair(ACCESS, SECRET));
-        let file = folder.path().join("gateway.toml");
-        fs::write(&file, configuration(fastrac)).expect("written");
-        // `tests/run` names the binary that is released.
-        let binary = std::env::var("FASTRAC_GATEWAY").ok().filter(|path| Path::new(path).exists());
-        let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_fastrac-gateway").to_owned());
-        let mut child = Command::new(binary)
-            .args(["run", "--config"])
-            .arg(&file)
-            .env("NO_COLOR", "1")
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("started");
-        let said: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (own, stderr) = (said.clone(), child.stderr.take().expect("a pipe"));
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                own.lock().expect("whole").push(line);
-            }
-        });
-        let data = address(&said);
-        Program { child, data, said, _folder: folder }
-    }
-
-    fn proc(&self, what: &str) -> std::path::PathBuf {
-        Path::new("/proc").join(self.child.id().to_string()).join(what)
-    }
-
-    /// Resident memory, in bytes.
-    fn memory(&self) -> u64 {
-        let status = fs::read_to_string(self.proc("status")).expect("running");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
-    }
-
-    fn files(&self) -> usize {
-        fs::read_dir(self.proc("fd")).expect("running").count()
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn open_files(program: &Program) -> usize {
+    fs::read_dir(program.proc("fd")).expect("running").count()
 }
 
 fn configuration(fastrac: SocketAddr) -> String {
@@ -105,18 +57,6 @@ fn configuration(fastrac: SocketAddr) -> String {
          credentials = [{{ access_key = \"svc-shop-1\", secret_sha256 = \"{}\" }}]\n",
         digest_of("shop")
     )
-}
-
-/// The data port, from what the program says at its start.
-fn address(said: &Mutex<Vec<String>>) -> SocketAddr {
-    let mut found = None;
-    until("the program says where it listens", || {
-        let said = said.lock().expect("whole");
-        let mut lines = said.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        found = lines.find(|line| line["message"] == "listening").and_then(|line| line["data"].as_str()?.parse().ok());
-        found.is_some()
-    });
-    found.expect("an address")
 }
 
 /// What is tried.
@@ -171,7 +111,7 @@ fn counted(recorder: &Recorder) -> BTreeMap<(String, String), usize> {
 #[ignore = "takes a minute: `tests/run hostile`"]
 fn a_hundred_rounds_leave_nothing_behind() {
     let recorder = Recorder::start("127.0.0.1:0");
-    let program = Program::start(recorder.addr);
+    let program = Program::start(&configuration(recorder.addr), (ACCESS, SECRET));
     until("the canary look-up", || recorder.count() > 0);
     recorder.take();
     let all: Vec<Bytes> =
@@ -214,11 +154,11 @@ fn a_hundred_rounds_leave_nothing_behind() {
 
 /// Open files and memory once all connections have ended: those to Fastrac idle for 4 s at most.
 fn settled(program: &Program) -> (usize, u64) {
-    let mut files = program.files();
+    let mut files = open_files(program);
     let deadline = Instant::now() + Duration::from_secs(8);
     while Instant::now() < deadline {
         thread::sleep(Duration::from_millis(200));
-        files = files.min(program.files());
+        files = files.min(open_files(program));
     }
-    (files, program.memory())
+    (files, resident(program))
 }

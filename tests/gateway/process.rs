@@ -1,0 +1,85 @@
+//! The program as a process of its own: what only a whole process can show (its memory, its open files).
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use crate::stage::{pair, until, write};
+
+/// A running program; dropped, it is killed.
+pub(crate) struct Program {
+    child: Child,
+    pub(crate) data: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    /// What it has said on stderr so far.
+    pub(crate) said: Arc<Mutex<Vec<String>>>,
+    folder: tempfile::TempDir,
+}
+
+impl Program {
+    /// Starts it with this configuration and key pair, both in a folder of its own.
+    pub(crate) fn start(configuration: &str, (access, secret): (&str, &str)) -> Program {
+        let folder = tempfile::tempdir().expect("a folder");
+        write(&folder.path().join("keys.toml"), &pair(access, secret));
+        let file = folder.path().join("gateway.toml");
+        fs::write(&file, configuration).expect("written");
+        // `tests/run` names the binary that is released.
+        let binary = std::env::var("FASTRAC_GATEWAY").ok().filter(|path| Path::new(path).exists());
+        let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_fastrac-gateway").to_owned());
+        let mut child = Command::new(binary)
+            .args(["run", "--config"])
+            .arg(&file)
+            .env("NO_COLOR", "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let said: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (own, stderr) = (said.clone(), child.stderr.take().expect("a pipe"));
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                own.lock().expect("whole").push(line);
+            }
+        });
+        let (data, admin) = addresses(&said);
+        Program { child, data, admin, said, folder }
+    }
+
+    /// Puts another key pair in the place of its own.
+    pub(crate) fn rotate(&self, (access, secret): (&str, &str)) {
+        write(&self.folder.path().join("keys.toml"), &pair(access, secret));
+    }
+
+    /// What the system tells of it.
+    pub(crate) fn proc(&self, what: &str) -> PathBuf {
+        Path::new("/proc").join(self.child.id().to_string()).join(what)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Its two ports, from what it says at its start.
+fn addresses(said: &Mutex<Vec<String>>) -> (SocketAddr, SocketAddr) {
+    let mut found = None;
+    until("the program says where it listens", || {
+        let said = said.lock().expect("whole");
+        let mut lines = said.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let at = |line: &serde_json::Value, port: &str| line[port].as_str()?.parse().ok();
+        found = lines
+            .find(|line| line["message"] == "listening")
+            .and_then(|line| Some((at(&line, "data")?, at(&line, "admin")?)));
+        found.is_some()
+    });
+    found.expect("addresses")
+}

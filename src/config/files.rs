@@ -8,6 +8,7 @@
 mod certificate;
 pub mod listener;
 mod pem;
+mod stamp;
 
 use std::{
     fs, io,
@@ -17,6 +18,8 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
+
+pub use stamp::Stamp;
 
 use super::{
     Account, Config, KeySource, ServerTls, VaultAuth,

@@ -1,20 +1,14 @@
 //! Reading the configuration file again: when somebody asks, and when it has changed.
 //!
-//! Seen by its state (inode, size, times), followed through links, so a file that is put in another's
+//! Seen by its [`Stamp`], followed through links, so a file that is put in another's
 //! place, a folder's link that is swapped and an edit in place are all seen. What always holds: a state is
 //! a change only when it stood for two looks, so a file is not read while an editor writes it; a file that
 //! is gone is no change, its return is. Fails with [`ReloadError`].
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-    sync::atomic::Ordering,
-    time::{Duration, SystemTime},
-};
+use std::{path::Path, sync::atomic::Ordering, time::Duration};
 
 use super::{Gateway, StartError};
-use crate::config::load::LoadError;
+use crate::config::{files::Stamp, load::LoadError};
 
 /// How often to look.
 pub const LOOK: Duration = Duration::from_millis(500);
@@ -37,13 +31,10 @@ pub enum ReloadError {
 #[derive(Debug)]
 pub(super) struct Looks {
     /// When it was last read.
-    read: Option<State>,
+    read: Option<Stamp>,
     /// At the last look.
-    seen: Option<State>,
+    seen: Option<Stamp>,
 }
-
-/// Device, inode and size, when it was changed, and when its entry was.
-type State = ((u64, u64, u64), Option<SystemTime>, (i64, i64));
 
 impl Gateway {
     /// Reads the configuration file again and puts it in force. Requests under way end on the one
@@ -90,26 +81,23 @@ impl Gateway {
 impl Looks {
     /// The file is going to be read now.
     pub(super) fn at(file: Option<&Path>) -> Self {
-        let now = file.and_then(state);
+        let now = file.and_then(Stamp::at);
         Looks { read: now, seen: now }
     }
 
     /// Looks at the file; says whether it must be read.
     pub(super) fn changed(&mut self, file: &Path) -> bool {
-        let now = state(file);
+        let now = Stamp::at(file);
         let still = now == self.seen;
         self.seen = now;
         still && now.is_some() && now != self.read
     }
 }
 
-fn state(file: &Path) -> Option<State> {
-    let meta = fs::metadata(file).ok()?;
-    Some(((meta.dev(), meta.ino(), meta.size()), meta.modified().ok(), (meta.ctime(), meta.ctime_nsec())))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

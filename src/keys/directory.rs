@@ -8,17 +8,18 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::{
-    file::{Stamp, read_open},
+    file::read_open,
     secret::Secret,
     source::{Fault, Halves},
 };
+use crate::config::files::Stamp;
 
 pub(super) const ACCESS: &str = "access_key";
 pub(super) const SECRET: &str = "secret_key";
@@ -80,7 +81,7 @@ impl Directory {
             Some(last) if last[0] == new[0] || last[1] == new[1] => SETTLED_HALF,
             _ => SETTLED,
         };
-        if age(&access.stamp).min(age(&secret.stamp)) < least {
+        if access.stamp.age().min(secret.stamp.age()) < least {
             return Err(Fault::Changing { path: self.path.clone() });
         }
         Ok(self.give(access, secret))
@@ -111,12 +112,4 @@ fn read_half(path: &Path) -> Result<Half, Fault> {
 
 fn digest(half: &Half) -> [u8; 32] {
     Sha256::digest(half.value.expose()).into()
-}
-
-/// How long ago the file was last written or put in its place. A clock that was put back counts as
-/// long ago: else it would lock the pair out for as long.
-fn age(stamp: &Stamp) -> Duration {
-    let (seconds, nanos) = stamp.changed;
-    let at = UNIX_EPOCH + Duration::new(seconds.max(0).unsigned_abs(), nanos.clamp(0, 999_999_999) as u32);
-    SystemTime::now().duration_since(at).unwrap_or(Duration::MAX)
 }

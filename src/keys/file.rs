@@ -18,7 +18,10 @@ use super::{
     secret::Secret,
     source::{Fault, Halves},
 };
-use crate::config::sealed::{self, Unopened};
+use crate::config::{
+    files::Stamp,
+    sealed::{self, Unopened},
+};
 
 /// Larger files are no key files, bytes.
 const LARGEST: u64 = 1 << 20;
@@ -91,24 +94,6 @@ pub(super) fn check_mode(path: &Path, mode: u32) -> Result<(), Fault> {
         return Err(Fault::Mode { path: path.to_owned(), mode: mode & 0o7777 });
     }
     Ok(())
-}
-
-/// What tells one state of a file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    file: (u64, u64, u64),
-    modified: (i64, i64),
-    pub(super) changed: (i64, i64),
-}
-
-impl Stamp {
-    pub(super) fn of(meta: &std::fs::Metadata) -> Self {
-        Self {
-            file: (meta.dev(), meta.ino(), meta.size()),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        }
-    }
 }
 
 /// Reads the text of one open file.

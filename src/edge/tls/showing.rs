@@ -1,11 +1,6 @@
 //! What a door shows and accepts: read from its files, in one state of them.
 
-use std::{
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rustls::{
@@ -18,7 +13,10 @@ use rustls::{
 use super::Faulty;
 use crate::config::{
     ClientAuth, ServerTls,
-    files::listener::{self, Usable},
+    files::{
+        Stamp,
+        listener::{self, Usable},
+    },
 };
 
 /// Files that changed a moment ago may not be whole.
@@ -32,9 +30,8 @@ pub(super) struct Showing {
     pub(super) digest: [u8; 32],
 }
 
-/// What tells one state of the files from another: of each the device, inode, size, and the times of
-/// its last change. `None`: it isn't there.
-pub(super) type Stamps = [Option<[i128; 5]>; 3];
+/// The state that the files are in. `None`: it isn't there.
+pub(super) type Stamps = [Option<Stamp>; 3];
 
 impl Showing {
     pub(super) fn has_ended(&self) -> bool {
@@ -83,18 +80,10 @@ fn server(tls: &ServerTls, usable: Usable, speaks: &[&[u8]]) -> Result<ServerCon
 
 /// The state that the files are in.
 pub(super) fn stamps(tls: &ServerTls) -> Stamps {
-    let stamp = |file: &Path| {
-        let meta = std::fs::metadata(file).ok()?;
-        let changed = i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
-        let modified = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-        Some([meta.dev().into(), meta.ino().into(), meta.size().into(), modified, changed])
-    };
-    [stamp(&tls.cert), stamp(&tls.key), tls.client_ca.as_deref().and_then(stamp)]
+    [Stamp::at(&tls.cert), Stamp::at(&tls.key), tls.client_ca.as_deref().and_then(Stamp::at)]
 }
 
-/// Whether one of the files changed a moment ago. A time in the future, by a clock that was put back, doesn't count.
+/// Whether one of the files changed a moment ago.
 pub(super) fn settling(stamps: &Stamps) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
-    let ages = stamps.iter().flatten().map(|[.., changed]| now - changed);
-    ages.into_iter().any(|age| (0..SETTLED.as_nanos() as i128).contains(&age))
+    stamps.iter().flatten().any(|stamp| stamp.age() < SETTLED)
 }

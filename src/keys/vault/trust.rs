@@ -14,7 +14,7 @@ use rustls::{
 };
 
 use super::Fault;
-use crate::keys::file::Stamp;
+use crate::config::files::Stamp;
 
 /// Files, and what was made of them.
 pub(super) struct Trust {

@@ -11,7 +11,7 @@ pub mod files;
 pub mod load;
 pub mod sealed;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -277,9 +277,13 @@ pub struct Proxy {
 
 impl std::fmt::Display for Proxy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Proxy { host, port } = self;
-        if host.contains(':') { write!(f, "http://[{host}]:{port}") } else { write!(f, "http://{host}:{port}") }
+        write!(f, "http://{}:{}", bracketed(&self.host), self.port)
     }
+}
+
+/// A host as it stands before a port: an IPv6 address in brackets (RFC 3986 section 3.2.2).
+pub fn bracketed(host: &str) -> Cow<'_, str> {
+    if host.contains(':') { format!("[{host}]").into() } else { host.into() }
 }
 
 /// How the account's pair is shown to Fastrac. `auto` of the file is resolved for each version.

@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::config::Proxy;
+use crate::config::{Proxy, bracketed};
 
 /// Longest head of an answer, heads of interim answers included, bytes.
 const LONGEST: usize = 8 * 1024;
@@ -23,7 +23,7 @@ const LONGEST: usize = 8 * 1024;
 pub(super) async fn tunnel(proxy: &Proxy, (host, port): (&str, u16)) -> io::Result<TcpStream> {
     let connected = TcpStream::connect((proxy.host.as_str(), proxy.port)).await;
     let mut tcp = connected.map_err(|error| bad(error.kind(), format!("no connection to the proxy: {error}")))?;
-    let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let target = format!("{}:{port}", bracketed(host));
     tcp.write_all(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n").as_bytes()).await?;
     let mut read = 0;
     loop {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::values::Written;
+use crate::config::bracketed;
 
 /// An `http://` or `https://` address with an optional path prefix: Fastrac's, or a vault's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +30,8 @@ impl BaseUrl {
 
     /// What stands in the `host` header: the port only where it isn't the scheme's default.
     pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == default_port(self.tls) { host } else { format!("{host}:{}", self.port) }
+        let host = bracketed(&self.host);
+        if self.port == default_port(self.tls) { host.into_owned() } else { format!("{host}:{}", self.port) }
     }
 }
 

@@ -4,8 +4,8 @@
 //! detection has no deadline at all; so the bytes themselves are watched. A connection is *idle*
 //! (no request, `limits.idle`), *in a head* (`limits.header_read`), *busy* (no deadline here: the
 //! request has its own) or *answering*: all its answers have begun, and the caller must take some of
-//! them within `limits.request` and `limits.idle` together. In the usual case no timer is touched: one is armed late and re-armed only
-//! when it has fired.
+//! them within `limits.request` and `limits.idle` together. In the usual case no timer is touched: one
+//! is armed late and re-armed only when it has fired.
 
 use std::{
     io,
@@ -74,6 +74,11 @@ impl Phase {
         self.opened.elapsed().as_micros() as u64
     }
 
+    /// It is over after this time, unless something happens.
+    fn ends_in(&self, time: Duration) {
+        self.deadline.store(self.now() + time.as_micros() as u64, Relaxed);
+    }
+
     fn bytes_came(&self, bytes: &[u8]) {
         if self.busy.load(Relaxed) > 0 || self.in_head.load(Relaxed) {
             return;
@@ -109,7 +114,7 @@ impl Phase {
     /// A request's answer is there; from now on its caller takes it.
     pub fn answer_began(&self) {
         if self.answering.fetch_add(1, Relaxed) + 1 >= self.busy.load(Relaxed) {
-            self.deadline.store(self.now() + self.patience.as_micros() as u64, Relaxed);
+            self.ends_in(self.patience);
         }
     }
 
@@ -124,14 +129,14 @@ impl Phase {
             (false, true) => self.patience,
             (false, false) => return,
         };
-        self.deadline.store(self.now() + patience.as_micros() as u64, Relaxed);
+        self.ends_in(patience);
     }
 
     /// A request's answer is out, or it was given up; `answering` tells whether the answer had begun.
     pub fn request_ended(&self, answering: bool) {
         self.answering.fetch_sub(usize::from(answering), Relaxed);
         if self.busy.fetch_sub(1, Relaxed) == 1 {
-            self.deadline.store(self.now() + self.idle.as_micros() as u64, Relaxed);
+            self.ends_in(self.idle);
         }
     }
 
@@ -328,6 +333,14 @@ mod tests {
         assert_eq!(began.elapsed().as_secs(), 75);
     }
 
+    async fn stays_open(timed: &mut Timed<tokio::io::DuplexStream>) {
+        let mut buffer = [0; 8];
+        tokio::select! {
+            _ = timed.read(&mut buffer) => panic!("ended while busy"),
+            () = tokio::time::sleep(Duration::from_secs(1000)) => {}
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_busy_connection_has_no_deadline_here() {
         let (mut peer, io) = duplex(64);
@@ -336,14 +349,10 @@ mod tests {
         peer.write_all(b"GET").await.unwrap();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
         phase.request_began();
-        let mut buffer = [0; 8];
-        tokio::select! {
-            _ = timed.read(&mut buffer) => panic!("ended while busy"),
-            () = tokio::time::sleep(Duration::from_secs(1000)) => {}
-        }
+        stays_open(&mut timed).await;
         phase.request_ended(false);
         let ended = Instant::now();
-        assert_eq!(timed.read(&mut buffer).await.unwrap(), 0);
+        assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(ended.elapsed().as_secs(), 75);
     }
 
@@ -377,14 +386,10 @@ mod tests {
         phase.request_began();
         phase.request_began();
         phase.answer_began();
-        let mut buffer = [0; 8];
-        tokio::select! {
-            _ = timed.read(&mut buffer) => panic!("ended while busy"),
-            () = tokio::time::sleep(Duration::from_secs(1000)) => {}
-        }
+        stays_open(&mut timed).await;
         phase.answer_began();
         let answered = Instant::now();
-        assert_eq!(timed.read(&mut buffer).await.unwrap(), 0);
+        assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(answered.elapsed().as_secs(), 105);
     }
 

@@ -103,7 +103,7 @@ impl<'a> Scan<'a> {
             return Err(Stop::Malformed);
         }
         let start = self.at;
-        self.at = string_end(self.text, start).ok_or(Stop::Truncated)?;
+        self.at = string_end(self.text, start + 1).ok_or(Stop::Truncated)?;
         Ok(&self.text[start..self.at])
     }
 
@@ -218,16 +218,10 @@ impl<'a> Marks<'a> {
             }
             self.go_on(self.block + LANES)?;
         }
-        let mut at = self.block + usize::from(escaped == self.block);
-        loop {
-            at += memchr::memchr2(b'"', b'\\', self.text.get(at..)?)?;
-            if self.text[at] == b'"' {
-                // The text may end here: then there is nothing to go on with.
-                let _ = self.go_on(at + 1);
-                return Some(());
-            }
-            at += 2;
-        }
+        let end = string_end(self.text, self.block + usize::from(escaped == self.block))?;
+        // The text may end here: then there is nothing to go on with.
+        let _ = self.go_on(end);
+        Some(())
     }
 }
 
@@ -244,15 +238,15 @@ fn marks(text: &[u8], block: usize) -> u32 {
     (lanes.simd_eq(u8x16::splat(b'"')) | is(b'{') | is(b'|') | is(b'}')).to_bitmask()
 }
 
-/// Where the string that begins at `start` ends, its quotes included.
-fn string_end(text: &[u8], start: usize) -> Option<usize> {
-    let mut at = start + 1;
+/// Behind the quote that ends a string, looked for from a place inside it that is no escaped character.
+fn string_end(text: &[u8], inside: usize) -> Option<usize> {
+    let mut at = inside;
     loop {
-        match text.get(at)? {
-            b'"' => return Some(at + 1),
-            b'\\' => at += 2,
-            _ => at += 1,
+        at += memchr::memchr2(b'"', b'\\', text.get(at..)?)?;
+        if text[at] == b'"' {
+            return Some(at + 1);
         }
+        at += 2;
     }
 }
 

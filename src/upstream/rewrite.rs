@@ -81,9 +81,6 @@ struct Nominated<'h>(Vec<&'h str>);
 
 impl<'h> Nominated<'h> {
     fn of(headers: &'h HeaderMap) -> Self {
-        if !headers.contains_key(CONNECTION) {
-            return Nominated(Vec::new());
-        }
         let values = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         // An item that is no name hides none of the others.
         let names = values.filter_map(|name| std::str::from_utf8(name.trim_ascii()).ok());

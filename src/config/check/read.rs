@@ -39,14 +39,14 @@ impl Tree<'_> {
     pub(super) fn lines(&self, text: &str) -> Lines {
         let counter = LineCounter::new(text);
         let mut lines = BTreeMap::new();
-        self.walk(|place, start, _| {
+        self.walk(|place, start| {
             lines.insert(place.clone(), counter.line(start));
         });
         Lines(lines)
     }
 
-    /// Calls `visit` with the place of every key and element, where it starts, and what it is.
-    pub(super) fn walk(&self, mut visit: impl FnMut(&Place, usize, &DeValue<'_>)) {
+    /// Calls `visit` with the place of every key and element, and where it starts.
+    pub(super) fn walk(&self, mut visit: impl FnMut(&Place, usize)) {
         walk_table(self.root.get_ref(), &Place::default(), &mut visit);
     }
 
@@ -90,21 +90,21 @@ fn syntax(message: &str) -> String {
     if message.starts_with("invalid boolean") { "a text stands in quotes".to_owned() } else { message.to_owned() }
 }
 
-fn walk_table(table: &DeTable<'_>, place: &Place, visit: &mut impl FnMut(&Place, usize, &DeValue<'_>)) {
+fn walk_table(table: &DeTable<'_>, place: &Place, visit: &mut impl FnMut(&Place, usize)) {
     for (key, value) in table {
         let place = place.key(key.get_ref());
-        visit(&place, key.span().start, value.get_ref());
+        visit(&place, key.span().start);
         walk_value(value.get_ref(), &place, visit);
     }
 }
 
-fn walk_value(value: &DeValue<'_>, place: &Place, visit: &mut impl FnMut(&Place, usize, &DeValue<'_>)) {
+fn walk_value(value: &DeValue<'_>, place: &Place, visit: &mut impl FnMut(&Place, usize)) {
     match value {
         DeValue::Table(table) => walk_table(table, place, visit),
         DeValue::Array(array) => {
             for (index, element) in array.iter().enumerate() {
                 let place = place.and(Part::Index(index));
-                visit(&place, element.span().start, element.get_ref());
+                visit(&place, element.span().start);
                 walk_value(element.get_ref(), &place, visit);
             }
         }

@@ -22,7 +22,7 @@ mod tests;
 mod vault;
 mod watch;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -282,6 +282,11 @@ impl Snapshot {
             _ => Ok(held),
         }
     }
+}
+
+/// Half of a wait to all of it: replicas that lost one source shall not come back to it together.
+pub(crate) fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 impl Lease {

@@ -21,7 +21,7 @@ use self::{
     copying::Copying,
     waiting::{Done, Refused, Reply, Rotate, Waiting},
 };
-use crate::keys::{Asked, Fault, Happening, Keeper, Lease, Next, Reading, Remedy, Rotated, Verdict, Version};
+use crate::keys::{Asked, Fault, Happening, Keeper, Lease, Next, Reading, Remedy, Rotated, Verdict, Version, jittered};
 
 /// How soon a source is read again while it is being changed.
 const POLL_CHANGING: Duration = Duration::from_millis(100);
@@ -309,7 +309,7 @@ where
     fn backoff(&mut self) -> Duration {
         let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(10));
         self.failures = self.failures.saturating_add(1);
-        wait.mul_f64(0.5 + fastrand::f64() / 2.0)
+        jittered(wait)
     }
 
     /// Answers a refused request, or has it wait for the canary.

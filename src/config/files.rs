@@ -8,6 +8,7 @@
 mod certificate;
 pub mod listener;
 mod pem;
+mod roots;
 mod stamp;
 
 use std::{
@@ -19,7 +20,10 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 
-pub use stamp::Stamp;
+pub use self::{
+    roots::{Rootless, roots},
+    stamp::Stamp,
+};
 
 use super::{
     Account, Config, KeySource, ServerTls, VaultAuth,

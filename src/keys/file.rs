@@ -72,9 +72,7 @@ impl File {
             (_, None) => Err(Fault::malformed(place, "secret_key is missing")),
         }
     }
-}
 
-impl File {
     /// The file's text, decrypted if it is encrypted.
     fn text(&self) -> Result<Zeroizing<String>, Fault> {
         let bytes = read_stable(&self.path, check_mode)?;

@@ -151,10 +151,10 @@ impl Life {
     /// The source could not be read.
     pub(crate) fn lost(&mut self, fault: &Fault) {
         let text = fault.to_string();
-        if fault.is_deletion() && self.source.fault.as_ref() != Some(&text) {
-            self.tell(Happening::SourceDeleted, None);
-        }
         if self.source.fault.as_ref() != Some(&text) {
+            if fault.is_deletion() {
+                self.tell(Happening::SourceDeleted, None);
+            }
             tracing::warn!(account = %self.account, source = self.kind, fault = %text, "key source: no pair; the old one stays");
         }
         if self.source.up || self.source.fault.is_none() {

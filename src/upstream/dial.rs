@@ -16,10 +16,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -29,7 +26,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::proxy;
 use crate::{
-    config::{Endpoint, Proxy},
+    config::{
+        Endpoint, Proxy,
+        files::{Rootless, roots},
+    },
     record::UpstreamConnections,
 };
 
@@ -120,26 +120,10 @@ impl Destination {
 /// # Errors
 /// [`Unusable`] if there are no roots.
 pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Unusable> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(file) => {
-            let bad = |reason: String| Unusable::Roots { file: file.display().to_string(), reason };
-            let certificates = CertificateDer::pem_file_iter(file).map_err(|e| bad(e.to_string()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|e| bad(e.to_string()))?;
-                roots.add(certificate).map_err(|e| bad(e.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(bad("no certificate in it".into()));
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err(Unusable::NoRoots);
-            }
-        }
-    }
+    let roots = roots(ca).map_err(|rootless| match rootless {
+        Rootless::Nowhere => Unusable::NoRoots,
+        Rootless::File { file, reason } => Unusable::Roots { file: file.display().to_string(), reason },
+    })?;
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))

@@ -18,7 +18,10 @@ use super::{
     said,
     wire::{Call, Reply},
 };
-use crate::{config::VaultAuth, keys::secret::Secret};
+use crate::{
+    config::VaultAuth,
+    keys::{jittered, secret::Secret},
+};
 
 /// A failed login is not tried again before this.
 const FLOOR: Duration = Duration::from_secs(1);
@@ -144,7 +147,7 @@ impl Vault {
         let Err(fault) = refreshed else { return };
         tracing::warn!(vault = self.settings.address, %fault, "the vault's token could not be renewed");
         state.retry = (state.retry * 2).clamp(FIRST_RETRY, LAST_RETRY);
-        let wait = state.retry.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let wait = jittered(state.retry);
         self.session.due.send_replace(Some(now + wait));
     }
 

@@ -9,12 +9,12 @@ use std::{
 
 use parking_lot::Mutex;
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
 use super::Fault;
-use crate::config::files::Stamp;
+use crate::config::files::{Rootless, Stamp, roots};
 
 /// Files, and what was made of them.
 pub(super) struct Trust {
@@ -52,18 +52,10 @@ impl Trust {
     }
 
     fn make(&self) -> Result<ClientConfig, Fault> {
-        let mut roots = RootCertStore::empty();
-        match &self.ca {
-            Some(file) => {
-                for certificate in certificates(file)? {
-                    roots.add(certificate).map_err(unfit(file))?;
-                }
-            }
-            None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
-        }
-        if roots.is_empty() {
-            return Err(Fault::Unfit("there is no certificate authority to verify it with".to_owned()));
-        }
+        let roots = roots(self.ca.as_deref()).map_err(|rootless| match rootless {
+            Rootless::Nowhere => Fault::Unfit("there is no certificate authority to verify it with".to_owned()),
+            Rootless::File { .. } => Fault::Unfit(rootless.to_string()),
+        })?;
         let builder = ClientConfig::builder().with_root_certificates(roots);
         let mut config = match &self.client {
             None => builder.with_no_client_auth(),

@@ -1,3 +1,5 @@
+//! Guessing the token is slowed, and nobody else is.
+
 use super::*;
 
 #[tokio::test]

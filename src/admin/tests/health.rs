@@ -1,3 +1,5 @@
+//! Readiness falls for what stops answers, and only degrades for the rest.
+
 use super::*;
 
 #[tokio::test]

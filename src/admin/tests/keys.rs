@@ -1,3 +1,5 @@
+//! Pairs are rotated, verified and revoked as asked, and what is wrong is said.
+
 use super::*;
 
 fn version(stage: &Stage) -> String {

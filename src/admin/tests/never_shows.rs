@@ -1,3 +1,5 @@
+//! No secret, digest or value of a source stands in any answer.
+
 use super::*;
 
 /// Everything that must not be seen, as it is and as it might be written otherwise.

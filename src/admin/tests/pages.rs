@@ -1,3 +1,5 @@
+//! What the pages say, in which form, and what their heads forbid.
+
 use super::*;
 
 #[tokio::test]

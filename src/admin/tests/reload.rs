@@ -1,3 +1,5 @@
+//! A reload holds at once, or changes nothing and says why.
+
 use super::*;
 
 #[tokio::test]

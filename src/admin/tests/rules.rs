@@ -1,3 +1,5 @@
+//! Who may ask what: the token, the address, the host.
+
 use super::*;
 
 const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];

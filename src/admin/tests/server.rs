@@ -1,3 +1,5 @@
+//! Connections are bounded in number, size and time.
+
 use std::time::Duration;
 
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};

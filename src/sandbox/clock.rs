@@ -111,6 +111,13 @@ pub fn jakarta(millis: i64) -> DateTime {
     tz::offset(JAKARTA).to_datetime(Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX))
 }
 
+/// The day of an instant in Jakarta, counted from 1970-01-01, and milliseconds up to its end.
+pub fn day(millis: i64) -> (i64, i64) {
+    const HOUR: i64 = 3_600_000;
+    let local = millis.saturating_add(i64::from(JAKARTA) * HOUR);
+    (local.div_euclid(24 * HOUR), 24 * HOUR - local.rem_euclid(24 * HOUR))
+}
+
 /// When a day begins in Jakarta; Unix milliseconds.
 pub fn midnight(day: Date) -> i64 {
     tz::offset(JAKARTA)

@@ -9,7 +9,7 @@
 //! A duplicate is an order that was executed although one with the same operation and content had
 //! been executed before: the same JSON, however it is spaced and its members are ordered.
 
-mod metrics;
+pub(super) mod metrics;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},

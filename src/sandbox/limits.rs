@@ -13,12 +13,8 @@ use serde_json::{Value, json};
 
 use super::clock;
 
-/// Milliseconds of a second and of a day.
+/// Milliseconds of a second.
 const SECOND: i64 = 1_000;
-const DAY: i64 = 86_400_000;
-
-/// Jakarta is ahead of UTC by this many milliseconds, the whole year.
-const JAKARTA: i64 = 7 * 3_600_000;
 
 /// A limit, and how its refusals look.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -122,12 +118,21 @@ impl Limit {
     fn refuse(&self, window: Window, at: i64) -> Refused {
         let left = match window {
             Window::Second => SECOND - at.rem_euclid(SECOND),
-            Window::Day => DAY - at.saturating_add(JAKARTA).rem_euclid(DAY),
+            Window::Day => clock::day(at).1,
         };
         let seconds = u64::try_from(left).unwrap_or(0).div_ceil(1_000).max(1);
         let retry_after = self.retry_after.then_some(seconds);
         Refused { window, status: self.status, message: self.message.clone(), retry_after }
     }
+}
+
+/// What is wrong with some limits, if anything.
+///
+/// # Errors
+/// As [`Limit::check`]; the text begins with the place of the first that is wrong.
+pub fn check(limits: &[Limit]) -> Result<(), String> {
+    let mut each = limits.iter().enumerate();
+    each.try_for_each(|(at, limit)| limit.check().map_err(|error| format!("limits[{at}].{error}")))
 }
 
 impl Limits {
@@ -174,7 +179,7 @@ impl Limits {
 impl Count {
     /// The same, or an empty one of a window that has begun since.
     fn turned(self, at: i64) -> Count {
-        let (second, day) = (at.div_euclid(SECOND), at.saturating_add(JAKARTA).div_euclid(DAY));
+        let (second, (day, _)) = (at.div_euclid(SECOND), clock::day(at));
         Count {
             second: if self.second.0 == second { self.second } else { (second, 0) },
             day: if self.day.0 == day { self.day } else { (day, 0) },

@@ -24,7 +24,7 @@ use super::{
     Key, Options,
     auth::{Style, Written},
     faults::{self, Fault},
-    limits::Limit,
+    limits::{self, Limit},
     spelling,
 };
 
@@ -150,9 +150,7 @@ fn lay(options: &mut Options, file: File) -> Result<(), String> {
             options.journal.bytes = usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         }
     }
-    for (position, limit) in file.limits.iter().flatten().enumerate() {
-        limit.check().map_err(|error| format!("limits[{position}].{error}"))?;
-    }
+    limits::check(file.limits.as_deref().unwrap_or_default())?;
     set(&mut options.rules.limits, file.limits);
     if let Some(time) = &file.clock {
         options.clock = time.clock()?;

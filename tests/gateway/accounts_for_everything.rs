@@ -89,7 +89,7 @@ fn ten_thousand_mixed_requests_from_sixty_four_connections() {
     let services = &[("poor", "quota = { per_day = 100 }")];
     let log = "bodies = \"none\"";
     let stage = Setup { services, log, ..Setup::default() }.start();
-    stage.sandbox.fault(Fault::on("v2.webhook_get", Act::html(500)));
+    stage.sandbox.fault(Fault::on("v2.webhook_get", Act::Html(500)));
     stage.sandbox.fault(Fault::on("v2.balance_history", Act::Close));
     stage.sandbox.fault(Fault::on("v2.multi_items", Act::Pass).wait(Duration::from_millis(20)));
     stage.sandbox.fault(Fault::on("v1.order_express", Act::Pass).delay(Duration::from_millis(10)));

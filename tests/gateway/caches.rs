@@ -95,8 +95,8 @@ fn only_good_answers_are_kept() {
     let asked = get("/region/province").by("shop");
     let good = r#"{"success":true,"message":"","data":[]}"#;
     for act in [
-        Act::html(500),
-        Act::html(200),
+        Act::Html(500),
+        Act::Html(200),
         Act::answer(201, good),
         Act::answer(302, good),
         Act::answer(400, good),

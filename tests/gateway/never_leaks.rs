@@ -312,7 +312,7 @@ fn whatever_becomes_of_a_request_its_secrets_stay_out_of_sight() {
     let limits = "request_body = \"1KiB\"\nrequest = \"2s\"";
     let more = "[operations.\"v2.multi_items\"]\ntimeout = \"100ms\"\n";
     let stage = Setup { services, limits, more, ..Setup::default() }.start();
-    stage.sandbox.fault(Fault::on("v2.webhook_get", Act::html(503)));
+    stage.sandbox.fault(Fault::on("v2.webhook_get", Act::Html(503)));
     stage.sandbox.fault(Fault::on("v2.balance_history", Act::Close));
     stage.sandbox.fault(Fault { wait_ms: 400, ..Fault::on("v2.multi_items", Act::Pass) });
     let telling = r#"{"password":"fgw_canary_b","x":"fgw_canary_c","origin":{"secret_key":"fgw_canary_d"}}"#;

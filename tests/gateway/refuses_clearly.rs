@@ -559,7 +559,7 @@ fn only_if_cached_never_asks() {
 fn a_failing_fastrac_is_given_a_rest() {
     let breaker = "minimum = 4, failures = 0.5, open = \"60s\", window = \"60s\"";
     let stage = Setup { breaker, ..limited() }.start();
-    stage.sandbox.fault(Fault::on("v2.webhook_get", Act::html(500)));
+    stage.sandbox.fault(Fault::on("v2.webhook_get", Act::Html(500)));
     let mut wire = stage.wire();
     let asked = get("/webhook/get").by("shop2");
     let mut failures = 0;

@@ -31,7 +31,7 @@ fn quote(stage: &Stage, by: &str) -> String {
 }
 
 fn failing() -> Fault {
-    Fault::on("v2.tariff_express", Act::html(503))
+    Fault::on("v2.tariff_express", Act::Html(503))
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::{Asked, Given, Outcome, Refusal, Route, missing, read, wrong};
 use crate::sandbox::{
     clock::{self, Pace},
     orders::way::Step,
+    settings,
     world::World,
 };
 
@@ -77,10 +78,8 @@ fn time(world: &mut World) -> Value {
 
 fn steer(world: &mut World, asked: &Asked<'_>) -> Outcome {
     let steer: Steer = read(asked.body)?;
-    match steer.factor {
-        Some(factor) if !(factor > 0.0 && factor <= 1e6) => return Err(wrong("factor: above 0, at most 1000000")),
-        Some(factor) => world.clock.set_pace(Pace::Faster(factor)),
-        None => {}
+    if let Some(factor) = steer.factor {
+        world.clock.set_pace(Pace::Faster(settings::faster(factor).map_err(wrong)?));
     }
     match steer.pace {
         Some(Named::Real) => world.clock.set_pace(Pace::Real),

@@ -64,18 +64,14 @@ fn revoke(world: &mut World, asked: &Asked<'_>) -> Outcome {
         Some(at) => world.revoke_at(&revoke.access_key, at),
         None => world.keys.revoke(&revoke.access_key),
     };
-    revoked(world, found)
+    revoked(world, asked, found)
 }
 
 fn revoke_named(world: &mut World, asked: &Asked<'_>) -> Outcome {
     let found = world.keys.revoke(&asked.segment);
-    revoked(world, found)
+    revoked(world, asked, found)
 }
 
-fn revoked(world: &mut World, found: bool) -> Outcome {
-    if found {
-        Ok(Given::Json(world.keys.json(world.clock.now())))
-    } else {
-        Err(missing("no pair has this access key; GET /_sandbox/keys lists them"))
-    }
+fn revoked(world: &mut World, asked: &Asked<'_>, found: bool) -> Outcome {
+    if found { list(world, asked) } else { Err(missing("no pair has this access key; GET /_sandbox/keys lists them")) }
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{Asked, Given, Outcome, Route, read, wrong};
 use crate::sandbox::{
-    limits::{Limit, Limits},
+    limits::{self, Limit, Limits},
     world::World,
 };
 
@@ -39,9 +39,7 @@ fn list(world: &mut World, _: &Asked<'_>) -> Outcome {
 
 fn set(world: &mut World, asked: &Asked<'_>) -> Outcome {
     let limits = read::<NewLimits>(asked.body)?.limits;
-    for (position, limit) in limits.iter().enumerate() {
-        limit.check().map_err(|error| wrong(format!("limits[{position}].{error}")))?;
-    }
+    limits::check(&limits).map_err(wrong)?;
     world.limits = Limits::new(limits);
     list(world, asked)
 }

@@ -120,11 +120,6 @@ impl Act {
         Act::Answer(Canned { status, body: body.to_owned(), ..Canned::default() })
     }
 
-    /// An HTML page, as a proxy in front of Fastrac would give it.
-    pub fn html(status: u16) -> Self {
-        Act::Html(status)
-    }
-
     /// 429, with `Retry-After` if given (seconds).
     pub fn throttle(retry_after: Option<u64>) -> Self {
         let headers = retry_after.map(|seconds| ("retry-after".to_owned(), seconds.to_string())).into_iter().collect();

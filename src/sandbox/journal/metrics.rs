@@ -3,55 +3,67 @@
 //! What always holds: the same numbers as in the JSON; labels are names of operations and paths of the
 //! sandbox's own table, labels of key pairs, and closed lists. Made anew for each scrape.
 
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::{Counters, Journal};
 
 /// One family: its samples are label values and counts.
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    labels: &'static [&'static str],
-    samples: Vec<(Vec<String>, u64)>,
+pub(in crate::sandbox) struct Family {
+    pub(in crate::sandbox) name: &'static str,
+    pub(in crate::sandbox) help: &'static str,
+    pub(in crate::sandbox) labels: &'static [&'static str],
+    pub(in crate::sandbox) samples: Vec<(Vec<String>, u64)>,
 }
 
 impl Journal {
-    /// All counts, and the account's balance in IDR, in Prometheus' text format.
-    pub fn metrics(&self, balance: u64) -> String {
-        let registry = Registry::new();
-        let families = [totals(&self.counters), by_operation(&self.counters)];
-        for family in families.into_iter().flatten() {
-            // Names and labels are our own constants: they fit, and none comes twice.
-            let _ = family.register(&registry);
-        }
+    /// All counts, and the account's balance in IDR.
+    pub(in crate::sandbox) fn metrics(&self, balance: u64) -> Vec<Family> {
         let (kept, dropped) = self.kept();
-        for (name, help, value) in [
-            ("fastrac_sandbox_balance_idr", "What is in the account's wallet.", balance),
-            ("fastrac_sandbox_journal_entries", "Requests that the journal keeps.", kept),
-            ("fastrac_sandbox_journal_dropped", "Requests that the journal no longer keeps.", dropped),
-        ] {
-            if let Ok(gauge) = IntGauge::new(name, help) {
-                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-                let _ = registry.register(Box::new(gauge));
-            }
-        }
-        TextEncoder::new().encode_to_string(&registry.gather()).unwrap_or_default()
+        let gauges = vec![
+            one("fastrac_sandbox_balance_idr", "What is in the account's wallet.", balance),
+            one("fastrac_sandbox_journal_entries", "Requests that the journal keeps.", kept),
+            one("fastrac_sandbox_journal_dropped", "Requests that the journal no longer keeps.", dropped),
+        ];
+        [totals(&self.counters), by_operation(&self.counters), gauges].into_iter().flatten().collect()
     }
+}
+
+/// Families in Prometheus' text format, sorted by name.
+pub(in crate::sandbox) fn text(families: Vec<Family>) -> String {
+    let registry = Registry::new();
+    for family in families {
+        // Names and labels are our own constants: they fit, and none comes twice.
+        let _ = family.register(&registry);
+    }
+    TextEncoder::new().encode_to_string(&registry.gather()).unwrap_or_default()
 }
 
 impl Family {
+    /// What only grows is named so; anything else is a gauge.
     fn register(self, registry: &Registry) -> prometheus::Result<()> {
-        let counter = IntCounterVec::new(Opts::new(self.name, self.help), self.labels)?;
-        for (labels, count) in &self.samples {
-            let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-            counter.get_metric_with_label_values(&labels)?.inc_by(*count);
+        let samples = self.samples.iter().map(|(labels, count)| (labels.iter().map(String::as_str).collect(), *count));
+        let samples: Vec<(Vec<&str>, u64)> = samples.collect();
+        if self.name.ends_with("_total") {
+            let counter = IntCounterVec::new(Opts::new(self.name, self.help), self.labels)?;
+            for (labels, count) in samples {
+                counter.get_metric_with_label_values(&labels)?.inc_by(count);
+            }
+            return registry.register(Box::new(counter));
         }
-        registry.register(Box::new(counter))
+        let gauge = IntGaugeVec::new(Opts::new(self.name, self.help), self.labels)?;
+        for (labels, count) in samples {
+            gauge.get_metric_with_label_values(&labels)?.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        registry.register(Box::new(gauge))
     }
 }
 
+/// A family without labels.
+fn one(name: &'static str, help: &'static str, count: u64) -> Family {
+    Family { name, help, labels: &[], samples: vec![(Vec::new(), count)] }
+}
+
 fn totals(c: &Counters) -> Vec<Family> {
-    let one = |name, help, count| Family { name, help, labels: &[], samples: vec![(Vec::new(), count)] };
     let orders = [("express", c.orders.express), ("instant", c.orders.instant), ("cancel", c.orders.cancelled)];
     let met = c.acts.iter().map(|(act, count)| (vec![(*act).to_owned()], *count));
     let limited = c.limited.iter().map(|((key, window), n)| (vec![key.to_string(), window.name().to_owned()], *n));

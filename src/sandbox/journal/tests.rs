@@ -109,7 +109,7 @@ fn the_metrics_are_the_counters() {
         }
     }
     journal.meet("tls");
-    let text = journal.metrics(5);
+    let text = metrics::text(journal.metrics(5));
     for line in [
         r#"fastrac_sandbox_requests_total{key="one",operation="v2.order_express"} 3"#,
         r#"fastrac_sandbox_answers_total{key="one",operation="v2.order_express",status="200"} 1"#,
@@ -141,5 +141,5 @@ fn hands_its_text_to_a_real_parser() {
         journal.receive(Entry { limited: Some(Window::Second), act: Some("reset"), ..entry("/order/express", "{}") });
     journal.execute(seq, EXPRESS, b"{}");
     journal.answer(seq, entry("/order/express", "").row, Some(&"a \"b\"\n\\c".into()), 200);
-    std::fs::write(std::path::Path::new(&folder).join("sandbox.txt"), journal.metrics(1)).unwrap();
+    std::fs::write(std::path::Path::new(&folder).join("sandbox.txt"), metrics::text(journal.metrics(1))).unwrap();
 }

@@ -41,7 +41,7 @@ fn a_reset_after_execution_executes() {
 fn an_answer_in_place_of_the_right_one_goes_out_as_it_is() {
     for (act, status, needle) in [
         (Act::answer(500, r#"{"success":false,"message":"x"}"#), 500, r#""message":"x""#),
-        (Act::html(503), 503, "<h1>503</h1>"),
+        (Act::Html(503), 503, "<h1>503</h1>"),
         (Act::answer(200, r#"{"success":true,"mess"#), 200, r#"{"success":true,"mess"#),
         (Act::refuse("Unauthorized"), 200, r#"{"success":false,"message":"Unauthorized"}"#),
         (Act::throttle(Some(7)), 429, "Too Many"),

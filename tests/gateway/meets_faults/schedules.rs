@@ -9,7 +9,7 @@ use crate::client::get;
 
 /// An outcome of the gateway's that shows at once whether a fault met: 500 is not asked again.
 fn fault() -> Fault {
-    Fault::on("v2.track", Act::html(500))
+    Fault::on("v2.track", Act::Html(500))
 }
 
 /// For each of so many requests whether it was met: directly, and through the gateway.
@@ -50,18 +50,18 @@ fn by_count_turn_and_chance() {
 fn by_path_key_and_operation() {
     let scene = Scene::new();
     for (fault, hit) in [
-        (Fault { path: Some("/order/track".to_owned()), ..Fault::everywhere(Act::html(500)) }, [true, true]),
-        (Fault { path: Some("/order/trac".to_owned()), ..Fault::everywhere(Act::html(500)) }, [false, false]),
-        (Fault::everywhere(Act::html(500)).key("direct"), [true, false]),
-        (Fault::everywhere(Act::html(500)).key("gateway"), [false, true]),
-        (Fault::on("v1.track", Act::html(500)), [false, false]),
+        (Fault { path: Some("/order/track".to_owned()), ..Fault::everywhere(Act::Html(500)) }, [true, true]),
+        (Fault { path: Some("/order/trac".to_owned()), ..Fault::everywhere(Act::Html(500)) }, [false, false]),
+        (Fault::everywhere(Act::Html(500)).key("direct"), [true, false]),
+        (Fault::everywhere(Act::Html(500)).key("gateway"), [false, true]),
+        (Fault::on("v1.track", Act::Html(500)), [false, false]),
         (fault(), [true, true]),
     ] {
         let (plainly, through) = met(&scene, fault.clone(), 1);
         assert_eq!([plainly[0], through[0]], hit, "{fault:?}");
     }
     // What no operation serves is met by its path.
-    let unlisted = Fault { path: Some("/new/thing".to_owned()), ..Fault::everywhere(Act::html(502)) };
+    let unlisted = Fault { path: Some("/new/thing".to_owned()), ..Fault::everywhere(Act::Html(502)) };
     scene.stage.sandbox.fault(unlisted);
     assert_eq!(scene.stage.ask(get("/new/thing").by("shop")).status, 502);
 }

@@ -53,7 +53,7 @@ pub fn target(head: &Parts) -> Result<PathAndQuery, Misaddressed> {
         if !matches!(scheme, "http" | "https") || !names_one(authority) {
             return Err(Misaddressed::NoPath);
         }
-        if named.is_some_and(|named| !named.as_str().eq_ignore_ascii_case(authority.as_str())) {
+        if named.is_some_and(|named| !named.eq_ignore_ascii_case(authority.as_str())) {
             return Err(Misaddressed::TwoHosts);
         }
     }
@@ -89,7 +89,7 @@ fn upgrades(headers: &HeaderMap) -> bool {
     offers.any(|offer| !offer.as_bytes().trim_ascii().eq_ignore_ascii_case(b"h2c"))
 }
 
-fn host(head: &Parts) -> Result<Option<Authority>, Misaddressed> {
+fn host(head: &Parts) -> Result<Option<&str>, Misaddressed> {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => Err(Misaddressed::Host),
@@ -98,16 +98,27 @@ fn host(head: &Parts) -> Result<Option<Authority>, Misaddressed> {
         (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_none() => Err(Misaddressed::Host),
         (None, _) => Ok(None),
         (Some(host), None) => {
-            let host = Authority::try_from(host.as_bytes()).map_err(|_| Misaddressed::Host)?;
-            if names_one(&host) { Ok(Some(host)) } else { Err(Misaddressed::Host) }
+            let host = host.to_str().map_err(|_| Misaddressed::Host)?;
+            // Most are plain names; the others are worth taking apart.
+            let good = is_plain(host) || host.parse().is_ok_and(|host| names_one(&host));
+            if good { Ok(Some(host)) } else { Err(Misaddressed::Host) }
         }
     }
 }
 
+/// Letters, digits, hyphens and dots, and perhaps a port.
+fn is_plain(host: &str) -> bool {
+    let (name, number) = host.split_once(':').unwrap_or((host, ""));
+    let of_names = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    !name.is_empty() && name.bytes().all(of_names) && port(number)
+}
+
+fn port(number: &str) -> bool {
+    number.bytes().all(|byte| byte.is_ascii_digit()) && (number.is_empty() || number.parse::<u16>().is_ok())
+}
+
 /// A name, and perhaps a port: `Authority` itself takes more.
 fn names_one(host: &Authority) -> bool {
-    let port =
-        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok());
     let (name, text) = (host.host(), host.as_str());
     !name.is_empty()
         && match text.strip_prefix(name) {

@@ -59,7 +59,8 @@ impl Link {
         })
     }
 
-    /// Sends a request and waits for the answer's head.
+    /// Sends a request and waits for the answer's head. A connection that was closed, or said something, while
+    /// it was idle gives the request back with the error, not a byte of it written.
     pub(super) async fn ask(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -82,14 +83,10 @@ impl Link {
         poll_driven(&mut self.connection, std::pin::pin!(body.frame()), cx)
     }
 
-    /// Whether the connection can carry another request. Polls it once, for nobody.
-    fn usable(&mut self) -> bool {
-        let Some(connection) = &mut self.connection else { return false };
-        let over = connection.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
-        if over {
-            self.connection = None;
-        }
-        !over && self.sender.is_ready()
+    /// Looks whether the connection was closed while it was idle. Polls it once, for nobody.
+    fn is_over(&mut self) -> bool {
+        let Some(connection) = &mut self.connection else { return true };
+        connection.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 }
 
@@ -128,7 +125,8 @@ struct Idle {
 }
 
 impl Pool {
-    /// The idle connection that was used last, if one is still good.
+    /// The idle connection that was used last. Whether it was closed meanwhile is seen by [`Link::ask`], which
+    /// reads before it writes and then hands the request back.
     pub(super) fn take(&self, destination: &Destination, now: Instant) -> Option<Link> {
         loop {
             let idle = {
@@ -136,16 +134,16 @@ impl Pool {
                 idle.iter_mut().find(|shelf| shelf.destination == destination.id)?.links.pop()?
             };
             let Idle { mut link, until } = idle;
-            if now < until && link.usable() {
+            if now < until {
                 link.counted.becomes(ConnectionState::Active);
                 return Some(link);
             }
         }
     }
 
-    /// Keeps a connection whose answer was read to its end. Whether it is still good is seen when it is taken.
+    /// Keeps a connection whose answer was read to its end. Whether it is still good is seen when it is used.
     pub(super) fn put(&self, mut link: Link, headers: &HeaderMap) {
-        if link.connection.is_none() || headers.get(CONNECTION).is_some_and(closes) {
+        if link.connection.is_none() || !link.sender.is_ready() || headers.get(CONNECTION).is_some_and(closes) {
             return;
         }
         let until = Instant::now() + announced(headers).unwrap_or(IDLE);
@@ -163,7 +161,7 @@ impl Pool {
         let now = Instant::now();
         let mut shelves = self.idle.lock();
         for shelf in shelves.iter_mut() {
-            shelf.links.retain_mut(|idle| now < idle.until && idle.link.usable());
+            shelf.links.retain_mut(|idle| now < idle.until && !idle.link.is_over());
         }
         shelves.retain(|shelf| !shelf.links.is_empty());
     }
@@ -186,3 +184,6 @@ fn announced(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 = value.split(',').find_map(|p| p.trim().strip_prefix("timeout=")?.parse().ok())?;
     Some(Duration::from_secs(seconds.saturating_sub(1).min(60)))
 }
+
+#[cfg(test)]
+mod tests;

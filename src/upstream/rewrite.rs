@@ -137,12 +137,9 @@ fn crosses(name: &str) -> bool {
 
 /// Takes out of an answer's head what is not the caller's business.
 pub fn answer(headers: &mut HeaderMap, endpoint: &Endpoint) {
-    // Mostly they are removed anyway.
-    let nominated = Nominated::of(headers).0.into_iter().map(str::to_ascii_lowercase);
-    for name in nominated.filter(|name| returns(name)).collect::<Vec<_>>() {
-        headers.remove(name);
-    }
-    let removed: Vec<HeaderName> = headers.keys().filter(|name| !returns(name.as_str())).cloned().collect();
+    let nominated = Nominated::of(headers);
+    let stays = |name: &str| returns(name) && !nominated.names(name);
+    let removed: Vec<HeaderName> = headers.keys().filter(|name| !stays(name.as_str())).cloned().collect();
     for name in removed {
         headers.remove(name);
     }

@@ -1,9 +1,9 @@
 //! The vendor leg: one attempt at asking Fastrac.
 //!
 //! Each worker has its own pool of HTTP/1.1 connections, and a connection is driven inside the task
-//! of the request that uses it: an idle one is polled by nobody, looked at once when it is taken,
-//! and dropped if it is closed or has bytes. Nothing is ever sent twice here, except when hyper
-//! hands the request back because not a byte of it was written. `send` asks for a [`Keyed`] and a
+//! of the request that uses it: an idle one is polled by nobody, and read before it is written to when
+//! it is taken; if it is closed or has bytes, hyper hands the request back, not a byte of it written,
+//! and another connection takes it. Nothing is ever sent twice here otherwise. `send` asks for a [`Keyed`] and a
 //! `Spent`, so neither injection nor budget can be skipped. Fails with [`Failure`], which says
 //! whether Fastrac may have seen the request.
 

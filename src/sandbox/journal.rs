@@ -7,7 +7,8 @@
 //! with it. They appear in no `Debug` text.
 //!
 //! A duplicate is an order that was executed although one with the same operation and content had
-//! been executed before: the same JSON, however it is spaced and its members are ordered.
+//! been executed before: the same JSON, however it is spaced and its members are ordered. The newest
+//! million of different orders are remembered for that.
 
 pub(super) mod metrics;
 
@@ -131,7 +132,38 @@ pub struct Journal {
     next: u64,
     counters: Counters,
     nobody: Arc<str>,
-    placed: HashMap<[u8; 16], u64>,
+    placed: Placed,
+}
+
+/// Different orders that are surely remembered.
+const REMEMBERED: usize = 1_000_000;
+
+/// How often each order was placed, in bounded memory: at most twice as many orders as are surely remembered.
+#[derive(Debug)]
+struct Placed {
+    remembered: usize,
+    recent: HashMap<[u8; 16], u64>,
+    older: HashMap<[u8; 16], u64>,
+}
+
+impl Placed {
+    fn new(remembered: usize) -> Self {
+        Placed { remembered, recent: HashMap::new(), older: HashMap::new() }
+    }
+
+    fn times(&self, order: &[u8; 16]) -> u64 {
+        self.recent.get(order).or_else(|| self.older.get(order)).copied().unwrap_or(0)
+    }
+
+    /// Counts it once more; gives the new count.
+    fn again(&mut self, order: [u8; 16]) -> u64 {
+        let times = self.times(&order) + 1;
+        if self.recent.len() >= self.remembered && !self.recent.contains_key(&order) {
+            self.older = std::mem::take(&mut self.recent);
+        }
+        self.recent.insert(order, times);
+        times
+    }
 }
 
 impl Journal {
@@ -144,7 +176,7 @@ impl Journal {
             next: 1,
             counters: Counters::default(),
             nobody: "-".into(),
-            placed: HashMap::new(),
+            placed: Placed::new(REMEMBERED),
         }
     }
 
@@ -193,9 +225,7 @@ impl Journal {
             kind => {
                 let count = if kind == Kind::OrderExpress { &mut orders.express } else { &mut orders.instant };
                 *count += 1;
-                let times = self.placed.entry(fingerprint(operation, body)).or_default();
-                *times += 1;
-                duplicate = *times > 1;
+                duplicate = self.placed.again(fingerprint(operation, body)) > 1;
                 orders.duplicates += u64::from(duplicate);
             }
         }
@@ -206,7 +236,7 @@ impl Journal {
 
     /// How many orders with this operation and content were executed.
     pub fn executed(&self, operation: Operation, body: &[u8]) -> u64 {
-        self.placed.get(&fingerprint(operation, body)).copied().unwrap_or(0)
+        self.placed.times(&fingerprint(operation, body))
     }
 
     /// Counts a connection; gives its number.

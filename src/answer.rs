@@ -19,6 +19,9 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
+/// Room that a head needs for what the gateway adds to it, in the usual case.
+pub const ADDED: usize = 8;
+
 /// What a caller will be told.
 pub struct Reply {
     /// Status.
@@ -112,7 +115,7 @@ impl Reply {
     /// Writes what the gateway adds into the headers.
     pub fn stamp(&mut self, request_id: HeaderValue, limits: Option<Limits<'_>>, close: bool) {
         let headers = &mut self.headers;
-        headers.reserve(8);
+        headers.reserve(ADDED);
         headers.insert(REQUEST_ID, request_id);
         headers.insert(OUTCOME, HeaderValue::from_static(self.outcome.as_str()));
         headers.insert(SENT, HeaderValue::from_static(self.sent.as_str()));

@@ -52,10 +52,10 @@ impl Entry {
     }
 
     /// With bytes of its own: slices would hold all of the connection's buffers for as long as the
-    /// entry lives, uncounted.
-    pub fn detached(self) -> Self {
+    /// entry lives, uncounted. There is room for `more` headers, so that no copy has to be hashed anew for them.
+    pub fn detached(self, more: usize) -> Self {
         let own = |value: HeaderValue| HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value);
-        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + more);
         for (name, value) in &self.headers {
             headers.append(name, own(value.clone()));
         }

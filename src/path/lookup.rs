@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Call, Exchange, fetch, wait::waited};
 use crate::{
     admission::Pass,
-    answer::{Cached, Content, Reply},
+    answer::{self, Cached, Content, Reply},
     cache::{Entry, Key, Lead, Seat, Wait, Wish, key::Parts, rules},
     config::Class,
     landed::{Brought, Landed, Shared, Trail},
@@ -180,7 +180,7 @@ async fn ask(call: &Call, lead: &Lead<Shared>, pass: Pass, trail: &mut Trail) ->
         stored: Instant::now(),
         lifetime,
     };
-    let entry = Arc::new(if stored { entry.detached() } else { entry });
+    let entry = Arc::new(if stored { entry.detached(answer::ADDED) } else { entry });
     if stored {
         call.errand.snapshot.cache.keep(lead.key().clone(), entry.clone());
     }

@@ -5,6 +5,8 @@
 //! masked: a line that says too little can be asked again, one that says too much cannot be unsaid.
 //! Pure; knows nothing of JSON.
 
+use std::collections::HashMap;
+
 /// What a name says of its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ruling {
@@ -129,9 +131,65 @@ const PLACES: &[&str] = &["origin", "destination", "pickuppoint", "dropoffpoint"
 
 const REGIONS: &[&str] = &["id", "regionid", "subdistrictid", "districtid", "cityid", "provinceid"];
 
+/// Names that requests and answers of Fastrac's are full of: judged once, not each time that they come. What is
+/// not here is judged all the same, so this list decides nothing.
+const COMMON: &[&str] = &[
+    "success",
+    "message",
+    "data",
+    "error",
+    "id",
+    "name",
+    "province_id",
+    "city_id",
+    "district_id",
+    "subdistrict_id",
+    "region_id",
+    "post_code",
+    "postal_code",
+    "province",
+    "city",
+    "district",
+    "subdistrict",
+    "page",
+    "limit",
+    "origin",
+    "destination",
+    "courier",
+    "courier_code",
+    "service",
+    "service_code",
+    "price",
+    "cod",
+    "insurance",
+    "discount",
+    "items",
+    "item",
+    "package",
+    "weight",
+    "width",
+    "height",
+    "length",
+    "quantity",
+    "qty",
+    "value",
+    "tariff_id",
+    "awb",
+    "booking_id",
+    "status",
+    "date",
+    "history",
+    "shipper",
+    "receiver",
+    "phone",
+    "address",
+];
+
 /// The rules, with the configuration's further names.
 #[derive(Debug)]
 pub(super) struct Rules {
+    /// Rulings of [`COMMON`].
+    common: HashMap<&'static str, Ruling>,
     /// [`PARTS`] grouped by first byte.
     parts: [Vec<&'static str>; 26],
     /// From the configuration, folded.
@@ -145,11 +203,17 @@ impl Rules {
             parts[usize::from(part.as_bytes()[0] - b'a')].push(part);
         }
         let further = further.iter().map(|name| fold(name).replace('.', "")).filter(|name| !name.is_empty()).collect();
-        Rules { parts, further }
+        let mut rules = Rules { common: HashMap::new(), parts, further };
+        rules.common = COMMON.iter().map(|name| (*name, rules.judge(name))).collect();
+        rules
     }
 
     /// What the (decoded) name says of its value.
     pub(super) fn of(&self, name: &str) -> Ruling {
+        self.common.get(name).copied().unwrap_or_else(|| self.judge(name))
+    }
+
+    fn judge(&self, name: &str) -> Ruling {
         let folded = fold(name);
         if self.holds_part(&folded) {
             return Ruling::Mask;

@@ -295,3 +295,11 @@ proptest! {
         let _ = path(&name);
     }
 }
+
+#[test]
+fn a_common_name_is_hidden_where_the_configuration_says_so() {
+    let masker = Masker::new(LogBodies::Masked, &["city_id".into(), "AWB".into()]);
+    let mut out = Vec::new();
+    masker.query(&mut out, "city_id=3171&province_id=31&awb=X1");
+    assert_eq!(String::from_utf8(out).unwrap(), "city_id=***&province_id=31&awb=***");
+}

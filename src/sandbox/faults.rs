@@ -13,7 +13,7 @@ use std::{collections::VecDeque, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use act::{Act, Canned, Handshake, MOST, Said, pad, page};
+pub use act::{Act, Canned, Handshake, LONGEST_UPLOAD, MOST, Said, pad, page};
 pub use spread::{LONGEST, Spread};
 
 use super::{
@@ -192,7 +192,19 @@ impl Faults {
 
     /// The fault that meets a request; counts it.
     pub fn take(&mut self, asked: &Asked<'_>) -> Option<Met> {
-        self.meet(asked.at, |fault| !matches!(fault.act, Act::Tls(_)) && fault.concerns(asked))
+        self.meet(asked.at, |fault| fault.concerns(asked))
+    }
+
+    /// The fault that meets a request while its body is on its way; counts it. If another kind of fault is the
+    /// first one due, nothing is counted: the request meets it when it is whole.
+    pub fn take_upload(&mut self, asked: &Asked<'_>) -> Option<Met> {
+        let first = self.armed.iter().find(|armed| armed.awaits(asked, self.seed))?;
+        if matches!(first.fault.act, Act::ResetUpload { .. }) { self.take(asked) } else { None }
+    }
+
+    /// Whether a fault in force would meet a request before it is whole, so that its head is worth a look.
+    pub fn watches_uploads(&self) -> bool {
+        self.armed.iter().any(|armed| matches!(armed.fault.act, Act::ResetUpload { .. }))
     }
 
     /// The fault that meets a new connection; counts it.
@@ -222,15 +234,30 @@ impl Faults {
 impl Armed {
     /// Whether it meets a request that it concerns; counts the request.
     fn due(&mut self, seed: u64, at: i64) -> bool {
-        let fault = &self.fault;
-        let begun = fault.from.is_none_or(|from| from.millis(0) <= at);
-        let over = fault.until.is_some_and(|until| until.millis(0) <= at);
-        if !begun || over || fault.times == Some(0) {
+        if !self.in_force(at) {
             return false;
         }
         self.seen += 1;
-        let turn = fault.every.is_none_or(|every| self.seen.is_multiple_of(every.max(1)));
-        let lucky = || chance::part(chance::draw(seed, Purpose::Fault, &[self.number, self.seen]));
+        self.meets(self.seen, seed)
+    }
+
+    /// Whether it would meet a request that came now; counts nothing.
+    fn awaits(&self, asked: &Asked<'_>, seed: u64) -> bool {
+        self.fault.concerns(asked) && self.in_force(asked.at) && self.meets(self.seen + 1, seed)
+    }
+
+    fn in_force(&self, at: i64) -> bool {
+        let fault = &self.fault;
+        let begun = fault.from.is_none_or(|from| from.millis(0) <= at);
+        let over = fault.until.is_some_and(|until| until.millis(0) <= at);
+        begun && !over && fault.times != Some(0)
+    }
+
+    /// Whether it is the turn of the n-th request that it concerns.
+    fn meets(&self, nth: u64, seed: u64) -> bool {
+        let fault = &self.fault;
+        let turn = fault.every.is_none_or(|every| nth.is_multiple_of(every.max(1)));
+        let lucky = || chance::part(chance::draw(seed, Purpose::Fault, &[self.number, nth]));
         turn && fault.chance.is_none_or(|chance| lucky() < chance)
     }
 
@@ -253,7 +280,8 @@ impl Armed {
 impl Fault {
     fn concerns(&self, asked: &Asked<'_>) -> bool {
         let name = asked.operation.map(Operation::name);
-        self.operation.as_deref().is_none_or(|wanted| name == Some(wanted))
+        !matches!(self.act, Act::Tls(_))
+            && self.operation.as_deref().is_none_or(|wanted| name == Some(wanted))
             && self.path.as_deref().is_none_or(|wanted| asked.path == wanted)
             && self.key.as_deref().is_none_or(|wanted| asked.key == Some(wanted))
     }

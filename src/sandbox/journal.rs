@@ -111,7 +111,7 @@ pub struct Counters {
     pub acts: BTreeMap<&'static str, u64>,
     /// Requests that a limit refused, by label of key and what was used up.
     pub limited: BTreeMap<(Arc<str>, Window), u64>,
-    /// Requests whose body broke off.
+    /// Requests whose body broke off, by a fault too.
     pub broken: u64,
     /// Connections accepted.
     pub connections: u64,
@@ -264,6 +264,13 @@ impl Journal {
     /// Counts a request whose body broke off: it was not received whole and has no entry.
     pub fn broken(&mut self) {
         self.counters.broken += 1;
+    }
+
+    /// Counts a request that a fault met while its body was on its way.
+    pub fn interrupted(&mut self, act: &'static str) {
+        self.counters.faults += 1;
+        self.meet(act);
+        self.broken();
     }
 
     /// The requests kept, oldest first.

@@ -9,13 +9,13 @@
 mod flow;
 mod handshake;
 mod shape;
+mod upload;
 
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Response;
 use http_body::Body;
-use http_body_util::{BodyExt, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -33,9 +33,7 @@ use super::{
 };
 use flow::Flow;
 use shape::{Ending, Given, shape};
-
-/// The longest body that is read, in bytes.
-const LONGEST: usize = 16 << 20;
+use upload::Upload;
 
 /// Pause after a failed accept (no file descriptors left), so that it doesn't spin.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -123,16 +121,21 @@ async fn respond(
     last: Last,
     request: hyper::Request<Incoming>,
 ) -> Result<Response<Flow>, Ended> {
-    let (head, body) = request.into_parts();
-    let (body, whole) = match body.is_end_stream() {
-        true => (Bytes::new(), true),
-        false => match Limited::new(body, LONGEST).collect().await {
-            Ok(body) => (body.to_bytes(), true),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => (Bytes::new(), false),
-            Err(_) => return Err(broken(&world)),
-        },
+    let (head, mut body) = request.into_parts();
+    let met = if body.is_end_stream() { None } else { world.lock().uploads(&head) };
+    // A body that is given up stays here until the connection ends: dropped, it would end the connection in its way.
+    let (body, whole) = match upload::read(&mut body, met.as_ref()).await {
+        Upload::Whole(body) => (body, true),
+        Upload::TooLong => (Bytes::new(), false),
+        Upload::Broken => return Err(broken(&world, met.as_ref())),
+        Upload::Enough => {
+            let ended = broken(&world, met.as_ref());
+            pause(met.map_or(0, |met| met.wait.saturating_add(met.delay))).await;
+            *last.lock() = Some(Ending { bytes: Vec::new(), reset: true });
+            return Err(ended);
+        }
     };
-    let request = Request { connection, method: head.method, uri: head.uri, headers: head.headers, body };
+    let request = Request { connection, method: head.method, uri: head.uri, headers: head.headers, body, met };
     let received = world.lock().receive(request);
     let Met { act, wait, delay, .. } = received.met.clone().unwrap_or_default();
     pause(wait).await;
@@ -148,8 +151,13 @@ async fn respond(
     }
 }
 
-fn broken(world: &Shared) -> Ended {
-    world.lock().journal.broken();
+/// Counts a request that was never whole.
+fn broken(world: &Shared, met: Option<&Met>) -> Ended {
+    let journal = &mut world.lock().journal;
+    match met {
+        Some(met) => journal.interrupted(met.act.name()),
+        None => journal.broken(),
+    }
     Ended
 }
 

@@ -91,6 +91,8 @@ pub struct Request {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+    /// The fault that met it before it was whole: see [`World::uploads`].
+    pub met: Option<Met>,
 }
 
 /// A request that stands in the journal.
@@ -195,17 +197,15 @@ impl World {
     /// Writes a request down and decides its key and fault.
     pub fn receive(&mut self, request: Request) -> Received {
         let path = request.uri.path();
-        let row = path
-            .strip_prefix(self.rules.prefix.as_str())
-            .and_then(|path| Routes::get().find(&request.method, path, self.rules.track_by_post));
-        let operation = row.map(|row| Routes::get().rows()[row].operation);
         let at = self.clock.now();
-        let version = operation.map(|operation| operation.version);
-        let key = self.keys.check(&request.headers, (version, self.rules.auth), at);
+        let row = self.row(&request.method, path);
+        let operation = row.map(|row| Routes::get().rows()[row].operation);
+        let key = self.key(&request.headers, operation, at);
         if key.is_none() && self.keys.mixed(&request.headers) {
             self.journal.mixed();
         }
-        let met = self.faults.take(&faults::Asked { operation, path, key: key.as_deref(), at });
+        let asked = faults::Asked { operation, path, key: key.as_deref(), at };
+        let met = request.met.or_else(|| self.faults.take(&asked));
         let limited = key.as_ref().and_then(|key| self.limits.admit(key, at));
         let entry = Entry {
             seq: 0,
@@ -226,6 +226,18 @@ impl World {
         };
         let seq = self.journal.receive(entry);
         Received { seq, row, key, uri: request.uri, body: request.body, limited, met }
+    }
+
+    /// The position of the row that serves a path.
+    fn row(&self, method: &Method, path: &str) -> Option<usize> {
+        let path = path.strip_prefix(self.rules.prefix.as_str())?;
+        Routes::get().find(method, path, self.rules.track_by_post)
+    }
+
+    /// The label of the pair that a request carries.
+    fn key(&self, headers: &HeaderMap, operation: Option<Operation>, at: i64) -> Option<Arc<str>> {
+        let version = operation.map(|operation| operation.version);
+        self.keys.check(headers, (version, self.rules.auth), at)
     }
 
     /// Executes a request and gives the right answer.

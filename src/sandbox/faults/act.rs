@@ -12,6 +12,14 @@ pub enum Act {
     Pass,
     /// Not executed; the connection is reset (RST).
     Reset,
+    /// Not executed; the connection is reset (RST) while the request's body is on its way. One that ends
+    /// sooner, or has no body, is met as by [`Act::Reset`].
+    ResetUpload {
+        /// Bytes of the body after which it is reset, at most [`LONGEST_UPLOAD`]: 0 is with the head; absent: half
+        /// of the length that it declares, or its first bytes where it declares none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<usize>,
+    },
     /// Not executed; the connection is closed without an answer (FIN).
     Close,
     /// Executed; the connection is closed without an answer (FIN): the case that matters most.
@@ -136,7 +144,8 @@ impl Act {
     /// Whether the request is executed.
     pub fn executes(&self) -> bool {
         match self {
-            Act::Reset | Act::Close | Act::Html(_) | Act::Throttle { .. } | Act::Tls(_) => false,
+            Act::Reset | Act::ResetUpload { .. } | Act::Close => false,
+            Act::Html(_) | Act::Throttle { .. } | Act::Tls(_) => false,
             Act::Answer(canned) => canned.execute,
             Act::Envelope(said) => said.execute,
             Act::Revoke { execute } => *execute,
@@ -150,6 +159,7 @@ impl Act {
         match self {
             Act::Pass => "pass",
             Act::Reset => "reset",
+            Act::ResetUpload { .. } => "reset_upload",
             Act::Close => "close",
             Act::Lose => "lose",
             Act::LoseReset => "lose_reset",
@@ -187,6 +197,9 @@ impl Act {
             }
             Act::Envelope(said) => status("envelope.status", said.status),
             Act::Html(number) => status("html", *number),
+            Act::ResetUpload { after: Some(after) } if *after > LONGEST_UPLOAD => {
+                Err(format!("act.reset_upload.after: at most {LONGEST_UPLOAD}"))
+            }
             Act::Drip { bytes: 0, .. } => Err("act.drip.bytes: at least 1".to_owned()),
             Act::Long { bytes } if *bytes > MOST => Err(format!("act.long.bytes: at most {MOST}")),
             _ => Ok(()),
@@ -211,6 +224,9 @@ pub fn page(status: u16) -> Canned {
     let headers = vec![("content-type".to_owned(), "text/html".to_owned())];
     Canned { status, headers, body, ..Canned::default() }
 }
+
+/// The longest body of a request that is read, in bytes.
+pub const LONGEST_UPLOAD: usize = 16 << 20;
 
 /// The longest padding, in bytes: a body is in memory once.
 pub const MOST: usize = 1 << 28;

@@ -106,10 +106,47 @@ fn a_fault_of_tls_meets_connections_and_no_request() {
 }
 
 #[test]
+fn a_fault_of_the_upload_meets_a_head_where_it_is_the_first_one_due() {
+    let reset = || Fault::everywhere(Act::ResetUpload { after: None });
+    let mut faults = Faults::default();
+    assert!(!faults.watches_uploads() && faults.take_upload(&track()).is_none());
+    let first = faults.add(Fault::everywhere(Act::Close).times(1), 0);
+    let second = faults.add(Fault { every: Some(2), ..reset() }, 0);
+    assert!(faults.watches_uploads());
+    // Another fault comes before it; nothing is counted until the request is whole.
+    assert!(faults.take_upload(&track()).is_none() && faults.take_upload(&track()).is_none());
+    assert_eq!(faults.take(&track()).map(|met| met.number), Some(first));
+    // Its turn is the second: the first is looked at by its head, and counted when it is whole.
+    assert!(faults.take_upload(&track()).is_none());
+    assert!(faults.take(&track()).is_none());
+    assert_eq!(faults.take_upload(&track()).map(|met| met.number), Some(second));
+    assert_eq!((faults.met(first), faults.met(second)), (Some(1), Some(1)));
+}
+
+#[test]
+fn looking_at_heads_changes_nothing_of_who_is_met() {
+    let faults = || {
+        let mut faults = Faults::new(3);
+        faults.add(Fault { chance: Some(0.3), ..Fault::everywhere(Act::Close) }, 0);
+        faults.add(Fault { chance: Some(0.5), ..Fault::everywhere(Act::ResetUpload { after: None }) }, 0);
+        faults.add(Fault { every: Some(3), ..Fault::everywhere(Act::Reset) }, 0);
+        faults
+    };
+    let (mut whole, mut uploaded) = (faults(), faults());
+    for _ in 0..200 {
+        let by_head = uploaded.take_upload(&track()).or_else(|| uploaded.take(&track()));
+        assert_eq!(by_head.map(|met| met.number), whole.take(&track()).map(|met| met.number));
+    }
+    assert_eq!(uploaded.json(), whole.json());
+}
+
+#[test]
 fn every_act_can_be_written_as_json_and_read_again() {
     for text in [
         r#"{"act": "lose"}"#,
         r#"{"act": "reset", "chance": 0.1}"#,
+        r#"{"act": {"reset_upload": {}}}"#,
+        r#"{"act": {"reset_upload": {"after": 0}}, "every": 2}"#,
         r#"{"act": "close", "every": 10}"#,
         r#"{"act": "lose_reset", "from": "+1m", "until": "2030-01-01T00:00:00Z"}"#,
         r#"{"act": "pass", "skew_ms": -3600000}"#,
@@ -153,12 +190,19 @@ fn what_could_never_be_is_refused() {
         r#"{"act": {"envelope": {"status": 600}}}"#,
         r#"{"act": {"html": 100}}"#,
         r#"{"act": {"drip": {"bytes": 0, "every_ms": 5}}}"#,
+        r#"{"act": {"reset_upload": {"after": 16777217}}}"#,
         r#"{"act": {"tls": "refuse"}, "operation": "v2.city"}"#,
         r#"{"act": {"tls": "refuse"}, "delay_ms": 5}"#,
     ] {
         assert!(check(&serde_json::from_str(text).unwrap()).is_err(), "{text}");
     }
-    for text in [r#"{"from": "soon"}"#, r#"{"acts": "lose"}"#, r#"{"act": "explode"}"#] {
+    for text in [
+        r#"{"from": "soon"}"#,
+        r#"{"acts": "lose"}"#,
+        r#"{"act": "explode"}"#,
+        r#"{"act": "reset_upload"}"#,
+        r#"{"act": {"reset_upload": {"after": -1}}}"#,
+    ] {
         assert!(serde_json::from_str::<Fault>(text).is_err(), "{text}");
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn shape(answer: Option<Answer>, act: Act, now: i64) -> Given {
     let status = answer.as_ref().map(|answer| answer.status);
     let ending = |reset| Given::End(Ending { bytes: Vec::new(), reset }, status);
     let answer = match (&act, answer) {
-        (Act::Reset | Act::LoseReset, _) => return ending(true),
+        (Act::Reset | Act::ResetUpload { .. } | Act::LoseReset, _) => return ending(true),
         (Act::Close | Act::Lose, _) => return ending(false),
         (Act::Answer(canned), _) => return Given::Answer(canned_response(canned, now)),
         (Act::Html(status), _) => return Given::Answer(canned_response(&faults::page(*status), now)),

@@ -27,7 +27,7 @@ fn asked(world: &mut World, method: Method, path: &str, body: &str) -> (u16, Byt
     headers.insert("access-key", HeaderValue::from_static("sandbox-access"));
     headers.insert("secret-key", HeaderValue::from_static("sandbox-secret"));
     let body = Bytes::copy_from_slice(body.as_bytes());
-    let request = Request { connection: 1, method, uri: path.parse().unwrap(), headers, body };
+    let request = Request { connection: 1, method, uri: path.parse().unwrap(), headers, body, met: None };
     let received = world.receive(request);
     let answer = world.execute(&received);
     world.answered(&received, answer.status);

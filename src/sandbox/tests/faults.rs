@@ -31,6 +31,62 @@ fn a_reset_or_close_before_answering_executes_nothing() {
 }
 
 #[test]
+fn a_reset_during_the_upload_executes_nothing_and_is_counted_once() {
+    let bytes = request("POST", "/order/express", BASIC, &order());
+    let head = bytes.len() - order().len();
+    for (after, sent, whole) in [
+        (None, bytes.len(), false),
+        (Some(0), head, false),
+        (Some(40), head + 40, false),
+        (Some(40), bytes.len(), false),
+        (Some(order().len()), bytes.len(), false),
+        (Some(order().len() + 1), bytes.len(), true),
+    ] {
+        let sandbox = sandbox();
+        let number = sandbox.fault(Fault::on(ORDER, Act::ResetUpload { after }).times(1));
+        let seen = exchange(sandbox.addr(), &bytes[..sent]);
+        assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "{after:?}");
+        let counters = sandbox.counters();
+        assert_eq!((counters.requests, counters.broken), if whole { (1, 0) } else { (0, 1) }, "{after:?}");
+        assert_eq!((counters.faults, counters.acts["reset_upload"], sandbox.met(number)), (1, 1, Some(1)));
+        assert_eq!(sandbox.journal().len(), usize::from(whole));
+        assert_eq!(counters.orders.express, 0);
+        assert_eq!(ask(sandbox.addr(), "POST", "/order/express", &order()).status, 200);
+        assert_eq!((sandbox.counters().orders.express, sandbox.counters().orders.duplicates), (1, 0));
+    }
+}
+
+#[test]
+fn a_reset_during_the_upload_meets_a_chunked_body_and_one_without_a_body() {
+    let chunked = format!(
+        "POST /order/express HTTP/1.1\r\nHost: localhost\r\n{BASIC}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{{\"cou\r\n"
+    );
+    for (bytes, broken) in [(chunked.into_bytes(), 1), (request("GET", "/region/province", BASIC, ""), 0)] {
+        let sandbox = sandbox();
+        sandbox.fault(Fault::everywhere(Act::ResetUpload { after: None }));
+        let seen = exchange(sandbox.addr(), &bytes);
+        assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let counters = sandbox.counters();
+        assert_eq!((counters.broken, counters.acts["reset_upload"]), (broken, 1));
+    }
+}
+
+#[test]
+fn a_caller_that_leaves_before_the_reset_is_met_and_broke_off_once() {
+    let sandbox = sandbox();
+    sandbox.fault(Fault::on(ORDER, Act::ResetUpload { after: Some(1_000_000) }));
+    let bytes = request("POST", "/order/express", BASIC, &order());
+    let mut stream = TcpStream::connect(sandbox.addr()).unwrap();
+    stream.write_all(&bytes[..bytes.len() - 1]).unwrap();
+    drop(stream);
+    while sandbox.counters().broken == 0 {
+        std::thread::yield_now();
+    }
+    let counters = sandbox.counters();
+    assert_eq!((counters.requests, counters.broken, counters.faults, counters.acts["reset_upload"]), (0, 1, 1, 1));
+}
+
+#[test]
 fn a_reset_after_execution_executes() {
     let (seen, sandbox) = lost(Act::LoseReset);
     assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::ConnectionReset);

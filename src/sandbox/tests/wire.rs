@@ -307,6 +307,7 @@ proptest! {
             let mut headers = http::HeaderMap::new();
             headers.insert("authorization", BASIC["Authorization: ".len()..].parse().unwrap());
             let received = world.receive(Request {
+                met: None,
                 connection: 1,
                 method: row.method.clone(),
                 uri: format!("{}?{query}", row.path).parse().unwrap(),

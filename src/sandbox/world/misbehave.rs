@@ -1,9 +1,12 @@
 //! What the world does where it misbehaves: keys that go away, limits, answers of its own.
 
+use http::request::Parts;
+
 use super::{Answer, Received, World};
 use crate::sandbox::{
     envelope::Failure,
-    faults::{Act, Fault},
+    faults::{Act, Asked, Fault, Met},
+    route::Routes,
     when::When,
 };
 
@@ -20,6 +23,17 @@ impl World {
         let met = self.faults.connect(now)?;
         self.journal.meet(met.act.name());
         Some(met.act)
+    }
+
+    /// The fault that meets a request whose head has come and whose body is on its way.
+    pub fn uploads(&mut self, head: &Parts) -> Option<Met> {
+        if !self.faults.watches_uploads() {
+            return None;
+        }
+        let (path, at) = (head.uri.path(), self.clock.now());
+        let operation = self.row(&head.method, path).map(|row| Routes::get().rows()[row].operation);
+        let key = self.key(&head.headers, operation, at);
+        self.faults.take_upload(&Asked { operation, path, key: key.as_deref(), at })
     }
 
     /// Revokes a pair at an instant; false if there is none with this access key.

@@ -4,7 +4,7 @@
 //! is honoured) or the file that the account names.
 
 use std::{
-    io,
+    io::{self, ErrorKind},
     path::Path,
     pin::Pin,
     sync::{
@@ -130,6 +130,10 @@ pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Unusable> {
 }
 
 /// An open connection.
+///
+/// What can no longer be written is no error here but waits: Fastrac may have answered by the head, a refusal most
+/// likely, and ended the connection with the body unread. The answer is still there to be read, and if there is none
+/// whoever reads is told that the connection is lost. hyper would give up with the first write that fails.
 pub(super) enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -149,6 +153,17 @@ pub(super) async fn dial(destination: &Destination) -> io::Result<Io> {
     }
 }
 
+/// A write to a connection that the other end has left waits for what is read to tell. hyper reads before it writes,
+/// so that the end, which comes after, wakes it.
+fn or_wait<T>(written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    match written {
+        Poll::Ready(Err(error)) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+            Poll::Pending
+        }
+        written => written,
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
@@ -160,10 +175,10 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        or_wait(match self.get_mut() {
             Io::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
-        }
+        })
     }
 
     fn poll_write_vectored(
@@ -171,10 +186,10 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        or_wait(match self.get_mut() {
             Io::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-        }
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -185,10 +200,10 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        or_wait(match self.get_mut() {
             Io::Plain(io) => Pin::new(io).poll_flush(cx),
             Io::Tls(io) => Pin::new(io).poll_flush(cx),
-        }
+        })
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

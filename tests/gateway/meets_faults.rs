@@ -3,13 +3,15 @@
 //! `ROWS` is the table: a fault as the control address takes it, what a client that asks the sandbox
 //! directly sees, and what becomes of a read and of an order through the gateway. For each of these:
 //! status, outcome, `X-Gateway-Sent`, code, attempts, the metrics, the line in the log, and whether
-//! Fastrac executed. What isn't about one request has a file: TLS, limits, keys, schedules.
+//! Fastrac executed. What isn't about one request has a file: TLS, limits, keys, schedules;
+//! so have requests that are cut off while they are written.
 
 mod keys;
 mod limits;
 mod plain;
 mod schedules;
 mod tls;
+mod uploads;
 
 use std::{cell::RefCell, time::Duration};
 
@@ -90,6 +92,7 @@ const ROWS: &[Row] = &[
     row("a delay by percentiles", r#"{"delay": {"percentiles": [[0, 30], [50, 40], [99, 80]]}}"#, head(200, Body::Right).after(30), OK, OK, true),
     hasty(row("a delay longer than anybody waits", r#"{"delay_ms": 900}"#, head(200, Body::Right).after(900), LATE, LATE, true)),
     row("a reset instead of an answer", r#"{"act": "reset"}"#, by_reset(), CUT.twice(), CUT, false),
+    row("a reset during the request", r#"{"act": {"reset_upload": {}}}"#, by_reset(), CUT.twice(), CUT, false),
     row("a close instead of an answer", r#"{"act": "close"}"#, closed(), CUT.twice(), CUT, false),
     row("a reset before the body", r#"{"act": {"cut": {"after": 0, "reset": true}}}"#, head(200, Body::Cut(0)).reset(), CUT.twice(), CUT, true),
     row("a reset during the body", r#"{"act": {"cut": {"after": 40, "reset": true}}}"#, head(200, Body::Cut(40)).reset(), CUT.twice(), CUT, true),
@@ -150,7 +153,11 @@ fn unknown(stage: &Stage) -> f64 {
 
 impl Scene {
     fn new() -> Scene {
-        let stage = Setup { sandbox: shared(), ..Setup::default() }.start();
+        Scene::of(Setup::default())
+    }
+
+    fn of(setup: Setup) -> Scene {
+        let stage = Setup { sandbox: shared(), ..setup }.start();
         let order = post("/order/express", &bodies::order(0)).pair(TWIN.0, TWIN.1);
         let placed = plain::ask(stage.sandbox.addr(), &order);
         let awb = placed.json()["data"]["awb"].clone();

@@ -1,0 +1,173 @@
+//! Connections that end while a request's body is on its way: by a reset, or by an answer that doesn't wait for it.
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+};
+
+use fastrac_gateway::sandbox::{Act, Fault};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use super::{CUT, Made, Row, Scene, by_reset, plain, row, unknown};
+use crate::{
+    answers_truly::Certificates,
+    bodies,
+    client::{Request, find, post},
+    stage::{Setup, TWIN, until},
+};
+
+/// Bodies that fit into the buffers of a connection, and one that doesn't: it is still being written when the end comes.
+const LENGTHS: [usize; 3] = [2_000, 900_000, 12_000_000];
+
+const LIMITS: &str = "request_body = \"16MiB\"";
+
+/// A body with blanks behind it, which are no part of what it says.
+fn long(body: &str, length: usize) -> String {
+    [body, &" ".repeat(length - body.len())].concat()
+}
+
+#[test]
+fn a_reset_during_the_request_is_met_while_its_body_is_written() {
+    let scene = Scene::new();
+    let sandbox = &scene.stage.sandbox;
+    let asked = post("/order/express", &long(bodies::ORDER, LENGTHS[2])).pair(TWIN.0, TWIN.1);
+    for after in [Some(0), Some(70_000), None] {
+        let (number, before) = (sandbox.fault(Fault::everywhere(Act::ResetUpload { after })), sandbox.counters());
+        let mut stream = TcpStream::connect(sandbox.addr()).expect("connected");
+        stream.set_write_timeout(Some(plain::PATIENCE)).expect("set");
+        let error = stream.write_all(&asked.bytes()).expect_err("the connection ends before the body");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{after:?}");
+        let counters = sandbox.counters();
+        assert_eq!((counters.requests, counters.orders), (before.requests, before.orders), "never whole, not executed");
+        assert_eq!((counters.broken - before.broken, sandbox.met(number)), (1, Some(1)), "{after:?}");
+        sandbox.clear_faults();
+    }
+    assert_eq!(sandbox.counters().acts["reset_upload"], 3);
+}
+
+/// What becomes of a request of the gateway's: short or long, one that may be repeated or not.
+#[test]
+fn a_request_that_is_reset_while_it_is_written_may_have_been_sent_and_no_order_goes_twice() {
+    let mut scene = Scene::of(Setup { limits: LIMITS, ..Setup::default() });
+    for (length, after) in LENGTHS.into_iter().flat_map(|length| [(length, 0), (length, 1_000)]) {
+        let fault = Fault::everywhere(Act::ResetUpload { after: Some(after) }).key("gateway");
+        let row = row("a reset during the request", "", by_reset(), CUT.twice(), CUT, false);
+        let order = long(&bodies::order(length + after), length);
+        for (path, body, operation, made) in [
+            ("/tariff/express", &long(bodies::TARIFF, length), "v2.tariff_express", row.read),
+            ("/order/express", &order, "v2.order_express", row.order),
+            ("/new/thing", &order, "unlisted", row.order),
+        ] {
+            cut_off(&scene, &fault, (&row, post(path, body)), (operation, made));
+        }
+        confirmed(&scene, &post("/order/express", &order).by("shop"));
+    }
+    scene.logs();
+    scene.logged.get_mut().clear();
+}
+
+/// Asks under the fault; the sandbox counts what the gateway says.
+fn cut_off(scene: &Scene, fault: &Fault, (row, asked): (&Row, Request), (operation, made): (&str, Made)) {
+    let sandbox = &scene.stage.sandbox;
+    let before = (sandbox.counters(), unknown(&scene.stage), scene.stage.metric("retries_total", &[]));
+    let number = sandbox.fault(fault.clone());
+    scene.through(row, asked, (operation, made));
+    let counters = sandbox.counters();
+    assert_eq!(sandbox.met(number), Some(made.attempts), "{operation}: met by each attempt");
+    assert_eq!(counters.broken - before.0.broken, made.attempts, "{operation}: broke off");
+    assert_eq!((counters.requests, counters.orders), (before.0.requests, before.0.orders), "{operation}: not executed");
+    let doubtful = if made.attempts == 1 { 1.0 } else { 0.0 };
+    assert_eq!(unknown(&scene.stage) - before.1, doubtful, "{operation}: in the journal of unknown orders");
+    assert_eq!(scene.stage.metric("retries_total", &[]) - before.2, 1.0 - doubtful, "{operation}");
+    sandbox.clear_faults();
+}
+
+/// An order in doubt is held, until somebody confirms that it shall go again.
+fn confirmed(scene: &Scene, order: &Request) {
+    let executed = || scene.stage.sandbox.counters().orders.express;
+    let before = executed();
+    let held = scene.stage.ask(order.clone());
+    assert_eq!((held.status, held.code().as_str(), held.sent()), (409, "order.unknown", "no"));
+    assert_eq!(executed(), before);
+    let again = scene.stage.ask(order.clone().header("x-gateway-resend", "confirmed"));
+    assert_eq!((again.status, again.sent(), executed()), (200, "yes", before + 1), "{again:?}");
+}
+
+/// A Fastrac that answers by a request's head, and ends the connection with the body unread: by a reset.
+fn hasty(tls: Option<Arc<ServerConfig>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let addr = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // Else the answer might still wait for an acknowledgement when the connection is reset.
+            stream.set_nodelay(true).expect("set");
+            match &tls {
+                None => refuse(stream),
+                Some(config) => {
+                    let session = ServerConnection::new(config.clone()).expect("a session");
+                    refuse(StreamOwned::new(session, stream));
+                }
+            }
+        }
+    });
+    addr
+}
+
+fn refuse(mut stream: impl Read + Write) {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        if !stream.read(&mut byte).is_ok_and(|read| read == 1) {
+            return;
+        }
+        head.extend_from_slice(&byte);
+    }
+    let (status, body) = match find(&head, b"POST ") {
+        None => ("200 OK", r#"{"success":true,"message":"","data":[]}"#),
+        Some(_) if find(&head, b"/page").is_some() => ("413 Payload Too Large", "<html>413</html>"),
+        Some(_) if find(&head, b"/cancel").is_some() => {
+            ("401 Unauthorized", r#"{"success":false,"message":"Unauthorized"}"#)
+        }
+        Some(_) => ("413 Payload Too Large", r#"{"success":false,"message":"Too long"}"#),
+    };
+    let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let _ = stream.write_all(answer.as_bytes());
+}
+
+/// Asks for each length, path and number; how each was answered, and how often.
+fn told(tls: bool, times: usize) -> BTreeMap<(&'static str, u16, String, String), u32> {
+    let certificates = Certificates::new();
+    let addr = hasty(tls.then(|| certificates.server()));
+    let (scheme, account) = if tls { ("https", "ca = \"ca.pem\"") } else { ("http", "") };
+    let (base_url, files) = (Some(format!("{scheme}://{addr}")), vec![("ca.pem", certificates.authority)]);
+    let stage = Setup { base_url, account, files, wait: false, limits: LIMITS, ..Setup::default() }.start();
+    until("ready", || stage.app().gateway.was_ready());
+    let mut told = BTreeMap::new();
+    for (number, length) in (0..times).flat_map(|number| LENGTHS.map(|length| (number, length))) {
+        for path in ["/order/express", "/order/cancel", "/new/thing", "/new/page"] {
+            let answer = stage.ask(post(path, &long(&bodies::order(number), length)).by("shop"));
+            let (outcome, sent) = (answer.outcome().to_owned(), answer.sent().to_owned());
+            *told.entry((path, answer.status, outcome, sent)).or_default() += 1;
+        }
+    }
+    told
+}
+
+/// Over TLS, where much is written at a time, an answer was lost with the first write that failed.
+#[test]
+fn an_answer_that_does_not_wait_for_the_request_reaches_the_caller() {
+    const TIMES: usize = 3;
+    for tls in [false, true] {
+        let all = [
+            // A page is nothing of Fastrac's own: it doesn't prove what became of the request.
+            ("/new/page", 413, "rejected", "unknown"),
+            ("/new/thing", 413, "rejected", "yes"),
+            ("/order/cancel", 401, "rejected", "yes"),
+            ("/order/express", 413, "rejected", "yes"),
+        ];
+        let all = all.map(|(path, status, outcome, sent)| (path, status, outcome.to_owned(), sent.to_owned()));
+        let times = (TIMES * LENGTHS.len()) as u32;
+        assert_eq!(told(tls, TIMES), all.map(|answer| (answer, times)).into(), "over TLS: {tls}");
+    }
+}

@@ -5,7 +5,7 @@
 //! its last byte was taken or it was dropped, whichever comes first.
 
 use std::{
-    io,
+    fmt, io,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -17,7 +17,6 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
 /// A request, whole.
-#[derive(Debug)]
 pub struct Asked {
     /// Its method.
     pub method: Method,
@@ -27,6 +26,14 @@ pub struct Asked {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+}
+
+impl fmt::Debug for Asked {
+    /// Neither target nor values nor body: a caller's credentials stand in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (headers, bytes) = (self.headers.len(), self.body.len());
+        write!(f, "Asked({}, {headers} headers, {bytes} bytes)", self.method)
+    }
 }
 
 /// Why a request's body is not there.

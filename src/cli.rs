@@ -19,6 +19,8 @@ use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use crate::record::report_panics;
+
 /// Something that was tried did not work.
 pub(crate) const FAILED: u8 = 1;
 /// The command line or the configuration is wrong.
@@ -65,6 +67,8 @@ enum Command {
 
 /// Reads the command line, does what it says, and returns the exit code.
 pub fn main() -> ExitCode {
+    // A command may have a secret at hand.
+    report_panics();
     let done = match CommandLine::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),

@@ -84,12 +84,18 @@ pub enum ClientAuth {
 }
 
 /// `[admin]`
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Admin {
     /// SHA-256 of the admin token; `None` leaves only what needs no token.
     pub token_sha256: Option<[u8; 32]>,
     /// Names, beside IP addresses and localhost, that the admin pages answer to; lower case.
     pub hosts: Vec<String>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").field("hosts", &self.hosts).finish_non_exhaustive()
+    }
 }
 
 /// `[state]`

@@ -36,7 +36,7 @@ pub use self::{
         BreakerState, ConnectionGuard, ConnectionState, Handshake, Handshakes, KeyInfo, Metrics,
         OPENMETRICS_CONTENT_TYPE, SERIES_LIMIT, Scrape, TEXT_CONTENT_TYPE, UpstreamConnection, UpstreamConnections,
     },
-    program::init_program_log,
+    program::{init_program_log, report_panics},
 };
 use crate::{
     config::Class,
@@ -250,7 +250,6 @@ impl Recorder {
 }
 
 /// One request's account, filled by the path. Counted and written when it is dropped.
-#[derive(Debug)]
 pub struct Record {
     /// The request's name.
     pub id: RequestId,
@@ -319,6 +318,11 @@ impl Record {
         self.outcome = code.outcome();
     }
 
+    /// A panic failed it: says so in the program's log, under the name that its caller knows.
+    pub fn failed(&self) {
+        tracing::error!(request_id = self.id.as_str(), "a request failed on a panic of the gateway");
+    }
+
     /// The answer's head is ready: what follows is the caller's pace, not the gateway's.
     pub fn answered(&mut self) {
         self.answered.get_or_insert(self.started.elapsed());
@@ -339,6 +343,13 @@ impl Record {
     }
 }
 
+impl std::fmt::Debug for Record {
+    /// Without target and bodies: what they hold is masked only on the way into the line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Record").field("id", &self.id).field("outcome", &self.outcome).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         let took = self.started.elapsed();
@@ -346,7 +357,9 @@ impl Drop for Record {
             gauge.dec();
         }
         if self.outcome == Outcome::ClientGone && std::thread::panicking() {
-            self.outcome = Outcome::Internal;
+            self.refused(Code::GatewayInternal);
+            self.status.get_or_insert(Code::GatewayInternal.status().as_u16());
+            self.failed();
         }
         let place = self.place.take();
         self.recorder.count(self, took);

@@ -103,7 +103,7 @@ where
         let outcome = match Permit::take() {
             Some(_permit) => {
                 let outcome = caught(std::pin::pin!(forward(x, head, body))).await;
-                outcome.unwrap_or_else(|Panicked| Err(internal()))
+                outcome.unwrap_or_else(|Panicked| Err(x.failed()))
             }
             None => Err(overloaded()),
         };
@@ -142,11 +142,6 @@ fn named(headers: &HeaderMap) -> Option<RequestId> {
 fn overloaded() -> Refusal {
     Refusal::new(Code::GatewayOverloaded, "The gateway is serving as many requests as it can; try again")
         .retry_after(Duration::from_secs(1))
-}
-
-fn internal() -> Refusal {
-    Refusal::new(Code::GatewayInternal, "The gateway failed; its operators find this request under its id")
-        .sent(Sent::Unknown)
 }
 
 impl Exchange {
@@ -205,6 +200,14 @@ impl Exchange {
             }
         }
         Ok(body?)
+    }
+
+    /// A panic took the rest of the path, here or in a task.
+    pub(super) fn failed(&self) -> Refusal {
+        // A task that had the record has said so itself.
+        self.record.iter().for_each(Record::failed);
+        Refusal::new(Code::GatewayInternal, "The gateway failed; its operators find this request under its id")
+            .sent(Sent::Unknown)
     }
 
     /// Moves the record away: a task will write it, whatever becomes of the caller.
@@ -320,7 +323,7 @@ impl Drop for Permit {
     }
 }
 
-/// The future panicked; its message went to the panic hook.
+/// The future panicked; what may be said of it went to the program's log (`record::report_panics`).
 struct Panicked;
 
 /// Turns a panic of the path into a value, so that its caller still gets an answer.

@@ -138,7 +138,7 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, lead: Lead<Shared>, 
     });
     let landed = match timeout_at(deadline, wait.landed()).await {
         Ok(Some(landed)) => landed,
-        Ok(None) => return Err(Refusal::new(Code::GatewayInternal, "The gateway failed while it asked Fastrac")),
+        Ok(None) => return Err(x.failed()),
         Err(_) => {
             let late = Refusal::new(Code::UpstreamTimeout, "no answer from Fastrac in time");
             return Err(late.sent(Sent::Unknown));

@@ -9,7 +9,6 @@ use super::{Call, Exchange, Ready, fetch};
 use crate::{
     answer::{Content, Reply},
     orders::{Asked, Recall, StoredAnswer, Ticket, concerns},
-    outcome::{Code, Sent},
     refusal::Refusal,
 };
 
@@ -65,10 +64,7 @@ pub(super) async fn send(x: &mut Exchange, call: Box<Call>, ready: Ready, ticket
         // If the caller has left, the exchange comes back and is written here.
         let _ = done.send((exchange, outcome));
     });
-    let Ok((exchange, outcome)) = wait.await else {
-        let lost = Refusal::new(Code::GatewayInternal, "The gateway failed while it sent the order");
-        return Err(lost.sent(Sent::Unknown));
-    };
+    let Ok((exchange, outcome)) = wait.await else { return Err(x.failed()) };
     x.attach(exchange);
     outcome
 }

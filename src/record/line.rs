@@ -12,7 +12,7 @@ use super::{Masker, Names, Record, encode};
 use crate::config::Class;
 
 /// A body as the record holds it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Captured {
     /// Its bytes, if it is whole; else nothing.
     whole: Option<Bytes>,
@@ -29,6 +29,12 @@ impl Captured {
     /// Cut off, or too long to be held: only its length is told.
     pub fn part(length: u64) -> Captured {
         Captured { whole: None, length }
+    }
+}
+
+impl std::fmt::Debug for Captured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Captured({} bytes)", self.length)
     }
 }
 

@@ -216,6 +216,15 @@ mod hides {
     use super::*;
 
     #[test]
+    fn everything_that_is_masked_when_it_is_printed_itself() {
+        let bench = bench();
+        let mut record = bench.open("/order;token=CANARY/x?secret_key=CANARY");
+        went(&mut record, 1, r#"{"secret_key":"CANARY"}"#, r#"{"data":"CANARY"}"#);
+        let shown = format!("{record:?} {record:#?} {:?} {:?}", record.request_body, bench.recorder);
+        assert!(shown.contains("request-1") && !shown.contains("CANARY"), "{shown}");
+    }
+
+    #[test]
     fn secrets_and_personal_data_in_path_query_and_bodies() {
         let bench = bench();
         let mut record = bench.open("/order;token=CANARY/x?secr%65t_key=CANARY&search=CANARY&a=1");

@@ -54,3 +54,99 @@ pub struct Route {
     /// Where connections go.
     pub destination: Arc<Destination>,
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method, uri::PathAndQuery};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        body::Asked,
+        catalog::Operation,
+        config::Class,
+        keys::{Held, Pair, Secret},
+        record::Metrics,
+        upstream::rewrite,
+    };
+
+    /// Compiles only for a type that can't be printed.
+    macro_rules! has_no_debug {
+        ($($name:ty),*) => {
+            trait Ambiguous<Which> { fn known() {} }
+            impl<T: ?Sized> Ambiguous<()> for T {}
+            impl<T: ?Sized + std::fmt::Debug> Ambiguous<u8> for T {}
+            $(let () = <$name as Ambiguous<_>>::known();)*
+        };
+    }
+
+    fn lease(access: &str, secret: &str) -> Lease {
+        let pair = Pair::new(Secret::new(access.to_owned()), Secret::new(secret.to_owned())).unwrap();
+        Lease::new(Arc::new(Held { account: "main".into(), pair, loaded_at: jiff::Timestamp::now() }))
+    }
+
+    fn route() -> Route {
+        let (host, authority) = ("b2b.example".to_owned(), "b2b.example:1".to_owned());
+        let endpoint = Endpoint { tls: false, host, port: 1, authority, prefix: String::new(), auth: AuthStyle::Both };
+        let connections = Metrics::new().unwrap().upstream_connections("main");
+        let destination = Arc::new(Destination::new(&endpoint, None, None, connections).unwrap());
+        Route { endpoint, host: HeaderValue::from_static("b2b.example:1"), destination }
+    }
+
+    fn operation() -> Operation {
+        Operation {
+            index: 0,
+            name: "x".into(),
+            label: "x".into(),
+            path: String::new(),
+            class: Class::Quote,
+            api: None,
+            cache: None,
+            timeout: std::time::Duration::from_secs(1),
+            cost: 1,
+            vary: vec![],
+        }
+    }
+
+    /// A caller's request, with his secret wherever one could stand.
+    fn asked(secret: &str) -> Asked {
+        let mut headers = HeaderMap::new();
+        for name in ["access-key", "secret-key", "authorization", "x-secret-key"] {
+            headers.insert(name, HeaderValue::from_str(secret).unwrap());
+        }
+        let target = PathAndQuery::try_from(format!("/tariff?secret_key={secret}")).unwrap();
+        Asked { method: Method::POST, target, headers, body: Bytes::from(secret.to_owned()) }
+    }
+
+    #[test]
+    fn what_holds_the_pair_and_was_not_made_to_be_printed_cannot_be() {
+        has_no_debug!(Keyed, Held, crate::keys::Scan, crate::path::Ready, crate::keys::Vault);
+    }
+
+    proptest! {
+        #[test]
+        fn printed_nothing_on_the_way_shows_a_key(
+            access in "canary-[!-9;-~]{8,60}",
+            secret in "canary/[!-~]{8,60}",
+            callers in "fgw_[A-Za-z0-9_-]{43}",
+        ) {
+            use base64::{Engine as _, engine::general_purpose::STANDARD};
+            let (asked, lease, route) = (asked(&callers), lease(&access, &secret), route());
+            let rewritten = rewrite::request(&asked, &operation(), &route.endpoint);
+            let mut shown = format!("{asked:?} {asked:#?} {rewritten:?} {rewritten:#?} {lease:?} {lease:#?} {route:#?}");
+            let keyed = inject(rewritten, lease, &route);
+            prop_assert_eq!(keyed.request.headers()[SECRET_KEY].as_bytes(), secret.as_bytes());
+            // The target is the caller's and holds what he wrote into it; his headers are gone.
+            let (head, headers) = (keyed.request.headers(), format!("{:#?}", keyed.request.headers()));
+            prop_assert!([ACCESS_KEY, SECRET_KEY, AUTHORIZATION].iter().all(|name| head[name].is_sensitive()));
+            shown.push_str(&format!("{head:?} {headers}"));
+            let basic = STANDARD.encode(format!("{access}:{secret}"));
+            // As it is, and as it would stand in a quoted text.
+            for hidden in [access, secret, callers, basic] {
+                let quoted = format!("{hidden:?}");
+                let quoted = quoted.trim_matches('"').to_owned();
+                prop_assert!(![hidden, quoted].iter().any(|hidden| shown.contains(hidden.as_str())), "{shown}");
+            }
+        }
+    }
+}

@@ -16,6 +16,7 @@
 //! | `spends_once` | quotas and budgets hold exactly, also when everybody asks at once |
 //! | `keeps_keys` | the key pair may change under load; a faulty one never takes over |
 //! | `rotates` | a thousand changes of the key pair under load, of every kind, and nobody notices |
+//! | `survives_panics` | a fault of the gateway's own fails one request, clearly, and shows no key |
 //! | `forgets` | a retired pair is gone from the program's memory |
 //! | `reloads` | a thousand changes of the configuration under load fail nobody and forget nothing that lives |
 //! | `hostile` | bad bytes at the door are refused, and nothing of them reaches Fastrac |
@@ -58,3 +59,4 @@ mod sends_once;
 mod shows_certificates;
 mod spends_once;
 mod stage;
+mod survives_panics;

@@ -263,7 +263,14 @@ impl Stage {
 
     /// Another program on the same folder.
     pub(crate) fn second(&self) -> Result<App, AppError> {
-        App::start(config(&self.text, self.folder.path()), Some(self.folder.path().join(CONFIG)))
+        self.second_with(|_| {})
+    }
+
+    /// The same with a change that no file could ask for.
+    pub(crate) fn second_with(&self, change: impl FnOnce(&mut Config)) -> Result<App, AppError> {
+        let mut config = config(&self.text, self.folder.path());
+        change(&mut config);
+        App::start(config, Some(self.folder.path().join(CONFIG)))
     }
 
     /// Another text, for the next reload.
@@ -292,9 +299,14 @@ impl Stage {
 
     /// Ends the program and starts it again on the same folder.
     pub(crate) fn restart(&mut self) {
+        self.restart_with(|_| {});
+    }
+
+    /// The same with a change that no file could ask for.
+    pub(crate) fn restart_with(&mut self, change: impl FnOnce(&mut Config)) {
         self.take_app().stop();
         self.before = self.sandbox.counters().requests;
-        let app = self.second().expect("started again");
+        let app = self.second_with(change).expect("started again");
         self.put_app(app);
         self.verified();
     }
@@ -418,7 +430,9 @@ fn watch() {
             .with_env_filter(tracing_subscriber::EnvFilter::new("debug,fastrac_gateway=trace"))
             .with_ansi(false)
             .with_writer(|| Sink)
-            .init();
+            .try_init()
+            // A test of the program's own log has begun that already.
+            .ok();
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             let thread = std::thread::current();

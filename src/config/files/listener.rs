@@ -120,3 +120,27 @@ fn authorities(roots: Option<&(&Path, Zeroizing<Vec<u8>>)>, faults: &mut Vec<Unu
     }
     store
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_key_is_not_shown_when_what_a_listener_uses_is_printed() {
+        let made = rcgen::generate_simple_self_signed(vec!["gateway.internal".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let tls = ServerTls { cert, key, client_ca: None, client_auth: ClientAuth::None };
+        let usable = open(&tls).unwrap();
+        let shown = format!("{usable:?}");
+        // The scalar of a P-256 key in PKCS #8 (RFC 5915).
+        let scalar = &made.signing_key.serialized_der()[36..68];
+        let (listed, hex) = (format!("{:?}", &scalar[..6]), format!("{:02x?}", &scalar[..6]));
+        for hidden in [listed.trim_matches(['[', ']']), hex.trim_matches(['[', ']'])] {
+            assert!(!shown.contains(hidden), "{shown}");
+            assert!(!shown.contains(&hidden.replace(", ", "")), "{shown}");
+        }
+    }
+}

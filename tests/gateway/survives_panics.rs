@@ -1,0 +1,184 @@
+//! A fault of the gateway's own fails the request that met it, and no other: 500 `gateway.internal`, a
+//! line in the exchange log, entries in the program's log; and no key is shown, whatever was at hand.
+//!
+//! No request can provoke a panic, so the gateway is given what no file could ask for (a deadline beyond
+//! the end of time) and requests whose bodies panic. That happens in a process of its own, whose stdout
+//! and stderr are then searched.
+
+use std::{
+    convert::Infallible,
+    panic::panic_any,
+    pin::Pin,
+    process::Command,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fastrac_gateway::{
+    config::Config,
+    path::{self, Arrival},
+    record,
+    snapshot::Worker,
+};
+use http::Request;
+use http_body::{Body, Frame};
+use http_body_util::BodyExt as _;
+use tokio::time::Instant;
+
+use crate::{
+    bodies,
+    client::{Answer, get, post},
+    stage::{ACCESS, SECRET, Setup, Stage, canary_in, secret_of},
+};
+
+/// Operations with a deadline that no clock can tell: asked as the caller's own (a quote), as a fill for
+/// all that ask the same (a lookup), and in the task of an order.
+const DOOMED: [&str; 3] = ["v2.tariff_express", "v2.couriers", "v2.order_express"];
+
+/// Words that stand in the source hold nothing.
+const HARMLESS: &str = "words that stand in the source";
+
+/// What a panic may say; everything but [`HARMLESS`] holds a key.
+const SAYINGS: [(&str, fn()); 8] = [
+    ("harmless", || panic!("words that stand in the source")),
+    ("secret", || panic!("the secret is {SECRET}")),
+    ("caller", || panic!("{} is not {}", secret_of("shop"), secret_of("clerk"))),
+    ("thrown", || panic_any(SECRET.to_owned())),
+    ("unwrapped", || unfit(&secret_of("shop")).unwrap()),
+    ("expected", || unfit(&format!("{ACCESS}:{SECRET}")).expect("a pair")),
+    ("cut", || println!("{}", &format!("é{SECRET}")[1..])),
+    ("request", || panic!("{:?}", Request::get("/").header("secret-key", SECRET).body(()))),
+];
+
+/// An error that quotes what it is about.
+fn unfit(text: &str) -> Result<(), String> {
+    Err(text.to_owned())
+}
+
+/// A request's body that panics when it is read.
+struct Panics(fn());
+
+impl Body for Panics {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        (self.0)();
+        Poll::Ready(None)
+    }
+}
+
+fn doom(config: &mut Config) {
+    let mut doomed = 0;
+    for operation in config.operations.iter_mut().filter(|operation| DOOMED.contains(&operation.name.as_str())) {
+        operation.timeout = Duration::MAX;
+        doomed += 1;
+    }
+    assert_eq!(doomed, DOOMED.len());
+}
+
+fn failed(answer: &Answer) {
+    assert_eq!((answer.status, answer.code().as_str(), answer.outcome()), (500, "gateway.internal", "internal"));
+    // Whatever the panic left undone may have been done.
+    assert_eq!(answer.sent(), "unknown");
+    print!("{:?}\n{}\n", answer.headers, answer.text());
+}
+
+fn meets_its_own_deadlines(stage: &Stage) {
+    let order = post("/order/express", bodies::ORDER);
+    for (name, asked) in
+        [("quote", post("/tariff/express", bodies::TARIFF)), ("fill", get("/courier/all")), ("order", order.clone())]
+    {
+        failed(&stage.ask(asked.by("shop").header("x-request-id", &format!("panic-{name}"))));
+    }
+    let held = stage.ask(order.by("shop"));
+    assert_eq!((held.status, held.code().as_str()), (409, "order.unknown"), "it may have been sent");
+}
+
+fn meets_bodies(stage: &Stage) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for (name, saying) in SAYINGS {
+        let request = Request::post("/tariff/express?t=fgw_canary_q")
+            .header("host", "gw")
+            .header("access-key", "svc-shop-1")
+            .header("secret-key", secret_of("shop"))
+            .header("x-request-id", format!("panic-{name}"))
+            .body(Panics(saying))
+            .expect("a request");
+        let arrival = Arrival { began: Instant::now(), close: false, certificate: None, ended: () };
+        let snapshot = stage.app().gateway.current.load_full();
+        runtime.block_on(async {
+            let answer = path::serve(snapshot, Arc::new(Worker::default()), request, arrival).await.expect("answered");
+            assert_eq!(answer.status(), 500, "{name}");
+            println!("{:?}", answer.headers());
+            let body = answer.into_body().collect().await.expect("a body").to_bytes();
+            println!("{}", String::from_utf8_lossy(&body));
+        });
+    }
+}
+
+#[test]
+#[ignore = "runs in the process that the test below starts"]
+fn a_gateway_that_panics() {
+    record::init_program_log();
+    let mut stage = Setup::default().start();
+    stage.restart_with(doom);
+    meets_its_own_deadlines(&stage);
+    meets_bodies(&stage);
+    let good = stage.ask(get("/region/province").by("shop"));
+    assert_eq!((good.status, good.outcome()), (200, "ok"), "all others are served");
+    let names = ["quote", "fill", "order"].into_iter().chain(SAYINGS.map(|(name, _)| name));
+    let lines: Vec<_> = names.map(|name| stage.line(&format!("panic-{name}"))).collect();
+    for line in lines {
+        assert_eq!((&line["outcome"], &line["code"]), (&"internal".into(), &"gateway.internal".into()), "{line}");
+        assert_eq!((&line["status"], &line["sent"]), (&500.into(), &"unknown".into()), "{line}");
+        println!("{line}");
+    }
+    assert_eq!(stage.metric("requests_total", &[("outcome", "internal")]), 11.0);
+    assert_eq!(stage.metric("in_flight_requests", &[]), 0.0);
+    for page in ["/metrics", "/status", "/config"] {
+        println!("{}", stage.admin(page).text());
+    }
+    // Not the stage's own end: it holds that nothing has panicked.
+    stage.take_app().stop();
+    println!("{}", std::fs::read_to_string(stage.log_file()).expect("a log"));
+}
+
+#[test]
+fn a_panic_is_an_answer_a_line_and_an_entry_and_shows_no_key() {
+    let child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "survives_panics::a_gateway_that_panics", "--ignored", "--nocapture"])
+        .env_remove("RUST_LOG")
+        .env_remove("RUST_BACKTRACE")
+        .output()
+        .expect("started");
+    let (told, said) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    assert!(child.status.success() && told.contains("1 passed"), "{told}\n{said}");
+    assert_eq!(canary_in(&child.stdout), None, "in an answer, a line or a page");
+    assert_eq!(canary_in(&child.stderr), None, "in what the program says");
+    let entries: Vec<serde_json::Value> =
+        said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no entry: {line}"))).collect();
+    let of = |message: &str| {
+        entries
+            .iter()
+            .filter(|entry| entry["message"].as_str().is_some_and(|text| text.starts_with(message)))
+            .collect::<Vec<_>>()
+    };
+    let panicked = of("panicked");
+    assert_eq!(panicked.len(), 11, "{said}");
+    for entry in &panicked {
+        assert_eq!((&entry["level"], entry["place"].is_string()), (&"ERROR".into(), true), "{entry}");
+    }
+    let words: Vec<&str> = panicked.iter().filter_map(|entry| entry["words"].as_str()).collect();
+    assert_eq!(words.iter().filter(|words| **words == HARMLESS).count(), 1);
+    assert_eq!(words.iter().filter(|words| words.contains("not shown")).count(), 10);
+    let named = of("a request failed");
+    let mut named: Vec<&str> = named.iter().filter_map(|entry| entry["request_id"].as_str()).collect();
+    named.sort_unstable();
+    let mut all: Vec<String> = SAYINGS.map(|(name, _)| format!("panic-{name}")).to_vec();
+    all.extend(["quote", "fill", "order"].map(|name| format!("panic-{name}")));
+    all.sort_unstable();
+    assert_eq!(named, all);
+}

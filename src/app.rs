@@ -31,6 +31,7 @@ use crate::{
     gateway::{self, Gateway, Live, Revoked, StartError},
     orders::Orders,
     record::{ExchangeLog, LogError, Metrics},
+    snapshot::Account,
     store::{OpenError, Store, StoreError},
 };
 use rotations::Rotations;
@@ -123,9 +124,6 @@ impl App {
             tls: doors.data.clone(),
             stop: drain.stop.clone(),
         });
-        for listener in sockets.data {
-            control.spawn(acceptor.clone().run(listener));
-        }
         let operators =
             Admin { gateway: gateway.clone(), drain: drain.clone(), store: store.clone(), data: data.clone(), address };
         control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), doors.admin.clone()));
@@ -137,6 +135,11 @@ impl App {
             control.spawn(watch("a changed configuration file", gateway::LOOK, move || {
                 looking.look();
             }));
+        }
+        // Until then callers' connections wait in the backlog: a restart should not cost them a refusal.
+        let _ = control.block_on(async { tokio::time::timeout(FIRST_PAIRS, pairs_in_hand(&gateway)).await });
+        for listener in sockets.data {
+            control.spawn(acceptor.clone().run(listener));
         }
         Ok(App { gateway, drain, data, admin: address, threads, store, control })
     }
@@ -173,6 +176,16 @@ impl App {
         control.block_on(store.close());
         control.shutdown_timeout(CLOSING);
         gateway.live.log.close();
+    }
+}
+
+/// How long a start waits for a key pair of every account. Without one the gateway serves all the same, and says so.
+const FIRST_PAIRS: Duration = Duration::from_secs(1);
+
+async fn pairs_in_hand(gateway: &Gateway) {
+    let lacks = |account: &Arc<Account>| account.keys.lease().is_err();
+    while gateway.current.load().accounts.iter().any(lacks) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -6,10 +6,12 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use fastrac_gateway::sandbox::Sandbox;
+
 use crate::{
     bodies,
-    client::post,
-    stage::{ACCESS, SECRET, Stage, pair, until, write},
+    client::{get, post},
+    stage::{ACCESS, SECRET, Setup, Stage, TWIN, digest_of, pair, twin, until, write},
 };
 
 /// Another pair; it begins with the canaries.
@@ -114,4 +116,24 @@ fn a_key_that_fastrac_refuses_for_good_is_not_hammered_and_comes_back_alone() {
     assert!(took < std::time::Duration::from_secs(5), "400 refusals took {took:?}");
     stage.sandbox.add_key("gateway", ACCESS, SECRET);
     until("a canary finds it good again", || ask().outcome() == "ok");
+}
+
+/// systemd unpacks credentials just before it starts the program: a folder so new is believed after a moment only.
+#[test]
+fn a_start_waits_a_moment_for_a_pair_that_was_just_written() {
+    let fastrac = Sandbox::start(twin()).expect("a sandbox");
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("access_key"), TWIN.0).expect("written");
+    fs::write(folder.path().join("secret_key"), TWIN.1).expect("written");
+    let more = format!(
+        "[accounts.other]\nbase_url = \"http://{}\"\nkeys = {{ source = \"directory\", path = {:?} }}\n\
+         budget = {{ per_day = 1000 }}\n[services.depot]\naccount = \"other\"\n\
+         credentials = [{{ access_key = \"svc-depot-1\", secret_sha256 = \"{}\" }}]\n",
+        fastrac.addr(),
+        folder.path(),
+        digest_of("depot")
+    );
+    let stage = Setup { more: more.leak(), wait: false, ..Setup::default() }.start();
+    let answer = stage.ask(get("/region/province").by("depot"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }

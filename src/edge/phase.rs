@@ -1,4 +1,4 @@
-//! A connection's three deadlines, kept by its IO.
+//! A connection's three deadlines, and HTTP/2's measure, kept by its IO.
 //!
 //! hyper's own header timer also runs between two requests of a kept connection, and its protocol
 //! detection has no deadline at all; so the bytes themselves are watched. A connection is *idle*
@@ -6,6 +6,10 @@
 //! request has its own) or *answering*: all its answers have begun, and the caller must take some of
 //! them within `limits.request` and `limits.idle` together. In the usual case no timer is touched: one
 //! is armed late and re-armed only when it has fired.
+//!
+//! On HTTP/2 a peer may send what is no request at all (pings, settings, priorities) as fast as it can, and
+//! hyper answers it patiently. So what comes beside requests is measured, and the connection ends when it is
+//! too much: for the requests under way their heads and bodies are allowed, and a slack.
 
 use std::{
     io,
@@ -46,9 +50,20 @@ pub struct Phase {
     head_began: AtomicU64,
     /// Microseconds since `opened`; `NEVER` while busy.
     deadline: AtomicU64,
+    /// Bytes of head and body that one request may bring.
+    each: u64,
+    /// Bytes that came on HTTP/2 since the last request began, less those of requests that have ended.
+    beside: AtomicU64,
 }
 
 const NEVER: u64 = u64::MAX;
+
+/// What an HTTP/2 connection may receive beside its requests between the beginnings of two, bytes: what is
+/// under way of a body that was refused (hyper's window is 1 MiB), a head, and thousands of frames that
+/// are none.
+const SLACK: u64 = 1024 * 1024 + 128 * 1024;
+/// The head of a request and what frames it, bytes.
+const LONGEST_HEAD: u64 = 64 * 1024;
 
 impl Phase {
     /// Of a connection that has just been accepted.
@@ -67,6 +82,8 @@ impl Phase {
             http2: AtomicBool::new(false),
             head_began: AtomicU64::new(0),
             deadline: AtomicU64::new(idle.as_micros() as u64),
+            each: limits.request_body as u64 + LONGEST_HEAD,
+            beside: AtomicU64::new(0),
         })
     }
 
@@ -80,6 +97,9 @@ impl Phase {
     }
 
     fn bytes_came(&self, bytes: &[u8]) {
+        if self.http2.load(Relaxed) {
+            self.beside.fetch_add(bytes.len() as u64, Relaxed);
+        }
         if self.busy.load(Relaxed) > 0 || self.in_head.load(Relaxed) {
             return;
         }
@@ -106,9 +126,15 @@ impl Phase {
         }
     }
 
-    /// It speaks HTTP/2, which its first bytes were too few to tell.
+    /// A request came by HTTP/2, which the connection's first bytes may have been too few to tell.
     pub fn is_http2(&self) {
         self.http2.store(true, Relaxed);
+        self.beside.store(0, Relaxed);
+    }
+
+    /// Whether more has come on HTTP/2 than the requests under way can account for.
+    fn is_flooded(&self) -> bool {
+        self.beside.load(Relaxed) > SLACK + self.busy.load(Relaxed) as u64 * self.each
     }
 
     /// A request's answer is there; from now on its caller takes it.
@@ -135,6 +161,9 @@ impl Phase {
     /// A request's answer is out, or it was given up; `answering` tells whether the answer had begun.
     pub fn request_ended(&self, answering: bool) {
         self.answering.fetch_sub(usize::from(answering), Relaxed);
+        if self.http2.load(Relaxed) {
+            self.beside.store(self.beside.load(Relaxed).saturating_sub(self.each), Relaxed);
+        }
         if self.busy.fetch_sub(1, Relaxed) == 1 {
             self.ends_in(self.idle);
         }
@@ -213,6 +242,9 @@ impl<S> Timed<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.phase.is_flooded() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let before = buf.filled().len();
         match Pin::new(&mut self.io).poll_read(cx, buf) {
             Poll::Ready(result) => {
@@ -391,6 +423,67 @@ mod tests {
         let answered = Instant::now();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(answered.elapsed().as_secs(), 105);
+    }
+
+    /// Reads until the connection ends; how many bytes came before.
+    async fn flooded(timed: &mut Timed<tokio::io::DuplexStream>, peer: &mut tokio::io::DuplexStream) -> u64 {
+        let ping = vec![7; 16 * 1024];
+        let (mut came, mut buffer) = (0, vec![0; 16 * 1024]);
+        loop {
+            peer.write_all(&ping).await.unwrap();
+            match timed.read_exact(&mut buffer).await {
+                Ok(read) => came += read as u64,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+                    return came;
+                }
+            }
+            assert!(came < 1 << 30, "without end");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_connection_that_brings_much_beside_its_requests_ends_at_once() {
+        let limits = Limits { request_body: 1 << 20, ..limits() };
+        let near = |came: u64, allowed: u64| (allowed..allowed + 32 * 1024).contains(&came);
+        for requests in [0, 1, 3] {
+            let (mut peer, io) = duplex(64 * 1024);
+            let phase = Phase::new(&limits);
+            let mut timed = Timed::new(io, phase.clone());
+            peer.write_all(b"PRI").await.unwrap();
+            assert_eq!(timed.read(&mut [0; 3]).await.unwrap(), 3);
+            for _ in 0..requests {
+                phase.request_began();
+                phase.is_http2();
+            }
+            let came = flooded(&mut timed, &mut peer).await;
+            assert!(
+                near(came, SLACK + requests * ((1 << 20) + LONGEST_HEAD)),
+                "{came} bytes beside {requests} requests"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_are_no_flood_however_many_and_whenever_they_end() {
+        let limits = Limits { request_body: 1 << 20, ..limits() };
+        let (mut peer, io) = duplex(64 * 1024);
+        let phase = Phase::new(&limits);
+        let mut timed = Timed::new(io, phase.clone());
+        let mut buffer = vec![0; 16 * 1024];
+        for _ in 0..5 {
+            for _ in 0..20 {
+                phase.request_began();
+                phase.is_http2();
+            }
+            for _ in 0..20 {
+                for _ in 0..(1 << 20) / buffer.len() {
+                    peer.write_all(&buffer.clone()).await.unwrap();
+                    timed.read_exact(&mut buffer).await.unwrap();
+                }
+            }
+            (0..20).for_each(|_| phase.request_ended(false));
+        }
     }
 
     /// Its first byte came alone, so it was taken for HTTP/1, and a ping for the beginning of a head.

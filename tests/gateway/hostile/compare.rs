@@ -1,14 +1,20 @@
 //! The same bytes at other proxies, in front of the same recorder. Started by `peers/compare`.
 
+mod h2;
+
 use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, thread, time::Duration};
 
 use super::{
     Door,
     corpus::{self, Case},
+    h2::attacks,
     recorder::Recorder,
     trial::{AGAIN, Observed, Trial},
 };
-use crate::{client::Wire, stage::until};
+use crate::{
+    client::Wire,
+    stage::{Stage, until},
+};
 
 /// What a server made of a case.
 struct Made {
@@ -23,6 +29,8 @@ struct Made {
 struct Peer {
     name: String,
     trial: Trial,
+    /// Where it speaks HTTP/2 in the clear.
+    frames: SocketAddr,
     recorder: Recorder,
 }
 
@@ -33,24 +41,34 @@ impl Peer {
 
     fn try_one(&self, case: &Case) -> Made {
         let observed = self.trial.survey(case);
-        // What it still does with the bytes, it does before this is answered.
+        self.ask_good(&case.name);
+        let (forwarded, violations) = self.received(&[AGAIN]);
+        Made { observed, forwarded, violations }
+    }
+
+    /// What it still does with the bytes of a case, it does before this is answered.
+    fn ask_good(&self, case: &str) {
         let good = format!("GET /good HTTP/1.1\r\nhost: gw\r\n{}\r\nconnection: close\r\n\r\n", self.trial.auth);
         let mut wire = Wire::open(self.trial.addr);
         wire.send(good.as_bytes());
-        assert_eq!(wire.answer("GET").map(|answer| answer.status), Some(200), "{} after {}", self.name, case.name);
+        assert_eq!(wire.answer("GET").map(|answer| answer.status), Some(200), "{} after {case}", self.name);
+    }
+
+    /// What was forwarded, but for the good requests; and how much that is no strict request.
+    fn received(&self, good: &[&str]) -> (Vec<String>, usize) {
         let (mut forwarded, mut violations) = (Vec::new(), 0);
         for seen in self.recorder.take() {
             match seen {
                 Ok(request) => {
                     let target = request.target.escape_ascii().to_string();
-                    if target != AGAIN && target != "/good" {
+                    if target != "/good" && !good.contains(&target.as_str()) {
                         forwarded.push(format!("{} {target}", request.method));
                     }
                 }
                 Err(_) => violations += 1,
             }
         }
-        Made { observed, forwarded, violations }
+        (forwarded, violations)
     }
 }
 
@@ -60,28 +78,50 @@ fn peers() -> Vec<Peer> {
     let peer = |text: &str| {
         let mut words = text.split('=');
         let name = words.next().expect("a name").to_owned();
-        let (addr, recorder) = (address(words.next()), Recorder::start(words.next().expect("a recorder's address")));
-        until(&format!("{name} listens"), || Wire::try_open(addr).is_some());
+        let (addr, frames) = (address(words.next()), address(words.next()));
+        let recorder = Recorder::start(words.next().expect("a recorder's address"));
+        until(&format!("{name} listens"), || [addr, frames].into_iter().all(|at| Wire::try_open(at).is_some()));
         let trial = Trial { addr, patience: Duration::from_secs(3), auth: super::auth() };
-        Peer { name, trial, recorder }
+        Peer { name, trial, frames, recorder }
     };
     named.split_whitespace().map(peer).collect()
 }
 
+/// The gateway and the peers, each in front of a recorder.
+fn all_in_place() -> (Stage, Vec<Peer>) {
+    let Door { stage, recorder, trial } = Door::open();
+    let frames = trial.addr;
+    let trial = Trial { patience: Duration::from_secs(3), ..trial };
+    let own = Peer { name: "gateway".to_owned(), trial, frames, recorder };
+    (stage, std::iter::once(own).chain(peers()).collect())
+}
+
 #[test]
 #[ignore = "needs other proxies: hostile/peers/compare"]
-fn with_peers() {
+fn http1_with_peers() {
     let cases = corpus::all();
-    let Door { stage, recorder, trial } = Door::open();
-    let own = Peer { name: "gateway".to_owned(), trial: Trial { patience: Duration::from_secs(3), ..trial }, recorder };
-    let peers: Vec<Peer> = std::iter::once(own).chain(peers()).collect();
+    let (_stage, peers) = all_in_place();
     let made: Vec<Vec<Made>> = thread::scope(|scope| {
         let threads: Vec<_> = peers.iter().map(|peer| scope.spawn(|| peer.try_all(&cases))).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     println!("{}", by_family(&peers, &cases, &made));
     println!("{}", laxer(&peers, &cases, &made));
-    drop(stage);
+}
+
+#[test]
+#[ignore = "needs other proxies: hostile/peers/compare"]
+fn http2_with_peers() {
+    let attacks = attacks();
+    let (_stage, peers) = all_in_place();
+    // Times are compared too, and hardly anything but waiting takes any.
+    let met: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = peers.iter().map(|peer| scope.spawn(|| peer.meet_all(&attacks))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    println!("{}", h2::by_family(&peers, &attacks, &met));
+    println!("{}", h2::laxer(&peers, &attacks, &met));
+    println!("{}", h2::each(&peers, &attacks, &met));
 }
 
 /// For each family: in how many cases something was forwarded, and how often that was no strict request.

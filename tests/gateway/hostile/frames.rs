@@ -74,7 +74,8 @@ pub(super) enum Event {
     Reset(u32),
     /// Last frame of a stream.
     End(u32),
-    GoAway,
+    /// With the code of its error.
+    GoAway(u32),
     Closed,
 }
 
@@ -141,7 +142,10 @@ fn read_frame(frame: &[u8]) -> Vec<Event> {
     match kind {
         HEADERS => events.push(Event::Status(stream, status_of(payload))),
         RST_STREAM => events.push(Event::Reset(stream)),
-        GOAWAY => events.push(Event::GoAway),
+        GOAWAY => {
+            let code = payload.get(4..8).and_then(|code| code.try_into().ok()).map_or(0, u32::from_be_bytes);
+            events.push(Event::GoAway(code));
+        }
         _ => {}
     }
     if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
@@ -153,6 +157,8 @@ fn read_frame(frame: &[u8]) -> Vec<Event> {
 /// The first field of an answer's head, which is its status; 0 where it is written in a way not read here.
 pub(super) fn status_of(block: &[u8]) -> u16 {
     match block {
+        // The table's size, told anew (section 6.3).
+        [first, rest @ ..] if (0x20..0x3f).contains(first) => status_of(rest),
         // Indexed in the static table (RFC 7541, appendix A).
         [first, ..] if (0x88..=0x8e).contains(first) => [200, 204, 206, 304, 400, 404, 500][usize::from(first - 0x88)],
         [0x48 | 0x08, length, digits @ ..] if length & 0x80 == 0 => digits

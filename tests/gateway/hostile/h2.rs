@@ -44,10 +44,12 @@ pub(crate) struct Attack {
 /// What was seen of an attack.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    fates: BTreeMap<u32, Option<u16>>,
-    ended: bool,
-    usable: bool,
-    took: Duration,
+    pub(super) fates: BTreeMap<u32, Option<u16>>,
+    /// The error that the connection was given up for; 0 for none.
+    pub(super) goaway: Option<u32>,
+    pub(super) ended: bool,
+    pub(super) usable: bool,
+    pub(super) took: Duration,
 }
 
 /// The stream of the request that asks whether the connection is of use still.
@@ -82,7 +84,8 @@ pub(crate) fn perform(addr: SocketAddr, attack: &Attack) -> Seen {
                 seen.fates.entry(stream).or_insert(None);
             }
             Some(Event::Closed) => seen.ended = true,
-            Some(Event::End(_) | Event::GoAway) => {}
+            Some(Event::GoAway(code)) => seen.goaway = Some(code),
+            Some(Event::End(_)) => {}
             None => break,
         }
     }
@@ -415,6 +418,10 @@ fn floods() -> Vec<Attack> {
             Then::Any,
         )
         .stream(1, Fate::Refused),
+        // Beside no request at all only so much is taken.
+        attack("flood/ping-for-long", frame(PING, 0, 0, &[7; 8]).repeat(80_000), Then::Ended),
+        attack("flood/priority-for-long", frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]).repeat(100_000), Then::Ended),
+        attack("flood/unknown-for-long", frame(0xfa, 0xff, 0, &[1; 1_000]).repeat(1_500), Then::Ended),
         attack("flood/goaway", frame(GOAWAY, 0, 0, &[0; 8]).repeat(5_000), Then::Any),
         dangling,
     ]

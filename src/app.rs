@@ -123,6 +123,7 @@ impl App {
             metrics,
             tls: doors.data.clone(),
             stop: drain.stop.clone(),
+            inherited: sockets.inherited,
         });
         let operators =
             Admin { gateway: gateway.clone(), drain: drain.clone(), store: store.clone(), data: data.clone(), address };

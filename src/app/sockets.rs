@@ -14,6 +14,8 @@ use crate::{
 pub struct Sockets {
     /// For services.
     pub data: Vec<TcpListener>,
+    /// Whether those are systemd's.
+    pub inherited: bool,
     /// For operators.
     pub admin: TcpListener,
 }
@@ -25,12 +27,13 @@ impl Sockets {
     /// # Errors
     /// [`Unbound`] names the address that can't be bound.
     pub fn bind(listen: &Listen) -> Result<Self, Unbound> {
-        let (mut data, mut admin) = inherited();
-        if data.is_empty() {
+        let (mut data, mut admin) = handed_over();
+        let inherited = !data.is_empty();
+        if !inherited {
             data = listen.data.iter().map(|address| bind("data", *address)).collect::<Result<_, _>>()?;
         }
         let admin = admin.pop().map_or_else(|| bind("admin", listen.admin), Ok)?;
-        Ok(Sockets { data, admin })
+        Ok(Sockets { data, inherited, admin })
     }
 
     /// The addresses bound.
@@ -44,7 +47,7 @@ impl Sockets {
 }
 
 /// Sockets for data, and for admin.
-fn inherited() -> (Vec<TcpListener>, Vec<TcpListener>) {
+fn handed_over() -> (Vec<TcpListener>, Vec<TcpListener>) {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
     let mut handed = listenfd::ListenFd::from_env();

@@ -11,6 +11,7 @@ use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc::UnboundedSender},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +50,8 @@ pub struct Acceptor {
     pub tls: Option<Arc<Door>>,
     /// Ends the accepting.
     pub stop: CancellationToken,
+    /// The listeners stay open when this process ends (systemd holds them): whoever comes next accepts what waits.
+    pub inherited: bool,
 }
 
 /// How long to wait after the system refused a socket: it is out of files, and some must close.
@@ -56,6 +59,8 @@ const BREATHER: Duration = Duration::from_millis(50);
 
 /// How long a listener that closes waits for one more connection in its queue.
 const LAST: Duration = Duration::from_millis(2);
+/// How long it goes on where one comes after the other.
+const LAST_OF_ALL: Duration = Duration::from_secs(1);
 
 impl Acceptor {
     /// Accepts until the drain stops it, then closes the listener.
@@ -64,15 +69,20 @@ impl Acceptor {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a listener could not be used"),
         };
-        let mut next = 0;
+        let (mut next, mut closes) = (0, None);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                // What the system has accepted already is served; only then the listener closes.
-                () = self.stop.cancelled() => match tokio::time::timeout(LAST, listener.accept()).await {
-                    Ok(accepted) => accepted,
-                    Err(_) => return,
-                },
+                () = self.stop.cancelled() => {
+                    if self.inherited || *closes.get_or_insert_with(|| Instant::now() + LAST_OF_ALL) <= Instant::now() {
+                        return;
+                    }
+                    // What the system has accepted already is served; only then the listener closes.
+                    match tokio::time::timeout(LAST, listener.accept()).await {
+                        Ok(accepted) => accepted,
+                        Err(_) => return,
+                    }
+                }
             };
             match accepted {
                 Ok((socket, _)) => {

@@ -69,30 +69,36 @@ impl Acceptor {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a listener could not be used"),
         };
-        let (mut next, mut closes) = (0, None);
+        let mut next = 0;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.stop.cancelled() => {
-                    if self.inherited || *closes.get_or_insert_with(|| Instant::now() + LAST_OF_ALL) <= Instant::now() {
-                        return;
-                    }
-                    // What the system has accepted already is served; only then the listener closes.
-                    match tokio::time::timeout(LAST, listener.accept()).await {
-                        Ok(accepted) => accepted,
-                        Err(_) => return,
-                    }
-                }
+                () = self.stop.cancelled() => break,
             };
-            match accepted {
-                Ok((socket, _)) => {
-                    self.hand(socket, next).await;
-                    next = (next + 1) % self.threads.len();
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(BREATHER).await;
-                }
+            self.take(accepted, &mut next).await;
+        }
+        if self.inherited {
+            return;
+        }
+        // What the system has accepted already is served; only then the listener closes.
+        let closes = Instant::now() + LAST_OF_ALL;
+        while Instant::now() < closes
+            && let Ok(accepted) = tokio::time::timeout(LAST, listener.accept()).await
+        {
+            self.take(accepted, &mut next).await;
+        }
+    }
+
+    /// Hands a connection to the next thread.
+    async fn take(&self, accepted: io::Result<(TcpStream, SocketAddr)>, next: &mut usize) {
+        match accepted {
+            Ok((socket, _)) => {
+                self.hand(socket, *next).await;
+                *next = (*next + 1) % self.threads.len();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(BREATHER).await;
             }
         }
     }

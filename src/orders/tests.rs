@@ -1,3 +1,5 @@
+//! Promises of the order room: nothing is sent twice, and an answer is given again.
+
 #![allow(clippy::disallowed_methods, reason = "tasks of a test")]
 
 mod model;

@@ -1,3 +1,5 @@
+//! Promises of the checker: what is filled in, what is refused, what is warned of, and where.
+
 use std::{path::Path, time::Duration};
 
 use super::{Checked, Environment, check, operation::built_in_faults};

@@ -1,3 +1,5 @@
+//! Whom a fault meets, how often, and what may be asked for.
+
 use bytes::Bytes;
 
 use super::*;

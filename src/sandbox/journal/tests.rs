@@ -1,3 +1,5 @@
+//! The journal forgets, its counters don't.
+
 use super::*;
 use crate::sandbox::route::Version;
 

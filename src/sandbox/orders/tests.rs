@@ -1,3 +1,5 @@
+//! Orders are charged once, go their ways at their times, and give the money back when they end badly.
+
 use super::{receipt::bill, way::Branch, *};
 use crate::sandbox::clock;
 

@@ -1,3 +1,5 @@
+//! The map is whole, its ids follow the stated rule, and a search finds what stands on it.
+
 use std::collections::HashSet;
 
 use super::*;

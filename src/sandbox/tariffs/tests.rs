@@ -1,3 +1,5 @@
+//! Prices by the documented arithmetic, the same for the same question.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! Each fault as a plain client meets it, and what was executed all the same.
+
 use super::*;
 
 const ORDER: &str = "v2.order_express";

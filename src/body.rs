@@ -5,8 +5,10 @@
 //! its last byte was taken or it was dropped, whichever comes first.
 
 use std::{
-    fmt, io,
-    pin::Pin,
+    fmt,
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
     task::{Context, Poll},
 };
 
@@ -64,7 +66,12 @@ where
     if body.size_hint().lower() > limit as u64 {
         return Err(Unread::TooLarge(limit));
     }
-    timeout_at(deadline, read(body, limit)).await.unwrap_or(Err(Unread::TooSlow))
+    // Most bodies come with their head: only the others need a timer.
+    let mut reading = pin!(read(body, limit));
+    match poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
+        Poll::Ready(done) => done,
+        Poll::Pending => Box::pin(timeout_at(deadline, reading)).await.unwrap_or(Err(Unread::TooSlow)),
+    }
 }
 
 async fn read<B>(mut body: B, limit: usize) -> Result<Bytes, Unread>

@@ -25,6 +25,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{admission::Spent, keys::Lease, outcome::Sent};
 pub use dial::Destination;
 pub use inject::Keyed;
+use link::{Late, Unanswered};
 pub use link::{Link, Pool};
 pub use stream::Stream;
 
@@ -96,14 +97,9 @@ impl Failure {
 /// # Errors
 /// [`Failure`]. An order's [`Failure::sent`] of `Unknown` must never be followed by another attempt.
 pub async fn send(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) -> Result<Answer, Failure> {
-    // One timer for all of it; opening a connection has its own, which says that nothing was sent.
-    timeout_at(bounds.deadline, exchange(pool, keyed, spent, bounds)).await.unwrap_or(Err(Failure::Timeout))
-}
-
-async fn exchange(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) -> Result<Answer, Failure> {
     let Keyed { destination, mut request, lease } = keyed;
     loop {
-        let (mut link, fresh) = match pool.take(&destination, bounds.began) {
+        let (mut link, fresh) = match pool.take(&destination, (bounds.began, bounds.deadline)) {
             Some(link) => (link, false),
             // On the heap: a handshake is large, and rare.
             None => (Box::pin(connect(&destination, bounds.deadline)).await?, true),
@@ -111,20 +107,18 @@ async fn exchange(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) 
         spent.sent();
         match link.ask(request).await {
             Ok(response) => return read(pool, link, response, (lease, bounds)).await,
-            // Not a byte was written: the connection had died while it was idle.
-            Err(mut refused) => match refused.take_message() {
-                Some(unsent) if !fresh => request = unsent,
-                Some(_) => return Err(Failure::Connect("it was closed at once".into())),
-                None => return Err(Failure::Cut),
-            },
+            Err(Unanswered::Unsent(unsent)) if !fresh => request = *unsent,
+            Err(Unanswered::Unsent(_)) => return Err(Failure::Connect("it was closed at once".into())),
+            Err(Unanswered::Cut) => return Err(Failure::Cut),
+            Err(Unanswered::Late) => return Err(Failure::Timeout),
         }
     }
 }
 
 async fn connect(destination: &Arc<Destination>, deadline: Instant) -> Result<Link, Failure> {
-    let deadline = deadline.min(Instant::now() + CONNECT);
-    let opened = match timeout_at(deadline, dial::dial(destination)).await {
-        Ok(Ok(io)) => Link::open(io, destination).await.map_err(|error| error.to_string()),
+    let open_by = deadline.min(Instant::now() + CONNECT);
+    let opened = match timeout_at(open_by, dial::dial(destination)).await {
+        Ok(Ok(io)) => Link::open(io, destination, deadline).await.map_err(|error| error.to_string()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("it did not open in time".to_owned()),
     };
@@ -148,7 +142,7 @@ async fn read(
         if incoming.is_end_stream() {
             break;
         }
-        let Some(frame) = link.frame(&mut incoming).await else { break };
+        let Some(frame) = link.frame(&mut incoming).await.map_err(|Late| Failure::Timeout)? else { break };
         let Ok(data) = frame.map_err(|_| Failure::Cut)?.into_data() else { continue };
         if first.is_empty() && all.is_empty() {
             first = data;

@@ -135,8 +135,8 @@ impl Line {
                 Err(_) => {}
             }
         }
-        // The clock is read only by those who have to wait.
-        self.wait(cost, priority, patience.deadline.min(Instant::now() + patience.at_most)).await
+        // The clock is read only by those who have to wait; they are few, so what they need is on the heap.
+        Box::pin(self.wait(cost, priority, patience.deadline.min(Instant::now() + patience.at_most))).await
     }
 
     async fn wait(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Turn, Short> {

@@ -1,6 +1,6 @@
 //! One client connection, from its first byte to its last.
 
-use std::{convert::Infallible, error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, Version};
@@ -136,10 +136,22 @@ where
     C::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        () = context.drain.stop.cancelled() => tokio::select! {
+    let stop = &context.drain.stop;
+    let mut stopped = std::pin::pin!(stop.cancelled());
+    let mut asked = false;
+    let ended = std::future::poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        // This task will be woken by the first poll; later a look is enough, and cheaper.
+        if std::mem::replace(&mut asked, true) && !stop.is_cancelled() {
+            return Poll::Pending;
+        }
+        stopped.as_mut().poll(cx).map(|()| None)
+    });
+    let ended = match ended.await {
+        Some(ended) => ended,
+        None => tokio::select! {
             ended = wind_down(connection, phase) => ended,
             () = context.drain.cut.cancelled() => return,
         },

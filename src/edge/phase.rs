@@ -50,6 +50,9 @@ pub struct Phase {
     head_began: AtomicU64,
     /// Microseconds since `opened`; `NEVER` while busy.
     deadline: AtomicU64,
+    /// Microseconds from now: what the deadline becomes when it is looked at next; 0 if it stands. So the clock is
+    /// read once, however much happens in between.
+    renewed: AtomicU64,
     /// Bytes of head and body that one request may bring.
     each: u64,
     /// Bytes that came on HTTP/2 since the last request began, less those of requests that have ended.
@@ -82,6 +85,7 @@ impl Phase {
             http2: AtomicBool::new(false),
             head_began: AtomicU64::new(0),
             deadline: AtomicU64::new(idle.as_micros() as u64),
+            renewed: AtomicU64::new(0),
             each: limits.request_body as u64 + LONGEST_HEAD,
             beside: AtomicU64::new(0),
         })
@@ -93,7 +97,13 @@ impl Phase {
 
     /// It is over after this time, unless something happens.
     fn ends_in(&self, time: Duration) {
-        self.deadline.store(self.now() + time.as_micros() as u64, Relaxed);
+        self.renewed.store(time.as_micros() as u64, Relaxed);
+    }
+
+    /// Its deadline is this many microseconds after `opened`.
+    fn ends_at(&self, micros: u64) {
+        self.renewed.store(0, Relaxed);
+        self.deadline.store(micros, Relaxed);
     }
 
     fn bytes_came(&self, bytes: &[u8]) {
@@ -111,14 +121,14 @@ impl Phase {
         if !self.http2.load(Relaxed) {
             self.in_head.store(true, Relaxed);
             self.head_began.store(now, Relaxed);
-            self.deadline.store(now + self.header_read.as_micros() as u64, Relaxed);
+            self.ends_at(now + self.header_read.as_micros() as u64);
         }
     }
 
     /// A head is complete. Returns when its first byte came.
     pub fn request_began(&self) -> Instant {
         self.busy.fetch_add(1, Relaxed);
-        self.deadline.store(NEVER, Relaxed);
+        self.ends_at(NEVER);
         if self.in_head.swap(false, Relaxed) {
             self.opened + Duration::from_micros(self.head_began.load(Relaxed))
         } else {
@@ -180,6 +190,10 @@ impl Phase {
     }
 
     fn deadline(&self) -> Option<Instant> {
+        let renewed = self.renewed.load(Relaxed);
+        if renewed > 0 {
+            self.ends_at(self.now() + renewed);
+        }
         match self.deadline.load(Relaxed) {
             NEVER => None,
             micros => Some(self.opened + Duration::from_micros(micros)),

@@ -102,7 +102,7 @@ async fn again(errand: &Errand, lease: Lease, attempted: Attempted, trail: &mut 
         Attempted::Failed(failure, pass) => {
             let worth = matches!(failure, Failure::Connect(_) | Failure::Cut);
             if first && worth && errand.operation.repeatable() && Instant::now() + PAUSE < errand.deadline {
-                tokio::time::sleep(PAUSE).await;
+                pause().await;
                 return Ok(Next::Again(errand.lease()?, pass));
             }
             Err(failure.into())
@@ -123,12 +123,18 @@ async fn again(errand: &Errand, lease: Lease, attempted: Attempted, trail: &mut 
             let passing = matches!(received.answer.status.as_u16(), 502..=504);
             if first && passing && errand.operation.repeatable() && Instant::now() + PAUSE < errand.deadline {
                 drop(received);
-                tokio::time::sleep(PAUSE).await;
+                pause().await;
                 return Ok(Next::Again(errand.lease()?, None));
             }
             Ok(Next::Done(received))
         }
     }
+}
+
+/// On the heap, as every timer on the path that is seldom needed: in the path's own future it would make each request
+/// larger, and its place in memory dearer (timers are aligned to 128 bytes).
+async fn pause() {
+    Box::pin(tokio::time::sleep(PAUSE)).await;
 }
 
 fn key_rejected() -> Refusal {

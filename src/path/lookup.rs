@@ -106,7 +106,7 @@ fn reply(entry: &Entry, cached: Cached) -> Reply {
 
 /// Waits for a flight to land; `None` if its leader was lost.
 async fn landed(x: &mut Exchange, call: &Call, wait: Wait<Shared>) -> Result<Option<Shared>, Refusal> {
-    let (landed, time) = waited(timeout_at(call.errand.deadline, wait.landed())).await;
+    let (landed, time) = waited(Box::pin(timeout_at(call.errand.deadline, wait.landed()))).await;
     x.trail.upstream += time;
     landed.map_err(|_| Refusal::new(Code::UpstreamTimeout, "no answer from Fastrac in time"))
 }
@@ -136,7 +136,7 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, lead: Lead<Shared>, 
         let result = ask(&call, &lead, pass, &mut trail).await;
         lead.land(Arc::new(Landed { result, trail }));
     });
-    let landed = match timeout_at(deadline, wait.landed()).await {
+    let landed = match Box::pin(timeout_at(deadline, wait.landed())).await {
         Ok(Some(landed)) => landed,
         Ok(None) => return Err(x.failed()),
         Err(_) => {

@@ -141,7 +141,7 @@ impl ExchangeLog {
             return Ok(Place(Some(permit)));
         }
         let wait = Arc::clone(room).acquire_owned();
-        match tokio::time::timeout_at(deadline.into(), wait).await {
+        match Box::pin(tokio::time::timeout_at(deadline.into(), wait)).await {
             Ok(Ok(permit)) => Ok(Place(Some(permit))),
             Ok(Err(_)) | Err(_) => Err(Full),
         }

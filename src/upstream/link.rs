@@ -2,12 +2,14 @@
 //!
 //! A connection is a state machine that somebody must poll. Here that is the request which uses it;
 //! nothing is spawned, no channel crosses tasks, and whoever drops a request drops its connection.
+//! The request's deadline is kept here too, by a timer that outlives it: what is never late should not
+//! arm one each time.
 
 use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -16,14 +18,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONNEC
 use http_body_util::{BodyExt, Full};
 use hyper::{
     body::{Frame, Incoming},
-    client::conn::{
-        TrySendError,
-        http1::{self, Connection, SendRequest},
-    },
+    client::conn::http1::{self, Connection, SendRequest},
 };
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::dial::{Destination, Io};
 use crate::record::{ConnectionState, UpstreamConnection};
@@ -37,74 +36,125 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// How many idle connections a worker keeps for one destination.
 const MAX_IDLE: usize = 64;
 
-/// A connection that whoever waits for it polls; `None` once it is over.
-type Driven = Option<Pin<Box<Connection<TokioIo<Io>, Full<Bytes>>>>>;
+/// A connection to be polled.
+type Open = Connection<TokioIo<Io>, Full<Bytes>>;
 
 /// One connection, in use.
 pub struct Link {
     sender: SendRequest<Full<Bytes>>,
-    connection: Driven,
+    driven: Driven,
     destination: Arc<Destination>,
     counted: UpstreamConnection,
 }
 
+/// What whoever waits for a connection polls.
+struct Driven {
+    /// `None` once it is over.
+    connection: Option<Pin<Box<Open>>>,
+    /// When its user gives up.
+    deadline: Instant,
+    /// Wakes its user. Armed by the first; where it stands too early for a later one it goes off, and is moved then.
+    alarm: Pin<Box<Sleep>>,
+}
+
+/// Why an answer's head is not there.
+pub(super) enum Unanswered {
+    /// Here is the request again, not a byte of it written: the connection was closed, or said something, while it
+    /// was idle.
+    Unsent(Box<Request<Full<Bytes>>>),
+    /// The connection was lost.
+    Cut,
+    /// The deadline has passed.
+    Late,
+}
+
+/// The deadline has passed.
+#[derive(Debug)]
+pub(super) struct Late;
+
 impl Link {
-    pub(super) async fn open(io: Io, destination: &Arc<Destination>) -> hyper::Result<Self> {
+    /// Takes an open connection into use, until `deadline`.
+    pub(super) async fn open(io: Io, destination: &Arc<Destination>, deadline: Instant) -> hyper::Result<Self> {
         let (sender, connection) = http1::Builder::new().writev(false).handshake(TokioIo::new(io)).await?;
+        let alarm = Box::pin(sleep_until(deadline));
         Ok(Link {
             sender,
-            connection: Some(Box::pin(connection)),
+            driven: Driven { connection: Some(Box::pin(connection)), deadline, alarm },
             destination: destination.clone(),
             counted: destination.connections.opened(),
         })
     }
 
-    /// Sends a request and waits for the answer's head. A connection that was closed, or said something, while
-    /// it was idle gives the request back with the error, not a byte of it written.
-    pub(super) async fn ask(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>> {
+    /// Sends a request and waits for the answer's head.
+    pub(super) async fn ask(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Unanswered> {
         let answer = self.sender.try_send_request(request);
-        drive(&mut self.connection, std::pin::pin!(answer)).await
+        match self.driven.drive(std::pin::pin!(answer)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(mut refused)) => {
+                Err(refused.take_message().map_or(Unanswered::Cut, |unsent| Unanswered::Unsent(Box::new(unsent))))
+            }
+            Err(Late) => Err(Unanswered::Late),
+        }
     }
 
     /// The next piece of an answer's body.
-    pub(super) async fn frame(&mut self, body: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
-        drive(&mut self.connection, std::pin::pin!(body.frame())).await
+    pub(super) async fn frame(&mut self, body: &mut Incoming) -> Result<Option<hyper::Result<Frame<Bytes>>>, Late> {
+        self.driven.drive(std::pin::pin!(body.frame())).await
     }
 
-    /// The next piece of an answer's body, for those who poll.
+    /// The next piece of an answer's body, for those who poll. Whoever takes them slowly is late too.
     pub(super) fn poll_frame(
         &mut self,
         body: &mut Incoming,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        poll_driven(&mut self.connection, std::pin::pin!(body.frame()), cx)
+    ) -> Poll<Result<Option<hyper::Result<Frame<Bytes>>>, Late>> {
+        if Instant::now() >= self.driven.deadline {
+            return Poll::Ready(Err(Late));
+        }
+        self.driven.poll(std::pin::pin!(body.frame()), cx)
     }
 
     /// Looks whether the connection was closed while it was idle. Polls it once, for nobody.
     fn is_over(&mut self) -> bool {
-        let Some(connection) = &mut self.connection else { return true };
+        let Some(connection) = &mut self.driven.connection else { return true };
         connection.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 }
 
-async fn drive<F: Future>(connection: &mut Driven, mut future: Pin<&mut F>) -> F::Output {
-    std::future::poll_fn(|cx| poll_driven(connection, future.as_mut(), cx)).await
-}
+impl Driven {
+    async fn drive<F: Future>(&mut self, mut future: Pin<&mut F>) -> Result<F::Output, Late> {
+        std::future::poll_fn(|cx| self.poll(future.as_mut(), cx)).await
+    }
 
-/// Polls what is waited for and the connection that brings it, in one task.
-fn poll_driven<F: Future>(connection: &mut Driven, mut future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-    if let Poll::Ready(output) = future.as_mut().poll(cx) {
-        return Poll::Ready(output);
+    /// Polls what is waited for and the connection that brings it, in one task.
+    fn poll<F: Future>(&mut self, mut future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Result<F::Output, Late>> {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        if let Some(connection) = &mut self.connection {
+            if connection.as_mut().poll(cx).is_ready() {
+                // Over: dropping it tells whoever waits.
+                self.connection = None;
+            }
+            if let Poll::Ready(output) = future.poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+        }
+        self.poll_late(cx).map(Err)
     }
-    let Some(open) = connection else { return Poll::Pending };
-    if open.as_mut().poll(cx).is_ready() {
-        // Over: dropping it tells whoever waits.
-        *connection = None;
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Late> {
+        loop {
+            if self.alarm.deadline() > self.deadline {
+                self.alarm.as_mut().reset(self.deadline);
+            }
+            ready!(self.alarm.as_mut().poll(cx));
+            if Instant::now() >= self.deadline {
+                return Poll::Ready(Late);
+            }
+            self.alarm.as_mut().reset(self.deadline);
+        }
     }
-    future.poll(cx)
 }
 
 /// A worker's idle connections.
@@ -127,7 +177,7 @@ struct Idle {
 impl Pool {
     /// The idle connection that was used last. Whether it was closed meanwhile is seen by [`Link::ask`], which
     /// reads before it writes and then hands the request back.
-    pub(super) fn take(&self, destination: &Destination, now: Instant) -> Option<Link> {
+    pub(super) fn take(&self, destination: &Destination, (now, deadline): (Instant, Instant)) -> Option<Link> {
         loop {
             let idle = {
                 let mut idle = self.idle.lock();
@@ -135,6 +185,7 @@ impl Pool {
             };
             let Idle { mut link, until } = idle;
             if now < until {
+                link.driven.deadline = deadline;
                 link.counted.becomes(ConnectionState::Active);
                 return Some(link);
             }
@@ -143,7 +194,7 @@ impl Pool {
 
     /// Keeps a connection whose answer was read to its end. Whether it is still good is seen when it is used.
     pub(super) fn put(&self, mut link: Link, headers: &HeaderMap) {
-        if link.connection.is_none() || !link.sender.is_ready() || headers.get(CONNECTION).is_some_and(closes) {
+        if link.driven.connection.is_none() || !link.sender.is_ready() || headers.get(CONNECTION).is_some_and(closes) {
             return;
         }
         let until = Instant::now() + announced(headers).unwrap_or(IDLE);

@@ -4,7 +4,6 @@
 //! `limits.answer_body`, on a lost connection, and on the secret.
 
 use std::{
-    future::Future,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -13,9 +12,8 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use tokio::time::{Sleep, sleep_until};
 
-use super::{Bounds, Link};
+use super::{Bounds, Link, link::Late};
 use crate::{
     admission::Spent,
     keys::{Lease, Scan},
@@ -31,7 +29,6 @@ pub struct Stream {
     begun: Option<Bytes>,
     ended: bool,
     left: usize,
-    deadline: Pin<Box<Sleep>>,
     /// The place in flight.
     spent: Option<Spent>,
 }
@@ -45,7 +42,6 @@ impl Stream {
             left: bounds.body - begun.len(),
             begun: Some(begun),
             ended: false,
-            deadline: Box::pin(sleep_until(bounds.deadline)),
             spent: None,
         }
     }
@@ -79,17 +75,15 @@ impl Body for Stream {
             let out = if let Some(begun) = this.begun.take() {
                 this.next(&begun)?
             } else {
-                if this.deadline.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
-                }
                 match ready!(this.link.poll_frame(&mut this.incoming, cx)) {
-                    None => {
+                    Err(Late) => return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into()))),
+                    Ok(None) => {
                         this.ended = true;
                         this.spent = None;
                         this.scan.finish()
                     }
-                    Some(Err(error)) => return Poll::Ready(Some(Err(io::Error::other(error)))),
-                    Some(Ok(frame)) => {
+                    Ok(Some(Err(error))) => return Poll::Ready(Some(Err(io::Error::other(error)))),
+                    Ok(Some(Ok(frame))) => {
                         let Ok(data) = frame.into_data() else { continue };
                         let too_long = || io::Error::other("the answer is longer than limits.answer_body");
                         this.left = this.left.checked_sub(data.len()).ok_or_else(too_long)?;

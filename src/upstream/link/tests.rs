@@ -30,10 +30,10 @@ async fn idle() -> (Pool, Arc<Destination>, TcpStream) {
     let destination = Arc::new(Destination::new(&endpoint, None, None, connections).unwrap());
     let opened = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let (mut peer, _) = listener.accept().await.unwrap();
-    let mut link = Link::open(Io::Plain(opened), &destination).await.unwrap();
+    let mut link = Link::open(Io::Plain(opened), &destination, soon()).await.unwrap();
     peer.write_all(ANSWER).await.unwrap();
-    let mut response = link.ask(request("/first")).await.unwrap();
-    while let Some(frame) = link.frame(response.body_mut()).await {
+    let Ok(mut response) = link.ask(request("/first")).await else { panic!("no answer") };
+    while let Some(frame) = link.frame(response.body_mut()).await.unwrap() {
         frame.unwrap();
     }
     let pool = Pool::default();
@@ -52,6 +52,10 @@ async fn heard(peer: &mut TcpStream) -> String {
     String::from_utf8_lossy(&text[..length]).into_owned()
 }
 
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+
 /// As long as the other end's doings may take to arrive here.
 async fn a_moment() {
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -60,7 +64,7 @@ async fn a_moment() {
 #[tokio::test]
 async fn an_idle_connection_carries_the_next_request() {
     let (pool, destination, mut peer) = idle().await;
-    let mut link = pool.take(&destination, Instant::now()).unwrap();
+    let mut link = pool.take(&destination, (Instant::now(), soon())).unwrap();
     peer.write_all(ANSWER).await.unwrap();
     assert!(link.ask(request("/second")).await.is_ok());
     assert!(heard(&mut peer).await.starts_with("POST /second "));
@@ -71,9 +75,9 @@ async fn a_connection_closed_while_idle_gives_the_request_back() {
     let (pool, destination, peer) = idle().await;
     drop(peer);
     a_moment().await;
-    let mut link = pool.take(&destination, Instant::now()).unwrap();
-    let mut refused = link.ask(request("/second")).await.unwrap_err();
-    assert_eq!(refused.take_message().unwrap().uri(), "/second");
+    let mut link = pool.take(&destination, (Instant::now(), soon())).unwrap();
+    let Err(Unanswered::Unsent(unsent)) = link.ask(request("/second")).await else { panic!("not given back") };
+    assert_eq!(unsent.uri(), "/second");
 }
 
 #[tokio::test]
@@ -82,9 +86,9 @@ async fn a_connection_that_spoke_while_idle_gives_the_request_back_and_writes_no
     // The answer to a request that nobody sent: it must never be taken for the next one's.
     peer.write_all(ANSWER).await.unwrap();
     a_moment().await;
-    let mut link = pool.take(&destination, Instant::now()).unwrap();
-    let mut refused = link.ask(request("/second")).await.unwrap_err();
-    assert_eq!(refused.take_message().unwrap().uri(), "/second");
+    let mut link = pool.take(&destination, (Instant::now(), soon())).unwrap();
+    let Err(Unanswered::Unsent(unsent)) = link.ask(request("/second")).await else { panic!("not given back") };
+    assert_eq!(unsent.uri(), "/second");
     drop(link);
     let mut rest = String::new();
     peer.read_to_string(&mut rest).await.ok();
@@ -95,10 +99,29 @@ async fn a_connection_that_spoke_while_idle_gives_the_request_back_and_writes_no
 async fn the_sweep_drops_what_was_closed() {
     let (pool, destination, peer) = idle().await;
     pool.sweep();
-    let kept = pool.take(&destination, Instant::now()).unwrap();
+    let kept = pool.take(&destination, (Instant::now(), soon())).unwrap();
     pool.put(kept, &HeaderMap::new());
     drop(peer);
     a_moment().await;
     pool.sweep();
-    assert!(pool.take(&destination, Instant::now()).is_none());
+    assert!(pool.take(&destination, (Instant::now(), soon())).is_none());
+}
+
+/// A link whose other end answers nothing, and the runtime's clock stopped: time passes only where all wait for it.
+async fn waiting(within: Duration) -> (Link, TcpStream) {
+    let (pool, destination, peer) = idle().await;
+    tokio::time::pause();
+    let now = Instant::now();
+    (pool.take(&destination, (now, now + within)).unwrap(), peer)
+}
+
+#[tokio::test]
+async fn a_request_gives_up_at_its_own_deadline_also_where_an_earlier_one_had_less_time_or_more() {
+    for within in [Duration::from_secs(1), Duration::from_secs(30)] {
+        let (mut link, _peer) = waiting(within).await;
+        let began = Instant::now();
+        assert!(matches!(link.ask(request("/second")).await, Err(Unanswered::Late)));
+        assert_eq!(began.elapsed().as_secs(), within.as_secs());
+        tokio::time::resume();
+    }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::{
@@ -250,12 +251,6 @@ impl World {
             (Some(_), None, None) => Err(Failure::NoRoute),
             (Some(_), None, Some(operation)) => self.perform(operation, received),
         };
-        if let (Ok(reply), Some(operation)) = (&outcome, operation)
-            && reply.executed
-        {
-            self.journal.execute(received.seq, operation, &received.body);
-            self.stir();
-        }
         self.answer(received, outcome)
     }
 
@@ -301,15 +296,24 @@ impl World {
             }
             Kind::MultiItems => parcel::multi_items(&received.body),
             Kind::WebhookGet => Ok(self.outbox.get()),
-            Kind::BalanceHistory if received.body.is_empty() => self.ask(operation, b"{}"),
-            _ => self.ask(operation, &received.body),
+            Kind::BalanceHistory if received.body.is_empty() => self.ask(operation, received.seq, b"{}"),
+            _ => self.ask(operation, received.seq, &received.body),
         }
     }
 
     /// The operations that take a JSON object.
-    fn ask(&mut self, operation: Operation, body: &[u8]) -> Checked<Reply> {
-        let value = input::json(body)?;
-        let fields = Fields::of(&value)?;
+    fn ask(&mut self, operation: Operation, seq: u64, body: &[u8]) -> Checked<Reply> {
+        let content = input::json(body)?;
+        let reply = self.reply(operation, &content)?;
+        if reply.executed {
+            self.journal.execute(seq, operation, &content);
+            self.stir();
+        }
+        Ok(reply)
+    }
+
+    fn reply(&mut self, operation: Operation, content: &Value) -> Checked<Reply> {
+        let fields = Fields::of(content)?;
         let (now, seed) = (self.clock.now(), self.seed);
         match operation.kind {
             Kind::SearchRegion => return search(&mut self.search, &fields),

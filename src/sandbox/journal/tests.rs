@@ -26,6 +26,10 @@ fn entry(target: &'static str, body: &'static str) -> Entry {
     }
 }
 
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
 fn journal(entries: usize, bytes: usize) -> Journal {
     Journal::new(Bounds { entries, bytes })
 }
@@ -33,21 +37,21 @@ fn journal(entries: usize, bytes: usize) -> Journal {
 #[test]
 fn the_same_body_executed_twice_is_a_duplicate_and_marked() {
     let mut journal = journal(10, 1_000);
-    for body in ["a", "b", "a"] {
+    for body in [r#"{"a":1}"#, r#"{"a":2}"#, r#"{"a":1}"#] {
         let seq = journal.receive(entry("/order/express", body));
-        journal.execute(seq, EXPRESS, body.as_bytes());
+        journal.execute(seq, EXPRESS, &json(body));
     }
     let orders = journal.counters().orders;
     assert_eq!((orders.express, orders.duplicates), (3, 1));
-    assert_eq!(journal.executed(EXPRESS, b"a"), 2);
+    assert_eq!(journal.executed(EXPRESS, br#"{"a": 1}"#), 2);
     assert_eq!(journal.entries().map(|e| e.duplicate).collect::<Vec<_>>(), [false, false, true]);
 }
 
 #[test]
 fn v1_and_v2_spellings_of_an_order_are_one_for_duplicates() {
     let mut journal = journal(10, 1_000);
-    journal.execute(1, EXPRESS, b"a");
-    journal.execute(2, Operation { version: Version::V1, ..EXPRESS }, b"a");
+    journal.execute(1, EXPRESS, &json("1"));
+    journal.execute(2, Operation { version: Version::V1, ..EXPRESS }, &json("1"));
     assert_eq!(journal.counters().orders.duplicates, 1);
 }
 
@@ -94,7 +98,7 @@ fn the_same_content_in_another_spelling_is_a_duplicate() {
     let mut journal = journal(10, 1_000);
     for body in [r#"{"a":1,"b":{"c":2,"d":3}}"#, r#"{ "b": {"d":3, "c":2}, "a": 1 }"#, r#"{"a":1,"b":{"c":3,"d":2}}"#] {
         let seq = journal.receive(entry("/order/express", body));
-        journal.execute(seq, EXPRESS, body.as_bytes());
+        journal.execute(seq, EXPRESS, &json(body));
     }
     assert_eq!(journal.counters().orders.duplicates, 1);
 }
@@ -107,7 +111,7 @@ fn the_metrics_are_the_counters() {
         let status = if limited.is_some() { 429 } else { 200 };
         journal.answer(seq, entry("/order/express", "").row, Some(&"one".into()), status);
         if limited.is_none() {
-            journal.execute(seq, EXPRESS, b"{}");
+            journal.execute(seq, EXPRESS, &json("{}"));
         }
     }
     journal.meet("tls");
@@ -141,7 +145,7 @@ fn hands_its_text_to_a_real_parser() {
     let mut journal = journal(1, 1_000);
     let seq =
         journal.receive(Entry { limited: Some(Window::Second), act: Some("reset"), ..entry("/order/express", "{}") });
-    journal.execute(seq, EXPRESS, b"{}");
+    journal.execute(seq, EXPRESS, &json("{}"));
     journal.answer(seq, entry("/order/express", "").row, Some(&"a \"b\"\n\\c".into()), 200);
     std::fs::write(std::path::Path::new(&folder).join("sandbox.txt"), metrics::text(journal.metrics(1))).unwrap();
 }

@@ -1,3 +1,5 @@
+//! What the store keeps through restarts, kills and full disks, and what it says when it can't.
+
 #![allow(clippy::disallowed_methods, reason = "tasks of a test")]
 
 use std::fs;

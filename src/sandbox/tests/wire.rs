@@ -1,3 +1,5 @@
+//! What goes over the wire: whatever is asked gets an answer in Fastrac's form, and nothing panics.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Webhooks by the sandbox's clock: what is sent when, again after a failure, and by which rule otherwise.
+
 use super::*;
 use crate::sandbox::couriers;
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    net::TcpListener,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,7 +14,7 @@ use fastrac_gateway::sandbox::{Act, Fault, Options, Sandbox};
 use crate::{
     bodies,
     client::{Wire, get, post, request},
-    stage::{Setup, Stage, sandbox, until},
+    stage::{Setup, Stage, sandbox, until, vacant},
 };
 
 #[test]
@@ -145,13 +144,14 @@ fn a_cache_fill_and_an_order_are_waited_for_although_their_callers_left() {
 
 #[test]
 fn a_gateway_starts_without_fastrac_says_so_and_recovers_by_itself() {
-    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-    let stage = Setup { base_url: Some(format!("http://{port}")), wait: false, ..Setup::default() }.start();
+    let (held, address) = vacant();
+    let stage = Setup { base_url: Some(format!("http://{address}")), wait: false, ..Setup::default() }.start();
     assert_eq!(stage.admin("/livez").status, 200);
     let asked = get("/courier/all").by("shop");
     until("it is told apart", || stage.ask(asked.clone()).code() == "upstream.connect");
     until("it says so", || stage.admin("/readyz").text().contains("accounts.main"));
-    let sandbox = Sandbox::start(Options { listen: port, ..sandbox() }).expect("Fastrac is back");
+    drop(held);
+    let sandbox = Sandbox::start(Options { listen: address, ..sandbox() }).expect("Fastrac is back");
     until("it recovers", || stage.ask(asked.clone()).status == 200);
     until("and says so", || {
         let ready = stage.admin("/readyz");

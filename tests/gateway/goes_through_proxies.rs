@@ -12,7 +12,7 @@ use fastrac_gateway::sandbox::{Options, Sandbox};
 use crate::{
     answers_truly::Certificates,
     client::{get, post},
-    stage::{ACCESS, LOG, SECRET, Setup, Stage, canary_in, sandbox, until},
+    stage::{ACCESS, LOG, SECRET, Setup, Stage, canary_in, sandbox, until, vacant},
 };
 
 /// What a proxy does once it has read CONNECT.
@@ -201,7 +201,7 @@ fn what_a_proxy_refuses_was_not_sent_and_says_why() {
 
 #[test]
 fn a_proxy_that_is_not_there_is_a_connection_that_is_not_there() {
-    let gone = TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address");
+    let (_held, gone) = vacant();
     let account = Box::leak(format!("proxy = \"http://{gone}\"").into_boxed_str());
     let stage = Setup { account, wait: false, ..Setup::default() }.start();
     until("a pair", || stage.app().gateway.was_ready());

@@ -1,14 +1,12 @@
 //! Every refusal says what is wrong, whose doing it was, whether Fastrac saw the request, and when to come back.
 
-use std::net::TcpListener;
-
 use fastrac_gateway::sandbox::{Act, Fault, Sandbox};
 use serde_json::{Value, json};
 
 use crate::{
     bodies,
     client::{Answer, Request, get, post, request},
-    stage::{SECRET, Setup, Stage, sandbox, secret_of, until},
+    stage::{SECRET, Setup, Stage, sandbox, secret_of, until, vacant},
 };
 
 /// What a refusal must say.
@@ -483,9 +481,9 @@ fn the_budget_of_the_second_and_what_is_in_flight_are_refused_apart() {
 
 #[test]
 fn an_unreachable_fastrac_is_told_apart_and_costs_nothing() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let (_held, gone) = vacant();
     let services = &[("poor", "quota = { per_day = 2 }\nallow = [\"lookup\", \"quote\", \"order\"]")];
-    let base_url = Some(format!("http://{free}"));
+    let base_url = Some(format!("http://{gone}"));
     let stage = Setup { services, base_url, wait: false, ..Setup::default() }.start();
     until("a pair is at hand", || stage.app().gateway.was_ready());
     let says = says(502, "upstream.connect", "unreachable");

@@ -23,6 +23,7 @@ use fastrac_gateway::{
     sandbox::{Entry, Key, Options, Sandbox, clock::Clock},
 };
 use sha2::{Digest as _, Sha256};
+use tokio::net::TcpSocket;
 
 use crate::client::{Answer, Request, Wire};
 
@@ -402,6 +403,15 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// An address where nobody listens, and nobody can while the socket is held: bound, but not listening.
+/// (A port that was merely free is soon somebody else's, with so many tests beside each other.)
+pub(crate) fn vacant() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let address = socket.local_addr().expect("an address");
+    (socket, address)
 }
 
 /// What the program said.

@@ -7,6 +7,8 @@ use std::{
     time::Instant,
 };
 
+use tokio::net::TcpSocket;
+
 use super::*;
 use crate::sandbox::{clock::Pace, webhook};
 
@@ -147,7 +149,10 @@ fn list_body(at: SocketAddr) -> String {
 
 #[test]
 fn nobody_there_and_nobody_allowed_are_told_apart() {
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound and not listening: nobody else can take the port meanwhile.
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let dead = held.local_addr().unwrap();
     for (url, error, state) in [
         (format!("http://{dead}/"), "connection refused", "waiting"),
         (

@@ -28,7 +28,7 @@
 //! [`app`], which wires everything and is the only one that sees most rooms. Between rooms stand
 //! [`gateway`] and [`snapshot`] (the configuration in force, beside what lives longer), [`answer`]
 //! (an answer's head) and [`landed`] (what asking Fastrac came to). Tasks that stand above two rooms
-//! have files of their own: [`rotation`].
+//! have files of their own: [`rotation`]. [`turn`] decides when streams write.
 //!
 //! Imports run down only; there are no circles. `tests/gateway/layout.rs` holds that.
 
@@ -55,6 +55,7 @@ pub mod rotation;
 pub mod sandbox;
 pub mod snapshot;
 pub mod store;
+pub mod turn;
 pub mod upstream;
 
 #[cfg(test)]

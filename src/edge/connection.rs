@@ -25,6 +25,7 @@ use crate::{
     outcome::Code,
     path::{self, Arrival},
     snapshot::{Snapshot, Worker},
+    turn::LastInTurn,
 };
 
 /// Longest head, and what hyper buffers of a request: bytes.
@@ -119,7 +120,7 @@ where
         let current = context.current.load();
         Phase::new(&current.limits)
     };
-    let io = TokioIo::new(Timed::new(io, phase.clone()));
+    let io = TokioIo::new(LastInTurn::new(Timed::new(io, phase.clone())));
     let (asked, watched) = (context.clone(), phase.clone());
     let service = service_fn(move |request| asked.ask(request, (&watched, &certificate)));
     match speaks {

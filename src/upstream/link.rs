@@ -25,7 +25,10 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::dial::{Destination, Io};
-use crate::record::{ConnectionState, UpstreamConnection};
+use crate::{
+    record::{ConnectionState, UpstreamConnection},
+    turn::LastInTurn,
+};
 
 /// How long a connection may idle where Fastrac doesn't say: below the 5 s of common servers, so
 /// that a request seldom meets a connection that is just being closed.
@@ -37,7 +40,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const MAX_IDLE: usize = 64;
 
 /// A connection to be polled.
-type Open = Connection<TokioIo<Io>, Full<Bytes>>;
+type Open = Connection<TokioIo<LastInTurn<Io>>, Full<Bytes>>;
 
 /// One connection, in use.
 pub struct Link {
@@ -75,7 +78,8 @@ pub(super) struct Late;
 impl Link {
     /// Takes an open connection into use, until `deadline`.
     pub(super) async fn open(io: Io, destination: &Arc<Destination>, deadline: Instant) -> hyper::Result<Self> {
-        let (sender, connection) = http1::Builder::new().writev(false).handshake(TokioIo::new(io)).await?;
+        let (sender, connection) =
+            http1::Builder::new().writev(false).handshake(TokioIo::new(LastInTurn::new(io))).await?;
         let alarm = Box::pin(sleep_until(deadline));
         Ok(Link {
             sender,

@@ -18,7 +18,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream whose writes wait for the end of their turn. To be the outermost: TLS would ask twice.
+/// A stream whose writes wait for the end of their turn. To be the outermost: TLS takes bytes at once and writes them
+/// when it is flushed, and would do so before the end of the turn.
 #[derive(Debug)]
 pub struct LastInTurn<S> {
     io: S,

@@ -100,13 +100,12 @@ impl Files {
         self.file.write(bytes)
     }
 
-    /// Puts the file aside and begins a new one.
+    /// Puts the file aside and begins a new one. The system may take its time to bring the old one to the disk: to wait
+    /// for that would let the queue fill up.
     pub(super) fn rotate(&mut self) -> io::Result<()> {
         if !self.regular {
             return Ok(());
         }
-        // Best effort: rotation must not fail because of it.
-        let _ = self.file.sync_data();
         if self.path.exists() {
             fs::rename(&self.path, self.free_name()?)?;
         }

@@ -104,6 +104,43 @@ fn the_same_content_in_another_spelling_is_a_duplicate() {
 }
 
 #[test]
+fn what_is_not_equal_is_no_duplicate() {
+    let different = [
+        "null",
+        "true",
+        "false",
+        "0",
+        "1",
+        "10",
+        "1.0",
+        "\"\"",
+        "\"0\"",
+        "\"1\"",
+        "\"null\"",
+        "[]",
+        "{}",
+        "[[]]",
+        "[[],[]]",
+        "[{}]",
+        "[1,0]",
+        "[10]",
+        "[\"a\",\"b\"]",
+        "[\"ab\"]",
+        "[[\"a\"],\"b\"]",
+        "[[\"a\",\"b\"]]",
+        "{\"a\":\"b\"}",
+        "{\"ab\":\"\"}",
+        "{\"a\":{\"b\":1}}",
+        "{\"a\":{},\"b\":1}",
+        "[{\"a\":1},{\"b\":1}]",
+        "[{\"a\":1,\"b\":1}]",
+    ];
+    let prints: std::collections::HashSet<_> = different.iter().map(|body| fingerprint(EXPRESS, &json(body))).collect();
+    assert_eq!(prints.len(), different.len());
+    assert_eq!(fingerprint(EXPRESS, &json("\"a\"")), fingerprint(EXPRESS, &json("\"\\u0061\"")));
+}
+
+#[test]
 fn the_metrics_are_the_counters() {
     let mut journal = journal(1, 1_000);
     for (limited, act) in [(None, Some("lose")), (Some(Window::Day), None), (Some(Window::Day), None)] {

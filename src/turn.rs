@@ -4,8 +4,7 @@
 //! If each wrote where it stands, whoever reads the other end would be woken by it, take the few bytes and
 //! be asleep again before the next task has thought its answer out; and to wake somebody costs more than
 //! to write. So a write lets the tasks run that are ready already, and then all write close upon each
-//! other, as nginx and HAProxy read from all before they write to any. What is alone writes at once: its
-//! task is polled once more, and that is all.
+//! other, as HAProxy's do. What is alone writes at once: its task is polled once more, and that is all.
 //!
 //! What always holds: a write waits once, and wakes its task itself; order and bytes are the stream's.
 //! Reading, flushing and closing never wait.
@@ -13,7 +12,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -58,7 +57,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for LastInTurn<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for LastInTurn<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        std::task::ready!(self.wait(cx));
+        ready!(self.wait(cx));
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         self.written(polled)
     }
@@ -68,7 +67,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LastInTurn<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        std::task::ready!(self.wait(cx));
+        ready!(self.wait(cx));
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.written(polled)
     }

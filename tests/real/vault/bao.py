@@ -61,8 +61,18 @@ listener "tcp" {{ address = "127.0.0.1:{self.port}"
         self.unseal()
 
     def unseal(self):
-        self.ask("PUT", "sys/unseal", {"key": self.unseal_key}, token=None)
+        self.stage.until(self.process, self.takes_the_key)
         self.stage.until(self.process, lambda: self.health() in (200, 429))
+
+    def takes_the_key(self):
+        """A standby learns of its cluster a moment after it has started; until then it takes none."""
+        try:
+            self.ask("PUT", "sys/unseal", {"key": self.unseal_key}, token=None)
+        except RuntimeError as error:
+            if "Vault is not initialized" not in str(error):
+                raise
+            return False
+        return True
 
     def health(self):
         try:

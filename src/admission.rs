@@ -6,36 +6,36 @@
 //! live beside the configuration, so a reload keeps their counts. They must not know requests,
 //! headers (but their own two), metrics or stores. They fail with [`Exceeded`] and [`OverBudget`].
 
+mod bucket;
 mod budget;
 mod day;
 mod header;
-mod line;
-mod rate;
+mod queue;
 #[cfg(test)]
 mod tests;
-mod wall;
+mod wall_clock;
 
 use std::{sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use jiff::tz::TimeZone;
 
+use self::{
+    bucket::{InsufficientTokens, TokenBucket},
+    day::{DayCounter, Reserved},
+};
 pub use self::{
     budget::{Budget, Figures, OverBudget, Spent},
     day::Midnight,
-    wall::Wall,
-};
-use self::{
-    day::{Ledger, Reserved},
-    rate::{Bucket, Dry},
+    wall_clock::WallClock,
 };
 use crate::config;
 
 /// A service's quota, live.
 #[derive(Debug)]
 pub struct Quota {
-    second: Option<Arc<Bucket>>,
-    day: Arc<Ledger>,
+    second: Option<Arc<TokenBucket>>,
+    day: Arc<DayCounter>,
     policy: Option<HeaderValue>,
 }
 
@@ -82,9 +82,9 @@ pub struct Standing {
 
 impl Quota {
     /// A quota with nothing used. The day turns in `zone`, the account's.
-    pub fn new(quota: &config::Quota, zone: &TimeZone, wall: Wall) -> Self {
-        let day = Arc::new(Ledger::new(quota.day, zone, wall));
-        Self::of(quota.second.map(|rate| Arc::new(Bucket::full(rate))), day)
+    pub fn new(quota: &config::Quota, zone: &TimeZone, wall: WallClock) -> Self {
+        let day = Arc::new(DayCounter::new(quota.day, zone, wall));
+        Self::of(quota.second.map(|rate| Arc::new(TokenBucket::full(rate))), day)
     }
 
     /// What a reload makes of it: the day's count stays under the new limit; a window of the second
@@ -92,10 +92,10 @@ impl Quota {
     pub fn reloaded(&self, quota: &config::Quota) -> Self {
         let kept = self.second.clone().filter(|bucket| Some(bucket.rate()) == quota.second);
         self.day.set_limit(quota.day);
-        Self::of(kept.or_else(|| quota.second.map(|rate| Arc::new(Bucket::empty(rate)))), self.day.clone())
+        Self::of(kept.or_else(|| quota.second.map(|rate| Arc::new(TokenBucket::empty(rate)))), self.day.clone())
     }
 
-    fn of(second: Option<Arc<Bucket>>, day: Arc<Ledger>) -> Self {
+    fn of(second: Option<Arc<TokenBucket>>, day: Arc<DayCounter>) -> Self {
         let mut made = Self { second, day, policy: None };
         made.policy = header::policy(&made.standing());
         made
@@ -108,7 +108,7 @@ impl Quota {
     pub fn rate(&self) -> Result<(), Exceeded> {
         let Some(second) = &self.second else { return Ok(()) };
         second.take(1).map_err(|dry| {
-            let wait = if let Dry::Until(wait) = dry { wait } else { Duration::ZERO };
+            let wait = if let InsufficientTokens::Until(wait) = dry { wait } else { Duration::ZERO };
             Exceeded { window: Span::Second, retry_after: ceil_seconds(wait), resets_at: None }
         })
     }
@@ -117,8 +117,8 @@ impl Quota {
     ///
     /// # Errors
     /// [`Exceeded`] when none is left.
-    pub fn day(&self) -> Result<Pass, Exceeded> {
-        self.day.reserve(1).map(|reserved| Pass { reserved }).map_err(|_| Exceeded {
+    pub fn day(&self) -> Result<DayReservation, Exceeded> {
+        self.day.reserve(1).map(|reserved| DayReservation { reserved }).map_err(|_| Exceeded {
             window: Span::Day,
             retry_after: Duration::from_secs(self.day.ends_in()),
             resets_at: Some(self.day.ends_at()),
@@ -149,23 +149,23 @@ impl Quota {
 /// One of a service's day, given back when dropped unless kept.
 #[derive(Debug)]
 #[must_use = "dropped, it gives back what was reserved"]
-pub struct Pass {
+pub struct DayReservation {
     reserved: Reserved,
 }
 
-impl Pass {
+impl DayReservation {
     /// It was used.
     pub fn keep(self) {
         self.reserved.keep();
     }
 }
 
-fn second_window(bucket: &Bucket) -> Window {
+fn second_window(bucket: &TokenBucket) -> Window {
     let limit = u64::from(bucket.rate().per_second);
     Window { limit, left: u64::from(bucket.left()).min(limit), resets_in: 1 }
 }
 
-fn day_window(ledger: &Ledger) -> Option<Window> {
+fn day_window(ledger: &DayCounter) -> Option<Window> {
     let limit = ledger.limit()?;
     let (used, resets_in) = ledger.look();
     Some(Window { limit, left: limit.saturating_sub(used), resets_in })

@@ -15,9 +15,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use crate::outcome::Outcome;
-pub use flight::{Flights, Lead, Seat, Wait};
+pub use flight::{Flights, Follower, Leader, Seat};
 pub use key::Key;
-pub use rules::Wish;
+pub use rules::RequestDirectives;
 
 /// A stored answer.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Cache {
     }
 
     /// The stored answer, if it is fresh and the caller accepts its age.
-    pub fn fresh(&self, key: &Key, wish: Wish, now: Instant) -> Option<Arc<Entry>> {
+    pub fn fresh(&self, key: &Key, wish: RequestDirectives, now: Instant) -> Option<Arc<Entry>> {
         let entry = self.entries.get(key)?;
         if entry.ttl(now).is_none() {
             self.entries.invalidate(key);
@@ -156,11 +156,11 @@ mod tests {
         let cache = Cache::new(1 << 20);
         cache.keep(key("/a"), entry(10));
         tokio::time::advance(Duration::from_secs(59)).await;
-        assert!(cache.fresh(&key("/a"), Wish::default(), Instant::now()).is_some());
-        let young = Wish { max_age: Some(Duration::from_secs(30)), only_if_cached: false };
+        assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_some());
+        let young = RequestDirectives { max_age: Some(Duration::from_secs(30)), only_if_cached: false };
         assert!(cache.fresh(&key("/a"), young, Instant::now()).is_none());
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(cache.fresh(&key("/a"), Wish::default(), Instant::now()).is_none());
+        assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_none());
         assert!(cache.held().is_empty());
     }
 

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    admission::{Budget, Quota, Wall},
+    admission::{Budget, Quota, WallClock},
     cache::{Cache, Flights},
     caller::Callers,
     catalog::Catalog,
@@ -33,18 +33,18 @@ use crate::{
         load::{Loaded, load},
     },
     edge::tls::{Doors, Faulty},
-    keys::{Beside, Fault, Happening, Keeper, Keys, Observer, Vault, VaultFault},
+    keys::{Beside, Fault, Keeper, KeyEvent, Keys, Observer, Vault, VaultFault},
     orders::Orders,
     record::{ExchangeLog, Masker, Metrics, Names, Recorder},
     snapshot::{Account, Snapshot},
     upstream::{
         breaker::Breaker,
-        dial::{Destination, Unusable, client_config},
+        connect::{Destination, Unusable, client_config},
         inject::Route,
     },
 };
 
-use file::Looks;
+use file::FileWatch;
 pub use file::{LOOK, ReloadError};
 pub use revoked::Revoked;
 
@@ -119,7 +119,7 @@ pub struct Gateway {
     /// Whether a first usable key pair of every account was in hand.
     was_ready: AtomicBool,
     /// One reload at a time; what of the file it saw.
-    looks: Mutex<Looks>,
+    looks: Mutex<FileWatch>,
 }
 
 /// Takes over key sources of accounts that are new.
@@ -135,7 +135,7 @@ impl Gateway {
     /// [`StartError`] names the account.
     pub fn new(config: Config, file: Option<PathBuf>, live: Live) -> Result<(Arc<Self>, Keepers), StartError> {
         let (snapshot, keepers) = compile(&config, None, &live)?;
-        let looks = Mutex::new(Looks::at(file.as_deref()));
+        let looks = Mutex::new(FileWatch::at(file.as_deref()));
         let gateway = Gateway {
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             in_force: ArcSwap::from_pointee(InForce { config, since: SystemTime::now() }),
@@ -261,7 +261,7 @@ fn quota(service: &config::Service, config: &Config, before: Before<'_>) -> Arc<
             || if old.quota == service.quota { live.clone() } else { Arc::new(live.reloaded(&service.quota)) };
         same_day.then(reloaded)
     });
-    kept.unwrap_or_else(|| Arc::new(Quota::new(&service.quota, zone, Wall::system())))
+    kept.unwrap_or_else(|| Arc::new(Quota::new(&service.quota, zone, WallClock::system())))
 }
 
 /// The vault that accounts' pairs are in: the one before, with its login, if its settings are the same.
@@ -301,7 +301,7 @@ fn account(
     let (keys, keeper) = keys(settings, vault, old, live)?;
     let budget = old.filter(|(_, old)| old.day_zone == settings.day_zone);
     let budget = budget.map_or_else(
-        || Arc::new(Budget::new(&settings.budget, &settings.day_zone, Wall::system())),
+        || Arc::new(Budget::new(&settings.budget, &settings.day_zone, WallClock::system())),
         |(account, _)| account.budget.clone(),
     );
     let breaker = old.map_or_else(|| Arc::new(Breaker::new(&settings.breaker)), |(account, _)| account.breaker.clone());
@@ -353,7 +353,7 @@ fn observer(account: String, live: &Live) -> Observer {
     let (metrics, revoked) = (live.metrics.clone(), live.revoked.clone());
     Box::new(move |event| {
         metrics.key_event(&account, event.what.as_str());
-        if let (Happening::Revoked, Some(version)) = (event.what, event.version) {
+        if let (KeyEvent::Revoked, Some(version)) = (event.what, event.version) {
             revoked.add(&account, version);
         }
     })

@@ -7,18 +7,18 @@
 //! request or a canary is sent: [`crate::rotation`] moves it, with a canary that `app` supplies. It
 //! fails with [`NoKey`].
 
-mod copy;
 mod directory;
 mod env;
 mod file;
 mod leak;
-mod life;
+mod lifecycle;
+mod sealed_copy;
 mod secret;
-mod slot;
 mod source;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tracked_pair;
 mod vault;
 mod watch;
 
@@ -32,13 +32,13 @@ use tokio::{
     time::Instant,
 };
 
-pub(crate) use self::life::{Life, Next};
+pub(crate) use self::lifecycle::{KeyLifecycle, Next};
 pub use self::{
-    copy::{Copy, Restored},
     leak::{Leak, Scan},
+    sealed_copy::{Restored, SealedCopy},
     secret::{BadPair, NotAVersion, Pair, Secret, Version},
     source::{Fault, Reading, Source},
-    status::{Event, Happening, PairStatus, Role, SourceStatus, Standing, Status},
+    status::{Event, KeyEvent, PairStatus, Role, SourceStatus, Standing, Status},
     vault::{Fault as VaultFault, Vault},
 };
 use crate::config;
@@ -56,7 +56,7 @@ pub struct Keys {
 /// What the rotation task works on; [`crate::rotation::keep`] takes it.
 pub struct Keeper {
     pub(crate) keys: Arc<Keys>,
-    pub(crate) life: Life,
+    pub(crate) life: KeyLifecycle,
     pub(crate) source: Arc<Source>,
     pub(crate) inbox: mpsc::Receiver<Asked>,
     pub(crate) observer: Observer,
@@ -74,7 +74,7 @@ pub struct Beside<'a> {
 }
 
 /// Told of every [`Event`] of an account, after it took effect: metrics, and the store for
-/// [`Happening::Revoked`]. Must not block.
+/// [`KeyEvent::Revoked`]. Must not block.
 pub type Observer = Box<dyn Fn(&Event) + Send + Sync>;
 
 /// A request to the rotation task.
@@ -186,7 +186,7 @@ impl Keys {
         observer: Observer,
     ) -> Result<(Arc<Self>, Keeper), Fault> {
         let source = Arc::new(Source::open(&account.keys, &account.name, beside.vault)?);
-        let mut life = Life::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
+        let mut life = KeyLifecycle::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
         life.bar(revoked);
         if let Some(before) = beside.before {
             life.inherit(&before.live.load());
@@ -241,7 +241,7 @@ impl Keys {
     }
 
     /// Bars a version; takes effect before this returns. Keeping it over a restart is for whoever
-    /// sees [`Happening::Revoked`].
+    /// sees [`KeyEvent::Revoked`].
     pub async fn revoke(&self, version: Version) {
         self.ask(|reply| Asked::Revoke { version, reply }).await;
     }

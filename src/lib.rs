@@ -26,36 +26,36 @@
 //! Around them: [`config`] (the file, checked), [`store`] (what survives a restart), [`admin`]
 //! (health, metrics, status), [`sandbox`] (a Fastrac to break), [`cli`] (one file a command), and
 //! [`app`], which wires everything and is the only one that sees most rooms. Between rooms stand
-//! [`gateway`] and [`snapshot`] (the configuration in force, beside what lives longer), [`answer`]
-//! (an answer's head) and [`landed`] (what asking Fastrac came to). Tasks that stand above two rooms
-//! have files of their own: [`rotation`]. [`turn`] decides when streams write.
+//! [`gateway`] and [`snapshot`] (the configuration in force, beside what lives longer), [`reply`]
+//! (an answer's head) and [`attempts`] (what asking Fastrac came to). Tasks that stand above two rooms
+//! have files of their own: [`rotation`]. [`deferred_write`] decides when streams write.
 //!
 //! Imports run down only; there are no circles. `tests/gateway/layout.rs` holds that.
 
 pub mod admin;
 pub mod admission;
-pub mod answer;
 pub mod app;
+pub mod attempts;
 pub mod body;
 pub mod cache;
 pub mod caller;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod deferred_write;
 pub mod edge;
 pub mod gateway;
 pub mod keys;
-pub mod landed;
 pub mod orders;
 pub mod outcome;
 pub mod path;
 pub mod record;
 pub mod refusal;
+pub mod reply;
 pub mod rotation;
 pub mod sandbox;
 pub mod snapshot;
 pub mod store;
-pub mod turn;
 pub mod upstream;
 
 #[cfg(test)]

@@ -20,17 +20,17 @@ use bytes::Bytes;
 use http::request::Parts;
 use http_body::Body as HttpBody;
 
-pub use call::{Call, Errand};
+pub use call::{Call, UpstreamCall};
 pub use exchange::{Arrival, Exchange, Guard, serve};
 pub use fetch::{Ready, Received, canary};
 
 use crate::{
-    admission::Pass,
-    answer::Reply,
+    admission::DayReservation,
     body::{self, Asked},
     catalog::target,
     orders::Ticket,
     refusal::Refusal,
+    reply::Reply,
 };
 use lookup::Looked;
 use order::Recalled;
@@ -79,15 +79,20 @@ where
 }
 
 /// The rest of the list, for what is asked on behalf of one caller only.
-async fn ask(x: &mut Exchange, call: Box<Call>, pass: Pass, ticket: Option<Ticket>) -> Result<Reply, Refusal> {
+async fn ask(
+    x: &mut Exchange,
+    call: Box<Call>,
+    pass: DayReservation,
+    ticket: Option<Ticket>,
+) -> Result<Reply, Refusal> {
     // 8 a key pair, 9 rewrite and inject, 10 the breaker, 11 the account's budget
-    let ready = fetch::prepare(&call.errand, call.errand.lease()?, Some(pass), &mut x.trail).await?;
+    let ready = fetch::prepare(&call.upstream_call, call.upstream_call.lease()?, Some(pass), &mut x.attempts).await?;
     // 12 the order's journal, and what follows, in a task of its own
     if let Some(ticket) = ticket {
         return order::send(x, call, ready, ticket).await;
     }
     // 13 send, 14 what the answer means
-    let received = fetch::fetch(&call.errand, ready, &mut x.trail).await?;
+    let received = fetch::fetch(&call.upstream_call, ready, &mut x.attempts).await?;
     // 15 what was reserved is settled by what it was reserved with
-    Ok(received.reply(&call.errand, &x.trail))
+    Ok(received.reply(&call.upstream_call, &x.attempts))
 }

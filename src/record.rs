@@ -8,12 +8,12 @@
 
 mod encode;
 mod exchange;
+mod handles;
 mod id;
 mod line;
 mod mask;
 mod metrics;
 mod program;
-mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -26,15 +26,15 @@ use std::{
 use http::{Method, Uri};
 use prometheus::IntGauge;
 
-use self::slots::{NONE, Slots};
+use self::handles::{MetricHandles, NONE};
 pub use self::{
     exchange::{ExchangeLog, Full, LogError, Place},
     id::{NotAnId, RequestId},
     line::Captured,
     mask::{MASKED, Masker},
     metrics::{
-        BreakerState, ConnectionGuard, ConnectionState, Handshake, Handshakes, KeyInfo, Metrics,
-        OPENMETRICS_CONTENT_TYPE, SERIES_LIMIT, Scrape, TEXT_CONTENT_TYPE, UpstreamConnection, UpstreamConnections,
+        BreakerState, ConnectionGuard, ConnectionState, CountedConnection, Handshake, Handshakes, KeyInfo, Metrics,
+        OPENMETRICS_CONTENT_TYPE, SERIES_LIMIT, Scrape, TEXT_CONTENT_TYPE, UpstreamConnections,
     },
     program::{init_program_log, report_panics},
 };
@@ -134,7 +134,7 @@ pub struct Recorder {
     log: ExchangeLog,
     mask: Arc<Masker>,
     names: Names,
-    slots: Slots,
+    slots: MetricHandles,
     labels: line::Labels,
 }
 
@@ -147,7 +147,7 @@ impl std::fmt::Debug for Recorder {
 impl Recorder {
     /// Nothing is resolved yet: series appear when they are first used.
     pub fn new(metrics: Arc<Metrics>, log: ExchangeLog, mask: Arc<Masker>, names: Names) -> Arc<Recorder> {
-        let (slots, labels) = (Slots::new(&names), line::Labels::new(&names));
+        let (slots, labels) = (MetricHandles::new(&names), line::Labels::new(&names));
         Arc::new(Recorder { metrics, log, mask, names, slots, labels })
     }
 
@@ -209,7 +209,7 @@ impl Recorder {
     }
 
     fn count(&self, record: &Record, took: Duration) {
-        let labels = slots::Labels { service: record.service, operation: record.operation, outcome: record.outcome };
+        let labels = handles::Labels { service: record.service, operation: record.operation, outcome: record.outcome };
         let (metrics, names) = (&self.metrics, &self.names);
         let own = record.answered.unwrap_or(took).saturating_sub(record.upstream).saturating_sub(record.caller);
         self.slots.count(metrics, names, labels);
@@ -229,7 +229,7 @@ impl Recorder {
 
     fn write(&self, record: &Record, place: Option<Place>, took: Duration) {
         let went = record.sent != Sent::No && record.attempts > 0;
-        let page = line::Page {
+        let page = line::LineContext {
             labels: &self.labels,
             masker: &self.mask,
             began: record.began,

@@ -11,13 +11,13 @@ use serde_json::json;
 
 use crate::{
     admission::{Exceeded, OverBudget, Span},
-    answer::{Content, Reply, seconds},
     body::Unread,
     caller::Unknown,
     catalog::{Forbidden, route::Malformed, target::Misaddressed},
     keys::NoKey,
     orders::{JournalError, Refused},
     outcome::{Code, Outcome, Sent},
+    reply::{Content, Reply, seconds},
     upstream::{Failure, breaker::Open},
 };
 

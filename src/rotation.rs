@@ -21,7 +21,7 @@ use self::{
     copying::Copying,
     waiting::{Done, Refused, Reply, Rotate, Waiting},
 };
-use crate::keys::{Asked, Fault, Happening, Keeper, Lease, Next, Reading, Remedy, Rotated, Verdict, Version, jittered};
+use crate::keys::{Asked, Fault, Keeper, KeyEvent, Lease, Next, Reading, Remedy, Rotated, Verdict, Version, jittered};
 
 /// How soon a source is read again while it is being changed.
 const POLL_CHANGING: Duration = Duration::from_millis(100);
@@ -160,7 +160,7 @@ where
             let (what, version) = (event.what.as_str(), event.version.map(tracing::field::display));
             let (account, source) = (self.keeper.life.account(), self.keeper.source.as_str());
             match event.what {
-                Happening::Refused | Happening::RolledBack | Happening::SourceLost => {
+                KeyEvent::Refused | KeyEvent::RolledBack | KeyEvent::SourceLost => {
                     tracing::warn!(account, source, event = what, version, "keys");
                 }
                 _ => tracing::info!(account, source, event = what, version, "keys"),

@@ -10,12 +10,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     admission::{Budget, Quota},
+    attempts::Shared,
     cache::{Cache, Flights},
     caller::Callers,
     catalog::Catalog,
     config::{Api, Limits, Messages},
     keys::Keys,
-    landed::Shared,
     orders::Orders,
     record::Recorder,
     upstream::{Pool, breaker::Breaker, inject::Route},

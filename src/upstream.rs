@@ -8,9 +8,9 @@
 //! whether Fastrac may have seen the request.
 
 pub mod breaker;
-pub mod dial;
+pub mod connect;
+pub mod connection;
 pub mod inject;
-pub mod link;
 mod proxy;
 pub mod rewrite;
 pub mod stream;
@@ -23,10 +23,10 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{admission::Spent, keys::Lease, outcome::Sent};
-pub use dial::Destination;
+pub use connect::Destination;
+use connection::{DeadlineExceeded, Unanswered};
+pub use connection::{Pool, UpstreamConnection};
 pub use inject::Keyed;
-use link::{Late, Unanswered};
-pub use link::{Link, Pool};
 pub use stream::Stream;
 
 /// How long a connection to Fastrac may take to open, TLS included.
@@ -110,15 +110,15 @@ pub async fn send(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) 
             Err(Unanswered::Unsent(unsent)) if !fresh => request = *unsent,
             Err(Unanswered::Unsent(_)) => return Err(Failure::Connect("it was closed at once".into())),
             Err(Unanswered::Cut) => return Err(Failure::Cut),
-            Err(Unanswered::Late) => return Err(Failure::Timeout),
+            Err(Unanswered::DeadlineExceeded) => return Err(Failure::Timeout),
         }
     }
 }
 
-async fn connect(destination: &Arc<Destination>, deadline: Instant) -> Result<Link, Failure> {
+async fn connect(destination: &Arc<Destination>, deadline: Instant) -> Result<UpstreamConnection, Failure> {
     let open_by = deadline.min(Instant::now() + CONNECT);
-    let opened = match timeout_at(open_by, dial::dial(destination)).await {
-        Ok(Ok(io)) => Link::open(io, destination, deadline).await.map_err(|error| error.to_string()),
+    let opened = match timeout_at(open_by, connect::dial(destination)).await {
+        Ok(Ok(io)) => UpstreamConnection::open(io, destination, deadline).await.map_err(|error| error.to_string()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("it did not open in time".to_owned()),
     };
@@ -127,7 +127,7 @@ async fn connect(destination: &Arc<Destination>, deadline: Instant) -> Result<Li
 
 async fn read(
     pool: &Pool,
-    mut link: Link,
+    mut link: UpstreamConnection,
     response: http::Response<Incoming>,
     (lease, bounds): (Lease, Bounds),
 ) -> Result<Answer, Failure> {
@@ -142,7 +142,7 @@ async fn read(
         if incoming.is_end_stream() {
             break;
         }
-        let Some(frame) = link.frame(&mut incoming).await.map_err(|Late| Failure::Timeout)? else { break };
+        let Some(frame) = link.frame(&mut incoming).await.map_err(|DeadlineExceeded| Failure::Timeout)? else { break };
         let Ok(data) = frame.map_err(|_| Failure::Cut)?.into_data() else { continue };
         if first.is_empty() && all.is_empty() {
             first = data;

@@ -10,7 +10,7 @@ use super::{
     answer::{Fault, aside},
 };
 use crate::{
-    config::{check::Finding, load::LoadError},
+    config::{check::Diagnostic, load::LoadError},
     gateway::ReloadError,
 };
 
@@ -34,7 +34,7 @@ fn faulty(error: &ReloadError) -> Fault {
     Fault::new(StatusCode::UNPROCESSABLE_ENTITY, code, error.to_string()).with("faults", Value::Array(faults))
 }
 
-fn fault(fault: &Finding) -> Value {
+fn fault(fault: &Diagnostic) -> Value {
     json!({ "place": fault.place, "line": fault.line, "message": fault.message })
 }
 

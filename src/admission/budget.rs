@@ -17,13 +17,14 @@ use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
 use super::{
-    Pass, Standing, Window, ceil_seconds,
-    day::{Ledger, Midnight},
+    DayReservation, Standing, Window,
+    bucket::InsufficientTokens,
+    ceil_seconds,
+    day::{DayCounter, Midnight},
     day_window,
-    line::{Line, Patience, Short, Turn},
-    rate::Dry,
+    queue::{Exhausted, Turn, WaitLimit, WaitQueue},
     second_window,
-    wall::Wall,
+    wall_clock::WallClock,
 };
 use crate::config::{self, Priority};
 
@@ -33,7 +34,7 @@ const MAX_WAIT: u64 = 86_400_000;
 /// An account's budget, live.
 #[derive(Debug)]
 pub struct Budget {
-    line: Arc<Line>,
+    line: Arc<WaitQueue>,
     /// Milliseconds.
     max_wait: AtomicU64,
 }
@@ -89,9 +90,9 @@ pub struct Figures {
 
 impl Budget {
     /// A budget with nothing used. The day turns in `zone`.
-    pub fn new(budget: &config::Budget, zone: &TimeZone, wall: Wall) -> Self {
-        let day = Arc::new(Ledger::new(budget.day, zone, wall));
-        let line = Arc::new(Line::new(budget.second, day, budget.in_flight));
+    pub fn new(budget: &config::Budget, zone: &TimeZone, wall: WallClock) -> Self {
+        let day = Arc::new(DayCounter::new(budget.day, zone, wall));
+        let line = Arc::new(WaitQueue::new(budget.second, day, budget.in_flight));
         Self { line, max_wait: AtomicU64::new(millis(budget.max_wait)) }
     }
 
@@ -109,19 +110,19 @@ impl Budget {
     /// [`OverBudget`] names the limit that was short, at once if waiting would be in vain.
     pub async fn spend(&self, cost: u32, priority: Priority, deadline: Instant) -> Result<Spent, OverBudget> {
         let at_most = Duration::from_millis(self.max_wait.load(Ordering::Relaxed));
-        match self.line.turn(cost, priority, Patience { at_most, deadline }).await {
+        match self.line.turn(cost, priority, WaitLimit { at_most, deadline }).await {
             Ok(turn) => Ok(Spent { turn, pass: None }),
             Err(short) => Err(self.refusal(short)),
         }
     }
 
-    fn refusal(&self, short: Short) -> OverBudget {
+    fn refusal(&self, short: Exhausted) -> OverBudget {
         let second = Duration::from_secs(1);
         match short {
-            Short::InFlight => OverBudget::InFlight { retry_after: second },
-            Short::Second(Dry::Until(due)) => OverBudget::Second { retry_after: ceil_seconds(due) },
-            Short::Second(Dry::Never) => OverBudget::Second { retry_after: second },
-            Short::Day => OverBudget::Day {
+            Exhausted::InFlight => OverBudget::InFlight { retry_after: second },
+            Exhausted::Second(InsufficientTokens::Until(due)) => OverBudget::Second { retry_after: ceil_seconds(due) },
+            Exhausted::Second(InsufficientTokens::Never) => OverBudget::Second { retry_after: second },
+            Exhausted::Day => OverBudget::Day {
                 retry_after: Duration::from_secs(self.line.day.ends_in()),
                 resets_at: self.line.day.ends_at(),
             },
@@ -149,13 +150,13 @@ impl Budget {
 #[must_use = "dropped unsent, it gives back what was reserved of the day"]
 pub struct Spent {
     turn: Turn,
-    pass: Option<Pass>,
+    pass: Option<DayReservation>,
 }
 
 impl Spent {
     /// Settles what the service reserved together with this: both are used once it is sent, both go
     /// back if it never is.
-    pub fn with(self, pass: Option<Pass>) -> Self {
+    pub fn with(self, pass: Option<DayReservation>) -> Self {
         Self { pass, ..self }
     }
 
@@ -171,7 +172,7 @@ impl Spent {
     }
 
     /// The service's reservation, if it was not used.
-    pub fn take_pass(&mut self) -> Option<Pass> {
+    pub fn take_pass(&mut self) -> Option<DayReservation> {
         self.pass.take()
     }
 }

@@ -17,9 +17,9 @@ use std::{
 use jiff::{Timestamp, ZonedDateTime, tz::TimeZone};
 use parking_lot::Mutex;
 
-use super::wall::Wall;
+use super::wall_clock::WallClock;
 
-/// Bits of [`Ledger::book`] that hold what was used; the bits above hold the day.
+/// Bits of [`DayCounter::book`] that hold what was used; the bits above hold the day.
 const USED_BITS: u32 = 44;
 const USED_MASK: u64 = (1 << USED_BITS) - 1;
 /// The limit of a ledger that only counts.
@@ -27,7 +27,7 @@ const UNLIMITED: u64 = USED_MASK;
 
 /// What was used in a calendar day.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct DayCounter {
     /// Day (since 1970, in the zone) and units used in it, in one word so that neither goes alone.
     book: AtomicU64,
     /// Milliseconds since 1970 at which the day ends.
@@ -35,7 +35,7 @@ pub(super) struct Ledger {
     limit: AtomicU64,
     turning: Mutex<()>,
     zone: TimeZone,
-    wall: Wall,
+    wall: WallClock,
 }
 
 /// When a day starts again; shown as `2026-11-25T00:00:00+07:00`.
@@ -53,9 +53,9 @@ impl fmt::Display for Midnight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct UsedUp;
 
-impl Ledger {
+impl DayCounter {
     /// A ledger of today with nothing used. `None` counts without a limit.
-    pub(super) fn new(limit: Option<u64>, zone: &TimeZone, wall: Wall) -> Self {
+    pub(super) fn new(limit: Option<u64>, zone: &TimeZone, wall: WallClock) -> Self {
         let ledger = Self {
             book: AtomicU64::new(0),
             ends: AtomicI64::new(i64::MIN),
@@ -177,7 +177,7 @@ fn day_of(millis: i64, zone: &TimeZone) -> (u64, i64) {
 #[derive(Debug)]
 #[must_use = "dropped, it gives back what was reserved"]
 pub(super) struct Reserved {
-    ledger: Arc<Ledger>,
+    ledger: Arc<DayCounter>,
     day: u64,
     units: u32,
 }

@@ -7,15 +7,15 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use tokio::time::{Instant, advance};
 
-use super::{day::Ledger, rate::Bucket, *};
+use super::{bucket::TokenBucket, day::DayCounter, *};
 use crate::config::{Priority, Rate};
 
 fn zone(name: &str) -> TimeZone {
     TimeZone::get(name).unwrap()
 }
 
-fn wall(at: &str) -> Wall {
-    Wall::anchored(at.parse().unwrap())
+fn wall(at: &str) -> WallClock {
+    WallClock::anchored(at.parse().unwrap())
 }
 
 fn quota(rate: Option<(u32, u32)>, day: Option<u64>) -> config::Quota {
@@ -36,7 +36,7 @@ fn paused() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 
-mod rate {
+mod bucket {
     use super::*;
 
     proptest! {
@@ -49,7 +49,7 @@ mod rate {
             steps in prop::collection::vec((0_u64..200_000, 1_u32..4), 1..200),
         ) {
             paused().block_on(async {
-                let bucket = Bucket::full(Rate { per_second, burst });
+                let bucket = TokenBucket::full(Rate { per_second, burst });
                 let start = Instant::now();
                 let mut taken: Vec<(Duration, u32)> = Vec::new();
                 for (micros, tokens) in steps {
@@ -60,8 +60,8 @@ mod rate {
                             assert!(left >= tokens, "took {tokens} of {left}");
                             taken.push((start.elapsed(), tokens));
                         }
-                        Err(rate::Dry::Never) => assert!(tokens > burst),
-                        Err(rate::Dry::Until(wait)) => {
+                        Err(bucket::InsufficientTokens::Never) => assert!(tokens > burst),
+                        Err(bucket::InsufficientTokens::Until(wait)) => {
                             assert!(left < tokens, "refused {tokens} of {left}");
                             assert_eq!(wait, bucket.due_in(u64::from(tokens)));
                         }
@@ -81,9 +81,9 @@ mod rate {
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_that_is_said_is_enough_and_not_too_long() {
-        let bucket = Bucket::full(Rate { per_second: 3, burst: 2 });
+        let bucket = TokenBucket::full(Rate { per_second: 3, burst: 2 });
         bucket.take(2).unwrap();
-        let Err(rate::Dry::Until(wait)) = bucket.take(1) else { panic!("took a third") };
+        let Err(bucket::InsufficientTokens::Until(wait)) = bucket.take(1) else { panic!("took a third") };
         advance(wait - Duration::from_nanos(1)).await;
         assert!(bucket.take(1).is_err());
         advance(Duration::from_nanos(1)).await;
@@ -92,7 +92,7 @@ mod rate {
 
     #[tokio::test(start_paused = true)]
     async fn retry_after_is_never_zero() {
-        let quota = Quota::new(&quota(Some((1000, 1)), None), &zone("UTC"), Wall::system());
+        let quota = Quota::new(&quota(Some((1000, 1)), None), &zone("UTC"), WallClock::system());
         quota.rate().unwrap();
         let exceeded = quota.rate().unwrap_err();
         assert_eq!((exceeded.window, exceeded.retry_after), (Span::Second, Duration::from_secs(1)));
@@ -118,7 +118,7 @@ mod day {
 
     #[tokio::test(start_paused = true)]
     async fn turns_at_midnight_of_the_zone() {
-        let ledger = Arc::new(Ledger::new(Some(1), &zone("Asia/Jakarta"), wall("2026-11-24T16:59:59Z")));
+        let ledger = Arc::new(DayCounter::new(Some(1), &zone("Asia/Jakarta"), wall("2026-11-24T16:59:59Z")));
         let held = ledger.reserve(1).unwrap();
         assert!(ledger.reserve(1).is_err());
         assert_eq!(ledger.ends_in(), 1);
@@ -141,7 +141,7 @@ mod day {
             ("America/Santiago", "2026-09-05T04:00:00Z", 24),
             ("America/Santiago", "2026-09-06T04:00:00Z", 23),
         ] {
-            let ledger = Arc::new(Ledger::new(Some(10), &zone(name), wall(start)));
+            let ledger = Arc::new(DayCounter::new(Some(10), &zone(name), wall(start)));
             assert_eq!(ledger.ends_in(), hours * 3600, "{name} {start}");
             ledger.reserve(10).unwrap().keep();
             advance(Duration::from_secs(hours * 3600 - 1)).await;
@@ -153,7 +153,7 @@ mod day {
 
     #[test]
     fn concurrent_takers_get_exactly_the_limit() {
-        let ledger = Arc::new(Ledger::new(Some(1000), &zone("UTC"), Wall::system()));
+        let ledger = Arc::new(DayCounter::new(Some(1000), &zone("UTC"), WallClock::system()));
         let got: usize = std::thread::scope(|scope| {
             let takers: Vec<_> = (0..4)
                 .map(|_| {
@@ -190,7 +190,7 @@ mod day {
             steps in prop::collection::vec((0_u64..20, 1_u32..4, any::<bool>(), 0_usize..8), 1..100),
         ) {
             paused().block_on(async {
-                let ledger = Arc::new(Ledger::new(Some(limit), &zone("Asia/Jakarta"), wall("2026-01-01T00:00:00Z")));
+                let ledger = Arc::new(DayCounter::new(Some(limit), &zone("Asia/Jakarta"), wall("2026-01-01T00:00:00Z")));
                 let (mut hours, mut day, mut used) = (7_u64, 0_u64, 0_u64);
                 let mut held = Vec::new();
                 for (pass, units, keep, drop_at) in steps {
@@ -235,7 +235,7 @@ mod headers {
 
     #[tokio::test(start_paused = true)]
     async fn are_absent_without_a_limit() {
-        let quota = Quota::new(&quota(None, None), &zone("UTC"), Wall::system());
+        let quota = Quota::new(&quota(None, None), &zone("UTC"), WallClock::system());
         assert!(quota.rate().is_ok());
         quota.day().unwrap().keep();
         assert_eq!((quota.policy_header(), quota.limit_header(), quota.used_today()), (None, None, 1));
@@ -243,7 +243,7 @@ mod headers {
 
     #[tokio::test(start_paused = true)]
     async fn hold_the_largest_numbers() {
-        let quota = Quota::new(&quota(Some((u32::MAX, u32::MAX)), Some(1 << 43)), &zone("UTC"), Wall::system());
+        let quota = Quota::new(&quota(Some((u32::MAX, u32::MAX)), Some(1 << 43)), &zone("UTC"), WallClock::system());
         assert!(quota.policy_header().unwrap().to_str().unwrap().ends_with("q=8796093022208;w=86400"));
     }
 }
@@ -414,7 +414,7 @@ fn futures_and_values_may_cross_threads() {
     fn crosses<T: Send + Sync>(_: &T) {}
     let budget = budget(None, None, 1, 0);
     crosses(&budget);
-    crosses(&Quota::new(&quota(None, None), &TimeZone::UTC, Wall::system()));
+    crosses(&Quota::new(&quota(None, None), &TimeZone::UTC, WallClock::system()));
     fn sends<T: Send>(_: T) {}
     sends(budget.spend(1, Priority::Low, far()));
 }

@@ -16,7 +16,7 @@ use crate::{
     config::Priority,
     gateway::{Gateway, Keepers},
     keys::{Lease, Verdict},
-    path::{self, Errand},
+    path::{self, UpstreamCall},
     rotation,
     snapshot::Worker,
 };
@@ -76,9 +76,16 @@ async fn canary(gateway: Weak<Gateway>, worker: Arc<Worker>, account: String, le
     let Ok(target) = PathAndQuery::try_from(operation.path.as_str()) else { return Verdict::Undecided };
     let asked = Asked { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new() };
     let deadline = Instant::now() + CANARY.min(operation.timeout);
-    let errand =
-        Errand { snapshot, worker: worker.clone(), account, operation, asked, deadline, priority: Priority::High };
-    let verdict = path::canary(&errand, lease).await;
+    let upstream_call = UpstreamCall {
+        snapshot,
+        worker: worker.clone(),
+        account,
+        operation,
+        asked,
+        deadline,
+        priority: Priority::High,
+    };
+    let verdict = path::canary(&upstream_call, lease).await;
     // Canaries are rare, and nobody sweeps this pool: a connection left in it would stay, closed or not.
     worker.pool.clear();
     verdict

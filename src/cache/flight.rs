@@ -1,8 +1,8 @@
 //! Single flight: of all that ask the same at once, one asks Fastrac.
 //!
-//! The first is given the [`Lead`]; the others wait. What the leader lands is shared by all; if it
+//! The first is given the [`Leader`]; the others wait. What the leader lands is shared by all; if it
 //! goes without landing, the waiters are told and one of them leads anew. A flight is over when the
-//! [`Lead`] is dropped, whatever happened.
+//! [`Leader`] is dropped, whatever happened.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -29,9 +29,9 @@ pub enum Seat<T> {
     /// It is known by now after all.
     Known(Arc<super::Entry>),
     /// It asks for all.
-    Lead(Lead<T>),
+    Leader(Leader<T>),
     /// It waits.
-    Wait(Wait<T>),
+    Follower(Follower<T>),
 }
 
 impl<T: Clone> Flights<T> {
@@ -40,14 +40,14 @@ impl<T: Clone> Flights<T> {
     pub fn join(self: &Arc<Self>, key: &Key, known: impl FnOnce() -> Option<Arc<super::Entry>>) -> Seat<T> {
         let mut open = self.open.lock();
         if let Some(receiver) = open.get(key) {
-            return Seat::Wait(Wait(receiver.clone()));
+            return Seat::Follower(Follower(receiver.clone()));
         }
         if let Some(entry) = known() {
             return Seat::Known(entry);
         }
         let (sender, receiver) = watch::channel(None);
         open.insert(key.clone(), receiver);
-        Seat::Lead(Lead { flights: self.clone(), key: key.clone(), sender })
+        Seat::Leader(Leader { flights: self.clone(), key: key.clone(), sender })
     }
 
     /// How many are under way.
@@ -62,21 +62,21 @@ impl<T: Clone> Flights<T> {
 }
 
 /// The right and the duty to ask.
-pub struct Lead<T> {
+pub struct Leader<T> {
     flights: Arc<Flights<T>>,
     key: Key,
     sender: watch::Sender<Option<T>>,
 }
 
-impl<T> Lead<T> {
+impl<T> Leader<T> {
     /// The key that is asked for.
     pub fn key(&self) -> &Key {
         &self.key
     }
 
     /// A place among those who wait.
-    pub fn wait(&self) -> Wait<T> {
-        Wait(self.sender.subscribe())
+    pub fn wait(&self) -> Follower<T> {
+        Follower(self.sender.subscribe())
     }
 
     /// Shares what came of it. Whatever is to be stored has been stored before.
@@ -86,7 +86,7 @@ impl<T> Lead<T> {
     }
 }
 
-impl<T> Drop for Lead<T> {
+impl<T> Drop for Leader<T> {
     fn drop(&mut self) {
         let mut open = self.flights.open.lock();
         // After `land` the key may be another flight's already.
@@ -97,9 +97,9 @@ impl<T> Drop for Lead<T> {
 }
 
 /// A place among those who wait.
-pub struct Wait<T>(watch::Receiver<Option<T>>);
+pub struct Follower<T>(watch::Receiver<Option<T>>);
 
-impl<T: Clone> Wait<T> {
+impl<T: Clone> Follower<T> {
     /// What the leader landed; `None` if it went without landing.
     pub async fn landed(mut self) -> Option<T> {
         let value = self.0.wait_for(Option::is_some).await.ok()?;
@@ -119,10 +119,10 @@ mod tests {
     #[tokio::test]
     async fn one_leads_and_all_share() {
         let flights = Arc::new(Flights::<u32>::default());
-        let Seat::Lead(lead) = flights.join(&key("/a"), || None) else { panic!("first leads") };
-        let Seat::Wait(first) = flights.join(&key("/a"), || None) else { panic!("second waits") };
-        let Seat::Wait(second) = flights.join(&key("/a"), || None) else { panic!("third waits") };
-        assert!(matches!(flights.join(&key("/b"), || None), Seat::Lead(_)), "another key is another flight");
+        let Seat::Leader(lead) = flights.join(&key("/a"), || None) else { panic!("first leads") };
+        let Seat::Follower(first) = flights.join(&key("/a"), || None) else { panic!("second waits") };
+        let Seat::Follower(second) = flights.join(&key("/a"), || None) else { panic!("third waits") };
+        assert!(matches!(flights.join(&key("/b"), || None), Seat::Leader(_)), "another key is another flight");
         lead.land(7);
         assert_eq!((first.landed().await, second.landed().await), (Some(7), Some(7)));
         assert!(flights.is_empty());
@@ -131,10 +131,10 @@ mod tests {
     #[tokio::test]
     async fn a_lost_leader_is_replaced() {
         let flights = Arc::new(Flights::<u32>::default());
-        let Seat::Lead(lead) = flights.join(&key("/a"), || None) else { panic!("first leads") };
-        let Seat::Wait(wait) = flights.join(&key("/a"), || None) else { panic!("second waits") };
+        let Seat::Leader(lead) = flights.join(&key("/a"), || None) else { panic!("first leads") };
+        let Seat::Follower(wait) = flights.join(&key("/a"), || None) else { panic!("second waits") };
         drop(lead);
         assert_eq!(wait.landed().await, None);
-        assert!(matches!(flights.join(&key("/a"), || None), Seat::Lead(_)));
+        assert!(matches!(flights.join(&key("/a"), || None), Seat::Leader(_)));
     }
 }

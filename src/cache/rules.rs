@@ -8,17 +8,17 @@ use crate::{config::CachePolicy, outcome::Outcome};
 
 /// What a caller asks of the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct RequestDirectives {
     /// Only a stored answer will do.
     pub only_if_cached: bool,
     /// A stored answer older than this will not do; zero for `no-cache`.
     pub max_age: Option<Duration>,
 }
 
-impl Wish {
+impl RequestDirectives {
     /// Reads `Cache-Control`. Without `force_refresh` only `only-if-cached` is heard.
     pub fn read(headers: &HeaderMap, force_refresh: bool) -> Self {
-        let mut wish = Wish::default();
+        let mut wish = RequestDirectives::default();
         for value in headers.get_all(CACHE_CONTROL) {
             let Ok(value) = value.to_str() else { continue };
             for directive in value.split(',').map(str::trim) {
@@ -57,14 +57,14 @@ pub fn lifetime(policy: &CachePolicy, outcome: Outcome) -> Duration {
 mod tests {
     use super::*;
 
-    fn wish(value: &'static str, force_refresh: bool) -> Wish {
+    fn wish(value: &'static str, force_refresh: bool) -> RequestDirectives {
         let headers = HeaderMap::from_iter([(CACHE_CONTROL, value.parse().unwrap())]);
-        Wish::read(&headers, force_refresh)
+        RequestDirectives::read(&headers, force_refresh)
     }
 
     #[test]
     fn only_those_who_may_can_force() {
-        assert_eq!(wish("no-cache, max-age=0", false), Wish::default());
+        assert_eq!(wish("no-cache, max-age=0", false), RequestDirectives::default());
         assert!(wish("only-if-cached", false).only_if_cached);
         assert!(!wish("No-Cache", true).accepts(Duration::ZERO));
         assert!(wish("max-age=60", true).accepts(Duration::from_secs(60)));

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use crate::{app::choose_crypto, upstream::dial::client_config};
+use crate::{app::choose_crypto, upstream::connect::client_config};
 
 /// How long everything may take: longer than the gateway takes to say that it took too long.
 const PATIENCE: Duration = Duration::from_secs(30);

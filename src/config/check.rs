@@ -10,10 +10,10 @@
 
 mod account;
 mod gateway;
+mod key_path;
 mod operation;
 mod pattern;
 mod pending;
-mod place;
 mod read;
 mod relations;
 mod service;
@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::Digest as _;
 
-use self::place::Findings;
-pub use self::place::{Finding, Lines, Place};
+use self::key_path::Diagnostics;
+pub use self::key_path::{Diagnostic, KeyPath, Lines};
 use super::{Config, Operation, file};
 
 /// What the machine says, where the file doesn't.
@@ -54,9 +54,9 @@ pub struct Checked {
     /// The configuration, if there is no fault.
     pub config: Option<Config>,
     /// Every fault, in the order of the lines.
-    pub faults: Vec<Finding>,
+    pub faults: Vec<Diagnostic>,
     /// What is allowed but worth knowing, in the order of the lines.
-    pub warnings: Vec<Finding>,
+    pub warnings: Vec<Diagnostic>,
     /// Where each key stands, for findings made later, such as of files that can't be opened.
     pub lines: Lines,
 }
@@ -64,7 +64,7 @@ pub struct Checked {
 /// Checks the text of a configuration file. `folder` is where relative paths start.
 pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
     let tree = read::parse(text);
-    let mut findings = Findings::new(tree.lines(text));
+    let mut findings = Diagnostics::new(tree.lines(text));
     let written = tree.read(text, &mut findings);
     let desk = Desk { folder, environment };
 

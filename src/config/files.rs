@@ -27,7 +27,7 @@ pub use self::{
 
 use super::{
     Account, Config, KeySource, ServerTls, VaultAuth,
-    check::{Finding, Lines, Place},
+    check::{Diagnostic, KeyPath, Lines},
     sealed,
 };
 
@@ -41,32 +41,32 @@ const ENDS_SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 #[derive(Debug, Default)]
 pub struct Inspected {
     /// Files that can't be used.
-    pub faults: Vec<Finding>,
+    pub faults: Vec<Diagnostic>,
     /// Files that are laxer than they need be.
-    pub warnings: Vec<Finding>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Opens every key, certificate and CA file that the configuration names.
 pub fn inspect(config: &Config, lines: &Lines) -> Inspected {
     let mut inspection = Inspection { lines, found: Inspected::default() };
-    let listen = Place::at(["listen"]);
+    let listen = KeyPath::at(["listen"]);
     for (key, tls) in [("tls", &config.listen.tls), ("admin_tls", &config.listen.admin_tls)] {
         if let Some(tls) = tls {
             inspection.server_tls(tls, &listen.key(key));
         }
     }
     if let Some(shared) = &config.state.shared {
-        let place = Place::at(["state", "shared"]);
+        let place = KeyPath::at(["state", "shared"]);
         inspection.roots(shared.ca.as_ref(), &place.key("ca"));
         inspection.secret(shared.password_file.as_ref(), &place.key("password_file"));
     }
     if let Some(vault) = &config.vault {
-        let place = Place::at(["vault"]);
+        let place = KeyPath::at(["vault"]);
         inspection.roots(vault.ca.as_ref(), &place.key("ca"));
         inspection.vault_auth(&vault.auth, &place.key("auth"));
     }
     for account in &config.accounts {
-        inspection.account(account, &Place::at(["accounts", &account.name]));
+        inspection.account(account, &KeyPath::at(["accounts", &account.name]));
     }
     inspection.found.faults.sort_by_key(|finding| finding.line);
     inspection.found.warnings.sort_by_key(|finding| finding.line);
@@ -79,15 +79,15 @@ struct Inspection<'l> {
 }
 
 impl Inspection<'_> {
-    fn fault(&mut self, place: &Place, message: impl Into<String>) {
+    fn fault(&mut self, place: &KeyPath, message: impl Into<String>) {
         self.found.faults.push(self.lines.finding(place, message));
     }
 
-    fn warn(&mut self, place: &Place, message: impl Into<String>) {
+    fn warn(&mut self, place: &KeyPath, message: impl Into<String>) {
         self.found.warnings.push(self.lines.finding(place, message));
     }
 
-    fn account(&mut self, account: &Account, place: &Place) {
+    fn account(&mut self, account: &Account, place: &KeyPath) {
         self.roots(account.ca.as_ref(), &place.key("ca"));
         let place = place.key("keys");
         match &account.keys {
@@ -125,7 +125,7 @@ impl Inspection<'_> {
         }
     }
 
-    fn server_tls(&mut self, tls: &ServerTls, place: &Place) {
+    fn server_tls(&mut self, tls: &ServerTls, place: &KeyPath) {
         self.not_lax(&tls.key, &place.key("key"));
         match listener::open(tls) {
             Ok(usable) => self.ending(usable.ends, &tls.cert, &place.key("cert")),
@@ -138,7 +138,7 @@ impl Inspection<'_> {
     }
 
     /// Clients refuse a certificate that has ended, and somebody must renew it before.
-    fn ending(&mut self, ends: Option<Timestamp>, file: &Path, place: &Place) {
+    fn ending(&mut self, ends: Option<Timestamp>, file: &Path, place: &KeyPath) {
         let Some(ends) = ends else { return };
         let left = ends.duration_since(Timestamp::now());
         if left.is_negative() || left.is_zero() {
@@ -151,7 +151,7 @@ impl Inspection<'_> {
         }
     }
 
-    fn vault_auth(&mut self, auth: &VaultAuth, place: &Place) {
+    fn vault_auth(&mut self, auth: &VaultAuth, place: &KeyPath) {
         match auth {
             VaultAuth::Token { token_file } => self.secret(token_file.as_ref(), &place.key("token_file")),
             VaultAuth::AppRole { secret_id_file, .. } => {
@@ -169,7 +169,7 @@ impl Inspection<'_> {
     }
 
     /// A file with an age identity.
-    fn identity(&mut self, path: &Path, place: &Place) -> Option<Zeroizing<Vec<u8>>> {
+    fn identity(&mut self, path: &Path, place: &KeyPath) -> Option<Zeroizing<Vec<u8>>> {
         let content = self.open(path, place)?;
         self.closed(path, place);
         match sealed::seal(b"", &content) {
@@ -181,13 +181,13 @@ impl Inspection<'_> {
         }
     }
 
-    fn roots(&mut self, path: Option<&PathBuf>, place: &Place) {
+    fn roots(&mut self, path: Option<&PathBuf>, place: &KeyPath) {
         if let Some(path) = path {
             self.pem(path, place, pem::certificates);
         }
     }
 
-    fn secret(&mut self, path: Option<&PathBuf>, place: &Place) {
+    fn secret(&mut self, path: Option<&PathBuf>, place: &KeyPath) {
         let Some(path) = path else { return };
         let content = self.open(path, place);
         if content.is_some_and(|content| content.trim_ascii().is_empty()) {
@@ -196,7 +196,7 @@ impl Inspection<'_> {
         self.not_lax(path, place);
     }
 
-    fn pem(&mut self, path: &Path, place: &Place, check: fn(&[u8]) -> Result<(), &'static str>) {
+    fn pem(&mut self, path: &Path, place: &KeyPath, check: fn(&[u8]) -> Result<(), &'static str>) {
         if let Some(content) = self.open(path, place)
             && let Err(message) = check(&content)
         {
@@ -205,7 +205,7 @@ impl Inspection<'_> {
     }
 
     /// The pair of the account is there; what it is like is the business of the keys.
-    fn key_file(&mut self, content: &[u8], account: &str, place: &Place) {
+    fn key_file(&mut self, content: &[u8], account: &str, place: &KeyPath) {
         let pair = std::str::from_utf8(content).ok().and_then(|text| text.parse::<toml::Table>().ok());
         let Some(file) = pair else {
             return self.fault(place, "holds no TOML: it wants a table [ACCOUNT] with access_key and secret_key");
@@ -218,7 +218,7 @@ impl Inspection<'_> {
         }
     }
 
-    fn open(&mut self, path: &Path, place: &Place) -> Option<Zeroizing<Vec<u8>>> {
+    fn open(&mut self, path: &Path, place: &KeyPath) -> Option<Zeroizing<Vec<u8>>> {
         match read(path) {
             Ok(content) => Some(content),
             Err(error) => {
@@ -229,7 +229,7 @@ impl Inspection<'_> {
     }
 
     /// Nobody else reads or writes it: the contract for key files.
-    fn closed(&mut self, path: &Path, place: &Place) {
+    fn closed(&mut self, path: &Path, place: &KeyPath) {
         let Some(mode) = mode(path) else { return };
         if mode & 0o026 != 0 {
             let message = format!("{} may be read by others or written by a group: chmod 600", path.display());
@@ -240,7 +240,7 @@ impl Inspection<'_> {
     }
 
     /// The same for files that an orchestrator mounts, whose modes nobody chose: only a warning.
-    fn not_lax(&mut self, path: &Path, place: &Place) {
+    fn not_lax(&mut self, path: &Path, place: &KeyPath) {
         if mode(path).is_some_and(|mode| mode & 0o066 != 0) {
             self.warn(place, format!("{} may be read or written by a group or by others", path.display()));
         }

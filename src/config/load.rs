@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Config,
-    check::{Checked, Environment, Finding, check},
+    check::{Checked, Diagnostic, Environment, check},
 };
 
 /// A configuration that may be used.
@@ -17,7 +17,7 @@ pub struct Loaded {
     /// What the program runs on.
     pub config: Config,
     /// What is worth a line in the log.
-    pub warnings: Vec<Finding>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Why there is no configuration.
@@ -37,7 +37,7 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
         /// All of them.
-        faults: Vec<Finding>,
+        faults: Vec<Diagnostic>,
     },
 }
 
@@ -71,7 +71,7 @@ pub fn read(path: &Path, environment: &Environment) -> io::Result<Checked> {
             let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = memchr::memchr_iter(b'\n', good).count() + 1;
             let message = "is not TOML: it must be UTF-8 text".to_owned();
-            let fault = Finding { place: "syntax".to_owned(), message, line: Some(line) };
+            let fault = Diagnostic { place: "syntax".to_owned(), message, line: Some(line) };
             let (faults, warnings) = (vec![fault], Vec::new());
             Checked { config: None, faults, warnings, lines: Default::default() }
         }

@@ -22,10 +22,10 @@ use super::{
 use crate::{
     body::Body,
     caller::Certificate,
+    deferred_write::DeferredWrite,
     outcome::Code,
     path::{self, Arrival},
     snapshot::{Snapshot, Worker},
-    turn::LastInTurn,
 };
 
 /// Longest head, and what hyper buffers of a request: bytes.
@@ -87,7 +87,7 @@ impl Context {
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speaks {
+pub enum Protocol {
     /// HTTP/1.
     Http1,
     /// HTTP/2 with prior knowledge, or by ALPN.
@@ -96,23 +96,23 @@ pub enum Speaks {
     Either,
 }
 
-impl Speaks {
+impl Protocol {
     /// By the first bytes of a connection (RFC 9113, section 3.4).
     pub fn of(first: &[u8]) -> Self {
         const PREFACE: &[u8] = b"PRI ";
         if first.len() >= PREFACE.len() && first.starts_with(PREFACE) {
-            Speaks::Http2
+            Protocol::Http2
         } else if PREFACE.starts_with(first) {
-            Speaks::Either
+            Protocol::Either
         } else {
-            Speaks::Http1
+            Protocol::Http1
         }
     }
 }
 
 /// Serves a connection until it ends, by itself or by the drain. What it speaks was seen, and so was
 /// the certificate that its client showed.
-pub async fn serve<S>(io: S, (speaks, certificate): (Speaks, Option<Arc<Certificate>>), context: Arc<Context>)
+pub async fn serve<S>(io: S, (speaks, certificate): (Protocol, Option<Arc<Certificate>>), context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -120,14 +120,14 @@ where
         let current = context.current.load();
         Phase::new(&current.limits)
     };
-    let io = TokioIo::new(LastInTurn::new(Timed::new(io, phase.clone())));
+    let io = TokioIo::new(DeferredWrite::new(Timed::new(io, phase.clone())));
     let (asked, watched) = (context.clone(), phase.clone());
     let service = service_fn(move |request| asked.ask(request, (&watched, &certificate)));
     match speaks {
-        Speaks::Http1 => carry(context.http1.serve_connection(io, service), &context, &phase).await,
+        Protocol::Http1 => carry(context.http1.serve_connection(io, service), &context, &phase).await,
         // On the heap: an idle HTTP/1 connection should not be as large as these.
-        Speaks::Http2 => Box::pin(carry(context.http2.serve_connection(io, service), &context, &phase)).await,
-        Speaks::Either => Box::pin(carry(context.either.serve_connection(io, service), &context, &phase)).await,
+        Protocol::Http2 => Box::pin(carry(context.http2.serve_connection(io, service), &context, &phase)).await,
+        Protocol::Either => Box::pin(carry(context.either.serve_connection(io, service), &context, &phase)).await,
     }
 }
 
@@ -223,16 +223,16 @@ mod tests {
     #[test]
     fn the_first_bytes_tell_what_is_spoken() {
         for (first, speaks) in [
-            ("PRI * HTTP/2.0", Speaks::Http2),
-            ("PRI ", Speaks::Http2),
-            ("PR", Speaks::Either),
-            ("P", Speaks::Either),
-            ("", Speaks::Either),
-            ("PROPFIND /", Speaks::Http1),
-            ("POST", Speaks::Http1),
-            ("G", Speaks::Http1),
+            ("PRI * HTTP/2.0", Protocol::Http2),
+            ("PRI ", Protocol::Http2),
+            ("PR", Protocol::Either),
+            ("P", Protocol::Either),
+            ("", Protocol::Either),
+            ("PROPFIND /", Protocol::Http1),
+            ("POST", Protocol::Http1),
+            ("G", Protocol::Http1),
         ] {
-            assert_eq!(Speaks::of(first.as_bytes()), speaks, "{first}");
+            assert_eq!(Protocol::of(first.as_bytes()), speaks, "{first}");
         }
     }
 }

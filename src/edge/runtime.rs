@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    connection::{self, Context, FIRST_REQUEST, Speaks},
+    connection::{self, Context, FIRST_REQUEST, Protocol},
     tls::{Door, Shaken},
 };
 use crate::{caller::Certificate, outcome::Code, snapshot::Worker};
@@ -87,12 +87,12 @@ async fn open(handed: Handed, context: Arc<Context>) {
 }
 
 /// Looks at a connection's first bytes, and leaves them there. `None` if none come.
-async fn first_bytes(socket: &TcpStream, context: &Context) -> Option<Speaks> {
+async fn first_bytes(socket: &TcpStream, context: &Context) -> Option<Protocol> {
     let idle = context.current.load().limits.idle;
     let look = async {
         let mut first = [0; 4];
         let length = socket.peek(&mut first).await.ok()?;
-        (length > 0).then(|| Speaks::of(&first[..length]))
+        (length > 0).then(|| Protocol::of(&first[..length]))
     };
     let mut look = std::pin::pin!(tokio::time::timeout(idle, look));
     let looked = tokio::select! {
@@ -111,7 +111,7 @@ async fn open_tls(socket: TcpStream, door: Arc<Door>, context: Arc<Context>) {
     match door.shake(socket, within).await {
         Shaken::Tls(stream) => {
             let session = stream.get_ref().1;
-            let speaks = if session.alpn_protocol() == Some(b"h2") { Speaks::Http2 } else { Speaks::Http1 };
+            let speaks = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
             let leaf = session.peer_certificates().and_then(<[_]>::first);
             let certificate = leaf.map(|leaf| Arc::new(Certificate::of(leaf)));
             connection::serve(stream, (speaks, certificate), context).await;

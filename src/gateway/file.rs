@@ -29,7 +29,7 @@ pub enum ReloadError {
 
 /// What was seen of the file.
 #[derive(Debug)]
-pub(super) struct Looks {
+pub(super) struct FileWatch {
     /// When it was last read.
     read: Option<Stamp>,
     /// At the last look.
@@ -60,9 +60,9 @@ impl Gateway {
         }
     }
 
-    fn reload_as(&self, looks: &mut Looks) -> Result<(), ReloadError> {
+    fn reload_as(&self, looks: &mut FileWatch) -> Result<(), ReloadError> {
         // First: what changes while it is read is a change.
-        *looks = Looks::at(self.file.as_deref());
+        *looks = FileWatch::at(self.file.as_deref());
         let reloaded = self.read_again();
         self.reloaded_well.store(reloaded.is_ok(), Ordering::Relaxed);
         match &reloaded {
@@ -78,11 +78,11 @@ impl Gateway {
     }
 }
 
-impl Looks {
+impl FileWatch {
     /// The file is going to be read now.
     pub(super) fn at(file: Option<&Path>) -> Self {
         let now = file.and_then(Stamp::at);
-        Looks { read: now, seen: now }
+        FileWatch { read: now, seen: now }
     }
 
     /// Looks at the file; says whether it must be read.
@@ -105,14 +105,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, beside) = (folder.path().join("gateway.toml"), folder.path().join("new"));
         fs::write(&file, "one").unwrap();
-        let mut looks = Looks::at(Some(&file));
+        let mut looks = FileWatch::at(Some(&file));
         assert!(!looks.changed(&file) && !looks.changed(&file), "as it was read");
         fs::write(&file, "half of").unwrap();
         assert!(!looks.changed(&file), "perhaps it is being written");
         fs::write(&file, "half of it and the rest").unwrap();
         assert!(!looks.changed(&file), "it was");
         assert!(looks.changed(&file));
-        looks = Looks::at(Some(&file));
+        looks = FileWatch::at(Some(&file));
         assert!(!looks.changed(&file) && !looks.changed(&file), "only once");
         fs::remove_file(&file).unwrap();
         assert!(!looks.changed(&file) && !looks.changed(&file), "gone");
@@ -135,7 +135,7 @@ mod tests {
         };
         swap("one");
         let file = at("..data").join("gateway.toml");
-        let mut looks = Looks::at(Some(&file));
+        let mut looks = FileWatch::at(Some(&file));
         swap("two");
         assert!(!looks.changed(&file) && looks.changed(&file));
     }

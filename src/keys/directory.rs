@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::{
     file::read_open,
     secret::Secret,
-    source::{Fault, Halves},
+    source::{Fault, RawPair},
 };
 use crate::config::files::Stamp;
 
@@ -51,7 +51,7 @@ impl Directory {
         Self { path: path.to_owned(), last: Mutex::new(None) }
     }
 
-    pub(super) fn read(&self) -> Result<Halves, Fault> {
+    pub(super) fn read(&self) -> Result<RawPair, Fault> {
         let mut fault = Fault::Changing { path: self.path.clone() };
         for _ in 0..TRIES {
             let link = std::fs::read_link(self.path.join(DATA)).ok();
@@ -74,7 +74,7 @@ impl Directory {
         Err(fault)
     }
 
-    fn give_settled(&self, access: Half, secret: Half) -> Result<Halves, Fault> {
+    fn give_settled(&self, access: Half, secret: Half) -> Result<RawPair, Fault> {
         let new = [digest(&access), digest(&secret)];
         let least = match *self.last.lock() {
             Some(last) if last == new => Duration::ZERO,
@@ -87,9 +87,9 @@ impl Directory {
         Ok(self.give(access, secret))
     }
 
-    fn give(&self, access: Half, secret: Half) -> Halves {
+    fn give(&self, access: Half, secret: Half) -> RawPair {
         *self.last.lock() = Some([digest(&access), digest(&secret)]);
-        Halves { access: access.value, secret: secret.value, place: self.path.display().to_string(), version: None }
+        RawPair { access: access.value, secret: secret.value, place: self.path.display().to_string(), version: None }
     }
 }
 

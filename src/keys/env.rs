@@ -2,7 +2,7 @@
 
 use super::{
     secret::{Pair, Secret},
-    source::{Fault, Halves},
+    source::{Fault, RawPair},
 };
 
 /// A pair that was read from the environment.
@@ -31,7 +31,7 @@ impl Env {
         Ok(Self { access, secret, place })
     }
 
-    pub(super) fn read(&self) -> Halves {
-        Halves { access: self.access.clone(), secret: self.secret.clone(), place: self.place.clone(), version: None }
+    pub(super) fn read(&self) -> RawPair {
+        RawPair { access: self.access.clone(), secret: self.secret.clone(), place: self.place.clone(), version: None }
     }
 }

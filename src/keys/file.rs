@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::{
     secret::Secret,
-    source::{Fault, Halves},
+    source::{Fault, RawPair},
 };
 use crate::config::{
     files::Stamp,
@@ -49,7 +49,7 @@ impl File {
         Self { path: path.to_owned(), identity: identity.map(Path::to_owned), account: account.to_owned() }
     }
 
-    pub(super) fn read(&self) -> Result<Halves, Fault> {
+    pub(super) fn read(&self) -> Result<RawPair, Fault> {
         let text = self.text()?;
         let mut tables: HashMap<String, Table> = toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
@@ -67,7 +67,7 @@ impl File {
         }
         let Table { access_key, secret_key } = table.ok_or_else(|| Fault::malformed(&place, "is missing"))?;
         match (access_key.map(Secret::line), secret_key.map(Secret::line)) {
-            (Some(access), Some(secret)) => Ok(Halves { access, secret, place, version: None }),
+            (Some(access), Some(secret)) => Ok(RawPair { access, secret, place, version: None }),
             (None, _) => Err(Fault::malformed(place, "access_key is missing")),
             (_, None) => Err(Fault::malformed(place, "secret_key is missing")),
         }

@@ -13,10 +13,10 @@ use std::{
 
 use super::{
     Held,
-    copy::{Copy, Restored},
     directory::{self, Directory},
     env::Env,
     file::File,
+    sealed_copy::{Restored, SealedCopy},
     secret::{BadPair, Pair, Secret},
     vault::{self, KvSecret, Vault},
     watch::Watch,
@@ -47,7 +47,7 @@ pub struct Local {
 pub struct InVault {
     secret: KvSecret,
     poll: Duration,
-    copy: Option<Arc<Copy>>,
+    copy: Option<Arc<SealedCopy>>,
 }
 
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl Fault {
 }
 
 /// Both halves as they were read together.
-pub(super) struct Halves {
+pub(super) struct RawPair {
     pub(super) access: Secret,
     pub(super) secret: Secret,
     /// Where they stood, for a fault.
@@ -158,7 +158,7 @@ impl Source {
         if let KeySource::Vault { mount, path, .. } = source {
             let vault = vault.ok_or(Fault::NoVault)?.clone();
             let poll = vault.settings().poll;
-            let copy = Copy::of(source, account, &vault.settings().address).map(Arc::new);
+            let copy = SealedCopy::of(source, account, &vault.settings().address).map(Arc::new);
             return Ok(Self::Vault(Box::new(InVault { secret: KvSecret::new(vault, mount, path), poll, copy })));
         }
         Local::open(source, account).map(|local| Self::Local(Arc::new(local)))
@@ -203,7 +203,7 @@ impl Source {
     }
 
     /// The copy on disk, if it is to have one.
-    pub fn copy(&self) -> Option<&Arc<Copy>> {
+    pub fn copy(&self) -> Option<&Arc<SealedCopy>> {
         match self {
             Self::Local(_) => None,
             Self::Vault(there) => there.copy.as_ref(),
@@ -253,8 +253,8 @@ impl Source {
 }
 
 /// A pair, unless it is the one that is known.
-pub(super) fn made(halves: Halves, known: Option<&Held>) -> Result<Reading, Fault> {
-    let Halves { access, secret, place, version } = halves;
+pub(super) fn made(halves: RawPair, known: Option<&Held>) -> Result<Reading, Fault> {
+    let RawPair { access, secret, place, version } = halves;
     if known.is_some_and(|known| known.pair.same(&access, &secret)) {
         return Ok(Reading { pair: None, version });
     }
@@ -278,7 +278,7 @@ impl Local {
         Ok(Self { kind, watch })
     }
 
-    pub(super) fn read(&self) -> Result<Halves, Fault> {
+    pub(super) fn read(&self) -> Result<RawPair, Fault> {
         // First: a change after it is either read or told.
         self.watch.arm();
         match &self.kind {

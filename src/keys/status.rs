@@ -8,7 +8,7 @@ use super::{NoKey, Version};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// What.
-    pub what: Happening,
+    pub what: KeyEvent,
     /// To which version; `None` for the source's own events.
     pub version: Option<Version>,
 }
@@ -16,7 +16,7 @@ pub struct Event {
 /// The closed list of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the words of `key_events_total`")]
-pub enum Happening {
+pub enum KeyEvent {
     Seen,
     Verified,
     Promoted,
@@ -30,36 +30,36 @@ pub enum Happening {
     SourceDeleted,
 }
 
-impl Happening {
+impl KeyEvent {
     /// Every event.
-    pub const ALL: [Happening; 11] = [
-        Happening::Seen,
-        Happening::Verified,
-        Happening::Promoted,
-        Happening::Refused,
-        Happening::Refreshed,
-        Happening::RolledBack,
-        Happening::Retired,
-        Happening::Revoked,
-        Happening::SourceLost,
-        Happening::SourceBack,
-        Happening::SourceDeleted,
+    pub const ALL: [KeyEvent; 11] = [
+        KeyEvent::Seen,
+        KeyEvent::Verified,
+        KeyEvent::Promoted,
+        KeyEvent::Refused,
+        KeyEvent::Refreshed,
+        KeyEvent::RolledBack,
+        KeyEvent::Retired,
+        KeyEvent::Revoked,
+        KeyEvent::SourceLost,
+        KeyEvent::SourceBack,
+        KeyEvent::SourceDeleted,
     ];
 
     /// The label in metrics and log.
     pub fn as_str(self) -> &'static str {
         match self {
-            Happening::Seen => "seen",
-            Happening::Verified => "verified",
-            Happening::Promoted => "promoted",
-            Happening::Refused => "refused",
-            Happening::Refreshed => "refreshed",
-            Happening::RolledBack => "rolled_back",
-            Happening::Retired => "retired",
-            Happening::Revoked => "revoked",
-            Happening::SourceLost => "source_lost",
-            Happening::SourceBack => "source_back",
-            Happening::SourceDeleted => "source_deleted",
+            KeyEvent::Seen => "seen",
+            KeyEvent::Verified => "verified",
+            KeyEvent::Promoted => "promoted",
+            KeyEvent::Refused => "refused",
+            KeyEvent::Refreshed => "refreshed",
+            KeyEvent::RolledBack => "rolled_back",
+            KeyEvent::Retired => "retired",
+            KeyEvent::Revoked => "revoked",
+            KeyEvent::SourceLost => "source_lost",
+            KeyEvent::SourceBack => "source_back",
+            KeyEvent::SourceDeleted => "source_deleted",
         }
     }
 }

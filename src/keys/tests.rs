@@ -373,24 +373,24 @@ fn never_mixes(source: &Local, put: impl Fn(u32) + Send + Sync, must_read: bool)
     assert!(!must_read || seen.len() > 1, "{seen:?}");
 }
 
-mod life {
+mod lifecycle {
     use super::*;
-    use crate::keys::life::{Life, Next};
+    use crate::keys::lifecycle::{KeyLifecycle, Next};
 
-    fn machine() -> Life {
+    fn machine() -> KeyLifecycle {
         let rotation = config::Rotation {
             overlap: Duration::from_secs(600),
             max_age: Duration::from_secs(3600),
             resend_orders: true,
         };
-        Life::new("main", "file", true, rotation)
+        KeyLifecycle::new("main", "file", true, rotation)
     }
 
     fn numbered(n: u8) -> Pair {
         pair(&format!("access-{n}"), &format!("secret-{n}")).unwrap()
     }
 
-    fn in_use(life: &Life) -> Option<Version> {
+    fn in_use(life: &KeyLifecycle) -> Option<Version> {
         life.snapshot().current.map(|held| held.version())
     }
 

@@ -51,7 +51,7 @@ pub enum Fault {
     Unreachable(String),
     /// No whole answer in time.
     #[error("gave no answer within {0:?}")]
-    Late(std::time::Duration),
+    DeadlineExceeded(std::time::Duration),
     /// It is sealed, so it can't read its own secrets.
     #[error("is sealed")]
     Sealed,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Exchange;
 use crate::{
-    admission::{Pass, Quota},
+    admission::{DayReservation, Quota},
     body::Asked,
     catalog::Operation,
     config::{self, Priority},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What is to be asked of Fastrac, whoever wants to know.
-pub struct Errand {
+pub struct UpstreamCall {
     /// What it finds standing.
     pub snapshot: Arc<Snapshot>,
     /// The thread that runs it.
@@ -35,7 +35,7 @@ pub struct Errand {
     pub priority: Priority,
 }
 
-impl Errand {
+impl UpstreamCall {
     /// Whether it must never be sent twice.
     pub fn moves_money(&self) -> bool {
         concerns(self.operation.class, &self.asked.method)
@@ -50,7 +50,7 @@ impl Errand {
 /// A service's request.
 pub struct Call {
     /// What it wants to know.
-    pub errand: Errand,
+    pub upstream_call: UpstreamCall,
     /// Index of the service.
     service: usize,
     /// Its id.
@@ -70,27 +70,35 @@ impl Call {
         let config = &snapshot.catalog.services[service].config;
         let (account, priority) = (snapshot.accounts[config.account].clone(), config.priority);
         let worker = x.worker.clone();
-        let errand = Errand { snapshot, worker, account, operation, asked, deadline, priority };
-        Box::new(Call { errand, service, request_id })
+        let upstream_call = UpstreamCall { snapshot, worker, account, operation, asked, deadline, priority };
+        Box::new(Call { upstream_call, service, request_id })
     }
 
     /// The service's settings.
     pub fn service(&self) -> &config::Service {
-        &self.errand.snapshot.catalog.services[self.service].config
+        &self.upstream_call.snapshot.catalog.services[self.service].config
     }
 
     fn quota(&self) -> &Arc<Quota> {
-        &self.errand.snapshot.quotas[self.service]
+        &self.upstream_call.snapshot.quotas[self.service]
     }
 
     /// Step 5 where hits and joined calls count.
     pub(super) fn rate_of_all(&self) -> Result<(), Refusal> {
-        if self.errand.operation.cache.is_none() || self.service().charge_hits_second { self.rate() } else { Ok(()) }
+        if self.upstream_call.operation.cache.is_none() || self.service().charge_hits_second {
+            self.rate()
+        } else {
+            Ok(())
+        }
     }
 
     /// Step 5 where only what is asked counts.
     pub(super) fn rate_of_asked(&self) -> Result<(), Refusal> {
-        if self.errand.operation.cache.is_none() || self.service().charge_hits_second { Ok(()) } else { self.rate() }
+        if self.upstream_call.operation.cache.is_none() || self.service().charge_hits_second {
+            Ok(())
+        } else {
+            self.rate()
+        }
     }
 
     fn rate(&self) -> Result<(), Refusal> {
@@ -98,7 +106,7 @@ impl Call {
     }
 
     /// Step 7: one of the service's day, given back unless it is used.
-    pub(super) fn day(&self) -> Result<Pass, Refusal> {
+    pub(super) fn day(&self) -> Result<DayReservation, Refusal> {
         self.quota().day().map_err(|exceeded| Refusal::over_quota(&exceeded, &self.service().name))
     }
 }

@@ -24,15 +24,15 @@ use tokio::time::Instant;
 
 use super::{forward, wait::waited};
 use crate::{
-    answer::{Cached, Content, Limits, Reply},
+    attempts::Attempts,
     body::{Body, Ending, Unread},
     caller::Certificate,
     catalog::Operation,
     keys::Leak,
-    landed::Trail,
     outcome::{Code, Outcome, Sent},
     record::{Captured, Record, RequestId},
     refusal::{Refusal, wants_problem},
+    reply::{Cached, Content, Limits, Reply},
     snapshot::{Snapshot, Worker},
 };
 
@@ -50,7 +50,7 @@ pub struct Exchange {
     /// `None` while a task has it.
     pub(super) record: Option<Record>,
     /// What the attempts came to.
-    pub trail: Trail,
+    pub attempts: Attempts,
     /// What the caller's TLS proves of him.
     pub(super) certificate: Option<Arc<Certificate>>,
     began: Instant,
@@ -94,7 +94,8 @@ where
     let problem = wants_problem(&head.headers);
     let record = snapshot.recorder.open(named(&head.headers), head.method.clone(), head.uri.clone());
     let (certificate, began) = (arrival.certificate, arrival.began);
-    let exchange = Exchange { snapshot, worker, record: Some(record), trail: Trail::default(), certificate, began };
+    let exchange =
+        Exchange { snapshot, worker, record: Some(record), attempts: Attempts::default(), certificate, began };
     // Made once, where it stays: it travels with the answer's body.
     let mut closing = Box::new(Closing { exchange, done: false, ended: arrival.ended });
     async move {
@@ -216,7 +217,7 @@ impl Exchange {
             snapshot: self.snapshot.clone(),
             worker: self.worker.clone(),
             record: self.record.take(),
-            trail: std::mem::take(&mut self.trail),
+            attempts: std::mem::take(&mut self.attempts),
             certificate: None,
             began: self.began,
         }
@@ -225,7 +226,7 @@ impl Exchange {
     /// Takes the record back.
     pub(super) fn attach(&mut self, mut other: Exchange) {
         self.record = other.record.take();
-        self.trail = std::mem::take(&mut other.trail);
+        self.attempts = std::mem::take(&mut other.attempts);
     }
 
     /// Fills the record with what the caller will be told.
@@ -237,8 +238,8 @@ impl Exchange {
                 (record.outcome, record.code) = (reply.outcome, reply.code);
                 record.cache = reply.cached.map(Cached::result);
                 record.stored_from = reply.stored_from.as_ref().and_then(|id| id.to_str().ok()).map(Arc::from);
-                self.trail.sent = reply.sent;
-                if self.trail.attempts > 0 && self.snapshot.recorder.wants_bodies() {
+                self.attempts.sent = reply.sent;
+                if self.attempts.count > 0 && self.snapshot.recorder.wants_bodies() {
                     record.answer_body = match &reply.content {
                         Content::Whole(body) => Captured::whole(body.clone()),
                         Content::Stream(_) => Captured::default(),
@@ -248,7 +249,7 @@ impl Exchange {
             Err(refusal) => {
                 record.status = Some(refusal.status.as_u16());
                 (record.outcome, record.code) = (refusal.outcome, Some(refusal.code));
-                self.trail.sent = refusal.sent;
+                self.attempts.sent = refusal.sent;
             }
         }
         record.answered();
@@ -265,12 +266,12 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(record) = &mut self.record {
-            let trail = std::mem::take(&mut self.trail);
-            record.attempts = trail.attempts;
-            record.sent = trail.sent;
-            record.key_version = trail.key_version;
-            record.upstream = trail.upstream;
-            record.waited = trail.waited;
+            let attempts = std::mem::take(&mut self.attempts);
+            record.attempts = attempts.count;
+            record.sent = attempts.sent;
+            record.key_version = attempts.key_version;
+            record.upstream = attempts.upstream;
+            record.waited = attempts.waited;
         }
     }
 }

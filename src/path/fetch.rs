@@ -9,24 +9,24 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::{Errand, wait::waited};
+use super::{UpstreamCall, wait::waited};
 use crate::{
-    admission::{Pass, Spent},
-    answer::{Content, Reply},
+    admission::{DayReservation, Spent},
+    attempts::Attempts,
     config::Class,
     keys::{Lease, Remedy, Verdict},
-    landed::Trail,
     outcome::{self, Code, Outcome, Reading, Sent},
     record::Attempt,
     refusal::Refusal,
-    upstream::{self, Answer, AnswerBody, Bounds, Failure, Keyed, breaker::Admitted, inject::inject, rewrite},
+    reply::{Content, Reply},
+    upstream::{self, Answer, AnswerBody, Bounds, Failure, Keyed, breaker::BreakerPermit, inject::inject, rewrite},
 };
 
 /// An attempt that may be sent now.
 pub struct Ready {
     keyed: Keyed,
     lease: Lease,
-    admitted: Admitted,
+    admitted: BreakerPermit,
     spent: Spent,
 }
 
@@ -48,19 +48,19 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// # Errors
 /// The refusal of the breaker or the budget.
 pub(super) async fn prepare(
-    errand: &Errand,
+    upstream_call: &UpstreamCall,
     lease: Lease,
-    pass: Option<Pass>,
-    trail: &mut Trail,
+    pass: Option<DayReservation>,
+    attempts: &mut Attempts,
 ) -> Result<Ready, Refusal> {
-    let account = &errand.account;
-    let route = account.route(errand.operation.api);
-    let rewritten = rewrite::request(&errand.asked, &errand.operation, &route.endpoint); // 9
+    let account = &upstream_call.account;
+    let route = account.route(upstream_call.operation.api);
+    let rewritten = rewrite::request(&upstream_call.asked, &upstream_call.operation, &route.endpoint); // 9
     let keyed = inject(rewritten, lease.clone(), route);
     let admitted = account.breaker.admit()?; // 10
-    let spend = account.budget.spend(errand.operation.cost, errand.priority, errand.deadline); // 11
+    let spend = account.budget.spend(upstream_call.operation.cost, upstream_call.priority, upstream_call.deadline); // 11
     let (spent, time) = waited(spend).await;
-    trail.waited += time;
+    attempts.waited += time;
     Ok(Ready { keyed, lease, admitted, spent: spent?.with(pass) })
 }
 
@@ -68,16 +68,20 @@ pub(super) async fn prepare(
 ///
 /// # Errors
 /// The refusal of an attempt that brought no answer, or none that may be passed on.
-pub(super) async fn fetch(errand: &Errand, ready: Ready, trail: &mut Trail) -> Result<Received, Refusal> {
+pub(super) async fn fetch(
+    upstream_call: &UpstreamCall,
+    ready: Ready,
+    attempts: &mut Attempts,
+) -> Result<Received, Refusal> {
     let mut ready = ready;
     loop {
         let lease = ready.lease.clone();
-        let attempt = attempt(errand, ready, trail).await;
-        ready = match again(errand, lease, attempt, trail).await? {
+        let attempt = attempt(upstream_call, ready, attempts).await;
+        ready = match again(upstream_call, lease, attempt, attempts).await? {
             Next::Done(received) => return Ok(received),
             Next::Again(lease, pass) => {
-                errand.snapshot.recorder.retried(errand.account.index);
-                prepare(errand, lease, pass, trail).await?
+                upstream_call.snapshot.recorder.retried(upstream_call.account.index);
+                prepare(upstream_call, lease, pass, attempts).await?
             }
         };
     }
@@ -86,24 +90,30 @@ pub(super) async fn fetch(errand: &Errand, ready: Ready, trail: &mut Trail) -> R
 /// What follows an attempt.
 enum Next {
     Done(Received),
-    Again(Lease, Option<Pass>),
+    Again(Lease, Option<DayReservation>),
 }
 
 /// What an attempt came to.
 enum Attempted {
     Answered(Received),
-    Failed(Failure, Option<Pass>),
+    Failed(Failure, Option<DayReservation>),
     Leaked,
 }
 
-async fn again(errand: &Errand, lease: Lease, attempted: Attempted, trail: &mut Trail) -> Result<Next, Refusal> {
-    let first = trail.attempts < 2;
+async fn again(
+    upstream_call: &UpstreamCall,
+    lease: Lease,
+    attempted: Attempted,
+    attempts: &mut Attempts,
+) -> Result<Next, Refusal> {
+    let first = attempts.count < 2;
     match attempted {
         Attempted::Failed(failure, pass) => {
             let worth = matches!(failure, Failure::Connect(_) | Failure::Cut);
-            if first && worth && errand.operation.repeatable() && Instant::now() + PAUSE < errand.deadline {
+            if first && worth && upstream_call.operation.repeatable() && Instant::now() + PAUSE < upstream_call.deadline
+            {
                 pause().await;
-                return Ok(Next::Again(errand.lease()?, pass));
+                return Ok(Next::Again(upstream_call.lease()?, pass));
             }
             Err(failure.into())
         }
@@ -111,9 +121,11 @@ async fn again(errand: &Errand, lease: Lease, attempted: Attempted, trail: &mut 
             let message = "Fastrac's answer holds the account's secret key and was withheld";
             Err(Refusal::new(Code::UpstreamLeak, message).sent(Sent::Yes))
         }
-        Attempted::Answered(received) if received.reading.key_refused && errand.operation.class != Class::Unlisted => {
-            let may = first && (errand.operation.class != Class::Order || errand.account.resend_orders);
-            match errand.account.keys.refused(lease.version(), may).await {
+        Attempted::Answered(received)
+            if received.reading.key_refused && upstream_call.operation.class != Class::Unlisted =>
+        {
+            let may = first && (upstream_call.operation.class != Class::Order || upstream_call.account.resend_orders);
+            match upstream_call.account.keys.refused(lease.version(), may).await {
                 Remedy::Resend(lease) => Ok(Next::Again(lease, None)),
                 Remedy::Own => Ok(Next::Done(received)),
                 Remedy::Rejected => Err(key_rejected()),
@@ -121,10 +133,14 @@ async fn again(errand: &Errand, lease: Lease, attempted: Attempted, trail: &mut 
         }
         Attempted::Answered(received) => {
             let passing = matches!(received.answer.status.as_u16(), 502..=504);
-            if first && passing && errand.operation.repeatable() && Instant::now() + PAUSE < errand.deadline {
+            if first
+                && passing
+                && upstream_call.operation.repeatable()
+                && Instant::now() + PAUSE < upstream_call.deadline
+            {
                 drop(received);
                 pause().await;
-                return Ok(Next::Again(errand.lease()?, None));
+                return Ok(Next::Again(upstream_call.lease()?, None));
             }
             Ok(Next::Done(received))
         }
@@ -143,31 +159,31 @@ fn key_rejected() -> Refusal {
 }
 
 /// Steps 13 and 14, once.
-async fn attempt(errand: &Errand, ready: Ready, trail: &mut Trail) -> Attempted {
+async fn attempt(upstream_call: &UpstreamCall, ready: Ready, attempts: &mut Attempts) -> Attempted {
     let Ready { keyed, lease, admitted, mut spent } = ready;
-    trail.attempts += 1;
-    trail.key_version = Some(lease.version_text());
+    attempts.count += 1;
+    attempts.key_version = Some(lease.version_text());
     // Until the answer is whole nobody knows; a dropped future leaves it so.
-    trail.sent = Sent::Unknown;
+    attempts.sent = Sent::Unknown;
     let began = Instant::now();
-    let mut asking = Asking { errand, began, status: None, took: None };
-    let sent = upstream::send(&errand.worker.pool, keyed, &mut spent, bounds(errand, began)).await;
+    let mut asking = Asking { upstream_call, began, status: None, took: None };
+    let sent = upstream::send(&upstream_call.worker.pool, keyed, &mut spent, bounds(upstream_call, began)).await;
     asking.status = sent.as_ref().ok().map(|answer| answer.status.as_u16());
-    trail.upstream += asking.ended();
+    attempts.upstream += asking.ended();
     match sent {
         Err(failure) => {
             admitted.failure();
-            trail.sent = failure.sent();
+            attempts.sent = failure.sent();
             Attempted::Failed(failure, spent.take_pass())
         }
         Ok(mut answer) => {
-            trail.sent = Sent::Yes;
-            let reading = read(errand, &answer);
+            attempts.sent = Sent::Yes;
+            let reading = read(upstream_call, &answer);
             match reading.outcome {
                 Outcome::UpstreamError => admitted.failure(),
                 _ => admitted.success(),
             }
-            rewrite::answer(&mut answer.headers, &errand.account.route(errand.operation.api).endpoint);
+            rewrite::answer(&mut answer.headers, &upstream_call.account.route(upstream_call.operation.api).endpoint);
             if leaks(&lease, &answer) {
                 return Attempted::Leaked;
             }
@@ -178,7 +194,7 @@ async fn attempt(errand: &Errand, ready: Ready, trail: &mut Trail) -> Attempted 
 
 /// An attempt under way. It is counted however it ends, also when its caller leaves: Fastrac counts it too.
 struct Asking<'e> {
-    errand: &'e Errand,
+    upstream_call: &'e UpstreamCall,
     began: Instant,
     status: Option<u16>,
     took: Option<Duration>,
@@ -194,9 +210,9 @@ impl Asking<'_> {
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         let took = self.ended();
-        self.errand.snapshot.recorder.upstream(Attempt {
-            account: self.errand.account.index,
-            operation: Some(self.errand.operation.index),
+        self.upstream_call.snapshot.recorder.upstream(Attempt {
+            account: self.upstream_call.account.index,
+            operation: Some(self.upstream_call.operation.index),
             status: self.status,
             took,
         });
@@ -212,26 +228,26 @@ fn leaks(lease: &Lease, answer: &Answer) -> bool {
     lease.leaks_in(begun) || answer.headers.values().any(|value| lease.leaks_in(value.as_bytes()))
 }
 
-fn bounds(errand: &Errand, began: Instant) -> Bounds {
-    let limits = &errand.snapshot.limits;
+fn bounds(upstream_call: &UpstreamCall, began: Instant) -> Bounds {
+    let limits = &upstream_call.snapshot.limits;
     Bounds {
         began,
-        deadline: errand.deadline.min(began + errand.operation.timeout),
+        deadline: upstream_call.deadline.min(began + upstream_call.operation.timeout),
         buffer: limits.answer_buffer,
         body: limits.answer_body,
-        may_stream: !lasts(errand),
+        may_stream: !lasts(upstream_call),
     }
 }
 
 /// Whether something lasting follows from an answer: it may be stored, or settles what must not be sent twice.
-fn lasts(errand: &Errand) -> bool {
-    matches!(errand.operation.class, Class::Order | Class::Unlisted) || errand.operation.cache.is_some()
+fn lasts(upstream_call: &UpstreamCall) -> bool {
+    matches!(upstream_call.operation.class, Class::Order | Class::Unlisted) || upstream_call.operation.cache.is_some()
 }
 
-fn read(errand: &Errand, answer: &Answer) -> Reading {
-    let messages = &errand.account.messages;
+fn read(upstream_call: &UpstreamCall, answer: &Answer) -> Reading {
+    let messages = &upstream_call.account.messages;
     match &answer.body {
-        AnswerBody::Whole(body) if lasts(errand) => outcome::read_closely(answer.status, body, messages),
+        AnswerBody::Whole(body) if lasts(upstream_call) => outcome::read_closely(answer.status, body, messages),
         AnswerBody::Whole(body) => outcome::read(answer.status, body, messages),
         AnswerBody::Long(stream) => outcome::read_beginning(answer.status, stream.begun(), messages),
     }
@@ -242,11 +258,11 @@ const THROTTLED: Duration = Duration::from_secs(1);
 
 impl Received {
     /// What the caller will be told.
-    pub fn reply(self, errand: &Errand, trail: &Trail) -> Reply {
+    pub fn reply(self, upstream_call: &UpstreamCall, attempts: &Attempts) -> Reply {
         let Received { answer, reading, spent } = self;
         let throttled = reading.outcome == Outcome::Throttled;
         let said = answer.headers.contains_key(http::header::RETRY_AFTER);
-        let settled = errand.moves_money() && !reading.settles_order(answer.status);
+        let settled = upstream_call.moves_money() && !reading.settles_order(answer.status);
         Reply {
             status: answer.status,
             headers: answer.headers,
@@ -256,7 +272,7 @@ impl Received {
             },
             outcome: reading.outcome,
             code: throttled.then_some(Code::UpstreamLimit),
-            sent: if settled { Sent::Unknown } else { trail.sent },
+            sent: if settled { Sent::Unknown } else { attempts.sent },
             retry_after: (throttled && !said).then_some(THROTTLED),
             cached: None,
             stored_from: None,
@@ -265,10 +281,10 @@ impl Received {
 }
 
 /// Asks a lookup with one pair, to learn whether Fastrac accepts it. Spends budget like any request.
-pub async fn canary(errand: &Errand, lease: Lease) -> Verdict {
-    let mut trail = Trail::default();
-    let Ok(ready) = prepare(errand, lease, None, &mut trail).await else { return Verdict::Undecided };
-    match attempt(errand, ready, &mut trail).await {
+pub async fn canary(upstream_call: &UpstreamCall, lease: Lease) -> Verdict {
+    let mut attempts = Attempts::default();
+    let Ok(ready) = prepare(upstream_call, lease, None, &mut attempts).await else { return Verdict::Undecided };
+    match attempt(upstream_call, ready, &mut attempts).await {
         Attempted::Answered(received) if received.reading.key_refused => Verdict::Refused,
         Attempted::Answered(received)
             if received.reading.outcome == Outcome::Ok && received.answer.status == StatusCode::OK =>

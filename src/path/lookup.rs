@@ -1,7 +1,7 @@
 //! Step 6, and the fill that may follow it.
 //!
 //! A fill runs in a task of its own that the drain waits for: its first caller may leave, the others
-//! still get their answer. What is shared is a [`Landed`]: an entry, stored or not, or a refusal.
+//! still get their answer. What is shared is a [`FetchResult`]: an entry, stored or not, or a refusal.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,13 +10,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Call, Exchange, fetch, wait::waited};
 use crate::{
-    admission::Pass,
-    answer::{self, Cached, Content, Reply},
-    cache::{Entry, Key, Lead, Seat, Wait, Wish, key::Parts, rules},
+    admission::DayReservation,
+    attempts::{Attempts, FetchResult, Fetched, Shared},
+    cache::{Entry, Follower, Key, Leader, RequestDirectives, Seat, key::Parts, rules},
     config::Class,
-    landed::{Brought, Landed, Shared, Trail},
     outcome::{Code, Outcome, Sent},
     refusal::Refusal,
+    reply::{self, Cached, Content, Reply},
 };
 
 /// What the cache says.
@@ -24,17 +24,17 @@ pub(super) enum Looked {
     /// The answer.
     Answer(Reply),
     /// Fastrac must be asked; for all that wait, if there is a lead.
-    Ask(Option<Lead<Shared>>),
+    Ask(Option<Leader<Shared>>),
 }
 
 /// Looks a request up, and waits where somebody is asking already.
 pub(super) async fn look(x: &mut Exchange, call: &Call) -> Result<Looked, Refusal> {
-    if call.errand.operation.cache.is_none() {
+    if call.upstream_call.operation.cache.is_none() {
         return Ok(Looked::Ask(None));
     }
-    let wish = Wish::read(&call.errand.asked.headers, call.service().force_refresh);
+    let wish = RequestDirectives::read(&call.upstream_call.asked.headers, call.service().force_refresh);
     let key = key(call);
-    let cache = &call.errand.snapshot.cache;
+    let cache = &call.upstream_call.snapshot.cache;
     let now = Instant::now();
     if let Some(entry) = cache.fresh(&key, wish, now) {
         return hit(call, &entry, now).map(Looked::Answer);
@@ -44,10 +44,10 @@ pub(super) async fn look(x: &mut Exchange, call: &Call) -> Result<Looked, Refusa
         return Err(Refusal::new(Code::CacheOnly, message));
     }
     loop {
-        match call.errand.snapshot.flights.join(&key, || cache.fresh(&key, wish, Instant::now())) {
+        match call.upstream_call.snapshot.flights.join(&key, || cache.fresh(&key, wish, Instant::now())) {
             Seat::Known(entry) => return hit(call, &entry, Instant::now()).map(Looked::Answer),
-            Seat::Lead(lead) => return Ok(Looked::Ask(Some(lead))),
-            Seat::Wait(wait) => {
+            Seat::Leader(lead) => return Ok(Looked::Ask(Some(lead))),
+            Seat::Follower(wait) => {
                 if call.service().charge_hits_day {
                     call.day()?.keep();
                 }
@@ -60,13 +60,14 @@ pub(super) async fn look(x: &mut Exchange, call: &Call) -> Result<Looked, Refusa
 }
 
 fn key(call: &Call) -> Key {
-    let asked = &call.errand.asked;
-    let vary: Vec<Vec<u8>> = call.errand.operation.vary.iter().map(|name| values(&asked.headers, name)).collect();
+    let asked = &call.upstream_call.asked;
+    let vary: Vec<Vec<u8>> =
+        call.upstream_call.operation.vary.iter().map(|name| values(&asked.headers, name)).collect();
     let vary: Vec<&[u8]> = vary.iter().map(Vec::as_slice).collect();
     let method = if asked.method == Method::HEAD { &Method::GET } else { &asked.method };
     Key::new(Parts {
-        account: &call.errand.account.name,
-        service: (call.errand.operation.class != Class::Lookup).then_some(&call.service().name),
+        account: &call.upstream_call.account.name,
+        service: (call.upstream_call.operation.class != Class::Lookup).then_some(&call.service().name),
         method: method.as_str(),
         path: asked.target.path(),
         query: asked.target.query(),
@@ -105,36 +106,42 @@ fn reply(entry: &Entry, cached: Cached) -> Reply {
 }
 
 /// Waits for a flight to land; `None` if its leader was lost.
-async fn landed(x: &mut Exchange, call: &Call, wait: Wait<Shared>) -> Result<Option<Shared>, Refusal> {
-    let (landed, time) = waited(Box::pin(timeout_at(call.errand.deadline, wait.landed()))).await;
-    x.trail.upstream += time;
+async fn landed(x: &mut Exchange, call: &Call, wait: Follower<Shared>) -> Result<Option<Shared>, Refusal> {
+    let (landed, time) = waited(Box::pin(timeout_at(call.upstream_call.deadline, wait.landed()))).await;
+    x.attempts.upstream += time;
     landed.map_err(|_| Refusal::new(Code::UpstreamTimeout, "no answer from Fastrac in time"))
 }
 
 /// The answer to another request, shared.
-fn joined(landed: &Landed) -> Result<Reply, Refusal> {
+fn joined(landed: &FetchResult) -> Result<Reply, Refusal> {
     match &landed.result {
         Ok(brought) => Ok(brought_reply(brought, Cached::Joined, Sent::No)),
         Err(refusal) => Err(refusal.clone().sent(Sent::No)),
     }
 }
 
-fn brought_reply(brought: &Brought, cached: Cached, sent: Sent) -> Reply {
+fn brought_reply(brought: &Fetched, cached: Cached, sent: Sent) -> Reply {
     Reply { code: brought.code, retry_after: brought.retry_after, sent, ..reply(&brought.entry, cached) }
 }
 
 /// Steps 8 to 15 of a lookup, in a task that outlives its caller.
-pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, lead: Lead<Shared>, pass: Pass) -> Result<Reply, Refusal> {
+pub(super) async fn fill(
+    x: &mut Exchange,
+    call: Box<Call>,
+    lead: Leader<Shared>,
+    pass: DayReservation,
+) -> Result<Reply, Refusal> {
     let wait = lead.wait();
-    let deadline = call.errand.deadline;
-    let tasks = call.errand.snapshot.tasks.clone();
-    let forced = Wish::read(&call.errand.asked.headers, call.service().force_refresh).max_age.is_some();
+    let deadline = call.upstream_call.deadline;
+    let tasks = call.upstream_call.snapshot.tasks.clone();
+    let forced =
+        RequestDirectives::read(&call.upstream_call.asked.headers, call.service().force_refresh).max_age.is_some();
     // From here on it may have been sent, whatever this future sees of it.
-    x.trail.sent = Sent::Unknown;
+    x.attempts.sent = Sent::Unknown;
     tasks.spawn(async move {
-        let mut trail = Trail::default();
-        let result = ask(&call, &lead, pass, &mut trail).await;
-        lead.land(Arc::new(Landed { result, trail }));
+        let mut attempts = Attempts::default();
+        let result = ask(&call, &lead, pass, &mut attempts).await;
+        lead.land(Arc::new(FetchResult { result, attempts }));
     });
     let landed = match Box::pin(timeout_at(deadline, wait.landed())).await {
         Ok(Some(landed)) => landed,
@@ -144,27 +151,32 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, lead: Lead<Shared>, 
             return Err(late.sent(Sent::Unknown));
         }
     };
-    x.trail = landed.trail.clone();
+    x.attempts = landed.attempts.clone();
     match &landed.result {
         Ok(brought) => {
             let stored = brought.stored;
             let cached = if forced { Cached::Forced { stored } } else { Cached::Miss { stored } };
-            Ok(brought_reply(brought, cached, x.trail.sent))
+            Ok(brought_reply(brought, cached, x.attempts.sent))
         }
         Err(refusal) => Err(refusal.clone()),
     }
 }
 
-async fn ask(call: &Call, lead: &Lead<Shared>, pass: Pass, trail: &mut Trail) -> Result<Brought, Refusal> {
-    let ready = fetch::prepare(&call.errand, call.errand.lease()?, Some(pass), trail).await?;
-    let received = fetch::fetch(&call.errand, ready, trail).await?;
+async fn ask(
+    call: &Call,
+    lead: &Leader<Shared>,
+    pass: DayReservation,
+    attempts: &mut Attempts,
+) -> Result<Fetched, Refusal> {
+    let ready = fetch::prepare(&call.upstream_call, call.upstream_call.lease()?, Some(pass), attempts).await?;
+    let received = fetch::fetch(&call.upstream_call, ready, attempts).await?;
     let storable = received.reading.storable(received.answer.status);
-    let reply = received.reply(&call.errand, trail);
+    let reply = received.reply(&call.upstream_call, attempts);
     let Content::Whole(body) = reply.content else {
         return Err(Refusal::new(Code::GatewayInternal, "a lookup's answer was not read whole").sent(Sent::Yes));
     };
-    let lifetime = match &call.errand.operation.cache {
-        Some(policy) if storable && body.len() <= call.errand.snapshot.limits.answer_buffer => {
+    let lifetime = match &call.upstream_call.operation.cache {
+        Some(policy) if storable && body.len() <= call.upstream_call.snapshot.limits.answer_buffer => {
             rules::lifetime(policy, reply.outcome)
         }
         _ => Duration::ZERO,
@@ -175,14 +187,14 @@ async fn ask(call: &Call, lead: &Lead<Shared>, pass: Pass, trail: &mut Trail) ->
         headers: reply.headers,
         body,
         outcome: reply.outcome,
-        operation: call.errand.operation.label.clone(),
+        operation: call.upstream_call.operation.label.clone(),
         stored_from: call.request_id.clone(),
         stored: Instant::now(),
         lifetime,
     };
-    let entry = Arc::new(if stored { entry.detached(answer::ADDED) } else { entry });
+    let entry = Arc::new(if stored { entry.detached(reply::ADDED) } else { entry });
     if stored {
-        call.errand.snapshot.cache.keep(lead.key().clone(), entry.clone());
+        call.upstream_call.snapshot.cache.keep(lead.key().clone(), entry.clone());
     }
-    Ok(Brought { entry, stored, code: reply.code, retry_after: reply.retry_after })
+    Ok(Fetched { entry, stored, code: reply.code, retry_after: reply.retry_after })
 }

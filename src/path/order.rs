@@ -7,9 +7,9 @@ use tokio::sync::oneshot;
 
 use super::{Call, Exchange, Ready, fetch};
 use crate::{
-    answer::{Content, Reply},
     orders::{Asked, Recall, StoredAnswer, Ticket, concerns},
     refusal::Refusal,
+    reply::{Content, Reply},
 };
 
 /// What step 4 comes to.
@@ -22,19 +22,19 @@ pub(super) enum Recalled {
 
 /// Step 4.
 pub(super) async fn recall(call: &Call) -> Result<Recalled, Refusal> {
-    if !concerns(call.errand.operation.class, &call.errand.asked.method) {
+    if !concerns(call.upstream_call.operation.class, &call.upstream_call.asked.method) {
         return Ok(Recalled::Go(None));
     }
     let asked = Asked {
         service: &call.service().name,
-        account: &call.errand.account.name,
-        method: &call.errand.asked.method,
-        target: call.errand.asked.target.as_str(),
-        headers: &call.errand.asked.headers,
-        body: &call.errand.asked.body,
+        account: &call.upstream_call.account.name,
+        method: &call.upstream_call.asked.method,
+        target: call.upstream_call.asked.target.as_str(),
+        headers: &call.upstream_call.asked.headers,
+        body: &call.upstream_call.asked.body,
         request_id: call.request_id.to_str().unwrap_or_default(),
     };
-    Ok(match Box::pin(call.errand.snapshot.orders.recall(&asked)).await? {
+    Ok(match Box::pin(call.upstream_call.snapshot.orders.recall(&asked)).await? {
         Recall::New(ticket) => Recalled::Go(Some(ticket)),
         Recall::Repeat(answer) => Recalled::Answer(repeat(&answer)),
     })
@@ -58,7 +58,7 @@ fn repeat(answer: &StoredAnswer) -> Reply {
 pub(super) async fn send(x: &mut Exchange, call: Box<Call>, ready: Ready, ticket: Ticket) -> Result<Reply, Refusal> {
     let (done, wait) = oneshot::channel();
     let mut exchange = x.detach();
-    let tasks = call.errand.snapshot.tasks.clone();
+    let tasks = call.upstream_call.snapshot.tasks.clone();
     tasks.spawn(async move {
         let outcome = run(&mut exchange, &call, ready, ticket).await;
         // If the caller has left, the exchange comes back and is written here.
@@ -70,9 +70,9 @@ pub(super) async fn send(x: &mut Exchange, call: Box<Call>, ready: Ready, ticket
 }
 
 async fn run(x: &mut Exchange, call: &Call, ready: Ready, ticket: Ticket) -> Result<Reply, Refusal> {
-    let written = call.errand.snapshot.orders.write(ticket).await?; // 12
-    let outcome = fetch::fetch(&call.errand, ready, &mut x.trail).await; //          13–14
-    let (reply, outcome) = match outcome.map(|received| received.reply(&call.errand, &x.trail)) {
+    let written = call.upstream_call.snapshot.orders.write(ticket).await?; // 12
+    let outcome = fetch::fetch(&call.upstream_call, ready, &mut x.attempts).await; //          13–14
+    let (reply, outcome) = match outcome.map(|received| received.reply(&call.upstream_call, &x.attempts)) {
         Ok(reply) => (stored(&reply, call), Ok(reply)),
         Err(refusal) => (stored(&refusal.reply(&call.request_id, false), call), Err(refusal)),
     };

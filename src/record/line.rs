@@ -85,7 +85,7 @@ fn of(rows: &[Vec<u8>], index: Option<usize>) -> &[u8] {
 }
 
 /// What a line needs beside the record.
-pub(super) struct Page<'a> {
+pub(super) struct LineContext<'a> {
     pub(super) labels: &'a Labels,
     pub(super) masker: &'a Masker,
     pub(super) began: SystemTime,
@@ -97,7 +97,7 @@ pub(super) struct Page<'a> {
 }
 
 /// Appends the line up to where `,"seq":N}` follows.
-pub(super) fn write(out: &mut Vec<u8>, record: &Record, page: &Page<'_>) {
+pub(super) fn write(out: &mut Vec<u8>, record: &Record, page: &LineContext<'_>) {
     out.extend_from_slice(b"{\"time\":\"");
     encode::time(out, page.began);
     out.extend_from_slice(b"\",\"request_id\":\"");
@@ -177,7 +177,7 @@ fn timings(out: &mut Vec<u8>, record: &Record, took: Duration) {
     encode::millis(out, record.waited);
 }
 
-fn body(out: &mut Vec<u8>, key: &[u8], body: &Captured, page: &Page<'_>) {
+fn body(out: &mut Vec<u8>, key: &[u8], body: &Captured, page: &LineContext<'_>) {
     out.extend_from_slice(key);
     if !page.bodies || body.length == 0 {
         return out.extend_from_slice(b"null");

@@ -11,7 +11,7 @@ mod tests;
 
 use std::borrow::Cow;
 
-use self::names::{Rules, Ruling, looks_like_region};
+use self::names::{MaskRule, Rules, looks_like_region};
 use super::encode;
 use crate::config::LogBodies;
 
@@ -100,12 +100,12 @@ impl Masker {
         out.push(b'=');
         let ruling = self.rules.of(&name_read);
         let stands = match ruling {
-            Ruling::Keep => !betrays(&decoded(value)),
-            Ruling::Place | Ruling::Region => looks_like_region(value.as_bytes()),
-            Ruling::Mask | Ruling::Person => value.is_empty(),
+            MaskRule::Keep => !betrays(&decoded(value)),
+            MaskRule::Place | MaskRule::Region => looks_like_region(value.as_bytes()),
+            MaskRule::Mask | MaskRule::Person => value.is_empty(),
         };
         encode::escape(out, if stands { value } else { MASKED });
-        !stands || matches!(ruling, Ruling::Mask | Ruling::Person)
+        !stands || matches!(ruling, MaskRule::Mask | MaskRule::Person)
     }
 }
 

@@ -21,7 +21,7 @@ use prometheus::{Encoder, Histogram, IntCounter, IntGauge, Registry, TextEncoder
 
 use self::families::Families;
 pub use self::{
-    connections::{ConnectionGuard, ConnectionState, Handshake, Handshakes, UpstreamConnection, UpstreamConnections},
+    connections::{ConnectionGuard, ConnectionState, CountedConnection, Handshake, Handshakes, UpstreamConnections},
     openmetrics::CONTENT_TYPE as OPENMETRICS_CONTENT_TYPE,
     scrape::{BreakerState, KeyInfo, Scrape},
 };

@@ -518,7 +518,7 @@ mod commands {
         assert!(world.keys.lease().is_err());
         assert!(matches!(world.keys.refused(second, true).await, Remedy::Rejected));
         // The store takes it from the event.
-        let revoked = world.fastrac.events.lock().iter().filter(|e| e.what == Happening::Revoked).count();
+        let revoked = world.fastrac.events.lock().iter().filter(|e| e.what == KeyEvent::Revoked).count();
         assert_eq!(revoked, 2);
         let (keys, keeper) =
             Keys::open(&account(world.folder.path(), |_| {}), Beside::default(), [first, second], Box::new(|_| {}))

@@ -31,7 +31,7 @@ use super::{
     faults::{Act, Met},
     world::{Answer, Received, Request, World},
 };
-use crate::turn::LastInTurn;
+use crate::deferred_write::DeferredWrite;
 use flow::Flow;
 use shape::{Ending, Given, shape};
 use upload::Upload;
@@ -102,7 +102,7 @@ async fn connection(mut stream: impl Stream, world: Shared) -> io::Result<()> {
         .half_close(false)
         .pipeline_flush(true)
         .header_read_timeout(None)
-        .serve_connection(TokioIo::new(LastInTurn::new(&mut stream)), service)
+        .serve_connection(TokioIo::new(DeferredWrite::new(&mut stream)), service)
         .await;
     let ending = last.lock().take();
     // Without one, the error is the caller's leaving: nothing to say.

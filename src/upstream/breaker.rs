@@ -3,7 +3,7 @@
 //! Closed, it counts outcomes of a rolling window; when at least `minimum` of them are known and the
 //! share of failures reaches `failures`, it opens for `open`. Then `probes` requests at a time are let
 //! through: that many successes in a row close it, one failure opens it again. What always holds: an
-//! [`Admitted`] that is dropped without a report counts for nothing and frees its probe; a report from
+//! [`BreakerPermit`] that is dropped without a report counts for nothing and frees its probe; a report from
 //! before the last change of state counts for nothing. What a failure is, the caller says: no 4xx and
 //! no `success:false` is one. It must not know requests. It fails with [`Open`].
 
@@ -96,7 +96,7 @@ pub struct Open {
 /// Leave to send one request. Dropped without a report it counts for nothing.
 #[derive(Debug)]
 #[must_use = "report how it went"]
-pub struct Admitted {
+pub struct BreakerPermit {
     inner: Arc<Inner>,
     spell: u64,
 }
@@ -129,10 +129,10 @@ impl Breaker {
     ///
     /// # Errors
     /// [`Open`] while the account is given a rest, or while as many try it as may.
-    pub fn admit(&self) -> Result<Admitted, Open> {
+    pub fn admit(&self) -> Result<BreakerPermit, Open> {
         let spell = self.inner.spell.load(Ordering::Acquire);
         if is_closed(spell) {
-            return Ok(Admitted { inner: self.inner.clone(), spell });
+            return Ok(BreakerPermit { inner: self.inner.clone(), spell });
         }
         let mut state = self.inner.state.lock();
         let now = Instant::now();
@@ -151,7 +151,7 @@ impl Breaker {
             Phase::Closed => {}
         }
         let spell = self.inner.spell.load(Ordering::Acquire);
-        Ok(Admitted { inner: self.inner.clone(), spell })
+        Ok(BreakerPermit { inner: self.inner.clone(), spell })
     }
 
     /// Reports of failure since the last one of success, for health; 0 while all is well.
@@ -169,7 +169,7 @@ impl Breaker {
     }
 }
 
-impl Admitted {
+impl BreakerPermit {
     /// Fastrac answered: whatever it said, it is well.
     pub fn success(self) {
         self.report(true);
@@ -193,7 +193,7 @@ impl Admitted {
     }
 }
 
-impl Drop for Admitted {
+impl Drop for BreakerPermit {
     fn drop(&mut self) {
         // While all is well there is nothing to free.
         if self.spell != u64::MAX && !is_closed(self.spell) {

@@ -8,7 +8,7 @@ use http::{
 };
 use http_body_util::Full;
 
-use super::{dial::Destination, rewrite::Rewritten};
+use super::{connect::Destination, rewrite::Rewritten};
 use crate::{
     config::{AuthStyle, Endpoint},
     keys::Lease,

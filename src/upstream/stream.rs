@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use super::{Bounds, Link, link::Late};
+use super::{Bounds, UpstreamConnection, connection::DeadlineExceeded};
 use crate::{
     admission::Spent,
     keys::{Lease, Scan},
@@ -21,7 +21,7 @@ use crate::{
 
 /// The body of a long answer.
 pub struct Stream {
-    link: Link,
+    link: UpstreamConnection,
     incoming: Incoming,
     /// Holds back what could be the beginning of the secret.
     scan: Scan,
@@ -34,7 +34,12 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new((link, incoming): (Link, Incoming), begun: Bytes, lease: &Lease, bounds: Bounds) -> Self {
+    pub(super) fn new(
+        (link, incoming): (UpstreamConnection, Incoming),
+        begun: Bytes,
+        lease: &Lease,
+        bounds: Bounds,
+    ) -> Self {
         Stream {
             link,
             incoming,
@@ -76,7 +81,7 @@ impl Body for Stream {
                 this.next(&begun)?
             } else {
                 match ready!(this.link.poll_frame(&mut this.incoming, cx)) {
-                    Err(Late) => return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into()))),
+                    Err(DeadlineExceeded) => return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into()))),
                     Ok(None) => {
                         this.ended = true;
                         this.spent = None;

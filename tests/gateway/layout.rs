@@ -153,9 +153,9 @@ fn nothing_knows_what_stands_on_top() {
         assert!(!on_top("admin") || matches!(room.as_str(), "app" | "cli" | "main"), "{room} imports admin");
         assert!(!on_top("sandbox") || matches!(room.as_str(), "app" | "cli" | "main"), "{room} imports sandbox");
     }
-    let streams = BTreeSet::from(["turn".to_owned()]);
+    let streams = BTreeSet::from(["deferred_write".to_owned()]);
     assert_eq!(graph["sandbox"], streams, "the sandbox knows nothing of the gateway");
-    for lower in ["config", "store", "turn"] {
+    for lower in ["config", "store", "deferred_write"] {
         assert_eq!(graph[lower], BTreeSet::new(), "{lower} stands at the bottom");
     }
 }

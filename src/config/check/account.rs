@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Desk, Findings, Place, operation::names, spelling::unknown};
+use super::{Desk, Diagnostics, KeyPath, operation::names, spelling::unknown};
 use crate::config::{
     Account, AuthStyle, Breaker, Budget, Class, Endpoint, KeySource, Messages, Operation, Proxy, Rate, Rotation,
     SealedCopy,
@@ -16,10 +16,10 @@ pub(super) fn check(
     written: &Accounts,
     operations: &[Operation],
     desk: Desk<'_>,
-    findings: &mut Findings,
+    findings: &mut Diagnostics,
 ) -> Vec<Option<Account>> {
     let account = |(name, account): (&Text<Name>, &file::Account)| {
-        let place = Place::at(["accounts", &name.0.0]);
+        let place = KeyPath::at(["accounts", &name.0.0]);
         one(&name.0.0, account, (&place, operations), desk, findings)
     };
     written.iter().map(account).collect()
@@ -28,9 +28,9 @@ pub(super) fn check(
 fn one(
     name: &str,
     written: &file::Account,
-    (place, operations): (&Place, &[Operation]),
+    (place, operations): (&KeyPath, &[Operation]),
     desk: Desk<'_>,
-    findings: &mut Findings,
+    findings: &mut Diagnostics,
 ) -> Option<Account> {
     verify(&written.verify.0.0, &place.key("verify"), operations, findings);
     messages_once(&written.messages, &place.key("messages"), findings);
@@ -80,8 +80,8 @@ fn one(
 /// A token bucket out of `per_second` and `burst`.
 pub(super) fn rate(
     (per_second, burst): (Option<Count>, Option<Count>),
-    place: &Place,
-    findings: &mut Findings,
+    place: &KeyPath,
+    findings: &mut Diagnostics,
 ) -> Option<Rate> {
     if per_second.is_none() && burst.is_some() {
         findings.missing(&place.key("per_second"), "burst alone limits nothing");
@@ -90,11 +90,11 @@ pub(super) fn rate(
 }
 
 /// The addresses of the account itself, of v1 and of v2.
-fn endpoints(written: &file::Account, place: &Place, findings: &mut Findings) -> Option<[Endpoint; 3]> {
+fn endpoints(written: &file::Account, place: &KeyPath, findings: &mut Diagnostics) -> Option<[Endpoint; 3]> {
     let url = findings.need(&written.base_url, &place.key("base_url"), "give Fastrac's address");
     // Through a proxy elsewhere, the way is long although the address looks near.
     let stays_here = written.proxy.as_ref().is_none_or(|proxy| proxy.0.0.is_loopback());
-    let mut clear_text = |url: &BaseUrl, place: &Place| {
+    let mut clear_text = |url: &BaseUrl, place: &KeyPath| {
         if url.tls || (url.is_loopback() && stays_here) {
         } else if url.is_loopback() {
             findings.warn(place, "is http:// through a proxy on another host: the key pair travels in the clear");
@@ -142,7 +142,7 @@ fn resolve(auth: Auth, auto: AuthStyle) -> AuthStyle {
 }
 
 /// A key source: the keys that it needs, and no others.
-fn key_source(keys: &file::Keys, place: &Place, desk: Desk<'_>, findings: &mut Findings) -> Option<KeySource> {
+fn key_source(keys: &file::Keys, place: &KeyPath, desk: Desk<'_>, findings: &mut Diagnostics) -> Option<KeySource> {
     let remedy = "one of \"file\", \"directory\", \"vault\", \"env\"";
     let source = *findings.need(&keys.source, &place.key("source"), remedy)?;
     let (needs, takes): (&[&str], &[&str]) = match source {
@@ -198,7 +198,7 @@ fn key_source(keys: &file::Keys, place: &Place, desk: Desk<'_>, findings: &mut F
 }
 
 /// A path inside the vault, without the slashes around it.
-pub(super) fn vault_path(text: &str, place: &Place, findings: &mut Findings) -> String {
+pub(super) fn vault_path(text: &str, place: &KeyPath, findings: &mut Diagnostics) -> String {
     let path = text.trim_matches('/');
     if path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
         findings.fault(place, "must be a path of plain segments: none empty, no dot segments");
@@ -206,7 +206,12 @@ pub(super) fn vault_path(text: &str, place: &Place, findings: &mut Findings) -> 
     path.to_owned()
 }
 
-fn sealed_copy(copy: &file::SealedCopy, place: &Place, desk: Desk<'_>, findings: &mut Findings) -> Option<SealedCopy> {
+fn sealed_copy(
+    copy: &file::SealedCopy,
+    place: &KeyPath,
+    desk: Desk<'_>,
+    findings: &mut Diagnostics,
+) -> Option<SealedCopy> {
     let path = findings.need(&copy.path, &place.key("path"), "say where the gateway writes the copy");
     let identity = findings.need(&copy.identity, &place.key("identity"), "name the file with the age identity");
     if path.is_some_and(|path| path.0.extension().is_none_or(|extension| extension != "age")) {
@@ -216,7 +221,7 @@ fn sealed_copy(copy: &file::SealedCopy, place: &Place, desk: Desk<'_>, findings:
 }
 
 /// The operation that proves a pair can be asked without knowing anything.
-fn verify(name: &str, place: &Place, operations: &[Operation], findings: &mut Findings) {
+fn verify(name: &str, place: &KeyPath, operations: &[Operation], findings: &mut Diagnostics) {
     match operations.iter().find(|operation| operation.name == name) {
         None => findings.fault(place, unknown("operation", name, names(operations))),
         Some(operation) if operation.class != Class::Lookup || operation.method != "GET" => {
@@ -230,7 +235,7 @@ fn verify(name: &str, place: &Place, operations: &[Operation], findings: &mut Fi
 }
 
 /// A message means one thing.
-fn messages_once(messages: &file::Messages, place: &Place, findings: &mut Findings) {
+fn messages_once(messages: &file::Messages, place: &KeyPath, findings: &mut Diagnostics) {
     let lists = [("not_found", &messages.not_found), ("key", &messages.key), ("limit", &messages.limit)];
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for (list, texts) in lists {

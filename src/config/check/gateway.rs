@@ -2,13 +2,13 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{Desk, Findings, Place};
+use super::{Desk, Diagnostics, KeyPath};
 use crate::config::{Admin, Cache, ClientAuth, Limits, Listen, Log, LogTarget, ServerTls, SharedState, State, file};
 
 /// `[listen]`
-pub(super) fn listen(written: &file::Listen, desk: Desk<'_>, findings: &mut Findings) -> Listen {
-    let place = Place::at(["listen"]);
-    let tls = |tls: &Option<file::ServerTls>, key: &str, findings: &mut Findings| {
+pub(super) fn listen(written: &file::Listen, desk: Desk<'_>, findings: &mut Diagnostics) -> Listen {
+    let place = KeyPath::at(["listen"]);
+    let tls = |tls: &Option<file::ServerTls>, key: &str, findings: &mut Diagnostics| {
         tls.as_ref().and_then(|tls| server_tls(tls, &place.key(key), desk, findings))
     };
     let listen = Listen {
@@ -45,7 +45,12 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && same_address
 }
 
-fn server_tls(written: &file::ServerTls, place: &Place, desk: Desk<'_>, findings: &mut Findings) -> Option<ServerTls> {
+fn server_tls(
+    written: &file::ServerTls,
+    place: &KeyPath,
+    desk: Desk<'_>,
+    findings: &mut Diagnostics,
+) -> Option<ServerTls> {
     let cert = findings.need(&written.cert, &place.key("cert"), "name the PEM file with the certificate chain");
     let key = findings.need(&written.key, &place.key("key"), "name the PEM file with the private key");
     let client_ca = desk.path_of(&written.client_ca);
@@ -72,10 +77,10 @@ pub(super) fn admin(written: &file::Admin) -> Admin {
 }
 
 /// `[state]`
-pub(super) fn state(written: &file::State, desk: Desk<'_>, findings: &mut Findings) -> State {
+pub(super) fn state(written: &file::State, desk: Desk<'_>, findings: &mut Diagnostics) -> State {
     let given = written.dir.as_ref().map(|dir| &dir.0).or(desk.environment.state_directory.as_ref());
     let dir = desk.folder.join(given.map_or(&PathBuf::from("state"), |dir| dir));
-    let place = Place::at(["state", "shared"]);
+    let place = KeyPath::at(["state", "shared"]);
     let shared = written.shared.as_ref().and_then(|shared| {
         let url = findings.need(&shared.url, &place.key("url"), "give it, such as \"redis://127.0.0.1:6379/0\"");
         if shared.username.is_some() && shared.password_file.is_none() {
@@ -116,8 +121,8 @@ pub(super) fn log(written: &file::Log, state: &State, desk: Desk<'_>) -> Log {
 }
 
 /// `[limits]`
-pub(super) fn limits(written: &file::Limits, findings: &mut Findings) -> Limits {
-    let place = Place::at(["limits"]);
+pub(super) fn limits(written: &file::Limits, findings: &mut Diagnostics) -> Limits {
+    let place = KeyPath::at(["limits"]);
     if written.answer_buffer.0.0 > written.answer_body.0.0 {
         findings.fault(&place.key("answer_buffer"), "must be at most answer_body");
     }

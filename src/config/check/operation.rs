@@ -5,7 +5,7 @@ mod conflicts;
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
-use super::{Findings, Place, read, service::is_class};
+use super::{Diagnostics, KeyPath, read, service::is_class};
 use crate::config::{
     CachePolicy, Class, Operation,
     file::{self, Name, Pattern, Text},
@@ -37,12 +37,12 @@ pub(super) fn built_in() -> BuiltIn {
 }
 
 /// The rows, and their faults: a test holds that there are none.
-fn read_built_in() -> (Vec<Operation>, Findings) {
+fn read_built_in() -> (Vec<Operation>, Diagnostics) {
     let tree = read::parse(BUILT_IN);
-    let mut findings = Findings::new(tree.lines(BUILT_IN));
+    let mut findings = Diagnostics::new(tree.lines(BUILT_IN));
     let file = tree.read(BUILT_IN, &mut findings);
     let row = |(name, row): (&Text<Name>, &file::Operation)| {
-        let place = Place::at(["operations", &name.0.0]);
+        let place = KeyPath::at(["operations", &name.0.0]);
         new_row(&name.0.0, row, &place, &mut findings)
     };
     let rows: Vec<_> = file.operations.iter().filter_map(row).collect();
@@ -55,12 +55,12 @@ pub(super) fn names(operations: &[Operation]) -> impl Iterator<Item = &str> {
 }
 
 /// The whole table, in the order of the names.
-pub(super) fn table(written: &Rows, findings: &mut Findings) -> Vec<Operation> {
+pub(super) fn table(written: &Rows, findings: &mut Diagnostics) -> Vec<Operation> {
     let built_in = built_in();
     let mut table: BTreeMap<String, Operation> =
         built_in.rows.iter().map(|row| (row.name.clone(), row.clone())).collect();
     for (name, row) in written {
-        let (name, place) = (name.0.0.as_str(), Place::at(["operations", &name.0.0]));
+        let (name, place) = (name.0.0.as_str(), KeyPath::at(["operations", &name.0.0]));
         let made = match built_in.row(name) {
             Some(base) => laid_over(base, row, &place, findings),
             None => new_row(name, row, &place, findings),
@@ -76,7 +76,7 @@ pub(super) fn table(written: &Rows, findings: &mut Findings) -> Vec<Operation> {
 }
 
 /// A row that the binary doesn't know.
-fn new_row(name: &str, row: &file::Operation, place: &Place, findings: &mut Findings) -> Option<Operation> {
+fn new_row(name: &str, row: &file::Operation, place: &KeyPath, findings: &mut Diagnostics) -> Option<Operation> {
     if is_class(name) {
         findings.fault(place, "must not have the name of a class: `allow` could not tell them apart");
     }
@@ -102,7 +102,12 @@ fn new_row(name: &str, row: &file::Operation, place: &Place, findings: &mut Find
 }
 
 /// A built-in row with fields of the file over it.
-fn laid_over(base: &Operation, row: &file::Operation, place: &Place, findings: &mut Findings) -> Option<Operation> {
+fn laid_over(
+    base: &Operation,
+    row: &file::Operation,
+    place: &KeyPath,
+    findings: &mut Diagnostics,
+) -> Option<Operation> {
     if let (Class::Order | Class::Account, Some(class)) = (base.class, row.class)
         && class != base.class
     {
@@ -153,7 +158,7 @@ fn cache_over(base: Option<CachePolicy>, cache: &file::CachePolicy) -> Option<Ca
 }
 
 /// What must hold of every row.
-fn check_row(row: &Operation, place: &Place, findings: &mut Findings) {
+fn check_row(row: &Operation, place: &KeyPath, findings: &mut Diagnostics) {
     match row.class {
         Class::Unlisted => {
             findings.fault(&place.key("class"), "must be another class: \"unlisted\" is what no row matches");
@@ -178,10 +183,10 @@ fn check_row(row: &Operation, place: &Place, findings: &mut Findings) {
 
 /// Checks the built-in table itself.
 #[cfg(test)]
-pub(super) fn built_in_faults() -> Vec<super::Finding> {
+pub(super) fn built_in_faults() -> Vec<super::Diagnostic> {
     let (rows, mut findings) = read_built_in();
     for row in &rows {
-        check_row(row, &Place::at(["operations", &row.name]), &mut findings);
+        check_row(row, &KeyPath::at(["operations", &row.name]), &mut findings);
     }
     let file = read::parse(BUILT_IN).read(BUILT_IN, &mut findings);
     conflicts::check(&file.operations, &rows, &BuiltIn { rows: rows.clone() }, &mut findings);

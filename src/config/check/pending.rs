@@ -2,7 +2,7 @@
 //!
 //! Whoever makes one work deletes its line here.
 
-use super::{Findings, Place, place::Part, read::Tree};
+use super::{Diagnostics, KeyPath, key_path::Part, read::Tree};
 
 /// Keys; `*` is any name.
 const PENDING: [&[&str]; 5] = [
@@ -15,7 +15,7 @@ const PENDING: [&[&str]; 5] = [
 ];
 
 /// Warns of every such key that the file sets.
-pub(super) fn warn(tree: &Tree<'_>, findings: &mut Findings) {
+pub(super) fn warn(tree: &Tree<'_>, findings: &mut Diagnostics) {
     tree.walk(|place, _| {
         if PENDING.iter().any(|pattern| matches(place, pattern)) {
             findings.warn_as_written(place, "is set, but this version does not obey it yet");
@@ -23,7 +23,7 @@ pub(super) fn warn(tree: &Tree<'_>, findings: &mut Findings) {
     });
 }
 
-fn matches(place: &Place, pattern: &[&str]) -> bool {
+fn matches(place: &KeyPath, pattern: &[&str]) -> bool {
     place.parts().len() == pattern.len()
         && place.parts().iter().zip(pattern).all(|(part, wanted)| match part {
             Part::Key(key) => *wanted == "*" || key == wanted,

@@ -19,7 +19,7 @@ use toml::{
 };
 
 use self::node::{Node, Refused};
-use super::place::{Findings, Lines, Part, Place};
+use super::key_path::{Diagnostics, KeyPath, Lines, Part};
 use crate::config::file::File;
 
 /// A parsed file.
@@ -46,12 +46,12 @@ impl Tree<'_> {
     }
 
     /// Calls `visit` with the place of every key and element, and where it starts.
-    pub(super) fn walk(&self, mut visit: impl FnMut(&Place, usize)) {
-        walk_table(self.root.get_ref(), &Place::default(), &mut visit);
+    pub(super) fn walk(&self, mut visit: impl FnMut(&KeyPath, usize)) {
+        walk_table(self.root.get_ref(), &KeyPath::default(), &mut visit);
     }
 
     /// The file as written, without what can't be used; that is reported.
-    pub(super) fn read(&self, text: &str, findings: &mut Findings) -> File {
+    pub(super) fn read(&self, text: &str, findings: &mut Diagnostics) -> File {
         let counter = LineCounter::new(text);
         // keys below a header that can't be read fall to the table before it, and look unknown there
         let mut torn_header = false;
@@ -90,7 +90,7 @@ fn syntax(message: &str) -> String {
     if message.starts_with("invalid boolean") { "a text stands in quotes".to_owned() } else { message.to_owned() }
 }
 
-fn walk_table(table: &DeTable<'_>, place: &Place, visit: &mut impl FnMut(&Place, usize)) {
+fn walk_table(table: &DeTable<'_>, place: &KeyPath, visit: &mut impl FnMut(&KeyPath, usize)) {
     for (key, value) in table {
         let place = place.key(key.get_ref());
         visit(&place, key.span().start);
@@ -98,7 +98,7 @@ fn walk_table(table: &DeTable<'_>, place: &Place, visit: &mut impl FnMut(&Place,
     }
 }
 
-fn walk_value(value: &DeValue<'_>, place: &Place, visit: &mut impl FnMut(&Place, usize)) {
+fn walk_value(value: &DeValue<'_>, place: &KeyPath, visit: &mut impl FnMut(&KeyPath, usize)) {
     match value {
         DeValue::Table(table) => walk_table(table, place, visit),
         DeValue::Array(array) => {
@@ -115,18 +115,18 @@ fn walk_value(value: &DeValue<'_>, place: &Place, visit: &mut impl FnMut(&Place,
 /// What is passed over, and what is to be from the next round on.
 #[derive(Default)]
 pub(super) struct Reading {
-    refused: RefCell<BTreeSet<Place>>,
+    refused: RefCell<BTreeSet<KeyPath>>,
     notes: RefCell<Vec<Refused>>,
 }
 
 impl Reading {
     /// Marks a place; true if it wasn't marked before.
-    fn pass_over(&self, place: &Place) -> bool {
+    fn pass_over(&self, place: &KeyPath) -> bool {
         self.refused.borrow_mut().insert(place.clone())
     }
 
     /// Whether the place wasn't refused in an earlier round.
-    fn is_good(&self, place: &Place) -> bool {
+    fn is_good(&self, place: &KeyPath) -> bool {
         !self.refused.borrow().contains(place)
     }
 

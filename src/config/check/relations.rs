@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{Findings, Place};
+use super::{Diagnostics, KeyPath};
 use crate::config::{Account, ClientAuth, Config, KeySource, Operation, Service};
 
 /// Sums of decimal fractions miss 1 by less than this.
 const ROUNDING: f64 = 1e-9;
 
 /// Checks sections that are checked by themselves. An account is `None` after a fault of its own.
-pub(super) fn check(accounts: &[Option<Account>], config: &Config, findings: &mut Findings) {
+pub(super) fn check(accounts: &[Option<Account>], config: &Config, findings: &mut Diagnostics) {
     for (index, account) in accounts.iter().enumerate() {
         let services: Vec<&Service> = config.services.iter().filter(|service| service.account == index).collect();
         shares(&services, findings);
@@ -22,43 +22,43 @@ pub(super) fn check(accounts: &[Option<Account>], config: &Config, findings: &mu
     copies(config, findings);
     let asked_for = config.listen.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::None);
     for service in config.services.iter().filter(|service| !service.identities.is_empty() && !asked_for) {
-        let place = Place::at(["services", &service.name, "identities"]);
+        let place = KeyPath::at(["services", &service.name, "identities"]);
         findings.warn(&place, "prove nothing as long as listen.tls asks for no client certificate (client_auth)");
     }
-    if config.services.is_empty() && !findings.lines().holds(&Place::at(["services"])) {
-        findings.warn(&Place::at(["services"]), "there is none: every request is refused");
+    if config.services.is_empty() && !findings.lines().holds(&KeyPath::at(["services"])) {
+        findings.warn(&KeyPath::at(["services"]), "there is none: every request is refused");
     }
 }
 
 /// Two accounts that write one copy would take each other's away.
-fn copies(config: &Config, findings: &mut Findings) {
+fn copies(config: &Config, findings: &mut Diagnostics) {
     let mut seen = BTreeSet::new();
     for account in &config.accounts {
         if let KeySource::Vault { sealed_copy: Some(copy), .. } = &account.keys
             && !seen.insert(&copy.path)
         {
-            let place = Place::at(["accounts", &account.name, "keys", "sealed_copy", "path"]);
+            let place = KeyPath::at(["accounts", &account.name, "keys", "sealed_copy", "path"]);
             findings.fault(&place, "is another account's copy too");
         }
     }
 }
 
 /// The guaranteed parts are parts of one whole.
-fn shares(services: &[&Service], findings: &mut Findings) {
+fn shares(services: &[&Service], findings: &mut Diagnostics) {
     let mut sum = 0.0;
     for service in services {
         sum += service.share;
         if sum > 1.0 + ROUNDING {
             let message = "makes the shares of the services of its account add up to more than 1";
-            findings.fault(&Place::at(["services", &service.name, "share"]), message);
+            findings.fault(&KeyPath::at(["services", &service.name, "share"]), message);
             return;
         }
     }
 }
 
 /// Services may be promised more than there is; somebody should know.
-fn quotas(account: &Account, services: &[&Service], findings: &mut Findings) {
-    let place = Place::at(["accounts", &account.name, "budget"]);
+fn quotas(account: &Account, services: &[&Service], findings: &mut Diagnostics) {
+    let place = KeyPath::at(["accounts", &account.name, "budget"]);
     let asked: u64 = services.iter().filter_map(|s| s.quota.second).map(|rate| u64::from(rate.per_second)).sum();
     if let Some(rate) = account.budget.second
         && asked > u64::from(rate.per_second)
@@ -76,11 +76,11 @@ fn quotas(account: &Account, services: &[&Service], findings: &mut Findings) {
 }
 
 /// An operation that costs more than can ever be saved up could never be sent.
-fn costs(account: &Account, operations: &[Operation], findings: &mut Findings) {
+fn costs(account: &Account, operations: &[Operation], findings: &mut Diagnostics) {
     let second = account.budget.second.map_or(u64::MAX, |rate| u64::from(rate.burst));
     let most = second.min(account.budget.day.unwrap_or(u64::MAX));
     for operation in operations.iter().filter(|operation| u64::from(operation.cost) > most) {
         let message = format!("must be at most {most}, the budget that account {} has at once", account.name);
-        findings.fault(&Place::at(["operations", &operation.name, "cost"]), message);
+        findings.fault(&KeyPath::at(["operations", &operation.name, "cost"]), message);
     }
 }

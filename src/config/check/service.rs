@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Findings, Place, account::rate, operation::names, spelling::unknown};
+use super::{Diagnostics, KeyPath, account::rate, operation::names, spelling::unknown};
 use crate::config::{
     Class, Credential, Operation, Quota, Service,
     file::{self, File, Name, Text},
@@ -27,11 +27,11 @@ pub(super) fn is_class(name: &str) -> bool {
 }
 
 /// Every service, also those that have a fault.
-pub(super) fn check(written: &File, operations: &[Operation], findings: &mut Findings) -> Vec<Service> {
+pub(super) fn check(written: &File, operations: &[Operation], findings: &mut Diagnostics) -> Vec<Service> {
     let mut seen = Seen::default();
     let mut services = Vec::new();
     for (name, service) in &written.services {
-        let place = Place::at(["services", &name.0.0]);
+        let place = KeyPath::at(["services", &name.0.0]);
         let account = account(service, &place, written, findings);
         let (allow_classes, allow_operations) = allowed(&service.allow, &place.key("allow"), operations, findings);
         let credentials = credentials(service, &place, &mut seen, findings);
@@ -60,12 +60,12 @@ pub(super) fn check(written: &File, operations: &[Operation], findings: &mut Fin
 /// What must be unique in the file, with the place of the first.
 #[derive(Default)]
 struct Seen {
-    access_keys: BTreeMap<String, Place>,
-    identities: BTreeMap<String, Place>,
+    access_keys: BTreeMap<String, KeyPath>,
+    identities: BTreeMap<String, KeyPath>,
 }
 
 /// The index of the service's account; that of none after a fault.
-fn account(service: &file::Service, place: &Place, written: &File, findings: &mut Findings) -> usize {
+fn account(service: &file::Service, place: &KeyPath, written: &File, findings: &mut Diagnostics) -> usize {
     let place = place.key("account");
     let Some(name) = findings.need(&service.account, &place, "name the account that the service uses") else {
         return usize::MAX;
@@ -73,7 +73,7 @@ fn account(service: &file::Service, place: &Place, written: &File, findings: &mu
     // the accounts of the `Config` are in the order of their names too
     written.accounts.keys().position(|account| account == name).unwrap_or_else(|| {
         // an account whose table is broken is there all the same
-        if !findings.lines().holds(&Place::at(["accounts", &name.0.0])) {
+        if !findings.lines().holds(&KeyPath::at(["accounts", &name.0.0])) {
             findings
                 .fault(&place, unknown("account", &name.0.0, written.accounts.keys().map(|name| name.0.0.as_str())));
         }
@@ -83,9 +83,9 @@ fn account(service: &file::Service, place: &Place, written: &File, findings: &mu
 
 fn allowed(
     written: &[Text<Name>],
-    place: &Place,
+    place: &KeyPath,
     operations: &[Operation],
-    findings: &mut Findings,
+    findings: &mut Diagnostics,
 ) -> (Vec<Class>, Vec<String>) {
     let (mut classes, mut listed) = (Vec::new(), Vec::new());
     for (index, word) in written.iter().enumerate() {
@@ -114,7 +114,12 @@ fn allowed(
     (classes, listed)
 }
 
-fn credentials(service: &file::Service, place: &Place, seen: &mut Seen, findings: &mut Findings) -> Vec<Credential> {
+fn credentials(
+    service: &file::Service,
+    place: &KeyPath,
+    seen: &mut Seen,
+    findings: &mut Diagnostics,
+) -> Vec<Credential> {
     let list = place.key("credentials");
     if service.credentials.is_empty() && service.identities.is_empty() {
         let remedy = "a service needs a credential (`fastrac-gateway service issue` makes one) or an identity";
@@ -140,7 +145,7 @@ fn credentials(service: &file::Service, place: &Place, seen: &mut Seen, findings
     credentials
 }
 
-fn identities(service: &file::Service, place: &Place, seen: &mut Seen, findings: &mut Findings) -> Vec<String> {
+fn identities(service: &file::Service, place: &KeyPath, seen: &mut Seen, findings: &mut Diagnostics) -> Vec<String> {
     let list = place.key("identities");
     // DNS names are compared without case (RFC 5280 section 7.2), URIs as they are.
     let canonical = |name: &str| if name.contains("://") { name.to_owned() } else { name.to_ascii_lowercase() };
@@ -152,7 +157,7 @@ fn identities(service: &file::Service, place: &Place, seen: &mut Seen, findings:
 }
 
 /// No two services may be proved by the same thing.
-fn once(seen: &mut BTreeMap<String, Place>, value: &str, place: &Place, findings: &mut Findings) {
+fn once(seen: &mut BTreeMap<String, KeyPath>, value: &str, place: &KeyPath, findings: &mut Diagnostics) {
     if let Some(first) = seen.get(value) {
         let line = findings.lines().of(first).map_or(String::new(), |line| format!(" on line {line}"));
         findings.fault(place, format!("must be unique in the file, and stands at {first}{line} too"));

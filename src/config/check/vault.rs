@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::{Desk, Findings, Place, account::vault_path};
+use super::{Desk, Diagnostics, KeyPath, account::vault_path};
 use crate::config::{
     Vault, VaultAuth,
     file::{self, BaseUrl, KeysSource, VaultMethod, Written as _},
 };
 
 /// The vault, if the file has one or an account's keys come from it.
-pub(super) fn check(written: &file::File, desk: Desk<'_>, findings: &mut Findings) -> Option<Vault> {
+pub(super) fn check(written: &file::File, desk: Desk<'_>, findings: &mut Diagnostics) -> Option<Vault> {
     let user = written
         .accounts
         .iter()
@@ -17,10 +17,10 @@ pub(super) fn check(written: &file::File, desk: Desk<'_>, findings: &mut Finding
     if written.vault.is_none() && user.is_none() {
         return None;
     }
-    let place = Place::at(["vault"]);
+    let place = KeyPath::at(["vault"]);
     // without a [vault] table its faults are told where an account wants one
     let wanted_by = match user {
-        Some((name, _)) if written.vault.is_none() => Some(Place::at(["accounts", &name.0.0, "keys", "source"])),
+        Some((name, _)) if written.vault.is_none() => Some(KeyPath::at(["accounts", &name.0.0, "keys", "source"])),
         _ => None,
     };
     let vault = written.vault.clone().unwrap_or_default();
@@ -44,8 +44,13 @@ pub(super) fn check(written: &file::File, desk: Desk<'_>, findings: &mut Finding
     })
 }
 
-fn address(vault: &file::Vault, wanted_by: Option<&Place>, desk: Desk<'_>, findings: &mut Findings) -> Option<String> {
-    let own = Place::at(["vault", "address"]);
+fn address(
+    vault: &file::Vault,
+    wanted_by: Option<&KeyPath>,
+    desk: Desk<'_>,
+    findings: &mut Diagnostics,
+) -> Option<String> {
+    let own = KeyPath::at(["vault", "address"]);
     let place = wanted_by.unwrap_or(&own);
     let url = match (&vault.address, &desk.environment.vault_address) {
         (Some(url), _) => url.0.clone(),
@@ -68,7 +73,7 @@ fn address(vault: &file::Vault, wanted_by: Option<&Place>, desk: Desk<'_>, findi
 }
 
 /// A login: the keys that its method needs, and no others.
-fn login(auth: &file::VaultAuth, place: &Place, desk: Desk<'_>, findings: &mut Findings) -> Option<VaultAuth> {
+fn login(auth: &file::VaultAuth, place: &KeyPath, desk: Desk<'_>, findings: &mut Diagnostics) -> Option<VaultAuth> {
     let remedy = "one of \"token\", \"approle\", \"kubernetes\", \"jwt\", \"cert\"";
     let method = *findings.need(&auth.method, &place.key("method"), remedy)?;
     let (needs, takes): (&[&str], &[&str]) = match method {

@@ -17,7 +17,7 @@ use super::{
     token::Token,
     wire::{Call, Reply},
 };
-use crate::keys::{secret::Secret, source::Halves};
+use crate::keys::{secret::Secret, source::RawPair};
 
 /// A whole reading: what the mount is, a login, the secret, and perhaps why not.
 const READING: Duration = Duration::from_secs(15);
@@ -117,10 +117,10 @@ impl KvSecret {
     ///
     /// # Errors
     /// [`Fault`] when there is no whole pair.
-    pub(crate) async fn read(&self) -> Result<Halves, Fault> {
-        let read = tokio::time::timeout(READING, self.ask()).await.unwrap_or(Err(Fault::Late(READING)));
+    pub(crate) async fn read(&self) -> Result<RawPair, Fault> {
+        let read = tokio::time::timeout(READING, self.ask()).await.unwrap_or(Err(Fault::DeadlineExceeded(READING)));
         if let Err(fault) = &read
-            && !matches!(fault, Fault::Unreachable(_) | Fault::Late(_))
+            && !matches!(fault, Fault::Unreachable(_) | Fault::DeadlineExceeded(_))
         {
             // It may have been mounted anew.
             self.state.lock().engine = None;
@@ -128,7 +128,7 @@ impl KvSecret {
         read
     }
 
-    async fn ask(&self) -> Result<Halves, Fault> {
+    async fn ask(&self) -> Result<RawPair, Fault> {
         let token = self.vault.token().await?;
         let mut read = self.ask_with(&token).await;
         if matches!(read, Err(Fault::Denied(_)))
@@ -157,7 +157,7 @@ impl KvSecret {
         true
     }
 
-    async fn ask_with(&self, token: &Token) -> Result<Halves, Fault> {
+    async fn ask_with(&self, token: &Token) -> Result<RawPair, Fault> {
         let engine = self.engine(token).await?;
         let between = if engine == Engine::V2 { "data/" } else { "" };
         let path = format!("{}/{between}{}", encoded(&self.mount), encoded(&self.path));
@@ -190,7 +190,7 @@ impl KvSecret {
         Ok(engine)
     }
 
-    fn second(&self, reply: &Reply) -> Result<Halves, Fault> {
+    fn second(&self, reply: &Reply) -> Result<RawPair, Fault> {
         let answer: V2 = serde_json::from_slice(&reply.body).map_err(|_| self.malformed())?;
         match answer.data {
             Some(Versioned { data: Some(fields), metadata }) if !metadata.destroyed => {
@@ -212,12 +212,12 @@ impl KvSecret {
         }
     }
 
-    fn halves(&self, fields: Fields, version: Option<u64>) -> Result<Halves, Fault> {
+    fn halves(&self, fields: Fields, version: Option<u64>) -> Result<RawPair, Fault> {
         let missing = |name: &str| Fault::Malformed(format!("{} has no {name}", self.place()));
         let access = fields.access_key.ok_or_else(|| missing("access_key"))?;
         let secret = fields.secret_key.ok_or_else(|| missing("secret_key"))?;
         let place = format!("vault {}: {}", self.vault.settings().address, self.place());
-        Ok(Halves { access, secret, place, version })
+        Ok(RawPair { access, secret, place, version })
     }
 
     fn malformed(&self) -> Fault {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::keys::source::Halves;
+use crate::keys::source::RawPair;
 
 const TOKEN: &str = "hvs.canary-token-0123456789";
 
@@ -163,7 +163,7 @@ impl World {
     }
 
     async fn read(&self) -> Result<u64, Fault> {
-        let Halves { access, secret, version, .. } = self.secret.read().await?;
+        let RawPair { access, secret, version, .. } = self.secret.read().await?;
         let number = version.expect("version 2 has numbers");
         assert_eq!(access.expose(), format!("access-{number}"));
         assert_eq!(secret.expose(), format!("canary-secret-{number}"));
@@ -421,7 +421,7 @@ mod is_bounded {
         assert_eq!(world.read().await, Ok(1));
         *world.stub.hole.lock() = true;
         let began = tokio::time::Instant::now();
-        assert!(matches!(world.read().await, Err(Fault::Late(_))));
+        assert!(matches!(world.read().await, Err(Fault::DeadlineExceeded(_))));
         assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
         *world.stub.hole.lock() = false;
         assert_eq!(world.read().await, Ok(1));
@@ -495,7 +495,7 @@ mod serves {
 
     use super::*;
     use crate::{
-        keys::{Beside, Copy, Keys, NoKey, Pair, Remedy, Secret, Verdict},
+        keys::{Beside, Keys, NoKey, Pair, Remedy, SealedCopy, Secret, Verdict},
         rotation,
     };
 
@@ -546,8 +546,8 @@ mod serves {
         }
     }
 
-    fn copy(world: &World, folder: &std::path::Path) -> Copy {
-        Copy::of(&configured(folder).keys, "main", &world.vault.settings().address).unwrap()
+    fn copy(world: &World, folder: &std::path::Path) -> SealedCopy {
+        SealedCopy::of(&configured(folder).keys, "main", &world.vault.settings().address).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
@@ -629,7 +629,7 @@ mod serves {
         let pair = Pair::new(Secret::new("access-1".into()), Secret::new("canary-secret-1".into())).unwrap();
         copy.save(&pair, Timestamp::now()).unwrap();
         assert!(copy.load().unwrap().is_some());
-        let other = Copy::of(&configured(&folder).keys, "main", "https://other:8200").unwrap();
+        let other = SealedCopy::of(&configured(&folder).keys, "main", "https://other:8200").unwrap();
         assert!(other.load().unwrap_err().to_string().ends_with("is the copy of another source"));
         std::fs::set_permissions(folder.join("main.age"), std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(copy.load().is_err());

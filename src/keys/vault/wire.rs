@@ -111,9 +111,9 @@ impl Wire {
         let request = self.request(server, call)?;
         let exchange = async {
             let io = tokio::time::timeout(CONNECT, self.connect(server)).await;
-            exchange(io.unwrap_or(Err(Fault::Late(CONNECT)))?, request).await
+            exchange(io.unwrap_or(Err(Fault::DeadlineExceeded(CONNECT)))?, request).await
         };
-        tokio::time::timeout(EXCHANGE, exchange).await.unwrap_or(Err(Fault::Late(EXCHANGE)))
+        tokio::time::timeout(EXCHANGE, exchange).await.unwrap_or(Err(Fault::DeadlineExceeded(EXCHANGE)))
     }
 
     fn request(&self, server: &BaseUrl, call: &Call<'_>) -> Result<Request<Full<Bytes>>, Fault> {

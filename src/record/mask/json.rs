@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::names::{Rules, Ruling, looks_like_region};
+use super::names::{MaskRule, Rules, looks_like_region};
 use crate::record::encode;
 
 /// Deeper bodies are not written: readers of the log give up at about 128.
@@ -26,7 +26,7 @@ pub(super) struct Unmaskable;
 struct Frame {
     object: bool,
     /// What holds for members of an object (`Person`: the strict list) and elements of an array.
-    ruling: Ruling,
+    ruling: MaskRule,
 }
 
 /// Appends the masked body to `out`; on failure `out` may end in a part of it.
@@ -34,7 +34,7 @@ pub(super) fn mask(out: &mut Vec<u8>, body: &[u8], rules: &Rules) -> Result<(), 
     let text = std::str::from_utf8(body).map_err(|_| Unmaskable)?;
     // Looked for once, not in each value; an escape may spell it too.
     let plain = memchr::memchr(b'\\', body).is_none() && !super::holds_own_secret(text);
-    let judged = [("", Ruling::Keep); JUDGED];
+    let judged = [("", MaskRule::Keep); JUDGED];
     let mut walk = Walk { text, at: 0, out, rules, stack: Vec::with_capacity(16), muted: None, plain, judged };
     walk.space();
     // A bare string has no name to judge it by.
@@ -55,12 +55,12 @@ struct Walk<'a> {
     /// Neither an escape nor a secret of the gateway's is anywhere in it.
     plain: bool,
     /// Names judged already, as written, by their length and last byte: rows of a list repeat theirs.
-    judged: [(&'a str, Ruling); JUDGED],
+    judged: [(&'a str, MaskRule); JUDGED],
 }
 
 impl<'a> Walk<'a> {
     fn run(mut self) -> Result<(), Unmaskable> {
-        let mut ruling = Ruling::Keep;
+        let mut ruling = MaskRule::Keep;
         loop {
             let opened = self.value(ruling)?;
             if opened {
@@ -127,7 +127,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Up to the next value: in an object over its name. Returns what holds for the value.
-    fn element(&mut self) -> Result<Ruling, Unmaskable> {
+    fn element(&mut self) -> Result<MaskRule, Unmaskable> {
         let Some(&frame) = self.stack.last() else { return Err(Unmaskable) };
         if !frame.object {
             return Ok(frame.ruling);
@@ -140,17 +140,17 @@ impl<'a> Walk<'a> {
         }
         self.at += 1;
         if self.muted.is_some() {
-            return Ok(Ruling::Mask);
+            return Ok(MaskRule::Mask);
         }
         let ruling =
-            if frame.ruling == Ruling::Keep { self.judge(raw)? } else { self.rules.inside_person(&decode(raw)?) };
+            if frame.ruling == MaskRule::Keep { self.judge(raw)? } else { self.rules.inside_person(&decode(raw)?) };
         self.out.push(b'"');
         self.out.extend_from_slice(raw.as_bytes());
         self.out.extend_from_slice(b"\":");
         Ok(ruling)
     }
 
-    fn judge(&mut self, raw: &'a str) -> Result<Ruling, Unmaskable> {
+    fn judge(&mut self, raw: &'a str) -> Result<MaskRule, Unmaskable> {
         let last = raw.as_bytes().last().copied().unwrap_or_default();
         let place = (usize::from(last) ^ (raw.len() << 1)) & (JUDGED - 1);
         let (known, ruling) = self.judged[place];
@@ -163,7 +163,7 @@ impl<'a> Walk<'a> {
     }
 
     /// One value, or the beginning of a container (then true).
-    fn value(&mut self, ruling: Ruling) -> Result<bool, Unmaskable> {
+    fn value(&mut self, ruling: MaskRule) -> Result<bool, Unmaskable> {
         self.space();
         match self.peek().ok_or(Unmaskable)? {
             open @ (b'{' | b'[') => {
@@ -177,13 +177,13 @@ impl<'a> Walk<'a> {
             }
             b't' => self.literal("true", ruling)?,
             b'f' => self.literal("false", ruling)?,
-            b'n' => self.literal("null", Ruling::Keep)?,
+            b'n' => self.literal("null", MaskRule::Keep)?,
             _ => {
                 let raw = self.number()?;
                 let stands = match ruling {
-                    Ruling::Keep => true,
-                    Ruling::Place | Ruling::Region => looks_like_region(raw.as_bytes()),
-                    Ruling::Mask | Ruling::Person => false,
+                    MaskRule::Keep => true,
+                    MaskRule::Place | MaskRule::Region => looks_like_region(raw.as_bytes()),
+                    MaskRule::Mask | MaskRule::Person => false,
                 };
                 self.emit(if stands { raw.as_bytes() } else { MASKED });
             }
@@ -191,11 +191,11 @@ impl<'a> Walk<'a> {
         Ok(false)
     }
 
-    fn open(&mut self, open: u8, ruling: Ruling) -> Result<(), Unmaskable> {
+    fn open(&mut self, open: u8, ruling: MaskRule) -> Result<(), Unmaskable> {
         if self.stack.len() >= DEPTH {
             return Err(Unmaskable);
         }
-        if self.muted.is_none() && matches!(ruling, Ruling::Mask | Ruling::Region) {
+        if self.muted.is_none() && matches!(ruling, MaskRule::Mask | MaskRule::Region) {
             self.emit(MASKED);
             self.muted = Some(self.stack.len());
         }
@@ -204,15 +204,15 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn text_value(&mut self, raw: &'a str, ruling: Ruling) -> Result<(), Unmaskable> {
+    fn text_value(&mut self, raw: &'a str, ruling: MaskRule) -> Result<(), Unmaskable> {
         if self.muted.is_some() {
             return Ok(());
         }
         let stands = match ruling {
-            Ruling::Keep if self.plain => !super::betrays_by_its_head(raw),
-            Ruling::Keep => !super::betrays(&decode(raw)?),
-            Ruling::Place | Ruling::Region => looks_like_region(raw.as_bytes()),
-            Ruling::Mask | Ruling::Person => false,
+            MaskRule::Keep if self.plain => !super::betrays_by_its_head(raw),
+            MaskRule::Keep => !super::betrays(&decode(raw)?),
+            MaskRule::Place | MaskRule::Region => looks_like_region(raw.as_bytes()),
+            MaskRule::Mask | MaskRule::Person => false,
         };
         if stands {
             self.out.push(b'"');
@@ -224,12 +224,12 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn literal(&mut self, word: &'static str, ruling: Ruling) -> Result<(), Unmaskable> {
+    fn literal(&mut self, word: &'static str, ruling: MaskRule) -> Result<(), Unmaskable> {
         if !self.text[self.at..].starts_with(word) {
             return Err(Unmaskable);
         }
         self.at += word.len();
-        self.emit(if ruling == Ruling::Keep { word.as_bytes() } else { MASKED });
+        self.emit(if ruling == MaskRule::Keep { word.as_bytes() } else { MASKED });
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 /// What a name says of its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ruling {
+pub(super) enum MaskRule {
     /// It may stand.
     Keep,
     /// It is masked whole.
@@ -189,7 +189,7 @@ const COMMON: &[&str] = &[
 #[derive(Debug)]
 pub(super) struct Rules {
     /// Rulings of [`COMMON`].
-    common: HashMap<&'static str, Ruling>,
+    common: HashMap<&'static str, MaskRule>,
     /// [`PARTS`] grouped by first byte.
     parts: [Vec<&'static str>; 26],
     /// From the configuration, folded.
@@ -209,25 +209,25 @@ impl Rules {
     }
 
     /// What the (decoded) name says of its value.
-    pub(super) fn of(&self, name: &str) -> Ruling {
+    pub(super) fn of(&self, name: &str) -> MaskRule {
         self.common.get(name).copied().unwrap_or_else(|| self.judge(name))
     }
 
-    fn judge(&self, name: &str) -> Ruling {
+    fn judge(&self, name: &str) -> MaskRule {
         let folded = fold(name);
         if self.holds_part(&folded) {
-            return Ruling::Mask;
+            return MaskRule::Mask;
         }
         if !folded.contains('.') {
             return self.segment(&folded);
         }
         // `shipper[name]`, `items[0].value`: a part inside a person is masked by any segment but an id.
-        let mut inside = Ruling::Keep;
+        let mut inside = MaskRule::Keep;
         for segment in folded.split('.').filter(|segment| !segment.is_empty()) {
             inside = match (inside, self.segment(segment)) {
-                (_, Ruling::Mask) => return Ruling::Mask,
-                (Ruling::Person | Ruling::Place, _) if REGIONS.contains(&segment) => Ruling::Region,
-                (Ruling::Person | Ruling::Place | Ruling::Region, _) => return Ruling::Mask,
+                (_, MaskRule::Mask) => return MaskRule::Mask,
+                (MaskRule::Person | MaskRule::Place, _) if REGIONS.contains(&segment) => MaskRule::Region,
+                (MaskRule::Person | MaskRule::Place | MaskRule::Region, _) => return MaskRule::Mask,
                 (_, ruling) => ruling,
             };
         }
@@ -235,16 +235,16 @@ impl Rules {
     }
 
     /// What the (decoded) name says of its value inside a person or a place.
-    pub(super) fn inside_person(&self, name: &str) -> Ruling {
+    pub(super) fn inside_person(&self, name: &str) -> MaskRule {
         let folded = fold(name);
         if REGIONS.contains(&folded.as_str()) && !self.further.contains(&folded) {
-            Ruling::Region
+            MaskRule::Region
         } else {
-            Ruling::Mask
+            MaskRule::Mask
         }
     }
 
-    fn segment(&self, segment: &str) -> Ruling {
+    fn segment(&self, segment: &str) -> MaskRule {
         let personal_name = segment.ends_with("name") || segment.starts_with("name") || segment.starts_with("nama");
         if WHOLE.contains(&segment)
             || (personal_name && !PUBLIC_NAMES.contains(&segment))
@@ -252,13 +252,13 @@ impl Rules {
             || (segment.len() > 3 && (segment.ends_with("key") || segment.ends_with("url")))
             || self.further.iter().any(|further| further == segment)
         {
-            Ruling::Mask
+            MaskRule::Mask
         } else if PERSONS.contains(&segment) {
-            Ruling::Person
+            MaskRule::Person
         } else if PLACES.contains(&segment) {
-            Ruling::Place
+            MaskRule::Place
         } else {
-            Ruling::Keep
+            MaskRule::Keep
         }
     }
 

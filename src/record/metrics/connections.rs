@@ -36,9 +36,9 @@ pub struct UpstreamConnections {
 
 impl UpstreamConnections {
     /// A connection was opened, for a request.
-    pub fn opened(&self) -> UpstreamConnection {
+    pub fn opened(&self) -> CountedConnection {
         self.active.inc();
-        UpstreamConnection { gauges: self.clone(), state: ConnectionState::Active }
+        CountedConnection { gauges: self.clone(), state: ConnectionState::Active }
     }
 
     fn gauge(&self, state: ConnectionState) -> &IntGauge {
@@ -52,12 +52,12 @@ impl UpstreamConnections {
 /// An open connection to Fastrac. Dropping it takes it off.
 #[derive(Debug)]
 #[must_use = "hold it as long as the connection"]
-pub struct UpstreamConnection {
+pub struct CountedConnection {
     gauges: UpstreamConnections,
     state: ConnectionState,
 }
 
-impl UpstreamConnection {
+impl CountedConnection {
     /// It does something else from now on.
     pub fn becomes(&mut self, state: ConnectionState) {
         if state != self.state {
@@ -68,7 +68,7 @@ impl UpstreamConnection {
     }
 }
 
-impl Drop for UpstreamConnection {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         self.gauges.gauge(self.state).dec();
     }

@@ -123,8 +123,8 @@ proptest! {
                 advance(Duration::from_millis(millis)).await;
                 match what {
                     0 | 1 => held.extend(breaker.admit().ok()),
-                    2 => held.pop().into_iter().for_each(Admitted::success),
-                    3 => held.pop().into_iter().for_each(Admitted::failure),
+                    2 => held.pop().into_iter().for_each(BreakerPermit::success),
+                    3 => held.pop().into_iter().for_each(BreakerPermit::failure),
                     _ => drop(held.pop()),
                 }
                 if let Phase::HalfOpen { probing, good } = breaker.inner.state.lock().phase {

@@ -90,7 +90,9 @@ impl Plain {
         match self.body {
             Body::Right => assert!(seen.body == right && length == all, "{name}: {seen:?}"),
             Body::Cut(after) => assert!(seen.body == right[..after] && length == all, "{name}: {seen:?}"),
-            Body::Short(after) => assert!(seen.body == right[..after] && length == after as i64, "{name}: {seen:?}"),
+            Body::Short(after) => {
+                assert!(seen.body == right[..after] && length == after as i64, "{name}: {seen:?}")
+            }
             Body::Lies(by) => assert!(seen.body == right && length == all + by, "{name}: {seen:?}"),
             Body::Says(text) => assert!(String::from_utf8_lossy(&seen.body).contains(text), "{name}: {seen:?}"),
             Body::Skewed(stamp) => {

@@ -1,16 +1,16 @@
 //! No two rows match the same request, and the paths of built-in orders stay theirs.
 
 use super::{
-    super::{Findings, Place, pattern::overlap},
+    super::{Diagnostics, KeyPath, pattern::overlap},
     BuiltIn, Rows,
 };
 use crate::config::{Class, Operation};
 
 /// Checks the rows of the file against each other and against the built-in ones.
-pub(super) fn check(written: &Rows, table: &[Operation], built_in: &BuiltIn, findings: &mut Findings) {
+pub(super) fn check(written: &Rows, table: &[Operation], built_in: &BuiltIn, findings: &mut Diagnostics) {
     for row in table {
         let Some((name, own)) = written.iter().find(|(name, _)| name.0.0 == row.name) else { continue };
-        let place = Place::at(["operations", &name.0.0]);
+        let place = KeyPath::at(["operations", &name.0.0]);
         let path = own.path.iter().map(|path| (place.key("path"), path.0.0.as_str()));
         let aliases = own.aliases.iter().flatten().enumerate();
         let aliases = aliases.map(|(index, alias)| (place.key("aliases").index(index), alias.0.0.as_str()));

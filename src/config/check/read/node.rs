@@ -11,7 +11,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::{
     super::{
-        place::Place,
+        key_path::KeyPath,
         spelling::{choice, unknown},
     },
     Reading,
@@ -21,7 +21,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub(in super::super) struct Refused {
     /// The innermost place that was refused.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<KeyPath>,
     pub(super) message: String,
 }
 
@@ -31,7 +31,7 @@ impl Refused {
     }
 
     /// Says where, unless that is known more closely.
-    fn at(mut self, place: &Place) -> Self {
+    fn at(mut self, place: &KeyPath) -> Self {
         self.place.get_or_insert_with(|| place.clone());
         self
     }
@@ -77,13 +77,13 @@ enum Value<'t> {
 /// A value in its place.
 pub(super) struct Node<'t> {
     value: Value<'t>,
-    place: Place,
+    place: KeyPath,
     reading: &'t Reading,
 }
 
 impl<'t> Node<'t> {
     pub(super) fn root(table: &'t DeTable<'t>, reading: &'t Reading) -> Self {
-        Self { value: Value::Table(table), place: Place::default(), reading }
+        Self { value: Value::Table(table), place: KeyPath::default(), reading }
     }
 
     /// The table's entries without those that were refused before.
@@ -205,7 +205,7 @@ impl<'t> Deserializer<'t> for Node<'t> {
 /// A key and its value.
 struct Entry<'t> {
     key: &'t str,
-    place: Place,
+    place: KeyPath,
     value: &'t DeValue<'t>,
 }
 
@@ -236,7 +236,7 @@ impl<'t> de::MapAccess<'t> for Entries<'t> {
 /// The elements of an array, without those that were refused before.
 struct Elements<'n, 't> {
     elements: std::iter::Enumerate<std::slice::Iter<'t, toml::Spanned<DeValue<'t>>>>,
-    place: &'n Place,
+    place: &'n KeyPath,
     reading: &'t Reading,
 }
 

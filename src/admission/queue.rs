@@ -21,25 +21,25 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    day::{Ledger, Reserved},
-    rate::{Bucket, Dry},
+    bucket::{InsufficientTokens, TokenBucket},
+    day::{DayCounter, Reserved},
 };
 use crate::config::{Priority, Rate};
 
 /// The three limits of an account, and who waits for them.
 #[derive(Debug)]
-pub(super) struct Line {
-    second: ArcSwapOption<Bucket>,
-    pub(super) day: Arc<Ledger>,
+pub(super) struct WaitQueue {
+    second: ArcSwapOption<TokenBucket>,
+    pub(super) day: Arc<DayCounter>,
     /// Requests at the same time.
     cap: AtomicUsize,
     in_flight: AtomicUsize,
     waiting: AtomicUsize,
-    queue: Mutex<Queue>,
+    queue: Mutex<WaitQueueState>,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct WaitQueueState {
     seats: BTreeMap<Place, Seat>,
     came: u64,
 }
@@ -57,51 +57,51 @@ struct Seat {
 /// A place in flight, held until it is dropped, and units of the day.
 #[derive(Debug)]
 pub(super) struct Turn {
-    line: Arc<Line>,
+    line: Arc<WaitQueue>,
     pub(super) day: Option<Reserved>,
 }
 
 /// How long a request may wait: so long, and never beyond its deadline.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct WaitLimit {
     pub(super) at_most: Duration,
     pub(super) deadline: Instant,
 }
 
 /// What is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Short {
+pub(super) enum Exhausted {
     /// Everything in flight is taken.
     InFlight,
     /// Tokens of the second; there is one again after this time.
-    Second(Dry),
+    Second(InsufficientTokens),
     /// Units of the day.
     Day,
 }
 
-impl Line {
-    pub(super) fn new(second: Option<Rate>, day: Arc<Ledger>, cap: usize) -> Self {
+impl WaitQueue {
+    pub(super) fn new(second: Option<Rate>, day: Arc<DayCounter>, cap: usize) -> Self {
         Self {
-            second: ArcSwapOption::from(second.map(|rate| Arc::new(Bucket::full(rate)))),
+            second: ArcSwapOption::from(second.map(|rate| Arc::new(TokenBucket::full(rate)))),
             day,
             cap: AtomicUsize::new(cap),
             in_flight: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            queue: Mutex::new(Queue::default()),
+            queue: Mutex::new(WaitQueueState::default()),
         }
     }
 
     /// Changes the limits under those that are in flight or wait. A changed rate starts empty.
     pub(super) fn resize(self: &Arc<Self>, second: Option<Rate>, cap: usize) {
         if self.second().map(|bucket| bucket.rate()) != second {
-            self.second.store(second.map(|rate| Arc::new(Bucket::empty(rate))));
+            self.second.store(second.map(|rate| Arc::new(TokenBucket::empty(rate))));
         }
         self.cap.store(cap, SeqCst);
         self.call();
     }
 
     /// The bucket of the second, if there is a limit.
-    pub(super) fn second(&self) -> Option<Arc<Bucket>> {
+    pub(super) fn second(&self) -> Option<Arc<TokenBucket>> {
         self.second.load_full()
     }
 
@@ -117,13 +117,13 @@ impl Line {
     /// Takes a turn, waiting for it no longer than `patience`.
     ///
     /// # Errors
-    /// [`Short`] says what was missing, at once if the wait would be in vain.
+    /// [`Exhausted`] says what was missing, at once if the wait would be in vain.
     pub(super) async fn turn(
         self: &Arc<Self>,
         cost: u32,
         priority: Priority,
-        patience: Patience,
-    ) -> Result<Turn, Short> {
+        patience: WaitLimit,
+    ) -> Result<Turn, Exhausted> {
         if self.waiting.load(SeqCst) == 0 {
             match self.take(cost) {
                 Ok(turn) => return Ok(turn),
@@ -139,7 +139,7 @@ impl Line {
         Box::pin(self.wait(cost, priority, patience.deadline.min(Instant::now() + patience.at_most))).await
     }
 
-    async fn wait(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Turn, Short> {
+    async fn wait(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Turn, Exhausted> {
         let waiter = self.join(cost, priority);
         loop {
             self.serve();
@@ -149,8 +149,8 @@ impl Line {
             };
             let now = Instant::now();
             let wake = match short {
-                Short::InFlight => until,
-                Short::Second(Dry::Until(due)) if now + due <= until => now + due,
+                Exhausted::InFlight => until,
+                Exhausted::Second(InsufficientTokens::Until(due)) if now + due <= until => now + due,
                 _ => return Err(short),
             };
             if now >= until {
@@ -164,9 +164,9 @@ impl Line {
     }
 
     /// Takes a turn now, or nothing.
-    fn take(self: &Arc<Self>, cost: u32) -> Result<Turn, Short> {
+    fn take(self: &Arc<Self>, cost: u32) -> Result<Turn, Exhausted> {
         let place = self.in_flight.fetch_update(SeqCst, SeqCst, |taken| (taken < self.cap()).then_some(taken + 1));
-        place.map_err(|_| Short::InFlight)?;
+        place.map_err(|_| Exhausted::InFlight)?;
         // The second has no refund, so the day is looked at before and charged after it: a day that
         // is used up drains nothing, and one that isn't is never charged for a moment in vain.
         let second = || self.second.load().as_ref().map_or(Ok(()), |second| second.take(cost));
@@ -174,7 +174,7 @@ impl Line {
             Ok(day) => Ok(Turn { line: self.clone(), day: Some(day) }),
             Err(short) => {
                 self.in_flight.fetch_sub(1, SeqCst);
-                Err(short.map_or(Short::Day, Short::Second))
+                Err(short.map_or(Exhausted::Day, Exhausted::Second))
             }
         }
     }
@@ -210,41 +210,41 @@ impl Line {
     }
 }
 
-impl Short {
+impl Exhausted {
     /// Whether waiting is of no use.
     fn is_final(self) -> bool {
-        matches!(self, Short::Day | Short::Second(Dry::Never))
+        matches!(self, Exhausted::Day | Exhausted::Second(InsufficientTokens::Never))
     }
 }
 
 /// Somebody in the line; leaves it when dropped.
 struct Waiter {
-    line: Arc<Line>,
+    line: Arc<WaitQueue>,
     place: Place,
     turn: Arc<Notify>,
 }
 
 impl Waiter {
     /// The turn if it was granted, else what is short for it.
-    fn look(&self) -> Result<Turn, Short> {
+    fn look(&self) -> Result<Turn, Exhausted> {
         let line = &self.line;
         let mut queue = line.queue.lock();
-        let Some(seat) = queue.seats.get_mut(&self.place) else { return Err(Short::InFlight) };
+        let Some(seat) = queue.seats.get_mut(&self.place) else { return Err(Exhausted::InFlight) };
         if let Some(turn) = seat.granted.take() {
             return Ok(turn);
         }
         if !line.day.covers(seat.cost) {
-            return Err(Short::Day);
+            return Err(Exhausted::Day);
         }
         let cost = seat.cost;
         match line.second() {
-            Some(second) if cost > second.rate().burst => Err(Short::Second(Dry::Never)),
+            Some(second) if cost > second.rate().burst => Err(Exhausted::Second(InsufficientTokens::Never)),
             Some(second) if line.in_flight.load(SeqCst) < line.cap() => {
                 let ahead = queue.seats.range(..=self.place).filter(|(_, seat)| seat.granted.is_none());
                 let due = second.due_in(ahead.map(|(_, seat)| u64::from(seat.cost)).sum());
-                Err(Short::Second(Dry::Until(due.max(Duration::from_nanos(1)))))
+                Err(Exhausted::Second(InsufficientTokens::Until(due.max(Duration::from_nanos(1)))))
             }
-            _ => Err(Short::InFlight),
+            _ => Err(Exhausted::InFlight),
         }
     }
 }

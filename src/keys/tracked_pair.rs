@@ -18,7 +18,7 @@ const VERDICT_SERVES: Duration = Duration::from_millis(500);
 
 /// A pair and what Fastrac thinks of it.
 #[derive(Clone)]
-pub(super) struct Slot {
+pub(super) struct TrackedPair {
     pub(super) held: Arc<Held>,
     pub(super) standing: Standing,
     /// Refusals by the canary in a row.
@@ -34,7 +34,7 @@ pub(super) struct Slot {
     questioned: bool,
 }
 
-impl Slot {
+impl TrackedPair {
     pub(super) fn new(held: Arc<Held>, now: Instant) -> Self {
         Self {
             held,

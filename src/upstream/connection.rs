@@ -24,10 +24,10 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::dial::{Destination, Io};
+use super::connect::{Destination, Io};
 use crate::{
-    record::{ConnectionState, UpstreamConnection},
-    turn::LastInTurn,
+    deferred_write::DeferredWrite,
+    record::{ConnectionState, CountedConnection},
 };
 
 /// How long a connection may idle where Fastrac doesn't say: below the 5 s of common servers, so
@@ -40,14 +40,14 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const MAX_IDLE: usize = 64;
 
 /// A connection to be polled.
-type Open = Connection<TokioIo<LastInTurn<Io>>, Full<Bytes>>;
+type Open = Connection<TokioIo<DeferredWrite<Io>>, Full<Bytes>>;
 
 /// One connection, in use.
-pub struct Link {
+pub struct UpstreamConnection {
     sender: SendRequest<Full<Bytes>>,
     driven: Driven,
     destination: Arc<Destination>,
-    counted: UpstreamConnection,
+    counted: CountedConnection,
 }
 
 /// What whoever waits for a connection polls.
@@ -68,20 +68,20 @@ pub(super) enum Unanswered {
     /// The connection was lost.
     Cut,
     /// The deadline has passed.
-    Late,
+    DeadlineExceeded,
 }
 
 /// The deadline has passed.
 #[derive(Debug)]
-pub(super) struct Late;
+pub(super) struct DeadlineExceeded;
 
-impl Link {
+impl UpstreamConnection {
     /// Takes an open connection into use, until `deadline`.
     pub(super) async fn open(io: Io, destination: &Arc<Destination>, deadline: Instant) -> hyper::Result<Self> {
         let (sender, connection) =
-            http1::Builder::new().writev(false).handshake(TokioIo::new(LastInTurn::new(io))).await?;
+            http1::Builder::new().writev(false).handshake(TokioIo::new(DeferredWrite::new(io))).await?;
         let alarm = Box::pin(sleep_until(deadline));
-        Ok(Link {
+        Ok(UpstreamConnection {
             sender,
             driven: Driven { connection: Some(Box::pin(connection)), deadline, alarm },
             destination: destination.clone(),
@@ -97,12 +97,15 @@ impl Link {
             Ok(Err(mut refused)) => {
                 Err(refused.take_message().map_or(Unanswered::Cut, |unsent| Unanswered::Unsent(Box::new(unsent))))
             }
-            Err(Late) => Err(Unanswered::Late),
+            Err(DeadlineExceeded) => Err(Unanswered::DeadlineExceeded),
         }
     }
 
     /// The next piece of an answer's body.
-    pub(super) async fn frame(&mut self, body: &mut Incoming) -> Result<Option<hyper::Result<Frame<Bytes>>>, Late> {
+    pub(super) async fn frame(
+        &mut self,
+        body: &mut Incoming,
+    ) -> Result<Option<hyper::Result<Frame<Bytes>>>, DeadlineExceeded> {
         self.driven.drive(std::pin::pin!(body.frame())).await
     }
 
@@ -111,9 +114,9 @@ impl Link {
         &mut self,
         body: &mut Incoming,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<hyper::Result<Frame<Bytes>>>, Late>> {
+    ) -> Poll<Result<Option<hyper::Result<Frame<Bytes>>>, DeadlineExceeded>> {
         if Instant::now() >= self.driven.deadline {
-            return Poll::Ready(Err(Late));
+            return Poll::Ready(Err(DeadlineExceeded));
         }
         self.driven.poll(std::pin::pin!(body.frame()), cx)
     }
@@ -126,12 +129,16 @@ impl Link {
 }
 
 impl Driven {
-    async fn drive<F: Future>(&mut self, mut future: Pin<&mut F>) -> Result<F::Output, Late> {
+    async fn drive<F: Future>(&mut self, mut future: Pin<&mut F>) -> Result<F::Output, DeadlineExceeded> {
         std::future::poll_fn(|cx| self.poll(future.as_mut(), cx)).await
     }
 
     /// Polls what is waited for and the connection that brings it, in one task.
-    fn poll<F: Future>(&mut self, mut future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Result<F::Output, Late>> {
+    fn poll<F: Future>(
+        &mut self,
+        mut future: Pin<&mut F>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<F::Output, DeadlineExceeded>> {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
@@ -147,14 +154,14 @@ impl Driven {
         self.poll_late(cx).map(Err)
     }
 
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Late> {
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<DeadlineExceeded> {
         loop {
             if self.alarm.deadline() > self.deadline {
                 self.alarm.as_mut().reset(self.deadline);
             }
             ready!(self.alarm.as_mut().poll(cx));
             if Instant::now() >= self.deadline {
-                return Poll::Ready(Late);
+                return Poll::Ready(DeadlineExceeded);
             }
             self.alarm.as_mut().reset(self.deadline);
         }
@@ -174,14 +181,18 @@ struct Shelf {
 }
 
 struct Idle {
-    link: Link,
+    link: UpstreamConnection,
     until: Instant,
 }
 
 impl Pool {
-    /// The idle connection that was used last. Whether it was closed meanwhile is seen by [`Link::ask`], which
+    /// The idle connection that was used last. Whether it was closed meanwhile is seen by [`UpstreamConnection::ask`], which
     /// reads before it writes and then hands the request back.
-    pub(super) fn take(&self, destination: &Destination, (now, deadline): (Instant, Instant)) -> Option<Link> {
+    pub(super) fn take(
+        &self,
+        destination: &Destination,
+        (now, deadline): (Instant, Instant),
+    ) -> Option<UpstreamConnection> {
         loop {
             let idle = {
                 let mut idle = self.idle.lock();
@@ -197,7 +208,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose answer was read to its end. Whether it is still good is seen when it is used.
-    pub(super) fn put(&self, mut link: Link, headers: &HeaderMap) {
+    pub(super) fn put(&self, mut link: UpstreamConnection, headers: &HeaderMap) {
         if link.driven.connection.is_none() || !link.sender.is_ready() || headers.get(CONNECTION).is_some_and(closes) {
             return;
         }

@@ -14,9 +14,9 @@ use crate::{
 
 /// What the attempts of one request came to, for its record.
 #[derive(Clone, Debug, Default)]
-pub struct Trail {
+pub struct Attempts {
     /// How often it was sent.
-    pub attempts: u32,
+    pub count: u32,
     /// Whether Fastrac saw it.
     pub sent: Sent,
     /// The pair of the last attempt.
@@ -28,18 +28,18 @@ pub struct Trail {
 }
 
 /// What a flight brought, shared by all that waited.
-pub type Shared = Arc<Landed>;
+pub type Shared = Arc<FetchResult>;
 
 /// What a flight brought.
-pub struct Landed {
+pub struct FetchResult {
     /// The answer, or why there is none.
-    pub result: Result<Brought, Refusal>,
+    pub result: Result<Fetched, Refusal>,
     /// What the attempts came to.
-    pub trail: Trail,
+    pub attempts: Attempts,
 }
 
 /// An answer that a flight brought.
-pub struct Brought {
+pub struct Fetched {
     /// The whole reply, of which each waiter gets its own.
     pub entry: Arc<Entry>,
     /// Whether it was stored.

@@ -30,7 +30,7 @@ async fn idle() -> (Pool, Arc<Destination>, TcpStream) {
     let destination = Arc::new(Destination::new(&endpoint, None, None, connections).unwrap());
     let opened = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let (mut peer, _) = listener.accept().await.unwrap();
-    let mut link = Link::open(Io::Plain(opened), &destination, soon()).await.unwrap();
+    let mut link = UpstreamConnection::open(Io::Plain(opened), &destination, soon()).await.unwrap();
     peer.write_all(ANSWER).await.unwrap();
     let Ok(mut response) = link.ask(request("/first")).await else { panic!("no answer") };
     while let Some(frame) = link.frame(response.body_mut()).await.unwrap() {
@@ -108,7 +108,7 @@ async fn the_sweep_drops_what_was_closed() {
 }
 
 /// A link whose other end answers nothing, and the runtime's clock stopped: time passes only where all wait for it.
-async fn waiting(within: Duration) -> (Link, TcpStream) {
+async fn waiting(within: Duration) -> (UpstreamConnection, TcpStream) {
     let (pool, destination, peer) = idle().await;
     tokio::time::pause();
     let now = Instant::now();
@@ -120,7 +120,7 @@ async fn a_request_gives_up_at_its_own_deadline_also_where_an_earlier_one_had_le
     for within in [Duration::from_secs(1), Duration::from_secs(30)] {
         let (mut link, _peer) = waiting(within).await;
         let began = Instant::now();
-        assert!(matches!(link.ask(request("/second")).await, Err(Unanswered::Late)));
+        assert!(matches!(link.ask(request("/second")).await, Err(Unanswered::DeadlineExceeded)));
         assert_eq!(began.elapsed().as_secs(), within.as_secs());
         tokio::time::resume();
     }

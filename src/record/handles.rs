@@ -33,7 +33,7 @@ type Slot<T> = OnceLock<T>;
 /// One row of slots, made when first used.
 type Row<T> = OnceLock<Box<[Slot<T>]>>;
 
-pub(super) struct Slots {
+pub(super) struct MetricHandles {
     operations: usize,
     /// By service and operation, then outcome.
     requests: Box<[Row<IntCounter>]>,
@@ -74,11 +74,11 @@ fn slot<T>(rows: &[Row<T>], row: usize, (column, columns): (usize, usize), make:
     rows[row].get_or_init(|| empty(columns))[column].get_or_init(make)
 }
 
-impl Slots {
-    pub(super) fn new(names: &Names) -> Slots {
+impl MetricHandles {
+    pub(super) fn new(names: &Names) -> MetricHandles {
         let (services, accounts) = (names.services.len() + 1, names.accounts.len() + 1);
         let operations = names.operations.len() + 1;
-        Slots {
+        MetricHandles {
             operations,
             requests: empty(services * operations),
             durations: empty(operations),

@@ -19,14 +19,14 @@ use super::{
     secret::{Pair, Secret},
     source::Fault,
 };
-use crate::config::{KeySource, SealedCopy, sealed};
+use crate::config::{self, KeySource, sealed};
 
 /// A clock that was put back a little is none that was put back.
 const TOLERANCE: Duration = Duration::from_secs(60);
 
 /// Where an account's copy is.
 #[derive(Debug)]
-pub struct Copy {
+pub struct SealedCopy {
     path: PathBuf,
     /// File with the age identity that it is encrypted to.
     identity: PathBuf,
@@ -62,10 +62,11 @@ struct Read {
     secret_key: String,
 }
 
-impl Copy {
+impl SealedCopy {
     /// The copy of a source that has one; `vault` is the vault's address.
     pub(super) fn of(source: &KeySource, account: &str, vault: &str) -> Option<Self> {
-        let KeySource::Vault { mount, path, sealed_copy: Some(SealedCopy { path: file, identity }) } = source else {
+        let KeySource::Vault { mount, path, sealed_copy: Some(config::SealedCopy { path: file, identity }) } = source
+        else {
             return None;
         };
         let origin = format!("{account} of {vault}: {mount}/{path}");

@@ -29,7 +29,7 @@ const SECOND: u64 = 1_000_000_000;
 
 /// A token bucket.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(super) struct TokenBucket {
     limiter: RateLimiter<NotKeyed, Arrival, Ticks, NoOpMiddleware<Nanos>>,
     arrival: Arrival,
     ticks: Ticks,
@@ -40,14 +40,14 @@ pub(super) struct Bucket {
 
 /// Why a bucket gave nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dry {
+pub(super) enum InsufficientTokens {
     /// There will be enough after this time, if nobody else takes; above zero.
     Until(Duration),
     /// More than the bucket can ever hold.
     Never,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// A full bucket.
     pub(super) fn full(rate: Rate) -> Self {
         Self::with(rate, 0)
@@ -78,8 +78,8 @@ impl Bucket {
     /// Takes `tokens` at once, or none.
     ///
     /// # Errors
-    /// [`Dry`] when there are not enough.
-    pub(super) fn take(&self, tokens: u32) -> Result<(), Dry> {
+    /// [`InsufficientTokens`] when there are not enough.
+    pub(super) fn take(&self, tokens: u32) -> Result<(), InsufficientTokens> {
         let not_until = match tokens {
             0 => return Ok(()),
             1 => match self.limiter.check() {
@@ -89,14 +89,14 @@ impl Bucket {
             _ => match self.limiter.check_n(NonZeroU32::MIN.saturating_add(tokens - 1)) {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(not_until)) => not_until,
-                Err(_) => return Err(Dry::Never),
+                Err(_) => return Err(InsufficientTokens::Never),
             },
         };
-        Err(Dry::Until(not_until.wait_time_from(self.ticks.now()).max(Duration::from_nanos(1))))
+        Err(InsufficientTokens::Until(not_until.wait_time_from(self.ticks.now()).max(Duration::from_nanos(1))))
     }
 
     /// How long until `tokens` in all could have been taken, one after the other, from now on.
-    /// Unlike [`Bucket::take`] it may be asked for more than the bucket holds at once.
+    /// Unlike [`TokenBucket::take`] it may be asked for more than the bucket holds at once.
     pub(super) fn due_in(&self, tokens: u64) -> Duration {
         let (arrival, now) = self.look();
         let due = (arrival.max(now) + tokens.saturating_mul(self.period)).saturating_sub(self.capacity());
@@ -124,7 +124,7 @@ fn period(rate: Rate) -> u64 {
 }
 
 /// Nanoseconds of tokio's clock since the bucket was made. (The limiter reads its own start from this
-/// some nanoseconds later; what [`Bucket::left`] says is off by that much.)
+/// some nanoseconds later; what [`TokenBucket::left`] says is off by that much.)
 #[derive(Clone, Copy, Debug)]
 struct Ticks(Instant);
 

@@ -20,16 +20,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A stream whose writes wait for the end of their turn. To be the outermost: TLS takes bytes at once and writes them
 /// when it is flushed, and would do so before the end of the turn.
 #[derive(Debug)]
-pub struct LastInTurn<S> {
+pub struct DeferredWrite<S> {
     io: S,
     /// The others had their turn.
     waited: bool,
 }
 
-impl<S> LastInTurn<S> {
+impl<S> DeferredWrite<S> {
     /// Around `io`.
     pub fn new(io: S) -> Self {
-        LastInTurn { io, waited: false }
+        DeferredWrite { io, waited: false }
     }
 
     fn wait(&mut self, cx: &Context<'_>) -> Poll<()> {
@@ -49,13 +49,13 @@ impl<S> LastInTurn<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for LastInTurn<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for DeferredWrite<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for LastInTurn<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for DeferredWrite<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.wait(cx));
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
@@ -121,7 +121,7 @@ mod tests {
         for name in ["a", "b", "c"] {
             let log = Arc::clone(&log);
             tasks.spawn(async move {
-                let mut io = LastInTurn::new(Noted(Arc::clone(&log)));
+                let mut io = DeferredWrite::new(Noted(Arc::clone(&log)));
                 for round in [1, 2] {
                     log.lock().unwrap().push(format!("{name} thinks"));
                     io.write_all(format!("{name}{round}").as_bytes()).await.unwrap();
@@ -138,7 +138,7 @@ mod tests {
     #[tokio::test]
     async fn what_finds_no_room_waits_for_room_and_nothing_is_lost() {
         let (ours, mut theirs) = duplex(7);
-        let mut ours = LastInTurn::new(ours);
+        let mut ours = DeferredWrite::new(ours);
         let sent: Vec<u8> = (0..=255).collect();
         let writes = async {
             ours.write_all(&sent).await.unwrap();

@@ -1,7 +1,7 @@
 //! The calendar's clock: where the day ledger learns what time it is.
 //!
-//! [`Wall::system`] reads the machine's clock at each call, so a corrected or woken clock is
-//! followed. [`Wall::anchored`] follows tokio's clock instead, so a test can pause it and walk
+//! [`WallClock::system`] reads the machine's clock at each call, so a corrected or woken clock is
+//! followed. [`WallClock::anchored`] follows tokio's clock instead, so a test can pause it and walk
 //! over midnight. Never fails.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 /// A source of wall time.
 #[derive(Clone, Copy, Debug)]
-pub struct Wall {
+pub struct WallClock {
     anchor: Option<(i64, Instant)>,
 }
 
-impl Wall {
+impl WallClock {
     /// The machine's clock.
     pub fn system() -> Self {
         Self { anchor: None }

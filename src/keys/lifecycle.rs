@@ -11,25 +11,25 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    Event, Happening, Held, Restored, Role, Snapshot, SourceStatus, Standing, Verdict,
+    Event, Held, KeyEvent, Restored, Role, Snapshot, SourceStatus, Standing, Verdict,
     secret::{Pair, Version},
-    slot::Slot,
     source::Fault,
+    tracked_pair::TrackedPair,
 };
 use crate::config::Rotation;
 
 /// Refusals by the canary in a row after which an account stops sending: a revoked key is not hammered.
 const LOCK_OUT: u32 = 3;
 /// An account's pairs and what is known of them.
-pub(crate) struct Life {
+pub(crate) struct KeyLifecycle {
     account: Arc<str>,
     kind: &'static str,
     rotation: Rotation,
     /// Whether a pair grows old when its source is lost.
     ages: bool,
-    current: Option<Slot>,
-    previous: Option<(Slot, Instant)>,
-    candidate: Option<Slot>,
+    current: Option<TrackedPair>,
+    previous: Option<(TrackedPair, Instant)>,
+    candidate: Option<TrackedPair>,
     /// What the source gave last, whatever became of it.
     seen: Option<Arc<Held>>,
     revoked: BTreeSet<Version>,
@@ -50,7 +50,7 @@ pub(crate) enum Next {
     Gone,
 }
 
-impl Life {
+impl KeyLifecycle {
     pub(crate) fn new(account: &str, kind: &'static str, ages: bool, rotation: Rotation) -> Self {
         Self {
             account: account.into(),
@@ -83,7 +83,7 @@ impl Life {
         if !self.source.up {
             // The first reading is no return.
             if self.source.fault.is_some() {
-                self.tell(Happening::SourceBack, None);
+                self.tell(KeyEvent::SourceBack, None);
             }
             self.source.up = true;
         }
@@ -99,7 +99,7 @@ impl Life {
     pub(crate) fn inherit(&mut self, before: &Snapshot) {
         let Some(held) = before.current.clone().filter(|held| !self.revoked.contains(&held.version())) else { return };
         let current = before.pairs.iter().find(|pair| pair.role == Role::Current);
-        let mut slot = Slot::new(held, Instant::now());
+        let mut slot = TrackedPair::new(held, Instant::now());
         // Nothing has changed that Fastrac would have to be asked about.
         (slot.standing, slot.due) = (current.map_or(Standing::Unverified, |pair| pair.standing), None);
         self.current = Some(slot);
@@ -133,7 +133,7 @@ impl Life {
         let held = Arc::new(Held { account: self.account.clone(), pair, loaded_at: Timestamp::now() });
         let version = held.version();
         self.seen = Some(held.clone());
-        let known = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.version() == version);
+        let known = |slot: &Option<TrackedPair>| slot.as_ref().is_some_and(|slot| slot.version() == version);
         if known(&self.candidate) {
             return;
         }
@@ -141,8 +141,8 @@ impl Life {
         if known(&self.current) || self.revoked.contains(&version) {
             return;
         }
-        self.tell(Happening::Seen, Some(version));
-        self.candidate = Some(Slot::new(held, now));
+        self.tell(KeyEvent::Seen, Some(version));
+        self.candidate = Some(TrackedPair::new(held, now));
         if self.current.as_ref().is_some_and(|slot| slot.refusals > 0) {
             self.take_over(now);
         }
@@ -153,12 +153,12 @@ impl Life {
         let text = fault.to_string();
         if self.source.fault.as_ref() != Some(&text) {
             if fault.is_deletion() {
-                self.tell(Happening::SourceDeleted, None);
+                self.tell(KeyEvent::SourceDeleted, None);
             }
             tracing::warn!(account = %self.account, source = self.kind, fault = %text, "key source: no pair; the old one stays");
         }
         if self.source.up || self.source.fault.is_none() {
-            self.tell(Happening::SourceLost, None);
+            self.tell(KeyEvent::SourceLost, None);
         }
         self.source.up = false;
         self.source.fault = Some(text);
@@ -201,23 +201,23 @@ impl Life {
         }
     }
 
-    fn install(&mut self, slot: Slot, now: Instant) {
+    fn install(&mut self, slot: TrackedPair, now: Instant) {
         let version = slot.version();
         if let Some((old, _)) = self.previous.take()
             && old.version() != version
         {
-            self.tell(Happening::Retired, Some(old.version()));
+            self.tell(KeyEvent::Retired, Some(old.version()));
         }
         if let Some(mut old) = self.current.replace(slot) {
             // The canary's refusal makes a pair worthless, a refused request alone doesn't.
             if old.standing == Standing::Refused || self.rotation.overlap.is_zero() {
-                self.tell(Happening::Retired, Some(old.version()));
+                self.tell(KeyEvent::Retired, Some(old.version()));
             } else {
                 old.due = None;
                 self.previous = Some((old, now + self.rotation.overlap));
             }
         }
-        self.tell(Happening::Promoted, Some(version));
+        self.tell(KeyEvent::Promoted, Some(version));
     }
 
     /// The current pair was refused: what else may serve does.
@@ -225,16 +225,16 @@ impl Life {
         if self.take_over(now) {
             return;
         }
-        let serves = |slot: &Slot| slot.standing != Standing::Refused;
+        let serves = |slot: &TrackedPair| slot.standing != Standing::Refused;
         let Some((previous, _)) = self.previous.take_if(|(slot, until)| serves(slot) && *until > now) else { return };
-        self.tell(Happening::RolledBack, Some(previous.version()));
+        self.tell(KeyEvent::RolledBack, Some(previous.version()));
         // It is still what the source says: asked again now and then, it may become good.
         self.candidate = self.current.replace(previous);
     }
 
     /// What a request signed with `version` and refused may do, the source having been read.
     pub(crate) fn remedy(&mut self, version: Version, may_resend: bool, now: Instant) -> Next {
-        let is = |slot: &Slot| slot.version() == version;
+        let is = |slot: &TrackedPair| slot.version() == version;
         if self.current.as_ref().is_some_and(is) {
             self.take_over(now);
         }
@@ -274,16 +274,16 @@ impl Life {
     /// Never uses this version again.
     pub(crate) fn revoke(&mut self, version: Version, now: Instant) {
         self.revoked.insert(version);
-        self.tell(Happening::Revoked, Some(version));
-        let is = |slot: &Slot| slot.version() == version;
+        self.tell(KeyEvent::Revoked, Some(version));
+        let is = |slot: &TrackedPair| slot.version() == version;
         self.candidate.take_if(|slot| is(slot));
         self.previous.take_if(|(slot, _)| is(slot));
         if self.current.take_if(|slot| is(slot)).is_some() {
-            self.tell(Happening::Retired, Some(version));
+            self.tell(KeyEvent::Retired, Some(version));
             if !self.take_over(now)
                 && let Some((previous, _)) = self.previous.take_if(|(slot, _)| slot.standing != Standing::Refused)
             {
-                self.tell(Happening::RolledBack, Some(previous.version()));
+                self.tell(KeyEvent::RolledBack, Some(previous.version()));
                 self.current = Some(previous);
             }
         }
@@ -297,7 +297,7 @@ impl Life {
     /// Lets go of what has had its time.
     pub(crate) fn expire(&mut self, now: Instant) {
         if let Some((slot, _)) = self.previous.take_if(|(_, until)| *until <= now) {
-            self.tell(Happening::Retired, Some(slot.version()));
+            self.tell(KeyEvent::Retired, Some(slot.version()));
         }
     }
 
@@ -313,7 +313,7 @@ impl Life {
 
     /// The source is read because a request that was signed with `version` was refused.
     pub(crate) fn refreshes(&mut self, version: Version) {
-        self.tell(Happening::Refreshed, Some(version));
+        self.tell(KeyEvent::Refreshed, Some(version));
     }
 
     /// Has a canary asked for `version`, if it is still there.
@@ -330,12 +330,12 @@ impl Life {
 
     /// The version that `verify` asks about: the candidate, else the current one.
     pub(crate) fn in_question(&self) -> Option<Version> {
-        self.candidate.as_ref().or(self.current.as_ref()).map(Slot::version)
+        self.candidate.as_ref().or(self.current.as_ref()).map(TrackedPair::version)
     }
 
     /// The version in use and whether a candidate stands beside it.
     pub(crate) fn standing(&self) -> (Option<Version>, Option<Version>) {
-        (self.current.as_ref().map(Slot::version), self.candidate.as_ref().map(Slot::version))
+        (self.current.as_ref().map(TrackedPair::version), self.candidate.as_ref().map(TrackedPair::version))
     }
 
     /// When something is due without anybody asking.
@@ -378,19 +378,19 @@ impl Life {
         self.read_at.filter(|_| self.ages).and_then(|at| at.checked_add(self.rotation.max_age))
     }
 
-    fn slots(&mut self) -> impl Iterator<Item = &mut Slot> {
+    fn slots(&mut self) -> impl Iterator<Item = &mut TrackedPair> {
         let previous = self.previous.as_mut().map(|(slot, _)| slot);
         [self.current.as_mut(), previous, self.candidate.as_mut()].into_iter().flatten()
     }
 
-    fn tell(&mut self, what: Happening, version: Option<Version>) {
+    fn tell(&mut self, what: KeyEvent, version: Option<Version>) {
         self.events.push(Event { what, version });
     }
 
     fn tell_verdict(&mut self, version: Version, verdict: Verdict, changed: bool) {
         match verdict {
-            Verdict::Verified if changed => self.tell(Happening::Verified, Some(version)),
-            Verdict::Refused if changed => self.tell(Happening::Refused, Some(version)),
+            Verdict::Verified if changed => self.tell(KeyEvent::Verified, Some(version)),
+            Verdict::Refused if changed => self.tell(KeyEvent::Refused, Some(version)),
             _ => {}
         }
     }

@@ -7,7 +7,7 @@ use std::{
 
 /// A key of the file: `services.checkout.credentials[0].access_key`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place(Vec<Part>);
+pub struct KeyPath(Vec<Part>);
 
 /// One step down.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,7 +18,7 @@ pub(super) enum Part {
     Index(usize),
 }
 
-impl Place {
+impl KeyPath {
     /// A place from its keys; `at(["limits", "drain"])`.
     pub fn at<const N: usize>(keys: [&str; N]) -> Self {
         Self(keys.into_iter().map(|key| Part::Key(key.to_owned())).collect())
@@ -47,12 +47,12 @@ impl Place {
     }
 
     /// Itself, then the tables around it, innermost first.
-    fn outwards(&self) -> impl Iterator<Item = Place> + '_ {
-        (0..=self.0.len()).rev().map(|length| Place(self.0[..length].to_vec()))
+    fn outwards(&self) -> impl Iterator<Item = KeyPath> + '_ {
+        (0..=self.0.len()).rev().map(|length| KeyPath(self.0[..length].to_vec()))
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, part) in self.0.iter().enumerate() {
             match part {
@@ -71,33 +71,33 @@ impl fmt::Display for Place {
 
 /// The line of each place, counted from 1.
 #[derive(Clone, Debug, Default)]
-pub struct Lines(pub(super) BTreeMap<Place, usize>);
+pub struct Lines(pub(super) BTreeMap<KeyPath, usize>);
 
 impl Lines {
     /// The line of the key, or of the nearest table around it; `None` if none of them is written.
-    pub fn of(&self, place: &Place) -> Option<usize> {
+    pub fn of(&self, place: &KeyPath) -> Option<usize> {
         place.outwards().find_map(|place| self.0.get(&place).copied())
     }
 
     /// The outermost key on a line.
-    fn on(&self, line: usize) -> Option<&Place> {
+    fn on(&self, line: usize) -> Option<&KeyPath> {
         self.0.iter().filter(|(_, at)| **at == line).map(|(place, _)| place).min_by_key(|place| place.0.len())
     }
 
     /// Whether the key is written.
-    pub fn holds(&self, place: &Place) -> bool {
+    pub fn holds(&self, place: &KeyPath) -> bool {
         self.0.contains_key(place)
     }
 
     /// A finding at a place.
-    pub fn finding(&self, place: &Place, message: impl Into<String>) -> Finding {
-        Finding { place: place.to_string(), message: message.into(), line: self.of(place) }
+    pub fn finding(&self, place: &KeyPath, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { place: place.to_string(), message: message.into(), line: self.of(place) }
     }
 }
 
 /// A fault or a warning; `place: message (line n)`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Finding {
+pub struct Diagnostic {
     /// The dotted key.
     pub place: String,
     /// What is wrong, and what would be right. Never a value of the file.
@@ -106,7 +106,7 @@ pub struct Finding {
     pub line: Option<usize>,
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.message)?;
         match self.line {
@@ -118,17 +118,17 @@ impl fmt::Display for Finding {
 
 /// What was found so far.
 #[derive(Debug)]
-pub(super) struct Findings {
+pub(super) struct Diagnostics {
     lines: Lines,
     /// Places whose value couldn't be used at all: no later check speaks of them, or of what is below.
-    broken: BTreeSet<Place>,
+    broken: BTreeSet<KeyPath>,
     /// Lines that aren't TOML: what is missing may stand there.
     torn: BTreeSet<usize>,
-    faults: Vec<Finding>,
-    warnings: Vec<Finding>,
+    faults: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
 }
 
-impl Findings {
+impl Diagnostics {
     pub(super) fn new(lines: Lines) -> Self {
         let (broken, torn) = (BTreeSet::new(), BTreeSet::new());
         Self { lines, broken, torn, faults: Vec::new(), warnings: Vec::new() }
@@ -141,26 +141,26 @@ impl Findings {
     /// A line that isn't TOML. Its place is the key that begins on it, as far as one could be read.
     pub(super) fn torn(&mut self, line: usize, message: String) {
         if self.torn.insert(line) {
-            let place = self.lines.on(line).map_or_else(|| "syntax".to_owned(), Place::to_string);
-            self.faults.push(Finding { place, message: format!("is not TOML: {message}"), line: Some(line) });
+            let place = self.lines.on(line).map_or_else(|| "syntax".to_owned(), KeyPath::to_string);
+            self.faults.push(Diagnostic { place, message: format!("is not TOML: {message}"), line: Some(line) });
         }
     }
 
     /// A value that can't be used at all.
-    pub(super) fn broken(&mut self, place: &Place, message: String) {
+    pub(super) fn broken(&mut self, place: &KeyPath, message: String) {
         self.add(place, message);
         self.broken.insert(place.clone());
     }
 
     /// A fault.
-    pub(super) fn fault(&mut self, place: &Place, message: impl Into<String>) {
+    pub(super) fn fault(&mut self, place: &KeyPath, message: impl Into<String>) {
         self.add(&self.as_written(place), message.into());
     }
 
     /// Where a place of the values that were read stands in the file: broken elements of arrays were passed over, so
     /// what was read counts only the others.
-    fn as_written(&self, place: &Place) -> Place {
-        let mut written = Place::default();
+    fn as_written(&self, place: &KeyPath) -> KeyPath {
+        let mut written = KeyPath::default();
         for part in place.parts() {
             written = match part {
                 Part::Key(_) => written.and(part.clone()),
@@ -173,7 +173,7 @@ impl Findings {
         written
     }
 
-    fn add(&mut self, place: &Place, message: String) {
+    fn add(&mut self, place: &KeyPath, message: String) {
         let known = place.outwards().any(|place| self.broken.contains(&place));
         let torn = self.lines.of(place).is_some_and(|line| self.torn.contains(&line));
         if !known && !torn {
@@ -182,14 +182,14 @@ impl Findings {
     }
 
     /// A mandatory key that isn't there. Says nothing if the file isn't TOML: the key may stand in the torn part.
-    pub(super) fn missing(&mut self, place: &Place, remedy: &str) {
+    pub(super) fn missing(&mut self, place: &KeyPath, remedy: &str) {
         if self.torn.is_empty() {
             self.fault(place, format!("is missing: {remedy}"));
         }
     }
 
     /// The value, or a fault that it is missing.
-    pub(super) fn need<'v, T>(&mut self, value: &'v Option<T>, place: &Place, remedy: &str) -> Option<&'v T> {
+    pub(super) fn need<'v, T>(&mut self, value: &'v Option<T>, place: &KeyPath, remedy: &str) -> Option<&'v T> {
         if value.is_none() {
             self.missing(place, remedy);
         }
@@ -197,18 +197,18 @@ impl Findings {
     }
 
     /// A warning.
-    pub(super) fn warn(&mut self, place: &Place, message: impl Into<String>) {
+    pub(super) fn warn(&mut self, place: &KeyPath, message: impl Into<String>) {
         let place = self.as_written(place);
         self.warnings.push(self.lines.finding(&place, message));
     }
 
     /// A warning about a place that doesn't count past broken elements.
-    pub(super) fn warn_as_written(&mut self, place: &Place, message: &str) {
+    pub(super) fn warn_as_written(&mut self, place: &KeyPath, message: &str) {
         self.warnings.push(self.lines.finding(place, message));
     }
 
     /// Everything, in the order of the lines.
-    pub(super) fn end(mut self) -> (Vec<Finding>, Vec<Finding>, Lines) {
+    pub(super) fn end(mut self) -> (Vec<Diagnostic>, Vec<Diagnostic>, Lines) {
         for found in [&mut self.faults, &mut self.warnings] {
             found.sort_by(|a, b| (a.line, &a.place).cmp(&(b.line, &b.place)));
             found.dedup();

@@ -24,7 +24,7 @@
 //! | [`record`] | what is counted and written of it |
 //!
 //! Around them: [`config`] (the file, checked), [`store`] (what survives a restart), [`admin`]
-//! (health, metrics, status), [`sandbox`] (a Fastrac to break), [`cli`] (one file a command), and
+//! (health, metrics, status), [`cli`] (one file a command), and
 //! [`app`], which wires everything and is the only one that sees most rooms. Between rooms stand
 //! [`gateway`] and [`snapshot`] (the configuration in force, beside what lives longer), [`reply`]
 //! (an answer's head) and [`attempts`] (what asking Fastrac came to). Tasks that stand above two rooms
@@ -53,7 +53,6 @@ pub mod record;
 pub mod refusal;
 pub mod reply;
 pub mod rotation;
-pub mod sandbox;
 pub mod snapshot;
 pub mod store;
 pub mod upstream;

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use fastrac_sandbox::{Key, Options, Sandbox};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls::{
     ServerConfig,
@@ -20,7 +21,6 @@ use crate::{
     app::{App, choose_crypto},
     config::check::{Environment, check},
     record::init_program_log,
-    sandbox::{Key, Options, Sandbox},
 };
 
 /// Try everything in one process: a simulated Fastrac, the gateway in front of it, two services

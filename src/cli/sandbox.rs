@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use crate::sandbox::{Options, Sandbox, Show, clock::Pace, settings};
+use fastrac_sandbox::{Options, Sandbox, Show, clock::Pace, settings};
 
 /// Where it listens, if neither a flag nor the file says so.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8090);
@@ -29,7 +29,7 @@ With a control address it can be asked and steered; GET /_sandbox/ lists how:
        http://127.0.0.1:8091/_sandbox/faults
   curl http://127.0.0.1:8091/_sandbox/counters
 
-config/sandbox.toml has every key of the configuration file.")]
+sandbox/sandbox.toml has every key of the configuration file.")]
 pub struct SandboxArgs {
     /// Address of the API [default: 127.0.0.1:8090]
     #[arg(long, value_name = "ADDR")]

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use fastrac_gateway::sandbox::{Act, Fault};
+use fastrac_sandbox::{Act, Fault};
 
 use crate::{
     bodies,

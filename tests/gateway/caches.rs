@@ -2,7 +2,7 @@
 
 use std::{sync::Barrier, time::Duration};
 
-use fastrac_gateway::sandbox::{Act, Fault, Key, Options, Sandbox};
+use fastrac_sandbox::{Act, Fault, Key, Options, Sandbox};
 
 use crate::{
     bodies,
@@ -259,7 +259,7 @@ fn every_value_of_a_header_that_may_vary_the_answer_counts() {
     ] {
         assert_eq!(stage.ask(spoken(languages)).outcome() == "hit", hit, "{languages:?}");
     }
-    let sent = |entry: &fastrac_gateway::sandbox::Entry| entry.headers.get_all("accept-language").iter().count();
+    let sent = |entry: &fastrac_sandbox::Entry| entry.headers.get_all("accept-language").iter().count();
     assert_eq!(stage.received().iter().map(sent).collect::<Vec<_>>(), [1, 2, 2, 0, 1]);
 }
 

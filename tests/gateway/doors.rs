@@ -2,7 +2,7 @@
 
 use std::{io::Read as _, time::Duration};
 
-use fastrac_gateway::sandbox::{Act, Fault};
+use fastrac_sandbox::{Act, Fault};
 
 use crate::{
     answers_truly::Certificates,

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fastrac_gateway::sandbox::{Act, Fault, Options, Sandbox};
+use fastrac_sandbox::{Act, Fault, Options, Sandbox};
 
 use crate::{
     bodies,

@@ -19,7 +19,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fastrac_gateway::sandbox::Sandbox;
+use fastrac_sandbox::Sandbox;
 
 use crate::{
     bodies,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fastrac_gateway::sandbox::{Options, Sandbox};
+use fastrac_sandbox::{Options, Sandbox};
 
 use crate::{
     answers_truly::Certificates,

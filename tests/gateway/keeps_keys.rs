@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use fastrac_gateway::sandbox::Sandbox;
+use fastrac_sandbox::Sandbox;
 
 use crate::{
     bodies,

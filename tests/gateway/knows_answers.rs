@@ -8,11 +8,8 @@
 use std::net::SocketAddr;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fastrac_gateway::{
-    config::Messages,
-    outcome,
-    sandbox::{Act, Canned, Fault, Options, Rules, Sandbox},
-};
+use fastrac_gateway::{config::Messages, outcome};
+use fastrac_sandbox::{Act, Canned, Fault, Options, Rules, Sandbox};
 use http::StatusCode;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};

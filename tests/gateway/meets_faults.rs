@@ -15,7 +15,7 @@ mod uploads;
 
 use std::{cell::RefCell, time::Duration};
 
-use fastrac_gateway::sandbox::{Fault, Options, Sandbox, settings};
+use fastrac_sandbox::{Fault, Options, Sandbox, settings};
 use serde_json::{Value, json};
 
 use crate::{
@@ -142,8 +142,8 @@ fn shared() -> Options {
     Options { keys: vec![key("gateway", (ACCESS, SECRET)), key("direct", TWIN)], ..sandbox() }
 }
 
-fn key(label: &str, (access, secret): (&str, &str)) -> fastrac_gateway::sandbox::Key {
-    fastrac_gateway::sandbox::Key::new(label, access, secret)
+fn key(label: &str, (access, secret): (&str, &str)) -> fastrac_sandbox::Key {
+    fastrac_sandbox::Key::new(label, access, secret)
 }
 
 /// Orders of unknown outcome, as the metrics page has it.

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, net::TcpListener};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fastrac_gateway::sandbox::{Act, Canned, Entry, Fault};
+use fastrac_sandbox::{Act, Canned, Entry, Fault};
 
 use crate::{
     bodies,

@@ -1,6 +1,6 @@
 //! Every refusal says what is wrong, whose doing it was, whether Fastrac saw the request, and when to come back.
 
-use fastrac_gateway::sandbox::{Act, Fault, Sandbox};
+use fastrac_sandbox::{Act, Fault, Sandbox};
 use serde_json::{Value, json};
 
 use crate::{

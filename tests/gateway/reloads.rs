@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fastrac_gateway::sandbox::{Act, Fault};
+use fastrac_sandbox::{Act, Fault};
 
 use crate::{
     bodies,

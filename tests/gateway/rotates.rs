@@ -23,10 +23,8 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fastrac_gateway::{
-    keys::{Role, Rotated, Version},
-    sandbox::{Bounds, Options},
-};
+use fastrac_gateway::keys::{Role, Rotated, Version};
+use fastrac_sandbox::{Bounds, Options};
 
 use crate::{
     bodies,

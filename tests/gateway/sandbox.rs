@@ -1,9 +1,10 @@
 //! The sandbox as a test's Fastrac: what steers it is a door of its own, and it tells the truth about
-//! an order whose answer was lost.
+//! an order whose answer was lost. It serves every path of the gateway's table.
 
 use std::{net::SocketAddr, time::Duration};
 
-use fastrac_gateway::sandbox::{Act, Fault, Options};
+use fastrac_sandbox::{Act, Fault, Options, route::Routes};
+use http::Method;
 use serde_json::Value;
 
 use crate::{
@@ -59,4 +60,21 @@ fn an_order_whose_answer_was_lost_goes_its_way_and_is_held_at_the_gateway() {
     let told = Wire::open(control).ask(&get("/_sandbox/orders").header("host", "localhost"));
     let orders: Value = serde_json::from_slice(&told.body).expect("JSON");
     assert_eq!((&orders["placed"], &orders["orders"][0]["status"]), (&Value::from(1), &Value::from("DELIVERED")));
+}
+
+#[test]
+fn every_path_of_the_gateways_table_is_served_under_its_name() {
+    let table: toml::Table = include_str!("../../config/operations.toml").parse().expect("TOML");
+    let mut tried = 0;
+    for (name, row) in table["operations"].as_table().expect("a table") {
+        let method: Method = row["method"].as_str().expect("text").parse().expect("a method");
+        let aliases = row.get("aliases").and_then(|aliases| aliases.as_array()).into_iter().flatten();
+        for path in std::iter::once(&row["path"]).chain(aliases) {
+            let path = path.as_str().expect("text");
+            let found = Routes::get().find(&method, path, false).map(|row| Routes::get().rows()[row].operation.name());
+            assert_eq!(found, Some(name.as_str()), "{method} {path}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 36, "{tried}");
 }

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use fastrac_gateway::{
-    app::AppError,
-    sandbox::{Act, Fault},
-};
+use fastrac_gateway::app::AppError;
+use fastrac_sandbox::{Act, Fault};
 
 use crate::{
     bodies,

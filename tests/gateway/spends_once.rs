@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fastrac_gateway::sandbox::{Act, Fault};
+use fastrac_sandbox::{Act, Fault};
 
 use crate::{
     bodies,

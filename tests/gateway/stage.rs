@@ -20,8 +20,8 @@ use fastrac_gateway::{
         Config,
         check::{Environment, check},
     },
-    sandbox::{Entry, Key, Options, Sandbox, clock::Clock},
 };
+use fastrac_sandbox::{Entry, Key, Options, Sandbox, clock::Clock};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpSocket;
 

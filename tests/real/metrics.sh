@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-FASTRAC_GATEWAY_METRICS_OUT=$out FASTRAC_SANDBOX_METRICS_OUT=$out cargo test --quiet --lib hands_its_text
+FASTRAC_GATEWAY_METRICS_OUT=$out FASTRAC_SANDBOX_METRICS_OUT=$out cargo test --quiet --workspace --lib hands_its_text
 promtool check metrics <"$out/metrics.txt"
 promtool check metrics <"$out/sandbox.txt"
 env=${1:-$out/env}

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use fastrac_gateway::sandbox::{Act, Fault};
+use fastrac_sandbox::{Act, Fault};
 
 use super::LIMITS;
 use crate::{

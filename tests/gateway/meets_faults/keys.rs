@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fastrac_gateway::sandbox::{Act, Fault, When};
+use fastrac_sandbox::{Act, Fault, When};
 
 use super::{key, plain, unknown};
 use crate::{
@@ -16,10 +16,8 @@ const NEXT: (&str, &str) = ("canary-fastrac-access-7d1c-next", "canary/fastrac+s
 
 /// A stage whose Fastrac knows a next pair already.
 fn stage() -> Stage {
-    let sandbox = fastrac_gateway::sandbox::Options {
-        keys: vec![key("gateway", (ACCESS, SECRET)), key("next", NEXT)],
-        ..sandbox()
-    };
+    let sandbox =
+        fastrac_sandbox::Options { keys: vec![key("gateway", (ACCESS, SECRET)), key("next", NEXT)], ..sandbox() };
     Setup { sandbox, ..Setup::default() }.start()
 }
 

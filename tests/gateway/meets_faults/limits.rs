@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fastrac_gateway::sandbox::{
+use fastrac_sandbox::{
     Limit, Options,
     limits::{By, Window},
 };

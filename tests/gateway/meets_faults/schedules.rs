@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fastrac_gateway::sandbox::{Act, Fault};
+use fastrac_sandbox::{Act, Fault};
 
 use super::{Scene, plain};
 use crate::client::get;

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use fastrac_gateway::sandbox::{Act, Fault, Options, Sandbox, faults::Handshake};
+use fastrac_sandbox::{Act, Fault, Options, Sandbox, faults::Handshake};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::CertificateDer};
 
 use super::{shared, unknown};

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use fastrac_gateway::sandbox::{Act, Fault};
+use fastrac_sandbox::{Act, Fault};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::{CUT, Made, Row, Scene, by_reset, plain, row, unknown};

@@ -1,0 +1,133 @@
+//! How long to wait, where it isn't always as long.
+//!
+//! What always holds: the same draw gives the same wait; nothing is longer than [`LONGEST`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::chance;
+
+/// The longest wait, in milliseconds: a day.
+pub const LONGEST: u64 = 86_400_000;
+
+/// A distribution of waits, in milliseconds.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Spread {
+    /// Anything from `least` to `most`, alike.
+    Uniform {
+        /// The shortest.
+        least: u64,
+        /// The longest.
+        most: u64,
+    },
+    /// Mostly short, seldom long.
+    Exponential {
+        /// The mean, before `most` cuts it.
+        mean: u64,
+        /// The longest.
+        most: u64,
+    },
+    /// `[[50, 20], [99, 400]]`: half of them take at most 20, 99 of 100 at most 400. In straight
+    /// lines between, from 0 at the beginning; what is beyond the last takes as long as that.
+    Percentiles(Vec<(f64, u64)>),
+}
+
+impl Spread {
+    /// The wait that belongs to a draw, which may be any number.
+    pub fn millis(&self, draw: u64) -> u64 {
+        let part = chance::part(draw);
+        let millis = match self {
+            Spread::Uniform { least, most } => *least as f64 + part * (most - least) as f64,
+            Spread::Exponential { mean, most } => (-(1.0 - part).ln() * *mean as f64).min(*most as f64),
+            Spread::Percentiles(points) => between(points, part * 100.0),
+        };
+        (millis.round() as u64).min(LONGEST)
+    }
+
+    /// What is wrong with it, if anything.
+    ///
+    /// # Errors
+    /// If no wait could be drawn from it.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Spread::Uniform { least, most } if least > most => Err("uniform: least is above most".to_owned()),
+            Spread::Uniform { most, .. } | Spread::Exponential { most, .. } if *most > LONGEST => {
+                Err(format!("most: at most {LONGEST}"))
+            }
+            Spread::Percentiles(points) => {
+                let percents =
+                    points.iter().all(|(percent, millis)| (0.0..=100.0).contains(percent) && *millis <= LONGEST);
+                let rising = points.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 <= two[1].1);
+                let good = !points.is_empty() && percents && rising;
+                if good { Ok(()) } else { Err("percentiles: pairs of percent and milliseconds that rise".to_owned()) }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn between(points: &[(f64, u64)], percent: f64) -> f64 {
+    let (mut low, mut shortest) = (0.0, 0.0);
+    for (high, millis) in points {
+        let longest = *millis as f64;
+        if percent <= *high {
+            return shortest + (longest - shortest) * (percent - low) / (high - low).max(f64::MIN_POSITIVE);
+        }
+        (low, shortest) = (*high, longest);
+    }
+    shortest
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Draws spread evenly.
+    fn waits(spread: &Spread) -> Vec<u64> {
+        (0..1_000_u64).map(|n| spread.millis(n * (u64::MAX / 1_000))).collect()
+    }
+
+    #[test]
+    fn each_has_the_shape_that_it_names() {
+        let uniform = waits(&Spread::Uniform { least: 10, most: 30 });
+        assert_eq!((uniform[0], uniform[500], uniform[999]), (10, 20, 30));
+        let exponential = waits(&Spread::Exponential { mean: 100, most: 400 });
+        let sum: u64 = exponential.iter().sum();
+        assert!((90_000..102_000).contains(&sum), "{sum}");
+        assert_eq!((exponential[0], exponential[500], exponential[999]), (0, 69, 400));
+        let percentiles = waits(&Spread::Percentiles(vec![(50.0, 20), (99.0, 400)]));
+        assert_eq!((percentiles[0], percentiles[250], percentiles[500]), (0, 10, 20));
+        assert_eq!((percentiles[990], percentiles[999]), (400, 400));
+    }
+
+    #[test]
+    fn a_spread_without_a_shape_is_refused() {
+        for wrong in [
+            Spread::Uniform { least: 2, most: 1 },
+            Spread::Exponential { mean: 1, most: LONGEST + 1 },
+            Spread::Percentiles(Vec::new()),
+            Spread::Percentiles(vec![(101.0, 1)]),
+            Spread::Percentiles(vec![(f64::NAN, 1)]),
+            Spread::Percentiles(vec![(50.0, 2), (99.0, 1)]),
+            Spread::Percentiles(vec![(99.0, 1), (50.0, 2)]),
+        ] {
+            assert!(wrong.check().is_err(), "{wrong:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_later_draw_never_waits_shorter(one in any::<u64>(), other in any::<u64>()) {
+            for spread in [
+                Spread::Uniform { least: 3, most: 900 },
+                Spread::Exponential { mean: 50, most: 1_000 },
+                Spread::Percentiles(vec![(0.0, 1), (10.0, 4), (100.0, 70)]),
+            ] {
+                prop_assert_eq!(spread.check(), Ok(()));
+                prop_assert!(spread.millis(one.min(other)) <= spread.millis(one.max(other)));
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The counters as Prometheus text.
+//!
+//! What always holds: the same numbers as in the JSON; labels are names of operations and paths of the
+//! sandbox's own table, labels of key pairs, and closed lists. Made anew for each scrape.
+
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::{Counters, Journal};
+
+/// One family: its samples are label values and counts.
+pub(crate) struct Family {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) labels: &'static [&'static str],
+    pub(crate) samples: Vec<(Vec<String>, u64)>,
+}
+
+impl Journal {
+    /// All counts, and the account's balance in IDR.
+    pub(crate) fn metrics(&self, balance: u64) -> Vec<Family> {
+        let (kept, dropped) = self.kept();
+        let gauges = vec![
+            one("fastrac_sandbox_balance_idr", "What is in the account's wallet.", balance),
+            one("fastrac_sandbox_journal_entries", "Requests that the journal keeps.", kept),
+            one("fastrac_sandbox_journal_dropped", "Requests that the journal no longer keeps.", dropped),
+        ];
+        [totals(&self.counters), by_operation(&self.counters), gauges].into_iter().flatten().collect()
+    }
+}
+
+/// Families in Prometheus' text format, sorted by name.
+pub(crate) fn text(families: Vec<Family>) -> String {
+    let registry = Registry::new();
+    for family in families {
+        // Names and labels are our own constants: they fit, and none comes twice.
+        let _ = family.register(&registry);
+    }
+    TextEncoder::new().encode_to_string(&registry.gather()).unwrap_or_default()
+}
+
+impl Family {
+    /// What only grows is named so; anything else is a gauge.
+    fn register(self, registry: &Registry) -> prometheus::Result<()> {
+        let samples = self.samples.iter().map(|(labels, count)| (labels.iter().map(String::as_str).collect(), *count));
+        let samples: Vec<(Vec<&str>, u64)> = samples.collect();
+        if self.name.ends_with("_total") {
+            let counter = IntCounterVec::new(Opts::new(self.name, self.help), self.labels)?;
+            for (labels, count) in samples {
+                counter.get_metric_with_label_values(&labels)?.inc_by(count);
+            }
+            return registry.register(Box::new(counter));
+        }
+        let gauge = IntGaugeVec::new(Opts::new(self.name, self.help), self.labels)?;
+        for (labels, count) in samples {
+            gauge.get_metric_with_label_values(&labels)?.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        registry.register(Box::new(gauge))
+    }
+}
+
+/// A family without labels.
+fn one(name: &'static str, help: &'static str, count: u64) -> Family {
+    Family { name, help, labels: &[], samples: vec![(Vec::new(), count)] }
+}
+
+fn totals(c: &Counters) -> Vec<Family> {
+    let orders = [("express", c.orders.express), ("instant", c.orders.instant), ("cancel", c.orders.cancelled)];
+    let met = c.acts.iter().map(|(act, count)| (vec![(*act).to_owned()], *count));
+    let limited = c.limited.iter().map(|((key, window), n)| (vec![key.to_string(), window.name().to_owned()], *n));
+    vec![
+        one("fastrac_sandbox_connections_total", "Connections accepted.", c.connections),
+        one("fastrac_sandbox_unauthenticated_total", "Requests without a good key pair.", c.unauthenticated),
+        one("fastrac_sandbox_mixed_keys_total", "Requests with parts of two key pairs.", c.mixed),
+        one("fastrac_sandbox_unlisted_total", "Requests to no served path.", c.unlisted),
+        one("fastrac_sandbox_broken_total", "Requests whose body broke off.", c.broken),
+        one(
+            "fastrac_sandbox_orders_duplicate_total",
+            "Orders placed again with the same content.",
+            c.orders.duplicates,
+        ),
+        Family {
+            name: "fastrac_sandbox_orders_executed_total",
+            help: "Orders placed or cancelled.",
+            labels: &["kind"],
+            samples: orders.map(|(kind, count)| (vec![kind.to_owned()], count)).to_vec(),
+        },
+        Family {
+            name: "fastrac_sandbox_limit_refusals_total",
+            help: "Requests that a limit refused.",
+            labels: &["key", "window"],
+            samples: limited.collect(),
+        },
+        Family {
+            name: "fastrac_sandbox_faults_met_total",
+            help: "Requests and connections that a fault met.",
+            labels: &["act"],
+            samples: met.collect(),
+        },
+    ]
+}
+
+fn by_operation(c: &Counters) -> Vec<Family> {
+    let of = |operation: &str, key: &str| vec![operation.to_owned(), key.to_owned()];
+    let requests = c.operations.iter().map(|((operation, key), tally)| (of(operation, key), tally.requests));
+    let answers = c.operations.iter().flat_map(|((operation, key), tally)| {
+        tally.statuses.iter().map(move |(status, n)| ([of(operation, key), vec![status.to_string()]].concat(), *n))
+    });
+    vec![
+        Family {
+            name: "fastrac_sandbox_requests_total",
+            help: "Requests received whole.",
+            labels: &["operation", "key"],
+            samples: requests.collect(),
+        },
+        Family {
+            name: "fastrac_sandbox_answers_total",
+            help: "Answers, lost ones too.",
+            labels: &["operation", "key", "status"],
+            samples: answers.collect(),
+        },
+        Family {
+            name: "fastrac_sandbox_path_requests_total",
+            help: "Requests by served path.",
+            labels: &["path"],
+            samples: c.paths.iter().map(|(path, count)| (vec![(*path).to_owned()], *count)).collect(),
+        },
+    ]
+}

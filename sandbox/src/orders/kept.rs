@@ -1,0 +1,231 @@
+//! One order as it is kept: small, because a million of them are.
+//!
+//! What always holds: an order is about 120 bytes and its people's names and addresses in one
+//! piece; each of those four texts is kept up to `LONGEST` bytes, cut at a character.
+
+use std::fmt;
+
+use super::{
+    name::Name,
+    way::{Branch, MOST, Step, Walker},
+};
+use crate::couriers::{self, Courier};
+
+/// The longest text kept of a name or an address, in bytes.
+pub(super) const LONGEST: usize = 255;
+
+/// What stands for "nothing is due".
+pub(super) const NEVER: i64 = i64::MAX;
+
+/// An order.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) number: u64,
+    /// When it was placed, Unix milliseconds.
+    pub(super) at: i64,
+    /// When its next step is due; `NEVER`: not by itself.
+    pub(super) due: i64,
+    /// What the wallet paid, IDR.
+    pub(super) charge: u64,
+    /// What the merchant gets when it is delivered (COD), IDR.
+    pub(super) proceeds: u64,
+    pub(super) people: People,
+    pub(super) trail: Trail,
+    courier: u8,
+    /// The service's place in the courier's list of its kind.
+    service: u8,
+    pub(super) instant: bool,
+    pub(super) pickup: bool,
+    pub(super) branch: Branch,
+}
+
+/// What an order begins with.
+pub(super) struct Birth {
+    pub(super) number: u64,
+    pub(super) at: i64,
+    pub(super) charge: u64,
+    pub(super) proceeds: u64,
+    pub(super) people: People,
+    pub(super) courier: &'static Courier,
+    pub(super) service: &'static str,
+    pub(super) walker: Walker,
+}
+
+/// Who sends and who receives: four texts, each with its length before it.
+#[derive(Clone)]
+pub(super) struct People(Box<[u8]>);
+
+/// The newest steps with their times, in seconds after the order was placed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trail {
+    after: [u32; MOST],
+    steps: [u8; MOST],
+    made: u8,
+}
+
+impl Order {
+    pub(super) fn new(birth: Birth) -> Self {
+        let couriers = couriers::all();
+        let courier = couriers.iter().position(|known| known.code == birth.courier.code).unwrap_or(0);
+        let service = match birth.walker.instant {
+            true => birth.courier.instant.iter().position(|known| known.name == birth.service),
+            false => birth.courier.express.iter().position(|known| known.name == birth.service),
+        };
+        Order {
+            number: birth.number,
+            at: birth.at,
+            due: NEVER,
+            charge: birth.charge,
+            proceeds: birth.proceeds,
+            people: birth.people,
+            trail: Trail::default(),
+            // There are a handful of each.
+            courier: courier as u8,
+            service: service.unwrap_or(0) as u8,
+            instant: birth.walker.instant,
+            pickup: birth.walker.pickup,
+            branch: birth.walker.branch,
+        }
+    }
+
+    pub(super) fn courier(&self) -> &'static Courier {
+        &couriers::all()[usize::from(self.courier)]
+    }
+
+    /// Its service's name, and earliest and latest time in minutes.
+    fn chosen(&self) -> (&'static str, (i64, i64)) {
+        let position = usize::from(self.service);
+        let (name, (earliest, latest, unit)) = match self.instant {
+            true => self.courier().instant.get(position).map_or(("-", (1, 2, "hours")), |s| (s.name, s.etd)),
+            false => self.courier().express.get(position).map_or(("-", (1, 2, "days")), |s| (s.name, s.etd)),
+        };
+        let minutes = if unit == "hours" { 60 } else { 1_440 };
+        // Days and hours of the table are small.
+        (name, (earliest as i64 * minutes, latest as i64 * minutes))
+    }
+
+    pub(super) fn service(&self) -> &'static str {
+        self.chosen().0
+    }
+
+    pub(super) fn etd(&self) -> (i64, i64) {
+        self.chosen().1
+    }
+
+    pub(super) fn walker(&self) -> Walker {
+        Walker { instant: self.instant, pickup: self.pickup, branch: self.branch }
+    }
+
+    pub(super) fn name(&self) -> Name {
+        Name { number: self.number, at: self.at, instant: self.instant }
+    }
+
+    /// Bytes beside the order itself.
+    pub(super) fn heap(&self) -> usize {
+        self.people.0.len()
+    }
+}
+
+impl People {
+    /// Shipper's name and address, receiver's name and address.
+    pub(super) fn new(texts: [&str; 4]) -> Self {
+        let texts = texts.map(cut);
+        let mut all = Vec::with_capacity(texts.iter().map(|text| text.len() + 1).sum());
+        for text in texts {
+            // `cut` keeps it within a byte.
+            all.push(text.len() as u8);
+            all.extend_from_slice(text.as_bytes());
+        }
+        People(all.into())
+    }
+
+    pub(super) fn texts(&self) -> [&str; 4] {
+        let mut rest = &self.0[..];
+        std::array::from_fn(|_| {
+            let (length, after) = rest.split_first().unwrap_or((&0, &[]));
+            let (text, after) = after.split_at_checked(usize::from(*length)).unwrap_or((after, &[]));
+            rest = after;
+            std::str::from_utf8(text).unwrap_or_default()
+        })
+    }
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST)]
+}
+
+impl Trail {
+    /// Notes a step `after` milliseconds. When it is full, the oldest is forgotten.
+    pub(super) fn push(&mut self, after: i64, step: Step) {
+        let mut place = usize::from(self.made);
+        if place == MOST {
+            self.after.rotate_left(1);
+            self.steps.rotate_left(1);
+            place -= 1;
+        } else {
+            self.made += 1;
+        }
+        self.after[place] = u32::try_from(after / 1_000).unwrap_or(if after < 0 { 0 } else { u32::MAX });
+        self.steps[place] = step as u8;
+    }
+
+    /// Steps made, oldest first.
+    pub(super) fn steps(&self) -> ([Step; MOST], usize) {
+        (self.steps.map(|number| Step::ALL[usize::from(number)]), usize::from(self.made))
+    }
+
+    pub(super) fn last(&self) -> Step {
+        let place = usize::from(self.made).saturating_sub(1);
+        Step::ALL[usize::from(self.steps[place])]
+    }
+
+    /// Milliseconds after the order was placed, and the step; oldest first.
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (i64, Step)> + '_ {
+        let made = usize::from(self.made);
+        self.after[..made]
+            .iter()
+            .zip(&self.steps[..made])
+            .map(|(after, step)| (i64::from(*after) * 1_000, Step::ALL[usize::from(*step)]))
+    }
+}
+
+impl fmt::Debug for People {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[people]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_order_is_small() {
+        assert!(size_of::<Order>() <= 136, "{}", size_of::<Order>());
+    }
+
+    #[test]
+    fn a_full_trail_forgets_the_oldest() {
+        let mut trail = Trail::default();
+        for step in 0..20 {
+            trail.push(step * 1_000, Step::ALL[step as usize % 17]);
+        }
+        let kept: Vec<i64> = trail.iter().map(|(after, _)| after / 1_000).collect();
+        assert_eq!(kept, (8..20).collect::<Vec<_>>());
+        assert_eq!(trail.last(), Step::ALL[2]);
+    }
+
+    proptest! {
+        #[test]
+        fn people_come_back_as_they_went_in_up_to_the_bound(texts: [String; 4]) {
+            let refs = [&*texts[0], &*texts[1], &*texts[2], &*texts[3]];
+            let people = People::new(refs);
+            for (came, was) in people.texts().into_iter().zip(refs) {
+                prop_assert!(was.starts_with(came));
+                prop_assert!(came == was || came.len() > LONGEST - 4);
+            }
+        }
+    }
+}

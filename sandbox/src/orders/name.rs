@@ -1,0 +1,66 @@
+//! What an order is called: booking id, air waybill, order code, all from the seed and its number.
+//!
+//! What always holds: the same seed, number and day give the same names; no two of `WORDS` orders in
+//! a row share a word; an air waybill tells its order's number, so finding one needs no index.
+
+use crate::{
+    chance::{Purpose, draw, letters},
+    clock,
+};
+
+/// Different five-letter words.
+const WORDS: u64 = 26_u64.pow(5);
+
+/// Room for running numbers in an express air waybill; what is above comes from the seed.
+const BLOCK: u64 = 10_u64.pow(10);
+
+/// An order, as far as its names need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// Its number, from 1.
+    pub number: u64,
+    /// When it was placed, Unix milliseconds.
+    pub at: i64,
+    /// Instant, not express.
+    pub instant: bool,
+}
+
+impl Name {
+    /// Five letters.
+    fn word(self, seed: u64) -> String {
+        let first = draw(seed, Purpose::Letters, &[]) % WORDS;
+        letters((first + self.number) % WORDS).map(char::from).iter().collect()
+    }
+
+    fn day(self) -> String {
+        let day = clock::jakarta(self.at);
+        format!("{:04}{:02}{:02}", day.year(), day.month(), day.day())
+    }
+
+    /// `FSTRA…` for express, `CO.FASTRAC-<date>-<n>-<word>` for instant.
+    pub fn awb(self, seed: u64) -> String {
+        if self.instant {
+            return format!("CO.FASTRAC-{}-{}-{}", self.day(), self.number, self.word(seed));
+        }
+        let block = draw(seed, Purpose::Awb, &[]) % 1_000_000_000;
+        format!("FSTRA{:019}", block * BLOCK + self.number)
+    }
+
+    /// `FSTR.CO-<date><word>`.
+    pub fn booking_id(self, seed: u64) -> String {
+        format!("FSTR.CO-{}{}", self.day(), self.word(seed))
+    }
+
+    /// `PSN-<short date><word>`: `kd_pesanan` in the balance history.
+    pub fn code(self, seed: u64) -> String {
+        format!("PSN-{}{}", self.day().get(2..).unwrap_or_default(), self.word(seed))
+    }
+}
+
+/// The running number in an air waybill.
+pub fn number_of(awb: &str) -> Option<u64> {
+    match awb.strip_prefix("FSTRA") {
+        Some(digits) => digits.parse::<u64>().ok().map(|number| number % BLOCK),
+        None => awb.split('-').nth(2)?.parse().ok(),
+    }
+}

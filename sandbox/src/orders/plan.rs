@@ -1,0 +1,188 @@
+//! Which way orders take: shares of the branches, and wishes for the next orders.
+//!
+//! What always holds: an order's branch depends on the seed and its number alone, unless somebody
+//! wished another for it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::way::{BRANCHES, Begin, Branch};
+use crate::chance::{Purpose, draw, part};
+
+/// The most wishes that wait.
+const WISHES: usize = 1_000;
+
+/// How orders go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Where they stand when they are answered.
+    pub begin: Begin,
+    /// Shares of express branches; what is left of 1 is delivered.
+    pub express: Shares,
+    /// Shares of instant branches.
+    pub instant: Shares,
+    /// Orders kept, at least 1; the oldest goes first.
+    pub kept: usize,
+}
+
+/// Shares of branches, each from 0 to 1, in the order of [`BRANCHES`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shares(Vec<(Branch, f64)>);
+
+/// A branch for orders to come.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    /// Which.
+    pub branch: Branch,
+    /// For how many orders.
+    #[serde(default = "one")]
+    pub times: u64,
+}
+
+/// Branches wished for, first come first served.
+#[derive(Debug, Default)]
+pub struct Wishes(VecDeque<Wish>);
+
+fn one() -> u64 {
+    1
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            begin: Begin::default(),
+            express: Shares(vec![(Branch::Problem, 0.01), (Branch::Return, 0.03), (Branch::Cancel, 0.02)]),
+            instant: Shares(vec![
+                (Branch::Problem, 0.01),
+                (Branch::Return, 0.01),
+                (Branch::Cancel, 0.02),
+                (Branch::ProblemCancel, 0.01),
+            ]),
+            kept: 1_000_000,
+        }
+    }
+}
+
+impl Shares {
+    /// Shares by the branches' names.
+    ///
+    /// # Errors
+    ///
+    /// If a name is unknown or not of this kind, or the shares are not from 0 to 1 together.
+    pub fn of(named: &BTreeMap<String, f64>, instant: bool) -> Result<Shares, String> {
+        let possible: Vec<&str> =
+            BRANCHES.iter().filter(|(branch, _)| branch.fits(instant)).map(|(_, name)| *name).collect();
+        if let Some(name) = named.keys().find(|name| !possible.contains(&name.as_str())) {
+            return Err(format!("{name} is no branch; there are {}", possible.join(", ")));
+        }
+        let sum: f64 = named.values().sum();
+        if named.values().any(|share| !(0.0..=1.0).contains(share)) || !(0.0..=1.000_001).contains(&sum) {
+            return Err("each share is from 0 to 1, and so is their sum".to_owned());
+        }
+        let all = BRANCHES.iter().filter_map(|(branch, name)| Some((*branch, *named.get(*name)?)));
+        Ok(Shares(all.collect()))
+    }
+
+    /// The branch of an order.
+    fn draw(&self, seed: u64, number: u64) -> Branch {
+        let mut left = part(draw(seed, Purpose::Branch, &[number]));
+        for (branch, share) in &self.0 {
+            if left < *share {
+                return *branch;
+            }
+            left -= share;
+        }
+        Branch::Deliver
+    }
+}
+
+impl Plan {
+    /// The branch of order `number`.
+    pub fn branch(&self, (seed, number): (u64, u64), instant: bool) -> Branch {
+        if instant { self.instant.draw(seed, number) } else { self.express.draw(seed, number) }
+    }
+}
+
+impl Wishes {
+    /// Adds one; false if too many wait.
+    pub fn add(&mut self, wish: Wish) -> bool {
+        let room = self.0.len() < WISHES;
+        if room && wish.times > 0 {
+            self.0.push_back(wish);
+        }
+        room
+    }
+
+    /// The first that fits, used once.
+    pub fn take(&mut self, instant: bool) -> Option<Branch> {
+        let position = self.0.iter().position(|wish| wish.branch.fits(instant))?;
+        let wish = &mut self.0[position];
+        let branch = wish.branch;
+        wish.times -= 1;
+        if wish.times == 0 {
+            self.0.remove(position);
+        }
+        Some(branch)
+    }
+
+    /// Those that wait.
+    pub fn waiting(&self) -> impl Iterator<Item = &Wish> {
+        self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_met_and_the_same_seed_draws_the_same() {
+        let plan = Plan::default();
+        let count = |seed: u64, branch: Branch| {
+            (1..=10_000).filter(|number| plan.branch((seed, *number), false) == branch).count()
+        };
+        assert!((200..400).contains(&count(1, Branch::Return)) && (9_200..9_600).contains(&count(1, Branch::Deliver)));
+        assert_eq!(count(1, Branch::Cancel), count(1, Branch::Cancel));
+        let drawn = |seed| (1..=1_000).map(|number| plan.branch((seed, number), true)).collect::<Vec<_>>();
+        assert_eq!(drawn(7), drawn(7));
+        assert_ne!(drawn(7), drawn(8));
+    }
+
+    #[test]
+    fn the_first_orders_of_the_default_seed_are_delivered() {
+        // The README's first hour begins with one.
+        let drawn: Vec<Branch> = (1..=3).map(|number| Plan::default().branch((1, number), false)).collect();
+        assert_eq!(drawn, [Branch::Deliver; 3]);
+    }
+
+    #[test]
+    fn wrong_shares_are_told() {
+        let shares = |pairs: &[(&str, f64)], instant| {
+            Shares::of(&pairs.iter().map(|(name, share)| ((*name).to_owned(), *share)).collect(), instant)
+        };
+        assert!(shares(&[("return", 0.5), ("cancel", 0.5)], false).is_ok());
+        assert!(shares(&[("no_courier", 0.5)], true).is_ok());
+        for (pairs, instant) in [
+            (&[("no_courier", 0.5)][..], false),
+            (&[("retrun", 0.1)], false),
+            (&[("return", 0.6), ("cancel", 0.6)], true),
+        ] {
+            assert!(shares(pairs, instant).is_err(), "{pairs:?}");
+        }
+        assert!(shares(&[("return", f64::NAN)], true).is_err());
+    }
+
+    #[test]
+    fn wishes_are_used_up_by_orders_that_they_fit() {
+        let mut wishes = Wishes::default();
+        assert!(
+            wishes.add(Wish { branch: Branch::NoCourier, times: 1 })
+                && wishes.add(Wish { branch: Branch::Return, times: 2 })
+        );
+        assert_eq!(wishes.take(false), Some(Branch::Return));
+        assert_eq!(wishes.take(true), Some(Branch::NoCourier));
+        assert_eq!((wishes.take(true), wishes.take(false)), (Some(Branch::Return), None));
+    }
+}

@@ -1,0 +1,56 @@
+//! What Order Express and Order Instant answer, and what an order costs.
+//!
+//! What always holds: the charge is tariff and insurance (the COD fee is the receiver's); the
+//! arithmetic reproduces the one published sample.
+
+use serde_json::{Value, json};
+
+use crate::couriers::{Courier, percent};
+
+use super::Draft;
+
+/// Cash to collect.
+pub(super) struct Collect {
+    pub(super) item_value: u64,
+    pub(super) custom: u64,
+}
+
+impl Collect {
+    /// What the merchant gets, IDR.
+    pub(super) fn proceeds(&self) -> u64 {
+        if self.custom > 0 { self.custom } else { self.item_value }
+    }
+}
+
+/// The answer's `data`.
+pub(super) fn receipt(draft: &Draft, insurance: u64, [booking_id, awb]: [String; 2]) -> Value {
+    let mut data = json!({"booking_id": booking_id, "awb": awb});
+    if let Some((start, end)) = &draft.window {
+        data["expect_pickup_start"] = json!(start);
+        data["expect_pickup_end"] = json!(end);
+    }
+    data["tariff"] = json!(draft.tariff);
+    data["insurance"] = json!(draft.insured.is_some());
+    if draft.insured.is_some() {
+        data["insurance_detail"] = json!({
+            "insurance_percent": percent(draft.courier.insurance),
+            "insurance_minimum": draft.courier.insurance_minimum, "insurance": insurance,
+        });
+    }
+    data["cod"] = json!(draft.collect.is_some());
+    if let Some(collect) = &draft.collect {
+        data["cod_detail"] = bill(draft.courier, collect, draft.tariff, insurance);
+    }
+    data
+}
+
+/// `cod_detail`: what the receiver pays and what the merchant gets.
+pub(super) fn bill(courier: &Courier, collect: &Collect, tariff: u64, insurance: u64) -> Value {
+    let value = collect.proceeds();
+    let fee = courier.cod_fee(value).unwrap_or(0);
+    let billed = [tariff, insurance, fee].into_iter().fold(value, u64::saturating_add);
+    json!({
+        "item_value": collect.item_value, "cod_fee_percent": percent(courier.cod.map_or(0, |cod| cod.0)),
+        "cod_fee": fee, "cod_custom": collect.custom, "cod_billed": billed, "cod_disbursement": value,
+    })
+}

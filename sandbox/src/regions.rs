@@ -1,0 +1,221 @@
+//! Indonesia's provinces, cities, districts and villages, with their postal codes.
+//!
+//! The map is the interior ministry's (decree 300.2.2-2138 of 2025), made by
+//! `sandbox/data/make-regions.py` and unpacked once in a process, at the first question.
+//!
+//! What always holds: an id is the ministry's code without its dots; a district's six digits get
+//! one `0` behind them. So ids have the API's lengths 2, 4, 7 and 10, no two regions share one, and
+//! the first two and four digits of an id are its province's and city's. Names are upper case and
+//! need no escaping in JSON. Fastrac's own ids are not public and surely differ.
+
+mod search;
+mod unpack;
+
+use std::{ops::Range, sync::OnceLock};
+
+use bytes::Bytes;
+
+pub use search::Search;
+
+static MAP: OnceLock<Regions> = OnceLock::new();
+
+/// The map.
+#[derive(Debug)]
+pub struct Regions {
+    names: String,
+    provinces: Vec<Node>,
+    cities: Vec<Node>,
+    districts: Vec<Node>,
+    villages: Vec<Village>,
+    /// Positions of villages in the order of their postal codes.
+    posts: Vec<u32>,
+    province_list: Bytes,
+}
+
+/// A province, city or district: its id, name, the run of its children one level down, and their
+/// list once it was asked for.
+#[derive(Debug)]
+struct Node {
+    id: u32,
+    name: Range<u32>,
+    children: Range<u32>,
+    list: OnceLock<Bytes>,
+}
+
+#[derive(Debug)]
+struct Village {
+    id: u64,
+    post: u32,
+    district: u32,
+    name: Range<u32>,
+}
+
+/// Where a village lies: positions of its parents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The village's ten digits.
+    pub id: u64,
+    /// The district's seven digits.
+    pub district: u64,
+    /// The city's four digits.
+    pub city: u64,
+    /// The province's two digits.
+    pub province: u64,
+}
+
+/// An id by the rule of this module, from the ministry's dotted code.
+pub fn id_of(code: &str) -> Option<u64> {
+    let digits: String = code.split('.').collect();
+    let number: u64 = digits.parse().ok()?;
+    match digits.len() {
+        2 | 4 | 10 => Some(number),
+        6 => Some(number * 10),
+        _ => None,
+    }
+}
+
+impl Regions {
+    /// The map; unpacks it at the first call of the process.
+    pub fn get() -> &'static Regions {
+        MAP.get_or_init(unpack::unpack)
+    }
+
+    /// How many provinces, cities, districts and villages there are.
+    pub fn counts(&self) -> [usize; 4] {
+        [self.provinces.len(), self.cities.len(), self.districts.len(), self.villages.len()]
+    }
+
+    /// All provinces, as a JSON array.
+    pub fn provinces(&self) -> Bytes {
+        self.province_list.clone()
+    }
+
+    /// The cities of a province as a JSON array; `None` if there is no such province.
+    pub fn cities(&self, province: u64) -> Option<Bytes> {
+        let parent = find(&self.provinces, province)?;
+        Some(self.list(&self.cities, parent, ["city_id", "province_id"]))
+    }
+
+    /// The districts of a city as a JSON array; `None` if there is no such city.
+    pub fn districts(&self, city: u64) -> Option<Bytes> {
+        let parent = find(&self.cities, city)?;
+        Some(self.list(&self.districts, parent, ["district_id", "city_id"]))
+    }
+
+    /// The villages of a district as a JSON array; `None` if there is no such district.
+    pub fn villages(&self, district: u64) -> Option<Bytes> {
+        let parent = find(&self.districts, district)?;
+        let list = parent.list.get_or_init(|| {
+            let mut out = b"[".to_vec();
+            for village in &self.villages[usizes(&parent.children)] {
+                self.element(&mut out, ["subdistrict_id", "district_id"], village.id, (&village.name, parent.id));
+            }
+            closed(out).into()
+        });
+        Some(list.clone())
+    }
+
+    /// The villages of a postal code, with their parents, as a JSON array; `None` if there are none.
+    pub fn by_post(&self, post: u32) -> Option<Vec<u8>> {
+        let mut out = b"[".to_vec();
+        let of = |position: &u32| self.villages[*position as usize].post;
+        let first = self.posts.partition_point(|position| of(position) < post);
+        for position in self.posts[first..].iter().take_while(|position| of(position) == post) {
+            let village = &self.villages[*position as usize];
+            let (district, city, province) = self.parents(village);
+            out.extend_from_slice(
+                format!(
+                    r#"{{"post_code":"{post:05}","subdistrict_id":{},"subdistrict":"{}","district_id":{},"district":"{}","city_id":{},"city_name":"{}","province_id":{},"province_name":"{}"}},"#,
+                    village.id,
+                    self.name(&village.name),
+                    district.id,
+                    self.name(&district.name),
+                    city.id,
+                    self.name(&city.name),
+                    province.id,
+                    self.name(&province.name),
+                )
+                .as_bytes(),
+            );
+        }
+        (out.len() > 1).then(|| closed(out))
+    }
+
+    /// Where a village lies, from its id.
+    pub fn place(&self, village: u64) -> Option<Place> {
+        self.villages.binary_search_by_key(&village, |v| v.id).ok()?;
+        Some(Place {
+            id: village,
+            district: village / 10_000 * 10,
+            city: village / 1_000_000,
+            province: village / 100_000_000,
+        })
+    }
+
+    /// `VILLAGE, DISTRICT, CITY, PROVINCE, 12345` for the village at `position`.
+    fn full_name(&self, position: usize) -> String {
+        let village = &self.villages[position];
+        let (district, city, province) = self.parents(village);
+        let [village_name, district, city, province] =
+            [&village.name, &district.name, &city.name, &province.name].map(|name| self.name(name));
+        format!("{village_name}, {district}, {city}, {province}, {:05}", village.post)
+    }
+
+    fn parents(&self, village: &Village) -> (&Node, &Node, &Node) {
+        let district = &self.districts[village.district as usize];
+        let city = holder(&self.cities, village.district);
+        let province = holder(&self.provinces, position_in(&self.cities, village.district));
+        (district, city, province)
+    }
+
+    fn list(&self, level: &[Node], parent: &Node, fields: [&str; 2]) -> Bytes {
+        let render = || {
+            let mut out = b"[".to_vec();
+            for node in &level[usizes(&parent.children)] {
+                self.element(&mut out, fields, u64::from(node.id), (&node.name, parent.id));
+            }
+            closed(out).into()
+        };
+        parent.list.get_or_init(render).clone()
+    }
+
+    fn element(&self, out: &mut Vec<u8>, fields: [&str; 2], id: u64, (name, parent): (&Range<u32>, u32)) {
+        let [own, above] = fields;
+        let name = self.name(name);
+        out.extend_from_slice(format!(r#"{{"{own}":{id},"name":"{name}","{above}":{parent}}},"#).as_bytes());
+    }
+
+    fn name(&self, range: &Range<u32>) -> &str {
+        &self.names[usizes(range)]
+    }
+}
+
+/// Ends a JSON array whose elements each carry a comma behind them.
+fn closed(mut out: Vec<u8>) -> Vec<u8> {
+    if out.last() == Some(&b',') {
+        out.pop();
+    }
+    out.push(b']');
+    out
+}
+
+fn find(level: &[Node], id: u64) -> Option<&Node> {
+    let id = u32::try_from(id).ok()?;
+    level.binary_search_by_key(&id, |node| node.id).ok().map(|position| &level[position])
+}
+
+/// The position of the node whose children include `child`; every child has one.
+fn position_in(level: &[Node], child: u32) -> u32 {
+    level.partition_point(|node| node.children.end <= child) as u32
+}
+
+fn holder(level: &[Node], child: u32) -> &Node {
+    &level[position_in(level, child) as usize]
+}
+
+fn usizes(range: &Range<u32>) -> Range<usize> {
+    range.start as usize..range.end as usize
+}
+
+#[cfg(test)]
+mod tests;

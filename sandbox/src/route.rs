@@ -1,0 +1,257 @@
+//! From a method and a path to an operation.
+//!
+//! What always holds: paths match byte for byte, as the real API's would be expected to; names are
+//! those of the gateway's operation table. Where a path is not public, every guess of the fact
+//! sheet is served, and the journal tells which one was used.
+
+use std::{collections::HashMap, sync::OnceLock};
+
+use http::Method;
+
+/// Generation of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// Paths like `/apiRegion/…`, no timestamp in the envelope.
+    V1,
+    /// Paths like `/region/…`, a timestamp in the envelope.
+    V2,
+}
+
+/// What is asked for, whatever the version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Province,
+    City,
+    District,
+    SubDistrict,
+    PostCode,
+    SearchRegion,
+    Couriers,
+    CourierServices,
+    TariffExpress,
+    TariffInstant,
+    MultiItems,
+    OrderExpress,
+    OrderInstant,
+    OrderCancel,
+    Track,
+    ItemCategories,
+    WebhookSet,
+    WebhookGet,
+    BalanceHistory,
+}
+
+/// A row of the sandbox's own operation table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Operation {
+    /// The API's generation.
+    pub version: Version,
+    /// What is asked for.
+    pub kind: Kind,
+}
+
+/// A path that is served.
+#[derive(Debug)]
+pub struct Row {
+    /// What it asks for.
+    pub operation: Operation,
+    /// The method it is served under.
+    pub method: Method,
+    /// The path, without the configured prefix.
+    pub path: &'static str,
+}
+
+/// One line for each operation: kind, name, method, V1 paths, V2 paths.
+type Line = (Kind, [&'static str; 2], Method, &'static [&'static str], &'static [&'static str]);
+
+const LINES: &[Line] = &[
+    (Kind::Province, ["v1.province", "v2.province"], Method::GET, &["/apiRegion/province"], &["/region/province"]),
+    (Kind::City, ["v1.city", "v2.city"], Method::GET, &["/apiRegion/city"], &["/region/city"]),
+    (Kind::District, ["v1.district", "v2.district"], Method::GET, &["/apiRegion/district"], &["/region/district"]),
+    (
+        Kind::SubDistrict,
+        ["v1.sub_district", "v2.sub_district"],
+        Method::GET,
+        &["/apiRegion/sub-district", "/apiRegion/subdistrict", "/apiRegion/subDistrict"],
+        &["/region/sub-district", "/region/subdistrict", "/region/subDistrict"],
+    ),
+    (
+        Kind::PostCode,
+        ["v1.post_code", "v2.post_code"],
+        Method::GET,
+        &["/apiRegion/postCode", "/apiRegion/post-code", "/apiRegion/postcode"],
+        &["/region/post-code", "/region/postcode", "/region/postCode"],
+    ),
+    (
+        Kind::SearchRegion,
+        ["v1.search_region", "v2.search_region"],
+        Method::POST,
+        &["/apiRegion/search-region", "/apiRegion/search"],
+        &["/region/search", "/region/search-region"],
+    ),
+    (
+        Kind::Couriers,
+        ["v1.couriers", "v2.couriers"],
+        Method::GET,
+        &["/apiCourier/all-courier", "/apiCourier/all"],
+        &["/courier/all", "/courier/all-courier"],
+    ),
+    (
+        Kind::CourierServices,
+        ["v1.courier_services", "v2.courier_services"],
+        Method::GET,
+        &["/apiCourier/courier-service", "/apiCourier/service"],
+        &["/courier/service", "/courier/courier-service"],
+    ),
+    (
+        Kind::TariffExpress,
+        ["v1.tariff_express", "v2.tariff_express"],
+        Method::POST,
+        &["/apiTariff/tariffExpress"],
+        &["/tariff/express"],
+    ),
+    (
+        Kind::TariffInstant,
+        ["v1.tariff_instant", "v2.tariff_instant"],
+        Method::POST,
+        &["/apiTariff/tariffInstant"],
+        &["/tariff/instant"],
+    ),
+    (Kind::MultiItems, ["v1.multi_items", "v2.multi_items"], Method::POST, &[], &["/item/multi-items"]),
+    (
+        Kind::OrderExpress,
+        ["v1.order_express", "v2.order_express"],
+        Method::POST,
+        &["/apiOrder/orderExpress"],
+        &["/order/express"],
+    ),
+    (
+        Kind::OrderInstant,
+        ["v1.order_instant", "v2.order_instant"],
+        Method::POST,
+        &["/apiOrder/orderInstant"],
+        &["/order/instant"],
+    ),
+    (
+        Kind::OrderCancel,
+        ["v1.order_cancel", "v2.order_cancel"],
+        Method::POST,
+        &["/apiOrder/orderCancel", "/apiOrder/cancelOrder", "/apiOrder/cancel"],
+        &["/order/cancel"],
+    ),
+    (Kind::Track, ["v1.track", "v2.track"], Method::GET, &["/apiOrder/trackingOrder"], &["/order/track"]),
+    (
+        Kind::ItemCategories,
+        ["v1.item_categories", "v2.item_categories"],
+        Method::GET,
+        &["/apiOrder/itemCategories", "/apiOrder/item-categories", "/apiItem/categories"],
+        &["/item/categories", "/order/item-categories"],
+    ),
+    (
+        Kind::WebhookSet,
+        ["v1.webhook_set", "v2.webhook_set"],
+        Method::POST,
+        &["/apiWebhook", "/apiWebhook/set", "/apiWebhook/setWebhook"],
+        &["/webhook", "/webhook/set"],
+    ),
+    (
+        Kind::WebhookGet,
+        ["v1.webhook_get", "v2.webhook_get"],
+        Method::GET,
+        &["/apiWebhook", "/apiWebhook/get", "/apiWebhook/getWebhook"],
+        &["/webhook", "/webhook/get"],
+    ),
+    (Kind::BalanceHistory, ["v1.balance_history", "v2.balance_history"], Method::POST, &[], &["/user/balance/history"]),
+];
+
+/// All rows, and where each path's rows are.
+#[derive(Debug)]
+pub struct Routes {
+    rows: Vec<Row>,
+    by_path: HashMap<&'static str, Vec<usize>>,
+}
+
+impl Routes {
+    /// The table.
+    pub fn get() -> &'static Routes {
+        static ROUTES: OnceLock<Routes> = OnceLock::new();
+        ROUTES.get_or_init(|| {
+            let mut rows = Vec::new();
+            for (kind, _, method, v1, v2) in LINES {
+                for (version, paths) in [(Version::V1, v1), (Version::V2, v2)] {
+                    let operation = Operation { version, kind: *kind };
+                    rows.extend(paths.iter().map(|path| Row { operation, method: method.clone(), path }));
+                }
+            }
+            let mut by_path: HashMap<&'static str, Vec<usize>> = HashMap::new();
+            for (position, row) in rows.iter().enumerate() {
+                by_path.entry(row.path).or_default().push(position);
+            }
+            Routes { rows, by_path }
+        })
+    }
+
+    /// The rows, in a fixed order.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The position of the row that serves a request. HEAD is served as GET; tracking also by POST
+    /// if `track_by_post`.
+    pub fn find(&self, method: &Method, path: &str, track_by_post: bool) -> Option<usize> {
+        let asked = if *method == Method::HEAD { &Method::GET } else { method };
+        self.by_path.get(path)?.iter().copied().find(|position| {
+            let row = &self.rows[*position];
+            row.method == *asked || (track_by_post && row.operation.kind == Kind::Track && *asked == Method::POST)
+        })
+    }
+}
+
+impl Operation {
+    /// Its name in the gateway's operation table.
+    pub fn name(self) -> &'static str {
+        let [v1, v2] = LINES[self.kind as usize].1;
+        match self.version {
+            Version::V1 => v1,
+            Version::V2 => v2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_in_the_order_of_kinds() {
+        for (position, line) in LINES.iter().enumerate() {
+            assert_eq!(line.0 as usize, position, "{:?}", line.1);
+        }
+        assert_eq!(Operation { version: Version::V1, kind: Kind::BalanceHistory }.name(), "v1.balance_history");
+    }
+
+    #[test]
+    fn a_path_and_method_mean_one_thing() {
+        let routes = Routes::get();
+        for (position, row) in routes.rows().iter().enumerate() {
+            assert_eq!(routes.find(&row.method, row.path, false), Some(position), "{}", row.path);
+        }
+    }
+
+    #[test]
+    fn an_odd_spelling_is_not_served() {
+        let routes = Routes::get();
+        for path in ["/region/City", "/region/city/", "//region/city", "/region/%63ity", "", "/", "/_sandbox/journal"] {
+            assert_eq!(routes.find(&Method::GET, path, true), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn tracking_by_post_is_a_switch() {
+        let routes = Routes::get();
+        assert!(routes.find(&Method::POST, "/order/track", false).is_none());
+        assert!(routes.find(&Method::POST, "/order/track", true).is_some());
+        assert!(routes.find(&Method::HEAD, "/region/province", false).is_some());
+    }
+}

@@ -1,0 +1,56 @@
+//! A connection whose TLS fails.
+
+use std::{io, sync::Arc, time::Duration};
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::{
+    ServerConfig,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::faults::Handshake;
+
+/// A fatal alert `handshake_failure` (RFC 8446, sections 5.1 and 6).
+const ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
+
+/// The name on the wrong certificate: never anybody's (RFC 6761).
+const NOBODY: &str = "somebody-else.invalid";
+
+/// How long a greeting is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Fails the handshake; without TLS the connection just ends.
+pub(super) async fn fail(mut stream: TcpStream, how: Handshake, tls: bool) -> io::Result<()> {
+    match how {
+        _ if !tls => Ok(()),
+        Handshake::Refuse => {
+            // The greeting is read first: closing with unread bytes would be a reset that swallows the alert.
+            let mut greeting = [0; 16 * 1024];
+            let _ = timeout(PATIENCE, stream.read(&mut greeting)).await;
+            stream.write_all(&ALERT).await?;
+            stream.shutdown().await
+        }
+        Handshake::WrongCertificate => {
+            let wrong = stranger().map_err(io::Error::other)?;
+            // Whoever takes this certificate is let in to nothing.
+            timeout(PATIENCE, wrong.accept(stream)).await.map_or(Ok(()), |accepted| accepted.map(drop))
+        }
+    }
+}
+
+fn stranger() -> Result<TlsAcceptor, Box<dyn std::error::Error + Send + Sync>> {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec![NOBODY.to_owned()])?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}

@@ -1,0 +1,100 @@
+//! A request's body on its way: whole, or as much of it as a fault lets come.
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use crate::faults::{Act, LONGEST_UPLOAD, Met};
+
+/// How reading a body ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Upload {
+    Whole(Bytes),
+    /// Longer than is read.
+    TooLong,
+    /// The caller left.
+    Broken,
+    /// As much has come as the fault lets come.
+    Enough,
+}
+
+/// Reads a body until it ends, or until the fault that met its head is due.
+pub(super) async fn read<B>(body: &mut B, met: Option<&Met>) -> Upload
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match met.map(|met| &met.act) {
+        Some(Act::ResetUpload { after }) => {
+            let declared = body.size_hint().exact();
+            until(body, enough(*after, declared)).await
+        }
+        _ if body.is_end_stream() => Upload::Whole(Bytes::new()),
+        _ => match Limited::new(body, LONGEST_UPLOAD).collect().await {
+            Ok(body) => Upload::Whole(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Upload::TooLong,
+            Err(_) => Upload::Broken,
+        },
+    }
+}
+
+/// The number of bytes that may come; `declared` is the body's length, if it says one.
+fn enough(after: Option<usize>, declared: Option<u64>) -> usize {
+    let half = || declared.map_or(1, |length| usize::try_from(length / 2).unwrap_or(LONGEST_UPLOAD));
+    after.unwrap_or_else(half).min(LONGEST_UPLOAD)
+}
+
+async fn until<B: Body<Data = Bytes> + Unpin>(body: &mut B, enough: usize) -> Upload {
+    let mut come = BytesMut::new();
+    while come.len() < enough {
+        match body.frame().await {
+            None => return Upload::Whole(come.freeze()),
+            Some(Err(_)) => return Upload::Broken,
+            Some(Ok(frame)) => come.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
+        }
+    }
+    Upload::Enough
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+
+    use super::*;
+
+    async fn met(after: Option<usize>, body: &'static str) -> Upload {
+        let met = Met { act: Act::ResetUpload { after }, ..Met::default() };
+        read(&mut Full::new(Bytes::from_static(body.as_bytes())), Some(&met)).await
+    }
+
+    #[tokio::test]
+    async fn as_much_comes_as_the_fault_says_or_all_that_there_is() {
+        for (after, body, end) in [
+            (Some(0), "four", Upload::Enough),
+            (Some(4), "four", Upload::Enough),
+            (Some(5), "four", Upload::Whole("four".into())),
+            (None, "four", Upload::Enough),
+            (None, "1", Upload::Enough),
+        ] {
+            assert_eq!(met(after, body).await, end, "{after:?} of {body}");
+        }
+    }
+
+    #[test]
+    fn half_of_what_is_declared_is_enough_and_never_more_than_is_read() {
+        assert_eq!(enough(None, Some(9)), 4);
+        assert_eq!(enough(None, None), 1);
+        assert_eq!(enough(Some(7), Some(9)), 7);
+        assert_eq!(enough(None, Some(u64::MAX)), LONGEST_UPLOAD);
+    }
+
+    #[tokio::test]
+    async fn other_faults_wait_for_the_whole_body_which_has_its_longest_length() {
+        let met = Met { act: Act::Reset, ..Met::default() };
+        for met in [None, Some(&met)] {
+            let body = |length| Full::new(Bytes::from(vec![0; length]));
+            assert_eq!(read(&mut body(0), met).await, Upload::Whole(Bytes::new()));
+            assert_eq!(read(&mut body(LONGEST_UPLOAD + 1), met).await, Upload::TooLong);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The sandbox's own configuration file (TOML), and TLS from PEM files. `sandbox/sandbox.toml` has every
+//! key with its comment.
+//!
+//! What always holds: unknown keys are faults; what it doesn't say stays as it was; relative paths start at the file's folder.
+
+mod flows;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytesize::ByteSize;
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::{
+    Key, Options,
+    auth::{Style, Written},
+    faults::{self, Fault},
+    limits::{self, Limit},
+    spelling,
+};
+
+pub use flows::{clock, faster};
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A file can't be read.
+    #[error("{}: {error}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file isn't what it should be. The text quotes no value: it may be a secret.
+    #[error("{}: {text}", path.display())]
+    Written {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        text: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Option<SocketAddr>,
+    control: Option<SocketAddr>,
+    control_token_file: Option<PathBuf>,
+    seed: Option<u64>,
+    keys: Option<Vec<Written>>,
+    tls: Option<Pem>,
+    prefix: Option<String>,
+    auth: Option<Style>,
+    timestamp: Option<bool>,
+    not_found_status: Option<u16>,
+    balance: Option<u64>,
+    track_by_post: Option<bool>,
+    tariff_valid: Option<String>,
+    tariff_single_use: Option<bool>,
+    shortage_message: Option<String>,
+    journal: Option<WrittenBounds>,
+    limits: Option<Vec<Limit>>,
+    clock: Option<flows::Time>,
+    flow: Option<flows::Flow>,
+    webhook: Option<flows::Webhook>,
+    #[serde(default)]
+    faults: Vec<Fault>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pem {
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenBounds {
+    entries: Option<usize>,
+    bytes: Option<String>,
+}
+
+/// Lays a file over options.
+///
+/// # Errors
+///
+/// If it, or a file that it names, can't be read or isn't right.
+pub fn load(path: &Path, mut options: Options) -> Result<Options, SettingsError> {
+    let text = Zeroizing::new(read(path)?);
+    let wrong = |text: String| SettingsError::Written { path: path.to_owned(), text };
+    let file: File = toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        wrong(format!("{} (line {line})", spelling::mend(error.message())))
+    })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    if let Some(token) = &file.control_token_file {
+        options.control_token = Some(token_from(&folder.join(token))?);
+    }
+    if let Some(pem) = &file.tls {
+        options.tls = Some(tls_from(&folder.join(&pem.cert), &folder.join(&pem.key))?);
+    }
+    lay(&mut options, file).map_err(wrong)?;
+    Ok(options)
+}
+
+/// Lays what the file says over the defaults.
+fn lay(options: &mut Options, file: File) -> Result<(), String> {
+    options.control = file.control.or(options.control);
+    set(&mut options.listen, file.listen);
+    set(&mut options.seed, file.seed);
+    if let Some(keys) = file.keys {
+        let made = |key: &Written| Key::new(&key.label, &key.access_key, &key.secret_key);
+        options.keys = keys.iter().map(|key| Key { until: key.revoke_at, ..made(key) }).collect();
+    }
+    let rules = &mut options.rules;
+    set(&mut rules.prefix, file.prefix);
+    set(&mut rules.auth, file.auth);
+    set(&mut rules.timestamp, file.timestamp);
+    set(&mut rules.not_found, file.not_found_status);
+    set(&mut rules.balance, file.balance);
+    set(&mut rules.track_by_post, file.track_by_post);
+    set(&mut rules.validity.single_use, file.tariff_single_use);
+    set(&mut rules.shortage, file.shortage_message);
+    if let Some(text) = file.tariff_valid {
+        let time: Duration = humantime::parse_duration(&text).map_err(|error| format!("tariff_valid: {error}"))?;
+        rules.validity.millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    }
+    if !matches!(rules.not_found, 200 | 404) {
+        return Err("not_found_status: 200 or 404".to_owned());
+    }
+    if !rules.prefix.is_empty() && (!rules.prefix.starts_with('/') || rules.prefix.ends_with('/')) {
+        return Err("prefix: begins with a slash and doesn't end with one".to_owned());
+    }
+    if let Some(bounds) = file.journal {
+        set(&mut options.journal.entries, bounds.entries);
+        if let Some(text) = bounds.bytes {
+            let size: ByteSize = text.parse().map_err(|error| format!("journal.bytes: {error}"))?;
+            options.journal.bytes = usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+        }
+    }
+    limits::check(file.limits.as_deref().unwrap_or_default())?;
+    set(&mut options.rules.limits, file.limits);
+    if let Some(time) = &file.clock {
+        options.clock = time.clock()?;
+    }
+    if let Some(flow) = &file.flow {
+        flow.lay(options)?;
+    }
+    if let Some(webhook) = file.webhook {
+        webhook.lay(options)?;
+    }
+    for (position, fault) in file.faults.into_iter().enumerate() {
+        faults::check(&fault).map_err(|error| format!("faults[{position}].{error}"))?;
+        options.faults.push(fault);
+    }
+    Ok(())
+}
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+fn read(path: &Path) -> Result<String, SettingsError> {
+    std::fs::read_to_string(path).map_err(|error| SettingsError::Read { path: path.to_owned(), error })
+}
+
+/// The control token: the first line of a file.
+///
+/// # Errors
+///
+/// If the file can't be read or its first line is empty.
+pub fn token_from(path: &Path) -> Result<Zeroizing<String>, SettingsError> {
+    let text = Zeroizing::new(read(path)?);
+    let token = text.lines().next().unwrap_or("").trim();
+    if token.is_empty() {
+        return Err(SettingsError::Written { path: path.to_owned(), text: "the token is empty".to_owned() });
+    }
+    Ok(Zeroizing::new(token.to_owned()))
+}
+
+/// TLS with a chain (leaf first) and a key from PEM files.
+///
+/// # Errors
+///
+/// If they can't be read or don't fit.
+pub fn tls_from(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, SettingsError> {
+    let wrong = |path: &Path, error: String| SettingsError::Written { path: path.to_owned(), text: error };
+    let chain = CertificateDer::pem_file_iter(cert)
+        .and_then(|chain| chain.collect::<Result<Vec<_>, _>>())
+        .map_err(|error| wrong(cert, error.to_string()))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error.to_string()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong(cert, error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|error| wrong(cert, error.to_string()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str) -> Result<Options, SettingsError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sandbox.toml");
+        std::fs::write(&path, text).unwrap();
+        std::fs::write(folder.path().join("token"), "t0ken\n").unwrap();
+        load(&path, Options::default())
+    }
+
+    #[test]
+    fn a_full_file_is_read() {
+        let options = load_text(
+            r#"
+            listen = "127.0.0.1:0"
+            control = "127.0.0.1:0"
+            control_token_file = "token"
+            seed = 7
+            keys = [{ label = "a", access_key = "b", secret_key = "c" }]
+            prefix = "/b2b"
+            auth = "by_version"
+            timestamp = false
+            not_found_status = 200
+            balance = 5
+            tariff_valid = "30s"
+            journal = { entries = 3, bytes = "1KiB" }
+            [[faults]]
+            operation = "v2.city"
+            times = 2
+            act = { answer = { status = 503 } }
+            "#,
+        )
+        .unwrap();
+        assert_eq!((options.seed, options.rules.validity.millis, options.journal.bytes), (7, 30_000, 1_024));
+        assert_eq!((options.faults.len(), options.rules.not_found, options.rules.balance), (1, 200, 5));
+        assert_eq!(options.control_token.unwrap().as_str(), "t0ken");
+    }
+
+    /// Every key that can be written stands in the example, as it is or behind a `#`.
+    #[test]
+    fn the_example_is_right_and_shows_every_key() {
+        let text = include_str!("../sandbox.toml");
+        let options = load_text(text).unwrap();
+        assert_eq!((options.seed, options.faults.len()), (1, 0));
+        let shown: String = text
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|l| l.contains('=') || l.starts_with('[')).unwrap_or(line))
+            .fold(String::new(), |all, line| all + line + "\n");
+        let full: toml::Table = shown.parse().unwrap_or_else(|error| panic!("{error}\n{shown}"));
+        let unknown = load_text("\nnothing_like_this = 1").err().unwrap().to_string();
+        let keys = unknown.split("known here: ").nth(1).unwrap().split(" (line").next().unwrap().split(", ");
+        for key in keys {
+            assert!(full.contains_key(key), "{key} is not in sandbox/sandbox.toml");
+        }
+        for room in ["clock", "flow", "webhook"] {
+            let unknown = load_text(&format!("[{room}]\nnothing_like_this = 1")).err().unwrap().to_string();
+            let keys = unknown.split("known here: ").nth(1).unwrap().split(" (line").next().unwrap().split(", ");
+            for key in keys {
+                assert!(full[room].get(key).is_some(), "{room}.{key} is not in sandbox/sandbox.toml");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let options = load_text("").unwrap();
+        assert_eq!(options.listen, Options::default().listen);
+        assert!(options.control.is_none());
+    }
+
+    #[test]
+    fn faults_are_told_with_their_place_and_without_secrets() {
+        let text = |toml| load_text(toml).err().unwrap().to_string();
+        let unknown = text("\n\nsede = 1");
+        assert!(unknown.contains("did you mean `seed`?") && unknown.contains("line 3"), "{unknown}");
+        assert!(text("not_found_status = 500").contains("not_found_status"));
+        assert!(text("prefix = \"b2b\"").contains("prefix"));
+        assert!(text("[[faults]]\noperation = \"v3.x\"").contains("faults[0].operation"));
+        for (wrong, place) in [
+            ("clock = { pace = \"accelerated\" }", "clock.factor"),
+            ("clock = { factor = 2 }", "clock.factor"),
+            ("clock = { pace = \"stepped\", start = \"yesterday\" }", "clock.start"),
+            ("clock = { pace = \"steped\" }", "did you mean `stepped`?"),
+            ("[flow.express]\nretrun = 0.1", "retrun is no branch"),
+            ("[flow.express]\nno_courier = 0.1", "flow.express"),
+            ("[flow.instant]\nreturn = 0.6\ncancel = 0.6", "flow.instant"),
+            ("flow = { kept = 0 }", "flow.kept"),
+            ("webhook = { url = \"shop\" }", "webhook.url"),
+            ("webhook = { retries = [\"soon\"] }", "webhook.retries"),
+            ("webhook = { payload = \"awb={awb}\" }", "webhook.payload"),
+            ("webhook = { hosts = \"all\" }", "loopback, any"),
+            ("[[webhook.rules]]\nact = \"lose\"\nchance = 2", "webhook.rules[0].chance"),
+        ] {
+            let told = text(wrong);
+            assert!(told.contains(place), "{wrong}: {told}");
+        }
+        let wrong = "keys = [{ label = \"a\", access_key = \"b\", secret_key = \"canary\", extra = \"canary\" }]";
+        assert!(!text(wrong).contains("canary"));
+    }
+}

@@ -1,0 +1,130 @@
+//! One delivery: what it carries, how far it is, and how its attempts ended.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::clock;
+
+/// The place in the queue: when it is due, its rank among those of that time, its number.
+pub(super) type Place = (i64, u64, u64);
+
+/// Counts of deliveries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events while an address was set.
+    pub events: u64,
+    /// Requests sent, repeats too.
+    pub attempts: u64,
+    /// Answered with 2xx.
+    pub delivered: u64,
+    /// Given up after the last repeat.
+    pub failed: u64,
+    /// Lost on request.
+    pub lost: u64,
+    /// Sent twice on request.
+    pub duplicated: u64,
+    /// Sent after the next event on request.
+    pub reordered: u64,
+    /// Sent late on request.
+    pub delayed: u64,
+    /// Pushed out by newer ones before they were delivered.
+    pub dropped: u64,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered: the status and the beginning of the body.
+    Answered(u16, String),
+    /// Not answered.
+    Failed(&'static str),
+    /// It can't be sent at all, so it isn't tried again.
+    Hopeless(&'static str),
+}
+
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) at: i64,
+    pub(super) outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Waiting(Place),
+    Sending,
+    Delivered,
+    Failed,
+    Lost,
+}
+
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) id: u64,
+    pub(super) at: i64,
+    pub(super) order: u64,
+    pub(super) awb: String,
+    pub(super) status: &'static str,
+    pub(super) url: Arc<str>,
+    pub(super) body: Bytes,
+    /// What was done to it on request.
+    pub(super) act: Option<&'static str>,
+    pub(super) state: State,
+    pub(super) attempts: Vec<Attempt>,
+}
+
+impl Counts {
+    /// By their names.
+    pub fn named(&self) -> [(&'static str, u64); 9] {
+        [
+            ("events", self.events),
+            ("attempts", self.attempts),
+            ("delivered", self.delivered),
+            ("failed", self.failed),
+            ("lost", self.lost),
+            ("duplicated", self.duplicated),
+            ("reordered", self.reordered),
+            ("delayed", self.delayed),
+            ("dropped", self.dropped),
+        ]
+    }
+
+    /// As JSON.
+    pub fn json(&self) -> Value {
+        self.named()
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), json!(count)))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    }
+}
+
+impl Delivery {
+    pub(super) fn json(&self) -> Value {
+        let attempts: Vec<Value> = self
+            .attempts
+            .iter()
+            .map(|attempt| match &attempt.outcome {
+                Outcome::Answered(status, answer) => {
+                    json!({"at": clock::envelope(attempt.at), "status": status, "answer": answer})
+                }
+                Outcome::Failed(error) | Outcome::Hopeless(error) => {
+                    json!({"at": clock::envelope(attempt.at), "error": error})
+                }
+            })
+            .collect();
+        let (state, due) = match self.state {
+            State::Waiting((due, ..)) => ("waiting", Some(clock::envelope(due))),
+            State::Sending => ("sending", None),
+            State::Delivered => ("delivered", None),
+            State::Failed => ("failed", None),
+            State::Lost => ("lost", None),
+        };
+        json!({
+            "id": self.id, "at": clock::envelope(self.at), "awb": self.awb, "status": self.status,
+            "url": &*self.url, "body": String::from_utf8_lossy(&self.body), "rule": self.act,
+            "state": state, "due": due, "attempts": attempts,
+        })
+    }
+}

@@ -1,0 +1,54 @@
+//! A small receiver of webhooks, for seeing them without writing one: it shows each body and says
+//! 200. It is a loopback server like a merchant's own, so what it shows is what really arrives.
+
+use std::{convert::Infallible, fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+/// The longest body that is shown, in bytes.
+const LONGEST: usize = 1 << 20;
+
+/// Who is shown each webhook's body, one line each.
+#[derive(Clone)]
+pub struct Show(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Show {
+    /// Shows them to a function.
+    pub fn to(show: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Show(Arc::new(show))
+    }
+}
+
+impl fmt::Debug for Show {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Show")
+    }
+}
+
+/// Receives until it is dropped.
+pub(crate) async fn run(listener: TcpListener, show: Show, tasks: TaskTracker) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            continue;
+        };
+        let show = show.clone();
+        tasks.spawn(async move {
+            let service = service_fn(|request| receive(show.clone(), request));
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn receive(show: Show, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if let Ok(body) = Limited::new(request.into_body(), LONGEST).collect().await {
+        show.0(&String::from_utf8_lossy(&body.to_bytes()).replace(['\r', '\n'], " "));
+    }
+    Ok(Response::new(Full::new(Bytes::from_static(b"ok"))))
+}

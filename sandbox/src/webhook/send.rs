@@ -1,0 +1,175 @@
+//! Sends webhooks, and lets time pass: the task that makes due steps happen while nobody asks.
+//!
+//! What always holds: one attempt at a time, each within its time limit; redirects are not followed;
+//! unless the configuration says so, only loopback addresses are reached and no name is looked up,
+//! so that a URL out of real life in a test's request harms nobody. It ends with the sandbox.
+//!
+//! How it fails: an attempt that fails says why in a few fixed words, and the outbox decides what
+//! follows.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{Hosts, Job, Outcome};
+use crate::server::Shared;
+
+/// The longest answer that is read, in bytes.
+const ANSWER: usize = 64 << 10;
+
+/// How much of it is kept.
+const KEPT: usize = 256;
+
+/// The longest sleep, so that a change of the machine's clock is noticed.
+const NAP: Duration = Duration::from_secs(3_600);
+
+/// Lets time pass and sends what is due, until it is dropped.
+pub(crate) async fn run(world: Shared) {
+    let bell = world.lock().bell();
+    loop {
+        let (job, nap) = {
+            let mut world = world.lock();
+            world.catch_up();
+            let job = world.next_job();
+            (job, world.sleep())
+        };
+        match job {
+            Some(job) => {
+                let outcome = attempt(&job).await;
+                world.lock().settle_job(&job, outcome);
+            }
+            None => {
+                tokio::select! {
+                    () = tokio::time::sleep(nap.unwrap_or(NAP).min(NAP)) => {}
+                    () = bell.notified() => {}
+                }
+            }
+        }
+    }
+}
+
+async fn attempt(job: &Job) -> Outcome {
+    let limit = Duration::from_millis(job.settings.timeout_ms.max(1));
+    tokio::time::timeout(limit, send(job)).await.unwrap_or(Outcome::Failed("no answer in time"))
+}
+
+async fn send(job: &Job) -> Outcome {
+    let Ok(uri) = job.url.parse::<Uri>() else { return Outcome::Hopeless("the address can't be read") };
+    if uri.scheme_str() != Some("http") {
+        return Outcome::Hopeless("the sandbox sends to http addresses only");
+    }
+    let Some(host) = uri.host() else { return Outcome::Hopeless("the address has no host") };
+    let addresses = match resolve(host, uri.port_u16().unwrap_or(80), job.settings.hosts).await {
+        Ok(addresses) => addresses,
+        Err(outcome) => return outcome,
+    };
+    let stream = match connect(&addresses).await {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Outcome::Failed("connection refused"),
+        Err(_) => return Outcome::Failed("can't connect"),
+    };
+    let Some(request) = request(&uri, job) else { return Outcome::Hopeless("the address can't be asked") };
+    exchange(stream, request).await.unwrap_or(Outcome::Failed("the connection broke off"))
+}
+
+/// Where a host may be reached.
+async fn resolve(host: &str, port: u16, hosts: Hosts) -> Result<Vec<SocketAddr>, Outcome> {
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = name.parse::<IpAddr>() {
+        return match hosts == Hosts::Any || ip.is_loopback() {
+            true => Ok(vec![SocketAddr::new(ip, port)]),
+            false => Err(Outcome::Hopeless("not a loopback address; webhook.hosts = \"any\" allows it")),
+        };
+    }
+    if name.eq_ignore_ascii_case("localhost") {
+        return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
+    }
+    if hosts == Hosts::Loopback {
+        return Err(Outcome::Hopeless("not a loopback address; webhook.hosts = \"any\" allows it"));
+    }
+    match tokio::net::lookup_host((name, port)).await {
+        Ok(found) => Ok(found.collect()),
+        Err(_) => Err(Outcome::Failed("the host's name isn't known")),
+    }
+}
+
+async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn request(uri: &Uri, job: &Job) -> Option<Request<Full<Bytes>>> {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let authority = uri.authority()?.as_str();
+    // Without a user.
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let mut request = Request::post(target)
+        .header(header::HOST, host)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::USER_AGENT, "fastrac-sandbox")
+        .header(header::CONNECTION, "close");
+    if let Some(secret) = &job.settings.secret {
+        request = request.header("x-fastrac-signature", signature(secret.as_bytes(), &job.body));
+    }
+    request.body(Full::new(job.body.clone())).ok()
+}
+
+/// `sha256=` and the HMAC-SHA256 of the body in hexadecimal.
+pub(crate) fn signature(secret: &[u8], body: &[u8]) -> String {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
+    let tag = ring::hmac::sign(&key, body);
+    tag.as_ref().iter().fold("sha256=".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<Outcome, hyper::Error> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let asked = async move {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status().as_u16();
+        let body = Limited::new(answer.into_body(), ANSWER).collect().await;
+        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&body).into_owned();
+        Ok::<_, hyper::Error>(Outcome::Answered(status, text[..text.floor_char_boundary(KEPT)].to_owned()))
+    };
+    // The sender goes with its answer, and the connection ends with it: no task is left behind.
+    let (answered, _) = tokio::join!(asked, connection);
+    answered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signature_is_hmac_sha256() {
+        // RFC 4231, test case 2.
+        let tag = signature(b"Jefe", b"what do ya want for nothing?");
+        assert_eq!(tag, "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    }
+
+    #[tokio::test]
+    async fn only_loopback_is_reached_unless_said_otherwise() {
+        for host in ["127.0.0.1", "[::1]", "localhost", "LOCALHOST", "127.9.9.9"] {
+            assert!(resolve(host, 80, Hosts::Loopback).await.is_ok(), "{host}");
+        }
+        for host in ["192.0.2.1", "10.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0", "shop.example", "localhost.example"] {
+            assert!(matches!(resolve(host, 80, Hosts::Loopback).await, Err(Outcome::Hopeless(_))), "{host}");
+        }
+        assert!(resolve("192.0.2.1", 80, Hosts::Any).await.is_ok());
+    }
+}

@@ -1,0 +1,55 @@
+//! What the flows count: steps by status, webhooks by what became of them.
+
+use serde_json::{Value, json};
+
+use super::World;
+use crate::journal::metrics::{self, Family};
+
+impl World {
+    /// Counts of steps and webhooks, and bytes that orders and history take, as JSON.
+    pub fn flow_json(&mut self) -> Value {
+        self.catch_up();
+        let steps = self.orders.counts();
+        let kind = |wanted: &str| -> Value {
+            let mut all = serde_json::Map::new();
+            for (kind, status, count) in &steps {
+                if *kind == wanted {
+                    all.insert((*status).to_owned(), json!(count));
+                }
+            }
+            all.into()
+        };
+        json!({"steps": {"express": kind("express"), "instant": kind("instant")},
+               "webhooks": self.outbox.counts().json(),
+               "bytes": {"orders": self.orders.memory(), "history": self.wallet.memory()}})
+    }
+
+    /// Everything that is counted, in Prometheus' text format.
+    pub fn metrics(&mut self) -> String {
+        self.catch_up();
+        let steps = self.orders.counts().into_iter();
+        let webhooks = self.outbox.counts().named();
+        let bytes = [("orders", self.orders.memory()), ("history", self.wallet.memory())];
+        let own = [
+            Family {
+                name: "fastrac_sandbox_order_steps_total",
+                help: "Steps that orders made.",
+                labels: &["kind", "status"],
+                samples: steps.map(|(kind, status, n)| (vec![kind.to_owned(), status.to_owned()], n)).collect(),
+            },
+            Family {
+                name: "fastrac_sandbox_webhooks_total",
+                help: "Webhooks by what became of them.",
+                labels: &["result"],
+                samples: webhooks.map(|(result, n)| (vec![result.to_owned()], n)).to_vec(),
+            },
+            Family {
+                name: "fastrac_sandbox_bytes",
+                help: "Memory that orders and balance history take.",
+                labels: &["of"],
+                samples: bytes.map(|(of, size)| (vec![of.to_owned()], size as u64)).to_vec(),
+            },
+        ];
+        metrics::text(self.journal.metrics(self.balance()).into_iter().chain(own).collect())
+    }
+}

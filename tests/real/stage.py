@@ -7,6 +7,7 @@ import ctypes
 import hashlib
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -52,14 +53,18 @@ def cannot(reason):
 
 
 def free_ports(count):
-    """Ports that are free now, each another."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    """Different ports that are free now. They lie below the range from which Linux takes the local ports of
+    outgoing connections (32768 and up), so that no client of a test running beside this one takes them."""
+    ports = set()
+    while len(ports) < count:
+        port = random.randrange(10000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        ports.add(port)
+    return list(ports)
 
 
 def free_port():

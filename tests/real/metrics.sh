@@ -1,7 +1,8 @@
 #!/bin/sh
-# The metrics texts against the real parsers: promtool for the Prometheus texts (the sandbox's too), prometheus_client
-# (PyPI) for OpenMetrics. Needs promtool (apt: prometheus), python3 with venv, and PyPI once.
-# Usage: tests/real/metrics.sh [FOLDER for the virtual environment, kept for the next run]
+# The metrics texts against real parsers: promtool for Prometheus text (also the sandbox's), prometheus_client
+# (PyPI) for OpenMetrics; and the families in them against tests/real/metrics.txt. Needs promtool (apt: prometheus),
+# python3 with venv, and PyPI once.
+# Usage: tests/real/metrics.sh [FOLDER of the virtual environment, kept for the next run]
 set -eu
 cd "$(dirname "$0")/../.."
 out=$(mktemp -d)
@@ -11,7 +12,7 @@ promtool check metrics <"$out/metrics.txt"
 promtool check metrics <"$out/sandbox.txt"
 env=${1:-$out/env}
 [ -x "$env/bin/python" ] || { python3 -m venv "$env" && "$env/bin/pip" install --quiet prometheus_client; }
-"$env/bin/python" - "$out/metrics.om" "$out/metrics.txt" <<'PYTHON'
+"$env/bin/python" - "$out/metrics.om" "$out/metrics.txt" tests/real/metrics.txt <<'PYTHON'
 import sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
@@ -28,5 +29,8 @@ assert all(f.documentation for f in om), "a family has no help"
 kinds = {f.name: f.type for f in om}
 assert kinds["fastrac_gateway_requests"] == "counter" and kinds["fastrac_gateway_request_duration_seconds"] == "histogram"
 assert samples(om) == samples(text) and len(samples(om)) > 60, "the two texts differ"
+# prometheus_client names a counter without _total in both formats
+listed = {(row[0].removesuffix("_total"), row[1]) for row in map(str.split, open(sys.argv[3])) if row and not row[0].startswith("#")}
+assert listed == {(f.name, f.type) for f in text}, f"tests/real/metrics.txt and the program differ in {sorted(listed ^ {(f.name, f.type) for f in text})}"
 print(f"{len(om)} families, {len(samples(om))} samples, the same in both formats")
 PYTHON

@@ -7,11 +7,15 @@
 mod admin;
 mod check;
 mod credential;
+#[cfg(feature = "sandbox")]
 mod demo;
 mod keys;
+#[cfg(not(feature = "sandbox"))]
+mod no_sandbox;
 mod remote;
 mod run;
-pub mod sandbox;
+#[cfg(feature = "sandbox")]
+mod sandbox;
 mod schema;
 mod service;
 
@@ -19,6 +23,8 @@ use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+#[cfg(not(feature = "sandbox"))]
+use self::{no_sandbox as demo, no_sandbox as sandbox};
 use crate::record::report_panics;
 
 /// Something that was tried did not work.
@@ -34,14 +40,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FASTRAC_GAT
     name = "fastrac-gateway",
     version = VERSION,
     about = "One safe way from many internal services to the Fastrac B2B API",
-    after_help = "Examples:
-  fastrac-gateway demo
-  fastrac-gateway run --config gateway.toml
-  fastrac-gateway check gateway.toml
-  fastrac-gateway service issue checkout
-  fastrac-gateway schema > gateway.schema.json
-
-Exit codes: 0 good, 1 failed, 2 wrong use or wrong configuration.",
+    after_help = after_help(),
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -53,16 +52,32 @@ struct CommandLine {
 /// One variant and one file for each command.
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg_attr(not(feature = "sandbox"), command(hide = true))]
     Demo(demo::Arguments),
     Run(run::Arguments),
     /// Run the Fastrac simulator alone
-    Sandbox(sandbox::SandboxArgs),
+    #[command(after_help = sandbox::examples("fastrac-gateway sandbox"))]
+    #[cfg_attr(not(feature = "sandbox"), command(hide = true))]
+    Sandbox(sandbox::Arguments),
     Check(check::Arguments),
     Service(service::Arguments),
     Admin(admin::Arguments),
     /// See, prove, change and bar key pairs
     Keys(keys::Arguments),
     Schema(schema::Arguments),
+}
+
+fn after_help() -> String {
+    let demo = if cfg!(feature = "sandbox") { "\n  fastrac-gateway demo" } else { "" };
+    format!(
+        "Examples:{demo}
+  fastrac-gateway run --config gateway.toml
+  fastrac-gateway check gateway.toml
+  fastrac-gateway service issue checkout
+  fastrac-gateway schema > gateway.schema.json
+
+Exit codes: 0 good, 1 failed, 2 wrong use or wrong configuration."
+    )
 }
 
 /// Reads the command line, does what it says, and returns the exit code.
@@ -72,7 +87,7 @@ pub fn main() -> ExitCode {
     let done = match CommandLine::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
-        Command::Sandbox(arguments) => return sandbox::run(arguments),
+        Command::Sandbox(arguments) => sandbox::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Service(arguments) => service::run(&arguments),
         Command::Admin(arguments) => admin::run(&arguments),

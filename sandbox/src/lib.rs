@@ -6,8 +6,7 @@
 //! the room concerned, and nothing here proves how Fastrac behaves.
 //!
 //! What always holds: with the same seed, clock and requests, the answers are the same; counters are
-//! exact; memory is bounded; no input panics it. It knows nothing of the gateway, and nothing of the
-//! gateway but `app` and `cli` knows it.
+//! exact; memory is bounded; no input panics it. It knows nothing of the gateway.
 //!
 //! How it fails: [`Sandbox::start`] tells why it can't listen; afterwards it runs until dropped.
 //!
@@ -18,10 +17,12 @@
 //! | [`orders`], [`wallet`], [`webhook`] | what can be done, and what follows as time passes |
 //! | [`journal`], [`faults`], [`limits`], [`clock`], [`when`], [`chance`] | what a test holds in its hand |
 //! | [`world`] | all of it together, without sockets |
-//! | `server`, `control`, [`settings`], [`spelling`] | sockets and configuration |
+//! | `server`, `control`, [`certificate`], [`settings`], [`spelling`], [`cli`] | sockets, configuration, command line |
 
 pub mod auth;
+pub mod certificate;
 pub mod chance;
+pub mod cli;
 pub mod clock;
 mod control;
 pub mod couriers;

@@ -3,18 +3,11 @@
 use std::{
     fs,
     io::{self, Write as _},
-    net::{IpAddr, Ipv4Addr},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
-    sync::Arc,
 };
 
-use fastrac_sandbox::{Key, Options, Sandbox};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
-use rustls::{
-    ServerConfig,
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
-};
+use fastrac_sandbox::{Key, Options, Sandbox, certificate};
 
 use super::{FAILED, credential::Secret, run::live};
 use crate::{
@@ -88,25 +81,10 @@ fn sandbox(folder: &Path, secrets: &Secrets) -> io::Result<Sandbox> {
     let access = "demo-account";
     let pair = format!("[main]\naccess_key = \"{access}\"\nsecret_key = \"{}\"\n", *secrets.fastrac.text);
     write_private(&folder.join("keys.toml"), &pair)?;
-    let (tls, ca) = certificates().map_err(io::Error::other)?;
-    fs::write(folder.join("ca.pem"), ca)?;
+    let tls = certificate::loopback().map_err(io::Error::other)?;
+    fs::write(folder.join("ca.pem"), &tls.authority)?;
     let keys = vec![Key::new("demo", access, &secrets.fastrac.text)];
-    Sandbox::start(Options { tls: Some(Arc::new(tls)), keys, ..Options::default() })
-}
-
-/// A certificate for loopback, and the authority that signed it as PEM.
-fn certificates() -> Result<(ServerConfig, String), Box<dyn std::error::Error + Send + Sync>> {
-    let mut authority = CertificateParams::new(Vec::new())?;
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-    let mut server = CertificateParams::new(vec!["localhost".to_owned()])?;
-    server.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
-    let key = KeyPair::generate()?;
-    let certificate = server.signed_by(&key, &authority)?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config =
-        ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key)?;
-    Ok((config, authority.pem()))
+    Sandbox::start(Options { tls: Some(tls.server), keys, ..Options::default() })
 }
 
 fn write_private(path: &Path, text: &str) -> io::Result<()> {

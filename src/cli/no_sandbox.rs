@@ -1,0 +1,26 @@
+//! `sandbox` and `demo` in a build without the feature `sandbox`: hidden from `--help`; they print how to get them.
+
+use std::io;
+
+use super::WRONG;
+
+// Everything after the command, also --help, is accepted and ignored.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(super) struct Arguments {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _ignored: Vec<String>,
+}
+
+pub(super) fn examples(_: &str) -> &'static str {
+    ""
+}
+
+pub(super) fn run(_: &Arguments) -> io::Result<u8> {
+    eprintln!(
+        "fastrac-gateway: this build does not contain the Fastrac simulator. From the source of the gateway,
+  cargo build --release                      builds a gateway that has `sandbox` and `demo`
+  cargo build --release -p fastrac-sandbox   builds the simulator as a program of its own, fastrac-sandbox"
+    );
+    Ok(WRONG)
+}

@@ -24,7 +24,7 @@ use crate::{
     edge::{
         Drain,
         connection::Context,
-        listener::{Acceptor, Unbound},
+        listener::{Acceptor, BindError},
         runtime::{self, DataThread},
         tls::{Doors, Faulty, LOOK},
     },
@@ -42,7 +42,7 @@ pub use sockets::Sockets;
 #[allow(missing_docs, reason = "each says it")]
 pub enum AppError {
     #[error(transparent)]
-    Unbound(#[from] Unbound),
+    BindError(#[from] BindError),
     #[error("state.dir: {0}")]
     Store(#[from] OpenError),
     #[error("state.dir: {0}")]
@@ -119,7 +119,7 @@ impl App {
             .collect::<io::Result<Vec<_>>>()?;
         let acceptor = Arc::new(Acceptor {
             threads: threads.iter().map(|thread| thread.sockets.clone()).collect(),
-            seats: Arc::new(Semaphore::new(connections)),
+            permits: Arc::new(Semaphore::new(connections)),
             metrics,
             tls: doors.data.clone(),
             stop: drain.stop.clone(),

@@ -1,14 +1,13 @@
-//! How bytes become requests: accept → connection → path, and how all of it ends.
+//! From bytes to requests: accept → connection → path; and the drain, which ends all of it.
 //!
-//! Listeners accept on the control runtime and hand sockets to the data threads in turn, because
-//! the kernel spreads few long-lived connections badly. Each data thread is a current-thread
-//! runtime with its own pool to Fastrac. What always holds: a connection that was accepted ends by
-//! its own deadlines or by the drain, and every request that was read gets an answer. Knows nothing
-//! of what requests mean.
+//! Listeners accept on the control runtime and hand sockets to the data threads in turn, because with
+//! `SO_REUSEPORT` the kernel distributes few long-lived connections unevenly. Each data thread is a
+//! current-thread runtime with its own connection pool to Fastrac. What always holds: an accepted
+//! connection ends by its own deadlines or by the drain. This room must not know what requests mean.
 
 pub mod connection;
+pub mod deadlines;
 pub mod listener;
-pub mod phase;
 pub mod runtime;
 pub mod tls;
 
@@ -19,26 +18,26 @@ use std::sync::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How far the end has come. Cheap to clone.
+/// The progress of a shutdown. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
-    /// Answers end their connections.
+    /// Responses carry `Connection: close`.
     pub closing: Arc<AtomicBool>,
-    /// Listeners close; connections end after the request under way.
+    /// Listeners close; connections end after the requests in progress.
     pub stop: CancellationToken,
-    /// What is still there is cut.
+    /// What is still in progress is cut off.
     pub cut: CancellationToken,
-    /// Everything that must end before the process does: connections, and tasks of the path.
+    /// Everything that must end before the process does: connections, and tasks of the path (orders, fills).
     pub tasks: TaskTracker,
 }
 
 impl Drain {
-    /// Whether the end has begun.
+    /// Whether the shutdown has begun.
     pub fn begun(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// Answers end their connections from now on.
+    /// Begins the shutdown: from now on responses carry `Connection: close`.
     pub fn begin(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     config::Listen,
-    edge::listener::{Unbound, bind},
+    edge::listener::{BindError, bind},
 };
 
 /// Sockets that listen already, before anything else is started.
@@ -25,8 +25,8 @@ impl Sockets {
     /// for data), and binds the rest.
     ///
     /// # Errors
-    /// [`Unbound`] names the address that can't be bound.
-    pub fn bind(listen: &Listen) -> Result<Self, Unbound> {
+    /// [`BindError`] names the address that can't be bound.
+    pub fn bind(listen: &Listen) -> Result<Self, BindError> {
         let (mut data, mut admin) = handed_over();
         let inherited = !data.is_empty();
         if !inherited {

@@ -1,4 +1,8 @@
 //! One client connection, from its first byte to its last.
+//!
+//! hyper parses and frames; [`DeadlineIo`] bounds every wait on the client. What always holds: once a
+//! request head was read, the request is served, also while draining; heads that hyper refuses by itself
+//! are counted and logged. This file must not know what requests mean.
 
 use std::{convert::Infallible, error::Error, future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
@@ -17,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Drain,
-    phase::{Phase, Timed},
+    deadlines::{Activity, DeadlineIo},
 };
 use crate::{
     body::Body,
@@ -28,19 +32,18 @@ use crate::{
     snapshot::{Snapshot, Worker},
 };
 
-/// Longest head, and what hyper buffers of a request: bytes.
+/// Maximum size of a request head and of hyper's read buffer, in bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// Streams that one HTTP/2 connection may have open.
+/// Maximum number of open streams on one HTTP/2 connection.
 const STREAMS: u32 = 128;
 
 /// What every connection of a data thread shares.
 pub struct Context {
-    /// The configuration in force, swapped by a reload.
+    /// The snapshot in force; a reload swaps it.
     pub current: Arc<ArcSwap<Snapshot>>,
-    /// The thread's own.
+    /// State of this thread alone.
     pub worker: Arc<Worker>,
-    /// How far the end has come.
     pub drain: Drain,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
@@ -48,10 +51,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// Of a thread that serves `current`.
     pub fn new(current: Arc<ArcSwap<Snapshot>>, worker: Arc<Worker>, drain: Drain) -> Arc<Self> {
         let mut http1 = http1::Builder::new();
-        // Answers are small: one plain write costs less than gathering two pieces.
+        // Responses are small: one plain write is cheaper than a vectored one of two pieces.
         http1
             .half_close(false)
             .max_header_size(BUFFER)
@@ -67,37 +69,37 @@ impl Context {
         Arc::new(Context { current, worker, drain, http1, http2, either })
     }
 
-    /// Takes a request to the path.
-    fn ask(
+    /// Passes one request to the path.
+    fn serve_request(
         &self,
         request: Request<Incoming>,
-        (phase, certificate): (&Arc<Phase>, &Option<Arc<Certificate>>),
+        activity: &Arc<Activity>,
+        certificate: Option<Arc<Certificate>>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
-        let began = phase.request_began();
+        let began = activity.request_began();
         let http2 = request.version() >= Version::HTTP_2;
         if http2 {
-            phase.is_http2();
+            activity.is_http2();
         }
         let close = !http2 && self.drain.begun();
-        let certificate = certificate.clone();
-        let arrival = Arrival { began, close, certificate, ended: Ended { phase: phase.clone(), answering: false } };
+        let arrival =
+            Arrival { began, close, certificate, ended: RequestGuard { activity: activity.clone(), answering: false } };
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
     }
 }
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/1.
     Http1,
     /// HTTP/2 with prior knowledge, or by ALPN.
     Http2,
-    /// Its first bytes were too few to tell.
+    /// Too few bytes were received to tell; hyper decides later.
     Either,
 }
 
 impl Protocol {
-    /// By the first bytes of a connection (RFC 9113, section 3.4).
+    /// Detects the HTTP/2 preface in the first bytes of a connection (RFC 9113, section 3.4).
     pub fn of(first: &[u8]) -> Self {
         const PREFACE: &[u8] = b"PRI ";
         if first.len() >= PREFACE.len() && first.starts_with(PREFACE) {
@@ -110,28 +112,29 @@ impl Protocol {
     }
 }
 
-/// Serves a connection until it ends, by itself or by the drain. What it speaks was seen, and so was
-/// the certificate that its client showed.
-pub async fn serve<S>(io: S, (speaks, certificate): (Protocol, Option<Arc<Certificate>>), context: Arc<Context>)
+/// Serves a connection until it ends by itself or is ended by the drain. `certificate` is the one that the
+/// client has presented.
+pub async fn serve<S>(io: S, protocol: Protocol, certificate: Option<Arc<Certificate>>, context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let phase = {
+    let activity = {
         let current = context.current.load();
-        Phase::new(&current.limits)
+        Activity::new(&current.limits)
     };
-    let io = TokioIo::new(DeferredWrite::new(Timed::new(io, phase.clone())));
-    let (asked, watched) = (context.clone(), phase.clone());
-    let service = service_fn(move |request| asked.ask(request, (&watched, &certificate)));
-    match speaks {
-        Protocol::Http1 => carry(context.http1.serve_connection(io, service), &context, &phase).await,
-        // On the heap: an idle HTTP/1 connection should not be as large as these.
-        Protocol::Http2 => Box::pin(carry(context.http2.serve_connection(io, service), &context, &phase)).await,
-        Protocol::Either => Box::pin(carry(context.either.serve_connection(io, service), &context, &phase)).await,
+    let io = TokioIo::new(DeferredWrite::new(DeadlineIo::new(io, activity.clone())));
+    let (shared, state) = (context.clone(), activity.clone());
+    let service = service_fn(move |request| shared.serve_request(request, &state, certificate.clone()));
+    match protocol {
+        Protocol::Http1 => drive(context.http1.serve_connection(io, service), &context, &activity).await,
+        // Boxed, so that the future of an idle HTTP/1 connection is not as large as these.
+        Protocol::Http2 => Box::pin(drive(context.http2.serve_connection(io, service), &context, &activity)).await,
+        Protocol::Either => Box::pin(drive(context.either.serve_connection(io, service), &context, &activity)).await,
     }
 }
 
-async fn carry<C>(connection: C, context: &Context, phase: &Phase)
+/// Polls a connection to its end.
+async fn drive<C>(connection: C, context: &Context, activity: &Activity)
 where
     C: GracefulConnection,
     C::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -139,13 +142,13 @@ where
     let mut connection = std::pin::pin!(connection);
     let stop = &context.drain.stop;
     let mut stopped = std::pin::pin!(stop.cancelled());
-    let mut asked = false;
+    let mut registered = false;
     let ended = std::future::poll_fn(|cx| {
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
-        // This task will be woken by the first poll; later a look is enough, and cheaper.
-        if std::mem::replace(&mut asked, true) && !stop.is_cancelled() {
+        // The first poll registers the waker; afterwards checking the flag is enough, and cheaper.
+        if std::mem::replace(&mut registered, true) && !stop.is_cancelled() {
             return Poll::Pending;
         }
         stopped.as_mut().poll(cx).map(|()| None)
@@ -153,21 +156,21 @@ where
     let ended = match ended.await {
         Some(ended) => ended,
         None => tokio::select! {
-            ended = wind_down(connection, phase) => ended,
+            ended = wind_down(connection, activity) => ended,
             () = context.drain.cut.cancelled() => return,
         },
     };
     if let Err(error) = ended {
-        unreadable(context, phase, &*error.into());
+        report_unreadable(context, activity, &*error.into());
     }
 }
 
-/// How long a connection that has asked nothing yet may still ask once the drain has begun.
+/// How long a connection without a request so far may still send one after the drain has begun.
 pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
-/// Ends a connection after the request under way.
-async fn wind_down<C: GracefulConnection>(mut connection: Pin<&mut C>, phase: &Phase) -> Result<(), C::Error> {
-    if !phase.is_used()
+/// Ends a connection after the requests in progress.
+async fn wind_down<C: GracefulConnection>(mut connection: Pin<&mut C>, activity: &Activity) -> Result<(), C::Error> {
+    if !activity.is_used()
         && let Ok(ended) = tokio::time::timeout(FIRST_REQUEST, connection.as_mut()).await
     {
         return ended;
@@ -176,44 +179,45 @@ async fn wind_down<C: GracefulConnection>(mut connection: Pin<&mut C>, phase: &P
     connection.await
 }
 
-/// Tells a connection how far a request is.
-struct Ended {
-    phase: Arc<Phase>,
+/// Reports the progress of one request to its connection.
+struct RequestGuard {
+    activity: Arc<Activity>,
     answering: bool,
 }
 
-impl path::Guard for Ended {
+impl path::Guard for RequestGuard {
     fn answered(&mut self) {
         self.answering = true;
-        self.phase.answer_began();
+        self.activity.answer_began();
     }
 }
 
-impl Drop for Ended {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.phase.request_ended(self.answering);
+        self.activity.request_ended(self.answering);
     }
 }
 
-/// Counts a head that hyper could not read, and has answered itself.
-fn unreadable(context: &Context, phase: &Phase, error: &(dyn Error + Send + Sync + 'static)) {
-    let Some((status, code)) = judge(phase, error) else { return };
+/// Counts and logs a request head that hyper could not parse and has answered by itself.
+fn report_unreadable(context: &Context, activity: &Activity, error: &(dyn Error + Send + Sync + 'static)) {
+    let Some((status, code)) = classify(activity, error) else { return };
     let record = context.current.load().recorder.unreadable(status, code);
     drop(record);
 }
 
-fn judge(phase: &Phase, error: &(dyn Error + 'static)) -> Option<(Option<u16>, Code)> {
+/// The status that hyper has sent (`None`: none), and the code that describes the error.
+fn classify(activity: &Activity, error: &(dyn Error + 'static)) -> Option<(Option<u16>, Code)> {
     let hyper = error.downcast_ref::<hyper::Error>();
     if hyper.is_some_and(hyper::Error::is_parse_too_large) {
-        // hyper answers 414 to a long target, 431 to long headers, and tells them apart only in words.
+        // hyper answers 414 to a long target and 431 to long headers, but only the text of its error differs.
         let target = error.source().unwrap_or(error).to_string().contains("URI");
         return Some((Some(if target { 414 } else { 431 }), Code::RequestHeaders));
     }
     if hyper.is_some_and(hyper::Error::is_parse) {
         return Some((Some(400), Code::RequestMalformed));
     }
-    // The head broke off: by its deadline, or because the peer left.
-    phase.is_in_head().then_some((None, Code::RequestTimeout))
+    // The head was cut short by its deadline or by the peer.
+    activity.is_in_head().then_some((None, Code::RequestTimeout))
 }
 
 #[cfg(test)]
@@ -221,8 +225,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_bytes_tell_what_is_spoken() {
-        for (first, speaks) in [
+    fn the_first_bytes_tell_the_protocol() {
+        for (first, protocol) in [
             ("PRI * HTTP/2.0", Protocol::Http2),
             ("PRI ", Protocol::Http2),
             ("PR", Protocol::Either),
@@ -232,7 +236,7 @@ mod tests {
             ("POST", Protocol::Http1),
             ("G", Protocol::Http1),
         ] {
-            assert_eq!(Protocol::of(first.as_bytes()), speaks, "{first}");
+            assert_eq!(Protocol::of(first.as_bytes()), protocol, "{first}");
         }
     }
 }

@@ -1,4 +1,8 @@
-//! Sockets: bound before anything is started, or handed over by systemd.
+//! Listening sockets: bound before anything is started or inherited from systemd, and the accept loop.
+//!
+//! What always holds: at most `limits.connections` connections at a time, a further one is told so (503);
+//! an accept error never ends the loop; when the drain closes an own socket, what waits in its backlog is
+//! accepted first, and an inherited socket is left to the next process. This file must not know requests.
 
 use std::{
     io,
@@ -15,52 +19,51 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{runtime::Handed, tls::Door};
+use super::{runtime::AcceptedSocket, tls::Door};
 use crate::record::Metrics;
 
-/// A socket could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("listen.{which}: {address}: {source}")]
-pub struct Unbound {
+pub struct BindError {
     which: &'static str,
     address: SocketAddr,
     source: io::Error,
 }
 
-/// Binds an address; port 0 takes a free port.
+/// Binds an address; port 0 binds a free port.
 ///
 /// # Errors
-/// [`Unbound`] names the key, the address and the reason.
-pub fn bind(which: &'static str, address: SocketAddr) -> Result<StdListener, Unbound> {
-    let unbound = |source| Unbound { which, address, source };
+/// [`BindError`] names the key, the address and the reason.
+pub fn bind(which: &'static str, address: SocketAddr) -> Result<StdListener, BindError> {
+    let unbound = |source| BindError { which, address, source };
     let listener = StdListener::bind(address).map_err(unbound)?;
     listener.set_nonblocking(true).map_err(unbound)?;
     Ok(listener)
 }
 
-/// What accepting needs.
+/// The accept loop of one process; shared by its listeners.
 pub struct Acceptor {
-    /// The data threads, in turn.
-    pub threads: Vec<UnboundedSender<Handed>>,
-    /// Places for connections.
-    pub seats: Arc<Semaphore>,
-    /// Counts connections.
+    /// The data threads, to which connections are handed in turn.
+    pub threads: Vec<UnboundedSender<AcceptedSocket>>,
+    /// One permit for each of `limits.connections`.
+    pub permits: Arc<Semaphore>,
     pub metrics: Arc<Metrics>,
-    /// TLS at the door.
+    /// `None`: cleartext.
     pub tls: Option<Arc<Door>>,
-    /// Ends the accepting.
+    /// Ends the loop.
     pub stop: CancellationToken,
-    /// The listeners stay open when this process ends (systemd holds them): whoever comes next accepts what waits.
+    /// systemd holds the listening sockets: they stay open when this process ends, and the next process accepts
+    /// what waits in their backlog.
     pub inherited: bool,
 }
 
-/// How long to wait after the system refused a socket: it is out of files, and some must close.
-const BREATHER: Duration = Duration::from_millis(50);
+/// Pause after a failed accept: the process is out of file descriptors, and some must be closed first.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a listener that closes waits for one more connection in its queue.
-const LAST: Duration = Duration::from_millis(2);
-/// How long it goes on where one comes after the other.
-const LAST_OF_ALL: Duration = Duration::from_secs(1);
+/// How long a closing listener waits for one more connection from its backlog.
+const BACKLOG_WAIT: Duration = Duration::from_millis(2);
+/// How long a closing listener goes on accepting if connections keep coming.
+const BACKLOG_LIMIT: Duration = Duration::from_secs(1);
 
 impl Acceptor {
     /// Accepts until the drain stops it, then closes the listener.
@@ -80,10 +83,10 @@ impl Acceptor {
         if self.inherited {
             return;
         }
-        // What the system has accepted already is served; only then the listener closes.
-        let closes = Instant::now() + LAST_OF_ALL;
+        // The kernel has already completed the handshake of what is in the backlog: serve it, then close.
+        let closes = Instant::now() + BACKLOG_LIMIT;
         while Instant::now() < closes
-            && let Ok(accepted) = tokio::time::timeout(LAST, listener.accept()).await
+            && let Ok(accepted) = tokio::time::timeout(BACKLOG_WAIT, listener.accept()).await
         {
             self.take(accepted, &mut next).await;
         }
@@ -98,17 +101,19 @@ impl Acceptor {
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(BREATHER).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 
     async fn hand(&self, socket: TcpStream, thread: usize) {
-        let Ok(seat) = self.seats.clone().try_acquire_owned() else { return full(socket, self.tls.is_some()).await };
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+            return full(socket, self.tls.is_some()).await;
+        };
         let Ok(socket) = socket.into_std() else { return };
-        let seat = Box::new((seat, self.metrics.client_connection()));
-        // Fails only when the thread has ended, and then so does this.
-        let _ = self.threads[thread].send(Handed { socket, tls: self.tls.clone(), seat });
+        let permit = Box::new((permit, self.metrics.client_connection()));
+        // Fails only when the data thread has ended, which happens only at the end of the process.
+        let _ = self.threads[thread].send(AcceptedSocket { socket, tls: self.tls.clone(), permit });
     }
 }
 
@@ -122,6 +127,6 @@ async fn full(mut socket: TcpStream, tls: bool) {
              retry-after: 1\r\nx-gateway-outcome: overloaded\r\nx-gateway-sent: no\r\ncontent-length: {}\r\n\r\n{BODY}",
             BODY.len()
         );
-        let _ = tokio::time::timeout(BREATHER, socket.write_all(answer.as_bytes())).await;
+        let _ = tokio::time::timeout(ACCEPT_PAUSE, socket.write_all(answer.as_bytes())).await;
     }
 }

@@ -1,4 +1,8 @@
-//! Threads: where it is decided how many there are and what runs on which.
+//! The data threads: one current-thread runtime each, with a connection pool of its own.
+//!
+//! The only place that decides which thread a connection runs on: sockets are handed to the threads in
+//! turn, and a connection stays where it began. A thread ends when no socket can come any more and all its
+//! tasks are done, or when the drain cuts off what is left.
 
 use std::{io, net::TcpStream as StdStream, sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -13,31 +17,30 @@ use super::{
 };
 use crate::{caller::Certificate, outcome::Code, snapshot::Worker};
 
-/// How often a worker looks through its idle connections to Fastrac.
+/// How often a worker closes expired idle connections to Fastrac.
 const SWEEP: Duration = Duration::from_secs(2);
 
-/// A socket on its way to a data thread, with what must live as long as it.
-pub struct Handed {
+/// An accepted socket on its way to a data thread.
+pub struct AcceptedSocket {
     /// Non-blocking.
     pub socket: StdStream,
-    /// TLS, if the listener asks for it.
+    /// `None`: the listener is cleartext.
     pub tls: Option<Arc<Door>>,
-    /// Its place among the connections.
-    pub seat: Box<dyn Send>,
+    /// Holds the permit for one of `limits.connections`, and the gauge, until the connection ends.
+    pub permit: Box<dyn Send>,
 }
 
 /// A data thread.
 pub struct DataThread {
-    /// Where sockets are handed to it; it ends when this is dropped and all its tasks are done.
-    pub sockets: UnboundedSender<Handed>,
-    /// To be joined at the end.
+    /// Sends sockets to the thread; when it is dropped, the thread ends after its last task.
+    pub sockets: UnboundedSender<AcceptedSocket>,
     pub thread: JoinHandle<()>,
 }
 
 /// Starts a data thread.
 ///
 /// # Errors
-/// If the system gives no thread or no event queue.
+/// If the system cannot create a thread or an event queue.
 pub fn start(index: usize, make: impl FnOnce(Arc<Worker>) -> Arc<Context>) -> io::Result<DataThread> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (sockets, receiver) = unbounded_channel();
@@ -48,14 +51,14 @@ pub fn start(index: usize, make: impl FnOnce(Arc<Worker>) -> Arc<Context>) -> io
     Ok(DataThread { sockets, thread })
 }
 
-async fn run(mut sockets: UnboundedReceiver<Handed>, context: Arc<Context>) {
+async fn run(mut sockets: UnboundedReceiver<AcceptedSocket>, context: Arc<Context>) {
     let mut sweep = tokio::time::interval(SWEEP);
     let tasks = context.drain.tasks.clone();
     loop {
         tokio::select! {
-            handed = sockets.recv() => match handed {
-                Some(handed) => {
-                    tasks.spawn(open(handed, context.clone()));
+            accepted = sockets.recv() => match accepted {
+                Some(accepted) => {
+                    tasks.spawn(open(accepted, context.clone()));
                 }
                 None => break,
             },
@@ -69,52 +72,52 @@ async fn run(mut sockets: UnboundedReceiver<Handed>, context: Arc<Context>) {
     }
 }
 
-async fn open(handed: Handed, context: Arc<Context>) {
-    let Handed { socket, tls, seat } = handed;
+async fn open(accepted: AcceptedSocket, context: Arc<Context>) {
+    let AcceptedSocket { socket, tls, permit } = accepted;
     let Ok(socket) = TcpStream::from_std(socket) else { return };
-    // Small answers must not wait for the peer's acknowledgement.
+    // Nagle's algorithm would hold small responses back until the peer acknowledges earlier data.
     let _ = socket.set_nodelay(true);
     match tls {
         None => {
-            if let Some(speaks) = first_bytes(&socket, &context).await {
-                connection::serve(socket, (speaks, None), context).await;
+            if let Some(protocol) = peek_protocol(&socket, &context).await {
+                connection::serve(socket, protocol, None, context).await;
             }
         }
-        // On the heap: most connections are plain, and none should be as large as a TLS session.
+        // Boxed: most connections are cleartext, and their future should not be as large as a TLS session.
         Some(tls) => Box::pin(open_tls(socket, tls, context)).await,
     }
-    drop(seat);
+    drop(permit);
 }
 
-/// Looks at a connection's first bytes, and leaves them there. `None` if none come.
-async fn first_bytes(socket: &TcpStream, context: &Context) -> Option<Protocol> {
+/// Detects the protocol from the first bytes without consuming them. `None`: the peer sent nothing in time.
+async fn peek_protocol(socket: &TcpStream, context: &Context) -> Option<Protocol> {
     let idle = context.current.load().limits.idle;
-    let look = async {
+    let peek = async {
         let mut first = [0; 4];
         let length = socket.peek(&mut first).await.ok()?;
         (length > 0).then(|| Protocol::of(&first[..length]))
     };
-    let mut look = std::pin::pin!(tokio::time::timeout(idle, look));
-    let looked = tokio::select! {
-        looked = look.as_mut() => looked,
-        () = context.drain.stop.cancelled() => tokio::time::timeout(FIRST_REQUEST, look).await.ok()?,
+    let mut peek = std::pin::pin!(tokio::time::timeout(idle, peek));
+    let peeked = tokio::select! {
+        peeked = peek.as_mut() => peeked,
+        () = context.drain.stop.cancelled() => tokio::time::timeout(FIRST_REQUEST, peek).await.ok()?,
     };
-    looked.ok()?
+    peeked.ok()?
 }
 
-/// A handshake has the time of a head: from its first byte.
+/// Accepts TLS. A handshake may take as long as a request head (`limits.header_read`), from its first byte.
 async fn open_tls(socket: TcpStream, door: Arc<Door>, context: Arc<Context>) {
-    if first_bytes(&socket, &context).await.is_none() {
+    if peek_protocol(&socket, &context).await.is_none() {
         return;
     }
     let within = context.current.load().limits.header_read;
     match door.shake(socket, within).await {
         Shaken::Tls(stream) => {
             let session = stream.get_ref().1;
-            let speaks = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
+            let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
             let leaf = session.peer_certificates().and_then(<[_]>::first);
             let certificate = leaf.map(|leaf| Arc::new(Certificate::of(leaf)));
-            connection::serve(stream, (speaks, certificate), context).await;
+            connection::serve(stream, protocol, certificate, context).await;
         }
         Shaken::Cleartext => drop(context.current.load().recorder.unreadable(Some(400), Code::RequestMalformed)),
         Shaken::Not => {}

@@ -1,15 +1,19 @@
-//! A connection's three deadlines, and HTTP/2's measure, kept by its IO.
+//! The deadlines of a client connection and its limit on HTTP/2 control frames, enforced by an IO wrapper.
 //!
-//! hyper's own header timer also runs between two requests of a kept connection, and its protocol
-//! detection has no deadline at all; so the bytes themselves are watched. A connection is *idle*
-//! (no request, `limits.idle`), *in a head* (`limits.header_read`), *busy* (no deadline here: the
-//! request has its own) or *answering*: all its answers have begun, and the caller must take some of
-//! them within `limits.request` and `limits.idle` together. In the usual case no timer is touched: one
-//! is armed late and re-armed only when it has fired.
+//! hyper's header-read timer also runs between two requests on a keep-alive connection, and its protocol
+//! detection has no deadline at all, so [`DeadlineIo`] watches the bytes themselves. A connection is always
+//! in one of four states, each with its deadline: *idle* (no request; `limits.idle`), *in a head*
+//! (`limits.header_read`), *busy* (none here: the request has its own deadline), or *answering* (every
+//! request in progress has begun its response; the client must read some of it within
+//! `limits.request + limits.idle`). In the usual case no timer is touched: one timer is armed late and
+//! re-armed only when it has fired.
 //!
-//! On HTTP/2 a peer may send what is no request at all (pings, settings, priorities) as fast as it can, and
-//! hyper answers it patiently. So what comes beside requests is measured, and the connection ends when it is
-//! too much: for the requests under way their heads and bodies are allowed, and a slack.
+//! On HTTP/2 a peer can send frames that belong to no request (PING, SETTINGS, PRIORITY) as fast as it
+//! likes, and hyper answers each of them. The bytes received beside requests are therefore counted, and the
+//! connection is closed when they exceed [`SLACK`] plus what the requests in progress may bring.
+//!
+//! This file must not know what a request means. It fails with [`io::Error`]; an idle connection ends like
+//! one that its peer has closed.
 
 use std::{
     io,
@@ -29,55 +33,55 @@ use tokio::{
 
 use crate::config::Limits;
 
-/// What a connection is doing. Shared by its IO and its requests, which live in one task.
+/// What a connection is doing. Shared by its IO and its requests, all of which run in one task.
 #[derive(Debug)]
-pub struct Phase {
+pub struct Activity {
     opened: Instant,
     idle: Duration,
     header_read: Duration,
-    /// How long an answer may stand untaken.
-    patience: Duration,
-    /// Requests under way.
+    /// How long a response may make no progress.
+    write_stall: Duration,
+    /// Requests in progress.
     busy: AtomicUsize,
-    /// Those of them whose answer has begun.
+    /// Requests in progress whose response has begun.
     answering: AtomicUsize,
-    /// Whether a head has begun and isn't complete.
+    /// Whether a request head has begun and is not complete.
     in_head: AtomicBool,
-    /// Whether it has asked anything yet.
+    /// Whether any byte has been received.
     used: AtomicBool,
     http2: AtomicBool,
     /// Microseconds since `opened`.
     head_began: AtomicU64,
     /// Microseconds since `opened`; `NEVER` while busy.
     deadline: AtomicU64,
-    /// Microseconds from now: what the deadline becomes when it is looked at next; 0 if it stands. So the clock is
-    /// read once, however much happens in between.
+    /// Microseconds from the next check of the deadline to the new deadline; 0: unchanged. Recording a duration
+    /// instead of a time means that the clock is read once per check, however many events there were.
     renewed: AtomicU64,
-    /// Bytes of head and body that one request may bring.
+    /// Maximum size of one request, head and body, in bytes.
     each: u64,
-    /// Bytes that came on HTTP/2 since the last request began, less those of requests that have ended.
+    /// HTTP/2 only: bytes received since the last request began, less the allowance of requests that have ended.
     beside: AtomicU64,
 }
 
 const NEVER: u64 = u64::MAX;
 
-/// What an HTTP/2 connection may receive beside its requests between the beginnings of two, bytes: what is
-/// under way of a body that was refused (hyper's window is 1 MiB), a head, and thousands of frames that
-/// are none.
+/// How many bytes an HTTP/2 connection may receive beside its requests between the beginnings of two of them:
+/// what may still arrive of a refused body (hyper's connection window is 1 MiB), one head, and thousands of
+/// small frames.
 const SLACK: u64 = 1024 * 1024 + 128 * 1024;
-/// The head of a request and what frames it, bytes.
+/// Allowance for a request head and its frames, in bytes.
 const LONGEST_HEAD: u64 = 64 * 1024;
 
-impl Phase {
-    /// Of a connection that has just been accepted.
+impl Activity {
+    /// The state of a connection that has just been accepted: idle.
     pub fn new(limits: &Limits) -> Arc<Self> {
         let (idle, header_read) = (limits.idle, limits.header_read);
-        Arc::new(Phase {
+        Arc::new(Activity {
             opened: Instant::now(),
             idle,
             header_read,
-            // An answer that is streamed may wait for Fastrac as long as the request lasts.
-            patience: limits.request + idle,
+            // A streamed response may wait for Fastrac for as long as the request lasts.
+            write_stall: limits.request + idle,
             busy: AtomicUsize::new(0),
             answering: AtomicUsize::new(0),
             in_head: AtomicBool::new(false),
@@ -95,12 +99,12 @@ impl Phase {
         self.opened.elapsed().as_micros() as u64
     }
 
-    /// It is over after this time, unless something happens.
+    /// Sets the deadline, counted from now.
     fn ends_in(&self, time: Duration) {
         self.renewed.store(time.as_micros() as u64, Relaxed);
     }
 
-    /// Its deadline is this many microseconds after `opened`.
+    /// Sets the deadline, in microseconds after `opened`.
     fn ends_at(&self, micros: u64) {
         self.renewed.store(0, Relaxed);
         self.deadline.store(micros, Relaxed);
@@ -117,7 +121,7 @@ impl Phase {
         if !self.used.swap(true, Relaxed) && bytes.starts_with(b"PRI") {
             self.http2.store(true, Relaxed);
         }
-        // On HTTP/2 bytes are not heads: pings and window updates come at any time.
+        // On HTTP/2 a byte does not mean that a head begins: PING and WINDOW_UPDATE frames come at any time.
         if !self.http2.load(Relaxed) {
             self.in_head.store(true, Relaxed);
             self.head_began.store(now, Relaxed);
@@ -125,7 +129,7 @@ impl Phase {
         }
     }
 
-    /// A head is complete. Returns when its first byte came.
+    /// Records that a request head is complete, and returns the time of its first byte.
     pub fn request_began(&self) -> Instant {
         self.busy.fetch_add(1, Relaxed);
         self.ends_at(NEVER);
@@ -136,39 +140,39 @@ impl Phase {
         }
     }
 
-    /// A request came by HTTP/2, which the connection's first bytes may have been too few to tell.
+    /// Records that a request arrived over HTTP/2; the first bytes of the connection may have been too few to tell.
     pub fn is_http2(&self) {
         self.http2.store(true, Relaxed);
         self.beside.store(0, Relaxed);
     }
 
-    /// Whether more has come on HTTP/2 than the requests under way can account for.
+    /// Whether more bytes were received on HTTP/2 than the requests in progress account for.
     fn is_flooded(&self) -> bool {
         self.beside.load(Relaxed) > SLACK + self.busy.load(Relaxed) as u64 * self.each
     }
 
-    /// A request's answer is there; from now on its caller takes it.
+    /// Records that the response to a request begins; from now on the client must read.
     pub fn answer_began(&self) {
         if self.answering.fetch_add(1, Relaxed) + 1 >= self.busy.load(Relaxed) {
-            self.ends_in(self.patience);
+            self.ends_in(self.write_stall);
         }
     }
 
-    /// The peer takes bytes.
+    /// Records that the peer accepted bytes.
     fn bytes_went(&self) {
         let (busy, answering) = (self.busy.load(Relaxed), self.answering.load(Relaxed));
-        // The last of an answer may go out after its request has ended. Not so on HTTP/2, where the
-        // answer to a ping is no sign of use.
+        // On HTTP/1 the last bytes of a response may be written after its request has ended. On HTTP/2
+        // they may be the answer to a PING, which is no use of the connection.
         let after = busy == 0 && !self.http2.load(Relaxed) && !self.in_head.load(Relaxed);
-        let patience = match (after, answering > 0 && answering >= busy) {
+        let write_stall = match (after, answering > 0 && answering >= busy) {
             (true, _) => self.idle,
-            (false, true) => self.patience,
+            (false, true) => self.write_stall,
             (false, false) => return,
         };
-        self.ends_in(patience);
+        self.ends_in(write_stall);
     }
 
-    /// A request's answer is out, or it was given up; `answering` tells whether the answer had begun.
+    /// Records that a request has ended, completely or not; `answering`: its response had begun.
     pub fn request_ended(&self, answering: bool) {
         self.answering.fetch_sub(usize::from(answering), Relaxed);
         if self.http2.load(Relaxed) {
@@ -179,12 +183,12 @@ impl Phase {
         }
     }
 
-    /// Whether anything has come on it.
+    /// Whether any byte has been received.
     pub fn is_used(&self) -> bool {
         self.used.load(Relaxed)
     }
 
-    /// Whether a request's head was cut short, by the peer or by its deadline.
+    /// Whether a request head has begun and is not complete: at the end of a connection, that it was cut short.
     pub fn is_in_head(&self) -> bool {
         self.in_head.load(Relaxed)
     }
@@ -201,75 +205,74 @@ impl Phase {
     }
 }
 
-/// IO that keeps a [`Phase`]'s deadlines.
-pub struct Timed<S> {
+/// IO that enforces the deadlines of an [`Activity`].
+pub struct DeadlineIo<S> {
     io: S,
-    phase: Arc<Phase>,
-    alarm: Option<Pin<Box<Sleep>>>,
-    /// Whether the alarm will wake the task.
+    activity: Arc<Activity>,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Whether the timer will wake the task.
     armed: bool,
 }
 
-impl<S> Timed<S> {
-    /// Watches `io`.
-    pub fn new(io: S, phase: Arc<Phase>) -> Self {
-        Timed { io, phase, alarm: None, armed: false }
+impl<S> DeadlineIo<S> {
+    pub fn new(io: S, activity: Arc<Activity>) -> Self {
+        DeadlineIo { io, activity, timer: None, armed: false }
     }
 
-    /// Whether the deadline has passed. Otherwise the task is woken in time: also while busy, because
-    /// hyper needn't read again between the end of a request and the next one's first byte.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether the deadline has passed. If not, the task will be woken in time; also while busy, because hyper
+    /// does not necessarily poll again between the end of a request and the first byte of the next.
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
-            let deadline = self.phase.deadline();
-            let wake = || deadline.unwrap_or_else(|| Instant::now() + self.phase.idle);
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(wake())));
-            if deadline.is_some_and(|deadline| alarm.deadline() > deadline) {
-                alarm.as_mut().reset(wake());
+            let deadline = self.activity.deadline();
+            let wake = || deadline.unwrap_or_else(|| Instant::now() + self.activity.idle);
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(wake())));
+            if deadline.is_some_and(|deadline| timer.deadline() > deadline) {
+                timer.as_mut().reset(wake());
                 self.armed = false;
             }
-            if (self.armed && !alarm.is_elapsed()) || alarm.as_mut().poll(cx).is_pending() {
+            if (self.armed && !timer.is_elapsed()) || timer.as_mut().poll(cx).is_pending() {
                 self.armed = true;
                 return false;
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return true;
             }
-            alarm.as_mut().reset(wake());
+            timer.as_mut().reset(wake());
             self.armed = false;
         }
     }
 }
 
-impl<S> Timed<S> {
-    /// hyper doesn't read while it writes, so the deadline is looked at here too.
-    fn written(&mut self, polled: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+impl<S> DeadlineIo<S> {
+    /// hyper does not read while it writes, so the deadline is checked on writes too.
+    fn after_write(&mut self, polled: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match polled {
             Poll::Ready(written) => {
-                self.phase.bytes_went();
+                self.activity.bytes_went();
                 Poll::Ready(written)
             }
-            Poll::Pending if self.poll_late(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending if self.poll_expired(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for DeadlineIo<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.phase.is_flooded() {
+        if self.activity.is_flooded() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let before = buf.filled().len();
         match Pin::new(&mut self.io).poll_read(cx, buf) {
             Poll::Ready(result) => {
                 if buf.filled().len() > before {
-                    self.phase.bytes_came(&buf.filled()[before..]);
+                    self.activity.bytes_came(&buf.filled()[before..]);
                 }
                 Poll::Ready(result)
             }
-            Poll::Pending if self.poll_late(cx) => Poll::Ready(match self.phase.is_in_head() {
+            Poll::Pending if self.poll_expired(cx) => Poll::Ready(match self.activity.is_in_head() {
                 true => Err(io::ErrorKind::TimedOut.into()),
-                // As if the peer had closed: hyper then ends an idle connection without complaint.
+                // End of file, as if the peer had closed: hyper then ends an idle connection without an error.
                 false => Ok(()),
             }),
             Poll::Pending => Poll::Pending,
@@ -277,10 +280,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.written(polled, cx)
+        self.after_write(polled, cx)
     }
 
     fn poll_write_vectored(
@@ -289,7 +292,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.written(polled, cx)
+        self.after_write(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -333,7 +336,7 @@ mod tests {
     async fn an_idle_connection_ends_quietly() {
         let (_peer, io) = duplex(64);
         let began = Instant::now();
-        let mut timed = Timed::new(io, Phase::new(&limits()));
+        let mut timed = DeadlineIo::new(io, Activity::new(&limits()));
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(began.elapsed().as_secs(), 75);
     }
@@ -341,7 +344,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_head_is_an_error_however_it_drips() {
         let (mut peer, io) = duplex(64);
-        let (mut timed, began) = (Timed::new(io, Phase::new(&limits())), Instant::now());
+        let (mut timed, began) = (DeadlineIo::new(io, Activity::new(&limits())), Instant::now());
         let drip = async {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -364,22 +367,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_whose_io_is_not_read_again_is_woken_all_the_same() {
         let (mut peer, io) = duplex(64);
-        let phase = Phase::new(&limits());
-        let mut timed = Timed::new(io, phase.clone());
+        let activity = Activity::new(&limits());
+        let mut timed = DeadlineIo::new(io, activity.clone());
         peer.write_all(b"GET").await.unwrap();
         let mut buffer = [0; 8];
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 3);
-        let began = phase.request_began();
+        let began = activity.request_began();
         // One poll while busy; then only a wake-up can bring the next.
         let mut read = std::pin::pin!(timed.read(&mut buffer));
         let first = std::future::poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx).is_pending())).await;
         assert!(first);
-        phase.request_ended(false);
+        activity.request_ended(false);
         assert_eq!(read.await.unwrap(), 0);
         assert_eq!(began.elapsed().as_secs(), 75);
     }
 
-    async fn stays_open(timed: &mut Timed<tokio::io::DuplexStream>) {
+    async fn stays_open(timed: &mut DeadlineIo<tokio::io::DuplexStream>) {
         let mut buffer = [0; 8];
         tokio::select! {
             _ = timed.read(&mut buffer) => panic!("ended while busy"),
@@ -390,13 +393,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_busy_connection_has_no_deadline_here() {
         let (mut peer, io) = duplex(64);
-        let phase = Phase::new(&limits());
-        let mut timed = Timed::new(io, phase.clone());
+        let activity = Activity::new(&limits());
+        let mut timed = DeadlineIo::new(io, activity.clone());
         peer.write_all(b"GET").await.unwrap();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
-        phase.request_began();
+        activity.request_began();
         stays_open(&mut timed).await;
-        phase.request_ended(false);
+        activity.request_ended(false);
         let ended = Instant::now();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(ended.elapsed().as_secs(), 75);
@@ -405,13 +408,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_nobody_takes_ends_its_connection() {
         let (mut peer, io) = duplex(64);
-        let phase = Phase::new(&limits());
-        let mut timed = Timed::new(io, phase.clone());
+        let activity = Activity::new(&limits());
+        let mut timed = DeadlineIo::new(io, activity.clone());
         peer.write_all(b"GET").await.unwrap();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
-        phase.request_began();
+        activity.request_began();
         tokio::time::sleep(Duration::from_secs(20)).await;
-        phase.answer_began();
+        activity.answer_began();
         timed.write_all(&[0; 64]).await.unwrap();
         // A little is taken now and then: that is well.
         for _ in 0..3 {
@@ -427,20 +430,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_busy_http2_connection_waits_for_all_its_answers() {
         let (_peer, io) = duplex(64);
-        let phase = Phase::new(&limits());
-        let mut timed = Timed::new(io, phase.clone());
-        phase.request_began();
-        phase.request_began();
-        phase.answer_began();
+        let activity = Activity::new(&limits());
+        let mut timed = DeadlineIo::new(io, activity.clone());
+        activity.request_began();
+        activity.request_began();
+        activity.answer_began();
         stays_open(&mut timed).await;
-        phase.answer_began();
+        activity.answer_began();
         let answered = Instant::now();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(answered.elapsed().as_secs(), 105);
     }
 
     /// Reads until the connection ends; how many bytes came before.
-    async fn flooded(timed: &mut Timed<tokio::io::DuplexStream>, peer: &mut tokio::io::DuplexStream) -> u64 {
+    async fn flooded(timed: &mut DeadlineIo<tokio::io::DuplexStream>, peer: &mut tokio::io::DuplexStream) -> u64 {
         let ping = vec![7; 16 * 1024];
         let (mut came, mut buffer) = (0, vec![0; 16 * 1024]);
         loop {
@@ -462,13 +465,13 @@ mod tests {
         let near = |came: u64, allowed: u64| (allowed..allowed + 32 * 1024).contains(&came);
         for requests in [0, 1, 3] {
             let (mut peer, io) = duplex(64 * 1024);
-            let phase = Phase::new(&limits);
-            let mut timed = Timed::new(io, phase.clone());
+            let activity = Activity::new(&limits);
+            let mut timed = DeadlineIo::new(io, activity.clone());
             peer.write_all(b"PRI").await.unwrap();
             assert_eq!(timed.read(&mut [0; 3]).await.unwrap(), 3);
             for _ in 0..requests {
-                phase.request_began();
-                phase.is_http2();
+                activity.request_began();
+                activity.is_http2();
             }
             let came = flooded(&mut timed, &mut peer).await;
             assert!(
@@ -482,13 +485,13 @@ mod tests {
     async fn bodies_are_no_flood_however_many_and_whenever_they_end() {
         let limits = Limits { request_body: 1 << 20, ..limits() };
         let (mut peer, io) = duplex(64 * 1024);
-        let phase = Phase::new(&limits);
-        let mut timed = Timed::new(io, phase.clone());
+        let activity = Activity::new(&limits);
+        let mut timed = DeadlineIo::new(io, activity.clone());
         let mut buffer = vec![0; 16 * 1024];
         for _ in 0..5 {
             for _ in 0..20 {
-                phase.request_began();
-                phase.is_http2();
+                activity.request_began();
+                activity.is_http2();
             }
             for _ in 0..20 {
                 for _ in 0..(1 << 20) / buffer.len() {
@@ -496,7 +499,7 @@ mod tests {
                     timed.read_exact(&mut buffer).await.unwrap();
                 }
             }
-            (0..20).for_each(|_| phase.request_ended(false));
+            (0..20).for_each(|_| activity.request_ended(false));
         }
     }
 
@@ -504,14 +507,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_preface_in_pieces_makes_no_heads_of_pings() {
         let (mut peer, io) = duplex(64);
-        let phase = Phase::new(&limits());
-        let mut timed = Timed::new(io, phase.clone());
+        let activity = Activity::new(&limits());
+        let mut timed = DeadlineIo::new(io, activity.clone());
         peer.write_all(b"P").await.unwrap();
         let mut buffer = [0; 8];
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 1);
-        phase.is_http2();
-        phase.request_began();
-        phase.request_ended(false);
+        activity.is_http2();
+        activity.request_began();
+        activity.request_ended(false);
         peer.write_all(b"ping").await.unwrap();
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 4);
         let began = Instant::now();

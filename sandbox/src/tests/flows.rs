@@ -251,8 +251,8 @@ fn the_readme_has_the_table_of_the_control_address() {
             if example.is_empty() { String::new() } else { format!("`{}`", example.replace(" or ", "` or `")) };
         table += &format!("| `{} {}` | {} | {example} |\n", text("method"), text("path"), text("does"));
     }
-    let readme = include_str!("../../../README.md");
-    assert!(readme.contains(&table), "README.md wants this table:\n{table}");
+    let readme = include_str!("../../README.md");
+    assert!(readme.contains(&table), "sandbox/README.md wants this table:\n{table}");
 }
 
 #[test]

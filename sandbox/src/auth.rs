@@ -13,7 +13,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
-use super::{clock, route::Version, when::When};
+use super::{clock, route::ApiVersion, when::When};
 
 const ACCESS: HeaderName = HeaderName::from_static("access-key");
 const SECRET: HeaderName = HeaderName::from_static("secret-key");
@@ -21,7 +21,7 @@ const SECRET: HeaderName = HeaderName::from_static("secret-key");
 /// Which style is good for which version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Style {
+pub enum AuthStyle {
     /// Either style for either version.
     #[default]
     Any,
@@ -31,7 +31,7 @@ pub enum Style {
 
 /// A key pair under a label that may be shown.
 #[derive(Clone)]
-pub struct Pair {
+pub struct KnownPair {
     /// What the journal calls it.
     pub label: Arc<str>,
     /// The access key.
@@ -45,7 +45,7 @@ pub struct Pair {
 /// A key pair as it is written, in the file or in a request to the control address.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct KeyPairEntry {
     pub(super) label: String,
     pub(super) access_key: String,
     pub(super) secret_key: String,
@@ -55,21 +55,21 @@ pub(super) struct Written {
 
 /// All pairs ever added, revoked ones too.
 #[derive(Clone, Debug, Default)]
-pub struct Keys {
-    pairs: Vec<Pair>,
+pub struct KeyStore {
+    pairs: Vec<KnownPair>,
 }
 
 /// What a request carries of one style.
-enum Proof<'a> {
+enum Credentials<'a> {
     None,
     Bad,
     Pair(&'a [u8], &'a [u8]),
 }
 
-impl Keys {
+impl KeyStore {
     /// Adds a pair, or makes it live again; a known access key takes the new label and secret.
     pub fn add(&mut self, label: &str, access: &str, secret: &str) {
-        let pair = Pair {
+        let pair = KnownPair {
             label: label.into(),
             access: access.to_owned(),
             secret: Zeroizing::new(secret.to_owned()),
@@ -100,8 +100,8 @@ impl Keys {
 
     /// Labels and access keys, whether they are live at `now`, and until when if that is known, as JSON.
     pub fn json(&self, now: i64) -> serde_json::Value {
-        let line = |pair: &Pair| {
-            let until = pair.until.filter(|until| *until > i64::MIN).map(clock::envelope);
+        let line = |pair: &KnownPair| {
+            let until = pair.until.filter(|until| *until > i64::MIN).map(clock::utc);
             serde_json::json!({
                 "label": &*pair.label, "access_key": pair.access, "live": pair.live(now), "until": until,
             })
@@ -111,13 +111,18 @@ impl Keys {
 
     /// The label of the pair that a request carries at `now` (Unix milliseconds), or nothing if it
     /// carries no good one.
-    pub fn check(&self, headers: &HeaderMap, (version, style): (Option<Version>, Style), now: i64) -> Option<Arc<str>> {
+    pub fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        (version, style): (Option<ApiVersion>, AuthStyle),
+        now: i64,
+    ) -> Option<Arc<str>> {
         let basic = basic(headers);
-        let (pair, basic) = (self.judge(two_headers(headers), now), self.judge(basic.as_proof(), now));
+        let (pair, basic) = (self.verify(two_headers(headers), now), self.verify(basic.as_proof(), now));
         let demanded = match (style, version) {
-            (Style::Any, _) | (_, None) => true,
-            (Style::ByVersion, Some(Version::V1)) => pair.is_some(),
-            (Style::ByVersion, Some(Version::V2)) => basic.is_some(),
+            (AuthStyle::Any, _) | (_, None) => true,
+            (AuthStyle::ByVersion, Some(ApiVersion::V1)) => pair.is_some(),
+            (AuthStyle::ByVersion, Some(ApiVersion::V2)) => basic.is_some(),
         };
         let known = match (pair, basic) {
             (Some(one), Some(other)) => one.filter(|one| other.is_some_and(|other| one.access == other.access)),
@@ -131,26 +136,26 @@ impl Keys {
     pub fn mixed(&self, headers: &HeaderMap) -> bool {
         let basic = basic(headers);
         let mut owners = [two_headers(headers), basic.as_proof()].into_iter().flat_map(|proof| match proof {
-            Proof::Pair(access, secret) => [
+            Credentials::Pair(access, secret) => [
                 self.owner(|pair| pair.access.as_bytes() == access),
                 self.owner(|pair| pair.secret.as_bytes() == secret),
             ],
-            Proof::None | Proof::Bad => [None, None],
+            Credentials::None | Credentials::Bad => [None, None],
         });
         let first = owners.by_ref().flatten().next();
         first.is_some_and(|first| owners.flatten().any(|other| other != first))
     }
 
-    fn owner(&self, has: impl Fn(&Pair) -> bool) -> Option<&str> {
+    fn owner(&self, has: impl Fn(&KnownPair) -> bool) -> Option<&str> {
         self.pairs.iter().rev().find(|pair| has(pair)).map(|pair| pair.access.as_str())
     }
 
     /// `None`: not carried. `Some(None)`: carried and wrong.
-    fn judge(&self, proof: Proof<'_>, now: i64) -> Option<Option<&Pair>> {
+    fn verify(&self, proof: Credentials<'_>, now: i64) -> Option<Option<&KnownPair>> {
         match proof {
-            Proof::None => None,
-            Proof::Bad => Some(None),
-            Proof::Pair(access, secret) => {
+            Credentials::None => None,
+            Credentials::Bad => Some(None),
+            Credentials::Pair(access, secret) => {
                 // The newest is the one that is most likely used.
                 Some(self.pairs.iter().rev().find(|pair| {
                     pair.live(now) && pair.access.as_bytes() == access && pair.secret.as_bytes() == secret
@@ -160,11 +165,11 @@ impl Keys {
     }
 }
 
-fn two_headers(headers: &HeaderMap) -> Proof<'_> {
+fn two_headers(headers: &HeaderMap) -> Credentials<'_> {
     match (once(headers, &ACCESS), once(headers, &SECRET)) {
-        (Ok(None), Ok(None)) => Proof::None,
-        (Ok(Some(access)), Ok(Some(secret))) => Proof::Pair(access, secret),
-        _ => Proof::Bad,
+        (Ok(None), Ok(None)) => Credentials::None,
+        (Ok(Some(access)), Ok(Some(secret))) => Credentials::Pair(access, secret),
+        _ => Credentials::Bad,
     }
 }
 
@@ -195,27 +200,27 @@ fn basic(headers: &HeaderMap) -> Basic {
 }
 
 impl Basic {
-    fn as_proof(&self) -> Proof<'_> {
+    fn as_proof(&self) -> Credentials<'_> {
         match self {
-            Basic::None => Proof::None,
-            Basic::Bad => Proof::Bad,
+            Basic::None => Credentials::None,
+            Basic::Bad => Credentials::Bad,
             Basic::Decoded(text) => match text.iter().position(|byte| *byte == b':') {
-                Some(colon) => Proof::Pair(&text[..colon], &text[colon + 1..]),
-                None => Proof::Bad,
+                Some(colon) => Credentials::Pair(&text[..colon], &text[colon + 1..]),
+                None => Credentials::Bad,
             },
         }
     }
 }
 
-impl Pair {
+impl KnownPair {
     fn live(&self, now: i64) -> bool {
         self.until.is_none_or(|until| now < until)
     }
 }
 
-impl fmt::Debug for Pair {
+impl fmt::Debug for KnownPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pair").field("label", &self.label).field("until", &self.until).finish_non_exhaustive()
+        f.debug_struct("KnownPair").field("label", &self.label).field("until", &self.until).finish_non_exhaustive()
     }
 }
 
@@ -225,8 +230,8 @@ mod tests {
 
     use super::*;
 
-    fn keys() -> Keys {
-        let mut keys = Keys::default();
+    fn keys() -> KeyStore {
+        let mut keys = KeyStore::default();
         keys.add("one", "a1", "s1");
         keys.add("two", "a2", "s:2");
         keys
@@ -241,7 +246,7 @@ mod tests {
     }
 
     fn label(lines: &[(&'static str, &str)]) -> Option<String> {
-        keys().check(&headers(lines), (Some(Version::V2), Style::Any), 0).map(|label| label.to_string())
+        keys().authenticate(&headers(lines), (Some(ApiVersion::V2), AuthStyle::Any), 0).map(|label| label.to_string())
     }
 
     fn basic_of(text: &str) -> String {
@@ -292,9 +297,9 @@ mod tests {
         let mut keys = keys();
         let lines = headers(&[("access-key", "a1"), ("secret-key", "s1")]);
         assert!(keys.revoke("a1"));
-        assert!(keys.check(&lines, (None, Style::Any), 0).is_none());
+        assert!(keys.authenticate(&lines, (None, AuthStyle::Any), 0).is_none());
         keys.add("three", "a1", "s1");
-        assert_eq!(keys.check(&lines, (None, Style::Any), 0).as_deref(), Some("three"));
+        assert_eq!(keys.authenticate(&lines, (None, AuthStyle::Any), 0).as_deref(), Some("three"));
         assert!(!keys.revoke("nobody"));
     }
 
@@ -303,7 +308,7 @@ mod tests {
         let mut keys = keys();
         let lines = headers(&[("access-key", "a1"), ("secret-key", "s1")]);
         assert!(keys.revoke_at("a1", 1_000));
-        let live = |keys: &Keys, now| keys.check(&lines, (None, Style::Any), now).is_some();
+        let live = |keys: &KeyStore, now| keys.authenticate(&lines, (None, AuthStyle::Any), now).is_some();
         assert!(live(&keys, 999) && !live(&keys, 1_000) && !live(&keys, i64::MAX));
         assert_eq!(keys.json(0)["keys"][0]["until"], "1970-01-01T00:00:01.000Z");
         keys.add("one", "a1", "s1");
@@ -330,14 +335,14 @@ mod tests {
     fn by_version_each_version_wants_its_own_style() {
         let pair = headers(&[("access-key", "a1"), ("secret-key", "s1")]);
         let basic = headers(&[("authorization", &basic_of("a1:s1"))]);
-        let known = |headers, version| keys().check(headers, (Some(version), Style::ByVersion), 0).is_some();
-        assert!(known(&pair, Version::V1) && known(&basic, Version::V2));
-        assert!(!known(&basic, Version::V1) && !known(&pair, Version::V2));
+        let known = |headers, version| keys().authenticate(headers, (Some(version), AuthStyle::ByVersion), 0).is_some();
+        assert!(known(&pair, ApiVersion::V1) && known(&basic, ApiVersion::V2));
+        assert!(!known(&basic, ApiVersion::V1) && !known(&pair, ApiVersion::V2));
     }
 
     #[test]
     fn secrets_are_in_no_debug_text() {
-        let mut keys = Keys::default();
+        let mut keys = KeyStore::default();
         keys.add("one", "access-canary", "secret-canary");
         assert!(!format!("{keys:?}").contains("canary"));
     }

@@ -1,13 +1,13 @@
 //! The command line of the simulator: arguments → [`Options`] → running until a signal.
 //!
-//! Shared by the program `fastrac-sandbox` and the command `fastrac-gateway sandbox`. Flags take
+//! SharedSimulation by the program `fastrac-sandbox` and the command `fastrac-gateway sandbox`. Flags take
 //! precedence over the configuration file, which takes precedence over the defaults.
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
-use crate::{Options, Sandbox, Show, clock::Pace, settings};
+use crate::{Options, Sandbox, WebhookPrinter, clock::Pace, settings};
 
 /// Listening address if neither a flag nor the file gives one.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8090);
@@ -68,7 +68,7 @@ fn pace(text: &str) -> Result<Pace, String> {
         "real" => Ok(Pace::Real),
         "stepped" => Ok(Pace::Stepped),
         text => match text.trim_end_matches('x').parse() {
-            Ok(factor) => settings::faster(factor).map(Pace::Faster),
+            Ok(factor) => settings::factor(factor).map(Pace::Accelerated),
             Err(_) => Err("real, stepped, or a factor like 600x".to_owned()),
         },
     }
@@ -109,10 +109,10 @@ fn options(args: &Arguments) -> Result<Options, settings::SettingsError> {
         options.clock = settings::clock(pace, None);
     }
     if args.show_webhooks {
-        options.show = Some(Show::to(|body| println!("webhook: {body}")));
+        options.webhook_printer = Some(WebhookPrinter::to(|body| println!("webhook: {body}")));
     }
     if let Some(path) = &args.control_token_file {
-        options.control_token = Some(settings::token_from(path)?);
+        options.control_token = Some(settings::read_token(path)?);
     }
     Ok(options)
 }
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_pace_is_a_word_or_a_factor() {
         assert_eq!((pace("real"), pace("stepped")), (Ok(Pace::Real), Ok(Pace::Stepped)));
-        assert_eq!((pace("600x"), pace("0.5")), (Ok(Pace::Faster(600.0)), Ok(Pace::Faster(0.5))));
+        assert_eq!((pace("600x"), pace("0.5")), (Ok(Pace::Accelerated(600.0)), Ok(Pace::Accelerated(0.5))));
         for wrong in ["", "x", "-1x", "0", "NaN", "fast"] {
             assert!(pace(wrong).is_err(), "{wrong}");
         }

@@ -3,8 +3,8 @@
 //! It runs with the machine's clock, runs so many times faster, or stands and only moves when told
 //! to (stepped): then the same requests and steps give the same answers to the byte.
 //!
-//! What always holds: business times are Jakarta time (UTC+7, no summer time) as
-//! `YYYY-MM-DD HH:MM:SS`; envelope times are UTC as `YYYY-MM-DDTHH:MM:SS.mmmZ`. Time never goes
+//! What always holds: local times are Jakarta time (UTC+7, no summer time) as
+//! `YYYY-MM-DD HH:MM:SS`; utc times are UTC as `YYYY-MM-DDTHH:MM:SS.mmmZ`. Time never goes
 //! back, unless the machine's does.
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use jiff::{Timestamp, civil::Date, civil::DateTime, tz};
 const JAKARTA: i8 = 7;
 
 /// Where a stepped clock begins, if not said: 2026-01-01 08:00:00 in Jakarta.
-pub const START: i64 = 1_767_229_200_000;
+pub const STEPPED_START: i64 = 1_767_229_200_000;
 
 /// How time passes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,7 +23,7 @@ pub enum Pace {
     /// As the machine's clock.
     Real,
     /// So many times faster, from the moment it was set; above zero.
-    Faster(f64),
+    Accelerated(f64),
     /// Only when told to.
     Stepped,
 }
@@ -52,7 +52,7 @@ fn machine() -> i64 {
 
 impl Clock {
     /// A stepped clock that stands at `millis` (Unix time) until it is moved.
-    pub fn standing(millis: i64) -> Self {
+    pub fn stepped_at(millis: i64) -> Self {
         Clock { pace: Pace::Stepped, since: 0, from: millis }
     }
 
@@ -67,7 +67,7 @@ impl Clock {
             Pace::Stepped => 0,
             Pace::Real => machine().saturating_sub(self.since),
             // Casts saturate.
-            Pace::Faster(factor) => (machine().saturating_sub(self.since) as f64 * factor) as i64,
+            Pace::Accelerated(factor) => (machine().saturating_sub(self.since) as f64 * factor) as i64,
         };
         self.from.saturating_add(passed)
     }
@@ -78,7 +78,7 @@ impl Clock {
     }
 
     /// Moves time ahead to an instant; one that is past changes nothing.
-    pub fn reach(&mut self, millis: i64) {
+    pub fn advance_to(&mut self, millis: i64) {
         let missing = millis.saturating_sub(self.now()).max(0);
         self.from = self.from.saturating_add(missing);
     }
@@ -94,14 +94,14 @@ impl Clock {
     }
 
     /// How long on the machine's clock until an instant; nothing on a stepped clock, if it isn't past.
-    pub fn until(&self, millis: i64) -> Option<Duration> {
+    pub fn time_until(&self, millis: i64) -> Option<Duration> {
         let left = millis.saturating_sub(self.now()).max(0) as u64;
         match self.pace {
             _ if left == 0 => Some(Duration::ZERO),
             Pace::Stepped => None,
             Pace::Real => Some(Duration::from_millis(left)),
             // Rounded up to a millisecond, so that it has passed afterwards.
-            Pace::Faster(factor) => Some(Duration::from_millis((left as f64 / factor) as u64 + 1)),
+            Pace::Accelerated(factor) => Some(Duration::from_millis((left as f64 / factor) as u64 + 1)),
         }
     }
 }
@@ -126,7 +126,7 @@ pub fn midnight(day: Date) -> i64 {
 }
 
 /// `2026-01-02 03:04:05`, in Jakarta.
-pub fn business(millis: i64) -> String {
+pub fn local(millis: i64) -> String {
     let at = jakarta(millis);
     let mut text = String::with_capacity(19);
     digits(&mut text, i64::from(at.year()), 4, '-');
@@ -140,7 +140,7 @@ pub fn business(millis: i64) -> String {
 }
 
 /// `2026-01-02T03:04:05.678Z`.
-pub fn envelope(millis: i64) -> String {
+pub fn utc(millis: i64) -> String {
     let at = tz::Offset::UTC.to_datetime(Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX));
     let mut text = String::with_capacity(24);
     digits(&mut text, i64::from(at.year()), 4, '-');
@@ -167,13 +167,13 @@ mod tests {
     #[test]
     fn both_formats_are_those_of_the_api() {
         let at = 1_767_323_045_678;
-        assert_eq!(envelope(at), "2026-01-02T03:04:05.678Z");
-        assert_eq!(business(at), "2026-01-02 10:04:05");
+        assert_eq!(utc(at), "2026-01-02T03:04:05.678Z");
+        assert_eq!(local(at), "2026-01-02 10:04:05");
     }
 
     #[test]
     fn a_standing_clock_moves_only_when_told() {
-        let mut clock = Clock::standing(1_000);
+        let mut clock = Clock::stepped_at(1_000);
         assert_eq!(clock.now(), 1_000);
         clock.advance(Duration::from_secs(300));
         assert_eq!(clock.now(), 301_000);
@@ -181,23 +181,23 @@ mod tests {
 
     #[test]
     fn a_change_of_pace_goes_on_from_now() {
-        let mut clock = Clock::standing(5_000);
-        clock.set_pace(Pace::Faster(1e6));
-        assert!(clock.now() >= 5_000 && clock.until(i64::MAX / 2).is_some());
+        let mut clock = Clock::stepped_at(5_000);
+        clock.set_pace(Pace::Accelerated(1e6));
+        assert!(clock.now() >= 5_000 && clock.time_until(i64::MAX / 2).is_some());
         clock.set_pace(Pace::Stepped);
         let stood = clock.now();
-        assert_eq!((clock.until(stood + 1), clock.until(stood)), (None, Some(Duration::ZERO)));
-        clock.reach(stood - 1);
+        assert_eq!((clock.time_until(stood + 1), clock.time_until(stood)), (None, Some(Duration::ZERO)));
+        clock.advance_to(stood - 1);
         assert_eq!(clock.now(), stood);
-        clock.reach(stood + 7);
+        clock.advance_to(stood + 7);
         assert_eq!(clock.now(), stood + 7);
     }
 
     #[test]
     fn a_faster_clock_runs_faster_and_says_how_long_to_wait() {
-        let mut clock = Clock::standing(0);
-        clock.set_pace(Pace::Faster(1_000.0));
-        let wait = clock.until(60_000_000).unwrap();
+        let mut clock = Clock::stepped_at(0);
+        clock.set_pace(Pace::Accelerated(1_000.0));
+        let wait = clock.time_until(60_000_000).unwrap();
         assert!(wait <= Duration::from_millis(60_001) && wait > Duration::from_secs(50), "{wait:?}");
         while clock.now() < 1_000 {
             std::hint::spin_loop();
@@ -206,14 +206,14 @@ mod tests {
 
     #[test]
     fn a_day_begins_at_midnight_in_jakarta() {
-        assert_eq!(business(midnight(jiff::civil::date(2026, 1, 2))), "2026-01-02 00:00:00");
-        assert_eq!(business(START), "2026-01-01 08:00:00");
+        assert_eq!(local(midnight(jiff::civil::date(2026, 1, 2))), "2026-01-02 00:00:00");
+        assert_eq!(local(STEPPED_START), "2026-01-01 08:00:00");
     }
 
     #[test]
     fn absurd_times_do_not_panic() {
         for at in [i64::MIN, i64::MAX] {
-            let _ = (envelope(at), business(at));
+            let _ = (utc(at), local(at));
         }
     }
 }

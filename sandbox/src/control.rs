@@ -30,7 +30,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
-use super::{input, server::Shared, spelling, world::World};
+use super::{input, server::SharedSimulation, simulation::Simulation, suggest};
 
 /// The longest body, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -45,14 +45,14 @@ const JSON: &str = "application/json";
 const ROOT: &str = "/_sandbox/";
 
 /// The routes of all rooms, in the order in which they are listed.
-const ROOMS: &[&[Route]] =
+const ROOMS: &[&[ControlRoute]] =
     &[clock::ROUTES, orders::ROUTES, webhooks::ROUTES, journal::ROUTES, keys::ROUTES, limits::ROUTES, faults::ROUTES];
 
 /// The control address's own token, if it has one.
 pub(super) type Token = Option<Arc<Zeroizing<String>>>;
 
 /// Something that can be asked or told.
-struct Route {
+struct ControlRoute {
     method: Method,
     /// Below `/_sandbox/`; a last segment `{…}` stands for any one.
     path: &'static str,
@@ -60,11 +60,11 @@ struct Route {
     does: &'static str,
     /// A body that works, or query parameters, or nothing.
     example: &'static str,
-    act: fn(&mut World, &Asked<'_>) -> Outcome,
+    act: fn(&mut Simulation, &ControlRequest<'_>) -> ControlResult,
 }
 
 /// What came with a request.
-struct Asked<'a> {
+struct ControlRequest<'a> {
     /// The last segment, where the route leaves it open; percent-decoded.
     segment: String,
     query: Option<&'a str>,
@@ -72,58 +72,58 @@ struct Asked<'a> {
 }
 
 /// A good answer.
-enum Given {
+enum ControlResponse {
     /// JSON.
     Json(Value),
     /// The same, made when everything due was sent, or `PATIENCE` is over.
-    AfterDeliveries(fn(&mut World) -> Value),
+    AfterDeliveries(fn(&mut Simulation) -> Value),
     /// Anything else: its content type and itself.
     Text(&'static str, String),
 }
 
 /// Why not: the status, and what is said.
-struct Refusal {
+struct ControlError {
     status: StatusCode,
     text: String,
 }
 
-type Outcome = Result<Given, Refusal>;
+type ControlResult = Result<ControlResponse, ControlError>;
 
 /// Serves the control address until it is dropped.
-pub(super) async fn accept(listener: TcpListener, token: Token, world: Shared, tasks: TaskTracker) {
+pub(super) async fn accept(listener: TcpListener, token: Token, simulation: SharedSimulation, tasks: TaskTracker) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             continue;
         };
-        let (world, token) = (Arc::clone(&world), token.clone());
+        let (simulation, token) = (Arc::clone(&simulation), token.clone());
         tasks.spawn(async move {
             let service = service_fn(|request| {
-                let (world, token) = (Arc::clone(&world), token.clone());
-                async move { Ok::<_, std::convert::Infallible>(answer(&world, token, request).await) }
+                let (simulation, token) = (Arc::clone(&simulation), token.clone());
+                async move { Ok::<_, std::convert::Infallible>(answer(&simulation, token, request).await) }
             });
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
-async fn answer(world: &Shared, token: Token, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(simulation: &SharedSimulation, token: Token, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let outcome = match guard(&head.headers, token) {
         Err(refusal) => Err(refusal),
         Ok(()) => match Limited::new(body, LONGEST).collect().await {
             Err(_) => Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 1 MiB or broke off")),
-            Ok(body) => control(world, &head.method, &head.uri, &body.to_bytes()),
+            Ok(body) => control(simulation, &head.method, &head.uri, &body.to_bytes()),
         },
     };
     let (status, kind, text) = match outcome {
-        Ok(Given::Json(value)) => (StatusCode::OK, JSON, format!("{value}\n")),
-        Ok(Given::AfterDeliveries(say)) => {
-            deliveries(world).await;
-            (StatusCode::OK, JSON, format!("{}\n", say(&mut world.lock())))
+        Ok(ControlResponse::Json(value)) => (StatusCode::OK, JSON, format!("{value}\n")),
+        Ok(ControlResponse::AfterDeliveries(say)) => {
+            deliveries(simulation).await;
+            (StatusCode::OK, JSON, format!("{}\n", say(&mut simulation.lock())))
         }
-        Ok(Given::Text(kind, text)) => (StatusCode::OK, kind, text),
-        Err(Refusal { status, text }) => (status, JSON, format!("{}\n", json!({"error": text}))),
+        Ok(ControlResponse::Text(kind, text)) => (StatusCode::OK, kind, text),
+        Err(ControlError { status, text }) => (status, JSON, format!("{}\n", json!({"error": text}))),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
@@ -134,12 +134,12 @@ async fn answer(world: &Shared, token: Token, request: Request<Incoming>) -> Res
 }
 
 /// Waits until everything due was sent.
-async fn deliveries(world: &Shared) {
-    let bell = world.lock().calm_bell();
+async fn deliveries(simulation: &SharedSimulation) {
+    let bell = simulation.lock().idle_signal();
     let calm = async {
         loop {
             let told = bell.notified();
-            if world.lock().calm() {
+            if simulation.lock().is_idle() {
                 return;
             }
             told.await;
@@ -149,7 +149,7 @@ async fn deliveries(world: &Shared) {
     let _ = tokio::time::timeout(PATIENCE, calm).await;
 }
 
-fn guard(headers: &HeaderMap, token: Token) -> Result<(), Refusal> {
+fn guard(headers: &HeaderMap, token: Token) -> Result<(), ControlError> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
     let host = text(header::HOST).parse::<http::uri::Authority>();
     let good = host.is_ok_and(|host| {
@@ -169,21 +169,25 @@ fn guard(headers: &HeaderMap, token: Token) -> Result<(), Refusal> {
     }
 }
 
-fn control(world: &Shared, method: &Method, uri: &http::Uri, body: &[u8]) -> Outcome {
+fn control(simulation: &SharedSimulation, method: &Method, uri: &http::Uri, body: &[u8]) -> ControlResult {
     let Some(path) = uri.path().strip_prefix(ROOT) else { return Err(nowhere()) };
     if path.is_empty() {
-        return if method == Method::GET { Ok(Given::Json(index())) } else { Err(wrong_method(&[Method::GET])) };
+        return if method == Method::GET {
+            Ok(ControlResponse::Json(index()))
+        } else {
+            Err(wrong_method(&[Method::GET]))
+        };
     }
-    let here: Vec<(&Route, String)> =
+    let here: Vec<(&ControlRoute, String)> =
         ROOMS.iter().copied().flatten().filter_map(|route| Some((route, route.segment(path)?))).collect();
     let Some((route, segment)) = here.iter().find(|(route, _)| route.method == *method) else {
         let methods: Vec<Method> = here.iter().map(|(route, _)| route.method.clone()).collect();
         return Err(if methods.is_empty() { nowhere() } else { wrong_method(&methods) });
     };
-    (route.act)(&mut world.lock(), &Asked { segment: segment.clone(), query: uri.query(), body })
+    (route.act)(&mut simulation.lock(), &ControlRequest { segment: segment.clone(), query: uri.query(), body })
 }
 
-impl Route {
+impl ControlRoute {
     /// What stands in the open segment (nothing, if there is none), if the path is this route's.
     fn segment(&self, path: &str) -> Option<String> {
         match self.path.split_once('{') {
@@ -198,38 +202,38 @@ impl Route {
 
 /// Every route as JSON.
 fn index() -> Value {
-    let line = |route: &Route| {
+    let line = |route: &ControlRoute| {
         json!({"method": route.method.as_str(), "path": format!("{ROOT}{}", route.path),
                "does": route.does, "example": route.example})
     };
     json!({"routes": ROOMS.iter().copied().flatten().map(line).collect::<Vec<_>>()})
 }
 
-fn refusal(status: StatusCode, text: impl Into<String>) -> Refusal {
-    Refusal { status, text: text.into() }
+fn refusal(status: StatusCode, text: impl Into<String>) -> ControlError {
+    ControlError { status, text: text.into() }
 }
 
 /// 400, with what is wrong.
-fn wrong(text: impl Into<String>) -> Refusal {
+fn wrong(text: impl Into<String>) -> ControlError {
     refusal(StatusCode::BAD_REQUEST, text)
 }
 
 /// 404, with what isn't there.
-fn missing(text: impl Into<String>) -> Refusal {
+fn missing(text: impl Into<String>) -> ControlError {
     refusal(StatusCode::NOT_FOUND, text)
 }
 
-fn nowhere() -> Refusal {
+fn nowhere() -> ControlError {
     missing("there is nothing here; GET /_sandbox/ lists what there is")
 }
 
-fn wrong_method(methods: &[Method]) -> Refusal {
+fn wrong_method(methods: &[Method]) -> ControlError {
     let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
     refusal(StatusCode::METHOD_NOT_ALLOWED, format!("here works {}", names.join(", ")))
 }
 
 /// A number of the query, or another if it is missing.
-fn number(asked: &Asked<'_>, name: &str, absent: u64) -> Result<u64, Refusal> {
+fn number(asked: &ControlRequest<'_>, name: &str, absent: u64) -> Result<u64, ControlError> {
     match input::query(asked.query, name) {
         None => Ok(absent),
         Some(text) => text.parse().map_err(|_| wrong(format!("{name} must be a number"))),
@@ -237,12 +241,12 @@ fn number(asked: &Asked<'_>, name: &str, absent: u64) -> Result<u64, Refusal> {
 }
 
 /// Reads a body. What is said of a faulty one names members and types, never values.
-fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Refusal> {
+fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ControlError> {
     serde_json::from_slice(body).map_err(|error| {
         let text = error.to_string();
         let what = match text.rsplit_once("expected ") {
             _ if text.contains(" field `") || text.starts_with("unknown variant") => {
-                spelling::mend(text.split(" at line ").next().unwrap_or(&text))
+                suggest::reword(text.split(" at line ").next().unwrap_or(&text))
             }
             Some((_, wanted)) => format!("expected {wanted}"),
             None => format!("not JSON at line {} column {}", error.line(), error.column()),

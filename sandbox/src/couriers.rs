@@ -34,10 +34,10 @@ pub struct Courier {
     pub discount: u64,
     /// cm³ for a kg.
     pub divisor: u64,
-    /// Express services.
-    pub express: &'static [Express],
-    /// Instant services.
-    pub instant: &'static [Instant],
+    /// ExpressService services.
+    pub express: &'static [ExpressService],
+    /// InstantService services.
+    pub instant: &'static [InstantService],
 }
 
 /// Heading under which an express service stands in a tariff answer.
@@ -52,7 +52,7 @@ pub enum Group {
 
 /// An express service.
 #[derive(Debug)]
-pub struct Express {
+pub struct ExpressService {
     /// `nama_service`.
     pub name: &'static str,
     /// `code_service`.
@@ -71,7 +71,7 @@ pub struct Express {
 
 /// An instant service.
 #[derive(Debug)]
-pub struct Instant {
+pub struct InstantService {
     /// `nama_service`.
     pub name: &'static str,
     /// `code_service`.
@@ -103,7 +103,7 @@ pub const VEHICLES: [(&str, u64, u64); 12] = [
 const HOURS: &str = "hours";
 const DAYS: &str = "days";
 
-const REGULAR: Express = Express {
+const REGULAR: ExpressService = ExpressService {
     name: "Reguler",
     code: "reg",
     group: Group::Regular,
@@ -112,7 +112,7 @@ const REGULAR: Express = Express {
     least: 1,
     most: 50_000,
 };
-const NEXTDAY: Express = Express {
+const NEXTDAY: ExpressService = ExpressService {
     name: "Next Day",
     code: "ND",
     group: Group::Nextday,
@@ -121,7 +121,7 @@ const NEXTDAY: Express = Express {
     least: 1,
     most: 30_000,
 };
-const SAMEDAY: Express = Express {
+const SAMEDAY: ExpressService = ExpressService {
     name: "Same Day",
     code: "sameday",
     group: Group::Sameday,
@@ -130,7 +130,7 @@ const SAMEDAY: Express = Express {
     least: 1,
     most: 20_000,
 };
-const CARGO: Express = Express {
+const CARGO: ExpressService = ExpressService {
     name: "Cargo",
     code: "cargo",
     group: Group::Cargo,
@@ -166,8 +166,8 @@ static TABLE: [Courier; 5] = [
         discount: 1_000,
         divisor: 6_000,
         express: &[
-            Express { rates: &[8_000, 10_500, 15_000, 27_000], ..REGULAR },
-            Express { name: "IDTruck", ..CARGO },
+            ExpressService { rates: &[8_000, 10_500, 15_000, 27_000], ..REGULAR },
+            ExpressService { name: "IDTruck", ..CARGO },
         ],
         instant: &[],
     },
@@ -182,8 +182,8 @@ static TABLE: [Courier; 5] = [
         discount: 0,
         divisor: 6_000,
         express: &[
-            Express { rates: &[16_000, 22_000], ..SAMEDAY },
-            Express {
+            ExpressService { rates: &[16_000, 22_000], ..SAMEDAY },
+            ExpressService {
                 name: "PAXEL BIG",
                 code: "PAXEL BIG",
                 rates: &[4_500, 6_000, 8_000],
@@ -192,7 +192,7 @@ static TABLE: [Courier; 5] = [
                 ..REGULAR
             },
         ],
-        instant: &[Instant {
+        instant: &[InstantService {
             name: "PAXEL: INSTANT BIKE",
             code: "paxel_instant_bike",
             etd: (1, 3, HOURS),
@@ -211,7 +211,7 @@ static TABLE: [Courier; 5] = [
         discount: 0,
         divisor: 6_000,
         express: &[],
-        instant: &[Instant {
+        instant: &[InstantService {
             name: "LALAMOVE: INSTANT",
             code: "lalamove_instant",
             etd: (1, 4, HOURS),
@@ -231,8 +231,20 @@ static TABLE: [Courier; 5] = [
         divisor: 6_000,
         express: &[],
         instant: &[
-            Instant { name: "GRAB: INSTANT", code: "grab_instant", etd: (1, 2, HOURS), vehicles: 0..3, percent: 105 },
-            Instant { name: "GRAB: SAMEDAY", code: "grab_sameday", etd: (4, 8, HOURS), vehicles: 0..1, percent: 80 },
+            InstantService {
+                name: "GRAB: INSTANT",
+                code: "grab_instant",
+                etd: (1, 2, HOURS),
+                vehicles: 0..3,
+                percent: 105,
+            },
+            InstantService {
+                name: "GRAB: SAMEDAY",
+                code: "grab_sameday",
+                etd: (4, 8, HOURS),
+                vehicles: 0..1,
+                percent: 80,
+            },
         ],
     },
 ];
@@ -312,7 +324,7 @@ impl Courier {
     }
 
     /// The express service with this code.
-    pub fn express(&self, code: &str) -> Option<&'static Express> {
+    pub fn express(&self, code: &str) -> Option<&'static ExpressService> {
         self.express.iter().find(|service| service.code == code)
     }
 

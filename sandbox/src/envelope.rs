@@ -6,11 +6,11 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::limits::Refused;
+use super::limits::LimitExceeded;
 
 /// What an operation gives: the text of `message`, and `data` as JSON.
 #[derive(Debug)]
-pub struct Reply {
+pub struct Success {
     /// `message`; needs no escaping.
     pub message: &'static str,
     /// `data`.
@@ -21,7 +21,7 @@ pub struct Reply {
 
 /// Why an operation gives nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum ApiError {
     /// The input is missing or wrong: 400.
     Invalid(String),
     /// No good key pair: 401.
@@ -29,36 +29,36 @@ pub enum Failure {
     /// `Data not found`: 404, or 200 by configuration.
     NotFound,
     /// No such address: 404.
-    NoRoute,
+    NoSuchPath,
     /// No courier serves the pair: 404 (seen on V1).
-    Unserved,
+    NoCourier,
     /// The order can't be cancelled: 404, as published.
-    Cancel,
+    NotCancellable,
     /// The account's balance is too small: 400, its message by configuration.
-    Shortage(String),
+    InsufficientBalance(String),
     /// The body is longer than the sandbox reads: 413.
-    TooLong,
+    BodyTooLong,
     /// A limit is used up: as the limit says.
-    Limited(Refused),
+    LimitExceeded(LimitExceeded),
     /// What a fault says: this status, this message.
-    Said(u16, String),
+    Custom(u16, String),
 }
 
-impl Reply {
+impl Success {
     /// A result from JSON.
     pub fn json(message: &'static str, data: impl Into<Bytes>) -> Self {
-        Reply { message, data: data.into(), executed: false }
+        Success { message, data: data.into(), executed: false }
     }
 
     /// A result from something that can be written as JSON.
     pub fn of(message: &'static str, data: &impl Serialize) -> Self {
         // Our own types have string keys only, so writing them can't fail.
-        Reply::json(message, serde_json::to_vec(data).unwrap_or_default())
+        Success::json(message, serde_json::to_vec(data).unwrap_or_default())
     }
 
     /// The same, of an operation that placed or cancelled an order.
     pub fn executed(self) -> Self {
-        Reply { executed: true, ..self }
+        Success { executed: true, ..self }
     }
 
     /// The body.
@@ -72,38 +72,38 @@ impl Reply {
     }
 }
 
-impl Failure {
+impl ApiError {
     /// The status, given that of `Data not found`.
     pub fn status(&self, not_found: u16) -> u16 {
         match self {
-            Failure::Invalid(_) | Failure::Shortage(_) => 400,
-            Failure::Unauthorized => 401,
-            Failure::NotFound => not_found,
-            Failure::NoRoute | Failure::Unserved | Failure::Cancel => 404,
-            Failure::TooLong => 413,
-            Failure::Limited(refused) => refused.status,
-            Failure::Said(status, _) => *status,
+            ApiError::Invalid(_) | ApiError::InsufficientBalance(_) => 400,
+            ApiError::Unauthorized => 401,
+            ApiError::NotFound => not_found,
+            ApiError::NoSuchPath | ApiError::NoCourier | ApiError::NotCancellable => 404,
+            ApiError::BodyTooLong => 413,
+            ApiError::LimitExceeded(refused) => refused.status,
+            ApiError::Custom(status, _) => *status,
         }
     }
 
     /// The text of `message`.
     pub fn message(&self) -> &str {
         match self {
-            Failure::Invalid(text) | Failure::Shortage(text) | Failure::Said(_, text) => text,
-            Failure::Unauthorized => "Unauthorized",
-            Failure::NotFound | Failure::Unserved => "Data not found",
-            Failure::NoRoute => "Not Found",
+            ApiError::Invalid(text) | ApiError::InsufficientBalance(text) | ApiError::Custom(_, text) => text,
+            ApiError::Unauthorized => "Unauthorized",
+            ApiError::NotFound | ApiError::NoCourier => "Data not found",
+            ApiError::NoSuchPath => "Not Found",
             // Grammar as published.
-            Failure::Cancel => "An error occurred while placing an cancel",
-            Failure::TooLong => "Request entity too large",
-            Failure::Limited(refused) => &refused.message,
+            ApiError::NotCancellable => "An error occurred while placing an cancel",
+            ApiError::BodyTooLong => "Request entity too large",
+            ApiError::LimitExceeded(refused) => &refused.message,
         }
     }
 
     /// Seconds of `Retry-After`, if it says so.
     pub fn retry_after(&self) -> Option<u64> {
         match self {
-            Failure::Limited(refused) => refused.retry_after,
+            ApiError::LimitExceeded(refused) => refused.retry_after,
             _ => None,
         }
     }

@@ -6,18 +6,18 @@
 //! an answer is given or whether the request is executed; what was executed is always in the journal.
 
 mod act;
-mod spread;
+mod distribution;
 
 use std::{collections::VecDeque, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use act::{Act, Canned, Handshake, LONGEST_UPLOAD, MOST, Said, pad, page};
-pub use spread::{LONGEST, Spread};
+pub use act::{Act, CannedEnvelope, CannedResponse, LONGEST_UPLOAD, MOST, TlsFailure, pad, page};
+pub use distribution::{DelayDistribution, LONGEST};
 
 use super::{
-    chance::{self, Purpose},
+    random::{self, Purpose},
     route::{Operation, Routes},
     when::When,
 };
@@ -57,12 +57,12 @@ pub struct Fault {
     pub wait_ms: u64,
     /// A distribution of further waiting there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub wait: Option<Spread>,
+    pub wait: Option<DelayDistribution>,
     /// Milliseconds to wait after execution, before the answer.
     pub delay_ms: u64,
     /// A distribution of further waiting there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub delay: Option<Spread>,
+    pub delay: Option<DelayDistribution>,
     /// Milliseconds by which `Date` and `timestamp` of the answer are ahead of the clock, or behind it.
     pub skew_ms: i64,
     /// What happens.
@@ -71,7 +71,7 @@ pub struct Fault {
 
 /// A request, as far as faults look at it.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct RequestSummary<'a> {
     /// The operation asked for, if one is served there.
     pub operation: Option<Operation>,
     /// Its path, without query.
@@ -84,7 +84,7 @@ pub struct Asked<'a> {
 
 /// What a request was met by.
 #[derive(Clone, Debug, Default)]
-pub struct Met {
+pub struct AppliedFault {
     /// The fault's number.
     pub number: u64,
     /// What happens.
@@ -186,20 +186,20 @@ impl Faults {
     }
 
     /// How often a fault met; nothing if it is no longer known.
-    pub fn met(&self, number: u64) -> Option<u64> {
+    pub fn times_applied(&self, number: u64) -> Option<u64> {
         self.armed.iter().chain(&self.spent).find(|armed| armed.number == number).map(|armed| armed.met)
     }
 
     /// The fault that meets a request; counts it.
-    pub fn take(&mut self, asked: &Asked<'_>) -> Option<Met> {
-        self.meet(asked.at, |fault| fault.concerns(asked))
+    pub fn apply(&mut self, asked: &RequestSummary<'_>) -> Option<AppliedFault> {
+        self.apply_first(asked.at, |fault| fault.matches(asked))
     }
 
     /// The fault that meets a request while its body is on its way; counts it. If another kind of fault is the
     /// first one due, nothing is counted: the request meets it when it is whole.
-    pub fn take_upload(&mut self, asked: &Asked<'_>) -> Option<Met> {
-        let first = self.armed.iter().find(|armed| armed.awaits(asked, self.seed))?;
-        if matches!(first.fault.act, Act::ResetUpload { .. }) { self.take(asked) } else { None }
+    pub fn apply_to_upload(&mut self, asked: &RequestSummary<'_>) -> Option<AppliedFault> {
+        let first = self.armed.iter().find(|armed| armed.would_apply(asked, self.seed))?;
+        if matches!(first.fault.act, Act::ResetUpload { .. }) { self.apply(asked) } else { None }
     }
 
     /// Whether a fault in force would meet a request before it is whole, so that its head is worth a look.
@@ -208,13 +208,13 @@ impl Faults {
     }
 
     /// The fault that meets a new connection; counts it.
-    pub fn connect(&mut self, at: i64) -> Option<Met> {
-        self.meet(at, |fault| matches!(fault.act, Act::Tls(_)))
+    pub fn apply_to_connection(&mut self, at: i64) -> Option<AppliedFault> {
+        self.apply_first(at, |fault| matches!(fault.act, Act::Tls(_)))
     }
 
-    fn meet(&mut self, at: i64, concerns: impl Fn(&Fault) -> bool) -> Option<Met> {
+    fn apply_first(&mut self, at: i64, matches: impl Fn(&Fault) -> bool) -> Option<AppliedFault> {
         let seed = self.seed;
-        let due = |armed: &mut Armed| concerns(&armed.fault) && armed.due(seed, at);
+        let due = |armed: &mut Armed| matches(&armed.fault) && armed.due(seed, at);
         let position = self.armed.iter_mut().position(due)?;
         let armed = &mut self.armed[position];
         armed.met += 1;
@@ -232,18 +232,18 @@ impl Faults {
 }
 
 impl Armed {
-    /// Whether it meets a request that it concerns; counts the request.
+    /// Whether it meets a request that it matches; counts the request.
     fn due(&mut self, seed: u64, at: i64) -> bool {
         if !self.in_force(at) {
             return false;
         }
         self.seen += 1;
-        self.meets(self.seen, seed)
+        self.selects(self.seen, seed)
     }
 
     /// Whether it would meet a request that came now; counts nothing.
-    fn awaits(&self, asked: &Asked<'_>, seed: u64) -> bool {
-        self.fault.concerns(asked) && self.in_force(asked.at) && self.meets(self.seen + 1, seed)
+    fn would_apply(&self, asked: &RequestSummary<'_>, seed: u64) -> bool {
+        self.fault.matches(asked) && self.in_force(asked.at) && self.selects(self.seen + 1, seed)
     }
 
     fn in_force(&self, at: i64) -> bool {
@@ -253,21 +253,21 @@ impl Armed {
         begun && !over && fault.times != Some(0)
     }
 
-    /// Whether it is the turn of the n-th request that it concerns.
-    fn meets(&self, nth: u64, seed: u64) -> bool {
+    /// Whether it is the turn of the n-th request that it matches.
+    fn selects(&self, nth: u64, seed: u64) -> bool {
         let fault = &self.fault;
         let turn = fault.every.is_none_or(|every| nth.is_multiple_of(every.max(1)));
-        let lucky = || chance::part(chance::draw(seed, Purpose::Fault, &[self.number, nth]));
+        let lucky = || random::fraction(random::draw(seed, Purpose::Fault, &[self.number, nth]));
         turn && fault.chance.is_none_or(|chance| lucky() < chance)
     }
 
-    fn draw(&self, seed: u64) -> Met {
+    fn draw(&self, seed: u64) -> AppliedFault {
         let Fault { wait_ms, wait, delay_ms, delay, skew_ms, act, .. } = &self.fault;
-        let drawn = |spread: &Option<Spread>, which| {
-            let draw = || chance::draw(seed, Purpose::Delay, &[self.number, self.seen, which]);
+        let drawn = |spread: &Option<DelayDistribution>, which| {
+            let draw = || random::draw(seed, Purpose::Delay, &[self.number, self.seen, which]);
             spread.as_ref().map_or(0, |spread| spread.millis(draw()))
         };
-        Met {
+        AppliedFault {
             number: self.number,
             act: act.clone(),
             wait: wait_ms.saturating_add(drawn(wait, 0)),
@@ -278,7 +278,7 @@ impl Armed {
 }
 
 impl Fault {
-    fn concerns(&self, asked: &Asked<'_>) -> bool {
+    fn matches(&self, asked: &RequestSummary<'_>) -> bool {
         let name = asked.operation.map(Operation::name);
         !matches!(self.act, Act::Tls(_))
             && self.operation.as_deref().is_none_or(|wanted| name == Some(wanted))
@@ -287,7 +287,7 @@ impl Fault {
     }
 
     /// Whether it says anything of a single request.
-    fn picks(&self) -> bool {
+    fn selects_requests(&self) -> bool {
         let waits = self.wait.is_some() || self.delay.is_some() || self.wait_ms > 0 || self.delay_ms > 0;
         self.operation.is_some() || self.path.is_some() || self.key.is_some() || self.skew_ms != 0 || waits
     }
@@ -313,7 +313,7 @@ pub fn check(fault: &Fault) -> Result<(), String> {
             spread.check().map_err(|error| format!("{name}.{error}"))?;
         }
     }
-    if matches!(fault.act, Act::Tls(_)) && fault.picks() {
+    if matches!(fault.act, Act::Tls(_)) && fault.selects_requests() {
         return Err("act.tls: meets connections, before any request; only times, chance, every, from, until".to_owned());
     }
     fault.act.check()

@@ -25,12 +25,12 @@ use sha2::{Digest, Sha256};
 
 use super::{
     limits::Window,
-    route::{Kind, Operation, Routes},
+    route::{Operation, OperationKind, Routes},
 };
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct JournalBounds {
     /// Requests.
     pub entries: usize,
     /// Bytes of bodies, targets and headers together.
@@ -74,7 +74,7 @@ pub struct Entry {
 
 /// Counts of one operation under one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct OperationCounts {
     /// Requests received.
     pub requests: u64,
     /// Answers by status.
@@ -83,14 +83,14 @@ pub struct Tally {
 
 /// Counts of orders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Orders {
+pub struct OrderCounts {
     /// Express orders placed.
     pub express: u64,
     /// Instant orders placed.
     pub instant: u64,
-    /// Orders cancelled.
+    /// OrderCounts cancelled.
     pub cancelled: u64,
-    /// Orders placed again with the same content.
+    /// OrderCounts placed again with the same content.
     pub duplicates: u64,
 }
 
@@ -115,10 +115,10 @@ pub struct Counters {
     pub broken: u64,
     /// Connections accepted.
     pub connections: u64,
-    /// Orders.
-    pub orders: Orders,
-    /// By name of operation (`-`: none) and label of key (`-`: none).
-    pub operations: BTreeMap<(&'static str, Arc<str>), Tally>,
+    /// OrderCounts.
+    pub orders: OrderCounts,
+    /// CountedBy name of operation (`-`: none) and label of key (`-`: none).
+    pub operations: BTreeMap<(&'static str, Arc<str>), OperationCounts>,
     /// Requests by served path: tells which alias is used.
     pub paths: BTreeMap<&'static str, u64>,
 }
@@ -126,7 +126,7 @@ pub struct Counters {
 /// The journal and the counters.
 #[derive(Debug)]
 pub struct Journal {
-    bounds: Bounds,
+    bounds: JournalBounds,
     entries: VecDeque<Entry>,
     bytes: usize,
     next: u64,
@@ -168,7 +168,7 @@ impl Placed {
 
 impl Journal {
     /// An empty journal.
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn new(bounds: JournalBounds) -> Self {
         Journal {
             bounds,
             entries: VecDeque::new(),
@@ -221,9 +221,9 @@ impl Journal {
         let orders = &mut self.counters.orders;
         let mut duplicate = false;
         match operation.kind {
-            Kind::OrderCancel => orders.cancelled += 1,
+            OperationKind::OrderCancel => orders.cancelled += 1,
             kind => {
-                let count = if kind == Kind::OrderExpress { &mut orders.express } else { &mut orders.instant };
+                let count = if kind == OperationKind::OrderExpress { &mut orders.express } else { &mut orders.instant };
                 *count += 1;
                 duplicate = self.placed.again(fingerprint(operation, content)) > 1;
                 orders.duplicates += u64::from(duplicate);
@@ -311,7 +311,7 @@ impl Journal {
         })
     }
 
-    fn tally(&mut self, operation: Option<Operation>, key: Option<&Arc<str>>) -> &mut Tally {
+    fn tally(&mut self, operation: Option<Operation>, key: Option<&Arc<str>>) -> &mut OperationCounts {
         let name = operation.map_or("-", Operation::name);
         self.counters.operations.entry((name, Arc::clone(key.unwrap_or(&self.nobody)))).or_default()
     }
@@ -345,7 +345,7 @@ impl Entry {
         let headers: Vec<Value> =
             self.headers.iter().map(|(name, value)| json!([name.as_str(), text(value.as_bytes())])).collect();
         json!({
-            "seq": self.seq, "at": super::clock::envelope(self.at), "connection": self.connection,
+            "seq": self.seq, "at": super::clock::utc(self.at), "connection": self.connection,
             "method": self.method.as_str(), "target": self.target(), "headers": headers, "body": text(&self.body),
             "operation": self.operation().map(Operation::name),
             "path": self.row.map(|position| Routes::get().rows()[position].path),

@@ -15,13 +15,12 @@
 //! | [`route`], [`auth`], [`input`], [`envelope`] | the API's outside |
 //! | [`regions`], [`couriers`], [`parcel`], [`tariffs`], [`quotes`] | what can be asked |
 //! | [`orders`], [`wallet`], [`webhook`] | what can be done, and what follows as time passes |
-//! | [`journal`], [`faults`], [`limits`], [`clock`], [`when`], [`chance`] | what a test holds in its hand |
-//! | [`world`] | all of it together, without sockets |
-//! | `server`, `control`, [`certificate`], [`settings`], [`spelling`], [`cli`] | sockets, configuration, command line |
+//! | [`journal`], [`faults`], [`limits`], [`clock`], [`when`], [`random`] | what a test holds in its hand |
+//! | [`simulation`] | all of it together, without sockets |
+//! | `server`, `control`, [`certificate`], [`settings`], [`suggest`], [`cli`] | sockets, configuration, command line |
 
 pub mod auth;
 pub mod certificate;
-pub mod chance;
 pub mod cli;
 pub mod clock;
 mod control;
@@ -34,16 +33,17 @@ pub mod limits;
 pub mod orders;
 pub mod parcel;
 pub mod quotes;
+pub mod random;
 pub mod regions;
 pub mod route;
 mod server;
 pub mod settings;
-pub mod spelling;
+pub mod simulation;
+pub mod suggest;
 pub mod tariffs;
 pub mod wallet;
 pub mod webhook;
 pub mod when;
-pub mod world;
 
 use std::{
     fmt, io,
@@ -60,22 +60,22 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
-pub use faults::{Act, Canned, Fault};
-pub use journal::{Bounds, Counters, Entry};
+pub use faults::{Act, CannedResponse, Fault};
+pub use journal::{Counters, Entry, JournalBounds};
 pub use limits::Limit;
-pub use webhook::Show;
+pub use simulation::Switches;
+pub use webhook::WebhookPrinter;
 pub use when::When;
-pub use world::Rules;
 
-use auth::Keys;
+use auth::KeyStore;
 use clock::Clock;
 use limits::Limits;
-use server::Shared;
-use world::World;
+use server::SharedSimulation;
+use simulation::Simulation;
 
 /// A key pair to begin with.
 #[derive(Clone)]
-pub struct Key {
+pub struct KeyPair {
     label: String,
     access: String,
     secret: Zeroizing<String>,
@@ -95,18 +95,18 @@ pub struct Options {
     pub control_token: Option<Zeroizing<String>>,
     /// Decides prices and ids.
     pub seed: u64,
-    /// Key pairs at the start.
-    pub keys: Vec<Key>,
+    /// KeyPair pairs at the start.
+    pub keys: Vec<KeyPair>,
     /// Switches.
-    pub rules: Rules,
+    pub switches: Switches,
     /// How much the journal keeps.
-    pub journal: Bounds,
+    pub journal: JournalBounds,
     /// Faults from the start.
     pub faults: Vec<Fault>,
     /// Where time comes from.
     pub clock: Clock,
     /// Receives webhooks on a free loopback port and shows them; the address is set from the start.
-    pub show: Option<Show>,
+    pub webhook_printer: Option<WebhookPrinter>,
 }
 
 /// A running sandbox; dropping it ends it.
@@ -114,15 +114,15 @@ pub struct Options {
 pub struct Sandbox {
     addr: SocketAddr,
     control: Option<SocketAddr>,
-    world: Shared,
+    simulation: SharedSimulation,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Key {
+impl KeyPair {
     /// A pair under a label that may be shown.
     pub fn new(label: &str, access: &str, secret: &str) -> Self {
-        Key {
+        KeyPair {
             label: label.to_owned(),
             access: access.to_owned(),
             secret: Zeroizing::new(secret.to_owned()),
@@ -132,7 +132,7 @@ impl Key {
 
     /// The same, good only up to an instant.
     pub fn until(self, when: When) -> Self {
-        Key { until: Some(when), ..self }
+        KeyPair { until: Some(when), ..self }
     }
 }
 
@@ -146,12 +146,12 @@ impl Default for Options {
             control: None,
             control_token: None,
             seed: 1,
-            keys: vec![Key::new("sandbox", "sandbox-access", "sandbox-secret")],
-            rules: Rules::default(),
-            journal: Bounds { entries: 10_000, bytes: 64 << 20 },
+            keys: vec![KeyPair::new("sandbox", "sandbox-access", "sandbox-secret")],
+            switches: Switches::default(),
+            journal: JournalBounds { entries: 10_000, bytes: 64 << 20 },
             faults: Vec::new(),
             clock: Clock::default(),
-            show: None,
+            webhook_printer: None,
         }
     }
 }
@@ -174,7 +174,7 @@ impl Sandbox {
         let addr = listener.local_addr()?;
         let control_addr = control.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
         let receiver = receiver(&mut options)?;
-        let world = Arc::new(Mutex::new(world(&options)));
+        let simulation = Arc::new(Mutex::new(simulation(&options)));
         let stop = CancellationToken::new();
         let serve = Serve {
             listener,
@@ -182,7 +182,7 @@ impl Sandbox {
             tls: options.tls.map(TlsAcceptor::from),
             token: options.control_token.map(Arc::new),
             receiver,
-            world: Arc::clone(&world),
+            simulation: Arc::clone(&simulation),
             stop: stop.clone(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -193,7 +193,7 @@ impl Sandbox {
         let thread = std::thread::Builder::new()
             .name("sandbox".to_owned())
             .spawn(move || runtime.block_on(serve.run()).unwrap_or_default())?;
-        Ok(Sandbox { addr, control: control_addr, world, stop, thread: Some(thread) })
+        Ok(Sandbox { addr, control: control_addr, simulation, stop, thread: Some(thread) })
     }
 
     /// The address bound.
@@ -208,80 +208,80 @@ impl Sandbox {
 
     /// Adds a key pair, or changes the label and secret of one and makes it live again.
     pub fn add_key(&self, label: &str, access: &str, secret: &str) {
-        self.world.lock().keys.add(label, access, secret);
+        self.simulation.lock().keys.add(label, access, secret);
     }
 
     /// Revokes a key pair at once; false if there is none with this access key.
     pub fn revoke(&self, access: &str) -> bool {
-        self.world.lock().keys.revoke(access)
+        self.simulation.lock().keys.revoke(access)
     }
 
     /// Revokes a key pair at an instant of the sandbox's clock; false if there is none with this access key.
     pub fn revoke_at(&self, access: &str, when: When) -> bool {
-        self.world.lock().revoke_at(access, when)
+        self.simulation.lock().revoke_at(access, when)
     }
 
     /// Sets all limits, of which nothing is used.
     pub fn limit(&self, limits: Vec<Limit>) {
-        self.world.lock().limits = Limits::new(limits);
+        self.simulation.lock().limits = Limits::new(limits);
     }
 
     /// Arms a fault; gives its number.
     pub fn fault(&self, fault: Fault) -> u64 {
-        self.world.lock().arm(fault)
+        self.simulation.lock().arm(fault)
     }
 
     /// How often a fault met; nothing if it is no longer known.
-    pub fn met(&self, number: u64) -> Option<u64> {
-        self.world.lock().faults.met(number)
+    pub fn times_applied(&self, number: u64) -> Option<u64> {
+        self.simulation.lock().faults.times_applied(number)
     }
 
     /// Ends a fault; false if it isn't in force (any more).
     pub fn end_fault(&self, number: u64) -> bool {
-        self.world.lock().faults.remove(number)
+        self.simulation.lock().faults.remove(number)
     }
 
     /// Ends all faults.
     pub fn clear_faults(&self) {
-        self.world.lock().faults.clear();
+        self.simulation.lock().faults.clear();
     }
 
     /// The requests kept, oldest first.
     pub fn journal(&self) -> Vec<Entry> {
-        self.world.lock().journal.entries().cloned().collect()
+        self.simulation.lock().journal.entries().cloned().collect()
     }
 
     /// The counters.
     pub fn counters(&self) -> Counters {
-        self.world.lock().journal.counters().clone()
+        self.simulation.lock().journal.counters().clone()
     }
 
     /// The counters in Prometheus' text format.
     pub fn metrics(&self) -> String {
-        self.world.lock().metrics()
+        self.simulation.lock().metrics()
     }
 
     /// How many orders with this operation (of either version) and content were executed.
     pub fn executed(&self, operation: route::Operation, body: &[u8]) -> u64 {
-        self.world.lock().journal.executed(operation, body)
+        self.simulation.lock().journal.executed(operation, body)
     }
 
     /// IDR in the account's wallet.
     pub fn balance(&self) -> u64 {
-        self.world.lock().balance()
+        self.simulation.lock().balance()
     }
 
     /// Moves the sandbox's clock ahead.
     pub fn advance(&self, by: Duration) {
-        let mut world = self.world.lock();
-        world.clock.advance(by);
-        world.catch_up();
-        world.ring();
+        let mut simulation = self.simulation.lock();
+        simulation.clock.advance(by);
+        simulation.catch_up();
+        simulation.wake();
     }
 
     /// Everything as at the start, but for the clock, with no faults.
     pub fn reset(&self) {
-        self.world.lock().reset();
+        self.simulation.lock().reset();
     }
 }
 
@@ -301,28 +301,29 @@ impl fmt::Debug for Options {
     }
 }
 
-fn world(options: &Options) -> World {
-    let mut keys = Keys::default();
+fn simulation(options: &Options) -> Simulation {
+    let mut keys = KeyStore::default();
     for key in &options.keys {
         keys.add(&key.label, &key.access, &key.secret);
         if let Some(until) = key.until {
             keys.revoke_at(&key.access, until.millis(options.clock.now()));
         }
     }
-    let mut world = World::new(options.rules.clone(), options.seed, (keys, options.journal), options.clock);
+    let mut simulation =
+        Simulation::new(options.switches.clone(), options.seed, (keys, options.journal), options.clock);
     for fault in &options.faults {
-        world.arm(fault.clone());
+        simulation.arm(fault.clone());
     }
-    world
+    simulation
 }
 
 /// A receiver of webhooks, if one is wanted; the account's address is its own then.
-fn receiver(options: &mut Options) -> io::Result<Option<(std::net::TcpListener, Show)>> {
-    let Some(show) = options.show.take() else { return Ok(None) };
+fn receiver(options: &mut Options) -> io::Result<Option<(std::net::TcpListener, WebhookPrinter)>> {
+    let Some(show) = options.webhook_printer.take() else { return Ok(None) };
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let url = Some(format!("http://{}/", listener.local_addr()?));
-    let settings = webhook::Settings::clone(&options.rules.webhook);
-    options.rules.webhook = Arc::new(webhook::Settings { url, ..settings });
+    let settings = webhook::WebhookSettings::clone(&options.switches.webhook);
+    options.switches.webhook = Arc::new(webhook::WebhookSettings { url, ..settings });
     Ok(Some((listener, show)))
 }
 
@@ -332,8 +333,8 @@ struct Serve {
     control: Option<std::net::TcpListener>,
     tls: Option<TlsAcceptor>,
     token: control::Token,
-    receiver: Option<(std::net::TcpListener, Show)>,
-    world: Shared,
+    receiver: Option<(std::net::TcpListener, WebhookPrinter)>,
+    simulation: SharedSimulation,
     stop: CancellationToken,
 }
 
@@ -341,17 +342,21 @@ impl Serve {
     async fn run(self) -> io::Result<()> {
         let tasks = TaskTracker::new();
         self.listener.set_nonblocking(true)?;
-        let api =
-            server::accept(TcpListener::from_std(self.listener)?, self.tls, Arc::clone(&self.world), tasks.clone());
+        let api = server::accept(
+            TcpListener::from_std(self.listener)?,
+            self.tls,
+            Arc::clone(&self.simulation),
+            tasks.clone(),
+        );
         if let Some((listener, show)) = self.receiver {
             listener.set_nonblocking(true)?;
             tasks.spawn(webhook::receive::run(TcpListener::from_std(listener)?, show, tasks.clone()));
         }
-        let time = webhook::send::run(Arc::clone(&self.world));
+        let time = webhook::send::run(Arc::clone(&self.simulation));
         let control = async {
             if let Some(listener) = self.control {
                 listener.set_nonblocking(true)?;
-                control::accept(TcpListener::from_std(listener)?, self.token, self.world, tasks.clone()).await;
+                control::accept(TcpListener::from_std(listener)?, self.token, self.simulation, tasks.clone()).await;
             }
             std::future::pending::<io::Result<()>>().await
         };

@@ -25,7 +25,7 @@ pub struct Limit {
     /// Requests in a day; absent: any number.
     pub per_day: Option<u64>,
     /// Whose requests are counted together.
-    pub by: By,
+    pub by: CountedBy,
     /// Status of a refusal, 200 to 599.
     pub status: u16,
     /// `message` of a refusal.
@@ -37,7 +37,7 @@ pub struct Limit {
 /// Whose requests are counted together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum By {
+pub enum CountedBy {
     /// Those of all key pairs: one account.
     #[default]
     Account,
@@ -56,7 +56,7 @@ pub enum Window {
 
 /// How a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct LimitExceeded {
     /// What was used up.
     pub window: Window,
     /// Status of the answer.
@@ -71,13 +71,13 @@ pub struct Refused {
 #[derive(Debug, Default)]
 pub struct Limits {
     limits: Vec<Limit>,
-    /// By position of the limit, and label where keys are counted apart.
-    counts: HashMap<(usize, Option<Arc<str>>), Count>,
+    /// CountedBy position of the limit, and label where keys are counted apart.
+    counts: HashMap<(usize, Option<Arc<str>>), WindowCounts>,
 }
 
 /// Requests in the window under way, which is named by its number.
 #[derive(Clone, Copy, Debug, Default)]
-struct Count {
+struct WindowCounts {
     second: (i64, u64),
     day: (i64, u64),
 }
@@ -87,7 +87,7 @@ impl Default for Limit {
         Limit {
             per_second: None,
             per_day: None,
-            by: By::default(),
+            by: CountedBy::default(),
             status: 429,
             message: "Too Many Requests".to_owned(),
             retry_after: false,
@@ -108,21 +108,21 @@ impl Limit {
     }
 
     /// The window that is used up, if one is.
-    fn full(&self, count: Count) -> Option<Window> {
+    fn full(&self, count: WindowCounts) -> Option<Window> {
         let second = self.per_second.is_some_and(|most| count.second.1 >= most);
         let day = self.per_day.is_some_and(|most| count.day.1 >= most);
         // The longer one says when to come back.
         if day { Some(Window::Day) } else { second.then_some(Window::Second) }
     }
 
-    fn refuse(&self, window: Window, at: i64) -> Refused {
+    fn refuse(&self, window: Window, at: i64) -> LimitExceeded {
         let left = match window {
             Window::Second => SECOND - at.rem_euclid(SECOND),
             Window::Day => clock::day(at).1,
         };
         let seconds = u64::try_from(left).unwrap_or(0).div_ceil(1_000).max(1);
         let retry_after = self.retry_after.then_some(seconds);
-        Refused { window, status: self.status, message: self.message.clone(), retry_after }
+        LimitExceeded { window, status: self.status, message: self.message.clone(), retry_after }
     }
 }
 
@@ -142,8 +142,8 @@ impl Limits {
     }
 
     /// Counts a request of a key at `at` (Unix milliseconds), or says how it is refused.
-    pub fn admit(&mut self, key: &Arc<str>, at: i64) -> Option<Refused> {
-        let apart = |limit: &Limit| (limit.by == By::Key).then(|| Arc::clone(key));
+    pub fn admit(&mut self, key: &Arc<str>, at: i64) -> Option<LimitExceeded> {
+        let apart = |limit: &Limit| (limit.by == CountedBy::Key).then(|| Arc::clone(key));
         for (position, limit) in self.limits.iter().enumerate() {
             let count = self.counts.entry((position, apart(limit))).or_default().turned(at);
             if let Some(window) = limit.full(count) {
@@ -172,15 +172,15 @@ impl Limits {
         };
         let lines =
             self.limits.iter().enumerate().map(|(position, limit)| json!({"limit": limit, "used": used(position)}));
-        json!({"limits": lines.collect::<Vec<_>>(), "now": clock::envelope(at)})
+        json!({"limits": lines.collect::<Vec<_>>(), "now": clock::utc(at)})
     }
 }
 
-impl Count {
+impl WindowCounts {
     /// The same, or an empty one of a window that has begun since.
-    fn turned(self, at: i64) -> Count {
+    fn turned(self, at: i64) -> WindowCounts {
         let (second, (day, _)) = (at.div_euclid(SECOND), clock::day(at));
-        Count {
+        WindowCounts {
             second: if self.second.0 == second { self.second } else { (second, 0) },
             day: if self.day.0 == day { self.day } else { (day, 0) },
         }
@@ -225,8 +225,8 @@ mod tests {
 
     #[test]
     fn a_day_ends_at_midnight_in_jakarta() {
-        let mut limits = limits(Limit { per_day: Some(2), by: By::Key, retry_after: true, ..Limit::default() });
-        assert_eq!(clock::business(LATE), "2026-01-02 23:59:59");
+        let mut limits = limits(Limit { per_day: Some(2), by: CountedBy::Key, retry_after: true, ..Limit::default() });
+        assert_eq!(clock::local(LATE), "2026-01-02 23:59:59");
         assert_eq!(admitted(&mut limits, "a", LATE, 5), 2);
         assert_eq!(admitted(&mut limits, "b", LATE, 5), 2, "each key for itself");
         let refused = limits.admit(&"a".into(), LATE).unwrap();
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn what_one_limit_refuses_counts_for_none() {
         let wide = Limit { per_day: Some(4), ..Limit::default() };
-        let narrow = Limit { per_second: Some(1), by: By::Key, ..Limit::default() };
+        let narrow = Limit { per_second: Some(1), by: CountedBy::Key, ..Limit::default() };
         let mut limits = Limits::new(vec![wide, narrow]);
         assert_eq!(admitted(&mut limits, "a", 0, 10), 1);
         assert_eq!((1..10).map(|second| admitted(&mut limits, "a", second * 1_000, 10)).sum::<usize>(), 3);
@@ -263,7 +263,7 @@ mod tests {
                 at += step;
                 if limits.admit(&"a".into(), at).is_none() {
                     *by_second.entry(at / 1_000).or_default() += 1;
-                    *by_day.entry(clock::business(at)[..10].to_owned()).or_default() += 1;
+                    *by_day.entry(clock::local(at)[..10].to_owned()).or_default() += 1;
                 }
             }
             prop_assert!(by_second.values().all(|count| *count <= 4));

@@ -1,21 +1,21 @@
 //! Orders: placed, tracked, cancelled, and on their way.
 //!
 //! Names come from the seed and a running number, so the same orders in the same order get the same
-//! ones. Where an order stands when it is answered is a switch ([`way::Begin`]); a merchant can
+//! ones. Where an order stands when it is answered is a switch ([`steps::InitialStatus`]); a merchant can
 //! cancel until the parcel is handed over, and gets the published 404 afterwards.
 //!
 //! What always holds: an order is there if and only if its charge (tariff and insurance; the COD fee
 //! is the receiver's) was taken from the wallet; a cancelled one has given it back, once; the newest
-//! orders are kept ([`plan::Plan::kept`]), older ones are as if they had never been, but for the
+//! orders are kept ([`branches::FlowSettings::kept`]), older ones are as if they had never been, but for the
 //! balance history.
 
-pub mod flow;
-mod kept;
-pub mod name;
-pub mod plan;
+pub mod branches;
+pub mod ids;
+pub mod progress;
 mod read;
 mod receipt;
-pub mod way;
+mod record;
+pub mod steps;
 
 use std::{
     cmp::Reverse,
@@ -27,16 +27,16 @@ use serde_json::{Value, json};
 use super::{
     clock,
     couriers::{Courier, texts},
-    envelope::{Failure, Reply},
-    input::{Checked, Fields},
+    envelope::{ApiError, Success},
+    input::{ApiResult, Fields},
     quotes::{Quotes, Validity},
-    wallet::{Kind, Wallet},
+    wallet::{MovementKind, Wallet},
     webhook::Outbox,
 };
-use kept::{Birth, NEVER, Order, People};
-use plan::{Plan, Wishes};
-use receipt::{Collect, receipt};
-use way::{Step, Walker};
+use branches::{FlowSettings, PlannedBranches};
+use receipt::{CashOnDelivery, receipt};
+use record::{NEVER, NewOrder, Order, Parties};
+use steps::{OrderFlow, Step};
 
 /// What both kinds of order have when they are about to be placed.
 struct Draft {
@@ -44,15 +44,15 @@ struct Draft {
     service: &'static str,
     instant: bool,
     pickup: bool,
-    people: People,
+    parties: Parties,
     tariff: u64,
     insured: Option<u64>,
-    collect: Option<Collect>,
+    cash: Option<CashOnDelivery>,
     window: Option<(String, String)>,
 }
 
 /// What orders need beside themselves.
-pub struct Desk<'a> {
+pub struct OrderContext<'a> {
     /// Pays and is refunded.
     pub wallet: &'a mut Wallet,
     /// Offers of instant couriers.
@@ -62,7 +62,7 @@ pub struct Desk<'a> {
     /// How long offers are good.
     pub validity: Validity,
     /// Which ways orders take.
-    pub plan: &'a Plan,
+    pub flow: &'a FlowSettings,
     /// Said when the balance is too small.
     pub shortage: &'a str,
     /// Unix milliseconds.
@@ -82,7 +82,7 @@ pub struct Orders {
     /// Steps made, by kind (express, instant) and step.
     made: [[u64; Step::ALL.len()]; 2],
     /// Branches for orders to come.
-    pub wishes: Wishes,
+    pub planned: PlannedBranches,
 }
 
 impl Orders {
@@ -95,7 +95,7 @@ impl Orders {
             texts: 0,
             schedule: BinaryHeap::new(),
             made: Default::default(),
-            wishes: Wishes::default(),
+            planned: PlannedBranches::default(),
         }
     }
 
@@ -104,9 +104,9 @@ impl Orders {
     /// # Errors
     ///
     /// A complaint about the body, or a balance that is too small; nothing has happened then.
-    pub fn express(&mut self, fields: &Fields<'_>, desk: &mut Desk<'_>) -> Checked<Reply> {
+    pub fn express(&mut self, fields: &Fields<'_>, context: &mut OrderContext<'_>) -> ApiResult<Success> {
         let draft = read::express(fields, self.seed)?;
-        self.place(draft, desk)
+        self.place(draft, context)
     }
 
     /// Order Instant.
@@ -114,10 +114,10 @@ impl Orders {
     /// # Errors
     ///
     /// As above; also a `tariff_id` that is unknown, spent or too old.
-    pub fn instant(&mut self, fields: &Fields<'_>, desk: &mut Desk<'_>) -> Checked<Reply> {
-        let (draft, tariff_id) = read::instant(fields, desk)?;
-        let reply = self.place(draft, desk)?;
-        desk.quotes.spend(tariff_id, desk.validity);
+    pub fn instant(&mut self, fields: &Fields<'_>, context: &mut OrderContext<'_>) -> ApiResult<Success> {
+        let (draft, tariff_id) = read::instant(fields, context)?;
+        let reply = self.place(draft, context)?;
+        context.quotes.spend(tariff_id, context.validity);
         Ok(reply)
     }
 
@@ -126,10 +126,10 @@ impl Orders {
     /// # Errors
     ///
     /// If there is no such order with that courier.
-    pub fn track(&self, fields: &Fields<'_>) -> Checked<Reply> {
+    pub fn track(&self, fields: &Fields<'_>) -> ApiResult<Success> {
         let (code, awb) = (fields.text("courier_code")?, fields.text("awb")?);
-        let order = self.find(code, awb).map(|position| &self.kept[position]).ok_or(Failure::NotFound)?;
-        let [shipper_name, shipper_address, receiver_name, receiver_address] = order.people.texts();
+        let order = self.find(code, awb).map(|position| &self.kept[position]).ok_or(ApiError::NotFound)?;
+        let [shipper_name, shipper_address, receiver_name, receiver_address] = order.parties.texts();
         let data = json!({
             "awb": awb, "courier": order.courier().name, "courier_code": order.courier().code,
             "service": order.service(),
@@ -137,7 +137,7 @@ impl Orders {
             "receiver_name": receiver_name, "receiver_address": receiver_address,
             "history": history(order),
         });
-        Ok(Reply::of("success", &data))
+        Ok(Success::of("success", &data))
     }
 
     /// Cancel Order.
@@ -145,38 +145,38 @@ impl Orders {
     /// # Errors
     ///
     /// A complaint about the body, or the published 404 if the order is unknown or too far on.
-    pub fn cancel(&mut self, fields: &Fields<'_>, desk: &mut Desk<'_>) -> Checked<Reply> {
+    pub fn cancel(&mut self, fields: &Fields<'_>, context: &mut OrderContext<'_>) -> ApiResult<Success> {
         let (code, awb, reason) = (fields.text("courier_code")?, fields.text("awb")?, fields.text("cancel_reason")?);
         if !(5..=150).contains(&reason.chars().count()) {
-            return Err(Failure::Invalid("cancel_reason must be 5 to 150 characters".to_owned()));
+            return Err(ApiError::Invalid("cancel_reason must be 5 to 150 characters".to_owned()));
         }
-        let position = self.find(code, awb).ok_or(Failure::Cancel)?;
-        if !self.kept[position].trail.last().cancellable() {
-            return Err(Failure::Cancel);
+        let position = self.find(code, awb).ok_or(ApiError::NotCancellable)?;
+        if !self.kept[position].history.last().cancellable() {
+            return Err(ApiError::NotCancellable);
         }
-        self.make(position, (desk.now, Step::Cancelled), desk);
+        self.record_step(position, (context.now, Step::Cancelled), context);
         let order = &self.kept[position];
-        let (booking_id, status) = (order.name().booking_id(self.seed), Step::Cancelled.wire(order.instant));
+        let (booking_id, status) = (order.ids().booking_id(self.seed), Step::Cancelled.status(order.instant));
         let data = json!({"awb": awb, "booking_id": booking_id, "status": status});
-        Ok(Reply::of("Order successfully canceled", &data).executed())
+        Ok(Success::of("Order successfully canceled", &data).executed())
     }
 
     /// The order of an air waybill, as the control address shows it.
-    pub fn shown(&self, awb: &str) -> Option<Value> {
+    pub fn json_of(&self, awb: &str) -> Option<Value> {
         self.named(awb).map(|position| self.show(&self.kept[position]))
     }
 
     /// An order's last step, and when its next one is due.
     pub fn last(&self, awb: &str) -> Option<(Step, Option<i64>)> {
         let order = &self.kept[self.named(awb)?];
-        Some((order.trail.last(), (order.due < NEVER).then_some(order.due)))
+        Some((order.history.last(), (order.due < NEVER).then_some(order.due)))
     }
 
     /// Orders after a number, oldest first, at most `limit`; of one status, if it is given.
     pub fn page(&self, after: u64, limit: usize, status: Option<&str>) -> Value {
         let first = self.kept.front().map_or(1, |order| order.number);
         let skip = usize::try_from(after.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
-        let fits = |order: &&Order| status.is_none_or(|status| order.trail.last().wire(order.instant) == status);
+        let fits = |order: &&Order| status.is_none_or(|status| order.history.last().status(order.instant) == status);
         let page: Vec<Value> =
             self.kept.iter().skip(skip).filter(fits).take(limit).map(|order| self.show(order)).collect();
         let gone = self.placed - self.kept.len() as u64;
@@ -188,7 +188,7 @@ impl Orders {
         let mut all: Vec<(&str, &str, u64)> = Vec::new();
         for (kind, name, instant) in [(0, "express", false), (1, "instant", true)] {
             for (step, count) in Step::ALL.into_iter().zip(self.made[kind]).filter(|(_, count)| *count > 0) {
-                let status = step.wire(instant);
+                let status = step.status(instant);
                 match all.last_mut().filter(|last| (last.0, last.1) == (name, status)) {
                     Some(last) => last.2 += count,
                     None => all.push((name, status, count)),
@@ -205,57 +205,57 @@ impl Orders {
     }
 
     fn show(&self, order: &Order) -> Value {
-        let due = (order.due < NEVER).then(|| clock::envelope(order.due));
-        let ahead: Vec<&str> = flow::ahead(order).into_iter().map(|step| step.wire(order.instant)).collect();
+        let due = (order.due < NEVER).then(|| clock::utc(order.due));
+        let ahead: Vec<&str> = progress::ahead(order).into_iter().map(|step| step.status(order.instant)).collect();
         json!({
-            "number": order.number, "awb": order.name().awb(self.seed),
-            "booking_id": order.name().booking_id(self.seed), "courier_code": order.courier().code,
+            "number": order.number, "awb": order.ids().awb(self.seed),
+            "booking_id": order.ids().booking_id(self.seed), "courier_code": order.courier().code,
             "kind": if order.instant { "instant" } else { "express" }, "branch": order.branch,
-            "status": order.trail.last().wire(order.instant), "charge": order.charge,
+            "status": order.history.last().status(order.instant), "charge": order.charge,
             "next": due, "ahead": ahead, "history": history(order),
         })
     }
 
-    fn place(&mut self, draft: Draft, desk: &mut Desk<'_>) -> Checked<Reply> {
+    fn place(&mut self, draft: Draft, context: &mut OrderContext<'_>) -> ApiResult<Success> {
         let insurance = draft.insured.map(|value| draft.courier.insurance_fee(value));
         let charge = draft.tariff.saturating_add(insurance.unwrap_or(0));
         let number = self.placed + 1;
-        if desk.wallet.balance() < charge {
-            return Err(Failure::Shortage(desk.shortage.to_owned()));
+        if context.wallet.balance() < charge {
+            return Err(ApiError::InsufficientBalance(context.shortage.to_owned()));
         }
-        let wished = self.wishes.take(draft.instant);
-        let branch = wished.unwrap_or_else(|| desk.plan.branch((self.seed, number), draft.instant));
-        let walker = Walker { instant: draft.instant, pickup: draft.pickup, branch };
-        let proceeds = draft.collect.as_ref().map_or(0, Collect::proceeds);
-        let order = Order::new(Birth {
+        let wished = self.planned.take(draft.instant);
+        let branch = wished.unwrap_or_else(|| context.flow.branch((self.seed, number), draft.instant));
+        let flow = OrderFlow { instant: draft.instant, pickup: draft.pickup, branch };
+        let proceeds = draft.cash.as_ref().map_or(0, CashOnDelivery::proceeds);
+        let order = Order::new(NewOrder {
             number,
-            at: desk.now,
+            at: context.now,
             charge,
             proceeds,
-            people: draft.people.clone(),
+            parties: draft.parties.clone(),
             courier: draft.courier,
             service: draft.service,
-            walker,
+            flow,
         });
-        let name = order.name();
-        if !desk.wallet.debit(charge, desk.now, Kind::Order, Some(name)) {
-            return Err(Failure::Shortage(desk.shortage.to_owned()));
+        let name = order.ids();
+        if !context.wallet.debit(charge, context.now, MovementKind::Order, Some(name)) {
+            return Err(ApiError::InsufficientBalance(context.shortage.to_owned()));
         }
-        desk.wallet.expect(proceeds);
+        context.wallet.add_pending(proceeds);
         let data = receipt(&draft, insurance.unwrap_or(0), [name.booking_id(self.seed), name.awb(self.seed)]);
         self.placed = number;
-        if self.kept.len() >= desk.plan.kept.max(1)
+        if self.kept.len() >= context.flow.kept.max(1)
             && let Some(gone) = self.kept.pop_front()
         {
             self.texts -= gone.heap();
-            if !gone.trail.last().ends() {
-                desk.wallet.settle(gone.proceeds);
+            if !gone.history.last().is_final() {
+                context.wallet.remove_pending(gone.proceeds);
             }
         }
         self.texts += order.heap();
         self.kept.push_back(order);
-        self.make(self.kept.len() - 1, (desk.now, walker.first(desk.plan.begin)), desk);
-        Ok(Reply::of("Order successfully created", &data).executed())
+        self.record_step(self.kept.len() - 1, (context.now, flow.first(context.flow.begin)), context);
+        Ok(Success::of("Order successfully created", &data).executed())
     }
 
     fn position(&self, number: u64) -> Option<usize> {
@@ -264,8 +264,8 @@ impl Orders {
     }
 
     fn named(&self, awb: &str) -> Option<usize> {
-        let position = self.position(name::number_of(awb)?)?;
-        (self.kept[position].name().awb(self.seed) == awb).then_some(position)
+        let position = self.position(ids::number_in(awb)?)?;
+        (self.kept[position].ids().awb(self.seed) == awb).then_some(position)
     }
 
     fn find(&self, courier_code: &str, awb: &str) -> Option<usize> {
@@ -277,10 +277,10 @@ impl Orders {
 fn history(order: &Order) -> Vec<Value> {
     let line = |(after, step): (i64, Step)| {
         let at = order.at.saturating_add(after);
-        json!({"timestamp": clock::business(at), "status": step.wire(order.instant),
+        json!({"timestamp": clock::local(at), "status": step.status(order.instant),
                "description": texts::text(order.courier().code, step)})
     };
-    order.trail.iter().rev().map(line).collect()
+    order.history.iter().rev().map(line).collect()
 }
 
 #[cfg(test)]

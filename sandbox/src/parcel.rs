@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::{
     couriers,
-    envelope::{Failure, Reply},
-    input::{self, Checked, Fields},
+    envelope::{ApiError, Success},
+    input::{self, ApiResult, Fields},
 };
 
 /// The largest length, in cm.
@@ -84,7 +84,7 @@ impl Item {
     /// # Errors
     ///
     /// A complaint about the first member that is missing or out of range.
-    pub fn read(fields: &Fields<'_>, quantity: u64) -> Checked<Item> {
+    pub fn read(fields: &Fields<'_>, quantity: u64) -> ApiResult<Item> {
         let size = [fields.positive("length")?, fields.positive("width")?, fields.positive("height")?];
         Item { size, weight: fields.positive("weight")?, quantity }.bounded()
     }
@@ -94,10 +94,10 @@ impl Item {
     /// # Errors
     ///
     /// If a length, the weight or the quantity is absurd.
-    pub fn bounded(self) -> Checked<Item> {
+    pub fn bounded(self) -> ApiResult<Item> {
         let absurd = self.size.iter().any(|length| *length > LONGEST) || self.weight > HEAVIEST || self.quantity > MANY;
         if absurd {
-            Err(Failure::Invalid("dimension, weight or quantity is out of range".to_owned()))
+            Err(ApiError::Invalid("dimension, weight or quantity is out of range".to_owned()))
         } else {
             Ok(self)
         }
@@ -109,11 +109,11 @@ impl Item {
 /// # Errors
 ///
 /// If the input is wrong or the courier unknown.
-pub fn multi_items(body: &[u8]) -> Checked<Reply> {
+pub fn multi_items(body: &[u8]) -> ApiResult<Success> {
     let value = input::json(body)?;
     let fields = Fields::of(&value)?;
     let code = fields.text("courier")?;
-    let courier = couriers::find(code).ok_or_else(|| Failure::Invalid(format!("courier {code} is unknown")))?;
+    let courier = couriers::find(code).ok_or_else(|| ApiError::Invalid(format!("courier {code} is unknown")))?;
     let mut items = Vec::new();
     let mut desc = Vec::new();
     for element in fields.objects("items")? {
@@ -129,7 +129,7 @@ pub fn multi_items(body: &[u8]) -> Checked<Reply> {
         "final_actual_weight": parcel.final_weight,
         "suggested_optimal_volumetric": parcel.dimension(),
     });
-    Ok(Reply::of("success", &data))
+    Ok(Success::of("success", &data))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Instant quotes: each courier's offer under a `tariff_id` that dies.
+//! InstantService quotes: each courier's offer under a `tariff_id` that dies.
 //!
 //! What always holds: a `tariff_id` buys one order (by configuration: any number) until its time
 //! is over, counted from the quote by the sandbox's clock; old ones are forgotten, so memory is
@@ -10,10 +10,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    chance::{Purpose, draw},
-    couriers::{self, Courier, Instant, VEHICLES},
-    envelope::Failure,
-    input::{Checked, Fields},
+    couriers::{self, Courier, InstantService, VEHICLES},
+    envelope::ApiError,
+    input::{ApiResult, Fields},
+    random::{Purpose, draw},
     tariffs,
 };
 
@@ -26,7 +26,7 @@ pub struct Quote {
     /// Who offered.
     pub courier: &'static Courier,
     /// Which of its services.
-    pub service: &'static Instant,
+    pub service: &'static InstantService,
     /// IDR.
     pub total: u64,
     expires: i64,
@@ -65,12 +65,12 @@ struct Offer {
 }
 
 impl Quotes {
-    /// Check Tariff Instant: the offers as JSON.
+    /// Check Tariff InstantService: the offers as JSON.
     ///
     /// # Errors
     ///
     /// A complaint about the body.
-    pub fn make(&mut self, fields: &Fields<'_>, seed: u64, now: i64, validity: Validity) -> Checked<Vec<u8>> {
+    pub fn make(&mut self, fields: &Fields<'_>, seed: u64, now: i64, validity: Validity) -> ApiResult<Vec<u8>> {
         let (vehicle, metres) = read(fields)?;
         self.forget(now);
         let mut offers = Vec::new();
@@ -121,7 +121,7 @@ impl Quotes {
 }
 
 /// The vehicle (its place in the table) and the metres.
-fn read(fields: &Fields<'_>) -> Checked<(usize, u64)> {
+fn read(fields: &Fields<'_>) -> ApiResult<(usize, u64)> {
     let origin = point(&fields.object("origin")?)?;
     let destination = point(&fields.object("destination")?)?;
     // V1 calls it `item`. Its members' names are not public: whatever is there is taken.
@@ -134,7 +134,7 @@ fn read(fields: &Fields<'_>) -> Checked<(usize, u64)> {
     let vehicle = VEHICLES
         .iter()
         .position(|(known, ..)| *known == name)
-        .ok_or_else(|| Failure::Invalid(format!("vehicle_type {name} is unknown")))?;
+        .ok_or_else(|| ApiError::Invalid(format!("vehicle_type {name} is unknown")))?;
     let stop = match fields.get("stop") {
         Some(_) => fields.object("stop")?,
         None => return Ok((vehicle, tariffs::metres(origin, destination))),
@@ -146,7 +146,7 @@ fn read(fields: &Fields<'_>) -> Checked<(usize, u64)> {
     Ok((vehicle, metres))
 }
 
-fn point(fields: &Fields<'_>) -> Checked<(f64, f64)> {
+fn point(fields: &Fields<'_>) -> ApiResult<(f64, f64)> {
     if fields.get("id").is_none_or(|id| !(id.is_u64() || id.as_str().is_some_and(|text| !text.is_empty()))) {
         fields.text("id")?;
     }
@@ -157,7 +157,7 @@ fn point(fields: &Fields<'_>) -> Checked<(f64, f64)> {
 }
 
 /// Degrees: a string in V2, a number in V1; both are taken.
-fn coordinate(fields: &Fields<'_>, name: &str, most: f64) -> Checked<f64> {
+fn coordinate(fields: &Fields<'_>, name: &str, most: f64) -> ApiResult<f64> {
     let number = match fields.get(name) {
         Some(Value::Number(number)) => number.as_f64(),
         Some(Value::String(text)) => text.trim().parse().ok(),
@@ -166,7 +166,7 @@ fn coordinate(fields: &Fields<'_>, name: &str, most: f64) -> Checked<f64> {
     };
     number
         .filter(|degrees: &f64| degrees.abs() <= most)
-        .ok_or_else(|| Failure::Invalid(format!("{name} must be between -{most} and {most}")))
+        .ok_or_else(|| ApiError::Invalid(format!("{name} must be between -{most} and {most}")))
 }
 
 #[cfg(test)]

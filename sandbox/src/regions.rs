@@ -52,7 +52,7 @@ struct Village {
 
 /// Where a village lies: positions of its parents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     /// The village's ten digits.
     pub id: u64,
     /// The district's seven digits.
@@ -142,9 +142,9 @@ impl Regions {
     }
 
     /// Where a village lies, from its id.
-    pub fn place(&self, village: u64) -> Option<Place> {
+    pub fn place(&self, village: u64) -> Option<Location> {
         self.villages.binary_search_by_key(&village, |v| v.id).ok()?;
-        Some(Place {
+        Some(Location {
             id: village,
             district: village / 10_000 * 10,
             city: village / 1_000_000,

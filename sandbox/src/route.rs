@@ -10,7 +10,7 @@ use http::Method;
 
 /// Generation of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Version {
+pub enum ApiVersion {
     /// Paths like `/apiRegion/…`, no timestamp in the envelope.
     V1,
     /// Paths like `/region/…`, a timestamp in the envelope.
@@ -20,7 +20,7 @@ pub enum Version {
 /// What is asked for, whatever the version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
-pub enum Kind {
+pub enum OperationKind {
     Province,
     City,
     District,
@@ -46,14 +46,14 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Operation {
     /// The API's generation.
-    pub version: Version,
+    pub version: ApiVersion,
     /// What is asked for.
-    pub kind: Kind,
+    pub kind: OperationKind,
 }
 
 /// A path that is served.
 #[derive(Debug)]
-pub struct Row {
+pub struct Route {
     /// What it asks for.
     pub operation: Operation,
     /// The method it is served under.
@@ -63,112 +63,130 @@ pub struct Row {
 }
 
 /// One line for each operation: kind, name, method, V1 paths, V2 paths.
-type Line = (Kind, [&'static str; 2], Method, &'static [&'static str], &'static [&'static str]);
+type Line = (OperationKind, [&'static str; 2], Method, &'static [&'static str], &'static [&'static str]);
 
 const LINES: &[Line] = &[
-    (Kind::Province, ["v1.province", "v2.province"], Method::GET, &["/apiRegion/province"], &["/region/province"]),
-    (Kind::City, ["v1.city", "v2.city"], Method::GET, &["/apiRegion/city"], &["/region/city"]),
-    (Kind::District, ["v1.district", "v2.district"], Method::GET, &["/apiRegion/district"], &["/region/district"]),
     (
-        Kind::SubDistrict,
+        OperationKind::Province,
+        ["v1.province", "v2.province"],
+        Method::GET,
+        &["/apiRegion/province"],
+        &["/region/province"],
+    ),
+    (OperationKind::City, ["v1.city", "v2.city"], Method::GET, &["/apiRegion/city"], &["/region/city"]),
+    (
+        OperationKind::District,
+        ["v1.district", "v2.district"],
+        Method::GET,
+        &["/apiRegion/district"],
+        &["/region/district"],
+    ),
+    (
+        OperationKind::SubDistrict,
         ["v1.sub_district", "v2.sub_district"],
         Method::GET,
         &["/apiRegion/sub-district", "/apiRegion/subdistrict", "/apiRegion/subDistrict"],
         &["/region/sub-district", "/region/subdistrict", "/region/subDistrict"],
     ),
     (
-        Kind::PostCode,
+        OperationKind::PostCode,
         ["v1.post_code", "v2.post_code"],
         Method::GET,
         &["/apiRegion/postCode", "/apiRegion/post-code", "/apiRegion/postcode"],
         &["/region/post-code", "/region/postcode", "/region/postCode"],
     ),
     (
-        Kind::SearchRegion,
+        OperationKind::SearchRegion,
         ["v1.search_region", "v2.search_region"],
         Method::POST,
         &["/apiRegion/search-region", "/apiRegion/search"],
         &["/region/search", "/region/search-region"],
     ),
     (
-        Kind::Couriers,
+        OperationKind::Couriers,
         ["v1.couriers", "v2.couriers"],
         Method::GET,
         &["/apiCourier/all-courier", "/apiCourier/all"],
         &["/courier/all", "/courier/all-courier"],
     ),
     (
-        Kind::CourierServices,
+        OperationKind::CourierServices,
         ["v1.courier_services", "v2.courier_services"],
         Method::GET,
         &["/apiCourier/courier-service", "/apiCourier/service"],
         &["/courier/service", "/courier/courier-service"],
     ),
     (
-        Kind::TariffExpress,
+        OperationKind::TariffExpress,
         ["v1.tariff_express", "v2.tariff_express"],
         Method::POST,
         &["/apiTariff/tariffExpress"],
         &["/tariff/express"],
     ),
     (
-        Kind::TariffInstant,
+        OperationKind::TariffInstant,
         ["v1.tariff_instant", "v2.tariff_instant"],
         Method::POST,
         &["/apiTariff/tariffInstant"],
         &["/tariff/instant"],
     ),
-    (Kind::MultiItems, ["v1.multi_items", "v2.multi_items"], Method::POST, &[], &["/item/multi-items"]),
+    (OperationKind::MultiItems, ["v1.multi_items", "v2.multi_items"], Method::POST, &[], &["/item/multi-items"]),
     (
-        Kind::OrderExpress,
+        OperationKind::OrderExpress,
         ["v1.order_express", "v2.order_express"],
         Method::POST,
         &["/apiOrder/orderExpress"],
         &["/order/express"],
     ),
     (
-        Kind::OrderInstant,
+        OperationKind::OrderInstant,
         ["v1.order_instant", "v2.order_instant"],
         Method::POST,
         &["/apiOrder/orderInstant"],
         &["/order/instant"],
     ),
     (
-        Kind::OrderCancel,
+        OperationKind::OrderCancel,
         ["v1.order_cancel", "v2.order_cancel"],
         Method::POST,
         &["/apiOrder/orderCancel", "/apiOrder/cancelOrder", "/apiOrder/cancel"],
         &["/order/cancel"],
     ),
-    (Kind::Track, ["v1.track", "v2.track"], Method::GET, &["/apiOrder/trackingOrder"], &["/order/track"]),
+    (OperationKind::Track, ["v1.track", "v2.track"], Method::GET, &["/apiOrder/trackingOrder"], &["/order/track"]),
     (
-        Kind::ItemCategories,
+        OperationKind::ItemCategories,
         ["v1.item_categories", "v2.item_categories"],
         Method::GET,
         &["/apiOrder/itemCategories", "/apiOrder/item-categories", "/apiItem/categories"],
         &["/item/categories", "/order/item-categories"],
     ),
     (
-        Kind::WebhookSet,
+        OperationKind::WebhookSet,
         ["v1.webhook_set", "v2.webhook_set"],
         Method::POST,
         &["/apiWebhook", "/apiWebhook/set", "/apiWebhook/setWebhook"],
         &["/webhook", "/webhook/set"],
     ),
     (
-        Kind::WebhookGet,
+        OperationKind::WebhookGet,
         ["v1.webhook_get", "v2.webhook_get"],
         Method::GET,
         &["/apiWebhook", "/apiWebhook/get", "/apiWebhook/getWebhook"],
         &["/webhook", "/webhook/get"],
     ),
-    (Kind::BalanceHistory, ["v1.balance_history", "v2.balance_history"], Method::POST, &[], &["/user/balance/history"]),
+    (
+        OperationKind::BalanceHistory,
+        ["v1.balance_history", "v2.balance_history"],
+        Method::POST,
+        &[],
+        &["/user/balance/history"],
+    ),
 ];
 
 /// All rows, and where each path's rows are.
 #[derive(Debug)]
 pub struct Routes {
-    rows: Vec<Row>,
+    rows: Vec<Route>,
     by_path: HashMap<&'static str, Vec<usize>>,
 }
 
@@ -179,9 +197,9 @@ impl Routes {
         ROUTES.get_or_init(|| {
             let mut rows = Vec::new();
             for (kind, _, method, v1, v2) in LINES {
-                for (version, paths) in [(Version::V1, v1), (Version::V2, v2)] {
+                for (version, paths) in [(ApiVersion::V1, v1), (ApiVersion::V2, v2)] {
                     let operation = Operation { version, kind: *kind };
-                    rows.extend(paths.iter().map(|path| Row { operation, method: method.clone(), path }));
+                    rows.extend(paths.iter().map(|path| Route { operation, method: method.clone(), path }));
                 }
             }
             let mut by_path: HashMap<&'static str, Vec<usize>> = HashMap::new();
@@ -193,7 +211,7 @@ impl Routes {
     }
 
     /// The rows, in a fixed order.
-    pub fn rows(&self) -> &[Row] {
+    pub fn rows(&self) -> &[Route] {
         &self.rows
     }
 
@@ -203,7 +221,8 @@ impl Routes {
         let asked = if *method == Method::HEAD { &Method::GET } else { method };
         self.by_path.get(path)?.iter().copied().find(|position| {
             let row = &self.rows[*position];
-            row.method == *asked || (track_by_post && row.operation.kind == Kind::Track && *asked == Method::POST)
+            row.method == *asked
+                || (track_by_post && row.operation.kind == OperationKind::Track && *asked == Method::POST)
         })
     }
 }
@@ -213,8 +232,8 @@ impl Operation {
     pub fn name(self) -> &'static str {
         let [v1, v2] = LINES[self.kind as usize].1;
         match self.version {
-            Version::V1 => v1,
-            Version::V2 => v2,
+            ApiVersion::V1 => v1,
+            ApiVersion::V2 => v2,
         }
     }
 }
@@ -228,7 +247,10 @@ mod tests {
         for (position, line) in LINES.iter().enumerate() {
             assert_eq!(line.0 as usize, position, "{:?}", line.1);
         }
-        assert_eq!(Operation { version: Version::V1, kind: Kind::BalanceHistory }.name(), "v1.balance_history");
+        assert_eq!(
+            Operation { version: ApiVersion::V1, kind: OperationKind::BalanceHistory }.name(),
+            "v1.balance_history"
+        );
     }
 
     #[test]

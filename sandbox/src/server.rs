@@ -6,9 +6,9 @@
 //!
 //! How it fails: a connection that breaks is dropped without a word; accepting goes on.
 
-mod flow;
+mod body;
 mod handshake;
-mod shape;
+mod response;
 mod upload;
 
 use std::{io, sync::Arc, time::Duration};
@@ -28,60 +28,65 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    faults::{Act, Met},
-    world::{Answer, Received, Request, World},
+    faults::{Act, AppliedFault},
+    simulation::{ApiResponse, BufferedRequest, JournaledRequest, Simulation},
 };
-use flow::Flow;
-use shape::{Ending, Given, shape};
-use upload::Upload;
+use body::ResponseBody;
+use response::{Ending, Reaction, shape};
+use upload::BodyRead;
 
 /// Pause after a failed accept (no file descriptors left), so that it doesn't spin.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The world, for the door and for whoever holds the sandbox.
-pub(super) type Shared = Arc<Mutex<World>>;
+/// The simulation, for the door and for whoever holds the sandbox.
+pub(super) type SharedSimulation = Arc<Mutex<Simulation>>;
 
 /// A connection that can be reset.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+trait ResettableStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn tcp(&self) -> &TcpStream;
 }
 
-impl Stream for TcpStream {
+impl ResettableStream for TcpStream {
     fn tcp(&self) -> &TcpStream {
         self
     }
 }
 
-impl Stream for TlsStream<TcpStream> {
+impl ResettableStream for TlsStream<TcpStream> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0
     }
 }
 
 /// Where a request leaves the ending for its connection.
-type Last = Arc<Mutex<Option<Ending>>>;
+type PendingEnding = Arc<Mutex<Option<Ending>>>;
 
 /// The request has ended its connection.
 #[derive(Debug, thiserror::Error)]
 #[error("the sandbox ends this connection")]
-struct Ended;
+struct ConnectionEnded;
 
 /// Accepts connections until it is dropped.
-pub(super) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, world: Shared, tasks: TaskTracker) {
+pub(super) async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    simulation: SharedSimulation,
+    tasks: TaskTracker,
+) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             sleep(PAUSE).await;
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let (world, tls) = (Arc::clone(&world), tls.clone());
+        let (simulation, tls) = (Arc::clone(&simulation), tls.clone());
         tasks.spawn(async move {
-            let met = world.lock().greet();
+            let met = simulation.lock().connection_fault();
             match (met, tls) {
                 (Some(Act::Tls(how)), tls) => handshake::fail(stream, how, tls.is_some()).await,
-                (_, None) => connection(stream, world).await,
+                (_, None) => connection(stream, simulation).await,
                 (_, Some(tls)) => match tls.accept(stream).await {
-                    Ok(stream) => connection(stream, world).await,
+                    Ok(stream) => connection(stream, simulation).await,
                     Err(_) => Ok(()),
                 },
             }
@@ -89,12 +94,12 @@ pub(super) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, worl
     }
 }
 
-async fn connection(mut stream: impl Stream, world: Shared) -> io::Result<()> {
-    let number = world.lock().journal.connect();
-    let last = Last::default();
+async fn connection(mut stream: impl ResettableStream, simulation: SharedSimulation) -> io::Result<()> {
+    let number = simulation.lock().journal.connect();
+    let last = PendingEnding::default();
     let service = service_fn(|request| {
-        let (world, last) = (Arc::clone(&world), Arc::clone(&last));
-        async move { respond(world, number, last, request).await }
+        let (simulation, last) = (Arc::clone(&simulation), Arc::clone(&last));
+        async move { respond(simulation, number, last, request).await }
     });
     // Lent, so that it is here again when a request has ended its connection.
     let served = http1::Builder::new()
@@ -116,49 +121,49 @@ async fn connection(mut stream: impl Stream, world: Shared) -> io::Result<()> {
 }
 
 async fn respond(
-    world: Shared,
+    simulation: SharedSimulation,
     connection: u64,
-    last: Last,
+    last: PendingEnding,
     request: hyper::Request<Incoming>,
-) -> Result<Response<Flow>, Ended> {
+) -> Result<Response<ResponseBody>, ConnectionEnded> {
     let (head, mut body) = request.into_parts();
-    let met = if body.is_end_stream() { None } else { world.lock().uploads(&head) };
+    let met = if body.is_end_stream() { None } else { simulation.lock().upload_fault(&head) };
     // A body that is given up stays here until the connection ends: dropped, it would end the connection in its way.
     let (body, whole) = match upload::read(&mut body, met.as_ref()).await {
-        Upload::Whole(body) => (body, true),
-        Upload::TooLong => (Bytes::new(), false),
-        Upload::Broken => return Err(broken(&world, met.as_ref())),
-        Upload::Enough => {
-            let ended = broken(&world, met.as_ref());
+        BodyRead::Whole(body) => (body, true),
+        BodyRead::TooLong => (Bytes::new(), false),
+        BodyRead::Broken => return Err(broken(&simulation, met.as_ref())),
+        BodyRead::Enough => {
+            let ended = broken(&simulation, met.as_ref());
             pause(met.map_or(0, |met| met.wait.saturating_add(met.delay))).await;
             *last.lock() = Some(Ending { bytes: Vec::new(), reset: true });
             return Err(ended);
         }
     };
-    let request = Request { connection, method: head.method, uri: head.uri, headers: head.headers, body, met };
-    let received = world.lock().receive(request);
-    let Met { act, wait, delay, .. } = received.met.clone().unwrap_or_default();
+    let request = BufferedRequest { connection, method: head.method, uri: head.uri, headers: head.headers, body, met };
+    let received = simulation.lock().receive(request);
+    let AppliedFault { act, wait, delay, .. } = received.met.clone().unwrap_or_default();
     pause(wait).await;
-    let answer = execute(&world, &received, &act, whole);
+    let answer = execute(&simulation, &received, &act, whole);
     pause(delay).await;
-    let given = give(&world, &received, answer, act);
+    let given = give(&simulation, &received, answer, act);
     match given {
-        Given::Answer(response) => Ok(response),
-        Given::End(ending, _) => {
+        Reaction::Answer(response) => Ok(response),
+        Reaction::End(ending, _) => {
             *last.lock() = Some(ending);
-            Err(Ended)
+            Err(ConnectionEnded)
         }
     }
 }
 
 /// Counts a request that was never whole.
-fn broken(world: &Shared, met: Option<&Met>) -> Ended {
-    let journal = &mut world.lock().journal;
+fn broken(simulation: &SharedSimulation, met: Option<&AppliedFault>) -> ConnectionEnded {
+    let journal = &mut simulation.lock().journal;
     match met {
         Some(met) => journal.interrupted(met.act.name()),
         None => journal.broken(),
     }
-    Ended
+    ConnectionEnded
 }
 
 async fn pause(millis: u64) {
@@ -167,22 +172,22 @@ async fn pause(millis: u64) {
     }
 }
 
-/// The answer that the world gives, if it gives one at all.
-fn execute(world: &Shared, received: &Received, act: &Act, whole: bool) -> Option<Answer> {
-    let mut world = world.lock();
-    if whole { world.act(received, act) } else { act.executes().then(|| world.too_long(received)) }
+/// The answer that the simulation gives, if it gives one at all.
+fn execute(simulation: &SharedSimulation, received: &JournaledRequest, act: &Act, whole: bool) -> Option<ApiResponse> {
+    let mut simulation = simulation.lock();
+    if whole { simulation.act(received, act) } else { act.executes().then(|| simulation.too_long(received)) }
 }
 
 /// Shapes what goes out, and notes its status.
-fn give(world: &Shared, received: &Received, answer: Option<Answer>, act: Act) -> Given {
-    let mut world = world.lock();
-    let given = shape(answer, act, world.said(received));
+fn give(simulation: &SharedSimulation, received: &JournaledRequest, answer: Option<ApiResponse>, act: Act) -> Reaction {
+    let mut simulation = simulation.lock();
+    let given = shape(answer, act, simulation.stated_time(received));
     let status = match &given {
-        Given::Answer(response) => Some(response.status().as_u16()),
-        Given::End(_, status) => *status,
+        Reaction::Answer(response) => Some(response.status().as_u16()),
+        Reaction::End(_, status) => *status,
     };
     if let Some(status) = status {
-        world.answered(received, status);
+        simulation.answered(received, status);
     }
     given
 }

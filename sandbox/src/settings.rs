@@ -3,7 +3,7 @@
 //!
 //! What always holds: unknown keys are faults; what it doesn't say stays as it was; relative paths start at the file's folder.
 
-mod flows;
+mod tables;
 
 use std::{
     net::SocketAddr,
@@ -21,14 +21,14 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{
-    Key, Options,
-    auth::{Style, Written},
+    KeyPair, Options,
+    auth::{AuthStyle, KeyPairEntry},
     faults::{self, Fault},
     limits::{self, Limit},
-    spelling,
+    suggest,
 };
 
-pub use flows::{clock, faster};
+pub use tables::{clock, factor};
 
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum SettingsError {
     },
     /// The file isn't what it should be. The text quotes no value: it may be a secret.
     #[error("{}: {text}", path.display())]
-    Written {
+    Invalid {
         /// Which.
         path: PathBuf,
         /// What is wrong.
@@ -53,15 +53,15 @@ pub enum SettingsError {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct ConfigFile {
     listen: Option<SocketAddr>,
     control: Option<SocketAddr>,
     control_token_file: Option<PathBuf>,
     seed: Option<u64>,
-    keys: Option<Vec<Written>>,
-    tls: Option<Pem>,
+    keys: Option<Vec<KeyPairEntry>>,
+    tls: Option<TlsTable>,
     prefix: Option<String>,
-    auth: Option<Style>,
+    auth: Option<AuthStyle>,
     timestamp: Option<bool>,
     not_found_status: Option<u16>,
     balance: Option<u64>,
@@ -69,25 +69,25 @@ struct File {
     tariff_valid: Option<String>,
     tariff_single_use: Option<bool>,
     shortage_message: Option<String>,
-    journal: Option<WrittenBounds>,
+    journal: Option<JournalTable>,
     limits: Option<Vec<Limit>>,
-    clock: Option<flows::Time>,
-    flow: Option<flows::Flow>,
-    webhook: Option<flows::Webhook>,
+    clock: Option<tables::ClockTable>,
+    flow: Option<tables::FlowTable>,
+    webhook: Option<tables::WebhookTable>,
     #[serde(default)]
     faults: Vec<Fault>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Pem {
+struct TlsTable {
     cert: PathBuf,
     key: PathBuf,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenBounds {
+struct JournalTable {
     entries: Option<usize>,
     bytes: Option<String>,
 }
@@ -99,48 +99,48 @@ struct WrittenBounds {
 /// If it, or a file that it names, can't be read or isn't right.
 pub fn load(path: &Path, mut options: Options) -> Result<Options, SettingsError> {
     let text = Zeroizing::new(read(path)?);
-    let wrong = |text: String| SettingsError::Written { path: path.to_owned(), text };
-    let file: File = toml::from_str(&text).map_err(|error| {
+    let wrong = |text: String| SettingsError::Invalid { path: path.to_owned(), text };
+    let file: ConfigFile = toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        wrong(format!("{} (line {line})", spelling::mend(error.message())))
+        wrong(format!("{} (line {line})", suggest::reword(error.message())))
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
     if let Some(token) = &file.control_token_file {
-        options.control_token = Some(token_from(&folder.join(token))?);
+        options.control_token = Some(read_token(&folder.join(token))?);
     }
     if let Some(pem) = &file.tls {
-        options.tls = Some(tls_from(&folder.join(&pem.cert), &folder.join(&pem.key))?);
+        options.tls = Some(read_tls(&folder.join(&pem.cert), &folder.join(&pem.key))?);
     }
-    lay(&mut options, file).map_err(wrong)?;
+    apply(&mut options, file).map_err(wrong)?;
     Ok(options)
 }
 
 /// Lays what the file says over the defaults.
-fn lay(options: &mut Options, file: File) -> Result<(), String> {
+fn apply(options: &mut Options, file: ConfigFile) -> Result<(), String> {
     options.control = file.control.or(options.control);
     set(&mut options.listen, file.listen);
     set(&mut options.seed, file.seed);
     if let Some(keys) = file.keys {
-        let made = |key: &Written| Key::new(&key.label, &key.access_key, &key.secret_key);
-        options.keys = keys.iter().map(|key| Key { until: key.revoke_at, ..made(key) }).collect();
+        let made = |key: &KeyPairEntry| KeyPair::new(&key.label, &key.access_key, &key.secret_key);
+        options.keys = keys.iter().map(|key| KeyPair { until: key.revoke_at, ..made(key) }).collect();
     }
-    let rules = &mut options.rules;
-    set(&mut rules.prefix, file.prefix);
-    set(&mut rules.auth, file.auth);
-    set(&mut rules.timestamp, file.timestamp);
-    set(&mut rules.not_found, file.not_found_status);
-    set(&mut rules.balance, file.balance);
-    set(&mut rules.track_by_post, file.track_by_post);
-    set(&mut rules.validity.single_use, file.tariff_single_use);
-    set(&mut rules.shortage, file.shortage_message);
+    let switches = &mut options.switches;
+    set(&mut switches.prefix, file.prefix);
+    set(&mut switches.auth, file.auth);
+    set(&mut switches.timestamp, file.timestamp);
+    set(&mut switches.not_found, file.not_found_status);
+    set(&mut switches.balance, file.balance);
+    set(&mut switches.track_by_post, file.track_by_post);
+    set(&mut switches.validity.single_use, file.tariff_single_use);
+    set(&mut switches.shortage, file.shortage_message);
     if let Some(text) = file.tariff_valid {
         let time: Duration = humantime::parse_duration(&text).map_err(|error| format!("tariff_valid: {error}"))?;
-        rules.validity.millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        switches.validity.millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     }
-    if !matches!(rules.not_found, 200 | 404) {
+    if !matches!(switches.not_found, 200 | 404) {
         return Err("not_found_status: 200 or 404".to_owned());
     }
-    if !rules.prefix.is_empty() && (!rules.prefix.starts_with('/') || rules.prefix.ends_with('/')) {
+    if !switches.prefix.is_empty() && (!switches.prefix.starts_with('/') || switches.prefix.ends_with('/')) {
         return Err("prefix: begins with a slash and doesn't end with one".to_owned());
     }
     if let Some(bounds) = file.journal {
@@ -151,15 +151,15 @@ fn lay(options: &mut Options, file: File) -> Result<(), String> {
         }
     }
     limits::check(file.limits.as_deref().unwrap_or_default())?;
-    set(&mut options.rules.limits, file.limits);
+    set(&mut options.switches.limits, file.limits);
     if let Some(time) = &file.clock {
         options.clock = time.clock()?;
     }
     if let Some(flow) = &file.flow {
-        flow.lay(options)?;
+        flow.apply(options)?;
     }
     if let Some(webhook) = file.webhook {
-        webhook.lay(options)?;
+        webhook.apply(options)?;
     }
     for (position, fault) in file.faults.into_iter().enumerate() {
         faults::check(&fault).map_err(|error| format!("faults[{position}].{error}"))?;
@@ -183,11 +183,11 @@ fn read(path: &Path) -> Result<String, SettingsError> {
 /// # Errors
 ///
 /// If the file can't be read or its first line is empty.
-pub fn token_from(path: &Path) -> Result<Zeroizing<String>, SettingsError> {
+pub fn read_token(path: &Path) -> Result<Zeroizing<String>, SettingsError> {
     let text = Zeroizing::new(read(path)?);
     let token = text.lines().next().unwrap_or("").trim();
     if token.is_empty() {
-        return Err(SettingsError::Written { path: path.to_owned(), text: "the token is empty".to_owned() });
+        return Err(SettingsError::Invalid { path: path.to_owned(), text: "the token is empty".to_owned() });
     }
     Ok(Zeroizing::new(token.to_owned()))
 }
@@ -197,8 +197,8 @@ pub fn token_from(path: &Path) -> Result<Zeroizing<String>, SettingsError> {
 /// # Errors
 ///
 /// If they can't be read or don't fit.
-pub fn tls_from(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, SettingsError> {
-    let wrong = |path: &Path, error: String| SettingsError::Written { path: path.to_owned(), text: error };
+pub fn read_tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, SettingsError> {
+    let wrong = |path: &Path, error: String| SettingsError::Invalid { path: path.to_owned(), text: error };
     let chain = CertificateDer::pem_file_iter(cert)
         .and_then(|chain| chain.collect::<Result<Vec<_>, _>>())
         .map_err(|error| wrong(cert, error.to_string()))?;
@@ -249,8 +249,8 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!((options.seed, options.rules.validity.millis, options.journal.bytes), (7, 30_000, 1_024));
-        assert_eq!((options.faults.len(), options.rules.not_found, options.rules.balance), (1, 200, 5));
+        assert_eq!((options.seed, options.switches.validity.millis, options.journal.bytes), (7, 30_000, 1_024));
+        assert_eq!((options.faults.len(), options.switches.not_found, options.switches.balance), (1, 200, 5));
         assert_eq!(options.control_token.unwrap().as_str(), "t0ken");
     }
 

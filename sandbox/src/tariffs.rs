@@ -1,6 +1,6 @@
 //! What a delivery costs, express and instant.
 //!
-//! Express: chargeable kilograms (scale or dimensional, whichever is more, rounded up, at least the
+//! ExpressService: chargeable kilograms (scale or dimensional, whichever is more, rounded up, at least the
 //! service's least) times the service's rate for the distance (same city, province, island,
 //! country), plus a surcharge of the lane between 0 and 2,000 IDR that only the seed decides; less
 //! the courier's discount. Instant: a price for the start and for each km of the great circle.
@@ -12,25 +12,25 @@
 use serde::Serialize;
 
 use super::{
-    chance::{Purpose, draw},
-    couriers::{self, Courier, Express, Group, VEHICLES},
-    envelope::Failure,
-    input::{Checked, Fields},
+    couriers::{self, Courier, ExpressService, Group, VEHICLES},
+    envelope::ApiError,
+    input::{ApiResult, Fields},
     parcel::{self, Item, Parcel},
-    regions::{Place, Regions},
-    route::Version,
+    random::{Purpose, draw},
+    regions::{Location, Regions},
+    route::ApiVersion,
 };
 
 /// The province that only its own parcels reach.
 const UNSERVED: u64 = 95;
 
-/// What is asked of Check Tariff Express.
+/// What is asked of Check Tariff ExpressService.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct TariffRequest {
     /// From.
-    pub origin: Place,
+    pub origin: Location,
     /// To.
-    pub destination: Place,
+    pub destination: Location,
     /// Goods.
     pub items: Vec<Item>,
     /// Value in IDR, for fees.
@@ -43,7 +43,7 @@ pub struct Question {
 
 /// One line of an express answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Element {
+pub struct TariffRow {
     courier_name: &'static str,
     courier_code: &'static str,
     dimension: String,
@@ -63,10 +63,10 @@ pub struct Element {
 /// An express answer.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Tariffs {
-    nextday: Vec<Element>,
-    regular: Vec<Element>,
-    sameday: Vec<Element>,
-    cargo: Vec<Element>,
+    nextday: Vec<TariffRow>,
+    regular: Vec<TariffRow>,
+    sameday: Vec<TariffRow>,
+    cargo: Vec<TariffRow>,
 }
 
 /// A price: base, discount, total, in IDR.
@@ -91,16 +91,17 @@ impl Serialize for Group {
     }
 }
 
-impl Question {
+impl TariffRequest {
     /// Reads either version's body.
     ///
     /// # Errors
     ///
     /// A complaint, or not found if a region isn't on the map.
-    pub fn read(fields: &Fields<'_>, version: Version) -> Checked<Question> {
+    pub fn read(fields: &Fields<'_>, version: ApiVersion) -> ApiResult<TariffRequest> {
         let (origin, destination) = (place(fields, "origin")?, place(fields, "destination")?);
-        let mut question = Question { origin, destination, items: Vec::new(), value: 0, cod: false, insurance: false };
-        if version == Version::V1 && fields.get("items").is_none() {
+        let mut question =
+            TariffRequest { origin, destination, items: Vec::new(), value: 0, cod: false, insurance: false };
+        if version == ApiVersion::V1 && fields.get("items").is_none() {
             let length = |name| fields.number_or(name, 0).map(|cm| cm.max(1));
             let size = [length("length")?, length("width")?, length("height")?];
             let item = Item { size, weight: fields.positive("weight")?, quantity: 1 };
@@ -126,7 +127,7 @@ impl Question {
     /// # Errors
     ///
     /// If nobody does.
-    pub fn answer(&self, seed: u64) -> Checked<Tariffs> {
+    pub fn answer(&self, seed: u64) -> ApiResult<Tariffs> {
         let mut tariffs = Tariffs::default();
         let mut served = false;
         for courier in couriers::all().iter().filter(|courier| !self.cod || courier.cod.is_some()) {
@@ -147,11 +148,17 @@ impl Question {
                 group.push(self.element(courier, service, &parcel, price));
             }
         }
-        if served { Ok(tariffs) } else { Err(Failure::Unserved) }
+        if served { Ok(tariffs) } else { Err(ApiError::NoCourier) }
     }
 
-    fn element(&self, courier: &'static Courier, service: &'static Express, parcel: &Parcel, price: Price) -> Element {
-        Element {
+    fn element(
+        &self,
+        courier: &'static Courier,
+        service: &'static ExpressService,
+        parcel: &Parcel,
+        price: Price,
+    ) -> TariffRow {
+        TariffRow {
             courier_name: courier.name,
             courier_code: courier.code,
             dimension: parcel.dimension(),
@@ -173,16 +180,16 @@ impl Question {
 /// # Errors
 ///
 /// If it is missing, no number, or not on the map.
-pub fn place(fields: &Fields<'_>, name: &str) -> Checked<Place> {
-    Regions::get().place(fields.positive(name)?).ok_or(Failure::NotFound)
+pub fn place(fields: &Fields<'_>, name: &str) -> ApiResult<Location> {
+    Regions::get().place(fields.positive(name)?).ok_or(ApiError::NotFound)
 }
 
 /// What an express service charges between two places for a weight in grams; nothing if it doesn't
 /// go there or doesn't carry so much.
 pub fn price(
     seed: u64,
-    (courier, service): (&Courier, &Express),
-    (origin, destination): (&Place, &Place),
+    (courier, service): (&Courier, &ExpressService),
+    (origin, destination): (&Location, &Location),
     grams: u64,
 ) -> Option<Price> {
     let reached =
@@ -199,7 +206,7 @@ pub fn price(
 }
 
 /// 0: same city, 1: same province, 2: same island (first digit of the province), 3: further.
-fn distance(origin: &Place, destination: &Place) -> usize {
+fn distance(origin: &Location, destination: &Location) -> usize {
     match () {
         () if origin.city == destination.city => 0,
         () if origin.province == destination.province => 1,

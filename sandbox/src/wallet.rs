@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     clock,
-    envelope::{Failure, Reply},
-    input::{Checked, Fields},
-    orders::name::Name,
+    envelope::{ApiError, Success},
+    input::{ApiResult, Fields},
+    orders::ids::OrderIds,
 };
 
 /// Rows kept.
@@ -29,7 +29,7 @@ const PAGE: (u64, u64) = (100, 1_000);
 /// What moved the balance: `filter_status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum MovementKind {
     /// An order, or its refund.
     Order,
     /// Cash taken out.
@@ -44,19 +44,19 @@ pub enum Kind {
 
 /// A movement of the balance.
 #[derive(Clone, Copy, Debug)]
-struct Row {
+struct Movement {
     at: i64,
     /// The order's number and day; number zero: none.
     order: (u64, i64),
     amount: u64,
     after: u64,
-    kind: Kind,
+    kind: MovementKind,
     instant: bool,
     credit: bool,
 }
 
 #[derive(Serialize)]
-struct Line {
+struct HistoryRow {
     kd_pesanan: String,
     saldo_masuk: u64,
     saldo_keluar: u64,
@@ -71,7 +71,7 @@ struct History {
     balance: u64,
     pending_balance: u64,
     total: usize,
-    history: Vec<Line>,
+    history: Vec<HistoryRow>,
 }
 
 /// The account's money.
@@ -80,14 +80,14 @@ pub struct Wallet {
     seed: u64,
     balance: u64,
     pending: u64,
-    rows: VecDeque<Row>,
+    rows: VecDeque<Movement>,
 }
 
 impl Wallet {
     /// A wallet with an opening balance in IDR.
     pub fn new(balance: u64, now: i64, seed: u64) -> Self {
         let mut wallet = Wallet { seed, balance: 0, pending: 0, rows: VecDeque::new() };
-        wallet.credit(balance, now, Kind::Topup, None);
+        wallet.credit(balance, now, MovementKind::Topup, None);
         wallet
     }
 
@@ -98,7 +98,7 @@ impl Wallet {
 
     /// Takes money out; false, and nothing happens, if the balance is too small.
     #[must_use]
-    pub fn debit(&mut self, amount: u64, now: i64, kind: Kind, order: Option<Name>) -> bool {
+    pub fn debit(&mut self, amount: u64, now: i64, kind: MovementKind, order: Option<OrderIds>) -> bool {
         let Some(after) = self.balance.checked_sub(amount) else { return false };
         self.balance = after;
         self.push(now, (kind, false), amount, order);
@@ -106,18 +106,18 @@ impl Wallet {
     }
 
     /// Gives money back or in.
-    pub fn credit(&mut self, amount: u64, now: i64, kind: Kind, order: Option<Name>) {
+    pub fn credit(&mut self, amount: u64, now: i64, kind: MovementKind, order: Option<OrderIds>) {
         self.balance = self.balance.saturating_add(amount);
         self.push(now, (kind, true), amount, order);
     }
 
     /// Notes what couriers have still to collect.
-    pub fn expect(&mut self, amount: u64) {
+    pub fn add_pending(&mut self, amount: u64) {
         self.pending = self.pending.saturating_add(amount);
     }
 
     /// Notes that it won't come any more, or has come.
-    pub fn settle(&mut self, amount: u64) {
+    pub fn remove_pending(&mut self, amount: u64) {
         self.pending = self.pending.saturating_sub(amount);
     }
 
@@ -126,7 +126,7 @@ impl Wallet {
     /// # Errors
     ///
     /// A complaint about a filter.
-    pub fn history(&self, fields: &Fields<'_>, now: i64) -> Checked<Reply> {
+    pub fn history(&self, fields: &Fields<'_>, now: i64) -> ApiResult<Success> {
         let today = clock::jakarta(now).date();
         let first = day(fields, "start_date", today.saturating_sub(1.month()))?;
         let last = day(fields, "end_date", today)?;
@@ -151,65 +151,79 @@ impl Wallet {
             total += 1;
         }
         let data = History { balance: self.balance, pending_balance: self.pending, total, history };
-        Ok(Reply::of("success", &data))
+        Ok(Success::of("success", &data))
     }
 
     /// Bytes that the rows take.
     pub fn memory(&self) -> usize {
-        self.rows.capacity() * size_of::<Row>()
+        self.rows.capacity() * size_of::<Movement>()
     }
 
-    fn push(&mut self, at: i64, (kind, credit): (Kind, bool), amount: u64, order: Option<Name>) {
+    fn push(&mut self, at: i64, (kind, credit): (MovementKind, bool), amount: u64, order: Option<OrderIds>) {
         if self.rows.len() == MOST {
             self.rows.pop_front();
         }
         let (number, placed, instant) = order.map_or((0, 0, false), |name| (name.number, name.at, name.instant));
-        self.rows.push_back(Row { at, order: (number, placed), amount, after: self.balance, kind, instant, credit });
+        self.rows.push_back(Movement {
+            at,
+            order: (number, placed),
+            amount,
+            after: self.balance,
+            kind,
+            instant,
+            credit,
+        });
     }
 
-    fn line(&self, row: &Row) -> Line {
+    fn line(&self, row: &Movement) -> HistoryRow {
         let (number, at) = row.order;
-        let name = Name { number, at, instant: row.instant };
+        let name = OrderIds { number, at, instant: row.instant };
         let what = match (row.kind, row.credit) {
-            (Kind::Order, false) => "Pembayaran order",
-            (Kind::Order, true) => "Pembatalan order",
-            (Kind::TarikTunai, _) => "Tarik tunai",
-            (Kind::DanaCod, _) => "Dana COD order",
-            (Kind::BonusReferal, _) => "Bonus referal",
-            (Kind::Topup, _) => "Topup saldo",
+            (MovementKind::Order, false) => "Pembayaran order",
+            (MovementKind::Order, true) => "Pembatalan order",
+            (MovementKind::TarikTunai, _) => "Tarik tunai",
+            (MovementKind::DanaCod, _) => "Dana COD order",
+            (MovementKind::BonusReferal, _) => "Bonus referal",
+            (MovementKind::Topup, _) => "Topup saldo",
         };
         let (code, note) = match number {
             0 => (String::new(), what.to_owned()),
             _ => (name.code(self.seed), format!("{what} {}", name.awb(self.seed))),
         };
-        Line {
+        HistoryRow {
             kd_pesanan: code,
             saldo_masuk: if row.credit { row.amount } else { 0 },
             saldo_keluar: if row.credit { 0 } else { row.amount },
             saldo_akhir: row.after,
             keterangan: note,
-            status: row.kind.wire(),
-            created_at: clock::business(row.at),
+            status: row.kind.name(),
+            created_at: clock::local(row.at),
         }
     }
 }
 
-impl Kind {
-    const ALL: [Kind; 5] = [Kind::Order, Kind::TarikTunai, Kind::DanaCod, Kind::BonusReferal, Kind::Topup];
+impl MovementKind {
+    const ALL: [MovementKind; 5] = [
+        MovementKind::Order,
+        MovementKind::TarikTunai,
+        MovementKind::DanaCod,
+        MovementKind::BonusReferal,
+        MovementKind::Topup,
+    ];
 
     /// Its name in `filter_status`.
-    pub fn wire(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
-            Kind::Order => "order",
-            Kind::TarikTunai => "tarik_tunai",
-            Kind::DanaCod => "dana_cod",
-            Kind::BonusReferal => "bonus_referal",
-            Kind::Topup => "topup",
+            MovementKind::Order => "order",
+            MovementKind::TarikTunai => "tarik_tunai",
+            MovementKind::DanaCod => "dana_cod",
+            MovementKind::BonusReferal => "bonus_referal",
+            MovementKind::Topup => "topup",
         }
     }
 }
 
-impl Line {
+impl HistoryRow {
     fn matches(&self, search: &str) -> bool {
         self.kd_pesanan.contains(search)
             || self.keterangan.contains(search)
@@ -218,20 +232,20 @@ impl Line {
     }
 }
 
-fn kind(text: &str) -> Checked<Option<Kind>> {
+fn kind(text: &str) -> ApiResult<Option<MovementKind>> {
     match text {
         "" => Ok(None),
-        text => match Kind::ALL.into_iter().find(|kind| kind.wire() == text) {
+        text => match MovementKind::ALL.into_iter().find(|kind| kind.name() == text) {
             Some(kind) => Ok(Some(kind)),
-            None => Err(Failure::Invalid(format!("filter_status {text} is unknown"))),
+            None => Err(ApiError::Invalid(format!("filter_status {text} is unknown"))),
         },
     }
 }
 
-fn day(fields: &Fields<'_>, name: &str, absent: Date) -> Checked<Date> {
+fn day(fields: &Fields<'_>, name: &str, absent: Date) -> ApiResult<Date> {
     match fields.text_or_empty(name)? {
         "" => Ok(absent),
-        text => text.parse().map_err(|_| Failure::Invalid(format!("{name} must be yyyy-mm-dd"))),
+        text => text.parse().map_err(|_| ApiError::Invalid(format!("{name} must be yyyy-mm-dd"))),
     }
 }
 
@@ -244,24 +258,24 @@ mod tests {
 
     const DAY: i64 = 86_400_000;
 
-    fn name(number: u64) -> Name {
-        Name { number, at: DAY, instant: false }
+    fn name(number: u64) -> OrderIds {
+        OrderIds { number, at: DAY, instant: false }
     }
 
     fn wallet() -> Wallet {
         let mut wallet = Wallet::new(100_000, 0, 1);
-        assert!(wallet.debit(30_000, DAY, Kind::Order, Some(name(1))));
-        assert!(!wallet.debit(70_001, DAY, Kind::Order, Some(name(2))));
-        wallet.credit(30_000, 2 * DAY, Kind::Order, Some(name(1)));
+        assert!(wallet.debit(30_000, DAY, MovementKind::Order, Some(name(1))));
+        assert!(!wallet.debit(70_001, DAY, MovementKind::Order, Some(name(2))));
+        wallet.credit(30_000, 2 * DAY, MovementKind::Order, Some(name(1)));
         wallet
     }
 
-    fn ask_of(wallet: &Wallet, body: Value) -> Checked<Value> {
+    fn ask_of(wallet: &Wallet, body: Value) -> ApiResult<Value> {
         let reply = wallet.history(&Fields::of(&body).unwrap(), 3 * DAY)?;
         Ok(serde_json::from_slice(&reply.data).unwrap())
     }
 
-    fn ask(body: Value) -> Checked<Value> {
+    fn ask(body: Value) -> ApiResult<Value> {
         ask_of(&wallet(), body)
     }
 
@@ -299,7 +313,7 @@ mod tests {
         fn pages_are_the_whole_in_pieces(rows in 1_u64..40, limit in 1_usize..12) {
             let mut wallet = Wallet::new(1_000_000, 0, 1);
             for number in 1..=rows {
-                assert!(wallet.debit(number, DAY + i64::try_from(number).unwrap() * 1_000, Kind::Order, Some(name(number))));
+                assert!(wallet.debit(number, DAY + i64::try_from(number).unwrap() * 1_000, MovementKind::Order, Some(name(number))));
             }
             let whole = ask_of(&wallet, json!({"limit": 1_000})).unwrap();
             let mut pieces = Vec::new();

@@ -24,17 +24,17 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{
-    chance::{Purpose, draw, part},
     clock,
     couriers::{Courier, texts},
-    envelope::{Failure, Reply},
-    input::{Checked, Fields},
-    orders::{name::Name, way::Step},
+    envelope::{ApiError, Success},
+    input::{ApiResult, Fields},
+    orders::{ids::OrderIds, steps::Step},
+    random::{Purpose, draw, fraction},
 };
-use delivery::{Attempt, Delivery, Place, State};
-pub use delivery::{Counts, Outcome};
-pub use receive::Show;
-pub use settings::{Act, Hosts, Payload, Rule, Settings};
+use delivery::{Attempt, Delivery, DeliveryState, QueueKey};
+pub use delivery::{AttemptResult, DeliveryCounts};
+pub use receive::WebhookPrinter;
+pub use settings::{AllowedHosts, PayloadTemplate, Rule, RuleAct, WebhookSettings};
 
 /// The longest address, in bytes.
 const LONGEST: usize = 2_048;
@@ -44,20 +44,20 @@ const PATIENCE: i64 = 3_600_000;
 
 /// What is to be sent now.
 #[derive(Debug)]
-pub struct Job {
+pub struct DeliveryJob {
     id: u64,
     epoch: u64,
     at: i64,
     pub(super) url: Arc<str>,
     pub(super) body: Bytes,
-    pub(super) settings: Arc<Settings>,
+    pub(super) settings: Arc<WebhookSettings>,
 }
 
 /// Where events go, and all deliveries known.
 #[derive(Debug)]
 pub struct Outbox {
     seed: u64,
-    settings: Arc<Settings>,
+    settings: Arc<WebhookSettings>,
     url: Option<Arc<str>>,
     /// Differs after each reset, so that what is under way then settles nothing.
     epoch: u64,
@@ -65,16 +65,16 @@ pub struct Outbox {
     rules: Vec<(u64, Rule)>,
     next: u64,
     known: VecDeque<Delivery>,
-    queue: BTreeSet<Place>,
+    queue: BTreeSet<QueueKey>,
     /// Events held back until the next one of their order.
     held: HashMap<u64, u64>,
     sending: bool,
-    counts: Counts,
+    counts: DeliveryCounts,
 }
 
 impl Outbox {
     /// Nothing sent yet. `epoch` differs from that of an outbox that this one replaces.
-    pub fn new(settings: Arc<Settings>, seed: u64, epoch: u64) -> Self {
+    pub fn new(settings: Arc<WebhookSettings>, seed: u64, epoch: u64) -> Self {
         let url = settings.url.as_deref().map(Arc::from);
         let mut outbox = Outbox {
             seed,
@@ -87,7 +87,7 @@ impl Outbox {
             queue: BTreeSet::new(),
             held: HashMap::new(),
             sending: false,
-            counts: Counts::default(),
+            counts: DeliveryCounts::default(),
             settings: Arc::clone(&settings),
         };
         for rule in &settings.rules {
@@ -97,7 +97,7 @@ impl Outbox {
     }
 
     /// The outbox that takes this one's place at a reset.
-    pub fn successor(&self) -> Self {
+    pub fn restarted(&self) -> Self {
         Outbox::new(Arc::clone(&self.settings), self.seed, self.epoch + 1)
     }
 
@@ -106,26 +106,26 @@ impl Outbox {
     /// # Errors
     ///
     /// If there is no address, or it isn't http.
-    pub fn set(&mut self, fields: &Fields<'_>) -> Checked<Reply> {
+    pub fn set(&mut self, fields: &Fields<'_>) -> ApiResult<Success> {
         let name = ["url", "webhook_url", "webhook"].into_iter().find(|name| fields.get(name).is_some());
         let url = fields.text(name.unwrap_or("url"))?;
         if !address(url) {
-            return Err(Failure::Invalid("url must be an http or https address".to_owned()));
+            return Err(ApiError::Invalid("url must be an http or https address".to_owned()));
         }
         self.url = Some(url.into());
         Ok(self.get())
     }
 
     /// Get Webhook.
-    pub fn get(&self) -> Reply {
-        Reply::of("success", &json!({"url": self.url.as_deref()}))
+    pub fn get(&self) -> Success {
+        Success::of("success", &json!({"url": self.url.as_deref()}))
     }
 
     /// Notes a step of an order.
-    pub fn happened(&mut self, (seed, name): (u64, Name), courier: &Courier, (at, step): (i64, Step)) {
+    pub fn happened(&mut self, (seed, name): (u64, OrderIds), courier: &Courier, (at, step): (i64, Step)) {
         let Some(url) = self.url.clone() else { return };
         self.counts.events += 1;
-        let status = step.wire(name.instant);
+        let status = step.status(name.instant);
         let awb = name.awb(seed);
         let act = self.rule_for(&awb, status);
         let body = self.settings.payload.fill(&[
@@ -134,8 +134,8 @@ impl Outbox {
             ("kd_pesanan", &name.code(seed)),
             ("courier_code", courier.code),
             ("status", status),
-            ("timestamp", &clock::business(at)),
-            ("at", &clock::envelope(at)),
+            ("timestamp", &clock::local(at)),
+            ("at", &clock::utc(at)),
             ("description", texts::text(courier.code, step)),
         ]);
         let delivery = |act| Delivery {
@@ -147,22 +147,22 @@ impl Outbox {
             url: Arc::clone(&url),
             body: body.clone(),
             act,
-            state: State::Lost,
+            state: DeliveryState::Lost,
             attempts: Vec::new(),
         };
         let before = self.held.remove(&name.number);
         match act {
             None => self.push(delivery(None), Some(at)),
-            Some(Act::Lose) => self.push(delivery(Some("lose")), None),
-            Some(Act::Duplicate) => {
+            Some(RuleAct::Lose) => self.push(delivery(Some("lose")), None),
+            Some(RuleAct::Duplicate) => {
                 self.push(delivery(Some("duplicate")), Some(at));
                 self.push(delivery(Some("duplicate")), Some(at));
             }
-            Some(Act::Delay { by_ms }) => {
+            Some(RuleAct::Delay { by_ms }) => {
                 let due = at.saturating_add(i64::try_from(by_ms).unwrap_or(i64::MAX));
                 self.push(delivery(Some("delay")), Some(due));
             }
-            Some(Act::Reorder) => {
+            Some(RuleAct::Reorder) => {
                 self.push(delivery(Some("reorder")), Some(at.saturating_add(PATIENCE)));
                 self.held.insert(name.number, self.next - 1);
             }
@@ -173,14 +173,14 @@ impl Outbox {
         }
     }
 
-    fn count(&mut self, act: Option<Act>) {
+    fn count(&mut self, act: Option<RuleAct>) {
         let counts = &mut self.counts;
         match act {
             None => {}
-            Some(Act::Lose) => counts.lost += 1,
-            Some(Act::Duplicate) => counts.duplicated += 1,
-            Some(Act::Delay { .. }) => counts.delayed += 1,
-            Some(Act::Reorder) => counts.reordered += 1,
+            Some(RuleAct::Lose) => counts.lost += 1,
+            Some(RuleAct::Duplicate) => counts.duplicated += 1,
+            Some(RuleAct::Delay { .. }) => counts.delayed += 1,
+            Some(RuleAct::Reorder) => counts.reordered += 1,
         }
     }
 
@@ -188,9 +188,9 @@ impl Outbox {
     fn release(&mut self, id: u64, at: i64) {
         let newest = self.next - 1;
         let Some(delivery) = self.delivery(id) else { return };
-        let State::Waiting(place) = delivery.state else { return };
+        let DeliveryState::Waiting(place) = delivery.state else { return };
         let behind = (at, 2 * newest + 1, id);
-        delivery.state = State::Waiting(behind);
+        delivery.state = DeliveryState::Waiting(behind);
         self.queue.remove(&place);
         self.queue.insert(behind);
     }
@@ -201,13 +201,13 @@ impl Outbox {
         self.next += 1;
         if let Some(due) = due {
             let place = (due, 2 * delivery.id, delivery.id);
-            delivery.state = State::Waiting(place);
+            delivery.state = DeliveryState::Waiting(place);
             self.queue.insert(place);
         }
         if self.known.len() >= self.settings.kept.max(1)
             && let Some(oldest) = self.known.pop_front()
         {
-            if let State::Waiting(place) = oldest.state {
+            if let DeliveryState::Waiting(place) = oldest.state {
                 self.queue.remove(&place);
                 self.counts.dropped += 1;
             }
@@ -229,19 +229,19 @@ impl Outbox {
     }
 
     /// Whether nothing is due until `now` and nothing is being sent.
-    pub fn calm(&self, now: i64) -> bool {
+    pub fn is_idle(&self, now: i64) -> bool {
         !self.sending && self.next_due().is_none_or(|due| due > now)
     }
 
     /// The next attempt that is due until `now`. Its time is `now` if time runs, else when it was due.
-    pub(super) fn take(&mut self, now: i64, runs: bool) -> Option<Job> {
+    pub(super) fn start_next(&mut self, now: i64, runs: bool) -> Option<DeliveryJob> {
         let place = self.queue.first().copied().filter(|(due, ..)| *due <= now)?;
         self.queue.remove(&place);
         let (epoch, settings) = (self.epoch, Arc::clone(&self.settings));
         let (due, _, id) = place;
         let at = if runs { now } else { due };
         let delivery = self.delivery(id)?;
-        delivery.state = State::Sending;
+        delivery.state = DeliveryState::Sending;
         let (order, url, body) = (delivery.order, Arc::clone(&delivery.url), delivery.body.clone());
         if self.held.get(&order) == Some(&id) {
             // Its patience is over: nothing of its order came after it.
@@ -249,11 +249,11 @@ impl Outbox {
         }
         self.sending = true;
         self.counts.attempts += 1;
-        Some(Job { id, epoch, at, url, body, settings })
+        Some(DeliveryJob { id, epoch, at, url, body, settings })
     }
 
     /// Notes how an attempt ended; queues the next one if there is one.
-    pub(super) fn settle(&mut self, job: &Job, outcome: Outcome, now: Option<i64>) {
+    pub(super) fn finish(&mut self, job: &DeliveryJob, outcome: AttemptResult, now: Option<i64>) {
         if job.epoch != self.epoch {
             return;
         }
@@ -264,20 +264,20 @@ impl Outbox {
             self.counts.dropped += 1;
             return;
         };
-        let good = matches!(outcome, Outcome::Answered(200..=299, _));
-        let hopeless = matches!(outcome, Outcome::Hopeless(_));
+        let good = matches!(outcome, AttemptResult::Answered(200..=299, _));
+        let hopeless = matches!(outcome, AttemptResult::Undeliverable(_));
         let pause = retries.retries_ms.get(delivery.attempts.len());
         delivery.attempts.push(Attempt { at: job.at, outcome });
         if good {
-            delivery.state = State::Delivered;
+            delivery.state = DeliveryState::Delivered;
             self.counts.delivered += 1;
         } else if let (Some(pause), false) = (pause, hopeless) {
             let due = ended.saturating_add(i64::try_from(*pause).unwrap_or(i64::MAX));
             let place = (due, 2 * job.id, job.id);
-            delivery.state = State::Waiting(place);
+            delivery.state = DeliveryState::Waiting(place);
             self.queue.insert(place);
         } else {
-            delivery.state = State::Failed;
+            delivery.state = DeliveryState::Failed;
             self.counts.failed += 1;
         }
     }
@@ -285,12 +285,12 @@ impl Outbox {
     /// Queues a delivery once more, now; false if it isn't known or still under way.
     pub fn resend(&mut self, id: u64, now: i64) -> bool {
         let Some(delivery) = self.delivery(id) else { return false };
-        if matches!(delivery.state, State::Sending) {
+        if matches!(delivery.state, DeliveryState::Sending) {
             return false;
         }
         let place = (now, 2 * id, id);
-        let old = std::mem::replace(&mut delivery.state, State::Waiting(place));
-        if let State::Waiting(old) = old {
+        let old = std::mem::replace(&mut delivery.state, DeliveryState::Waiting(place));
+        if let DeliveryState::Waiting(old) = old {
             self.queue.remove(&old);
         }
         self.queue.insert(place);
@@ -312,11 +312,11 @@ impl Outbox {
     }
 
     /// What the first rule that meets an event does to it; counts it.
-    fn rule_for(&mut self, awb: &str, status: &str) -> Option<Act> {
+    fn rule_for(&mut self, awb: &str, status: &str) -> Option<RuleAct> {
         let event = self.counts.events;
         let seed = self.seed;
         let meets = |(number, rule): &(u64, Rule)| {
-            let drawn = part(draw(seed, Purpose::Webhook, &[*number, event]));
+            let drawn = fraction(draw(seed, Purpose::Webhook, &[*number, event]));
             rule.awb.as_deref().is_none_or(|wanted| wanted == awb)
                 && rule.status.as_deref().is_none_or(|wanted| wanted == status)
                 && rule.times != Some(0)
@@ -335,7 +335,7 @@ impl Outbox {
     }
 
     /// The counts.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> DeliveryCounts {
         self.counts
     }
 

@@ -60,7 +60,7 @@ impl TryFrom<String> for When {
 impl From<When> for String {
     fn from(when: When) -> String {
         match when {
-            When::At(at) => clock::envelope(at),
+            When::At(at) => clock::utc(at),
             When::In(millis) => format!("+{millis}ms"),
         }
     }

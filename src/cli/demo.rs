@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use fastrac_sandbox::{Key, Options, Sandbox, certificate};
+use fastrac_sandbox::{KeyPair, Options, Sandbox, certificate};
 
 use super::{FAILED, credential::Secret, run::live};
 use crate::{
@@ -83,7 +83,7 @@ fn sandbox(folder: &Path, secrets: &Secrets) -> io::Result<Sandbox> {
     write_private(&folder.join("keys.toml"), &pair)?;
     let tls = certificate::loopback().map_err(io::Error::other)?;
     fs::write(folder.join("ca.pem"), &tls.authority)?;
-    let keys = vec![Key::new("demo", access, &secrets.fastrac.text)];
+    let keys = vec![KeyPair::new("demo", access, &secrets.fastrac.text)];
     Sandbox::start(Options { tls: Some(tls.server), keys, ..Options::default() })
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
-use fastrac_sandbox::{Act, Canned, Fault, Options, Sandbox, auth::Style};
+use fastrac_sandbox::{Act, CannedResponse, Fault, Options, Sandbox, auth::AuthStyle};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls::{
     ServerConfig,
@@ -45,7 +45,7 @@ struct Both {
 impl Both {
     fn new() -> Both {
         let by_version = |mut options: Options| {
-            options.rules.auth = Style::ByVersion;
+            options.switches.auth = AuthStyle::ByVersion;
             options
         };
         let stage = Setup { sandbox: by_version(sandbox()), ..Setup::default() }.start();
@@ -173,7 +173,7 @@ fn each_proof_of_a_service_opens_the_door() {
 #[test]
 fn a_base_url_with_a_prefix_is_the_gateways_own_business() {
     let mut options = sandbox();
-    options.rules.prefix = "/b2b/v9".to_owned();
+    options.switches.prefix = "/b2b/v9".to_owned();
     let sandbox = Sandbox::start(options).expect("a sandbox");
     let base = format!("http://{}/b2b/v9", sandbox.addr());
     let stage = Setup { base_url: Some(base), wait: false, ..Setup::default() }.start();
@@ -269,7 +269,7 @@ fn fastracs_own_failures_pass_as_they_are() {
         (418, "application/json", ""),
     ] {
         let headers = vec![("content-type".to_owned(), kind.to_owned()), ("x-theirs".to_owned(), "1".to_owned())];
-        let canned = Canned { status, headers, body: body.to_owned(), ..Canned::default() };
+        let canned = CannedResponse { status, headers, body: body.to_owned(), ..CannedResponse::default() };
         stage.sandbox.clear_faults();
         stage.sandbox.fault(Fault::on("v2.balance_history", Act::Answer(canned)));
         let answer = stage.ask(post("/user/balance/history", "{}").by("shop"));

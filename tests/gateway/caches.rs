@@ -2,7 +2,7 @@
 
 use std::{sync::Barrier, time::Duration};
 
-use fastrac_sandbox::{Act, Fault, Key, Options, Sandbox};
+use fastrac_sandbox::{Act, Fault, KeyPair, Options, Sandbox};
 
 use crate::{
     bodies,
@@ -195,7 +195,8 @@ fn a_fill_outlives_its_first_caller() {
 #[test]
 fn accounts_share_nothing() {
     const OTHER: (&str, &str) = ("canary-fastrac-access-7d1c-other", "canary/fastrac+secret=93f0a2-other");
-    let elsewhere = Sandbox::start(Options { keys: vec![Key::new("other", OTHER.0, OTHER.1)], seed: 2, ..sandbox() });
+    let elsewhere =
+        Sandbox::start(Options { keys: vec![KeyPair::new("other", OTHER.0, OTHER.1)], seed: 2, ..sandbox() });
     let elsewhere = elsewhere.expect("a sandbox");
     let folder = tempfile::tempdir().expect("a folder");
     let keys = folder.path().join("other.toml");

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fastrac_gateway::{config::Messages, outcome};
-use fastrac_sandbox::{Act, Canned, Fault, Options, Rules, Sandbox};
+use fastrac_sandbox::{Act, CannedResponse, Fault, Options, Sandbox, Switches};
 use http::StatusCode;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
@@ -72,7 +72,13 @@ impl Line {
     /// As the sandbox is told to give it.
     fn canned(&self) -> Act {
         let body = STANDARD.encode(self.bytes());
-        Act::Answer(Canned { status: self.status, headers: self.headers.clone(), body, base64: true, execute: false })
+        Act::Answer(CannedResponse {
+            status: self.status,
+            headers: self.headers.clone(),
+            body,
+            base64: true,
+            execute: false,
+        })
     }
 }
 
@@ -179,8 +185,8 @@ fn direct(addr: SocketAddr, ask: &Ask, awb: &str) -> Answer {
 #[test]
 fn the_sandbox_gives_the_documented_ones() {
     let start = |not_found| {
-        let rules = Rules { not_found, ..Rules::default() };
-        Sandbox::start(Options { rules, ..twin() }).expect("a sandbox")
+        let switches = Switches { not_found, ..Switches::default() };
+        Sandbox::start(Options { switches, ..twin() }).expect("a sandbox")
     };
     let (usual, other) = (start(404), start(200));
     let order =

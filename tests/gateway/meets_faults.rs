@@ -142,8 +142,8 @@ fn shared() -> Options {
     Options { keys: vec![key("gateway", (ACCESS, SECRET)), key("direct", TWIN)], ..sandbox() }
 }
 
-fn key(label: &str, (access, secret): (&str, &str)) -> fastrac_sandbox::Key {
-    fastrac_sandbox::Key::new(label, access, secret)
+fn key(label: &str, (access, secret): (&str, &str)) -> fastrac_sandbox::KeyPair {
+    fastrac_sandbox::KeyPair::new(label, access, secret)
 }
 
 /// Orders of unknown outcome, as the metrics page has it.
@@ -180,14 +180,19 @@ impl Scene {
         let number = self.stage.sandbox.fault(fault(row.fault, "v2.track", "direct"));
         let seen = plain::ask(self.stage.sandbox.addr(), &self.direct());
         row.plain.holds(&seen, &self.right, row.name);
-        assert_eq!(self.stage.sandbox.met(number), Some(1), "{}: met once", row.name);
+        assert_eq!(self.stage.sandbox.times_applied(number), Some(1), "{}: met once", row.name);
     }
 
     /// What the gateway makes of a read.
     fn reads(&self, row: &Row) {
         let number = self.stage.sandbox.fault(fault(row.fault, "v2.track", "gateway"));
         let answer = self.through(row, self.track(), ("v2.track", row.read));
-        assert_eq!(self.stage.sandbox.met(number), Some(row.read.attempts), "{}: met by each attempt", row.name);
+        assert_eq!(
+            self.stage.sandbox.times_applied(number),
+            Some(row.read.attempts),
+            "{}: met by each attempt",
+            row.name
+        );
         let right = row.read.outcome == "ok" && !matches!(row.plain.body, Body::Skewed(_));
         assert!(!right || answer.body == self.right, "{}: the right answer, whole", row.name);
     }

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, net::TcpListener};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fastrac_sandbox::{Act, Canned, Entry, Fault};
+use fastrac_sandbox::{Act, CannedResponse, Entry, Fault};
 
 use crate::{
     bodies,
@@ -197,7 +197,7 @@ fn redirects_are_never_followed_and_never_lead_away() {
     ] {
         for name in ["location", "content-location"] {
             let headers = vec![(name.to_owned(), given.clone())];
-            let canned = Canned { status: 302, headers, body: String::new(), ..Canned::default() };
+            let canned = CannedResponse { status: 302, headers, body: String::new(), ..CannedResponse::default() };
             stage.sandbox.clear_faults();
             stage.sandbox.fault(Fault::on("v2.province", Act::Answer(canned)));
             let answer = stage.ask(get("/region/province").by("shop"));
@@ -229,7 +229,8 @@ fn what_fastrac_says_of_keys_cookies_and_hops_is_not_passed_on() {
         ("x-kept", "1"),
     ];
     let headers = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let canned = Canned { status: 200, headers, body: r#"{"success":true}"#.to_owned(), ..Canned::default() };
+    let canned =
+        CannedResponse { status: 200, headers, body: r#"{"success":true}"#.to_owned(), ..CannedResponse::default() };
     stage.sandbox.fault(Fault::on("v2.balance_history", Act::Answer(canned)));
     let answer = stage.ask(post("/user/balance/history", "{}").by("shop"));
     let expected: BTreeSet<&str> =
@@ -274,7 +275,12 @@ fn an_answer_whose_head_echoes_the_secret_is_withheld() {
     let stage = Stage::new();
     for value in [SECRET.to_owned(), format!("key={SECRET}"), STANDARD.encode(format!("{ACCESS}:{SECRET}"))] {
         let headers = vec![("x-debug".to_owned(), value)];
-        let canned = Canned { status: 200, headers, body: r#"{"success":true}"#.to_owned(), ..Canned::default() };
+        let canned = CannedResponse {
+            status: 200,
+            headers,
+            body: r#"{"success":true}"#.to_owned(),
+            ..CannedResponse::default()
+        };
         stage.sandbox.clear_faults();
         stage.sandbox.fault(Fault::on("v2.balance_history", Act::Answer(canned)));
         let answer = stage.ask(post("/user/balance/history", "{}").by("shop"));

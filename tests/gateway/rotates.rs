@@ -24,7 +24,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fastrac_gateway::keys::{Role, Rotated, Version};
-use fastrac_sandbox::{Bounds, Options};
+use fastrac_sandbox::{JournalBounds, Options};
 
 use crate::{
     bodies,
@@ -216,7 +216,7 @@ impl Rotations<'_> {
 /// Rotates `times` times, `each` requests at least from one to the next.
 fn rotations(times: usize, each: u64) {
     // What was long ago isn't looked at.
-    let bounds = Bounds { entries: 1_000, bytes: 4 << 20 };
+    let bounds = JournalBounds { entries: 1_000, bytes: 4 << 20 };
     let setup =
         Setup { account: "auth = \"both\"", sandbox: Options { journal: bounds, ..sandbox() }, ..Setup::default() };
     let stage = Setup { log: "exchanges = \"none\"", ..setup }.start();

@@ -21,7 +21,7 @@ use fastrac_gateway::{
         check::{Environment, check},
     },
 };
-use fastrac_sandbox::{Entry, Key, Options, Sandbox, clock::Clock};
+use fastrac_sandbox::{Entry, KeyPair, Options, Sandbox, clock::Clock};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpSocket;
 
@@ -109,13 +109,13 @@ impl Default for Setup {
 
 /// A sandbox that holds the gateway's pair and stands still in time.
 pub(crate) fn sandbox() -> Options {
-    let keys = vec![Key::new("gateway", ACCESS, SECRET)];
-    Options { keys, clock: Clock::standing(NOW), ..Options::default() }
+    let keys = vec![KeyPair::new("gateway", ACCESS, SECRET)];
+    Options { keys, clock: Clock::stepped_at(NOW), ..Options::default() }
 }
 
 /// The twin of the stage's sandbox, for asking directly.
 pub(crate) fn twin() -> Options {
-    Options { keys: vec![Key::new("direct", TWIN.0, TWIN.1)], ..sandbox() }
+    Options { keys: vec![KeyPair::new("direct", TWIN.0, TWIN.1)], ..sandbox() }
 }
 
 /// The twin's key pair.

@@ -6,26 +6,26 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Asked, Given, Outcome, Refusal, Route, missing, read, wrong};
+use super::{ControlError, ControlRequest, ControlResponse, ControlResult, ControlRoute, missing, read, wrong};
 use crate::{
     clock::{self, Pace},
-    orders::way::Step,
+    orders::steps::Step,
     settings,
-    world::World,
+    simulation::Simulation,
 };
 
 /// The most events that one request steps through.
 const EVENTS: u64 = 1_000_000;
 
-pub(super) const ROUTES: &[Route] = &[
-    Route {
+pub(super) const ROUTES: &[ControlRoute] = &[
+    ControlRoute {
         method: Method::GET,
         path: "clock",
         does: "the time, its pace, and when something happens next",
         example: "",
         act: show,
     },
-    Route {
+    ControlRoute {
         method: Method::POST,
         path: "clock",
         does: "moves time on (by a time, to the next events, or until an order has ended) or sets its pace; \
@@ -33,7 +33,7 @@ pub(super) const ROUTES: &[Route] = &[
         example: r#"{"advance": "2h"} or {"advance_ms": 300000} or {"events": 1} or {"until_ended": "AWB"} or {"pace": "stepped"} or {"factor": 600}"#,
         act: steer,
     },
-    Route {
+    ControlRoute {
         method: Method::POST,
         path: "reset",
         does: "everything as at the start, but for the clock, with no faults",
@@ -44,82 +44,82 @@ pub(super) const ROUTES: &[Route] = &[
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Steer {
+struct ClockCommand {
     advance_ms: Option<u64>,
     advance: Option<String>,
     events: Option<u64>,
     until_ended: Option<String>,
-    pace: Option<Named>,
+    pace: Option<PaceName>,
     factor: Option<f64>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Named {
+enum PaceName {
     Real,
     Stepped,
 }
 
-fn show(world: &mut World, _: &Asked<'_>) -> Outcome {
-    world.catch_up();
-    Ok(Given::Json(time(world)))
+fn show(simulation: &mut Simulation, _: &ControlRequest<'_>) -> ControlResult {
+    simulation.catch_up();
+    Ok(ControlResponse::Json(time(simulation)))
 }
 
-fn time(world: &mut World) -> Value {
-    let (pace, factor) = match world.clock.pace() {
+fn time(simulation: &mut Simulation) -> Value {
+    let (pace, factor) = match simulation.clock.pace() {
         Pace::Real => ("real", None),
-        Pace::Faster(factor) => ("accelerated", Some(factor)),
+        Pace::Accelerated(factor) => ("accelerated", Some(factor)),
         Pace::Stepped => ("stepped", None),
     };
-    let next = world.next_due().map(clock::envelope);
-    json!({"now": clock::envelope(world.clock.now()), "local": clock::business(world.clock.now()),
-           "pace": pace, "factor": factor, "next": next, "webhooks": world.outbox.counts().json()})
+    let next = simulation.next_due().map(clock::utc);
+    json!({"now": clock::utc(simulation.clock.now()), "local": clock::local(simulation.clock.now()),
+           "pace": pace, "factor": factor, "next": next, "webhooks": simulation.outbox.counts().json()})
 }
 
-fn steer(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    let steer: Steer = read(asked.body)?;
+fn steer(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    let steer: ClockCommand = read(request.body)?;
     if let Some(factor) = steer.factor {
-        world.clock.set_pace(Pace::Faster(settings::faster(factor).map_err(wrong)?));
+        simulation.clock.set_pace(Pace::Accelerated(settings::factor(factor).map_err(wrong)?));
     }
     match steer.pace {
-        Some(Named::Real) => world.clock.set_pace(Pace::Real),
-        Some(Named::Stepped) => world.clock.set_pace(Pace::Stepped),
+        Some(PaceName::Real) => simulation.clock.set_pace(Pace::Real),
+        Some(PaceName::Stepped) => simulation.clock.set_pace(Pace::Stepped),
         None => {}
     }
     if let Some(text) = &steer.advance {
         let by = humantime::parse_duration(text)
             .map_err(|_| wrong("advance: a time like \"90s\", \"2h 30m\", \"3days\""))?;
-        world.clock.advance(by);
+        simulation.clock.advance(by);
     }
-    world.clock.advance(Duration::from_millis(steer.advance_ms.unwrap_or(0)));
-    world.catch_up();
+    simulation.clock.advance(Duration::from_millis(steer.advance_ms.unwrap_or(0)));
+    simulation.catch_up();
     for _ in 0..steer.events.unwrap_or(0).min(EVENTS) {
-        if !next(world) {
+        if !next(simulation) {
             break;
         }
     }
     if let Some(awb) = &steer.until_ended {
-        until_ended(world, awb)?;
+        until_ended(simulation, awb)?;
     }
-    world.ring();
-    Ok(Given::AfterDeliveries(time))
+    simulation.wake();
+    Ok(ControlResponse::AfterDeliveries(time))
 }
 
 /// Goes to the next step of any order; false if there is none.
-fn next(world: &mut World) -> bool {
-    let Some(due) = world.orders.next_due() else { return false };
-    world.clock.reach(due);
-    world.catch_up();
+fn next(simulation: &mut Simulation) -> bool {
+    let Some(due) = simulation.orders.next_due() else { return false };
+    simulation.clock.advance_to(due);
+    simulation.catch_up();
     true
 }
 
-fn until_ended(world: &mut World, awb: &str) -> Result<(), Refusal> {
+fn until_ended(simulation: &mut Simulation, awb: &str) -> Result<(), ControlError> {
     for _ in 0..EVENTS {
-        let last = world
+        let last = simulation
             .orders
             .last(awb)
             .ok_or_else(|| missing("no order has this air waybill; GET /_sandbox/orders lists them"))?;
-        if last.0.ends() {
+        if last.0.is_final() {
             return Ok(());
         }
         let Some(due) = last.1 else {
@@ -130,13 +130,13 @@ fn until_ended(world: &mut World, awb: &str) -> Result<(), Refusal> {
                 _ => "the order makes no step by itself; POST /_sandbox/orders/AWB with a branch sends it on",
             }));
         };
-        world.clock.reach(due);
-        world.catch_up();
+        simulation.clock.advance_to(due);
+        simulation.catch_up();
     }
     Ok(())
 }
 
-fn reset(world: &mut World, _: &Asked<'_>) -> Outcome {
-    world.reset();
-    Ok(Given::Json(json!({})))
+fn reset(simulation: &mut Simulation, _: &ControlRequest<'_>) -> ControlResult {
+    simulation.reset();
+    Ok(ControlResponse::Json(json!({})))
 }

@@ -3,49 +3,49 @@
 use http::Method;
 use serde_json::json;
 
-use super::{Asked, Given, Outcome, Route, missing, read, wrong};
+use super::{ControlRequest, ControlResponse, ControlResult, ControlRoute, missing, read, wrong};
 use crate::{
     faults::{self, Fault},
-    world::World,
+    simulation::Simulation,
 };
 
-pub(super) const ROUTES: &[Route] = &[
-    Route {
+pub(super) const ROUTES: &[ControlRoute] = &[
+    ControlRoute {
         method: Method::GET,
         path: "faults",
         does: "the faults in force, how often each met, and those that are used up",
         example: "",
         act: list,
     },
-    Route {
+    ControlRoute {
         method: Method::POST,
         path: "faults",
         does: "arms a fault; gives its number",
         example: r#"{"operation": "v2.order_express", "times": 1, "act": "lose"}"#,
         act: add,
     },
-    Route { method: Method::DELETE, path: "faults", does: "ends all faults", example: "", act: clear },
-    Route { method: Method::DELETE, path: "faults/{id}", does: "ends a fault", example: "", act: remove },
+    ControlRoute { method: Method::DELETE, path: "faults", does: "ends all faults", example: "", act: clear },
+    ControlRoute { method: Method::DELETE, path: "faults/{id}", does: "ends a fault", example: "", act: remove },
 ];
 
-fn list(world: &mut World, _: &Asked<'_>) -> Outcome {
-    Ok(Given::Json(world.faults.json()))
+fn list(simulation: &mut Simulation, _: &ControlRequest<'_>) -> ControlResult {
+    Ok(ControlResponse::Json(simulation.faults.json()))
 }
 
-fn add(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    let fault: Fault = read(asked.body)?;
+fn add(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    let fault: Fault = read(request.body)?;
     faults::check(&fault).map_err(wrong)?;
-    Ok(Given::Json(json!({"id": world.arm(fault)})))
+    Ok(ControlResponse::Json(json!({"id": simulation.arm(fault)})))
 }
 
-fn clear(world: &mut World, _: &Asked<'_>) -> Outcome {
-    world.faults.clear();
-    Ok(Given::Json(json!({})))
+fn clear(simulation: &mut Simulation, _: &ControlRequest<'_>) -> ControlResult {
+    simulation.faults.clear();
+    Ok(ControlResponse::Json(json!({})))
 }
 
-fn remove(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    if asked.segment.parse().is_ok_and(|number| world.faults.remove(number)) {
-        Ok(Given::Json(json!({})))
+fn remove(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    if request.segment.parse().is_ok_and(|number| simulation.faults.remove(number)) {
+        Ok(ControlResponse::Json(json!({})))
     } else {
         Err(missing("no such fault is in force; GET /_sandbox/faults lists them"))
     }

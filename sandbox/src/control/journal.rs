@@ -3,28 +3,28 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Asked, Given, Outcome, Route, number};
-use crate::{input, world::World};
+use super::{ControlRequest, ControlResponse, ControlResult, ControlRoute, number};
+use crate::{input, simulation::Simulation};
 
 /// Entries of a journal page, if not said.
 const PAGE: u64 = 1_000;
 
-pub(super) const ROUTES: &[Route] = &[
-    Route {
+pub(super) const ROUTES: &[ControlRoute] = &[
+    ControlRoute {
         method: Method::GET,
         path: "journal",
         does: "the requests kept, oldest first",
         example: "?after=0&limit=1000&operation=v2.order_express&executed=true",
         act: journal,
     },
-    Route {
+    ControlRoute {
         method: Method::GET,
         path: "counters",
         does: "exact counts since the start: requests by operation, key and status, orders, faults, limits; the balance",
         example: "",
         act: counters,
     },
-    Route {
+    ControlRoute {
         method: Method::GET,
         path: "metrics",
         does: "the same in Prometheus' text format",
@@ -33,24 +33,24 @@ pub(super) const ROUTES: &[Route] = &[
     },
 ];
 
-fn counters(world: &mut World, _: &Asked<'_>) -> Outcome {
-    let mut counters = world.journal.counters_json();
-    counters["balance"] = json!(world.balance());
-    counters["flow"] = world.flow_json();
-    Ok(Given::Json(counters))
+fn counters(simulation: &mut Simulation, _: &ControlRequest<'_>) -> ControlResult {
+    let mut counters = simulation.journal.counters_json();
+    counters["balance"] = json!(simulation.balance());
+    counters["flow"] = simulation.flow_json();
+    Ok(ControlResponse::Json(counters))
 }
 
-fn metrics(world: &mut World, _: &Asked<'_>) -> Outcome {
-    let text = world.metrics();
-    Ok(Given::Text("text/plain; version=0.0.4; charset=utf-8", text))
+fn metrics(simulation: &mut Simulation, _: &ControlRequest<'_>) -> ControlResult {
+    let text = simulation.metrics();
+    Ok(ControlResponse::Text("text/plain; version=0.0.4; charset=utf-8", text))
 }
 
 /// `?after=SEQ` (entries above it), `&limit=N`, `&operation=NAME`, `&executed=true`.
-fn journal(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    let (after, limit) = (number(asked, "after", 0)?, number(asked, "limit", PAGE)?);
-    let operation = input::query(asked.query, "operation");
-    let executed = input::query(asked.query, "executed").is_some_and(|text| text == "true");
-    let entries: Vec<Value> = world
+fn journal(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    let (after, limit) = (number(request, "after", 0)?, number(request, "limit", PAGE)?);
+    let operation = input::query(request.query, "operation");
+    let executed = input::query(request.query, "executed").is_some_and(|text| text == "true");
+    let entries: Vec<Value> = simulation
         .journal
         .entries()
         .filter(|entry| entry.seq > after && (!executed || entry.executed))
@@ -58,5 +58,5 @@ fn journal(world: &mut World, asked: &Asked<'_>) -> Outcome {
         .take(usize::try_from(limit).unwrap_or(usize::MAX))
         .map(|entry| entry.json())
         .collect();
-    Ok(Given::Json(json!({"entries": entries})))
+    Ok(ControlResponse::Json(json!({"entries": entries})))
 }

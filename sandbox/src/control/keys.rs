@@ -3,32 +3,32 @@
 use http::Method;
 use serde::Deserialize;
 
-use super::{Asked, Given, Outcome, Route, missing, read};
-use crate::{auth::Written, when::When, world::World};
+use super::{ControlRequest, ControlResponse, ControlResult, ControlRoute, missing, read};
+use crate::{auth::KeyPairEntry, simulation::Simulation, when::When};
 
-pub(super) const ROUTES: &[Route] = &[
-    Route {
+pub(super) const ROUTES: &[ControlRoute] = &[
+    ControlRoute {
         method: Method::GET,
         path: "keys",
         does: "labels and access keys, whether they are live, and until when",
         example: "",
         act: list,
     },
-    Route {
+    ControlRoute {
         method: Method::POST,
         path: "keys",
         does: "adds a pair, or makes one live again",
         example: r#"{"label": "second", "access_key": "a2", "secret_key": "s2"}"#,
         act: add,
     },
-    Route {
+    ControlRoute {
         method: Method::POST,
         path: "keys/revoke",
         does: "revokes a pair, at once or at a time of the clock",
         example: r#"{"access_key": "a2", "at": "+10s"}"#,
         act: revoke,
     },
-    Route {
+    ControlRoute {
         method: Method::DELETE,
         path: "keys/{access_key}",
         does: "revokes a pair at once",
@@ -39,39 +39,43 @@ pub(super) const ROUTES: &[Route] = &[
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Revoke {
+struct RevokeCommand {
     access_key: String,
     /// Absent: now.
     at: Option<When>,
 }
 
-fn list(world: &mut World, _: &Asked<'_>) -> Outcome {
-    Ok(Given::Json(world.keys.json(world.clock.now())))
+fn list(simulation: &mut Simulation, _: &ControlRequest<'_>) -> ControlResult {
+    Ok(ControlResponse::Json(simulation.keys.json(simulation.clock.now())))
 }
 
-fn add(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    let key: Written = read(asked.body)?;
-    world.keys.add(&key.label, &key.access_key, &key.secret_key);
+fn add(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    let key: KeyPairEntry = read(request.body)?;
+    simulation.keys.add(&key.label, &key.access_key, &key.secret_key);
     if let Some(at) = key.revoke_at {
-        world.revoke_at(&key.access_key, at);
+        simulation.revoke_at(&key.access_key, at);
     }
-    list(world, asked)
+    list(simulation, request)
 }
 
-fn revoke(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    let revoke: Revoke = read(asked.body)?;
+fn revoke(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    let revoke: RevokeCommand = read(request.body)?;
     let found = match revoke.at {
-        Some(at) => world.revoke_at(&revoke.access_key, at),
-        None => world.keys.revoke(&revoke.access_key),
+        Some(at) => simulation.revoke_at(&revoke.access_key, at),
+        None => simulation.keys.revoke(&revoke.access_key),
     };
-    revoked(world, asked, found)
+    revoked(simulation, request, found)
 }
 
-fn revoke_named(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    let found = world.keys.revoke(&asked.segment);
-    revoked(world, asked, found)
+fn revoke_named(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    let found = simulation.keys.revoke(&request.segment);
+    revoked(simulation, request, found)
 }
 
-fn revoked(world: &mut World, asked: &Asked<'_>, found: bool) -> Outcome {
-    if found { list(world, asked) } else { Err(missing("no pair has this access key; GET /_sandbox/keys lists them")) }
+fn revoked(simulation: &mut Simulation, request: &ControlRequest<'_>, found: bool) -> ControlResult {
+    if found {
+        list(simulation, request)
+    } else {
+        Err(missing("no pair has this access key; GET /_sandbox/keys lists them"))
+    }
 }

@@ -3,48 +3,48 @@
 use http::Method;
 use serde::Deserialize;
 
-use super::{Asked, Given, Outcome, Route, read, wrong};
+use super::{ControlRequest, ControlResponse, ControlResult, ControlRoute, read, wrong};
 use crate::{
     limits::{self, Limit, Limits},
-    world::World,
+    simulation::Simulation,
 };
 
-pub(super) const ROUTES: &[Route] = &[
-    Route {
+pub(super) const ROUTES: &[ControlRoute] = &[
+    ControlRoute {
         method: Method::GET,
         path: "limits",
         does: "how much may be asked in a second and in a day, and how much was",
         example: "",
         act: list,
     },
-    Route {
+    ControlRoute {
         method: Method::PUT,
         path: "limits",
         does: "sets all limits, of which nothing is used",
         example: r#"{"limits": [{"per_second": 20, "per_day": 10000, "by": "account", "retry_after": true}]}"#,
         act: set,
     },
-    Route { method: Method::DELETE, path: "limits", does: "ends all limits", example: "", act: clear },
+    ControlRoute { method: Method::DELETE, path: "limits", does: "ends all limits", example: "", act: clear },
 ];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NewLimits {
+struct LimitsCommand {
     limits: Vec<Limit>,
 }
 
-fn list(world: &mut World, _: &Asked<'_>) -> Outcome {
-    Ok(Given::Json(world.limits.json(world.clock.now())))
+fn list(simulation: &mut Simulation, _: &ControlRequest<'_>) -> ControlResult {
+    Ok(ControlResponse::Json(simulation.limits.json(simulation.clock.now())))
 }
 
-fn set(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    let limits = read::<NewLimits>(asked.body)?.limits;
+fn set(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    let limits = read::<LimitsCommand>(request.body)?.limits;
     limits::check(&limits).map_err(wrong)?;
-    world.limits = Limits::new(limits);
-    list(world, asked)
+    simulation.limits = Limits::new(limits);
+    list(simulation, request)
 }
 
-fn clear(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    world.limits = Limits::default();
-    list(world, asked)
+fn clear(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    simulation.limits = Limits::default();
+    list(simulation, request)
 }

@@ -4,52 +4,52 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Asked, Given, Outcome, Route, missing, number, read, wrong};
+use super::{ControlRequest, ControlResponse, ControlResult, ControlRoute, missing, number, read, wrong};
 use crate::{
     input,
     orders::{
-        flow::MoveError,
-        plan::Wish,
-        way::{BRANCHES, Branch},
+        branches::PlannedBranch,
+        progress::OrderCommandError,
+        steps::{BRANCHES, Branch},
     },
-    wallet::Kind,
-    world::World,
+    simulation::Simulation,
+    wallet::MovementKind,
 };
 
 /// Orders of a page, if not said, and at most.
 const PAGE: (u64, u64) = (100, 10_000);
 
-pub(super) const ROUTES: &[Route] = &[
-    Route {
+pub(super) const ROUTES: &[ControlRoute] = &[
+    ControlRoute {
         method: Method::GET,
         path: "orders",
         does: "orders kept, oldest first: where each stands, its branch, what lies ahead",
         example: "?after=0&limit=100&status=IN_TRANSIT",
         act: list,
     },
-    Route { method: Method::GET, path: "orders/{awb}", does: "one order", example: "", act: one },
-    Route {
+    ControlRoute { method: Method::GET, path: "orders/{awb}", does: "one order", example: "", act: one },
+    ControlRoute {
         method: Method::POST,
         path: "orders/{awb}",
         does: "sends an order another way, or on to a status at once",
         example: r#"{"branch": "return"} or {"status": "DELIVERED"}"#,
         act: steer,
     },
-    Route {
+    ControlRoute {
         method: Method::GET,
         path: "branches",
         does: "the branches, and those wished for orders to come",
         example: "",
-        act: wishes,
+        act: planned,
     },
-    Route {
+    ControlRoute {
         method: Method::POST,
         path: "branches",
         does: "the next orders take a branch",
         example: r#"{"branch": "cancel", "times": 1}"#,
-        act: wish,
+        act: plan,
     },
-    Route {
+    ControlRoute {
         method: Method::POST,
         path: "wallet",
         does: "money in (topup, bonus_referal, dana_cod) or out (tarik_tunai)",
@@ -60,76 +60,81 @@ pub(super) const ROUTES: &[Route] = &[
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Steer {
+struct OrderCommand {
     branch: Option<Branch>,
     status: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Money {
-    kind: Kind,
+struct WalletCommand {
+    kind: MovementKind,
     amount: u64,
 }
 
-fn list(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    world.catch_up();
-    let (after, limit) = (number(asked, "after", 0)?, number(asked, "limit", PAGE.0)?.min(PAGE.1));
-    let status = input::query(asked.query, "status");
+fn list(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    simulation.catch_up();
+    let (after, limit) = (number(request, "after", 0)?, number(request, "limit", PAGE.0)?.min(PAGE.1));
+    let status = input::query(request.query, "status");
     // At most `PAGE`, so it fits.
-    Ok(Given::Json(world.orders.page(after, limit as usize, status.as_deref())))
+    Ok(ControlResponse::Json(simulation.orders.page(after, limit as usize, status.as_deref())))
 }
 
-fn one(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    world.catch_up();
-    world.orders.shown(&asked.segment).map(Given::Json).ok_or_else(|| missing(MoveError::Unknown.to_string()))
+fn one(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    simulation.catch_up();
+    simulation
+        .orders
+        .json_of(&request.segment)
+        .map(ControlResponse::Json)
+        .ok_or_else(|| missing(OrderCommandError::UnknownOrder.to_string()))
 }
 
-fn steer(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    let steer: Steer = read(asked.body)?;
+fn steer(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    let steer: OrderCommand = read(request.body)?;
     if steer.branch.is_none() && steer.status.is_none() {
         return Err(wrong("branch or status is needed"));
     }
-    let done = world.at_desk(|orders, desk| {
+    let done = simulation.with_orders(|orders, context| {
         if let Some(branch) = steer.branch {
-            orders.send(&asked.segment, branch, desk.now)?;
+            orders.set_branch(&request.segment, branch, context.now)?;
         }
         match &steer.status {
-            Some(status) => orders.hurry(&asked.segment, status, desk),
+            Some(status) => orders.advance_to_status(&request.segment, status, context),
             None => Ok(()),
         }
     });
     match done {
-        Ok(()) => one(world, asked),
-        Err(MoveError::Unknown) => Err(missing(MoveError::Unknown.to_string())),
+        Ok(()) => one(simulation, request),
+        Err(OrderCommandError::UnknownOrder) => Err(missing(OrderCommandError::UnknownOrder.to_string())),
         Err(error) => Err(wrong(error.to_string())),
     }
 }
 
-fn wishes(world: &mut World, _: &Asked<'_>) -> Outcome {
-    let names = |instant| BRANCHES.iter().filter(|(b, _)| b.fits(instant)).map(|(_, name)| *name).collect::<Vec<_>>();
-    let waiting: Vec<&Wish> = world.orders.wishes.waiting().collect();
-    Ok(Given::Json(json!({"express": names(false), "instant": names(true), "wished": waiting})))
+fn planned(simulation: &mut Simulation, _: &ControlRequest<'_>) -> ControlResult {
+    let names =
+        |instant| BRANCHES.iter().filter(|(b, _)| b.allowed_for(instant)).map(|(_, name)| *name).collect::<Vec<_>>();
+    let waiting: Vec<&PlannedBranch> = simulation.orders.planned.waiting().collect();
+    Ok(ControlResponse::Json(json!({"express": names(false), "instant": names(true), "wished": waiting})))
 }
 
-fn wish(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    let wish: Wish = read(asked.body)?;
-    if !world.orders.wishes.add(wish) {
-        return Err(wrong("too many wishes wait; POST /_sandbox/reset forgets them"));
+fn plan(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    let plan: PlannedBranch = read(request.body)?;
+    if !simulation.orders.planned.add(plan) {
+        return Err(wrong("too many branches wait; POST /_sandbox/reset forgets them"));
     }
-    wishes(world, asked)
+    planned(simulation, request)
 }
 
-fn money(world: &mut World, asked: &Asked<'_>) -> Outcome {
-    let Money { kind, amount } = read(asked.body)?;
-    let now = world.clock.now();
+fn money(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
+    let WalletCommand { kind, amount } = read(request.body)?;
+    let now = simulation.clock.now();
     match kind {
-        Kind::Order => return Err(wrong("kind: topup, bonus_referal, dana_cod or tarik_tunai")),
-        Kind::TarikTunai if !world.wallet.debit(amount, now, kind, None) => {
-            return Err(wrong(format!("the balance is {} IDR only", world.wallet.balance())));
+        MovementKind::Order => return Err(wrong("kind: topup, bonus_referal, dana_cod or tarik_tunai")),
+        MovementKind::TarikTunai if !simulation.wallet.debit(amount, now, kind, None) => {
+            return Err(wrong(format!("the balance is {} IDR only", simulation.wallet.balance())));
         }
-        Kind::TarikTunai => {}
-        kind => world.wallet.credit(amount, now, kind, None),
+        MovementKind::TarikTunai => {}
+        kind => simulation.wallet.credit(amount, now, kind, None),
     }
-    Ok(Given::Json(json!({"balance": world.wallet.balance()})))
+    Ok(ControlResponse::Json(json!({"balance": simulation.wallet.balance()})))
 }

@@ -1,7 +1,7 @@
 //! What each courier writes at each step of an order: their trackings read differently, and a
 //! merchant's code must not rely on the words. The texts are made up in each one's manner.
 
-use crate::orders::way::Step;
+use crate::orders::steps::Step;
 
 /// The courier's own text of a step.
 pub fn text(courier_code: &str, step: Step) -> &'static str {

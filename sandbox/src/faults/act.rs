@@ -27,9 +27,9 @@ pub enum Act {
     /// Executed; the connection is reset without an answer (RST).
     LoseReset,
     /// Another answer in place of the right one.
-    Answer(Canned),
+    Answer(CannedResponse),
     /// An envelope with `success:false` in place of the right answer, under any status.
-    Envelope(Said),
+    Envelope(CannedEnvelope),
     /// An HTML page with this status, 200 to 599, as a proxy in front of Fastrac gives it; not executed.
     Html(u16),
     /// 429 with an envelope; not executed.
@@ -75,13 +75,13 @@ pub enum Act {
         bytes: usize,
     },
     /// A new connection's TLS fails; it meets connections, not requests. A plain address closes at once.
-    Tls(Handshake),
+    Tls(TlsFailure),
 }
 
 /// How TLS fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Handshake {
+pub enum TlsFailure {
     /// The greeting is answered with the alert `handshake_failure`.
     Refuse,
     /// Another certificate is shown: self-signed, for another name.
@@ -91,7 +91,7 @@ pub enum Handshake {
 /// An answer that is given in place of the right one.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Canned {
+pub struct CannedResponse {
     /// Its status, 200 to 599.
     pub status: u16,
     /// Further headers, or another `content-type` than JSON's.
@@ -111,7 +111,7 @@ pub struct Canned {
 /// An envelope that refuses.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Said {
+pub struct CannedEnvelope {
     /// Its status, 200 to 599.
     pub status: u16,
     /// Its `message`.
@@ -125,14 +125,14 @@ pub struct Said {
 impl Act {
     /// An answer with this status and JSON body, without execution.
     pub fn answer(status: u16, body: &str) -> Self {
-        Act::Answer(Canned { status, body: body.to_owned(), ..Canned::default() })
+        Act::Answer(CannedResponse { status, body: body.to_owned(), ..CannedResponse::default() })
     }
 
     /// 429, with `Retry-After` if given (seconds).
     pub fn throttle(retry_after: Option<u64>) -> Self {
         let headers = retry_after.map(|seconds| ("retry-after".to_owned(), seconds.to_string())).into_iter().collect();
         let body = r#"{"success":false,"message":"Too Many Requests"}"#.to_owned();
-        Act::Answer(Canned { status: 429, headers, body, ..Canned::default() })
+        Act::Answer(CannedResponse { status: 429, headers, body, ..CannedResponse::default() })
     }
 
     /// `success:false` with this message under HTTP 200.
@@ -207,7 +207,7 @@ impl Act {
     }
 }
 
-impl Canned {
+impl CannedResponse {
     /// Its body as bytes; nothing if it should be base64 and isn't.
     pub fn bytes(&self) -> Option<Bytes> {
         use base64::{Engine, engine::general_purpose::STANDARD};
@@ -219,10 +219,10 @@ impl Canned {
 }
 
 /// The HTML page of a status.
-pub fn page(status: u16) -> Canned {
+pub fn page(status: u16) -> CannedResponse {
     let body = format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>");
     let headers = vec![("content-type".to_owned(), "text/html".to_owned())];
-    Canned { status, headers, body, ..Canned::default() }
+    CannedResponse { status, headers, body, ..CannedResponse::default() }
 }
 
 /// The longest body of a request that is read, in bytes.

@@ -3,15 +3,15 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::route::{Kind, Version};
+use crate::route::{ApiVersion, OperationKind};
 
-const TRACK: Option<Operation> = Some(Operation { version: Version::V2, kind: Kind::Track });
+const TRACK: Option<Operation> = Some(Operation { version: ApiVersion::V2, kind: OperationKind::Track });
 
-fn asked<'a>(operation: Option<Operation>, path: &'a str, key: Option<&'a str>) -> Asked<'a> {
-    Asked { operation, path, key, at: 0 }
+fn asked<'a>(operation: Option<Operation>, path: &'a str, key: Option<&'a str>) -> RequestSummary<'a> {
+    RequestSummary { operation, path, key, at: 0 }
 }
 
-fn track() -> Asked<'static> {
+fn track() -> RequestSummary<'static> {
     asked(TRACK, "/order/track", None)
 }
 
@@ -19,7 +19,7 @@ fn track() -> Asked<'static> {
 fn pattern(fault: Fault, seed: u64) -> Vec<bool> {
     let mut faults = Faults::new(seed);
     faults.add(fault, 0);
-    (0..200).map(|second| faults.take(&Asked { at: second * 1_000, ..track() }).is_some()).collect()
+    (0..200).map(|second| faults.apply(&RequestSummary { at: second * 1_000, ..track() }).is_some()).collect()
 }
 
 #[test]
@@ -27,24 +27,27 @@ fn a_fault_meets_as_many_requests_as_it_says_in_order_of_adding() {
     let mut faults = Faults::default();
     let first = faults.add(Fault::on("v2.track", Act::Reset).times(2), 0);
     let second = faults.add(Fault::everywhere(Act::Close), 0);
-    let numbers: Vec<u64> = (0..3).filter_map(|_| faults.take(&track())).map(|met| met.number).collect();
+    let numbers: Vec<u64> = (0..3).filter_map(|_| faults.apply(&track())).map(|met| met.number).collect();
     assert_eq!(numbers, [first, first, second]);
-    assert_eq!(faults.take(&asked(None, "/nowhere", None)).map(|met| met.number), Some(second));
-    assert_eq!((faults.met(first), faults.met(second), faults.met(9)), (Some(2), Some(2), None));
+    assert_eq!(faults.apply(&asked(None, "/nowhere", None)).map(|met| met.number), Some(second));
+    assert_eq!(
+        (faults.times_applied(first), faults.times_applied(second), faults.times_applied(9)),
+        (Some(2), Some(2), None)
+    );
     let shown = faults.json();
     assert_eq!((&shown["faults"][0]["met"], &shown["spent"][0]["met"]), (&json!(2), &json!(2)));
     assert!(faults.remove(second) && !faults.remove(second) && !faults.remove(first));
-    assert!(faults.take(&track()).is_none());
+    assert!(faults.apply(&track()).is_none());
 }
 
 #[test]
 fn operation_path_and_key_must_all_match() {
     let mut faults = Faults::default();
     faults.add(Fault { path: Some("/order/track".into()), ..Fault::on("v2.track", Act::Reset) }.key("one"), 0);
-    assert!(faults.take(&track()).is_none());
-    assert!(faults.take(&asked(TRACK, "/apiOrder/trackingOrder", Some("one"))).is_none());
-    assert!(faults.take(&asked(None, "/order/track", Some("one"))).is_none());
-    assert!(faults.take(&asked(TRACK, "/order/track", Some("one"))).is_some());
+    assert!(faults.apply(&track()).is_none());
+    assert!(faults.apply(&asked(TRACK, "/apiOrder/trackingOrder", Some("one"))).is_none());
+    assert!(faults.apply(&asked(None, "/order/track", Some("one"))).is_none());
+    assert!(faults.apply(&asked(TRACK, "/order/track", Some("one"))).is_some());
 }
 
 #[test]
@@ -66,7 +69,7 @@ fn who_chance_spares_may_meet_the_next_fault() {
     let mut faults = Faults::new(1);
     faults.add(Fault { chance: Some(0.5), ..Fault::everywhere(Act::Reset) }, 0);
     faults.add(Fault::everywhere(Act::Close), 0);
-    let numbers: Vec<u64> = (0..50).filter_map(|_| faults.take(&track())).map(|met| met.number).collect();
+    let numbers: Vec<u64> = (0..50).filter_map(|_| faults.apply(&track())).map(|met| met.number).collect();
     assert_eq!(numbers.len(), 50);
     assert!(numbers.contains(&1) && numbers.contains(&2));
 }
@@ -87,9 +90,9 @@ fn every_nth_and_a_time_of_the_clock_are_schedules() {
 fn waits_are_drawn_anew_for_each_request_and_the_same_in_each_run() {
     let waits = || {
         let mut faults = Faults::new(7);
-        let delay = Some(Spread::Uniform { least: 10, most: 1_000 });
+        let delay = Some(DelayDistribution::Uniform { least: 10, most: 1_000 });
         faults.add(Fault { delay, delay_ms: 5, wait_ms: 2, ..Fault::default() }, 0);
-        (0..20).map(|_| faults.take(&track()).unwrap()).map(|met| (met.wait, met.delay)).collect::<Vec<_>>()
+        (0..20).map(|_| faults.apply(&track()).unwrap()).map(|met| (met.wait, met.delay)).collect::<Vec<_>>()
     };
     let drawn = waits();
     assert_eq!(drawn, waits());
@@ -100,29 +103,29 @@ fn waits_are_drawn_anew_for_each_request_and_the_same_in_each_run() {
 #[test]
 fn a_fault_of_tls_meets_connections_and_no_request() {
     let mut faults = Faults::default();
-    faults.add(Fault::everywhere(Act::Tls(Handshake::Refuse)).times(1), 0);
-    assert!(faults.take(&track()).is_none());
-    assert!(faults.connect(0).is_some() && faults.connect(0).is_none());
+    faults.add(Fault::everywhere(Act::Tls(TlsFailure::Refuse)).times(1), 0);
+    assert!(faults.apply(&track()).is_none());
+    assert!(faults.apply_to_connection(0).is_some() && faults.apply_to_connection(0).is_none());
     faults.add(Fault::everywhere(Act::Reset), 0);
-    assert!(faults.connect(0).is_none());
+    assert!(faults.apply_to_connection(0).is_none());
 }
 
 #[test]
 fn a_fault_of_the_upload_meets_a_head_where_it_is_the_first_one_due() {
     let reset = || Fault::everywhere(Act::ResetUpload { after: None });
     let mut faults = Faults::default();
-    assert!(!faults.watches_uploads() && faults.take_upload(&track()).is_none());
+    assert!(!faults.watches_uploads() && faults.apply_to_upload(&track()).is_none());
     let first = faults.add(Fault::everywhere(Act::Close).times(1), 0);
     let second = faults.add(Fault { every: Some(2), ..reset() }, 0);
     assert!(faults.watches_uploads());
     // Another fault comes before it; nothing is counted until the request is whole.
-    assert!(faults.take_upload(&track()).is_none() && faults.take_upload(&track()).is_none());
-    assert_eq!(faults.take(&track()).map(|met| met.number), Some(first));
+    assert!(faults.apply_to_upload(&track()).is_none() && faults.apply_to_upload(&track()).is_none());
+    assert_eq!(faults.apply(&track()).map(|met| met.number), Some(first));
     // Its turn is the second: the first is looked at by its head, and counted when it is whole.
-    assert!(faults.take_upload(&track()).is_none());
-    assert!(faults.take(&track()).is_none());
-    assert_eq!(faults.take_upload(&track()).map(|met| met.number), Some(second));
-    assert_eq!((faults.met(first), faults.met(second)), (Some(1), Some(1)));
+    assert!(faults.apply_to_upload(&track()).is_none());
+    assert!(faults.apply(&track()).is_none());
+    assert_eq!(faults.apply_to_upload(&track()).map(|met| met.number), Some(second));
+    assert_eq!((faults.times_applied(first), faults.times_applied(second)), (Some(1), Some(1)));
 }
 
 #[test]
@@ -136,8 +139,8 @@ fn looking_at_heads_changes_nothing_of_who_is_met() {
     };
     let (mut whole, mut uploaded) = (faults(), faults());
     for _ in 0..200 {
-        let by_head = uploaded.take_upload(&track()).or_else(|| uploaded.take(&track()));
-        assert_eq!(by_head.map(|met| met.number), whole.take(&track()).map(|met| met.number));
+        let by_head = uploaded.apply_to_upload(&track()).or_else(|| uploaded.apply(&track()));
+        assert_eq!(by_head.map(|met| met.number), whole.apply(&track()).map(|met| met.number));
     }
     assert_eq!(uploaded.json(), whole.json());
 }

@@ -8,7 +8,7 @@ use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use super::{Counters, Journal};
 
 /// One family: its samples are label values and counts.
-pub(crate) struct Family {
+pub(crate) struct MetricFamily {
     pub(crate) name: &'static str,
     pub(crate) help: &'static str,
     pub(crate) labels: &'static [&'static str],
@@ -17,7 +17,7 @@ pub(crate) struct Family {
 
 impl Journal {
     /// All counts, and the account's balance in IDR.
-    pub(crate) fn metrics(&self, balance: u64) -> Vec<Family> {
+    pub(crate) fn metrics(&self, balance: u64) -> Vec<MetricFamily> {
         let (kept, dropped) = self.kept();
         let gauges = vec![
             one("fastrac_sandbox_balance_idr", "What is in the account's wallet.", balance),
@@ -29,7 +29,7 @@ impl Journal {
 }
 
 /// Families in Prometheus' text format, sorted by name.
-pub(crate) fn text(families: Vec<Family>) -> String {
+pub(crate) fn text(families: Vec<MetricFamily>) -> String {
     let registry = Registry::new();
     for family in families {
         // Names and labels are our own constants: they fit, and none comes twice.
@@ -38,7 +38,7 @@ pub(crate) fn text(families: Vec<Family>) -> String {
     TextEncoder::new().encode_to_string(&registry.gather()).unwrap_or_default()
 }
 
-impl Family {
+impl MetricFamily {
     /// What only grows is named so; anything else is a gauge.
     fn register(self, registry: &Registry) -> prometheus::Result<()> {
         let samples = self.samples.iter().map(|(labels, count)| (labels.iter().map(String::as_str).collect(), *count));
@@ -59,11 +59,11 @@ impl Family {
 }
 
 /// A family without labels.
-fn one(name: &'static str, help: &'static str, count: u64) -> Family {
-    Family { name, help, labels: &[], samples: vec![(Vec::new(), count)] }
+fn one(name: &'static str, help: &'static str, count: u64) -> MetricFamily {
+    MetricFamily { name, help, labels: &[], samples: vec![(Vec::new(), count)] }
 }
 
-fn totals(c: &Counters) -> Vec<Family> {
+fn totals(c: &Counters) -> Vec<MetricFamily> {
     let orders = [("express", c.orders.express), ("instant", c.orders.instant), ("cancel", c.orders.cancelled)];
     let met = c.acts.iter().map(|(act, count)| (vec![(*act).to_owned()], *count));
     let limited = c.limited.iter().map(|((key, window), n)| (vec![key.to_string(), window.name().to_owned()], *n));
@@ -78,19 +78,19 @@ fn totals(c: &Counters) -> Vec<Family> {
             "Orders placed again with the same content.",
             c.orders.duplicates,
         ),
-        Family {
+        MetricFamily {
             name: "fastrac_sandbox_orders_executed_total",
             help: "Orders placed or cancelled.",
             labels: &["kind"],
             samples: orders.map(|(kind, count)| (vec![kind.to_owned()], count)).to_vec(),
         },
-        Family {
+        MetricFamily {
             name: "fastrac_sandbox_limit_refusals_total",
             help: "Requests that a limit refused.",
             labels: &["key", "window"],
             samples: limited.collect(),
         },
-        Family {
+        MetricFamily {
             name: "fastrac_sandbox_faults_met_total",
             help: "Requests and connections that a fault met.",
             labels: &["act"],
@@ -99,26 +99,26 @@ fn totals(c: &Counters) -> Vec<Family> {
     ]
 }
 
-fn by_operation(c: &Counters) -> Vec<Family> {
+fn by_operation(c: &Counters) -> Vec<MetricFamily> {
     let of = |operation: &str, key: &str| vec![operation.to_owned(), key.to_owned()];
     let requests = c.operations.iter().map(|((operation, key), tally)| (of(operation, key), tally.requests));
     let answers = c.operations.iter().flat_map(|((operation, key), tally)| {
         tally.statuses.iter().map(move |(status, n)| ([of(operation, key), vec![status.to_string()]].concat(), *n))
     });
     vec![
-        Family {
+        MetricFamily {
             name: "fastrac_sandbox_requests_total",
             help: "Requests received whole.",
             labels: &["operation", "key"],
             samples: requests.collect(),
         },
-        Family {
+        MetricFamily {
             name: "fastrac_sandbox_answers_total",
             help: "Answers, lost ones too.",
             labels: &["operation", "key", "status"],
             samples: answers.collect(),
         },
-        Family {
+        MetricFamily {
             name: "fastrac_sandbox_path_requests_total",
             help: "Requests by served path.",
             labels: &["path"],

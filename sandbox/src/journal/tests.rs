@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::route::Version;
+use crate::route::ApiVersion;
 
-const EXPRESS: Operation = Operation { version: Version::V2, kind: Kind::OrderExpress };
+const EXPRESS: Operation = Operation { version: ApiVersion::V2, kind: OperationKind::OrderExpress };
 
 fn entry(target: &'static str, body: &'static str) -> Entry {
     let uri = Uri::from_static(target);
@@ -33,7 +33,7 @@ fn json(text: &str) -> Value {
 }
 
 fn journal(entries: usize, bytes: usize) -> Journal {
-    Journal::new(Bounds { entries, bytes })
+    Journal::new(JournalBounds { entries, bytes })
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn the_same_body_executed_twice_is_a_duplicate_and_marked() {
 fn v1_and_v2_spellings_of_an_order_are_one_for_duplicates() {
     let mut journal = journal(10, 1_000);
     journal.execute(1, EXPRESS, &json("1"));
-    journal.execute(2, Operation { version: Version::V1, ..EXPRESS }, &json("1"));
+    journal.execute(2, Operation { version: ApiVersion::V1, ..EXPRESS }, &json("1"));
     assert_eq!(journal.counters().orders.duplicates, 1);
 }
 

@@ -1,29 +1,29 @@
 //! From an order's body to what is placed, or a complaint.
 
-use super::{Collect, Desk, Draft, People};
+use super::{CashOnDelivery, Draft, OrderContext, Parties};
 use crate::{
     couriers::{self, CATEGORIES, Courier},
-    envelope::Failure,
-    input::{Checked, Fields},
+    envelope::ApiError,
+    input::{ApiResult, Fields},
     parcel::{self, Item},
-    regions::Place,
+    regions::Location,
     tariffs,
 };
 
 /// The least weight of an express order, in grams (published).
 const LEAST: u64 = 1_000;
 
-fn invalid<T>(text: impl Into<String>) -> Checked<T> {
-    Err(Failure::Invalid(text.into()))
+fn invalid<T>(text: impl Into<String>) -> ApiResult<T> {
+    Err(ApiError::Invalid(text.into()))
 }
 
-fn courier(fields: &Fields<'_>) -> Checked<&'static Courier> {
+fn courier(fields: &Fields<'_>) -> ApiResult<&'static Courier> {
     let code = fields.text("courier_code")?;
     couriers::find(code).map_or_else(|| invalid(format!("courier_code {code} is unknown")), Ok)
 }
 
 /// Order Express.
-pub(super) fn express(fields: &Fields<'_>, seed: u64) -> Checked<Draft> {
+pub(super) fn express(fields: &Fields<'_>, seed: u64) -> ApiResult<Draft> {
     let courier = courier(fields)?;
     let code = fields.text("code_service")?;
     let Some(service) = courier.express(code) else { return invalid(format!("code_service {code} is unknown")) };
@@ -44,22 +44,22 @@ pub(super) fn express(fields: &Fields<'_>, seed: u64) -> Checked<Draft> {
     if grams > service.most {
         return invalid(format!("item.weight is above the maximum of {} g", service.most));
     }
-    let price = tariffs::price(seed, (courier, service), (&origin, &destination), grams).ok_or(Failure::Unserved)?;
+    let price = tariffs::price(seed, (courier, service), (&origin, &destination), grams).ok_or(ApiError::NoCourier)?;
     Ok(Draft {
         courier,
         service: service.name,
         instant: false,
         pickup,
-        people: people(shipper, receiver),
+        parties: parties(shipper, receiver),
         tariff: price.total,
         insured: insurance.then_some(value),
-        collect: cod.then_some(Collect { item_value: value, custom: if custom == value { 0 } else { custom } }),
+        cash: cod.then_some(CashOnDelivery { item_value: value, custom: if custom == value { 0 } else { custom } }),
         window,
     })
 }
 
 /// Order Instant, and its `tariff_id`.
-pub(super) fn instant<'a>(fields: &Fields<'a>, desk: &Desk<'_>) -> Checked<(Draft, &'a str)> {
+pub(super) fn instant<'a>(fields: &Fields<'a>, context: &OrderContext<'_>) -> ApiResult<(Draft, &'a str)> {
     let courier = courier(fields)?;
     let shipper = contact(&fields.object("shipper")?)?;
     let receiver = contact(&fields.object("receiver")?)?;
@@ -73,7 +73,7 @@ pub(super) fn instant<'a>(fields: &Fields<'a>, desk: &Desk<'_>) -> Checked<(Draf
     let custom = if cod { fields.number("cod_amount")? } else { 0 };
     let insured = fields.flag_or_false("insurance")?.then_some(value);
     let tariff_id = fields.text("tariff_id")?;
-    let Some(quote) = desk.quotes.find(tariff_id, desk.now) else {
+    let Some(quote) = context.quotes.find(tariff_id, context.now) else {
         return invalid("tariff_id is expired or unknown");
     };
     if quote.courier.code != courier.code {
@@ -87,24 +87,24 @@ pub(super) fn instant<'a>(fields: &Fields<'a>, desk: &Desk<'_>) -> Checked<(Draf
         service: quote.service.name,
         instant: true,
         pickup: true,
-        people: people(shipper, receiver),
+        parties: parties(shipper, receiver),
         tariff: quote.total,
         insured,
-        collect: cod.then_some(Collect { item_value: value, custom: if custom == value { 0 } else { custom } }),
+        cash: cod.then_some(CashOnDelivery { item_value: value, custom: if custom == value { 0 } else { custom } }),
         window: None,
     };
     Ok((draft, tariff_id))
 }
 
-/// Name and address of an express party, and its place.
-fn party<'a>(fields: &Fields<'a>) -> Checked<([&'a str; 2], Place)> {
+/// OrderIds and address of an express party, and its place.
+fn party<'a>(fields: &Fields<'a>) -> ApiResult<([&'a str; 2], Location)> {
     let name = fields.text("name")?;
     fields.text("phone")?;
     Ok(([name, fields.text("address")?], tariffs::place(fields, "region_id")?))
 }
 
-/// Name and address of an instant party.
-fn contact<'a>(fields: &Fields<'a>) -> Checked<[&'a str; 2]> {
+/// OrderIds and address of an instant party.
+fn contact<'a>(fields: &Fields<'a>) -> ApiResult<[&'a str; 2]> {
     let name = fields.text("name")?;
     fields.text("email")?;
     let phone = fields.text("phone")?;
@@ -114,12 +114,12 @@ fn contact<'a>(fields: &Fields<'a>) -> Checked<[&'a str; 2]> {
     Ok([name, fields.text("address")?])
 }
 
-fn people([shipper_name, shipper_address]: [&str; 2], [receiver_name, receiver_address]: [&str; 2]) -> People {
-    People::new([shipper_name, shipper_address, receiver_name, receiver_address])
+fn parties([shipper_name, shipper_address]: [&str; 2], [receiver_name, receiver_address]: [&str; 2]) -> Parties {
+    Parties::new([shipper_name, shipper_address, receiver_name, receiver_address])
 }
 
 /// Checks what both kinds of item have; gives the value in IDR.
-fn goods(item: &Fields<'_>) -> Checked<u64> {
+fn goods(item: &Fields<'_>) -> ApiResult<u64> {
     for name in ["name", "desc", "category"] {
         item.text(name)?;
     }
@@ -127,7 +127,7 @@ fn goods(item: &Fields<'_>) -> Checked<u64> {
 }
 
 /// Chargeable grams of an express item.
-fn weigh(item: &Fields<'_>, courier: &Courier) -> Checked<u64> {
+fn weigh(item: &Fields<'_>, courier: &Courier) -> ApiResult<u64> {
     item.number("value")?;
     let weight = item.number("weight")?;
     if weight < LEAST {
@@ -143,7 +143,7 @@ fn weigh(item: &Fields<'_>, courier: &Courier) -> Checked<u64> {
 }
 
 /// `YYYY-MM-DD HH:mm:ss`, as it came.
-fn moment(fields: &Fields<'_>, name: &str) -> Checked<String> {
+fn moment(fields: &Fields<'_>, name: &str) -> ApiResult<String> {
     let text = fields.text(name)?;
     match jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S", text) {
         Ok(_) if text.len() == 19 => Ok(text.to_owned()),

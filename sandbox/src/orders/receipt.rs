@@ -10,12 +10,12 @@ use crate::couriers::{Courier, percent};
 use super::Draft;
 
 /// Cash to collect.
-pub(super) struct Collect {
+pub(super) struct CashOnDelivery {
     pub(super) item_value: u64,
     pub(super) custom: u64,
 }
 
-impl Collect {
+impl CashOnDelivery {
     /// What the merchant gets, IDR.
     pub(super) fn proceeds(&self) -> u64 {
         if self.custom > 0 { self.custom } else { self.item_value }
@@ -37,20 +37,20 @@ pub(super) fn receipt(draft: &Draft, insurance: u64, [booking_id, awb]: [String;
             "insurance_minimum": draft.courier.insurance_minimum, "insurance": insurance,
         });
     }
-    data["cod"] = json!(draft.collect.is_some());
-    if let Some(collect) = &draft.collect {
-        data["cod_detail"] = bill(draft.courier, collect, draft.tariff, insurance);
+    data["cod"] = json!(draft.cash.is_some());
+    if let Some(cash) = &draft.cash {
+        data["cod_detail"] = bill(draft.courier, cash, draft.tariff, insurance);
     }
     data
 }
 
 /// `cod_detail`: what the receiver pays and what the merchant gets.
-pub(super) fn bill(courier: &Courier, collect: &Collect, tariff: u64, insurance: u64) -> Value {
-    let value = collect.proceeds();
+pub(super) fn bill(courier: &Courier, cash: &CashOnDelivery, tariff: u64, insurance: u64) -> Value {
+    let value = cash.proceeds();
     let fee = courier.cod_fee(value).unwrap_or(0);
     let billed = [tariff, insurance, fee].into_iter().fold(value, u64::saturating_add);
     json!({
-        "item_value": collect.item_value, "cod_fee_percent": percent(courier.cod.map_or(0, |cod| cod.0)),
-        "cod_fee": fee, "cod_custom": collect.custom, "cod_billed": billed, "cod_disbursement": value,
+        "item_value": cash.item_value, "cod_fee_percent": percent(courier.cod.map_or(0, |cod| cod.0)),
+        "cod_fee": fee, "cod_custom": cash.custom, "cod_billed": billed, "cod_disbursement": value,
     })
 }

@@ -1,6 +1,6 @@
 //! Orders are charged once, go their ways at their times, and give the money back when they end badly.
 
-use super::{receipt::bill, way::Branch, *};
+use super::{receipt::bill, steps::Branch, *};
 use crate::clock;
 
 const NOW: i64 = 1_767_323_045_678; // 2026-01-02 10:04:05 in Jakarta
@@ -11,7 +11,7 @@ struct Shop {
     wallet: Wallet,
     quotes: Quotes,
     outbox: Outbox,
-    plan: Plan,
+    flow: FlowSettings,
     now: i64,
 }
 
@@ -22,35 +22,35 @@ impl Shop {
             wallet: Wallet::new(balance, NOW, 1),
             quotes: Quotes::default(),
             outbox: Outbox::new(std::sync::Arc::default(), 1, 0),
-            plan: Plan::default(),
+            flow: FlowSettings::default(),
             now: NOW,
         }
     }
 
-    fn desk(&mut self) -> (&mut Orders, Desk<'_>) {
-        let desk = Desk {
+    fn context(&mut self) -> (&mut Orders, OrderContext<'_>) {
+        let context = OrderContext {
             wallet: &mut self.wallet,
             quotes: &mut self.quotes,
             outbox: &mut self.outbox,
             validity: FIVE_MINUTES,
-            plan: &self.plan,
+            flow: &self.flow,
             shortage: "no money",
             now: self.now,
         };
-        (&mut self.orders, desk)
+        (&mut self.orders, context)
     }
 
     fn ask(
         &mut self,
         body: &Value,
-        of: fn(&mut Orders, &Fields<'_>, &mut Desk<'_>) -> Checked<Reply>,
-    ) -> Checked<Value> {
-        let (orders, mut desk) = self.desk();
-        let reply = of(orders, &Fields::of(body)?, &mut desk)?;
+        of: fn(&mut Orders, &Fields<'_>, &mut OrderContext<'_>) -> ApiResult<Success>,
+    ) -> ApiResult<Value> {
+        let (orders, mut context) = self.context();
+        let reply = of(orders, &Fields::of(body)?, &mut context)?;
         Ok(serde_json::from_slice(&reply.data).unwrap())
     }
 
-    fn track(&self, code: &str, awb: &str) -> Checked<Value> {
+    fn track(&self, code: &str, awb: &str) -> ApiResult<Value> {
         let body = json!({"courier_code": code, "awb": awb});
         let reply = self.orders.track(&Fields::of(&body)?)?;
         Ok(serde_json::from_slice(&reply.data).unwrap())
@@ -73,14 +73,14 @@ fn cancel(awb: &str) -> Value {
     json!({"courier_code": "anteraja", "awb": awb, "cancel_reason": "salah alamat"})
 }
 
-fn message(outcome: Checked<Value>) -> String {
+fn message(outcome: ApiResult<Value>) -> String {
     outcome.unwrap_err().message().to_owned()
 }
 
 #[test]
 fn the_published_bill_comes_out() {
     let courier = crate::couriers::find("anteraja").unwrap();
-    let bill = bill(courier, &Collect { item_value: 200_000, custom: 0 }, 18_000, 2_500);
+    let bill = bill(courier, &CashOnDelivery { item_value: 200_000, custom: 0 }, 18_000, 2_500);
     let published = json!({"item_value": 200_000, "cod_fee_percent": 3, "cod_fee": 6_000, "cod_custom": 0,
                            "cod_billed": 226_500, "cod_disbursement": 200_000});
     assert_eq!(bill, published);
@@ -100,7 +100,7 @@ fn an_order_is_charged_named_and_tracked() {
     let track = shop.track("anteraja", awb).unwrap();
     assert_eq!(track["courier"], "ANTERAJA");
     assert_eq!(track["history"][0]["status"], "PENDING_PICKUP");
-    assert_eq!(track["history"][0]["timestamp"], clock::business(NOW));
+    assert_eq!(track["history"][0]["timestamp"], clock::local(NOW));
     assert_eq!(track["receiver_name"], "Pembeli");
 }
 
@@ -181,11 +181,11 @@ fn wrong_values_are_refused() {
         let mut body = express();
         *body.pointer_mut(path).unwrap() = value.clone();
         let failure = shop.ask(&body, Orders::express).unwrap_err();
-        assert!(matches!(failure, Failure::Invalid(_)), "{path} {value}: {failure:?}");
+        assert!(matches!(failure, ApiError::Invalid(_)), "{path} {value}: {failure:?}");
     }
     let mut body = express();
     *body.pointer_mut("/receiver/region_id").unwrap() = json!(42);
-    assert_eq!(shop.ask(&body, Orders::express).unwrap_err(), Failure::NotFound);
+    assert_eq!(shop.ask(&body, Orders::express).unwrap_err(), ApiError::NotFound);
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn a_reason_has_5_to_150_characters() {
         let mut body = cancel("FSTRA1");
         body["cancel_reason"] = json!("é".repeat(length));
         let failure = shop.ask(&body, Orders::cancel).unwrap_err();
-        assert_eq!(matches!(failure, Failure::Invalid(_)), invalid, "{length}");
+        assert_eq!(matches!(failure, ApiError::Invalid(_)), invalid, "{length}");
     }
 }
 
@@ -218,12 +218,12 @@ fn a_reason_has_5_to_150_characters() {
 fn a_foreign_or_odd_air_waybill_is_not_found() {
     let mut shop = Shop::new(1_000_000);
     let awb = shop.ask(&express(), Orders::express).unwrap()["awb"].as_str().unwrap().to_owned();
-    assert_eq!(shop.track("idx", &awb).unwrap_err(), Failure::NotFound);
+    assert_eq!(shop.track("idx", &awb).unwrap_err(), ApiError::NotFound);
     let number: u64 = awb[5..].parse().unwrap();
     for odd in
         ["FSTRA", "FSTRA1", "CO.FASTRAC-1-1-X", "x", "-", "--", &format!("FSTRA{number}0"), &format!("FSTRA+{number}")]
     {
-        assert_eq!(shop.track("anteraja", odd).unwrap_err(), Failure::NotFound, "{odd}");
+        assert_eq!(shop.track("anteraja", odd).unwrap_err(), ApiError::NotFound, "{odd}");
     }
 }
 
@@ -265,7 +265,7 @@ fn an_instant_order_that_fails_keeps_its_quote() {
     {
         let mut body = instant(&id, "lalamove");
         *body.pointer_mut(path).unwrap() = value;
-        assert!(matches!(shop.ask(&body, Orders::instant), Err(Failure::Invalid(_))), "{path}");
+        assert!(matches!(shop.ask(&body, Orders::instant), Err(ApiError::Invalid(_))), "{path}");
     }
     assert!(shop.ask(&instant(&id, "lalamove"), Orders::instant).is_ok());
 }
@@ -275,8 +275,8 @@ impl Shop {
     fn live(&mut self) {
         while let Some(due) = self.orders.next_due() {
             self.now = due;
-            let (orders, mut desk) = self.desk();
-            while orders.pass(&mut desk) {}
+            let (orders, mut context) = self.context();
+            while orders.run_next_due(&mut context) {}
         }
     }
 
@@ -290,7 +290,7 @@ impl Shop {
     }
 
     fn wish(&mut self, branch: Branch) {
-        assert!(self.orders.wishes.add(plan::Wish { branch, times: 1 }));
+        assert!(self.orders.planned.add(branches::PlannedBranch { branch, times: 1 }));
     }
 
     fn place(&mut self) -> String {
@@ -330,8 +330,8 @@ fn steps_have_their_own_times_however_late_they_are_looked_at() {
         let awbs: Vec<String> = (0..20).map(|_| shop.place()).collect();
         if late {
             shop.now += 60 * 86_400_000;
-            let (orders, mut desk) = shop.desk();
-            while orders.pass(&mut desk) {}
+            let (orders, mut context) = shop.context();
+            while orders.run_next_due(&mut context) {}
         } else {
             shop.live();
         }
@@ -374,12 +374,12 @@ fn an_instant_order_without_a_courier_is_cancelled_and_paid_back() {
 #[test]
 fn where_an_order_begins_is_a_switch() {
     for (begin, first) in [
-        (way::Begin::WaitingPayment, "WAITING_PAYMENT"),
-        (way::Begin::Paid, "PAID"),
-        (way::Begin::Confirmed, "CONFIRMED"),
+        (steps::InitialStatus::WaitingPayment, "WAITING_PAYMENT"),
+        (steps::InitialStatus::Paid, "PAID"),
+        (steps::InitialStatus::Confirmed, "CONFIRMED"),
     ] {
         let mut shop = Shop::new(1_000_000);
-        shop.plan.begin = begin;
+        shop.flow.begin = begin;
         let awb = shop.place();
         assert_eq!(shop.statuses("anteraja", &awb), [first]);
         shop.live();
@@ -392,23 +392,23 @@ fn an_order_can_be_sent_another_way_or_on_at_once() {
     let mut shop = Shop::new(1_000_000);
     let awb = shop.place();
     let now = shop.now;
-    shop.orders.send(&awb, Branch::Return, now).unwrap();
-    let (orders, mut desk) = shop.desk();
-    orders.hurry(&awb, "PROBLEM_SHIPMENT", &mut desk).unwrap();
-    let error = orders.hurry(&awb, "DELIVERED", &mut desk).unwrap_err().to_string();
+    shop.orders.set_branch(&awb, Branch::Return, now).unwrap();
+    let (orders, mut context) = shop.context();
+    orders.advance_to_status(&awb, "PROBLEM_SHIPMENT", &mut context).unwrap();
+    let error = orders.advance_to_status(&awb, "DELIVERED", &mut context).unwrap_err().to_string();
     assert!(error.contains("PROBLEM_SHIPMENT") && error.ends_with("ahead lie: RTS, RETURNED"), "{error}");
-    let error = orders.send(&awb, Branch::Cancel, now).unwrap_err().to_string();
+    let error = orders.set_branch(&awb, Branch::Cancel, now).unwrap_err().to_string();
     assert!(error.ends_with("from there go: problem, return, hold"), "{error}");
-    assert_eq!(orders.send("FSTRA1", Branch::Return, now), Err(flow::MoveError::Unknown));
+    assert_eq!(orders.set_branch("FSTRA1", Branch::Return, now), Err(progress::OrderCommandError::UnknownOrder));
     shop.live();
     assert_eq!(shop.statuses("anteraja", &awb).last().unwrap(), "RETURNED");
-    assert!(shop.orders.send(&awb, Branch::Deliver, now).unwrap_err().to_string().contains("it has ended"));
+    assert!(shop.orders.set_branch(&awb, Branch::Deliver, now).unwrap_err().to_string().contains("it has ended"));
 }
 
 #[test]
 fn old_orders_go_out_oldest_first_and_are_then_unknown() {
     let mut shop = Shop::new(10_000_000);
-    shop.plan.kept = 3;
+    shop.flow.kept = 3;
     let awbs: Vec<String> = (0..5).map(|_| shop.place()).collect();
     for (position, awb) in awbs.iter().enumerate() {
         assert_eq!(shop.track("anteraja", awb).is_ok(), position >= 2, "{position}");
@@ -427,7 +427,7 @@ fn steering_without_end_does_not_grow_the_schedule() {
     let awb = shop.place();
     for round in 0..10_000 {
         let branch = if round % 2 == 0 { Branch::Return } else { Branch::Deliver };
-        shop.orders.send(&awb, branch, NOW).unwrap();
+        shop.orders.set_branch(&awb, branch, NOW).unwrap();
     }
     assert!(shop.orders.schedule.len() < 2_000, "{}", shop.orders.schedule.len());
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::faults::Handshake;
+use crate::faults::TlsFailure;
 
 /// A fatal alert `handshake_failure` (RFC 8446, sections 5.1 and 6).
 const ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
@@ -26,17 +26,17 @@ const NOBODY: &str = "somebody-else.invalid";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Fails the handshake; without TLS the connection just ends.
-pub(super) async fn fail(mut stream: TcpStream, how: Handshake, tls: bool) -> io::Result<()> {
+pub(super) async fn fail(mut stream: TcpStream, how: TlsFailure, tls: bool) -> io::Result<()> {
     match how {
         _ if !tls => Ok(()),
-        Handshake::Refuse => {
+        TlsFailure::Refuse => {
             // The greeting is read first: closing with unread bytes would be a reset that swallows the alert.
             let mut greeting = [0; 16 * 1024];
             let _ = timeout(PATIENCE, stream.read(&mut greeting)).await;
             stream.write_all(&ALERT).await?;
             stream.shutdown().await
         }
-        Handshake::WrongCertificate => {
+        TlsFailure::WrongCertificate => {
             let wrong = stranger().map_err(io::Error::other)?;
             // Whoever takes this certificate is let in to nothing.
             timeout(PATIENCE, wrong.accept(stream)).await.map_or(Ok(()), |accepted| accepted.map(drop))

@@ -4,11 +4,11 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-use crate::faults::{Act, LONGEST_UPLOAD, Met};
+use crate::faults::{Act, AppliedFault, LONGEST_UPLOAD};
 
 /// How reading a body ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Upload {
+pub(super) enum BodyRead {
     Whole(Bytes),
     /// Longer than is read.
     TooLong,
@@ -19,7 +19,7 @@ pub(super) enum Upload {
 }
 
 /// Reads a body until it ends, or until the fault that met its head is due.
-pub(super) async fn read<B>(body: &mut B, met: Option<&Met>) -> Upload
+pub(super) async fn read<B>(body: &mut B, met: Option<&AppliedFault>) -> BodyRead
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -29,11 +29,11 @@ where
             let declared = body.size_hint().exact();
             until(body, enough(*after, declared)).await
         }
-        _ if body.is_end_stream() => Upload::Whole(Bytes::new()),
+        _ if body.is_end_stream() => BodyRead::Whole(Bytes::new()),
         _ => match Limited::new(body, LONGEST_UPLOAD).collect().await {
-            Ok(body) => Upload::Whole(body.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Upload::TooLong,
-            Err(_) => Upload::Broken,
+            Ok(body) => BodyRead::Whole(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => BodyRead::TooLong,
+            Err(_) => BodyRead::Broken,
         },
     }
 }
@@ -44,16 +44,16 @@ fn enough(after: Option<usize>, declared: Option<u64>) -> usize {
     after.unwrap_or_else(half).min(LONGEST_UPLOAD)
 }
 
-async fn until<B: Body<Data = Bytes> + Unpin>(body: &mut B, enough: usize) -> Upload {
+async fn until<B: Body<Data = Bytes> + Unpin>(body: &mut B, enough: usize) -> BodyRead {
     let mut come = BytesMut::new();
     while come.len() < enough {
         match body.frame().await {
-            None => return Upload::Whole(come.freeze()),
-            Some(Err(_)) => return Upload::Broken,
+            None => return BodyRead::Whole(come.freeze()),
+            Some(Err(_)) => return BodyRead::Broken,
             Some(Ok(frame)) => come.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
         }
     }
-    Upload::Enough
+    BodyRead::Enough
 }
 
 #[cfg(test)]
@@ -62,19 +62,19 @@ mod tests {
 
     use super::*;
 
-    async fn met(after: Option<usize>, body: &'static str) -> Upload {
-        let met = Met { act: Act::ResetUpload { after }, ..Met::default() };
+    async fn met(after: Option<usize>, body: &'static str) -> BodyRead {
+        let met = AppliedFault { act: Act::ResetUpload { after }, ..AppliedFault::default() };
         read(&mut Full::new(Bytes::from_static(body.as_bytes())), Some(&met)).await
     }
 
     #[tokio::test]
     async fn as_much_comes_as_the_fault_says_or_all_that_there_is() {
         for (after, body, end) in [
-            (Some(0), "four", Upload::Enough),
-            (Some(4), "four", Upload::Enough),
-            (Some(5), "four", Upload::Whole("four".into())),
-            (None, "four", Upload::Enough),
-            (None, "1", Upload::Enough),
+            (Some(0), "four", BodyRead::Enough),
+            (Some(4), "four", BodyRead::Enough),
+            (Some(5), "four", BodyRead::Whole("four".into())),
+            (None, "four", BodyRead::Enough),
+            (None, "1", BodyRead::Enough),
         ] {
             assert_eq!(met(after, body).await, end, "{after:?} of {body}");
         }
@@ -90,11 +90,11 @@ mod tests {
 
     #[tokio::test]
     async fn other_faults_wait_for_the_whole_body_which_has_its_longest_length() {
-        let met = Met { act: Act::Reset, ..Met::default() };
+        let met = AppliedFault { act: Act::Reset, ..AppliedFault::default() };
         for met in [None, Some(&met)] {
             let body = |length| Full::new(Bytes::from(vec![0; length]));
-            assert_eq!(read(&mut body(0), met).await, Upload::Whole(Bytes::new()));
-            assert_eq!(read(&mut body(LONGEST_UPLOAD + 1), met).await, Upload::TooLong);
+            assert_eq!(read(&mut body(0), met).await, BodyRead::Whole(Bytes::new()));
+            assert_eq!(read(&mut body(LONGEST_UPLOAD + 1), met).await, BodyRead::TooLong);
         }
     }
 }

@@ -8,8 +8,8 @@ use super::*;
 const KEMAYORAN: u64 = 3_171_031_001;
 const KEBON_KOSONG: u64 = 3_171_031_002;
 
-fn ask(body: &Value, version: Version) -> Checked<Value> {
-    let question = Question::read(&Fields::of(body).unwrap(), version)?;
+fn ask(body: &Value, version: ApiVersion) -> ApiResult<Value> {
+    let question = TariffRequest::read(&Fields::of(body).unwrap(), version)?;
     question.answer(1).map(|tariffs| serde_json::to_value(tariffs).unwrap())
 }
 
@@ -31,7 +31,7 @@ fn first_in(province: u64) -> u64 {
 
 #[test]
 fn total_is_base_less_discount_and_kilograms_are_rounded_up() {
-    let answer = ask(&v2(KEBON_KOSONG), Version::V2).unwrap();
+    let answer = ask(&v2(KEBON_KOSONG), ApiVersion::V2).unwrap();
     let element = &answer["regular"][0];
     assert_eq!(element["courier_code"], "anteraja");
     let [base, discount, total] = ["base_tariff", "discount", "total"].map(|name| element[name].as_u64().unwrap());
@@ -46,19 +46,19 @@ fn total_is_base_less_discount_and_kilograms_are_rounded_up() {
 #[test]
 fn a_light_large_parcel_pays_for_its_volume() {
     let mut body = v2(KEBON_KOSONG);
-    let small = ask(&body, Version::V2).unwrap()["regular"][0]["base_tariff"].as_u64().unwrap();
+    let small = ask(&body, ApiVersion::V2).unwrap()["regular"][0]["base_tariff"].as_u64().unwrap();
     for side in ["width", "height", "length"] {
         body["items"][0][side] = json!(30);
     }
     // 27,000 cm³ / 6,000 = 4.5 kg, so 5 kg instead of 2.
-    let large = ask(&body, Version::V2).unwrap()["regular"][0]["base_tariff"].as_u64().unwrap();
+    let large = ask(&body, ApiVersion::V2).unwrap()["regular"][0]["base_tariff"].as_u64().unwrap();
     assert_eq!(large - small, 3 * 9_000);
 }
 
 #[test]
 fn services_have_their_reach() {
-    let near = ask(&v2(KEBON_KOSONG), Version::V2).unwrap();
-    let far = ask(&v2(first_in(91)), Version::V2).unwrap();
+    let near = ask(&v2(KEBON_KOSONG), ApiVersion::V2).unwrap();
+    let far = ask(&v2(first_in(91)), ApiVersion::V2).unwrap();
     assert!(!near["sameday"].as_array().unwrap().is_empty());
     assert!(far["sameday"].as_array().unwrap().is_empty() && far["nextday"].as_array().unwrap().is_empty());
     assert!(!far["regular"].as_array().unwrap().is_empty());
@@ -66,8 +66,8 @@ fn services_have_their_reach() {
 
 #[test]
 fn an_unserved_pair_is_refused_though_both_places_are_real() {
-    assert_eq!(ask(&v2(first_in(95)), Version::V2).unwrap_err(), Failure::Unserved);
-    assert_eq!(ask(&v2(1), Version::V2).unwrap_err(), Failure::NotFound);
+    assert_eq!(ask(&v2(first_in(95)), ApiVersion::V2).unwrap_err(), ApiError::NoCourier);
+    assert_eq!(ask(&v2(1), ApiVersion::V2).unwrap_err(), ApiError::NotFound);
 }
 
 #[test]
@@ -75,20 +75,20 @@ fn cod_and_insurance_need_a_value_and_cod_amount_replaces_it() {
     let mut body = v2(KEBON_KOSONG);
     body["cod"] = json!("1");
     body["insurance"] = json!("1");
-    let element = ask(&body, Version::V2).unwrap()["regular"][0].clone();
+    let element = ask(&body, ApiVersion::V2).unwrap()["regular"][0].clone();
     assert_eq!((&element["cod_fee"], &element["insurance_fee"]), (&json!(3_000), &json!(2_500)));
     body["cod_amount"] = json!(1_000_000);
-    let element = ask(&body, Version::V2).unwrap()["regular"][0].clone();
+    let element = ask(&body, ApiVersion::V2).unwrap()["regular"][0].clone();
     assert_eq!((&element["cod_fee"], &element["insurance_fee"]), (&json!(30_000), &json!(3_000)));
     body["items"][0].as_object_mut().unwrap().remove("value");
-    assert!(matches!(ask(&body, Version::V2), Err(Failure::Invalid(text)) if text == "items[0].value is required"));
+    assert!(matches!(ask(&body, ApiVersion::V2), Err(ApiError::Invalid(text)) if text == "items[0].value is required"));
 }
 
 #[test]
 fn v1_takes_the_flat_form() {
     let body = json!({"origin": KEMAYORAN, "destination": KEBON_KOSONG, "weight": 1_000, "length": 10, "width": 10, "height": 10});
-    assert!(!ask(&body, Version::V1).unwrap()["regular"].as_array().unwrap().is_empty());
-    assert!(matches!(ask(&body, Version::V2), Err(Failure::Invalid(text)) if text == "items is required"));
+    assert!(!ask(&body, ApiVersion::V1).unwrap()["regular"].as_array().unwrap().is_empty());
+    assert!(matches!(ask(&body, ApiVersion::V2), Err(ApiError::Invalid(text)) if text == "items is required"));
 }
 
 #[test]

@@ -6,31 +6,37 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    auth::Keys,
-    clock::START,
-    webhook::{self, Outcome},
-    world::{Request, World},
+    auth::KeyStore,
+    clock::STEPPED_START,
+    simulation::{BufferedRequest, Simulation},
+    webhook::{self, AttemptResult},
 };
 
-fn world(seed: u64, kept: usize) -> World {
-    let mut keys = Keys::default();
+fn simulation(seed: u64, kept: usize) -> Simulation {
+    let mut keys = KeyStore::default();
     keys.add("sandbox", "sandbox-access", "sandbox-secret");
-    let settings = webhook::Settings { url: Some("http://127.0.0.1:1/".to_owned()), ..webhook::Settings::default() };
-    let mut rules = Rules { webhook: Arc::new(settings), ..Rules::default() };
-    rules.plan.kept = kept;
-    rules.balance = 1_000_000_000_000_000;
-    World::new(rules, seed, (keys, Bounds { entries: 10_000, bytes: 64 << 20 }), Clock::standing(START))
+    let settings =
+        webhook::WebhookSettings { url: Some("http://127.0.0.1:1/".to_owned()), ..webhook::WebhookSettings::default() };
+    let mut switches = Switches { webhook: Arc::new(settings), ..Switches::default() };
+    switches.flow.kept = kept;
+    switches.balance = 1_000_000_000_000_000;
+    Simulation::new(
+        switches,
+        seed,
+        (keys, JournalBounds { entries: 10_000, bytes: 64 << 20 }),
+        Clock::stepped_at(STEPPED_START),
+    )
 }
 
-fn asked(world: &mut World, method: Method, path: &str, body: &str) -> (u16, Bytes) {
+fn asked(simulation: &mut Simulation, method: Method, path: &str, body: &str) -> (u16, Bytes) {
     let mut headers = HeaderMap::new();
     headers.insert("access-key", HeaderValue::from_static("sandbox-access"));
     headers.insert("secret-key", HeaderValue::from_static("sandbox-secret"));
     let body = Bytes::copy_from_slice(body.as_bytes());
-    let request = Request { connection: 1, method, uri: path.parse().unwrap(), headers, body, met: None };
-    let received = world.receive(request);
-    let answer = world.execute(&received);
-    world.answered(&received, answer.status);
+    let request = BufferedRequest { connection: 1, method, uri: path.parse().unwrap(), headers, body, met: None };
+    let received = simulation.receive(request);
+    let answer = simulation.execute(&received);
+    simulation.answered(&received, answer.status);
     (answer.status, answer.body)
 }
 
@@ -62,7 +68,7 @@ fn deed() -> impl Strategy<Value = Deed> {
 
 /// What a sandbox said and sent, and its journal.
 fn live(seed: u64, deeds: &[Deed]) -> Vec<String> {
-    let mut world = world(seed, 1_000);
+    let mut simulation = simulation(seed, 1_000);
     let (mut all, mut awbs, mut quote) = (Vec::new(), Vec::new(), String::new());
     for deed in deeds {
         let (status, body) = match deed {
@@ -72,13 +78,13 @@ fn live(seed: u64, deeds: &[Deed]) -> Vec<String> {
                 if *cod {
                     (body["cod"], body["cod_amount"]) = (json!("1"), json!(50_000));
                 }
-                asked(&mut world, Method::POST, "/order/express", &body.to_string())
+                asked(&mut simulation, Method::POST, "/order/express", &body.to_string())
             }
             Deed::Quote => {
                 let point =
                     json!({"id": "1", "lat": "-6.2", "lng": "106.8", "alamat_lengkap": "x", "alamat_google": "y"});
                 let body = json!({"origin": point, "destination": point, "package": {}, "vehicle_type": "bike"});
-                let (status, body) = asked(&mut world, Method::POST, "/tariff/instant", &body.to_string());
+                let (status, body) = asked(&mut simulation, Method::POST, "/tariff/instant", &body.to_string());
                 let offers: Value = serde_json::from_slice(&body).unwrap();
                 quote = offers["data"][1]["tariff_id"].as_str().unwrap().to_owned();
                 (status, body)
@@ -87,7 +93,7 @@ fn live(seed: u64, deeds: &[Deed]) -> Vec<String> {
                 let party = json!({"name": "A", "email": "a@b.test", "address": "Jl. 1", "phone": "628123"});
                 let item = json!({"name": "A", "desc": "B", "category": "Dokumen"});
                 let body = json!({"shipper": party, "receiver": party, "courier_code": "lalamove", "tariff_id": quote, "item": item});
-                asked(&mut world, Method::POST, "/order/instant", &body.to_string())
+                asked(&mut simulation, Method::POST, "/order/instant", &body.to_string())
             }
             Deed::Cancel(which) | Deed::Track(which) => {
                 let awb = awbs.get(*which).cloned().unwrap_or_default();
@@ -97,21 +103,21 @@ fn live(seed: u64, deeds: &[Deed]) -> Vec<String> {
                 } else {
                     (Method::POST, "/order/cancel")
                 };
-                asked(&mut world, method, path, &body)
+                asked(&mut simulation, method, path, &body)
             }
             Deed::History(offset) => {
                 let body = json!({"limit": 3, "offset": offset}).to_string();
-                asked(&mut world, Method::POST, "/user/balance/history", &body)
+                asked(&mut simulation, Method::POST, "/user/balance/history", &body)
             }
             Deed::Pass(seconds) => {
-                world.clock.advance(Duration::from_secs(*seconds));
-                world.catch_up();
+                simulation.clock.advance(Duration::from_secs(*seconds));
+                simulation.catch_up();
                 (0, Bytes::new())
             }
             Deed::Send(status) => {
-                while let Some(job) = world.next_job() {
+                while let Some(job) = simulation.next_delivery() {
                     all.push(String::from_utf8_lossy(&job.body).into_owned());
-                    world.settle_job(&job, Outcome::Answered(*status, "x".to_owned()));
+                    simulation.finish_delivery(&job, AttemptResult::Answered(*status, "x".to_owned()));
                 }
                 (0, Bytes::new())
             }
@@ -121,9 +127,9 @@ fn live(seed: u64, deeds: &[Deed]) -> Vec<String> {
         awbs.extend(value["data"]["awb"].as_str().map(str::to_owned));
         all.push(format!("{status} {text}"));
     }
-    all.push(world.outbox.page(0, 10_000, None).to_string());
-    all.push(world.orders.page(0, 10_000, None).to_string());
-    all.extend(world.journal.entries().map(|entry| entry.json().to_string()));
+    all.push(simulation.outbox.page(0, 10_000, None).to_string());
+    all.push(simulation.orders.page(0, 10_000, None).to_string());
+    all.extend(simulation.journal.entries().map(|entry| entry.json().to_string()));
     all
 }
 
@@ -155,7 +161,7 @@ fn resident() -> usize {
 }
 
 /// Orders with names and addresses of usual length, as many as said; gives bytes for each.
-fn bytes_an_order(world: &mut World, count: usize) -> usize {
+fn bytes_an_order(simulation: &mut Simulation, count: usize) -> usize {
     let body = |number: usize| {
         let mut body: Value = serde_json::from_str(&order()).unwrap();
         body["shipper"]["name"] = json!("Toko Sinar Jaya Abadi");
@@ -166,11 +172,11 @@ fn bytes_an_order(world: &mut World, count: usize) -> usize {
     };
     // The journal has its own bound: fill it first.
     for number in 0..10_000 {
-        asked(world, Method::POST, "/order/express", &body(number));
+        asked(simulation, Method::POST, "/order/express", &body(number));
     }
     let before = resident();
     for number in 0..count {
-        let (status, _) = asked(world, Method::POST, "/order/express", &body(10_000 + number));
+        let (status, _) = asked(simulation, Method::POST, "/order/express", &body(10_000 + number));
         assert_eq!(status, 200);
     }
     (resident() - before) / count
@@ -178,26 +184,26 @@ fn bytes_an_order(world: &mut World, count: usize) -> usize {
 
 #[test]
 fn an_order_takes_some_hundred_bytes_and_old_ones_go() {
-    let mut world = world(1, 40_000);
-    let bytes = bytes_an_order(&mut world, 30_000);
+    let mut simulation = simulation(1, 40_000);
+    let bytes = bytes_an_order(&mut simulation, 30_000);
     assert!(bytes < 600, "{bytes} bytes an order");
     for _ in 0..5_000 {
-        asked(&mut world, Method::POST, "/order/express", &order());
+        asked(&mut simulation, Method::POST, "/order/express", &order());
     }
-    let page = world.orders.page(0, 1, None);
+    let page = simulation.orders.page(0, 1, None);
     assert_eq!((&page["kept"], &page["gone"]), (&json!(40_000), &json!(5_000)));
-    assert!(world.orders.memory() < 40_000 * 400, "{}", world.orders.memory());
+    assert!(simulation.orders.memory() < 40_000 * 400, "{}", simulation.orders.memory());
 }
 
 /// `cargo test --release -- --ignored a_million`: half a minute.
 #[test]
 #[ignore = "a release build's figure; the test above is its small form"]
 fn a_million_orders_fit() {
-    let mut world = world(1, 1_000_000);
-    let bytes = bytes_an_order(&mut world, 1_000_000);
+    let mut simulation = simulation(1, 1_000_000);
+    let bytes = bytes_an_order(&mut simulation, 1_000_000);
     println!(
         "{bytes} bytes an order, {} MB of the orders' own, {} MB resident",
-        world.orders.memory() >> 20,
+        simulation.orders.memory() >> 20,
         resident() >> 20
     );
     assert!(bytes < 600, "{bytes} bytes an order");

@@ -50,7 +50,7 @@ fn a_reset_during_the_upload_executes_nothing_and_is_counted_once() {
         assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "{after:?}");
         let counters = sandbox.counters();
         assert_eq!((counters.requests, counters.broken), if whole { (1, 0) } else { (0, 1) }, "{after:?}");
-        assert_eq!((counters.faults, counters.acts["reset_upload"], sandbox.met(number)), (1, 1, Some(1)));
+        assert_eq!((counters.faults, counters.acts["reset_upload"], sandbox.times_applied(number)), (1, 1, Some(1)));
         assert_eq!(sandbox.journal().len(), usize::from(whole));
         assert_eq!(counters.orders.express, 0);
         assert_eq!(ask(sandbox.addr(), "POST", "/order/express", &order()).status, 200);
@@ -118,7 +118,7 @@ fn an_answer_in_place_of_the_right_one_goes_out_as_it_is() {
 
 #[test]
 fn an_answer_in_place_of_the_right_one_may_execute_all_the_same() {
-    let canned = Canned { status: 502, execute: true, ..Canned::default() };
+    let canned = CannedResponse { status: 502, execute: true, ..CannedResponse::default() };
     let (seen, sandbox) = lost(Act::Answer(canned));
     assert_eq!(parse(&seen.unwrap()).status, 502);
     assert_eq!(sandbox.counters().orders.express, 1);
@@ -200,7 +200,7 @@ fn it_speaks_tls_and_faults_reach_through_it() {
     let [cert, key] = ["c.pem", "k.pem"].map(|name| folder.path().join(name));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let tls = Some(settings::tls_from(&cert, &key).unwrap());
+    let tls = Some(settings::read_tls(&cert, &key).unwrap());
     let sandbox = Sandbox::start(Options { tls, ..Options::default() }).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();

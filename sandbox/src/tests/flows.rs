@@ -76,13 +76,13 @@ fn receive(stream: &mut TcpStream) -> Webhook {
 }
 
 /// A sandbox with a stepped clock and a control address.
-fn stepped(change: impl FnOnce(&mut webhook::Settings)) -> (Sandbox, SocketAddr) {
-    let mut settings = webhook::Settings::default();
+fn stepped(change: impl FnOnce(&mut webhook::WebhookSettings)) -> (Sandbox, SocketAddr) {
+    let mut settings = webhook::WebhookSettings::default();
     change(&mut settings);
-    let rules = Rules { webhook: Arc::new(settings), ..Rules::default() };
+    let rules = Switches { webhook: Arc::new(settings), ..Switches::default() };
     let control = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let clock = Clock::standing(clock::START);
-    let sandbox = Sandbox::start(Options { rules, control, clock, ..Options::default() }).unwrap();
+    let clock = Clock::stepped_at(clock::STEPPED_START);
+    let sandbox = Sandbox::start(Options { switches: rules, control, clock, ..Options::default() }).unwrap();
     let at = sandbox.control_addr().unwrap();
     (sandbox, at)
 }
@@ -191,10 +191,10 @@ fn a_receiver_that_never_answers_holds_up_neither_requests_nor_the_end() {
 #[test]
 fn an_accelerated_clock_delivers_by_itself() {
     let receiver = Receiver::new(|_| Some(204));
-    let settings = webhook::Settings { url: Some(receiver.url.clone()), ..webhook::Settings::default() };
-    let rules = Rules { webhook: Arc::new(settings), ..Rules::default() };
-    let clock = Clock::starting(Pace::Faster(1e6), clock::START);
-    let sandbox = Sandbox::start(Options { rules, clock, ..Options::default() }).unwrap();
+    let settings = webhook::WebhookSettings { url: Some(receiver.url.clone()), ..webhook::WebhookSettings::default() };
+    let rules = Switches { webhook: Arc::new(settings), ..Switches::default() };
+    let clock = Clock::starting(Pace::Accelerated(1e6), clock::STEPPED_START);
+    let sandbox = Sandbox::start(Options { switches: rules, clock, ..Options::default() }).unwrap();
     place(&sandbox);
     let seen: Vec<Value> = (0..6).map(|_| receiver.next().body["status"].clone()).collect();
     assert_eq!(seen.last().unwrap(), "DELIVERED");

@@ -4,7 +4,7 @@ use super::*;
 
 fn both() -> (Sandbox, SocketAddr) {
     let control = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let clock = Clock::standing(1_767_323_045_678);
+    let clock = Clock::stepped_at(1_767_323_045_678);
     let sandbox = Sandbox::start(Options { control, clock, ..Options::default() }).unwrap();
     let at = sandbox.control_addr().unwrap();
     (sandbox, at)
@@ -150,7 +150,7 @@ fn the_settings_file_sets_what_the_control_address_does() {
         act = { envelope = { status = 503, message = "x" } }
     "#;
     std::fs::write(&file, text).unwrap();
-    let clock = Clock::standing(1_767_323_045_678);
+    let clock = Clock::stepped_at(1_767_323_045_678);
     let options = settings::load(&file, Options { clock, ..Options::default() }).unwrap();
     let sandbox = Sandbox::start(options).unwrap();
     assert_eq!([(); 3].map(|()| status(&sandbox)), [200, 503, 200]);

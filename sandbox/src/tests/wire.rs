@@ -4,39 +4,39 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    route::{Kind, Operation, Routes, Version},
-    world::Request,
+    route::{ApiVersion, Operation, OperationKind, Routes},
+    simulation::BufferedRequest,
 };
 
 /// A good body for an operation, where it takes one.
-fn good(kind: Kind) -> (&'static str, String) {
+fn good(kind: OperationKind) -> (&'static str, String) {
     let point = json!({"id": "3171031001", "lat": "-6.2", "lng": "106.8", "alamat_lengkap": "x", "alamat_google": "y"});
     match kind {
-        Kind::City => ("?province_id=31", String::new()),
-        Kind::District => ("?city_id=3171", String::new()),
-        Kind::SubDistrict => ("?district_id=3171030", String::new()),
-        Kind::PostCode => ("?post_code=10620", String::new()),
-        Kind::CourierServices => ("?courier_code=paxel", String::new()),
-        Kind::SearchRegion => ("", json!({"search": "kemayoran", "limit": 3, "offset": 0}).to_string()),
-        Kind::TariffExpress => (
+        OperationKind::City => ("?province_id=31", String::new()),
+        OperationKind::District => ("?city_id=3171", String::new()),
+        OperationKind::SubDistrict => ("?district_id=3171030", String::new()),
+        OperationKind::PostCode => ("?post_code=10620", String::new()),
+        OperationKind::CourierServices => ("?courier_code=paxel", String::new()),
+        OperationKind::SearchRegion => ("", json!({"search": "kemayoran", "limit": 3, "offset": 0}).to_string()),
+        OperationKind::TariffExpress => (
             "",
             json!({"origin": 3_171_031_001_u64, "destination": 3_171_031_002_u64, "weight": 1_000, "items": [
                 {"name": "A", "weight": 1_000, "width": 1, "height": 1, "length": 1, "quantity": 1}]})
             .to_string(),
         ),
-        Kind::TariffInstant => (
+        OperationKind::TariffInstant => (
             "",
             json!({"origin": point, "destination": point, "package": {}, "item": {}, "vehicle_type": "bike"})
                 .to_string(),
         ),
-        Kind::MultiItems => (
+        OperationKind::MultiItems => (
             "",
             json!({"courier": "idx", "items": [
                 {"name": "A", "weight": 1, "width": 1, "height": 1, "length": 1, "quantity": 1}]})
             .to_string(),
         ),
-        Kind::OrderExpress => ("", order()),
-        Kind::WebhookSet => ("", json!({"url": "http://localhost/x"}).to_string()),
+        OperationKind::OrderExpress => ("", order()),
+        OperationKind::WebhookSet => ("", json!({"url": "http://localhost/x"}).to_string()),
         _ => ("", String::new()),
     }
 }
@@ -47,18 +47,18 @@ fn every_served_path_answers_its_good_request_in_its_versions_envelope() {
     let mut orders = 0;
     for row in Routes::get().rows() {
         let kind = row.operation.kind;
-        if matches!(kind, Kind::OrderInstant | Kind::OrderCancel | Kind::Track) {
+        if matches!(kind, OperationKind::OrderInstant | OperationKind::OrderCancel | OperationKind::Track) {
             continue;
         }
-        orders += u64::from(kind == Kind::OrderExpress);
+        orders += u64::from(kind == OperationKind::OrderExpress);
         let (query, body) = good(kind);
-        let auth = if row.operation.version == Version::V1 { PAIR } else { BASIC };
+        let auth = if row.operation.version == ApiVersion::V1 { PAIR } else { BASIC };
         let target = format!("{}{query}", row.path);
         let seen = parse(&exchange(sandbox.addr(), &request(row.method.as_str(), &target, auth, &body)).unwrap());
         let json = seen.json();
         assert_eq!((seen.status, &json["success"]), (200, &json!(true)), "{target}: {json}");
         assert!(seen.head.contains("content-type: application/json"), "{}", seen.head);
-        assert_eq!(json.get("timestamp").is_some(), row.operation.version == Version::V2, "{target}");
+        assert_eq!(json.get("timestamp").is_some(), row.operation.version == ApiVersion::V2, "{target}");
         assert!(json["data"].is_array() || json["data"].is_object(), "{target}");
     }
     let counters = sandbox.counters();
@@ -94,7 +94,7 @@ fn a_get_with_a_body_tracks_and_the_order_goes_its_whole_way() {
 #[test]
 fn a_tariff_id_dies_after_five_minutes() {
     let sandbox = sandbox();
-    let quote = ask(sandbox.addr(), "POST", "/tariff/instant", &good(Kind::TariffInstant).1).json();
+    let quote = ask(sandbox.addr(), "POST", "/tariff/instant", &good(OperationKind::TariffInstant).1).json();
     let party = json!({"name": "A", "email": "e", "address": "B", "phone": "62"});
     let order = json!({"shipper": party, "receiver": party, "courier_code": "lalamove",
         "tariff_id": quote["data"][1]["tariff_id"], "item": {"name": "A", "desc": "B", "category": "Dokumen"}});
@@ -127,8 +127,8 @@ fn no_key_a_wrong_one_and_a_revoked_one_are_401() {
 #[test]
 fn not_found_has_the_status_of_the_switch_and_input_errors_are_400() {
     for (not_found, timestamp) in [(404, true), (200, false)] {
-        let rules = Rules { not_found, timestamp, ..Rules::default() };
-        let sandbox = Sandbox::start(Options { rules, ..Options::default() }).unwrap();
+        let switches = Switches { not_found, timestamp, ..Switches::default() };
+        let sandbox = Sandbox::start(Options { switches, ..Options::default() }).unwrap();
         let seen = ask(sandbox.addr(), "GET", "/region/city?province_id=99", "");
         let json = seen.json();
         assert_eq!((seen.status, &json["message"]), (not_found, &json!("Data not found")));
@@ -142,8 +142,8 @@ fn not_found_has_the_status_of_the_switch_and_input_errors_are_400() {
 
 #[test]
 fn a_prefix_is_needed_where_one_is_set() {
-    let rules = Rules { prefix: "/b2b".to_owned(), ..Rules::default() };
-    let sandbox = Sandbox::start(Options { rules, ..Options::default() }).unwrap();
+    let switches = Switches { prefix: "/b2b".to_owned(), ..Switches::default() };
+    let sandbox = Sandbox::start(Options { switches, ..Options::default() }).unwrap();
     assert_eq!(ask(sandbox.addr(), "GET", "/b2b/region/province", "").status, 200);
     assert_eq!(ask(sandbox.addr(), "GET", "/region/province", "").status, 404);
 }
@@ -180,12 +180,12 @@ fn a_connection_is_kept_and_answers_stay_in_order() {
 #[test]
 fn two_sandboxes_of_one_seed_answer_alike() {
     let answers = || {
-        let clock = Clock::standing(1_767_323_045_678);
+        let clock = Clock::stepped_at(1_767_323_045_678);
         let sandbox = Sandbox::start(Options { clock, ..Options::default() }).unwrap();
         [
             ("/order/express", order()),
-            ("/tariff/express", good(Kind::TariffExpress).1),
-            ("/tariff/instant", good(Kind::TariffInstant).1),
+            ("/tariff/express", good(OperationKind::TariffExpress).1),
+            ("/tariff/instant", good(OperationKind::TariffInstant).1),
         ]
         .map(|(path, body)| ask(sandbox.addr(), "POST", path, &body).body)
     };
@@ -303,12 +303,12 @@ proptest! {
         body in prop_oneof![mutated(), prop::collection::vec(any::<u8>(), 0..200), any_json().prop_map(|v| v.to_string().into_bytes())],
         query in "[ -~]{0,40}",
     ) {
-        let mut world = world(&Options::default());
+        let mut simulation = simulation(&Options::default());
         for row in Routes::get().rows() {
             let query: String = query.chars().filter(|c| c.is_ascii_alphanumeric() || "=&%+_".contains(*c)).collect();
             let mut headers = http::HeaderMap::new();
             headers.insert("authorization", BASIC["Authorization: ".len()..].parse().unwrap());
-            let received = world.receive(Request {
+            let received = simulation.receive(BufferedRequest {
                 met: None,
                 connection: 1,
                 method: row.method.clone(),
@@ -316,7 +316,7 @@ proptest! {
                 headers,
                 body: bytes::Bytes::from(body.clone()),
             });
-            let answer = world.execute(&received);
+            let answer = simulation.execute(&received);
             let json: Value = serde_json::from_slice(&answer.body).unwrap();
             prop_assert_eq!(answer.status == 200, json["success"] == true, "{} {}", row.path, json);
         }
@@ -360,7 +360,7 @@ fn a_body_beyond_the_bound_is_413_and_executes_nothing() {
 fn executed_orders_can_be_asked_by_body() {
     let sandbox = sandbox();
     ask(sandbox.addr(), "POST", "/order/express", &order());
-    let express = Operation { version: Version::V2, kind: Kind::OrderExpress };
+    let express = Operation { version: ApiVersion::V2, kind: OperationKind::OrderExpress };
     assert_eq!(sandbox.executed(express, order().as_bytes()), 1);
     assert_eq!(sandbox.executed(express, b"{}"), 0);
 }

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use crate::clock;
 
 /// The place in the queue: when it is due, its rank among those of that time, its number.
-pub(super) type Place = (i64, u64, u64);
+pub(super) type QueueKey = (i64, u64, u64);
 
-/// Counts of deliveries.
+/// DeliveryCounts of deliveries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct DeliveryCounts {
     /// Events while an address was set.
     pub events: u64,
     /// Requests sent, repeats too.
@@ -35,24 +35,24 @@ pub struct Counts {
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AttemptResult {
     /// Answered: the status and the beginning of the body.
     Answered(u16, String),
     /// Not answered.
     Failed(&'static str),
     /// It can't be sent at all, so it isn't tried again.
-    Hopeless(&'static str),
+    Undeliverable(&'static str),
 }
 
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) at: i64,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: AttemptResult,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    Waiting(Place),
+pub(super) enum DeliveryState {
+    Waiting(QueueKey),
     Sending,
     Delivered,
     Failed,
@@ -70,12 +70,12 @@ pub(super) struct Delivery {
     pub(super) body: Bytes,
     /// What was done to it on request.
     pub(super) act: Option<&'static str>,
-    pub(super) state: State,
+    pub(super) state: DeliveryState,
     pub(super) attempts: Vec<Attempt>,
 }
 
-impl Counts {
-    /// By their names.
+impl DeliveryCounts {
+    /// CountedBy their names.
     pub fn named(&self) -> [(&'static str, u64); 9] {
         [
             ("events", self.events),
@@ -106,23 +106,23 @@ impl Delivery {
             .attempts
             .iter()
             .map(|attempt| match &attempt.outcome {
-                Outcome::Answered(status, answer) => {
-                    json!({"at": clock::envelope(attempt.at), "status": status, "answer": answer})
+                AttemptResult::Answered(status, answer) => {
+                    json!({"at": clock::utc(attempt.at), "status": status, "answer": answer})
                 }
-                Outcome::Failed(error) | Outcome::Hopeless(error) => {
-                    json!({"at": clock::envelope(attempt.at), "error": error})
+                AttemptResult::Failed(error) | AttemptResult::Undeliverable(error) => {
+                    json!({"at": clock::utc(attempt.at), "error": error})
                 }
             })
             .collect();
         let (state, due) = match self.state {
-            State::Waiting((due, ..)) => ("waiting", Some(clock::envelope(due))),
-            State::Sending => ("sending", None),
-            State::Delivered => ("delivered", None),
-            State::Failed => ("failed", None),
-            State::Lost => ("lost", None),
+            DeliveryState::Waiting((due, ..)) => ("waiting", Some(clock::utc(due))),
+            DeliveryState::Sending => ("sending", None),
+            DeliveryState::Delivered => ("delivered", None),
+            DeliveryState::Failed => ("failed", None),
+            DeliveryState::Lost => ("lost", None),
         };
         json!({
-            "id": self.id, "at": clock::envelope(self.at), "awb": self.awb, "status": self.status,
+            "id": self.id, "at": clock::utc(self.at), "awb": self.awb, "status": self.status,
             "url": &*self.url, "body": String::from_utf8_lossy(&self.body), "rule": self.act,
             "state": state, "due": due, "attempts": attempts,
         })

@@ -16,23 +16,23 @@ const LONGEST: usize = 1 << 20;
 
 /// Who is shown each webhook's body, one line each.
 #[derive(Clone)]
-pub struct Show(Arc<dyn Fn(&str) + Send + Sync>);
+pub struct WebhookPrinter(Arc<dyn Fn(&str) + Send + Sync>);
 
-impl Show {
+impl WebhookPrinter {
     /// Shows them to a function.
     pub fn to(show: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Show(Arc::new(show))
+        WebhookPrinter(Arc::new(show))
     }
 }
 
-impl fmt::Debug for Show {
+impl fmt::Debug for WebhookPrinter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Show")
+        f.write_str("WebhookPrinter")
     }
 }
 
 /// Receives until it is dropped.
-pub(crate) async fn run(listener: TcpListener, show: Show, tasks: TaskTracker) {
+pub(crate) async fn run(listener: TcpListener, show: WebhookPrinter, tasks: TaskTracker) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -46,7 +46,7 @@ pub(crate) async fn run(listener: TcpListener, show: Show, tasks: TaskTracker) {
     }
 }
 
-async fn receive(show: Show, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn receive(show: WebhookPrinter, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     if let Ok(body) = Limited::new(request.into_body(), LONGEST).collect().await {
         show.0(&String::from_utf8_lossy(&body.to_bytes()).replace(['\r', '\n'], " "));
     }

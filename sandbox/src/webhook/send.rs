@@ -20,8 +20,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{Hosts, Job, Outcome};
-use crate::server::Shared;
+use super::{AllowedHosts, AttemptResult, DeliveryJob};
+use crate::server::SharedSimulation;
 
 /// The longest answer that is read, in bytes.
 const ANSWER: usize = 64 << 10;
@@ -33,19 +33,19 @@ const KEPT: usize = 256;
 const NAP: Duration = Duration::from_secs(3_600);
 
 /// Lets time pass and sends what is due, until it is dropped.
-pub(crate) async fn run(world: Shared) {
-    let bell = world.lock().bell();
+pub(crate) async fn run(simulation: SharedSimulation) {
+    let bell = simulation.lock().wake_signal();
     loop {
         let (job, nap) = {
-            let mut world = world.lock();
-            world.catch_up();
-            let job = world.next_job();
-            (job, world.sleep())
+            let mut simulation = simulation.lock();
+            simulation.catch_up();
+            let job = simulation.next_delivery();
+            (job, simulation.next_wakeup())
         };
         match job {
             Some(job) => {
                 let outcome = attempt(&job).await;
-                world.lock().settle_job(&job, outcome);
+                simulation.lock().finish_delivery(&job, outcome);
             }
             None => {
                 tokio::select! {
@@ -57,48 +57,50 @@ pub(crate) async fn run(world: Shared) {
     }
 }
 
-async fn attempt(job: &Job) -> Outcome {
+async fn attempt(job: &DeliveryJob) -> AttemptResult {
     let limit = Duration::from_millis(job.settings.timeout_ms.max(1));
-    tokio::time::timeout(limit, send(job)).await.unwrap_or(Outcome::Failed("no answer in time"))
+    tokio::time::timeout(limit, send(job)).await.unwrap_or(AttemptResult::Failed("no answer in time"))
 }
 
-async fn send(job: &Job) -> Outcome {
-    let Ok(uri) = job.url.parse::<Uri>() else { return Outcome::Hopeless("the address can't be read") };
+async fn send(job: &DeliveryJob) -> AttemptResult {
+    let Ok(uri) = job.url.parse::<Uri>() else { return AttemptResult::Undeliverable("the address can't be read") };
     if uri.scheme_str() != Some("http") {
-        return Outcome::Hopeless("the sandbox sends to http addresses only");
+        return AttemptResult::Undeliverable("the sandbox sends to http addresses only");
     }
-    let Some(host) = uri.host() else { return Outcome::Hopeless("the address has no host") };
+    let Some(host) = uri.host() else { return AttemptResult::Undeliverable("the address has no host") };
     let addresses = match resolve(host, uri.port_u16().unwrap_or(80), job.settings.hosts).await {
         Ok(addresses) => addresses,
         Err(outcome) => return outcome,
     };
     let stream = match connect(&addresses).await {
         Ok(stream) => stream,
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Outcome::Failed("connection refused"),
-        Err(_) => return Outcome::Failed("can't connect"),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            return AttemptResult::Failed("connection refused");
+        }
+        Err(_) => return AttemptResult::Failed("can't connect"),
     };
-    let Some(request) = request(&uri, job) else { return Outcome::Hopeless("the address can't be asked") };
-    exchange(stream, request).await.unwrap_or(Outcome::Failed("the connection broke off"))
+    let Some(request) = request(&uri, job) else { return AttemptResult::Undeliverable("the address can't be asked") };
+    exchange(stream, request).await.unwrap_or(AttemptResult::Failed("the connection broke off"))
 }
 
 /// Where a host may be reached.
-async fn resolve(host: &str, port: u16, hosts: Hosts) -> Result<Vec<SocketAddr>, Outcome> {
+async fn resolve(host: &str, port: u16, hosts: AllowedHosts) -> Result<Vec<SocketAddr>, AttemptResult> {
     let name = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = name.parse::<IpAddr>() {
-        return match hosts == Hosts::Any || ip.is_loopback() {
+        return match hosts == AllowedHosts::Any || ip.is_loopback() {
             true => Ok(vec![SocketAddr::new(ip, port)]),
-            false => Err(Outcome::Hopeless("not a loopback address; webhook.hosts = \"any\" allows it")),
+            false => Err(AttemptResult::Undeliverable("not a loopback address; webhook.hosts = \"any\" allows it")),
         };
     }
     if name.eq_ignore_ascii_case("localhost") {
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
-    if hosts == Hosts::Loopback {
-        return Err(Outcome::Hopeless("not a loopback address; webhook.hosts = \"any\" allows it"));
+    if hosts == AllowedHosts::Loopback {
+        return Err(AttemptResult::Undeliverable("not a loopback address; webhook.hosts = \"any\" allows it"));
     }
     match tokio::net::lookup_host((name, port)).await {
         Ok(found) => Ok(found.collect()),
-        Err(_) => Err(Outcome::Failed("the host's name isn't known")),
+        Err(_) => Err(AttemptResult::Failed("the host's name isn't known")),
     }
 }
 
@@ -113,7 +115,7 @@ async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn request(uri: &Uri, job: &Job) -> Option<Request<Full<Bytes>>> {
+fn request(uri: &Uri, job: &DeliveryJob) -> Option<Request<Full<Bytes>>> {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let authority = uri.authority()?.as_str();
     // Without a user.
@@ -136,7 +138,7 @@ pub(crate) fn signature(secret: &[u8], body: &[u8]) -> String {
     tag.as_ref().iter().fold("sha256=".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<Outcome, hyper::Error> {
+async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<AttemptResult, hyper::Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let asked = async move {
         let answer = sender.send_request(request).await?;
@@ -144,7 +146,7 @@ async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<Ou
         let body = Limited::new(answer.into_body(), ANSWER).collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
         let text = String::from_utf8_lossy(&body).into_owned();
-        Ok::<_, hyper::Error>(Outcome::Answered(status, text[..text.floor_char_boundary(KEPT)].to_owned()))
+        Ok::<_, hyper::Error>(AttemptResult::Answered(status, text[..text.floor_char_boundary(KEPT)].to_owned()))
     };
     // The sender goes with its answer, and the connection ends with it: no task is left behind.
     let (answered, _) = tokio::join!(asked, connection);
@@ -165,11 +167,14 @@ mod tests {
     #[tokio::test]
     async fn only_loopback_is_reached_unless_said_otherwise() {
         for host in ["127.0.0.1", "[::1]", "localhost", "LOCALHOST", "127.9.9.9"] {
-            assert!(resolve(host, 80, Hosts::Loopback).await.is_ok(), "{host}");
+            assert!(resolve(host, 80, AllowedHosts::Loopback).await.is_ok(), "{host}");
         }
         for host in ["192.0.2.1", "10.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0", "shop.example", "localhost.example"] {
-            assert!(matches!(resolve(host, 80, Hosts::Loopback).await, Err(Outcome::Hopeless(_))), "{host}");
+            assert!(
+                matches!(resolve(host, 80, AllowedHosts::Loopback).await, Err(AttemptResult::Undeliverable(_))),
+                "{host}"
+            );
         }
-        assert!(resolve("192.0.2.1", 80, Hosts::Any).await.is_ok());
+        assert!(resolve("192.0.2.1", 80, AllowedHosts::Any).await.is_ok());
     }
 }

@@ -18,7 +18,7 @@ const NAMES: [&str; 8] =
 /// Where webhooks may go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Hosts {
+pub enum AllowedHosts {
     /// Loopback addresses and `localhost`; no name is looked up.
     #[default]
     Loopback,
@@ -28,23 +28,23 @@ pub enum Hosts {
 
 /// A payload with gaps.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Payload(String);
+pub struct PayloadTemplate(String);
 
 /// How webhooks are sent.
 #[derive(Clone)]
-pub struct Settings {
+pub struct WebhookSettings {
     /// Where to, until a merchant sets another.
     pub url: Option<String>,
     /// Signs each body; absent: unsigned.
     pub secret: Option<Zeroizing<String>>,
     /// Where they may go.
-    pub hosts: Hosts,
+    pub hosts: AllowedHosts,
     /// The longest that an attempt takes, in milliseconds of the machine's clock.
     pub timeout_ms: u64,
     /// Pauses before each repeat, in milliseconds of the sandbox's clock.
     pub retries_ms: Vec<u64>,
     /// The body.
-    pub payload: Payload,
+    pub payload: PayloadTemplate,
     /// Deliveries known, waiting or ended, at least 1.
     pub kept: usize,
     /// What happens to some of them, from the start.
@@ -56,7 +56,7 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// What happens.
-    pub act: Act,
+    pub act: RuleAct,
     /// Events with this status; absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
@@ -74,7 +74,7 @@ pub struct Rule {
 /// What happens to an event that a rule meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Act {
+pub enum RuleAct {
     /// It is never sent.
     Lose,
     /// It is sent twice.
@@ -88,36 +88,36 @@ pub enum Act {
     },
 }
 
-impl Default for Settings {
+impl Default for WebhookSettings {
     fn default() -> Self {
-        Settings {
+        WebhookSettings {
             url: None,
             secret: None,
-            hosts: Hosts::default(),
+            hosts: AllowedHosts::default(),
             timeout_ms: 5_000,
             retries_ms: vec![10_000, 60_000, 600_000, 3_600_000],
-            payload: Payload(PAYLOAD.to_owned()),
+            payload: PayloadTemplate(PAYLOAD.to_owned()),
             kept: 10_000,
             rules: Vec::new(),
         }
     }
 }
 
-impl fmt::Debug for Settings {
+impl fmt::Debug for WebhookSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings").field("url", &self.url).field("hosts", &self.hosts).finish_non_exhaustive()
+        f.debug_struct("WebhookSettings").field("url", &self.url).field("hosts", &self.hosts).finish_non_exhaustive()
     }
 }
 
-impl Payload {
+impl PayloadTemplate {
     /// A template: JSON in which `{awb}`, `{booking_id}`, `{kd_pesanan}`, `{courier_code}`,
     /// `{status}`, `{timestamp}` (Jakarta), `{at}` (UTC) and `{description}` stand within strings.
     ///
     /// # Errors
     ///
     /// If it isn't JSON.
-    pub fn of(text: &str) -> Result<Payload, String> {
-        let payload = Payload(text.to_owned());
+    pub fn of(text: &str) -> Result<PayloadTemplate, String> {
+        let payload = PayloadTemplate(text.to_owned());
         let tried = NAMES.map(|name| (name, "\"\\"));
         match serde_json::from_slice::<serde_json::Value>(&payload.fill(&tried)) {
             Ok(_) => Ok(payload),
@@ -173,17 +173,17 @@ mod tests {
 
     #[test]
     fn a_template_that_is_no_json_is_refused() {
-        assert!(Payload::of(PAYLOAD).is_ok());
-        assert!(Payload::of(r#"{"order": {"awb": "{awb}"}, "n": 1, "text": "a {b} {"}"#).is_ok());
+        assert!(PayloadTemplate::of(PAYLOAD).is_ok());
+        assert!(PayloadTemplate::of(r#"{"order": {"awb": "{awb}"}, "n": 1, "text": "a {b} {"}"#).is_ok());
         for wrong in ["", "awb={awb}", r#"{"awb": {awb}}"#, r#"{"awb": "{awb}""#] {
-            assert!(Payload::of(wrong).is_err(), "{wrong}");
+            assert!(PayloadTemplate::of(wrong).is_err(), "{wrong}");
         }
     }
 
     proptest! {
         #[test]
         fn whatever_is_filled_in_it_stays_json(awb: String, status: String) {
-            let body = Payload(PAYLOAD.to_owned()).fill(&[("awb", &awb), ("status", &status)]);
+            let body = PayloadTemplate(PAYLOAD.to_owned()).fill(&[("awb", &awb), ("status", &status)]);
             let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
             prop_assert_eq!(value["awb"].as_str(), Some(&*awb));
             prop_assert_eq!(value["status"].as_str(), Some(&*status));

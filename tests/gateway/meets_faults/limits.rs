@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use fastrac_sandbox::{
     Limit, Options,
-    limits::{By, Window},
+    limits::{CountedBy, Window},
 };
 
 use super::{Scene, plain, shared};
@@ -42,7 +42,7 @@ fn refused(stage: &Stage, label: &str, window: Window) -> u64 {
 #[test]
 fn so_many_in_a_second_and_no_more() {
     let scene = Scene::new();
-    let limit = Limit { per_second: Some(3), by: By::Key, retry_after: true, ..Limit::default() };
+    let limit = Limit { per_second: Some(3), by: CountedBy::Key, retry_after: true, ..Limit::default() };
     scene.stage.sandbox.limit(vec![limit]);
     assert_eq!(statuses(&scene, 5), [200, 200, 200, 429, 429]);
     let throttled = scene.stage.metric("requests_total", &[("outcome", "throttled")]);
@@ -78,7 +78,7 @@ fn so_many_in_a_day_of_jakarta_and_no_more() {
 fn a_refusal_may_look_like_anything() {
     let limit = |status, message: &str| Limit {
         per_second: Some(0),
-        by: By::Key,
+        by: CountedBy::Key,
         status,
         message: message.to_owned(),
         ..Limit::default()

@@ -19,7 +19,7 @@ fn met(scene: &Scene, fault: Fault, times: usize) -> (Vec<bool>, Vec<bool>) {
     let number = sandbox.fault(fault.clone());
     let plainly = || plain::ask(sandbox.addr(), &scene.direct()).status == 500;
     let plainly: Vec<bool> = std::iter::repeat_with(plainly).take(times).collect();
-    assert_eq!(sandbox.met(number), Some(plainly.iter().filter(|met| **met).count() as u64));
+    assert_eq!(sandbox.times_applied(number), Some(plainly.iter().filter(|met| **met).count() as u64));
     sandbox.clear_faults();
     let number = sandbox.fault(fault);
     let failed = || scene.stage.metric("requests_total", &[("outcome", "upstream_error")]);
@@ -27,7 +27,7 @@ fn met(scene: &Scene, fault: Fault, times: usize) -> (Vec<bool>, Vec<bool>) {
     let through = || scene.stage.ask(scene.track().by("shop")).outcome() == "upstream_error";
     let through: Vec<bool> = std::iter::repeat_with(through).take(times).collect();
     let count = through.iter().filter(|met| **met).count();
-    assert_eq!(sandbox.met(number), Some(count as u64), "the sandbox's count is the gateway's");
+    assert_eq!(sandbox.times_applied(number), Some(count as u64), "the sandbox's count is the gateway's");
     assert_eq!(failed() - before, count as f64);
     (plainly, through)
 }

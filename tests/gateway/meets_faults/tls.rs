@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use fastrac_sandbox::{Act, Fault, Options, Sandbox, faults::Handshake};
+use fastrac_sandbox::{Act, Fault, Options, Sandbox, faults::TlsFailure};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::CertificateDer};
 
 use super::{shared, unknown};
@@ -45,7 +45,7 @@ fn stage(certificates: &Certificates, sandbox: &Sandbox) -> Stage {
 fn a_refused_handshake_and_a_wrong_certificate_are_not_sent() {
     let certificates = Certificates::new();
     let options = Options { tls: Some(certificates.server()), ..shared() };
-    for (how, told) in [(Handshake::Refuse, "HandshakeFailure"), (Handshake::WrongCertificate, "certificate")] {
+    for (how, told) in [(TlsFailure::Refuse, "HandshakeFailure"), (TlsFailure::WrongCertificate, "certificate")] {
         let sandbox = Sandbox::start(options.clone()).expect("a sandbox");
         let authority = certificates.root();
         assert_eq!(plainly(sandbox.addr(), &authority), Ok("HTTP/1.1 200".to_owned()));
@@ -67,7 +67,7 @@ fn a_refused_handshake_and_a_wrong_certificate_are_not_sent() {
         }
         assert_eq!(unknown(&stage), 0.0, "nothing was sent");
         assert_eq!(sandbox.counters().requests, before);
-        assert!(sandbox.met(number) > Some(2), "connections are met");
+        assert!(sandbox.times_applied(number) > Some(2), "connections are met");
         sandbox.clear_faults();
         let order = stage.ask(post("/order/express", bodies::ORDER).by("shop"));
         assert_eq!((order.status, sandbox.counters().orders.express), (200, 1), "the same order may be sent now");

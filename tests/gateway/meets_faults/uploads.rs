@@ -41,7 +41,7 @@ fn a_reset_during_the_request_is_met_while_its_body_is_written() {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{after:?}");
         let counters = sandbox.counters();
         assert_eq!((counters.requests, counters.orders), (before.requests, before.orders), "never whole, not executed");
-        assert_eq!((counters.broken - before.broken, sandbox.met(number)), (1, Some(1)), "{after:?}");
+        assert_eq!((counters.broken - before.broken, sandbox.times_applied(number)), (1, Some(1)), "{after:?}");
         sandbox.clear_faults();
     }
     assert_eq!(sandbox.counters().acts["reset_upload"], 3);
@@ -75,7 +75,7 @@ fn cut_off(scene: &Scene, fault: &Fault, (row, asked): (&Row, Request), (operati
     let number = sandbox.fault(fault.clone());
     scene.through(row, asked, (operation, made));
     let counters = sandbox.counters();
-    assert_eq!(sandbox.met(number), Some(made.attempts), "{operation}: met by each attempt");
+    assert_eq!(sandbox.times_applied(number), Some(made.attempts), "{operation}: met by each attempt");
     assert_eq!(counters.broken - before.0.broken, made.attempts, "{operation}: broke off");
     assert_eq!((counters.requests, counters.orders), (before.0.requests, before.0.orders), "{operation}: not executed");
     let doubtful = if made.attempts == 1 { 1.0 } else { 0.0 };

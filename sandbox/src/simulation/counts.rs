@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::World;
-use crate::journal::metrics::{self, Family};
+use super::Simulation;
+use crate::journal::metrics::{self, MetricFamily};
 
-impl World {
+impl Simulation {
     /// Counts of steps and webhooks, and bytes that orders and history take, as JSON.
     pub fn flow_json(&mut self) -> Value {
         self.catch_up();
@@ -31,19 +31,19 @@ impl World {
         let webhooks = self.outbox.counts().named();
         let bytes = [("orders", self.orders.memory()), ("history", self.wallet.memory())];
         let own = [
-            Family {
+            MetricFamily {
                 name: "fastrac_sandbox_order_steps_total",
                 help: "Steps that orders made.",
                 labels: &["kind", "status"],
                 samples: steps.map(|(kind, status, n)| (vec![kind.to_owned(), status.to_owned()], n)).collect(),
             },
-            Family {
+            MetricFamily {
                 name: "fastrac_sandbox_webhooks_total",
                 help: "Webhooks by what became of them.",
                 labels: &["result"],
                 samples: webhooks.map(|(result, n)| (vec![result.to_owned()], n)).to_vec(),
             },
-            Family {
+            MetricFamily {
                 name: "fastrac_sandbox_bytes",
                 help: "Memory that orders and balance history take.",
                 labels: &["of"],

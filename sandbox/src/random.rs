@@ -34,7 +34,7 @@ pub fn draw(seed: u64, purpose: Purpose, words: &[u64]) -> u64 {
 }
 
 /// A draw as a number from 0 to just below 1; 53 bits are what fits a double.
-pub fn part(draw: u64) -> f64 {
+pub fn fraction(draw: u64) -> f64 {
     (draw >> 11) as f64 / (1_u64 << 53) as f64
 }
 

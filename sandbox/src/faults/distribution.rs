@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::chance;
+use crate::random;
 
 /// The longest wait, in milliseconds: a day.
 pub const LONGEST: u64 = 86_400_000;
@@ -12,7 +12,7 @@ pub const LONGEST: u64 = 86_400_000;
 /// A distribution of waits, in milliseconds.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Spread {
+pub enum DelayDistribution {
     /// Anything from `least` to `most`, alike.
     Uniform {
         /// The shortest.
@@ -32,14 +32,14 @@ pub enum Spread {
     Percentiles(Vec<(f64, u64)>),
 }
 
-impl Spread {
+impl DelayDistribution {
     /// The wait that belongs to a draw, which may be any number.
     pub fn millis(&self, draw: u64) -> u64 {
-        let part = chance::part(draw);
+        let part = random::fraction(draw);
         let millis = match self {
-            Spread::Uniform { least, most } => *least as f64 + part * (most - least) as f64,
-            Spread::Exponential { mean, most } => (-(1.0 - part).ln() * *mean as f64).min(*most as f64),
-            Spread::Percentiles(points) => between(points, part * 100.0),
+            DelayDistribution::Uniform { least, most } => *least as f64 + part * (most - least) as f64,
+            DelayDistribution::Exponential { mean, most } => (-(1.0 - part).ln() * *mean as f64).min(*most as f64),
+            DelayDistribution::Percentiles(points) => between(points, part * 100.0),
         };
         (millis.round() as u64).min(LONGEST)
     }
@@ -50,11 +50,15 @@ impl Spread {
     /// If no wait could be drawn from it.
     pub fn check(&self) -> Result<(), String> {
         match self {
-            Spread::Uniform { least, most } if least > most => Err("uniform: least is above most".to_owned()),
-            Spread::Uniform { most, .. } | Spread::Exponential { most, .. } if *most > LONGEST => {
+            DelayDistribution::Uniform { least, most } if least > most => {
+                Err("uniform: least is above most".to_owned())
+            }
+            DelayDistribution::Uniform { most, .. } | DelayDistribution::Exponential { most, .. }
+                if *most > LONGEST =>
+            {
                 Err(format!("most: at most {LONGEST}"))
             }
-            Spread::Percentiles(points) => {
+            DelayDistribution::Percentiles(points) => {
                 let percents =
                     points.iter().all(|(percent, millis)| (0.0..=100.0).contains(percent) && *millis <= LONGEST);
                 let rising = points.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 <= two[1].1);
@@ -85,19 +89,19 @@ mod tests {
     use super::*;
 
     /// Draws spread evenly.
-    fn waits(spread: &Spread) -> Vec<u64> {
+    fn waits(spread: &DelayDistribution) -> Vec<u64> {
         (0..1_000_u64).map(|n| spread.millis(n * (u64::MAX / 1_000))).collect()
     }
 
     #[test]
     fn each_has_the_shape_that_it_names() {
-        let uniform = waits(&Spread::Uniform { least: 10, most: 30 });
+        let uniform = waits(&DelayDistribution::Uniform { least: 10, most: 30 });
         assert_eq!((uniform[0], uniform[500], uniform[999]), (10, 20, 30));
-        let exponential = waits(&Spread::Exponential { mean: 100, most: 400 });
+        let exponential = waits(&DelayDistribution::Exponential { mean: 100, most: 400 });
         let sum: u64 = exponential.iter().sum();
         assert!((90_000..102_000).contains(&sum), "{sum}");
         assert_eq!((exponential[0], exponential[500], exponential[999]), (0, 69, 400));
-        let percentiles = waits(&Spread::Percentiles(vec![(50.0, 20), (99.0, 400)]));
+        let percentiles = waits(&DelayDistribution::Percentiles(vec![(50.0, 20), (99.0, 400)]));
         assert_eq!((percentiles[0], percentiles[250], percentiles[500]), (0, 10, 20));
         assert_eq!((percentiles[990], percentiles[999]), (400, 400));
     }
@@ -105,13 +109,13 @@ mod tests {
     #[test]
     fn a_spread_without_a_shape_is_refused() {
         for wrong in [
-            Spread::Uniform { least: 2, most: 1 },
-            Spread::Exponential { mean: 1, most: LONGEST + 1 },
-            Spread::Percentiles(Vec::new()),
-            Spread::Percentiles(vec![(101.0, 1)]),
-            Spread::Percentiles(vec![(f64::NAN, 1)]),
-            Spread::Percentiles(vec![(50.0, 2), (99.0, 1)]),
-            Spread::Percentiles(vec![(99.0, 1), (50.0, 2)]),
+            DelayDistribution::Uniform { least: 2, most: 1 },
+            DelayDistribution::Exponential { mean: 1, most: LONGEST + 1 },
+            DelayDistribution::Percentiles(Vec::new()),
+            DelayDistribution::Percentiles(vec![(101.0, 1)]),
+            DelayDistribution::Percentiles(vec![(f64::NAN, 1)]),
+            DelayDistribution::Percentiles(vec![(50.0, 2), (99.0, 1)]),
+            DelayDistribution::Percentiles(vec![(99.0, 1), (50.0, 2)]),
         ] {
             assert!(wrong.check().is_err(), "{wrong:?}");
         }
@@ -121,9 +125,9 @@ mod tests {
         #[test]
         fn a_later_draw_never_waits_shorter(one in any::<u64>(), other in any::<u64>()) {
             for spread in [
-                Spread::Uniform { least: 3, most: 900 },
-                Spread::Exponential { mean: 50, most: 1_000 },
-                Spread::Percentiles(vec![(0.0, 1), (10.0, 4), (100.0, 70)]),
+                DelayDistribution::Uniform { least: 3, most: 900 },
+                DelayDistribution::Exponential { mean: 50, most: 1_000 },
+                DelayDistribution::Percentiles(vec![(0.0, 1), (10.0, 4), (100.0, 70)]),
             ] {
                 prop_assert_eq!(spread.check(), Ok(()));
                 prop_assert!(spread.millis(one.min(other)) <= spread.millis(one.max(other)));

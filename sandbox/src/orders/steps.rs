@@ -19,7 +19,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::chance::{Purpose, draw};
+use crate::random::{Purpose, draw};
 
 /// A minute in milliseconds.
 const MINUTE: i64 = 60_000;
@@ -83,7 +83,7 @@ pub enum Branch {
 /// Where orders stand when they are answered. Not public; the least surprising is the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Begin {
+pub enum InitialStatus {
     /// `PENDING_PICKUP` or `PENDING_DROPOFF`, by the order's `pickup` flag.
     #[default]
     Pending,
@@ -97,7 +97,7 @@ pub enum Begin {
 
 /// What kind of order walks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Walker {
+pub struct OrderFlow {
     /// Instant, not express.
     pub instant: bool,
     /// Collected, not brought to an agent.
@@ -127,19 +127,19 @@ impl Branch {
     }
 
     /// Whether orders of this kind can take it.
-    pub fn fits(self, instant: bool) -> bool {
+    pub fn allowed_for(self, instant: bool) -> bool {
         instant || (self as u8) <= (Branch::Hold as u8)
     }
 
     /// Whether it parts from the others before the order is pending.
-    fn early(self) -> bool {
+    fn parts_before_pending(self) -> bool {
         matches!(self, Branch::Scheduled | Branch::Unscheduled | Branch::Searched | Branch::NoCourier)
     }
 
     /// Whether an order that made `last` can still take it.
-    pub fn open_from(self, last: Step) -> bool {
+    pub fn reachable_from(self, last: Step) -> bool {
         match self {
-            _ if last.ends() => false,
+            _ if last.is_final() => false,
             Branch::Deliver => last < Step::Problem,
             Branch::Cancel => last < Step::Picked,
             Branch::Scheduled | Branch::Unscheduled => last <= Step::Scheduled,
@@ -174,7 +174,7 @@ impl Step {
     ];
 
     /// Its status as the API writes it.
-    pub fn wire(self, instant: bool) -> &'static str {
+    pub fn status(self, instant: bool) -> &'static str {
         match self {
             Step::WaitingPayment => "WAITING_PAYMENT",
             Step::Paid => "PAID",
@@ -196,7 +196,7 @@ impl Step {
     }
 
     /// Whether nothing follows, whatever the branch.
-    pub fn ends(self) -> bool {
+    pub fn is_final(self) -> bool {
         matches!(self, Step::Delivered | Step::Returned | Step::Cancelled)
     }
 
@@ -206,16 +206,16 @@ impl Step {
     }
 }
 
-impl Walker {
+impl OrderFlow {
     /// The first step.
-    pub fn first(self, begin: Begin) -> Step {
+    pub fn first(self, begin: InitialStatus) -> Step {
         match begin {
-            Begin::WaitingPayment => Step::WaitingPayment,
-            Begin::Paid => Step::Paid,
+            InitialStatus::WaitingPayment => Step::WaitingPayment,
+            InitialStatus::Paid => Step::Paid,
             _ if matches!(self.branch, Branch::Scheduled | Branch::Unscheduled) => Step::Paid,
-            Begin::Confirmed => Step::Confirmed,
-            Begin::Pending if self.branch.early() => Step::Confirmed,
-            Begin::Pending => self.pending(),
+            InitialStatus::Confirmed => Step::Confirmed,
+            InitialStatus::Pending if self.branch.parts_before_pending() => Step::Confirmed,
+            InitialStatus::Pending => self.pending(),
         }
     }
 
@@ -310,19 +310,19 @@ mod tests {
 
     use super::*;
 
-    fn walk(walker: Walker, begin: Begin) -> Vec<Step> {
-        let mut made = vec![walker.first(begin)];
-        while let Some(next) = walker.next(&made) {
+    fn walk(flow: OrderFlow, begin: InitialStatus) -> Vec<Step> {
+        let mut made = vec![flow.first(begin)];
+        while let Some(next) = flow.next(&made) {
             made.push(next);
-            assert!(made.len() <= MOST, "{walker:?}: {made:?}");
+            assert!(made.len() <= MOST, "{flow:?}: {made:?}");
         }
         made
     }
 
     fn wires(instant: bool, pickup: bool, branch: Branch) -> Vec<&'static str> {
-        let mut all: Vec<&str> = walk(Walker { instant, pickup, branch }, Begin::WaitingPayment)
+        let mut all: Vec<&str> = walk(OrderFlow { instant, pickup, branch }, InitialStatus::WaitingPayment)
             .into_iter()
-            .map(|step| step.wire(instant))
+            .map(|step| step.status(instant))
             .collect();
         all.dedup();
         all
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_branch_that_parts_early_begins_early_enough() {
-        let first = |branch| Walker { instant: true, pickup: true, branch }.first(Begin::Pending);
+        let first = |branch| OrderFlow { instant: true, pickup: true, branch }.first(InitialStatus::Pending);
         assert_eq!(first(Branch::Deliver), Step::PendingPickup);
         assert_eq!(first(Branch::NoCourier), Step::Confirmed);
         assert_eq!(first(Branch::Unscheduled), Step::Paid);
@@ -363,9 +363,10 @@ mod tests {
     fn every_way_ends_or_stands_still_where_its_branch_says_so() {
         for (branch, _) in BRANCHES {
             for (instant, pickup) in [(false, false), (false, true), (true, true)] {
-                if branch.fits(instant) {
-                    let last = *walk(Walker { instant, pickup, branch }, Begin::WaitingPayment).last().unwrap();
-                    assert_eq!(last.ends(), !matches!(branch, Branch::Problem | Branch::Hold), "{branch:?}");
+                if branch.allowed_for(instant) {
+                    let last =
+                        *walk(OrderFlow { instant, pickup, branch }, InitialStatus::WaitingPayment).last().unwrap();
+                    assert_eq!(last.is_final(), !matches!(branch, Branch::Problem | Branch::Hold), "{branch:?}");
                 }
             }
         }
@@ -375,25 +376,25 @@ mod tests {
         #[test]
         fn an_open_branch_leads_on_or_holds(at in 0_usize..16, old in 0_usize..10, new in 0_usize..10, instant: bool) {
             let (old, new) = (BRANCHES[old].0, BRANCHES[new].0);
-            prop_assume!(old.fits(instant) && new.fits(instant) && old != Branch::Hold);
-            let mut made = walk(Walker { instant, pickup: true, branch: old }, Begin::WaitingPayment);
+            prop_assume!(old.allowed_for(instant) && new.allowed_for(instant) && old != Branch::Hold);
+            let mut made = walk(OrderFlow { instant, pickup: true, branch: old }, InitialStatus::WaitingPayment);
             made.truncate(at % made.len() + 1);
-            if new.open_from(made[made.len() - 1]) {
-                let walker = Walker { instant, pickup: true, branch: new };
-                while let Some(next) = walker.next(&made) {
+            if new.reachable_from(made[made.len() - 1]) {
+                let flow = OrderFlow { instant, pickup: true, branch: new };
+                while let Some(next) = flow.next(&made) {
                     made.push(next);
                 }
                 prop_assert!(made.len() <= MOST + 4, "{:?}", made);
                 let last = made[made.len() - 1];
-                prop_assert_eq!(last.ends(), !matches!(new, Branch::Problem | Branch::Hold));
+                prop_assert_eq!(last.is_final(), !matches!(new, Branch::Problem | Branch::Hold));
             }
         }
 
         #[test]
         fn waits_are_the_seeds_and_within_bounds(seed: u64, number: u64, step in 0_usize..17, instant: bool) {
-            let walker = Walker { instant, pickup: true, branch: Branch::Deliver };
-            let wait = walker.wait((seed, number), Step::ALL[step], (2_880, 5_760));
-            prop_assert_eq!(wait, walker.wait((seed, number), Step::ALL[step], (2_880, 5_760)));
+            let flow = OrderFlow { instant, pickup: true, branch: Branch::Deliver };
+            let wait = flow.wait((seed, number), Step::ALL[step], (2_880, 5_760));
+            prop_assert_eq!(wait, flow.wait((seed, number), Step::ALL[step], (2_880, 5_760)));
             prop_assert!((MINUTE..=5_760 * MINUTE).contains(&wait) && wait % 1_000 == 0);
         }
     }

@@ -8,21 +8,21 @@
 use std::cmp::Reverse;
 
 use super::{
-    Desk, Orders,
-    kept::{NEVER, Order},
-    way::{Branch, Step},
+    OrderContext, Orders,
+    record::{NEVER, Order},
+    steps::{Branch, Step},
 };
-use crate::wallet::Kind;
+use crate::wallet::MovementKind;
 
 /// Why somebody's wish for an order can't be met.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MoveError {
+pub enum OrderCommandError {
     /// No order of this air waybill is kept.
     #[error("no order has this air waybill; GET /_sandbox/orders lists them")]
-    Unknown,
+    UnknownOrder,
     /// The branch isn't open from where the order stands, or not for its kind.
     #[error("the order is {status}; from there go: {open}")]
-    Closed {
+    BranchClosed {
         /// Where it stands.
         status: &'static str,
         /// The branches that it can take.
@@ -30,7 +30,7 @@ pub enum MoveError {
     },
     /// The order's way doesn't lead there.
     #[error("the order is {status} and its branch {branch} doesn't lead to {wanted}; ahead lie: {ahead}")]
-    Astray {
+    StatusNotAhead {
         /// Where it stands.
         status: &'static str,
         /// Its branch.
@@ -55,55 +55,55 @@ impl Orders {
     }
 
     /// Makes the next step that is due until now, if there is one.
-    pub fn pass(&mut self, desk: &mut Desk<'_>) -> bool {
-        let Some(at) = self.next_due().filter(|at| *at <= desk.now) else { return false };
+    pub fn run_next_due(&mut self, context: &mut OrderContext<'_>) -> bool {
+        let Some(at) = self.next_due().filter(|at| *at <= context.now) else { return false };
         let Some(Reverse((_, number))) = self.schedule.pop() else { return false };
         if let Some(position) = self.position(number) {
-            self.step(position, at, desk);
+            self.step(position, at, context);
         }
         true
     }
 
     /// Makes an order's next step at `at`; false if there is none.
-    fn step(&mut self, position: usize, at: i64, desk: &mut Desk<'_>) -> bool {
+    fn step(&mut self, position: usize, at: i64, context: &mut OrderContext<'_>) -> bool {
         let order = &self.kept[position];
-        let (steps, made) = order.trail.steps();
-        let Some(next) = order.walker().next(&steps[..made]) else { return false };
-        self.make(position, (at, next), desk);
+        let (steps, made) = order.history.steps();
+        let Some(next) = order.flow().next(&steps[..made]) else { return false };
+        self.record_step(position, (at, next), context);
         true
     }
 
     /// Makes a step of an order, and schedules what follows.
-    pub(super) fn make(&mut self, position: usize, (at, step): (i64, Step), desk: &mut Desk<'_>) {
+    pub(super) fn record_step(&mut self, position: usize, (at, step): (i64, Step), context: &mut OrderContext<'_>) {
         let seed = self.seed;
         let order = &mut self.kept[position];
-        order.trail.push(at.saturating_sub(order.at), step);
+        order.history.push(at.saturating_sub(order.at), step);
         self.made[usize::from(order.instant)][step as usize] += 1;
         match step {
             Step::Cancelled => {
-                desk.wallet.settle(order.proceeds);
-                desk.wallet.credit(order.charge, at, Kind::Order, Some(order.name()));
+                context.wallet.remove_pending(order.proceeds);
+                context.wallet.credit(order.charge, at, MovementKind::Order, Some(order.ids()));
             }
             Step::Delivered if order.proceeds > 0 => {
-                desk.wallet.settle(order.proceeds);
-                desk.wallet.credit(order.proceeds, at, Kind::DanaCod, Some(order.name()));
+                context.wallet.remove_pending(order.proceeds);
+                context.wallet.credit(order.proceeds, at, MovementKind::DanaCod, Some(order.ids()));
             }
-            Step::Returned => desk.wallet.settle(order.proceeds),
+            Step::Returned => context.wallet.remove_pending(order.proceeds),
             _ => {}
         }
-        desk.outbox.happened((seed, order.name()), order.courier(), (at, step));
-        self.reckon(position, at);
+        context.outbox.happened((seed, order.ids()), order.courier(), (at, step));
+        self.schedule_next(position, at);
     }
 
     /// Schedules an order's next step, counted from `at`.
-    fn reckon(&mut self, position: usize, at: i64) {
+    fn schedule_next(&mut self, position: usize, at: i64) {
         let seed = self.seed;
         let order = &mut self.kept[position];
-        let (steps, made) = order.trail.steps();
-        let walker = order.walker();
-        order.due = match walker.next(&steps[..made]) {
+        let (steps, made) = order.history.steps();
+        let flow = order.flow();
+        order.due = match flow.next(&steps[..made]) {
             None => NEVER,
-            Some(next) => at.saturating_add(walker.wait((seed, order.number), next, order.etd())),
+            Some(next) => at.saturating_add(flow.wait((seed, order.number), next, order.etd())),
         };
         let (due, number) = (order.due, order.number);
         if due < NEVER {
@@ -121,21 +121,21 @@ impl Orders {
     /// # Errors
     ///
     /// If it is unknown, or the branch isn't open any more.
-    pub fn send(&mut self, awb: &str, branch: Branch, now: i64) -> Result<(), MoveError> {
-        let position = self.named(awb).ok_or(MoveError::Unknown)?;
+    pub fn set_branch(&mut self, awb: &str, branch: Branch, now: i64) -> Result<(), OrderCommandError> {
+        let position = self.named(awb).ok_or(OrderCommandError::UnknownOrder)?;
         let order = &mut self.kept[position];
-        let last = order.trail.last();
-        if !branch.fits(order.instant) || !branch.open_from(last) {
-            let open: Vec<&str> = super::way::BRANCHES
+        let last = order.history.last();
+        if !branch.allowed_for(order.instant) || !branch.reachable_from(last) {
+            let open: Vec<&str> = super::steps::BRANCHES
                 .iter()
-                .filter(|(branch, _)| branch.fits(order.instant) && branch.open_from(last))
+                .filter(|(branch, _)| branch.allowed_for(order.instant) && branch.reachable_from(last))
                 .map(|(_, name)| *name)
                 .collect();
             let open = if open.is_empty() { "nowhere, it has ended".to_owned() } else { open.join(", ") };
-            return Err(MoveError::Closed { status: last.wire(order.instant), open });
+            return Err(OrderCommandError::BranchClosed { status: last.status(order.instant), open });
         }
         order.branch = branch;
-        self.reckon(position, now);
+        self.schedule_next(position, now);
         Ok(())
     }
 
@@ -144,26 +144,31 @@ impl Orders {
     /// # Errors
     ///
     /// If it is unknown, or its branch doesn't lead there.
-    pub fn hurry(&mut self, awb: &str, status: &str, desk: &mut Desk<'_>) -> Result<(), MoveError> {
-        let position = self.named(awb).ok_or(MoveError::Unknown)?;
+    pub fn advance_to_status(
+        &mut self,
+        awb: &str,
+        status: &str,
+        context: &mut OrderContext<'_>,
+    ) -> Result<(), OrderCommandError> {
+        let position = self.named(awb).ok_or(OrderCommandError::UnknownOrder)?;
         let order = &self.kept[position];
         let instant = order.instant;
         let is =
-            |step: &Step| step.wire(instant) == status || (*step == Step::Cancelled && status.starts_with("CANCEL"));
+            |step: &Step| step.status(instant) == status || (*step == Step::Cancelled && status.starts_with("CANCEL"));
         let ahead = ahead(order);
         let Some(count) = ahead.iter().position(is) else {
-            let mut names: Vec<&str> = ahead.iter().map(|step| step.wire(instant)).collect();
+            let mut names: Vec<&str> = ahead.iter().map(|step| step.status(instant)).collect();
             names.dedup();
             let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-            return Err(MoveError::Astray {
-                status: order.trail.last().wire(instant),
+            return Err(OrderCommandError::StatusNotAhead {
+                status: order.history.last().status(instant),
                 branch: order.branch.name(),
                 wanted: status.to_owned(),
                 ahead: names,
             });
         };
         for step in &ahead[..=count] {
-            self.make(position, (desk.now, *step), desk);
+            self.record_step(position, (context.now, *step), context);
         }
         Ok(())
     }
@@ -171,9 +176,9 @@ impl Orders {
 
 /// The steps that lie ahead of an order.
 pub(super) fn ahead(order: &Order) -> Vec<Step> {
-    let (steps, made) = order.trail.steps();
+    let (steps, made) = order.history.steps();
     let mut all = steps[..made].to_vec();
-    while let Some(next) = order.walker().next(&all) {
+    while let Some(next) = order.flow().next(&all) {
         all.push(next);
     }
     all.split_off(made)

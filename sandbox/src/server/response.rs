@@ -5,10 +5,10 @@ use std::{cell::RefCell, time::Duration};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
 
-use super::flow::Flow;
+use super::body::ResponseBody;
 use crate::{
-    faults::{self, Act, Canned},
-    world::Answer,
+    faults::{self, Act, CannedResponse},
+    simulation::ApiResponse,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -22,41 +22,42 @@ pub(super) struct Ending {
 
 /// What goes out: an answer, or the connection's end and the status that its bytes carry or would
 /// have carried.
-pub(super) enum Given {
-    Answer(Response<Flow>),
+pub(super) enum Reaction {
+    Answer(Response<ResponseBody>),
     End(Ending, Option<u16>),
 }
 
 /// Shapes the right answer, if there is one; `now` is what it says the time is, in Unix milliseconds.
-pub(super) fn shape(answer: Option<Answer>, act: Act, now: i64) -> Given {
+pub(super) fn shape(answer: Option<ApiResponse>, act: Act, now: i64) -> Reaction {
     let status = answer.as_ref().map(|answer| answer.status);
-    let ending = |reset| Given::End(Ending { bytes: Vec::new(), reset }, status);
+    let ending = |reset| Reaction::End(Ending { bytes: Vec::new(), reset }, status);
     let answer = match (&act, answer) {
         (Act::Reset | Act::ResetUpload { .. } | Act::LoseReset, _) => return ending(true),
         (Act::Close | Act::Lose, _) => return ending(false),
-        (Act::Answer(canned), _) => return Given::Answer(canned_response(canned, now)),
-        (Act::Html(status), _) => return Given::Answer(canned_response(&faults::page(*status), now)),
+        (Act::Answer(canned), _) => return Reaction::Answer(canned_response(canned, now)),
+        (Act::Html(status), _) => return Reaction::Answer(canned_response(&faults::page(*status), now)),
         (_, None) => return ending(false),
         (_, Some(answer)) => answer,
     };
     let whole = answer.body.clone();
     let first = |after: usize| whole.slice(..after.min(whole.len()));
-    let raw = |length, body: &[u8], reset| Given::End(Ending { bytes: raw(&answer, length, body, now), reset }, status);
+    let raw =
+        |length, body: &[u8], reset| Reaction::End(Ending { bytes: raw(&answer, length, body, now), reset }, status);
     let flow = match act {
         Act::Cut { after, reset } => return raw(whole.len(), &first(after), reset),
         Act::WrongLength { by } => {
             let length = (whole.len() as i64).saturating_add(by).max(0);
             return raw(length as usize, &whole, false);
         }
-        Act::Truncate { after } => Flow::whole(first(after)),
-        Act::Drip { bytes, every_ms } => Flow::drip(whole, bytes, Duration::from_millis(every_ms)),
-        Act::Long { bytes } => Flow::whole(faults::pad(&whole, bytes)),
-        _ => Flow::whole(whole),
+        Act::Truncate { after } => ResponseBody::whole(first(after)),
+        Act::Drip { bytes, every_ms } => ResponseBody::drip(whole, bytes, Duration::from_millis(every_ms)),
+        Act::Long { bytes } => ResponseBody::whole(faults::pad(&whole, bytes)),
+        _ => ResponseBody::whole(whole),
     };
-    Given::Answer(response(&answer, flow, now))
+    Reaction::Answer(response(&answer, flow, now))
 }
 
-fn response(answer: &Answer, flow: Flow, now: i64) -> Response<Flow> {
+fn response(answer: &ApiResponse, flow: ResponseBody, now: i64) -> Response<ResponseBody> {
     let mut response = bare(answer.status, flow, now);
     if let Some(seconds) = answer.retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
@@ -64,7 +65,7 @@ fn response(answer: &Answer, flow: Flow, now: i64) -> Response<Flow> {
     response
 }
 
-fn bare(status: u16, flow: Flow, now: i64) -> Response<Flow> {
+fn bare(status: u16, flow: ResponseBody, now: i64) -> Response<ResponseBody> {
     let mut response = Response::new(flow);
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
@@ -72,8 +73,8 @@ fn bare(status: u16, flow: Flow, now: i64) -> Response<Flow> {
     response
 }
 
-fn canned_response(canned: &Canned, now: i64) -> Response<Flow> {
-    let mut response = bare(canned.status, Flow::whole(canned.bytes().unwrap_or_default()), now);
+fn canned_response(canned: &CannedResponse, now: i64) -> Response<ResponseBody> {
+    let mut response = bare(canned.status, ResponseBody::whole(canned.bytes().unwrap_or_default()), now);
     let mut replaced = Vec::new();
     for (name, value) in &canned.headers {
         let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else { continue };
@@ -89,7 +90,7 @@ fn canned_response(canned: &Canned, now: i64) -> Response<Flow> {
 }
 
 /// An answer as bytes, with a length that need not be true.
-fn raw(answer: &Answer, length: usize, body: &[u8], now: i64) -> Vec<u8> {
+fn raw(answer: &ApiResponse, length: usize, body: &[u8], now: i64) -> Vec<u8> {
     let status = answer.status;
     let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("");
     let date = date(now);

@@ -6,7 +6,7 @@ const LONGEST: usize = 64;
 
 /// serde's text of an unknown member or choice, with the nearest known word in place of a long list.
 /// Other texts stay as they are.
-pub fn mend(text: &str) -> String {
+pub fn reword(text: &str) -> String {
     let mut words = text.split('`').skip(1).step_by(2);
     let Some(unknown) = words.next().filter(|_| text.starts_with("unknown ")) else { return text.to_owned() };
     let known: Vec<&str> = words.collect();
@@ -34,14 +34,14 @@ mod tests {
     #[test]
     fn the_nearest_word_is_told_or_all_of_them() {
         assert_eq!(
-            mend("unknown field `sede`, expected one of `seed`, `keys`"),
+            reword("unknown field `sede`, expected one of `seed`, `keys`"),
             "unknown key `sede`; did you mean `seed`?"
         );
         assert_eq!(
-            mend("unknown variant `x`, expected `real` or `stepped`"),
+            reword("unknown variant `x`, expected `real` or `stepped`"),
             "unknown choice `x`; known here: real, stepped"
         );
-        assert_eq!(mend("missing field `label`"), "missing field `label`");
-        assert_eq!(mend("unknown field `x`, there are no fields"), "unknown key `x`; known here: ");
+        assert_eq!(reword("missing field `label`"), "missing field `label`");
+        assert_eq!(reword("unknown field `x`, there are no fields"), "unknown key `x`; known here: ");
     }
 }

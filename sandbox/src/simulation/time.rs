@@ -1,4 +1,4 @@
-//! How time passes in the world: what is due happens, and whoever waits for it is woken.
+//! How time passes in the simulation: what is due happens, and whoever waits for it is woken.
 //!
 //! What always holds: steps happen at their own times however late they are looked at; the task that
 //! sleeps (`webhook::send`) is woken when something is due earlier than it thought.
@@ -7,45 +7,45 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
-use super::World;
+use super::Simulation;
 use crate::{
     clock::Pace,
-    orders::{Desk, Orders},
-    webhook::{Job, Outcome},
+    orders::{OrderContext, Orders},
+    webhook::{AttemptResult, DeliveryJob},
 };
 
-impl World {
-    /// Makes happen what is due: afterwards the world is as it must be now.
+impl Simulation {
+    /// Makes happen what is due: afterwards the simulation is as it must be now.
     pub fn catch_up(&mut self) {
         let now = self.clock.now();
         if self.orders.next_due().is_none_or(|due| due > now) {
             return;
         }
-        let (orders, mut desk) = self.desk(now);
-        while orders.pass(&mut desk) {}
+        let (orders, mut context) = self.order_context(now);
+        while orders.run_next_due(&mut context) {}
     }
 
-    /// Does something to the orders, at the desk.
-    pub fn at_desk<T>(&mut self, act: impl FnOnce(&mut Orders, &mut Desk<'_>) -> T) -> T {
+    /// Does something to the orders, with what they need.
+    pub fn with_orders<T>(&mut self, act: impl FnOnce(&mut Orders, &mut OrderContext<'_>) -> T) -> T {
         self.catch_up();
         let now = self.clock.now();
-        let (orders, mut desk) = self.desk(now);
-        let done = act(orders, &mut desk);
-        self.stir();
+        let (orders, mut context) = self.order_context(now);
+        let done = act(orders, &mut context);
+        self.wake_if_earlier();
         done
     }
 
-    pub(super) fn desk(&mut self, now: i64) -> (&mut Orders, Desk<'_>) {
-        let desk = Desk {
+    pub(super) fn order_context(&mut self, now: i64) -> (&mut Orders, OrderContext<'_>) {
+        let context = OrderContext {
             wallet: &mut self.wallet,
             quotes: &mut self.quotes,
             outbox: &mut self.outbox,
-            validity: self.rules.validity,
-            plan: &self.rules.plan,
-            shortage: &self.rules.shortage,
+            validity: self.switches.validity,
+            flow: &self.switches.flow,
+            shortage: &self.switches.shortage,
             now,
         };
-        (&mut self.orders, desk)
+        (&mut self.orders, context)
     }
 
     /// When something happens next by itself: a step or a webhook; Unix milliseconds.
@@ -54,52 +54,52 @@ impl World {
     }
 
     /// Wakes the task that lets time pass if it sleeps too long now.
-    pub fn stir(&mut self) {
+    pub fn wake_if_earlier(&mut self) {
         if self.next_due().is_some_and(|due| due < self.asleep_until) {
-            self.ring();
+            self.wake();
         }
     }
 
     /// Wakes that task.
-    pub fn ring(&mut self) {
+    pub fn wake(&mut self) {
         self.asleep_until = i64::MIN;
         self.bell.notify_one();
     }
 
-    pub(crate) fn bell(&self) -> Arc<Notify> {
+    pub(crate) fn wake_signal(&self) -> Arc<Notify> {
         Arc::clone(&self.bell)
     }
 
     /// Told each time when nothing is due any more.
-    pub(crate) fn calm_bell(&self) -> Arc<Notify> {
+    pub(crate) fn idle_signal(&self) -> Arc<Notify> {
         Arc::clone(&self.calm)
     }
 
     /// Whether everything due has happened and was sent.
-    pub fn calm(&mut self) -> bool {
+    pub fn is_idle(&mut self) -> bool {
         let now = self.clock.now();
-        self.orders.next_due().is_none_or(|due| due > now) && self.outbox.calm(now)
+        self.orders.next_due().is_none_or(|due| due > now) && self.outbox.is_idle(now)
     }
 
     /// How long the task that lets time pass may sleep; tells whoever waits for that.
-    pub(crate) fn sleep(&mut self) -> Option<Duration> {
+    pub(crate) fn next_wakeup(&mut self) -> Option<Duration> {
         let next = self.next_due();
         self.asleep_until = next.unwrap_or(i64::MAX);
-        if self.calm() {
+        if self.is_idle() {
             self.calm.notify_waiters();
         }
-        next.and_then(|due| self.clock.until(due))
+        next.and_then(|due| self.clock.time_until(due))
     }
 
     /// The webhook to send now.
-    pub(crate) fn next_job(&mut self) -> Option<Job> {
+    pub(crate) fn next_delivery(&mut self) -> Option<DeliveryJob> {
         let runs = self.clock.pace() != Pace::Stepped;
-        self.outbox.take(self.clock.now(), runs)
+        self.outbox.start_next(self.clock.now(), runs)
     }
 
     /// Notes how it went.
-    pub(crate) fn settle_job(&mut self, job: &Job, outcome: Outcome) {
+    pub(crate) fn finish_delivery(&mut self, job: &DeliveryJob, outcome: AttemptResult) {
         let now = (self.clock.pace() != Pace::Stepped).then(|| self.clock.now());
-        self.outbox.settle(job, outcome, now);
+        self.outbox.finish(job, outcome, now);
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::{Sleep, sleep};
 
 /// An answer's body.
 #[derive(Debug)]
-pub(super) struct Flow {
+pub(super) struct ResponseBody {
     rest: Bytes,
     drip: Option<Drip>,
 }
@@ -26,18 +26,18 @@ struct Drip {
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl Flow {
+impl ResponseBody {
     pub(super) fn whole(body: Bytes) -> Self {
-        Flow { rest: body, drip: None }
+        ResponseBody { rest: body, drip: None }
     }
 
     /// `bytes` (at least one) at once, then a pause, and so on.
     pub(super) fn drip(body: Bytes, bytes: usize, every: Duration) -> Self {
-        Flow { rest: body, drip: Some(Drip { bytes: bytes.max(1), every, pause: None }) }
+        ResponseBody { rest: body, drip: Some(Drip { bytes: bytes.max(1), every, pause: None }) }
     }
 }
 
-impl Body for Flow {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -1,4 +1,4 @@
-//! Which way orders take: shares of the branches, and wishes for the next orders.
+//! Which way orders take: shares of the branches, and planned for the next orders.
 //!
 //! What always holds: an order's branch depends on the seed and its number alone, unless somebody
 //! wished another for it.
@@ -7,33 +7,33 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::way::{BRANCHES, Begin, Branch};
-use crate::chance::{Purpose, draw, part};
+use super::steps::{BRANCHES, Branch, InitialStatus};
+use crate::random::{Purpose, draw, fraction};
 
-/// The most wishes that wait.
+/// The most planned that wait.
 const WISHES: usize = 1_000;
 
 /// How orders go.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct FlowSettings {
     /// Where they stand when they are answered.
-    pub begin: Begin,
-    /// Shares of express branches; what is left of 1 is delivered.
-    pub express: Shares,
-    /// Shares of instant branches.
-    pub instant: Shares,
+    pub begin: InitialStatus,
+    /// BranchShares of express branches; what is left of 1 is delivered.
+    pub express: BranchShares,
+    /// BranchShares of instant branches.
+    pub instant: BranchShares,
     /// Orders kept, at least 1; the oldest goes first.
     pub kept: usize,
 }
 
-/// Shares of branches, each from 0 to 1, in the order of [`BRANCHES`].
+/// BranchShares of branches, each from 0 to 1, in the order of [`BRANCHES`].
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Shares(Vec<(Branch, f64)>);
+pub struct BranchShares(Vec<(Branch, f64)>);
 
 /// A branch for orders to come.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Wish {
+pub struct PlannedBranch {
     /// Which.
     pub branch: Branch,
     /// For how many orders.
@@ -43,18 +43,18 @@ pub struct Wish {
 
 /// Branches wished for, first come first served.
 #[derive(Debug, Default)]
-pub struct Wishes(VecDeque<Wish>);
+pub struct PlannedBranches(VecDeque<PlannedBranch>);
 
 fn one() -> u64 {
     1
 }
 
-impl Default for Plan {
+impl Default for FlowSettings {
     fn default() -> Self {
-        Plan {
-            begin: Begin::default(),
-            express: Shares(vec![(Branch::Problem, 0.01), (Branch::Return, 0.03), (Branch::Cancel, 0.02)]),
-            instant: Shares(vec![
+        FlowSettings {
+            begin: InitialStatus::default(),
+            express: BranchShares(vec![(Branch::Problem, 0.01), (Branch::Return, 0.03), (Branch::Cancel, 0.02)]),
+            instant: BranchShares(vec![
                 (Branch::Problem, 0.01),
                 (Branch::Return, 0.01),
                 (Branch::Cancel, 0.02),
@@ -65,15 +65,15 @@ impl Default for Plan {
     }
 }
 
-impl Shares {
-    /// Shares by the branches' names.
+impl BranchShares {
+    /// BranchShares by the branches' names.
     ///
     /// # Errors
     ///
     /// If a name is unknown or not of this kind, or the shares are not from 0 to 1 together.
-    pub fn of(named: &BTreeMap<String, f64>, instant: bool) -> Result<Shares, String> {
+    pub fn of(named: &BTreeMap<String, f64>, instant: bool) -> Result<BranchShares, String> {
         let possible: Vec<&str> =
-            BRANCHES.iter().filter(|(branch, _)| branch.fits(instant)).map(|(_, name)| *name).collect();
+            BRANCHES.iter().filter(|(branch, _)| branch.allowed_for(instant)).map(|(_, name)| *name).collect();
         if let Some(name) = named.keys().find(|name| !possible.contains(&name.as_str())) {
             return Err(format!("{name} is no branch; there are {}", possible.join(", ")));
         }
@@ -82,12 +82,12 @@ impl Shares {
             return Err("each share is from 0 to 1, and so is their sum".to_owned());
         }
         let all = BRANCHES.iter().filter_map(|(branch, name)| Some((*branch, *named.get(*name)?)));
-        Ok(Shares(all.collect()))
+        Ok(BranchShares(all.collect()))
     }
 
     /// The branch of an order.
     fn draw(&self, seed: u64, number: u64) -> Branch {
-        let mut left = part(draw(seed, Purpose::Branch, &[number]));
+        let mut left = fraction(draw(seed, Purpose::Branch, &[number]));
         for (branch, share) in &self.0 {
             if left < *share {
                 return *branch;
@@ -98,16 +98,16 @@ impl Shares {
     }
 }
 
-impl Plan {
+impl FlowSettings {
     /// The branch of order `number`.
     pub fn branch(&self, (seed, number): (u64, u64), instant: bool) -> Branch {
         if instant { self.instant.draw(seed, number) } else { self.express.draw(seed, number) }
     }
 }
 
-impl Wishes {
+impl PlannedBranches {
     /// Adds one; false if too many wait.
-    pub fn add(&mut self, wish: Wish) -> bool {
+    pub fn add(&mut self, wish: PlannedBranch) -> bool {
         let room = self.0.len() < WISHES;
         if room && wish.times > 0 {
             self.0.push_back(wish);
@@ -117,7 +117,7 @@ impl Wishes {
 
     /// The first that fits, used once.
     pub fn take(&mut self, instant: bool) -> Option<Branch> {
-        let position = self.0.iter().position(|wish| wish.branch.fits(instant))?;
+        let position = self.0.iter().position(|wish| wish.branch.allowed_for(instant))?;
         let wish = &mut self.0[position];
         let branch = wish.branch;
         wish.times -= 1;
@@ -128,7 +128,7 @@ impl Wishes {
     }
 
     /// Those that wait.
-    pub fn waiting(&self) -> impl Iterator<Item = &Wish> {
+    pub fn waiting(&self) -> impl Iterator<Item = &PlannedBranch> {
         self.0.iter()
     }
 }
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn shares_are_met_and_the_same_seed_draws_the_same() {
-        let plan = Plan::default();
+        let plan = FlowSettings::default();
         let count = |seed: u64, branch: Branch| {
             (1..=10_000).filter(|number| plan.branch((seed, *number), false) == branch).count()
         };
@@ -153,14 +153,14 @@ mod tests {
     #[test]
     fn the_first_orders_of_the_default_seed_are_delivered() {
         // The README's first hour begins with one.
-        let drawn: Vec<Branch> = (1..=3).map(|number| Plan::default().branch((1, number), false)).collect();
+        let drawn: Vec<Branch> = (1..=3).map(|number| FlowSettings::default().branch((1, number), false)).collect();
         assert_eq!(drawn, [Branch::Deliver; 3]);
     }
 
     #[test]
     fn wrong_shares_are_told() {
         let shares = |pairs: &[(&str, f64)], instant| {
-            Shares::of(&pairs.iter().map(|(name, share)| ((*name).to_owned(), *share)).collect(), instant)
+            BranchShares::of(&pairs.iter().map(|(name, share)| ((*name).to_owned(), *share)).collect(), instant)
         };
         assert!(shares(&[("return", 0.5), ("cancel", 0.5)], false).is_ok());
         assert!(shares(&[("no_courier", 0.5)], true).is_ok());
@@ -176,13 +176,13 @@ mod tests {
 
     #[test]
     fn wishes_are_used_up_by_orders_that_they_fit() {
-        let mut wishes = Wishes::default();
+        let mut planned = PlannedBranches::default();
         assert!(
-            wishes.add(Wish { branch: Branch::NoCourier, times: 1 })
-                && wishes.add(Wish { branch: Branch::Return, times: 2 })
+            planned.add(PlannedBranch { branch: Branch::NoCourier, times: 1 })
+                && planned.add(PlannedBranch { branch: Branch::Return, times: 2 })
         );
-        assert_eq!(wishes.take(false), Some(Branch::Return));
-        assert_eq!(wishes.take(true), Some(Branch::NoCourier));
-        assert_eq!((wishes.take(true), wishes.take(false)), (Some(Branch::Return), None));
+        assert_eq!(planned.take(false), Some(Branch::Return));
+        assert_eq!(planned.take(true), Some(Branch::NoCourier));
+        assert_eq!((planned.take(true), planned.take(false)), (Some(Branch::Return), None));
     }
 }

@@ -8,23 +8,23 @@ use zeroize::Zeroizing;
 
 use crate::{
     Options,
-    clock::{Clock, Pace, START},
-    orders::{plan::Shares, way::Begin},
-    webhook::{self, Hosts, Payload, Rule},
+    clock::{Clock, Pace, STEPPED_START},
+    orders::{branches::BranchShares, steps::InitialStatus},
+    webhook::{self, AllowedHosts, PayloadTemplate, Rule},
 };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Time {
+pub(super) struct ClockTable {
     #[serde(default)]
-    pace: WrittenPace,
+    pace: PaceKey,
     factor: Option<f64>,
     start: Option<String>,
 }
 
 #[derive(Clone, Copy, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
-enum WrittenPace {
+enum PaceKey {
     #[default]
     Real,
     Accelerated,
@@ -33,8 +33,8 @@ enum WrittenPace {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Flow {
-    begin: Option<Begin>,
+pub(super) struct FlowTable {
+    begin: Option<InitialStatus>,
     kept: Option<usize>,
     express: Option<BTreeMap<String, f64>>,
     instant: Option<BTreeMap<String, f64>>,
@@ -42,10 +42,10 @@ pub(super) struct Flow {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Webhook {
+pub(super) struct WebhookTable {
     url: Option<String>,
     secret: Option<String>,
-    hosts: Option<Hosts>,
+    hosts: Option<AllowedHosts>,
     timeout: Option<String>,
     retries: Option<Vec<String>>,
     payload: Option<String>,
@@ -54,15 +54,17 @@ pub(super) struct Webhook {
     rules: Vec<Rule>,
 }
 
-impl Time {
+impl ClockTable {
     pub(super) fn clock(&self) -> Result<Clock, String> {
         let start = self.start.as_deref().map(instant).transpose()?;
         let pace = match (self.pace, self.factor) {
-            (WrittenPace::Accelerated, Some(factor)) => Pace::Faster(faster(factor).map_err(|e| format!("clock.{e}"))?),
-            (WrittenPace::Accelerated, None) => return Err("clock.factor: an accelerated clock needs it".to_owned()),
+            (PaceKey::Accelerated, Some(factor)) => {
+                Pace::Accelerated(self::factor(factor).map_err(|e| format!("clock.{e}"))?)
+            }
+            (PaceKey::Accelerated, None) => return Err("clock.factor: an accelerated clock needs it".to_owned()),
             (_, Some(_)) => return Err("clock.factor: for pace = \"accelerated\" only".to_owned()),
-            (WrittenPace::Stepped, None) => Pace::Stepped,
-            (WrittenPace::Real, None) => Pace::Real,
+            (PaceKey::Stepped, None) => Pace::Stepped,
+            (PaceKey::Real, None) => Pace::Real,
         };
         Ok(clock(pace, start))
     }
@@ -70,7 +72,7 @@ impl Time {
 
 /// A clock of this pace: a stepped one begins at a fixed instant, others now, if nothing is said.
 pub fn clock(pace: Pace, start: Option<i64>) -> Clock {
-    let usual = if pace == Pace::Stepped { START } else { Clock::default().now() };
+    let usual = if pace == Pace::Stepped { STEPPED_START } else { Clock::default().now() };
     Clock::starting(pace, start.unwrap_or(usual))
 }
 
@@ -79,7 +81,7 @@ pub fn clock(pace: Pace, start: Option<i64>) -> Clock {
 /// # Errors
 ///
 /// If it isn't above 0 and at most a million.
-pub fn faster(factor: f64) -> Result<f64, String> {
+pub fn factor(factor: f64) -> Result<f64, String> {
     if factor > 0.0 && factor <= 1e6 { Ok(factor) } else { Err("factor: above 0, at most 1000000".to_owned()) }
 }
 
@@ -94,27 +96,27 @@ fn millis(name: &str, text: &str) -> Result<u64, String> {
     Ok(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
-impl Flow {
-    pub(super) fn lay(&self, options: &mut Options) -> Result<(), String> {
-        let plan = &mut options.rules.plan;
+impl FlowTable {
+    pub(super) fn apply(&self, options: &mut Options) -> Result<(), String> {
+        let plan = &mut options.switches.flow;
         plan.begin = self.begin.unwrap_or(plan.begin);
         plan.kept = self.kept.unwrap_or(plan.kept);
         if plan.kept == 0 {
             return Err("flow.kept: at least 1".to_owned());
         }
         if let Some(shares) = &self.express {
-            plan.express = Shares::of(shares, false).map_err(|error| format!("flow.express: {error}"))?;
+            plan.express = BranchShares::of(shares, false).map_err(|error| format!("flow.express: {error}"))?;
         }
         if let Some(shares) = &self.instant {
-            plan.instant = Shares::of(shares, true).map_err(|error| format!("flow.instant: {error}"))?;
+            plan.instant = BranchShares::of(shares, true).map_err(|error| format!("flow.instant: {error}"))?;
         }
         Ok(())
     }
 }
 
-impl Webhook {
-    pub(super) fn lay(self, options: &mut Options) -> Result<(), String> {
-        let mut settings = webhook::Settings::clone(&options.rules.webhook);
+impl WebhookTable {
+    pub(super) fn apply(self, options: &mut Options) -> Result<(), String> {
+        let mut settings = webhook::WebhookSettings::clone(&options.switches.webhook);
         if let Some(url) = self.url {
             if !webhook::address(&url) {
                 return Err("webhook.url: an http address".to_owned());
@@ -138,13 +140,13 @@ impl Webhook {
                 pauses.iter().map(|text| millis("webhook.retries", text)).collect::<Result<_, _>>()?;
         }
         if let Some(text) = self.payload {
-            settings.payload = Payload::of(&text).map_err(|error| format!("webhook.payload: {error}"))?;
+            settings.payload = PayloadTemplate::of(&text).map_err(|error| format!("webhook.payload: {error}"))?;
         }
         for (position, rule) in self.rules.iter().enumerate() {
             rule.check().map_err(|error| format!("webhook.rules[{position}].{error}"))?;
         }
         settings.rules.extend(self.rules);
-        options.rules.webhook = Arc::new(settings);
+        options.switches.webhook = Arc::new(settings);
         Ok(())
     }
 }

@@ -4,8 +4,8 @@
 //! a row share a word; an air waybill tells its order's number, so finding one needs no index.
 
 use crate::{
-    chance::{Purpose, draw, letters},
     clock,
+    random::{Purpose, draw, letters},
 };
 
 /// Different five-letter words.
@@ -16,7 +16,7 @@ const BLOCK: u64 = 10_u64.pow(10);
 
 /// An order, as far as its names need it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Name {
+pub struct OrderIds {
     /// Its number, from 1.
     pub number: u64,
     /// When it was placed, Unix milliseconds.
@@ -25,7 +25,7 @@ pub struct Name {
     pub instant: bool,
 }
 
-impl Name {
+impl OrderIds {
     /// Five letters.
     fn word(self, seed: u64) -> String {
         let first = draw(seed, Purpose::Letters, &[]) % WORDS;
@@ -58,7 +58,7 @@ impl Name {
 }
 
 /// The running number in an air waybill.
-pub fn number_of(awb: &str) -> Option<u64> {
+pub fn number_in(awb: &str) -> Option<u64> {
     match awb.strip_prefix("FSTRA") {
         Some(digits) => digits.parse::<u64>().ok().map(|number| number % BLOCK),
         None => awb.split('-').nth(2)?.parse().ok(),

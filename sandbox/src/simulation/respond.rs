@@ -1,16 +1,16 @@
-//! What the world does where it misbehaves: keys that go away, limits, answers of its own.
+//! What the simulation does where it misbehaves: keys that go away, limits, answers of its own.
 
 use http::request::Parts;
 
-use super::{Answer, Received, World};
+use super::{ApiResponse, JournaledRequest, Simulation};
 use crate::{
-    envelope::Failure,
-    faults::{Act, Asked, Fault, Met},
+    envelope::ApiError,
+    faults::{Act, AppliedFault, Fault, RequestSummary},
     route::Routes,
     when::When,
 };
 
-impl World {
+impl Simulation {
     /// Arms a fault from now on; gives its number.
     pub fn arm(&mut self, fault: Fault) -> u64 {
         let now = self.clock.now();
@@ -18,22 +18,22 @@ impl World {
     }
 
     /// The fault that meets a new connection.
-    pub fn greet(&mut self) -> Option<Act> {
+    pub fn connection_fault(&mut self) -> Option<Act> {
         let now = self.clock.now();
-        let met = self.faults.connect(now)?;
+        let met = self.faults.apply_to_connection(now)?;
         self.journal.meet(met.act.name());
         Some(met.act)
     }
 
     /// The fault that meets a request whose head has come and whose body is on its way.
-    pub fn uploads(&mut self, head: &Parts) -> Option<Met> {
+    pub fn upload_fault(&mut self, head: &Parts) -> Option<AppliedFault> {
         if !self.faults.watches_uploads() {
             return None;
         }
         let (path, at) = (head.uri.path(), self.clock.now());
         let operation = self.row(&head.method, path).map(|row| Routes::get().rows()[row].operation);
         let key = self.key(&head.headers, operation, at);
-        self.faults.take_upload(&Asked { operation, path, key: key.as_deref(), at })
+        self.faults.apply_to_upload(&RequestSummary { operation, path, key: key.as_deref(), at })
     }
 
     /// Revokes a pair at an instant; false if there is none with this access key.
@@ -42,35 +42,35 @@ impl World {
         self.keys.revoke_at(access, at)
     }
 
-    /// The answer under an act, if the request gets one of the world's own.
-    pub fn act(&mut self, received: &Received, act: &Act) -> Option<Answer> {
+    /// The answer under an act, if the request gets one of the simulation's own.
+    pub fn act(&mut self, received: &JournaledRequest, act: &Act) -> Option<ApiResponse> {
         let executed = act.executes().then(|| self.execute(received));
         match act {
             Act::Revoke { .. } => {
                 if let Some(key) = &received.key {
                     self.keys.revoke_labelled(key);
                 }
-                executed.or_else(|| Some(self.answer(received, Err(Failure::Unauthorized))))
+                executed.or_else(|| Some(self.answer(received, Err(ApiError::Unauthorized))))
             }
             Act::Envelope(said) => {
-                let failure = Failure::Said(said.status, said.message.clone());
+                let failure = ApiError::Custom(said.status, said.message.clone());
                 Some(self.answer(received, Err(failure)))
             }
             Act::Throttle { retry_after } => {
-                let failure = Failure::Said(429, "Too Many Requests".to_owned());
-                Some(Answer { retry_after: *retry_after, ..self.answer(received, Err(failure)) })
+                let failure = ApiError::Custom(429, "Too Many Requests".to_owned());
+                Some(ApiResponse { retry_after: *retry_after, ..self.answer(received, Err(failure)) })
             }
             _ => executed,
         }
     }
 
     /// Unix milliseconds that an answer says it is now.
-    pub fn said(&self, received: &Received) -> i64 {
+    pub fn stated_time(&self, received: &JournaledRequest) -> i64 {
         self.clock.now().saturating_add(received.skew())
     }
 }
 
-impl Received {
+impl JournaledRequest {
     fn skew(&self) -> i64 {
         self.met.as_ref().map_or(0, |met| met.skew)
     }

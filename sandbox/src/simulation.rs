@@ -4,8 +4,8 @@
 //! executed; executing is one step that either happens whole or not at all; what was due before a
 //! request has happened when it is executed; no body panics it. It knows no sockets and never waits.
 
-mod flow;
-mod misbehave;
+mod counts;
+mod respond;
 mod time;
 
 use std::sync::Arc;
@@ -16,31 +16,31 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::{
-    auth::{Keys, Style},
+    auth::{AuthStyle, KeyStore},
     clock::{self, Clock},
     couriers,
-    envelope::{Failure, Reply},
-    faults::{self, Faults, Met},
-    input::{self, Checked, Fields},
-    journal::{Bounds, Entry, Journal},
-    limits::{Limit, Limits, Refused},
-    orders::{Orders, plan::Plan},
+    envelope::{ApiError, Success},
+    faults::{self, AppliedFault, Faults},
+    input::{self, ApiResult, Fields},
+    journal::{Entry, Journal, JournalBounds},
+    limits::{Limit, LimitExceeded, Limits},
+    orders::{Orders, branches::FlowSettings},
     parcel,
     quotes::{Quotes, Validity},
     regions::{Regions, Search},
-    route::{Kind, Operation, Routes, Version},
-    tariffs::Question,
+    route::{ApiVersion, Operation, OperationKind, Routes},
+    tariffs::TariffRequest,
     wallet::Wallet,
     webhook::{self, Outbox},
 };
 
 /// What is switchable, because Fastrac's own way is not public.
 #[derive(Clone, Debug)]
-pub struct Rules {
+pub struct Switches {
     /// Path prefix of both versions, such as `/b2b`; empty: none.
     pub prefix: String,
     /// Which style of keys is good for which version.
-    pub auth: Style,
+    pub auth: AuthStyle,
     /// Whether V2 answers carry `timestamp`.
     pub timestamp: bool,
     /// Status of `Data not found`: 404 or 200.
@@ -56,16 +56,16 @@ pub struct Rules {
     /// How much may be asked.
     pub limits: Vec<Limit>,
     /// Which ways orders take.
-    pub plan: Plan,
+    pub flow: FlowSettings,
     /// How webhooks are sent.
-    pub webhook: Arc<webhook::Settings>,
+    pub webhook: Arc<webhook::WebhookSettings>,
 }
 
-impl Default for Rules {
+impl Default for Switches {
     fn default() -> Self {
-        Rules {
+        Switches {
             prefix: String::new(),
-            auth: Style::Any,
+            auth: AuthStyle::Any,
             timestamp: true,
             not_found: 404,
             balance: 10_000_000_000,
@@ -73,7 +73,7 @@ impl Default for Rules {
             validity: Validity { millis: 300_000, single_use: true },
             shortage: "Insufficient balance".to_owned(),
             limits: Vec::new(),
-            plan: Plan::default(),
+            flow: FlowSettings::default(),
             webhook: Arc::default(),
         }
     }
@@ -81,7 +81,7 @@ impl Default for Rules {
 
 /// A request, whole.
 #[derive(Debug)]
-pub struct Request {
+pub struct BufferedRequest {
     /// The connection's number.
     pub connection: u64,
     /// Its method.
@@ -92,26 +92,26 @@ pub struct Request {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
-    /// The fault that met it before it was whole: see [`World::uploads`].
-    pub met: Option<Met>,
+    /// The fault that met it before it was whole: see [`Simulation::uploads`].
+    pub met: Option<AppliedFault>,
 }
 
 /// A request that stands in the journal.
 #[derive(Debug)]
-pub struct Received {
+pub struct JournaledRequest {
     seq: u64,
     row: Option<usize>,
     key: Option<Arc<str>>,
     uri: Uri,
     body: Bytes,
-    limited: Option<Refused>,
+    limited: Option<LimitExceeded>,
     /// The fault that meets it.
-    pub met: Option<Met>,
+    pub met: Option<AppliedFault>,
 }
 
 /// A right answer: status and body.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct ApiResponse {
     /// Its status.
     pub status: u16,
     /// Its body, JSON.
@@ -122,13 +122,13 @@ pub struct Answer {
 
 /// The state.
 #[derive(Debug)]
-pub struct World {
-    rules: Rules,
+pub struct Simulation {
+    switches: Switches,
     seed: u64,
-    first_keys: Keys,
-    bounds: Bounds,
+    first_keys: KeyStore,
+    bounds: JournalBounds,
     /// Key pairs.
-    pub keys: Keys,
+    pub keys: KeyStore,
     /// What came.
     pub journal: Journal,
     /// What goes wrong.
@@ -153,14 +153,14 @@ pub struct World {
     asleep_until: i64,
 }
 
-impl World {
-    /// A new world.
-    pub fn new(rules: Rules, seed: u64, (keys, bounds): (Keys, Bounds), clock: Clock) -> Self {
-        let wallet = Wallet::new(rules.balance, clock.now(), seed);
-        let outbox = Outbox::new(Arc::clone(&rules.webhook), seed, 0);
-        let limits = Limits::new(rules.limits.clone());
-        World {
-            rules,
+impl Simulation {
+    /// A new simulation.
+    pub fn new(switches: Switches, seed: u64, (keys, bounds): (KeyStore, JournalBounds), clock: Clock) -> Self {
+        let wallet = Wallet::new(switches.balance, clock.now(), seed);
+        let outbox = Outbox::new(Arc::clone(&switches.webhook), seed, 0);
+        let limits = Limits::new(switches.limits.clone());
+        Simulation {
+            switches,
             seed,
             first_keys: keys.clone(),
             bounds,
@@ -183,11 +183,11 @@ impl World {
     /// Everything as at the start, but for the clock.
     pub fn reset(&mut self) {
         let start = (self.first_keys.clone(), self.bounds);
-        let (outbox, bell, calm) = (self.outbox.successor(), Arc::clone(&self.bell), Arc::clone(&self.calm));
-        let fresh = World::new(self.rules.clone(), self.seed, start, self.clock);
-        *self = World { outbox, bell, calm, ..fresh };
+        let (outbox, bell, calm) = (self.outbox.restarted(), Arc::clone(&self.bell), Arc::clone(&self.calm));
+        let fresh = Simulation::new(self.switches.clone(), self.seed, start, self.clock);
+        *self = Simulation { outbox, bell, calm, ..fresh };
         self.calm.notify_waiters();
-        self.ring();
+        self.wake();
     }
 
     /// IDR in the account's wallet.
@@ -196,7 +196,7 @@ impl World {
     }
 
     /// Writes a request down and decides its key and fault.
-    pub fn receive(&mut self, request: Request) -> Received {
+    pub fn receive(&mut self, request: BufferedRequest) -> JournaledRequest {
         let path = request.uri.path();
         let at = self.clock.now();
         let row = self.row(&request.method, path);
@@ -205,8 +205,8 @@ impl World {
         if key.is_none() && self.keys.mixed(&request.headers) {
             self.journal.mixed();
         }
-        let asked = faults::Asked { operation, path, key: key.as_deref(), at };
-        let met = request.met.or_else(|| self.faults.take(&asked));
+        let asked = faults::RequestSummary { operation, path, key: key.as_deref(), at };
+        let met = request.met.or_else(|| self.faults.apply(&asked));
         let limited = key.as_ref().and_then(|key| self.limits.admit(key, at));
         let entry = Entry {
             seq: 0,
@@ -226,137 +226,137 @@ impl World {
             limited: limited.as_ref().map(|refused| refused.window),
         };
         let seq = self.journal.receive(entry);
-        Received { seq, row, key, uri: request.uri, body: request.body, limited, met }
+        JournaledRequest { seq, row, key, uri: request.uri, body: request.body, limited, met }
     }
 
     /// The position of the row that serves a path.
     fn row(&self, method: &Method, path: &str) -> Option<usize> {
-        let path = path.strip_prefix(self.rules.prefix.as_str())?;
-        Routes::get().find(method, path, self.rules.track_by_post)
+        let path = path.strip_prefix(self.switches.prefix.as_str())?;
+        Routes::get().find(method, path, self.switches.track_by_post)
     }
 
     /// The label of the pair that a request carries.
     fn key(&self, headers: &HeaderMap, operation: Option<Operation>, at: i64) -> Option<Arc<str>> {
         let version = operation.map(|operation| operation.version);
-        self.keys.check(headers, (version, self.rules.auth), at)
+        self.keys.authenticate(headers, (version, self.switches.auth), at)
     }
 
     /// Executes a request and gives the right answer.
-    pub fn execute(&mut self, received: &Received) -> Answer {
+    pub fn execute(&mut self, received: &JournaledRequest) -> ApiResponse {
         self.catch_up();
         let operation = received.row.map(|row| Routes::get().rows()[row].operation);
         let outcome = match (&received.key, &received.limited, operation) {
-            (None, ..) => Err(Failure::Unauthorized),
-            (_, Some(refused), _) => Err(Failure::Limited(refused.clone())),
-            (Some(_), None, None) => Err(Failure::NoRoute),
+            (None, ..) => Err(ApiError::Unauthorized),
+            (_, Some(refused), _) => Err(ApiError::LimitExceeded(refused.clone())),
+            (Some(_), None, None) => Err(ApiError::NoSuchPath),
             (Some(_), None, Some(operation)) => self.perform(operation, received),
         };
         self.answer(received, outcome)
     }
 
     /// Refuses a request whose body is longer than is read.
-    pub fn too_long(&self, received: &Received) -> Answer {
-        self.answer(received, Err(Failure::TooLong))
+    pub fn too_long(&self, received: &JournaledRequest) -> ApiResponse {
+        self.answer(received, Err(ApiError::BodyTooLong))
     }
 
     /// Notes how a request was answered.
-    pub fn answered(&mut self, received: &Received, status: u16) {
+    pub fn answered(&mut self, received: &JournaledRequest, status: u16) {
         self.journal.answer(received.seq, received.row, received.key.as_ref(), status);
     }
 
-    fn answer(&self, received: &Received, outcome: Checked<Reply>) -> Answer {
+    fn answer(&self, received: &JournaledRequest, outcome: ApiResult<Success>) -> ApiResponse {
         let first = match received.row {
-            Some(row) => Routes::get().rows()[row].operation.version == Version::V1,
+            Some(row) => Routes::get().rows()[row].operation.version == ApiVersion::V1,
             None => received.uri.path().starts_with("/api"),
         };
-        let timestamp = (self.rules.timestamp && !first).then(|| clock::envelope(self.said(received)));
+        let timestamp = (self.switches.timestamp && !first).then(|| clock::utc(self.stated_time(received)));
         match outcome {
-            Ok(reply) => Answer { status: 200, body: reply.body(timestamp.as_deref()), retry_after: None },
+            Ok(reply) => ApiResponse { status: 200, body: reply.body(timestamp.as_deref()), retry_after: None },
             Err(failure) => {
-                let (status, body) = (failure.status(self.rules.not_found), failure.body(timestamp.as_deref()));
-                Answer { status, body, retry_after: failure.retry_after() }
+                let (status, body) = (failure.status(self.switches.not_found), failure.body(timestamp.as_deref()));
+                ApiResponse { status, body, retry_after: failure.retry_after() }
             }
         }
     }
 
-    fn perform(&mut self, operation: Operation, received: &Received) -> Checked<Reply> {
+    fn perform(&mut self, operation: Operation, received: &JournaledRequest) -> ApiResult<Success> {
         let query = received.uri.query();
         match operation.kind {
-            Kind::Province => Ok(Reply::json("", Regions::get().provinces())),
-            Kind::City => list(input::query_id(query, "province_id")?, |map, id| map.cities(id)),
-            Kind::District => list(input::query_id(query, "city_id")?, |map, id| map.districts(id)),
-            Kind::SubDistrict => list(input::query_id(query, "district_id")?, |map, id| map.villages(id)),
-            Kind::PostCode => post_code(query),
-            Kind::Couriers => Ok(Reply::json("", couriers::list())),
-            Kind::ItemCategories => Ok(Reply::json("", couriers::categories())),
-            Kind::CourierServices => {
+            OperationKind::Province => Ok(Success::json("", Regions::get().provinces())),
+            OperationKind::City => list(input::query_id(query, "province_id")?, |map, id| map.cities(id)),
+            OperationKind::District => list(input::query_id(query, "city_id")?, |map, id| map.districts(id)),
+            OperationKind::SubDistrict => list(input::query_id(query, "district_id")?, |map, id| map.villages(id)),
+            OperationKind::PostCode => post_code(query),
+            OperationKind::Couriers => Ok(Success::json("", couriers::list())),
+            OperationKind::ItemCategories => Ok(Success::json("", couriers::categories())),
+            OperationKind::CourierServices => {
                 let code = input::query(query, "courier_code").filter(|code| !code.is_empty());
-                let code = code.ok_or_else(|| Failure::Invalid("courier_code is required".to_owned()))?;
-                couriers::find(&code).map(|c| Reply::json("", c.services())).ok_or(Failure::NotFound)
+                let code = code.ok_or_else(|| ApiError::Invalid("courier_code is required".to_owned()))?;
+                couriers::find(&code).map(|c| Success::json("", c.services())).ok_or(ApiError::NotFound)
             }
-            Kind::MultiItems => parcel::multi_items(&received.body),
-            Kind::WebhookGet => Ok(self.outbox.get()),
-            Kind::BalanceHistory if received.body.is_empty() => self.ask(operation, received.seq, b"{}"),
+            OperationKind::MultiItems => parcel::multi_items(&received.body),
+            OperationKind::WebhookGet => Ok(self.outbox.get()),
+            OperationKind::BalanceHistory if received.body.is_empty() => self.ask(operation, received.seq, b"{}"),
             _ => self.ask(operation, received.seq, &received.body),
         }
     }
 
     /// The operations that take a JSON object.
-    fn ask(&mut self, operation: Operation, seq: u64, body: &[u8]) -> Checked<Reply> {
+    fn ask(&mut self, operation: Operation, seq: u64, body: &[u8]) -> ApiResult<Success> {
         let content = input::json(body)?;
         let reply = self.reply(operation, &content)?;
         if reply.executed {
             self.journal.execute(seq, operation, &content);
-            self.stir();
+            self.wake_if_earlier();
         }
         Ok(reply)
     }
 
-    fn reply(&mut self, operation: Operation, content: &Value) -> Checked<Reply> {
+    fn reply(&mut self, operation: Operation, content: &Value) -> ApiResult<Success> {
         let fields = Fields::of(content)?;
         let (now, seed) = (self.clock.now(), self.seed);
         match operation.kind {
-            Kind::SearchRegion => return search(&mut self.search, &fields),
-            Kind::TariffExpress => {
-                let tariffs = Question::read(&fields, operation.version)?.answer(seed)?;
-                return Ok(Reply::of("success", &tariffs));
+            OperationKind::SearchRegion => return search(&mut self.search, &fields),
+            OperationKind::TariffExpress => {
+                let tariffs = TariffRequest::read(&fields, operation.version)?.answer(seed)?;
+                return Ok(Success::of("success", &tariffs));
             }
-            Kind::WebhookSet => return self.outbox.set(&fields),
-            Kind::BalanceHistory => return self.wallet.history(&fields, now),
+            OperationKind::WebhookSet => return self.outbox.set(&fields),
+            OperationKind::BalanceHistory => return self.wallet.history(&fields, now),
             _ => {}
         }
-        let (orders, mut desk) = self.desk(now);
+        let (orders, mut context) = self.order_context(now);
         match operation.kind {
-            Kind::TariffInstant => {
-                let offers = desk.quotes.make(&fields, seed, now, desk.validity)?;
-                Ok(Reply::json("success", offers))
+            OperationKind::TariffInstant => {
+                let offers = context.quotes.make(&fields, seed, now, context.validity)?;
+                Ok(Success::json("success", offers))
             }
-            Kind::OrderExpress => orders.express(&fields, &mut desk),
-            Kind::OrderInstant => orders.instant(&fields, &mut desk),
-            Kind::OrderCancel => orders.cancel(&fields, &mut desk),
-            Kind::Track => orders.track(&fields),
+            OperationKind::OrderExpress => orders.express(&fields, &mut context),
+            OperationKind::OrderInstant => orders.instant(&fields, &mut context),
+            OperationKind::OrderCancel => orders.cancel(&fields, &mut context),
+            OperationKind::Track => orders.track(&fields),
             // `perform` answers the rest without a body.
-            _ => Err(Failure::NoRoute),
+            _ => Err(ApiError::NoSuchPath),
         }
     }
 }
 
-fn list<B: Into<Bytes>>(id: u64, of: impl Fn(&Regions, u64) -> Option<B>) -> Checked<Reply> {
-    of(Regions::get(), id).map(|data| Reply::json("", data)).ok_or(Failure::NotFound)
+fn list<B: Into<Bytes>>(id: u64, of: impl Fn(&Regions, u64) -> Option<B>) -> ApiResult<Success> {
+    of(Regions::get(), id).map(|data| Success::json("", data)).ok_or(ApiError::NotFound)
 }
 
 /// The documentation names the parameter in two ways; both are taken.
-fn post_code(query: Option<&str>) -> Checked<Reply> {
+fn post_code(query: Option<&str>) -> ApiResult<Success> {
     let name = if input::query(query, "post_code").is_some() { "post_code" } else { "postal_code" };
     let post = input::query_id(query, name)?;
     list(post, |map, post| map.by_post(u32::try_from(post).ok()?))
 }
 
 /// `keyword` (V2) or `search` (V1); either version takes either.
-fn search(search: &mut Search, fields: &Fields<'_>) -> Checked<Reply> {
+fn search(search: &mut Search, fields: &Fields<'_>) -> ApiResult<Success> {
     let name = if fields.get("search").is_some() && fields.get("keyword").is_none() { "search" } else { "keyword" };
     let text = fields.text(name)?;
     let limit = fields.number_or("limit", 10)?.min(1_000) as usize;
     let offset = usize::try_from(fields.number_or("offset", 0)?).unwrap_or(usize::MAX);
-    Ok(Reply::json("", search.page(text, offset, limit)))
+    Ok(Success::json("", search.page(text, offset, limit)))
 }

@@ -1,13 +1,13 @@
 //! One order as it is kept: small, because a million of them are.
 //!
-//! What always holds: an order is about 120 bytes and its people's names and addresses in one
+//! What always holds: an order is about 120 bytes and its parties' names and addresses in one
 //! piece; each of those four texts is kept up to `LONGEST` bytes, cut at a character.
 
 use std::fmt;
 
 use super::{
-    name::Name,
-    way::{Branch, MOST, Step, Walker},
+    ids::OrderIds,
+    steps::{Branch, MOST, OrderFlow, Step},
 };
 use crate::couriers::{self, Courier};
 
@@ -29,8 +29,8 @@ pub(super) struct Order {
     pub(super) charge: u64,
     /// What the merchant gets when it is delivered (COD), IDR.
     pub(super) proceeds: u64,
-    pub(super) people: People,
-    pub(super) trail: Trail,
+    pub(super) parties: Parties,
+    pub(super) history: StepHistory,
     courier: u8,
     /// The service's place in the courier's list of its kind.
     service: u8,
@@ -40,34 +40,34 @@ pub(super) struct Order {
 }
 
 /// What an order begins with.
-pub(super) struct Birth {
+pub(super) struct NewOrder {
     pub(super) number: u64,
     pub(super) at: i64,
     pub(super) charge: u64,
     pub(super) proceeds: u64,
-    pub(super) people: People,
+    pub(super) parties: Parties,
     pub(super) courier: &'static Courier,
     pub(super) service: &'static str,
-    pub(super) walker: Walker,
+    pub(super) flow: OrderFlow,
 }
 
 /// Who sends and who receives: four texts, each with its length before it.
 #[derive(Clone)]
-pub(super) struct People(Box<[u8]>);
+pub(super) struct Parties(Box<[u8]>);
 
 /// The newest steps with their times, in seconds after the order was placed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Trail {
+pub(super) struct StepHistory {
     after: [u32; MOST],
     steps: [u8; MOST],
     made: u8,
 }
 
 impl Order {
-    pub(super) fn new(birth: Birth) -> Self {
+    pub(super) fn new(birth: NewOrder) -> Self {
         let couriers = couriers::all();
         let courier = couriers.iter().position(|known| known.code == birth.courier.code).unwrap_or(0);
-        let service = match birth.walker.instant {
+        let service = match birth.flow.instant {
             true => birth.courier.instant.iter().position(|known| known.name == birth.service),
             false => birth.courier.express.iter().position(|known| known.name == birth.service),
         };
@@ -77,14 +77,14 @@ impl Order {
             due: NEVER,
             charge: birth.charge,
             proceeds: birth.proceeds,
-            people: birth.people,
-            trail: Trail::default(),
+            parties: birth.parties,
+            history: StepHistory::default(),
             // There are a handful of each.
             courier: courier as u8,
             service: service.unwrap_or(0) as u8,
-            instant: birth.walker.instant,
-            pickup: birth.walker.pickup,
-            branch: birth.walker.branch,
+            instant: birth.flow.instant,
+            pickup: birth.flow.pickup,
+            branch: birth.flow.branch,
         }
     }
 
@@ -112,21 +112,21 @@ impl Order {
         self.chosen().1
     }
 
-    pub(super) fn walker(&self) -> Walker {
-        Walker { instant: self.instant, pickup: self.pickup, branch: self.branch }
+    pub(super) fn flow(&self) -> OrderFlow {
+        OrderFlow { instant: self.instant, pickup: self.pickup, branch: self.branch }
     }
 
-    pub(super) fn name(&self) -> Name {
-        Name { number: self.number, at: self.at, instant: self.instant }
+    pub(super) fn ids(&self) -> OrderIds {
+        OrderIds { number: self.number, at: self.at, instant: self.instant }
     }
 
     /// Bytes beside the order itself.
     pub(super) fn heap(&self) -> usize {
-        self.people.0.len()
+        self.parties.0.len()
     }
 }
 
-impl People {
+impl Parties {
     /// Shipper's name and address, receiver's name and address.
     pub(super) fn new(texts: [&str; 4]) -> Self {
         let texts = texts.map(cut);
@@ -136,7 +136,7 @@ impl People {
             all.push(text.len() as u8);
             all.extend_from_slice(text.as_bytes());
         }
-        People(all.into())
+        Parties(all.into())
     }
 
     pub(super) fn texts(&self) -> [&str; 4] {
@@ -154,7 +154,7 @@ fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(LONGEST)]
 }
 
-impl Trail {
+impl StepHistory {
     /// Notes a step `after` milliseconds. When it is full, the oldest is forgotten.
     pub(super) fn push(&mut self, after: i64, step: Step) {
         let mut place = usize::from(self.made);
@@ -189,9 +189,9 @@ impl Trail {
     }
 }
 
-impl fmt::Debug for People {
+impl fmt::Debug for Parties {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[people]")
+        f.write_str("[parties]")
     }
 }
 
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_full_trail_forgets_the_oldest() {
-        let mut trail = Trail::default();
+        let mut trail = StepHistory::default();
         for step in 0..20 {
             trail.push(step * 1_000, Step::ALL[step as usize % 17]);
         }
@@ -221,8 +221,8 @@ mod tests {
         #[test]
         fn people_come_back_as_they_went_in_up_to_the_bound(texts: [String; 4]) {
             let refs = [&*texts[0], &*texts[1], &*texts[2], &*texts[3]];
-            let people = People::new(refs);
-            for (came, was) in people.texts().into_iter().zip(refs) {
+            let parties = Parties::new(refs);
+            for (came, was) in parties.texts().into_iter().zip(refs) {
                 prop_assert!(was.starts_with(came));
                 prop_assert!(came == was || came.len() > LONGEST - 4);
             }

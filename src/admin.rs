@@ -1,16 +1,15 @@
-//! The admin port: health, metrics, status, and what operators may ask for.
+//! The admin port: health, metrics, status, and commands of operators.
 //!
-//! Everything is read when it is asked for, from the snapshot in force and the live rooms. What
-//! always holds: who may ask is decided in one place, `guard`, before anything is looked up or
-//! read, by the configuration in force at that moment; nothing secret stands in an answer, because
-//! every answer is built from named fields; one client can hold a seat, an answer or a body only for
-//! a bounded time (`server`). It must not be seen by the path, and never serves the data port. It
-//! fails with small JSON objects, `{"error": {"code", "message"}}`.
+//! Pages are built at request time from the snapshot in force and the live rooms. What always holds:
+//! access is decided in one place, `guard`, before anything else is read, and by the configuration in
+//! force at that moment; no secret appears in a response, because each is built from named fields; one
+//! client can hold a connection, a response or a request body only for a bounded time (`server`). The path
+//! must not know this room. It fails with small JSON objects, `{"error": {"code", "message"}}`.
 
-mod answer;
 mod commands;
+mod config;
 mod console;
-mod effective;
+mod error;
 mod guard;
 mod health;
 mod keys;
@@ -36,51 +35,48 @@ use axum::{
 pub use self::server::serve;
 use crate::{edge::Drain, gateway::Gateway, store::Store};
 
-/// Longest body of a request: the longest sensible one has a hundred bytes.
-const BODY: usize = 64 * 1024;
+/// Maximum size of a request body, in bytes. Real ones have about a hundred.
+const MAX_BODY: usize = 64 * 1024;
 
-/// What the admin port speaks for.
+/// What the admin port reports on and controls.
 pub struct Admin {
-    /// What runs.
     pub gateway: Arc<Gateway>,
-    /// How far the end has come.
     pub drain: Drain,
-    /// The state store, open.
     pub store: Store,
-    /// Where services call, as bound.
+    /// The data addresses as bound.
     pub data: Vec<SocketAddr>,
-    /// Where operators call, as bound: on any other than a loopback address a token is asked for.
+    /// The admin address as bound. On an address other than loopback a token is required.
     pub address: SocketAddr,
 }
 
-/// What every answer is made from.
-struct Desk {
+/// State shared by all pages.
+struct AdminState {
     admin: Admin,
-    guesses: guard::Guesses,
-    began: SystemTime,
-    clock: Instant,
+    throttle: guard::TokenThrottle,
+    started_at: SystemTime,
+    started: Instant,
 }
 
-/// Every page of the admin port. Peers' addresses come in as [`axum::extract::ConnectInfo`].
+/// All pages of the admin port. Requests carry the peer's address as [`axum::extract::ConnectInfo`].
 pub fn router(admin: Admin) -> Router {
-    let guesses = guard::Guesses::default();
-    let desk = Arc::new(Desk { admin, guesses, began: SystemTime::now(), clock: Instant::now() });
+    let throttle = guard::TokenThrottle::default();
+    let state = Arc::new(AdminState { admin, throttle, started_at: SystemTime::now(), started: Instant::now() });
     Router::new()
         .route("/", get(console::page))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(scrape::metrics))
         .route("/status", get(status::status))
-        .route("/config", get(effective::config))
+        .route("/config", get(config::config))
         .route("/reload", post(commands::reload))
         .route("/cache/purge", post(commands::purge))
         .route("/keys/rotate", post(keys::rotate))
         .route("/keys/verify", post(keys::verify))
         .route("/keys/revoke", post(keys::revoke))
-        .fallback(answer::not_found)
-        .method_not_allowed_fallback(answer::not_allowed)
-        .layer(DefaultBodyLimit::max(BODY))
-        .layer(from_fn_with_state(desk.clone(), guard::check))
-        .layer(from_fn(answer::frame))
-        .with_state(desk)
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(state.clone(), guard::check))
+        .layer(from_fn(error::limit_and_mark))
+        .with_state(state)
 }

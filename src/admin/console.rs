@@ -1,4 +1,4 @@
-//! The page that people open: empty until it is given a token, which it keeps in memory only.
+//! The console page: empty until a person enters the token, which the page keeps in memory only.
 
 use std::sync::LazyLock;
 
@@ -15,7 +15,7 @@ const SCRIPT: &str = include_str!("console/page.js");
 static PAGE: LazyLock<String> =
     LazyLock::new(|| include_str!("console/page.html").replace("/*STYLE*/", STYLE).replace("/*SCRIPT*/", SCRIPT));
 
-/// Only its own style and script, known by their digests; it may ask nobody but this port.
+/// The Content-Security-Policy: only its own style and script, by digest, and requests only to this port.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     let digest = |text: &str| STANDARD.encode(Sha256::digest(text));
     format!(
@@ -26,7 +26,6 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The page, the same for everybody.
 pub(super) async fn page() -> impl IntoResponse {
     let headers: [(HeaderName, &str); 4] = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),

@@ -1,11 +1,11 @@
-//! Who may ask for what.
+//! Access control of the admin port.
 //!
-//! Health and metrics are for everybody who reaches the port. Everything else, also what does not
-//! exist, is asked in this order: does the `Host` belong here (421: a page of another site, whose
-//! name was pointed at this address, gets no further); is there a token at all (403); is it the right
-//! one (401, or 429 after many wrong ones). A right token never meets the limiter, which is a service
-//! of its own that only wrong tokens are handed to. The rules are read from the configuration in
-//! force at each request.
+//! Health and metrics are open to everyone who reaches the port. For every other path, existing or not,
+//! the checks are, in this order: the `Host` must name this server (421; this stops DNS rebinding); a
+//! token must be configured (403); the request must carry it (401). From the eleventh wrong token within a
+//! minute on, wrong tokens of the same peer get 429. A correct token never meets the throttle: only
+//! requests with a wrong one are passed to it. The rules are read from the configuration in force at each
+//! request.
 
 use std::{
     convert::Infallible,
@@ -34,83 +34,82 @@ use tower_governor::{
     key_extractor::KeyExtractor,
 };
 
-use super::{Desk, answer::Fault};
+use super::{AdminState, error::AdminError};
 use crate::config;
 
-/// Pages without any rule.
+/// Pages without access control.
 const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
-/// The empty page, which asks for the token itself.
+/// The console page: empty until a person enters the token.
 const CONSOLE: &str = "/";
 
-/// Wrong tokens that one peer may try at once, and how long it waits for one more.
-const GUESSES: u32 = 10;
-const GUESS_EVERY: Duration = Duration::from_secs(6);
-/// Peers remembered before those that have waited long enough are forgotten.
-const PEERS: usize = 1024;
+/// Wrong tokens of one peer that get 401 before the first 429.
+const WRONG_TOKEN_BURST: u32 = 10;
+/// After how long one more wrong token gets 401 instead of 429.
+const WRONG_TOKEN_PERIOD: Duration = Duration::from_secs(6);
+/// Number of peers in the throttle above which those with a full burst are removed.
+const MAX_PEERS: usize = 1024;
 
-/// Lets a request through, or says why not.
-pub(super) async fn check(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> Response {
+/// Middleware: passes an allowed request on and answers any other.
+pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
     if OPEN.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let judged = judge(&desk.admin.gateway.in_force.load().config.admin, desk.admin.address.ip(), &request);
-    match judged {
+    let access = authorize(&state.admin.gateway.in_force.load().config.admin, state.admin.address.ip(), &request);
+    match access {
         Ok(()) => next.run(request).await,
-        Err(Refused::Guess) => desk.guesses.wrong(request).await,
-        Err(Refused::Fault(fault)) => fault.into_response(),
+        Err(Denied::WrongToken) => state.throttle.answer(request).await,
+        Err(Denied::Error(error)) => error.into_response(),
     }
 }
 
-enum Refused {
-    /// A wrong token.
-    Guess,
-    /// Anything else.
-    Fault(Fault),
+enum Denied {
+    WrongToken,
+    Error(AdminError),
 }
 
-fn judge(rules: &config::Admin, bound: IpAddr, request: &Request) -> Result<(), Refused> {
-    if !belongs(request, &rules.hosts) {
-        let message = "this Host is no IP address, not localhost and not in admin.hosts";
-        return Err(Refused::Fault(Fault::new(StatusCode::MISDIRECTED_REQUEST, "host.unknown", message)));
+fn authorize(rules: &config::Admin, bound: IpAddr, request: &Request) -> Result<(), Denied> {
+    if !names_this_server(request, &rules.hosts) {
+        let message = "this Host is not an IP address, not localhost and not in admin.hosts";
+        return Err(Denied::Error(AdminError::new(StatusCode::MISDIRECTED_REQUEST, "host.unknown", message)));
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match rules.token_sha256 {
-        None if !bound.to_canonical().is_loopback() => Err(Refused::Fault(unset(
+        None if !bound.to_canonical().is_loopback() => Err(Denied::Error(no_token_configured(
             "on an address other than loopback, only health and metrics are served while admin.token_sha256 is not set",
         ))),
-        None if !reads => Err(Refused::Fault(unset(
+        None if !reads => Err(Denied::Error(no_token_configured(
             "nothing can be changed here while admin.token_sha256 is not set; `fastrac-gateway admin issue` makes a token",
         ))),
         None => Ok(()),
         Some(_) if reads && request.uri().path() == CONSOLE => Ok(()),
-        Some(digest) => match offered(request.headers()) {
-            Offered::None => {
+        Some(digest) => match bearer_token(request.headers()) {
+            BearerToken::None => {
                 let message = "send the admin token: `Authorization: Bearer TOKEN`";
-                Err(Refused::Fault(unauthorized("token.missing", message)))
+                Err(Denied::Error(unauthorized("token.missing", message)))
             }
-            Offered::Token(token) if bool::from(Sha256::digest(token)[..].ct_eq(&digest[..])) => Ok(()),
-            Offered::Token(_) | Offered::Unreadable => Err(Refused::Guess),
+            BearerToken::Token(token) if bool::from(Sha256::digest(token)[..].ct_eq(&digest[..])) => Ok(()),
+            BearerToken::Token(_) | BearerToken::Unreadable => Err(Denied::WrongToken),
         },
     }
 }
 
-fn unset(message: &'static str) -> Fault {
-    Fault::new(StatusCode::FORBIDDEN, "token.unset", message)
+fn no_token_configured(message: &'static str) -> AdminError {
+    AdminError::new(StatusCode::FORBIDDEN, "token.unset", message)
 }
 
-fn unauthorized(code: &'static str, message: &'static str) -> Fault {
+fn unauthorized(code: &'static str, message: &'static str) -> AdminError {
     let challenge = HeaderValue::from_static("Bearer realm=\"fastrac-gateway admin\"");
-    Fault::new(StatusCode::UNAUTHORIZED, code, message).header(WWW_AUTHENTICATE, challenge)
+    AdminError::new(StatusCode::UNAUTHORIZED, code, message).header(WWW_AUTHENTICATE, challenge)
 }
 
-/// Every name that the request gives to this server must be one that it answers to; one at least.
-fn belongs(request: &Request, hosts: &[String]) -> bool {
+/// Whether the request names a host, and every host that it names is this server.
+fn names_this_server(request: &Request, hosts: &[String]) -> bool {
     let named = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
     let mut named = named.chain(request.uri().authority().map(Authority::as_str)).peekable();
-    named.peek().is_some() && named.all(|authority| is_ours(authority, hosts))
+    named.peek().is_some() && named.all(|authority| is_allowed_host(authority, hosts))
 }
 
-fn is_ours(authority: &str, hosts: &[String]) -> bool {
+fn is_allowed_host(authority: &str, hosts: &[String]) -> bool {
     if authority.contains('@') {
         return false;
     }
@@ -124,53 +123,53 @@ fn is_ours(authority: &str, hosts: &[String]) -> bool {
         || hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
 }
 
-enum Offered<'a> {
+enum BearerToken<'a> {
     None,
     Token(&'a [u8]),
     /// Another scheme, or more than one.
     Unreadable,
 }
 
-fn offered(headers: &HeaderMap) -> Offered<'_> {
+fn bearer_token(headers: &HeaderMap) -> BearerToken<'_> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Offered::None };
+    let Some(value) = values.next() else { return BearerToken::None };
     let token = value.as_bytes().split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
     match (token, values.next()) {
-        (Some((_, token)), None) => Offered::Token(token.trim_ascii()),
-        _ => Offered::Unreadable,
+        (Some((_, token)), None) => BearerToken::Token(token.trim_ascii()),
+        _ => BearerToken::Unreadable,
     }
 }
 
-/// Answers wrong tokens, and slows whoever has sent many.
-pub(super) struct Guesses {
-    rules: Arc<GovernorConfig<Peer, NoOpMiddleware<QuantaInstant>>>,
-    answer: BoxCloneSyncService<Request, Response, Infallible>,
+/// Answers requests with a wrong token: 401, or 429 for a peer that has sent many.
+pub(super) struct TokenThrottle {
+    config: Arc<GovernorConfig<PeerKey, NoOpMiddleware<QuantaInstant>>>,
+    service: BoxCloneSyncService<Request, Response, Infallible>,
 }
 
-impl Default for Guesses {
-    #[expect(clippy::expect_used, reason = "at the start, of two constants")]
+impl Default for TokenThrottle {
+    #[expect(clippy::expect_used, reason = "two constants, at start-up")]
     fn default() -> Self {
-        let rules = GovernorConfigBuilder::default()
-            .period(GUESS_EVERY)
-            .burst_size(GUESSES)
-            .key_extractor(Peer)
+        let config = GovernorConfigBuilder::default()
+            .period(WRONG_TOKEN_PERIOD)
+            .burst_size(WRONG_TOKEN_BURST)
+            .key_extractor(PeerKey)
             .finish()
-            .expect("neither is zero");
-        let rules = Arc::new(rules);
+            .expect("period and burst are above zero");
+        let config = Arc::new(config);
         let wrong = |_| async { Ok(unauthorized("token.wrong", "this is not the admin token").into_response()) };
-        let slowed = GovernorLayer::new(rules.clone()).error_handler(too_many).layer(service_fn(wrong));
-        Self { rules, answer: BoxCloneSyncService::new(slowed) }
+        let throttled = GovernorLayer::new(config.clone()).error_handler(too_many).layer(service_fn(wrong));
+        Self { config, service: BoxCloneSyncService::new(throttled) }
     }
 }
 
-impl Guesses {
-    async fn wrong(&self, request: Request) -> Response {
-        // The limiter never forgets by itself.
-        if self.rules.limiter().len() > PEERS {
-            self.rules.limiter().retain_recent();
-            self.rules.limiter().shrink_to_fit();
+impl TokenThrottle {
+    async fn answer(&self, request: Request) -> Response {
+        // The limiter never removes a key by itself.
+        if self.config.limiter().len() > MAX_PEERS {
+            self.config.limiter().retain_recent();
+            self.config.limiter().shrink_to_fit();
         }
-        match self.answer.clone().oneshot(request).await {
+        match self.service.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         }
@@ -178,18 +177,18 @@ impl Guesses {
 }
 
 fn too_many(error: GovernorError) -> Response {
-    // The layer rounds down.
+    // The layer rounds the wait down.
     let wait = if let GovernorError::TooManyRequests { wait_time, .. } = error { wait_time + 1 } else { 1 };
-    Fault::new(StatusCode::TOO_MANY_REQUESTS, "token.guesses", "too many wrong tokens from this address")
+    AdminError::new(StatusCode::TOO_MANY_REQUESTS, "token.guesses", "too many wrong tokens from this address")
         .header(RETRY_AFTER, wait.into())
         .into_response()
 }
 
-/// Whom wrong tokens are charged to: an IPv4 address, or the half of an IPv6 address that one site has.
+/// The key of the throttle: an IPv4 address, or the /64 prefix of an IPv6 address.
 #[derive(Clone, Copy, Debug)]
-struct Peer;
+struct PeerKey;
 
-impl KeyExtractor for Peer {
+impl KeyExtractor for PeerKey {
     type Key = IpAddr;
 
     fn extract<T>(&self, request: &axum::http::Request<T>) -> Result<IpAddr, GovernorError> {

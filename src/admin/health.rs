@@ -1,115 +1,112 @@
-//! Whether the process lives, and whether it should get work.
+//! Liveness and readiness.
 //!
-//! Read by everybody who reaches the port, so it names accounts and what they lack, but neither files
-//! nor addresses: those stand in `/status`.
+//! These pages are open to everyone who reaches the port, so they name accounts and conditions, but neither
+//! files nor addresses: those are in `/status`.
 
 use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 
-use super::Desk;
+use super::AdminState;
 use crate::{
     keys::{Role, Standing as Verified},
     snapshot::Account,
     upstream::breaker::Standing,
 };
 
-/// What is wrong.
+/// The body of `/readyz`.
 #[derive(Debug, Serialize)]
-pub(super) struct Condition {
-    /// Whether it should get work.
+pub(super) struct Readiness {
     ready: bool,
-    /// Why not; empty when it is ready.
+    /// Why it is not ready; empty if it is.
     reasons: Vec<String>,
-    /// What has been lost, while hits and clear refusals are still worth having.
+    /// What does not work although the gateway is ready: cache hits and clear refusals are still useful.
     degraded: Vec<String>,
 }
 
 #[derive(Serialize)]
-pub(super) struct Alive {
+pub(super) struct Liveness {
     live: bool,
 }
 
-/// It answers, so it lives.
-pub(super) async fn livez() -> Json<Alive> {
-    Json(Alive { live: true })
+/// Answers as long as the control thread runs.
+pub(super) async fn livez() -> Json<Liveness> {
+    Json(Liveness { live: true })
 }
 
-/// 200 or 503, each with the reasons.
-pub(super) async fn readyz(State(desk): State<Arc<Desk>>) -> (StatusCode, Json<Condition>) {
-    let condition = Condition::of(&desk);
+pub(super) async fn readyz(State(state): State<Arc<AdminState>>) -> (StatusCode, Json<Readiness>) {
+    let condition = Readiness::of(&state);
     let status = if condition.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(condition))
 }
 
-impl Condition {
-    /// As it is at this moment.
-    pub(super) fn of(desk: &Desk) -> Self {
-        let gateway = &desk.admin.gateway;
+impl Readiness {
+    pub(super) fn of(state: &AdminState) -> Self {
+        let gateway = &state.admin.gateway;
         let snapshot = gateway.current.load();
         let mut reasons = Vec::new();
-        if desk.admin.drain.begun() {
+        if state.admin.drain.begun() {
             reasons.push("draining".to_owned());
         }
-        // The store is open, else there would be no admin port.
+        // The state store is open: the admin port is not served before.
         if !gateway.was_ready() {
-            reasons.extend(snapshot.accounts.iter().filter_map(|account| keyless(account)));
+            reasons.extend(snapshot.accounts.iter().filter_map(|account| no_usable_pair(account)));
         }
         let mut degraded = Vec::new();
-        if !desk.admin.store.is_healthy() {
+        if !state.admin.store.is_healthy() {
             degraded.push("state store: the last write failed".to_owned());
         }
         if !gateway.reloaded_well() {
-            degraded.push("configuration: the last reload failed; the one before is in force".to_owned());
+            degraded.push("configuration: the last reload failed; the previous one is in force".to_owned());
         }
         for (listener, door) in gateway.live.doors.each() {
             if door.has_ended() {
-                degraded.push(format!("{listener} listener: its certificate has ended"));
+                degraded.push(format!("{listener} listener: its certificate has expired"));
             }
             if door.fault().is_some() {
-                degraded
-                    .push(format!("{listener} listener: the new certificate can't be used; the one before is shown"));
+                degraded.push(format!(
+                    "{listener} listener: the new certificate cannot be used; the previous one is in use"
+                ));
             }
         }
         for account in &snapshot.accounts {
-            lost(account, &mut degraded);
+            degradations(account, &mut degraded);
         }
-        Condition { ready: reasons.is_empty(), reasons, degraded }
+        Readiness { ready: reasons.is_empty(), reasons, degraded }
     }
 }
 
-/// Why no request of the account can be signed.
-fn keyless(account: &Account) -> Option<String> {
+fn no_usable_pair(account: &Account) -> Option<String> {
     let no_key = account.keys.status().no_key?;
     Some(format!("accounts.{}: {no_key}", account.name))
 }
 
-/// What an account has lost.
-fn lost(account: &Account, degraded: &mut Vec<String>) {
-    let mut say = |what: &str| degraded.push(format!("accounts.{}: {what}", account.name));
+/// Adds what does not work for an account.
+fn degradations(account: &Account, degraded: &mut Vec<String>) {
+    let mut add = |what: &str| degraded.push(format!("accounts.{}: {what}", account.name));
     let keys = account.keys.status();
     if let Some(no_key) = keys.no_key {
-        say(&no_key.to_string());
+        add(&no_key.to_string());
     }
     if !keys.source.up {
-        say("the key source can't be read");
+        add("the key source cannot be read");
     }
     let refused = |role: Role| keys.pairs.iter().any(|pair| pair.role == role && pair.standing == Verified::Refused);
     if keys.no_key.is_none() && refused(Role::Current) {
-        say("Fastrac refuses the key pair in use");
+        add("Fastrac refuses the key pair in use");
     }
     if refused(Role::Candidate) {
-        say("Fastrac refuses the new key pair");
+        add("Fastrac refuses the new key pair");
     }
     match account.breaker.standing() {
         Standing::Closed => {}
-        Standing::HalfOpen => say("Fastrac has been failing and is being tried"),
-        Standing::Open => say("Fastrac has been failing and is not asked"),
+        Standing::HalfOpen => add("circuit breaker half-open: Fastrac was failing; probes are being sent"),
+        Standing::Open => add("circuit breaker open: Fastrac is failing; requests are refused"),
     }
     match account.breaker.failing() {
         0 => {}
-        1 => say("the last attempt to ask Fastrac failed"),
-        failures => say(&format!("the last {failures} attempts to ask Fastrac failed")),
+        1 => add("the last request to Fastrac failed"),
+        failures => add(&format!("the last {failures} requests to Fastrac failed")),
     }
 }

@@ -1,7 +1,7 @@
-//! Key pairs: read the source again, ask Fastrac about a pair, bar a version.
+//! Commands about key pairs: read the source again, verify a pair with a canary, revoke a version.
 //!
-//! `rotate` and `verify` concern one account or all of them. They answer 200 when every account asked
-//! about came out well, and 409 with the same `accounts` otherwise.
+//! `rotate` and `verify` apply to one account or to all. They answer 200 if they succeeded for every such
+//! account, else 409; both with the member `accounts`.
 
 use std::sync::Arc;
 
@@ -11,107 +11,107 @@ use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
 use super::{
-    Desk,
-    answer::{Fault, Wanted},
+    AdminState,
+    error::{AdminError, JsonBody},
 };
 use crate::{
     keys::{Rotated, Verdict, Version},
     snapshot::Account,
 };
 
-/// What came of one account: whether it is well, and the words for it.
-type Outcome = (bool, Value);
+/// The result for one account: success, and its JSON.
+type AccountResult = (bool, Value);
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Rotate {
-    /// Take a new pair without asking Fastrac.
+pub(super) struct RotateRequest {
+    /// Use a new pair without verifying it.
     force: bool,
-    /// All, where it is absent.
+    /// Absent: all accounts.
     account: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Verify {
-    /// All, where it is absent.
+pub(super) struct VerifyRequest {
+    /// Absent: all accounts.
     account: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Revoke {
-    /// May be absent where there is one account only, or one only that holds the version.
+pub(super) struct RevokeRequest {
+    /// May be absent if there is only one account, or only one that holds the version.
     account: Option<String>,
     version: String,
 }
 
-/// Reads the sources now.
+/// Reads the key sources now.
 pub(super) async fn rotate(
-    State(desk): State<Arc<Desk>>,
-    Wanted(wanted): Wanted<Rotate>,
-) -> Result<Json<Value>, Fault> {
-    let accounts = named(&desk, wanted.account.as_deref())?;
-    let force = wanted.force;
-    let asked = each(accounts, move |account| async move { rotated(account.keys.rotate(force).await) }).await;
-    answer(asked, "not every account uses what its source holds")
+    State(state): State<Arc<AdminState>>,
+    JsonBody(body): JsonBody<RotateRequest>,
+) -> Result<Json<Value>, AdminError> {
+    let accounts = named(&state, body.account.as_deref())?;
+    let force = body.force;
+    let results = each(accounts, move |account| async move { rotated(account.keys.rotate(force).await) }).await;
+    respond(results, "not every account uses what its source holds")
 }
 
-fn rotated(rotated: Option<Rotated>) -> Outcome {
-    let (well, word, version, detail) = match rotated {
+fn rotated(rotated: Option<Rotated>) -> AccountResult {
+    let (success, result, version, detail) = match rotated {
         Some(Rotated::Unchanged) => (true, "unchanged", None, None),
         Some(Rotated::Promoted(version)) => (true, "promoted", Some(version), None),
         Some(Rotated::Refused(version)) => (false, "refused", Some(version), None),
         Some(Rotated::Undecided(version)) => (false, "undecided", Some(version), None),
         Some(Rotated::Revoked(version)) => (false, "revoked", Some(version), None),
         Some(Rotated::Fault(fault)) => (false, "fault", None, Some(fault)),
-        None => (false, "fault", None, Some("the account's rotation has ended".to_owned())),
+        None => (false, "fault", None, Some("the rotation task of the account has ended".to_owned())),
     };
-    let mut said = json!({ "result": word });
+    let mut json = json!({ "result": result });
     if let Some(version) = version {
-        said["version"] = version.as_str().into();
+        json["version"] = version.as_str().into();
     }
     if let Some(detail) = detail {
-        said["detail"] = detail.into();
+        json["detail"] = detail.into();
     }
-    (well, said)
+    (success, json)
 }
 
-/// Asks Fastrac about the candidates, or the pairs in use where there is none.
+/// Verifies the candidates, or the pairs in use where there is no candidate.
 pub(super) async fn verify(
-    State(desk): State<Arc<Desk>>,
-    Wanted(wanted): Wanted<Verify>,
-) -> Result<Json<Value>, Fault> {
-    let accounts = named(&desk, wanted.account.as_deref())?;
-    let asked = each(accounts, |account| async move { verified(account.keys.verify().await) }).await;
-    answer(asked, "not every account has a pair that Fastrac accepts")
+    State(state): State<Arc<AdminState>>,
+    JsonBody(body): JsonBody<VerifyRequest>,
+) -> Result<Json<Value>, AdminError> {
+    let accounts = named(&state, body.account.as_deref())?;
+    let results = each(accounts, |account| async move { verified(account.keys.verify().await) }).await;
+    respond(results, "not every account has a pair that Fastrac accepts")
 }
 
-fn verified(verified: Option<(Version, Verdict)>) -> Outcome {
+fn verified(verified: Option<(Version, Verdict)>) -> AccountResult {
     let Some((version, verdict)) = verified else { return (false, json!({ "result": "no_pair" })) };
-    let word = match verdict {
+    let result = match verdict {
         Verdict::Verified => "verified",
         Verdict::Refused => "refused",
         Verdict::Undecided => "undecided",
     };
-    (verdict == Verdict::Verified, json!({ "result": word, "version": version.as_str() }))
+    (verdict == Verdict::Verified, json!({ "result": result, "version": version.as_str() }))
 }
 
-/// Bars a version.
+/// Revokes a version.
 pub(super) async fn revoke(
-    State(desk): State<Arc<Desk>>,
-    Wanted(wanted): Wanted<Revoke>,
-) -> Result<Json<Value>, Fault> {
-    let version: Version = wanted.version.parse().map_err(|_| {
+    State(state): State<Arc<AdminState>>,
+    JsonBody(body): JsonBody<RevokeRequest>,
+) -> Result<Json<Value>, AdminError> {
+    let version: Version = body.version.parse().map_err(|_| {
         let message = "`version` must be the eight hexadecimal digits that /status shows";
-        Fault::new(StatusCode::BAD_REQUEST, "keys.version", message)
+        AdminError::new(StatusCode::BAD_REQUEST, "keys.version", message)
     })?;
-    let account = owner(&desk, wanted.account.as_deref(), version)?;
+    let account = owner(&state, body.account.as_deref(), version)?;
     account.keys.revoke(version).await;
     let status = account.keys.status();
     if !status.revoked.contains(&version) {
-        let message = "the account's rotation has ended; the version is not barred";
-        return Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, "keys.unavailable", message));
+        let message = "the rotation task of the account has ended; the version is not revoked";
+        return Err(AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "keys.unavailable", message));
     }
     tracing::warn!(account = account.name, version = version.as_str(), "a key version was revoked");
     Ok(Json(json!({
@@ -122,51 +122,51 @@ pub(super) async fn revoke(
     })))
 }
 
-/// The account whose version is meant.
-fn owner(desk: &Desk, name: Option<&str>, version: Version) -> Result<Arc<Account>, Fault> {
-    let mut accounts = named(desk, name)?;
+/// The account that the version belongs to.
+fn owner(state: &AdminState, name: Option<&str>, version: Version) -> Result<Arc<Account>, AdminError> {
+    let mut accounts = named(state, name)?;
     if accounts.len() > 1 {
         accounts.retain(|account| account.keys.status().pairs.iter().any(|pair| pair.version == version));
     }
     match <[_; 1]>::try_from(accounts) {
         Ok([account]) => Ok(account),
         Err(_) => {
-            let message = "name the `account`: not exactly one holds this version";
-            Err(Fault::new(StatusCode::BAD_REQUEST, "keys.account", message))
+            let message = "name the `account`: the version is held by none, or by more than one";
+            Err(AdminError::new(StatusCode::BAD_REQUEST, "keys.account", message))
         }
     }
 }
 
-/// The account of this name, or all.
-fn named(desk: &Desk, name: Option<&str>) -> Result<Vec<Arc<Account>>, Fault> {
-    let snapshot = desk.admin.gateway.current.load();
+/// The account of this name, or all accounts.
+fn named(state: &AdminState, name: Option<&str>) -> Result<Vec<Arc<Account>>, AdminError> {
+    let snapshot = state.admin.gateway.current.load();
     let Some(name) = name else { return Ok(snapshot.accounts.clone()) };
     let found = snapshot.accounts.iter().find(|account| account.name == name);
     found.map(|account| vec![account.clone()]).ok_or_else(|| {
-        Fault::new(StatusCode::NOT_FOUND, "keys.account", "the configuration in force has no account of this name")
+        AdminError::new(StatusCode::NOT_FOUND, "keys.account", "the configuration in force has no account of this name")
     })
 }
 
-/// Asks all at once: each may wait for a canary.
-async fn each<F>(accounts: Vec<Arc<Account>>, ask: impl Fn(Arc<Account>) -> F) -> Vec<(String, Outcome)>
+/// Runs a command for all accounts at once, because each may wait for a canary.
+async fn each<F>(accounts: Vec<Arc<Account>>, run: impl Fn(Arc<Account>) -> F) -> Vec<(String, AccountResult)>
 where
-    F: Future<Output = Outcome> + Send + 'static,
+    F: Future<Output = AccountResult> + Send + 'static,
 {
-    let mut asked = JoinSet::new();
+    let mut running = JoinSet::new();
     for account in accounts {
-        let (name, asking) = (account.name.clone(), ask(account));
-        asked.spawn(async move { (name, asking.await) });
+        let (name, result) = (account.name.clone(), run(account));
+        running.spawn(async move { (name, result.await) });
     }
-    let mut outcomes = asked.join_all().await;
-    outcomes.sort_by(|(a, _), (b, _)| a.cmp(b));
-    outcomes
+    let mut results = running.join_all().await;
+    results.sort_by(|(a, _), (b, _)| a.cmp(b));
+    results
 }
 
-fn answer(outcomes: Vec<(String, Outcome)>, otherwise: &'static str) -> Result<Json<Value>, Fault> {
-    let well = outcomes.iter().all(|(_, (well, _))| *well);
-    let accounts: Map<String, Value> = outcomes.into_iter().map(|(name, (_, said))| (name, said)).collect();
-    if well {
+fn respond(results: Vec<(String, AccountResult)>, failure: &'static str) -> Result<Json<Value>, AdminError> {
+    let success = results.iter().all(|(_, (success, _))| *success);
+    let accounts: Map<String, Value> = results.into_iter().map(|(name, (_, json))| (name, json)).collect();
+    if success {
         return Ok(Json(json!({ "accounts": accounts })));
     }
-    Err(Fault::new(StatusCode::CONFLICT, "keys.not_well", otherwise).with("accounts", Value::Object(accounts)))
+    Err(AdminError::new(StatusCode::CONFLICT, "keys.not_well", failure).with("accounts", Value::Object(accounts)))
 }

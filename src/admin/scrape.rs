@@ -1,4 +1,4 @@
-//! `/metrics`: sets the gauges whose truth lives in other rooms, and encodes everything.
+//! `/metrics`: reads the gauges whose values live in other rooms, and encodes all families.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -12,8 +12,8 @@ use axum::{
 };
 
 use super::{
-    Desk,
-    answer::{Fault, aside},
+    AdminState,
+    error::{AdminError, off_thread},
 };
 use crate::{
     admission::{Standing, Window},
@@ -28,20 +28,20 @@ pub(super) const REVISION: &str = match option_env!("FASTRAC_GATEWAY_COMMIT") {
     None => "unknown",
 };
 
-/// Prometheus text, or OpenMetrics for whoever prefers it.
+/// Prometheus text, or OpenMetrics if the client prefers it.
 pub(super) async fn metrics(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     headers: HeaderMap,
-) -> Result<impl IntoResponse + use<>, Fault> {
+) -> Result<impl IntoResponse + use<>, AdminError> {
     let openmetrics = prefers_openmetrics(&headers);
-    // Thousands of series and stored answers are walked.
-    let text = aside(move || text(&desk, openmetrics)).await?;
+    // Walks thousands of series and cache entries.
+    let text = off_thread(move || text(&state, openmetrics)).await?;
     let kind = if openmetrics { OPENMETRICS_CONTENT_TYPE } else { TEXT_CONTENT_TYPE };
     Ok(([(CONTENT_TYPE, kind), (VARY, "accept")], text))
 }
 
-fn text(desk: &Desk, openmetrics: bool) -> String {
-    let gateway = &desk.admin.gateway;
+fn text(state: &AdminState, openmetrics: bool) -> String {
+    let gateway = &state.admin.gateway;
     let (snapshot, in_force) = (gateway.current.load_full(), gateway.in_force.load_full());
     let scrape = gateway.live.metrics.scrape();
     admission(&scrape, &snapshot);
@@ -60,7 +60,7 @@ fn text(desk: &Desk, openmetrics: bool) -> String {
         scrape.cache(&operation, held.entries, held.bytes);
     }
     let doors = &gateway.live.doors;
-    // What the configuration names belongs to it: a certificate that can't be used has not been loaded either.
+    // A file that the configuration names is part of it: an unusable certificate is a failed reload too.
     let loaded = gateway.reloaded_well() && doors.each().all(|(_, door)| door.fault().is_none());
     scrape.config(&in_force.config.hash, loaded, in_force.since);
     scrape.build(env!("CARGO_PKG_VERSION"), REVISION);
@@ -83,8 +83,8 @@ fn admission(scrape: &Scrape<'_>, snapshot: &Snapshot) {
         for (name, window) in windows(figures.standing).chain([("in_flight", figures.in_flight)]) {
             scrape.budget(&account.name, name, window.limit as f64, used(window));
         }
-        // Whoever waits, waits for tokens of the second or for a place in flight; the line does not
-        // tell them apart, and the second is the usual one.
+        // A waiter waits for tokens or for an in-flight permit; the queue does not distinguish them, and
+        // tokens are the usual case.
         scrape.budget_waiting(&account.name, "second", figures.waiting);
     }
 }
@@ -108,7 +108,7 @@ fn keys(scrape: &Scrape<'_>, account: &Account) {
     scrape.key_source(&account.name, status.source.up, last_success);
 }
 
-/// Whether OpenMetrics is accepted, and not less than the older text.
+/// Whether OpenMetrics is accepted with at least the weight of the text format.
 fn prefers_openmetrics(headers: &HeaderMap) -> bool {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let (mut openmetrics, mut text) = (0.0, 0.0);
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openmetrics_is_for_who_asks_for_it() {
+    fn openmetrics_only_if_preferred() {
         let prefers = |accept: &str| prefers_openmetrics(&[(ACCEPT, accept.parse().unwrap())].into_iter().collect());
         for accept in [
             "application/openmetrics-text",

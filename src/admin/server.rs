@@ -1,10 +1,10 @@
-//! Serves the admin port: few connections, each for a bounded time.
+//! The server of the admin port: few connections, each for a bounded time.
 //!
-//! A seat is held from accept to close; a head must be whole within [`HEAD`] (hyper's timer, which
-//! also ends a connection that has been idle for so long), an answer is made within
-//! `answer::REQUEST`, and a connection ends after [`LIFE`] whatever it does, so that a client that
-//! doesn't read can't keep an answer in memory. When all seats are taken, others wait in the
-//! system's queue.
+//! A permit is held from accept to close. A request head must be complete within [`HEAD`] (hyper's timer,
+//! which also ends a connection that is idle for so long), a response is made within
+//! `error::REQUEST_TIMEOUT`, and a connection ends after [`MAX_AGE`] whatever it does, so that a client
+//! that does not read cannot keep a response in memory. When all permits are taken, further connections
+//! wait in the backlog of the listening socket.
 
 use std::{net::SocketAddr, net::TcpListener as StdListener, sync::Arc, time::Duration};
 
@@ -20,64 +20,63 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use super::{Admin, answer::REQUEST, router};
+use super::{Admin, error::REQUEST_TIMEOUT, router};
 use crate::edge::tls::{self, Shaken};
 
-/// Open connections: some scrapers, some probes, some people.
-const CONNECTIONS: usize = 64;
-/// Longest head, bytes.
+/// Maximum number of open connections: a few scrapers, probes and people.
+const MAX_CONNECTIONS: usize = 64;
+/// Maximum size of a request head, in bytes.
 const BUFFER: usize = 16 * 1024;
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long a head may take, and how long a connection may be idle.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long a connection is kept.
-pub(super) const LIFE: Duration = Duration::from_secs(120);
-/// How long the answer under way may still take when a connection has lived that long.
-pub(super) const LAST: Duration = Duration::from_secs(REQUEST.as_secs() + 5);
-/// And at the end of the process.
-const LAST_OF_ALL: Duration = Duration::from_secs(1);
-/// How long to wait after the system refused a socket.
-const BREATHER: Duration = Duration::from_millis(50);
+/// Maximum age of a connection.
+pub(super) const MAX_AGE: Duration = Duration::from_secs(120);
+/// How long the request in progress may still take after that.
+pub(super) const GRACE: Duration = Duration::from_secs(REQUEST_TIMEOUT.as_secs() + 5);
+/// How long the request in progress may still take when the process ends.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `stop`, then ends what is under way within a second. `listener` must be
-/// non-blocking.
+/// Serves until `stop`, then ends what is in progress within a second. `listener` must be non-blocking.
 pub async fn serve(listener: StdListener, admin: Admin, stop: CancellationToken, tls: Option<Arc<tls::Door>>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the admin socket could not be used"),
     };
-    let door = Door { router: router(admin), tls, stop };
-    let seats = Arc::new(Semaphore::new(CONNECTIONS));
+    let template = AdminConnection { router: router(admin), tls, stop };
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
-            () = door.stop.cancelled() => break,
-            accepted = accept(&listener, &seats) => accepted,
+            () = template.stop.cancelled() => break,
+            accepted = accept(&listener, &permits) => accepted,
         };
-        let Some((socket, peer, seat)) = accepted else {
-            sleep(BREATHER).await;
+        let Some((socket, peer, permit)) = accepted else {
+            sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let door = door.clone();
+        let connection = template.clone();
         tasks.spawn(async move {
-            door.open(socket, peer).await;
-            drop(seat);
+            connection.open(socket, peer).await;
+            drop(permit);
         });
     }
     drop(listener);
     tasks.close();
-    // Connections see `stop` themselves; this is for one that doesn't get to it.
-    let _ = timeout(LAST_OF_ALL + BREATHER, tasks.wait()).await;
+    // Connections end by themselves at `stop`; the timeout is for one whose task does not get to run.
+    let _ = timeout(STOP_GRACE + ACCEPT_PAUSE, tasks.wait()).await;
 }
 
 async fn accept(
     listener: &TcpListener,
-    seats: &Arc<Semaphore>,
+    permits: &Arc<Semaphore>,
 ) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let seat = seats.clone().acquire_owned().await.ok()?;
+    let permit = permits.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((socket, peer)) => Some((socket, peer, seat)),
+        Ok((socket, peer)) => Some((socket, peer, permit)),
         Err(error) => {
             tracing::warn!(%error, "a connection to the admin port could not be accepted");
             None
@@ -85,33 +84,33 @@ async fn accept(
     }
 }
 
-/// What every connection needs.
+/// One connection of the admin port; cloned for each accepted socket.
 #[derive(Clone)]
-pub(super) struct Door {
+pub(super) struct AdminConnection {
     pub(super) router: Router,
     pub(super) tls: Option<Arc<tls::Door>>,
     pub(super) stop: CancellationToken,
 }
 
-impl Door {
+impl AdminConnection {
     async fn open(self, socket: TcpStream, peer: SocketAddr) {
-        // Answers are small and go out whole.
+        // Responses are small and are written at once.
         let _ = socket.set_nodelay(true);
         match self.tls.clone() {
-            None => self.talk(socket, peer).await,
+            None => self.serve(socket, peer).await,
             Some(tls) => {
                 if let Shaken::Tls(socket) = tls.shake(socket, HANDSHAKE).await {
-                    self.talk(socket, peer).await;
+                    self.serve(socket, peer).await;
                 }
             }
         }
     }
 
-    pub(super) async fn talk<S>(self, io: S, peer: SocketAddr)
+    pub(super) async fn serve<S>(self, io: S, peer: SocketAddr)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Door { router, stop, .. } = self;
+        let AdminConnection { router, stop, .. } = self;
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
@@ -120,16 +119,16 @@ impl Door {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(io), service));
-        let last = tokio::select! {
-            // How a client leaves is its own affair.
+        let grace = tokio::select! {
+            // An error here is the client's: nothing to report.
             _ = connection.as_mut() => return,
-            () = stop.cancelled() => LAST_OF_ALL,
-            () = sleep(LIFE) => LAST,
+            () = stop.cancelled() => STOP_GRACE,
+            () = sleep(MAX_AGE) => GRACE,
         };
         connection.as_mut().graceful_shutdown();
         tokio::select! {
-            _ = timeout(last, connection.as_mut()) => {}
-            () = async { stop.cancelled().await; sleep(LAST_OF_ALL).await } => {}
+            _ = timeout(grace, connection.as_mut()) => {}
+            () = async { stop.cancelled().await; sleep(STOP_GRACE).await } => {}
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `/status`: how everything does, for people and scripts.
+//! `/status`: the state of everything, for people and scripts.
 //!
-//! Services, accounts and operations are members by their name, so that `jq .services.checkout` is
-//! enough. Every member is written out here: what is not named can't slip in.
+//! Services, accounts and operations are members named like them, so that `jq .services.checkout` works.
+//! Every member is written out here, so nothing is shown by accident.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    Desk,
-    answer::{Fault, aside},
-    health::Condition,
+    AdminState,
+    error::{AdminError, off_thread},
+    health::Readiness,
     scrape::REVISION,
 };
 use crate::{
@@ -25,28 +25,28 @@ use crate::{
 };
 
 /// RFC 3339, UTC, to the millisecond.
-type Moment = String;
+type Rfc3339 = String;
 
-fn moment(at: Timestamp) -> Moment {
+fn rfc3339(at: Timestamp) -> Rfc3339 {
     format!("{at:.3}")
 }
 
 #[derive(Serialize)]
-pub(super) struct Status {
+pub(super) struct StatusPage {
     version: &'static str,
     revision: &'static str,
-    started_at: Option<Moment>,
+    started_at: Option<Rfc3339>,
     uptime_seconds: u64,
     draining: bool,
-    health: Condition,
+    health: Readiness,
     addresses: Addresses,
     /// By listener, `data` and `admin`; only those that speak TLS.
-    certificates: BTreeMap<&'static str, Certificate>,
-    config: Configuration,
-    services: BTreeMap<String, Service>,
-    accounts: BTreeMap<String, Fastrac>,
-    cache: Stored,
-    store: StateStore,
+    certificates: BTreeMap<&'static str, CertificateStatus>,
+    config: ConfigStatus,
+    services: BTreeMap<String, ServiceStatus>,
+    accounts: BTreeMap<String, AccountStatus>,
+    cache: CacheStatus,
+    store: StoreStatus,
 }
 
 #[derive(Serialize)]
@@ -55,140 +55,139 @@ struct Addresses {
     admin: String,
 }
 
-/// What a listener shows.
+/// The certificate that a listener presents.
 #[derive(Serialize)]
-struct Certificate {
-    ends_at: Option<Moment>,
-    /// Why the files that are there now are not what is shown.
+struct CertificateStatus {
+    ends_at: Option<Rfc3339>,
+    /// Why the present files are not in use.
     fault: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Configuration {
+struct ConfigStatus {
     hash: String,
     file: Option<PathBuf>,
-    in_force_since: Option<Moment>,
+    in_force_since: Option<Rfc3339>,
     last_reload_successful: bool,
 }
 
 #[derive(Serialize)]
-struct Service {
+struct ServiceStatus {
     account: Option<String>,
     priority: Priority,
-    quota: Windows,
+    quota: WindowsStatus,
     used_today: u64,
 }
 
 /// A window without a limit is `null`.
 #[derive(Serialize)]
-struct Windows {
-    second: Option<Left>,
-    day: Option<Left>,
+struct WindowsStatus {
+    second: Option<WindowStatus>,
+    day: Option<WindowStatus>,
 }
 
 #[derive(Serialize)]
-struct Left {
+struct WindowStatus {
     limit: u64,
     left: u64,
     resets_in_seconds: u64,
 }
 
 #[derive(Serialize)]
-struct Fastrac {
-    budget: Budget,
+struct AccountStatus {
+    budget: BudgetStatus,
     breaker: &'static str,
-    /// Attempts to ask Fastrac that failed, up to now; 0 after one that did not.
+    /// Failed requests to Fastrac since the last successful one.
     failing: u32,
-    keys: Keys,
+    keys: KeysStatus,
     orders_unknown: u64,
 }
 
 #[derive(Serialize)]
-struct Budget {
+struct BudgetStatus {
     #[serde(flatten)]
-    windows: Windows,
-    in_flight: Places,
+    windows: WindowsStatus,
+    in_flight: InFlightStatus,
     used_today: u64,
     waiting: usize,
 }
 
 #[derive(Serialize)]
-struct Places {
+struct InFlightStatus {
     limit: u64,
     left: u64,
 }
 
 #[derive(Serialize)]
-struct Keys {
+struct KeysStatus {
     usable: bool,
-    /// Why no request can be signed.
+    /// Why there is no usable pair.
     reason: Option<String>,
-    pairs: Vec<Pair>,
+    pairs: Vec<KeyPairStatus>,
     revoked: Vec<String>,
-    source: Source,
+    source: KeySourceStatus,
 }
 
 #[derive(Serialize)]
-struct Pair {
+struct KeyPairStatus {
     version: String,
-    /// The source's own number of it, if it has one.
+    /// The version number in the source, if it has one.
     source_version: Option<u64>,
     role: &'static str,
     standing: &'static str,
-    loaded_at: Moment,
+    loaded_at: Rfc3339,
     age_seconds: i64,
 }
 
 #[derive(Serialize)]
-struct Source {
+struct KeySourceStatus {
     kind: &'static str,
     up: bool,
-    last_success: Option<Moment>,
-    /// Its own number of what it gave last, if it has one.
+    last_success: Option<Rfc3339>,
+    /// The version number of the last reading, if the source has one.
     version: Option<u64>,
-    /// What is wrong: a file's or variable's name, never what it holds.
+    /// The last error: it names a file or variable, never its contents.
     fault: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Stored {
+struct CacheStatus {
     entries: u64,
     bytes: u64,
-    operations: BTreeMap<String, OfOperation>,
+    operations: BTreeMap<String, CachedOperation>,
 }
 
 #[derive(Serialize)]
-struct OfOperation {
+struct CachedOperation {
     entries: u64,
     bytes: u64,
 }
 
 #[derive(Serialize)]
-struct StateStore {
+struct StoreStatus {
     healthy: bool,
 }
 
-/// How everything does at this moment.
-pub(super) async fn status(State(desk): State<Arc<Desk>>) -> Result<Json<Status>, Fault> {
-    // All stored answers are walked.
-    aside(move || Json(Status::of(&desk))).await
+pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Result<Json<StatusPage>, AdminError> {
+    // Walks all cache entries.
+    off_thread(move || Json(StatusPage::of(&state))).await
 }
 
-impl Status {
-    fn of(desk: &Desk) -> Self {
-        let admin = &desk.admin;
+impl StatusPage {
+    fn of(state: &AdminState) -> Self {
+        let admin = &state.admin;
         let (snapshot, in_force) = (admin.gateway.current.load_full(), admin.gateway.in_force.load_full());
         let account = |account: &Arc<Account>| {
             let unknown = admin.gateway.live.orders.unknown_count(&account.name);
-            (account.name.clone(), Fastrac::of(account, unknown))
+            (account.name.clone(), AccountStatus::of(account, unknown))
         };
-        Status {
+        StatusPage {
             version: env!("CARGO_PKG_VERSION"),
             revision: REVISION,
-            started_at: Timestamp::try_from(desk.began).ok().map(moment),
-            uptime_seconds: desk.clock.elapsed().as_secs(),
+            started_at: Timestamp::try_from(state.started_at).ok().map(rfc3339),
+            uptime_seconds: state.started.elapsed().as_secs(),
             draining: admin.drain.begun(),
-            health: Condition::of(desk),
+            health: Readiness::of(state),
             addresses: Addresses {
                 data: admin.data.iter().map(ToString::to_string).collect(),
                 admin: admin.address.to_string(),
@@ -199,29 +198,29 @@ impl Status {
                 .doors
                 .each()
                 .map(|(listener, door)| {
-                    (listener, Certificate { ends_at: door.ends().map(moment), fault: door.fault() })
+                    (listener, CertificateStatus { ends_at: door.ends().map(rfc3339), fault: door.fault() })
                 })
                 .collect(),
-            config: Configuration {
+            config: ConfigStatus {
                 hash: in_force.config.hash.clone(),
                 file: admin.gateway.file.clone(),
-                in_force_since: Timestamp::try_from(in_force.since).ok().map(moment),
+                in_force_since: Timestamp::try_from(in_force.since).ok().map(rfc3339),
                 last_reload_successful: admin.gateway.reloaded_well(),
             },
             services: services(&snapshot),
             accounts: snapshot.accounts.iter().map(account).collect(),
-            cache: Stored::of(&snapshot.cache),
-            store: StateStore { healthy: admin.store.is_healthy() },
+            cache: CacheStatus::of(&snapshot.cache),
+            store: StoreStatus { healthy: admin.store.is_healthy() },
         }
     }
 }
 
-fn services(snapshot: &Snapshot) -> BTreeMap<String, Service> {
+fn services(snapshot: &Snapshot) -> BTreeMap<String, ServiceStatus> {
     let service = |(service, quota): (&catalog::Service, &Arc<admission::Quota>)| {
-        let told = Service {
+        let told = ServiceStatus {
             account: snapshot.accounts.get(service.account).map(|account| account.name.clone()),
             priority: service.config.priority,
-            quota: Windows::of(quota.standing()),
+            quota: WindowsStatus::of(quota.standing()),
             used_today: quota.used_today(),
         };
         (service.name.clone(), told)
@@ -229,52 +228,55 @@ fn services(snapshot: &Snapshot) -> BTreeMap<String, Service> {
     snapshot.catalog.services.iter().zip(&snapshot.quotas).map(service).collect()
 }
 
-impl Windows {
+impl WindowsStatus {
     fn of(standing: admission::Standing) -> Self {
-        let left =
-            |window: Window| Left { limit: window.limit, left: window.left, resets_in_seconds: window.resets_in };
-        Windows { second: standing.second.map(left), day: standing.day.map(left) }
+        let left = |window: Window| WindowStatus {
+            limit: window.limit,
+            left: window.left,
+            resets_in_seconds: window.resets_in,
+        };
+        WindowsStatus { second: standing.second.map(left), day: standing.day.map(left) }
     }
 }
 
-impl Fastrac {
+impl AccountStatus {
     fn of(account: &Account, orders_unknown: u64) -> Self {
         let figures = account.budget.figures();
-        Fastrac {
-            budget: Budget {
-                windows: Windows::of(figures.standing),
-                in_flight: Places { limit: figures.in_flight.limit, left: figures.in_flight.left },
+        AccountStatus {
+            budget: BudgetStatus {
+                windows: WindowsStatus::of(figures.standing),
+                in_flight: InFlightStatus { limit: figures.in_flight.limit, left: figures.in_flight.left },
                 used_today: figures.used_today,
                 waiting: figures.waiting,
             },
             breaker: account.breaker.standing().as_str(),
             failing: account.breaker.failing(),
-            keys: Keys::of(account.keys.status()),
+            keys: KeysStatus::of(account.keys.status()),
             orders_unknown,
         }
     }
 }
 
-impl Keys {
+impl KeysStatus {
     fn of(status: keys::Status) -> Self {
         let now = Timestamp::now();
-        let pair = |pair: &keys::PairStatus| Pair {
+        let pair = |pair: &keys::PairStatus| KeyPairStatus {
             version: pair.version.to_string(),
             source_version: pair.source_version,
             role: pair.role.as_str(),
             standing: pair.standing.as_str(),
-            loaded_at: moment(pair.loaded_at),
+            loaded_at: rfc3339(pair.loaded_at),
             age_seconds: now.duration_since(pair.loaded_at).as_secs().max(0),
         };
-        Keys {
+        KeysStatus {
             usable: status.no_key.is_none(),
             reason: status.no_key.map(|reason| reason.to_string()),
             pairs: status.pairs.iter().map(pair).collect(),
             revoked: status.revoked.iter().map(ToString::to_string).collect(),
-            source: Source {
+            source: KeySourceStatus {
                 kind: status.source.kind,
                 up: status.source.up,
-                last_success: status.source.last_success.map(moment),
+                last_success: status.source.last_success.map(rfc3339),
                 version: status.source.version,
                 fault: status.source.fault,
             },
@@ -282,15 +284,15 @@ impl Keys {
     }
 }
 
-impl Stored {
+impl CacheStatus {
     fn of(cache: &Cache) -> Self {
         let held = cache.held();
-        Stored {
+        CacheStatus {
             entries: held.values().map(|held| held.entries).sum(),
             bytes: held.values().map(|held| held.bytes).sum(),
             operations: held
                 .iter()
-                .map(|(name, held)| (name.to_string(), OfOperation { entries: held.entries, bytes: held.bytes }))
+                .map(|(name, held)| (name.to_string(), CachedOperation { entries: held.entries, bytes: held.bytes }))
                 .collect(),
         }
     }

@@ -67,7 +67,7 @@ fn with_token() -> String {
 }
 
 /// A gateway and its admin port, until it is dropped.
-struct Stage {
+struct TestAdmin {
     address: SocketAddr,
     bound: SocketAddr,
     gateway: Arc<Gateway>,
@@ -78,14 +78,14 @@ struct Stage {
     stop: CancellationToken,
 }
 
-impl Drop for Stage {
+impl Drop for TestAdmin {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
 /// How a stage differs from the usual one.
-struct Set {
+struct TestSettings {
     admin: String,
     /// What Fastrac says of every pair; `None`: there is no key file.
     verdict: Option<Verdict>,
@@ -95,16 +95,16 @@ struct Set {
     tls: Option<(String, String)>,
 }
 
-impl Default for Set {
+impl Default for TestSettings {
     fn default() -> Self {
         let bound = Ipv4Addr::LOCALHOST.into();
-        Set { admin: with_token(), verdict: Some(Verdict::Verified), bound, tls: None }
+        TestSettings { admin: with_token(), verdict: Some(Verdict::Verified), bound, tls: None }
     }
 }
 
-impl Stage {
+impl TestAdmin {
     #[allow(clippy::disallowed_methods, reason = "tasks of a test end with it")]
-    async fn new(set: Set) -> Stage {
+    async fn new(set: TestSettings) -> TestAdmin {
         choose_crypto();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("gateway.toml");
@@ -147,7 +147,7 @@ impl Stage {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let bound = SocketAddr::new(set.bound, address.port());
-        let stage = Stage { address, bound, gateway, drain, store, file, folder, stop };
+        let stage = TestAdmin { address, bound, gateway, drain, store, file, folder, stop };
         tokio::spawn(serve(listener, stage.admin(), stage.stop.clone(), admin_tls));
         stage
     }
@@ -162,23 +162,23 @@ impl Stage {
         }
     }
 
-    async fn usual() -> Stage {
-        Stage::new(Set::default()).await
+    async fn usual() -> TestAdmin {
+        TestAdmin::new(TestSettings::default()).await
     }
 
     /// Asks, with the right token.
-    async fn get(&self, path: &str) -> Reply {
-        self.ask(Ask::get(path).token(TOKEN)).await
+    async fn get(&self, path: &str) -> TestResponse {
+        self.ask(TestRequest::get(path).token(TOKEN)).await
     }
 
-    async fn post(&self, path: &str, body: &str) -> Reply {
-        self.ask(Ask::post(path).token(TOKEN).body(body)).await
+    async fn post(&self, path: &str, body: &str) -> TestResponse {
+        self.ask(TestRequest::post(path).token(TOKEN).body(body)).await
     }
 
-    async fn ask(&self, ask: Ask) -> Reply {
+    async fn ask(&self, ask: TestRequest) -> TestResponse {
         let mut socket = TcpStream::connect(self.address).await.unwrap();
         socket.write_all(ask.text(self.address).as_bytes()).await.unwrap();
-        Reply::read(&mut socket).await
+        TestResponse::read(&mut socket).await
     }
 }
 
@@ -189,7 +189,7 @@ fn write_keys(folder: &Path, (access, secret): (&str, &str)) {
 }
 
 /// A request.
-struct Ask {
+struct TestRequest {
     method: &'static str,
     path: String,
     headers: String,
@@ -197,40 +197,40 @@ struct Ask {
     body: String,
 }
 
-impl Ask {
-    fn new(method: &'static str, path: &str) -> Ask {
-        Ask { method, path: path.to_owned(), headers: String::new(), host: None, body: String::new() }
+impl TestRequest {
+    fn new(method: &'static str, path: &str) -> TestRequest {
+        TestRequest { method, path: path.to_owned(), headers: String::new(), host: None, body: String::new() }
     }
 
-    fn get(path: &str) -> Ask {
-        Ask::new("GET", path)
+    fn get(path: &str) -> TestRequest {
+        TestRequest::new("GET", path)
     }
 
-    fn post(path: &str) -> Ask {
-        Ask::new("POST", path)
+    fn post(path: &str) -> TestRequest {
+        TestRequest::new("POST", path)
     }
 
-    fn token(self, token: &str) -> Ask {
+    fn token(self, token: &str) -> TestRequest {
         self.header("authorization", &format!("Bearer {token}"))
     }
 
-    fn header(mut self, name: &str, value: &str) -> Ask {
+    fn header(mut self, name: &str, value: &str) -> TestRequest {
         self.headers.push_str(&format!("{name}: {value}\r\n"));
         self
     }
 
-    fn host(mut self, host: &str) -> Ask {
+    fn host(mut self, host: &str) -> TestRequest {
         self.host = Some(host.to_owned());
         self
     }
 
-    fn body(mut self, body: &str) -> Ask {
+    fn body(mut self, body: &str) -> TestRequest {
         self.body = body.to_owned();
         self
     }
 
     fn text(&self, address: SocketAddr) -> String {
-        let Ask { method, path, headers, host, body } = self;
+        let TestRequest { method, path, headers, host, body } = self;
         let host = match host.as_deref() {
             None => format!("host: {address}\r\n"),
             Some("") => String::new(),
@@ -245,22 +245,22 @@ impl Ask {
 
 /// An answer.
 #[derive(Debug)]
-struct Reply {
+struct TestResponse {
     status: u16,
     /// As it came, lower case.
     head: String,
     body: String,
 }
 
-impl Reply {
-    async fn read<S: tokio::io::AsyncRead + Unpin>(socket: &mut S) -> Reply {
+impl TestResponse {
+    async fn read<S: tokio::io::AsyncRead + Unpin>(socket: &mut S) -> TestResponse {
         let mut bytes = Vec::new();
         // What came before a reset counts.
         let _ = socket.read_to_end(&mut bytes).await;
         let text = String::from_utf8(bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
         let status = head[9..12].parse().unwrap();
-        Reply { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+        TestResponse { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
     }
 
     fn json(&self) -> serde_json::Value {

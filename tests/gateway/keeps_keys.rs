@@ -72,13 +72,13 @@ fn a_faulty_file_keeps_the_old_pair_and_says_so() {
     let file = stage.folder.path().join("keys.toml");
     for text in [half, "secret_key = canary-fastrac"] {
         replace(&stage, text);
-        until("it says so", || stage.admin("/readyz").text().contains("the key source can't be read"));
+        until("it says so", || stage.admin("/readyz").text().contains("the key source cannot be read"));
         assert_eq!(label(&stage).as_deref(), Some("gateway"), "{text}");
         replace(&stage, &pair(ACCESS, SECRET));
         until("it is read again", || stage.admin("/readyz").json()["degraded"] == serde_json::json!([]));
     }
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("set");
-    until("others could read it", || stage.admin("/readyz").text().contains("the key source can't be read"));
+    until("others could read it", || stage.admin("/readyz").text().contains("the key source cannot be read"));
     fs::remove_file(&file).expect("gone");
     assert_eq!(label(&stage).as_deref(), Some("gateway"));
     assert_eq!(stage.admin("/readyz").status, 200, "hits and clear refusals are still worth having");

@@ -4,71 +4,71 @@ use super::*;
 
 #[tokio::test]
 async fn is_ready_once_a_key_pair_is_in_hand() {
-    let stage = Stage::new(Set { verdict: None, ..Set::default() }).await;
-    let reply = stage.ask(Ask::get("/readyz")).await;
+    let stage = TestAdmin::new(TestSettings { verdict: None, ..TestSettings::default() }).await;
+    let reply = stage.ask(TestRequest::get("/readyz")).await;
     assert_eq!(reply.status, 503);
     let said = reply.json();
     assert_eq!(said["ready"], false);
     assert!(said["reasons"][0].as_str().unwrap().starts_with("accounts.main: no key pair"), "{said}");
-    assert_eq!(stage.ask(Ask::get("/livez")).await.status, 200);
+    assert_eq!(stage.ask(TestRequest::get("/livez")).await.status, 200);
 
     write_keys(stage.folder.path(), FASTRAC);
     // Undecided, and used all the same: there is no other.
     stage.gateway.current.load().accounts[0].keys.rotate(true).await.unwrap();
-    let reply = stage.ask(Ask::get("/readyz")).await;
+    let reply = stage.ask(TestRequest::get("/readyz")).await;
     assert_eq!(reply.status, 200);
     assert_eq!(reply.json(), serde_json::json!({ "ready": true, "reasons": [], "degraded": [] }));
 }
 
 #[tokio::test]
 async fn a_lost_key_source_only_degrades() {
-    let stage = Stage::usual().await;
-    assert_eq!(stage.ask(Ask::get("/readyz")).await.json()["degraded"], serde_json::json!([]));
+    let stage = TestAdmin::usual().await;
+    assert_eq!(stage.ask(TestRequest::get("/readyz")).await.json()["degraded"], serde_json::json!([]));
     fs::remove_file(stage.folder.path().join("keys.toml")).unwrap();
     stage.gateway.current.load().accounts[0].keys.rotate(false).await.unwrap();
-    let reply = stage.ask(Ask::get("/readyz")).await;
+    let reply = stage.ask(TestRequest::get("/readyz")).await;
     assert_eq!(reply.status, 200);
-    assert_eq!(reply.json()["degraded"], serde_json::json!(["accounts.main: the key source can't be read"]));
+    assert_eq!(reply.json()["degraded"], serde_json::json!(["accounts.main: the key source cannot be read"]));
 }
 
 #[tokio::test]
 async fn a_revoked_pair_only_degrades() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     // Ready once is ready for good.
-    assert_eq!(stage.ask(Ask::get("/readyz")).await.status, 200);
+    assert_eq!(stage.ask(TestRequest::get("/readyz")).await.status, 200);
     let keys = stage.gateway.current.load().accounts[0].keys.clone();
     keys.revoke(keys.lease().unwrap().version()).await;
-    let reply = stage.ask(Ask::get("/readyz")).await;
+    let reply = stage.ask(TestRequest::get("/readyz")).await;
     assert_eq!(reply.status, 200);
     assert!(!reply.json()["degraded"].as_array().unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn a_failing_fastrac_only_degrades_until_it_answers() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let breaker = stage.gateway.current.load().accounts[0].breaker.clone();
     breaker.admit().unwrap().failure();
     breaker.admit().unwrap().failure();
-    let reply = stage.ask(Ask::get("/readyz")).await;
+    let reply = stage.ask(TestRequest::get("/readyz")).await;
     assert_eq!(reply.status, 200);
-    let degraded = serde_json::json!(["accounts.main: the last 2 attempts to ask Fastrac failed"]);
+    let degraded = serde_json::json!(["accounts.main: the last 2 requests to Fastrac failed"]);
     assert_eq!(reply.json()["degraded"], degraded);
     breaker.admit().unwrap().success();
-    assert_eq!(stage.ask(Ask::get("/readyz")).await.json()["degraded"], serde_json::json!([]));
+    assert_eq!(stage.ask(TestRequest::get("/readyz")).await.json()["degraded"], serde_json::json!([]));
     while let Ok(admitted) = breaker.admit() {
         admitted.failure();
     }
-    let said = stage.ask(Ask::get("/readyz")).await.json();
+    let said = stage.ask(TestRequest::get("/readyz")).await.json();
     assert_eq!(said["ready"], true);
-    assert_eq!(said["degraded"][0], "accounts.main: Fastrac has been failing and is not asked");
+    assert_eq!(said["degraded"][0], "accounts.main: circuit breaker open: Fastrac is failing; requests are refused");
 }
 
 #[tokio::test]
 async fn is_not_ready_while_draining_but_lives() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     stage.drain.begin();
-    let reply = stage.ask(Ask::get("/readyz")).await;
+    let reply = stage.ask(TestRequest::get("/readyz")).await;
     assert_eq!((reply.status, &reply.json()["reasons"]), (503, &serde_json::json!(["draining"])));
-    assert_eq!(stage.ask(Ask::get("/livez")).await.status, 200);
+    assert_eq!(stage.ask(TestRequest::get("/livez")).await.status, 200);
     assert_eq!(stage.get("/status").await.json()["draining"], true);
 }

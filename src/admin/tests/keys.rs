@@ -2,13 +2,13 @@
 
 use super::*;
 
-fn version(stage: &Stage) -> String {
+fn version(stage: &TestAdmin) -> String {
     stage.gateway.current.load().accounts[0].keys.lease().unwrap().version().to_string()
 }
 
 #[tokio::test]
 async fn rotate_takes_what_the_source_holds_now() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let before = version(&stage);
     let reply = stage.post("/keys/rotate", "").await;
     assert_eq!((reply.status, &reply.json()["accounts"]["main"]["result"]), (200, &"unchanged".into()));
@@ -24,7 +24,7 @@ async fn rotate_takes_what_the_source_holds_now() {
 
 #[tokio::test]
 async fn a_pair_that_fastrac_refuses_is_taken_only_by_force() {
-    let stage = Stage::new(Set { verdict: Some(Verdict::Refused), ..Set::default() }).await;
+    let stage = TestAdmin::new(TestSettings { verdict: Some(Verdict::Refused), ..TestSettings::default() }).await;
     let reply = stage.post("/keys/verify", "{}").await;
     assert_eq!((reply.status, reply.code()), (409, "keys.not_well".to_owned()));
     assert_eq!(reply.json()["accounts"]["main"]["result"], "refused");
@@ -34,7 +34,7 @@ async fn a_pair_that_fastrac_refuses_is_taken_only_by_force() {
 
 #[tokio::test]
 async fn rotate_says_what_is_wrong_with_the_source() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     fs::remove_file(stage.folder.path().join("keys.toml")).unwrap();
     let reply = stage.post("/keys/rotate", "{}").await;
     assert_eq!(reply.status, 409);
@@ -45,7 +45,7 @@ async fn rotate_says_what_is_wrong_with_the_source() {
 
 #[tokio::test]
 async fn verify_tells_the_verdict() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let reply = stage.post("/keys/verify", "").await;
     assert_eq!(reply.status, 200);
     let main = &reply.json()["accounts"]["main"];
@@ -54,7 +54,7 @@ async fn verify_tells_the_verdict() {
 
 #[tokio::test]
 async fn a_revoked_version_never_serves_again() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let version = version(&stage);
     let reply = stage.post("/keys/revoke", &format!(r#"{{"account": "main", "version": "{version}"}}"#)).await;
     assert_eq!(reply.status, 200, "{reply:?}");
@@ -70,7 +70,7 @@ async fn a_revoked_version_never_serves_again() {
 
 #[tokio::test]
 async fn what_is_not_meant_well_is_refused_without_being_repeated() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let bodies = [
         ("/keys/rotate", r#"{"account": "canary-nobody"}"#, 404),
         ("/keys/rotate", r#"{"canary-member": 1}"#, 400),

@@ -13,17 +13,25 @@ fn canaries() -> Vec<String> {
 
 #[tokio::test]
 async fn a_secret_or_digest_in_any_answer() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let mut asks = Vec::new();
     for path in ["/", "/livez", "/readyz", "/metrics", "/status", "/config", "/none"] {
-        asks.extend([Ask::get(path), Ask::get(path).token(TOKEN), Ask::get(path).host("evil.example")]);
-        asks.push(Ask::post(path).token(TOKEN));
+        asks.extend([
+            TestRequest::get(path),
+            TestRequest::get(path).token(TOKEN),
+            TestRequest::get(path).host("evil.example"),
+        ]);
+        asks.push(TestRequest::post(path).token(TOKEN));
     }
     for path in ["/reload", "/keys/rotate", "/keys/verify", "/cache/purge"] {
-        asks.extend([Ask::post(path), Ask::post(path).token(TOKEN), Ask::get(path).token(TOKEN)]);
+        asks.extend([
+            TestRequest::post(path),
+            TestRequest::post(path).token(TOKEN),
+            TestRequest::get(path).token(TOKEN),
+        ]);
     }
-    asks.push(Ask::post("/keys/revoke").token(TOKEN).body(r#"{"version": "00000000"}"#));
-    asks.push(Ask::get("/metrics").header("accept", "application/openmetrics-text"));
+    asks.push(TestRequest::post("/keys/revoke").token(TOKEN).body(r#"{"version": "00000000"}"#));
+    asks.push(TestRequest::get("/metrics").header("accept", "application/openmetrics-text"));
     for ask in asks {
         let name = format!("{} {}", ask.method, ask.path);
         let reply = stage.ask(ask).await;
@@ -35,7 +43,7 @@ async fn a_secret_or_digest_in_any_answer() {
 
 #[tokio::test]
 async fn a_value_of_a_faulty_file_or_source() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     fs::write(&stage.file, format!("canary = \"{TOKEN}\"\n[accounts.main]\nbase_url = \"{}\"", FASTRAC.1)).unwrap();
     write_keys(stage.folder.path(), ("canary:access", FASTRAC.1));
     let reloaded = stage.post("/reload", "").await;
@@ -58,7 +66,7 @@ async fn what_a_vault_is_entered_with() {
          auth = {{ method = \"approle\", role_id = \"canary-role-id\", secret_id_file = \"secret-id\" }}",
         with_token()
     );
-    let stage = Stage::new(Set { admin, ..Set::default() }).await;
+    let stage = TestAdmin::new(TestSettings { admin, ..TestSettings::default() }).await;
     let config = stage.get("/config").await;
     assert_eq!(config.json()["vault"]["auth"]["method"], "approle");
     assert!(!config.body.contains("canary"), "{config:?}");

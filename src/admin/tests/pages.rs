@@ -4,9 +4,14 @@ use super::*;
 
 #[tokio::test]
 async fn every_answer_forbids_storing_and_guessing() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     for path in ["/", "/livez", "/readyz", "/metrics", "/status", "/config", "/none"] {
-        for ask in [Ask::get(path), Ask::get(path).token(TOKEN), Ask::post(path), Ask::get(path).host("evil.example")] {
+        for ask in [
+            TestRequest::get(path),
+            TestRequest::get(path).token(TOKEN),
+            TestRequest::post(path),
+            TestRequest::get(path).host("evil.example"),
+        ] {
             let reply = stage.ask(ask).await;
             assert_eq!(reply.header("cache-control"), Some("no-store"), "{path}");
             assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{path}");
@@ -17,7 +22,7 @@ async fn every_answer_forbids_storing_and_guessing() {
 
 #[tokio::test]
 async fn another_method_is_405_with_allow() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     for path in ["/", "/livez", "/metrics", "/status"] {
         let reply = stage.post(path, "").await;
         assert_eq!((reply.status, reply.code()), (405, "request.method".to_owned()), "{path}");
@@ -25,25 +30,25 @@ async fn another_method_is_405_with_allow() {
     }
     let reply = stage.get("/reload").await;
     assert_eq!((reply.status, reply.header("allow")), (405, Some("post")));
-    assert_eq!(stage.ask(Ask::new("OPTIONS", "/status").token(TOKEN)).await.status, 405);
+    assert_eq!(stage.ask(TestRequest::new("OPTIONS", "/status").token(TOKEN)).await.status, 405);
     assert_eq!(stage.get("/none").await.code(), "request.path");
 }
 
 #[tokio::test]
 async fn head_is_get_without_a_body() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     for path in ["/", "/livez", "/readyz", "/metrics", "/status", "/config"] {
-        let reply = stage.ask(Ask::new("HEAD", path).token(TOKEN)).await;
+        let reply = stage.ask(TestRequest::new("HEAD", path).token(TOKEN)).await;
         assert_eq!((reply.status, reply.body.as_str()), (200, ""), "{path}");
         assert!(reply.header("content-length").unwrap().parse::<u64>().unwrap() > 0, "{path}");
     }
-    assert_eq!(stage.ask(Ask::new("HEAD", "/status")).await.status, 401);
+    assert_eq!(stage.ask(TestRequest::new("HEAD", "/status")).await.status, 401);
 }
 
 #[tokio::test]
 async fn metrics_come_in_both_formats_with_the_gauges_of_other_rooms() {
-    let stage = Stage::usual().await;
-    let text = stage.ask(Ask::get("/metrics")).await;
+    let stage = TestAdmin::usual().await;
+    let text = stage.ask(TestRequest::get("/metrics")).await;
     assert!(text.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"), "{}", text.head);
     let hash = stage.gateway.in_force.load().config.hash.clone();
     let version = stage.gateway.current.load().accounts[0].keys.lease().unwrap().version();
@@ -66,7 +71,8 @@ async fn metrics_come_in_both_formats_with_the_gauges_of_other_rooms() {
     ] {
         assert!(text.body.lines().any(|known| known.starts_with(line)), "{line}\n{}", text.body);
     }
-    let open = stage.ask(Ask::get("/metrics").header("accept", "application/openmetrics-text;version=1.0.0")).await;
+    let open =
+        stage.ask(TestRequest::get("/metrics").header("accept", "application/openmetrics-text;version=1.0.0")).await;
     assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text"), "{}", open.head);
     assert!(open.body.ends_with("# EOF\n"));
     assert_eq!(open.header("vary"), Some("accept"));
@@ -74,7 +80,7 @@ async fn metrics_come_in_both_formats_with_the_gauges_of_other_rooms() {
 
 #[tokio::test]
 async fn status_tells_what_is_left() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     {
         let snapshot = stage.gateway.current.load();
         snapshot.quotas[0].rate().unwrap();
@@ -104,7 +110,7 @@ async fn status_tells_what_is_left() {
 
 #[tokio::test]
 async fn config_shows_what_is_in_force_with_defaults() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let config = stage.get("/config").await.json();
     assert_eq!(config["limits"]["drain"], "35s");
     assert_eq!(config["cache"]["memory"], "64MiB");
@@ -117,7 +123,7 @@ async fn config_shows_what_is_in_force_with_defaults() {
 
 #[tokio::test]
 async fn purge_forgets_every_stored_answer() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let cache = stage.gateway.current.load().cache.clone();
     let parts = crate::cache::key::Parts {
         account: "main",
@@ -139,7 +145,7 @@ async fn purge_forgets_every_stored_answer() {
         lifetime: std::time::Duration::from_secs(60),
     };
     cache.keep(crate::cache::Key::new(parts), Arc::new(entry));
-    let metrics = stage.ask(Ask::get("/metrics")).await.body;
+    let metrics = stage.ask(TestRequest::get("/metrics")).await.body;
     assert!(metrics.contains("fastrac_gateway_cache_entries{operation=\"v2.city\"} 1"), "{metrics}");
     assert_eq!(stage.post("/cache/purge", "").await.json()["purged"], 1);
     assert_eq!(stage.get("/status").await.json()["cache"]["entries"], 0);
@@ -148,11 +154,11 @@ async fn purge_forgets_every_stored_answer() {
 #[tokio::test]
 async fn the_page_runs_its_own_script_only() {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
-    let stage = Stage::usual().await;
-    let reply = stage.ask(Ask::get("/")).await;
+    let stage = TestAdmin::usual().await;
+    let reply = stage.ask(TestRequest::get("/")).await;
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/html; charset=utf-8")));
     let mut socket = TcpStream::connect(stage.address).await.unwrap();
-    socket.write_all(Ask::get("/").text(stage.address).as_bytes()).await.unwrap();
+    socket.write_all(TestRequest::get("/").text(stage.address).as_bytes()).await.unwrap();
     let mut whole = String::new();
     socket.read_to_string(&mut whole).await.unwrap();
     let between = |from: &str, to: &str| whole.split_once(from).unwrap().1.split_once(to).unwrap().0.to_owned();

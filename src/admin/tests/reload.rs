@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn new_rules_of_the_admin_port_hold_at_once() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let hash = stage.get("/status").await.json()["config"]["hash"].clone();
     let other = format!("token_sha256 = \"{}\"\nhosts = [\"other.internal\"]", digest("canary-other-token"));
     fs::write(&stage.file, configuration(&other)).unwrap();
@@ -12,7 +12,7 @@ async fn new_rules_of_the_admin_port_hold_at_once() {
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_ne!(reply.json()["config"]["hash"], hash);
     assert_eq!(stage.get("/status").await.status, 401);
-    let with_new = || Ask::get("/status").token("canary-other-token");
+    let with_new = || TestRequest::get("/status").token("canary-other-token");
     assert_eq!(stage.ask(with_new()).await.status, 200);
     assert_eq!(stage.ask(with_new().host("other.internal")).await.status, 200);
     assert_eq!(stage.ask(with_new().host("gateway.internal")).await.status, 421);
@@ -20,7 +20,7 @@ async fn new_rules_of_the_admin_port_hold_at_once() {
 
 #[tokio::test]
 async fn a_faulty_file_changes_nothing_and_all_its_faults_are_told() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let before = stage.get("/config").await.body;
     let text = format!("{}\n[cache]\nmemory = \"lots\"\n[bogus]\n", configuration(&with_token()));
     fs::write(&stage.file, text).unwrap();
@@ -32,9 +32,9 @@ async fn a_faulty_file_changes_nothing_and_all_its_faults_are_told() {
     assert!(faults.iter().any(|fault| fault["place"] == "cache.memory" && fault["line"].is_u64()), "{said}");
     assert_eq!(stage.get("/config").await.body, before);
     assert_eq!(stage.get("/status").await.json()["config"]["last_reload_successful"], false);
-    let metrics = stage.ask(Ask::get("/metrics")).await.body;
+    let metrics = stage.ask(TestRequest::get("/metrics")).await.body;
     assert!(metrics.contains("fastrac_gateway_config_last_reload_successful 0"));
-    assert_eq!(stage.ask(Ask::get("/readyz")).await.status, 200);
+    assert_eq!(stage.ask(TestRequest::get("/readyz")).await.status, 200);
 
     fs::remove_file(&stage.file).unwrap();
     let reply = stage.post("/reload", "").await;

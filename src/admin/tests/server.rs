@@ -6,20 +6,20 @@ use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::admin::server::{Door, LAST, LIFE};
+use crate::admin::server::{AdminConnection, GRACE, MAX_AGE};
 
 #[tokio::test]
 async fn a_body_that_is_too_long_is_not_read() {
-    let stage = Stage::usual().await;
-    let reply = stage.post("/keys/rotate", &" ".repeat(BODY + 1)).await;
+    let stage = TestAdmin::usual().await;
+    let reply = stage.post("/keys/rotate", &" ".repeat(MAX_BODY + 1)).await;
     assert_eq!((reply.status, reply.code()), (413, "request.too_large".to_owned()));
-    assert_eq!(stage.post("/keys/rotate", &" ".repeat(BODY)).await.status, 200);
+    assert_eq!(stage.post("/keys/rotate", &" ".repeat(MAX_BODY)).await.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_head_and_a_silent_client_are_cut() {
     for begun in ["GET /status HT", ""] {
-        let stage = Stage::usual().await;
+        let stage = TestAdmin::usual().await;
         let began = Instant::now();
         let mut socket = TcpStream::connect(stage.address).await.unwrap();
         socket.write_all(begun.as_bytes()).await.unwrap();
@@ -31,50 +31,52 @@ async fn a_slow_head_and_a_silent_client_are_cut() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_never_ends_is_answered_in_time() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let began = Instant::now();
     let mut socket = TcpStream::connect(stage.address).await.unwrap();
-    let head =
-        Ask::post("/keys/rotate").token(TOKEN).text(stage.address).replace("content-length: 0", "content-length: 9");
+    let head = TestRequest::post("/keys/rotate")
+        .token(TOKEN)
+        .text(stage.address)
+        .replace("content-length: 0", "content-length: 9");
     socket.write_all(head.as_bytes()).await.unwrap();
-    let reply = Reply::read(&mut socket).await;
+    let reply = TestResponse::read(&mut socket).await;
     assert_eq!((reply.status, reply.code()), (503, "request.timeout".to_owned()));
-    assert!(began.elapsed() <= answer::REQUEST + Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() <= error::REQUEST_TIMEOUT + Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_reads_is_cut() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let (mut client, io) = tokio::io::duplex(64);
-    let asks = Ask::get("/").text(stage.address).replace("connection: close\r\n", "");
+    let asks = TestRequest::get("/").text(stage.address).replace("connection: close\r\n", "");
     let began = Instant::now();
-    let door = Door { router: router(stage.admin()), tls: None, stop: CancellationToken::new() };
-    let talk = door.talk(io, stage.address);
+    let door = AdminConnection { router: router(stage.admin()), tls: None, stop: CancellationToken::new() };
+    let talk = door.serve(io, stage.address);
     let (asked, ()) = tokio::join!(client.write_all(asks.as_bytes()), talk);
     asked.unwrap();
     let took = began.elapsed();
-    assert!(took >= LIFE && took <= LIFE + LAST, "{took:?}");
+    assert!(took >= MAX_AGE && took <= MAX_AGE + GRACE, "{took:?}");
 }
 
 #[tokio::test]
 async fn seats_are_few_and_are_given_back() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let mut idle = Vec::new();
     for _ in 0..64 {
         idle.push(TcpStream::connect(stage.address).await.unwrap());
     }
     let mut waiting = TcpStream::connect(stage.address).await.unwrap();
-    waiting.write_all(Ask::get("/livez").text(stage.address).as_bytes()).await.unwrap();
+    waiting.write_all(TestRequest::get("/livez").text(stage.address).as_bytes()).await.unwrap();
     let mut first = [0];
     assert!(timeout(Duration::from_millis(100), waiting.read(&mut first)).await.is_err(), "there was a seat more");
     idle.pop();
-    let reply = timeout(Duration::from_secs(5), Reply::read(&mut waiting)).await.unwrap();
+    let reply = timeout(Duration::from_secs(5), TestResponse::read(&mut waiting)).await.unwrap();
     assert_eq!(reply.status, 200);
 }
 
 #[tokio::test]
 async fn ends_when_it_is_told_to() {
-    let stage = Stage::usual().await;
+    let stage = TestAdmin::usual().await;
     let mut kept = TcpStream::connect(stage.address).await.unwrap();
     stage.stop.cancel();
     let mut rest = Vec::new();
@@ -89,20 +91,25 @@ async fn ends_when_it_is_told_to() {
 async fn speaks_tls_where_it_is_given() {
     choose_crypto();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let stage =
-        Stage::new(Set { tls: Some((made.cert.pem(), made.signing_key.serialize_pem())), ..Set::default() }).await;
+    let stage = TestAdmin::new(TestSettings {
+        tls: Some((made.cert.pem(), made.signing_key.serialize_pem())),
+        ..TestSettings::default()
+    })
+    .await;
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
     let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     let socket = TcpStream::connect(stage.address).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
     let mut tls = connector.connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap();
-    tls.write_all(Ask::get("/status").token(TOKEN).host("localhost").text(stage.address).as_bytes()).await.unwrap();
-    assert_eq!(Reply::read(&mut tls).await.status, 200);
+    tls.write_all(TestRequest::get("/status").token(TOKEN).host("localhost").text(stage.address).as_bytes())
+        .await
+        .unwrap();
+    assert_eq!(TestResponse::read(&mut tls).await.status, 200);
     tls.get_ref();
     // And nothing else there.
     let mut plain = TcpStream::connect(stage.address).await.unwrap();
-    plain.write_all(Ask::get("/livez").text(stage.address).as_bytes()).await.unwrap();
-    let reply = Reply::read(&mut plain).await;
+    plain.write_all(TestRequest::get("/livez").text(stage.address).as_bytes()).await.unwrap();
+    let reply = TestResponse::read(&mut plain).await;
     assert_eq!((reply.status, reply.code().as_str()), (400, "request.malformed"));
 }

@@ -1,8 +1,7 @@
-//! `/config`: the configuration in force, with every default, as the file would write it.
+//! `/config`: the configuration in force, with every default, in the notation of the file.
 //!
-//! Written out member by member, so that a new field of the configuration stays unseen until
-//! somebody decides that it may be seen. Left out: digests, access keys of services (how many there
-//! are is told), and the vault's role id.
+//! Written out member by member, so that a new field is not shown until somebody decides that it may be.
+//! Left out: digests, the services' access keys (only their number is shown), the vault's role id.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,14 +9,13 @@ use axum::{Json, extract::State};
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 
-use super::Desk;
+use super::AdminState;
 use crate::config::{
     Account, Config, Endpoint, KeySource, LogTarget, Operation, Rate, ServerTls, Service, SharedState, Vault, VaultAuth,
 };
 
-/// What is in force.
-pub(super) async fn config(State(desk): State<Arc<Desk>>) -> Json<Value> {
-    Json(effective(&desk.admin.gateway.in_force.load().config))
+pub(super) async fn config(State(state): State<Arc<AdminState>>) -> Json<Value> {
+    Json(effective(&state.admin.gateway.in_force.load().config))
 }
 
 fn effective(config: &Config) -> Value {
@@ -55,7 +53,7 @@ fn effective(config: &Config) -> Value {
             "drain_grace": span(limits.drain_grace),
             "drain": span(limits.drain),
         },
-        "vault": vault.as_ref().map(of_vault),
+        "vault": vault.as_ref().map(vault_section),
         "accounts": by_name(accounts.iter().map(|it| (&it.name, account(it)))),
         "services": by_name(services.iter().map(|it| (&it.name, service(it, accounts)))),
         "cache": { "memory": size(cache.memory), "snapshot": cache.snapshot },
@@ -80,7 +78,7 @@ fn shared(shared: &SharedState) -> Value {
     })
 }
 
-fn of_vault(vault: &Vault) -> Value {
+fn vault_section(vault: &Vault) -> Value {
     let auth = match &vault.auth {
         VaultAuth::Token { token_file } => json!({ "method": "token", "token_file": token_file }),
         VaultAuth::AppRole { mount, role_id: _, secret_id_file } => {
@@ -204,7 +202,7 @@ fn zone(zone: &TimeZone) -> Option<&str> {
     zone.iana_name()
 }
 
-/// As the file writes it: the largest unit that leaves no rest.
+/// A duration in the notation of the file: the largest unit without a remainder.
 fn span(duration: Duration) -> String {
     let millis = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
@@ -212,7 +210,7 @@ fn span(duration: Duration) -> String {
     fits.map_or_else(|| format!("{millis}ms"), |(unit, name)| format!("{}{name}", millis / unit))
 }
 
-/// The same for bytes.
+/// A size in the notation of the file: the largest unit without a remainder.
 fn size(bytes: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let fits = units.into_iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));

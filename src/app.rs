@@ -1,9 +1,9 @@
-//! Wiring: a checked configuration → everything running, and everything ended again.
+//! Wiring: starts everything that a checked configuration describes, and stops it again.
 //!
-//! Sockets are bound and files opened before any thread starts, so a fault is an error and not a
-//! half-started program. Data threads serve requests; the control runtime accepts, keeps keys and
-//! serves the admin port; log and store have threads of their own. The only file that sees most
-//! rooms.
+//! What always holds: sockets are bound and files are opened before any thread starts, so an error means
+//! that nothing runs. Data threads serve requests; the control runtime accepts connections, rotates keys
+//! and serves the admin port; log and store have threads of their own. This is the only file that sees
+//! most rooms. It fails with [`AppError`].
 
 mod rotations;
 mod sockets;
@@ -39,7 +39,6 @@ pub use sockets::Sockets;
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "each says it")]
 pub enum AppError {
     #[error(transparent)]
     BindError(#[from] BindError),
@@ -53,28 +52,26 @@ pub enum AppError {
     Start(#[from] StartError),
     #[error(transparent)]
     Tls(#[from] Faulty),
-    #[error("the system gives no thread or event queue: {0}")]
+    #[error("the system cannot create a thread or an event queue: {0}")]
     System(#[from] io::Error),
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
 impl AppError {
-    /// Whether the configuration is at fault, not the machine.
+    /// Whether the configuration has to be corrected (exit code 2), rather than the machine.
     pub fn is_configuration(&self) -> bool {
         matches!(self, AppError::Start(_) | AppError::Tls(_))
     }
 }
 
-/// Everything that runs.
+/// The running gateway.
 pub struct App {
-    /// What runs, as one handle.
     pub gateway: Arc<Gateway>,
-    /// How far the end has come.
     pub drain: Drain,
-    /// Where services call, as bound.
+    /// The data addresses as bound.
     pub data: Vec<SocketAddr>,
-    /// Where operators call, as bound.
+    /// The admin address as bound.
     pub admin: SocketAddr,
     threads: Vec<DataThread>,
     store: Store,
@@ -85,14 +82,14 @@ impl App {
     /// Starts everything.
     ///
     /// # Errors
-    /// [`AppError`] says which key of the configuration, and why; nothing runs then.
+    /// [`AppError`] names the configuration key and the reason; nothing runs then.
     pub fn start(config: Config, file: Option<PathBuf>) -> Result<App, AppError> {
         choose_crypto();
         let sockets = Sockets::bind(&config.listen)?;
         let (data, address) = sockets.addresses()?;
         let metrics = Metrics::new()?;
         let doors = Arc::new(Doors::open(&config.listen, &metrics)?);
-        // First the store: a second process on the same folder is told of the folder, not of a file in it.
+        // The store first: the error for a second process on the same folder then names the folder.
         let store = Store::open(&config.state.dir)?;
         let log = ExchangeLog::open(&config.log, &metrics)?;
         let control = tokio::runtime::Builder::new_multi_thread()
@@ -108,8 +105,8 @@ impl App {
         let (workers, connections) = (config.listen.workers, config.limits.connections);
         let (gateway, keepers) = Gateway::new(config, file, live)?;
         let rotations = Rotations::new(control.handle().clone(), &gateway);
-        rotations.keep(keepers);
-        gateway.adopt_with(Box::new(move |keepers| rotations.keep(keepers)));
+        rotations.start(keepers);
+        gateway.adopt_with(Box::new(move |keepers| rotations.start(keepers)));
 
         let threads = (0..workers)
             .map(|index| {
@@ -137,16 +134,16 @@ impl App {
                 looking.look();
             }));
         }
-        // Until then callers' connections wait in the backlog: a restart should not cost them a refusal.
-        let _ = control.block_on(async { tokio::time::timeout(FIRST_PAIRS, pairs_in_hand(&gateway)).await });
+        // Until then connections wait in the backlog, so that a restart does not cause refusals.
+        let _ = control.block_on(async { tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&gateway)).await });
         for listener in sockets.data {
             control.spawn(acceptor.clone().run(listener));
         }
         Ok(App { gateway, drain, data, admin: address, threads, store, control })
     }
 
-    /// Ends everything: readiness falls, connections are still accepted for `drain_grace`, then what
-    /// is in flight may end until `drain` after the call, then it is cut. Blocks.
+    /// Drains and stops: readiness turns to 503; connections are still accepted for `drain_grace`; then the
+    /// listeners close; what is in progress `drain` after the call is cut off. Blocks.
     pub fn stop(self) {
         let limits = self.gateway.in_force.load().config.limits.clone();
         let App { drain, threads, store, control, gateway, .. } = self;
@@ -157,7 +154,7 @@ impl App {
             drain.stop.cancel();
             drain.tasks.close();
         });
-        let senders: Vec<_> = threads
+        let threads: Vec<_> = threads
             .into_iter()
             .map(|DataThread { sockets, thread }| {
                 drop(sockets);
@@ -167,11 +164,11 @@ impl App {
         control.block_on(async {
             let left = limits.drain.saturating_sub(began.elapsed());
             if tokio::time::timeout(left, drain.tasks.wait()).await.is_err() {
-                tracing::warn!("requests are still in flight and are cut");
+                tracing::warn!("requests are still in progress and are cut off");
             }
             drain.cut.cancel();
         });
-        for thread in senders {
+        for thread in threads {
             let _ = thread.join();
         }
         control.block_on(store.close());
@@ -180,35 +177,36 @@ impl App {
     }
 }
 
-/// How long a start waits for a key pair of every account. Without one the gateway serves all the same, and says so.
+/// How long the start waits for a key pair of every account. After that the gateway serves without one and
+/// refuses what it cannot sign.
 const FIRST_PAIRS: Duration = Duration::from_secs(1);
 
-async fn pairs_in_hand(gateway: &Gateway) {
+async fn all_accounts_have_keys(gateway: &Gateway) {
     let lacks = |account: &Arc<Account>| account.keys.lease().is_err();
     while gateway.current.load().accounts.iter().any(lacks) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Looks for changes of files, again and again until the control runtime ends.
-async fn watch(what: &str, pause: Duration, look: impl Fn() + Clone + Send + 'static) {
+/// Polls files for changes until the control runtime ends.
+async fn watch(what: &str, pause: Duration, poll: impl Fn() + Clone + Send + 'static) {
     loop {
         tokio::time::sleep(pause).await;
-        // A disk may be slow, and the admin port should not wait for it.
-        if tokio::task::spawn_blocking(look.clone()).await.is_err() {
-            tracing::error!("looking for {what} failed");
+        // On a blocking thread: a disk may be slow, and the admin port must not wait for it.
+        if tokio::task::spawn_blocking(poll.clone()).await.is_err() {
+            tracing::error!("polling {what} failed");
         }
     }
 }
 
-/// How long tasks of the control runtime may take to notice the end.
+/// How long tasks of the control runtime may take to end.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Chooses the provider of cryptography, once a process.
+/// Installs the TLS crypto provider, once per process.
 pub fn choose_crypto() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // Fails only if it was chosen before, and there is one only.
+        // Fails only if a provider is installed already, and there is only this one.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
 }

@@ -1,4 +1,6 @@
-//! The tasks that keep accounts' keys, and the canary that they ask with.
+//! The rotation tasks, one for each account, and the canary that they send.
+//!
+//! What always holds: an account has at most one task.
 
 use std::{
     collections::HashMap,
@@ -21,11 +23,11 @@ use crate::{
     snapshot::Worker,
 };
 
-/// One task an account.
+/// The running rotation tasks.
 pub(super) struct Rotations {
     runtime: Handle,
     gateway: Weak<Gateway>,
-    /// Connections of the canaries.
+    /// The connection pool of the canaries.
     worker: Arc<Worker>,
     running: Mutex<HashMap<String, AbortHandle>>,
 }
@@ -34,15 +36,14 @@ pub(super) struct Rotations {
 const CANARY: Duration = Duration::from_secs(10);
 
 impl Rotations {
-    /// None yet.
     pub(super) fn new(runtime: Handle, gateway: &Arc<Gateway>) -> Self {
         let gateway = Arc::downgrade(gateway);
         Rotations { runtime, gateway, worker: Arc::default(), running: Mutex::default() }
     }
 
-    /// Starts the tasks of accounts that are new or whose source changed, and ends those of accounts
-    /// that are gone.
-    pub(super) fn keep(&self, keepers: Keepers) {
+    /// Starts the tasks of accounts that are new or whose source has changed, and ends those of accounts that
+    /// were removed.
+    pub(super) fn start(&self, keepers: Keepers) {
         let mut running = self.running.lock();
         if let Some(gateway) = self.gateway.upgrade() {
             let current = gateway.current.load();
@@ -56,8 +57,8 @@ impl Rotations {
         }
         for (account, keeper) in keepers {
             let (gateway, worker, name) = (self.gateway.clone(), self.worker.clone(), account.name.clone());
-            let ask = move |lease: Lease| canary(gateway.clone(), worker.clone(), name.clone(), lease);
-            let task = self.runtime.spawn(rotation::keep(keeper, ask)).abort_handle();
+            let send_canary = move |lease: Lease| canary(gateway.clone(), worker.clone(), name.clone(), lease);
+            let task = self.runtime.spawn(rotation::keep(keeper, send_canary)).abort_handle();
             if let Some(before) = running.insert(account.name.clone(), task) {
                 before.abort();
             }
@@ -65,7 +66,7 @@ impl Rotations {
     }
 }
 
-/// Asks the account's `verify` operation with one pair.
+/// Sends the account's `verify` operation with one pair.
 async fn canary(gateway: Weak<Gateway>, worker: Arc<Worker>, account: String, lease: Lease) -> Verdict {
     let Some(gateway) = gateway.upgrade() else { return Verdict::Undecided };
     let snapshot = gateway.current.load_full();
@@ -86,7 +87,7 @@ async fn canary(gateway: Weak<Gateway>, worker: Arc<Worker>, account: String, le
         priority: Priority::High,
     };
     let verdict = path::canary(&upstream_call, lease).await;
-    // Canaries are rare, and nobody sweeps this pool: a connection left in it would stay, closed or not.
+    // Canaries are rare and nothing sweeps this pool: an idle connection would stay in it, even once closed.
     worker.pool.clear();
     verdict
 }

@@ -1,4 +1,4 @@
-//! The listening sockets: bound here, or inherited from systemd.
+//! The listening sockets: bound here or inherited from systemd (sd_listen_fds(3)).
 
 use std::{
     io,
@@ -10,24 +10,22 @@ use crate::{
     edge::listener::{BindError, bind},
 };
 
-/// Sockets that listen already, before anything else is started.
+/// Sockets that already listen, before anything else is started.
 pub struct Sockets {
-    /// For services.
     pub data: Vec<TcpListener>,
-    /// Whether those are systemd's.
+    /// Whether `data` was inherited from systemd.
     pub inherited: bool,
-    /// For operators.
     pub admin: TcpListener,
 }
 
 impl Sockets {
-    /// Takes what systemd hands over (`FileDescriptorName=admin` for the admin port, any other name
-    /// for data), and binds the rest.
+    /// Uses the sockets that systemd passes (`FileDescriptorName=admin` for the admin port, any other name for
+    /// data) and binds the others.
     ///
     /// # Errors
-    /// [`BindError`] names the address that can't be bound.
+    /// [`BindError`] names the address that cannot be bound.
     pub fn bind(listen: &Listen) -> Result<Self, BindError> {
-        let (mut data, mut admin) = handed_over();
+        let (mut data, mut admin) = inherited_sockets();
         let inherited = !data.is_empty();
         if !inherited {
             data = listen.data.iter().map(|address| bind("data", *address)).collect::<Result<_, _>>()?;
@@ -39,24 +37,24 @@ impl Sockets {
     /// The addresses bound.
     ///
     /// # Errors
-    /// If the system doesn't tell.
+    /// If the system does not report an address.
     pub fn addresses(&self) -> io::Result<(Vec<SocketAddr>, SocketAddr)> {
         let data = self.data.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         Ok((data, self.admin.local_addr()?))
     }
 }
 
-/// Sockets for data, and for admin.
-fn handed_over() -> (Vec<TcpListener>, Vec<TcpListener>) {
+/// The data and admin sockets that systemd has passed.
+fn inherited_sockets() -> (Vec<TcpListener>, Vec<TcpListener>) {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
-    let mut handed = listenfd::ListenFd::from_env();
+    let mut passed = listenfd::ListenFd::from_env();
     let (mut data, mut admin) = (Vec::new(), Vec::new());
-    for index in 0..handed.len() {
+    for index in 0..passed.len() {
         let name = names.next().unwrap_or_default();
-        let Ok(Some(listener)) = handed.take_tcp_listener(index) else { continue };
+        let Ok(Some(listener)) = passed.take_tcp_listener(index) else { continue };
         if let Err(error) = listener.set_nonblocking(true) {
-            tracing::warn!(%error, "a socket of systemd's can't be used");
+            tracing::warn!(%error, "a socket passed by systemd cannot be used");
             continue;
         }
         if name == "admin" { admin.push(listener) } else { data.push(listener) }

@@ -1,4 +1,4 @@
-# All that the gateway asks of the vault: read one secret. (KV version 2; for version 1 leave `data/` out.)
+# Everything that the gateway needs of the vault: reading one secret (KV version 2; for version 1, leave out `data/`).
 path "secret/data/fastrac/main" {
   capabilities = ["read"]
 }

@@ -27,6 +27,7 @@
 //! | `knows_answers` | a corpus of answers means the same to the contract, the sandbox and the gateway |
 //! | `meets_faults` | every fault of the sandbox is seen by a plain client, and told truly by the gateway |
 //! | `sandbox` | what steers the sandbox is reached by nobody who talks to Fastrac; a lost order is seen for what it is |
+//! | `deploy` | what `deploy/` and its runbooks name exists: commands, metrics, outcomes, panels, configuration keys |
 //! | `layout` | rooms import down only, pure rooms know no runtime |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
@@ -38,6 +39,7 @@ mod bodies;
 mod caches;
 mod client;
 mod config;
+mod deploy;
 mod doors;
 mod drains;
 mod forgets;

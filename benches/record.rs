@@ -16,7 +16,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use fastrac_gateway::{
     config::{Class, Log, LogBodies, LogTarget, OnFull},
     outcome::{Outcome, Sent},
-    record::{CacheResult, Captured, ExchangeLog, Masker, Metrics, Names, Recorder, RequestId},
+    record::{CacheResult, CapturedBody, ExchangeLog, Masker, Metrics, Names, Recorder, RequestId},
 };
 use http::{Method, Uri};
 
@@ -135,7 +135,7 @@ fn masking(c: &mut Criterion) {
             record.outcome = Outcome::Ok;
             record.sent = Sent::Yes;
             record.attempts = 1;
-            record.answer_body = Captured::whole(body.clone());
+            record.answer_body = CapturedBody::whole(body.clone());
             drop(black_box(record));
         })
     });

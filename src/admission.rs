@@ -25,7 +25,7 @@ use self::{
     day::{DayCounter, Reserved},
 };
 pub use self::{
-    budget::{Budget, Figures, OverBudget, Spent},
+    budget::{Budget, BudgetUsage, OverBudget, Spent},
     day::Midnight,
     wall_clock::WallClock,
 };
@@ -41,7 +41,7 @@ pub struct Quota {
 
 /// The window of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Span {
+pub enum LimitWindow {
     /// A token bucket of the second.
     Second,
     /// A calendar day.
@@ -53,16 +53,16 @@ pub enum Span {
 #[error("quota is used up")]
 pub struct Exceeded {
     /// Which window.
-    pub window: Span,
+    pub window: LimitWindow,
     /// Whole seconds, at least 1.
     pub retry_after: Duration,
-    /// When the day starts again, in the account's zone; only for [`Span::Day`].
+    /// When the day starts again, in the account's zone; only for [`LimitWindow::Day`].
     pub resets_at: Option<Midnight>,
 }
 
 /// One window of a quota or budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct WindowUsage {
     /// Units in a window.
     pub limit: u64,
     /// Units left of it; never more than `limit`, also where a burst is saved up.
@@ -73,11 +73,11 @@ pub struct Window {
 
 /// The windows that have a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct UsageByWindow {
     /// The second.
-    pub second: Option<Window>,
+    pub second: Option<WindowUsage>,
     /// The day.
-    pub day: Option<Window>,
+    pub day: Option<WindowUsage>,
 }
 
 impl Quota {
@@ -97,7 +97,7 @@ impl Quota {
 
     fn of(second: Option<Arc<TokenBucket>>, day: Arc<DayCounter>) -> Self {
         let mut made = Self { second, day, policy: None };
-        made.policy = header::policy(&made.standing());
+        made.policy = header::policy(&made.usage());
         made
     }
 
@@ -109,7 +109,7 @@ impl Quota {
         let Some(second) = &self.second else { return Ok(()) };
         second.take(1).map_err(|dry| {
             let wait = if let InsufficientTokens::Until(wait) = dry { wait } else { Duration::ZERO };
-            Exceeded { window: Span::Second, retry_after: ceil_seconds(wait), resets_at: None }
+            Exceeded { window: LimitWindow::Second, retry_after: ceil_seconds(wait), resets_at: None }
         })
     }
 
@@ -119,15 +119,15 @@ impl Quota {
     /// [`Exceeded`] when none is left.
     pub fn day(&self) -> Result<DayReservation, Exceeded> {
         self.day.reserve(1).map(|reserved| DayReservation { reserved }).map_err(|_| Exceeded {
-            window: Span::Day,
+            window: LimitWindow::Day,
             retry_after: Duration::from_secs(self.day.ends_in()),
             resets_at: Some(self.day.ends_at()),
         })
     }
 
     /// What is left at this moment.
-    pub fn standing(&self) -> Standing {
-        Standing { second: self.second.as_deref().map(second_window), day: day_window(&self.day) }
+    pub fn usage(&self) -> UsageByWindow {
+        UsageByWindow { second: self.second.as_deref().map(second_window), day: day_window(&self.day) }
     }
 
     /// Units used today, also where the day has no limit.
@@ -142,7 +142,7 @@ impl Quota {
 
     /// `RateLimit` at this moment; `None` without a limit.
     pub fn limit_header(&self) -> Option<HeaderValue> {
-        header::left(&self.standing())
+        header::left(&self.usage())
     }
 }
 
@@ -160,15 +160,15 @@ impl DayReservation {
     }
 }
 
-fn second_window(bucket: &TokenBucket) -> Window {
+fn second_window(bucket: &TokenBucket) -> WindowUsage {
     let limit = u64::from(bucket.rate().per_second);
-    Window { limit, left: u64::from(bucket.left()).min(limit), resets_in: 1 }
+    WindowUsage { limit, left: u64::from(bucket.left()).min(limit), resets_in: 1 }
 }
 
-fn day_window(ledger: &DayCounter) -> Option<Window> {
+fn day_window(ledger: &DayCounter) -> Option<WindowUsage> {
     let limit = ledger.limit()?;
     let (used, resets_in) = ledger.look();
-    Some(Window { limit, left: limit.saturating_sub(used), resets_in })
+    Some(WindowUsage { limit, left: limit.saturating_sub(used), resets_in })
 }
 
 /// Rounds up to whole seconds, at least 1: what `Retry-After` can say.

@@ -20,7 +20,7 @@ mod fingerprint;
 mod index;
 mod journal;
 mod key;
-mod refused;
+mod refusal;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -33,14 +33,14 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::config::Class;
-use crate::store::{Batch, Store, StoreError};
-use clock::Clock;
-use fingerprint::Digest;
-use index::{Claim, Index, Known};
+use crate::store::{Store, StoreError, WriteBatch};
+use clock::OrderClock;
+use fingerprint::OrderDigest;
+use index::{Index, IndexMatch, OrderIdentity};
 pub use journal::StoredAnswer;
 use journal::{ANSWERS, ORDERS};
-pub use key::KeyFault;
-pub use refused::Refused;
+pub use key::IdempotencyKeyError;
+pub use refusal::OrderRefusal;
 pub use ticket::{Ticket, Written};
 
 /// How long an ended key and an unknown order are remembered, from their end; the contract's 24 hours.
@@ -57,23 +57,23 @@ const RESEND: (&str, &str) = ("x-gateway-resend", "confirmed");
 
 /// Bounds of what is remembered.
 #[derive(Clone, Copy, Debug)]
-struct Limits {
+struct OrderLimits {
     /// Milliseconds.
     remembered: i64,
     orders: usize,
     bytes: u64,
 }
 
-impl Default for Limits {
+impl Default for OrderLimits {
     fn default() -> Self {
-        Limits { remembered: REMEMBERED.as_millis() as i64, orders: MAX_ORDERS, bytes: MAX_ANSWERS }
+        OrderLimits { remembered: REMEMBERED.as_millis() as i64, orders: MAX_ORDERS, bytes: MAX_ANSWERS }
     }
 }
 
 /// What is asked at step 4.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the request's own parts")]
-pub struct Asked<'a> {
+pub struct OrderRequest<'a> {
     /// Name of the service; keys and twins belong to it.
     pub service: &'a str,
     /// Name of the account, for the count of unknown orders.
@@ -110,14 +110,14 @@ pub struct Orders {
 #[derive(Debug)]
 struct Inner {
     store: Store,
-    clock: Clock,
+    clock: OrderClock,
     /// Batches are handed to the store under this lock, so that the disk sees the steps of an order
     /// in their true order. The store's thread takes it only for a moment.
     index: Mutex<Index>,
 }
 
 /// Whether this room is asked about a request: orders, and unlisted ones with an unsafe method.
-pub fn concerns(class: Class, method: &Method) -> bool {
+pub fn applies_to(class: Class, method: &Method) -> bool {
     class == Class::Order || (class == Class::Unlisted && !method.is_safe())
 }
 
@@ -128,11 +128,11 @@ impl Orders {
     /// # Errors
     /// [`StoreError`] if the journal cannot be read or written.
     pub async fn open(store: Store, now: Timestamp) -> Result<Orders, StoreError> {
-        Orders::open_within(store, now, Limits::default()).await
+        Orders::open_within(store, now, OrderLimits::default()).await
     }
 
-    async fn open_within(store: Store, now: Timestamp, limits: Limits) -> Result<Orders, StoreError> {
-        let clock = Clock::new(now);
+    async fn open_within(store: Store, now: Timestamp, limits: OrderLimits) -> Result<Orders, StoreError> {
+        let clock = OrderClock::new(now);
         let mut index = Index::new(limits);
         let mut loaded = store.load(&ORDERS).await?;
         if loaded.unreadable > 0 {
@@ -140,7 +140,7 @@ impl Orders {
         }
         // Oldest first, so that the oldest answers are dropped first later on.
         loaded.rows.sort_by_key(|(_, row)| row.since);
-        let mut changes = Batch::default();
+        let mut changes = WriteBatch::default();
         for (key, row) in loaded.rows {
             if let Ok(number) = <[u8; 8]>::try_from(key.as_slice()) {
                 index.restore(u64::from_be_bytes(number), row, clock.now(), &mut changes);
@@ -152,20 +152,20 @@ impl Orders {
         Ok(Orders { inner: Arc::new(Inner { store, clock, index: Mutex::new(index) }) })
     }
 
-    /// Step 4. Waits only for a repeat whose answer is on the disk. Ask only where [`concerns`].
+    /// Step 4. Waits only for a repeat whose answer is on the disk. Ask only where [`applies_to`].
     ///
     /// # Errors
-    /// [`Refused`]; costs nothing and leaves no trace.
-    pub async fn recall(&self, asked: &Asked<'_>) -> Result<Recall, Refused> {
+    /// [`OrderRefusal`]; costs nothing and leaves no trace.
+    pub async fn recall(&self, asked: &OrderRequest<'_>) -> Result<Recall, OrderRefusal> {
         let claim = claim(asked)?;
         let known = self.inner.change(|index, now| {
             let swept = index.sweep(now);
             (swept, index.recall(claim))
         })?;
         match known {
-            Known::New(number, settles) => Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles))),
-            Known::Answer(answer) => Ok(Recall::Repeat(answer)),
-            Known::OnDisk(number, gone) => match self.inner.store.get(&ANSWERS, &number.to_be_bytes()).await {
+            IndexMatch::New(number, settles) => Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles))),
+            IndexMatch::Answer(answer) => Ok(Recall::Repeat(answer)),
+            IndexMatch::OnDisk(number, gone) => match self.inner.store.get(&ANSWERS, &number.to_be_bytes()).await {
                 Ok(Some(row)) => Ok(Recall::Repeat(Arc::new(row.0))),
                 Ok(None) => Err(gone),
                 Err(fault) => {
@@ -192,7 +192,7 @@ impl Orders {
 
 impl Inner {
     /// Changes the index, and hands the changes of the journal to the store.
-    fn change<T>(&self, step: impl FnOnce(&mut Index, i64) -> (Batch, T)) -> T {
+    fn change<T>(&self, step: impl FnOnce(&mut Index, i64) -> (WriteBatch, T)) -> T {
         let mut index = self.index.lock();
         let (batch, result) = step(&mut index, self.clock.now());
         if !batch.is_empty() {
@@ -210,7 +210,7 @@ impl Inner {
     fn free(&self, number: u64, journaled: bool) {
         self.change(|index, _| {
             let batch = index.free(number);
-            (if journaled { batch } else { Batch::default() }, ())
+            (if journaled { batch } else { WriteBatch::default() }, ())
         });
     }
 
@@ -228,7 +228,7 @@ impl Inner {
 
     /// Writes how an order ended; its answer leaves the memory when it is on the disk, and stays there
     /// if it cannot be written.
-    fn conclude(self: &Arc<Self>, index: &Index, batch: Batch, number: u64) {
+    fn conclude(self: &Arc<Self>, index: &Index, batch: WriteBatch, number: u64) {
         let answer = index.in_memory(number);
         let room = Arc::clone(self);
         self.store.submit(batch, move |result| {
@@ -239,15 +239,15 @@ impl Inner {
     }
 }
 
-fn claim(asked: &Asked<'_>) -> Result<Claim, KeyFault> {
+fn claim(asked: &OrderRequest<'_>) -> Result<OrderIdentity, IdempotencyKeyError> {
     let key = key::parse(asked.headers)?;
     let mut resend = asked.headers.get_all(RESEND.0).iter();
-    Ok(Claim {
+    Ok(OrderIdentity {
         request_id: asked.request_id.to_owned(),
         account: asked.account.to_owned(),
-        key: key.map(|key| Digest::key(asked.service, &key)),
-        fingerprint: Digest::fingerprint(asked.method.as_str(), asked.target, asked.body),
-        twin: Digest::twin(asked.service, asked.target, asked.body),
+        key: key.map(|key| OrderDigest::key(asked.service, &key)),
+        fingerprint: OrderDigest::fingerprint(asked.method.as_str(), asked.target, asked.body),
+        twin: OrderDigest::twin(asked.service, asked.target, asked.body),
         confirmed: resend.next().is_some_and(|value| value == RESEND.1) && resend.next().is_none(),
     })
 }

@@ -28,9 +28,9 @@ use prometheus::IntGauge;
 
 use self::handles::{MetricHandles, NONE};
 pub use self::{
-    exchange::{ExchangeLog, Full, LogError, Place},
-    id::{NotAnId, RequestId},
-    line::Captured,
+    exchange::{ExchangeLog, LogError, LogReservation, QueueFull},
+    id::{InvalidRequestId, RequestId},
+    line::CapturedBody,
     mask::{MASKED, Masker},
     metrics::{
         BreakerState, ConnectionGuard, ConnectionState, CountedConnection, Handshake, Handshakes, KeyInfo, Metrics,
@@ -117,7 +117,7 @@ impl CacheResult {
 
 /// One request sent to Fastrac.
 #[derive(Clone, Copy, Debug)]
-pub struct Attempt {
+pub struct CountedAttempt {
     /// Index of the account.
     pub account: usize,
     /// Index of the operation.
@@ -135,7 +135,7 @@ pub struct Recorder {
     mask: Arc<Masker>,
     names: Names,
     slots: MetricHandles,
-    labels: line::Labels,
+    labels: line::RenderedLabels,
 }
 
 impl std::fmt::Debug for Recorder {
@@ -147,7 +147,7 @@ impl std::fmt::Debug for Recorder {
 impl Recorder {
     /// Nothing is resolved yet: series appear when they are first used.
     pub fn new(metrics: Arc<Metrics>, log: ExchangeLog, mask: Arc<Masker>, names: Names) -> Arc<Recorder> {
-        let (slots, labels) = (MetricHandles::new(&names), line::Labels::new(&names));
+        let (slots, labels) = (MetricHandles::new(&names), line::RenderedLabels::new(&names));
         Arc::new(Recorder { metrics, log, mask, names, slots, labels })
     }
 
@@ -165,7 +165,7 @@ impl Recorder {
     }
 
     /// Counts one request sent to Fastrac, canary look-ups too.
-    pub fn upstream(&self, attempt: Attempt) {
+    pub fn upstream(&self, attempt: CountedAttempt) {
         self.slots.upstream(&self.metrics, &self.names, attempt);
     }
 
@@ -195,8 +195,8 @@ impl Recorder {
             upstream: Duration::ZERO,
             waited: Duration::ZERO,
             caller: Duration::ZERO,
-            request_body: Captured::default(),
-            answer_body: Captured::default(),
+            request_body: CapturedBody::default(),
+            answer_body: CapturedBody::default(),
             stored_from: None,
             service: None,
             began,
@@ -209,7 +209,8 @@ impl Recorder {
     }
 
     fn count(&self, record: &Record, took: Duration) {
-        let labels = handles::Labels { service: record.service, operation: record.operation, outcome: record.outcome };
+        let labels =
+            handles::RequestLabels { service: record.service, operation: record.operation, outcome: record.outcome };
         let (metrics, names) = (&self.metrics, &self.names);
         let own = record.answered.unwrap_or(took).saturating_sub(record.upstream).saturating_sub(record.caller);
         self.slots.count(metrics, names, labels);
@@ -227,7 +228,7 @@ impl Recorder {
         }
     }
 
-    fn write(&self, record: &Record, place: Option<Place>, took: Duration) {
+    fn write(&self, record: &Record, place: Option<LogReservation>, took: Duration) {
         let went = record.sent != Sent::No && record.attempts > 0;
         let page = line::LineContext {
             labels: &self.labels,
@@ -276,9 +277,9 @@ pub struct Record {
     /// Time spent waiting for the caller's bytes; no part of the overhead.
     pub caller: Duration,
     /// The request's body. Written only if the request went to Fastrac.
-    pub request_body: Captured,
+    pub request_body: CapturedBody,
     /// The answer's body. Written only if the request went to Fastrac.
-    pub answer_body: Captured,
+    pub answer_body: CapturedBody,
     /// Id of the exchange whose stored answer was given.
     pub stored_from: Option<Arc<str>>,
     request: Option<(Method, Uri)>,
@@ -287,7 +288,7 @@ pub struct Record {
     started: Instant,
     answered: Option<Duration>,
     in_flight: Option<IntGauge>,
-    place: Option<Place>,
+    place: Option<LogReservation>,
     recorder: Arc<Recorder>,
 }
 
@@ -336,8 +337,8 @@ impl Record {
     /// Makes sure that its line has a place in the log (`on_full = "block"`; else at once).
     ///
     /// # Errors
-    /// [`Full`] if there is none until the deadline: the request must not begin.
-    pub async fn reserve(&mut self, deadline: Instant) -> Result<(), Full> {
+    /// [`QueueFull`] if there is none until the deadline: the request must not begin.
+    pub async fn reserve(&mut self, deadline: Instant) -> Result<(), QueueFull> {
         self.place = Some(self.recorder.log.reserve(deadline).await?);
         Ok(())
     }

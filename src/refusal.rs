@@ -10,12 +10,12 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use crate::{
-    admission::{Exceeded, OverBudget, Span},
+    admission::{Exceeded, LimitWindow, OverBudget},
     body::Unread,
     caller::Unknown,
     catalog::{Forbidden, route::Malformed, target::Misaddressed},
     keys::NoKey,
-    orders::{JournalError, Refused},
+    orders::{JournalError, OrderRefusal},
     outcome::{Code, Outcome, Sent},
     reply::{Content, Reply, seconds},
     upstream::{Failure, breaker::Open},
@@ -64,12 +64,12 @@ impl Refusal {
     pub fn over_quota(exceeded: &Exceeded, service: &str) -> Self {
         let wait = exceeded.retry_after;
         match (exceeded.window, &exceeded.resets_at) {
-            (Span::Second, _) => {
+            (LimitWindow::Second, _) => {
                 let message =
                     format!("Quota of {service} for this second is used up; try again in {} s", seconds(wait));
                 Refusal::new(Code::QuotaSecond, message).retry_after(wait)
             }
-            (Span::Day, at) => {
+            (LimitWindow::Day, at) => {
                 let when = at.as_ref().map(|at| format!("; it starts again at {at}")).unwrap_or_default();
                 Refusal::new(Code::QuotaDay, format!("Daily quota of {service} is used up{when}")).retry_after(wait)
             }
@@ -183,8 +183,8 @@ impl From<Misaddressed> for Refusal {
     }
 }
 
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Self {
+impl From<OrderRefusal> for Refusal {
+    fn from(refused: OrderRefusal) -> Self {
         let refusal = Refusal::new(refused.code(), refused.to_string()).status(refused.status()).sent(refused.sent());
         // A repeat has the outcome of the first, also where its answer is kept no longer.
         Refusal { outcome: refused.outcome(), ..refusal }

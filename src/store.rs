@@ -1,6 +1,6 @@
 //! The embedded state store: what survives a restart, in one file of `state.dir`.
 //!
-//! Rooms bring their own [`Table`]s and rows and hand in [`Batch`]es; a batch is applied whole or
+//! Rooms bring their own [`StoreTable`]s and rows and hand in [`WriteBatch`]es; a batch is applied whole or
 //! not at all. A write is on the disk (fsync) before it is reported as done, and writes that meet
 //! while the disk is busy share one fsync (group commit). Work is done in the order in which it was
 //! handed in, on a thread of its own: no request waits for the disk unless it awaits a write.
@@ -25,8 +25,8 @@ use std::sync::mpsc;
 
 use tokio::sync::oneshot;
 
-pub use table::{Batch, Loaded, Row, Table};
-use writer::{Health, Job, Writer};
+pub use table::{LoadedRows, StoreTable, StoredRow, WriteBatch};
+use writer::{StoreHealth, StoreJob, StoreWriter};
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +69,8 @@ pub enum StoreError {
 /// A handle to the store; clones share it.
 #[derive(Clone, Debug)]
 pub struct Store {
-    jobs: mpsc::Sender<Job>,
-    health: Arc<Health>,
+    jobs: mpsc::Sender<StoreJob>,
+    health: Arc<StoreHealth>,
 }
 
 impl Store {
@@ -87,8 +87,8 @@ impl Store {
 
     fn start(dir: &Path, opener: writer::Opener) -> Result<Store, OpenError> {
         let (jobs, queue) = mpsc::channel();
-        let health = Arc::new(Health::default());
-        let writer = Writer::open(opener, Arc::clone(&health))?;
+        let health = Arc::new(StoreHealth::default());
+        let writer = StoreWriter::open(opener, Arc::clone(&health))?;
         std::thread::Builder::new()
             .name("store".into())
             .spawn(move || writer.run(&queue))
@@ -101,7 +101,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; a failed batch may or may not be on the disk.
-    pub fn write(&self, batch: Batch) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+    pub fn write(&self, batch: WriteBatch) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let (done, wait) = oneshot::channel();
         self.submit(batch, move |result| {
             // The waiter may have left: the write stands all the same.
@@ -113,16 +113,16 @@ impl Store {
     /// Hands in a batch without waiting, also from `Drop`. `done` is called on the store's thread
     /// with the result, so it may wait for a lock that the caller holds now; it must be short. It is
     /// never called if the store is closed.
-    pub fn submit(&self, batch: Batch, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+    pub fn submit(&self, batch: WriteBatch, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
         // A closed store drops the job, and with it `done`.
-        let _ = self.jobs.send(Job::Write { batch, done: Box::new(done) });
+        let _ = self.jobs.send(StoreJob::Write { batch, done: Box::new(done) });
     }
 
     /// One row, as it is after all writes handed in so far.
     ///
     /// # Errors
     /// [`StoreError`]. A row that cannot be decoded is `None`.
-    pub async fn get<R: Row>(&self, table: &Table<R>, key: &[u8]) -> Result<Option<R>, StoreError> {
+    pub async fn get<R: StoredRow>(&self, table: &StoreTable<R>, key: &[u8]) -> Result<Option<R>, StoreError> {
         let (name, key) = (table.name(), key.to_owned());
         self.read(move |database| table::get(database, name, &key)).await.map(|bytes| R::decode(&bytes?))
     }
@@ -132,9 +132,9 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]. Rows that cannot be decoded are no error: they are counted and left alone.
-    pub async fn load<R: Row>(&self, table: &Table<R>) -> Result<Loaded<R>, StoreError> {
+    pub async fn load<R: StoredRow>(&self, table: &StoreTable<R>) -> Result<LoadedRows<R>, StoreError> {
         let name = table.name();
-        self.read(move |database| table::all(database, name)).await.map(Loaded::decode)
+        self.read(move |database| table::all(database, name)).await.map(LoadedRows::decode)
     }
 
     async fn read<T: Send + 'static>(
@@ -142,7 +142,7 @@ impl Store {
         look: impl FnOnce(&redb::Database) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (done, wait) = oneshot::channel();
-        let job = Job::Read(Box::new(move |database| {
+        let job = StoreJob::Read(Box::new(move |database| {
             let result = database.and_then(|database| look(database).map_err(|e| writer::failed(&e)));
             let _ = done.send(result);
         }));
@@ -165,7 +165,7 @@ impl Store {
     /// dropped is still written, but nobody can wait for that.
     pub async fn close(&self) {
         let (done, wait) = oneshot::channel();
-        if self.jobs.send(Job::Close(done)).is_ok() {
+        if self.jobs.send(StoreJob::Close(done)).is_ok() {
             let _ = wait.await;
         }
     }

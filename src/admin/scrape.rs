@@ -16,7 +16,7 @@ use super::{
     error::{AdminError, off_thread},
 };
 use crate::{
-    admission::{Standing, Window},
+    admission::{UsageByWindow, WindowUsage},
     record::{BreakerState, KeyInfo, OPENMETRICS_CONTENT_TYPE, Scrape, TEXT_CONTENT_TYPE},
     snapshot::{Account, Snapshot},
     upstream::breaker,
@@ -74,27 +74,27 @@ fn text(state: &AdminState, openmetrics: bool) -> String {
 
 fn admission(scrape: &Scrape<'_>, snapshot: &Snapshot) {
     for (service, quota) in snapshot.catalog.services.iter().zip(&snapshot.quotas) {
-        for (name, window) in windows(quota.standing()) {
+        for (name, window) in windows(quota.usage()) {
             scrape.quota(&service.name, name, window.limit as f64, used(window));
         }
     }
     for account in &snapshot.accounts {
-        let figures = account.budget.figures();
-        for (name, window) in windows(figures.standing).chain([("in_flight", figures.in_flight)]) {
+        let usage = account.budget.usage();
+        for (name, window) in windows(usage.windows).chain([("in_flight", usage.in_flight)]) {
             scrape.budget(&account.name, name, window.limit as f64, used(window));
         }
         // A waiter waits for tokens or for an in-flight permit; the queue does not distinguish them, and
         // tokens are the usual case.
-        scrape.budget_waiting(&account.name, "second", figures.waiting);
+        scrape.budget_waiting(&account.name, "second", usage.waiting);
     }
 }
 
-fn windows(standing: Standing) -> impl Iterator<Item = (&'static str, Window)> {
-    let named = [("second", standing.second), ("day", standing.day)];
+fn windows(usage: UsageByWindow) -> impl Iterator<Item = (&'static str, WindowUsage)> {
+    let named = [("second", usage.second), ("day", usage.day)];
     named.into_iter().filter_map(|(name, window)| Some((name, window?)))
 }
 
-fn used(window: Window) -> f64 {
+fn used(window: WindowUsage) -> f64 {
     window.limit.saturating_sub(window.left) as f64
 }
 

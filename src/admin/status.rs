@@ -16,7 +16,7 @@ use super::{
     scrape::REVISION,
 };
 use crate::{
-    admission::{self, Window},
+    admission::{self, WindowUsage},
     cache::Cache,
     catalog,
     config::Priority,
@@ -220,7 +220,7 @@ fn services(snapshot: &Snapshot) -> BTreeMap<String, ServiceStatus> {
         let told = ServiceStatus {
             account: snapshot.accounts.get(service.account).map(|account| account.name.clone()),
             priority: service.config.priority,
-            quota: WindowsStatus::of(quota.standing()),
+            quota: WindowsStatus::of(quota.usage()),
             used_today: quota.used_today(),
         };
         (service.name.clone(), told)
@@ -229,25 +229,25 @@ fn services(snapshot: &Snapshot) -> BTreeMap<String, ServiceStatus> {
 }
 
 impl WindowsStatus {
-    fn of(standing: admission::Standing) -> Self {
-        let left = |window: Window| WindowStatus {
+    fn of(usage: admission::UsageByWindow) -> Self {
+        let left = |window: WindowUsage| WindowStatus {
             limit: window.limit,
             left: window.left,
             resets_in_seconds: window.resets_in,
         };
-        WindowsStatus { second: standing.second.map(left), day: standing.day.map(left) }
+        WindowsStatus { second: usage.second.map(left), day: usage.day.map(left) }
     }
 }
 
 impl AccountStatus {
     fn of(account: &Account, orders_unknown: u64) -> Self {
-        let figures = account.budget.figures();
+        let usage = account.budget.usage();
         AccountStatus {
             budget: BudgetStatus {
-                windows: WindowsStatus::of(figures.standing),
-                in_flight: InFlightStatus { limit: figures.in_flight.limit, left: figures.in_flight.left },
-                used_today: figures.used_today,
-                waiting: figures.waiting,
+                windows: WindowsStatus::of(usage.windows),
+                in_flight: InFlightStatus { limit: usage.in_flight.limit, left: usage.in_flight.left },
+                used_today: usage.used_today,
+                waiting: usage.waiting,
             },
             breaker: account.breaker.standing().as_str(),
             failing: account.breaker.failing(),

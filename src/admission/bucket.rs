@@ -30,9 +30,9 @@ const SECOND: u64 = 1_000_000_000;
 /// A token bucket.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
-    limiter: RateLimiter<NotKeyed, Arrival, Ticks, NoOpMiddleware<Nanos>>,
-    arrival: Arrival,
-    ticks: Ticks,
+    limiter: RateLimiter<NotKeyed, ArrivalTime, BucketClock, NoOpMiddleware<Nanos>>,
+    arrival: ArrivalTime,
+    ticks: BucketClock,
     rate: Rate,
     /// Nanoseconds between two tokens.
     period: u64,
@@ -65,8 +65,8 @@ impl TokenBucket {
         let quota = governor::Quota::with_period(Duration::from_nanos(period))
             .unwrap_or_else(|| governor::Quota::per_second(NonZeroU32::MIN))
             .allow_burst(burst);
-        let arrival = Arrival(Arc::new(AtomicU64::new(arrival)));
-        let ticks = Ticks(Instant::now());
+        let arrival = ArrivalTime(Arc::new(AtomicU64::new(arrival)));
+        let ticks = BucketClock(Instant::now());
         Self { limiter: RateLimiter::new(quota, arrival.clone(), ticks), arrival, ticks, rate, period }
     }
 
@@ -126,9 +126,9 @@ fn period(rate: Rate) -> u64 {
 /// Nanoseconds of tokio's clock since the bucket was made. (The limiter reads its own start from this
 /// some nanoseconds later; what [`TokenBucket::left`] says is off by that much.)
 #[derive(Clone, Copy, Debug)]
-struct Ticks(Instant);
+struct BucketClock(Instant);
 
-impl Clock for Ticks {
+impl Clock for BucketClock {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
@@ -138,9 +138,9 @@ impl Clock for Ticks {
 
 /// GCRA's theoretical arrival time, in ticks. governor's own store can't be read without taking.
 #[derive(Clone, Debug)]
-struct Arrival(Arc<AtomicU64>);
+struct ArrivalTime(Arc<AtomicU64>);
 
-impl StateStore for Arrival {
+impl StateStore for ArrivalTime {
     type Key = NotKeyed;
 
     fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, decide: F) -> Result<T, E>

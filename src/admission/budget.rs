@@ -17,12 +17,12 @@ use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
 use super::{
-    DayReservation, Standing, Window,
+    DayReservation, UsageByWindow, WindowUsage,
     bucket::InsufficientTokens,
     ceil_seconds,
     day::{DayCounter, Midnight},
     day_window,
-    queue::{Exhausted, Turn, WaitLimit, WaitQueue},
+    queue::{Exhausted, Permit, WaitLimit, WaitQueue},
     second_window,
     wall_clock::WallClock,
 };
@@ -77,11 +77,11 @@ impl OverBudget {
 
 /// A budget's figures.
 #[derive(Clone, Copy, Debug)]
-pub struct Figures {
+pub struct BudgetUsage {
     /// The windows of the second and the day.
-    pub standing: Standing,
+    pub windows: UsageByWindow,
     /// Places in flight: the limit, and what is left; resets in 0.
-    pub in_flight: Window,
+    pub in_flight: WindowUsage,
     /// Units used today, also where the day has no limit.
     pub used_today: u64,
     /// Requests that wait for their turn.
@@ -130,15 +130,15 @@ impl Budget {
     }
 
     /// Its figures at this moment.
-    pub fn figures(&self) -> Figures {
+    pub fn usage(&self) -> BudgetUsage {
         let (in_flight, waiting) = self.line.load();
         let cap = self.line.cap();
-        Figures {
-            standing: Standing {
+        BudgetUsage {
+            windows: UsageByWindow {
                 second: self.line.second().map(|bucket| second_window(&bucket)),
                 day: day_window(&self.line.day),
             },
-            in_flight: Window { limit: cap as u64, left: cap.saturating_sub(in_flight) as u64, resets_in: 0 },
+            in_flight: WindowUsage { limit: cap as u64, left: cap.saturating_sub(in_flight) as u64, resets_in: 0 },
             used_today: self.line.day.used(),
             waiting,
         }
@@ -149,7 +149,7 @@ impl Budget {
 #[derive(Debug)]
 #[must_use = "dropped unsent, it gives back what was reserved of the day"]
 pub struct Spent {
-    turn: Turn,
+    turn: Permit,
     pass: Option<DayReservation>,
 }
 
@@ -172,7 +172,7 @@ impl Spent {
     }
 
     /// The service's reservation, if it was not used.
-    pub fn take_pass(&mut self) -> Option<DayReservation> {
+    pub fn take_quota(&mut self) -> Option<DayReservation> {
         self.pass.take()
     }
 }

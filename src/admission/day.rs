@@ -4,7 +4,7 @@
 //! day that it was taken from, or nowhere; the count starts again at midnight of the zone, also where
 //! clocks are put forward or back. One atomic exchange a reservation; only the first call after
 //! midnight takes a lock. A clock that is put back does not bring an old day back. It must not know
-//! who reserves. It fails with [`UsedUp`].
+//! who reserves. It fails with [`DayExhausted`].
 
 use std::{
     fmt,
@@ -51,7 +51,7 @@ impl fmt::Display for Midnight {
 
 /// The day's units are used up, or not enough are left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct UsedUp;
+pub(super) struct DayExhausted;
 
 impl DayCounter {
     /// A ledger of today with nothing used. `None` counts without a limit.
@@ -82,9 +82,9 @@ impl DayCounter {
     /// Reserves `units` of today.
     ///
     /// # Errors
-    /// [`UsedUp`] when fewer are left; then nothing is taken.
-    pub(super) fn reserve(self: &Arc<Self>, units: u32) -> Result<Reserved, UsedUp> {
-        self.reserve_after(units, || Ok(())).map_err(|_: Option<()>| UsedUp)
+    /// [`DayExhausted`] when fewer are left; then nothing is taken.
+    pub(super) fn reserve(self: &Arc<Self>, units: u32) -> Result<Reserved, DayExhausted> {
+        self.reserve_after(units, || Ok(())).map_err(|_: Option<()>| DayExhausted)
     }
 
     /// Reserves `units` of today if they are there and `meanwhile` succeeds, which is not tried when

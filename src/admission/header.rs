@@ -5,41 +5,41 @@
 
 use http::HeaderValue;
 
-use super::Standing;
+use super::UsageByWindow;
 
 /// Room for both items with three numbers of twenty digits.
 const ROOM: usize = 96;
 
 /// `"second";q=50;w=1, "day";q=40000;w=86400`; `None` without a limit.
-pub(super) fn policy(standing: &Standing) -> Option<HeaderValue> {
-    let mut text = Text::new();
-    if let Some(second) = standing.second {
+pub(super) fn policy(usage: &UsageByWindow) -> Option<HeaderValue> {
+    let mut text = HeaderText::new();
+    if let Some(second) = usage.second {
         text.item("second").parameter("q", second.limit).parameter("w", 1);
     }
-    if let Some(day) = standing.day {
+    if let Some(day) = usage.day {
         text.item("day").parameter("q", day.limit).parameter("w", 86_400);
     }
     text.value()
 }
 
 /// `"second";r=49;t=1, "day";r=39112;t=51234`; `None` without a limit.
-pub(super) fn left(standing: &Standing) -> Option<HeaderValue> {
-    let mut text = Text::new();
-    if let Some(second) = standing.second {
+pub(super) fn left(usage: &UsageByWindow) -> Option<HeaderValue> {
+    let mut text = HeaderText::new();
+    if let Some(second) = usage.second {
         text.item("second").parameter("r", second.left).parameter("t", second.resets_in);
     }
-    if let Some(day) = standing.day {
+    if let Some(day) = usage.day {
         text.item("day").parameter("r", day.left).parameter("t", day.resets_in);
     }
     text.value()
 }
 
-struct Text {
+struct HeaderText {
     bytes: [u8; ROOM],
     len: usize,
 }
 
-impl Text {
+impl HeaderText {
     fn new() -> Self {
         Self { bytes: [0; ROOM], len: 0 }
     }

@@ -40,23 +40,23 @@ pub(super) struct WaitQueue {
 
 #[derive(Debug, Default)]
 struct WaitQueueState {
-    seats: BTreeMap<Place, Seat>,
+    seats: BTreeMap<QueuePosition, QueuedWaiter>,
     came: u64,
 }
 
 /// Where in the line: higher priority first, then who came first.
-type Place = (Reverse<Priority>, u64);
+type QueuePosition = (Reverse<Priority>, u64);
 
 #[derive(Debug)]
-struct Seat {
+struct QueuedWaiter {
     cost: u32,
     turn: Arc<Notify>,
-    granted: Option<Turn>,
+    granted: Option<Permit>,
 }
 
 /// A place in flight, held until it is dropped, and units of the day.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct Permit {
     line: Arc<WaitQueue>,
     pub(super) day: Option<Reserved>,
 }
@@ -123,7 +123,7 @@ impl WaitQueue {
         cost: u32,
         priority: Priority,
         patience: WaitLimit,
-    ) -> Result<Turn, Exhausted> {
+    ) -> Result<Permit, Exhausted> {
         if self.waiting.load(SeqCst) == 0 {
             match self.take(cost) {
                 Ok(turn) => return Ok(turn),
@@ -139,7 +139,7 @@ impl WaitQueue {
         Box::pin(self.wait(cost, priority, patience.deadline.min(Instant::now() + patience.at_most))).await
     }
 
-    async fn wait(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Turn, Exhausted> {
+    async fn wait(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Permit, Exhausted> {
         let waiter = self.join(cost, priority);
         loop {
             self.serve();
@@ -164,14 +164,14 @@ impl WaitQueue {
     }
 
     /// Takes a turn now, or nothing.
-    fn take(self: &Arc<Self>, cost: u32) -> Result<Turn, Exhausted> {
+    fn take(self: &Arc<Self>, cost: u32) -> Result<Permit, Exhausted> {
         let place = self.in_flight.fetch_update(SeqCst, SeqCst, |taken| (taken < self.cap()).then_some(taken + 1));
         place.map_err(|_| Exhausted::InFlight)?;
         // The second has no refund, so the day is looked at before and charged after it: a day that
         // is used up drains nothing, and one that isn't is never charged for a moment in vain.
         let second = || self.second.load().as_ref().map_or(Ok(()), |second| second.take(cost));
         match self.day.reserve_after(cost, second) {
-            Ok(day) => Ok(Turn { line: self.clone(), day: Some(day) }),
+            Ok(day) => Ok(Permit { line: self.clone(), day: Some(day) }),
             Err(short) => {
                 self.in_flight.fetch_sub(1, SeqCst);
                 Err(short.map_or(Exhausted::Day, Exhausted::Second))
@@ -184,7 +184,7 @@ impl WaitQueue {
         queue.came += 1;
         let place = (Reverse(priority), queue.came);
         let turn = Arc::new(Notify::new());
-        queue.seats.insert(place, Seat { cost, turn: turn.clone(), granted: None });
+        queue.seats.insert(place, QueuedWaiter { cost, turn: turn.clone(), granted: None });
         self.waiting.store(queue.seats.len(), SeqCst);
         Waiter { line: self.clone(), place, turn }
     }
@@ -220,13 +220,13 @@ impl Exhausted {
 /// Somebody in the line; leaves it when dropped.
 struct Waiter {
     line: Arc<WaitQueue>,
-    place: Place,
+    place: QueuePosition,
     turn: Arc<Notify>,
 }
 
 impl Waiter {
     /// The turn if it was granted, else what is short for it.
-    fn look(&self) -> Result<Turn, Exhausted> {
+    fn look(&self) -> Result<Permit, Exhausted> {
         let line = &self.line;
         let mut queue = line.queue.lock();
         let Some(seat) = queue.seats.get_mut(&self.place) else { return Err(Exhausted::InFlight) };
@@ -264,7 +264,7 @@ impl Drop for Waiter {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.line.in_flight.fetch_sub(1, SeqCst);
         // Units of the day go back before somebody else looks for some.

@@ -95,7 +95,7 @@ mod bucket {
         let quota = Quota::new(&quota(Some((1000, 1)), None), &zone("UTC"), WallClock::system());
         quota.rate().unwrap();
         let exceeded = quota.rate().unwrap_err();
-        assert_eq!((exceeded.window, exceeded.retry_after), (Span::Second, Duration::from_secs(1)));
+        assert_eq!((exceeded.window, exceeded.retry_after), (LimitWindow::Second, Duration::from_secs(1)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -104,12 +104,12 @@ mod bucket {
         before.rate().unwrap();
         before.day().unwrap().keep();
         let same = before.reloaded(&quota(Some((10, 10)), Some(5)));
-        assert_eq!(same.standing(), before.standing());
+        assert_eq!(same.usage(), before.usage());
         let other = before.reloaded(&quota(Some((20, 20)), Some(1)));
-        assert_eq!(other.standing().second.unwrap().left, 0);
+        assert_eq!(other.usage().second.unwrap().left, 0);
         assert!(other.day().is_err());
         advance(Duration::from_secs(1)).await;
-        assert_eq!(other.standing().second.unwrap().left, 20);
+        assert_eq!(other.usage().second.unwrap().left, 20);
     }
 }
 
@@ -261,7 +261,7 @@ mod budget {
         assert!(matches!(budget.spend(1, NORMAL, far()).await, Err(OverBudget::InFlight { .. })));
         drop(spent);
         assert!(budget.spend(1, NORMAL, far()).await.is_ok());
-        assert_eq!(budget.figures().in_flight.left, 1);
+        assert_eq!(budget.usage().in_flight.left, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -271,7 +271,7 @@ mod budget {
         let mut spent = budget.spend(2, NORMAL, far()).await.unwrap();
         spent.sent();
         drop(spent);
-        assert_eq!(budget.figures().used_today, 2);
+        assert_eq!(budget.usage().used_today, 2);
         let Err(OverBudget::Day { retry_after, resets_at }) = budget.spend(2, NORMAL, far()).await else {
             panic!("spent too much")
         };
@@ -287,8 +287,8 @@ mod budget {
         for _ in 0..20 {
             assert!(matches!(budget.spend(1, NORMAL, far()).await, Err(OverBudget::Day { .. })));
         }
-        assert_eq!(budget.figures().standing.second.unwrap().left, 8);
-        assert_eq!(budget.figures().in_flight.left, 7);
+        assert_eq!(budget.usage().windows.second.unwrap().left, 8);
+        assert_eq!(budget.usage().in_flight.left, 7);
     }
 
     #[tokio::test(start_paused = true)]
@@ -304,7 +304,7 @@ mod budget {
         assert!(a.is_ok() && b.is_ok());
         assert_eq!(c.unwrap_err(), OverBudget::Second { retry_after: Duration::from_secs(1) });
         assert!((200..=203).contains(&(start.elapsed().as_millis() as u64)), "{:?}", start.elapsed());
-        assert_eq!(budget.figures().waiting, 0);
+        assert_eq!(budget.usage().waiting, 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -348,7 +348,7 @@ mod budget {
             async move { budget.spend(1, NORMAL, far()).await.map(drop) }
         });
         tokio::task::yield_now().await;
-        assert_eq!(budget.figures().waiting, 1);
+        assert_eq!(budget.usage().waiting, 1);
         let start = Instant::now();
         drop(spent);
         waiter.await.unwrap().unwrap();
@@ -361,19 +361,19 @@ mod budget {
         let spent = budget.spend(1, NORMAL, far()).await.unwrap();
         let gone = tokio::time::timeout(Duration::from_millis(10), budget.spend(1, NORMAL, far())).await;
         assert!(gone.is_err());
-        assert_eq!(budget.figures().waiting, 0);
+        assert_eq!(budget.usage().waiting, 0);
         drop(spent);
         let start = Instant::now();
         drop(budget.spend(1, NORMAL, far()).await.unwrap());
         assert!(start.elapsed() <= Duration::from_millis(92), "{:?}", start.elapsed());
-        assert_eq!(budget.figures().in_flight.left, 1);
+        assert_eq!(budget.usage().in_flight.left, 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn more_than_the_burst_is_refused_at_once() {
         let budget = budget(Some((10, 5)), None, 1, 10_000);
         assert!(matches!(budget.spend(6, NORMAL, far()).await, Err(OverBudget::Second { .. })));
-        assert_eq!(budget.figures().in_flight.left, 1);
+        assert_eq!(budget.usage().in_flight.left, 1);
     }
 
     /// Real threads, real time: nothing is lost and nobody is forgotten in the line.
@@ -403,8 +403,8 @@ mod budget {
             for task in tasks {
                 sent += usize::from(tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap());
             }
-            let figures = budget.figures();
-            assert_eq!((sent, figures.used_today, figures.in_flight.left, figures.waiting), (2_000, 2_000, 3, 0));
+            let usage = budget.usage();
+            assert_eq!((sent, usage.used_today, usage.in_flight.left, usage.waiting), (2_000, 2_000, 3, 0));
         });
     }
 }

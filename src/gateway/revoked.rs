@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 
 use crate::{
     keys::Version,
-    store::{Batch, Row, Store, StoreError, Table},
+    store::{Store, StoreError, StoreTable, StoredRow, WriteBatch},
 };
 
-const REVOKED: Table<Barred> = Table::new("keys.revoked");
+const REVOKED: StoreTable<Barred> = StoreTable::new("keys.revoked");
 
 /// The revoked versions of all accounts.
 pub struct Revoked {
@@ -42,7 +42,7 @@ impl Revoked {
             return;
         }
         let row = Barred { account: account.to_owned(), version };
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         batch.put(&REVOKED, &row.encode(), &row);
         self.store.submit(batch, |written| {
             if let Err(error) = written {
@@ -58,7 +58,7 @@ struct Barred {
     version: Version,
 }
 
-impl Row for Barred {
+impl StoredRow for Barred {
     fn encode(&self) -> Vec<u8> {
         [self.version.as_str().as_bytes(), self.account.as_bytes()].concat()
     }

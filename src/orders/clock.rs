@@ -5,15 +5,15 @@ use tokio::time::Instant;
 
 /// A wall time that was true once, and how long ago that was.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub(super) struct OrderClock {
     started: Instant,
     wall: i64,
 }
 
-impl Clock {
+impl OrderClock {
     /// A clock that shows `wall` now.
     pub(super) fn new(wall: Timestamp) -> Self {
-        Clock { started: Instant::now(), wall: wall.as_millisecond() }
+        OrderClock { started: Instant::now(), wall: wall.as_millisecond() }
     }
 
     /// Milliseconds since 1970; never goes back.

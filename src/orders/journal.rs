@@ -4,20 +4,20 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::fingerprint::Digest;
+use super::fingerprint::OrderDigest;
 use crate::outcome::{Outcome, Sent};
-use crate::store::{Row, Table};
+use crate::store::{StoreTable, StoredRow};
 
 /// Orders by number, which rises with time; eight bytes, big end first.
-pub(super) const ORDERS: Table<OrderRow> = Table::new("orders");
+pub(super) const ORDERS: StoreTable<OrderRow> = StoreTable::new("orders");
 
 /// Answers by the number of their order.
-pub(super) const ANSWERS: Table<AnswerRow> = Table::new("orders.answers");
+pub(super) const ANSWERS: StoreTable<AnswerRow> = StoreTable::new("orders.answers");
 
 /// Where an order stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Phase {
+pub(super) enum OrderPhase {
     /// Perhaps sent. Found at the start: the process ended in between, so it is unknown.
     Open,
     /// It may have been executed.
@@ -29,15 +29,15 @@ pub(super) enum Phase {
 /// One order. Members that later versions add are ignored, so a downgrade can read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OrderRow {
-    pub(super) phase: Phase,
+    pub(super) phase: OrderPhase,
     /// Since when, in milliseconds since 1970.
     pub(super) since: i64,
     pub(super) request_id: String,
     pub(super) account: String,
     /// Absent: it had no `Idempotency-Key`.
-    pub(super) key: Option<Digest>,
-    pub(super) fingerprint: Digest,
-    pub(super) twin: Digest,
+    pub(super) key: Option<OrderDigest>,
+    pub(super) fingerprint: OrderDigest,
+    pub(super) twin: OrderDigest,
     /// What its answer was called; absent without one.
     pub(super) verdict: Option<(Outcome, Sent)>,
     /// Bytes of its answer in [`ANSWERS`]; absent if it is not kept.
@@ -45,8 +45,8 @@ pub(super) struct OrderRow {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Members {
-    phase: Phase,
+struct OrderRowJson {
+    phase: OrderPhase,
     since: i64,
     request_id: String,
     account: String,
@@ -58,14 +58,14 @@ struct Members {
     answer: Option<u64>,
 }
 
-impl Row for OrderRow {
+impl StoredRow for OrderRow {
     fn encode(&self) -> Vec<u8> {
-        let written = Members {
+        let written = OrderRowJson {
             phase: self.phase,
             since: self.since,
             request_id: self.request_id.clone(),
             account: self.account.clone(),
-            key: self.key.map(Digest::to_text),
+            key: self.key.map(OrderDigest::to_text),
             fingerprint: self.fingerprint.to_text(),
             twin: self.twin.to_text(),
             outcome: self.verdict.map(|(outcome, _)| outcome.as_str().to_owned()),
@@ -77,9 +77,9 @@ impl Row for OrderRow {
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let written: Members = serde_json::from_slice(bytes).ok()?;
+        let written: OrderRowJson = serde_json::from_slice(bytes).ok()?;
         let key = match written.key {
-            Some(text) => Some(Digest::from_text(&text)?),
+            Some(text) => Some(OrderDigest::from_text(&text)?),
             None => None,
         };
         let verdict = match (&written.outcome, &written.sent) {
@@ -92,8 +92,8 @@ impl Row for OrderRow {
             request_id: written.request_id,
             account: written.account,
             key,
-            fingerprint: Digest::from_text(&written.fingerprint)?,
-            twin: Digest::from_text(&written.twin)?,
+            fingerprint: OrderDigest::from_text(&written.fingerprint)?,
+            twin: OrderDigest::from_text(&written.twin)?,
             verdict,
             answer: written.answer,
         })
@@ -129,7 +129,7 @@ impl StoredAnswer {
 /// values, each after its length in four bytes; then the body.
 pub(super) struct AnswerRow(pub(super) StoredAnswer);
 
-impl Row for AnswerRow {
+impl StoredRow for AnswerRow {
     fn encode(&self) -> Vec<u8> {
         let answer = &self.0;
         let mut row = Vec::with_capacity(answer.body.len() + 512);
@@ -211,15 +211,17 @@ mod tests {
 
     #[test]
     fn an_order_comes_back() {
-        for (key, verdict) in [(None, None), (Some(Digest::key("s", b"k")), Some((Outcome::Timeout, Sent::Unknown)))] {
+        for (key, verdict) in
+            [(None, None), (Some(OrderDigest::key("s", b"k")), Some((Outcome::Timeout, Sent::Unknown)))]
+        {
             let row = OrderRow {
-                phase: Phase::Unknown,
+                phase: OrderPhase::Unknown,
                 since: 1_764_000_000_000,
                 request_id: "r-1".into(),
                 account: "main".into(),
                 key,
-                fingerprint: Digest::fingerprint("POST", "/order/express", b"{}"),
-                twin: Digest::twin("checkout", "/order/express", b"{}"),
+                fingerprint: OrderDigest::fingerprint("POST", "/order/express", b"{}"),
+                twin: OrderDigest::twin("checkout", "/order/express", b"{}"),
                 verdict,
                 answer: verdict.map(|_| 17),
             };

@@ -10,7 +10,7 @@ const LONGEST: usize = 255;
 
 /// What is wrong with an `Idempotency-Key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeyFault {
+pub enum IdempotencyKeyError {
     /// More than one line.
     #[error("Idempotency-Key stands on more than one line")]
     Repeated,
@@ -31,11 +31,11 @@ pub enum KeyFault {
 /// # Errors
 /// Anything but one RFC 8941 string without parameters, or one RFC 8941 token, which here may also
 /// begin with a digit (UUIDs do).
-pub(super) fn parse(headers: &HeaderMap) -> Result<Option<Vec<u8>>, KeyFault> {
+pub(super) fn parse(headers: &HeaderMap) -> Result<Option<Vec<u8>>, IdempotencyKeyError> {
     let mut lines = headers.get_all(NAME).iter();
     let Some(line) = lines.next() else { return Ok(None) };
     if lines.next().is_some() {
-        return Err(KeyFault::Repeated);
+        return Err(IdempotencyKeyError::Repeated);
     }
     let text = line.as_bytes().trim_ascii();
     let key = match text.strip_prefix(b"\"") {
@@ -43,34 +43,34 @@ pub(super) fn parse(headers: &HeaderMap) -> Result<Option<Vec<u8>>, KeyFault> {
         None => bare(text)?,
     };
     if key.is_empty() || key.len() > LONGEST {
-        return Err(KeyFault::Length);
+        return Err(IdempotencyKeyError::Length);
     }
     Ok(Some(key))
 }
 
 /// RFC 8941, section 4.2.5, after the opening quote.
-fn unquote(text: &[u8]) -> Result<Vec<u8>, KeyFault> {
+fn unquote(text: &[u8]) -> Result<Vec<u8>, IdempotencyKeyError> {
     let mut key = Vec::with_capacity(text.len());
     let mut bytes = text.iter().copied();
     while let Some(byte) = bytes.next() {
         match byte {
-            b'"' => return if bytes.next().is_none() { Ok(key) } else { Err(KeyFault::Form) },
+            b'"' => return if bytes.next().is_none() { Ok(key) } else { Err(IdempotencyKeyError::Form) },
             b'\\' => match bytes.next() {
                 Some(escaped @ (b'"' | b'\\')) => key.push(escaped),
-                _ => return Err(KeyFault::Form),
+                _ => return Err(IdempotencyKeyError::Form),
             },
             0x21..=0x7e => key.push(byte),
-            _ => return Err(KeyFault::Character),
+            _ => return Err(IdempotencyKeyError::Character),
         }
     }
-    Err(KeyFault::Form)
+    Err(IdempotencyKeyError::Form)
 }
 
-fn bare(text: &[u8]) -> Result<Vec<u8>, KeyFault> {
+fn bare(text: &[u8]) -> Result<Vec<u8>, IdempotencyKeyError> {
     match text.iter().find(|byte| !is_token(**byte)) {
         None => Ok(text.to_owned()),
-        Some(0x21..=0x7e) => Err(KeyFault::Form),
-        Some(_) => Err(KeyFault::Character),
+        Some(0x21..=0x7e) => Err(IdempotencyKeyError::Form),
+        Some(_) => Err(IdempotencyKeyError::Character),
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
 
     use super::*;
 
-    fn of(lines: &[&[u8]]) -> Result<Option<Vec<u8>>, KeyFault> {
+    fn of(lines: &[&[u8]]) -> Result<Option<Vec<u8>>, IdempotencyKeyError> {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(NAME, HeaderValue::from_bytes(line).unwrap());
@@ -111,24 +111,24 @@ mod tests {
     #[test]
     fn everything_else_is_refused() {
         for (line, fault) in [
-            ("", KeyFault::Length),
-            ("\"\"", KeyFault::Length),
-            ("\"open", KeyFault::Form),
-            ("\"a\"b", KeyFault::Form),
-            ("\"a\";p=1", KeyFault::Form),
-            ("\"a\", \"b\"", KeyFault::Form),
-            ("\"a\\b\"", KeyFault::Form),
-            ("\"a\\", KeyFault::Form),
-            ("a,b", KeyFault::Form),
-            ("a b", KeyFault::Character),
-            ("\"a b\"", KeyFault::Character),
-            ("a\u{e9}", KeyFault::Character),
-            ("\"\u{e9}\"", KeyFault::Character),
+            ("", IdempotencyKeyError::Length),
+            ("\"\"", IdempotencyKeyError::Length),
+            ("\"open", IdempotencyKeyError::Form),
+            ("\"a\"b", IdempotencyKeyError::Form),
+            ("\"a\";p=1", IdempotencyKeyError::Form),
+            ("\"a\", \"b\"", IdempotencyKeyError::Form),
+            ("\"a\\b\"", IdempotencyKeyError::Form),
+            ("\"a\\", IdempotencyKeyError::Form),
+            ("a,b", IdempotencyKeyError::Form),
+            ("a b", IdempotencyKeyError::Character),
+            ("\"a b\"", IdempotencyKeyError::Character),
+            ("a\u{e9}", IdempotencyKeyError::Character),
+            ("\"\u{e9}\"", IdempotencyKeyError::Character),
         ] {
             assert_eq!(of(&[line.as_bytes()]), Err(fault), "{line}");
         }
-        assert_eq!(of(&[b"a", b"a"]), Err(KeyFault::Repeated));
-        assert_eq!(of(&[b"", b"a"]), Err(KeyFault::Repeated));
+        assert_eq!(of(&[b"a", b"a"]), Err(IdempotencyKeyError::Repeated));
+        assert_eq!(of(&[b"", b"a"]), Err(IdempotencyKeyError::Repeated));
     }
 
     #[test]
@@ -136,8 +136,8 @@ mod tests {
         let (fits, too_long) = ("a".repeat(255), "a".repeat(256));
         assert!(of(&[fits.as_bytes()]).is_ok());
         assert!(of(&[format!("\"{}\"", "\\\\".repeat(255)).as_bytes()]).is_ok());
-        assert_eq!(of(&[too_long.as_bytes()]), Err(KeyFault::Length));
-        assert_eq!(of(&[format!("\"{too_long}\"").as_bytes()]), Err(KeyFault::Length));
+        assert_eq!(of(&[too_long.as_bytes()]), Err(IdempotencyKeyError::Length));
+        assert_eq!(of(&[format!("\"{too_long}\"").as_bytes()]), Err(IdempotencyKeyError::Length));
     }
 
     proptest! {

@@ -31,10 +31,10 @@ struct World {
 
 impl World {
     async fn new() -> World {
-        World::within(Limits::default()).await
+        World::within(OrderLimits::default()).await
     }
 
-    async fn within(limits: Limits) -> World {
+    async fn within(limits: OrderLimits) -> World {
         let home = tempfile::tempdir().unwrap();
         let store = open_store(home.path());
         let orders = Orders::open_within(store.clone(), dawn(), limits).await.unwrap();
@@ -44,7 +44,7 @@ impl World {
 
 /// A request to order, of service `checkout`, as it usually is.
 #[derive(Clone, Debug)]
-pub(super) struct Order {
+pub(super) struct TestOrder {
     pub(super) service: &'static str,
     pub(super) method: Method,
     pub(super) target: &'static str,
@@ -53,8 +53,8 @@ pub(super) struct Order {
     pub(super) request_id: String,
 }
 
-pub(super) fn order(request_id: &str) -> Order {
-    Order {
+pub(super) fn order(request_id: &str) -> TestOrder {
+    TestOrder {
         service: "checkout",
         method: Method::POST,
         target: "/order/express?x=1",
@@ -64,7 +64,7 @@ pub(super) fn order(request_id: &str) -> Order {
     }
 }
 
-impl Order {
+impl TestOrder {
     pub(super) fn key(mut self, key: &str) -> Self {
         self.headers.append("idempotency-key", HeaderValue::from_str(key).unwrap());
         self
@@ -75,8 +75,8 @@ impl Order {
         self
     }
 
-    pub(super) async fn recall(&self, orders: &Orders) -> Result<Recall, Refused> {
-        let asked = Asked {
+    pub(super) async fn recall(&self, orders: &Orders) -> Result<Recall, OrderRefusal> {
+        let asked = OrderRequest {
             service: self.service,
             account: "main",
             method: &self.method,
@@ -106,7 +106,7 @@ impl Order {
         }
     }
 
-    pub(super) async fn refused(&self, orders: &Orders) -> Refused {
+    pub(super) async fn refused(&self, orders: &Orders) -> OrderRefusal {
         self.recall(orders).await.unwrap_err()
     }
 }
@@ -136,12 +136,12 @@ mod concerns_money_only {
 
     #[test]
     fn orders_and_unsafe_unlisted_requests() {
-        assert!(concerns(Class::Order, &Method::GET));
-        assert!(concerns(Class::Unlisted, &Method::DELETE));
-        assert!(concerns(Class::Unlisted, &Method::from_bytes(b"ODD").unwrap()));
-        assert!(!concerns(Class::Unlisted, &Method::GET));
-        assert!(!concerns(Class::Lookup, &Method::POST));
-        assert!(!concerns(Class::Account, &Method::POST));
+        assert!(applies_to(Class::Order, &Method::GET));
+        assert!(applies_to(Class::Unlisted, &Method::DELETE));
+        assert!(applies_to(Class::Unlisted, &Method::from_bytes(b"ODD").unwrap()));
+        assert!(!applies_to(Class::Unlisted, &Method::GET));
+        assert!(!applies_to(Class::Lookup, &Method::POST));
+        assert!(!applies_to(Class::Account, &Method::POST));
     }
 }
 
@@ -172,7 +172,7 @@ mod repeats {
     async fn keys_belong_to_a_service() {
         let world = World::new().await;
         order("r1").key("k").written(&world.orders).await.end(answer("r1", Sent::Yes));
-        let other = Order { service: "warehouse", ..order("r2").key("k") };
+        let other = TestOrder { service: "warehouse", ..order("r2").key("k") };
         let _ticket = other.ticket(&world.orders).await;
     }
 
@@ -206,17 +206,17 @@ mod refuses {
         let world = World::new().await;
         let same = order("r2").key("k");
         let others = [
-            Order { method: Method::PUT, ..same.clone() },
-            Order { target: "/order/express?x=2", ..same.clone() },
-            Order { body: "{}".into(), ..same.clone() },
+            TestOrder { method: Method::PUT, ..same.clone() },
+            TestOrder { target: "/order/express?x=2", ..same.clone() },
+            TestOrder { body: "{}".into(), ..same.clone() },
         ];
         let ticket = order("r1").key("k").ticket(&world.orders).await;
-        let in_flight = Refused::InFlight { first: first("r1") };
+        let in_flight = OrderRefusal::InFlight { first: first("r1") };
         assert_eq!(same.refused(&world.orders).await, in_flight);
         assert_eq!(in_flight.status(), 409);
         let written = world.orders.write(ticket).await.unwrap();
         assert_eq!(same.refused(&world.orders).await, in_flight);
-        let differs = Refused::OtherRequest { first: first("r1") };
+        let differs = OrderRefusal::OtherRequest { first: first("r1") };
         assert_eq!(differs.status(), 422);
         for other in &others {
             assert_eq!(other.refused(&world.orders).await, differs);
@@ -234,19 +234,19 @@ mod refuses {
         let world = World::new().await;
         drop(order("r1").key("k").written(&world.orders).await);
         let lost = order("r2").key("k").confirmed().refused(&world.orders).await;
-        assert_eq!(lost, Refused::Interrupted { first: first("r1") });
+        assert_eq!(lost, OrderRefusal::Interrupted { first: first("r1") });
         assert_eq!((lost.code(), lost.status().as_u16(), lost.sent()), (Code::OrderUnknown, 409, Sent::Unknown));
     }
 
     #[tokio::test]
     async fn rather_than_send_again_when_the_answer_is_gone() {
         let size = answer("r1", Sent::Yes).size();
-        let world = World::within(Limits { bytes: size * 2, ..Limits::default() }).await;
+        let world = World::within(OrderLimits { bytes: size * 2, ..OrderLimits::default() }).await;
         for id in ["r1", "r2", "r3"] {
             order(id).key(id).written(&world.orders).await.end(answer(id, Sent::Yes));
         }
         let gone = order("r4").key("r1").refused(&world.orders).await;
-        assert_eq!(gone, Refused::AnswerGone { first: first("r1"), outcome: Outcome::Ok, sent: Sent::Yes });
+        assert_eq!(gone, OrderRefusal::AnswerGone { first: first("r1"), outcome: Outcome::Ok, sent: Sent::Yes });
         assert_eq!((gone.outcome(), gone.sent(), gone.status().as_u16()), (Outcome::Ok, Sent::Yes, 409));
         order("r5").key("r2").repeat(&world.orders).await;
         assert_eq!(world.store.load(&ANSWERS).await.unwrap().rows.len(), 2);
@@ -262,7 +262,7 @@ mod frees {
         drop(order("r1").key("k").ticket(&world.orders).await);
         order("r2").key("k").written(&world.orders).await.unsent();
         order("r3").key("k").written(&world.orders).await.end(answer("r3", Sent::No));
-        let other_body = Order { body: "{}".into(), ..order("r4").key("k") };
+        let other_body = TestOrder { body: "{}".into(), ..order("r4").key("k") };
         drop(other_body.ticket(&world.orders).await);
         assert!(world.store.load(&ORDERS).await.unwrap().rows.is_empty());
         assert_eq!(world.orders.unknown_count("main"), 0);
@@ -291,12 +291,12 @@ mod frees {
 
     #[tokio::test]
     async fn the_keys_that_ended_first_when_there_are_too_many() {
-        let world = World::within(Limits { orders: 3, ..Limits::default() }).await;
+        let world = World::within(OrderLimits { orders: 3, ..OrderLimits::default() }).await;
         drop(order("r0").key("r0").written(&world.orders).await);
         for id in ["r1", "r2", "r3"] {
             order(id).key(id).written(&world.orders).await.end(answer(id, Sent::Yes));
         }
-        assert!(matches!(order("r4").key("r0").refused(&world.orders).await, Refused::Interrupted { .. }));
+        assert!(matches!(order("r4").key("r0").refused(&world.orders).await, OrderRefusal::Interrupted { .. }));
         order("r5").key("r2").repeat(&world.orders).await;
         let _ticket = order("r6").key("r1").ticket(&world.orders).await;
     }
@@ -314,19 +314,19 @@ mod holds {
         written.end(answer("r1", Sent::Unknown));
 
         let held = order("r3").refused(&world.orders).await;
-        assert_eq!(held, Refused::Held { first: first("r1") });
+        assert_eq!(held, OrderRefusal::Held { first: first("r1") });
         assert_eq!((held.code(), held.status().as_u16(), held.sent()), (Code::OrderUnknown, 409, Sent::No));
         assert!(held.to_string().contains("r1"), "{held}");
         for free in [
-            Order { service: "warehouse", ..order("r4") },
-            Order { target: "/order/instant", ..order("r4") },
-            Order { body: "{\"item\": 1}".into(), ..order("r4") },
+            TestOrder { service: "warehouse", ..order("r4") },
+            TestOrder { target: "/order/instant", ..order("r4") },
+            TestOrder { body: "{\"item\": 1}".into(), ..order("r4") },
             order("r4").key("another-order"),
             order("r4").confirmed(),
         ] {
             drop(free.ticket(&world.orders).await);
         }
-        let unclear = Order {
+        let unclear = TestOrder {
             headers: [(http::HeaderName::from_static(RESEND.0), HeaderValue::from_static("yes"))].into_iter().collect(),
             ..order("r5")
         };
@@ -337,7 +337,7 @@ mod holds {
     async fn also_a_twin_of_an_unknown_order_with_a_key() {
         let world = World::new().await;
         order("r1").key("k").written(&world.orders).await.end(answer("r1", Sent::Unknown));
-        assert_eq!(order("r2").refused(&world.orders).await, Refused::Held { first: first("r1") });
+        assert_eq!(order("r2").refused(&world.orders).await, OrderRefusal::Held { first: first("r1") });
     }
 
     #[tokio::test(start_paused = true)]
@@ -364,7 +364,7 @@ mod holds {
         order("r3").confirmed().written(&world.orders).await.unsent();
         assert_eq!(world.orders.unknown_count("main"), 2);
         let written = order("r4").confirmed().written(&world.orders).await;
-        assert_eq!(order("r5").refused(&world.orders).await, Refused::Held { first: first("r1") });
+        assert_eq!(order("r5").refused(&world.orders).await, OrderRefusal::Held { first: first("r1") });
         written.end(answer("r4", Sent::Yes));
         assert_eq!(world.orders.unknown_count("main"), 0);
         drop(order("r6").ticket(&world.orders).await);
@@ -379,7 +379,7 @@ mod holds {
         let confirmed = order("r2").confirmed().written(&world.orders).await;
         drop(first_one);
         confirmed.end(answer("r2", Sent::Yes));
-        assert_eq!(order("r3").refused(&world.orders).await, Refused::Held { first: first("r1") });
+        assert_eq!(order("r3").refused(&world.orders).await, OrderRefusal::Held { first: first("r1") });
     }
 }
 

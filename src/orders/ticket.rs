@@ -13,18 +13,18 @@ use crate::outcome::Sent;
 #[derive(Debug)]
 #[must_use = "dropping it frees the key"]
 pub struct Ticket {
-    order: Option<Order>,
+    order: Option<OrderHandle>,
 }
 
 /// An order that stands in the journal, and so may be sent.
 #[derive(Debug)]
 #[must_use = "dropping it leaves the order unknown"]
 pub struct Written {
-    order: Option<Order>,
+    order: Option<OrderHandle>,
 }
 
 #[derive(Debug)]
-struct Order {
+struct OrderHandle {
     room: Arc<Inner>,
     number: u64,
     /// Unknown orders like it that were there when it was confirmed.
@@ -35,7 +35,7 @@ struct Order {
 
 impl Ticket {
     pub(super) fn new(room: Arc<Inner>, number: u64, settles: Vec<u64>) -> Self {
-        Ticket { order: Some(Order { room, number, settles, journaled: false }) }
+        Ticket { order: Some(OrderHandle { room, number, settles, journaled: false }) }
     }
 
     pub(super) async fn write(mut self) -> Result<Written, JournalError> {

@@ -12,7 +12,7 @@ use crate::{
     catalog::Operation,
     config::{self, Priority},
     keys::Lease,
-    orders::concerns,
+    orders::applies_to,
     refusal::Refusal,
     snapshot::{Account, Snapshot, Worker},
 };
@@ -38,7 +38,7 @@ pub struct UpstreamCall {
 impl UpstreamCall {
     /// Whether it must never be sent twice.
     pub fn moves_money(&self) -> bool {
-        concerns(self.operation.class, &self.asked.method)
+        applies_to(self.operation.class, &self.asked.method)
     }
 
     /// Step 8: the account's current pair. No I/O.

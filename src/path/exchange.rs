@@ -30,7 +30,7 @@ use crate::{
     catalog::Operation,
     keys::Leak,
     outcome::{Code, Outcome, Sent},
-    record::{Captured, Record, RequestId},
+    record::{CapturedBody, Record, RequestId},
     refusal::{Refusal, wants_problem},
     reply::{Cached, Content, Limits, Reply},
     snapshot::{Snapshot, Worker},
@@ -197,7 +197,7 @@ impl Exchange {
             if let Ok(body) = &body
                 && self.snapshot.recorder.wants_bodies()
             {
-                record.request_body = Captured::whole(body.clone());
+                record.request_body = CapturedBody::whole(body.clone());
             }
         }
         Ok(body?)
@@ -241,8 +241,8 @@ impl Exchange {
                 self.attempts.sent = reply.sent;
                 if self.attempts.count > 0 && self.snapshot.recorder.wants_bodies() {
                     record.answer_body = match &reply.content {
-                        Content::Whole(body) => Captured::whole(body.clone()),
-                        Content::Stream(_) => Captured::default(),
+                        Content::Whole(body) => CapturedBody::whole(body.clone()),
+                        Content::Stream(_) => CapturedBody::default(),
                     };
                 }
             }

@@ -16,7 +16,7 @@ use crate::{
     config::Class,
     keys::{Lease, Remedy, Verdict},
     outcome::{self, Code, Outcome, Reading, Sent},
-    record::Attempt,
+    record::CountedAttempt,
     refusal::Refusal,
     reply::{Content, Reply},
     upstream::{self, Answer, AnswerBody, Bounds, Failure, Keyed, breaker::BreakerPermit, inject::inject, rewrite},
@@ -174,7 +174,7 @@ async fn attempt(upstream_call: &UpstreamCall, ready: Ready, attempts: &mut Atte
         Err(failure) => {
             admitted.failure();
             attempts.sent = failure.sent();
-            Attempted::Failed(failure, spent.take_pass())
+            Attempted::Failed(failure, spent.take_quota())
         }
         Ok(mut answer) => {
             attempts.sent = Sent::Yes;
@@ -210,7 +210,7 @@ impl Asking<'_> {
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         let took = self.ended();
-        self.upstream_call.snapshot.recorder.upstream(Attempt {
+        self.upstream_call.snapshot.recorder.upstream(CountedAttempt {
             account: self.upstream_call.account.index,
             operation: Some(self.upstream_call.operation.index),
             status: self.status,

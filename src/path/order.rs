@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{Call, Exchange, Ready, fetch};
 use crate::{
-    orders::{Asked, Recall, StoredAnswer, Ticket, concerns},
+    orders::{OrderRequest, Recall, StoredAnswer, Ticket, applies_to},
     refusal::Refusal,
     reply::{Content, Reply},
 };
@@ -22,10 +22,10 @@ pub(super) enum Recalled {
 
 /// Step 4.
 pub(super) async fn recall(call: &Call) -> Result<Recalled, Refusal> {
-    if !concerns(call.upstream_call.operation.class, &call.upstream_call.asked.method) {
+    if !applies_to(call.upstream_call.operation.class, &call.upstream_call.asked.method) {
         return Ok(Recalled::Go(None));
     }
-    let asked = Asked {
+    let asked = OrderRequest {
         service: &call.service().name,
         account: &call.upstream_call.account.name,
         method: &call.upstream_call.asked.method,

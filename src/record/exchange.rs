@@ -23,9 +23,9 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::{
-    file::Files,
-    queue::{CAPACITY, Counters, Queue, UNIT},
-    writer::{Output, Writer},
+    file::LogFiles,
+    queue::{CAPACITY, LineCounters, Queue, UNIT},
+    writer::{LogOutput, LogWriter},
 };
 use super::Metrics;
 use crate::config::{Log, LogTarget, OnFull};
@@ -58,16 +58,16 @@ pub enum LogError {
 /// No place in the queue until the deadline.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the exchange log can't keep up")]
-pub struct Full;
+pub struct QueueFull;
 
 /// A place in the queue for one line (`on_full = "block"`). Given back when dropped unused.
 #[derive(Debug)]
-pub struct Place(Option<OwnedSemaphorePermit>);
+pub struct LogReservation(Option<OwnedSemaphorePermit>);
 
 /// The log. Cheap to clone; all clones are one log. It outlives configuration snapshots.
 #[derive(Clone)]
 pub struct ExchangeLog {
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<SharedQueue>>,
 }
 
 impl std::fmt::Debug for ExchangeLog {
@@ -77,13 +77,13 @@ impl std::fmt::Debug for ExchangeLog {
 }
 
 /// What path and thread share.
-struct Shared {
+struct SharedQueue {
     queue: Mutex<Queue>,
     /// The queue is no longer empty, long enough, or closing.
     filled: Condvar,
     /// The thread has ended.
     ended: Condvar,
-    counters: Counters,
+    counters: LineCounters,
     /// Room in the queue in [`UNIT`]s, where lines reserve it.
     room: Option<Arc<Semaphore>>,
 }
@@ -97,11 +97,11 @@ impl ExchangeLog {
         let mut queue = Queue::new();
         let output = match &config.exchanges {
             LogTarget::None => return Ok(ExchangeLog::none()),
-            LogTarget::Stdout => Output::Stdout,
+            LogTarget::Stdout => LogOutput::Stdout,
             LogTarget::File(path) => {
-                let (files, found) = Files::open(path, config.keep_size, config.keep_days)?;
+                let (files, found) = LogFiles::open(path, config.keep_size, config.keep_days)?;
                 queue.go_on(found, files.segment());
-                Output::Files(files)
+                LogOutput::LogFiles(files)
             }
         };
         ExchangeLog::start(queue, output, config.on_full, metrics)
@@ -112,15 +112,20 @@ impl ExchangeLog {
         ExchangeLog { shared: None }
     }
 
-    fn start(queue: Queue, output: Output, on_full: OnFull, metrics: &Arc<Metrics>) -> Result<ExchangeLog, LogError> {
-        let shared = Arc::new(Shared {
+    fn start(
+        queue: Queue,
+        output: LogOutput,
+        on_full: OnFull,
+        metrics: &Arc<Metrics>,
+    ) -> Result<ExchangeLog, LogError> {
+        let shared = Arc::new(SharedQueue {
             queue: Mutex::new(queue),
             filled: Condvar::new(),
             ended: Condvar::new(),
-            counters: Counters::new(Arc::clone(metrics)),
+            counters: LineCounters::new(Arc::clone(metrics)),
             room: (on_full == OnFull::Block).then(|| Arc::new(Semaphore::new(CAPACITY / UNIT))),
         });
-        let writer = Writer::new(Arc::clone(&shared), output);
+        let writer = LogWriter::new(Arc::clone(&shared), output);
         let thread = std::thread::Builder::new().name("exchange-log".into());
         thread.spawn(move || writer.run()).map_err(LogError::Thread)?;
         Ok(ExchangeLog { shared: Some(shared) })
@@ -134,21 +139,23 @@ impl ExchangeLog {
     /// A place for one line; waits for it only if `on_full = "block"`.
     ///
     /// # Errors
-    /// [`Full`] if there is none until the deadline.
-    pub async fn reserve(&self, deadline: Instant) -> Result<Place, Full> {
-        let Some(room) = self.shared.as_ref().and_then(|shared| shared.room.as_ref()) else { return Ok(Place(None)) };
+    /// [`QueueFull`] if there is none until the deadline.
+    pub async fn reserve(&self, deadline: Instant) -> Result<LogReservation, QueueFull> {
+        let Some(room) = self.shared.as_ref().and_then(|shared| shared.room.as_ref()) else {
+            return Ok(LogReservation(None));
+        };
         if let Ok(permit) = Arc::clone(room).try_acquire_owned() {
-            return Ok(Place(Some(permit)));
+            return Ok(LogReservation(Some(permit)));
         }
         let wait = Arc::clone(room).acquire_owned();
         match Box::pin(tokio::time::timeout_at(deadline.into(), wait)).await {
-            Ok(Ok(permit)) => Ok(Place(Some(permit))),
-            Ok(Err(_)) | Err(_) => Err(Full),
+            Ok(Ok(permit)) => Ok(LogReservation(Some(permit))),
+            Ok(Err(_)) | Err(_) => Err(QueueFull),
         }
     }
 
     /// Takes a line, an object without its end: `,"seq":N}` and the line break are added.
-    pub(super) fn append(&self, line: &[u8], place: Option<Place>) {
+    pub(super) fn append(&self, line: &[u8], place: Option<LogReservation>) {
         let Some(shared) = &self.shared else { return };
         let permit = place.and_then(|place| place.0);
         let mut queue = shared.queue.lock();

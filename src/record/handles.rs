@@ -29,33 +29,33 @@ const STATUSES: [(u16, &str); 33] = [
 const OTHERS: [&str; 6] = ["failed", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// A handle, or the place for it.
-type Slot<T> = OnceLock<T>;
+type HandleSlot<T> = OnceLock<T>;
 /// One row of slots, made when first used.
-type Row<T> = OnceLock<Box<[Slot<T>]>>;
+type HandleRow<T> = OnceLock<Box<[HandleSlot<T>]>>;
 
 pub(super) struct MetricHandles {
     operations: usize,
     /// By service and operation, then outcome.
-    requests: Box<[Row<IntCounter>]>,
+    requests: Box<[HandleRow<IntCounter>]>,
     /// By operation, then outcome.
-    durations: Box<[Row<(Histogram, Histogram)>]>,
+    durations: Box<[HandleRow<(Histogram, Histogram)>]>,
     /// By service.
-    service_durations: Box<[Slot<Histogram>]>,
+    service_durations: Box<[HandleSlot<Histogram>]>,
     /// By service.
-    in_flight: Box<[Slot<IntGauge>]>,
+    in_flight: Box<[HandleSlot<IntGauge>]>,
     /// By account and operation, then status.
-    upstream: Box<[Row<(IntCounter, Histogram)>]>,
+    upstream: Box<[HandleRow<(IntCounter, Histogram)>]>,
     /// By operation, then result.
-    cache: Box<[Row<IntCounter>]>,
+    cache: Box<[HandleRow<IntCounter>]>,
     /// By operation.
-    saved: Box<[Slot<IntCounter>]>,
+    saved: Box<[HandleSlot<IntCounter>]>,
     /// By account.
-    retries: Box<[Slot<IntCounter>]>,
+    retries: Box<[HandleSlot<IntCounter>]>,
 }
 
 /// Service, operation and outcome of one finished request.
 #[derive(Clone, Copy)]
-pub(super) struct Labels {
+pub(super) struct RequestLabels {
     pub(super) service: Option<usize>,
     pub(super) operation: Option<usize>,
     pub(super) outcome: Outcome,
@@ -70,7 +70,7 @@ fn row(index: Option<usize>, length: usize) -> usize {
     index.filter(|index| *index < length).map_or(0, |index| index + 1)
 }
 
-fn slot<T>(rows: &[Row<T>], row: usize, (column, columns): (usize, usize), make: impl FnOnce() -> T) -> &T {
+fn slot<T>(rows: &[HandleRow<T>], row: usize, (column, columns): (usize, usize), make: impl FnOnce() -> T) -> &T {
     rows[row].get_or_init(|| empty(columns))[column].get_or_init(make)
 }
 
@@ -91,7 +91,7 @@ impl MetricHandles {
         }
     }
 
-    pub(super) fn count(&self, metrics: &Metrics, names: &Names, of: Labels) {
+    pub(super) fn count(&self, metrics: &Metrics, names: &Names, of: RequestLabels) {
         let row = row(of.service, names.services.len()) * self.operations + row(of.operation, names.operations.len());
         slot(&self.requests, row, (of.outcome as usize, OUTCOMES), || {
             metrics.requests(names.service(of.service), names.operation(of.operation), of.outcome.as_str())
@@ -99,7 +99,13 @@ impl MetricHandles {
         .inc();
     }
 
-    pub(super) fn observe(&self, metrics: &Metrics, names: &Names, of: Labels, (total, own): (Duration, Duration)) {
+    pub(super) fn observe(
+        &self,
+        metrics: &Metrics,
+        names: &Names,
+        of: RequestLabels,
+        (total, own): (Duration, Duration),
+    ) {
         let operation = row(of.operation, names.operations.len());
         let (duration, overhead) = slot(&self.durations, operation, (of.outcome as usize, OUTCOMES), || {
             metrics.durations(names.operation(of.operation), of.outcome.as_str())
@@ -130,7 +136,7 @@ impl MetricHandles {
             .get_or_init(|| metrics.in_flight(names.service(Some(service))))
     }
 
-    pub(super) fn upstream(&self, metrics: &Metrics, names: &Names, attempt: super::Attempt) {
+    pub(super) fn upstream(&self, metrics: &Metrics, names: &Names, attempt: super::CountedAttempt) {
         let account = row(Some(attempt.account), names.accounts.len());
         let operation = row(attempt.operation, names.operations.len());
         let (column, label) = status_label(attempt.status);

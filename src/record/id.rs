@@ -53,17 +53,17 @@ impl RequestId {
 }
 
 impl std::str::FromStr for RequestId {
-    type Err = NotAnId;
+    type Err = InvalidRequestId;
 
-    fn from_str(text: &str) -> Result<RequestId, NotAnId> {
-        RequestId::from_bytes(text.as_bytes()).ok_or(NotAnId)
+    fn from_str(text: &str) -> Result<RequestId, InvalidRequestId> {
+        RequestId::from_bytes(text.as_bytes()).ok_or(InvalidRequestId)
     }
 }
 
 /// Not 8 to 128 characters of `[A-Za-z0-9._-]`.
 #[derive(Debug, thiserror::Error)]
 #[error("a request id is 8 to 128 characters of A-Z, a-z, 0-9, '.', '_', '-'")]
-pub struct NotAnId;
+pub struct InvalidRequestId;
 
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -13,41 +13,41 @@ use crate::config::Class;
 
 /// A body as the record holds it.
 #[derive(Clone, Default)]
-pub struct Captured {
+pub struct CapturedBody {
     /// Its bytes, if it is whole; else nothing.
     whole: Option<Bytes>,
     /// Bytes that passed.
     length: u64,
 }
 
-impl Captured {
+impl CapturedBody {
     /// All of it. An empty one counts as none.
-    pub fn whole(bytes: Bytes) -> Captured {
-        Captured { length: bytes.len() as u64, whole: Some(bytes) }
+    pub fn whole(bytes: Bytes) -> CapturedBody {
+        CapturedBody { length: bytes.len() as u64, whole: Some(bytes) }
     }
 
     /// Cut off, or too long to be held: only its length is told.
-    pub fn part(length: u64) -> Captured {
-        Captured { whole: None, length }
+    pub fn part(length: u64) -> CapturedBody {
+        CapturedBody { whole: None, length }
     }
 }
 
-impl std::fmt::Debug for Captured {
+impl std::fmt::Debug for CapturedBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Captured({} bytes)", self.length)
+        write!(f, "CapturedBody({} bytes)", self.length)
     }
 }
 
 /// The labels of a line, rendered once for each snapshot.
-pub(super) struct Labels {
+pub(super) struct RenderedLabels {
     /// `"service":…,"account":…`, row 0 for `-`.
     services: Vec<Vec<u8>>,
     /// `"operation":…,"class":…`, row 0 for `-`.
     operations: Vec<Vec<u8>>,
 }
 
-impl Labels {
-    pub(super) fn new(names: &Names) -> Labels {
+impl RenderedLabels {
+    pub(super) fn new(names: &Names) -> RenderedLabels {
         let pair = |(first, value): (&str, &str), (second, other): (&str, &str)| {
             let mut text = Vec::new();
             for (key, value) in [(first, value), (second, other)] {
@@ -60,7 +60,7 @@ impl Labels {
         };
         let service = |index| pair(("service", names.service(index)), ("account", names.account_of(index)));
         let operation = |index| pair(("operation", names.operation(index)), ("class", class_name(names.class(index))));
-        Labels {
+        RenderedLabels {
             services: std::iter::once(None).chain((0..names.services.len()).map(Some)).map(service).collect(),
             operations: std::iter::once(None).chain((0..names.operations.len()).map(Some)).map(operation).collect(),
         }
@@ -86,7 +86,7 @@ fn of(rows: &[Vec<u8>], index: Option<usize>) -> &[u8] {
 
 /// What a line needs beside the record.
 pub(super) struct LineContext<'a> {
-    pub(super) labels: &'a Labels,
+    pub(super) labels: &'a RenderedLabels,
     pub(super) masker: &'a Masker,
     pub(super) began: SystemTime,
     pub(super) took: Duration,
@@ -177,7 +177,7 @@ fn timings(out: &mut Vec<u8>, record: &Record, took: Duration) {
     encode::millis(out, record.waited);
 }
 
-fn body(out: &mut Vec<u8>, key: &[u8], body: &Captured, page: &LineContext<'_>) {
+fn body(out: &mut Vec<u8>, key: &[u8], body: &CapturedBody, page: &LineContext<'_>) {
     out.extend_from_slice(key);
     if !page.bodies || body.length == 0 {
         return out.extend_from_slice(b"null");

@@ -11,7 +11,7 @@ mod tests;
 
 use std::borrow::Cow;
 
-use self::names::{MaskRule, Rules, looks_like_region};
+use self::names::{MaskRule, MaskRules, looks_like_region};
 use super::encode;
 use crate::config::LogBodies;
 
@@ -27,14 +27,14 @@ const DECODINGS: usize = 3;
 /// What to hide, and whether bodies are written at all.
 #[derive(Debug)]
 pub struct Masker {
-    rules: Rules,
+    rules: MaskRules,
     bodies: LogBodies,
 }
 
 impl Masker {
     /// `further`: names whose values are masked beside the built-in ones, compared without case, `-` and `_`.
     pub fn new(bodies: LogBodies, further: &[String]) -> Masker {
-        Masker { rules: Rules::new(further), bodies }
+        Masker { rules: MaskRules::new(further), bodies }
     }
 
     /// Whether bodies are written at all.

@@ -39,7 +39,7 @@ pub const TEXT_CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 pub struct Metrics {
     registry: Registry,
     families: Families,
-    seen: Mutex<Seen>,
+    seen: Mutex<KnownSeries>,
     scraping: Mutex<()>,
 }
 
@@ -50,7 +50,7 @@ impl std::fmt::Debug for Metrics {
 }
 
 #[derive(Default)]
-struct Seen {
+struct KnownSeries {
     /// Family and label values of every series resolved.
     sets: HashSet<String>,
     samples: usize,
@@ -167,7 +167,7 @@ impl Metrics {
 
     /// Whether this label set may have a series: it has one already, or there is room for `weight` samples.
     fn admit(&self, family: &str, labels: &[&str], weight: usize) -> bool {
-        let mut seen: MutexGuard<'_, Seen> = self.seen.lock();
+        let mut seen: MutexGuard<'_, KnownSeries> = self.seen.lock();
         let mut set = String::from(family);
         for label in labels {
             set.push('\0');

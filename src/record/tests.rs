@@ -98,8 +98,8 @@ fn went(record: &mut Record, operation: usize, request: &'static str, answer: &'
     record.outcome = Outcome::Ok;
     record.sent = Sent::Yes;
     record.attempts = 1;
-    record.request_body = Captured::whole(request.into());
-    record.answer_body = Captured::whole(answer.into());
+    record.request_body = CapturedBody::whole(request.into());
+    record.answer_body = CapturedBody::whole(answer.into());
 }
 
 mod writes_one_line_a_request {
@@ -246,7 +246,7 @@ mod hides {
         drop(record);
         let mut record = bench.open("/a");
         went(&mut record, 2, r#"{"a":1}"#, r#"{"b":2}"#);
-        record.answer_body = Captured::part(70_000);
+        record.answer_body = CapturedBody::part(70_000);
         drop(record);
         let mut record = bench.open("/a");
         went(&mut record, 1, "", r#"{"note":"CANARY"}"#);

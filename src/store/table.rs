@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 /// What a room keeps in one row.
-pub trait Row: Sized {
+pub trait StoredRow: Sized {
     /// As bytes.
     fn encode(&self) -> Vec<u8>;
     /// From bytes; `None` if they are not such a row. Must accept what earlier versions wrote, and
@@ -14,15 +14,15 @@ pub trait Row: Sized {
 }
 
 /// A table of rows of one type. Names are unique in the store: one room, one prefix.
-pub struct Table<R> {
+pub struct StoreTable<R> {
     name: &'static str,
     row: PhantomData<fn() -> R>,
 }
 
-impl<R: Row> Table<R> {
+impl<R: StoredRow> StoreTable<R> {
     /// The table of this name; it is made by its first write.
     pub const fn new(name: &'static str) -> Self {
-        Table { name, row: PhantomData }
+        StoreTable { name, row: PhantomData }
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -32,27 +32,27 @@ impl<R: Row> Table<R> {
 
 /// Changes that are applied together or not at all, in their order.
 #[derive(Debug, Default)]
-pub struct Batch {
-    changes: Vec<Change>,
+pub struct WriteBatch {
+    changes: Vec<RowChange>,
 }
 
 #[derive(Debug)]
-struct Change {
+struct RowChange {
     table: &'static str,
     key: Vec<u8>,
     /// Absent: the row is removed.
     row: Option<Vec<u8>>,
 }
 
-impl Batch {
+impl WriteBatch {
     /// Writes a row, over the one of that key.
-    pub fn put<R: Row>(&mut self, table: &Table<R>, key: &[u8], row: &R) {
-        self.changes.push(Change { table: table.name, key: key.to_owned(), row: Some(row.encode()) });
+    pub fn put<R: StoredRow>(&mut self, table: &StoreTable<R>, key: &[u8], row: &R) {
+        self.changes.push(RowChange { table: table.name, key: key.to_owned(), row: Some(row.encode()) });
     }
 
     /// Removes a row; one that is not there is no error.
-    pub fn remove<R: Row>(&mut self, table: &Table<R>, key: &[u8]) {
-        self.changes.push(Change { table: table.name, key: key.to_owned(), row: None });
+    pub fn remove<R: StoredRow>(&mut self, table: &StoreTable<R>, key: &[u8]) {
+        self.changes.push(RowChange { table: table.name, key: key.to_owned(), row: None });
     }
 
     /// Whether it changes nothing.
@@ -77,16 +77,16 @@ impl Batch {
 
 /// The rows of a table as they were read.
 #[derive(Debug)]
-pub struct Loaded<R> {
+pub struct LoadedRows<R> {
     /// Key and row, in the order of the keys.
     pub rows: Vec<(Vec<u8>, R)>,
     /// Rows that could not be decoded. They stay where they are.
     pub unreadable: u64,
 }
 
-impl<R: Row> Loaded<R> {
+impl<R: StoredRow> LoadedRows<R> {
     pub(super) fn decode(raw: Vec<(Vec<u8>, Vec<u8>)>) -> Self {
-        let mut loaded = Loaded { rows: Vec::with_capacity(raw.len()), unreadable: 0 };
+        let mut loaded = LoadedRows { rows: Vec::with_capacity(raw.len()), unreadable: 0 };
         for (key, bytes) in raw {
             match R::decode(&bytes) {
                 Some(row) => loaded.rows.push((key, row)),
@@ -111,9 +111,9 @@ pub(super) fn get(database: &Database, name: &'static str, key: &[u8]) -> Result
 }
 
 /// Key and row.
-type Pair = (Vec<u8>, Vec<u8>);
+type RawRow = (Vec<u8>, Vec<u8>);
 
-pub(super) fn all(database: &Database, name: &'static str) -> Result<Vec<Pair>, redb::Error> {
+pub(super) fn all(database: &Database, name: &'static str) -> Result<Vec<RawRow>, redb::Error> {
     let table = match database.begin_read()?.open_table(definition(name)) {
         Ok(table) => table,
         Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),

@@ -16,7 +16,7 @@ use super::*;
 
 struct Word(String);
 
-impl Row for Word {
+impl StoredRow for Word {
     fn encode(&self) -> Vec<u8> {
         self.0.as_bytes().to_owned()
     }
@@ -27,7 +27,7 @@ impl Row for Word {
 
 struct Raw(Vec<u8>);
 
-impl Row for Raw {
+impl StoredRow for Raw {
     fn encode(&self) -> Vec<u8> {
         self.0.clone()
     }
@@ -36,11 +36,11 @@ impl Row for Raw {
     }
 }
 
-const WORDS: Table<Word> = Table::new("test.words");
-const WORDS_AS_BYTES: Table<Raw> = Table::new("test.words");
+const WORDS: StoreTable<Word> = StoreTable::new("test.words");
+const WORDS_AS_BYTES: StoreTable<Raw> = StoreTable::new("test.words");
 
-fn put(key: &str, word: &str) -> Batch {
-    let mut batch = Batch::default();
+fn put(key: &str, word: &str) -> WriteBatch {
+    let mut batch = WriteBatch::default();
     batch.put(&WORDS, key.as_bytes(), &Word(word.into()));
     batch
 }

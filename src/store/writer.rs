@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 use redb::{Database, Durability};
 use tokio::sync::oneshot;
 
-use super::table::Batch;
+use super::table::WriteBatch;
 use super::{OpenError, StoreError};
 
 /// Batches in one commit: bounds the memory of one transaction and the wait of its first batch.
@@ -17,33 +17,33 @@ const GROUP: usize = 1024;
 
 pub(super) type Opener = Box<dyn Fn() -> Result<Database, OpenError> + Send>;
 
-type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-type Look = Box<dyn FnOnce(Result<&Database, StoreError>) + Send>;
+type Completion = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+type ReadFn = Box<dyn FnOnce(Result<&Database, StoreError>) + Send>;
 
-pub(super) enum Job {
-    Write { batch: Batch, done: Done },
-    Read(Look),
+pub(super) enum StoreJob {
+    Write { batch: WriteBatch, done: Completion },
+    Read(ReadFn),
     Close(oneshot::Sender<()>),
 }
 
-impl fmt::Debug for Job {
+impl fmt::Debug for StoreJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Job::Write { .. } => "Write",
-            Job::Read(_) => "Read",
-            Job::Close(_) => "Close",
+            StoreJob::Write { .. } => "Write",
+            StoreJob::Read(_) => "Read",
+            StoreJob::Close(_) => "Close",
         })
     }
 }
 
 /// What the handles can see of the thread.
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(super) struct StoreHealth {
     failing: AtomicBool,
     commits: AtomicU64,
 }
 
-impl Health {
+impl StoreHealth {
     pub(super) fn is_healthy(&self) -> bool {
         !self.failing.load(Ordering::Relaxed)
     }
@@ -53,28 +53,28 @@ impl Health {
     }
 }
 
-pub(super) struct Writer {
+pub(super) struct StoreWriter {
     opener: Opener,
     /// Absent after a failed write: redb refuses everything from then on, so it is opened anew.
     database: Option<Database>,
-    health: Arc<Health>,
+    health: Arc<StoreHealth>,
 }
 
-type Group = Vec<(Batch, Done)>;
+type QueuedWrites = Vec<(WriteBatch, Completion)>;
 
-impl Writer {
-    pub(super) fn open(opener: Opener, health: Arc<Health>) -> Result<Self, OpenError> {
+impl StoreWriter {
+    pub(super) fn open(opener: Opener, health: Arc<StoreHealth>) -> Result<Self, OpenError> {
         let database = Some(opener()?);
-        Ok(Writer { opener, database, health })
+        Ok(StoreWriter { opener, database, health })
     }
 
     /// Works until the last handle is gone or the store is closed.
-    pub(super) fn run(mut self, queue: &Receiver<Job>) {
-        let _told = EndTold(Arc::clone(&self.health));
+    pub(super) fn run(mut self, queue: &Receiver<StoreJob>) {
+        let _told = MarkClosed(Arc::clone(&self.health));
         while let Ok(first) = queue.recv() {
-            let mut group = Group::new();
+            let mut group = QueuedWrites::new();
             let mut next = Some(first);
-            while let Some(Job::Write { batch, done }) = next {
+            while let Some(StoreJob::Write { batch, done }) = next {
                 group.push((batch, done));
                 next = if group.len() < GROUP { queue.try_recv().ok() } else { None };
             }
@@ -82,14 +82,14 @@ impl Writer {
                 self.commit(group);
             }
             match next {
-                Some(Job::Read(look)) => look(self.database()),
-                Some(Job::Close(done)) => {
+                Some(StoreJob::Read(look)) => look(self.database()),
+                Some(StoreJob::Close(done)) => {
                     // The lock is free before the closer learns of it.
                     drop(self.database.take());
                     let _ = done.send(());
                     return;
                 }
-                Some(Job::Write { .. }) | None => {}
+                Some(StoreJob::Write { .. }) | None => {}
             }
         }
     }
@@ -101,7 +101,7 @@ impl Writer {
         self.database.as_ref().ok_or(StoreError::Closed)
     }
 
-    fn commit(&mut self, group: Group) {
+    fn commit(&mut self, group: QueuedWrites) {
         let result = self.database().and_then(|database| {
             catch_unwind(AssertUnwindSafe(|| write(database, &group)))
                 .unwrap_or_else(|_| Err(StoreError::Failed("a write panicked".into())))
@@ -131,15 +131,15 @@ impl Writer {
 }
 
 /// Says that nothing is written any more, also if the thread panics.
-struct EndTold(Arc<Health>);
+struct MarkClosed(Arc<StoreHealth>);
 
-impl Drop for EndTold {
+impl Drop for MarkClosed {
     fn drop(&mut self) {
         self.0.failing.store(true, Ordering::Relaxed);
     }
 }
 
-fn write(database: &Database, group: &Group) -> Result<(), StoreError> {
+fn write(database: &Database, group: &QueuedWrites) -> Result<(), StoreError> {
     let work = || -> Result<(), redb::Error> {
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;

@@ -143,8 +143,8 @@ fn ten_thousand_mixed_requests_from_sixty_four_connections() {
     assert!(lines.iter().all(|line| line["class"] != "order" || line["sent"] != "unknown"));
 
     let account = &stage.app().gateway.current.load().accounts[0];
-    let figures = account.budget.figures();
-    assert_eq!((figures.in_flight.left, figures.waiting), (figures.in_flight.limit, 0));
+    let usage = account.budget.usage();
+    assert_eq!((usage.in_flight.left, usage.waiting), (usage.in_flight.limit, 0));
     assert_eq!(stage.app().gateway.current.load().flights.len(), 0);
     assert_eq!(stage.metric("upstream_connections", &[("state", "active")]), 0.0);
 }

@@ -190,8 +190,8 @@ fn reload_under_load(times: usize, within: Duration) -> (u64, Duration) {
     let service = snapshot.catalog.services.iter().position(|service| service.config.name == "shelf").expect("there");
     assert_eq!(snapshot.quotas[service].used_today(), quotes + 1, "of the service's day");
     // The canary, the one look-up, the quotes.
-    let figures = snapshot.accounts[0].budget.figures();
-    assert_eq!((figures.used_today, figures.in_flight.left, figures.waiting), (quotes + 2, figures.in_flight.limit, 0));
+    let usage = snapshot.accounts[0].budget.usage();
+    assert_eq!((usage.used_today, usage.in_flight.left, usage.waiting), (quotes + 2, usage.in_flight.limit, 0));
     assert_eq!(stage.sandbox.counters().requests, quotes + 2);
     assert_eq!(stage.metric("requests_total", &[("service", "shelf"), ("outcome", "hit")]), hits as f64);
     assert_eq!(stage.metric("requests_total", &[]), (quotes + hits + 1) as f64, "counted");

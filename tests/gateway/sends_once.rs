@@ -54,8 +54,8 @@ fn an_order_whose_caller_leaves_is_executed_once_and_answered_into_the_log() {
     }
     assert_eq!((executed(&stage), stage.received().len(), unknown(&stage)), (2, 2, 0));
     // What was reserved is spent, and nothing more is held.
-    let figures = stage.app().gateway.current.load().accounts[0].budget.figures();
-    assert_eq!((figures.used_today, figures.in_flight.left), (3, 4), "the canary and two orders");
+    let usage = stage.app().gateway.current.load().accounts[0].budget.usage();
+    assert_eq!((usage.used_today, usage.in_flight.left), (3, 4), "the canary and two orders");
     assert_eq!(stage.ask(order(9).by("poor")).status, 401, "two services at once");
     assert_eq!(stage.ask(post("/order/express", &bodies::order(9)).by("poor")).code(), "quota.day");
     assert_eq!(stage.metric("in_flight_requests", &[]), 0.0);

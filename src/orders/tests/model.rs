@@ -16,7 +16,7 @@ enum Step {
     },
     Write(usize),
     /// `None`: it is dropped.
-    End(usize, Option<Sent>),
+    OrderEnd(usize, Option<Sent>),
     /// Of a ticket that was not written.
     GiveUp(usize),
     Minutes(u64),
@@ -34,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (proptest::option::of(0u8..3), 0u8..2, any::<bool>())
             .prop_map(|(key, body, confirmed)| Step::Ask { key, body, confirmed }),
         6 => any::<usize>().prop_map(Step::Write),
-        6 => (any::<usize>(), proptest::option::of(sent())).prop_map(|(i, sent)| Step::End(i, sent)),
+        6 => (any::<usize>(), proptest::option::of(sent())).prop_map(|(i, sent)| Step::OrderEnd(i, sent)),
         1 => any::<usize>().prop_map(Step::GiveUp),
         2 => (1u64..900).prop_map(Step::Minutes),
         1 => any::<bool>().prop_map(|killed| Step::Restart { killed }),
@@ -44,7 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// How the model sees an order.
 #[derive(Clone, Debug)]
-enum State {
+enum ModelState {
     Claimed,
     Sent,
     /// What its caller was told by which request, if anything; since when, in minutes.
@@ -56,7 +56,7 @@ enum State {
 struct Modelled {
     key: Option<u8>,
     body: u8,
-    state: State,
+    state: ModelState,
     settles: Vec<String>,
 }
 
@@ -71,7 +71,7 @@ struct Model {
 enum Expected {
     New,
     Repeat(String),
-    Refused(Refused),
+    OrderRefusal(OrderRefusal),
     /// By one of these.
     Held(Vec<String>),
 }
@@ -80,23 +80,25 @@ impl Model {
     fn expire(&mut self) {
         let minute = self.minute;
         self.orders.retain(|_, order| match order.state {
-            State::Unknown(_, since) | State::Ended(_, since) => minute - since < 24 * 60,
-            State::Claimed | State::Sent => true,
+            ModelState::Unknown(_, since) | ModelState::Ended(_, since) => minute - since < 24 * 60,
+            ModelState::Claimed | ModelState::Sent => true,
         });
     }
 
     fn unknown(&self) -> impl Iterator<Item = (&String, &Modelled)> {
-        self.orders.iter().filter(|(_, order)| matches!(order.state, State::Unknown(..)))
+        self.orders.iter().filter(|(_, order)| matches!(order.state, ModelState::Unknown(..)))
     }
 
     fn expected(&self, key: Option<u8>, body: u8, confirmed: bool) -> Expected {
         if let Some((first, order)) = self.orders.iter().find(|(_, order)| key.is_some() && order.key == key) {
             let first = first.clone();
             return match &order.state {
-                _ if order.body != body => Expected::Refused(Refused::OtherRequest { first }),
-                State::Claimed | State::Sent => Expected::Refused(Refused::InFlight { first }),
-                State::Unknown(None, _) | State::Ended(None, _) => Expected::Refused(Refused::Interrupted { first }),
-                State::Unknown(Some(told), _) | State::Ended(Some(told), _) => Expected::Repeat(told.clone()),
+                _ if order.body != body => Expected::OrderRefusal(OrderRefusal::OtherRequest { first }),
+                ModelState::Claimed | ModelState::Sent => Expected::OrderRefusal(OrderRefusal::InFlight { first }),
+                ModelState::Unknown(None, _) | ModelState::Ended(None, _) => {
+                    Expected::OrderRefusal(OrderRefusal::Interrupted { first })
+                }
+                ModelState::Unknown(Some(told), _) | ModelState::Ended(Some(told), _) => Expected::Repeat(told.clone()),
             };
         }
         let twins: Vec<_> = self.unknown().filter(|(_, order)| order.body == body).map(|(id, _)| id.clone()).collect();
@@ -106,36 +108,36 @@ impl Model {
     fn claim(&mut self, id: &str, key: Option<u8>, body: u8, confirmed: bool) {
         let twins = self.unknown().filter(|(_, order)| confirmed && order.body == body);
         let settles = twins.map(|(id, _)| id.clone()).collect();
-        self.orders.insert(id.into(), Modelled { key, body, state: State::Claimed, settles });
+        self.orders.insert(id.into(), Modelled { key, body, state: ModelState::Claimed, settles });
     }
 
     fn end(&mut self, id: &str, sent: Option<Sent>) {
         let minute = self.minute;
         let Some(order) = self.orders.get_mut(id) else { return };
         match sent {
-            None => order.state = State::Unknown(None, minute),
-            Some(Sent::Unknown) => order.state = State::Unknown(Some(id.into()), minute),
+            None => order.state = ModelState::Unknown(None, minute),
+            Some(Sent::Unknown) => order.state = ModelState::Unknown(Some(id.into()), minute),
             Some(Sent::No) => drop(self.orders.remove(id)),
             Some(Sent::Yes) => {
-                order.state = State::Ended(Some(id.into()), minute);
+                order.state = ModelState::Ended(Some(id.into()), minute);
                 for settled in order.settles.clone() {
                     if let Some(order) = self.orders.get_mut(&settled)
-                        && let State::Unknown(told, _) = &order.state
+                        && let ModelState::Unknown(told, _) = &order.state
                     {
-                        order.state = State::Ended(told.clone(), minute);
+                        order.state = ModelState::Ended(told.clone(), minute);
                     }
                 }
             }
         }
-        self.orders.retain(|_, order| order.key.is_some() || !matches!(order.state, State::Ended(..)));
+        self.orders.retain(|_, order| order.key.is_some() || !matches!(order.state, ModelState::Ended(..)));
     }
 
     fn restart(&mut self) {
         let minute = self.minute;
-        self.orders.retain(|_, order| !matches!(order.state, State::Claimed));
+        self.orders.retain(|_, order| !matches!(order.state, ModelState::Claimed));
         for order in self.orders.values_mut() {
-            if matches!(order.state, State::Sent) {
-                order.state = State::Unknown(None, minute);
+            if matches!(order.state, ModelState::Sent) {
+                order.state = ModelState::Unknown(None, minute);
             }
         }
     }
@@ -181,10 +183,10 @@ impl Real {
             Step::Write(choice) => {
                 let Some((id, ticket)) = take(&mut self.tickets, choice) else { return };
                 self.written.push((id.clone(), self.orders.write(ticket).await.unwrap()));
-                self.model.orders.get_mut(&id).unwrap().state = State::Sent;
+                self.model.orders.get_mut(&id).unwrap().state = ModelState::Sent;
                 self.sends(&id);
             }
-            Step::End(choice, sent) => {
+            Step::OrderEnd(choice, sent) => {
                 let Some((id, written)) = take(&mut self.written, choice) else { return };
                 self.end(&id, written, sent);
             }
@@ -244,7 +246,7 @@ impl Real {
     async fn ask(&mut self, key: Option<u8>, body: u8, confirmed: bool) {
         self.asked += 1;
         let id = format!("r{:06}", self.asked);
-        let mut asked = Order { body: format!("body {body}"), ..order(&id) };
+        let mut asked = TestOrder { body: format!("body {body}"), ..order(&id) };
         if let Some(key) = key {
             asked = asked.key(&format!("k{key}"));
         }
@@ -257,10 +259,10 @@ impl Real {
                 self.model.claim(&id, key, body, confirmed);
             }
             (Ok(Recall::Repeat(told)), Expected::Repeat(by)) => assert_eq!(*told, answer(&by, told.sent)),
-            (Err(Refused::Held { first }), Expected::Held(twins)) => {
+            (Err(OrderRefusal::Held { first }), Expected::Held(twins)) => {
                 assert!(twins.contains(&first), "{first}: {twins:?}")
             }
-            (Err(refused), Expected::Refused(expected)) => assert_eq!(refused, expected),
+            (Err(refused), Expected::OrderRefusal(expected)) => assert_eq!(refused, expected),
             (got, expected) => panic!("{asked:?}: {got:?} instead of {expected:?}"),
         }
     }

@@ -21,16 +21,16 @@ async fn a_restart_keeps_answers_and_what_is_unknown() {
     let store = open_store(home.path());
     let orders = Orders::open(store.clone(), dawn()).await.unwrap();
     order("r1").key("k1").written(&orders).await.end(answer("r1", Sent::Yes));
-    let other = |id: &str| Order { body: "other".into(), ..order(id) };
+    let other = |id: &str| TestOrder { body: "other".into(), ..order(id) };
     other("r2").key("k2").written(&orders).await.end(answer("r2", Sent::Unknown));
-    drop(Order { body: "third".into(), ..order("r3") }.written(&orders).await);
+    drop(TestOrder { body: "third".into(), ..order("r3") }.written(&orders).await);
 
     let (store, orders) = reopen(store, home.path(), dawn() + REMEMBERED - Duration::from_secs(1)).await;
     assert_eq!(orders.unknown_count("main"), 2);
     assert_eq!(orders.unknown_count("other account"), 0);
     assert_eq!(order("r4").key("k1").repeat(&orders).await, answer("r1", Sent::Yes));
     assert_eq!(other("r5").key("k2").repeat(&orders).await, answer("r2", Sent::Unknown));
-    assert_eq!(other("r6").refused(&orders).await, Refused::Held { first: first("r2") });
+    assert_eq!(other("r6").refused(&orders).await, OrderRefusal::Held { first: first("r2") });
     // Settling works across a restart, too.
     other("r7").confirmed().written(&orders).await.end(answer("r7", Sent::Yes));
 
@@ -65,7 +65,7 @@ async fn child_process() {
     let Some(dir) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
     let orders = Orders::open(open_store(&dir), dawn()).await.unwrap();
     order("r1").key("ended").written(&orders).await.end(answer("r1", Sent::Yes));
-    let body = |body: &str, id: &str| Order { body: body.into(), ..order(id) };
+    let body = |body: &str, id: &str| TestOrder { body: body.into(), ..order(id) };
     body("unsent", "r2").key("unsent").written(&orders).await.unsent();
     let _claimed = body("claimed", "r3").key("claimed").ticket(&orders).await;
     // Written last, so that everything before it is on the disk as well.
@@ -93,9 +93,9 @@ async fn kill_9_leaves_what_was_sent_unknown_and_the_rest_as_it_was() {
     let orders = Orders::open(open_store(home.path()), dawn()).await.unwrap();
     assert_eq!(orders.unknown_count("main"), 1);
     assert_eq!(order("r5").key("ended").repeat(&orders).await, answer("r1", Sent::Yes));
-    let body = |body: &str| Order { body: body.into(), ..order("r6") };
+    let body = |body: &str| TestOrder { body: body.into(), ..order("r6") };
     drop(body("unsent").key("unsent").ticket(&orders).await);
     drop(body("claimed").key("claimed").ticket(&orders).await);
-    assert_eq!(body("sent").key("sent").refused(&orders).await, Refused::Interrupted { first: first("r4") });
-    assert_eq!(body("sent").refused(&orders).await, Refused::Held { first: first("r4") });
+    assert_eq!(body("sent").key("sent").refused(&orders).await, OrderRefusal::Interrupted { first: first("r4") });
+    assert_eq!(body("sent").refused(&orders).await, OrderRefusal::Held { first: first("r4") });
 }

@@ -26,7 +26,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// How a file was found at opening.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct RecoveredFile {
     /// Number of its last whole line; 0: none.
     pub(super) seq: u64,
     /// Bytes up to there.
@@ -36,7 +36,7 @@ pub(super) struct Found {
 }
 
 /// The file being written, and the rules for those before it.
-pub(super) struct Files {
+pub(super) struct LogFiles {
     path: PathBuf,
     file: File,
     began: SystemTime,
@@ -46,8 +46,8 @@ pub(super) struct Files {
     regular: bool,
 }
 
-impl Files {
-    pub(super) fn open(path: &Path, keep_size: u64, keep_days: u32) -> Result<(Files, Found), LogError> {
+impl LogFiles {
+    pub(super) fn open(path: &Path, keep_size: u64, keep_days: u32) -> Result<(LogFiles, RecoveredFile), LogError> {
         let fault = |source| LogError::File { path: path.to_owned(), source };
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder {
@@ -62,15 +62,15 @@ impl Files {
                 Err(TryLockError::Error(source)) => return Err(fault(source)),
             }
         }
-        let found = if regular { recover(&mut file).map_err(fault)? } else { Some(Found::default()) };
+        let found = if regular { recover(&mut file).map_err(fault)? } else { Some(RecoveredFile::default()) };
         let began = if regular { began(&mut file).map_err(fault)? } else { SystemTime::now() };
-        let mut files = Files { path: path.to_owned(), file, began, keep_size, keep_days, regular };
+        let mut files = LogFiles { path: path.to_owned(), file, began, keep_size, keep_days, regular };
         let found = match found {
             Some(found) => found,
             // Lines without numbers, so not of our making: it is put aside, not written into.
             None => {
                 files.rotate().map_err(fault)?;
-                Found::default()
+                RecoveredFile::default()
             }
         };
         files.prune();
@@ -190,18 +190,18 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 /// Reads the end of the file. `None`: its last line has no number.
-fn recover(file: &mut File) -> io::Result<Option<Found>> {
+fn recover(file: &mut File) -> io::Result<Option<RecoveredFile>> {
     let length = file.metadata()?.len();
     let Some(end) = last_break(file, length)? else {
         // Not one whole line.
-        return cut_off(file, Found { seq: 0, bytes: 0, torn: (length > 0).then_some(length) }).map(Some);
+        return cut_off(file, RecoveredFile { seq: 0, bytes: 0, torn: (length > 0).then_some(length) }).map(Some);
     };
     let whole = end + 1;
     let Some(seq) = number_at_end(file, end)? else { return Ok(None) };
-    cut_off(file, Found { seq, bytes: whole, torn: (length > whole).then_some(length - whole) }).map(Some)
+    cut_off(file, RecoveredFile { seq, bytes: whole, torn: (length > whole).then_some(length - whole) }).map(Some)
 }
 
-fn cut_off(file: &File, found: Found) -> io::Result<Found> {
+fn cut_off(file: &File, found: RecoveredFile) -> io::Result<RecoveredFile> {
     if found.torn.is_some() {
         file.set_len(found.bytes)?;
     }

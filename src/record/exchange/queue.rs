@@ -7,7 +7,7 @@ use std::{sync::Arc, time::SystemTime};
 use prometheus::IntCounter;
 use tokio::sync::Semaphore;
 
-use super::file::Found;
+use super::file::RecoveredFile;
 use crate::record::{Metrics, encode};
 
 /// Bytes that may wait to be written; one line may go beyond.
@@ -21,7 +21,7 @@ const HURRY: usize = 256 * 1024;
 
 /// What the writer takes at once.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct LineBatch {
     pub(super) bytes: Vec<u8>,
     /// Offsets at which a new file begins.
     pub(super) cuts: Vec<usize>,
@@ -31,14 +31,14 @@ pub(super) struct Batch {
 
 /// How the writer and the appenders stand to each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Life {
+enum QueueState {
     Open,
     Closing,
     Ended,
 }
 
 pub(super) struct Queue {
-    batch: Batch,
+    batch: LineBatch,
     /// Number of the last line of the file that the last line goes to.
     seq: u64,
     /// Bytes that that file will have.
@@ -51,25 +51,25 @@ pub(super) struct Queue {
     debt: usize,
     /// Whether the writer sleeps until it is woken.
     writer_idle: bool,
-    life: Life,
+    life: QueueState,
 }
 
 impl Queue {
     pub(super) fn new() -> Queue {
         Queue {
-            batch: Batch::default(),
+            batch: LineBatch::default(),
             seq: 0,
             file_bytes: 0,
             segment: None,
             gap: None,
             debt: 0,
             writer_idle: false,
-            life: Life::Open,
+            life: QueueState::Open,
         }
     }
 
     /// Goes on in a file as it was found.
-    pub(super) fn go_on(&mut self, found: Found, segment: u64) {
+    pub(super) fn go_on(&mut self, found: RecoveredFile, segment: u64) {
         self.seq = found.seq;
         self.file_bytes = found.bytes;
         self.segment = Some(segment);
@@ -83,7 +83,7 @@ impl Queue {
 
     /// False if there is no room and none was reserved, or the queue is closed.
     pub(super) fn append(&mut self, line: &[u8], reserved: bool) -> bool {
-        if self.life != Life::Open {
+        if self.life != QueueState::Open {
             return false;
         }
         if !reserved && self.batch.bytes.len() >= CAPACITY {
@@ -157,7 +157,7 @@ impl Queue {
     }
 
     pub(super) fn hurries(&self) -> bool {
-        self.batch.bytes.len() >= HURRY || self.life != Life::Open
+        self.batch.bytes.len() >= HURRY || self.life != QueueState::Open
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -170,30 +170,30 @@ impl Queue {
     }
 
     /// Takes everything; `spare` is the buffer to go on with.
-    pub(super) fn take(&mut self, spare: Vec<u8>) -> Batch {
-        std::mem::replace(&mut self.batch, Batch { bytes: spare, cuts: Vec::new(), units: 0 })
+    pub(super) fn take(&mut self, spare: Vec<u8>) -> LineBatch {
+        std::mem::replace(&mut self.batch, LineBatch { bytes: spare, cuts: Vec::new(), units: 0 })
     }
 
     pub(super) fn close(&mut self) {
-        if self.life == Life::Open {
-            self.life = Life::Closing;
+        if self.life == QueueState::Open {
+            self.life = QueueState::Closing;
         }
     }
 
     pub(super) fn closing(&self) -> bool {
-        self.life != Life::Open
+        self.life != QueueState::Open
     }
 
     pub(super) fn end(&mut self) {
-        self.life = Life::Ended;
+        self.life = QueueState::Ended;
     }
 
     pub(super) fn ended(&self) -> bool {
-        self.life == Life::Ended
+        self.life == QueueState::Ended
     }
 }
 
-impl Batch {
+impl LineBatch {
     pub(super) fn units(&self) -> usize {
         self.units
     }
@@ -210,15 +210,15 @@ fn event(name: &str, at: SystemTime) -> Vec<u8> {
 }
 
 /// `log_records_total`, its series resolved when first used.
-pub(super) struct Counters {
+pub(super) struct LineCounters {
     metrics: Arc<Metrics>,
     written: std::sync::OnceLock<IntCounter>,
     dropped: std::sync::OnceLock<IntCounter>,
 }
 
-impl Counters {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Counters {
-        Counters { metrics, written: Default::default(), dropped: Default::default() }
+impl LineCounters {
+    pub(super) fn new(metrics: Arc<Metrics>) -> LineCounters {
+        LineCounters { metrics, written: Default::default(), dropped: Default::default() }
     }
 
     pub(super) fn written(&self, lines: u64) {

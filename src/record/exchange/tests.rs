@@ -168,7 +168,7 @@ mod rotates {
         let old = folder.path().join("exchanges-20200101T000000.000Z.jsonl");
         fs::write(&old, "{\"seq\":1}\n").unwrap();
         fs::write(&path, "{\"time\":\"2026-01-01T00:00:00.000Z\",\"seq\":1}\n").unwrap();
-        let (files, found) = Files::open(&path, 1 << 30, 30).unwrap();
+        let (files, found) = LogFiles::open(&path, 1 << 30, 30).unwrap();
         assert_eq!(found.seq, 1);
         assert!(files.outlived());
         assert!(!old.exists());
@@ -178,7 +178,7 @@ mod rotates {
     fn when_somebody_moved_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("exchanges.jsonl");
-        let (mut files, _) = Files::open(&path, 1 << 30, 30).unwrap();
+        let (mut files, _) = LogFiles::open(&path, 1 << 30, 30).unwrap();
         assert!(!files.outlived());
         fs::rename(&path, folder.path().join("moved")).unwrap();
         assert!(files.outlived());
@@ -214,7 +214,7 @@ impl Write for Gate {
 
 fn gated(on_full: OnFull) -> (ExchangeLog, Gate, Arc<Metrics>) {
     let (gate, metrics) = (Gate::default(), Metrics::new().unwrap());
-    let log = ExchangeLog::start(Queue::new(), Output::Other(Box::new(gate.clone())), on_full, &metrics).unwrap();
+    let log = ExchangeLog::start(Queue::new(), LogOutput::Other(Box::new(gate.clone())), on_full, &metrics).unwrap();
     (log, gate, metrics)
 }
 
@@ -259,7 +259,7 @@ mod when_full {
         loop {
             match log.reserve(soon()).await {
                 Ok(place) => log.append(line.as_bytes(), Some(place)),
-                Err(Full) => break,
+                Err(QueueFull) => break,
             }
             sent += 1;
         }
@@ -281,7 +281,7 @@ mod when_full {
             for _ in 0..CAPACITY / UNIT {
                 places.push(log.reserve(Instant::now()).await.unwrap());
             }
-            assert_eq!(log.reserve(Instant::now()).await.unwrap_err(), Full);
+            assert_eq!(log.reserve(Instant::now()).await.unwrap_err(), QueueFull);
         }
         log.close();
     }

@@ -10,9 +10,9 @@ use std::{
 };
 
 use super::{
-    CLOSING, Shared,
-    file::Files,
-    queue::{Batch, Queue},
+    CLOSING, SharedQueue,
+    file::LogFiles,
+    queue::{LineBatch, Queue},
 };
 
 /// Lines gather this long before they are written: ten wake-ups a second at most, and well inside the second that may
@@ -32,40 +32,40 @@ const AGAIN: Duration = Duration::from_millis(200);
 const SPARE: usize = 1024 * 1024;
 
 /// Where lines go.
-pub(super) enum Output {
-    Files(Files),
+pub(super) enum LogOutput {
+    LogFiles(LogFiles),
     Stdout,
     /// For tests: anything that writes.
     #[cfg(test)]
     Other(Box<dyn Write + Send>),
 }
 
-impl Output {
+impl LogOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Output::Files(files) => files.write(bytes),
-            Output::Stdout => {
+            LogOutput::LogFiles(files) => files.write(bytes),
+            LogOutput::Stdout => {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(bytes)?;
                 stdout.flush()?;
                 Ok(bytes.len())
             }
             #[cfg(test)]
-            Output::Other(other) => other.write(bytes),
+            LogOutput::Other(other) => other.write(bytes),
         }
     }
 }
 
-pub(super) struct Writer {
-    shared: Arc<Shared>,
-    output: Output,
+pub(super) struct LogWriter {
+    shared: Arc<SharedQueue>,
+    output: LogOutput,
     looked: Instant,
     failing: bool,
 }
 
-impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, output: Output) -> Writer {
-        Writer { shared, output, looked: Instant::now(), failing: false }
+impl LogWriter {
+    pub(super) fn new(shared: Arc<SharedQueue>, output: LogOutput) -> LogWriter {
+        LogWriter { shared, output, looked: Instant::now(), failing: false }
     }
 
     pub(super) fn run(mut self) {
@@ -90,8 +90,8 @@ impl Writer {
                 break;
             }
         }
-        let Writer { shared, output, .. } = self;
-        if let Output::Files(files) = &output {
+        let LogWriter { shared, output, .. } = self;
+        if let LogOutput::LogFiles(files) = &output {
             files.sync();
         }
         // The file's lock goes first: whoever waits for the end may open the file again at once.
@@ -117,7 +117,7 @@ impl Writer {
     }
 
     fn outlived(&mut self) -> bool {
-        let Output::Files(files) = &self.output else { return false };
+        let LogOutput::LogFiles(files) = &self.output else { return false };
         if self.looked.elapsed() < MOVED {
             return false;
         }
@@ -125,12 +125,12 @@ impl Writer {
         files.outlived()
     }
 
-    fn write(&mut self, batch: &Batch) {
+    fn write(&mut self, batch: &LineBatch) {
         let mut from = 0;
         for &cut in &batch.cuts {
             self.write_all(&batch.bytes[from..cut]);
             self.persist(|output| match output {
-                Output::Files(files) => files.rotate().map(|()| true),
+                LogOutput::LogFiles(files) => files.rotate().map(|()| true),
                 _ => Ok(true),
             });
             from = cut;
@@ -162,7 +162,7 @@ impl Writer {
     }
 
     /// Does it until it succeeds; gives up only when the log is closing and has waited long enough.
-    fn persist(&mut self, mut step: impl FnMut(&mut Output) -> io::Result<bool>) {
+    fn persist(&mut self, mut step: impl FnMut(&mut LogOutput) -> io::Result<bool>) {
         let mut give_up: Option<Instant> = None;
         loop {
             match step(&mut self.output) {
@@ -191,7 +191,7 @@ impl Writer {
     }
 
     /// Returns the room of a written batch, and its buffer.
-    fn give_back(&self, batch: Batch) -> Vec<u8> {
+    fn give_back(&self, batch: LineBatch) -> Vec<u8> {
         if let Some(room) = &self.shared.room {
             self.shared.queue.lock().release(room, batch.units());
         }
@@ -202,7 +202,7 @@ impl Writer {
 }
 
 /// A pause before the next try, not shortened by what comes in meanwhile.
-fn wait(shared: &Shared, queue: &mut parking_lot::MutexGuard<'_, Queue>) {
+fn wait(shared: &SharedQueue, queue: &mut parking_lot::MutexGuard<'_, Queue>) {
     let until = Instant::now() + AGAIN;
     while !shared.filled.wait_until(queue, until).timed_out() {}
 }

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::names::{MaskRule, Rules, looks_like_region};
+use super::names::{MaskRule, MaskRules, looks_like_region};
 use crate::record::encode;
 
 /// Deeper bodies are not written: readers of the log give up at about 128.
@@ -23,19 +23,19 @@ const MASKED: &[u8] = b"\"***\"";
 pub(super) struct Unmaskable;
 
 #[derive(Clone, Copy)]
-struct Frame {
+struct Container {
     object: bool,
     /// What holds for members of an object (`Person`: the strict list) and elements of an array.
     ruling: MaskRule,
 }
 
 /// Appends the masked body to `out`; on failure `out` may end in a part of it.
-pub(super) fn mask(out: &mut Vec<u8>, body: &[u8], rules: &Rules) -> Result<(), Unmaskable> {
+pub(super) fn mask(out: &mut Vec<u8>, body: &[u8], rules: &MaskRules) -> Result<(), Unmaskable> {
     let text = std::str::from_utf8(body).map_err(|_| Unmaskable)?;
     // Looked for once, not in each value; an escape may spell it too.
     let plain = memchr::memchr(b'\\', body).is_none() && !super::holds_own_secret(text);
     let judged = [("", MaskRule::Keep); JUDGED];
-    let mut walk = Walk { text, at: 0, out, rules, stack: Vec::with_capacity(16), muted: None, plain, judged };
+    let mut walk = JsonMasker { text, at: 0, out, rules, stack: Vec::with_capacity(16), muted: None, plain, judged };
     walk.space();
     // A bare string has no name to judge it by.
     if !matches!(walk.peek(), Some(b'{' | b'[')) {
@@ -44,12 +44,12 @@ pub(super) fn mask(out: &mut Vec<u8>, body: &[u8], rules: &Rules) -> Result<(), 
     walk.run()
 }
 
-struct Walk<'a> {
+struct JsonMasker<'a> {
     text: &'a str,
     at: usize,
     out: &'a mut Vec<u8>,
-    rules: &'a Rules,
-    stack: Vec<Frame>,
+    rules: &'a MaskRules,
+    stack: Vec<Container>,
     /// Depth of the container that is masked whole, while inside it.
     muted: Option<usize>,
     /// Neither an escape nor a secret of the gateway's is anywhere in it.
@@ -58,7 +58,7 @@ struct Walk<'a> {
     judged: [(&'a str, MaskRule); JUDGED],
 }
 
-impl<'a> Walk<'a> {
+impl<'a> JsonMasker<'a> {
     fn run(mut self) -> Result<(), Unmaskable> {
         let mut ruling = MaskRule::Keep;
         loop {
@@ -200,7 +200,7 @@ impl<'a> Walk<'a> {
             self.muted = Some(self.stack.len());
         }
         self.emit(&[open]);
-        self.stack.push(Frame { object: open == b'{', ruling });
+        self.stack.push(Container { object: open == b'{', ruling });
         Ok(())
     }
 

@@ -187,7 +187,7 @@ const COMMON: &[&str] = &[
 
 /// The rules, with the configuration's further names.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub(super) struct MaskRules {
     /// Rulings of [`COMMON`].
     common: HashMap<&'static str, MaskRule>,
     /// [`PARTS`] grouped by first byte.
@@ -196,14 +196,14 @@ pub(super) struct Rules {
     further: Vec<String>,
 }
 
-impl Rules {
-    pub(super) fn new(further: &[String]) -> Rules {
+impl MaskRules {
+    pub(super) fn new(further: &[String]) -> MaskRules {
         let mut parts: [Vec<&'static str>; 26] = Default::default();
         for part in PARTS {
             parts[usize::from(part.as_bytes()[0] - b'a')].push(part);
         }
         let further = further.iter().map(|name| fold(name).replace('.', "")).filter(|name| !name.is_empty()).collect();
-        let mut rules = Rules { common: HashMap::new(), parts, further };
+        let mut rules = MaskRules { common: HashMap::new(), parts, further };
         rules.common = COMMON.iter().map(|name| (*name, rules.judge(name))).collect();
         rules
     }

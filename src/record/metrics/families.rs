@@ -53,7 +53,7 @@ pub(super) struct Families {
 impl Families {
     #[rustfmt::skip]
     pub(super) fn register(registry: &Registry) -> Result<Families, prometheus::Error> {
-        let make = Maker { registry };
+        let make = FamilyBuilder { registry };
         let (service, account, operation) = ("service", "account", "operation");
         Ok(Families {
             requests: make.counter("requests_total", "Requests, also those refused early.", &[service, operation, "outcome"])?,
@@ -119,11 +119,11 @@ impl Families {
 }
 
 /// Makes families and registers them. A family without labels is a vector too, so that it appears when first used.
-struct Maker<'a> {
+struct FamilyBuilder<'a> {
     registry: &'a Registry,
 }
 
-impl Maker<'_> {
+impl FamilyBuilder<'_> {
     fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         self.register(IntCounterVec::new(Opts::new(name, help).namespace(PREFIX), labels)?)
     }

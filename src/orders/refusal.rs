@@ -2,15 +2,15 @@
 
 use http::StatusCode;
 
-use super::KeyFault;
+use super::IdempotencyKeyError;
 use crate::outcome::{Code, Outcome, Sent};
 
 /// Why an order may not be sent. `first` is the id of the request that stands against it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum OrderRefusal {
     /// The key cannot be read.
     #[error("{0}")]
-    Key(#[from] KeyFault),
+    Key(#[from] IdempotencyKeyError),
     /// The key's request has not ended yet.
     #[error("request {first} with this Idempotency-Key is still in flight")]
     InFlight {
@@ -53,11 +53,11 @@ pub enum Refused {
     },
 }
 
-impl Refused {
+impl OrderRefusal {
     /// The code of the refusal.
     pub fn code(&self) -> Code {
         match self {
-            Refused::Held { .. } | Refused::Interrupted { .. } => Code::OrderUnknown,
+            OrderRefusal::Held { .. } | OrderRefusal::Interrupted { .. } => Code::OrderUnknown,
             _ => Code::RequestIdempotency,
         }
     }
@@ -65,8 +65,8 @@ impl Refused {
     /// Its status, which the code alone does not tell.
     pub fn status(&self) -> StatusCode {
         match self {
-            Refused::Key(_) => StatusCode::BAD_REQUEST,
-            Refused::OtherRequest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            OrderRefusal::Key(_) => StatusCode::BAD_REQUEST,
+            OrderRefusal::OtherRequest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::CONFLICT,
         }
     }
@@ -74,7 +74,7 @@ impl Refused {
     /// Its outcome: a repeat has that of the first.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Refused::AnswerGone { outcome, .. } => *outcome,
+            OrderRefusal::AnswerGone { outcome, .. } => *outcome,
             other => other.code().outcome(),
         }
     }
@@ -82,8 +82,8 @@ impl Refused {
     /// Whether Fastrac saw it: a repeat has the `sent` of the first.
     pub fn sent(&self) -> Sent {
         match self {
-            Refused::AnswerGone { sent, .. } => *sent,
-            Refused::Interrupted { .. } => Sent::Unknown,
+            OrderRefusal::AnswerGone { sent, .. } => *sent,
+            OrderRefusal::Interrupted { .. } => Sent::Unknown,
             _ => Sent::No,
         }
     }

@@ -1,10 +1,10 @@
-//! The day ledger: what was used in one calendar day of one zone.
+//! The day counter: units used in one calendar day of one time zone.
 //!
-//! What always holds: never more than the limit is reserved in a day; what is given back goes to the
-//! day that it was taken from, or nowhere; the count starts again at midnight of the zone, also where
-//! clocks are put forward or back. One atomic exchange a reservation; only the first call after
-//! midnight takes a lock. A clock that is put back does not bring an old day back. It must not know
-//! who reserves. It fails with [`DayExhausted`].
+//! Always holds: never more than the limit is reserved in a day; a reservation is given back to the
+//! day it was taken from, or not at all if that day is over; the count restarts at midnight of the
+//! zone, also where clocks are put forward or back. A clock that is set back does not bring an
+//! earlier day back. A reservation is one atomic exchange; only the first call after midnight takes a
+//! lock. The counter does not know who reserves. It fails with [`DayExhausted`].
 
 use std::{
     fmt,
@@ -19,62 +19,71 @@ use parking_lot::Mutex;
 
 use super::wall_clock::WallClock;
 
-/// Bits of [`DayCounter::book`] that hold what was used; the bits above hold the day.
+/// Low bits of [`DayCounter::count`] that hold the units used; the bits above hold the day.
 const USED_BITS: u32 = 44;
 const USED_MASK: u64 = (1 << USED_BITS) - 1;
-/// The limit of a ledger that only counts.
+/// The stored limit of a counter without one.
 const UNLIMITED: u64 = USED_MASK;
 
-/// What was used in a calendar day.
 #[derive(Debug)]
 pub(super) struct DayCounter {
-    /// Day (since 1970, in the zone) and units used in it, in one word so that neither goes alone.
-    book: AtomicU64,
-    /// Milliseconds since 1970 at which the day ends.
+    /// Day (since 1970, in the zone) and units used in it, in one word so that both change together.
+    count: AtomicU64,
+    /// End of the day, milliseconds since 1970 (UTC).
     ends: AtomicI64,
     limit: AtomicU64,
-    turning: Mutex<()>,
+    /// Held while a new day begins.
+    rollover: Mutex<()>,
     zone: TimeZone,
-    wall: WallClock,
+    clock: WallClock,
 }
 
-/// When a day starts again; shown as `2026-11-25T00:00:00+07:00`.
+/// The current day of a counter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Today {
+    /// Units used, reserved ones included.
+    pub(super) used: u64,
+    /// Whole seconds until the day ends, rounded up, at least 1.
+    pub(super) ends_in: u64,
+}
+
+/// Start of a day; displayed as `2026-11-25T00:00:00+07:00`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Midnight(ZonedDateTime);
 
 impl fmt::Display for Midnight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // jiff's own form ends with the name of the zone, which few clients read.
+        // jiff's own form appends the name of the zone, which few clients can parse.
         self.0.timestamp().display_with_offset(self.0.offset()).fmt(f)
     }
 }
 
-/// The day's units are used up, or not enough are left.
+/// Fewer units are left of the day than requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DayExhausted;
 
 impl DayCounter {
-    /// A ledger of today with nothing used. `None` counts without a limit.
-    pub(super) fn new(limit: Option<u64>, zone: &TimeZone, wall: WallClock) -> Self {
-        let ledger = Self {
-            book: AtomicU64::new(0),
+    /// A counter of today with nothing used. `None` counts without a limit.
+    pub(super) fn new(limit: Option<u64>, zone: &TimeZone, clock: WallClock) -> Self {
+        let counter = Self {
+            count: AtomicU64::new(0),
             ends: AtomicI64::new(i64::MIN),
             limit: AtomicU64::new(UNLIMITED),
-            turning: Mutex::new(()),
+            rollover: Mutex::new(()),
             zone: zone.clone(),
-            wall,
+            clock,
         };
-        ledger.set_limit(limit);
-        ledger.turn(wall.millis());
-        ledger
+        counter.set_limit(limit);
+        counter.roll_over(clock.millis());
+        counter
     }
 
-    /// Changes the limit; what was used stays used.
+    /// Changes the limit; the count stays.
     pub(super) fn set_limit(&self, limit: Option<u64>) {
         self.limit.store(limit.map_or(UNLIMITED, |limit| limit.min(UNLIMITED)), Ordering::Relaxed);
     }
 
-    /// Units a day; `None` is unlimited.
+    /// Units per day; `None` is unlimited.
     pub(super) fn limit(&self) -> Option<u64> {
         Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit != UNLIMITED)
     }
@@ -82,117 +91,109 @@ impl DayCounter {
     /// Reserves `units` of today.
     ///
     /// # Errors
-    /// [`DayExhausted`] when fewer are left; then nothing is taken.
-    pub(super) fn reserve(self: &Arc<Self>, units: u32) -> Result<Reserved, DayExhausted> {
+    /// [`DayExhausted`] when fewer are left; nothing is taken then.
+    pub(super) fn reserve(self: &Arc<Self>, units: u32) -> Result<DayReservation, DayExhausted> {
         self.reserve_after(units, || Ok(())).map_err(|_: Option<()>| DayExhausted)
     }
 
-    /// Reserves `units` of today if they are there and `meanwhile` succeeds, which is not tried when
-    /// they aren't. Reads the clock once.
+    /// Reserves `units` of today if enough are left and `then` succeeds; `then` is not called if too
+    /// few are left. Reads the clock once.
     ///
     /// # Errors
-    /// The error of `meanwhile`, or `None` when fewer units are left.
+    /// The error of `then`, or `None` when fewer units are left.
     pub(super) fn reserve_after<E>(
         self: &Arc<Self>,
         units: u32,
-        meanwhile: impl FnOnce() -> Result<(), E>,
-    ) -> Result<Reserved, Option<E>> {
-        self.turn(self.wall.millis());
+        then: impl FnOnce() -> Result<(), E>,
+    ) -> Result<DayReservation, Option<E>> {
+        self.roll_over(self.clock.millis());
         let limit = self.limit.load(Ordering::Relaxed);
-        let covers = |book: u64| (book & USED_MASK) + u64::from(units) <= limit;
-        if !covers(self.book.load(Ordering::Acquire)) {
+        let fits = |count: u64| (count & USED_MASK) + u64::from(units) <= limit;
+        if !fits(self.count.load(Ordering::Acquire)) {
             return Err(None);
         }
-        meanwhile().map_err(Some)?;
-        let take = |book: u64| covers(book).then(|| book + u64::from(units));
-        let before = self.book.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).map_err(|_| None)?;
-        Ok(Reserved { ledger: self.clone(), day: before >> USED_BITS, units })
+        then().map_err(Some)?;
+        let take = |count: u64| fits(count).then(|| count + u64::from(units));
+        let before = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).map_err(|_| None)?;
+        Ok(DayReservation { counter: self.clone(), day: before >> USED_BITS, units })
     }
 
-    /// Whether `units` could be reserved at this moment.
-    pub(super) fn covers(&self, units: u32) -> bool {
-        self.used() + u64::from(units) <= self.limit.load(Ordering::Relaxed)
+    /// Whether `units` could be reserved now.
+    pub(super) fn has(&self, units: u32) -> bool {
+        self.today().used + u64::from(units) <= self.limit.load(Ordering::Relaxed)
     }
 
-    /// Units used today, those reserved and not yet settled included.
-    pub(super) fn used(&self) -> u64 {
-        self.look().0
-    }
-
-    /// Units used today, and whole seconds until the day ends, rounded up, at least 1.
-    pub(super) fn look(&self) -> (u64, u64) {
-        let now = self.wall.millis();
-        self.turn(now);
+    pub(super) fn today(&self) -> Today {
+        let now = self.clock.millis();
+        self.roll_over(now);
         let left = self.ends.load(Ordering::Acquire).saturating_sub(now);
-        (self.book.load(Ordering::Acquire) & USED_MASK, left.max(1).unsigned_abs().div_ceil(1000))
+        Today {
+            used: self.count.load(Ordering::Acquire) & USED_MASK,
+            ends_in: left.max(1).unsigned_abs().div_ceil(1000),
+        }
     }
 
-    /// Whole seconds until the day ends, rounded up, at least 1.
-    pub(super) fn ends_in(&self) -> u64 {
-        self.look().1
-    }
-
-    /// When the day ends, in the ledger's zone.
+    /// End of the day, in the counter's zone.
     pub(super) fn ends_at(&self) -> Midnight {
         let at = Timestamp::from_millisecond(self.ends.load(Ordering::Acquire)).unwrap_or(Timestamp::MAX);
         Midnight(at.to_zoned_datetime(self.zone.clone()))
     }
 
     fn give_back(&self, day: u64, units: u32) {
-        let _ = self.book.fetch_update(Ordering::AcqRel, Ordering::Acquire, |book| {
-            (book >> USED_BITS == day).then(|| book - u64::from(units))
+        let _ = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+            (count >> USED_BITS == day).then(|| count - u64::from(units))
         });
     }
 
-    /// Begins a new day if the old one is over.
-    fn turn(&self, now: i64) {
+    /// Starts a new day if the current one is over.
+    fn roll_over(&self, now: i64) {
         if now < self.ends.load(Ordering::Acquire) {
             return;
         }
-        let _turning = self.turning.lock();
+        let _rollover = self.rollover.lock();
         if now < self.ends.load(Ordering::Acquire) {
             return;
         }
         let (day, ends) = day_of(now, &self.zone);
-        // The book first: whoever sees the new end sees the new book.
-        if day > self.book.load(Ordering::Acquire) >> USED_BITS {
-            self.book.store(day << USED_BITS, Ordering::Release);
+        // The count first: a thread that sees the new end also sees the new count.
+        if day > self.count.load(Ordering::Acquire) >> USED_BITS {
+            self.count.store(day << USED_BITS, Ordering::Release);
         }
         self.ends.store(ends, Ordering::Release);
     }
 }
 
-/// The day since 1970 that `millis` falls on in `zone`, and when it ends, in milliseconds.
+/// The day (since 1970) that contains `millis` in `zone`, and its end in milliseconds.
 fn day_of(millis: i64, zone: &TimeZone) -> (u64, i64) {
     let at = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned_datetime(zone.clone());
     let since = at.date().duration_since(jiff::civil::Date::constant(1970, 1, 1)).as_hours() / 24;
     let ends = at.tomorrow().and_then(|next| next.start_of_day()).map_or(i64::MAX, |next| {
-        // The tick that midnight falls in belongs to the new day.
+        // The millisecond of midnight belongs to the new day.
         next.timestamp().as_millisecond()
     });
     (since.max(0).unsigned_abs(), ends.max(millis + 1))
 }
 
-/// Units of a day, given back when dropped unless kept.
+/// Units reserved of a day; given back when dropped unless kept.
 #[derive(Debug)]
-#[must_use = "dropped, it gives back what was reserved"]
-pub(super) struct Reserved {
-    ledger: Arc<DayCounter>,
+#[must_use = "dropping it gives back what was reserved"]
+pub struct DayReservation {
+    counter: Arc<DayCounter>,
     day: u64,
     units: u32,
 }
 
-impl Reserved {
-    /// What was reserved stays used.
-    pub(super) fn keep(mut self) {
+impl DayReservation {
+    /// Counts the units as used.
+    pub fn keep(mut self) {
         self.units = 0;
     }
 }
 
-impl Drop for Reserved {
+impl Drop for DayReservation {
     fn drop(&mut self) {
         if self.units > 0 {
-            self.ledger.give_back(self.day, self.units);
+            self.counter.give_back(self.day, self.units);
         }
     }
 }

@@ -1,90 +1,52 @@
 //! The `RateLimit` and `RateLimit-Policy` fields (draft-ietf-httpapi-ratelimit-headers).
 //!
-//! Written by hand into one small buffer, because one of them is new on every answer. Knows only
-//! numbers. Never fails.
+//! Pure: knows only numbers. Never fails.
 
+use std::fmt::Write as _;
+
+use bytes::Bytes;
 use http::HeaderValue;
 
-use super::UsageByWindow;
+use super::usage::UsageByWindow;
 
-/// Room for both items with three numbers of twenty digits.
-const ROOM: usize = 96;
+/// Capacity for both items with three numbers of twenty digits.
+const CAPACITY: usize = 96;
 
 /// `"second";q=50;w=1, "day";q=40000;w=86400`; `None` without a limit.
 pub(super) fn policy(usage: &UsageByWindow) -> Option<HeaderValue> {
-    let mut text = HeaderText::new();
+    let mut list = String::new();
     if let Some(second) = usage.second {
-        text.item("second").parameter("q", second.limit).parameter("w", 1);
+        item(&mut list, format_args!("\"second\";q={};w=1", second.limit));
     }
     if let Some(day) = usage.day {
-        text.item("day").parameter("q", day.limit).parameter("w", 86_400);
+        item(&mut list, format_args!("\"day\";q={};w=86400", day.limit));
     }
-    text.value()
+    value(list)
 }
 
 /// `"second";r=49;t=1, "day";r=39112;t=51234`; `None` without a limit.
 pub(super) fn left(usage: &UsageByWindow) -> Option<HeaderValue> {
-    let mut text = HeaderText::new();
+    let mut list = String::with_capacity(CAPACITY);
     if let Some(second) = usage.second {
-        text.item("second").parameter("r", second.left).parameter("t", second.resets_in);
+        item(&mut list, format_args!("\"second\";r={};t={}", second.left, second.resets_in));
     }
     if let Some(day) = usage.day {
-        text.item("day").parameter("r", day.left).parameter("t", day.resets_in);
+        item(&mut list, format_args!("\"day\";r={};t={}", day.left, day.resets_in));
     }
-    text.value()
+    value(list)
 }
 
-struct HeaderText {
-    bytes: [u8; ROOM],
-    len: usize,
+fn item(list: &mut String, item: std::fmt::Arguments<'_>) {
+    if !list.is_empty() {
+        list.push_str(", ");
+    }
+    // Writing to a String cannot fail.
+    let _ = list.write_fmt(item);
 }
 
-impl HeaderText {
-    fn new() -> Self {
-        Self { bytes: [0; ROOM], len: 0 }
+fn value(list: String) -> Option<HeaderValue> {
+    if list.is_empty() {
+        return None;
     }
-
-    fn item(&mut self, name: &str) -> &mut Self {
-        if self.len > 0 {
-            self.push(b", ");
-        }
-        self.push(b"\"");
-        self.push(name.as_bytes());
-        self.push(b"\"");
-        self
-    }
-
-    fn parameter(&mut self, name: &str, number: u64) -> &mut Self {
-        self.push(b";");
-        self.push(name.as_bytes());
-        self.push(b"=");
-        let mut digits = [0_u8; 20];
-        let mut at = digits.len();
-        let mut rest = number;
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        self.push(&digits[at..]);
-        self
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        let end = self.len + bytes.len();
-        if let Some(room) = self.bytes.get_mut(self.len..end) {
-            room.copy_from_slice(bytes);
-            self.len = end;
-        }
-    }
-
-    fn value(&self) -> Option<HeaderValue> {
-        if self.len == 0 {
-            return None;
-        }
-        HeaderValue::from_bytes(&self.bytes[..self.len]).ok()
-    }
+    HeaderValue::from_maybe_shared(Bytes::from(list)).ok()
 }

@@ -1,10 +1,13 @@
-//! The line: who waits for an account's turn, and who goes next.
+//! The wait queue of an account: who waits for its budget, and who is served next.
 //!
-//! A turn is a place in flight, the day's units and the second's tokens, taken together or not at
-//! all: place first, because it can be put back. Higher priority goes first, then who
-//! came first; whoever is first and can't go holds the line. One who could not go before his limit is
-//! refused at once. What always holds: a turn that nobody took goes to the next; no lock is held over
-//! an await; an idle line costs one load. It must not know services or requests.
+//! A [`Permit`] is a place in flight, units of the day and tokens of the second, taken together or
+//! not at all. Higher priority is served first, then first come, first served. A waiter at the front
+//! that cannot be served yet blocks those behind it. A waiter that cannot be served within its
+//! [`WaitLimit`] is refused at once.
+//!
+//! Always holds: a permit that was granted and not taken goes to the next waiter; no lock is held
+//! across an await; without waiters, entering costs one atomic load. The queue knows neither services
+//! nor requests. It fails with [`Exhausted`].
 
 use std::{
     cmp::Reverse,
@@ -22,226 +25,230 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     bucket::{InsufficientTokens, TokenBucket},
-    day::{DayCounter, Reserved},
+    day::{DayCounter, DayReservation},
 };
 use crate::config::{Priority, Rate};
 
-/// The three limits of an account, and who waits for them.
+/// The three limits of an account and the requests that wait for them.
 #[derive(Debug)]
 pub(super) struct WaitQueue {
     second: ArcSwapOption<TokenBucket>,
     pub(super) day: Arc<DayCounter>,
-    /// Requests at the same time.
-    cap: AtomicUsize,
+    max_in_flight: AtomicUsize,
     in_flight: AtomicUsize,
+    /// Length of `state.waiters`, readable without the lock.
     waiting: AtomicUsize,
-    queue: Mutex<WaitQueueState>,
+    state: Mutex<WaitQueueState>,
 }
 
 #[derive(Debug, Default)]
 struct WaitQueueState {
-    seats: BTreeMap<QueuePosition, QueuedWaiter>,
-    came: u64,
+    waiters: BTreeMap<QueuePosition, QueuedWaiter>,
+    /// Waiters so far: numbers the next one.
+    arrivals: u64,
 }
 
-/// Where in the line: higher priority first, then who came first.
+/// Order of service: higher priority first, then first come, first served.
 type QueuePosition = (Reverse<Priority>, u64);
 
 #[derive(Debug)]
 struct QueuedWaiter {
     cost: u32,
-    turn: Arc<Notify>,
+    wakeup: Arc<Notify>,
     granted: Option<Permit>,
 }
 
-/// A place in flight, held until it is dropped, and units of the day.
+/// A place in flight, occupied until this is dropped, and units of the day.
 #[derive(Debug)]
 pub(super) struct Permit {
-    line: Arc<WaitQueue>,
-    pub(super) day: Option<Reserved>,
+    queue: Arc<WaitQueue>,
+    /// `None` once the units are used.
+    pub(super) day: Option<DayReservation>,
 }
 
-/// How long a request may wait: so long, and never beyond its deadline.
+/// How long a request may wait: `at_most` from now, and never beyond `deadline`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WaitLimit {
     pub(super) at_most: Duration,
     pub(super) deadline: Instant,
 }
 
-/// What is short.
+/// The limit that is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exhausted {
-    /// Everything in flight is taken.
+    /// All places in flight are occupied.
     InFlight,
-    /// Tokens of the second; there is one again after this time.
     Second(InsufficientTokens),
-    /// Units of the day.
     Day,
 }
 
 impl WaitQueue {
-    pub(super) fn new(second: Option<Rate>, day: Arc<DayCounter>, cap: usize) -> Self {
+    pub(super) fn new(second: Option<Rate>, day: Arc<DayCounter>, max_in_flight: usize) -> Self {
         Self {
             second: ArcSwapOption::from(second.map(|rate| Arc::new(TokenBucket::full(rate)))),
             day,
-            cap: AtomicUsize::new(cap),
+            max_in_flight: AtomicUsize::new(max_in_flight),
             in_flight: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            queue: Mutex::new(WaitQueueState::default()),
+            state: Mutex::new(WaitQueueState::default()),
         }
     }
 
-    /// Changes the limits under those that are in flight or wait. A changed rate starts empty.
-    pub(super) fn resize(self: &Arc<Self>, second: Option<Rate>, cap: usize) {
+    /// Changes the limits while requests are in flight or wait. A changed rate starts with an empty
+    /// bucket.
+    pub(super) fn resize(self: &Arc<Self>, second: Option<Rate>, max_in_flight: usize) {
         if self.second().map(|bucket| bucket.rate()) != second {
             self.second.store(second.map(|rate| Arc::new(TokenBucket::empty(rate))));
         }
-        self.cap.store(cap, SeqCst);
-        self.call();
+        self.max_in_flight.store(max_in_flight, SeqCst);
+        self.serve_waiters();
     }
 
-    /// The bucket of the second, if there is a limit.
+    /// The bucket of the second; `None` if unlimited.
     pub(super) fn second(&self) -> Option<Arc<TokenBucket>> {
         self.second.load_full()
     }
 
-    pub(super) fn cap(&self) -> usize {
-        self.cap.load(SeqCst)
+    pub(super) fn max_in_flight(&self) -> usize {
+        self.max_in_flight.load(SeqCst)
     }
 
-    /// Requests in flight, and requests that wait.
-    pub(super) fn load(&self) -> (usize, usize) {
-        (self.in_flight.load(SeqCst), self.waiting.load(SeqCst))
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(SeqCst)
     }
 
-    /// Takes a turn, waiting for it no longer than `patience`.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(SeqCst)
+    }
+
+    /// Takes a permit, waiting for it within `limit`.
     ///
     /// # Errors
-    /// [`Exhausted`] says what was missing, at once if the wait would be in vain.
-    pub(super) async fn turn(
+    /// [`Exhausted`] names the limit that was short; at once if waiting cannot help.
+    pub(super) async fn acquire(
         self: &Arc<Self>,
         cost: u32,
         priority: Priority,
-        patience: WaitLimit,
+        limit: WaitLimit,
     ) -> Result<Permit, Exhausted> {
-        if self.waiting.load(SeqCst) == 0 {
-            match self.take(cost) {
-                Ok(turn) => return Ok(turn),
-                Err(short) if short.is_final() => {
-                    // For a moment it held a place that somebody may have missed.
-                    self.call();
-                    return Err(short);
+        if self.waiting() == 0 {
+            match self.try_acquire(cost) {
+                Ok(permit) => return Ok(permit),
+                Err(exhausted) if exhausted.is_final() => {
+                    // It held a place for a moment, and another request may have found none.
+                    self.serve_waiters();
+                    return Err(exhausted);
                 }
                 Err(_) => {}
             }
         }
-        // The clock is read only by those who have to wait; they are few, so what they need is on the heap.
-        Box::pin(self.wait(cost, priority, patience.deadline.min(Instant::now() + patience.at_most))).await
+        // Only waiting requests read the clock. They are few, so their state is on the heap.
+        Box::pin(self.wait(cost, priority, limit.deadline.min(Instant::now() + limit.at_most))).await
     }
 
     async fn wait(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Permit, Exhausted> {
-        let waiter = self.join(cost, priority);
+        let waiter = self.enqueue(cost, priority);
         loop {
             self.serve();
-            let short = match waiter.look() {
-                Ok(turn) => return Ok(turn),
-                Err(short) => short,
+            let exhausted = match waiter.take_permit() {
+                Ok(permit) => return Ok(permit),
+                Err(exhausted) => exhausted,
             };
             let now = Instant::now();
-            let wake = match short {
+            let wake_at = match exhausted {
                 Exhausted::InFlight => until,
                 Exhausted::Second(InsufficientTokens::Until(due)) if now + due <= until => now + due,
-                _ => return Err(short),
+                _ => return Err(exhausted),
             };
             if now >= until {
-                return Err(short);
+                return Err(exhausted);
             }
             tokio::select! {
-                () = waiter.turn.notified() => {}
-                () = tokio::time::sleep_until(wake) => {}
+                () = waiter.wakeup.notified() => {}
+                () = tokio::time::sleep_until(wake_at) => {}
             }
         }
     }
 
-    /// Takes a turn now, or nothing.
-    fn take(self: &Arc<Self>, cost: u32) -> Result<Permit, Exhausted> {
-        let place = self.in_flight.fetch_update(SeqCst, SeqCst, |taken| (taken < self.cap()).then_some(taken + 1));
-        place.map_err(|_| Exhausted::InFlight)?;
-        // The second has no refund, so the day is looked at before and charged after it: a day that
-        // is used up drains nothing, and one that isn't is never charged for a moment in vain.
+    /// Takes a permit now, or nothing.
+    fn try_acquire(self: &Arc<Self>, cost: u32) -> Result<Permit, Exhausted> {
+        let free = |occupied: usize| (occupied < self.max_in_flight()).then_some(occupied + 1);
+        self.in_flight.fetch_update(SeqCst, SeqCst, free).map_err(|_| Exhausted::InFlight)?;
+        // Tokens of the second cannot be given back. So the day is checked before they are taken (a
+        // day that is used up costs no tokens) and charged after (a missing token costs no units).
         let second = || self.second.load().as_ref().map_or(Ok(()), |second| second.take(cost));
         match self.day.reserve_after(cost, second) {
-            Ok(day) => Ok(Permit { line: self.clone(), day: Some(day) }),
-            Err(short) => {
+            Ok(day) => Ok(Permit { queue: self.clone(), day: Some(day) }),
+            Err(insufficient) => {
                 self.in_flight.fetch_sub(1, SeqCst);
-                Err(short.map_or(Exhausted::Day, Exhausted::Second))
+                Err(insufficient.map_or(Exhausted::Day, Exhausted::Second))
             }
         }
     }
 
-    fn join(self: &Arc<Self>, cost: u32, priority: Priority) -> Waiter {
-        let mut queue = self.queue.lock();
-        queue.came += 1;
-        let place = (Reverse(priority), queue.came);
-        let turn = Arc::new(Notify::new());
-        queue.seats.insert(place, QueuedWaiter { cost, turn: turn.clone(), granted: None });
-        self.waiting.store(queue.seats.len(), SeqCst);
-        Waiter { line: self.clone(), place, turn }
+    fn enqueue(self: &Arc<Self>, cost: u32, priority: Priority) -> Waiter {
+        let mut state = self.state.lock();
+        state.arrivals += 1;
+        let position = (Reverse(priority), state.arrivals);
+        let wakeup = Arc::new(Notify::new());
+        state.waiters.insert(position, QueuedWaiter { cost, wakeup: wakeup.clone(), granted: None });
+        self.waiting.store(state.waiters.len(), SeqCst);
+        Waiter { queue: self.clone(), position, wakeup }
     }
 
-    /// Gives turns to those in front, if there is anybody.
-    fn call(self: &Arc<Self>) {
-        if self.waiting.load(SeqCst) > 0 {
+    /// Grants permits to the waiters at the front, if there are any.
+    fn serve_waiters(self: &Arc<Self>) {
+        if self.waiting() > 0 {
             self.serve();
         }
     }
 
     fn serve(self: &Arc<Self>) {
-        let mut queue = self.queue.lock();
-        for seat in queue.seats.values_mut().filter(|seat| seat.granted.is_none()) {
-            match self.take(seat.cost) {
-                Ok(turn) => seat.granted = Some(turn),
-                // This one can never go, and shall find out; it doesn't hold up the others.
-                Err(short) if short.is_final() => {}
+        let mut state = self.state.lock();
+        for waiter in state.waiters.values_mut().filter(|waiter| waiter.granted.is_none()) {
+            match self.try_acquire(waiter.cost) {
+                Ok(permit) => waiter.granted = Some(permit),
+                // It can never be served: wake it so that it gives up, and go on with the next.
+                Err(exhausted) if exhausted.is_final() => {}
                 Err(_) => break,
             }
-            seat.turn.notify_one();
+            waiter.wakeup.notify_one();
         }
     }
 }
 
 impl Exhausted {
-    /// Whether waiting is of no use.
+    /// Whether waiting cannot help.
     fn is_final(self) -> bool {
         matches!(self, Exhausted::Day | Exhausted::Second(InsufficientTokens::Never))
     }
 }
 
-/// Somebody in the line; leaves it when dropped.
+/// A request in the queue; leaves it when dropped.
 struct Waiter {
-    line: Arc<WaitQueue>,
-    place: QueuePosition,
-    turn: Arc<Notify>,
+    queue: Arc<WaitQueue>,
+    position: QueuePosition,
+    wakeup: Arc<Notify>,
 }
 
 impl Waiter {
-    /// The turn if it was granted, else what is short for it.
-    fn look(&self) -> Result<Permit, Exhausted> {
-        let line = &self.line;
-        let mut queue = line.queue.lock();
-        let Some(seat) = queue.seats.get_mut(&self.place) else { return Err(Exhausted::InFlight) };
-        if let Some(turn) = seat.granted.take() {
-            return Ok(turn);
+    /// The permit if it was granted, else the limit that is short.
+    fn take_permit(&self) -> Result<Permit, Exhausted> {
+        let queue = &self.queue;
+        let mut state = queue.state.lock();
+        let Some(own) = state.waiters.get_mut(&self.position) else { return Err(Exhausted::InFlight) };
+        if let Some(permit) = own.granted.take() {
+            return Ok(permit);
         }
-        if !line.day.covers(seat.cost) {
+        if !queue.day.has(own.cost) {
             return Err(Exhausted::Day);
         }
-        let cost = seat.cost;
-        match line.second() {
+        let cost = own.cost;
+        match queue.second() {
             Some(second) if cost > second.rate().burst => Err(Exhausted::Second(InsufficientTokens::Never)),
-            Some(second) if line.in_flight.load(SeqCst) < line.cap() => {
-                let ahead = queue.seats.range(..=self.place).filter(|(_, seat)| seat.granted.is_none());
-                let due = second.due_in(ahead.map(|(_, seat)| u64::from(seat.cost)).sum());
+            Some(second) if queue.in_flight() < queue.max_in_flight() => {
+                let ahead = state.waiters.range(..=self.position).filter(|(_, waiter)| waiter.granted.is_none());
+                let due = second.due_in(ahead.map(|(_, waiter)| u64::from(waiter.cost)).sum());
                 Err(Exhausted::Second(InsufficientTokens::Until(due.max(Duration::from_nanos(1)))))
             }
             _ => Err(Exhausted::InFlight),
@@ -251,24 +258,24 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut queue = self.line.queue.lock();
-        let seat = queue.seats.remove(&self.place);
-        self.line.waiting.store(queue.seats.len(), SeqCst);
-        // Whoever came behind is nearer now.
-        for (_, behind) in queue.seats.range(self.place..) {
-            behind.turn.notify_one();
+        let mut state = self.queue.state.lock();
+        let own = state.waiters.remove(&self.position);
+        self.queue.waiting.store(state.waiters.len(), SeqCst);
+        // Those behind may be served earlier now.
+        for (_, behind) in state.waiters.range(self.position..) {
+            behind.wakeup.notify_one();
         }
-        drop(queue);
-        // A turn that was granted and not taken goes to the next, which takes the lock again.
-        drop(seat);
+        drop(state);
+        // A permit that was granted and not taken goes to the next waiter; that takes the lock again.
+        drop(own);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.line.in_flight.fetch_sub(1, SeqCst);
-        // Units of the day go back before somebody else looks for some.
+        self.queue.in_flight.fetch_sub(1, SeqCst);
+        // Units of the day are given back before a waiter is served, which may need them.
         self.day = None;
-        self.line.call();
+        self.queue.serve_waiters();
     }
 }

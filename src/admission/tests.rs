@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tokio::time::{Instant, advance};
 
 use super::{bucket::TokenBucket, day::DayCounter, *};
-use crate::config::{Priority, Rate};
+use crate::config::{self, Priority, Rate};
 
 fn zone(name: &str) -> TimeZone {
     TimeZone::get(name).unwrap()
@@ -37,6 +37,8 @@ fn paused() -> tokio::runtime::Runtime {
 }
 
 mod bucket {
+    use crate::admission::bucket::InsufficientTokens;
+
     use super::*;
 
     proptest! {
@@ -60,8 +62,8 @@ mod bucket {
                             assert!(left >= tokens, "took {tokens} of {left}");
                             taken.push((start.elapsed(), tokens));
                         }
-                        Err(bucket::InsufficientTokens::Never) => assert!(tokens > burst),
-                        Err(bucket::InsufficientTokens::Until(wait)) => {
+                        Err(InsufficientTokens::Never) => assert!(tokens > burst),
+                        Err(InsufficientTokens::Until(wait)) => {
                             assert!(left < tokens, "refused {tokens} of {left}");
                             assert_eq!(wait, bucket.due_in(u64::from(tokens)));
                         }
@@ -83,7 +85,7 @@ mod bucket {
     async fn the_wait_that_is_said_is_enough_and_not_too_long() {
         let bucket = TokenBucket::full(Rate { per_second: 3, burst: 2 });
         bucket.take(2).unwrap();
-        let Err(bucket::InsufficientTokens::Until(wait)) = bucket.take(1) else { panic!("took a third") };
+        let Err(InsufficientTokens::Until(wait)) = bucket.take(1) else { panic!("took a third") };
         advance(wait - Duration::from_nanos(1)).await;
         assert!(bucket.take(1).is_err());
         advance(Duration::from_nanos(1)).await;
@@ -93,21 +95,21 @@ mod bucket {
     #[tokio::test(start_paused = true)]
     async fn retry_after_is_never_zero() {
         let quota = Quota::new(&quota(Some((1000, 1)), None), &zone("UTC"), WallClock::system());
-        quota.rate().unwrap();
-        let exceeded = quota.rate().unwrap_err();
+        quota.take_second().unwrap();
+        let exceeded = quota.take_second().unwrap_err();
         assert_eq!((exceeded.window, exceeded.retry_after), (LimitWindow::Second, Duration::from_secs(1)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_reload_gives_no_burst_and_forgets_no_day() {
         let before = Quota::new(&quota(Some((10, 10)), Some(5)), &zone("UTC"), wall("2026-11-24T02:00:00Z"));
-        before.rate().unwrap();
-        before.day().unwrap().keep();
+        before.take_second().unwrap();
+        before.reserve_day().unwrap().keep();
         let same = before.reloaded(&quota(Some((10, 10)), Some(5)));
         assert_eq!(same.usage(), before.usage());
         let other = before.reloaded(&quota(Some((20, 20)), Some(1)));
         assert_eq!(other.usage().second.unwrap().left, 0);
-        assert!(other.day().is_err());
+        assert!(other.reserve_day().is_err());
         advance(Duration::from_secs(1)).await;
         assert_eq!(other.usage().second.unwrap().left, 20);
     }
@@ -117,19 +119,19 @@ mod day {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn turns_at_midnight_of_the_zone() {
-        let ledger = Arc::new(DayCounter::new(Some(1), &zone("Asia/Jakarta"), wall("2026-11-24T16:59:59Z")));
-        let held = ledger.reserve(1).unwrap();
-        assert!(ledger.reserve(1).is_err());
-        assert_eq!(ledger.ends_in(), 1);
-        assert_eq!(ledger.ends_at().to_string(), "2026-11-25T00:00:00+07:00");
+    async fn restarts_at_midnight_of_the_zone() {
+        let counter = Arc::new(DayCounter::new(Some(1), &zone("Asia/Jakarta"), wall("2026-11-24T16:59:59Z")));
+        let held = counter.reserve(1).unwrap();
+        assert!(counter.reserve(1).is_err());
+        assert_eq!(counter.today().ends_in, 1);
+        assert_eq!(counter.ends_at().to_string(), "2026-11-25T00:00:00+07:00");
         advance(Duration::from_millis(999)).await;
-        assert!(ledger.reserve(1).is_err());
+        assert!(counter.reserve(1).is_err());
         advance(Duration::from_millis(1)).await;
-        ledger.reserve(1).unwrap().keep();
+        counter.reserve(1).unwrap().keep();
         drop(held);
-        assert_eq!(ledger.used(), 1, "yesterday's reservation is not given back to today");
-        assert_eq!(ledger.ends_in(), 86_400);
+        assert_eq!(counter.today().used, 1, "yesterday's reservation is not given back to today");
+        assert_eq!(counter.today().ends_in, 86_400);
     }
 
     #[tokio::test(start_paused = true)]
@@ -141,26 +143,26 @@ mod day {
             ("America/Santiago", "2026-09-05T04:00:00Z", 24),
             ("America/Santiago", "2026-09-06T04:00:00Z", 23),
         ] {
-            let ledger = Arc::new(DayCounter::new(Some(10), &zone(name), wall(start)));
-            assert_eq!(ledger.ends_in(), hours * 3600, "{name} {start}");
-            ledger.reserve(10).unwrap().keep();
+            let counter = Arc::new(DayCounter::new(Some(10), &zone(name), wall(start)));
+            assert_eq!(counter.today().ends_in, hours * 3600, "{name} {start}");
+            counter.reserve(10).unwrap().keep();
             advance(Duration::from_secs(hours * 3600 - 1)).await;
-            assert!(ledger.reserve(1).is_err(), "{name} {start}");
+            assert!(counter.reserve(1).is_err(), "{name} {start}");
             advance(Duration::from_secs(1)).await;
-            assert!(ledger.reserve(1).is_ok(), "{name} {start}");
+            assert!(counter.reserve(1).is_ok(), "{name} {start}");
         }
     }
 
     #[test]
     fn concurrent_takers_get_exactly_the_limit() {
-        let ledger = Arc::new(DayCounter::new(Some(1000), &zone("UTC"), WallClock::system()));
+        let counter = Arc::new(DayCounter::new(Some(1000), &zone("UTC"), WallClock::system()));
         let got: usize = std::thread::scope(|scope| {
             let takers: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
                         let mut got = 0;
                         for n in 0..1000 {
-                            match ledger.reserve(1) {
+                            match counter.reserve(1) {
                                 // Every third one is given back.
                                 Ok(reserved) if n % 3 == 0 => drop(reserved),
                                 Ok(reserved) => {
@@ -177,9 +179,9 @@ mod day {
             takers.into_iter().map(|taker| taker.join().unwrap()).sum()
         });
         // One that was given back at the very end may be left over.
-        let rest = std::iter::from_fn(|| ledger.reserve(1).ok().map(Reserved::keep)).count();
+        let rest = std::iter::from_fn(|| counter.reserve(1).ok().map(DayReservation::keep)).count();
         assert_eq!(got + rest, 1000);
-        assert_eq!(ledger.used(), 1000);
+        assert_eq!(counter.today().used, 1000);
     }
 
     proptest! {
@@ -190,16 +192,16 @@ mod day {
             steps in prop::collection::vec((0_u64..20, 1_u32..4, any::<bool>(), 0_usize..8), 1..100),
         ) {
             paused().block_on(async {
-                let ledger = Arc::new(DayCounter::new(Some(limit), &zone("Asia/Jakarta"), wall("2026-01-01T00:00:00Z")));
+                let counter = Arc::new(DayCounter::new(Some(limit), &zone("Asia/Jakarta"), wall("2026-01-01T00:00:00Z")));
                 let (mut hours, mut day, mut used) = (7_u64, 0_u64, 0_u64);
                 let mut held = Vec::new();
-                for (pass, units, keep, drop_at) in steps {
-                    advance(Duration::from_secs(pass * 3600)).await;
-                    hours += pass;
+                for (hours_later, units, keep, drop_at) in steps {
+                    advance(Duration::from_secs(hours_later * 3600)).await;
+                    hours += hours_later;
                     if hours / 24 != day {
                         (day, used) = (hours / 24, 0);
                     }
-                    match ledger.reserve(units) {
+                    match counter.reserve(units) {
                         Ok(reserved) => {
                             used += u64::from(units);
                             assert!(used <= limit);
@@ -212,7 +214,7 @@ mod day {
                         drop(reserved);
                         if taken_on == day { used -= u64::from(units) }
                     }
-                    assert_eq!(ledger.used(), used);
+                    assert_eq!(counter.today().used, used);
                 }
             });
         }
@@ -227,17 +229,17 @@ mod headers {
         let quota =
             Quota::new(&quota(Some((50, 50)), Some(40_000)), &zone("Asia/Jakarta"), wall("2026-11-24T02:46:06Z"));
         assert_eq!(quota.policy_header().unwrap(), "\"second\";q=50;w=1, \"day\";q=40000;w=86400");
-        quota.rate().unwrap();
-        quota.day().unwrap().keep();
-        drop(quota.day().unwrap());
+        quota.take_second().unwrap();
+        quota.reserve_day().unwrap().keep();
+        drop(quota.reserve_day().unwrap());
         assert_eq!(quota.limit_header().unwrap(), "\"second\";r=49;t=1, \"day\";r=39999;t=51234");
     }
 
     #[tokio::test(start_paused = true)]
     async fn are_absent_without_a_limit() {
         let quota = Quota::new(&quota(None, None), &zone("UTC"), WallClock::system());
-        assert!(quota.rate().is_ok());
-        quota.day().unwrap().keep();
+        assert!(quota.take_second().is_ok());
+        quota.reserve_day().unwrap().keep();
         assert_eq!((quota.policy_header(), quota.limit_header(), quota.used_today()), (None, None, 1));
     }
 
@@ -292,13 +294,13 @@ mod budget {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waits_for_its_turn_but_not_in_vain() {
+    async fn waits_in_the_queue_but_not_in_vain() {
         let budget = budget(Some((10, 1)), None, 8, 250);
         let start = Instant::now();
         drop(budget.spend(1, NORMAL, far()).await.unwrap());
         let (a, b, c) = tokio::join!(budget.spend(1, NORMAL, far()), budget.spend(1, NORMAL, far()), async {
             let refused = budget.spend(1, NORMAL, far()).await;
-            assert_eq!(start.elapsed(), Duration::ZERO, "refused at once: its turn would come after 300 ms");
+            assert_eq!(start.elapsed(), Duration::ZERO, "refused at once: it would be served after 300 ms");
             refused
         });
         assert!(a.is_ok() && b.is_ok());
@@ -317,7 +319,7 @@ mod budget {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn higher_priority_goes_first_and_equals_in_turn() {
+    async fn higher_priority_goes_first_and_equals_in_order() {
         let budget = Arc::new(budget(Some((10, 1)), None, 8, 10_000));
         drop(budget.spend(1, NORMAL, far()).await.unwrap());
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
@@ -340,7 +342,7 @@ mod budget {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_set_free_goes_to_who_waits() {
+    async fn a_freed_place_goes_to_a_waiter() {
         let budget = Arc::new(budget(None, None, 1, 10_000));
         let spent = budget.spend(1, NORMAL, far()).await.unwrap();
         let waiter = tokio::spawn({
@@ -356,7 +358,7 @@ mod budget {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_leaves_the_line_holds_nobody_up() {
+    async fn a_waiter_that_leaves_blocks_nobody() {
         let budget = Arc::new(budget(Some((10, 1)), None, 1, 10_000));
         let spent = budget.spend(1, NORMAL, far()).await.unwrap();
         let gone = tokio::time::timeout(Duration::from_millis(10), budget.spend(1, NORMAL, far())).await;
@@ -376,7 +378,7 @@ mod budget {
         assert_eq!(budget.usage().in_flight.left, 1);
     }
 
-    /// Real threads, real time: nothing is lost and nobody is forgotten in the line.
+    /// Real threads, real time: nothing is lost and no waiter is forgotten.
     #[test]
     fn a_crowd_on_many_threads_leaves_nothing_behind() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();

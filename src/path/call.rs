@@ -102,11 +102,11 @@ impl Call {
     }
 
     fn rate(&self) -> Result<(), Refusal> {
-        self.quota().rate().map_err(|exceeded| Refusal::over_quota(&exceeded, &self.service().name))
+        self.quota().take_second().map_err(|exceeded| Refusal::over_quota(&exceeded, &self.service().name))
     }
 
     /// Step 7: one of the service's day, given back unless it is used.
     pub(super) fn day(&self) -> Result<DayReservation, Refusal> {
-        self.quota().day().map_err(|exceeded| Refusal::over_quota(&exceeded, &self.service().name))
+        self.quota().reserve_day().map_err(|exceeded| Refusal::over_quota(&exceeded, &self.service().name))
     }
 }

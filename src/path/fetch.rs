@@ -61,7 +61,7 @@ pub(super) async fn prepare(
     let spend = account.budget.spend(upstream_call.operation.cost, upstream_call.priority, upstream_call.deadline); // 11
     let (spent, time) = waited(spend).await;
     attempts.waited += time;
-    Ok(Ready { keyed, lease, admitted, spent: spent?.with(pass) })
+    Ok(Ready { keyed, lease, admitted, spent: spent?.with_quota(pass) })
 }
 
 /// Steps 13 and 14, and what may follow.

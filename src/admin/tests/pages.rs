@@ -83,8 +83,8 @@ async fn status_tells_what_is_left() {
     let stage = TestAdmin::usual().await;
     {
         let snapshot = stage.gateway.current.load();
-        snapshot.quotas[0].rate().unwrap();
-        snapshot.quotas[0].day().unwrap().keep();
+        snapshot.quotas[0].take_second().unwrap();
+        snapshot.quotas[0].reserve_day().unwrap().keep();
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
         let budget = snapshot.accounts[0].budget.clone();
         let mut spent = budget.spend(3, crate::config::Priority::Normal, deadline).await.unwrap();

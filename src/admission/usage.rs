@@ -1,0 +1,50 @@
+//! How much of a limit is left: what status, metrics and the `RateLimit` fields show.
+//!
+//! Numbers only: reading them takes nothing from a limit and never fails.
+
+use std::time::Duration;
+
+use super::{bucket::TokenBucket, day::DayCounter};
+
+/// One window of a quota or budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowUsage {
+    /// Units per window.
+    pub limit: u64,
+    /// Units left; never more than `limit`, even if the bucket holds a larger burst.
+    pub left: u64,
+    /// Whole seconds until the window starts again.
+    pub resets_in: u64,
+}
+
+/// The windows that have a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsageByWindow {
+    /// Per second.
+    pub second: Option<WindowUsage>,
+    /// Per calendar day.
+    pub day: Option<WindowUsage>,
+}
+
+impl UsageByWindow {
+    pub(super) fn of(second: Option<&TokenBucket>, day: &DayCounter) -> Self {
+        Self { second: second.map(second_window), day: day_window(day) }
+    }
+}
+
+fn second_window(bucket: &TokenBucket) -> WindowUsage {
+    let limit = u64::from(bucket.rate().per_second);
+    WindowUsage { limit, left: u64::from(bucket.left()).min(limit), resets_in: 1 }
+}
+
+fn day_window(day: &DayCounter) -> Option<WindowUsage> {
+    let limit = day.limit()?;
+    let today = day.today();
+    Some(WindowUsage { limit, left: limit.saturating_sub(today.used), resets_in: today.ends_in })
+}
+
+/// Rounds up to whole seconds, at least 1: the unit of `Retry-After`.
+pub(super) fn ceil_seconds(wait: Duration) -> Duration {
+    let up = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    Duration::from_secs(up.max(1))
+}

@@ -31,7 +31,7 @@ pub enum AuthStyle {
 
 /// A key pair under a label that may be shown.
 #[derive(Clone)]
-pub struct KnownPair {
+pub(crate) struct KnownPair {
     /// What the journal calls it.
     pub label: Arc<str>,
     /// The access key.
@@ -55,7 +55,7 @@ pub(super) struct KeyPairEntry {
 
 /// All pairs ever added, revoked ones too.
 #[derive(Clone, Debug, Default)]
-pub struct KeyStore {
+pub(crate) struct KeyStore {
     pairs: Vec<KnownPair>,
 }
 
@@ -68,7 +68,7 @@ enum Credentials<'a> {
 
 impl KeyStore {
     /// Adds a pair, or makes it live again; a known access key takes the new label and secret.
-    pub fn add(&mut self, label: &str, access: &str, secret: &str) {
+    pub(crate) fn add(&mut self, label: &str, access: &str, secret: &str) {
         let pair = KnownPair {
             label: label.into(),
             access: access.to_owned(),
@@ -82,24 +82,24 @@ impl KeyStore {
     }
 
     /// Revokes a pair at once; false if there is none with this access key.
-    pub fn revoke(&mut self, access: &str) -> bool {
+    pub(crate) fn revoke(&mut self, access: &str) -> bool {
         self.revoke_at(access, i64::MIN)
     }
 
     /// Revokes a pair from an instant on; false if there is none with this access key.
-    pub fn revoke_at(&mut self, access: &str, at: i64) -> bool {
+    pub(crate) fn revoke_at(&mut self, access: &str, at: i64) -> bool {
         let known = self.pairs.iter_mut().find(|pair| pair.access == access);
         known.map(|pair| pair.until = Some(at)).is_some()
     }
 
     /// Revokes all pairs under a label at once.
-    pub fn revoke_labelled(&mut self, label: &str) {
+    pub(crate) fn revoke_labelled(&mut self, label: &str) {
         let under = self.pairs.iter_mut().filter(|pair| &*pair.label == label);
         under.for_each(|pair| pair.until = Some(i64::MIN));
     }
 
     /// Labels and access keys, whether they are live at `now`, and until when if that is known, as JSON.
-    pub fn json(&self, now: i64) -> serde_json::Value {
+    pub(crate) fn json(&self, now: i64) -> serde_json::Value {
         let line = |pair: &KnownPair| {
             let until = pair.until.filter(|until| *until > i64::MIN).map(clock::utc);
             serde_json::json!({
@@ -111,7 +111,7 @@ impl KeyStore {
 
     /// The label of the pair that a request carries at `now` (Unix milliseconds), or nothing if it
     /// carries no good one.
-    pub fn authenticate(
+    pub(crate) fn authenticate(
         &self,
         headers: &HeaderMap,
         (version, style): (Option<ApiVersion>, AuthStyle),
@@ -133,7 +133,7 @@ impl KeyStore {
     }
 
     /// Whether a request carries parts of two different pairs, revoked ones too: what must never come.
-    pub fn mixed(&self, headers: &HeaderMap) -> bool {
+    pub(crate) fn mixed(&self, headers: &HeaderMap) -> bool {
         let basic = basic(headers);
         let mut owners = [two_headers(headers), basic.as_proof()].into_iter().flat_map(|proof| match proof {
             Credentials::Pair(access, secret) => [

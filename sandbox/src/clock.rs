@@ -15,7 +15,7 @@ use jiff::{Timestamp, civil::Date, civil::DateTime, tz};
 const JAKARTA: i8 = 7;
 
 /// Where a stepped clock begins, if not said: 2026-01-01 08:00:00 in Jakarta.
-pub const STEPPED_START: i64 = 1_767_229_200_000;
+pub(crate) const STEPPED_START: i64 = 1_767_229_200_000;
 
 /// How time passes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -107,26 +107,26 @@ impl Clock {
 }
 
 /// The date and time in Jakarta at `millis`.
-pub fn jakarta(millis: i64) -> DateTime {
+pub(crate) fn jakarta(millis: i64) -> DateTime {
     tz::offset(JAKARTA).to_datetime(Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX))
 }
 
 /// The day of an instant in Jakarta, counted from 1970-01-01, and milliseconds up to its end.
-pub fn day(millis: i64) -> (i64, i64) {
+pub(crate) fn day(millis: i64) -> (i64, i64) {
     const HOUR: i64 = 3_600_000;
     let local = millis.saturating_add(i64::from(JAKARTA) * HOUR);
     (local.div_euclid(24 * HOUR), 24 * HOUR - local.rem_euclid(24 * HOUR))
 }
 
 /// When a day begins in Jakarta; Unix milliseconds.
-pub fn midnight(day: Date) -> i64 {
+pub(crate) fn midnight(day: Date) -> i64 {
     tz::offset(JAKARTA)
         .to_timestamp(day.to_datetime(jiff::civil::Time::midnight()))
         .map_or(i64::MAX, Timestamp::as_millisecond)
 }
 
 /// `2026-01-02 03:04:05`, in Jakarta.
-pub fn local(millis: i64) -> String {
+pub(crate) fn local(millis: i64) -> String {
     let at = jakarta(millis);
     let mut text = String::with_capacity(19);
     digits(&mut text, i64::from(at.year()), 4, '-');
@@ -140,7 +140,7 @@ pub fn local(millis: i64) -> String {
 }
 
 /// `2026-01-02T03:04:05.678Z`.
-pub fn utc(millis: i64) -> String {
+pub(crate) fn utc(millis: i64) -> String {
     let at = tz::Offset::UTC.to_datetime(Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX));
     let mut text = String::with_capacity(24);
     digits(&mut text, i64::from(at.year()), 4, '-');

@@ -6,7 +6,7 @@
 //!
 //! What always holds: money is whole rupiah; percentages are hundredths of a percent.
 
-pub mod texts;
+pub(crate) mod texts;
 
 use std::sync::OnceLock;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 /// A courier.
 #[derive(Debug)]
-pub struct Courier {
+pub(crate) struct Courier {
     /// `courier_code`.
     pub code: &'static str,
     /// `courier_name`.
@@ -43,7 +43,7 @@ pub struct Courier {
 /// Heading under which an express service stands in a tariff answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Group {
+pub(crate) enum Group {
     Nextday,
     Regular,
     Sameday,
@@ -52,7 +52,7 @@ pub enum Group {
 
 /// An express service.
 #[derive(Debug)]
-pub struct ExpressService {
+pub(crate) struct ExpressService {
     /// `nama_service`.
     pub name: &'static str,
     /// `code_service`.
@@ -71,7 +71,7 @@ pub struct ExpressService {
 
 /// An instant service.
 #[derive(Debug)]
-pub struct InstantService {
+pub(crate) struct InstantService {
     /// `nama_service`.
     pub name: &'static str,
     /// `code_service`.
@@ -85,7 +85,7 @@ pub struct InstantService {
 }
 
 /// `vehicle_type`s with IDR for the start and for a km.
-pub const VEHICLES: [(&str, u64, u64); 12] = [
+pub(crate) const VEHICLES: [(&str, u64, u64); 12] = [
     ("bike", 8_000, 2_200),
     ("sedan", 20_000, 4_000),
     ("mpv", 25_000, 4_500),
@@ -250,7 +250,7 @@ static TABLE: [Courier; 5] = [
 ];
 
 /// `item.category` of an instant order.
-pub const CATEGORIES: [&str; 12] = [
+pub(crate) const CATEGORIES: [&str; 12] = [
     "Pakaian",
     "Makanan & Minuman",
     "Perlengkapan Bayi & Anak",
@@ -266,28 +266,28 @@ pub const CATEGORIES: [&str; 12] = [
 ];
 
 /// The couriers.
-pub fn all() -> &'static [Courier] {
+pub(crate) fn all() -> &'static [Courier] {
     &TABLE
 }
 
 /// The courier with this code.
-pub fn find(code: &str) -> Option<&'static Courier> {
+pub(crate) fn find(code: &str) -> Option<&'static Courier> {
     TABLE.iter().find(|courier| courier.code == code)
 }
 
 /// Hundredths of a percent as the API writes percent: `3`, `0.3`.
-pub fn percent(hundredths: u64) -> Value {
+pub(crate) fn percent(hundredths: u64) -> Value {
     if hundredths.is_multiple_of(100) { json!(hundredths / 100) } else { json!(hundredths as f64 / 100.0) }
 }
 
 /// All Courier.
-pub fn list() -> Bytes {
+pub(crate) fn list() -> Bytes {
     static LIST: OnceLock<Bytes> = OnceLock::new();
     LIST.get_or_init(|| Value::Array(TABLE.iter().map(Courier::json).collect()).to_string().into()).clone()
 }
 
 /// Item Categories.
-pub fn categories() -> Bytes {
+pub(crate) fn categories() -> Bytes {
     static LIST: OnceLock<Bytes> = OnceLock::new();
     LIST.get_or_init(|| json!(CATEGORIES).to_string().into()).clone()
 }
@@ -306,7 +306,7 @@ impl Courier {
     }
 
     /// Courier Service: its services as JSON.
-    pub fn services(&self) -> Bytes {
+    pub(crate) fn services(&self) -> Bytes {
         static ALL: OnceLock<Vec<Bytes>> = OnceLock::new();
         let all = ALL.get_or_init(|| TABLE.iter().map(Courier::render_services).collect());
         let position = TABLE.iter().position(|courier| courier.code == self.code);
@@ -324,23 +324,23 @@ impl Courier {
     }
 
     /// The express service with this code.
-    pub fn express(&self, code: &str) -> Option<&'static ExpressService> {
+    pub(crate) fn express(&self, code: &str) -> Option<&'static ExpressService> {
         self.express.iter().find(|service| service.code == code)
     }
 
     /// Fee for insuring a value, in IDR, rounded up.
-    pub fn insurance_fee(&self, value: u64) -> u64 {
+    pub(crate) fn insurance_fee(&self, value: u64) -> u64 {
         part(value, self.insurance).max(self.insurance_minimum.unwrap_or(0))
     }
 
     /// Fee for collecting cash for a value, in IDR, rounded up; none without COD.
-    pub fn cod_fee(&self, value: u64) -> Option<u64> {
+    pub(crate) fn cod_fee(&self, value: u64) -> Option<u64> {
         self.cod.map(|(hundredths, minimum)| part(value, hundredths).max(minimum))
     }
 }
 
 /// So many hundredths of a percent of an amount, rounded up.
-pub fn part(amount: u64, hundredths: u64) -> u64 {
+pub(crate) fn part(amount: u64, hundredths: u64) -> u64 {
     amount.saturating_mul(hundredths).div_ceil(10_000)
 }
 

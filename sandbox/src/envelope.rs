@@ -10,7 +10,7 @@ use super::limits::LimitExceeded;
 
 /// What an operation gives: the text of `message`, and `data` as JSON.
 #[derive(Debug)]
-pub struct Success {
+pub(crate) struct Success {
     /// `message`; needs no escaping.
     pub message: &'static str,
     /// `data`.
@@ -21,7 +21,7 @@ pub struct Success {
 
 /// Why an operation gives nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ApiError {
+pub(crate) enum ApiError {
     /// The input is missing or wrong: 400.
     Invalid(String),
     /// No good key pair: 401.
@@ -46,23 +46,23 @@ pub enum ApiError {
 
 impl Success {
     /// A result from JSON.
-    pub fn json(message: &'static str, data: impl Into<Bytes>) -> Self {
+    pub(crate) fn json(message: &'static str, data: impl Into<Bytes>) -> Self {
         Success { message, data: data.into(), executed: false }
     }
 
     /// A result from something that can be written as JSON.
-    pub fn of(message: &'static str, data: &impl Serialize) -> Self {
+    pub(crate) fn of(message: &'static str, data: &impl Serialize) -> Self {
         // Our own types have string keys only, so writing them can't fail.
         Success::json(message, serde_json::to_vec(data).unwrap_or_default())
     }
 
     /// The same, of an operation that placed or cancelled an order.
-    pub fn executed(self) -> Self {
+    pub(crate) fn executed(self) -> Self {
         Success { executed: true, ..self }
     }
 
     /// The body.
-    pub fn body(&self, timestamp: Option<&str>) -> Bytes {
+    pub(crate) fn body(&self, timestamp: Option<&str>) -> Bytes {
         let mut out = Vec::with_capacity(self.data.len() + 128);
         out.extend_from_slice(br#"{"success":true,"message":""#);
         out.extend_from_slice(self.message.as_bytes());
@@ -74,7 +74,7 @@ impl Success {
 
 impl ApiError {
     /// The status, given that of `Data not found`.
-    pub fn status(&self, not_found: u16) -> u16 {
+    pub(crate) fn status(&self, not_found: u16) -> u16 {
         match self {
             ApiError::Invalid(_) | ApiError::InsufficientBalance(_) => 400,
             ApiError::Unauthorized => 401,
@@ -87,7 +87,7 @@ impl ApiError {
     }
 
     /// The text of `message`.
-    pub fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         match self {
             ApiError::Invalid(text) | ApiError::InsufficientBalance(text) | ApiError::Custom(_, text) => text,
             ApiError::Unauthorized => "Unauthorized",
@@ -101,7 +101,7 @@ impl ApiError {
     }
 
     /// Seconds of `Retry-After`, if it says so.
-    pub fn retry_after(&self) -> Option<u64> {
+    pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
             ApiError::LimitExceeded(refused) => refused.retry_after,
             _ => None,
@@ -109,7 +109,7 @@ impl ApiError {
     }
 
     /// The body.
-    pub fn body(&self, timestamp: Option<&str>) -> Bytes {
+    pub(crate) fn body(&self, timestamp: Option<&str>) -> Bytes {
         let mut out = br#"{"success":false,"message":"#.to_vec();
         out.extend_from_slice(serde_json::Value::from(self.message()).to_string().as_bytes());
         close(out, timestamp)

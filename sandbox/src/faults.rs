@@ -13,8 +13,9 @@ use std::{collections::VecDeque, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use act::{Act, CannedEnvelope, CannedResponse, LONGEST_UPLOAD, MOST, TlsFailure, pad, page};
-pub use distribution::{DelayDistribution, LONGEST};
+pub use act::{Act, CannedEnvelope, CannedResponse, TlsFailure};
+pub(crate) use act::{LONGEST_UPLOAD, pad, page};
+pub use distribution::DelayDistribution;
 
 use super::{
     random::{self, Purpose},
@@ -71,7 +72,7 @@ pub struct Fault {
 
 /// A request, as far as faults look at it.
 #[derive(Clone, Copy, Debug)]
-pub struct RequestSummary<'a> {
+pub(crate) struct RequestSummary<'a> {
     /// The operation asked for, if one is served there.
     pub operation: Option<Operation>,
     /// Its path, without query.
@@ -84,7 +85,7 @@ pub struct RequestSummary<'a> {
 
 /// What a request was met by.
 #[derive(Clone, Debug, Default)]
-pub struct AppliedFault {
+pub(crate) struct AppliedFault {
     /// The fault's number.
     pub number: u64,
     /// What happens.
@@ -99,7 +100,7 @@ pub struct AppliedFault {
 
 /// The faults in force, and the newest that are used up.
 #[derive(Debug, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     seed: u64,
     next: u64,
     armed: Vec<Armed>,
@@ -151,12 +152,12 @@ impl Fault {
 
 impl Faults {
     /// No faults; chance comes from the seed.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Faults { seed, ..Faults::default() }
     }
 
     /// Adds a fault at `now`; gives its number.
-    pub fn add(&mut self, mut fault: Fault, now: i64) -> u64 {
+    pub(crate) fn add(&mut self, mut fault: Fault, now: i64) -> u64 {
         self.next += 1;
         for when in [&mut fault.from, &mut fault.until] {
             *when = when.map(|when| When::At(when.millis(now)));
@@ -166,19 +167,19 @@ impl Faults {
     }
 
     /// Ends a fault; false if it isn't in force.
-    pub fn remove(&mut self, number: u64) -> bool {
+    pub(crate) fn remove(&mut self, number: u64) -> bool {
         let before = self.armed.len();
         self.armed.retain(|armed| armed.number != number);
         self.armed.len() < before
     }
 
     /// Ends all faults.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.armed.clear();
     }
 
     /// The faults in force with how often each met, and those that are used up, as JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let line =
             |armed: &Armed| json!({"id": armed.number, "met": armed.met, "seen": armed.seen, "fault": armed.fault});
         let spent: Vec<Value> = self.spent.iter().map(line).collect();
@@ -186,29 +187,29 @@ impl Faults {
     }
 
     /// How often a fault met; nothing if it is no longer known.
-    pub fn times_applied(&self, number: u64) -> Option<u64> {
+    pub(crate) fn times_applied(&self, number: u64) -> Option<u64> {
         self.armed.iter().chain(&self.spent).find(|armed| armed.number == number).map(|armed| armed.met)
     }
 
     /// The fault that meets a request; counts it.
-    pub fn apply(&mut self, asked: &RequestSummary<'_>) -> Option<AppliedFault> {
+    pub(crate) fn apply(&mut self, asked: &RequestSummary<'_>) -> Option<AppliedFault> {
         self.apply_first(asked.at, |fault| fault.matches(asked))
     }
 
     /// The fault that meets a request while its body is on its way; counts it. If another kind of fault is the
     /// first one due, nothing is counted: the request meets it when it is whole.
-    pub fn apply_to_upload(&mut self, asked: &RequestSummary<'_>) -> Option<AppliedFault> {
+    pub(crate) fn apply_to_upload(&mut self, asked: &RequestSummary<'_>) -> Option<AppliedFault> {
         let first = self.armed.iter().find(|armed| armed.would_apply(asked, self.seed))?;
         if matches!(first.fault.act, Act::ResetUpload { .. }) { self.apply(asked) } else { None }
     }
 
     /// Whether a fault in force would meet a request before it is whole, so that its head is worth a look.
-    pub fn watches_uploads(&self) -> bool {
+    pub(crate) fn watches_uploads(&self) -> bool {
         self.armed.iter().any(|armed| matches!(armed.fault.act, Act::ResetUpload { .. }))
     }
 
     /// The fault that meets a new connection; counts it.
-    pub fn apply_to_connection(&mut self, at: i64) -> Option<AppliedFault> {
+    pub(crate) fn apply_to_connection(&mut self, at: i64) -> Option<AppliedFault> {
         self.apply_first(at, |fault| matches!(fault.act, Act::Tls(_)))
     }
 
@@ -297,7 +298,7 @@ impl Fault {
 ///
 /// # Errors
 /// If it could never do what it says; the text begins with the member concerned.
-pub fn check(fault: &Fault) -> Result<(), String> {
+pub(crate) fn check(fault: &Fault) -> Result<(), String> {
     let known = |name: &str| Routes::get().rows().iter().any(|row| row.operation.name() == name);
     if let Some(name) = fault.operation.as_deref().filter(|name| !known(name)) {
         return Err(format!("operation: no operation is called {name}"));

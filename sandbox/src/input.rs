@@ -8,14 +8,14 @@ use serde_json::{Map, Value};
 use super::envelope::ApiError;
 
 /// A result or a complaint.
-pub type ApiResult<T> = Result<T, ApiError>;
+pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
 /// The largest number accepted: keeps sums and products of a few of them within 64 bits.
-pub const MOST: u64 = 1_000_000_000_000;
+pub(crate) const MOST: u64 = 1_000_000_000_000;
 
 /// A JSON object and where it stands.
 #[derive(Clone, Debug)]
-pub struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     map: &'a Map<String, Value>,
     place: String,
 }
@@ -29,12 +29,12 @@ fn invalid<T>(text: String) -> ApiResult<T> {
 /// # Errors
 ///
 /// If it isn't JSON.
-pub fn json(body: &[u8]) -> ApiResult<Value> {
+pub(crate) fn json(body: &[u8]) -> ApiResult<Value> {
     serde_json::from_slice(body).or_else(|_| invalid("Invalid JSON body".to_owned()))
 }
 
 /// A query parameter, percent-decoded.
-pub fn query(query: Option<&str>, name: &str) -> Option<String> {
+pub(crate) fn query(query: Option<&str>, name: &str) -> Option<String> {
     query?.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (key == name).then(|| decode(value))
@@ -46,7 +46,7 @@ pub fn query(query: Option<&str>, name: &str) -> Option<String> {
 /// # Errors
 ///
 /// If it is missing or no number.
-pub fn query_id(text: Option<&str>, name: &str) -> ApiResult<u64> {
+pub(crate) fn query_id(text: Option<&str>, name: &str) -> ApiResult<u64> {
     match query(text, name).filter(|value| !value.is_empty()) {
         None => invalid(format!("{name} is required")),
         Some(value) => value.parse().or_else(|_| invalid(format!("{name} must be a number"))),
@@ -78,7 +78,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     ///
     /// If it is another kind of value.
-    pub fn of(value: &'a Value) -> ApiResult<Self> {
+    pub(crate) fn of(value: &'a Value) -> ApiResult<Self> {
         match value.as_object() {
             Some(map) => Ok(Fields { map, place: String::new() }),
             None => invalid("Body must be a JSON object".to_owned()),
@@ -94,7 +94,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A member that is there and not null.
-    pub fn get(&self, name: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
@@ -107,7 +107,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     ///
     /// If it is missing, empty or no string; so with the other readers below.
-    pub fn text(&self, name: &str) -> ApiResult<&'a str> {
+    pub(crate) fn text(&self, name: &str) -> ApiResult<&'a str> {
         match self.required(name)?.as_str() {
             Some("") => self.complain(name, "is required"),
             Some(text) => Ok(text),
@@ -116,7 +116,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A text, empty if it is missing.
-    pub fn text_or_empty(&self, name: &str) -> ApiResult<&'a str> {
+    pub(crate) fn text_or_empty(&self, name: &str) -> ApiResult<&'a str> {
         match self.get(name) {
             None => Ok(""),
             Some(value) => value.as_str().map_or_else(|| self.complain(name, "must be a string"), Ok),
@@ -124,7 +124,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A number from 0; fractions are rounded up.
-    pub fn number(&self, name: &str) -> ApiResult<u64> {
+    pub(crate) fn number(&self, name: &str) -> ApiResult<u64> {
         let value = self.required(name)?;
         let number = value.as_u64().or_else(|| {
             let rounded = value.as_f64()?.ceil();
@@ -139,7 +139,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A number from 1.
-    pub fn positive(&self, name: &str) -> ApiResult<u64> {
+    pub(crate) fn positive(&self, name: &str) -> ApiResult<u64> {
         match self.number(name)? {
             0 => self.complain(name, "must be above zero"),
             number => Ok(number),
@@ -147,12 +147,12 @@ impl<'a> Fields<'a> {
     }
 
     /// A number, or another if it is missing.
-    pub fn number_or(&self, name: &str, absent: u64) -> ApiResult<u64> {
+    pub(crate) fn number_or(&self, name: &str, absent: u64) -> ApiResult<u64> {
         if self.get(name).is_some() { self.number(name) } else { Ok(absent) }
     }
 
     /// A flag `"0"` or `"1"`.
-    pub fn flag(&self, name: &str) -> ApiResult<bool> {
+    pub(crate) fn flag(&self, name: &str) -> ApiResult<bool> {
         match self.required(name)?.as_str() {
             Some("1") => Ok(true),
             Some("0") => Ok(false),
@@ -161,12 +161,12 @@ impl<'a> Fields<'a> {
     }
 
     /// A flag, false if it is missing.
-    pub fn flag_or_false(&self, name: &str) -> ApiResult<bool> {
+    pub(crate) fn flag_or_false(&self, name: &str) -> ApiResult<bool> {
         if self.get(name).is_some() { self.flag(name) } else { Ok(false) }
     }
 
     /// An object.
-    pub fn object(&self, name: &str) -> ApiResult<Fields<'a>> {
+    pub(crate) fn object(&self, name: &str) -> ApiResult<Fields<'a>> {
         match self.required(name)?.as_object() {
             Some(map) => Ok(Fields { map, place: format!("{}.", self.name(name)) }),
             None => self.complain(name, "must be an object"),
@@ -174,7 +174,7 @@ impl<'a> Fields<'a> {
     }
 
     /// An array of objects with at least one element and at most a thousand.
-    pub fn objects(&self, name: &str) -> ApiResult<Vec<Fields<'a>>> {
+    pub(crate) fn objects(&self, name: &str) -> ApiResult<Vec<Fields<'a>>> {
         let Some(list) = self.required(name)?.as_array() else { return self.complain(name, "must be an array") };
         if list.is_empty() || list.len() > 1_000 {
             return self.complain(name, "must have 1 to 1000 elements");

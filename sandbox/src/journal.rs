@@ -125,7 +125,7 @@ pub struct Counters {
 
 /// The journal and the counters.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     bounds: JournalBounds,
     entries: VecDeque<Entry>,
     bytes: usize,
@@ -168,7 +168,7 @@ impl Placed {
 
 impl Journal {
     /// An empty journal.
-    pub fn new(bounds: JournalBounds) -> Self {
+    pub(crate) fn new(bounds: JournalBounds) -> Self {
         Journal {
             bounds,
             entries: VecDeque::new(),
@@ -181,7 +181,7 @@ impl Journal {
     }
 
     /// Writes a request down and counts it; gives its number. `seq` of the entry is overwritten.
-    pub fn receive(&mut self, mut entry: Entry) -> u64 {
+    pub(crate) fn receive(&mut self, mut entry: Entry) -> u64 {
         let seq = self.next;
         self.next += 1;
         entry.seq = seq;
@@ -208,7 +208,7 @@ impl Journal {
     }
 
     /// Notes how request `seq` was answered.
-    pub fn answer(&mut self, seq: u64, row: Option<usize>, key: Option<&Arc<str>>, status: u16) {
+    pub(crate) fn answer(&mut self, seq: u64, row: Option<usize>, key: Option<&Arc<str>>, status: u16) {
         let operation = row.map(|position| Routes::get().rows()[position].operation);
         *self.tally(operation, key).statuses.entry(status).or_default() += 1;
         if let Some(entry) = self.entry(seq) {
@@ -217,7 +217,7 @@ impl Journal {
     }
 
     /// Notes that request `seq` placed or cancelled an order.
-    pub fn execute(&mut self, seq: u64, operation: Operation, content: &Value) {
+    pub(crate) fn execute(&mut self, seq: u64, operation: Operation, content: &Value) {
         let orders = &mut self.counters.orders;
         let mut duplicate = false;
         match operation.kind {
@@ -235,23 +235,24 @@ impl Journal {
     }
 
     /// How many orders with this operation and content were executed.
-    pub fn executed(&self, operation: Operation, body: &[u8]) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn executed(&self, operation: Operation, body: &[u8]) -> u64 {
         serde_json::from_slice(body).map_or(0, |content| self.placed.times(&fingerprint(operation, &content)))
     }
 
     /// Counts a connection; gives its number.
-    pub fn connect(&mut self) -> u64 {
+    pub(crate) fn connect(&mut self) -> u64 {
         self.counters.connections += 1;
         self.counters.connections
     }
 
     /// Counts a connection that a fault met.
-    pub fn meet(&mut self, act: &'static str) {
+    pub(crate) fn meet(&mut self, act: &'static str) {
         *self.counters.acts.entry(act).or_default() += 1;
     }
 
     /// Counts a request that carries parts of two different pairs.
-    pub fn mixed(&mut self) {
+    pub(crate) fn mixed(&mut self) {
         self.counters.mixed += 1;
     }
 
@@ -262,29 +263,29 @@ impl Journal {
     }
 
     /// Counts a request whose body broke off: it was not received whole and has no entry.
-    pub fn broken(&mut self) {
+    pub(crate) fn broken(&mut self) {
         self.counters.broken += 1;
     }
 
     /// Counts a request that a fault met while its body was on its way.
-    pub fn interrupted(&mut self, act: &'static str) {
+    pub(crate) fn interrupted(&mut self, act: &'static str) {
         self.counters.faults += 1;
         self.meet(act);
         self.broken();
     }
 
     /// The requests kept, oldest first.
-    pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+    pub(crate) fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.entries.iter()
     }
 
     /// The counts.
-    pub fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
 
     /// The counts as JSON.
-    pub fn counters_json(&self) -> Value {
+    pub(crate) fn counters_json(&self) -> Value {
         let c = &self.counters;
         let operations: Vec<Value> = c
             .operations

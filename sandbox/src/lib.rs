@@ -1,49 +1,50 @@
-//! A Fastrac to break: a simulator of the B2B API, for trying, testing and measuring.
+//! A simulator of the Fastrac B2B API: for trying out a client, for tests, and for measuring.
 //!
 //! It serves every V1 and V2 operation of the documentation with real regions, made-up couriers and
-//! prices, a wallet, orders, and a journal of everything that came. It can be told to misbehave.
-//! It follows the public documentation; where that is silent, the choice is a switch or stated in
-//! the room concerned, and nothing here proves how Fastrac behaves.
+//! prices, a wallet, orders, and a journal of all requests. Faults can be injected. Where the public
+//! documentation is silent, the behaviour is a switch ([`Switches`]) or a choice stated in the module
+//! concerned; nothing here proves how Fastrac behaves.
 //!
-//! What always holds: with the same seed, clock and requests, the answers are the same; counters are
-//! exact; memory is bounded; no input panics it. It knows nothing of the gateway.
+//! What always holds: the same seed, clock and requests give the same responses; counters are exact;
+//! memory is bounded; no input makes it panic. It knows nothing of the gateway.
 //!
-//! How it fails: [`Sandbox::start`] tells why it can't listen; afterwards it runs until dropped.
+//! How it fails: [`Sandbox::start`] returns why it cannot listen. After that it runs until dropped.
 //!
-//! | room | duty |
+//! | modules | purpose |
 //! | --- | --- |
-//! | [`route`], [`auth`], [`input`], [`envelope`] | the API's outside |
-//! | [`regions`], [`couriers`], [`parcel`], [`tariffs`], [`quotes`] | what can be asked |
-//! | [`orders`], [`wallet`], [`webhook`] | what can be done, and what follows as time passes |
-//! | [`journal`], [`faults`], [`limits`], [`clock`], [`when`], [`random`] | what a test holds in its hand |
-//! | [`simulation`] | all of it together, without sockets |
-//! | `server`, `control`, [`certificate`], [`settings`], [`suggest`], [`cli`] | sockets, configuration, command line |
+//! | `route`, `auth`, `input`, `envelope` | the API: paths, key pairs, bodies, responses |
+//! | `regions`, `couriers`, `parcel`, `tariffs`, `quotes` | what can be looked up and priced |
+//! | `orders`, `wallet`, `webhook` | what can be ordered, and what follows as time passes |
+//! | `journal`, `faults`, `limits`, `clock`, `when`, `random` | what a test observes and controls |
+//! | `simulation` | all state, without sockets |
+//! | `server`, `control`, [`certificate`] | sockets and TLS |
+//! | [`settings`], `suggest`, [`cli`] | configuration file and command line |
 
-pub mod auth;
+mod auth;
 pub mod certificate;
 pub mod cli;
-pub mod clock;
+mod clock;
 mod control;
-pub mod couriers;
-pub mod envelope;
-pub mod faults;
-pub mod input;
-pub mod journal;
-pub mod limits;
-pub mod orders;
-pub mod parcel;
-pub mod quotes;
-pub mod random;
-pub mod regions;
-pub mod route;
+mod couriers;
+mod envelope;
+mod faults;
+mod input;
+mod journal;
+mod limits;
+mod orders;
+mod parcel;
+mod quotes;
+mod random;
+mod regions;
+mod route;
 mod server;
 pub mod settings;
-pub mod simulation;
-pub mod suggest;
-pub mod tariffs;
-pub mod wallet;
-pub mod webhook;
-pub mod when;
+mod simulation;
+mod suggest;
+mod tariffs;
+mod wallet;
+mod webhook;
+mod when;
 
 use std::{
     fmt, io,
@@ -60,15 +61,18 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
-pub use faults::{Act, CannedResponse, Fault};
-pub use journal::{Counters, Entry, JournalBounds};
-pub use limits::Limit;
+pub use auth::AuthStyle;
+pub use clock::{Clock, Pace};
+pub use faults::{Act, CannedEnvelope, CannedResponse, DelayDistribution, Fault, TlsFailure};
+pub use journal::{Counters, Entry, JournalBounds, OperationCounts, OrderCounts};
+pub use limits::{CountedBy, Limit, Window};
+pub use quotes::Validity;
+pub use route::operation_at;
 pub use simulation::Switches;
 pub use webhook::WebhookPrinter;
-pub use when::When;
+pub use when::{When, WhenError};
 
 use auth::KeyStore;
-use clock::Clock;
 use limits::Limits;
 use server::SharedSimulation;
 use simulation::Simulation;
@@ -259,11 +263,6 @@ impl Sandbox {
     /// The counters in Prometheus' text format.
     pub fn metrics(&self) -> String {
         self.simulation.lock().metrics()
-    }
-
-    /// How many orders with this operation (of either version) and content were executed.
-    pub fn executed(&self, operation: route::Operation, body: &[u8]) -> u64 {
-        self.simulation.lock().journal.executed(operation, body)
     }
 
     /// IDR in the account's wallet.

@@ -56,7 +56,7 @@ pub enum Window {
 
 /// How a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LimitExceeded {
+pub(crate) struct LimitExceeded {
     /// What was used up.
     pub window: Window,
     /// Status of the answer.
@@ -69,7 +69,7 @@ pub struct LimitExceeded {
 
 /// The limits and their counts.
 #[derive(Debug, Default)]
-pub struct Limits {
+pub(crate) struct Limits {
     limits: Vec<Limit>,
     /// CountedBy position of the limit, and label where keys are counted apart.
     counts: HashMap<(usize, Option<Arc<str>>), WindowCounts>,
@@ -130,19 +130,19 @@ impl Limit {
 ///
 /// # Errors
 /// As [`Limit::check`]; the text begins with the place of the first that is wrong.
-pub fn check(limits: &[Limit]) -> Result<(), String> {
+pub(crate) fn check(limits: &[Limit]) -> Result<(), String> {
     let mut each = limits.iter().enumerate();
     each.try_for_each(|(at, limit)| limit.check().map_err(|error| format!("limits[{at}].{error}")))
 }
 
 impl Limits {
     /// Limits of which nothing is used.
-    pub fn new(limits: Vec<Limit>) -> Self {
+    pub(crate) fn new(limits: Vec<Limit>) -> Self {
         Limits { limits, counts: HashMap::new() }
     }
 
     /// Counts a request of a key at `at` (Unix milliseconds), or says how it is refused.
-    pub fn admit(&mut self, key: &Arc<str>, at: i64) -> Option<LimitExceeded> {
+    pub(crate) fn admit(&mut self, key: &Arc<str>, at: i64) -> Option<LimitExceeded> {
         let apart = |limit: &Limit| (limit.by == CountedBy::Key).then(|| Arc::clone(key));
         for (position, limit) in self.limits.iter().enumerate() {
             let count = self.counts.entry((position, apart(limit))).or_default().turned(at);
@@ -160,7 +160,7 @@ impl Limits {
     }
 
     /// The limits, and what is used of them at `at`, as JSON.
-    pub fn json(&self, at: i64) -> Value {
+    pub(crate) fn json(&self, at: i64) -> Value {
         let used = |position: usize| -> Vec<Value> {
             let own = self.counts.iter().filter(|((which, _), _)| *which == position);
             let mut lines: Vec<Value> = own

@@ -9,13 +9,13 @@
 //! orders are kept ([`branches::FlowSettings::kept`]), older ones are as if they had never been, but for the
 //! balance history.
 
-pub mod branches;
-pub mod ids;
-pub mod progress;
+pub(crate) mod branches;
+pub(crate) mod ids;
+pub(crate) mod progress;
 mod read;
 mod receipt;
 mod record;
-pub mod steps;
+pub(crate) mod steps;
 
 use std::{
     cmp::Reverse,
@@ -52,7 +52,7 @@ struct Draft {
 }
 
 /// What orders need beside themselves.
-pub struct OrderContext<'a> {
+pub(crate) struct OrderContext<'a> {
     /// Pays and is refunded.
     pub wallet: &'a mut Wallet,
     /// Offers of instant couriers.
@@ -71,7 +71,7 @@ pub struct OrderContext<'a> {
 
 /// All orders of the account.
 #[derive(Debug)]
-pub struct Orders {
+pub(crate) struct Orders {
     seed: u64,
     placed: u64,
     kept: VecDeque<Order>,
@@ -87,7 +87,7 @@ pub struct Orders {
 
 impl Orders {
     /// No orders yet.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Orders {
             seed,
             placed: 0,
@@ -104,7 +104,7 @@ impl Orders {
     /// # Errors
     ///
     /// A complaint about the body, or a balance that is too small; nothing has happened then.
-    pub fn express(&mut self, fields: &Fields<'_>, context: &mut OrderContext<'_>) -> ApiResult<Success> {
+    pub(crate) fn express(&mut self, fields: &Fields<'_>, context: &mut OrderContext<'_>) -> ApiResult<Success> {
         let draft = read::express(fields, self.seed)?;
         self.place(draft, context)
     }
@@ -114,7 +114,7 @@ impl Orders {
     /// # Errors
     ///
     /// As above; also a `tariff_id` that is unknown, spent or too old.
-    pub fn instant(&mut self, fields: &Fields<'_>, context: &mut OrderContext<'_>) -> ApiResult<Success> {
+    pub(crate) fn instant(&mut self, fields: &Fields<'_>, context: &mut OrderContext<'_>) -> ApiResult<Success> {
         let (draft, tariff_id) = read::instant(fields, context)?;
         let reply = self.place(draft, context)?;
         context.quotes.spend(tariff_id, context.validity);
@@ -126,7 +126,7 @@ impl Orders {
     /// # Errors
     ///
     /// If there is no such order with that courier.
-    pub fn track(&self, fields: &Fields<'_>) -> ApiResult<Success> {
+    pub(crate) fn track(&self, fields: &Fields<'_>) -> ApiResult<Success> {
         let (code, awb) = (fields.text("courier_code")?, fields.text("awb")?);
         let order = self.find(code, awb).map(|position| &self.kept[position]).ok_or(ApiError::NotFound)?;
         let [shipper_name, shipper_address, receiver_name, receiver_address] = order.parties.texts();
@@ -145,7 +145,7 @@ impl Orders {
     /// # Errors
     ///
     /// A complaint about the body, or the published 404 if the order is unknown or too far on.
-    pub fn cancel(&mut self, fields: &Fields<'_>, context: &mut OrderContext<'_>) -> ApiResult<Success> {
+    pub(crate) fn cancel(&mut self, fields: &Fields<'_>, context: &mut OrderContext<'_>) -> ApiResult<Success> {
         let (code, awb, reason) = (fields.text("courier_code")?, fields.text("awb")?, fields.text("cancel_reason")?);
         if !(5..=150).contains(&reason.chars().count()) {
             return Err(ApiError::Invalid("cancel_reason must be 5 to 150 characters".to_owned()));
@@ -162,18 +162,18 @@ impl Orders {
     }
 
     /// The order of an air waybill, as the control address shows it.
-    pub fn json_of(&self, awb: &str) -> Option<Value> {
+    pub(crate) fn json_of(&self, awb: &str) -> Option<Value> {
         self.named(awb).map(|position| self.show(&self.kept[position]))
     }
 
     /// An order's last step, and when its next one is due.
-    pub fn last(&self, awb: &str) -> Option<(Step, Option<i64>)> {
+    pub(crate) fn last(&self, awb: &str) -> Option<(Step, Option<i64>)> {
         let order = &self.kept[self.named(awb)?];
         Some((order.history.last(), (order.due < NEVER).then_some(order.due)))
     }
 
     /// Orders after a number, oldest first, at most `limit`; of one status, if it is given.
-    pub fn page(&self, after: u64, limit: usize, status: Option<&str>) -> Value {
+    pub(crate) fn page(&self, after: u64, limit: usize, status: Option<&str>) -> Value {
         let first = self.kept.front().map_or(1, |order| order.number);
         let skip = usize::try_from(after.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
         let fits = |order: &&Order| status.is_none_or(|status| order.history.last().status(order.instant) == status);
@@ -184,7 +184,7 @@ impl Orders {
     }
 
     /// How often orders came to a status: kind, status, count. In transit counts each of its steps.
-    pub fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
+    pub(crate) fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
         let mut all: Vec<(&str, &str, u64)> = Vec::new();
         for (kind, name, instant) in [(0, "express", false), (1, "instant", true)] {
             for (step, count) in Step::ALL.into_iter().zip(self.made[kind]).filter(|(_, count)| *count > 0) {
@@ -199,7 +199,7 @@ impl Orders {
     }
 
     /// Bytes that the orders take, by their sizes.
-    pub fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         let entries = self.schedule.capacity() * size_of::<Reverse<(i64, u64)>>();
         self.kept.capacity() * size_of::<Order>() + self.texts + entries
     }

@@ -24,7 +24,7 @@ const MANY: u64 = 10_000;
 
 /// Like pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Item {
+pub(crate) struct Item {
     /// Length, width, height of one piece in cm.
     pub size: [u64; 3],
     /// Grams of one piece.
@@ -35,7 +35,7 @@ pub struct Item {
 
 /// What a courier carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parcel {
+pub(crate) struct Parcel {
     /// Box in cm.
     pub size: [u64; 3],
     /// Grams on the scale.
@@ -47,12 +47,12 @@ pub struct Parcel {
 }
 
 /// Dimensional grams of a volume in cm³, rounded up.
-pub fn dimensional(volume: u64, divisor: u64) -> u64 {
+pub(crate) fn dimensional(volume: u64, divisor: u64) -> u64 {
     volume.saturating_mul(1_000).div_ceil(divisor.max(1))
 }
 
 /// Packs items, by a divisor in cm³ for a kg.
-pub fn pack(items: &[Item], divisor: u64) -> Parcel {
+pub(crate) fn pack(items: &[Item], divisor: u64) -> Parcel {
     let volume = |size: [u64; 3]| size.iter().fold(1_u64, |product, length| product.saturating_mul(*length));
     let stacked = |axis: usize| -> [u64; 3] {
         std::array::from_fn(|this| {
@@ -72,7 +72,7 @@ pub fn pack(items: &[Item], divisor: u64) -> Parcel {
 
 impl Parcel {
     /// `20x30x20`.
-    pub fn dimension(&self) -> String {
+    pub(crate) fn dimension(&self) -> String {
         let [length, width, height] = self.size;
         format!("{length}x{width}x{height}")
     }
@@ -84,7 +84,7 @@ impl Item {
     /// # Errors
     ///
     /// A complaint about the first member that is missing or out of range.
-    pub fn read(fields: &Fields<'_>, quantity: u64) -> ApiResult<Item> {
+    pub(crate) fn read(fields: &Fields<'_>, quantity: u64) -> ApiResult<Item> {
         let size = [fields.positive("length")?, fields.positive("width")?, fields.positive("height")?];
         Item { size, weight: fields.positive("weight")?, quantity }.bounded()
     }
@@ -94,7 +94,7 @@ impl Item {
     /// # Errors
     ///
     /// If a length, the weight or the quantity is absurd.
-    pub fn bounded(self) -> ApiResult<Item> {
+    pub(crate) fn bounded(self) -> ApiResult<Item> {
         let absurd = self.size.iter().any(|length| *length > LONGEST) || self.weight > HEAVIEST || self.quantity > MANY;
         if absurd {
             Err(ApiError::Invalid("dimension, weight or quantity is out of range".to_owned()))
@@ -109,7 +109,7 @@ impl Item {
 /// # Errors
 ///
 /// If the input is wrong or the courier unknown.
-pub fn multi_items(body: &[u8]) -> ApiResult<Success> {
+pub(crate) fn multi_items(body: &[u8]) -> ApiResult<Success> {
     let value = input::json(body)?;
     let fields = Fields::of(&value)?;
     let code = fields.text("courier")?;

@@ -22,7 +22,7 @@ const MOST: usize = 1 << 18;
 
 /// An offer that was made.
 #[derive(Clone, Copy, Debug)]
-pub struct Quote {
+pub(crate) struct Quote {
     /// Who offered.
     pub courier: &'static Courier,
     /// Which of its services.
@@ -34,7 +34,7 @@ pub struct Quote {
 
 /// Offers by `tariff_id`.
 #[derive(Debug, Default)]
-pub struct Quotes {
+pub(crate) struct Quotes {
     made: u64,
     known: HashMap<String, Quote>,
     order: VecDeque<(i64, String)>,
@@ -70,7 +70,7 @@ impl Quotes {
     /// # Errors
     ///
     /// A complaint about the body.
-    pub fn make(&mut self, fields: &Fields<'_>, seed: u64, now: i64, validity: Validity) -> ApiResult<Vec<u8>> {
+    pub(crate) fn make(&mut self, fields: &Fields<'_>, seed: u64, now: i64, validity: Validity) -> ApiResult<Vec<u8>> {
         let (vehicle, metres) = read(fields)?;
         self.forget(now);
         let mut offers = Vec::new();
@@ -101,12 +101,12 @@ impl Quotes {
     }
 
     /// The offer behind a `tariff_id`, if it is still good.
-    pub fn find(&self, tariff_id: &str, now: i64) -> Option<Quote> {
+    pub(crate) fn find(&self, tariff_id: &str, now: i64) -> Option<Quote> {
         self.known.get(tariff_id).copied().filter(|quote| now < quote.expires)
     }
 
     /// Notes that an order was placed on it.
-    pub fn spend(&mut self, tariff_id: &str, validity: Validity) {
+    pub(crate) fn spend(&mut self, tariff_id: &str, validity: Validity) {
         if validity.single_use {
             self.known.remove(tariff_id);
         }

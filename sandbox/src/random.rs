@@ -6,7 +6,7 @@
 
 /// What a draw is for: keeps draws for different things apart.
 #[derive(Clone, Copy, Debug)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// The price of a lane.
     Tariff = 1,
     /// The text of a `tariff_id`.
@@ -28,18 +28,18 @@ pub enum Purpose {
 }
 
 /// A number from the seed, the purpose and the words.
-pub fn draw(seed: u64, purpose: Purpose, words: &[u64]) -> u64 {
+pub(crate) fn draw(seed: u64, purpose: Purpose, words: &[u64]) -> u64 {
     let first = fastrand::Rng::with_seed(seed ^ (purpose as u64).rotate_right(8)).u64(..);
     words.iter().fold(first, |state, word| fastrand::Rng::with_seed(state ^ word).u64(..))
 }
 
 /// A draw as a number from 0 to just below 1; 53 bits are what fits a double.
-pub fn fraction(draw: u64) -> f64 {
+pub(crate) fn fraction(draw: u64) -> f64 {
     (draw >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// Five letters A to Z made from `number`.
-pub fn letters(mut number: u64) -> [u8; 5] {
+pub(crate) fn letters(mut number: u64) -> [u8; 5] {
     std::array::from_fn(|_| {
         // Below 26, so it fits.
         let letter = (number % 26) as u8;

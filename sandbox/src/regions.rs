@@ -15,13 +15,13 @@ use std::{ops::Range, sync::OnceLock};
 
 use bytes::Bytes;
 
-pub use search::Search;
+pub(crate) use search::Search;
 
 static MAP: OnceLock<Regions> = OnceLock::new();
 
 /// The map.
 #[derive(Debug)]
-pub struct Regions {
+pub(crate) struct Regions {
     names: String,
     provinces: Vec<Node>,
     cities: Vec<Node>,
@@ -52,7 +52,7 @@ struct Village {
 
 /// Where a village lies: positions of its parents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Location {
+pub(crate) struct Location {
     /// The village's ten digits.
     pub id: u64,
     /// The district's seven digits.
@@ -63,47 +63,37 @@ pub struct Location {
     pub province: u64,
 }
 
-/// An id by the rule of this module, from the ministry's dotted code.
-pub fn id_of(code: &str) -> Option<u64> {
-    let digits: String = code.split('.').collect();
-    let number: u64 = digits.parse().ok()?;
-    match digits.len() {
-        2 | 4 | 10 => Some(number),
-        6 => Some(number * 10),
-        _ => None,
-    }
-}
-
 impl Regions {
     /// The map; unpacks it at the first call of the process.
-    pub fn get() -> &'static Regions {
+    pub(crate) fn get() -> &'static Regions {
         MAP.get_or_init(unpack::unpack)
     }
 
     /// How many provinces, cities, districts and villages there are.
-    pub fn counts(&self) -> [usize; 4] {
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> [usize; 4] {
         [self.provinces.len(), self.cities.len(), self.districts.len(), self.villages.len()]
     }
 
     /// All provinces, as a JSON array.
-    pub fn provinces(&self) -> Bytes {
+    pub(crate) fn provinces(&self) -> Bytes {
         self.province_list.clone()
     }
 
     /// The cities of a province as a JSON array; `None` if there is no such province.
-    pub fn cities(&self, province: u64) -> Option<Bytes> {
+    pub(crate) fn cities(&self, province: u64) -> Option<Bytes> {
         let parent = find(&self.provinces, province)?;
         Some(self.list(&self.cities, parent, ["city_id", "province_id"]))
     }
 
     /// The districts of a city as a JSON array; `None` if there is no such city.
-    pub fn districts(&self, city: u64) -> Option<Bytes> {
+    pub(crate) fn districts(&self, city: u64) -> Option<Bytes> {
         let parent = find(&self.cities, city)?;
         Some(self.list(&self.districts, parent, ["district_id", "city_id"]))
     }
 
     /// The villages of a district as a JSON array; `None` if there is no such district.
-    pub fn villages(&self, district: u64) -> Option<Bytes> {
+    pub(crate) fn villages(&self, district: u64) -> Option<Bytes> {
         let parent = find(&self.districts, district)?;
         let list = parent.list.get_or_init(|| {
             let mut out = b"[".to_vec();
@@ -116,7 +106,7 @@ impl Regions {
     }
 
     /// The villages of a postal code, with their parents, as a JSON array; `None` if there are none.
-    pub fn by_post(&self, post: u32) -> Option<Vec<u8>> {
+    pub(crate) fn by_post(&self, post: u32) -> Option<Vec<u8>> {
         let mut out = b"[".to_vec();
         let of = |position: &u32| self.villages[*position as usize].post;
         let first = self.posts.partition_point(|position| of(position) < post);
@@ -142,7 +132,7 @@ impl Regions {
     }
 
     /// Where a village lies, from its id.
-    pub fn place(&self, village: u64) -> Option<Location> {
+    pub(crate) fn place(&self, village: u64) -> Option<Location> {
         self.villages.binary_search_by_key(&village, |v| v.id).ok()?;
         Some(Location {
             id: village,

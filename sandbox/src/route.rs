@@ -53,7 +53,7 @@ pub struct Operation {
 
 /// A path that is served.
 #[derive(Debug)]
-pub struct Route {
+pub(crate) struct Route {
     /// What it asks for.
     pub operation: Operation,
     /// The method it is served under.
@@ -185,14 +185,14 @@ const LINES: &[Line] = &[
 
 /// All rows, and where each path's rows are.
 #[derive(Debug)]
-pub struct Routes {
+pub(crate) struct Routes {
     rows: Vec<Route>,
     by_path: HashMap<&'static str, Vec<usize>>,
 }
 
 impl Routes {
     /// The table.
-    pub fn get() -> &'static Routes {
+    pub(crate) fn get() -> &'static Routes {
         static ROUTES: OnceLock<Routes> = OnceLock::new();
         ROUTES.get_or_init(|| {
             let mut rows = Vec::new();
@@ -211,13 +211,13 @@ impl Routes {
     }
 
     /// The rows, in a fixed order.
-    pub fn rows(&self) -> &[Route] {
+    pub(crate) fn rows(&self) -> &[Route] {
         &self.rows
     }
 
     /// The position of the row that serves a request. HEAD is served as GET; tracking also by POST
     /// if `track_by_post`.
-    pub fn find(&self, method: &Method, path: &str, track_by_post: bool) -> Option<usize> {
+    pub(crate) fn find(&self, method: &Method, path: &str, track_by_post: bool) -> Option<usize> {
         let asked = if *method == Method::HEAD { &Method::GET } else { method };
         self.by_path.get(path)?.iter().copied().find(|position| {
             let row = &self.rows[*position];
@@ -225,6 +225,12 @@ impl Routes {
                 || (track_by_post && row.operation.kind == OperationKind::Track && *asked == Method::POST)
         })
     }
+}
+
+/// The name of the operation that a method and path stand for, such as `v2.order_express`.
+pub fn operation_at(method: &Method, path: &str) -> Option<&'static str> {
+    let routes = Routes::get();
+    routes.find(method, path, false).map(|position| routes.rows()[position].operation.name())
 }
 
 impl Operation {

@@ -28,7 +28,7 @@ use super::{
     suggest,
 };
 
-pub use tables::{clock, factor};
+pub(crate) use tables::{clock, factor};
 
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +183,7 @@ fn read(path: &Path) -> Result<String, SettingsError> {
 /// # Errors
 ///
 /// If the file can't be read or its first line is empty.
-pub fn read_token(path: &Path) -> Result<Zeroizing<String>, SettingsError> {
+pub(crate) fn read_token(path: &Path) -> Result<Zeroizing<String>, SettingsError> {
     let text = Zeroizing::new(read(path)?);
     let token = text.lines().next().unwrap_or("").trim();
     if token.is_empty() {
@@ -197,7 +197,7 @@ pub fn read_token(path: &Path) -> Result<Zeroizing<String>, SettingsError> {
 /// # Errors
 ///
 /// If they can't be read or don't fit.
-pub fn read_tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, SettingsError> {
+pub(crate) fn read_tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, SettingsError> {
     let wrong = |path: &Path, error: String| SettingsError::Invalid { path: path.to_owned(), text: error };
     let chain = CertificateDer::pem_file_iter(cert)
         .and_then(|chain| chain.collect::<Result<Vec<_>, _>>())

@@ -81,7 +81,7 @@ impl Default for Switches {
 
 /// A request, whole.
 #[derive(Debug)]
-pub struct BufferedRequest {
+pub(crate) struct BufferedRequest {
     /// The connection's number.
     pub connection: u64,
     /// Its method.
@@ -98,7 +98,7 @@ pub struct BufferedRequest {
 
 /// A request that stands in the journal.
 #[derive(Debug)]
-pub struct JournaledRequest {
+pub(crate) struct JournaledRequest {
     seq: u64,
     row: Option<usize>,
     key: Option<Arc<str>>,
@@ -111,7 +111,7 @@ pub struct JournaledRequest {
 
 /// A right answer: status and body.
 #[derive(Clone, Debug)]
-pub struct ApiResponse {
+pub(crate) struct ApiResponse {
     /// Its status.
     pub status: u16,
     /// Its body, JSON.
@@ -122,7 +122,7 @@ pub struct ApiResponse {
 
 /// The state.
 #[derive(Debug)]
-pub struct Simulation {
+pub(crate) struct Simulation {
     switches: Switches,
     seed: u64,
     first_keys: KeyStore,
@@ -155,7 +155,7 @@ pub struct Simulation {
 
 impl Simulation {
     /// A new simulation.
-    pub fn new(switches: Switches, seed: u64, (keys, bounds): (KeyStore, JournalBounds), clock: Clock) -> Self {
+    pub(crate) fn new(switches: Switches, seed: u64, (keys, bounds): (KeyStore, JournalBounds), clock: Clock) -> Self {
         let wallet = Wallet::new(switches.balance, clock.now(), seed);
         let outbox = Outbox::new(Arc::clone(&switches.webhook), seed, 0);
         let limits = Limits::new(switches.limits.clone());
@@ -181,7 +181,7 @@ impl Simulation {
     }
 
     /// Everything as at the start, but for the clock.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         let start = (self.first_keys.clone(), self.bounds);
         let (outbox, bell, calm) = (self.outbox.restarted(), Arc::clone(&self.bell), Arc::clone(&self.calm));
         let fresh = Simulation::new(self.switches.clone(), self.seed, start, self.clock);
@@ -191,12 +191,12 @@ impl Simulation {
     }
 
     /// IDR in the account's wallet.
-    pub fn balance(&self) -> u64 {
+    pub(crate) fn balance(&self) -> u64 {
         self.wallet.balance()
     }
 
     /// Writes a request down and decides its key and fault.
-    pub fn receive(&mut self, request: BufferedRequest) -> JournaledRequest {
+    pub(crate) fn receive(&mut self, request: BufferedRequest) -> JournaledRequest {
         let path = request.uri.path();
         let at = self.clock.now();
         let row = self.row(&request.method, path);
@@ -242,7 +242,7 @@ impl Simulation {
     }
 
     /// Executes a request and gives the right answer.
-    pub fn execute(&mut self, received: &JournaledRequest) -> ApiResponse {
+    pub(crate) fn execute(&mut self, received: &JournaledRequest) -> ApiResponse {
         self.catch_up();
         let operation = received.row.map(|row| Routes::get().rows()[row].operation);
         let outcome = match (&received.key, &received.limited, operation) {
@@ -255,12 +255,12 @@ impl Simulation {
     }
 
     /// Refuses a request whose body is longer than is read.
-    pub fn too_long(&self, received: &JournaledRequest) -> ApiResponse {
+    pub(crate) fn too_long(&self, received: &JournaledRequest) -> ApiResponse {
         self.answer(received, Err(ApiError::BodyTooLong))
     }
 
     /// Notes how a request was answered.
-    pub fn answered(&mut self, received: &JournaledRequest, status: u16) {
+    pub(crate) fn answered(&mut self, received: &JournaledRequest, status: u16) {
         self.journal.answer(received.seq, received.row, received.key.as_ref(), status);
     }
 

@@ -6,7 +6,7 @@ const LONGEST: usize = 64;
 
 /// serde's text of an unknown member or choice, with the nearest known word in place of a long list.
 /// Other texts stay as they are.
-pub fn reword(text: &str) -> String {
+pub(crate) fn reword(text: &str) -> String {
     let mut words = text.split('`').skip(1).step_by(2);
     let Some(unknown) = words.next().filter(|_| text.starts_with("unknown ")) else { return text.to_owned() };
     let known: Vec<&str> = words.collect();

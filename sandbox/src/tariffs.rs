@@ -26,7 +26,7 @@ const UNSERVED: u64 = 95;
 
 /// What is asked of Check Tariff ExpressService.
 #[derive(Clone, Debug)]
-pub struct TariffRequest {
+pub(crate) struct TariffRequest {
     /// From.
     pub origin: Location,
     /// To.
@@ -43,7 +43,7 @@ pub struct TariffRequest {
 
 /// One line of an express answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct TariffRow {
+pub(crate) struct TariffRow {
     courier_name: &'static str,
     courier_code: &'static str,
     dimension: String,
@@ -62,7 +62,7 @@ pub struct TariffRow {
 
 /// An express answer.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Tariffs {
+pub(crate) struct Tariffs {
     nextday: Vec<TariffRow>,
     regular: Vec<TariffRow>,
     sameday: Vec<TariffRow>,
@@ -71,7 +71,7 @@ pub struct Tariffs {
 
 /// A price: base, discount, total, in IDR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Price {
+pub(crate) struct Price {
     /// Before discount.
     pub base: u64,
     /// Taken off.
@@ -97,7 +97,7 @@ impl TariffRequest {
     /// # Errors
     ///
     /// A complaint, or not found if a region isn't on the map.
-    pub fn read(fields: &Fields<'_>, version: ApiVersion) -> ApiResult<TariffRequest> {
+    pub(crate) fn read(fields: &Fields<'_>, version: ApiVersion) -> ApiResult<TariffRequest> {
         let (origin, destination) = (place(fields, "origin")?, place(fields, "destination")?);
         let mut question =
             TariffRequest { origin, destination, items: Vec::new(), value: 0, cod: false, insurance: false };
@@ -127,7 +127,7 @@ impl TariffRequest {
     /// # Errors
     ///
     /// If nobody does.
-    pub fn answer(&self, seed: u64) -> ApiResult<Tariffs> {
+    pub(crate) fn answer(&self, seed: u64) -> ApiResult<Tariffs> {
         let mut tariffs = Tariffs::default();
         let mut served = false;
         for courier in couriers::all().iter().filter(|courier| !self.cod || courier.cod.is_some()) {
@@ -180,13 +180,13 @@ impl TariffRequest {
 /// # Errors
 ///
 /// If it is missing, no number, or not on the map.
-pub fn place(fields: &Fields<'_>, name: &str) -> ApiResult<Location> {
+pub(crate) fn place(fields: &Fields<'_>, name: &str) -> ApiResult<Location> {
     Regions::get().place(fields.positive(name)?).ok_or(ApiError::NotFound)
 }
 
 /// What an express service charges between two places for a weight in grams; nothing if it doesn't
 /// go there or doesn't carry so much.
-pub fn price(
+pub(crate) fn price(
     seed: u64,
     (courier, service): (&Courier, &ExpressService),
     (origin, destination): (&Location, &Location),
@@ -227,7 +227,7 @@ fn etd((start, end, unit): (u64, u64, &str)) -> String {
 }
 
 /// What an instant service charges for metres with a vehicle (its place in [`VEHICLES`]).
-pub fn instant_price(courier: &Courier, percent: u64, vehicle: usize, metres: u64) -> Price {
+pub(crate) fn instant_price(courier: &Courier, percent: u64, vehicle: usize, metres: u64) -> Price {
     let (_, start, per_km) = VEHICLES[vehicle];
     let road = start.saturating_add(per_km.saturating_mul(metres).div_ceil(1_000));
     // Prices of instant services are multiples of 500.
@@ -236,7 +236,7 @@ pub fn instant_price(courier: &Courier, percent: u64, vehicle: usize, metres: u6
 }
 
 /// Metres of the great circle between two points in degrees.
-pub fn metres(from: (f64, f64), to: (f64, f64)) -> u64 {
+pub(crate) fn metres(from: (f64, f64), to: (f64, f64)) -> u64 {
     let [lat1, lng1, lat2, lng2] = [from.0, from.1, to.0, to.1].map(f64::to_radians);
     let haversine = ((lat2 - lat1) / 2.0).sin().powi(2) + lat1.cos() * lat2.cos() * ((lng2 - lng1) / 2.0).sin().powi(2);
     // To the next 100 m, so that the last bits of a machine's sine don't show in a price.

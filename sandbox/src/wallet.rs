@@ -29,7 +29,7 @@ const PAGE: (u64, u64) = (100, 1_000);
 /// What moved the balance: `filter_status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum MovementKind {
+pub(crate) enum MovementKind {
     /// An order, or its refund.
     Order,
     /// Cash taken out.
@@ -76,7 +76,7 @@ struct History {
 
 /// The account's money.
 #[derive(Debug)]
-pub struct Wallet {
+pub(crate) struct Wallet {
     seed: u64,
     balance: u64,
     pending: u64,
@@ -85,20 +85,20 @@ pub struct Wallet {
 
 impl Wallet {
     /// A wallet with an opening balance in IDR.
-    pub fn new(balance: u64, now: i64, seed: u64) -> Self {
+    pub(crate) fn new(balance: u64, now: i64, seed: u64) -> Self {
         let mut wallet = Wallet { seed, balance: 0, pending: 0, rows: VecDeque::new() };
         wallet.credit(balance, now, MovementKind::Topup, None);
         wallet
     }
 
     /// IDR in hand.
-    pub fn balance(&self) -> u64 {
+    pub(crate) fn balance(&self) -> u64 {
         self.balance
     }
 
     /// Takes money out; false, and nothing happens, if the balance is too small.
     #[must_use]
-    pub fn debit(&mut self, amount: u64, now: i64, kind: MovementKind, order: Option<OrderIds>) -> bool {
+    pub(crate) fn debit(&mut self, amount: u64, now: i64, kind: MovementKind, order: Option<OrderIds>) -> bool {
         let Some(after) = self.balance.checked_sub(amount) else { return false };
         self.balance = after;
         self.push(now, (kind, false), amount, order);
@@ -106,18 +106,18 @@ impl Wallet {
     }
 
     /// Gives money back or in.
-    pub fn credit(&mut self, amount: u64, now: i64, kind: MovementKind, order: Option<OrderIds>) {
+    pub(crate) fn credit(&mut self, amount: u64, now: i64, kind: MovementKind, order: Option<OrderIds>) {
         self.balance = self.balance.saturating_add(amount);
         self.push(now, (kind, true), amount, order);
     }
 
     /// Notes what couriers have still to collect.
-    pub fn add_pending(&mut self, amount: u64) {
+    pub(crate) fn add_pending(&mut self, amount: u64) {
         self.pending = self.pending.saturating_add(amount);
     }
 
     /// Notes that it won't come any more, or has come.
-    pub fn remove_pending(&mut self, amount: u64) {
+    pub(crate) fn remove_pending(&mut self, amount: u64) {
         self.pending = self.pending.saturating_sub(amount);
     }
 
@@ -126,7 +126,7 @@ impl Wallet {
     /// # Errors
     ///
     /// A complaint about a filter.
-    pub fn history(&self, fields: &Fields<'_>, now: i64) -> ApiResult<Success> {
+    pub(crate) fn history(&self, fields: &Fields<'_>, now: i64) -> ApiResult<Success> {
         let today = clock::jakarta(now).date();
         let first = day(fields, "start_date", today.saturating_sub(1.month()))?;
         let last = day(fields, "end_date", today)?;
@@ -155,7 +155,7 @@ impl Wallet {
     }
 
     /// Bytes that the rows take.
-    pub fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         self.rows.capacity() * size_of::<Movement>()
     }
 
@@ -212,7 +212,7 @@ impl MovementKind {
     ];
 
     /// Its name in `filter_status`.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             MovementKind::Order => "order",
             MovementKind::TarikTunai => "tarik_tunai",

@@ -32,9 +32,9 @@ use super::{
     random::{Purpose, draw, fraction},
 };
 use delivery::{Attempt, Delivery, DeliveryState, QueueKey};
-pub use delivery::{AttemptResult, DeliveryCounts};
+pub(crate) use delivery::{AttemptResult, DeliveryCounts};
 pub use receive::WebhookPrinter;
-pub use settings::{AllowedHosts, PayloadTemplate, Rule, RuleAct, WebhookSettings};
+pub(crate) use settings::{AllowedHosts, PayloadTemplate, Rule, RuleAct, WebhookSettings};
 
 /// The longest address, in bytes.
 const LONGEST: usize = 2_048;
@@ -44,7 +44,7 @@ const PATIENCE: i64 = 3_600_000;
 
 /// What is to be sent now.
 #[derive(Debug)]
-pub struct DeliveryJob {
+pub(crate) struct DeliveryJob {
     id: u64,
     epoch: u64,
     at: i64,
@@ -55,7 +55,7 @@ pub struct DeliveryJob {
 
 /// Where events go, and all deliveries known.
 #[derive(Debug)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     seed: u64,
     settings: Arc<WebhookSettings>,
     url: Option<Arc<str>>,
@@ -74,7 +74,7 @@ pub struct Outbox {
 
 impl Outbox {
     /// Nothing sent yet. `epoch` differs from that of an outbox that this one replaces.
-    pub fn new(settings: Arc<WebhookSettings>, seed: u64, epoch: u64) -> Self {
+    pub(crate) fn new(settings: Arc<WebhookSettings>, seed: u64, epoch: u64) -> Self {
         let url = settings.url.as_deref().map(Arc::from);
         let mut outbox = Outbox {
             seed,
@@ -97,7 +97,7 @@ impl Outbox {
     }
 
     /// The outbox that takes this one's place at a reset.
-    pub fn restarted(&self) -> Self {
+    pub(crate) fn restarted(&self) -> Self {
         Outbox::new(Arc::clone(&self.settings), self.seed, self.epoch + 1)
     }
 
@@ -106,7 +106,7 @@ impl Outbox {
     /// # Errors
     ///
     /// If there is no address, or it isn't http.
-    pub fn set(&mut self, fields: &Fields<'_>) -> ApiResult<Success> {
+    pub(crate) fn set(&mut self, fields: &Fields<'_>) -> ApiResult<Success> {
         let name = ["url", "webhook_url", "webhook"].into_iter().find(|name| fields.get(name).is_some());
         let url = fields.text(name.unwrap_or("url"))?;
         if !address(url) {
@@ -117,12 +117,12 @@ impl Outbox {
     }
 
     /// Get Webhook.
-    pub fn get(&self) -> Success {
+    pub(crate) fn get(&self) -> Success {
         Success::of("success", &json!({"url": self.url.as_deref()}))
     }
 
     /// Notes a step of an order.
-    pub fn happened(&mut self, (seed, name): (u64, OrderIds), courier: &Courier, (at, step): (i64, Step)) {
+    pub(crate) fn happened(&mut self, (seed, name): (u64, OrderIds), courier: &Courier, (at, step): (i64, Step)) {
         let Some(url) = self.url.clone() else { return };
         self.counts.events += 1;
         let status = step.status(name.instant);
@@ -224,12 +224,12 @@ impl Outbox {
     }
 
     /// When the next attempt is due; Unix milliseconds.
-    pub fn next_due(&self) -> Option<i64> {
+    pub(crate) fn next_due(&self) -> Option<i64> {
         self.queue.first().map(|(due, ..)| *due)
     }
 
     /// Whether nothing is due until `now` and nothing is being sent.
-    pub fn is_idle(&self, now: i64) -> bool {
+    pub(crate) fn is_idle(&self, now: i64) -> bool {
         !self.sending && self.next_due().is_none_or(|due| due > now)
     }
 
@@ -283,7 +283,7 @@ impl Outbox {
     }
 
     /// Queues a delivery once more, now; false if it isn't known or still under way.
-    pub fn resend(&mut self, id: u64, now: i64) -> bool {
+    pub(crate) fn resend(&mut self, id: u64, now: i64) -> bool {
         let Some(delivery) = self.delivery(id) else { return false };
         if matches!(delivery.state, DeliveryState::Sending) {
             return false;
@@ -298,14 +298,14 @@ impl Outbox {
     }
 
     /// Adds a rule; gives its number.
-    pub fn add_rule(&mut self, rule: Rule) -> u64 {
+    pub(crate) fn add_rule(&mut self, rule: Rule) -> u64 {
         self.next_rule += 1;
         self.rules.push((self.next_rule, rule));
         self.next_rule
     }
 
     /// Ends a rule, or all of them; false if there is none of this number.
-    pub fn end_rule(&mut self, number: Option<u64>) -> bool {
+    pub(crate) fn end_rule(&mut self, number: Option<u64>) -> bool {
         let before = self.rules.len();
         self.rules.retain(|(known, _)| number.is_some_and(|number| number != *known));
         number.is_none() || self.rules.len() < before
@@ -335,18 +335,18 @@ impl Outbox {
     }
 
     /// The counts.
-    pub fn counts(&self) -> DeliveryCounts {
+    pub(crate) fn counts(&self) -> DeliveryCounts {
         self.counts
     }
 
     /// The rules in force as JSON.
-    pub fn rules_json(&self) -> Value {
+    pub(crate) fn rules_json(&self) -> Value {
         let line = |(number, rule): &(u64, Rule)| json!({"id": number, "rule": rule});
         json!({"rules": self.rules.iter().map(line).collect::<Vec<_>>()})
     }
 
     /// Deliveries after a number, oldest first, at most `limit`; of one order, if it is given.
-    pub fn page(&self, after: u64, limit: usize, awb: Option<&str>) -> Value {
+    pub(crate) fn page(&self, after: u64, limit: usize, awb: Option<&str>) -> Value {
         let wanted = |delivery: &&Delivery| delivery.id > after && awb.is_none_or(|awb| awb == delivery.awb);
         let page: Vec<Value> = self.known.iter().filter(wanted).take(limit).map(Delivery::json).collect();
         let waiting = self.queue.len() + usize::from(self.sending);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
-use fastrac_sandbox::{Act, CannedResponse, Fault, Options, Sandbox, auth::AuthStyle};
+use fastrac_sandbox::{Act, AuthStyle, CannedResponse, Fault, Options, Sandbox, operation_at};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls::{
     ServerConfig,
@@ -138,7 +138,7 @@ fn every_alias_reaches_its_operation() {
             both.operations.clear();
             // `line["operation"]` of the gateway is compared with the sandbox's in `ask`, where both serve the path.
             let known = both.twin.journal().len();
-            match fastrac_sandbox::route::Routes::get().find(&method.parse().expect("a method"), &asked.target, false) {
+            match operation_at(&method.parse().expect("a method"), &asked.target) {
                 Some(_) => {
                     both.ask(&asked);
                     assert!(both.operations.contains(name) && both.twin.journal().len() > known, "{name}");

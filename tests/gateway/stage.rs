@@ -21,7 +21,7 @@ use fastrac_gateway::{
         check::{Environment, check},
     },
 };
-use fastrac_sandbox::{Entry, KeyPair, Options, Sandbox, clock::Clock};
+use fastrac_sandbox::{Clock, Entry, KeyPair, Options, Sandbox};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpSocket;
 

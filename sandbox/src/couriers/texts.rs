@@ -4,7 +4,7 @@
 use crate::orders::steps::Step;
 
 /// The courier's own text of a step.
-pub fn text(courier_code: &str, step: Step) -> &'static str {
+pub(crate) fn text(courier_code: &str, step: Step) -> &'static str {
     let own = match courier_code {
         "anteraja" => anteraja(step),
         "idx" => idx(step),

@@ -219,20 +219,20 @@ impl CannedResponse {
 }
 
 /// The HTML page of a status.
-pub fn page(status: u16) -> CannedResponse {
+pub(crate) fn page(status: u16) -> CannedResponse {
     let body = format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>");
     let headers = vec![("content-type".to_owned(), "text/html".to_owned())];
     CannedResponse { status, headers, body, ..CannedResponse::default() }
 }
 
 /// The longest body of a request that is read, in bytes.
-pub const LONGEST_UPLOAD: usize = 16 << 20;
+pub(crate) const LONGEST_UPLOAD: usize = 16 << 20;
 
 /// The longest padding, in bytes: a body is in memory once.
-pub const MOST: usize = 1 << 28;
+pub(super) const MOST: usize = 1 << 28;
 
 /// The right body with `bytes` bytes more in it, still the same envelope.
-pub fn pad(body: &Bytes, bytes: usize) -> Bytes {
+pub(crate) fn pad(body: &Bytes, bytes: usize) -> Bytes {
     const FRAME: usize = r#"{"padding":"","#.len() - 1; // the body's own brace is replaced
     let mut out = Vec::with_capacity(body.len() + bytes + FRAME);
     out.extend_from_slice(br#"{"padding":""#);

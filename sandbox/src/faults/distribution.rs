@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::random;
 
 /// The longest wait, in milliseconds: a day.
-pub const LONGEST: u64 = 86_400_000;
+pub(super) const LONGEST: u64 = 86_400_000;
 
 /// A distribution of waits, in milliseconds.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]

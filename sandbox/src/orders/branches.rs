@@ -33,7 +33,7 @@ pub struct BranchShares(Vec<(Branch, f64)>);
 /// A branch for orders to come.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct PlannedBranch {
+pub(crate) struct PlannedBranch {
     /// Which.
     pub branch: Branch,
     /// For how many orders.
@@ -43,7 +43,7 @@ pub struct PlannedBranch {
 
 /// Branches wished for, first come first served.
 #[derive(Debug, Default)]
-pub struct PlannedBranches(VecDeque<PlannedBranch>);
+pub(crate) struct PlannedBranches(VecDeque<PlannedBranch>);
 
 fn one() -> u64 {
     1
@@ -107,7 +107,7 @@ impl FlowSettings {
 
 impl PlannedBranches {
     /// Adds one; false if too many wait.
-    pub fn add(&mut self, wish: PlannedBranch) -> bool {
+    pub(crate) fn add(&mut self, wish: PlannedBranch) -> bool {
         let room = self.0.len() < WISHES;
         if room && wish.times > 0 {
             self.0.push_back(wish);
@@ -116,7 +116,7 @@ impl PlannedBranches {
     }
 
     /// The first that fits, used once.
-    pub fn take(&mut self, instant: bool) -> Option<Branch> {
+    pub(crate) fn take(&mut self, instant: bool) -> Option<Branch> {
         let position = self.0.iter().position(|wish| wish.branch.allowed_for(instant))?;
         let wish = &mut self.0[position];
         let branch = wish.branch;
@@ -128,7 +128,7 @@ impl PlannedBranches {
     }
 
     /// Those that wait.
-    pub fn waiting(&self) -> impl Iterator<Item = &PlannedBranch> {
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &PlannedBranch> {
         self.0.iter()
     }
 }

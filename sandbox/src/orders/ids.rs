@@ -16,7 +16,7 @@ const BLOCK: u64 = 10_u64.pow(10);
 
 /// An order, as far as its names need it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OrderIds {
+pub(crate) struct OrderIds {
     /// Its number, from 1.
     pub number: u64,
     /// When it was placed, Unix milliseconds.
@@ -38,7 +38,7 @@ impl OrderIds {
     }
 
     /// `FSTRA…` for express, `CO.FASTRAC-<date>-<n>-<word>` for instant.
-    pub fn awb(self, seed: u64) -> String {
+    pub(crate) fn awb(self, seed: u64) -> String {
         if self.instant {
             return format!("CO.FASTRAC-{}-{}-{}", self.day(), self.number, self.word(seed));
         }
@@ -47,18 +47,18 @@ impl OrderIds {
     }
 
     /// `FSTR.CO-<date><word>`.
-    pub fn booking_id(self, seed: u64) -> String {
+    pub(crate) fn booking_id(self, seed: u64) -> String {
         format!("FSTR.CO-{}{}", self.day(), self.word(seed))
     }
 
     /// `PSN-<short date><word>`: `kd_pesanan` in the balance history.
-    pub fn code(self, seed: u64) -> String {
+    pub(crate) fn code(self, seed: u64) -> String {
         format!("PSN-{}{}", self.day().get(2..).unwrap_or_default(), self.word(seed))
     }
 }
 
 /// The running number in an air waybill.
-pub fn number_in(awb: &str) -> Option<u64> {
+pub(crate) fn number_in(awb: &str) -> Option<u64> {
     match awb.strip_prefix("FSTRA") {
         Some(digits) => digits.parse::<u64>().ok().map(|number| number % BLOCK),
         None => awb.split('-').nth(2)?.parse().ok(),

@@ -16,7 +16,7 @@ use crate::wallet::MovementKind;
 
 /// Why somebody's wish for an order can't be met.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OrderCommandError {
+pub(crate) enum OrderCommandError {
     /// No order of this air waybill is kept.
     #[error("no order has this air waybill; GET /_sandbox/orders lists them")]
     UnknownOrder,
@@ -44,7 +44,7 @@ pub enum OrderCommandError {
 
 impl Orders {
     /// When the next step is due; Unix milliseconds.
-    pub fn next_due(&mut self) -> Option<i64> {
+    pub(crate) fn next_due(&mut self) -> Option<i64> {
         loop {
             let Reverse((at, number)) = *self.schedule.peek()?;
             if self.position(number).is_some_and(|position| self.kept[position].due == at) {
@@ -55,7 +55,7 @@ impl Orders {
     }
 
     /// Makes the next step that is due until now, if there is one.
-    pub fn run_next_due(&mut self, context: &mut OrderContext<'_>) -> bool {
+    pub(crate) fn run_next_due(&mut self, context: &mut OrderContext<'_>) -> bool {
         let Some(at) = self.next_due().filter(|at| *at <= context.now) else { return false };
         let Some(Reverse((_, number))) = self.schedule.pop() else { return false };
         if let Some(position) = self.position(number) {
@@ -121,7 +121,7 @@ impl Orders {
     /// # Errors
     ///
     /// If it is unknown, or the branch isn't open any more.
-    pub fn set_branch(&mut self, awb: &str, branch: Branch, now: i64) -> Result<(), OrderCommandError> {
+    pub(crate) fn set_branch(&mut self, awb: &str, branch: Branch, now: i64) -> Result<(), OrderCommandError> {
         let position = self.named(awb).ok_or(OrderCommandError::UnknownOrder)?;
         let order = &mut self.kept[position];
         let last = order.history.last();
@@ -144,7 +144,7 @@ impl Orders {
     /// # Errors
     ///
     /// If it is unknown, or its branch doesn't lead there.
-    pub fn advance_to_status(
+    pub(crate) fn advance_to_status(
         &mut self,
         awb: &str,
         status: &str,

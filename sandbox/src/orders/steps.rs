@@ -25,7 +25,7 @@ use crate::random::{Purpose, draw};
 const MINUTE: i64 = 60_000;
 
 /// Steps that an order makes at most, if nobody changes its branch on the way.
-pub const MOST: usize = 12;
+pub(crate) const MOST: usize = 12;
 
 /// Something that happens to an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,7 +97,7 @@ pub enum InitialStatus {
 
 /// What kind of order walks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OrderFlow {
+pub(crate) struct OrderFlow {
     /// Instant, not express.
     pub instant: bool,
     /// Collected, not brought to an agent.
@@ -107,7 +107,7 @@ pub struct OrderFlow {
 }
 
 /// All branches, with the names that files and bodies use.
-pub const BRANCHES: [(Branch, &str); 10] = [
+pub(crate) const BRANCHES: [(Branch, &str); 10] = [
     (Branch::Deliver, "deliver"),
     (Branch::Problem, "problem"),
     (Branch::Return, "return"),
@@ -208,7 +208,7 @@ impl Step {
 
 impl OrderFlow {
     /// The first step.
-    pub fn first(self, begin: InitialStatus) -> Step {
+    pub(crate) fn first(self, begin: InitialStatus) -> Step {
         match begin {
             InitialStatus::WaitingPayment => Step::WaitingPayment,
             InitialStatus::Paid => Step::Paid,
@@ -224,7 +224,7 @@ impl OrderFlow {
     }
 
     /// What follows the steps made, oldest first; nothing at the end or where the branch stands still.
-    pub fn next(self, made: &[Step]) -> Option<Step> {
+    pub(crate) fn next(self, made: &[Step]) -> Option<Step> {
         let last = *made.last()?;
         if self.branch == Branch::Hold {
             return None;
@@ -261,7 +261,7 @@ impl OrderFlow {
 
     /// Milliseconds until `next` is made, drawn by the seed and the order's number. `etd` is the
     /// service's earliest and latest time in minutes.
-    pub fn wait(self, (seed, number): (u64, u64), next: Step, etd: (i64, i64)) -> i64 {
+    pub(crate) fn wait(self, (seed, number): (u64, u64), next: Step, etd: (i64, i64)) -> i64 {
         let (least, most) = if self.instant { instant_minutes(next, etd) } else { express_minutes(next, etd) };
         let least = least.max(1) * MINUTE;
         let room = (most.max(1) * MINUTE - least).max(0).unsigned_abs();

@@ -28,7 +28,7 @@ const LONGEST: usize = 256;
 
 /// A search with a memory.
 #[derive(Debug, Default)]
-pub struct Search {
+pub(crate) struct Search {
     known: HashMap<String, Arc<[u32]>>,
     kept: usize,
 }
@@ -36,7 +36,7 @@ pub struct Search {
 impl Search {
     /// A page of what `text` finds, as a JSON array of `id` and `name`. Empty if nothing is found or
     /// the text is longer than 256 bytes.
-    pub fn page(&mut self, text: &str, offset: usize, limit: usize) -> Vec<u8> {
+    pub(crate) fn page(&mut self, text: &str, offset: usize, limit: usize) -> Vec<u8> {
         let map = Regions::get();
         if text.len() > LONGEST {
             return b"[]".to_vec();

@@ -71,7 +71,7 @@ impl ClockTable {
 }
 
 /// A clock of this pace: a stepped one begins at a fixed instant, others now, if nothing is said.
-pub fn clock(pace: Pace, start: Option<i64>) -> Clock {
+pub(crate) fn clock(pace: Pace, start: Option<i64>) -> Clock {
     let usual = if pace == Pace::Stepped { STEPPED_START } else { Clock::default().now() };
     Clock::starting(pace, start.unwrap_or(usual))
 }
@@ -81,7 +81,7 @@ pub fn clock(pace: Pace, start: Option<i64>) -> Clock {
 /// # Errors
 ///
 /// If it isn't above 0 and at most a million.
-pub fn factor(factor: f64) -> Result<f64, String> {
+pub(crate) fn factor(factor: f64) -> Result<f64, String> {
     if factor > 0.0 && factor <= 1e6 { Ok(factor) } else { Err("factor: above 0, at most 1000000".to_owned()) }
 }
 

@@ -7,7 +7,7 @@ use crate::journal::metrics::{self, MetricFamily};
 
 impl Simulation {
     /// Counts of steps and webhooks, and bytes that orders and history take, as JSON.
-    pub fn flow_json(&mut self) -> Value {
+    pub(crate) fn flow_json(&mut self) -> Value {
         self.catch_up();
         let steps = self.orders.counts();
         let kind = |wanted: &str| -> Value {
@@ -25,7 +25,7 @@ impl Simulation {
     }
 
     /// Everything that is counted, in Prometheus' text format.
-    pub fn metrics(&mut self) -> String {
+    pub(crate) fn metrics(&mut self) -> String {
         self.catch_up();
         let steps = self.orders.counts().into_iter();
         let webhooks = self.outbox.counts().named();

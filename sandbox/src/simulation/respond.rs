@@ -12,13 +12,13 @@ use crate::{
 
 impl Simulation {
     /// Arms a fault from now on; gives its number.
-    pub fn arm(&mut self, fault: Fault) -> u64 {
+    pub(crate) fn arm(&mut self, fault: Fault) -> u64 {
         let now = self.clock.now();
         self.faults.add(fault, now)
     }
 
     /// The fault that meets a new connection.
-    pub fn connection_fault(&mut self) -> Option<Act> {
+    pub(crate) fn connection_fault(&mut self) -> Option<Act> {
         let now = self.clock.now();
         let met = self.faults.apply_to_connection(now)?;
         self.journal.meet(met.act.name());
@@ -26,7 +26,7 @@ impl Simulation {
     }
 
     /// The fault that meets a request whose head has come and whose body is on its way.
-    pub fn upload_fault(&mut self, head: &Parts) -> Option<AppliedFault> {
+    pub(crate) fn upload_fault(&mut self, head: &Parts) -> Option<AppliedFault> {
         if !self.faults.watches_uploads() {
             return None;
         }
@@ -37,13 +37,13 @@ impl Simulation {
     }
 
     /// Revokes a pair at an instant; false if there is none with this access key.
-    pub fn revoke_at(&mut self, access: &str, when: When) -> bool {
+    pub(crate) fn revoke_at(&mut self, access: &str, when: When) -> bool {
         let at = when.millis(self.clock.now());
         self.keys.revoke_at(access, at)
     }
 
     /// The answer under an act, if the request gets one of the simulation's own.
-    pub fn act(&mut self, received: &JournaledRequest, act: &Act) -> Option<ApiResponse> {
+    pub(crate) fn act(&mut self, received: &JournaledRequest, act: &Act) -> Option<ApiResponse> {
         let executed = act.executes().then(|| self.execute(received));
         match act {
             Act::Revoke { .. } => {
@@ -65,7 +65,7 @@ impl Simulation {
     }
 
     /// Unix milliseconds that an answer says it is now.
-    pub fn stated_time(&self, received: &JournaledRequest) -> i64 {
+    pub(crate) fn stated_time(&self, received: &JournaledRequest) -> i64 {
         self.clock.now().saturating_add(received.skew())
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 
 impl Simulation {
     /// Makes happen what is due: afterwards the simulation is as it must be now.
-    pub fn catch_up(&mut self) {
+    pub(crate) fn catch_up(&mut self) {
         let now = self.clock.now();
         if self.orders.next_due().is_none_or(|due| due > now) {
             return;
@@ -26,7 +26,7 @@ impl Simulation {
     }
 
     /// Does something to the orders, with what they need.
-    pub fn with_orders<T>(&mut self, act: impl FnOnce(&mut Orders, &mut OrderContext<'_>) -> T) -> T {
+    pub(crate) fn with_orders<T>(&mut self, act: impl FnOnce(&mut Orders, &mut OrderContext<'_>) -> T) -> T {
         self.catch_up();
         let now = self.clock.now();
         let (orders, mut context) = self.order_context(now);
@@ -49,19 +49,19 @@ impl Simulation {
     }
 
     /// When something happens next by itself: a step or a webhook; Unix milliseconds.
-    pub fn next_due(&mut self) -> Option<i64> {
+    pub(crate) fn next_due(&mut self) -> Option<i64> {
         [self.orders.next_due(), self.outbox.next_due()].into_iter().flatten().min()
     }
 
     /// Wakes the task that lets time pass if it sleeps too long now.
-    pub fn wake_if_earlier(&mut self) {
+    pub(crate) fn wake_if_earlier(&mut self) {
         if self.next_due().is_some_and(|due| due < self.asleep_until) {
             self.wake();
         }
     }
 
     /// Wakes that task.
-    pub fn wake(&mut self) {
+    pub(crate) fn wake(&mut self) {
         self.asleep_until = i64::MIN;
         self.bell.notify_one();
     }
@@ -76,7 +76,7 @@ impl Simulation {
     }
 
     /// Whether everything due has happened and was sent.
-    pub fn is_idle(&mut self) -> bool {
+    pub(crate) fn is_idle(&mut self) -> bool {
         let now = self.clock.now();
         self.orders.next_due().is_none_or(|due| due > now) && self.outbox.is_idle(now)
     }

@@ -361,6 +361,6 @@ fn executed_orders_can_be_asked_by_body() {
     let sandbox = sandbox();
     ask(sandbox.addr(), "POST", "/order/express", &order());
     let express = Operation { version: ApiVersion::V2, kind: OperationKind::OrderExpress };
-    assert_eq!(sandbox.executed(express, order().as_bytes()), 1);
-    assert_eq!(sandbox.executed(express, b"{}"), 0);
+    assert_eq!(sandbox.simulation.lock().journal.executed(express, order().as_bytes()), 1);
+    assert_eq!(sandbox.simulation.lock().journal.executed(express, b"{}"), 0);
 }

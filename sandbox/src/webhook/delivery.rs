@@ -12,7 +12,7 @@ pub(super) type QueueKey = (i64, u64, u64);
 
 /// DeliveryCounts of deliveries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DeliveryCounts {
+pub(crate) struct DeliveryCounts {
     /// Events while an address was set.
     pub events: u64,
     /// Requests sent, repeats too.
@@ -35,7 +35,7 @@ pub struct DeliveryCounts {
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AttemptResult {
+pub(crate) enum AttemptResult {
     /// Answered: the status and the beginning of the body.
     Answered(u16, String),
     /// Not answered.
@@ -76,7 +76,7 @@ pub(super) struct Delivery {
 
 impl DeliveryCounts {
     /// CountedBy their names.
-    pub fn named(&self) -> [(&'static str, u64); 9] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 9] {
         [
             ("events", self.events),
             ("attempts", self.attempts),
@@ -91,7 +91,7 @@ impl DeliveryCounts {
     }
 
     /// As JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         self.named()
             .into_iter()
             .map(|(name, count)| (name.to_owned(), json!(count)))

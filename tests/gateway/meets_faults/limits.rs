@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fastrac_sandbox::{
-    Limit, Options,
-    limits::{CountedBy, Window},
-};
+use fastrac_sandbox::{CountedBy, Limit, Options, Window};
 
 use super::{Scene, plain, shared};
 use crate::{

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use fastrac_sandbox::{Act, Fault, Options, Sandbox, faults::TlsFailure};
+use fastrac_sandbox::{Act, Fault, Options, Sandbox, TlsFailure};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::CertificateDer};
 
 use super::{shared, unknown};

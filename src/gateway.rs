@@ -1,9 +1,9 @@
-//! What runs, as one handle: the snapshot in force, how it is replaced, how it does.
+//! The snapshot in force, and how a reload replaces it.
 //!
-//! [`Gateway::reload`] reads and compiles a new configuration and swaps it in; what lives (quotas, budgets,
-//! keys, cache, breakers) is found by name, kept, and told its new settings, but only once nothing can
-//! fail any more: a faulty file changes nothing. Holds no thread and no socket: those are `app`'s. Fails
-//! with [`StartError`].
+//! [`Gateway::reload`] reads and compiles a new configuration and swaps it in. Live state (quotas, budgets,
+//! keys, cache, breakers) is found by name and kept; it gets its new settings only when nothing can fail
+//! any more. What always holds: a reload that fails changes nothing. This room must not know threads or
+//! sockets, which belong to `app`. It fails with [`StartError`].
 
 mod file;
 mod revoked;
@@ -48,88 +48,67 @@ use file::FileWatch;
 pub use file::{LOOK, ReloadError};
 pub use revoked::Revoked;
 
-/// Why a configuration can't be put in force.
+/// Why a configuration cannot be put in force.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An account's address or certificates can't be used.
+    /// An account's address or CA file cannot be used.
     #[error("accounts.{account}: {source}")]
-    Account {
-        /// Its name.
-        account: String,
-        /// Why.
-        source: Unusable,
-    },
-    /// An account's key source can't be used.
+    Account { account: String, source: Unusable },
     #[error("accounts.{account}.keys: {source}")]
-    Keys {
-        /// Its name.
-        account: String,
-        /// Why.
-        source: Fault,
-    },
-    /// The vault can't be used.
+    Keys { account: String, source: Fault },
     #[error("vault: {0}")]
     Vault(#[from] VaultFault),
-    /// An account's base URL holds what a header can't.
-    #[error("accounts.{0}.base_url: the host is no header value")]
+    /// The host of an account's base URL cannot be sent as a `Host` header.
+    #[error("accounts.{0}.base_url: the host cannot be sent as a Host header")]
     Host(String),
-    /// A listener's certificate, key or authorities can't be used.
+    /// A listener's certificate, key or CA file cannot be used.
     #[error(transparent)]
     Tls(#[from] Faulty),
 }
 
-/// What lives beside every configuration.
+/// State that outlives every configuration.
 #[derive(Clone)]
 pub struct Live {
-    /// Metrics of everything.
     pub metrics: Arc<Metrics>,
-    /// The exchange log.
     pub log: ExchangeLog,
-    /// What became of orders.
     pub orders: Orders,
-    /// Versions of key pairs that must never be used again.
     pub revoked: Arc<Revoked>,
-    /// The listeners that speak TLS.
     pub doors: Arc<Doors>,
-    /// Tasks that the drain waits for.
+    /// The tasks that the drain waits for.
     pub tasks: TaskTracker,
 }
 
 /// The configuration in force.
 pub struct InForce {
-    /// As it was checked.
     pub config: Config,
-    /// When it was put in force.
     pub since: SystemTime,
 }
 
-/// What runs.
+/// The running gateway, as one handle.
 pub struct Gateway {
-    /// What requests see.
+    /// The snapshot that new requests use.
     pub current: Arc<ArcSwap<Snapshot>>,
-    /// The configuration behind it.
+    /// The configuration that `current` was compiled from.
     pub in_force: ArcSwap<InForce>,
-    /// What lives beside it.
     pub live: Live,
-    /// The file that a reload reads; `None` where there is none.
+    /// The file that a reload reads. `None`: there is no file (`demo`).
     pub file: Option<PathBuf>,
     adopt: OnceLock<Adopt>,
-    /// Whether the last reload succeeded.
     reloaded_well: AtomicBool,
-    /// Whether a first usable key pair of every account was in hand.
+    /// Whether every account has had a usable key pair at some time.
     was_ready: AtomicBool,
-    /// One reload at a time; what of the file it saw.
+    /// Locked during a reload: one at a time.
     looks: Mutex<FileWatch>,
 }
 
-/// Takes over key sources of accounts that are new.
+/// Starts the rotation tasks of new key sources.
 pub type Adopt = Box<dyn Fn(Keepers) + Send + Sync>;
 
-/// Key sources of accounts that are new: each wants a task.
+/// New key sources; each needs a rotation task.
 pub type Keepers = Vec<(Arc<Account>, Keeper)>;
 
 impl Gateway {
-    /// Puts a first configuration in force.
+    /// Puts the first configuration in force.
     ///
     /// # Errors
     /// [`StartError`] names the account.
@@ -149,9 +128,9 @@ impl Gateway {
         Ok((Arc::new(gateway), keepers))
     }
 
-    /// Names who keeps the keys of accounts that a reload brings. Once, at the start.
+    /// Sets the function that starts rotation tasks for accounts added by a reload. Called once, at start-up.
     pub fn adopt_with(&self, adopt: Adopt) {
-        // A second call would be a second start.
+        // Only a second call could fail.
         let _ = self.adopt.set(adopt);
     }
 
@@ -162,8 +141,8 @@ impl Gateway {
             tracing::warn!("{warning}");
         }
         let before = (self.current.load_full(), self.in_force.load_full());
-        for key in fixed(&before.1.config, &config) {
-            tracing::warn!("{key} has changed; that takes a restart");
+        for key in needs_restart(&before.1.config, &config) {
+            tracing::warn!("{key} has changed; it takes effect after a restart");
         }
         let doors = self.live.doors.renew(&config.listen).map_err(StartError::Tls)?;
         let (snapshot, keepers) = compile(&config, Some((&before.0, &before.1.config)), &self.live)?;
@@ -181,8 +160,8 @@ impl Gateway {
         self.reloaded_well.load(Ordering::Relaxed)
     }
 
-    /// Whether a usable key pair of every account was in hand once: from then on, hits and clear
-    /// refusals are worth having whatever is lost.
+    /// Whether every account has had a usable key pair at some time. From then on the gateway stays ready: cache
+    /// hits and clear refusals are useful whatever is lost.
     pub fn was_ready(&self) -> bool {
         if self.was_ready.load(Ordering::Relaxed) {
             return true;
@@ -195,8 +174,8 @@ impl Gateway {
     }
 }
 
-/// What a reload can't change.
-fn fixed(before: &Config, now: &Config) -> Vec<&'static str> {
+/// The changed keys that a reload cannot apply.
+fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
     let addresses = |config: &Config| (config.listen.data.clone(), config.listen.admin, config.listen.workers);
     let log = |config: &Config| (config.log.exchanges.clone(), config.log.on_full);
     let tls = |config: &Config| (config.listen.tls.is_some(), config.listen.admin_tls.is_some());
@@ -223,7 +202,7 @@ fn compile(config: &Config, before: Before<'_>, live: &Live) -> Result<(Snapshot
         let place = Place { index, vault: vault.as_ref() };
         accounts.push(account(place, settings, before, live, &mut keepers)?);
     }
-    // Nothing fails from here on.
+    // From here on nothing can fail.
     for (account, settings) in accounts.iter().zip(&config.accounts) {
         account.budget.resize(&settings.budget);
         account.breaker.reconfigure(&settings.breaker);
@@ -255,7 +234,7 @@ fn quota(service: &config::Service, config: &Config, before: Before<'_>) -> Arc<
     let kept = before.and_then(|(snapshot, config)| {
         let index = config.services.iter().position(|old| old.name == service.name)?;
         let (old, live) = (&config.services[index], &snapshot.quotas[index]);
-        // Another zone's day is another day.
+        // In another time zone the day is another one: its count starts anew.
         let same_day = config.accounts[old.account].day_zone == *zone;
         let reloaded =
             || if old.quota == service.quota { live.clone() } else { Arc::new(live.reloaded(&service.quota)) };
@@ -264,7 +243,7 @@ fn quota(service: &config::Service, config: &Config, before: Before<'_>) -> Arc<
     kept.unwrap_or_else(|| Arc::new(Quota::new(&service.quota, zone, WallClock::system())))
 }
 
-/// The vault that accounts' pairs are in: the one before, with its login, if its settings are the same.
+/// The vault client: the present one, with its session, if its settings have not changed.
 fn vault(config: &Config, before: Before<'_>) -> Result<Option<Arc<Vault>>, VaultFault> {
     let wanted = |account: &config::Account| matches!(account.keys, config::KeySource::Vault { .. });
     let Some(settings) = config.vault.as_ref().filter(|_| config.accounts.iter().any(wanted)) else {
@@ -322,8 +301,8 @@ fn account(
     Ok(account)
 }
 
-/// The account's keys: those before, if their source is the same, else new ones that begin with what
-/// served before.
+/// The account's keys: the present ones if source and rotation have not changed, else new ones that start
+/// with the pairs in use.
 fn keys(
     settings: &config::Account,
     vault: Option<&Arc<Vault>>,
@@ -338,7 +317,7 @@ fn keys(
     if let Some((account, _)) = kept {
         return Ok((account.keys.clone(), None));
     }
-    // Never to another address than it was meant for.
+    // A pair is never sent to an address that it was not configured for.
     let there = |(_, old): &(&Arc<Account>, &config::Account)| {
         [&old.base, &old.v1, &old.v2] == [&settings.base, &settings.v1, &settings.v2]
     };
@@ -348,7 +327,7 @@ fn keys(
     Ok((keys, Some(keeper)))
 }
 
-/// Counts what happens to an account's pairs, and keeps what was revoked.
+/// Counts the key events of an account and stores revocations.
 fn observer(account: String, live: &Live) -> Observer {
     let (metrics, revoked) = (live.metrics.clone(), live.revoked.clone());
     Box::new(move |event| {
@@ -361,7 +340,7 @@ fn observer(account: String, live: &Live) -> Observer {
 
 type Old<'a> = Option<(&'a Arc<Account>, &'a config::Account)>;
 
-/// The account's three addresses; those with the same host share their connections.
+/// The account's three routes; those to the same host share their connections.
 fn routes(settings: &config::Account, old: Old<'_>, live: &Live) -> Result<(Route, Route, Route), StartError> {
     let endpoints = [&settings.base, &settings.v1, &settings.v2];
     if let Some((account, old)) = old

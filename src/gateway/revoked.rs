@@ -1,7 +1,7 @@
-//! Versions of key pairs that must never be used again, also after a restart.
+//! Revoked versions of key pairs: never used again, not even after a restart.
 //!
-//! Kept in the state store, by account. A version is known as soon as it is added; a crash within the
-//! moment that the disk takes may forget it, so whoever revokes waits for nobody.
+//! Kept in the state store, by account. A version counts as revoked as soon as it is added. The write is
+//! not waited for: a crash before it is on disk forgets the revocation.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::{
     store::{Store, StoreError, StoreTable, StoredRow, WriteBatch},
 };
 
-const REVOKED: StoreTable<Barred> = StoreTable::new("keys.revoked");
+const REVOKED: StoreTable<RevokedRow> = StoreTable::new("keys.revoked");
 
 /// The revoked versions of all accounts.
 pub struct Revoked {
@@ -21,44 +21,44 @@ pub struct Revoked {
 }
 
 impl Revoked {
-    /// Reads what was revoked before.
+    /// Loads the revoked versions.
     ///
     /// # Errors
-    /// [`StoreError`] if it can't be read: starting without it could use a revoked pair.
+    /// [`StoreError`] if they cannot be read: a start without them could use a revoked pair.
     pub async fn open(store: Store) -> Result<Self, StoreError> {
         let loaded = store.load(&REVOKED).await?;
-        let known = loaded.rows.into_iter().map(|(_, Barred { account, version })| (account, version)).collect();
+        let known = loaded.rows.into_iter().map(|(_, RevokedRow { account, version })| (account, version)).collect();
         Ok(Revoked { store, known: Mutex::new(known) })
     }
 
-    /// Those of an account.
+    /// The revoked versions of an account.
     pub fn of(&self, account: &str) -> Vec<Version> {
         self.known.lock().iter().filter(|(known, _)| known == account).map(|(_, version)| *version).collect()
     }
 
-    /// Bars a version for good. Doesn't wait for the disk.
+    /// Revokes a version. Does not wait for the disk.
     pub fn add(&self, account: &str, version: Version) {
         if !self.known.lock().insert((account.to_owned(), version)) {
             return;
         }
-        let row = Barred { account: account.to_owned(), version };
+        let row = RevokedRow { account: account.to_owned(), version };
         let mut batch = WriteBatch::default();
         batch.put(&REVOKED, &row.encode(), &row);
         self.store.submit(batch, |written| {
             if let Err(error) = written {
-                tracing::error!(%error, "a revoked version could not be written; it holds until the next start");
+                tracing::error!(%error, "a revocation could not be stored; it holds until the next restart");
             }
         });
     }
 }
 
-/// Eight digits, then the account's name.
-struct Barred {
+/// Encoded as the eight digits of the version, then the name of the account.
+struct RevokedRow {
     account: String,
     version: Version,
 }
 
-impl StoredRow for Barred {
+impl StoredRow for RevokedRow {
     fn encode(&self) -> Vec<u8> {
         [self.version.as_str().as_bytes(), self.account.as_bytes()].concat()
     }
@@ -66,7 +66,7 @@ impl StoredRow for Barred {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (version, account) = bytes.split_at_checked(8)?;
         let version = std::str::from_utf8(version).ok()?.parse().ok()?;
-        Some(Barred { account: std::str::from_utf8(account).ok()?.to_owned(), version })
+        Some(RevokedRow { account: std::str::from_utf8(account).ok()?.to_owned(), version })
     }
 }
 

@@ -140,13 +140,14 @@ impl Gateway {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let before = (self.current.load_full(), self.in_force.load_full());
-        for key in needs_restart(&before.1.config, &config) {
+        let (snapshot, in_force) = (self.current.load_full(), self.in_force.load_full());
+        for key in needs_restart(&in_force.config, &config) {
             tracing::warn!("{key} has changed; it takes effect after a restart");
         }
         let doors = self.live.doors.renew(&config.listen).map_err(StartError::Tls)?;
-        let (snapshot, keepers) = compile(&config, Some((&before.0, &before.1.config)), &self.live)?;
-        self.current.store(Arc::new(snapshot));
+        let previous = Previous { snapshot: &snapshot, config: &in_force.config };
+        let (compiled, keepers) = compile(&config, Some(previous), &self.live)?;
+        self.current.store(Arc::new(compiled));
         doors.show();
         self.in_force.store(Arc::new(InForce { config, since: SystemTime::now() }));
         if let Some(adopt) = self.adopt.get() {
@@ -191,23 +192,44 @@ fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
     .collect()
 }
 
-type Before<'a> = Option<(&'a Snapshot, &'a Config)>;
+/// What a reload replaces. `None` at start-up.
+#[derive(Clone, Copy)]
+struct Previous<'a> {
+    snapshot: &'a Snapshot,
+    config: &'a Config,
+}
 
-fn compile(config: &Config, before: Before<'_>, live: &Live) -> Result<(Snapshot, Keepers), StartError> {
+/// An account before the reload.
+#[derive(Clone, Copy)]
+struct PreviousAccount<'a> {
+    account: &'a Arc<Account>,
+    settings: &'a config::Account,
+}
+
+impl<'a> Previous<'a> {
+    fn account(self, name: &str) -> Option<PreviousAccount<'a>> {
+        let index = self.config.accounts.iter().position(|account| account.name == name)?;
+        Some(PreviousAccount { account: &self.snapshot.accounts[index], settings: &self.config.accounts[index] })
+    }
+}
+
+fn compile(config: &Config, previous: Option<Previous<'_>>, live: &Live) -> Result<(Snapshot, Keepers), StartError> {
     let catalog = Catalog::new(config);
     let mut keepers = Keepers::new();
     let mut accounts = Vec::with_capacity(config.accounts.len());
-    let vault = vault(config, before)?;
+    let vault = vault(config, previous)?;
     for (index, settings) in config.accounts.iter().enumerate() {
-        let place = Place { index, vault: vault.as_ref() };
-        accounts.push(account(place, settings, before, live, &mut keepers)?);
+        let builder = AccountBuilder { index, settings, vault: vault.as_ref(), live };
+        let (account, keeper) = builder.build(previous.and_then(|previous| previous.account(&settings.name)))?;
+        keepers.extend(keeper.map(|keeper| (account.clone(), keeper)));
+        accounts.push(account);
     }
     // From here on nothing can fail.
     for (account, settings) in accounts.iter().zip(&config.accounts) {
         account.budget.resize(&settings.budget);
         account.breaker.reconfigure(&settings.breaker);
     }
-    let quotas = config.services.iter().map(|service| quota(service, config, before)).collect();
+    let quotas = config.services.iter().map(|service| quota(service, config, previous)).collect();
     let names = Names {
         accounts: config.accounts.iter().map(|account| account.name.clone()).collect(),
         services: config.services.iter().map(|service| (service.name.clone(), service.account)).collect(),
@@ -220,8 +242,8 @@ fn compile(config: &Config, before: Before<'_>, live: &Live) -> Result<(Snapshot
         catalog,
         quotas,
         accounts,
-        cache: before.map_or_else(|| Cache::new(config.cache.memory), |(snapshot, _)| snapshot.cache.clone()),
-        flights: before.map_or_else(|| Arc::new(Flights::default()), |(snapshot, _)| snapshot.flights.clone()),
+        cache: previous.map_or_else(|| Cache::new(config.cache.memory), |previous| previous.snapshot.cache.clone()),
+        flights: previous.map_or_else(|| Arc::new(Flights::default()), |previous| previous.snapshot.flights.clone()),
         orders: live.orders.clone(),
         recorder: Recorder::new(live.metrics.clone(), live.log.clone(), mask, names),
         tasks: live.tasks.clone(),
@@ -229,9 +251,9 @@ fn compile(config: &Config, before: Before<'_>, live: &Live) -> Result<(Snapshot
     Ok((snapshot, keepers))
 }
 
-fn quota(service: &config::Service, config: &Config, before: Before<'_>) -> Arc<Quota> {
+fn quota(service: &config::Service, config: &Config, previous: Option<Previous<'_>>) -> Arc<Quota> {
     let zone = &config.accounts[service.account].day_zone;
-    let kept = before.and_then(|(snapshot, config)| {
+    let kept = previous.and_then(|Previous { snapshot, config }| {
         let index = config.services.iter().position(|old| old.name == service.name)?;
         let (old, live) = (&config.services[index], &snapshot.quotas[index]);
         // In another time zone the day is another one: its count starts anew.
@@ -244,87 +266,115 @@ fn quota(service: &config::Service, config: &Config, before: Before<'_>) -> Arc<
 }
 
 /// The vault client: the present one, with its session, if its settings have not changed.
-fn vault(config: &Config, before: Before<'_>) -> Result<Option<Arc<Vault>>, VaultFault> {
+fn vault(config: &Config, previous: Option<Previous<'_>>) -> Result<Option<Arc<Vault>>, VaultFault> {
     let wanted = |account: &config::Account| matches!(account.keys, config::KeySource::Vault { .. });
     let Some(settings) = config.vault.as_ref().filter(|_| config.accounts.iter().any(wanted)) else {
         return Ok(None);
     };
-    let known = before.and_then(|(snapshot, _)| snapshot.accounts.iter().find_map(|account| account.keys.vault()));
+    let known =
+        previous.and_then(|previous| previous.snapshot.accounts.iter().find_map(|account| account.keys.vault()));
     match known.filter(|vault| vault.settings() == settings) {
         Some(vault) => Ok(Some(vault.clone())),
         None => Ok(Some(Arc::new(Vault::open(settings)?))),
     }
 }
 
-/// Where an account stands, and the vault beside it.
-#[derive(Clone, Copy)]
-struct Place<'a> {
+/// What an [`Account`] is built from.
+struct AccountBuilder<'a> {
     index: usize,
+    settings: &'a config::Account,
     vault: Option<&'a Arc<Vault>>,
+    live: &'a Live,
 }
 
-fn account(
-    Place { index, vault }: Place<'_>,
-    settings: &config::Account,
-    before: Before<'_>,
-    live: &Live,
-    keepers: &mut Keepers,
-) -> Result<Arc<Account>, StartError> {
-    let name = &settings.name;
-    let old = before.and_then(|(snapshot, config)| {
-        let index = config.accounts.iter().position(|old| old.name == *name)?;
-        Some((snapshot.accounts[index].clone(), &config.accounts[index]))
-    });
-    let old = old.as_ref().map(|(account, settings)| (account, *settings));
-    let (base, v1, v2) = routes(settings, old, live)?;
-    let (keys, keeper) = keys(settings, vault, old, live)?;
-    let budget = old.filter(|(_, old)| old.day_zone == settings.day_zone);
-    let budget = budget.map_or_else(
-        || Arc::new(Budget::new(&settings.budget, &settings.day_zone, WallClock::system())),
-        |(account, _)| account.budget.clone(),
-    );
-    let breaker = old.map_or_else(|| Arc::new(Breaker::new(&settings.breaker)), |(account, _)| account.breaker.clone());
-    let account = Arc::new(Account {
-        name: name.clone(),
-        index,
-        base,
-        v1,
-        v2,
-        keys,
-        budget,
-        breaker,
-        messages: settings.messages.clone(),
-        verify: settings.verify.clone(),
-        resend_orders: settings.rotation.resend_orders,
-    });
-    keepers.extend(keeper.map(|keeper| (account.clone(), keeper)));
-    Ok(account)
-}
-
-/// The account's keys: the present ones if source and rotation have not changed, else new ones that start
-/// with the pairs in use.
-fn keys(
-    settings: &config::Account,
-    vault: Option<&Arc<Vault>>,
-    old: Old<'_>,
-    live: &Live,
-) -> Result<(Arc<Keys>, Option<Keeper>), StartError> {
-    let name = &settings.name;
-    let kept = old.filter(|(account, old)| {
-        let same_vault = account.keys.vault().is_none_or(|old| vault.is_some_and(|vault| Arc::ptr_eq(old, vault)));
-        old.keys == settings.keys && old.rotation == settings.rotation && same_vault
-    });
-    if let Some((account, _)) = kept {
-        return Ok((account.keys.clone(), None));
+impl AccountBuilder<'_> {
+    fn build(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Account>, Option<Keeper>), StartError> {
+        let settings = self.settings;
+        let AccountRoutes { base, v1, v2 } = self.routes(previous)?;
+        let (keys, keeper) = self.keys(previous)?;
+        let budget = previous.filter(|previous| previous.settings.day_zone == settings.day_zone);
+        let budget = budget.map_or_else(
+            || Arc::new(Budget::new(&settings.budget, &settings.day_zone, WallClock::system())),
+            |previous| previous.account.budget.clone(),
+        );
+        let breaker = previous
+            .map_or_else(|| Arc::new(Breaker::new(&settings.breaker)), |previous| previous.account.breaker.clone());
+        let account = Account {
+            name: settings.name.clone(),
+            index: self.index,
+            base,
+            v1,
+            v2,
+            keys,
+            budget,
+            breaker,
+            messages: settings.messages.clone(),
+            verify: settings.verify.clone(),
+            resend_orders: settings.rotation.resend_orders,
+        };
+        Ok((Arc::new(account), keeper))
     }
-    // A pair is never sent to an address that it was not configured for.
-    let there = |(_, old): &(&Arc<Account>, &config::Account)| {
-        [&old.base, &old.v1, &old.v2] == [&settings.base, &settings.v1, &settings.v2]
-    };
-    let before = old.filter(there).map(|(account, _)| &*account.keys);
-    let opened = Keys::open(settings, Beside { vault, before }, live.revoked.of(name), observer(name.clone(), live));
-    let (keys, keeper) = opened.map_err(|source| StartError::Keys { account: name.clone(), source })?;
-    Ok((keys, Some(keeper)))
+
+    /// The present keys if source and rotation have not changed, else new ones that start with the pairs in use.
+    fn keys(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Keys>, Option<Keeper>), StartError> {
+        let AccountBuilder { settings, vault, live, .. } = *self;
+        let name = &settings.name;
+        let kept = previous.filter(|PreviousAccount { account, settings: old }| {
+            let same_vault = account.keys.vault().is_none_or(|old| vault.is_some_and(|vault| Arc::ptr_eq(old, vault)));
+            old.keys == settings.keys && old.rotation == settings.rotation && same_vault
+        });
+        if let Some(kept) = kept {
+            return Ok((kept.account.keys.clone(), None));
+        }
+        // A pair is never sent to an address that it was not configured for.
+        let same_address = |previous: &PreviousAccount<'_>| endpoints(previous.settings) == endpoints(settings);
+        let before = previous.filter(same_address).map(|previous| &*previous.account.keys);
+        let observer = observer(name.clone(), live);
+        let (keys, keeper) = Keys::open(settings, Beside { vault, before }, live.revoked.of(name), observer)
+            .map_err(|source| StartError::Keys { account: name.clone(), source })?;
+        Ok((keys, Some(keeper)))
+    }
+
+    /// The routes to the account's three addresses; those to the same host share their connections.
+    fn routes(&self, previous: Option<PreviousAccount<'_>>) -> Result<AccountRoutes, StartError> {
+        let AccountBuilder { settings, live, .. } = *self;
+        if let Some(PreviousAccount { account, settings: old }) = previous
+            && endpoints(old) == endpoints(settings)
+            && (&old.ca, &old.proxy) == (&settings.ca, &settings.proxy)
+        {
+            return Ok(AccountRoutes { base: account.base.clone(), v1: account.v1.clone(), v2: account.v2.clone() });
+        }
+        let unusable = |source| StartError::Account { account: settings.name.clone(), source };
+        let tls = endpoints(settings).iter().any(|endpoint| endpoint.tls);
+        let tls = if tls { Some(client_config(settings.ca.as_deref()).map_err(unusable)?) } else { None };
+        let (proxy, connections) = (settings.proxy.as_ref(), live.metrics.upstream_connections(&settings.name));
+        let mut known: Vec<Route> = Vec::new();
+        let mut route = |endpoint: &Endpoint| -> Result<Route, StartError> {
+            let host =
+                HeaderValue::try_from(&endpoint.authority).map_err(|_| StartError::Host(settings.name.clone()))?;
+            let address = |e: &Endpoint| (e.tls, e.host.clone(), e.port);
+            let destination = match known.iter().find(|route| address(&route.endpoint) == address(endpoint)) {
+                Some(route) => route.destination.clone(),
+                None => {
+                    Arc::new(Destination::new(endpoint, tls.as_ref(), proxy, connections.clone()).map_err(unusable)?)
+                }
+            };
+            known.push(Route { endpoint: endpoint.clone(), host, destination });
+            Ok(known[known.len() - 1].clone())
+        };
+        Ok(AccountRoutes { base: route(&settings.base)?, v1: route(&settings.v1)?, v2: route(&settings.v2)? })
+    }
+}
+
+/// Where the operations of an account are sent, by API version.
+struct AccountRoutes {
+    base: Route,
+    v1: Route,
+    v2: Route,
+}
+
+fn endpoints(settings: &config::Account) -> [&Endpoint; 3] {
+    [&settings.base, &settings.v1, &settings.v2]
 }
 
 /// Counts the key events of an account and stores revocations.
@@ -336,33 +386,4 @@ fn observer(account: String, live: &Live) -> Observer {
             revoked.add(&account, version);
         }
     })
-}
-
-type Old<'a> = Option<(&'a Arc<Account>, &'a config::Account)>;
-
-/// The account's three routes; those to the same host share their connections.
-fn routes(settings: &config::Account, old: Old<'_>, live: &Live) -> Result<(Route, Route, Route), StartError> {
-    let endpoints = [&settings.base, &settings.v1, &settings.v2];
-    if let Some((account, old)) = old
-        && [&old.base, &old.v1, &old.v2] == endpoints
-        && (&old.ca, &old.proxy) == (&settings.ca, &settings.proxy)
-    {
-        return Ok((account.base.clone(), account.v1.clone(), account.v2.clone()));
-    }
-    let unusable = |source| StartError::Account { account: settings.name.clone(), source };
-    let tls = endpoints.iter().any(|endpoint| endpoint.tls);
-    let tls = if tls { Some(client_config(settings.ca.as_deref()).map_err(unusable)?) } else { None };
-    let (proxy, connections) = (settings.proxy.as_ref(), live.metrics.upstream_connections(&settings.name));
-    let mut known: Vec<Route> = Vec::new();
-    let mut route = |endpoint: &Endpoint| -> Result<Route, StartError> {
-        let host = HeaderValue::try_from(&endpoint.authority).map_err(|_| StartError::Host(settings.name.clone()))?;
-        let place = |e: &Endpoint| (e.tls, e.host.clone(), e.port);
-        let destination = match known.iter().find(|route| place(&route.endpoint) == place(endpoint)) {
-            Some(route) => route.destination.clone(),
-            None => Arc::new(Destination::new(endpoint, tls.as_ref(), proxy, connections.clone()).map_err(unusable)?),
-        };
-        known.push(Route { endpoint: endpoint.clone(), host, destination });
-        Ok(known[known.len() - 1].clone())
-    };
-    Ok((route(&settings.base)?, route(&settings.v1)?, route(&settings.v2)?))
 }

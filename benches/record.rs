@@ -14,14 +14,14 @@ use std::{
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use fastrac_gateway::{
-    config::{Class, Log, LogBodies, LogTarget, OnFull},
+    config::{Class, LogBodies, LogConfig, LogTarget, OnFull},
     outcome::{Outcome, Sent},
     record::{CacheResult, CapturedBody, ExchangeLog, Masker, Metrics, Names, Recorder, RequestId},
 };
 use http::{Method, Uri};
 
 fn recorder(exchanges: LogTarget) -> (Arc<Recorder>, ExchangeLog, Arc<Metrics>) {
-    let config = Log {
+    let config = LogConfig {
         exchanges,
         bodies: LogBodies::Masked,
         keep_size: 1 << 30,

@@ -11,7 +11,7 @@ use fastrac_gateway::{
     caller::Callers,
     catalog::Catalog,
     config::{
-        AuthStyle, Config, Endpoint, Messages,
+        AuthStyle, Config, Endpoint, MessagesConfig,
         check::{Environment, check},
     },
     outcome,
@@ -69,7 +69,7 @@ fn rooms(c: &mut Criterion) {
     c.bench_function("cache.key query", |b| b.iter(|| key(black_box(Some("province_id=31")), b"")));
     let search = br#"{"keyword": "kemayoran", "limit": 10, "offset": 0}"#;
     c.bench_function("cache.key body", |b| b.iter(|| key(None, black_box(&search[..]))));
-    let (answer, messages) = (answer(), Messages { not_found: vec![], key: vec![], limit: vec![] });
+    let (answer, messages) = (answer(), MessagesConfig { not_found: vec![], key: vec![], limit: vec![] });
     c.bench_function("outcome.read 1.5 KB", |b| {
         b.iter(|| outcome::read(StatusCode::OK, black_box(answer.as_bytes()), &messages))
     });

@@ -51,7 +51,7 @@ impl std::fmt::Debug for Known {
 
 impl Callers {
     /// The callers of a configuration; a service is known by its index in it.
-    pub fn new(services: &[config::Service]) -> Self {
+    pub fn new(services: &[config::ServiceConfig]) -> Self {
         let by_access_key = services
             .iter()
             .enumerate()

@@ -73,7 +73,7 @@ pub struct Service {
     /// Index of its account.
     pub account: usize,
     /// Its settings.
-    pub config: crate::config::Service,
+    pub config: crate::config::ServiceConfig,
     /// By index of operation.
     allowed: Vec<bool>,
 }

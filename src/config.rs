@@ -11,7 +11,7 @@ pub mod files;
 pub mod load;
 pub mod sealed;
 
-use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,32 +19,32 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where the gateway listens.
-    pub listen: Listen,
+    pub listen: ListenConfig,
     /// Who may use the admin port.
-    pub admin: Admin,
+    pub admin: AdminConfig,
     /// Where state that survives a restart lives.
-    pub state: State,
+    pub state: StateConfig,
     /// The exchange log.
-    pub log: Log,
+    pub log: LogConfig,
     /// Bounds on what one caller can take.
-    pub limits: Limits,
+    pub limits: LimitsConfig,
     /// How to reach the vault; present whenever an account's keys come from it.
-    pub vault: Option<Vault>,
+    pub vault: Option<VaultConfig>,
     /// Fastrac accounts, in order of their names.
-    pub accounts: Vec<Account>,
-    /// Internal callers, in order of their names. `Service::account` indexes `accounts`.
-    pub services: Vec<Service>,
+    pub accounts: Vec<AccountConfig>,
+    /// Internal callers, in order of their names. `ServiceConfig::account` indexes `accounts`.
+    pub services: Vec<ServiceConfig>,
     /// The answer cache.
-    pub cache: Cache,
+    pub cache: CacheConfig,
     /// The operation table: the built-in rows with the file's rows laid over them.
-    pub operations: Vec<Operation>,
+    pub operations: Vec<OperationConfig>,
     /// SHA-256 of the file's bytes, 64 hex digits: tells two configurations apart.
     pub hash: String,
 }
 
 /// `[listen]`
 #[derive(Clone, Debug)]
-pub struct Listen {
+pub struct ListenConfig {
     /// Data addresses, at least one; port 0 takes a free port.
     pub data: Vec<SocketAddr>,
     /// The admin address.
@@ -52,14 +52,14 @@ pub struct Listen {
     /// Data threads, at least 1.
     pub workers: usize,
     /// TLS on the data addresses.
-    pub tls: Option<ServerTls>,
+    pub tls: Option<ServerTlsConfig>,
     /// TLS on the admin address.
-    pub admin_tls: Option<ServerTls>,
+    pub admin_tls: Option<ServerTlsConfig>,
 }
 
 /// A certificate to show, and whose certificates to accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerTls {
+pub struct ServerTlsConfig {
     /// PEM chain, leaf first.
     pub cert: PathBuf,
     /// PEM private key.
@@ -85,31 +85,31 @@ pub enum ClientAuth {
 
 /// `[admin]`
 #[derive(Clone)]
-pub struct Admin {
+pub struct AdminConfig {
     /// SHA-256 of the admin token; `None` leaves only what needs no token.
     pub token_sha256: Option<[u8; 32]>,
     /// Names, beside IP addresses and localhost, that the admin pages answer to; lower case.
     pub hosts: Vec<String>,
 }
 
-impl std::fmt::Debug for Admin {
+impl std::fmt::Debug for AdminConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Admin").field("hosts", &self.hosts).finish_non_exhaustive()
+        f.debug_struct("AdminConfig").field("hosts", &self.hosts).finish_non_exhaustive()
     }
 }
 
 /// `[state]`
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct StateConfig {
     /// Folder of the embedded store.
     pub dir: PathBuf,
     /// The store that several replicas share.
-    pub shared: Option<SharedState>,
+    pub shared: Option<SharedStateConfig>,
 }
 
 /// `state.shared`
 #[derive(Clone, Debug)]
-pub struct SharedState {
+pub struct SharedStateConfig {
     /// `redis://` or `rediss://`, without a password.
     pub url: String,
     /// User of the store.
@@ -122,7 +122,7 @@ pub struct SharedState {
 
 /// `[log]`
 #[derive(Clone, Debug)]
-pub struct Log {
+pub struct LogConfig {
     /// Where exchange lines go.
     pub exchanges: LogTarget,
     /// Whether bodies stand in them.
@@ -172,7 +172,7 @@ pub enum OnFull {
 
 /// `[limits]`: bounds on what one caller can take.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct LimitsConfig {
     /// Largest request body, bytes.
     pub request_body: usize,
     /// Largest answer body, bytes.
@@ -195,7 +195,7 @@ pub struct Limits {
 
 /// `[vault]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vault {
+pub struct VaultConfig {
     /// Base address.
     pub address: String,
     /// PEM roots, instead of the platform's.
@@ -226,7 +226,7 @@ pub enum VaultAuth {
 
 /// `[accounts.NAME]`: one Fastrac partner account.
 #[derive(Clone, Debug)]
-pub struct Account {
+pub struct AccountConfig {
     /// The table's name.
     pub name: String,
     /// Where operations of neither version go.
@@ -242,17 +242,17 @@ pub struct Account {
     /// Where the key pair comes from.
     pub keys: KeySource,
     /// How a pair gives way to the next.
-    pub rotation: Rotation,
+    pub rotation: RotationConfig,
     /// Name of the operation that proves a new pair.
     pub verify: String,
     /// What the gateway may ask of Fastrac.
-    pub budget: Budget,
+    pub budget: BudgetConfig,
     /// Zone in which the day turns.
     pub day_zone: jiff::tz::TimeZone,
     /// When the account is given a rest.
-    pub breaker: Breaker,
+    pub breaker: BreakerConfig,
     /// What `success:false` with these messages means; trimmed, lower case.
-    pub messages: Messages,
+    pub messages: MessagesConfig,
 }
 
 /// An address of Fastrac, and how keys are shown there.
@@ -313,14 +313,14 @@ pub enum KeySource {
     /// Files `access_key` and `secret_key` in a folder.
     Directory { path: PathBuf },
     /// KV fields `access_key` and `secret_key`.
-    Vault { mount: String, path: String, sealed_copy: Option<SealedCopy> },
+    Vault { mount: String, path: String, sealed_copy: Option<SealedCopyConfig> },
     /// Two environment variables, read once.
     Env { access_key: String, secret_key: String },
 }
 
 /// A copy of a vault's pair, encrypted with age, for a restart while the vault is down.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SealedCopy {
+pub struct SealedCopyConfig {
     /// The copy; written by the gateway.
     pub path: PathBuf,
     /// File with the age identity.
@@ -329,7 +329,7 @@ pub struct SealedCopy {
 
 /// How a pair gives way to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rotation {
+pub struct RotationConfig {
     /// How long the previous pair may serve.
     pub overlap: Duration,
     /// How long after the last successful read a pair may serve.
@@ -340,7 +340,7 @@ pub struct Rotation {
 
 /// What the gateway may ask of Fastrac for an account. Absent limits are `None`: not limited.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Budget {
+pub struct BudgetConfig {
     /// Requests a second, and how many at once.
     pub second: Option<Rate>,
     /// Requests a calendar day.
@@ -361,7 +361,7 @@ pub struct Rate {
 
 /// When an account is given a rest.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Breaker {
+pub struct BreakerConfig {
     /// How far back outcomes count.
     pub window: Duration,
     /// Fewer outcomes than this say nothing.
@@ -376,7 +376,7 @@ pub struct Breaker {
 
 /// What `success:false` with a message means; whole text, trimmed, lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Messages {
+pub struct MessagesConfig {
     /// There is no such thing.
     pub not_found: Vec<String>,
     /// The account's key is refused.
@@ -387,7 +387,7 @@ pub struct Messages {
 
 /// `[services.NAME]`: one internal caller.
 #[derive(Clone, Debug)]
-pub struct Service {
+pub struct ServiceConfig {
     /// The table's name.
     pub name: String,
     /// Index into `Config::accounts`.
@@ -395,7 +395,7 @@ pub struct Service {
     /// Who waits and who is shed when the budget is short.
     pub priority: Priority,
     /// What the service may ask of the gateway.
-    pub quota: Quota,
+    pub quota: QuotaConfig,
     /// Guaranteed part of the account's budget, 0 to 1.
     pub share: f64,
     /// Classes it may call.
@@ -403,7 +403,7 @@ pub struct Service {
     /// Operations it may call beside those of `allow_classes`.
     pub allow_operations: Vec<String>,
     /// How it proves who it is.
-    pub credentials: Vec<Credential>,
+    pub credentials: Vec<CredentialConfig>,
     /// SANs of client certificates that prove who it is.
     pub identities: Vec<String>,
     /// Whether hits and joined calls count against the quota of the second.
@@ -416,7 +416,7 @@ pub struct Service {
 
 /// A service's quota. Absent limits are `None`: not limited.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quota {
+pub struct QuotaConfig {
     /// Requests a second, and how many at once.
     pub second: Option<Rate>,
     /// Requests a calendar day.
@@ -425,16 +425,16 @@ pub struct Quota {
 
 /// An access key and the digest of its secret.
 #[derive(Clone)]
-pub struct Credential {
+pub struct CredentialConfig {
     /// 1 to 64 characters of `[A-Za-z0-9_-]`, unique in the file.
     pub access_key: String,
     /// SHA-256 of the secret.
     pub secret_sha256: [u8; 32],
 }
 
-impl std::fmt::Debug for Credential {
+impl std::fmt::Debug for CredentialConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credential").field("access_key", &self.access_key).finish_non_exhaustive()
+        f.debug_struct("CredentialConfig").field("access_key", &self.access_key).finish_non_exhaustive()
     }
 }
 
@@ -453,7 +453,7 @@ pub enum Priority {
 
 /// `[cache]`
 #[derive(Clone, Debug)]
-pub struct Cache {
+pub struct CacheConfig {
     /// Bytes of stored answers.
     pub memory: u64,
     /// Whether the cache is kept over a restart.
@@ -462,7 +462,7 @@ pub struct Cache {
 
 /// One row of the operation table.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Operation {
+pub struct OperationConfig {
     /// Name, such as `v2.city`.
     pub name: String,
     /// Which address and auth style.
@@ -524,6 +524,3 @@ pub struct CachePolicy {
     /// How long `not_found` is stored; zero: never.
     pub not_found: Duration,
 }
-
-/// Rows of the operation table by name, as the configuration lays them over each other.
-pub type OperationTable = BTreeMap<String, Operation>;

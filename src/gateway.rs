@@ -203,7 +203,7 @@ struct Previous<'a> {
 #[derive(Clone, Copy)]
 struct PreviousAccount<'a> {
     account: &'a Arc<Account>,
-    settings: &'a config::Account,
+    settings: &'a config::AccountConfig,
 }
 
 impl<'a> Previous<'a> {
@@ -251,7 +251,7 @@ fn compile(config: &Config, previous: Option<Previous<'_>>, live: &Live) -> Resu
     Ok((snapshot, keepers))
 }
 
-fn quota(service: &config::Service, config: &Config, previous: Option<Previous<'_>>) -> Arc<Quota> {
+fn quota(service: &config::ServiceConfig, config: &Config, previous: Option<Previous<'_>>) -> Arc<Quota> {
     let zone = &config.accounts[service.account].day_zone;
     let kept = previous.and_then(|Previous { snapshot, config }| {
         let index = config.services.iter().position(|old| old.name == service.name)?;
@@ -267,7 +267,7 @@ fn quota(service: &config::Service, config: &Config, previous: Option<Previous<'
 
 /// The vault client: the present one, with its session, if its settings have not changed.
 fn vault(config: &Config, previous: Option<Previous<'_>>) -> Result<Option<Arc<Vault>>, VaultFault> {
-    let wanted = |account: &config::Account| matches!(account.keys, config::KeySource::Vault { .. });
+    let wanted = |account: &config::AccountConfig| matches!(account.keys, config::KeySource::Vault { .. });
     let Some(settings) = config.vault.as_ref().filter(|_| config.accounts.iter().any(wanted)) else {
         return Ok(None);
     };
@@ -282,7 +282,7 @@ fn vault(config: &Config, previous: Option<Previous<'_>>) -> Result<Option<Arc<V
 /// What an [`Account`] is built from.
 struct AccountBuilder<'a> {
     index: usize,
-    settings: &'a config::Account,
+    settings: &'a config::AccountConfig,
     vault: Option<&'a Arc<Vault>>,
     live: &'a Live,
 }
@@ -373,7 +373,7 @@ struct AccountRoutes {
     v2: Route,
 }
 
-fn endpoints(settings: &config::Account) -> [&Endpoint; 3] {
+fn endpoints(settings: &config::AccountConfig) -> [&Endpoint; 3] {
     [&settings.base, &settings.v1, &settings.v2]
 }
 

@@ -180,7 +180,7 @@ impl Keys {
     /// [`Fault`] when the source can't be had at all: an environment without the variables, or no
     /// vault. A file that is missing or bad, or a vault that is down, is no error here: it may come.
     pub fn open(
-        account: &config::Account,
+        account: &config::AccountConfig,
         beside: Beside<'_>,
         revoked: impl IntoIterator<Item = Version>,
         observer: Observer,

@@ -14,7 +14,7 @@ use crate::{
     cache::{Cache, Flights},
     caller::Callers,
     catalog::Catalog,
-    config::{Api, Limits, Messages},
+    config::{Api, LimitsConfig, MessagesConfig},
     keys::Keys,
     orders::Orders,
     record::Recorder,
@@ -24,7 +24,7 @@ use crate::{
 /// One configuration, compiled, and the live state that it names.
 pub struct Snapshot {
     /// Bounds on what one caller can take.
-    pub limits: Limits,
+    pub limits: LimitsConfig,
     /// Who asks.
     pub callers: Callers,
     /// Services and operations.
@@ -64,7 +64,7 @@ pub struct Account {
     /// Whether Fastrac is well enough.
     pub breaker: Arc<Breaker>,
     /// What Fastrac's messages mean.
-    pub messages: Messages,
+    pub messages: MessagesConfig,
     /// Name of the operation that proves a new pair.
     pub verify: String,
     /// Whether an order refused with 401 is sent again with the newer pair.

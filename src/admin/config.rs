@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::AdminState;
 use crate::config::{
-    Account, Config, Endpoint, KeySource, LogTarget, Operation, Rate, ServerTls, Service, SharedState, Vault, VaultAuth,
+    AccountConfig, Config, Endpoint, KeySource, LogTarget, OperationConfig, Rate, ServerTlsConfig, ServiceConfig,
+    SharedStateConfig, VaultAuth, VaultConfig,
 };
 
 pub(super) async fn config(State(state): State<Arc<AdminState>>) -> Json<Value> {
@@ -65,11 +66,11 @@ fn by_name<'a>(named: impl Iterator<Item = (&'a String, Value)>) -> Map<String, 
     named.map(|(name, value)| (name.clone(), value)).collect()
 }
 
-fn tls(tls: &ServerTls) -> Value {
+fn tls(tls: &ServerTlsConfig) -> Value {
     json!({ "cert": tls.cert, "key": tls.key, "client_ca": tls.client_ca, "client_auth": tls.client_auth })
 }
 
-fn shared(shared: &SharedState) -> Value {
+fn shared(shared: &SharedStateConfig) -> Value {
     json!({
         "url": shared.url,
         "username": shared.username,
@@ -78,7 +79,7 @@ fn shared(shared: &SharedState) -> Value {
     })
 }
 
-fn vault_section(vault: &Vault) -> Value {
+fn vault_section(vault: &VaultConfig) -> Value {
     let auth = match &vault.auth {
         VaultAuth::Token { token_file } => json!({ "method": "token", "token_file": token_file }),
         VaultAuth::AppRole { mount, role_id: _, secret_id_file } => {
@@ -103,7 +104,7 @@ fn vault_section(vault: &Vault) -> Value {
     })
 }
 
-fn account(account: &Account) -> Value {
+fn account(account: &AccountConfig) -> Value {
     let keys = match &account.keys {
         KeySource::File { path, identity } => json!({ "source": "file", "path": path, "identity": identity }),
         KeySource::Directory { path } => json!({ "source": "directory", "path": path }),
@@ -157,7 +158,7 @@ fn endpoint(endpoint: &Endpoint) -> Value {
     json!({ "base_url": format!("{scheme}://{}{}", endpoint.authority, endpoint.prefix), "auth": endpoint.auth })
 }
 
-fn service(service: &Service, accounts: &[Account]) -> Value {
+fn service(service: &ServiceConfig, accounts: &[AccountConfig]) -> Value {
     let rate: Option<Rate> = service.quota.second;
     json!({
         "account": accounts.get(service.account).map(|account| &account.name),
@@ -176,7 +177,7 @@ fn service(service: &Service, accounts: &[Account]) -> Value {
     })
 }
 
-fn operation(operation: &Operation) -> Value {
+fn operation(operation: &OperationConfig) -> Value {
     let cache = operation.cache.as_ref().map(|cache| {
         json!({
             "fresh": span(cache.fresh),

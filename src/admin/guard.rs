@@ -67,7 +67,7 @@ enum Denied {
     Error(AdminError),
 }
 
-fn authorize(rules: &config::Admin, bound: IpAddr, request: &Request) -> Result<(), Denied> {
+fn authorize(rules: &config::AdminConfig, bound: IpAddr, request: &Request) -> Result<(), Denied> {
     if !names_this_server(request, &rules.hosts) {
         let message = "this Host is not an IP address, not localhost and not in admin.hosts";
         return Err(Denied::Error(AdminError::new(StatusCode::MISDIRECTED_REQUEST, "host.unknown", message)));

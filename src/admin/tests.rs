@@ -28,7 +28,7 @@ use super::*;
 use crate::{
     app::choose_crypto,
     config::{
-        ClientAuth, ServerTls,
+        ClientAuth, ServerTlsConfig,
         check::{Environment, check},
     },
     edge::tls::Doors,
@@ -128,7 +128,7 @@ impl TestAdmin {
                 file
             };
             let (cert, key) = (file("admin.crt", cert), file("admin.key", key));
-            ServerTls { cert, key, client_ca: None, client_auth: ClientAuth::None }
+            ServerTlsConfig { cert, key, client_ca: None, client_auth: ClientAuth::None }
         });
         let doors = Arc::new(Doors::open(&listen, &metrics).unwrap());
         let admin_tls = doors.admin.clone();

@@ -87,14 +87,14 @@ pub struct BudgetUsage {
 
 impl Budget {
     /// An unused budget. The day starts at midnight of `zone`.
-    pub fn new(budget: &config::Budget, zone: &TimeZone, clock: WallClock) -> Self {
+    pub fn new(budget: &config::BudgetConfig, zone: &TimeZone, clock: WallClock) -> Self {
         let day = Arc::new(DayCounter::new(budget.day, zone, clock));
         let queue = Arc::new(WaitQueue::new(budget.second, day, budget.in_flight));
         Self { queue, max_wait: AtomicU64::new(wait_millis(budget.max_wait)) }
     }
 
     /// Changes the limits; counts and requests in flight stay.
-    pub fn resize(&self, budget: &config::Budget) {
+    pub fn resize(&self, budget: &config::BudgetConfig) {
         self.max_wait.store(wait_millis(budget.max_wait), Ordering::Relaxed);
         self.queue.day.set_limit(budget.day);
         self.queue.resize(budget.second, budget.in_flight);

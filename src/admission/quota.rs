@@ -48,14 +48,14 @@ pub struct Exceeded {
 
 impl Quota {
     /// An unused quota. The day starts at midnight of `zone`, the account's time zone.
-    pub fn new(quota: &config::Quota, zone: &TimeZone, clock: WallClock) -> Self {
+    pub fn new(quota: &config::QuotaConfig, zone: &TimeZone, clock: WallClock) -> Self {
         let day = Arc::new(DayCounter::new(quota.day, zone, clock));
         Self::of(quota.second.map(|rate| Arc::new(TokenBucket::full(rate))), day)
     }
 
     /// This quota under changed limits. The day keeps its count and its zone; an unchanged rate
     /// keeps its bucket, a changed one starts with an empty bucket.
-    pub fn reloaded(&self, quota: &config::Quota) -> Self {
+    pub fn reloaded(&self, quota: &config::QuotaConfig) -> Self {
         let kept = self.second.clone().filter(|bucket| Some(bucket.rate()) == quota.second);
         self.day.set_limit(quota.day);
         Self::of(kept.or_else(|| quota.second.map(|rate| Arc::new(TokenBucket::empty(rate)))), self.day.clone())

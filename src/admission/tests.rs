@@ -18,13 +18,13 @@ fn wall(at: &str) -> WallClock {
     WallClock::anchored(at.parse().unwrap())
 }
 
-fn quota(rate: Option<(u32, u32)>, day: Option<u64>) -> config::Quota {
-    config::Quota { second: rate.map(|(per_second, burst)| Rate { per_second, burst }), day }
+fn quota(rate: Option<(u32, u32)>, day: Option<u64>) -> config::QuotaConfig {
+    config::QuotaConfig { second: rate.map(|(per_second, burst)| Rate { per_second, burst }), day }
 }
 
 fn budget(rate: Option<(u32, u32)>, day: Option<u64>, in_flight: usize, max_wait: u64) -> Budget {
     let second = rate.map(|(per_second, burst)| Rate { per_second, burst });
-    let budget = config::Budget { second, day, in_flight, max_wait: Duration::from_millis(max_wait) };
+    let budget = config::BudgetConfig { second, day, in_flight, max_wait: Duration::from_millis(max_wait) };
     Budget::new(&budget, &zone("Asia/Jakarta"), wall("2026-11-24T02:00:00Z"))
 }
 

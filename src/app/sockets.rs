@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    config::Listen,
+    config::ListenConfig,
     edge::listener::{BindError, bind},
 };
 
@@ -24,7 +24,7 @@ impl Sockets {
     ///
     /// # Errors
     /// [`BindError`] names the address that cannot be bound.
-    pub fn bind(listen: &Listen) -> Result<Self, BindError> {
+    pub fn bind(listen: &ListenConfig) -> Result<Self, BindError> {
         let (mut data, mut admin) = inherited_sockets();
         let inherited = !data.is_empty();
         if !inherited {

@@ -69,7 +69,7 @@ impl Pattern {
 
 impl Routes {
     /// Compiles the table. A row answers to its path and to its aliases.
-    pub fn new(rows: &[config::Operation]) -> Self {
+    pub fn new(rows: &[config::OperationConfig]) -> Self {
         let mut routes = Routes { literal: HashMap::new(), patterns: Vec::new(), plain: HashMap::new() };
         for (row, operation) in rows.iter().enumerate() {
             let method = Method::from_bytes(operation.method.as_bytes()).unwrap_or(Method::GET);
@@ -214,10 +214,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Class, Operation};
+    use crate::config::{Class, OperationConfig};
 
-    fn row(name: &str, method: &str, path: &str, class: Class) -> Operation {
-        Operation {
+    fn row(name: &str, method: &str, path: &str, class: Class) -> OperationConfig {
+        OperationConfig {
             name: name.into(),
             api: None,
             method: method.into(),

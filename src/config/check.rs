@@ -29,7 +29,7 @@ use sha2::Digest as _;
 
 use self::key_path::Diagnostics;
 pub use self::key_path::{Diagnostic, KeyPath, Lines};
-use super::{Config, Operation, file};
+use super::{Config, OperationConfig, file};
 
 /// What the machine says, where the file doesn't.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +94,7 @@ pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
 }
 
 /// The built-in operation table.
-pub fn built_in_operations() -> Vec<Operation> {
+pub fn built_in_operations() -> Vec<OperationConfig> {
     operation::built_in().rows
 }
 

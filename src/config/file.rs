@@ -21,13 +21,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    account::{Account, Auth, Breaker, Budget, Keys, KeysSource, Messages, Rotation, SealedCopy, Version},
-    operation::{CachePolicy, Operation},
+    account::{
+        AccountTable, AuthSetting, BreakerTable, BudgetTable, KeySourceName, KeysTable, MessagesTable, RotationTable,
+        SealedCopyTable, VersionTable,
+    },
+    operation::{CachePolicyTable, OperationTable},
     schema::schema,
-    service::{ChargeHits, Credential, Quota, Service},
+    service::{ChargeHitsTable, CredentialTable, QuotaTable, ServiceTable},
     url::{BaseUrl, ProxyUrl, StoreUrl},
     values::{Bytes, Count, Fraction, Size, Span, Text, Within, Written},
-    vault::{Vault, VaultAuth, VaultMethod},
+    vault::{VaultAuthTable, VaultMethod, VaultTable},
     words::{AccessKey, Digest, HostName, Identity, Method, Name, Pattern, Phrase, Variable, VaryHeader},
 };
 use super::{ClientAuth, LogBodies, OnFull};
@@ -47,34 +50,34 @@ pub(crate) const TIB: u64 = 1 << 40;
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "fastrac-gateway configuration")]
-pub struct File {
+pub struct ConfigFile {
     /// Where the gateway listens.
-    pub listen: Listen,
+    pub listen: ListenTable,
     /// Who may use the admin port.
-    pub admin: Admin,
+    pub admin: AdminTable,
     /// State that survives a restart.
-    pub state: State,
+    pub state: StateTable,
     /// The exchange log.
-    pub log: Log,
+    pub log: LogTable,
     /// Bounds on what one caller can take.
-    pub limits: Limits,
+    pub limits: LimitsTable,
     /// The vault; only for `keys.source = "vault"`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub vault: Option<Vault>,
+    pub vault: Option<VaultTable>,
     /// Fastrac partner accounts by name.
-    pub accounts: BTreeMap<Text<Name>, Account>,
+    pub accounts: BTreeMap<Text<Name>, AccountTable>,
     /// Internal callers by name.
-    pub services: BTreeMap<Text<Name>, Service>,
+    pub services: BTreeMap<Text<Name>, ServiceTable>,
     /// The answer cache.
-    pub cache: Cache,
+    pub cache: CacheTable,
     /// Rows laid over the built-in operation table, field by field, or added to it.
-    pub operations: BTreeMap<Text<Name>, Operation>,
+    pub operations: BTreeMap<Text<Name>, OperationTable>,
 }
 
 /// `[listen]`
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Listen {
+pub struct ListenTable {
     /// What services point their base URL at. Port 0 takes a free port.
     pub data: Vec<Text<SocketAddr>>,
     /// Health, metrics, status, console; never on a data address. Port 0 takes a free port.
@@ -84,13 +87,13 @@ pub struct Listen {
     pub workers: Option<Count<1024>>,
     /// TLS on the data addresses; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<ServerTls>,
+    pub tls: Option<ServerTlsTable>,
     /// TLS on the admin address; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin_tls: Option<ServerTls>,
+    pub admin_tls: Option<ServerTlsTable>,
 }
 
-impl Default for Listen {
+impl Default for ListenTable {
     fn default() -> Self {
         Self {
             data: vec![Text(SocketAddr::from(([127, 0, 0, 1], 8080)))],
@@ -105,7 +108,7 @@ impl Default for Listen {
 /// A certificate to show, and whose certificates to accept. The files are read again when they change.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct ServerTls {
+pub struct ServerTlsTable {
     /// PEM file: the certificate chain, leaf first.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,7 +128,7 @@ pub struct ServerTls {
 /// `[admin]`
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Admin {
+pub struct AdminTable {
     /// SHA-256 of the admin token, 64 hexadecimal digits (`fastrac-gateway admin issue`). Absent: only what needs no
     /// token is served.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,7 +140,7 @@ pub struct Admin {
 /// `[state]`
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct State {
+pub struct StateTable {
     /// Folder of the embedded store: day counters, order journal, usage, cache snapshot. Absent: $STATE_DIRECTORY
     /// (systemd), else "state".
     #[schemars(extend("default" = "state"))]
@@ -145,13 +148,13 @@ pub struct State {
     pub dir: Option<Text<PathBuf>>,
     /// A store that several replicas share; absent: this process is alone.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub shared: Option<SharedState>,
+    pub shared: Option<SharedStateTable>,
 }
 
 /// `state.shared`: Redis or Valkey.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct SharedState {
+pub struct SharedStateTable {
     /// "redis://host:port/database", or "rediss://…" over TLS; a password in it is a fault.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,7 +173,7 @@ pub struct SharedState {
 /// `[log]`: the exchange log.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Log {
+pub struct LogTable {
     /// A file, one JSON line a request; or "stdout", or "none". Absent: "exchanges.jsonl" in `state.dir`.
     #[schemars(extend("default" = "state/exchanges.jsonl"))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -178,7 +181,7 @@ pub struct Log {
     /// Whether bodies stand in it.
     pub bodies: LogBodies,
     /// How much of it is kept.
-    pub keep: Keep,
+    pub keep: KeepTable,
     /// drop: lines that don't fit the queue are dropped, counted, and the gap is written; block: a request waits for
     /// its place in the queue before it begins.
     pub on_full: OnFull,
@@ -189,14 +192,14 @@ pub struct Log {
 /// `log.keep`
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Keep {
+pub struct KeepTable {
     /// Size of all its files together.
     pub size: Size<MIB, { 1024 * TIB }>,
     /// Age of its oldest file, in days.
     pub days: Count<3650>,
 }
 
-impl Default for Keep {
+impl Default for KeepTable {
     fn default() -> Self {
         Self { size: Size::bytes(GIB), days: Count(30) }
     }
@@ -205,7 +208,7 @@ impl Default for Keep {
 /// `[limits]`
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Limits {
+pub struct LimitsTable {
     /// Largest request body; a larger one is refused with 413.
     pub request_body: Size<1, GIB>,
     /// Largest answer body; a larger one is cut off.
@@ -226,7 +229,7 @@ pub struct Limits {
     pub drain: Span<0, DAY>,
 }
 
-impl Default for Limits {
+impl Default for LimitsTable {
     fn default() -> Self {
         Self {
             request_body: Size::bytes(MIB),
@@ -245,14 +248,14 @@ impl Default for Limits {
 /// `[cache]`
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Cache {
+pub struct CacheTable {
     /// Memory for stored answers; zero: nothing is stored.
     pub memory: Size<0, TIB>,
     /// Whether stored answers are kept over a restart.
     pub snapshot: bool,
 }
 
-impl Default for Cache {
+impl Default for CacheTable {
     fn default() -> Self {
         Self { memory: Size::bytes(64 * MIB), snapshot: true }
     }

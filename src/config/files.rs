@@ -26,7 +26,7 @@ pub use self::{
 };
 
 use super::{
-    Account, Config, KeySource, ServerTls, VaultAuth,
+    AccountConfig, Config, KeySource, ServerTlsConfig, VaultAuth,
     check::{Diagnostic, KeyPath, Lines},
     sealed,
 };
@@ -87,7 +87,7 @@ impl Inspection<'_> {
         self.found.warnings.push(self.lines.finding(place, message));
     }
 
-    fn account(&mut self, account: &Account, place: &KeyPath) {
+    fn account(&mut self, account: &AccountConfig, place: &KeyPath) {
         self.roots(account.ca.as_ref(), &place.key("ca"));
         let place = place.key("keys");
         match &account.keys {
@@ -125,7 +125,7 @@ impl Inspection<'_> {
         }
     }
 
-    fn server_tls(&mut self, tls: &ServerTls, place: &KeyPath) {
+    fn server_tls(&mut self, tls: &ServerTlsConfig, place: &KeyPath) {
         self.not_lax(&tls.key, &place.key("key"));
         match listener::open(tls) {
             Ok(usable) => self.ending(usable.ends, &tls.cert, &place.key("cert")),

@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::config::Limits;
+use crate::config::LimitsConfig;
 
 /// What a connection is doing. Shared by its IO and its requests, all of which run in one task.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ const LONGEST_HEAD: u64 = 64 * 1024;
 
 impl Activity {
     /// The state of a connection that has just been accepted: idle.
-    pub fn new(limits: &Limits) -> Arc<Self> {
+    pub fn new(limits: &LimitsConfig) -> Arc<Self> {
         let (idle, header_read) = (limits.idle, limits.header_read);
         Arc::new(Activity {
             opened: Instant::now(),
@@ -318,8 +318,8 @@ mod tests {
     const HEAD: Duration = Duration::from_secs(10);
     const REQUEST: Duration = Duration::from_secs(30);
 
-    fn limits() -> Limits {
-        Limits {
+    fn limits() -> LimitsConfig {
+        LimitsConfig {
             request_body: 1,
             answer_body: 1,
             answer_buffer: 1,
@@ -461,7 +461,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_http2_connection_that_brings_much_beside_its_requests_ends_at_once() {
-        let limits = Limits { request_body: 1 << 20, ..limits() };
+        let limits = LimitsConfig { request_body: 1 << 20, ..limits() };
         let near = |came: u64, allowed: u64| (allowed..allowed + 32 * 1024).contains(&came);
         for requests in [0, 1, 3] {
             let (mut peer, io) = duplex(64 * 1024);
@@ -483,7 +483,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bodies_are_no_flood_however_many_and_whenever_they_end() {
-        let limits = Limits { request_body: 1 << 20, ..limits() };
+        let limits = LimitsConfig { request_body: 1 << 20, ..limits() };
         let (mut peer, io) = duplex(64 * 1024);
         let activity = Activity::new(&limits);
         let mut timed = DeadlineIo::new(io, activity.clone());

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 pub use self::handshake::Shaken;
 use self::showing::{Showing, Stamps, ended, read, settling, stamps};
 use crate::{
-    config::{Listen, ServerTls},
+    config::{ListenConfig, ServerTlsConfig},
     record::{Handshakes, Metrics},
 };
 
@@ -71,8 +71,8 @@ impl Doors {
     ///
     /// # Errors
     /// [`Faulty`] names the key, the file, what is wrong with it and what to do.
-    pub fn open(listen: &Listen, metrics: &Metrics) -> Result<Doors, Faulty> {
-        let open = |(place, listener, speaks), tls: &Option<ServerTls>| {
+    pub fn open(listen: &ListenConfig, metrics: &Metrics) -> Result<Doors, Faulty> {
+        let open = |(place, listener, speaks), tls: &Option<ServerTlsConfig>| {
             let handshakes = metrics.handshakes(listener);
             tls.as_ref().map(|tls| Door::open((place, speaks), tls, handshakes).map(Arc::new)).transpose()
         };
@@ -94,7 +94,7 @@ impl Doors {
     ///
     /// # Errors
     /// As [`Doors::open`].
-    pub fn renew(&self, listen: &Listen) -> Result<Renewal, Faulty> {
+    pub fn renew(&self, listen: &ListenConfig) -> Result<Renewal, Faulty> {
         let pairs = [(&self.data, &listen.tls), (&self.admin, &listen.admin_tls)];
         let renewed = pairs.into_iter().filter_map(|(door, tls)| Some((door.as_ref()?, tls.as_ref()?)));
         renewed.map(|(door, tls)| Ok((door.clone(), door.read(tls)?))).collect::<Result<_, _>>().map(Renewal)
@@ -129,7 +129,7 @@ impl Door {
     /// As [`Doors::open`].
     fn open(
         (place, speaks): (&'static str, &'static [&'static [u8]]),
-        tls: &ServerTls,
+        tls: &ServerTlsConfig,
         handshakes: Handshakes,
     ) -> Result<Door, Faulty> {
         let (showing, read) = read(place, tls, speaks)?;
@@ -156,7 +156,7 @@ impl Door {
     }
 
     /// Reads files, and wants them no worse than what is shown.
-    fn read(&self, tls: &ServerTls) -> Result<(Showing, Stamps), Faulty> {
+    fn read(&self, tls: &ServerTlsConfig) -> Result<(Showing, Stamps), Faulty> {
         let (showing, stamps) = read(self.place, tls, self.speaks)?;
         if showing.has_ended() && showing.digest != self.showing.load().digest {
             return Err(Faulty(ended(self.place, tls, showing.ends)));

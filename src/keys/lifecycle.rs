@@ -16,7 +16,7 @@ use super::{
     source::Fault,
     tracked_pair::TrackedPair,
 };
-use crate::config::Rotation;
+use crate::config::RotationConfig;
 
 /// Refusals by the canary in a row after which an account stops sending: a revoked key is not hammered.
 const LOCK_OUT: u32 = 3;
@@ -24,7 +24,7 @@ const LOCK_OUT: u32 = 3;
 pub(crate) struct KeyLifecycle {
     account: Arc<str>,
     kind: &'static str,
-    rotation: Rotation,
+    rotation: RotationConfig,
     /// Whether a pair grows old when its source is lost.
     ages: bool,
     current: Option<TrackedPair>,
@@ -51,7 +51,7 @@ pub(crate) enum Next {
 }
 
 impl KeyLifecycle {
-    pub(crate) fn new(account: &str, kind: &'static str, ages: bool, rotation: Rotation) -> Self {
+    pub(crate) fn new(account: &str, kind: &'static str, ages: bool, rotation: RotationConfig) -> Self {
         Self {
             account: account.into(),
             kind,

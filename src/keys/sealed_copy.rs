@@ -65,7 +65,8 @@ struct Read {
 impl SealedCopy {
     /// The copy of a source that has one; `vault` is the vault's address.
     pub(super) fn of(source: &KeySource, account: &str, vault: &str) -> Option<Self> {
-        let KeySource::Vault { mount, path, sealed_copy: Some(config::SealedCopy { path: file, identity }) } = source
+        let KeySource::Vault { mount, path, sealed_copy: Some(config::SealedCopyConfig { path: file, identity }) } =
+            source
         else {
             return None;
         };

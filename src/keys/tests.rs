@@ -378,7 +378,7 @@ mod lifecycle {
     use crate::keys::lifecycle::{KeyLifecycle, Next};
 
     fn machine() -> KeyLifecycle {
-        let rotation = config::Rotation {
+        let rotation = config::RotationConfig {
             overlap: Duration::from_secs(600),
             max_age: Duration::from_secs(3600),
             resend_orders: true,

@@ -32,7 +32,7 @@ use crate::config::{
 
 /// A vault and the login to it.
 pub struct Vault {
-    settings: config::Vault,
+    settings: config::VaultConfig,
     server: BaseUrl,
     wire: Wire,
     /// `$VAULT_TOKEN`, where the login is by it.
@@ -115,7 +115,7 @@ impl Vault {
     ///
     /// # Errors
     /// [`Fault::Unfit`] when the address is none, or the variable holds no token.
-    pub fn open(settings: &config::Vault) -> Result<Self, Fault> {
+    pub fn open(settings: &config::VaultConfig) -> Result<Self, Fault> {
         let server = BaseUrl::parse(&settings.address).map_err(Fault::Unfit)?;
         let client = match &settings.auth {
             VaultAuth::Cert { cert, key, .. } => Some((cert.as_path(), key.as_path())),
@@ -133,7 +133,7 @@ impl Vault {
     }
 
     /// What it was opened with.
-    pub fn settings(&self) -> &config::Vault {
+    pub fn settings(&self) -> &config::VaultConfig {
         &self.settings
     }
 

@@ -14,7 +14,7 @@ use super::{
     Outcome,
     scan::{self, Stop},
 };
-use crate::config::Messages;
+use crate::config::MessagesConfig;
 
 /// What an answer of Fastrac's says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +45,13 @@ impl Reading {
 
 /// Reads a whole answer that will be stored, or that settles an order: besides, every byte of it must
 /// be JSON. It costs a pass over the body, which an answer that only passes is spared.
-pub fn read_closely(status: StatusCode, body: &[u8], messages: &Messages) -> Reading {
+pub fn read_closely(status: StatusCode, body: &[u8], messages: &MessagesConfig) -> Reading {
     let json = std::str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
     read(status, if json { body } else { b"" }, messages)
 }
 
 /// Reads a whole answer. The message decides first, then the status.
-pub fn read(status: StatusCode, body: &[u8], messages: &Messages) -> Reading {
+pub fn read(status: StatusCode, body: &[u8], messages: &MessagesConfig) -> Reading {
     let mut envelope = Envelope::default();
     if envelope.fill(body).is_err() {
         envelope = Envelope::default();
@@ -60,7 +60,7 @@ pub fn read(status: StatusCode, body: &[u8], messages: &Messages) -> Reading {
 }
 
 /// Reads an answer of which only the beginning is known.
-pub fn read_beginning(status: StatusCode, begun: &[u8], messages: &Messages) -> Reading {
+pub fn read_beginning(status: StatusCode, begun: &[u8], messages: &MessagesConfig) -> Reading {
     let mut envelope = Envelope::default();
     if envelope.fill(begun) == Err(Stop::Malformed) {
         envelope = Envelope::default();
@@ -68,7 +68,7 @@ pub fn read_beginning(status: StatusCode, begun: &[u8], messages: &Messages) -> 
     decide(status, &envelope, messages)
 }
 
-fn decide(status: StatusCode, envelope: &Envelope<'_>, messages: &Messages) -> Reading {
+fn decide(status: StatusCode, envelope: &Envelope<'_>, messages: &MessagesConfig) -> Reading {
     let success = envelope.success.once();
     let enveloped = success.is_some();
     let reading = |outcome, key_refused| Reading { outcome, enveloped, key_refused };
@@ -160,8 +160,8 @@ mod tests {
 
     use super::*;
 
-    fn messages() -> Messages {
-        Messages {
+    fn messages() -> MessagesConfig {
+        MessagesConfig {
             not_found: vec!["data not found".into()],
             key: vec!["unauthorized".into()],
             limit: vec!["too many requests".into()],

@@ -75,7 +75,7 @@ impl Call {
     }
 
     /// The service's settings.
-    pub fn service(&self) -> &config::Service {
+    pub fn service(&self) -> &config::ServiceConfig {
         &self.upstream_call.snapshot.catalog.services[self.service].config
     }
 

@@ -28,7 +28,7 @@ use self::{
     writer::{LogOutput, LogWriter},
 };
 use super::Metrics;
-use crate::config::{Log, LogTarget, OnFull};
+use crate::config::{LogConfig, LogTarget, OnFull};
 
 /// How long [`ExchangeLog::close`] waits for a target that takes nothing.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -93,7 +93,7 @@ impl ExchangeLog {
     ///
     /// # Errors
     /// If the target can't be opened, or another process has it.
-    pub fn open(config: &Log, metrics: &Arc<Metrics>) -> Result<ExchangeLog, LogError> {
+    pub fn open(config: &LogConfig, metrics: &Arc<Metrics>) -> Result<ExchangeLog, LogError> {
         let mut queue = Queue::new();
         let output = match &config.exchanges {
             LogTarget::None => return Ok(ExchangeLog::none()),

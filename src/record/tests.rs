@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use serde_json::Value;
 
 use super::*;
-use crate::config::{Log, LogBodies, LogTarget, OnFull};
+use crate::config::{LogBodies, LogConfig, LogTarget, OnFull};
 
 const MEMBERS: [&str; 22] = [
     "time",
@@ -32,8 +32,8 @@ const MEMBERS: [&str; 22] = [
     "seq",
 ];
 
-fn config(path: &Path) -> Log {
-    Log {
+fn config(path: &Path) -> LogConfig {
+    LogConfig {
         exchanges: LogTarget::File(path.to_owned()),
         bodies: LogBodies::Masked,
         keep_size: 1 << 30,

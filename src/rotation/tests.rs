@@ -48,7 +48,7 @@ impl World {
         Self::with(|_| {}, &[(1, Verdict::Verified)], Some(1)).await
     }
 
-    async fn with(change: impl Fn(&mut config::Rotation), thinks: &[(u32, Verdict)], first: Option<u32>) -> Self {
+    async fn with(change: impl Fn(&mut config::RotationConfig), thinks: &[(u32, Verdict)], first: Option<u32>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let fastrac = Arc::new(Fastrac::default());
         fastrac.thinks.lock().extend(thinks.iter().copied());
@@ -124,7 +124,7 @@ fn write(folder: &std::path::Path, text: &str) {
     fs::rename(new, folder.join("keys.toml")).unwrap();
 }
 
-fn account(folder: &std::path::Path, change: impl Fn(&mut config::Rotation)) -> config::Account {
+fn account(folder: &std::path::Path, change: impl Fn(&mut config::RotationConfig)) -> config::AccountConfig {
     let endpoint = config::Endpoint {
         tls: false,
         host: "127.0.0.1".into(),
@@ -133,13 +133,13 @@ fn account(folder: &std::path::Path, change: impl Fn(&mut config::Rotation)) -> 
         prefix: String::new(),
         auth: config::AuthStyle::Both,
     };
-    let mut rotation = config::Rotation {
+    let mut rotation = config::RotationConfig {
         overlap: Duration::from_secs(600),
         max_age: Duration::from_secs(72 * 3600),
         resend_orders: true,
     };
     change(&mut rotation);
-    config::Account {
+    config::AccountConfig {
         name: "main".into(),
         base: endpoint.clone(),
         v1: endpoint.clone(),
@@ -149,16 +149,16 @@ fn account(folder: &std::path::Path, change: impl Fn(&mut config::Rotation)) -> 
         keys: KeySource::File { path: folder.join("keys.toml"), identity: None },
         rotation,
         verify: "v2.province".into(),
-        budget: config::Budget { second: None, day: None, in_flight: 1, max_wait: Duration::ZERO },
+        budget: config::BudgetConfig { second: None, day: None, in_flight: 1, max_wait: Duration::ZERO },
         day_zone: jiff::tz::TimeZone::UTC,
-        breaker: config::Breaker {
+        breaker: config::BreakerConfig {
             window: Duration::from_secs(10),
             minimum: 20,
             failures: 0.5,
             open: Duration::from_secs(5),
             probes: 3,
         },
-        messages: config::Messages { not_found: vec![], key: vec![], limit: vec![] },
+        messages: config::MessagesConfig { not_found: vec![], key: vec![], limit: vec![] },
     }
 }
 

@@ -41,7 +41,7 @@ struct Inner {
 
 #[derive(Debug)]
 struct State {
-    rules: config::Breaker,
+    rules: config::BreakerConfig,
     phase: Phase,
     parts: [Part; PARTS],
     /// Which part of all since `start` is written to.
@@ -103,7 +103,7 @@ pub struct BreakerPermit {
 
 impl Breaker {
     /// A closed breaker.
-    pub fn new(rules: &config::Breaker) -> Self {
+    pub fn new(rules: &config::BreakerConfig) -> Self {
         let state = State {
             rules: rules.clone(),
             phase: Phase::Closed,
@@ -117,7 +117,7 @@ impl Breaker {
     }
 
     /// Takes on new rules; what is known and the state stay.
-    pub fn reconfigure(&self, rules: &config::Breaker) {
+    pub fn reconfigure(&self, rules: &config::BreakerConfig) {
         let mut state = self.inner.state.lock();
         if state.rules.window != rules.window {
             (state.parts, state.part, state.start) = (Default::default(), 0, Instant::now());

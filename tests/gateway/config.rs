@@ -411,6 +411,6 @@ mod the_command_line {
         let printed = stdout(&gateway(&["schema"]));
         let schema: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
         assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
-        assert_eq!(schema["$defs"]["Limits"]["properties"]["idle"]["default"], "75s");
+        assert_eq!(schema["$defs"]["LimitsTable"]["properties"]["idle"]["default"], "75s");
     }
 }

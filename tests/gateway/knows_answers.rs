@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fastrac_gateway::{config::Messages, outcome};
+use fastrac_gateway::{config::MessagesConfig, outcome};
 use fastrac_sandbox::{Act, CannedResponse, Fault, Options, Sandbox, Switches};
 use http::StatusCode;
 use serde::{Deserialize, de::IgnoredAny};
@@ -87,9 +87,9 @@ fn corpus() -> Vec<Line> {
 }
 
 /// The built-in messages, as `config/check` hands them on: lower case.
-fn messages() -> Messages {
+fn messages() -> MessagesConfig {
     let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-    Messages {
+    MessagesConfig {
         not_found: list(&["data not found"]),
         key: list(&[
             "unauthorized",

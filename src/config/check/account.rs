@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 
 use super::{Desk, Diagnostics, KeyPath, operation::names, spelling::unknown};
 use crate::config::{
-    Account, AuthStyle, Breaker, Budget, Class, Endpoint, KeySource, Messages, Operation, Proxy, Rate, Rotation,
-    SealedCopy,
-    file::{self, Auth, BaseUrl, Count, KeysSource, Name, Text},
+    AccountConfig, AuthStyle, BreakerConfig, BudgetConfig, Class, Endpoint, KeySource, MessagesConfig, OperationConfig,
+    Proxy, Rate, RotationConfig, SealedCopyConfig,
+    file::{self, AuthSetting, BaseUrl, Count, KeySourceName, Name, Text},
 };
 
-type Accounts = BTreeMap<Text<Name>, file::Account>;
+type Accounts = BTreeMap<Text<Name>, file::AccountTable>;
 
 /// Every account, in the order of the names; `None` for one that lacks something mandatory, which is a fault.
 pub(super) fn check(
     written: &Accounts,
-    operations: &[Operation],
+    operations: &[OperationConfig],
     desk: Desk<'_>,
     findings: &mut Diagnostics,
-) -> Vec<Option<Account>> {
-    let account = |(name, account): (&Text<Name>, &file::Account)| {
+) -> Vec<Option<AccountConfig>> {
+    let account = |(name, account): (&Text<Name>, &file::AccountTable)| {
         let place = KeyPath::at(["accounts", &name.0.0]);
         one(&name.0.0, account, (&place, operations), desk, findings)
     };
@@ -27,11 +27,11 @@ pub(super) fn check(
 
 fn one(
     name: &str,
-    written: &file::Account,
-    (place, operations): (&KeyPath, &[Operation]),
+    written: &file::AccountTable,
+    (place, operations): (&KeyPath, &[OperationConfig]),
     desk: Desk<'_>,
     findings: &mut Diagnostics,
-) -> Option<Account> {
+) -> Option<AccountConfig> {
     verify(&written.verify.0.0, &place.key("verify"), operations, findings);
     messages_once(&written.messages, &place.key("messages"), findings);
     let (budget, breaker) = (&written.budget, &written.breaker);
@@ -41,7 +41,7 @@ fn one(
     let endpoints = endpoints(written, place, findings);
     let texts = |list: &[Text<file::Phrase>]| list.iter().map(|text| text.0.0.trim().to_lowercase()).collect();
     let [base, v1, v2] = endpoints?;
-    Some(Account {
+    Some(AccountConfig {
         name: name.to_owned(),
         base,
         v1,
@@ -49,27 +49,27 @@ fn one(
         ca: desk.path_of(&written.ca),
         proxy: written.proxy.as_ref().map(|proxy| Proxy { host: proxy.0.0.host.clone(), port: proxy.0.0.port }),
         keys: keys?,
-        rotation: Rotation {
+        rotation: RotationConfig {
             overlap: written.rotation.overlap.0.0,
             max_age: written.rotation.max_age.0.0,
             resend_orders: written.rotation.resend_orders,
         },
         verify: written.verify.0.0.clone(),
-        budget: Budget {
+        budget: BudgetConfig {
             second,
             day: budget.per_day.map(|count| count.0),
             in_flight: budget.in_flight.0 as usize,
             max_wait: budget.max_wait.0.0,
         },
         day_zone: written.day_zone.0.clone(),
-        breaker: Breaker {
+        breaker: BreakerConfig {
             window: breaker.window.0.0,
             minimum: breaker.minimum.get(),
             failures: breaker.failures.0,
             open: breaker.open.0.0,
             probes: u32::try_from(breaker.probes.0).unwrap_or(u32::MAX),
         },
-        messages: Messages {
+        messages: MessagesConfig {
             not_found: texts(&written.messages.not_found),
             key: texts(&written.messages.key),
             limit: texts(&written.messages.limit),
@@ -90,7 +90,7 @@ pub(super) fn rate(
 }
 
 /// The addresses of the account itself, of v1 and of v2.
-fn endpoints(written: &file::Account, place: &KeyPath, findings: &mut Diagnostics) -> Option<[Endpoint; 3]> {
+fn endpoints(written: &file::AccountTable, place: &KeyPath, findings: &mut Diagnostics) -> Option<[Endpoint; 3]> {
     let url = findings.need(&written.base_url, &place.key("base_url"), "give Fastrac's address");
     // Through a proxy elsewhere, the way is long although the address looks near.
     let stays_here = written.proxy.as_ref().is_none_or(|proxy| proxy.0.0.is_loopback());
@@ -108,7 +108,7 @@ fn endpoints(written: &file::Account, place: &KeyPath, findings: &mut Diagnostic
     if let Some(url) = url {
         clear_text(&url.0, &place.key("base_url"));
     }
-    let mut endpoint = |key: &str, version: &Option<file::Version>, auto: AuthStyle| {
+    let mut endpoint = |key: &str, version: &Option<file::VersionTable>, auto: AuthStyle| {
         let own = version.clone().unwrap_or_default();
         if let Some(own) = &own.base_url {
             clear_text(&own.0, &place.key(key).key("base_url"));
@@ -132,24 +132,29 @@ fn to_endpoint(url: &BaseUrl, auth: AuthStyle) -> Endpoint {
     }
 }
 
-fn resolve(auth: Auth, auto: AuthStyle) -> AuthStyle {
+fn resolve(auth: AuthSetting, auto: AuthStyle) -> AuthStyle {
     match auth {
-        Auth::Auto => auto,
-        Auth::Headers => AuthStyle::Headers,
-        Auth::Basic => AuthStyle::Basic,
-        Auth::Both => AuthStyle::Both,
+        AuthSetting::Auto => auto,
+        AuthSetting::Headers => AuthStyle::Headers,
+        AuthSetting::Basic => AuthStyle::Basic,
+        AuthSetting::Both => AuthStyle::Both,
     }
 }
 
 /// A key source: the keys that it needs, and no others.
-fn key_source(keys: &file::Keys, place: &KeyPath, desk: Desk<'_>, findings: &mut Diagnostics) -> Option<KeySource> {
+fn key_source(
+    keys: &file::KeysTable,
+    place: &KeyPath,
+    desk: Desk<'_>,
+    findings: &mut Diagnostics,
+) -> Option<KeySource> {
     let remedy = "one of \"file\", \"directory\", \"vault\", \"env\"";
     let source = *findings.need(&keys.source, &place.key("source"), remedy)?;
     let (needs, takes): (&[&str], &[&str]) = match source {
-        KeysSource::File => (&["path"], &["identity"]),
-        KeysSource::Directory => (&["path"], &[]),
-        KeysSource::Vault => (&["path"], &["mount", "sealed_copy"]),
-        KeysSource::Env => (&["access_key", "secret_key"], &[]),
+        KeySourceName::File => (&["path"], &["identity"]),
+        KeySourceName::Directory => (&["path"], &[]),
+        KeySourceName::Vault => (&["path"], &["mount", "sealed_copy"]),
+        KeySourceName::Env => (&["access_key", "secret_key"], &[]),
     };
     let given = [
         ("path", keys.path.is_some()),
@@ -167,7 +172,7 @@ fn key_source(keys: &file::Keys, place: &KeyPath, desk: Desk<'_>, findings: &mut
         }
     }
     match source {
-        KeysSource::File => {
+        KeySourceName::File => {
             let path = keys.path.as_ref()?;
             let age = path.0.extension().is_some_and(|extension| extension == "age");
             if age && keys.identity.is_none() {
@@ -177,8 +182,8 @@ fn key_source(keys: &file::Keys, place: &KeyPath, desk: Desk<'_>, findings: &mut
             }
             Some(KeySource::File { path: desk.path(path), identity: desk.path_of(&keys.identity) })
         }
-        KeysSource::Directory => Some(KeySource::Directory { path: desk.path(keys.path.as_ref()?) }),
-        KeysSource::Vault => {
+        KeySourceName::Directory => Some(KeySource::Directory { path: desk.path(keys.path.as_ref()?) }),
+        KeySourceName::Vault => {
             let mount = keys.mount.as_ref().map_or("secret", |mount| &mount.0.0);
             let mount = vault_path(mount, &place.key("mount"), findings);
             let path = vault_path(keys.path.as_ref()?.0.to_str()?, &place.key("path"), findings);
@@ -186,7 +191,7 @@ fn key_source(keys: &file::Keys, place: &KeyPath, desk: Desk<'_>, findings: &mut
                 keys.sealed_copy.as_ref().map(|copy| sealed_copy(copy, &place.key("sealed_copy"), desk, findings));
             Some(KeySource::Vault { mount, path, sealed_copy: copy.flatten() })
         }
-        KeysSource::Env => {
+        KeySourceName::Env => {
             let (access_key, secret_key) = (&keys.access_key.as_ref()?.0.0, &keys.secret_key.as_ref()?.0.0);
             if access_key == secret_key {
                 findings.fault(&place.key("secret_key"), "must be another variable than access_key");
@@ -207,21 +212,21 @@ pub(super) fn vault_path(text: &str, place: &KeyPath, findings: &mut Diagnostics
 }
 
 fn sealed_copy(
-    copy: &file::SealedCopy,
+    copy: &file::SealedCopyTable,
     place: &KeyPath,
     desk: Desk<'_>,
     findings: &mut Diagnostics,
-) -> Option<SealedCopy> {
+) -> Option<SealedCopyConfig> {
     let path = findings.need(&copy.path, &place.key("path"), "say where the gateway writes the copy");
     let identity = findings.need(&copy.identity, &place.key("identity"), "name the file with the age identity");
     if path.is_some_and(|path| path.0.extension().is_none_or(|extension| extension != "age")) {
         findings.fault(&place.key("path"), "must end in .age: the copy is encrypted");
     }
-    Some(SealedCopy { path: desk.path(path?), identity: desk.path(identity?) })
+    Some(SealedCopyConfig { path: desk.path(path?), identity: desk.path(identity?) })
 }
 
 /// The operation that proves a pair can be asked without knowing anything.
-fn verify(name: &str, place: &KeyPath, operations: &[Operation], findings: &mut Diagnostics) {
+fn verify(name: &str, place: &KeyPath, operations: &[OperationConfig], findings: &mut Diagnostics) {
     match operations.iter().find(|operation| operation.name == name) {
         None => findings.fault(place, unknown("operation", name, names(operations))),
         Some(operation) if operation.class != Class::Lookup || operation.method != "GET" => {
@@ -235,7 +240,7 @@ fn verify(name: &str, place: &KeyPath, operations: &[Operation], findings: &mut 
 }
 
 /// A message means one thing.
-fn messages_once(messages: &file::Messages, place: &KeyPath, findings: &mut Diagnostics) {
+fn messages_once(messages: &file::MessagesTable, place: &KeyPath, findings: &mut Diagnostics) {
     let lists = [("not_found", &messages.not_found), ("key", &messages.key), ("limit", &messages.limit)];
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for (list, texts) in lists {

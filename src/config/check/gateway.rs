@@ -3,15 +3,18 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use super::{Desk, Diagnostics, KeyPath};
-use crate::config::{Admin, Cache, ClientAuth, Limits, Listen, Log, LogTarget, ServerTls, SharedState, State, file};
+use crate::config::{
+    AdminConfig, CacheConfig, ClientAuth, LimitsConfig, ListenConfig, LogConfig, LogTarget, ServerTlsConfig,
+    SharedStateConfig, StateConfig, file,
+};
 
 /// `[listen]`
-pub(super) fn listen(written: &file::Listen, desk: Desk<'_>, findings: &mut Diagnostics) -> Listen {
+pub(super) fn listen(written: &file::ListenTable, desk: Desk<'_>, findings: &mut Diagnostics) -> ListenConfig {
     let place = KeyPath::at(["listen"]);
-    let tls = |tls: &Option<file::ServerTls>, key: &str, findings: &mut Diagnostics| {
+    let tls = |tls: &Option<file::ServerTlsTable>, key: &str, findings: &mut Diagnostics| {
         tls.as_ref().and_then(|tls| server_tls(tls, &place.key(key), desk, findings))
     };
-    let listen = Listen {
+    let listen = ListenConfig {
         data: written.data.iter().map(|address| address.0).collect(),
         admin: written.admin.0,
         workers: written.workers.map_or_else(|| desk.environment.cores.clamp(1, 2), |count| count.0 as usize),
@@ -46,11 +49,11 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 fn server_tls(
-    written: &file::ServerTls,
+    written: &file::ServerTlsTable,
     place: &KeyPath,
     desk: Desk<'_>,
     findings: &mut Diagnostics,
-) -> Option<ServerTls> {
+) -> Option<ServerTlsConfig> {
     let cert = findings.need(&written.cert, &place.key("cert"), "name the PEM file with the certificate chain");
     let key = findings.need(&written.key, &place.key("key"), "name the PEM file with the private key");
     let client_ca = desk.path_of(&written.client_ca);
@@ -65,19 +68,19 @@ fn server_tls(
         }
         _ => {}
     }
-    Some(ServerTls { cert: desk.path(cert?), key: desk.path(key?), client_ca, client_auth })
+    Some(ServerTlsConfig { cert: desk.path(cert?), key: desk.path(key?), client_ca, client_auth })
 }
 
 /// `[admin]`
-pub(super) fn admin(written: &file::Admin) -> Admin {
-    Admin {
+pub(super) fn admin(written: &file::AdminTable) -> AdminConfig {
+    AdminConfig {
         token_sha256: written.token_sha256.as_ref().map(|digest| digest.0.0),
         hosts: written.hosts.iter().map(|host| host.0.0.to_ascii_lowercase()).collect(),
     }
 }
 
 /// `[state]`
-pub(super) fn state(written: &file::State, desk: Desk<'_>, findings: &mut Diagnostics) -> State {
+pub(super) fn state(written: &file::StateTable, desk: Desk<'_>, findings: &mut Diagnostics) -> StateConfig {
     let given = written.dir.as_ref().map(|dir| &dir.0).or(desk.environment.state_directory.as_ref());
     let dir = desk.folder.join(given.map_or(&PathBuf::from("state"), |dir| dir));
     let place = KeyPath::at(["state", "shared"]);
@@ -90,18 +93,18 @@ pub(super) fn state(written: &file::State, desk: Desk<'_>, findings: &mut Diagno
         if shared.ca.is_some() && url.is_some() && !over_tls {
             findings.fault(&place.key("ca"), "needs a url that begins with \"rediss://\"");
         }
-        Some(SharedState {
+        Some(SharedStateConfig {
             url: url?.0.0.clone(),
             username: shared.username.as_ref().map(|name| name.0.0.clone()),
             password_file: desk.path_of(&shared.password_file),
             ca: desk.path_of(&shared.ca),
         })
     });
-    State { dir, shared }
+    StateConfig { dir, shared }
 }
 
 /// `[log]`
-pub(super) fn log(written: &file::Log, state: &State, desk: Desk<'_>) -> Log {
+pub(super) fn log(written: &file::LogTable, state: &StateConfig, desk: Desk<'_>) -> LogConfig {
     let exchanges = match &written.exchanges {
         None => LogTarget::File(state.dir.join("exchanges.jsonl")),
         Some(target) => match target.0.to_str() {
@@ -110,7 +113,7 @@ pub(super) fn log(written: &file::Log, state: &State, desk: Desk<'_>) -> Log {
             _ => LogTarget::File(desk.path(target)),
         },
     };
-    Log {
+    LogConfig {
         exchanges,
         bodies: written.bodies,
         keep_size: written.keep.size.0.0,
@@ -121,7 +124,7 @@ pub(super) fn log(written: &file::Log, state: &State, desk: Desk<'_>) -> Log {
 }
 
 /// `[limits]`
-pub(super) fn limits(written: &file::Limits, findings: &mut Diagnostics) -> Limits {
+pub(super) fn limits(written: &file::LimitsTable, findings: &mut Diagnostics) -> LimitsConfig {
     let place = KeyPath::at(["limits"]);
     if written.answer_buffer.0.0 > written.answer_body.0.0 {
         findings.fault(&place.key("answer_buffer"), "must be at most answer_body");
@@ -130,7 +133,7 @@ pub(super) fn limits(written: &file::Limits, findings: &mut Diagnostics) -> Limi
         findings.fault(&place.key("drain_grace"), "must be at most drain, which it is part of");
     }
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    Limits {
+    LimitsConfig {
         request_body: size(written.request_body.0.0),
         answer_body: size(written.answer_body.0.0),
         answer_buffer: size(written.answer_buffer.0.0),
@@ -144,6 +147,6 @@ pub(super) fn limits(written: &file::Limits, findings: &mut Diagnostics) -> Limi
 }
 
 /// `[cache]`
-pub(super) fn cache(written: &file::Cache) -> Cache {
-    Cache { memory: written.memory.0.0, snapshot: written.snapshot }
+pub(super) fn cache(written: &file::CacheTable) -> CacheConfig {
+    CacheConfig { memory: written.memory.0.0, snapshot: written.snapshot }
 }

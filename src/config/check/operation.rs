@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use super::{Diagnostics, KeyPath, read, service::is_class};
 use crate::config::{
-    CachePolicy, Class, Operation,
+    CachePolicy, Class, OperationConfig,
     file::{self, Name, Pattern, Text},
 };
 
@@ -17,31 +17,31 @@ const BUILT_IN: &str = include_str!("../../../config/operations.toml");
 /// Of a new row that doesn't say.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-type Rows = BTreeMap<Text<Name>, file::Operation>;
+type Rows = BTreeMap<Text<Name>, file::OperationTable>;
 
 /// The table inside the binary.
 pub(super) struct BuiltIn {
-    pub(super) rows: Vec<Operation>,
+    pub(super) rows: Vec<OperationConfig>,
 }
 
 impl BuiltIn {
-    fn row(&self, name: &str) -> Option<&Operation> {
+    fn row(&self, name: &str) -> Option<&OperationConfig> {
         self.rows.iter().find(|row| row.name == name)
     }
 }
 
 /// The built-in rows, in the order of their names.
 pub(super) fn built_in() -> BuiltIn {
-    static ROWS: LazyLock<Vec<Operation>> = LazyLock::new(|| read_built_in().0);
+    static ROWS: LazyLock<Vec<OperationConfig>> = LazyLock::new(|| read_built_in().0);
     BuiltIn { rows: ROWS.clone() }
 }
 
 /// The rows, and their faults: a test holds that there are none.
-fn read_built_in() -> (Vec<Operation>, Diagnostics) {
+fn read_built_in() -> (Vec<OperationConfig>, Diagnostics) {
     let tree = read::parse(BUILT_IN);
     let mut findings = Diagnostics::new(tree.lines(BUILT_IN));
     let file = tree.read(BUILT_IN, &mut findings);
-    let row = |(name, row): (&Text<Name>, &file::Operation)| {
+    let row = |(name, row): (&Text<Name>, &file::OperationTable)| {
         let place = KeyPath::at(["operations", &name.0.0]);
         new_row(&name.0.0, row, &place, &mut findings)
     };
@@ -50,14 +50,14 @@ fn read_built_in() -> (Vec<Operation>, Diagnostics) {
 }
 
 /// Names of the rows.
-pub(super) fn names(operations: &[Operation]) -> impl Iterator<Item = &str> {
+pub(super) fn names(operations: &[OperationConfig]) -> impl Iterator<Item = &str> {
     operations.iter().map(|operation| operation.name.as_str())
 }
 
 /// The whole table, in the order of the names.
-pub(super) fn table(written: &Rows, findings: &mut Diagnostics) -> Vec<Operation> {
+pub(super) fn table(written: &Rows, findings: &mut Diagnostics) -> Vec<OperationConfig> {
     let built_in = built_in();
-    let mut table: BTreeMap<String, Operation> =
+    let mut table: BTreeMap<String, OperationConfig> =
         built_in.rows.iter().map(|row| (row.name.clone(), row.clone())).collect();
     for (name, row) in written {
         let (name, place) = (name.0.0.as_str(), KeyPath::at(["operations", &name.0.0]));
@@ -70,13 +70,18 @@ pub(super) fn table(written: &Rows, findings: &mut Diagnostics) -> Vec<Operation
             table.insert(row.name.clone(), row);
         }
     }
-    let table: Vec<Operation> = table.into_values().collect();
+    let table: Vec<OperationConfig> = table.into_values().collect();
     conflicts::check(written, &table, &built_in, findings);
     table
 }
 
 /// A row that the binary doesn't know.
-fn new_row(name: &str, row: &file::Operation, place: &KeyPath, findings: &mut Diagnostics) -> Option<Operation> {
+fn new_row(
+    name: &str,
+    row: &file::OperationTable,
+    place: &KeyPath,
+    findings: &mut Diagnostics,
+) -> Option<OperationConfig> {
     if is_class(name) {
         findings.fault(place, "must not have the name of a class: `allow` could not tell them apart");
     }
@@ -86,7 +91,7 @@ fn new_row(name: &str, row: &file::Operation, place: &KeyPath, findings: &mut Di
     if let Some(cache) = &row.cache {
         findings.need(&cache.fresh, &place.key("cache").key("fresh"), "say how long a stored answer is given out");
     }
-    let base = Operation {
+    let base = OperationConfig {
         name: name.to_owned(),
         api: None,
         method: method?.0.0.clone(),
@@ -103,11 +108,11 @@ fn new_row(name: &str, row: &file::Operation, place: &KeyPath, findings: &mut Di
 
 /// A built-in row with fields of the file over it.
 fn laid_over(
-    base: &Operation,
-    row: &file::Operation,
+    base: &OperationConfig,
+    row: &file::OperationTable,
     place: &KeyPath,
     findings: &mut Diagnostics,
-) -> Option<Operation> {
+) -> Option<OperationConfig> {
     if let (Class::Order | Class::Account, Some(class)) = (base.class, row.class)
         && class != base.class
     {
@@ -123,9 +128,9 @@ fn laid_over(
     Some(lay_over(base.clone(), row))
 }
 
-fn lay_over(base: Operation, row: &file::Operation) -> Operation {
+fn lay_over(base: OperationConfig, row: &file::OperationTable) -> OperationConfig {
     let patterns = |list: &Vec<Text<Pattern>>| list.iter().map(|pattern| pattern.0.0.clone()).collect();
-    Operation {
+    OperationConfig {
         name: base.name,
         api: row.api.or(base.api),
         method: row.method.as_ref().map_or(base.method, |method| method.0.0.clone()),
@@ -140,7 +145,7 @@ fn lay_over(base: Operation, row: &file::Operation) -> Operation {
 }
 
 /// A cache policy with fields of the file over it; `None` where nothing is to be stored.
-fn cache_over(base: Option<CachePolicy>, cache: &file::CachePolicy) -> Option<CachePolicy> {
+fn cache_over(base: Option<CachePolicy>, cache: &file::CachePolicyTable) -> Option<CachePolicy> {
     let unset = CachePolicy {
         fresh: Duration::ZERO,
         stale_if_error: Duration::ZERO,
@@ -158,7 +163,7 @@ fn cache_over(base: Option<CachePolicy>, cache: &file::CachePolicy) -> Option<Ca
 }
 
 /// What must hold of every row.
-fn check_row(row: &Operation, place: &KeyPath, findings: &mut Diagnostics) {
+fn check_row(row: &OperationConfig, place: &KeyPath, findings: &mut Diagnostics) {
     match row.class {
         Class::Unlisted => {
             findings.fault(&place.key("class"), "must be another class: \"unlisted\" is what no row matches");

@@ -20,7 +20,7 @@ use toml::{
 
 use self::node::{Node, Refused};
 use super::key_path::{Diagnostics, KeyPath, Lines, Part};
-use crate::config::file::File;
+use crate::config::file::ConfigFile;
 
 /// A parsed file.
 pub(super) struct Tree<'t> {
@@ -51,7 +51,7 @@ impl Tree<'_> {
     }
 
     /// The file as written, without what can't be used; that is reported.
-    pub(super) fn read(&self, text: &str, findings: &mut Diagnostics) -> File {
+    pub(super) fn read(&self, text: &str, findings: &mut Diagnostics) -> ConfigFile {
         let counter = LineCounter::new(text);
         // keys below a header that can't be read fall to the table before it, and look unknown there
         let mut torn_header = false;
@@ -63,7 +63,7 @@ impl Tree<'_> {
         }
         let reading = Reading::default();
         loop {
-            let round = File::deserialize(Node::root(self.root.get_ref(), &reading));
+            let round = ConfigFile::deserialize(Node::root(self.root.get_ref(), &reading));
             for unknown in reading.take_notes() {
                 let place = unknown.place.unwrap_or_default();
                 if reading.pass_over(&place) && !torn_header {
@@ -74,7 +74,7 @@ impl Tree<'_> {
                 let place = refused.place.clone().unwrap_or_default();
                 if !reading.pass_over(&place) {
                     // what was passed over can't be refused again; if it is, there is no progress: never loop
-                    return File::default();
+                    return ConfigFile::default();
                 }
                 findings.broken(&place, refused.message.clone());
             }

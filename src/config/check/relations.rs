@@ -4,15 +4,15 @@
 use std::collections::BTreeSet;
 
 use super::{Diagnostics, KeyPath};
-use crate::config::{Account, ClientAuth, Config, KeySource, Operation, Service};
+use crate::config::{AccountConfig, ClientAuth, Config, KeySource, OperationConfig, ServiceConfig};
 
 /// Sums of decimal fractions miss 1 by less than this.
 const ROUNDING: f64 = 1e-9;
 
 /// Checks sections that are checked by themselves. An account is `None` after a fault of its own.
-pub(super) fn check(accounts: &[Option<Account>], config: &Config, findings: &mut Diagnostics) {
+pub(super) fn check(accounts: &[Option<AccountConfig>], config: &Config, findings: &mut Diagnostics) {
     for (index, account) in accounts.iter().enumerate() {
-        let services: Vec<&Service> = config.services.iter().filter(|service| service.account == index).collect();
+        let services: Vec<&ServiceConfig> = config.services.iter().filter(|service| service.account == index).collect();
         shares(&services, findings);
         if let Some(account) = account {
             quotas(account, &services, findings);
@@ -44,7 +44,7 @@ fn copies(config: &Config, findings: &mut Diagnostics) {
 }
 
 /// The guaranteed parts are parts of one whole.
-fn shares(services: &[&Service], findings: &mut Diagnostics) {
+fn shares(services: &[&ServiceConfig], findings: &mut Diagnostics) {
     let mut sum = 0.0;
     for service in services {
         sum += service.share;
@@ -57,7 +57,7 @@ fn shares(services: &[&Service], findings: &mut Diagnostics) {
 }
 
 /// Services may be promised more than there is; somebody should know.
-fn quotas(account: &Account, services: &[&Service], findings: &mut Diagnostics) {
+fn quotas(account: &AccountConfig, services: &[&ServiceConfig], findings: &mut Diagnostics) {
     let place = KeyPath::at(["accounts", &account.name, "budget"]);
     let asked: u64 = services.iter().filter_map(|s| s.quota.second).map(|rate| u64::from(rate.per_second)).sum();
     if let Some(rate) = account.budget.second
@@ -76,7 +76,7 @@ fn quotas(account: &Account, services: &[&Service], findings: &mut Diagnostics) 
 }
 
 /// An operation that costs more than can ever be saved up could never be sent.
-fn costs(account: &Account, operations: &[Operation], findings: &mut Diagnostics) {
+fn costs(account: &AccountConfig, operations: &[OperationConfig], findings: &mut Diagnostics) {
     let second = account.budget.second.map_or(u64::MAX, |rate| u64::from(rate.burst));
     let most = second.min(account.budget.day.unwrap_or(u64::MAX));
     for operation in operations.iter().filter(|operation| u64::from(operation.cost) > most) {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Diagnostics, KeyPath, account::rate, operation::names, spelling::unknown};
 use crate::config::{
-    Class, Credential, Operation, Quota, Service,
-    file::{self, File, Name, Text},
+    Class, CredentialConfig, OperationConfig, QuotaConfig, ServiceConfig,
+    file::{self, ConfigFile, Name, Text},
 };
 
 /// The classes by the words of the file.
@@ -27,7 +27,11 @@ pub(super) fn is_class(name: &str) -> bool {
 }
 
 /// Every service, also those that have a fault.
-pub(super) fn check(written: &File, operations: &[Operation], findings: &mut Diagnostics) -> Vec<Service> {
+pub(super) fn check(
+    written: &ConfigFile,
+    operations: &[OperationConfig],
+    findings: &mut Diagnostics,
+) -> Vec<ServiceConfig> {
     let mut seen = Seen::default();
     let mut services = Vec::new();
     for (name, service) in &written.services {
@@ -36,11 +40,11 @@ pub(super) fn check(written: &File, operations: &[Operation], findings: &mut Dia
         let (allow_classes, allow_operations) = allowed(&service.allow, &place.key("allow"), operations, findings);
         let credentials = credentials(service, &place, &mut seen, findings);
         let quota = &service.quota;
-        services.push(Service {
+        services.push(ServiceConfig {
             name: name.0.0.clone(),
             account,
             priority: service.priority,
-            quota: Quota {
+            quota: QuotaConfig {
                 second: rate((quota.per_second, quota.burst), &place.key("quota"), findings),
                 day: quota.per_day.map(|count| count.0),
             },
@@ -65,7 +69,7 @@ struct Seen {
 }
 
 /// The index of the service's account; that of none after a fault.
-fn account(service: &file::Service, place: &KeyPath, written: &File, findings: &mut Diagnostics) -> usize {
+fn account(service: &file::ServiceTable, place: &KeyPath, written: &ConfigFile, findings: &mut Diagnostics) -> usize {
     let place = place.key("account");
     let Some(name) = findings.need(&service.account, &place, "name the account that the service uses") else {
         return usize::MAX;
@@ -84,7 +88,7 @@ fn account(service: &file::Service, place: &KeyPath, written: &File, findings: &
 fn allowed(
     written: &[Text<Name>],
     place: &KeyPath,
-    operations: &[Operation],
+    operations: &[OperationConfig],
     findings: &mut Diagnostics,
 ) -> (Vec<Class>, Vec<String>) {
     let (mut classes, mut listed) = (Vec::new(), Vec::new());
@@ -115,11 +119,11 @@ fn allowed(
 }
 
 fn credentials(
-    service: &file::Service,
+    service: &file::ServiceTable,
     place: &KeyPath,
     seen: &mut Seen,
     findings: &mut Diagnostics,
-) -> Vec<Credential> {
+) -> Vec<CredentialConfig> {
     let list = place.key("credentials");
     if service.credentials.is_empty() && service.identities.is_empty() {
         let remedy = "a service needs a credential (`fastrac-gateway service issue` makes one) or an identity";
@@ -139,13 +143,18 @@ fn credentials(
             once(&mut seen.access_keys, &key.0.0, &key_place, findings);
         }
         if let (Some(key), Some(digest)) = (access_key, digest) {
-            credentials.push(Credential { access_key: key.0.0.clone(), secret_sha256: digest.0.0 });
+            credentials.push(CredentialConfig { access_key: key.0.0.clone(), secret_sha256: digest.0.0 });
         }
     }
     credentials
 }
 
-fn identities(service: &file::Service, place: &KeyPath, seen: &mut Seen, findings: &mut Diagnostics) -> Vec<String> {
+fn identities(
+    service: &file::ServiceTable,
+    place: &KeyPath,
+    seen: &mut Seen,
+    findings: &mut Diagnostics,
+) -> Vec<String> {
     let list = place.key("identities");
     // DNS names are compared without case (RFC 5280 section 7.2), URIs as they are.
     let canonical = |name: &str| if name.contains("://") { name.to_owned() } else { name.to_ascii_lowercase() };

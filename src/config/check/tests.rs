@@ -282,7 +282,7 @@ fn a_digest_is_not_shown_when_a_configuration_is_printed() {
     let text = format!("{}[admin]\ntoken_sha256 = \"{DIGEST}\"\n", with("", ""));
     let config = good(&text);
     assert!(config.admin.token_sha256.is_some());
-    let written: crate::config::file::File = toml::from_str(&text).unwrap();
+    let written: crate::config::file::ConfigFile = toml::from_str(&text).unwrap();
     for shown in [format!("{config:?}"), format!("{written:?}")] {
         assert!(!shown.contains("00112233") && !shown.contains("17, 34, 51"), "{shown}");
     }

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use super::{Desk, Diagnostics, KeyPath, account::vault_path};
 use crate::config::{
-    Vault, VaultAuth,
-    file::{self, BaseUrl, KeysSource, VaultMethod, Written as _},
+    VaultAuth, VaultConfig,
+    file::{self, BaseUrl, KeySourceName, VaultMethod, Written as _},
 };
 
 /// The vault, if the file has one or an account's keys come from it.
-pub(super) fn check(written: &file::File, desk: Desk<'_>, findings: &mut Diagnostics) -> Option<Vault> {
+pub(super) fn check(written: &file::ConfigFile, desk: Desk<'_>, findings: &mut Diagnostics) -> Option<VaultConfig> {
     let user = written
         .accounts
         .iter()
-        .find(|(_, account)| account.keys.as_ref().is_some_and(|keys| keys.source == Some(KeysSource::Vault)));
+        .find(|(_, account)| account.keys.as_ref().is_some_and(|keys| keys.source == Some(KeySourceName::Vault)));
     if written.vault.is_none() && user.is_none() {
         return None;
     }
@@ -35,7 +35,7 @@ pub(super) fn check(written: &file::File, desk: Desk<'_>, findings: &mut Diagnos
         }
     };
     let environment = desk.environment;
-    Some(Vault {
+    Some(VaultConfig {
         address: address?,
         ca: desk.path_of(&vault.ca).or_else(|| environment.vault_ca.clone()),
         namespace: vault.namespace.map(|name| name.0.0).or_else(|| environment.vault_namespace.clone()),
@@ -45,7 +45,7 @@ pub(super) fn check(written: &file::File, desk: Desk<'_>, findings: &mut Diagnos
 }
 
 fn address(
-    vault: &file::Vault,
+    vault: &file::VaultTable,
     wanted_by: Option<&KeyPath>,
     desk: Desk<'_>,
     findings: &mut Diagnostics,
@@ -73,7 +73,12 @@ fn address(
 }
 
 /// A login: the keys that its method needs, and no others.
-fn login(auth: &file::VaultAuth, place: &KeyPath, desk: Desk<'_>, findings: &mut Diagnostics) -> Option<VaultAuth> {
+fn login(
+    auth: &file::VaultAuthTable,
+    place: &KeyPath,
+    desk: Desk<'_>,
+    findings: &mut Diagnostics,
+) -> Option<VaultAuth> {
     let remedy = "one of \"token\", \"approle\", \"kubernetes\", \"jwt\", \"cert\"";
     let method = *findings.need(&auth.method, &place.key("method"), remedy)?;
     let (needs, takes): (&[&str], &[&str]) = match method {

@@ -10,20 +10,20 @@ use super::{BaseUrl, Count, DAY, Fraction, HOUR, MINUTE, Name, Phrase, ProxyUrl,
 /// One Fastrac partner account.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Account {
+pub struct AccountTable {
     /// Fastrac's address, perhaps with a path prefix that callers never send. "http://" only on loopback, or with
     /// `allow_cleartext`.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_url: Option<Text<BaseUrl>>,
     /// How the key pair is shown.
-    pub auth: Auth,
+    pub auth: AuthSetting,
     /// Where `v1` operations have another address, prefix or style.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub v1: Option<Version>,
+    pub v1: Option<VersionTable>,
     /// Where `v2` operations have another address, prefix or style.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub v2: Option<Version>,
+    pub v2: Option<VersionTable>,
     /// PEM file: roots of Fastrac's certificate, instead of the platform's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<Text<PathBuf>>,
@@ -35,39 +35,39 @@ pub struct Account {
     /// Where the key pair comes from.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub keys: Option<Keys>,
+    pub keys: Option<KeysTable>,
     /// How a pair gives way to the next.
-    pub rotation: Rotation,
+    pub rotation: RotationTable,
     /// The operation that proves a new pair: a GET lookup without `{name}` segments.
     pub verify: Text<Name>,
     /// What the gateway may ask of Fastrac.
-    pub budget: Budget,
+    pub budget: BudgetTable,
     /// IANA zone in which the day turns.
     pub day_zone: Text<jiff::tz::TimeZone>,
     /// When the account is given a rest.
-    pub breaker: Breaker,
+    pub breaker: BreakerTable,
     /// What `success:false` with these messages means, whatever the status: whole text, trimmed, any case.
-    pub messages: Messages,
+    pub messages: MessagesTable,
 }
 
-impl Default for Account {
+impl Default for AccountTable {
     fn default() -> Self {
         Self {
             base_url: None,
-            auth: Auth::Auto,
+            auth: AuthSetting::Auto,
             v1: None,
             v2: None,
             ca: None,
             proxy: None,
             allow_cleartext: false,
             keys: None,
-            rotation: Rotation::default(),
+            rotation: RotationTable::default(),
             verify: Text(Name("v2.province".to_owned())),
-            budget: Budget::default(),
+            budget: BudgetTable::default(),
             // bundled in the binary; WIB has had no summer time since 1964
             day_zone: Text(jiff::tz::TimeZone::get("Asia/Jakarta").unwrap_or(jiff::tz::TimeZone::UTC)),
-            breaker: Breaker::default(),
-            messages: Messages::default(),
+            breaker: BreakerTable::default(),
+            messages: MessagesTable::default(),
         }
     }
 }
@@ -75,7 +75,7 @@ impl Default for Account {
 /// How a key pair is shown to Fastrac.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Auth {
+pub enum AuthSetting {
     /// `v1` operations: headers; `v2` operations: basic; others: both.
     #[default]
     Auto,
@@ -90,23 +90,23 @@ pub enum Auth {
 /// What one API version has of its own.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Version {
+pub struct VersionTable {
     /// Its address; absent: the account's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_url: Option<Text<BaseUrl>>,
     /// Its style; absent: the account's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub auth: Option<Auth>,
+    pub auth: Option<AuthSetting>,
 }
 
 /// Where a key pair comes from: which keys belong to it depends on `source`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Keys {
+pub struct KeysTable {
     /// Kind of source.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<KeysSource>,
+    pub source: Option<KeySourceName>,
     /// "file": TOML file with one table an account, encrypted with age if it ends in ".age". "directory": folder with
     /// files access_key and secret_key. "vault": path of the secret.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -119,7 +119,7 @@ pub struct Keys {
     pub mount: Option<Text<Phrase>>,
     /// "vault": a copy on disk for a restart while the vault is down, encrypted with age.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sealed_copy: Option<SealedCopy>,
+    pub sealed_copy: Option<SealedCopyTable>,
     /// "env": name of the variable that holds the access key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_key: Option<Text<Variable>>,
@@ -131,7 +131,7 @@ pub struct Keys {
 /// `keys.sealed_copy`: a copy of a vault's pair.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct SealedCopy {
+pub struct SealedCopyTable {
     /// Where the gateway writes it; ends in ".age".
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,7 +145,7 @@ pub struct SealedCopy {
 /// A kind of key source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum KeysSource {
+pub enum KeySourceName {
     /// A TOML file.
     File,
     /// A folder with two files.
@@ -156,7 +156,7 @@ pub enum KeysSource {
     Env,
 }
 
-impl KeysSource {
+impl KeySourceName {
     /// The word in the file.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -171,7 +171,7 @@ impl KeysSource {
 /// `accounts.NAME.rotation`
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Rotation {
+pub struct RotationTable {
     /// How long the previous pair may serve; zero: not at all.
     pub overlap: Span<0, { 30 * DAY }>,
     /// How long after the last successful read a pair may serve; a pair from "env" does not age.
@@ -180,7 +180,7 @@ pub struct Rotation {
     pub resend_orders: bool,
 }
 
-impl Default for Rotation {
+impl Default for RotationTable {
     fn default() -> Self {
         Self { overlap: Span::millis(10 * MINUTE), max_age: Span::millis(72 * HOUR), resend_orders: true }
     }
@@ -189,7 +189,7 @@ impl Default for Rotation {
 /// `accounts.NAME.budget`
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Budget {
+pub struct BudgetTable {
     /// Requests a second; absent: not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_second: Option<Count>,
@@ -205,7 +205,7 @@ pub struct Budget {
     pub max_wait: Span<0, MINUTE>,
 }
 
-impl Default for Budget {
+impl Default for BudgetTable {
     fn default() -> Self {
         Self { per_second: None, burst: None, per_day: None, in_flight: Count(64), max_wait: Span::millis(250) }
     }
@@ -214,7 +214,7 @@ impl Default for Budget {
 /// `accounts.NAME.breaker`
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Breaker {
+pub struct BreakerTable {
     /// How far back outcomes count.
     pub window: Span<SECOND, HOUR>,
     /// Fewer outcomes than this say nothing.
@@ -227,7 +227,7 @@ pub struct Breaker {
     pub probes: Count<1000>,
 }
 
-impl Default for Breaker {
+impl Default for BreakerTable {
     fn default() -> Self {
         Self {
             window: Span::millis(10 * SECOND),
@@ -242,7 +242,7 @@ impl Default for Breaker {
 /// `accounts.NAME.messages`: a list here replaces the built-in one.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Messages {
+pub struct MessagesTable {
     /// There is no such thing.
     pub not_found: Vec<Text<Phrase>>,
     /// The key pair is refused.
@@ -251,7 +251,7 @@ pub struct Messages {
     pub limit: Vec<Text<Phrase>>,
 }
 
-impl Default for Messages {
+impl Default for MessagesTable {
     fn default() -> Self {
         let list = |texts: &[&str]| texts.iter().map(|text| Text(Phrase((*text).to_owned()))).collect();
         Self {

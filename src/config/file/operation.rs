@@ -9,7 +9,7 @@ use crate::config::{Api, Class};
 /// A row of the operation table. A field that is absent keeps the value of the built-in row of that name.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Operation {
+pub struct OperationTable {
     /// Which address and auth style of the account; absent in a new row: the account's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<Api>,
@@ -27,7 +27,7 @@ pub struct Operation {
     pub class: Option<Class>,
     /// Whether and how long answers are stored; absent in a new row: not stored.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cache: Option<CachePolicy>,
+    pub cache: Option<CachePolicyTable>,
     /// How long one attempt may take; absent in a new row: "10s".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span<1, HOUR>>,
@@ -42,7 +42,7 @@ pub struct Operation {
 /// `operations.NAME.cache`. A field that is absent keeps the value of the built-in row of that name.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct CachePolicy {
+pub struct CachePolicyTable {
     /// How long a stored answer is given out without asking; zero: nothing is stored. Mandatory in a new row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fresh: Option<Span<0, { 366 * DAY }>>,

@@ -7,11 +7,11 @@ use schemars::{
 };
 use serde_json::Value;
 
-use super::File;
+use super::ConfigFile;
 
 /// JSON Schema (draft 2020-12) of the configuration file, with every default.
 pub fn schema() -> Schema {
-    let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<File>();
+    let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<ConfigFile>();
     NoNull.transform(&mut schema);
     schema
 }

@@ -9,7 +9,7 @@ use crate::config::Priority;
 /// One internal caller.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Service {
+pub struct ServiceTable {
     /// The account that it uses.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -17,32 +17,32 @@ pub struct Service {
     /// Who waits and who is shed when the budget is short.
     pub priority: Priority,
     /// What it may ask of the gateway.
-    pub quota: Quota,
+    pub quota: QuotaTable,
     /// Guaranteed part of the account's budget; idle parts can be borrowed.
     pub share: Fraction<true>,
     /// Classes ("lookup", "read", "quote", "order", "account", "unlisted"), or names of operations.
     pub allow: Vec<Text<Name>>,
     /// How it proves who it is; two may be live while it rotates. Mandatory, unless it has identities.
-    pub credentials: Vec<Credential>,
+    pub credentials: Vec<CredentialTable>,
     /// SANs of client certificates that prove who it is.
     pub identities: Vec<Text<Identity>>,
     /// Whether answers that didn't go to Fastrac count.
-    pub charge_hits: ChargeHits,
+    pub charge_hits: ChargeHitsTable,
     /// Whether its `cache-control: no-cache` may reach Fastrac.
     pub force_refresh: bool,
 }
 
-impl Default for Service {
+impl Default for ServiceTable {
     fn default() -> Self {
         Self {
             account: None,
             priority: Priority::Normal,
-            quota: Quota::default(),
+            quota: QuotaTable::default(),
             share: Fraction(0.0),
             allow: ["lookup", "read", "quote"].map(|class| Text(Name(class.to_owned()))).to_vec(),
             credentials: Vec::new(),
             identities: Vec::new(),
-            charge_hits: ChargeHits::default(),
+            charge_hits: ChargeHitsTable::default(),
             force_refresh: false,
         }
     }
@@ -51,7 +51,7 @@ impl Default for Service {
 /// `services.NAME.quota`
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Quota {
+pub struct QuotaTable {
     /// Requests a second; absent: not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_second: Option<Count>,
@@ -66,7 +66,7 @@ pub struct Quota {
 /// `services.NAME.credentials[n]`, made by `fastrac-gateway service issue`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Credential {
+pub struct CredentialTable {
     /// 1 to 64 characters of A-Z, a-z, 0-9, "_" and "-"; no two credentials of the file may share one.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,14 +80,14 @@ pub struct Credential {
 /// `services.NAME.charge_hits`: whether stored and joined answers count against its quota.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct ChargeHits {
+pub struct ChargeHitsTable {
     /// Against the quota of the second.
     pub second: bool,
     /// Against the quota of the day.
     pub day: bool,
 }
 
-impl Default for ChargeHits {
+impl Default for ChargeHitsTable {
     fn default() -> Self {
         Self { second: true, day: false }
     }

@@ -10,7 +10,7 @@ use super::{BaseUrl, DAY, Phrase, SECOND, Span, Text};
 /// `[vault]`: HashiCorp Vault or OpenBao.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Vault {
+pub struct VaultTable {
     /// Its address; absent: $VAULT_ADDR. "http://" only on loopback.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<Text<BaseUrl>>,
@@ -24,10 +24,10 @@ pub struct Vault {
     pub poll: Span<100, DAY>,
     /// How the gateway logs in; absent: with the token in $VAULT_TOKEN.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub auth: Option<VaultAuth>,
+    pub auth: Option<VaultAuthTable>,
 }
 
-impl Default for Vault {
+impl Default for VaultTable {
     fn default() -> Self {
         Self { address: None, ca: None, namespace: None, poll: Span::millis(30 * SECOND), auth: None }
     }
@@ -36,7 +36,7 @@ impl Default for Vault {
 /// `vault.auth`: which keys belong to it depends on `method`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct VaultAuth {
+pub struct VaultAuthTable {
     /// How the gateway logs in.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]

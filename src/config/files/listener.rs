@@ -21,7 +21,7 @@ use super::{
     certificate::{ends, not_after},
     pem, read,
 };
-use crate::config::{ClientAuth, ServerTls};
+use crate::config::{ClientAuth, ServerTlsConfig};
 
 /// What a listener can show and accept.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub struct Unusable {
 ///
 /// # Errors
 /// Every file that can't be used. A pair that doesn't belong together is a fault of its key.
-pub fn open(tls: &ServerTls) -> Result<Usable, Vec<Unusable>> {
+pub fn open(tls: &ServerTlsConfig) -> Result<Usable, Vec<Unusable>> {
     let mut digest = Sha256::new();
     let mut faults = Vec::new();
     let mut take = |key, file: &Path, check: fn(&[u8]) -> Result<(), &'static str>| {
@@ -132,7 +132,7 @@ mod tests {
         let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
         std::fs::write(&cert, made.cert.pem()).unwrap();
         std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-        let tls = ServerTls { cert, key, client_ca: None, client_auth: ClientAuth::None };
+        let tls = ServerTlsConfig { cert, key, client_ca: None, client_auth: ClientAuth::None };
         let usable = open(&tls).unwrap();
         let shown = format!("{usable:?}");
         // The scalar of a P-256 key in PKCS #8 (RFC 5915).

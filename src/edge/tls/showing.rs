@@ -12,7 +12,7 @@ use rustls::{
 
 use super::Faulty;
 use crate::config::{
-    ClientAuth, ServerTls,
+    ClientAuth, ServerTlsConfig,
     files::{
         Stamp,
         listener::{self, Usable},
@@ -24,7 +24,7 @@ const SETTLED: Duration = Duration::from_millis(200);
 
 /// What a listener shows and accepts.
 pub(super) struct Showing {
-    pub(super) settings: ServerTls,
+    pub(super) settings: ServerTlsConfig,
     pub(super) config: Arc<ServerConfig>,
     pub(super) ends: Option<Timestamp>,
     pub(super) digest: [u8; 32],
@@ -39,13 +39,13 @@ impl Showing {
     }
 }
 
-pub(super) fn ended(place: &str, tls: &ServerTls, ends: Option<Timestamp>) -> String {
+pub(super) fn ended(place: &str, tls: &ServerTlsConfig, ends: Option<Timestamp>) -> String {
     let ends = ends.map_or_else(String::new, |ends| format!(" on {ends:.0}"));
     format!("{place}.cert: {} ended{ends}: every client refuses it; renew it", tls.cert.display())
 }
 
 /// Reads the files in one state, as far as that can be seen.
-pub(super) fn read(place: &str, tls: &ServerTls, speaks: &[&[u8]]) -> Result<(Showing, Stamps), Faulty> {
+pub(super) fn read(place: &str, tls: &ServerTlsConfig, speaks: &[&[u8]]) -> Result<(Showing, Stamps), Faulty> {
     let before = stamps(tls);
     let usable = listener::open(tls).map_err(|faults| {
         let each = faults.iter().map(|fault| format!("{place}.{}: {fault}", fault.key));
@@ -56,7 +56,7 @@ pub(super) fn read(place: &str, tls: &ServerTls, speaks: &[&[u8]]) -> Result<(Sh
     Ok((Showing { settings: tls.clone(), config: Arc::new(config), ends, digest }, before))
 }
 
-fn server(tls: &ServerTls, usable: Usable, speaks: &[&[u8]]) -> Result<ServerConfig, Box<dyn std::error::Error>> {
+fn server(tls: &ServerTlsConfig, usable: Usable, speaks: &[&[u8]]) -> Result<ServerConfig, Box<dyn std::error::Error>> {
     let verifier = match usable.authorities {
         None => WebPkiClientVerifier::no_client_auth(),
         Some(authorities) => {
@@ -79,7 +79,7 @@ fn server(tls: &ServerTls, usable: Usable, speaks: &[&[u8]]) -> Result<ServerCon
 }
 
 /// The state that the files are in.
-pub(super) fn stamps(tls: &ServerTls) -> Stamps {
+pub(super) fn stamps(tls: &ServerTlsConfig) -> Stamps {
     [Stamp::at(&tls.cert), Stamp::at(&tls.key), tls.client_ca.as_deref().and_then(Stamp::at)]
 }
 

@@ -48,20 +48,25 @@ impl Folder {
         self.write("key", key);
     }
 
-    fn settings(&self) -> ServerTls {
-        ServerTls { cert: self.file("crt"), key: self.file("key"), client_ca: None, client_auth: ClientAuth::None }
+    fn settings(&self) -> ServerTlsConfig {
+        ServerTlsConfig {
+            cert: self.file("crt"),
+            key: self.file("key"),
+            client_ca: None,
+            client_auth: ClientAuth::None,
+        }
     }
 
-    fn listen(&self, tls: ServerTls) -> Listen {
+    fn listen(&self, tls: ServerTlsConfig) -> ListenConfig {
         let address = "127.0.0.1:0".parse().unwrap();
-        Listen { data: vec![address], admin: address, workers: 1, tls: Some(tls), admin_tls: None }
+        ListenConfig { data: vec![address], admin: address, workers: 1, tls: Some(tls), admin_tls: None }
     }
 
     fn doors(&self) -> Doors {
         self.doors_with(self.settings()).unwrap()
     }
 
-    fn doors_with(&self, tls: ServerTls) -> Result<Doors, Faulty> {
+    fn doors_with(&self, tls: ServerTlsConfig) -> Result<Doors, Faulty> {
         Doors::open(&self.listen(tls), &Metrics::new().unwrap())
     }
 }
@@ -205,7 +210,7 @@ fn a_reload_reads_at_once_and_takes_all_or_nothing() {
     let (cert, key) = pair(2042);
     folder.write("other.crt", &cert);
     folder.write("other.key", &key);
-    let other = ServerTls { cert: folder.file("other.crt"), key: folder.file("other.key"), ..folder.settings() };
+    let other = ServerTlsConfig { cert: folder.file("other.crt"), key: folder.file("other.key"), ..folder.settings() };
     doors.renew(&folder.listen(other)).unwrap().show();
     assert_eq!(year(&doors), "2042");
     folder.write("other.crt", &pair(2043).0);
@@ -219,7 +224,7 @@ fn authorities_are_read_again_too() {
     let folder = Folder::new();
     folder.write("ca", &authority());
     let settings =
-        ServerTls { client_ca: Some(folder.file("ca")), client_auth: ClientAuth::Required, ..folder.settings() };
+        ServerTlsConfig { client_ca: Some(folder.file("ca")), client_auth: ClientAuth::Required, ..folder.settings() };
     let doors = folder.doors_with(settings.clone()).unwrap();
     let door = doors.data.as_ref().unwrap();
     let before = door.showing.load().digest;
@@ -235,7 +240,7 @@ fn sessions_are_resumed_only_where_nobody_is_identified_by_them() {
     let folder = Folder::new();
     folder.write("ca", &authority());
     let resumes = |client_auth, client_ca| {
-        let doors = folder.doors_with(ServerTls { client_auth, client_ca, ..folder.settings() }).unwrap();
+        let doors = folder.doors_with(ServerTlsConfig { client_auth, client_ca, ..folder.settings() }).unwrap();
         let config = doors.data.as_ref().unwrap().showing.load().config.clone();
         (config.ticketer.enabled(), config.session_storage.can_cache(), config.send_tls13_tickets > 0)
     };

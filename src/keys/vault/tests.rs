@@ -115,10 +115,10 @@ impl Stub {
     }
 }
 
-fn settings(folder: &std::path::Path, address: &str) -> config::Vault {
+fn settings(folder: &std::path::Path, address: &str) -> config::VaultConfig {
     let secret_id_file = folder.join("secret-id");
     std::fs::write(&secret_id_file, "canary-secret-id-0123456789\n").unwrap();
-    config::Vault {
+    config::VaultConfig {
         address: address.to_owned(),
         ca: None,
         namespace: Some("team-a".to_owned()),
@@ -145,7 +145,7 @@ impl World {
         Self::with(&settings(folder.path(), address), stub, folder)
     }
 
-    fn with(settings: &config::Vault, stub: Arc<Stub>, folder: tempfile::TempDir) -> Self {
+    fn with(settings: &config::VaultConfig, stub: Arc<Stub>, folder: tempfile::TempDir) -> Self {
         let mut vault = Vault::open(settings).unwrap();
         let serving = stub.clone();
         vault.wire.stub = Some(Box::new(move |server| {
@@ -512,7 +512,7 @@ mod serves {
         }
     }
 
-    fn configured(folder: &std::path::Path) -> config::Account {
+    fn configured(folder: &std::path::Path) -> config::AccountConfig {
         let text = r#"
             [vault]
             address = "https://vault.internal:8200"

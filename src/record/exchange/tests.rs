@@ -17,8 +17,8 @@ use serde_json::Value;
 use super::*;
 use crate::config::LogBodies;
 
-fn config(path: &Path, keep_size: u64) -> Log {
-    Log {
+fn config(path: &Path, keep_size: u64) -> LogConfig {
+    LogConfig {
         exchanges: LogTarget::File(path.to_owned()),
         bodies: LogBodies::Masked,
         keep_size,

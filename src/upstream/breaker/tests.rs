@@ -6,7 +6,7 @@ use tokio::time::advance;
 use super::*;
 
 fn breaker(minimum: u32, failures: f64, probes: u32) -> Breaker {
-    Breaker::new(&config::Breaker {
+    Breaker::new(&config::BreakerConfig {
         window: Duration::from_secs(10),
         minimum,
         failures,

@@ -2,7 +2,7 @@
 //! it is the one that RFC 8259 and the contract (section 6) give.
 
 use fastrac_gateway::{
-    config::Messages,
+    config::MessagesConfig,
     outcome::{Outcome, Reading, read, read_beginning},
 };
 use http::StatusCode;
@@ -26,8 +26,8 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn messages() -> Messages {
-    Messages {
+fn messages() -> MessagesConfig {
+    MessagesConfig {
         not_found: vec!["data not found".into()],
         key: vec!["unauthorized".into(), "invalid key".into()],
         limit: vec!["too many requests".into()],
@@ -67,7 +67,7 @@ fn members(body: &[u8]) -> Option<Vec<(String, serde_json::Value)>> {
 }
 
 /// The contract's words, word by word.
-fn model(status: StatusCode, members: &[(String, serde_json::Value)], messages: &Messages) -> Reading {
+fn model(status: StatusCode, members: &[(String, serde_json::Value)], messages: &MessagesConfig) -> Reading {
     let all =
         |name: &str| members.iter().filter(|(known, _)| known == name).map(|(_, value)| value).collect::<Vec<_>>();
     let success = match all("success").as_slice() {

@@ -4,10 +4,10 @@ use super::{
     super::{Diagnostics, KeyPath, pattern::overlap},
     BuiltIn, Rows,
 };
-use crate::config::{Class, Operation};
+use crate::config::{Class, OperationConfig};
 
 /// Checks the rows of the file against each other and against the built-in ones.
-pub(super) fn check(written: &Rows, table: &[Operation], built_in: &BuiltIn, findings: &mut Diagnostics) {
+pub(super) fn check(written: &Rows, table: &[OperationConfig], built_in: &BuiltIn, findings: &mut Diagnostics) {
     for row in table {
         let Some((name, own)) = written.iter().find(|(name, _)| name.0.0 == row.name) else { continue };
         let place = KeyPath::at(["operations", &name.0.0]);
@@ -45,7 +45,12 @@ fn reserved_by<'b>(pattern: &str, name: &str, built_in: &'b BuiltIn) -> Option<&
 }
 
 /// The other row that matches what the pattern matches. Of two rows of the file the later one is told.
-fn taken_by<'t>(pattern: &str, row: &Operation, table: &'t [Operation], written: &Rows) -> Option<&'t Operation> {
+fn taken_by<'t>(
+    pattern: &str,
+    row: &OperationConfig,
+    table: &'t [OperationConfig],
+    written: &Rows,
+) -> Option<&'t OperationConfig> {
     table.iter().filter(|other| other.name != row.name && other.method == row.method).find(|other| {
         let own = written.iter().find(|(name, _)| name.0.0 == other.name).map(|(_, own)| own);
         let told_there = |path: &str| {
@@ -58,6 +63,6 @@ fn taken_by<'t>(pattern: &str, row: &Operation, table: &'t [Operation], written:
     })
 }
 
-fn patterns(row: &Operation) -> impl Iterator<Item = &str> {
+fn patterns(row: &OperationConfig) -> impl Iterator<Item = &str> {
     std::iter::once(&row.path).chain(&row.aliases).map(String::as_str)
 }

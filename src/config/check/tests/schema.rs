@@ -131,8 +131,8 @@ fn defaults(schema: &Value, root: &Value) -> Map<String, Value> {
 fn every_default_of_the_schema_is_the_default() {
     let schema = file::schema().to_value();
     let mut written = defaults(&schema, &schema);
-    let account = defaults(&schema["$defs"]["Account"], &schema);
-    let mut service = defaults(&schema["$defs"]["Service"], &schema);
+    let account = defaults(&schema["$defs"]["AccountTable"], &schema);
+    let mut service = defaults(&schema["$defs"]["ServiceTable"], &schema);
     assert!(account.len() >= 8 && service.len() >= 6, "{account:?} {service:?}");
     let mut plain = serde_json::json!({
         "accounts": { "main": { "base_url": "https://f.example", "keys": { "source": "directory", "path": "keys" } } },

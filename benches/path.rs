@@ -7,7 +7,7 @@ use std::{hint::black_box, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use fastrac_gateway::{
-    cache::{Entry, Key, key::Parts},
+    cache::{Entry, Key, KeyParts},
     config::check::{Environment, check},
     edge::Drain,
     gateway::{Gateway, Live, Revoked},
@@ -35,7 +35,7 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
 }
 
 fn store(snapshot: &Snapshot) {
-    let parts = Parts {
+    let parts = KeyParts {
         account: "main",
         service: None,
         method: "GET",
@@ -75,7 +75,7 @@ fn policy(c: &mut Criterion) {
     let (snapshot, worker) = (gateway.current.load_full(), Arc::new(Worker::default()));
     store(&snapshot);
     let serve = |secret, status: u16| {
-        let arrival = Arrival { began: Instant::now(), close: false, certificate: None, ended: () };
+        let arrival = Arrival { began: Instant::now(), close: false, certificate: None, guard: () };
         let (snapshot, worker) = (snapshot.clone(), worker.clone());
         runtime.block_on(async {
             let answer = path::serve(snapshot, worker, request(secret), arrival).await.unwrap();

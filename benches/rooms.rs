@@ -6,8 +6,8 @@ use std::{hint::black_box, path::Path, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use fastrac_gateway::{
-    body::Asked,
-    cache::{Key, key::Parts},
+    body::BufferedRequest,
+    cache::{Key, KeyParts},
     caller::Callers,
     catalog::Catalog,
     config::{
@@ -64,7 +64,15 @@ fn rooms(c: &mut Criterion) {
         b.iter(|| catalog.classify(&Method::GET, black_box("/no/such/path")).unwrap().index)
     });
     let key = |query, body| {
-        Key::new(Parts { account: "main", service: None, method: "GET", path: "/region/city", query, vary: &[], body })
+        Key::new(KeyParts {
+            account: "main",
+            service: None,
+            method: "GET",
+            path: "/region/city",
+            query,
+            vary: &[],
+            body,
+        })
     };
     c.bench_function("cache.key query", |b| b.iter(|| key(black_box(Some("province_id=31")), b"")));
     let search = br#"{"keyword": "kemayoran", "limit": 10, "offset": 0}"#;
@@ -83,7 +91,7 @@ fn rooms(c: &mut Criterion) {
     };
     let operation = catalog.classify(&Method::POST, "/tariff/express").unwrap().clone();
     let target = PathAndQuery::from_static("/tariff/express");
-    let asked = Asked { method: Method::POST, target, headers, body: "{}".into() };
+    let asked = BufferedRequest { method: Method::POST, target, headers, body: "{}".into() };
     c.bench_function("upstream.rewrite", |b| b.iter(|| rewrite::request(black_box(&asked), &operation, &endpoint)));
 }
 

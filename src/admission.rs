@@ -12,6 +12,7 @@ mod bucket;
 mod budget;
 mod day;
 mod header;
+mod in_flight;
 mod queue;
 mod quota;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod wall_clock;
 pub use self::{
     budget::{Budget, BudgetUsage, OverBudget, Spent},
     day::{DayReservation, Midnight},
+    in_flight::{InFlightLimit, InFlightPermit},
     quota::{Exceeded, LimitWindow, Quota},
     usage::{UsageByWindow, WindowUsage},
     wall_clock::WallClock,

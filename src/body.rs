@@ -1,8 +1,8 @@
-//! Bytes of a request in, bytes of an answer out.
+//! The body of a request, collected whole, and the body of a response.
 //!
-//! A request is read whole before anything is spent on it, up to a bound and within a deadline. An
-//! answer's body carries whatever must end with it (the record, the permit) and lets go of it when
-//! its last byte was taken or it was dropped, whichever comes first.
+//! What always holds: a request is read whole before anything is spent on it, up to a limit and within its deadline;
+//! the [`BodyEnd`] of a response is told of its end once, and dropped with it, whether the last byte was taken or the
+//! body was dropped before. Must not know what the bytes mean. Fails with [`BodyError`].
 
 use std::{
     fmt,
@@ -12,42 +12,39 @@ use std::{
     task::{Context, Poll},
 };
 
+use crate::deadline::Deadline;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, uri::PathAndQuery};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio::time::{Instant, timeout_at};
 
-/// A request, whole.
-pub struct Asked {
-    /// Its method.
+/// A request whose body has been read whole.
+pub struct BufferedRequest {
     pub method: Method,
-    /// Its target in origin form, bytes as they came.
+    /// In origin form, byte for byte as received.
     pub target: PathAndQuery,
-    /// Its headers.
     pub headers: HeaderMap,
-    /// Its body.
     pub body: Bytes,
 }
 
-impl fmt::Debug for Asked {
-    /// Neither target nor values nor body: a caller's credentials stand in them.
+impl fmt::Debug for BufferedRequest {
+    /// Without target, header values and body: they may hold the caller's credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (headers, bytes) = (self.headers.len(), self.body.len());
-        write!(f, "Asked({}, {headers} headers, {bytes} bytes)", self.method)
+        write!(f, "BufferedRequest({}, {headers} headers, {bytes} bytes)", self.method)
     }
 }
 
-/// Why a request's body is not there.
+/// Why the body of a request could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unread {
-    /// It is longer than allowed.
+pub enum BodyError {
+    /// It is longer than `limits.request_body`, in bytes.
     #[error("the request's body is longer than {0} bytes (`limits.request_body`)")]
     TooLarge(usize),
-    /// It did not come in time.
+    /// It was not complete at the deadline.
     #[error("the request's body did not come within the request's time (`limits.request`)")]
     TooSlow,
-    /// The caller broke off, or its framing is wrong.
+    /// The connection was lost, or the framing is wrong.
     #[error("the request's body could not be read")]
     Broken,
 }
@@ -55,8 +52,8 @@ pub enum Unread {
 /// Reads a request's body whole.
 ///
 /// # Errors
-/// [`Unread`] if it is longer than `limit` bytes, late, or broken off.
-pub async fn collect<B>(body: B, limit: usize, deadline: Instant) -> Result<Bytes, Unread>
+/// [`BodyError`] if it is longer than `limit` bytes, late, or cut off.
+pub async fn collect<B>(body: B, limit: usize, deadline: Deadline) -> Result<Bytes, BodyError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -64,26 +61,26 @@ where
         return Ok(Bytes::new());
     }
     if body.size_hint().lower() > limit as u64 {
-        return Err(Unread::TooLarge(limit));
+        return Err(BodyError::TooLarge(limit));
     }
-    // Most bodies come with their head: only the others need a timer.
+    // Most bodies arrive together with the head: only the others need a timer.
     let mut reading = pin!(read(body, limit));
     match poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
         Poll::Ready(done) => done,
-        Poll::Pending => Box::pin(timeout_at(deadline, reading)).await.unwrap_or(Err(Unread::TooSlow)),
+        Poll::Pending => Box::pin(deadline.bound(reading)).await.unwrap_or(Err(BodyError::TooSlow)),
     }
 }
 
-async fn read<B>(mut body: B, limit: usize) -> Result<Bytes, Unread>
+async fn read<B>(mut body: B, limit: usize) -> Result<Bytes, BodyError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
         if first.len().max(all.len()) + data.len() > limit {
-            return Err(Unread::TooLarge(limit));
+            return Err(BodyError::TooLarge(limit));
         }
         if all.is_empty() && first.is_empty() {
             first = data;
@@ -97,18 +94,18 @@ where
     Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
-/// What must end with an answer's body.
-pub trait Ending: Send {
-    /// The last byte was taken.
+/// What is told of the end of a response body, and dropped with it.
+pub trait BodyEnd: Send {
+    /// The last byte was taken by the connection.
     fn complete(&mut self);
-    /// The body broke off on Fastrac's side, or was cut off.
+    /// The body ended with an error: Fastrac's side failed, or the gateway withheld the rest.
     fn broken(&mut self, why: &io::Error);
 }
 
-/// The body of an answer. Dropping it drops its ending.
+/// The body of a response.
 pub struct Body {
     content: Content,
-    ending: Option<Box<dyn Ending>>,
+    end: Option<Box<dyn BodyEnd>>,
 }
 
 enum Content {
@@ -117,29 +114,28 @@ enum Content {
 }
 
 impl Body {
-    /// A body that is there already.
-    pub fn whole(bytes: Bytes) -> Self {
-        Body { content: Content::Whole(bytes), ending: None }
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Body { content: Content::Whole(bytes), end: None }
     }
 
-    /// A body that is still on its way.
-    pub fn stream(stream: impl HttpBody<Data = Bytes, Error = io::Error> + Send + 'static) -> Self {
-        Body { content: Content::Stream(Box::pin(stream)), ending: None }
+    /// A body that is still being received.
+    pub(crate) fn stream(stream: impl HttpBody<Data = Bytes, Error = io::Error> + Send + 'static) -> Self {
+        Body { content: Content::Stream(Box::pin(stream)), end: None }
     }
 
-    /// Attaches what must end with it.
-    pub fn ending(mut self, mut ending: Box<dyn Ending>) -> Self {
-        // hyper never polls a body that is at its end from the start.
+    /// Attaches what is told of its end.
+    pub(crate) fn ending(mut self, mut end: Box<dyn BodyEnd>) -> Self {
+        // hyper never polls a body that is empty from the start.
         if self.is_end_stream() {
-            ending.complete();
+            end.complete();
         }
-        self.ending = Some(ending);
+        self.end = Some(end);
         self
     }
 
     fn complete(&mut self) {
-        if let Some(mut ending) = self.ending.take() {
-            ending.complete();
+        if let Some(mut end) = self.end.take() {
+            end.complete();
         }
     }
 }
@@ -163,8 +159,8 @@ impl HttpBody for Body {
                 }
             }
             Poll::Ready(Some(Err(why))) => {
-                if let Some(mut ending) = self.ending.take() {
-                    ending.broken(why);
+                if let Some(mut end) = self.end.take() {
+                    end.broken(why);
                 }
             }
             Poll::Pending => {}
@@ -192,11 +188,12 @@ mod tests {
     use std::time::Duration;
 
     use http_body_util::Full;
+    use tokio::time::Instant;
 
     use super::*;
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(5)
+    fn soon() -> Deadline {
+        Deadline::after(Instant::now(), Duration::from_secs(5))
     }
 
     struct Pieces<'p>(std::slice::Iter<'p, &'static str>);
@@ -217,8 +214,8 @@ mod tests {
     #[tokio::test]
     async fn reads_whole_up_to_the_bound() {
         assert_eq!(collect(pieces(&["ab", "", "c"]), 3, soon()).await, Ok(Bytes::from("abc")));
-        assert_eq!(collect(pieces(&["ab", "cd"]), 3, soon()).await, Err(Unread::TooLarge(3)));
-        assert_eq!(collect(Full::new(Bytes::from("abcd")), 3, soon()).await, Err(Unread::TooLarge(3)));
+        assert_eq!(collect(pieces(&["ab", "cd"]), 3, soon()).await, Err(BodyError::TooLarge(3)));
+        assert_eq!(collect(Full::new(Bytes::from("abcd")), 3, soon()).await, Err(BodyError::TooLarge(3)));
         assert_eq!(collect(Full::new(Bytes::new()), 0, soon()).await, Ok(Bytes::new()));
     }
 
@@ -232,6 +229,6 @@ mod tests {
                 Poll::Pending
             }
         }
-        assert_eq!(collect(Never, 3, soon()).await, Err(Unread::TooSlow));
+        assert_eq!(collect(Never, 3, soon()).await, Err(BodyError::TooSlow));
     }
 }

@@ -1,8 +1,8 @@
-//! Stored answers, and single flight for those that are on their way.
+//! Stored responses, and single flight for those being fetched.
 //!
-//! Only good answers are stored (`outcome::Reading::storable`), never an order's. moka bounds the
-//! bytes; freshness is ours, because its clock is private. Knows no Fastrac and no caller; never
-//! fails: what can't be stored is simply asked for again.
+//! What may be stored, and for how long, is decided by `cache/rules` alone. What always holds: the entries take at most
+//! `cache.memory` bytes (moka evicts); only a fresh entry is given out. Freshness is kept in the entry, because moka's
+//! clock is private. Must not know Fastrac, callers or requests. Never fails: what is not stored is fetched again.
 
 pub mod flight;
 pub mod key;
@@ -15,45 +15,43 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use crate::outcome::Outcome;
-pub use flight::{Flights, Follower, Leader, Seat};
-pub use key::Key;
+pub use flight::{Flight, Flights, Follower, Leader};
+pub use key::{Key, KeyParts};
 pub use rules::RequestDirectives;
 
-/// A stored answer.
+/// A response of Fastrac, stored or about to be.
 #[derive(Debug)]
 pub struct Entry {
-    /// Fastrac's status.
     pub status: StatusCode,
-    /// Fastrac's headers, cleaned.
+    /// Cleaned: without hop-by-hop headers and those that concern one key.
     pub headers: HeaderMap,
-    /// Fastrac's body.
     pub body: Bytes,
-    /// `Ok` or `NotFound`.
+    /// If it is stored: `Ok` or `NotFound`.
     pub outcome: Outcome,
-    /// Name of the operation.
+    /// Name of the operation, as in metrics.
     pub operation: Arc<str>,
-    /// Id of the request that brought it.
+    /// Id of the request that fetched it.
     pub stored_from: HeaderValue,
-    /// When it came.
+    /// When it was received.
     pub stored: Instant,
-    /// How long it is fresh.
+    /// How long it is fresh; zero: it is not stored.
     pub lifetime: Duration,
 }
 
 impl Entry {
-    /// How long ago it came.
-    pub fn age(&self, now: Instant) -> Duration {
+    /// Time since it was received.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.stored)
     }
 
     /// How long it stays fresh; `None` once it is stale.
-    pub fn ttl(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn ttl(&self, now: Instant) -> Option<Duration> {
         self.lifetime.checked_sub(self.age(now)).filter(|left| !left.is_zero())
     }
 
-    /// With bytes of its own: slices would hold all of the connection's buffers for as long as the
-    /// entry lives, uncounted. There is room for `more` headers, so that no copy has to be hashed anew for them.
-    pub fn detached(self, more: usize) -> Self {
+    /// A copy with bytes of its own: slices would keep the buffers of the connection alive, uncounted, as long as the
+    /// entry lives. Leaves room for `more` headers, so that a copy of the map need not be rehashed for them.
+    pub(crate) fn detached(self, more: usize) -> Self {
         let own = |value: HeaderValue| HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value);
         let mut headers = HeaderMap::with_capacity(self.headers.len() + more);
         for (name, value) in &self.headers {
@@ -68,21 +66,20 @@ impl Entry {
     }
 }
 
-/// What an entry costs beside its bytes: moka's node, the maps, the allocations. Estimated.
+/// Estimated bytes that an entry takes beside its content: moka's node, maps, allocations.
 const ENTRY_OVERHEAD: usize = 512;
 
-/// Stored answers. Cheap to clone.
+/// The stored responses. Cheap to clone; clones share them.
 #[derive(Clone, Debug)]
 pub struct Cache {
     entries: moka::sync::Cache<Key, Arc<Entry>>,
 }
 
-/// What is stored of one operation.
+/// How much of the cache one operation uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Answers.
+pub struct CacheUsage {
     pub entries: u64,
-    /// Bytes, estimated.
+    /// Estimated.
     pub bytes: u64,
 }
 
@@ -96,34 +93,34 @@ impl Cache {
         Cache { entries }
     }
 
-    /// The stored answer, if it is fresh and the caller accepts its age.
-    pub fn fresh(&self, key: &Key, wish: RequestDirectives, now: Instant) -> Option<Arc<Entry>> {
+    /// The stored response, if it is fresh and the directives accept its age.
+    pub(crate) fn fresh(&self, key: &Key, directives: RequestDirectives, now: Instant) -> Option<Arc<Entry>> {
         let entry = self.entries.get(key)?;
         if entry.ttl(now).is_none() {
             self.entries.invalidate(key);
             return None;
         }
-        wish.accepts(entry.age(now)).then_some(entry)
+        directives.accepts(entry.age(now)).then_some(entry)
     }
 
-    /// Stores an answer.
+    /// Stores a response.
     pub fn keep(&self, key: Key, entry: Arc<Entry>) {
         self.entries.insert(key, entry);
     }
 
-    /// Forgets everything.
+    /// Removes all entries.
     pub fn purge(&self) {
         self.entries.invalidate_all();
     }
 
-    /// What is stored, by operation. Walks all entries: for scrapes, not for the path.
-    pub fn held(&self) -> BTreeMap<Arc<str>, Held> {
+    /// Usage by operation. Walks all entries: for scrapes, not for the path.
+    pub fn usage(&self) -> BTreeMap<Arc<str>, CacheUsage> {
         self.entries.run_pending_tasks();
-        let mut by_operation = BTreeMap::<Arc<str>, Held>::new();
+        let mut by_operation = BTreeMap::<Arc<str>, CacheUsage>::new();
         for (key, entry) in &self.entries {
-            let held = by_operation.entry(entry.operation.clone()).or_default();
-            held.entries += 1;
-            held.bytes += u64::from(entry.weight(&key));
+            let usage = by_operation.entry(entry.operation.clone()).or_default();
+            usage.entries += 1;
+            usage.bytes += u64::from(entry.weight(&key));
         }
         by_operation
     }
@@ -132,10 +129,9 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::key::Parts;
 
     fn key(path: &str) -> Key {
-        Key::new(Parts { account: "a", service: None, method: "GET", path, query: None, vary: &[], body: b"" })
+        Key::new(KeyParts { account: "a", service: None, method: "GET", path, query: None, vary: &[], body: b"" })
     }
 
     fn entry(size: usize) -> Arc<Entry> {
@@ -152,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gives_out_only_what_is_fresh() {
+    async fn gives_out_only_fresh_entries() {
         let cache = Cache::new(1 << 20);
         cache.keep(key("/a"), entry(10));
         tokio::time::advance(Duration::from_secs(59)).await;
@@ -161,7 +157,7 @@ mod tests {
         assert!(cache.fresh(&key("/a"), young, Instant::now()).is_none());
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_none());
-        assert!(cache.held().is_empty());
+        assert!(cache.usage().is_empty());
     }
 
     #[test]
@@ -170,8 +166,8 @@ mod tests {
         for i in 0..1000 {
             cache.keep(key(&format!("/{i}")), entry(1000));
         }
-        let held = cache.held();
-        let bytes: u64 = held.values().map(|h| h.bytes).sum();
-        assert!(bytes <= 100_000 && held["v2.city"].entries > 10, "{held:?}");
+        let usage = cache.usage();
+        let bytes: u64 = usage.values().map(|usage| usage.bytes).sum();
+        assert!(bytes <= 100_000 && usage["v2.city"].entries > 10, "{usage:?}");
     }
 }

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    admission::{Budget, Quota, WallClock},
+    admission::{Budget, InFlightLimit, Quota, WallClock},
     cache::{Cache, Flights},
     caller::Callers,
     catalog::Catalog,
@@ -238,6 +238,7 @@ fn compile(config: &Config, previous: Option<Previous<'_>>, live: &Live) -> Resu
     let mask = Arc::new(Masker::new(config.log.bodies, &config.log.mask));
     let snapshot = Snapshot {
         limits: config.limits.clone(),
+        in_flight: previous.map_or_else(InFlightLimit::default, |previous| previous.snapshot.in_flight.clone()),
         callers: Callers::new(&config.services),
         catalog,
         quotas,

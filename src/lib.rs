@@ -27,7 +27,8 @@
 //! (health, metrics, status), [`cli`] (one file a command), and
 //! [`app`], which wires everything and is the only one that sees most rooms. Between rooms stand
 //! [`gateway`] and [`snapshot`] (the configuration in force, beside what lives longer), [`reply`]
-//! (an answer's head) and [`attempts`] (what asking Fastrac came to). Tasks that stand above two rooms
+//! (the response to a caller), [`attempts`] (what the attempts to send a request came to), [`fetched`] (the
+//! result of a shared fetch) and [`deadline`] (when a wait ends). Tasks that stand above two rooms
 //! have files of their own: [`rotation`]. [`deferred_write`] decides when streams write.
 //!
 //! Imports run down only; there are no circles. `tests/gateway/layout.rs` holds that.
@@ -42,8 +43,10 @@ pub mod caller;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod deadline;
 pub mod deferred_write;
 pub mod edge;
+pub mod fetched;
 pub mod gateway;
 pub mod keys;
 pub mod orders;

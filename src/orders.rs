@@ -33,6 +33,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::config::Class;
+use crate::outcome::Sent;
 use crate::store::{Store, StoreError, WriteBatch};
 use clock::OrderClock;
 use fingerprint::OrderDigest;
@@ -94,6 +95,18 @@ pub enum Recall {
     New(Ticket),
     /// The key's order has ended; this was its answer.
     Repeat(Arc<StoredAnswer>),
+}
+
+/// Whether the first request with an `Idempotency-Key` was sent. Not what became of the repeat: only this room can make
+/// one, and the attempts of a request never become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstSent(Sent);
+
+impl FirstSent {
+    /// Whether Fastrac may have received the first request.
+    pub fn get(self) -> Sent {
+        self.0
+    }
 }
 
 /// The order could not be written, so it must not be sent.

@@ -104,16 +104,16 @@ impl Outcome {
     }
 }
 
-/// Whether Fastrac saw the request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Whether Fastrac may have received the request. Ordered: over the attempts of a request it only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sent {
-    /// Fastrac never saw it.
+    /// Fastrac never received it.
     #[default]
     No,
-    /// Fastrac answered it.
-    Yes,
     /// It may have been executed.
     Unknown,
+    /// Fastrac answered it.
+    Yes,
 }
 
 impl Sent {

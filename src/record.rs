@@ -6,6 +6,7 @@
 //! Knows the closed lists of `outcome` and the names of the configuration, no other room. Never
 //! fails and never waits, but for [`Record::reserve`].
 
+mod attempt;
 mod encode;
 mod exchange;
 mod handles;
@@ -28,6 +29,7 @@ use prometheus::IntGauge;
 
 use self::handles::{MetricHandles, NONE};
 pub use self::{
+    attempt::AttemptTimer,
     exchange::{ExchangeLog, LogError, LogReservation, QueueFull},
     id::{InvalidRequestId, RequestId},
     line::CapturedBody,

@@ -11,13 +11,15 @@ use serde_json::json;
 
 use crate::{
     admission::{Exceeded, LimitWindow, OverBudget},
-    body::Unread,
+    body::BodyError,
     caller::Unknown,
     catalog::{Forbidden, route::Malformed, target::Misaddressed},
+    deadline::InvalidTimeout,
     keys::NoKey,
-    orders::{JournalError, OrderRefusal},
+    orders::{FirstSent, JournalError, OrderRefusal},
     outcome::{Code, Outcome, Sent},
-    reply::{Content, Reply, seconds},
+    record::RequestId,
+    reply::{Reply, ReplyBody, seconds},
     upstream::{Failure, breaker::Open},
 };
 
@@ -30,8 +32,9 @@ pub struct Refusal {
     pub status: StatusCode,
     /// For a person: what, and what to do.
     pub message: Cow<'static, str>,
-    /// Whether Fastrac may have seen the request.
-    pub sent: Sent,
+    /// Set if the refusal speaks of an earlier request with the same `Idempotency-Key`; else the attempts of this
+    /// request say whether it was sent.
+    pub first_sent: Option<FirstSent>,
     /// How long to wait before trying again.
     pub retry_after: Option<Duration>,
     /// Usually the code's.
@@ -39,20 +42,15 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal with the status of its code, of a request that Fastrac never saw.
+    /// A refusal with the status of its code.
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         let (status, outcome) = (code.status(), code.outcome());
-        Refusal { code, status, message: message.into(), sent: Sent::No, retry_after: None, outcome }
+        Refusal { code, status, message: message.into(), first_sent: None, retry_after: None, outcome }
     }
 
     /// With another status than its code's.
     pub fn status(self, status: StatusCode) -> Self {
         Refusal { status, ..self }
-    }
-
-    /// Of a request that Fastrac saw, or may have seen.
-    pub fn sent(self, sent: Sent) -> Self {
-        Refusal { sent, ..self }
     }
 
     /// To be tried again after a while.
@@ -76,16 +74,53 @@ impl Refusal {
         }
     }
 
-    /// The body and headers of it; `problem` for RFC 9457.
-    pub fn reply(&self, request_id: &HeaderValue, problem: bool) -> Reply {
-        let request_id = request_id.to_str().unwrap_or_default();
+    /// As many requests are being served as may be.
+    pub(crate) fn overloaded() -> Self {
+        let message = "The gateway is serving as many requests as it can; try again";
+        Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1))
+    }
+
+    /// No line of the exchange log became free in time.
+    pub(crate) fn log_full() -> Self {
+        let message = "The exchange log can't keep up; try again";
+        Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1))
+    }
+
+    /// The gateway itself failed.
+    pub(crate) fn internal() -> Self {
+        Refusal::new(Code::GatewayInternal, "The gateway failed; its operators find this request under its id")
+    }
+
+    /// The caller accepts only a stored response, and there is none.
+    pub(crate) fn only_if_cached() -> Self {
+        Refusal::new(Code::CacheOnly, "No fresh answer is stored, and the request says only-if-cached")
+    }
+
+    /// The response that another task waits for did not come before the caller's deadline.
+    pub(crate) fn late() -> Self {
+        Refusal::new(Code::UpstreamTimeout, Failure::Timeout.to_string())
+    }
+
+    /// The response holds the account's secret key.
+    pub(crate) fn leak() -> Self {
+        Refusal::new(Code::UpstreamLeak, "Fastrac's answer holds the account's secret key and was withheld")
+    }
+
+    /// Fastrac accepts no key pair of the account.
+    pub(crate) fn key_rejected() -> Self {
+        let message = "Fastrac refuses the account's key pair; the operators have been told, nothing was executed";
+        Refusal::new(Code::KeysRejected, message)
+    }
+
+    /// The response in the given format. `sent`: whether Fastrac may have received the request.
+    pub(crate) fn reply(&self, request_id: &RequestId, sent: Sent, format: RefusalFormat) -> Reply {
         let mut error = json!({
-            "code": self.code.as_str(), "by": "gateway", "sent": self.sent.as_str(), "request_id": request_id,
+            "code": self.code.as_str(), "by": "gateway", "sent": sent.as_str(), "request_id": request_id.as_str(),
         });
         if let Some(wait) = self.retry_after {
             error["retry_after"] = seconds(wait).into();
         }
-        let (kind, body) = if problem {
+        let (kind, body) = if format == RefusalFormat::Problem {
             let title = self.status.canonical_reason().unwrap_or("Refused");
             let kind = format!("urn:fastrac-gateway:{}", self.code.as_str());
             let body = json!({
@@ -109,10 +144,10 @@ impl Refusal {
         Reply {
             status: self.status,
             headers,
-            content: Content::Whole(Bytes::from(body.to_string())),
+            body: ReplyBody::Whole(Bytes::from(body.to_string())),
             outcome: self.outcome,
             code: Some(self.code),
-            sent: self.sent,
+            first_sent: self.first_sent,
             retry_after: self.retry_after,
             cached: None,
             stored_from: None,
@@ -120,11 +155,23 @@ impl Refusal {
     }
 }
 
-/// Whether a caller prefers RFC 9457.
-pub fn wants_problem(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut types = values.flat_map(|value| value.split(',')).map(|range| range.split(';').next().unwrap_or(""));
-    types.any(|kind| kind.trim().eq_ignore_ascii_case("application/problem+json"))
+/// How the body of a refusal is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RefusalFormat {
+    /// Fastrac's envelope with `error` beside it.
+    Envelope,
+    /// RFC 9457.
+    Problem,
+}
+
+impl RefusalFormat {
+    /// The format that the caller's `Accept` asks for.
+    pub(crate) fn wanted(headers: &HeaderMap) -> Self {
+        let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut types = values.flat_map(|value| value.split(',')).map(|range| range.split(';').next().unwrap_or(""));
+        let problem = types.any(|kind| kind.trim().eq_ignore_ascii_case("application/problem+json"));
+        if problem { RefusalFormat::Problem } else { RefusalFormat::Envelope }
+    }
 }
 
 impl From<Unknown> for Refusal {
@@ -147,14 +194,20 @@ impl From<Malformed> for Refusal {
     }
 }
 
-impl From<Unread> for Refusal {
-    fn from(unread: Unread) -> Self {
-        let code = match unread {
-            Unread::TooLarge(_) => Code::RequestTooLarge,
-            Unread::TooSlow => Code::RequestTimeout,
-            Unread::Broken => Code::RequestMalformed,
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        let code = match error {
+            BodyError::TooLarge(_) => Code::RequestTooLarge,
+            BodyError::TooSlow => Code::RequestTimeout,
+            BodyError::Broken => Code::RequestMalformed,
         };
-        Refusal::new(code, unread.to_string())
+        Refusal::new(code, error.to_string())
+    }
+}
+
+impl From<InvalidTimeout> for Refusal {
+    fn from(invalid: InvalidTimeout) -> Self {
+        Refusal::new(Code::RequestMalformed, invalid.to_string())
     }
 }
 
@@ -185,9 +238,9 @@ impl From<Misaddressed> for Refusal {
 
 impl From<OrderRefusal> for Refusal {
     fn from(refused: OrderRefusal) -> Self {
-        let refusal = Refusal::new(refused.code(), refused.to_string()).status(refused.status()).sent(refused.sent());
+        let refusal = Refusal::new(refused.code(), refused.to_string()).status(refused.status());
         // A repeat has the outcome of the first, also where its answer is kept no longer.
-        Refusal { outcome: refused.outcome(), ..refusal }
+        Refusal { outcome: refused.outcome(), first_sent: refused.first_sent(), ..refusal }
     }
 }
 
@@ -217,7 +270,7 @@ impl From<Failure> for Refusal {
             Failure::Timeout => Code::UpstreamTimeout,
             Failure::Cut | Failure::TooLong(_) => Code::UpstreamCut,
         };
-        Refusal::new(code, failure.to_string()).sent(failure.sent())
+        Refusal::new(code, failure.to_string())
     }
 }
 
@@ -225,9 +278,9 @@ impl From<Failure> for Refusal {
 mod tests {
     use super::*;
 
-    fn body(refusal: &Refusal, problem: bool) -> (Reply, serde_json::Value) {
-        let reply = refusal.reply(&HeaderValue::from_static("req-12345"), problem);
-        let Content::Whole(bytes) = &reply.content else { panic!("whole") };
+    fn body(refusal: &Refusal, format: RefusalFormat) -> (Reply, serde_json::Value) {
+        let reply = refusal.reply(&"req-12345".parse().unwrap(), Sent::No, format);
+        let ReplyBody::Whole(bytes) = &reply.body else { panic!("whole") };
         let body = serde_json::from_slice(bytes).unwrap();
         (reply, body)
     }
@@ -235,7 +288,7 @@ mod tests {
     #[test]
     fn speaks_fastracs_envelope() {
         let refusal = Refusal::new(Code::QuotaDay, "used up").retry_after(Duration::from_secs(7));
-        let (reply, body) = body(&refusal, false);
+        let (reply, body) = body(&refusal, RefusalFormat::Envelope);
         assert_eq!(reply.status, 429);
         assert_eq!((&body["success"], &body["data"]), (&json!(false), &json!(null)));
         assert_eq!(
@@ -247,10 +300,12 @@ mod tests {
 
     #[test]
     fn speaks_problem_json_where_asked() {
-        let accept =
-            |value: &'static str| wants_problem(&HeaderMap::from_iter([(header::ACCEPT, value.parse().unwrap())]));
-        assert!(accept("text/html, application/problem+json;q=0.9") && !accept("application/json, */*"));
-        let (reply, body) = body(&Unknown.into(), true);
+        let wanted = |accept: &'static str| {
+            RefusalFormat::wanted(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]))
+        };
+        assert_eq!(wanted("text/html, application/problem+json;q=0.9"), RefusalFormat::Problem);
+        assert_eq!(wanted("application/json, */*"), RefusalFormat::Envelope);
+        let (reply, body) = body(&Unknown.into(), RefusalFormat::Problem);
         assert_eq!(reply.headers.get_all(header::WWW_AUTHENTICATE).iter().count(), 2);
         assert_eq!((&body["status"], &body["title"]), (&json!(401), &json!("Unauthorized")));
         assert_eq!(body["error"]["code"], "caller.unknown");

@@ -1,4 +1,7 @@
-//! The head of an answer: what the gateway adds to it (contract section 5). Pure.
+//! The response to a caller, and the headers that the gateway adds to it (contract section 5).
+//!
+//! What always holds: every response is stamped once, so it carries its request id, outcome and `sent`. Whether this
+//! request was sent is not kept here but in its `Attempts`. No I/O. Never fails.
 
 use std::time::Duration;
 
@@ -6,12 +9,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
+    admission::Spent,
+    cache::Entry,
+    orders::{FirstSent, StoredAnswer},
     outcome::{Code, Outcome, Sent},
-    record::CacheResult,
-    upstream::Stream,
+    record::{CacheResult, RequestId},
+    upstream::{Answer, AnswerBody, Stream},
 };
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const OUTCOME: HeaderName = HeaderName::from_static("x-gateway-outcome");
 const SENT: HeaderName = HeaderName::from_static("x-gateway-sent");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -19,118 +24,161 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Room that a head needs for what the gateway adds to it, in the usual case.
-pub const ADDED: usize = 8;
+/// Number of headers that the gateway usually adds.
+pub(crate) const ADDED: usize = 8;
 
-/// What a caller will be told.
+/// `Retry-After` where Fastrac throttles and names no time.
+const THROTTLED: Duration = Duration::from_secs(1);
+
+/// The response to a caller.
 pub struct Reply {
-    /// Status.
     pub status: StatusCode,
-    /// Fastrac's headers, cleaned, or a refusal's.
+    /// Those of Fastrac, cleaned, or of a refusal.
     pub headers: HeaderMap,
-    /// Body.
-    pub content: Content,
-    /// What became of the request.
+    pub body: ReplyBody,
     pub outcome: Outcome,
-    /// Why, if the gateway or a limit of Fastrac's decided.
+    /// Set if the gateway or a limit of Fastrac's decided.
     pub code: Option<Code>,
-    /// Whether Fastrac saw this request.
-    pub sent: Sent,
+    /// Set if the response is that of an earlier request with the same `Idempotency-Key`.
+    pub first_sent: Option<FirstSent>,
     /// How long to wait before trying again.
     pub retry_after: Option<Duration>,
-    /// What the cache did.
-    pub cached: Option<Cached>,
-    /// Id of the exchange that brought a stored answer.
+    /// Absent if the operation is not cached.
+    pub cached: Option<CacheStatusHeader>,
+    /// Id of the request whose response was stored, on a hit.
     pub stored_from: Option<HeaderValue>,
 }
 
 /// The body of a reply.
-pub enum Content {
-    /// All of it.
+pub enum ReplyBody {
     Whole(Bytes),
-    /// On its way.
+    /// A long response, still being received.
     Stream(Box<Stream>),
 }
 
-/// What the cache did (RFC 9211).
+/// `Cache-Status` (RFC 9211).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cached {
-    /// A fresh stored answer.
-    Hit {
-        /// Seconds it stays fresh.
-        ttl: u64,
-        /// Seconds since it came.
-        age: u64,
-    },
-    /// Asked for, and stored if `stored`.
-    Miss {
-        /// Whether the answer was stored.
-        stored: bool,
-    },
-    /// Shared the answer to another request.
+pub enum CacheStatusHeader {
+    /// A fresh stored response. In seconds: how long it stays fresh, and its age.
+    Hit { ttl: u64, age: u64 },
+    /// Fetched from Fastrac.
+    Miss { stored: bool },
+    /// Shares the response to another request.
     Joined,
-    /// Asked for because the caller wanted it so.
-    Forced {
-        /// Whether the answer was stored.
-        stored: bool,
-    },
-    /// Not looked up.
-    Bypass,
+    /// Fetched because the caller did not accept a stored response.
+    Forced { stored: bool },
 }
 
-impl Cached {
-    /// The word for metrics and log.
-    pub fn result(self) -> CacheResult {
+impl CacheStatusHeader {
+    /// The word in metrics and log.
+    pub(crate) fn result(self) -> CacheResult {
         match self {
-            Cached::Hit { .. } => CacheResult::Hit,
-            Cached::Miss { .. } | Cached::Forced { .. } => CacheResult::Miss,
-            Cached::Joined => CacheResult::Joined,
-            Cached::Bypass => CacheResult::Bypass,
+            CacheStatusHeader::Hit { .. } => CacheResult::Hit,
+            CacheStatusHeader::Miss { .. } | CacheStatusHeader::Forced { .. } => CacheResult::Miss,
+            CacheStatusHeader::Joined => CacheResult::Joined,
         }
     }
 
     fn status(self) -> HeaderValue {
         let fixed = match self {
-            Cached::Hit { ttl, .. } => return text(format!("fastrac-gateway; hit; ttl={ttl}")),
-            Cached::Miss { stored: true } => "fastrac-gateway; fwd=uri-miss; stored",
-            Cached::Miss { stored: false } => "fastrac-gateway; fwd=uri-miss",
-            Cached::Joined => "fastrac-gateway; fwd=uri-miss; collapsed",
-            Cached::Forced { stored: true } => "fastrac-gateway; fwd=request; stored",
-            Cached::Forced { stored: false } => "fastrac-gateway; fwd=request",
-            Cached::Bypass => "fastrac-gateway; fwd=bypass",
+            CacheStatusHeader::Hit { ttl, .. } => return text(format!("fastrac-gateway; hit; ttl={ttl}")),
+            CacheStatusHeader::Miss { stored: true } => "fastrac-gateway; fwd=uri-miss; stored",
+            CacheStatusHeader::Miss { stored: false } => "fastrac-gateway; fwd=uri-miss",
+            CacheStatusHeader::Joined => "fastrac-gateway; fwd=uri-miss; collapsed",
+            CacheStatusHeader::Forced { stored: true } => "fastrac-gateway; fwd=request; stored",
+            CacheStatusHeader::Forced { stored: false } => "fastrac-gateway; fwd=request",
         };
         HeaderValue::from_static(fixed)
     }
 }
 
-/// The limits of a known service, as headers.
-pub struct Limits<'a> {
+/// What is added to the headers of a reply.
+pub(crate) struct Stamp<'a> {
+    pub(crate) request_id: &'a RequestId,
+    /// Whether Fastrac may have received the request that the reply speaks of.
+    pub(crate) sent: Sent,
+    /// Absent if the service is not known.
+    pub(crate) limits: Option<RateLimitHeaders<'a>>,
+    /// The connection is closed after the response.
+    pub(crate) close: bool,
+}
+
+/// The rate limits of a service; each header is absent if there is no limit.
+pub(crate) struct RateLimitHeaders<'a> {
     /// `RateLimit-Policy`.
-    pub policy: Option<&'a HeaderValue>,
+    pub(crate) policy: Option<&'a HeaderValue>,
     /// `RateLimit`.
-    pub left: Option<HeaderValue>,
+    pub(crate) limit: Option<HeaderValue>,
 }
 
 impl Reply {
-    /// Writes what the gateway adds into the headers.
-    pub fn stamp(&mut self, request_id: HeaderValue, limits: Option<Limits<'_>>, close: bool) {
+    /// A response of Fastrac that is passed on. A streamed one keeps its place in flight until its end.
+    pub(crate) fn of_answer(answer: Answer, outcome: Outcome, spent: Spent) -> Self {
+        let throttled = outcome == Outcome::Throttled;
+        let named = answer.headers.contains_key(header::RETRY_AFTER);
+        Reply {
+            status: answer.status,
+            headers: answer.headers,
+            body: match answer.body {
+                AnswerBody::Whole(body) => ReplyBody::Whole(body),
+                AnswerBody::Long(stream) => ReplyBody::Stream(Box::new(stream.holding(spent))),
+            },
+            outcome,
+            code: throttled.then_some(Code::UpstreamLimit),
+            first_sent: None,
+            retry_after: (throttled && !named).then_some(THROTTLED),
+            cached: None,
+            stored_from: None,
+        }
+    }
+
+    /// A copy of a stored or shared response.
+    pub(crate) fn of_entry(entry: &Entry, cached: CacheStatusHeader) -> Self {
+        let body = ReplyBody::Whole(entry.body.clone());
+        Reply { cached: Some(cached), ..Reply::whole(entry.status, entry.headers.clone(), body, entry.outcome) }
+    }
+
+    /// The response to the first request with an `Idempotency-Key`, again.
+    pub(crate) fn of_first(answer: &StoredAnswer) -> Self {
+        let body = ReplyBody::Whole(answer.body.clone());
+        let first_sent = Some(answer.first_sent());
+        Reply { first_sent, ..Reply::whole(answer.status, answer.headers.clone(), body, answer.outcome) }
+    }
+
+    fn whole(status: StatusCode, headers: HeaderMap, body: ReplyBody, outcome: Outcome) -> Self {
+        Reply {
+            status,
+            headers,
+            body,
+            outcome,
+            code: None,
+            first_sent: None,
+            retry_after: None,
+            cached: None,
+            stored_from: None,
+        }
+    }
+
+    /// Adds the gateway's headers.
+    pub(crate) fn stamp(&mut self, stamp: Stamp<'_>) {
+        let Stamp { request_id, sent, limits, close } = stamp;
         let headers = &mut self.headers;
         headers.reserve(ADDED);
-        headers.insert(REQUEST_ID, request_id);
+        headers.insert(RequestId::HEADER, request_id.header());
         headers.insert(OUTCOME, HeaderValue::from_static(self.outcome.as_str()));
-        headers.insert(SENT, HeaderValue::from_static(self.sent.as_str()));
+        headers.insert(SENT, HeaderValue::from_static(sent.as_str()));
         if let Some(cached) = self.cached {
             headers.insert(CACHE_STATUS, cached.status());
-            if let Cached::Hit { age, .. } = cached {
+            if let CacheStatusHeader::Hit { age, .. } = cached {
                 headers.insert(header::AGE, HeaderValue::from(age));
             }
         }
-        if let Some(Limits { policy, left }) = limits {
+        if let Some(RateLimitHeaders { policy, limit }) = limits {
             if let Some(policy) = policy {
                 headers.insert(RATE_LIMIT_POLICY, policy.clone());
             }
-            if let Some(left) = left {
-                headers.insert(RATE_LIMIT, left);
+            if let Some(limit) = limit {
+                headers.insert(RATE_LIMIT, limit);
             }
         }
         if let Some(wait) = self.retry_after {
@@ -146,7 +194,7 @@ impl Reply {
 }
 
 /// Whole seconds, rounded up, at least 1.
-pub fn seconds(wait: Duration) -> u64 {
+pub(crate) fn seconds(wait: Duration) -> u64 {
     let up = u64::from(wait.subsec_nanos() > 0);
     (wait.as_secs() + up).max(1)
 }
@@ -162,7 +210,7 @@ fn proxy_status(outcome: Outcome, code: Option<Code>) -> Option<HeaderValue> {
     }
 }
 
-/// A header value made of the closed lists, which hold nothing that a header can't.
+/// A header value made of words of the closed lists, which are all valid in headers.
 fn text(value: String) -> HeaderValue {
     HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("fastrac-gateway"))
 }
@@ -171,26 +219,17 @@ fn text(value: String) -> HeaderValue {
 mod tests {
     use super::*;
 
-    fn reply(outcome: Outcome, code: Option<Code>) -> Reply {
-        Reply {
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
-            content: Content::Whole(Bytes::new()),
-            outcome,
-            code,
-            sent: Sent::No,
-            retry_after: None,
-            cached: None,
-            stored_from: None,
-        }
-    }
-
     #[test]
     fn says_what_became_of_the_request() {
-        let mut reply =
-            Reply { retry_after: Some(Duration::from_millis(1200)), ..reply(Outcome::OverQuota, Some(Code::QuotaDay)) };
-        reply.cached = Some(Cached::Hit { ttl: 7, age: 3 });
-        reply.stamp(HeaderValue::from_static("id-12345"), None, true);
+        let body = ReplyBody::Whole(Bytes::new());
+        let mut reply = Reply {
+            code: Some(Code::QuotaDay),
+            retry_after: Some(Duration::from_millis(1200)),
+            cached: Some(CacheStatusHeader::Hit { ttl: 7, age: 3 }),
+            ..Reply::whole(StatusCode::OK, HeaderMap::new(), body, Outcome::OverQuota)
+        };
+        let request_id = "id-12345".parse().unwrap();
+        reply.stamp(Stamp { request_id: &request_id, sent: Sent::No, limits: None, close: true });
         let shown = |name: &str| reply.headers[name].to_str().unwrap();
         assert_eq!(shown("x-request-id"), "id-12345");
         assert_eq!(shown("x-gateway-outcome"), "over_quota");

@@ -1,78 +1,67 @@
-//! What a request finds standing: one immutable picture of the configuration, beside live state.
+//! What a request works with: one immutable compiled configuration, beside live state.
 //!
-//! A reload builds a new [`Snapshot`] and swaps it in; requests under way end on the one that they
-//! began with. Quotas, budgets, keys, cache and breakers are live: the new snapshot points at the
-//! same ones, so nothing is counted anew. Holds no logic.
+//! A reload builds a new [`Snapshot`] and swaps it in; a request ends with the one that it began with. What always
+//! holds: quotas, budgets, keys, cache, breakers and the in-flight count are live and shared, so that a new snapshot
+//! refers to the same ones and nothing is counted anew. Must not know requests. No logic, so it never fails.
 
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    admission::{Budget, Quota},
-    attempts::Shared,
+    admission::{Budget, InFlightLimit, Quota},
     cache::{Cache, Flights},
     caller::Callers,
     catalog::Catalog,
     config::{Api, LimitsConfig, MessagesConfig},
+    fetched::SharedFetch,
     keys::Keys,
     orders::Orders,
     record::Recorder,
     upstream::{Pool, breaker::Breaker, inject::Route},
 };
 
-/// One configuration, compiled, and the live state that it names.
+/// One compiled configuration and the live state that belongs to it.
 pub struct Snapshot {
-    /// Bounds on what one caller can take.
     pub limits: LimitsConfig,
-    /// Who asks.
+    /// Requests being served, of the whole process.
+    pub in_flight: InFlightLimit,
     pub callers: Callers,
-    /// Services and operations.
     pub catalog: Catalog,
     /// By index of service.
     pub quotas: Vec<Arc<Quota>>,
     /// By index of account.
     pub accounts: Vec<Arc<Account>>,
-    /// Stored answers.
     pub cache: Cache,
-    /// Answers on their way.
-    pub flights: Arc<Flights<Shared>>,
-    /// What became of orders.
+    pub flights: Arc<Flights<SharedFetch>>,
     pub orders: Orders,
-    /// Where records go.
     pub recorder: Arc<Recorder>,
-    /// Tasks that `drain` waits for.
+    /// Orders and fills in progress; `drain` waits for them.
     pub tasks: TaskTracker,
 }
 
 /// A Fastrac account.
 pub struct Account {
-    /// Its name.
     pub name: String,
-    /// Its index.
+    /// In [`Snapshot::accounts`].
     pub index: usize,
-    /// Where operations of neither version go.
+    /// For operations without an API version.
     pub base: Route,
-    /// Where `v1` operations go.
     pub v1: Route,
-    /// Where `v2` operations go.
     pub v2: Route,
-    /// Its key pairs.
     pub keys: Arc<Keys>,
-    /// What may be asked of Fastrac.
     pub budget: Arc<Budget>,
-    /// Whether Fastrac is well enough.
     pub breaker: Arc<Breaker>,
-    /// What Fastrac's messages mean.
+    /// How Fastrac's messages are classified.
     pub messages: MessagesConfig,
-    /// Name of the operation that proves a new pair.
+    /// Name of the operation that verifies a new key pair.
     pub verify: String,
-    /// Whether an order refused with 401 is sent again with the newer pair.
+    /// An order refused with 401 is sent again with a newer pair.
     pub resend_orders: bool,
 }
 
 impl Account {
-    /// Where operations of an API version go.
+    /// The route for operations of an API version.
     pub fn route(&self, api: Option<Api>) -> &Route {
         match api {
             None => &self.base,
@@ -82,9 +71,9 @@ impl Account {
     }
 }
 
-/// What one data thread has for itself.
+/// State of one data thread.
 #[derive(Default)]
 pub struct Worker {
-    /// Its connections to Fastrac.
+    /// Connections to Fastrac.
     pub pool: Pool,
 }

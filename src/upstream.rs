@@ -4,14 +4,15 @@
 //! of the request that uses it: an idle one is polled by nobody, and read before it is written to when
 //! it is taken; if it is closed or has bytes, hyper hands the request back, not a byte of it written,
 //! and another connection takes it. Nothing is ever sent twice here otherwise. `send` asks for a [`Keyed`] and a
-//! `Spent`, so neither injection nor budget can be skipped. Fails with [`Failure`], which says
-//! whether Fastrac may have seen the request.
+//! `Spent`, so neither injection nor budget can be skipped. Whether Fastrac may have received it is noted in
+//! `Attempts` at the moment when the first byte may leave. Fails with [`Failure`].
 
 pub mod breaker;
 pub mod connect;
 pub mod connection;
 pub mod inject;
 mod proxy;
+pub(crate) mod retry;
 pub mod rewrite;
 pub mod stream;
 
@@ -22,7 +23,7 @@ use http::{HeaderMap, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
-use crate::{admission::Spent, keys::Lease, outcome::Sent};
+use crate::{admission::Spent, attempts::Attempts, keys::Lease};
 pub use connect::Destination;
 use connection::{DeadlineExceeded, Unanswered};
 pub use connection::{Pool, UpstreamConnection};
@@ -82,21 +83,19 @@ pub enum Failure {
     TooLong(usize),
 }
 
-impl Failure {
-    /// Whether Fastrac may have seen the request.
-    pub fn sent(&self) -> Sent {
-        match self {
-            Failure::Connect(_) => Sent::No,
-            Failure::Timeout | Failure::Cut | Failure::TooLong(_) => Sent::Unknown,
-        }
-    }
+/// What is told when the first byte of a request may leave.
+pub struct Accounting<'a> {
+    /// Cannot be given back any more.
+    pub spent: &'a mut Spent,
+    /// The request may have been sent.
+    pub attempts: &'a mut Attempts,
 }
 
 /// Sends one request and reads its answer.
 ///
 /// # Errors
-/// [`Failure`]. An order's [`Failure::sent`] of `Unknown` must never be followed by another attempt.
-pub async fn send(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) -> Result<Answer, Failure> {
+/// [`Failure`]. An order that may have been sent (`attempts`) must never be sent again.
+pub async fn send(pool: &Pool, keyed: Keyed, accounting: Accounting<'_>, bounds: Bounds) -> Result<Answer, Failure> {
     let Keyed { destination, mut request, lease } = keyed;
     loop {
         let (mut link, fresh) = match pool.take(&destination, (bounds.began, bounds.deadline)) {
@@ -104,11 +103,17 @@ pub async fn send(pool: &Pool, keyed: Keyed, spent: &mut Spent, bounds: Bounds) 
             // On the heap: a handshake is large, and rare.
             None => (Box::pin(connect(&destination, bounds.deadline)).await?, true),
         };
-        spent.sent();
+        accounting.spent.sent();
+        let sending = accounting.attempts.sending();
         match link.ask(request).await {
             Ok(response) => return read(pool, link, response, (lease, bounds)).await,
-            Err(Unanswered::Unsent(unsent)) if !fresh => request = *unsent,
-            Err(Unanswered::Unsent(_)) => return Err(Failure::Connect("it was closed at once".into())),
+            Err(Unanswered::Unsent(unsent)) => {
+                sending.handed_back();
+                if fresh {
+                    return Err(Failure::Connect("it was closed at once".into()));
+                }
+                request = *unsent;
+            }
             Err(Unanswered::Cut) => return Err(Failure::Cut),
             Err(Unanswered::DeadlineExceeded) => return Err(Failure::Timeout),
         }

@@ -48,7 +48,7 @@ fn single(error: &ReloadError) -> Vec<Value> {
 pub(super) async fn purge(State(state): State<Arc<AdminState>>) -> Result<Json<Value>, AdminError> {
     let cache = state.admin.gateway.current.load().cache.clone();
     let purged = off_thread(move || {
-        let entries: u64 = cache.held().values().map(|held| held.entries).sum();
+        let entries: u64 = cache.usage().values().map(|held| held.entries).sum();
         cache.purge();
         entries
     })

@@ -56,7 +56,7 @@ fn text(state: &AdminState, openmetrics: bool) -> String {
         let unknown = gateway.live.orders.unknown_count(&account.name);
         scrape.orders_unknown(&account.name, usize::try_from(unknown).unwrap_or(usize::MAX));
     }
-    for (operation, held) in snapshot.cache.held() {
+    for (operation, held) in snapshot.cache.usage() {
         scrape.cache(&operation, held.entries, held.bytes);
     }
     let doors = &gateway.live.doors;

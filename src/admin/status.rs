@@ -286,7 +286,7 @@ impl KeysStatus {
 
 impl CacheStatus {
     fn of(cache: &Cache) -> Self {
-        let held = cache.held();
+        let held = cache.usage();
         CacheStatus {
             entries: held.values().map(|held| held.entries).sum(),
             bytes: held.values().map(|held| held.bytes).sum(),

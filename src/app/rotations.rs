@@ -14,8 +14,9 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 
 use crate::{
-    body::Asked,
+    body::BufferedRequest,
     config::Priority,
+    deadline::Deadline,
     gateway::{Gateway, Keepers},
     keys::{Lease, Verdict},
     path::{self, UpstreamCall},
@@ -75,14 +76,14 @@ async fn canary(gateway: Weak<Gateway>, worker: Arc<Worker>, account: String, le
     let operation = snapshot.catalog.operations.iter().find(|operation| operation.name == account.verify).cloned();
     let Some(operation) = operation else { return Verdict::Undecided };
     let Ok(target) = PathAndQuery::try_from(operation.path.as_str()) else { return Verdict::Undecided };
-    let asked = Asked { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new() };
-    let deadline = Instant::now() + CANARY.min(operation.timeout);
+    let request = BufferedRequest { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new() };
+    let deadline = Deadline::after(Instant::now(), CANARY.min(operation.timeout));
     let upstream_call = UpstreamCall {
         snapshot,
         worker: worker.clone(),
         account,
         operation,
-        asked,
+        request,
         deadline,
         priority: Priority::High,
     };

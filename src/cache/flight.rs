@@ -1,20 +1,20 @@
-//! Single flight: of all that ask the same at once, one asks Fastrac.
+//! Single flight: of all concurrent requests with the same key, one fetches.
 //!
-//! The first is given the [`Leader`]; the others wait. What the leader lands is shared by all; if it
-//! goes without landing, the waiters are told and one of them leads anew. A flight is over when the
-//! [`Leader`] is dropped, whatever happened.
+//! The first request gets the [`Leader`]; the others are [`Follower`]s and get the result that the leader completes
+//! with. What always holds: there is at most one leader for a key; a flight ends when its leader is dropped, and if
+//! that was without a result, the followers are told, and one of them leads. Must not know what is fetched. Never fails.
 
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::Key;
+use super::{Entry, Key};
 
-/// Flights under way.
+/// The flights in progress.
 #[derive(Debug)]
 pub struct Flights<T> {
-    /// Locked only for a look-up or a change, never across an `.await`.
+    /// Locked for one look-up or change, never across an `.await`.
     open: Mutex<HashMap<Key, watch::Receiver<Option<T>>>>,
 }
 
@@ -24,44 +24,42 @@ impl<T> Default for Flights<T> {
     }
 }
 
-/// What a request is in a flight.
-pub enum Seat<T> {
-    /// It is known by now after all.
-    Known(Arc<super::Entry>),
-    /// It asks for all.
+/// The part of a request in a flight.
+pub enum Flight<T> {
+    /// None: the response was stored in the meantime.
+    Stored(Arc<Entry>),
     Leader(Leader<T>),
-    /// It waits.
     Follower(Follower<T>),
 }
 
 impl<T: Clone> Flights<T> {
-    /// Joins the flight for `key`, or opens it. `known` looks the key up once more under the lock,
-    /// because a flight may have landed since the caller looked.
-    pub fn join(self: &Arc<Self>, key: &Key, known: impl FnOnce() -> Option<Arc<super::Entry>>) -> Seat<T> {
+    /// Joins the flight for `key`, or opens one. `stored` looks the key up once more under the lock, because a flight
+    /// may have ended since the caller looked.
+    pub(crate) fn join(self: &Arc<Self>, key: &Key, stored: impl FnOnce() -> Option<Arc<Entry>>) -> Flight<T> {
         let mut open = self.open.lock();
         if let Some(receiver) = open.get(key) {
-            return Seat::Follower(Follower(receiver.clone()));
+            return Flight::Follower(Follower(receiver.clone()));
         }
-        if let Some(entry) = known() {
-            return Seat::Known(entry);
+        if let Some(entry) = stored() {
+            return Flight::Stored(entry);
         }
         let (sender, receiver) = watch::channel(None);
         open.insert(key.clone(), receiver);
-        Seat::Leader(Leader { flights: self.clone(), key: key.clone(), sender })
+        Flight::Leader(Leader { flights: self.clone(), key: key.clone(), sender })
     }
 
-    /// How many are under way.
+    /// Number of flights in progress.
     pub fn len(&self) -> usize {
         self.open.lock().len()
     }
 
-    /// Whether none is under way.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// The right and the duty to ask.
+/// Must fetch for all requests with its key.
+#[must_use = "dropping it makes a follower lead"]
 pub struct Leader<T> {
     flights: Arc<Flights<T>>,
     key: Key,
@@ -69,18 +67,18 @@ pub struct Leader<T> {
 }
 
 impl<T> Leader<T> {
-    /// The key that is asked for.
-    pub fn key(&self) -> &Key {
+    pub(crate) fn key(&self) -> &Key {
         &self.key
     }
 
-    /// A place among those who wait.
-    pub fn wait(&self) -> Follower<T> {
+    /// A follower of this flight, for the request that started it.
+    pub(crate) fn follow(&self) -> Follower<T> {
         Follower(self.sender.subscribe())
     }
 
-    /// Shares what came of it. Whatever is to be stored has been stored before.
-    pub fn land(self, result: T) {
+    /// Ends the flight and gives the result to all followers. Store first what is to be stored: whoever joins after
+    /// this looks in the cache.
+    pub(crate) fn complete(self, result: T) {
         self.flights.open.lock().remove(&self.key);
         self.sender.send_replace(Some(result));
     }
@@ -89,19 +87,19 @@ impl<T> Leader<T> {
 impl<T> Drop for Leader<T> {
     fn drop(&mut self) {
         let mut open = self.flights.open.lock();
-        // After `land` the key may be another flight's already.
+        // After `complete` the key may belong to the next flight.
         if open.get(&self.key).is_some_and(|receiver| receiver.same_channel(&self.sender.subscribe())) {
             open.remove(&self.key);
         }
     }
 }
 
-/// A place among those who wait.
+/// Waits for the leader's result.
 pub struct Follower<T>(watch::Receiver<Option<T>>);
 
 impl<T: Clone> Follower<T> {
-    /// What the leader landed; `None` if it went without landing.
-    pub async fn landed(mut self) -> Option<T> {
+    /// The result; `None` if the leader was dropped without one.
+    pub(crate) async fn result(mut self) -> Option<T> {
         let value = self.0.wait_for(Option::is_some).await.ok()?;
         value.clone()
     }
@@ -110,31 +108,31 @@ impl<T: Clone> Follower<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::key::Parts;
+    use crate::cache::KeyParts;
 
     fn key(path: &str) -> Key {
-        Key::new(Parts { account: "a", service: None, method: "GET", path, query: None, vary: &[], body: b"" })
+        Key::new(KeyParts { account: "a", service: None, method: "GET", path, query: None, vary: &[], body: b"" })
     }
 
     #[tokio::test]
     async fn one_leads_and_all_share() {
         let flights = Arc::new(Flights::<u32>::default());
-        let Seat::Leader(lead) = flights.join(&key("/a"), || None) else { panic!("first leads") };
-        let Seat::Follower(first) = flights.join(&key("/a"), || None) else { panic!("second waits") };
-        let Seat::Follower(second) = flights.join(&key("/a"), || None) else { panic!("third waits") };
-        assert!(matches!(flights.join(&key("/b"), || None), Seat::Leader(_)), "another key is another flight");
-        lead.land(7);
-        assert_eq!((first.landed().await, second.landed().await), (Some(7), Some(7)));
+        let Flight::Leader(leader) = flights.join(&key("/a"), || None) else { panic!("first leads") };
+        let Flight::Follower(first) = flights.join(&key("/a"), || None) else { panic!("second waits") };
+        let Flight::Follower(second) = flights.join(&key("/a"), || None) else { panic!("third waits") };
+        assert!(matches!(flights.join(&key("/b"), || None), Flight::Leader(_)), "another key is another flight");
+        leader.complete(7);
+        assert_eq!((first.result().await, second.result().await), (Some(7), Some(7)));
         assert!(flights.is_empty());
     }
 
     #[tokio::test]
     async fn a_lost_leader_is_replaced() {
         let flights = Arc::new(Flights::<u32>::default());
-        let Seat::Leader(lead) = flights.join(&key("/a"), || None) else { panic!("first leads") };
-        let Seat::Follower(wait) = flights.join(&key("/a"), || None) else { panic!("second waits") };
-        drop(lead);
-        assert_eq!(wait.landed().await, None);
-        assert!(matches!(flights.join(&key("/a"), || None), Seat::Leader(_)));
+        let Flight::Leader(leader) = flights.join(&key("/a"), || None) else { panic!("first leads") };
+        let Flight::Follower(follower) = flights.join(&key("/a"), || None) else { panic!("second waits") };
+        drop(leader);
+        assert_eq!(follower.result().await, None);
+        assert!(matches!(flights.join(&key("/a"), || None), Flight::Leader(_)));
     }
 }

@@ -1,29 +1,41 @@
-//! The cache key: canonical and injective. Pure.
+//! The cache key. Pure.
 //!
-//! A key is a length-prefixed tuple, so that no two different requests share one. Spellings that
-//! surely ask the same thing share it: query parameters in another order (equal names keep theirs,
-//! nothing is decoded), JSON bodies with other white space or member order (numbers and strings
-//! keep their text, so that nothing is lost to a number type).
+//! What always holds: a key is a length-prefixed tuple and therefore injective: requests that differ do not share one.
+//! Requests that only spell the same thing differently do: query parameters in another order (those with equal names
+//! keep theirs, nothing is decoded), JSON bodies with other white space or order of members (numbers and strings keep
+//! their text, so that no number type loses digits). Must not know the cache. Never fails.
 
+use http::{HeaderMap, HeaderName, Method};
 use serde_json::value::RawValue;
 
-/// What a stored answer depends on.
+/// What a stored response depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Parts<'a> {
-    /// The account's name.
+pub struct KeyParts<'a> {
     pub account: &'a str,
-    /// The service's name, where answers are not shared between services.
+    /// Absent if all services of the account share the response.
     pub service: Option<&'a str>,
-    /// `GET` also for HEAD.
+    /// See [`method`].
     pub method: &'a str,
-    /// Raw path.
+    /// As received.
     pub path: &'a str,
-    /// Raw query without its question mark.
+    /// As received, without the question mark.
     pub query: Option<&'a str>,
-    /// Values of the headers that the operation declares, in its order.
-    pub vary: &'a [&'a [u8]],
-    /// Raw body.
+    /// See [`vary`].
+    pub vary: &'a [Vec<u8>],
+    /// As received.
     pub body: &'a [u8],
+}
+
+/// The method in a key: HEAD is answered from the stored GET.
+pub(crate) fn method(method: &Method) -> &str {
+    if method == Method::HEAD { Method::GET.as_str() } else { method.as_str() }
+}
+
+/// The values of the headers that an operation declares, in its order. An absent header differs from an empty one.
+pub(crate) fn vary(headers: &HeaderMap, names: &[HeaderName]) -> Vec<Vec<u8>> {
+    // All values are sent, so all belong to the key; no value contains a NUL.
+    let values = |name| headers.get_all(name).iter().flat_map(|value| [b"\0", value.as_bytes()].concat()).collect();
+    names.iter().map(values).collect()
 }
 
 /// A canonical key.
@@ -31,8 +43,7 @@ pub struct Parts<'a> {
 pub struct Key(Box<[u8]>);
 
 impl Key {
-    /// The key of a request.
-    pub fn new(parts: Parts<'_>) -> Self {
+    pub fn new(parts: KeyParts<'_>) -> Self {
         let mut out = Vec::with_capacity(96 + parts.path.len() + parts.body.len());
         field(&mut out, parts.account.as_bytes());
         field(&mut out, parts.service.unwrap_or("\0").as_bytes());
@@ -55,8 +66,8 @@ impl Key {
         Key(out.into_boxed_slice())
     }
 
-    /// Bytes that it takes.
-    pub fn size(&self) -> usize {
+    /// In bytes.
+    pub(crate) fn size(&self) -> usize {
         self.0.len()
     }
 }
@@ -72,7 +83,7 @@ fn field(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Parameters sorted by name; the sort is stable.
+/// Parameters sorted by name; stable, so equal names keep their order.
 fn query(out: &mut Vec<u8>, query: Option<&str>) {
     let Some(query) = query else { return out.extend_from_slice(&u32::MAX.to_be_bytes()) };
     if !query.contains('&') {
@@ -87,7 +98,7 @@ fn query(out: &mut Vec<u8>, query: Option<&str>) {
     }
 }
 
-/// Deeper bodies are compared as raw bytes.
+/// Levels of nesting; deeper bodies are compared byte by byte.
 const MAX_DEPTH: u32 = 24;
 
 fn canonical(body: &[u8]) -> Option<Vec<u8>> {
@@ -133,7 +144,7 @@ fn write(out: &mut Vec<u8>, value: &RawValue, depth: u32) -> Option<()> {
     Some(())
 }
 
-/// An object's members in their order, duplicates included.
+/// The members of an object in their order, duplicates included.
 fn members(value: &RawValue) -> Option<Vec<(String, &RawValue)>> {
     struct Members;
     impl<'de> serde::de::Visitor<'de> for Members {
@@ -163,18 +174,18 @@ mod tests {
     fn key(query: Option<&str>, body: &str) -> Key {
         let method = if body.is_empty() { "GET" } else { "POST" };
         let parts =
-            Parts { account: "main", service: None, method, path: "/p", query, vary: &[], body: body.as_bytes() };
+            KeyParts { account: "main", service: None, method, path: "/p", query, vary: &[], body: body.as_bytes() };
         Key::new(parts)
     }
 
     #[test]
-    fn spellings_of_one_question_share_a_key() {
+    fn spellings_of_one_request_share_a_key() {
         assert_eq!(key(Some("b=1&a=2"), ""), key(Some("a=2&b=1"), ""));
         assert_eq!(key(None, r#"{"a":1,"b":[1, 2]}"#), key(None, " {\"b\":[1,2],\n\"\\u0061\":1}"));
     }
 
     #[test]
-    fn different_questions_never_share_one() {
+    fn different_requests_never_share_one() {
         assert_ne!(key(Some("a=1&a=2"), ""), key(Some("a=2&a=1"), ""));
         assert_ne!(key(Some("a=%31"), ""), key(Some("a=1"), ""));
         assert_ne!(key(None, ""), key(Some(""), ""));
@@ -189,8 +200,15 @@ mod tests {
         ] {
             assert_ne!(key(None, a), key(None, b), "{a} {b}");
         }
-        let with =
-            |account, service| Parts { account, service, method: "GET", path: "/p", query: None, vary: &[], body: b"" };
+        let with = |account, service| KeyParts {
+            account,
+            service,
+            method: "GET",
+            path: "/p",
+            query: None,
+            vary: &[],
+            body: b"",
+        };
         assert_ne!(Key::new(with("a", None)), Key::new(with("b", None)));
         assert_ne!(Key::new(with("a", Some("s"))), Key::new(with("a", None)));
     }
@@ -209,7 +227,7 @@ mod tests {
 
     fn of(t: &Tuple) -> Key {
         let (account, path, query, body) = t;
-        Key::new(Parts { account, service: None, method: "POST", path, query: query.as_deref(), vary: &[], body })
+        Key::new(KeyParts { account, service: None, method: "POST", path, query: query.as_deref(), vary: &[], body })
     }
 
     fn sorted(query: &Option<String>) -> Option<Vec<String>> {
@@ -229,7 +247,7 @@ mod tests {
 
         #[test]
         fn never_panics(body in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = Key::new(Parts { account: "", service: None, method: "", path: "", query: None, vary: &[], body: &body });
+            let _ = Key::new(KeyParts { account: "", service: None, method: "", path: "", query: None, vary: &[], body: &body });
         }
     }
 }

@@ -1,74 +1,120 @@
-//! Freshness and what a caller may say about it (RFC 9111, contract section 4). Pure.
+//! What may be stored in the cache, for how long, and which stored response a caller accepts (RFC 9111, contract
+//! section 4). Pure.
+//!
+//! What always holds: only `success:true` with 200, and `not_found`, are ever stored, and only of an operation that
+//! declares a cache policy (`config` allows one on lookups only). Must not know the cache. Never fails: directives that
+//! cannot be read count as absent, except `max-age`, which counts as 0.
 
 use std::time::Duration;
 
-use http::{HeaderMap, header::CACHE_CONTROL};
+use http::{HeaderMap, StatusCode, header::CACHE_CONTROL};
 
-use crate::{config::CachePolicy, outcome::Outcome};
+use crate::{
+    config::CachePolicy,
+    outcome::{Outcome, Reading},
+};
 
-/// What a caller asks of the cache.
+/// The directives of a request's `Cache-Control` (RFC 9111, section 5.2.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestDirectives {
-    /// Only a stored answer will do.
+    /// A response that is not stored is not accepted.
     pub only_if_cached: bool,
-    /// A stored answer older than this will not do; zero for `no-cache`.
+    /// Maximum age of a stored response; zero (also `no-cache`): none is accepted. Absent: any fresh one is.
     pub max_age: Option<Duration>,
 }
 
 impl RequestDirectives {
-    /// Reads `Cache-Control`. Without `force_refresh` only `only-if-cached` is heard.
-    pub fn read(headers: &HeaderMap, force_refresh: bool) -> Self {
-        let mut wish = RequestDirectives::default();
+    /// Reads `Cache-Control`. Without `force_refresh`, directives other than `only-if-cached` count as absent.
+    pub(crate) fn read(headers: &HeaderMap, force_refresh: bool) -> Self {
+        let mut directives = RequestDirectives::default();
         for value in headers.get_all(CACHE_CONTROL) {
             let Ok(value) = value.to_str() else { continue };
             for directive in value.split(',').map(str::trim) {
                 let (name, argument) = directive.split_once('=').unwrap_or((directive, ""));
                 if name.eq_ignore_ascii_case("only-if-cached") {
-                    wish.only_if_cached = true;
+                    directives.only_if_cached = true;
                 } else if force_refresh && name.eq_ignore_ascii_case("no-cache") {
-                    wish.max_age = Some(Duration::ZERO);
+                    directives.max_age = Some(Duration::ZERO);
                 } else if force_refresh && name.eq_ignore_ascii_case("max-age") {
                     let seconds = argument.trim_matches('"').parse().map(Duration::from_secs);
-                    // A second that can't be read is none (RFC 9111, section 4.2.1).
+                    // An age that cannot be read makes the response stale (RFC 9111, section 4.2.1).
                     let seconds = seconds.unwrap_or(Duration::ZERO);
-                    wish.max_age = Some(wish.max_age.map_or(seconds, |known| known.min(seconds)));
+                    directives.max_age = Some(directives.max_age.map_or(seconds, |known| known.min(seconds)));
                 }
             }
         }
-        wish
+        directives
     }
 
-    /// Whether an answer of this age will do.
-    pub fn accepts(self, age: Duration) -> bool {
+    /// Whether a stored response of this age is accepted.
+    pub(crate) fn accepts(self, age: Duration) -> bool {
         self.max_age.is_none_or(|max| age <= max && max > Duration::ZERO)
     }
 }
 
-/// How long an answer is fresh, zero if it is not to be stored.
-pub fn lifetime(policy: &CachePolicy, outcome: Outcome) -> Duration {
-    match outcome {
-        Outcome::Ok => policy.fresh,
-        Outcome::NotFound => policy.not_found,
-        _ => Duration::ZERO,
+/// A response that could be stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) reading: Reading,
+    pub(crate) status: StatusCode,
+    /// Of the body, in bytes.
+    pub(crate) length: usize,
+    /// `limits.answer_buffer`, in bytes.
+    pub(crate) max_length: usize,
+}
+
+/// Whether a response of this kind may ever be stored.
+pub fn storable(reading: Reading, status: StatusCode) -> bool {
+    match reading.outcome {
+        Outcome::Ok => status == StatusCode::OK,
+        Outcome::NotFound => true,
+        _ => false,
     }
+}
+
+/// How long a stored response is fresh; `None`: it must not be stored.
+pub(crate) fn lifetime(policy: &CachePolicy, candidate: &Candidate) -> Option<Duration> {
+    let Candidate { reading, status, length, max_length } = *candidate;
+    let lifetime = if reading.outcome == Outcome::NotFound { policy.not_found } else { policy.fresh };
+    (storable(reading, status) && length <= max_length && !lifetime.is_zero()).then_some(lifetime)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn wish(value: &'static str, force_refresh: bool) -> RequestDirectives {
+    fn read(value: &'static str, force_refresh: bool) -> RequestDirectives {
         let headers = HeaderMap::from_iter([(CACHE_CONTROL, value.parse().unwrap())]);
         RequestDirectives::read(&headers, force_refresh)
     }
 
     #[test]
     fn only_those_who_may_can_force() {
-        assert_eq!(wish("no-cache, max-age=0", false), RequestDirectives::default());
-        assert!(wish("only-if-cached", false).only_if_cached);
-        assert!(!wish("No-Cache", true).accepts(Duration::ZERO));
-        assert!(wish("max-age=60", true).accepts(Duration::from_secs(60)));
-        assert!(!wish("max-age=60", true).accepts(Duration::from_secs(61)));
-        assert!(!wish("max-age=junk", true).accepts(Duration::ZERO));
+        assert_eq!(read("no-cache, max-age=0", false), RequestDirectives::default());
+        assert!(read("only-if-cached", false).only_if_cached);
+        assert!(!read("No-Cache", true).accepts(Duration::ZERO));
+        assert!(read("max-age=60", true).accepts(Duration::from_secs(60)));
+        assert!(!read("max-age=60", true).accepts(Duration::from_secs(61)));
+        assert!(!read("max-age=junk", true).accepts(Duration::ZERO));
+    }
+
+    #[test]
+    fn only_good_responses_are_stored() {
+        let policy = CachePolicy {
+            fresh: Duration::from_secs(60),
+            stale_if_error: Duration::ZERO,
+            refresh_ahead: 1.0,
+            not_found: Duration::from_secs(5),
+        };
+        let lifetime = |outcome, status, length| {
+            let reading = Reading { outcome, enveloped: true, key_refused: false };
+            let status = StatusCode::from_u16(status).unwrap();
+            lifetime(&policy, &Candidate { reading, status, length, max_length: 100 })
+        };
+        assert_eq!(lifetime(Outcome::Ok, 200, 100), Some(policy.fresh));
+        assert_eq!(lifetime(Outcome::Ok, 200, 101), None, "too long");
+        assert_eq!(lifetime(Outcome::Ok, 201, 1), None);
+        assert_eq!(lifetime(Outcome::NotFound, 404, 1), Some(policy.not_found));
+        assert_eq!(lifetime(Outcome::Rejected, 200, 1), None);
     }
 }

@@ -83,7 +83,7 @@ impl Context {
         }
         let close = !http2 && self.drain.begun();
         let arrival =
-            Arrival { began, close, certificate, ended: RequestGuard { activity: activity.clone(), answering: false } };
+            Arrival { began, close, certificate, guard: RequestGuard { activity: activity.clone(), answering: false } };
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
     }
 }
@@ -185,7 +185,7 @@ struct RequestGuard {
     answering: bool,
 }
 
-impl path::Guard for RequestGuard {
+impl path::ExchangeGuard for RequestGuard {
     fn answered(&mut self) {
         self.answering = true;
         self.activity.answer_began();

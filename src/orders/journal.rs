@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::fingerprint::OrderDigest;
+use super::{FirstSent, fingerprint::OrderDigest};
 use crate::outcome::{Outcome, Sent};
 use crate::store::{StoreTable, StoredRow};
 
@@ -118,6 +118,11 @@ pub struct StoredAnswer {
 }
 
 impl StoredAnswer {
+    /// Whether the request that it answers was sent, for a repeat.
+    pub fn first_sent(&self) -> FirstSent {
+        FirstSent(self.sent)
+    }
+
     /// Bytes that it takes, roughly.
     pub(super) fn size(&self) -> u64 {
         let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::IdempotencyKeyError;
+use super::{FirstSent, IdempotencyKeyError};
 use crate::outcome::{Code, Outcome, Sent};
 
 /// Why an order may not be sent. `first` is the id of the request that stands against it.
@@ -79,12 +79,12 @@ impl OrderRefusal {
         }
     }
 
-    /// Whether Fastrac saw it: a repeat has the `sent` of the first.
-    pub fn sent(&self) -> Sent {
+    /// Whether the first request was sent, where the refusal stands for its answer.
+    pub fn first_sent(&self) -> Option<FirstSent> {
         match self {
-            OrderRefusal::AnswerGone { sent, .. } => *sent,
-            OrderRefusal::Interrupted { .. } => Sent::Unknown,
-            _ => Sent::No,
+            OrderRefusal::AnswerGone { sent, .. } => Some(FirstSent(*sent)),
+            OrderRefusal::Interrupted { .. } => Some(FirstSent(Sent::Unknown)),
+            _ => None,
         }
     }
 }

@@ -235,7 +235,10 @@ mod refuses {
         drop(order("r1").key("k").written(&world.orders).await);
         let lost = order("r2").key("k").confirmed().refused(&world.orders).await;
         assert_eq!(lost, OrderRefusal::Interrupted { first: first("r1") });
-        assert_eq!((lost.code(), lost.status().as_u16(), lost.sent()), (Code::OrderUnknown, 409, Sent::Unknown));
+        assert_eq!(
+            (lost.code(), lost.status().as_u16(), lost.first_sent().map(FirstSent::get)),
+            (Code::OrderUnknown, 409, Some(Sent::Unknown))
+        );
     }
 
     #[tokio::test]
@@ -247,7 +250,10 @@ mod refuses {
         }
         let gone = order("r4").key("r1").refused(&world.orders).await;
         assert_eq!(gone, OrderRefusal::AnswerGone { first: first("r1"), outcome: Outcome::Ok, sent: Sent::Yes });
-        assert_eq!((gone.outcome(), gone.sent(), gone.status().as_u16()), (Outcome::Ok, Sent::Yes, 409));
+        assert_eq!(
+            (gone.outcome(), gone.first_sent().map(FirstSent::get), gone.status().as_u16()),
+            (Outcome::Ok, Some(Sent::Yes), 409)
+        );
         order("r5").key("r2").repeat(&world.orders).await;
         assert_eq!(world.store.load(&ANSWERS).await.unwrap().rows.len(), 2);
     }
@@ -315,7 +321,7 @@ mod holds {
 
         let held = order("r3").refused(&world.orders).await;
         assert_eq!(held, OrderRefusal::Held { first: first("r1") });
-        assert_eq!((held.code(), held.status().as_u16(), held.sent()), (Code::OrderUnknown, 409, Sent::No));
+        assert_eq!((held.code(), held.status().as_u16(), held.first_sent()), (Code::OrderUnknown, 409, None));
         assert!(held.to_string().contains("r1"), "{held}");
         for free in [
             TestOrder { service: "warehouse", ..order("r4") },

@@ -28,15 +28,6 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Whether the answer may be stored (contract section 6).
-    pub fn storable(self, status: StatusCode) -> bool {
-        match self.outcome {
-            Outcome::Ok => status == StatusCode::OK,
-            Outcome::NotFound => true,
-            _ => false,
-        }
-    }
-
     /// Whether it proves what became of an order: a readable answer that is no server error.
     pub fn settles_order(self, status: StatusCode) -> bool {
         self.enveloped && !status.is_server_error() && !status.is_redirection()
@@ -251,7 +242,7 @@ mod tests {
         fn any_bytes_have_an_outcome(status in 100u16..600, body in prop::collection::vec(any::<u8>(), 0..200)) {
             let status = StatusCode::from_u16(status).unwrap();
             let reading = read(status, &body, &messages());
-            prop_assert!(!reading.storable(status) || reading.enveloped);
+            prop_assert!(!matches!(reading.outcome, Outcome::Ok | Outcome::NotFound) || reading.enveloped);
         }
 
         #[test]

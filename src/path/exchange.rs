@@ -1,177 +1,73 @@
-//! One request from head to last byte: its record, its trail, its answer.
+//! One request from its head to the last byte of its response: its record and its attempts.
 //!
-//! [`serve`] opens the record, goes down the path, turns what comes back into an answer and ties
-//! the record to the answer's body, so that it is written exactly once, however the exchange ends.
+//! What always holds: the record is written exactly once, when the [`Exchange`] that has it is dropped. While a task
+//! works on the request, the record (an order) or the attempts (an order, a fill) are with that task; until they come
+//! back, `sent` is `unknown`. Must not know headers or metrics. Never fails by itself.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    io,
-    panic::AssertUnwindSafe,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request::Parts};
-use http_body::Body as HttpBody;
+use http::request::Parts;
 use tokio::time::Instant;
 
-use super::{forward, wait::waited};
+use super::Arrival;
 use crate::{
     attempts::Attempts,
-    body::{Body, Ending, Unread},
+    body::BodyError,
     caller::Certificate,
     catalog::Operation,
-    keys::Leak,
-    outcome::{Code, Outcome, Sent},
+    deadline::{Deadline, timed},
+    orders::FirstSent,
+    outcome::Sent,
     record::{CapturedBody, Record, RequestId},
-    refusal::{Refusal, wants_problem},
-    reply::{Cached, Content, Limits, Reply},
+    refusal::Refusal,
+    reply::{CacheStatusHeader, Reply, ReplyBody},
     snapshot::{Snapshot, Worker},
 };
 
-/// Requests that one process serves at the same time; beyond it memory could run out.
-const IN_FLIGHT: usize = 20_000;
-
-const TIMEOUT: HeaderName = HeaderName::from_static("x-gateway-timeout");
-
-static IN_FLIGHT_NOW: AtomicUsize = AtomicUsize::new(0);
-
-/// One request under way.
-pub struct Exchange {
-    snapshot: Arc<Snapshot>,
+/// One request in progress.
+pub(super) struct Exchange {
+    pub(super) snapshot: Arc<Snapshot>,
     pub(super) worker: Arc<Worker>,
+    pub(super) request_id: RequestId,
     /// `None` while a task has it.
     pub(super) record: Option<Record>,
-    /// What the attempts came to.
-    pub attempts: Attempts,
-    /// What the caller's TLS proves of him.
+    /// `None` while a task has them.
+    attempts: Option<Attempts>,
+    /// What the response says of the first request with its `Idempotency-Key`, instead of this one.
+    first_sent: Option<FirstSent>,
+    /// The client certificate of the connection.
     pub(super) certificate: Option<Arc<Certificate>>,
+    /// When the first byte of the request came.
     began: Instant,
 }
 
-/// What a connection tells of a request.
-pub struct Arrival<G> {
-    /// When its first byte came.
-    pub began: Instant,
-    /// Whether the answer should end the connection.
-    pub close: bool,
-    /// The certificate that the client showed.
-    pub certificate: Option<Arc<Certificate>>,
-    /// Dropped when the answer is out or given up.
-    pub ended: G,
-}
-
-/// Something that ends with an exchange.
-pub trait Guard: Send {
-    /// The answer's head is there; its body is the caller's to take.
-    fn answered(&mut self) {}
-}
-
-impl Guard for () {}
-
-/// Serves one request. Never fails, as its type says: whatever happens becomes an answer.
-///
-/// The record is opened at once and not when the future is first polled: hyper may drop it unpolled, if the
-/// caller's end comes together with its head.
-pub fn serve<B, G>(
-    snapshot: Arc<Snapshot>,
-    worker: Arc<Worker>,
-    request: Request<B>,
-    arrival: Arrival<G>,
-) -> impl Future<Output = Result<Response<Body>, Infallible>>
-where
-    B: HttpBody<Data = Bytes> + Unpin,
-    G: Guard + 'static,
-{
-    let (head, body) = request.into_parts();
-    let problem = wants_problem(&head.headers);
-    let record = snapshot.recorder.open(named(&head.headers), head.method.clone(), head.uri.clone());
-    let (certificate, began) = (arrival.certificate, arrival.began);
-    let exchange =
-        Exchange { snapshot, worker, record: Some(record), attempts: Attempts::default(), certificate, began };
-    // Made once, where it stays: it travels with the answer's body.
-    let mut closing = Box::new(Closing { exchange, done: false, ended: arrival.ended });
-    async move {
-        let x = &mut closing.exchange;
-        let name = x.record.as_ref().map_or(HeaderValue::from_static("-"), |record| record.id.header());
-        let outcome = match Permit::take() {
-            Some(_permit) => {
-                let outcome = caught(std::pin::pin!(forward(x, head, body))).await;
-                outcome.unwrap_or_else(|Panicked| Err(x.failed()))
-            }
-            None => Err(overloaded()),
-        };
-        Ok(answer(closing, outcome, (name, problem, arrival.close)))
-    }
-}
-
-fn answer<G: Guard + 'static>(
-    mut closing: Box<Closing<G>>,
-    outcome: Result<Reply, Refusal>,
-    (name, problem, close): (HeaderValue, bool, bool),
-) -> Response<Body> {
-    closing.exchange.finish(&outcome);
-    let mut reply = outcome.unwrap_or_else(|refusal| refusal.reply(&name, problem));
-    closing.exchange.stamp(&mut reply, name, close);
-    closing.ended.answered();
-    let body = match reply.content {
-        Content::Whole(bytes) => Body::whole(bytes),
-        Content::Stream(stream) => Body::stream(*stream),
-    };
-    let mut response = Response::new(body.ending(closing));
-    *response.status_mut() = reply.status;
-    *response.headers_mut() = reply.headers;
-    response
-}
-
-/// The caller's name for the request, if it may be kept.
-fn named(headers: &HeaderMap) -> Option<RequestId> {
-    let mut given = headers.get_all(RequestId::HEADER).iter();
-    match (given.next(), given.next()) {
-        (Some(value), None) => RequestId::from_caller(value),
-        _ => None,
-    }
-}
-
-fn overloaded() -> Refusal {
-    Refusal::new(Code::GatewayOverloaded, "The gateway is serving as many requests as it can; try again")
-        .retry_after(Duration::from_secs(1))
-}
-
 impl Exchange {
-    /// What the request finds standing.
-    pub fn snapshot(&self) -> &Arc<Snapshot> {
-        &self.snapshot
+    /// Opens the record of a request.
+    pub(super) fn open<G>(snapshot: Arc<Snapshot>, worker: Arc<Worker>, head: &Parts, arrival: &Arrival<G>) -> Self {
+        let given = RequestId::from_headers(&head.headers);
+        let record = snapshot.recorder.open(given, head.method.clone(), head.uri.clone());
+        Exchange {
+            snapshot,
+            worker,
+            request_id: record.id.clone(),
+            record: Some(record),
+            attempts: Some(Attempts::default()),
+            first_sent: None,
+            certificate: arrival.certificate.clone(),
+            began: arrival.began,
+        }
     }
 
     /// When the whole exchange must be over.
-    ///
-    /// # Errors
-    /// `request.malformed` if `x-gateway-timeout` is no number of milliseconds.
-    pub(super) fn deadline(&self, head: &Parts) -> Result<Instant, Refusal> {
-        let limit = self.snapshot.limits.request;
-        let Some(value) = head.headers.get(TIMEOUT) else { return Ok(self.began + limit) };
-        let wish = value.to_str().ok().and_then(|text| text.trim().parse().ok()).map(Duration::from_millis);
-        let wish = wish.filter(|wish| !wish.is_zero());
-        let wish = wish.ok_or_else(|| {
-            Refusal::new(Code::RequestMalformed, "x-gateway-timeout must be a whole number of milliseconds above 0")
-        })?;
-        Ok(self.began + limit.min(wish))
+    pub(super) fn deadline(&self, head: &Parts) -> Result<Deadline, Refusal> {
+        Ok(Deadline::of_request(&head.headers, self.began, self.snapshot.limits.request)?)
     }
 
-    pub(super) async fn reserve(&mut self, deadline: Instant) -> Result<(), Refusal> {
+    /// Reserves the request's line in the exchange log.
+    pub(super) async fn reserve_line(&mut self, deadline: Deadline) -> Result<(), Refusal> {
         let Some(record) = &mut self.record else { return Ok(()) };
-        record.reserve(deadline.into_std()).await.map_err(|_| {
-            Refusal::new(Code::GatewayOverloaded, "The exchange log can't keep up; try again")
-                .retry_after(Duration::from_secs(1))
-        })
+        record.reserve(deadline.instant().into_std()).await.map_err(|_| Refusal::log_full())
     }
 
     pub(super) fn identified(&mut self, service: usize) {
@@ -186,14 +82,14 @@ impl Exchange {
         }
     }
 
-    /// Waits for the request's body on the caller's account.
+    /// Waits for the request's body; the time counts as the caller's.
     pub(super) async fn collect(
         &mut self,
-        body: impl Future<Output = Result<Bytes, Unread>>,
+        body: impl Future<Output = Result<Bytes, BodyError>>,
     ) -> Result<Bytes, Refusal> {
-        let (body, waited) = waited(body).await;
+        let (body, time) = timed(body).await;
         if let Some(record) = &mut self.record {
-            record.caller += waited;
+            record.caller += time;
             if let Ok(body) = &body
                 && self.snapshot.recorder.wants_bodies()
             {
@@ -203,137 +99,96 @@ impl Exchange {
         Ok(body?)
     }
 
-    /// A panic took the rest of the path, here or in a task.
-    pub(super) fn failed(&self) -> Refusal {
-        // A task that had the record has said so itself.
-        self.record.iter().for_each(Record::failed);
-        Refusal::new(Code::GatewayInternal, "The gateway failed; its operators find this request under its id")
-            .sent(Sent::Unknown)
+    /// The attempts of a request that no task has.
+    pub(super) fn attempts(&mut self) -> &mut Attempts {
+        self.attempts.get_or_insert_default()
     }
 
-    /// Moves the record away: a task will write it, whatever becomes of the caller.
+    /// Hands the attempts to a task; until [`Exchange::take_back`], `sent` is `unknown`.
+    pub(super) fn hand_over(&mut self) -> Attempts {
+        self.attempts.take().unwrap_or_default()
+    }
+
+    pub(super) fn take_back(&mut self, attempts: Attempts) {
+        self.attempts = Some(attempts);
+    }
+
+    /// Moves record and attempts into an exchange for a task, which writes the record even if the caller leaves.
     pub(super) fn detach(&mut self) -> Exchange {
         Exchange {
             snapshot: self.snapshot.clone(),
             worker: self.worker.clone(),
+            request_id: self.request_id.clone(),
             record: self.record.take(),
-            attempts: std::mem::take(&mut self.attempts),
+            attempts: self.attempts.take(),
+            first_sent: None,
             certificate: None,
             began: self.began,
         }
     }
 
-    /// Takes the record back.
+    /// Takes record and attempts back from the exchange of a task.
     pub(super) fn attach(&mut self, mut other: Exchange) {
         self.record = other.record.take();
-        self.attempts = std::mem::take(&mut other.attempts);
+        self.attempts = other.attempts.take();
     }
 
-    /// Fills the record with what the caller will be told.
+    /// Whether Fastrac may have received what the response speaks of: this request, or the first one with its key.
+    pub(super) fn sent(&self) -> Sent {
+        let own = || self.attempts.as_ref().map_or(Sent::Unknown, Attempts::sent);
+        self.first_sent.map_or_else(own, FirstSent::get)
+    }
+
+    /// A panic ended the request, here or in a task.
+    pub(super) fn panicked(&mut self) -> Refusal {
+        // A task that had the record has logged this itself.
+        self.record.iter().for_each(Record::failed);
+        self.attempts.iter_mut().for_each(Attempts::lost);
+        Refusal::internal()
+    }
+
+    /// Fills in the record with the response that the caller gets.
     pub(super) fn finish(&mut self, outcome: &Result<Reply, Refusal>) {
+        let own_attempts = self.attempts.as_ref().map_or(0, Attempts::count);
+        match outcome {
+            Ok(reply) => self.first_sent = reply.first_sent,
+            Err(refusal) => self.first_sent = refusal.first_sent,
+        }
         let Some(record) = &mut self.record else { return };
         match outcome {
             Ok(reply) => {
                 record.status = Some(reply.status.as_u16());
                 (record.outcome, record.code) = (reply.outcome, reply.code);
-                record.cache = reply.cached.map(Cached::result);
+                record.cache = reply.cached.map(CacheStatusHeader::result);
                 record.stored_from = reply.stored_from.as_ref().and_then(|id| id.to_str().ok()).map(Arc::from);
-                self.attempts.sent = reply.sent;
-                if self.attempts.count > 0 && self.snapshot.recorder.wants_bodies() {
-                    record.answer_body = match &reply.content {
-                        Content::Whole(body) => CapturedBody::whole(body.clone()),
-                        Content::Stream(_) => CapturedBody::default(),
+                if own_attempts > 0 && self.snapshot.recorder.wants_bodies() {
+                    record.answer_body = match &reply.body {
+                        ReplyBody::Whole(body) => CapturedBody::whole(body.clone()),
+                        ReplyBody::Stream(_) => CapturedBody::default(),
                     };
                 }
             }
             Err(refusal) => {
                 record.status = Some(refusal.status.as_u16());
                 (record.outcome, record.code) = (refusal.outcome, Some(refusal.code));
-                self.attempts.sent = refusal.sent;
             }
         }
         record.answered();
-    }
-
-    fn stamp(&self, reply: &mut Reply, name: HeaderValue, close: bool) {
-        let quota =
-            self.record.as_ref().and_then(Record::service).and_then(|service| self.snapshot.quotas.get(service));
-        let limits = quota.map(|quota| Limits { policy: quota.policy_header(), left: quota.limit_header() });
-        reply.stamp(name, limits, close);
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let Some(record) = &mut self.record {
-            let attempts = std::mem::take(&mut self.attempts);
-            record.attempts = attempts.count;
-            record.sent = attempts.sent;
-            record.key_version = attempts.key_version;
-            record.upstream = attempts.upstream;
-            record.waited = attempts.waited;
+        if std::thread::panicking() {
+            self.attempts.iter_mut().for_each(Attempts::lost);
         }
+        let sent = self.sent();
+        let Some(record) = &mut self.record else { return };
+        record.sent = sent;
+        let Some(attempts) = &self.attempts else { return };
+        record.attempts = attempts.count();
+        record.key_version = attempts.key_version().cloned();
+        record.upstream = attempts.upstream();
+        record.waited = attempts.budget();
     }
-}
-
-/// Ends an exchange with its answer's body.
-struct Closing<G> {
-    exchange: Exchange,
-    done: bool,
-    ended: G,
-}
-
-impl<G: Send> Ending for Closing<G> {
-    fn complete(&mut self) {
-        self.done = true;
-    }
-
-    fn broken(&mut self, why: &io::Error) {
-        self.done = true;
-        let leaked = why.get_ref().is_some_and(|why| why.is::<Leak>());
-        if let Some(record) = &mut self.exchange.record {
-            record.refused(if leaked { Code::UpstreamLeak } else { Code::UpstreamCut });
-        }
-    }
-}
-
-impl<G> Drop for Closing<G> {
-    fn drop(&mut self) {
-        if !self.done
-            && let Some(record) = &mut self.exchange.record
-        {
-            record.outcome = Outcome::ClientGone;
-        }
-    }
-}
-
-/// A place among the requests under way.
-struct Permit;
-
-impl Permit {
-    fn take() -> Option<Permit> {
-        let before = IN_FLIGHT_NOW.fetch_add(1, Ordering::Relaxed);
-        let permit = Permit;
-        (before < IN_FLIGHT).then_some(permit)
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        IN_FLIGHT_NOW.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The future panicked; what may be said of it went to the program's log (`record::report_panics`).
-struct Panicked;
-
-/// Turns a panic of the path into a value, so that its caller still gets an answer.
-fn caught<F: Future>(mut future: Pin<&mut F>) -> impl Future<Output = Result<F::Output, Panicked>> {
-    std::future::poll_fn(move |cx: &mut Context<'_>| {
-        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Ok(Poll::Pending) => Poll::Pending,
-            Err(_) => Poll::Ready(Err(Panicked)),
-        }
-    })
 }

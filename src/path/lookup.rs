@@ -1,58 +1,66 @@
-//! Step 6, and the fill that may follow it.
+//! Step 6: the cache, and the fetch that a miss starts for all requests with the same key.
 //!
-//! A fill runs in a task of its own that the drain waits for: its first caller may leave, the others
-//! still get their answer. What is shared is a [`FetchResult`]: an entry, stored or not, or a refusal.
+//! A fill runs in a task of its own that `drain` waits for. What always holds: a caller that leaves takes nobody's
+//! response away; what is shared is immutable. Must not know headers, or how a request is sent. Fails with the
+//! [`Refusal`] of the quota, the cache or the fetch.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc};
 
-use http::{HeaderMap, HeaderName, Method};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::{Call, Exchange, fetch, wait::waited};
+use super::{Call, Exchange, fetch};
 use crate::{
     admission::DayReservation,
-    attempts::{Attempts, FetchResult, Fetched, Shared},
-    cache::{Entry, Follower, Key, Leader, RequestDirectives, Seat, key::Parts, rules},
+    attempts::Attempts,
+    cache::{
+        Entry, Flight, Key, KeyParts, Leader, RequestDirectives, key,
+        rules::{self, Candidate},
+    },
     config::Class,
-    outcome::{Code, Outcome, Sent},
+    deadline::timed,
+    fetched::{FetchResult, Fetched, SharedFetch},
+    outcome::Outcome,
     refusal::Refusal,
-    reply::{self, Cached, Content, Reply},
+    reply::{self, CacheStatusHeader, Reply, ReplyBody},
 };
 
-/// What the cache says.
-pub(super) enum Looked {
-    /// The answer.
-    Answer(Reply),
-    /// Fastrac must be asked; for all that wait, if there is a lead.
-    Ask(Option<Leader<Shared>>),
+/// A fetch to be done for all requests that wait for the same key.
+pub(super) struct Fill {
+    leader: Leader<SharedFetch>,
+    /// The caller did not accept the stored response.
+    forced: bool,
 }
 
-/// Looks a request up, and waits where somebody is asking already.
-pub(super) async fn look(x: &mut Exchange, call: &Call) -> Result<Looked, Refusal> {
-    if call.upstream_call.operation.cache.is_none() {
-        return Ok(Looked::Ask(None));
+/// Looks a request up in the cache and waits if another request is fetching it. `Continue`: Fastrac must be asked;
+/// with a [`Fill`] if the operation is cached.
+pub(super) async fn lookup(x: &mut Exchange, call: &Call) -> Result<ControlFlow<Reply, Option<Fill>>, Refusal> {
+    if call.upstream.operation.cache.is_none() {
+        return Ok(ControlFlow::Continue(None));
     }
-    let wish = RequestDirectives::read(&call.upstream_call.asked.headers, call.service().force_refresh);
+    let directives = RequestDirectives::read(&call.upstream.request.headers, call.service().force_refresh);
     let key = key(call);
-    let cache = &call.upstream_call.snapshot.cache;
+    let cache = &call.upstream.snapshot.cache;
     let now = Instant::now();
-    if let Some(entry) = cache.fresh(&key, wish, now) {
-        return hit(call, &entry, now).map(Looked::Answer);
+    if let Some(entry) = cache.fresh(&key, directives, now) {
+        return hit(call, &entry, now).map(ControlFlow::Break);
     }
-    if wish.only_if_cached {
-        let message = "No fresh answer is stored, and the request says only-if-cached";
-        return Err(Refusal::new(Code::CacheOnly, message));
+    if directives.only_if_cached {
+        return Err(Refusal::only_if_cached());
     }
     loop {
-        match call.upstream_call.snapshot.flights.join(&key, || cache.fresh(&key, wish, Instant::now())) {
-            Seat::Known(entry) => return hit(call, &entry, Instant::now()).map(Looked::Answer),
-            Seat::Leader(lead) => return Ok(Looked::Ask(Some(lead))),
-            Seat::Follower(wait) => {
-                if call.service().charge_hits_day {
-                    call.day()?.keep();
-                }
-                if let Some(landed) = landed(x, call, wait).await? {
-                    return joined(&landed).map(Looked::Answer);
+        match call.upstream.snapshot.flights.join(&key, || cache.fresh(&key, directives, Instant::now())) {
+            Flight::Stored(entry) => return hit(call, &entry, Instant::now()).map(ControlFlow::Break),
+            Flight::Leader(leader) => {
+                return Ok(ControlFlow::Continue(Some(Fill { leader, forced: directives.max_age.is_some() })));
+            }
+            Flight::Follower(follower) => {
+                call.charge_hit()?;
+                // On the heap: only a follower needs the timer.
+                let (result, time) = timed(Box::pin(call.upstream.deadline.bound(follower.result()))).await;
+                x.attempts().waited_for_upstream(time);
+                // `None`: the leader was lost, so this request may lead.
+                if let Some(result) = result.ok_or_else(Refusal::late)? {
+                    return reply_of(&result, CacheStatusHeader::Joined).map(ControlFlow::Break);
                 }
             }
         }
@@ -60,141 +68,88 @@ pub(super) async fn look(x: &mut Exchange, call: &Call) -> Result<Looked, Refusa
 }
 
 fn key(call: &Call) -> Key {
-    let asked = &call.upstream_call.asked;
-    let vary: Vec<Vec<u8>> =
-        call.upstream_call.operation.vary.iter().map(|name| values(&asked.headers, name)).collect();
-    let vary: Vec<&[u8]> = vary.iter().map(Vec::as_slice).collect();
-    let method = if asked.method == Method::HEAD { &Method::GET } else { &asked.method };
-    Key::new(Parts {
-        account: &call.upstream_call.account.name,
-        service: (call.upstream_call.operation.class != Class::Lookup).then_some(&call.service().name),
-        method: method.as_str(),
-        path: asked.target.path(),
-        query: asked.target.query(),
-        vary: &vary,
-        body: &asked.body,
+    let request = &call.upstream.request;
+    Key::new(KeyParts {
+        account: &call.upstream.account.name,
+        service: (call.upstream.operation.class != Class::Lookup).then_some(&call.service().name),
+        method: key::method(&request.method),
+        path: request.target.path(),
+        query: request.target.query(),
+        vary: &key::vary(&request.headers, &call.upstream.operation.vary),
+        body: &request.body,
     })
 }
 
-/// All values of a header, since all of them are sent; an absent one is not an empty one.
-fn values(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
-    // No value holds a NUL.
-    headers.get_all(name).iter().flat_map(|value| [b"\0", value.as_bytes()].concat()).collect()
-}
-
 fn hit(call: &Call, entry: &Entry, now: Instant) -> Result<Reply, Refusal> {
-    if call.service().charge_hits_day {
-        call.day()?.keep();
-    }
+    call.charge_hit()?;
     let ttl = entry.ttl(now).unwrap_or_default().as_secs();
-    let cached = Cached::Hit { ttl, age: entry.age(now).as_secs() };
-    Ok(Reply { stored_from: Some(entry.stored_from.clone()), outcome: Outcome::Hit, ..reply(entry, cached) })
+    let cached = CacheStatusHeader::Hit { ttl, age: entry.age(now).as_secs() };
+    let stored_from = Some(entry.stored_from.clone());
+    Ok(Reply { stored_from, outcome: Outcome::Hit, ..Reply::of_entry(entry, cached) })
 }
 
-fn reply(entry: &Entry, cached: Cached) -> Reply {
-    Reply {
-        status: entry.status,
-        headers: entry.headers.clone(),
-        content: Content::Whole(entry.body.clone()),
-        outcome: entry.outcome,
-        code: None,
-        sent: Sent::No,
-        retry_after: None,
-        cached: Some(cached),
-        stored_from: None,
-    }
+/// A reply of its own for one of the requests that share a fetch.
+fn reply_of(fetch: &FetchResult, cached: CacheStatusHeader) -> Result<Reply, Refusal> {
+    let fetched = fetch.result.as_ref().map_err(Refusal::clone)?;
+    let reply = Reply::of_entry(&fetched.entry, cached);
+    Ok(Reply { code: fetched.code, retry_after: fetched.retry_after, ..reply })
 }
 
-/// Waits for a flight to land; `None` if its leader was lost.
-async fn landed(x: &mut Exchange, call: &Call, wait: Follower<Shared>) -> Result<Option<Shared>, Refusal> {
-    let (landed, time) = waited(Box::pin(timeout_at(call.upstream_call.deadline, wait.landed()))).await;
-    x.attempts.upstream += time;
-    landed.map_err(|_| Refusal::new(Code::UpstreamTimeout, "no answer from Fastrac in time"))
-}
-
-/// The answer to another request, shared.
-fn joined(landed: &FetchResult) -> Result<Reply, Refusal> {
-    match &landed.result {
-        Ok(brought) => Ok(brought_reply(brought, Cached::Joined, Sent::No)),
-        Err(refusal) => Err(refusal.clone().sent(Sent::No)),
-    }
-}
-
-fn brought_reply(brought: &Fetched, cached: Cached, sent: Sent) -> Reply {
-    Reply { code: brought.code, retry_after: brought.retry_after, sent, ..reply(&brought.entry, cached) }
-}
-
-/// Steps 8 to 15 of a lookup, in a task that outlives its caller.
+/// Steps 8 to 15 of a fill, in a task that outlives its caller.
 pub(super) async fn fill(
     x: &mut Exchange,
     call: Box<Call>,
-    lead: Leader<Shared>,
-    pass: DayReservation,
+    fill: Fill,
+    reservation: DayReservation,
 ) -> Result<Reply, Refusal> {
-    let wait = lead.wait();
-    let deadline = call.upstream_call.deadline;
-    let tasks = call.upstream_call.snapshot.tasks.clone();
-    let forced =
-        RequestDirectives::read(&call.upstream_call.asked.headers, call.service().force_refresh).max_age.is_some();
-    // From here on it may have been sent, whatever this future sees of it.
-    x.attempts.sent = Sent::Unknown;
+    let Fill { leader, forced } = fill;
+    let follower = leader.follow();
+    let deadline = call.upstream.deadline;
+    let tasks = call.upstream.snapshot.tasks.clone();
+    let mut attempts = x.hand_over();
     tasks.spawn(async move {
-        let mut attempts = Attempts::default();
-        let result = ask(&call, &lead, pass, &mut attempts).await;
-        lead.land(Arc::new(FetchResult { result, attempts }));
+        let result = fetch_and_store(&call, leader.key(), reservation, &mut attempts).await;
+        leader.complete(Arc::new(FetchResult { result, attempts }));
     });
-    let landed = match Box::pin(timeout_at(deadline, wait.landed())).await {
-        Ok(Some(landed)) => landed,
-        Ok(None) => return Err(x.failed()),
-        Err(_) => {
-            let late = Refusal::new(Code::UpstreamTimeout, "no answer from Fastrac in time");
-            return Err(late.sent(Sent::Unknown));
-        }
+    let shared = match Box::pin(deadline.bound(follower.result())).await {
+        Some(Some(shared)) => shared,
+        Some(None) => return Err(x.panicked()),
+        None => return Err(Refusal::late()),
     };
-    x.attempts = landed.attempts.clone();
-    match &landed.result {
-        Ok(brought) => {
-            let stored = brought.stored;
-            let cached = if forced { Cached::Forced { stored } } else { Cached::Miss { stored } };
-            Ok(brought_reply(brought, cached, x.attempts.sent))
-        }
-        Err(refusal) => Err(refusal.clone()),
-    }
+    x.take_back(shared.attempts.clone());
+    let stored = shared.result.as_ref().is_ok_and(|fetched| fetched.stored);
+    let cached = if forced { CacheStatusHeader::Forced { stored } } else { CacheStatusHeader::Miss { stored } };
+    reply_of(&shared, cached)
 }
 
-async fn ask(
+async fn fetch_and_store(
     call: &Call,
-    lead: &Leader<Shared>,
-    pass: DayReservation,
+    key: &Key,
+    reservation: DayReservation,
     attempts: &mut Attempts,
 ) -> Result<Fetched, Refusal> {
-    let ready = fetch::prepare(&call.upstream_call, call.upstream_call.lease()?, Some(pass), attempts).await?;
-    let received = fetch::fetch(&call.upstream_call, ready, attempts).await?;
-    let storable = received.reading.storable(received.answer.status);
-    let reply = received.reply(&call.upstream_call, attempts);
-    let Content::Whole(body) = reply.content else {
-        return Err(Refusal::new(Code::GatewayInternal, "a lookup's answer was not read whole").sent(Sent::Yes));
-    };
-    let lifetime = match &call.upstream_call.operation.cache {
-        Some(policy) if storable && body.len() <= call.upstream_call.snapshot.limits.answer_buffer => {
-            rules::lifetime(policy, reply.outcome)
-        }
-        _ => Duration::ZERO,
-    };
-    let stored = !lifetime.is_zero();
+    let answer = fetch::fetch(&call.upstream, reservation, attempts).await?;
+    let reading = answer.reading;
+    let reply = answer.reply();
+    let ReplyBody::Whole(body) = reply.body else { return Err(Refusal::internal()) };
+    let snapshot = &call.upstream.snapshot;
+    let max_length = snapshot.limits.answer_buffer;
+    let candidate = Candidate { reading, status: reply.status, length: body.len(), max_length };
+    let lifetime = call.upstream.operation.cache.as_ref().and_then(|policy| rules::lifetime(policy, &candidate));
     let entry = Entry {
         status: reply.status,
         headers: reply.headers,
         body,
         outcome: reply.outcome,
-        operation: call.upstream_call.operation.label.clone(),
-        stored_from: call.request_id.clone(),
+        operation: call.upstream.operation.label.clone(),
+        stored_from: call.request_id.header(),
         stored: Instant::now(),
-        lifetime,
+        lifetime: lifetime.unwrap_or_default(),
     };
+    let stored = lifetime.is_some();
     let entry = Arc::new(if stored { entry.detached(reply::ADDED) } else { entry });
     if stored {
-        call.upstream_call.snapshot.cache.keep(lead.key().clone(), entry.clone());
+        snapshot.cache.keep(key.clone(), entry.clone());
     }
     Ok(Fetched { entry, stored, code: reply.code, retry_after: reply.retry_after })
 }

@@ -28,6 +28,15 @@ impl RequestId {
         RequestId(value.unwrap_or_else(|_| HeaderValue::from_static("00000000-0000-7000-8000-000000000000")))
     }
 
+    /// The caller's, if there is exactly one and it may be kept.
+    pub fn from_headers(headers: &http::HeaderMap) -> Option<RequestId> {
+        let mut given = headers.get_all(RequestId::HEADER).iter();
+        match (given.next(), given.next()) {
+            (Some(value), None) => RequestId::from_caller(value),
+            _ => None,
+        }
+    }
+
     /// The caller's, if it may be kept. Copied, so that it doesn't hold the connection's buffer.
     pub fn from_caller(value: &HeaderValue) -> Option<RequestId> {
         RequestId::from_bytes(value.as_bytes())

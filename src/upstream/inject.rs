@@ -62,7 +62,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        body::Asked,
+        body::BufferedRequest,
         catalog::Operation,
         config::Class,
         keys::{Held, Pair, Secret},
@@ -109,18 +109,18 @@ mod tests {
     }
 
     /// A caller's request, with his secret wherever one could stand.
-    fn asked(secret: &str) -> Asked {
+    fn asked(secret: &str) -> BufferedRequest {
         let mut headers = HeaderMap::new();
         for name in ["access-key", "secret-key", "authorization", "x-secret-key"] {
             headers.insert(name, HeaderValue::from_str(secret).unwrap());
         }
         let target = PathAndQuery::try_from(format!("/tariff?secret_key={secret}")).unwrap();
-        Asked { method: Method::POST, target, headers, body: Bytes::from(secret.to_owned()) }
+        BufferedRequest { method: Method::POST, target, headers, body: Bytes::from(secret.to_owned()) }
     }
 
     #[test]
     fn what_holds_the_pair_and_was_not_made_to_be_printed_cannot_be() {
-        has_no_debug!(Keyed, Held, crate::keys::Scan, crate::path::Ready, crate::keys::Vault);
+        has_no_debug!(Keyed, Held, crate::keys::Scan, crate::path::PreparedAttempt, crate::keys::Vault);
     }
 
     proptest! {

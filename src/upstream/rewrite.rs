@@ -14,7 +14,7 @@ use http::{
     uri::PathAndQuery,
 };
 
-use crate::{body::Asked, catalog::Operation, config::Endpoint};
+use crate::{body::BufferedRequest, catalog::Operation, config::Endpoint};
 
 /// Room of an outgoing head. hyper keeps the map and brings the answer in it, which the path then stamps:
 /// it should not have to grow for that.
@@ -45,7 +45,7 @@ impl Rewritten {
 }
 
 /// Re-addresses a request and takes out of it what is not Fastrac's business.
-pub fn request(asked: &Asked, operation: &Operation, endpoint: &Endpoint) -> Rewritten {
+pub fn request(asked: &BufferedRequest, operation: &Operation, endpoint: &Endpoint) -> Rewritten {
     let mut headers = HeaderMap::with_capacity(ROOM.max(asked.headers.len() + 4));
     if operation.cache.is_some() {
         // Nothing that could vary the answer, unless the operation declares it.
@@ -74,7 +74,7 @@ pub fn request(asked: &Asked, operation: &Operation, endpoint: &Endpoint) -> Rew
     Rewritten { method, target: target(asked, endpoint), headers, body: asked.body.clone() }
 }
 
-fn target(asked: &Asked, endpoint: &Endpoint) -> Uri {
+fn target(asked: &BufferedRequest, endpoint: &Endpoint) -> Uri {
     let own = asked.target.clone();
     let target = if endpoint.prefix.is_empty() {
         own
@@ -266,12 +266,12 @@ mod tests {
         }
     }
 
-    fn asked(target: &'static str, headers: &[(&'static str, &'static str)]) -> Asked {
+    fn asked(target: &'static str, headers: &[(&'static str, &'static str)]) -> BufferedRequest {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_static(value));
         }
-        Asked {
+        BufferedRequest {
             method: Method::GET,
             target: PathAndQuery::from_static(target),
             headers: map,

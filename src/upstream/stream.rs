@@ -16,8 +16,15 @@ use hyper::body::Incoming;
 use super::{Bounds, UpstreamConnection, connection::DeadlineExceeded};
 use crate::{
     admission::Spent,
-    keys::{Lease, Scan},
+    keys::{Leak, Lease, Scan},
+    outcome::Code,
 };
+
+/// The code for a stream that ended with an error.
+pub(crate) fn code(why: &io::Error) -> Code {
+    let leaked = why.get_ref().is_some_and(|why| why.is::<Leak>());
+    if leaked { Code::UpstreamLeak } else { Code::UpstreamCut }
+}
 
 /// The body of a long answer.
 pub struct Stream {

@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fastrac_gateway::{config::MessagesConfig, outcome};
+use fastrac_gateway::{cache::rules, config::MessagesConfig, outcome};
 use fastrac_sandbox::{Act, CannedResponse, Fault, Options, Sandbox, Switches};
 use http::StatusCode;
 use serde::{Deserialize, de::IgnoredAny};
@@ -122,7 +122,7 @@ fn the_classifier_reads_each_as_the_contract_has_it() {
         let read = json!([
             reading.outcome.as_str(),
             reading.key_refused,
-            reading.storable(status),
+            rules::storable(reading, status),
             reading.settles_order(status)
         ]);
         let meant = json!([line.outcome, line.key, line.stored, line.settles]);

@@ -107,7 +107,7 @@ fn meets_bodies(stage: &Stage) {
             .header("x-request-id", format!("panic-{name}"))
             .body(Panics(saying))
             .expect("a request");
-        let arrival = Arrival { began: Instant::now(), close: false, certificate: None, ended: () };
+        let arrival = Arrival { began: Instant::now(), close: false, certificate: None, guard: () };
         let snapshot = stage.app().gateway.current.load_full();
         runtime.block_on(async {
             let answer = path::serve(snapshot, Arc::new(Worker::default()), request, arrival).await.expect("answered");

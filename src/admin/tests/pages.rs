@@ -125,7 +125,7 @@ async fn config_shows_what_is_in_force_with_defaults() {
 async fn purge_forgets_every_stored_answer() {
     let stage = TestAdmin::usual().await;
     let cache = stage.gateway.current.load().cache.clone();
-    let parts = crate::cache::key::Parts {
+    let parts = crate::cache::KeyParts {
         account: "main",
         service: None,
         method: "GET",

@@ -2,6 +2,7 @@
 //! it is the one that RFC 8259 and the contract (section 6) give.
 
 use fastrac_gateway::{
+    cache::rules,
     config::MessagesConfig,
     outcome::{Outcome, Reading, read, read_beginning},
 };
@@ -39,7 +40,7 @@ fn holds_always(status: StatusCode, reading: Reading) {
     assert!(known.contains(&reading.outcome));
     assert!(reading.outcome != Outcome::Ok || (reading.enveloped && status.is_success()));
     assert!(reading.outcome != Outcome::NotFound || reading.enveloped);
-    assert!(!reading.storable(status) || reading.enveloped);
+    assert!(!rules::storable(reading, status) || reading.enveloped);
     assert!(!reading.settles_order(status) || reading.enveloped);
 }
 

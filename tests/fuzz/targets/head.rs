@@ -6,13 +6,14 @@ use std::{convert::Infallible, path::Path, sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 use fastrac_gateway::{
-    body::{Asked, collect},
+    body::{BufferedRequest, collect},
     caller::Callers,
     catalog::{Catalog, Operation, target::target},
     config::{
         Endpoint,
         check::{Environment, check},
     },
+    deadline::Deadline,
     upstream::rewrite,
 };
 use http::{HeaderMap, Method, Request, Response, Uri, request::Parts};
@@ -109,8 +110,8 @@ async fn cross(head: Parts, body: Incoming, data: &[u8]) -> Option<()> {
     let service = rooms.callers.identify(&head.headers, None).ok()?;
     let operation = rooms.catalog.classify(&head.method, path_and_query.path()).ok()?;
     rooms.catalog.permit(service, operation).ok()?;
-    let body = collect(body, 64 * 1024, Instant::now() + Duration::from_secs(30)).await.ok()?;
-    let asked = Asked { method: head.method, target: path_and_query, headers: head.headers, body };
+    let body = collect(body, 64 * 1024, Deadline::after(Instant::now(), Duration::from_secs(30))).await.ok()?;
+    let asked = BufferedRequest { method: head.method, target: path_and_query, headers: head.headers, body };
     let sent = rewrite::request(&asked, operation, &rooms.endpoint);
     let (method, target, headers, body) = sent.seen();
     assert_eq!(*body, asked.body);
@@ -144,7 +145,7 @@ fn rooms() -> &'static Rooms {
 }
 
 /// The bytes that were asked, behind the account's prefix.
-fn right_target(asked: &Asked, target: &Uri, data: &[u8]) {
+fn right_target(asked: &BufferedRequest, target: &Uri, data: &[u8]) {
     let written = target.to_string();
     let own = written.strip_prefix("/base").expect("the prefix");
     assert!(own.starts_with('/'), "{own}");
@@ -160,7 +161,7 @@ fn right_target(asked: &Asked, target: &Uri, data: &[u8]) {
 }
 
 /// A path that reads like a listed one is that one, byte for byte.
-fn right_operation(asked: &Asked, method: &Method, operation: &Operation) {
+fn right_operation(asked: &BufferedRequest, method: &Method, operation: &Operation) {
     let path = asked.target.path();
     let kind = reading(path);
     for row in rooms().catalog.operations.iter().filter(|row| !row.path.is_empty() && !row.path.contains('{')) {
@@ -198,7 +199,7 @@ fn reading(path: &str) -> String {
     text.split('/').filter(|segment| !segment.is_empty()).fold(String::new(), |all, segment| all + "/" + segment)
 }
 
-fn right_headers(asked: &Asked, sent: &HeaderMap, operation: &Operation) {
+fn right_headers(asked: &BufferedRequest, sent: &HeaderMap, operation: &Operation) {
     let encodings: Vec<_> = sent.get_all("accept-encoding").iter().collect();
     assert_eq!(encodings, ["identity"]);
     for (name, value) in sent.iter().filter(|(name, _)| *name != "accept-encoding") {

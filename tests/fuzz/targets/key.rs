@@ -1,6 +1,6 @@
 //! The cache key: two requests share one exactly when they ask the same.
 
-use fastrac_gateway::cache::key::{Key, Parts};
+use fastrac_gateway::cache::{Key, KeyParts};
 use serde_json::value::RawValue;
 
 /// A request, as far as a key goes.
@@ -47,14 +47,13 @@ fn set(asked: &mut Asked, field: usize, line: &[u8]) {
 }
 
 fn key(asked: &Asked) -> Key {
-    let vary: Vec<&[u8]> = asked.vary.iter().map(Vec::as_slice).collect();
-    Key::new(Parts {
+    Key::new(KeyParts {
         account: &asked.account,
         service: asked.service.as_deref(),
         method: &asked.method,
         path: &asked.path,
         query: asked.query.as_deref(),
-        vary: &vary,
+        vary: &asked.vary,
         body: &asked.body,
     })
 }

@@ -1,0 +1,30 @@
+//! The result of one fetch from Fastrac that all requests for the same cache key share.
+//!
+//! Below `snapshot`, which holds the flights, and `path`, which completes them: both need these types. What always
+//! holds: a result is immutable once it is shared; each waiting request makes a reply of its own from it. No logic.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{attempts::Attempts, cache::Entry, outcome::Code, refusal::Refusal};
+
+/// A result as the waiting requests share it.
+pub type SharedFetch = Arc<FetchResult>;
+
+/// What the leader's fetch came to.
+pub struct FetchResult {
+    pub result: Result<Fetched, Refusal>,
+    /// The attempts of the fetch; a follower's own request was not sent.
+    pub attempts: Attempts,
+}
+
+/// The response to a shared fetch.
+pub struct Fetched {
+    /// The whole response; not necessarily stored.
+    pub entry: Arc<Entry>,
+    /// Whether the cache keeps it.
+    pub stored: bool,
+    /// Set if a limit of Fastrac's decided.
+    pub code: Option<Code>,
+    /// How long to wait before trying again.
+    pub retry_after: Option<Duration>,
+}

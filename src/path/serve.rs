@@ -1,0 +1,152 @@
+//! Serves one request: opens its record, goes down the path, makes a response of what comes back.
+//!
+//! What always holds: there is always a response, also after a panic; the record is tied to the body of the response,
+//! so that it is written exactly once, however the exchange ends. Must not know the steps. Never fails.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use tokio::time::Instant;
+
+use super::{Exchange, forward};
+use crate::{
+    body::{Body, BodyEnd},
+    caller::Certificate,
+    outcome::Outcome,
+    record::Record,
+    refusal::{Refusal, RefusalFormat},
+    reply::{RateLimitHeaders, Reply, ReplyBody, Stamp},
+    snapshot::{Snapshot, Worker},
+    upstream::stream,
+};
+
+/// What the connection knows about a request.
+pub struct Arrival<G> {
+    /// When the first byte came.
+    pub began: Instant,
+    /// The response ends the connection.
+    pub close: bool,
+    /// The certificate that the client has presented.
+    pub certificate: Option<Arc<Certificate>>,
+    /// Dropped when the response was delivered or given up.
+    pub guard: G,
+}
+
+/// Follows the progress of an exchange, for its connection.
+pub trait ExchangeGuard: Send {
+    /// The head of the response is ready.
+    fn answered(&mut self) {}
+}
+
+impl ExchangeGuard for () {}
+
+/// Serves one request.
+///
+/// The record is opened at once and not when the future is first polled: hyper may drop it unpolled, if the client
+/// closes the connection together with its request.
+pub fn serve<B, G>(
+    snapshot: Arc<Snapshot>,
+    worker: Arc<Worker>,
+    request: Request<B>,
+    arrival: Arrival<G>,
+) -> impl Future<Output = Result<Response<Body>, Infallible>>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    G: ExchangeGuard + 'static,
+{
+    let (head, body) = request.into_parts();
+    let format = RefusalFormat::wanted(&head.headers);
+    let exchange = Exchange::open(snapshot, worker, &head, &arrival);
+    let close = arrival.close;
+    // Allocated once, because it moves into the body of the response.
+    let mut finish = Box::new(FinishOnEnd { exchange, done: false, guard: arrival.guard });
+    async move {
+        let x = &mut finish.exchange;
+        let outcome = match x.snapshot.in_flight.enter() {
+            Some(_permit) => {
+                let outcome = catch_panic(std::pin::pin!(forward(x, head, body))).await;
+                outcome.unwrap_or_else(|Panicked| Err(x.panicked()))
+            }
+            None => Err(Refusal::overloaded()),
+        };
+        Ok(respond(finish, outcome, format, close))
+    }
+}
+
+fn respond<G: ExchangeGuard + 'static>(
+    mut finish: Box<FinishOnEnd<G>>,
+    outcome: Result<Reply, Refusal>,
+    format: RefusalFormat,
+    close: bool,
+) -> Response<Body> {
+    let x = &mut finish.exchange;
+    x.finish(&outcome);
+    let sent = x.sent();
+    let mut reply = outcome.unwrap_or_else(|refusal| refusal.reply(&x.request_id, sent, format));
+    let quota = x.record.as_ref().and_then(Record::service).and_then(|service| x.snapshot.quotas.get(service));
+    let limits = quota.map(|quota| RateLimitHeaders { policy: quota.policy_header(), limit: quota.limit_header() });
+    reply.stamp(Stamp { request_id: &x.request_id, sent, limits, close });
+    finish.guard.answered();
+    let body = match reply.body {
+        ReplyBody::Whole(bytes) => Body::whole(bytes),
+        ReplyBody::Stream(stream) => Body::stream(*stream),
+    };
+    let mut response = Response::new(body.ending(finish));
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    response
+}
+
+/// Ends an exchange together with the body of its response.
+struct FinishOnEnd<G> {
+    exchange: Exchange,
+    done: bool,
+    guard: G,
+}
+
+impl<G: Send> BodyEnd for FinishOnEnd<G> {
+    fn complete(&mut self) {
+        self.done = true;
+    }
+
+    fn broken(&mut self, why: &io::Error) {
+        self.done = true;
+        if let Some(record) = &mut self.exchange.record {
+            record.refused(stream::code(why));
+        }
+    }
+}
+
+impl<G> Drop for FinishOnEnd<G> {
+    fn drop(&mut self) {
+        if !self.done
+            && let Some(record) = &mut self.exchange.record
+        {
+            record.outcome = Outcome::ClientGone;
+        }
+    }
+}
+
+/// A future panicked; `record::report_panics` has logged where.
+struct Panicked;
+
+/// Turns a panic of a future into a value, so that the caller still gets a response.
+fn catch_panic<F: Future>(mut future: Pin<&mut F>) -> impl Future<Output = Result<F::Output, Panicked>> {
+    std::future::poll_fn(move |cx: &mut Context<'_>| {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    })
+}

@@ -1,0 +1,41 @@
+//! Times one attempt to send a request to Fastrac, and counts it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{CountedAttempt, Recorder};
+
+/// An attempt in progress. It is counted when this is dropped, also if the caller leaves: Fastrac counts it too.
+pub struct AttemptTimer<'a> {
+    recorder: &'a Recorder,
+    account: usize,
+    operation: usize,
+    began: Instant,
+    status: Option<u16>,
+    took: Option<Duration>,
+}
+
+impl<'a> AttemptTimer<'a> {
+    /// Starts the clock; account and operation by their indices.
+    pub fn start(recorder: &'a Recorder, account: usize, operation: usize) -> Self {
+        AttemptTimer { recorder, account, operation, began: Instant::now(), status: None, took: None }
+    }
+
+    /// Stops the clock. `status`: that of Fastrac's response, if there is one.
+    pub fn stop(&mut self, status: Option<u16>) -> Duration {
+        self.status = status;
+        *self.took.insert(self.began.elapsed())
+    }
+}
+
+impl Drop for AttemptTimer<'_> {
+    fn drop(&mut self) {
+        self.recorder.upstream(CountedAttempt {
+            account: self.account,
+            operation: Some(self.operation),
+            status: self.status,
+            took: self.took.unwrap_or_else(|| self.began.elapsed()),
+        });
+    }
+}

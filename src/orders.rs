@@ -1,19 +1,21 @@
-//! Was this order sent before, and how did that end: `Idempotency-Key`, and the journal of orders.
+//! Never sends an order twice: `Idempotency-Key`, equal orders, and the journal of orders.
 //!
-//! Step 4 ([`Orders::recall`]) answers a repeat of a key, holds a twin of an order whose outcome is
-//! unknown, or gives out a [`Ticket`]. Step 12 ([`Orders::write`]) makes the order durable before it
-//! is sent. Step 15 ([`Written::end`]) says how it ended.
+//! Step 4 ([`Orders::recall`]) answers a repeated key, holds an order that equals one whose outcome
+//! is unknown, or issues a [`Ticket`]. Step 8 ([`Orders::write`]) makes the order durable before it
+//! is sent. Step 14 ([`Written::end`]) records its outcome.
 //!
-//! Always holds: an order is on the disk before it is sent, so after `kill -9` whatever may have been
-//! sent is unknown; a key is sent at most once while it is remembered; what was never sent leaves no
-//! trace. A step that is dropped in the middle leaves the truth behind it (see [`Ticket`]).
+//! Always holds: an order is on disk before it is sent, so after `kill -9` every order that may have
+//! been sent is known as unknown; while a key is remembered, at most one order with it is sent; an
+//! order that was never sent leaves no trace. A step that is dropped halfway leaves the journal
+//! correct (see [`Ticket`]).
 //!
-//! Remembered are: ended orders with a key and unknown orders for [`REMEMBERED`], at most
-//! [`MAX_ORDERS`] (then the keys that ended first are forgotten, never unknown ones); answers up to
-//! [`MAX_ANSWERS`] bytes (then the oldest answers are dropped, and a repeat is refused instead of sent).
+//! Ended orders with a key and unknown orders are remembered for [`REMEMBERED`], at most
+//! [`MAX_ORDERS`] of them (beyond that the keys that ended first are forgotten, but never unknown
+//! orders). Answers are kept up to [`MAX_ANSWERS`] bytes (beyond that the oldest are dropped, and a
+//! repeat of their key is refused rather than sent).
 //!
-//! It must not know how a request is sent, what an answer means, or what a refusal looks like. It
-//! fails by [`JournalError`] at step 12: an order that cannot be written is not sent.
+//! The room does not know how a request is sent or what a refusal looks like. Recalling fails with
+//! [`OrderRefusal`], writing with [`JournalError`]: an order that cannot be written is not sent.
 
 mod clock;
 mod fingerprint;
@@ -21,122 +23,85 @@ mod index;
 mod journal;
 mod key;
 mod refusal;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod ticket;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
-use parking_lot::Mutex;
 
-use crate::config::Class;
-use crate::outcome::Sent;
-use crate::store::{Store, StoreError, WriteBatch};
-use clock::OrderClock;
-use fingerprint::OrderDigest;
-use index::{Index, IndexMatch, OrderIdentity};
-pub use journal::StoredAnswer;
-use journal::{ANSWERS, ORDERS};
-pub use key::IdempotencyKeyError;
-pub use refusal::OrderRefusal;
-pub use ticket::{Ticket, Written};
+use self::{
+    clock::OrderClock,
+    fingerprint::OrderDigest,
+    index::{Index, IndexMatch, OrderIdentity, OrderLimits},
+    journal::{ANSWERS, ORDERS},
+    shared::SharedOrders,
+};
+pub use self::{
+    index::{MAX_ANSWERS, MAX_ORDERS, REMEMBERED},
+    journal::{FirstSent, StoredAnswer},
+    key::IdempotencyKeyError,
+    refusal::OrderRefusal,
+    shared::JournalError,
+    ticket::{Ticket, Written},
+};
+use crate::{
+    config::Class,
+    store::{Store, StoreError, WriteBatch},
+};
 
-/// How long an ended key and an unknown order are remembered, from their end; the contract's 24 hours.
-pub const REMEMBERED: Duration = Duration::from_hours(24);
+/// The header that lets an order pass although an equal one is unknown.
+const RESEND: &str = "x-gateway-resend";
 
-/// Orders remembered; some 300 bytes of memory each.
-pub const MAX_ORDERS: usize = 200_000;
+/// The only value of [`RESEND`].
+const CONFIRMED: &str = "confirmed";
 
-/// Bytes of answers on the disk.
-pub const MAX_ANSWERS: u64 = 256 << 20;
-
-/// The header that lets a twin of an unknown order through, and its only value.
-const RESEND: (&str, &str) = ("x-gateway-resend", "confirmed");
-
-/// Bounds of what is remembered.
+/// The order as step 4 sees it.
 #[derive(Clone, Copy, Debug)]
-struct OrderLimits {
-    /// Milliseconds.
-    remembered: i64,
-    orders: usize,
-    bytes: u64,
-}
-
-impl Default for OrderLimits {
-    fn default() -> Self {
-        OrderLimits { remembered: REMEMBERED.as_millis() as i64, orders: MAX_ORDERS, bytes: MAX_ANSWERS }
-    }
-}
-
-/// What is asked at step 4.
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "the request's own parts")]
 pub struct OrderRequest<'a> {
-    /// Name of the service; keys and twins belong to it.
+    /// Name of the service. Keys and equal orders are separate for each service.
     pub service: &'a str,
-    /// Name of the account, for the count of unknown orders.
+    /// Name of the account; unknown orders are counted by account.
     pub account: &'a str,
+    /// The request's method.
     pub method: &'a Method,
-    /// Path and query as they were sent.
+    /// Path and query as received.
     pub target: &'a str,
-    /// The caller's own headers.
+    /// The caller's headers.
     pub headers: &'a HeaderMap,
+    /// The raw body.
     pub body: &'a [u8],
+    /// The id that later refusals name.
     pub request_id: &'a str,
 }
 
-/// What step 4 found.
+/// Result of step 4.
 #[derive(Debug)]
 pub enum Recall {
-    /// Nothing stands against it.
+    /// The order may go on.
     New(Ticket),
-    /// The key's order has ended; this was its answer.
+    /// The key's order has ended with this answer.
     Repeat(Arc<StoredAnswer>),
 }
 
-/// Whether the first request with an `Idempotency-Key` was sent. Not what became of the repeat: only this room can make
-/// one, and the attempts of a request never become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FirstSent(Sent);
-
-impl FirstSent {
-    /// Whether Fastrac may have received the first request.
-    pub fn get(self) -> Sent {
-        self.0
-    }
-}
-
-/// The order could not be written, so it must not be sent.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the order journal cannot be written: {0}")]
-pub struct JournalError(#[from] pub StoreError);
-
-/// The room; clones share it.
+/// The orders of all services; clones share them.
 #[derive(Clone, Debug)]
 pub struct Orders {
-    inner: Arc<Inner>,
+    inner: Arc<SharedOrders>,
 }
 
-#[derive(Debug)]
-struct Inner {
-    store: Store,
-    clock: OrderClock,
-    /// Batches are handed to the store under this lock, so that the disk sees the steps of an order
-    /// in their true order. The store's thread takes it only for a moment.
-    index: Mutex<Index>,
-}
-
-/// Whether this room is asked about a request: orders, and unlisted ones with an unsafe method.
+/// Whether a request is protected against being sent twice: orders, and unlisted requests with an
+/// unsafe method.
 pub fn applies_to(class: Class, method: &Method) -> bool {
     class == Class::Order || (class == Class::Unlisted && !method.is_safe())
 }
 
 impl Orders {
-    /// Reads the journal. What was in flight when the process ended is unknown from now on. `now` is
-    /// the wall time; from here on tokio's clock counts.
+    /// Reads the journal. Orders that were in flight when the process ended become unknown. `now` is
+    /// the wall time; from then on tokio's clock counts.
     ///
     /// # Errors
     /// [`StoreError`] if the journal cannot be read or written.
@@ -152,115 +117,70 @@ impl Orders {
             tracing::error!(rows = loaded.unreadable, "rows of the order journal cannot be read and are ignored");
         }
         // Oldest first, so that the oldest answers are dropped first later on.
-        loaded.rows.sort_by_key(|(_, row)| row.since);
-        let mut changes = WriteBatch::default();
-        for (key, row) in loaded.rows {
-            if let Ok(number) = <[u8; 8]>::try_from(key.as_slice()) {
-                index.restore(u64::from_be_bytes(number), row, clock.now(), &mut changes);
+        loaded.rows.sort_by_key(|loaded| loaded.row.since);
+        let mut batch = WriteBatch::default();
+        for loaded in loaded.rows {
+            if let Ok(number) = <[u8; 8]>::try_from(loaded.key.as_slice()) {
+                index.restore(u64::from_be_bytes(number), loaded.row, clock.now(), &mut batch);
             }
         }
-        if !changes.is_empty() {
-            store.write(changes).await?;
+        if !batch.is_empty() {
+            store.write(batch).await?;
         }
-        Ok(Orders { inner: Arc::new(Inner { store, clock, index: Mutex::new(index) }) })
+        Ok(Orders { inner: Arc::new(SharedOrders::new(store, clock, index)) })
     }
 
-    /// Step 4. Waits only for a repeat whose answer is on the disk. Ask only where [`applies_to`].
+    /// Step 4. Call it only if [`applies_to`]. Waits only for a repeat whose answer is on disk.
     ///
     /// # Errors
-    /// [`OrderRefusal`]; costs nothing and leaves no trace.
-    pub async fn recall(&self, asked: &OrderRequest<'_>) -> Result<Recall, OrderRefusal> {
-        let claim = claim(asked)?;
-        let known = self.inner.change(|index, now| {
-            let swept = index.sweep(now);
-            (swept, index.recall(claim))
+    /// [`OrderRefusal`]; a refused order costs nothing and leaves no trace.
+    pub async fn recall(&self, request: &OrderRequest<'_>) -> Result<Recall, OrderRefusal> {
+        let identity = identity(request)?;
+        let found = self.inner.change(|index, now| {
+            let expired = index.expire(now);
+            (expired, index.recall(identity))
         })?;
-        match known {
-            IndexMatch::New(number, settles) => Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles))),
-            IndexMatch::Answer(answer) => Ok(Recall::Repeat(answer)),
-            IndexMatch::OnDisk(number, gone) => match self.inner.store.get(&ANSWERS, &number.to_be_bytes()).await {
-                Ok(Some(row)) => Ok(Recall::Repeat(Arc::new(row.0))),
-                Ok(None) => Err(gone),
-                Err(fault) => {
-                    tracing::error!(%fault, "a stored answer cannot be read");
-                    Err(gone)
+        match found {
+            IndexMatch::New { number, settles } => {
+                Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles)))
+            }
+            IndexMatch::InMemory(answer) => Ok(Recall::Repeat(answer)),
+            IndexMatch::OnDisk { number, if_missing } => {
+                match self.inner.store().get(&ANSWERS, &number.to_be_bytes()).await {
+                    Ok(Some(row)) => Ok(Recall::Repeat(Arc::new(row.0))),
+                    Ok(None) => Err(if_missing),
+                    Err(error) => {
+                        tracing::error!(%error, "a stored answer cannot be read");
+                        Err(if_missing)
+                    }
                 }
-            },
+            }
         }
     }
 
-    /// Step 12: done when the order is on the disk.
+    /// Step 8: completes when the order is on disk.
     ///
     /// # Errors
-    /// [`JournalError`]: it must not be sent; its key is free again.
+    /// [`JournalError`]: the order must not be sent; its key is free again.
     pub async fn write(&self, ticket: Ticket) -> Result<Written, JournalError> {
         ticket.write().await
     }
 
-    /// Orders of an account whose outcome is unknown and not settled, for the gauge.
+    /// Number of an account's unknown orders that are not settled.
     pub fn unknown_count(&self, account: &str) -> u64 {
-        self.inner.change(|index, now| (index.sweep(now), index.unknown_count(account)))
+        self.inner.change(|index, now| (index.expire(now), index.unknown_count(account)))
     }
 }
 
-impl Inner {
-    /// Changes the index, and hands the changes of the journal to the store.
-    fn change<T>(&self, step: impl FnOnce(&mut Index, i64) -> (WriteBatch, T)) -> T {
-        let mut index = self.index.lock();
-        let (batch, result) = step(&mut index, self.clock.now());
-        if !batch.is_empty() {
-            self.store.submit(batch, |_| {});
-        }
-        result
-    }
-
-    fn write(&self, number: u64) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
-        let mut index = self.index.lock();
-        let batch = index.write(number, self.clock.now());
-        self.store.write(batch)
-    }
-
-    fn free(&self, number: u64, journaled: bool) {
-        self.change(|index, _| {
-            let batch = index.free(number);
-            (if journaled { batch } else { WriteBatch::default() }, ())
-        });
-    }
-
-    fn answered(self: &Arc<Self>, number: u64, settles: &[u64], answer: StoredAnswer) {
-        let mut index = self.index.lock();
-        let batch = index.answered(number, settles, answer, self.clock.now());
-        self.conclude(&index, batch, number);
-    }
-
-    fn unknown(self: &Arc<Self>, number: u64, answer: Option<StoredAnswer>) {
-        let mut index = self.index.lock();
-        let batch = index.unknown(number, answer, self.clock.now());
-        self.conclude(&index, batch, number);
-    }
-
-    /// Writes how an order ended; its answer leaves the memory when it is on the disk, and stays there
-    /// if it cannot be written.
-    fn conclude(self: &Arc<Self>, index: &Index, batch: WriteBatch, number: u64) {
-        let answer = index.in_memory(number);
-        let room = Arc::clone(self);
-        self.store.submit(batch, move |result| {
-            if let (Ok(()), Some(answer)) = (result, answer) {
-                room.index.lock().landed(number, &answer);
-            }
-        });
-    }
-}
-
-fn claim(asked: &OrderRequest<'_>) -> Result<OrderIdentity, IdempotencyKeyError> {
-    let key = key::parse(asked.headers)?;
-    let mut resend = asked.headers.get_all(RESEND.0).iter();
+fn identity(request: &OrderRequest<'_>) -> Result<OrderIdentity, IdempotencyKeyError> {
+    let key = key::parse(request.headers)?;
+    let mut resend = request.headers.get_all(RESEND).iter();
     Ok(OrderIdentity {
-        request_id: asked.request_id.to_owned(),
-        account: asked.account.to_owned(),
-        key: key.map(|key| OrderDigest::key(asked.service, &key)),
-        fingerprint: OrderDigest::fingerprint(asked.method.as_str(), asked.target, asked.body),
-        twin: OrderDigest::twin(asked.service, asked.target, asked.body),
-        confirmed: resend.next().is_some_and(|value| value == RESEND.1) && resend.next().is_none(),
+        request_id: request.request_id.to_owned(),
+        account: request.account.to_owned(),
+        key: key.map(|key| OrderDigest::key(request.service, &key)),
+        fingerprint: OrderDigest::fingerprint(request.method.as_str(), request.target, request.body),
+        content: OrderDigest::content(request.service, request.target, request.body),
+        confirmed: resend.next().is_some_and(|value| value == CONFIRMED) && resend.next().is_none(),
     })
 }

@@ -1,70 +1,38 @@
-//! The embedded state store: what survives a restart, in one file of `state.dir`.
+//! The embedded state store: what survives a restart, in one file in `state.dir`.
 //!
-//! Rooms bring their own [`StoreTable`]s and rows and hand in [`WriteBatch`]es; a batch is applied whole or
-//! not at all. A write is on the disk (fsync) before it is reported as done, and writes that meet
-//! while the disk is busy share one fsync (group commit). Work is done in the order in which it was
-//! handed in, on a thread of its own: no request waits for the disk unless it awaits a write.
+//! Other rooms bring their own [`StoreTable`]s and rows and submit [`WriteBatch`]es. A batch is
+//! applied as a whole or not at all. A write is on disk (fsync) before it is reported as done; writes
+//! that are queued while the disk is busy share one fsync (group commit). A thread of its own does
+//! the work in the order in which it was submitted, so a request waits for the disk only if it awaits
+//! a write.
 //!
-//! One process writes; a second one is refused with an error that names the folder. Readers of
-//! another process (`usage`) may open the file read-only beside it, in the same mode
+//! One process writes. A second writer is refused with an error that names the folder. Another
+//! process may open the file read-only at the same time in the same mode
 //! ([`redb::ConcurrencyMode::SingleWriter`]).
 //!
-//! It must not know what a row means. It fails by answering [`StoreError`]: a write that failed may
-//! or may not be on the disk. After a failed write the file is opened anew for the next one, so a
-//! disk that was full mends by itself; [`Store::is_healthy`] tells meanwhile.
+//! The store does not know what a row means. It fails with [`StoreError`]: a failed write may or may
+//! not be on disk. After a failed write the file is reopened for the next one, so the store recovers
+//! by itself once the disk does; until then [`Store::is_healthy`] is false.
 
+mod error;
 mod folder;
 mod table;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+};
 
 use tokio::sync::oneshot;
 
-pub use table::{LoadedRows, StoreTable, StoredRow, WriteBatch};
-use writer::{StoreHealth, StoreJob, StoreWriter};
-
-/// Why the store could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Somebody has it open for writing.
-    #[error("another process uses {}: each gateway needs a state.dir of its own", dir.display())]
-    InUse {
-        /// The folder.
-        dir: PathBuf,
-    },
-    /// The folder or the file cannot be made, opened or read.
-    #[error("state.dir {}: {source}", dir.display())]
-    Folder {
-        /// The folder.
-        dir: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is there, but is not a store that this version can read.
-    #[error("{} cannot be read as a state store: {reason}", file.display())]
-    Damaged {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-/// Why a read or write was not done.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// The store has been closed, or its thread has ended.
-    #[error("the state store is closed")]
-    Closed,
-    /// The disk or the file failed. A failed write may or may not be on the disk.
-    #[error("the state store failed: {0}")]
-    Failed(Arc<str>),
-}
+use self::writer::{StoreHealth, StoreJob, StoreWriter};
+pub use self::{
+    error::{OpenError, StoreError},
+    table::{LoadedRow, LoadedRows, StoreTable, StoredRow, WriteBatch},
+};
 
 /// A handle to the store; clones share it.
 #[derive(Clone, Debug)]
@@ -74,15 +42,15 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in `dir`, making folder (0700) and file (0600) where they are missing, checks
-    /// the file and starts the store's thread. Blocks for the length of the check; call it at start.
+    /// Opens the store in `dir`, creating folder (0700) and file (0600) if missing, checks the file
+    /// and starts the store's thread. Blocks for the duration of the check; call it at start.
     ///
     /// # Errors
-    /// [`OpenError::InUse`] if any process, also this one, has it open already.
+    /// [`OpenError::InUse`] if a process (possibly this one) has it open already.
     pub fn open(dir: &Path) -> Result<Store, OpenError> {
         folder::prepare(dir)?;
-        let home = dir.to_owned();
-        Store::start(dir, Box::new(move || folder::open(&home)))
+        let path = dir.to_owned();
+        Store::start(dir, Box::new(move || folder::open(&path)))
     }
 
     fn start(dir: &Path, opener: writer::Opener) -> Result<Store, OpenError> {
@@ -96,42 +64,43 @@ impl Store {
         Ok(Store { jobs, health })
     }
 
-    /// Writes a batch; done when it is on the disk. It is handed in by the call, not by the first
-    /// poll, and dropping the future does not take it back.
+    /// Writes a batch; completes when it is on disk. The call itself submits the batch, not the first
+    /// poll, and dropping the future does not withdraw it.
     ///
     /// # Errors
-    /// [`StoreError`]; a failed batch may or may not be on the disk.
+    /// [`StoreError`]; a failed batch may or may not be on disk.
     pub fn write(&self, batch: WriteBatch) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
-        let (done, wait) = oneshot::channel();
+        let (result_tx, result_rx) = oneshot::channel();
         self.submit(batch, move |result| {
-            // The waiter may have left: the write stands all the same.
-            let _ = done.send(result);
+            // Nobody may be waiting any more; the write is done all the same.
+            let _ = result_tx.send(result);
         });
-        async move { wait.await.unwrap_or(Err(StoreError::Closed)) }
+        async move { result_rx.await.unwrap_or(Err(StoreError::Closed)) }
     }
 
-    /// Hands in a batch without waiting, also from `Drop`. `done` is called on the store's thread
-    /// with the result, so it may wait for a lock that the caller holds now; it must be short. It is
-    /// never called if the store is closed.
+    /// Submits a batch without waiting; can be called from `Drop`. `done` is called on the store's
+    /// thread with the result, so it may wait for a lock that the caller holds now; it must be short.
+    /// It is never called if the store is closed.
     pub fn submit(&self, batch: WriteBatch, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        // A closed store drops the job, and with it `done`.
-        let _ = self.jobs.send(StoreJob::Write { batch, done: Box::new(done) });
+        // A closed store drops the job, and `done` with it.
+        let _ = self.jobs.send(StoreJob::write(batch, Box::new(done)));
     }
 
-    /// One row, as it is after all writes handed in so far.
+    /// Reads one row, as of all writes submitted so far. `None`: there is none, or it cannot be
+    /// decoded.
     ///
     /// # Errors
-    /// [`StoreError`]. A row that cannot be decoded is `None`.
+    /// [`StoreError`].
     pub async fn get<R: StoredRow>(&self, table: &StoreTable<R>, key: &[u8]) -> Result<Option<R>, StoreError> {
         let (name, key) = (table.name(), key.to_owned());
         self.read(move |database| table::get(database, name, &key)).await.map(|bytes| R::decode(&bytes?))
     }
 
-    /// All rows of a table, in the order of their keys, as they are after all writes handed in so
-    /// far. For the start: the whole table is in memory at once.
+    /// Reads all rows of a table in the order of their keys, as of all writes submitted so far. The
+    /// whole table is in memory at once; meant for the start.
     ///
     /// # Errors
-    /// [`StoreError`]. Rows that cannot be decoded are no error: they are counted and left alone.
+    /// [`StoreError`]. Rows that cannot be decoded are not an error: they are counted and kept.
     pub async fn load<R: StoredRow>(&self, table: &StoreTable<R>) -> Result<LoadedRows<R>, StoreError> {
         let name = table.name();
         self.read(move |database| table::all(database, name)).await.map(LoadedRows::decode)
@@ -139,34 +108,34 @@ impl Store {
 
     async fn read<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&redb::Database) -> Result<T, redb::Error> + Send + 'static,
+        read: impl FnOnce(&redb::Database) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (done, wait) = oneshot::channel();
+        let (result_tx, result_rx) = oneshot::channel();
         let job = StoreJob::Read(Box::new(move |database| {
-            let result = database.and_then(|database| look(database).map_err(|e| writer::failed(&e)));
-            let _ = done.send(result);
+            let result = database.and_then(|database| read(database).map_err(|error| StoreError::failed(&error)));
+            let _ = result_tx.send(result);
         }));
         self.jobs.send(job).map_err(|_| StoreError::Closed)?;
-        wait.await.unwrap_or(Err(StoreError::Closed))
+        result_rx.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Whether the last write succeeded.
+    /// Whether the last write succeeded and the store is open.
     pub fn is_healthy(&self) -> bool {
         self.health.is_healthy()
     }
 
-    /// Commits since the start, each with one wait for the disk, however many batches it holds.
+    /// Commits since the start. Each waits for the disk once, however many batches it holds.
     pub fn commits(&self) -> u64 {
         self.health.commits()
     }
 
-    /// Ends the store after everything that was handed in so far is on the disk. Later work is
-    /// answered with [`StoreError::Closed`]. Without it, what is queued when the last handle is
-    /// dropped is still written, but nobody can wait for that.
+    /// Closes the store once everything submitted so far is on disk. Later work fails with
+    /// [`StoreError::Closed`]. Without a close, what is queued when the last handle is dropped is
+    /// still written, but nobody can wait for it.
     pub async fn close(&self) {
-        let (done, wait) = oneshot::channel();
-        if self.jobs.send(StoreJob::Close(done)).is_ok() {
-            let _ = wait.await;
+        let (closed_tx, closed_rx) = oneshot::channel();
+        if self.jobs.send(StoreJob::Close(closed_tx)).is_ok() {
+            let _ = closed_rx.await;
         }
     }
 }

@@ -27,7 +27,7 @@ impl Revoked {
     /// [`StoreError`] if they cannot be read: a start without them could use a revoked pair.
     pub async fn open(store: Store) -> Result<Self, StoreError> {
         let loaded = store.load(&REVOKED).await?;
-        let known = loaded.rows.into_iter().map(|(_, RevokedRow { account, version })| (account, version)).collect();
+        let known = loaded.rows.into_iter().map(|loaded| (loaded.row.account, loaded.row.version)).collect();
         Ok(Revoked { store, known: Mutex::new(known) })
     }
 

@@ -1,15 +1,15 @@
-//! What makes two orders the same: digests over length-prefixed parts, so that no two lists of parts
-//! have the same bytes.
+//! Digests that tell whether two orders are the same.
 //!
-//! The journal holds these instead of keys and request bodies, which may name people.
+//! Each is taken over length-prefixed parts, so that different lists of parts never have the same
+//! bytes. The journal stores digests instead of keys and bodies, which may contain personal data.
+//! Pure; never fails.
 
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
-/// SHA-256 over the parts of one of the three questions below.
+/// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct OrderDigest([u8; 32]);
 
@@ -23,27 +23,27 @@ impl OrderDigest {
         OrderDigest(hash.finalize().into())
     }
 
-    /// Which key is it? Keys belong to a service.
+    /// Identifies an `Idempotency-Key` of a service.
     pub(super) fn key(service: &str, key: &[u8]) -> Self {
         OrderDigest::of(&[service.as_bytes(), key])
     }
 
-    /// Is it the request that the key stood on before?
+    /// Identifies the request that a key was used for.
     pub(super) fn fingerprint(method: &str, target: &str, body: &[u8]) -> Self {
         OrderDigest::of(&[method.as_bytes(), target.as_bytes(), body])
     }
 
-    /// Is it the order whose outcome is unknown?
-    pub(super) fn twin(service: &str, target: &str, body: &[u8]) -> Self {
+    /// Identifies equal orders: the same service, target and raw body.
+    pub(super) fn content(service: &str, target: &str, body: &[u8]) -> Self {
         OrderDigest::of(&[service.as_bytes(), target.as_bytes(), body])
     }
 
-    /// As text, for a row.
+    /// Base64, as stored in a row.
     pub(super) fn to_text(self) -> String {
         STANDARD_NO_PAD.encode(self.0)
     }
 
-    /// From a row.
+    /// Reads [`OrderDigest::to_text`].
     pub(super) fn from_text(text: &str) -> Option<Self> {
         STANDARD_NO_PAD.decode(text).ok()?.try_into().ok().map(OrderDigest)
     }

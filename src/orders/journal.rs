@@ -1,49 +1,62 @@
-//! The order journal on the disk: one row an order, and the answers of those that had a key.
+//! The order journal on disk: one row per order, and the answers of orders that have a key.
+//!
+//! Always holds: what is written reads back unchanged, and a damaged row decodes to `None`, without a
+//! panic. Pure; knows no store but its row types.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::{FirstSent, fingerprint::OrderDigest};
-use crate::outcome::{Outcome, Sent};
-use crate::store::{StoreTable, StoredRow};
+use super::fingerprint::OrderDigest;
+use crate::{
+    outcome::{Outcome, Sent},
+    store::{StoreTable, StoredRow},
+};
 
-/// Orders by number, which rises with time; eight bytes, big end first.
+/// Orders by number, which grows with time; the key is the number as eight big-endian bytes.
 pub(super) const ORDERS: StoreTable<OrderRow> = StoreTable::new("orders");
 
-/// Answers by the number of their order.
+/// Answers by the number of their order, encoded as in [`ORDERS`].
 pub(super) const ANSWERS: StoreTable<AnswerRow> = StoreTable::new("orders.answers");
 
-/// Where an order stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum OrderPhase {
-    /// Perhaps sent. Found at the start: the process ended in between, so it is unknown.
+    /// In flight: it may have been sent. If found at start, the process ended meanwhile, so the order
+    /// is unknown.
     Open,
     /// It may have been executed.
     Unknown,
-    /// Its answer is known, or it was settled.
+    /// Its outcome is known, or it was settled.
     Ended,
 }
 
-/// One order. Members that later versions add are ignored, so a downgrade can read it.
+/// One order. Members added by later versions are ignored, so a downgrade can read the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OrderRow {
     pub(super) phase: OrderPhase,
-    /// Since when, in milliseconds since 1970.
+    /// Start of the phase, milliseconds since 1970.
     pub(super) since: i64,
     pub(super) request_id: String,
     pub(super) account: String,
-    /// Absent: it had no `Idempotency-Key`.
+    /// `None` without an `Idempotency-Key`.
     pub(super) key: Option<OrderDigest>,
     pub(super) fingerprint: OrderDigest,
-    pub(super) twin: OrderDigest,
-    /// What its answer was called; absent without one.
-    pub(super) verdict: Option<(Outcome, Sent)>,
-    /// Bytes of its answer in [`ANSWERS`]; absent if it is not kept.
-    pub(super) answer: Option<u64>,
+    pub(super) content: OrderDigest,
+    /// `None` without an answer.
+    pub(super) result: Option<AnswerResult>,
+    /// Size of its answer in [`ANSWERS`], bytes; `None` if none is stored.
+    pub(super) answer_bytes: Option<u64>,
 }
 
+/// Outcome and `sent` of an answer; remembered even when the answer itself is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AnswerResult {
+    pub(super) outcome: Outcome,
+    pub(super) sent: Sent,
+}
+
+/// The row as written. Its names are on disk: they must not change.
 #[derive(Serialize, Deserialize)]
 struct OrderRowJson {
     phase: OrderPhase,
@@ -52,7 +65,8 @@ struct OrderRowJson {
     account: String,
     key: Option<String>,
     fingerprint: String,
-    twin: String,
+    #[serde(rename = "twin")]
+    content: String,
     outcome: Option<String>,
     sent: Option<String>,
     answer: Option<u64>,
@@ -67,12 +81,12 @@ impl StoredRow for OrderRow {
             account: self.account.clone(),
             key: self.key.map(OrderDigest::to_text),
             fingerprint: self.fingerprint.to_text(),
-            twin: self.twin.to_text(),
-            outcome: self.verdict.map(|(outcome, _)| outcome.as_str().to_owned()),
-            sent: self.verdict.map(|(_, sent)| sent.as_str().to_owned()),
-            answer: self.answer,
+            content: self.content.to_text(),
+            outcome: self.result.map(|result| result.outcome.as_str().to_owned()),
+            sent: self.result.map(|result| result.sent.as_str().to_owned()),
+            answer: self.answer_bytes,
         };
-        // Strings, numbers and no maps: this cannot fail.
+        // Serializing strings and numbers cannot fail.
         serde_json::to_vec(&written).unwrap_or_default()
     }
 
@@ -82,8 +96,10 @@ impl StoredRow for OrderRow {
             Some(text) => Some(OrderDigest::from_text(&text)?),
             None => None,
         };
-        let verdict = match (&written.outcome, &written.sent) {
-            (Some(outcome), Some(sent)) => Some((outcome_of(outcome)?, sent_of(sent)?)),
+        let result = match (&written.outcome, &written.sent) {
+            (Some(outcome), Some(sent)) => {
+                Some(AnswerResult { outcome: parse_outcome(outcome)?, sent: parse_sent(sent)? })
+            }
             _ => None,
         };
         Some(OrderRow {
@@ -93,28 +109,44 @@ impl StoredRow for OrderRow {
             account: written.account,
             key,
             fingerprint: OrderDigest::from_text(&written.fingerprint)?,
-            twin: OrderDigest::from_text(&written.twin)?,
-            verdict,
-            answer: written.answer,
+            content: OrderDigest::from_text(&written.content)?,
+            result,
+            answer_bytes: written.answer,
         })
     }
 }
 
-/// An answer as a repeat of its key gets it.
+/// An answer as a repeat of its key receives it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredAnswer {
     /// Status of the answer.
     pub status: StatusCode,
-    /// Its headers, as they were handed to [`super::Written::end`].
+    /// Its headers.
     pub headers: HeaderMap,
     /// Its whole body.
     pub body: Bytes,
-    /// Outcome of the first attempt.
+    /// Outcome of the first request.
     pub outcome: Outcome,
-    /// Whether the first attempt was sent.
+    /// Whether the first request was sent.
     pub sent: Sent,
-    /// Id of the request that was sent.
+    /// Id of the first request.
     pub request_id: String,
+}
+
+/// Whether the first request with an `Idempotency-Key` was sent. Only this room creates one, so it
+/// cannot be confused with what became of the repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstSent(Sent);
+
+impl FirstSent {
+    pub(super) fn new(sent: Sent) -> Self {
+        FirstSent(sent)
+    }
+
+    /// Whether Fastrac may have received the first request.
+    pub fn get(self) -> Sent {
+        self.0
+    }
 }
 
 impl StoredAnswer {
@@ -123,15 +155,15 @@ impl StoredAnswer {
         FirstSent(self.sent)
     }
 
-    /// Bytes that it takes, roughly.
+    /// Size of headers and body, bytes.
     pub(super) fn size(&self) -> u64 {
         let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         (headers + self.body.len()) as u64
     }
 }
 
-/// [`StoredAnswer`] as bytes: status, outcome, sent, request id, count of headers, their names and
-/// values, each after its length in four bytes; then the body.
+/// A [`StoredAnswer`] as bytes: status, outcome, sent, request id, number of headers, their names and
+/// values, each preceded by its length in four bytes; then the body.
 pub(super) struct AnswerRow(pub(super) StoredAnswer);
 
 impl StoredRow for AnswerRow {
@@ -154,8 +186,8 @@ impl StoredRow for AnswerRow {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let rest = &mut { bytes };
         let status = StatusCode::from_u16(u16::from_be_bytes(take(rest)?.try_into().ok()?)).ok()?;
-        let outcome = outcome_of(std::str::from_utf8(take(rest)?).ok()?)?;
-        let sent = sent_of(std::str::from_utf8(take(rest)?).ok()?)?;
+        let outcome = parse_outcome(std::str::from_utf8(take(rest)?).ok()?)?;
+        let sent = parse_sent(std::str::from_utf8(take(rest)?).ok()?)?;
         let request_id = String::from_utf8(take(rest)?.to_owned()).ok()?;
         let count = u32::from_be_bytes(take(rest)?.try_into().ok()?);
         let mut headers = HeaderMap::new();
@@ -180,11 +212,11 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(part)
 }
 
-fn outcome_of(word: &str) -> Option<Outcome> {
+fn parse_outcome(word: &str) -> Option<Outcome> {
     Outcome::ALL.into_iter().find(|outcome| outcome.as_str() == word)
 }
 
-fn sent_of(word: &str) -> Option<Sent> {
+fn parse_sent(word: &str) -> Option<Sent> {
     [Sent::No, Sent::Yes, Sent::Unknown].into_iter().find(|sent| sent.as_str() == word)
 }
 
@@ -216,9 +248,8 @@ mod tests {
 
     #[test]
     fn an_order_comes_back() {
-        for (key, verdict) in
-            [(None, None), (Some(OrderDigest::key("s", b"k")), Some((Outcome::Timeout, Sent::Unknown)))]
-        {
+        let timeout = AnswerResult { outcome: Outcome::Timeout, sent: Sent::Unknown };
+        for (key, result) in [(None, None), (Some(OrderDigest::key("s", b"k")), Some(timeout))] {
             let row = OrderRow {
                 phase: OrderPhase::Unknown,
                 since: 1_764_000_000_000,
@@ -226,12 +257,35 @@ mod tests {
                 account: "main".into(),
                 key,
                 fingerprint: OrderDigest::fingerprint("POST", "/order/express", b"{}"),
-                twin: OrderDigest::twin("checkout", "/order/express", b"{}"),
-                verdict,
-                answer: verdict.map(|_| 17),
+                content: OrderDigest::content("checkout", "/order/express", b"{}"),
+                result,
+                answer_bytes: result.map(|_| 17),
             };
             assert_eq!(OrderRow::decode(&row.encode()), Some(row));
         }
+    }
+
+    /// The names are on disk in every installation: a renamed field would lose its journal.
+    #[test]
+    fn the_names_of_a_row_stay() {
+        let digest = OrderDigest::key("s", b"k");
+        let row = OrderRow {
+            phase: OrderPhase::Open,
+            since: 1,
+            request_id: "r-1".into(),
+            account: "main".into(),
+            key: None,
+            fingerprint: digest,
+            content: digest,
+            result: Some(AnswerResult { outcome: Outcome::Ok, sent: Sent::Yes }),
+            answer_bytes: Some(2),
+        };
+        let text = digest.to_text();
+        let json = serde_json::json!({
+            "phase": "open", "since": 1, "request_id": "r-1", "account": "main", "key": null, "fingerprint": text,
+            "twin": text, "outcome": "ok", "sent": "yes", "answer": 2,
+        });
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&row.encode()).unwrap(), json);
     }
 
     proptest! {

@@ -1,36 +1,35 @@
-//! `Idempotency-Key`: how it is written.
+//! Parses `Idempotency-Key`. Pure; fails with [`IdempotencyKeyError`].
 
 use http::HeaderMap;
 
-/// The header.
 const NAME: &str = "idempotency-key";
 
-/// Characters of a key, after unquoting.
-const LONGEST: usize = 255;
+/// Maximum length of a key, characters after unquoting.
+const MAX_LENGTH: usize = 255;
 
 /// What is wrong with an `Idempotency-Key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdempotencyKeyError {
-    /// More than one line.
-    #[error("Idempotency-Key stands on more than one line")]
+    /// More than one header line.
+    #[error("Idempotency-Key is sent more than once")]
     Repeated,
     /// Empty, or too long.
-    #[error("Idempotency-Key has to be 1 to 255 characters long")]
+    #[error("Idempotency-Key must be 1 to 255 characters long")]
     Length,
-    /// Not visible ASCII.
-    #[error("Idempotency-Key may hold visible ASCII characters only")]
+    /// A character that is not visible ASCII.
+    #[error("Idempotency-Key must contain only visible ASCII characters")]
     Character,
     /// Neither a string nor a token.
-    #[error("Idempotency-Key has to be one string in double quotes or one bare token")]
+    #[error("Idempotency-Key must be one string in double quotes or one bare token")]
     Form,
 }
 
-/// The key of a request, unquoted; absent if it has none. A string and a token of the same
+/// The unquoted key of a request; `None` if it has none. A string and a token with the same
 /// characters are the same key.
 ///
 /// # Errors
-/// Anything but one RFC 8941 string without parameters, or one RFC 8941 token, which here may also
-/// begin with a digit (UUIDs do).
+/// Anything but one RFC 8941 string without parameters or one RFC 8941 token. The token may also begin
+/// with a digit, as UUIDs do.
 pub(super) fn parse(headers: &HeaderMap) -> Result<Option<Vec<u8>>, IdempotencyKeyError> {
     let mut lines = headers.get_all(NAME).iter();
     let Some(line) = lines.next() else { return Ok(None) };
@@ -42,7 +41,7 @@ pub(super) fn parse(headers: &HeaderMap) -> Result<Option<Vec<u8>>, IdempotencyK
         Some(quoted) => unquote(quoted)?,
         None => bare(text)?,
     };
-    if key.is_empty() || key.len() > LONGEST {
+    if key.is_empty() || key.len() > MAX_LENGTH {
         return Err(IdempotencyKeyError::Length);
     }
     Ok(Some(key))

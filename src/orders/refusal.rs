@@ -1,14 +1,16 @@
-//! Why an order may not be sent, and what a refusal must say of it.
+//! Why an order is not sent, with the code, status, outcome and `sent` of the refusal.
+//!
+//! The messages name the first request and say what to do next. Pure.
 
 use http::StatusCode;
 
-use super::{FirstSent, IdempotencyKeyError};
+use super::{journal::FirstSent, key::IdempotencyKeyError};
 use crate::outcome::{Code, Outcome, Sent};
 
-/// Why an order may not be sent. `first` is the id of the request that stands against it.
+/// Why an order is not sent. `first` is the id of the request that it conflicts with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OrderRefusal {
-    /// The key cannot be read.
+    /// The key cannot be parsed.
     #[error("{0}")]
     Key(#[from] IdempotencyKeyError),
     /// The key's request has not ended yet.
@@ -17,7 +19,7 @@ pub enum OrderRefusal {
         /// See above.
         first: String,
     },
-    /// The key stood on another request.
+    /// The key was used for a different request.
     #[error("this Idempotency-Key was used by request {first}, which differs in method, path, query or body")]
     OtherRequest {
         /// See above.
@@ -25,36 +27,36 @@ pub enum OrderRefusal {
     },
     /// No key, and the outcome of an equal order is unknown.
     #[error(
-        "an equal order, request {first}, may have been executed; find out, then send this one with \
-         `x-gateway-resend: confirmed` if it is wanted"
+        "an equal order, request {first}, may have been executed; check its outcome with Fastrac, then send this \
+         one with `x-gateway-resend: confirmed` if it is still wanted"
     )]
     Held {
         /// See above.
         first: String,
     },
-    /// The key's order was cut off together with the gateway, so there is no answer to repeat.
+    /// The gateway ended while the key's order was in flight, so there is no answer to repeat.
     #[error(
-        "request {first} with this Idempotency-Key may have been executed, its answer is lost; find out, then \
-         send the order under another key with `x-gateway-resend: confirmed` if it is wanted"
+        "request {first} with this Idempotency-Key may have been executed, but its answer is lost; check its outcome \
+         with Fastrac, then send the order under another key with `x-gateway-resend: confirmed` if it is still wanted"
     )]
     Interrupted {
         /// See above.
         first: String,
     },
-    /// The key's order has ended, but its answer is kept no longer.
-    #[error("request {first} with this Idempotency-Key has ended as `{}`; its answer is kept no longer", outcome.as_str())]
+    /// The key's order has ended, but its answer is no longer stored.
+    #[error("request {first} with this Idempotency-Key has ended as `{}`; its answer is no longer stored", outcome.as_str())]
     AnswerGone {
         /// See above.
         first: String,
-        /// Outcome of the first.
+        /// Outcome of the first request.
         outcome: Outcome,
-        /// Whether the first was sent.
+        /// Whether the first request was sent.
         sent: Sent,
     },
 }
 
 impl OrderRefusal {
-    /// The code of the refusal.
+    /// The refusal's code.
     pub fn code(&self) -> Code {
         match self {
             OrderRefusal::Held { .. } | OrderRefusal::Interrupted { .. } => Code::OrderUnknown,
@@ -62,7 +64,7 @@ impl OrderRefusal {
         }
     }
 
-    /// Its status, which the code alone does not tell.
+    /// The refusal's status; one code has several.
     pub fn status(&self) -> StatusCode {
         match self {
             OrderRefusal::Key(_) => StatusCode::BAD_REQUEST,
@@ -71,7 +73,7 @@ impl OrderRefusal {
         }
     }
 
-    /// Its outcome: a repeat has that of the first.
+    /// The refusal's outcome; a repeat has the outcome of the first request.
     pub fn outcome(&self) -> Outcome {
         match self {
             OrderRefusal::AnswerGone { outcome, .. } => *outcome,
@@ -79,11 +81,11 @@ impl OrderRefusal {
         }
     }
 
-    /// Whether the first request was sent, where the refusal stands for its answer.
+    /// Whether the first request was sent, if the refusal replaces its answer.
     pub fn first_sent(&self) -> Option<FirstSent> {
         match self {
-            OrderRefusal::AnswerGone { sent, .. } => Some(FirstSent(*sent)),
-            OrderRefusal::Interrupted { .. } => Some(FirstSent(Sent::Unknown)),
+            OrderRefusal::AnswerGone { sent, .. } => Some(FirstSent::new(*sent)),
+            OrderRefusal::Interrupted { .. } => Some(FirstSent::new(Sent::Unknown)),
             _ => None,
         }
     }

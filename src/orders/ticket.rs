@@ -1,22 +1,24 @@
-//! An order on its way: claimed (step 4), written (step 12), ended (step 15).
+//! An order in progress: claimed (step 4, [`Ticket`]), written (step 8, [`Written`]), ended (step 14).
 //!
-//! Whatever happens to the task that holds it, `Drop` leaves the journal true: a [`Ticket`] that was
-//! never written frees its key, a [`Written`] that nobody ended is unknown.
+//! Always holds: dropping a value leaves the journal correct, whatever happened to the task that held
+//! it. A dropped [`Ticket`] frees its key; a dropped [`Written`] leaves its order unknown.
 
 use std::sync::Arc;
 
-use super::journal::StoredAnswer;
-use super::{Inner, JournalError};
+use super::{
+    journal::StoredAnswer,
+    shared::{JournalError, SharedOrders},
+};
 use crate::outcome::Sent;
 
-/// An order that may be sent once it is written: it holds its key.
+/// An order that may be sent once it is written. It holds its key.
 #[derive(Debug)]
 #[must_use = "dropping it frees the key"]
 pub struct Ticket {
     order: Option<OrderHandle>,
 }
 
-/// An order that stands in the journal, and so may be sent.
+/// An order that is in the journal and so may be sent.
 #[derive(Debug)]
 #[must_use = "dropping it leaves the order unknown"]
 pub struct Written {
@@ -25,24 +27,24 @@ pub struct Written {
 
 #[derive(Debug)]
 struct OrderHandle {
-    room: Arc<Inner>,
+    orders: Arc<SharedOrders>,
     number: u64,
-    /// Unknown orders like it that were there when it was confirmed.
+    /// Unknown orders equal to this one when it was confirmed.
     settles: Vec<u64>,
-    /// Whether the disk may know of it.
+    /// A row of it may be on disk.
     journaled: bool,
 }
 
 impl Ticket {
-    pub(super) fn new(room: Arc<Inner>, number: u64, settles: Vec<u64>) -> Self {
-        Ticket { order: Some(OrderHandle { room, number, settles, journaled: false }) }
+    pub(super) fn new(orders: Arc<SharedOrders>, number: u64, settles: Vec<u64>) -> Self {
+        Ticket { order: Some(OrderHandle { orders, number, settles, journaled: false }) }
     }
 
     pub(super) async fn write(mut self) -> Result<Written, JournalError> {
         if let Some(order) = &mut self.order {
             order.journaled = true;
-            // If this future is dropped here, so is the ticket: the row is removed after it was written.
-            order.room.write(order.number).await?;
+            // If this future is dropped here, the ticket is too, and removes the row after its write.
+            order.orders.write(order.number).await?;
         }
         Ok(Written { order: self.order.take() })
     }
@@ -51,29 +53,34 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(order) = self.order.take() {
-            order.room.free(order.number, order.journaled);
+            order.orders.free(order.number, order.journaled);
         }
     }
 }
 
 impl Written {
-    /// How it ended, as `answer.sent` says: `Yes` ends it, and settles the unknown orders that it was
-    /// confirmed against (they hold nothing back any more; their keys keep their own answers); `Unknown` leaves it unknown, with what its caller was told; `No` frees its
-    /// key. Repeats of its key get this answer. Does not wait for the disk: until it is written, a
-    /// crash leaves the order unknown.
+    /// Records the outcome, by `answer.sent`:
+    ///
+    /// * `Yes`: the order has ended. The unknown orders that it was confirmed against are settled:
+    ///   they hold no equal order any more, and their keys keep their own answers.
+    /// * `Unknown`: the order is unknown; `answer` is what its caller was told.
+    /// * `No`: its key is free again.
+    ///
+    /// Repeats of its key get `answer`. Does not wait for the disk: if the process crashes before the
+    /// write, the order is unknown.
     pub fn end(mut self, answer: StoredAnswer) {
         let Some(order) = self.order.take() else { return };
         match answer.sent {
-            Sent::Yes => order.room.answered(order.number, &order.settles, answer),
-            Sent::Unknown => order.room.unknown(order.number, Some(answer)),
-            Sent::No => order.room.free(order.number, true),
+            Sent::Yes => order.orders.end_known(order.number, &order.settles, answer),
+            Sent::Unknown => order.orders.end_unknown(order.number, Some(answer)),
+            Sent::No => order.orders.free(order.number, true),
         }
     }
 
-    /// It was provably not sent: frees its key.
+    /// Frees its key: the order was provably not sent.
     pub fn unsent(mut self) {
         if let Some(order) = self.order.take() {
-            order.room.free(order.number, true);
+            order.orders.free(order.number, true);
         }
     }
 }
@@ -81,7 +88,7 @@ impl Written {
 impl Drop for Written {
     fn drop(&mut self) {
         if let Some(order) = self.order.take() {
-            order.room.unknown(order.number, None);
+            order.orders.end_unknown(order.number, None);
         }
     }
 }

@@ -1,26 +1,29 @@
-//! Tables, rows and batches: bytes with the type of the room that owns them.
+//! Tables, rows and batches: bytes, typed by the room that owns them.
+//!
+//! Rows that cannot be decoded are never removed: a later version may be able to read them. Fails
+//! only with redb's errors.
 
 use std::marker::PhantomData;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
-/// What a room keeps in one row.
+/// The contents of one row.
 pub trait StoredRow: Sized {
-    /// As bytes.
+    /// Encodes the row.
     fn encode(&self) -> Vec<u8>;
-    /// From bytes; `None` if they are not such a row. Must accept what earlier versions wrote, and
-    /// should ignore what later ones added.
+    /// Decodes a row; `None` if the bytes are not one. Must accept what earlier versions wrote, and
+    /// should ignore what later versions added.
     fn decode(bytes: &[u8]) -> Option<Self>;
 }
 
-/// A table of rows of one type. Names are unique in the store: one room, one prefix.
+/// A table of rows of one type. Its name is unique in the store and begins with the room that owns it.
 pub struct StoreTable<R> {
     name: &'static str,
     row: PhantomData<fn() -> R>,
 }
 
 impl<R: StoredRow> StoreTable<R> {
-    /// The table of this name; it is made by its first write.
+    /// The table of this name; its first write creates it.
     pub const fn new(name: &'static str) -> Self {
         StoreTable { name, row: PhantomData }
     }
@@ -30,7 +33,7 @@ impl<R: StoredRow> StoreTable<R> {
     }
 }
 
-/// Changes that are applied together or not at all, in their order.
+/// Changes that are applied in order, all or none.
 #[derive(Debug, Default)]
 pub struct WriteBatch {
     changes: Vec<RowChange>,
@@ -40,17 +43,17 @@ pub struct WriteBatch {
 struct RowChange {
     table: &'static str,
     key: Vec<u8>,
-    /// Absent: the row is removed.
+    /// `None` removes the row.
     row: Option<Vec<u8>>,
 }
 
 impl WriteBatch {
-    /// Writes a row, over the one of that key.
+    /// Inserts a row, or replaces the one with this key.
     pub fn put<R: StoredRow>(&mut self, table: &StoreTable<R>, key: &[u8], row: &R) {
         self.changes.push(RowChange { table: table.name, key: key.to_owned(), row: Some(row.encode()) });
     }
 
-    /// Removes a row; one that is not there is no error.
+    /// Removes a row; a missing one is not an error.
     pub fn remove<R: StoredRow>(&mut self, table: &StoreTable<R>, key: &[u8]) {
         self.changes.push(RowChange { table: table.name, key: key.to_owned(), row: None });
     }
@@ -61,14 +64,11 @@ impl WriteBatch {
     }
 
     pub(super) fn apply(&self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
-        // Opening a table costs a look-up: once for each run of changes to the same one.
-        for run in self.changes.chunk_by(|a, b| a.table == b.table) {
-            let mut table = transaction.open_table(definition(run[0].table))?;
-            for change in run {
-                match &change.row {
-                    Some(row) => drop(table.insert(change.key.as_slice(), row.as_slice())?),
-                    None => drop(table.remove(change.key.as_slice())?),
-                }
+        for change in &self.changes {
+            let mut table = transaction.open_table(definition(change.table))?;
+            match &change.row {
+                Some(row) => drop(table.insert(change.key.as_slice(), row.as_slice())?),
+                None => drop(table.remove(change.key.as_slice())?),
             }
         }
         Ok(())
@@ -78,18 +78,27 @@ impl WriteBatch {
 /// The rows of a table as they were read.
 #[derive(Debug)]
 pub struct LoadedRows<R> {
-    /// Key and row, in the order of the keys.
-    pub rows: Vec<(Vec<u8>, R)>,
-    /// Rows that could not be decoded. They stay where they are.
+    /// In the order of their keys.
+    pub rows: Vec<LoadedRow<R>>,
+    /// Rows that could not be decoded. They stay in the table.
     pub unreadable: u64,
 }
 
+/// A decoded row with its key.
+#[derive(Debug)]
+pub struct LoadedRow<R> {
+    /// As it was given to [`WriteBatch::put`].
+    pub key: Vec<u8>,
+    /// The decoded row.
+    pub row: R,
+}
+
 impl<R: StoredRow> LoadedRows<R> {
-    pub(super) fn decode(raw: Vec<(Vec<u8>, Vec<u8>)>) -> Self {
+    pub(super) fn decode(raw: Vec<RawRow>) -> Self {
         let mut loaded = LoadedRows { rows: Vec::with_capacity(raw.len()), unreadable: 0 };
-        for (key, bytes) in raw {
+        for RawRow { key, bytes } in raw {
             match R::decode(&bytes) {
-                Some(row) => loaded.rows.push((key, row)),
+                Some(row) => loaded.rows.push(LoadedRow { key, row }),
                 None => loaded.unreadable += 1,
             }
         }
@@ -97,7 +106,7 @@ impl<R: StoredRow> LoadedRows<R> {
     }
 }
 
-/// All tables have one redb type, so that a changed row type never makes a table unopenable.
+/// All tables have the same redb type, so that a changed row type never makes a table unreadable.
 fn definition(name: &'static str) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
     TableDefinition::new(name)
 }
@@ -106,23 +115,25 @@ pub(super) fn get(database: &Database, name: &'static str, key: &[u8]) -> Result
     match database.begin_read()?.open_table(definition(name)) {
         Ok(table) => Ok(table.get(key)?.map(|row| row.value().to_owned())),
         Err(TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(fault) => Err(fault.into()),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// Key and row.
-type RawRow = (Vec<u8>, Vec<u8>);
+pub(super) struct RawRow {
+    key: Vec<u8>,
+    bytes: Vec<u8>,
+}
 
 pub(super) fn all(database: &Database, name: &'static str) -> Result<Vec<RawRow>, redb::Error> {
     let table = match database.begin_read()?.open_table(definition(name)) {
         Ok(table) => table,
         Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        Err(fault) => return Err(fault.into()),
+        Err(error) => return Err(error.into()),
     };
     let mut rows = Vec::new();
     for row in table.iter()? {
         let (key, value) = row?;
-        rows.push((key.value().to_owned(), value.value().to_owned()));
+        rows.push(RawRow { key: key.value().to_owned(), bytes: value.value().to_owned() });
     }
     Ok(rows)
 }

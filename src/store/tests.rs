@@ -1,4 +1,4 @@
-//! What the store keeps through restarts, kills and full disks, and what it says when it can't.
+//! Promises of the store: what it keeps across restarts and full disks, and its errors.
 
 #![allow(clippy::disallowed_methods, reason = "tasks of a test")]
 
@@ -85,14 +85,14 @@ mod has_one_writer {
         assert!(matches!(&refused, OpenError::InUse { dir } if dir == home.path()), "{refused}");
         assert!(refused.to_string().contains(home.path().to_str().unwrap()), "{refused}");
         assert!(refused.to_string().starts_with("another process uses"), "{refused}");
-        // The first one is none the worse for it.
+        // The first one is not affected.
         first.write(put("a", "1")).await.unwrap();
         first.close().await;
         assert_eq!(word(&Store::open(home.path()).unwrap(), "a").await.as_deref(), Some("1"));
     }
 
     #[tokio::test]
-    async fn a_reader_may_look_meanwhile() {
+    async fn a_reader_may_read_meanwhile() {
         use redb::ReadableDatabase;
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(home.path()).unwrap();
@@ -137,7 +137,7 @@ mod keeps {
 
         let store = Store::open(home.path()).unwrap();
         let loaded = store.load(&WORDS).await.unwrap();
-        let rows: Vec<_> = loaded.rows.iter().map(|(key, word)| (key.as_slice(), word.0.as_str())).collect();
+        let rows: Vec<_> = loaded.rows.iter().map(|loaded| (loaded.key.as_slice(), loaded.row.0.as_str())).collect();
         assert_eq!(rows, [(b"b".as_slice(), "2")]);
     }
 
@@ -156,7 +156,7 @@ mod keeps {
     }
 
     #[tokio::test]
-    async fn what_is_queued_is_written_though_nobody_waits() {
+    async fn what_is_queued_is_written_even_if_nobody_waits() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(home.path()).unwrap();
         drop(store.write(put("a", "1")));
@@ -166,7 +166,7 @@ mod keeps {
     }
 }
 
-/// A disk whose syncs can be stopped, counted and made to fail.
+/// A disk whose syncs can be blocked, counted and made to fail.
 #[derive(Debug)]
 struct Disk {
     file: FileBackend,
@@ -226,7 +226,7 @@ fn on_disk(home: &Path) -> (Store, Arc<Control>) {
         let disk = Disk { file: FileBackend::new(file).unwrap(), control: Arc::clone(&shared) };
         Database::builder()
             .create_with_backend(disk)
-            .map_err(|fault| OpenError::Damaged { file: path.clone(), reason: fault.to_string() })
+            .map_err(|error| OpenError::Damaged { file: path.clone(), reason: error.to_string() })
     };
     (Store::start(home, Box::new(opener)).unwrap(), control)
 }
@@ -240,7 +240,7 @@ mod syncs {
         let (store, disk) = on_disk(home.path());
         store.write(put("first", "0")).await.unwrap();
         let (syncs, commits) = (disk.syncs.load(Ordering::SeqCst), store.commits());
-        // While the disk stands still on one write, 500 more queue up behind it.
+        // While one write blocks on the disk, 500 more queue up behind it.
         disk.stop(true);
         let writes: Vec<_> = (0..500).map(|i| store.write(put(&format!("{i}"), "x"))).collect();
         disk.stop(false);
@@ -261,12 +261,12 @@ mod syncs {
         let mut write = Box::pin(store.write(put("a", "1")));
         let early = tokio::time::timeout(Duration::from_millis(50), &mut write).await;
         disk.stop(false);
-        assert!(early.is_err(), "reported as done while the disk stood still");
+        assert!(early.is_err(), "reported as done while the disk was blocked");
         write.await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_failed_write_is_told_and_the_store_mends_when_the_disk_does() {
+    async fn a_failed_write_is_reported_and_the_store_recovers_with_the_disk() {
         let home = tempfile::tempdir().unwrap();
         let (store, disk) = on_disk(home.path());
         store.write(put("a", "1")).await.unwrap();

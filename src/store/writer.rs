@@ -1,42 +1,63 @@
-//! The store's thread: takes what is queued, commits it together, tells everybody.
+//! The store's thread: takes queued jobs in order, commits adjacent writes together and reports the
+//! results.
+//!
+//! Always holds: a write is reported as done only after its commit; a failed commit fails all its
+//! batches. A panic of redb during a commit is a failed write. It does not know what a row means.
 
-use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::Receiver,
+    },
+};
 
 use redb::{Database, Durability};
 use tokio::sync::oneshot;
 
-use super::table::WriteBatch;
-use super::{OpenError, StoreError};
+use super::{
+    error::{OpenError, StoreError},
+    table::WriteBatch,
+};
 
-/// Batches in one commit: bounds the memory of one transaction and the wait of its first batch.
-const GROUP: usize = 1024;
+/// Batches per commit: bounds the memory of a transaction and the wait of its first batch.
+const MAX_GROUP: usize = 1024;
 
 pub(super) type Opener = Box<dyn Fn() -> Result<Database, OpenError> + Send>;
 
-type Completion = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+type OnWritten = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 type ReadFn = Box<dyn FnOnce(Result<&Database, StoreError>) + Send>;
 
 pub(super) enum StoreJob {
-    Write { batch: WriteBatch, done: Completion },
+    Write(QueuedWrite),
     Read(ReadFn),
     Close(oneshot::Sender<()>),
+}
+
+pub(super) struct QueuedWrite {
+    batch: WriteBatch,
+    done: OnWritten,
+}
+
+impl StoreJob {
+    pub(super) fn write(batch: WriteBatch, done: OnWritten) -> StoreJob {
+        StoreJob::Write(QueuedWrite { batch, done })
+    }
 }
 
 impl fmt::Debug for StoreJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            StoreJob::Write { .. } => "Write",
+            StoreJob::Write(_) => "Write",
             StoreJob::Read(_) => "Read",
             StoreJob::Close(_) => "Close",
         })
     }
 }
 
-/// What the handles can see of the thread.
+/// The state of the thread, readable through every handle.
 #[derive(Debug, Default)]
 pub(super) struct StoreHealth {
     failing: AtomicBool,
@@ -55,12 +76,10 @@ impl StoreHealth {
 
 pub(super) struct StoreWriter {
     opener: Opener,
-    /// Absent after a failed write: redb refuses everything from then on, so it is opened anew.
+    /// `None` after a failed write: redb refuses everything from then on, so the file is reopened.
     database: Option<Database>,
     health: Arc<StoreHealth>,
 }
-
-type QueuedWrites = Vec<(WriteBatch, Completion)>;
 
 impl StoreWriter {
     pub(super) fn open(opener: Opener, health: Arc<StoreHealth>) -> Result<Self, OpenError> {
@@ -68,51 +87,51 @@ impl StoreWriter {
         Ok(StoreWriter { opener, database, health })
     }
 
-    /// Works until the last handle is gone or the store is closed.
+    /// Runs until the last handle is dropped or the store is closed.
     pub(super) fn run(mut self, queue: &Receiver<StoreJob>) {
-        let _told = MarkClosed(Arc::clone(&self.health));
+        let _mark = MarkClosed(Arc::clone(&self.health));
         while let Ok(first) = queue.recv() {
-            let mut group = QueuedWrites::new();
+            let mut group = Vec::new();
             let mut next = Some(first);
-            while let Some(StoreJob::Write { batch, done }) = next {
-                group.push((batch, done));
-                next = if group.len() < GROUP { queue.try_recv().ok() } else { None };
+            while let Some(StoreJob::Write(write)) = next {
+                group.push(write);
+                next = if group.len() < MAX_GROUP { queue.try_recv().ok() } else { None };
             }
             if !group.is_empty() {
                 self.commit(group);
             }
             match next {
-                Some(StoreJob::Read(look)) => look(self.database()),
-                Some(StoreJob::Close(done)) => {
-                    // The lock is free before the closer learns of it.
+                Some(StoreJob::Read(read)) => read(self.database()),
+                Some(StoreJob::Close(closed)) => {
+                    // Releases the file lock before the close is reported.
                     drop(self.database.take());
-                    let _ = done.send(());
+                    let _ = closed.send(());
                     return;
                 }
-                Some(StoreJob::Write { .. }) | None => {}
+                Some(StoreJob::Write(_)) | None => {}
             }
         }
     }
 
     fn database(&mut self) -> Result<&Database, StoreError> {
         if self.database.is_none() {
-            self.database = Some((self.opener)().map_err(|fault| failed(&fault))?);
+            self.database = Some((self.opener)().map_err(|error| StoreError::failed(&error))?);
         }
         self.database.as_ref().ok_or(StoreError::Closed)
     }
 
-    fn commit(&mut self, group: QueuedWrites) {
+    fn commit(&mut self, group: Vec<QueuedWrite>) {
         let result = self.database().and_then(|database| {
             catch_unwind(AssertUnwindSafe(|| write(database, &group)))
                 .unwrap_or_else(|_| Err(StoreError::Failed("a write panicked".into())))
         });
-        self.note(&result);
-        for (_, done) in group {
+        self.update_health(&result);
+        for QueuedWrite { done, .. } in group {
             done(result.clone());
         }
     }
 
-    fn note(&mut self, result: &Result<(), StoreError>) {
+    fn update_health(&mut self, result: &Result<(), StoreError>) {
         match result {
             Ok(()) => {
                 self.health.commits.fetch_add(1, Ordering::Relaxed);
@@ -120,17 +139,17 @@ impl StoreWriter {
                     tracing::info!("the state store can be written again");
                 }
             }
-            Err(fault) => {
+            Err(error) => {
                 self.database = None;
                 if !self.health.failing.swap(true, Ordering::Relaxed) {
-                    tracing::error!(%fault, "the state store cannot be written");
+                    tracing::error!(%error, "the state store cannot be written");
                 }
             }
         }
     }
 }
 
-/// Says that nothing is written any more, also if the thread panics.
+/// Marks the store as unhealthy when its thread ends, also by a panic.
 struct MarkClosed(Arc<StoreHealth>);
 
 impl Drop for MarkClosed {
@@ -139,19 +158,15 @@ impl Drop for MarkClosed {
     }
 }
 
-fn write(database: &Database, group: &QueuedWrites) -> Result<(), StoreError> {
-    let work = || -> Result<(), redb::Error> {
+fn write(database: &Database, group: &[QueuedWrite]) -> Result<(), StoreError> {
+    let commit = || -> Result<(), redb::Error> {
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
-        for (batch, _) in group {
-            batch.apply(&transaction)?;
+        for write in group {
+            write.batch.apply(&transaction)?;
         }
         transaction.commit()?;
         Ok(())
     };
-    work().map_err(|fault| failed(&fault))
-}
-
-pub(super) fn failed(fault: &dyn fmt::Display) -> StoreError {
-    StoreError::Failed(fault.to_string().into())
+    commit().map_err(|error| StoreError::failed(&error))
 }

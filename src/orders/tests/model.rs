@@ -9,7 +9,7 @@ use super::*;
 /// One step of a history. Numbers choose among what is there, so that no step is void for long.
 #[derive(Clone, Debug)]
 enum Step {
-    Ask {
+    Recall {
         key: Option<u8>,
         body: u8,
         confirmed: bool,
@@ -18,27 +18,27 @@ enum Step {
     /// `None`: it is dropped.
     OrderEnd(usize, Option<Sent>),
     /// Of a ticket that was not written.
-    GiveUp(usize),
+    DropTicket(usize),
     Minutes(u64),
     /// The process ends as it should, or is killed once the disk has everything.
     Restart {
         killed: bool,
     },
     /// It ends an order, and is killed before the disk knows.
-    EndAndKilled(usize, Sent),
+    EndThenKilled(usize, Sent),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let sent = || prop_oneof![Just(Sent::Yes), Just(Sent::Unknown), Just(Sent::No)];
     prop_oneof![
         8 => (proptest::option::of(0u8..3), 0u8..2, any::<bool>())
-            .prop_map(|(key, body, confirmed)| Step::Ask { key, body, confirmed }),
+            .prop_map(|(key, body, confirmed)| Step::Recall { key, body, confirmed }),
         6 => any::<usize>().prop_map(Step::Write),
         6 => (any::<usize>(), proptest::option::of(sent())).prop_map(|(i, sent)| Step::OrderEnd(i, sent)),
-        1 => any::<usize>().prop_map(Step::GiveUp),
+        1 => any::<usize>().prop_map(Step::DropTicket),
         2 => (1u64..900).prop_map(Step::Minutes),
         1 => any::<bool>().prop_map(|killed| Step::Restart { killed }),
-        1 => (any::<usize>(), sent()).prop_map(|(i, sent)| Step::EndAndKilled(i, sent)),
+        1 => (any::<usize>(), sent()).prop_map(|(i, sent)| Step::EndThenKilled(i, sent)),
     ]
 }
 
@@ -101,13 +101,13 @@ impl Model {
                 ModelState::Unknown(Some(told), _) | ModelState::Ended(Some(told), _) => Expected::Repeat(told.clone()),
             };
         }
-        let twins: Vec<_> = self.unknown().filter(|(_, order)| order.body == body).map(|(id, _)| id.clone()).collect();
-        if key.is_none() && !confirmed && !twins.is_empty() { Expected::Held(twins) } else { Expected::New }
+        let equal: Vec<_> = self.unknown().filter(|(_, order)| order.body == body).map(|(id, _)| id.clone()).collect();
+        if key.is_none() && !confirmed && !equal.is_empty() { Expected::Held(equal) } else { Expected::New }
     }
 
     fn claim(&mut self, id: &str, key: Option<u8>, body: u8, confirmed: bool) {
-        let twins = self.unknown().filter(|(_, order)| confirmed && order.body == body);
-        let settles = twins.map(|(id, _)| id.clone()).collect();
+        let equal = self.unknown().filter(|(_, order)| confirmed && order.body == body);
+        let settles = equal.map(|(id, _)| id.clone()).collect();
         self.orders.insert(id.into(), Modelled { key, body, state: ModelState::Claimed, settles });
     }
 
@@ -151,7 +151,7 @@ struct Real {
     tickets: Vec<(String, Ticket)>,
     written: Vec<(String, Written)>,
     model: Model,
-    asked: u64,
+    recalled: u64,
     /// What may have been sent under which key, and the minute of its end.
     sent: BTreeMap<String, (u8, Option<u64>)>,
 }
@@ -164,7 +164,7 @@ impl Real {
     async fn new() -> Real {
         let home = tempfile::tempdir().unwrap();
         let store = open_store(home.path());
-        let orders = Orders::open(store.clone(), dawn()).await.unwrap();
+        let orders = Orders::open(store.clone(), start_time()).await.unwrap();
         Real {
             home,
             store,
@@ -172,14 +172,14 @@ impl Real {
             tickets: vec![],
             written: vec![],
             model: Model::default(),
-            asked: 0,
+            recalled: 0,
             sent: BTreeMap::new(),
         }
     }
 
     async fn take_step(&mut self, step: Step) {
         match step {
-            Step::Ask { key, body, confirmed } => self.ask(key, body, confirmed).await,
+            Step::Recall { key, body, confirmed } => self.recall(key, body, confirmed).await,
             Step::Write(choice) => {
                 let Some((id, ticket)) = take(&mut self.tickets, choice) else { return };
                 self.written.push((id.clone(), self.orders.write(ticket).await.unwrap()));
@@ -190,7 +190,7 @@ impl Real {
                 let Some((id, written)) = take(&mut self.written, choice) else { return };
                 self.end(&id, written, sent);
             }
-            Step::GiveUp(choice) => {
+            Step::DropTicket(choice) => {
                 let Some((id, ticket)) = take(&mut self.tickets, choice) else { return };
                 drop(ticket);
                 self.model.orders.remove(&id);
@@ -214,7 +214,7 @@ impl Real {
                 self.model.restart();
                 self.processes_end();
             }
-            Step::EndAndKilled(choice, sent) => {
+            Step::EndThenKilled(choice, sent) => {
                 let Some((id, written)) = take(&mut self.written, choice) else { return };
                 let copy = self.copy().await;
                 let before = (self.model.clone(), self.sent.clone());
@@ -243,27 +243,27 @@ impl Real {
         }
     }
 
-    async fn ask(&mut self, key: Option<u8>, body: u8, confirmed: bool) {
-        self.asked += 1;
-        let id = format!("r{:06}", self.asked);
-        let mut asked = TestOrder { body: format!("body {body}"), ..order(&id) };
+    async fn recall(&mut self, key: Option<u8>, body: u8, confirmed: bool) {
+        self.recalled += 1;
+        let id = format!("r{:06}", self.recalled);
+        let mut order = TestOrder { body: format!("body {body}"), ..super::order(&id) };
         if let Some(key) = key {
-            asked = asked.key(&format!("k{key}"));
+            order = order.key(&format!("k{key}"));
         }
         if confirmed {
-            asked = asked.confirmed();
+            order = order.confirmed();
         }
-        match (asked.recall(&self.orders).await, self.model.expected(key, body, confirmed)) {
+        match (order.recall(&self.orders).await, self.model.expected(key, body, confirmed)) {
             (Ok(Recall::New(ticket)), Expected::New) => {
                 self.tickets.push((id.clone(), ticket));
                 self.model.claim(&id, key, body, confirmed);
             }
             (Ok(Recall::Repeat(told)), Expected::Repeat(by)) => assert_eq!(*told, answer(&by, told.sent)),
-            (Err(OrderRefusal::Held { first }), Expected::Held(twins)) => {
-                assert!(twins.contains(&first), "{first}: {twins:?}")
+            (Err(OrderRefusal::Held { first }), Expected::Held(equal)) => {
+                assert!(equal.contains(&first), "{first}: {equal:?}")
             }
             (Err(refused), Expected::OrderRefusal(expected)) => assert_eq!(refused, expected),
-            (got, expected) => panic!("{asked:?}: {got:?} instead of {expected:?}"),
+            (got, expected) => panic!("{order:?}: {got:?} instead of {expected:?}"),
         }
     }
 
@@ -284,7 +284,7 @@ impl Real {
         self.sent.values_mut().for_each(|(_, ended)| *ended = ended.or(Some(minute)));
     }
 
-    /// The file as it is once everything handed in so far is on the disk.
+    /// The file as it is once everything handed in so far is on disk.
     async fn copy(&self) -> tempfile::TempDir {
         self.store.load(&ORDERS).await.unwrap();
         self.copy_file()
@@ -297,7 +297,7 @@ impl Real {
     }
 
     async fn start(&mut self, copy: tempfile::TempDir) {
-        let now = dawn() + Duration::from_secs(60 * self.model.minute);
+        let now = start_time() + Duration::from_secs(60 * self.model.minute);
         self.store = open_store(copy.path());
         self.orders = Orders::open(self.store.clone(), now).await.unwrap();
         // Those of the life before write into the old file only.

@@ -19,13 +19,13 @@ async fn reopen(store: Store, dir: &Path, now: Timestamp) -> (Store, Orders) {
 async fn a_restart_keeps_answers_and_what_is_unknown() {
     let home = tempfile::tempdir().unwrap();
     let store = open_store(home.path());
-    let orders = Orders::open(store.clone(), dawn()).await.unwrap();
+    let orders = Orders::open(store.clone(), start_time()).await.unwrap();
     order("r1").key("k1").written(&orders).await.end(answer("r1", Sent::Yes));
     let other = |id: &str| TestOrder { body: "other".into(), ..order(id) };
     other("r2").key("k2").written(&orders).await.end(answer("r2", Sent::Unknown));
     drop(TestOrder { body: "third".into(), ..order("r3") }.written(&orders).await);
 
-    let (store, orders) = reopen(store, home.path(), dawn() + REMEMBERED - Duration::from_secs(1)).await;
+    let (store, orders) = reopen(store, home.path(), start_time() + REMEMBERED - Duration::from_secs(1)).await;
     assert_eq!(orders.unknown_count("main"), 2);
     assert_eq!(orders.unknown_count("other account"), 0);
     assert_eq!(order("r4").key("k1").repeat(&orders).await, answer("r1", Sent::Yes));
@@ -34,13 +34,13 @@ async fn a_restart_keeps_answers_and_what_is_unknown() {
     // Settling works across a restart, too.
     other("r7").confirmed().written(&orders).await.end(answer("r7", Sent::Yes));
 
-    let (store, orders) = reopen(store, home.path(), dawn() + REMEMBERED - Duration::from_secs(1)).await;
+    let (store, orders) = reopen(store, home.path(), start_time() + REMEMBERED - Duration::from_secs(1)).await;
     assert_eq!(orders.unknown_count("main"), 1);
     assert_eq!(other("r8").key("k2").repeat(&orders).await, answer("r2", Sent::Unknown));
     drop(other("r9").ticket(&orders).await);
 
     // r2's key was settled later than the others ended, so it is remembered longer.
-    let (store, orders) = reopen(store, home.path(), dawn() + REMEMBERED * 3 / 2).await;
+    let (store, orders) = reopen(store, home.path(), start_time() + REMEMBERED * 3 / 2).await;
     assert_eq!(orders.unknown_count("main"), 0);
     drop(order("r10").key("k1").ticket(&orders).await);
     other("r11").key("k2").repeat(&orders).await;
@@ -51,11 +51,11 @@ async fn a_restart_keeps_answers_and_what_is_unknown() {
 async fn a_clock_that_was_set_back_forgets_nothing_early_and_nothing_for_ever() {
     let home = tempfile::tempdir().unwrap();
     let store = open_store(home.path());
-    let orders = Orders::open(store.clone(), dawn() + REMEMBERED * 100).await.unwrap();
+    let orders = Orders::open(store.clone(), start_time() + REMEMBERED * 100).await.unwrap();
     drop(order("r1").written(&orders).await);
-    let (store, orders) = reopen(store, home.path(), dawn()).await;
+    let (store, orders) = reopen(store, home.path(), start_time()).await;
     assert_eq!(orders.unknown_count("main"), 1);
-    let (_store, orders) = reopen(store, home.path(), dawn() + REMEMBERED).await;
+    let (_store, orders) = reopen(store, home.path(), start_time() + REMEMBERED).await;
     assert_eq!(orders.unknown_count("main"), 0);
 }
 
@@ -63,12 +63,12 @@ async fn a_clock_that_was_set_back_forgets_nothing_early_and_nothing_for_ever() 
 #[tokio::test]
 async fn child_process() {
     let Some(dir) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
-    let orders = Orders::open(open_store(&dir), dawn()).await.unwrap();
+    let orders = Orders::open(open_store(&dir), start_time()).await.unwrap();
     order("r1").key("ended").written(&orders).await.end(answer("r1", Sent::Yes));
     let body = |body: &str, id: &str| TestOrder { body: body.into(), ..order(id) };
     body("unsent", "r2").key("unsent").written(&orders).await.unsent();
     let _claimed = body("claimed", "r3").key("claimed").ticket(&orders).await;
-    // Written last, so that everything before it is on the disk as well.
+    // Written last, so that everything before it is on disk as well.
     let _sent = body("sent", "r4").key("sent").written(&orders).await;
     println!("\nwritten");
     std::future::pending::<()>().await;
@@ -90,7 +90,7 @@ async fn kill_9_leaves_what_was_sent_unknown_and_the_rest_as_it_was() {
     child.kill().unwrap();
     child.wait().unwrap();
 
-    let orders = Orders::open(open_store(home.path()), dawn()).await.unwrap();
+    let orders = Orders::open(open_store(home.path()), start_time()).await.unwrap();
     assert_eq!(orders.unknown_count("main"), 1);
     assert_eq!(order("r5").key("ended").repeat(&orders).await, answer("r1", Sent::Yes));
     let body = |body: &str| TestOrder { body: body.into(), ..order("r6") };

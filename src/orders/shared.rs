@@ -1,0 +1,91 @@
+//! Index, clock and store together: each change of the index is submitted to the store in the same
+//! step.
+//!
+//! Always holds: batches are submitted under the lock of the index, so the disk sees the steps of an
+//! order in the order in which they happened. Fails with [`JournalError`].
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{
+    clock::OrderClock,
+    index::{Index, OrderEnd},
+    journal::StoredAnswer,
+};
+use crate::store::{Store, StoreError, WriteBatch};
+
+/// The order could not be written, so it must not be sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the order journal cannot be written: {0}")]
+pub struct JournalError(#[from] pub StoreError);
+
+/// What the handles and tickets share.
+#[derive(Debug)]
+pub(super) struct SharedOrders {
+    store: Store,
+    clock: OrderClock,
+    /// Also locked by the store's thread, briefly, when an answer is on disk.
+    pub(super) index: Mutex<Index>,
+}
+
+impl SharedOrders {
+    pub(super) fn new(store: Store, clock: OrderClock, index: Index) -> Self {
+        SharedOrders { store, clock, index: Mutex::new(index) }
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Changes the index and submits the resulting batch. `change` gets the time in milliseconds.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Index, i64) -> (WriteBatch, T)) -> T {
+        let mut index = self.index.lock();
+        let (batch, result) = change(&mut index, self.clock.now());
+        if !batch.is_empty() {
+            self.store.submit(batch, |_| {});
+        }
+        result
+    }
+
+    /// Writes an order before it is sent. The call submits it, not the first poll.
+    pub(super) fn write(&self, number: u64) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let mut index = self.index.lock();
+        let batch = index.write(number, self.clock.now());
+        self.store.write(batch)
+    }
+
+    /// Removes an order that was not sent. `journaled`: a row of it may be on disk.
+    pub(super) fn free(&self, number: u64, journaled: bool) {
+        self.change(|index, _| {
+            let batch = index.free(number);
+            (if journaled { batch } else { WriteBatch::default() }, ())
+        });
+    }
+
+    /// Ends an order whose outcome is known, and settles the unknown orders `settles`.
+    pub(super) fn end_known(self: &Arc<Self>, number: u64, settles: &[u64], answer: StoredAnswer) {
+        let mut index = self.index.lock();
+        let batch = index.end_known(number, settles, answer, self.clock.now());
+        self.submit_end(&index, batch, number);
+    }
+
+    /// Ends an order that may have been executed.
+    pub(super) fn end_unknown(self: &Arc<Self>, number: u64, answer: Option<StoredAnswer>) {
+        let mut index = self.index.lock();
+        let batch = index.end(number, OrderEnd::unknown(answer, self.clock.now()));
+        self.submit_end(&index, batch, number);
+    }
+
+    /// Submits the end of an order. Its answer stays in memory until it is on disk, and for good if
+    /// it cannot be written.
+    fn submit_end(self: &Arc<Self>, index: &Index, batch: WriteBatch, number: u64) {
+        let answer = index.answer_in_memory(number);
+        let orders = Arc::clone(self);
+        self.store.submit(batch, move |result| {
+            if let (Ok(()), Some(answer)) = (result, answer) {
+                orders.index.lock().answer_written(number, &answer);
+            }
+        });
+    }
+}

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-pub use self::certificate::Certificate;
+pub use self::certificate::ClientCertificate;
 use crate::config;
 
 const ACCESS_KEY: HeaderName = HeaderName::from_static("access-key");
@@ -33,17 +33,17 @@ pub struct Unknown;
 /// Every service's credentials.
 #[derive(Debug)]
 pub struct Callers {
-    by_access_key: HashMap<String, Known>,
+    by_access_key: HashMap<String, StoredCredential>,
     /// Services by the names that certificates prove.
     by_identity: HashMap<String, usize>,
 }
 
-struct Known {
+struct StoredCredential {
     service: usize,
     secret_sha256: [u8; 32],
 }
 
-impl std::fmt::Debug for Known {
+impl std::fmt::Debug for StoredCredential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Known(service {})", self.service)
     }
@@ -56,7 +56,7 @@ impl Callers {
             .iter()
             .enumerate()
             .flat_map(|(service, s)| s.credentials.iter().map(move |c| (service, c)))
-            .map(|(service, c)| (c.access_key.clone(), Known { service, secret_sha256: c.secret_sha256 }))
+            .map(|(service, c)| (c.access_key.clone(), StoredCredential { service, secret_sha256: c.secret_sha256 }))
             .collect();
         let identities = services.iter().enumerate();
         let by_identity =
@@ -69,7 +69,7 @@ impl Callers {
     /// # Errors
     /// [`Unknown`] without a proof, or if any proof is wrong, repeated, unreadable, or names another
     /// service than the others.
-    pub fn identify(&self, headers: &HeaderMap, certificate: Option<&Certificate>) -> Result<usize, Unknown> {
+    pub fn identify(&self, headers: &HeaderMap, certificate: Option<&ClientCertificate>) -> Result<usize, Unknown> {
         let pair = match (single(headers, &ACCESS_KEY)?, single(headers, &SECRET_KEY)?) {
             (None, None) => None,
             (Some(access), Some(secret)) => Some(self.prove(access.as_bytes(), secret.as_bytes())?),
@@ -88,7 +88,7 @@ impl Callers {
     }
 
     /// The service that lists a certificate's names; `None` if none does.
-    fn listed(&self, certificate: &Certificate) -> Result<Option<usize>, Unknown> {
+    fn listed(&self, certificate: &ClientCertificate) -> Result<Option<usize>, Unknown> {
         let mut services = certificate.names().map(|name| self.by_identity.get(name).copied());
         services.try_fold(None, one)
     }
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     fn callers() -> Callers {
-        let entry = |service, secret: &str| Known { service, secret_sha256: Sha256::digest(secret).into() };
+        let entry = |service, secret: &str| StoredCredential { service, secret_sha256: Sha256::digest(secret).into() };
         let by_access_key = HashMap::from([
             ("checkout-1".to_owned(), entry(0, "s1")),
             ("checkout-2".to_owned(), entry(0, "s.2:x")),
@@ -170,7 +170,7 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        let certificate = names.map(Certificate::with);
+        let certificate = names.map(ClientCertificate::with);
         callers().identify(&map, certificate.as_ref())
     }
 

@@ -53,18 +53,18 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     #[cfg_attr(not(feature = "sandbox"), command(hide = true))]
-    Demo(demo::Arguments),
-    Run(run::Arguments),
+    Demo(demo::DemoArgs),
+    Run(run::RunArgs),
     /// Run the Fastrac simulator alone
     #[command(after_help = sandbox::examples("fastrac-gateway sandbox"))]
     #[cfg_attr(not(feature = "sandbox"), command(hide = true))]
     Sandbox(sandbox::Arguments),
-    Check(check::Arguments),
-    Service(service::Arguments),
-    Admin(admin::Arguments),
+    Check(check::CheckArgs),
+    Service(service::ServiceArgs),
+    Admin(admin::AdminArgs),
     /// See, prove, change and bar key pairs
-    Keys(keys::Arguments),
-    Schema(schema::Arguments),
+    Keys(keys::KeysArgs),
+    Schema(schema::SchemaArgs),
 }
 
 fn after_help() -> String {

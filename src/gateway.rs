@@ -30,7 +30,7 @@ use crate::{
     config::{
         self, Config, Endpoint,
         check::Environment,
-        load::{Loaded, load},
+        load::{LoadedConfig, load},
     },
     edge::tls::{Doors, Faulty},
     keys::{Beside, Fault, Keeper, KeyEvent, Keys, Observer, Vault, VaultFault},
@@ -136,7 +136,7 @@ impl Gateway {
 
     fn read_again(&self) -> Result<(), ReloadError> {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
-        let Loaded { config, warnings } = load(file, &Environment::of_process())?;
+        let LoadedConfig { config, warnings } = load(file, &Environment::of_process())?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }

@@ -9,18 +9,18 @@ use webpki::EndEntityCert;
 
 /// The names of a verified certificate. Made once a connection.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Certificate {
+pub struct ClientCertificate {
     names: Box<[String]>,
 }
 
-impl Certificate {
+impl ClientCertificate {
     /// Of a leaf that was verified.
     pub fn of(leaf: &CertificateDer<'_>) -> Self {
-        let Ok(leaf) = EndEntityCert::try_from(leaf) else { return Certificate { names: Box::default() } };
+        let Ok(leaf) = EndEntityCert::try_from(leaf) else { return ClientCertificate { names: Box::default() } };
         // A scheme tells a URI from a DNS name: neither may pass for the other.
         let uris = leaf.valid_uri_names().filter(|uri| uri.contains("://")).map(str::to_owned);
         let hosts = leaf.valid_dns_names().map(str::to_ascii_lowercase);
-        Certificate { names: uris.chain(hosts).collect() }
+        ClientCertificate { names: uris.chain(hosts).collect() }
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
@@ -34,17 +34,17 @@ mod tests {
 
     use super::*;
 
-    impl Certificate {
+    impl ClientCertificate {
         pub(crate) fn with(names: &[&str]) -> Self {
-            Certificate { names: names.iter().map(|name| (*name).to_owned()).collect() }
+            ClientCertificate { names: names.iter().map(|name| (*name).to_owned()).collect() }
         }
     }
 
-    fn made(names: Vec<SanType>) -> Certificate {
+    fn made(names: Vec<SanType>) -> ClientCertificate {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "checkout.internal");
         params.subject_alt_names = names;
-        Certificate::of(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der())
+        ClientCertificate::of(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der())
     }
 
     #[test]
@@ -53,12 +53,12 @@ mod tests {
         let dns = |text: &str| SanType::DnsName(text.try_into().unwrap());
         let mail = SanType::Rfc822Name("checkout@shop.internal".try_into().unwrap());
         let made = made(vec![uri("spiffe://shop/Checkout"), dns("Checkout.Internal"), mail, uri("checkout.other")]);
-        assert_eq!(made, Certificate::with(&["spiffe://shop/Checkout", "checkout.internal"]));
+        assert_eq!(made, ClientCertificate::with(&["spiffe://shop/Checkout", "checkout.internal"]));
     }
 
     #[test]
     fn the_common_name_is_none() {
-        assert_eq!(made(Vec::new()), Certificate::with(&[]));
-        assert_eq!(Certificate::of(&vec![0x30, 0x03, 1, 2, 3].into()), Certificate::with(&[]));
+        assert_eq!(made(Vec::new()), ClientCertificate::with(&[]));
+        assert_eq!(ClientCertificate::of(&vec![0x30, 0x03, 1, 2, 3].into()), ClientCertificate::with(&[]));
     }
 }

@@ -4,26 +4,26 @@ use std::io::{self, Write as _};
 
 use clap::Subcommand;
 
-use super::credential::Secret;
+use super::credential::IssuedSecret;
 
 /// Work with the admin port's token
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct AdminArgs {
     #[command(subcommand)]
-    command: Command,
+    command: AdminCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum AdminCommand {
     /// Make an admin token: prints it once, and the lines for the configuration
     #[command(after_help = "Example: fastrac-gateway admin issue
 The token goes out as `Authorization: Bearer TOKEN`.")]
     Issue,
 }
 
-pub(super) fn run(arguments: &Arguments) -> io::Result<u8> {
-    let Command::Issue = arguments.command;
-    let secret = Secret::new()?;
+pub(super) fn run(arguments: &AdminArgs) -> io::Result<u8> {
+    let AdminCommand::Issue = arguments.command;
+    let secret = IssuedSecret::new()?;
     let mut out = io::stdout().lock();
     writeln!(
         out,

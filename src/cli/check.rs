@@ -15,7 +15,7 @@ use crate::config::{check::Environment, files, load};
 #[command(after_help = "Examples:
   fastrac-gateway check gateway.toml
   fastrac-gateway check gateway.toml --no-files    where the key files are not at hand, such as in CI")]
-pub(super) struct Arguments {
+pub(super) struct CheckArgs {
     /// The configuration file
     file: PathBuf,
     /// Don't open the key, certificate and CA files that it names
@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     no_files: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> io::Result<u8> {
+pub(super) fn run(arguments: &CheckArgs) -> io::Result<u8> {
     let path = arguments.file.display();
     let mut checked = match load::read(&arguments.file, &Environment::of_process()) {
         Ok(checked) => checked,

@@ -12,13 +12,13 @@ const PREFIX: &str = "fgw_";
 const ENTROPY: usize = 32;
 
 /// A new secret, and the digest that goes into the configuration.
-pub(super) struct Secret {
+pub(super) struct IssuedSecret {
     pub(super) text: Zeroizing<String>,
     /// 64 hexadecimal digits.
     pub(super) sha256: String,
 }
 
-impl Secret {
+impl IssuedSecret {
     /// From the system's random numbers.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::{
 
 use fastrac_sandbox::{KeyPair, Options, Sandbox, certificate};
 
-use super::{FAILED, credential::Secret, run::live};
+use super::{FAILED, credential::IssuedSecret, run::live};
 use crate::{
     app::{App, choose_crypto},
     config::check::{Environment, check},
@@ -20,12 +20,12 @@ use crate::{
 ///
 /// Loopback only, secrets new at each start, state in a temporary folder that goes at the end.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {}
+pub(super) struct DemoArgs {}
 
 /// The demo's configuration; what is new at each start takes the place of what stands there.
 const CONFIGURATION: &str = include_str!("../../config/demo.toml");
 
-pub(super) fn run(_: &Arguments) -> io::Result<u8> {
+pub(super) fn run(_: &DemoArgs) -> io::Result<u8> {
     init_program_log();
     choose_crypto();
     let folder = tempfile::Builder::new().prefix("fastrac-gateway-demo-").tempdir()?;
@@ -56,16 +56,16 @@ pub(super) fn run(_: &Arguments) -> io::Result<u8> {
 
 /// What is new at each start.
 struct Secrets {
-    checkout: Secret,
-    reports: Secret,
-    admin: Secret,
-    fastrac: Secret,
+    checkout: IssuedSecret,
+    reports: IssuedSecret,
+    admin: IssuedSecret,
+    fastrac: IssuedSecret,
 }
 
 impl Secrets {
     fn new() -> io::Result<Self> {
-        let (checkout, reports) = (Secret::new()?, Secret::new()?);
-        Ok(Secrets { checkout, reports, admin: Secret::new()?, fastrac: Secret::new()? })
+        let (checkout, reports) = (IssuedSecret::new()?, IssuedSecret::new()?);
+        Ok(Secrets { checkout, reports, admin: IssuedSecret::new()?, fastrac: IssuedSecret::new()? })
     }
 
     /// Puts the digests where the configuration wants them.

@@ -18,13 +18,13 @@ Examples:
   fastrac-gateway keys status --admin http://127.0.0.1:9464 --token-file admin.token
   fastrac-gateway keys rotate --admin http://127.0.0.1:9464
   fastrac-gateway keys revoke 1f0c9a2b --admin http://127.0.0.1:9464")]
-pub(super) struct Arguments {
+pub(super) struct KeysArgs {
     #[command(subcommand)]
-    command: Command,
+    command: KeysCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum KeysCommand {
     /// Show versions, roles and ages of the pairs in use, and how their sources do
     Status {
         #[command(flatten)]
@@ -61,24 +61,26 @@ enum Command {
     },
 }
 
-pub(super) fn run(arguments: &Arguments) -> io::Result<u8> {
+pub(super) fn run(arguments: &KeysArgs) -> io::Result<u8> {
     let done = match &arguments.command {
-        Command::Status { remote } => remote.ask(Method::GET, "/status", None).map(|said| (said, status as Show)),
-        Command::Verify { remote, account } => {
+        KeysCommand::Status { remote } => {
+            remote.ask(Method::GET, "/status", None).map(|said| (said, status as FormatLines))
+        }
+        KeysCommand::Verify { remote, account } => {
             let body = json!({ "account": account });
-            remote.ask(Method::POST, "/keys/verify", Some(&body)).map(|said| (said, results as Show))
+            remote.ask(Method::POST, "/keys/verify", Some(&body)).map(|said| (said, results as FormatLines))
         }
-        Command::Rotate { remote, account, force } => {
+        KeysCommand::Rotate { remote, account, force } => {
             let body = json!({ "account": account, "force": force });
-            remote.ask(Method::POST, "/keys/rotate", Some(&body)).map(|said| (said, results as Show))
+            remote.ask(Method::POST, "/keys/rotate", Some(&body)).map(|said| (said, results as FormatLines))
         }
-        Command::Revoke { version, remote, account } => {
+        KeysCommand::Revoke { version, remote, account } => {
             let body = json!({ "account": account, "version": version });
-            remote.ask(Method::POST, "/keys/revoke", Some(&body)).map(|said| (said, revoked as Show))
+            remote.ask(Method::POST, "/keys/revoke", Some(&body)).map(|said| (said, revoked as FormatLines))
         }
     };
     match done {
-        Ok((said, show)) => print(&said, show),
+        Ok((said, format)) => print(&said, format),
         Err(error) => {
             eprintln!("fastrac-gateway: {error}");
             Ok(if matches!(error, Unanswered::Usage(_)) { WRONG } else { FAILED })
@@ -87,11 +89,11 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<u8> {
 }
 
 /// Lines of stdout for an answer.
-type Show = fn(&Value) -> Vec<String>;
+type FormatLines = fn(&Value) -> Vec<String>;
 
-fn print(said: &Said, show: Show) -> io::Result<u8> {
+fn print(said: &Said, format: FormatLines) -> io::Result<u8> {
     let mut out = io::stdout().lock();
-    for line in show(&said.body) {
+    for line in format(&said.body) {
         writeln!(out, "{line}")?;
     }
     out.flush()?;

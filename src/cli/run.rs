@@ -25,13 +25,13 @@ use crate::{
 /// file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: fastrac-gateway run --config /etc/fastrac-gateway/gateway.toml")]
-pub(super) struct Arguments {
+pub(super) struct RunArgs {
     /// The configuration file
     #[arg(long, value_name = "FILE", env = "FASTRAC_GATEWAY_CONFIG")]
     config: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> io::Result<u8> {
+pub(super) fn run(arguments: &RunArgs) -> io::Result<u8> {
     init_program_log();
     let loaded = match load(&arguments.config, &Environment::of_process()) {
         Ok(loaded) => loaded,

@@ -8,9 +8,9 @@ use crate::config::file;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: fastrac-gateway schema > gateway.schema.json
 Editors that know it through `#:schema ./gateway.schema.json` in the first line of the TOML file complete its keys.")]
-pub(super) struct Arguments {}
+pub(super) struct SchemaArgs {}
 
-pub(super) fn run(Arguments {}: &Arguments) -> io::Result<u8> {
+pub(super) fn run(SchemaArgs {}: &SchemaArgs) -> io::Result<u8> {
     let mut out = io::stdout().lock();
     serde_json::to_writer_pretty(&mut out, &file::schema())?;
     writeln!(out)?;

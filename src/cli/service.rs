@@ -4,18 +4,18 @@ use std::io::{self, Write as _};
 
 use clap::Subcommand;
 
-use super::credential::{Secret, suffix};
-use crate::config::file::{Name, Written as _};
+use super::credential::{IssuedSecret, suffix};
+use crate::config::file::{Name, TextValue as _};
 
 /// Work with the internal services that the gateway knows
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct ServiceArgs {
     #[command(subcommand)]
-    command: Command,
+    command: ServiceCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum ServiceCommand {
     /// Make a credential for a service: prints the pair once, and the lines for the configuration
     #[command(after_help = "Example: fastrac-gateway service issue checkout
 Up to two credentials of a service may be live, so that it can change from one to the next.")]
@@ -30,9 +30,9 @@ fn name(text: &str) -> Result<String, String> {
     Name::parse(text).map(|name| name.0)
 }
 
-pub(super) fn run(arguments: &Arguments) -> io::Result<u8> {
-    let Command::Issue { name } = &arguments.command;
-    let (secret, access_key) = (Secret::new()?, access_key(name, &suffix()?));
+pub(super) fn run(arguments: &ServiceArgs) -> io::Result<u8> {
+    let ServiceCommand::Issue { name } = &arguments.command;
+    let (secret, access_key) = (IssuedSecret::new()?, access_key(name, &suffix()?));
     let table = if name.contains('.') { format!("services.{name:?}") } else { format!("services.{name}") };
     let mut out = io::stdout().lock();
     writeln!(

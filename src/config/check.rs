@@ -64,20 +64,20 @@ pub struct Checked {
 /// Checks the text of a configuration file. `folder` is where relative paths start.
 pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
     let tree = read::parse(text);
-    let mut findings = Diagnostics::new(tree.lines(text));
-    let written = tree.read(text, &mut findings);
-    let desk = Desk { folder, environment };
+    let mut diagnostics = Diagnostics::new(tree.lines(text));
+    let written = tree.read(text, &mut diagnostics);
+    let context = CheckContext { folder, environment };
 
-    let operations = operation::table(&written.operations, &mut findings);
-    let vault = vault::check(&written, desk, &mut findings);
-    let accounts = account::check(&written.accounts, &operations, desk, &mut findings);
-    let services = service::check(&written, &operations, &mut findings);
-    let state = gateway::state(&written.state, desk, &mut findings);
+    let operations = operation::table(&written.operations, &mut diagnostics);
+    let vault = vault::check(&written, context, &mut diagnostics);
+    let accounts = account::check(&written.accounts, &operations, context, &mut diagnostics);
+    let services = service::check(&written, &operations, &mut diagnostics);
+    let state = gateway::state(&written.state, context, &mut diagnostics);
     let config = Config {
-        listen: gateway::listen(&written.listen, desk, &mut findings),
+        listen: gateway::listen(&written.listen, context, &mut diagnostics),
         admin: gateway::admin(&written.admin),
-        log: gateway::log(&written.log, &state, desk),
-        limits: gateway::limits(&written.limits, &mut findings),
+        log: gateway::log(&written.log, &state, context),
+        limits: gateway::limits(&written.limits, &mut diagnostics),
         cache: gateway::cache(&written.cache),
         state,
         vault,
@@ -86,10 +86,10 @@ pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
         operations,
         hash: sha2::Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect(),
     };
-    relations::check(&accounts, &config, &mut findings);
-    pending::warn(&tree, &mut findings);
+    relations::check(&accounts, &config, &mut diagnostics);
+    pending::warn(&tree, &mut diagnostics);
 
-    let (faults, warnings, lines) = findings.end();
+    let (faults, warnings, lines) = diagnostics.end();
     Checked { config: faults.is_empty().then_some(config), faults, warnings, lines }
 }
 
@@ -100,19 +100,19 @@ pub fn built_in_operations() -> Vec<OperationConfig> {
 
 /// What every section is checked with.
 #[derive(Clone, Copy)]
-struct Desk<'a> {
+struct CheckContext<'a> {
     folder: &'a Path,
     environment: &'a Environment,
 }
 
-impl Desk<'_> {
+impl CheckContext<'_> {
     /// A path of the file, made absolute by the file's folder.
-    fn path(self, written: &file::Text<PathBuf>) -> PathBuf {
+    fn path(self, written: &file::Parsed<PathBuf>) -> PathBuf {
         self.folder.join(&written.0)
     }
 
     /// The same for a path that may be absent.
-    fn path_of(self, written: &Option<file::Text<PathBuf>>) -> Option<PathBuf> {
+    fn path_of(self, written: &Option<file::Parsed<PathBuf>>) -> Option<PathBuf> {
         written.as_ref().map(|path| self.path(path))
     }
 }

@@ -29,9 +29,13 @@ pub use self::{
     schema::schema,
     service::{ChargeHitsTable, CredentialTable, QuotaTable, ServiceTable},
     url::{BaseUrl, ProxyUrl, StoreUrl},
-    values::{Bytes, Count, Fraction, Size, Span, Text, Within, Written},
+    values::{
+        BoundedDuration, BoundedSize, DurationBetween, Fraction, Parsed, PositiveInteger, SizeBetween, TextValue,
+    },
     vault::{VaultAuthTable, VaultMethod, VaultTable},
-    words::{AccessKey, Digest, HostName, Identity, Method, Name, Pattern, Phrase, Variable, VaryHeader},
+    words::{
+        AccessKey, HostName, Identity, MethodName, Name, NonBlank, PathPattern, Sha256Digest, VariableName, VaryHeader,
+    },
 };
 use super::{ClientAuth, LogBodies, OnFull};
 
@@ -65,13 +69,13 @@ pub struct ConfigFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vault: Option<VaultTable>,
     /// Fastrac partner accounts by name.
-    pub accounts: BTreeMap<Text<Name>, AccountTable>,
+    pub accounts: BTreeMap<Parsed<Name>, AccountTable>,
     /// Internal callers by name.
-    pub services: BTreeMap<Text<Name>, ServiceTable>,
+    pub services: BTreeMap<Parsed<Name>, ServiceTable>,
     /// The answer cache.
     pub cache: CacheTable,
     /// Rows laid over the built-in operation table, field by field, or added to it.
-    pub operations: BTreeMap<Text<Name>, OperationTable>,
+    pub operations: BTreeMap<Parsed<Name>, OperationTable>,
 }
 
 /// `[listen]`
@@ -79,12 +83,12 @@ pub struct ConfigFile {
 #[serde(deny_unknown_fields, default)]
 pub struct ListenTable {
     /// What services point their base URL at. Port 0 takes a free port.
-    pub data: Vec<Text<SocketAddr>>,
+    pub data: Vec<Parsed<SocketAddr>>,
     /// Health, metrics, status, console; never on a data address. Port 0 takes a free port.
-    pub admin: Text<SocketAddr>,
+    pub admin: Parsed<SocketAddr>,
     /// Data threads. Absent: the cores of the machine, at most 2.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub workers: Option<Count<1024>>,
+    pub workers: Option<PositiveInteger<1024>>,
     /// TLS on the data addresses; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServerTlsTable>,
@@ -96,8 +100,8 @@ pub struct ListenTable {
 impl Default for ListenTable {
     fn default() -> Self {
         Self {
-            data: vec![Text(SocketAddr::from(([127, 0, 0, 1], 8080)))],
-            admin: Text(SocketAddr::from(([127, 0, 0, 1], 9464))),
+            data: vec![Parsed(SocketAddr::from(([127, 0, 0, 1], 8080)))],
+            admin: Parsed(SocketAddr::from(([127, 0, 0, 1], 9464))),
             workers: None,
             tls: None,
             admin_tls: None,
@@ -112,14 +116,14 @@ pub struct ServerTlsTable {
     /// PEM file: the certificate chain, leaf first.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cert: Option<Text<PathBuf>>,
+    pub cert: Option<Parsed<PathBuf>>,
     /// PEM file: the private key.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<Text<PathBuf>>,
+    pub key: Option<Parsed<PathBuf>>,
     /// PEM file: roots for clients' certificates.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_ca: Option<Text<PathBuf>>,
+    pub client_ca: Option<Parsed<PathBuf>>,
     /// Whether a client must show a certificate. Absent: "optional" with `client_ca`, else "none".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_auth: Option<ClientAuth>,
@@ -132,9 +136,9 @@ pub struct AdminTable {
     /// SHA-256 of the admin token, 64 hexadecimal digits (`fastrac-gateway admin issue`). Absent: only what needs no
     /// token is served.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_sha256: Option<Text<Digest>>,
+    pub token_sha256: Option<Parsed<Sha256Digest>>,
     /// Names, beside IP addresses and localhost, that the admin pages answer to.
-    pub hosts: Vec<Text<HostName>>,
+    pub hosts: Vec<Parsed<HostName>>,
 }
 
 /// `[state]`
@@ -145,7 +149,7 @@ pub struct StateTable {
     /// (systemd), else "state".
     #[schemars(extend("default" = "state"))]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub dir: Option<Text<PathBuf>>,
+    pub dir: Option<Parsed<PathBuf>>,
     /// A store that several replicas share; absent: this process is alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared: Option<SharedStateTable>,
@@ -158,16 +162,16 @@ pub struct SharedStateTable {
     /// "redis://host:port/database", or "rediss://…" over TLS; a password in it is a fault.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<Text<StoreUrl>>,
+    pub url: Option<Parsed<StoreUrl>>,
     /// User of the store.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub username: Option<Text<Phrase>>,
+    pub username: Option<Parsed<NonBlank>>,
     /// File that holds the password.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub password_file: Option<Text<PathBuf>>,
+    pub password_file: Option<Parsed<PathBuf>>,
     /// PEM file: roots for "rediss://", instead of the platform's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca: Option<Text<PathBuf>>,
+    pub ca: Option<Parsed<PathBuf>>,
 }
 
 /// `[log]`: the exchange log.
@@ -177,7 +181,7 @@ pub struct LogTable {
     /// A file, one JSON line a request; or "stdout", or "none". Absent: "exchanges.jsonl" in `state.dir`.
     #[schemars(extend("default" = "state/exchanges.jsonl"))]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub exchanges: Option<Text<PathBuf>>,
+    pub exchanges: Option<Parsed<PathBuf>>,
     /// Whether bodies stand in it.
     pub bodies: LogBodies,
     /// How much of it is kept.
@@ -186,7 +190,7 @@ pub struct LogTable {
     /// its place in the queue before it begins.
     pub on_full: OnFull,
     /// Further members and parameters whose values are masked.
-    pub mask: Vec<Text<Phrase>>,
+    pub mask: Vec<Parsed<NonBlank>>,
 }
 
 /// `log.keep`
@@ -194,14 +198,14 @@ pub struct LogTable {
 #[serde(deny_unknown_fields, default)]
 pub struct KeepTable {
     /// Size of all its files together.
-    pub size: Size<MIB, { 1024 * TIB }>,
+    pub size: BoundedSize<MIB, { 1024 * TIB }>,
     /// Age of its oldest file, in days.
-    pub days: Count<3650>,
+    pub days: PositiveInteger<3650>,
 }
 
 impl Default for KeepTable {
     fn default() -> Self {
-        Self { size: Size::bytes(GIB), days: Count(30) }
+        Self { size: BoundedSize::bytes(GIB), days: PositiveInteger(30) }
     }
 }
 
@@ -210,37 +214,37 @@ impl Default for KeepTable {
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsTable {
     /// Largest request body; a larger one is refused with 413.
-    pub request_body: Size<1, GIB>,
+    pub request_body: BoundedSize<1, GIB>,
     /// Largest answer body; a larger one is cut off.
-    pub answer_body: Size<1, GIB>,
+    pub answer_body: BoundedSize<1, GIB>,
     /// Answers up to this are read whole and classified before a byte goes out; at most `answer_body`.
-    pub answer_buffer: Size<1, GIB>,
+    pub answer_buffer: BoundedSize<1, GIB>,
     /// First byte of a request to the end of its head.
-    pub header_read: Span<1, HOUR>,
+    pub header_read: BoundedDuration<1, HOUR>,
     /// Between requests on a connection, and before its first byte.
-    pub idle: Span<1, DAY>,
+    pub idle: BoundedDuration<1, DAY>,
     /// First byte to last of one request, a slow upload included.
-    pub request: Span<1, DAY>,
+    pub request: BoundedDuration<1, DAY>,
     /// Open client connections.
-    pub connections: Count,
+    pub connections: PositiveInteger,
     /// How long connections are still accepted after the signal to stop; zero: not at all.
-    pub drain_grace: Span<0, HOUR>,
+    pub drain_grace: BoundedDuration<0, HOUR>,
     /// From the signal to the cut, the grace included; at least `drain_grace`.
-    pub drain: Span<0, DAY>,
+    pub drain: BoundedDuration<0, DAY>,
 }
 
 impl Default for LimitsTable {
     fn default() -> Self {
         Self {
-            request_body: Size::bytes(MIB),
-            answer_body: Size::bytes(16 * MIB),
-            answer_buffer: Size::bytes(MIB),
-            header_read: Span::millis(10 * SECOND),
-            idle: Span::millis(75 * SECOND),
-            request: Span::millis(30 * SECOND),
-            connections: Count(10_000),
-            drain_grace: Span::millis(5 * SECOND),
-            drain: Span::millis(35 * SECOND),
+            request_body: BoundedSize::bytes(MIB),
+            answer_body: BoundedSize::bytes(16 * MIB),
+            answer_buffer: BoundedSize::bytes(MIB),
+            header_read: BoundedDuration::millis(10 * SECOND),
+            idle: BoundedDuration::millis(75 * SECOND),
+            request: BoundedDuration::millis(30 * SECOND),
+            connections: PositiveInteger(10_000),
+            drain_grace: BoundedDuration::millis(5 * SECOND),
+            drain: BoundedDuration::millis(35 * SECOND),
         }
     }
 }
@@ -250,13 +254,13 @@ impl Default for LimitsTable {
 #[serde(deny_unknown_fields, default)]
 pub struct CacheTable {
     /// Memory for stored answers; zero: nothing is stored.
-    pub memory: Size<0, TIB>,
+    pub memory: BoundedSize<0, TIB>,
     /// Whether stored answers are kept over a restart.
     pub snapshot: bool,
 }
 
 impl Default for CacheTable {
     fn default() -> Self {
-        Self { memory: Size::bytes(64 * MIB), snapshot: true }
+        Self { memory: BoundedSize::bytes(64 * MIB), snapshot: true }
     }
 }

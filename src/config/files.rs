@@ -80,11 +80,11 @@ struct Inspection<'l> {
 
 impl Inspection<'_> {
     fn fault(&mut self, place: &KeyPath, message: impl Into<String>) {
-        self.found.faults.push(self.lines.finding(place, message));
+        self.found.faults.push(self.lines.diagnostic(place, message));
     }
 
     fn warn(&mut self, place: &KeyPath, message: impl Into<String>) {
-        self.found.warnings.push(self.lines.finding(place, message));
+        self.found.warnings.push(self.lines.diagnostic(place, message));
     }
 
     fn account(&mut self, account: &AccountConfig, place: &KeyPath) {

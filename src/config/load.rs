@@ -13,7 +13,7 @@ use super::{
 
 /// A configuration that may be used.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct LoadedConfig {
     /// What the program runs on.
     pub config: Config,
     /// What is worth a line in the log.
@@ -82,10 +82,10 @@ pub fn read(path: &Path, environment: &Environment) -> io::Result<Checked> {
 ///
 /// # Errors
 /// The file can't be read, or has faults.
-pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, LoadError> {
+pub fn load(path: &Path, environment: &Environment) -> Result<LoadedConfig, LoadError> {
     let checked = read(path, environment).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
     match checked.config {
-        Some(config) => Ok(Loaded { config, warnings: checked.warnings }),
+        Some(config) => Ok(LoadedConfig { config, warnings: checked.warnings }),
         None => Err(LoadError::Faulty { path: path.to_owned(), faults: checked.faults }),
     }
 }

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     body::Body,
-    caller::Certificate,
+    caller::ClientCertificate,
     deferred_write::DeferredWrite,
     outcome::Code,
     path::{self, Arrival},
@@ -74,7 +74,7 @@ impl Context {
         &self,
         request: Request<Incoming>,
         activity: &Arc<Activity>,
-        certificate: Option<Arc<Certificate>>,
+        certificate: Option<Arc<ClientCertificate>>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
         let began = activity.request_began();
         let http2 = request.version() >= Version::HTTP_2;
@@ -114,7 +114,7 @@ impl Protocol {
 
 /// Serves a connection until it ends by itself or is ended by the drain. `certificate` is the one that the
 /// client has presented.
-pub async fn serve<S>(io: S, protocol: Protocol, certificate: Option<Arc<Certificate>>, context: Arc<Context>)
+pub async fn serve<S>(io: S, protocol: Protocol, certificate: Option<Arc<ClientCertificate>>, context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -15,7 +15,7 @@ use super::{
     connection::{self, Context, FIRST_REQUEST, Protocol},
     tls::{Door, Shaken},
 };
-use crate::{caller::Certificate, outcome::Code, snapshot::Worker};
+use crate::{caller::ClientCertificate, outcome::Code, snapshot::Worker};
 
 /// How often a worker closes expired idle connections to Fastrac.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -116,7 +116,7 @@ async fn open_tls(socket: TcpStream, door: Arc<Door>, context: Arc<Context>) {
             let session = stream.get_ref().1;
             let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
             let leaf = session.peer_certificates().and_then(<[_]>::first);
-            let certificate = leaf.map(|leaf| Arc::new(Certificate::of(leaf)));
+            let certificate = leaf.map(|leaf| Arc::new(ClientCertificate::of(leaf)));
             connection::serve(stream, protocol, certificate, context).await;
         }
         Shaken::Cleartext => drop(context.current.load().recorder.unreadable(Some(400), Code::RequestMalformed)),

@@ -27,7 +27,7 @@ use self::{
 use super::secret::Secret;
 use crate::config::{
     self, VaultAuth,
-    file::{BaseUrl, Written as _},
+    file::{BaseUrl, TextValue as _},
 };
 
 /// A vault and the login to it.
@@ -166,7 +166,7 @@ impl Vault {
         if !leader.tls && (self.server.tls || !leader.is_loopback()) {
             return Err(Fault::Standby("it is not reached over TLS"));
         }
-        let wanted = format!("{}/v1/{}", leader.written(), call.path);
+        let wanted = format!("{}/v1/{}", leader.to_text(), call.path);
         match &reply.location {
             Some(location) if *location == wanted => Ok(leader),
             _ => Err(Fault::Standby("it redirects elsewhere")),

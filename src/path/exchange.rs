@@ -14,7 +14,7 @@ use super::Arrival;
 use crate::{
     attempts::Attempts,
     body::BodyError,
-    caller::Certificate,
+    caller::ClientCertificate,
     catalog::Operation,
     deadline::{Deadline, timed},
     orders::FirstSent,
@@ -37,7 +37,7 @@ pub(super) struct Exchange {
     /// What the response says of the first request with its `Idempotency-Key`, instead of this one.
     first_sent: Option<FirstSent>,
     /// The client certificate of the connection.
-    pub(super) certificate: Option<Arc<Certificate>>,
+    pub(super) certificate: Option<Arc<ClientCertificate>>,
     /// When the first byte of the request came.
     began: Instant,
 }

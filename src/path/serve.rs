@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::{Exchange, forward};
 use crate::{
     body::{Body, BodyEnd},
-    caller::Certificate,
+    caller::ClientCertificate,
     outcome::Outcome,
     record::Record,
     refusal::{Refusal, RefusalFormat},
@@ -37,7 +37,7 @@ pub struct Arrival<G> {
     /// The response ends the connection.
     pub close: bool,
     /// The certificate that the client has presented.
-    pub certificate: Option<Arc<Certificate>>,
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// Dropped when the response was delivered or given up.
     pub guard: G,
 }

@@ -2,25 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use super::{Desk, Diagnostics, KeyPath, operation::names, spelling::unknown};
+use super::{CheckContext, Diagnostics, KeyPath, operation::names, spelling::unknown};
 use crate::config::{
     AccountConfig, AuthStyle, BreakerConfig, BudgetConfig, Class, Endpoint, KeySource, MessagesConfig, OperationConfig,
     Proxy, Rate, RotationConfig, SealedCopyConfig,
-    file::{self, AuthSetting, BaseUrl, Count, KeySourceName, Name, Text},
+    file::{self, AuthSetting, BaseUrl, KeySourceName, Name, Parsed, PositiveInteger},
 };
 
-type Accounts = BTreeMap<Text<Name>, file::AccountTable>;
+type Accounts = BTreeMap<Parsed<Name>, file::AccountTable>;
 
 /// Every account, in the order of the names; `None` for one that lacks something mandatory, which is a fault.
 pub(super) fn check(
     written: &Accounts,
     operations: &[OperationConfig],
-    desk: Desk<'_>,
-    findings: &mut Diagnostics,
+    context: CheckContext<'_>,
+    diagnostics: &mut Diagnostics,
 ) -> Vec<Option<AccountConfig>> {
-    let account = |(name, account): (&Text<Name>, &file::AccountTable)| {
+    let account = |(name, account): (&Parsed<Name>, &file::AccountTable)| {
         let place = KeyPath::at(["accounts", &name.0.0]);
-        one(&name.0.0, account, (&place, operations), desk, findings)
+        one(&name.0.0, account, (&place, operations), context, diagnostics)
     };
     written.iter().map(account).collect()
 }
@@ -29,24 +29,24 @@ fn one(
     name: &str,
     written: &file::AccountTable,
     (place, operations): (&KeyPath, &[OperationConfig]),
-    desk: Desk<'_>,
-    findings: &mut Diagnostics,
+    context: CheckContext<'_>,
+    diagnostics: &mut Diagnostics,
 ) -> Option<AccountConfig> {
-    verify(&written.verify.0.0, &place.key("verify"), operations, findings);
-    messages_once(&written.messages, &place.key("messages"), findings);
+    verify(&written.verify.0.0, &place.key("verify"), operations, diagnostics);
+    messages_once(&written.messages, &place.key("messages"), diagnostics);
     let (budget, breaker) = (&written.budget, &written.breaker);
-    let second = rate((budget.per_second, budget.burst), &place.key("budget"), findings);
-    let keys = findings.need(&written.keys, &place.key("keys"), "say where the key pair comes from");
-    let keys = keys.and_then(|keys| key_source(keys, &place.key("keys"), desk, findings));
-    let endpoints = endpoints(written, place, findings);
-    let texts = |list: &[Text<file::Phrase>]| list.iter().map(|text| text.0.0.trim().to_lowercase()).collect();
+    let second = rate((budget.per_second, budget.burst), &place.key("budget"), diagnostics);
+    let keys = diagnostics.need(&written.keys, &place.key("keys"), "say where the key pair comes from");
+    let keys = keys.and_then(|keys| key_source(keys, &place.key("keys"), context, diagnostics));
+    let endpoints = endpoints(written, place, diagnostics);
+    let texts = |list: &[Parsed<file::NonBlank>]| list.iter().map(|text| text.0.0.trim().to_lowercase()).collect();
     let [base, v1, v2] = endpoints?;
     Some(AccountConfig {
         name: name.to_owned(),
         base,
         v1,
         v2,
-        ca: desk.path_of(&written.ca),
+        ca: context.path_of(&written.ca),
         proxy: written.proxy.as_ref().map(|proxy| Proxy { host: proxy.0.0.host.clone(), port: proxy.0.0.port }),
         keys: keys?,
         rotation: RotationConfig {
@@ -79,30 +79,30 @@ fn one(
 
 /// A token bucket out of `per_second` and `burst`.
 pub(super) fn rate(
-    (per_second, burst): (Option<Count>, Option<Count>),
+    (per_second, burst): (Option<PositiveInteger>, Option<PositiveInteger>),
     place: &KeyPath,
-    findings: &mut Diagnostics,
+    diagnostics: &mut Diagnostics,
 ) -> Option<Rate> {
     if per_second.is_none() && burst.is_some() {
-        findings.missing(&place.key("per_second"), "burst alone limits nothing");
+        diagnostics.missing(&place.key("per_second"), "burst alone limits nothing");
     }
     per_second.map(|rate| Rate { per_second: rate.get(), burst: burst.unwrap_or(rate).get() })
 }
 
 /// The addresses of the account itself, of v1 and of v2.
-fn endpoints(written: &file::AccountTable, place: &KeyPath, findings: &mut Diagnostics) -> Option<[Endpoint; 3]> {
-    let url = findings.need(&written.base_url, &place.key("base_url"), "give Fastrac's address");
+fn endpoints(written: &file::AccountTable, place: &KeyPath, diagnostics: &mut Diagnostics) -> Option<[Endpoint; 3]> {
+    let url = diagnostics.need(&written.base_url, &place.key("base_url"), "give Fastrac's address");
     // Through a proxy elsewhere, the way is long although the address looks near.
     let stays_here = written.proxy.as_ref().is_none_or(|proxy| proxy.0.0.is_loopback());
     let mut clear_text = |url: &BaseUrl, place: &KeyPath| {
         if url.tls || (url.is_loopback() && stays_here) {
         } else if url.is_loopback() {
-            findings.warn(place, "is http:// through a proxy on another host: the key pair travels in the clear");
+            diagnostics.warn(place, "is http:// through a proxy on another host: the key pair travels in the clear");
         } else if written.allow_cleartext {
-            findings.warn(place, "is http:// to another host: the key pair travels in the clear");
+            diagnostics.warn(place, "is http:// to another host: the key pair travels in the clear");
         } else {
             let message = "must be https://: the key pair would travel in the clear (allow_cleartext = true allows it)";
-            findings.fault(place, message);
+            diagnostics.fault(place, message);
         }
     };
     if let Some(url) = url {
@@ -145,11 +145,11 @@ fn resolve(auth: AuthSetting, auto: AuthStyle) -> AuthStyle {
 fn key_source(
     keys: &file::KeysTable,
     place: &KeyPath,
-    desk: Desk<'_>,
-    findings: &mut Diagnostics,
+    context: CheckContext<'_>,
+    diagnostics: &mut Diagnostics,
 ) -> Option<KeySource> {
     let remedy = "one of \"file\", \"directory\", \"vault\", \"env\"";
-    let source = *findings.need(&keys.source, &place.key("source"), remedy)?;
+    let source = *diagnostics.need(&keys.source, &place.key("source"), remedy)?;
     let (needs, takes): (&[&str], &[&str]) = match source {
         KeySourceName::File => (&["path"], &["identity"]),
         KeySourceName::Directory => (&["path"], &[]),
@@ -166,9 +166,9 @@ fn key_source(
     ];
     for (key, given) in given {
         if given && !needs.contains(&key) && !takes.contains(&key) {
-            findings.fault(&place.key(key), format!("does not belong to source {:?}", source.as_str()));
+            diagnostics.fault(&place.key(key), format!("does not belong to source {:?}", source.as_str()));
         } else if !given && needs.contains(&key) {
-            findings.missing(&place.key(key), &format!("source {:?} needs it", source.as_str()));
+            diagnostics.missing(&place.key(key), &format!("source {:?} needs it", source.as_str()));
         }
     }
     match source {
@@ -176,37 +176,39 @@ fn key_source(
             let path = keys.path.as_ref()?;
             let age = path.0.extension().is_some_and(|extension| extension == "age");
             if age && keys.identity.is_none() {
-                findings.missing(&place.key("identity"), "a file that ends in .age needs the age identity");
+                diagnostics.missing(&place.key("identity"), "a file that ends in .age needs the age identity");
             } else if !age && keys.identity.is_some() {
-                findings.fault(&place.key("identity"), "belongs only to a path that ends in .age");
+                diagnostics.fault(&place.key("identity"), "belongs only to a path that ends in .age");
             }
-            Some(KeySource::File { path: desk.path(path), identity: desk.path_of(&keys.identity) })
+            Some(KeySource::File { path: context.path(path), identity: context.path_of(&keys.identity) })
         }
-        KeySourceName::Directory => Some(KeySource::Directory { path: desk.path(keys.path.as_ref()?) }),
+        KeySourceName::Directory => Some(KeySource::Directory { path: context.path(keys.path.as_ref()?) }),
         KeySourceName::Vault => {
             let mount = keys.mount.as_ref().map_or("secret", |mount| &mount.0.0);
-            let mount = vault_path(mount, &place.key("mount"), findings);
-            let path = vault_path(keys.path.as_ref()?.0.to_str()?, &place.key("path"), findings);
-            let copy =
-                keys.sealed_copy.as_ref().map(|copy| sealed_copy(copy, &place.key("sealed_copy"), desk, findings));
+            let mount = vault_path(mount, &place.key("mount"), diagnostics);
+            let path = vault_path(keys.path.as_ref()?.0.to_str()?, &place.key("path"), diagnostics);
+            let copy = keys
+                .sealed_copy
+                .as_ref()
+                .map(|copy| sealed_copy(copy, &place.key("sealed_copy"), context, diagnostics));
             Some(KeySource::Vault { mount, path, sealed_copy: copy.flatten() })
         }
         KeySourceName::Env => {
             let (access_key, secret_key) = (&keys.access_key.as_ref()?.0.0, &keys.secret_key.as_ref()?.0.0);
             if access_key == secret_key {
-                findings.fault(&place.key("secret_key"), "must be another variable than access_key");
+                diagnostics.fault(&place.key("secret_key"), "must be another variable than access_key");
             }
-            findings.warn(&place.key("source"), "\"env\" is read once: rotating the pair needs a restart");
+            diagnostics.warn(&place.key("source"), "\"env\" is read once: rotating the pair needs a restart");
             Some(KeySource::Env { access_key: access_key.clone(), secret_key: secret_key.clone() })
         }
     }
 }
 
 /// A path inside the vault, without the slashes around it.
-pub(super) fn vault_path(text: &str, place: &KeyPath, findings: &mut Diagnostics) -> String {
+pub(super) fn vault_path(text: &str, place: &KeyPath, diagnostics: &mut Diagnostics) -> String {
     let path = text.trim_matches('/');
     if path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
-        findings.fault(place, "must be a path of plain segments: none empty, no dot segments");
+        diagnostics.fault(place, "must be a path of plain segments: none empty, no dot segments");
     }
     path.to_owned()
 }
@@ -214,33 +216,33 @@ pub(super) fn vault_path(text: &str, place: &KeyPath, findings: &mut Diagnostics
 fn sealed_copy(
     copy: &file::SealedCopyTable,
     place: &KeyPath,
-    desk: Desk<'_>,
-    findings: &mut Diagnostics,
+    context: CheckContext<'_>,
+    diagnostics: &mut Diagnostics,
 ) -> Option<SealedCopyConfig> {
-    let path = findings.need(&copy.path, &place.key("path"), "say where the gateway writes the copy");
-    let identity = findings.need(&copy.identity, &place.key("identity"), "name the file with the age identity");
+    let path = diagnostics.need(&copy.path, &place.key("path"), "say where the gateway writes the copy");
+    let identity = diagnostics.need(&copy.identity, &place.key("identity"), "name the file with the age identity");
     if path.is_some_and(|path| path.0.extension().is_none_or(|extension| extension != "age")) {
-        findings.fault(&place.key("path"), "must end in .age: the copy is encrypted");
+        diagnostics.fault(&place.key("path"), "must end in .age: the copy is encrypted");
     }
-    Some(SealedCopyConfig { path: desk.path(path?), identity: desk.path(identity?) })
+    Some(SealedCopyConfig { path: context.path(path?), identity: context.path(identity?) })
 }
 
 /// The operation that proves a pair can be asked without knowing anything.
-fn verify(name: &str, place: &KeyPath, operations: &[OperationConfig], findings: &mut Diagnostics) {
+fn verify(name: &str, place: &KeyPath, operations: &[OperationConfig], diagnostics: &mut Diagnostics) {
     match operations.iter().find(|operation| operation.name == name) {
-        None => findings.fault(place, unknown("operation", name, names(operations))),
+        None => diagnostics.fault(place, unknown("operation", name, names(operations))),
         Some(operation) if operation.class != Class::Lookup || operation.method != "GET" => {
-            findings.fault(place, "must be an operation of class lookup and method GET: it is sent to prove a pair");
+            diagnostics.fault(place, "must be an operation of class lookup and method GET: it is sent to prove a pair");
         }
         Some(operation) if operation.path.contains('{') => {
-            findings.fault(place, "must be an operation without {name} segments: it is sent to prove a pair");
+            diagnostics.fault(place, "must be an operation without {name} segments: it is sent to prove a pair");
         }
         Some(_) => {}
     }
 }
 
 /// A message means one thing.
-fn messages_once(messages: &file::MessagesTable, place: &KeyPath, findings: &mut Diagnostics) {
+fn messages_once(messages: &file::MessagesTable, place: &KeyPath, diagnostics: &mut Diagnostics) {
     let lists = [("not_found", &messages.not_found), ("key", &messages.key), ("limit", &messages.limit)];
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for (list, texts) in lists {
@@ -248,7 +250,7 @@ fn messages_once(messages: &file::MessagesTable, place: &KeyPath, findings: &mut
             let earlier = *seen.entry(text.0.0.trim().to_lowercase()).or_insert(list);
             if earlier != list {
                 let message = format!("stands in {earlier} too: a message must mean one thing");
-                findings.fault(&place.key(list).index(index), message);
+                diagnostics.fault(&place.key(list).index(index), message);
             }
         }
     }

@@ -2,41 +2,45 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{Desk, Diagnostics, KeyPath};
+use super::{CheckContext, Diagnostics, KeyPath};
 use crate::config::{
     AdminConfig, CacheConfig, ClientAuth, LimitsConfig, ListenConfig, LogConfig, LogTarget, ServerTlsConfig,
     SharedStateConfig, StateConfig, file,
 };
 
 /// `[listen]`
-pub(super) fn listen(written: &file::ListenTable, desk: Desk<'_>, findings: &mut Diagnostics) -> ListenConfig {
+pub(super) fn listen(
+    written: &file::ListenTable,
+    context: CheckContext<'_>,
+    diagnostics: &mut Diagnostics,
+) -> ListenConfig {
     let place = KeyPath::at(["listen"]);
-    let tls = |tls: &Option<file::ServerTlsTable>, key: &str, findings: &mut Diagnostics| {
-        tls.as_ref().and_then(|tls| server_tls(tls, &place.key(key), desk, findings))
+    let tls = |tls: &Option<file::ServerTlsTable>, key: &str, diagnostics: &mut Diagnostics| {
+        tls.as_ref().and_then(|tls| server_tls(tls, &place.key(key), context, diagnostics))
     };
     let listen = ListenConfig {
         data: written.data.iter().map(|address| address.0).collect(),
         admin: written.admin.0,
-        workers: written.workers.map_or_else(|| desk.environment.cores.clamp(1, 2), |count| count.0 as usize),
-        tls: tls(&written.tls, "tls", findings),
-        admin_tls: tls(&written.admin_tls, "admin_tls", findings),
+        workers: written.workers.map_or_else(|| context.environment.cores.clamp(1, 2), |count| count.0 as usize),
+        tls: tls(&written.tls, "tls", diagnostics),
+        admin_tls: tls(&written.admin_tls, "admin_tls", diagnostics),
     };
     let data = place.key("data");
     // a list whose every element is broken is empty too
-    if listen.data.is_empty() && !findings.lines().holds(&data.index(0)) {
-        findings.fault(&data, "must name at least one address");
+    if listen.data.is_empty() && !diagnostics.lines().holds(&data.index(0)) {
+        diagnostics.fault(&data, "must name at least one address");
     }
     for (index, address) in listen.data.iter().enumerate() {
         if listen.data[..index].iter().any(|earlier| collide(*earlier, *address)) {
-            findings.fault(&data.index(index), "takes the port of an earlier address of this list");
+            diagnostics.fault(&data.index(index), "takes the port of an earlier address of this list");
         }
         if collide(*address, listen.admin) {
-            findings.fault(&place.key("admin"), "must not take the port of a data address");
+            diagnostics.fault(&place.key("admin"), "must not take the port of a data address");
         }
         if !address.ip().is_loopback() && listen.tls.is_none() {
             let message = "other than loopback, without TLS: services' credentials cross the network in the clear; \
                            set listen.tls, or let something in front of it speak TLS";
-            findings.warn(&data.index(index), message);
+            diagnostics.warn(&data.index(index), message);
         }
     }
     listen
@@ -51,24 +55,24 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 fn server_tls(
     written: &file::ServerTlsTable,
     place: &KeyPath,
-    desk: Desk<'_>,
-    findings: &mut Diagnostics,
+    context: CheckContext<'_>,
+    diagnostics: &mut Diagnostics,
 ) -> Option<ServerTlsConfig> {
-    let cert = findings.need(&written.cert, &place.key("cert"), "name the PEM file with the certificate chain");
-    let key = findings.need(&written.key, &place.key("key"), "name the PEM file with the private key");
-    let client_ca = desk.path_of(&written.client_ca);
+    let cert = diagnostics.need(&written.cert, &place.key("cert"), "name the PEM file with the certificate chain");
+    let key = diagnostics.need(&written.key, &place.key("key"), "name the PEM file with the private key");
+    let client_ca = context.path_of(&written.client_ca);
     let by_ca = if client_ca.is_some() { ClientAuth::Optional } else { ClientAuth::None };
     let client_auth = written.client_auth.unwrap_or(by_ca);
     match (client_auth, &client_ca) {
         (ClientAuth::None, Some(_)) => {
-            findings.fault(&place.key("client_auth"), "must be \"optional\" or \"required\" where client_ca is set");
+            diagnostics.fault(&place.key("client_auth"), "must be \"optional\" or \"required\" where client_ca is set");
         }
         (ClientAuth::Optional | ClientAuth::Required, None) => {
-            findings.missing(&place.key("client_ca"), "client_auth needs the roots of the clients' certificates");
+            diagnostics.missing(&place.key("client_ca"), "client_auth needs the roots of the clients' certificates");
         }
         _ => {}
     }
-    Some(ServerTlsConfig { cert: desk.path(cert?), key: desk.path(key?), client_ca, client_auth })
+    Some(ServerTlsConfig { cert: context.path(cert?), key: context.path(key?), client_ca, client_auth })
 }
 
 /// `[admin]`
@@ -80,37 +84,41 @@ pub(super) fn admin(written: &file::AdminTable) -> AdminConfig {
 }
 
 /// `[state]`
-pub(super) fn state(written: &file::StateTable, desk: Desk<'_>, findings: &mut Diagnostics) -> StateConfig {
-    let given = written.dir.as_ref().map(|dir| &dir.0).or(desk.environment.state_directory.as_ref());
-    let dir = desk.folder.join(given.map_or(&PathBuf::from("state"), |dir| dir));
+pub(super) fn state(
+    written: &file::StateTable,
+    context: CheckContext<'_>,
+    diagnostics: &mut Diagnostics,
+) -> StateConfig {
+    let given = written.dir.as_ref().map(|dir| &dir.0).or(context.environment.state_directory.as_ref());
+    let dir = context.folder.join(given.map_or(&PathBuf::from("state"), |dir| dir));
     let place = KeyPath::at(["state", "shared"]);
     let shared = written.shared.as_ref().and_then(|shared| {
-        let url = findings.need(&shared.url, &place.key("url"), "give it, such as \"redis://127.0.0.1:6379/0\"");
+        let url = diagnostics.need(&shared.url, &place.key("url"), "give it, such as \"redis://127.0.0.1:6379/0\"");
         if shared.username.is_some() && shared.password_file.is_none() {
-            findings.missing(&place.key("password_file"), "a username needs a password");
+            diagnostics.missing(&place.key("password_file"), "a username needs a password");
         }
         let over_tls = url.is_some_and(|url| url.0.0.starts_with("rediss://"));
         if shared.ca.is_some() && url.is_some() && !over_tls {
-            findings.fault(&place.key("ca"), "needs a url that begins with \"rediss://\"");
+            diagnostics.fault(&place.key("ca"), "needs a url that begins with \"rediss://\"");
         }
         Some(SharedStateConfig {
             url: url?.0.0.clone(),
             username: shared.username.as_ref().map(|name| name.0.0.clone()),
-            password_file: desk.path_of(&shared.password_file),
-            ca: desk.path_of(&shared.ca),
+            password_file: context.path_of(&shared.password_file),
+            ca: context.path_of(&shared.ca),
         })
     });
     StateConfig { dir, shared }
 }
 
 /// `[log]`
-pub(super) fn log(written: &file::LogTable, state: &StateConfig, desk: Desk<'_>) -> LogConfig {
+pub(super) fn log(written: &file::LogTable, state: &StateConfig, context: CheckContext<'_>) -> LogConfig {
     let exchanges = match &written.exchanges {
         None => LogTarget::File(state.dir.join("exchanges.jsonl")),
         Some(target) => match target.0.to_str() {
             Some("none") => LogTarget::None,
             Some("stdout") => LogTarget::Stdout,
-            _ => LogTarget::File(desk.path(target)),
+            _ => LogTarget::File(context.path(target)),
         },
     };
     LogConfig {
@@ -124,13 +132,13 @@ pub(super) fn log(written: &file::LogTable, state: &StateConfig, desk: Desk<'_>)
 }
 
 /// `[limits]`
-pub(super) fn limits(written: &file::LimitsTable, findings: &mut Diagnostics) -> LimitsConfig {
+pub(super) fn limits(written: &file::LimitsTable, diagnostics: &mut Diagnostics) -> LimitsConfig {
     let place = KeyPath::at(["limits"]);
     if written.answer_buffer.0.0 > written.answer_body.0.0 {
-        findings.fault(&place.key("answer_buffer"), "must be at most answer_body");
+        diagnostics.fault(&place.key("answer_buffer"), "must be at most answer_body");
     }
     if written.drain_grace.0.0 > written.drain.0.0 {
-        findings.fault(&place.key("drain_grace"), "must be at most drain, which it is part of");
+        diagnostics.fault(&place.key("drain_grace"), "must be at most drain, which it is part of");
     }
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     LimitsConfig {

@@ -7,11 +7,11 @@ use std::{
 
 /// A key of the file: `services.checkout.credentials[0].access_key`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KeyPath(Vec<Part>);
+pub struct KeyPath(Vec<KeySegment>);
 
 /// One step down.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
+pub(super) enum KeySegment {
     /// Into a table.
     Key(String),
     /// Into an array.
@@ -21,28 +21,28 @@ pub(super) enum Part {
 impl KeyPath {
     /// A place from its keys; `at(["limits", "drain"])`.
     pub fn at<const N: usize>(keys: [&str; N]) -> Self {
-        Self(keys.into_iter().map(|key| Part::Key(key.to_owned())).collect())
+        Self(keys.into_iter().map(|key| KeySegment::Key(key.to_owned())).collect())
     }
 
     /// The key below it.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
-        self.and(Part::Key(key.to_owned()))
+        self.and(KeySegment::Key(key.to_owned()))
     }
 
     /// The element of it.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
-        self.and(Part::Index(index))
+        self.and(KeySegment::Index(index))
     }
 
-    pub(super) fn and(&self, part: Part) -> Self {
-        let mut parts = self.0.clone();
-        parts.push(part);
-        Self(parts)
+    pub(super) fn and(&self, part: KeySegment) -> Self {
+        let mut segments = self.0.clone();
+        segments.push(part);
+        Self(segments)
     }
 
-    pub(super) fn parts(&self) -> &[Part] {
+    pub(super) fn segments(&self) -> &[KeySegment] {
         &self.0
     }
 
@@ -56,8 +56,8 @@ impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, part) in self.0.iter().enumerate() {
             match part {
-                Part::Index(index) => write!(f, "[{index}]")?,
-                Part::Key(key) => {
+                KeySegment::Index(index) => write!(f, "[{index}]")?,
+                KeySegment::Key(key) => {
                     let dot = if at == 0 { "" } else { "." };
                     let bare =
                         !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
@@ -90,7 +90,7 @@ impl Lines {
     }
 
     /// A finding at a place.
-    pub fn finding(&self, place: &KeyPath, message: impl Into<String>) -> Diagnostic {
+    pub fn diagnostic(&self, place: &KeyPath, message: impl Into<String>) -> Diagnostic {
         Diagnostic { place: place.to_string(), message: message.into(), line: self.of(place) }
     }
 }
@@ -161,10 +161,10 @@ impl Diagnostics {
     /// what was read counts only the others.
     fn as_written(&self, place: &KeyPath) -> KeyPath {
         let mut written = KeyPath::default();
-        for part in place.parts() {
+        for part in place.segments() {
             written = match part {
-                Part::Key(_) => written.and(part.clone()),
-                Part::Index(read) => {
+                KeySegment::Key(_) => written.and(part.clone()),
+                KeySegment::Index(read) => {
                     let mut good = (0..).map(|index| written.index(index)).filter(|at| !self.broken.contains(at));
                     good.nth(*read).unwrap_or_else(|| written.index(*read))
                 }
@@ -177,7 +177,7 @@ impl Diagnostics {
         let known = place.outwards().any(|place| self.broken.contains(&place));
         let torn = self.lines.of(place).is_some_and(|line| self.torn.contains(&line));
         if !known && !torn {
-            self.faults.push(self.lines.finding(place, message));
+            self.faults.push(self.lines.diagnostic(place, message));
         }
     }
 
@@ -199,12 +199,12 @@ impl Diagnostics {
     /// A warning.
     pub(super) fn warn(&mut self, place: &KeyPath, message: impl Into<String>) {
         let place = self.as_written(place);
-        self.warnings.push(self.lines.finding(&place, message));
+        self.warnings.push(self.lines.diagnostic(&place, message));
     }
 
     /// A warning about a place that doesn't count past broken elements.
     pub(super) fn warn_as_written(&mut self, place: &KeyPath, message: &str) {
-        self.warnings.push(self.lines.finding(place, message));
+        self.warnings.push(self.lines.diagnostic(place, message));
     }
 
     /// Everything, in the order of the lines.

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 use super::{Diagnostics, KeyPath, read, service::is_class};
 use crate::config::{
     CachePolicy, Class, OperationConfig,
-    file::{self, Name, Pattern, Text},
+    file::{self, Name, Parsed, PathPattern},
 };
 
 /// The rows that the binary brings along.
@@ -17,7 +17,7 @@ const BUILT_IN: &str = include_str!("../../../config/operations.toml");
 /// Of a new row that doesn't say.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-type Rows = BTreeMap<Text<Name>, file::OperationTable>;
+type Rows = BTreeMap<Parsed<Name>, file::OperationTable>;
 
 /// The table inside the binary.
 pub(super) struct BuiltIn {
@@ -39,14 +39,14 @@ pub(super) fn built_in() -> BuiltIn {
 /// The rows, and their faults: a test holds that there are none.
 fn read_built_in() -> (Vec<OperationConfig>, Diagnostics) {
     let tree = read::parse(BUILT_IN);
-    let mut findings = Diagnostics::new(tree.lines(BUILT_IN));
-    let file = tree.read(BUILT_IN, &mut findings);
-    let row = |(name, row): (&Text<Name>, &file::OperationTable)| {
+    let mut diagnostics = Diagnostics::new(tree.lines(BUILT_IN));
+    let file = tree.read(BUILT_IN, &mut diagnostics);
+    let row = |(name, row): (&Parsed<Name>, &file::OperationTable)| {
         let place = KeyPath::at(["operations", &name.0.0]);
-        new_row(&name.0.0, row, &place, &mut findings)
+        new_row(&name.0.0, row, &place, &mut diagnostics)
     };
     let rows: Vec<_> = file.operations.iter().filter_map(row).collect();
-    (rows, findings)
+    (rows, diagnostics)
 }
 
 /// Names of the rows.
@@ -55,23 +55,23 @@ pub(super) fn names(operations: &[OperationConfig]) -> impl Iterator<Item = &str
 }
 
 /// The whole table, in the order of the names.
-pub(super) fn table(written: &Rows, findings: &mut Diagnostics) -> Vec<OperationConfig> {
+pub(super) fn table(written: &Rows, diagnostics: &mut Diagnostics) -> Vec<OperationConfig> {
     let built_in = built_in();
     let mut table: BTreeMap<String, OperationConfig> =
         built_in.rows.iter().map(|row| (row.name.clone(), row.clone())).collect();
     for (name, row) in written {
         let (name, place) = (name.0.0.as_str(), KeyPath::at(["operations", &name.0.0]));
         let made = match built_in.row(name) {
-            Some(base) => laid_over(base, row, &place, findings),
-            None => new_row(name, row, &place, findings),
+            Some(base) => laid_over(base, row, &place, diagnostics),
+            None => new_row(name, row, &place, diagnostics),
         };
         if let Some(row) = made {
-            check_row(&row, &place, findings);
+            check_row(&row, &place, diagnostics);
             table.insert(row.name.clone(), row);
         }
     }
     let table: Vec<OperationConfig> = table.into_values().collect();
-    conflicts::check(written, &table, &built_in, findings);
+    conflicts::check(written, &table, &built_in, diagnostics);
     table
 }
 
@@ -80,16 +80,16 @@ fn new_row(
     name: &str,
     row: &file::OperationTable,
     place: &KeyPath,
-    findings: &mut Diagnostics,
+    diagnostics: &mut Diagnostics,
 ) -> Option<OperationConfig> {
     if is_class(name) {
-        findings.fault(place, "must not have the name of a class: `allow` could not tell them apart");
+        diagnostics.fault(place, "must not have the name of a class: `allow` could not tell them apart");
     }
-    let method = findings.need(&row.method, &place.key("method"), "a new operation needs it");
-    let path = findings.need(&row.path, &place.key("path"), "a new operation needs it");
-    let class = findings.need(&row.class, &place.key("class"), "a new operation needs it");
+    let method = diagnostics.need(&row.method, &place.key("method"), "a new operation needs it");
+    let path = diagnostics.need(&row.path, &place.key("path"), "a new operation needs it");
+    let class = diagnostics.need(&row.class, &place.key("class"), "a new operation needs it");
     if let Some(cache) = &row.cache {
-        findings.need(&cache.fresh, &place.key("cache").key("fresh"), "say how long a stored answer is given out");
+        diagnostics.need(&cache.fresh, &place.key("cache").key("fresh"), "say how long a stored answer is given out");
     }
     let base = OperationConfig {
         name: name.to_owned(),
@@ -111,25 +111,25 @@ fn laid_over(
     base: &OperationConfig,
     row: &file::OperationTable,
     place: &KeyPath,
-    findings: &mut Diagnostics,
+    diagnostics: &mut Diagnostics,
 ) -> Option<OperationConfig> {
     if let (Class::Order | Class::Account, Some(class)) = (base.class, row.class)
         && class != base.class
     {
         let class = if base.class == Class::Order { "order" } else { "account" };
         let message = format!("must stay \"{class}\": the built-in operation is as powerful as that under any class");
-        findings.fault(&place.key("class"), message);
+        diagnostics.fault(&place.key("class"), message);
     }
     if base.cache.is_none()
         && let Some(cache) = &row.cache
     {
-        findings.need(&cache.fresh, &place.key("cache").key("fresh"), "say how long a stored answer is given out");
+        diagnostics.need(&cache.fresh, &place.key("cache").key("fresh"), "say how long a stored answer is given out");
     }
     Some(lay_over(base.clone(), row))
 }
 
 fn lay_over(base: OperationConfig, row: &file::OperationTable) -> OperationConfig {
-    let patterns = |list: &Vec<Text<Pattern>>| list.iter().map(|pattern| pattern.0.0.clone()).collect();
+    let patterns = |list: &Vec<Parsed<PathPattern>>| list.iter().map(|pattern| pattern.0.0.clone()).collect();
     OperationConfig {
         name: base.name,
         api: row.api.or(base.api),
@@ -163,25 +163,26 @@ fn cache_over(base: Option<CachePolicy>, cache: &file::CachePolicyTable) -> Opti
 }
 
 /// What must hold of every row.
-fn check_row(row: &OperationConfig, place: &KeyPath, findings: &mut Diagnostics) {
+fn check_row(row: &OperationConfig, place: &KeyPath, diagnostics: &mut Diagnostics) {
     match row.class {
         Class::Unlisted => {
-            findings.fault(&place.key("class"), "must be another class: \"unlisted\" is what no row matches");
+            diagnostics.fault(&place.key("class"), "must be another class: \"unlisted\" is what no row matches");
         }
         Class::Order | Class::Account if row.cache.is_some() => {
-            findings.fault(&place.key("cache"), "must be absent: answers of class order and account are never stored");
+            diagnostics
+                .fault(&place.key("cache"), "must be absent: answers of class order and account are never stored");
         }
         _ => {}
     }
     if let Some(cache) = &row.cache {
         if !cache.stale_if_error.is_zero() && cache.stale_if_error < cache.fresh {
             let message = "is shorter than fresh, so it has no effect: it counts from the storing of the answer too";
-            findings.warn(&place.key("cache").key("stale_if_error"), message);
+            diagnostics.warn(&place.key("cache").key("stale_if_error"), message);
         }
         if row.name.ends_with(".tariff_instant") {
             let message =
                 "stores quotes that hold a tariff_id: it dies after five minutes and may serve only one order";
-            findings.warn(&place.key("cache"), message);
+            diagnostics.warn(&place.key("cache"), message);
         }
     }
 }
@@ -189,13 +190,13 @@ fn check_row(row: &OperationConfig, place: &KeyPath, findings: &mut Diagnostics)
 /// Checks the built-in table itself.
 #[cfg(test)]
 pub(super) fn built_in_faults() -> Vec<super::Diagnostic> {
-    let (rows, mut findings) = read_built_in();
+    let (rows, mut diagnostics) = read_built_in();
     for row in &rows {
-        check_row(row, &KeyPath::at(["operations", &row.name]), &mut findings);
+        check_row(row, &KeyPath::at(["operations", &row.name]), &mut diagnostics);
     }
-    let file = read::parse(BUILT_IN).read(BUILT_IN, &mut findings);
-    conflicts::check(&file.operations, &rows, &BuiltIn { rows: rows.clone() }, &mut findings);
-    let (mut faults, warnings, _) = findings.end();
+    let file = read::parse(BUILT_IN).read(BUILT_IN, &mut diagnostics);
+    conflicts::check(&file.operations, &rows, &BuiltIn { rows: rows.clone() }, &mut diagnostics);
+    let (mut faults, warnings, _) = diagnostics.end();
     faults.extend(warnings);
     faults
 }

@@ -2,7 +2,7 @@
 //!
 //! Whoever makes one work deletes its line here.
 
-use super::{Diagnostics, KeyPath, key_path::Part, read::Tree};
+use super::{Diagnostics, KeyPath, key_path::KeySegment, read::Tree};
 
 /// Keys; `*` is any name.
 const PENDING: [&[&str]; 5] = [
@@ -15,18 +15,18 @@ const PENDING: [&[&str]; 5] = [
 ];
 
 /// Warns of every such key that the file sets.
-pub(super) fn warn(tree: &Tree<'_>, findings: &mut Diagnostics) {
+pub(super) fn warn(tree: &Tree<'_>, diagnostics: &mut Diagnostics) {
     tree.walk(|place, _| {
         if PENDING.iter().any(|pattern| matches(place, pattern)) {
-            findings.warn_as_written(place, "is set, but this version does not obey it yet");
+            diagnostics.warn_as_written(place, "is set, but this version does not obey it yet");
         }
     });
 }
 
 fn matches(place: &KeyPath, pattern: &[&str]) -> bool {
-    place.parts().len() == pattern.len()
-        && place.parts().iter().zip(pattern).all(|(part, wanted)| match part {
-            Part::Key(key) => *wanted == "*" || key == wanted,
-            Part::Index(_) => false,
+    place.segments().len() == pattern.len()
+        && place.segments().iter().zip(pattern).all(|(part, wanted)| match part {
+            KeySegment::Key(key) => *wanted == "*" || key == wanted,
+            KeySegment::Index(_) => false,
         })
 }

@@ -18,8 +18,8 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use self::node::{Node, Refused};
-use super::key_path::{Diagnostics, KeyPath, Lines, Part};
+use self::node::{Node, ReadError};
+use super::key_path::{Diagnostics, KeyPath, KeySegment, Lines};
 use crate::config::file::ConfigFile;
 
 /// A parsed file.
@@ -51,32 +51,32 @@ impl Tree<'_> {
     }
 
     /// The file as written, without what can't be used; that is reported.
-    pub(super) fn read(&self, text: &str, findings: &mut Diagnostics) -> ConfigFile {
+    pub(super) fn read(&self, text: &str, diagnostics: &mut Diagnostics) -> ConfigFile {
         let counter = LineCounter::new(text);
         // keys below a header that can't be read fall to the table before it, and look unknown there
         let mut torn_header = false;
         for error in &self.errors {
             let at = error.span().map_or(text.len(), |span| span.start);
             let line = counter.line(at);
-            findings.torn(line, syntax(error.message()));
+            diagnostics.torn(line, syntax(error.message()));
             torn_header |= text.lines().nth(line - 1).is_some_and(|line| line.trim_start().starts_with('['));
         }
-        let reading = Reading::default();
+        let skipped = SkippedPaths::default();
         loop {
-            let round = ConfigFile::deserialize(Node::root(self.root.get_ref(), &reading));
-            for unknown in reading.take_notes() {
+            let round = ConfigFile::deserialize(Node::root(self.root.get_ref(), &skipped));
+            for unknown in skipped.take_notes() {
                 let place = unknown.place.unwrap_or_default();
-                if reading.pass_over(&place) && !torn_header {
-                    findings.broken(&place, unknown.message);
+                if skipped.pass_over(&place) && !torn_header {
+                    diagnostics.broken(&place, unknown.message);
                 }
             }
-            if let Err(refused) = &round {
-                let place = refused.place.clone().unwrap_or_default();
-                if !reading.pass_over(&place) {
+            if let Err(error) = &round {
+                let place = error.place.clone().unwrap_or_default();
+                if !skipped.pass_over(&place) {
                     // what was passed over can't be refused again; if it is, there is no progress: never loop
                     return ConfigFile::default();
                 }
-                findings.broken(&place, refused.message.clone());
+                diagnostics.broken(&place, error.message.clone());
             }
             if let Ok(file) = round {
                 return file;
@@ -103,7 +103,7 @@ fn walk_value(value: &DeValue<'_>, place: &KeyPath, visit: &mut impl FnMut(&KeyP
         DeValue::Table(table) => walk_table(table, place, visit),
         DeValue::Array(array) => {
             for (index, element) in array.iter().enumerate() {
-                let place = place.and(Part::Index(index));
+                let place = place.and(KeySegment::Index(index));
                 visit(&place, element.span().start);
                 walk_value(element.get_ref(), &place, visit);
             }
@@ -114,27 +114,27 @@ fn walk_value(value: &DeValue<'_>, place: &KeyPath, visit: &mut impl FnMut(&KeyP
 
 /// What is passed over, and what is to be from the next round on.
 #[derive(Default)]
-pub(super) struct Reading {
-    refused: RefCell<BTreeSet<KeyPath>>,
-    notes: RefCell<Vec<Refused>>,
+pub(super) struct SkippedPaths {
+    error: RefCell<BTreeSet<KeyPath>>,
+    notes: RefCell<Vec<ReadError>>,
 }
 
-impl Reading {
+impl SkippedPaths {
     /// Marks a place; true if it wasn't marked before.
     fn pass_over(&self, place: &KeyPath) -> bool {
-        self.refused.borrow_mut().insert(place.clone())
+        self.error.borrow_mut().insert(place.clone())
     }
 
     /// Whether the place wasn't refused in an earlier round.
     fn is_good(&self, place: &KeyPath) -> bool {
-        !self.refused.borrow().contains(place)
+        !self.error.borrow().contains(place)
     }
 
-    fn note(&self, refused: Refused) {
-        self.notes.borrow_mut().push(refused);
+    fn note(&self, error: ReadError) {
+        self.notes.borrow_mut().push(error);
     }
 
-    fn take_notes(&self) -> Vec<Refused> {
+    fn take_notes(&self) -> Vec<ReadError> {
         self.notes.take()
     }
 }

@@ -10,77 +10,77 @@ use crate::config::{AccountConfig, ClientAuth, Config, KeySource, OperationConfi
 const ROUNDING: f64 = 1e-9;
 
 /// Checks sections that are checked by themselves. An account is `None` after a fault of its own.
-pub(super) fn check(accounts: &[Option<AccountConfig>], config: &Config, findings: &mut Diagnostics) {
+pub(super) fn check(accounts: &[Option<AccountConfig>], config: &Config, diagnostics: &mut Diagnostics) {
     for (index, account) in accounts.iter().enumerate() {
         let services: Vec<&ServiceConfig> = config.services.iter().filter(|service| service.account == index).collect();
-        shares(&services, findings);
+        shares(&services, diagnostics);
         if let Some(account) = account {
-            quotas(account, &services, findings);
-            costs(account, &config.operations, findings);
+            quotas(account, &services, diagnostics);
+            costs(account, &config.operations, diagnostics);
         }
     }
-    copies(config, findings);
+    copies(config, diagnostics);
     let asked_for = config.listen.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::None);
     for service in config.services.iter().filter(|service| !service.identities.is_empty() && !asked_for) {
         let place = KeyPath::at(["services", &service.name, "identities"]);
-        findings.warn(&place, "prove nothing as long as listen.tls asks for no client certificate (client_auth)");
+        diagnostics.warn(&place, "prove nothing as long as listen.tls asks for no client certificate (client_auth)");
     }
-    if config.services.is_empty() && !findings.lines().holds(&KeyPath::at(["services"])) {
-        findings.warn(&KeyPath::at(["services"]), "there is none: every request is refused");
+    if config.services.is_empty() && !diagnostics.lines().holds(&KeyPath::at(["services"])) {
+        diagnostics.warn(&KeyPath::at(["services"]), "there is none: every request is refused");
     }
 }
 
 /// Two accounts that write one copy would take each other's away.
-fn copies(config: &Config, findings: &mut Diagnostics) {
+fn copies(config: &Config, diagnostics: &mut Diagnostics) {
     let mut seen = BTreeSet::new();
     for account in &config.accounts {
         if let KeySource::Vault { sealed_copy: Some(copy), .. } = &account.keys
             && !seen.insert(&copy.path)
         {
             let place = KeyPath::at(["accounts", &account.name, "keys", "sealed_copy", "path"]);
-            findings.fault(&place, "is another account's copy too");
+            diagnostics.fault(&place, "is another account's copy too");
         }
     }
 }
 
 /// The guaranteed parts are parts of one whole.
-fn shares(services: &[&ServiceConfig], findings: &mut Diagnostics) {
+fn shares(services: &[&ServiceConfig], diagnostics: &mut Diagnostics) {
     let mut sum = 0.0;
     for service in services {
         sum += service.share;
         if sum > 1.0 + ROUNDING {
             let message = "makes the shares of the services of its account add up to more than 1";
-            findings.fault(&KeyPath::at(["services", &service.name, "share"]), message);
+            diagnostics.fault(&KeyPath::at(["services", &service.name, "share"]), message);
             return;
         }
     }
 }
 
 /// Services may be promised more than there is; somebody should know.
-fn quotas(account: &AccountConfig, services: &[&ServiceConfig], findings: &mut Diagnostics) {
+fn quotas(account: &AccountConfig, services: &[&ServiceConfig], diagnostics: &mut Diagnostics) {
     let place = KeyPath::at(["accounts", &account.name, "budget"]);
     let asked: u64 = services.iter().filter_map(|s| s.quota.second).map(|rate| u64::from(rate.per_second)).sum();
     if let Some(rate) = account.budget.second
         && asked > u64::from(rate.per_second)
     {
         let message = format!("the quotas of its services add up to {asked} a second, which is more than the budget");
-        findings.warn(&place.key("per_second"), message);
+        diagnostics.warn(&place.key("per_second"), message);
     }
     let asked = services.iter().filter_map(|service| service.quota.day).fold(0, u64::saturating_add);
     if let Some(day) = account.budget.day
         && asked > day
     {
         let message = format!("the quotas of its services add up to {asked} a day, which is more than the budget");
-        findings.warn(&place.key("per_day"), message);
+        diagnostics.warn(&place.key("per_day"), message);
     }
 }
 
 /// An operation that costs more than can ever be saved up could never be sent.
-fn costs(account: &AccountConfig, operations: &[OperationConfig], findings: &mut Diagnostics) {
+fn costs(account: &AccountConfig, operations: &[OperationConfig], diagnostics: &mut Diagnostics) {
     let second = account.budget.second.map_or(u64::MAX, |rate| u64::from(rate.burst));
     let most = second.min(account.budget.day.unwrap_or(u64::MAX));
     for operation in operations.iter().filter(|operation| u64::from(operation.cost) > most) {
         let message = format!("must be at most {most}, the budget that account {} has at once", account.name);
-        findings.fault(&KeyPath::at(["operations", &operation.name, "cost"]), message);
+        diagnostics.fault(&KeyPath::at(["operations", &operation.name, "cost"]), message);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Diagnostics, KeyPath, account::rate, operation::names, spelling::unknown};
 use crate::config::{
     Class, CredentialConfig, OperationConfig, QuotaConfig, ServiceConfig,
-    file::{self, ConfigFile, Name, Text},
+    file::{self, ConfigFile, Name, Parsed},
 };
 
 /// The classes by the words of the file.
@@ -30,29 +30,29 @@ pub(super) fn is_class(name: &str) -> bool {
 pub(super) fn check(
     written: &ConfigFile,
     operations: &[OperationConfig],
-    findings: &mut Diagnostics,
+    diagnostics: &mut Diagnostics,
 ) -> Vec<ServiceConfig> {
-    let mut seen = Seen::default();
+    let mut seen = FirstUses::default();
     let mut services = Vec::new();
     for (name, service) in &written.services {
         let place = KeyPath::at(["services", &name.0.0]);
-        let account = account(service, &place, written, findings);
-        let (allow_classes, allow_operations) = allowed(&service.allow, &place.key("allow"), operations, findings);
-        let credentials = credentials(service, &place, &mut seen, findings);
+        let account = account(service, &place, written, diagnostics);
+        let (allow_classes, allow_operations) = allowed(&service.allow, &place.key("allow"), operations, diagnostics);
+        let credentials = credentials(service, &place, &mut seen, diagnostics);
         let quota = &service.quota;
         services.push(ServiceConfig {
             name: name.0.0.clone(),
             account,
             priority: service.priority,
             quota: QuotaConfig {
-                second: rate((quota.per_second, quota.burst), &place.key("quota"), findings),
+                second: rate((quota.per_second, quota.burst), &place.key("quota"), diagnostics),
                 day: quota.per_day.map(|count| count.0),
             },
             share: service.share.0,
             allow_classes,
             allow_operations,
             credentials,
-            identities: identities(service, &place, &mut seen, findings),
+            identities: identities(service, &place, &mut seen, diagnostics),
             charge_hits_second: service.charge_hits.second,
             charge_hits_day: service.charge_hits.day,
             force_refresh: service.force_refresh,
@@ -63,22 +63,27 @@ pub(super) fn check(
 
 /// What must be unique in the file, with the place of the first.
 #[derive(Default)]
-struct Seen {
+struct FirstUses {
     access_keys: BTreeMap<String, KeyPath>,
     identities: BTreeMap<String, KeyPath>,
 }
 
 /// The index of the service's account; that of none after a fault.
-fn account(service: &file::ServiceTable, place: &KeyPath, written: &ConfigFile, findings: &mut Diagnostics) -> usize {
+fn account(
+    service: &file::ServiceTable,
+    place: &KeyPath,
+    written: &ConfigFile,
+    diagnostics: &mut Diagnostics,
+) -> usize {
     let place = place.key("account");
-    let Some(name) = findings.need(&service.account, &place, "name the account that the service uses") else {
+    let Some(name) = diagnostics.need(&service.account, &place, "name the account that the service uses") else {
         return usize::MAX;
     };
     // the accounts of the `Config` are in the order of their names too
     written.accounts.keys().position(|account| account == name).unwrap_or_else(|| {
         // an account whose table is broken is there all the same
-        if !findings.lines().holds(&KeyPath::at(["accounts", &name.0.0])) {
-            findings
+        if !diagnostics.lines().holds(&KeyPath::at(["accounts", &name.0.0])) {
+            diagnostics
                 .fault(&place, unknown("account", &name.0.0, written.accounts.keys().map(|name| name.0.0.as_str())));
         }
         usize::MAX
@@ -86,10 +91,10 @@ fn account(service: &file::ServiceTable, place: &KeyPath, written: &ConfigFile, 
 }
 
 fn allowed(
-    written: &[Text<Name>],
+    written: &[Parsed<Name>],
     place: &KeyPath,
     operations: &[OperationConfig],
-    findings: &mut Diagnostics,
+    diagnostics: &mut Diagnostics,
 ) -> (Vec<Class>, Vec<String>) {
     let (mut classes, mut listed) = (Vec::new(), Vec::new());
     for (index, word) in written.iter().enumerate() {
@@ -98,7 +103,7 @@ fn allowed(
             if *class == Class::Unlisted {
                 let message = "may send anything that no operation lists, as powerful as \"order\"; list what it needs \
                                as operations instead";
-                findings.warn(&place, message);
+                diagnostics.warn(&place, message);
             }
             if !classes.contains(class) {
                 classes.push(*class);
@@ -109,11 +114,11 @@ fn allowed(
             }
         } else {
             let known = CLASSES.iter().map(|(name, _)| *name).chain(names(operations));
-            findings.fault(&place, unknown("class or operation", word, known));
+            diagnostics.fault(&place, unknown("class or operation", word, known));
         }
     }
     if written.is_empty() {
-        findings.warn(place, "is empty: the service may call nothing");
+        diagnostics.warn(place, "is empty: the service may call nothing");
     }
     (classes, listed)
 }
@@ -121,26 +126,26 @@ fn allowed(
 fn credentials(
     service: &file::ServiceTable,
     place: &KeyPath,
-    seen: &mut Seen,
-    findings: &mut Diagnostics,
+    seen: &mut FirstUses,
+    diagnostics: &mut Diagnostics,
 ) -> Vec<CredentialConfig> {
     let list = place.key("credentials");
     if service.credentials.is_empty() && service.identities.is_empty() {
         let remedy = "a service needs a credential (`fastrac-gateway service issue` makes one) or an identity";
-        findings.missing(&list, remedy);
+        diagnostics.missing(&list, remedy);
     }
     if service.credentials.len() > LIVE_CREDENTIALS {
-        findings.fault(&list, format!("must hold at most {LIVE_CREDENTIALS}: remove what is no longer used"));
+        diagnostics.fault(&list, format!("must hold at most {LIVE_CREDENTIALS}: remove what is no longer used"));
     }
     let mut credentials = Vec::new();
     for (index, written) in service.credentials.iter().enumerate() {
         let place = list.index(index);
         let remedy = "`fastrac-gateway service issue` makes one";
-        let access_key = findings.need(&written.access_key, &place.key("access_key"), remedy);
-        let digest = findings.need(&written.secret_sha256, &place.key("secret_sha256"), remedy);
+        let access_key = diagnostics.need(&written.access_key, &place.key("access_key"), remedy);
+        let digest = diagnostics.need(&written.secret_sha256, &place.key("secret_sha256"), remedy);
         if let Some(key) = access_key {
             let key_place = place.key("access_key");
-            once(&mut seen.access_keys, &key.0.0, &key_place, findings);
+            once(&mut seen.access_keys, &key.0.0, &key_place, diagnostics);
         }
         if let (Some(key), Some(digest)) = (access_key, digest) {
             credentials.push(CredentialConfig { access_key: key.0.0.clone(), secret_sha256: digest.0.0 });
@@ -152,24 +157,24 @@ fn credentials(
 fn identities(
     service: &file::ServiceTable,
     place: &KeyPath,
-    seen: &mut Seen,
-    findings: &mut Diagnostics,
+    seen: &mut FirstUses,
+    diagnostics: &mut Diagnostics,
 ) -> Vec<String> {
     let list = place.key("identities");
     // DNS names are compared without case (RFC 5280 section 7.2), URIs as they are.
     let canonical = |name: &str| if name.contains("://") { name.to_owned() } else { name.to_ascii_lowercase() };
     let identities: Vec<String> = service.identities.iter().map(|identity| canonical(&identity.0.0)).collect();
     for (index, identity) in identities.iter().enumerate() {
-        once(&mut seen.identities, identity, &list.index(index), findings);
+        once(&mut seen.identities, identity, &list.index(index), diagnostics);
     }
     identities
 }
 
 /// No two services may be proved by the same thing.
-fn once(seen: &mut BTreeMap<String, KeyPath>, value: &str, place: &KeyPath, findings: &mut Diagnostics) {
+fn once(seen: &mut BTreeMap<String, KeyPath>, value: &str, place: &KeyPath, diagnostics: &mut Diagnostics) {
     if let Some(first) = seen.get(value) {
-        let line = findings.lines().of(first).map_or(String::new(), |line| format!(" on line {line}"));
-        findings.fault(place, format!("must be unique in the file, and stands at {first}{line} too"));
+        let line = diagnostics.lines().of(first).map_or(String::new(), |line| format!(" on line {line}"));
+        diagnostics.fault(place, format!("must be unique in the file, and stands at {first}{line} too"));
     } else {
         seen.insert(value.to_owned(), place.clone());
     }

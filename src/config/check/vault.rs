@@ -2,14 +2,18 @@
 
 use std::path::PathBuf;
 
-use super::{Desk, Diagnostics, KeyPath, account::vault_path};
+use super::{CheckContext, Diagnostics, KeyPath, account::vault_path};
 use crate::config::{
     VaultAuth, VaultConfig,
-    file::{self, BaseUrl, KeySourceName, VaultMethod, Written as _},
+    file::{self, BaseUrl, KeySourceName, TextValue as _, VaultMethod},
 };
 
 /// The vault, if the file has one or an account's keys come from it.
-pub(super) fn check(written: &file::ConfigFile, desk: Desk<'_>, findings: &mut Diagnostics) -> Option<VaultConfig> {
+pub(super) fn check(
+    written: &file::ConfigFile,
+    context: CheckContext<'_>,
+    diagnostics: &mut Diagnostics,
+) -> Option<VaultConfig> {
     let user = written
         .accounts
         .iter()
@@ -24,20 +28,20 @@ pub(super) fn check(written: &file::ConfigFile, desk: Desk<'_>, findings: &mut D
         _ => None,
     };
     let vault = written.vault.clone().unwrap_or_default();
-    let address = address(&vault, wanted_by.as_ref(), desk, findings);
+    let address = address(&vault, wanted_by.as_ref(), context, diagnostics);
     let auth = match &vault.auth {
-        Some(auth) => login(auth, &place.key("auth"), desk, findings),
-        None if desk.environment.vault_token => Some(VaultAuth::Token { token_file: None }),
+        Some(auth) => login(auth, &place.key("auth"), context, diagnostics),
+        None if context.environment.vault_token => Some(VaultAuth::Token { token_file: None }),
         None => {
             let place = wanted_by.unwrap_or_else(|| place.key("auth"));
-            findings.fault(&place, "needs a login to the vault: set vault.auth, or VAULT_TOKEN");
+            diagnostics.fault(&place, "needs a login to the vault: set vault.auth, or VAULT_TOKEN");
             None
         }
     };
-    let environment = desk.environment;
+    let environment = context.environment;
     Some(VaultConfig {
         address: address?,
-        ca: desk.path_of(&vault.ca).or_else(|| environment.vault_ca.clone()),
+        ca: context.path_of(&vault.ca).or_else(|| environment.vault_ca.clone()),
         namespace: vault.namespace.map(|name| name.0.0).or_else(|| environment.vault_namespace.clone()),
         poll: vault.poll.0.0,
         auth: auth?,
@@ -47,40 +51,40 @@ pub(super) fn check(written: &file::ConfigFile, desk: Desk<'_>, findings: &mut D
 fn address(
     vault: &file::VaultTable,
     wanted_by: Option<&KeyPath>,
-    desk: Desk<'_>,
-    findings: &mut Diagnostics,
+    context: CheckContext<'_>,
+    diagnostics: &mut Diagnostics,
 ) -> Option<String> {
     let own = KeyPath::at(["vault", "address"]);
     let place = wanted_by.unwrap_or(&own);
-    let url = match (&vault.address, &desk.environment.vault_address) {
+    let url = match (&vault.address, &context.environment.vault_address) {
         (Some(url), _) => url.0.clone(),
         (None, Some(text)) => match BaseUrl::parse(text) {
             Ok(url) => url,
             Err(message) => {
-                findings.fault(place, format!("takes the vault's address from VAULT_ADDR, which {message}"));
+                diagnostics.fault(place, format!("takes the vault's address from VAULT_ADDR, which {message}"));
                 return None;
             }
         },
         (None, None) => {
-            findings.fault(place, "needs the vault's address: set vault.address, or VAULT_ADDR");
+            diagnostics.fault(place, "needs the vault's address: set vault.address, or VAULT_ADDR");
             return None;
         }
     };
     if !url.tls && !url.is_loopback() {
-        findings.fault(place, "must be https:// unless the vault is on loopback: keys would travel in the clear");
+        diagnostics.fault(place, "must be https:// unless the vault is on loopback: keys would travel in the clear");
     }
-    Some(url.written())
+    Some(url.to_text())
 }
 
 /// A login: the keys that its method needs, and no others.
 fn login(
     auth: &file::VaultAuthTable,
     place: &KeyPath,
-    desk: Desk<'_>,
-    findings: &mut Diagnostics,
+    context: CheckContext<'_>,
+    diagnostics: &mut Diagnostics,
 ) -> Option<VaultAuth> {
     let remedy = "one of \"token\", \"approle\", \"kubernetes\", \"jwt\", \"cert\"";
-    let method = *findings.need(&auth.method, &place.key("method"), remedy)?;
+    let method = *diagnostics.need(&auth.method, &place.key("method"), remedy)?;
     let (needs, takes): (&[&str], &[&str]) = match method {
         VaultMethod::Token => (&[], &["token_file"]),
         VaultMethod::AppRole => (&["role_id", "secret_id_file"], &["mount"]),
@@ -97,18 +101,18 @@ fn login(
     let given = texts.map(|(key, text)| (key, text.is_some())).into_iter();
     for (key, given) in given.chain(paths.map(|(key, path)| (key, path.is_some()))) {
         if given && !needs.contains(&key) && !takes.contains(&key) {
-            findings.fault(&place.key(key), format!("does not belong to method {:?}", method.as_str()));
+            diagnostics.fault(&place.key(key), format!("does not belong to method {:?}", method.as_str()));
         } else if !given && needs.contains(&key) {
-            findings.missing(&place.key(key), &format!("method {:?} needs it", method.as_str()));
+            diagnostics.missing(&place.key(key), &format!("method {:?} needs it", method.as_str()));
         }
     }
-    if method == VaultMethod::Token && auth.token_file.is_none() && !desk.environment.vault_token {
-        findings.missing(&place.key("token_file"), "name the file with the token, or set VAULT_TOKEN");
+    if method == VaultMethod::Token && auth.token_file.is_none() && !context.environment.vault_token {
+        diagnostics.missing(&place.key("token_file"), "name the file with the token, or set VAULT_TOKEN");
     }
-    let text = |text: &Option<file::Text<file::Phrase>>| text.as_ref().map(|text| text.0.0.clone());
-    let path = |path: &Option<file::Text<PathBuf>>| desk.path_of(path);
+    let text = |text: &Option<file::Parsed<file::NonBlank>>| text.as_ref().map(|text| text.0.0.clone());
+    let path = |path: &Option<file::Parsed<PathBuf>>| context.path_of(path);
     let mount = text(&auth.mount).unwrap_or_else(|| method.as_str().to_owned());
-    let mount = vault_path(&mount, &place.key("mount"), findings);
+    let mount = vault_path(&mount, &place.key("mount"), diagnostics);
     Some(match method {
         VaultMethod::Token => VaultAuth::Token { token_file: path(&auth.token_file) },
         VaultMethod::AppRole => {

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BaseUrl, Count, DAY, Fraction, HOUR, MINUTE, Name, Phrase, ProxyUrl, SECOND, Span, Text, Variable};
+use super::{
+    BaseUrl, BoundedDuration, DAY, Fraction, HOUR, MINUTE, Name, NonBlank, Parsed, PositiveInteger, ProxyUrl, SECOND,
+    VariableName,
+};
 
 /// One Fastrac partner account.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -15,7 +18,7 @@ pub struct AccountTable {
     /// `allow_cleartext`.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub base_url: Option<Text<BaseUrl>>,
+    pub base_url: Option<Parsed<BaseUrl>>,
     /// How the key pair is shown.
     pub auth: AuthSetting,
     /// Where `v1` operations have another address, prefix or style.
@@ -26,10 +29,10 @@ pub struct AccountTable {
     pub v2: Option<VersionTable>,
     /// PEM file: roots of Fastrac's certificate, instead of the platform's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca: Option<Text<PathBuf>>,
+    pub ca: Option<Parsed<PathBuf>>,
     /// HTTP CONNECT proxy on the way to Fastrac.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub proxy: Option<Text<ProxyUrl>>,
+    pub proxy: Option<Parsed<ProxyUrl>>,
     /// Whether keys may travel over plain "http://" to another host.
     pub allow_cleartext: bool,
     /// Where the key pair comes from.
@@ -39,11 +42,11 @@ pub struct AccountTable {
     /// How a pair gives way to the next.
     pub rotation: RotationTable,
     /// The operation that proves a new pair: a GET lookup without `{name}` segments.
-    pub verify: Text<Name>,
+    pub verify: Parsed<Name>,
     /// What the gateway may ask of Fastrac.
     pub budget: BudgetTable,
     /// IANA zone in which the day turns.
-    pub day_zone: Text<jiff::tz::TimeZone>,
+    pub day_zone: Parsed<jiff::tz::TimeZone>,
     /// When the account is given a rest.
     pub breaker: BreakerTable,
     /// What `success:false` with these messages means, whatever the status: whole text, trimmed, any case.
@@ -62,10 +65,10 @@ impl Default for AccountTable {
             allow_cleartext: false,
             keys: None,
             rotation: RotationTable::default(),
-            verify: Text(Name("v2.province".to_owned())),
+            verify: Parsed(Name("v2.province".to_owned())),
             budget: BudgetTable::default(),
             // bundled in the binary; WIB has had no summer time since 1964
-            day_zone: Text(jiff::tz::TimeZone::get("Asia/Jakarta").unwrap_or(jiff::tz::TimeZone::UTC)),
+            day_zone: Parsed(jiff::tz::TimeZone::get("Asia/Jakarta").unwrap_or(jiff::tz::TimeZone::UTC)),
             breaker: BreakerTable::default(),
             messages: MessagesTable::default(),
         }
@@ -93,7 +96,7 @@ pub enum AuthSetting {
 pub struct VersionTable {
     /// Its address; absent: the account's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub base_url: Option<Text<BaseUrl>>,
+    pub base_url: Option<Parsed<BaseUrl>>,
     /// Its style; absent: the account's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthSetting>,
@@ -110,22 +113,22 @@ pub struct KeysTable {
     /// "file": TOML file with one table an account, encrypted with age if it ends in ".age". "directory": folder with
     /// files access_key and secret_key. "vault": path of the secret.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<Text<PathBuf>>,
+    pub path: Option<Parsed<PathBuf>>,
     /// "file": age identity, for a path that ends in ".age".
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub identity: Option<Text<PathBuf>>,
+    pub identity: Option<Parsed<PathBuf>>,
     /// "vault": where the KV engine is mounted; absent: "secret".
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mount: Option<Text<Phrase>>,
+    pub mount: Option<Parsed<NonBlank>>,
     /// "vault": a copy on disk for a restart while the vault is down, encrypted with age.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sealed_copy: Option<SealedCopyTable>,
     /// "env": name of the variable that holds the access key.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub access_key: Option<Text<Variable>>,
+    pub access_key: Option<Parsed<VariableName>>,
     /// "env": name of the variable that holds the secret key.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub secret_key: Option<Text<Variable>>,
+    pub secret_key: Option<Parsed<VariableName>>,
 }
 
 /// `keys.sealed_copy`: a copy of a vault's pair.
@@ -135,11 +138,11 @@ pub struct SealedCopyTable {
     /// Where the gateway writes it; ends in ".age".
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<Text<PathBuf>>,
+    pub path: Option<Parsed<PathBuf>>,
     /// File with the age identity that it is encrypted to.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub identity: Option<Text<PathBuf>>,
+    pub identity: Option<Parsed<PathBuf>>,
 }
 
 /// A kind of key source.
@@ -173,16 +176,20 @@ impl KeySourceName {
 #[serde(deny_unknown_fields, default)]
 pub struct RotationTable {
     /// How long the previous pair may serve; zero: not at all.
-    pub overlap: Span<0, { 30 * DAY }>,
+    pub overlap: BoundedDuration<0, { 30 * DAY }>,
     /// How long after the last successful read a pair may serve; a pair from "env" does not age.
-    pub max_age: Span<SECOND, { 366 * DAY }>,
+    pub max_age: BoundedDuration<SECOND, { 366 * DAY }>,
     /// Whether an order that was refused with 401 is sent again with the newer pair.
     pub resend_orders: bool,
 }
 
 impl Default for RotationTable {
     fn default() -> Self {
-        Self { overlap: Span::millis(10 * MINUTE), max_age: Span::millis(72 * HOUR), resend_orders: true }
+        Self {
+            overlap: BoundedDuration::millis(10 * MINUTE),
+            max_age: BoundedDuration::millis(72 * HOUR),
+            resend_orders: true,
+        }
     }
 }
 
@@ -192,22 +199,28 @@ impl Default for RotationTable {
 pub struct BudgetTable {
     /// Requests a second; absent: not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub per_second: Option<Count>,
+    pub per_second: Option<PositiveInteger>,
     /// Requests at once; absent: as many as `per_second`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub burst: Option<Count>,
+    pub burst: Option<PositiveInteger>,
     /// Requests a calendar day; absent: not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub per_day: Option<Count<{ i64::MAX as u64 }>>,
+    pub per_day: Option<PositiveInteger<{ i64::MAX as u64 }>>,
     /// Requests at the same time.
-    pub in_flight: Count<65_536>,
+    pub in_flight: PositiveInteger<65_536>,
     /// How long a request may wait for its turn; zero: not at all.
-    pub max_wait: Span<0, MINUTE>,
+    pub max_wait: BoundedDuration<0, MINUTE>,
 }
 
 impl Default for BudgetTable {
     fn default() -> Self {
-        Self { per_second: None, burst: None, per_day: None, in_flight: Count(64), max_wait: Span::millis(250) }
+        Self {
+            per_second: None,
+            burst: None,
+            per_day: None,
+            in_flight: PositiveInteger(64),
+            max_wait: BoundedDuration::millis(250),
+        }
     }
 }
 
@@ -216,25 +229,25 @@ impl Default for BudgetTable {
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerTable {
     /// How far back outcomes count.
-    pub window: Span<SECOND, HOUR>,
+    pub window: BoundedDuration<SECOND, HOUR>,
     /// Fewer outcomes than this say nothing.
-    pub minimum: Count,
+    pub minimum: PositiveInteger,
     /// Share of failures that opens it.
     pub failures: Fraction<false>,
     /// How long it stays open.
-    pub open: Span<100, HOUR>,
+    pub open: BoundedDuration<100, HOUR>,
     /// Requests let through to try.
-    pub probes: Count<1000>,
+    pub probes: PositiveInteger<1000>,
 }
 
 impl Default for BreakerTable {
     fn default() -> Self {
         Self {
-            window: Span::millis(10 * SECOND),
-            minimum: Count(20),
+            window: BoundedDuration::millis(10 * SECOND),
+            minimum: PositiveInteger(20),
             failures: Fraction(0.5),
-            open: Span::millis(5 * SECOND),
-            probes: Count(3),
+            open: BoundedDuration::millis(5 * SECOND),
+            probes: PositiveInteger(3),
         }
     }
 }
@@ -244,16 +257,16 @@ impl Default for BreakerTable {
 #[serde(deny_unknown_fields, default)]
 pub struct MessagesTable {
     /// There is no such thing.
-    pub not_found: Vec<Text<Phrase>>,
+    pub not_found: Vec<Parsed<NonBlank>>,
     /// The key pair is refused.
-    pub key: Vec<Text<Phrase>>,
+    pub key: Vec<Parsed<NonBlank>>,
     /// Too many requests.
-    pub limit: Vec<Text<Phrase>>,
+    pub limit: Vec<Parsed<NonBlank>>,
 }
 
 impl Default for MessagesTable {
     fn default() -> Self {
-        let list = |texts: &[&str]| texts.iter().map(|text| Text(Phrase((*text).to_owned()))).collect();
+        let list = |texts: &[&str]| texts.iter().map(|text| Parsed(NonBlank((*text).to_owned()))).collect();
         Self {
             // the first is documented, the others are what such APIs say; Fastrac's own are unconfirmed
             not_found: list(&["Data not found"]),

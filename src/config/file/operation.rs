@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Count, DAY, Fraction, HOUR, Method, Pattern, Span, Text, VaryHeader};
+use super::{BoundedDuration, DAY, Fraction, HOUR, MethodName, Parsed, PathPattern, PositiveInteger, VaryHeader};
 use crate::config::{Api, Class};
 
 /// A row of the operation table. A field that is absent keeps the value of the built-in row of that name.
@@ -15,13 +15,13 @@ pub struct OperationTable {
     pub api: Option<Api>,
     /// Method. Mandatory in a new row.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub method: Option<Text<Method>>,
+    pub method: Option<Parsed<MethodName>>,
     /// Path, without the account's prefix; `{name}` matches one segment. Mandatory in a new row.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<Text<Pattern>>,
+    pub path: Option<Parsed<PathPattern>>,
     /// Further paths of the same operation; absent in a new row: none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub aliases: Option<Vec<Text<Pattern>>>,
+    pub aliases: Option<Vec<Parsed<PathPattern>>>,
     /// How it is handled. Mandatory in a new row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<Class>,
@@ -30,13 +30,13 @@ pub struct OperationTable {
     pub cache: Option<CachePolicyTable>,
     /// How long one attempt may take; absent in a new row: "10s".
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Span<1, HOUR>>,
+    pub timeout: Option<BoundedDuration<1, HOUR>>,
     /// What a request takes out of the account's budget; absent in a new row: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cost: Option<Count<1000>>,
+    pub cost: Option<PositiveInteger<1000>>,
     /// Request headers that may vary the answer and so pass although it is stored; absent in a new row: none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub vary: Option<Vec<Text<VaryHeader>>>,
+    pub vary: Option<Vec<Parsed<VaryHeader>>>,
 }
 
 /// `operations.NAME.cache`. A field that is absent keeps the value of the built-in row of that name.
@@ -45,14 +45,14 @@ pub struct OperationTable {
 pub struct CachePolicyTable {
     /// How long a stored answer is given out without asking; zero: nothing is stored. Mandatory in a new row.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub fresh: Option<Span<0, { 366 * DAY }>>,
+    pub fresh: Option<BoundedDuration<0, { 366 * DAY }>>,
     /// How long after its storing an answer is given out when Fastrac fails; zero: never; absent in a new row: "0ms".
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub stale_if_error: Option<Span<0, { 366 * DAY }>>,
+    pub stale_if_error: Option<BoundedDuration<0, { 366 * DAY }>>,
     /// Part of `fresh` after which a used answer is asked for again; 1: never early; absent in a new row: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_ahead: Option<Fraction<false>>,
     /// How long "Data not found" is stored; zero: never; absent in a new row: "0ms".
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub not_found: Option<Span<0, DAY>>,
+    pub not_found: Option<BoundedDuration<0, DAY>>,
 }

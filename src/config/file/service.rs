@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AccessKey, Count, Digest, Fraction, Identity, Name, Text};
+use super::{AccessKey, Fraction, Identity, Name, Parsed, PositiveInteger, Sha256Digest};
 use crate::config::Priority;
 
 /// One internal caller.
@@ -13,7 +13,7 @@ pub struct ServiceTable {
     /// The account that it uses.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub account: Option<Text<Name>>,
+    pub account: Option<Parsed<Name>>,
     /// Who waits and who is shed when the budget is short.
     pub priority: Priority,
     /// What it may ask of the gateway.
@@ -21,11 +21,11 @@ pub struct ServiceTable {
     /// Guaranteed part of the account's budget; idle parts can be borrowed.
     pub share: Fraction<true>,
     /// Classes ("lookup", "read", "quote", "order", "account", "unlisted"), or names of operations.
-    pub allow: Vec<Text<Name>>,
+    pub allow: Vec<Parsed<Name>>,
     /// How it proves who it is; two may be live while it rotates. Mandatory, unless it has identities.
     pub credentials: Vec<CredentialTable>,
     /// SANs of client certificates that prove who it is.
-    pub identities: Vec<Text<Identity>>,
+    pub identities: Vec<Parsed<Identity>>,
     /// Whether answers that didn't go to Fastrac count.
     pub charge_hits: ChargeHitsTable,
     /// Whether its `cache-control: no-cache` may reach Fastrac.
@@ -39,7 +39,7 @@ impl Default for ServiceTable {
             priority: Priority::Normal,
             quota: QuotaTable::default(),
             share: Fraction(0.0),
-            allow: ["lookup", "read", "quote"].map(|class| Text(Name(class.to_owned()))).to_vec(),
+            allow: ["lookup", "read", "quote"].map(|class| Parsed(Name(class.to_owned()))).to_vec(),
             credentials: Vec::new(),
             identities: Vec::new(),
             charge_hits: ChargeHitsTable::default(),
@@ -54,13 +54,13 @@ impl Default for ServiceTable {
 pub struct QuotaTable {
     /// Requests a second; absent: not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub per_second: Option<Count>,
+    pub per_second: Option<PositiveInteger>,
     /// Requests at once; absent: as many as `per_second`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub burst: Option<Count>,
+    pub burst: Option<PositiveInteger>,
     /// Requests a calendar day, in the account's zone; absent: not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub per_day: Option<Count<{ i64::MAX as u64 }>>,
+    pub per_day: Option<PositiveInteger<{ i64::MAX as u64 }>>,
 }
 
 /// `services.NAME.credentials[n]`, made by `fastrac-gateway service issue`.
@@ -70,11 +70,11 @@ pub struct CredentialTable {
     /// 1 to 64 characters of A-Z, a-z, 0-9, "_" and "-"; no two credentials of the file may share one.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub access_key: Option<Text<AccessKey>>,
+    pub access_key: Option<Parsed<AccessKey>>,
     /// SHA-256 of the secret, 64 hexadecimal digits.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub secret_sha256: Option<Text<Digest>>,
+    pub secret_sha256: Option<Parsed<Sha256Digest>>,
 }
 
 /// `services.NAME.charge_hits`: whether stored and joined answers count against its quota.

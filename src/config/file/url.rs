@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::values::Written;
+use super::values::TextValue;
 use crate::config::bracketed;
 
 /// An `http://` or `https://` address with an optional path prefix: Fastrac's, or a vault's.
@@ -35,14 +35,14 @@ impl BaseUrl {
     }
 }
 
-impl Written for BaseUrl {
+impl TextValue for BaseUrl {
     const KIND: &'static str = "a URL such as \"https://b2b-api.example\", perhaps with a path";
 
     fn parse(text: &str) -> Result<Self, String> {
         let (tls, rest) = match text.split_once("://") {
             Some(("https", rest)) => (true, rest),
             Some(("http", rest)) => (false, rest),
-            _ => return Err(Self::refusal()),
+            _ => return Err(Self::must_be()),
         };
         if rest.contains(['?', '#']) {
             return Err("must have no query and no fragment".to_owned());
@@ -51,7 +51,7 @@ impl Written for BaseUrl {
         if authority.contains('@') {
             return Err("must have no user or password: secrets never stand in this file".to_owned());
         }
-        let (host, port) = host_and_port(authority).ok_or_else(Self::refusal)?;
+        let (host, port) = host_and_port(authority).ok_or_else(Self::must_be)?;
         let prefix = path.strip_suffix('/').unwrap_or(path);
         if !prefix_is_plain(prefix) {
             return Err("must have a path of plain segments: no percent signs, no empty or dot segments".to_owned());
@@ -59,7 +59,7 @@ impl Written for BaseUrl {
         Ok(Self { tls, host, port: port.unwrap_or(default_port(tls)), prefix: prefix.to_owned() })
     }
 
-    fn written(&self) -> String {
+    fn to_text(&self) -> String {
         format!("{}://{}{}", if self.tls { "https" } else { "http" }, self.authority(), self.prefix)
     }
 }
@@ -113,19 +113,19 @@ fn host_name(host: &str) -> Option<&str> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyUrl(pub BaseUrl);
 
-impl Written for ProxyUrl {
+impl TextValue for ProxyUrl {
     const KIND: &'static str = "a proxy address such as \"http://proxy.internal:3128\"";
 
     fn parse(text: &str) -> Result<Self, String> {
-        let url = BaseUrl::parse(text).map_err(|m| if m == BaseUrl::refusal() { Self::refusal() } else { m })?;
+        let url = BaseUrl::parse(text).map_err(|m| if m == BaseUrl::must_be() { Self::must_be() } else { m })?;
         if url.tls || !url.prefix.is_empty() {
-            return Err(Self::refusal());
+            return Err(Self::must_be());
         }
         Ok(Self(url))
     }
 
-    fn written(&self) -> String {
-        self.0.written()
+    fn to_text(&self) -> String {
+        self.0.to_text()
     }
 }
 
@@ -133,26 +133,26 @@ impl Written for ProxyUrl {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreUrl(pub String);
 
-impl Written for StoreUrl {
+impl TextValue for StoreUrl {
     const KIND: &'static str = "an address such as \"redis://127.0.0.1:6379/0\" or \"rediss://…\"";
 
     fn parse(text: &str) -> Result<Self, String> {
         let rest = text.strip_prefix("redis://").or_else(|| text.strip_prefix("rediss://"));
-        let rest = rest.ok_or_else(Self::refusal)?;
+        let rest = rest.ok_or_else(Self::must_be)?;
         if rest.contains('@') || rest.contains(['?', '#']) {
             return Err("must have no user, password or query: the user goes to `username`, the password into a file \
                         that `password_file` names"
                 .to_owned());
         }
         let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-        host_and_port(authority).ok_or_else(Self::refusal)?;
+        host_and_port(authority).ok_or_else(Self::must_be)?;
         if database.len() > 5 || !database.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(Self::refusal());
+            return Err(Self::must_be());
         }
         Ok(Self(text.to_owned()))
     }
 
-    fn written(&self) -> String {
+    fn to_text(&self) -> String {
         self.0.clone()
     }
 }

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A value written as a text.
-pub trait Written: Sized {
+pub trait TextValue: Sized {
     /// What it must be, as it follows "must be" in a fault.
     const KIND: &'static str;
 
@@ -22,7 +22,7 @@ pub trait Written: Sized {
     fn parse(text: &str) -> Result<Self, String>;
 
     /// The text again.
-    fn written(&self) -> String;
+    fn to_text(&self) -> String;
 
     /// Smallest and largest value, as written, if it has bounds.
     fn bounds() -> Option<String> {
@@ -30,40 +30,40 @@ pub trait Written: Sized {
     }
 
     /// A fault that says no more than what the value must be.
-    fn refusal() -> String {
+    fn must_be() -> String {
         format!("must be {}", Self::KIND)
     }
 }
 
-/// A [`Written`] value in the file.
+/// A [`TextValue`] value in the file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Text<T>(pub T);
+pub struct Parsed<T>(pub T);
 
-impl<'de, T: Written> Deserialize<'de> for Text<T> {
+impl<'de, T: TextValue> Deserialize<'de> for Parsed<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reader<T>(std::marker::PhantomData<T>);
-        impl<T: Written> de::Visitor<'_> for Reader<T> {
-            type Value = Text<T>;
+        impl<T: TextValue> de::Visitor<'_> for Reader<T> {
+            type Value = Parsed<T>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(T::KIND)
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Text<T>, E> {
-                T::parse(text).map(Text).map_err(E::custom)
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Parsed<T>, E> {
+                T::parse(text).map(Parsed).map_err(E::custom)
             }
         }
         deserializer.deserialize_any(Reader(std::marker::PhantomData))
     }
 }
 
-impl<T: Written> Serialize for Text<T> {
+impl<T: TextValue> Serialize for Parsed<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0.written())
+        serializer.serialize_str(&self.0.to_text())
     }
 }
 
-impl<T: Written> JsonSchema for Text<T> {
+impl<T: TextValue> JsonSchema for Parsed<T> {
     fn schema_name() -> Cow<'static, str> {
         "Text".into()
     }
@@ -83,23 +83,23 @@ impl<T: Written> JsonSchema for Text<T> {
 
 /// A duration of `MIN` to `MAX` milliseconds, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Within<const MIN: u64, const MAX: u64>(pub Duration);
+pub struct DurationBetween<const MIN: u64, const MAX: u64>(pub Duration);
 
 /// A duration of `MIN` to `MAX` milliseconds, as written.
-pub type Span<const MIN: u64, const MAX: u64> = Text<Within<MIN, MAX>>;
+pub type BoundedDuration<const MIN: u64, const MAX: u64> = Parsed<DurationBetween<MIN, MAX>>;
 
-impl<const MIN: u64, const MAX: u64> Text<Within<MIN, MAX>> {
+impl<const MIN: u64, const MAX: u64> Parsed<DurationBetween<MIN, MAX>> {
     /// A default; must be within the bounds.
     pub(super) const fn millis(millis: u64) -> Self {
-        Text(Within(Duration::from_millis(millis)))
+        Parsed(DurationBetween(Duration::from_millis(millis)))
     }
 }
 
-impl<const MIN: u64, const MAX: u64> Written for Within<MIN, MAX> {
+impl<const MIN: u64, const MAX: u64> TextValue for DurationBetween<MIN, MAX> {
     const KIND: &'static str = "a duration such as \"250ms\" or \"24h\"";
 
     fn parse(text: &str) -> Result<Self, String> {
-        let duration = humantime::parse_duration(text).map_err(|_| Self::refusal())?;
+        let duration = humantime::parse_duration(text).map_err(|_| Self::must_be())?;
         if (Duration::from_millis(MIN)..=Duration::from_millis(MAX)).contains(&duration) {
             Ok(Self(duration))
         } else {
@@ -107,7 +107,7 @@ impl<const MIN: u64, const MAX: u64> Written for Within<MIN, MAX> {
         }
     }
 
-    fn written(&self) -> String {
+    fn to_text(&self) -> String {
         duration_text(self.0)
     }
 
@@ -128,23 +128,23 @@ fn duration_text(duration: Duration) -> String {
 
 /// A size of `MIN` to `MAX` bytes, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bytes<const MIN: u64, const MAX: u64>(pub u64);
+pub struct SizeBetween<const MIN: u64, const MAX: u64>(pub u64);
 
 /// A size of `MIN` to `MAX` bytes, as written.
-pub type Size<const MIN: u64, const MAX: u64> = Text<Bytes<MIN, MAX>>;
+pub type BoundedSize<const MIN: u64, const MAX: u64> = Parsed<SizeBetween<MIN, MAX>>;
 
-impl<const MIN: u64, const MAX: u64> Text<Bytes<MIN, MAX>> {
+impl<const MIN: u64, const MAX: u64> Parsed<SizeBetween<MIN, MAX>> {
     /// A default; must be within the bounds.
     pub(super) const fn bytes(bytes: u64) -> Self {
-        Text(Bytes(bytes))
+        Parsed(SizeBetween(bytes))
     }
 }
 
-impl<const MIN: u64, const MAX: u64> Written for Bytes<MIN, MAX> {
+impl<const MIN: u64, const MAX: u64> TextValue for SizeBetween<MIN, MAX> {
     const KIND: &'static str = "a size such as \"64MiB\"";
 
     fn parse(text: &str) -> Result<Self, String> {
-        let size: bytesize::ByteSize = text.parse().map_err(|_| Self::refusal())?;
+        let size: bytesize::ByteSize = text.parse().map_err(|_| Self::must_be())?;
         if (MIN..=MAX).contains(&size.0) {
             Ok(Self(size.0))
         } else {
@@ -152,7 +152,7 @@ impl<const MIN: u64, const MAX: u64> Written for Bytes<MIN, MAX> {
         }
     }
 
-    fn written(&self) -> String {
+    fn to_text(&self) -> String {
         size_text(self.0)
     }
 
@@ -172,34 +172,34 @@ fn size_text(bytes: u64) -> String {
 /// A whole number from 1 to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Count<const MAX: u64 = { u32::MAX as u64 }>(pub u64);
+pub struct PositiveInteger<const MAX: u64 = { u32::MAX as u64 }>(pub u64);
 
-impl Count {
+impl PositiveInteger {
     /// The number; the bound makes it fit.
     pub fn get(self) -> u32 {
         u32::try_from(self.0).unwrap_or(u32::MAX)
     }
 }
 
-impl<'de, const MAX: u64> Deserialize<'de> for Count<MAX> {
+impl<'de, const MAX: u64> Deserialize<'de> for PositiveInteger<MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reader<const MAX: u64>;
         impl<const MAX: u64> de::Visitor<'_> for Reader<MAX> {
-            type Value = Count<MAX>;
+            type Value = PositiveInteger<MAX>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a whole number above zero, without quotes")
             }
 
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Count<MAX>, E> {
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<PositiveInteger<MAX>, E> {
                 u64::try_from(number).map_err(|_| E::custom("must be above zero")).and_then(|n| self.visit_u64(n))
             }
 
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Count<MAX>, E> {
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<PositiveInteger<MAX>, E> {
                 match number {
                     0 => Err(E::custom("must be above zero")),
                     n if n > MAX => Err(E::custom(format_args!("must be at most {MAX}"))),
-                    n => Ok(Count(n)),
+                    n => Ok(PositiveInteger(n)),
                 }
             }
         }
@@ -207,7 +207,7 @@ impl<'de, const MAX: u64> Deserialize<'de> for Count<MAX> {
     }
 }
 
-impl<const MAX: u64> JsonSchema for Count<MAX> {
+impl<const MAX: u64> JsonSchema for PositiveInteger<MAX> {
     fn schema_name() -> Cow<'static, str> {
         "Count".into()
     }
@@ -271,14 +271,14 @@ impl<const ZERO: bool> JsonSchema for Fraction<ZERO> {
     }
 }
 
-impl Written for PathBuf {
+impl TextValue for PathBuf {
     const KIND: &'static str = "a path";
 
     fn parse(text: &str) -> Result<Self, String> {
-        if text.is_empty() || text.contains('\0') { Err(Self::refusal()) } else { Ok(Self::from(text)) }
+        if text.is_empty() || text.contains('\0') { Err(Self::must_be()) } else { Ok(Self::from(text)) }
     }
 
-    fn written(&self) -> String {
+    fn to_text(&self) -> String {
         self.display().to_string()
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BaseUrl, DAY, Phrase, SECOND, Span, Text};
+use super::{BaseUrl, BoundedDuration, DAY, NonBlank, Parsed, SECOND};
 
 /// `[vault]`: HashiCorp Vault or OpenBao.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -13,15 +13,15 @@ use super::{BaseUrl, DAY, Phrase, SECOND, Span, Text};
 pub struct VaultTable {
     /// Its address; absent: $VAULT_ADDR. "http://" only on loopback.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub address: Option<Text<BaseUrl>>,
+    pub address: Option<Parsed<BaseUrl>>,
     /// PEM file: its roots, instead of the platform's; absent: $VAULT_CACERT.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca: Option<Text<PathBuf>>,
+    pub ca: Option<Parsed<PathBuf>>,
     /// Namespace; absent: $VAULT_NAMESPACE.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<Text<Phrase>>,
+    pub namespace: Option<Parsed<NonBlank>>,
     /// How often the secrets are read.
-    pub poll: Span<100, DAY>,
+    pub poll: BoundedDuration<100, DAY>,
     /// How the gateway logs in; absent: with the token in $VAULT_TOKEN.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<VaultAuthTable>,
@@ -29,7 +29,7 @@ pub struct VaultTable {
 
 impl Default for VaultTable {
     fn default() -> Self {
-        Self { address: None, ca: None, namespace: None, poll: Span::millis(30 * SECOND), auth: None }
+        Self { address: None, ca: None, namespace: None, poll: BoundedDuration::millis(30 * SECOND), auth: None }
     }
 }
 
@@ -43,28 +43,28 @@ pub struct VaultAuthTable {
     pub method: Option<VaultMethod>,
     /// Where the method is mounted; absent: the method's own name. Not for "token".
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mount: Option<Text<Phrase>>,
+    pub mount: Option<Parsed<NonBlank>>,
     /// File with the token ("token"; absent there: $VAULT_TOKEN), or the JWT ("kubernetes", "jwt").
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_file: Option<Text<PathBuf>>,
+    pub token_file: Option<Parsed<PathBuf>>,
     /// Role id ("approle").
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub role_id: Option<Text<Phrase>>,
+    pub role_id: Option<Parsed<NonBlank>>,
     /// File with the secret id ("approle").
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub secret_id_file: Option<Text<PathBuf>>,
+    pub secret_id_file: Option<Parsed<PathBuf>>,
     /// Role ("kubernetes", "jwt").
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub role: Option<Text<Phrase>>,
+    pub role: Option<Parsed<NonBlank>>,
     /// Name of the certificate role ("cert").
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<Text<Phrase>>,
+    pub name: Option<Parsed<NonBlank>>,
     /// PEM file: the client's certificate ("cert").
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cert: Option<Text<PathBuf>>,
+    pub cert: Option<Parsed<PathBuf>>,
     /// PEM file: its private key ("cert").
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<Text<PathBuf>>,
+    pub key: Option<Parsed<PathBuf>>,
 }
 
 /// A login method of the vault.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::values::Written;
+use super::values::TextValue;
 
 /// Characters of an access key, and of names.
 fn plain(byte: u8) -> bool {
@@ -16,15 +16,15 @@ macro_rules! word {
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub struct $name(pub String);
 
-        impl Written for $name {
+        impl TextValue for $name {
             const KIND: &'static str = $kind;
 
             fn parse(text: &str) -> Result<Self, String> {
                 let test: fn(&str) -> bool = $test;
-                if test(text) { Ok(Self(text.to_owned())) } else { Err(Self::refusal()) }
+                if test(text) { Ok(Self(text.to_owned())) } else { Err(Self::must_be()) }
             }
 
-            fn written(&self) -> String {
+            fn to_text(&self) -> String {
                 self.0.clone()
             }
         }
@@ -49,7 +49,7 @@ word!(
 );
 word!(
     /// Name of an environment variable.
-    Variable,
+    VariableName,
     "the name of an environment variable, such as \"FASTRAC_SECRET_KEY\" (the value itself never stands here)",
     |text| {
         !text.is_empty()
@@ -59,7 +59,7 @@ word!(
 );
 word!(
     /// A text that isn't blank.
-    Phrase,
+    NonBlank,
     "a text that is not blank",
     |text| !text.trim().is_empty() && text.len() <= 1024 && !text.contains(char::is_control)
 );
@@ -87,13 +87,13 @@ word!(
 );
 word!(
     /// Method of an operation. HEAD is answered from GET; the others never reach Fastrac as operations.
-    Method,
+    MethodName,
     "\"GET\", \"POST\", \"PUT\", \"PATCH\" or \"DELETE\"",
     |text| matches!(text, "GET" | "POST" | "PUT" | "PATCH" | "DELETE")
 );
 word!(
     /// Path pattern of an operation: non-empty segments, `{name}` for any one of them.
-    Pattern,
+    PathPattern,
     "a path such as \"/region/city\" or \"/shipment/{awb}\": segments without percent signs, dots alone, query or \
      slash at the end",
     |text| match text.strip_prefix('/') {
@@ -165,55 +165,55 @@ fn segment(segment: &str) -> bool {
 
 /// SHA-256 of a secret.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Digest(pub [u8; 32]);
+pub struct Sha256Digest(pub [u8; 32]);
 
-impl std::fmt::Debug for Digest {
+impl std::fmt::Debug for Sha256Digest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("[digest]")
     }
 }
 
-impl Written for Digest {
+impl TextValue for Sha256Digest {
     const KIND: &'static str =
         "the SHA-256 of the secret, 64 hexadecimal digits (`fastrac-gateway service issue` and `admin issue` make one)";
 
     fn parse(text: &str) -> Result<Self, String> {
         let mut digest = [0; 32];
         if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(Self::refusal());
+            return Err(Self::must_be());
         }
         for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| Self::refusal())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| Self::refusal())?;
+            let pair = std::str::from_utf8(pair).map_err(|_| Self::must_be())?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| Self::must_be())?;
         }
         Ok(Self(digest))
     }
 
-    fn written(&self) -> String {
+    fn to_text(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-impl Written for SocketAddr {
+impl TextValue for SocketAddr {
     const KIND: &'static str = "an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"";
 
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| Self::refusal())
+        text.parse().map_err(|_| Self::must_be())
     }
 
-    fn written(&self) -> String {
+    fn to_text(&self) -> String {
         self.to_string()
     }
 }
 
-impl Written for jiff::tz::TimeZone {
+impl TextValue for jiff::tz::TimeZone {
     const KIND: &'static str = "a zone of the IANA database, such as \"Asia/Jakarta\" or \"UTC\"";
 
     fn parse(text: &str) -> Result<Self, String> {
-        Self::get(text).map_err(|_| Self::refusal())
+        Self::get(text).map_err(|_| Self::must_be())
     }
 
-    fn written(&self) -> String {
+    fn to_text(&self) -> String {
         self.iana_name().unwrap_or("UTC").to_owned()
     }
 }

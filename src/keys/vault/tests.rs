@@ -150,7 +150,7 @@ impl World {
         let serving = stub.clone();
         vault.wire.stub = Some(Box::new(move |server| {
             let (ours, theirs) = tokio::io::duplex(1 << 16);
-            let (stub, server) = (serving.clone(), server.written());
+            let (stub, server) = (serving.clone(), server.to_text());
             tokio::spawn(async move {
                 let service = service_fn(|request| stub.clone().serve(server.clone(), request));
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(theirs), service).await;

@@ -7,7 +7,7 @@ use super::{
 use crate::config::{Class, OperationConfig};
 
 /// Checks the rows of the file against each other and against the built-in ones.
-pub(super) fn check(written: &Rows, table: &[OperationConfig], built_in: &BuiltIn, findings: &mut Diagnostics) {
+pub(super) fn check(written: &Rows, table: &[OperationConfig], built_in: &BuiltIn, diagnostics: &mut Diagnostics) {
     for row in table {
         let Some((name, own)) = written.iter().find(|(name, _)| name.0.0 == row.name) else { continue };
         let place = KeyPath::at(["operations", &name.0.0]);
@@ -17,14 +17,14 @@ pub(super) fn check(written: &Rows, table: &[OperationConfig], built_in: &BuiltI
         for (place, pattern) in path.chain(aliases) {
             if let Some(owner) = reserved_by(pattern, &row.name, built_in) {
                 let message = format!("is a path of the built-in {owner}, and stays reserved for that name");
-                findings.fault(&place, message);
+                diagnostics.fault(&place, message);
             } else if let Some(other) = taken_by(pattern, row, table, written) {
                 let remedy = if built_in.row(&other.name).is_some() {
                     format!("lay this row over it by giving it the name {}", other.name)
                 } else {
                     "no request may have two operations".to_owned()
                 };
-                findings.fault(&place, format!("matches the same requests as {}: {remedy}", other.name));
+                diagnostics.fault(&place, format!("matches the same requests as {}: {remedy}", other.name));
             }
         }
     }

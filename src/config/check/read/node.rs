@@ -14,18 +14,18 @@ use super::{
         key_path::KeyPath,
         spelling::{choice, unknown},
     },
-    Reading,
+    SkippedPaths,
 };
 
 /// Why a value can't be used; never the value itself.
 #[derive(Clone, Debug)]
-pub(in super::super) struct Refused {
+pub(in super::super) struct ReadError {
     /// The innermost place that was refused.
     pub(super) place: Option<KeyPath>,
     pub(super) message: String,
 }
 
-impl Refused {
+impl ReadError {
     fn new(message: impl Into<String>) -> Self {
         Self { place: None, message: message.into() }
     }
@@ -37,15 +37,15 @@ impl Refused {
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for ReadError {}
 
-impl de::Error for Refused {
+impl de::Error for ReadError {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self::new(message.to_string())
     }
@@ -69,58 +69,62 @@ impl de::Error for Refused {
 
 /// A value, or the whole file.
 #[derive(Clone, Copy)]
-enum Value<'t> {
-    Value(&'t DeValue<'t>),
+enum TomlValue<'t> {
+    TomlValue(&'t DeValue<'t>),
     Table(&'t DeTable<'t>),
 }
 
 /// A value in its place.
 pub(super) struct Node<'t> {
-    value: Value<'t>,
+    value: TomlValue<'t>,
     place: KeyPath,
-    reading: &'t Reading,
+    skipped: &'t SkippedPaths,
 }
 
 impl<'t> Node<'t> {
-    pub(super) fn root(table: &'t DeTable<'t>, reading: &'t Reading) -> Self {
-        Self { value: Value::Table(table), place: KeyPath::default(), reading }
+    pub(super) fn root(table: &'t DeTable<'t>, skipped: &'t SkippedPaths) -> Self {
+        Self { value: TomlValue::Table(table), place: KeyPath::default(), skipped }
     }
 
     /// The table's entries without those that were refused before.
-    fn entries(&self) -> Result<Vec<Entry<'t>>, Refused> {
+    fn entries(&self) -> Result<Vec<TableEntry<'t>>, ReadError> {
         let table = match self.value {
-            Value::Table(table) | Value::Value(DeValue::Table(table)) => table,
-            _ => return Err(Refused::new("must be a table").at(&self.place)),
+            TomlValue::Table(table) | TomlValue::TomlValue(DeValue::Table(table)) => table,
+            _ => return Err(ReadError::new("must be a table").at(&self.place)),
         };
-        let entry = |(key, value): (&'t toml::Spanned<DeString<'t>>, &'t toml::Spanned<DeValue<'t>>)| Entry {
+        let entry = |(key, value): (&'t toml::Spanned<DeString<'t>>, &'t toml::Spanned<DeValue<'t>>)| TableEntry {
             key: key.get_ref(),
             place: self.place.key(key.get_ref()),
             value: value.get_ref(),
         };
-        Ok(table.iter().map(entry).filter(|entry| self.reading.is_good(&entry.place)).collect())
+        Ok(table.iter().map(entry).filter(|entry| self.skipped.is_good(&entry.place)).collect())
     }
 
-    fn visit_entries<V: Visitor<'t>>(&self, entries: Vec<Entry<'t>>, visitor: V) -> Result<V::Value, Refused> {
-        let entries = Entries { entries: entries.into_iter(), value: None, reading: self.reading };
-        visitor.visit_map(entries).map_err(|refused| refused.at(&self.place))
+    fn visit_entries<V: Visitor<'t>>(&self, entries: Vec<TableEntry<'t>>, visitor: V) -> Result<V::Value, ReadError> {
+        let entries = TableEntries { entries: entries.into_iter(), value: None, skipped: self.skipped };
+        visitor.visit_map(entries).map_err(|error| error.at(&self.place))
     }
 
-    fn visit_value<V: Visitor<'t>>(&self, visitor: V) -> Result<V::Value, Refused> {
+    fn visit_value<V: Visitor<'t>>(&self, visitor: V) -> Result<V::Value, ReadError> {
         match self.value {
-            Value::Value(DeValue::String(text)) => visitor.visit_str(text),
-            Value::Value(DeValue::Boolean(truth)) => visitor.visit_bool(*truth),
-            Value::Value(DeValue::Integer(number)) => match i64::from_str_radix(number.as_str(), number.radix()) {
-                Ok(number) => visitor.visit_i64(number),
-                Err(_) => Err(Refused::new("must be a number of at most 64 bits")),
-            },
-            Value::Value(DeValue::Float(number)) => match number.as_str().parse() {
+            TomlValue::TomlValue(DeValue::String(text)) => visitor.visit_str(text),
+            TomlValue::TomlValue(DeValue::Boolean(truth)) => visitor.visit_bool(*truth),
+            TomlValue::TomlValue(DeValue::Integer(number)) => {
+                match i64::from_str_radix(number.as_str(), number.radix()) {
+                    Ok(number) => visitor.visit_i64(number),
+                    Err(_) => Err(ReadError::new("must be a number of at most 64 bits")),
+                }
+            }
+            TomlValue::TomlValue(DeValue::Float(number)) => match number.as_str().parse() {
                 Ok(number) => visitor.visit_f64(number),
-                Err(_) => Err(Refused::new("must be a number")),
+                Err(_) => Err(ReadError::new("must be a number")),
             },
             // no key takes these through `deserialize_any`: let the visitor say what it wants
-            Value::Value(DeValue::Datetime(_)) => Err(de::Error::invalid_type(de::Unexpected::Other("date"), &visitor)),
-            Value::Value(DeValue::Array(_)) => Err(de::Error::invalid_type(de::Unexpected::Seq, &visitor)),
-            Value::Value(DeValue::Table(_)) | Value::Table(_) => {
+            TomlValue::TomlValue(DeValue::Datetime(_)) => {
+                Err(de::Error::invalid_type(de::Unexpected::Other("date"), &visitor))
+            }
+            TomlValue::TomlValue(DeValue::Array(_)) => Err(de::Error::invalid_type(de::Unexpected::Seq, &visitor)),
+            TomlValue::TomlValue(DeValue::Table(_)) | TomlValue::Table(_) => {
                 Err(de::Error::invalid_type(de::Unexpected::Map, &visitor))
             }
         }
@@ -128,40 +132,40 @@ impl<'t> Node<'t> {
 }
 
 impl<'t> Deserializer<'t> for Node<'t> {
-    type Error = Refused;
+    type Error = ReadError;
 
-    fn deserialize_any<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Refused> {
-        self.visit_value(visitor).map_err(|refused| refused.at(&self.place))
+    fn deserialize_any<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        self.visit_value(visitor).map_err(|error| error.at(&self.place))
     }
 
-    fn deserialize_bool<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Refused> {
+    fn deserialize_bool<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, ReadError> {
         match self.value {
-            Value::Value(DeValue::Boolean(truth)) => visitor.visit_bool(*truth),
-            _ => Err(Refused::new("must be true or false, without quotes").at(&self.place)),
+            TomlValue::TomlValue(DeValue::Boolean(truth)) => visitor.visit_bool(*truth),
+            _ => Err(ReadError::new("must be true or false, without quotes").at(&self.place)),
         }
     }
 
-    fn deserialize_option<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Refused> {
+    fn deserialize_option<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, ReadError> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'t>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refused> {
+    fn deserialize_newtype_struct<V: Visitor<'t>>(self, _: &'static str, visitor: V) -> Result<V::Value, ReadError> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_seq<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Refused> {
+    fn deserialize_seq<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, ReadError> {
         match self.value {
-            Value::Value(DeValue::Array(array)) => visitor.visit_seq(Elements {
+            TomlValue::TomlValue(DeValue::Array(array)) => visitor.visit_seq(ArrayElements {
                 elements: array.iter().enumerate(),
                 place: &self.place,
-                reading: self.reading,
+                skipped: self.skipped,
             }),
-            _ => Err(Refused::new("must be a list in square brackets")),
+            _ => Err(ReadError::new("must be a list in square brackets")),
         }
-        .map_err(|refused| refused.at(&self.place))
+        .map_err(|error| error.at(&self.place))
     }
 
-    fn deserialize_map<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Refused> {
+    fn deserialize_map<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, ReadError> {
         self.visit_entries(self.entries()?, visitor)
     }
 
@@ -170,11 +174,11 @@ impl<'t> Deserializer<'t> for Node<'t> {
         _: &'static str,
         known: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Refused> {
+    ) -> Result<V::Value, ReadError> {
         let (entries, unknown): (Vec<_>, Vec<_>) =
             self.entries()?.into_iter().partition(|entry| known.contains(&entry.key));
         for entry in unknown {
-            self.reading.note(Refused { message: unknown_key(entry.key, known), place: Some(entry.place) });
+            self.skipped.note(ReadError { message: unknown_key(entry.key, known), place: Some(entry.place) });
         }
         self.visit_entries(entries, visitor)
     }
@@ -184,15 +188,15 @@ impl<'t> Deserializer<'t> for Node<'t> {
         _: &'static str,
         variants: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Refused> {
+    ) -> Result<V::Value, ReadError> {
         match self.value {
-            Value::Value(DeValue::String(text)) => {
-                let word: StrDeserializer<'_, Refused> = text.as_ref().into_deserializer();
+            TomlValue::TomlValue(DeValue::String(text)) => {
+                let word: StrDeserializer<'_, ReadError> = text.as_ref().into_deserializer();
                 visitor.visit_enum(word)
             }
             _ => Err(de::Error::unknown_variant("", variants)),
         }
-        .map_err(|refused| refused.at(&self.place))
+        .map_err(|error| error.at(&self.place))
     }
 
     forward_to_deserialize_any! {
@@ -203,51 +207,51 @@ impl<'t> Deserializer<'t> for Node<'t> {
 }
 
 /// A key and its value.
-struct Entry<'t> {
+struct TableEntry<'t> {
     key: &'t str,
     place: KeyPath,
     value: &'t DeValue<'t>,
 }
 
 /// The entries of a table.
-struct Entries<'t> {
-    entries: std::vec::IntoIter<Entry<'t>>,
-    value: Option<Entry<'t>>,
-    reading: &'t Reading,
+struct TableEntries<'t> {
+    entries: std::vec::IntoIter<TableEntry<'t>>,
+    value: Option<TableEntry<'t>>,
+    skipped: &'t SkippedPaths,
 }
 
-impl<'t> de::MapAccess<'t> for Entries<'t> {
-    type Error = Refused;
+impl<'t> de::MapAccess<'t> for TableEntries<'t> {
+    type Error = ReadError;
 
-    fn next_key_seed<K: de::DeserializeSeed<'t>>(&mut self, seed: K) -> Result<Option<K::Value>, Refused> {
+    fn next_key_seed<K: de::DeserializeSeed<'t>>(&mut self, seed: K) -> Result<Option<K::Value>, ReadError> {
         let Some(entry) = self.entries.next() else { return Ok(None) };
-        let word: StrDeserializer<'_, Refused> = entry.key.into_deserializer();
-        let key = seed.deserialize(word).map_err(|refused| refused.at(&entry.place))?;
+        let word: StrDeserializer<'_, ReadError> = entry.key.into_deserializer();
+        let key = seed.deserialize(word).map_err(|error| error.at(&entry.place))?;
         self.value = Some(entry);
         Ok(Some(key))
     }
 
-    fn next_value_seed<V: de::DeserializeSeed<'t>>(&mut self, seed: V) -> Result<V::Value, Refused> {
-        let entry = self.value.take().ok_or_else(|| Refused::new("must have a value"))?;
-        seed.deserialize(Node { value: Value::Value(entry.value), place: entry.place, reading: self.reading })
+    fn next_value_seed<V: de::DeserializeSeed<'t>>(&mut self, seed: V) -> Result<V::Value, ReadError> {
+        let entry = self.value.take().ok_or_else(|| ReadError::new("must have a value"))?;
+        seed.deserialize(Node { value: TomlValue::TomlValue(entry.value), place: entry.place, skipped: self.skipped })
     }
 }
 
 /// The elements of an array, without those that were refused before.
-struct Elements<'n, 't> {
+struct ArrayElements<'n, 't> {
     elements: std::iter::Enumerate<std::slice::Iter<'t, toml::Spanned<DeValue<'t>>>>,
     place: &'n KeyPath,
-    reading: &'t Reading,
+    skipped: &'t SkippedPaths,
 }
 
-impl<'t> de::SeqAccess<'t> for Elements<'_, 't> {
-    type Error = Refused;
+impl<'t> de::SeqAccess<'t> for ArrayElements<'_, 't> {
+    type Error = ReadError;
 
-    fn next_element_seed<T: de::DeserializeSeed<'t>>(&mut self, seed: T) -> Result<Option<T::Value>, Refused> {
+    fn next_element_seed<T: de::DeserializeSeed<'t>>(&mut self, seed: T) -> Result<Option<T::Value>, ReadError> {
         for (index, element) in self.elements.by_ref() {
             let place = self.place.index(index);
-            if self.reading.is_good(&place) {
-                let node = Node { value: Value::Value(element.get_ref()), place, reading: self.reading };
+            if self.skipped.is_good(&place) {
+                let node = Node { value: TomlValue::TomlValue(element.get_ref()), place, skipped: self.skipped };
                 return seed.deserialize(node).map(Some);
             }
         }

@@ -44,9 +44,9 @@ proptest! {
         let text = lines.join("\n");
         let found = checked(&text);
         prop_assert_eq!(found.config.is_some(), found.faults.is_empty());
-        for finding in found.faults.iter().chain(&found.warnings) {
-            prop_assert!(!finding.to_string().contains(CANARY), "{}", finding);
-            prop_assert!(finding.line.is_none_or(|line| (1..=lines.len() + 1).contains(&line)), "{}", finding);
+        for diagnostic in found.faults.iter().chain(&found.warnings) {
+            prop_assert!(!diagnostic.to_string().contains(CANARY), "{}", diagnostic);
+            prop_assert!(diagnostic.line.is_none_or(|line| (1..=lines.len() + 1).contains(&line)), "{}", diagnostic);
         }
     }
 

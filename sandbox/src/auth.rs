@@ -114,7 +114,8 @@ impl KeyStore {
     pub(crate) fn authenticate(
         &self,
         headers: &HeaderMap,
-        (version, style): (Option<ApiVersion>, AuthStyle),
+        version: Option<ApiVersion>,
+        style: AuthStyle,
         now: i64,
     ) -> Option<Arc<str>> {
         let basic = basic(headers);
@@ -246,7 +247,7 @@ mod tests {
     }
 
     fn label(lines: &[(&'static str, &str)]) -> Option<String> {
-        keys().authenticate(&headers(lines), (Some(ApiVersion::V2), AuthStyle::Any), 0).map(|label| label.to_string())
+        keys().authenticate(&headers(lines), Some(ApiVersion::V2), AuthStyle::Any, 0).map(|label| label.to_string())
     }
 
     fn basic_of(text: &str) -> String {
@@ -297,9 +298,9 @@ mod tests {
         let mut keys = keys();
         let lines = headers(&[("access-key", "a1"), ("secret-key", "s1")]);
         assert!(keys.revoke("a1"));
-        assert!(keys.authenticate(&lines, (None, AuthStyle::Any), 0).is_none());
+        assert!(keys.authenticate(&lines, None, AuthStyle::Any, 0).is_none());
         keys.add("three", "a1", "s1");
-        assert_eq!(keys.authenticate(&lines, (None, AuthStyle::Any), 0).as_deref(), Some("three"));
+        assert_eq!(keys.authenticate(&lines, None, AuthStyle::Any, 0).as_deref(), Some("three"));
         assert!(!keys.revoke("nobody"));
     }
 
@@ -308,7 +309,7 @@ mod tests {
         let mut keys = keys();
         let lines = headers(&[("access-key", "a1"), ("secret-key", "s1")]);
         assert!(keys.revoke_at("a1", 1_000));
-        let live = |keys: &KeyStore, now| keys.authenticate(&lines, (None, AuthStyle::Any), now).is_some();
+        let live = |keys: &KeyStore, now| keys.authenticate(&lines, None, AuthStyle::Any, now).is_some();
         assert!(live(&keys, 999) && !live(&keys, 1_000) && !live(&keys, i64::MAX));
         assert_eq!(keys.json(0)["keys"][0]["until"], "1970-01-01T00:00:01.000Z");
         keys.add("one", "a1", "s1");
@@ -335,7 +336,7 @@ mod tests {
     fn by_version_each_version_wants_its_own_style() {
         let pair = headers(&[("access-key", "a1"), ("secret-key", "s1")]);
         let basic = headers(&[("authorization", &basic_of("a1:s1"))]);
-        let known = |headers, version| keys().authenticate(headers, (Some(version), AuthStyle::ByVersion), 0).is_some();
+        let known = |headers, version| keys().authenticate(headers, Some(version), AuthStyle::ByVersion, 0).is_some();
         assert!(known(&pair, ApiVersion::V1) && known(&basic, ApiVersion::V2));
         assert!(!known(&basic, ApiVersion::V1) && !known(&pair, ApiVersion::V2));
     }

@@ -59,8 +59,7 @@ pub(crate) struct ExpressService {
     pub code: &'static str,
     /// Its group.
     pub group: Group,
-    /// Earliest, latest, unit.
-    pub etd: (u64, u64, &'static str),
+    pub(crate) etd: Etd,
     /// IDR for a kg within a city, a province, an island, the country; a shorter list ends its reach.
     pub rates: &'static [u64],
     /// The least weight charged, in kg.
@@ -76,8 +75,7 @@ pub(crate) struct InstantService {
     pub name: &'static str,
     /// `code_service`.
     pub code: &'static str,
-    /// Earliest, latest, unit.
-    pub etd: (u64, u64, &'static str),
+    pub(crate) etd: Etd,
     /// Vehicles, by their place in [`VEHICLES`].
     pub vehicles: std::ops::Range<usize>,
     /// Percent of the vehicle's price.
@@ -100,14 +98,66 @@ pub(crate) const VEHICLES: [(&str, u64, u64); 12] = [
     ("fusobox", 440_000, 18_000),
 ];
 
-const HOURS: &str = "hours";
-const DAYS: &str = "days";
+/// Estimated time of delivery.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Etd {
+    earliest: u64,
+    latest: u64,
+    unit: EtdUnit,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum EtdUnit {
+    Hours,
+    Days,
+}
+
+/// A time of delivery in minutes after the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Minutes {
+    pub(crate) earliest: i64,
+    pub(crate) latest: i64,
+}
+
+impl Etd {
+    pub(crate) const fn hours(earliest: u64, latest: u64) -> Self {
+        Etd { earliest, latest, unit: EtdUnit::Hours }
+    }
+
+    pub(crate) const fn days(earliest: u64, latest: u64) -> Self {
+        Etd { earliest, latest, unit: EtdUnit::Days }
+    }
+
+    pub(crate) fn minutes(self) -> Minutes {
+        let unit = match self.unit {
+            EtdUnit::Hours => 60,
+            EtdUnit::Days => 1_440,
+        };
+        // The table's numbers are small.
+        Minutes { earliest: self.earliest as i64 * unit, latest: self.latest as i64 * unit }
+    }
+
+    /// `2-4 Days` or `1 Days`, as an express tariff has it.
+    pub(crate) fn express_text(self) -> String {
+        let unit = match self.unit {
+            EtdUnit::Hours => "Hours",
+            EtdUnit::Days => "Days",
+        };
+        let Etd { earliest, latest, .. } = self;
+        if earliest == latest { format!("{earliest} {unit}") } else { format!("{earliest}-{latest} {unit}") }
+    }
+
+    /// `1-3 Hours`, as an instant tariff has it.
+    pub(crate) fn instant_text(self) -> String {
+        format!("{}-{} Hours", self.earliest, self.latest)
+    }
+}
 
 const REGULAR: ExpressService = ExpressService {
     name: "Reguler",
     code: "reg",
     group: Group::Regular,
-    etd: (2, 4, DAYS),
+    etd: Etd::days(2, 4),
     rates: &[9_000, 11_000, 16_000, 28_000],
     least: 1,
     most: 50_000,
@@ -116,7 +166,7 @@ const NEXTDAY: ExpressService = ExpressService {
     name: "Next Day",
     code: "ND",
     group: Group::Nextday,
-    etd: (1, 1, DAYS),
+    etd: Etd::days(1, 1),
     rates: &[14_000, 18_000, 29_000],
     least: 1,
     most: 30_000,
@@ -125,7 +175,7 @@ const SAMEDAY: ExpressService = ExpressService {
     name: "Same Day",
     code: "sameday",
     group: Group::Sameday,
-    etd: (8, 12, HOURS),
+    etd: Etd::hours(8, 12),
     rates: &[18_000],
     least: 1,
     most: 20_000,
@@ -134,7 +184,7 @@ const CARGO: ExpressService = ExpressService {
     name: "Cargo",
     code: "cargo",
     group: Group::Cargo,
-    etd: (4, 9, DAYS),
+    etd: Etd::days(4, 9),
     rates: &[3_000, 3_800, 5_500, 9_500],
     least: 10,
     most: 1_000_000,
@@ -195,7 +245,7 @@ static TABLE: [Courier; 5] = [
         instant: &[InstantService {
             name: "PAXEL: INSTANT BIKE",
             code: "paxel_instant_bike",
-            etd: (1, 3, HOURS),
+            etd: Etd::hours(1, 3),
             vehicles: 0..1,
             percent: 95,
         }],
@@ -214,7 +264,7 @@ static TABLE: [Courier; 5] = [
         instant: &[InstantService {
             name: "LALAMOVE: INSTANT",
             code: "lalamove_instant",
-            etd: (1, 4, HOURS),
+            etd: Etd::hours(1, 4),
             vehicles: 0..12,
             percent: 100,
         }],
@@ -234,14 +284,14 @@ static TABLE: [Courier; 5] = [
             InstantService {
                 name: "GRAB: INSTANT",
                 code: "grab_instant",
-                etd: (1, 2, HOURS),
+                etd: Etd::hours(1, 2),
                 vehicles: 0..3,
                 percent: 105,
             },
             InstantService {
                 name: "GRAB: SAMEDAY",
                 code: "grab_sameday",
-                etd: (4, 8, HOURS),
+                etd: Etd::hours(4, 8),
                 vehicles: 0..1,
                 percent: 80,
             },
@@ -314,7 +364,13 @@ impl Courier {
     }
 
     fn render_services(&self) -> Bytes {
-        let line = |name, code, (start, end, unit): (u64, u64, &str)| json!({"nama_service": name, "code_service": code, "etd_start": start, "etd_end": end, "etd_unit": unit});
+        let line = |name, code, etd: Etd| {
+            let unit = match etd.unit {
+                EtdUnit::Hours => "hours",
+                EtdUnit::Days => "days",
+            };
+            json!({"nama_service": name, "code_service": code, "etd_start": etd.earliest, "etd_end": etd.latest, "etd_unit": unit})
+        };
         json!({
             "instant_delivery": self.instant.iter().map(|s| line(s.name, s.code, s.etd)).collect::<Vec<_>>(),
             "express_delivery": self.express.iter().map(|s| line(s.name, s.code, s.etd)).collect::<Vec<_>>(),

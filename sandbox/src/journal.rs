@@ -10,10 +10,11 @@
 //! been executed before: the same JSON, however it is spaced and its members are ordered. The newest
 //! million of different orders are remembered for that.
 
+mod fingerprint;
 pub(super) mod metrics;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fmt,
     sync::Arc,
 };
@@ -21,12 +22,12 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::{
     limits::Window,
     route::{Operation, OperationKind, Routes},
 };
+use fingerprint::{ExecutedOrders, REMEMBERED, fingerprint};
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,38 +133,7 @@ pub(crate) struct Journal {
     next: u64,
     counters: Counters,
     nobody: Arc<str>,
-    placed: Placed,
-}
-
-/// Different orders that are surely remembered.
-const REMEMBERED: usize = 1_000_000;
-
-/// How often each order was placed, in bounded memory: at most twice as many orders as are surely remembered.
-#[derive(Debug)]
-struct Placed {
-    remembered: usize,
-    recent: HashMap<[u8; 16], u64>,
-    older: HashMap<[u8; 16], u64>,
-}
-
-impl Placed {
-    fn new(remembered: usize) -> Self {
-        Placed { remembered, recent: HashMap::new(), older: HashMap::new() }
-    }
-
-    fn times(&self, order: &[u8; 16]) -> u64 {
-        self.recent.get(order).or_else(|| self.older.get(order)).copied().unwrap_or(0)
-    }
-
-    /// Counts it once more; gives the new count.
-    fn again(&mut self, order: [u8; 16]) -> u64 {
-        let times = self.times(&order) + 1;
-        if self.recent.len() >= self.remembered && !self.recent.contains_key(&order) {
-            self.older = std::mem::take(&mut self.recent);
-        }
-        self.recent.insert(order, times);
-        times
-    }
+    executed_orders: ExecutedOrders,
 }
 
 impl Journal {
@@ -176,7 +146,7 @@ impl Journal {
             next: 1,
             counters: Counters::default(),
             nobody: "-".into(),
-            placed: Placed::new(REMEMBERED),
+            executed_orders: ExecutedOrders::new(REMEMBERED),
         }
     }
 
@@ -225,7 +195,7 @@ impl Journal {
             kind => {
                 let count = if kind == OperationKind::OrderExpress { &mut orders.express } else { &mut orders.instant };
                 *count += 1;
-                duplicate = self.placed.again(fingerprint(operation, content)) > 1;
+                duplicate = self.executed_orders.again(fingerprint(operation, content)) > 1;
                 orders.duplicates += u64::from(duplicate);
             }
         }
@@ -237,7 +207,7 @@ impl Journal {
     /// How many orders with this operation and content were executed.
     #[cfg(test)]
     pub(crate) fn executed(&self, operation: Operation, body: &[u8]) -> u64 {
-        serde_json::from_slice(body).map_or(0, |content| self.placed.times(&fingerprint(operation, &content)))
+        serde_json::from_slice(body).map_or(0, |content| self.executed_orders.times(&fingerprint(operation, &content)))
     }
 
     /// Counts a connection; gives its number.
@@ -380,48 +350,6 @@ fn text(bytes: &[u8]) -> Value {
         Ok(text) => text.into(),
         Err(_) => json!({"base64": base64::engine::general_purpose::STANDARD.encode(bytes)}),
     }
-}
-
-/// Sixteen bytes are enough that no two bodies of a test meet.
-fn fingerprint(operation: Operation, content: &Value) -> [u8; 16] {
-    let mut form = Vec::with_capacity(1024);
-    form.push(operation.kind as u8);
-    canonical(&mut form, content);
-    let digest = Sha256::digest(form);
-    std::array::from_fn(|position| digest[position])
-}
-
-/// Appends a form that two values share only if they are equal: members stand in the order of their names, and what
-/// could hold anything says how long it is.
-fn canonical(out: &mut Vec<u8>, value: &Value) {
-    match value {
-        Value::Object(members) => {
-            let mut members: Vec<_> = members.iter().collect();
-            members.sort_unstable_by_key(|(name, _)| *name);
-            out.push(b'{');
-            for (name, value) in members {
-                sized(out, b'"', name);
-                canonical(out, value);
-            }
-            out.push(b'}');
-        }
-        Value::Array(items) => {
-            out.push(b'[');
-            items.iter().for_each(|item| canonical(out, item));
-            out.push(b']');
-        }
-        Value::String(string) => sized(out, b'"', string),
-        Value::Number(number) => sized(out, b'0', &number.to_string()),
-        Value::Bool(true) => out.push(b't'),
-        Value::Bool(false) => out.push(b'f'),
-        Value::Null => out.push(b'n'),
-    }
-}
-
-fn sized(out: &mut Vec<u8>, kind: u8, text: &str) {
-    out.push(kind);
-    out.extend_from_slice(&text.len().to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ pub use when::{When, WhenError};
 use auth::KeyStore;
 use limits::Limits;
 use server::SharedSimulation;
-use simulation::Simulation;
+use simulation::{Setup, Simulation};
 
 /// A key pair to begin with.
 #[derive(Clone)]
@@ -308,8 +308,13 @@ fn simulation(options: &Options) -> Simulation {
             keys.revoke_at(&key.access, until.millis(options.clock.now()));
         }
     }
-    let mut simulation =
-        Simulation::new(options.switches.clone(), options.seed, (keys, options.journal), options.clock);
+    let mut simulation = Simulation::new(Setup {
+        switches: options.switches.clone(),
+        seed: options.seed,
+        keys,
+        bounds: options.journal,
+        clock: options.clock,
+    });
     for fault in &options.faults {
         simulation.arm(fault.clone());
     }

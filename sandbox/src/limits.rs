@@ -75,11 +75,19 @@ pub(crate) struct Limits {
     counts: HashMap<(usize, Option<Arc<str>>), WindowCounts>,
 }
 
-/// Requests in the window under way, which is named by its number.
+/// Requests in the current second and day.
 #[derive(Clone, Copy, Debug, Default)]
 struct WindowCounts {
-    second: (i64, u64),
-    day: (i64, u64),
+    second: WindowCount,
+    day: WindowCount,
+}
+
+/// Requests in one window.
+#[derive(Clone, Copy, Debug, Default)]
+struct WindowCount {
+    /// Number of the second or day since 1970.
+    index: i64,
+    requests: u64,
 }
 
 impl Default for Limit {
@@ -109,8 +117,8 @@ impl Limit {
 
     /// The window that is used up, if one is.
     fn full(&self, count: WindowCounts) -> Option<Window> {
-        let second = self.per_second.is_some_and(|most| count.second.1 >= most);
-        let day = self.per_day.is_some_and(|most| count.day.1 >= most);
+        let second = self.per_second.is_some_and(|most| count.second.requests >= most);
+        let day = self.per_day.is_some_and(|most| count.day.requests >= most);
         // The longer one says when to come back.
         if day { Some(Window::Day) } else { second.then_some(Window::Second) }
     }
@@ -153,8 +161,8 @@ impl Limits {
         for (position, limit) in self.limits.iter().enumerate() {
             let count = self.counts.entry((position, apart(limit))).or_default();
             *count = count.turned(at);
-            count.second.1 += 1;
-            count.day.1 += 1;
+            count.second.requests += 1;
+            count.day.requests += 1;
         }
         None
     }
@@ -165,7 +173,7 @@ impl Limits {
             let own = self.counts.iter().filter(|((which, _), _)| *which == position);
             let mut lines: Vec<Value> = own
                 .map(|((_, key), count)| (key, count.turned(at)))
-                .map(|(key, count)| json!({"key": key.as_deref(), "second": count.second.1, "day": count.day.1}))
+                .map(|(key, count)| json!({"key": key.as_deref(), "second": count.second.requests, "day": count.day.requests}))
                 .collect();
             lines.sort_by_key(|line| line["key"].as_str().map(str::to_owned));
             lines
@@ -180,10 +188,14 @@ impl WindowCounts {
     /// The same, or an empty one of a window that has begun since.
     fn turned(self, at: i64) -> WindowCounts {
         let (second, (day, _)) = (at.div_euclid(SECOND), clock::day(at));
-        WindowCounts {
-            second: if self.second.0 == second { self.second } else { (second, 0) },
-            day: if self.day.0 == day { self.day } else { (day, 0) },
-        }
+        WindowCounts { second: self.second.at(second), day: self.day.at(day) }
+    }
+}
+
+impl WindowCount {
+    /// Itself, or an empty one if another window has begun.
+    fn at(self, index: i64) -> WindowCount {
+        if self.index == index { self } else { WindowCount { index, requests: 0 } }
     }
 }
 

@@ -34,6 +34,7 @@ use super::{
     webhook::Outbox,
 };
 use branches::{FlowSettings, PlannedBranches};
+use progress::TimedStep;
 use receipt::{CashOnDelivery, receipt};
 use record::{NEVER, NewOrder, Order, Parties};
 use steps::{OrderFlow, Step};
@@ -154,7 +155,7 @@ impl Orders {
         if !self.kept[position].history.last().cancellable() {
             return Err(ApiError::NotCancellable);
         }
-        self.record_step(position, (context.now, Step::Cancelled), context);
+        self.record_step(position, TimedStep { at: context.now, step: Step::Cancelled }, context);
         let order = &self.kept[position];
         let (booking_id, status) = (order.ids().booking_id(self.seed), Step::Cancelled.status(order.instant));
         let data = json!({"awb": awb, "booking_id": booking_id, "status": status});
@@ -224,7 +225,7 @@ impl Orders {
             return Err(ApiError::InsufficientBalance(context.shortage.to_owned()));
         }
         let wished = self.planned.take(draft.instant);
-        let branch = wished.unwrap_or_else(|| context.flow.branch((self.seed, number), draft.instant));
+        let branch = wished.unwrap_or_else(|| context.flow.branch(self.seed, number, draft.instant));
         let flow = OrderFlow { instant: draft.instant, pickup: draft.pickup, branch };
         let proceeds = draft.cash.as_ref().map_or(0, CashOnDelivery::proceeds);
         let order = Order::new(NewOrder {
@@ -254,7 +255,8 @@ impl Orders {
         }
         self.texts += order.heap();
         self.kept.push_back(order);
-        self.record_step(self.kept.len() - 1, (context.now, flow.first(context.flow.begin)), context);
+        let first = TimedStep { at: context.now, step: flow.first(context.flow.begin) };
+        self.record_step(self.kept.len() - 1, first, context);
         Ok(Success::of("Order successfully created", &data).executed())
     }
 

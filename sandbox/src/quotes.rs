@@ -14,7 +14,7 @@ use super::{
     envelope::ApiError,
     input::{ApiResult, Fields},
     random::{Purpose, draw},
-    tariffs,
+    tariffs::{self, Point},
 };
 
 /// Quotes that are kept; the oldest go first.
@@ -90,7 +90,7 @@ impl Quotes {
                     code_service: service.code,
                     vehicle_type: VEHICLES[vehicle].0,
                     distance: metres,
-                    etd: format!("{}-{} Hours", service.etd.0, service.etd.1),
+                    etd: service.etd.instant_text(),
                     base_tariff: price.base,
                     discount: price.discount,
                     total: price.total,
@@ -140,17 +140,20 @@ fn read(fields: &Fields<'_>) -> ApiResult<(usize, u64)> {
         None => return Ok((vehicle, tariffs::metres(origin, destination))),
     };
     let metres = match (coordinate(&stop, "lat", 90.0), coordinate(&stop, "lng", 180.0)) {
-        (Ok(lat), Ok(lng)) => tariffs::metres(origin, (lat, lng)) + tariffs::metres((lat, lng), destination),
+        (Ok(lat), Ok(lng)) => {
+            let stop = Point { lat, lng };
+            tariffs::metres(origin, stop) + tariffs::metres(stop, destination)
+        }
         _ => tariffs::metres(origin, destination),
     };
     Ok((vehicle, metres))
 }
 
-fn point(fields: &Fields<'_>) -> ApiResult<(f64, f64)> {
+fn point(fields: &Fields<'_>) -> ApiResult<Point> {
     if fields.get("id").is_none_or(|id| !(id.is_u64() || id.as_str().is_some_and(|text| !text.is_empty()))) {
         fields.text("id")?;
     }
-    let point = (coordinate(fields, "lat", 90.0)?, coordinate(fields, "lng", 180.0)?);
+    let point = Point { lat: coordinate(fields, "lat", 90.0)?, lng: coordinate(fields, "lng", 180.0)? };
     fields.text("alamat_lengkap")?;
     fields.text("alamat_google")?;
     Ok(point)

@@ -42,6 +42,15 @@ struct Node {
     list: OnceLock<Bytes>,
 }
 
+/// An element of a list of regions.
+struct Row<'a> {
+    id_field: &'static str,
+    id: u64,
+    name: &'a Range<u32>,
+    parent_field: &'static str,
+    parent: u32,
+}
+
 #[derive(Debug)]
 struct Village {
     id: u64,
@@ -98,7 +107,17 @@ impl Regions {
         let list = parent.list.get_or_init(|| {
             let mut out = b"[".to_vec();
             for village in &self.villages[usizes(&parent.children)] {
-                self.element(&mut out, ["subdistrict_id", "district_id"], village.id, (&village.name, parent.id));
+                let id = village.id;
+                self.append(
+                    &mut out,
+                    &Row {
+                        id_field: "subdistrict_id",
+                        id,
+                        name: &village.name,
+                        parent_field: "district_id",
+                        parent: parent.id,
+                    },
+                );
             }
             closed(out).into()
         });
@@ -158,21 +177,25 @@ impl Regions {
         (district, city, province)
     }
 
-    fn list(&self, level: &[Node], parent: &Node, fields: [&str; 2]) -> Bytes {
+    fn list(&self, level: &[Node], parent: &Node, [id_field, parent_field]: [&'static str; 2]) -> Bytes {
         let render = || {
             let mut out = b"[".to_vec();
             for node in &level[usizes(&parent.children)] {
-                self.element(&mut out, fields, u64::from(node.id), (&node.name, parent.id));
+                let id = u64::from(node.id);
+                self.append(&mut out, &Row { id_field, id, name: &node.name, parent_field, parent: parent.id });
             }
             closed(out).into()
         };
         parent.list.get_or_init(render).clone()
     }
 
-    fn element(&self, out: &mut Vec<u8>, fields: [&str; 2], id: u64, (name, parent): (&Range<u32>, u32)) {
-        let [own, above] = fields;
-        let name = self.name(name);
-        out.extend_from_slice(format!(r#"{{"{own}":{id},"name":"{name}","{above}":{parent}}},"#).as_bytes());
+    /// Appends an element and a comma.
+    fn append(&self, out: &mut Vec<u8>, row: &Row<'_>) {
+        let Row { id_field, id, parent_field, parent, .. } = row;
+        let name = self.name(row.name);
+        out.extend_from_slice(
+            format!(r#"{{"{id_field}":{id},"name":"{name}","{parent_field}":{parent}}},"#).as_bytes(),
+        );
     }
 
     fn name(&self, range: &Range<u32>) -> &str {

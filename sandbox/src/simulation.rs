@@ -120,6 +120,16 @@ pub(crate) struct ApiResponse {
     pub retry_after: Option<u64>,
 }
 
+/// What a simulation starts with.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) switches: Switches,
+    pub(crate) seed: u64,
+    pub(crate) keys: KeyStore,
+    pub(crate) bounds: JournalBounds,
+    pub(crate) clock: Clock,
+}
+
 /// The state.
 #[derive(Debug)]
 pub(crate) struct Simulation {
@@ -155,7 +165,8 @@ pub(crate) struct Simulation {
 
 impl Simulation {
     /// A new simulation.
-    pub(crate) fn new(switches: Switches, seed: u64, (keys, bounds): (KeyStore, JournalBounds), clock: Clock) -> Self {
+    pub(crate) fn new(setup: Setup) -> Self {
+        let Setup { switches, seed, keys, bounds, clock } = setup;
         let wallet = Wallet::new(switches.balance, clock.now(), seed);
         let outbox = Outbox::new(Arc::clone(&switches.webhook), seed, 0);
         let limits = Limits::new(switches.limits.clone());
@@ -182,9 +193,14 @@ impl Simulation {
 
     /// Everything as at the start, but for the clock.
     pub(crate) fn reset(&mut self) {
-        let start = (self.first_keys.clone(), self.bounds);
         let (outbox, bell, calm) = (self.outbox.restarted(), Arc::clone(&self.bell), Arc::clone(&self.calm));
-        let fresh = Simulation::new(self.switches.clone(), self.seed, start, self.clock);
+        let fresh = Simulation::new(Setup {
+            switches: self.switches.clone(),
+            seed: self.seed,
+            keys: self.first_keys.clone(),
+            bounds: self.bounds,
+            clock: self.clock,
+        });
         *self = Simulation { outbox, bell, calm, ..fresh };
         self.calm.notify_waiters();
         self.wake();
@@ -238,7 +254,7 @@ impl Simulation {
     /// The label of the pair that a request carries.
     fn key(&self, headers: &HeaderMap, operation: Option<Operation>, at: i64) -> Option<Arc<str>> {
         let version = operation.map(|operation| operation.version);
-        self.keys.authenticate(headers, (version, self.switches.auth), at)
+        self.keys.authenticate(headers, version, self.switches.auth, at)
     }
 
     /// Executes a request and gives the right answer.

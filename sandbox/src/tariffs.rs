@@ -133,11 +133,8 @@ impl TariffRequest {
         for courier in couriers::all().iter().filter(|courier| !self.cod || courier.cod.is_some()) {
             let parcel = parcel::pack(&self.items, courier.divisor);
             for service in courier.express {
-                let Some(price) =
-                    price(seed, (courier, service), (&self.origin, &self.destination), parcel.final_weight)
-                else {
-                    continue;
-                };
+                let lane = Lane { courier, service, origin: &self.origin, destination: &self.destination };
+                let Some(price) = lane.price(seed, parcel.final_weight) else { continue };
                 served = true;
                 let group = match service.group {
                     Group::Nextday => &mut tariffs.nextday,
@@ -165,7 +162,7 @@ impl TariffRequest {
             service: service.name,
             code_service: service.code,
             mapping_service: service.group,
-            etd: etd(service.etd),
+            etd: service.etd.express_text(),
             base_tariff: price.base,
             discount: price.discount,
             total: price.total,
@@ -184,25 +181,30 @@ pub(crate) fn place(fields: &Fields<'_>, name: &str) -> ApiResult<Location> {
     Regions::get().place(fields.positive(name)?).ok_or(ApiError::NotFound)
 }
 
-/// What an express service charges between two places for a weight in grams; nothing if it doesn't
-/// go there or doesn't carry so much.
-pub(crate) fn price(
-    seed: u64,
-    (courier, service): (&Courier, &ExpressService),
-    (origin, destination): (&Location, &Location),
-    grams: u64,
-) -> Option<Price> {
-    let reached =
-        origin.province == destination.province || (origin.province != UNSERVED && destination.province != UNSERVED);
-    if !reached || grams > service.most {
-        return None;
+/// An express service between two places.
+pub(crate) struct Lane<'a> {
+    pub(crate) courier: &'a Courier,
+    pub(crate) service: &'a ExpressService,
+    pub(crate) origin: &'a Location,
+    pub(crate) destination: &'a Location,
+}
+
+impl Lane<'_> {
+    /// The price of `grams`; none if the service does not go there or does not carry that much.
+    pub(crate) fn price(&self, seed: u64, grams: u64) -> Option<Price> {
+        let Lane { courier, service, origin, destination } = self;
+        let reached = origin.province == destination.province
+            || (origin.province != UNSERVED && destination.province != UNSERVED);
+        if !reached || grams > service.most {
+            return None;
+        }
+        let rate = service.rates.get(distance(origin, destination))?;
+        let position = couriers::all().iter().position(|known| known.code == courier.code)? as u64;
+        let words = [position, service.group as u64, origin.district, destination.district];
+        let surcharge = draw(seed, Purpose::Tariff, &words) % 5 * 500;
+        let kilograms = grams.div_ceil(1_000).max(service.least);
+        Some(discounted(rate.saturating_mul(kilograms).saturating_add(surcharge), courier.discount))
     }
-    let rate = service.rates.get(distance(origin, destination))?;
-    let position = couriers::all().iter().position(|known| known.code == courier.code)? as u64;
-    let lane = [position, service.group as u64, origin.district, destination.district];
-    let surcharge = draw(seed, Purpose::Tariff, &lane) % 5 * 500;
-    let kilograms = grams.div_ceil(1_000).max(service.least);
-    Some(discounted(rate.saturating_mul(kilograms).saturating_add(surcharge), courier.discount))
 }
 
 /// 0: same city, 1: same province, 2: same island (first digit of the province), 3: further.
@@ -220,12 +222,6 @@ fn discounted(base: u64, hundredths: u64) -> Price {
     Price { base, discount, total: base - discount }
 }
 
-/// `2-4 Days`, `1 Days`.
-fn etd((start, end, unit): (u64, u64, &str)) -> String {
-    let unit = if unit == "days" { "Days" } else { "Hours" };
-    if start == end { format!("{start} {unit}") } else { format!("{start}-{end} {unit}") }
-}
-
 /// What an instant service charges for metres with a vehicle (its place in [`VEHICLES`]).
 pub(crate) fn instant_price(courier: &Courier, percent: u64, vehicle: usize, metres: u64) -> Price {
     let (_, start, per_km) = VEHICLES[vehicle];
@@ -235,9 +231,16 @@ pub(crate) fn instant_price(courier: &Courier, percent: u64, vehicle: usize, met
     discounted(base, courier.discount)
 }
 
-/// Metres of the great circle between two points in degrees.
-pub(crate) fn metres(from: (f64, f64), to: (f64, f64)) -> u64 {
-    let [lat1, lng1, lat2, lng2] = [from.0, from.1, to.0, to.1].map(f64::to_radians);
+/// A point on the globe, in degrees.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Point {
+    pub(crate) lat: f64,
+    pub(crate) lng: f64,
+}
+
+/// Length of the great circle between two points, in metres.
+pub(crate) fn metres(from: Point, to: Point) -> u64 {
+    let [lat1, lng1, lat2, lng2] = [from.lat, from.lng, to.lat, to.lng].map(f64::to_radians);
     let haversine = ((lat2 - lat1) / 2.0).sin().powi(2) + lat1.cos() * lat2.cos() * ((lng2 - lng1) / 2.0).sin().powi(2);
     // To the next 100 m, so that the last bits of a machine's sine don't show in a price.
     let hundreds = (2.0 * 6_371_000.0 * haversine.sqrt().min(1.0).asin() / 100.0).ceil();

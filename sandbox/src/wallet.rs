@@ -55,6 +55,15 @@ struct Movement {
     credit: bool,
 }
 
+/// A movement that is about to be recorded.
+struct Booking {
+    at: i64,
+    kind: MovementKind,
+    credit: bool,
+    amount: u64,
+    order: Option<OrderIds>,
+}
+
 #[derive(Serialize)]
 struct HistoryRow {
     kd_pesanan: String,
@@ -101,14 +110,14 @@ impl Wallet {
     pub(crate) fn debit(&mut self, amount: u64, now: i64, kind: MovementKind, order: Option<OrderIds>) -> bool {
         let Some(after) = self.balance.checked_sub(amount) else { return false };
         self.balance = after;
-        self.push(now, (kind, false), amount, order);
+        self.push(Booking { at: now, kind, credit: false, amount, order });
         true
     }
 
     /// Gives money back or in.
     pub(crate) fn credit(&mut self, amount: u64, now: i64, kind: MovementKind, order: Option<OrderIds>) {
         self.balance = self.balance.saturating_add(amount);
-        self.push(now, (kind, true), amount, order);
+        self.push(Booking { at: now, kind, credit: true, amount, order });
     }
 
     /// Notes what couriers have still to collect.
@@ -159,7 +168,8 @@ impl Wallet {
         self.rows.capacity() * size_of::<Movement>()
     }
 
-    fn push(&mut self, at: i64, (kind, credit): (MovementKind, bool), amount: u64, order: Option<OrderIds>) {
+    fn push(&mut self, booking: Booking) {
+        let Booking { at, kind, credit, amount, order } = booking;
         if self.rows.len() == MOST {
             self.rows.pop_front();
         }

@@ -53,6 +53,16 @@ pub(crate) struct DeliveryJob {
     pub(super) settings: Arc<WebhookSettings>,
 }
 
+/// A step of an order, which the webhook reports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OrderEvent {
+    pub(crate) ids: OrderIds,
+    pub(crate) courier: &'static Courier,
+    pub(crate) step: Step,
+    /// When it happened, Unix milliseconds.
+    pub(crate) at: i64,
+}
+
 /// Where events go, and all deliveries known.
 #[derive(Debug)]
 pub(crate) struct Outbox {
@@ -96,7 +106,7 @@ impl Outbox {
         outbox
     }
 
-    /// The outbox that takes this one's place at a reset.
+    /// The outbox that takes this one's key at a reset.
     pub(crate) fn restarted(&self) -> Self {
         Outbox::new(Arc::clone(&self.settings), self.seed, self.epoch + 1)
     }
@@ -122,16 +132,17 @@ impl Outbox {
     }
 
     /// Notes a step of an order.
-    pub(crate) fn happened(&mut self, (seed, name): (u64, OrderIds), courier: &Courier, (at, step): (i64, Step)) {
+    pub(crate) fn record(&mut self, event: &OrderEvent) {
         let Some(url) = self.url.clone() else { return };
+        let OrderEvent { ids, courier, step, at } = *event;
         self.counts.events += 1;
-        let status = step.status(name.instant);
-        let awb = name.awb(seed);
+        let status = step.status(ids.instant);
+        let awb = ids.awb(self.seed);
         let act = self.rule_for(&awb, status);
         let body = self.settings.payload.fill(&[
             ("awb", &awb),
-            ("booking_id", &name.booking_id(seed)),
-            ("kd_pesanan", &name.code(seed)),
+            ("booking_id", &ids.booking_id(self.seed)),
+            ("kd_pesanan", &ids.code(self.seed)),
             ("courier_code", courier.code),
             ("status", status),
             ("timestamp", &clock::local(at)),
@@ -141,7 +152,7 @@ impl Outbox {
         let delivery = |act| Delivery {
             id: 0,
             at,
-            order: name.number,
+            order: ids.number,
             awb: awb.clone(),
             status,
             url: Arc::clone(&url),
@@ -150,7 +161,7 @@ impl Outbox {
             state: DeliveryState::Lost,
             attempts: Vec::new(),
         };
-        let before = self.held.remove(&name.number);
+        let before = self.held.remove(&ids.number);
         match act {
             None => self.push(delivery(None), Some(at)),
             Some(RuleAct::Lose) => self.push(delivery(Some("lose")), None),
@@ -164,7 +175,7 @@ impl Outbox {
             }
             Some(RuleAct::Reorder) => {
                 self.push(delivery(Some("reorder")), Some(at.saturating_add(PATIENCE)));
-                self.held.insert(name.number, self.next - 1);
+                self.held.insert(ids.number, self.next - 1);
             }
         }
         self.count(act);
@@ -188,10 +199,10 @@ impl Outbox {
     fn release(&mut self, id: u64, at: i64) {
         let newest = self.next - 1;
         let Some(delivery) = self.delivery(id) else { return };
-        let DeliveryState::Waiting(place) = delivery.state else { return };
-        let behind = (at, 2 * newest + 1, id);
+        let DeliveryState::Waiting(key) = delivery.state else { return };
+        let behind = QueueKey { due: at, rank: 2 * newest + 1, id };
         delivery.state = DeliveryState::Waiting(behind);
-        self.queue.remove(&place);
+        self.queue.remove(&key);
         self.queue.insert(behind);
     }
 
@@ -200,15 +211,15 @@ impl Outbox {
         delivery.id = self.next;
         self.next += 1;
         if let Some(due) = due {
-            let place = (due, 2 * delivery.id, delivery.id);
-            delivery.state = DeliveryState::Waiting(place);
-            self.queue.insert(place);
+            let key = QueueKey { due, rank: 2 * delivery.id, id: delivery.id };
+            delivery.state = DeliveryState::Waiting(key);
+            self.queue.insert(key);
         }
         if self.known.len() >= self.settings.kept.max(1)
             && let Some(oldest) = self.known.pop_front()
         {
-            if let DeliveryState::Waiting(place) = oldest.state {
-                self.queue.remove(&place);
+            if let DeliveryState::Waiting(key) = oldest.state {
+                self.queue.remove(&key);
                 self.counts.dropped += 1;
             }
             if self.held.get(&oldest.order) == Some(&oldest.id) {
@@ -225,7 +236,7 @@ impl Outbox {
 
     /// When the next attempt is due; Unix milliseconds.
     pub(crate) fn next_due(&self) -> Option<i64> {
-        self.queue.first().map(|(due, ..)| *due)
+        self.queue.first().map(|key| key.due)
     }
 
     /// Whether nothing is due until `now` and nothing is being sent.
@@ -235,10 +246,10 @@ impl Outbox {
 
     /// The next attempt that is due until `now`. Its time is `now` if time runs, else when it was due.
     pub(super) fn start_next(&mut self, now: i64, runs: bool) -> Option<DeliveryJob> {
-        let place = self.queue.first().copied().filter(|(due, ..)| *due <= now)?;
-        self.queue.remove(&place);
+        let key = self.queue.first().copied().filter(|key| key.due <= now)?;
+        self.queue.remove(&key);
         let (epoch, settings) = (self.epoch, Arc::clone(&self.settings));
-        let (due, _, id) = place;
+        let QueueKey { due, id, .. } = key;
         let at = if runs { now } else { due };
         let delivery = self.delivery(id)?;
         delivery.state = DeliveryState::Sending;
@@ -273,9 +284,9 @@ impl Outbox {
             self.counts.delivered += 1;
         } else if let (Some(pause), false) = (pause, hopeless) {
             let due = ended.saturating_add(i64::try_from(*pause).unwrap_or(i64::MAX));
-            let place = (due, 2 * job.id, job.id);
-            delivery.state = DeliveryState::Waiting(place);
-            self.queue.insert(place);
+            let key = QueueKey { due, rank: 2 * job.id, id: job.id };
+            delivery.state = DeliveryState::Waiting(key);
+            self.queue.insert(key);
         } else {
             delivery.state = DeliveryState::Failed;
             self.counts.failed += 1;
@@ -288,12 +299,12 @@ impl Outbox {
         if matches!(delivery.state, DeliveryState::Sending) {
             return false;
         }
-        let place = (now, 2 * id, id);
-        let old = std::mem::replace(&mut delivery.state, DeliveryState::Waiting(place));
+        let key = QueueKey { due: now, rank: 2 * id, id };
+        let old = std::mem::replace(&mut delivery.state, DeliveryState::Waiting(key));
         if let DeliveryState::Waiting(old) = old {
             self.queue.remove(&old);
         }
-        self.queue.insert(place);
+        self.queue.insert(key);
         true
     }
 

@@ -166,17 +166,3 @@ fn hands_its_text_to_a_real_parser() {
     journal.answer(seq, entry("/order/express", "").row, Some(&"a \"b\"\n\\c".into()), 200);
     std::fs::write(std::path::Path::new(&folder).join("sandbox.txt"), metrics::text(journal.metrics(1))).unwrap();
 }
-
-#[test]
-fn the_newest_orders_are_remembered_and_the_oldest_forgotten() {
-    let mut placed = Placed::new(10);
-    let order = |number: u8| [number; 16];
-    for number in 0..100 {
-        assert_eq!(placed.again(order(number)), 1);
-        assert!(placed.recent.len() + placed.older.len() <= 20);
-        for before in number.saturating_sub(9)..=number {
-            assert_eq!(placed.times(&order(before)), 1, "{before} after {number}");
-        }
-    }
-    assert_eq!((placed.times(&order(0)), placed.again(order(99)), placed.again(order(95))), (0, 2, 2));
-}

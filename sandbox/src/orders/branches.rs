@@ -100,7 +100,7 @@ impl BranchShares {
 
 impl FlowSettings {
     /// The branch of order `number`.
-    pub fn branch(&self, (seed, number): (u64, u64), instant: bool) -> Branch {
+    pub fn branch(&self, seed: u64, number: u64, instant: bool) -> Branch {
         if instant { self.instant.draw(seed, number) } else { self.express.draw(seed, number) }
     }
 }
@@ -141,11 +141,11 @@ mod tests {
     fn shares_are_met_and_the_same_seed_draws_the_same() {
         let plan = FlowSettings::default();
         let count = |seed: u64, branch: Branch| {
-            (1..=10_000).filter(|number| plan.branch((seed, *number), false) == branch).count()
+            (1..=10_000).filter(|number| plan.branch(seed, *number, false) == branch).count()
         };
         assert!((200..400).contains(&count(1, Branch::Return)) && (9_200..9_600).contains(&count(1, Branch::Deliver)));
         assert_eq!(count(1, Branch::Cancel), count(1, Branch::Cancel));
-        let drawn = |seed| (1..=1_000).map(|number| plan.branch((seed, number), true)).collect::<Vec<_>>();
+        let drawn = |seed| (1..=1_000).map(|number| plan.branch(seed, number, true)).collect::<Vec<_>>();
         assert_eq!(drawn(7), drawn(7));
         assert_ne!(drawn(7), drawn(8));
     }
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn the_first_orders_of_the_default_seed_are_delivered() {
         // The README's first hour begins with one.
-        let drawn: Vec<Branch> = (1..=3).map(|number| FlowSettings::default().branch((1, number), false)).collect();
+        let drawn: Vec<Branch> = (1..=3).map(|number| FlowSettings::default().branch(1, number, false)).collect();
         assert_eq!(drawn, [Branch::Deliver; 3]);
     }
 

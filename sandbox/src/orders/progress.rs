@@ -12,7 +12,14 @@ use super::{
     record::{NEVER, Order},
     steps::{Branch, Step},
 };
-use crate::wallet::MovementKind;
+use crate::{wallet::MovementKind, webhook::OrderEvent};
+
+/// A step and when it is made.
+pub(super) struct TimedStep {
+    /// Unix milliseconds.
+    pub(super) at: i64,
+    pub(super) step: Step,
+}
 
 /// Why somebody's wish for an order can't be met.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,13 +76,13 @@ impl Orders {
         let order = &self.kept[position];
         let (steps, made) = order.history.steps();
         let Some(next) = order.flow().next(&steps[..made]) else { return false };
-        self.record_step(position, (at, next), context);
+        self.record_step(position, TimedStep { at, step: next }, context);
         true
     }
 
     /// Makes a step of an order, and schedules what follows.
-    pub(super) fn record_step(&mut self, position: usize, (at, step): (i64, Step), context: &mut OrderContext<'_>) {
-        let seed = self.seed;
+    pub(super) fn record_step(&mut self, position: usize, timed: TimedStep, context: &mut OrderContext<'_>) {
+        let TimedStep { at, step } = timed;
         let order = &mut self.kept[position];
         order.history.push(at.saturating_sub(order.at), step);
         self.made[usize::from(order.instant)][step as usize] += 1;
@@ -91,7 +98,7 @@ impl Orders {
             Step::Returned => context.wallet.remove_pending(order.proceeds),
             _ => {}
         }
-        context.outbox.happened((seed, order.ids()), order.courier(), (at, step));
+        context.outbox.record(&OrderEvent { ids: order.ids(), courier: order.courier(), step, at });
         self.schedule_next(position, at);
     }
 
@@ -103,7 +110,7 @@ impl Orders {
         let flow = order.flow();
         order.due = match flow.next(&steps[..made]) {
             None => NEVER,
-            Some(next) => at.saturating_add(flow.wait((seed, order.number), next, order.etd())),
+            Some(next) => at.saturating_add(flow.wait(seed, order.number, next, order.etd())),
         };
         let (due, number) = (order.due, order.number);
         if due < NEVER {
@@ -168,7 +175,7 @@ impl Orders {
             });
         };
         for step in &ahead[..=count] {
-            self.record_step(position, (context.now, *step), context);
+            self.record_step(position, TimedStep { at: context.now, step: *step }, context);
         }
         Ok(())
     }

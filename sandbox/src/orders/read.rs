@@ -7,7 +7,7 @@ use crate::{
     input::{ApiResult, Fields},
     parcel::{self, Item},
     regions::Location,
-    tariffs,
+    tariffs::{self, Lane},
 };
 
 /// The least weight of an express order, in grams (published).
@@ -44,7 +44,8 @@ pub(super) fn express(fields: &Fields<'_>, seed: u64) -> ApiResult<Draft> {
     if grams > service.most {
         return invalid(format!("item.weight is above the maximum of {} g", service.most));
     }
-    let price = tariffs::price(seed, (courier, service), (&origin, &destination), grams).ok_or(ApiError::NoCourier)?;
+    let lane = Lane { courier, service, origin: &origin, destination: &destination };
+    let price = lane.price(seed, grams).ok_or(ApiError::NoCourier)?;
     Ok(Draft {
         courier,
         service: service.name,

@@ -9,7 +9,7 @@ use super::{
     ids::OrderIds,
     steps::{Branch, MOST, OrderFlow, Step},
 };
-use crate::couriers::{self, Courier};
+use crate::couriers::{self, Courier, Etd, Minutes};
 
 /// The longest text kept of a name or an address, in bytes.
 pub(super) const LONGEST: usize = 255;
@@ -92,24 +92,25 @@ impl Order {
         &couriers::all()[usize::from(self.courier)]
     }
 
-    /// Its service's name, and earliest and latest time in minutes.
-    fn chosen(&self) -> (&'static str, (i64, i64)) {
-        let position = usize::from(self.service);
-        let (name, (earliest, latest, unit)) = match self.instant {
-            true => self.courier().instant.get(position).map_or(("-", (1, 2, "hours")), |s| (s.name, s.etd)),
-            false => self.courier().express.get(position).map_or(("-", (1, 2, "days")), |s| (s.name, s.etd)),
-        };
-        let minutes = if unit == "hours" { 60 } else { 1_440 };
-        // Days and hours of the table are small.
-        (name, (earliest as i64 * minutes, latest as i64 * minutes))
+    /// The chosen service's name and time of delivery.
+    fn chosen(&self) -> (&'static str, Etd) {
+        let (courier, position) = (self.courier(), usize::from(self.service));
+        match self.instant {
+            true => {
+                courier.instant.get(position).map_or(("-", Etd::hours(1, 2)), |service| (service.name, service.etd))
+            }
+            false => {
+                courier.express.get(position).map_or(("-", Etd::days(1, 2)), |service| (service.name, service.etd))
+            }
+        }
     }
 
     pub(super) fn service(&self) -> &'static str {
         self.chosen().0
     }
 
-    pub(super) fn etd(&self) -> (i64, i64) {
-        self.chosen().1
+    pub(super) fn etd(&self) -> Minutes {
+        self.chosen().1.minutes()
     }
 
     pub(super) fn flow(&self) -> OrderFlow {

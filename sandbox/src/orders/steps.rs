@@ -19,7 +19,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::random::{Purpose, draw};
+use crate::{
+    couriers::Minutes,
+    random::{Purpose, draw},
+};
 
 /// A minute in milliseconds.
 const MINUTE: i64 = 60_000;
@@ -261,7 +264,7 @@ impl OrderFlow {
 
     /// Milliseconds until `next` is made, drawn by the seed and the order's number. `etd` is the
     /// service's earliest and latest time in minutes.
-    pub(crate) fn wait(self, (seed, number): (u64, u64), next: Step, etd: (i64, i64)) -> i64 {
+    pub(crate) fn wait(self, seed: u64, number: u64, next: Step, etd: Minutes) -> i64 {
         let (least, most) = if self.instant { instant_minutes(next, etd) } else { express_minutes(next, etd) };
         let least = least.max(1) * MINUTE;
         let room = (most.max(1) * MINUTE - least).max(0).unsigned_abs();
@@ -272,7 +275,8 @@ impl OrderFlow {
 }
 
 /// Least and most minutes before an express step. The long leg takes the service's time.
-fn express_minutes(next: Step, (earliest, latest): (i64, i64)) -> (i64, i64) {
+fn express_minutes(next: Step, etd: Minutes) -> (i64, i64) {
+    let Minutes { earliest, latest } = etd;
     match next {
         Step::WaitingPayment | Step::Paid | Step::Confirmed | Step::PendingPickup | Step::PendingDropoff => (1, 5),
         Step::Scheduled => (5, 30),
@@ -290,7 +294,8 @@ fn express_minutes(next: Step, (earliest, latest): (i64, i64)) -> (i64, i64) {
 }
 
 /// The same of an instant step.
-fn instant_minutes(next: Step, (earliest, latest): (i64, i64)) -> (i64, i64) {
+fn instant_minutes(next: Step, etd: Minutes) -> (i64, i64) {
+    let Minutes { earliest, latest } = etd;
     match next {
         Step::WaitingPayment | Step::Paid | Step::Confirmed | Step::PendingPickup | Step::PendingDropoff => (1, 2),
         Step::Scheduled => (5, 30),
@@ -393,8 +398,9 @@ mod tests {
         #[test]
         fn waits_are_the_seeds_and_within_bounds(seed: u64, number: u64, step in 0_usize..17, instant: bool) {
             let flow = OrderFlow { instant, pickup: true, branch: Branch::Deliver };
-            let wait = flow.wait((seed, number), Step::ALL[step], (2_880, 5_760));
-            prop_assert_eq!(wait, flow.wait((seed, number), Step::ALL[step], (2_880, 5_760)));
+            let etd = Minutes { earliest: 2_880, latest: 5_760 };
+            let wait = flow.wait(seed, number, Step::ALL[step], etd);
+            prop_assert_eq!(wait, flow.wait(seed, number, Step::ALL[step], etd));
             prop_assert!((MINUTE..=5_760 * MINUTE).contains(&wait) && wait % 1_000 == 0);
         }
     }

@@ -95,17 +95,19 @@ fn v1_takes_the_flat_form() {
 fn the_same_question_has_the_same_price_and_another_seed_another() {
     let (origin, destination) = (Regions::get().place(KEMAYORAN).unwrap(), Regions::get().place(KEBON_KOSONG).unwrap());
     let courier = couriers::find("anteraja").unwrap();
-    let of = |seed| price(seed, (courier, courier.express("reg").unwrap()), (&origin, &destination), 1_000).unwrap();
+    let service = courier.express("reg").unwrap();
+    let lane = Lane { courier, service, origin: &origin, destination: &destination };
+    let of = |seed| lane.price(seed, 1_000).unwrap();
     assert_eq!(of(1), of(1));
     assert!((2..50).any(|seed| of(seed) != of(1)));
 }
 
 #[test]
 fn instant_prices_grow_with_the_way() {
-    let monas = (-6.175_4, 106.827_2);
+    let monas = Point { lat: -6.175_4, lng: 106.827_2 };
     assert_eq!(metres(monas, monas), 0);
     // Jakarta to Bandung, about 120 km as the crow flies.
-    let bandung = metres(monas, (-6.917_5, 107.619_1));
+    let bandung = metres(monas, Point { lat: -6.917_5, lng: 107.619_1 });
     assert!((115_000..125_000).contains(&bandung), "{bandung}");
     let lalamove = couriers::find("lalamove").unwrap();
     assert_eq!(instant_price(lalamove, 100, 0, 0).total, 8_000);
@@ -115,6 +117,7 @@ fn instant_prices_grow_with_the_way() {
 proptest! {
     #[test]
     fn no_coordinates_panic(a in -90.0..90.0_f64, b in -180.0..180.0_f64, c in -90.0..90.0_f64, d in -180.0..180.0_f64) {
-        prop_assert!(metres((a, b), (c, d)) <= 20_100_000);
+        let (from, to) = (Point { lat: a, lng: b }, Point { lat: c, lng: d });
+        prop_assert!(metres(from, to) <= 20_100_000);
     }
 }

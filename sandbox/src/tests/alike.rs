@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     auth::KeyStore,
     clock::STEPPED_START,
-    simulation::{BufferedRequest, Simulation},
+    simulation::{BufferedRequest, Setup, Simulation},
     webhook::{self, AttemptResult},
 };
 
@@ -20,12 +20,13 @@ fn simulation(seed: u64, kept: usize) -> Simulation {
     let mut switches = Switches { webhook: Arc::new(settings), ..Switches::default() };
     switches.flow.kept = kept;
     switches.balance = 1_000_000_000_000_000;
-    Simulation::new(
+    Simulation::new(Setup {
         switches,
         seed,
-        (keys, JournalBounds { entries: 10_000, bytes: 64 << 20 }),
-        Clock::stepped_at(STEPPED_START),
-    )
+        keys,
+        bounds: JournalBounds { entries: 10_000, bytes: 64 << 20 },
+        clock: Clock::stepped_at(STEPPED_START),
+    })
 }
 
 fn asked(simulation: &mut Simulation, method: Method, path: &str, body: &str) -> (u16, Bytes) {

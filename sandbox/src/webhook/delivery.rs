@@ -7,8 +7,16 @@ use serde_json::{Value, json};
 
 use crate::clock;
 
-/// The place in the queue: when it is due, its rank among those of that time, its number.
-pub(super) type QueueKey = (i64, u64, u64);
+/// The order of the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct QueueKey {
+    /// When the next attempt is due, Unix milliseconds.
+    pub(super) due: i64,
+    /// Position among those due at the same time: twice the number of the delivery, or one more than
+    /// that of the delivery that it was put behind.
+    pub(super) rank: u64,
+    pub(super) id: u64,
+}
 
 /// DeliveryCounts of deliveries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,7 +123,7 @@ impl Delivery {
             })
             .collect();
         let (state, due) = match self.state {
-            DeliveryState::Waiting((due, ..)) => ("waiting", Some(clock::utc(due))),
+            DeliveryState::Waiting(QueueKey { due, .. }) => ("waiting", Some(clock::utc(due))),
             DeliveryState::Sending => ("sending", None),
             DeliveryState::Delivered => ("delivered", None),
             DeliveryState::Failed => ("failed", None),

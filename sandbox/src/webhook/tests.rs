@@ -12,8 +12,9 @@ fn outbox(settings: WebhookSettings) -> Outbox {
 
 /// An event of order `number`, so many seconds later.
 fn happen(outbox: &mut Outbox, number: u64, (seconds, step): (i64, Step)) {
-    let name = OrderIds { number, at: NOW, instant: false };
-    outbox.happened((1, name), couriers::find("idx").unwrap(), (NOW + seconds * 1_000, step));
+    let ids = OrderIds { number, at: NOW, instant: false };
+    let courier = couriers::find("idx").unwrap();
+    outbox.record(&OrderEvent { ids, courier, step, at: NOW + seconds * 1_000 });
 }
 
 /// Sends everything until `now`, each answered with a status; gives the bodies' statuses and times.

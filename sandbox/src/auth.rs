@@ -1,11 +1,10 @@
-//! Which key pair a request carries.
+//! Authentication: which key pair a request carries.
 //!
-//! What always holds: a request is known by the two headers (V1's style), by Basic (V2's style), or
-//! by both if they name the same pair; anything missing, repeated, unreadable, wrong or revoked is
-//! a refusal. A pair may be revoked at an instant of the sandbox's clock. The documentation
-//! contradicts itself on whether V2 takes the two headers, so by default both styles are good for
-//! both versions. Secrets are compared as they are: these pairs guard nothing. Still they appear in
-//! no `Debug` text.
+//! What always holds: a request authenticates with the two headers (V1's style), with Basic (V2's style), or with
+//! both if they name the same pair. Anything missing, repeated, malformed, wrong or revoked is refused. A pair can be
+//! revoked at a time of the sandbox's clock. The documentation contradicts itself on whether V2 accepts the two
+//! headers, so by default both styles are accepted for both versions. Secrets are compared byte by byte, not in
+//! constant time: these pairs protect nothing. They never appear in `Debug` output.
 
 use std::{fmt, sync::Arc};
 
@@ -18,48 +17,46 @@ use super::{clock, route::ApiVersion, when::When};
 const ACCESS: HeaderName = HeaderName::from_static("access-key");
 const SECRET: HeaderName = HeaderName::from_static("secret-key");
 
-/// Which style is good for which version.
+/// Which style of authentication is accepted for which version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthStyle {
     /// Either style for either version.
     #[default]
     Any,
-    /// The two headers for V1, Basic for V2; the other one may stand beside it.
+    /// The two headers for V1, Basic for V2; the other style may be sent in addition.
     ByVersion,
 }
 
-/// A key pair under a label that may be shown.
+/// A key pair.
 #[derive(Clone)]
 pub(crate) struct KnownPair {
-    /// What the journal calls it.
+    /// Names it in the journal, in counters and in faults; not a secret.
     pub label: Arc<str>,
-    /// The access key.
     pub access: String,
-    /// The secret key.
     pub secret: Zeroizing<String>,
-    /// The first instant at which it is refused, Unix milliseconds of the sandbox's clock; absent: none yet.
+    /// From when it is refused, Unix milliseconds of the sandbox's clock; absent: never.
     pub until: Option<i64>,
 }
 
-/// A key pair as it is written, in the file or in a request to the control address.
+/// A key pair in the configuration file or in a request to the control address.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyPairEntry {
     pub(super) label: String,
     pub(super) access_key: String,
     pub(super) secret_key: String,
-    /// Absent: it stays live.
+    /// Absent: never.
     pub(super) revoke_at: Option<When>,
 }
 
-/// All pairs ever added, revoked ones too.
+/// All pairs ever added, including revoked ones.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KeyStore {
     pairs: Vec<KnownPair>,
 }
 
-/// What a request carries of one style.
+/// The credentials of one style in a request.
 enum Credentials<'a> {
     None,
     Bad,
@@ -67,7 +64,7 @@ enum Credentials<'a> {
 }
 
 impl KeyStore {
-    /// Adds a pair, or makes it live again; a known access key takes the new label and secret.
+    /// Adds a pair. A known access key takes the new label and secret and is no longer revoked.
     pub(crate) fn add(&mut self, label: &str, access: &str, secret: &str) {
         let pair = KnownPair {
             label: label.into(),
@@ -81,24 +78,24 @@ impl KeyStore {
         }
     }
 
-    /// Revokes a pair at once; false if there is none with this access key.
+    /// Revokes a pair immediately; false if no pair has this access key.
     pub(crate) fn revoke(&mut self, access: &str) -> bool {
         self.revoke_at(access, i64::MIN)
     }
 
-    /// Revokes a pair from an instant on; false if there is none with this access key.
+    /// Revokes a pair at a time; false if no pair has this access key.
     pub(crate) fn revoke_at(&mut self, access: &str, at: i64) -> bool {
         let known = self.pairs.iter_mut().find(|pair| pair.access == access);
         known.map(|pair| pair.until = Some(at)).is_some()
     }
 
-    /// Revokes all pairs under a label at once.
+    /// Revokes all pairs with a label immediately.
     pub(crate) fn revoke_labelled(&mut self, label: &str) {
         let under = self.pairs.iter_mut().filter(|pair| &*pair.label == label);
         under.for_each(|pair| pair.until = Some(i64::MIN));
     }
 
-    /// Labels and access keys, whether they are live at `now`, and until when if that is known, as JSON.
+    /// Labels, access keys, whether each is live at `now`, and when it is revoked, as JSON.
     pub(crate) fn json(&self, now: i64) -> serde_json::Value {
         let line = |pair: &KnownPair| {
             let until = pair.until.filter(|until| *until > i64::MIN).map(clock::utc);
@@ -109,8 +106,7 @@ impl KeyStore {
         serde_json::json!({"keys": self.pairs.iter().map(line).collect::<Vec<_>>()})
     }
 
-    /// The label of the pair that a request carries at `now` (Unix milliseconds), or nothing if it
-    /// carries no good one.
+    /// The label of the pair with which a request authenticates at `now` (Unix milliseconds); none if it does not.
     pub(crate) fn authenticate(
         &self,
         headers: &HeaderMap,
@@ -133,7 +129,7 @@ impl KeyStore {
         known.filter(|_| demanded).map(|pair| Arc::clone(&pair.label))
     }
 
-    /// Whether a request carries parts of two different pairs, revoked ones too: what must never come.
+    /// Whether a request mixes parts of two pairs, including revoked ones. A correct client never does that.
     pub(crate) fn mixed(&self, headers: &HeaderMap) -> bool {
         let basic = basic(headers);
         let mut owners = [two_headers(headers), basic.as_proof()].into_iter().flat_map(|proof| match proof {
@@ -151,13 +147,13 @@ impl KeyStore {
         self.pairs.iter().rev().find(|pair| has(pair)).map(|pair| pair.access.as_str())
     }
 
-    /// `None`: not carried. `Some(None)`: carried and wrong.
+    /// `None`: this style is not used. `Some(None)`: it is used with wrong credentials.
     fn verify(&self, proof: Credentials<'_>, now: i64) -> Option<Option<&KnownPair>> {
         match proof {
             Credentials::None => None,
             Credentials::Bad => Some(None),
             Credentials::Pair(access, secret) => {
-                // The newest is the one that is most likely used.
+                // The newest pair is the most likely one.
                 Some(self.pairs.iter().rev().find(|pair| {
                     pair.live(now) && pair.access.as_bytes() == access && pair.secret.as_bytes() == secret
                 }))
@@ -174,7 +170,7 @@ fn two_headers(headers: &HeaderMap) -> Credentials<'_> {
     }
 }
 
-/// A header's value; an error if it comes twice.
+/// A header's value; an error if it is repeated.
 fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, ()> {
     let mut values = headers.get_all(name).iter();
     let value = values.next();

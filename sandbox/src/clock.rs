@@ -1,11 +1,10 @@
 //! The sandbox's time.
 //!
-//! It runs with the machine's clock, runs so many times faster, or stands and only moves when told
-//! to (stepped): then the same requests and steps give the same answers to the byte.
+//! It follows the machine's clock, runs faster by a factor, or is stepped: it moves only when told to. With a stepped
+//! clock the same requests and steps give the same responses to the byte.
 //!
-//! What always holds: local times are Jakarta time (UTC+7, no summer time) as
-//! `YYYY-MM-DD HH:MM:SS`; utc times are UTC as `YYYY-MM-DDTHH:MM:SS.mmmZ`. Time never goes
-//! back, unless the machine's does.
+//! What always holds: local times are Jakarta time (UTC+7, no daylight saving time) as `YYYY-MM-DD HH:MM:SS`; UTC
+//! times are `YYYY-MM-DDTHH:MM:SS.mmmZ`. Time never goes back, unless the machine's clock does.
 
 use std::time::Duration;
 
@@ -14,32 +13,32 @@ use jiff::{Timestamp, civil::Date, civil::DateTime, tz};
 /// Jakarta's offset from UTC in hours.
 const JAKARTA: i8 = 7;
 
-/// Where a stepped clock begins, if not said: 2026-01-01 08:00:00 in Jakarta.
+/// Start of a stepped clock unless configured, Unix milliseconds: 2026-01-01 08:00:00 in Jakarta.
 pub(crate) const STEPPED_START: i64 = 1_767_229_200_000;
 
 /// How time passes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// As the machine's clock.
+    /// As fast as the machine's clock.
     Real,
-    /// So many times faster, from the moment it was set; above zero.
+    /// Faster by a factor above 0 and at most 1,000,000.
     Accelerated(f64),
-    /// Only when told to.
+    /// Only by [`Clock::advance`] or the control address.
     Stepped,
 }
 
-/// Where "now" comes from.
+/// The sandbox's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     pace: Pace,
-    /// The machine's time when the pace was set.
+    /// The machine's time when the pace was set, Unix milliseconds.
     since: i64,
-    /// The sandbox's time then, and all that it was moved ahead after.
+    /// The sandbox's time at that moment, plus everything it was advanced by since, Unix milliseconds.
     from: i64,
 }
 
 impl Default for Clock {
-    /// The machine's clock.
+    /// Real time.
     fn default() -> Self {
         let now = machine();
         Clock { pace: Pace::Real, since: now, from: now }
@@ -51,17 +50,17 @@ fn machine() -> i64 {
 }
 
 impl Clock {
-    /// A stepped clock that stands at `millis` (Unix time) until it is moved.
+    /// A stepped clock at `millis` (Unix time).
     pub fn stepped_at(millis: i64) -> Self {
         Clock { pace: Pace::Stepped, since: 0, from: millis }
     }
 
-    /// A clock of this pace that begins at `millis`.
+    /// A clock of this pace that starts at `millis` (Unix time).
     pub fn starting(pace: Pace, millis: i64) -> Self {
         Clock { pace, since: machine(), from: millis }
     }
 
-    /// Unix time in milliseconds.
+    /// The current time, Unix milliseconds.
     pub fn now(&self) -> i64 {
         let passed = match self.pace {
             Pace::Stepped => 0,
@@ -72,35 +71,35 @@ impl Clock {
         self.from.saturating_add(passed)
     }
 
-    /// Moves time ahead.
+    /// Moves the clock forward.
     pub fn advance(&mut self, by: Duration) {
         self.from = self.from.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX));
     }
 
-    /// Moves time ahead to an instant; one that is past changes nothing.
+    /// Moves the clock forward to a time; does nothing if that time has passed.
     pub fn advance_to(&mut self, millis: i64) {
         let missing = millis.saturating_sub(self.now()).max(0);
         self.from = self.from.saturating_add(missing);
     }
 
-    /// How it passes.
     pub fn pace(&self) -> Pace {
         self.pace
     }
 
-    /// Goes on from now at another pace.
+    /// Continues from now at another pace.
     pub fn set_pace(&mut self, pace: Pace) {
         *self = Clock { pace, since: machine(), from: self.now() };
     }
 
-    /// How long on the machine's clock until an instant; nothing on a stepped clock, if it isn't past.
+    /// How long it takes, on the machine's clock, until a time is reached; `None` on a stepped clock, unless it has
+    /// passed.
     pub fn time_until(&self, millis: i64) -> Option<Duration> {
         let left = millis.saturating_sub(self.now()).max(0) as u64;
         match self.pace {
             _ if left == 0 => Some(Duration::ZERO),
             Pace::Stepped => None,
             Pace::Real => Some(Duration::from_millis(left)),
-            // Rounded up to a millisecond, so that it has passed afterwards.
+            // Rounded up to a millisecond, so that the time has been reached afterwards.
             Pace::Accelerated(factor) => Some(Duration::from_millis((left as f64 / factor) as u64 + 1)),
         }
     }
@@ -111,14 +110,14 @@ pub(crate) fn jakarta(millis: i64) -> DateTime {
     tz::offset(JAKARTA).to_datetime(Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX))
 }
 
-/// The day of an instant in Jakarta, counted from 1970-01-01, and milliseconds up to its end.
+/// The day in Jakarta, counted from 1970-01-01, and the milliseconds until it ends.
 pub(crate) fn day(millis: i64) -> (i64, i64) {
     const HOUR: i64 = 3_600_000;
     let local = millis.saturating_add(i64::from(JAKARTA) * HOUR);
     (local.div_euclid(24 * HOUR), 24 * HOUR - local.rem_euclid(24 * HOUR))
 }
 
-/// When a day begins in Jakarta; Unix milliseconds.
+/// The beginning of a day in Jakarta, Unix milliseconds.
 pub(crate) fn midnight(day: Date) -> i64 {
     tz::offset(JAKARTA)
         .to_timestamp(day.to_datetime(jiff::civil::Time::midnight()))

@@ -1,12 +1,12 @@
-//! The control address: what a test in another process asks and tells the sandbox.
+//! The control address: HTTP requests that show and change the state of the sandbox.
 //!
-//! What always holds: it is a socket of its own, so no request that comes in for Fastrac reaches
-//! it; with a token, every request needs it; a `Host` that is neither an address nor `localhost` is
-//! refused, so that no web page reaches it by a name of its own. Each room below keeps a table of
-//! its routes; together they are what `GET /_sandbox/` lists, so nothing is served that isn't told.
+//! What always holds: it is a socket of its own, so no request to the API reaches it; with a token, every request
+//! needs it; a `Host` that is neither an IP address nor `localhost` is refused, so that no web page can reach it
+//! through a DNS name (DNS rebinding). Each module below has a table of its routes; `GET /_sandbox/` lists these
+//! tables, so every route is documented.
 //!
-//! How it fails: a refusal says what is wrong and what is possible; it quotes no value of a body,
-//! which may be a secret.
+//! How it fails: an error says what is wrong and what is accepted. It never quotes values of a body, which may be
+//! secrets.
 
 mod clock;
 mod faults;
@@ -32,56 +32,53 @@ use zeroize::Zeroizing;
 
 use super::{input, server::SharedSimulation, simulation::Simulation, suggest};
 
-/// The longest body, in bytes.
-const LONGEST: usize = 1 << 20;
+/// Maximum size of a request body, in bytes.
+const MAX_BODY: usize = 1 << 20;
 
-/// How long an answer waits for webhooks to be sent; a receiver that doesn't answer may take longer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a response waits for due webhooks to be sent; a receiver that does not respond may take longer.
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// The content type of nearly everything.
 const JSON: &str = "application/json";
 
-/// What stands before every path.
+/// Prefix of all paths.
 const ROOT: &str = "/_sandbox/";
 
-/// The routes of all rooms, in the order in which they are listed.
+/// All routes, in the order in which they are listed.
 const ROOMS: &[&[ControlRoute]] =
     &[clock::ROUTES, orders::ROUTES, webhooks::ROUTES, journal::ROUTES, keys::ROUTES, limits::ROUTES, faults::ROUTES];
 
-/// The control address's own token, if it has one.
+/// The bearer token, if one is configured.
 pub(super) type Token = Option<Arc<Zeroizing<String>>>;
 
-/// Something that can be asked or told.
+/// A route.
 struct ControlRoute {
     method: Method,
-    /// Below `/_sandbox/`; a last segment `{…}` stands for any one.
+    /// Below `/_sandbox/`; a last segment `{…}` matches any segment.
     path: &'static str,
-    /// What it does, in one line.
+    /// Description, one line, for the list.
     does: &'static str,
-    /// A body that works, or query parameters, or nothing.
+    /// Example of a body or query; empty: none.
     example: &'static str,
     act: fn(&mut Simulation, &ControlRequest<'_>) -> ControlResult,
 }
 
-/// What came with a request.
 struct ControlRequest<'a> {
-    /// The last segment, where the route leaves it open; percent-decoded.
+    /// The segment matched by `{…}`, percent-decoded.
     segment: String,
     query: Option<&'a str>,
     body: &'a [u8],
 }
 
-/// A good answer.
+/// A successful response.
 enum ControlResponse {
-    /// JSON.
     Json(Value),
-    /// The same, made when everything due was sent, or `PATIENCE` is over.
+    /// JSON that is rendered when all due webhooks have been sent, or after [`MAX_WAIT`].
     AfterDeliveries(fn(&mut Simulation) -> Value),
-    /// Anything else: its content type and itself.
+    /// Content type and body.
     Text(&'static str, String),
 }
 
-/// Why not: the status, and what is said.
+/// An error response.
 struct ControlError {
     status: StatusCode,
     text: String,
@@ -89,7 +86,7 @@ struct ControlError {
 
 type ControlResult = Result<ControlResponse, ControlError>;
 
-/// Serves the control address until it is dropped.
+/// Accepts connections until dropped.
 pub(super) async fn accept(listener: TcpListener, token: Token, simulation: SharedSimulation, tasks: TaskTracker) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -111,7 +108,7 @@ async fn answer(simulation: &SharedSimulation, token: Token, request: Request<In
     let (head, body) = request.into_parts();
     let outcome = match guard(&head.headers, token) {
         Err(refusal) => Err(refusal),
-        Ok(()) => match Limited::new(body, LONGEST).collect().await {
+        Ok(()) => match Limited::new(body, MAX_BODY).collect().await {
             Err(_) => Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 1 MiB or broke off")),
             Ok(body) => control(simulation, &head.method, &head.uri, &body.to_bytes()),
         },
@@ -133,7 +130,7 @@ async fn answer(simulation: &SharedSimulation, token: Token, request: Request<In
     response
 }
 
-/// Waits until everything due was sent.
+/// Waits until all due webhooks have been sent.
 async fn deliveries(simulation: &SharedSimulation) {
     let bell = simulation.lock().idle_signal();
     let calm = async {
@@ -145,8 +142,8 @@ async fn deliveries(simulation: &SharedSimulation) {
             told.await;
         }
     };
-    // Too late is no error: the list tells what waits.
-    let _ = tokio::time::timeout(PATIENCE, calm).await;
+    // A timeout is not an error: the list of deliveries shows what is pending.
+    let _ = tokio::time::timeout(MAX_WAIT, calm).await;
 }
 
 fn guard(headers: &HeaderMap, token: Token) -> Result<(), ControlError> {
@@ -188,7 +185,7 @@ fn control(simulation: &SharedSimulation, method: &Method, uri: &http::Uri, body
 }
 
 impl ControlRoute {
-    /// What stands in the open segment (nothing, if there is none), if the path is this route's.
+    /// The segment matched by `{…}` (empty if the route has none), if the path is this route's.
     fn segment(&self, path: &str) -> Option<String> {
         match self.path.split_once('{') {
             None => (path == self.path).then(String::new),
@@ -200,7 +197,7 @@ impl ControlRoute {
     }
 }
 
-/// Every route as JSON.
+/// The list of routes as JSON.
 fn index() -> Value {
     let line = |route: &ControlRoute| {
         json!({"method": route.method.as_str(), "path": format!("{ROOT}{}", route.path),
@@ -213,12 +210,12 @@ fn refusal(status: StatusCode, text: impl Into<String>) -> ControlError {
     ControlError { status, text: text.into() }
 }
 
-/// 400, with what is wrong.
+/// 400.
 fn wrong(text: impl Into<String>) -> ControlError {
     refusal(StatusCode::BAD_REQUEST, text)
 }
 
-/// 404, with what isn't there.
+/// 404.
 fn missing(text: impl Into<String>) -> ControlError {
     refusal(StatusCode::NOT_FOUND, text)
 }
@@ -232,7 +229,7 @@ fn wrong_method(methods: &[Method]) -> ControlError {
     refusal(StatusCode::METHOD_NOT_ALLOWED, format!("here works {}", names.join(", ")))
 }
 
-/// A number of the query, or another if it is missing.
+/// A numeric query parameter, or `absent` if it is missing.
 fn number(asked: &ControlRequest<'_>, name: &str, absent: u64) -> Result<u64, ControlError> {
     match input::query(asked.query, name) {
         None => Ok(absent),
@@ -240,7 +237,7 @@ fn number(asked: &ControlRequest<'_>, name: &str, absent: u64) -> Result<u64, Co
     }
 }
 
-/// Reads a body. What is said of a faulty one names members and types, never values.
+/// Parses a body. The error names members and types, never values.
 fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ControlError> {
     serde_json::from_slice(body).map_err(|error| {
         let text = error.to_string();

@@ -1,10 +1,10 @@
-//! Couriers, their services, and what they charge.
+//! Couriers, their services, and their fees.
 //!
-//! Codes that the documentation shows (`paxel`, `anteraja`, `idx`, `lalamove`, `grab`; `PAXEL BIG`,
-//! `paxel_instant_bike`, `sameday`, `cargo`, `ND`) are used as they stand, blanks and upper case
-//! included. Prices, percentages and limits are made up.
+//! Codes shown in the documentation (`paxel`, `anteraja`, `idx`, `lalamove`, `grab`; `PAXEL BIG`,
+//! `paxel_instant_bike`, `sameday`, `cargo`, `ND`) are used as they are, including spaces and upper case. Prices,
+//! percentages and limits are made up.
 //!
-//! What always holds: money is whole rupiah; percentages are hundredths of a percent.
+//! What always holds: amounts are whole rupiah; percentages are in hundredths of a percent.
 
 pub(crate) mod texts;
 
@@ -13,34 +13,31 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-/// A courier.
 #[derive(Debug)]
 pub(crate) struct Courier {
     /// `courier_code`.
     pub code: &'static str,
     /// `courier_name`.
     pub name: &'static str,
-    /// Whether it collects.
+    /// Whether it collects parcels.
     pub pickup: bool,
     /// Whether parcels can be brought to it.
     pub dropoff: bool,
-    /// Cash on delivery: fee in hundredths of a percent and its minimum in IDR; none if it has no COD.
+    /// Cash on delivery: fee in hundredths of a percent, and minimum fee in IDR; absent: no COD.
     pub cod: Option<(u64, u64)>,
-    /// Insurance: hundredths of a percent of the value.
+    /// Insurance fee, in hundredths of a percent of the value.
     pub insurance: u64,
-    /// The least insurance fee in IDR; null in the API if absent.
+    /// Minimum insurance fee in IDR; absent: null in the API.
     pub insurance_minimum: Option<u64>,
-    /// Discount on the base tariff, hundredths of a percent.
+    /// Discount on the base tariff, in hundredths of a percent.
     pub discount: u64,
-    /// cm³ for a kg.
+    /// Divisor for dimensional weight, in cm³ per kg.
     pub divisor: u64,
-    /// ExpressService services.
     pub express: &'static [ExpressService],
-    /// InstantService services.
     pub instant: &'static [InstantService],
 }
 
-/// Heading under which an express service stands in a tariff answer.
+/// Group of an express service in a tariff response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub(crate) enum Group {
@@ -50,25 +47,22 @@ pub(crate) enum Group {
     Cargo,
 }
 
-/// An express service.
 #[derive(Debug)]
 pub(crate) struct ExpressService {
     /// `nama_service`.
     pub name: &'static str,
     /// `code_service`.
     pub code: &'static str,
-    /// Its group.
     pub group: Group,
     pub(crate) etd: Etd,
-    /// IDR for a kg within a city, a province, an island, the country; a shorter list ends its reach.
+    /// IDR per kg within a city, a province, an island, the country; a shorter list limits the reach.
     pub rates: &'static [u64],
-    /// The least weight charged, in kg.
+    /// Minimum chargeable weight, in kg.
     pub least: u64,
-    /// The most it carries, in grams.
+    /// Maximum weight, in grams.
     pub most: u64,
 }
 
-/// An instant service.
 #[derive(Debug)]
 pub(crate) struct InstantService {
     /// `nama_service`.
@@ -76,13 +70,13 @@ pub(crate) struct InstantService {
     /// `code_service`.
     pub code: &'static str,
     pub(crate) etd: Etd,
-    /// Vehicles, by their place in [`VEHICLES`].
+    /// Vehicles, as positions in [`VEHICLES`].
     pub vehicles: std::ops::Range<usize>,
     /// Percent of the vehicle's price.
     pub percent: u64,
 }
 
-/// `vehicle_type`s with IDR for the start and for a km.
+/// `vehicle_type`, IDR for the start, IDR per km.
 pub(crate) const VEHICLES: [(&str, u64, u64); 12] = [
     ("bike", 8_000, 2_200),
     ("sedan", 20_000, 4_000),
@@ -315,28 +309,26 @@ pub(crate) const CATEGORIES: [&str; 12] = [
     "Lainnya",
 ];
 
-/// The couriers.
 pub(crate) fn all() -> &'static [Courier] {
     &TABLE
 }
 
-/// The courier with this code.
 pub(crate) fn find(code: &str) -> Option<&'static Courier> {
     TABLE.iter().find(|courier| courier.code == code)
 }
 
-/// Hundredths of a percent as the API writes percent: `3`, `0.3`.
+/// Percent as the API writes them: `3`, `0.3`.
 pub(crate) fn percent(hundredths: u64) -> Value {
     if hundredths.is_multiple_of(100) { json!(hundredths / 100) } else { json!(hundredths as f64 / 100.0) }
 }
 
-/// All Courier.
+/// `data` of the operation All Courier.
 pub(crate) fn list() -> Bytes {
     static LIST: OnceLock<Bytes> = OnceLock::new();
     LIST.get_or_init(|| Value::Array(TABLE.iter().map(Courier::json).collect()).to_string().into()).clone()
 }
 
-/// Item Categories.
+/// `data` of the operation Item Categories.
 pub(crate) fn categories() -> Bytes {
     static LIST: OnceLock<Bytes> = OnceLock::new();
     LIST.get_or_init(|| json!(CATEGORIES).to_string().into()).clone()
@@ -355,7 +347,7 @@ impl Courier {
         })
     }
 
-    /// Courier Service: its services as JSON.
+    /// `data` of the operation Courier Service.
     pub(crate) fn services(&self) -> Bytes {
         static ALL: OnceLock<Vec<Bytes>> = OnceLock::new();
         let all = ALL.get_or_init(|| TABLE.iter().map(Courier::render_services).collect());
@@ -379,23 +371,22 @@ impl Courier {
         .into()
     }
 
-    /// The express service with this code.
     pub(crate) fn express(&self, code: &str) -> Option<&'static ExpressService> {
         self.express.iter().find(|service| service.code == code)
     }
 
-    /// Fee for insuring a value, in IDR, rounded up.
+    /// Insurance fee for a value, in IDR, rounded up.
     pub(crate) fn insurance_fee(&self, value: u64) -> u64 {
         part(value, self.insurance).max(self.insurance_minimum.unwrap_or(0))
     }
 
-    /// Fee for collecting cash for a value, in IDR, rounded up; none without COD.
+    /// COD fee for an amount, in IDR, rounded up; `None` without COD.
     pub(crate) fn cod_fee(&self, value: u64) -> Option<u64> {
         self.cod.map(|(hundredths, minimum)| part(value, hundredths).max(minimum))
     }
 }
 
-/// So many hundredths of a percent of an amount, rounded up.
+/// A percentage of an amount, rounded up.
 pub(crate) fn part(amount: u64, hundredths: u64) -> u64 {
     amount.saturating_mul(hundredths).div_ceil(10_000)
 }

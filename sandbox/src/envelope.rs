@@ -1,67 +1,64 @@
-//! Fastrac's envelope around results and refusals.
+//! Fastrac's envelope around results and errors.
 //!
-//! What always holds: a result is `success`, `message`, `data`; a refusal is `success`, `message`;
-//! both end with `timestamp` where the caller of this room asks for it. `data` arrives rendered.
+//! What always holds: a result has `success`, `message`, `data`; an error has `success`, `message`. Both end with
+//! `timestamp` if the caller passes one.
 
 use bytes::Bytes;
 use serde::Serialize;
 
 use super::limits::LimitExceeded;
 
-/// What an operation gives: the text of `message`, and `data` as JSON.
+/// A successful result: the text of `message`, and `data` as JSON.
 #[derive(Debug)]
 pub(crate) struct Success {
-    /// `message`; needs no escaping.
+    /// Needs no escaping in JSON.
     pub message: &'static str,
-    /// `data`.
     pub data: Bytes,
     /// Whether an order was placed or cancelled.
     pub executed: bool,
 }
 
-/// Why an operation gives nothing.
+/// An error of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ApiError {
-    /// The input is missing or wrong: 400.
+    /// Missing or wrong input: 400.
     Invalid(String),
-    /// No good key pair: 401.
+    /// No valid key pair: 401.
     Unauthorized,
-    /// `Data not found`: 404, or 200 by configuration.
+    /// `Data not found`: 404, or 200 by [`Switches::not_found`](crate::Switches).
     NotFound,
-    /// No such address: 404.
+    /// Unknown path: 404.
     NoSuchPath,
-    /// No courier serves the pair: 404 (seen on V1).
+    /// No courier serves the two places: 404 (seen on V1).
     NoCourier,
-    /// The order can't be cancelled: 404, as published.
+    /// The order cannot be cancelled: 404, as published.
     NotCancellable,
-    /// The account's balance is too small: 400, its message by configuration.
+    /// The balance is too small: 400, with a configured message.
     InsufficientBalance(String),
     /// The body is longer than the sandbox reads: 413.
     BodyTooLong,
-    /// A limit is used up: as the limit says.
+    /// A limit is exceeded: status as the limit says.
     LimitExceeded(LimitExceeded),
-    /// What a fault says: this status, this message.
+    /// Status and message of a fault.
     Custom(u16, String),
 }
 
 impl Success {
-    /// A result from JSON.
     pub(crate) fn json(message: &'static str, data: impl Into<Bytes>) -> Self {
         Success { message, data: data.into(), executed: false }
     }
 
-    /// A result from something that can be written as JSON.
+    /// Serializes `data`.
     pub(crate) fn of(message: &'static str, data: &impl Serialize) -> Self {
-        // Our own types have string keys only, so writing them can't fail.
+        // Types of this crate have string keys only, so serializing cannot fail.
         Success::json(message, serde_json::to_vec(data).unwrap_or_default())
     }
 
-    /// The same, of an operation that placed or cancelled an order.
+    /// Marks a result as that of an operation that placed or cancelled an order.
     pub(crate) fn executed(self) -> Self {
         Success { executed: true, ..self }
     }
 
-    /// The body.
     pub(crate) fn body(&self, timestamp: Option<&str>) -> Bytes {
         let mut out = Vec::with_capacity(self.data.len() + 128);
         out.extend_from_slice(br#"{"success":true,"message":""#);
@@ -73,7 +70,7 @@ impl Success {
 }
 
 impl ApiError {
-    /// The status, given that of `Data not found`.
+    /// The status; `not_found` is that of `Data not found`.
     pub(crate) fn status(&self, not_found: u16) -> u16 {
         match self {
             ApiError::Invalid(_) | ApiError::InsufficientBalance(_) => 400,
@@ -86,21 +83,20 @@ impl ApiError {
         }
     }
 
-    /// The text of `message`.
     pub(crate) fn message(&self) -> &str {
         match self {
             ApiError::Invalid(text) | ApiError::InsufficientBalance(text) | ApiError::Custom(_, text) => text,
             ApiError::Unauthorized => "Unauthorized",
             ApiError::NotFound | ApiError::NoCourier => "Data not found",
             ApiError::NoSuchPath => "Not Found",
-            // Grammar as published.
+            // Spelled as published.
             ApiError::NotCancellable => "An error occurred while placing an cancel",
             ApiError::BodyTooLong => "Request entity too large",
             ApiError::LimitExceeded(refused) => &refused.message,
         }
     }
 
-    /// Seconds of `Retry-After`, if it says so.
+    /// Value of `Retry-After` in seconds; absent: no such header.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
             ApiError::LimitExceeded(refused) => refused.retry_after,
@@ -108,7 +104,6 @@ impl ApiError {
         }
     }
 
-    /// The body.
     pub(crate) fn body(&self, timestamp: Option<&str>) -> Bytes {
         let mut out = br#"{"success":false,"message":"#.to_vec();
         out.extend_from_slice(serde_json::Value::from(self.message()).to_string().as_bytes());

@@ -1,9 +1,9 @@
-//! Misbehaviour on request.
+//! Fault injection.
 //!
-//! What always holds: the first fault that is due for a request (in the order of adding) meets it, at
-//! most one does, and it is used up after its count. Chance is drawn from the seed, the fault's
-//! number and how many requests matched it so far, so a run can be repeated. A fault only changes how
-//! an answer is given or whether the request is executed; what was executed is always in the journal.
+//! What always holds: at most one fault applies to a request, the first (in the order of adding) that selects it; a
+//! fault is used up after `times` requests. Chance is drawn from the seed, the fault's number and the number of
+//! requests that matched so far, so a run is reproducible. A fault changes how a response is sent or whether the
+//! request is executed; what was executed is always in the journal.
 
 mod act;
 mod distribution;
@@ -23,82 +23,81 @@ use super::{
     when::When,
 };
 
-/// Faults that are used up and still shown.
+/// Used-up faults that are still listed.
 const SPENT: usize = 100;
 
-/// Which requests are met, when, how often, and by what.
+/// Which requests are affected, when, how often, and how.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fault {
-    /// Name of an operation, such as `v2.order_express`; absent: any, unlisted requests too.
+    /// Name of an operation, such as `v2.order_express`; absent: any request, also to unknown paths.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
     /// Path as received, without query; absent: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Label of a key pair; absent: any, also none.
+    /// Label of a key pair; absent: any request, also without a valid pair.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// How many requests it meets; absent: all until it is cleared.
+    /// How many requests it applies to; absent: all until it is removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub times: Option<u64>,
-    /// Which part of the matching requests it meets, 0 to 1; absent: all.
+    /// Probability that it applies to a matching request, 0 to 1; absent: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chance: Option<f64>,
-    /// Meets every n-th of the matching requests; absent: each.
+    /// Applies to every n-th matching request; absent: each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every: Option<u64>,
-    /// When it begins; absent: at once.
+    /// Start; absent: immediately.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<When>,
-    /// When it ends (that instant is no longer met); absent: never.
+    /// End (exclusive); absent: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<When>,
-    /// Milliseconds to wait before anything is executed.
+    /// Delay before execution, in milliseconds.
     pub wait_ms: u64,
-    /// A distribution of further waiting there.
+    /// Random delay in addition to that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<DelayDistribution>,
-    /// Milliseconds to wait after execution, before the answer.
+    /// Delay after execution, before the response, in milliseconds.
     pub delay_ms: u64,
-    /// A distribution of further waiting there.
+    /// Random delay in addition to that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay: Option<DelayDistribution>,
-    /// Milliseconds by which `Date` and `timestamp` of the answer are ahead of the clock, or behind it.
+    /// Error of the clock in `Date` and `timestamp` of the response, in milliseconds; positive: ahead.
     pub skew_ms: i64,
-    /// What happens.
+    /// The effect; the configuration key is `act`.
     pub act: Act,
 }
 
-/// A request, as far as faults look at it.
+/// The properties of a request that faults select by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestSummary<'a> {
-    /// The operation asked for, if one is served there.
+    /// Absent: unknown path.
     pub operation: Option<Operation>,
-    /// Its path, without query.
+    /// Path without query.
     pub path: &'a str,
-    /// The label of its key pair, if a good one.
+    /// Label of its key pair; absent: no valid pair.
     pub key: Option<&'a str>,
-    /// Unix milliseconds of the sandbox's clock.
+    /// Time of arrival, Unix milliseconds of the sandbox's clock.
     pub at: i64,
 }
 
-/// What a request was met by.
+/// A fault that applies to a request, with delays drawn.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AppliedFault {
-    /// The fault's number.
     pub number: u64,
-    /// What happens.
+    /// The effect; the configuration key is `act`.
     pub act: Act,
-    /// Milliseconds to wait before execution.
+    /// Delay before execution, in milliseconds.
     pub wait: u64,
-    /// Milliseconds to wait after it.
+    /// Delay after execution, in milliseconds.
     pub delay: u64,
-    /// Milliseconds by which the answer's clock is wrong.
+    /// Error of the response's clock, in milliseconds.
     pub skew: i64,
 }
 
-/// The faults in force, and the newest that are used up.
+/// The armed faults and the newest used-up ones.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     seed: u64,
@@ -110,53 +109,53 @@ pub(crate) struct Faults {
 #[derive(Debug)]
 struct Armed {
     number: u64,
-    /// `times` is what is left; `from` and `until` are absolute.
+    /// `times` counts down; `from` and `until` are absolute.
     fault: Fault,
-    /// Requests that matched it while it was in force.
+    /// Matching requests while it was in force.
     seen: u64,
-    /// Requests that it met.
+    /// Requests that it was applied to.
     met: u64,
 }
 
 impl Fault {
-    /// A fault for an operation, forever.
+    /// A fault for all requests of an operation.
     pub fn on(operation: &str, act: Act) -> Self {
         Fault { operation: Some(operation.to_owned()), act, ..Fault::default() }
     }
 
-    /// A fault for every request, forever.
+    /// A fault for all requests.
     pub fn everywhere(act: Act) -> Self {
         Fault { act, ..Fault::default() }
     }
 
-    /// The same, for so many requests only.
+    /// Limits it to a number of requests.
     pub fn times(self, times: u64) -> Self {
         Fault { times: Some(times), ..self }
     }
 
-    /// The same, only for requests under this key label.
+    /// Limits it to the requests of a key label.
     pub fn key(self, label: &str) -> Self {
         Fault { key: Some(label.to_owned()), ..self }
     }
 
-    /// The same, waiting before execution.
+    /// Adds a delay before execution.
     pub fn wait(self, time: Duration) -> Self {
         Fault { wait_ms: time.as_millis() as u64, ..self }
     }
 
-    /// The same, waiting between execution and answer.
+    /// Adds a delay between execution and response.
     pub fn delay(self, time: Duration) -> Self {
         Fault { delay_ms: time.as_millis() as u64, ..self }
     }
 }
 
 impl Faults {
-    /// No faults; chance comes from the seed.
+    /// No faults; random draws come from the seed.
     pub(crate) fn new(seed: u64) -> Self {
         Faults { seed, ..Faults::default() }
     }
 
-    /// Adds a fault at `now`; gives its number.
+    /// Adds a fault at `now`; returns its number.
     pub(crate) fn add(&mut self, mut fault: Fault, now: i64) -> u64 {
         self.next += 1;
         for when in [&mut fault.from, &mut fault.until] {
@@ -166,19 +165,19 @@ impl Faults {
         self.next
     }
 
-    /// Ends a fault; false if it isn't in force.
+    /// Removes a fault; false if it is not armed.
     pub(crate) fn remove(&mut self, number: u64) -> bool {
         let before = self.armed.len();
         self.armed.retain(|armed| armed.number != number);
         self.armed.len() < before
     }
 
-    /// Ends all faults.
+    /// Removes all faults.
     pub(crate) fn clear(&mut self) {
         self.armed.clear();
     }
 
-    /// The faults in force with how often each met, and those that are used up, as JSON.
+    /// The armed faults with how often each was applied, and the used-up ones, as JSON.
     pub(crate) fn json(&self) -> Value {
         let line =
             |armed: &Armed| json!({"id": armed.number, "met": armed.met, "seen": armed.seen, "fault": armed.fault});
@@ -186,29 +185,29 @@ impl Faults {
         json!({"faults": self.armed.iter().map(line).collect::<Vec<_>>(), "spent": spent})
     }
 
-    /// How often a fault met; nothing if it is no longer known.
+    /// How often a fault was applied; `None` if it is no longer known.
     pub(crate) fn times_applied(&self, number: u64) -> Option<u64> {
         self.armed.iter().chain(&self.spent).find(|armed| armed.number == number).map(|armed| armed.met)
     }
 
-    /// The fault that meets a request; counts it.
+    /// The fault that applies to a request; counts it.
     pub(crate) fn apply(&mut self, asked: &RequestSummary<'_>) -> Option<AppliedFault> {
         self.apply_first(asked.at, |fault| fault.matches(asked))
     }
 
-    /// The fault that meets a request while its body is on its way; counts it. If another kind of fault is the
-    /// first one due, nothing is counted: the request meets it when it is whole.
+    /// The fault that applies to a request while its body is being received; counts it. If the first fault due is of
+    /// another kind, nothing is counted: that one applies when the request is complete.
     pub(crate) fn apply_to_upload(&mut self, asked: &RequestSummary<'_>) -> Option<AppliedFault> {
         let first = self.armed.iter().find(|armed| armed.would_apply(asked, self.seed))?;
         if matches!(first.fault.act, Act::ResetUpload { .. }) { self.apply(asked) } else { None }
     }
 
-    /// Whether a fault in force would meet a request before it is whole, so that its head is worth a look.
+    /// Whether an armed fault can apply before a request is complete, so that its head must be checked.
     pub(crate) fn watches_uploads(&self) -> bool {
         self.armed.iter().any(|armed| matches!(armed.fault.act, Act::ResetUpload { .. }))
     }
 
-    /// The fault that meets a new connection; counts it.
+    /// The fault that applies to a new connection; counts it.
     pub(crate) fn apply_to_connection(&mut self, at: i64) -> Option<AppliedFault> {
         self.apply_first(at, |fault| matches!(fault.act, Act::Tls(_)))
     }
@@ -233,7 +232,7 @@ impl Faults {
 }
 
 impl Armed {
-    /// Whether it meets a request that it matches; counts the request.
+    /// Whether it applies to a matching request; counts the request.
     fn due(&mut self, seed: u64, at: i64) -> bool {
         if !self.in_force(at) {
             return false;
@@ -242,7 +241,7 @@ impl Armed {
         self.selects(self.seen, seed)
     }
 
-    /// Whether it would meet a request that came now; counts nothing.
+    /// Whether it would apply to a request that arrived now; counts nothing.
     fn would_apply(&self, asked: &RequestSummary<'_>, seed: u64) -> bool {
         self.fault.matches(asked) && self.in_force(asked.at) && self.selects(self.seen + 1, seed)
     }
@@ -254,7 +253,7 @@ impl Armed {
         begun && !over && fault.times != Some(0)
     }
 
-    /// Whether it is the turn of the n-th request that it matches.
+    /// Whether `every` and `chance` select the n-th matching request.
     fn selects(&self, nth: u64, seed: u64) -> bool {
         let fault = &self.fault;
         let turn = fault.every.is_none_or(|every| nth.is_multiple_of(every.max(1)));
@@ -287,17 +286,17 @@ impl Fault {
             && self.key.as_deref().is_none_or(|wanted| asked.key == Some(wanted))
     }
 
-    /// Whether it says anything of a single request.
+    /// Whether it has a selector or delay that needs a request.
     fn selects_requests(&self) -> bool {
         let waits = self.wait.is_some() || self.delay.is_some() || self.wait_ms > 0 || self.delay_ms > 0;
         self.operation.is_some() || self.path.is_some() || self.key.is_some() || self.skew_ms != 0 || waits
     }
 }
 
-/// What is wrong with a fault, if anything.
+/// Checks that a fault can be applied.
 ///
 /// # Errors
-/// If it could never do what it says; the text begins with the member concerned.
+/// If it could never apply; the message begins with the member concerned.
 pub(crate) fn check(fault: &Fault) -> Result<(), String> {
     let known = |name: &str| Routes::get().rows().iter().any(|row| row.operation.name() == name);
     if let Some(name) = fault.operation.as_deref().filter(|name| !known(name)) {

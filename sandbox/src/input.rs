@@ -1,19 +1,18 @@
-//! Reading queries and JSON bodies, with the API's kind of complaint.
+//! Reading queries and JSON bodies, with error messages like the API's.
 //!
-//! What always holds: unknown members are ignored; a member's type is never coerced (the API wants
-//! a number here and a string there); every complaint names the member. No input panics.
+//! What always holds: unknown members are ignored; a member's type is never coerced (the API expects a number here
+//! and a string there); every error names the member. No input panics.
 
 use serde_json::{Map, Value};
 
 use super::envelope::ApiError;
 
-/// A result or a complaint.
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
-/// The largest number accepted: keeps sums and products of a few of them within 64 bits.
+/// Largest number accepted: keeps sums and products of a few of them within 64 bits.
 pub(crate) const MOST: u64 = 1_000_000_000_000;
 
-/// A JSON object and where it stands.
+/// A JSON object and its path within the body.
 #[derive(Clone, Debug)]
 pub(crate) struct Fields<'a> {
     map: &'a Map<String, Value>,
@@ -24,7 +23,7 @@ fn invalid<T>(text: String) -> ApiResult<T> {
     Err(ApiError::Invalid(text))
 }
 
-/// The body as JSON.
+/// Parses a body.
 ///
 /// # Errors
 ///
@@ -33,7 +32,6 @@ pub(crate) fn json(body: &[u8]) -> ApiResult<Value> {
     serde_json::from_slice(body).or_else(|_| invalid("Invalid JSON body".to_owned()))
 }
 
-/// A query parameter, percent-decoded.
 pub(crate) fn query(query: Option<&str>, name: &str) -> Option<String> {
     query?.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -41,11 +39,11 @@ pub(crate) fn query(query: Option<&str>, name: &str) -> Option<String> {
     })
 }
 
-/// A query parameter that is a region's id.
+/// A numeric query parameter, such as a region's id.
 ///
 /// # Errors
 ///
-/// If it is missing or no number.
+/// If it is missing or not a number.
 pub(crate) fn query_id(text: Option<&str>, name: &str) -> ApiResult<u64> {
     match query(text, name).filter(|value| !value.is_empty()) {
         None => invalid(format!("{name} is required")),
@@ -53,7 +51,7 @@ pub(crate) fn query_id(text: Option<&str>, name: &str) -> ApiResult<u64> {
     }
 }
 
-/// Percent-decoded; what is not valid stays as it is.
+/// Percent-decodes; invalid sequences stay as they are.
 pub(super) fn decode(text: &str) -> String {
     let mut rest = text.as_bytes();
     let mut out = Vec::with_capacity(rest.len());
@@ -73,11 +71,11 @@ pub(super) fn decode(text: &str) -> String {
 }
 
 impl<'a> Fields<'a> {
-    /// The object that a body is.
+    /// A body that must be an object.
     ///
     /// # Errors
     ///
-    /// If it is another kind of value.
+    /// If it is not an object.
     pub(crate) fn of(value: &'a Value) -> ApiResult<Self> {
         match value.as_object() {
             Some(map) => Ok(Fields { map, place: String::new() }),
@@ -93,7 +91,7 @@ impl<'a> Fields<'a> {
         invalid(format!("{} {what}", self.name(name)))
     }
 
-    /// A member that is there and not null.
+    /// A member that is present and not null.
     pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
@@ -102,11 +100,11 @@ impl<'a> Fields<'a> {
         self.get(name).map_or_else(|| self.complain(name, "is required"), Ok)
     }
 
-    /// A text that isn't empty.
+    /// A string that is not empty.
     ///
     /// # Errors
     ///
-    /// If it is missing, empty or no string; so with the other readers below.
+    /// If it is missing or of another type; so with all methods below.
     pub(crate) fn text(&self, name: &str) -> ApiResult<&'a str> {
         match self.required(name)?.as_str() {
             Some("") => self.complain(name, "is required"),
@@ -115,7 +113,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A text, empty if it is missing.
+    /// A string, empty if it is missing.
     pub(crate) fn text_or_empty(&self, name: &str) -> ApiResult<&'a str> {
         match self.get(name) {
             None => Ok(""),
@@ -123,7 +121,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A number from 0; fractions are rounded up.
+    /// A number of at least 0; fractions are rounded up.
     pub(crate) fn number(&self, name: &str) -> ApiResult<u64> {
         let value = self.required(name)?;
         let number = value.as_u64().or_else(|| {
@@ -138,7 +136,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A number from 1.
+    /// A number of at least 1.
     pub(crate) fn positive(&self, name: &str) -> ApiResult<u64> {
         match self.number(name)? {
             0 => self.complain(name, "must be above zero"),
@@ -146,7 +144,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A number, or another if it is missing.
+    /// A number, or `absent` if it is missing.
     pub(crate) fn number_or(&self, name: &str, absent: u64) -> ApiResult<u64> {
         if self.get(name).is_some() { self.number(name) } else { Ok(absent) }
     }
@@ -165,7 +163,6 @@ impl<'a> Fields<'a> {
         if self.get(name).is_some() { self.flag(name) } else { Ok(false) }
     }
 
-    /// An object.
     pub(crate) fn object(&self, name: &str) -> ApiResult<Fields<'a>> {
         match self.required(name)?.as_object() {
             Some(map) => Ok(Fields { map, place: format!("{}.", self.name(name)) }),
@@ -173,7 +170,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// An array of objects with at least one element and at most a thousand.
+    /// An array of 1 to 1,000 objects.
     pub(crate) fn objects(&self, name: &str) -> ApiResult<Vec<Fields<'a>>> {
         let Some(list) = self.required(name)?.as_array() else { return self.complain(name, "must be an array") };
         if list.is_empty() || list.len() > 1_000 {

@@ -1,14 +1,13 @@
-//! What the sandbox received, and what it did.
+//! What the sandbox received and what it executed.
 //!
-//! What always holds: counters are exact from the start (or the last reset) whatever happens; the
-//! journal itself keeps the newest requests within two bounds, number and bytes. A
-//! request stands in the journal as soon as it is whole, before it is answered. Headers and bodies
-//! are kept as bytes, secrets included: that a caller's secret never came here is what tests prove
-//! with it. They appear in no `Debug` text.
+//! What always holds: counters are exact since the start (or the last reset); the journal keeps the newest requests
+//! within two bounds, number and bytes. A request is in the journal as soon as it is complete, before it is answered.
+//! Headers and bodies are kept unmasked, secrets included, so that tests can prove that a caller's secret was not
+//! forwarded. They never appear in `Debug` output.
 //!
-//! A duplicate is an order that was executed although one with the same operation and content had
-//! been executed before: the same JSON, however it is spaced and its members are ordered. The newest
-//! million of different orders are remembered for that.
+//! A duplicate is an order that was executed although one with the same operation and content had been executed
+//! before. Content is compared as JSON, regardless of spacing and the order of members. The newest million different
+//! orders are remembered for that.
 
 mod fingerprint;
 pub(super) mod metrics;
@@ -29,56 +28,56 @@ use super::{
 };
 use fingerprint::{ExecutedOrders, REMEMBERED, fingerprint};
 
-/// How much is kept.
+/// Bounds of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalBounds {
-    /// Requests.
+    /// Maximum number of requests.
     pub entries: usize,
-    /// Bytes of bodies, targets and headers together.
+    /// Maximum bytes of bodies, targets and headers together.
     pub bytes: usize,
 }
 
-/// One request.
+/// A request.
 #[derive(Clone)]
 pub struct Entry {
-    /// Counts from 1, without gaps.
+    /// Sequence number, from 1, without gaps.
     pub seq: u64,
-    /// When it was whole; Unix milliseconds of the sandbox's clock.
+    /// When it was complete, Unix milliseconds of the sandbox's clock.
     pub at: i64,
-    /// The connection it came on, counted from 1.
+    /// Number of its connection, from 1.
     pub connection: u64,
-    /// Its method.
+    /// Method.
     pub method: Method,
-    /// Its target as received; see [`Entry::target`].
+    /// Target as received; see [`Entry::target`].
     pub uri: Uri,
-    /// Its headers; names in lower case, values as received.
+    /// Headers; names in lower case, values as received.
     pub headers: HeaderMap,
-    /// Its body as received.
+    /// Body as received.
     pub body: Bytes,
-    /// The position of its row in the sandbox's own table, if it is served.
+    /// Position in the route table; absent: unknown path.
     pub row: Option<usize>,
-    /// The label of the key pair it carried, if a good one.
+    /// Label of its key pair; absent: no valid pair.
     pub key: Option<Arc<str>>,
-    /// The status answered (of an answer that was lost: that of the lost one); absent while under way.
+    /// Status of the response (of a lost response, the status it would have had); absent while in progress.
     pub status: Option<u16>,
     /// Whether it placed or cancelled an order.
     pub executed: bool,
     /// Whether an order with the same content had been executed before.
     pub duplicate: bool,
-    /// The fault that met it.
+    /// Number of the fault that was applied.
     pub fault: Option<u64>,
-    /// What that fault does.
+    /// Effect of that fault.
     pub act: Option<&'static str>,
-    /// The limit that was used up.
+    /// The limit that it exceeded.
     pub limited: Option<Window>,
 }
 
-/// Counts of one operation under one key.
+/// Counts for one operation and one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OperationCounts {
     /// Requests received.
     pub requests: u64,
-    /// Answers by status.
+    /// Responses by status.
     pub statuses: BTreeMap<u16, u64>,
 }
 
@@ -89,42 +88,41 @@ pub struct OrderCounts {
     pub express: u64,
     /// Instant orders placed.
     pub instant: u64,
-    /// OrderCounts cancelled.
+    /// Orders cancelled.
     pub cancelled: u64,
-    /// OrderCounts placed again with the same content.
+    /// Orders executed again with the same content.
     pub duplicates: u64,
 }
 
-/// All counts.
+/// Counters since the start or the last reset.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
-    /// Requests received whole.
+    /// Requests received completely.
     pub requests: u64,
-    /// Requests without a good key pair.
+    /// Requests without a valid key pair.
     pub unauthenticated: u64,
-    /// Those that carried parts of two different pairs.
+    /// Requests that mixed parts of two pairs.
     pub mixed: u64,
-    /// Requests to no served path.
+    /// Requests to unknown paths.
     pub unlisted: u64,
-    /// Requests met by a fault.
+    /// Requests that a fault was applied to.
     pub faults: u64,
-    /// Requests and connections met, by what the fault does.
+    /// Requests and connections that a fault was applied to, by its effect.
     pub acts: BTreeMap<&'static str, u64>,
-    /// Requests that a limit refused, by label of key and what was used up.
+    /// Requests refused by a limit, by label of the key and window.
     pub limited: BTreeMap<(Arc<str>, Window), u64>,
-    /// Requests whose body broke off, by a fault too.
+    /// Requests whose body ended early, also because of a fault.
     pub broken: u64,
     /// Connections accepted.
     pub connections: u64,
-    /// OrderCounts.
+    /// Orders placed and cancelled.
     pub orders: OrderCounts,
-    /// CountedBy name of operation (`-`: none) and label of key (`-`: none).
+    /// By operation name and key label; `-`: none.
     pub operations: BTreeMap<(&'static str, Arc<str>), OperationCounts>,
-    /// Requests by served path: tells which alias is used.
+    /// Requests by path; shows which aliases are used.
     pub paths: BTreeMap<&'static str, u64>,
 }
 
-/// The journal and the counters.
 #[derive(Debug)]
 pub(crate) struct Journal {
     bounds: JournalBounds,
@@ -137,7 +135,6 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// An empty journal.
     pub(crate) fn new(bounds: JournalBounds) -> Self {
         Journal {
             bounds,
@@ -150,7 +147,7 @@ impl Journal {
         }
     }
 
-    /// Writes a request down and counts it; gives its number. `seq` of the entry is overwritten.
+    /// Records and counts a request; returns its number. `seq` of the entry is overwritten.
     pub(crate) fn receive(&mut self, mut entry: Entry) -> u64 {
         let seq = self.next;
         self.next += 1;
@@ -177,7 +174,7 @@ impl Journal {
         seq
     }
 
-    /// Notes how request `seq` was answered.
+    /// Records the response to request `seq`.
     pub(crate) fn answer(&mut self, seq: u64, row: Option<usize>, key: Option<&Arc<str>>, status: u16) {
         let operation = row.map(|position| Routes::get().rows()[position].operation);
         *self.tally(operation, key).statuses.entry(status).or_default() += 1;
@@ -186,7 +183,7 @@ impl Journal {
         }
     }
 
-    /// Notes that request `seq` placed or cancelled an order.
+    /// Records that request `seq` placed or cancelled an order.
     pub(crate) fn execute(&mut self, seq: u64, operation: Operation, content: &Value) {
         let orders = &mut self.counters.orders;
         let mut duplicate = false;
@@ -204,40 +201,40 @@ impl Journal {
         }
     }
 
-    /// How many orders with this operation and content were executed.
+    /// How many orders with this operation (of either version) and content were executed.
     #[cfg(test)]
     pub(crate) fn executed(&self, operation: Operation, body: &[u8]) -> u64 {
         serde_json::from_slice(body).map_or(0, |content| self.executed_orders.times(&fingerprint(operation, &content)))
     }
 
-    /// Counts a connection; gives its number.
+    /// Counts a connection; returns its number.
     pub(crate) fn connect(&mut self) -> u64 {
         self.counters.connections += 1;
         self.counters.connections
     }
 
-    /// Counts a connection that a fault met.
+    /// Counts a connection that a fault was applied to.
     pub(crate) fn meet(&mut self, act: &'static str) {
         *self.counters.acts.entry(act).or_default() += 1;
     }
 
-    /// Counts a request that carries parts of two different pairs.
+    /// Counts a request that mixes parts of two pairs.
     pub(crate) fn mixed(&mut self) {
         self.counters.mixed += 1;
     }
 
-    /// How many requests are kept, and how many no longer.
+    /// How many requests are kept, and how many were dropped.
     fn kept(&self) -> (u64, u64) {
         let kept = self.entries.len() as u64;
         (kept, self.next - 1 - kept)
     }
 
-    /// Counts a request whose body broke off: it was not received whole and has no entry.
+    /// Counts a request whose body ended early; it has no entry.
     pub(crate) fn broken(&mut self) {
         self.counters.broken += 1;
     }
 
-    /// Counts a request that a fault met while its body was on its way.
+    /// Counts a request that a fault was applied to while its body was being received.
     pub(crate) fn interrupted(&mut self, act: &'static str) {
         self.counters.faults += 1;
         self.meet(act);
@@ -249,12 +246,11 @@ impl Journal {
         self.entries.iter()
     }
 
-    /// The counts.
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// The counts as JSON.
+    /// The counters as JSON.
     pub(crate) fn counters_json(&self) -> Value {
         let c = &self.counters;
         let operations: Vec<Value> = c
@@ -301,17 +297,17 @@ impl Journal {
 }
 
 impl Entry {
-    /// The operation asked for.
+    /// The operation, if the path is known.
     pub fn operation(&self) -> Option<Operation> {
         self.row.map(|position| Routes::get().rows()[position].operation)
     }
 
-    /// Path and query as received, or the whole of an absolute form.
+    /// Path and query as received, or an absolute form.
     pub fn target(&self) -> String {
         self.uri.to_string()
     }
 
-    /// The request as JSON: bytes as text where they are UTF-8, else `{"base64": …}`.
+    /// The request as JSON: bytes as text if they are UTF-8, else `{"base64": …}`.
     pub fn json(&self) -> Value {
         let headers: Vec<Value> =
             self.headers.iter().map(|(name, value)| json!([name.as_str(), text(value.as_bytes())])).collect();

@@ -77,7 +77,7 @@ use limits::Limits;
 use server::SharedSimulation;
 use simulation::{Setup, Simulation};
 
-/// A key pair to begin with.
+/// A key pair of the account.
 #[derive(Clone)]
 pub struct KeyPair {
     label: String,
@@ -86,34 +86,35 @@ pub struct KeyPair {
     until: Option<When>,
 }
 
-/// How a sandbox is set up.
+/// Configuration of a sandbox.
 #[derive(Clone)]
 pub struct Options {
-    /// Where it listens; port 0 takes a free one.
+    /// Address of the API; port 0: a free port.
     pub listen: SocketAddr,
-    /// TLS there; absent: plain.
+    /// TLS of the API; absent: plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
-    /// The control address; absent: none.
+    /// Control address; absent: none.
     pub control: Option<SocketAddr>,
-    /// The token that the control address asks for; must be there if that isn't loopback.
+    /// Bearer token of the control address; required unless that address is loopback.
     pub control_token: Option<Zeroizing<String>>,
-    /// Decides prices and ids.
+    /// Determines prices, ids and all random draws.
     pub seed: u64,
-    /// KeyPair pairs at the start.
+    /// Initial key pairs.
     pub keys: Vec<KeyPair>,
-    /// Switches.
+    /// Choices where Fastrac's behaviour is not public.
     pub switches: Switches,
-    /// How much the journal keeps.
+    /// Bounds of the journal.
     pub journal: JournalBounds,
-    /// Faults from the start.
+    /// Initial faults.
     pub faults: Vec<Fault>,
-    /// Where time comes from.
+    /// The clock.
     pub clock: Clock,
-    /// Receives webhooks on a free loopback port and shows them; the address is set from the start.
+    /// If set, a receiver on a free loopback port prints webhooks; it is the account's webhook address until another
+    /// is set.
     pub webhook_printer: Option<WebhookPrinter>,
 }
 
-/// A running sandbox; dropping it ends it.
+/// A running sandbox; dropping it stops it.
 #[derive(Debug)]
 pub struct Sandbox {
     addr: SocketAddr,
@@ -124,7 +125,7 @@ pub struct Sandbox {
 }
 
 impl KeyPair {
-    /// A pair under a label that may be shown.
+    /// A key pair; `label` names it in the journal, in counters and in faults.
     pub fn new(label: &str, access: &str, secret: &str) -> Self {
         KeyPair {
             label: label.to_owned(),
@@ -134,15 +135,15 @@ impl KeyPair {
         }
     }
 
-    /// The same, good only up to an instant.
+    /// Revokes it at a time of the sandbox's clock.
     pub fn until(self, when: When) -> Self {
         KeyPair { until: Some(when), ..self }
     }
 }
 
 impl Default for Options {
-    /// A free port on loopback, no control address, the pair `sandbox-access` / `sandbox-secret`
-    /// under the label `sandbox`, seed 1.
+    /// A free port on loopback, no control address, seed 1, the pair `sandbox-access` / `sandbox-secret` with the
+    /// label `sandbox`.
     fn default() -> Self {
         Options {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -165,8 +166,8 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// If an address can't be bound, the control address isn't loopback and has no token, or no
-    /// thread can be had.
+    /// If an address cannot be bound, the control address is not loopback and has no token, or a thread cannot be
+    /// started.
     pub fn start(mut options: Options) -> io::Result<Sandbox> {
         let open = options.control.is_some_and(|addr| !addr.ip().is_loopback()) && options.control_token.is_none();
         if open {
@@ -190,7 +191,7 @@ impl Sandbox {
             stop: stop.clone(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        // The map takes a moment to unpack: begin now, so that the first question doesn't wait.
+        // Unpacking the regions takes a moment: start now, so that the first request does not wait.
         std::thread::Builder::new().name("sandbox-map".to_owned()).spawn(|| {
             regions::Regions::get();
         })?;
@@ -200,57 +201,57 @@ impl Sandbox {
         Ok(Sandbox { addr, control: control_addr, simulation, stop, thread: Some(thread) })
     }
 
-    /// The address bound.
+    /// The bound address of the API.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The control address bound, if there is one.
+    /// The bound control address, if there is one.
     pub fn control_addr(&self) -> Option<SocketAddr> {
         self.control
     }
 
-    /// Adds a key pair, or changes the label and secret of one and makes it live again.
+    /// Adds a key pair. A known access key takes the new label and secret and is no longer revoked.
     pub fn add_key(&self, label: &str, access: &str, secret: &str) {
         self.simulation.lock().keys.add(label, access, secret);
     }
 
-    /// Revokes a key pair at once; false if there is none with this access key.
+    /// Revokes a key pair immediately; false if no pair has this access key.
     pub fn revoke(&self, access: &str) -> bool {
         self.simulation.lock().keys.revoke(access)
     }
 
-    /// Revokes a key pair at an instant of the sandbox's clock; false if there is none with this access key.
+    /// Revokes a key pair at a time of the sandbox's clock; false if no pair has this access key.
     pub fn revoke_at(&self, access: &str, when: When) -> bool {
         self.simulation.lock().revoke_at(access, when)
     }
 
-    /// Sets all limits, of which nothing is used.
+    /// Replaces all rate limits; counts start at 0.
     pub fn limit(&self, limits: Vec<Limit>) {
         self.simulation.lock().limits = Limits::new(limits);
     }
 
-    /// Arms a fault; gives its number.
+    /// Arms a fault; returns its number.
     pub fn fault(&self, fault: Fault) -> u64 {
         self.simulation.lock().arm(fault)
     }
 
-    /// How often a fault met; nothing if it is no longer known.
+    /// How often a fault was applied; `None` if it is no longer known.
     pub fn times_applied(&self, number: u64) -> Option<u64> {
         self.simulation.lock().faults.times_applied(number)
     }
 
-    /// Ends a fault; false if it isn't in force (any more).
+    /// Removes a fault; false if it is not armed.
     pub fn end_fault(&self, number: u64) -> bool {
         self.simulation.lock().faults.remove(number)
     }
 
-    /// Ends all faults.
+    /// Removes all faults.
     pub fn clear_faults(&self) {
         self.simulation.lock().faults.clear();
     }
 
-    /// The requests kept, oldest first.
+    /// The stored requests, oldest first.
     pub fn journal(&self) -> Vec<Entry> {
         self.simulation.lock().journal.entries().cloned().collect()
     }
@@ -265,12 +266,12 @@ impl Sandbox {
         self.simulation.lock().metrics()
     }
 
-    /// IDR in the account's wallet.
+    /// The account's balance in IDR.
     pub fn balance(&self) -> u64 {
         self.simulation.lock().balance()
     }
 
-    /// Moves the sandbox's clock ahead.
+    /// Moves the clock forward, and carries out what becomes due.
     pub fn advance(&self, by: Duration) {
         let mut simulation = self.simulation.lock();
         simulation.clock.advance(by);
@@ -278,7 +279,7 @@ impl Sandbox {
         simulation.wake();
     }
 
-    /// Everything as at the start, but for the clock, with no faults.
+    /// Restores the initial state, without faults; the clock keeps its time.
     pub fn reset(&self) {
         self.simulation.lock().reset();
     }
@@ -288,7 +289,7 @@ impl Drop for Sandbox {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
-            // A panic there has already been printed.
+            // A panic of the thread has already been printed.
             let _ = thread.join();
         }
     }
@@ -321,7 +322,7 @@ fn simulation(options: &Options) -> Simulation {
     simulation
 }
 
-/// A receiver of webhooks, if one is wanted; the account's address is its own then.
+/// Binds the receiver of webhooks, if one is wanted, and makes it the account's webhook address.
 fn receiver(options: &mut Options) -> io::Result<Option<(std::net::TcpListener, WebhookPrinter)>> {
     let Some(show) = options.webhook_printer.take() else { return Ok(None) };
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -331,7 +332,7 @@ fn receiver(options: &mut Options) -> io::Result<Option<(std::net::TcpListener, 
     Ok(Some((listener, show)))
 }
 
-/// What the sandbox's thread runs.
+/// Runs on the sandbox's thread.
 struct Serve {
     listener: std::net::TcpListener,
     control: Option<std::net::TcpListener>,

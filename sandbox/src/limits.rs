@@ -1,10 +1,9 @@
-//! Limits of the vendor that really count: so many requests in a second, so many in a day.
+//! Rate limits: requests per second and per day.
 //!
-//! What always holds: a request with a good key pair counts when it arrives, whatever becomes of it;
-//! one that a limit refuses counts for none. A second is one of the sandbox's clock, and a day ends
-//! at midnight in Jakarta; both begin full, so a caller who keeps an even pace may have twice
-//! the limit in the second around a turn. Fastrac's own limits are not public: how a refusal looks
-//! is a switch.
+//! What always holds: a request with a valid key pair is counted when it arrives, whatever its result; a request that
+//! one limit refuses is counted by none. Windows are fixed: a second of the sandbox's clock, and a day that ends at
+//! midnight in Jakarta. Each starts empty, so up to twice the limit can pass within the second around a boundary.
+//! Fastrac's own limits are not public, so the response to an excess request is configurable.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,24 +12,24 @@ use serde_json::{Value, json};
 
 use super::clock;
 
-/// Milliseconds of a second.
+/// A second in milliseconds.
 const SECOND: i64 = 1_000;
 
-/// A limit, and how its refusals look.
+/// A limit, and the response to requests beyond it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limit {
-    /// Requests in a second; absent: any number.
+    /// Requests per second; absent: unlimited.
     pub per_second: Option<u64>,
-    /// Requests in a day; absent: any number.
+    /// Requests per day; absent: unlimited.
     pub per_day: Option<u64>,
     /// Whose requests are counted together.
     pub by: CountedBy,
-    /// Status of a refusal, 200 to 599.
+    /// Status of the response, 200 to 599.
     pub status: u16,
-    /// `message` of a refusal.
+    /// `message` of the response.
     pub message: String,
-    /// Whether a refusal says `Retry-After`: the seconds to the next turn, at least 1.
+    /// Whether the response has `Retry-After`: the seconds until the window ends, at least 1.
     pub retry_after: bool,
 }
 
@@ -38,40 +37,37 @@ pub struct Limit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CountedBy {
-    /// Those of all key pairs: one account.
+    /// Of all key pairs together: the account's.
     #[default]
     Account,
-    /// Those under one label.
+    /// Of each label separately.
     Key,
 }
 
-/// What was used up.
+/// The window whose limit was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Window {
-    /// The second's limit.
+    /// Per second.
     Second,
-    /// The day's limit.
+    /// Per day.
     Day,
 }
 
-/// How a request is refused.
+/// The response to a request beyond a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LimitExceeded {
-    /// What was used up.
+    /// The window whose limit was exceeded.
     pub window: Window,
-    /// Status of the answer.
     pub status: u16,
-    /// `message` of the answer.
     pub message: String,
-    /// Seconds of `Retry-After`, if it is said.
+    /// Value of `Retry-After` in seconds; absent: no such header.
     pub retry_after: Option<u64>,
 }
 
-/// The limits and their counts.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     limits: Vec<Limit>,
-    /// CountedBy position of the limit, and label where keys are counted apart.
+    /// By position of the limit, and by label if keys are counted separately.
     counts: HashMap<(usize, Option<Arc<str>>), WindowCounts>,
 }
 
@@ -104,10 +100,10 @@ impl Default for Limit {
 }
 
 impl Limit {
-    /// What is wrong with it, if anything.
+    /// Checks that the limit can be applied.
     ///
     /// # Errors
-    /// If it limits nothing or its refusals can't be sent.
+    /// If it limits nothing or its status is not 200 to 599.
     pub fn check(&self) -> Result<(), String> {
         if self.per_second.is_none() && self.per_day.is_none() {
             return Err("per_second or per_day is needed".to_owned());
@@ -115,11 +111,11 @@ impl Limit {
         if (200..=599).contains(&self.status) { Ok(()) } else { Err("status: 200 to 599".to_owned()) }
     }
 
-    /// The window that is used up, if one is.
+    /// The window in which `count` has reached the limit.
     fn full(&self, count: WindowCounts) -> Option<Window> {
         let second = self.per_second.is_some_and(|most| count.second.requests >= most);
         let day = self.per_day.is_some_and(|most| count.day.requests >= most);
-        // The longer one says when to come back.
+        // The day's `Retry-After` is the longer one.
         if day { Some(Window::Day) } else { second.then_some(Window::Second) }
     }
 
@@ -134,22 +130,22 @@ impl Limit {
     }
 }
 
-/// What is wrong with some limits, if anything.
+/// Checks all limits.
 ///
 /// # Errors
-/// As [`Limit::check`]; the text begins with the place of the first that is wrong.
+/// As [`Limit::check`]; the message begins with the position of the first wrong limit.
 pub(crate) fn check(limits: &[Limit]) -> Result<(), String> {
     let mut each = limits.iter().enumerate();
     each.try_for_each(|(at, limit)| limit.check().map_err(|error| format!("limits[{at}].{error}")))
 }
 
 impl Limits {
-    /// Limits of which nothing is used.
+    /// Limits with nothing counted yet.
     pub(crate) fn new(limits: Vec<Limit>) -> Self {
         Limits { limits, counts: HashMap::new() }
     }
 
-    /// Counts a request of a key at `at` (Unix milliseconds), or says how it is refused.
+    /// Counts a request of a key at `at` (Unix milliseconds), or returns why it is refused.
     pub(crate) fn admit(&mut self, key: &Arc<str>, at: i64) -> Option<LimitExceeded> {
         let apart = |limit: &Limit| (limit.by == CountedBy::Key).then(|| Arc::clone(key));
         for (position, limit) in self.limits.iter().enumerate() {
@@ -167,7 +163,7 @@ impl Limits {
         None
     }
 
-    /// The limits, and what is used of them at `at`, as JSON.
+    /// The limits and the counts of the current windows, as JSON.
     pub(crate) fn json(&self, at: i64) -> Value {
         let used = |position: usize| -> Vec<Value> {
             let own = self.counts.iter().filter(|((which, _), _)| *which == position);
@@ -185,7 +181,7 @@ impl Limits {
 }
 
 impl WindowCounts {
-    /// The same, or an empty one of a window that has begun since.
+    /// The counts of the windows that contain `at`.
     fn turned(self, at: i64) -> WindowCounts {
         let (second, (day, _)) = (at.div_euclid(SECOND), clock::day(at));
         WindowCounts { second: self.second.at(second), day: self.day.at(day) }
@@ -200,7 +196,7 @@ impl WindowCount {
 }
 
 impl Window {
-    /// Its word in counters and metrics.
+    /// Name in counters and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Window::Second => "second",

@@ -1,13 +1,12 @@
-//! Orders: placed, tracked, cancelled, and on their way.
+//! Orders: placing, tracking, cancelling, and their progress.
 //!
-//! Names come from the seed and a running number, so the same orders in the same order get the same
-//! ones. Where an order stands when it is answered is a switch ([`steps::InitialStatus`]); a merchant can
-//! cancel until the parcel is handed over, and gets the published 404 afterwards.
+//! Ids come from the seed and a running number, so the same orders in the same sequence get the same ids. The initial
+//! status is configurable ([`steps::InitialStatus`]); an order can be cancelled until the parcel is handed over, and
+//! gets the published 404 afterwards.
 //!
-//! What always holds: an order is there if and only if its charge (tariff and insurance; the COD fee
-//! is the receiver's) was taken from the wallet; a cancelled one has given it back, once; the newest
-//! orders are kept ([`branches::FlowSettings::kept`]), older ones are as if they had never been, but for the
-//! balance history.
+//! What always holds: an order exists if and only if its charge (tariff and insurance; the COD fee is paid by the
+//! receiver) was debited; a cancelled order is refunded, once; the newest orders are kept
+//! ([`branches::FlowSettings::kept`]), older ones remain only in the balance history.
 
 pub(crate) mod branches;
 pub(crate) mod ids;
@@ -39,7 +38,7 @@ use receipt::{CashOnDelivery, receipt};
 use record::{NEVER, NewOrder, Order, Parties};
 use steps::{OrderFlow, Step};
 
-/// What both kinds of order have when they are about to be placed.
+/// An order, validated and about to be placed.
 struct Draft {
     courier: &'static Courier,
     service: &'static str,
@@ -52,42 +51,35 @@ struct Draft {
     window: Option<(String, String)>,
 }
 
-/// What orders need beside themselves.
+/// Other state that orders use.
 pub(crate) struct OrderContext<'a> {
-    /// Pays and is refunded.
     pub wallet: &'a mut Wallet,
-    /// Offers of instant couriers.
     pub quotes: &'a mut Quotes,
-    /// Learns what happens.
     pub outbox: &'a mut Outbox,
-    /// How long offers are good.
     pub validity: Validity,
-    /// Which ways orders take.
     pub flow: &'a FlowSettings,
-    /// Said when the balance is too small.
+    /// `message` of the error if the balance is too small.
     pub shortage: &'a str,
-    /// Unix milliseconds.
+    /// The current time, Unix milliseconds.
     pub now: i64,
 }
 
-/// All orders of the account.
 #[derive(Debug)]
 pub(crate) struct Orders {
     seed: u64,
     placed: u64,
     kept: VecDeque<Order>,
-    /// Bytes of the kept orders' texts.
+    /// Bytes of the kept orders' names and addresses.
     texts: usize,
-    /// When each order's next step is due.
+    /// When the next step of each order is due, with its number.
     schedule: BinaryHeap<Reverse<(i64, u64)>>,
     /// Steps made, by kind (express, instant) and step.
     made: [[u64; Step::ALL.len()]; 2],
-    /// Branches for orders to come.
+    /// Branches for the next orders.
     pub planned: PlannedBranches,
 }
 
 impl Orders {
-    /// No orders yet.
     pub(crate) fn new(seed: u64) -> Self {
         Orders {
             seed,
@@ -100,21 +92,21 @@ impl Orders {
         }
     }
 
-    /// Order Express.
+    /// The operation Order Express.
     ///
     /// # Errors
     ///
-    /// A complaint about the body, or a balance that is too small; nothing has happened then.
+    /// If the body is wrong or the balance too small; nothing has happened then.
     pub(crate) fn express(&mut self, fields: &Fields<'_>, context: &mut OrderContext<'_>) -> ApiResult<Success> {
         let draft = read::express(fields, self.seed)?;
         self.place(draft, context)
     }
 
-    /// Order Instant.
+    /// The operation Order Instant.
     ///
     /// # Errors
     ///
-    /// As above; also a `tariff_id` that is unknown, spent or too old.
+    /// As [`Orders::express`]; also if the `tariff_id` is unknown, used or expired.
     pub(crate) fn instant(&mut self, fields: &Fields<'_>, context: &mut OrderContext<'_>) -> ApiResult<Success> {
         let (draft, tariff_id) = read::instant(fields, context)?;
         let reply = self.place(draft, context)?;
@@ -122,11 +114,11 @@ impl Orders {
         Ok(reply)
     }
 
-    /// Tracking Order.
+    /// The operation Tracking Order.
     ///
     /// # Errors
     ///
-    /// If there is no such order with that courier.
+    /// If the courier has no such order.
     pub(crate) fn track(&self, fields: &Fields<'_>) -> ApiResult<Success> {
         let (code, awb) = (fields.text("courier_code")?, fields.text("awb")?);
         let order = self.find(code, awb).map(|position| &self.kept[position]).ok_or(ApiError::NotFound)?;
@@ -141,11 +133,11 @@ impl Orders {
         Ok(Success::of("success", &data))
     }
 
-    /// Cancel Order.
+    /// The operation Cancel Order.
     ///
     /// # Errors
     ///
-    /// A complaint about the body, or the published 404 if the order is unknown or too far on.
+    /// If the body is wrong; the published 404 if the order is unknown or cannot be cancelled any more.
     pub(crate) fn cancel(&mut self, fields: &Fields<'_>, context: &mut OrderContext<'_>) -> ApiResult<Success> {
         let (code, awb, reason) = (fields.text("courier_code")?, fields.text("awb")?, fields.text("cancel_reason")?);
         if !(5..=150).contains(&reason.chars().count()) {
@@ -162,18 +154,18 @@ impl Orders {
         Ok(Success::of("Order successfully canceled", &data).executed())
     }
 
-    /// The order of an air waybill, as the control address shows it.
+    /// An order as the control address shows it.
     pub(crate) fn json_of(&self, awb: &str) -> Option<Value> {
         self.named(awb).map(|position| self.show(&self.kept[position]))
     }
 
-    /// An order's last step, and when its next one is due.
+    /// An order's last step, and when its next one is due (`None`: none is scheduled).
     pub(crate) fn last(&self, awb: &str) -> Option<(Step, Option<i64>)> {
         let order = &self.kept[self.named(awb)?];
         Some((order.history.last(), (order.due < NEVER).then_some(order.due)))
     }
 
-    /// Orders after a number, oldest first, at most `limit`; of one status, if it is given.
+    /// Orders after a number, oldest first, at most `limit`; only those with a status, if given.
     pub(crate) fn page(&self, after: u64, limit: usize, status: Option<&str>) -> Value {
         let first = self.kept.front().map_or(1, |order| order.number);
         let skip = usize::try_from(after.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
@@ -184,7 +176,7 @@ impl Orders {
         json!({"orders": page, "placed": self.placed, "kept": self.kept.len(), "gone": gone})
     }
 
-    /// How often orders came to a status: kind, status, count. In transit counts each of its steps.
+    /// How often orders reached a status: kind, status, count. Each step of `IN_TRANSIT` counts.
     pub(crate) fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
         let mut all: Vec<(&str, &str, u64)> = Vec::new();
         for (kind, name, instant) in [(0, "express", false), (1, "instant", true)] {
@@ -199,7 +191,7 @@ impl Orders {
         all
     }
 
-    /// Bytes that the orders take, by their sizes.
+    /// Memory of the orders, in bytes.
     pub(crate) fn memory(&self) -> usize {
         let entries = self.schedule.capacity() * size_of::<Reverse<(i64, u64)>>();
         self.kept.capacity() * size_of::<Order>() + self.texts + entries
@@ -275,7 +267,7 @@ impl Orders {
     }
 }
 
-/// Newest first: the documentation doesn't say.
+/// Newest first; the documentation does not say.
 fn history(order: &Order) -> Vec<Value> {
     let line = |(after, step): (i64, Step)| {
         let at = order.at.saturating_add(after);

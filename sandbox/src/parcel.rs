@@ -1,9 +1,9 @@
-//! Weights and boxes.
+//! Weights and dimensions of parcels.
 //!
-//! Several items go into one box: they are stacked along one axis (that axis adds up, the other two
-//! take the largest), and of the three axes the one with the smallest box is taken, upright first.
-//! Dimensional weight is volume / divisor, in kg. This reproduces the one published example (two
-//! of 20x30x10 cm and 500 g: box 20x30x20, 2000 g). Couriers' real rules are not public.
+//! Several items are packed into one box: they are stacked along one axis (lengths along it add up, the other two
+//! take the largest). Of the three axes the one with the smallest box is used; upright wins a tie. Dimensional weight
+//! is volume / divisor, in kg. This reproduces the one published example (two of 20x30x10 cm and 500 g: box 20x30x20,
+//! 2000 g). The couriers' real rules are not public.
 //!
 //! What always holds: weights are whole grams, lengths whole cm, nothing overflows.
 
@@ -15,43 +15,43 @@ use super::{
     input::{self, ApiResult, Fields},
 };
 
-/// The largest length, in cm.
+/// Largest length, in cm.
 const LONGEST: u64 = 10_000;
-/// The largest weight of one piece, in grams.
+/// Largest weight of one piece, in grams.
 const HEAVIEST: u64 = 100_000_000;
-/// The largest quantity.
+/// Largest number of pieces.
 const MANY: u64 = 10_000;
 
-/// Like pieces.
+/// Pieces of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
-    /// Length, width, height of one piece in cm.
+    /// Length, width, height of one piece, in cm.
     pub size: [u64; 3],
-    /// Grams of one piece.
+    /// Of one piece, in grams.
     pub weight: u64,
-    /// Pieces.
+    /// Number of pieces.
     pub quantity: u64,
 }
 
-/// What a courier carries.
+/// A packed parcel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Parcel {
-    /// Box in cm.
+    /// Length, width, height of the box, in cm.
     pub size: [u64; 3],
-    /// Grams on the scale.
+    /// Weight on the scale, in grams.
     pub actual: u64,
-    /// Sum of the items' dimensional grams.
+    /// Sum of the items' dimensional weights, in grams.
     pub volumetric: u64,
-    /// The larger of actual grams and the box's dimensional grams.
+    /// Chargeable weight in grams: the larger of actual and the box's dimensional weight.
     pub final_weight: u64,
 }
 
-/// Dimensional grams of a volume in cm³, rounded up.
+/// Dimensional weight of a volume in cm³, in grams, rounded up.
 pub(crate) fn dimensional(volume: u64, divisor: u64) -> u64 {
     volume.saturating_mul(1_000).div_ceil(divisor.max(1))
 }
 
-/// Packs items, by a divisor in cm³ for a kg.
+/// Packs items; `divisor` is in cm³ per kg.
 pub(crate) fn pack(items: &[Item], divisor: u64) -> Parcel {
     let volume = |size: [u64; 3]| size.iter().fold(1_u64, |product, length| product.saturating_mul(*length));
     let stacked = |axis: usize| -> [u64; 3] {
@@ -83,17 +83,17 @@ impl Item {
     ///
     /// # Errors
     ///
-    /// A complaint about the first member that is missing or out of range.
+    /// Names the first member that is missing or out of range.
     pub(crate) fn read(fields: &Fields<'_>, quantity: u64) -> ApiResult<Item> {
         let size = [fields.positive("length")?, fields.positive("width")?, fields.positive("height")?];
         Item { size, weight: fields.positive("weight")?, quantity }.bounded()
     }
 
-    /// Itself, if it is within the bounds.
+    /// Returns the item if it is within the bounds.
     ///
     /// # Errors
     ///
-    /// If a length, the weight or the quantity is absurd.
+    /// If a length, the weight or the quantity is too large.
     pub(crate) fn bounded(self) -> ApiResult<Item> {
         let absurd = self.size.iter().any(|length| *length > LONGEST) || self.weight > HEAVIEST || self.quantity > MANY;
         if absurd {
@@ -104,11 +104,11 @@ impl Item {
     }
 }
 
-/// Calculate Multi Items.
+/// The operation Calculate Multi Items.
 ///
 /// # Errors
 ///
-/// If the input is wrong or the courier unknown.
+/// If the input is wrong or the courier is unknown.
 pub(crate) fn multi_items(body: &[u8]) -> ApiResult<Success> {
     let value = input::json(body)?;
     let fields = Fields::of(&value)?;

@@ -1,8 +1,8 @@
-//! InstantService quotes: each courier's offer under a `tariff_id` that dies.
+//! Quotes for instant deliveries: each courier's offer with a `tariff_id` that expires.
 //!
-//! What always holds: a `tariff_id` buys one order (by configuration: any number) until its time
-//! is over, counted from the quote by the sandbox's clock; old ones are forgotten, so memory is
-//! bounded by quotes made within that time and `MOST`.
+//! What always holds: a `tariff_id` is valid for one order (by configuration: any number) until it expires, by the
+//! sandbox's clock; expired quotes are forgotten, so memory is bounded by the quotes made within that time and by
+//! [`MOST`].
 
 use std::collections::{HashMap, VecDeque};
 
@@ -17,22 +17,19 @@ use super::{
     tariffs::{self, Point},
 };
 
-/// Quotes that are kept; the oldest go first.
+/// Maximum number of quotes kept; the oldest are dropped first.
 const MOST: usize = 1 << 18;
 
-/// An offer that was made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quote {
-    /// Who offered.
     pub courier: &'static Courier,
-    /// Which of its services.
     pub service: &'static InstantService,
-    /// IDR.
+    /// In IDR.
     pub total: u64,
     expires: i64,
 }
 
-/// Offers by `tariff_id`.
+/// Quotes by `tariff_id`.
 #[derive(Debug, Default)]
 pub(crate) struct Quotes {
     made: u64,
@@ -40,12 +37,12 @@ pub(crate) struct Quotes {
     order: VecDeque<(i64, String)>,
 }
 
-/// How long an offer is good, and for how many orders.
+/// How long a `tariff_id` is valid, and for how many orders.
 #[derive(Clone, Copy, Debug)]
 pub struct Validity {
-    /// Milliseconds.
+    /// In milliseconds of the sandbox's clock.
     pub millis: i64,
-    /// Good for one order only.
+    /// True: valid for one order only.
     pub single_use: bool,
 }
 
@@ -65,11 +62,11 @@ struct Offer {
 }
 
 impl Quotes {
-    /// Check Tariff InstantService: the offers as JSON.
+    /// The operation Check Tariff Instant: the offers as JSON.
     ///
     /// # Errors
     ///
-    /// A complaint about the body.
+    /// If the body is wrong.
     pub(crate) fn make(&mut self, fields: &Fields<'_>, seed: u64, now: i64, validity: Validity) -> ApiResult<Vec<u8>> {
         let (vehicle, metres) = read(fields)?;
         self.forget(now);
@@ -100,12 +97,12 @@ impl Quotes {
         Ok(serde_json::to_vec(&offers).unwrap_or_default())
     }
 
-    /// The offer behind a `tariff_id`, if it is still good.
+    /// The quote of a `tariff_id`, if it is still valid.
     pub(crate) fn find(&self, tariff_id: &str, now: i64) -> Option<Quote> {
         self.known.get(tariff_id).copied().filter(|quote| now < quote.expires)
     }
 
-    /// Notes that an order was placed on it.
+    /// Records that an order was placed with it.
     pub(crate) fn spend(&mut self, tariff_id: &str, validity: Validity) {
         if validity.single_use {
             self.known.remove(tariff_id);
@@ -120,11 +117,11 @@ impl Quotes {
     }
 }
 
-/// The vehicle (its place in the table) and the metres.
+/// The vehicle (position in [`VEHICLES`]) and the distance in metres.
 fn read(fields: &Fields<'_>) -> ApiResult<(usize, u64)> {
     let origin = point(&fields.object("origin")?)?;
     let destination = point(&fields.object("destination")?)?;
-    // V1 calls it `item`. Its members' names are not public: whatever is there is taken.
+    // V1 calls it `item`. The names of its members are not public: any are accepted.
     match fields.get("package") {
         Some(_) => fields.object("package")?,
         None if fields.get("item").is_some() => fields.object("item")?,
@@ -159,7 +156,7 @@ fn point(fields: &Fields<'_>) -> ApiResult<Point> {
     Ok(point)
 }
 
-/// Degrees: a string in V2, a number in V1; both are taken.
+/// Degrees: a string in V2, a number in V1; both are accepted.
 fn coordinate(fields: &Fields<'_>, name: &str, most: f64) -> ApiResult<f64> {
     let number = match fields.get(name) {
         Some(Value::Number(number)) => number.as_f64(),

@@ -1,44 +1,44 @@
-//! Chance that is the same for the same seed.
+//! Random numbers that are the same for the same seed.
 //!
-//! What always holds: a draw depends on the seed and on the words given, never on the order in
-//! which draws are made, so an answer doesn't change because another request came first. The
-//! algorithm is Wyrand (crate `fastrand` 2), one step for each word. Not for secrets.
+//! What always holds: a draw depends on the seed, the purpose and the words only, never on the order in which draws
+//! are made, so a response does not change because another request came first. The algorithm is Wyrand (crate
+//! `fastrand` 2), one step for each word. Not for secrets.
 
-/// What a draw is for: keeps draws for different things apart.
+/// What a draw is for; draws for different purposes are independent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purpose {
-    /// The price of a lane.
+    /// The surcharge of a lane.
     Tariff = 1,
     /// The text of a `tariff_id`.
     Quote = 2,
-    /// The number block of air waybills.
+    /// The block of numbers of air waybills.
     Awb = 3,
     /// The letters of booking ids and order codes.
     Letters = 4,
-    /// Which way an order takes.
+    /// The branch of an order.
     Branch = 5,
-    /// How long its steps take.
+    /// How long the steps of an order take.
     Pace = 6,
-    /// Which webhook a rule meets.
+    /// Whether a rule applies to a webhook.
     Webhook = 7,
-    /// Whether a fault meets a request.
+    /// Whether a fault applies to a request.
     Fault = 16,
-    /// How long a fault waits.
+    /// How long a fault delays a request.
     Delay = 17,
 }
 
-/// A number from the seed, the purpose and the words.
+/// A number determined by the seed, the purpose and the words.
 pub(crate) fn draw(seed: u64, purpose: Purpose, words: &[u64]) -> u64 {
     let first = fastrand::Rng::with_seed(seed ^ (purpose as u64).rotate_right(8)).u64(..);
     words.iter().fold(first, |state, word| fastrand::Rng::with_seed(state ^ word).u64(..))
 }
 
-/// A draw as a number from 0 to just below 1; 53 bits are what fits a double.
+/// A draw as a number from 0 (inclusive) to 1 (exclusive), with the 53 bits that a double holds.
 pub(crate) fn fraction(draw: u64) -> f64 {
     (draw >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// Five letters A to Z made from `number`.
+/// Five letters A to Z, determined by `number`.
 pub(crate) fn letters(mut number: u64) -> [u8; 5] {
     std::array::from_fn(|_| {
         // Below 26, so it fits.
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn the_algorithm_is_pinned() {
-        // A seed printed in somebody's test must mean the same tomorrow.
+        // A seed in somebody's test must give the same numbers in every version.
         assert_eq!(draw(1, Purpose::Awb, &[]), fastrand::Rng::with_seed(1 ^ (3 << 56)).u64(..));
         assert_eq!(&letters(0), b"AAAAA");
         assert_eq!(&letters(27), b"BBAAA");

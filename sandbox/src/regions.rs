@@ -1,12 +1,11 @@
 //! Indonesia's provinces, cities, districts and villages, with their postal codes.
 //!
-//! The map is the interior ministry's (decree 300.2.2-2138 of 2025), made by
-//! `sandbox/data/make-regions.py` and unpacked once in a process, at the first question.
+//! The data are the interior ministry's (decree 300.2.2-2138 of 2025), made by `data/make-regions.py` and unpacked
+//! once in a process, on first use.
 //!
-//! What always holds: an id is the ministry's code without its dots; a district's six digits get
-//! one `0` behind them. So ids have the API's lengths 2, 4, 7 and 10, no two regions share one, and
-//! the first two and four digits of an id are its province's and city's. Names are upper case and
-//! need no escaping in JSON. Fastrac's own ids are not public and surely differ.
+//! What always holds: an id is the ministry's code without dots, with one `0` appended to a district's six digits. So
+//! ids have 2, 4, 7 and 10 digits like the API's, are unique, and begin with their province's two and city's four
+//! digits. Names are upper case and need no escaping in JSON. Fastrac's own ids are not public and certainly differ.
 
 mod search;
 mod unpack;
@@ -19,7 +18,7 @@ pub(crate) use search::Search;
 
 static MAP: OnceLock<Regions> = OnceLock::new();
 
-/// The map.
+/// All regions.
 #[derive(Debug)]
 pub(crate) struct Regions {
     names: String,
@@ -27,13 +26,12 @@ pub(crate) struct Regions {
     cities: Vec<Node>,
     districts: Vec<Node>,
     villages: Vec<Village>,
-    /// Positions of villages in the order of their postal codes.
+    /// Positions of villages, sorted by postal code.
     posts: Vec<u32>,
     province_list: Bytes,
 }
 
-/// A province, city or district: its id, name, the run of its children one level down, and their
-/// list once it was asked for.
+/// A province, city or district. `list` is the JSON list of its children, made on first use.
 #[derive(Debug)]
 struct Node {
     id: u32,
@@ -59,21 +57,21 @@ struct Village {
     name: Range<u32>,
 }
 
-/// Where a village lies: positions of its parents.
+/// Ids of a village and of the regions that contain it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Location {
-    /// The village's ten digits.
+    /// Of the village, ten digits.
     pub id: u64,
-    /// The district's seven digits.
+    /// Seven digits.
     pub district: u64,
-    /// The city's four digits.
+    /// Four digits.
     pub city: u64,
-    /// The province's two digits.
+    /// Two digits.
     pub province: u64,
 }
 
 impl Regions {
-    /// The map; unpacks it at the first call of the process.
+    /// Unpacks the data on the first call in the process.
     pub(crate) fn get() -> &'static Regions {
         MAP.get_or_init(unpack::unpack)
     }
@@ -89,19 +87,19 @@ impl Regions {
         self.province_list.clone()
     }
 
-    /// The cities of a province as a JSON array; `None` if there is no such province.
+    /// The cities of a province, as a JSON array; `None` if the province is unknown.
     pub(crate) fn cities(&self, province: u64) -> Option<Bytes> {
         let parent = find(&self.provinces, province)?;
         Some(self.list(&self.cities, parent, ["city_id", "province_id"]))
     }
 
-    /// The districts of a city as a JSON array; `None` if there is no such city.
+    /// The districts of a city, as a JSON array; `None` if the city is unknown.
     pub(crate) fn districts(&self, city: u64) -> Option<Bytes> {
         let parent = find(&self.cities, city)?;
         Some(self.list(&self.districts, parent, ["district_id", "city_id"]))
     }
 
-    /// The villages of a district as a JSON array; `None` if there is no such district.
+    /// The villages of a district, as a JSON array; `None` if the district is unknown.
     pub(crate) fn villages(&self, district: u64) -> Option<Bytes> {
         let parent = find(&self.districts, district)?;
         let list = parent.list.get_or_init(|| {
@@ -124,7 +122,7 @@ impl Regions {
         Some(list.clone())
     }
 
-    /// The villages of a postal code, with their parents, as a JSON array; `None` if there are none.
+    /// The villages of a postal code with their parents, as a JSON array; `None` if there are none.
     pub(crate) fn by_post(&self, post: u32) -> Option<Vec<u8>> {
         let mut out = b"[".to_vec();
         let of = |position: &u32| self.villages[*position as usize].post;
@@ -150,7 +148,7 @@ impl Regions {
         (out.len() > 1).then(|| closed(out))
     }
 
-    /// Where a village lies, from its id.
+    /// The regions that contain a village; `None` if the village is unknown.
     pub(crate) fn place(&self, village: u64) -> Option<Location> {
         self.villages.binary_search_by_key(&village, |v| v.id).ok()?;
         Some(Location {
@@ -203,7 +201,7 @@ impl Regions {
     }
 }
 
-/// Ends a JSON array whose elements each carry a comma behind them.
+/// Closes a JSON array in which a comma follows each element.
 fn closed(mut out: Vec<u8>) -> Vec<u8> {
     if out.last() == Some(&b',') {
         out.pop();
@@ -217,7 +215,7 @@ fn find(level: &[Node], id: u64) -> Option<&Node> {
     level.binary_search_by_key(&id, |node| node.id).ok().map(|position| &level[position])
 }
 
-/// The position of the node whose children include `child`; every child has one.
+/// Position of the node whose children include `child`; every child has one.
 fn position_in(level: &[Node], child: u32) -> u32 {
     level.partition_point(|node| node.children.end <= child) as u32
 }

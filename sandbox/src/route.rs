@@ -1,14 +1,14 @@
-//! From a method and a path to an operation.
+//! Maps a method and path to an operation.
 //!
-//! What always holds: paths match byte for byte, as the real API's would be expected to; names are
-//! those of the gateway's operation table. Where a path is not public, every guess of the fact
-//! sheet is served, and the journal tells which one was used.
+//! What always holds: paths match byte for byte; names are those of the gateway's operation table (a test of the
+//! gateway compares them). Where a path is not public, all candidates of the fact sheet are served, and the journal
+//! shows which one was used.
 
 use std::{collections::HashMap, sync::OnceLock};
 
 use http::Method;
 
-/// Generation of the API.
+/// Version of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ApiVersion {
     /// Paths like `/apiRegion/…`, no timestamp in the envelope.
@@ -17,7 +17,7 @@ pub enum ApiVersion {
     V2,
 }
 
-/// What is asked for, whatever the version.
+/// What an operation does, regardless of the version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum OperationKind {
@@ -42,27 +42,22 @@ pub enum OperationKind {
     BalanceHistory,
 }
 
-/// A row of the sandbox's own operation table.
+/// An operation of one version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Operation {
-    /// The API's generation.
     pub version: ApiVersion,
-    /// What is asked for.
     pub kind: OperationKind,
 }
 
-/// A path that is served.
 #[derive(Debug)]
 pub(crate) struct Route {
-    /// What it asks for.
     pub operation: Operation,
-    /// The method it is served under.
     pub method: Method,
-    /// The path, without the configured prefix.
+    /// Without the configured prefix.
     pub path: &'static str,
 }
 
-/// One line for each operation: kind, name, method, V1 paths, V2 paths.
+/// One row for each operation: kind, names (V1, V2), method, V1 paths, V2 paths.
 type Line = (OperationKind, [&'static str; 2], Method, &'static [&'static str], &'static [&'static str]);
 
 const LINES: &[Line] = &[
@@ -183,7 +178,7 @@ const LINES: &[Line] = &[
     ),
 ];
 
-/// All rows, and where each path's rows are.
+/// All routes, and the positions of each path's routes.
 #[derive(Debug)]
 pub(crate) struct Routes {
     rows: Vec<Route>,
@@ -191,7 +186,6 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    /// The table.
     pub(crate) fn get() -> &'static Routes {
         static ROUTES: OnceLock<Routes> = OnceLock::new();
         ROUTES.get_or_init(|| {
@@ -210,13 +204,13 @@ impl Routes {
         })
     }
 
-    /// The rows, in a fixed order.
+    /// The routes, in a fixed order.
     pub(crate) fn rows(&self) -> &[Route] {
         &self.rows
     }
 
-    /// The position of the row that serves a request. HEAD is served as GET; tracking also by POST
-    /// if `track_by_post`.
+    /// The position of the route for a request. HEAD is treated as GET; tracking is also served by POST if
+    /// `track_by_post`.
     pub(crate) fn find(&self, method: &Method, path: &str, track_by_post: bool) -> Option<usize> {
         let asked = if *method == Method::HEAD { &Method::GET } else { method };
         self.by_path.get(path)?.iter().copied().find(|position| {
@@ -234,7 +228,7 @@ pub fn operation_at(method: &Method, path: &str) -> Option<&'static str> {
 }
 
 impl Operation {
-    /// Its name in the gateway's operation table.
+    /// Name, such as `v2.order_express`.
     pub fn name(self) -> &'static str {
         let [v1, v2] = LINES[self.kind as usize].1;
         match self.version {

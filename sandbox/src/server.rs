@@ -1,10 +1,10 @@
-//! The sandbox's door: HTTP/1.1 over TCP or TLS.
+//! The API's server: HTTP/1.1 over TCP or TLS.
 //!
-//! What always holds: one request is answered after another on a connection, which is kept open; a
-//! fault that can't be said in HTTP (a reset, a lying length) ends the connection and writes its
-//! bytes itself, past hyper. A caller that leaves ends its request's waiting, never an execution.
+//! What always holds: requests of a connection are answered one after another, and connections are kept open. Faults
+//! that HTTP cannot express (a reset, a wrong length) end the connection: hyper stops, and the bytes are written to
+//! the socket directly. If a client leaves, its request's delays end; an execution is never interrupted.
 //!
-//! How it fails: a connection that breaks is dropped without a word; accepting goes on.
+//! How it fails: a broken connection is dropped silently; accepting continues.
 
 mod body;
 mod handshake;
@@ -35,13 +35,13 @@ use body::ResponseBody;
 use response::{Ending, Reaction, shape};
 use upload::BodyRead;
 
-/// Pause after a failed accept (no file descriptors left), so that it doesn't spin.
+/// Pause after a failed accept (no file descriptors left), to avoid a busy loop.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The simulation, for the door and for whoever holds the sandbox.
+/// The simulation, shared by the server, the control address and the handle.
 pub(super) type SharedSimulation = Arc<Mutex<Simulation>>;
 
-/// A connection that can be reset.
+/// A stream over TCP, which can be reset.
 trait ResettableStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn tcp(&self) -> &TcpStream;
 }
@@ -58,15 +58,14 @@ impl ResettableStream for TlsStream<TcpStream> {
     }
 }
 
-/// Where a request leaves the ending for its connection.
+/// Where a request leaves the bytes that end its connection.
 type PendingEnding = Arc<Mutex<Option<Ending>>>;
 
-/// The request has ended its connection.
 #[derive(Debug, thiserror::Error)]
 #[error("the sandbox ends this connection")]
 struct ConnectionEnded;
 
-/// Accepts connections until it is dropped.
+/// Accepts connections until dropped.
 pub(super) async fn accept(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -101,7 +100,7 @@ async fn connection(mut stream: impl ResettableStream, simulation: SharedSimulat
         let (simulation, last) = (Arc::clone(&simulation), Arc::clone(&last));
         async move { respond(simulation, number, last, request).await }
     });
-    // Lent, so that it is here again when a request has ended its connection.
+    // Borrowed, so that it can be used after a request has ended the connection.
     let served = http1::Builder::new()
         .half_close(false)
         .pipeline_flush(true)
@@ -109,12 +108,12 @@ async fn connection(mut stream: impl ResettableStream, simulation: SharedSimulat
         .serve_connection(TokioIo::new(&mut stream), service)
         .await;
     let ending = last.lock().take();
-    // Without one, the error is the caller's leaving: nothing to say.
+    // Without an ending, the error means that the client left.
     let (Err(_), Some(ending)) = (served, ending) else { return Ok(()) };
     stream.write_all(&ending.bytes).await?;
     stream.flush().await?;
     if ending.reset {
-        // With a zero linger time the close that follows is a reset.
+        // With a zero linger time, closing resets the connection.
         return stream.tcp().set_zero_linger();
     }
     stream.shutdown().await
@@ -128,7 +127,8 @@ async fn respond(
 ) -> Result<Response<ResponseBody>, ConnectionEnded> {
     let (head, mut body) = request.into_parts();
     let met = if body.is_end_stream() { None } else { simulation.lock().upload_fault(&head) };
-    // A body that is given up stays here until the connection ends: dropped, it would end the connection in its way.
+    // An unread body is kept until the connection ends: hyper closes the connection when it is dropped, and would do
+    // so without a reset.
     let (body, whole) = match upload::read(&mut body, met.as_ref()).await {
         BodyRead::Whole(body) => (body, true),
         BodyRead::TooLong => (Bytes::new(), false),
@@ -156,7 +156,7 @@ async fn respond(
     }
 }
 
-/// Counts a request that was never whole.
+/// Counts an incomplete request.
 fn broken(simulation: &SharedSimulation, met: Option<&AppliedFault>) -> ConnectionEnded {
     let journal = &mut simulation.lock().journal;
     match met {
@@ -172,13 +172,13 @@ async fn pause(millis: u64) {
     }
 }
 
-/// The answer that the simulation gives, if it gives one at all.
+/// The simulation's response, if it gives one.
 fn execute(simulation: &SharedSimulation, received: &JournaledRequest, act: &Act, whole: bool) -> Option<ApiResponse> {
     let mut simulation = simulation.lock();
     if whole { simulation.act(received, act) } else { act.executes().then(|| simulation.too_long(received)) }
 }
 
-/// Shapes what goes out, and notes its status.
+/// Applies the fault to the response, and records its status.
 fn give(simulation: &SharedSimulation, received: &JournaledRequest, answer: Option<ApiResponse>, act: Act) -> Reaction {
     let mut simulation = simulation.lock();
     let given = shape(answer, act, simulation.stated_time(received));

@@ -1,7 +1,7 @@
-//! The sandbox's own configuration file (TOML), and TLS from PEM files. `sandbox/sandbox.toml` has every
-//! key with its comment.
+//! The configuration file (TOML), and TLS from PEM files. `sandbox.toml` beside this crate's README shows every key.
 //!
-//! What always holds: unknown keys are faults; what it doesn't say stays as it was; relative paths start at the file's folder.
+//! What always holds: unknown keys are errors; what the file does not set keeps its value; relative paths start at
+//! the file's folder.
 
 mod tables;
 
@@ -30,21 +30,21 @@ use super::{
 
 pub(crate) use tables::{clock, factor};
 
-/// Why a configuration can't be used.
+/// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// A file can't be read.
+    /// A file cannot be read.
     #[error("{}: {error}", path.display())]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: std::io::Error,
     },
-    /// The file isn't what it should be. The text quotes no value: it may be a secret.
+    /// A file has wrong content. The message quotes no value, which may be a secret.
     #[error("{}: {text}", path.display())]
     Invalid {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// What is wrong.
         text: String,
@@ -92,11 +92,11 @@ struct JournalTable {
     bytes: Option<String>,
 }
 
-/// Lays a file over options.
+/// Reads a configuration file; `options` are the values of what it does not set.
 ///
 /// # Errors
 ///
-/// If it, or a file that it names, can't be read or isn't right.
+/// If it, or a file that it names, cannot be read or has wrong content.
 pub fn load(path: &Path, mut options: Options) -> Result<Options, SettingsError> {
     let text = Zeroizing::new(read(path)?);
     let wrong = |text: String| SettingsError::Invalid { path: path.to_owned(), text };
@@ -115,7 +115,7 @@ pub fn load(path: &Path, mut options: Options) -> Result<Options, SettingsError>
     Ok(options)
 }
 
-/// Lays what the file says over the defaults.
+/// Applies what the file sets.
 fn apply(options: &mut Options, file: ConfigFile) -> Result<(), String> {
     options.control = file.control.or(options.control);
     set(&mut options.listen, file.listen);
@@ -178,11 +178,11 @@ fn read(path: &Path) -> Result<String, SettingsError> {
     std::fs::read_to_string(path).map_err(|error| SettingsError::Read { path: path.to_owned(), error })
 }
 
-/// The control token: the first line of a file.
+/// Reads the control token: the first line of a file.
 ///
 /// # Errors
 ///
-/// If the file can't be read or its first line is empty.
+/// If the file cannot be read or its first line is empty.
 pub(crate) fn read_token(path: &Path) -> Result<Zeroizing<String>, SettingsError> {
     let text = Zeroizing::new(read(path)?);
     let token = text.lines().next().unwrap_or("").trim();
@@ -192,11 +192,11 @@ pub(crate) fn read_token(path: &Path) -> Result<Zeroizing<String>, SettingsError
     Ok(Zeroizing::new(token.to_owned()))
 }
 
-/// TLS with a chain (leaf first) and a key from PEM files.
+/// Reads a certificate chain (leaf first) and its key from PEM files.
 ///
 /// # Errors
 ///
-/// If they can't be read or don't fit.
+/// If they cannot be read or do not match.
 pub(crate) fn read_tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, SettingsError> {
     let wrong = |path: &Path, error: String| SettingsError::Invalid { path: path.to_owned(), text: error };
     let chain = CertificateDer::pem_file_iter(cert)
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(options.control_token.unwrap().as_str(), "t0ken");
     }
 
-    /// Every key that can be written stands in the example, as it is or behind a `#`.
+    /// Every key is in the example, set or behind a `#`.
     #[test]
     fn the_example_is_right_and_shows_every_key() {
         let text = include_str!("../sandbox.toml");

@@ -1,8 +1,8 @@
-//! Everything the sandbox knows, and what a request does to it.
+//! The state of the sandbox, and what a request does to it.
 //!
-//! What always holds: a request is received (journalled, its key and fault decided) before it is
-//! executed; executing is one step that either happens whole or not at all; what was due before a
-//! request has happened when it is executed; no body panics it. It knows no sockets and never waits.
+//! What always holds: a request is recorded (with its key and fault decided) before it is executed; execution happens
+//! completely or not at all; everything due before a request has happened when it is executed; no body panics it. It
+//! knows no sockets and never waits.
 
 mod counts;
 mod respond;
@@ -34,14 +34,14 @@ use super::{
     webhook::{self, Outbox},
 };
 
-/// What is switchable, because Fastrac's own way is not public.
+/// Behaviour that can be chosen, because Fastrac's own is not public.
 #[derive(Clone, Debug)]
 pub struct Switches {
     /// Path prefix of both versions, such as `/b2b`; empty: none.
     pub prefix: String,
-    /// Which style of keys is good for which version.
+    /// Which style of authentication is accepted for which version.
     pub auth: AuthStyle,
-    /// Whether V2 answers carry `timestamp`.
+    /// Whether V2 responses have `timestamp`.
     pub timestamp: bool,
     /// Status of `Data not found`: 404 or 200.
     pub not_found: u16,
@@ -49,13 +49,13 @@ pub struct Switches {
     pub balance: u64,
     /// Whether `POST /order/track` is served too.
     pub track_by_post: bool,
-    /// How long a `tariff_id` is good, and for how many orders.
+    /// How long a `tariff_id` is valid, and for how many orders.
     pub validity: Validity,
-    /// Message when the balance is too small.
+    /// `message` of the error if the balance is too small.
     pub shortage: String,
-    /// How much may be asked.
+    /// Rate limits.
     pub limits: Vec<Limit>,
-    /// Which ways orders take.
+    /// Branches of orders, and how many orders are kept.
     pub flow: FlowSettings,
     /// How webhooks are sent.
     pub webhook: Arc<webhook::WebhookSettings>,
@@ -79,24 +79,20 @@ impl Default for Switches {
     }
 }
 
-/// A request, whole.
+/// A request that was read completely.
 #[derive(Debug)]
 pub(crate) struct BufferedRequest {
-    /// The connection's number.
+    /// Number of its connection.
     pub connection: u64,
-    /// Its method.
     pub method: Method,
-    /// Its target.
     pub uri: Uri,
-    /// Its headers.
     pub headers: HeaderMap,
-    /// Its body.
     pub body: Bytes,
-    /// The fault that met it before it was whole: see [`Simulation::uploads`].
+    /// The fault that was applied before it was complete: see [`Simulation::upload_fault`].
     pub met: Option<AppliedFault>,
 }
 
-/// A request that stands in the journal.
+/// A request that is in the journal.
 #[derive(Debug)]
 pub(crate) struct JournaledRequest {
     seq: u64,
@@ -105,22 +101,21 @@ pub(crate) struct JournaledRequest {
     uri: Uri,
     body: Bytes,
     limited: Option<LimitExceeded>,
-    /// The fault that meets it.
+    /// The fault that applies to it.
     pub met: Option<AppliedFault>,
 }
 
-/// A right answer: status and body.
+/// The real response.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiResponse {
-    /// Its status.
     pub status: u16,
-    /// Its body, JSON.
+    /// JSON.
     pub body: Bytes,
-    /// Seconds of its `Retry-After`, if it has one.
+    /// Value of `Retry-After` in seconds; absent: no such header.
     pub retry_after: Option<u64>,
 }
 
-/// What a simulation starts with.
+/// The initial state.
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) switches: Switches,
@@ -130,41 +125,33 @@ pub(crate) struct Setup {
     pub(crate) clock: Clock,
 }
 
-/// The state.
+/// All state of a sandbox.
 #[derive(Debug)]
 pub(crate) struct Simulation {
     switches: Switches,
     seed: u64,
     first_keys: KeyStore,
     bounds: JournalBounds,
-    /// Key pairs.
     pub keys: KeyStore,
-    /// What came.
     pub journal: Journal,
-    /// What goes wrong.
     pub faults: Faults,
-    /// How much may be asked.
+    /// Rate limits.
     pub limits: Limits,
-    /// The time.
     pub clock: Clock,
     search: Search,
     quotes: Quotes,
-    /// Orders on their way.
     pub orders: Orders,
-    /// The account's money.
     pub wallet: Wallet,
-    /// Its webhook.
     pub outbox: Outbox,
-    /// Wakes the task that lets time pass.
+    /// Wakes the task that lets time pass (`webhook::send`).
     bell: Arc<Notify>,
-    /// Wakes whoever waits until everything due is sent.
+    /// Notified when everything due has been sent.
     calm: Arc<Notify>,
-    /// Until when that task sleeps, Unix milliseconds.
+    /// When that task wakes by itself, Unix milliseconds.
     asleep_until: i64,
 }
 
 impl Simulation {
-    /// A new simulation.
     pub(crate) fn new(setup: Setup) -> Self {
         let Setup { switches, seed, keys, bounds, clock } = setup;
         let wallet = Wallet::new(switches.balance, clock.now(), seed);
@@ -191,7 +178,7 @@ impl Simulation {
         }
     }
 
-    /// Everything as at the start, but for the clock.
+    /// Restores the initial state, except for the clock.
     pub(crate) fn reset(&mut self) {
         let (outbox, bell, calm) = (self.outbox.restarted(), Arc::clone(&self.bell), Arc::clone(&self.calm));
         let fresh = Simulation::new(Setup {
@@ -206,12 +193,12 @@ impl Simulation {
         self.wake();
     }
 
-    /// IDR in the account's wallet.
+    /// The account's balance in IDR.
     pub(crate) fn balance(&self) -> u64 {
         self.wallet.balance()
     }
 
-    /// Writes a request down and decides its key and fault.
+    /// Records a request, and decides its key, fault and limit.
     pub(crate) fn receive(&mut self, request: BufferedRequest) -> JournaledRequest {
         let path = request.uri.path();
         let at = self.clock.now();
@@ -245,19 +232,19 @@ impl Simulation {
         JournaledRequest { seq, row, key, uri: request.uri, body: request.body, limited, met }
     }
 
-    /// The position of the row that serves a path.
+    /// Position in the route table.
     fn row(&self, method: &Method, path: &str) -> Option<usize> {
         let path = path.strip_prefix(self.switches.prefix.as_str())?;
         Routes::get().find(method, path, self.switches.track_by_post)
     }
 
-    /// The label of the pair that a request carries.
+    /// The label of the pair with which a request authenticates.
     fn key(&self, headers: &HeaderMap, operation: Option<Operation>, at: i64) -> Option<Arc<str>> {
         let version = operation.map(|operation| operation.version);
         self.keys.authenticate(headers, version, self.switches.auth, at)
     }
 
-    /// Executes a request and gives the right answer.
+    /// Executes a request; returns the real response.
     pub(crate) fn execute(&mut self, received: &JournaledRequest) -> ApiResponse {
         self.catch_up();
         let operation = received.row.map(|row| Routes::get().rows()[row].operation);
@@ -270,12 +257,12 @@ impl Simulation {
         self.answer(received, outcome)
     }
 
-    /// Refuses a request whose body is longer than is read.
+    /// The response to a request whose body is too long.
     pub(crate) fn too_long(&self, received: &JournaledRequest) -> ApiResponse {
         self.answer(received, Err(ApiError::BodyTooLong))
     }
 
-    /// Notes how a request was answered.
+    /// Records the status of the response.
     pub(crate) fn answered(&mut self, received: &JournaledRequest, status: u16) {
         self.journal.answer(received.seq, received.row, received.key.as_ref(), status);
     }
@@ -317,7 +304,7 @@ impl Simulation {
         }
     }
 
-    /// The operations that take a JSON object.
+    /// Performs an operation that takes a JSON object.
     fn ask(&mut self, operation: Operation, seq: u64, body: &[u8]) -> ApiResult<Success> {
         let content = input::json(body)?;
         let reply = self.reply(operation, &content)?;
@@ -351,7 +338,7 @@ impl Simulation {
             OperationKind::OrderInstant => orders.instant(&fields, &mut context),
             OperationKind::OrderCancel => orders.cancel(&fields, &mut context),
             OperationKind::Track => orders.track(&fields),
-            // `perform` answers the rest without a body.
+            // `perform` handles the others, which have no body.
             _ => Err(ApiError::NoSuchPath),
         }
     }
@@ -361,14 +348,14 @@ fn list<B: Into<Bytes>>(id: u64, of: impl Fn(&Regions, u64) -> Option<B>) -> Api
     of(Regions::get(), id).map(|data| Success::json("", data)).ok_or(ApiError::NotFound)
 }
 
-/// The documentation names the parameter in two ways; both are taken.
+/// The documentation has two names for the parameter; both are accepted.
 fn post_code(query: Option<&str>) -> ApiResult<Success> {
     let name = if input::query(query, "post_code").is_some() { "post_code" } else { "postal_code" };
     let post = input::query_id(query, name)?;
     list(post, |map, post| map.by_post(u32::try_from(post).ok()?))
 }
 
-/// `keyword` (V2) or `search` (V1); either version takes either.
+/// `keyword` (V2) or `search` (V1); both versions accept both.
 fn search(search: &mut Search, fields: &Fields<'_>) -> ApiResult<Success> {
     let name = if fields.get("search").is_some() && fields.get("keyword").is_none() { "search" } else { "keyword" };
     let text = fields.text(name)?;

@@ -1,11 +1,10 @@
-//! What somebody may have meant by an unknown word.
+//! Suggestions for unknown keys and values.
 
-/// The longest word that is looked at, in characters: the distance takes time by the product of
-/// the lengths.
+/// Longest word compared, in characters: the comparison takes time proportional to the product of the lengths.
 const LONGEST: usize = 64;
 
-/// serde's text of an unknown member or choice, with the nearest known word in place of a long list.
-/// Other texts stay as they are.
+/// Replaces the list of all known names in serde's message about an unknown key or value by the nearest one. Other
+/// messages stay as they are.
 pub(crate) fn reword(text: &str) -> String {
     let mut words = text.split('`').skip(1).step_by(2);
     let Some(unknown) = words.next().filter(|_| text.starts_with("unknown ")) else { return text.to_owned() };

@@ -1,13 +1,12 @@
-//! What a delivery costs, express and instant.
+//! Prices of deliveries, express and instant.
 //!
-//! ExpressService: chargeable kilograms (scale or dimensional, whichever is more, rounded up, at least the
-//! service's least) times the service's rate for the distance (same city, province, island,
-//! country), plus a surcharge of the lane between 0 and 2,000 IDR that only the seed decides; less
-//! the courier's discount. Instant: a price for the start and for each km of the great circle.
+//! Express: chargeable kilograms (the larger of actual and dimensional weight, rounded up, at least the service's
+//! minimum) times the service's rate for the distance (same city, province, island, country), plus a surcharge of the
+//! lane of 0 to 2,000 IDR determined by the seed, minus the courier's discount. Instant: a price for the start and
+//! for each km of the great circle.
 //!
-//! What always holds: the same question gets the same price; money is whole rupiah, fees are
-//! rounded up, discounts down. A parcel to Papua Pegunungan (province 95) from another province is
-//! served by nobody, so that the refusal of an unserved pair can be tried.
+//! What always holds: the same request gets the same price; amounts are whole rupiah, fees are rounded up, discounts
+//! down. No courier serves Papua Pegunungan (province 95) from another province, so that this error can be tested.
 
 use serde::Serialize;
 
@@ -21,27 +20,22 @@ use super::{
     route::ApiVersion,
 };
 
-/// The province that only its own parcels reach.
+/// Province that is served only from within.
 const UNSERVED: u64 = 95;
 
-/// What is asked of Check Tariff ExpressService.
+/// A request to Check Tariff Express.
 #[derive(Clone, Debug)]
 pub(crate) struct TariffRequest {
-    /// From.
     pub origin: Location,
-    /// To.
     pub destination: Location,
-    /// Goods.
     pub items: Vec<Item>,
-    /// Value in IDR, for fees.
+    /// Declared value in IDR, for fees.
     pub value: u64,
-    /// Cash on delivery.
     pub cod: bool,
-    /// Insured.
     pub insurance: bool,
 }
 
-/// One line of an express answer.
+/// A row of an express response.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct TariffRow {
     courier_name: &'static str,
@@ -60,7 +54,7 @@ pub(crate) struct TariffRow {
     cod_fee: Option<u64>,
 }
 
-/// An express answer.
+/// An express response.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Tariffs {
     nextday: Vec<TariffRow>,
@@ -69,14 +63,13 @@ pub(crate) struct Tariffs {
     cargo: Vec<TariffRow>,
 }
 
-/// A price: base, discount, total, in IDR.
+/// A price in IDR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Price {
-    /// Before discount.
+    /// Before the discount.
     pub base: u64,
-    /// Taken off.
     pub discount: u64,
-    /// What is paid.
+    /// Base minus discount.
     pub total: u64,
 }
 
@@ -92,11 +85,11 @@ impl Serialize for Group {
 }
 
 impl TariffRequest {
-    /// Reads either version's body.
+    /// Reads the body of either version.
     ///
     /// # Errors
     ///
-    /// A complaint, or not found if a region isn't on the map.
+    /// If the body is wrong, or a region unknown (not found).
     pub(crate) fn read(fields: &Fields<'_>, version: ApiVersion) -> ApiResult<TariffRequest> {
         let (origin, destination) = (place(fields, "origin")?, place(fields, "destination")?);
         let mut question =
@@ -122,11 +115,11 @@ impl TariffRequest {
         Ok(question)
     }
 
-    /// All that serve it.
+    /// The tariffs of all services.
     ///
     /// # Errors
     ///
-    /// If nobody does.
+    /// If no service covers it.
     pub(crate) fn answer(&self, seed: u64) -> ApiResult<Tariffs> {
         let mut tariffs = Tariffs::default();
         let mut served = false;
@@ -172,11 +165,11 @@ impl TariffRequest {
     }
 }
 
-/// A region of a body, by its ten-digit number.
+/// Reads a village id.
 ///
 /// # Errors
 ///
-/// If it is missing, no number, or not on the map.
+/// If it is missing, not a number, or unknown.
 pub(crate) fn place(fields: &Fields<'_>, name: &str) -> ApiResult<Location> {
     Regions::get().place(fields.positive(name)?).ok_or(ApiError::NotFound)
 }
@@ -190,7 +183,7 @@ pub(crate) struct Lane<'a> {
 }
 
 impl Lane<'_> {
-    /// The price of `grams`; none if the service does not go there or does not carry that much.
+    /// Price for a weight; `None` if the service does not go there or does not carry that weight.
     pub(crate) fn price(&self, seed: u64, grams: u64) -> Option<Price> {
         let Lane { courier, service, origin, destination } = self;
         let reached = origin.province == destination.province
@@ -222,7 +215,7 @@ fn discounted(base: u64, hundredths: u64) -> Price {
     Price { base, discount, total: base - discount }
 }
 
-/// What an instant service charges for metres with a vehicle (its place in [`VEHICLES`]).
+/// Price of an instant service for a distance; `vehicle` is a position in [`VEHICLES`].
 pub(crate) fn instant_price(courier: &Courier, percent: u64, vehicle: usize, metres: u64) -> Price {
     let (_, start, per_km) = VEHICLES[vehicle];
     let road = start.saturating_add(per_km.saturating_mul(metres).div_ceil(1_000));
@@ -242,7 +235,7 @@ pub(crate) struct Point {
 pub(crate) fn metres(from: Point, to: Point) -> u64 {
     let [lat1, lng1, lat2, lng2] = [from.lat, from.lng, to.lat, to.lng].map(f64::to_radians);
     let haversine = ((lat2 - lat1) / 2.0).sin().powi(2) + lat1.cos() * lat2.cos() * ((lng2 - lng1) / 2.0).sin().powi(2);
-    // To the next 100 m, so that the last bits of a machine's sine don't show in a price.
+    // Rounded up to 100 m, so that rounding differences between machines do not show in prices.
     let hundreds = (2.0 * 6_371_000.0 * haversine.sqrt().min(1.0).asin() / 100.0).ceil();
     hundreds as u64 * 100
 }

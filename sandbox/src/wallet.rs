@@ -1,12 +1,11 @@
-//! The account's balance and its history. All key pairs share it, as one account does.
+//! The account's balance and its history, shared by all key pairs.
 //!
-//! Orders are paid from it and give their charge back when they are cancelled; cash that a courier
-//! collected comes in when its order is delivered, and is pending until then. The response's shape
-//! is not public: rows have the names that the fact sheet presumes.
+//! Orders are debited and refunded when cancelled; cash that a courier collected is credited on delivery, and is
+//! pending until then. The format of the response is not public: members have the names that the fact sheet assumes.
 //!
-//! What always holds: the balance is the opening balance and the sum of all rows, and never falls
-//! below zero; the newest rows are kept, `MOST` of them, 48 bytes each: a row knows its order's
-//! number, and its texts are made when it is asked for.
+//! What always holds: the balance is the opening balance plus all movements, and never negative; the newest movements
+//! are kept, [`MOST`] of them, 48 bytes each: a movement stores its order's number, and its texts are made when it is
+//! shown.
 
 use std::collections::VecDeque;
 
@@ -20,33 +19,33 @@ use super::{
     orders::ids::OrderIds,
 };
 
-/// Rows kept.
+/// Maximum number of movements kept.
 const MOST: usize = 1 << 20;
 
-/// Rows of an answer if no `limit` is given, and at most.
+/// Default and maximum number of rows of a response.
 const PAGE: (u64, u64) = (100, 1_000);
 
-/// What moved the balance: `filter_status`.
+/// What changed the balance: `filter_status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum MovementKind {
-    /// An order, or its refund.
+    /// An order or its refund.
     Order,
-    /// Cash taken out.
+    /// A withdrawal.
     TarikTunai,
-    /// What a courier collected.
+    /// Cash collected on delivery.
     DanaCod,
-    /// A bonus.
+    /// A referral bonus.
     BonusReferal,
-    /// Money paid in.
+    /// A deposit.
     Topup,
 }
 
-/// A movement of the balance.
+/// A change of the balance.
 #[derive(Clone, Copy, Debug)]
 struct Movement {
     at: i64,
-    /// The order's number and day; number zero: none.
+    /// The order's number and time; number 0: none.
     order: (u64, i64),
     amount: u64,
     after: u64,
@@ -83,7 +82,6 @@ struct History {
     history: Vec<HistoryRow>,
 }
 
-/// The account's money.
 #[derive(Debug)]
 pub(crate) struct Wallet {
     seed: u64,
@@ -93,19 +91,19 @@ pub(crate) struct Wallet {
 }
 
 impl Wallet {
-    /// A wallet with an opening balance in IDR.
+    /// `balance` is the opening balance in IDR.
     pub(crate) fn new(balance: u64, now: i64, seed: u64) -> Self {
         let mut wallet = Wallet { seed, balance: 0, pending: 0, rows: VecDeque::new() };
         wallet.credit(balance, now, MovementKind::Topup, None);
         wallet
     }
 
-    /// IDR in hand.
+    /// In IDR.
     pub(crate) fn balance(&self) -> u64 {
         self.balance
     }
 
-    /// Takes money out; false, and nothing happens, if the balance is too small.
+    /// Debits an amount; false, without effect, if the balance is too small.
     #[must_use]
     pub(crate) fn debit(&mut self, amount: u64, now: i64, kind: MovementKind, order: Option<OrderIds>) -> bool {
         let Some(after) = self.balance.checked_sub(amount) else { return false };
@@ -114,27 +112,26 @@ impl Wallet {
         true
     }
 
-    /// Gives money back or in.
     pub(crate) fn credit(&mut self, amount: u64, now: i64, kind: MovementKind, order: Option<OrderIds>) {
         self.balance = self.balance.saturating_add(amount);
         self.push(Booking { at: now, kind, credit: true, amount, order });
     }
 
-    /// Notes what couriers have still to collect.
+    /// Adds an amount that a courier will collect.
     pub(crate) fn add_pending(&mut self, amount: u64) {
         self.pending = self.pending.saturating_add(amount);
     }
 
-    /// Notes that it won't come any more, or has come.
+    /// Removes an amount that was collected or will not be.
     pub(crate) fn remove_pending(&mut self, amount: u64) {
         self.pending = self.pending.saturating_sub(amount);
     }
 
-    /// Balance History, newest first.
+    /// The operation Balance History, newest first.
     ///
     /// # Errors
     ///
-    /// A complaint about a filter.
+    /// If a filter is wrong.
     pub(crate) fn history(&self, fields: &Fields<'_>, now: i64) -> ApiResult<Success> {
         let today = clock::jakarta(now).date();
         let first = day(fields, "start_date", today.saturating_sub(1.month()))?;
@@ -163,7 +160,7 @@ impl Wallet {
         Ok(Success::of("success", &data))
     }
 
-    /// Bytes that the rows take.
+    /// Memory of the movements, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.rows.capacity() * size_of::<Movement>()
     }
@@ -221,7 +218,7 @@ impl MovementKind {
         MovementKind::Topup,
     ];
 
-    /// Its name in `filter_status`.
+    /// Value of `filter_status`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             MovementKind::Order => "order",

@@ -1,14 +1,14 @@
-//! The account's webhook: where events go, and what becomes of each.
+//! The account's webhook: its address, and the deliveries.
 //!
-//! Nothing of it is public but that it can be set and read, so everything is a stated choice: one
-//! address for the account, the last one set; an event for each step of an order, also the first;
-//! the payload is a template; unsigned, or signed with a secret; an answer of 2xx is a delivery,
-//! anything else is tried again after the pauses of `retries`; one delivery after another, in the
-//! order of their times, so that a receiver's view is the same each time.
+//! Fastrac documents only that the address can be set and read, so everything else is a choice: the account has one
+//! address, the last one set; each step of an order, including the first, is an event; the payload is a template; it
+//! is unsigned, or signed with a secret; a 2xx response ends a delivery, anything else is retried after the pauses of
+//! `retries`; deliveries are sent one after another, in the order of their times, so that a receiver's view is
+//! reproducible.
 //!
-//! What always holds: at most `kept` deliveries are known, the oldest go first (one that was still
-//! waiting counts as dropped); times are the sandbox's; with a stepped clock, the same events and
-//! the same answers of the receiver give the same list. It knows no sockets: `send` does.
+//! What always holds: at most `kept` deliveries are stored; the oldest are dropped first (one that was still waiting
+//! is counted as dropped). Times are the sandbox's. With a stepped clock, the same events and the same responses of
+//! the receiver give the same list. It knows no sockets: those are in `send`.
 
 mod delivery;
 pub(super) mod receive;
@@ -36,13 +36,13 @@ pub(crate) use delivery::{AttemptResult, DeliveryCounts};
 pub use receive::WebhookPrinter;
 pub(crate) use settings::{AllowedHosts, PayloadTemplate, Rule, RuleAct, WebhookSettings};
 
-/// The longest address, in bytes.
+/// Maximum length of an address, in bytes.
 const LONGEST: usize = 2_048;
 
-/// How long a reordered event waits for the order's next one, in milliseconds.
+/// How long a reordered event waits for the order's next event, in milliseconds.
 const PATIENCE: i64 = 3_600_000;
 
-/// What is to be sent now.
+/// A delivery attempt to make.
 #[derive(Debug)]
 pub(crate) struct DeliveryJob {
     id: u64,
@@ -53,7 +53,7 @@ pub(crate) struct DeliveryJob {
     pub(super) settings: Arc<WebhookSettings>,
 }
 
-/// A step of an order, which the webhook reports.
+/// A step of an order that is reported.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OrderEvent {
     pub(crate) ids: OrderIds,
@@ -63,27 +63,27 @@ pub(crate) struct OrderEvent {
     pub(crate) at: i64,
 }
 
-/// Where events go, and all deliveries known.
+/// The address and the stored deliveries.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     seed: u64,
     settings: Arc<WebhookSettings>,
     url: Option<Arc<str>>,
-    /// Differs after each reset, so that what is under way then settles nothing.
+    /// Changes at each reset, so that results of attempts from before it are ignored.
     epoch: u64,
     next_rule: u64,
     rules: Vec<(u64, Rule)>,
     next: u64,
     known: VecDeque<Delivery>,
     queue: BTreeSet<QueueKey>,
-    /// Events held back until the next one of their order.
+    /// Events held back until their order's next event: id of the delivery by order number.
     held: HashMap<u64, u64>,
     sending: bool,
     counts: DeliveryCounts,
 }
 
 impl Outbox {
-    /// Nothing sent yet. `epoch` differs from that of an outbox that this one replaces.
+    /// `epoch` must differ from that of an outbox that this one replaces.
     pub(crate) fn new(settings: Arc<WebhookSettings>, seed: u64, epoch: u64) -> Self {
         let url = settings.url.as_deref().map(Arc::from);
         let mut outbox = Outbox {
@@ -106,16 +106,17 @@ impl Outbox {
         outbox
     }
 
-    /// The outbox that takes this one's key at a reset.
+    /// The outbox after a reset.
     pub(crate) fn restarted(&self) -> Self {
         Outbox::new(Arc::clone(&self.settings), self.seed, self.epoch + 1)
     }
 
-    /// Set Webhook. The member's real name is not public: `url`, `webhook_url` and `webhook` are taken.
+    /// The operation Set Webhook. The real name of the member is not public: `url`, `webhook_url` and `webhook` are
+    /// accepted.
     ///
     /// # Errors
     ///
-    /// If there is no address, or it isn't http.
+    /// If there is no address or it is not http(s).
     pub(crate) fn set(&mut self, fields: &Fields<'_>) -> ApiResult<Success> {
         let name = ["url", "webhook_url", "webhook"].into_iter().find(|name| fields.get(name).is_some());
         let url = fields.text(name.unwrap_or("url"))?;
@@ -126,12 +127,12 @@ impl Outbox {
         Ok(self.get())
     }
 
-    /// Get Webhook.
+    /// The operation Get Webhook.
     pub(crate) fn get(&self) -> Success {
         Success::of("success", &json!({"url": self.url.as_deref()}))
     }
 
-    /// Notes a step of an order.
+    /// Creates the deliveries for an event.
     pub(crate) fn record(&mut self, event: &OrderEvent) {
         let Some(url) = self.url.clone() else { return };
         let OrderEvent { ids, courier, step, at } = *event;
@@ -195,7 +196,7 @@ impl Outbox {
         }
     }
 
-    /// Lets a held event go right behind the newest one.
+    /// Queues a held event directly after the newest one.
     fn release(&mut self, id: u64, at: i64) {
         let newest = self.next - 1;
         let Some(delivery) = self.delivery(id) else { return };
@@ -206,7 +207,7 @@ impl Outbox {
         self.queue.insert(behind);
     }
 
-    /// Keeps a delivery, and queues it if it is due some time.
+    /// Stores a delivery, and queues it if `due` is given.
     fn push(&mut self, mut delivery: Delivery, due: Option<i64>) {
         delivery.id = self.next;
         self.next += 1;
@@ -234,17 +235,17 @@ impl Outbox {
         self.known.get_mut(usize::try_from(id.checked_sub(first)?).ok()?)
     }
 
-    /// When the next attempt is due; Unix milliseconds.
+    /// When the next attempt is due, Unix milliseconds.
     pub(crate) fn next_due(&self) -> Option<i64> {
         self.queue.first().map(|key| key.due)
     }
 
-    /// Whether nothing is due until `now` and nothing is being sent.
+    /// Whether nothing is due by `now` and nothing is being sent.
     pub(crate) fn is_idle(&self, now: i64) -> bool {
         !self.sending && self.next_due().is_none_or(|due| due > now)
     }
 
-    /// The next attempt that is due until `now`. Its time is `now` if time runs, else when it was due.
+    /// Starts the next attempt that is due by `now`. Its time is `now` if time runs, else when it was due.
     pub(super) fn start_next(&mut self, now: i64, runs: bool) -> Option<DeliveryJob> {
         let key = self.queue.first().copied().filter(|key| key.due <= now)?;
         self.queue.remove(&key);
@@ -255,7 +256,7 @@ impl Outbox {
         delivery.state = DeliveryState::Sending;
         let (order, url, body) = (delivery.order, Arc::clone(&delivery.url), delivery.body.clone());
         if self.held.get(&order) == Some(&id) {
-            // Its patience is over: nothing of its order came after it.
+            // It waited long enough: no further event of its order came.
             self.held.remove(&order);
         }
         self.sending = true;
@@ -263,7 +264,7 @@ impl Outbox {
         Some(DeliveryJob { id, epoch, at, url, body, settings })
     }
 
-    /// Notes how an attempt ended; queues the next one if there is one.
+    /// Records the result of an attempt, and queues the next one if there is one.
     pub(super) fn finish(&mut self, job: &DeliveryJob, outcome: AttemptResult, now: Option<i64>) {
         if job.epoch != self.epoch {
             return;
@@ -293,7 +294,7 @@ impl Outbox {
         }
     }
 
-    /// Queues a delivery once more, now; false if it isn't known or still under way.
+    /// Queues a delivery again, now; false if it is unknown or being sent.
     pub(crate) fn resend(&mut self, id: u64, now: i64) -> bool {
         let Some(delivery) = self.delivery(id) else { return false };
         if matches!(delivery.state, DeliveryState::Sending) {
@@ -308,21 +309,21 @@ impl Outbox {
         true
     }
 
-    /// Adds a rule; gives its number.
+    /// Adds a rule; returns its number.
     pub(crate) fn add_rule(&mut self, rule: Rule) -> u64 {
         self.next_rule += 1;
         self.rules.push((self.next_rule, rule));
         self.next_rule
     }
 
-    /// Ends a rule, or all of them; false if there is none of this number.
+    /// Removes a rule, or all of them; false if there is none with this number.
     pub(crate) fn end_rule(&mut self, number: Option<u64>) -> bool {
         let before = self.rules.len();
         self.rules.retain(|(known, _)| number.is_some_and(|number| number != *known));
         number.is_none() || self.rules.len() < before
     }
 
-    /// What the first rule that meets an event does to it; counts it.
+    /// The effect of the first rule that applies to an event; counts it.
     fn rule_for(&mut self, awb: &str, status: &str) -> Option<RuleAct> {
         let event = self.counts.events;
         let seed = self.seed;
@@ -345,18 +346,17 @@ impl Outbox {
         Some(act)
     }
 
-    /// The counts.
     pub(crate) fn counts(&self) -> DeliveryCounts {
         self.counts
     }
 
-    /// The rules in force as JSON.
+    /// The rules as JSON.
     pub(crate) fn rules_json(&self) -> Value {
         let line = |(number, rule): &(u64, Rule)| json!({"id": number, "rule": rule});
         json!({"rules": self.rules.iter().map(line).collect::<Vec<_>>()})
     }
 
-    /// Deliveries after a number, oldest first, at most `limit`; of one order, if it is given.
+    /// Deliveries after a number, oldest first, at most `limit`; only those of one order, if given.
     pub(crate) fn page(&self, after: u64, limit: usize, awb: Option<&str>) -> Value {
         let wanted = |delivery: &&Delivery| delivery.id > after && awb.is_none_or(|awb| awb == delivery.awb);
         let page: Vec<Value> = self.known.iter().filter(wanted).take(limit).map(Delivery::json).collect();
@@ -366,7 +366,7 @@ impl Outbox {
     }
 }
 
-/// Whether a text can be an address.
+/// Whether a text is an acceptable address.
 pub(super) fn address(url: &str) -> bool {
     let http = url.starts_with("http://") || url.starts_with("https://");
     http && url.len() <= LONGEST && !url.bytes().any(|byte| byte <= b' ') && url.parse::<http::Uri>().is_ok()

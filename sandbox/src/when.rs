@@ -1,7 +1,6 @@
-//! An instant as somebody writes it: `2026-01-02T03:04:05Z`, or `+90s` from when it is set.
+//! A time in a configuration file or request: `2026-01-02T03:04:05Z`, or `+90s` after it is set.
 //!
-//! What always holds: it is read against the sandbox's clock, never the machine's, and shown as the
-//! absolute instant that it came to.
+//! What always holds: it refers to the sandbox's clock, never to the machine's, and is shown as an absolute time.
 
 use std::str::FromStr;
 
@@ -10,23 +9,23 @@ use serde::{Deserialize, Serialize};
 
 use super::clock;
 
-/// An instant of the sandbox's clock.
+/// A time of the sandbox's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum When {
     /// Unix time in milliseconds.
     At(i64),
-    /// So many milliseconds after it is set.
+    /// Milliseconds after it is set.
     In(i64),
 }
 
-/// It can't be read.
+/// The text is not a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a time is written 2026-01-02T03:04:05Z, or +90s from now")]
 pub struct WhenError;
 
 impl When {
-    /// Unix time in milliseconds, if it is set at `now`.
+    /// Unix milliseconds, if it is set at `now`.
     pub fn millis(self, now: i64) -> i64 {
         match self {
             When::At(at) => at,

@@ -1,4 +1,4 @@
-//! Routes of time and of beginning again.
+//! Routes of the clock, and reset.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     simulation::Simulation,
 };
 
-/// The most events that one request steps through.
+/// Maximum number of steps made by one request.
 const EVENTS: u64 = 1_000_000;
 
 pub(super) const ROUTES: &[ControlRoute] = &[
@@ -105,7 +105,7 @@ fn steer(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlRe
     Ok(ControlResponse::AfterDeliveries(time))
 }
 
-/// Goes to the next step of any order; false if there is none.
+/// Advances to the next step of any order; false if there is none.
 fn next(simulation: &mut Simulation) -> bool {
     let Some(due) = simulation.orders.next_due() else { return false };
     simulation.clock.advance_to(due);

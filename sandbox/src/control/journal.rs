@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{ControlRequest, ControlResponse, ControlResult, ControlRoute, number};
 use crate::{input, simulation::Simulation};
 
-/// Entries of a journal page, if not said.
+/// Default number of entries of a page.
 const PAGE: u64 = 1_000;
 
 pub(super) const ROUTES: &[ControlRoute] = &[

@@ -41,7 +41,7 @@ pub(super) const ROUTES: &[ControlRoute] = &[
 #[serde(deny_unknown_fields)]
 struct RevokeCommand {
     access_key: String,
-    /// Absent: now.
+    /// Absent: immediately.
     at: Option<When>,
 }
 

@@ -1,4 +1,4 @@
-//! Routes of the orders and of the account's money.
+//! Routes of the orders and of the wallet.
 
 use http::Method;
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use crate::{
     wallet::MovementKind,
 };
 
-/// Orders of a page, if not said, and at most.
+/// Default and maximum number of orders of a page.
 const PAGE: (u64, u64) = (100, 10_000);
 
 pub(super) const ROUTES: &[ControlRoute] = &[
@@ -76,7 +76,7 @@ fn list(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlRes
     simulation.catch_up();
     let (after, limit) = (number(request, "after", 0)?, number(request, "limit", PAGE.0)?.min(PAGE.1));
     let status = input::query(request.query, "status");
-    // At most `PAGE`, so it fits.
+    // At most the maximum of `PAGE`, so it fits.
     Ok(ControlResponse::Json(simulation.orders.page(after, limit as usize, status.as_deref())))
 }
 

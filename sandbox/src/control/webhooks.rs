@@ -1,4 +1,4 @@
-//! Routes of the webhooks: what was sent and how it went, and what goes wrong on request.
+//! Routes of the webhooks: deliveries and rules.
 
 use http::Method;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{ControlRequest, ControlResponse, ControlResult, ControlRoute, missing, number, read, wrong};
 use crate::{input, simulation::Simulation, webhook::Rule};
 
-/// Deliveries of a page, if not said, and at most.
+/// Default and maximum number of deliveries of a page.
 const PAGE: (u64, u64) = (100, 10_000);
 
 pub(super) const ROUTES: &[ControlRoute] = &[
@@ -40,7 +40,7 @@ fn list(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlRes
     simulation.catch_up();
     let (after, limit) = (number(request, "after", 0)?, number(request, "limit", PAGE.0)?.min(PAGE.1));
     let awb = input::query(request.query, "awb");
-    // At most `PAGE`, so it fits.
+    // At most the maximum of `PAGE`, so it fits.
     Ok(ControlResponse::Json(simulation.outbox.page(after, limit as usize, awb.as_deref())))
 }
 

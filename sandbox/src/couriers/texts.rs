@@ -1,9 +1,9 @@
-//! What each courier writes at each step of an order: their trackings read differently, and a
-//! merchant's code must not rely on the words. The texts are made up in each one's manner.
+//! Each courier's description of each step of an order. They differ, as in reality: a client must not rely on the
+//! wording. The texts are made up.
 
 use crate::orders::steps::Step;
 
-/// The courier's own text of a step.
+/// The courier's description of a step.
 pub(crate) fn text(courier_code: &str, step: Step) -> &'static str {
     let own = match courier_code {
         "anteraja" => anteraja(step),
@@ -16,7 +16,7 @@ pub(crate) fn text(courier_code: &str, step: Step) -> &'static str {
     own.unwrap_or_else(|| common(step))
 }
 
-/// Before a courier has it, Fastrac itself writes.
+/// Until a courier is involved, the description is Fastrac's own.
 fn common(step: Step) -> &'static str {
     match step {
         Step::WaitingPayment => "Menunggu pembayaran",

@@ -1,80 +1,82 @@
-//! What can happen to a request, and how it is written.
+//! The effects of faults, and how they are written.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// What happens to a request that a fault meets.
+/// The effect of a fault on a request.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Act {
-    /// Nothing but the waiting and the wrong clock.
+    /// None, except for delays and the wrong clock.
     #[default]
     Pass,
     /// Not executed; the connection is reset (RST).
     Reset,
-    /// Not executed; the connection is reset (RST) while the request's body is on its way. One that ends
-    /// sooner, or has no body, is met as by [`Act::Reset`].
+    /// Not executed; the connection is reset (RST) while the body is being received. A request whose body ends
+    /// earlier, or that has none, is treated as with [`Act::Reset`].
     ResetUpload {
-        /// Bytes of the body after which it is reset, at most [`LONGEST_UPLOAD`]: 0 is with the head; absent: half
-        /// of the length that it declares, or its first bytes where it declares none.
+        /// Bytes of the body after which it is reset, at most [`LONGEST_UPLOAD`]; 0: right after the head; absent:
+        /// half of the declared length, or the first bytes if none is declared.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<usize>,
     },
-    /// Not executed; the connection is closed without an answer (FIN).
+    /// Not executed; the connection is closed without a response (FIN).
     Close,
-    /// Executed; the connection is closed without an answer (FIN): the case that matters most.
+    /// Executed; the connection is closed without a response (FIN). The case that matters most.
     Lose,
-    /// Executed; the connection is reset without an answer (RST).
+    /// Executed; the connection is reset without a response (RST).
     LoseReset,
-    /// Another answer in place of the right one.
+    /// Another response instead of the real one.
     Answer(CannedResponse),
-    /// An envelope with `success:false` in place of the right answer, under any status.
+    /// An envelope with `success:false` instead of the real response, with any status.
     Envelope(CannedEnvelope),
-    /// An HTML page with this status, 200 to 599, as a proxy in front of Fastrac gives it; not executed.
+    /// An HTML page with this status, 200 to 599, as a proxy in front of Fastrac would send it; not executed.
     Html(u16),
     /// 429 with an envelope; not executed.
     Throttle {
-        /// Seconds of `Retry-After`; absent: without that header.
+        /// Value of `Retry-After` in seconds; absent: no such header.
         #[serde(default)]
         retry_after: Option<u64>,
     },
-    /// The key pair of the request is revoked after it was accepted: from now on all that carry it are 401.
+    /// The key pair of the request is revoked after it was accepted: from then on all requests with it get 401.
     Revoke {
-        /// Executed and rightly answered all the same; else this one is answered with 401 too.
+        /// True: the request is executed and gets its real response. False: it gets 401 too.
         #[serde(default)]
         execute: bool,
     },
-    /// Executed; the right head and the first bytes of the right body under its full `content-length`, then the end.
+    /// Executed; the real head with its `content-length` and the first bytes of the real body, then the connection
+    /// ends.
     Cut {
-        /// Bytes of the body that are sent: 0 ends before the body, a number above its length after it.
+        /// Bytes of the body that are sent; 0 ends before the body, a number above its length after it.
         after: usize,
-        /// Whether the end is a reset.
+        /// True: reset; false: closed.
         #[serde(default)]
         reset: bool,
     },
-    /// Executed; the first bytes of the right body, under a `content-length` that fits them.
+    /// Executed; the first bytes of the real body, with a `content-length` that matches them.
     Truncate {
         /// Bytes of the body that are sent.
         after: usize,
     },
-    /// Executed; the right body under a `content-length` that is wrong by `by`, then the end.
+    /// Executed; the real body with a `content-length` that is wrong by `by`, then the connection ends.
     WrongLength {
-        /// Added to the true length; a negative one leaves surplus bytes on the wire.
+        /// Added to the true length; if negative, there are surplus bytes on the wire.
         by: i64,
     },
-    /// Executed; the right body, whole, in small pieces.
+    /// Executed; the complete real body in small pieces.
     Drip {
-        /// Bytes of a piece, at least 1.
+        /// Size of a piece in bytes, at least 1.
         bytes: usize,
         /// Milliseconds between pieces.
         every_ms: u64,
     },
-    /// Executed; the right envelope with a member `padding` that makes the body this many bytes longer.
+    /// Executed; the real envelope with an additional member `padding` that makes the body longer.
     Long {
         /// Bytes added.
         bytes: usize,
     },
-    /// A new connection's TLS fails; it meets connections, not requests. A plain address closes at once.
+    /// The TLS handshake of a new connection fails. It applies to connections, not to requests; a connection without
+    /// TLS is closed at once.
     Tls(TlsFailure),
 }
 
@@ -82,60 +84,60 @@ pub enum Act {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TlsFailure {
-    /// The greeting is answered with the alert `handshake_failure`.
+    /// The ClientHello is answered with the alert `handshake_failure`.
     Refuse,
-    /// Another certificate is shown: self-signed, for another name.
+    /// A self-signed certificate for another name is presented.
     WrongCertificate,
 }
 
-/// An answer that is given in place of the right one.
+/// A fixed response.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CannedResponse {
-    /// Its status, 200 to 599.
+    /// 200 to 599.
     pub status: u16,
-    /// Further headers, or another `content-type` than JSON's.
+    /// Additional headers; `content-type` replaces that of JSON.
     #[serde(default)]
     pub headers: Vec<(String, String)>,
-    /// Its body.
+    /// Text, or base64 if `base64` is set.
     #[serde(default)]
     pub body: String,
-    /// Whether `body` is the base64 of bytes that are no text.
+    /// Whether `body` is base64 of binary content.
     #[serde(default)]
     pub base64: bool,
-    /// Whether the request is executed all the same.
+    /// Whether the request is executed nevertheless.
     #[serde(default)]
     pub execute: bool,
 }
 
-/// An envelope that refuses.
+/// An envelope with `success:false`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CannedEnvelope {
-    /// Its status, 200 to 599.
+    /// 200 to 599.
     pub status: u16,
-    /// Its `message`.
+    /// `message` of the envelope.
     #[serde(default)]
     pub message: String,
-    /// Whether the request is executed all the same.
+    /// Whether the request is executed nevertheless.
     #[serde(default)]
     pub execute: bool,
 }
 
 impl Act {
-    /// An answer with this status and JSON body, without execution.
+    /// A response with this status and JSON body, without execution.
     pub fn answer(status: u16, body: &str) -> Self {
         Act::Answer(CannedResponse { status, body: body.to_owned(), ..CannedResponse::default() })
     }
 
-    /// 429, with `Retry-After` if given (seconds).
+    /// 429, with `Retry-After` (seconds) if given.
     pub fn throttle(retry_after: Option<u64>) -> Self {
         let headers = retry_after.map(|seconds| ("retry-after".to_owned(), seconds.to_string())).into_iter().collect();
         let body = r#"{"success":false,"message":"Too Many Requests"}"#.to_owned();
         Act::Answer(CannedResponse { status: 429, headers, body, ..CannedResponse::default() })
     }
 
-    /// `success:false` with this message under HTTP 200.
+    /// `success:false` with this message and HTTP status 200.
     pub fn refuse(message: &str) -> Self {
         let body = serde_json::json!({"success": false, "message": message}).to_string();
         Act::answer(200, &body)
@@ -154,7 +156,7 @@ impl Act {
         }
     }
 
-    /// Its word in settings, counters and metrics.
+    /// Name in configuration, counters and metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Act::Pass => "pass",
@@ -177,10 +179,10 @@ impl Act {
         }
     }
 
-    /// What is wrong with it, if anything.
+    /// Checks that it can be applied.
     ///
     /// # Errors
-    /// If it can't be done; the text begins with the member concerned.
+    /// If it cannot; the message begins with the member concerned.
     pub fn check(&self) -> Result<(), String> {
         let status = |name: &str, status: u16| match status {
             200..=599 => Ok(()),
@@ -208,7 +210,7 @@ impl Act {
 }
 
 impl CannedResponse {
-    /// Its body as bytes; nothing if it should be base64 and isn't.
+    /// The body as bytes; `None` if it should be base64 and is not.
     pub fn bytes(&self) -> Option<Bytes> {
         use base64::{Engine, engine::general_purpose::STANDARD};
         if self.base64 {
@@ -218,20 +220,19 @@ impl CannedResponse {
     }
 }
 
-/// The HTML page of a status.
 pub(crate) fn page(status: u16) -> CannedResponse {
     let body = format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>");
     let headers = vec![("content-type".to_owned(), "text/html".to_owned())];
     CannedResponse { status, headers, body, ..CannedResponse::default() }
 }
 
-/// The longest body of a request that is read, in bytes.
+/// Longest request body that is read, in bytes.
 pub(crate) const LONGEST_UPLOAD: usize = 16 << 20;
 
-/// The longest padding, in bytes: a body is in memory once.
+/// Longest padding, in bytes. The body is held in memory once.
 pub(super) const MOST: usize = 1 << 28;
 
-/// The right body with `bytes` bytes more in it, still the same envelope.
+/// The body with `bytes` more bytes, still an envelope.
 pub(crate) fn pad(body: &Bytes, bytes: usize) -> Bytes {
     const FRAME: usize = r#"{"padding":"","#.len() - 1; // the body's own brace is replaced
     let mut out = Vec::with_capacity(body.len() + bytes + FRAME);

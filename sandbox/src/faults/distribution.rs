@@ -1,39 +1,39 @@
-//! How long to wait, where it isn't always as long.
+//! Random delays.
 //!
-//! What always holds: the same draw gives the same wait; nothing is longer than [`LONGEST`].
+//! What always holds: the same draw gives the same delay; no delay is longer than [`LONGEST`].
 
 use serde::{Deserialize, Serialize};
 
 use crate::random;
 
-/// The longest wait, in milliseconds: a day.
+/// Longest delay, in milliseconds: a day.
 pub(super) const LONGEST: u64 = 86_400_000;
 
-/// A distribution of waits, in milliseconds.
+/// A distribution of delays, in milliseconds.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum DelayDistribution {
-    /// Anything from `least` to `most`, alike.
+    /// Uniform from `least` to `most`.
     Uniform {
-        /// The shortest.
+        /// Minimum.
         least: u64,
-        /// The longest.
+        /// Maximum.
         most: u64,
     },
-    /// Mostly short, seldom long.
+    /// Exponential, cut off at `most`.
     Exponential {
-        /// The mean, before `most` cuts it.
+        /// Mean before the cut-off.
         mean: u64,
-        /// The longest.
+        /// Maximum.
         most: u64,
     },
-    /// `[[50, 20], [99, 400]]`: half of them take at most 20, 99 of 100 at most 400. In straight
-    /// lines between, from 0 at the beginning; what is beyond the last takes as long as that.
+    /// `[[50, 20], [99, 400]]`: half of the delays are at most 20, 99 of 100 at most 400. Linear in between, starting
+    /// at 0; beyond the last point the delay is that of the last point.
     Percentiles(Vec<(f64, u64)>),
 }
 
 impl DelayDistribution {
-    /// The wait that belongs to a draw, which may be any number.
+    /// The delay for a draw.
     pub fn millis(&self, draw: u64) -> u64 {
         let part = random::fraction(draw);
         let millis = match self {
@@ -44,10 +44,10 @@ impl DelayDistribution {
         (millis.round() as u64).min(LONGEST)
     }
 
-    /// What is wrong with it, if anything.
+    /// Checks that delays can be drawn.
     ///
     /// # Errors
-    /// If no wait could be drawn from it.
+    /// If the parameters are not a distribution.
     pub fn check(&self) -> Result<(), String> {
         match self {
             DelayDistribution::Uniform { least, most } if least > most => {

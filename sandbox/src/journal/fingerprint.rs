@@ -10,10 +10,11 @@ use sha2::{Digest, Sha256};
 
 use crate::route::Operation;
 
-/// Different orders that are surely remembered.
+/// Number of different orders that are at least remembered.
 pub(super) const REMEMBERED: usize = 1_000_000;
 
-/// How often each order was placed, in bounded memory: at most twice as many orders as are surely remembered.
+/// How often each order was executed. Memory is bounded: at most twice as many orders are kept as are guaranteed to
+/// be remembered.
 #[derive(Debug)]
 pub(super) struct ExecutedOrders {
     remembered: usize,
@@ -30,7 +31,7 @@ impl ExecutedOrders {
         self.recent.get(order).or_else(|| self.older.get(order)).copied().unwrap_or(0)
     }
 
-    /// Counts it once more; gives the new count.
+    /// Counts one more execution; returns the new count.
     pub(super) fn again(&mut self, order: [u8; 16]) -> u64 {
         let times = self.times(&order) + 1;
         if self.recent.len() >= self.remembered && !self.recent.contains_key(&order) {
@@ -41,7 +42,7 @@ impl ExecutedOrders {
     }
 }
 
-/// Sixteen bytes are enough that no two bodies of a test meet.
+/// Sixteen bytes make a collision within a test run practically impossible.
 pub(super) fn fingerprint(operation: Operation, content: &Value) -> [u8; 16] {
     let mut form = Vec::with_capacity(1024);
     form.push(operation.kind as u8);
@@ -50,8 +51,8 @@ pub(super) fn fingerprint(operation: Operation, content: &Value) -> [u8; 16] {
     std::array::from_fn(|position| digest[position])
 }
 
-/// Appends a form that two values share only if they are equal: members stand in the order of their names, and what
-/// could hold anything says how long it is.
+/// Appends an encoding that is equal only for equal values: members are sorted by name, and everything of variable
+/// length is preceded by its length.
 pub(super) fn canonical(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Object(members) => {

@@ -1,13 +1,13 @@
-//! The counters as Prometheus text.
+//! The counters in Prometheus' text format.
 //!
-//! What always holds: the same numbers as in the JSON; labels are names of operations and paths of the
-//! sandbox's own table, labels of key pairs, and closed lists. Made anew for each scrape.
+//! What always holds: the numbers are those of the JSON; label values are operation names, paths of the route table,
+//! labels of key pairs and closed lists. Built anew for each scrape.
 
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::{Counters, Journal};
 
-/// One family: its samples are label values and counts.
+/// A metric family; samples are label values and a count.
 pub(crate) struct MetricFamily {
     pub(crate) name: &'static str,
     pub(crate) help: &'static str,
@@ -16,7 +16,7 @@ pub(crate) struct MetricFamily {
 }
 
 impl Journal {
-    /// All counts, and the account's balance in IDR.
+    /// All counters, and the account's balance in IDR.
     pub(crate) fn metrics(&self, balance: u64) -> Vec<MetricFamily> {
         let (kept, dropped) = self.kept();
         let gauges = vec![
@@ -28,18 +28,18 @@ impl Journal {
     }
 }
 
-/// Families in Prometheus' text format, sorted by name.
+/// Encodes families, sorted by name.
 pub(crate) fn text(families: Vec<MetricFamily>) -> String {
     let registry = Registry::new();
     for family in families {
-        // Names and labels are our own constants: they fit, and none comes twice.
+        // Names and labels are constants of this crate: valid and unique.
         let _ = family.register(&registry);
     }
     TextEncoder::new().encode_to_string(&registry.gather()).unwrap_or_default()
 }
 
 impl MetricFamily {
-    /// What only grows is named so; anything else is a gauge.
+    /// `_total` marks a counter; anything else is a gauge.
     fn register(self, registry: &Registry) -> prometheus::Result<()> {
         let samples = self.samples.iter().map(|(labels, count)| (labels.iter().map(String::as_str).collect(), *count));
         let samples: Vec<(Vec<&str>, u64)> = samples.collect();

@@ -1,7 +1,6 @@
-//! Which way orders take: shares of the branches, and planned for the next orders.
+//! Branches of orders: their shares, and branches planned for the next orders.
 //!
-//! What always holds: an order's branch depends on the seed and its number alone, unless somebody
-//! wished another for it.
+//! What always holds: an order's branch depends on the seed and its number only, unless a branch was planned for it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,38 +9,37 @@ use serde::{Deserialize, Serialize};
 use super::steps::{BRANCHES, Branch, InitialStatus};
 use crate::random::{Purpose, draw, fraction};
 
-/// The most planned that wait.
+/// Maximum number of planned entries.
 const WISHES: usize = 1_000;
 
-/// How orders go.
+/// How orders progress.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlowSettings {
-    /// Where they stand when they are answered.
+    /// Status of a new order.
     pub begin: InitialStatus,
-    /// BranchShares of express branches; what is left of 1 is delivered.
+    /// Shares of the branches of express orders; the rest is delivered.
     pub express: BranchShares,
-    /// BranchShares of instant branches.
+    /// Shares of the branches of instant orders; the rest is delivered.
     pub instant: BranchShares,
-    /// Orders kept, at least 1; the oldest goes first.
+    /// Maximum number of orders kept, at least 1.
     pub kept: usize,
 }
 
-/// BranchShares of branches, each from 0 to 1, in the order of [`BRANCHES`].
+/// Shares of branches, each from 0 to 1, in the order of [`BRANCHES`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BranchShares(Vec<(Branch, f64)>);
 
-/// A branch for orders to come.
+/// A branch for the next orders.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PlannedBranch {
-    /// Which.
     pub branch: Branch,
-    /// For how many orders.
+    /// Number of orders.
     #[serde(default = "one")]
     pub times: u64,
 }
 
-/// Branches wished for, first come first served.
+/// Planned branches, first in, first out.
 #[derive(Debug, Default)]
 pub(crate) struct PlannedBranches(VecDeque<PlannedBranch>);
 
@@ -66,11 +64,11 @@ impl Default for FlowSettings {
 }
 
 impl BranchShares {
-    /// BranchShares by the branches' names.
+    /// Shares by branch name.
     ///
     /// # Errors
     ///
-    /// If a name is unknown or not of this kind, or the shares are not from 0 to 1 together.
+    /// If a name is unknown or not of this kind, or if the shares or their sum are not from 0 to 1.
     pub fn of(named: &BTreeMap<String, f64>, instant: bool) -> Result<BranchShares, String> {
         let possible: Vec<&str> =
             BRANCHES.iter().filter(|(branch, _)| branch.allowed_for(instant)).map(|(_, name)| *name).collect();
@@ -85,7 +83,6 @@ impl BranchShares {
         Ok(BranchShares(all.collect()))
     }
 
-    /// The branch of an order.
     fn draw(&self, seed: u64, number: u64) -> Branch {
         let mut left = fraction(draw(seed, Purpose::Branch, &[number]));
         for (branch, share) in &self.0 {
@@ -106,7 +103,7 @@ impl FlowSettings {
 }
 
 impl PlannedBranches {
-    /// Adds one; false if too many wait.
+    /// Adds an entry; false if there are too many.
     pub(crate) fn add(&mut self, wish: PlannedBranch) -> bool {
         let room = self.0.len() < WISHES;
         if room && wish.times > 0 {
@@ -115,7 +112,7 @@ impl PlannedBranches {
         room
     }
 
-    /// The first that fits, used once.
+    /// Takes the first branch that this kind of order can take.
     pub(crate) fn take(&mut self, instant: bool) -> Option<Branch> {
         let position = self.0.iter().position(|wish| wish.branch.allowed_for(instant))?;
         let wish = &mut self.0[position];
@@ -127,7 +124,7 @@ impl PlannedBranches {
         Some(branch)
     }
 
-    /// Those that wait.
+    /// The entries, oldest first.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &PlannedBranch> {
         self.0.iter()
     }

@@ -1,32 +1,31 @@
-//! What an order is called: booking id, air waybill, order code, all from the seed and its number.
+//! Ids of an order: booking id, air waybill, order code; determined by the seed and its number.
 //!
-//! What always holds: the same seed, number and day give the same names; no two of `WORDS` orders in
-//! a row share a word; an air waybill tells its order's number, so finding one needs no index.
+//! What always holds: the same seed, number and day give the same ids; no two of [`WORDS`] consecutive orders share a
+//! word; an air waybill contains its order's number, so finding an order needs no index.
 
 use crate::{
     clock,
     random::{Purpose, draw, letters},
 };
 
-/// Different five-letter words.
+/// Number of five-letter words.
 const WORDS: u64 = 26_u64.pow(5);
 
-/// Room for running numbers in an express air waybill; what is above comes from the seed.
+/// Range of the running number in an express air waybill; the digits above come from the seed.
 const BLOCK: u64 = 10_u64.pow(10);
 
-/// An order, as far as its names need it.
+/// What an order's ids are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OrderIds {
-    /// Its number, from 1.
+    /// From 1.
     pub number: u64,
     /// When it was placed, Unix milliseconds.
     pub at: i64,
-    /// Instant, not express.
+    /// True: instant; false: express.
     pub instant: bool,
 }
 
 impl OrderIds {
-    /// Five letters.
     fn word(self, seed: u64) -> String {
         let first = draw(seed, Purpose::Letters, &[]) % WORDS;
         letters((first + self.number) % WORDS).map(char::from).iter().collect()
@@ -57,7 +56,7 @@ impl OrderIds {
     }
 }
 
-/// The running number in an air waybill.
+/// The order number contained in an air waybill.
 pub(crate) fn number_in(awb: &str) -> Option<u64> {
     match awb.strip_prefix("FSTRA") {
         Some(digits) => digits.parse::<u64>().ok().map(|number| number % BLOCK),

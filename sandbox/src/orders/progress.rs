@@ -1,9 +1,8 @@
-//! What happens to orders as time passes, and what somebody makes happen.
+//! Progress of orders: as time passes, and by request.
 //!
-//! What always holds: steps are made in the order of their times (then of the orders' numbers),
-//! each at the time it was due however late it is looked at; an order stands once in the schedule
-//! for its next step, and older entries of it mean nothing; a cancelled order gives its charge back
-//! and a delivered one brings what was collected, once.
+//! What always holds: steps are made in the order of their times (then of the orders' numbers), each at the time it
+//! was due, however late it is carried out. An order has one valid entry in the schedule; older entries are ignored.
+//! A cancelled order is refunded, and a delivered one credits what was collected, once.
 
 use std::cmp::Reverse;
 
@@ -21,36 +20,22 @@ pub(super) struct TimedStep {
     pub(super) step: Step,
 }
 
-/// Why somebody's wish for an order can't be met.
+/// Why a request to change an order is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OrderCommandError {
-    /// No order of this air waybill is kept.
+    /// No order with this air waybill is kept.
     #[error("no order has this air waybill; GET /_sandbox/orders lists them")]
     UnknownOrder,
-    /// The branch isn't open from where the order stands, or not for its kind.
+    /// The branch cannot be taken from the order's status, or not by its kind.
     #[error("the order is {status}; from there go: {open}")]
-    BranchClosed {
-        /// Where it stands.
-        status: &'static str,
-        /// The branches that it can take.
-        open: String,
-    },
-    /// The order's way doesn't lead there.
+    BranchClosed { status: &'static str, open: String },
+    /// The order's branch does not lead to the status.
     #[error("the order is {status} and its branch {branch} doesn't lead to {wanted}; ahead lie: {ahead}")]
-    StatusNotAhead {
-        /// Where it stands.
-        status: &'static str,
-        /// Its branch.
-        branch: &'static str,
-        /// What was wished.
-        wanted: String,
-        /// What lies ahead.
-        ahead: String,
-    },
+    StatusNotAhead { status: &'static str, branch: &'static str, wanted: String, ahead: String },
 }
 
 impl Orders {
-    /// When the next step is due; Unix milliseconds.
+    /// When the next step of any order is due, Unix milliseconds.
     pub(crate) fn next_due(&mut self) -> Option<i64> {
         loop {
             let Reverse((at, number)) = *self.schedule.peek()?;
@@ -61,7 +46,7 @@ impl Orders {
         }
     }
 
-    /// Makes the next step that is due until now, if there is one.
+    /// Makes the next step that is due; false if there is none.
     pub(crate) fn run_next_due(&mut self, context: &mut OrderContext<'_>) -> bool {
         let Some(at) = self.next_due().filter(|at| *at <= context.now) else { return false };
         let Some(Reverse((_, number))) = self.schedule.pop() else { return false };
@@ -80,7 +65,7 @@ impl Orders {
         true
     }
 
-    /// Makes a step of an order, and schedules what follows.
+    /// Makes a step, and schedules the next one.
     pub(super) fn record_step(&mut self, position: usize, timed: TimedStep, context: &mut OrderContext<'_>) {
         let TimedStep { at, step } = timed;
         let order = &mut self.kept[position];
@@ -116,18 +101,18 @@ impl Orders {
         if due < NEVER {
             self.schedule.push(Reverse((due, number)));
         }
-        // Entries that mean nothing are few, unless somebody steers without end.
+        // Obsolete entries are few, unless branches are changed very often.
         if self.schedule.len() > 2 * self.kept.len() + 1_024 {
             let live = self.kept.iter().filter(|order| order.due < NEVER);
             self.schedule = live.map(|order| Reverse((order.due, order.number))).collect();
         }
     }
 
-    /// Sends an order another way.
+    /// Changes the branch of an order.
     ///
     /// # Errors
     ///
-    /// If it is unknown, or the branch isn't open any more.
+    /// If the order is unknown or the branch is not open to it.
     pub(crate) fn set_branch(&mut self, awb: &str, branch: Branch, now: i64) -> Result<(), OrderCommandError> {
         let position = self.named(awb).ok_or(OrderCommandError::UnknownOrder)?;
         let order = &mut self.kept[position];
@@ -146,11 +131,11 @@ impl Orders {
         Ok(())
     }
 
-    /// Makes an order's next steps now, until it has a status.
+    /// Makes an order's next steps now, until it has reached a status.
     ///
     /// # Errors
     ///
-    /// If it is unknown, or its branch doesn't lead there.
+    /// If the order is unknown or its branch does not lead there.
     pub(crate) fn advance_to_status(
         &mut self,
         awb: &str,
@@ -181,7 +166,7 @@ impl Orders {
     }
 }
 
-/// The steps that lie ahead of an order.
+/// The steps that an order will make.
 pub(super) fn ahead(order: &Order) -> Vec<Step> {
     let (steps, made) = order.history.steps();
     let mut all = steps[..made].to_vec();

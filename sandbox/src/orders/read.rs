@@ -1,4 +1,4 @@
-//! From an order's body to what is placed, or a complaint.
+//! Reads the body of an order.
 
 use super::{CashOnDelivery, Draft, OrderContext, Parties};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     tariffs::{self, Lane},
 };
 
-/// The least weight of an express order, in grams (published).
+/// Minimum weight of an express order, in grams (published).
 const LEAST: u64 = 1_000;
 
 fn invalid<T>(text: impl Into<String>) -> ApiResult<T> {
@@ -22,7 +22,7 @@ fn courier(fields: &Fields<'_>) -> ApiResult<&'static Courier> {
     couriers::find(code).map_or_else(|| invalid(format!("courier_code {code} is unknown")), Ok)
 }
 
-/// Order Express.
+/// Reads Order Express.
 pub(super) fn express(fields: &Fields<'_>, seed: u64) -> ApiResult<Draft> {
     let courier = courier(fields)?;
     let code = fields.text("code_service")?;
@@ -59,7 +59,7 @@ pub(super) fn express(fields: &Fields<'_>, seed: u64) -> ApiResult<Draft> {
     })
 }
 
-/// Order Instant, and its `tariff_id`.
+/// Reads Order Instant; returns its `tariff_id` too.
 pub(super) fn instant<'a>(fields: &Fields<'a>, context: &OrderContext<'_>) -> ApiResult<(Draft, &'a str)> {
     let courier = courier(fields)?;
     let shipper = contact(&fields.object("shipper")?)?;
@@ -97,14 +97,14 @@ pub(super) fn instant<'a>(fields: &Fields<'a>, context: &OrderContext<'_>) -> Ap
     Ok((draft, tariff_id))
 }
 
-/// OrderIds and address of an express party, and its place.
+/// Name and address of an express party, and its location.
 fn party<'a>(fields: &Fields<'a>) -> ApiResult<([&'a str; 2], Location)> {
     let name = fields.text("name")?;
     fields.text("phone")?;
     Ok(([name, fields.text("address")?], tariffs::place(fields, "region_id")?))
 }
 
-/// OrderIds and address of an instant party.
+/// Name and address of an instant party.
 fn contact<'a>(fields: &Fields<'a>) -> ApiResult<[&'a str; 2]> {
     let name = fields.text("name")?;
     fields.text("email")?;
@@ -119,7 +119,7 @@ fn parties([shipper_name, shipper_address]: [&str; 2], [receiver_name, receiver_
     Parties::new([shipper_name, shipper_address, receiver_name, receiver_address])
 }
 
-/// Checks what both kinds of item have; gives the value in IDR.
+/// Checks what items of both kinds have in common; returns the value in IDR.
 fn goods(item: &Fields<'_>) -> ApiResult<u64> {
     for name in ["name", "desc", "category"] {
         item.text(name)?;
@@ -127,23 +127,23 @@ fn goods(item: &Fields<'_>) -> ApiResult<u64> {
     item.number_or("value", 0)
 }
 
-/// Chargeable grams of an express item.
+/// Chargeable weight of an express item, in grams.
 fn weigh(item: &Fields<'_>, courier: &Courier) -> ApiResult<u64> {
     item.number("value")?;
     let weight = item.number("weight")?;
     if weight < LEAST {
         return invalid(format!("item.weight must be at least {LEAST}"));
     }
-    // Names beyond `length` are cut in the public copy, so an absent side counts 1 cm.
+    // The public copy of the documentation is cut after `length`, so an absent side counts as 1 cm.
     let side = |name| item.number_or(name, 1).map(|cm| cm.max(1));
     let size = [side("length")?, side("width")?, side("height")?];
-    // The weight is the whole parcel's: `qty` only says how many pieces lie in it.
+    // The weight is that of the whole parcel; `qty` only tells the number of pieces in it.
     item.number_or("qty", 1)?;
     let packed = parcel::pack(&[Item { size, weight, quantity: 1 }.bounded()?], courier.divisor);
     Ok(packed.final_weight)
 }
 
-/// `YYYY-MM-DD HH:mm:ss`, as it came.
+/// A time `YYYY-MM-DD HH:mm:ss`, returned unchanged.
 fn moment(fields: &Fields<'_>, name: &str) -> ApiResult<String> {
     let text = fields.text(name)?;
     match jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S", text) {

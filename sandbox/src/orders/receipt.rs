@@ -1,7 +1,7 @@
-//! What Order Express and Order Instant answer, and what an order costs.
+//! The responses of Order Express and Order Instant, and the cost of an order.
 //!
-//! What always holds: the charge is tariff and insurance (the COD fee is the receiver's); the
-//! arithmetic reproduces the one published sample.
+//! What always holds: the charge is tariff and insurance (the COD fee is paid by the receiver); the arithmetic
+//! reproduces the one published sample.
 
 use serde_json::{Value, json};
 
@@ -9,20 +9,20 @@ use crate::couriers::{Courier, percent};
 
 use super::Draft;
 
-/// Cash to collect.
+/// Cash on delivery: amounts in IDR.
 pub(super) struct CashOnDelivery {
     pub(super) item_value: u64,
     pub(super) custom: u64,
 }
 
 impl CashOnDelivery {
-    /// What the merchant gets, IDR.
+    /// What the merchant receives, IDR.
     pub(super) fn proceeds(&self) -> u64 {
         if self.custom > 0 { self.custom } else { self.item_value }
     }
 }
 
-/// The answer's `data`.
+/// `data` of the response.
 pub(super) fn receipt(draft: &Draft, insurance: u64, [booking_id, awb]: [String; 2]) -> Value {
     let mut data = json!({"booking_id": booking_id, "awb": awb});
     if let Some((start, end)) = &draft.window {
@@ -44,7 +44,7 @@ pub(super) fn receipt(draft: &Draft, insurance: u64, [booking_id, awb]: [String;
     data
 }
 
-/// `cod_detail`: what the receiver pays and what the merchant gets.
+/// `cod_detail`: what the receiver pays and what the merchant receives.
 pub(super) fn bill(courier: &Courier, cash: &CashOnDelivery, tariff: u64, insurance: u64) -> Value {
     let value = cash.proceeds();
     let fee = courier.cod_fee(value).unwrap_or(0);

@@ -1,7 +1,7 @@
-//! One order as it is kept: small, because a million of them are.
+//! A stored order: small, because a million of them are kept.
 //!
-//! What always holds: an order is about 120 bytes and its parties' names and addresses in one
-//! piece; each of those four texts is kept up to `LONGEST` bytes, cut at a character.
+//! What always holds: an order takes about 120 bytes, plus its names and addresses in one allocation; each of those
+//! four texts is cut at a character boundary to at most [`LONGEST`] bytes.
 
 use std::fmt;
 
@@ -11,35 +11,34 @@ use super::{
 };
 use crate::couriers::{self, Courier, Etd, Minutes};
 
-/// The longest text kept of a name or an address, in bytes.
+/// Maximum length of a stored name or address, in bytes: its length is stored in one byte.
 pub(super) const LONGEST: usize = 255;
 
-/// What stands for "nothing is due".
+/// `due` of an order without a scheduled step.
 pub(super) const NEVER: i64 = i64::MAX;
 
-/// An order.
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) number: u64,
     /// When it was placed, Unix milliseconds.
     pub(super) at: i64,
-    /// When its next step is due; `NEVER`: not by itself.
+    /// When its next step is due, Unix milliseconds; [`NEVER`]: none is scheduled.
     pub(super) due: i64,
-    /// What the wallet paid, IDR.
+    /// Debited from the wallet, IDR.
     pub(super) charge: u64,
-    /// What the merchant gets when it is delivered (COD), IDR.
+    /// Credited on delivery (COD), IDR; 0: no COD.
     pub(super) proceeds: u64,
     pub(super) parties: Parties,
     pub(super) history: StepHistory,
     courier: u8,
-    /// The service's place in the courier's list of its kind.
+    /// Position in the courier's list of services of its kind.
     service: u8,
     pub(super) instant: bool,
     pub(super) pickup: bool,
     pub(super) branch: Branch,
 }
 
-/// What an order begins with.
+/// Parameters of a new order.
 pub(super) struct NewOrder {
     pub(super) number: u64,
     pub(super) at: i64,
@@ -51,11 +50,11 @@ pub(super) struct NewOrder {
     pub(super) flow: OrderFlow,
 }
 
-/// Who sends and who receives: four texts, each with its length before it.
+/// Name and address of shipper and receiver: four texts, each preceded by its length.
 #[derive(Clone)]
 pub(super) struct Parties(Box<[u8]>);
 
-/// The newest steps with their times, in seconds after the order was placed.
+/// The newest steps, with their times in seconds after the order was placed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StepHistory {
     after: [u32; MOST],
@@ -79,7 +78,7 @@ impl Order {
             proceeds: birth.proceeds,
             parties: birth.parties,
             history: StepHistory::default(),
-            // There are a handful of each.
+            // There are a handful of each, so they fit.
             courier: courier as u8,
             service: service.unwrap_or(0) as u8,
             instant: birth.flow.instant,
@@ -121,19 +120,19 @@ impl Order {
         OrderIds { number: self.number, at: self.at, instant: self.instant }
     }
 
-    /// Bytes beside the order itself.
+    /// Bytes allocated in addition to the order itself.
     pub(super) fn heap(&self) -> usize {
         self.parties.0.len()
     }
 }
 
 impl Parties {
-    /// Shipper's name and address, receiver's name and address.
+    /// Texts: shipper's name and address, receiver's name and address.
     pub(super) fn new(texts: [&str; 4]) -> Self {
         let texts = texts.map(cut);
         let mut all = Vec::with_capacity(texts.iter().map(|text| text.len() + 1).sum());
         for text in texts {
-            // `cut` keeps it within a byte.
+            // `cut` limits it to one byte.
             all.push(text.len() as u8);
             all.extend_from_slice(text.as_bytes());
         }
@@ -156,7 +155,7 @@ fn cut(text: &str) -> &str {
 }
 
 impl StepHistory {
-    /// Notes a step `after` milliseconds. When it is full, the oldest is forgotten.
+    /// Adds a step `after` milliseconds. A full history forgets its oldest step.
     pub(super) fn push(&mut self, after: i64, step: Step) {
         let mut place = usize::from(self.made);
         if place == MOST {
@@ -170,7 +169,7 @@ impl StepHistory {
         self.steps[place] = step as u8;
     }
 
-    /// Steps made, oldest first.
+    /// The steps (oldest first) and how many of them are valid.
     pub(super) fn steps(&self) -> ([Step; MOST], usize) {
         (self.steps.map(|number| Step::ALL[usize::from(number)]), usize::from(self.made))
     }

@@ -1,9 +1,9 @@
-//! The way of an order: which step follows which, and after how long.
+//! The steps of an order: which follows which, and after how long.
 //!
-//! The steps are those of Fastrac's two flow diagrams. Spellings on the wire are public only for
-//! `PENDING_PICKUP`; the others are the diagrams' labels in upper case, and the last one is spelled
-//! as each diagram spells it (`CANCELED` express, `CANCELLED` instant). "No courier found" has no
-//! name there: here it is `COURIER_NOT_FOUND`. In transit is three steps of one status.
+//! The steps are those of Fastrac's two flow diagrams. Of the statuses only `PENDING_PICKUP` is public; the others
+//! are the diagrams' labels in upper case, and the last one is spelled as each diagram spells it (`CANCELED` express,
+//! `CANCELLED` instant). "No courier found" has no status there: here it is `COURIER_NOT_FOUND`. In transit is three
+//! steps of one status.
 //!
 //! ```text
 //! express  WAITING_PAYMENT → PAID → CONFIRMED → PENDING_PICKUP  → PICKED  → IN_TRANSIT → DELIVERED
@@ -14,8 +14,8 @@
 //!          IN_TRANSIT → PROBLEM_SHIPMENT → RTS → RETURNED | CANCELLED
 //! ```
 //!
-//! What always holds: pure; what follows depends on the steps made, the kind and the branch alone;
-//! every way ends, or stands still where its branch says so.
+//! What always holds: pure; the next step depends on the previous steps, the kind and the branch only; every flow
+//! ends, or stops where its branch says so.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,10 +27,10 @@ use crate::{
 /// A minute in milliseconds.
 const MINUTE: i64 = 60_000;
 
-/// Steps that an order makes at most, if nobody changes its branch on the way.
+/// Maximum number of steps of an order whose branch is not changed on the way.
 pub(crate) const MOST: usize = 12;
 
-/// Something that happens to an order.
+/// A step of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
 pub enum Step {
@@ -43,11 +43,11 @@ pub enum Step {
     PendingDropoff,
     Picked,
     Dropped,
-    /// In transit: it left the place of hand-over.
+    /// In transit: left the place of hand-over.
     Departed,
-    /// In transit: it reached the receiver's city (express only).
+    /// In transit: reached the receiver's city (express only).
     Arrived,
-    /// In transit: a courier is on the way to the receiver (express only).
+    /// In transit: out for delivery (express only).
     Out,
     Delivered,
     Problem,
@@ -56,26 +56,26 @@ pub enum Step {
     Cancelled,
 }
 
-/// Which way an order takes.
+/// Which course an order takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Branch {
-    /// To the receiver.
+    /// Delivered.
     #[default]
     Deliver,
-    /// Into `PROBLEM_SHIPMENT`, and it stays there.
+    /// To `PROBLEM_SHIPMENT`, where it stays.
     Problem,
     /// Through `PROBLEM_SHIPMENT` and `RTS` to `RETURNED`.
     Return,
     /// Cancelled by the courier before hand-over.
     Cancel,
-    /// Nowhere: it makes no step by itself.
+    /// No further steps.
     Hold,
-    /// Instant: through `SCHEDULED`, then to the receiver.
+    /// Instant: through `SCHEDULED`, then delivered.
     Scheduled,
     /// Instant: `SCHEDULED`, then cancelled.
     Unscheduled,
-    /// Instant: no courier at first, one at the second search, then to the receiver.
+    /// Instant: no courier at first, one at the second search, then delivered.
     Searched,
     /// Instant: no courier, then cancelled.
     NoCourier,
@@ -83,7 +83,7 @@ pub enum Branch {
     ProblemCancel,
 }
 
-/// Where orders stand when they are answered. Not public; the least surprising is the default.
+/// Status of a new order. Not public; the least surprising is the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InitialStatus {
@@ -98,18 +98,17 @@ pub enum InitialStatus {
     WaitingPayment,
 }
 
-/// What kind of order walks.
+/// The properties of an order that determine its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OrderFlow {
-    /// Instant, not express.
+    /// True: instant; false: express.
     pub instant: bool,
-    /// Collected, not brought to an agent.
+    /// True: collected from the sender; false: brought to an agent.
     pub pickup: bool,
-    /// Its way.
     pub branch: Branch,
 }
 
-/// All branches, with the names that files and bodies use.
+/// All branches, with their names in files and requests.
 pub(crate) const BRANCHES: [(Branch, &str); 10] = [
     (Branch::Deliver, "deliver"),
     (Branch::Problem, "problem"),
@@ -124,7 +123,6 @@ pub(crate) const BRANCHES: [(Branch, &str); 10] = [
 ];
 
 impl Branch {
-    /// Its name.
     pub fn name(self) -> &'static str {
         BRANCHES.iter().find(|(branch, _)| *branch == self).map_or("deliver", |(_, name)| name)
     }
@@ -134,12 +132,12 @@ impl Branch {
         instant || (self as u8) <= (Branch::Hold as u8)
     }
 
-    /// Whether it parts from the others before the order is pending.
+    /// Whether it differs from the others before the order is pending.
     fn parts_before_pending(self) -> bool {
         matches!(self, Branch::Scheduled | Branch::Unscheduled | Branch::Searched | Branch::NoCourier)
     }
 
-    /// Whether an order that made `last` can still take it.
+    /// Whether an order whose last step is `last` can still take it.
     pub fn reachable_from(self, last: Step) -> bool {
         match self {
             _ if last.is_final() => false,
@@ -155,7 +153,7 @@ impl Branch {
 }
 
 impl Step {
-    /// All steps, by their number.
+    /// All steps, in the order of their discriminants.
     pub const ALL: [Step; 17] = [
         Step::WaitingPayment,
         Step::Paid,
@@ -176,7 +174,7 @@ impl Step {
         Step::Cancelled,
     ];
 
-    /// Its status as the API writes it.
+    /// Status in the API.
     pub fn status(self, instant: bool) -> &'static str {
         match self {
             Step::WaitingPayment => "WAITING_PAYMENT",
@@ -198,19 +196,18 @@ impl Step {
         }
     }
 
-    /// Whether nothing follows, whatever the branch.
+    /// Whether no step follows, whatever the branch.
     pub fn is_final(self) -> bool {
         matches!(self, Step::Delivered | Step::Returned | Step::Cancelled)
     }
 
-    /// Whether a merchant may still cancel: nobody has the parcel yet.
+    /// Whether a merchant can still cancel: the parcel has not been handed over.
     pub fn cancellable(self) -> bool {
         self < Step::Picked
     }
 }
 
 impl OrderFlow {
-    /// The first step.
     pub(crate) fn first(self, begin: InitialStatus) -> Step {
         match begin {
             InitialStatus::WaitingPayment => Step::WaitingPayment,
@@ -226,7 +223,7 @@ impl OrderFlow {
         if self.pickup { Step::PendingPickup } else { Step::PendingDropoff }
     }
 
-    /// What follows the steps made, oldest first; nothing at the end or where the branch stands still.
+    /// The step after the steps made (oldest first); `None` at the end or where the branch stops.
     pub(crate) fn next(self, made: &[Step]) -> Option<Step> {
         let last = *made.last()?;
         if self.branch == Branch::Hold {
@@ -262,19 +259,19 @@ impl OrderFlow {
         })
     }
 
-    /// Milliseconds until `next` is made, drawn by the seed and the order's number. `etd` is the
-    /// service's earliest and latest time in minutes.
+    /// Milliseconds until `next` is made, drawn from the seed and the order's number; `etd` is the service's time of
+    /// delivery.
     pub(crate) fn wait(self, seed: u64, number: u64, next: Step, etd: Minutes) -> i64 {
         let (least, most) = if self.instant { instant_minutes(next, etd) } else { express_minutes(next, etd) };
         let least = least.max(1) * MINUTE;
         let room = (most.max(1) * MINUTE - least).max(0).unsigned_abs();
         let drawn = draw(seed, Purpose::Pace, &[number, next as u64]) % (room + 1);
-        // At most a few weeks in milliseconds. Whole seconds, as the API shows no finer ones.
+        // At most a few weeks in milliseconds. Whole seconds, as the API shows no fractions.
         least.saturating_add(i64::try_from(drawn).unwrap_or(0)) / 1_000 * 1_000
     }
 }
 
-/// Least and most minutes before an express step. The long leg takes the service's time.
+/// Minimum and maximum minutes before an express step. The long leg takes the service's time.
 fn express_minutes(next: Step, etd: Minutes) -> (i64, i64) {
     let Minutes { earliest, latest } = etd;
     match next {
@@ -293,7 +290,7 @@ fn express_minutes(next: Step, etd: Minutes) -> (i64, i64) {
     }
 }
 
-/// The same of an instant step.
+/// Minimum and maximum minutes before an instant step.
 fn instant_minutes(next: Step, etd: Minutes) -> (i64, i64) {
     let Minutes { earliest, latest } = etd;
     match next {

@@ -1,12 +1,11 @@
 //! Search by name, parents' names and postal code.
 //!
-//! A village is found if every word of the search text stands somewhere in its full name
-//! (`VILLAGE, DISTRICT, CITY, PROVINCE, 12345`), whatever the case; words are parted by blanks and
-//! commas, and a number matches the beginning of the postal code. So the full name of an answer
-//! finds itself again. Order is that of ids.
+//! A village matches if every word of the search text occurs in its full name (`VILLAGE, DISTRICT, CITY, PROVINCE,
+//! 12345`), ignoring case. Words are separated by white space and commas; a number matches the beginning of the
+//! postal code. So searching for a full name finds that village. Results are sorted by id.
 //!
-//! What always holds: the work is bounded (eight words are used, one pass over the names for each),
-//! and the last texts' results are kept, so that the same search again costs a look-up.
+//! What always holds: the work is bounded (at most eight words, one pass over the names for each), and recent results
+//! are cached, so that repeating a search costs a look-up.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,19 +13,19 @@ use memchr::memmem;
 
 use super::{Node, Regions, usizes};
 
-/// Words of a text that are used.
+/// Maximum number of words used.
 const WORDS: usize = 8;
 
-/// Positions kept over all texts (16 MB); all are dropped when there are more.
+/// Maximum number of cached positions (16 MB); beyond it the cache is cleared.
 const KEPT: usize = 4 << 20;
 
-/// What a kept text counts beside its positions.
+/// Cost of a cached text in addition to its positions.
 const TEXT: usize = 64;
 
-/// The longest text, in bytes, that is searched for.
+/// Maximum length of a search text, in bytes.
 const LONGEST: usize = 256;
 
-/// A search with a memory.
+/// Search with a cache of results.
 #[derive(Debug, Default)]
 pub(crate) struct Search {
     known: HashMap<String, Arc<[u32]>>,
@@ -34,8 +33,8 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// A page of what `text` finds, as a JSON array of `id` and `name`. Empty if nothing is found or
-    /// the text is longer than 256 bytes.
+    /// A page of the villages that match `text`, as a JSON array of `id` and `name`. Empty if none match or the text
+    /// is longer than 256 bytes.
     pub(crate) fn page(&mut self, text: &str, offset: usize, limit: usize) -> Vec<u8> {
         let map = Regions::get();
         if text.len() > LONGEST {
@@ -66,7 +65,7 @@ impl Search {
     }
 }
 
-/// Positions of the villages that `text` (upper case) finds, ascending.
+/// Positions of the villages that match `text` (upper case), ascending.
 fn search(map: &Regions, text: &str) -> Vec<u32> {
     let mut left: Option<Vec<bool>> = None;
     for word in text.split([' ', ',', '\t', '\r', '\n']).filter(|word| !word.is_empty()).take(WORDS) {
@@ -94,7 +93,7 @@ fn hits(map: &Regions, word: &str) -> Vec<bool> {
     hits
 }
 
-/// Marks what lies under the name that holds byte `at`: names are stored in the order of the map.
+/// Marks all villages in the region whose name contains byte `at`; names are stored in the order of the regions.
 fn mark(map: &Regions, at: u32, hits: &mut [bool]) {
     let last = |level: &[Node]| level.partition_point(|node| node.name.start <= at).checked_sub(1);
     let village = map.villages.partition_point(|village| village.name.start <= at).checked_sub(1);
@@ -117,7 +116,7 @@ fn fill(map: &Regions, city: &Node, hits: &mut [bool]) {
     }
 }
 
-/// The postal codes that begin with `word`, if it is one to five digits.
+/// The range of postal codes that begin with `word`, if it is one to five digits.
 fn posts(word: &str) -> Option<(u32, u32)> {
     if word.len() > 5 || !word.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

@@ -1,7 +1,7 @@
-//! From the compressed file in the binary to the map.
+//! Unpacks the region data from the file in the binary.
 //!
-//! What always holds: the file is part of the program (a test unpacks it), so a fault in it is a
-//! fault of the build and may panic here, at the first use, and nowhere else.
+//! What always holds: the file is part of the program and unpacked by a test. Damage would be an error of the build,
+//! and panics on first use; nothing else here panics.
 
 use std::{io::Read, ops::Range, sync::OnceLock};
 
@@ -11,7 +11,7 @@ use super::{Node, Regions, Village};
 
 static FILE: &[u8] = include_bytes!("../../data/regions.gz");
 
-/// Length of the text inside, about; only saves growing.
+/// Approximate length of the unpacked text, to avoid reallocation.
 const TEXT: usize = 1 << 21;
 
 #[allow(clippy::expect_used)]
@@ -21,7 +21,7 @@ pub(super) fn unpack() -> Regions {
     read(&text).expect("sandbox/data/regions.gz is in its format")
 }
 
-/// Reads the format stated in `sandbox/data/make-regions.py`.
+/// Parses the format described in `data/make-regions.py`.
 fn read(text: &str) -> Option<Regions> {
     let mut map = Regions {
         names: String::with_capacity(text.len()),
@@ -67,7 +67,7 @@ fn read(text: &str) -> Option<Regions> {
     Some(map)
 }
 
-/// `#2001@23773`: number and postal code, each optional.
+/// Parses `#2001@23773`: number and postal code, both optional.
 fn village_tag(tag: &str, next: u32, post: u32) -> Option<(u32, u32)> {
     let (number, code) = tag.split_once('@').unwrap_or((tag, ""));
     let number = match number.strip_prefix('#') {
@@ -86,7 +86,7 @@ fn node(id: u32, name: Range<u32>, children: usize) -> Node {
 fn push(names: &mut String, name: &str) -> Range<u32> {
     let start = names.len() as u32;
     names.push_str(name);
-    // A byte that no search text can hold keeps a match from reaching over two names.
+    // A separator that no search text contains, so that no match spans two names.
     names.push('\n');
     start..start + name.len() as u32
 }

@@ -1,4 +1,4 @@
-//! The body of an answer: whole, or in pieces with pauses.
+//! Response bodies: at once, or in pieces with pauses.
 
 use std::{
     convert::Infallible,
@@ -12,7 +12,6 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-/// An answer's body.
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     rest: Bytes,
@@ -31,7 +30,7 @@ impl ResponseBody {
         ResponseBody { rest: body, drip: None }
     }
 
-    /// `bytes` (at least one) at once, then a pause, and so on.
+    /// Sends `bytes` (at least one) at a time, with pauses between them.
     pub(super) fn drip(body: Bytes, bytes: usize, every: Duration) -> Self {
         ResponseBody { rest: body, drip: Some(Drip { bytes: bytes.max(1), every, pause: None }) }
     }

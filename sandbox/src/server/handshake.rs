@@ -1,4 +1,4 @@
-//! A connection whose TLS fails.
+//! TLS handshakes that fail on purpose.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -16,30 +16,30 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::faults::TlsFailure;
 
-/// A fatal alert `handshake_failure` (RFC 8446, sections 5.1 and 6).
+/// Fatal alert `handshake_failure` (RFC 8446, sections 5.1 and 6).
 const ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
 
-/// The name on the wrong certificate: never anybody's (RFC 6761).
+/// Name in the wrong certificate; reserved, so nobody's (RFC 6761).
 const NOBODY: &str = "somebody-else.invalid";
 
-/// How long a greeting is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum wait for the ClientHello, and for the handshake.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// Fails the handshake; without TLS the connection just ends.
+/// Fails the handshake. A connection without TLS is just closed.
 pub(super) async fn fail(mut stream: TcpStream, how: TlsFailure, tls: bool) -> io::Result<()> {
     match how {
         _ if !tls => Ok(()),
         TlsFailure::Refuse => {
-            // The greeting is read first: closing with unread bytes would be a reset that swallows the alert.
+            // The ClientHello is read first: closing with unread bytes would send a reset, which discards the alert.
             let mut greeting = [0; 16 * 1024];
-            let _ = timeout(PATIENCE, stream.read(&mut greeting)).await;
+            let _ = timeout(MAX_WAIT, stream.read(&mut greeting)).await;
             stream.write_all(&ALERT).await?;
             stream.shutdown().await
         }
         TlsFailure::WrongCertificate => {
             let wrong = stranger().map_err(io::Error::other)?;
-            // Whoever takes this certificate is let in to nothing.
-            timeout(PATIENCE, wrong.accept(stream)).await.map_or(Ok(()), |accepted| accepted.map(drop))
+            // A client that accepts this certificate is disconnected.
+            timeout(MAX_WAIT, wrong.accept(stream)).await.map_or(Ok(()), |accepted| accepted.map(drop))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What an act makes of an answer: headers and body, or the bytes of a connection's end.
+//! Applies a fault to a response: headers and body, or the bytes that end a connection.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -13,21 +13,20 @@ use crate::{
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// How a connection ends past hyper.
+/// Bytes written to the socket directly, after which the connection ends.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     pub(super) bytes: Vec<u8>,
     pub(super) reset: bool,
 }
 
-/// What goes out: an answer, or the connection's end and the status that its bytes carry or would
-/// have carried.
+/// A response, or the end of the connection with the status that was or would have been sent.
 pub(super) enum Reaction {
     Answer(Response<ResponseBody>),
     End(Ending, Option<u16>),
 }
 
-/// Shapes the right answer, if there is one; `now` is what it says the time is, in Unix milliseconds.
+/// Applies `act` to the real response, if there is one; `now` is the time it states, Unix milliseconds.
 pub(super) fn shape(answer: Option<ApiResponse>, act: Act, now: i64) -> Reaction {
     let status = answer.as_ref().map(|answer| answer.status);
     let ending = |reset| Reaction::End(Ending { bytes: Vec::new(), reset }, status);
@@ -78,7 +77,7 @@ fn canned_response(canned: &CannedResponse, now: i64) -> Response<ResponseBody> 
     let mut replaced = Vec::new();
     for (name, value) in &canned.headers {
         let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else { continue };
-        // The first of a name replaces what stands there (the content type), further ones add up.
+        // The first value of a name replaces the default (the content type), further ones are appended.
         if replaced.contains(&name) {
             response.headers_mut().append(name, value);
         } else {
@@ -89,7 +88,7 @@ fn canned_response(canned: &CannedResponse, now: i64) -> Response<ResponseBody> 
     response
 }
 
-/// An answer as bytes, with a length that need not be true.
+/// A response as bytes, with any content length.
 fn raw(answer: &ApiResponse, length: usize, body: &[u8], now: i64) -> Vec<u8> {
     let status = answer.status;
     let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("");
@@ -102,10 +101,10 @@ fn raw(answer: &ApiResponse, length: usize, body: &[u8], now: i64) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// `Date` at an instant: the sandbox's time, not the machine's.
+/// Value of `Date`, by the sandbox's time.
 fn date(millis: i64) -> HeaderValue {
     thread_local! {
-        // It is asked for with every answer and changes once a second.
+        // Needed for every response, and changes once a second.
         static LAST: RefCell<Option<(i64, HeaderValue)>> = const { RefCell::new(None) };
     }
     let second = millis.div_euclid(1_000);

@@ -1,4 +1,4 @@
-//! A request's body on its way: whole, or as much of it as a fault lets come.
+//! Reading request bodies: completely, or as far as a fault allows.
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
@@ -6,19 +6,18 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use crate::faults::{Act, AppliedFault, LONGEST_UPLOAD};
 
-/// How reading a body ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BodyRead {
     Whole(Bytes),
-    /// Longer than is read.
+    /// Longer than [`LONGEST_UPLOAD`].
     TooLong,
-    /// The caller left.
+    /// The client left.
     Broken,
-    /// As much has come as the fault lets come.
+    /// As much as the fault allows has been received.
     Enough,
 }
 
-/// Reads a body until it ends, or until the fault that met its head is due.
+/// Reads a body until it ends, or until the fault for uploads is due.
 pub(super) async fn read<B>(body: &mut B, met: Option<&AppliedFault>) -> BodyRead
 where
     B: Body<Data = Bytes> + Unpin,
@@ -38,7 +37,7 @@ where
     }
 }
 
-/// The number of bytes that may come; `declared` is the body's length, if it says one.
+/// How many bytes may be received; `declared` is the content length, if there is one.
 fn enough(after: Option<usize>, declared: Option<u64>) -> usize {
     let half = || declared.map_or(1, |length| usize::try_from(length / 2).unwrap_or(LONGEST_UPLOAD));
     after.unwrap_or_else(half).min(LONGEST_UPLOAD)

@@ -1,4 +1,4 @@
-//! What the file says of time, of the ways that orders take, and of webhooks.
+//! The tables of the clock, of orders and of webhooks.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -70,17 +70,17 @@ impl ClockTable {
     }
 }
 
-/// A clock of this pace: a stepped one begins at a fixed instant, others now, if nothing is said.
+/// A clock of this pace. By default a stepped one starts at a fixed time, the others now.
 pub(crate) fn clock(pace: Pace, start: Option<i64>) -> Clock {
     let usual = if pace == Pace::Stepped { STEPPED_START } else { Clock::default().now() };
     Clock::starting(pace, start.unwrap_or(usual))
 }
 
-/// A factor of an accelerated clock.
+/// Checks the factor of an accelerated clock.
 ///
 /// # Errors
 ///
-/// If it isn't above 0 and at most a million.
+/// If it is not above 0 and at most 1,000,000.
 pub(crate) fn factor(factor: f64) -> Result<f64, String> {
     if factor > 0.0 && factor <= 1e6 { Ok(factor) } else { Err("factor: above 0, at most 1000000".to_owned()) }
 }

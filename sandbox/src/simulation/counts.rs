@@ -1,4 +1,4 @@
-//! What the flows count: steps by status, webhooks by what became of them.
+//! Counters of order steps and webhooks.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::Simulation;
 use crate::journal::metrics::{self, MetricFamily};
 
 impl Simulation {
-    /// Counts of steps and webhooks, and bytes that orders and history take, as JSON.
+    /// Counts of steps and webhooks, and the memory of orders and history in bytes, as JSON.
     pub(crate) fn flow_json(&mut self) -> Value {
         self.catch_up();
         let steps = self.orders.counts();
@@ -24,7 +24,7 @@ impl Simulation {
                "bytes": {"orders": self.orders.memory(), "history": self.wallet.memory()}})
     }
 
-    /// Everything that is counted, in Prometheus' text format.
+    /// All counters in Prometheus' text format.
     pub(crate) fn metrics(&mut self) -> String {
         self.catch_up();
         let steps = self.orders.counts().into_iter();

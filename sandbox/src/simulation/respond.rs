@@ -1,4 +1,4 @@
-//! What the simulation does where it misbehaves: keys that go away, limits, answers of its own.
+//! How faults change the state or the response.
 
 use http::request::Parts;
 
@@ -11,13 +11,13 @@ use crate::{
 };
 
 impl Simulation {
-    /// Arms a fault from now on; gives its number.
+    /// Arms a fault; returns its number.
     pub(crate) fn arm(&mut self, fault: Fault) -> u64 {
         let now = self.clock.now();
         self.faults.add(fault, now)
     }
 
-    /// The fault that meets a new connection.
+    /// The fault that applies to a new connection.
     pub(crate) fn connection_fault(&mut self) -> Option<Act> {
         let now = self.clock.now();
         let met = self.faults.apply_to_connection(now)?;
@@ -25,7 +25,7 @@ impl Simulation {
         Some(met.act)
     }
 
-    /// The fault that meets a request whose head has come and whose body is on its way.
+    /// The fault that applies to a request whose head has been received, but not its body.
     pub(crate) fn upload_fault(&mut self, head: &Parts) -> Option<AppliedFault> {
         if !self.faults.watches_uploads() {
             return None;
@@ -36,13 +36,13 @@ impl Simulation {
         self.faults.apply_to_upload(&RequestSummary { operation, path, key: key.as_deref(), at })
     }
 
-    /// Revokes a pair at an instant; false if there is none with this access key.
+    /// Revokes a pair at a time; false if no pair has this access key.
     pub(crate) fn revoke_at(&mut self, access: &str, when: When) -> bool {
         let at = when.millis(self.clock.now());
         self.keys.revoke_at(access, at)
     }
 
-    /// The answer under an act, if the request gets one of the simulation's own.
+    /// Executes a request unless the fault prevents it; returns the response, if there is one.
     pub(crate) fn act(&mut self, received: &JournaledRequest, act: &Act) -> Option<ApiResponse> {
         let executed = act.executes().then(|| self.execute(received));
         match act {
@@ -64,7 +64,7 @@ impl Simulation {
         }
     }
 
-    /// Unix milliseconds that an answer says it is now.
+    /// The current time as the response states it, Unix milliseconds.
     pub(crate) fn stated_time(&self, received: &JournaledRequest) -> i64 {
         self.clock.now().saturating_add(received.skew())
     }

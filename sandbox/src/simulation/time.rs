@@ -1,7 +1,7 @@
-//! How time passes in the simulation: what is due happens, and whoever waits for it is woken.
+//! The passing of time: what is due is carried out, and waiting tasks are woken.
 //!
-//! What always holds: steps happen at their own times however late they are looked at; the task that
-//! sleeps (`webhook::send`) is woken when something is due earlier than it thought.
+//! What always holds: steps happen at their own times, however late they are carried out; the sleeping task
+//! (`webhook::send`) is woken when something is due earlier than it assumed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Simulation {
-    /// Makes happen what is due: afterwards the simulation is as it must be now.
+    /// Carries out everything that is due.
     pub(crate) fn catch_up(&mut self) {
         let now = self.clock.now();
         if self.orders.next_due().is_none_or(|due| due > now) {
@@ -25,7 +25,7 @@ impl Simulation {
         while orders.run_next_due(&mut context) {}
     }
 
-    /// Does something to the orders, with what they need.
+    /// Calls `act` with the orders and their context.
     pub(crate) fn with_orders<T>(&mut self, act: impl FnOnce(&mut Orders, &mut OrderContext<'_>) -> T) -> T {
         self.catch_up();
         let now = self.clock.now();
@@ -48,19 +48,18 @@ impl Simulation {
         (&mut self.orders, context)
     }
 
-    /// When something happens next by itself: a step or a webhook; Unix milliseconds.
+    /// When the next step or webhook is due, Unix milliseconds.
     pub(crate) fn next_due(&mut self) -> Option<i64> {
         [self.orders.next_due(), self.outbox.next_due()].into_iter().flatten().min()
     }
 
-    /// Wakes the task that lets time pass if it sleeps too long now.
+    /// Wakes the task that lets time pass if something is due before it wakes.
     pub(crate) fn wake_if_earlier(&mut self) {
         if self.next_due().is_some_and(|due| due < self.asleep_until) {
             self.wake();
         }
     }
 
-    /// Wakes that task.
     pub(crate) fn wake(&mut self) {
         self.asleep_until = i64::MIN;
         self.bell.notify_one();
@@ -70,7 +69,7 @@ impl Simulation {
         Arc::clone(&self.bell)
     }
 
-    /// Told each time when nothing is due any more.
+    /// Notified each time when nothing is due any more.
     pub(crate) fn idle_signal(&self) -> Arc<Notify> {
         Arc::clone(&self.calm)
     }
@@ -81,7 +80,8 @@ impl Simulation {
         self.orders.next_due().is_none_or(|due| due > now) && self.outbox.is_idle(now)
     }
 
-    /// How long the task that lets time pass may sleep; tells whoever waits for that.
+    /// How long the task that lets time pass may sleep; `None`: until it is woken. Notifies those who wait for
+    /// idleness.
     pub(crate) fn next_wakeup(&mut self) -> Option<Duration> {
         let next = self.next_due();
         self.asleep_until = next.unwrap_or(i64::MAX);
@@ -91,13 +91,13 @@ impl Simulation {
         next.and_then(|due| self.clock.time_until(due))
     }
 
-    /// The webhook to send now.
+    /// The webhook that is due, if there is one.
     pub(crate) fn next_delivery(&mut self) -> Option<DeliveryJob> {
         let runs = self.clock.pace() != Pace::Stepped;
         self.outbox.start_next(self.clock.now(), runs)
     }
 
-    /// Notes how it went.
+    /// Records the result of a delivery.
     pub(crate) fn finish_delivery(&mut self, job: &DeliveryJob, outcome: AttemptResult) {
         let now = (self.clock.pace() != Pace::Stepped).then(|| self.clock.now());
         self.outbox.finish(job, outcome, now);

@@ -1,4 +1,4 @@
-//! One delivery: what it carries, how far it is, and how its attempts ended.
+//! One delivery: its content, its state, and the results of its attempts.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::clock;
 
-/// The order of the queue.
+/// Sorts the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct QueueKey {
     /// When the next attempt is due, Unix milliseconds.
@@ -18,37 +18,37 @@ pub(super) struct QueueKey {
     pub(super) id: u64,
 }
 
-/// DeliveryCounts of deliveries.
+/// Counters of deliveries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DeliveryCounts {
-    /// Events while an address was set.
+    /// Events that happened while an address was set.
     pub events: u64,
-    /// Requests sent, repeats too.
+    /// Requests sent, including retries.
     pub attempts: u64,
-    /// Answered with 2xx.
+    /// Deliveries with a 2xx response.
     pub delivered: u64,
-    /// Given up after the last repeat.
+    /// Deliveries given up after the last retry.
     pub failed: u64,
-    /// Lost on request.
+    /// Events lost by a rule.
     pub lost: u64,
-    /// Sent twice on request.
+    /// Events sent twice by a rule.
     pub duplicated: u64,
-    /// Sent after the next event on request.
+    /// Events sent after the order's next one by a rule.
     pub reordered: u64,
-    /// Sent late on request.
+    /// Events delayed by a rule.
     pub delayed: u64,
-    /// Pushed out by newer ones before they were delivered.
+    /// Deliveries dropped for newer ones before they ended.
     pub dropped: u64,
 }
 
-/// How an attempt ended.
+/// Result of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AttemptResult {
-    /// Answered: the status and the beginning of the body.
+    /// Status and beginning of the body of the response.
     Answered(u16, String),
-    /// Not answered.
+    /// No response.
     Failed(&'static str),
-    /// It can't be sent at all, so it isn't tried again.
+    /// It cannot be sent at all, so it is not retried.
     Undeliverable(&'static str),
 }
 
@@ -76,14 +76,14 @@ pub(super) struct Delivery {
     pub(super) status: &'static str,
     pub(super) url: Arc<str>,
     pub(super) body: Bytes,
-    /// What was done to it on request.
+    /// The rule that was applied to it.
     pub(super) act: Option<&'static str>,
     pub(super) state: DeliveryState,
     pub(super) attempts: Vec<Attempt>,
 }
 
 impl DeliveryCounts {
-    /// CountedBy their names.
+    /// With their names.
     pub(crate) fn named(&self) -> [(&'static str, u64); 9] {
         [
             ("events", self.events),
@@ -98,7 +98,6 @@ impl DeliveryCounts {
         ]
     }
 
-    /// As JSON.
     pub(crate) fn json(&self) -> Value {
         self.named()
             .into_iter()

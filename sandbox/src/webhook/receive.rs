@@ -1,5 +1,5 @@
-//! A small receiver of webhooks, for seeing them without writing one: it shows each body and says
-//! 200. It is a loopback server like a merchant's own, so what it shows is what really arrives.
+//! A small receiver of webhooks that prints each body and responds with 200. It is a loopback server like a
+//! merchant's own, so what it prints is what really arrives.
 
 use std::{convert::Infallible, fmt, sync::Arc};
 
@@ -11,15 +11,15 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-/// The longest body that is shown, in bytes.
+/// Maximum length of a printed body, in bytes.
 const LONGEST: usize = 1 << 20;
 
-/// Who is shown each webhook's body, one line each.
+/// Called with the body of each webhook, as one line.
 #[derive(Clone)]
 pub struct WebhookPrinter(Arc<dyn Fn(&str) + Send + Sync>);
 
 impl WebhookPrinter {
-    /// Shows them to a function.
+    /// Calls a function.
     pub fn to(show: impl Fn(&str) + Send + Sync + 'static) -> Self {
         WebhookPrinter(Arc::new(show))
     }
@@ -31,7 +31,7 @@ impl fmt::Debug for WebhookPrinter {
     }
 }
 
-/// Receives until it is dropped.
+/// Receives until dropped.
 pub(crate) async fn run(listener: TcpListener, show: WebhookPrinter, tasks: TaskTracker) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {

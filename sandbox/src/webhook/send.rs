@@ -1,11 +1,10 @@
-//! Sends webhooks, and lets time pass: the task that makes due steps happen while nobody asks.
+//! Sends webhooks, and lets time pass: this task carries out due steps while there are no requests.
 //!
-//! What always holds: one attempt at a time, each within its time limit; redirects are not followed;
-//! unless the configuration says so, only loopback addresses are reached and no name is looked up,
-//! so that a URL out of real life in a test's request harms nobody. It ends with the sandbox.
+//! What always holds: one attempt at a time, each within its timeout; redirects are not followed; unless configured,
+//! only loopback addresses are contacted and no name is resolved, so that a real URL in a test's request harms
+//! nobody. It ends with the sandbox.
 //!
-//! How it fails: an attempt that fails says why in a few fixed words, and the outbox decides what
-//! follows.
+//! How it fails: a failed attempt has one of a few fixed reasons; the outbox decides what follows.
 
 use std::{
     io,
@@ -23,16 +22,16 @@ use tokio::net::TcpStream;
 use super::{AllowedHosts, AttemptResult, DeliveryJob};
 use crate::server::SharedSimulation;
 
-/// The longest answer that is read, in bytes.
+/// Maximum length of a response that is read, in bytes.
 const ANSWER: usize = 64 << 10;
 
-/// How much of it is kept.
+/// How much of it is stored, in bytes.
 const KEPT: usize = 256;
 
-/// The longest sleep, so that a change of the machine's clock is noticed.
+/// Maximum sleep, so that changes of the machine's clock are noticed.
 const NAP: Duration = Duration::from_secs(3_600);
 
-/// Lets time pass and sends what is due, until it is dropped.
+/// Runs until dropped.
 pub(crate) async fn run(simulation: SharedSimulation) {
     let bell = simulation.lock().wake_signal();
     loop {
@@ -83,7 +82,7 @@ async fn send(job: &DeliveryJob) -> AttemptResult {
     exchange(stream, request).await.unwrap_or(AttemptResult::Failed("the connection broke off"))
 }
 
-/// Where a host may be reached.
+/// Addresses of a host, if they are allowed.
 async fn resolve(host: &str, port: u16, hosts: AllowedHosts) -> Result<Vec<SocketAddr>, AttemptResult> {
     let name = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = name.parse::<IpAddr>() {
@@ -118,7 +117,7 @@ async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 fn request(uri: &Uri, job: &DeliveryJob) -> Option<Request<Full<Bytes>>> {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let authority = uri.authority()?.as_str();
-    // Without a user.
+    // Without user information.
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let mut request = Request::post(target)
         .header(header::HOST, host)
@@ -131,7 +130,7 @@ fn request(uri: &Uri, job: &DeliveryJob) -> Option<Request<Full<Bytes>>> {
     request.body(Full::new(job.body.clone())).ok()
 }
 
-/// `sha256=` and the HMAC-SHA256 of the body in hexadecimal.
+/// `sha256=` and the HMAC-SHA256 of the body, in hex.
 pub(crate) fn signature(secret: &[u8], body: &[u8]) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
     let tag = ring::hmac::sign(&key, body);
@@ -148,7 +147,7 @@ async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<At
         let text = String::from_utf8_lossy(&body).into_owned();
         Ok::<_, hyper::Error>(AttemptResult::Answered(status, text[..text.floor_char_boundary(KEPT)].to_owned()))
     };
-    // The sender goes with its answer, and the connection ends with it: no task is left behind.
+    // The sender is dropped with its response, which ends the connection: no task is left.
     let (answered, _) = tokio::join!(asked, connection);
     answered
 }

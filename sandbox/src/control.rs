@@ -109,7 +109,7 @@ async fn answer(simulation: &SharedSimulation, token: Token, request: Request<In
     let outcome = match guard(&head.headers, token) {
         Err(refusal) => Err(refusal),
         Ok(()) => match Limited::new(body, MAX_BODY).collect().await {
-            Err(_) => Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 1 MiB or broke off")),
+            Err(_) => Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 1 MiB or ended early")),
             Ok(body) => control(simulation, &head.method, &head.uri, &body.to_bytes()),
         },
     };
@@ -161,7 +161,7 @@ fn guard(headers: &HeaderMap, token: Token) -> Result<(), ControlError> {
     if bool::from(given.as_bytes().ct_eq(token.as_bytes())) {
         Ok(())
     } else {
-        let text = "the token of --control-token-file is needed, as Authorization: Bearer …";
+        let text = "send the token of --control-token-file as Authorization: Bearer …";
         Err(refusal(StatusCode::UNAUTHORIZED, text))
     }
 }
@@ -221,12 +221,12 @@ fn missing(text: impl Into<String>) -> ControlError {
 }
 
 fn nowhere() -> ControlError {
-    missing("there is nothing here; GET /_sandbox/ lists what there is")
+    missing("unknown path; GET /_sandbox/ lists all paths")
 }
 
 fn wrong_method(methods: &[Method]) -> ControlError {
     let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
-    refusal(StatusCode::METHOD_NOT_ALLOWED, format!("here works {}", names.join(", ")))
+    refusal(StatusCode::METHOD_NOT_ALLOWED, format!("allowed here: {}", names.join(", ")))
 }
 
 /// A numeric query parameter, or `absent` if it is missing.
@@ -248,6 +248,6 @@ fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ControlError> {
             Some((_, wanted)) => format!("expected {wanted}"),
             None => format!("not JSON at line {} column {}", error.line(), error.column()),
         };
-        wrong(format!("the body can't be read: {what}"))
+        wrong(format!("invalid body: {what}"))
     })
 }

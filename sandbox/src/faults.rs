@@ -300,7 +300,7 @@ impl Fault {
 pub(crate) fn check(fault: &Fault) -> Result<(), String> {
     let known = |name: &str| Routes::get().rows().iter().any(|row| row.operation.name() == name);
     if let Some(name) = fault.operation.as_deref().filter(|name| !known(name)) {
-        return Err(format!("operation: no operation is called {name}"));
+        return Err(format!("operation: unknown operation {name}"));
     }
     if fault.chance.is_some_and(|chance| !(0.0..=1.0).contains(&chance)) {
         return Err("chance: 0 to 1".to_owned());
@@ -314,7 +314,10 @@ pub(crate) fn check(fault: &Fault) -> Result<(), String> {
         }
     }
     if matches!(fault.act, Act::Tls(_)) && fault.selects_requests() {
-        return Err("act.tls: meets connections, before any request; only times, chance, every, from, until".to_owned());
+        return Err(
+            "act.tls: applies to connections, before any request; only times, chance, every, from, until are allowed"
+                .to_owned(),
+        );
     }
     fault.act.check()
 }

@@ -171,7 +171,7 @@ impl Sandbox {
     pub fn start(mut options: Options) -> io::Result<Sandbox> {
         let open = options.control.is_some_and(|addr| !addr.ip().is_loopback()) && options.control_token.is_none();
         if open {
-            let text = "a control address other than loopback needs a token";
+            let text = "a control address other than loopback requires a token";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let listener = std::net::TcpListener::bind(options.listen)?;

@@ -106,9 +106,9 @@ impl Limit {
     /// If it limits nothing or its status is not 200 to 599.
     pub fn check(&self) -> Result<(), String> {
         if self.per_second.is_none() && self.per_day.is_none() {
-            return Err("per_second or per_day is needed".to_owned());
+            return Err("per_second or per_day is required".to_owned());
         }
-        if (200..=599).contains(&self.status) { Ok(()) } else { Err("status: 200 to 599".to_owned()) }
+        if (200..=599).contains(&self.status) { Ok(()) } else { Err("status: must be 200 to 599".to_owned()) }
     }
 
     /// The window in which `count` has reached the limit.

@@ -138,10 +138,10 @@ fn apply(options: &mut Options, file: ConfigFile) -> Result<(), String> {
         switches.validity.millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     }
     if !matches!(switches.not_found, 200 | 404) {
-        return Err("not_found_status: 200 or 404".to_owned());
+        return Err("not_found_status: must be 200 or 404".to_owned());
     }
     if !switches.prefix.is_empty() && (!switches.prefix.starts_with('/') || switches.prefix.ends_with('/')) {
-        return Err("prefix: begins with a slash and doesn't end with one".to_owned());
+        return Err("prefix: must begin with a slash and not end with one".to_owned());
     }
     if let Some(bounds) = file.journal {
         set(&mut options.journal.entries, bounds.entries);
@@ -266,13 +266,13 @@ mod tests {
             .fold(String::new(), |all, line| all + line + "\n");
         let full: toml::Table = shown.parse().unwrap_or_else(|error| panic!("{error}\n{shown}"));
         let unknown = load_text("\nnothing_like_this = 1").err().unwrap().to_string();
-        let keys = unknown.split("known here: ").nth(1).unwrap().split(" (line").next().unwrap().split(", ");
+        let keys = unknown.split("known: ").nth(1).unwrap().split(" (line").next().unwrap().split(", ");
         for key in keys {
             assert!(full.contains_key(key), "{key} is not in sandbox/sandbox.toml");
         }
         for room in ["clock", "flow", "webhook"] {
             let unknown = load_text(&format!("[{room}]\nnothing_like_this = 1")).err().unwrap().to_string();
-            let keys = unknown.split("known here: ").nth(1).unwrap().split(" (line").next().unwrap().split(", ");
+            let keys = unknown.split("known: ").nth(1).unwrap().split(" (line").next().unwrap().split(", ");
             for key in keys {
                 assert!(full[room].get(key).is_some(), "{room}.{key} is not in sandbox/sandbox.toml");
             }
@@ -299,7 +299,7 @@ mod tests {
             ("clock = { factor = 2 }", "clock.factor"),
             ("clock = { pace = \"stepped\", start = \"yesterday\" }", "clock.start"),
             ("clock = { pace = \"steped\" }", "did you mean `stepped`?"),
-            ("[flow.express]\nretrun = 0.1", "retrun is no branch"),
+            ("[flow.express]\nretrun = 0.1", "retrun is not a branch"),
             ("[flow.express]\nno_courier = 0.1", "flow.express"),
             ("[flow.instant]\nreturn = 0.6\ncancel = 0.6", "flow.instant"),
             ("flow = { kept = 0 }", "flow.kept"),

@@ -9,10 +9,10 @@ pub(crate) fn reword(text: &str) -> String {
     let mut words = text.split('`').skip(1).step_by(2);
     let Some(unknown) = words.next().filter(|_| text.starts_with("unknown ")) else { return text.to_owned() };
     let known: Vec<&str> = words.collect();
-    let kind = text.split(" `").next().unwrap_or("unknown word").replace("field", "key").replace("variant", "choice");
+    let kind = text.split(" `").next().unwrap_or("unknown word").replace("field", "key").replace("variant", "value");
     match nearest(unknown, &known) {
         Some(near) => format!("{kind} `{unknown}`; did you mean `{near}`?"),
-        None => format!("{kind} `{unknown}`; known here: {}", known.join(", ")),
+        None => format!("{kind} `{unknown}`; known: {}", known.join(", ")),
     }
 }
 
@@ -38,9 +38,9 @@ mod tests {
         );
         assert_eq!(
             reword("unknown variant `x`, expected `real` or `stepped`"),
-            "unknown choice `x`; known here: real, stepped"
+            "unknown value `x`; known: real, stepped"
         );
         assert_eq!(reword("missing field `label`"), "missing field `label`");
-        assert_eq!(reword("unknown field `x`, there are no fields"), "unknown key `x`; known here: ");
+        assert_eq!(reword("unknown field `x`, there are no fields"), "unknown key `x`; known: ");
     }
 }

@@ -21,7 +21,7 @@ pub enum When {
 
 /// The text is not a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a time is written 2026-01-02T03:04:05Z, or +90s from now")]
+#[error("a time is written 2026-01-02T03:04:05Z, or +90s for 90 seconds from now")]
 pub struct WhenError;
 
 impl When {

@@ -21,22 +21,22 @@ pub(super) const ROUTES: &[ControlRoute] = &[
     ControlRoute {
         method: Method::GET,
         path: "clock",
-        does: "the time, its pace, and when something happens next",
+        does: "the time, its pace, and when the next step or webhook is due",
         example: "",
         act: show,
     },
     ControlRoute {
         method: Method::POST,
         path: "clock",
-        does: "moves time on (by a time, to the next events, or until an order has ended) or sets its pace; \
-               answers when all webhooks due by then were tried",
+        does: "advances the clock (by a duration, to the next steps, or until an order has ended) or sets its pace; \
+               responds when all webhooks due by then were tried",
         example: r#"{"advance": "2h"} or {"advance_ms": 300000} or {"events": 1} or {"until_ended": "AWB"} or {"pace": "stepped"} or {"factor": 600}"#,
         act: steer,
     },
     ControlRoute {
         method: Method::POST,
         path: "reset",
-        does: "everything as at the start, but for the clock, with no faults",
+        does: "restores the initial state, without faults; the clock keeps its time",
         example: "",
         act: reset,
     },
@@ -88,7 +88,7 @@ fn steer(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlRe
     }
     if let Some(text) = &steer.advance {
         let by = humantime::parse_duration(text)
-            .map_err(|_| wrong("advance: a time like \"90s\", \"2h 30m\", \"3days\""))?;
+            .map_err(|_| wrong("advance: a duration such as \"90s\", \"2h 30m\" or \"3days\""))?;
         simulation.clock.advance(by);
     }
     simulation.clock.advance(Duration::from_millis(steer.advance_ms.unwrap_or(0)));
@@ -125,9 +125,9 @@ fn until_ended(simulation: &mut Simulation, awb: &str) -> Result<(), ControlErro
         let Some(due) = last.1 else {
             return Err(wrong(match last.0 {
                 Step::Problem => {
-                    "the order stays in PROBLEM_SHIPMENT; POST /_sandbox/orders/AWB {\"branch\": \"return\"} sends it on"
+                    "the order stays in PROBLEM_SHIPMENT; POST /_sandbox/orders/AWB {\"branch\": \"return\"} continues it"
                 }
-                _ => "the order makes no step by itself; POST /_sandbox/orders/AWB with a branch sends it on",
+                _ => "the order makes no further step; POST /_sandbox/orders/AWB with another branch continues it",
             }));
         };
         simulation.clock.advance_to(due);

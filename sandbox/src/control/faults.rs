@@ -13,19 +13,19 @@ pub(super) const ROUTES: &[ControlRoute] = &[
     ControlRoute {
         method: Method::GET,
         path: "faults",
-        does: "the faults in force, how often each met, and those that are used up",
+        does: "the armed faults, how often each was applied, and the used-up ones",
         example: "",
         act: list,
     },
     ControlRoute {
         method: Method::POST,
         path: "faults",
-        does: "arms a fault; gives its number",
+        does: "arms a fault; returns its number",
         example: r#"{"operation": "v2.order_express", "times": 1, "act": "lose"}"#,
         act: add,
     },
-    ControlRoute { method: Method::DELETE, path: "faults", does: "ends all faults", example: "", act: clear },
-    ControlRoute { method: Method::DELETE, path: "faults/{id}", does: "ends a fault", example: "", act: remove },
+    ControlRoute { method: Method::DELETE, path: "faults", does: "removes all faults", example: "", act: clear },
+    ControlRoute { method: Method::DELETE, path: "faults/{id}", does: "removes a fault", example: "", act: remove },
 ];
 
 fn list(simulation: &mut Simulation, _: &ControlRequest<'_>) -> ControlResult {
@@ -47,6 +47,6 @@ fn remove(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlR
     if request.segment.parse().is_ok_and(|number| simulation.faults.remove(number)) {
         Ok(ControlResponse::Json(json!({})))
     } else {
-        Err(missing("no such fault is in force; GET /_sandbox/faults lists them"))
+        Err(missing("no fault with this number is armed; GET /_sandbox/faults lists them"))
     }
 }

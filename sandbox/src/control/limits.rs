@@ -13,18 +13,18 @@ pub(super) const ROUTES: &[ControlRoute] = &[
     ControlRoute {
         method: Method::GET,
         path: "limits",
-        does: "how much may be asked in a second and in a day, and how much was",
+        does: "the rate limits, and the requests counted in the current second and day",
         example: "",
         act: list,
     },
     ControlRoute {
         method: Method::PUT,
         path: "limits",
-        does: "sets all limits, of which nothing is used",
+        does: "replaces all limits; counts start at 0",
         example: r#"{"limits": [{"per_second": 20, "per_day": 10000, "by": "account", "retry_after": true}]}"#,
         act: set,
     },
-    ControlRoute { method: Method::DELETE, path: "limits", does: "ends all limits", example: "", act: clear },
+    ControlRoute { method: Method::DELETE, path: "limits", does: "removes all limits", example: "", act: clear },
 ];
 
 #[derive(Deserialize)]

@@ -23,7 +23,7 @@ pub(super) const ROUTES: &[ControlRoute] = &[
     ControlRoute {
         method: Method::GET,
         path: "orders",
-        does: "orders kept, oldest first: where each stands, its branch, what lies ahead",
+        does: "the stored orders, oldest first: status, branch, and the steps ahead",
         example: "?after=0&limit=100&status=IN_TRANSIT",
         act: list,
     },
@@ -31,28 +31,28 @@ pub(super) const ROUTES: &[ControlRoute] = &[
     ControlRoute {
         method: Method::POST,
         path: "orders/{awb}",
-        does: "sends an order another way, or on to a status at once",
+        does: "changes an order's branch, or moves it to a status immediately",
         example: r#"{"branch": "return"} or {"status": "DELIVERED"}"#,
         act: steer,
     },
     ControlRoute {
         method: Method::GET,
         path: "branches",
-        does: "the branches, and those wished for orders to come",
+        does: "the branches, and those planned for the next orders",
         example: "",
         act: planned,
     },
     ControlRoute {
         method: Method::POST,
         path: "branches",
-        does: "the next orders take a branch",
+        does: "plans a branch for the next orders",
         example: r#"{"branch": "cancel", "times": 1}"#,
         act: plan,
     },
     ControlRoute {
         method: Method::POST,
         path: "wallet",
-        does: "money in (topup, bonus_referal, dana_cod) or out (tarik_tunai)",
+        does: "credits (topup, bonus_referal, dana_cod) or debits (tarik_tunai) the balance",
         example: r#"{"kind": "topup", "amount": 100000}"#,
         act: money,
     },
@@ -92,7 +92,7 @@ fn one(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResu
 fn steer(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
     let steer: OrderCommand = read(request.body)?;
     if steer.branch.is_none() && steer.status.is_none() {
-        return Err(wrong("branch or status is needed"));
+        return Err(wrong("branch or status is required"));
     }
     let done = simulation.with_orders(|orders, context| {
         if let Some(branch) = steer.branch {
@@ -120,7 +120,7 @@ fn planned(simulation: &mut Simulation, _: &ControlRequest<'_>) -> ControlResult
 fn plan(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
     let plan: PlannedBranch = read(request.body)?;
     if !simulation.orders.planned.add(plan) {
-        return Err(wrong("too many branches wait; POST /_sandbox/reset forgets them"));
+        return Err(wrong("too many branches are planned; POST /_sandbox/reset removes them"));
     }
     planned(simulation, request)
 }
@@ -131,7 +131,7 @@ fn money(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlRe
     match kind {
         MovementKind::Order => return Err(wrong("kind: topup, bonus_referal, dana_cod or tarik_tunai")),
         MovementKind::TarikTunai if !simulation.wallet.debit(amount, now, kind, None) => {
-            return Err(wrong(format!("the balance is {} IDR only", simulation.wallet.balance())));
+            return Err(wrong(format!("the balance is only {} IDR", simulation.wallet.balance())));
         }
         MovementKind::TarikTunai => {}
         kind => simulation.wallet.credit(amount, now, kind, None),

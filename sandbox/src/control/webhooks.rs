@@ -13,27 +13,27 @@ pub(super) const ROUTES: &[ControlRoute] = &[
     ControlRoute {
         method: Method::GET,
         path: "webhooks",
-        does: "the address, counts, and deliveries with their attempts and answers, oldest first",
+        does: "the address, counters, and deliveries with their attempts and responses, oldest first",
         example: "?after=0&limit=100&awb=AWB",
         act: list,
     },
     ControlRoute {
         method: Method::POST,
         path: "webhooks/resend/{id}",
-        does: "sends a delivery once more",
+        does: "sends a delivery again",
         example: "",
         act: resend,
     },
-    ControlRoute { method: Method::GET, path: "webhooks/rules", does: "the rules in force", example: "", act: rules },
+    ControlRoute { method: Method::GET, path: "webhooks/rules", does: "the rules", example: "", act: rules },
     ControlRoute {
         method: Method::POST,
         path: "webhooks/rules",
-        does: "events to come are lost, duplicated, reordered (sent after the order's next one) or delayed; gives a number",
+        does: "adds a rule: future events are lost, duplicated, reordered (sent after the order's next one) or delayed; returns its number",
         example: r#"{"act": "lose", "status": "DELIVERED", "times": 1} or {"act": "duplicate", "chance": 0.1} or {"act": {"delay": {"by_ms": 60000}}, "awb": "AWB"}"#,
         act: add,
     },
-    ControlRoute { method: Method::DELETE, path: "webhooks/rules", does: "ends all rules", example: "", act: clear },
-    ControlRoute { method: Method::DELETE, path: "webhooks/rules/{id}", does: "ends a rule", example: "", act: end },
+    ControlRoute { method: Method::DELETE, path: "webhooks/rules", does: "removes all rules", example: "", act: clear },
+    ControlRoute { method: Method::DELETE, path: "webhooks/rules/{id}", does: "removes a rule", example: "", act: end },
 ];
 
 fn list(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResult {
@@ -50,7 +50,7 @@ fn resend(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlR
         simulation.wake();
         Ok(ControlResponse::AfterDeliveries(|simulation| json!({"webhooks": simulation.outbox.counts().json()})))
     } else {
-        Err(missing("no delivery of this number is known, or it is being sent; GET /_sandbox/webhooks lists them"))
+        Err(missing("no delivery has this number, or it is being sent; GET /_sandbox/webhooks lists them"))
     }
 }
 
@@ -73,6 +73,6 @@ fn end(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlResu
     if request.segment.parse().is_ok_and(|number| simulation.outbox.end_rule(Some(number))) {
         Ok(ControlResponse::Json(json!({})))
     } else {
-        Err(missing("no such rule is in force; GET /_sandbox/webhooks/rules lists them"))
+        Err(missing("no rule has this number; GET /_sandbox/webhooks/rules lists them"))
     }
 }

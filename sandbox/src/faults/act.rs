@@ -194,7 +194,7 @@ impl Act {
                 canned.bytes().ok_or_else(|| "act.answer.body: not base64".to_owned())?;
                 canned.headers.iter().try_for_each(|(name, value)| {
                     let good = http::HeaderName::try_from(name).is_ok() && http::HeaderValue::try_from(value).is_ok();
-                    if good { Ok(()) } else { Err(format!("act.answer.headers: {name} can't be sent")) }
+                    if good { Ok(()) } else { Err(format!("act.answer.headers: {name} is not a valid header")) }
                 })
             }
             Act::Envelope(said) => status("envelope.status", said.status),

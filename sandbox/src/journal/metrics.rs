@@ -20,9 +20,9 @@ impl Journal {
     pub(crate) fn metrics(&self, balance: u64) -> Vec<MetricFamily> {
         let (kept, dropped) = self.kept();
         let gauges = vec![
-            one("fastrac_sandbox_balance_idr", "What is in the account's wallet.", balance),
-            one("fastrac_sandbox_journal_entries", "Requests that the journal keeps.", kept),
-            one("fastrac_sandbox_journal_dropped", "Requests that the journal no longer keeps.", dropped),
+            one("fastrac_sandbox_balance_idr", "The account's balance.", balance),
+            one("fastrac_sandbox_journal_entries", "Requests stored in the journal.", kept),
+            one("fastrac_sandbox_journal_dropped", "Requests dropped from the journal.", dropped),
         ];
         [totals(&self.counters), by_operation(&self.counters), gauges].into_iter().flatten().collect()
     }
@@ -69,13 +69,13 @@ fn totals(c: &Counters) -> Vec<MetricFamily> {
     let limited = c.limited.iter().map(|((key, window), n)| (vec![key.to_string(), window.name().to_owned()], *n));
     vec![
         one("fastrac_sandbox_connections_total", "Connections accepted.", c.connections),
-        one("fastrac_sandbox_unauthenticated_total", "Requests without a good key pair.", c.unauthenticated),
-        one("fastrac_sandbox_mixed_keys_total", "Requests with parts of two key pairs.", c.mixed),
-        one("fastrac_sandbox_unlisted_total", "Requests to no served path.", c.unlisted),
-        one("fastrac_sandbox_broken_total", "Requests whose body broke off.", c.broken),
+        one("fastrac_sandbox_unauthenticated_total", "Requests without a valid key pair.", c.unauthenticated),
+        one("fastrac_sandbox_mixed_keys_total", "Requests that mixed parts of two key pairs.", c.mixed),
+        one("fastrac_sandbox_unlisted_total", "Requests to unknown paths.", c.unlisted),
+        one("fastrac_sandbox_broken_total", "Requests whose body ended early.", c.broken),
         one(
             "fastrac_sandbox_orders_duplicate_total",
-            "Orders placed again with the same content.",
+            "Orders executed again with the same content.",
             c.orders.duplicates,
         ),
         MetricFamily {
@@ -86,13 +86,13 @@ fn totals(c: &Counters) -> Vec<MetricFamily> {
         },
         MetricFamily {
             name: "fastrac_sandbox_limit_refusals_total",
-            help: "Requests that a limit refused.",
+            help: "Requests refused by a limit.",
             labels: &["key", "window"],
             samples: limited.collect(),
         },
         MetricFamily {
             name: "fastrac_sandbox_faults_met_total",
-            help: "Requests and connections that a fault met.",
+            help: "Requests and connections that a fault was applied to.",
             labels: &["act"],
             samples: met.collect(),
         },
@@ -108,19 +108,19 @@ fn by_operation(c: &Counters) -> Vec<MetricFamily> {
     vec![
         MetricFamily {
             name: "fastrac_sandbox_requests_total",
-            help: "Requests received whole.",
+            help: "Requests received completely.",
             labels: &["operation", "key"],
             samples: requests.collect(),
         },
         MetricFamily {
             name: "fastrac_sandbox_answers_total",
-            help: "Answers, lost ones too.",
+            help: "Responses, including lost ones.",
             labels: &["operation", "key", "status"],
             samples: answers.collect(),
         },
         MetricFamily {
             name: "fastrac_sandbox_path_requests_total",
-            help: "Requests by served path.",
+            help: "Requests by path.",
             labels: &["path"],
             samples: c.paths.iter().map(|(path, count)| (vec![(*path).to_owned()], *count)).collect(),
         },

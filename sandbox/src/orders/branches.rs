@@ -73,11 +73,11 @@ impl BranchShares {
         let possible: Vec<&str> =
             BRANCHES.iter().filter(|(branch, _)| branch.allowed_for(instant)).map(|(_, name)| *name).collect();
         if let Some(name) = named.keys().find(|name| !possible.contains(&name.as_str())) {
-            return Err(format!("{name} is no branch; there are {}", possible.join(", ")));
+            return Err(format!("{name} is not a branch; possible: {}", possible.join(", ")));
         }
         let sum: f64 = named.values().sum();
         if named.values().any(|share| !(0.0..=1.0).contains(share)) || !(0.0..=1.000_001).contains(&sum) {
-            return Err("each share is from 0 to 1, and so is their sum".to_owned());
+            return Err("each share and their sum must be from 0 to 1".to_owned());
         }
         let all = BRANCHES.iter().filter_map(|(branch, name)| Some((*branch, *named.get(*name)?)));
         Ok(BranchShares(all.collect()))

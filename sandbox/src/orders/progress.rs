@@ -27,10 +27,10 @@ pub(crate) enum OrderCommandError {
     #[error("no order has this air waybill; GET /_sandbox/orders lists them")]
     UnknownOrder,
     /// The branch cannot be taken from the order's status, or not by its kind.
-    #[error("the order is {status}; from there go: {open}")]
+    #[error("the order is {status}; possible branches: {open}")]
     BranchClosed { status: &'static str, open: String },
     /// The order's branch does not lead to the status.
-    #[error("the order is {status} and its branch {branch} doesn't lead to {wanted}; ahead lie: {ahead}")]
+    #[error("the order is {status} and its branch {branch} does not lead to {wanted}; ahead: {ahead}")]
     StatusNotAhead { status: &'static str, branch: &'static str, wanted: String, ahead: String },
 }
 
@@ -123,7 +123,7 @@ impl Orders {
                 .filter(|(branch, _)| branch.allowed_for(order.instant) && branch.reachable_from(last))
                 .map(|(_, name)| *name)
                 .collect();
-            let open = if open.is_empty() { "nowhere, it has ended".to_owned() } else { open.join(", ") };
+            let open = if open.is_empty() { "none, it has ended".to_owned() } else { open.join(", ") };
             return Err(OrderCommandError::BranchClosed { status: last.status(order.instant), open });
         }
         order.branch = branch;

@@ -61,7 +61,7 @@ impl ClockTable {
             (PaceKey::Accelerated, Some(factor)) => {
                 Pace::Accelerated(self::factor(factor).map_err(|e| format!("clock.{e}"))?)
             }
-            (PaceKey::Accelerated, None) => return Err("clock.factor: an accelerated clock needs it".to_owned()),
+            (PaceKey::Accelerated, None) => return Err("clock.factor: required for pace = \"accelerated\"".to_owned()),
             (_, Some(_)) => return Err("clock.factor: for pace = \"accelerated\" only".to_owned()),
             (PaceKey::Stepped, None) => Pace::Stepped,
             (PaceKey::Real, None) => Pace::Real,
@@ -86,13 +86,13 @@ pub(crate) fn factor(factor: f64) -> Result<f64, String> {
 }
 
 fn instant(text: &str) -> Result<i64, String> {
-    let at: Timestamp = text.parse().map_err(|_| "clock.start: an instant like 2026-01-02T03:04:05Z".to_owned())?;
+    let at: Timestamp = text.parse().map_err(|_| "clock.start: a time such as 2026-01-02T03:04:05Z".to_owned())?;
     Ok(at.as_millisecond())
 }
 
 fn millis(name: &str, text: &str) -> Result<u64, String> {
     let time: Duration =
-        humantime::parse_duration(text).map_err(|_| format!("{name}: a time like \"90s\" or \"2h 30m\""))?;
+        humantime::parse_duration(text).map_err(|_| format!("{name}: a duration such as \"90s\" or \"2h 30m\""))?;
     Ok(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -119,12 +119,12 @@ impl WebhookTable {
         let mut settings = webhook::WebhookSettings::clone(&options.switches.webhook);
         if let Some(url) = self.url {
             if !webhook::address(&url) {
-                return Err("webhook.url: an http address".to_owned());
+                return Err("webhook.url: must be an http address".to_owned());
             }
             settings.url = Some(url);
         }
         if self.secret.as_ref().is_some_and(|secret| secret.is_empty()) {
-            return Err("webhook.secret: not empty; leave it out to sign nothing".to_owned());
+            return Err("webhook.secret: must not be empty; leave it out for unsigned webhooks".to_owned());
         }
         settings.secret = self.secret.map(Zeroizing::new).or(settings.secret);
         settings.hosts = self.hosts.unwrap_or(settings.hosts);

@@ -33,19 +33,19 @@ impl Simulation {
         let own = [
             MetricFamily {
                 name: "fastrac_sandbox_order_steps_total",
-                help: "Steps that orders made.",
+                help: "Steps of orders.",
                 labels: &["kind", "status"],
                 samples: steps.map(|(kind, status, n)| (vec![kind.to_owned(), status.to_owned()], n)).collect(),
             },
             MetricFamily {
                 name: "fastrac_sandbox_webhooks_total",
-                help: "Webhooks by what became of them.",
+                help: "Webhooks by result.",
                 labels: &["result"],
                 samples: webhooks.map(|(result, n)| (vec![result.to_owned()], n)).to_vec(),
             },
             MetricFamily {
                 name: "fastrac_sandbox_bytes",
-                help: "Memory that orders and balance history take.",
+                help: "Memory of orders and balance history.",
                 labels: &["of"],
                 samples: bytes.map(|(of, size)| (vec![of.to_owned()], size as u64)).to_vec(),
             },

@@ -220,9 +220,9 @@ fn orders_can_be_listed_and_steered_and_refusals_say_what_is_possible() {
     for (method, path, body, status, text) in [
         ("GET", "/_sandbox/nothing", "", 404, "GET /_sandbox/ lists"),
         ("GET", "/region/province", "", 404, "GET /_sandbox/ lists"),
-        ("DELETE", "/_sandbox/clock", "", 405, "here works GET, POST"),
+        ("DELETE", "/_sandbox/clock", "", 405, "allowed here: GET, POST"),
         ("POST", "/_sandbox/clock", r#"{"advanse": "1h"}"#, 400, "did you mean `advance`?"),
-        ("POST", "/_sandbox/clock", r#"{"advance": "soon"}"#, 400, "a time like"),
+        ("POST", "/_sandbox/clock", r#"{"advance": "soon"}"#, 400, "a duration such as"),
         ("POST", "/_sandbox/clock", r#"{"factor": 0}"#, 400, "factor: above 0"),
         ("POST", "/_sandbox/clock", "{", 400, "not JSON"),
         ("POST", "/_sandbox/branches", r#"{"branch": "retrun"}"#, 400, "did you mean `return`?"),

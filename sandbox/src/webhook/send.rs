@@ -58,11 +58,11 @@ pub(crate) async fn run(simulation: SharedSimulation) {
 
 async fn attempt(job: &DeliveryJob) -> AttemptResult {
     let limit = Duration::from_millis(job.settings.timeout_ms.max(1));
-    tokio::time::timeout(limit, send(job)).await.unwrap_or(AttemptResult::Failed("no answer in time"))
+    tokio::time::timeout(limit, send(job)).await.unwrap_or(AttemptResult::Failed("timeout"))
 }
 
 async fn send(job: &DeliveryJob) -> AttemptResult {
-    let Ok(uri) = job.url.parse::<Uri>() else { return AttemptResult::Undeliverable("the address can't be read") };
+    let Ok(uri) = job.url.parse::<Uri>() else { return AttemptResult::Undeliverable("the address is invalid") };
     if uri.scheme_str() != Some("http") {
         return AttemptResult::Undeliverable("the sandbox sends to http addresses only");
     }
@@ -76,10 +76,10 @@ async fn send(job: &DeliveryJob) -> AttemptResult {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             return AttemptResult::Failed("connection refused");
         }
-        Err(_) => return AttemptResult::Failed("can't connect"),
+        Err(_) => return AttemptResult::Failed("connection failed"),
     };
-    let Some(request) = request(&uri, job) else { return AttemptResult::Undeliverable("the address can't be asked") };
-    exchange(stream, request).await.unwrap_or(AttemptResult::Failed("the connection broke off"))
+    let Some(request) = request(&uri, job) else { return AttemptResult::Undeliverable("the address is invalid") };
+    exchange(stream, request).await.unwrap_or(AttemptResult::Failed("connection closed before the response"))
 }
 
 /// Addresses of a host, if they are allowed.
@@ -99,7 +99,7 @@ async fn resolve(host: &str, port: u16, hosts: AllowedHosts) -> Result<Vec<Socke
     }
     match tokio::net::lookup_host((name, port)).await {
         Ok(found) => Ok(found.collect()),
-        Err(_) => Err(AttemptResult::Failed("the host's name isn't known")),
+        Err(_) => Err(AttemptResult::Failed("unknown host name")),
     }
 }
 

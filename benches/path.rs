@@ -7,7 +7,7 @@ use std::{hint::black_box, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use fastrac_gateway::{
-    cache::{Entry, Key, KeyParts},
+    cache::{CacheEntry, Key, KeyParts},
     config::check::{Environment, check},
     edge::Drain,
     gateway::{Gateway, Live, Revoked},
@@ -44,7 +44,7 @@ fn store(snapshot: &Snapshot) {
         vary: &[],
         body: b"",
     };
-    let entry = Entry {
+    let entry = CacheEntry {
         status: StatusCode::OK,
         headers: HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]),
         body: Bytes::from(vec![b'x'; 1536]),

@@ -21,6 +21,11 @@ pub struct Attempts {
 }
 
 impl Attempts {
+    /// Stands in for the attempts that a task has: what they came to is not known here.
+    pub(crate) fn elsewhere() -> Self {
+        Attempts { sent: Sent::Unknown, ..Attempts::default() }
+    }
+
     /// Counts an attempt that begins with a pair of this version. A failed connection is an attempt too.
     pub(crate) fn begin(&mut self, key_version: Arc<str>) {
         self.count += 1;

@@ -19,9 +19,12 @@ pub use flight::{Flight, Flights, Follower, Leader};
 pub use key::{Key, KeyParts};
 pub use rules::RequestDirectives;
 
+/// Estimated bytes that an entry takes beside its content: moka's node, maps, allocations.
+const ENTRY_OVERHEAD: usize = 512;
+
 /// A response of Fastrac, stored or about to be.
 #[derive(Debug)]
-pub struct Entry {
+pub struct CacheEntry {
     pub status: StatusCode,
     /// Cleaned: without hop-by-hop headers and those that concern one key.
     pub headers: HeaderMap,
@@ -38,7 +41,7 @@ pub struct Entry {
     pub lifetime: Duration,
 }
 
-impl Entry {
+impl CacheEntry {
     /// Time since it was received.
     pub(crate) fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.stored)
@@ -57,7 +60,7 @@ impl Entry {
         for (name, value) in &self.headers {
             headers.append(name, own(value.clone()));
         }
-        Entry { headers, body: Bytes::copy_from_slice(&self.body), ..self }
+        CacheEntry { headers, body: Bytes::copy_from_slice(&self.body), ..self }
     }
 
     fn weight(&self, key: &Key) -> u32 {
@@ -66,13 +69,10 @@ impl Entry {
     }
 }
 
-/// Estimated bytes that an entry takes beside its content: moka's node, maps, allocations.
-const ENTRY_OVERHEAD: usize = 512;
-
 /// The stored responses. Cheap to clone; clones share them.
 #[derive(Clone, Debug)]
 pub struct Cache {
-    entries: moka::sync::Cache<Key, Arc<Entry>>,
+    entries: moka::sync::Cache<Key, Arc<CacheEntry>>,
 }
 
 /// How much of the cache one operation uses.
@@ -88,13 +88,13 @@ impl Cache {
     pub fn new(memory: u64) -> Self {
         let entries = moka::sync::Cache::builder()
             .max_capacity(memory)
-            .weigher(|key: &Key, entry: &Arc<Entry>| entry.weight(key))
+            .weigher(|key: &Key, entry: &Arc<CacheEntry>| entry.weight(key))
             .build();
         Cache { entries }
     }
 
     /// The stored response, if it is fresh and the directives accept its age.
-    pub(crate) fn fresh(&self, key: &Key, directives: RequestDirectives, now: Instant) -> Option<Arc<Entry>> {
+    pub(crate) fn fresh(&self, key: &Key, directives: RequestDirectives, now: Instant) -> Option<Arc<CacheEntry>> {
         let entry = self.entries.get(key)?;
         if entry.ttl(now).is_none() {
             self.entries.invalidate(key);
@@ -104,7 +104,7 @@ impl Cache {
     }
 
     /// Stores a response.
-    pub fn keep(&self, key: Key, entry: Arc<Entry>) {
+    pub fn keep(&self, key: Key, entry: Arc<CacheEntry>) {
         self.entries.insert(key, entry);
     }
 
@@ -134,8 +134,8 @@ mod tests {
         Key::new(KeyParts { account: "a", service: None, method: "GET", path, query: None, vary: &[], body: b"" })
     }
 
-    fn entry(size: usize) -> Arc<Entry> {
-        Arc::new(Entry {
+    fn entry(size: usize) -> Arc<CacheEntry> {
+        Arc::new(CacheEntry {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             body: vec![b'x'; size].into(),

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{attempts::Attempts, cache::Entry, outcome::Code, refusal::Refusal};
+use crate::{attempts::Attempts, cache::CacheEntry, outcome::Code, refusal::Refusal};
 
 /// A result as the waiting requests share it.
 pub type SharedFetch = Arc<FetchResult>;
@@ -20,7 +20,7 @@ pub struct FetchResult {
 /// The response to a shared fetch.
 pub struct Fetched {
     /// The whole response; not necessarily stored.
-    pub entry: Arc<Entry>,
+    pub entry: Arc<CacheEntry>,
     /// Whether the cache keeps it.
     pub stored: bool,
     /// Set if a limit of Fastrac's decided.

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
     admission::Spent,
-    cache::Entry,
+    cache::CacheEntry,
     orders::{FirstSent, StoredAnswer},
     outcome::{Code, Outcome, Sent},
     record::{CacheResult, RequestId},
@@ -93,7 +93,7 @@ impl CacheStatusHeader {
 }
 
 /// What is added to the headers of a reply.
-pub(crate) struct Stamp<'a> {
+pub(crate) struct GatewayHeaders<'a> {
     pub(crate) request_id: &'a RequestId,
     /// Whether Fastrac may have received the request that the reply speaks of.
     pub(crate) sent: Sent,
@@ -133,7 +133,7 @@ impl Reply {
     }
 
     /// A copy of a stored or shared response.
-    pub(crate) fn of_entry(entry: &Entry, cached: CacheStatusHeader) -> Self {
+    pub(crate) fn of_entry(entry: &CacheEntry, cached: CacheStatusHeader) -> Self {
         let body = ReplyBody::Whole(entry.body.clone());
         Reply { cached: Some(cached), ..Reply::whole(entry.status, entry.headers.clone(), body, entry.outcome) }
     }
@@ -160,8 +160,8 @@ impl Reply {
     }
 
     /// Adds the gateway's headers.
-    pub(crate) fn stamp(&mut self, stamp: Stamp<'_>) {
-        let Stamp { request_id, sent, limits, close } = stamp;
+    pub(crate) fn stamp(&mut self, added: GatewayHeaders<'_>) {
+        let GatewayHeaders { request_id, sent, limits, close } = added;
         let headers = &mut self.headers;
         headers.reserve(ADDED);
         headers.insert(RequestId::HEADER, request_id.header());
@@ -229,7 +229,7 @@ mod tests {
             ..Reply::whole(StatusCode::OK, HeaderMap::new(), body, Outcome::OverQuota)
         };
         let request_id = "id-12345".parse().unwrap();
-        reply.stamp(Stamp { request_id: &request_id, sent: Sent::No, limits: None, close: true });
+        reply.stamp(GatewayHeaders { request_id: &request_id, sent: Sent::No, limits: None, close: true });
         let shown = |name: &str| reply.headers[name].to_str().unwrap();
         assert_eq!(shown("x-request-id"), "id-12345");
         assert_eq!(shown("x-gateway-outcome"), "over_quota");

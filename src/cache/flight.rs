@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Entry, Key};
+use super::{CacheEntry, Key};
 
 /// The flights in progress.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl<T> Default for Flights<T> {
 /// The part of a request in a flight.
 pub enum Flight<T> {
     /// None: the response was stored in the meantime.
-    Stored(Arc<Entry>),
+    Stored(Arc<CacheEntry>),
     Leader(Leader<T>),
     Follower(Follower<T>),
 }
@@ -35,7 +35,7 @@ pub enum Flight<T> {
 impl<T: Clone> Flights<T> {
     /// Joins the flight for `key`, or opens one. `stored` looks the key up once more under the lock, because a flight
     /// may have ended since the caller looked.
-    pub(crate) fn join(self: &Arc<Self>, key: &Key, stored: impl FnOnce() -> Option<Arc<Entry>>) -> Flight<T> {
+    pub(crate) fn join(self: &Arc<Self>, key: &Key, stored: impl FnOnce() -> Option<Arc<CacheEntry>>) -> Flight<T> {
         let mut open = self.open.lock();
         if let Some(receiver) = open.get(key) {
             return Flight::Follower(Follower(receiver.clone()));

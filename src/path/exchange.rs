@@ -101,12 +101,12 @@ impl Exchange {
 
     /// The attempts of a request that no task has.
     pub(super) fn attempts(&mut self) -> &mut Attempts {
-        self.attempts.get_or_insert_default()
+        self.attempts.get_or_insert_with(Attempts::elsewhere)
     }
 
     /// Hands the attempts to a task; until [`Exchange::take_back`], `sent` is `unknown`.
     pub(super) fn hand_over(&mut self) -> Attempts {
-        self.attempts.take().unwrap_or_default()
+        self.attempts.take().unwrap_or_else(Attempts::elsewhere)
     }
 
     pub(super) fn take_back(&mut self, attempts: Attempts) {

@@ -48,9 +48,9 @@ pub(super) async fn send(
     loop {
         let lease = prepared.lease().clone();
         let result = prepared.send(call, attempts).await;
-        prepared = match next(call, lease, result, attempts).await? {
-            Next::Done(answer) => return Ok(answer),
-            Next::Retry(lease, reservation) => {
+        prepared = match next_step(call, lease, result, attempts).await? {
+            NextStep::Done(answer) => return Ok(answer),
+            NextStep::Retry(lease, reservation) => {
                 call.snapshot.recorder.retried(call.account.index);
                 PreparedAttempt::new(call, lease, reservation, attempts).await?
             }
@@ -59,26 +59,26 @@ pub(super) async fn send(
 }
 
 /// What follows an attempt.
-enum Next {
+enum NextStep {
     Done(ClassifiedAnswer),
     /// Another attempt, with the service's reservation if it has not been used yet.
     Retry(Lease, Option<DayReservation>),
 }
 
 /// Decides what follows an attempt, and records what its response proves.
-async fn next(
+async fn next_step(
     call: &UpstreamCall,
     lease: Lease,
     result: AttemptResult,
     attempts: &mut Attempts,
-) -> Result<Next, Refusal> {
+) -> Result<NextStep, Refusal> {
     let may_retry = attempts.count() < 2;
     let in_time = || may_retry && call.operation.repeatable() && retry::fits(call.deadline);
     let answer = match result {
         AttemptResult::Failed(failure, reservation) => {
             if failure.is_transient() && in_time() {
                 retry::pause().await;
-                return Ok(Next::Retry(call.lease()?, reservation));
+                return Ok(NextStep::Retry(call.lease()?, reservation));
             }
             return Err(failure.into());
         }
@@ -98,7 +98,7 @@ async fn next(
         match call.account.keys.refused(lease.version(), may_resend).await {
             Remedy::Resend(lease) => {
                 attempts.refused_unexecuted();
-                return Ok(Next::Retry(lease, None));
+                return Ok(NextStep::Retry(lease, None));
             }
             Remedy::Own => {}
             Remedy::Rejected => {
@@ -109,12 +109,12 @@ async fn next(
     } else if retry::is_transient(answer.answer.status) && in_time() {
         drop(answer);
         retry::pause().await;
-        return Ok(Next::Retry(call.lease()?, None));
+        return Ok(NextStep::Retry(call.lease()?, None));
     }
     if settles {
         attempts.answered();
     }
-    Ok(Next::Done(answer))
+    Ok(NextStep::Done(answer))
 }
 
 /// Sends a lookup with one pair, to learn whether Fastrac accepts it. Spends budget like any request.

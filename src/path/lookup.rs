@@ -13,7 +13,7 @@ use crate::{
     admission::DayReservation,
     attempts::Attempts,
     cache::{
-        Entry, Flight, Key, KeyParts, Leader, RequestDirectives, key,
+        CacheEntry, Flight, Key, KeyParts, Leader, RequestDirectives, key,
         rules::{self, Candidate},
     },
     config::Class,
@@ -80,7 +80,7 @@ fn key(call: &Call) -> Key {
     })
 }
 
-fn hit(call: &Call, entry: &Entry, now: Instant) -> Result<Reply, Refusal> {
+fn hit(call: &Call, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {
     call.charge_hit()?;
     let ttl = entry.ttl(now).unwrap_or_default().as_secs();
     let cached = CacheStatusHeader::Hit { ttl, age: entry.age(now).as_secs() };
@@ -136,7 +136,7 @@ async fn fetch_and_store(
     let max_length = snapshot.limits.answer_buffer;
     let candidate = Candidate { reading, status: reply.status, length: body.len(), max_length };
     let lifetime = call.upstream.operation.cache.as_ref().and_then(|policy| rules::lifetime(policy, &candidate));
-    let entry = Entry {
+    let entry = CacheEntry {
         status: reply.status,
         headers: reply.headers,
         body,

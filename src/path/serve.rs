@@ -25,7 +25,7 @@ use crate::{
     outcome::Outcome,
     record::Record,
     refusal::{Refusal, RefusalFormat},
-    reply::{RateLimitHeaders, Reply, ReplyBody, Stamp},
+    reply::{GatewayHeaders, RateLimitHeaders, Reply, ReplyBody},
     snapshot::{Snapshot, Worker},
     upstream::stream,
 };
@@ -95,7 +95,7 @@ fn respond<G: ExchangeGuard + 'static>(
     let mut reply = outcome.unwrap_or_else(|refusal| refusal.reply(&x.request_id, sent, format));
     let quota = x.record.as_ref().and_then(Record::service).and_then(|service| x.snapshot.quotas.get(service));
     let limits = quota.map(|quota| RateLimitHeaders { policy: quota.policy_header(), limit: quota.limit_header() });
-    reply.stamp(Stamp { request_id: &x.request_id, sent, limits, close });
+    reply.stamp(GatewayHeaders { request_id: &x.request_id, sent, limits, close });
     finish.guard.answered();
     let body = match reply.body {
         ReplyBody::Whole(bytes) => Body::whole(bytes),

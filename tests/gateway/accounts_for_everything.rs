@@ -1,4 +1,4 @@
-//! Requests sent = requests counted = lines written, whatever became of them; and nothing is left in flight.
+//! Requests sent = requests counted = lines written, however they ended, and nothing is left in flight.
 
 use std::{
     collections::BTreeMap,
@@ -20,15 +20,15 @@ const REQUESTS: usize = 10_000;
 /// What a client does with a request.
 enum Does {
     Waits,
-    /// Leaves at once, before it can be sent.
+    /// Closes the connection at once, before the request can be sent on.
     Leaves,
-    /// Leaves a little later, perhaps while Fastrac has it.
+    /// Closes the connection a little later, perhaps while Fastrac works on it.
     LeavesLater,
-    /// Leaves in the middle of the body.
+    /// Closes the connection in the middle of the body.
     LeavesHalfway,
 }
 
-/// The `n`-th request of all, mixed.
+/// The `n`-th request of the mix.
 fn nth(n: usize) -> (Request, Does) {
     let track = |awb: usize| request("GET", "/order/track").json(&format!(r#"{{"courier_code":"idx","awb":"{awb}"}}"#));
     match n % 20 {
@@ -52,17 +52,17 @@ fn nth(n: usize) -> (Request, Does) {
     }
 }
 
-/// One client: asks every `CONNECTIONS`-th request on a connection that it keeps as long as it can.
+/// One client: sends every `CONNECTIONS`-th request, on a connection that it keeps as long as it can.
 fn client(stage: &Stage, first: usize, answered: &AtomicUsize) {
     let mut wire: Option<Wire> = None;
     let mut leaving = Vec::new();
     for n in (first..REQUESTS).step_by(CONNECTIONS) {
-        let (asked, does) = nth(n);
-        // Who leaves does so on a connection of his own: it has nothing unread, so all that was sent arrives.
+        let (request, does) = nth(n);
+        // A client that leaves uses another connection: nothing on it is unread, so everything sent arrives.
         match does {
             Does::Waits => {
                 let open = wire.get_or_insert_with(|| stage.wire());
-                let answer = open.ask(&asked);
+                let answer = open.ask(&request);
                 assert!(answer.whole && answer.header("x-request-id").is_some());
                 answered.fetch_add(1, Ordering::Relaxed);
                 leaving.clear();
@@ -70,14 +70,14 @@ fn client(stage: &Stage, first: usize, answered: &AtomicUsize) {
                     wire = None;
                 }
             }
-            Does::Leaves => stage.wire().send(&asked.bytes()),
+            Does::Leaves => stage.wire().send(&request.bytes()),
             Does::LeavesLater => {
                 let mut own = stage.wire();
-                own.send(&asked.bytes());
+                own.send(&request.bytes());
                 leaving.push(own);
             }
             Does::LeavesHalfway => {
-                let bytes = asked.bytes();
+                let bytes = request.bytes();
                 stage.wire().send(&bytes[..bytes.len() - 7]);
             }
         }
@@ -129,7 +129,7 @@ fn ten_thousand_mixed_requests_from_sixty_four_connections() {
     assert_eq!((outcomes["over_quota"], outcomes["upstream_error"], outcomes["cut"]), (each - 100, each, each));
     assert_eq!(outcomes["not_cached"], each);
 
-    // Whatever was sent is counted, also where its caller left meanwhile; the canary is the one more.
+    // Every attempt is counted, also if its caller has left; plus one canary.
     let sent = stage.metric("upstream_requests_total", &[]);
     let received = stage.received().len() as f64;
     assert!(sent > received && received >= attempts(&lines), "{sent} sent, {received} received");
@@ -149,13 +149,13 @@ fn ten_thousand_mixed_requests_from_sixty_four_connections() {
     assert_eq!(stage.metric("upstream_connections", &[("state", "active")]), 0.0);
 }
 
-/// Attempts of requests whose callers waited to the end.
+/// Attempts of requests whose callers waited for the response.
 fn attempts(lines: &[serde_json::Value]) -> f64 {
     lines.iter().map(|line| line["attempts"].as_f64().expect("a number")).sum()
 }
 
 #[test]
-fn a_head_that_comes_together_with_its_callers_end_is_counted() {
+fn a_request_whose_client_closes_at_once_is_counted() {
     let stage = Stage::new();
     for _ in 0..200 {
         stage.wire().send(&get("/region/province").by("shop").bytes());

@@ -1,4 +1,4 @@
-//! What is known is not asked again, what is asked at once is asked once, and nobody gets what isn't his.
+//! What is known is not request again, what is request at once is request once, and nobody gets what isn't his.
 
 use std::{sync::Barrier, time::Duration};
 
@@ -14,20 +14,20 @@ fn cache_status(answer: &Answer) -> &str {
     answer.header("cache-status").expect("Cache-Status")
 }
 
-/// The seconds that a hit stays fresh.
+/// How long a hit stays fresh, in seconds.
 fn ttl(answer: &Answer) -> u64 {
     let ttl = cache_status(answer).strip_prefix("fastrac-gateway; hit; ttl=").expect("a hit");
     ttl.parse().expect("seconds")
 }
 
 #[test]
-fn a_lookup_is_asked_once_and_then_known() {
+fn a_lookup_is_fetched_once_and_then_a_hit() {
     let stage = Stage::new();
-    let asked = get("/region/city?province_id=31").by("shop");
-    let first = stage.ask(asked.clone());
+    let request = get("/region/city?province_id=31").by("shop");
+    let first = stage.ask(request.clone());
     assert_eq!(cache_status(&first), "fastrac-gateway; fwd=uri-miss; stored");
     assert_eq!((first.outcome(), first.sent(), first.header("age")), ("ok", "yes", None));
-    let second = stage.ask(asked.clone());
+    let second = stage.ask(request.clone());
     assert_eq!((second.outcome(), second.sent(), second.status), ("hit", "no", 200));
     assert!((86_390..=86_400).contains(&ttl(&second)));
     assert!(second.header("age").and_then(|age| age.parse::<u64>().ok()).expect("Age") < 10);
@@ -43,11 +43,11 @@ fn a_lookup_is_asked_once_and_then_known() {
 }
 
 #[test]
-fn what_means_the_same_is_a_hit_and_what_does_not_is_not() {
+fn equivalent_requests_share_an_entry_and_others_do_not() {
     let stage = Stage::new();
     let search = |body: &str| post("/region/search-region", body).by("shop");
     let city = |query: &str| get(&format!("/region/city?{query}")).by("shop");
-    for (asked, hit) in [
+    for (request, hit) in [
         (search(r#"{"keyword":"gambir","limit":3}"#), false),
         (search(r#"{ "limit" : 3,"keyword":"gambir" }"#), true),
         (search(r#"{"keyword":"gambir","limit":3,"offset":0}"#), false),
@@ -63,36 +63,36 @@ fn what_means_the_same_is_a_hit_and_what_does_not_is_not() {
         (city("province_id=31&a=1").header("accept-language", "id").header("x-anything", "1"), true),
         (get("/region/city?province_id=31&a=1").by("clerk"), true),
     ] {
-        let answer = stage.ask(asked.clone());
+        let answer = stage.ask(request.clone());
         let stored = answer.status == 200;
-        assert_eq!(answer.outcome() == "hit", hit, "{} {}", asked.target, String::from_utf8_lossy(&asked.body));
+        assert_eq!(answer.outcome() == "hit", hit, "{} {}", request.target, String::from_utf8_lossy(&request.body));
         assert!(stored || !hit);
     }
 }
 
 #[test]
-fn what_was_not_found_is_known_for_a_short_while_only() {
+fn not_found_is_stored_for_a_time_of_its_own() {
     let more = "[operations.\"v2.city\"]\ncache = { fresh = \"24h\", not_found = \"1s\" }\n";
     let stage = Setup { more, ..Setup::default() }.start();
-    let asked = get("/region/city?province_id=9999").by("shop");
-    let first = stage.ask(asked.clone());
+    let request = get("/region/city?province_id=9999").by("shop");
+    let first = stage.ask(request.clone());
     assert_eq!((first.status, first.outcome()), (404, "not_found"));
     assert_eq!(cache_status(&first), "fastrac-gateway; fwd=uri-miss; stored");
-    let known = stage.ask(asked.clone());
+    let known = stage.ask(request.clone());
     if stage.received().len() == 1 {
         assert_eq!((known.status, known.outcome(), known.body == first.body), (404, "hit", true));
         assert!(ttl(&known) <= 1);
     }
-    until("it is asked again", || {
-        stage.ask(asked.clone());
+    until("it is fetched again", || {
+        stage.ask(request.clone());
         stage.received().len() > 1
     });
 }
 
 #[test]
-fn only_good_answers_are_kept() {
+fn only_good_responses_are_stored() {
     let stage = Stage::new();
-    let asked = get("/region/province").by("shop");
+    let request = get("/region/province").by("shop");
     let good = r#"{"success":true,"message":"","data":[]}"#;
     for act in [
         Act::Html(500),
@@ -114,7 +114,7 @@ fn only_good_answers_are_kept() {
         stage.sandbox.fault(Fault::on("v2.province", act.clone()));
         let before = stage.received().len();
         for _ in 0..2 {
-            let answer = stage.ask(asked.clone());
+            let answer = stage.ask(request.clone());
             assert_ne!(answer.outcome(), "hit", "{act:?}");
             if let Some(said) = answer.header("cache-status") {
                 assert_eq!(said, "fastrac-gateway; fwd=uri-miss", "{act:?}");
@@ -123,17 +123,17 @@ fn only_good_answers_are_kept() {
         assert!(stage.received().len() >= before + 2, "{act:?} was kept");
     }
     stage.sandbox.clear_faults();
-    assert_eq!(cache_status(&stage.ask(asked)), "fastrac-gateway; fwd=uri-miss; stored");
+    assert_eq!(cache_status(&stage.ask(request)), "fastrac-gateway; fwd=uri-miss; stored");
 }
 
-/// Asks the same from many connections at once.
-fn at_once(stage: &Stage, count: usize, asked: &Request) -> Vec<Answer> {
+/// Sends the same request on many connections at the same time.
+fn at_once(stage: &Stage, count: usize, request: &Request) -> Vec<Answer> {
     let barrier = Barrier::new(count);
     std::thread::scope(|scope| {
         let ask = || {
             let mut wire = stage.wire();
             barrier.wait();
-            wire.ask(asked)
+            wire.ask(request)
         };
         let all: Vec<_> = (0..count).map(|_| scope.spawn(ask)).collect();
         all.into_iter().map(|one| one.join().expect("an answer")).collect()
@@ -141,7 +141,7 @@ fn at_once(stage: &Stage, count: usize, asked: &Request) -> Vec<Answer> {
 }
 
 #[test]
-fn sixty_four_at_once_are_one_call() {
+fn sixty_four_concurrent_requests_are_one_call() {
     let stage = Stage::new();
     stage.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_millis(300)));
     let answers = at_once(&stage, 64, &get("/region/province").by("shop"));
@@ -158,7 +158,7 @@ fn sixty_four_at_once_are_one_call() {
 }
 
 #[test]
-fn a_failure_is_shared_by_those_who_waited_and_by_nobody_else() {
+fn a_failure_is_shared_by_its_followers_only() {
     let more = "[operations.\"v2.province\"]\ntimeout = \"400ms\"\n";
     let stage = Setup { more, ..Setup::default() }.start();
     stage.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_secs(3)).times(1));
@@ -174,12 +174,12 @@ fn a_failure_is_shared_by_those_who_waited_and_by_nobody_else() {
 fn a_fill_outlives_its_first_caller() {
     let stage = Stage::new();
     stage.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_millis(700)));
-    let asked = get("/region/province").by("shop");
+    let request = get("/region/province").by("shop");
     let mut leader = stage.wire();
-    leader.send(&asked.clone().header("x-request-id", "the-one-who-leaves").bytes());
+    leader.send(&request.clone().header("x-request-id", "caller-leaves").bytes());
     until("it is sent", || stage.received().len() == 1);
     let mut followers: Vec<_> = (0..8).map(|_| stage.wire()).collect();
-    followers.iter_mut().for_each(|wire| wire.send(&asked.bytes()));
+    followers.iter_mut().for_each(|wire| wire.send(&request.bytes()));
     until("all wait", || stage.metric("in_flight_requests", &[("service", "shop")]) == 9.0);
     drop(leader);
     for wire in &mut followers {
@@ -187,8 +187,8 @@ fn a_fill_outlives_its_first_caller() {
         assert_eq!((answer.status, cache_status(&answer)), (200, "fastrac-gateway; fwd=uri-miss; collapsed"));
     }
     assert_eq!(stage.received().len(), 1);
-    assert_eq!(stage.ask(asked).outcome(), "hit");
-    let line = stage.line("the-one-who-leaves");
+    assert_eq!(stage.ask(request).outcome(), "hit");
+    let line = stage.line("caller-leaves");
     assert_eq!((&line["outcome"], &line["sent"]), (&"client_gone".into(), &"unknown".into()));
 }
 
@@ -229,24 +229,24 @@ fn basic((access, secret): (&str, &str)) -> String {
 }
 
 #[test]
-fn what_is_not_a_lookup_is_known_to_its_own_service_only() {
+fn only_lookups_are_shared_between_services() {
     let services = &[("other", "allow = [\"quote\"]")];
     let more = "[operations.\"v2.tariff_express\"]\ncache = { fresh = \"30s\" }\n";
     let stage = Setup { services, more, ..Setup::default() }.start();
-    let asked = post("/tariff/express", bodies::TARIFF);
+    let request = post("/tariff/express", bodies::TARIFF);
     let outcomes =
-        ["shop", "shop", "other", "other"].map(|service| stage.ask(asked.clone().by(service)).outcome().to_owned());
+        ["shop", "shop", "other", "other"].map(|service| stage.ask(request.clone().by(service)).outcome().to_owned());
     assert_eq!(outcomes, ["ok", "hit", "ok", "hit"]);
     assert_eq!(stage.received().len(), 2);
 }
 
 #[test]
-fn every_value_of_a_header_that_may_vary_the_answer_counts() {
+fn every_value_of_a_vary_header_belongs_to_the_key() {
     let more = "[operations.\"v2.couriers\"]\nvary = [\"accept-language\"]\n";
     let stage = Setup { more, ..Setup::default() }.start();
     let spoken = |languages: &[&str]| {
-        let asked = get("/courier/all").by("shop");
-        languages.iter().fold(asked, |asked, language| asked.header("accept-language", language))
+        let request = get("/courier/all").by("shop");
+        languages.iter().fold(request, |request, language| request.header("accept-language", language))
     };
     for (languages, hit) in [
         (&["id"][..], false),
@@ -265,14 +265,14 @@ fn every_value_of_a_header_that_may_vary_the_answer_counts() {
 }
 
 #[test]
-fn only_who_may_refresh_is_heard() {
+fn only_services_with_force_refresh_can_refresh() {
     let services = &[("fresh", "force_refresh = true")];
     let stage = Setup { services, ..Setup::default() }.start();
-    let asked = |service: &str, control: &str| {
-        let asked = get("/courier/all").by(service);
-        if control.is_empty() { asked } else { asked.header("cache-control", control) }
+    let request = |service: &str, control: &str| {
+        let request = get("/courier/all").by(service);
+        if control.is_empty() { request } else { request.header("cache-control", control) }
     };
-    stage.ask(asked("shop", ""));
+    stage.ask(request("shop", ""));
     for (service, control, told) in [
         ("shop", "no-cache", "hit"),
         ("shop", "max-age=0", "hit"),
@@ -284,7 +284,7 @@ fn only_who_may_refresh_is_heard() {
         ("fresh", "No-Cache , x=y", "fwd=request; stored"),
         ("shop", "", "hit"),
     ] {
-        let answer = stage.ask(asked(service, control));
+        let answer = stage.ask(request(service, control));
         assert!(
             cache_status(&answer).starts_with(&format!("fastrac-gateway; {told}")),
             "{service} {control}: {answer:?}"
@@ -314,11 +314,12 @@ fn hits_count_against_the_second_and_not_against_the_day() {
 }
 
 #[test]
-fn operations_that_are_not_cached_say_nothing_of_a_cache() {
+fn uncached_operations_have_no_cache_status() {
     let stage = Stage::new();
-    for asked in [post("/tariff/express", bodies::TARIFF), post("/order/express", bodies::ORDER), get("/webhook/get")] {
+    for request in [post("/tariff/express", bodies::TARIFF), post("/order/express", bodies::ORDER), get("/webhook/get")]
+    {
         for _ in 0..2 {
-            let answer = stage.ask(asked.clone().by("shop").header("cache-control", "only-if-cached"));
+            let answer = stage.ask(request.clone().by("shop").header("cache-control", "only-if-cached"));
             assert_eq!((answer.outcome(), answer.header("cache-status"), answer.header("age")), ("ok", None, None));
         }
     }

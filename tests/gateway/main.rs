@@ -9,8 +9,8 @@
 //! | `answers_truly` | what comes through the gateway is what Fastrac said |
 //! | `never_leaks` | keys stay where they belong, whatever anybody tries |
 //! | `refuses_clearly` | every refusal says what is wrong, whether Fastrac saw the request, and when to come back |
-//! | `caches` | what is known is not asked again, what is asked at once is asked once |
-//! | `sends_once` | an order is sent once, whatever becomes of its caller, its answer or the gateway |
+//! | `caches` | stored responses are reused; concurrent requests with one key are one fetch |
+//! | `sends_once` | an order is sent once, whatever happens to its caller, its response or the gateway |
 //! | `accounts_for_everything` | requests sent = requests counted = lines written, and nothing is left in flight |
 //! | `drains` | connections begin and end in an orderly way; nothing that was accepted is lost |
 //! | `spends_once` | quotas and budgets hold exactly, also when everybody asks at once |

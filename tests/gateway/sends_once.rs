@@ -1,4 +1,4 @@
-//! An order is sent once, whatever becomes of its caller, its answer or the gateway.
+//! An order is sent once, whatever happens to its caller, its response or the gateway.
 
 use std::time::Duration;
 
@@ -32,13 +32,13 @@ fn id(answer: &Answer) -> String {
 }
 
 #[test]
-fn an_order_whose_caller_leaves_is_executed_once_and_answered_into_the_log() {
+fn an_order_whose_caller_leaves_is_executed_once_and_logged() {
     let services = &[("poor", "quota = { per_day = 1 }\nallow = [\"order\"]")];
     let stage = Setup { services, budget: "per_day = 100, in_flight = 4", ..Setup::default() }.start();
     stage.sandbox.fault(Fault::on("v2.order_express", Act::Pass).delay(Duration::from_millis(300)));
     for half in [false, true] {
         let number = usize::from(half);
-        let name = format!("the-one-who-leaves-{number}");
+        let name = format!("caller-leaves-{number}");
         let service = if half { "shop" } else { "poor" };
         let mut wire = stage.wire();
         wire.send(&post("/order/express", &bodies::order(number)).by(service).header("x-request-id", &name).bytes());
@@ -53,7 +53,7 @@ fn an_order_whose_caller_leaves_is_executed_once_and_answered_into_the_log() {
         assert_eq!((&line["attempts"], &line["answer_body"]["success"]), (&1.into(), &true.into()));
     }
     assert_eq!((executed(&stage), stage.received().len(), unknown(&stage)), (2, 2, 0));
-    // What was reserved is spent, and nothing more is held.
+    // The reservation is spent, and the place in flight is free.
     let usage = stage.app().gateway.current.load().accounts[0].budget.usage();
     assert_eq!((usage.used_today, usage.in_flight.left), (3, 4), "the canary and two orders");
     assert_eq!(stage.ask(order(9).by("poor")).status, 401, "two services at once");
@@ -62,7 +62,7 @@ fn an_order_whose_caller_leaves_is_executed_once_and_answered_into_the_log() {
 }
 
 #[test]
-fn a_caller_who_leaves_before_it_is_sent_has_ordered_nothing() {
+fn an_order_whose_caller_leaves_before_it_is_sent_is_not_executed() {
     let stage = Stage::new();
     let mut wire = stage.wire();
     let bytes = order(1).header("x-request-id", "half-an-order").bytes();
@@ -75,7 +75,7 @@ fn a_caller_who_leaves_before_it_is_sent_has_ordered_nothing() {
 }
 
 #[test]
-fn a_repeat_under_its_key_is_the_first_answer_again() {
+fn a_repeat_of_a_key_gets_the_first_response() {
     let stage = Stage::new();
     let first = stage.ask(keyed(1, "\"k,1\""));
     assert_eq!((first.status, first.outcome(), first.sent()), (200, "ok", "yes"));
@@ -87,13 +87,13 @@ fn a_repeat_under_its_key_is_the_first_answer_again() {
         assert_eq!(stage.line(&id(&repeat))["attempts"], 0);
     }
     assert_eq!((executed(&stage), stage.received().len()), (1, 1));
-    // The key is the service's own, and the same order without it is another one.
+    // The same order without the key is another order.
     assert_eq!(stage.ask(order(1)).status, 200);
     assert_eq!(executed(&stage), 2);
 }
 
 #[test]
-fn a_key_stands_for_one_request() {
+fn a_key_is_bound_to_one_request() {
     let stage = Stage::new();
     assert_eq!(stage.ask(keyed(1, "token-1")).status, 200);
     let body = bodies::order(1);
@@ -125,20 +125,24 @@ fn a_repeat_of_an_order_in_flight_is_a_conflict() {
 }
 
 #[test]
-fn what_failed_before_it_was_sent_frees_its_key() {
+fn an_order_that_was_not_sent_frees_its_key() {
     let stage =
         Setup { services: &[("poor", "quota = { per_day = 1 }\nallow = [\"order\"]")], ..Setup::default() }.start();
-    let asked = |number| post("/order/express", &bodies::order(number)).by("poor");
-    assert_eq!(stage.ask(asked(1)).status, 200);
+    let request = |number| post("/order/express", &bodies::order(number)).by("poor");
+    assert_eq!(stage.ask(request(1)).status, 200);
     for _ in 0..2 {
-        let answer = stage.ask(asked(2).header("idempotency-key", "k"));
+        let answer = stage.ask(request(2).header("idempotency-key", "k"));
         assert_eq!((answer.status, answer.code().as_str()), (429, "quota.day"));
     }
-    assert_eq!(stage.ask(asked(3).header("idempotency-key", "k")).code(), "quota.day", "no conflict: the key is free");
+    assert_eq!(
+        stage.ask(request(3).header("idempotency-key", "k")).code(),
+        "quota.day",
+        "no conflict: the key is free"
+    );
 }
 
-/// Ways in which an order's answer can fail to tell what became of it.
-fn doubts() -> Vec<Act> {
+/// Faults after which the outcome of an order is unknown.
+fn unknown_outcomes() -> Vec<Act> {
     vec![
         Act::Reset,
         Act::Close,
@@ -158,20 +162,20 @@ fn doubts() -> Vec<Act> {
 }
 
 #[test]
-fn an_order_is_never_tried_again_and_what_is_in_doubt_is_held() {
+fn an_order_is_never_retried_and_an_unknown_one_is_held() {
     let stage = Stage::new();
-    for (number, act) in doubts().into_iter().enumerate() {
-        for (asked, operation) in [
+    for (number, act) in unknown_outcomes().into_iter().enumerate() {
+        for (request, operation) in [
             (order(number), "v2.order_express"),
             (request("POST", "/apiOrder/orderExpress").json(&bodies::order(number)).by("shop"), "v1.order_express"),
         ] {
             let before = stage.received().len();
             stage.sandbox.clear_faults();
             stage.sandbox.fault(Fault::on(operation, act.clone()));
-            let first = stage.ask(asked.clone());
+            let first = stage.ask(request.clone());
             assert_eq!(first.sent(), "unknown", "{act:?}: {first:?}");
             stage.sandbox.clear_faults();
-            let held = stage.ask(asked.clone());
+            let held = stage.ask(request.clone());
             assert_eq!(
                 (held.status, held.code().as_str(), held.outcome(), held.sent()),
                 (409, "order.unknown", "held", "no")
@@ -180,7 +184,7 @@ fn an_order_is_never_tried_again_and_what_is_in_doubt_is_held() {
             assert_eq!(stage.received().len(), before + 1, "{act:?}");
         }
     }
-    assert_eq!(unknown(&stage), 2 * doubts().len() as u64);
+    assert_eq!(unknown(&stage), 2 * unknown_outcomes().len() as u64);
     assert_eq!(stage.metric("retries_total", &[]), 0.0);
 }
 
@@ -188,17 +192,17 @@ fn an_order_is_never_tried_again_and_what_is_in_doubt_is_held() {
 fn an_unlisted_post_is_handled_as_an_order() {
     let stage = Stage::new();
     for (method, path) in [("POST", "/new/thing"), ("DELETE", "/old/thing"), ("PUT", "/region/province")] {
-        let asked = request(method, path).json("{}").by("shop");
+        let request = request(method, path).json("{}").by("shop");
         stage.sandbox.clear_faults();
         stage.sandbox.fault(Fault::everywhere(Act::Lose));
         let before = stage.received().len();
-        assert_eq!(stage.ask(asked.clone()).sent(), "unknown");
+        assert_eq!(stage.ask(request.clone()).sent(), "unknown");
         stage.sandbox.clear_faults();
-        let held = stage.ask(asked.clone());
+        let held = stage.ask(request.clone());
         assert_eq!((held.status, held.code().as_str()), (409, "order.unknown"), "{method} {path}");
         assert_eq!(stage.received().len(), before + 1);
     }
-    // A safe one moves nothing, and still is sent once only.
+    // With a safe method it is not an order, but it is still sent only once.
     stage.sandbox.fault(Fault::everywhere(Act::Lose));
     let before = stage.received().len();
     assert_eq!(stage.ask(get("/new/thing").by("shop")).code(), "upstream.cut");
@@ -208,14 +212,14 @@ fn an_unlisted_post_is_handled_as_an_order() {
 }
 
 #[test]
-fn who_confirms_sends_again_and_that_settles_it() {
+fn a_confirmed_order_is_sent_and_settles_the_unknown_one() {
     let stage = Stage::new();
     stage.sandbox.fault(Fault::on("v2.order_express", Act::Lose).times(1));
     assert_eq!(stage.ask(order(1)).code(), "upstream.cut");
     for wrong in ["yes", "Confirmed", "confirmed, confirmed", ""] {
         assert_eq!(stage.ask(order(1).header("x-gateway-resend", wrong)).code(), "order.unknown", "{wrong}");
     }
-    // Another order, and another service's equal one, are not held.
+    // Other orders, and an equal one of another service, are not held.
     assert_eq!(stage.ask(order(2)).status, 200);
     assert_eq!((executed(&stage), unknown(&stage)), (2, 1));
     let sent = stage.ask(order(1).header("x-gateway-resend", "confirmed"));
@@ -225,7 +229,7 @@ fn who_confirms_sends_again_and_that_settles_it() {
 }
 
 #[test]
-fn a_key_whose_order_is_in_doubt_is_never_sent_again() {
+fn a_key_whose_order_is_unknown_is_never_sent_again() {
     let stage = Stage::new();
     stage.sandbox.fault(Fault::on("v2.order_express", Act::Lose).times(1));
     let first = stage.ask(keyed(1, "k"));
@@ -238,7 +242,7 @@ fn a_key_whose_order_is_in_doubt_is_never_sent_again() {
 }
 
 #[test]
-fn what_fastrac_refuses_is_known_and_may_be_asked_again() {
+fn an_order_that_fastrac_rejects_may_be_sent_again() {
     let stage = Stage::new();
     for _ in 0..2 {
         let answer = stage.ask(post("/order/express", r#"{"courier_code":"idx"}"#).by("shop"));
@@ -248,7 +252,7 @@ fn what_fastrac_refuses_is_known_and_may_be_asked_again() {
 }
 
 #[test]
-fn a_restart_forgets_no_doubt_and_no_answer() {
+fn a_restart_keeps_unknown_orders_and_answers() {
     let mut stage = Stage::new();
     let kept = stage.ask(keyed(1, "kept"));
     assert_eq!(kept.status, 200);
@@ -271,7 +275,7 @@ fn a_restart_forgets_no_doubt_and_no_answer() {
 }
 
 #[test]
-fn an_order_that_is_cut_off_by_the_end_is_in_doubt_afterwards() {
+fn an_order_cut_off_by_the_shutdown_is_unknown_afterwards() {
     let mut stage = Setup { drain: ("0s", "300ms"), ..Setup::default() }.start();
     stage.sandbox.fault(Fault::on("v2.order_express", Act::Pass).delay(Duration::from_secs(4)));
     let mut wire = stage.wire();
@@ -287,7 +291,7 @@ fn an_order_that_is_cut_off_by_the_end_is_in_doubt_afterwards() {
 }
 
 #[test]
-fn two_programs_never_share_a_folder() {
+fn two_processes_never_share_a_state_folder() {
     let stage = Stage::new();
     match stage.second() {
         Err(error @ AppError::Store(_)) => assert!(error.to_string().contains("state.dir"), "{error}"),

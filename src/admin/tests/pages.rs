@@ -134,7 +134,7 @@ async fn purge_forgets_every_stored_answer() {
         vary: &[],
         body: b"",
     };
-    let entry = crate::cache::Entry {
+    let entry = crate::cache::CacheEntry {
         status: axum::http::StatusCode::OK,
         headers: Default::default(),
         body: "{}".into(),

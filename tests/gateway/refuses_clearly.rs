@@ -572,7 +572,7 @@ fn a_failing_fastrac_is_given_a_rest() {
     assert!((50..=60).contains(&after), "{after}");
     assert_eq!(stage.received().len(), before);
     let ready = stage.admin("/readyz");
-    assert!(ready.status == 200 && ready.text().contains("not asked"), "{}", ready.text());
+    assert!(ready.status == 200 && ready.text().contains("circuit breaker open"), "{}", ready.text());
 }
 
 #[test]

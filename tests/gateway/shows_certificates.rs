@@ -100,7 +100,7 @@ fn a_faulty_file_keeps_the_old_certificate_and_is_seen_everywhere() {
     assert!(seen("/metrics").contains("certificate_expiry_timestamp_seconds{listener=\"data\"} 2214864000\n"));
     assert!(seen("/metrics").contains("config_last_reload_successful 1\n"));
     write(&stage.folder.path().join("door.crt"), &new.cert);
-    until("it is told", || seen("/readyz").contains("data listener: the new certificate can't be used"));
+    until("it is told", || seen("/readyz").contains("data listener: the new certificate cannot be used"));
     assert!(seen("/readyz").contains("\"ready\":true"));
     assert!(seen("/metrics").contains("config_last_reload_successful 0\n"));
     let status = admin(&stage, "/status", &authority).json();

@@ -2,14 +2,11 @@
 //!
 //! A `Config` can only come from [`check`], so whoever holds one holds sane values: names resolve,
 //! numbers are in range, defaults are filled in. It carries no secret, only where secrets are.
-//! Nothing here does I/O; opening the files that it names is the business of the rooms that need
+//! No I/O: [`crate::files::configuration`] reads the file, and the rooms that use the files it names open
 //! them. Faults never surface here: they are found, all at once, in `config::check`.
 
 pub mod check;
 pub mod file;
-pub mod files;
-pub mod load;
-pub mod sealed;
 
 use std::{borrow::Cow, net::SocketAddr, path::PathBuf, time::Duration};
 

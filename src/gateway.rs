@@ -27,12 +27,9 @@ use crate::{
     cache::{Cache, Flights},
     caller::Callers,
     catalog::Catalog,
-    config::{
-        self, Config, Endpoint,
-        check::Environment,
-        load::{LoadedConfig, load},
-    },
+    config::{self, Config, Endpoint},
     edge::tls::{Doors, Faulty},
+    files::configuration::{LoadedConfig, load},
     keys::{Beside, Fault, Keeper, KeyEvent, Keys, Observer, Vault, VaultFault},
     orders::Orders,
     record::{ExchangeLog, Masker, Metrics, Names, Recorder},
@@ -136,7 +133,7 @@ impl Gateway {
 
     fn read_again(&self) -> Result<(), ReloadError> {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
-        let LoadedConfig { config, warnings } = load(file, &Environment::of_process())?;
+        let LoadedConfig { config, warnings } = load(file)?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }

@@ -8,6 +8,7 @@
 //! fails with [`NoKey`].
 
 mod directory;
+pub(crate) mod encrypted;
 mod env;
 mod file;
 mod leak;
@@ -20,7 +21,6 @@ mod status;
 mod tests;
 mod tracked_pair;
 mod vault;
-mod watch;
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -23,7 +23,8 @@
 //! | [`refusal`] | what the gateway says when it answers itself |
 //! | [`record`] | what is counted and written of it |
 //!
-//! Around them: [`config`] (the file, checked), [`store`] (what survives a restart), [`admin`]
+//! Around them: [`config`] (the file, checked), [`files`] (reading files that others change),
+//! [`inspect`] (`check` of the files that a configuration names), [`store`] (what survives a restart), [`admin`]
 //! (health, metrics, status), [`cli`] (one file a command), and
 //! [`app`], which wires everything and is the only one that sees most rooms. Between rooms stand
 //! [`gateway`] and [`snapshot`] (the configuration in force, beside what lives longer), [`reply`]
@@ -47,7 +48,9 @@ pub mod deadline;
 pub mod deferred_write;
 pub mod edge;
 pub mod fetched;
+pub mod files;
 pub mod gateway;
+pub mod inspect;
 pub mod keys;
 pub mod orders;
 pub mod outcome;

@@ -9,10 +9,7 @@ use super::{
     AdminState,
     error::{AdminError, off_thread},
 };
-use crate::{
-    config::{check::Diagnostic, load::LoadError},
-    gateway::ReloadError,
-};
+use crate::{config::check::Diagnostic, files::configuration::LoadError, gateway::ReloadError};
 
 /// Reads the configuration file again: 200, or 422 with every error, and then nothing has changed.
 pub(super) async fn reload(State(state): State<Arc<AdminState>>) -> Result<Json<Value>, AdminError> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::WRONG;
-use crate::config::{check::Environment, files, load};
+use crate::{files::configuration, inspect};
 
 /// Check a configuration file, and the key and certificate files that it names
 ///
@@ -25,7 +25,7 @@ pub(super) struct CheckArgs {
 
 pub(super) fn run(arguments: &CheckArgs) -> io::Result<u8> {
     let path = arguments.file.display();
-    let mut checked = match load::read(&arguments.file, &Environment::of_process()) {
+    let mut checked = match configuration::read(&arguments.file) {
         Ok(checked) => checked,
         Err(error) => {
             eprintln!("fastrac-gateway: {path} cannot be read: {error}");
@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &CheckArgs) -> io::Result<u8> {
         }
     };
     if let (Some(config), false) = (&checked.config, arguments.no_files) {
-        let files = files::inspect(config, &checked.lines);
+        let files = inspect::inspect(config, &checked.lines);
         checked.faults.extend(files.faults);
         checked.warnings.extend(files.warnings);
     }

@@ -11,10 +11,7 @@ use tokio::{
 use super::{FAILED, WRONG};
 use crate::{
     app::App,
-    config::{
-        check::Environment,
-        load::{LoadError, load},
-    },
+    files::configuration::{LoadError, load},
     record::init_program_log,
 };
 
@@ -33,7 +30,7 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(arguments: &RunArgs) -> io::Result<u8> {
     init_program_log();
-    let loaded = match load(&arguments.config, &Environment::of_process()) {
+    let loaded = match load(&arguments.config) {
         Ok(loaded) => loaded,
         Err(error) => {
             complain(&error);

@@ -8,7 +8,7 @@
 use std::{path::Path, sync::atomic::Ordering, time::Duration};
 
 use super::{Gateway, StartError};
-use crate::config::{files::Stamp, load::LoadError};
+use crate::files::{Stamp, configuration::LoadError};
 
 /// How often to look.
 pub const LOOK: Duration = Duration::from_millis(500);

@@ -19,7 +19,7 @@ use super::{
     secret::Secret,
     source::{Fault, RawPair},
 };
-use crate::config::files::Stamp;
+use crate::files::Stamp;
 
 pub(super) const ACCESS: &str = "access_key";
 pub(super) const SECRET: &str = "secret_key";

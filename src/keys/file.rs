@@ -15,13 +15,11 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{
+    encrypted::{self, EncryptionError},
     secret::Secret,
     source::{Fault, RawPair},
 };
-use crate::config::{
-    files::Stamp,
-    sealed::{self, Unopened},
-};
+use crate::files::Stamp;
 
 /// Larger files are no key files, bytes.
 const LARGEST: u64 = 1 << 20;
@@ -77,9 +75,9 @@ impl File {
     fn text(&self) -> Result<Zeroizing<String>, Fault> {
         let bytes = read_stable(&self.path, check_mode)?;
         let Some(identity) = &self.identity else { return text_of(&self.path, &bytes) };
-        let opened = sealed::open(&bytes, &read_stable(identity, check_mode)?);
+        let opened = encrypted::open(&bytes, &read_stable(identity, check_mode)?);
         let plain = opened.map_err(|why| match why {
-            Unopened::NoIdentity => Fault::malformed(identity.display(), why.to_string()),
+            EncryptionError::NoIdentity => Fault::malformed(identity.display(), why.to_string()),
             _ => Fault::malformed(self.path.display(), why.to_string()),
         })?;
         text_of(&self.path, &plain)

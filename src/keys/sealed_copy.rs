@@ -15,11 +15,12 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{
+    encrypted,
     file::{check_mode, read_stable},
     secret::{Pair, Secret},
     source::Fault,
 };
-use crate::config::{self, KeySource, sealed};
+use crate::config::{self, KeySource};
 
 /// A clock that was put back a little is none that was put back.
 const TOLERANCE: Duration = Duration::from_secs(60);
@@ -92,7 +93,7 @@ impl SealedCopy {
         let mut plain = Zeroizing::new(Vec::with_capacity(room));
         let unwritable = |error| Fault::unreadable(&self.path, error);
         serde_json::to_writer(&mut *plain, &written).map_err(|error| unwritable(error.into()))?;
-        let text = sealed::seal(&plain, &read_stable(&self.identity, check_mode)?);
+        let text = encrypted::seal(&plain, &read_stable(&self.identity, check_mode)?);
         let text = text.map_err(|why| Fault::malformed(self.identity.display(), why.to_string()))?;
         let folder = self.path.parent().unwrap_or(Path::new("."));
         // Mode 0600 from the start.
@@ -113,7 +114,7 @@ impl SealedCopy {
             Err(fault) => return Err(fault),
         };
         let bad = |what: &str| Fault::malformed(self.path.display(), what);
-        let plain = sealed::open(&text, &read_stable(&self.identity, check_mode)?);
+        let plain = encrypted::open(&text, &read_stable(&self.identity, check_mode)?);
         let plain = plain.map_err(|why| bad(&format!("{why}, with {}", self.identity.display())))?;
         // The parser's words may quote what it read.
         let read: Read = serde_json::from_slice(&plain).map_err(|_| bad("is no copy of a key pair"))?;

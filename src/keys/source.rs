@@ -19,9 +19,8 @@ use super::{
     sealed_copy::{Restored, SealedCopy},
     secret::{BadPair, Pair, Secret},
     vault::{self, KvSecret, Vault},
-    watch::Watch,
 };
-use crate::config::KeySource;
+use crate::{config::KeySource, files::watch::Watch};
 
 /// How often files are read, whether or not the system tells of changes.
 const POLL: Duration = Duration::from_secs(1);

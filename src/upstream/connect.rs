@@ -26,10 +26,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::proxy;
 use crate::{
-    config::{
-        Endpoint, Proxy,
-        files::{Rootless, roots},
-    },
+    config::{Endpoint, Proxy},
+    files::{Rootless, roots},
     record::UpstreamConnections,
 };
 

@@ -11,8 +11,8 @@ use rustls::{
 };
 
 use super::Faulty;
-use crate::config::{
-    ClientAuth, ServerTlsConfig,
+use crate::{
+    config::{ClientAuth, ServerTlsConfig},
     files::{
         Stamp,
         listener::{self, Usable},

@@ -14,7 +14,7 @@ use rustls::{
 };
 
 use super::Fault;
-use crate::config::files::{Rootless, Stamp, roots};
+use crate::files::{Rootless, Stamp, roots};
 
 /// Files, and what was made of them.
 pub(super) struct Trust {

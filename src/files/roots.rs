@@ -9,7 +9,7 @@ use rustls::{
 
 /// There are none.
 #[derive(Debug, thiserror::Error)]
-pub enum Rootless {
+pub(crate) enum Rootless {
     /// Neither the platform nor `SSL_CERT_FILE` has any.
     #[error("neither the platform nor SSL_CERT_FILE has any root certificate")]
     Nowhere,
@@ -27,7 +27,7 @@ pub enum Rootless {
 ///
 /// # Errors
 /// [`Rootless`] if there is none, or one in the file that can't be used.
-pub fn roots(file: Option<&Path>) -> Result<RootCertStore, Rootless> {
+pub(crate) fn roots(file: Option<&Path>) -> Result<RootCertStore, Rootless> {
     let mut roots = RootCertStore::empty();
     let Some(file) = file else {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

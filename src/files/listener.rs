@@ -19,7 +19,8 @@ use zeroize::Zeroizing;
 
 use super::{
     certificate::{ends, not_after},
-    pem, read,
+    pem,
+    read::{MAX_CERTIFICATES, read},
 };
 use crate::config::{ClientAuth, ServerTlsConfig};
 
@@ -57,7 +58,7 @@ pub fn open(tls: &ServerTlsConfig) -> Result<Usable, Vec<Unusable>> {
     let mut faults = Vec::new();
     let mut take = |key, file: &Path, check: fn(&[u8]) -> Result<(), &'static str>| {
         let fault = |message: String| Unusable { key, file: file.to_owned(), message };
-        let content = read(file).map_err(|error| fault(format!("cannot be read: {error}")));
+        let content = read(file, MAX_CERTIFICATES).map(|file| file.bytes).map_err(|error| fault(error.reason()));
         let content = content.and_then(|content| check(&content).map(|()| content).map_err(|m| fault(m.to_owned())));
         content.map_err(|fault| faults.push(fault)).ok().inspect(|content| {
             digest.update((content.len() as u64).to_be_bytes());

@@ -2,7 +2,7 @@
 //!
 //! Key files (`*.age`) and the copies of pairs that survive a restart. What always holds: plain text
 //! stands in zeroing buffers only; no error quotes what was read. Must not know what the text means, and
-//! touches no file. It fails with [`Unopened`].
+//! touches no file. It fails with [`EncryptionError`].
 
 use std::io::{Read as _, Write as _};
 
@@ -14,7 +14,7 @@ const LONGEST: usize = 1 << 20;
 
 /// Why a text stays closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unopened {
+pub(crate) enum EncryptionError {
     /// The identity file holds none.
     #[error("holds no age identity (AGE-SECRET-KEY-1…; age-keygen makes one)")]
     NoIdentity,
@@ -35,40 +35,40 @@ pub enum Unopened {
 /// Decrypts a text, armoured or not, with any of the identities in an identity file.
 ///
 /// # Errors
-/// [`Unopened`], about the identity file for [`Unopened::NoIdentity`], else about the text.
-pub fn open(text: &[u8], identities: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
-    let identities = read(identities)?.into_identities().map_err(|_| Unopened::NoIdentity)?;
-    let sealed = Decryptor::new_buffered(ArmoredReader::new(text)).map_err(|_| Unopened::NotAge)?;
+/// [`EncryptionError`], about the identity file for [`EncryptionError::NoIdentity`], else about the text.
+pub(crate) fn open(text: &[u8], identities: &[u8]) -> Result<Zeroizing<Vec<u8>>, EncryptionError> {
+    let identities = read(identities)?.into_identities().map_err(|_| EncryptionError::NoIdentity)?;
+    let sealed = Decryptor::new_buffered(ArmoredReader::new(text)).map_err(|_| EncryptionError::NotAge)?;
     let opened = sealed.decrypt(identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity));
     let opened = opened.map_err(|error| match error {
-        age::DecryptError::NoMatchingKeys => Unopened::NotForUs,
-        _ => Unopened::NotAge,
+        age::DecryptError::NoMatchingKeys => EncryptionError::NotForUs,
+        _ => EncryptionError::NotAge,
     })?;
     // The plain text is never longer than the cipher text; with room for one byte more, the buffer does
     // not grow and leave a copy behind.
     let mut plain = Zeroizing::new(Vec::with_capacity(text.len().min(LONGEST) + 33));
-    opened.take(LONGEST as u64 + 1).read_to_end(&mut plain).map_err(|_| Unopened::NotAge)?;
-    if plain.len() > LONGEST { Err(Unopened::TooLong) } else { Ok(plain) }
+    opened.take(LONGEST as u64 + 1).read_to_end(&mut plain).map_err(|_| EncryptionError::NotAge)?;
+    if plain.len() > LONGEST { Err(EncryptionError::TooLong) } else { Ok(plain) }
 }
 
 /// Encrypts a text to all identities of an identity file.
 ///
 /// # Errors
-/// [`Unopened::NoIdentity`] about the file; [`Unopened::NotSealed`] when the system gives no random
+/// [`EncryptionError::NoIdentity`] about the file; [`EncryptionError::NotSealed`] when the system gives no random
 /// numbers.
-pub fn seal(plain: &[u8], identities: &[u8]) -> Result<Vec<u8>, Unopened> {
-    let recipients = read(identities)?.to_recipients().map_err(|_| Unopened::NoIdentity)?;
+pub(crate) fn seal(plain: &[u8], identities: &[u8]) -> Result<Vec<u8>, EncryptionError> {
+    let recipients = read(identities)?.to_recipients().map_err(|_| EncryptionError::NoIdentity)?;
     let recipients = recipients.iter().map(|recipient| recipient.as_ref() as &dyn age::Recipient);
-    let encryptor = Encryptor::with_recipients(recipients).map_err(|_| Unopened::NoIdentity)?;
+    let encryptor = Encryptor::with_recipients(recipients).map_err(|_| EncryptionError::NoIdentity)?;
     let mut text = Vec::with_capacity(plain.len() + 1024);
-    let mut writer = encryptor.wrap_output(&mut text).map_err(|_| Unopened::NotSealed)?;
-    writer.write_all(plain).and_then(|()| writer.finish()).map_err(|_| Unopened::NotSealed)?;
+    let mut writer = encryptor.wrap_output(&mut text).map_err(|_| EncryptionError::NotSealed)?;
+    writer.write_all(plain).and_then(|()| writer.finish()).map_err(|_| EncryptionError::NotSealed)?;
     Ok(text)
 }
 
-fn read(identities: &[u8]) -> Result<IdentityFile<age::NoCallbacks>, Unopened> {
+fn read(identities: &[u8]) -> Result<IdentityFile<age::NoCallbacks>, EncryptionError> {
     // Its own errors name the line only, but we say no more than that there is none.
-    let file = IdentityFile::from_buffer(identities).map_err(|_| Unopened::NoIdentity)?;
+    let file = IdentityFile::from_buffer(identities).map_err(|_| EncryptionError::NoIdentity)?;
     Ok(file)
 }
 
@@ -87,7 +87,7 @@ mod tests {
         let (ours, others) = (identity(), identity());
         let sealed = seal(b"[main]\n", ours.as_bytes()).unwrap();
         assert_eq!(open(&sealed, ours.as_bytes()).unwrap().as_slice(), b"[main]\n");
-        assert_eq!(open(&sealed, others.as_bytes()), Err(Unopened::NotForUs));
+        assert_eq!(open(&sealed, others.as_bytes()), Err(EncryptionError::NotForUs));
         assert!(!sealed.windows(6).any(|window| window == b"[main]"));
     }
 
@@ -108,8 +108,8 @@ mod tests {
         let sealed = seal(b"secret", identity().as_bytes()).unwrap();
         for text in ["", "# only a comment\n", "AGE-SECRET-KEY-1WRONG\n", "\u{0}"] {
             let fault = open(&sealed, text.as_bytes()).unwrap_err();
-            assert!(matches!(fault, Unopened::NoIdentity | Unopened::NotForUs), "{text:?}: {fault}");
-            assert_eq!(seal(b"x", text.as_bytes()), Err(Unopened::NoIdentity), "{text:?}");
+            assert!(matches!(fault, EncryptionError::NoIdentity | EncryptionError::NotForUs), "{text:?}: {fault}");
+            assert_eq!(seal(b"x", text.as_bytes()), Err(EncryptionError::NoIdentity), "{text:?}");
         }
     }
 }

@@ -1,4 +1,7 @@
-//! The configuration from the disk: reads the file and the environment, and hands both to the checks.
+//! Reads the configuration file and this process's environment, and has `config` check them.
+//!
+//! Relative paths in the file start at its folder. Fails with [`LoadError`]; faults of the content are
+//! in it, or in [`Checked`], and never quote a value.
 
 use std::{
     env, io,
@@ -6,55 +9,41 @@ use std::{
     thread,
 };
 
-use super::{
+use crate::config::{
     Config,
     check::{Checked, Diagnostic, Environment, check},
 };
 
-/// A configuration that may be used.
+/// A configuration without faults.
 #[derive(Debug)]
 pub struct LoadedConfig {
-    /// What the program runs on.
     pub config: Config,
-    /// What is worth a line in the log.
+    /// To be logged.
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Why there is no configuration.
+/// The configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file can't be read.
     #[error("{path} cannot be read: {source}", path = path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    Unreadable { path: PathBuf, source: io::Error },
     /// The file has faults.
     #[error("{path} has {count} fault{s}", path = path.display(), count = faults.len(), s = if faults.len() == 1 { "" } else { "s" })]
-    Faulty {
-        /// The file.
-        path: PathBuf,
-        /// All of them.
-        faults: Vec<Diagnostic>,
-    },
+    Faulty { path: PathBuf, faults: Vec<Diagnostic> },
 }
 
-impl Environment {
-    /// What the environment of this process says.
-    pub fn of_process() -> Self {
-        let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-        // systemd puts several folders in one variable, separated by colons; the first is the unit's own
-        let state = text("STATE_DIRECTORY").and_then(|folders| folders.split(':').next().map(PathBuf::from));
-        Self {
-            state_directory: state,
-            vault_address: text("VAULT_ADDR"),
-            vault_ca: text("VAULT_CACERT").map(PathBuf::from),
-            vault_namespace: text("VAULT_NAMESPACE"),
-            vault_token: env::var_os("VAULT_TOKEN").is_some_and(|token| !token.is_empty()),
-            cores: thread::available_parallelism().map_or(1, usize::from),
-        }
+fn environment() -> Environment {
+    let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    // systemd puts several folders in one variable, separated by colons; the first is the unit's own
+    let state = text("STATE_DIRECTORY").and_then(|folders| folders.split(':').next().map(PathBuf::from));
+    Environment {
+        state_directory: state,
+        vault_address: text("VAULT_ADDR"),
+        vault_ca: text("VAULT_CACERT").map(PathBuf::from),
+        vault_namespace: text("VAULT_NAMESPACE"),
+        vault_token: env::var_os("VAULT_TOKEN").is_some_and(|token| !token.is_empty()),
+        cores: thread::available_parallelism().map_or(1, usize::from),
     }
 }
 
@@ -62,11 +51,11 @@ impl Environment {
 ///
 /// # Errors
 /// The file can't be read. A file that has faults is no error here: they are in [`Checked`].
-pub fn read(path: &Path, environment: &Environment) -> io::Result<Checked> {
+pub fn read(path: &Path) -> io::Result<Checked> {
     let bytes = std::fs::read(path)?;
     let folder = folder_of(path)?;
     Ok(match String::from_utf8(bytes) {
-        Ok(text) => check(&text, &folder, environment),
+        Ok(text) => check(&text, &folder, &environment()),
         Err(error) => {
             let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = memchr::memchr_iter(b'\n', good).count() + 1;
@@ -82,8 +71,8 @@ pub fn read(path: &Path, environment: &Environment) -> io::Result<Checked> {
 ///
 /// # Errors
 /// The file can't be read, or has faults.
-pub fn load(path: &Path, environment: &Environment) -> Result<LoadedConfig, LoadError> {
-    let checked = read(path, environment).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
+pub fn load(path: &Path) -> Result<LoadedConfig, LoadError> {
+    let checked = read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
     match checked.config {
         Some(config) => Ok(LoadedConfig { config, warnings: checked.warnings }),
         None => Err(LoadError::Faulty { path: path.to_owned(), faults: checked.faults }),

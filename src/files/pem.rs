@@ -3,7 +3,7 @@
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
 /// At least one certificate, and none that is broken.
-pub(super) fn certificates(pem: &[u8]) -> Result<(), &'static str> {
+pub(crate) fn certificates(pem: &[u8]) -> Result<(), &'static str> {
     let mut found = false;
     for certificate in CertificateDer::pem_slice_iter(pem) {
         certificate.map_err(|_| "holds PEM that is broken")?;
@@ -13,6 +13,6 @@ pub(super) fn certificates(pem: &[u8]) -> Result<(), &'static str> {
 }
 
 /// A private key.
-pub(super) fn private_key(pem: &[u8]) -> Result<(), &'static str> {
+pub(crate) fn private_key(pem: &[u8]) -> Result<(), &'static str> {
     PrivateKeyDer::from_pem_slice(pem).map(drop).map_err(|_| "holds no private key in PEM form")
 }

@@ -5,14 +5,8 @@
 //! them themselves, but for those of a TLS listener, which are read by [`listener`] for both; nothing
 //! read here is kept, and nothing of it appears in a finding.
 
-mod certificate;
-pub mod listener;
-mod pem;
-mod roots;
-mod stamp;
-
 use std::{
-    fs, io,
+    fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
@@ -20,19 +14,17 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 
-pub use self::{
-    roots::{Rootless, roots},
-    stamp::Stamp,
+use crate::{
+    config::{
+        AccountConfig, Config, KeySource, ServerTlsConfig, VaultAuth,
+        check::{Diagnostic, KeyPath, Lines},
+    },
+    files::{
+        listener, pem,
+        read::{MAX_CERTIFICATES, read},
+    },
+    keys::encrypted,
 };
-
-use super::{
-    AccountConfig, Config, KeySource, ServerTlsConfig, VaultAuth,
-    check::{Diagnostic, KeyPath, Lines},
-    sealed,
-};
-
-/// Larger than any file of keys or certificates: the platform's whole bundle of roots has 250 KB.
-const LARGEST: u64 = 4 << 20;
 
 /// A certificate that ends sooner is worth a warning: as the alert rule in `deploy/prometheus` has it.
 const ENDS_SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
@@ -98,7 +90,7 @@ impl Inspection<'_> {
                     (Some(identity), content) => {
                         let identities = self.identity(identity, &place.key("identity"));
                         if let (Some(content), Some(identities)) = (content, identities) {
-                            match sealed::open(&content, &identities) {
+                            match encrypted::open(&content, &identities) {
                                 Ok(content) => self.key_file(&content, &account.name, &place.key("path")),
                                 Err(why) => self.fault(&place.key("path"), format!("{} {why}", path.display())),
                             }
@@ -172,7 +164,7 @@ impl Inspection<'_> {
     fn identity(&mut self, path: &Path, place: &KeyPath) -> Option<Zeroizing<Vec<u8>>> {
         let content = self.open(path, place)?;
         self.closed(path, place);
-        match sealed::seal(b"", &content) {
+        match encrypted::seal(b"", &content) {
             Ok(_) => Some(content),
             Err(why) => {
                 self.fault(place, format!("{} {why}", path.display()));
@@ -219,10 +211,10 @@ impl Inspection<'_> {
     }
 
     fn open(&mut self, path: &Path, place: &KeyPath) -> Option<Zeroizing<Vec<u8>>> {
-        match read(path) {
-            Ok(content) => Some(content),
+        match read(path, MAX_CERTIFICATES) {
+            Ok(content) => Some(content.bytes),
             Err(error) => {
-                self.fault(place, format!("{} cannot be read: {error}", path.display()));
+                self.fault(place, error.to_string());
                 None
             }
         }
@@ -245,17 +237,6 @@ impl Inspection<'_> {
             self.warn(place, format!("{} may be read or written by a group or by others", path.display()));
         }
     }
-}
-
-fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let meta = fs::metadata(path)?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is no file"));
-    }
-    if meta.len() > LARGEST {
-        return Err(io::Error::other("it is larger than 4 MiB"));
-    }
-    fs::read(path).map(Zeroizing::new)
 }
 
 /// The permission bits of the file that a path leads to.

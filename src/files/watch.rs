@@ -12,7 +12,7 @@ use self::linux::Inotify;
 
 /// The folders in which a source's files lie.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     files: Vec<PathBuf>,
     #[cfg(target_os = "linux")]
     inotify: std::sync::OnceLock<Option<Inotify>>,
@@ -20,7 +20,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// For these files; for a folder of files, any name in it.
-    pub(super) fn new(files: Vec<PathBuf>) -> Self {
+    pub(crate) fn new(files: Vec<PathBuf>) -> Self {
         Self {
             files,
             #[cfg(target_os = "linux")]
@@ -41,7 +41,7 @@ impl Watch {
 #[cfg(target_os = "linux")]
 impl Watch {
     /// Watches the folders that are there now; before each reading. Touches the disk.
-    pub(super) fn arm(&self) {
+    pub(crate) fn arm(&self) {
         if let Some(Some(inotify)) = self.inotify.get() {
             self.folders().for_each(|folder| inotify.add(&folder));
         }
@@ -49,7 +49,7 @@ impl Watch {
 
     /// Returns when something changed in a folder; never, where the system doesn't tell. The first call
     /// begins, for readings after it. Cancel safe.
-    pub(super) async fn changed(&self) {
+    pub(crate) async fn changed(&self) {
         match self.inotify.get_or_init(Inotify::new) {
             Some(inotify) => inotify.changed().await,
             None => std::future::pending().await,
@@ -59,11 +59,11 @@ impl Watch {
 
 #[cfg(not(target_os = "linux"))]
 impl Watch {
-    pub(super) fn arm(&self) {
+    pub(crate) fn arm(&self) {
         let _ = self.folders();
     }
 
-    pub(super) async fn changed(&self) {
+    pub(crate) async fn changed(&self) {
         std::future::pending().await
     }
 }

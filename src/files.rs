@@ -1,0 +1,18 @@
+//! Reading files that others change: certificates, authorities, key files, the configuration itself.
+//!
+//! A file may be replaced or half written at any time, so each reader works on one open file and the
+//! [`Stamp`] tells whether it changed meanwhile. No error quotes a file's content. The room does not
+//! know who uses what it reads. It imports only `config`, for the settings that name the files.
+
+pub(crate) mod certificate;
+pub mod configuration;
+pub mod listener;
+pub(crate) mod pem;
+pub(crate) mod read;
+mod roots;
+mod stamp;
+pub(crate) mod watch;
+
+pub use self::read::FileError;
+pub(crate) use self::roots::{Rootless, roots};
+pub(crate) use self::stamp::Stamp;

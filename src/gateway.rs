@@ -30,7 +30,7 @@ use crate::{
     config::{self, Config, Endpoint},
     edge::tls::{Doors, Faulty},
     files::configuration::{LoadedConfig, load},
-    keys::{Beside, Fault, Keeper, KeyEvent, Keys, Observer, Vault, VaultFault},
+    keys::{Beside, Keeper, KeyEvent, Keys, Observer, SourceError, Vault, VaultError},
     orders::Orders,
     record::{ExchangeLog, Masker, Metrics, Names, Recorder},
     snapshot::{Account, Snapshot},
@@ -52,9 +52,9 @@ pub enum StartError {
     #[error("accounts.{account}: {source}")]
     Account { account: String, source: Unusable },
     #[error("accounts.{account}.keys: {source}")]
-    Keys { account: String, source: Fault },
+    Keys { account: String, source: SourceError },
     #[error("vault: {0}")]
-    Vault(#[from] VaultFault),
+    Vault(#[from] VaultError),
     /// The host of an account's base URL cannot be sent as a `Host` header.
     #[error("accounts.{0}.base_url: the host cannot be sent as a Host header")]
     Host(String),
@@ -264,7 +264,7 @@ fn quota(service: &config::ServiceConfig, config: &Config, previous: Option<Prev
 }
 
 /// The vault client: the present one, with its session, if its settings have not changed.
-fn vault(config: &Config, previous: Option<Previous<'_>>) -> Result<Option<Arc<Vault>>, VaultFault> {
+fn vault(config: &Config, previous: Option<Previous<'_>>) -> Result<Option<Arc<Vault>>, VaultError> {
     let wanted = |account: &config::AccountConfig| matches!(account.keys, config::KeySource::Vault { .. });
     let Some(settings) = config.vault.as_ref().filter(|_| config.accounts.iter().any(wanted)) else {
         return Ok(None);

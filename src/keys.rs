@@ -2,7 +2,7 @@
 //!
 //! [`Keys`] is one account's, live: [`Keys::lease`] gives the pair in use from a snapshot, without
 //! I/O, and [`Keys::refused`] says what to do after Fastrac's 401. What always holds: a pair is whole
-//! (both halves of one reading); nothing of it is ever shown but its [`Version`]; a failed reading
+//! (both halves of one reading); nothing of it is ever shown but its [`PairVersion`]; a failed reading
 //! never replaces a good pair; a pair older than `max_age` doesn't serve. It must not know how a
 //! request or a canary is sent: [`crate::rotation`] moves it, with a canary that `app` supplies. It
 //! fails with [`NoKey`].
@@ -32,14 +32,14 @@ use tokio::{
     time::Instant,
 };
 
-pub(crate) use self::lifecycle::{KeyLifecycle, Next};
+pub(crate) use self::lifecycle::{KeyLifecycle, RefusalAction};
 pub use self::{
-    leak::{Leak, Scan},
+    leak::{Leak, LeakScan},
     sealed_copy::{Restored, SealedCopy},
-    secret::{BadPair, NotAVersion, Pair, Secret, Version},
-    source::{Fault, Reading, Source},
-    status::{Event, KeyEvent, PairStatus, Role, SourceStatus, Standing, Status},
-    vault::{Fault as VaultFault, Vault},
+    secret::{BadPair, KeyPair, NotAVersion, PairVersion, Secret},
+    source::{PairSource, SourceError, SourceReading},
+    status::{Event, KeyEvent, KeyStatus, PairStatus, Role, SourceStatus, Verification},
+    vault::{Vault, VaultError},
 };
 use crate::config;
 
@@ -48,17 +48,17 @@ const INBOX: usize = 1024;
 
 /// One account's key pairs, live.
 pub struct Keys {
-    live: ArcSwap<Snapshot>,
+    live: ArcSwap<KeySnapshot>,
     vault: Option<Arc<Vault>>,
-    inbox: mpsc::Sender<Asked>,
+    inbox: mpsc::Sender<KeyCommand>,
 }
 
 /// What the rotation task works on; [`crate::rotation::keep`] takes it.
 pub struct Keeper {
     pub(crate) keys: Arc<Keys>,
     pub(crate) life: KeyLifecycle,
-    pub(crate) source: Arc<Source>,
-    pub(crate) inbox: mpsc::Receiver<Asked>,
+    pub(crate) source: Arc<PairSource>,
+    pub(crate) inbox: mpsc::Receiver<KeyCommand>,
     pub(crate) observer: Observer,
     /// Whether the source's own hints of changes are heeded, or its pace alone.
     pub(crate) watched: bool,
@@ -78,22 +78,22 @@ pub struct Beside<'a> {
 pub type Observer = Box<dyn Fn(&Event) + Send + Sync>;
 
 /// A request to the rotation task.
-pub(crate) enum Asked {
-    Refused { version: Version, may_resend: bool, reply: oneshot::Sender<Remedy> },
+pub(crate) enum KeyCommand {
+    Refused { version: PairVersion, may_resend: bool, reply: oneshot::Sender<Remedy> },
     Rotate { force: bool, reply: oneshot::Sender<Rotated> },
-    Verify { reply: oneshot::Sender<Option<(Version, Verdict)>> },
-    Revoke { version: Version, reply: oneshot::Sender<()> },
+    Verify { reply: oneshot::Sender<Option<(PairVersion, Verdict)>> },
+    Revoke { version: PairVersion, reply: oneshot::Sender<()> },
 }
 
 /// A pair as it was loaded for an account.
-pub struct Held {
+pub struct LoadedPair {
     pub(crate) account: Arc<str>,
-    pub(crate) pair: Pair,
+    pub(crate) pair: KeyPair,
     pub(crate) loaded_at: Timestamp,
 }
 
-impl Held {
-    pub(crate) fn version(&self) -> Version {
+impl LoadedPair {
+    pub(crate) fn version(&self) -> PairVersion {
         self.pair.version()
     }
 }
@@ -102,7 +102,7 @@ impl Held {
 /// lease is dropped.
 #[derive(Clone)]
 pub struct Lease {
-    held: Arc<Held>,
+    held: Arc<LoadedPair>,
 }
 
 /// No pair may be used.
@@ -147,28 +147,28 @@ pub enum Rotated {
     /// The source holds the pair in use.
     Unchanged,
     /// This one is in use now.
-    Promoted(Version),
+    Promoted(PairVersion),
     /// Fastrac refuses it; the old one stays.
-    Refused(Version),
+    Refused(PairVersion),
     /// Fastrac said neither; the old one stays, and it is asked again.
-    Undecided(Version),
+    Undecided(PairVersion),
     /// It was revoked.
-    Revoked(Version),
+    Revoked(PairVersion),
     /// The source has no pair: why, without any value.
     Fault(String),
 }
 
 /// What requests and the status page see of an account's keys.
 #[derive(Clone)]
-pub(crate) struct Snapshot {
-    pub(crate) current: Option<Arc<Held>>,
+pub(crate) struct KeySnapshot {
+    pub(crate) current: Option<Arc<LoadedPair>>,
     /// Whether there is a pair, but one that Fastrac refuses.
     pub(crate) refused: bool,
     pub(crate) stale_at: Option<Instant>,
     /// When the source was read well.
     pub(crate) read_at: Option<Instant>,
     pub(crate) pairs: Vec<PairStatus>,
-    pub(crate) revoked: Vec<Version>,
+    pub(crate) revoked: Vec<PairVersion>,
     pub(crate) source: SourceStatus,
 }
 
@@ -177,15 +177,15 @@ impl Keys {
     /// barred before a restart.
     ///
     /// # Errors
-    /// [`Fault`] when the source can't be had at all: an environment without the variables, or no
+    /// [`SourceError`] when the source can't be had at all: an environment without the variables, or no
     /// vault. A file that is missing or bad, or a vault that is down, is no error here: it may come.
     pub fn open(
         account: &config::AccountConfig,
         beside: Beside<'_>,
-        revoked: impl IntoIterator<Item = Version>,
+        revoked: impl IntoIterator<Item = PairVersion>,
         observer: Observer,
-    ) -> Result<(Arc<Self>, Keeper), Fault> {
-        let source = Arc::new(Source::open(&account.keys, &account.name, beside.vault)?);
+    ) -> Result<(Arc<Self>, Keeper), SourceError> {
+        let source = Arc::new(PairSource::open(&account.keys, &account.name, beside.vault)?);
         let mut life = KeyLifecycle::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
         life.bar(revoked);
         if let Some(before) = beside.before {
@@ -218,7 +218,7 @@ impl Keys {
     /// `version`. Reads the source once for all requests that were signed with it. `may_resend` is
     /// false on a second attempt, and for an order that must not be sent again: then the answer is
     /// never [`Remedy::Resend`]. Cancel safe.
-    pub async fn refused(&self, version: Version, may_resend: bool) -> Remedy {
+    pub async fn refused(&self, version: PairVersion, may_resend: bool) -> Remedy {
         if may_resend
             && let Ok(lease) = self.lease()
             && lease.version() != version
@@ -226,30 +226,30 @@ impl Keys {
             // A late answer to an older pair: there is nothing to find out.
             return Remedy::Resend(lease);
         }
-        self.ask(|reply| Asked::Refused { version, may_resend, reply }).await.unwrap_or(Remedy::Rejected)
+        self.ask(|reply| KeyCommand::Refused { version, may_resend, reply }).await.unwrap_or(Remedy::Rejected)
     }
 
     /// Reads the source now. With `force` a new pair is used without asking Fastrac, else its
     /// verdict is waited for. `None` when the rotation task has ended.
     pub async fn rotate(&self, force: bool) -> Option<Rotated> {
-        self.ask(|reply| Asked::Rotate { force, reply }).await
+        self.ask(|reply| KeyCommand::Rotate { force, reply }).await
     }
 
     /// Asks Fastrac about the candidate, or the pair in use if there is none. `None` without either.
-    pub async fn verify(&self) -> Option<(Version, Verdict)> {
-        self.ask(|reply| Asked::Verify { reply }).await.flatten()
+    pub async fn verify(&self) -> Option<(PairVersion, Verdict)> {
+        self.ask(|reply| KeyCommand::Verify { reply }).await.flatten()
     }
 
     /// Bars a version; takes effect before this returns. Keeping it over a restart is for whoever
     /// sees [`KeyEvent::Revoked`].
-    pub async fn revoke(&self, version: Version) {
-        self.ask(|reply| Asked::Revoke { version, reply }).await;
+    pub async fn revoke(&self, version: PairVersion) {
+        self.ask(|reply| KeyCommand::Revoke { version, reply }).await;
     }
 
     /// What may be shown.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> KeyStatus {
         let live = self.live.load();
-        Status {
+        KeyStatus {
             no_key: live.usable().err(),
             pairs: live.pairs.clone(),
             revoked: live.revoked.clone(),
@@ -257,11 +257,11 @@ impl Keys {
         }
     }
 
-    pub(crate) fn publish(&self, snapshot: Snapshot) {
+    pub(crate) fn publish(&self, snapshot: KeySnapshot) {
         self.live.store(Arc::new(snapshot));
     }
 
-    async fn ask<T>(&self, asked: impl FnOnce(oneshot::Sender<T>) -> Asked) -> Option<T> {
+    async fn ask<T>(&self, asked: impl FnOnce(oneshot::Sender<T>) -> KeyCommand) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.inbox.send(asked(reply)).await.ok()?;
         answer.await.ok()
@@ -274,8 +274,8 @@ impl fmt::Debug for Keys {
     }
 }
 
-impl Snapshot {
-    fn usable(&self) -> Result<&Arc<Held>, NoKey> {
+impl KeySnapshot {
+    fn usable(&self) -> Result<&Arc<LoadedPair>, NoKey> {
         let held = self.current.as_ref().ok_or(if self.refused { NoKey::Refused } else { NoKey::None })?;
         match self.stale_at {
             Some(at) if Instant::now() >= at => Err(NoKey::TooOld),
@@ -290,12 +290,12 @@ pub(crate) fn jittered(wait: Duration) -> Duration {
 }
 
 impl Lease {
-    pub(crate) fn new(held: Arc<Held>) -> Self {
+    pub(crate) fn new(held: Arc<LoadedPair>) -> Self {
         Self { held }
     }
 
     /// Which pair it is.
-    pub fn version(&self) -> Version {
+    pub fn version(&self) -> PairVersion {
         self.held.version()
     }
 
@@ -331,8 +331,8 @@ impl Lease {
     }
 
     /// The same for an answer that is streamed.
-    pub fn scan(&self) -> Scan {
-        Scan::new(self.held.clone())
+    pub fn scan(&self) -> LeakScan {
+        LeakScan::new(self.held.clone())
     }
 }
 

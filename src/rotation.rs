@@ -7,8 +7,8 @@
 //! undecided. It must not know how a canary is sent. It ends when it is dropped, and its canaries
 //! with it.
 
-mod copying;
-mod waiting;
+mod copy_schedule;
+mod pending;
 
 use std::{collections::HashMap, pin::pin, time::Duration};
 
@@ -18,10 +18,13 @@ use tokio::{
 };
 
 use self::{
-    copying::Copying,
-    waiting::{Done, Refused, Reply, Rotate, Waiting},
+    copy_schedule::CopySchedule,
+    pending::{JobResult, PendingRefusal, PendingRotate, PendingVerdict, VerdictReply},
 };
-use crate::keys::{Asked, Fault, Keeper, KeyEvent, Lease, Next, Reading, Remedy, Rotated, Verdict, Version, jittered};
+use crate::keys::{
+    Keeper, KeyCommand, KeyEvent, Lease, PairVersion, RefusalAction, Remedy, Rotated, SourceError, SourceReading,
+    Verdict, jittered,
+};
 
 /// How soon a source is read again while it is being changed.
 const POLL_CHANGING: Duration = Duration::from_millis(100);
@@ -45,7 +48,7 @@ where
     C: Fn(Lease) -> F + Send + Sync + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    let mut task = Task {
+    let mut task = RotationTask {
         keeper,
         canary,
         jobs: JoinSet::new(),
@@ -57,7 +60,7 @@ where
         read_at: Instant::now(),
         told: false,
         changing_since: None,
-        copying: Copying::default(),
+        copying: CopySchedule::default(),
         failures: 0,
         refused: Vec::new(),
         judged: Vec::new(),
@@ -66,33 +69,33 @@ where
     task.run().await;
 }
 
-struct Task<C> {
+struct RotationTask<C> {
     keeper: Keeper,
     canary: C,
-    jobs: JoinSet<Done>,
+    jobs: JoinSet<JobResult>,
     /// Which version a running canary is about.
-    canaries: HashMap<Id, Version>,
+    canaries: HashMap<Id, PairVersion>,
     /// Readings begun.
     reads: u64,
     reading: bool,
     /// The version whose refusal made the source be read last, and when.
-    refreshed: Option<(Version, Instant)>,
+    refreshed: Option<(PairVersion, Instant)>,
     poll_at: Instant,
     /// When the last reading began, and whether the source told of a change since.
     read_at: Instant,
     told: bool,
     changing_since: Option<Instant>,
-    copying: Copying,
+    copying: CopySchedule,
     /// Readings that failed, up to now.
     failures: u32,
     /// Those that wait for the reading.
-    refused: Vec<Refused>,
+    refused: Vec<PendingRefusal>,
     /// Those that wait for a canary.
-    judged: Vec<Waiting>,
-    rotates: Vec<Rotate>,
+    judged: Vec<PendingVerdict>,
+    rotates: Vec<PendingRotate>,
 }
 
-impl<C, F> Task<C>
+impl<C, F> RotationTask<C>
 where
     C: Fn(Lease) -> F + Send + Sync + 'static,
     F: Future<Output = Verdict> + Send + 'static,
@@ -136,7 +139,7 @@ where
         self.keeper.life.expire(now);
         for held in self.keeper.life.due(now) {
             let (version, asked) = (held.version(), (self.canary)(Lease::new(held)));
-            let job = self.jobs.spawn(async move { Done::Verdict(version, asked.await) });
+            let job = self.jobs.spawn(async move { JobResult::Verdict(version, asked.await) });
             self.canaries.insert(job.id(), version);
         }
         self.show();
@@ -150,7 +153,7 @@ where
         let Some((held, since, read_at)) = self.keeper.life.worth_copying() else { return };
         if self.copying.begins(&held, since, self.keeper.life.max_age()) {
             let copy = copy.clone();
-            self.jobs.spawn_blocking(move || Done::Copied(copy.save(&held.pair, read_at)));
+            self.jobs.spawn_blocking(move || JobResult::Copied(copy.save(&held.pair, read_at)));
         }
     }
 
@@ -183,7 +186,7 @@ where
             let first = seen.is_none();
             let read = source.read(seen).await;
             let copy = if first && read.is_err() { source.restore().await } else { None };
-            Done::Read(Box::new(read), copy.map(Box::new))
+            JobResult::Read(Box::new(read), copy.map(Box::new))
         });
     }
 
@@ -195,13 +198,13 @@ where
         self.reads + u64::from(busy)
     }
 
-    fn asked(&mut self, asked: Asked) {
+    fn asked(&mut self, asked: KeyCommand) {
         let now = Instant::now();
         match asked {
-            Asked::Refused { version, may_resend, reply } => {
+            KeyCommand::Refused { version, may_resend, reply } => {
                 let lately = self.refreshed.is_some_and(|(of, at)| of == version && now < at + REFRESH_FLOOR);
                 if lately && !self.reading {
-                    self.remedy(Refused { version, may_resend, reading: 0, until: now, reply }, now);
+                    self.remedy(PendingRefusal { version, may_resend, reading: 0, until: now, reply }, now);
                     return;
                 }
                 let reading = if lately { self.reads } else { self.read_anew(now) };
@@ -209,17 +212,17 @@ where
                     self.refreshed = Some((version, now));
                     self.keeper.life.refreshes(version);
                 }
-                self.refused.push(Refused { version, may_resend, reading, until: now + PATIENCE, reply });
+                self.refused.push(PendingRefusal { version, may_resend, reading, until: now + PATIENCE, reply });
             }
-            Asked::Rotate { force, reply } => {
+            KeyCommand::Rotate { force, reply } => {
                 let reading = self.read_anew(now);
-                self.rotates.push(Rotate { reading, force, until: now + ROTATE_PATIENCE, reply });
+                self.rotates.push(PendingRotate { reading, force, until: now + ROTATE_PATIENCE, reply });
             }
-            Asked::Verify { reply } => match self.keeper.life.in_question() {
-                Some(version) => self.wait(version, Reply::Verify(reply), now),
+            KeyCommand::Verify { reply } => match self.keeper.life.in_question() {
+                Some(version) => self.wait(version, VerdictReply::Verify(reply), now),
                 None => drop(reply.send(None)),
             },
-            Asked::Revoke { version, reply } => {
+            KeyCommand::Revoke { version, reply } => {
                 self.keeper.life.revoke(version, now);
                 self.show();
                 let _ = reply.send(());
@@ -227,7 +230,7 @@ where
         }
     }
 
-    fn done(&mut self, done: Result<(Id, Done), JoinError>) {
+    fn done(&mut self, done: Result<(Id, JobResult), JoinError>) {
         let now = Instant::now();
         let done = match done {
             Ok((id, done)) => {
@@ -235,24 +238,24 @@ where
                 done
             }
             Err(error) => match self.canaries.remove(&error.id()) {
-                Some(version) => Done::Verdict(version, Verdict::Undecided),
-                None => Done::Read(Box::new(Err(Fault::Interrupted)), None),
+                Some(version) => JobResult::Verdict(version, Verdict::Undecided),
+                None => JobResult::Read(Box::new(Err(SourceError::Interrupted)), None),
             },
         };
         match done {
-            Done::Read(read, copy) => {
+            JobResult::Read(read, copy) => {
                 if let Some(copy) = copy {
                     self.keeper.life.restore(*copy, now);
                 }
                 self.was_read(*read, now);
             }
-            Done::Copied(copied) => {
+            JobResult::Copied(copied) => {
                 self.copying.ended();
                 if let Err(fault) = copied {
                     tracing::warn!(account = self.keeper.life.account(), %fault, "no sealed copy of the key pair");
                 }
             }
-            Done::Verdict(version, verdict) => {
+            JobResult::Verdict(version, verdict) => {
                 self.keeper.life.verdict(version, verdict, now);
                 self.show();
                 let (told, rest) = std::mem::take(&mut self.judged).into_iter().partition(|w| w.version == version);
@@ -264,11 +267,11 @@ where
         }
     }
 
-    fn was_read(&mut self, read: Result<Reading, Fault>, now: Instant) {
+    fn was_read(&mut self, read: Result<SourceReading, SourceError>, now: Instant) {
         self.reading = false;
         let mut fault = None;
         match read {
-            Ok(Reading { pair, version }) => {
+            Ok(SourceReading { pair, version }) => {
                 (self.changing_since, self.failures) = (None, 0);
                 self.keeper.life.numbered(version);
                 self.keeper.life.read(pair, now);
@@ -313,21 +316,21 @@ where
     }
 
     /// Answers a refused request, or has it wait for the canary.
-    fn remedy(&mut self, refused: Refused, now: Instant) {
-        let Refused { version, may_resend, reply, .. } = refused;
+    fn remedy(&mut self, refused: PendingRefusal, now: Instant) {
+        let PendingRefusal { version, may_resend, reply, .. } = refused;
         let next = self.keeper.life.remedy(version, may_resend, now);
         self.show();
         let remedy = match next {
-            Next::Resend(held) => Remedy::Resend(Lease::new(held)),
-            Next::Judged(Verdict::Verified) => Remedy::Own,
-            Next::Judged(_) | Next::Gone => Remedy::Rejected,
-            Next::AskCanary => return self.wait(version, Reply::Refused(reply, may_resend), now),
+            RefusalAction::Resend(held) => Remedy::Resend(Lease::new(held)),
+            RefusalAction::Judged(Verdict::Verified) => Remedy::Own,
+            RefusalAction::Judged(_) | RefusalAction::Gone => Remedy::Rejected,
+            RefusalAction::AskCanary => return self.wait(version, VerdictReply::Refused(reply, may_resend), now),
         };
         let _ = reply.send(remedy);
     }
 
-    fn rotate(&mut self, rotate: Rotate, fault: Option<&Fault>, now: Instant) {
-        if fault.is_some_and(Fault::passes) && now < rotate.until {
+    fn rotate(&mut self, rotate: PendingRotate, fault: Option<&SourceError>, now: Instant) {
+        if fault.is_some_and(SourceError::passes) && now < rotate.until {
             self.rotates.push(rotate);
             return;
         }
@@ -338,7 +341,7 @@ where
                 self.keeper.life.force(now);
                 Rotated::Promoted(version)
             }
-            (None, Some(version)) => return self.wait(version, Reply::Rotate(rotate.reply), now),
+            (None, Some(version)) => return self.wait(version, VerdictReply::Rotate(rotate.reply), now),
             (None, None) => match self.keeper.life.seen().map(|held| held.version()) {
                 Some(version) if before != Some(version) => Rotated::Revoked(version),
                 _ => Rotated::Unchanged,
@@ -348,14 +351,14 @@ where
         let _ = rotate.reply.send(rotated);
     }
 
-    fn wait(&mut self, version: Version, reply: Reply, now: Instant) {
-        self.judged.push(Waiting { version, reply });
+    fn wait(&mut self, version: PairVersion, reply: VerdictReply, now: Instant) {
+        self.judged.push(PendingVerdict { version, reply });
         self.keeper.life.ask(version, now);
     }
 
     /// Answers those who wait for a version that is gone, so that nobody can be asked about it.
     fn release(&mut self) {
-        let asked: Vec<Version> = self.canaries.values().copied().collect();
+        let asked: Vec<PairVersion> = self.canaries.values().copied().collect();
         let (gone, rest) = std::mem::take(&mut self.judged).into_iter().partition(|w| !asked.contains(&w.version));
         self.judged = rest;
         for waiting in gone {
@@ -363,10 +366,10 @@ where
         }
     }
 
-    fn tell(&mut self, waiting: Waiting, verdict: Verdict) {
+    fn tell(&mut self, waiting: PendingVerdict, verdict: Verdict) {
         let version = waiting.version;
         match waiting.reply {
-            Reply::Refused(reply, may_resend) => {
+            VerdictReply::Refused(reply, may_resend) => {
                 // While it waited, another pair may have come into use.
                 let other = self.keeper.keys.lease().ok().filter(|lease| lease.version() != version);
                 let remedy = match (verdict, other) {
@@ -376,7 +379,7 @@ where
                 };
                 let _ = reply.send(remedy);
             }
-            Reply::Rotate(reply) => {
+            VerdictReply::Rotate(reply) => {
                 let in_use = self.keeper.life.standing().0 == Some(version);
                 let _ = reply.send(match verdict {
                     _ if in_use => Rotated::Promoted(version),
@@ -384,7 +387,7 @@ where
                     _ => Rotated::Undecided(version),
                 });
             }
-            Reply::Verify(reply) => {
+            VerdictReply::Verify(reply) => {
                 let _ = reply.send(Some((version, verdict)));
             }
         }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::AdminState;
 use crate::{
-    keys::{Role, Standing as Verified},
+    keys::{Role, Verification as Verified},
     snapshot::Account,
     upstream::breaker::Standing,
 };

@@ -15,7 +15,7 @@ use super::{
     error::{AdminError, JsonBody},
 };
 use crate::{
-    keys::{Rotated, Verdict, Version},
+    keys::{PairVersion, Rotated, Verdict},
     snapshot::Account,
 };
 
@@ -87,7 +87,7 @@ pub(super) async fn verify(
     respond(results, "not every account has a pair that Fastrac accepts")
 }
 
-fn verified(verified: Option<(Version, Verdict)>) -> AccountResult {
+fn verified(verified: Option<(PairVersion, Verdict)>) -> AccountResult {
     let Some((version, verdict)) = verified else { return (false, json!({ "result": "no_pair" })) };
     let result = match verdict {
         Verdict::Verified => "verified",
@@ -102,7 +102,7 @@ pub(super) async fn revoke(
     State(state): State<Arc<AdminState>>,
     JsonBody(body): JsonBody<RevokeRequest>,
 ) -> Result<Json<Value>, AdminError> {
-    let version: Version = body.version.parse().map_err(|_| {
+    let version: PairVersion = body.version.parse().map_err(|_| {
         let message = "`version` must be the eight hexadecimal digits that /status shows";
         AdminError::new(StatusCode::BAD_REQUEST, "keys.version", message)
     })?;
@@ -123,7 +123,7 @@ pub(super) async fn revoke(
 }
 
 /// The account that the version belongs to.
-fn owner(state: &AdminState, name: Option<&str>, version: Version) -> Result<Arc<Account>, AdminError> {
+fn owner(state: &AdminState, name: Option<&str>, version: PairVersion) -> Result<Arc<Account>, AdminError> {
     let mut accounts = named(state, name)?;
     if accounts.len() > 1 {
         accounts.retain(|account| account.keys.status().pairs.iter().any(|pair| pair.version == version));

@@ -258,7 +258,7 @@ impl AccountStatus {
 }
 
 impl KeysStatus {
-    fn of(status: keys::Status) -> Self {
+    fn of(status: keys::KeyStatus) -> Self {
         let now = Timestamp::now();
         let pair = |pair: &keys::PairStatus| KeyPairStatus {
             version: pair.version.to_string(),

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use parking_lot::Mutex;
 
 use crate::{
-    keys::Version,
+    keys::PairVersion,
     store::{Store, StoreError, StoreTable, StoredRow, WriteBatch},
 };
 
@@ -17,7 +17,7 @@ const REVOKED: StoreTable<RevokedRow> = StoreTable::new("keys.revoked");
 /// The revoked versions of all accounts.
 pub struct Revoked {
     store: Store,
-    known: Mutex<BTreeSet<(String, Version)>>,
+    known: Mutex<BTreeSet<(String, PairVersion)>>,
 }
 
 impl Revoked {
@@ -32,12 +32,12 @@ impl Revoked {
     }
 
     /// The revoked versions of an account.
-    pub fn of(&self, account: &str) -> Vec<Version> {
+    pub fn of(&self, account: &str) -> Vec<PairVersion> {
         self.known.lock().iter().filter(|(known, _)| known == account).map(|(_, version)| *version).collect()
     }
 
     /// Revokes a version. Does not wait for the disk.
-    pub fn add(&self, account: &str, version: Version) {
+    pub fn add(&self, account: &str, version: PairVersion) {
         if !self.known.lock().insert((account.to_owned(), version)) {
             return;
         }
@@ -55,7 +55,7 @@ impl Revoked {
 /// Encoded as the eight digits of the version, then the name of the account.
 struct RevokedRow {
     account: String,
-    version: Version,
+    version: PairVersion,
 }
 
 impl StoredRow for RevokedRow {
@@ -77,7 +77,7 @@ mod tests {
     #[tokio::test]
     async fn survives_a_restart_and_keeps_accounts_apart() {
         let folder = tempfile::tempdir().unwrap();
-        let version: Version = "df85c4ad".parse().unwrap();
+        let version: PairVersion = "df85c4ad".parse().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let revoked = Revoked::open(store.clone()).await.unwrap();
         revoked.add("main", version);

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::{
     file::read_open,
     secret::Secret,
-    source::{Fault, RawPair},
+    source::{RawPair, SourceError},
 };
 use crate::files::Stamp;
 
@@ -51,8 +51,8 @@ impl Directory {
         Self { path: path.to_owned(), last: Mutex::new(None) }
     }
 
-    pub(super) fn read(&self) -> Result<RawPair, Fault> {
-        let mut fault = Fault::Changing { path: self.path.clone() };
+    pub(super) fn read(&self) -> Result<RawPair, SourceError> {
+        let mut fault = SourceError::Changing { path: self.path.clone() };
         for _ in 0..TRIES {
             let link = std::fs::read_link(self.path.join(DATA)).ok();
             let folder = link.as_ref().map_or_else(|| self.path.clone(), |link| self.path.join(link));
@@ -74,7 +74,7 @@ impl Directory {
         Err(fault)
     }
 
-    fn give_settled(&self, access: Half, secret: Half) -> Result<RawPair, Fault> {
+    fn give_settled(&self, access: Half, secret: Half) -> Result<RawPair, SourceError> {
         let new = [digest(&access), digest(&secret)];
         let least = match *self.last.lock() {
             Some(last) if last == new => Duration::ZERO,
@@ -82,7 +82,7 @@ impl Directory {
             _ => SETTLED,
         };
         if access.stamp.age().min(secret.stamp.age()) < least {
-            return Err(Fault::Changing { path: self.path.clone() });
+            return Err(SourceError::Changing { path: self.path.clone() });
         }
         Ok(self.give(access, secret))
     }
@@ -94,7 +94,7 @@ impl Directory {
 }
 
 /// Both halves; `None` when a file changed meanwhile.
-fn read_both(folder: &Path) -> Result<Option<(Half, Half)>, Fault> {
+fn read_both(folder: &Path) -> Result<Option<(Half, Half)>, SourceError> {
     let access = read_half(&folder.join(ACCESS))?;
     let secret = read_half(&folder.join(SECRET))?;
     let same =
@@ -102,8 +102,8 @@ fn read_both(folder: &Path) -> Result<Option<(Half, Half)>, Fault> {
     Ok((same(ACCESS, &access) && same(SECRET, &secret)).then_some((access, secret)))
 }
 
-fn read_half(path: &Path) -> Result<Half, Fault> {
-    let unreadable = |error| Fault::unreadable(path, error);
+fn read_half(path: &Path) -> Result<Half, SourceError> {
+    let unreadable = |error| SourceError::unreadable(path, error);
     let mut file = std::fs::File::open(path).map_err(unreadable)?;
     let stamp = Stamp::of(&file.metadata().map_err(unreadable)?);
     let text = read_open(path, &mut file)?;

@@ -1,8 +1,8 @@
 //! The `env` source: two environment variables, read once at start.
 
 use super::{
-    secret::{Pair, Secret},
-    source::{Fault, RawPair},
+    secret::{KeyPair, Secret},
+    source::{RawPair, SourceError},
 };
 
 /// A pair that was read from the environment.
@@ -17,17 +17,17 @@ impl Env {
     /// Reads the variables.
     ///
     /// # Errors
-    /// [`Fault`] when one is missing, isn't text, or can't be a key.
-    pub(super) fn read_once(access_key: &str, secret_key: &str) -> Result<Self, Fault> {
+    /// [`SourceError`] when one is missing, isn't text, or can't be a key.
+    pub(super) fn read_once(access_key: &str, secret_key: &str) -> Result<Self, SourceError> {
         let read = |name: &str| match std::env::var(name) {
             Ok(value) => Ok(Secret::line(value)),
             // The error's own text would show the value.
-            Err(std::env::VarError::NotUnicode(_)) => Err(Fault::malformed(name, "is not text")),
-            Err(std::env::VarError::NotPresent) => Err(Fault::malformed(name, "is not set in the environment")),
+            Err(std::env::VarError::NotUnicode(_)) => Err(SourceError::malformed(name, "is not text")),
+            Err(std::env::VarError::NotPresent) => Err(SourceError::malformed(name, "is not set in the environment")),
         };
         let (access, secret) = (read(access_key)?, read(secret_key)?);
         let place = format!("{access_key}, {secret_key}");
-        Pair::new(access.clone(), secret.clone()).map_err(|why| Fault::no_pair(&place, why))?;
+        KeyPair::new(access.clone(), secret.clone()).map_err(|why| SourceError::no_pair(&place, why))?;
         Ok(Self { access, secret, place })
     }
 

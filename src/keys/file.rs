@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::{
     encrypted::{self, EncryptionError},
     secret::Secret,
-    source::{Fault, RawPair},
+    source::{RawPair, SourceError},
 };
 use crate::files::Stamp;
 
@@ -47,11 +47,11 @@ impl File {
         Self { path: path.to_owned(), identity: identity.map(Path::to_owned), account: account.to_owned() }
     }
 
-    pub(super) fn read(&self) -> Result<RawPair, Fault> {
+    pub(super) fn read(&self) -> Result<RawPair, SourceError> {
         let text = self.text()?;
         let mut tables: HashMap<String, Table> = toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-            Fault::malformed(
+            SourceError::malformed(
                 format!("{}:{line}", self.path.display()),
                 "is not TOML with a table of access_key and secret_key for each account",
             )
@@ -63,53 +63,53 @@ impl File {
             other.access_key.map(Secret::new);
             other.secret_key.map(Secret::new);
         }
-        let Table { access_key, secret_key } = table.ok_or_else(|| Fault::malformed(&place, "is missing"))?;
+        let Table { access_key, secret_key } = table.ok_or_else(|| SourceError::malformed(&place, "is missing"))?;
         match (access_key.map(Secret::line), secret_key.map(Secret::line)) {
             (Some(access), Some(secret)) => Ok(RawPair { access, secret, place, version: None }),
-            (None, _) => Err(Fault::malformed(place, "access_key is missing")),
-            (_, None) => Err(Fault::malformed(place, "secret_key is missing")),
+            (None, _) => Err(SourceError::malformed(place, "access_key is missing")),
+            (_, None) => Err(SourceError::malformed(place, "secret_key is missing")),
         }
     }
 
     /// The file's text, decrypted if it is encrypted.
-    fn text(&self) -> Result<Zeroizing<String>, Fault> {
+    fn text(&self) -> Result<Zeroizing<String>, SourceError> {
         let bytes = read_stable(&self.path, check_mode)?;
         let Some(identity) = &self.identity else { return text_of(&self.path, &bytes) };
         let opened = encrypted::open(&bytes, &read_stable(identity, check_mode)?);
         let plain = opened.map_err(|why| match why {
-            EncryptionError::NoIdentity => Fault::malformed(identity.display(), why.to_string()),
-            _ => Fault::malformed(self.path.display(), why.to_string()),
+            EncryptionError::NoIdentity => SourceError::malformed(identity.display(), why.to_string()),
+            _ => SourceError::malformed(self.path.display(), why.to_string()),
         })?;
         text_of(&self.path, &plain)
     }
 }
 
 /// Others must not read or write a key file, and a group must not write it.
-pub(super) fn check_mode(path: &Path, mode: u32) -> Result<(), Fault> {
+pub(super) fn check_mode(path: &Path, mode: u32) -> Result<(), SourceError> {
     if mode & 0o026 != 0 {
-        return Err(Fault::Mode { path: path.to_owned(), mode: mode & 0o7777 });
+        return Err(SourceError::Mode { path: path.to_owned(), mode: mode & 0o7777 });
     }
     Ok(())
 }
 
 /// Reads the text of one open file.
-pub(super) fn read_open(path: &Path, file: &mut std::fs::File) -> Result<Zeroizing<String>, Fault> {
+pub(super) fn read_open(path: &Path, file: &mut std::fs::File) -> Result<Zeroizing<String>, SourceError> {
     text_of(path, &bytes_of(path, file)?)
 }
 
-fn text_of(path: &Path, bytes: &[u8]) -> Result<Zeroizing<String>, Fault> {
-    let text = std::str::from_utf8(bytes).map_err(|_| Fault::malformed(path.display(), "is not text"))?;
+fn text_of(path: &Path, bytes: &[u8]) -> Result<Zeroizing<String>, SourceError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| SourceError::malformed(path.display(), "is not text"))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-fn bytes_of(path: &Path, file: &mut std::fs::File) -> Result<Zeroizing<Vec<u8>>, Fault> {
-    let unreadable = |error| Fault::unreadable(path, error);
+fn bytes_of(path: &Path, file: &mut std::fs::File) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+    let unreadable = |error| SourceError::unreadable(path, error);
     let meta = file.metadata().map_err(unreadable)?;
     if !meta.is_file() {
-        return Err(Fault::malformed(path.display(), "is not a file"));
+        return Err(SourceError::malformed(path.display(), "is not a file"));
     }
     if meta.len() > LARGEST {
-        return Err(Fault::malformed(path.display(), "is larger than a key file can be"));
+        return Err(SourceError::malformed(path.display(), "is larger than a key file can be"));
     }
     // Room for one byte more, so that the buffer never grows and leaves a copy behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST.min(meta.len() + 1) as usize + 32));
@@ -120,9 +120,9 @@ fn bytes_of(path: &Path, file: &mut std::fs::File) -> Result<Zeroizing<Vec<u8>>,
 /// Reads a file that doesn't change meanwhile.
 pub(super) fn read_stable(
     path: &Path,
-    check: impl Fn(&Path, u32) -> Result<(), Fault>,
-) -> Result<Zeroizing<Vec<u8>>, Fault> {
-    let unreadable = |error| Fault::unreadable(path, error);
+    check: impl Fn(&Path, u32) -> Result<(), SourceError>,
+) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+    let unreadable = |error| SourceError::unreadable(path, error);
     for _ in 0..TRIES {
         let mut file = std::fs::File::open(path).map_err(unreadable)?;
         let before = file.metadata().map_err(unreadable)?;
@@ -132,5 +132,5 @@ pub(super) fn read_stable(
             return Ok(bytes);
         }
     }
-    Err(Fault::Changing { path: path.to_owned() })
+    Err(SourceError::Changing { path: path.to_owned() })
 }

@@ -3,7 +3,7 @@
 //! A secret is looked for as it is and in its Basic form, in the bytes as they came and with JSON's
 //! escapes undone (three deep: JSON in a string of JSON is common), so every way to escape it is
 //! found. A body without a backslash costs two searches. What always holds: an answer that was
-//! streamed through [`Scan`] never held the secret, not even cut over two chunks. Never fails.
+//! streamed through [`LeakScan`] never held the secret, not even cut over two chunks. Never fails.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memchr;
@@ -129,8 +129,8 @@ fn undo_escapes(text: &[u8], first: usize) -> Vec<u8> {
 
 /// A scan of a streamed answer. It holds back as many bytes as a form could take, so that no part of
 /// the secret has gone out when the rest of it comes.
-pub struct Scan {
-    pair: std::sync::Arc<super::Held>,
+pub struct LeakScan {
+    pair: std::sync::Arc<super::LoadedPair>,
     held: BytesMut,
 }
 
@@ -139,8 +139,8 @@ pub struct Scan {
 #[error("the answer holds the live secret key")]
 pub struct Leak;
 
-impl Scan {
-    pub(super) fn new(pair: std::sync::Arc<super::Held>) -> Self {
+impl LeakScan {
+    pub(super) fn new(pair: std::sync::Arc<super::LoadedPair>) -> Self {
         Self { pair, held: BytesMut::new() }
     }
 

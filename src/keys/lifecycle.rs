@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    Event, Held, KeyEvent, Restored, Role, Snapshot, SourceStatus, Standing, Verdict,
-    secret::{Pair, Version},
-    source::Fault,
+    Event, KeyEvent, KeySnapshot, LoadedPair, Restored, Role, SourceStatus, Verdict, Verification,
+    secret::{KeyPair, PairVersion},
+    source::SourceError,
     tracked_pair::TrackedPair,
 };
 use crate::config::RotationConfig;
@@ -31,17 +31,17 @@ pub(crate) struct KeyLifecycle {
     previous: Option<(TrackedPair, Instant)>,
     candidate: Option<TrackedPair>,
     /// What the source gave last, whatever became of it.
-    seen: Option<Arc<Held>>,
-    revoked: BTreeSet<Version>,
+    seen: Option<Arc<LoadedPair>>,
+    revoked: BTreeSet<PairVersion>,
     source: SourceStatus,
     read_at: Option<Instant>,
     events: Vec<Event>,
 }
 
 /// What a refused request may do.
-pub(crate) enum Next {
+pub(crate) enum RefusalAction {
     /// Try this one.
-    Resend(Arc<Held>),
+    Resend(Arc<LoadedPair>),
     /// Wait for the canary's verdict on its own version.
     AskCanary,
     /// The verdict is known.
@@ -69,7 +69,7 @@ impl KeyLifecycle {
     }
 
     /// What the source gave last.
-    pub(crate) fn seen(&self) -> Option<Arc<Held>> {
+    pub(crate) fn seen(&self) -> Option<Arc<LoadedPair>> {
         self.seen.clone()
     }
 
@@ -79,7 +79,7 @@ impl KeyLifecycle {
     }
 
     /// The source was read: a new pair, or the one that it gave last.
-    pub(crate) fn read(&mut self, new: Option<Pair>, now: Instant) {
+    pub(crate) fn read(&mut self, new: Option<KeyPair>, now: Instant) {
         if !self.source.up {
             // The first reading is no return.
             if self.source.fault.is_some() {
@@ -96,12 +96,12 @@ impl KeyLifecycle {
     }
 
     /// Takes over what served before a reload, and how fresh it was.
-    pub(crate) fn inherit(&mut self, before: &Snapshot) {
+    pub(crate) fn inherit(&mut self, before: &KeySnapshot) {
         let Some(held) = before.current.clone().filter(|held| !self.revoked.contains(&held.version())) else { return };
         let current = before.pairs.iter().find(|pair| pair.role == Role::Current);
         let mut slot = TrackedPair::new(held, Instant::now());
         // Nothing has changed that Fastrac would have to be asked about.
-        (slot.standing, slot.due) = (current.map_or(Standing::Unverified, |pair| pair.standing), None);
+        (slot.standing, slot.due) = (current.map_or(Verification::Unverified, |pair| pair.standing), None);
         self.current = Some(slot);
         self.read_at = before.read_at;
         self.source.last_success = before.source.last_success;
@@ -118,8 +118,8 @@ impl KeyLifecycle {
     }
 
     /// The pair in use, for its sealed copy, and when its source was read well.
-    pub(crate) fn worth_copying(&self) -> Option<(Arc<Held>, Instant, Timestamp)> {
-        let slot = self.current.as_ref().filter(|slot| slot.standing != Standing::Refused && self.source.up)?;
+    pub(crate) fn worth_copying(&self) -> Option<(Arc<LoadedPair>, Instant, Timestamp)> {
+        let slot = self.current.as_ref().filter(|slot| slot.standing != Verification::Refused && self.source.up)?;
         Some((slot.held.clone(), self.read_at?, self.source.last_success?))
     }
 
@@ -129,8 +129,8 @@ impl KeyLifecycle {
     }
 
     /// A pair that the source gave for the first time.
-    fn meet(&mut self, pair: Pair, now: Instant) {
-        let held = Arc::new(Held { account: self.account.clone(), pair, loaded_at: Timestamp::now() });
+    fn meet(&mut self, pair: KeyPair, now: Instant) {
+        let held = Arc::new(LoadedPair { account: self.account.clone(), pair, loaded_at: Timestamp::now() });
         let version = held.version();
         self.seen = Some(held.clone());
         let known = |slot: &Option<TrackedPair>| slot.as_ref().is_some_and(|slot| slot.version() == version);
@@ -149,7 +149,7 @@ impl KeyLifecycle {
     }
 
     /// The source could not be read.
-    pub(crate) fn lost(&mut self, fault: &Fault) {
+    pub(crate) fn lost(&mut self, fault: &SourceError) {
         let text = fault.to_string();
         if self.source.fault.as_ref() != Some(&text) {
             if fault.is_deletion() {
@@ -165,7 +165,7 @@ impl KeyLifecycle {
     }
 
     /// The canary's verdict on a version.
-    pub(crate) fn verdict(&mut self, version: Version, verdict: Verdict, now: Instant) {
+    pub(crate) fn verdict(&mut self, version: PairVersion, verdict: Verdict, now: Instant) {
         if let Some(slot) = self.previous.as_mut().map(|(slot, _)| slot).filter(|slot| slot.version() == version) {
             slot.judge(verdict, now);
             slot.due = None;
@@ -188,7 +188,7 @@ impl KeyLifecycle {
 
     /// Makes the candidate current, verified or not, unless Fastrac refused it. Says whether it did.
     pub(crate) fn take_over(&mut self, now: Instant) -> bool {
-        let Some(slot) = self.candidate.take_if(|slot| slot.standing != Standing::Refused) else { return false };
+        let Some(slot) = self.candidate.take_if(|slot| slot.standing != Verification::Refused) else { return false };
         self.install(slot, now);
         true
     }
@@ -196,7 +196,7 @@ impl KeyLifecycle {
     /// Makes the candidate current whatever Fastrac said: an operator's order.
     pub(crate) fn force(&mut self, now: Instant) {
         if let Some(mut slot) = self.candidate.take() {
-            (slot.refusals, slot.standing, slot.due) = (0, Standing::Unverified, Some(now));
+            (slot.refusals, slot.standing, slot.due) = (0, Verification::Unverified, Some(now));
             self.install(slot, now);
         }
     }
@@ -210,7 +210,7 @@ impl KeyLifecycle {
         }
         if let Some(mut old) = self.current.replace(slot) {
             // The canary's refusal makes a pair worthless, a refused request alone doesn't.
-            if old.standing == Standing::Refused || self.rotation.overlap.is_zero() {
+            if old.standing == Verification::Refused || self.rotation.overlap.is_zero() {
                 self.tell(KeyEvent::Retired, Some(old.version()));
             } else {
                 old.due = None;
@@ -225,7 +225,7 @@ impl KeyLifecycle {
         if self.take_over(now) {
             return;
         }
-        let serves = |slot: &TrackedPair| slot.standing != Standing::Refused;
+        let serves = |slot: &TrackedPair| slot.standing != Verification::Refused;
         let Some((previous, _)) = self.previous.take_if(|(slot, until)| serves(slot) && *until > now) else { return };
         self.tell(KeyEvent::RolledBack, Some(previous.version()));
         // It is still what the source says: asked again now and then, it may become good.
@@ -233,25 +233,25 @@ impl KeyLifecycle {
     }
 
     /// What a request signed with `version` and refused may do, the source having been read.
-    pub(crate) fn remedy(&mut self, version: Version, may_resend: bool, now: Instant) -> Next {
+    pub(crate) fn remedy(&mut self, version: PairVersion, may_resend: bool, now: Instant) -> RefusalAction {
         let is = |slot: &TrackedPair| slot.version() == version;
         if self.current.as_ref().is_some_and(is) {
             self.take_over(now);
         }
         if may_resend && let Some(other) = self.other(version, now) {
-            return Next::Resend(other);
+            return RefusalAction::Resend(other);
         }
         let previous = self.previous.as_ref().map(|(slot, _)| slot);
         let mut slots = [self.current.as_ref(), previous, self.candidate.as_ref()].into_iter().flatten();
         match slots.find(|slot| is(slot)).map(|slot| slot.lately(now)) {
-            None => Next::Gone,
-            Some(Some(verdict)) => Next::Judged(verdict),
-            Some(None) => Next::AskCanary,
+            None => RefusalAction::Gone,
+            Some(Some(verdict)) => RefusalAction::Judged(verdict),
+            Some(None) => RefusalAction::AskCanary,
         }
     }
 
     /// A pair of another version that may serve a request that was refused with this one.
-    fn other(&mut self, version: Version, now: Instant) -> Option<Arc<Held>> {
+    fn other(&mut self, version: PairVersion, now: Instant) -> Option<Arc<LoadedPair>> {
         if !self.fresh(now) {
             return None;
         }
@@ -263,7 +263,7 @@ impl KeyLifecycle {
             return None;
         }
         let (previous, until) = self.previous.as_ref()?;
-        if previous.version() == version || previous.standing == Standing::Refused || *until <= now {
+        if previous.version() == version || previous.standing == Verification::Refused || *until <= now {
             return None;
         }
         // The request doesn't wait for it, but the pair in use must be judged.
@@ -272,7 +272,7 @@ impl KeyLifecycle {
     }
 
     /// Never uses this version again.
-    pub(crate) fn revoke(&mut self, version: Version, now: Instant) {
+    pub(crate) fn revoke(&mut self, version: PairVersion, now: Instant) {
         self.revoked.insert(version);
         self.tell(KeyEvent::Revoked, Some(version));
         let is = |slot: &TrackedPair| slot.version() == version;
@@ -281,7 +281,7 @@ impl KeyLifecycle {
         if self.current.take_if(|slot| is(slot)).is_some() {
             self.tell(KeyEvent::Retired, Some(version));
             if !self.take_over(now)
-                && let Some((previous, _)) = self.previous.take_if(|(slot, _)| slot.standing != Standing::Refused)
+                && let Some((previous, _)) = self.previous.take_if(|(slot, _)| slot.standing != Verification::Refused)
             {
                 self.tell(KeyEvent::RolledBack, Some(previous.version()));
                 self.current = Some(previous);
@@ -290,7 +290,7 @@ impl KeyLifecycle {
     }
 
     /// Bars versions that were revoked before a restart.
-    pub(crate) fn bar(&mut self, versions: impl IntoIterator<Item = Version>) {
+    pub(crate) fn bar(&mut self, versions: impl IntoIterator<Item = PairVersion>) {
         self.revoked.extend(versions);
     }
 
@@ -302,7 +302,7 @@ impl KeyLifecycle {
     }
 
     /// The pairs that a canary must be asked for now; they count as being asked.
-    pub(crate) fn due(&mut self, now: Instant) -> Vec<Arc<Held>> {
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<Arc<LoadedPair>> {
         let due = self.slots().filter(|slot| !slot.asking && slot.due.is_some_and(|due| due <= now));
         due.map(|slot| {
             slot.asking = true;
@@ -312,12 +312,12 @@ impl KeyLifecycle {
     }
 
     /// The source is read because a request that was signed with `version` was refused.
-    pub(crate) fn refreshes(&mut self, version: Version) {
+    pub(crate) fn refreshes(&mut self, version: PairVersion) {
         self.tell(KeyEvent::Refreshed, Some(version));
     }
 
     /// Has a canary asked for `version`, if it is still there.
-    pub(crate) fn ask(&mut self, version: Version, now: Instant) {
+    pub(crate) fn ask(&mut self, version: PairVersion, now: Instant) {
         if let Some(slot) = self.slots().find(|slot| slot.version() == version) {
             slot.question(now);
         }
@@ -329,12 +329,12 @@ impl KeyLifecycle {
     }
 
     /// The version that `verify` asks about: the candidate, else the current one.
-    pub(crate) fn in_question(&self) -> Option<Version> {
+    pub(crate) fn in_question(&self) -> Option<PairVersion> {
         self.candidate.as_ref().or(self.current.as_ref()).map(TrackedPair::version)
     }
 
     /// The version in use and whether a candidate stands beside it.
-    pub(crate) fn standing(&self) -> (Option<Version>, Option<Version>) {
+    pub(crate) fn standing(&self) -> (Option<PairVersion>, Option<PairVersion>) {
         (self.current.as_ref().map(TrackedPair::version), self.candidate.as_ref().map(TrackedPair::version))
     }
 
@@ -346,12 +346,12 @@ impl KeyLifecycle {
     }
 
     /// What requests and the status page see.
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> KeySnapshot {
         let previous = self.previous.as_ref().map(|(slot, _)| slot.status(Role::Previous));
         let current = self.current.as_ref();
         let pairs = current.map(|slot| slot.status(Role::Current)).into_iter().chain(previous);
-        Snapshot {
-            refused: current.or(self.candidate.as_ref()).is_some_and(|slot| slot.standing == Standing::Refused),
+        KeySnapshot {
+            refused: current.or(self.candidate.as_ref()).is_some_and(|slot| slot.standing == Verification::Refused),
             current: current.filter(|slot| slot.refusals < LOCK_OUT).map(|slot| slot.held.clone()),
             stale_at: self.stale_at(),
             read_at: self.read_at,
@@ -383,11 +383,11 @@ impl KeyLifecycle {
         [self.current.as_mut(), previous, self.candidate.as_mut()].into_iter().flatten()
     }
 
-    fn tell(&mut self, what: KeyEvent, version: Option<Version>) {
+    fn tell(&mut self, what: KeyEvent, version: Option<PairVersion>) {
         self.events.push(Event { what, version });
     }
 
-    fn tell_verdict(&mut self, version: Version, verdict: Verdict, changed: bool) {
+    fn tell_verdict(&mut self, version: PairVersion, verdict: Verdict, changed: bool) {
         match verdict {
             Verdict::Verified if changed => self.tell(KeyEvent::Verified, Some(version)),
             Verdict::Refused if changed => self.tell(KeyEvent::Refused, Some(version)),

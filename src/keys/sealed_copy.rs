@@ -17,8 +17,8 @@ use zeroize::Zeroizing;
 use super::{
     encrypted,
     file::{check_mode, read_stable},
-    secret::{Pair, Secret},
-    source::Fault,
+    secret::{KeyPair, Secret},
+    source::SourceError,
 };
 use crate::config::{self, KeySource};
 
@@ -39,7 +39,7 @@ pub struct SealedCopy {
 #[derive(Debug)]
 pub struct Restored {
     /// The pair.
-    pub pair: Pair,
+    pub pair: KeyPair,
     /// How long ago its source was read well.
     pub age: Duration,
 }
@@ -78,8 +78,8 @@ impl SealedCopy {
     /// Writes it. Touches the disk.
     ///
     /// # Errors
-    /// [`Fault`] when the identity can't be used or the file can't be written; the copy before stays.
-    pub fn save(&self, pair: &Pair, read_at: Timestamp) -> Result<(), Fault> {
+    /// [`SourceError`] when the identity can't be used or the file can't be written; the copy before stays.
+    pub fn save(&self, pair: &KeyPair, read_at: Timestamp) -> Result<(), SourceError> {
         let (access, secret) = pair.halves();
         let written = Written {
             origin: &self.origin,
@@ -91,10 +91,10 @@ impl SealedCopy {
         // Room for both halves with every byte escaped: a buffer that grows would leave parts behind.
         let room = 1024 + self.origin.len() * 2 + (access.expose().len() + secret.expose().len()) * 2;
         let mut plain = Zeroizing::new(Vec::with_capacity(room));
-        let unwritable = |error| Fault::unreadable(&self.path, error);
+        let unwritable = |error| SourceError::unreadable(&self.path, error);
         serde_json::to_writer(&mut *plain, &written).map_err(|error| unwritable(error.into()))?;
         let text = encrypted::seal(&plain, &read_stable(&self.identity, check_mode)?);
-        let text = text.map_err(|why| Fault::malformed(self.identity.display(), why.to_string()))?;
+        let text = text.map_err(|why| SourceError::malformed(self.identity.display(), why.to_string()))?;
         let folder = self.path.parent().unwrap_or(Path::new("."));
         // Mode 0600 from the start.
         let mut new = tempfile::NamedTempFile::new_in(folder).map_err(unwritable)?;
@@ -106,14 +106,16 @@ impl SealedCopy {
     /// What it holds; `None` when there is none yet. Touches the disk.
     ///
     /// # Errors
-    /// [`Fault`] when it can't be read, or is another source's.
-    pub fn load(&self) -> Result<Option<Restored>, Fault> {
+    /// [`SourceError`] when it can't be read, or is another source's.
+    pub fn load(&self) -> Result<Option<Restored>, SourceError> {
         let text = match read_stable(&self.path, check_mode) {
             Ok(text) => text,
-            Err(Fault::Unreadable { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(SourceError::Unreadable { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
             Err(fault) => return Err(fault),
         };
-        let bad = |what: &str| Fault::malformed(self.path.display(), what);
+        let bad = |what: &str| SourceError::malformed(self.path.display(), what);
         let plain = encrypted::open(&text, &read_stable(&self.identity, check_mode)?);
         let plain = plain.map_err(|why| bad(&format!("{why}, with {}", self.identity.display())))?;
         // The parser's words may quote what it read.
@@ -128,7 +130,7 @@ impl SealedCopy {
             let ahead = since.unsigned_abs();
             if ahead < TOLERANCE { Ok(Duration::ZERO) } else { Err(bad("was written later than it is now")) }
         })?;
-        let pair = Pair::new(access, secret).map_err(|why| Fault::no_pair(self.path.display(), why))?;
+        let pair = KeyPair::new(access, secret).map_err(|why| SourceError::no_pair(self.path.display(), why))?;
         Ok(Some(Restored { pair: pair.numbered(read.version), age }))
     }
 }

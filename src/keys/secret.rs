@@ -1,8 +1,8 @@
 //! The types that hold a key pair.
 //!
 //! What always holds: a [`Secret`] is zeroed when dropped, prints `[redacted]`, and has one
-//! [`Secret::expose`]; a [`Pair`]'s halves come from one reading and never part; its header values
-//! stand in buffers that are zeroed with their last user and are marked sensitive. The [`Version`] is
+//! [`Secret::expose`]; a [`KeyPair`]'s halves come from one reading and never part; its header values
+//! stand in buffers that are zeroed with their last user and are marked sensitive. The [`PairVersion`] is
 //! all that may ever be shown of a pair. Knows no file and no clock. It fails with [`BadPair`].
 
 use std::{fmt, str::FromStr, sync::Arc};
@@ -59,9 +59,9 @@ impl fmt::Display for Secret {
 
 /// The opaque digest of a pair: eight hexadecimal digits, the same on every replica.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Version([u8; 8]);
+pub struct PairVersion([u8; 8]);
 
-impl Version {
+impl PairVersion {
     fn of(access: &Secret, secret: &Secret) -> Self {
         let start = |half: &Secret| (half.expose().len() as u64).to_be_bytes();
         let mut digest = Sha256::new_with_prefix(b"fastrac-gateway key pair version 1\0");
@@ -87,13 +87,13 @@ impl Version {
     }
 }
 
-impl fmt::Display for Version {
+impl fmt::Display for PairVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl fmt::Debug for Version {
+impl fmt::Debug for PairVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -104,7 +104,7 @@ impl fmt::Debug for Version {
 #[error("a key version is eight hexadecimal digits")]
 pub struct NotAVersion;
 
-impl FromStr for Version {
+impl FromStr for PairVersion {
     type Err = NotAVersion;
 
     fn from_str(text: &str) -> Result<Self, NotAVersion> {
@@ -132,10 +132,10 @@ pub enum BadPair {
 }
 
 /// An access key and its secret key, with all that is made of them once.
-pub struct Pair {
+pub struct KeyPair {
     access: Secret,
     secret: Secret,
-    version: Version,
+    version: PairVersion,
     version_text: Arc<str>,
     /// The source's own number of it.
     number: Option<u64>,
@@ -151,7 +151,7 @@ pub(super) struct Headers {
     pub(super) basic: HeaderValue,
 }
 
-impl Pair {
+impl KeyPair {
     /// Makes a pair of two values of one reading.
     ///
     /// # Errors
@@ -173,12 +173,12 @@ impl Pair {
             basic: header("secret_key", [b"Basic ", encoded.as_slice()].concat())?,
         };
         let forms = Forms::new(secret.expose().as_bytes(), &encoded);
-        let version = Version::of(&access, &secret);
+        let version = PairVersion::of(&access, &secret);
         Ok(Self { version, version_text: version.as_str().into(), number: None, access, secret, headers, forms })
     }
 
     /// Its digest.
-    pub fn version(&self) -> Version {
+    pub fn version(&self) -> PairVersion {
         self.version
     }
 
@@ -217,7 +217,7 @@ impl Pair {
     }
 }
 
-impl fmt::Debug for Pair {
+impl fmt::Debug for KeyPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pair").field("version", &self.version).finish_non_exhaustive()
     }

@@ -12,12 +12,12 @@ use std::{
 };
 
 use super::{
-    Held,
+    LoadedPair,
     directory::{self, Directory},
     env::Env,
     file::File,
     sealed_copy::{Restored, SealedCopy},
-    secret::{BadPair, Pair, Secret},
+    secret::{BadPair, KeyPair, Secret},
     vault::{self, KvSecret, Vault},
 };
 use crate::{config::KeySource, files::watch::Watch};
@@ -27,23 +27,23 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// A source of one account's pair.
 #[derive(Debug)]
-pub enum Source {
+pub enum PairSource {
     /// On this machine.
-    Local(Arc<Local>),
+    Local(Arc<LocalSource>),
     /// In a vault.
-    Vault(Box<InVault>),
+    Vault(Box<VaultSource>),
 }
 
 /// A source on this machine.
 #[derive(Debug)]
-pub struct Local {
+pub struct LocalSource {
     kind: Kind,
     watch: Watch,
 }
 
 /// A secret of a vault, and how often it is read.
 #[derive(Debug)]
-pub struct InVault {
+pub struct VaultSource {
     secret: KvSecret,
     poll: Duration,
     copy: Option<Arc<SealedCopy>>,
@@ -58,7 +58,7 @@ enum Kind {
 
 /// Why a source has no pair to give. Holds no value of the source.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum SourceError {
     /// The file can't be opened or read.
     #[error("{}: {error}", path.display())]
     Unreadable {
@@ -92,7 +92,7 @@ pub enum Fault {
         /// Its address.
         address: String,
         /// Why.
-        fault: vault::Fault,
+        fault: vault::VaultError,
     },
     /// The source needs a vault, and the configuration has none.
     #[error("key source `vault` without a vault")]
@@ -105,7 +105,7 @@ pub enum Fault {
     },
 }
 
-impl Fault {
+impl SourceError {
     pub(super) fn unreadable(path: &Path, error: std::io::Error) -> Self {
         Self::Unreadable { path: path.to_owned(), error }
     }
@@ -125,7 +125,7 @@ impl Fault {
 
     /// Whether the source is there, and says that its pair is gone.
     pub fn is_deletion(&self) -> bool {
-        matches!(self, Self::Vault { fault: vault::Fault::Deleted { .. }, .. })
+        matches!(self, Self::Vault { fault: vault::VaultError::Deleted { .. }, .. })
     }
 }
 
@@ -141,33 +141,33 @@ pub(super) struct RawPair {
 
 /// What a source has.
 #[derive(Debug)]
-pub struct Reading {
+pub struct SourceReading {
     /// Its pair; `None`: the one that was known.
-    pub pair: Option<Pair>,
+    pub pair: Option<KeyPair>,
     /// The source's own number of it, if it has one.
     pub version: Option<u64>,
 }
 
-impl Source {
+impl PairSource {
     /// A source as configured. Reads nothing yet, but for `env`, which is read now and never again.
     ///
     /// # Errors
-    /// [`Fault`] for environment variables that hold no pair, and for a vault that isn't given.
-    pub fn open(source: &KeySource, account: &str, vault: Option<&Arc<Vault>>) -> Result<Self, Fault> {
+    /// [`SourceError`] for environment variables that hold no pair, and for a vault that isn't given.
+    pub fn open(source: &KeySource, account: &str, vault: Option<&Arc<Vault>>) -> Result<Self, SourceError> {
         if let KeySource::Vault { mount, path, .. } = source {
-            let vault = vault.ok_or(Fault::NoVault)?.clone();
+            let vault = vault.ok_or(SourceError::NoVault)?.clone();
             let poll = vault.settings().poll;
             let copy = SealedCopy::of(source, account, &vault.settings().address).map(Arc::new);
-            return Ok(Self::Vault(Box::new(InVault { secret: KvSecret::new(vault, mount, path), poll, copy })));
+            return Ok(Self::Vault(Box::new(VaultSource { secret: KvSecret::new(vault, mount, path), poll, copy })));
         }
-        Local::open(source, account).map(|local| Self::Local(Arc::new(local)))
+        LocalSource::open(source, account).map(|local| Self::Local(Arc::new(local)))
     }
 
     /// The pair that is there now. `known` spares making a pair anew that hasn't changed.
     ///
     /// # Errors
-    /// [`Fault`] when there is no whole, sound pair.
-    pub async fn read(&self, known: Option<Arc<Held>>) -> Result<Reading, Fault> {
+    /// [`SourceError`] when there is no whole, sound pair.
+    pub async fn read(&self, known: Option<Arc<LoadedPair>>) -> Result<SourceReading, SourceError> {
         let made = match self {
             Self::Local(local) => {
                 let local = local.clone();
@@ -176,12 +176,12 @@ impl Source {
             Self::Vault(there) => {
                 let address = || there.secret.vault().settings().address.clone();
                 let read = there.secret.read().await;
-                let halves = read.map_err(|fault| Fault::Vault { address: address(), fault })?;
+                let halves = read.map_err(|fault| SourceError::Vault { address: address(), fault })?;
                 // Making a pair stretches a digest.
                 tokio::task::spawn_blocking(move || made(halves, known.as_deref())).await
             }
         };
-        made.unwrap_or(Err(Fault::Interrupted))
+        made.unwrap_or(Err(SourceError::Interrupted))
     }
 
     /// Returns when reading again may find something new; never, where the source doesn't tell. Only a
@@ -252,17 +252,17 @@ impl Source {
 }
 
 /// A pair, unless it is the one that is known.
-pub(super) fn made(halves: RawPair, known: Option<&Held>) -> Result<Reading, Fault> {
+pub(super) fn made(halves: RawPair, known: Option<&LoadedPair>) -> Result<SourceReading, SourceError> {
     let RawPair { access, secret, place, version } = halves;
     if known.is_some_and(|known| known.pair.same(&access, &secret)) {
-        return Ok(Reading { pair: None, version });
+        return Ok(SourceReading { pair: None, version });
     }
-    let pair = Pair::new(access, secret).map_err(|why| Fault::no_pair(place, why))?;
-    Ok(Reading { pair: Some(pair.numbered(version)), version })
+    let pair = KeyPair::new(access, secret).map_err(|why| SourceError::no_pair(place, why))?;
+    Ok(SourceReading { pair: Some(pair.numbered(version)), version })
 }
 
-impl Local {
-    pub(super) fn open(source: &KeySource, account: &str) -> Result<Self, Fault> {
+impl LocalSource {
+    pub(super) fn open(source: &KeySource, account: &str) -> Result<Self, SourceError> {
         let watch = Watch::new(match source {
             KeySource::File { path, identity } => [path].into_iter().chain(identity).cloned().collect(),
             KeySource::Directory { path } => vec![path.join(directory::ACCESS), path.join(directory::SECRET)],
@@ -272,12 +272,12 @@ impl Local {
             KeySource::File { path, identity } => Kind::File(File::new(path, identity.as_deref(), account)),
             KeySource::Directory { path } => Kind::Directory(Directory::new(path)),
             KeySource::Env { access_key, secret_key } => Kind::Env(Env::read_once(access_key, secret_key)?),
-            KeySource::Vault { .. } => return Err(Fault::NoVault),
+            KeySource::Vault { .. } => return Err(SourceError::NoVault),
         };
         Ok(Self { kind, watch })
     }
 
-    pub(super) fn read(&self) -> Result<RawPair, Fault> {
+    pub(super) fn read(&self) -> Result<RawPair, SourceError> {
         // First: a change after it is either read or told.
         self.watch.arm();
         match &self.kind {

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{NoKey, Version};
+use super::{NoKey, PairVersion};
 
 /// Something happened to an account's pairs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct Event {
     /// What.
     pub what: KeyEvent,
     /// To which version; `None` for the source's own events.
-    pub version: Option<Version>,
+    pub version: Option<PairVersion>,
 }
 
 /// The closed list of events.
@@ -76,7 +76,7 @@ pub enum Role {
 /// What Fastrac thought of a pair when it was last asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "said above")]
-pub enum Standing {
+pub enum Verification {
     Unverified,
     Verified,
     Refused,
@@ -93,13 +93,13 @@ impl Role {
     }
 }
 
-impl Standing {
+impl Verification {
     /// The word in status.
     pub fn as_str(self) -> &'static str {
         match self {
-            Standing::Unverified => "unverified",
-            Standing::Verified => "verified",
-            Standing::Refused => "refused",
+            Verification::Unverified => "unverified",
+            Verification::Verified => "verified",
+            Verification::Refused => "refused",
         }
     }
 }
@@ -108,13 +108,13 @@ impl Standing {
 #[derive(Clone, Debug)]
 pub struct PairStatus {
     /// Its digest.
-    pub version: Version,
+    pub version: PairVersion,
     /// The source's own number of it, if it has one.
     pub source_version: Option<u64>,
     /// Its place.
     pub role: Role,
     /// What Fastrac thinks of it.
-    pub standing: Standing,
+    pub standing: Verification,
     /// When it was read first.
     pub loaded_at: Timestamp,
 }
@@ -136,13 +136,13 @@ pub struct SourceStatus {
 
 /// An account's keys as `/status` shows them.
 #[derive(Clone, Debug)]
-pub struct Status {
+pub struct KeyStatus {
     /// Why no request can be signed; `None` when one can.
     pub no_key: Option<NoKey>,
     /// The pairs held.
     pub pairs: Vec<PairStatus>,
     /// Versions that are barred.
-    pub revoked: Vec<Version>,
+    pub revoked: Vec<PairVersion>,
     /// How the source does.
     pub source: SourceStatus,
 }

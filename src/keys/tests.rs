@@ -12,20 +12,20 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use proptest::prelude::*;
 
 use super::{
-    source::{Local, made},
+    source::{LocalSource, made},
     *,
 };
 use crate::config::KeySource;
 
 const CANARY: &str = "canary-secret-7f3a\"/\\x";
 
-fn pair(access: &str, secret: &str) -> Result<Pair, BadPair> {
-    Pair::new(Secret::new(access.to_owned()), Secret::new(secret.to_owned()))
+fn pair(access: &str, secret: &str) -> Result<KeyPair, BadPair> {
+    KeyPair::new(Secret::new(access.to_owned()), Secret::new(secret.to_owned()))
 }
 
 fn lease(access: &str, secret: &str) -> Lease {
     let pair = pair(access, secret).unwrap();
-    Lease::new(Arc::new(Held { account: "main".into(), pair, loaded_at: Timestamp::now() }))
+    Lease::new(Arc::new(LoadedPair { account: "main".into(), pair, loaded_at: Timestamp::now() }))
 }
 
 fn write(path: &Path, text: &str) {
@@ -33,16 +33,16 @@ fn write(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn file_source(path: &Path) -> Local {
-    Local::open(&KeySource::File { path: path.to_owned(), identity: None }, "main").unwrap()
+fn file_source(path: &Path) -> LocalSource {
+    LocalSource::open(&KeySource::File { path: path.to_owned(), identity: None }, "main").unwrap()
 }
 
-fn directory_source(path: &Path) -> Local {
-    Local::open(&KeySource::Directory { path: path.to_owned() }, "main").unwrap()
+fn directory_source(path: &Path) -> LocalSource {
+    LocalSource::open(&KeySource::Directory { path: path.to_owned() }, "main").unwrap()
 }
 
 /// What a source on this machine holds now.
-fn pair_in(source: &Local) -> Result<Pair, Fault> {
+fn pair_in(source: &LocalSource) -> Result<KeyPair, SourceError> {
     made(source.read()?, None).map(|reading| reading.pair.expect("nothing was known"))
 }
 
@@ -128,8 +128,8 @@ mod pairs {
     fn versions_are_read_back() {
         let version = pair("a", "b").unwrap().version();
         assert_eq!(version.as_str().to_uppercase().parse(), Ok(version));
-        assert_eq!("123".parse::<Version>(), Err(NotAVersion));
-        assert_eq!("zzzzzzzz".parse::<Version>(), Err(NotAVersion));
+        assert_eq!("123".parse::<PairVersion>(), Err(NotAVersion));
+        assert_eq!("zzzzzzzz".parse::<PairVersion>(), Err(NotAVersion));
     }
 
     #[test]
@@ -246,7 +246,7 @@ mod files {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let read = pair_in(&source);
             assert_eq!(read.is_ok(), good, "{mode:o}: {read:?}");
-            assert!(good || matches!(read, Err(Fault::Mode { .. })));
+            assert!(good || matches!(read, Err(SourceError::Mode { .. })));
         }
     }
 
@@ -257,23 +257,23 @@ mod files {
         write(&path, "[main]\naccess_key = \"a\"\nsecret_key = \"b\"\n");
         let source = file_source(&path);
         let pair = pair_in(&source).unwrap();
-        let held = Held { account: "main".into(), pair, loaded_at: Timestamp::now() };
+        let held = LoadedPair { account: "main".into(), pair, loaded_at: Timestamp::now() };
         assert!(made(source.read().unwrap(), Some(&held)).unwrap().pair.is_none());
     }
 
     #[test]
     fn missing_or_not_files_are_faults() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(pair_in(&file_source(&folder.path().join("no"))), Err(Fault::Unreadable { .. })));
+        assert!(matches!(pair_in(&file_source(&folder.path().join("no"))), Err(SourceError::Unreadable { .. })));
         assert!(pair_in(&file_source(folder.path())).is_err());
     }
 
     #[test]
     fn that_can_not_be_had_are_refused_clearly() {
         let vault = KeySource::Vault { mount: "secret".into(), path: "x".into(), sealed_copy: None };
-        assert!(matches!(Source::open(&vault, "main", None), Err(Fault::NoVault)));
+        assert!(matches!(PairSource::open(&vault, "main", None), Err(SourceError::NoVault)));
         let env = KeySource::Env { access_key: "FASTRAC_NOT_SET_A".into(), secret_key: "FASTRAC_NOT_SET_B".into() };
-        assert!(Source::open(&env, "main", None).unwrap_err().to_string().contains("FASTRAC_NOT_SET_A"));
+        assert!(PairSource::open(&env, "main", None).unwrap_err().to_string().contains("FASTRAC_NOT_SET_A"));
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod directories {
 /// Reads while `put` rewrites on another thread: every pair read is whole, and (where it must be) at
 /// least some are read. Where nothing tells that a pair is half written but the time, a writer that the
 /// machine held up in the middle for as long as a pair needs to settle excuses a mixed one.
-fn never_mixes(source: &Local, put: impl Fn(u32) + Send + Sync, must_read: bool) {
+fn never_mixes(source: &LocalSource, put: impl Fn(u32) + Send + Sync, must_read: bool) {
     const SETTLED: Duration = Duration::from_millis(100);
     let stop = AtomicBool::new(false);
     let pairs: Vec<(String, String)> = std::thread::scope(|scope| {
@@ -375,7 +375,7 @@ fn never_mixes(source: &Local, put: impl Fn(u32) + Send + Sync, must_read: bool)
 
 mod lifecycle {
     use super::*;
-    use crate::keys::lifecycle::{KeyLifecycle, Next};
+    use crate::keys::lifecycle::{KeyLifecycle, RefusalAction};
 
     fn machine() -> KeyLifecycle {
         let rotation = config::RotationConfig {
@@ -386,11 +386,11 @@ mod lifecycle {
         KeyLifecycle::new("main", "file", true, rotation)
     }
 
-    fn numbered(n: u8) -> Pair {
+    fn numbered(n: u8) -> KeyPair {
         pair(&format!("access-{n}"), &format!("secret-{n}")).unwrap()
     }
 
-    fn in_use(life: &KeyLifecycle) -> Option<Version> {
+    fn in_use(life: &KeyLifecycle) -> Option<PairVersion> {
         life.snapshot().current.map(|held| held.version())
     }
 
@@ -400,7 +400,7 @@ mod lifecycle {
         /// Whatever source, Fastrac and operators do, in any order.
         #[test]
         fn keeps_its_promises(steps in prop::collection::vec((0_u8..8, 0_u8..4, 0_u64..400), 1..60)) {
-            let versions: Vec<Version> = (0..4).map(|n| numbered(n).version()).collect();
+            let versions: Vec<PairVersion> = (0..4).map(|n| numbered(n).version()).collect();
             let mut life = machine();
             let mut now = Instant::now();
             let mut revoked = std::collections::BTreeSet::new();
@@ -410,17 +410,17 @@ mod lifecycle {
                 let version = versions[usize::from(n)];
                 let before = in_use(&life);
                 let refused_candidate = life.snapshot().pairs.iter().any(|pair| {
-                    pair.version == version && pair.role == Role::Candidate && pair.standing == Standing::Refused
+                    pair.version == version && pair.role == Role::Candidate && pair.standing == Verification::Refused
                 });
                 match what {
                     0 | 1 => life.read(Some(numbered(n)), now),
-                    2 => life.lost(&Fault::Interrupted),
+                    2 => life.lost(&SourceError::Interrupted),
                     3 => life.verdict(version, Verdict::Verified, now),
                     4 => life.verdict(version, Verdict::Refused, now),
                     5 => life.verdict(version, Verdict::Undecided, now),
                     6 => {
                         let next = life.remedy(version, n % 2 == 0, now);
-                        if let Next::Resend(held) = next {
+                        if let RefusalAction::Resend(held) = next {
                             prop_assert_ne!(held.version(), version, "sent again with the refused pair");
                             prop_assert!(!revoked.contains(&held.version()));
                         }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Held, PairStatus, Role, Standing, Verdict, secret::Version};
+use super::{LoadedPair, PairStatus, Role, Verdict, Verification, secret::PairVersion};
 
 /// The first wait before a canary is asked again, and the longest.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -19,8 +19,8 @@ const VERDICT_SERVES: Duration = Duration::from_millis(500);
 /// A pair and what Fastrac thinks of it.
 #[derive(Clone)]
 pub(super) struct TrackedPair {
-    pub(super) held: Arc<Held>,
-    pub(super) standing: Standing,
+    pub(super) held: Arc<LoadedPair>,
+    pub(super) standing: Verification,
     /// Refusals by the canary in a row.
     pub(super) refusals: u32,
     /// The last verdict that a refused request asked for.
@@ -35,10 +35,10 @@ pub(super) struct TrackedPair {
 }
 
 impl TrackedPair {
-    pub(super) fn new(held: Arc<Held>, now: Instant) -> Self {
+    pub(super) fn new(held: Arc<LoadedPair>, now: Instant) -> Self {
         Self {
             held,
-            standing: Standing::Unverified,
+            standing: Verification::Unverified,
             refusals: 0,
             judged: None,
             due: Some(now),
@@ -48,7 +48,7 @@ impl TrackedPair {
         }
     }
 
-    pub(super) fn version(&self) -> Version {
+    pub(super) fn version(&self) -> PairVersion {
         self.held.version()
     }
 
@@ -61,14 +61,14 @@ impl TrackedPair {
         let before = self.standing;
         match verdict {
             Verdict::Verified => {
-                (self.standing, self.refusals, self.retry, self.due) = (Standing::Verified, 0, FIRST_RETRY, None);
+                (self.standing, self.refusals, self.retry, self.due) = (Verification::Verified, 0, FIRST_RETRY, None);
             }
             Verdict::Refused => {
-                self.standing = Standing::Refused;
+                self.standing = Verification::Refused;
                 self.refusals += 1;
                 self.again(now);
             }
-            Verdict::Undecided if self.standing == Standing::Verified => self.due = None,
+            Verdict::Undecided if self.standing == Verification::Verified => self.due = None,
             Verdict::Undecided => self.again(now),
         }
         self.standing != before

@@ -5,7 +5,7 @@
 //! goes to the address of the configuration and, once, to the leader that a standby names, if that is
 //! reached over TLS too; every question has a deadline; a denied one leads to one new login and not to
 //! a loop of them. No request of a service ever waits for anything here. It must not know what a pair
-//! is used for. It fails with [`Fault`], which holds no value.
+//! is used for. It fails with [`VaultError`], which holds no value.
 
 mod kv;
 mod login;
@@ -21,8 +21,8 @@ use serde::Deserialize;
 pub(super) use self::kv::KvSecret;
 use self::{
     token::Session,
-    trust::Trust,
-    wire::{Call, Reply, Wire},
+    trust::VaultTls,
+    wire::{VaultClient, VaultRequest, VaultResponse},
 };
 use super::secret::Secret;
 use crate::config::{
@@ -34,7 +34,7 @@ use crate::config::{
 pub struct Vault {
     settings: config::VaultConfig,
     server: BaseUrl,
-    wire: Wire,
+    wire: VaultClient,
     /// `$VAULT_TOKEN`, where the login is by it.
     token: Option<Secret>,
     session: Session,
@@ -42,7 +42,7 @@ pub struct Vault {
 
 /// Why the vault gave no pair. Holds no value of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum VaultError {
     /// Something of ours doesn't fit: a certificate, a file with a credential, a name.
     #[error("{0}")]
     Unfit(String),
@@ -99,13 +99,13 @@ pub enum Fault {
 }
 
 #[derive(Deserialize)]
-struct Errors {
+struct ErrorBody {
     #[serde(default)]
     errors: Vec<String>,
 }
 
 #[derive(Deserialize)]
-struct Leader {
+struct LeaderBody {
     #[serde(default)]
     leader_address: String,
 }
@@ -114,21 +114,21 @@ impl Vault {
     /// A vault as configured. Asks nothing yet; reads `$VAULT_TOKEN`.
     ///
     /// # Errors
-    /// [`Fault::Unfit`] when the address is none, or the variable holds no token.
-    pub fn open(settings: &config::VaultConfig) -> Result<Self, Fault> {
-        let server = BaseUrl::parse(&settings.address).map_err(Fault::Unfit)?;
+    /// [`VaultError::Unfit`] when the address is none, or the variable holds no token.
+    pub fn open(settings: &config::VaultConfig) -> Result<Self, VaultError> {
+        let server = BaseUrl::parse(&settings.address).map_err(VaultError::Unfit)?;
         let client = match &settings.auth {
             VaultAuth::Cert { cert, key, .. } => Some((cert.as_path(), key.as_path())),
             _ => None,
         };
         let token = match &settings.auth {
             VaultAuth::Token { token_file: None } => {
-                let unset = |_| Fault::Unfit("VAULT_TOKEN is not set, or is not text".to_owned());
+                let unset = |_| VaultError::Unfit("VAULT_TOKEN is not set, or is not text".to_owned());
                 Some(Secret::new(std::env::var("VAULT_TOKEN").map_err(unset)?))
             }
             _ => None,
         };
-        let wire = Wire::new(settings.namespace.clone(), Trust::new(settings.ca.as_deref(), client));
+        let wire = VaultClient::new(settings.namespace.clone(), VaultTls::new(settings.ca.as_deref(), client));
         Ok(Self { settings: settings.clone(), server, wire, token, session: Session::default() })
     }
 
@@ -139,7 +139,7 @@ impl Vault {
 
     /// Asks, and if a standby answers, its leader. What is neither good nor the asker's to judge (400,
     /// 403, 404) is a fault, and `sys/health` says which.
-    async fn ask(&self, call: Call<'_>) -> Result<Reply, Fault> {
+    async fn ask(&self, call: VaultRequest<'_>) -> Result<VaultResponse, VaultError> {
         let mut reply = self.wire.ask(&self.server, &call).await?;
         if reply.status.is_redirection() {
             let leader = self.leader(&reply, &call).await?;
@@ -154,40 +154,40 @@ impl Vault {
 
     /// The leader that a standby sends us to. The token goes there too, so it must be the one that the
     /// configured address itself calls its leader, asked the same, and over TLS unless both are here.
-    async fn leader(&self, reply: &Reply, call: &Call<'_>) -> Result<BaseUrl, Fault> {
+    async fn leader(&self, reply: &VaultResponse, call: &VaultRequest<'_>) -> Result<BaseUrl, VaultError> {
         let moved = matches!(reply.status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
         if !moved && call.method != Method::GET {
-            return Err(Fault::Standby("it redirects in a way that drops what is asked"));
+            return Err(VaultError::Standby("it redirects in a way that drops what is asked"));
         }
-        let told = self.wire.ask(&self.server, &Call::open("sys/leader")).await?;
-        let named: Option<Leader> = serde_json::from_slice(&told.body).ok();
+        let told = self.wire.ask(&self.server, &VaultRequest::open("sys/leader")).await?;
+        let named: Option<LeaderBody> = serde_json::from_slice(&told.body).ok();
         let leader = named.and_then(|named| BaseUrl::parse(&named.leader_address).ok());
-        let leader = leader.ok_or(Fault::Standby("it names none"))?;
+        let leader = leader.ok_or(VaultError::Standby("it names none"))?;
         if !leader.tls && (self.server.tls || !leader.is_loopback()) {
-            return Err(Fault::Standby("it is not reached over TLS"));
+            return Err(VaultError::Standby("it is not reached over TLS"));
         }
         let wanted = format!("{}/v1/{}", leader.to_text(), call.path);
         match &reply.location {
             Some(location) if *location == wanted => Ok(leader),
-            _ => Err(Fault::Standby("it redirects elsewhere")),
+            _ => Err(VaultError::Standby("it redirects elsewhere")),
         }
     }
 
-    async fn diagnose(&self, reply: &Reply) -> Fault {
-        let health = self.wire.ask(&self.server, &Call::open("sys/health")).await;
+    async fn diagnose(&self, reply: &VaultResponse) -> VaultError {
+        let health = self.wire.ask(&self.server, &VaultRequest::open("sys/health")).await;
         match health.map(|health| health.status.as_u16()) {
-            Ok(503) => Fault::Sealed,
-            Ok(501) => Fault::Uninitialized,
-            Ok(429 | 472 | 473) => Fault::Standby("it did not pass the question on"),
-            _ => Fault::Answered { status: reply.status.as_u16(), said: said(reply) },
+            Ok(503) => VaultError::Sealed,
+            Ok(501) => VaultError::Uninitialized,
+            Ok(429 | 472 | 473) => VaultError::Standby("it did not pass the question on"),
+            _ => VaultError::Answered { status: reply.status.as_u16(), said: said(reply) },
         }
     }
 }
 
 /// The vault's own words about what is wrong, fit for a log: one line, bounded, and without whatever is
 /// long enough to be a credential.
-fn said(reply: &Reply) -> String {
-    let errors = serde_json::from_slice(&reply.body).map_or_else(|_| Vec::new(), |said: Errors| said.errors);
+fn said(reply: &VaultResponse) -> String {
+    let errors = serde_json::from_slice(&reply.body).map_or_else(|_| Vec::new(), |said: ErrorBody| said.errors);
     let word = |word: &str| if word.len() > 24 { "…".to_owned() } else { word.escape_debug().collect() };
     let mut text: Vec<String> = errors.iter().flat_map(|error| error.split_whitespace()).map(word).collect();
     text.truncate(40);

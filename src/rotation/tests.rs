@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     config::{self, KeySource},
-    keys::{Beside, Event, Keys, NoKey, Role, Standing},
+    keys::{Beside, Event, Keys, NoKey, Role, Verification},
 };
 
 /// A gateway's keys beside a Fastrac that is told what to think of them.
@@ -100,7 +100,7 @@ impl World {
         number(&self.keys.lease().unwrap())
     }
 
-    fn version(&self) -> Version {
+    fn version(&self) -> PairVersion {
         self.keys.lease().unwrap().version()
     }
 
@@ -172,7 +172,7 @@ mod verifies {
         world.pass(3_600_000).await;
         assert_eq!(world.asked(), [1]);
         assert_eq!(world.events(), ["seen", "verified", "promoted"]);
-        assert_eq!(world.keys.status().pairs[0].standing, Standing::Verified);
+        assert_eq!(world.keys.status().pairs[0].standing, Verification::Verified);
     }
 
     #[tokio::test(start_paused = true)]
@@ -222,10 +222,10 @@ mod verifies {
     async fn but_uses_an_undecided_one_when_there_is_no_other() {
         let world = World::with(|_| {}, &[], Some(1)).await;
         assert_eq!(world.in_use(), 1);
-        assert_eq!(world.keys.status().pairs[0].standing, Standing::Unverified);
+        assert_eq!(world.keys.status().pairs[0].standing, Verification::Unverified);
         world.thinks(1, Verdict::Verified);
         world.pass(120_000).await;
-        assert_eq!(world.keys.status().pairs[0].standing, Standing::Verified);
+        assert_eq!(world.keys.status().pairs[0].standing, Verification::Verified);
     }
 
     #[tokio::test(start_paused = true)]

@@ -65,7 +65,7 @@ mod tests {
         body::BufferedRequest,
         catalog::Operation,
         config::Class,
-        keys::{Held, Pair, Secret},
+        keys::{KeyPair, LoadedPair, Secret},
         record::Metrics,
         upstream::rewrite,
     };
@@ -81,8 +81,8 @@ mod tests {
     }
 
     fn lease(access: &str, secret: &str) -> Lease {
-        let pair = Pair::new(Secret::new(access.to_owned()), Secret::new(secret.to_owned())).unwrap();
-        Lease::new(Arc::new(Held { account: "main".into(), pair, loaded_at: jiff::Timestamp::now() }))
+        let pair = KeyPair::new(Secret::new(access.to_owned()), Secret::new(secret.to_owned())).unwrap();
+        Lease::new(Arc::new(LoadedPair { account: "main".into(), pair, loaded_at: jiff::Timestamp::now() }))
     }
 
     fn route() -> Route {
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn what_holds_the_pair_and_was_not_made_to_be_printed_cannot_be() {
-        has_no_debug!(Keyed, Held, crate::keys::Scan, crate::path::PreparedAttempt, crate::keys::Vault);
+        has_no_debug!(Keyed, LoadedPair, crate::keys::LeakScan, crate::path::PreparedAttempt, crate::keys::Vault);
     }
 
     proptest! {

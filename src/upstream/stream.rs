@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use super::{Bounds, UpstreamConnection, connection::DeadlineExceeded};
 use crate::{
     admission::Spent,
-    keys::{Leak, Lease, Scan},
+    keys::{Leak, LeakScan, Lease},
     outcome::Code,
 };
 
@@ -31,7 +31,7 @@ pub struct Stream {
     link: UpstreamConnection,
     incoming: Incoming,
     /// Holds back what could be the beginning of the secret.
-    scan: Scan,
+    scan: LeakScan,
     /// What has come and was not looked at.
     begun: Option<Bytes>,
     ended: bool,

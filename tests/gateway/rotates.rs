@@ -23,7 +23,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fastrac_gateway::keys::{Role, Rotated, Version};
+use fastrac_gateway::keys::{PairVersion, Role, Rotated};
 use fastrac_sandbox::{JournalBounds, Options};
 
 use crate::{
@@ -144,7 +144,7 @@ struct Rotations<'a> {
 }
 
 impl Rotations<'_> {
-    fn version(&self) -> Option<Version> {
+    fn version(&self) -> Option<PairVersion> {
         let snapshot = self.stage.app().gateway.current.load();
         let pairs = snapshot.accounts[0].keys.status().pairs;
         pairs.iter().find(|pair| pair.role == Role::Current).map(|pair| pair.version)
@@ -159,7 +159,7 @@ impl Rotations<'_> {
     }
 
     /// Waits for another pair in use; says how long it took.
-    fn changes(&self, before: Option<Version>) -> Duration {
+    fn changes(&self, before: Option<PairVersion>) -> Duration {
         let began = Instant::now();
         while self.version() == before {
             assert!(began.elapsed() < Duration::from_secs(15), "the pair in use never changes");

@@ -13,9 +13,9 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{
-    Fault, Vault, encoded,
-    token::Token,
-    wire::{Call, Reply},
+    Vault, VaultError, encoded,
+    token::VaultToken,
+    wire::{VaultRequest, VaultResponse},
 };
 use crate::keys::{secret::Secret, source::RawPair};
 
@@ -30,11 +30,11 @@ pub(crate) struct KvSecret {
     vault: Arc<Vault>,
     mount: String,
     path: String,
-    state: Mutex<State>,
+    state: Mutex<ReadState>,
 }
 
 #[derive(Default)]
-struct State {
+struct ReadState {
     engine: Option<Engine>,
     /// When a denied reading may lead to a login again, and how long it waited for that.
     denied: Option<(Instant, Duration)>,
@@ -48,45 +48,45 @@ enum Engine {
 }
 
 #[derive(Deserialize)]
-struct Mounted {
-    data: Mount,
+struct MountBody {
+    data: MountInfo,
 }
 
 #[derive(Deserialize)]
-struct Mount {
-    options: Option<Options>,
+struct MountInfo {
+    options: Option<MountOptions>,
 }
 
 #[derive(Deserialize)]
-struct Options {
+struct MountOptions {
     version: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct V1 {
-    data: Fields,
+    data: PairFields,
 }
 
 #[derive(Deserialize)]
 struct V2 {
-    data: Option<Versioned>,
+    data: Option<KvV2Data>,
 }
 
 #[derive(Deserialize)]
-struct Versioned {
-    data: Option<Fields>,
-    metadata: Metadata,
+struct KvV2Data {
+    data: Option<PairFields>,
+    metadata: KvV2Metadata,
 }
 
 #[derive(Deserialize)]
-struct Metadata {
+struct KvV2Metadata {
     version: u64,
     #[serde(default)]
     destroyed: bool,
 }
 
 #[derive(Deserialize)]
-struct Fields {
+struct PairFields {
     #[serde(default, deserialize_with = "text")]
     access_key: Option<Secret>,
     #[serde(default, deserialize_with = "text")]
@@ -116,11 +116,12 @@ impl KvSecret {
     /// Both halves of the newest version, and its number.
     ///
     /// # Errors
-    /// [`Fault`] when there is no whole pair.
-    pub(crate) async fn read(&self) -> Result<RawPair, Fault> {
-        let read = tokio::time::timeout(READING, self.ask()).await.unwrap_or(Err(Fault::DeadlineExceeded(READING)));
+    /// [`VaultError`] when there is no whole pair.
+    pub(crate) async fn read(&self) -> Result<RawPair, VaultError> {
+        let read =
+            tokio::time::timeout(READING, self.ask()).await.unwrap_or(Err(VaultError::DeadlineExceeded(READING)));
         if let Err(fault) = &read
-            && !matches!(fault, Fault::Unreachable(_) | Fault::DeadlineExceeded(_))
+            && !matches!(fault, VaultError::Unreachable(_) | VaultError::DeadlineExceeded(_))
         {
             // It may have been mounted anew.
             self.state.lock().engine = None;
@@ -128,16 +129,16 @@ impl KvSecret {
         read
     }
 
-    async fn ask(&self) -> Result<RawPair, Fault> {
+    async fn ask(&self) -> Result<RawPair, VaultError> {
         let token = self.vault.token().await?;
         let mut read = self.ask_with(&token).await;
-        if matches!(read, Err(Fault::Denied(_)))
+        if matches!(read, Err(VaultError::Denied(_)))
             && self.may_log_in()
             && let Some(token) = self.vault.another(&token).await
         {
             read = self.ask_with(&*token?).await;
         }
-        if !matches!(read, Err(Fault::Denied(_))) {
+        if !matches!(read, Err(VaultError::Denied(_))) {
             self.state.lock().denied = None;
         }
         read
@@ -157,11 +158,11 @@ impl KvSecret {
         true
     }
 
-    async fn ask_with(&self, token: &Token) -> Result<RawPair, Fault> {
+    async fn ask_with(&self, token: &VaultToken) -> Result<RawPair, VaultError> {
         let engine = self.engine(token).await?;
         let between = if engine == Engine::V2 { "data/" } else { "" };
         let path = format!("{}/{between}{}", encoded(&self.mount), encoded(&self.path));
-        let reply = self.vault.ask(Call::get(&path, &token.value)).await?;
+        let reply = self.vault.ask(VaultRequest::get(&path, &token.value)).await?;
         match reply.status {
             StatusCode::OK if engine == Engine::V2 => self.second(&reply),
             StatusCode::OK => {
@@ -169,19 +170,19 @@ impl KvSecret {
                 self.halves(data, None)
             }
             StatusCode::NOT_FOUND if engine == Engine::V2 => Err(self.gone(&reply)),
-            StatusCode::NOT_FOUND => Err(Fault::Missing(self.place())),
-            StatusCode::FORBIDDEN => Err(Fault::Denied(self.place())),
-            status => Err(Fault::Answered { status: status.as_u16(), said: super::said(&reply) }),
+            StatusCode::NOT_FOUND => Err(VaultError::Missing(self.place())),
+            StatusCode::FORBIDDEN => Err(VaultError::Denied(self.place())),
+            status => Err(VaultError::Answered { status: status.as_u16(), said: super::said(&reply) }),
         }
     }
 
-    async fn engine(&self, token: &Token) -> Result<Engine, Fault> {
+    async fn engine(&self, token: &VaultToken) -> Result<Engine, VaultError> {
         if let Some(engine) = self.state.lock().engine {
             return Ok(engine);
         }
         let path = format!("sys/internal/ui/mounts/{}/{}", encoded(&self.mount), encoded(&self.path));
-        let reply = self.vault.ask(Call::get(&path, &token.value)).await?;
-        let mounted: Option<Mounted> =
+        let reply = self.vault.ask(VaultRequest::get(&path, &token.value)).await?;
+        let mounted: Option<MountBody> =
             serde_json::from_slice(&reply.body).ok().filter(|_| reply.status == StatusCode::OK);
         let Some(mounted) = mounted else { return Ok(Engine::V2) };
         let version = mounted.data.options.and_then(|options| options.version);
@@ -190,10 +191,10 @@ impl KvSecret {
         Ok(engine)
     }
 
-    fn second(&self, reply: &Reply) -> Result<RawPair, Fault> {
+    fn second(&self, reply: &VaultResponse) -> Result<RawPair, VaultError> {
         let answer: V2 = serde_json::from_slice(&reply.body).map_err(|_| self.malformed())?;
         match answer.data {
-            Some(Versioned { data: Some(fields), metadata }) if !metadata.destroyed => {
+            Some(KvV2Data { data: Some(fields), metadata }) if !metadata.destroyed => {
                 self.halves(fields, Some(metadata.version))
             }
             Some(_) => Err(self.gone(reply)),
@@ -202,26 +203,26 @@ impl KvSecret {
     }
 
     /// Whether there never was a secret, or its newest version is gone.
-    fn gone(&self, reply: &Reply) -> Fault {
+    fn gone(&self, reply: &VaultResponse) -> VaultError {
         match serde_json::from_slice(&reply.body) {
-            Ok(V2 { data: Some(Versioned { metadata, .. }) }) => {
+            Ok(V2 { data: Some(KvV2Data { metadata, .. }) }) => {
                 let how = if metadata.destroyed { "destroyed" } else { "deleted" };
-                Fault::Deleted { place: self.place(), version: metadata.version, how }
+                VaultError::Deleted { place: self.place(), version: metadata.version, how }
             }
-            _ => Fault::Missing(self.place()),
+            _ => VaultError::Missing(self.place()),
         }
     }
 
-    fn halves(&self, fields: Fields, version: Option<u64>) -> Result<RawPair, Fault> {
-        let missing = |name: &str| Fault::Malformed(format!("{} has no {name}", self.place()));
+    fn halves(&self, fields: PairFields, version: Option<u64>) -> Result<RawPair, VaultError> {
+        let missing = |name: &str| VaultError::Malformed(format!("{} has no {name}", self.place()));
         let access = fields.access_key.ok_or_else(|| missing("access_key"))?;
         let secret = fields.secret_key.ok_or_else(|| missing("secret_key"))?;
         let place = format!("vault {}: {}", self.vault.settings().address, self.place());
         Ok(RawPair { access, secret, place, version })
     }
 
-    fn malformed(&self) -> Fault {
-        Fault::Malformed(format!("{} is not text in access_key and secret_key", self.place()))
+    fn malformed(&self) -> VaultError {
+        VaultError::Malformed(format!("{} is not text in access_key and secret_key", self.place()))
     }
 
     fn place(&self) -> String {

@@ -8,7 +8,7 @@ use std::{path::Path, time::Duration};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Fault, encoded};
+use super::{VaultError, encoded};
 use crate::{
     config::VaultAuth,
     keys::{file::read_open, secret::Secret},
@@ -16,13 +16,13 @@ use crate::{
 
 /// What a login or a renewal gives.
 #[derive(Deserialize)]
-pub(super) struct Granted {
-    pub(super) auth: Grant,
+pub(super) struct LoginBody {
+    pub(super) auth: TokenGrant,
 }
 
 /// A token and its life.
 #[derive(Deserialize)]
-pub(super) struct Grant {
+pub(super) struct TokenGrant {
     #[serde(deserialize_with = "secret")]
     pub(super) client_token: Secret,
     /// Seconds; 0: it doesn't end.
@@ -34,26 +34,26 @@ pub(super) struct Grant {
 
 /// What a token says of itself.
 #[derive(Deserialize)]
-pub(super) struct LookedUp {
-    pub(super) data: Looked,
+pub(super) struct LookupBody {
+    pub(super) data: TokenInfo,
 }
 
 /// Its life.
 #[derive(Deserialize)]
-pub(super) struct Looked {
+pub(super) struct TokenInfo {
     /// Seconds left; 0: it doesn't end.
     ttl: u64,
     #[serde(default)]
     pub(super) renewable: bool,
 }
 
-impl Grant {
+impl TokenGrant {
     pub(super) fn life(&self) -> Option<Duration> {
         seconds(self.lease_duration)
     }
 }
 
-impl Looked {
+impl TokenInfo {
     pub(super) fn life(&self) -> Option<Duration> {
         seconds(self.ttl)
     }
@@ -64,43 +64,43 @@ fn seconds(seconds: u64) -> Option<Duration> {
 }
 
 /// A login to be sent.
-pub(super) struct Login {
+pub(super) struct LoginRequest {
     /// Below `/v1/`.
     pub(super) path: String,
     pub(super) body: Zeroizing<Vec<u8>>,
 }
 
 #[derive(Serialize)]
-struct AppRole<'a> {
+struct AppRoleLogin<'a> {
     role_id: &'a str,
     secret_id: &'a str,
 }
 
 #[derive(Serialize)]
-struct Jwt<'a> {
+struct JwtLogin<'a> {
     role: &'a str,
     jwt: &'a str,
 }
 
 #[derive(Serialize)]
-struct Cert<'a> {
+struct CertLogin<'a> {
     name: &'a str,
 }
 
-impl Login {
+impl LoginRequest {
     /// The login of a method. Reads its file. `None`: the token is there already, no login is needed.
-    pub(super) fn of(auth: &VaultAuth) -> Result<Option<Self>, Fault> {
+    pub(super) fn of(auth: &VaultAuth) -> Result<Option<Self>, VaultError> {
         Ok(Some(match auth {
             VaultAuth::Token { .. } => return Ok(None),
             VaultAuth::AppRole { mount, role_id, secret_id_file } => {
                 let secret_id = credential(secret_id_file)?;
-                Self::new(mount, &AppRole { role_id, secret_id: secret_id.expose() })
+                Self::new(mount, &AppRoleLogin { role_id, secret_id: secret_id.expose() })
             }
             VaultAuth::Kubernetes { mount, role, token_file } | VaultAuth::Jwt { mount, role, token_file } => {
                 let jwt = credential(token_file)?;
-                Self::new(mount, &Jwt { role, jwt: jwt.expose() })
+                Self::new(mount, &JwtLogin { role, jwt: jwt.expose() })
             }
-            VaultAuth::Cert { mount, name, .. } => Self::new(mount, &Cert { name }),
+            VaultAuth::Cert { mount, name, .. } => Self::new(mount, &CertLogin { name }),
         }))
     }
 
@@ -114,11 +114,11 @@ impl Login {
 }
 
 /// A file that holds one credential, trimmed.
-pub(super) fn credential(path: &Path) -> Result<Secret, Fault> {
-    let unfit = |what: &dyn std::fmt::Display| Fault::Unfit(format!("{}: {what}", path.display()));
+pub(super) fn credential(path: &Path) -> Result<Secret, VaultError> {
+    let unfit = |what: &dyn std::fmt::Display| VaultError::Unfit(format!("{}: {what}", path.display()));
     let mut file = std::fs::File::open(path).map_err(|error| unfit(&error))?;
     // Its fault names the path already.
-    let text = read_open(path, &mut file).map_err(|fault| Fault::Unfit(fault.to_string()))?;
+    let text = read_open(path, &mut file).map_err(|fault| VaultError::Unfit(fault.to_string()))?;
     match text.trim() {
         "" => Err(unfit(&"is empty")),
         text if text.len() > 32 << 10 => Err(unfit(&"is longer than a token can be")),

@@ -162,7 +162,7 @@ impl World {
         Self { stub, vault, secret, folder }
     }
 
-    async fn read(&self) -> Result<u64, Fault> {
+    async fn read(&self) -> Result<u64, VaultError> {
         let RawPair { access, secret, version, .. } = self.secret.read().await?;
         let number = version.expect("version 2 has numbers");
         assert_eq!(access.expose(), format!("access-{number}"));
@@ -246,7 +246,7 @@ mod never_loops {
         let mut logins = Vec::new();
         for _ in 0..24 {
             for _ in 0..120 {
-                assert!(matches!(world.read().await, Err(Fault::Denied(_))));
+                assert!(matches!(world.read().await, Err(VaultError::Denied(_))));
                 tokio::time::sleep(Duration::from_secs(30)).await;
             }
             logins.push(world.stub.count(LOGIN));
@@ -263,7 +263,7 @@ mod never_loops {
         world.stub.will(LOGIN, [says(400, &json!({ "errors": ["invalid role or secret ID"] }))]);
         for _ in 0..50 {
             let fault = world.read().await.unwrap_err();
-            assert_eq!(fault, Fault::Login { status: 400, said: "invalid role or secret ID".to_owned() });
+            assert_eq!(fault, VaultError::Login { status: 400, said: "invalid role or secret ID".to_owned() });
         }
         assert_eq!(world.stub.count(LOGIN), 1);
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -340,7 +340,7 @@ mod renews {
         // Denied, and the file still holds the same: there is nothing to log in with.
         world.stub.will(READ, [denied()]);
         let before = world.stub.asked.lock().len();
-        assert!(matches!(world.read().await, Err(Fault::Denied(_))));
+        assert!(matches!(world.read().await, Err(VaultError::Denied(_))));
         assert_eq!(world.stub.asked.lock().len(), before + 1);
         drop(world.folder);
     }
@@ -351,7 +351,7 @@ mod says_why {
 
     #[tokio::test(start_paused = true)]
     async fn by_what_its_health_is() {
-        for (status, fault) in [(503, Fault::Sealed), (501, Fault::Uninitialized)] {
+        for (status, fault) in [(503, VaultError::Sealed), (501, VaultError::Uninitialized)] {
             let world = World::new();
             world.stub.will(LOGIN, [says(503, &json!({ "errors": ["Vault is sealed"] }))]);
             world.stub.will(HEALTH, [says(status, &json!({}))]);
@@ -361,11 +361,11 @@ mod says_why {
             let world = World::new();
             world.stub.will(READ, [says(500, &json!({ "errors": ["no active node"] }))]);
             world.stub.will(HEALTH, [says(status, &json!({}))]);
-            assert!(matches!(world.read().await, Err(Fault::Standby(_))), "{status}");
+            assert!(matches!(world.read().await, Err(VaultError::Standby(_))), "{status}");
         }
         let world = World::new();
         world.stub.will(READ, [says(500, &json!({ "errors": ["internal error"] }))]);
-        assert_eq!(world.read().await, Err(Fault::Answered { status: 500, said: "internal error".to_owned() }));
+        assert_eq!(world.read().await, Err(VaultError::Answered { status: 500, said: "internal error".to_owned() }));
         let health = world.stub.asked.lock().iter().find(|(what, ..)| what == HEALTH).unwrap().2.clone();
         assert!(health.get("x-vault-token").is_none() && health.get("x-vault-namespace").is_none());
     }
@@ -385,11 +385,11 @@ mod says_why {
             world
                 .stub
                 .will(READ, [says(status, &json!({ "data": { "data": data, "metadata": metadata(destroyed) } }))]);
-            let gone = Fault::Deleted { place: "secret/fastrac/main".to_owned(), version: 4, how };
+            let gone = VaultError::Deleted { place: "secret/fastrac/main".to_owned(), version: 4, how };
             assert_eq!(world.read().await, Err(gone));
         }
         world.stub.will(READ, [says(404, &json!({ "errors": [] }))]);
-        assert_eq!(world.read().await, Err(Fault::Missing("secret/fastrac/main".to_owned())));
+        assert_eq!(world.read().await, Err(VaultError::Missing("secret/fastrac/main".to_owned())));
     }
 
     #[tokio::test(start_paused = true)]
@@ -421,7 +421,7 @@ mod is_bounded {
         assert_eq!(world.read().await, Ok(1));
         *world.stub.hole.lock() = true;
         let began = tokio::time::Instant::now();
-        assert!(matches!(world.read().await, Err(Fault::DeadlineExceeded(_))));
+        assert!(matches!(world.read().await, Err(VaultError::DeadlineExceeded(_))));
         assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
         *world.stub.hole.lock() = false;
         assert_eq!(world.read().await, Ok(1));
@@ -431,7 +431,7 @@ mod is_bounded {
     async fn in_size() {
         let world = World::new();
         world.stub.will(READ, [says(200, &json!({ "data": "x".repeat(2 << 20) }))]);
-        assert!(matches!(world.read().await, Err(Fault::Malformed(_))));
+        assert!(matches!(world.read().await, Err(VaultError::Malformed(_))));
     }
 }
 
@@ -472,7 +472,7 @@ mod follows {
             let world = World::new();
             world.stub.will(READ, [moved(location)]);
             world.stub.will(LEADER, [named(leader)]);
-            assert!(matches!(world.read().await, Err(Fault::Standby(_))), "{location} {leader}");
+            assert!(matches!(world.read().await, Err(VaultError::Standby(_))), "{location} {leader}");
             let home = "https://vault.internal:8200";
             assert!(world.stub.asked.lock().iter().all(|(_, server, ..)| server == home), "{location} {leader}");
         }
@@ -495,7 +495,7 @@ mod serves {
 
     use super::*;
     use crate::{
-        keys::{Beside, Keys, NoKey, Pair, Remedy, SealedCopy, Secret, Verdict},
+        keys::{Beside, KeyPair, Keys, NoKey, Remedy, SealedCopy, Secret, Verdict},
         rotation,
     };
 
@@ -602,7 +602,7 @@ mod serves {
         let world = World::new();
         let folder = world.folder.path().to_owned();
         identity(&folder);
-        let pair = || Pair::new(Secret::new("access-1".into()), Secret::new("canary-secret-1".into())).unwrap();
+        let pair = || KeyPair::new(Secret::new("access-1".into()), Secret::new("canary-secret-1".into())).unwrap();
         let ago = |minutes| Timestamp::now() - SignedDuration::from_mins(minutes);
         *world.stub.hole.lock() = true;
         copy(&world, &folder).save(&pair(), ago(50)).unwrap();
@@ -626,7 +626,7 @@ mod serves {
         identity(&folder);
         let copy = copy(&world, &folder);
         assert!(copy.load().unwrap().is_none());
-        let pair = Pair::new(Secret::new("access-1".into()), Secret::new("canary-secret-1".into())).unwrap();
+        let pair = KeyPair::new(Secret::new("access-1".into()), Secret::new("canary-secret-1".into())).unwrap();
         copy.save(&pair, Timestamp::now()).unwrap();
         assert!(copy.load().unwrap().is_some());
         let other = SealedCopy::of(&configured(&folder).keys, "main", "https://other:8200").unwrap();

@@ -13,10 +13,10 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use super::{
-    Fault, Vault,
-    login::{Granted, Login, LookedUp, credential},
+    Vault, VaultError,
+    login::{LoginBody, LoginRequest, LookupBody, credential},
     said,
-    wire::{Call, Reply},
+    wire::{VaultRequest, VaultResponse},
 };
 use crate::{
     config::VaultAuth,
@@ -30,7 +30,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// A token and its life.
-pub(super) struct Token {
+pub(super) struct VaultToken {
     pub(super) value: Secret,
     since: Instant,
     /// `None`: it doesn't end, or doesn't say when.
@@ -42,16 +42,16 @@ pub(super) struct Token {
 
 /// The session.
 pub(super) struct Session {
-    state: Mutex<State>,
+    state: Mutex<SessionState>,
     /// When the token is to be renewed.
     due: watch::Sender<Option<Instant>>,
 }
 
 #[derive(Default)]
-struct State {
-    token: Option<Arc<Token>>,
+struct SessionState {
+    token: Option<Arc<VaultToken>>,
     /// The last login, if it failed.
-    failed: Option<(Instant, Fault)>,
+    failed: Option<(Instant, VaultError)>,
     /// The wait after the next failed renewal.
     retry: Duration,
 }
@@ -62,7 +62,7 @@ impl Default for Session {
     }
 }
 
-impl Token {
+impl VaultToken {
     fn new(value: Secret, life: Option<Duration>, renewable: bool) -> Self {
         Self { value, since: Instant::now(), life, renewable, first: life }
     }
@@ -87,8 +87,8 @@ impl Vault {
     /// The token, by a login if there is none.
     ///
     /// # Errors
-    /// [`Fault`] of the login.
-    pub(super) async fn token(&self) -> Result<Arc<Token>, Fault> {
+    /// [`VaultError`] of the login.
+    pub(super) async fn token(&self) -> Result<Arc<VaultToken>, VaultError> {
         let mut state = self.session.state.lock().await;
         if let Some(token) = state.token.clone().filter(|token| !token.ended(Instant::now())) {
             return match self.replaced(&token).await {
@@ -102,8 +102,8 @@ impl Vault {
     /// The token after the vault denied something to `denied`: another's newer one, or a new login's.
     ///
     /// # Errors
-    /// [`Fault`] of the login; `None` if there is no other token to be had.
-    pub(super) async fn another(&self, denied: &Arc<Token>) -> Option<Result<Arc<Token>, Fault>> {
+    /// [`VaultError`] of the login; `None` if there is no other token to be had.
+    pub(super) async fn another(&self, denied: &Arc<VaultToken>) -> Option<Result<Arc<VaultToken>, VaultError>> {
         let mut state = self.session.state.lock().await;
         if let Some(token) = state.token.clone().filter(|token| !Arc::ptr_eq(token, denied)) {
             return Some(Ok(token));
@@ -151,21 +151,23 @@ impl Vault {
         self.session.due.send_replace(Some(now + wait));
     }
 
-    async fn renew(&self, state: &mut State, token: &Arc<Token>) -> Result<(), Fault> {
+    async fn renew(&self, state: &mut SessionState, token: &Arc<VaultToken>) -> Result<(), VaultError> {
         let body = Zeroizing::new(b"{}".to_vec());
-        let reply = self.ask(Call::post("auth/token/renew-self", Some(&token.value), body)).await?;
+        let reply = self.ask(VaultRequest::post("auth/token/renew-self", Some(&token.value), body)).await?;
         if !reply.status.is_success() {
             // It has ended, or may not renew itself: only a login helps.
             return self.log_in(state).await.map(drop);
         }
         let auth = granted(&reply)?.auth;
-        let renewed =
-            Token { first: token.first, ..Token::new(auth.client_token.clone(), auth.life(), auth.renewable) };
+        let renewed = VaultToken {
+            first: token.first,
+            ..VaultToken::new(auth.client_token.clone(), auth.life(), auth.renewable)
+        };
         self.hold(state, renewed);
         Ok(())
     }
 
-    async fn log_in(&self, state: &mut State) -> Result<Arc<Token>, Fault> {
+    async fn log_in(&self, state: &mut SessionState) -> Result<Arc<VaultToken>, VaultError> {
         if let Some((at, fault)) = &state.failed
             && Instant::now() < *at + FLOOR
         {
@@ -181,54 +183,54 @@ impl Vault {
         }
     }
 
-    async fn login(&self) -> Result<Token, Fault> {
+    async fn login(&self) -> Result<VaultToken, VaultError> {
         let auth = self.settings.auth.clone();
-        let Some(login) = aside(move || Login::of(&auth)).await? else {
+        let Some(login) = aside(move || LoginRequest::of(&auth)).await? else {
             let value = match (&self.token, &self.settings.auth) {
                 (_, VaultAuth::Token { token_file: Some(file) }) => {
                     let file = file.clone();
                     aside(move || credential(&file)).await?
                 }
                 (Some(token), _) => token.clone(),
-                (None, _) => return Err(Fault::Unfit("there is no token".to_owned())),
+                (None, _) => return Err(VaultError::Unfit("there is no token".to_owned())),
             };
             return self.look_up(value).await;
         };
-        let reply = self.ask(Call::post(&login.path, None, login.body)).await?;
+        let reply = self.ask(VaultRequest::post(&login.path, None, login.body)).await?;
         if !reply.status.is_success() {
-            return Err(Fault::Login { status: reply.status.as_u16(), said: said(&reply) });
+            return Err(VaultError::Login { status: reply.status.as_u16(), said: said(&reply) });
         }
         let auth = granted(&reply)?.auth;
         tracing::info!(vault = self.settings.address, life = ?auth.life(), "logged in to the vault");
-        Ok(Token::new(auth.client_token.clone(), auth.life(), auth.renewable))
+        Ok(VaultToken::new(auth.client_token.clone(), auth.life(), auth.renewable))
     }
 
     /// A token that was given to us, and how long it lives, if it may look itself up.
-    async fn look_up(&self, value: Secret) -> Result<Token, Fault> {
-        let reply = self.ask(Call::get("auth/token/lookup-self", &value)).await?;
-        let looked: Option<LookedUp> = serde_json::from_slice(&reply.body).ok();
+    async fn look_up(&self, value: Secret) -> Result<VaultToken, VaultError> {
+        let reply = self.ask(VaultRequest::get("auth/token/lookup-self", &value)).await?;
+        let looked: Option<LookupBody> = serde_json::from_slice(&reply.body).ok();
         Ok(match looked.filter(|_| reply.status.is_success()) {
-            Some(looked) => Token::new(value, looked.data.life(), looked.data.renewable),
-            None => Token::new(value, None, false),
+            Some(looked) => VaultToken::new(value, looked.data.life(), looked.data.renewable),
+            None => VaultToken::new(value, None, false),
         })
     }
 
     /// What stands in the token file, if it isn't this token.
-    async fn replaced(&self, token: &Token) -> Option<Secret> {
+    async fn replaced(&self, token: &VaultToken) -> Option<Secret> {
         let VaultAuth::Token { token_file: Some(file) } = &self.settings.auth else { return None };
         let file = file.clone();
         let value = aside(move || credential(&file)).await.ok()?;
         (value.expose() != token.value.expose()).then_some(value)
     }
 
-    async fn take(&self, state: &mut State, value: Secret) -> Result<Arc<Token>, Fault> {
+    async fn take(&self, state: &mut SessionState, value: Secret) -> Result<Arc<VaultToken>, VaultError> {
         let token = self.look_up(value).await?;
         Ok(self.hold(state, token))
     }
 
-    fn hold(&self, state: &mut State, token: Token) -> Arc<Token> {
+    fn hold(&self, state: &mut SessionState, token: VaultToken) -> Arc<VaultToken> {
         let token = Arc::new(token);
-        *state = State { token: Some(token.clone()), ..State::default() };
+        *state = SessionState { token: Some(token.clone()), ..SessionState::default() };
         // A token that can't be renewed and has no login behind it ends when it ends.
         let ours = matches!(self.settings.auth, VaultAuth::Token { .. }) && !token.renewable;
         self.session.due.send_replace(token.due().filter(|_| !ours));
@@ -236,13 +238,15 @@ impl Vault {
     }
 }
 
-fn granted(reply: &Reply) -> Result<Granted, Fault> {
+fn granted(reply: &VaultResponse) -> Result<LoginBody, VaultError> {
     // The parser's words may quote what it read.
-    serde_json::from_slice(&reply.body).map_err(|_| Fault::Malformed("its login gives no token".to_owned()))
+    serde_json::from_slice(&reply.body).map_err(|_| VaultError::Malformed("its login gives no token".to_owned()))
 }
 
 /// Reads a file on a thread that may wait for a disk.
-async fn aside<T: Send + 'static>(read: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+async fn aside<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, VaultError> + Send + 'static,
+) -> Result<T, VaultError> {
     let read = tokio::task::spawn_blocking(read).await;
-    read.unwrap_or_else(|_| Err(Fault::Unfit("reading a file broke off".to_owned())))
+    read.unwrap_or_else(|_| Err(VaultError::Unfit("reading a file broke off".to_owned())))
 }

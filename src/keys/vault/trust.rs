@@ -13,11 +13,11 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
-use super::Fault;
+use super::VaultError;
 use crate::files::{Rootless, Stamp, roots};
 
 /// Files, and what was made of them.
-pub(super) struct Trust {
+pub(super) struct VaultTls {
     /// Roots; `None`: the platform's.
     ca: Option<PathBuf>,
     /// Certificate and private key to show.
@@ -25,14 +25,14 @@ pub(super) struct Trust {
     made: Mutex<Option<(Vec<Stamp>, Arc<ClientConfig>)>>,
 }
 
-impl Trust {
+impl VaultTls {
     pub(super) fn new(ca: Option<&Path>, client: Option<(&Path, &Path)>) -> Self {
         let client = client.map(|(cert, key)| (cert.to_owned(), key.to_owned()));
         Self { ca: ca.map(Path::to_owned), client, made: Mutex::new(None) }
     }
 
     /// The TLS settings. Reads files.
-    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, Fault> {
+    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, VaultError> {
         let stamps = self.stamps()?;
         let mut made = self.made.lock();
         if let Some((of, config)) = made.as_ref()
@@ -45,16 +45,16 @@ impl Trust {
         Ok(config)
     }
 
-    fn stamps(&self) -> Result<Vec<Stamp>, Fault> {
+    fn stamps(&self) -> Result<Vec<Stamp>, VaultError> {
         let client = self.client.iter().flat_map(|(cert, key)| [cert, key]);
         let stamp = |path: &PathBuf| std::fs::metadata(path).map(|meta| Stamp::of(&meta)).map_err(unfit(path));
         self.ca.iter().chain(client).map(stamp).collect()
     }
 
-    fn make(&self) -> Result<ClientConfig, Fault> {
+    fn make(&self) -> Result<ClientConfig, VaultError> {
         let roots = roots(self.ca.as_deref()).map_err(|rootless| match rootless {
-            Rootless::Nowhere => Fault::Unfit("there is no certificate authority to verify it with".to_owned()),
-            Rootless::File { .. } => Fault::Unfit(rootless.to_string()),
+            Rootless::Nowhere => VaultError::Unfit("there is no certificate authority to verify it with".to_owned()),
+            Rootless::File { .. } => VaultError::Unfit(rootless.to_string()),
         })?;
         let builder = ClientConfig::builder().with_root_certificates(roots);
         let mut config = match &self.client {
@@ -69,11 +69,11 @@ impl Trust {
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, VaultError> {
     let read = CertificateDer::pem_file_iter(file).map_err(unfit(file))?;
     read.map(|certificate| certificate.map_err(unfit(file))).collect()
 }
 
-fn unfit<E: std::fmt::Display>(file: &Path) -> impl Fn(E) -> Fault {
-    move |error| Fault::Unfit(format!("{}: {error}", file.display()))
+fn unfit<E: std::fmt::Display>(file: &Path) -> impl Fn(E) -> VaultError {
+    move |error| VaultError::Unfit(format!("{}: {error}", file.display()))
 }

@@ -3,7 +3,7 @@
 //! What always holds: a connection is for one question, so nothing has to be kept alive between two
 //! readings; certificates are verified; connecting, and the whole exchange, have a deadline; an answer
 //! is bounded; what was received stands in buffers that are zeroed, as far as they are ours. Must not
-//! know what is asked. It fails with [`Fault`].
+//! know what is asked. It fails with [`VaultError`].
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{Fault, trust::Trust};
+use super::{VaultError, trust::VaultTls};
 use crate::{
     config::file::BaseUrl,
     keys::secret::{Secret, header},
@@ -42,7 +42,7 @@ const TOKEN: &str = "x-vault-token";
 const NAMESPACE: &str = "x-vault-namespace";
 
 /// What is asked.
-pub(super) struct Call<'a> {
+pub(super) struct VaultRequest<'a> {
     pub(super) method: Method,
     /// Below `/v1/`, percent-encoded.
     pub(super) path: &'a str,
@@ -54,7 +54,7 @@ pub(super) struct Call<'a> {
 }
 
 /// What the vault said.
-pub(super) struct Reply {
+pub(super) struct VaultResponse {
     pub(super) status: StatusCode,
     pub(super) body: Zeroizing<Vec<u8>>,
     /// Where it sends the question to.
@@ -62,9 +62,9 @@ pub(super) struct Reply {
 }
 
 /// How the vault is reached.
-pub(super) struct Wire {
+pub(super) struct VaultClient {
     namespace: Option<String>,
-    trust: Arc<Trust>,
+    trust: Arc<VaultTls>,
     #[cfg(test)]
     pub(super) stub: Option<Stub>,
 }
@@ -76,7 +76,7 @@ pub(super) type Stub = Box<dyn Fn(&BaseUrl) -> tokio::io::DuplexStream + Send + 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-impl<'a> Call<'a> {
+impl<'a> VaultRequest<'a> {
     /// Reads something.
     pub(super) fn get(path: &'a str, token: &'a Secret) -> Self {
         Self { method: Method::GET, path, token: Some(token), body: Zeroizing::default(), namespaced: true }
@@ -93,8 +93,8 @@ impl<'a> Call<'a> {
     }
 }
 
-impl Wire {
-    pub(super) fn new(namespace: Option<String>, trust: Trust) -> Self {
+impl VaultClient {
+    pub(super) fn new(namespace: Option<String>, trust: VaultTls) -> Self {
         Self {
             namespace,
             trust: Arc::new(trust),
@@ -106,18 +106,18 @@ impl Wire {
     /// Asks a server of the vault.
     ///
     /// # Errors
-    /// [`Fault`] when there is no whole answer in time. Any status is an answer.
-    pub(super) async fn ask(&self, server: &BaseUrl, call: &Call<'_>) -> Result<Reply, Fault> {
+    /// [`VaultError`] when there is no whole answer in time. Any status is an answer.
+    pub(super) async fn ask(&self, server: &BaseUrl, call: &VaultRequest<'_>) -> Result<VaultResponse, VaultError> {
         let request = self.request(server, call)?;
         let exchange = async {
             let io = tokio::time::timeout(CONNECT, self.connect(server)).await;
-            exchange(io.unwrap_or(Err(Fault::DeadlineExceeded(CONNECT)))?, request).await
+            exchange(io.unwrap_or(Err(VaultError::DeadlineExceeded(CONNECT)))?, request).await
         };
-        tokio::time::timeout(EXCHANGE, exchange).await.unwrap_or(Err(Fault::DeadlineExceeded(EXCHANGE)))
+        tokio::time::timeout(EXCHANGE, exchange).await.unwrap_or(Err(VaultError::DeadlineExceeded(EXCHANGE)))
     }
 
-    fn request(&self, server: &BaseUrl, call: &Call<'_>) -> Result<Request<Full<Bytes>>, Fault> {
-        let unfit = |_| Fault::Unfit("a name in it can't stand in a request".to_owned());
+    fn request(&self, server: &BaseUrl, call: &VaultRequest<'_>) -> Result<Request<Full<Bytes>>, VaultError> {
+        let unfit = |_| VaultError::Unfit("a name in it can't stand in a request".to_owned());
         let mut request = Request::builder()
             .method(call.method.clone())
             .uri(format!("{}/v1/{}", server.prefix, call.path))
@@ -129,7 +129,7 @@ impl Wire {
         }
         if let Some(token) = call.token {
             let value = header("token", token.expose().as_bytes().to_vec());
-            request = request.header(TOKEN, value.map_err(|_| Fault::Unfit("the token is no text".to_owned()))?);
+            request = request.header(TOKEN, value.map_err(|_| VaultError::Unfit("the token is no text".to_owned()))?);
         }
         if !call.body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
@@ -137,7 +137,7 @@ impl Wire {
         request.body(Full::new(Bytes::from_owner(call.body.clone()))).map_err(unfit)
     }
 
-    async fn connect(&self, server: &BaseUrl) -> Result<Box<dyn Io>, Fault> {
+    async fn connect(&self, server: &BaseUrl) -> Result<Box<dyn Io>, VaultError> {
         #[cfg(test)]
         if let Some(stub) = &self.stub {
             return Ok(Box::new(stub(server)));
@@ -146,7 +146,7 @@ impl Wire {
         // Files are read, and certificates parsed.
         let tls = if server.tls {
             let built = tokio::task::spawn_blocking(move || trust.config()).await;
-            Some(built.unwrap_or_else(|_| Err(Fault::Unfit("reading the certificates broke off".to_owned())))?)
+            Some(built.unwrap_or_else(|_| Err(VaultError::Unfit("reading the certificates broke off".to_owned())))?)
         } else {
             None
         };
@@ -154,17 +154,17 @@ impl Wire {
         tcp.set_nodelay(true).map_err(unreachable)?;
         let Some(tls) = tls else { return Ok(Box::new(tcp)) };
         let name = ServerName::try_from(server.host.clone());
-        let name = name.map_err(|_| Fault::Unfit("its host is no name for TLS".to_owned()))?;
+        let name = name.map_err(|_| VaultError::Unfit("its host is no name for TLS".to_owned()))?;
         Ok(Box::new(TlsConnector::from(tls).connect(name, tcp).await.map_err(unreachable)?))
     }
 }
 
-fn unreachable(error: io::Error) -> Fault {
-    Fault::Unreachable(error.to_string())
+fn unreachable(error: io::Error) -> VaultError {
+    VaultError::Unreachable(error.to_string())
 }
 
-async fn exchange(io: Box<dyn Io>, request: Request<Full<Bytes>>) -> Result<Reply, Fault> {
-    let cut = |error: hyper::Error| Fault::Unreachable(error.to_string());
+async fn exchange(io: Box<dyn Io>, request: Request<Full<Bytes>>) -> Result<VaultResponse, VaultError> {
+    let cut = |error: hyper::Error| VaultError::Unreachable(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(cut)?;
     let mut frames = Vec::new();
     let head = {
@@ -186,17 +186,19 @@ async fn exchange(io: Box<dyn Io>, request: Request<Full<Bytes>>) -> Result<Repl
     };
     drop(sender);
     let body = joined(frames);
-    head.map(|(status, location)| Reply { status, body, location })
+    head.map(|(status, location)| VaultResponse { status, body, location })
 }
 
 /// Takes an answer's body as it comes.
-async fn collect(mut body: Incoming, frames: &mut Vec<Bytes>) -> Result<(), Fault> {
+async fn collect(mut body: Incoming, frames: &mut Vec<Bytes>) -> Result<(), VaultError> {
     let mut length = 0;
     while let Some(frame) = body.frame().await {
-        let Ok(bytes) = frame.map_err(|error| Fault::Unreachable(error.to_string()))?.into_data() else { continue };
+        let Ok(bytes) = frame.map_err(|error| VaultError::Unreachable(error.to_string()))?.into_data() else {
+            continue;
+        };
         length += bytes.len();
         if length > LONGEST {
-            return Err(Fault::Malformed("its answer is longer than 1 MiB".to_owned()));
+            return Err(VaultError::Malformed("its answer is longer than 1 MiB".to_owned()));
         }
         frames.push(bytes);
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::keys::{Held, Version};
+use crate::keys::{LoadedPair, PairVersion};
 
 /// How far behind the copy's own age may be, at most, and which part of `max_age`: so much earlier does
 /// a pair out of it end.
@@ -14,18 +14,18 @@ const PART: u32 = 20;
 
 /// The copy's state.
 #[derive(Default)]
-pub(super) struct Copying {
+pub(super) struct CopySchedule {
     /// What was written last, and how fresh its source was then.
-    last: Option<(Version, Instant)>,
+    last: Option<(PairVersion, Instant)>,
     busy: bool,
 }
 
-impl Copying {
+impl CopySchedule {
     /// Whether this pair, whose source was read well at `read_at`, is to be written now. It counts as
     /// being written.
-    pub(super) fn begins(&mut self, held: &Arc<Held>, read_at: Instant, max_age: Duration) -> bool {
+    pub(super) fn begins(&mut self, held: &Arc<LoadedPair>, read_at: Instant, max_age: Duration) -> bool {
         let behind = BEHIND.min(max_age / PART);
-        let written = |(version, at): (Version, Instant)| version == held.version() && read_at < at + behind;
+        let written = |(version, at): (PairVersion, Instant)| version == held.version() && read_at < at + behind;
         if self.busy || self.last.is_some_and(written) {
             return false;
         }

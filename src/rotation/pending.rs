@@ -3,18 +3,18 @@
 
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::keys::{Fault, Reading, Remedy, Restored, Rotated, Verdict, Version};
+use crate::keys::{PairVersion, Remedy, Restored, Rotated, SourceError, SourceReading, Verdict};
 
 /// A job's end.
-pub(super) enum Done {
-    Read(Box<Result<Reading, Fault>>, Option<Box<Restored>>),
-    Copied(Result<(), Fault>),
-    Verdict(Version, Verdict),
+pub(super) enum JobResult {
+    Read(Box<Result<SourceReading, SourceError>>, Option<Box<Restored>>),
+    Copied(Result<(), SourceError>),
+    Verdict(PairVersion, Verdict),
 }
 
 /// A refused request that waits for a reading of the source.
-pub(super) struct Refused {
-    pub(super) version: Version,
+pub(super) struct PendingRefusal {
+    pub(super) version: PairVersion,
     pub(super) may_resend: bool,
     /// The first reading that can tell what the source holds now.
     pub(super) reading: u64,
@@ -24,7 +24,7 @@ pub(super) struct Refused {
 }
 
 /// An operator who does.
-pub(super) struct Rotate {
+pub(super) struct PendingRotate {
     pub(super) reading: u64,
     pub(super) force: bool,
     pub(super) until: Instant,
@@ -32,14 +32,14 @@ pub(super) struct Rotate {
 }
 
 /// Somebody who waits for the canary's verdict on a version.
-pub(super) struct Waiting {
-    pub(super) version: Version,
-    pub(super) reply: Reply,
+pub(super) struct PendingVerdict {
+    pub(super) version: PairVersion,
+    pub(super) reply: VerdictReply,
 }
 
 /// Who that is.
-pub(super) enum Reply {
+pub(super) enum VerdictReply {
     Refused(oneshot::Sender<Remedy>, bool),
     Rotate(oneshot::Sender<Rotated>),
-    Verify(oneshot::Sender<Option<(Version, Verdict)>>),
+    Verify(oneshot::Sender<Option<(PairVersion, Verdict)>>),
 }

@@ -30,7 +30,7 @@ use crate::{
     config::{self, Config, Endpoint},
     edge::tls::{Doors, Faulty},
     files::configuration::{LoadedConfig, load},
-    keys::{Beside, Keeper, KeyEvent, Keys, Observer, SourceError, Vault, VaultError},
+    keys::{Keeper, KeyContext, KeyEvent, Keys, Observer, SourceError, Vault, VaultError},
     orders::Orders,
     record::{ExchangeLog, Masker, Metrics, Names, Recorder},
     snapshot::{Account, Snapshot},
@@ -328,7 +328,7 @@ impl AccountBuilder<'_> {
         let same_address = |previous: &PreviousAccount<'_>| endpoints(previous.settings) == endpoints(settings);
         let before = previous.filter(same_address).map(|previous| &*previous.account.keys);
         let observer = observer(name.clone(), live);
-        let (keys, keeper) = Keys::open(settings, Beside { vault, before }, live.revoked.of(name), observer)
+        let (keys, keeper) = Keys::open(settings, KeyContext { vault, before }, live.revoked.of(name), observer)
             .map_err(|source| StartError::Keys { account: name.clone(), source })?;
         Ok((keys, Some(keeper)))
     }

@@ -30,7 +30,8 @@
 //! [`gateway`] and [`snapshot`] (the configuration in force, beside what lives longer), [`reply`]
 //! (the response to a caller), [`attempts`] (what the attempts to send a request came to), [`fetched`] (the
 //! result of a shared fetch) and [`deadline`] (when a wait ends). Tasks that stand above two rooms
-//! have files of their own: [`rotation`]. [`deferred_write`] decides when streams write.
+//! have files of their own: [`rotation`]. [`deferred_write`] decides when streams write; [`backoff`] gives waits
+//! that double.
 //!
 //! Imports run down only; there are no circles. `tests/gateway/layout.rs` holds that.
 
@@ -38,6 +39,7 @@ pub mod admin;
 pub mod admission;
 pub mod app;
 pub mod attempts;
+pub mod backoff;
 pub mod body;
 pub mod cache;
 pub mod caller;

@@ -21,9 +21,10 @@ use self::{
     copy_schedule::CopySchedule,
     pending::{JobResult, PendingRefusal, PendingRotate, PendingVerdict, VerdictReply},
 };
+use crate::backoff::Backoff;
 use crate::keys::{
     Keeper, KeyCommand, KeyEvent, Lease, PairVersion, RefusalAction, Remedy, Rotated, SourceError, SourceReading,
-    Verdict, jittered,
+    Verdict,
 };
 
 /// How soon a source is read again while it is being changed.
@@ -34,8 +35,9 @@ const REFRESH_FLOOR: Duration = Duration::from_millis(250);
 const CHANGING_AT_MOST: Duration = Duration::from_secs(10);
 /// A source that tells of changes is read at most this often.
 const WATCH_FLOOR: Duration = Duration::from_millis(50);
-/// How soon a source that failed is read again, at first: longer each time, up to its own pace.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// First and maximum wait before a source that failed is read again; at most its own interval.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1024);
 /// How long a refused request waits for a source that is slow to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long `rotate` waits for a source that is being changed.
@@ -61,7 +63,7 @@ where
         told: false,
         changing_since: None,
         copying: CopySchedule::default(),
-        failures: 0,
+        retry: Backoff::new(FIRST_WAIT, MAX_WAIT),
         refused: Vec::new(),
         judged: Vec::new(),
         rotates: Vec::new(),
@@ -86,8 +88,8 @@ struct RotationTask<C> {
     told: bool,
     changing_since: Option<Instant>,
     copying: CopySchedule,
-    /// Readings that failed, up to now.
-    failures: u32,
+    /// The waits after failed readings.
+    retry: Backoff,
     /// Those that wait for the reading.
     refused: Vec<PendingRefusal>,
     /// Those that wait for a canary.
@@ -272,17 +274,18 @@ where
         let mut fault = None;
         match read {
             Ok(SourceReading { pair, version }) => {
-                (self.changing_since, self.failures) = (None, 0);
+                self.changing_since = None;
+                self.retry.reset();
                 self.keeper.life.numbered(version);
                 self.keeper.life.read(pair, now);
             }
             Err(why) => {
-                let changing = why.passes().then(|| *self.changing_since.get_or_insert(now));
+                let changing = why.is_transient().then(|| *self.changing_since.get_or_insert(now));
                 if changing.is_some() {
                     self.poll_at = now + POLL_CHANGING;
                 } else {
                     self.changing_since = None;
-                    self.poll_at = self.poll_at.min(now + self.backoff());
+                    self.poll_at = self.poll_at.min(now + self.retry.next_jittered());
                 }
                 if changing.is_none_or(|since| now >= since + CHANGING_AT_MOST) {
                     self.keeper.life.lost(&why);
@@ -308,13 +311,6 @@ where
         self.show();
     }
 
-    /// The wait after a reading that failed: longer each time, and not the same for every replica.
-    fn backoff(&mut self) -> Duration {
-        let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(10));
-        self.failures = self.failures.saturating_add(1);
-        jittered(wait)
-    }
-
     /// Answers a refused request, or has it wait for the canary.
     fn remedy(&mut self, refused: PendingRefusal, now: Instant) {
         let PendingRefusal { version, may_resend, reply, .. } = refused;
@@ -330,7 +326,7 @@ where
     }
 
     fn rotate(&mut self, rotate: PendingRotate, fault: Option<&SourceError>, now: Instant) {
-        if fault.is_some_and(SourceError::passes) && now < rotate.until {
+        if fault.is_some_and(SourceError::is_transient) && now < rotate.until {
             self.rotates.push(rotate);
             return;
         }

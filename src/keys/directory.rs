@@ -1,10 +1,10 @@
-//! The `directory` source: files `access_key` and `secret_key` in a folder.
+//! The `directory` source: files `access_key` and `secret_key` in a directory.
 //!
-//! What always holds: halves of two states are never put together. Kubernetes swaps one link
-//! (`..data`) for all files: it is resolved once, both files are read in the folder that it named, and
-//! it must name the same one afterwards. In a plain folder the files are replaced one after the other
-//! (Vault Agent, scripts), so a new state is believed only when nothing changed for [`SETTLED`], and
-//! for [`SETTLED_HALF`] when one half is still the old one.
+//! Halves of two states are never combined. Kubernetes swaps one link (`..data`) for all files: it is
+//! resolved once, both files are read in the directory that it names, and it must name the same one
+//! afterwards. In a plain directory the files are replaced one after the other (Vault Agent, scripts),
+//! so a new state is accepted only when nothing has changed for [`SETTLED`], or for [`SETTLED_HALF`]
+//! when one half is still the old one.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,29 +14,28 @@ use std::{
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use super::{
-    file::read_open,
-    secret::Secret,
-    source::{RawPair, SourceError},
+use super::{fault::SourceError, pair::RawPair, secret::Secret};
+use crate::files::{
+    FileError, Stamp,
+    read::{MAX_KEY_FILE, read, text_of},
 };
-use crate::files::Stamp;
 
 pub(super) const ACCESS: &str = "access_key";
 pub(super) const SECRET: &str = "secret_key";
 /// The link of Kubernetes' atomic writer.
 const DATA: &str = "..data";
-/// How often a folder that changes under the reader is tried.
-const TRIES: usize = 5;
-/// A script writes its second file long within this.
+/// Attempts to read a directory that changes while it is read.
+const ATTEMPTS: usize = 5;
+/// Age of the newest file at which a state is accepted: a script writes its second file long before.
 const SETTLED: Duration = Duration::from_millis(100);
-/// One new half beside an old one is most likely a state in between.
+/// The same for one new half beside an old one, which is probably a state in between.
 const SETTLED_HALF: Duration = Duration::from_secs(2);
 
-/// A folder with the two files.
+/// A directory with the two files.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(super) struct KeyDirectory {
     path: PathBuf,
-    /// Digests of the halves that were given out last.
+    /// SHA-256 of the two halves that were returned last.
     last: Mutex<Option<[[u8; 32]; 2]>>,
 }
 
@@ -46,70 +45,74 @@ struct Half {
     stamp: Stamp,
 }
 
-impl Directory {
+struct Halves {
+    access: Half,
+    secret: Half,
+}
+
+impl KeyDirectory {
     pub(super) fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), last: Mutex::new(None) }
     }
 
     pub(super) fn read(&self) -> Result<RawPair, SourceError> {
-        let mut fault = SourceError::Changing { path: self.path.clone() };
-        for _ in 0..TRIES {
+        for _ in 0..ATTEMPTS {
             let link = std::fs::read_link(self.path.join(DATA)).ok();
             let folder = link.as_ref().map_or_else(|| self.path.clone(), |link| self.path.join(link));
             let read = read_both(&folder);
             if std::fs::read_link(self.path.join(DATA)).ok() != link {
                 continue;
             }
-            match read {
-                Ok(Some((access, secret))) if link.is_some() => return Ok(self.give(access, secret)),
-                Ok(Some((access, secret))) => return self.give_settled(access, secret),
+            match read? {
+                Some(halves) if link.is_some() => return Ok(self.accept(halves)),
+                Some(halves) => return self.accept_settled(halves),
                 // A file changed while both were read.
-                Ok(None) => {}
-                Err(why) => {
-                    fault = why;
-                    break;
-                }
+                None => {}
             }
         }
-        Err(fault)
+        Err(self.changing())
     }
 
-    fn give_settled(&self, access: Half, secret: Half) -> Result<RawPair, SourceError> {
-        let new = [digest(&access), digest(&secret)];
-        let least = match *self.last.lock() {
+    fn accept_settled(&self, halves: Halves) -> Result<RawPair, SourceError> {
+        let new = halves.digests();
+        let min_age = match *self.last.lock() {
             Some(last) if last == new => Duration::ZERO,
             Some(last) if last[0] == new[0] || last[1] == new[1] => SETTLED_HALF,
             _ => SETTLED,
         };
-        if access.stamp.age().min(secret.stamp.age()) < least {
-            return Err(SourceError::Changing { path: self.path.clone() });
+        if halves.access.stamp.age().min(halves.secret.stamp.age()) < min_age {
+            return Err(self.changing());
         }
-        Ok(self.give(access, secret))
+        Ok(self.accept(halves))
     }
 
-    fn give(&self, access: Half, secret: Half) -> RawPair {
-        *self.last.lock() = Some([digest(&access), digest(&secret)]);
+    fn accept(&self, halves: Halves) -> RawPair {
+        *self.last.lock() = Some(halves.digests());
+        let Halves { access, secret } = halves;
         RawPair { access: access.value, secret: secret.value, place: self.path.display().to_string(), version: None }
+    }
+
+    fn changing(&self) -> SourceError {
+        FileError::Changing { path: self.path.clone() }.into()
+    }
+}
+
+impl Halves {
+    fn digests(&self) -> [[u8; 32]; 2] {
+        [&self.access, &self.secret].map(|half| Sha256::digest(half.value.expose()).into())
     }
 }
 
 /// Both halves; `None` when a file changed meanwhile.
-fn read_both(folder: &Path) -> Result<Option<(Half, Half)>, SourceError> {
+fn read_both(folder: &Path) -> Result<Option<Halves>, SourceError> {
     let access = read_half(&folder.join(ACCESS))?;
     let secret = read_half(&folder.join(SECRET))?;
-    let same =
-        |name: &str, half: &Half| std::fs::metadata(folder.join(name)).is_ok_and(|meta| Stamp::of(&meta) == half.stamp);
-    Ok((same(ACCESS, &access) && same(SECRET, &secret)).then_some((access, secret)))
+    let unchanged = |name: &str, half: &Half| Stamp::at(&folder.join(name)) == Some(half.stamp);
+    Ok((unchanged(ACCESS, &access) && unchanged(SECRET, &secret)).then_some(Halves { access, secret }))
 }
 
 fn read_half(path: &Path) -> Result<Half, SourceError> {
-    let unreadable = |error| SourceError::unreadable(path, error);
-    let mut file = std::fs::File::open(path).map_err(unreadable)?;
-    let stamp = Stamp::of(&file.metadata().map_err(unreadable)?);
-    let text = read_open(path, &mut file)?;
-    Ok(Half { value: Secret::line(text.to_string()), stamp })
-}
-
-fn digest(half: &Half) -> [u8; 32] {
-    Sha256::digest(half.value.expose()).into()
+    let file = read(path, MAX_KEY_FILE)?;
+    let text = text_of(path, &file.bytes)?;
+    Ok(Half { value: Secret::line(text.to_string()), stamp: file.stamp })
 }

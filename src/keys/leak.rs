@@ -1,35 +1,32 @@
-//! Finding a live secret in an answer.
+//! Searches a response for a live secret.
 //!
-//! A secret is looked for as it is and in its Basic form, in the bytes as they came and with JSON's
-//! escapes undone (three deep: JSON in a string of JSON is common), so every way to escape it is
-//! found. A body without a backslash costs two searches. What always holds: an answer that was
-//! streamed through [`LeakScan`] never held the secret, not even cut over two chunks. Never fails.
+//! The secret is searched for as it is and in its Basic form, in the bytes as they came and with up to
+//! three layers of JSON escapes undone (JSON in a string of JSON is common). A body without a backslash
+//! costs two searches. Never fails.
 
-use bytes::{Bytes, BytesMut};
 use memchr::memchr;
 use zeroize::Zeroizing;
 
-/// Shorter secrets are not looked for: they would be found in innocent answers.
-const SHORTEST: usize = 8;
-/// How many layers of JSON escapes are undone.
+/// Minimum length of a secret that is searched for, in bytes: shorter ones occur in responses by chance.
+const MIN_SECRET: usize = 8;
+/// Layers of JSON escapes that are undone.
 const LAYERS: usize = 3;
-/// Most bytes that one character takes under the layers that are in use (`\u0041`, `\\u0041`,
-/// `\\\\u0041`); what a stream holds back.
-const WIDEST: usize = 12;
+/// Maximum length of one escaped character in a streamed response, in bytes (`\u0041`, `\\u0041`,
+/// `\\\\u0041`).
+const MAX_ESCAPED: usize = 12;
 
-/// The forms of a secret that are looked for.
-pub(super) struct Forms {
+/// The forms of a secret that are searched for.
+pub(super) struct SecretForms {
     plain: Needle,
     basic: Needle,
 }
 
-/// A text to look for, by the byte of it that is rarest in JSON. Searched by hand, because a prepared
-/// finder would keep a copy of the secret that nobody zeroes, and preparing one costs more than the
-/// search.
+/// A text to search for, by its byte that is rarest in JSON. `memchr::memmem::Finder` was rejected: it keeps
+/// a copy of the secret that is not zeroed, and preparing it costs more than the search.
 struct Needle {
     text: Zeroizing<Vec<u8>>,
     rarest: u8,
-    /// Where it stands in `text`.
+    /// Index of `rarest` in `text`.
     offset: usize,
 }
 
@@ -40,13 +37,13 @@ impl Needle {
         Needle { text: Zeroizing::new(text.to_vec()), rarest, offset }
     }
 
-    fn stands_in(&self, body: &[u8]) -> bool {
+    fn is_in(&self, body: &[u8]) -> bool {
         memchr::memchr_iter(self.rarest, body)
             .any(|at| at.checked_sub(self.offset).is_some_and(|start| body[start..].starts_with(&self.text)))
     }
 }
 
-/// How often a byte stands in Fastrac's answers, roughly.
+/// How common a byte is in Fastrac's responses; 0: rare.
 fn commonness(byte: u8) -> u8 {
     match byte {
         b'"' | b',' | b':' | b'_' | b' ' => 4,
@@ -57,19 +54,19 @@ fn commonness(byte: u8) -> u8 {
     }
 }
 
-impl Forms {
-    /// Prepares the search for `secret` and its Basic form, base64 of `access:secret`.
+impl SecretForms {
+    /// `basic` is base64 of `access:secret`.
     pub(super) fn new(secret: &[u8], basic: &[u8]) -> Self {
         Self { plain: Needle::new(secret), basic: Needle::new(basic) }
     }
 
-    /// Whether one of the forms stands in `body`.
-    pub(super) fn stand_in(&self, body: &[u8]) -> bool {
-        // The Basic form is the longer one, so what is shorter than the secret holds neither.
-        if self.plain.text.len() < SHORTEST || body.len() < self.plain.text.len() {
+    /// Whether `body` contains one of the forms.
+    pub(super) fn found_in(&self, body: &[u8]) -> bool {
+        // The Basic form is longer than the secret.
+        if self.plain.text.len() < MIN_SECRET || body.len() < self.plain.text.len() {
             return false;
         }
-        let found = |text: &[u8]| self.plain.stands_in(text) || self.basic.stands_in(text);
+        let found = |text: &[u8]| self.plain.is_in(text) || self.basic.is_in(text);
         if found(body) {
             return true;
         }
@@ -86,14 +83,14 @@ impl Forms {
         false
     }
 
-    /// The most bytes that a form can take in a body.
-    fn longest(&self) -> usize {
-        self.plain.text.len().max(self.basic.text.len()) * WIDEST
+    /// Maximum length of a form in a body, escaped, in bytes.
+    pub(super) fn max_len(&self) -> usize {
+        self.plain.text.len().max(self.basic.text.len()) * MAX_ESCAPED
     }
 }
 
-/// Undoes one layer of JSON escapes. `first` is where the first backslash stands. What is no escape
-/// stays; characters outside ASCII become `?`, since no key holds one.
+/// Undoes one layer of JSON escapes. `first` is the index of the first backslash. Invalid escapes are kept;
+/// characters outside ASCII become `?`, since no key has one.
 fn undo_escapes(text: &[u8], first: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     out.extend_from_slice(&text[..first]);
@@ -125,42 +122,4 @@ fn undo_escapes(text: &[u8], first: usize) -> Vec<u8> {
         }
     }
     out
-}
-
-/// A scan of a streamed answer. It holds back as many bytes as a form could take, so that no part of
-/// the secret has gone out when the rest of it comes.
-pub struct LeakScan {
-    pair: std::sync::Arc<super::LoadedPair>,
-    held: BytesMut,
-}
-
-/// The secret stands in the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the answer holds the live secret key")]
-pub struct Leak;
-
-impl LeakScan {
-    pub(super) fn new(pair: std::sync::Arc<super::LoadedPair>) -> Self {
-        Self { pair, held: BytesMut::new() }
-    }
-
-    /// Takes the next chunk and gives what may go out, perhaps nothing.
-    ///
-    /// # Errors
-    /// [`Leak`] when the secret shows; nothing more may go out then.
-    pub fn feed(&mut self, chunk: &[u8]) -> Result<Bytes, Leak> {
-        self.held.extend_from_slice(chunk);
-        if self.pair.pair.forms().stand_in(&self.held) {
-            self.held.clear();
-            return Err(Leak);
-        }
-        let keep = self.pair.pair.forms().longest().min(self.held.len());
-        let out = self.held.split_to(self.held.len() - keep).freeze();
-        Ok(out)
-    }
-
-    /// What was held back, at the end of the answer.
-    pub fn finish(&mut self) -> Bytes {
-        self.held.split().freeze()
-    }
 }

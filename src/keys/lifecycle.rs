@@ -11,10 +11,13 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    Event, KeyEvent, KeySnapshot, LoadedPair, Restored, Role, SourceStatus, Verdict, Verification,
-    secret::{KeyPair, PairVersion},
-    source::SourceError,
-    tracked_pair::TrackedPair,
+    fault::SourceError,
+    pair::{KeyPair, LoadedPair},
+    sealed_copy::Restored,
+    snapshot::KeySnapshot,
+    status::{Event, KeyEvent, Role, SourceStatus, Verification},
+    tracked_pair::{TrackedPair, Verdict},
+    version::PairVersion,
 };
 use crate::config::RotationConfig;
 

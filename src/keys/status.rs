@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{NoKey, PairVersion};
+use super::{lease::NoKey, version::PairVersion};
 
 /// Something happened to an account's pairs.
 #[derive(Clone, Debug, PartialEq, Eq)]

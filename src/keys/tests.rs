@@ -9,17 +9,20 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use http::HeaderValue;
+use jiff::Timestamp;
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::{
-    source::{LocalSource, made},
+    source::{LocalSource, checked},
     *,
 };
-use crate::config::KeySource;
+use crate::{config::KeySource, files::FileError};
 
 const CANARY: &str = "canary-secret-7f3a\"/\\x";
 
-fn pair(access: &str, secret: &str) -> Result<KeyPair, BadPair> {
+fn pair(access: &str, secret: &str) -> Result<KeyPair, PairError> {
     KeyPair::new(Secret::new(access.to_owned()), Secret::new(secret.to_owned()))
 }
 
@@ -43,7 +46,7 @@ fn directory_source(path: &Path) -> LocalSource {
 
 /// What a source on this machine holds now.
 fn pair_in(source: &LocalSource) -> Result<KeyPair, SourceError> {
-    made(source.read()?, None).map(|reading| reading.pair.expect("nothing was known"))
+    checked(source.read()?, None).map(|reading| reading.pair.expect("nothing was known"))
 }
 
 mod never_shows {
@@ -56,7 +59,7 @@ mod never_shows {
         let scan = format!("{:?}", lease.scan().feed(b"x"));
         let shown = [
             format!("{secret} {secret:?}"),
-            format!("{lease:?} {:?}", lease.held.pair),
+            format!("{lease:?} {:?}", pair("canary-access", CANARY).unwrap()),
             format!("{:?} {:?} {:?}", lease.access_key(), lease.secret_key(), lease.basic()),
             format!("{:?}", lease.version()),
             scan,
@@ -246,7 +249,7 @@ mod files {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let read = pair_in(&source);
             assert_eq!(read.is_ok(), good, "{mode:o}: {read:?}");
-            assert!(good || matches!(read, Err(SourceError::Mode { .. })));
+            assert!(good || matches!(read, Err(SourceError::File(FileError::Mode { .. }))));
         }
     }
 
@@ -258,13 +261,16 @@ mod files {
         let source = file_source(&path);
         let pair = pair_in(&source).unwrap();
         let held = LoadedPair { account: "main".into(), pair, loaded_at: Timestamp::now() };
-        assert!(made(source.read().unwrap(), Some(&held)).unwrap().pair.is_none());
+        assert!(checked(source.read().unwrap(), Some(&held)).unwrap().pair.is_none());
     }
 
     #[test]
     fn missing_or_not_files_are_faults() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(pair_in(&file_source(&folder.path().join("no"))), Err(SourceError::Unreadable { .. })));
+        assert!(matches!(
+            pair_in(&file_source(&folder.path().join("no"))),
+            Err(SourceError::File(FileError::Unreadable { .. }))
+        ));
         assert!(pair_in(&file_source(folder.path())).is_err());
     }
 
@@ -335,7 +341,7 @@ mod directories {
         // One new half beside an old one waits longer, and is not given out meanwhile.
         write(&folder.path().join("secret_key"), "secret-10");
         std::thread::sleep(Duration::from_millis(120));
-        assert!(pair_in(&source).unwrap_err().passes());
+        assert!(pair_in(&source).unwrap_err().is_transient());
     }
 }
 

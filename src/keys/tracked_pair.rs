@@ -1,22 +1,38 @@
-//! A pair in its place: what Fastrac thinks of it, and when it is to be asked.
+//! A pair and what is known about it: what Fastrac said, and when a canary is due.
 //!
-//! What always holds: the gaps between two canaries that didn't verify grow to a bound; a verdict is
-//! remembered for refusals only if a refusal asked for it. Never fails.
+//! Waits between canaries that didn't verify the pair double up to a maximum. A verdict is reused for
+//! refused requests only if a refused request asked for it. Never fails.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{LoadedPair, PairStatus, Role, Verdict, Verification, secret::PairVersion};
+use super::{
+    pair::LoadedPair,
+    status::{PairStatus, Role, Verification},
+    version::PairVersion,
+};
+use crate::backoff::Backoff;
 
-/// The first wait before a canary is asked again, and the longest.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(60);
-/// A verdict that a refusal asked for serves the refusals after it for this long: a service that earns
-/// its own 401s shall not eat the budget with canaries.
-const VERDICT_SERVES: Duration = Duration::from_millis(500);
+/// First and maximum wait before another canary.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How long a verdict that a refused request asked for is reused for further refused requests: a service that
+/// causes its own 401s must not spend the budget on canaries.
+const VERDICT_REUSE: Duration = Duration::from_millis(500);
 
-/// A pair and what Fastrac thinks of it.
+/// What Fastrac says about a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// `success:true`.
+    Verified,
+    /// 401 or a key message.
+    Refused,
+    /// Anything else.
+    Undecided,
+}
+
+/// A pair and what is known about it.
 #[derive(Clone)]
 pub(super) struct TrackedPair {
     pub(super) held: Arc<LoadedPair>,
@@ -27,7 +43,8 @@ pub(super) struct TrackedPair {
     judged: Option<(Verdict, Instant)>,
     /// When the canary is due; `None`: not.
     pub(super) due: Option<Instant>,
-    retry: Duration,
+    /// The waits after canaries that didn't verify the pair.
+    retry: Backoff,
     /// A canary is on its way.
     pub(super) asking: bool,
     /// A refused request wants to know.
@@ -42,7 +59,7 @@ impl TrackedPair {
             refusals: 0,
             judged: None,
             due: Some(now),
-            retry: FIRST_RETRY,
+            retry: Backoff::new(FIRST_WAIT, MAX_WAIT),
             asking: false,
             questioned: false,
         }
@@ -61,7 +78,8 @@ impl TrackedPair {
         let before = self.standing;
         match verdict {
             Verdict::Verified => {
-                (self.standing, self.refusals, self.retry, self.due) = (Verification::Verified, 0, FIRST_RETRY, None);
+                (self.standing, self.refusals, self.due) = (Verification::Verified, 0, None);
+                self.retry.reset();
             }
             Verdict::Refused => {
                 self.standing = Verification::Refused;
@@ -80,12 +98,11 @@ impl TrackedPair {
 
     /// What a refusal found out a moment ago.
     pub(super) fn lately(&self, now: Instant) -> Option<Verdict> {
-        self.judged.filter(|(_, at)| now < *at + VERDICT_SERVES).map(|(verdict, _)| verdict)
+        self.judged.filter(|(_, at)| now < *at + VERDICT_REUSE).map(|(verdict, _)| verdict)
     }
 
     fn again(&mut self, now: Instant) {
-        self.due = Some(now + self.retry);
-        self.retry = (self.retry * 2).min(LAST_RETRY);
+        self.due = Some(now + self.retry.next());
     }
 
     pub(super) fn status(&self, role: Role) -> PairStatus {

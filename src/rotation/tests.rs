@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     config::{self, KeySource},
-    keys::{Beside, Event, Keys, NoKey, Role, Verification},
+    keys::{Event, KeyContext, Keys, NoKey, Role, Verification},
 };
 
 /// A gateway's keys beside a Fastrac that is told what to think of them.
@@ -58,7 +58,7 @@ impl World {
         let events = fastrac.clone();
         let (keys, mut keeper) = Keys::open(
             &account(folder.path(), change),
-            Beside::default(),
+            KeyContext::default(),
             [],
             Box::new(move |event| events.events.lock().push(event.clone())),
         )
@@ -239,7 +239,7 @@ mod verifies {
         let folder = tempfile::tempdir().unwrap();
         put(folder.path(), 1);
         let (keys, keeper) =
-            Keys::open(&account(folder.path(), |_| {}), Beside::default(), [], Box::new(|_| {})).unwrap();
+            Keys::open(&account(folder.path(), |_| {}), KeyContext::default(), [], Box::new(|_| {})).unwrap();
         let task = tokio::spawn(keep(keeper, |_| async { panic!("canary") }));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(keys.lease().is_ok());
@@ -521,7 +521,7 @@ mod commands {
         let revoked = world.fastrac.events.lock().iter().filter(|e| e.what == KeyEvent::Revoked).count();
         assert_eq!(revoked, 2);
         let (keys, keeper) =
-            Keys::open(&account(world.folder.path(), |_| {}), Beside::default(), [first, second], Box::new(|_| {}))
+            Keys::open(&account(world.folder.path(), |_| {}), KeyContext::default(), [first, second], Box::new(|_| {}))
                 .unwrap();
         let task = tokio::spawn(keep(keeper, |_| async { Verdict::Verified }));
         world.pass(100).await;
@@ -571,7 +571,7 @@ async fn hundreds_of_rotations_leave_no_request_without_a_pair() {
 async fn a_reload_with_another_source_goes_on_with_the_pair_in_use() {
     let world = World::new().await;
     let (version, other) = (world.version(), tempfile::tempdir().unwrap());
-    let beside = || Beside { vault: None, before: Some(&world.keys) };
+    let beside = || KeyContext { vault: None, before: Some(&world.keys) };
     let (keys, mut keeper) = Keys::open(&account(other.path(), |_| {}), beside(), [], Box::new(|_| {})).unwrap();
     assert_eq!(keys.lease().unwrap().version(), version, "before the first reading");
     keeper.watched = false;

@@ -1,9 +1,10 @@
 //! One account's secret in a KV engine.
 //!
-//! Which of the engine's two versions a mount has is asked of the vault, as its own command line does
-//! (`sys/internal/ui/mounts`); a token that may not ask gets version 2. What always holds: a version
-//! that was deleted or destroyed is a fault and never a value; a denied reading leads to one new login,
-//! and the next only after a wait that grows, because an ended token and a denied path look the same.
+//! The version of the engine is read from the vault, as its own command line does
+//! (`sys/internal/ui/mounts`); if the token may not read it, version 2 is assumed. A secret that was
+//! deleted or destroyed is an error and never a value. A denied reading leads to one new login, and the
+//! next only after a wait that grows, because an ended token and a denied path look the same. Fails with
+//! [`VaultError`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,19 +14,22 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{
-    Vault, VaultError, encoded,
-    token::VaultToken,
-    wire::{VaultRequest, VaultResponse},
+    client::{VaultRequest, VaultResponse, encoded},
+    fault::VaultError,
+    server::error_text,
+    session::{Vault, VaultToken},
 };
-use crate::keys::{secret::Secret, source::RawPair};
+use crate::{
+    backoff::Backoff,
+    keys::{pair::RawPair, secret::Secret},
+};
 
-/// A whole reading: what the mount is, a login, the secret, and perhaps why not.
-const READING: Duration = Duration::from_secs(15);
-/// The first wait between two logins that only a denied reading asks for, and the longest.
-const FIRST_PATIENCE: Duration = Duration::from_secs(10);
-const LAST_PATIENCE: Duration = Duration::from_secs(3600);
+/// Deadline for a whole reading: engine version, login, secret, and diagnosis.
+const READ_DEADLINE: Duration = Duration::from_secs(15);
+/// First and maximum wait between two logins that are caused by denied readings.
+const FIRST_WAIT: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(3600);
 
-/// Where the pair is.
 pub(crate) struct KvSecret {
     vault: Arc<Vault>,
     mount: String,
@@ -36,8 +40,14 @@ pub(crate) struct KvSecret {
 #[derive(Default)]
 struct ReadState {
     engine: Option<Engine>,
-    /// When a denied reading may lead to a login again, and how long it waited for that.
-    denied: Option<(Instant, Duration)>,
+    /// Set while readings are denied.
+    denied: Option<DeniedReading>,
+}
+
+struct DeniedReading {
+    /// When a denied reading may lead to a login again.
+    next_login: Instant,
+    waits: Backoff,
 }
 
 /// Version of the KV engine.
@@ -63,12 +73,12 @@ struct MountOptions {
 }
 
 #[derive(Deserialize)]
-struct V1 {
+struct KvV1Body {
     data: PairFields,
 }
 
 #[derive(Deserialize)]
-struct V2 {
+struct KvV2Body {
     data: Option<KvV2Data>,
 }
 
@@ -108,35 +118,36 @@ impl KvSecret {
         Self { vault, mount: mount.to_owned(), path: path.to_owned(), state: Mutex::default() }
     }
 
-    /// The vault that it is in.
+    /// The vault that the secret is in.
     pub(crate) fn vault(&self) -> &Arc<Vault> {
         &self.vault
     }
 
-    /// Both halves of the newest version, and its number.
+    /// Reads the newest version.
     ///
     /// # Errors
-    /// [`VaultError`] when there is no whole pair.
+    /// [`VaultError`] when there is no complete pair.
     pub(crate) async fn read(&self) -> Result<RawPair, VaultError> {
-        let read =
-            tokio::time::timeout(READING, self.ask()).await.unwrap_or(Err(VaultError::DeadlineExceeded(READING)));
+        let read = tokio::time::timeout(READ_DEADLINE, self.read_once())
+            .await
+            .unwrap_or(Err(VaultError::DeadlineExceeded(READ_DEADLINE)));
         if let Err(fault) = &read
             && !matches!(fault, VaultError::Unreachable(_) | VaultError::DeadlineExceeded(_))
         {
-            // It may have been mounted anew.
+            // The engine may have been mounted again, with another version.
             self.state.lock().engine = None;
         }
         read
     }
 
-    async fn ask(&self) -> Result<RawPair, VaultError> {
+    async fn read_once(&self) -> Result<RawPair, VaultError> {
         let token = self.vault.token().await?;
-        let mut read = self.ask_with(&token).await;
+        let mut read = self.read_with(&token).await;
         if matches!(read, Err(VaultError::Denied(_)))
             && self.may_log_in()
             && let Some(token) = self.vault.another(&token).await
         {
-            read = self.ask_with(&*token?).await;
+            read = self.read_with(&*token?).await;
         }
         if !matches!(read, Err(VaultError::Denied(_))) {
             self.state.lock().denied = None;
@@ -144,35 +155,36 @@ impl KvSecret {
         read
     }
 
-    /// Whether a denied reading may lead to a login now; the next may only after a longer wait, unless
-    /// a reading succeeds in between.
+    /// Whether a denied reading may lead to a login now. The next one may only after a longer wait, unless a
+    /// reading succeeds in between.
     fn may_log_in(&self) -> bool {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let wait = match state.denied {
-            None => FIRST_PATIENCE,
-            Some((at, _)) if now < at => return false,
-            Some((_, wait)) => (wait * 2).min(LAST_PATIENCE),
-        };
-        state.denied = Some((now + wait, wait));
+        let denied = state
+            .denied
+            .get_or_insert_with(|| DeniedReading { next_login: now, waits: Backoff::new(FIRST_WAIT, MAX_WAIT) });
+        if now < denied.next_login {
+            return false;
+        }
+        denied.next_login = now + denied.waits.next();
         true
     }
 
-    async fn ask_with(&self, token: &VaultToken) -> Result<RawPair, VaultError> {
+    async fn read_with(&self, token: &VaultToken) -> Result<RawPair, VaultError> {
         let engine = self.engine(token).await?;
         let between = if engine == Engine::V2 { "data/" } else { "" };
         let path = format!("{}/{between}{}", encoded(&self.mount), encoded(&self.path));
-        let reply = self.vault.ask(VaultRequest::get(&path, &token.value)).await?;
-        match reply.status {
-            StatusCode::OK if engine == Engine::V2 => self.second(&reply),
+        let response = self.vault.server.send(VaultRequest::get(&path, &token.value)).await?;
+        match response.status {
+            StatusCode::OK if engine == Engine::V2 => self.v2_pair(&response),
             StatusCode::OK => {
-                let V1 { data } = serde_json::from_slice(&reply.body).map_err(|_| self.malformed())?;
-                self.halves(data, None)
+                let KvV1Body { data } = serde_json::from_slice(&response.body).map_err(|_| self.malformed())?;
+                self.raw_pair(data, None)
             }
-            StatusCode::NOT_FOUND if engine == Engine::V2 => Err(self.gone(&reply)),
+            StatusCode::NOT_FOUND if engine == Engine::V2 => Err(self.gone(&response)),
             StatusCode::NOT_FOUND => Err(VaultError::Missing(self.place())),
             StatusCode::FORBIDDEN => Err(VaultError::Denied(self.place())),
-            status => Err(VaultError::Answered { status: status.as_u16(), said: super::said(&reply) }),
+            status => Err(VaultError::Answered { status: status.as_u16(), said: error_text(&response) }),
         }
     }
 
@@ -181,9 +193,9 @@ impl KvSecret {
             return Ok(engine);
         }
         let path = format!("sys/internal/ui/mounts/{}/{}", encoded(&self.mount), encoded(&self.path));
-        let reply = self.vault.ask(VaultRequest::get(&path, &token.value)).await?;
+        let response = self.vault.server.send(VaultRequest::get(&path, &token.value)).await?;
         let mounted: Option<MountBody> =
-            serde_json::from_slice(&reply.body).ok().filter(|_| reply.status == StatusCode::OK);
+            serde_json::from_slice(&response.body).ok().filter(|_| response.status == StatusCode::OK);
         let Some(mounted) = mounted else { return Ok(Engine::V2) };
         let version = mounted.data.options.and_then(|options| options.version);
         let engine = if version.as_deref() == Some("2") { Engine::V2 } else { Engine::V1 };
@@ -191,21 +203,21 @@ impl KvSecret {
         Ok(engine)
     }
 
-    fn second(&self, reply: &VaultResponse) -> Result<RawPair, VaultError> {
-        let answer: V2 = serde_json::from_slice(&reply.body).map_err(|_| self.malformed())?;
+    fn v2_pair(&self, response: &VaultResponse) -> Result<RawPair, VaultError> {
+        let answer: KvV2Body = serde_json::from_slice(&response.body).map_err(|_| self.malformed())?;
         match answer.data {
             Some(KvV2Data { data: Some(fields), metadata }) if !metadata.destroyed => {
-                self.halves(fields, Some(metadata.version))
+                self.raw_pair(fields, Some(metadata.version))
             }
-            Some(_) => Err(self.gone(reply)),
+            Some(_) => Err(self.gone(response)),
             None => Err(self.malformed()),
         }
     }
 
-    /// Whether there never was a secret, or its newest version is gone.
-    fn gone(&self, reply: &VaultResponse) -> VaultError {
-        match serde_json::from_slice(&reply.body) {
-            Ok(V2 { data: Some(KvV2Data { metadata, .. }) }) => {
+    /// Whether there never was a secret, or its newest version was deleted.
+    fn gone(&self, response: &VaultResponse) -> VaultError {
+        match serde_json::from_slice(&response.body) {
+            Ok(KvV2Body { data: Some(KvV2Data { metadata, .. }) }) => {
                 let how = if metadata.destroyed { "destroyed" } else { "deleted" };
                 VaultError::Deleted { place: self.place(), version: metadata.version, how }
             }
@@ -213,7 +225,7 @@ impl KvSecret {
         }
     }
 
-    fn halves(&self, fields: PairFields, version: Option<u64>) -> Result<RawPair, VaultError> {
+    fn raw_pair(&self, fields: PairFields, version: Option<u64>) -> Result<RawPair, VaultError> {
         let missing = |name: &str| VaultError::Malformed(format!("{} has no {name}", self.place()));
         let access = fields.access_key.ok_or_else(|| missing("access_key"))?;
         let secret = fields.secret_key.ok_or_else(|| missing("secret_key"))?;

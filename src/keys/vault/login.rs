@@ -1,44 +1,49 @@
-//! The ways to log in: what each sends, and what a login gives.
+//! The ways to log in: what each sends, and what a login returns.
 //!
-//! What always holds: a file with a credential is read anew for each login, because agents and
-//! orchestrators replace it; nothing of it gets into a fault.
+//! A file with a credential is read again for each login, because agents and orchestrators replace it.
+//! Nothing of it gets into an error.
 
 use std::{path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{VaultError, encoded};
+use super::{client::encoded, fault::VaultError};
 use crate::{
     config::VaultAuth,
-    keys::{file::read_open, secret::Secret},
+    files::{
+        FileError,
+        read::{MAX_KEY_FILE, read, text_of},
+    },
+    keys::secret::Secret,
 };
 
-/// What a login or a renewal gives.
+/// Maximum length of a credential, in bytes.
+const MAX_CREDENTIAL: usize = 32 << 10;
+
+/// Response to a login or a renewal.
 #[derive(Deserialize)]
 pub(super) struct LoginBody {
     pub(super) auth: TokenGrant,
 }
 
-/// A token and its life.
 #[derive(Deserialize)]
 pub(super) struct TokenGrant {
     #[serde(deserialize_with = "secret")]
     pub(super) client_token: Secret,
-    /// Seconds; 0: it doesn't end.
+    /// In seconds; 0: it doesn't end.
     #[serde(default)]
     lease_duration: u64,
     #[serde(default)]
     pub(super) renewable: bool,
 }
 
-/// What a token says of itself.
+/// Response to a token's look-up of itself.
 #[derive(Deserialize)]
 pub(super) struct LookupBody {
     pub(super) data: TokenInfo,
 }
 
-/// Its life.
 #[derive(Deserialize)]
 pub(super) struct TokenInfo {
     /// Seconds left; 0: it doesn't end.
@@ -63,9 +68,8 @@ fn seconds(seconds: u64) -> Option<Duration> {
     (seconds > 0).then_some(Duration::from_secs(seconds))
 }
 
-/// A login to be sent.
 pub(super) struct LoginRequest {
-    /// Below `/v1/`.
+    /// Path below `/v1/`.
     pub(super) path: String,
     pub(super) body: Zeroizing<Vec<u8>>,
 }
@@ -88,7 +92,7 @@ struct CertLogin<'a> {
 }
 
 impl LoginRequest {
-    /// The login of a method. Reads its file. `None`: the token is there already, no login is needed.
+    /// The request of an auth method; reads its file. `None`: a token is configured, no login is needed.
     pub(super) fn of(auth: &VaultAuth) -> Result<Option<Self>, VaultError> {
         Ok(Some(match auth {
             VaultAuth::Token { .. } => return Ok(None),
@@ -105,7 +109,7 @@ impl LoginRequest {
     }
 
     fn new(mount: &str, content: &impl Serialize) -> Self {
-        // Room enough for any token: a buffer that grows would leave parts of it behind.
+        // Capacity for any token: a buffer that grows would leave parts of it behind.
         let mut body = Zeroizing::new(Vec::with_capacity(64 << 10));
         // Writing these few members into memory can't fail.
         let _ = serde_json::to_writer(&mut *body, content);
@@ -113,20 +117,18 @@ impl LoginRequest {
     }
 }
 
-/// A file that holds one credential, trimmed.
+/// The credential in a file, trimmed.
 pub(super) fn credential(path: &Path) -> Result<Secret, VaultError> {
-    let unfit = |what: &dyn std::fmt::Display| VaultError::Unfit(format!("{}: {what}", path.display()));
-    let mut file = std::fs::File::open(path).map_err(|error| unfit(&error))?;
-    // Its fault names the path already.
-    let text = read_open(path, &mut file).map_err(|fault| VaultError::Unfit(fault.to_string()))?;
+    let unfit = |what: &str| VaultError::Unfit(format!("{}: {what}", path.display()));
+    let file = |error: FileError| VaultError::Unfit(error.to_string());
+    let text = text_of(path, &read(path, MAX_KEY_FILE).map_err(file)?.bytes).map_err(file)?;
     match text.trim() {
-        "" => Err(unfit(&"is empty")),
-        text if text.len() > 32 << 10 => Err(unfit(&"is longer than a token can be")),
+        "" => Err(unfit("is empty")),
+        text if text.len() > MAX_CREDENTIAL => Err(unfit("is longer than 32 KiB")),
         text => Ok(Secret::new(text.to_owned())),
     }
 }
 
-/// A member that is a secret.
 pub(super) fn secret<'de, D: serde::Deserializer<'de>>(member: D) -> Result<Secret, D::Error> {
     String::deserialize(member).map(Secret::new)
 }

@@ -11,8 +11,12 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::client::encoded;
 use super::*;
-use crate::keys::source::RawPair;
+use crate::{
+    config::{self, VaultAuth, file::TextValue as _},
+    keys::pair::RawPair,
+};
 
 const TOKEN: &str = "hvs.canary-token-0123456789";
 
@@ -148,7 +152,7 @@ impl World {
     fn with(settings: &config::VaultConfig, stub: Arc<Stub>, folder: tempfile::TempDir) -> Self {
         let mut vault = Vault::open(settings).unwrap();
         let serving = stub.clone();
-        vault.wire.stub = Some(Box::new(move |server| {
+        vault.server.client.stub = Some(Box::new(move |server| {
             let (ours, theirs) = tokio::io::duplex(1 << 16);
             let (stub, server) = (serving.clone(), server.to_text());
             tokio::spawn(async move {
@@ -222,8 +226,8 @@ mod asks {
 
     #[test]
     fn paths_so_that_they_stay_what_they_are() {
-        assert_eq!(encoded("fastrac/main-1_a.b~c"), "fastrac/main-1_a.b~c");
-        assert_eq!(encoded("a b?c#d%é"), "a%20b%3Fc%23d%25%C3%A9");
+        assert_eq!(encoded("fastrac/main-1_a.b~c").to_string(), "fastrac/main-1_a.b~c");
+        assert_eq!(encoded("a b?c#d%é").to_string(), "a%20b%3Fc%23d%25%C3%A9");
     }
 }
 
@@ -495,7 +499,7 @@ mod serves {
 
     use super::*;
     use crate::{
-        keys::{Beside, KeyPair, Keys, NoKey, Remedy, SealedCopy, Secret, Verdict},
+        keys::{KeyContext, KeyPair, Keys, NoKey, Remedy, SealedCopy, Secret, Verdict},
         rotation,
     };
 
@@ -538,7 +542,7 @@ mod serves {
         async fn account(&self, folder: &std::path::Path) -> Account {
             let observer = Box::new(|_: &_| {});
             let (keys, keeper) =
-                Keys::open(&configured(folder), Beside { vault: Some(&self.vault), before: None }, [], observer)
+                Keys::open(&configured(folder), KeyContext { vault: Some(&self.vault), before: None }, [], observer)
                     .unwrap();
             let account = Account { keys, task: tokio::spawn(rotation::keep(keeper, |_| async { Verdict::Verified })) };
             tokio::time::sleep(Duration::from_secs(20)).await;

@@ -1,9 +1,8 @@
-//! One question to the vault over HTTP/1.1.
+//! One request to the vault over HTTP/1.1, on a connection of its own.
 //!
-//! What always holds: a connection is for one question, so nothing has to be kept alive between two
-//! readings; certificates are verified; connecting, and the whole exchange, have a deadline; an answer
-//! is bounded; what was received stands in buffers that are zeroed, as far as they are ours. Must not
-//! know what is asked. It fails with [`VaultError`].
+//! Certificates are verified; connecting and the whole exchange have a deadline; the size of an answer is
+//! bounded; received bytes are zeroed in every buffer that this process owns alone. Knows nothing of the
+//! requests' meaning. Fails with [`VaultError`].
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
@@ -15,6 +14,7 @@ use http::{
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -23,53 +23,51 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{VaultError, trust::VaultTls};
+use super::{fault::VaultError, tls::VaultTls};
 use crate::{
     config::file::BaseUrl,
-    keys::secret::{Secret, header},
+    keys::secret::{Secret, sensitive_header},
 };
 
-/// TCP and TLS together: a vault stands in the same network.
+/// Deadline for TCP and TLS together; a vault is in the same network.
 const CONNECT: Duration = Duration::from_secs(3);
-/// The whole exchange, the connection included.
+/// Deadline for the whole exchange, including the connection.
 const EXCHANGE: Duration = Duration::from_secs(6);
-/// Longer answers are none of a vault's to us, bytes.
-const LONGEST: usize = 1 << 20;
+/// Maximum size of a vault answer, in bytes.
+const MAX_RESPONSE: usize = 1 << 20;
 
-/// Says that a client, and not a page in a browser, asks (Vault's guard against request forgery).
+/// Says that the request comes from a client and not from a page in a browser (Vault's protection against
+/// request forgery).
 const REQUEST: &str = "x-vault-request";
 const TOKEN: &str = "x-vault-token";
 const NAMESPACE: &str = "x-vault-namespace";
 
-/// What is asked.
 pub(super) struct VaultRequest<'a> {
     pub(super) method: Method,
-    /// Below `/v1/`, percent-encoded.
+    /// Path below `/v1/`, percent-encoded.
     pub(super) path: &'a str,
     pub(super) token: Option<&'a Secret>,
-    /// JSON; empty: none.
+    /// JSON; empty: no body.
     pub(super) body: Zeroizing<Vec<u8>>,
-    /// Whether it is asked of the namespace, or of the vault as a whole.
+    /// Whether it is sent to the namespace, or to the vault as a whole.
     pub(super) namespaced: bool,
 }
 
-/// What the vault said.
 pub(super) struct VaultResponse {
     pub(super) status: StatusCode,
     pub(super) body: Zeroizing<Vec<u8>>,
-    /// Where it sends the question to.
+    /// Value of `location`.
     pub(super) location: Option<String>,
 }
 
-/// How the vault is reached.
 pub(super) struct VaultClient {
     namespace: Option<String>,
-    trust: Arc<VaultTls>,
+    tls: Arc<VaultTls>,
     #[cfg(test)]
     pub(super) stub: Option<Stub>,
 }
 
-/// Opens a connection in a test.
+/// Opens a connection to the server in a test.
 #[cfg(test)]
 pub(super) type Stub = Box<dyn Fn(&BaseUrl) -> tokio::io::DuplexStream + Send + Sync>;
 
@@ -77,37 +75,35 @@ trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl<'a> VaultRequest<'a> {
-    /// Reads something.
     pub(super) fn get(path: &'a str, token: &'a Secret) -> Self {
         Self { method: Method::GET, path, token: Some(token), body: Zeroizing::default(), namespaced: true }
     }
 
-    /// Reads what needs no login and is the same in every namespace.
+    /// Reads what needs no login and is the same in all namespaces.
     pub(super) fn open(path: &'a str) -> Self {
         Self { method: Method::GET, path, token: None, body: Zeroizing::default(), namespaced: false }
     }
 
-    /// Does something.
     pub(super) fn post(path: &'a str, token: Option<&'a Secret>, body: Zeroizing<Vec<u8>>) -> Self {
         Self { method: Method::POST, path, token, body, namespaced: true }
     }
 }
 
 impl VaultClient {
-    pub(super) fn new(namespace: Option<String>, trust: VaultTls) -> Self {
+    pub(super) fn new(namespace: Option<String>, tls: VaultTls) -> Self {
         Self {
             namespace,
-            trust: Arc::new(trust),
+            tls: Arc::new(tls),
             #[cfg(test)]
             stub: None,
         }
     }
 
-    /// Asks a server of the vault.
+    /// Sends a request to a server of the vault.
     ///
     /// # Errors
-    /// [`VaultError`] when there is no whole answer in time. Any status is an answer.
-    pub(super) async fn ask(&self, server: &BaseUrl, call: &VaultRequest<'_>) -> Result<VaultResponse, VaultError> {
+    /// [`VaultError`] when there is no complete answer in time. Any status is an answer.
+    pub(super) async fn send(&self, server: &BaseUrl, call: &VaultRequest<'_>) -> Result<VaultResponse, VaultError> {
         let request = self.request(server, call)?;
         let exchange = async {
             let io = tokio::time::timeout(CONNECT, self.connect(server)).await;
@@ -117,7 +113,7 @@ impl VaultClient {
     }
 
     fn request(&self, server: &BaseUrl, call: &VaultRequest<'_>) -> Result<Request<Full<Bytes>>, VaultError> {
-        let unfit = |_| VaultError::Unfit("a name in it can't stand in a request".to_owned());
+        let unfit = |_| VaultError::Unfit("a name in its settings can't be sent in a request".to_owned());
         let mut request = Request::builder()
             .method(call.method.clone())
             .uri(format!("{}/v1/{}", server.prefix, call.path))
@@ -128,7 +124,7 @@ impl VaultClient {
             request = request.header(NAMESPACE, HeaderValue::try_from(namespace).map_err(|e| unfit(e.into()))?);
         }
         if let Some(token) = call.token {
-            let value = header("token", token.expose().as_bytes().to_vec());
+            let value = sensitive_header(token.expose().as_bytes().to_vec());
             request = request.header(TOKEN, value.map_err(|_| VaultError::Unfit("the token is no text".to_owned()))?);
         }
         if !call.body.is_empty() {
@@ -142,20 +138,23 @@ impl VaultClient {
         if let Some(stub) = &self.stub {
             return Ok(Box::new(stub(server)));
         }
-        let trust = self.trust.clone();
+        let tls = self.tls.clone();
         // Files are read, and certificates parsed.
-        let tls = if server.tls {
-            let built = tokio::task::spawn_blocking(move || trust.config()).await;
-            Some(built.unwrap_or_else(|_| Err(VaultError::Unfit("reading the certificates broke off".to_owned())))?)
-        } else {
-            None
-        };
+        let config =
+            if server.tls {
+                let built = tokio::task::spawn_blocking(move || tls.config()).await;
+                Some(built.unwrap_or_else(|_| {
+                    Err(VaultError::Unfit("reading the certificates was interrupted".to_owned()))
+                })?)
+            } else {
+                None
+            };
         let tcp = TcpStream::connect((server.host.as_str(), server.port)).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
-        let Some(tls) = tls else { return Ok(Box::new(tcp)) };
+        let Some(config) = config else { return Ok(Box::new(tcp)) };
         let name = ServerName::try_from(server.host.clone());
-        let name = name.map_err(|_| VaultError::Unfit("its host is no name for TLS".to_owned()))?;
-        Ok(Box::new(TlsConnector::from(tls).connect(name, tcp).await.map_err(unreachable)?))
+        let name = name.map_err(|_| VaultError::Unfit("its host is not a name that TLS can check".to_owned()))?;
+        Ok(Box::new(TlsConnector::from(config).connect(name, tcp).await.map_err(unreachable)?))
     }
 }
 
@@ -175,12 +174,12 @@ async fn exchange(io: Box<dyn Io>, request: Request<Full<Bytes>>) -> Result<Vaul
             let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok());
             Ok((head.status, location.map(str::to_owned)))
         });
-        // Boxed, so that it is gone before the buffers are zeroed.
+        // Boxed, so that it is dropped before the buffers are zeroed.
         let mut connection = Box::pin(connection);
         tokio::select! {
             biased;
             head = &mut asked => head,
-            // Over, perhaps after the whole answer: whoever waits for it is told.
+            // The connection ended, perhaps after the complete answer.
             _ = &mut connection => asked.await,
         }
     };
@@ -189,7 +188,7 @@ async fn exchange(io: Box<dyn Io>, request: Request<Full<Bytes>>) -> Result<Vaul
     head.map(|(status, location)| VaultResponse { status, body, location })
 }
 
-/// Takes an answer's body as it comes.
+/// Collects the frames of a body of at most [`MAX_RESPONSE`].
 async fn collect(mut body: Incoming, frames: &mut Vec<Bytes>) -> Result<(), VaultError> {
     let mut length = 0;
     while let Some(frame) = body.frame().await {
@@ -197,7 +196,7 @@ async fn collect(mut body: Incoming, frames: &mut Vec<Bytes>) -> Result<(), Vaul
             continue;
         };
         length += bytes.len();
-        if length > LONGEST {
+        if length > MAX_RESPONSE {
             return Err(VaultError::Malformed("its answer is longer than 1 MiB".to_owned()));
         }
         frames.push(bytes);
@@ -205,7 +204,7 @@ async fn collect(mut body: Incoming, frames: &mut Vec<Bytes>) -> Result<(), Vaul
     Ok(())
 }
 
-/// One zeroing buffer out of the frames, which are zeroed where nothing else holds them.
+/// Copies the frames into one buffer, and zeroes each frame that nothing else shares.
 fn joined(frames: Vec<Bytes>) -> Zeroizing<Vec<u8>> {
     let mut body = Zeroizing::new(Vec::with_capacity(frames.iter().map(Bytes::len).sum()));
     for frame in frames {
@@ -215,4 +214,12 @@ fn joined(frames: Vec<Bytes>) -> Zeroizing<Vec<u8>> {
         }
     }
     body
+}
+
+/// Characters that are percent-encoded in a path (RFC 3986: all but the unreserved ones and slashes).
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// A mount or a path, percent-encoded for [`VaultRequest::path`].
+pub(super) fn encoded(path: &str) -> impl std::fmt::Display + '_ {
+    utf8_percent_encode(path, ENCODED)
 }

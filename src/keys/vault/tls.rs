@@ -1,6 +1,7 @@
-//! Whose certificates are believed, and which one is shown.
+//! TLS settings for the vault: its certificate authorities, and the client certificate.
 //!
-//! The files are read again when they change: CAs and client certificates are rotated too.
+//! The files are read again when they change: authorities and client certificates are rotated too. Fails
+//! with [`VaultError::Unfit`].
 
 use std::{
     path::{Path, PathBuf},
@@ -13,40 +14,55 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
-use super::VaultError;
-use crate::files::{Rootless, Stamp, roots};
+use super::fault::VaultError;
+use crate::{
+    config::VaultAuth,
+    files::{Rootless, Stamp, roots},
+};
 
-/// Files, and what was made of them.
+/// The files, and the settings made of them.
 pub(super) struct VaultTls {
-    /// Roots; `None`: the platform's.
+    /// Authorities; `None`: the platform's.
     ca: Option<PathBuf>,
-    /// Certificate and private key to show.
-    client: Option<(PathBuf, PathBuf)>,
-    made: Mutex<Option<(Vec<Stamp>, Arc<ClientConfig>)>>,
+    client: Option<ClientFiles>,
+    made: Mutex<Option<Made>>,
+}
+
+/// Certificate and private key of the client.
+struct ClientFiles {
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+struct Made {
+    /// The state of the files that were read.
+    stamps: Vec<Stamp>,
+    config: Arc<ClientConfig>,
 }
 
 impl VaultTls {
-    pub(super) fn new(ca: Option<&Path>, client: Option<(&Path, &Path)>) -> Self {
-        let client = client.map(|(cert, key)| (cert.to_owned(), key.to_owned()));
+    pub(super) fn new(ca: Option<&Path>, auth: &VaultAuth) -> Self {
+        let client = match auth {
+            VaultAuth::Cert { cert, key, .. } => Some(ClientFiles { cert: cert.clone(), key: key.clone() }),
+            _ => None,
+        };
         Self { ca: ca.map(Path::to_owned), client, made: Mutex::new(None) }
     }
 
-    /// The TLS settings. Reads files.
+    /// The TLS settings. Reads files: blocks.
     pub(super) fn config(&self) -> Result<Arc<ClientConfig>, VaultError> {
         let stamps = self.stamps()?;
         let mut made = self.made.lock();
-        if let Some((of, config)) = made.as_ref()
-            && *of == stamps
-        {
-            return Ok(config.clone());
+        if let Some(made) = made.as_ref().filter(|made| made.stamps == stamps) {
+            return Ok(made.config.clone());
         }
         let config = Arc::new(self.make()?);
-        *made = Some((stamps, config.clone()));
+        *made = Some(Made { stamps, config: config.clone() });
         Ok(config)
     }
 
     fn stamps(&self) -> Result<Vec<Stamp>, VaultError> {
-        let client = self.client.iter().flat_map(|(cert, key)| [cert, key]);
+        let client = self.client.iter().flat_map(|client| [&client.cert, &client.key]);
         let stamp = |path: &PathBuf| std::fs::metadata(path).map(|meta| Stamp::of(&meta)).map_err(unfit(path));
         self.ca.iter().chain(client).map(stamp).collect()
     }
@@ -59,7 +75,7 @@ impl VaultTls {
         let builder = ClientConfig::builder().with_root_certificates(roots);
         let mut config = match &self.client {
             None => builder.with_no_client_auth(),
-            Some((cert, key)) => {
+            Some(ClientFiles { cert, key }) => {
                 let private = PrivateKeyDer::from_pem_file(key).map_err(unfit(key))?;
                 builder.with_client_auth_cert(certificates(cert)?, private).map_err(unfit(cert))?
             }

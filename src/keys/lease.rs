@@ -1,0 +1,118 @@
+//! What a request signs with: a [`Lease`] of the pair in use, or [`NoKey`].
+//!
+//! A lease is cheap to clone, and a retired pair is zeroed when its last lease is dropped. A response
+//! streamed through [`LeakScan`] never contains the secret, not even split over two chunks.
+
+use std::{fmt, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+
+use super::{pair::LoadedPair, version::PairVersion};
+
+/// A pair that a request may be signed with.
+#[derive(Clone)]
+pub struct Lease {
+    pair: Arc<LoadedPair>,
+}
+
+/// No pair may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoKey {
+    /// No pair was read yet, or none that Fastrac accepts.
+    #[error("no key pair has been read and accepted yet")]
+    None,
+    /// Fastrac refuses every pair of the account.
+    #[error("Fastrac refuses every known key pair")]
+    Refused,
+    /// The source could not be read for longer than `rotation.max_age`.
+    #[error("the key pair is older than rotation.max_age allows")]
+    TooOld,
+}
+
+/// The response contains the secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the response contains the live secret key")]
+pub struct Leak;
+
+/// Searches a streamed response for the secret. It holds back as many bytes as the secret can take, so that
+/// no part of it has been passed on when the rest arrives.
+pub struct LeakScan {
+    pair: Arc<LoadedPair>,
+    held_back: BytesMut,
+}
+
+impl Lease {
+    pub(crate) fn new(pair: Arc<LoadedPair>) -> Self {
+        Self { pair }
+    }
+
+    /// The version of the pair.
+    pub fn version(&self) -> PairVersion {
+        self.pair.version()
+    }
+
+    /// The version as text, shared.
+    pub fn version_text(&self) -> Arc<str> {
+        self.pair.pair.version_text().clone()
+    }
+
+    /// Name of the account that the pair belongs to.
+    pub fn account(&self) -> &str {
+        &self.pair.account
+    }
+
+    /// Value of `access-key`, sensitive. A clone copies no bytes.
+    pub fn access_key(&self) -> &HeaderValue {
+        &self.pair.pair.headers().access_key
+    }
+
+    /// Value of `secret-key`, sensitive. A clone copies no bytes.
+    pub fn secret_key(&self) -> &HeaderValue {
+        &self.pair.pair.headers().secret_key
+    }
+
+    /// Value of `authorization`, sensitive. A clone copies no bytes.
+    pub fn basic(&self) -> &HeaderValue {
+        &self.pair.pair.headers().basic
+    }
+
+    /// Whether `body` contains the secret key: plain, in its Basic form, or either with JSON escapes. Secrets
+    /// shorter than 8 bytes are not searched for.
+    pub fn leaks_in(&self, body: &[u8]) -> bool {
+        self.pair.pair.forms().found_in(body)
+    }
+
+    /// The same search for a streamed response.
+    pub fn scan(&self) -> LeakScan {
+        LeakScan { pair: self.pair.clone(), held_back: BytesMut::new() }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("account", &self.pair.account).field("version", &self.version()).finish()
+    }
+}
+
+impl LeakScan {
+    /// Takes the next chunk and returns the bytes that may be passed on, possibly none.
+    ///
+    /// # Errors
+    /// [`Leak`] when the secret is found; then nothing more may be passed on.
+    pub fn feed(&mut self, chunk: &[u8]) -> Result<Bytes, Leak> {
+        let forms = self.pair.pair.forms();
+        self.held_back.extend_from_slice(chunk);
+        if forms.found_in(&self.held_back) {
+            self.held_back.clear();
+            return Err(Leak);
+        }
+        let keep = forms.max_len().min(self.held_back.len());
+        Ok(self.held_back.split_to(self.held_back.len() - keep).freeze())
+    }
+
+    /// The bytes still held back, at the end of the response.
+    pub fn finish(&mut self) -> Bytes {
+        self.held_back.split().freeze()
+    }
+}

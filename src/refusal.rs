@@ -1,7 +1,8 @@
-//! Answers that the gateway makes itself (contract section 6).
+//! Responses that the gateway itself generates (contract section 6).
 //!
-//! Every room's error becomes a [`Refusal`] here and nowhere else. A refusal is Fastrac's envelope
-//! plus `error`, or RFC 9457 where the caller asks for it.
+//! The error of each room becomes a [`Refusal`] here and nowhere else. What always holds: a refusal is Fastrac's
+//! envelope with `error` beside it, or RFC 9457 if the caller accepts that. Whether the request was sent is not kept
+//! here but in its `Attempts`. Must not know the path. Never fails.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -23,21 +24,20 @@ use crate::{
     upstream::{Failure, breaker::Open},
 };
 
-/// Why the gateway answers itself, and what it says.
+/// Why the gateway responds itself, and with what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Why.
     pub code: Code,
-    /// Usually the code's.
+    /// That of the code unless set otherwise.
     pub status: StatusCode,
-    /// For a person: what, and what to do.
+    /// For a person: what happened, and what to do.
     pub message: Cow<'static, str>,
     /// Set if the refusal speaks of an earlier request with the same `Idempotency-Key`; else the attempts of this
     /// request say whether it was sent.
     pub first_sent: Option<FirstSent>,
     /// How long to wait before trying again.
     pub retry_after: Option<Duration>,
-    /// Usually the code's.
+    /// That of the code unless set otherwise.
     pub outcome: Outcome,
 }
 
@@ -48,12 +48,10 @@ impl Refusal {
         Refusal { code, status, message: message.into(), first_sent: None, retry_after: None, outcome }
     }
 
-    /// With another status than its code's.
     pub fn status(self, status: StatusCode) -> Self {
         Refusal { status, ..self }
     }
 
-    /// To be tried again after a while.
     pub fn retry_after(self, wait: Duration) -> Self {
         Refusal { retry_after: Some(wait), ..self }
     }
@@ -239,7 +237,7 @@ impl From<Misaddressed> for Refusal {
 impl From<OrderRefusal> for Refusal {
     fn from(refused: OrderRefusal) -> Self {
         let refusal = Refusal::new(refused.code(), refused.to_string()).status(refused.status());
-        // A repeat has the outcome of the first, also where its answer is kept no longer.
+        // A repeat has the outcome of the first request, even if its response is no longer kept.
         Refusal { outcome: refused.outcome(), first_sent: refused.first_sent(), ..refusal }
     }
 }
@@ -286,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn speaks_fastracs_envelope() {
+    fn is_fastracs_envelope() {
         let refusal = Refusal::new(Code::QuotaDay, "used up").retry_after(Duration::from_secs(7));
         let (reply, body) = body(&refusal, RefusalFormat::Envelope);
         assert_eq!(reply.status, 429);
@@ -299,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn speaks_problem_json_where_asked() {
+    fn is_problem_json_if_accepted() {
         let wanted = |accept: &'static str| {
             RefusalFormat::wanted(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]))
         };

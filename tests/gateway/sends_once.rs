@@ -189,6 +189,17 @@ fn an_order_is_never_retried_and_an_unknown_one_is_held() {
 }
 
 #[test]
+fn sent_never_falls_if_a_second_attempt_is_refused() {
+    // Enough for the canary and one attempt.
+    let stage = Setup { budget: "per_day = 2, in_flight = 4", ..Setup::default() }.start();
+    stage.sandbox.fault(Fault::on("v2.tariff_express", Act::Close));
+    let answer = stage.ask(post("/tariff/express", bodies::TARIFF).by("shop"));
+    assert_eq!((answer.sent(), stage.received().len()), ("unknown", 1), "{answer:?}");
+    let line = stage.line(&id(&answer));
+    assert_eq!((&line["sent"], &line["attempts"]), (&"unknown".into(), &1.into()), "{line}");
+}
+
+#[test]
 fn an_unlisted_post_is_handled_as_an_order() {
     let stage = Stage::new();
     for (method, path) in [("POST", "/new/thing"), ("DELETE", "/old/thing"), ("PUT", "/region/province")] {

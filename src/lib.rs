@@ -29,9 +29,10 @@
 //! [`app`], which wires everything and is the only one that sees most rooms. Between rooms stand
 //! [`gateway`] and [`snapshot`] (the configuration in force, beside what lives longer), [`reply`]
 //! (the response to a caller), [`attempts`] (what the attempts to send a request came to), [`fetched`] (the
-//! result of a shared fetch) and [`deadline`] (when a wait ends). Tasks that stand above two rooms
-//! have files of their own: [`rotation`]. [`deferred_write`] decides when streams write; [`backoff`] gives waits
-//! that double.
+//! result of a shared fetch) and [`deadline`] (when a wait ends). [`headers`] says which headers are never passed
+//! on, in either direction.
+//! Tasks that stand above two rooms have files of their own: [`rotation`]. [`deferred_write`] decides when streams
+//! write; [`backoff`] gives waits that double.
 //!
 //! Imports run down only; there are no circles. `tests/gateway/layout.rs` holds that.
 
@@ -52,6 +53,7 @@ pub mod edge;
 pub mod fetched;
 pub mod files;
 pub mod gateway;
+pub mod headers;
 pub mod inspect;
 pub mod keys;
 pub mod orders;

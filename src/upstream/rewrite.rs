@@ -10,11 +10,16 @@ use std::fmt;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
-    header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LOCATION, CONTENT_TYPE, LOCATION},
+    header::{ACCEPT_ENCODING, CONTENT_LOCATION, CONTENT_TYPE, LOCATION},
     uri::PathAndQuery,
 };
 
-use crate::{body::BufferedRequest, catalog::Operation, config::Endpoint};
+use crate::{
+    body::BufferedRequest,
+    catalog::Operation,
+    config::Endpoint,
+    headers::{Nominated, reaches_caller, reaches_fastrac},
+};
 
 /// Room of an outgoing head. hyper keeps the map and brings the answer in it, which the path then stamps:
 /// it should not have to grow for that.
@@ -49,7 +54,7 @@ pub fn request(asked: &BufferedRequest, operation: &Operation, endpoint: &Endpoi
     let mut headers = HeaderMap::with_capacity(ROOM.max(asked.headers.len() + 4));
     if operation.cache.is_some() {
         // Nothing that could vary the answer, unless the operation declares it.
-        for name in operation.vary.iter().filter(|name| crosses(name.as_str())) {
+        for name in operation.vary.iter().filter(|name| reaches_fastrac(name.as_str())) {
             for value in asked.headers.get_all(name) {
                 headers.append(name, value.clone());
             }
@@ -62,7 +67,7 @@ pub fn request(asked: &BufferedRequest, operation: &Operation, endpoint: &Endpoi
         let mut last: Option<&HeaderName> = None;
         for (name, value) in &asked.headers {
             let known = last == Some(name);
-            if known || (crosses(name.as_str()) && !nominated.names(name.as_str())) {
+            if known || (reaches_fastrac(name.as_str()) && !nominated.contains(name.as_str())) {
                 headers.append(name, value.clone());
                 last = Some(name);
             }
@@ -85,69 +90,10 @@ fn target(asked: &BufferedRequest, endpoint: &Endpoint) -> Uri {
     Uri::from(target)
 }
 
-/// The headers that `Connection` names.
-struct Nominated<'h>(Vec<&'h str>);
-
-impl<'h> Nominated<'h> {
-    fn of(headers: &'h HeaderMap) -> Self {
-        let values = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        // An item that is no name hides none of the others.
-        let names = values.filter_map(|name| std::str::from_utf8(name.trim_ascii()).ok());
-        Nominated(names.filter(|name| !name.is_empty()).collect())
-    }
-
-    fn names(&self, name: &str) -> bool {
-        self.0.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
-    }
-}
-
-/// Whether a caller's header may reach Fastrac. Names are compared with `_`, and with every other mark,
-/// as `-`, because many servers make no difference (CGI writes them all alike).
-fn crosses(name: &str) -> bool {
-    let is_mark = |byte: u8| byte != b'-' && !byte.is_ascii_alphanumeric();
-    if name.bytes().any(is_mark) {
-        return crosses(&name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
-    }
-    match name {
-        // one hop (RFC 9110, section 7.6.1), and framing, which is made anew
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
-        | "http2-settings" | "content-length" | "host" | "accept-encoding" | "expect" => false,
-        // who the caller is
-        "authorization"
-        | "access-key"
-        | "secret-key"
-        | "proxy-authorization"
-        | "proxy-authenticate"
-        | "cookie"
-        | "forwarded"
-        | "via" => false,
-        // tracing, and the gateway's own
-        "traceparent" | "tracestate" | "baggage" | "b3" | "idempotency-key" => false,
-        _ => match name.strip_prefix("x-") {
-            None => true,
-            Some(rest) => {
-                !["forwarded", "b3-", "envoy-", "amzn-", "datadog-", "gateway-"].iter().any(|p| rest.starts_with(p))
-                    && !matches!(
-                        rest,
-                        "access-key"
-                            | "secret-key"
-                            | "real-ip"
-                            | "original-url"
-                            | "rewrite-url"
-                            | "http-method-override"
-                            | "http-method"
-                            | "method-override"
-                            | "request-id"
-                    )
-            }
-        },
-    }
-}
-
 /// Takes out of an answer's head what is not the caller's business.
 pub fn answer(headers: &mut HeaderMap, endpoint: &Endpoint) {
     let nominated = Nominated::of(headers);
-    let stays = |name: &str| returns(name) && !nominated.names(name);
+    let stays = |name: &str| reaches_caller(name) && !nominated.contains(name);
     let removed: Vec<HeaderName> = headers.keys().filter(|name| !stays(name.as_str())).cloned().collect();
     for name in removed {
         headers.remove(name);
@@ -161,21 +107,6 @@ pub fn answer(headers: &mut HeaderMap, endpoint: &Endpoint) {
             }
         }
     }
-}
-
-/// Whether a header of Fastrac's may reach the caller.
-fn returns(name: &str) -> bool {
-    if name.contains('_') {
-        return returns(&name.replace('_', "-"));
-    }
-    !matches!(
-        name,
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
-            | "proxy-authenticate" | "proxy-authorization" | "set-cookie" | "set-cookie2" | "authorization"
-            | "access-key" | "secret-key" | "x-access-key" | "x-secret-key" | "x-request-id" | "alt-svc"
-            // these say of this hop what only the gateway knows
-            | "cache-status" | "proxy-status" | "ratelimit" | "ratelimit-policy" | "age"
-    ) && !name.starts_with("x-gateway-")
 }
 
 /// The address relative to the gateway, `None` if it leads anywhere else: clients would carry their
@@ -231,8 +162,13 @@ fn own_path<'t>(text: &'t str, endpoint: &Endpoint) -> Option<&'t str> {
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::config::{AuthStyle, CachePolicy, Class};
+    use crate::config::{
+        AuthStyle, CachePolicy, Class,
+        file::{TextValue, VaryHeader},
+    };
 
     fn endpoint(prefix: &str) -> Endpoint {
         Endpoint {
@@ -312,14 +248,6 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_that_is_no_text_hides_nothing_that_connection_names() {
-        let mut asked = asked("/order/track", &[("x-private", "1"), ("x-public", "2")]);
-        asked.headers.insert(CONNECTION, HeaderValue::from_bytes(b"x-private, \xff").unwrap());
-        let sent = request(&asked, &operation(false), &endpoint(""));
-        assert!(!sent.headers.contains_key("x-private") && sent.headers.contains_key("x-public"), "{:?}", sent.headers);
-    }
-
-    #[test]
     fn what_fastrac_reads_crosses_unchanged() {
         let headers = [
             ("content-type", "application/json"),
@@ -390,6 +318,22 @@ mod tests {
         }
         for gone in ["https://b2b.example/v2x", "/other", "https://b2b.example/v2//evil", "/v2/../x", "/v2/%2e%2e/x"] {
             assert_eq!(seen(gone, "/v2"), None, "{gone}");
+        }
+    }
+
+    proptest! {
+        /// Names near those that are removed, and any others.
+        #[test]
+        fn a_header_that_may_vary_an_answer_is_passed_on(
+            name in "(x[-_])?(forwarded|b3|envoy|gateway|http2?|method|access|secret|content|cache|accept|te|via|host|[a-z0-9_-]{1,9})([-_](for|method|settings|override|key|type|control|encoding|id))?([-_](override|x))?"
+        ) {
+            let Ok(VaryHeader(name)) = VaryHeader::parse(&name) else { return Ok(()) };
+            let mut asked = asked("/region/search", &[]);
+            let name = HeaderName::try_from(name).unwrap();
+            asked.headers.insert(&name, HeaderValue::from_static("sent"));
+            let operation = Operation { vary: vec![name.clone()], ..operation(true) };
+            let sent = request(&asked, &operation, &endpoint(""));
+            prop_assert_eq!(sent.headers.get_all(&name).iter().collect::<Vec<_>>(), ["sent"], "{}", name);
         }
     }
 }

@@ -78,8 +78,8 @@ fn rooms(c: &mut Criterion) {
     let search = br#"{"keyword": "kemayoran", "limit": 10, "offset": 0}"#;
     c.bench_function("cache.key body", |b| b.iter(|| key(None, black_box(&search[..]))));
     let (answer, messages) = (answer(), MessagesConfig { not_found: vec![], key: vec![], limit: vec![] });
-    c.bench_function("outcome.read 1.5 KB", |b| {
-        b.iter(|| outcome::read(StatusCode::OK, black_box(answer.as_bytes()), &messages))
+    c.bench_function("outcome.classify 1.5 KB", |b| {
+        b.iter(|| outcome::classify(StatusCode::OK, black_box(answer.as_bytes()), &messages))
     });
     let endpoint = Endpoint {
         tls: true,

@@ -36,7 +36,7 @@ use crate::{
     snapshot::{Account, Snapshot},
     upstream::{
         breaker::Breaker,
-        connect::{Destination, Unusable, client_config},
+        connect::{Destination, DestinationError, client_config},
         inject::Route,
     },
 };
@@ -50,7 +50,7 @@ pub use revoked::Revoked;
 pub enum StartError {
     /// An account's address or CA file cannot be used.
     #[error("accounts.{account}: {source}")]
-    Account { account: String, source: Unusable },
+    Account { account: String, source: DestinationError },
     #[error("accounts.{account}.keys: {source}")]
     Keys { account: String, source: SourceError },
     #[error("vault: {0}")]

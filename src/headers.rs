@@ -141,11 +141,14 @@ mod tests {
 
     #[test]
     fn the_rest_passes() {
-        for name in ["accept", "accept-language", "user-agent", "x-custom", "method", "x_custom", "if-none-match", "x-b3"] {
+        for name in
+            ["accept", "accept-language", "user-agent", "x-custom", "method", "x_custom", "if-none-match", "x-b3"]
+        {
             assert!(reaches_fastrac(name) && may_vary(name), "{name}");
         }
         assert!(reaches_fastrac("content-type") && !may_vary("content-type") && !may_vary("cache_control"));
-        for name in ["content-type", "content-length", "etag", "retry-after", "location", "x-custom", "date", "server"] {
+        for name in ["content-type", "content-length", "etag", "retry-after", "location", "x-custom", "date", "server"]
+        {
             assert!(reaches_caller(name), "{name}");
         }
     }

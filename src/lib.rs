@@ -30,7 +30,7 @@
 //! [`gateway`] and [`snapshot`] (the configuration in force, beside what lives longer), [`reply`]
 //! (the response to a caller), [`attempts`] (what the attempts to send a request came to), [`fetched`] (the
 //! result of a shared fetch) and [`deadline`] (when a wait ends). [`headers`] says which headers are never passed
-//! on, in either direction.
+//! on, in either direction, and [`retry_after`] how a wait becomes whole seconds.
 //! Tasks that stand above two rooms have files of their own: [`rotation`]. [`deferred_write`] decides when streams
 //! write; [`backoff`] gives waits that double.
 //!
@@ -62,6 +62,7 @@ pub mod path;
 pub mod record;
 pub mod refusal;
 pub mod reply;
+pub mod retry_after;
 pub mod rotation;
 pub mod snapshot;
 pub mod store;

@@ -1,19 +1,23 @@
-//! What became of a request: one closed list, and the classifier of Fastrac's answers.
+//! What became of a request: one closed table, and the classifier of Fastrac's responses.
 //!
-//! [`Outcome`] decides the metric label, the log level and whose doing it was; [`Code`] names each
-//! refusal and decides its status and its `Proxy-Status` error. Adding a variant breaks the build
-//! until every column is filled. Pure: knows no socket, no clock, no other room.
+//! Each [`Outcome`] has a row with its metric label, who decided it, what it tells the breaker, whether a second
+//! attempt may follow and what the cache may keep; each [`Code`] has one with its outcome, its status and its
+//! `Proxy-Status` error. The rooms that act on an outcome read its row and never match on outcomes themselves. Both
+//! tables are a `match` without a catch-all arm: a new variant does not compile until each column is filled in.
+//! Pure: knows no socket, no clock and no room but the messages of `config`. Cannot fail.
 
+mod code;
 mod envelope;
 mod scan;
 
 use http::StatusCode;
+use strum::{IntoStaticStr, VariantArray};
 
-pub use envelope::{Reading, read, read_beginning, read_closely};
+pub use code::Code;
+pub use envelope::{Classification, classify, classify_beginning, classify_strictly};
 
-/// What became of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "contract section 6 is the documentation")]
+/// What became of a request (contract section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, VariantArray)]
 pub enum Outcome {
     Ok,
     Hit,
@@ -42,70 +46,124 @@ pub enum Outcome {
     Internal,
 }
 
-impl Outcome {
-    /// Every outcome, in the order of the discriminants.
-    pub const ALL: [Outcome; 25] = [
-        Outcome::Ok,
-        Outcome::Hit,
-        Outcome::Stale,
-        Outcome::NotFound,
-        Outcome::Rejected,
-        Outcome::UpstreamError,
-        Outcome::Throttled,
-        Outcome::Leak,
-        Outcome::KeyRejected,
-        Outcome::Unauthenticated,
-        Outcome::Forbidden,
-        Outcome::OverQuota,
-        Outcome::OverBudget,
-        Outcome::BreakerOpen,
-        Outcome::NoKey,
-        Outcome::Unreachable,
-        Outcome::Timeout,
-        Outcome::Cut,
-        Outcome::NotCached,
-        Outcome::Held,
-        Outcome::BadRequest,
-        Outcome::Overloaded,
-        Outcome::Draining,
-        Outcome::ClientGone,
-        Outcome::Internal,
-    ];
+/// Who decided an outcome: `error.by` of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum DecidedBy {
+    Fastrac,
+    Gateway,
+    Caller,
+}
 
-    /// The word in metrics, log and `X-Gateway-Outcome`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Outcome::Ok => "ok",
-            Outcome::Hit => "hit",
-            Outcome::Stale => "stale",
-            Outcome::NotFound => "not_found",
-            Outcome::Rejected => "rejected",
-            Outcome::UpstreamError => "upstream_error",
-            Outcome::Throttled => "throttled",
-            Outcome::Leak => "leak",
-            Outcome::KeyRejected => "key_rejected",
-            Outcome::Unauthenticated => "unauthenticated",
-            Outcome::Forbidden => "forbidden",
-            Outcome::OverQuota => "over_quota",
-            Outcome::OverBudget => "over_budget",
-            Outcome::BreakerOpen => "breaker_open",
-            Outcome::NoKey => "no_key",
-            Outcome::Unreachable => "unreachable",
-            Outcome::Timeout => "timeout",
-            Outcome::Cut => "cut",
-            Outcome::NotCached => "not_cached",
-            Outcome::Held => "held",
-            Outcome::BadRequest => "bad_request",
-            Outcome::Overloaded => "overloaded",
-            Outcome::Draining => "draining",
-            Outcome::ClientGone => "client_gone",
-            Outcome::Internal => "internal",
+/// What an outcome tells the circuit breaker about Fastrac.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Fastrac responded, whatever it said.
+    Healthy,
+    /// Fastrac could not be reached, did not respond in time or whole, or responded with a server error.
+    Failing,
+    /// Nothing was sent, or the caller ended it.
+    Nothing,
+}
+
+/// Whether a second attempt may follow, for an operation that may be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repeat {
+    Always,
+    /// If the status is 502, 503 or 504, as a proxy in front of Fastrac gives it: the next attempt may meet another
+    /// server.
+    ByStatus,
+    Never,
+}
+
+/// Which lifetime of the operation's cache policy a response has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// `fresh`, if the status is 200.
+    Fresh,
+    /// `not_found`, whatever the status.
+    NotFound,
+    /// It is not stored.
+    Never,
+}
+
+/// The columns of the table.
+struct OutcomeRow {
+    /// In metrics, log and `X-Gateway-Outcome`.
+    label: &'static str,
+    by: DecidedBy,
+    evidence: Evidence,
+    repeat: Repeat,
+    lifetime: Lifetime,
+}
+
+impl Outcome {
+    #[rustfmt::skip]
+    const fn row(self) -> OutcomeRow {
+        const fn row(label: &'static str, by: DecidedBy, evidence: Evidence, repeat: Repeat, lifetime: Lifetime) -> OutcomeRow {
+            OutcomeRow { label, by, evidence, repeat, lifetime }
         }
+        use {DecidedBy as By, Evidence as E, Repeat as R, Lifetime as L};
+        match self {
+            //                                label              decided by   breaker     2nd attempt  cache
+            Outcome::Ok              => row("ok",              By::Fastrac, E::Healthy, R::Never,    L::Fresh),
+            Outcome::Hit             => row("hit",             By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::Stale           => row("stale",           By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::NotFound        => row("not_found",       By::Fastrac, E::Healthy, R::ByStatus, L::NotFound),
+            Outcome::Rejected        => row("rejected",        By::Fastrac, E::Healthy, R::ByStatus, L::Never),
+            Outcome::UpstreamError   => row("upstream_error",  By::Fastrac, E::Failing, R::ByStatus, L::Never),
+            Outcome::Throttled       => row("throttled",       By::Fastrac, E::Healthy, R::ByStatus, L::Never),
+            Outcome::Leak            => row("leak",            By::Gateway, E::Healthy, R::Never,    L::Never),
+            Outcome::KeyRejected     => row("key_rejected",    By::Gateway, E::Healthy, R::Never,    L::Never),
+            Outcome::Unauthenticated => row("unauthenticated", By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::Forbidden       => row("forbidden",       By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::OverQuota       => row("over_quota",      By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::OverBudget      => row("over_budget",     By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::BreakerOpen     => row("breaker_open",    By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::NoKey           => row("no_key",          By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::Unreachable     => row("unreachable",     By::Gateway, E::Failing, R::Always,   L::Never),
+            Outcome::Timeout         => row("timeout",         By::Gateway, E::Failing, R::Never,    L::Never),
+            Outcome::Cut             => row("cut",             By::Gateway, E::Failing, R::Always,   L::Never),
+            Outcome::NotCached       => row("not_cached",      By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::Held            => row("held",            By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::BadRequest      => row("bad_request",     By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::Overloaded      => row("overloaded",      By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::Draining        => row("draining",        By::Gateway, E::Nothing, R::Never,    L::Never),
+            Outcome::ClientGone      => row("client_gone",     By::Caller,  E::Nothing, R::Never,    L::Never),
+            Outcome::Internal        => row("internal",        By::Gateway, E::Nothing, R::Never,    L::Never),
+        }
+    }
+
+    /// The label in metrics, log and `X-Gateway-Outcome`.
+    pub fn as_str(self) -> &'static str {
+        self.row().label
+    }
+
+    pub fn by(self) -> DecidedBy {
+        self.row().by
+    }
+
+    pub fn evidence(self) -> Evidence {
+        self.row().evidence
+    }
+
+    /// Whether a second attempt may follow; `status` is Fastrac's, `None` without a response.
+    pub fn may_repeat(self, status: Option<StatusCode>) -> bool {
+        match self.row().repeat {
+            Repeat::Always => true,
+            Repeat::ByStatus => status.is_some_and(|status| matches!(status.as_u16(), 502..=504)),
+            Repeat::Never => false,
+        }
+    }
+
+    pub fn lifetime(self) -> Lifetime {
+        self.row().lifetime
     }
 }
 
 /// Whether Fastrac may have received the request. Ordered: over the attempts of a request it only grows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Sent {
     /// Fastrac never received it.
     #[default]
@@ -117,139 +175,52 @@ pub enum Sent {
 }
 
 impl Sent {
-    /// The word in answers and log.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Sent::No => "no",
-            Sent::Yes => "yes",
-            Sent::Unknown => "unknown",
-        }
+        self.into()
     }
 }
 
-/// Why the gateway answered itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "contract section 6 is the documentation")]
-pub enum Code {
-    CallerUnknown,
-    CallerClass,
-    QuotaSecond,
-    QuotaDay,
-    BudgetSecond,
-    BudgetDay,
-    BudgetInFlight,
-    UpstreamBreaker,
-    UpstreamConnect,
-    UpstreamTimeout,
-    UpstreamCut,
-    UpstreamLeak,
-    UpstreamLimit,
-    KeysRejected,
-    KeysUnavailable,
-    CacheOnly,
-    OrderUnknown,
-    RequestMalformed,
-    RequestTimeout,
-    RequestTooLarge,
-    RequestHeaders,
-    RequestUpgrade,
-    RequestIdempotency,
-    GatewayOverloaded,
-    GatewayDraining,
-    GatewayInternal,
+impl DecidedBy {
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
 }
 
-/// One row of the table of refusals.
-struct Row {
-    name: &'static str,
-    outcome: Outcome,
-    status: StatusCode,
-    /// RFC 9209 error type.
-    proxy_error: &'static str,
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
 
-impl Code {
-    /// Every code.
-    pub const ALL: [Code; 26] = [
-        Code::CallerUnknown,
-        Code::CallerClass,
-        Code::QuotaSecond,
-        Code::QuotaDay,
-        Code::BudgetSecond,
-        Code::BudgetDay,
-        Code::BudgetInFlight,
-        Code::UpstreamBreaker,
-        Code::UpstreamConnect,
-        Code::UpstreamTimeout,
-        Code::UpstreamCut,
-        Code::UpstreamLeak,
-        Code::UpstreamLimit,
-        Code::KeysRejected,
-        Code::KeysUnavailable,
-        Code::CacheOnly,
-        Code::OrderUnknown,
-        Code::RequestMalformed,
-        Code::RequestTimeout,
-        Code::RequestTooLarge,
-        Code::RequestHeaders,
-        Code::RequestUpgrade,
-        Code::RequestIdempotency,
-        Code::GatewayOverloaded,
-        Code::GatewayDraining,
-        Code::GatewayInternal,
-    ];
+    use super::*;
 
-    #[rustfmt::skip]
-    fn row(self) -> Row {
-        let row = |name, outcome, status, proxy_error| Row { name, outcome, status, proxy_error };
-        use {Outcome as O, StatusCode as S};
-        match self {
-            Code::CallerUnknown      => row("caller.unknown",      O::Unauthenticated, S::UNAUTHORIZED,          "http_request_denied"),
-            Code::CallerClass        => row("caller.class",        O::Forbidden,       S::FORBIDDEN,             "http_request_denied"),
-            Code::QuotaSecond        => row("quota.second",        O::OverQuota,       S::TOO_MANY_REQUESTS,     "http_request_denied"),
-            Code::QuotaDay           => row("quota.day",           O::OverQuota,       S::TOO_MANY_REQUESTS,     "http_request_denied"),
-            Code::BudgetSecond       => row("budget.second",       O::OverBudget,      S::SERVICE_UNAVAILABLE,   "connection_limit_reached"),
-            Code::BudgetDay          => row("budget.day",          O::OverBudget,      S::SERVICE_UNAVAILABLE,   "connection_limit_reached"),
-            Code::BudgetInFlight     => row("budget.in_flight",    O::OverBudget,      S::SERVICE_UNAVAILABLE,   "connection_limit_reached"),
-            Code::UpstreamBreaker    => row("upstream.breaker",    O::BreakerOpen,     S::SERVICE_UNAVAILABLE,   "destination_unavailable"),
-            Code::UpstreamConnect    => row("upstream.connect",    O::Unreachable,     S::BAD_GATEWAY,           "destination_unavailable"),
-            Code::UpstreamTimeout    => row("upstream.timeout",    O::Timeout,         S::GATEWAY_TIMEOUT,       "http_response_timeout"),
-            Code::UpstreamCut        => row("upstream.cut",        O::Cut,             S::BAD_GATEWAY,           "http_response_incomplete"),
-            Code::UpstreamLeak       => row("upstream.leak",       O::Leak,            S::BAD_GATEWAY,           "http_protocol_error"),
-            Code::UpstreamLimit      => row("upstream.limit",      O::Throttled,       S::TOO_MANY_REQUESTS,     "http_request_error"),
-            Code::KeysRejected       => row("keys.rejected",       O::KeyRejected,     S::BAD_GATEWAY,           "http_request_denied"),
-            Code::KeysUnavailable    => row("keys.unavailable",    O::NoKey,           S::SERVICE_UNAVAILABLE,   "proxy_configuration_error"),
-            Code::CacheOnly          => row("cache.only",          O::NotCached,       S::GATEWAY_TIMEOUT,       "http_request_denied"),
-            Code::OrderUnknown       => row("order.unknown",       O::Held,            S::CONFLICT,              "http_request_denied"),
-            Code::RequestMalformed   => row("request.malformed",   O::BadRequest,      S::BAD_REQUEST,           "http_request_error"),
-            Code::RequestTimeout     => row("request.timeout",     O::BadRequest,      S::REQUEST_TIMEOUT,       "http_request_error"),
-            Code::RequestTooLarge    => row("request.too_large",   O::BadRequest,      S::PAYLOAD_TOO_LARGE,     "http_request_error"),
-            Code::RequestHeaders     => row("request.headers",     O::BadRequest,      S::REQUEST_HEADER_FIELDS_TOO_LARGE, "http_request_error"),
-            Code::RequestUpgrade     => row("request.upgrade",     O::BadRequest,      S::NOT_IMPLEMENTED,       "http_request_error"),
-            Code::RequestIdempotency => row("request.idempotency", O::BadRequest,      S::BAD_REQUEST,           "http_request_error"),
-            Code::GatewayOverloaded  => row("gateway.overloaded",  O::Overloaded,      S::SERVICE_UNAVAILABLE,   "connection_limit_reached"),
-            Code::GatewayDraining    => row("gateway.draining",    O::Draining,        S::SERVICE_UNAVAILABLE,   "proxy_internal_error"),
-            Code::GatewayInternal    => row("gateway.internal",    O::Internal,        S::INTERNAL_SERVER_ERROR, "proxy_internal_error"),
+    #[test]
+    fn labels_differ() {
+        let labels: BTreeSet<&str> = Outcome::VARIANTS.iter().map(|outcome| outcome.as_str()).collect();
+        assert_eq!(labels.len(), Outcome::VARIANTS.len());
+    }
+
+    #[test]
+    fn only_fastracs_good_answers_are_stored() {
+        for outcome in Outcome::VARIANTS {
+            assert!(
+                outcome.lifetime() == Lifetime::Never || outcome.by() == DecidedBy::Fastrac,
+                "{}",
+                outcome.as_str()
+            );
+            assert!(
+                outcome.lifetime() == Lifetime::Never || outcome.evidence() == Evidence::Healthy,
+                "{}",
+                outcome.as_str()
+            );
         }
     }
 
-    /// The word in answers and log, such as `quota.day`.
-    pub fn as_str(self) -> &'static str {
-        self.row().name
-    }
-
-    /// The outcome that it stands for.
-    pub fn outcome(self) -> Outcome {
-        self.row().outcome
-    }
-
-    /// The status of the refusal, where the place of refusal doesn't choose another.
-    pub fn status(self) -> StatusCode {
-        self.row().status
-    }
-
-    /// The error type of RFC 9209, section 2.3.
-    pub fn proxy_error(self) -> &'static str {
-        self.row().proxy_error
+    #[test]
+    fn a_second_attempt_follows_only_what_was_sent() {
+        for outcome in Outcome::VARIANTS.iter().filter(|outcome| outcome.evidence() == Evidence::Nothing) {
+            assert!(!outcome.may_repeat(Some(StatusCode::BAD_GATEWAY)) && !outcome.may_repeat(None));
+        }
+        assert!(Outcome::UpstreamError.may_repeat(Some(StatusCode::SERVICE_UNAVAILABLE)));
+        assert!(!Outcome::UpstreamError.may_repeat(Some(StatusCode::INTERNAL_SERVER_ERROR)));
+        assert!(Outcome::Cut.may_repeat(None) && !Outcome::Timeout.may_repeat(None));
     }
 }

@@ -35,7 +35,7 @@ pub use self::{
     line::CapturedBody,
     mask::{MASKED, Masker},
     metrics::{
-        BreakerState, ConnectionGuard, ConnectionState, CountedConnection, Handshake, Handshakes, KeyInfo, Metrics,
+        ConnectionGuard, ConnectionState, CountedConnection, Handshake, Handshakes, KeyInfo, Metrics,
         OPENMETRICS_CONTENT_TYPE, SERIES_LIMIT, Scrape, TEXT_CONTENT_TYPE, UpstreamConnections,
     },
     program::{init_program_log, report_panics},

@@ -1,13 +1,18 @@
-//! Responses that the gateway itself generates (contract section 6).
+//! Responses that the gateway generates itself (contract, section 6).
 //!
-//! The error of each room becomes a [`Refusal`] here and nowhere else. What always holds: a refusal is Fastrac's
-//! envelope with `error` beside it, or RFC 9457 if the caller accepts that. Whether the request was sent is not kept
-//! here but in its `Attempts`. Must not know the path. Never fails.
+//! Every room's error becomes a [`Refusal`] here and nowhere else; so do the refusals of connections on which no request
+//! could be read ([`Refusal::to_http1`]). Each has Fastrac's envelope plus `error`, or is an RFC 9457 problem if the
+//! caller prefers that, and each names the request. It must not know where a refusal goes. Cannot fail.
 
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::{
@@ -20,24 +25,25 @@ use crate::{
     orders::{FirstSent, JournalError, OrderRefusal},
     outcome::{Code, Outcome, Sent},
     record::RequestId,
-    reply::{Reply, ReplyBody, seconds},
-    upstream::{Failure, breaker::Open},
+    reply::{Reply, ReplyBody, Stamp},
+    retry_after::whole_seconds,
+    upstream::{Failure, breaker::BreakerOpen},
 };
 
-/// Why the gateway responds itself, and with what.
+/// A refusal of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub code: Code,
-    /// That of the code unless set otherwise.
+    /// The code's, unless the room that refuses chooses another.
     pub status: StatusCode,
-    /// For a person: what happened, and what to do.
+    /// For a person: what is wrong, and what to do next.
     pub message: Cow<'static, str>,
     /// Set if the refusal speaks of an earlier request with the same `Idempotency-Key`; else the attempts of this
     /// request say whether it was sent.
     pub first_sent: Option<FirstSent>,
-    /// How long to wait before trying again.
+    /// How long to wait before trying again; `None`: waiting does not help.
     pub retry_after: Option<Duration>,
-    /// That of the code unless set otherwise.
+    /// The code's, except for a repeat, which has the outcome of the first request.
     pub outcome: Outcome,
 }
 
@@ -56,13 +62,13 @@ impl Refusal {
         Refusal { retry_after: Some(wait), ..self }
     }
 
-    /// The quota of `service` is used up.
+    /// A quota of `service` is used up.
     pub fn over_quota(exceeded: &Exceeded, service: &str) -> Self {
         let wait = exceeded.retry_after;
         match (exceeded.window, &exceeded.resets_at) {
             (LimitWindow::Second, _) => {
-                let message =
-                    format!("Quota of {service} for this second is used up; try again in {} s", seconds(wait));
+                let seconds = whole_seconds(wait).as_secs();
+                let message = format!("Per-second quota of {service} is used up; try again in {seconds} s");
                 Refusal::new(Code::QuotaSecond, message).retry_after(wait)
             }
             (LimitWindow::Day, at) => {
@@ -72,26 +78,26 @@ impl Refusal {
         }
     }
 
-    /// As many requests are being served as may be.
+    /// The gateway serves as many requests as it may.
     pub(crate) fn overloaded() -> Self {
-        let message = "The gateway is serving as many requests as it can; try again";
+        let message = "The gateway is serving as many requests as it can; try again in 1 s";
         Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1))
     }
 
-    /// No line of the exchange log became free in time.
+    /// No place in the queue of the exchange log became free in time.
     pub(crate) fn log_full() -> Self {
-        let message = "The exchange log can't keep up; try again";
+        let message = "The exchange log cannot keep up; try again in 1 s";
         Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1))
     }
 
     /// The gateway itself failed.
     pub(crate) fn internal() -> Self {
-        Refusal::new(Code::GatewayInternal, "The gateway failed; its operators find this request under its id")
+        Refusal::new(Code::GatewayInternal, "The gateway failed; give its operators this request id")
     }
 
     /// The caller accepts only a stored response, and there is none.
     pub(crate) fn only_if_cached() -> Self {
-        Refusal::new(Code::CacheOnly, "No fresh answer is stored, and the request says only-if-cached")
+        Refusal::new(Code::CacheOnly, "No fresh response is stored, and the request says only-if-cached")
     }
 
     /// The response that another task waits for did not come before the caller's deadline.
@@ -101,37 +107,22 @@ impl Refusal {
 
     /// The response holds the account's secret key.
     pub(crate) fn leak() -> Self {
-        Refusal::new(Code::UpstreamLeak, "Fastrac's answer holds the account's secret key and was withheld")
+        Refusal::new(Code::UpstreamLeak, "Fastrac's response contains the account's secret key and was withheld; tell the operators")
     }
 
     /// Fastrac accepts no key pair of the account.
     pub(crate) fn key_rejected() -> Self {
-        let message = "Fastrac refuses the account's key pair; the operators have been told, nothing was executed";
+        let message = "Fastrac refuses the account's key pair; nothing was executed; the operators must replace the pair";
         Refusal::new(Code::KeysRejected, message)
     }
 
     /// The response in the given format. `sent`: whether Fastrac may have received the request.
     pub(crate) fn reply(&self, request_id: &RequestId, sent: Sent, format: RefusalFormat) -> Reply {
-        let mut error = json!({
-            "code": self.code.as_str(), "by": "gateway", "sent": sent.as_str(), "request_id": request_id.as_str(),
-        });
-        if let Some(wait) = self.retry_after {
-            error["retry_after"] = seconds(wait).into();
-        }
-        let (kind, body) = if format == RefusalFormat::Problem {
-            let title = self.status.canonical_reason().unwrap_or("Refused");
-            let kind = format!("urn:fastrac-gateway:{}", self.code.as_str());
-            let body = json!({
-                "type": kind, "title": title, "status": self.status.as_u16(), "detail": self.message, "error": error,
-            });
-            ("application/problem+json", body)
-        } else {
-            let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
-            let body = json!({
-                "success": false, "message": self.message, "data": null, "timestamp": now, "error": error,
-            });
-            ("application/json", body)
-        };
+        let (kind, body) = self.body(request_id, sent, format);
+        self.with_body(kind, body)
+    }
+
+    fn with_body(&self, kind: &'static str, body: Bytes) -> Reply {
         let mut headers = HeaderMap::with_capacity(12);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -142,7 +133,7 @@ impl Refusal {
         Reply {
             status: self.status,
             headers,
-            body: ReplyBody::Whole(Bytes::from(body.to_string())),
+            body: ReplyBody::Whole(body),
             outcome: self.outcome,
             code: Some(self.code),
             first_sent: self.first_sent,
@@ -150,6 +141,57 @@ impl Refusal {
             cached: None,
             stored_from: None,
         }
+    }
+
+    /// The whole response as HTTP/1.1, for a connection on which no request could be read. It says that the connection is
+    /// closed, and its request id is made here.
+    pub(crate) fn to_http1(&self) -> Bytes {
+        let (id, sent) = (RequestId::made(SystemTime::now()), Sent::No);
+        let (kind, body) = self.body(&id, sent, RefusalFormat::Envelope);
+        let mut reply = self.with_body(kind, body.clone());
+        reply.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        reply.stamp(Stamp { request_id: &id, sent, limits: None, close: true });
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        let date = Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
+        let mut response = format!("HTTP/1.1 {} {reason}\r\ndate: {date}\r\n", self.status.as_u16());
+        for (name, value) in &reply.headers {
+            // Every value was made by the gateway, of visible ASCII.
+            let _ = write!(response, "{name}: {}\r\n", value.to_str().unwrap_or_default());
+        }
+        response.push_str("\r\n");
+        let mut response = response.into_bytes();
+        response.extend_from_slice(&body);
+        Bytes::from(response)
+    }
+
+    /// Media type and bytes.
+    fn body(&self, request_id: &RequestId, sent: Sent, format: RefusalFormat) -> (&'static str, Bytes) {
+        let mut error = json!({
+            "code": self.code.as_str(), "by": self.code.outcome().by().as_str(), "sent": sent.as_str(),
+            "request_id": request_id.as_str(),
+        });
+        if let Some(wait) = self.retry_after {
+            error["retry_after"] = whole_seconds(wait).as_secs().into();
+        }
+        let (kind, body) = match format {
+            RefusalFormat::Problem => {
+                let title = self.status.canonical_reason().unwrap_or("Refused");
+                let kind = format!("urn:fastrac-gateway:{}", self.code.as_str());
+                let body = json!({
+                    "type": kind, "title": title, "status": self.status.as_u16(), "detail": self.message,
+                    "error": error,
+                });
+                ("application/problem+json", body)
+            }
+            RefusalFormat::Envelope => {
+                let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+                let body = json!({
+                    "success": false, "message": self.message, "data": null, "timestamp": now, "error": error,
+                });
+                ("application/json", body)
+            }
+        };
+        (kind, Bytes::from(body.to_string()))
     }
 }
 
@@ -174,8 +216,8 @@ impl RefusalFormat {
 
 impl From<Unknown> for Refusal {
     fn from(_: Unknown) -> Self {
-        let message = "The request carries no valid credentials of the gateway: send the service's own access-key and \
-                       secret-key, Basic or Bearer (never Fastrac's)";
+        let message = "No valid credentials for this gateway: send the service's own access-key and secret-key, as \
+                       headers, Basic or Bearer; never Fastrac's";
         Refusal::new(Code::CallerUnknown, message)
     }
 }
@@ -218,7 +260,7 @@ impl From<OverBudget> for Refusal {
         };
         let message = match &over {
             OverBudget::Day { resets_at, .. } => format!("{over}; it starts again at {resets_at}"),
-            _ => format!("{over}; try again in {} s", seconds(over.retry_after())),
+            _ => format!("{over}; try again in {} s", whole_seconds(over.retry_after()).as_secs()),
         };
         Refusal::new(code, message).retry_after(over.retry_after())
     }
@@ -254,21 +296,17 @@ impl From<NoKey> for Refusal {
     }
 }
 
-impl From<Open> for Refusal {
-    fn from(open: Open) -> Self {
-        let message = format!("Fastrac is failing and is given a rest; try again in {} s", seconds(open.retry_after));
+impl From<BreakerOpen> for Refusal {
+    fn from(open: BreakerOpen) -> Self {
+        let seconds = whole_seconds(open.retry_after).as_secs();
+        let message = format!("Circuit breaker open: Fastrac is failing; try again in {seconds} s");
         Refusal::new(Code::UpstreamBreaker, message).retry_after(open.retry_after)
     }
 }
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
-        let code = match failure {
-            Failure::Connect(_) => Code::UpstreamConnect,
-            Failure::Timeout => Code::UpstreamTimeout,
-            Failure::Cut | Failure::TooLong(_) => Code::UpstreamCut,
-        };
-        Refusal::new(code, failure.to_string())
+        Refusal::new(failure.code(), failure.to_string())
     }
 }
 
@@ -307,5 +345,34 @@ mod tests {
         assert_eq!(reply.headers.get_all(header::WWW_AUTHENTICATE).iter().count(), 2);
         assert_eq!((&body["status"], &body["title"]), (&json!(401), &json!("Unauthorized")));
         assert_eq!(body["error"]["code"], "caller.unknown");
+    }
+
+    #[test]
+    fn without_a_request_it_is_a_whole_http1_response() {
+        let refusal = Refusal::new(Code::GatewayOverloaded, "full").retry_after(Duration::from_millis(200));
+        let bytes = refusal.to_http1();
+        let text = std::str::from_utf8(&bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let mut lines = head.split("\r\n");
+        assert_eq!(lines.next(), Some("HTTP/1.1 503 Service Unavailable"));
+        let headers: HeaderMap = lines
+            .map(|line| line.split_once(": ").unwrap())
+            .map(|(name, value)| (name.parse::<header::HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
+            .collect();
+        for (name, value) in [
+            ("connection", "close"),
+            ("x-gateway-outcome", "overloaded"),
+            ("x-gateway-sent", "no"),
+            ("retry-after", "1"),
+            ("content-type", "application/json"),
+            ("proxy-status", "fastrac-gateway; error=connection_limit_reached; details=\"gateway.overloaded\""),
+        ] {
+            assert_eq!(headers[name], value, "{name}");
+        }
+        assert_eq!(headers["content-length"], body.len().to_string());
+        assert!(headers["date"].to_str().unwrap().ends_with(" GMT"));
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["error"]["request_id"], headers["x-request-id"].to_str().unwrap());
+        assert!(RequestId::from_caller(&headers["x-request-id"]).is_some() && body["timestamp"].is_string());
     }
 }

@@ -1,11 +1,11 @@
-//! The vendor leg: one attempt at asking Fastrac.
+//! One attempt to call Fastrac.
 //!
-//! Each worker has its own pool of HTTP/1.1 connections, and a connection is driven inside the task
-//! of the request that uses it: an idle one is polled by nobody, and read before it is written to when
-//! it is taken; if it is closed or has bytes, hyper hands the request back, not a byte of it written,
-//! and another connection takes it. Nothing is ever sent twice here otherwise. `send` asks for a [`Keyed`] and a
-//! `Spent`, so neither injection nor budget can be skipped. Whether Fastrac may have received it is noted in
-//! `Attempts` at the moment when the first byte may leave. Fails with [`Failure`].
+//! Each worker has its own pool of HTTP/1.1 connections, and a connection is driven inside the task of the request that
+//! uses it. Nothing polls an idle connection: it is checked when it is taken, because hyper reads before it writes. If
+//! it has been closed or has bytes to read, hyper hands the request back with no byte of it written, and another
+//! connection takes it; otherwise nothing is ever sent twice here. [`send`] takes a [`Keyed`] and a `Spent`, so neither
+//! injection nor budget can be skipped. Whether Fastrac may have received the request is recorded in `Attempts` before the
+//! first byte may leave. It must not know services, quotas or the cache. Fails with [`Failure`].
 
 pub mod breaker;
 pub mod connect;
@@ -23,64 +23,72 @@ use http::{HeaderMap, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
-use crate::{admission::Spent, attempts::Attempts, keys::Lease};
+use crate::{admission::Spent, attempts::Attempts, keys::Lease, outcome::Code};
 pub use connect::Destination;
-use connection::{DeadlineExceeded, Unanswered};
+use connection::{DeadlineExceeded, SendError};
 pub use connection::{Pool, UpstreamConnection};
 pub use inject::Keyed;
+use stream::Beginning;
 pub use stream::Stream;
 
 /// How long a connection to Fastrac may take to open, TLS included.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What bounds one attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// When the attempt began.
     pub began: Instant,
-    /// When the answer must be whole.
+    /// When the response must be complete.
     pub deadline: Instant,
-    /// Answers up to this many bytes are read whole.
+    /// `limits.answer_buffer`: responses up to this many bytes are read whole.
     pub buffer: usize,
-    /// No answer may be longer.
+    /// `limits.answer_body`: maximum size of a response, in bytes.
     pub body: usize,
-    /// A longer answer than `buffer` may be streamed.
+    /// Whether a response longer than `buffer` may be streamed; else it is read whole, up to `body`.
     pub may_stream: bool,
 }
 
-/// An answer of Fastrac's.
+/// A response of Fastrac's.
 pub struct Answer {
-    /// Its status.
     pub status: StatusCode,
-    /// Its headers, as they came.
+    /// As received.
     pub headers: HeaderMap,
-    /// Its body.
     pub body: AnswerBody,
 }
 
-/// An answer's body.
 pub enum AnswerBody {
-    /// All of it.
     Whole(Bytes),
-    /// The beginning is known, the rest is on its way.
+    /// Longer than `Bounds::buffer`; its beginning has been read.
     Long(Box<Stream>),
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// No connection: Fastrac saw nothing.
-    #[error("no connection to Fastrac: {0}")]
+    #[error("No connection to Fastrac, nothing was sent: {0}")]
     Connect(String),
-    /// No whole answer in time.
-    #[error("no answer from Fastrac in time")]
+    #[error("No complete response from Fastrac in time; it may have executed the request")]
     Timeout,
-    /// The connection was lost before the answer was whole.
-    #[error("the connection to Fastrac was lost before the answer was whole")]
+    #[error("The connection to Fastrac was lost before its response was complete; it may have executed the request")]
     Cut,
-    /// The answer is longer than `limits.answer_body`.
-    #[error("Fastrac's answer is longer than {0} bytes (`limits.answer_body`)")]
+    #[error("Fastrac's response is longer than {0} bytes (`limits.answer_body`)")]
     TooLong(usize),
+}
+
+impl Failure {
+    pub fn code(&self) -> Code {
+        match self {
+            Failure::Connect(_) => Code::UpstreamConnect,
+            Failure::Timeout => Code::UpstreamTimeout,
+            Failure::Cut | Failure::TooLong(_) => Code::UpstreamCut,
+        }
+    }
+
+    /// Whether a second attempt may help, for an operation that may be repeated.
+    pub fn may_repeat(&self) -> bool {
+        // The next response would be as long.
+        !matches!(self, Failure::TooLong(_)) && self.code().outcome().may_repeat(None)
+    }
 }
 
 /// What is told when the first byte of a request may leave.
@@ -91,37 +99,37 @@ pub struct Accounting<'a> {
     pub attempts: &'a mut Attempts,
 }
 
-/// Sends one request and reads its answer.
+/// Sends one request and reads its response.
 ///
 /// # Errors
 /// [`Failure`]. An order that may have been sent (`attempts`) must never be sent again.
 pub async fn send(pool: &Pool, keyed: Keyed, accounting: Accounting<'_>, bounds: Bounds) -> Result<Answer, Failure> {
     let Keyed { destination, mut request, lease } = keyed;
     loop {
-        let (mut link, fresh) = match pool.take(&destination, (bounds.began, bounds.deadline)) {
-            Some(link) => (link, false),
-            // On the heap: a handshake is large, and rare.
+        let (mut connection, is_new) = match pool.take(&destination, bounds.began, bounds.deadline) {
+            Some(connection) => (connection, false),
+            // Boxed: a handshake is large, and rare.
             None => (Box::pin(connect(&destination, bounds.deadline)).await?, true),
         };
         accounting.spent.sent();
         let sending = accounting.attempts.sending();
-        match link.ask(request).await {
-            Ok(response) => return read(pool, link, response, (lease, bounds)).await,
-            Err(Unanswered::Unsent(unsent)) => {
+        match connection.send(request).await {
+            Ok(response) => return read(Incomplete { pool, connection, lease, bounds }, response).await,
+            Err(SendError::Unsent(unsent)) => {
                 sending.handed_back();
-                if fresh {
+                if is_new {
                     return Err(Failure::Connect("it was closed at once".into()));
                 }
                 request = *unsent;
             }
-            Err(Unanswered::Cut) => return Err(Failure::Cut),
-            Err(Unanswered::DeadlineExceeded) => return Err(Failure::Timeout),
+            Err(SendError::Cut) => return Err(Failure::Cut),
+            Err(SendError::DeadlineExceeded) => return Err(Failure::Timeout),
         }
     }
 }
 
 async fn connect(destination: &Arc<Destination>, deadline: Instant) -> Result<UpstreamConnection, Failure> {
-    let open_by = deadline.min(Instant::now() + CONNECT);
+    let open_by = deadline.min(Instant::now() + CONNECT_TIMEOUT);
     let opened = match timeout_at(open_by, connect::dial(destination)).await {
         Ok(Ok(io)) => UpstreamConnection::open(io, destination, deadline).await.map_err(|error| error.to_string()),
         Ok(Err(error)) => Err(error.to_string()),
@@ -130,24 +138,30 @@ async fn connect(destination: &Arc<Destination>, deadline: Instant) -> Result<Up
     opened.inspect_err(|why| destination.unreachable(why)).map_err(Failure::Connect)
 }
 
-async fn read(
-    pool: &Pool,
-    mut link: UpstreamConnection,
-    response: http::Response<Incoming>,
-    (lease, bounds): (Lease, Bounds),
-) -> Result<Answer, Failure> {
-    let (head, mut incoming) = response.into_parts();
+/// A response whose head has arrived, and what reading the rest takes.
+struct Incomplete<'p> {
+    pool: &'p Pool,
+    connection: UpstreamConnection,
+    lease: Lease,
+    bounds: Bounds,
+}
+
+async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Result<Answer, Failure> {
+    let Incomplete { pool, mut connection, lease, bounds } = response;
+    let (head, mut incoming) = head.into_parts();
     if incoming.size_hint().lower() > bounds.body as u64 {
         return Err(Failure::TooLong(bounds.body));
     }
     let whole_up_to = if bounds.may_stream { bounds.buffer.min(bounds.body) } else { bounds.body };
+    // A body that comes in one frame is not copied.
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     loop {
         if incoming.is_end_stream() {
             break;
         }
-        let Some(frame) = link.frame(&mut incoming).await.map_err(|DeadlineExceeded| Failure::Timeout)? else { break };
+        let frame = connection.frame(&mut incoming).await.map_err(|DeadlineExceeded| Failure::Timeout)?;
+        let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Failure::Cut)?.into_data() else { continue };
         if first.is_empty() && all.is_empty() {
             first = data;
@@ -158,15 +172,16 @@ async fn read(
             all.extend_from_slice(&data);
         }
         if first.len().max(all.len()) > whole_up_to {
-            let begun = if all.is_empty() { first } else { all.freeze() };
-            if !bounds.may_stream || begun.len() > bounds.body {
+            let beginning = if all.is_empty() { first } else { all.freeze() };
+            if !bounds.may_stream || beginning.len() > bounds.body {
                 return Err(Failure::TooLong(bounds.body));
             }
-            let stream = Stream::new((link, incoming), begun, &lease, bounds);
+            let left = bounds.body - beginning.len();
+            let stream = Stream::new(connection, incoming, Beginning { bytes: beginning, left }, &lease);
             return Ok(Answer { status: head.status, headers: head.headers, body: AnswerBody::Long(Box::new(stream)) });
         }
     }
-    pool.put(link, &head.headers);
+    pool.put(connection, &head.headers);
     let body = if all.is_empty() { first } else { all.freeze() };
     Ok(Answer { status: head.status, headers: head.headers, body: AnswerBody::Whole(body) })
 }

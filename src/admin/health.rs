@@ -12,7 +12,7 @@ use super::AdminState;
 use crate::{
     keys::{Role, Verification as Verified},
     snapshot::Account,
-    upstream::breaker::Standing,
+    upstream::breaker,
 };
 
 /// The body of `/readyz`.
@@ -99,12 +99,12 @@ fn degradations(account: &Account, degraded: &mut Vec<String>) {
     if refused(Role::Candidate) {
         add("Fastrac refuses the new key pair");
     }
-    match account.breaker.standing() {
-        Standing::Closed => {}
-        Standing::HalfOpen => add("circuit breaker half-open: Fastrac was failing; probes are being sent"),
-        Standing::Open => add("circuit breaker open: Fastrac is failing; requests are refused"),
+    match account.breaker.state() {
+        breaker::State::Closed => {}
+        breaker::State::HalfOpen => add("circuit breaker half-open: Fastrac was failing; probes are being sent"),
+        breaker::State::Open => add("circuit breaker open: Fastrac is failing; requests are refused"),
     }
-    match account.breaker.failing() {
+    match account.breaker.failures_in_a_row() {
         0 => {}
         1 => add("the last request to Fastrac failed"),
         failures => add(&format!("the last {failures} requests to Fastrac failed")),

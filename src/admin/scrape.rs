@@ -10,6 +10,7 @@ use axum::{
     },
     response::IntoResponse,
 };
+use strum::VariantArray as _;
 
 use super::{
     AdminState,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     admission::{UsageByWindow, WindowUsage},
-    record::{BreakerState, KeyInfo, OPENMETRICS_CONTENT_TYPE, Scrape, TEXT_CONTENT_TYPE},
+    record::{KeyInfo, OPENMETRICS_CONTENT_TYPE, Scrape, TEXT_CONTENT_TYPE},
     snapshot::{Account, Snapshot},
     upstream::breaker,
 };
@@ -47,12 +48,9 @@ fn text(state: &AdminState, openmetrics: bool) -> String {
     admission(&scrape, &snapshot);
     for account in &snapshot.accounts {
         keys(&scrape, account);
-        let state = match account.breaker.standing() {
-            breaker::Standing::Closed => BreakerState::Closed,
-            breaker::Standing::HalfOpen => BreakerState::HalfOpen,
-            breaker::Standing::Open => BreakerState::Open,
-        };
-        scrape.breaker(&account.name, state);
+        let state = account.breaker.state();
+        let states = breaker::State::VARIANTS.iter().map(|each| (each.as_str(), *each == state));
+        scrape.breaker(&account.name, states);
         let unknown = gateway.live.orders.unknown_count(&account.name);
         scrape.orders_unknown(&account.name, usize::try_from(unknown).unwrap_or(usize::MAX));
     }

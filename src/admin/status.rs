@@ -249,8 +249,8 @@ impl AccountStatus {
                 used_today: usage.used_today,
                 waiting: usage.waiting,
             },
-            breaker: account.breaker.standing().as_str(),
-            failing: account.breaker.failing(),
+            breaker: account.breaker.state().as_str(),
+            failing: account.breaker.failures_in_a_row(),
             keys: KeysStatus::of(account.keys.status()),
             orders_unknown,
         }

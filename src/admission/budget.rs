@@ -20,10 +20,13 @@ use super::{
     bucket::InsufficientTokens,
     day::{DayCounter, DayReservation, Midnight},
     queue::{Exhausted, Permit, WaitLimit, WaitQueue},
-    usage::{UsageByWindow, WindowUsage, ceil_seconds},
+    usage::{UsageByWindow, WindowUsage},
     wall_clock::WallClock,
 };
-use crate::config::{self, Priority};
+use crate::{
+    config::{self, Priority},
+    retry_after::whole_seconds,
+};
 
 /// Upper bound of `max_wait`, milliseconds: one day, far above any caller's deadline.
 const MAX_WAIT: u64 = 86_400_000;
@@ -117,7 +120,7 @@ impl Budget {
         let second = Duration::from_secs(1);
         match exhausted {
             Exhausted::InFlight => OverBudget::InFlight { retry_after: second },
-            Exhausted::Second(InsufficientTokens::Until(due)) => OverBudget::Second { retry_after: ceil_seconds(due) },
+            Exhausted::Second(InsufficientTokens::Until(due)) => OverBudget::Second { retry_after: whole_seconds(due) },
             Exhausted::Second(InsufficientTokens::Never) => OverBudget::Second { retry_after: second },
             Exhausted::Day => OverBudget::Day {
                 retry_after: Duration::from_secs(self.queue.day.today().ends_in),

@@ -12,10 +12,10 @@ use super::{
     bucket::{InsufficientTokens, TokenBucket},
     day::{DayCounter, DayReservation, Midnight},
     header,
-    usage::{UsageByWindow, ceil_seconds},
+    usage::UsageByWindow,
     wall_clock::WallClock,
 };
-use crate::config;
+use crate::{config, retry_after::whole_seconds};
 
 /// A service's quota. A missing limit means unlimited; the day is counted all the same.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Quota {
         let Some(second) = &self.second else { return Ok(()) };
         second.take(1).map_err(|insufficient| {
             let wait = if let InsufficientTokens::Until(wait) = insufficient { wait } else { Duration::ZERO };
-            Exceeded { window: LimitWindow::Second, retry_after: ceil_seconds(wait), resets_at: None }
+            Exceeded { window: LimitWindow::Second, retry_after: whole_seconds(wait), resets_at: None }
         })
     }
 

@@ -2,8 +2,6 @@
 //!
 //! Numbers only: reading them takes nothing from a limit and never fails.
 
-use std::time::Duration;
-
 use super::{bucket::TokenBucket, day::DayCounter};
 
 /// One window of a quota or budget.
@@ -41,10 +39,4 @@ fn day_window(day: &DayCounter) -> Option<WindowUsage> {
     let limit = day.limit()?;
     let today = day.today();
     Some(WindowUsage { limit, left: limit.saturating_sub(today.used), resets_in: today.ends_in })
-}
-
-/// Rounds up to whole seconds, at least 1: the unit of `Retry-After`.
-pub(super) fn ceil_seconds(wait: Duration) -> Duration {
-    let up = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    Duration::from_secs(up.max(1))
 }

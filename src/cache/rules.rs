@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode, header::CACHE_CONTROL};
 
 use crate::{
     config::CachePolicy,
-    outcome::{Outcome, Reading},
+    outcome::{Classification, Lifetime},
 };
 
 /// The directives of a request's `Cache-Control` (RFC 9111, section 5.2.1).
@@ -55,7 +55,7 @@ impl RequestDirectives {
 /// A response that could be stored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
-    pub(crate) reading: Reading,
+    pub(crate) reading: Classification,
     pub(crate) status: StatusCode,
     /// Of the body, in bytes.
     pub(crate) length: usize,
@@ -64,24 +64,29 @@ pub(crate) struct Candidate {
 }
 
 /// Whether a response of this kind may ever be stored.
-pub fn storable(reading: Reading, status: StatusCode) -> bool {
-    match reading.outcome {
-        Outcome::Ok => status == StatusCode::OK,
-        Outcome::NotFound => true,
-        _ => false,
+pub fn storable(reading: Classification, status: StatusCode) -> bool {
+    match reading.outcome.lifetime() {
+        Lifetime::Fresh => status == StatusCode::OK,
+        Lifetime::NotFound => true,
+        Lifetime::Never => false,
     }
 }
 
 /// How long a stored response is fresh; `None`: it must not be stored.
 pub(crate) fn lifetime(policy: &CachePolicy, candidate: &Candidate) -> Option<Duration> {
     let Candidate { reading, status, length, max_length } = *candidate;
-    let lifetime = if reading.outcome == Outcome::NotFound { policy.not_found } else { policy.fresh };
+    let lifetime = match reading.outcome.lifetime() {
+        Lifetime::Fresh => policy.fresh,
+        Lifetime::NotFound => policy.not_found,
+        Lifetime::Never => return None,
+    };
     (storable(reading, status) && length <= max_length && !lifetime.is_zero()).then_some(lifetime)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Outcome;
 
     fn read(value: &'static str, force_refresh: bool) -> RequestDirectives {
         let headers = HeaderMap::from_iter([(CACHE_CONTROL, value.parse().unwrap())]);
@@ -107,7 +112,7 @@ mod tests {
             not_found: Duration::from_secs(5),
         };
         let lifetime = |outcome, status, length| {
-            let reading = Reading { outcome, enveloped: true, key_refused: false };
+            let reading = Classification { outcome, is_envelope: true, key_refused: false };
             let status = StatusCode::from_u16(status).unwrap();
             lifetime(&policy, &Candidate { reading, status, length, max_length: 100 })
         };

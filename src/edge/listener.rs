@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{runtime::AcceptedSocket, tls::Door};
-use crate::record::Metrics;
+use crate::{outcome::Code, record::Metrics, refusal::Refusal};
 
 #[derive(Debug, thiserror::Error)]
 #[error("listen.{which}: {address}: {source}")]
@@ -117,16 +117,11 @@ impl Acceptor {
     }
 }
 
-/// Tells a client that there is no place; without TLS only, since a handshake would cost one.
+/// Refuses a connection beyond the limit. Without TLS only: a handshake would cost a connection.
 async fn full(mut socket: TcpStream, tls: bool) {
-    const BODY: &str = "{\"success\":false,\"message\":\"The gateway has as many connections as it can; try again\",\
-        \"data\":null,\"error\":{\"code\":\"gateway.overloaded\",\"by\":\"gateway\",\"sent\":\"no\",\"retry_after\":1}}";
     if !tls {
-        let answer = format!(
-            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
-             retry-after: 1\r\nx-gateway-outcome: overloaded\r\nx-gateway-sent: no\r\ncontent-length: {}\r\n\r\n{BODY}",
-            BODY.len()
-        );
-        let _ = tokio::time::timeout(ACCEPT_PAUSE, socket.write_all(answer.as_bytes())).await;
+        let message = "The gateway has as many connections as `limits.connections` allows; try again in 1 s";
+        let refusal = Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1));
+        let _ = tokio::time::timeout(ACCEPT_PAUSE, socket.write_all(&refusal.to_http1())).await;
     }
 }

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
+use strum::VariantArray as _;
 
 use super::fingerprint::OrderDigest;
 use crate::{
@@ -213,11 +214,11 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 fn parse_outcome(word: &str) -> Option<Outcome> {
-    Outcome::ALL.into_iter().find(|outcome| outcome.as_str() == word)
+    Outcome::VARIANTS.iter().copied().find(|outcome| outcome.as_str() == word)
 }
 
 fn parse_sent(word: &str) -> Option<Sent> {
-    [Sent::No, Sent::Yes, Sent::Unknown].into_iter().find(|sent| sent.as_str() == word)
+    Sent::VARIANTS.iter().copied().find(|sent| sent.as_str() == word)
 }
 
 #[cfg(test)]

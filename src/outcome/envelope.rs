@@ -1,9 +1,8 @@
-//! Reads Fastrac's answer: envelope and status together become one outcome.
+//! Classifies a response of Fastrac's by its envelope and its status.
 //!
-//! Only the top-level `success`, `message` and `error` are looked at; the body is never built into
-//! a tree and never written anew. What is nested is only passed over, unless something lasting
-//! follows from the answer ([`read_closely`]). Whatever bytes come, there is an answer: what is not the envelope
-//! is `Reading::enveloped == false`. Pure.
+//! Only the top-level members `success`, `message` and `error` are read; no tree is built. Nested values are skipped by
+//! their brackets, except in [`classify_strictly`], which checks that every byte is JSON. No input makes it fail: what
+//! is not the envelope has `is_envelope == false`. Pure.
 
 use std::borrow::Cow;
 
@@ -12,67 +11,67 @@ use serde::de::IgnoredAny;
 
 use super::{
     Outcome,
-    scan::{self, Stop},
+    scan::{self, ScanError},
 };
 use crate::config::MessagesConfig;
 
-/// What an answer of Fastrac's says.
+/// What a response of Fastrac's means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
+pub struct Classification {
     /// `Ok`, `NotFound`, `Rejected`, `UpstreamError` or `Throttled`.
     pub outcome: Outcome,
-    /// Whether the body is the envelope: a JSON object with exactly one boolean `success`.
-    pub enveloped: bool,
-    /// Whether it says that the account's key is refused.
+    /// Whether the body is the envelope: a JSON object with exactly one `success`, a boolean.
+    pub is_envelope: bool,
+    /// Whether it says that the account's key is refused: by a message, else by 401.
     pub key_refused: bool,
 }
 
-impl Reading {
-    /// Whether it proves what became of an order: a readable answer that is no server error.
+impl Classification {
+    /// Whether it proves what became of an order: the envelope, and neither a redirect nor a server error.
     pub fn settles_order(self, status: StatusCode) -> bool {
-        self.enveloped && !status.is_server_error() && !status.is_redirection()
+        self.is_envelope && !status.is_server_error() && !status.is_redirection()
     }
 }
 
-/// Reads a whole answer that will be stored, or that settles an order: besides, every byte of it must
-/// be JSON. It costs a pass over the body, which an answer that only passes is spared.
-pub fn read_closely(status: StatusCode, body: &[u8], messages: &MessagesConfig) -> Reading {
+/// Classifies a whole response that may be stored or that settles an order: every byte of it must be JSON. This costs a
+/// second pass over the body, which responses that are only passed on are spared.
+pub fn classify_strictly(status: StatusCode, body: &[u8], messages: &MessagesConfig) -> Classification {
     let json = std::str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
-    read(status, if json { body } else { b"" }, messages)
+    classify(status, if json { body } else { b"" }, messages)
 }
 
-/// Reads a whole answer. The message decides first, then the status.
-pub fn read(status: StatusCode, body: &[u8], messages: &MessagesConfig) -> Reading {
+/// Classifies a whole response. The message decides first, then the status.
+pub fn classify(status: StatusCode, body: &[u8], messages: &MessagesConfig) -> Classification {
     let mut envelope = Envelope::default();
-    if envelope.fill(body).is_err() {
+    if envelope.read(body).is_err() {
         envelope = Envelope::default();
     }
     decide(status, &envelope, messages)
 }
 
-/// Reads an answer of which only the beginning is known.
-pub fn read_beginning(status: StatusCode, begun: &[u8], messages: &MessagesConfig) -> Reading {
+/// Classifies a response by the beginning of its body.
+pub fn classify_beginning(status: StatusCode, beginning: &[u8], messages: &MessagesConfig) -> Classification {
     let mut envelope = Envelope::default();
-    if envelope.fill(begun) == Err(Stop::Malformed) {
+    if envelope.read(beginning) == Err(ScanError::Malformed) {
         envelope = Envelope::default();
     }
     decide(status, &envelope, messages)
 }
 
-fn decide(status: StatusCode, envelope: &Envelope<'_>, messages: &MessagesConfig) -> Reading {
-    let success = envelope.success.once();
-    let enveloped = success.is_some();
-    let reading = |outcome, key_refused| Reading { outcome, enveloped, key_refused };
+fn decide(status: StatusCode, envelope: &Envelope<'_>, messages: &MessagesConfig) -> Classification {
+    let success = envelope.success.value();
+    let is_envelope = success.is_some();
+    let classified = |outcome, key_refused| Classification { outcome, is_envelope, key_refused };
     if success == Some(false) {
         let says = |list: &[String]| envelope.says(list);
         if says(&messages.not_found) {
-            return reading(Outcome::NotFound, false);
+            return classified(Outcome::NotFound, false);
         }
         if says(&messages.limit) {
-            return reading(Outcome::Throttled, false);
+            return classified(Outcome::Throttled, false);
         }
         if says(&messages.key) {
-            return reading(Outcome::Rejected, true);
+            return classified(Outcome::Rejected, true);
         }
     }
     let outcome = match status.as_u16() {
@@ -85,21 +84,21 @@ fn decide(status: StatusCode, envelope: &Envelope<'_>, messages: &MessagesConfig
         },
         _ => Outcome::UpstreamError,
     };
-    reading(outcome, status == StatusCode::UNAUTHORIZED)
+    classified(outcome, status == StatusCode::UNAUTHORIZED)
 }
 
-/// How often a member came, and what it said if it came once and was of the right type.
+/// A member of the envelope, which must occur at most once.
 #[derive(Debug, Default)]
 enum Member<T> {
     #[default]
     Absent,
     Once(T),
-    /// Twice, or of a type that it must not have.
-    Odd,
+    /// Repeated, or of the wrong type.
+    Invalid,
 }
 
 impl<T: Copy> Member<T> {
-    fn once(&self) -> Option<T> {
+    fn value(&self) -> Option<T> {
         match self {
             Member::Once(value) => Some(*value),
             _ => None,
@@ -108,15 +107,15 @@ impl<T: Copy> Member<T> {
 }
 
 impl<T> Member<T> {
-    fn put(&mut self, value: Option<T>) {
+    fn add(&mut self, value: Option<T>) {
         *self = match (&self, value) {
             (Member::Absent, Some(value)) => Member::Once(value),
-            _ => Member::Odd,
+            _ => Member::Invalid,
         };
     }
 }
 
-/// The top-level members that decide.
+/// The top-level members that decide the outcome.
 #[derive(Debug, Default)]
 struct Envelope<'a> {
     success: Member<bool>,
@@ -125,17 +124,17 @@ struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// Takes in what a body says, as far as it can be read.
-    fn fill(&mut self, body: &'a [u8]) -> Result<(), Stop> {
+    /// Adds the members of a body, up to the first that cannot be read.
+    fn read(&mut self, body: &'a [u8]) -> Result<(), ScanError> {
         scan::members(body, |name, value| match name {
-            b"success" => self.success.put(value.bool()),
-            b"message" => self.message.put(value.text()),
-            b"error" => self.error.put(value.text()),
+            b"success" => self.success.add(value.bool()),
+            b"message" => self.message.add(value.text()),
+            b"error" => self.error.add(value.text()),
             _ => {}
         })
     }
 
-    /// Whether `message`, or `error` where there is no message, is in the list.
+    /// Whether `message` (`error`, if there is no message) is in the list; trimmed, ignoring case.
     fn says(&self, list: &[String]) -> bool {
         let text = match (&self.message, &self.error) {
             (Member::Once(text), _) | (Member::Absent, Member::Once(text)) => text.trim(),
@@ -160,7 +159,7 @@ mod tests {
     }
 
     fn outcome(status: u16, body: &str) -> Outcome {
-        read(StatusCode::from_u16(status).unwrap(), body.as_bytes(), &messages()).outcome
+        classify(StatusCode::from_u16(status).unwrap(), body.as_bytes(), &messages()).outcome
     }
 
     #[test]
@@ -186,7 +185,7 @@ mod tests {
     #[test]
     fn what_is_not_the_envelope_is_an_upstream_error() {
         let deep = format!(r#"{{"success":true,"data":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
-        assert_eq!(outcome(200, &deep), Outcome::Ok, "depth alone is no fault, and costs no stack");
+        assert_eq!(outcome(200, &deep), Outcome::Ok, "depth alone is not an error, and costs no stack");
         for body in [
             "",
             "null",
@@ -201,14 +200,14 @@ mod tests {
             r#"{"success":null}"#,
             r#"{"data":{"success":true}}"#,
         ] {
-            let reading = read(StatusCode::OK, body.as_bytes(), &messages());
-            assert_eq!((reading.outcome, reading.enveloped), (Outcome::UpstreamError, false), "{body}");
+            let reading = classify(StatusCode::OK, body.as_bytes(), &messages());
+            assert_eq!((reading.outcome, reading.is_envelope), (Outcome::UpstreamError, false), "{body}");
         }
     }
 
     #[test]
-    fn what_lasts_is_read_to_the_last_byte() {
-        let reading = |body: &[u8]| read_closely(StatusCode::OK, body, &messages());
+    fn strictly_every_byte_must_be_json() {
+        let reading = |body: &[u8]| classify_strictly(StatusCode::OK, body, &messages());
         for body in [
             &br#"{"success":true,"data":[tru]}"#[..],
             br#"{"success":true,"data":{"a" 1}}"#,
@@ -216,46 +215,46 @@ mod tests {
             b"{\"success\":true,\"message\":\"a\nb\"}",
         ] {
             let text = String::from_utf8_lossy(body);
-            assert_eq!((reading(body).outcome, reading(body).enveloped), (Outcome::UpstreamError, false), "{text}");
+            assert_eq!((reading(body).outcome, reading(body).is_envelope), (Outcome::UpstreamError, false), "{text}");
         }
         let deep = format!(r#"{{"success":true,"data":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
         assert_eq!(reading(deep.as_bytes()).outcome, Outcome::Ok);
     }
 
     #[test]
-    fn a_beginning_says_what_it_can() {
-        let seen = |text: &str| read_beginning(StatusCode::OK, text.as_bytes(), &messages()).outcome;
+    fn a_beginning_is_classified_by_what_it_holds() {
+        let seen = |text: &str| classify_beginning(StatusCode::OK, text.as_bytes(), &messages()).outcome;
         assert_eq!(seen(r#"{"success":true,"data":[{"a":"#), Outcome::Ok);
         assert_eq!(seen(r#"{"data":[{"success":true"#), Outcome::UpstreamError);
         assert_eq!(seen("<html>"), Outcome::UpstreamError);
     }
 
     #[test]
-    fn key_refusals_are_told_apart_from_what_the_caller_did() {
-        assert!(read(StatusCode::UNAUTHORIZED, b"", &messages()).key_refused);
-        assert!(read(StatusCode::OK, br#"{"success":false,"message":"Unauthorized"}"#, &messages()).key_refused);
-        assert!(!read(StatusCode::FORBIDDEN, br#"{"success":false,"message":"no"}"#, &messages()).key_refused);
+    fn a_refused_key_is_told_from_a_rejected_request() {
+        assert!(classify(StatusCode::UNAUTHORIZED, b"", &messages()).key_refused);
+        assert!(classify(StatusCode::OK, br#"{"success":false,"message":"Unauthorized"}"#, &messages()).key_refused);
+        assert!(!classify(StatusCode::FORBIDDEN, br#"{"success":false,"message":"no"}"#, &messages()).key_refused);
     }
 
     proptest! {
         #[test]
         fn any_bytes_have_an_outcome(status in 100u16..600, body in prop::collection::vec(any::<u8>(), 0..200)) {
             let status = StatusCode::from_u16(status).unwrap();
-            let reading = read(status, &body, &messages());
-            prop_assert!(!matches!(reading.outcome, Outcome::Ok | Outcome::NotFound) || reading.enveloped);
+            let reading = classify(status, &body, &messages());
+            prop_assert!(!matches!(reading.outcome, Outcome::Ok | Outcome::NotFound) || reading.is_envelope);
         }
 
         #[test]
-        fn a_close_reading_differs_only_of_what_is_no_json(body in r#"\{("success":(true|false|1)|"data":[\[\]tru0e"]{0,6}|,){0,5}\}"#) {
-            let (close, quick) =
-                (read_closely(StatusCode::OK, body.as_bytes(), &messages()), read(StatusCode::OK, body.as_bytes(), &messages()));
-            prop_assert!(close == quick || serde_json::from_str::<serde_json::Value>(&body).is_err(), "{}", body);
+        fn strictly_differs_only_for_what_is_not_json(body in r#"\{("success":(true|false|1)|"data":[\[\]tru0e"]{0,6}|,){0,5}\}"#) {
+            let (strict, quick) =
+                (classify_strictly(StatusCode::OK, body.as_bytes(), &messages()), classify(StatusCode::OK, body.as_bytes(), &messages()));
+            prop_assert!(strict == quick || serde_json::from_str::<serde_json::Value>(&body).is_err(), "{}", body);
         }
 
         #[test]
         fn every_cut_of_an_envelope_is_refused(cut in 0usize..44) {
             let body = r#"{"success":true,"message":"","data":[{"a":1}]}"#;
-            prop_assert!(!read(StatusCode::OK, &body.as_bytes()[..cut], &messages()).enveloped);
+            prop_assert!(!classify(StatusCode::OK, &body.as_bytes()[..cut], &messages()).is_envelope);
         }
     }
 }

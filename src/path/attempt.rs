@@ -12,7 +12,7 @@ use crate::{
     attempts::Attempts,
     deadline::{Deadline, timed},
     keys::Lease,
-    outcome::{self, Outcome, Reading},
+    outcome::{self, Classification},
     record::AttemptTimer,
     refusal::Refusal,
     reply::Reply,
@@ -33,7 +33,7 @@ pub struct PreparedAttempt {
 pub(super) struct ClassifiedAnswer {
     /// Its headers are cleaned.
     pub(super) answer: Answer,
-    pub(super) reading: Reading,
+    pub(super) reading: Classification,
     /// Occupies the account's place in flight until the response is passed on.
     pub(super) spent: Spent,
 }
@@ -91,15 +91,12 @@ impl PreparedAttempt {
         attempts.waited_for_upstream(timer.stop(status));
         match sent {
             Err(failure) => {
-                permit.failure();
+                permit.report(failure.code().outcome());
                 AttemptResult::Failed(failure, spent.take_quota())
             }
             Ok(mut answer) => {
                 let reading = read(call, &answer);
-                match reading.outcome {
-                    Outcome::UpstreamError => permit.failure(),
-                    _ => permit.success(),
-                }
+                permit.report(reading.outcome);
                 rewrite::answer(&mut answer.headers, &call.account.route(call.operation.api).endpoint);
                 if leaks(&lease, &answer) {
                     return AttemptResult::Leaked;
@@ -114,7 +111,7 @@ impl PreparedAttempt {
 fn leaks(lease: &Lease, answer: &Answer) -> bool {
     let begun = match &answer.body {
         AnswerBody::Whole(body) => &body[..],
-        AnswerBody::Long(stream) => stream.begun(),
+        AnswerBody::Long(stream) => stream.beginning(),
     };
     lease.leaks_in(begun) || answer.headers.values().any(|value| lease.leaks_in(value.as_bytes()))
 }
@@ -130,11 +127,11 @@ fn bounds(call: &UpstreamCall, began: Instant) -> Bounds {
     }
 }
 
-fn read(call: &UpstreamCall, answer: &Answer) -> Reading {
+fn read(call: &UpstreamCall, answer: &Answer) -> Classification {
     let messages = &call.account.messages;
     match &answer.body {
-        AnswerBody::Whole(body) if call.needs_whole_answer() => outcome::read_closely(answer.status, body, messages),
-        AnswerBody::Whole(body) => outcome::read(answer.status, body, messages),
-        AnswerBody::Long(stream) => outcome::read_beginning(answer.status, stream.begun(), messages),
+        AnswerBody::Whole(body) if call.needs_whole_answer() => outcome::classify_strictly(answer.status, body, messages),
+        AnswerBody::Whole(body) => outcome::classify(answer.status, body, messages),
+        AnswerBody::Long(stream) => outcome::classify_beginning(answer.status, stream.beginning(), messages),
     }
 }

@@ -76,7 +76,7 @@ async fn next_step(
     let in_time = || may_retry && call.operation.repeatable() && retry::fits(call.deadline);
     let answer = match result {
         AttemptResult::Failed(failure, reservation) => {
-            if failure.is_transient() && in_time() {
+            if failure.may_repeat() && in_time() {
                 retry::pause().await;
                 return Ok(NextStep::Retry(call.lease()?, reservation));
             }
@@ -106,7 +106,7 @@ async fn next_step(
                 return Err(Refusal::key_rejected());
             }
         }
-    } else if retry::is_transient(answer.answer.status) && in_time() {
+    } else if answer.reading.outcome.may_repeat(Some(answer.answer.status)) && in_time() {
         drop(answer);
         retry::pause().await;
         return Ok(NextStep::Retry(call.lease()?, None));

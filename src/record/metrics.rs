@@ -23,7 +23,7 @@ use self::families::Families;
 pub use self::{
     connections::{ConnectionGuard, ConnectionState, CountedConnection, Handshake, Handshakes, UpstreamConnections},
     openmetrics::CONTENT_TYPE as OPENMETRICS_CONTENT_TYPE,
-    scrape::{BreakerState, KeyInfo, Scrape},
+    scrape::{KeyInfo, Scrape},
 };
 
 /// Samples that all request-driven series may have together. A hundred services that use thirty operations stay below.

@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use serde_json::Value;
+use strum::VariantArray as _;
 
 use super::*;
 use crate::config::{LogBodies, LogConfig, LogTarget, OnFull};
@@ -191,7 +192,7 @@ mod writes_one_line_a_request {
                         let mut record = bench.open("/x?name=a&b=c");
                         if index % 3 > 0 {
                             record.identified(thread % 2);
-                            record.outcome = Outcome::ALL[index % 25];
+                            record.outcome = Outcome::VARIANTS[index % Outcome::VARIANTS.len()];
                         }
                     }
                 });

@@ -1,11 +1,11 @@
-//! Whether Fastrac is well enough to be asked.
+//! Circuit breaker of an account: stops requests while Fastrac is failing.
 //!
-//! Closed, it counts outcomes of a rolling window; when at least `minimum` of them are known and the
-//! share of failures reaches `failures`, it opens for `open`. Then `probes` requests at a time are let
-//! through: that many successes in a row close it, one failure opens it again. What always holds: an
-//! [`BreakerPermit`] that is dropped without a report counts for nothing and frees its probe; a report from
-//! before the last change of state counts for nothing. What a failure is, the caller says: no 4xx and
-//! no `success:false` is one. It must not know requests. It fails with [`Open`].
+//! Closed, it counts successes and failures in a rolling window. When the window holds at least `minimum` reports and
+//! the fraction of failures reaches `failures`, it opens for `open`. Then it is half-open: at most `probes` requests are
+//! let through; as many successes close it, one failure opens it again. A [`BreakerPermit`] that is dropped without a
+//! report counts for nothing and frees its probe; a report from an earlier epoch (before the last change of state)
+//! counts for nothing. Which outcomes are failures is decided by the table of outcomes. It must not know requests.
+//! Fails with [`BreakerOpen`].
 
 use std::{
     sync::{
@@ -16,260 +16,274 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use strum::{IntoStaticStr, VariantArray};
 use tokio::time::Instant;
 
-use crate::config;
+use crate::{
+    config,
+    outcome::{Evidence, Outcome},
+    retry_after::whole_seconds,
+};
 
-/// Parts of the window: the oldest part is forgotten at once, so the window is exact to a tenth.
+/// Parts of the window. The oldest part is forgotten at once, so the window is exact to a tenth.
 const PARTS: usize = 10;
 
-/// One account's breaker, live.
+/// The epoch of a permit that has been reported.
+const REPORTED: u64 = u64::MAX;
+
+/// One account's breaker.
 #[derive(Debug)]
 pub struct Breaker {
-    inner: Arc<Inner>,
+    shared: Arc<BreakerCore>,
+}
+
+/// What a breaker shares with its permits.
+#[derive(Debug)]
+struct BreakerCore {
+    /// Counts changes of state: even while closed, odd otherwise. Makes `admit` a single load while
+    /// closed.
+    epoch: AtomicU64,
+    /// Failures since the last success.
+    failures_in_a_row: AtomicU32,
+    locked: Mutex<Locked>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    /// Number of the present spell of being closed if even, else not closed. What makes `admit` one
-    /// load while all is well.
-    spell: AtomicU64,
-    /// Failures in a row, up to now.
-    failing: AtomicU32,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
+struct Locked {
     rules: config::BreakerConfig,
-    phase: Phase,
-    parts: [Part; PARTS],
-    /// Which part of all since `start` is written to.
+    circuit: Circuit,
+    window: [WindowPart; PARTS],
+    /// Number, since `start`, of the part that is being counted in.
     part: u64,
     start: Instant,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Part {
-    good: u32,
-    bad: u32,
+struct WindowPart {
+    successes: u32,
+    failures: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Phase {
+enum Circuit {
     Closed,
-    Open { until: Instant },
-    HalfOpen { probing: u32, good: u32 },
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        /// Probes under way.
+        probing: u32,
+        successes: u32,
+    },
 }
 
-/// What a breaker shows in `breaker_state`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the words of contract section 7")]
-pub enum Standing {
+/// State of a breaker, as `/status`, `/readyz` and `breaker_state` show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum State {
     Closed,
     HalfOpen,
     Open,
 }
 
-impl Standing {
-    /// Every state.
-    pub const ALL: [Standing; 3] = [Standing::Closed, Standing::HalfOpen, Standing::Open];
-
-    /// The label in metrics.
+impl State {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Standing::Closed => "closed",
-            Standing::HalfOpen => "half_open",
-            Standing::Open => "open",
-        }
+        self.into()
     }
 }
 
-/// The account is given a rest.
+/// The circuit is open, or half-open with all its probes under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Fastrac has been failing; the account is given a rest")]
-pub struct Open {
+#[error("circuit breaker open: Fastrac is failing")]
+pub struct BreakerOpen {
     /// Whole seconds, at least 1.
     pub retry_after: Duration,
 }
 
-/// Leave to send one request. Dropped without a report it counts for nothing.
+/// Permission to send one request. Counts for nothing if it is dropped without a report.
 #[derive(Debug)]
-#[must_use = "report how it went"]
+#[must_use = "report what became of the request"]
 pub struct BreakerPermit {
-    inner: Arc<Inner>,
-    spell: u64,
+    shared: Arc<BreakerCore>,
+    epoch: u64,
 }
 
 impl Breaker {
     /// A closed breaker.
     pub fn new(rules: &config::BreakerConfig) -> Self {
-        let state = State {
+        let locked = Locked {
             rules: rules.clone(),
-            phase: Phase::Closed,
-            parts: Default::default(),
+            circuit: Circuit::Closed,
+            window: Default::default(),
             part: 0,
             start: Instant::now(),
         };
-        Self {
-            inner: Arc::new(Inner { spell: AtomicU64::new(0), failing: AtomicU32::new(0), state: Mutex::new(state) }),
-        }
+        let shared =
+            BreakerCore { epoch: AtomicU64::new(0), failures_in_a_row: AtomicU32::new(0), locked: Mutex::new(locked) };
+        Self { shared: Arc::new(shared) }
     }
 
-    /// Takes on new rules; what is known and the state stay.
+    /// Takes new rules and keeps the state; what was counted is kept unless the window's length changes.
     pub fn reconfigure(&self, rules: &config::BreakerConfig) {
-        let mut state = self.inner.state.lock();
-        if state.rules.window != rules.window {
-            (state.parts, state.part, state.start) = (Default::default(), 0, Instant::now());
+        let mut locked = self.shared.locked.lock();
+        if locked.rules.window != rules.window {
+            locked.clear(Instant::now());
         }
-        state.rules = rules.clone();
+        locked.rules = rules.clone();
     }
 
-    /// Asks for leave to send one request.
+    /// Permits one request.
     ///
     /// # Errors
-    /// [`Open`] while the account is given a rest, or while as many try it as may.
-    pub fn admit(&self) -> Result<BreakerPermit, Open> {
-        let spell = self.inner.spell.load(Ordering::Acquire);
-        if is_closed(spell) {
-            return Ok(BreakerPermit { inner: self.inner.clone(), spell });
+    /// [`BreakerOpen`] while the circuit is open, or while all probes are under way.
+    pub fn admit(&self) -> Result<BreakerPermit, BreakerOpen> {
+        let epoch = self.shared.epoch.load(Ordering::Acquire);
+        if is_closed(epoch) {
+            return Ok(BreakerPermit { shared: self.shared.clone(), epoch });
         }
-        let mut state = self.inner.state.lock();
+        let mut locked = self.shared.locked.lock();
         let now = Instant::now();
-        let probes = state.rules.probes.max(1);
-        match &mut state.phase {
-            Phase::Open { until } if now < *until => {
-                let rest = *until - now;
-                return Err(Open { retry_after: ceil_seconds(rest) });
+        let probes = locked.rules.probes.max(1);
+        match &mut locked.circuit {
+            Circuit::Open { until } if now < *until => {
+                return Err(BreakerOpen { retry_after: whole_seconds(*until - now) });
             }
-            Phase::Open { .. } => {
-                state.phase = Phase::HalfOpen { probing: 1, good: 0 };
-                self.inner.begin_spell(false);
+            Circuit::Open { .. } => {
+                locked.circuit = Circuit::HalfOpen { probing: 1, successes: 0 };
+                self.shared.begin_epoch(false);
             }
-            Phase::HalfOpen { probing, good } if *probing + *good < probes => *probing += 1,
-            Phase::HalfOpen { .. } => return Err(Open { retry_after: Duration::from_secs(1) }),
-            Phase::Closed => {}
+            Circuit::HalfOpen { probing, successes } if *probing + *successes < probes => *probing += 1,
+            Circuit::HalfOpen { .. } => return Err(BreakerOpen { retry_after: whole_seconds(Duration::ZERO) }),
+            Circuit::Closed => {}
         }
-        let spell = self.inner.spell.load(Ordering::Acquire);
-        Ok(BreakerPermit { inner: self.inner.clone(), spell })
+        let epoch = self.shared.epoch.load(Ordering::Acquire);
+        Ok(BreakerPermit { shared: self.shared.clone(), epoch })
     }
 
-    /// Reports of failure since the last one of success, for health; 0 while all is well.
-    pub fn failing(&self) -> u32 {
-        self.inner.failing.load(Ordering::Relaxed)
+    /// Failures since the last success, for health; 0 while Fastrac is healthy.
+    pub fn failures_in_a_row(&self) -> u32 {
+        self.shared.failures_in_a_row.load(Ordering::Relaxed)
     }
 
-    /// The state that it is in.
-    pub fn standing(&self) -> Standing {
-        match self.inner.state.lock().phase {
-            Phase::Closed => Standing::Closed,
-            Phase::Open { until } if Instant::now() < until => Standing::Open,
-            Phase::Open { .. } | Phase::HalfOpen { .. } => Standing::HalfOpen,
+    pub fn state(&self) -> State {
+        match self.shared.locked.lock().circuit {
+            Circuit::Closed => State::Closed,
+            Circuit::Open { until } if Instant::now() < until => State::Open,
+            Circuit::Open { .. } | Circuit::HalfOpen { .. } => State::HalfOpen,
         }
     }
 }
 
 impl BreakerPermit {
-    /// Fastrac answered: whatever it said, it is well.
-    pub fn success(self) {
-        self.report(true);
-    }
-
-    /// Fastrac could not be reached, was late or cut off, or answered with a 5xx.
-    pub fn failure(self) {
-        self.report(false);
-    }
-
-    fn report(mut self, good: bool) {
-        // Whatever the spell: how Fastrac did last is worth knowing.
-        if !good {
-            self.inner.failing.fetch_add(1, Ordering::Relaxed);
-        } else if self.inner.failing.load(Ordering::Relaxed) != 0 {
-            self.inner.failing.store(0, Ordering::Relaxed);
+    /// Reports what became of the request.
+    pub fn report(self, outcome: Outcome) {
+        match outcome.evidence() {
+            Evidence::Healthy => self.success(),
+            Evidence::Failing => self.failure(),
+            Evidence::Nothing => {}
         }
-        self.inner.report(self.spell, Some(good));
+    }
+
+    /// Fastrac responded and is healthy, whatever it said.
+    pub fn success(self) {
+        self.count(true);
+    }
+
+    /// Fastrac failed.
+    pub fn failure(self) {
+        self.count(false);
+    }
+
+    fn count(mut self, success: bool) {
+        // In any epoch: it says how Fastrac is doing now.
+        if !success {
+            self.shared.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
+        } else if self.shared.failures_in_a_row.load(Ordering::Relaxed) != 0 {
+            self.shared.failures_in_a_row.store(0, Ordering::Relaxed);
+        }
+        self.shared.end_permit(self.epoch, Some(success));
         // The drop must not free the probe a second time.
-        self.spell = u64::MAX;
+        self.epoch = REPORTED;
     }
 }
 
 impl Drop for BreakerPermit {
     fn drop(&mut self) {
-        // While all is well there is nothing to free.
-        if self.spell != u64::MAX && !is_closed(self.spell) {
-            self.inner.report(self.spell, None);
+        // A permit of a closed circuit holds no probe.
+        if self.epoch != REPORTED && !is_closed(self.epoch) {
+            self.shared.end_permit(self.epoch, None);
         }
     }
 }
 
-impl Inner {
-    fn report(&self, spell: u64, good: Option<bool>) {
-        let mut state = self.state.lock();
-        if spell != self.spell.load(Ordering::Acquire) {
+impl BreakerCore {
+    /// Counts a permit's report, `None` if it had none.
+    fn end_permit(&self, epoch: u64, success: Option<bool>) {
+        let mut locked = self.locked.lock();
+        if epoch != self.epoch.load(Ordering::Acquire) {
             return;
         }
         let now = Instant::now();
-        match (state.phase, good) {
-            (Phase::Closed, Some(good)) => {
-                let tripped = state.count(good, now);
-                if tripped {
-                    self.open(&mut state, now);
+        match (locked.circuit, success) {
+            (Circuit::Closed, Some(success)) => {
+                if locked.count(success, now) {
+                    self.open(&mut locked, now);
                 }
             }
-            (Phase::HalfOpen { .. }, Some(false)) => self.open(&mut state, now),
-            (Phase::HalfOpen { probing, good: before }, good) => {
-                let good = before + u32::from(good.is_some());
-                state.phase = Phase::HalfOpen { probing: probing.saturating_sub(1), good };
-                if good >= state.rules.probes.max(1) {
-                    state.phase = Phase::Closed;
-                    (state.parts, state.part, state.start) = (Default::default(), 0, now);
-                    self.begin_spell(true);
+            (Circuit::HalfOpen { .. }, Some(false)) => self.open(&mut locked, now),
+            (Circuit::HalfOpen { probing, successes }, success) => {
+                let successes = successes + u32::from(success.is_some());
+                locked.circuit = Circuit::HalfOpen { probing: probing.saturating_sub(1), successes };
+                if successes >= locked.rules.probes.max(1) {
+                    locked.circuit = Circuit::Closed;
+                    locked.clear(now);
+                    self.begin_epoch(true);
                 }
             }
             _ => {}
         }
     }
 
-    fn open(&self, state: &mut State, now: Instant) {
-        state.phase = Phase::Open { until: now + state.rules.open };
-        self.begin_spell(false);
+    fn open(&self, locked: &mut Locked, now: Instant) {
+        locked.circuit = Circuit::Open { until: now + locked.rules.open };
+        self.begin_epoch(false);
     }
 
-    /// Reports of the spell before count for nothing from now on. Under the lock of `state`.
-    fn begin_spell(&self, closed: bool) {
-        let now = self.spell.load(Ordering::Acquire);
-        let next = if is_closed(now) == closed { now + 2 } else { now + 1 };
-        self.spell.store(next, Ordering::Release);
+    /// Reports of earlier epochs count for nothing from now on. Called with the lock held.
+    fn begin_epoch(&self, closed: bool) {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let next = if is_closed(epoch) == closed { epoch + 2 } else { epoch + 1 };
+        self.epoch.store(next, Ordering::Release);
     }
 }
 
-/// Rounds up to whole seconds, at least 1: what `Retry-After` can say.
-fn ceil_seconds(wait: Duration) -> Duration {
-    Duration::from_secs((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
+fn is_closed(epoch: u64) -> bool {
+    epoch.is_multiple_of(2)
 }
 
-fn is_closed(spell: u64) -> bool {
-    spell.is_multiple_of(2)
-}
+impl Locked {
+    fn clear(&mut self, now: Instant) {
+        (self.window, self.part, self.start) = (Default::default(), 0, now);
+    }
 
-impl State {
-    /// Counts one outcome; says whether that is the one too many.
-    fn count(&mut self, good: bool, now: Instant) -> bool {
+    /// Counts one report; whether the circuit must open.
+    fn count(&mut self, success: bool, now: Instant) -> bool {
         let length = (self.rules.window / PARTS as u32).max(Duration::from_millis(1));
         let part = ((now - self.start).as_nanos() / length.as_nanos()) as u64;
-        for gone in (self.part + 1..=part).take(PARTS) {
-            self.parts[(gone % PARTS as u64) as usize] = Part::default();
+        for expired in (self.part + 1..=part).take(PARTS) {
+            self.window[(expired % PARTS as u64) as usize] = WindowPart::default();
         }
         self.part = part.max(self.part);
-        let here = &mut self.parts[(self.part % PARTS as u64) as usize];
-        if good {
-            here.good = here.good.saturating_add(1);
+        let current = &mut self.window[(self.part % PARTS as u64) as usize];
+        if success {
+            current.successes = current.successes.saturating_add(1);
             return false;
         }
-        here.bad = here.bad.saturating_add(1);
-        let sum = |of: fn(&Part) -> u32| self.parts.iter().map(|part| u64::from(of(part))).sum::<u64>();
-        let (good, bad) = (sum(|part| part.good), sum(|part| part.bad));
-        good + bad >= u64::from(self.rules.minimum) && bad as f64 >= self.rules.failures * (good + bad) as f64
+        current.failures = current.failures.saturating_add(1);
+        let sum = |of: fn(&WindowPart) -> u32| self.window.iter().map(|part| u64::from(of(part))).sum::<u64>();
+        let (successes, failures) = (sum(|part| part.successes), sum(|part| part.failures));
+        let total = successes + failures;
+        total >= u64::from(self.rules.minimum) && failures as f64 >= self.rules.failures * total as f64
     }
 }
 

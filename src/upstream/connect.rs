@@ -1,7 +1,8 @@
-//! Opens connections to Fastrac: name look-up, TCP, perhaps a proxy, TLS.
+//! Opens connections to Fastrac: name lookup, TCP, a proxy if the account has one, TLS.
 //!
-//! Server names and certificates are always checked; the roots are the platform's (`SSL_CERT_FILE`
-//! is honoured) or the file that the account names.
+//! Server names and certificates are always verified; the roots are those of the account's `ca` file, else the
+//! platform's (`SSL_CERT_FILE` is honoured). It must not know HTTP. [`dial`] fails with `io::Error` before anything was
+//! sent to Fastrac, and its caller bounds its time; the set-up fails with [`DestinationError`].
 
 use std::{
     io::{self, ErrorKind},
@@ -31,7 +32,7 @@ use crate::{
     record::UpstreamConnections,
 };
 
-/// Where connections go; each has its own place in the pools.
+/// Where connections go. Pools keep the connections of each destination apart.
 pub struct Destination {
     /// Unique for the life of the process.
     pub id: u64,
@@ -39,8 +40,8 @@ pub struct Destination {
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     proxy: Option<Proxy>,
-    /// When operators were told last that it can't be reached.
-    told: Mutex<Option<Instant>>,
+    /// When it was last logged that it can't be reached.
+    last_warning: Mutex<Option<Instant>>,
     pub(super) connections: UpstreamConnections,
 }
 
@@ -52,75 +53,67 @@ impl std::fmt::Debug for Destination {
     }
 }
 
-/// A destination that can't be used.
+/// Why an endpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Unusable {
-    /// No certificate authority at all.
+pub enum DestinationError {
     #[error(
         "no root certificates: neither the platform nor SSL_CERT_FILE has any; name a PEM file as the account's `ca`"
     )]
     NoRoots,
-    /// The file of roots can't be read.
     #[error("{file}: {reason}")]
-    Roots {
-        /// Its path.
-        file: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The host is neither a name nor an address.
-    #[error("{0}: not a host name or address that TLS can check")]
+    Roots { file: String, reason: String },
+    #[error("{0}: not a host name or address that TLS can verify")]
     Name(String),
 }
 
-/// How often operators are told that a destination can't be reached.
-const TOLD_AT_MOST: Duration = Duration::from_secs(30);
+/// Minimum time between two warnings that a destination can't be reached.
+const WARNING_INTERVAL: Duration = Duration::from_secs(30);
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Destination {
-    /// The destination of an endpoint, perhaps through a proxy.
+    /// The destination of an endpoint, through `proxy` if there is one.
     ///
     /// # Errors
-    /// [`Unusable`] if TLS is asked for and `roots` is `None`, or if the host can't be checked.
+    /// [`DestinationError`] if the endpoint uses TLS and `roots` is `None`, or if TLS can't verify its host.
     pub fn new(
         endpoint: &Endpoint,
         roots: Option<&Arc<ClientConfig>>,
         proxy: Option<&Proxy>,
         connections: UpstreamConnections,
-    ) -> Result<Self, Unusable> {
+    ) -> Result<Self, DestinationError> {
         let tls = if endpoint.tls {
-            let name =
-                ServerName::try_from(endpoint.host.clone()).map_err(|_| Unusable::Name(endpoint.host.clone()))?;
-            Some((TlsConnector::from(roots.ok_or(Unusable::NoRoots)?.clone()), name))
+            let name = ServerName::try_from(endpoint.host.clone())
+                .map_err(|_| DestinationError::Name(endpoint.host.clone()))?;
+            Some((TlsConnector::from(roots.ok_or(DestinationError::NoRoots)?.clone()), name))
         } else {
             None
         };
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let (host, port, proxy) = (endpoint.host.clone(), endpoint.port, proxy.cloned());
-        Ok(Destination { id, host, port, tls, proxy, told: Mutex::new(None), connections })
+        Ok(Destination { id, host, port, tls, proxy, last_warning: Mutex::new(None), connections })
     }
 
-    /// Tells operators why it can't be reached, now and then: it may be by each request.
+    /// Logs why it can't be reached, at most once per [`WARNING_INTERVAL`]: each request may fail on it.
     pub(super) fn unreachable(&self, why: &str) {
         let now = Instant::now();
-        let mut told = self.told.lock();
-        if told.is_none_or(|at| now >= at + TOLD_AT_MOST) {
-            *told = Some(now);
+        let mut last = self.last_warning.lock();
+        if last.is_none_or(|at| now >= at + WARNING_INTERVAL) {
+            *last = Some(now);
             let proxy = self.proxy.as_ref().map(tracing::field::display);
             tracing::warn!(host = self.host, port = self.port, proxy, why, "no connection to Fastrac");
         }
     }
 }
 
-/// The TLS settings of an account: roots of `ca`, or the platform's.
+/// TLS settings with the roots of `ca`, or the platform's.
 ///
 /// # Errors
-/// [`Unusable`] if there are no roots.
-pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Unusable> {
+/// [`DestinationError`] if there are no roots.
+pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, DestinationError> {
     let roots = roots(ca).map_err(|rootless| match rootless {
-        Rootless::Nowhere => Unusable::NoRoots,
-        Rootless::File { file, reason } => Unusable::Roots { file: file.display().to_string(), reason },
+        Rootless::Nowhere => DestinationError::NoRoots,
+        Rootless::File { file, reason } => DestinationError::Roots { file: file.display().to_string(), reason },
     })?;
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -129,31 +122,31 @@ pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Unusable> {
 
 /// An open connection.
 ///
-/// What can no longer be written is no error here but waits: Fastrac may have answered by the head, a refusal most
-/// likely, and ended the connection with the body unread. The answer is still there to be read, and if there is none
-/// whoever reads is told that the connection is lost. hyper would give up with the first write that fails.
-pub(super) enum Io {
+/// Write errors are deferred, so that a response that has already arrived can still be read: Fastrac may respond to the
+/// head alone, most likely with a refusal, and close the connection with the body unread. If there is no response, the
+/// read reports that the connection is lost. hyper would give up at the first write that fails.
+pub(super) enum UpstreamIo {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// Opens a connection.
-pub(super) async fn dial(destination: &Destination) -> io::Result<Io> {
-    let place = (destination.host.as_str(), destination.port);
+pub(super) async fn dial(destination: &Destination) -> io::Result<UpstreamIo> {
+    let (host, port) = (destination.host.as_str(), destination.port);
     let tcp = match &destination.proxy {
-        None => TcpStream::connect(place).await?,
-        Some(proxy) => proxy::tunnel(proxy, place).await?,
+        None => TcpStream::connect((host, port)).await?,
+        Some(proxy) => proxy::tunnel(proxy, host, port).await?,
     };
     tcp.set_nodelay(true)?;
     match &destination.tls {
-        None => Ok(Io::Plain(tcp)),
-        Some((connector, name)) => Ok(Io::Tls(Box::new(connector.connect(name.clone(), tcp).await?))),
+        None => Ok(UpstreamIo::Plain(tcp)),
+        Some((connector, name)) => Ok(UpstreamIo::Tls(Box::new(connector.connect(name.clone(), tcp).await?))),
     }
 }
 
-/// A write to a connection that the other end has left waits for what is read to tell. hyper reads before it writes,
-/// so that the end, which comes after, wakes it.
-fn or_wait<T>(written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+/// Turns the error of a write to a connection that the peer has closed into `Pending`. hyper polls reads before writes,
+/// so the task is registered for the end of the connection, which wakes it.
+fn deferred<T>(written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
     match written {
         Poll::Ready(Err(error)) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
             Poll::Pending
@@ -162,20 +155,20 @@ fn or_wait<T>(written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
     }
 }
 
-impl AsyncRead for Io {
+impl AsyncRead for UpstreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Io::Plain(io) => Pin::new(io).poll_read(cx, buf),
-            Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            UpstreamIo::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            UpstreamIo::Tls(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
 
-impl AsyncWrite for Io {
+impl AsyncWrite for UpstreamIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        or_wait(match self.get_mut() {
-            Io::Plain(io) => Pin::new(io).poll_write(cx, buf),
-            Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
+        deferred(match self.get_mut() {
+            UpstreamIo::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            UpstreamIo::Tls(io) => Pin::new(io).poll_write(cx, buf),
         })
     }
 
@@ -184,30 +177,30 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        or_wait(match self.get_mut() {
-            Io::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        deferred(match self.get_mut() {
+            UpstreamIo::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            UpstreamIo::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         })
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Io::Plain(io) => io.is_write_vectored(),
-            Io::Tls(io) => io.is_write_vectored(),
+            UpstreamIo::Plain(io) => io.is_write_vectored(),
+            UpstreamIo::Tls(io) => io.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        or_wait(match self.get_mut() {
-            Io::Plain(io) => Pin::new(io).poll_flush(cx),
-            Io::Tls(io) => Pin::new(io).poll_flush(cx),
+        deferred(match self.get_mut() {
+            UpstreamIo::Plain(io) => Pin::new(io).poll_flush(cx),
+            UpstreamIo::Tls(io) => Pin::new(io).poll_flush(cx),
         })
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Io::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            UpstreamIo::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            UpstreamIo::Tls(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

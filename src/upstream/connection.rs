@@ -1,9 +1,9 @@
-//! One connection to Fastrac, and a worker's pool of idle ones.
+//! A connection to Fastrac, and a worker's pool of idle connections.
 //!
-//! A connection is a state machine that somebody must poll. Here that is the request which uses it;
-//! nothing is spawned, no channel crosses tasks, and whoever drops a request drops its connection.
-//! The request's deadline is kept here too, by a timer that outlives it: what is never late should not
-//! arm one each time.
+//! hyper's connection is a state machine that must be polled. The request that uses it polls it: no task is spawned, no
+//! channel crosses tasks, and dropping the request drops its connection. The request's deadline is kept here as well, by
+//! a timer that stays with the connection, because re-arming a timer for each request would cost more than the check.
+//! It must not know what is sent. Fails with [`SendError`] or [`DeadlineExceeded`].
 
 use std::{
     future::Future,
@@ -24,116 +24,112 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connect::{Destination, Io};
+use super::connect::{Destination, UpstreamIo};
 use crate::{
     deferred_write::DeferredWrite,
     record::{ConnectionState, CountedConnection},
 };
 
-/// How long a connection may idle where Fastrac doesn't say: below the 5 s of common servers, so
-/// that a request seldom meets a connection that is just being closed.
-const IDLE: Duration = Duration::from_secs(4);
+/// How long a connection may idle if Fastrac sends no `Keep-Alive`: less than the 5 s of common servers, so that a
+/// request seldom meets a connection that is just being closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// How many idle connections a worker keeps for one destination.
+/// Maximum number of idle connections that a worker keeps for one destination.
 const MAX_IDLE: usize = 64;
 
-/// A connection to be polled.
-type Open = Connection<TokioIo<DeferredWrite<Io>>, Full<Bytes>>;
+type HttpConnection = Connection<TokioIo<DeferredWrite<UpstreamIo>>, Full<Bytes>>;
 
-/// One connection, in use.
+/// A connection in use by one request.
 pub struct UpstreamConnection {
     sender: SendRequest<Full<Bytes>>,
-    driven: Driven,
+    driver: Driver,
     destination: Arc<Destination>,
     counted: CountedConnection,
 }
 
-/// What whoever waits for a connection polls.
-struct Driven {
-    /// `None` once it is over.
-    connection: Option<Pin<Box<Open>>>,
-    /// When its user gives up.
+/// Polls a connection until what a request waits for is ready, or its deadline has passed.
+struct Driver {
+    /// `None` once it has ended.
+    connection: Option<Pin<Box<HttpConnection>>>,
+    /// Of the request that uses the connection.
     deadline: Instant,
-    /// Wakes its user. Armed by the first; where it stands too early for a later one it goes off, and is moved then.
-    alarm: Pin<Box<Sleep>>,
+    /// Armed by an earlier request, so it may fire too early: then it is reset to `deadline`.
+    timer: Pin<Box<Sleep>>,
 }
 
-/// Why an answer's head is not there.
-pub(super) enum Unanswered {
-    /// Here is the request again, not a byte of it written: the connection was closed, or said something, while it
-    /// was idle.
+/// Why there is no response head.
+pub(super) enum SendError {
+    /// The request, of which no byte was written: the connection was closed, or had bytes to read, while it was idle.
     Unsent(Box<Request<Full<Bytes>>>),
     /// The connection was lost.
     Cut,
-    /// The deadline has passed.
     DeadlineExceeded,
 }
 
-/// The deadline has passed.
 #[derive(Debug)]
 pub(super) struct DeadlineExceeded;
 
 impl UpstreamConnection {
-    /// Takes an open connection into use, until `deadline`.
-    pub(super) async fn open(io: Io, destination: &Arc<Destination>, deadline: Instant) -> hyper::Result<Self> {
+    /// The HTTP/1.1 handshake, for a request that ends at `deadline`.
+    pub(super) async fn open(io: UpstreamIo, destination: &Arc<Destination>, deadline: Instant) -> hyper::Result<Self> {
         let (sender, connection) =
             http1::Builder::new().writev(false).handshake(TokioIo::new(DeferredWrite::new(io))).await?;
-        let alarm = Box::pin(sleep_until(deadline));
+        let timer = Box::pin(sleep_until(deadline));
         Ok(UpstreamConnection {
             sender,
-            driven: Driven { connection: Some(Box::pin(connection)), deadline, alarm },
+            driver: Driver { connection: Some(Box::pin(connection)), deadline, timer },
             destination: destination.clone(),
             counted: destination.connections.opened(),
         })
     }
 
-    /// Sends a request and waits for the answer's head.
-    pub(super) async fn ask(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Unanswered> {
-        let answer = self.sender.try_send_request(request);
-        match self.driven.drive(std::pin::pin!(answer)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(mut refused)) => {
-                Err(refused.take_message().map_or(Unanswered::Cut, |unsent| Unanswered::Unsent(Box::new(unsent))))
+    /// Sends a request and waits for the response's head.
+    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
+        let response = self.sender.try_send_request(request);
+        match self.driver.drive(std::pin::pin!(response)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(mut error)) => {
+                Err(error.take_message().map_or(SendError::Cut, |unsent| SendError::Unsent(Box::new(unsent))))
             }
-            Err(DeadlineExceeded) => Err(Unanswered::DeadlineExceeded),
+            Err(DeadlineExceeded) => Err(SendError::DeadlineExceeded),
         }
     }
 
-    /// The next piece of an answer's body.
+    /// The next frame of a response's body; `None` at its end.
     pub(super) async fn frame(
         &mut self,
         body: &mut Incoming,
     ) -> Result<Option<hyper::Result<Frame<Bytes>>>, DeadlineExceeded> {
-        self.driven.drive(std::pin::pin!(body.frame())).await
+        self.driver.drive(std::pin::pin!(body.frame())).await
     }
 
-    /// The next piece of an answer's body, for those who poll. Whoever takes them slowly is late too.
+    /// The same as [`Self::frame`], for a `Body`. A caller that reads slowly exceeds the deadline as well.
     pub(super) fn poll_frame(
         &mut self,
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<hyper::Result<Frame<Bytes>>>, DeadlineExceeded>> {
-        if Instant::now() >= self.driven.deadline {
+        if Instant::now() >= self.driver.deadline {
             return Poll::Ready(Err(DeadlineExceeded));
         }
-        self.driven.poll(std::pin::pin!(body.frame()), cx)
+        self.driver.poll(std::pin::pin!(body.frame()), cx)
     }
 
-    /// Looks whether the connection was closed while it was idle. Polls it once, for nobody.
-    fn is_over(&mut self) -> bool {
-        let Some(connection) = &mut self.driven.connection else { return true };
+    /// Whether the connection was closed while it was idle. Polls it once.
+    fn is_closed(&mut self) -> bool {
+        let Some(connection) = &mut self.driver.connection else { return true };
         connection.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 }
 
-impl Driven {
+impl Driver {
     async fn drive<F: Future>(&mut self, mut future: Pin<&mut F>) -> Result<F::Output, DeadlineExceeded> {
         std::future::poll_fn(|cx| self.poll(future.as_mut(), cx)).await
     }
 
-    /// Polls what is waited for and the connection that brings it, in one task.
+    /// Polls `future` and the connection that it depends on.
     fn poll<F: Future>(
         &mut self,
         mut future: Pin<&mut F>,
@@ -144,108 +140,113 @@ impl Driven {
         }
         if let Some(connection) = &mut self.connection {
             if connection.as_mut().poll(cx).is_ready() {
-                // Over: dropping it tells whoever waits.
+                // It has ended: dropping it completes `future`.
                 self.connection = None;
             }
             if let Poll::Ready(output) = future.poll(cx) {
                 return Poll::Ready(Ok(output));
             }
         }
-        self.poll_late(cx).map(Err)
+        self.poll_deadline(cx).map(Err)
     }
 
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<DeadlineExceeded> {
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<DeadlineExceeded> {
         loop {
-            if self.alarm.deadline() > self.deadline {
-                self.alarm.as_mut().reset(self.deadline);
+            if self.timer.deadline() > self.deadline {
+                self.timer.as_mut().reset(self.deadline);
             }
-            ready!(self.alarm.as_mut().poll(cx));
+            ready!(self.timer.as_mut().poll(cx));
             if Instant::now() >= self.deadline {
                 return Poll::Ready(DeadlineExceeded);
             }
-            self.alarm.as_mut().reset(self.deadline);
+            self.timer.as_mut().reset(self.deadline);
         }
     }
 }
 
-/// A worker's idle connections.
+/// A worker's idle connections; those used last are taken first.
 #[derive(Default)]
 pub struct Pool {
-    /// By destination; few, so a list. Never locked across an `.await`; each worker has its own.
-    idle: Mutex<Vec<Shelf>>,
+    /// A list, since there are few destinations. Uncontended: each worker has its own pool.
+    idle: Mutex<Vec<IdleConnections>>,
 }
 
-struct Shelf {
+struct IdleConnections {
+    /// `Destination::id`.
     destination: u64,
-    links: Vec<Idle>,
+    connections: Vec<IdleConnection>,
 }
 
-struct Idle {
-    link: UpstreamConnection,
+struct IdleConnection {
+    connection: UpstreamConnection,
     until: Instant,
 }
 
 impl Pool {
-    /// The idle connection that was used last. Whether it was closed meanwhile is seen by [`UpstreamConnection::ask`], which
-    /// reads before it writes and then hands the request back.
+    /// The idle connection that was used last. [`UpstreamConnection::send`] notices if it has been closed meanwhile.
     pub(super) fn take(
         &self,
         destination: &Destination,
-        (now, deadline): (Instant, Instant),
+        now: Instant,
+        deadline: Instant,
     ) -> Option<UpstreamConnection> {
         loop {
             let idle = {
                 let mut idle = self.idle.lock();
-                idle.iter_mut().find(|shelf| shelf.destination == destination.id)?.links.pop()?
+                idle.iter_mut().find(|of| of.destination == destination.id)?.connections.pop()?
             };
-            let Idle { mut link, until } = idle;
+            let IdleConnection { mut connection, until } = idle;
             if now < until {
-                link.driven.deadline = deadline;
-                link.counted.becomes(ConnectionState::Active);
-                return Some(link);
+                connection.driver.deadline = deadline;
+                connection.counted.becomes(ConnectionState::Active);
+                return Some(connection);
             }
         }
     }
 
-    /// Keeps a connection whose answer was read to its end. Whether it is still good is seen when it is used.
-    pub(super) fn put(&self, mut link: UpstreamConnection, headers: &HeaderMap) {
-        if link.driven.connection.is_none() || !link.sender.is_ready() || headers.get(CONNECTION).is_some_and(closes) {
+    /// Keeps a connection whose response was read to its end, unless it has ended or will be closed.
+    pub(super) fn put(&self, mut connection: UpstreamConnection, headers: &HeaderMap) {
+        let reusable = connection.driver.connection.is_some() && connection.sender.is_ready();
+        if !reusable || headers.get(CONNECTION).is_some_and(closes) {
             return;
         }
-        let until = Instant::now() + announced(headers).unwrap_or(IDLE);
-        link.counted.becomes(ConnectionState::Idle);
+        let until = Instant::now() + keep_alive_timeout(headers).unwrap_or(IDLE_TIMEOUT);
+        connection.counted.becomes(ConnectionState::Idle);
+        let destination = connection.destination.id;
+        let returned = IdleConnection { connection, until };
         let mut idle = self.idle.lock();
-        match idle.iter_mut().find(|shelf| shelf.destination == link.destination.id) {
-            Some(shelf) if shelf.links.len() < MAX_IDLE => shelf.links.push(Idle { link, until }),
+        match idle.iter_mut().find(|of| of.destination == destination) {
+            Some(of) if of.connections.len() < MAX_IDLE => of.connections.push(returned),
             Some(_) => {}
-            None => idle.push(Shelf { destination: link.destination.id, links: vec![Idle { link, until }] }),
+            None => idle.push(IdleConnections { destination, connections: vec![returned] }),
         }
     }
 
-    /// Drops what has idled too long. To be called now and then.
+    /// Drops connections that have idled too long or were closed. To be called periodically.
     pub fn sweep(&self) {
         let now = Instant::now();
-        let mut shelves = self.idle.lock();
-        for shelf in shelves.iter_mut() {
-            shelf.links.retain_mut(|idle| now < idle.until && !idle.link.is_over());
+        let mut idle = self.idle.lock();
+        for of in idle.iter_mut() {
+            of.connections.retain_mut(|idle| now < idle.until && !idle.connection.is_closed());
         }
-        shelves.retain(|shelf| !shelf.links.is_empty());
+        idle.retain(|of| !of.connections.is_empty());
     }
 
     /// Closes all idle connections.
     pub fn clear(&self) {
-        let shelves = std::mem::take(&mut *self.idle.lock());
-        drop(shelves);
+        // Closed without the lock held.
+        let idle = std::mem::take(&mut *self.idle.lock());
+        drop(idle);
     }
 }
 
-/// Whether `Connection` says that this was the last answer.
+/// Whether `Connection` says that this was the connection's last response.
 fn closes(value: &HeaderValue) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
-/// `Keep-Alive: timeout=N`: a second less than Fastrac keeps it.
-fn announced(headers: &HeaderMap) -> Option<Duration> {
+/// `Keep-Alive: timeout=N`, less a second, at most 60 s.
+fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
     let seconds: u64 = value.split(',').find_map(|p| p.trim().strip_prefix("timeout=")?.parse().ok())?;
     Some(Duration::from_secs(seconds.saturating_sub(1).min(60)))

@@ -1,10 +1,9 @@
-//! The way out through an HTTP proxy: CONNECT (RFC 9110 section 9.3.6), also for an address without TLS.
+//! Reaches Fastrac through an HTTP proxy: CONNECT (RFC 9110, section 9.3.6), for addresses with and without TLS.
 //!
-//! What always holds: the proxy learns Fastrac's host and port and nothing else; of its answer only the
-//! head is read, up to [`LONGEST`], and not a byte behind it, which belongs to the tunnel; nothing of
-//! the answer but its status gets into an error. The account's `proxy` alone decides: `HTTPS_PROXY` and
-//! `NO_PROXY` are not asked. It must not know TLS. It fails with `io::Error`, before anything was sent to
-//! Fastrac; whoever dials bounds the time.
+//! The proxy learns Fastrac's host and port and nothing else. Of its response only the head is read, up to
+//! [`MAX_HEAD`] and not a byte beyond, since what follows belongs to the tunnel; only its status gets into an error. Only
+//! the account's `proxy` decides: `HTTPS_PROXY` and `NO_PROXY` are ignored. It must not know TLS. Fails with
+//! `io::Error`, before anything was sent to Fastrac; its caller bounds its time.
 
 use std::io;
 
@@ -16,21 +15,21 @@ use tokio::{
 
 use crate::config::{Proxy, bracketed};
 
-/// Longest head of an answer, heads of interim answers included, bytes.
-const LONGEST: usize = 8 * 1024;
+/// Maximum size of the proxy's response heads, interim responses included, in bytes.
+const MAX_HEAD: usize = 8 * 1024;
 
-/// Opens a connection to a proxy and has it open one to `host`, which is a name or an address without brackets.
-pub(super) async fn tunnel(proxy: &Proxy, (host, port): (&str, u16)) -> io::Result<TcpStream> {
+/// Connects to the proxy and opens a tunnel through it to `host`, a name or an address without brackets.
+pub(super) async fn tunnel(proxy: &Proxy, host: &str, port: u16) -> io::Result<TcpStream> {
     let connected = TcpStream::connect((proxy.host.as_str(), proxy.port)).await;
     let mut tcp = connected.map_err(|error| bad(error.kind(), format!("no connection to the proxy: {error}")))?;
     let target = format!("{}:{port}", bracketed(host));
     tcp.write_all(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n").as_bytes()).await?;
     let mut read = 0;
     loop {
-        let head = head(&mut tcp, LONGEST - read).await?;
+        let head = head(&mut tcp, MAX_HEAD - read).await?;
         read += head.len();
-        match status(&head).ok_or_else(|| invalid("the proxy's answer is not HTTP"))? {
-            // Interim; 101 would be another protocol.
+        match status(&head).ok_or_else(|| invalid("the proxy's response is not HTTP"))? {
+            // Interim responses; 101 would switch to another protocol.
             100 | 102..=199 => {}
             200..=299 => return Ok(tcp),
             status => {
@@ -41,16 +40,19 @@ pub(super) async fn tunnel(proxy: &Proxy, (host, port): (&str, u16)) -> io::Resu
     }
 }
 
-/// Reads up to the empty line that ends a head, and not a byte further.
-async fn head(tcp: &mut TcpStream, longest: usize) -> io::Result<Vec<u8>> {
+/// Reads to the empty line that ends a head, and not a byte beyond.
+async fn head(tcp: &mut TcpStream, max: usize) -> io::Result<Vec<u8>> {
     const END: &[u8] = b"\r\n\r\n";
     let mut head = Vec::new();
     let mut piece = [0; 1024];
     loop {
-        // Looking leaves the bytes there: what stands behind the head is not ours.
+        // Peeking leaves the bytes in the socket: what follows the head belongs to the tunnel.
         let seen = tcp.peek(&mut piece).await?;
         if seen == 0 {
-            return Err(bad(io::ErrorKind::UnexpectedEof, "the proxy closed the connection before it answered".into()));
+            return Err(bad(
+                io::ErrorKind::UnexpectedEof,
+                "the proxy closed the connection before it responded".into(),
+            ));
         }
         let before = head.len();
         head.extend_from_slice(&piece[..seen]);
@@ -59,11 +61,11 @@ async fn head(tcp: &mut TcpStream, longest: usize) -> io::Result<Vec<u8>> {
         head.truncate(end.unwrap_or(head.len()));
         let own = head.len() - before;
         tcp.read_exact(&mut piece[..own]).await?;
-        if head.len() > longest {
-            return Err(invalid("the proxy's answer is longer than 8 KiB"));
+        if head.len() > max {
+            return Err(invalid("the head of the proxy's response is longer than 8 KiB"));
         }
         if !b"HTTP/1.".starts_with(&head[..head.len().min(7)]) {
-            return Err(invalid("the proxy's answer is not HTTP"));
+            return Err(invalid("the proxy's response is not HTTP"));
         }
         if end.is_some() {
             return Ok(head);
@@ -71,7 +73,7 @@ async fn head(tcp: &mut TcpStream, longest: usize) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The status of an HTTP/1 head.
+/// The status of an HTTP/1 head; `None` if it is not one.
 fn status(head: &[u8]) -> Option<u16> {
     let rest = head.strip_prefix(b"HTTP/1.")?;
     let [b'0' | b'1', b' ', digits @ .., _] = rest.get(..6)? else { return None };

@@ -1,7 +1,8 @@
-//! An answer too long to be read whole: passed on as it comes, cut off where the secret shows.
+//! A response too long to be read whole: passed on as it arrives, and cut off where the account's secret key appears.
 //!
-//! Ends with an error (the caller's connection is then closed) at the deadline, beyond
-//! `limits.answer_body`, on a lost connection, and on the secret.
+//! Nothing that the scan for the secret has not seen is passed on. Ends with an error (which closes the caller's
+//! connection) at the deadline, beyond `limits.answer_body`, if the connection is lost, and at the secret. It must not
+//! know what the response means.
 
 use std::{
     io,
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use super::{Bounds, UpstreamConnection, connection::DeadlineExceeded};
+use super::{UpstreamConnection, connection::DeadlineExceeded};
 use crate::{
     admission::Spent,
     keys::{Leak, LeakScan, Lease},
@@ -26,50 +27,46 @@ pub(crate) fn code(why: &io::Error) -> Code {
     if leaked { Code::UpstreamLeak } else { Code::UpstreamCut }
 }
 
-/// The body of a long answer.
+/// The body of a long response.
 pub struct Stream {
-    link: UpstreamConnection,
+    connection: UpstreamConnection,
     incoming: Incoming,
     /// Holds back what could be the beginning of the secret.
     scan: LeakScan,
-    /// What has come and was not looked at.
-    begun: Option<Bytes>,
+    /// Read before the stream was made, and not passed on yet.
+    beginning: Option<Bytes>,
     ended: bool,
+    /// Bytes that may still arrive.
     left: usize,
-    /// The place in flight.
+    /// Holds the account's place in flight.
     spent: Option<Spent>,
 }
 
+/// What has been read of a long response.
+pub(super) struct Beginning {
+    pub(super) bytes: Bytes,
+    /// Bytes that may still arrive.
+    pub(super) left: usize,
+}
+
 impl Stream {
-    pub(super) fn new(
-        (link, incoming): (UpstreamConnection, Incoming),
-        begun: Bytes,
-        lease: &Lease,
-        bounds: Bounds,
-    ) -> Self {
-        Stream {
-            link,
-            incoming,
-            scan: lease.scan(),
-            left: bounds.body - begun.len(),
-            begun: Some(begun),
-            ended: false,
-            spent: None,
-        }
+    pub(super) fn new(connection: UpstreamConnection, incoming: Incoming, beginning: Beginning, lease: &Lease) -> Self {
+        let Beginning { bytes, left } = beginning;
+        Stream { connection, incoming, scan: lease.scan(), left, beginning: Some(bytes), ended: false, spent: None }
     }
 
-    /// Holds the place in flight until the last byte.
+    /// Holds the account's place in flight until the last byte.
     pub fn holding(mut self, spent: Spent) -> Self {
         self.spent = Some(spent);
         self
     }
 
-    /// What has come so far.
-    pub fn begun(&self) -> &[u8] {
-        self.begun.as_deref().unwrap_or_default()
+    /// What has been read of it; empty once the stream is polled.
+    pub fn beginning(&self) -> &[u8] {
+        self.beginning.as_deref().unwrap_or_default()
     }
 
-    fn next(&mut self, data: &[u8]) -> io::Result<Bytes> {
+    fn checked(&mut self, data: &[u8]) -> io::Result<Bytes> {
         self.scan.feed(data).map_err(io::Error::other)
     }
 }
@@ -84,10 +81,10 @@ impl Body for Stream {
             if this.ended {
                 return Poll::Ready(None);
             }
-            let out = if let Some(begun) = this.begun.take() {
-                this.next(&begun)?
+            let out = if let Some(beginning) = this.beginning.take() {
+                this.checked(&beginning)?
             } else {
-                match ready!(this.link.poll_frame(&mut this.incoming, cx)) {
+                match ready!(this.connection.poll_frame(&mut this.incoming, cx)) {
                     Err(DeadlineExceeded) => return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into()))),
                     Ok(None) => {
                         this.ended = true;
@@ -97,9 +94,9 @@ impl Body for Stream {
                     Ok(Some(Err(error))) => return Poll::Ready(Some(Err(io::Error::other(error)))),
                     Ok(Some(Ok(frame))) => {
                         let Ok(data) = frame.into_data() else { continue };
-                        let too_long = || io::Error::other("the answer is longer than limits.answer_body");
+                        let too_long = || io::Error::other("the response is longer than limits.answer_body");
                         this.left = this.left.checked_sub(data.len()).ok_or_else(too_long)?;
-                        this.next(&data)?
+                        this.checked(&data)?
                     }
                 }
             };

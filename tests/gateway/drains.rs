@@ -14,6 +14,7 @@ use fastrac_sandbox::{Act, Fault, Options, Sandbox};
 use crate::{
     bodies,
     client::{Wire, get, post, request},
+    refuses_clearly::before_a_request,
     stage::{Setup, Stage, sandbox, until, vacant},
 };
 
@@ -205,6 +206,7 @@ fn beyond_its_cap_a_connection_is_told_so() {
         let answer = wire.answer("GET").expect("an answer");
         assert_eq!((answer.status, answer.outcome(), answer.sent()), (503, "overloaded", "no"));
         assert_eq!((answer.code().as_str(), answer.header("retry-after")), ("gateway.overloaded", Some("1")));
+        before_a_request(&answer);
         assert!(wire.ends());
     }
     assert_eq!(stage.metric("client_connections", &[]), 3.0);

@@ -152,7 +152,7 @@ fn nothing_knows_what_stands_on_top() {
         assert!(!on_top("app") || matches!(room.as_str(), "cli" | "main"), "{room} imports app");
         assert!(!on_top("admin") || matches!(room.as_str(), "app" | "cli" | "main"), "{room} imports admin");
     }
-    for lower in ["headers", "store", "deferred_write"] {
+    for lower in ["headers", "retry_after", "store", "deferred_write"] {
         assert_eq!(graph[lower], BTreeSet::new(), "{lower} stands at the bottom");
     }
     assert_eq!(graph["config"], BTreeSet::from(["headers".to_owned()]), "config knows only which headers are removed");
@@ -160,13 +160,14 @@ fn nothing_knows_what_stands_on_top() {
 
 #[test]
 fn pure_rooms_know_no_runtime() {
-    const PURE: [&str; 9] = [
+    const PURE: [&str; 10] = [
         "catalog/route",
         "catalog/target",
         "cache/key",
         "cache/rules",
         "headers",
         "outcome",
+        "retry_after",
         "upstream/rewrite",
         "record/mask",
         "config",

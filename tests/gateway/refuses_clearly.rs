@@ -90,6 +90,20 @@ impl Says {
     }
 }
 
+/// A refusal before a request was read has what every other has.
+pub(crate) fn before_a_request(answer: &Answer) {
+    let (id, error) = (answer.header("x-request-id").expect("an id"), &answer.json()["error"]);
+    assert_eq!((error["request_id"].as_str(), &error["by"]), (Some(id), &"gateway".into()));
+    assert_eq!(id.len(), 36, "{id}");
+    let at = answer.json()["timestamp"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok()).expect("a time");
+    assert!(at.duration_until(jiff::Timestamp::now()).abs().as_secs() < 60);
+    let proxy = answer.header("proxy-status").expect("Proxy-Status");
+    assert!(proxy.ends_with(&format!("; details=\"{}\"", answer.code())), "{proxy}");
+    assert_eq!((answer.header("connection"), answer.header("content-type")), (Some("close"), Some("application/json")));
+    assert_eq!(answer.header("content-length"), Some(answer.body.len().to_string().as_str()));
+    assert!(answer.header("date").is_some());
+}
+
 /// A service with quotas, so that it is told its limits.
 const LIMITED: &[(&str, &str)] = &[(
     "shop2",

@@ -19,6 +19,7 @@ use crate::{
     authority::{Authority, Pair},
     client::{Wire, get},
     h2::{Connection, run},
+    refuses_clearly::before_a_request,
     stage::{LOG, Setup, Stage, until, write},
 };
 
@@ -162,9 +163,13 @@ fn said(stage: &Stage, bytes: &[u8]) -> (Vec<u8>, Duration) {
 fn whoever_comes_without_tls_is_told_and_whoever_comes_slowly_is_cut() {
     let authority = Authority::new();
     let stage = stage(&authority.server(2040), "header_read = \"300ms\"\nidle = \"600ms\"");
-    let (answer, _) = said(&stage, b"GET /region/province HTTP/1.1\r\nhost: x\r\n\r\n");
-    let answer = String::from_utf8(answer).expect("text");
-    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("https://"), "{answer}");
+    let mut cleartext = stage.wire();
+    cleartext.send(&get("/region/province").bytes());
+    let answer = cleartext.answer("GET").expect("an answer");
+    assert_eq!((answer.status, answer.outcome(), answer.sent()), (400, "bad_request", "no"));
+    assert!(answer.code() == "request.malformed" && answer.text().contains("https://"), "{}", answer.text());
+    before_a_request(&answer);
+    assert!(cleartext.ends());
     until("it is counted", || stage.metric("tls_handshakes_total", &[("result", "cleartext")]) == 1.0);
     until("and as a request", || stage.metric("requests_total", &[("outcome", "bad_request")]) == 1.0);
     // Garbage, and a record that is none: an alert at most.

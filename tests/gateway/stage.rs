@@ -362,7 +362,8 @@ pub(crate) fn callers_trace(entry: &Entry) -> Option<String> {
         let plain = name.as_str().replace('_', "-");
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
         let decoded = value.strip_prefix("Basic ").and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
-        let known = NEVER.split_whitespace().any(|name| name == plain) || PREFIXES.iter().any(|prefix| plain.starts_with(prefix));
+        let known = NEVER.split_whitespace().any(|name| name == plain)
+            || PREFIXES.iter().any(|prefix| plain.starts_with(prefix));
         let told = [value.as_bytes(), &decoded]
             .iter()
             .any(|text| [CALLER, "svc-"].iter().any(|canary| memchr::memmem::find(text, canary.as_bytes()).is_some()));

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::Door;
-use crate::record::Handshake;
+use crate::{outcome::Code, record::Handshake, refusal::Refusal};
 
 /// The first byte of a TLS connection: a record that holds a handshake (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 22;
@@ -71,19 +71,14 @@ async fn shake(acceptor: TlsAcceptor, socket: TcpStream) -> Result<TlsStream<Tcp
     acceptor.accept(socket).await.map_err(Broken::Tls)
 }
 
-/// Tells a client that speaks HTTP what is wrong, in the words that it understands.
+/// Tells a client that speaks HTTP without TLS what is wrong, in HTTP.
 async fn refuse(mut socket: TcpStream) {
-    const BODY: &str = "{\"success\":false,\"message\":\"This port speaks TLS: the address begins with https://\",\
-        \"data\":null,\"error\":{\"code\":\"request.malformed\",\"by\":\"gateway\",\"sent\":\"no\"}}";
-    let answer = format!(
-        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n\
-         x-gateway-outcome: bad_request\r\nx-gateway-sent: no\r\ncontent-length: {}\r\n\r\n{BODY}",
-        BODY.len()
-    );
+    let message = "This port requires TLS: use an address that begins with https://";
+    let response = Refusal::new(Code::RequestMalformed, message).to_http1();
     let tell = async {
-        socket.write_all(answer.as_bytes()).await?;
+        socket.write_all(&response).await?;
         socket.shutdown().await?;
-        // What is unread when a socket closes resets it, and the answer may be lost.
+        // Closing a socket with unread bytes resets it, and the client may lose the response.
         let mut rest = [0; 4096];
         while socket.read(&mut rest).await? > 0 {}
         io::Result::Ok(())

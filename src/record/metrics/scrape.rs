@@ -24,20 +24,6 @@ pub struct KeyInfo<'a> {
     pub loaded: SystemTime,
 }
 
-/// State of an account's breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "said above")]
-pub enum BreakerState {
-    Closed,
-    HalfOpen,
-    Open,
-}
-
-impl BreakerState {
-    const ALL: [(BreakerState, &'static str); 3] =
-        [(BreakerState::Closed, "closed"), (BreakerState::HalfOpen, "half_open"), (BreakerState::Open, "open")];
-}
-
 impl<'a> Scrape<'a> {
     pub(super) fn begin(metrics: &'a Metrics, one_at_a_time: MutexGuard<'a, ()>) -> Scrape<'a> {
         for family in metrics.families.at_scrape() {
@@ -85,11 +71,11 @@ impl<'a> Scrape<'a> {
         }
     }
 
-    /// The state of an account's breaker.
-    pub fn breaker(&self, account: &str, state: BreakerState) {
-        for (each, name) in BreakerState::ALL {
-            let value = f64::from(u8::from(each == state));
-            self.metrics.families.breaker_state.with_label_values(&[account, name]).set(value);
+    /// Each state of an account's breaker, and whether it is the current one.
+    pub fn breaker(&self, account: &str, states: impl IntoIterator<Item = (&'static str, bool)>) {
+        for (state, current) in states {
+            let value = f64::from(u8::from(current));
+            self.metrics.families.breaker_state.with_label_values(&[account, state]).set(value);
         }
     }
 

@@ -34,7 +34,7 @@ fn set(scrape: &Scrape<'_>) {
     scrape.cache("v2.city", 3, 4096);
     scrape.key("main", KeyInfo { version: "ab12", state: "current", loaded: UNIX_EPOCH + Duration::from_millis(1500) });
     scrape.key_source("main", true, Some(UNIX_EPOCH));
-    scrape.breaker("main", BreakerState::HalfOpen);
+    scrape.breaker("main", [("closed", false), ("half_open", true), ("open", false)]);
     scrape.orders_unknown("main", 1);
     scrape.config("abcd", true, UNIX_EPOCH);
     scrape.certificate("data", UNIX_EPOCH + Duration::from_secs(1));

@@ -25,62 +25,62 @@ fn feed(breaker: &Breaker, good: u32, bad: u32) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn opens_at_the_share_of_failures_and_not_below_the_minimum() {
+async fn opens_at_the_fraction_of_failures_and_not_below_the_minimum() {
     let few = breaker(20, 0.5, 3);
     feed(&few, 0, 19);
-    assert_eq!(few.standing(), Standing::Closed);
+    assert_eq!(few.state(), State::Closed);
     few.admit().unwrap().failure();
-    assert_eq!(few.standing(), Standing::Open);
+    assert_eq!(few.state(), State::Open);
     assert_eq!(few.admit().unwrap_err().retry_after, Duration::from_secs(5));
 
-    let share = breaker(20, 0.5, 3);
-    feed(&share, 20, 19);
-    assert_eq!(share.standing(), Standing::Closed);
-    share.admit().unwrap().failure();
-    assert_eq!(share.standing(), Standing::Open);
+    let enough = breaker(20, 0.5, 3);
+    feed(&enough, 20, 19);
+    assert_eq!(enough.state(), State::Closed);
+    enough.admit().unwrap().failure();
+    assert_eq!(enough.state(), State::Open);
 }
 
 #[tokio::test(start_paused = true)]
-async fn forgets_what_is_older_than_the_window() {
+async fn forgets_reports_older_than_the_window() {
     let breaker = breaker(10, 0.5, 1);
     feed(&breaker, 0, 9);
     advance(Duration::from_secs(11)).await;
     feed(&breaker, 0, 9);
-    assert_eq!(breaker.standing(), Standing::Closed);
+    assert_eq!(breaker.state(), State::Closed);
     advance(Duration::from_secs(5)).await;
     breaker.admit().unwrap().failure();
-    assert_eq!(breaker.standing(), Standing::Open);
+    assert_eq!(breaker.state(), State::Open);
 }
 
 #[tokio::test(start_paused = true)]
-async fn rests_then_tries_a_few_then_closes() {
+async fn opens_then_sends_probes_then_closes() {
     let breaker = breaker(1, 0.5, 3);
     feed(&breaker, 0, 1);
     advance(Duration::from_millis(4001)).await;
     assert_eq!(breaker.admit().unwrap_err().retry_after, Duration::from_secs(1));
     advance(Duration::from_millis(999)).await;
-    assert_eq!(breaker.standing(), Standing::HalfOpen);
+    assert_eq!(breaker.state(), State::HalfOpen);
     let probes: Vec<_> = (0..3).map(|_| breaker.admit().unwrap()).collect();
     assert!(breaker.admit().is_err(), "no fourth probe");
     for probe in probes {
-        assert_eq!(breaker.standing(), Standing::HalfOpen);
+        assert_eq!(breaker.state(), State::HalfOpen);
         probe.success();
     }
-    assert_eq!(breaker.standing(), Standing::Closed);
+    assert_eq!(breaker.state(), State::Closed);
     feed(&breaker, 100, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_failed_probe_opens_it_again_for_the_whole_time() {
+async fn a_failed_probe_opens_it_again_for_the_whole_time() {
     let breaker = breaker(1, 0.5, 2);
     feed(&breaker, 0, 1);
     advance(Duration::from_secs(5)).await;
     let (first, late) = (breaker.admit().unwrap(), breaker.admit().unwrap());
     first.failure();
     assert_eq!(breaker.admit().unwrap_err().retry_after, Duration::from_secs(5));
-    // A report from before counts for nothing.
+    // A report of an earlier epoch counts for nothing.
     late.success();
-    assert_eq!(breaker.standing(), Standing::Open);
+    assert_eq!(breaker.state(), State::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,14 +92,14 @@ async fn a_probe_that_is_dropped_is_free_again_and_counts_for_nothing() {
         let probe = breaker.admit().unwrap();
         assert!(breaker.admit().is_err());
         drop(probe);
-        assert_eq!(breaker.standing(), Standing::HalfOpen);
+        assert_eq!(breaker.state(), State::HalfOpen);
     }
     breaker.admit().unwrap().success();
-    assert_eq!(breaker.standing(), Standing::Closed);
+    assert_eq!(breaker.state(), State::Closed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn reports_from_before_it_opened_do_not_open_it_again() {
+async fn reports_of_earlier_epochs_do_not_open_it_again() {
     let breaker = breaker(1, 0.5, 1);
     let old: Vec<_> = (0..10).map(|_| breaker.admit().unwrap()).collect();
     breaker.admit().unwrap().failure();
@@ -108,11 +108,11 @@ async fn reports_from_before_it_opened_do_not_open_it_again() {
     for old in old {
         old.failure();
     }
-    assert_eq!(breaker.standing(), Standing::Closed);
+    assert_eq!(breaker.state(), State::Closed);
 }
 
 proptest! {
-    /// Whatever happens: no more probes at a time than allowed, and it can always recover.
+    /// There are never more probes at a time than allowed, and it can always recover.
     #[test]
     fn always_recovers(steps in prop::collection::vec((0_u8..5, 0_u64..3000), 1..200), probes in 1_u32..4) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -127,8 +127,8 @@ proptest! {
                     3 => held.pop().into_iter().for_each(BreakerPermit::failure),
                     _ => drop(held.pop()),
                 }
-                if let Phase::HalfOpen { probing, good } = breaker.inner.state.lock().phase {
-                    assert!(probing + good <= probes);
+                if let Circuit::HalfOpen { probing, successes } = breaker.shared.locked.lock().circuit {
+                    assert!(probing + successes <= probes);
                 }
             }
             drop(held);
@@ -136,7 +136,7 @@ proptest! {
             for _ in 0..probes {
                 breaker.admit().unwrap().success();
             }
-            assert_eq!(breaker.standing(), Standing::Closed);
+            assert_eq!(breaker.state(), State::Closed);
         });
     }
 }

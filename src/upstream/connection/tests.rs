@@ -30,14 +30,14 @@ async fn idle() -> (Pool, Arc<Destination>, TcpStream) {
     let destination = Arc::new(Destination::new(&endpoint, None, None, connections).unwrap());
     let opened = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let (mut peer, _) = listener.accept().await.unwrap();
-    let mut link = UpstreamConnection::open(Io::Plain(opened), &destination, soon()).await.unwrap();
+    let mut connection = UpstreamConnection::open(UpstreamIo::Plain(opened), &destination, soon()).await.unwrap();
     peer.write_all(ANSWER).await.unwrap();
-    let Ok(mut response) = link.ask(request("/first")).await else { panic!("no answer") };
-    while let Some(frame) = link.frame(response.body_mut()).await.unwrap() {
+    let Ok(mut response) = connection.send(request("/first")).await else { panic!("no answer") };
+    while let Some(frame) = connection.frame(response.body_mut()).await.unwrap() {
         frame.unwrap();
     }
     let pool = Pool::default();
-    pool.put(link, response.headers());
+    pool.put(connection, response.headers());
     while !heard(&mut peer).await.contains("/first") {}
     (pool, destination, peer)
 }
@@ -64,9 +64,9 @@ async fn a_moment() {
 #[tokio::test]
 async fn an_idle_connection_carries_the_next_request() {
     let (pool, destination, mut peer) = idle().await;
-    let mut link = pool.take(&destination, (Instant::now(), soon())).unwrap();
+    let mut connection = pool.take(&destination, Instant::now(), soon()).unwrap();
     peer.write_all(ANSWER).await.unwrap();
-    assert!(link.ask(request("/second")).await.is_ok());
+    assert!(connection.send(request("/second")).await.is_ok());
     assert!(heard(&mut peer).await.starts_with("POST /second "));
 }
 
@@ -75,8 +75,8 @@ async fn a_connection_closed_while_idle_gives_the_request_back() {
     let (pool, destination, peer) = idle().await;
     drop(peer);
     a_moment().await;
-    let mut link = pool.take(&destination, (Instant::now(), soon())).unwrap();
-    let Err(Unanswered::Unsent(unsent)) = link.ask(request("/second")).await else { panic!("not given back") };
+    let mut connection = pool.take(&destination, Instant::now(), soon()).unwrap();
+    let Err(SendError::Unsent(unsent)) = connection.send(request("/second")).await else { panic!("not given back") };
     assert_eq!(unsent.uri(), "/second");
 }
 
@@ -86,10 +86,10 @@ async fn a_connection_that_spoke_while_idle_gives_the_request_back_and_writes_no
     // The answer to a request that nobody sent: it must never be taken for the next one's.
     peer.write_all(ANSWER).await.unwrap();
     a_moment().await;
-    let mut link = pool.take(&destination, (Instant::now(), soon())).unwrap();
-    let Err(Unanswered::Unsent(unsent)) = link.ask(request("/second")).await else { panic!("not given back") };
+    let mut connection = pool.take(&destination, Instant::now(), soon()).unwrap();
+    let Err(SendError::Unsent(unsent)) = connection.send(request("/second")).await else { panic!("not given back") };
     assert_eq!(unsent.uri(), "/second");
-    drop(link);
+    drop(connection);
     let mut rest = String::new();
     peer.read_to_string(&mut rest).await.ok();
     assert_eq!(rest, "");
@@ -99,12 +99,12 @@ async fn a_connection_that_spoke_while_idle_gives_the_request_back_and_writes_no
 async fn the_sweep_drops_what_was_closed() {
     let (pool, destination, peer) = idle().await;
     pool.sweep();
-    let kept = pool.take(&destination, (Instant::now(), soon())).unwrap();
+    let kept = pool.take(&destination, Instant::now(), soon()).unwrap();
     pool.put(kept, &HeaderMap::new());
     drop(peer);
     a_moment().await;
     pool.sweep();
-    assert!(pool.take(&destination, (Instant::now(), soon())).is_none());
+    assert!(pool.take(&destination, Instant::now(), soon()).is_none());
 }
 
 /// A link whose other end answers nothing, and the runtime's clock stopped: time passes only where all wait for it.
@@ -112,15 +112,15 @@ async fn waiting(within: Duration) -> (UpstreamConnection, TcpStream) {
     let (pool, destination, peer) = idle().await;
     tokio::time::pause();
     let now = Instant::now();
-    (pool.take(&destination, (now, now + within)).unwrap(), peer)
+    (pool.take(&destination, now, now + within).unwrap(), peer)
 }
 
 #[tokio::test]
 async fn a_request_gives_up_at_its_own_deadline_also_where_an_earlier_one_had_less_time_or_more() {
     for within in [Duration::from_secs(1), Duration::from_secs(30)] {
-        let (mut link, _peer) = waiting(within).await;
+        let (mut connection, _peer) = waiting(within).await;
         let began = Instant::now();
-        assert!(matches!(link.ask(request("/second")).await, Err(Unanswered::DeadlineExceeded)));
+        assert!(matches!(connection.send(request("/second")).await, Err(SendError::DeadlineExceeded)));
         assert_eq!(began.elapsed().as_secs(), within.as_secs());
         tokio::time::resume();
     }

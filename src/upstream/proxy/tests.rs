@@ -22,7 +22,7 @@ where
         }
         (String::from_utf8(heard).unwrap(), says(socket).await)
     };
-    let ((heard, _socket), opened) = tokio::join!(acts, tunnel(&proxy, target));
+    let ((heard, _socket), opened) = tokio::join!(acts, tunnel(&proxy, target.0, target.1));
     (heard, opened)
 }
 
@@ -96,12 +96,12 @@ async fn what_is_no_answer_is_refused() {
         b"\0\0\0\0\0\0\0\0\r\n\r\n",
         b"\r\n\r\n",
     ] {
-        assert_eq!(refused(answer).await, "the proxy's answer is not HTTP", "{answer:?}");
+        assert_eq!(refused(answer).await, "the proxy's response is not HTTP", "{answer:?}");
     }
-    let long = format!("HTTP/1.1 200 OK\r\nx: {}", "a".repeat(LONGEST));
-    assert_eq!(refused(long.as_bytes()).await, "the proxy's answer is longer than 8 KiB");
-    let many = "HTTP/1.1 100 Continue\r\n\r\n".repeat(LONGEST / 25 + 1);
-    assert_eq!(refused(many.as_bytes()).await, "the proxy's answer is longer than 8 KiB");
+    let long = format!("HTTP/1.1 200 OK\r\nx: {}", "a".repeat(MAX_HEAD));
+    assert_eq!(refused(long.as_bytes()).await, "the head of the proxy's response is longer than 8 KiB");
+    let many = "HTTP/1.1 100 Continue\r\n\r\n".repeat(MAX_HEAD / 25 + 1);
+    assert_eq!(refused(many.as_bytes()).await, "the head of the proxy's response is longer than 8 KiB");
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn a_proxy_that_closes_midway_opens_nothing() {
             socket
         };
         let (_, opened) = through(("fastrac.example", 443), says).await;
-        assert_eq!(opened.unwrap_err().to_string(), "the proxy closed the connection before it answered");
+        assert_eq!(opened.unwrap_err().to_string(), "the proxy closed the connection before it responded");
     }
 }
 

@@ -4,7 +4,7 @@
 use fastrac_gateway::{
     cache::rules,
     config::MessagesConfig,
-    outcome::{Outcome, Reading, read, read_beginning},
+    outcome::{Classification, Outcome, classify, classify_beginning},
 };
 use http::StatusCode;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
@@ -15,15 +15,15 @@ pub fn run(data: &[u8]) {
     let Some((first, body)) = data.split_first() else { return };
     let status = StatusCode::from_u16(STATUSES[usize::from(*first) % STATUSES.len()]).expect("a status");
     let messages = messages();
-    let reading = read(status, body, &messages);
+    let reading = classify(status, body, &messages);
     holds_always(status, reading);
     if let Some(members) = members(body) {
         assert_eq!(reading, model(status, &members, &messages));
         // The beginning of it, when it is the whole, says the same.
-        assert_eq!(read_beginning(status, body, &messages), reading);
+        assert_eq!(classify_beginning(status, body, &messages), reading);
     }
     for end in [body.len() / 2, body.len().saturating_sub(1)] {
-        holds_always(status, read_beginning(status, &body[..end], &messages));
+        holds_always(status, classify_beginning(status, &body[..end], &messages));
     }
 }
 
@@ -35,13 +35,13 @@ fn messages() -> MessagesConfig {
     }
 }
 
-fn holds_always(status: StatusCode, reading: Reading) {
+fn holds_always(status: StatusCode, reading: Classification) {
     let known = [Outcome::Ok, Outcome::NotFound, Outcome::Rejected, Outcome::UpstreamError, Outcome::Throttled];
     assert!(known.contains(&reading.outcome));
-    assert!(reading.outcome != Outcome::Ok || (reading.enveloped && status.is_success()));
-    assert!(reading.outcome != Outcome::NotFound || reading.enveloped);
-    assert!(!rules::storable(reading, status) || reading.enveloped);
-    assert!(!reading.settles_order(status) || reading.enveloped);
+    assert!(reading.outcome != Outcome::Ok || (reading.is_envelope && status.is_success()));
+    assert!(reading.outcome != Outcome::NotFound || reading.is_envelope);
+    assert!(!rules::storable(reading, status) || reading.is_envelope);
+    assert!(!reading.settles_order(status) || reading.is_envelope);
 }
 
 /// What stands at the top, in order; `None` if it is no JSON object.
@@ -68,7 +68,7 @@ fn members(body: &[u8]) -> Option<Vec<(String, serde_json::Value)>> {
 }
 
 /// The contract's words, word by word.
-fn model(status: StatusCode, members: &[(String, serde_json::Value)], messages: &MessagesConfig) -> Reading {
+fn model(status: StatusCode, members: &[(String, serde_json::Value)], messages: &MessagesConfig) -> Classification {
     let all =
         |name: &str| members.iter().filter(|(known, _)| known == name).map(|(_, value)| value).collect::<Vec<_>>();
     let success = match all("success").as_slice() {
@@ -81,7 +81,7 @@ fn model(status: StatusCode, members: &[(String, serde_json::Value)], messages: 
         _ => None,
     };
     let says = |list: &[String]| text.is_some_and(|text| list.contains(&lower(text.trim())));
-    let reading = |outcome, key_refused| Reading { outcome, enveloped: success.is_some(), key_refused };
+    let reading = |outcome, key_refused| Classification { outcome, is_envelope: success.is_some(), key_refused };
     if success == Some(false) {
         if says(&messages.not_found) {
             return reading(Outcome::NotFound, false);

@@ -176,11 +176,11 @@ fn what_a_proxy_refuses_was_not_sent_and_says_why() {
         (Acts::Says("HTTP/1.1 403 Forbidden\r\ncontent-length: 3\r\n\r\nno!"), "the proxy answered 403 to CONNECT"),
         (Acts::Closes("HTTP/1.0 502 Bad Gateway\r\n\r\n"), "the proxy answered 502 to CONNECT"),
         (Acts::Says("HTTP/1.1 200 OK\r\nx: 1\r\nSSH-2.0-canary\r\n"), "did not open in time"),
-        (Acts::Says("SSH-2.0-canary\r\n"), "the proxy's answer is not HTTP"),
+        (Acts::Says("SSH-2.0-canary\r\n"), "the proxy's response is not HTTP"),
         (Acts::Says(""), "did not open in time"),
         (Acts::Drips, "did not open in time"),
-        (Acts::Closes(""), "the proxy closed the connection before it answered"),
-        (Acts::Closes("HTTP/1.1 200 OK\r\nvia"), "the proxy closed the connection before it answered"),
+        (Acts::Closes(""), "the proxy closed the connection before it responded"),
+        (Acts::Closes("HTTP/1.1 200 OK\r\nvia"), "the proxy closed the connection before it responded"),
     ] {
         proxy.does(acts);
         let before = stage.received().len();

@@ -170,6 +170,7 @@ fn whoever_comes_without_tls_is_told_and_whoever_comes_slowly_is_cut() {
     assert!(answer.code() == "request.malformed" && answer.text().contains("https://"), "{}", answer.text());
     before_a_request(&answer);
     assert!(cleartext.ends());
+    drop(cleartext);
     until("it is counted", || stage.metric("tls_handshakes_total", &[("result", "cleartext")]) == 1.0);
     until("and as a request", || stage.metric("requests_total", &[("outcome", "bad_request")]) == 1.0);
     // Garbage, and a record that is none: an alert at most.

@@ -107,12 +107,16 @@ impl Refusal {
 
     /// The response holds the account's secret key.
     pub(crate) fn leak() -> Self {
-        Refusal::new(Code::UpstreamLeak, "Fastrac's response contains the account's secret key and was withheld; tell the operators")
+        Refusal::new(
+            Code::UpstreamLeak,
+            "Fastrac's response contains the account's secret key and was withheld; tell the operators",
+        )
     }
 
     /// Fastrac accepts no key pair of the account.
     pub(crate) fn key_rejected() -> Self {
-        let message = "Fastrac refuses the account's key pair; nothing was executed; the operators must replace the pair";
+        let message =
+            "Fastrac refuses the account's key pair; nothing was executed; the operators must replace the pair";
         Refusal::new(Code::KeysRejected, message)
     }
 

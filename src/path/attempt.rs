@@ -130,7 +130,9 @@ fn bounds(call: &UpstreamCall, began: Instant) -> Bounds {
 fn read(call: &UpstreamCall, answer: &Answer) -> Classification {
     let messages = &call.account.messages;
     match &answer.body {
-        AnswerBody::Whole(body) if call.needs_whole_answer() => outcome::classify_strictly(answer.status, body, messages),
+        AnswerBody::Whole(body) if call.needs_whole_answer() => {
+            outcome::classify_strictly(answer.status, body, messages)
+        }
         AnswerBody::Whole(body) => outcome::classify(answer.status, body, messages),
         AnswerBody::Long(stream) => outcome::classify_beginning(answer.status, stream.beginning(), messages),
     }

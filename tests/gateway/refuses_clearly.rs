@@ -568,7 +568,7 @@ fn only_if_cached_never_asks() {
 }
 
 #[test]
-fn a_failing_fastrac_is_given_a_rest() {
+fn a_failing_fastrac_opens_the_breaker() {
     let breaker = "minimum = 4, failures = 0.5, open = \"60s\", window = \"60s\"";
     let stage = Setup { breaker, ..limited() }.start();
     stage.sandbox.fault(Fault::on("v2.webhook_get", Act::Html(500)));

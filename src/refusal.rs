@@ -25,7 +25,7 @@ use crate::{
     orders::{FirstSent, JournalError, OrderRefusal},
     outcome::{Code, Outcome, Sent},
     record::RequestId,
-    reply::{Reply, ReplyBody, Stamp},
+    reply::{GatewayHeaders, Reply, ReplyBody},
     retry_after::whole_seconds,
     upstream::{Failure, breaker::BreakerOpen},
 };
@@ -154,7 +154,7 @@ impl Refusal {
         let (kind, body) = self.body(&id, sent, RefusalFormat::Envelope);
         let mut reply = self.with_body(kind, body.clone());
         reply.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        reply.stamp(Stamp { request_id: &id, sent, limits: None, close: true });
+        reply.stamp(GatewayHeaders { request_id: &id, sent, limits: None, close: true });
         let reason = self.status.canonical_reason().unwrap_or_default();
         let date = Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
         let mut response = format!("HTTP/1.1 {} {reason}\r\ndate: {date}\r\n", self.status.as_u16());

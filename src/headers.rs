@@ -30,8 +30,9 @@ pub fn reaches_fastrac(name: &str) -> bool {
                 | "x-http-method-override" | "x-http-method" | "x-method-override"
                 // tracing, and the gateway's own
                 | "x-request-id" | "traceparent" | "tracestate" | "baggage" | "b3" | "idempotency-key"
-            );
-        !removed && !(name.starts_with("x-") && REQUEST_FAMILIES.iter().any(|family| name.starts_with(family)))
+            )
+            || name.starts_with("x-") && REQUEST_FAMILIES.iter().any(|family| name.starts_with(family));
+        !removed
     })
 }
 

@@ -226,7 +226,8 @@ impl BreakerCore {
         let now = Instant::now();
         match (locked.circuit, success) {
             (Circuit::Closed, Some(success)) => {
-                if locked.count(success, now) {
+                let opens = locked.count(success, now);
+                if opens {
                     self.open(&mut locked, now);
                 }
             }

@@ -115,9 +115,9 @@ async fn answer(simulation: &SharedSimulation, token: Token, request: Request<In
     };
     let (status, kind, text) = match outcome {
         Ok(ControlResponse::Json(value)) => (StatusCode::OK, JSON, format!("{value}\n")),
-        Ok(ControlResponse::AfterDeliveries(say)) => {
+        Ok(ControlResponse::AfterDeliveries(render)) => {
             deliveries(simulation).await;
-            (StatusCode::OK, JSON, format!("{}\n", say(&mut simulation.lock())))
+            (StatusCode::OK, JSON, format!("{}\n", render(&mut simulation.lock())))
         }
         Ok(ControlResponse::Text(kind, text)) => (StatusCode::OK, kind, text),
         Err(ControlError { status, text }) => (status, JSON, format!("{}\n", json!({"error": text}))),
@@ -133,32 +133,32 @@ async fn answer(simulation: &SharedSimulation, token: Token, request: Request<In
 /// Waits until all due webhooks have been sent.
 async fn deliveries(simulation: &SharedSimulation) {
     let bell = simulation.lock().idle_signal();
-    let calm = async {
+    let until_idle = async {
         loop {
-            let told = bell.notified();
+            let notified = bell.notified();
             if simulation.lock().is_idle() {
                 return;
             }
-            told.await;
+            notified.await;
         }
     };
     // A timeout is not an error: the list of deliveries shows what is pending.
-    let _ = tokio::time::timeout(MAX_WAIT, calm).await;
+    let _ = tokio::time::timeout(MAX_WAIT, until_idle).await;
 }
 
 fn guard(headers: &HeaderMap, token: Token) -> Result<(), ControlError> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
     let host = text(header::HOST).parse::<http::uri::Authority>();
-    let good = host.is_ok_and(|host| {
+    let acceptable = host.is_ok_and(|host| {
         let name = host.host().trim_start_matches('[').trim_end_matches(']');
         name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok()
     });
-    if !good {
+    if !acceptable {
         return Err(refusal(StatusCode::MISDIRECTED_REQUEST, "Host must be an IP address or localhost"));
     }
     let Some(token) = token else { return Ok(()) };
-    let given = text(header::AUTHORIZATION).strip_prefix("Bearer ").unwrap_or("");
-    if bool::from(given.as_bytes().ct_eq(token.as_bytes())) {
+    let sent = text(header::AUTHORIZATION).strip_prefix("Bearer ").unwrap_or("");
+    if bool::from(sent.as_bytes().ct_eq(token.as_bytes())) {
         Ok(())
     } else {
         let text = "send the token of --control-token-file as Authorization: Bearer …";
@@ -175,10 +175,10 @@ fn control(simulation: &SharedSimulation, method: &Method, uri: &http::Uri, body
             Err(wrong_method(&[Method::GET]))
         };
     }
-    let here: Vec<(&ControlRoute, String)> =
+    let matching: Vec<(&ControlRoute, String)> =
         ROOMS.iter().copied().flatten().filter_map(|route| Some((route, route.segment(path)?))).collect();
-    let Some((route, segment)) = here.iter().find(|(route, _)| route.method == *method) else {
-        let methods: Vec<Method> = here.iter().map(|(route, _)| route.method.clone()).collect();
+    let Some((route, segment)) = matching.iter().find(|(route, _)| route.method == *method) else {
+        let methods: Vec<Method> = matching.iter().map(|(route, _)| route.method.clone()).collect();
         return Err(if methods.is_empty() { nowhere() } else { wrong_method(&methods) });
     };
     (route.act)(&mut simulation.lock(), &ControlRequest { segment: segment.clone(), query: uri.query(), body })

@@ -78,7 +78,7 @@ impl ApiError {
             ApiError::NotFound => not_found,
             ApiError::NoSuchPath | ApiError::NoCourier | ApiError::NotCancellable => 404,
             ApiError::BodyTooLong => 413,
-            ApiError::LimitExceeded(refused) => refused.status,
+            ApiError::LimitExceeded(limit) => limit.status,
             ApiError::Custom(status, _) => *status,
         }
     }
@@ -92,14 +92,14 @@ impl ApiError {
             // Spelled as published.
             ApiError::NotCancellable => "An error occurred while placing an cancel",
             ApiError::BodyTooLong => "Request entity too large",
-            ApiError::LimitExceeded(refused) => &refused.message,
+            ApiError::LimitExceeded(limit) => &limit.message,
         }
     }
 
     /// Value of `Retry-After` in seconds; absent: no such header.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
-            ApiError::LimitExceeded(refused) => refused.retry_after,
+            ApiError::LimitExceeded(limit) => limit.retry_after,
             _ => None,
         }
     }

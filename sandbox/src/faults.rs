@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use act::{Act, CannedEnvelope, CannedResponse, TlsFailure};
-pub(crate) use act::{LONGEST_UPLOAD, pad, page};
+pub(crate) use act::{MAX_UPLOAD, pad, page};
 pub use distribution::DelayDistribution;
 
 use super::{
@@ -24,7 +24,7 @@ use super::{
 };
 
 /// Used-up faults that are still listed.
-const SPENT: usize = 100;
+const MAX_SPENT: usize = 100;
 
 /// Which requests are affected, when, how often, and how.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -114,7 +114,7 @@ struct Armed {
     /// Matching requests while it was in force.
     seen: u64,
     /// Requests that it was applied to.
-    met: u64,
+    applied: u64,
 }
 
 impl Fault {
@@ -161,7 +161,7 @@ impl Faults {
         for when in [&mut fault.from, &mut fault.until] {
             *when = when.map(|when| When::At(when.millis(now)));
         }
-        self.armed.push(Armed { number: self.next, fault, seen: 0, met: 0 });
+        self.armed.push(Armed { number: self.next, fault, seen: 0, applied: 0 });
         self.next
     }
 
@@ -180,26 +180,26 @@ impl Faults {
     /// The armed faults with how often each was applied, and the used-up ones, as JSON.
     pub(crate) fn json(&self) -> Value {
         let line =
-            |armed: &Armed| json!({"id": armed.number, "met": armed.met, "seen": armed.seen, "fault": armed.fault});
+            |armed: &Armed| json!({"id": armed.number, "met": armed.applied, "seen": armed.seen, "fault": armed.fault});
         let spent: Vec<Value> = self.spent.iter().map(line).collect();
         json!({"faults": self.armed.iter().map(line).collect::<Vec<_>>(), "spent": spent})
     }
 
     /// How often a fault was applied; `None` if it is no longer known.
     pub(crate) fn times_applied(&self, number: u64) -> Option<u64> {
-        self.armed.iter().chain(&self.spent).find(|armed| armed.number == number).map(|armed| armed.met)
+        self.armed.iter().chain(&self.spent).find(|armed| armed.number == number).map(|armed| armed.applied)
     }
 
     /// The fault that applies to a request; counts it.
-    pub(crate) fn apply(&mut self, asked: &RequestSummary<'_>) -> Option<AppliedFault> {
-        self.apply_first(asked.at, |fault| fault.matches(asked))
+    pub(crate) fn apply(&mut self, request: &RequestSummary<'_>) -> Option<AppliedFault> {
+        self.apply_first(request.at, |fault| fault.matches(request))
     }
 
     /// The fault that applies to a request while its body is being received; counts it. If the first fault due is of
     /// another kind, nothing is counted: that one applies when the request is complete.
-    pub(crate) fn apply_to_upload(&mut self, asked: &RequestSummary<'_>) -> Option<AppliedFault> {
-        let first = self.armed.iter().find(|armed| armed.would_apply(asked, self.seed))?;
-        if matches!(first.fault.act, Act::ResetUpload { .. }) { self.apply(asked) } else { None }
+    pub(crate) fn apply_to_upload(&mut self, request: &RequestSummary<'_>) -> Option<AppliedFault> {
+        let first = self.armed.iter().find(|armed| armed.would_apply(request, self.seed))?;
+        if matches!(first.fault.act, Act::ResetUpload { .. }) { self.apply(request) } else { None }
     }
 
     /// Whether an armed fault can apply before a request is complete, so that its head must be checked.
@@ -217,17 +217,17 @@ impl Faults {
         let due = |armed: &mut Armed| matches(&armed.fault) && armed.due(seed, at);
         let position = self.armed.iter_mut().position(due)?;
         let armed = &mut self.armed[position];
-        armed.met += 1;
-        let met = armed.draw(seed);
+        armed.applied += 1;
+        let fault = armed.draw(seed);
         if let Some(times) = &mut armed.fault.times {
             *times -= 1;
             if *times == 0 {
                 let spent = self.armed.remove(position);
-                self.spent.truncate(SPENT - 1);
+                self.spent.truncate(MAX_SPENT - 1);
                 self.spent.push_front(spent);
             }
         }
-        Some(met)
+        Some(fault)
     }
 }
 
@@ -242,8 +242,8 @@ impl Armed {
     }
 
     /// Whether it would apply to a request that arrived now; counts nothing.
-    fn would_apply(&self, asked: &RequestSummary<'_>, seed: u64) -> bool {
-        self.fault.matches(asked) && self.in_force(asked.at) && self.selects(self.seen + 1, seed)
+    fn would_apply(&self, request: &RequestSummary<'_>, seed: u64) -> bool {
+        self.fault.matches(request) && self.in_force(request.at) && self.selects(self.seen + 1, seed)
     }
 
     fn in_force(&self, at: i64) -> bool {
@@ -278,12 +278,12 @@ impl Armed {
 }
 
 impl Fault {
-    fn matches(&self, asked: &RequestSummary<'_>) -> bool {
-        let name = asked.operation.map(Operation::name);
+    fn matches(&self, request: &RequestSummary<'_>) -> bool {
+        let name = request.operation.map(Operation::name);
         !matches!(self.act, Act::Tls(_))
             && self.operation.as_deref().is_none_or(|wanted| name == Some(wanted))
-            && self.path.as_deref().is_none_or(|wanted| asked.path == wanted)
-            && self.key.as_deref().is_none_or(|wanted| asked.key == Some(wanted))
+            && self.path.as_deref().is_none_or(|wanted| request.path == wanted)
+            && self.key.as_deref().is_none_or(|wanted| request.key == Some(wanted))
     }
 
     /// Whether it has a selector or delay that needs a request.

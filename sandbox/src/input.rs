@@ -10,13 +10,13 @@ use super::envelope::ApiError;
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
 /// Largest number accepted: keeps sums and products of a few of them within 64 bits.
-pub(crate) const MOST: u64 = 1_000_000_000_000;
+pub(crate) const MAX_NUMBER: u64 = 1_000_000_000_000;
 
 /// A JSON object and its path within the body.
 #[derive(Clone, Debug)]
 pub(crate) struct Fields<'a> {
     map: &'a Map<String, Value>,
-    place: String,
+    path: String,
 }
 
 fn invalid<T>(text: String) -> ApiResult<T> {
@@ -78,16 +78,16 @@ impl<'a> Fields<'a> {
     /// If it is not an object.
     pub(crate) fn of(value: &'a Value) -> ApiResult<Self> {
         match value.as_object() {
-            Some(map) => Ok(Fields { map, place: String::new() }),
+            Some(map) => Ok(Fields { map, path: String::new() }),
             None => invalid("Body must be a JSON object".to_owned()),
         }
     }
 
     fn name(&self, name: &str) -> String {
-        format!("{}{name}", self.place)
+        format!("{}{name}", self.path)
     }
 
-    fn complain<T>(&self, name: &str, what: &str) -> ApiResult<T> {
+    fn error<T>(&self, name: &str, what: &str) -> ApiResult<T> {
         invalid(format!("{} {what}", self.name(name)))
     }
 
@@ -97,7 +97,7 @@ impl<'a> Fields<'a> {
     }
 
     fn required(&self, name: &str) -> ApiResult<&'a Value> {
-        self.get(name).map_or_else(|| self.complain(name, "is required"), Ok)
+        self.get(name).map_or_else(|| self.error(name, "is required"), Ok)
     }
 
     /// A string that is not empty.
@@ -107,9 +107,9 @@ impl<'a> Fields<'a> {
     /// If it is missing or of another type; so with all methods below.
     pub(crate) fn text(&self, name: &str) -> ApiResult<&'a str> {
         match self.required(name)?.as_str() {
-            Some("") => self.complain(name, "is required"),
+            Some("") => self.error(name, "is required"),
             Some(text) => Ok(text),
-            None => self.complain(name, "must be a string"),
+            None => self.error(name, "must be a string"),
         }
     }
 
@@ -117,7 +117,7 @@ impl<'a> Fields<'a> {
     pub(crate) fn text_or_empty(&self, name: &str) -> ApiResult<&'a str> {
         match self.get(name) {
             None => Ok(""),
-            Some(value) => value.as_str().map_or_else(|| self.complain(name, "must be a string"), Ok),
+            Some(value) => value.as_str().map_or_else(|| self.error(name, "must be a string"), Ok),
         }
     }
 
@@ -127,19 +127,19 @@ impl<'a> Fields<'a> {
         let number = value.as_u64().or_else(|| {
             let rounded = value.as_f64()?.ceil();
             // In range, so the cast is exact.
-            (0.0..=MOST as f64).contains(&rounded).then_some(rounded as u64)
+            (0.0..=MAX_NUMBER as f64).contains(&rounded).then_some(rounded as u64)
         });
         match number {
-            Some(number) if number <= MOST => Ok(number),
-            _ if value.is_number() => self.complain(name, "is out of range"),
-            _ => self.complain(name, "must be a number"),
+            Some(number) if number <= MAX_NUMBER => Ok(number),
+            _ if value.is_number() => self.error(name, "is out of range"),
+            _ => self.error(name, "must be a number"),
         }
     }
 
     /// A number of at least 1.
     pub(crate) fn positive(&self, name: &str) -> ApiResult<u64> {
         match self.number(name)? {
-            0 => self.complain(name, "must be above zero"),
+            0 => self.error(name, "must be above zero"),
             number => Ok(number),
         }
     }
@@ -154,7 +154,7 @@ impl<'a> Fields<'a> {
         match self.required(name)?.as_str() {
             Some("1") => Ok(true),
             Some("0") => Ok(false),
-            _ => self.complain(name, r#"must be "0" or "1""#),
+            _ => self.error(name, r#"must be "0" or "1""#),
         }
     }
 
@@ -165,20 +165,20 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn object(&self, name: &str) -> ApiResult<Fields<'a>> {
         match self.required(name)?.as_object() {
-            Some(map) => Ok(Fields { map, place: format!("{}.", self.name(name)) }),
-            None => self.complain(name, "must be an object"),
+            Some(map) => Ok(Fields { map, path: format!("{}.", self.name(name)) }),
+            None => self.error(name, "must be an object"),
         }
     }
 
     /// An array of 1 to 1,000 objects.
     pub(crate) fn objects(&self, name: &str) -> ApiResult<Vec<Fields<'a>>> {
-        let Some(list) = self.required(name)?.as_array() else { return self.complain(name, "must be an array") };
+        let Some(list) = self.required(name)?.as_array() else { return self.error(name, "must be an array") };
         if list.is_empty() || list.len() > 1_000 {
-            return self.complain(name, "must have 1 to 1000 elements");
+            return self.error(name, "must have 1 to 1000 elements");
         }
         let element = |(position, value): (usize, &'a Value)| match value.as_object() {
-            Some(map) => Ok(Fields { map, place: format!("{}[{position}].", self.name(name)) }),
-            None => self.complain(&format!("{name}[{position}]"), "must be an object"),
+            Some(map) => Ok(Fields { map, path: format!("{}[{position}].", self.name(name)) }),
+            None => self.error(&format!("{name}[{position}]"), "must be an object"),
         };
         list.iter().enumerate().map(element).collect()
     }

@@ -130,7 +130,7 @@ pub(crate) struct Journal {
     bytes: usize,
     next: u64,
     counters: Counters,
-    nobody: Arc<str>,
+    no_key: Arc<str>,
     executed_orders: ExecutedOrders,
 }
 
@@ -142,7 +142,7 @@ impl Journal {
             bytes: 0,
             next: 1,
             counters: Counters::default(),
-            nobody: "-".into(),
+            no_key: "-".into(),
             executed_orders: ExecutedOrders::new(REMEMBERED),
         }
     }
@@ -214,7 +214,7 @@ impl Journal {
     }
 
     /// Counts a connection that a fault was applied to.
-    pub(crate) fn meet(&mut self, act: &'static str) {
+    pub(crate) fn count_connection_fault(&mut self, act: &'static str) {
         *self.counters.acts.entry(act).or_default() += 1;
     }
 
@@ -237,7 +237,7 @@ impl Journal {
     /// Counts a request that a fault was applied to while its body was being received.
     pub(crate) fn interrupted(&mut self, act: &'static str) {
         self.counters.faults += 1;
-        self.meet(act);
+        self.count_connection_fault(act);
         self.broken();
     }
 
@@ -280,7 +280,7 @@ impl Journal {
 
     fn tally(&mut self, operation: Option<Operation>, key: Option<&Arc<str>>) -> &mut OperationCounts {
         let name = operation.map_or("-", Operation::name);
-        self.counters.operations.entry((name, Arc::clone(key.unwrap_or(&self.nobody)))).or_default()
+        self.counters.operations.entry((name, Arc::clone(key.unwrap_or(&self.no_key)))).or_default()
     }
 
     fn entry(&mut self, seq: u64) -> Option<&mut Entry> {

@@ -237,8 +237,8 @@ mod tests {
         assert_eq!(clock::local(LATE), "2026-01-02 23:59:59");
         assert_eq!(admitted(&mut limits, "a", LATE, 5), 2);
         assert_eq!(admitted(&mut limits, "b", LATE, 5), 2, "each key for itself");
-        let refused = limits.admit(&"a".into(), LATE).unwrap();
-        assert_eq!((refused.window, refused.status, refused.retry_after), (Window::Day, 429, Some(1)));
+        let exceeded = limits.admit(&"a".into(), LATE).unwrap();
+        assert_eq!((exceeded.window, exceeded.status, exceeded.retry_after), (Window::Day, 429, Some(1)));
         let earlier = limits.admit(&"a".into(), LATE - 3_600_000).unwrap();
         assert_eq!(earlier.retry_after, Some(3_601));
         assert_eq!(admitted(&mut limits, "a", LATE + 500, 5), 2);

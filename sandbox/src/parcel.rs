@@ -16,11 +16,11 @@ use super::{
 };
 
 /// Largest length, in cm.
-const LONGEST: u64 = 10_000;
+const MAX_LENGTH: u64 = 10_000;
 /// Largest weight of one piece, in grams.
-const HEAVIEST: u64 = 100_000_000;
+const MAX_WEIGHT: u64 = 100_000_000;
 /// Largest number of pieces.
-const MANY: u64 = 10_000;
+const MAX_QUANTITY: u64 = 10_000;
 
 /// Pieces of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +95,10 @@ impl Item {
     ///
     /// If a length, the weight or the quantity is too large.
     pub(crate) fn bounded(self) -> ApiResult<Item> {
-        let absurd = self.size.iter().any(|length| *length > LONGEST) || self.weight > HEAVIEST || self.quantity > MANY;
-        if absurd {
+        let too_large = self.size.iter().any(|length| *length > MAX_LENGTH)
+            || self.weight > MAX_WEIGHT
+            || self.quantity > MAX_QUANTITY;
+        if too_large {
             Err(ApiError::Invalid("dimension, weight or quantity is out of range".to_owned()))
         } else {
             Ok(self)
@@ -178,7 +180,7 @@ mod tests {
         #[test]
         fn a_box_holds_what_is_in_it(
             items in prop::collection::vec(
-                (prop::array::uniform3(1_u64..=LONGEST), 1_u64..=HEAVIEST, 1_u64..=MANY)
+                (prop::array::uniform3(1_u64..=MAX_LENGTH), 1_u64..=MAX_WEIGHT, 1_u64..=MAX_QUANTITY)
                     .prop_map(|(size, weight, quantity)| item(size, weight, quantity)), 1..20))
         {
             let parcel = pack(&items, 6_000);

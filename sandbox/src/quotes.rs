@@ -2,7 +2,7 @@
 //!
 //! What always holds: a `tariff_id` is valid for one order (by configuration: any number) until it expires, by the
 //! sandbox's clock; expired quotes are forgotten, so memory is bounded by the quotes made within that time and by
-//! [`MOST`].
+//! [`MAX_QUOTES`].
 
 use std::collections::{HashMap, VecDeque};
 
@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Maximum number of quotes kept; the oldest are dropped first.
-const MOST: usize = 1 << 18;
+const MAX_QUOTES: usize = 1 << 18;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quote {
@@ -110,7 +110,7 @@ impl Quotes {
     }
 
     fn forget(&mut self, now: i64) {
-        while self.order.front().is_some_and(|(expires, _)| *expires <= now || self.order.len() > MOST) {
+        while self.order.front().is_some_and(|(expires, _)| *expires <= now || self.order.len() > MAX_QUOTES) {
             let Some((_, tariff_id)) = self.order.pop_front() else { return };
             self.known.remove(&tariff_id);
         }

@@ -36,7 +36,7 @@ use response::{Ending, Reaction, shape};
 use upload::BodyRead;
 
 /// Pause after a failed accept (no file descriptors left), to avoid a busy loop.
-const PAUSE: Duration = Duration::from_millis(20);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// The simulation, shared by the server, the control address and the handle.
 pub(super) type SharedSimulation = Arc<Mutex<Simulation>>;
@@ -74,14 +74,14 @@ pub(super) async fn accept(
 ) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            sleep(PAUSE).await;
+            sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let _ = stream.set_nodelay(true);
         let (simulation, tls) = (Arc::clone(&simulation), tls.clone());
         tasks.spawn(async move {
-            let met = simulation.lock().connection_fault();
-            match (met, tls) {
+            let fault = simulation.lock().connection_fault();
+            match (fault, tls) {
                 (Some(Act::Tls(how)), tls) => handshake::fail(stream, how, tls.is_some()).await,
                 (_, None) => connection(stream, simulation).await,
                 (_, Some(tls)) => match tls.accept(stream).await {
@@ -126,28 +126,29 @@ async fn respond(
     request: hyper::Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ConnectionEnded> {
     let (head, mut body) = request.into_parts();
-    let met = if body.is_end_stream() { None } else { simulation.lock().upload_fault(&head) };
+    let fault = if body.is_end_stream() { None } else { simulation.lock().upload_fault(&head) };
     // An unread body is kept until the connection ends: hyper closes the connection when it is dropped, and would do
     // so without a reset.
-    let (body, whole) = match upload::read(&mut body, met.as_ref()).await {
+    let (body, whole) = match upload::read(&mut body, fault.as_ref()).await {
         BodyRead::Whole(body) => (body, true),
         BodyRead::TooLong => (Bytes::new(), false),
-        BodyRead::Broken => return Err(broken(&simulation, met.as_ref())),
-        BodyRead::Enough => {
-            let ended = broken(&simulation, met.as_ref());
-            pause(met.map_or(0, |met| met.wait.saturating_add(met.delay))).await;
+        BodyRead::Broken => return Err(broken(&simulation, fault.as_ref())),
+        BodyRead::LimitReached => {
+            let ended = broken(&simulation, fault.as_ref());
+            pause(fault.map_or(0, |fault| fault.wait.saturating_add(fault.delay))).await;
             *last.lock() = Some(Ending { bytes: Vec::new(), reset: true });
             return Err(ended);
         }
     };
-    let request = BufferedRequest { connection, method: head.method, uri: head.uri, headers: head.headers, body, met };
+    let request =
+        BufferedRequest { connection, method: head.method, uri: head.uri, headers: head.headers, body, fault };
     let received = simulation.lock().receive(request);
-    let AppliedFault { act, wait, delay, .. } = received.met.clone().unwrap_or_default();
+    let AppliedFault { act, wait, delay, .. } = received.fault.clone().unwrap_or_default();
     pause(wait).await;
     let answer = execute(&simulation, &received, &act, whole);
     pause(delay).await;
-    let given = give(&simulation, &received, answer, act);
-    match given {
+    let reaction = apply_fault(&simulation, &received, answer, act);
+    match reaction {
         Reaction::Answer(response) => Ok(response),
         Reaction::End(ending, _) => {
             *last.lock() = Some(ending);
@@ -157,10 +158,10 @@ async fn respond(
 }
 
 /// Counts an incomplete request.
-fn broken(simulation: &SharedSimulation, met: Option<&AppliedFault>) -> ConnectionEnded {
+fn broken(simulation: &SharedSimulation, fault: Option<&AppliedFault>) -> ConnectionEnded {
     let journal = &mut simulation.lock().journal;
-    match met {
-        Some(met) => journal.interrupted(met.act.name()),
+    match fault {
+        Some(fault) => journal.interrupted(fault.act.name()),
         None => journal.broken(),
     }
     ConnectionEnded
@@ -179,15 +180,20 @@ fn execute(simulation: &SharedSimulation, received: &JournaledRequest, act: &Act
 }
 
 /// Applies the fault to the response, and records its status.
-fn give(simulation: &SharedSimulation, received: &JournaledRequest, answer: Option<ApiResponse>, act: Act) -> Reaction {
+fn apply_fault(
+    simulation: &SharedSimulation,
+    received: &JournaledRequest,
+    answer: Option<ApiResponse>,
+    act: Act,
+) -> Reaction {
     let mut simulation = simulation.lock();
-    let given = shape(answer, act, simulation.stated_time(received));
-    let status = match &given {
+    let reaction = shape(answer, act, simulation.stated_time(received));
+    let status = match &reaction {
         Reaction::Answer(response) => Some(response.status().as_u16()),
         Reaction::End(_, status) => *status,
     };
     if let Some(status) = status {
         simulation.answered(received, status);
     }
-    given
+    reaction
 }

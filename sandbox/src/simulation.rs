@@ -89,7 +89,7 @@ pub(crate) struct BufferedRequest {
     pub headers: HeaderMap,
     pub body: Bytes,
     /// The fault that was applied before it was complete: see [`Simulation::upload_fault`].
-    pub met: Option<AppliedFault>,
+    pub fault: Option<AppliedFault>,
 }
 
 /// A request that is in the journal.
@@ -102,7 +102,7 @@ pub(crate) struct JournaledRequest {
     body: Bytes,
     limited: Option<LimitExceeded>,
     /// The fault that applies to it.
-    pub met: Option<AppliedFault>,
+    pub fault: Option<AppliedFault>,
 }
 
 /// The real response.
@@ -208,8 +208,8 @@ impl Simulation {
         if key.is_none() && self.keys.mixed(&request.headers) {
             self.journal.mixed();
         }
-        let asked = faults::RequestSummary { operation, path, key: key.as_deref(), at };
-        let met = request.met.or_else(|| self.faults.apply(&asked));
+        let summary = faults::RequestSummary { operation, path, key: key.as_deref(), at };
+        let fault = request.fault.or_else(|| self.faults.apply(&summary));
         let limited = key.as_ref().and_then(|key| self.limits.admit(key, at));
         let entry = Entry {
             seq: 0,
@@ -224,12 +224,12 @@ impl Simulation {
             status: None,
             executed: false,
             duplicate: false,
-            fault: met.as_ref().map(|met| met.number),
-            act: met.as_ref().map(|met| met.act.name()),
-            limited: limited.as_ref().map(|refused| refused.window),
+            fault: fault.as_ref().map(|fault| fault.number),
+            act: fault.as_ref().map(|fault| fault.act.name()),
+            limited: limited.as_ref().map(|exceeded| exceeded.window),
         };
         let seq = self.journal.receive(entry);
-        JournaledRequest { seq, row, key, uri: request.uri, body: request.body, limited, met }
+        JournaledRequest { seq, row, key, uri: request.uri, body: request.body, limited, fault }
     }
 
     /// Position in the route table.
@@ -250,7 +250,7 @@ impl Simulation {
         let operation = received.row.map(|row| Routes::get().rows()[row].operation);
         let outcome = match (&received.key, &received.limited, operation) {
             (None, ..) => Err(ApiError::Unauthorized),
-            (_, Some(refused), _) => Err(ApiError::LimitExceeded(refused.clone())),
+            (_, Some(exceeded), _) => Err(ApiError::LimitExceeded(exceeded.clone())),
             (Some(_), None, None) => Err(ApiError::NoSuchPath),
             (Some(_), None, Some(operation)) => self.perform(operation, received),
         };
@@ -268,16 +268,16 @@ impl Simulation {
     }
 
     fn answer(&self, received: &JournaledRequest, outcome: ApiResult<Success>) -> ApiResponse {
-        let first = match received.row {
+        let v1 = match received.row {
             Some(row) => Routes::get().rows()[row].operation.version == ApiVersion::V1,
             None => received.uri.path().starts_with("/api"),
         };
-        let timestamp = (self.switches.timestamp && !first).then(|| clock::utc(self.stated_time(received)));
+        let timestamp = (self.switches.timestamp && !v1).then(|| clock::utc(self.stated_time(received)));
         match outcome {
-            Ok(reply) => ApiResponse { status: 200, body: reply.body(timestamp.as_deref()), retry_after: None },
-            Err(failure) => {
-                let (status, body) = (failure.status(self.switches.not_found), failure.body(timestamp.as_deref()));
-                ApiResponse { status, body, retry_after: failure.retry_after() }
+            Ok(success) => ApiResponse { status: 200, body: success.body(timestamp.as_deref()), retry_after: None },
+            Err(error) => {
+                let (status, body) = (error.status(self.switches.not_found), error.body(timestamp.as_deref()));
+                ApiResponse { status, body, retry_after: error.retry_after() }
             }
         }
     }
@@ -299,23 +299,25 @@ impl Simulation {
             }
             OperationKind::MultiItems => parcel::multi_items(&received.body),
             OperationKind::WebhookGet => Ok(self.outbox.get()),
-            OperationKind::BalanceHistory if received.body.is_empty() => self.ask(operation, received.seq, b"{}"),
-            _ => self.ask(operation, received.seq, &received.body),
+            OperationKind::BalanceHistory if received.body.is_empty() => {
+                self.perform_with_body(operation, received.seq, b"{}")
+            }
+            _ => self.perform_with_body(operation, received.seq, &received.body),
         }
     }
 
     /// Performs an operation that takes a JSON object.
-    fn ask(&mut self, operation: Operation, seq: u64, body: &[u8]) -> ApiResult<Success> {
+    fn perform_with_body(&mut self, operation: Operation, seq: u64, body: &[u8]) -> ApiResult<Success> {
         let content = input::json(body)?;
-        let reply = self.reply(operation, &content)?;
-        if reply.executed {
+        let success = self.perform_json(operation, &content)?;
+        if success.executed {
             self.journal.execute(seq, operation, &content);
             self.wake_if_earlier();
         }
-        Ok(reply)
+        Ok(success)
     }
 
-    fn reply(&mut self, operation: Operation, content: &Value) -> ApiResult<Success> {
+    fn perform_json(&mut self, operation: Operation, content: &Value) -> ApiResult<Success> {
         let fields = Fields::of(content)?;
         let (now, seed) = (self.clock.now(), self.seed);
         match operation.kind {

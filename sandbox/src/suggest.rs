@@ -1,7 +1,7 @@
 //! Suggestions for unknown keys and values.
 
 /// Longest word compared, in characters: the comparison takes time proportional to the product of the lengths.
-const LONGEST: usize = 64;
+const MAX_WORD: usize = 64;
 
 /// Replaces the list of all known names in serde's message about an unknown key or value by the nearest one. Other
 /// messages stay as they are.
@@ -17,7 +17,7 @@ pub(crate) fn reword(text: &str) -> String {
 }
 
 fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let word: String = word.chars().take(LONGEST).collect();
+    let word: String = word.chars().take(MAX_WORD).collect();
     known
         .iter()
         .map(|candidate| (strsim::jaro_winkler(&word, candidate), *candidate))

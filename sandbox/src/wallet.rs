@@ -4,7 +4,7 @@
 //! pending until then. The format of the response is not public: members have the names that the fact sheet assumes.
 //!
 //! What always holds: the balance is the opening balance plus all movements, and never negative; the newest movements
-//! are kept, [`MOST`] of them, 48 bytes each: a movement stores its order's number, and its texts are made when it is
+//! are kept, [`MAX_MOVEMENTS`] of them, 48 bytes each: a movement stores its order's number, and its texts are made when it is
 //! shown.
 
 use std::collections::VecDeque;
@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Maximum number of movements kept.
-const MOST: usize = 1 << 20;
+const MAX_MOVEMENTS: usize = 1 << 20;
 
 /// Default and maximum number of rows of a response.
 const PAGE: (u64, u64) = (100, 1_000);
@@ -167,7 +167,7 @@ impl Wallet {
 
     fn push(&mut self, booking: Booking) {
         let Booking { at, kind, credit, amount, order } = booking;
-        if self.rows.len() == MOST {
+        if self.rows.len() == MAX_MOVEMENTS {
             self.rows.pop_front();
         }
         let (number, placed, instant) = order.map_or((0, 0, false), |name| (name.number, name.at, name.instant));

@@ -37,10 +37,10 @@ pub use receive::WebhookPrinter;
 pub(crate) use settings::{AllowedHosts, PayloadTemplate, Rule, RuleAct, WebhookSettings};
 
 /// Maximum length of an address, in bytes.
-const LONGEST: usize = 2_048;
+const MAX_ADDRESS: usize = 2_048;
 
 /// How long a reordered event waits for the order's next event, in milliseconds.
-const PATIENCE: i64 = 3_600_000;
+const REORDER_WAIT: i64 = 3_600_000;
 
 /// A delivery attempt to make.
 #[derive(Debug)]
@@ -175,7 +175,7 @@ impl Outbox {
                 self.push(delivery(Some("delay")), Some(due));
             }
             Some(RuleAct::Reorder) => {
-                self.push(delivery(Some("reorder")), Some(at.saturating_add(PATIENCE)));
+                self.push(delivery(Some("reorder")), Some(at.saturating_add(REORDER_WAIT)));
                 self.held.insert(ids.number, self.next - 1);
             }
         }
@@ -369,7 +369,7 @@ impl Outbox {
 /// Whether a text is an acceptable address.
 pub(super) fn address(url: &str) -> bool {
     let http = url.starts_with("http://") || url.starts_with("https://");
-    http && url.len() <= LONGEST && !url.bytes().any(|byte| byte <= b' ') && url.parse::<http::Uri>().is_ok()
+    http && url.len() <= MAX_ADDRESS && !url.bytes().any(|byte| byte <= b' ') && url.parse::<http::Uri>().is_ok()
 }
 
 #[cfg(test)]

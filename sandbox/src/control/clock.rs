@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Maximum number of steps made by one request.
-const EVENTS: u64 = 1_000_000;
+const MAX_STEPS: u64 = 1_000_000;
 
 pub(super) const ROUTES: &[ControlRoute] = &[
     ControlRoute {
@@ -93,7 +93,7 @@ fn steer(simulation: &mut Simulation, request: &ControlRequest<'_>) -> ControlRe
     }
     simulation.clock.advance(Duration::from_millis(steer.advance_ms.unwrap_or(0)));
     simulation.catch_up();
-    for _ in 0..steer.events.unwrap_or(0).min(EVENTS) {
+    for _ in 0..steer.events.unwrap_or(0).min(MAX_STEPS) {
         if !next(simulation) {
             break;
         }
@@ -114,7 +114,7 @@ fn next(simulation: &mut Simulation) -> bool {
 }
 
 fn until_ended(simulation: &mut Simulation, awb: &str) -> Result<(), ControlError> {
-    for _ in 0..EVENTS {
+    for _ in 0..MAX_STEPS {
         let last = simulation
             .orders
             .last(awb)

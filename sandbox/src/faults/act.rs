@@ -15,8 +15,8 @@ pub enum Act {
     /// Not executed; the connection is reset (RST) while the body is being received. A request whose body ends
     /// earlier, or that has none, is treated as with [`Act::Reset`].
     ResetUpload {
-        /// Bytes of the body after which it is reset, at most [`LONGEST_UPLOAD`]; 0: right after the head; absent:
-        /// half of the declared length, or the first bytes if none is declared.
+        /// Bytes of the body after which it is reset, at most 16 MiB; 0: right after the head; absent: half of the
+        /// declared length, or the first bytes if none is declared.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<usize>,
     },
@@ -199,11 +199,11 @@ impl Act {
             }
             Act::Envelope(said) => status("envelope.status", said.status),
             Act::Html(number) => status("html", *number),
-            Act::ResetUpload { after: Some(after) } if *after > LONGEST_UPLOAD => {
-                Err(format!("act.reset_upload.after: at most {LONGEST_UPLOAD}"))
+            Act::ResetUpload { after: Some(after) } if *after > MAX_UPLOAD => {
+                Err(format!("act.reset_upload.after: at most {MAX_UPLOAD}"))
             }
             Act::Drip { bytes: 0, .. } => Err("act.drip.bytes: at least 1".to_owned()),
-            Act::Long { bytes } if *bytes > MOST => Err(format!("act.long.bytes: at most {MOST}")),
+            Act::Long { bytes } if *bytes > MAX_PADDING => Err(format!("act.long.bytes: at most {MAX_PADDING}")),
             _ => Ok(()),
         }
     }
@@ -227,10 +227,10 @@ pub(crate) fn page(status: u16) -> CannedResponse {
 }
 
 /// Longest request body that is read, in bytes.
-pub(crate) const LONGEST_UPLOAD: usize = 16 << 20;
+pub(crate) const MAX_UPLOAD: usize = 16 << 20;
 
 /// Longest padding, in bytes. The body is held in memory once.
-pub(super) const MOST: usize = 1 << 28;
+pub(super) const MAX_PADDING: usize = 1 << 28;
 
 /// The body with `bytes` more bytes, still an envelope.
 pub(crate) fn pad(body: &Bytes, bytes: usize) -> Bytes {

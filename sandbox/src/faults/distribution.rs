@@ -1,13 +1,13 @@
 //! Random delays.
 //!
-//! What always holds: the same draw gives the same delay; no delay is longer than [`LONGEST`].
+//! What always holds: the same draw gives the same delay; no delay is longer than [`MAX_DELAY`].
 
 use serde::{Deserialize, Serialize};
 
 use crate::random;
 
 /// Longest delay, in milliseconds: a day.
-pub(super) const LONGEST: u64 = 86_400_000;
+pub(super) const MAX_DELAY: u64 = 86_400_000;
 
 /// A distribution of delays, in milliseconds.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -35,13 +35,13 @@ pub enum DelayDistribution {
 impl DelayDistribution {
     /// The delay for a draw.
     pub fn millis(&self, draw: u64) -> u64 {
-        let part = random::fraction(draw);
+        let fraction = random::fraction(draw);
         let millis = match self {
-            DelayDistribution::Uniform { least, most } => *least as f64 + part * (most - least) as f64,
-            DelayDistribution::Exponential { mean, most } => (-(1.0 - part).ln() * *mean as f64).min(*most as f64),
-            DelayDistribution::Percentiles(points) => between(points, part * 100.0),
+            DelayDistribution::Uniform { least, most } => *least as f64 + fraction * (most - least) as f64,
+            DelayDistribution::Exponential { mean, most } => (-(1.0 - fraction).ln() * *mean as f64).min(*most as f64),
+            DelayDistribution::Percentiles(points) => between(points, fraction * 100.0),
         };
-        (millis.round() as u64).min(LONGEST)
+        (millis.round() as u64).min(MAX_DELAY)
     }
 
     /// Checks that delays can be drawn.
@@ -54,15 +54,15 @@ impl DelayDistribution {
                 Err("uniform: least is above most".to_owned())
             }
             DelayDistribution::Uniform { most, .. } | DelayDistribution::Exponential { most, .. }
-                if *most > LONGEST =>
+                if *most > MAX_DELAY =>
             {
-                Err(format!("most: at most {LONGEST}"))
+                Err(format!("most: at most {MAX_DELAY}"))
             }
             DelayDistribution::Percentiles(points) => {
-                let percents =
-                    points.iter().all(|(percent, millis)| (0.0..=100.0).contains(percent) && *millis <= LONGEST);
+                let in_range =
+                    points.iter().all(|(percent, millis)| (0.0..=100.0).contains(percent) && *millis <= MAX_DELAY);
                 let rising = points.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 <= two[1].1);
-                let good = !points.is_empty() && percents && rising;
+                let good = !points.is_empty() && in_range && rising;
                 if good { Ok(()) } else { Err("percentiles: pairs of percent and milliseconds that rise".to_owned()) }
             }
             _ => Ok(()),
@@ -110,7 +110,7 @@ mod tests {
     fn a_spread_without_a_shape_is_refused() {
         for wrong in [
             DelayDistribution::Uniform { least: 2, most: 1 },
-            DelayDistribution::Exponential { mean: 1, most: LONGEST + 1 },
+            DelayDistribution::Exponential { mean: 1, most: MAX_DELAY + 1 },
             DelayDistribution::Percentiles(Vec::new()),
             DelayDistribution::Percentiles(vec![(101.0, 1)]),
             DelayDistribution::Percentiles(vec![(f64::NAN, 1)]),

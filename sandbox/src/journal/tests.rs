@@ -131,7 +131,7 @@ fn the_metrics_are_the_counters() {
             journal.execute(seq, EXPRESS, &json("{}"));
         }
     }
-    journal.meet("tls");
+    journal.count_connection_fault("tls");
     let text = metrics::text(journal.metrics(5));
     for line in [
         r#"fastrac_sandbox_requests_total{key="one",operation="v2.order_express"} 3"#,

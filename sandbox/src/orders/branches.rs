@@ -10,7 +10,7 @@ use super::steps::{BRANCHES, Branch, InitialStatus};
 use crate::random::{Purpose, draw, fraction};
 
 /// Maximum number of planned entries.
-const WISHES: usize = 1_000;
+const MAX_PLANNED: usize = 1_000;
 
 /// How orders progress.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,21 +104,21 @@ impl FlowSettings {
 
 impl PlannedBranches {
     /// Adds an entry; false if there are too many.
-    pub(crate) fn add(&mut self, wish: PlannedBranch) -> bool {
-        let room = self.0.len() < WISHES;
-        if room && wish.times > 0 {
-            self.0.push_back(wish);
+    pub(crate) fn add(&mut self, planned: PlannedBranch) -> bool {
+        let room = self.0.len() < MAX_PLANNED;
+        if room && planned.times > 0 {
+            self.0.push_back(planned);
         }
         room
     }
 
     /// Takes the first branch that this kind of order can take.
     pub(crate) fn take(&mut self, instant: bool) -> Option<Branch> {
-        let position = self.0.iter().position(|wish| wish.branch.allowed_for(instant))?;
-        let wish = &mut self.0[position];
-        let branch = wish.branch;
-        wish.times -= 1;
-        if wish.times == 0 {
+        let position = self.0.iter().position(|planned| planned.branch.allowed_for(instant))?;
+        let planned = &mut self.0[position];
+        let branch = planned.branch;
+        planned.times -= 1;
+        if planned.times == 0 {
             self.0.remove(position);
         }
         Some(branch)

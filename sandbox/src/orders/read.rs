@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Minimum weight of an express order, in grams (published).
-const LEAST: u64 = 1_000;
+const MIN_WEIGHT: u64 = 1_000;
 
 fn invalid<T>(text: impl Into<String>) -> ApiResult<T> {
     Err(ApiError::Invalid(text.into()))
@@ -131,8 +131,8 @@ fn goods(item: &Fields<'_>) -> ApiResult<u64> {
 fn weigh(item: &Fields<'_>, courier: &Courier) -> ApiResult<u64> {
     item.number("value")?;
     let weight = item.number("weight")?;
-    if weight < LEAST {
-        return invalid(format!("item.weight must be at least {LEAST}"));
+    if weight < MIN_WEIGHT {
+        return invalid(format!("item.weight must be at least {MIN_WEIGHT}"));
     }
     // The public copy of the documentation is cut after `length`, so an absent side counts as 1 cm.
     let side = |name| item.number_or(name, 1).map(|cm| cm.max(1));

@@ -1,18 +1,18 @@
 //! A stored order: small, because a million of them are kept.
 //!
 //! What always holds: an order takes about 120 bytes, plus its names and addresses in one allocation; each of those
-//! four texts is cut at a character boundary to at most [`LONGEST`] bytes.
+//! four texts is cut at a character boundary to at most [`MAX_TEXT`] bytes.
 
 use std::fmt;
 
 use super::{
     ids::OrderIds,
-    steps::{Branch, MOST, OrderFlow, Step},
+    steps::{Branch, MAX_STEPS, OrderFlow, Step},
 };
 use crate::couriers::{self, Courier, Etd, Minutes};
 
 /// Maximum length of a stored name or address, in bytes: its length is stored in one byte.
-pub(super) const LONGEST: usize = 255;
+pub(super) const MAX_TEXT: usize = 255;
 
 /// `due` of an order without a scheduled step.
 pub(super) const NEVER: i64 = i64::MAX;
@@ -57,8 +57,8 @@ pub(super) struct Parties(Box<[u8]>);
 /// The newest steps, with their times in seconds after the order was placed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StepHistory {
-    after: [u32; MOST],
-    steps: [u8; MOST],
+    after: [u32; MAX_STEPS],
+    steps: [u8; MAX_STEPS],
     made: u8,
 }
 
@@ -151,14 +151,14 @@ impl Parties {
 }
 
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LONGEST)]
+    &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
 impl StepHistory {
     /// Adds a step `after` milliseconds. A full history forgets its oldest step.
     pub(super) fn push(&mut self, after: i64, step: Step) {
         let mut place = usize::from(self.made);
-        if place == MOST {
+        if place == MAX_STEPS {
             self.after.rotate_left(1);
             self.steps.rotate_left(1);
             place -= 1;
@@ -170,7 +170,7 @@ impl StepHistory {
     }
 
     /// The steps (oldest first) and how many of them are valid.
-    pub(super) fn steps(&self) -> ([Step; MOST], usize) {
+    pub(super) fn steps(&self) -> ([Step; MAX_STEPS], usize) {
         (self.steps.map(|number| Step::ALL[usize::from(number)]), usize::from(self.made))
     }
 
@@ -224,7 +224,7 @@ mod tests {
             let parties = Parties::new(refs);
             for (came, was) in parties.texts().into_iter().zip(refs) {
                 prop_assert!(was.starts_with(came));
-                prop_assert!(came == was || came.len() > LONGEST - 4);
+                prop_assert!(came == was || came.len() > MAX_TEXT - 4);
             }
         }
     }

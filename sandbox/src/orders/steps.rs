@@ -28,7 +28,7 @@ use crate::{
 const MINUTE: i64 = 60_000;
 
 /// Maximum number of steps of an order whose branch is not changed on the way.
-pub(crate) const MOST: usize = 12;
+pub(crate) const MAX_STEPS: usize = 12;
 
 /// A step of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -316,7 +316,7 @@ mod tests {
         let mut made = vec![flow.first(begin)];
         while let Some(next) = flow.next(&made) {
             made.push(next);
-            assert!(made.len() <= MOST, "{flow:?}: {made:?}");
+            assert!(made.len() <= MAX_STEPS, "{flow:?}: {made:?}");
         }
         made
     }
@@ -386,7 +386,7 @@ mod tests {
                 while let Some(next) = flow.next(&made) {
                     made.push(next);
                 }
-                prop_assert!(made.len() <= MOST + 4, "{:?}", made);
+                prop_assert!(made.len() <= MAX_STEPS + 4, "{:?}", made);
                 let last = made[made.len() - 1];
                 prop_assert_eq!(last.is_final(), !matches!(new, Branch::Problem | Branch::Hold));
             }

@@ -14,22 +14,22 @@ use memchr::memmem;
 use super::{Node, Regions, usizes};
 
 /// Maximum number of words used.
-const WORDS: usize = 8;
+const MAX_WORDS: usize = 8;
 
 /// Maximum number of cached positions (16 MB); beyond it the cache is cleared.
-const KEPT: usize = 4 << 20;
+const MAX_CACHED: usize = 4 << 20;
 
 /// Cost of a cached text in addition to its positions.
-const TEXT: usize = 64;
+const TEXT_COST: usize = 64;
 
 /// Maximum length of a search text, in bytes.
-const LONGEST: usize = 256;
+const MAX_TEXT: usize = 256;
 
 /// Search with a cache of results.
 #[derive(Debug, Default)]
 pub(crate) struct Search {
-    known: HashMap<String, Arc<[u32]>>,
-    kept: usize,
+    cache: HashMap<String, Arc<[u32]>>,
+    cached: usize,
 }
 
 impl Search {
@@ -37,7 +37,7 @@ impl Search {
     /// is longer than 256 bytes.
     pub(crate) fn page(&mut self, text: &str, offset: usize, limit: usize) -> Vec<u8> {
         let map = Regions::get();
-        if text.len() > LONGEST {
+        if text.len() > MAX_TEXT {
             return b"[]".to_vec();
         }
         let found = self.found(map, text.to_uppercase());
@@ -50,17 +50,17 @@ impl Search {
     }
 
     fn found(&mut self, map: &Regions, text: String) -> Arc<[u32]> {
-        if let Some(found) = self.known.get(&text) {
+        if let Some(found) = self.cache.get(&text) {
             return Arc::clone(found);
         }
         let found: Arc<[u32]> = search(map, &text).into();
-        let weight = found.len() + TEXT;
-        if self.kept + weight > KEPT {
-            self.known.clear();
-            self.kept = 0;
+        let weight = found.len() + TEXT_COST;
+        if self.cached + weight > MAX_CACHED {
+            self.cache.clear();
+            self.cached = 0;
         }
-        self.kept += weight;
-        self.known.insert(text, Arc::clone(&found));
+        self.cached += weight;
+        self.cache.insert(text, Arc::clone(&found));
         found
     }
 }
@@ -68,7 +68,7 @@ impl Search {
 /// Positions of the villages that match `text` (upper case), ascending.
 fn search(map: &Regions, text: &str) -> Vec<u32> {
     let mut left: Option<Vec<bool>> = None;
-    for word in text.split([' ', ',', '\t', '\r', '\n']).filter(|word| !word.is_empty()).take(WORDS) {
+    for word in text.split([' ', ',', '\t', '\r', '\n']).filter(|word| !word.is_empty()).take(MAX_WORDS) {
         let hits = hits(map, word);
         left = Some(match left {
             None => hits,

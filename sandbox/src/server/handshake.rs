@@ -20,7 +20,7 @@ use crate::faults::TlsFailure;
 const ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
 
 /// Name in the wrong certificate; reserved, so nobody's (RFC 6761).
-const NOBODY: &str = "somebody-else.invalid";
+const WRONG_NAME: &str = "somebody-else.invalid";
 
 /// Maximum wait for the ClientHello, and for the handshake.
 const MAX_WAIT: Duration = Duration::from_secs(5);
@@ -31,21 +31,21 @@ pub(super) async fn fail(mut stream: TcpStream, how: TlsFailure, tls: bool) -> i
         _ if !tls => Ok(()),
         TlsFailure::Refuse => {
             // The ClientHello is read first: closing with unread bytes would send a reset, which discards the alert.
-            let mut greeting = [0; 16 * 1024];
-            let _ = timeout(MAX_WAIT, stream.read(&mut greeting)).await;
+            let mut hello = [0; 16 * 1024];
+            let _ = timeout(MAX_WAIT, stream.read(&mut hello)).await;
             stream.write_all(&ALERT).await?;
             stream.shutdown().await
         }
         TlsFailure::WrongCertificate => {
-            let wrong = stranger().map_err(io::Error::other)?;
+            let wrong = wrong_certificate().map_err(io::Error::other)?;
             // A client that accepts this certificate is disconnected.
             timeout(MAX_WAIT, wrong.accept(stream)).await.map_or(Ok(()), |accepted| accepted.map(drop))
         }
     }
 }
 
-fn stranger() -> Result<TlsAcceptor, Box<dyn std::error::Error + Send + Sync>> {
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec![NOBODY.to_owned()])?;
+fn wrong_certificate() -> Result<TlsAcceptor, Box<dyn std::error::Error + Send + Sync>> {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec![WRONG_NAME.to_owned()])?;
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)

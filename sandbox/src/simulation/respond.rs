@@ -20,9 +20,9 @@ impl Simulation {
     /// The fault that applies to a new connection.
     pub(crate) fn connection_fault(&mut self) -> Option<Act> {
         let now = self.clock.now();
-        let met = self.faults.apply_to_connection(now)?;
-        self.journal.meet(met.act.name());
-        Some(met.act)
+        let fault = self.faults.apply_to_connection(now)?;
+        self.journal.count_connection_fault(fault.act.name());
+        Some(fault.act)
     }
 
     /// The fault that applies to a request whose head has been received, but not its body.
@@ -52,13 +52,13 @@ impl Simulation {
                 }
                 executed.or_else(|| Some(self.answer(received, Err(ApiError::Unauthorized))))
             }
-            Act::Envelope(said) => {
-                let failure = ApiError::Custom(said.status, said.message.clone());
-                Some(self.answer(received, Err(failure)))
+            Act::Envelope(envelope) => {
+                let error = ApiError::Custom(envelope.status, envelope.message.clone());
+                Some(self.answer(received, Err(error)))
             }
             Act::Throttle { retry_after } => {
-                let failure = ApiError::Custom(429, "Too Many Requests".to_owned());
-                Some(ApiResponse { retry_after: *retry_after, ..self.answer(received, Err(failure)) })
+                let error = ApiError::Custom(429, "Too Many Requests".to_owned());
+                Some(ApiResponse { retry_after: *retry_after, ..self.answer(received, Err(error)) })
             }
             _ => executed,
         }
@@ -72,6 +72,6 @@ impl Simulation {
 
 impl JournaledRequest {
     fn skew(&self) -> i64 {
-        self.met.as_ref().map_or(0, |met| met.skew)
+        self.fault.as_ref().map_or(0, |fault| fault.skew)
     }
 }

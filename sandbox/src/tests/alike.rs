@@ -34,7 +34,7 @@ fn asked(simulation: &mut Simulation, method: Method, path: &str, body: &str) ->
     headers.insert("access-key", HeaderValue::from_static("sandbox-access"));
     headers.insert("secret-key", HeaderValue::from_static("sandbox-secret"));
     let body = Bytes::copy_from_slice(body.as_bytes());
-    let request = BufferedRequest { connection: 1, method, uri: path.parse().unwrap(), headers, body, met: None };
+    let request = BufferedRequest { connection: 1, method, uri: path.parse().unwrap(), headers, body, fault: None };
     let received = simulation.receive(request);
     let answer = simulation.execute(&received);
     simulation.answered(&received, answer.status);

@@ -309,7 +309,7 @@ proptest! {
             let mut headers = http::HeaderMap::new();
             headers.insert("authorization", BASIC["Authorization: ".len()..].parse().unwrap());
             let received = simulation.receive(BufferedRequest {
-                met: None,
+                fault: None,
                 connection: 1,
                 method: row.method.clone(),
                 uri: format!("{}?{query}", row.path).parse().unwrap(),

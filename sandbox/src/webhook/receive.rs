@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 /// Maximum length of a printed body, in bytes.
-const LONGEST: usize = 1 << 20;
+const MAX_BODY: usize = 1 << 20;
 
 /// Called with the body of each webhook, as one line.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ pub(crate) async fn run(listener: TcpListener, show: WebhookPrinter, tasks: Task
 }
 
 async fn receive(show: WebhookPrinter, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    if let Ok(body) = Limited::new(request.into_body(), LONGEST).collect().await {
+    if let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await {
         show.0(&String::from_utf8_lossy(&body.to_bytes()).replace(['\r', '\n'], " "));
     }
     Ok(Response::new(Full::new(Bytes::from_static(b"ok"))))

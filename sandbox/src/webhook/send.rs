@@ -23,19 +23,19 @@ use super::{AllowedHosts, AttemptResult, DeliveryJob};
 use crate::server::SharedSimulation;
 
 /// Maximum length of a response that is read, in bytes.
-const ANSWER: usize = 64 << 10;
+const MAX_RESPONSE: usize = 64 << 10;
 
 /// How much of it is stored, in bytes.
-const KEPT: usize = 256;
+const KEPT_RESPONSE: usize = 256;
 
 /// Maximum sleep, so that changes of the machine's clock are noticed.
-const NAP: Duration = Duration::from_secs(3_600);
+const MAX_SLEEP: Duration = Duration::from_secs(3_600);
 
 /// Runs until dropped.
 pub(crate) async fn run(simulation: SharedSimulation) {
     let bell = simulation.lock().wake_signal();
     loop {
-        let (job, nap) = {
+        let (job, wakeup) = {
             let mut simulation = simulation.lock();
             simulation.catch_up();
             let job = simulation.next_delivery();
@@ -48,7 +48,7 @@ pub(crate) async fn run(simulation: SharedSimulation) {
             }
             None => {
                 tokio::select! {
-                    () = tokio::time::sleep(nap.unwrap_or(NAP).min(NAP)) => {}
+                    () = tokio::time::sleep(wakeup.unwrap_or(MAX_SLEEP).min(MAX_SLEEP)) => {}
                     () = bell.notified() => {}
                 }
             }
@@ -140,12 +140,15 @@ pub(crate) fn signature(secret: &[u8], body: &[u8]) -> String {
 async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<AttemptResult, hyper::Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let asked = async move {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status().as_u16();
-        let body = Limited::new(answer.into_body(), ANSWER).collect().await;
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
         let text = String::from_utf8_lossy(&body).into_owned();
-        Ok::<_, hyper::Error>(AttemptResult::Answered(status, text[..text.floor_char_boundary(KEPT)].to_owned()))
+        Ok::<_, hyper::Error>(AttemptResult::Answered(
+            status,
+            text[..text.floor_char_boundary(KEPT_RESPONSE)].to_owned(),
+        ))
     };
     // The sender is dropped with its response, which ends the connection: no task is left.
     let (answered, _) = tokio::join!(asked, connection);

@@ -1,40 +1,58 @@
-//! fastrac-gateway: one safe way from many internal services to the Fastrac B2B API.
+//! fastrac-gateway: a reverse proxy that lets many internal services use one Fastrac account.
 //!
-//! Services point their base URL here. The gateway proves who calls, enforces each service's quota
-//! and the account's budget, answers slow-changing lookups from a cache, puts the account's key
-//! pair in, never sends an order twice, and writes one record of every request.
+//! Services point their base URL here. The gateway authenticates the caller, enforces each service's quota and
+//! the account's budget, answers slow-changing lookups from a cache, injects the account's key pair, never sends
+//! an order twice under one key, and writes one record of every request.
 //!
-//! # Layout
+//! # The path
 //!
-//! A request goes down one straight function, [`path`], through the rooms in this order:
+//! A request goes through one straight function, [`path`], and the rooms in this order. A room is a module with
+//! one responsibility; its `//!` says what always holds, what it must not know and how it fails.
 //!
 //! | room | question it answers |
 //! | --- | --- |
-//! | [`edge`] | how bytes become requests, how connections are bounded and drained |
-//! | [`caller`] | who asks |
+//! | [`edge`] | how bytes become requests, and how connections are bounded and drained |
+//! | [`caller`] | who is calling |
 //! | [`catalog`] | which operation is it, and may this service use it |
-//! | [`body`] | the request's bytes in, the answer's bytes out |
-//! | [`orders`] | was this order sent before, and how did that end |
-//! | [`admission`] | may this service do this now; may this account be asked now |
-//! | [`cache`] | is the answer known already, or on its way |
+//! | [`body`] | the bytes of the request, and of the response |
+//! | [`orders`] | was this order sent before, and with what result |
+//! | [`admission`] | may this service do this now; may Fastrac be asked for this account now |
+//! | [`cache`] | is the response stored, or being fetched |
 //! | [`keys`] | which key pair signs it |
-//! | [`upstream`] | how it is sent to Fastrac, and how the answer comes back |
-//! | [`outcome`] | what the answer means |
-//! | [`refusal`] | what the gateway says when it answers itself |
-//! | [`record`] | what is counted and written of it |
+//! | [`upstream`] | one attempt to call Fastrac |
+//! | [`outcome`] | what Fastrac's response means |
+//! | [`refusal`] | responses that the gateway itself generates |
+//! | [`record`] | what is counted and logged |
 //!
-//! Around them: [`config`] (the file, checked), [`files`] (reading files that others change),
-//! [`inspect`] (`check` of the files that a configuration names), [`store`] (what survives a restart), [`admin`]
-//! (health, metrics, status), [`cli`] (one file a command), and
-//! [`app`], which wires everything and is the only one that sees most rooms. Between rooms stand
-//! [`gateway`] and [`snapshot`] (the configuration in force, beside what lives longer), [`reply`]
-//! (the response to a caller), [`attempts`] (what the attempts to send a request came to), [`fetched`] (the
-//! result of a shared fetch) and [`deadline`] (when a wait ends). [`headers`] says which headers are never passed
-//! on, in either direction, and [`retry_after`] how a wait becomes whole seconds.
-//! Tasks that stand above two rooms have files of their own: [`rotation`]. [`deferred_write`] decides when streams
-//! write; [`backoff`] gives waits that double.
+//! # Around it
 //!
-//! Imports run down only; there are no circles. `tests/gateway/layout.rs` holds that.
+//! | room | what it is |
+//! | --- | --- |
+//! | [`app`] | wiring: the only room that sees most others |
+//! | [`gateway`], [`snapshot`] | the configuration in force beside the state that outlives it, and how a reload swaps it |
+//! | [`rotation`] | the task that keeps an account's key pairs current; above `keys` and the path |
+//! | [`admin`] | health, metrics, status, commands of operators |
+//! | [`cli`] | one file per command |
+//! | [`inspect`] | `check` of the files that a configuration names, with the readers of `run` |
+//! | [`config`] | the configuration: as written, and as checked; no I/O |
+//! | [`files`] | reading files that others change |
+//! | [`store`] | the embedded state store: what survives a restart |
+//!
+//! # Small shared values
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`attempts`] | whether and how often a request was sent; only grows |
+//! | [`fetched`] | the result of a fetch that several requests share |
+//! | [`reply`] | the response to a caller, before it is written |
+//! | [`headers`] | which headers are never passed on, in either direction |
+//! | [`deadline`] | the point in time at which a wait ends |
+//! | [`retry_after`] | a wait in whole seconds |
+//! | [`backoff`] | pauses that double |
+//! | [`deferred_write`] | writes at the end of a scheduler turn |
+//!
+//! The simulator of Fastrac is a crate of its own, in `sandbox/`. Imports only point downwards, and there are no
+//! import cycles between files; `tests/gateway/layout.rs` enforces both.
 
 pub mod admin;
 pub mod admission;

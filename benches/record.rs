@@ -49,7 +49,7 @@ struct Request {
 
 fn request() -> Request {
     Request {
-        id: RequestId::made(SystemTime::now()),
+        id: RequestId::generate(SystemTime::now()),
         uri: "/region/city?province_id=31".parse().unwrap(),
         from: "0193-first".into(),
     }

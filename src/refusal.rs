@@ -150,7 +150,7 @@ impl Refusal {
     /// The whole response as HTTP/1.1, for a connection on which no request could be read. It says that the connection is
     /// closed, and its request id is made here.
     pub(crate) fn to_http1(&self) -> Bytes {
-        let (id, sent) = (RequestId::made(SystemTime::now()), Sent::No);
+        let (id, sent) = (RequestId::generate(SystemTime::now()), Sent::No);
         let (kind, body) = self.body(&id, sent, RefusalFormat::Envelope);
         let mut reply = self.with_body(kind, body.clone());
         reply.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));

@@ -142,7 +142,7 @@ impl Exchange {
     /// A panic ended the request, here or in a task.
     pub(super) fn panicked(&mut self) -> Refusal {
         // A task that had the record has logged this itself.
-        self.record.iter().for_each(Record::failed);
+        self.record.iter().for_each(Record::log_panic);
         self.attempts.iter_mut().for_each(Attempts::lost);
         Refusal::internal()
     }
@@ -173,7 +173,7 @@ impl Exchange {
                 (record.outcome, record.code) = (refusal.outcome, Some(refusal.code));
             }
         }
-        record.answered();
+        record.head_ready();
     }
 }
 

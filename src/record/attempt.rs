@@ -1,10 +1,10 @@
-//! Times one attempt to send a request to Fastrac, and counts it.
+//! Times one attempt to send a request to Fastrac, and counts it. Never fails.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{CountedAttempt, Recorder};
+use super::{handles::CountedAttempt, recorder::Recorder};
 
 /// An attempt in progress. It is counted when this is dropped, also if the caller leaves: Fastrac counts it too.
 pub struct AttemptTimer<'a> {
@@ -31,7 +31,7 @@ impl<'a> AttemptTimer<'a> {
 
 impl Drop for AttemptTimer<'_> {
     fn drop(&mut self) {
-        self.recorder.upstream(CountedAttempt {
+        self.recorder.count_attempt(CountedAttempt {
             account: self.account,
             operation: Some(self.operation),
             status: self.status,

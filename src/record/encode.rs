@@ -1,9 +1,21 @@
-//! JSON text into a buffer: strings, numbers, times.
+//! Appends JSON to a buffer: strings, numbers, times.
 //!
-//! Always appends, never allocates but to grow the buffer. Pure. Nothing here can fail: what isn't
-//! UTF-8 becomes U+FFFD.
+//! Pure; never fails, and allocates only to grow the buffer.
+//!
+//! Digits and dates are `itoa`'s, the standard library's and jiff's. Written by hand they were not
+//! worth their code: a time costs 65 ns here and 59 ns by hand, a number 9 and 13 ns, milliseconds 38
+//! and 10 ns. So one line, with three durations, was less than 0.1 µs cheaper, of the 13 µs that a
+//! hit takes and the 31 µs that a miss takes. (Loops of a million calls, `opt-level = 2`; the line as
+//! a whole: `cargo bench --bench record -- hit/path`.)
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    io::Write as _,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
+
+const RFC_3339: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
 
 const fn escapes() -> [bool; 256] {
     let mut table = [false; 256];
@@ -17,19 +29,19 @@ const fn escapes() -> [bool; 256] {
     table
 }
 
-/// Bytes that may not stand in a JSON string as they are.
+/// Bytes that must be escaped in a JSON string.
 pub(super) const ESCAPES: [bool; 256] = escapes();
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// Appends `text` with its quotes.
-pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
+/// Appends `text` as a JSON string.
+pub(super) fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     escape(out, text);
     out.push(b'"');
 }
 
-/// Appends `text` as it stands inside quotes.
-pub(crate) fn escape(out: &mut Vec<u8>, text: &str) {
+/// Appends `text` escaped, without quotes.
+pub(super) fn escape(out: &mut Vec<u8>, text: &str) {
     let bytes = text.as_bytes();
     let mut from = 0;
     for (at, &byte) in bytes.iter().enumerate() {
@@ -57,70 +69,24 @@ fn escape_byte(out: &mut Vec<u8>, byte: u8) {
 }
 
 /// Appends a whole number.
-pub(crate) fn number(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+pub(super) fn number(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// Appends milliseconds with three decimals.
-pub(crate) fn millis(out: &mut Vec<u8>, span: Duration) {
-    let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-    number(out, micros / 1000);
-    let mut decimals = *b".000";
-    pad(&mut decimals[1..], micros % 1000);
-    out.extend_from_slice(&decimals);
+pub(super) fn millis(out: &mut Vec<u8>, duration: Duration) {
+    let micros = duration.as_micros();
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "{}.{:03}", micros / 1000, micros % 1000);
 }
 
-/// Appends RFC 3339 in UTC with milliseconds, such as `2026-11-24T09:12:44.120Z`. Times before 1970 become 1970.
-pub(crate) fn time(out: &mut Vec<u8>, at: SystemTime) {
+/// Appends RFC 3339 in UTC with milliseconds, such as `2026-11-24T09:12:44.120Z`. Times before 1970
+/// become 1970.
+pub(super) fn time(out: &mut Vec<u8>, at: SystemTime) {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = since.as_secs();
-    let (year, month, day) = civil(seconds / 86_400);
-    let of_day = seconds % 86_400;
-    let mut text = *b"0000-00-00T00:00:00.000Z";
-    for (from, to, value) in [
-        (0, 4, year),
-        (5, 7, month),
-        (8, 10, day),
-        (11, 13, of_day / 3600),
-        (14, 16, of_day / 60 % 60),
-        (17, 19, of_day % 60),
-        (20, 23, u64::from(since.subsec_millis())),
-    ] {
-        pad(&mut text[from..to], value);
-    }
-    out.extend_from_slice(&text);
-}
-
-/// Year, month and day of a day counted from 1970-01-01 (Hinnant's `civil_from_days`): a few
-/// divisions, so there is nothing to cache.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let of_era = days % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
-}
-
-/// Digits of `value` into the places of `into`, zeros in front.
-fn pad(into: &mut [u8], mut value: u64) {
-    for place in into.iter_mut().rev() {
-        *place = b'0' + (value % 10) as u8;
-        value /= 10;
-    }
+    let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    let at = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX);
+    let _ = RFC_3339.print_timestamp(&at, out);
 }
 
 #[cfg(test)]

@@ -1,22 +1,26 @@
-//! Metric handles of one configuration snapshot, resolved when first used and found by index.
+//! Metric handles of one configuration snapshot, resolved on first use and found by index.
 //!
-//! On the path a handle is two array accesses and an atomic add: no string is hashed. Index `None`,
-//! or one that the snapshot doesn't have, is the row `-`.
+//! Counting a request is two array accesses and an atomic add per metric; no string is hashed. An
+//! index that is absent or out of range counts in the row `-`. A column that has no slot is resolved
+//! by name, so that nothing here can panic when a record is dropped.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use prometheus::{Histogram, IntCounter, IntGauge};
-use strum::VariantArray as _;
+use strum::{EnumCount as _, VariantArray as _};
 
-use super::{CacheResult, Metrics, Names};
+use super::{
+    metrics::{DurationHandles, Metrics, UpstreamHandles},
+    names::{CacheResult, Names},
+};
 use crate::outcome::Outcome;
-
-/// What a request that no name is known of carries as label.
-pub(super) const NONE: &str = "-";
 
 const OUTCOMES: usize = Outcome::VARIANTS.len();
 
-/// Status labels: those that a sane Fastrac sends; others share one label for each hundred.
+/// Statuses with a label of their own. Others share a label per class of status.
 #[rustfmt::skip]
 const STATUSES: [(u16, &str); 33] = [
     (200, "200"), (201, "201"), (202, "202"), (204, "204"), (301, "301"), (302, "302"), (303, "303"), (304, "304"),
@@ -26,35 +30,36 @@ const STATUSES: [(u16, &str); 33] = [
     (522, "522"),
 ];
 
-/// After the listed statuses: none, and what is left of each hundred.
+/// Labels in the columns after [`STATUSES`]: no response, and the remaining statuses of each class.
 const OTHERS: [&str; 6] = ["failed", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// A handle, or the place for it.
+/// A handle that is resolved on first use.
 type HandleSlot<T> = OnceLock<T>;
-/// One row of slots, made when first used.
+/// A row of slots, allocated on first use.
 type HandleRow<T> = OnceLock<Box<[HandleSlot<T>]>>;
 
 pub(super) struct MetricHandles {
-    operations: usize,
+    metrics: Arc<Metrics>,
+    names: Names,
     /// By service and operation, then outcome.
     requests: Box<[HandleRow<IntCounter>]>,
     /// By operation, then outcome.
-    durations: Box<[HandleRow<(Histogram, Histogram)>]>,
+    durations: Box<[HandleRow<DurationHandles>]>,
     /// By service.
     service_durations: Box<[HandleSlot<Histogram>]>,
     /// By service.
     in_flight: Box<[HandleSlot<IntGauge>]>,
     /// By account and operation, then status.
-    upstream: Box<[HandleRow<(IntCounter, Histogram)>]>,
+    upstream: Box<[HandleRow<UpstreamHandles>]>,
     /// By operation, then result.
     cache: Box<[HandleRow<IntCounter>]>,
     /// By operation.
-    saved: Box<[HandleSlot<IntCounter>]>,
+    calls_saved: Box<[HandleSlot<IntCounter>]>,
     /// By account.
     retries: Box<[HandleSlot<IntCounter>]>,
 }
 
-/// Service, operation and outcome of one finished request.
+/// Service, operation and outcome of a finished request.
 #[derive(Clone, Copy)]
 pub(super) struct RequestLabels {
     pub(super) service: Option<usize>,
@@ -62,109 +67,171 @@ pub(super) struct RequestLabels {
     pub(super) outcome: Outcome,
 }
 
+/// Durations of a finished request.
+#[derive(Clone, Copy)]
+pub(super) struct Durations {
+    pub(super) total: Duration,
+    /// The gateway's own part.
+    pub(super) overhead: Duration,
+}
+
+/// One attempt to send a request to Fastrac.
+#[derive(Clone, Copy)]
+pub(super) struct CountedAttempt {
+    pub(super) account: usize,
+    pub(super) operation: Option<usize>,
+    /// Fastrac's status; `None` without a response.
+    pub(super) status: Option<u16>,
+    /// From sending to the end of what was read.
+    pub(super) took: Duration,
+}
+
+/// A slot by row and column, and the number of columns of its table.
+#[derive(Clone, Copy)]
+struct Cell {
+    row: usize,
+    column: usize,
+    columns: usize,
+}
+
 fn empty<T>(length: usize) -> Box<[OnceLock<T>]> {
     (0..length).map(|_| OnceLock::new()).collect()
 }
 
-/// Row of an index: 0 is `-`.
+/// The row of an index; row 0 is `-`.
 fn row(index: Option<usize>, length: usize) -> usize {
     index.filter(|index| *index < length).map_or(0, |index| index + 1)
 }
 
-fn slot<T>(rows: &[HandleRow<T>], row: usize, (column, columns): (usize, usize), make: impl FnOnce() -> T) -> &T {
-    rows[row].get_or_init(|| empty(columns))[column].get_or_init(make)
+/// Uses the handle of a slot; if there is no such slot, a handle resolved for this one use.
+fn with_slot<T>(slot: Option<&HandleSlot<T>>, resolve: impl FnOnce() -> T, update: impl FnOnce(&T)) {
+    match slot {
+        Some(slot) => update(slot.get_or_init(resolve)),
+        None => update(&resolve()),
+    }
+}
+
+fn with_cell<T>(rows: &[HandleRow<T>], cell: Cell, resolve: impl FnOnce() -> T, update: impl FnOnce(&T)) {
+    let row = rows.get(cell.row).map(|row| row.get_or_init(|| empty(cell.columns)));
+    with_slot(row.and_then(|row| row.get(cell.column)), resolve, update);
 }
 
 impl MetricHandles {
-    pub(super) fn new(names: &Names) -> MetricHandles {
+    pub(super) fn new(metrics: Arc<Metrics>, names: Names) -> MetricHandles {
         let (services, accounts) = (names.services.len() + 1, names.accounts.len() + 1);
         let operations = names.operations.len() + 1;
         MetricHandles {
-            operations,
+            metrics,
+            names,
             requests: empty(services * operations),
             durations: empty(operations),
             service_durations: empty(services),
             in_flight: empty(services),
             upstream: empty(accounts * operations),
             cache: empty(operations),
-            saved: empty(operations),
+            calls_saved: empty(operations),
             retries: empty(accounts),
         }
     }
 
-    pub(super) fn count(&self, metrics: &Metrics, names: &Names, of: RequestLabels) {
-        let row = row(of.service, names.services.len()) * self.operations + row(of.operation, names.operations.len());
-        slot(&self.requests, row, (of.outcome as usize, OUTCOMES), || {
-            metrics.requests(names.service(of.service), names.operation(of.operation), of.outcome.as_str())
-        })
-        .inc();
+    pub(super) fn names(&self) -> &Names {
+        &self.names
     }
 
-    pub(super) fn observe(
-        &self,
-        metrics: &Metrics,
-        names: &Names,
-        of: RequestLabels,
-        (total, own): (Duration, Duration),
-    ) {
-        let operation = row(of.operation, names.operations.len());
-        let (duration, overhead) = slot(&self.durations, operation, (of.outcome as usize, OUTCOMES), || {
-            metrics.durations(names.operation(of.operation), of.outcome.as_str())
+    pub(super) fn count(&self, labels: RequestLabels) {
+        let row = self.service_row(labels.service) * self.operations() + self.operation_row(labels.operation);
+        let cell = Cell { row, column: labels.outcome as usize, columns: OUTCOMES };
+        let resolve = || {
+            let (service, operation) = (self.names.service(labels.service), self.names.operation(labels.operation));
+            self.metrics.requests(service, operation, labels.outcome.as_str())
+        };
+        with_cell(&self.requests, cell, resolve, IntCounter::inc);
+    }
+
+    pub(super) fn observe(&self, labels: RequestLabels, durations: Durations) {
+        let row = self.operation_row(labels.operation);
+        let cell = Cell { row, column: labels.outcome as usize, columns: OUTCOMES };
+        let resolve = || self.metrics.durations(self.names.operation(labels.operation), labels.outcome.as_str());
+        with_cell(&self.durations, cell, resolve, |handles| {
+            handles.total.observe(durations.total.as_secs_f64());
+            handles.overhead.observe(durations.overhead.as_secs_f64());
         });
-        duration.observe(total.as_secs_f64());
-        overhead.observe(own.as_secs_f64());
-        self.service_durations[row(of.service, names.services.len())]
-            .get_or_init(|| metrics.service_duration(names.service(of.service)))
-            .observe(total.as_secs_f64());
+        let slot = self.service_durations.get(self.service_row(labels.service));
+        let resolve = || self.metrics.service_duration(self.names.service(labels.service));
+        with_slot(slot, resolve, |duration| duration.observe(durations.total.as_secs_f64()));
     }
 
-    pub(super) fn cache(&self, metrics: &Metrics, names: &Names, operation: Option<usize>, result: CacheResult) {
-        let row = row(operation, names.operations.len());
-        slot(&self.cache, row, (result as usize, CacheResult::ALL.len()), || {
-            metrics.cache_requests(names.operation(operation), result.as_str())
-        })
-        .inc();
+    pub(super) fn cache(&self, operation: Option<usize>, result: CacheResult) {
+        let row = self.operation_row(operation);
+        let cell = Cell { row, column: result as usize, columns: CacheResult::COUNT };
+        let resolve = || self.metrics.cache_requests(self.names.operation(operation), result.as_str());
+        with_cell(&self.cache, cell, resolve, IntCounter::inc);
     }
 
-    pub(super) fn saved(&self, metrics: &Metrics, names: &Names, operation: Option<usize>) {
-        self.saved[row(operation, names.operations.len())]
-            .get_or_init(|| metrics.calls_saved(names.operation(operation)))
-            .inc();
+    pub(super) fn call_saved(&self, operation: Option<usize>) {
+        let slot = self.calls_saved.get(self.operation_row(operation));
+        with_slot(slot, || self.metrics.calls_saved(self.names.operation(operation)), IntCounter::inc);
     }
 
-    pub(super) fn in_flight(&self, metrics: &Metrics, names: &Names, service: usize) -> &IntGauge {
-        self.in_flight[row(Some(service), names.services.len())]
-            .get_or_init(|| metrics.in_flight(names.service(Some(service))))
+    pub(super) fn in_flight(&self, service: usize) -> IntGauge {
+        let resolve = || self.metrics.in_flight(self.names.service(Some(service)));
+        match self.in_flight.get(self.service_row(Some(service))) {
+            Some(slot) => slot.get_or_init(resolve).clone(),
+            None => resolve(),
+        }
     }
 
-    pub(super) fn upstream(&self, metrics: &Metrics, names: &Names, attempt: super::CountedAttempt) {
-        let account = row(Some(attempt.account), names.accounts.len());
-        let operation = row(attempt.operation, names.operations.len());
-        let (column, label) = status_label(attempt.status);
-        let columns = STATUSES.len() + OTHERS.len();
-        let (count, duration) = slot(&self.upstream, account * self.operations + operation, (column, columns), || {
-            metrics.upstream(names.account(Some(attempt.account)), names.operation(attempt.operation), label)
+    pub(super) fn upstream(&self, attempt: CountedAttempt) {
+        let account = row(Some(attempt.account), self.names.accounts.len());
+        let row = account * self.operations() + self.operation_row(attempt.operation);
+        let status = StatusLabel::of(attempt.status);
+        let cell = Cell { row, column: status.column, columns: STATUSES.len() + OTHERS.len() };
+        let resolve = || {
+            let (account, operation) =
+                (self.names.account(Some(attempt.account)), self.names.operation(attempt.operation));
+            self.metrics.upstream(account, operation, status.text)
+        };
+        with_cell(&self.upstream, cell, resolve, |handles| {
+            handles.requests.inc();
+            handles.duration.observe(attempt.took.as_secs_f64());
         });
-        count.inc();
-        duration.observe(attempt.took.as_secs_f64());
     }
 
-    pub(super) fn retried(&self, metrics: &Metrics, names: &Names, account: usize) {
-        self.retries[row(Some(account), names.accounts.len())]
-            .get_or_init(|| metrics.retries(names.account(Some(account))))
-            .inc();
+    pub(super) fn retried(&self, account: usize) {
+        let slot = self.retries.get(row(Some(account), self.names.accounts.len()));
+        with_slot(slot, || self.metrics.retries(self.names.account(Some(account))), IntCounter::inc);
+    }
+
+    fn operations(&self) -> usize {
+        self.names.operations.len() + 1
+    }
+
+    fn operation_row(&self, operation: Option<usize>) -> usize {
+        row(operation, self.names.operations.len())
+    }
+
+    fn service_row(&self, service: Option<usize>) -> usize {
+        row(service, self.names.services.len())
     }
 }
 
-/// Column and label of a status; `None` is `failed`.
-fn status_label(status: Option<u16>) -> (usize, &'static str) {
-    let Some(status) = status else { return (STATUSES.len(), OTHERS[0]) };
-    match STATUSES.binary_search_by_key(&status, |(code, _)| *code) {
-        Ok(at) => (at, STATUSES[at].1),
-        Err(_) => {
-            // What is beyond 5xx is an error too.
-            let hundred = usize::from(status / 100).clamp(1, 5);
-            (STATUSES.len() + hundred, OTHERS[hundred])
+/// Column and label of a status.
+struct StatusLabel {
+    column: usize,
+    text: &'static str,
+}
+
+impl StatusLabel {
+    /// `None`: no response.
+    fn of(status: Option<u16>) -> StatusLabel {
+        let Some(status) = status else { return StatusLabel { column: STATUSES.len(), text: OTHERS[0] } };
+        match STATUSES.binary_search_by_key(&status, |(code, _)| *code) {
+            Ok(column) => StatusLabel { column, text: STATUSES[column].1 },
+            Err(_) => {
+                // Statuses above 599 count as errors too.
+                let class = usize::from(status / 100).clamp(1, 5);
+                StatusLabel { column: STATUSES.len() + class, text: OTHERS[class] }
+            }
         }
     }
 }
@@ -177,20 +244,42 @@ mod tests {
     fn every_status_has_a_label_from_the_closed_list() {
         assert!(STATUSES.is_sorted_by_key(|(code, _)| *code));
         for status in 0..=u16::MAX {
-            let (column, label) = status_label(Some(status));
+            let StatusLabel { column, text } = StatusLabel::of(Some(status));
             assert!(column < STATUSES.len() + OTHERS.len());
-            assert!(label.len() == 3 && (label == status.to_string() || label.ends_with("xx")), "{status}: {label}");
+            assert!(text.len() == 3 && (text == status.to_string() || text.ends_with("xx")), "{status}: {text}");
         }
-        assert_eq!(status_label(None).1, "failed");
+        assert_eq!(StatusLabel::of(None).text, "failed");
     }
 
     #[test]
     fn outcomes_and_results_index_their_row() {
-        for (at, outcome) in Outcome::VARIANTS.iter().copied().enumerate() {
-            assert_eq!(outcome as usize, at);
+        for (at, outcome) in Outcome::VARIANTS.iter().enumerate() {
+            assert_eq!(*outcome as usize, at);
         }
-        for (at, result) in CacheResult::ALL.into_iter().enumerate() {
-            assert_eq!(result as usize, at);
+        for (at, result) in CacheResult::VARIANTS.iter().enumerate() {
+            assert_eq!(*result as usize, at);
         }
+    }
+
+    /// For example a variant that is missing in a list, or an index of another snapshot.
+    #[test]
+    fn a_row_or_column_without_a_slot_is_counted_and_does_not_panic() {
+        let metrics = Metrics::new().unwrap();
+        let rows: Box<[HandleRow<IntCounter>]> = empty(1);
+        for cell in [Cell { row: 0, column: 7, columns: 7 }, Cell { row: 1, column: 0, columns: 7 }] {
+            with_cell(&rows, cell, || metrics.requests("a", "b", "ok"), IntCounter::inc);
+        }
+        let handles = MetricHandles::new(Arc::clone(&metrics), Names::default());
+        let labels = RequestLabels { service: Some(9), operation: Some(9), outcome: Outcome::Ok };
+        handles.count(labels);
+        handles.observe(labels, Durations { total: Duration::ZERO, overhead: Duration::ZERO });
+        handles.upstream(CountedAttempt { account: 9, operation: Some(9), status: None, took: Duration::ZERO });
+        handles.cache(Some(9), CacheResult::Bypass);
+        handles.call_saved(Some(9));
+        handles.retried(9);
+        handles.in_flight(9).inc();
+        let text = metrics.text();
+        assert!(text.contains(r#"requests_total{operation="b",outcome="ok",service="a"} 2"#), "{text}");
+        assert!(text.contains(r#"requests_total{operation="-",outcome="ok",service="-"} 1"#), "{text}");
     }
 }

@@ -1,4 +1,7 @@
-//! The name of one request: the caller's own `x-request-id`, or a UUIDv7.
+//! The id of a request: the caller's `x-request-id`, or a UUIDv7.
+//!
+//! Always holds: an id is 8 to 128 characters of `[A-Za-z0-9._-]`, so it needs no escaping anywhere.
+//! Pure, but for the random bits of a new id. Parsing fails with [`InvalidRequestId`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,14 +13,14 @@ use http::HeaderValue;
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The name of the header.
+    /// The header that carries it.
     pub const HEADER: http::HeaderName = http::HeaderName::from_static("x-request-id");
 
-    /// A new one, made at this time: UUIDv7, so ids sort by it.
-    pub fn made(at: SystemTime) -> RequestId {
+    /// A new id, a UUIDv7: ids sort by `at`.
+    pub fn generate(at: SystemTime) -> RequestId {
         let mut text = [0u8; 36];
         let millis = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        // Ids are names, not secrets: a fast generator will do, and costs no system call.
+        // Ids are not secrets: a fast generator suffices and needs no system call.
         let random = fastrand::u128(..).to_ne_bytes();
         let mut bits = [0; 10];
         bits.copy_from_slice(&random[..10]);
@@ -28,7 +31,7 @@ impl RequestId {
         RequestId(value.unwrap_or_else(|_| HeaderValue::from_static("00000000-0000-7000-8000-000000000000")))
     }
 
-    /// The caller's, if there is exactly one and it may be kept.
+    /// The caller's id, if there is exactly one and it is valid.
     pub fn from_headers(headers: &http::HeaderMap) -> Option<RequestId> {
         let mut given = headers.get_all(RequestId::HEADER).iter();
         match (given.next(), given.next()) {
@@ -37,25 +40,24 @@ impl RequestId {
         }
     }
 
-    /// The caller's, if it may be kept. Copied, so that it doesn't hold the connection's buffer.
+    /// The caller's id, if it is valid. Copied, so that it does not keep the connection's buffer alive.
     pub fn from_caller(value: &HeaderValue) -> Option<RequestId> {
         RequestId::from_bytes(value.as_bytes())
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<RequestId> {
-        let kept = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        if !(8..=128).contains(&bytes.len()) || !bytes.iter().all(kept) {
+        let valid = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if !(8..=128).contains(&bytes.len()) || !bytes.iter().all(valid) {
             return None;
         }
         HeaderValue::from_maybe_shared(Bytes::copy_from_slice(bytes)).ok().map(RequestId)
     }
 
-    /// As text.
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
 
-    /// As a header's value.
+    /// As a header value.
     pub fn header(&self) -> HeaderValue {
         self.0.clone()
     }
@@ -91,15 +93,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn made_ones_would_be_kept_and_differ() {
-        let (one, two) = (RequestId::made(SystemTime::now()), RequestId::made(SystemTime::now()));
+    fn generated_ids_are_valid_and_differ() {
+        let (one, two) = (RequestId::generate(SystemTime::now()), RequestId::generate(SystemTime::now()));
         assert_ne!(one, two);
         assert_eq!(RequestId::from_caller(&one.header()), Some(one.clone()));
         assert_eq!(one.as_str().len(), 36);
     }
 
     #[test]
-    fn odd_ones_are_not_kept() {
+    fn invalid_ids_are_rejected() {
         for odd in ["short", "with space", "quote\"quote", &"a".repeat(129), "ümlaut-id"] {
             assert!(odd.parse::<RequestId>().is_err(), "{odd}");
         }

@@ -1,44 +1,20 @@
-//! One line of the exchange log, without its end (`seq`), which the queue adds.
+//! One line of the exchange log, up to the `seq` that the queue adds.
 //!
-//! Members and their order are contract section 7's; what is not known is `null`, and `-` where the
-//! metrics say `-`. Labels come rendered, so a line is copies, a few numbers, and one scan of path
-//! and query.
+//! Members and their order are those of contract section 7. An unknown value is `null`, or `-` where
+//! the metrics have `-`. Labels are rendered once per snapshot, so a line is copies, a few numbers,
+//! and one scan of path and query. Pure; never fails.
 
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-
-use super::{Masker, Names, Record, encode};
+use super::{
+    encode,
+    facts::{CapturedBody, RequestFacts, RequestTarget},
+    mask::Masker,
+    names::Names,
+};
 use crate::config::Class;
 
-/// A body as the record holds it.
-#[derive(Clone, Default)]
-pub struct CapturedBody {
-    /// Its bytes, if it is whole; else nothing.
-    whole: Option<Bytes>,
-    /// Bytes that passed.
-    length: u64,
-}
-
-impl CapturedBody {
-    /// All of it. An empty one counts as none.
-    pub fn whole(bytes: Bytes) -> CapturedBody {
-        CapturedBody { length: bytes.len() as u64, whole: Some(bytes) }
-    }
-
-    /// Cut off, or too long to be held: only its length is told.
-    pub fn part(length: u64) -> CapturedBody {
-        CapturedBody { whole: None, length }
-    }
-}
-
-impl std::fmt::Debug for CapturedBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "CapturedBody({} bytes)", self.length)
-    }
-}
-
-/// The labels of a line, rendered once for each snapshot.
+/// The labels of a line, rendered once per snapshot.
 pub(super) struct RenderedLabels {
     /// `"service":…,"account":…`, row 0 for `-`.
     services: Vec<Vec<u8>>,
@@ -48,18 +24,19 @@ pub(super) struct RenderedLabels {
 
 impl RenderedLabels {
     pub(super) fn new(names: &Names) -> RenderedLabels {
-        let pair = |(first, value): (&str, &str), (second, other): (&str, &str)| {
+        let members = |members: [(&str, &str); 2]| {
             let mut text = Vec::new();
-            for (key, value) in [(first, value), (second, other)] {
-                text.extend_from_slice(b",");
+            for (key, value) in members {
+                text.push(b',');
                 encode::string(&mut text, key);
                 text.push(b':');
                 encode::string(&mut text, value);
             }
             text
         };
-        let service = |index| pair(("service", names.service(index)), ("account", names.account_of(index)));
-        let operation = |index| pair(("operation", names.operation(index)), ("class", class_name(names.class(index))));
+        let service = |index| members([("service", names.service(index)), ("account", names.account_of(index))]);
+        let operation =
+            |index| members([("operation", names.operation(index)), ("class", class_name(names.class(index)))]);
         RenderedLabels {
             services: std::iter::once(None).chain((0..names.services.len()).map(Some)).map(service).collect(),
             operations: std::iter::once(None).chain((0..names.operations.len()).map(Some)).map(operation).collect(),
@@ -67,7 +44,6 @@ impl RenderedLabels {
     }
 }
 
-/// The class's word in the log.
 fn class_name(class: Option<Class>) -> &'static str {
     match class {
         None => "-",
@@ -80,45 +56,46 @@ fn class_name(class: Option<Class>) -> &'static str {
     }
 }
 
-fn of(rows: &[Vec<u8>], index: Option<usize>) -> &[u8] {
+/// The rendered labels of an index, or those of `-`.
+fn labels(rows: &[Vec<u8>], index: Option<usize>) -> &[u8] {
     index.and_then(|index| rows.get(index + 1)).or(rows.first()).map_or(&[], Vec::as_slice)
 }
 
-/// What a line needs beside the record.
+/// What a line needs besides the request.
 pub(super) struct LineContext<'a> {
     pub(super) labels: &'a RenderedLabels,
     pub(super) masker: &'a Masker,
     pub(super) began: SystemTime,
     pub(super) took: Duration,
-    /// Whether bodies stand in it: the exchange went to Fastrac, and its answer was no leak.
-    pub(super) bodies: bool,
-    /// Whether bodies may be looked into: not for `unlisted`.
-    pub(super) readable: bool,
+    /// Whether bodies are written: the request was sent to Fastrac.
+    pub(super) with_bodies: bool,
+    /// Whether contents of bodies may be written: not for `unlisted` operations and leaks.
+    pub(super) bodies_readable: bool,
 }
 
-/// Appends the line up to where `,"seq":N}` follows.
-pub(super) fn write(out: &mut Vec<u8>, record: &Record, page: &LineContext<'_>) {
+/// Appends the line; `,"seq":N}` is to follow.
+pub(super) fn write(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>) {
     out.extend_from_slice(b"{\"time\":\"");
-    encode::time(out, page.began);
+    encode::time(out, context.began);
     out.extend_from_slice(b"\",\"request_id\":\"");
-    // The characters of an id need no escape.
-    out.extend_from_slice(record.id.as_str().as_bytes());
+    // The characters of an id need no escaping.
+    out.extend_from_slice(facts.id.as_str().as_bytes());
     out.push(b'"');
-    out.extend_from_slice(of(&page.labels.services, record.service));
-    out.extend_from_slice(of(&page.labels.operations, record.operation));
-    request(out, record, page.masker);
-    result(out, record);
-    timings(out, record, page.took);
-    body(out, b",\"request_body\":", &record.request_body, page);
-    body(out, b",\"answer_body\":", &record.answer_body, page);
-    if let Some(from) = &record.stored_from {
+    out.extend_from_slice(labels(&context.labels.services, facts.service));
+    out.extend_from_slice(labels(&context.labels.operations, facts.operation));
+    target(out, facts, context.masker);
+    result(out, facts);
+    timings(out, facts, context.took);
+    body(out, b",\"request_body\":", &facts.request_body, context);
+    body(out, b",\"answer_body\":", &facts.answer_body, context);
+    if let Some(from) = &facts.stored_from {
         out.extend_from_slice(b",\"stored_from\":");
         encode::string(out, from);
     }
 }
 
-fn request(out: &mut Vec<u8>, record: &Record, masker: &Masker) {
-    let Some((method, uri)) = &record.request else {
+fn target(out: &mut Vec<u8>, facts: &RequestFacts, masker: &Masker) {
+    let Some(RequestTarget { method, uri }) = &facts.target else {
         out.extend_from_slice(b",\"method\":\"-\",\"path\":\"-\",\"query\":null");
         return;
     };
@@ -136,26 +113,26 @@ fn request(out: &mut Vec<u8>, record: &Record, masker: &Masker) {
     }
 }
 
-fn result(out: &mut Vec<u8>, record: &Record) {
+fn result(out: &mut Vec<u8>, facts: &RequestFacts) {
     out.extend_from_slice(b",\"status\":");
-    match record.status {
+    match facts.status {
         Some(status) => encode::number(out, u64::from(status)),
         None => out.extend_from_slice(b"null"),
     }
-    word(out, b",\"outcome\":", Some(record.outcome.as_str()));
-    word(out, b",\"code\":", record.code.map(|code| code.as_str()));
-    word(out, b",\"cache\":", record.cache.map(|result| result.as_str()));
-    word(out, b",\"sent\":", Some(record.sent.as_str()));
+    word(out, b",\"outcome\":", Some(facts.outcome.as_str()));
+    word(out, b",\"code\":", facts.code.map(|code| code.as_str()));
+    word(out, b",\"cache\":", facts.cache.map(|result| result.as_str()));
+    word(out, b",\"sent\":", Some(facts.sent.as_str()));
     out.extend_from_slice(b",\"attempts\":");
-    encode::number(out, u64::from(record.attempts));
+    encode::number(out, u64::from(facts.attempts));
     out.extend_from_slice(b",\"key_version\":");
-    match &record.key_version {
+    match &facts.key_version {
         Some(version) => encode::string(out, version),
         None => out.extend_from_slice(b"null"),
     }
 }
 
-/// A word of a closed list, which needs no escape.
+/// A word of a closed list, which needs no escaping.
 fn word(out: &mut Vec<u8>, key: &[u8], word: Option<&'static str>) {
     out.extend_from_slice(key);
     match word {
@@ -168,21 +145,21 @@ fn word(out: &mut Vec<u8>, key: &[u8], word: Option<&'static str>) {
     }
 }
 
-fn timings(out: &mut Vec<u8>, record: &Record, took: Duration) {
+fn timings(out: &mut Vec<u8>, facts: &RequestFacts, took: Duration) {
     out.extend_from_slice(b",\"duration_ms\":");
     encode::millis(out, took);
     out.extend_from_slice(b",\"upstream_ms\":");
-    encode::millis(out, record.upstream);
+    encode::millis(out, facts.upstream);
     out.extend_from_slice(b",\"waited_ms\":");
-    encode::millis(out, record.waited);
+    encode::millis(out, facts.waited);
 }
 
-fn body(out: &mut Vec<u8>, key: &[u8], body: &CapturedBody, page: &LineContext<'_>) {
+fn body(out: &mut Vec<u8>, key: &[u8], body: &CapturedBody, context: &LineContext<'_>) {
     out.extend_from_slice(key);
-    if !page.bodies || body.length == 0 {
+    if !context.with_bodies || body.length == 0 {
         return out.extend_from_slice(b"null");
     }
-    let written = page.readable && body.whole.as_ref().is_some_and(|bytes| page.masker.body(out, bytes));
+    let written = context.bodies_readable && body.whole.as_ref().is_some_and(|bytes| context.masker.body(out, bytes));
     if !written {
         out.extend_from_slice(b"{\"bytes\":");
         encode::number(out, body.length);

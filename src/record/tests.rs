@@ -2,11 +2,15 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use http::Method;
 use serde_json::Value;
 use strum::VariantArray as _;
 
 use super::*;
-use crate::config::{LogBodies, LogConfig, LogTarget, OnFull};
+use crate::{
+    config::{Class, LogBodies, LogConfig, LogTarget, OnFull},
+    outcome::{Code, Outcome, Sent},
+};
 
 const MEMBERS: [&str; 22] = [
     "time",

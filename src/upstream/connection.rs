@@ -198,7 +198,7 @@ impl Pool {
             let IdleConnection { mut connection, until } = idle;
             if now < until {
                 connection.driver.deadline = deadline;
-                connection.counted.becomes(ConnectionState::Active);
+                connection.counted.set_state(ConnectionState::Active);
                 return Some(connection);
             }
         }
@@ -211,7 +211,7 @@ impl Pool {
             return;
         }
         let until = Instant::now() + keep_alive_timeout(headers).unwrap_or(IDLE_TIMEOUT);
-        connection.counted.becomes(ConnectionState::Idle);
+        connection.counted.set_state(ConnectionState::Idle);
         let destination = connection.destination.id;
         let returned = IdleConnection { connection, until };
         let mut idle = self.idle.lock();

@@ -171,9 +171,9 @@ fn a_panic_is_an_answer_a_line_and_an_entry_and_shows_no_key() {
     for entry in &panicked {
         assert_eq!((&entry["level"], entry["place"].is_string()), (&"ERROR".into(), true), "{entry}");
     }
-    let words: Vec<&str> = panicked.iter().filter_map(|entry| entry["words"].as_str()).collect();
-    assert_eq!(words.iter().filter(|words| **words == HARMLESS).count(), 1);
-    assert_eq!(words.iter().filter(|words| words.contains("not shown")).count(), 10);
+    let messages: Vec<&str> = panicked.iter().filter_map(|entry| entry["panic_message"].as_str()).collect();
+    assert_eq!(messages.iter().filter(|message| **message == HARMLESS).count(), 1);
+    assert_eq!(messages.iter().filter(|message| message.contains("not shown")).count(), 10);
     let named = of("a request failed");
     let mut named: Vec<&str> = named.iter().filter_map(|entry| entry["request_id"].as_str()).collect();
     named.sort_unstable();

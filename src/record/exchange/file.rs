@@ -1,9 +1,10 @@
-//! The files of the exchange log: the one being written, and those before it.
+//! The files of the exchange log: the current one and the rotated ones.
 //!
-//! One process writes at a time (the file is locked). At opening, the file is read from its end: the
-//! number goes on, a torn last line is cut off. A full file is renamed `<name>-<time>.<extension>`;
-//! renamed ones are removed, oldest first, when all together are too large or one is too old. Files
-//! are 0600, folders that it makes 0700.
+//! One process writes at a time (the file is locked). When a file is opened, its numbers continue and
+//! a torn last line is cut off. A full file is renamed to `<name>-<time>.<extension>`. Rotated files
+//! are removed, oldest first, when together they are too large, or when one is too old. Files have
+//! mode 0600, created folders 0700. Opening fails with [`LogError`]; rotation fails with the system's
+//! error.
 
 use std::{
     ffi::OsStr,
@@ -14,36 +15,46 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::LogError;
+use super::error::LogError;
 
-/// Into how many files the total size is divided.
+/// Number of files that the total size is divided into.
 const SEGMENTS: u64 = 8;
+/// Bytes.
 const SEGMENT_MAX: u64 = 128 * 1024 * 1024;
+/// Bytes.
 const SEGMENT_MIN: u64 = 4 * 1024;
 
-/// A file holds at most this much time, so that `days` can be kept.
+/// Maximum age of the current file, so that whole files can be removed after `keep_days`.
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// How a file was found at opening.
+/// The state of a file when it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct RecoveredFile {
-    /// Number of its last whole line; 0: none.
+    /// Number of its last complete line; 0 if there is none.
     pub(super) seq: u64,
-    /// Bytes up to there.
+    /// Bytes up to the end of this line.
     pub(super) bytes: u64,
-    /// Bytes of a torn line that were cut off.
+    /// Bytes of a torn last line that was cut off.
     pub(super) torn: Option<u64>,
 }
 
-/// The file being written, and the rules for those before it.
+/// The current file, and the limits of the rotated ones.
 pub(super) struct LogFiles {
     path: PathBuf,
     file: File,
     began: SystemTime,
+    /// Bytes, all files together.
     keep_size: u64,
+    /// 0: no limit.
     keep_days: u32,
-    /// Whether it is a regular file; a pipe or device is neither read nor rotated.
+    /// A pipe or device is neither read nor rotated.
     regular: bool,
+}
+
+struct RotatedFile {
+    path: PathBuf,
+    /// From its name.
+    time: SystemTime,
 }
 
 impl LogFiles {
@@ -62,28 +73,28 @@ impl LogFiles {
                 Err(TryLockError::Error(source)) => return Err(fault(source)),
             }
         }
-        let found = if regular { recover(&mut file).map_err(fault)? } else { Some(RecoveredFile::default()) };
+        let recovered = if regular { recover(&mut file).map_err(fault)? } else { Some(RecoveredFile::default()) };
         let began = if regular { began(&mut file).map_err(fault)? } else { SystemTime::now() };
         let mut files = LogFiles { path: path.to_owned(), file, began, keep_size, keep_days, regular };
-        let found = match found {
-            Some(found) => found,
-            // Lines without numbers, so not of our making: it is put aside, not written into.
+        let recovered = match recovered {
+            Some(recovered) => recovered,
+            // Its lines have no numbers, so another program wrote it: rotate it instead of appending.
             None => {
                 files.rotate().map_err(fault)?;
                 RecoveredFile::default()
             }
         };
         files.prune();
-        Ok((files, found))
+        Ok((files, recovered))
     }
 
-    /// Bytes after which a new file begins.
+    /// Size at which a new file begins, bytes.
     pub(super) fn segment(&self) -> u64 {
         if self.regular { (self.keep_size / SEGMENTS).clamp(SEGMENT_MIN, SEGMENT_MAX) } else { u64::MAX }
     }
 
-    /// Whether a new file must begin although this one isn't full: it is old, or somebody moved it.
-    pub(super) fn outlived(&self) -> bool {
+    /// Whether a new file must begin before this one is full: it is too old, or it was moved.
+    pub(super) fn needs_new_file(&self) -> bool {
         self.regular && (self.began.elapsed().unwrap_or_default() >= DAY || self.moved())
     }
 
@@ -95,13 +106,13 @@ impl LogFiles {
         }
     }
 
-    /// Writes what it can; returns how many bytes.
+    /// Writes as much as the system accepts; returns the number of bytes.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)
     }
 
-    /// Puts the file aside and begins a new one. The system may take its time to bring the old one to the disk: to wait
-    /// for that would let the queue fill up.
+    /// Renames the file and begins a new one. Does not sync the old one: meanwhile the queue would fill
+    /// up.
     pub(super) fn rotate(&mut self) -> io::Result<()> {
         if !self.regular {
             return Ok(());
@@ -110,7 +121,7 @@ impl LogFiles {
             fs::rename(&self.path, self.free_name()?)?;
         }
         let file = create(&self.path)?;
-        file.try_lock().map_err(|_| io::Error::other("another process writes the new file"))?;
+        file.try_lock().map_err(|_| io::Error::other("another process writes to the new file"))?;
         self.file = file;
         self.began = SystemTime::now();
         self.prune();
@@ -118,7 +129,7 @@ impl LogFiles {
     }
 
     pub(super) fn sync(&self) {
-        // A pipe or device can't.
+        // A pipe or device cannot be synced.
         let _ = self.file.sync_data();
     }
 
@@ -140,10 +151,10 @@ impl LogFiles {
         }
     }
 
-    /// Removes what is too old or too much. Failing to is no reason to stop writing.
+    /// Removes rotated files beyond the limits. A failure is only logged.
     fn prune(&self) {
         let mut kept = self.segment().min(self.keep_size);
-        for (path, time) in self.rotated().into_iter().rev() {
+        for RotatedFile { path, time } in self.rotated().into_iter().rev() {
             let Ok(metadata) = fs::metadata(&path) else { continue };
             let age = SystemTime::now().duration_since(time).unwrap_or_default();
             kept = kept.saturating_add(metadata.len());
@@ -151,20 +162,20 @@ impl LogFiles {
             if (kept > self.keep_size || old)
                 && let Err(error) = fs::remove_file(&path)
             {
-                tracing::warn!(path = %path.display(), %error, "an old exchange log can't be removed");
+                tracing::warn!(path = %path.display(), %error, "an old exchange log cannot be removed");
             }
         }
     }
 
-    /// Files put aside, oldest first, with the time in their name: only what is named exactly so is touched.
-    fn rotated(&self) -> Vec<(PathBuf, SystemTime)> {
+    /// Rotated files, oldest first. Only files with exactly their form of name are touched.
+    fn rotated(&self) -> Vec<RotatedFile> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
         let mut rotated: Vec<_> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter_map(|path| self.time_of(&path).map(|time| (path, time)))
+            .filter_map(|path| self.time_of(&path).map(|time| RotatedFile { path, time }))
             .collect();
-        rotated.sort_by_key(|(_, time)| *time);
+        rotated.sort_by_key(|file| file.time);
         rotated
     }
 
@@ -182,30 +193,31 @@ impl LogFiles {
 fn create(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
     let metadata = file.metadata()?;
-    // One that was there may be wider.
+    // An existing file may have a wider mode.
     if metadata.is_file() && metadata.permissions().mode() & 0o777 != 0o600 {
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
     }
     Ok(file)
 }
 
-/// Reads the end of the file. `None`: its last line has no number.
+/// Reads the end of the file. `None` if its last line has no number.
 fn recover(file: &mut File) -> io::Result<Option<RecoveredFile>> {
     let length = file.metadata()?.len();
     let Some(end) = last_break(file, length)? else {
-        // Not one whole line.
-        return cut_off(file, RecoveredFile { seq: 0, bytes: 0, torn: (length > 0).then_some(length) }).map(Some);
+        // No complete line.
+        return truncate(file, RecoveredFile { seq: 0, bytes: 0, torn: (length > 0).then_some(length) }).map(Some);
     };
-    let whole = end + 1;
+    let complete = end + 1;
     let Some(seq) = number_at_end(file, end)? else { return Ok(None) };
-    cut_off(file, RecoveredFile { seq, bytes: whole, torn: (length > whole).then_some(length - whole) }).map(Some)
+    truncate(file, RecoveredFile { seq, bytes: complete, torn: (length > complete).then_some(length - complete) })
+        .map(Some)
 }
 
-fn cut_off(file: &File, found: RecoveredFile) -> io::Result<RecoveredFile> {
-    if found.torn.is_some() {
-        file.set_len(found.bytes)?;
+fn truncate(file: &File, recovered: RecoveredFile) -> io::Result<RecoveredFile> {
+    if recovered.torn.is_some() {
+        file.set_len(recovered.bytes)?;
     }
-    Ok(found)
+    Ok(recovered)
 }
 
 /// Offset of the last line break before `before`.
@@ -225,7 +237,7 @@ fn last_break(file: &mut File, before: u64) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
-/// The number of the line that ends before the break at `end`: `…,"seq":N}`.
+/// The number of the line whose line break is at `end`: `…,"seq":N}`.
 fn number_at_end(file: &mut File, end: u64) -> io::Result<Option<u64>> {
     let start = end.saturating_sub(32);
     let mut tail = vec![0; (end - start) as usize];
@@ -242,7 +254,7 @@ fn system_time(time: jiff::Timestamp) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(time.as_millisecond()).unwrap_or(0))
 }
 
-/// When the first line was written; now, if there is none.
+/// The time of the first line; now if there is none.
 fn began(file: &mut File) -> io::Result<SystemTime> {
     let mut head = Vec::new();
     file.seek(SeekFrom::Start(0))?;

@@ -1,35 +1,38 @@
 //! The bounded queue: one buffer of finished lines, their numbers, and where new files begin.
 //!
-//! No clock, no I/O: it is locked for the time of a copy.
+//! Always holds: numbers are gap-free within a file. It does no I/O, so its lock is held only for the
+//! duration of a copy. The queue never fails; it refuses lines that find no room.
+//!
+//! Room is a semaphore in units of 1 KiB rather than a counter under the lock, because a request waits
+//! for it before its line exists. A reserved line holds one unit from the start and is charged the
+//! rest of its length when it is appended; units that are not free at that moment are a debt.
 
-use std::{sync::Arc, time::SystemTime};
+use std::time::SystemTime;
 
-use prometheus::IntCounter;
 use tokio::sync::Semaphore;
 
 use super::file::RecoveredFile;
-use crate::record::{Metrics, encode};
+use crate::record::encode;
 
-/// Bytes that may wait to be written; one line may go beyond.
+/// Maximum size of the queue, bytes; its last line may exceed it.
 pub(super) const CAPACITY: usize = 4 * 1024 * 1024;
 
 /// Bytes that one permit of the room stands for.
 pub(super) const UNIT: usize = 1024;
 
-/// The writer doesn't wait for its tick when this much is there.
-const HURRY: usize = 256 * 1024;
+/// Size at which the writer does not wait for its tick, bytes.
+const WRITE_AT: usize = 256 * 1024;
 
-/// What the writer takes at once.
+/// The lines that the writer takes at once.
 #[derive(Default)]
 pub(super) struct LineBatch {
     pub(super) bytes: Vec<u8>,
     /// Offsets at which a new file begins.
     pub(super) cuts: Vec<usize>,
-    /// Permits to give back once it is written.
+    /// Units of room to release once it is written.
     units: usize,
 }
 
-/// How the writer and the appenders stand to each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum QueueState {
     Open,
@@ -37,21 +40,27 @@ enum QueueState {
     Ended,
 }
 
+/// Consecutive dropped lines.
+struct Gap {
+    count: u64,
+    since: SystemTime,
+}
+
 pub(super) struct Queue {
     batch: LineBatch,
-    /// Number of the last line of the file that the last line goes to.
+    /// Number of the last line, in the file that it goes to.
     seq: u64,
-    /// Bytes that that file will have.
+    /// Size that this file will have, bytes.
     file_bytes: u64,
-    /// Bytes after which a new file begins; `None`: never.
+    /// Size at which a new file begins, bytes; `None`: never.
     segment: Option<u64>,
-    /// Lines that found no room since the last one that did, and when that began.
-    gap: Option<(u64, SystemTime)>,
-    /// Permits that were taken beyond what was reserved, to be kept when the next are given back.
+    /// Lines dropped since the last one that was accepted.
+    gap: Option<Gap>,
+    /// Units charged but not yet taken from the room: withheld from the next release.
     debt: usize,
-    /// Whether the writer sleeps until it is woken.
+    /// Whether the writer sleeps until it is notified.
     writer_idle: bool,
-    life: QueueState,
+    state: QueueState,
 }
 
 impl Queue {
@@ -64,16 +73,16 @@ impl Queue {
             gap: None,
             debt: 0,
             writer_idle: false,
-            life: QueueState::Open,
+            state: QueueState::Open,
         }
     }
 
-    /// Goes on in a file as it was found.
-    pub(super) fn go_on(&mut self, found: RecoveredFile, segment: u64) {
-        self.seq = found.seq;
-        self.file_bytes = found.bytes;
+    /// Continues a file.
+    pub(super) fn resume(&mut self, recovered: RecoveredFile, segment: u64) {
+        self.seq = recovered.seq;
+        self.file_bytes = recovered.bytes;
         self.segment = Some(segment);
-        if let Some(bytes) = found.torn {
+        if let Some(bytes) = recovered.torn {
             let mut line = event("torn", SystemTime::now());
             line.extend_from_slice(b",\"bytes\":");
             encode::number(&mut line, bytes);
@@ -81,26 +90,26 @@ impl Queue {
         }
     }
 
-    /// False if there is no room and none was reserved, or the queue is closed.
+    /// Returns false if the queue is closed, or full and no room was reserved.
     pub(super) fn append(&mut self, line: &[u8], reserved: bool) -> bool {
-        if self.life != QueueState::Open {
+        if self.state != QueueState::Open {
             return false;
         }
         if !reserved && self.batch.bytes.len() >= CAPACITY {
-            self.gap.get_or_insert((0, SystemTime::now())).0 += 1;
+            self.gap.get_or_insert_with(|| Gap { count: 0, since: SystemTime::now() }).count += 1;
             return false;
         }
-        self.tell_gap();
+        self.report_gap();
         self.push(line);
         true
     }
 
-    /// Writes the gap down, if there is one and there is room.
-    pub(super) fn tell_gap(&mut self) {
+    /// Appends an event for the gap, if there is one and there is room.
+    pub(super) fn report_gap(&mut self) {
         if self.batch.bytes.len() >= CAPACITY {
             return;
         }
-        if let Some((count, since)) = self.gap.take() {
+        if let Some(Gap { count, since }) = self.gap.take() {
             let mut line = event("dropped", SystemTime::now());
             line.extend_from_slice(b",\"count\":");
             encode::number(&mut line, count);
@@ -115,7 +124,7 @@ impl Queue {
         // `,"seq":` and up to 20 digits, `}`, line break.
         let longest = line.len() as u64 + 29;
         if self.segment.is_some_and(|segment| self.seq > 0 && self.file_bytes + longest > segment) {
-            self.cut();
+            self.start_file();
         }
         let bytes = &mut self.batch.bytes;
         let before = bytes.len();
@@ -127,69 +136,70 @@ impl Queue {
         self.file_bytes += (bytes.len() - before) as u64;
     }
 
-    /// What comes from now on goes to a new file.
-    pub(super) fn cut(&mut self) {
+    /// Later lines go to a new file.
+    pub(super) fn start_file(&mut self) {
         self.batch.cuts.push(self.batch.bytes.len());
         self.seq = 0;
         self.file_bytes = 0;
     }
 
-    /// Books a reserved line of this length: it holds one permit, and owes the others that it is worth.
-    pub(super) fn owe(&mut self, room: &Semaphore, length: usize) {
+    /// Charges a reserved line of this length, whose first unit is already taken.
+    pub(super) fn charge(&mut self, room: &Semaphore, length: usize) {
         let units = length / UNIT + 1;
         self.batch.units += units;
         let more = units - 1;
         self.debt += more - room.forget_permits(more);
     }
 
-    /// Gives back the room of a batch that is written.
+    /// Releases the room of a written batch, minus the debt.
     pub(super) fn release(&mut self, room: &Semaphore, units: usize) {
-        let kept = self.debt.min(units);
-        self.debt -= kept;
-        room.add_permits(units - kept);
+        let withheld = self.debt.min(units);
+        self.debt -= withheld;
+        room.add_permits(units - withheld);
     }
 
-    /// Whether the writer is to be woken now.
+    /// Whether to notify the writer now.
     pub(super) fn wants_writer(&mut self) -> bool {
-        let wake = self.writer_idle || self.hurries();
+        let wake = self.writer_idle || self.is_due();
         self.writer_idle = false;
         wake
     }
 
-    pub(super) fn hurries(&self) -> bool {
-        self.batch.bytes.len() >= HURRY || self.life != QueueState::Open
+    /// Whether the lines should be written without waiting for more.
+    pub(super) fn is_due(&self) -> bool {
+        self.batch.bytes.len() >= WRITE_AT || self.state != QueueState::Open
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.batch.bytes.is_empty() && self.batch.cuts.is_empty() && self.gap.is_none()
     }
 
-    /// The writer will sleep until it is woken.
-    pub(super) fn writer_idles(&mut self, idle: bool) {
+    /// Whether the writer sleeps until it is notified.
+    pub(super) fn set_writer_idle(&mut self, idle: bool) {
         self.writer_idle = idle;
     }
 
-    /// Takes everything; `spare` is the buffer to go on with.
+    /// Takes all lines; `spare` becomes the new buffer.
     pub(super) fn take(&mut self, spare: Vec<u8>) -> LineBatch {
         std::mem::replace(&mut self.batch, LineBatch { bytes: spare, cuts: Vec::new(), units: 0 })
     }
 
     pub(super) fn close(&mut self) {
-        if self.life == QueueState::Open {
-            self.life = QueueState::Closing;
+        if self.state == QueueState::Open {
+            self.state = QueueState::Closing;
         }
     }
 
-    pub(super) fn closing(&self) -> bool {
-        self.life != QueueState::Open
+    pub(super) fn is_closing(&self) -> bool {
+        self.state != QueueState::Open
     }
 
     pub(super) fn end(&mut self) {
-        self.life = QueueState::Ended;
+        self.state = QueueState::Ended;
     }
 
     pub(super) fn ended(&self) -> bool {
-        self.life == QueueState::Ended
+        self.state == QueueState::Ended
     }
 }
 
@@ -199,7 +209,7 @@ impl LineBatch {
     }
 }
 
-/// The beginning of an event's line.
+/// The beginning of an event line.
 fn event(name: &str, at: SystemTime) -> Vec<u8> {
     let mut line = b"{\"event\":".to_vec();
     encode::string(&mut line, name);
@@ -207,25 +217,4 @@ fn event(name: &str, at: SystemTime) -> Vec<u8> {
     encode::time(&mut line, at);
     line.push(b'"');
     line
-}
-
-/// `log_records_total`, its series resolved when first used.
-pub(super) struct LineCounters {
-    metrics: Arc<Metrics>,
-    written: std::sync::OnceLock<IntCounter>,
-    dropped: std::sync::OnceLock<IntCounter>,
-}
-
-impl LineCounters {
-    pub(super) fn new(metrics: Arc<Metrics>) -> LineCounters {
-        LineCounters { metrics, written: Default::default(), dropped: Default::default() }
-    }
-
-    pub(super) fn written(&self, lines: u64) {
-        self.written.get_or_init(|| self.metrics.log_records("written")).inc_by(lines);
-    }
-
-    pub(super) fn dropped(&self, lines: u64) {
-        self.dropped.get_or_init(|| self.metrics.log_records("dropped")).inc_by(lines);
-    }
 }

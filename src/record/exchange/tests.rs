@@ -14,7 +14,12 @@ use std::{
 
 use serde_json::Value;
 
-use super::*;
+use parking_lot::Mutex;
+
+use super::{
+    queue::{CAPACITY, UNIT},
+    *,
+};
 use crate::config::LogBodies;
 
 fn config(path: &Path, keep_size: u64) -> LogConfig {
@@ -170,24 +175,24 @@ mod rotates {
         fs::write(&path, "{\"time\":\"2026-01-01T00:00:00.000Z\",\"seq\":1}\n").unwrap();
         let (files, found) = LogFiles::open(&path, 1 << 30, 30).unwrap();
         assert_eq!(found.seq, 1);
-        assert!(files.outlived());
+        assert!(files.needs_new_file());
         assert!(!old.exists());
     }
 
     #[test]
-    fn when_somebody_moved_the_file() {
+    fn when_the_file_was_moved() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("exchanges.jsonl");
         let (mut files, _) = LogFiles::open(&path, 1 << 30, 30).unwrap();
-        assert!(!files.outlived());
+        assert!(!files.needs_new_file());
         fs::rename(&path, folder.path().join("moved")).unwrap();
-        assert!(files.outlived());
+        assert!(files.needs_new_file());
         files.rotate().unwrap();
-        assert!(!files.outlived() && path.exists() && rotated(folder.path()).len() == 1);
+        assert!(!files.needs_new_file() && path.exists() && rotated(folder.path()).len() == 1);
     }
 }
 
-/// A target that takes nothing until it is told to, and counts what it took.
+/// A target that accepts nothing until it is opened, and keeps what it accepted.
 #[derive(Clone, Default)]
 struct Gate {
     open: Arc<AtomicBool>,
@@ -251,7 +256,7 @@ mod when_full {
     }
 
     #[tokio::test]
-    async fn a_request_waits_for_its_place_and_loses_no_line() {
+    async fn a_request_waits_for_room_and_loses_no_line() {
         let (log, gate, metrics) = gated(OnFull::Block);
         let soon = || Instant::now() + Duration::from_millis(20);
         let line = format!("{{\"a\":\"{}\"", "x".repeat(100_000));
@@ -273,7 +278,7 @@ mod when_full {
     }
 
     #[tokio::test]
-    async fn places_given_back_are_there_again() {
+    async fn released_room_is_available_again() {
         let (log, gate, _) = gated(OnFull::Block);
         gate.open.store(true, Ordering::SeqCst);
         for _ in 0..2 {
@@ -313,11 +318,11 @@ fn what_comes_after_the_close_is_counted_as_dropped() {
 }
 
 #[test]
-fn a_target_that_takes_nothing_does_not_hold_up_the_end() {
+fn a_target_that_accepts_nothing_does_not_block_the_end() {
     let (log, _, metrics) = gated(OnFull::Drop);
     log.append(b"{\"a\":1", None);
     let began = Instant::now();
     log.close();
-    assert!(began.elapsed() < CLOSING);
+    assert!(began.elapsed() < CLOSE_TIMEOUT);
     assert_eq!(counted(&metrics, "dropped"), 1);
 }

@@ -1,20 +1,23 @@
-//! A JSON text in one pass, with what must not be seen replaced by `"***"`.
+//! Copies a JSON text in one pass and replaces what must not be seen by `"***"`.
 //!
-//! Works on raw bytes: what stands keeps its bytes (numbers of any length, escapes, duplicate
-//! members), only white space between tokens goes, so that the result is one line. Validates as it
-//! goes, without recursion. Pure. Fails with [`Unmaskable`] on anything that a reader of the log
-//! could take differently than this one: then nothing of the body may be written.
+//! Works on raw bytes: values that are kept keep their bytes (numbers of any length, escapes,
+//! duplicate members); only white space between tokens is removed, so that the result is one line.
+//! Validates on the way, without recursion. Pure. Fails with [`Unmaskable`] on anything that a reader
+//! of the log could interpret differently: then nothing of the body may be written.
 
 use std::borrow::Cow;
 
-use super::names::{MaskRule, MaskRules, looks_like_region};
+use super::{
+    names::{MaskRule, MaskRules, looks_like_region},
+    value::{contains_own_secret, looks_secret, starts_like_secret},
+};
 use crate::record::encode;
 
-/// Deeper bodies are not written: readers of the log give up at about 128.
-const DEPTH: usize = 100;
+/// Maximum depth of a body; many JSON parsers stop at 128.
+const MAX_DEPTH: usize = 100;
 
-/// Names remembered during one body; a power of two.
-const JUDGED: usize = 32;
+/// Names whose rules are remembered during one body; a power of two.
+const REMEMBERED: usize = 32;
 
 const MASKED: &[u8] = b"\"***\"";
 
@@ -25,19 +28,21 @@ pub(super) struct Unmaskable;
 #[derive(Clone, Copy)]
 struct Container {
     object: bool,
-    /// What holds for members of an object (`Person`: the strict list) and elements of an array.
-    ruling: MaskRule,
+    /// The rule for the elements of an array, and for the members of an object unless it is `Keep`
+    /// (then their names decide).
+    rule: MaskRule,
 }
 
-/// Appends the masked body to `out`; on failure `out` may end in a part of it.
+/// Appends the masked body to `out`; on failure `out` may end with a part of it.
 pub(super) fn mask(out: &mut Vec<u8>, body: &[u8], rules: &MaskRules) -> Result<(), Unmaskable> {
     let text = std::str::from_utf8(body).map_err(|_| Unmaskable)?;
-    // Looked for once, not in each value; an escape may spell it too.
-    let plain = memchr::memchr(b'\\', body).is_none() && !super::holds_own_secret(text);
-    let judged = [("", MaskRule::Keep); JUDGED];
-    let mut walk = JsonMasker { text, at: 0, out, rules, stack: Vec::with_capacity(16), muted: None, plain, judged };
+    // Searched for once, not in each value; escapes could spell a secret too.
+    let plain = memchr::memchr(b'\\', body).is_none() && !contains_own_secret(text);
+    let remembered = [("", MaskRule::Keep); REMEMBERED];
+    let mut walk =
+        JsonMasker { text, at: 0, out, rules, stack: Vec::with_capacity(16), masked_at: None, plain, remembered };
     walk.space();
-    // A bare string has no name to judge it by.
+    // A bare value has no name that could classify it.
     if !matches!(walk.peek(), Some(b'{' | b'[')) {
         return Err(Unmaskable);
     }
@@ -50,23 +55,24 @@ struct JsonMasker<'a> {
     out: &'a mut Vec<u8>,
     rules: &'a MaskRules,
     stack: Vec<Container>,
-    /// Depth of the container that is masked whole, while inside it.
-    muted: Option<usize>,
-    /// Neither an escape nor a secret of the gateway's is anywhere in it.
+    /// Depth of the container that is masked as a whole, while inside it.
+    masked_at: Option<usize>,
+    /// The text contains neither an escape nor a secret issued by the gateway.
     plain: bool,
-    /// Names judged already, as written, by their length and last byte: rows of a list repeat theirs.
-    judged: [(&'a str, MaskRule); JUDGED],
+    /// Rules of names seen so far, as written, by length and last byte: the objects of a list repeat
+    /// their names.
+    remembered: [(&'a str, MaskRule); REMEMBERED],
 }
 
 impl<'a> JsonMasker<'a> {
     fn run(mut self) -> Result<(), Unmaskable> {
-        let mut ruling = MaskRule::Keep;
+        let mut rule = MaskRule::Keep;
         loop {
-            let opened = self.value(ruling)?;
+            let opened = self.value(rule)?;
             if opened {
-                // An empty container ends at once; else its first element follows.
+                // An empty container ends at once; otherwise its first element follows.
                 if !self.closes() {
-                    ruling = self.element()?;
+                    rule = self.element()?;
                     continue;
                 }
                 self.close();
@@ -79,7 +85,7 @@ impl<'a> JsonMasker<'a> {
                 if self.peek() == Some(b',') {
                     self.at += 1;
                     self.emit(b",");
-                    ruling = self.element()?;
+                    rule = self.element()?;
                     break;
                 }
                 if !self.closes() {
@@ -101,7 +107,7 @@ impl<'a> JsonMasker<'a> {
     }
 
     fn emit(&mut self, bytes: &[u8]) {
-        if self.muted.is_none() {
+        if self.masked_at.is_none() {
             self.out.extend_from_slice(bytes);
         }
     }
@@ -119,18 +125,18 @@ impl<'a> JsonMasker<'a> {
         let closing = self.text.as_bytes()[self.at];
         self.at += 1;
         self.stack.pop();
-        if self.muted == Some(self.stack.len()) {
-            self.muted = None;
+        if self.masked_at == Some(self.stack.len()) {
+            self.masked_at = None;
         } else {
             self.emit(&[closing]);
         }
     }
 
-    /// Up to the next value: in an object over its name. Returns what holds for the value.
+    /// Advances to the next value, in an object past its name. Returns the rule for the value.
     fn element(&mut self) -> Result<MaskRule, Unmaskable> {
         let Some(&frame) = self.stack.last() else { return Err(Unmaskable) };
         if !frame.object {
-            return Ok(frame.ruling);
+            return Ok(frame.rule);
         }
         self.space();
         let raw = self.string()?;
@@ -139,82 +145,82 @@ impl<'a> JsonMasker<'a> {
             return Err(Unmaskable);
         }
         self.at += 1;
-        if self.muted.is_some() {
+        if self.masked_at.is_some() {
             return Ok(MaskRule::Mask);
         }
-        let ruling =
-            if frame.ruling == MaskRule::Keep { self.judge(raw)? } else { self.rules.inside_person(&decode(raw)?) };
+        let rule =
+            if frame.rule == MaskRule::Keep { self.rule_of(raw)? } else { self.rules.inside_person(&decode(raw)?) };
         self.out.push(b'"');
         self.out.extend_from_slice(raw.as_bytes());
         self.out.extend_from_slice(b"\":");
-        Ok(ruling)
+        Ok(rule)
     }
 
-    fn judge(&mut self, raw: &'a str) -> Result<MaskRule, Unmaskable> {
+    fn rule_of(&mut self, raw: &'a str) -> Result<MaskRule, Unmaskable> {
         let last = raw.as_bytes().last().copied().unwrap_or_default();
-        let place = (usize::from(last) ^ (raw.len() << 1)) & (JUDGED - 1);
-        let (known, ruling) = self.judged[place];
+        let slot = (usize::from(last) ^ (raw.len() << 1)) & (REMEMBERED - 1);
+        let (known, rule) = self.remembered[slot];
         if known == raw && !raw.is_empty() {
-            return Ok(ruling);
+            return Ok(rule);
         }
-        let ruling = self.rules.of(&decode(raw)?);
-        self.judged[place] = (raw, ruling);
-        Ok(ruling)
+        let rule = self.rules.rule_of(&decode(raw)?);
+        self.remembered[slot] = (raw, rule);
+        Ok(rule)
     }
 
-    /// One value, or the beginning of a container (then true).
-    fn value(&mut self, ruling: MaskRule) -> Result<bool, Unmaskable> {
+    /// Copies a value, or the beginning of a container (then returns true).
+    fn value(&mut self, rule: MaskRule) -> Result<bool, Unmaskable> {
         self.space();
         match self.peek().ok_or(Unmaskable)? {
             open @ (b'{' | b'[') => {
                 self.at += 1;
-                self.open(open, ruling)?;
+                self.open(open, rule)?;
                 return Ok(true);
             }
             b'"' => {
                 let raw = self.string()?;
-                self.text_value(raw, ruling)?;
+                self.text_value(raw, rule)?;
             }
-            b't' => self.literal("true", ruling)?,
-            b'f' => self.literal("false", ruling)?,
+            b't' => self.literal("true", rule)?,
+            b'f' => self.literal("false", rule)?,
             b'n' => self.literal("null", MaskRule::Keep)?,
             _ => {
                 let raw = self.number()?;
-                let stands = match ruling {
+                let kept = match rule {
                     MaskRule::Keep => true,
                     MaskRule::Place | MaskRule::Region => looks_like_region(raw.as_bytes()),
                     MaskRule::Mask | MaskRule::Person => false,
                 };
-                self.emit(if stands { raw.as_bytes() } else { MASKED });
+                self.emit(if kept { raw.as_bytes() } else { MASKED });
             }
         }
         Ok(false)
     }
 
-    fn open(&mut self, open: u8, ruling: MaskRule) -> Result<(), Unmaskable> {
-        if self.stack.len() >= DEPTH {
+    fn open(&mut self, open: u8, rule: MaskRule) -> Result<(), Unmaskable> {
+        if self.stack.len() >= MAX_DEPTH {
             return Err(Unmaskable);
         }
-        if self.muted.is_none() && matches!(ruling, MaskRule::Mask | MaskRule::Region) {
+        if self.masked_at.is_none() && matches!(rule, MaskRule::Mask | MaskRule::Region) {
             self.emit(MASKED);
-            self.muted = Some(self.stack.len());
+            self.masked_at = Some(self.stack.len());
         }
         self.emit(&[open]);
-        self.stack.push(Container { object: open == b'{', ruling });
+        self.stack.push(Container { object: open == b'{', rule });
         Ok(())
     }
 
-    fn text_value(&mut self, raw: &'a str, ruling: MaskRule) -> Result<(), Unmaskable> {
-        if self.muted.is_some() {
+    fn text_value(&mut self, raw: &'a str, rule: MaskRule) -> Result<(), Unmaskable> {
+        if self.masked_at.is_some() {
             return Ok(());
         }
-        let stands = match ruling {
-            MaskRule::Keep if self.plain => !super::betrays_by_its_head(raw),
-            MaskRule::Keep => !super::betrays(&decode(raw)?),
+        let kept = match rule {
+            MaskRule::Keep if self.plain => !starts_like_secret(raw),
+            MaskRule::Keep => !looks_secret(&decode(raw)?),
             MaskRule::Place | MaskRule::Region => looks_like_region(raw.as_bytes()),
             MaskRule::Mask | MaskRule::Person => false,
         };
-        if stands {
+        if kept {
             self.out.push(b'"');
             self.out.extend_from_slice(raw.as_bytes());
             self.out.push(b'"');
@@ -224,16 +230,16 @@ impl<'a> JsonMasker<'a> {
         Ok(())
     }
 
-    fn literal(&mut self, word: &'static str, ruling: MaskRule) -> Result<(), Unmaskable> {
+    fn literal(&mut self, word: &'static str, rule: MaskRule) -> Result<(), Unmaskable> {
         if !self.text[self.at..].starts_with(word) {
             return Err(Unmaskable);
         }
         self.at += word.len();
-        self.emit(if ruling == MaskRule::Keep { word.as_bytes() } else { MASKED });
+        self.emit(if rule == MaskRule::Keep { word.as_bytes() } else { MASKED });
         Ok(())
     }
 
-    /// The raw text between the quotes, its escapes checked.
+    /// The raw text between the quotes, with valid escapes.
     fn string(&mut self) -> Result<&'a str, Unmaskable> {
         if self.peek() != Some(b'"') {
             return Err(Unmaskable);
@@ -242,7 +248,7 @@ impl<'a> JsonMasker<'a> {
         let start = self.at + 1;
         let mut at = start;
         loop {
-            // What needs no look: anything but the quote, the backslash, and control characters.
+            // Skips everything but quotes, backslashes and control characters.
             at += bytes[at..].iter().take_while(|byte| !encode::ESCAPES[usize::from(**byte)]).count();
             match bytes.get(at).ok_or(Unmaskable)? {
                 b'"' => break,
@@ -314,7 +320,7 @@ fn unit(bytes: &[u8]) -> Result<u32, Unmaskable> {
     Ok(value)
 }
 
-/// The text that a checked raw string stands for.
+/// Unescapes a validated raw string.
 fn decode(raw: &str) -> Result<Cow<'_, str>, Unmaskable> {
     if memchr::memchr(b'\\', raw.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(raw));

@@ -1,28 +1,26 @@
-//! Which member and parameter names hide their values.
+//! Which names of members and parameters mask their values.
 //!
 //! Names are compared without case, `-`, `_` and spaces; other punctuation separates segments, so
-//! `shipper[phone]` and `shipper.phone` are read as `phone` of `shipper`. When in doubt a value is
-//! masked: a line that says too little can be asked again, one that says too much cannot be unsaid.
-//! Pure; knows nothing of JSON.
+//! `shipper[phone]` and `shipper.phone` are `phone` inside `shipper`. In doubt a value is masked: what
+//! was written to the log cannot be taken back. Pure; knows nothing of JSON; never fails.
 
 use std::collections::HashMap;
 
-/// What a name says of its value.
+/// What happens to the value of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MaskRule {
-    /// It may stand.
     Keep,
-    /// It is masked whole.
+    /// It is masked as a whole.
     Mask,
-    /// A person: of an object only the ids of regions stand, anything else is masked.
+    /// A person: in an object the ids of regions are kept, everything else is masked.
     Person,
-    /// A place: as a person, but a bare id of a region may stand.
+    /// A place: like a person, but a bare id of a region is kept.
     Place,
-    /// The id of a region inside a person or place: stands if it looks like one.
+    /// The id of a region inside a person or place: kept if it looks like one.
     Region,
 }
 
-/// Parts that make any name that holds them a secret or personal.
+/// A name that contains one of these is secret or personal.
 const PARTS: &[&str] = &[
     // secrets
     "secret",
@@ -72,7 +70,7 @@ const PARTS: &[&str] = &[
     "geo",
     "landmark",
     "patokan",
-    // what they typed
+    // free text
     "keyword",
     "search",
     "keterangan",
@@ -85,15 +83,15 @@ const PARTS: &[&str] = &[
     "reason",
 ];
 
-/// Names that are secret or personal only when they stand alone.
+/// Segments that are secret or personal only as a whole.
 const WHOLE: &[&str] = &[
     "key", "pin", "otp", "pass", "jwt", "sig", "hmac", "basic", "url", "uri", "lat", "lng", "lon", "long", "hp",
     "nohp", "wa", "nowa", "tel", "fax", "nik", "ktp", "dob", "pic", "q", "query", "rt", "rw", "rtrw", "user", "ssn",
     "card",
 ];
 
-/// Names that end in `name` (or begin with `name`, `nama`) and say nothing of a person. Any other such name is masked,
-/// a plain `name` too: the name of a region can't be told from that of a receiver.
+/// Names that end with `name` (or begin with `name`, `nama`) and do not name a person. All other such
+/// names are masked, including a plain `name`: it may be that of a region or of a receiver.
 const PUBLIC_NAMES: &[&str] = &[
     "couriername",
     "namakurir",
@@ -131,8 +129,8 @@ const PLACES: &[&str] = &["origin", "destination", "pickuppoint", "dropoffpoint"
 
 const REGIONS: &[&str] = &["id", "regionid", "subdistrictid", "districtid", "cityid", "provinceid"];
 
-/// Names that requests and answers of Fastrac's are full of: judged once, not each time that they come. What is
-/// not here is judged all the same, so this list decides nothing.
+/// Frequent names in Fastrac's requests and responses: classified once. Other names are classified in
+/// the same way when they occur, so this list changes no result.
 const COMMON: &[&str] = &[
     "success",
     "message",
@@ -188,11 +186,11 @@ const COMMON: &[&str] = &[
 /// The rules, with the configuration's further names.
 #[derive(Debug)]
 pub(super) struct MaskRules {
-    /// Rulings of [`COMMON`].
+    /// Rules of [`COMMON`].
     common: HashMap<&'static str, MaskRule>,
     /// [`PARTS`] grouped by first byte.
     parts: [Vec<&'static str>; 26],
-    /// From the configuration, folded.
+    /// From the configuration, as [`fold`] returns them.
     further: Vec<String>,
 }
 
@@ -204,37 +202,37 @@ impl MaskRules {
         }
         let further = further.iter().map(|name| fold(name).replace('.', "")).filter(|name| !name.is_empty()).collect();
         let mut rules = MaskRules { common: HashMap::new(), parts, further };
-        rules.common = COMMON.iter().map(|name| (*name, rules.judge(name))).collect();
+        rules.common = COMMON.iter().map(|name| (*name, rules.classify(name))).collect();
         rules
     }
 
-    /// What the (decoded) name says of its value.
-    pub(super) fn of(&self, name: &str) -> MaskRule {
-        self.common.get(name).copied().unwrap_or_else(|| self.judge(name))
+    /// The rule for the value of a (decoded) name.
+    pub(super) fn rule_of(&self, name: &str) -> MaskRule {
+        self.common.get(name).copied().unwrap_or_else(|| self.classify(name))
     }
 
-    fn judge(&self, name: &str) -> MaskRule {
+    fn classify(&self, name: &str) -> MaskRule {
         let folded = fold(name);
-        if self.holds_part(&folded) {
+        if self.contains_part(&folded) {
             return MaskRule::Mask;
         }
         if !folded.contains('.') {
             return self.segment(&folded);
         }
-        // `shipper[name]`, `items[0].value`: a part inside a person is masked by any segment but an id.
+        // `shipper[name]`, `items[0].value`: inside a person everything but an id is masked.
         let mut inside = MaskRule::Keep;
         for segment in folded.split('.').filter(|segment| !segment.is_empty()) {
             inside = match (inside, self.segment(segment)) {
                 (_, MaskRule::Mask) => return MaskRule::Mask,
                 (MaskRule::Person | MaskRule::Place, _) if REGIONS.contains(&segment) => MaskRule::Region,
                 (MaskRule::Person | MaskRule::Place | MaskRule::Region, _) => return MaskRule::Mask,
-                (_, ruling) => ruling,
+                (_, rule) => rule,
             };
         }
         inside
     }
 
-    /// What the (decoded) name says of its value inside a person or a place.
+    /// The rule for the value of a (decoded) name inside a person or a place.
     pub(super) fn inside_person(&self, name: &str) -> MaskRule {
         let folded = fold(name);
         if REGIONS.contains(&folded.as_str()) && !self.further.contains(&folded) {
@@ -262,7 +260,7 @@ impl MaskRules {
         }
     }
 
-    fn holds_part(&self, folded: &str) -> bool {
+    fn contains_part(&self, folded: &str) -> bool {
         folded.bytes().enumerate().any(|(at, byte)| {
             byte.is_ascii_lowercase()
                 && self.parts[usize::from(byte - b'a')]
@@ -272,7 +270,7 @@ impl MaskRules {
     }
 }
 
-/// Lower case, without `-`, `_`, spaces; other punctuation as one kind of separator.
+/// Lower case, without `-`, `_` and spaces; other punctuation becomes `.`.
 fn fold(name: &str) -> String {
     let mut folded = String::with_capacity(name.len());
     for c in name.chars() {
@@ -281,7 +279,7 @@ fn fold(name: &str) -> String {
             'a'..='z' | '0'..='9' => folded.push(c),
             'A'..='Z' => folded.push(c.to_ascii_lowercase()),
             c if c.is_alphanumeric() => folded.extend(c.to_lowercase()),
-            // Invisible characters must not hide a name.
+            // Invisible characters are dropped, so that they cannot disguise a name.
             c if c.is_ascii_punctuation() => folded.push('.'),
             _ => {}
         }
@@ -289,7 +287,7 @@ fn fold(name: &str) -> String {
     folded
 }
 
-/// Whether a bare value looks like the id of a region: at most 10 digits. A phone number has more.
+/// Whether a bare value looks like the id of a region: 1 to 10 digits. Phone numbers have more.
 pub(super) fn looks_like_region(value: &[u8]) -> bool {
     (1..=10).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
 }

@@ -290,7 +290,7 @@ proptest! {
     #[test]
     fn no_input_panics_in_names(name in any::<String>()) {
         let masker = masker();
-        let _ = (masker.rules.of(&name), masker.rules.inside_person(&name));
+        let _ = (masker.rules.rule_of(&name), masker.rules.inside_person(&name));
         let _ = query(&name);
         let _ = path(&name);
     }

@@ -1,13 +1,14 @@
-//! Gauges of open connections: each holds a guard, so a connection that ends however it ends is taken off.
-//! And how connections began, where they began with TLS.
+//! Gauges of open connections, and counts of TLS handshakes.
+//!
+//! Always holds: each connection has a guard whose drop takes it off its gauge. Never fails.
 
 use prometheus::{IntCounterVec, IntGauge};
 
-use super::Metrics;
+use super::registry::Metrics;
 
-/// An open connection of a caller. Dropping it takes it off.
+/// Counts an open connection of a caller until it is dropped.
 #[derive(Debug)]
-#[must_use = "hold it as long as the connection"]
+#[must_use = "keep it as long as the connection"]
 pub struct ConnectionGuard {
     gauge: IntGauge,
 }
@@ -21,13 +22,13 @@ impl Drop for ConnectionGuard {
 /// What a connection to Fastrac is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// It carries a request.
+    /// In use by a request.
     Active,
-    /// It waits in the pool.
+    /// In the pool.
     Idle,
 }
 
-/// Counts an account's connections to Fastrac. Cheap to clone; resolve once for each pool.
+/// Counts an account's connections to Fastrac. Cheap to clone; resolve it once per pool.
 #[derive(Clone, Debug)]
 pub struct UpstreamConnections {
     active: IntGauge,
@@ -35,7 +36,7 @@ pub struct UpstreamConnections {
 }
 
 impl UpstreamConnections {
-    /// A connection was opened, for a request.
+    /// Counts a connection that was opened for a request.
     pub fn opened(&self) -> CountedConnection {
         self.active.inc();
         CountedConnection { gauges: self.clone(), state: ConnectionState::Active }
@@ -49,17 +50,17 @@ impl UpstreamConnections {
     }
 }
 
-/// An open connection to Fastrac. Dropping it takes it off.
+/// Counts an open connection to Fastrac until it is dropped.
 #[derive(Debug)]
-#[must_use = "hold it as long as the connection"]
+#[must_use = "keep it as long as the connection"]
 pub struct CountedConnection {
     gauges: UpstreamConnections,
     state: ConnectionState,
 }
 
 impl CountedConnection {
-    /// It does something else from now on.
-    pub fn becomes(&mut self, state: ConnectionState) {
+    /// Changes its state.
+    pub fn set_state(&mut self, state: ConnectionState) {
         if state != self.state {
             self.gauges.gauge(self.state).dec();
             self.gauges.gauge(state).inc();
@@ -74,31 +75,21 @@ impl Drop for CountedConnection {
     }
 }
 
-/// How a TLS handshake ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Result of a TLS handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Handshake {
-    /// Well.
+    /// Completed.
     Ok,
-    /// Not: the peers did not agree, or the client left.
+    /// The peers did not agree, or the client disconnected.
     Failed,
-    /// Not in time.
+    /// Not completed in time.
     Timeout,
-    /// The client spoke HTTP in the clear.
+    /// The client sent cleartext HTTP.
     Cleartext,
 }
 
-impl Handshake {
-    fn as_str(self) -> &'static str {
-        match self {
-            Handshake::Ok => "ok",
-            Handshake::Failed => "failed",
-            Handshake::Timeout => "timeout",
-            Handshake::Cleartext => "cleartext",
-        }
-    }
-}
-
-/// Counts a listener's handshakes. Each costs a signature, so the look-up of its series is nothing.
+/// Counts a listener's handshakes. Looking up the series each time is negligible beside a signature.
 #[derive(Clone, Debug)]
 pub struct Handshakes {
     family: IntCounterVec,
@@ -106,9 +97,9 @@ pub struct Handshakes {
 }
 
 impl Handshakes {
-    /// One ended.
+    /// Counts a handshake that ended.
     pub fn count(&self, handshake: Handshake) {
-        self.family.with_label_values(&[self.listener, handshake.as_str()]).inc();
+        self.family.with_label_values(&[self.listener, handshake.into()]).inc();
     }
 }
 
@@ -118,7 +109,7 @@ impl Metrics {
         Handshakes { family: self.families.tls_handshakes.clone(), listener }
     }
 
-    /// A caller connected.
+    /// Counts a connection of a caller.
     pub fn client_connection(&self) -> ConnectionGuard {
         let gauge = self.families.client_connections.with_label_values::<&str>(&[]);
         gauge.inc();

@@ -1,18 +1,20 @@
-//! The families of contract section 7: names, labels, help, buckets.
+//! The metric families of contract section 7: names, labels, help texts, buckets. The only place that
+//! has them. Fails only if a name is invalid or used twice.
 
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
-/// A hit takes tens of microseconds, a lookup that misses tens of milliseconds, the longest request 30 s.
+/// Seconds. A hit takes tens of microseconds, a lookup that misses tens of milliseconds, the longest
+/// request 30 s.
 pub(super) const DURATION_BUCKETS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// The gateway's own part, waiting for the budget (250 ms by default) included.
+/// Seconds. The gateway's own part, including the wait for the budget (250 ms by default).
 pub(super) const OVERHEAD_BUCKETS: &[f64] =
     &[0.000_05, 0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
 
 const PREFIX: &str = "fastrac_gateway";
 
-/// Every family that the gateway fills itself. Those set at a scrape are listed in [`Families::at_scrape`].
+/// Every family that the gateway fills. [`Families::at_scrape`] lists those set for each scrape.
 pub(super) struct Families {
     pub(super) requests: IntCounterVec,
     pub(super) request_duration: HistogramVec,
@@ -93,7 +95,7 @@ impl Families {
         })
     }
 
-    /// Families that a scrape fills anew.
+    /// Families that are emptied and set again for each scrape.
     pub(super) fn at_scrape(&self) -> [&GaugeVec; 18] {
         [
             &self.quota_limit,
@@ -118,7 +120,8 @@ impl Families {
     }
 }
 
-/// Makes families and registers them. A family without labels is a vector too, so that it appears when first used.
+/// Creates and registers families. A family without labels is a vector too, so that it appears when
+/// it is first used.
 struct FamilyBuilder<'a> {
     registry: &'a Registry,
 }

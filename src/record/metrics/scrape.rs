@@ -1,22 +1,25 @@
-//! Gauges whose truth lives in other rooms, set when somebody asks.
+//! Gauges whose values belong to other rooms: set for each scrape.
+//!
+//! Always holds: a scrape starts with these gauges empty, so what no longer exists is no longer
+//! shown; there is one scrape at a time. Never fails.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::MutexGuard;
 
-use super::Metrics;
+use super::registry::Metrics;
 
-/// One scrape. The gauges start empty, so what no longer exists is no longer shown.
+/// One scrape.
 #[must_use = "set the gauges, then take the text"]
 pub struct Scrape<'a> {
     metrics: &'a Metrics,
     _one_at_a_time: MutexGuard<'a, ()>,
 }
 
-/// A key pair in hand.
+/// A loaded key pair.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyInfo<'a> {
-    /// Opaque short digest.
+    /// The version: a short opaque digest.
     pub version: &'a str,
     /// `current`, `previous` or `candidate`.
     pub state: &'static str,
@@ -24,14 +27,19 @@ pub struct KeyInfo<'a> {
     pub loaded: SystemTime,
 }
 
-impl<'a> Scrape<'a> {
-    pub(super) fn begin(metrics: &'a Metrics, one_at_a_time: MutexGuard<'a, ()>) -> Scrape<'a> {
-        for family in metrics.families.at_scrape() {
+impl Metrics {
+    /// Begins a scrape: empties the gauges that are set for each scrape. Waits for another scrape to
+    /// end.
+    pub fn scrape(&self) -> Scrape<'_> {
+        let one_at_a_time = self.scraping.lock();
+        for family in self.families.at_scrape() {
             family.reset();
         }
-        Scrape { metrics, _one_at_a_time: one_at_a_time }
+        Scrape { metrics: self, _one_at_a_time: one_at_a_time }
     }
+}
 
+impl Scrape<'_> {
     /// A service's quota of one window (`second`, `day`).
     pub fn quota(&self, service: &str, window: &'static str, limit: f64, used: f64) {
         let labels = [service, window];
@@ -46,7 +54,7 @@ impl<'a> Scrape<'a> {
         self.metrics.families.budget_used.with_label_values(&labels).set(used);
     }
 
-    /// Requests that wait for an account's budget of one window.
+    /// Number of requests that wait for an account's budget in one window.
     pub fn budget_waiting(&self, account: &str, window: &'static str, waiting: usize) {
         self.metrics.families.budget_waiting.with_label_values(&[account, window]).set(waiting as f64);
     }
@@ -57,7 +65,7 @@ impl<'a> Scrape<'a> {
         self.metrics.families.cache_bytes.with_label_values(&[operation]).set(bytes as f64);
     }
 
-    /// A key pair in hand.
+    /// A loaded key pair.
     pub fn key(&self, account: &str, key: KeyInfo<'_>) {
         self.metrics.families.key_info.with_label_values(&[account, key.version, key.state]).set(1.0);
         self.metrics.families.key_loaded.with_label_values(&[account, key.version]).set(seconds(key.loaded));
@@ -79,7 +87,7 @@ impl<'a> Scrape<'a> {
         }
     }
 
-    /// Orders of an account whose outcome is unknown.
+    /// Number of an account's orders whose outcome is unknown.
     pub fn orders_unknown(&self, account: &str, orders: usize) {
         self.metrics.families.orders_unknown.with_label_values(&[account]).set(orders as f64);
     }
@@ -93,7 +101,7 @@ impl<'a> Scrape<'a> {
         families.config_last_reload_success.with_label_values(&none).set(seconds(last_success));
     }
 
-    /// When the certificate that a listener (`data`, `admin`) shows ends.
+    /// When the certificate of a listener (`data`, `admin`) expires.
     pub fn certificate(&self, listener: &'static str, ends: SystemTime) {
         self.metrics.families.certificate_expiry.with_label_values(&[listener]).set(seconds(ends));
     }

@@ -1,0 +1,181 @@
+//! The registry: resolves the handles of label sets, and limits their number.
+
+use std::{collections::HashSet, sync::Arc};
+
+use parking_lot::Mutex;
+use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+
+use super::{
+    families::{self, Families},
+    openmetrics,
+};
+
+/// Maximum number of samples of all request-driven series. A hundred services that use thirty
+/// operations stay below it.
+pub const SERIES_LIMIT: usize = 50_000;
+
+/// Label value of everything beyond the limit.
+const OVERFLOW: &str = "overflow";
+
+/// `Content-Type` of [`Metrics::text`].
+pub const TEXT_CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Every family, in a registry of its own: two of them in one process are independent.
+pub struct Metrics {
+    registry: Registry,
+    pub(super) families: Families,
+    series: Mutex<KnownSeries>,
+    /// Held during a scrape.
+    pub(super) scraping: Mutex<()>,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").field("samples", &self.series.lock().samples).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct KnownSeries {
+    /// Family and label values of every resolved series.
+    sets: HashSet<String>,
+    samples: usize,
+}
+
+/// `request_duration_seconds` and `overhead_duration_seconds` of one label set.
+pub(in crate::record) struct DurationHandles {
+    pub(in crate::record) total: Histogram,
+    pub(in crate::record) overhead: Histogram,
+}
+
+/// `upstream_requests_total` and `upstream_duration_seconds` of one label set.
+pub(in crate::record) struct UpstreamHandles {
+    pub(in crate::record) requests: IntCounter,
+    pub(in crate::record) duration: Histogram,
+}
+
+impl Metrics {
+    /// All families, empty, and those of the process.
+    ///
+    /// # Errors
+    /// Only if the name of a family is invalid or used twice; a test registers all of them.
+    pub fn new() -> Result<Arc<Metrics>, prometheus::Error> {
+        let registry = Registry::new();
+        let families = Families::register(&registry)?;
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Arc::new(Metrics { registry, families, series: Mutex::default(), scraping: Mutex::default() }))
+    }
+
+    /// Prometheus text format 0.0.4.
+    pub fn text(&self) -> String {
+        let mut text = Vec::with_capacity(16 * 1024);
+        // Fails only for an empty family, and `gather` omits those.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        String::from_utf8(text).unwrap_or_default()
+    }
+
+    /// OpenMetrics 1.0.
+    pub fn openmetrics(&self) -> String {
+        openmetrics::encode(&self.registry.gather())
+    }
+
+    /// Counts an event of an account's keys: `seen`, `verified`, `promoted`, … `event` must come from a
+    /// closed list.
+    pub fn key_event(&self, account: &str, event: &'static str) {
+        self.counter(&self.families.key_events, "key_events", &[account, event]).inc();
+    }
+
+    /// Resolves `requests_total` of one label set.
+    pub(in crate::record) fn requests(&self, service: &str, operation: &str, outcome: &'static str) -> IntCounter {
+        if self.admit("requests", &[service, operation, outcome], 1) {
+            self.families.requests.with_label_values(&[service, operation, outcome])
+        } else {
+            self.families.requests.with_label_values(&[OVERFLOW, OVERFLOW, outcome])
+        }
+    }
+
+    /// Resolves `request_duration_seconds` and `overhead_duration_seconds` of one label set.
+    pub(in crate::record) fn durations(&self, operation: &str, outcome: &'static str) -> DurationHandles {
+        let weight = families::DURATION_BUCKETS.len() + families::OVERHEAD_BUCKETS.len() + 6;
+        let admitted = self.admit("durations", &[operation, outcome], weight);
+        let labels = [if admitted { operation } else { OVERFLOW }, outcome];
+        DurationHandles {
+            total: self.families.request_duration.with_label_values(&labels),
+            overhead: self.families.overhead_duration.with_label_values(&labels),
+        }
+    }
+
+    /// Resolves `service_request_duration_seconds` of one service.
+    pub(in crate::record) fn service_duration(&self, service: &str) -> Histogram {
+        let admitted = self.admit("service_duration", &[service], families::DURATION_BUCKETS.len() + 3);
+        self.families.service_request_duration.with_label_values(&[if admitted { service } else { OVERFLOW }])
+    }
+
+    /// Resolves `in_flight_requests` of one service.
+    pub(in crate::record) fn in_flight(&self, service: &str) -> IntGauge {
+        let admitted = self.admit("in_flight", &[service], 1);
+        self.families.in_flight_requests.with_label_values(&[if admitted { service } else { OVERFLOW }])
+    }
+
+    /// Resolves `upstream_requests_total` and `upstream_duration_seconds` of one label set.
+    pub(in crate::record) fn upstream(&self, account: &str, operation: &str, status: &'static str) -> UpstreamHandles {
+        let admitted = self.admit("upstream", &[account, operation, status], families::DURATION_BUCKETS.len() + 4);
+        let labels = if admitted { [account, operation, status] } else { [OVERFLOW, OVERFLOW, status] };
+        UpstreamHandles {
+            requests: self.families.upstream_requests.with_label_values(&labels),
+            duration: self.families.upstream_duration.with_label_values(&labels),
+        }
+    }
+
+    /// Resolves `cache_requests_total` of one label set.
+    pub(in crate::record) fn cache_requests(&self, operation: &str, result: &'static str) -> IntCounter {
+        self.counter(&self.families.cache_requests, "cache_requests", &[operation, result])
+    }
+
+    /// Resolves `upstream_calls_saved_total` of one operation.
+    pub(in crate::record) fn calls_saved(&self, operation: &str) -> IntCounter {
+        self.counter(&self.families.upstream_calls_saved, "calls_saved", &[operation])
+    }
+
+    /// Resolves `retries_total` of one account.
+    pub(in crate::record) fn retries(&self, account: &str) -> IntCounter {
+        self.counter(&self.families.retries, "retries", &[account])
+    }
+
+    /// Resolves `log_records_total` of one result.
+    pub(in crate::record) fn log_records(&self, result: &'static str) -> IntCounter {
+        self.counter(&self.families.log_records, "log_records", &[result])
+    }
+
+    /// A counter whose first label comes from the configuration and the others from closed lists.
+    fn counter(&self, family: &IntCounterVec, name: &str, labels: &[&str]) -> IntCounter {
+        if self.admit(name, labels, 1) {
+            return family.with_label_values(labels);
+        }
+        let mut folded = labels.to_vec();
+        if let Some(first) = folded.first_mut() {
+            *first = OVERFLOW;
+        }
+        family.with_label_values(&folded)
+    }
+
+    /// Whether this label set may have a series: it has one already, or `weight` more samples fit.
+    fn admit(&self, family: &str, labels: &[&str], weight: usize) -> bool {
+        let mut known = self.series.lock();
+        let mut set = String::from(family);
+        for label in labels {
+            set.push('\0');
+            set.push_str(label);
+        }
+        if known.sets.contains(&set) {
+            return true;
+        }
+        if known.samples + weight > SERIES_LIMIT {
+            self.families.series_overflow.with_label_values::<&str>(&[]).inc();
+            return false;
+        }
+        known.samples += weight;
+        known.sets.insert(set);
+        true
+    }
+}

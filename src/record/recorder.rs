@@ -1,0 +1,233 @@
+//! Opens records and, when they are dropped, counts them and writes their lines.
+//!
+//! Always holds: a record is counted and written exactly once; its drop does not panic. Only
+//! [`Record::reserve`] waits or fails.
+
+use std::{
+    cell::RefCell,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::{Method, Uri};
+use prometheus::IntGauge;
+
+use super::{
+    exchange::{ExchangeLog, LogReservation, QueueFull},
+    facts::{RequestFacts, RequestTarget},
+    handles::{CountedAttempt, Durations, MetricHandles, RequestLabels},
+    id::RequestId,
+    line,
+    mask::Masker,
+    metrics::Metrics,
+    names::{CacheResult, Names},
+};
+use crate::{
+    config::Class,
+    outcome::{Code, Outcome, Sent},
+};
+
+/// Largest buffer that a thread keeps for formatting lines, bytes.
+const MAX_KEPT_BUFFER: usize = 64 * 1024;
+
+thread_local! {
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Where records go. Each configuration snapshot has its own; all count in the same series.
+pub struct Recorder {
+    log: ExchangeLog,
+    masker: Arc<Masker>,
+    handles: MetricHandles,
+    labels: line::RenderedLabels,
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorder").field("names", self.handles.names()).finish_non_exhaustive()
+    }
+}
+
+impl Recorder {
+    /// Series appear when they are first used, so this creates none.
+    pub fn new(metrics: Arc<Metrics>, log: ExchangeLog, masker: Arc<Masker>, names: Names) -> Arc<Recorder> {
+        let labels = line::RenderedLabels::new(&names);
+        Arc::new(Recorder { log, masker, handles: MetricHandles::new(metrics, names), labels })
+    }
+
+    /// Opens the record of a request whose head was read, and starts its clock. Without an `id` it
+    /// gets a new one.
+    pub fn open(self: &Arc<Self>, id: Option<RequestId>, method: Method, uri: Uri) -> Record {
+        self.begin(id, Some(RequestTarget { method, uri }))
+    }
+
+    /// Opens the record of a head that could not be parsed: it has `-` for every label and a new id.
+    pub fn unreadable(self: &Arc<Self>, status: Option<u16>, code: Code) -> Record {
+        let mut record = self.begin(None, None);
+        record.refused(code);
+        record.status = status;
+        record
+    }
+
+    /// Counts one attempt to send a request to Fastrac, canary look-ups included.
+    pub(super) fn count_attempt(&self, attempt: CountedAttempt) {
+        self.handles.upstream(attempt);
+    }
+
+    /// Counts a request that is sent again.
+    pub fn retried(&self, account: usize) {
+        self.handles.retried(account);
+    }
+
+    /// Whether bodies are logged, so that holding them is worthwhile.
+    pub fn wants_bodies(&self) -> bool {
+        self.masker.logs_bodies() && self.log.writes()
+    }
+
+    fn begin(self: &Arc<Self>, id: Option<RequestId>, target: Option<RequestTarget>) -> Record {
+        let began = SystemTime::now();
+        Record {
+            facts: RequestFacts::new(id.unwrap_or_else(|| RequestId::generate(began)), target),
+            began,
+            started: Instant::now(),
+            head_ready: None,
+            in_flight: None,
+            reservation: None,
+            recorder: Arc::clone(self),
+        }
+    }
+
+    fn count(&self, record: &Record, took: Duration) {
+        let labels = RequestLabels { service: record.service, operation: record.operation, outcome: record.outcome };
+        let until_head = record.head_ready.unwrap_or(took);
+        let overhead = until_head.saturating_sub(record.upstream).saturating_sub(record.caller);
+        self.handles.count(labels);
+        self.handles.observe(labels, Durations { total: took, overhead });
+        let Some(result) = record.cache else { return };
+        self.handles.cache(record.operation, result);
+        let saved = match result {
+            CacheResult::Hit | CacheResult::Joined => true,
+            CacheResult::Stale => record.sent == Sent::No,
+            CacheResult::Miss | CacheResult::Bypass => false,
+        };
+        if saved {
+            self.handles.call_saved(record.operation);
+        }
+    }
+
+    fn write(&self, record: &Record, reservation: Option<LogReservation>, took: Duration) {
+        let went_upstream = record.sent != Sent::No && record.attempts > 0;
+        let context = line::LineContext {
+            labels: &self.labels,
+            masker: &self.masker,
+            began: record.began,
+            took,
+            with_bodies: went_upstream && self.masker.logs_bodies(),
+            bodies_readable: record.outcome != Outcome::Leak
+                && !matches!(self.handles.names().class(record.operation), None | Some(Class::Unlisted)),
+        };
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            line::write(line, record, &context);
+            self.log.append(line, reservation);
+            if line.capacity() > MAX_KEPT_BUFFER {
+                *line = Vec::new();
+            }
+        });
+    }
+}
+
+/// The record of one request. The path fills in its [`RequestFacts`]; dropping it counts the request
+/// and writes its line.
+pub struct Record {
+    facts: RequestFacts,
+    began: SystemTime,
+    started: Instant,
+    /// When the response's head was ready, since `started`.
+    head_ready: Option<Duration>,
+    in_flight: Option<IntGauge>,
+    reservation: Option<LogReservation>,
+    recorder: Arc<Recorder>,
+}
+
+impl Record {
+    /// Sets the service by its index; the request counts as in flight from here to its end.
+    pub fn identified(&mut self, service: usize) {
+        self.facts.service = Some(service);
+        let gauge = self.recorder.handles.in_flight(service);
+        gauge.inc();
+        if let Some(before) = self.in_flight.replace(gauge) {
+            before.dec();
+        }
+    }
+
+    /// Index of the service, once known.
+    pub fn service(&self) -> Option<usize> {
+        self.facts.service
+    }
+
+    /// Sets code and outcome of a refusal.
+    pub fn refused(&mut self, code: Code) {
+        self.facts.code = Some(code);
+        self.facts.outcome = code.outcome();
+    }
+
+    /// Logs to the program's log that a panic failed the request, with the id that its caller knows.
+    pub fn log_panic(&self) {
+        tracing::error!(request_id = self.id.as_str(), "a request failed because the gateway panicked");
+    }
+
+    /// The response's head is ready; from here on the caller sets the pace, so the overhead ends.
+    pub fn head_ready(&mut self) {
+        self.head_ready.get_or_insert(self.started.elapsed());
+    }
+
+    /// Reserves a place in the log for the record's line. Waits only with `on_full = "block"`.
+    ///
+    /// # Errors
+    /// [`QueueFull`] if there is none by `deadline`: the request must not begin.
+    pub async fn reserve(&mut self, deadline: Instant) -> Result<(), QueueFull> {
+        self.reservation = Some(self.recorder.log.reserve(deadline).await?);
+        Ok(())
+    }
+}
+
+impl Deref for Record {
+    type Target = RequestFacts;
+
+    fn deref(&self) -> &RequestFacts {
+        &self.facts
+    }
+}
+
+impl DerefMut for Record {
+    fn deref_mut(&mut self) -> &mut RequestFacts {
+        &mut self.facts
+    }
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Record").field(&self.facts).finish()
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        if let Some(gauge) = self.in_flight.take() {
+            gauge.dec();
+        }
+        if self.outcome == Outcome::ClientGone && std::thread::panicking() {
+            self.refused(Code::GatewayInternal);
+            self.status.get_or_insert(Code::GatewayInternal.status().as_u16());
+            self.log_panic();
+        }
+        let reservation = self.reservation.take();
+        self.recorder.count(self, took);
+        if self.recorder.log.writes() {
+            self.recorder.write(self, reservation, took);
+        }
+    }
+}

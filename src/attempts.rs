@@ -21,7 +21,7 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Stands in for the attempts that a task has: what they came to is not known here.
+    /// A substitute while a task has the attempts: whether the request was sent is unknown here.
     pub(crate) fn elsewhere() -> Self {
         Attempts { sent: Sent::Unknown, ..Attempts::default() }
     }

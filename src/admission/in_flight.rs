@@ -1,4 +1,7 @@
 //! How many requests the process serves at the same time. Beyond that its memory could run out.
+//!
+//! What always holds: never more than [`LIMIT`] permits exist; a dropped permit is free again. Must not know requests.
+//! Fails with `None`, without waiting.
 
 use std::sync::{
     Arc,

@@ -1,4 +1,4 @@
-//! One attempt at a request to Fastrac: steps 8 to 11 prepare it, steps 12 and 13 send it and read the response.
+//! One attempt at a request to Fastrac: steps 8 to 11 prepare it, steps 13 and 14 send it and read the response.
 //!
 //! The only place that performs these steps. What always holds: an attempt is counted however it ends; what was
 //! reserved for an attempt that is not sent goes back. Must not know who waits for the response. Fails with the
@@ -32,7 +32,7 @@ pub struct PreparedAttempt {
 /// A response of Fastrac, and what it means.
 pub(super) struct ClassifiedAnswer {
     /// Its headers are cleaned.
-    pub(super) answer: Answer,
+    pub(super) response: Answer,
     pub(super) reading: Classification,
     /// Occupies the account's place in flight until the response is passed on.
     pub(super) spent: Spent,
@@ -40,7 +40,7 @@ pub(super) struct ClassifiedAnswer {
 
 impl ClassifiedAnswer {
     pub(super) fn reply(self) -> Reply {
-        Reply::of_answer(self.answer, self.reading.outcome, self.spent)
+        Reply::of_answer(self.response, self.reading.outcome, self.spent)
     }
 }
 
@@ -101,7 +101,7 @@ impl PreparedAttempt {
                 if leaks(&lease, &answer) {
                     return AttemptResult::Leaked;
                 }
-                AttemptResult::Answered(ClassifiedAnswer { answer, reading, spent })
+                AttemptResult::Answered(ClassifiedAnswer { response: answer, reading, spent })
             }
         }
     }

@@ -88,7 +88,7 @@ async fn next_step(
         }
         AttemptResult::Answered(answer) => answer,
     };
-    let settles = !call.moves_money() || answer.reading.settles_order(answer.answer.status);
+    let settles = !call.moves_money() || answer.reading.settles_order(answer.response.status);
     // An order that is sent again with another pair is decided by the next attempt.
     if settles && !(answer.reading.key_refused && call.moves_money()) {
         attempts.answered();
@@ -106,7 +106,7 @@ async fn next_step(
                 return Err(Refusal::key_rejected());
             }
         }
-    } else if answer.reading.outcome.may_repeat(Some(answer.answer.status)) && in_time() {
+    } else if answer.reading.outcome.may_repeat(Some(answer.response.status)) && in_time() {
         drop(answer);
         retry::pause().await;
         return Ok(NextStep::Retry(call.lease()?, None));
@@ -124,7 +124,7 @@ pub async fn canary(call: &UpstreamCall, lease: Lease) -> Verdict {
     match prepared.send(call, &mut attempts).await {
         AttemptResult::Answered(answer) if answer.reading.key_refused => Verdict::Refused,
         AttemptResult::Answered(answer)
-            if answer.reading.outcome == Outcome::Ok && answer.answer.status.as_u16() == 200 =>
+            if answer.reading.outcome == Outcome::Ok && answer.response.status.as_u16() == 200 =>
         {
             Verdict::Verified
         }

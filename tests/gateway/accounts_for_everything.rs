@@ -11,7 +11,7 @@ use fastrac_sandbox::{Act, Fault};
 use crate::{
     bodies,
     client::{Request, Wire, get, post, request},
-    stage::{Setup, Stage, until},
+    test_gateway::{Setup, Stage, until},
 };
 
 const CONNECTIONS: usize = 64;

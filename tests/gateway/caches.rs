@@ -7,7 +7,7 @@ use fastrac_sandbox::{Act, Fault, KeyPair, Options, Sandbox};
 use crate::{
     bodies,
     client::{Answer, Request, get, post},
-    stage::{ACCESS, SECRET, Setup, Stage, pair, sandbox, until, write},
+    test_gateway::{ACCESS, SECRET, Setup, Stage, pair, sandbox, until, write},
 };
 
 fn cache_status(answer: &Answer) -> &str {
@@ -207,7 +207,7 @@ fn accounts_share_nothing() {
          credentials = [{{ access_key = \"svc-stranger-1\", secret_sha256 = \"{}\" }}]\n",
         elsewhere.addr(),
         keys.display(),
-        crate::stage::digest_of("stranger"),
+        crate::test_gateway::digest_of("stranger"),
     );
     let stage = Setup { more: Box::leak(more.into_boxed_str()), ..Setup::default() }.start();
     assert_eq!(stage.ask(get("/courier/all").by("shop")).outcome(), "ok");

@@ -13,7 +13,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 
-use crate::stage::{canary_in, secret_of};
+use crate::test_gateway::{canary_in, secret_of};
 
 /// No test waits longer for a byte.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -15,7 +15,7 @@ use crate::{
     bodies,
     client::{Wire, get, post, request},
     refuses_clearly::before_a_request,
-    stage::{Setup, Stage, sandbox, until, vacant},
+    test_gateway::{Setup, Stage, sandbox, until, vacant},
 };
 
 #[test]
@@ -71,7 +71,7 @@ fn an_end_under_load_loses_no_request_that_was_accepted() {
         assert_eq!(line["status"], 200, "{line}");
     }
     assert_eq!(lines.len(), answered.into_inner());
-    assert_eq!(crate::stage::sum(&metrics.text(), "requests_total", &[]), lines.len() as f64);
+    assert_eq!(crate::test_gateway::sum(&metrics.text(), "requests_total", &[]), lines.len() as f64);
     assert_eq!(
         stage.sandbox.counters().orders.express as usize,
         lines.iter().filter(|l| l["class"] == "order").count()
@@ -123,7 +123,7 @@ fn what_does_not_end_is_cut_in_time() {
     assert_eq!(slow.answer("GET"), None);
     let line = stage.line("never-ends");
     assert_eq!((&line["status"], &line["sent"]), (&serde_json::Value::Null, &"unknown".into()), "{line}");
-    assert_eq!(crate::stage::sum(&metrics.text(), "in_flight_requests", &[]), 0.0);
+    assert_eq!(crate::test_gateway::sum(&metrics.text(), "in_flight_requests", &[]), 0.0);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::{client::Request, stage::canary_in};
+use crate::{client::Request, test_gateway::canary_in};
 
 /// Status and body.
 pub(crate) type Told = (u16, Vec<u8>);

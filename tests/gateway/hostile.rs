@@ -10,8 +10,8 @@ mod frames;
 mod h2;
 mod recorder;
 mod rounds;
+mod runner;
 mod strict;
-mod trial;
 mod unread;
 
 use std::time::Duration;
@@ -19,12 +19,12 @@ use std::time::Duration;
 use self::{
     corpus::{Case, Forwarded},
     recorder::{Recorder, Seen},
+    runner::{AGAIN, Observed, Trial},
     strict::Request,
-    trial::{AGAIN, Observed, Trial},
 };
 use crate::{
     client::get,
-    stage::{ACCESS, SECRET, Setup, Stage, secret_of, until},
+    test_gateway::{ACCESS, SECRET, Setup, Stage, secret_of, until},
 };
 
 /// Short, so that what waits for a deadline is soon over; `request` is the longest.
@@ -131,7 +131,7 @@ impl Door {
     /// After all of it: no panic, no error, nothing else at Fastrac.
     fn close(self) {
         assert_eq!(self.stage.metric("requests_total", &[("outcome", "internal")]), 0.0);
-        let said = crate::stage::LOG.lock().expect("whole").clone();
+        let said = crate::test_gateway::LOG.lock().expect("whole").clone();
         let said = String::from_utf8_lossy(&said).into_owned();
         let errors: Vec<&str> = said.lines().filter(|line| line.contains(" ERROR ")).collect();
         assert!(errors.is_empty(), "{errors:?}");

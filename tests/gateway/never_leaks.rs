@@ -11,7 +11,7 @@ use fastrac_sandbox::{Act, CannedResponse, Entry, Fault};
 use crate::{
     bodies,
     client::{Request, get, post, request},
-    stage::{ACCESS, LOG, SECRET, Setup, Stage, callers_trace, canary_in, secret_of, until},
+    test_gateway::{ACCESS, LOG, SECRET, Setup, Stage, callers_trace, canary_in, secret_of, until},
 };
 
 /// What a caller, or what stands before it, may send along.

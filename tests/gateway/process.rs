@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use crate::stage::{pair, until, write};
+use crate::test_gateway::{pair, until, write};
 
 /// A running program; dropped, it is killed.
 pub(crate) struct Program {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     bodies,
     client::{Answer, Request, get, post, request},
-    stage::{SECRET, Setup, Stage, sandbox, secret_of, until, vacant},
+    test_gateway::{SECRET, Setup, Stage, sandbox, secret_of, until, vacant},
 };
 
 /// What a refusal must say.
@@ -132,7 +132,7 @@ fn a_stranger_is_told_how_to_prove_itself_and_nothing_else() {
         get("/region/province").header("authorization", "Basic Og=="),
         get("/region/province").header("authorization", "Bearer svc-shop-1"),
         get("/region/province").header("authorization", "Negotiate x"),
-        get("/region/province").pair(crate::stage::ACCESS, SECRET),
+        get("/region/province").pair(crate::test_gateway::ACCESS, SECRET),
         get("/order/express"),
         get("/nothing"),
     ] {
@@ -602,7 +602,7 @@ fn a_refusal_by_fastrac_never_opens_the_breaker() {
 #[test]
 fn without_a_usable_pair_nothing_is_sent() {
     let sandbox = Sandbox::start(sandbox()).expect("a sandbox");
-    sandbox.revoke(crate::stage::ACCESS);
+    sandbox.revoke(crate::test_gateway::ACCESS);
     let base_url = Some(format!("http://{}", sandbox.addr()));
     let stage = Setup { base_url, wait: false, ..limited() }.start();
     until("the canary is refused", || sandbox.journal().iter().any(|entry| entry.status == Some(401)));
@@ -616,7 +616,7 @@ fn without_a_usable_pair_nothing_is_sent() {
 #[test]
 fn a_pair_that_fastrac_takes_back_is_told_by_502() {
     let stage = limited().start();
-    stage.sandbox.revoke(crate::stage::ACCESS);
+    stage.sandbox.revoke(crate::test_gateway::ACCESS);
     let answer = stage.ask(post("/tariff/express", bodies::TARIFF).by("shop2"));
     says(502, "keys.rejected", "key_rejected").sent("yes").by_envelope(&answer);
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     bodies,
     client::{Wire, get, post, request},
-    stage::{Setup, sandbox},
+    test_gateway::{Setup, sandbox},
 };
 
 fn with_control() -> Setup {

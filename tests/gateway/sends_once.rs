@@ -8,7 +8,7 @@ use fastrac_sandbox::{Act, Fault};
 use crate::{
     bodies,
     client::{Answer, Request, get, post, request},
-    stage::{Setup, Stage, until},
+    test_gateway::{Setup, Stage, until},
 };
 
 fn order(number: usize) -> Request {

@@ -10,7 +10,7 @@ use fastrac_sandbox::{Act, Fault};
 use crate::{
     bodies,
     client::post,
-    stage::{Setup, Stage},
+    test_gateway::{Setup, Stage},
 };
 
 const CLIENTS: usize = 16;

@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use crate::{
     bodies,
     client::{Answer, get, post},
-    stage::{ACCESS, SECRET, Setup, Stage, canary_in, secret_of},
+    test_gateway::{ACCESS, SECRET, Setup, Stage, canary_in, secret_of},
 };
 
 /// Operations with a deadline that no clock can tell: asked as the caller's own (a quote), as a fill for

@@ -9,11 +9,11 @@ use super::{
     corpus::{self, Case},
     h2::attacks,
     recorder::Recorder,
-    trial::{AGAIN, Observed, Trial},
+    runner::{AGAIN, Observed, Trial},
 };
 use crate::{
     client::Wire,
-    stage::{Stage, until},
+    test_gateway::{Stage, until},
 };
 
 /// What a server made of a case.

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use crate::stage::secret_of;
+use crate::test_gateway::secret_of;
 
 /// One step of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{
     frames::{self, *},
     plain,
 };
-use crate::{client::get, stage::secret_of};
+use crate::{client::get, test_gateway::secret_of};
 
 /// What must become of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,11 +20,11 @@ use super::{
     corpus::{self, Case},
     h2::{self, Attack},
     recorder::Recorder,
-    trial::{AGAIN, Trial},
+    runner::{AGAIN, Trial},
 };
 use crate::{
     process::Program,
-    stage::{ACCESS, SECRET, digest_of, until},
+    test_gateway::{ACCESS, SECRET, digest_of, until},
 };
 
 /// Rounds before memory is measured first: buffers, pools and the allocator's arenas are filled by then.

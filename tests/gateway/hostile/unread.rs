@@ -12,7 +12,7 @@ use fastrac_sandbox::{Act, Fault};
 use super::LIMITS;
 use crate::{
     client::request,
-    stage::{Setup, Stage, until},
+    test_gateway::{Setup, Stage, until},
 };
 
 /// A stage whose answers are too long for the system's buffers to take several of them.

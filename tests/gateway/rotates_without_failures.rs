@@ -29,7 +29,7 @@ use fastrac_sandbox::{JournalBounds, Options};
 use crate::{
     bodies,
     client::{Request, find, get, post},
-    stage::{ACCESS, SECRET, Setup, Stage, pair, sandbox, until, write},
+    test_gateway::{ACCESS, SECRET, Setup, Stage, pair, sandbox, until, write},
 };
 
 const CONNECTIONS: usize = 64;

@@ -15,7 +15,7 @@ use fastrac_sandbox::{Act, Fault};
 use crate::{
     bodies,
     client::{get, post},
-    stage::{Setup, Stage, until, write},
+    test_gateway::{Setup, Stage, until, write},
 };
 
 /// The budget of most stages here.
@@ -129,7 +129,7 @@ fn a_changed_file_is_read_without_being_told_to_and_a_faulty_one_is_told_once() 
     until("the old rules hold", || quote(&stage, "clerk") == "forbidden");
     assert!(!stage.admin("/readyz").text().contains("the last reload failed"));
     assert!(stage.app().gateway.in_force.load().since > since);
-    let said = String::from_utf8_lossy(&crate::stage::LOG.lock().expect("whole")).into_owned();
+    let said = String::from_utf8_lossy(&crate::test_gateway::LOG.lock().expect("whole")).into_owned();
     let told = said.lines().filter(|line| line.contains("bogus_key_of_a_test")).count();
     assert_eq!(told, 1, "lines about the fault");
 }

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::{
     bodies,
     client::{Answer, Request, get, post, request},
-    stage::{ACCESS, SECRET, Setup, Stage, TWIN, sandbox, sum},
+    test_gateway::{ACCESS, SECRET, Setup, Stage, TWIN, sandbox, sum},
 };
 use plain::{Body, Plain, by_reset, closed, head};
 

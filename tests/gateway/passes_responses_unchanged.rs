@@ -12,7 +12,7 @@ use rustls::{
 use crate::{
     bodies,
     client::{Answer, Request, Wire, get, post, request},
-    stage::{Setup, Stage, TWIN, sandbox, secret_of, twin, until},
+    test_gateway::{Setup, Stage, TWIN, sandbox, secret_of, twin, until},
 };
 
 /// What the gateway adds, and what a clock says.

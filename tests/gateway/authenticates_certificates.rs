@@ -4,7 +4,7 @@ use crate::{
     authority::{Authority, Pair},
     client::{Answer, Request, Wire, get},
     h2::{Connection, run},
-    stage::{Setup, Stage, secret_of},
+    test_gateway::{Setup, Stage, secret_of},
 };
 
 /// Services without credentials.
@@ -156,7 +156,7 @@ fn authorities_change_while_running() {
         wire.answer("GET").map(|answer| answer.status)
     };
     assert_eq!(open(&pair), None);
-    crate::stage::write(&scene.stage.folder.path().join("ca.crt"), &other.pem());
-    crate::stage::until("the new authority is known", || open(&pair) == Some(200));
+    crate::test_gateway::write(&scene.stage.folder.path().join("ca.crt"), &other.pem());
+    crate::test_gateway::until("the new authority is known", || open(&pair) == Some(200));
     assert_eq!(open(&scene.authority.client(&["spiffe://shop/depot"])), None);
 }

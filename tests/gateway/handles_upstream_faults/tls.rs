@@ -11,10 +11,10 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::Certifica
 
 use super::{shared, unknown};
 use crate::{
-    answers_truly::Certificates,
     bodies,
     client::{get, post},
-    stage::{Setup, Stage, TWIN, until},
+    passes_responses_unchanged::Certificates,
+    test_gateway::{Setup, Stage, TWIN, until},
 };
 
 /// What a plain client of TLS makes of it.

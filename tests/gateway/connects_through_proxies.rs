@@ -10,9 +10,9 @@ use std::{
 use fastrac_sandbox::{Options, Sandbox};
 
 use crate::{
-    answers_truly::Certificates,
     client::{get, post},
-    stage::{ACCESS, LOG, SECRET, Setup, Stage, canary_in, sandbox, until, vacant},
+    passes_responses_unchanged::Certificates,
+    test_gateway::{ACCESS, LOG, SECRET, Setup, Stage, canary_in, sandbox, until, vacant},
 };
 
 /// What a proxy does once it has read CONNECT.

@@ -8,7 +8,7 @@ use super::{Scene, plain, shared};
 use crate::{
     bodies,
     client::post,
-    stage::{Setup, Stage, TWIN},
+    test_gateway::{Setup, Stage, TWIN},
 };
 
 /// To midnight in Jakarta from where the sandbox's clock stands: 2026-01-02 10:04:05.678.

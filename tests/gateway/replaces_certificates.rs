@@ -20,7 +20,7 @@ use crate::{
     client::{Wire, get},
     h2::{Connection, run},
     refuses_clearly::before_a_request,
-    stage::{LOG, Setup, Stage, until, write},
+    test_gateway::{LOG, Setup, Stage, until, write},
 };
 
 const LISTEN: &str = "tls = { cert = \"door.crt\", key = \"door.key\" }\n\

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     bodies,
     client::{Answer, Request, Wire, get, post, request},
-    stage::{Stage, TWIN, twin},
+    test_gateway::{Stage, TWIN, twin},
 };
 
 const CORPUS: &str = include_str!("corpus/answers/answers.jsonl");

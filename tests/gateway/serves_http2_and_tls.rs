@@ -5,11 +5,11 @@ use std::{io::Read as _, time::Duration};
 use fastrac_sandbox::{Act, Fault};
 
 use crate::{
-    answers_truly::Certificates,
     bodies,
     client::{get, post, request},
     h2::{Connection, run},
-    stage::{Setup, Stage, until},
+    passes_responses_unchanged::Certificates,
+    test_gateway::{Setup, Stage, until},
 };
 
 #[test]

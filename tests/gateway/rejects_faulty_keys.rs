@@ -11,7 +11,7 @@ use fastrac_sandbox::Sandbox;
 use crate::{
     bodies,
     client::{get, post},
-    stage::{ACCESS, SECRET, Setup, Stage, TWIN, digest_of, pair, twin, until, write},
+    test_gateway::{ACCESS, SECRET, Setup, Stage, TWIN, digest_of, pair, twin, until, write},
 };
 
 /// Another pair; it begins with the canaries.

@@ -12,10 +12,10 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::{CUT, Made, Row, Scene, by_reset, plain, row, unknown};
 use crate::{
-    answers_truly::Certificates,
     bodies,
     client::{Request, find, post},
-    stage::{Setup, TWIN, until},
+    passes_responses_unchanged::Certificates,
+    test_gateway::{Setup, TWIN, until},
 };
 
 /// Bodies that fit into the buffers of a connection, and one that doesn't: it is still being written when the end comes.

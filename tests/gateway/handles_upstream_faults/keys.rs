@@ -8,7 +8,7 @@ use super::{key, plain, unknown};
 use crate::{
     bodies,
     client::{Answer, post},
-    stage::{ACCESS, SECRET, Setup, Stage, pair, sandbox, until, write},
+    test_gateway::{ACCESS, SECRET, Setup, Stage, pair, sandbox, until, write},
 };
 
 /// The pair that Fastrac gives next; it begins with the canaries.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::corpus::{Case, Step, Told};
-use crate::stage::canary_in;
+use crate::test_gateway::canary_in;
 
 /// Asked after a case on the same connection, where it should have stayed open: proves that nothing
 /// of the case is left in it.

@@ -25,7 +25,7 @@ use crate::{
     bodies,
     client::{Wire, get, post},
     process::Program,
-    stage::{digest_of, sandbox, sum, until},
+    test_gateway::{digest_of, sandbox, sum, until},
 };
 
 /// Long ones, so that an end of them is enough to be known by.

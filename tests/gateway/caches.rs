@@ -6,45 +6,45 @@ use fastrac_sandbox::{Act, Fault, KeyPair, Options, Sandbox};
 
 use crate::{
     bodies,
-    client::{Answer, Request, get, post},
-    test_gateway::{ACCESS, SECRET, Setup, Stage, pair, sandbox, until, write},
+    client::{Request, Response, get, post},
+    test_gateway::{ACCESS, SECRET, Setup, TestGateway, pair, sandbox, until, write},
 };
 
-fn cache_status(answer: &Answer) -> &str {
-    answer.header("cache-status").expect("Cache-Status")
+fn cache_status(response: &Response) -> &str {
+    response.header("cache-status").expect("Cache-Status")
 }
 
 /// How long a hit stays fresh, in seconds.
-fn ttl(answer: &Answer) -> u64 {
-    let ttl = cache_status(answer).strip_prefix("fastrac-gateway; hit; ttl=").expect("a hit");
+fn ttl(response: &Response) -> u64 {
+    let ttl = cache_status(response).strip_prefix("fastrac-gateway; hit; ttl=").expect("a hit");
     ttl.parse().expect("seconds")
 }
 
 #[test]
 fn a_lookup_is_fetched_once_and_then_a_hit() {
-    let stage = Stage::new();
+    let gateway = TestGateway::new();
     let request = get("/region/city?province_id=31").by("shop");
-    let first = stage.ask(request.clone());
+    let first = gateway.send(request.clone());
     assert_eq!(cache_status(&first), "fastrac-gateway; fwd=uri-miss; stored");
     assert_eq!((first.outcome(), first.sent(), first.header("age")), ("ok", "yes", None));
-    let second = stage.ask(request.clone());
+    let second = gateway.send(request.clone());
     assert_eq!((second.outcome(), second.sent(), second.status), ("hit", "no", 200));
     assert!((86_390..=86_400).contains(&ttl(&second)));
     assert!(second.header("age").and_then(|age| age.parse::<u64>().ok()).expect("Age") < 10);
     assert_eq!(second.body, first.body);
     assert_eq!(second.header("content-type"), first.header("content-type"));
-    assert_eq!(stage.received().len(), 1);
-    let line = stage.line(second.header("x-request-id").expect("an id"));
+    assert_eq!(gateway.received().len(), 1);
+    let line = gateway.line(second.header("x-request-id").expect("an id"));
     assert_eq!(line["stored_from"], first.header("x-request-id").expect("an id"));
     assert_eq!((&line["cache"], &line["attempts"]), (&"hit".into(), &0.into()));
-    let counted = |result| stage.metric("cache_requests_total", &[("operation", "v2.city"), ("result", result)]);
+    let counted = |result| gateway.metric("cache_requests_total", &[("operation", "v2.city"), ("result", result)]);
     assert_eq!((counted("miss"), counted("hit")), (1.0, 1.0));
-    assert_eq!(stage.metric("upstream_calls_saved_total", &[("operation", "v2.city")]), 1.0);
+    assert_eq!(gateway.metric("upstream_calls_saved_total", &[("operation", "v2.city")]), 1.0);
 }
 
 #[test]
 fn equivalent_requests_share_an_entry_and_others_do_not() {
-    let stage = Stage::new();
+    let gateway = TestGateway::new();
     let search = |body: &str| post("/region/search-region", body).by("shop");
     let city = |query: &str| get(&format!("/region/city?{query}")).by("shop");
     for (request, hit) in [
@@ -63,9 +63,9 @@ fn equivalent_requests_share_an_entry_and_others_do_not() {
         (city("province_id=31&a=1").header("accept-language", "id").header("x-anything", "1"), true),
         (get("/region/city?province_id=31&a=1").by("clerk"), true),
     ] {
-        let answer = stage.ask(request.clone());
-        let stored = answer.status == 200;
-        assert_eq!(answer.outcome() == "hit", hit, "{} {}", request.target, String::from_utf8_lossy(&request.body));
+        let response = gateway.send(request.clone());
+        let stored = response.status == 200;
+        assert_eq!(response.outcome() == "hit", hit, "{} {}", request.target, String::from_utf8_lossy(&request.body));
         assert!(stored || !hit);
     }
 }
@@ -73,25 +73,25 @@ fn equivalent_requests_share_an_entry_and_others_do_not() {
 #[test]
 fn not_found_is_stored_for_a_time_of_its_own() {
     let more = "[operations.\"v2.city\"]\ncache = { fresh = \"24h\", not_found = \"1s\" }\n";
-    let stage = Setup { more, ..Setup::default() }.start();
+    let gateway = Setup { more, ..Setup::default() }.start();
     let request = get("/region/city?province_id=9999").by("shop");
-    let first = stage.ask(request.clone());
+    let first = gateway.send(request.clone());
     assert_eq!((first.status, first.outcome()), (404, "not_found"));
     assert_eq!(cache_status(&first), "fastrac-gateway; fwd=uri-miss; stored");
-    let known = stage.ask(request.clone());
-    if stage.received().len() == 1 {
+    let known = gateway.send(request.clone());
+    if gateway.received().len() == 1 {
         assert_eq!((known.status, known.outcome(), known.body == first.body), (404, "hit", true));
         assert!(ttl(&known) <= 1);
     }
     until("it is fetched again", || {
-        stage.ask(request.clone());
-        stage.received().len() > 1
+        gateway.send(request.clone());
+        gateway.received().len() > 1
     });
 }
 
 #[test]
 fn only_good_responses_are_stored() {
-    let stage = Stage::new();
+    let gateway = TestGateway::new();
     let request = get("/region/province").by("shop");
     let good = r#"{"success":true,"message":"","data":[]}"#;
     for act in [
@@ -110,90 +110,90 @@ fn only_good_responses_are_stored() {
         Act::Cut { after: 10, reset: false },
         Act::Close,
     ] {
-        stage.sandbox.clear_faults();
-        stage.sandbox.fault(Fault::on("v2.province", act.clone()));
-        let before = stage.received().len();
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on("v2.province", act.clone()));
+        let before = gateway.received().len();
         for _ in 0..2 {
-            let answer = stage.ask(request.clone());
-            assert_ne!(answer.outcome(), "hit", "{act:?}");
-            if let Some(said) = answer.header("cache-status") {
-                assert_eq!(said, "fastrac-gateway; fwd=uri-miss", "{act:?}");
+            let response = gateway.send(request.clone());
+            assert_ne!(response.outcome(), "hit", "{act:?}");
+            if let Some(cache_status) = response.header("cache-status") {
+                assert_eq!(cache_status, "fastrac-gateway; fwd=uri-miss", "{act:?}");
             }
         }
-        assert!(stage.received().len() >= before + 2, "{act:?} was kept");
+        assert!(gateway.received().len() >= before + 2, "{act:?} was kept");
     }
-    stage.sandbox.clear_faults();
-    assert_eq!(cache_status(&stage.ask(request)), "fastrac-gateway; fwd=uri-miss; stored");
+    gateway.sandbox.clear_faults();
+    assert_eq!(cache_status(&gateway.send(request)), "fastrac-gateway; fwd=uri-miss; stored");
 }
 
 /// Sends the same request on many connections at the same time.
-fn at_once(stage: &Stage, count: usize, request: &Request) -> Vec<Answer> {
+fn send_concurrently(gateway: &TestGateway, count: usize, request: &Request) -> Vec<Response> {
     let barrier = Barrier::new(count);
     std::thread::scope(|scope| {
-        let ask = || {
-            let mut wire = stage.wire();
+        let send = || {
+            let mut connection = gateway.connect();
             barrier.wait();
-            wire.ask(request)
+            connection.send(request)
         };
-        let all: Vec<_> = (0..count).map(|_| scope.spawn(ask)).collect();
+        let all: Vec<_> = (0..count).map(|_| scope.spawn(send)).collect();
         all.into_iter().map(|one| one.join().expect("an answer")).collect()
     })
 }
 
 #[test]
 fn sixty_four_concurrent_requests_are_one_call() {
-    let stage = Stage::new();
-    stage.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_millis(300)));
-    let answers = at_once(&stage, 64, &get("/region/province").by("shop"));
-    assert_eq!(stage.received().len(), 1);
-    let of = |status: &str| answers.iter().filter(|answer| cache_status(answer) == status).count();
+    let gateway = TestGateway::new();
+    gateway.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_millis(300)));
+    let answers = send_concurrently(&gateway, 64, &get("/region/province").by("shop"));
+    assert_eq!(gateway.received().len(), 1);
+    let of = |status: &str| answers.iter().filter(|response| cache_status(response) == status).count();
     assert_eq!(of("fastrac-gateway; fwd=uri-miss; stored"), 1);
     assert!(of("fastrac-gateway; fwd=uri-miss; collapsed") >= 1);
-    for answer in &answers {
-        assert_eq!((answer.status, &answer.body), (200, &answers[0].body));
-        let leads = cache_status(answer).ends_with("stored");
-        assert_eq!(answer.sent(), if leads { "yes" } else { "no" });
+    for response in &answers {
+        assert_eq!((response.status, &response.body), (200, &answers[0].body));
+        let leads = cache_status(response).ends_with("stored");
+        assert_eq!(response.sent(), if leads { "yes" } else { "no" });
     }
-    assert_eq!(stage.metric("upstream_calls_saved_total", &[("operation", "v2.province")]), 63.0);
+    assert_eq!(gateway.metric("upstream_calls_saved_total", &[("operation", "v2.province")]), 63.0);
 }
 
 #[test]
 fn a_failure_is_shared_by_its_followers_only() {
     let more = "[operations.\"v2.province\"]\ntimeout = \"400ms\"\n";
-    let stage = Setup { more, ..Setup::default() }.start();
-    stage.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_secs(3)).times(1));
-    let answers = at_once(&stage, 16, &get("/region/province").by("shop"));
-    let late: Vec<_> = answers.iter().filter(|answer| answer.status == 504).collect();
+    let gateway = Setup { more, ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_secs(3)).times(1));
+    let answers = send_concurrently(&gateway, 16, &get("/region/province").by("shop"));
+    let late: Vec<_> = answers.iter().filter(|response| response.status == 504).collect();
     assert!(!late.is_empty());
-    assert_eq!(late.iter().filter(|answer| answer.sent() == "unknown").count(), 1, "only one was sent");
-    assert!(stage.received().len() <= 2);
-    assert_eq!(stage.ask(get("/region/province").by("shop")).status, 200);
+    assert_eq!(late.iter().filter(|response| response.sent() == "unknown").count(), 1, "only one was sent");
+    assert!(gateway.received().len() <= 2);
+    assert_eq!(gateway.send(get("/region/province").by("shop")).status, 200);
 }
 
 #[test]
-fn a_fill_outlives_its_first_caller() {
-    let stage = Stage::new();
-    stage.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_millis(700)));
+fn a_fill_outlives_the_caller_that_started_it() {
+    let gateway = TestGateway::new();
+    gateway.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_millis(700)));
     let request = get("/region/province").by("shop");
-    let mut leader = stage.wire();
-    leader.send(&request.clone().header("x-request-id", "caller-leaves").bytes());
-    until("it is sent", || stage.received().len() == 1);
-    let mut followers: Vec<_> = (0..8).map(|_| stage.wire()).collect();
-    followers.iter_mut().for_each(|wire| wire.send(&request.bytes()));
-    until("all wait", || stage.metric("in_flight_requests", &[("service", "shop")]) == 9.0);
+    let mut leader = gateway.connect();
+    leader.write(&request.clone().header("x-request-id", "caller-leaves").bytes());
+    until("it is sent", || gateway.received().len() == 1);
+    let mut followers: Vec<_> = (0..8).map(|_| gateway.connect()).collect();
+    followers.iter_mut().for_each(|connection| connection.write(&request.bytes()));
+    until("all wait", || gateway.metric("in_flight_requests", &[("service", "shop")]) == 9.0);
     drop(leader);
-    for wire in &mut followers {
-        let answer = wire.answer("GET").expect("an answer");
-        assert_eq!((answer.status, cache_status(&answer)), (200, "fastrac-gateway; fwd=uri-miss; collapsed"));
+    for connection in &mut followers {
+        let response = connection.read_response("GET").expect("an answer");
+        assert_eq!((response.status, cache_status(&response)), (200, "fastrac-gateway; fwd=uri-miss; collapsed"));
     }
-    assert_eq!(stage.received().len(), 1);
-    assert_eq!(stage.ask(request).outcome(), "hit");
-    let line = stage.line("caller-leaves");
+    assert_eq!(gateway.received().len(), 1);
+    assert_eq!(gateway.send(request).outcome(), "hit");
+    let line = gateway.line("caller-leaves");
     assert_eq!((&line["outcome"], &line["sent"]), (&"client_gone".into(), &"unknown".into()));
 }
 
 #[test]
-fn accounts_share_nothing() {
+fn accounts_share_no_entries() {
     const OTHER: (&str, &str) = ("canary-fastrac-access-7d1c-other", "canary/fastrac+secret=93f0a2-other");
     let elsewhere =
         Sandbox::start(Options { keys: vec![KeyPair::new("other", OTHER.0, OTHER.1)], seed: 2, ..sandbox() });
@@ -209,14 +209,14 @@ fn accounts_share_nothing() {
         keys.display(),
         crate::test_gateway::digest_of("stranger"),
     );
-    let stage = Setup { more: Box::leak(more.into_boxed_str()), ..Setup::default() }.start();
-    assert_eq!(stage.ask(get("/courier/all").by("shop")).outcome(), "ok");
+    let gateway = Setup { more: Box::leak(more.into_boxed_str()), ..Setup::default() }.start();
+    assert_eq!(gateway.send(get("/courier/all").by("shop")).outcome(), "ok");
     until("the other pair is usable", || !elsewhere.journal().is_empty());
-    let answer = stage.ask(get("/courier/all").by("stranger"));
-    assert_eq!((answer.outcome(), answer.status), ("ok", 200));
-    assert_eq!(stage.ask(get("/courier/all").by("stranger")).outcome(), "hit");
-    assert_eq!(stage.received().len(), 1);
-    for (sandbox, own) in [(&stage.sandbox, (ACCESS, SECRET)), (&elsewhere, OTHER)] {
+    let response = gateway.send(get("/courier/all").by("stranger"));
+    assert_eq!((response.outcome(), response.status), ("ok", 200));
+    assert_eq!(gateway.send(get("/courier/all").by("stranger")).outcome(), "hit");
+    assert_eq!(gateway.received().len(), 1);
+    for (sandbox, own) in [(&gateway.sandbox, (ACCESS, SECRET)), (&elsewhere, OTHER)] {
         for entry in sandbox.journal() {
             assert!(entry.headers["authorization"].to_str().is_ok_and(|value| value == basic(own)), "{}", entry.json());
         }
@@ -232,18 +232,18 @@ fn basic((access, secret): (&str, &str)) -> String {
 fn only_lookups_are_shared_between_services() {
     let services = &[("other", "allow = [\"quote\"]")];
     let more = "[operations.\"v2.tariff_express\"]\ncache = { fresh = \"30s\" }\n";
-    let stage = Setup { services, more, ..Setup::default() }.start();
+    let gateway = Setup { services, more, ..Setup::default() }.start();
     let request = post("/tariff/express", bodies::TARIFF);
-    let outcomes =
-        ["shop", "shop", "other", "other"].map(|service| stage.ask(request.clone().by(service)).outcome().to_owned());
+    let outcomes = ["shop", "shop", "other", "other"]
+        .map(|service| gateway.send(request.clone().by(service)).outcome().to_owned());
     assert_eq!(outcomes, ["ok", "hit", "ok", "hit"]);
-    assert_eq!(stage.received().len(), 2);
+    assert_eq!(gateway.received().len(), 2);
 }
 
 #[test]
 fn every_value_of_a_vary_header_belongs_to_the_key() {
     let more = "[operations.\"v2.couriers\"]\nvary = [\"accept-language\"]\n";
-    let stage = Setup { more, ..Setup::default() }.start();
+    let gateway = Setup { more, ..Setup::default() }.start();
     let spoken = |languages: &[&str]| {
         let request = get("/courier/all").by("shop");
         languages.iter().fold(request, |request, language| request.header("accept-language", language))
@@ -258,22 +258,22 @@ fn every_value_of_a_vary_header_belongs_to_the_key() {
         (&[""], false),
         (&[], true),
     ] {
-        assert_eq!(stage.ask(spoken(languages)).outcome() == "hit", hit, "{languages:?}");
+        assert_eq!(gateway.send(spoken(languages)).outcome() == "hit", hit, "{languages:?}");
     }
     let sent = |entry: &fastrac_sandbox::Entry| entry.headers.get_all("accept-language").iter().count();
-    assert_eq!(stage.received().iter().map(sent).collect::<Vec<_>>(), [1, 2, 2, 0, 1]);
+    assert_eq!(gateway.received().iter().map(sent).collect::<Vec<_>>(), [1, 2, 2, 0, 1]);
 }
 
 #[test]
 fn only_services_with_force_refresh_can_refresh() {
     let services = &[("fresh", "force_refresh = true")];
-    let stage = Setup { services, ..Setup::default() }.start();
+    let gateway = Setup { services, ..Setup::default() }.start();
     let request = |service: &str, control: &str| {
         let request = get("/courier/all").by(service);
         if control.is_empty() { request } else { request.header("cache-control", control) }
     };
-    stage.ask(request("shop", ""));
-    for (service, control, told) in [
+    gateway.send(request("shop", ""));
+    for (service, control, expected) in [
         ("shop", "no-cache", "hit"),
         ("shop", "max-age=0", "hit"),
         ("shop", "no-store, no-cache, must-revalidate", "hit"),
@@ -284,27 +284,27 @@ fn only_services_with_force_refresh_can_refresh() {
         ("fresh", "No-Cache , x=y", "fwd=request; stored"),
         ("shop", "", "hit"),
     ] {
-        let answer = stage.ask(request(service, control));
+        let response = gateway.send(request(service, control));
         assert!(
-            cache_status(&answer).starts_with(&format!("fastrac-gateway; {told}")),
-            "{service} {control}: {answer:?}"
+            cache_status(&response).starts_with(&format!("fastrac-gateway; {expected}")),
+            "{service} {control}: {response:?}"
         );
     }
-    assert_eq!(stage.received().len(), 4);
+    assert_eq!(gateway.received().len(), 4);
 }
 
 #[test]
-fn hits_count_against_the_second_and_not_against_the_day() {
+fn hits_count_towards_the_rate_and_not_towards_the_day() {
     let services = &[
         ("usual", "quota = { per_day = 1 }"),
         ("free", "quota = { per_second = 1, burst = 1 }\ncharge_hits = { second = false, day = false }"),
         ("paying", "quota = { per_day = 3 }\ncharge_hits = { second = true, day = true }"),
         ("quick", "quota = { per_second = 1, burst = 1 }"),
     ];
-    let stage = Setup { services, ..Setup::default() }.start();
-    let mut wire = stage.wire();
+    let gateway = Setup { services, ..Setup::default() }.start();
+    let mut connection = gateway.connect();
     let mut outcomes = |service: &str, times: usize| -> Vec<String> {
-        (0..times).map(|_| wire.ask(&get("/courier/all").by(service)).outcome().to_owned()).collect()
+        (0..times).map(|_| connection.send(&get("/courier/all").by(service)).outcome().to_owned()).collect()
     };
     assert_eq!(outcomes("usual", 4), ["ok", "hit", "hit", "hit"]);
     assert_eq!(outcomes("free", 20), vec!["hit"; 20]);
@@ -315,13 +315,16 @@ fn hits_count_against_the_second_and_not_against_the_day() {
 
 #[test]
 fn uncached_operations_have_no_cache_status() {
-    let stage = Stage::new();
+    let gateway = TestGateway::new();
     for request in [post("/tariff/express", bodies::TARIFF), post("/order/express", bodies::ORDER), get("/webhook/get")]
     {
         for _ in 0..2 {
-            let answer = stage.ask(request.clone().by("shop").header("cache-control", "only-if-cached"));
-            assert_eq!((answer.outcome(), answer.header("cache-status"), answer.header("age")), ("ok", None, None));
+            let response = gateway.send(request.clone().by("shop").header("cache-control", "only-if-cached"));
+            assert_eq!(
+                (response.outcome(), response.header("cache-status"), response.header("age")),
+                ("ok", None, None)
+            );
         }
     }
-    assert_eq!(stage.received().len(), 6);
+    assert_eq!(gateway.received().len(), 6);
 }

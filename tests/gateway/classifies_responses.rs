@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use crate::{
     bodies,
-    client::{Answer, Request, Wire, get, post, request},
-    test_gateway::{Stage, TWIN, twin},
+    client::{Connection, Request, Response, get, post, request},
+    test_gateway::{TWIN, TestGateway, twin},
 };
 
 const CORPUS: &str = include_str!("corpus/answers/answers.jsonl");
@@ -25,7 +25,7 @@ const CORPUS: &str = include_str!("corpus/answers/answers.jsonl");
 /// An answer, and what it means.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct CorpusEntry {
     name: String,
     source: String,
     status: u16,
@@ -37,7 +37,7 @@ struct Line {
     stored: bool,
     settles: bool,
     /// The request that makes the sandbox give it.
-    ask: Option<Ask>,
+    ask: Option<DocumentedRequest>,
     /// The public list of members is cut off: there may be more.
     #[serde(default)]
     cut: bool,
@@ -50,7 +50,7 @@ struct Line {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Ask {
+struct DocumentedRequest {
     method: String,
     target: String,
     #[serde(default)]
@@ -60,7 +60,7 @@ struct Ask {
     nobody: bool,
 }
 
-impl Line {
+impl CorpusEntry {
     fn bytes(&self) -> Vec<u8> {
         match (&self.body, &self.base64) {
             (Some(text), None) => text.clone().into_bytes(),
@@ -82,8 +82,8 @@ impl Line {
     }
 }
 
-fn corpus() -> Vec<Line> {
-    CORPUS.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+fn corpus() -> Vec<CorpusEntry> {
+    CORPUS.lines().map(|entry| serde_json::from_str(entry).unwrap_or_else(|error| panic!("{error}: {entry}"))).collect()
 }
 
 /// The built-in messages, as `config/check` hands them on: lower case.
@@ -104,30 +104,30 @@ fn messages() -> MessagesConfig {
 }
 
 #[test]
-fn the_corpus_is_large_and_mixed() {
+fn the_corpus_has_enough_entries_of_every_kind() {
     let corpus = corpus();
-    let of = |source: &str| corpus.iter().filter(|line| line.source == source).count();
+    let of = |source: &str| corpus.iter().filter(|entry| entry.source == source).count();
     assert!(corpus.len() >= 800 && of("documented") >= 20 && of("variant") >= 500 && of("mutation") >= 200);
     for outcome in ["ok", "not_found", "rejected", "upstream_error", "throttled"] {
-        assert!(corpus.iter().filter(|line| line.outcome == outcome).count() >= 30, "{outcome}");
+        assert!(corpus.iter().filter(|entry| entry.outcome == outcome).count() >= 30, "{outcome}");
     }
 }
 
 #[test]
-fn the_classifier_reads_each_as_the_contract_has_it() {
+fn the_classifier_agrees_with_the_corpus() {
     let (messages, mut wrong) = (messages(), Vec::new());
-    for line in corpus() {
-        let status = StatusCode::from_u16(line.status).expect("a status");
-        let reading = outcome::classify_strictly(status, &line.bytes(), &messages);
+    for entry in corpus() {
+        let status = StatusCode::from_u16(entry.status).expect("a status");
+        let reading = outcome::classify_strictly(status, &entry.bytes(), &messages);
         let read = json!([
             reading.outcome.as_str(),
             reading.key_refused,
             rules::storable(reading, status),
             reading.settles_order(status)
         ]);
-        let meant = json!([line.outcome, line.key, line.stored, line.settles]);
+        let meant = json!([entry.outcome, entry.key, entry.stored, entry.settles]);
         if read != meant {
-            wrong.push(format!("{}: {read}, should be {meant}", line.name));
+            wrong.push(format!("{}: {read}, should be {meant}", entry.name));
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
@@ -137,17 +137,17 @@ fn the_classifier_reads_each_as_the_contract_has_it() {
 #[test]
 fn not_strictly_it_differs_only_for_what_is_not_json() {
     let messages = messages();
-    for line in corpus() {
-        let (status, body) = (StatusCode::from_u16(line.status).expect("a status"), line.bytes());
+    for entry in corpus() {
+        let (status, body) = (StatusCode::from_u16(entry.status).expect("a status"), entry.bytes());
         let json = std::str::from_utf8(&body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
         let outcome = outcome::classify(status, &body, &messages).outcome.as_str();
-        assert!(!json || outcome == line.outcome, "{}: {outcome}", line.name);
+        assert!(!json || outcome == entry.outcome, "{}: {outcome}", entry.name);
     }
 }
 
 /// How one answer of the sandbox differs from a documented one, if it does.
-fn differs(documented: &Value, given: &Value, cut: bool, place: &str) -> Option<String> {
-    match (documented, given) {
+fn differs(documented: &Value, actual: &Value, cut: bool, place: &str) -> Option<String> {
+    match (documented, actual) {
         (Value::Object(known), Value::Object(here)) => {
             let missing =
                 known.keys().find(|name| !here.contains_key(*name)).map(|name| format!("{place}.{name} is missing"));
@@ -165,83 +165,98 @@ fn differs(documented: &Value, given: &Value, cut: bool, place: &str) -> Option<
         }
         // A number or null, where it is null in the example.
         (Value::Null, Value::Number(_)) | (Value::Number(_), Value::Null) => None,
-        _ if std::mem::discriminant(documented) == std::mem::discriminant(given) => None,
-        _ => Some(format!("{place}: {given}, documented {documented}")),
+        _ if std::mem::discriminant(documented) == std::mem::discriminant(actual) => None,
+        _ => Some(format!("{place}: {actual}, documented {documented}")),
     }
 }
 
 /// Asks a sandbox itself.
-fn direct(addr: SocketAddr, ask: &Ask, awb: &str) -> Answer {
-    let mut asked = request(&ask.method, &ask.target);
+fn direct(addr: SocketAddr, ask: &DocumentedRequest, awb: &str) -> Response {
+    let mut request = request(&ask.method, &ask.target);
     if !ask.body.is_empty() {
-        asked = asked.json(&ask.body.replace("{awb}", awb));
+        request = request.json(&ask.body.replace("{awb}", awb));
     }
     if !ask.nobody {
-        asked = asked.pair(TWIN.0, TWIN.1);
+        request = request.pair(TWIN.0, TWIN.1);
     }
-    Wire::open(addr).ask(&asked)
+    Connection::open(addr).send(&request)
 }
 
 #[test]
-fn the_sandbox_gives_the_documented_ones() {
+fn the_sandbox_gives_the_documented_responses() {
     let start = |not_found| {
         let switches = Switches { not_found, ..Switches::default() };
         Sandbox::start(Options { switches, ..twin() }).expect("a sandbox")
     };
     let (usual, other) = (start(404), start(200));
-    let order =
-        Ask { method: "POST".into(), target: "/order/express".into(), body: bodies::ORDER.into(), nobody: false };
+    let order = DocumentedRequest {
+        method: "POST".into(),
+        target: "/order/express".into(),
+        body: bodies::ORDER.into(),
+        nobody: false,
+    };
     let awb = direct(usual.addr(), &order, "").json()["data"]["awb"].as_str().expect("an awb").to_owned();
     let mut tried = 0;
-    for line in corpus() {
-        let Some(ask) = &line.ask else { continue };
-        let sandbox = if line.switch.is_some() { &other } else { &usual };
-        let answer = direct(sandbox.addr(), ask, &awb);
-        let (given, documented): (Value, Value) = (answer.json(), serde_json::from_slice(&line.bytes()).expect("JSON"));
-        assert_eq!((answer.status, &given["success"]), (line.status, &documented["success"]), "{}: {given}", line.name);
-        assert_eq!(differs(&documented, &given, line.cut, "$"), None, "{}: {given}", line.name);
-        assert_ne!(given["data"], json!([]), "{}: nothing to compare", line.name);
-        assert!(!line.says || given["message"] == documented["message"], "{}: {given}", line.name);
+    for entry in corpus() {
+        let Some(ask) = &entry.ask else { continue };
+        let sandbox = if entry.switch.is_some() { &other } else { &usual };
+        let response = direct(sandbox.addr(), ask, &awb);
+        let (actual, documented): (Value, Value) =
+            (response.json(), serde_json::from_slice(&entry.bytes()).expect("JSON"));
+        assert_eq!(
+            (response.status, &actual["success"]),
+            (entry.status, &documented["success"]),
+            "{}: {actual}",
+            entry.name
+        );
+        assert_eq!(differs(&documented, &actual, entry.cut, "$"), None, "{}: {actual}", entry.name);
+        assert_ne!(actual["data"], json!([]), "{}: nothing to compare", entry.name);
+        assert!(!entry.says || actual["message"] == documented["message"], "{}: {actual}", entry.name);
         tried += 1;
     }
     assert!(tried >= 22, "{tried}");
 }
 
 /// Asks through the gateway while its sandbox gives a line's answer to an operation.
-fn while_given(stage: &Stage, wire: &mut Wire, (line, operation): (&Line, &str), asked: Request) -> Answer {
-    stage.sandbox.clear_faults();
-    stage.sandbox.fault(Fault::on(operation, line.canned()));
-    let answer = wire.ask(&asked.by("shop"));
-    let bodiless = matches!(line.status, 204 | 304);
-    assert_eq!(answer.status, line.status, "{}: {answer:?}", line.name);
-    assert!(bodiless || answer.body == line.bytes(), "{}: byte for byte", line.name);
-    assert_eq!(answer.outcome(), line.outcome, "{}", line.name);
-    answer
+fn send_while_answering(
+    gateway: &TestGateway,
+    connection: &mut Connection,
+    (entry, operation): (&CorpusEntry, &str),
+    request: Request,
+) -> Response {
+    gateway.sandbox.clear_faults();
+    gateway.sandbox.fault(Fault::on(operation, entry.canned()));
+    let response = connection.send(&request.by("shop"));
+    let bodiless = matches!(entry.status, 204 | 304);
+    assert_eq!(response.status, entry.status, "{}: {response:?}", entry.name);
+    assert!(bodiless || response.body == entry.bytes(), "{}: byte for byte", entry.name);
+    assert_eq!(response.outcome(), entry.outcome, "{}", entry.name);
+    response
 }
 
 #[test]
-fn the_gateway_stores_what_may_be_stored_and_nothing_else() {
-    let stage = Stage::new();
-    let mut wire = stage.wire();
-    for (number, line) in corpus().iter().enumerate() {
+fn the_gateway_stores_what_the_corpus_allows() {
+    let gateway = TestGateway::new();
+    let mut connection = gateway.connect();
+    for (number, entry) in corpus().iter().enumerate() {
         // A lookup of its own, so that nothing is known of it.
         let lookup = get(&format!("/region/city?province_id={number}"));
-        let answer = while_given(&stage, &mut wire, (line, "v2.city"), lookup);
-        let stored = answer.header("cache-status").is_some_and(|text| text.contains("stored"));
-        assert_eq!((stored, answer.sent()), (line.stored, "yes"), "{}", line.name);
+        let response = send_while_answering(&gateway, &mut connection, (entry, "v2.city"), lookup);
+        let stored = response.header("cache-status").is_some_and(|text| text.contains("stored"));
+        assert_eq!((stored, response.sent()), (entry.stored, "yes"), "{}", entry.name);
     }
 }
 
 #[test]
-fn the_gateway_knows_after_each_whether_an_order_is_in_doubt() {
-    let stage = Stage::new();
-    let mut wire = stage.wire();
-    let unknown = || stage.app().gateway.live.orders.unknown_count("main");
-    for (number, line) in corpus().iter().enumerate() {
+fn the_gateway_counts_an_order_as_unknown_where_the_corpus_does() {
+    let gateway = TestGateway::new();
+    let mut connection = gateway.connect();
+    let unknown = || gateway.app().gateway.live.orders.unknown_count("main");
+    for (number, entry) in corpus().iter().enumerate() {
         let before = unknown();
         let order = post("/order/express", &bodies::order(number));
-        let answer = while_given(&stage, &mut wire, (line, "v2.order_express"), order);
-        assert_eq!(answer.sent(), if line.settles { "yes" } else { "unknown" }, "{}", line.name);
-        assert_eq!(unknown() - before, u64::from(!line.settles), "{}: in doubt", line.name);
+        let response = send_while_answering(&gateway, &mut connection, (entry, "v2.order_express"), order);
+        assert_eq!(response.sent(), if entry.settles { "yes" } else { "unknown" }, "{}", entry.name);
+        assert_eq!(unknown() - before, u64::from(!entry.settles), "{}: in doubt", entry.name);
     }
 }

@@ -16,7 +16,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName}
 use crate::test_gateway::{canary_in, secret_of};
 
 /// No test waits longer for a byte.
-const PATIENCE: Duration = Duration::from_secs(20);
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A request that is being made up.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ impl Request {
 
 /// What came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     /// Names in lower case, in the order received.
     pub(crate) headers: Vec<(String, String)>,
@@ -101,7 +101,7 @@ pub(crate) struct Answer {
     pub(crate) whole: bool,
 }
 
-impl Answer {
+impl Response {
     /// The one value of a header; two of a name are a fault.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str());
@@ -140,42 +140,42 @@ impl<S: Read + Write + std::fmt::Debug + Send> Stream for S {}
 
 /// One connection.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub(crate) struct Connection {
     stream: Box<dyn Stream>,
     socket: TcpStream,
     /// Received and not yet consumed.
     buffer: Vec<u8>,
 }
 
-impl Wire {
-    pub(crate) fn open(addr: SocketAddr) -> Wire {
-        Wire::try_open(addr).expect("connected")
+impl Connection {
+    pub(crate) fn open(addr: SocketAddr) -> Connection {
+        Connection::try_open(addr).expect("connected")
     }
 
     /// `None` where nobody listens.
-    pub(crate) fn try_open(addr: SocketAddr) -> Option<Wire> {
+    pub(crate) fn try_open(addr: SocketAddr) -> Option<Connection> {
         let socket = TcpStream::connect(addr).ok()?;
         socket.set_nodelay(true).expect("set");
-        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        socket.set_read_timeout(Some(READ_TIMEOUT)).expect("set");
         let stream = Box::new(socket.try_clone().expect("cloned"));
-        Some(Wire { stream, socket, buffer: Vec::new() })
+        Some(Connection { stream, socket, buffer: Vec::new() })
     }
 
     /// Over TLS, with what the server's certificate is. A handshake may fail.
-    pub(crate) fn over_tls(addr: SocketAddr, client: &Arc<ClientConfig>) -> io::Result<(Wire, Vec<u8>)> {
-        let mut wire = Wire::open(addr);
-        let mut socket = wire.socket.try_clone()?;
+    pub(crate) fn over_tls(addr: SocketAddr, client: &Arc<ClientConfig>) -> io::Result<(Connection, Vec<u8>)> {
+        let mut connection = Connection::open(addr);
+        let mut socket = connection.socket.try_clone()?;
         let name = ServerName::try_from("127.0.0.1").expect("a name");
         let mut session = ClientConnection::new(client.clone(), name).map_err(io::Error::other)?;
         while session.is_handshaking() {
             session.complete_io(&mut socket)?;
         }
         let leaf = session.peer_certificates().and_then(<[_]>::first).expect("a certificate").to_vec();
-        wire.stream = Box::new(StreamOwned::new(session, socket));
-        Ok((wire, leaf))
+        connection.stream = Box::new(StreamOwned::new(session, socket));
+        Ok((connection, leaf))
     }
 
-    pub(crate) fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         // A peer that has already refused may have closed; what it said is still to be read.
         let _ = self.stream.write_all(bytes);
     }
@@ -185,44 +185,44 @@ impl Wire {
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 
-    pub(crate) fn ask(&mut self, request: &Request) -> Answer {
-        self.send(&request.bytes());
-        self.answer(&request.method).expect("an answer")
+    pub(crate) fn send(&mut self, request: &Request) -> Response {
+        self.write(&request.bytes());
+        self.read_response(&request.method).expect("an answer")
     }
 
     /// The next answer; `None` if the connection ends (or is reset) before one begins.
-    pub(crate) fn answer(&mut self, method: &str) -> Option<Answer> {
+    pub(crate) fn read_response(&mut self, method: &str) -> Option<Response> {
         loop {
             let end = loop {
                 if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
                     break at;
                 }
-                if !self.more() {
+                if !self.read_more() {
                     assert!(self.buffer.is_empty(), "half a head: {:?}", String::from_utf8_lossy(&self.buffer));
                     return None;
                 }
             };
             let rest = self.buffer.split_off(end + 4);
             let head = String::from_utf8(std::mem::replace(&mut self.buffer, rest)).expect("an ASCII head");
-            let answer = self.read(&head, method);
-            if answer.status >= 200 {
-                return Some(answer);
+            let response = self.read(&head, method);
+            if response.status >= 200 {
+                return Some(response);
             }
         }
     }
 
     /// Whether the peer has said that it wants the body.
     pub(crate) fn continues(&mut self) -> bool {
-        self.more() && self.buffer.starts_with(b"HTTP/1.1 100")
+        self.read_more() && self.buffer.starts_with(b"HTTP/1.1 100")
     }
 
     /// Whether the connection ends now, with nothing more on it.
     pub(crate) fn ends(&mut self) -> bool {
-        while self.more() {}
+        while self.read_more() {}
         self.buffer.is_empty()
     }
 
-    fn read(&mut self, head: &str, method: &str) -> Answer {
+    fn read(&mut self, head: &str, method: &str) -> Response {
         let mut lines = head.trim_end().split("\r\n");
         let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")).expect("a status line");
         let status: u16 = status[..3].parse().expect("a status");
@@ -230,30 +230,30 @@ impl Wire {
             .map(|line| line.split_once(':').expect("a header"))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        let mut answer = Answer { status, headers, body: Vec::new(), whole: true };
+        let mut response = Response { status, headers, body: Vec::new(), whole: true };
         if status < 200 || status == 204 || status == 304 || method == "HEAD" {
-            return answer;
+            return response;
         }
-        let length = answer.header("content-length").map(|value| value.parse::<usize>().expect("a length"));
-        let chunked = answer.header("transfer-encoding").is_some();
+        let length = response.header("content-length").map(|value| value.parse::<usize>().expect("a length"));
+        let chunked = response.header("transfer-encoding").is_some();
         match (length, chunked) {
-            (Some(length), false) => answer.whole = self.fill(length),
+            (Some(length), false) => response.whole = self.fill(length),
             (None, true) => {
                 let (body, whole) = self.chunks();
                 assert!(canary_in(&body).is_none(), "a canary came: {:?}", canary_in(&body));
-                return Answer { body, whole, ..answer };
+                return Response { body, whole, ..response };
             }
-            (None, false) => while self.more() {},
-            (Some(_), true) => panic!("both framings: {answer:?}"),
+            (None, false) => while self.read_more() {},
+            (Some(_), true) => panic!("both framings: {response:?}"),
         }
         let length = length.unwrap_or(self.buffer.len()).min(self.buffer.len());
-        answer.body = self.buffer.drain(..length).collect();
-        answer
+        response.body = self.buffer.drain(..length).collect();
+        response
     }
 
     fn fill(&mut self, length: usize) -> bool {
         while self.buffer.len() < length {
-            if !self.more() {
+            if !self.read_more() {
                 return false;
             }
         }
@@ -267,7 +267,7 @@ impl Wire {
                 if let Some(at) = find(&self.buffer, b"\r\n") {
                     break at;
                 }
-                if !self.more() {
+                if !self.read_more() {
                     return (body, false);
                 }
             };
@@ -288,7 +288,7 @@ impl Wire {
     }
 
     /// Reads once; false at the end.
-    fn more(&mut self) -> bool {
+    fn read_more(&mut self) -> bool {
         let mut piece = [0; 16 * 1024];
         match self.stream.read(&mut piece) {
             Ok(0) => false,
@@ -298,7 +298,7 @@ impl Wire {
                 assert!(canary_in(&self.buffer[from..]).is_none(), "a canary came: {:?}", canary_in(&self.buffer));
                 true
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("nothing came for {PATIENCE:?}"),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("nothing came for {READ_TIMEOUT:?}"),
             Err(_) => false,
         }
     }

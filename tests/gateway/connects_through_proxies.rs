@@ -12,12 +12,12 @@ use fastrac_sandbox::{Options, Sandbox};
 use crate::{
     client::{get, post},
     passes_responses_unchanged::Certificates,
-    test_gateway::{ACCESS, LOG, SECRET, Setup, Stage, canary_in, sandbox, until, vacant},
+    test_gateway::{ACCESS, LOG, SECRET, Setup, TestGateway, canary_in, closed_port, sandbox, until},
 };
 
 /// What a proxy does once it has read CONNECT.
 #[derive(Clone, Copy)]
-enum Acts {
+enum ProxyBehaviour {
     /// As it should.
     Tunnel,
     /// Says this and stays.
@@ -33,7 +33,7 @@ enum Acts {
 /// A proxy of our own, for the bad ones; the good one is tried in `tests/real` too.
 struct Proxy {
     addr: SocketAddr,
-    acts: Arc<Mutex<Acts>>,
+    behaviour: Arc<Mutex<ProxyBehaviour>>,
     /// The heads that it read.
     heads: Arc<Mutex<Vec<String>>>,
     /// Everything that went through it, both ways.
@@ -44,20 +44,24 @@ impl Proxy {
     fn start() -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let addr = listener.local_addr().expect("an address");
-        let proxy =
-            Proxy { addr, acts: Arc::new(Mutex::new(Acts::Tunnel)), heads: Arc::default(), passed: Arc::default() };
-        let (acts, heads, passed) = (proxy.acts.clone(), proxy.heads.clone(), proxy.passed.clone());
+        let proxy = Proxy {
+            addr,
+            behaviour: Arc::new(Mutex::new(ProxyBehaviour::Tunnel)),
+            heads: Arc::default(),
+            passed: Arc::default(),
+        };
+        let (behaviour, heads, passed) = (proxy.behaviour.clone(), proxy.heads.clone(), proxy.passed.clone());
         std::thread::spawn(move || {
             for socket in listener.incoming().flatten() {
-                let (acts, heads, passed) = (*acts.lock().expect("whole"), heads.clone(), passed.clone());
-                std::thread::spawn(move || serve(socket, acts, &heads, &passed));
+                let (behaviour, heads, passed) = (*behaviour.lock().expect("whole"), heads.clone(), passed.clone());
+                std::thread::spawn(move || serve(socket, behaviour, &heads, &passed));
             }
         });
         proxy
     }
 
-    fn does(&self, acts: Acts) {
-        *self.acts.lock().expect("whole") = acts;
+    fn set_behaviour(&self, behaviour: ProxyBehaviour) {
+        *self.behaviour.lock().expect("whole") = behaviour;
     }
 
     fn heads(&self) -> Vec<String> {
@@ -66,7 +70,7 @@ impl Proxy {
 }
 
 /// Ends with either side; what goes wrong is the gateway's affair.
-fn serve(mut socket: TcpStream, acts: Acts, heads: &Mutex<Vec<String>>, passed: &Arc<Mutex<Vec<u8>>>) {
+fn serve(mut socket: TcpStream, behaviour: ProxyBehaviour, heads: &Mutex<Vec<String>>, passed: &Arc<Mutex<Vec<u8>>>) {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -78,17 +82,19 @@ fn serve(mut socket: TcpStream, acts: Acts, heads: &Mutex<Vec<String>>, passed: 
     let head = String::from_utf8(head).expect("text");
     heads.lock().expect("whole").push(head.clone());
     let target = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()).expect("a target").to_owned();
-    match acts {
-        Acts::Tunnel => tunnel(socket, &target, b"HTTP/1.1 200 Connection established\r\nvia: 1.1 us\r\n\r\n", passed),
-        Acts::Intrudes(first) => {
+    match behaviour {
+        ProxyBehaviour::Tunnel => {
+            tunnel(socket, &target, b"HTTP/1.1 200 Connection established\r\nvia: 1.1 us\r\n\r\n", passed)
+        }
+        ProxyBehaviour::Intrudes(first) => {
             tunnel(socket, &target, format!("HTTP/1.1 200 OK\r\n\r\n{first}").as_bytes(), passed);
         }
-        Acts::Says(text) => {
+        ProxyBehaviour::Says(text) => {
             let _ = socket.write_all(text.as_bytes());
             while socket.read(&mut byte).is_ok_and(|read| read > 0) {}
         }
-        Acts::Closes(text) => drop(socket.write_all(text.as_bytes())),
-        Acts::Drips => {
+        ProxyBehaviour::Closes(text) => drop(socket.write_all(text.as_bytes())),
+        ProxyBehaviour::Drips => {
             let _ = socket.write_all(b"HTTP/1.1 200 OK\r\n");
             while socket.write_all(b"x: y\r\n").is_ok() {
                 std::thread::sleep(Duration::from_millis(20));
@@ -116,38 +122,38 @@ fn tunnel(mut near: TcpStream, target: &str, first: &[u8], passed: &Arc<Mutex<Ve
     pass(near, forth, passed.clone());
 }
 
-fn stage(proxy: &Proxy) -> Stage {
+fn gateway(proxy: &Proxy) -> TestGateway {
     let account = Box::leak(format!("proxy = \"http://{}\"", proxy.addr).into_boxed_str());
     Setup { account, ..Setup::default() }.start()
 }
 
 #[test]
-fn cleartext_goes_through_connect_too_and_connections_are_kept() {
+fn cleartext_uses_connect_too_and_connections_are_reused() {
     let proxy = Proxy::start();
-    let stage = stage(&proxy);
-    let mut wire = stage.wire();
+    let gateway = gateway(&proxy);
+    let mut connection = gateway.connect();
     let canaries = proxy.heads().len();
-    assert_eq!(stage.metric("upstream_connections", &[]), 0.0, "a canary leaves no connection behind");
+    assert_eq!(gateway.metric("upstream_connections", &[]), 0.0, "a canary leaves no connection behind");
     for _ in 0..10 {
-        assert_eq!(wire.ask(&post("/user/balance/history", "{}").by("shop")).status, 200);
+        assert_eq!(connection.send(&post("/user/balance/history", "{}").by("shop")).status, 200);
     }
-    assert_eq!(stage.received().len(), 10);
+    assert_eq!(gateway.received().len(), 10);
     // One connection of the worker that serves the wire.
     assert_eq!(proxy.heads().len(), canaries + 1);
-    let target = stage.sandbox.addr();
+    let target = gateway.sandbox.addr();
     for head in proxy.heads() {
         assert_eq!(head, format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n"));
     }
 }
 
 #[test]
-fn a_proxy_sees_nothing_of_tls_but_its_bytes() {
+fn a_proxy_sees_only_the_ciphertext_of_tls() {
     let (own, proxy) = (Certificates::new(), Proxy::start());
     let far = Sandbox::start(Options { tls: Some(own.server()), ..sandbox() }).expect("a sandbox");
     let account = format!("proxy = \"http://{}\"\nca = \"ca.pem\"", proxy.addr);
     // A name that only the proxy has to look up, and the certificate must have.
     let base_url = Some(format!("https://localhost:{}", far.addr().port()));
-    let stage = Setup {
+    let gateway = Setup {
         account: Box::leak(account.into_boxed_str()),
         files: vec![("ca.pem", own.authority.clone())],
         base_url,
@@ -155,8 +161,8 @@ fn a_proxy_sees_nothing_of_tls_but_its_bytes() {
         ..Setup::default()
     }
     .start();
-    until("ready", || stage.app().gateway.was_ready());
-    assert_eq!(stage.ask(get("/region/province").by("shop")).status, 200);
+    until("ready", || gateway.app().gateway.was_ready());
+    assert_eq!(gateway.send(get("/region/province").by("shop")).status, 200);
     assert!(far.counters().requests > 0);
     let passed = proxy.passed.lock().expect("whole").clone();
     assert!(
@@ -168,71 +174,82 @@ fn a_proxy_sees_nothing_of_tls_but_its_bytes() {
 }
 
 #[test]
-fn what_a_proxy_refuses_was_not_sent_and_says_why() {
+fn a_request_that_the_proxy_refuses_was_not_sent_and_the_reason_is_reported() {
     let proxy = Proxy::start();
-    let stage = stage(&proxy);
-    for (acts, why) in [
-        (Acts::Says("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"), "the proxy answered 407 to CONNECT"),
-        (Acts::Says("HTTP/1.1 403 Forbidden\r\ncontent-length: 3\r\n\r\nno!"), "the proxy answered 403 to CONNECT"),
-        (Acts::Closes("HTTP/1.0 502 Bad Gateway\r\n\r\n"), "the proxy answered 502 to CONNECT"),
-        (Acts::Says("HTTP/1.1 200 OK\r\nx: 1\r\nSSH-2.0-canary\r\n"), "did not open in time"),
-        (Acts::Says("SSH-2.0-canary\r\n"), "the proxy's response is not HTTP"),
-        (Acts::Says(""), "did not open in time"),
-        (Acts::Drips, "did not open in time"),
-        (Acts::Closes(""), "the proxy closed the connection before it responded"),
-        (Acts::Closes("HTTP/1.1 200 OK\r\nvia"), "the proxy closed the connection before it responded"),
+    let gateway = gateway(&proxy);
+    for (behaviour, why) in [
+        (
+            ProxyBehaviour::Says("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"),
+            "the proxy answered 407 to CONNECT",
+        ),
+        (
+            ProxyBehaviour::Says("HTTP/1.1 403 Forbidden\r\ncontent-length: 3\r\n\r\nno!"),
+            "the proxy answered 403 to CONNECT",
+        ),
+        (ProxyBehaviour::Closes("HTTP/1.0 502 Bad Gateway\r\n\r\n"), "the proxy answered 502 to CONNECT"),
+        (ProxyBehaviour::Says("HTTP/1.1 200 OK\r\nx: 1\r\nSSH-2.0-canary\r\n"), "did not open in time"),
+        (ProxyBehaviour::Says("SSH-2.0-canary\r\n"), "the proxy's response is not HTTP"),
+        (ProxyBehaviour::Says(""), "did not open in time"),
+        (ProxyBehaviour::Drips, "did not open in time"),
+        (ProxyBehaviour::Closes(""), "the proxy closed the connection before it responded"),
+        (ProxyBehaviour::Closes("HTTP/1.1 200 OK\r\nvia"), "the proxy closed the connection before it responded"),
     ] {
-        proxy.does(acts);
-        let before = stage.received().len();
+        proxy.set_behaviour(behaviour);
+        let before = gateway.received().len();
         let began = Instant::now();
-        let asked = post("/user/balance/history", "{}").by("shop").header("x-gateway-timeout", "700");
-        let answer = stage.ask(asked);
-        assert_eq!((answer.status, answer.code().as_str(), answer.sent()), (502, "upstream.connect", "no"), "{why}");
-        assert_eq!(answer.outcome(), "unreachable");
-        let message = answer.json()["message"].as_str().expect("a message").to_owned();
+        let request = post("/user/balance/history", "{}").by("shop").header("x-gateway-timeout", "700");
+        let response = gateway.send(request);
+        assert_eq!(
+            (response.status, response.code().as_str(), response.sent()),
+            (502, "upstream.connect", "no"),
+            "{why}"
+        );
+        assert_eq!(response.outcome(), "unreachable");
+        let message = response.json()["message"].as_str().expect("a message").to_owned();
         assert!(message.contains(why), "{message} is not {why}");
         assert!(![ACCESS, SECRET, "canary"].iter().any(|secret| message.contains(secret)), "{message}");
         assert!(began.elapsed() < Duration::from_secs(3), "{why}: {:?}", began.elapsed());
-        assert_eq!(stage.received().len(), before);
+        assert_eq!(gateway.received().len(), before);
     }
-    proxy.does(Acts::Tunnel);
-    assert_eq!(stage.ask(post("/user/balance/history", "{}").by("shop")).status, 200);
+    proxy.set_behaviour(ProxyBehaviour::Tunnel);
+    assert_eq!(gateway.send(post("/user/balance/history", "{}").by("shop")).status, 200);
 }
 
 #[test]
-fn a_proxy_that_is_not_there_is_a_connection_that_is_not_there() {
-    let (_held, gone) = vacant();
+fn an_unreachable_proxy_is_reported_like_an_unreachable_fastrac() {
+    let (_held, gone) = closed_port();
     let account = Box::leak(format!("proxy = \"http://{gone}\"").into_boxed_str());
-    let stage = Setup { account, wait: false, ..Setup::default() }.start();
-    until("a pair", || stage.app().gateway.was_ready());
-    let answer = stage.ask(get("/courier/all").by("shop"));
-    assert_eq!((answer.status, answer.code().as_str(), answer.sent()), (502, "upstream.connect", "no"));
-    assert!(answer.text().contains("no connection to the proxy"), "{}", answer.text());
+    let gateway = Setup { account, wait: false, ..Setup::default() }.start();
+    until("a pair", || gateway.app().gateway.was_ready());
+    let response = gateway.send(get("/courier/all").by("shop"));
+    assert_eq!((response.status, response.code().as_str(), response.sent()), (502, "upstream.connect", "no"));
+    assert!(response.text().contains("no connection to the proxy"), "{}", response.text());
     // Operators read it too: once, however often it was tried.
     let log = String::from_utf8(LOG.lock().expect("whole").clone()).expect("text");
-    let told = log.lines().filter(|line| line.contains("no connection to Fastrac") && line.contains(&gone.to_string()));
-    assert_eq!(told.count(), 1, "{log}");
+    let entries =
+        log.lines().filter(|line| line.contains("no connection to Fastrac") && line.contains(&gone.to_string()));
+    assert_eq!(entries.count(), 1, "{log}");
     // It is never gone around.
-    assert_eq!(stage.sandbox.counters().requests, 0);
+    assert_eq!(gateway.sandbox.counters().requests, 0);
 }
 
 #[test]
-fn what_stands_behind_the_proxys_head_is_taken_for_fastracs_and_refused() {
+fn bytes_after_the_proxys_response_head_are_refused() {
     let proxy = Proxy::start();
-    let stage = stage(&proxy);
+    let gateway = gateway(&proxy);
     // An answer that nobody has asked for yet: believed, it would answer the first request.
-    proxy.does(Acts::Intrudes("HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\n{\"success\":true}"));
-    let answer = stage.ask(post("/user/balance/history", "{}").by("shop"));
-    assert_eq!(answer.status, 502, "{}", answer.text());
+    proxy.set_behaviour(ProxyBehaviour::Intrudes("HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\n{\"success\":true}"));
+    let response = gateway.send(post("/user/balance/history", "{}").by("shop"));
+    assert_eq!(response.status, 502, "{}", response.text());
 }
 
 #[test]
-fn another_proxy_is_used_from_a_reload_on() {
+fn a_reload_switches_to_another_proxy() {
     let (first, second) = (Proxy::start(), Proxy::start());
-    let mut stage = stage(&first);
-    assert_eq!(stage.ask(post("/user/balance/history", "{}").by("shop")).status, 200);
+    let mut gateway = gateway(&first);
+    assert_eq!(gateway.send(post("/user/balance/history", "{}").by("shop")).status, 200);
     let used = first.heads().len();
-    stage.reload(&first.addr.to_string(), &second.addr.to_string());
-    assert_eq!(stage.ask(post("/user/balance/history", "{}").by("shop")).status, 200);
+    gateway.reload(&first.addr.to_string(), &second.addr.to_string());
+    assert_eq!(gateway.send(post("/user/balance/history", "{}").by("shop")).status, 200);
     assert_eq!((first.heads().len(), second.heads().len()), (used, 1));
 }

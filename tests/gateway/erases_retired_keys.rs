@@ -23,7 +23,7 @@ use fastrac_sandbox::Sandbox;
 
 use crate::{
     bodies,
-    client::{Wire, get, post},
+    client::{Connection, get, post},
     process::Program,
     test_gateway::{digest_of, sandbox, sum, until},
 };
@@ -35,32 +35,32 @@ const SECOND: (&str, &str) =
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;
 /// How much of a secret's end it is known by.
-const END: usize = 24;
+const SUFFIX: usize = 24;
 
 /// The program, and what is asked of it here.
-struct Subject(Program);
+struct RunningGateway(Program);
 
-impl Subject {
-    fn start(fastrac: SocketAddr) -> Subject {
-        let subject = Subject(Program::start(&configuration(fastrac), FIRST));
+impl RunningGateway {
+    fn start(fastrac: SocketAddr) -> RunningGateway {
+        let subject = RunningGateway(Program::start(&configuration(fastrac), FIRST));
         until("it has a pair", || subject.events("promoted") == 1.0);
         subject
     }
 
     fn events(&self, event: &str) -> f64 {
-        let metrics = Wire::open(self.0.admin).ask(&get("/metrics").header("host", "localhost")).text();
+        let metrics = Connection::open(self.0.admin).send(&get("/metrics").header("host", "localhost")).text();
         sum(&metrics, "key_events_total", &[("event", event)])
     }
 
     /// Asks on several connections at once, so that several go to Fastrac.
-    fn ask(&self, times: usize) {
+    fn send_requests(&self, times: usize) {
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let mut wire = Wire::open(self.0.data);
+                    let mut connection = Connection::open(self.0.data);
                     for _ in 0..times {
-                        let answer = wire.ask(&post("/item/multi-items", bodies::MULTI_ITEMS).by("shop"));
-                        assert_eq!(answer.outcome(), "ok", "{}", answer.text());
+                        let response = connection.send(&post("/item/multi-items", bodies::MULTI_ITEMS).by("shop"));
+                        assert_eq!(response.outcome(), "ok", "{}", response.text());
                     }
                 });
             }
@@ -68,13 +68,13 @@ impl Subject {
     }
 
     /// Where a pair's secret stands in writable memory.
-    fn search(&self, (access, secret): (&str, &str)) -> Found {
+    fn search(&self, (access, secret): (&str, &str)) -> Matches {
         let basic = STANDARD.encode(format!("{access}:{secret}"));
-        let ends = [secret, &basic].map(|form| memchr::memmem::Finder::new(&form.as_bytes()[form.len() - END..]));
+        let ends = [secret, &basic].map(|form| memchr::memmem::Finder::new(&form.as_bytes()[form.len() - SUFFIX..]));
         let memory = File::open(self.0.proc("mem")).expect("may be read by the same user");
         let maps = fs::read_to_string(self.0.proc("maps")).expect("running");
-        let (nothing, mut chunk) = (vec![0; CHUNK + END + 2], vec![0; CHUNK + END + 2]);
-        let mut found = Found::default();
+        let (nothing, mut chunk) = (vec![0; CHUNK + SUFFIX + 2], vec![0; CHUNK + SUFFIX + 2]);
+        let mut found = Matches::default();
         for line in maps.lines() {
             let mut words = line.split_whitespace();
             let (range, mode) = (words.next().expect("a range"), words.next().expect("a mode"));
@@ -86,7 +86,7 @@ impl Subject {
                 // What the kernel keeps to itself, or what was given back since, can't be read.
                 let Ok(read @ 1..) = memory.read_at(&mut chunk[..length], from) else { break };
                 if chunk[..read] != nothing[..read] {
-                    ends.iter().for_each(|end| found.note(&chunk[..read], end));
+                    ends.iter().for_each(|end| found.record(&chunk[..read], end));
                 }
                 from += CHUNK as u64;
             }
@@ -97,19 +97,19 @@ impl Subject {
 
 /// What was found of a pair: in heads of requests, and elsewhere.
 #[derive(Debug, Default)]
-struct Found {
+struct Matches {
     heads: usize,
     elsewhere: Vec<String>,
 }
 
-impl Found {
-    fn note(&mut self, memory: &[u8], end: &memchr::memmem::Finder<'_>) {
+impl Matches {
+    fn record(&mut self, memory: &[u8], end: &memchr::memmem::Finder<'_>) {
         for at in end.find_iter(memory).filter(|at| *at < CHUNK) {
             // Only a head's line ends like that.
-            if memory[at + END..].starts_with(b"\r\n") {
+            if memory[at + SUFFIX..].starts_with(b"\r\n") {
                 self.heads += 1;
             } else {
-                let around = at.saturating_sub(END)..(at + 2 * END).min(memory.len());
+                let around = at.saturating_sub(SUFFIX)..(at + 2 * SUFFIX).min(memory.len());
                 self.elsewhere.push(memory[around].escape_ascii().to_string());
             }
         }
@@ -129,20 +129,20 @@ fn configuration(fastrac: SocketAddr) -> String {
 }
 
 #[test]
-fn a_retired_pair_but_for_heads_in_the_http_librarys_buffers() {
+fn a_retired_pair_remains_in_the_write_buffers_of_hyper_only() {
     let sandbox = Sandbox::start(sandbox()).expect("a sandbox");
     for (label, access, secret) in [("first", FIRST.0, FIRST.1), ("second", SECOND.0, SECOND.1)] {
         sandbox.add_key(label, access, secret);
     }
-    let program = Subject::start(sandbox.addr());
-    program.ask(20);
+    let program = RunningGateway::start(sandbox.addr());
+    program.send_requests(20);
     let live = program.search(FIRST);
     assert!(live.elsewhere.len() >= 4, "a pair in use is found in our own buffers: {live:?}");
     program.0.rotate(SECOND);
     until("the first pair is retired", || program.events("retired") == 1.0);
     let retired = program.search(FIRST);
     assert_eq!(retired.elsewhere, Vec::<String>::new(), "in our own buffers");
-    program.ask(20);
+    program.send_requests(20);
     let later = program.search(FIRST);
     assert_eq!(later.elsewhere, Vec::<String>::new(), "in our own buffers");
     assert!(program.search(SECOND).elsewhere.len() >= 4, "the new pair is found");

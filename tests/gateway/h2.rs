@@ -20,34 +20,34 @@ use tokio_rustls::TlsConnector;
 use crate::{client::Request, test_gateway::canary_in};
 
 /// Status and body.
-pub(crate) type Told = (u16, Vec<u8>);
+pub(crate) type StatusAndBody = (u16, Vec<u8>);
 
 /// An open connection, driven by a task of its own.
-pub(crate) struct Connection {
+pub(crate) struct Http2Connection {
     pub(crate) sender: SendRequest<Full<Bytes>>,
     /// Ends with the connection.
     pub(crate) driver: JoinSet<hyper::Result<()>>,
 }
 
-impl Connection {
+impl Http2Connection {
     /// With prior knowledge; or over TLS, where the server must choose HTTP/2.
-    pub(crate) async fn open(addr: SocketAddr, authority: Option<&str>) -> Connection {
+    pub(crate) async fn open(addr: SocketAddr, authority: Option<&str>) -> Http2Connection {
         match authority {
-            None => Connection::begin(TcpStream::connect(addr).await.expect("connected")).await,
-            Some(pem) => Connection::over_tls(addr, client_config(pem)).await,
+            None => Http2Connection::begin(TcpStream::connect(addr).await.expect("connected")).await,
+            Some(pem) => Http2Connection::over_tls(addr, client_config(pem)).await,
         }
     }
 
     /// Over TLS, where the server must choose HTTP/2.
-    pub(crate) async fn over_tls(addr: SocketAddr, client: Arc<ClientConfig>) -> Connection {
+    pub(crate) async fn over_tls(addr: SocketAddr, client: Arc<ClientConfig>) -> Http2Connection {
         let stream = TcpStream::connect(addr).await.expect("connected");
         let name = ServerName::try_from("127.0.0.1").expect("a name");
         let stream = TlsConnector::from(client).connect(name, stream).await.expect("TLS");
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        Connection::begin(stream).await
+        Http2Connection::begin(stream).await
     }
 
-    async fn begin<S>(stream: S) -> Connection
+    async fn begin<S>(stream: S) -> Http2Connection
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -55,28 +55,28 @@ impl Connection {
         let (sender, connection) = opened.expect("a handshake");
         let mut driver = JoinSet::new();
         driver.spawn(connection);
-        Connection { sender, driver }
+        Http2Connection { sender, driver }
     }
 
     /// Asks in a task of its own.
-    pub(crate) fn ask(&self, asked: Request) -> JoinHandle<hyper::Result<Told>> {
+    pub(crate) fn send(&self, request: Request) -> JoinHandle<hyper::Result<StatusAndBody>> {
         let mut sender = self.sender.clone();
-        let target = format!("http://gateway.test{}", asked.target);
-        let mut request = http::Request::builder().method(asked.method.as_str()).uri(target);
-        for (name, value) in &asked.headers {
-            request = request.header(name, value);
+        let target = format!("http://gateway.test{}", request.target);
+        let mut head = http::Request::builder().method(request.method.as_str()).uri(target);
+        for (name, value) in &request.headers {
+            head = head.header(name, value);
         }
-        let request = request.body(Full::new(Bytes::from(asked.body))).expect("a request");
-        let asking = async move {
+        let request = head.body(Full::new(Bytes::from(request.body))).expect("a request");
+        let exchange = async move {
             sender.ready().await?;
-            let answer = sender.send_request(request).await?;
-            let status = answer.status().as_u16();
-            assert!(answer.headers().get("connection").is_none(), "{answer:?}");
-            let body = answer.into_body().collect().await?.to_bytes().to_vec();
+            let response = sender.send_request(request).await?;
+            let status = response.status().as_u16();
+            assert!(response.headers().get("connection").is_none(), "{response:?}");
+            let body = response.into_body().collect().await?.to_bytes().to_vec();
             assert_eq!(canary_in(&body), None);
             Ok((status, body))
         };
-        tokio::runtime::Handle::current().spawn(asking)
+        tokio::runtime::Handle::current().spawn(exchange)
     }
 }
 

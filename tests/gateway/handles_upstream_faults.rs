@@ -20,14 +20,14 @@ use serde_json::{Value, json};
 
 use crate::{
     bodies,
-    client::{Answer, Request, get, post, request},
-    test_gateway::{ACCESS, SECRET, Setup, Stage, TWIN, sandbox, sum},
+    client::{Request, Response, get, post, request},
+    test_gateway::{ACCESS, SECRET, Setup, TWIN, TestGateway, sandbox, sum},
 };
-use plain::{Body, Plain, by_reset, closed, head};
+use plain::{Body, ExpectedResponse, by_reset, closed, head};
 
 /// What the gateway makes of a request.
 #[derive(Clone, Copy)]
-struct Made {
+struct Expected {
     status: u16,
     outcome: &'static str,
     sent: &'static str,
@@ -40,47 +40,54 @@ struct Made {
 struct Row {
     name: &'static str,
     fault: &'static str,
-    plain: Plain,
-    read: Made,
-    order: Made,
+    plain: ExpectedResponse,
+    read: Expected,
+    order: Expected,
     /// Whether the order through the gateway was executed.
     executed: bool,
     /// Milliseconds that callers give the gateway.
-    patience: Option<u64>,
+    timeout_ms: Option<u64>,
 }
 
-const fn made(status: u16, outcome: &'static str, sent: &'static str) -> Made {
-    Made { status, outcome, sent, code: "", attempts: 1 }
+const fn expected(status: u16, outcome: &'static str, sent: &'static str) -> Expected {
+    Expected { status, outcome, sent, code: "", attempts: 1 }
 }
 
-impl Made {
-    const fn code(self, code: &'static str) -> Made {
-        Made { code, ..self }
+impl Expected {
+    const fn code(self, code: &'static str) -> Expected {
+        Expected { code, ..self }
     }
 
     /// A read is asked again where that may help.
-    const fn twice(self) -> Made {
-        Made { attempts: 2, ..self }
+    const fn twice(self) -> Expected {
+        Expected { attempts: 2, ..self }
     }
 }
 
-const OK: Made = made(200, "ok", "yes");
-const CUT: Made = made(502, "cut", "unknown").code("upstream.cut");
-const LATE: Made = made(504, "timeout", "unknown").code("upstream.timeout");
-const REJECTED: Made = made(200, "rejected", "yes");
-const THROTTLED: Made = made(429, "throttled", "yes").code("upstream.limit");
+const OK: Expected = expected(200, "ok", "yes");
+const CUT: Expected = expected(502, "cut", "unknown").code("upstream.cut");
+const LATE: Expected = expected(504, "timeout", "unknown").code("upstream.timeout");
+const REJECTED: Expected = expected(200, "rejected", "yes");
+const THROTTLED: Expected = expected(429, "throttled", "yes").code("upstream.limit");
 
 /// Fastrac's own failure passes; of an order nobody knows what became.
-const fn failed(status: u16, sent: &'static str) -> Made {
-    made(status, "upstream_error", sent)
+const fn failed(status: u16, sent: &'static str) -> Expected {
+    expected(status, "upstream_error", sent)
 }
 
-const fn row(name: &'static str, fault: &'static str, plain: Plain, read: Made, order: Made, executed: bool) -> Row {
-    Row { name, fault, plain, read, order, executed, patience: None }
+const fn row(
+    name: &'static str,
+    fault: &'static str,
+    plain: ExpectedResponse,
+    read: Expected,
+    order: Expected,
+    executed: bool,
+) -> Row {
+    Row { name, fault, plain, read, order, executed, timeout_ms: None }
 }
 
-const fn hasty(row: Row) -> Row {
-    Row { patience: Some(250), ..row }
+const fn with_timeout(row: Row) -> Row {
+    Row { timeout_ms: Some(250), ..row }
 }
 
 #[rustfmt::skip]
@@ -90,7 +97,7 @@ const ROWS: &[Row] = &[
     row("a delay that is anything between", r#"{"delay": {"uniform": {"least": 40, "most": 80}}}"#, head(200, Body::Right).after(40), OK, OK, true),
     row("a delay that is mostly short", r#"{"delay": {"exponential": {"mean": 20, "most": 60}}}"#, head(200, Body::Right), OK, OK, true),
     row("a delay by percentiles", r#"{"delay": {"percentiles": [[0, 30], [50, 40], [99, 80]]}}"#, head(200, Body::Right).after(30), OK, OK, true),
-    hasty(row("a delay longer than anybody waits", r#"{"delay_ms": 900}"#, head(200, Body::Right).after(900), LATE, LATE, true)),
+    with_timeout(row("a delay longer than anybody waits", r#"{"delay_ms": 900}"#, head(200, Body::Right).after(900), LATE, LATE, true)),
     row("a reset instead of an answer", r#"{"act": "reset"}"#, by_reset(), CUT.twice(), CUT, false),
     row("a reset during the request", r#"{"act": {"reset_upload": {}}}"#, by_reset(), CUT.twice(), CUT, false),
     row("a close instead of an answer", r#"{"act": "close"}"#, closed(), CUT.twice(), CUT, false),
@@ -109,10 +116,10 @@ const ROWS: &[Row] = &[
     row("a length that is too large", r#"{"act": {"wrong_length": {"by": 7}}}"#, head(200, Body::Lies(7)), CUT.twice(), CUT, true),
     row("a length that is too small", r#"{"act": {"wrong_length": {"by": -7}}}"#, head(200, Body::Lies(-7)), failed(200, "yes"), failed(200, "unknown"), true),
     row("a drip that ends in time", r#"{"act": {"drip": {"bytes": 64, "every_ms": 5}}}"#, head(200, Body::Right).after(10), OK, OK, true),
-    hasty(row("a drip that doesn't", r#"{"act": {"drip": {"bytes": 8, "every_ms": 30}}}"#, head(200, Body::Right).after(400), LATE, LATE, true)),
+    with_timeout(row("a drip that doesn't", r#"{"act": {"drip": {"bytes": 8, "every_ms": 30}}}"#, head(200, Body::Right).after(400), LATE, LATE, true)),
     row("success:false under 200", r#"{"act": {"envelope": {"status": 200, "message": "Weight is too low"}}}"#, head(200, Body::Says("Weight")), REJECTED, REJECTED, false),
     row("401 under 200", r#"{"act": {"envelope": {"status": 200, "message": "Unauthorized"}}}"#, head(200, Body::Says("Unauthorized")), REJECTED, REJECTED, false),
-    row("a 401 that is the request's own", r#"{"act": {"envelope": {"status": 401, "message": "Unauthorized"}}}"#, head(401, Body::Says("Unauthorized")), made(401, "rejected", "yes"), made(401, "rejected", "yes"), false),
+    row("a 401 that is the request's own", r#"{"act": {"envelope": {"status": 401, "message": "Unauthorized"}}}"#, head(401, Body::Says("Unauthorized")), expected(401, "rejected", "yes"), expected(401, "rejected", "yes"), false),
     row("429", r#"{"act": {"throttle": {}}}"#, head(429, Body::Says("Too Many")), THROTTLED, THROTTLED, false),
     row("429 that says when", r#"{"act": {"throttle": {"retry_after": 7}}}"#, head(429, Body::Says("Too Many")).retry(7), THROTTLED, THROTTLED, false),
     row("an answer lost after execution", r#"{"act": "lose"}"#, closed(), CUT.twice(), CUT, true),
@@ -129,8 +136,8 @@ fn fault(text: &str, operation: &str, key: &str) -> Fault {
 }
 
 /// The gateway's stage, and an order that can be tracked, with the right answer to that.
-struct Scene {
-    stage: Stage,
+struct FaultSetup {
+    gateway: TestGateway,
     track: String,
     right: Vec<u8>,
     /// What the log must say, by request: read once, at the end.
@@ -147,24 +154,24 @@ fn key(label: &str, (access, secret): (&str, &str)) -> fastrac_sandbox::KeyPair 
 }
 
 /// Orders of unknown outcome, as the metrics page has it.
-fn unknown(stage: &Stage) -> f64 {
-    sum(&stage.admin("/metrics").text(), "orders_unknown", &[("account", "main")])
+fn unknown(gateway: &TestGateway) -> f64 {
+    sum(&gateway.admin("/metrics").text(), "orders_unknown", &[("account", "main")])
 }
 
-impl Scene {
-    fn new() -> Scene {
-        Scene::of(Setup::default())
+impl FaultSetup {
+    fn new() -> FaultSetup {
+        FaultSetup::of(Setup::default())
     }
 
-    fn of(setup: Setup) -> Scene {
-        let stage = Setup { sandbox: shared(), ..setup }.start();
+    fn of(setup: Setup) -> FaultSetup {
+        let gateway = Setup { sandbox: shared(), ..setup }.start();
         let order = post("/order/express", &bodies::order(0)).pair(TWIN.0, TWIN.1);
-        let placed = plain::ask(stage.sandbox.addr(), &order);
+        let placed = plain::send(gateway.sandbox.addr(), &order);
         let awb = placed.json()["data"]["awb"].clone();
         let track = json!({"courier_code": "idx", "awb": awb}).to_string();
-        let mut scene = Scene { stage, track, right: Vec::new(), logged: RefCell::default() };
-        scene.right = plain::ask(scene.stage.sandbox.addr(), &scene.direct()).body;
-        scene
+        let mut setup = FaultSetup { gateway, track, right: Vec::new(), logged: RefCell::default() };
+        setup.right = plain::send(setup.gateway.sandbox.addr(), &setup.direct()).body;
+        setup
     }
 
     fn track(&self) -> Request {
@@ -176,76 +183,81 @@ impl Scene {
     }
 
     /// What a client sees that asks the sandbox itself.
-    fn plainly(&self, row: &Row) {
-        let number = self.stage.sandbox.fault(fault(row.fault, "v2.track", "direct"));
-        let seen = plain::ask(self.stage.sandbox.addr(), &self.direct());
-        row.plain.holds(&seen, &self.right, row.name);
-        assert_eq!(self.stage.sandbox.times_applied(number), Some(1), "{}: met once", row.name);
+    fn send_directly(&self, row: &Row) {
+        let number = self.gateway.sandbox.fault(fault(row.fault, "v2.track", "direct"));
+        let response = plain::send(self.gateway.sandbox.addr(), &self.direct());
+        row.plain.holds(&response, &self.right, row.name);
+        assert_eq!(self.gateway.sandbox.times_applied(number), Some(1), "{}: met once", row.name);
     }
 
     /// What the gateway makes of a read.
     fn reads(&self, row: &Row) {
-        let number = self.stage.sandbox.fault(fault(row.fault, "v2.track", "gateway"));
-        let answer = self.through(row, self.track(), ("v2.track", row.read));
+        let number = self.gateway.sandbox.fault(fault(row.fault, "v2.track", "gateway"));
+        let response = self.through(row, self.track(), ("v2.track", row.read));
         assert_eq!(
-            self.stage.sandbox.times_applied(number),
+            self.gateway.sandbox.times_applied(number),
             Some(row.read.attempts),
             "{}: met by each attempt",
             row.name
         );
         let right = row.read.outcome == "ok" && !matches!(row.plain.body, Body::Skewed(_));
-        assert!(!right || answer.body == self.right, "{}: the right answer, whole", row.name);
+        assert!(!right || response.body == self.right, "{}: the right answer, whole", row.name);
     }
 
     /// What the gateway makes of an order, and what became of it at Fastrac.
     fn orders(&self, row: &Row, number: usize) {
-        let executed = || self.stage.sandbox.counters().orders.express;
-        let unknown = || unknown(&self.stage);
+        let executed = || self.gateway.sandbox.counters().orders.express;
+        let unknown = || unknown(&self.gateway);
         let before = (executed(), unknown());
-        self.stage.sandbox.fault(fault(row.fault, "v2.order_express", "gateway"));
+        self.gateway.sandbox.fault(fault(row.fault, "v2.order_express", "gateway"));
         self.through(row, post("/order/express", &bodies::order(number)), ("v2.order_express", row.order));
         assert_eq!(executed() - before.0, u64::from(row.executed), "{}: executed", row.name);
         let doubtful = if row.order.sent == "unknown" { 1.0 } else { 0.0 };
         assert_eq!(unknown() - before.1, doubtful, "{}: in the journal of unknown orders", row.name);
-        assert_eq!(self.stage.sandbox.counters().orders.duplicates, 0, "{}: twice", row.name);
+        assert_eq!(self.gateway.sandbox.counters().orders.duplicates, 0, "{}: twice", row.name);
     }
 
     /// Asks through the gateway: answer, metrics and log say the same.
-    fn through(&self, row: &Row, asked: Request, (operation, made): (&str, Made)) -> Answer {
-        let stage = &self.stage;
-        let patience = row.patience.map(|millis| millis.to_string());
-        let asked = patience.iter().fold(asked.by("shop"), |asked, text| asked.header("x-gateway-timeout", text));
-        let status = match made.code {
+    fn through(&self, row: &Row, request: Request, (operation, expected): (&str, Expected)) -> Response {
+        let gateway = &self.gateway;
+        let timeout_ms = row.timeout_ms.map(|millis| millis.to_string());
+        let request =
+            timeout_ms.iter().fold(request.by("shop"), |request, text| request.header("x-gateway-timeout", text));
+        let status = match expected.code {
             "upstream.cut" | "upstream.timeout" => "failed".to_owned(),
-            _ => made.status.to_string(),
+            _ => expected.status.to_string(),
         };
         let count = || {
-            let sent = stage.metric("upstream_requests_total", &[("operation", operation), ("status", &status)]);
-            (stage.metric("requests_total", &[("operation", operation), ("outcome", made.outcome)]), sent)
+            let sent = gateway.metric("upstream_requests_total", &[("operation", operation), ("status", &status)]);
+            (gateway.metric("requests_total", &[("operation", operation), ("outcome", expected.outcome)]), sent)
         };
         let before = count();
-        let answer = stage.ask(asked);
-        let what = format!("{}: {operation}: {answer:?}", row.name);
-        assert_eq!((answer.status, answer.outcome(), answer.sent()), (made.status, made.outcome, made.sent), "{what}");
-        let code = if made.code.is_empty() { Value::Null } else { made.code.into() };
-        let line = json!([made.status, made.outcome, made.sent, code, made.attempts]);
-        self.logged.borrow_mut().push((answer.header("x-request-id").expect("an id").to_owned(), line, what.clone()));
+        let response = gateway.send(request);
+        let what = format!("{}: {operation}: {response:?}", row.name);
+        assert_eq!(
+            (response.status, response.outcome(), response.sent()),
+            (expected.status, expected.outcome, expected.sent),
+            "{what}"
+        );
+        let code = if expected.code.is_empty() { Value::Null } else { expected.code.into() };
+        let line = json!([expected.status, expected.outcome, expected.sent, code, expected.attempts]);
+        self.logged.borrow_mut().push((response.header("x-request-id").expect("an id").to_owned(), line, what.clone()));
         let after = count();
-        assert_eq!((after.0 - before.0, after.1 - before.1), (1.0, made.attempts as f64), "{what}: counted");
-        if made.outcome == "throttled" {
+        assert_eq!((after.0 - before.0, after.1 - before.1), (1.0, expected.attempts as f64), "{what}: counted");
+        if expected.outcome == "throttled" {
             let wait = row.plain.retry_after.unwrap_or(1).to_string();
-            assert_eq!(answer.header("retry-after"), Some(wait.as_str()), "{what}");
+            assert_eq!(response.header("retry-after"), Some(wait.as_str()), "{what}");
         }
-        answer
+        response
     }
 
     /// The lines in the log say what the answers said.
     fn logs(&self) {
-        let asked = self.logged.borrow();
-        let last = asked.last().expect("asked");
-        self.stage.line(&last.0);
-        let lines = self.stage.log();
-        for (id, expected, what) in asked.iter() {
+        let logged_requests = self.logged.borrow();
+        let last = logged_requests.last().expect("asked");
+        self.gateway.line(&last.0);
+        let lines = self.gateway.log();
+        for (id, expected, what) in logged_requests.iter() {
             let line = lines.iter().find(|line| line["request_id"] == id.as_str()).expect("a line");
             let logged = json!([line["status"], line["outcome"], line["sent"], line["code"], line["attempts"]]);
             assert_eq!(&logged, expected, "{what}: {line}");
@@ -254,23 +266,23 @@ impl Scene {
 }
 
 #[test]
-fn every_fault_is_seen_plainly_and_told_truly() {
-    let scene = Scene::new();
+fn every_fault_has_the_expected_direct_and_gateway_response() {
+    let setup = FaultSetup::new();
     for (number, row) in ROWS.iter().enumerate() {
-        scene.plainly(row);
-        scene.stage.sandbox.clear_faults();
-        scene.reads(row);
-        scene.stage.sandbox.clear_faults();
-        scene.orders(row, number + 1);
-        scene.stage.sandbox.clear_faults();
+        setup.send_directly(row);
+        setup.gateway.sandbox.clear_faults();
+        setup.reads(row);
+        setup.gateway.sandbox.clear_faults();
+        setup.orders(row, number + 1);
+        setup.gateway.sandbox.clear_faults();
         // Whatever it was, it is over with its end.
-        assert_eq!(scene.stage.ask(scene.track().by("shop")).outcome(), "ok", "after {}", row.name);
+        assert_eq!(setup.gateway.send(setup.track().by("shop")).outcome(), "ok", "after {}", row.name);
     }
-    scene.logs();
+    setup.logs();
 }
 
 #[test]
-fn every_fault_can_be_set_by_the_settings_file_and_by_the_control_address() {
+fn every_fault_can_be_set_by_the_settings_file_and_by_the_control_api() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("sandbox.toml");
     let faults: Vec<Value> = ROWS.iter().map(|row| serde_json::from_str(row.fault).expect("JSON")).collect();
@@ -280,12 +292,12 @@ fn every_fault_can_be_set_by_the_settings_file_and_by_the_control_address() {
     let control = Some("127.0.0.1:0".parse().expect("an address"));
     let sandbox = Sandbox::start(Options { control, ..options }).expect("a sandbox");
     let at = sandbox.control_addr().expect("an address");
-    let shown = || plain::ask(at, &get("/_sandbox/faults").header("host", "localhost")).json()["faults"].clone();
+    let shown = || plain::send(at, &get("/_sandbox/faults").header("host", "localhost")).json()["faults"].clone();
     let set = shown();
     sandbox.clear_faults();
     for row in ROWS {
-        let asked = post("/_sandbox/faults", row.fault).header("host", "localhost");
-        assert_eq!(plain::ask(at, &asked).status, 200, "{}", row.name);
+        let request = post("/_sandbox/faults", row.fault).header("host", "localhost");
+        assert_eq!(plain::send(at, &request).status, 200, "{}", row.name);
     }
     for (number, (one, other)) in set.as_array().expect("faults").iter().zip(shown().as_array().unwrap()).enumerate() {
         assert_eq!(one["fault"], other["fault"], "{}", ROWS[number].name);
@@ -294,7 +306,7 @@ fn every_fault_can_be_set_by_the_settings_file_and_by_the_control_address() {
 
 /// The plain client's patience covers the longest row.
 #[test]
-fn no_row_waits_longer_than_a_plain_client() {
+fn no_row_takes_longer_than_the_clients_read_timeout() {
     let longest = ROWS.iter().map(|row| row.plain.at_least).max().expect("rows");
-    assert!(Duration::from_millis(longest) < plain::PATIENCE);
+    assert!(Duration::from_millis(longest) < plain::READ_TIMEOUT);
 }

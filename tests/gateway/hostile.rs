@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use self::{
     corpus::{Case, Forwarded},
-    recorder::{Recorder, Seen},
-    runner::{AGAIN, Observed, Trial},
+    recorder::{Received, Recorder},
+    runner::{AGAIN, Observed, Runner},
     strict::Request,
 };
 use crate::{
     client::get,
-    test_gateway::{ACCESS, SECRET, Setup, Stage, secret_of, until},
+    test_gateway::{ACCESS, SECRET, Setup, TestGateway, secret_of, until},
 };
 
 /// Short, so that what waits for a deadline is soon over; `request` is the longest.
@@ -34,52 +34,52 @@ const LIMITS: &str = "header_read = \"500ms\"\nidle = \"900ms\"\nrequest = \"150
 const LONGEST: Duration = Duration::from_secs(6);
 
 /// The gateway in front of a recorder.
-pub(crate) struct Door {
-    stage: Stage,
+pub(crate) struct RecordedGateway {
+    gateway: TestGateway,
     recorder: Recorder,
-    trial: Trial,
+    runner: Runner,
 }
 
-impl Door {
-    pub(crate) fn open() -> Door {
+impl RecordedGateway {
+    pub(crate) fn open() -> RecordedGateway {
         let recorder = Recorder::start("127.0.0.1:0");
         let base_url = Some(format!("http://{}", recorder.addr));
-        let stage = Setup { base_url, wait: false, limits: LIMITS, ..Setup::default() }.start();
+        let gateway = Setup { base_url, wait: false, limits: LIMITS, ..Setup::default() }.start();
         until("the canary look-up", || recorder.count() > 0);
-        until("the pair is in use", || stage.ask(get("/good").by("shop")).status == 200);
+        until("the pair is in use", || gateway.send(get("/good").by("shop")).status == 200);
         recorder.take();
-        let trial = Trial { addr: stage.data, patience: Duration::from_secs(5), auth: auth() };
-        Door { stage, recorder, trial }
+        let runner = Runner { addr: gateway.data, read_timeout: Duration::from_secs(5), auth: auth() };
+        RecordedGateway { gateway, recorder, runner }
     }
 
     /// Tries a case and then asks a good request; what Fastrac received of both.
-    fn try_one(&self, case: &Case) -> (Observed, Vec<Seen>) {
-        let observed = self.trial.run(case);
-        let good = self.stage.ask(get("/good").by("shop"));
+    fn run_case(&self, case: &Case) -> (Observed, Vec<Received>) {
+        let observed = self.runner.run(case);
+        let good = self.gateway.send(get("/good").by("shop"));
         assert_eq!((good.status, good.outcome()), (200, "ok"), "{}: the good request after it", case.name);
         (observed, self.recorder.take())
     }
 
     /// Everything that is wrong about a case; empty if it holds.
-    fn judge(&self, case: &Case) -> Vec<String> {
-        let (observed, seen) = self.try_one(case);
+    fn faults_of(&self, case: &Case) -> Vec<String> {
+        let (observed, received) = self.run_case(case);
         let mut faults = Vec::new();
-        if !case.told.contains(&observed.told) {
-            let told: Vec<String> = case.told.iter().map(ToString::to_string).collect();
-            faults.push(format!("told `{}`, should be `{}`", observed.told, told.join("` or `")));
+        if !case.allowed.contains(&observed.responses) {
+            let responses: Vec<String> = case.allowed.iter().map(ToString::to_string).collect();
+            faults.push(format!("told `{}`, should be `{}`", observed.responses, responses.join("` or `")));
         }
-        if let Some(odd) = observed.odd.as_ref().filter(|_| !case.frames) {
-            faults.push(format!("told what is no answer: {odd}"));
+        if let Some(unparsed) = observed.unparsed.as_ref().filter(|_| !case.frames) {
+            faults.push(format!("told what is no answer: {unparsed}"));
         }
         if observed.took > LONGEST {
             faults.push(format!("took {:?}", observed.took));
         }
         let mut expected = case.forwarded.clone();
-        if !observed.told.closed {
-            expected.push(plain("GET", AGAIN));
+        if !observed.responses.closed {
+            expected.push(forwarded("GET", AGAIN));
         }
-        expected.push(plain("GET", "/good"));
-        let (forwarded, violations) = self.read(seen);
+        expected.push(forwarded("GET", "/good"));
+        let (forwarded, violations) = self.read(received);
         faults.extend(violations);
         if forwarded != expected {
             faults.push(format!("forwarded {:?}, should be {:?}", shown(&forwarded), shown(&expected)));
@@ -88,10 +88,10 @@ impl Door {
     }
 
     /// What was forwarded, without what the gateway puts in; and what is wrong about it.
-    fn read(&self, seen: Vec<Seen>) -> (Vec<Forwarded>, Vec<String>) {
+    fn read(&self, received: Vec<Received>) -> (Vec<Forwarded>, Vec<String>) {
         let (mut forwarded, mut faults) = (Vec::new(), Vec::new());
-        for seen in seen {
-            match seen.and_then(|request| self.strip(request)) {
+        for received in received {
+            match received.and_then(|request| self.without_injected(request)) {
                 Ok(request) => forwarded.push(request),
                 Err(why) => faults.push(why),
             }
@@ -100,7 +100,7 @@ impl Door {
     }
 
     /// Takes out what the gateway itself puts in: each must be there once, as it should be.
-    fn strip(&self, request: Request) -> Result<Forwarded, String> {
+    fn without_injected(&self, request: Request) -> Result<Forwarded, String> {
         use base64::{Engine as _, engine::general_purpose::STANDARD};
         let basic = format!("Basic {}", STANDARD.encode(format!("{ACCESS}:{SECRET}")));
         let host = self.recorder.addr.to_string();
@@ -130,12 +130,12 @@ impl Door {
 
     /// After all of it: no panic, no error, nothing else at Fastrac.
     fn close(self) {
-        assert_eq!(self.stage.metric("requests_total", &[("outcome", "internal")]), 0.0);
-        let said = crate::test_gateway::LOG.lock().expect("whole").clone();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        let errors: Vec<&str> = said.lines().filter(|line| line.contains(" ERROR ")).collect();
+        assert_eq!(self.gateway.metric("requests_total", &[("outcome", "internal")]), 0.0);
+        let log = crate::test_gateway::LOG.lock().expect("whole").clone();
+        let log = String::from_utf8_lossy(&log).into_owned();
+        let errors: Vec<&str> = log.lines().filter(|line| line.contains(" ERROR ")).collect();
         assert!(errors.is_empty(), "{errors:?}");
-        drop(self.stage);
+        drop(self.gateway);
         let late = self.recorder.take();
         assert!(late.is_empty(), "forwarded late: {late:?}");
     }
@@ -146,7 +146,7 @@ fn auth() -> String {
     format!("access-key: svc-shop-1\r\nsecret-key: {}", secret_of("shop"))
 }
 
-fn plain(method: &str, target: &str) -> Forwarded {
+fn forwarded(method: &str, target: &str) -> Forwarded {
     Forwarded { method: method.into(), target: target.into(), headers: Vec::new(), body: Vec::new() }
 }
 
@@ -164,20 +164,20 @@ fn shown(forwarded: &[Forwarded]) -> Vec<String> {
         .collect()
 }
 
-fn holds(families: &[&str]) {
-    let door = Door::open();
+fn check_families(families: &[&str]) {
+    let gateway = RecordedGateway::open();
     let mut faults = Vec::new();
     for case in families.iter().flat_map(|family| corpus::family(family)) {
-        faults.extend(door.judge(&case).into_iter().map(|fault| format!("{}: {fault}", case.name)));
+        faults.extend(gateway.faults_of(&case).into_iter().map(|fault| format!("{}: {fault}", case.name)));
     }
     assert!(faults.is_empty(), "{} faults\n{}", faults.len(), faults.join("\n"));
-    door.close();
+    gateway.close();
 }
 
 /// One test a group of families, so that they run side by side.
 macro_rules! families {
     ($($test:ident: $($family:literal)*;)*) => {
-        $(#[test] fn $test() { holds(&[$($family),*]); })*
+        $(#[test] fn $test() { check_families(&[$($family),*]); })*
 
         #[test]
         fn every_family_is_tried_and_there_are_enough_cases() {
@@ -187,20 +187,20 @@ macro_rules! families {
             let cases = corpus::all();
             let names: std::collections::BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
             assert_eq!(names.len(), cases.len(), "a name twice");
-            assert!(cases.iter().all(|case| !case.told.is_empty() && !case.steps.is_empty()));
+            assert!(cases.iter().all(|case| !case.allowed.is_empty() && !case.steps.is_empty()));
             assert!(cases.len() >= 300, "{} cases", cases.len());
         }
     };
 }
 
 families! {
-    framing_is_read_one_way_only: "cl-te" "te-cl" "te-te" "lengths";
+    framing_is_unambiguous: "cl-te" "te-cl" "te-te" "lengths";
     chunks_are_read_strictly: "chunks" "trailers";
-    lines_end_one_way: "lines" "control";
-    versions_and_methods_are_known: "versions" "methods" "expect" "upgrade";
-    a_target_is_one_path: "targets" "paths" "hosts";
-    what_connection_names_is_not_what_the_gateway_puts_in: "connection";
-    what_is_too_large_is_refused: "sizes";
-    what_is_too_slow_is_ended: "time";
-    garbage_is_not_answered_as_if_it_meant_something: "garbage" "pipelining";
+    line_endings_are_read_strictly: "lines" "control";
+    versions_and_methods_are_checked: "versions" "methods" "expect" "upgrade";
+    targets_and_hosts_are_checked: "targets" "paths" "hosts";
+    connection_cannot_nominate_injected_headers: "connection";
+    oversized_requests_are_refused: "sizes";
+    slow_connections_are_closed: "time";
+    garbage_is_never_forwarded: "garbage" "pipelining";
 }

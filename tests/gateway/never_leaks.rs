@@ -1,7 +1,7 @@
 //! Keys stay where they belong: Fastrac's in the gateway, a caller's at its door.
 //!
-//! The client searches every byte that it receives for canaries; what a [`Stage`] checks at its end
-//! stands in `stage`. Here are the attempts to get one out.
+//! The client searches every byte that it receives for canaries; what a [`TestGateway`] checks at its end
+//! stands in `gateway`. Here are the attempts to get one out.
 
 use std::{collections::BTreeSet, net::TcpListener};
 
@@ -11,11 +11,11 @@ use fastrac_sandbox::{Act, CannedResponse, Entry, Fault};
 use crate::{
     bodies,
     client::{Request, get, post, request},
-    test_gateway::{ACCESS, LOG, SECRET, Setup, Stage, callers_trace, canary_in, secret_of, until},
+    test_gateway::{ACCESS, LOG, SECRET, Setup, TestGateway, caller_header, canary_in, secret_of, until},
 };
 
 /// What a caller, or what stands before it, may send along.
-const BAGGAGE: &[(&str, &str)] = &[
+const CALLER_HEADERS: &[(&str, &str)] = &[
     ("cookie", "session=fgw_canary_cookie"),
     ("forwarded", "for=10.0.0.9;host=evil.example"),
     ("x-forwarded-for", "10.0.0.9"),
@@ -55,8 +55,8 @@ const BAGGAGE: &[(&str, &str)] = &[
     ("x-private", "fgw_canary_private"),
 ];
 
-fn laden(asked: Request) -> Request {
-    BAGGAGE.iter().fold(asked, |asked, (name, value)| asked.header(name, value))
+fn with_caller_headers(request: Request) -> Request {
+    CALLER_HEADERS.iter().fold(request, |request, (name, value)| request.header(name, value))
 }
 
 fn names(entry: &Entry) -> BTreeSet<&str> {
@@ -64,10 +64,10 @@ fn names(entry: &Entry) -> BTreeSet<&str> {
 }
 
 #[test]
-fn nothing_of_the_caller_reaches_fastrac() {
-    let stage = Stage::new();
+fn no_header_that_identifies_the_caller_reaches_fastrac() {
+    let gateway = TestGateway::new();
     let order = post("/order/express", bodies::ORDER).header("idempotency-key", "\"one\"");
-    for (asked, cached) in [
+    for (request, cached) in [
         (get("/region/province"), true),
         (post("/region/search-region", r#"{"keyword":"gambir"}"#), true),
         (get("/apiCourier/all-courier"), true),
@@ -77,34 +77,34 @@ fn nothing_of_the_caller_reaches_fastrac() {
         (post("/nothing/listed", "{}"), false),
         (get("/nothing/listed"), false),
     ] {
-        let theirs = asked.clone().header("x-theirs", "1").header("accept-language", "id").header("method", "GET");
-        let answer = stage.ask(laden(theirs.by("shop")));
-        assert_eq!(answer.header("x-request-id"), Some("the-callers-own-id"));
-        let entry = stage.received().pop().expect("an entry");
-        assert_eq!(callers_trace(&entry), None, "{}", entry.json());
+        let theirs = request.clone().header("x-theirs", "1").header("accept-language", "id").header("method", "GET");
+        let response = gateway.send(with_caller_headers(theirs.by("shop")));
+        assert_eq!(response.header("x-request-id"), Some("the-callers-own-id"));
+        let entry = gateway.received().pop().expect("an entry");
+        assert_eq!(caller_header(&entry), None, "{}", entry.json());
         let mut wanted = BTreeSet::from(["accept-encoding", "host"]);
-        let (first, unlisted) = (asked.target.starts_with("/api"), asked.target.starts_with("/nothing"));
+        let (first, unlisted) = (request.target.starts_with("/api"), request.target.starts_with("/nothing"));
         if first || unlisted {
             wanted.extend(["access-key", "secret-key"]);
         }
         if !first || unlisted {
             wanted.insert("authorization");
         }
-        if !asked.body.is_empty() {
+        if !request.body.is_empty() {
             wanted.extend(["content-type", "content-length"]);
         }
         if !cached {
             wanted.extend(["x-theirs", "accept-language", "method"]);
         }
-        assert_eq!(names(&entry), wanted, "{}", asked.target);
+        assert_eq!(names(&entry), wanted, "{}", request.target);
     }
 }
 
 #[test]
-fn a_caller_cannot_make_injected_headers_vanish_or_double() {
-    let stage = Stage::new();
+fn a_caller_cannot_remove_or_duplicate_injected_headers() {
+    let gateway = TestGateway::new();
     let secret = secret_of("shop");
-    let host = stage.sandbox.addr().to_string();
+    let host = gateway.sandbox.addr().to_string();
     let tricks: &[&[(&str, &str)]] = &[
         &[("connection", "secret-key")],
         &[("connection", "Secret-Key, ACCESS-KEY, authorization, host, content-type, accept-encoding")],
@@ -118,10 +118,10 @@ fn a_caller_cannot_make_injected_headers_vanish_or_double() {
         &[("te", "secret-key"), ("trailer", "secret-key, authorization")],
     ];
     for trick in tricks {
-        for (asked, both) in [(get("/apiCourier/all-courier?v1"), false), (get("/nothing"), true)] {
-            let asked = trick.iter().fold(asked, |asked, (name, value)| asked.header(name, value));
-            stage.ask(asked.bearer("svc-shop-1", &secret));
-            let entry = stage.received().pop().expect("an entry");
+        for (request, both) in [(get("/apiCourier/all-courier?v1"), false), (get("/nothing"), true)] {
+            let request = trick.iter().fold(request, |request, (name, value)| request.header(name, value));
+            gateway.send(request.bearer("svc-shop-1", &secret));
+            let entry = gateway.received().pop().expect("an entry");
             let values = |name: &str| -> Vec<String> {
                 let like = |known: &&http::HeaderName| known.as_str().replace('_', "-") == name;
                 let known: Vec<_> = entry.headers.keys().filter(like).collect();
@@ -136,16 +136,16 @@ fn a_caller_cannot_make_injected_headers_vanish_or_double() {
             assert_eq!(entry.key.as_deref(), Some("gateway"));
         }
         // Each is asked anew: a stored answer would hide what went out.
-        stage.app().gateway.current.load().cache.purge();
+        gateway.app().gateway.current.load().cache.purge();
     }
 }
 
 #[test]
-fn no_trick_of_host_or_target_sends_it_elsewhere() {
+fn no_host_or_target_sends_a_request_to_another_server() {
     let trap = TcpListener::bind("127.0.0.1:0").expect("a trap");
     trap.set_nonblocking(true).expect("set");
     let evil = trap.local_addr().expect("an address").to_string();
-    let stage = Stage::new();
+    let gateway = TestGateway::new();
     let served = [
         get("/nothing").header("host", &evil),
         get("/nothing").header("x-forwarded-host", &evil).header("forwarded", &format!("host={evil}")),
@@ -155,15 +155,15 @@ fn no_trick_of_host_or_target_sends_it_elsewhere() {
         get(&format!("/nothing?url=http://{evil}/")),
         get(&format!("/@{evil}/nothing")),
     ];
-    for asked in served {
-        stage.ask(asked.by("shop"));
-        let entry = stage.received().pop().expect("an entry");
-        assert_eq!(entry.headers["host"], stage.sandbox.addr().to_string().as_str());
+    for request in served {
+        gateway.send(request.by("shop"));
+        let entry = gateway.received().pop().expect("an entry");
+        assert_eq!(entry.headers["host"], gateway.sandbox.addr().to_string().as_str());
         assert!(entry.uri.authority().is_none(), "{}", entry.target());
     }
-    let before = stage.received().len();
+    let before = gateway.received().len();
     assert_eq!(before, 7);
-    for (asked, status) in [
+    for (request, status) in [
         (get(&format!("http://{evil}/nothing")), 400),
         (get("https://gateway.test:1/nothing"), 400),
         (get("ftp://gateway.test/nothing"), 400),
@@ -175,20 +175,20 @@ fn no_trick_of_host_or_target_sends_it_elsewhere() {
         (request("CONNECT", &evil), 501),
         (request("OPTIONS", "*"), 400),
     ] {
-        assert_eq!(stage.ask(asked.clone().by("shop")).status, status, "{asked:?}");
+        assert_eq!(gateway.send(request.clone().by("shop")).status, status, "{request:?}");
     }
-    assert_eq!(stage.received().len(), before);
+    assert_eq!(gateway.received().len(), before);
     assert!(trap.accept().is_err(), "somebody went to the other host");
 }
 
 #[test]
-fn redirects_are_never_followed_and_never_lead_away() {
+fn redirects_are_never_followed_and_never_name_another_host() {
     let trap = TcpListener::bind("127.0.0.1:0").expect("a trap");
     trap.set_nonblocking(true).expect("set");
     let evil = trap.local_addr().expect("an address").to_string();
-    let stage = Stage::new();
-    let own = stage.sandbox.addr();
-    for (given, told) in [
+    let gateway = TestGateway::new();
+    let own = gateway.sandbox.addr();
+    for (given, passed) in [
         (format!("http://{own}/region/city?a=%31#x"), Some("/region/city?a=%31#x")),
         (format!("http://{own}"), Some("/")),
         ("/courier/all".to_owned(), Some("/courier/all")),
@@ -202,12 +202,12 @@ fn redirects_are_never_followed_and_never_lead_away() {
         for name in ["location", "content-location"] {
             let headers = vec![(name.to_owned(), given.clone())];
             let canned = CannedResponse { status: 302, headers, body: String::new(), ..CannedResponse::default() };
-            stage.sandbox.clear_faults();
-            stage.sandbox.fault(Fault::on("v2.province", Act::Answer(canned)));
-            let answer = stage.ask(get("/region/province").by("shop"));
+            gateway.sandbox.clear_faults();
+            gateway.sandbox.fault(Fault::on("v2.province", Act::Answer(canned)));
+            let response = gateway.send(get("/region/province").by("shop"));
             assert_eq!(
-                (answer.status, answer.outcome(), answer.header(name)),
-                (302, "upstream_error", told),
+                (response.status, response.outcome(), response.header(name)),
+                (302, "upstream_error", passed),
                 "{given}"
             );
         }
@@ -216,8 +216,8 @@ fn redirects_are_never_followed_and_never_lead_away() {
 }
 
 #[test]
-fn what_fastrac_says_of_keys_cookies_and_hops_is_not_passed_on() {
-    let stage = Stage::new();
+fn response_headers_about_keys_cookies_and_hops_are_removed() {
+    let gateway = TestGateway::new();
     let pairs = [
         ("set-cookie", "a=b"),
         ("secret-key", SECRET),
@@ -235,14 +235,14 @@ fn what_fastrac_says_of_keys_cookies_and_hops_is_not_passed_on() {
     let headers = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let canned =
         CannedResponse { status: 200, headers, body: r#"{"success":true}"#.to_owned(), ..CannedResponse::default() };
-    stage.sandbox.fault(Fault::on("v2.balance_history", Act::Answer(canned)));
-    let answer = stage.ask(post("/user/balance/history", "{}").by("shop"));
+    gateway.sandbox.fault(Fault::on("v2.balance_history", Act::Answer(canned)));
+    let response = gateway.send(post("/user/balance/history", "{}").by("shop"));
     let expected: BTreeSet<&str> =
         ["content-type", "content-length", "date", "x-kept", "x-request-id", "x-gateway-outcome", "x-gateway-sent"]
             .into();
-    assert_eq!(answer.headers.iter().map(|(name, _)| name.as_str()).collect::<BTreeSet<_>>(), expected);
-    assert_eq!((answer.outcome(), answer.sent()), ("ok", "yes"));
-    assert_ne!(answer.header("x-request-id"), Some("theirs"));
+    assert_eq!(response.headers.iter().map(|(name, _)| name.as_str()).collect::<BTreeSet<_>>(), expected);
+    assert_eq!((response.outcome(), response.sent()), ("ok", "yes"));
+    assert_ne!(response.header("x-request-id"), Some("theirs"));
 }
 
 /// Ways to write the secret into a body.
@@ -255,28 +255,28 @@ fn echoes() -> Vec<String> {
 }
 
 #[test]
-fn an_answer_that_echoes_the_secret_is_withheld() {
-    let stage = Stage::new();
+fn a_response_body_that_echoes_the_secret_is_withheld() {
+    let gateway = TestGateway::new();
     for (number, body) in echoes().iter().enumerate() {
-        for (operation, asked) in [
+        for (operation, request) in [
             ("v2.province", get("/region/province")),
             ("v2.tariff_express", post("/tariff/express", bodies::TARIFF)),
             ("v2.order_express", post("/order/express", &bodies::order(number))),
         ] {
-            stage.sandbox.clear_faults();
-            stage.sandbox.fault(Fault::on(operation, Act::answer(200, body)));
-            let answer = stage.ask(asked.by("shop"));
-            assert_eq!((answer.status, answer.code().as_str(), answer.outcome()), (502, "upstream.leak", "leak"));
-            assert_eq!(answer.sent(), "yes");
+            gateway.sandbox.clear_faults();
+            gateway.sandbox.fault(Fault::on(operation, Act::answer(200, body)));
+            let response = gateway.send(request.by("shop"));
+            assert_eq!((response.status, response.code().as_str(), response.outcome()), (502, "upstream.leak", "leak"));
+            assert_eq!(response.sent(), "yes");
         }
     }
-    stage.sandbox.clear_faults();
-    assert_eq!(stage.ask(get("/region/province").by("shop")).outcome(), "ok", "a leak is not stored");
+    gateway.sandbox.clear_faults();
+    assert_eq!(gateway.send(get("/region/province").by("shop")).outcome(), "ok", "a leak is not stored");
 }
 
 #[test]
-fn an_answer_whose_head_echoes_the_secret_is_withheld() {
-    let stage = Stage::new();
+fn a_response_head_that_echoes_the_secret_is_withheld() {
+    let gateway = TestGateway::new();
     for value in [SECRET.to_owned(), format!("key={SECRET}"), STANDARD.encode(format!("{ACCESS}:{SECRET}"))] {
         let headers = vec![("x-debug".to_owned(), value)];
         let canned = CannedResponse {
@@ -285,48 +285,48 @@ fn an_answer_whose_head_echoes_the_secret_is_withheld() {
             body: r#"{"success":true}"#.to_owned(),
             ..CannedResponse::default()
         };
-        stage.sandbox.clear_faults();
-        stage.sandbox.fault(Fault::on("v2.balance_history", Act::Answer(canned)));
-        let answer = stage.ask(post("/user/balance/history", "{}").by("shop"));
-        assert_eq!((answer.status, answer.code().as_str()), (502, "upstream.leak"));
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on("v2.balance_history", Act::Answer(canned)));
+        let response = gateway.send(post("/user/balance/history", "{}").by("shop"));
+        assert_eq!((response.status, response.code().as_str()), (502, "upstream.leak"));
     }
 }
 
 #[test]
-fn a_streamed_answer_is_cut_where_the_secret_shows() {
-    let stage = Setup { limits: "answer_buffer = \"4KiB\"", ..Setup::default() }.start();
+fn a_streamed_response_is_cut_before_the_secret() {
+    let gateway = Setup { limits: "answer_buffer = \"4KiB\"", ..Setup::default() }.start();
     for before in [100_000, 1_000_000] {
         for echo in echoes() {
             let body =
                 echo.replace("your key", &"x".repeat(before)).replace("\"}", &format!("{}\"}}", "y".repeat(50_000)));
-            stage.sandbox.clear_faults();
-            stage.sandbox.fault(Fault::on("v2.tariff_express", Act::answer(200, &body)));
+            gateway.sandbox.clear_faults();
+            gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::answer(200, &body)));
             let name = format!("streamed-{before}-{}", echo.len());
-            let mut wire = stage.wire();
-            wire.send(&post("/tariff/express", bodies::TARIFF).by("shop").header("x-request-id", &name).bytes());
+            let mut connection = gateway.connect();
+            connection.write(&post("/tariff/express", bodies::TARIFF).by("shop").header("x-request-id", &name).bytes());
             // Where the secret shows before anything was flushed, the connection just ends.
-            if let Some(answer) = wire.answer("POST") {
-                assert_eq!((answer.status, answer.whole), (200, false), "{before}");
-                assert!(!answer.text().contains('y'), "what follows the secret was sent");
+            if let Some(response) = connection.read_response("POST") {
+                assert_eq!((response.status, response.whole), (200, false), "{before}");
+                assert!(!response.text().contains('y'), "what follows the secret was sent");
             }
-            assert!(wire.ends());
-            let line = stage.line(&name);
+            assert!(connection.ends());
+            let line = gateway.line(&name);
             assert_eq!((&line["outcome"], &line["code"]), (&"leak".into(), &"upstream.leak".into()));
         }
     }
 }
 
 #[test]
-fn whatever_becomes_of_a_request_its_secrets_stay_out_of_sight() {
+fn no_outcome_of_a_request_shows_its_secrets() {
     let services = &[("poor", "quota = { per_day = 1 }"), ("old", "allow = [\"lookup\"]")];
     let limits = "request_body = \"1KiB\"\nrequest = \"2s\"";
     let more = "[operations.\"v2.multi_items\"]\ntimeout = \"100ms\"\n";
-    let stage = Setup { services, limits, more, ..Setup::default() }.start();
-    stage.sandbox.fault(Fault::on("v2.webhook_get", Act::Html(503)));
-    stage.sandbox.fault(Fault::on("v2.balance_history", Act::Close));
-    stage.sandbox.fault(Fault { wait_ms: 400, ..Fault::on("v2.multi_items", Act::Pass) });
+    let gateway = Setup { services, limits, more, ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.webhook_get", Act::Html(503)));
+    gateway.sandbox.fault(Fault::on("v2.balance_history", Act::Close));
+    gateway.sandbox.fault(Fault { wait_ms: 400, ..Fault::on("v2.multi_items", Act::Pass) });
     let telling = r#"{"password":"fgw_canary_b","x":"fgw_canary_c","origin":{"secret_key":"fgw_canary_d"}}"#;
-    for (asked, outcome) in [
+    for (request, outcome) in [
         (get("/region/province").by("shop"), "ok"),
         (get("/region/province").by("shop"), "hit"),
         (get("/region/province").pair("svc-shop-1", "fgw_canary_wrong"), "unauthenticated"),
@@ -347,21 +347,21 @@ fn whatever_becomes_of_a_request_its_secrets_stay_out_of_sight() {
         (get("/courier/service?courier_code=idx").by("poor"), "over_quota-or-ok"),
         (get("/courier/service?courier_code=grab").by("poor"), "over_quota"),
     ] {
-        let answer = stage.ask(asked.clone());
-        assert!(outcome.split("-or-").any(|one| one == answer.outcome()), "{asked:?}: {}", answer.outcome());
-        stage.line(answer.header("x-request-id").expect("an id"));
+        let response = gateway.send(request.clone());
+        assert!(outcome.split("-or-").any(|one| one == response.outcome()), "{request:?}: {}", response.outcome());
+        gateway.line(response.header("x-request-id").expect("an id"));
     }
     for head in ["GET /fgw_canary_a b c\r\n\r\n", "GET / HTTP/1.1\r\nsecret key: fgw_canary_h\r\n\r\n"] {
-        let mut wire = stage.wire();
-        wire.send(head.as_bytes());
-        assert_eq!(wire.answer("GET").expect("an answer").status, 400);
+        let mut connection = gateway.connect();
+        connection.write(head.as_bytes());
+        assert_eq!(connection.read_response("GET").expect("an answer").status, 400);
     }
-    until("both are counted", || stage.metric("requests_total", &[("operation", "-"), ("service", "-")]) >= 2.0);
+    until("both are counted", || gateway.metric("requests_total", &[("operation", "-"), ("service", "-")]) >= 2.0);
     for page in ["/metrics", "/status", "/config", "/readyz", "/"] {
-        let answer = stage.admin(page);
-        assert!(answer.status == 200 && answer.body.len() > 10, "{page}");
+        let response = gateway.admin(page);
+        assert!(response.status == 200 && response.body.len() > 10, "{page}");
     }
-    let said = LOG.lock().expect("whole");
-    assert!(!said.is_empty(), "the program's log is heard");
-    assert_eq!(canary_in(&said), None);
+    let log = LOG.lock().expect("whole");
+    assert!(!log.is_empty(), "the program's log is heard");
+    assert_eq!(canary_in(&log), None);
 }

@@ -18,7 +18,7 @@ pub(crate) struct Program {
     pub(crate) data: SocketAddr,
     pub(crate) admin: SocketAddr,
     /// What it has said on stderr so far.
-    pub(crate) said: Arc<Mutex<Vec<String>>>,
+    pub(crate) stderr_lines: Arc<Mutex<Vec<String>>>,
     folder: tempfile::TempDir,
 }
 
@@ -40,15 +40,15 @@ impl Program {
             .stderr(Stdio::piped())
             .spawn()
             .expect("started");
-        let said: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (own, stderr) = (said.clone(), child.stderr.take().expect("a pipe"));
+        let stderr_lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (own, stderr) = (stderr_lines.clone(), child.stderr.take().expect("a pipe"));
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 own.lock().expect("whole").push(line);
             }
         });
-        let (data, admin) = addresses(&said);
-        Program { child, data, admin, said, folder }
+        let (data, admin) = addresses(&stderr_lines);
+        Program { child, data, admin, stderr_lines, folder }
     }
 
     /// Puts another key pair in the place of its own.
@@ -70,11 +70,11 @@ impl Drop for Program {
 }
 
 /// Its two ports, from what it says at its start.
-fn addresses(said: &Mutex<Vec<String>>) -> (SocketAddr, SocketAddr) {
+fn addresses(stderr_lines: &Mutex<Vec<String>>) -> (SocketAddr, SocketAddr) {
     let mut found = None;
     until("the program says where it listens", || {
-        let said = said.lock().expect("whole");
-        let mut lines = said.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let stderr_lines = stderr_lines.lock().expect("whole");
+        let mut lines = stderr_lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let at = |line: &serde_json::Value, port: &str| line[port].as_str()?.parse().ok();
         found = lines
             .find(|line| line["message"] == "listening")

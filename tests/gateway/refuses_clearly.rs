@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 
 use crate::{
     bodies,
-    client::{Answer, Request, get, post, request},
-    test_gateway::{SECRET, Setup, Stage, sandbox, secret_of, until, vacant},
+    client::{Request, Response, get, post, request},
+    test_gateway::{SECRET, Setup, TestGateway, closed_port, sandbox, secret_of, until},
 };
 
 /// What a refusal must say.
-struct Says {
+struct ExpectedRefusal {
     status: u16,
     code: &'static str,
     outcome: &'static str,
@@ -19,22 +19,22 @@ struct Says {
     known: bool,
 }
 
-const fn says(status: u16, code: &'static str, outcome: &'static str) -> Says {
-    Says { status, code, outcome, sent: "no", known: true }
+const fn refusal(status: u16, code: &'static str, outcome: &'static str) -> ExpectedRefusal {
+    ExpectedRefusal { status, code, outcome, sent: "no", known: true }
 }
 
-impl Says {
-    fn sent(self, sent: &'static str) -> Says {
-        Says { sent, ..self }
+impl ExpectedRefusal {
+    fn sent(self, sent: &'static str) -> ExpectedRefusal {
+        ExpectedRefusal { sent, ..self }
     }
 
-    fn unknown(self) -> Says {
-        Says { known: false, ..self }
+    fn unknown(self) -> ExpectedRefusal {
+        ExpectedRefusal { known: false, ..self }
     }
 
     /// Asks twice, once for each form.
-    fn in_both_forms(&self, stage: &Stage, asked: &Request) -> Answer {
-        let problem = stage.ask(asked.clone().header("accept", "text/html, application/problem+json"));
+    fn check_both_forms(&self, gateway: &TestGateway, request: &Request) -> Response {
+        let problem = gateway.send(request.clone().header("accept", "text/html, application/problem+json"));
         self.head(&problem, "application/problem+json");
         let body = problem.json();
         self.error(&problem, &body["error"]);
@@ -43,45 +43,45 @@ impl Says {
         assert!(body["title"].as_str().is_some_and(|title| !title.is_empty()));
         assert!(body["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{body}");
 
-        let plain = stage.ask(asked.clone());
-        self.by_envelope(&plain);
-        let line = stage.line(plain.header("x-request-id").expect("an id"));
+        let plain = gateway.send(request.clone());
+        self.check_envelope(&plain);
+        let line = gateway.line(plain.header("x-request-id").expect("an id"));
         let written = [&line["status"], &line["outcome"], &line["code"], &line["sent"]];
         assert_eq!(written, [&json!(self.status), &json!(self.outcome), &json!(self.code), &json!(self.sent)]);
         plain
     }
 
-    fn by_envelope(&self, answer: &Answer) {
-        self.head(answer, "application/json");
-        let body = answer.json();
-        self.error(answer, &body["error"]);
+    fn check_envelope(&self, response: &Response) {
+        self.head(response, "application/json");
+        let body = response.json();
+        self.error(response, &body["error"]);
         assert_eq!((&body["success"], &body["data"]), (&json!(false), &Value::Null));
         assert!(body["message"].as_str().is_some_and(|message| message.len() > 10), "{body}");
         let at: jiff::Timestamp = body["timestamp"].as_str().and_then(|at| at.parse().ok()).expect("a time");
         assert!(at.duration_until(jiff::Timestamp::now()).abs().as_secs() < 60);
     }
 
-    fn head(&self, answer: &Answer, kind: &str) {
+    fn head(&self, response: &Response, kind: &str) {
         assert_eq!(
-            (answer.status, answer.outcome(), answer.sent()),
+            (response.status, response.outcome(), response.sent()),
             (self.status, self.outcome, self.sent),
             "{}",
-            answer.text()
+            response.text()
         );
-        assert_eq!(answer.header("content-type"), Some(kind));
-        let proxy = answer.header("proxy-status").expect("Proxy-Status");
+        assert_eq!(response.header("content-type"), Some(kind));
+        let proxy = response.header("proxy-status").expect("Proxy-Status");
         assert!(proxy.starts_with("fastrac-gateway; error="), "{proxy}");
         assert!(proxy.ends_with(&format!("; details=\"{}\"", self.code)), "{proxy}");
-        assert_eq!(answer.header("retry-after").is_some(), matches!(self.status, 429 | 503), "{answer:?}");
-        assert_eq!(answer.header("ratelimit-policy").is_some(), self.known, "{answer:?}");
-        assert_eq!(answer.header("ratelimit").is_some(), self.known, "{answer:?}");
+        assert_eq!(response.header("retry-after").is_some(), matches!(self.status, 429 | 503), "{response:?}");
+        assert_eq!(response.header("ratelimit-policy").is_some(), self.known, "{response:?}");
+        assert_eq!(response.header("ratelimit").is_some(), self.known, "{response:?}");
     }
 
-    fn error(&self, answer: &Answer, error: &Value) {
+    fn error(&self, response: &Response, error: &Value) {
         let mut expected = json!({
-            "code": self.code, "by": "gateway", "sent": self.sent, "request_id": answer.header("x-request-id"),
+            "code": self.code, "by": "gateway", "sent": self.sent, "request_id": response.header("x-request-id"),
         });
-        if let Some(after) = answer.header("retry-after") {
+        if let Some(after) = response.header("retry-after") {
             let after: u64 = after.parse().expect("whole seconds");
             assert!(after >= 1);
             expected["retry_after"] = after.into();
@@ -91,17 +91,20 @@ impl Says {
 }
 
 /// A refusal before a request was read has what every other has.
-pub(crate) fn before_a_request(answer: &Answer) {
-    let (id, error) = (answer.header("x-request-id").expect("an id"), &answer.json()["error"]);
+pub(crate) fn before_a_request(response: &Response) {
+    let (id, error) = (response.header("x-request-id").expect("an id"), &response.json()["error"]);
     assert_eq!((error["request_id"].as_str(), &error["by"]), (Some(id), &"gateway".into()));
     assert_eq!(id.len(), 36, "{id}");
-    let at = answer.json()["timestamp"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok()).expect("a time");
+    let at = response.json()["timestamp"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok()).expect("a time");
     assert!(at.duration_until(jiff::Timestamp::now()).abs().as_secs() < 60);
-    let proxy = answer.header("proxy-status").expect("Proxy-Status");
-    assert!(proxy.ends_with(&format!("; details=\"{}\"", answer.code())), "{proxy}");
-    assert_eq!((answer.header("connection"), answer.header("content-type")), (Some("close"), Some("application/json")));
-    assert_eq!(answer.header("content-length"), Some(answer.body.len().to_string().as_str()));
-    assert!(answer.header("date").is_some());
+    let proxy = response.header("proxy-status").expect("Proxy-Status");
+    assert!(proxy.ends_with(&format!("; details=\"{}\"", response.code())), "{proxy}");
+    assert_eq!(
+        (response.header("connection"), response.header("content-type")),
+        (Some("close"), Some("application/json"))
+    );
+    assert_eq!(response.header("content-length"), Some(response.body.len().to_string().as_str()));
+    assert!(response.header("date").is_some());
 }
 
 /// A service with quotas, so that it is told its limits.
@@ -110,16 +113,16 @@ const LIMITED: &[(&str, &str)] = &[(
     "quota = { per_second = 1000, per_day = 100000 }\nallow = [\"lookup\", \"read\", \"quote\", \"order\", \"account\", \"unlisted\"]",
 )];
 
-fn limited() -> Setup {
+fn limited_setup() -> Setup {
     Setup { services: LIMITED, ..Setup::default() }
 }
 
 #[test]
-fn a_stranger_is_told_how_to_prove_itself_and_nothing_else() {
-    let stage = Stage::new();
+fn an_unknown_caller_learns_only_how_to_authenticate() {
+    let gateway = TestGateway::new();
     let secret = secret_of("shop");
-    let says = says(401, "caller.unknown", "unauthenticated").unknown();
-    for asked in [
+    let refusal = refusal(401, "caller.unknown", "unauthenticated").unknown();
+    for request in [
         get("/region/province"),
         get("/region/province").pair("svc-shop-1", "wrong"),
         get("/region/province").pair("nobody", &secret),
@@ -136,8 +139,8 @@ fn a_stranger_is_told_how_to_prove_itself_and_nothing_else() {
         get("/order/express"),
         get("/nothing"),
     ] {
-        let answer = says.in_both_forms(&stage, &asked);
-        let challenges: Vec<&str> = answer
+        let response = refusal.check_both_forms(&gateway, &request);
+        let challenges: Vec<&str> = response
             .headers
             .iter()
             .filter(|(name, _)| name == "www-authenticate")
@@ -145,16 +148,16 @@ fn a_stranger_is_told_how_to_prove_itself_and_nothing_else() {
             .collect();
         assert_eq!(challenges, ["Basic realm=\"fastrac-gateway\"", "Bearer realm=\"fastrac-gateway\""]);
     }
-    assert_eq!(stage.received().len(), 0);
-    assert_eq!(stage.metric("requests_total", &[("service", "-"), ("outcome", "unauthenticated")]), 30.0);
+    assert_eq!(gateway.received().len(), 0);
+    assert_eq!(gateway.metric("requests_total", &[("service", "-"), ("outcome", "unauthenticated")]), 30.0);
 }
 
 #[test]
 fn a_service_may_call_only_what_it_is_allowed() {
     let services = &[("looker", "quota = { per_day = 1000 }\nallow = [\"lookup\", \"v2.track\"]")];
-    let stage = Setup { services, ..Setup::default() }.start();
-    let says = says(403, "caller.class", "forbidden");
-    for (asked, class) in [
+    let gateway = Setup { services, ..Setup::default() }.start();
+    let refusal = refusal(403, "caller.class", "forbidden");
+    for (request, class) in [
         (post("/tariff/express", bodies::TARIFF), "quote"),
         (post("/order/express", bodies::ORDER), "order"),
         (post("/apiOrder/cancelOrder", "{}"), "order"),
@@ -166,22 +169,22 @@ fn a_service_may_call_only_what_it_is_allowed() {
         (get("/nothing"), "unlisted"),
         (get("/"), "unlisted"),
     ] {
-        if asked.method == "HEAD" {
-            assert_eq!(stage.ask(asked.by("looker")).status, 403);
+        if request.method == "HEAD" {
+            assert_eq!(gateway.send(request.by("looker")).status, 403);
             continue;
         }
-        let answer = says.in_both_forms(&stage, &asked.by("looker"));
-        let message = answer.json()["message"].as_str().expect("a message").to_owned();
+        let response = refusal.check_both_forms(&gateway, &request.by("looker"));
+        let message = response.json()["message"].as_str().expect("a message").to_owned();
         assert!(message.contains("looker") && message.contains(&format!("class {class}")), "{message}");
     }
-    assert_eq!(stage.received().len(), 0);
-    assert_eq!(stage.ask(request("GET", "/order/track").json("{}").by("looker")).outcome(), "rejected");
+    assert_eq!(gateway.received().len(), 0);
+    assert_eq!(gateway.send(request("GET", "/order/track").json("{}").by("looker")).outcome(), "rejected");
 }
 
 #[test]
-fn no_spelling_of_an_order_gets_past_who_may_not_order() {
-    let stage = Stage::new();
-    let says = says(400, "request.malformed", "bad_request").unknown();
+fn no_spelling_of_an_order_bypasses_the_allowed_classes() {
+    let gateway = TestGateway::new();
+    let refusal = refusal(400, "request.malformed", "bad_request").unknown();
     let spellings = [
         "/order/express/",
         "//order/express",
@@ -214,78 +217,84 @@ fn no_spelling_of_an_order_gets_past_who_may_not_order() {
     ];
     for spelling in spellings {
         for method in ["POST", "GET", "PUT"] {
-            let answer = stage.ask(request(method, spelling).json(bodies::ORDER).by("shop"));
-            says.by_envelope(&answer);
+            let response = gateway.send(request(method, spelling).json(bodies::ORDER).by("shop"));
+            refusal.check_envelope(&response);
         }
     }
-    assert_eq!(stage.received().len(), 0);
+    assert_eq!(gateway.received().len(), 0);
     assert_eq!(
-        stage.metric("requests_total", &[("operation", "-"), ("outcome", "bad_request")]),
+        gateway.metric("requests_total", &[("operation", "-"), ("outcome", "bad_request")]),
         3.0 * spellings.len() as f64
     );
 }
 
 #[test]
-fn what_cannot_be_read_one_way_only_is_refused_before_anything_is_spent() {
-    let stage = limited().start();
-    let malformed = says(400, "request.malformed", "bad_request");
-    for (asked, says) in [
+fn ambiguous_requests_are_refused_and_cost_nothing() {
+    let gateway = limited_setup().start();
+    let malformed = refusal(400, "request.malformed", "bad_request");
+    for (request, refusal) in [
         (
             get("/region/province").header("host", "a").header("host", "b"),
-            says(400, "request.malformed", "bad_request").unknown(),
+            refusal(400, "request.malformed", "bad_request").unknown(),
         ),
-        (get("http://a/region/province").header("host", "b"), says(400, "request.malformed", "bad_request").unknown()),
+        (
+            get("http://a/region/province").header("host", "b"),
+            refusal(400, "request.malformed", "bad_request").unknown(),
+        ),
         (
             get("/region/province").header("x-gateway-timeout", "soon"),
-            says(400, "request.malformed", "bad_request").unknown(),
+            refusal(400, "request.malformed", "bad_request").unknown(),
         ),
         (
             get("/region/province").header("x-gateway-timeout", "0"),
-            says(400, "request.malformed", "bad_request").unknown(),
+            refusal(400, "request.malformed", "bad_request").unknown(),
         ),
         (
             get("/region/province").header("upgrade", "websocket").header("connection", "upgrade"),
-            says(501, "request.upgrade", "bad_request").unknown(),
+            refusal(501, "request.upgrade", "bad_request").unknown(),
         ),
-        (request("CONNECT", "fastrac:443"), says(501, "request.upgrade", "bad_request").unknown()),
-        (post("/order/express", "{}").header("idempotency-key", ""), says(400, "request.idempotency", "bad_request")),
+        (request("CONNECT", "fastrac:443"), refusal(501, "request.upgrade", "bad_request").unknown()),
+        (
+            post("/order/express", "{}").header("idempotency-key", ""),
+            refusal(400, "request.idempotency", "bad_request"),
+        ),
         (
             post("/order/express", "{}").header("idempotency-key", "a").header("idempotency-key", "a"),
-            says(400, "request.idempotency", "bad_request"),
+            refusal(400, "request.idempotency", "bad_request"),
         ),
         (
             post("/order/express", "{}").header("idempotency-key", "\"open"),
-            says(400, "request.idempotency", "bad_request"),
+            refusal(400, "request.idempotency", "bad_request"),
         ),
         (
             post("/order/express", "{}").header("idempotency-key", &"k".repeat(256)),
-            says(400, "request.idempotency", "bad_request"),
+            refusal(400, "request.idempotency", "bad_request"),
         ),
     ] {
-        says.in_both_forms(&stage, &asked.by("shop2"));
+        refusal.check_both_forms(&gateway, &request.by("shop2"));
     }
     // A body that is framed wrongly is found out while it is read.
-    let mut wire = stage.wire();
-    wire.send(&request("POST", "/tariff/express").header("transfer-encoding", "chunked").by("shop2").bytes());
-    wire.send(b"zz\r\n");
-    malformed.by_envelope(&wire.answer("POST").expect("an answer"));
-    assert!(wire.ends());
-    assert_eq!(stage.received().len(), 0);
+    let mut connection = gateway.connect();
+    connection.write(&request("POST", "/tariff/express").header("transfer-encoding", "chunked").by("shop2").bytes());
+    connection.write(b"zz\r\n");
+    malformed.check_envelope(&connection.read_response("POST").expect("an answer"));
+    assert!(connection.ends());
+    assert_eq!(gateway.received().len(), 0);
 }
 
 #[test]
-fn both_framings_at_once_are_read_as_chunked_and_end_the_connection() {
-    let stage = Stage::new();
-    let mut asked =
+fn length_and_chunked_together_are_read_as_chunked_and_close_the_connection() {
+    let gateway = TestGateway::new();
+    let mut request =
         request("POST", "/nothing").by("shop").header("content-length", "3").header("transfer-encoding", "chunked");
-    asked.body = b"5\r\nhello\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n".to_vec();
-    let mut wire = stage.wire();
-    let answer = wire.ask(&asked);
-    match answer.status {
-        400 => assert_eq!(stage.received().len(), 0),
+    request.body = b"5\r\nhello\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n".to_vec();
+    let mut connection = gateway.connect();
+    let response = connection.send(&request);
+    match response.status {
+        400 => assert_eq!(gateway.received().len(), 0),
         _ => {
-            assert!(wire.ends(), "the connection closes");
-            let received = stage.received();
+            assert!(connection.ends(), "the connection closes");
+            let received = gateway.received();
             assert_eq!(received.len(), 1);
             assert_eq!(received[0].body, "hello");
             assert!(
@@ -297,8 +306,8 @@ fn both_framings_at_once_are_read_as_chunked_and_end_the_connection() {
 }
 
 #[test]
-fn heads_that_cannot_be_read_are_counted_under_an_id_of_their_own() {
-    let stage = Stage::new();
+fn unreadable_heads_are_counted_under_a_generated_id() {
+    let gateway = TestGateway::new();
     let long = "x".repeat(70_000);
     let heads = [
         ("NONSENSE\r\n\r\n".to_owned(), Some(400)),
@@ -314,13 +323,13 @@ fn heads_that_cannot_be_read_are_counted_under_an_id_of_their_own() {
         (format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "a: b\r\n".repeat(200)), Some(431)),
     ];
     for (number, (head, status)) in heads.iter().enumerate() {
-        let mut wire = stage.wire();
-        wire.send(head.as_bytes());
-        let answer = wire.answer("GET");
+        let mut connection = gateway.connect();
+        connection.write(head.as_bytes());
+        let response = connection.read_response("GET");
         let shown = &head[..head.len().min(80)];
-        assert_eq!(answer.as_ref().map(|answer| answer.status), *status, "{shown:?}");
-        assert!(answer.is_none_or(|answer| answer.body.is_empty()) && wire.ends(), "{shown:?}");
-        let line = stage.lines(number + 1).pop().expect("a line");
+        assert_eq!(response.as_ref().map(|response| response.status), *status, "{shown:?}");
+        assert!(response.is_none_or(|response| response.body.is_empty()) && connection.ends(), "{shown:?}");
+        let line = gateway.lines(number + 1).pop().expect("a line");
         assert_eq!((&line["status"], &line["outcome"]), (&json!(status), &json!("bad_request")), "{shown:?}: {line}");
         for member in ["service", "account", "operation", "class", "method", "path"] {
             assert_eq!(line[member], "-", "{line}");
@@ -329,104 +338,105 @@ fn heads_that_cannot_be_read_are_counted_under_an_id_of_their_own() {
         assert_eq!(line["code"], code, "{shown:?}");
     }
     // One whose peer left in its middle.
-    let mut wire = stage.wire();
-    wire.send(b"GET / HTTP/1.1\r\nhost: ");
-    drop(wire);
-    let line = stage.lines(heads.len() + 1).pop().expect("a line");
+    let mut connection = gateway.connect();
+    connection.write(b"GET / HTTP/1.1\r\nhost: ");
+    drop(connection);
+    let line = gateway.lines(heads.len() + 1).pop().expect("a line");
     assert_eq!((&line["status"], &line["outcome"]), (&Value::Null, &json!("bad_request")));
     let counted = [("service", "-"), ("operation", "-"), ("outcome", "bad_request")];
-    assert_eq!(stage.metric("requests_total", &counted), heads.len() as f64 + 1.0);
-    assert_eq!(stage.received().len(), 0);
+    assert_eq!(gateway.metric("requests_total", &counted), heads.len() as f64 + 1.0);
+    assert_eq!(gateway.received().len(), 0);
 }
 
 #[test]
 fn a_long_target_is_refused_and_counted() {
-    let stage = Stage::new();
-    let mut wire = stage.wire();
-    wire.send(format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(65_530)).as_bytes());
-    let status = wire.answer("GET").expect("an answer").status;
+    let gateway = TestGateway::new();
+    let mut connection = gateway.connect();
+    connection.write(format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(65_530)).as_bytes());
+    let status = connection.read_response("GET").expect("an answer").status;
     assert!(matches!(status, 414 | 431), "{status}");
-    assert_eq!(stage.lines(1)[0]["status"], status);
+    assert_eq!(gateway.lines(1)[0]["status"], status);
 }
 
 #[test]
 fn a_long_body_is_refused_before_it_is_read_in_either_framing() {
-    let stage = Setup { limits: "request_body = \"1KiB\"", ..limited() }.start();
-    let says = says(413, "request.too_large", "bad_request");
-    says.in_both_forms(&stage, &post("/tariff/express", &"x".repeat(1_025)).by("shop2"));
-    let mut announced = stage.wire();
-    announced.send(&request("POST", "/tariff/express").header("content-length", "99999999").by("shop2").bytes());
-    says.by_envelope(&announced.answer("POST").expect("an answer"));
-    let mut chunked = stage.wire();
-    let mut asked = request("POST", "/tariff/express").header("transfer-encoding", "chunked").by("shop2");
-    asked.body = format!("401\r\n{}\r\n", "x".repeat(1_025)).into_bytes();
-    says.by_envelope(&chunked.ask(&asked));
-    let exact = stage.ask(post("/tariff/express", &"x".repeat(1_024)).by("shop2"));
+    let gateway = Setup { limits: "request_body = \"1KiB\"", ..limited_setup() }.start();
+    let refusal = refusal(413, "request.too_large", "bad_request");
+    refusal.check_both_forms(&gateway, &post("/tariff/express", &"x".repeat(1_025)).by("shop2"));
+    let mut announced = gateway.connect();
+    announced.write(&request("POST", "/tariff/express").header("content-length", "99999999").by("shop2").bytes());
+    refusal.check_envelope(&announced.read_response("POST").expect("an answer"));
+    let mut chunked = gateway.connect();
+    let mut request = request("POST", "/tariff/express").header("transfer-encoding", "chunked").by("shop2");
+    request.body = format!("401\r\n{}\r\n", "x".repeat(1_025)).into_bytes();
+    refusal.check_envelope(&chunked.send(&request));
+    let exact = gateway.send(post("/tariff/express", &"x".repeat(1_024)).by("shop2"));
     assert_eq!((exact.status, exact.outcome()), (400, "rejected"));
-    assert_eq!(stage.received().len(), 1);
+    assert_eq!(gateway.received().len(), 1);
 }
 
 #[test]
 fn a_slow_body_is_refused_in_time() {
-    let stage = Setup { limits: "request = \"300ms\"", ..limited() }.start();
-    let mut wire = stage.wire();
-    wire.send(&request("POST", "/tariff/express").header("content-length", "10").by("shop2").bytes());
-    wire.send(b"{\"a\"");
-    says(408, "request.timeout", "bad_request").by_envelope(&wire.answer("POST").expect("an answer"));
-    assert!(wire.ends(), "what would follow can't be told from the body");
-    assert_eq!(stage.received().len(), 0);
+    let gateway = Setup { limits: "request = \"300ms\"", ..limited_setup() }.start();
+    let mut connection = gateway.connect();
+    connection.write(&request("POST", "/tariff/express").header("content-length", "10").by("shop2").bytes());
+    connection.write(b"{\"a\"");
+    refusal(408, "request.timeout", "bad_request")
+        .check_envelope(&connection.read_response("POST").expect("an answer"));
+    assert!(connection.ends(), "what would follow can't be told from the body");
+    assert_eq!(gateway.received().len(), 0);
 }
 
 #[test]
-fn a_body_is_asked_for_where_its_caller_waits_for_that() {
-    let stage = Stage::new();
-    let mut wire = stage.wire();
-    let asked = post("/tariff/express", bodies::TARIFF).by("shop").header("expect", "100-continue");
-    let bytes = asked.bytes();
+fn expect_100_continue_is_answered() {
+    let gateway = TestGateway::new();
+    let mut connection = gateway.connect();
+    let request = post("/tariff/express", bodies::TARIFF).by("shop").header("expect", "100-continue");
+    let bytes = request.bytes();
     let head = bytes.len() - bodies::TARIFF.len();
-    wire.send(&bytes[..head]);
-    until("the gateway asks for the body", || wire.continues());
-    wire.send(&bytes[head..]);
-    assert_eq!(wire.answer("POST").expect("an answer").status, 200);
+    connection.write(&bytes[..head]);
+    until("the gateway asks for the body", || connection.continues());
+    connection.write(&bytes[head..]);
+    assert_eq!(connection.read_response("POST").expect("an answer").status, 200);
 }
 
 #[test]
-fn the_quota_of_the_second_is_its_own() {
+fn the_per_second_quota_counts_one_service_only() {
     let services = &[("slow", "quota = { per_second = 1, burst = 2 }\nallow = [\"quote\"]")];
-    let stage = Setup { services, ..Setup::default() }.start();
-    let asked = post("/tariff/express", bodies::TARIFF);
-    let mut wire = stage.wire();
+    let gateway = Setup { services, ..Setup::default() }.start();
+    let request = post("/tariff/express", bodies::TARIFF);
+    let mut connection = gateway.connect();
     let mut asks = 0;
     let refused = loop {
-        let answer = wire.ask(&asked.clone().by("slow"));
+        let response = connection.send(&request.clone().by("slow"));
         asks += 1;
-        assert_eq!(answer.header("ratelimit-policy"), Some("\"second\";q=1;w=1"));
-        if answer.status != 200 {
-            break answer;
+        assert_eq!(response.header("ratelimit-policy"), Some("\"second\";q=1;w=1"));
+        if response.status != 200 {
+            break response;
         }
         assert!(asks < 200, "never refused");
     };
     assert!(asks > 2, "the burst is there");
-    says(429, "quota.second", "over_quota").by_envelope(&refused);
+    refusal(429, "quota.second", "over_quota").check_envelope(&refused);
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(refused.header("ratelimit"), Some("\"second\";r=0;t=1"));
     assert!(refused.json()["message"].as_str().expect("a message").contains("slow"));
-    assert_eq!(stage.ask(asked.by("shop")).status, 200, "others aren't touched");
-    assert_eq!(stage.received().len(), asks);
+    assert_eq!(gateway.send(request.by("shop")).status, 200, "others aren't touched");
+    assert_eq!(gateway.received().len(), asks);
 }
 
 #[test]
-fn the_quota_of_the_day_ends_at_midnight_in_jakarta() {
+fn the_daily_quota_resets_at_midnight_in_jakarta() {
     let services = &[("poor", "quota = { per_day = 2 }\nallow = [\"lookup\", \"quote\"]")];
-    let stage = Setup { services, ..Setup::default() }.start();
-    let asked = post("/tariff/express", bodies::TARIFF).by("poor");
+    let gateway = Setup { services, ..Setup::default() }.start();
+    let request = post("/tariff/express", bodies::TARIFF).by("poor");
     for left in [1, 0] {
-        let answer = stage.ask(asked.clone());
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.header("ratelimit-policy"), Some("\"day\";q=2;w=86400"));
+        let response = gateway.send(request.clone());
+        assert_eq!(response.status, 200);
+        assert_eq!(response.header("ratelimit-policy"), Some("\"day\";q=2;w=86400"));
         assert!(
-            answer.header("ratelimit").expect("RateLimit").starts_with(&format!("\"day\";r={left};t=")),
-            "{answer:?}"
+            response.header("ratelimit").expect("RateLimit").starts_with(&format!("\"day\";r={left};t=")),
+            "{response:?}"
         );
     }
     let zone = jiff::tz::TimeZone::get("Asia/Jakarta").expect("a zone");
@@ -435,103 +445,107 @@ fn the_quota_of_the_day_ends_at_midnight_in_jakarta() {
         now.tomorrow().and_then(|day| day.start_of_day()).expect("a midnight").timestamp()
     };
     let before = midnight();
-    let refused = says(429, "quota.day", "over_quota").in_both_forms(&stage, &asked);
+    let refused = refusal(429, "quota.day", "over_quota").check_both_forms(&gateway, &request);
     let after: i64 = refused.header("retry-after").and_then(|after| after.parse().ok()).expect("seconds");
     let left = before.as_second() - jiff::Timestamp::now().as_second();
     assert!(before != midnight() || (left..=left + 3).contains(&after), "{after} of {left}");
     let message = refused.json()["message"].as_str().expect("a message").to_owned();
     assert!(message.contains("poor") && message.ends_with("T00:00:00+07:00"), "{message}");
-    assert_eq!(stage.received().len(), 2);
+    assert_eq!(gateway.received().len(), 2);
 }
 
 #[test]
-fn a_refused_or_failed_request_costs_nothing_of_the_day() {
+fn a_refused_or_failed_request_uses_no_daily_quota() {
     let services = &[("poor", "quota = { per_day = 2 }\nallow = [\"lookup\", \"quote\"]")];
-    let stage = Setup { services, budget: "per_day = 4, in_flight = 8", ..Setup::default() }.start();
+    let gateway = Setup { services, budget: "per_day = 4, in_flight = 8", ..Setup::default() }.start();
     for _ in 0..5 {
-        assert_eq!(stage.ask(post("/order/express", "{}").by("poor")).status, 403);
-        assert_eq!(stage.ask(get("/region/../x").by("poor")).status, 400);
+        assert_eq!(gateway.send(post("/order/express", "{}").by("poor")).status, 403);
+        assert_eq!(gateway.send(get("/region/../x").by("poor")).status, 400);
         assert_eq!(
-            stage.ask(get("/region/city?province_id=31").by("poor").header("cache-control", "only-if-cached")).status,
+            gateway
+                .send(get("/region/city?province_id=31").by("poor").header("cache-control", "only-if-cached"))
+                .status,
             504
         );
     }
-    assert_eq!(stage.ask(get("/region/city?province_id=31").by("poor")).outcome(), "ok");
+    assert_eq!(gateway.send(get("/region/city?province_id=31").by("poor")).outcome(), "ok");
     for _ in 0..5 {
-        assert_eq!(stage.ask(get("/region/city?province_id=31").by("poor")).outcome(), "hit");
+        assert_eq!(gateway.send(get("/region/city?province_id=31").by("poor")).outcome(), "hit");
     }
-    assert_eq!(stage.ask(post("/tariff/express", bodies::TARIFF).by("poor")).outcome(), "ok");
-    assert_eq!(stage.ask(post("/tariff/express", bodies::TARIFF).by("poor")).code(), "quota.day");
+    assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("poor")).outcome(), "ok");
+    assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("poor")).code(), "quota.day");
     // The canary and two requests were sent: one is left for others.
-    assert_eq!(stage.ask(post("/tariff/express", bodies::TARIFF).by("shop")).outcome(), "ok");
-    says(503, "budget.day", "over_budget")
+    assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("shop")).outcome(), "ok");
+    refusal(503, "budget.day", "over_budget")
         .unknown()
-        .in_both_forms(&stage, &post("/tariff/express", bodies::TARIFF).by("shop"));
+        .check_both_forms(&gateway, &post("/tariff/express", bodies::TARIFF).by("shop"));
 }
 
 #[test]
-fn the_budget_of_the_second_and_what_is_in_flight_are_refused_apart() {
-    let stage = Setup { budget: "per_second = 1, burst = 1, in_flight = 8, max_wait = \"1ms\"", ..limited() }.start();
-    let asked = post("/tariff/express", bodies::TARIFF).by("shop2");
-    let mut wire = stage.wire();
-    let mut refused = wire.ask(&asked);
+fn rate_and_in_flight_budgets_have_separate_refusals() {
+    let gateway =
+        Setup { budget: "per_second = 1, burst = 1, in_flight = 8, max_wait = \"1ms\"", ..limited_setup() }.start();
+    let request = post("/tariff/express", bodies::TARIFF).by("shop2");
+    let mut connection = gateway.connect();
+    let mut refused = connection.send(&request);
     for _ in 0..200 {
         if refused.status != 200 {
             break;
         }
-        refused = wire.ask(&asked);
+        refused = connection.send(&request);
     }
-    says(503, "budget.second", "over_budget").by_envelope(&refused);
+    refusal(503, "budget.second", "over_budget").check_envelope(&refused);
 
-    let stage = Setup { budget: "in_flight = 1, max_wait = \"1ms\"", ..limited() }.start();
-    stage.sandbox.fault(Fault { wait_ms: 2_000, ..Fault::on("v2.multi_items", Act::Pass) });
-    let mut slow = stage.wire();
-    slow.send(&post("/item/multi-items", bodies::MULTI_ITEMS).by("shop2").bytes());
-    until("it is in flight", || stage.received().len() == 1);
-    says(503, "budget.in_flight", "over_budget").in_both_forms(&stage, &asked);
+    let gateway = Setup { budget: "in_flight = 1, max_wait = \"1ms\"", ..limited_setup() }.start();
+    gateway.sandbox.fault(Fault { wait_ms: 2_000, ..Fault::on("v2.multi_items", Act::Pass) });
+    let mut slow = gateway.connect();
+    slow.write(&post("/item/multi-items", bodies::MULTI_ITEMS).by("shop2").bytes());
+    until("it is in flight", || gateway.received().len() == 1);
+    refusal(503, "budget.in_flight", "over_budget").check_both_forms(&gateway, &request);
     drop(slow);
-    until("its place is free again", || stage.ask(asked.clone()).status == 200);
+    until("its place is free again", || gateway.send(request.clone()).status == 200);
 }
 
 #[test]
-fn an_unreachable_fastrac_is_told_apart_and_costs_nothing() {
-    let (_held, gone) = vacant();
+fn an_unreachable_fastrac_is_reported_and_costs_nothing() {
+    let (_held, gone) = closed_port();
     let services = &[("poor", "quota = { per_day = 2 }\nallow = [\"lookup\", \"quote\", \"order\"]")];
     let base_url = Some(format!("http://{gone}"));
-    let stage = Setup { services, base_url, wait: false, ..Setup::default() }.start();
-    until("a pair is at hand", || stage.app().gateway.was_ready());
-    let says = says(502, "upstream.connect", "unreachable");
-    says.in_both_forms(&stage, &get("/region/province").by("poor"));
-    says.in_both_forms(&stage, &post("/tariff/express", bodies::TARIFF).by("poor"));
-    says.in_both_forms(&stage, &post("/order/express", bodies::ORDER).header("idempotency-key", "k1").by("poor"));
-    assert!(stage.metric("upstream_requests_total", &[("status", "failed")]) >= 6.0);
+    let gateway = Setup { services, base_url, wait: false, ..Setup::default() }.start();
+    until("a pair is at hand", || gateway.app().gateway.was_ready());
+    let refusal = refusal(502, "upstream.connect", "unreachable");
+    refusal.check_both_forms(&gateway, &get("/region/province").by("poor"));
+    refusal.check_both_forms(&gateway, &post("/tariff/express", bodies::TARIFF).by("poor"));
+    refusal
+        .check_both_forms(&gateway, &post("/order/express", bodies::ORDER).header("idempotency-key", "k1").by("poor"));
+    assert!(gateway.metric("upstream_requests_total", &[("status", "failed")]) >= 6.0);
 }
 
 #[test]
-fn a_late_fastrac_is_told_by_504_and_nobody_knows_what_it_did() {
+fn a_timeout_gives_a_504_with_sent_unknown() {
     let more =
         "[operations.\"v2.multi_items\"]\ntimeout = \"400ms\"\n[operations.\"v2.couriers\"]\ntimeout = \"400ms\"\n";
-    let stage = Setup { more, ..limited() }.start();
-    let slow = |operation| stage.sandbox.fault(Fault { wait_ms: 3_000, ..Fault::on(operation, Act::Pass) });
+    let gateway = Setup { more, ..limited_setup() }.start();
+    let slow = |operation| gateway.sandbox.fault(Fault { wait_ms: 3_000, ..Fault::on(operation, Act::Pass) });
     for operation in ["v2.multi_items", "v2.couriers", "v2.track", "v2.order_express"] {
         slow(operation);
     }
-    let says = says(504, "upstream.timeout", "timeout").sent("unknown");
-    says.in_both_forms(&stage, &post("/item/multi-items", bodies::MULTI_ITEMS).by("shop2"));
-    says.in_both_forms(&stage, &get("/courier/all").by("shop2"));
+    let refusal = refusal(504, "upstream.timeout", "timeout").sent("unknown");
+    refusal.check_both_forms(&gateway, &post("/item/multi-items", bodies::MULTI_ITEMS).by("shop2"));
+    refusal.check_both_forms(&gateway, &get("/courier/all").by("shop2"));
     let track = request("GET", "/order/track").json(r#"{"courier_code":"idx","awb":"x"}"#);
-    says.in_both_forms(&stage, &track.by("shop2").header("x-gateway-timeout", "400"));
+    refusal.check_both_forms(&gateway, &track.by("shop2").header("x-gateway-timeout", "400"));
     let order = post("/order/express", bodies::ORDER).by("shop2").header("x-gateway-timeout", "400");
-    says.in_both_forms(&stage, &order.header("x-gateway-resend", "confirmed"));
+    refusal.check_both_forms(&gateway, &order.header("x-gateway-resend", "confirmed"));
     // The canary asks for provinces, whenever it likes.
-    let asked = stage.received().into_iter().filter(|entry| entry.uri.path() != "/region/province").count();
-    assert_eq!(asked, 8, "none was sent twice");
+    let request = gateway.received().into_iter().filter(|entry| entry.uri.path() != "/region/province").count();
+    assert_eq!(request, 8, "none was sent twice");
 }
 
 #[test]
-fn a_lost_answer_is_told_by_502_and_nobody_knows_what_fastrac_did() {
-    let stage = Setup { limits: "answer_body = \"64KiB\"\nanswer_buffer = \"64KiB\"", ..limited() }.start();
-    let says = says(502, "upstream.cut", "cut").sent("unknown");
+fn a_lost_response_gives_a_502_with_sent_unknown() {
+    let gateway = Setup { limits: "answer_body = \"64KiB\"\nanswer_buffer = \"64KiB\"", ..limited_setup() }.start();
+    let refusal = refusal(502, "upstream.cut", "cut").sent("unknown");
     let tariff = post("/tariff/express", bodies::TARIFF).by("shop2");
     for act in [
         Act::Reset,
@@ -543,60 +557,60 @@ fn a_lost_answer_is_told_by_502_and_nobody_knows_what_fastrac_did() {
         Act::WrongLength { by: 7 },
         Act::Long { bytes: 70_000 },
     ] {
-        stage.sandbox.clear_faults();
-        stage.sandbox.fault(Fault::on("v2.tariff_express", act.clone()));
-        says.in_both_forms(&stage, &tariff);
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on("v2.tariff_express", act.clone()));
+        refusal.check_both_forms(&gateway, &tariff);
     }
     // One attempt more does no harm to a price: it is made, and says so.
-    stage.sandbox.clear_faults();
-    stage.sandbox.fault(Fault::on("v2.tariff_express", Act::Close).times(1));
-    let answer = stage.ask(tariff);
-    assert_eq!((answer.status, answer.sent()), (200, "yes"));
-    assert_eq!(stage.line(answer.header("x-request-id").expect("an id"))["attempts"], 2);
-    assert!(stage.metric("retries_total", &[("account", "main")]) >= 1.0);
+    gateway.sandbox.clear_faults();
+    gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::Close).times(1));
+    let response = gateway.send(tariff);
+    assert_eq!((response.status, response.sent()), (200, "yes"));
+    assert_eq!(gateway.line(response.header("x-request-id").expect("an id"))["attempts"], 2);
+    assert!(gateway.metric("retries_total", &[("account", "main")]) >= 1.0);
 }
 
 #[test]
-fn only_if_cached_never_asks() {
-    let stage = limited().start();
-    let says = says(504, "cache.only", "not_cached");
-    let asked = get("/region/province").by("shop2");
-    says.in_both_forms(&stage, &asked.clone().header("cache-control", "only-if-cached"));
-    assert_eq!(stage.received().len(), 0);
-    stage.ask(asked.clone());
-    assert_eq!(stage.ask(asked.header("cache-control", "max-age=5, only-if-cached")).outcome(), "hit");
+fn only_if_cached_never_calls_fastrac() {
+    let gateway = limited_setup().start();
+    let refusal = refusal(504, "cache.only", "not_cached");
+    let request = get("/region/province").by("shop2");
+    refusal.check_both_forms(&gateway, &request.clone().header("cache-control", "only-if-cached"));
+    assert_eq!(gateway.received().len(), 0);
+    gateway.send(request.clone());
+    assert_eq!(gateway.send(request.header("cache-control", "max-age=5, only-if-cached")).outcome(), "hit");
 }
 
 #[test]
 fn a_failing_fastrac_opens_the_breaker() {
     let breaker = "minimum = 4, failures = 0.5, open = \"60s\", window = \"60s\"";
-    let stage = Setup { breaker, ..limited() }.start();
-    stage.sandbox.fault(Fault::on("v2.webhook_get", Act::Html(500)));
-    let mut wire = stage.wire();
-    let asked = get("/webhook/get").by("shop2");
+    let gateway = Setup { breaker, ..limited_setup() }.start();
+    gateway.sandbox.fault(Fault::on("v2.webhook_get", Act::Html(500)));
+    let mut connection = gateway.connect();
+    let request = get("/webhook/get").by("shop2");
     let mut failures = 0;
-    while wire.ask(&asked).status == 500 {
+    while connection.send(&request).status == 500 {
         failures += 1;
         assert!(failures < 20, "never opens");
     }
-    let before = stage.received().len();
-    let refused = says(503, "upstream.breaker", "breaker_open")
-        .in_both_forms(&stage, &post("/tariff/express", bodies::TARIFF).by("shop2"));
+    let before = gateway.received().len();
+    let refused = refusal(503, "upstream.breaker", "breaker_open")
+        .check_both_forms(&gateway, &post("/tariff/express", bodies::TARIFF).by("shop2"));
     let after: u64 = refused.header("retry-after").and_then(|after| after.parse().ok()).expect("seconds");
     assert!((50..=60).contains(&after), "{after}");
-    assert_eq!(stage.received().len(), before);
-    let ready = stage.admin("/readyz");
+    assert_eq!(gateway.received().len(), before);
+    let ready = gateway.admin("/readyz");
     assert!(ready.status == 200 && ready.text().contains("circuit breaker open"), "{}", ready.text());
 }
 
 #[test]
 fn a_refusal_by_fastrac_never_opens_the_breaker() {
-    let stage = Setup { breaker: "minimum = 1, failures = 0.1", ..Setup::default() }.start();
+    let gateway = Setup { breaker: "minimum = 1, failures = 0.1", ..Setup::default() }.start();
     for _ in 0..5 {
-        assert_eq!(stage.ask(post("/tariff/express", "{}").by("shop")).outcome(), "rejected");
-        assert_eq!(stage.ask(get("/region/city?province_id=9999").by("shop")).status, 404);
+        assert_eq!(gateway.send(post("/tariff/express", "{}").by("shop")).outcome(), "rejected");
+        assert_eq!(gateway.send(get("/region/city?province_id=9999").by("shop")).status, 404);
     }
-    assert_eq!(stage.ask(post("/tariff/express", bodies::TARIFF).by("shop")).status, 200);
+    assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("shop")).status, 200);
 }
 
 #[test]
@@ -604,63 +618,63 @@ fn without_a_usable_pair_nothing_is_sent() {
     let sandbox = Sandbox::start(sandbox()).expect("a sandbox");
     sandbox.revoke(crate::test_gateway::ACCESS);
     let base_url = Some(format!("http://{}", sandbox.addr()));
-    let stage = Setup { base_url, wait: false, ..limited() }.start();
+    let gateway = Setup { base_url, wait: false, ..limited_setup() }.start();
     until("the canary is refused", || sandbox.journal().iter().any(|entry| entry.status == Some(401)));
-    let asked = post("/tariff/express", bodies::TARIFF).by("shop2");
-    until("the pair is out of use", || stage.ask(asked.clone()).code() == "keys.unavailable");
-    says(503, "keys.unavailable", "no_key").in_both_forms(&stage, &asked);
-    let ready = stage.admin("/readyz");
+    let request = post("/tariff/express", bodies::TARIFF).by("shop2");
+    until("the pair is out of use", || gateway.send(request.clone()).code() == "keys.unavailable");
+    refusal(503, "keys.unavailable", "no_key").check_both_forms(&gateway, &request);
+    let ready = gateway.admin("/readyz");
     assert!(ready.status == 503 && ready.text().contains("main"), "{}", ready.text());
 }
 
 #[test]
-fn a_pair_that_fastrac_takes_back_is_told_by_502() {
-    let stage = limited().start();
-    stage.sandbox.revoke(crate::test_gateway::ACCESS);
-    let answer = stage.ask(post("/tariff/express", bodies::TARIFF).by("shop2"));
-    says(502, "keys.rejected", "key_rejected").sent("yes").by_envelope(&answer);
+fn a_revoked_pair_gives_a_502() {
+    let gateway = limited_setup().start();
+    gateway.sandbox.revoke(crate::test_gateway::ACCESS);
+    let response = gateway.send(post("/tariff/express", bodies::TARIFF).by("shop2"));
+    refusal(502, "keys.rejected", "key_rejected").sent("yes").check_envelope(&response);
 }
 
 #[test]
-fn a_401_that_is_the_requests_own_passes() {
-    let stage = Stage::new();
+fn a_401_about_the_request_itself_is_passed_on() {
+    let gateway = TestGateway::new();
     let body = r#"{"success":false,"message":"Not for this user"}"#;
-    stage.sandbox.fault(Fault::on("v2.balance_history", Act::answer(401, body)));
-    let answer = stage.ask(post("/user/balance/history", "{}").by("shop"));
-    assert_eq!((answer.status, answer.outcome(), answer.text().as_str()), (401, "rejected", body));
-    assert_eq!(answer.header("www-authenticate"), None);
+    gateway.sandbox.fault(Fault::on("v2.balance_history", Act::answer(401, body)));
+    let response = gateway.send(post("/user/balance/history", "{}").by("shop"));
+    assert_eq!((response.status, response.outcome(), response.text().as_str()), (401, "rejected", body));
+    assert_eq!(response.header("www-authenticate"), None);
 }
 
 #[test]
-fn fastracs_throttling_passes_with_the_time_to_wait() {
-    let stage = Stage::new();
-    for (given, told) in [(Some(7), "7"), (None, "1")] {
-        stage.sandbox.clear_faults();
-        stage.sandbox.fault(Fault::on("v2.tariff_express", Act::throttle(given)));
-        let answer = stage.ask(post("/tariff/express", bodies::TARIFF).by("shop"));
-        assert_eq!((answer.status, answer.outcome(), answer.sent()), (429, "throttled", "yes"));
-        assert_eq!(answer.header("retry-after"), Some(told));
-        assert_eq!(answer.text(), r#"{"success":false,"message":"Too Many Requests"}"#);
-        let proxy = answer.header("proxy-status").expect("Proxy-Status");
+fn fastracs_throttling_is_passed_on_with_retry_after() {
+    let gateway = TestGateway::new();
+    for (given, passed) in [(Some(7), "7"), (None, "1")] {
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::throttle(given)));
+        let response = gateway.send(post("/tariff/express", bodies::TARIFF).by("shop"));
+        assert_eq!((response.status, response.outcome(), response.sent()), (429, "throttled", "yes"));
+        assert_eq!(response.header("retry-after"), Some(passed));
+        assert_eq!(response.text(), r#"{"success":false,"message":"Too Many Requests"}"#);
+        let proxy = response.header("proxy-status").expect("Proxy-Status");
         assert!(proxy.ends_with("details=\"upstream.limit\""), "{proxy}");
     }
-    stage.sandbox.clear_faults();
-    stage.sandbox.fault(Fault::on("v2.tariff_express", Act::refuse(" too many REQUESTS ")));
-    let answer = stage.ask(post("/tariff/express", bodies::TARIFF).by("shop"));
-    assert_eq!((answer.status, answer.outcome(), answer.header("retry-after")), (200, "throttled", Some("1")));
+    gateway.sandbox.clear_faults();
+    gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::refuse(" too many REQUESTS ")));
+    let response = gateway.send(post("/tariff/express", bodies::TARIFF).by("shop"));
+    assert_eq!((response.status, response.outcome(), response.header("retry-after")), (200, "throttled", Some("1")));
 }
 
 #[test]
-fn a_request_id_is_kept_if_it_is_sound() {
-    let stage = Stage::new();
+fn a_request_id_is_kept_if_it_is_well_formed() {
+    let gateway = TestGateway::new();
     for (given, kept) in
         [("order-2026.01_x", true), ("short", false), ("has blank inside", false), (&"x".repeat(129), false)]
     {
-        let answer = stage.ask(get("/region/province").by("shop").header("x-request-id", given));
-        let id = answer.header("x-request-id").expect("an id").to_owned();
+        let response = gateway.send(get("/region/province").by("shop").header("x-request-id", given));
+        let id = response.header("x-request-id").expect("an id").to_owned();
         assert_eq!(id == given, kept, "{given}");
-        stage.line(&id);
+        gateway.line(&id);
     }
     let twice = get("/nothing").header("x-request-id", "first-id").header("x-request-id", "second-id");
-    assert_eq!(stage.ask(twice).header("x-request-id").expect("an id").len(), 36);
+    assert_eq!(gateway.send(twice).header("x-request-id").expect("an id").len(), 36);
 }

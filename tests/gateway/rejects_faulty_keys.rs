@@ -11,116 +11,116 @@ use fastrac_sandbox::Sandbox;
 use crate::{
     bodies,
     client::{get, post},
-    test_gateway::{ACCESS, SECRET, Setup, Stage, TWIN, digest_of, pair, twin, until, write},
+    test_gateway::{ACCESS, SECRET, Setup, TWIN, TestGateway, digest_of, pair, twin, until, write},
 };
 
 /// Another pair; it begins with the canaries.
 const SECOND: (&str, &str) = ("canary-fastrac-access-7d1c-second", "canary/fastrac+secret=93f0a2-second");
 
-fn replace(stage: &Stage, text: &str) {
-    write(&stage.folder.path().join("keys.toml"), text);
+fn replace(gateway: &TestGateway, text: &str) {
+    write(&gateway.folder.path().join("keys.toml"), text);
 }
 
-fn label(stage: &Stage) -> Option<String> {
-    let asked = stage.ask(post("/tariff/express", bodies::TARIFF).by("shop"));
-    assert_eq!((asked.status, asked.outcome()), (200, "ok"), "{}", asked.text());
-    stage.sandbox.journal().pop().and_then(|entry| entry.key).map(|label| label.to_string())
+fn label(gateway: &TestGateway) -> Option<String> {
+    let request = gateway.send(post("/tariff/express", bodies::TARIFF).by("shop"));
+    assert_eq!((request.status, request.outcome()), (200, "ok"), "{}", request.text());
+    gateway.sandbox.journal().pop().and_then(|entry| entry.key).map(|label| label.to_string())
 }
 
 #[test]
 fn a_new_pair_takes_over_without_a_failed_request() {
-    let stage = Stage::new();
-    stage.sandbox.add_key("second", SECOND.0, SECOND.1);
+    let gateway = TestGateway::new();
+    gateway.sandbox.add_key("second", SECOND.0, SECOND.1);
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let mut wire = stage.wire();
+                let mut connection = gateway.connect();
                 while !ended.load(Ordering::Relaxed) {
-                    assert_eq!(wire.ask(&post("/tariff/express", bodies::TARIFF).by("shop")).outcome(), "ok");
+                    assert_eq!(connection.send(&post("/tariff/express", bodies::TARIFF).by("shop")).outcome(), "ok");
                 }
             });
         }
-        replace(&stage, &pair(SECOND.0, SECOND.1));
-        until("it takes over", || label(&stage).as_deref() == Some("second"));
+        replace(&gateway, &pair(SECOND.0, SECOND.1));
+        until("it takes over", || label(&gateway).as_deref() == Some("second"));
         ended.store(true, Ordering::Relaxed);
     });
-    stage.sandbox.revoke(ACCESS);
-    assert_eq!(label(&stage).as_deref(), Some("second"));
-    let journal = stage.sandbox.journal();
+    gateway.sandbox.revoke(ACCESS);
+    assert_eq!(label(&gateway).as_deref(), Some("second"));
+    let journal = gateway.sandbox.journal();
     let second = journal.iter().position(|entry| entry.key.as_deref() == Some("second")).expect("used");
     assert_eq!(journal[second].target(), "/region/province", "first of all it is proven by a look-up");
     assert!(journal.iter().all(|entry| entry.key.is_some()), "never half of one and half of the other");
-    assert_eq!(stage.sandbox.counters().unauthenticated, 0);
+    assert_eq!(gateway.sandbox.counters().unauthenticated, 0);
 }
 
 #[test]
 fn a_pair_that_fastrac_refuses_never_takes_over() {
-    let stage = Stage::new();
-    replace(&stage, &pair("canary-fastrac-access-7d1c-bad", SECRET));
-    until("it is tried", || stage.sandbox.counters().unauthenticated >= 1);
-    until("it says so", || stage.admin("/readyz").text().contains("refuses the new key pair"));
-    assert_eq!(label(&stage).as_deref(), Some("gateway"));
-    replace(&stage, &pair(ACCESS, SECRET));
-    until("all is well again", || stage.admin("/readyz").json()["degraded"] == serde_json::json!([]));
+    let gateway = TestGateway::new();
+    replace(&gateway, &pair("canary-fastrac-access-7d1c-bad", SECRET));
+    until("it is tried", || gateway.sandbox.counters().unauthenticated >= 1);
+    until("it says so", || gateway.admin("/readyz").text().contains("refuses the new key pair"));
+    assert_eq!(label(&gateway).as_deref(), Some("gateway"));
+    replace(&gateway, &pair(ACCESS, SECRET));
+    until("all is well again", || gateway.admin("/readyz").json()["degraded"] == serde_json::json!([]));
 }
 
 #[test]
-fn a_faulty_file_keeps_the_old_pair_and_says_so() {
-    let stage = Stage::new();
+fn a_faulty_key_file_keeps_the_old_pair_and_is_reported() {
+    let gateway = TestGateway::new();
     let half = "[main]\naccess_key = \"canary-fastrac-access-7d1c-half\"\n";
-    let file = stage.folder.path().join("keys.toml");
+    let file = gateway.folder.path().join("keys.toml");
     for text in [half, "secret_key = canary-fastrac"] {
-        replace(&stage, text);
-        until("it says so", || stage.admin("/readyz").text().contains("the key source cannot be read"));
-        assert_eq!(label(&stage).as_deref(), Some("gateway"), "{text}");
-        replace(&stage, &pair(ACCESS, SECRET));
-        until("it is read again", || stage.admin("/readyz").json()["degraded"] == serde_json::json!([]));
+        replace(&gateway, text);
+        until("it says so", || gateway.admin("/readyz").text().contains("the key source cannot be read"));
+        assert_eq!(label(&gateway).as_deref(), Some("gateway"), "{text}");
+        replace(&gateway, &pair(ACCESS, SECRET));
+        until("it is read again", || gateway.admin("/readyz").json()["degraded"] == serde_json::json!([]));
     }
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("set");
-    until("others could read it", || stage.admin("/readyz").text().contains("the key source cannot be read"));
+    until("others could read it", || gateway.admin("/readyz").text().contains("the key source cannot be read"));
     fs::remove_file(&file).expect("gone");
-    assert_eq!(label(&stage).as_deref(), Some("gateway"));
-    assert_eq!(stage.admin("/readyz").status, 200, "hits and clear refusals are still worth having");
+    assert_eq!(label(&gateway).as_deref(), Some("gateway"));
+    assert_eq!(gateway.admin("/readyz").status, 200, "hits and clear refusals are still worth having");
 }
 
 #[test]
-fn a_pair_refused_in_use_is_replaced_at_once_by_what_the_source_holds() {
-    let stage = Stage::new();
-    stage.sandbox.add_key("second", SECOND.0, SECOND.1);
-    write(&stage.folder.path().join("keys.toml"), &pair(SECOND.0, SECOND.1));
-    stage.sandbox.revoke(ACCESS);
+fn a_pair_refused_in_use_is_replaced_at_once_from_its_source() {
+    let gateway = TestGateway::new();
+    gateway.sandbox.add_key("second", SECOND.0, SECOND.1);
+    write(&gateway.folder.path().join("keys.toml"), &pair(SECOND.0, SECOND.1));
+    gateway.sandbox.revoke(ACCESS);
     // Whether the source was read before or is read for this refusal, the caller never sees one.
     for _ in 0..5 {
-        assert_eq!(label(&stage).as_deref(), Some("second"));
+        assert_eq!(label(&gateway).as_deref(), Some("second"));
     }
 }
 
 #[test]
-fn a_key_that_fastrac_refuses_for_good_is_not_hammered_and_comes_back_alone() {
-    let stage = Stage::new();
-    let ask = || stage.ask(post("/tariff/express", bodies::TARIFF).by("shop"));
-    assert!(stage.sandbox.revoke(ACCESS));
+fn a_key_that_fastrac_keeps_refusing_is_tried_rarely_and_recovers() {
+    let gateway = TestGateway::new();
+    let send = || gateway.send(post("/tariff/express", bodies::TARIFF).by("shop"));
+    assert!(gateway.sandbox.revoke(ACCESS));
     until("it stops sending", || {
-        let answer = ask();
-        let (outcome, code) = (answer.outcome().to_owned(), answer.code());
-        assert!(["key_rejected", "no_key"].contains(&outcome.as_str()), "{}", answer.text());
-        outcome == "no_key" && (answer.status, code.as_str()) == (503, "keys.unavailable")
+        let response = send();
+        let (outcome, code) = (response.outcome().to_owned(), response.code());
+        assert!(["key_rejected", "no_key"].contains(&outcome.as_str()), "{}", response.text());
+        outcome == "no_key" && (response.status, code.as_str()) == (503, "keys.unavailable")
     });
-    let (before, began) = (stage.sandbox.counters().requests, std::time::Instant::now());
+    let (before, began) = (gateway.sandbox.counters().requests, std::time::Instant::now());
     for _ in 0..200 {
-        assert_eq!((ask().outcome(), ask().sent()), ("no_key", "no"));
+        assert_eq!((send().outcome(), send().sent()), ("no_key", "no"));
     }
-    let (asked, took) = (stage.sandbox.counters().requests - before, began.elapsed());
-    assert!(asked <= 3, "{asked} reached Fastrac");
+    let (request, took) = (gateway.sandbox.counters().requests - before, began.elapsed());
+    assert!(request <= 3, "{request} reached Fastrac");
     assert!(took < std::time::Duration::from_secs(5), "400 refusals took {took:?}");
-    stage.sandbox.add_key("gateway", ACCESS, SECRET);
-    until("a canary finds it good again", || ask().outcome() == "ok");
+    gateway.sandbox.add_key("gateway", ACCESS, SECRET);
+    until("a canary finds it good again", || send().outcome() == "ok");
 }
 
 /// systemd unpacks credentials just before it starts the program: a folder so new is believed after a moment only.
 #[test]
-fn a_start_waits_a_moment_for_a_pair_that_was_just_written() {
+fn a_start_waits_briefly_for_a_pair_that_was_just_written() {
     let fastrac = Sandbox::start(twin()).expect("a sandbox");
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("access_key"), TWIN.0).expect("written");
@@ -133,7 +133,7 @@ fn a_start_waits_a_moment_for_a_pair_that_was_just_written() {
         folder.path(),
         digest_of("depot")
     );
-    let stage = Setup { more: more.leak(), wait: false, ..Setup::default() }.start();
-    let answer = stage.ask(get("/region/province").by("depot"));
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    let gateway = Setup { more: more.leak(), wait: false, ..Setup::default() }.start();
+    let response = gateway.send(get("/region/province").by("depot"));
+    assert_eq!(response.status, 200, "{}", response.text());
 }

@@ -15,19 +15,19 @@ use fastrac_sandbox::{Act, Fault};
 use crate::{
     bodies,
     client::{get, post},
-    test_gateway::{Setup, Stage, until, write},
+    test_gateway::{Setup, TestGateway, until, write},
 };
 
 /// The budget of most stages here.
 const BUDGET: &str = "per_second = 100000, burst = 100000, per_day = 10000000, in_flight = 512";
 
-fn configuration(stage: &Stage) -> std::path::PathBuf {
-    stage.folder.path().join("gateway.toml")
+fn configuration(gateway: &TestGateway) -> std::path::PathBuf {
+    gateway.folder.path().join("gateway.toml")
 }
 
 /// The outcome of one that Fastrac is always asked.
-fn quote(stage: &Stage, by: &str) -> String {
-    stage.ask(post("/tariff/express", bodies::TARIFF).by(by)).outcome().to_owned()
+fn quote(gateway: &TestGateway, by: &str) -> String {
+    gateway.send(post("/tariff/express", bodies::TARIFF).by(by)).outcome().to_owned()
 }
 
 fn failing() -> Fault {
@@ -35,103 +35,103 @@ fn failing() -> Fault {
 }
 
 #[test]
-fn the_days_count_stays_when_a_quota_changes() {
+fn a_changed_quota_keeps_the_count_of_the_day() {
     let services = &[("shelf", "quota = { per_day = 10 }")];
-    let mut stage = Setup { services, ..Setup::default() }.start();
+    let mut gateway = Setup { services, ..Setup::default() }.start();
     for _ in 0..4 {
-        assert_eq!(quote(&stage, "shelf"), "ok");
+        assert_eq!(quote(&gateway, "shelf"), "ok");
     }
-    stage.reload("quota = { per_day = 10 }", "quota = { per_day = 5 }");
-    assert_eq!((quote(&stage, "shelf"), quote(&stage, "shelf")), ("ok".to_owned(), "over_quota".to_owned()));
-    stage.reload("quota = { per_day = 5 }", "quota = { per_day = 6 }");
-    assert_eq!((quote(&stage, "shelf"), quote(&stage, "shelf")), ("ok".to_owned(), "over_quota".to_owned()));
+    gateway.reload("quota = { per_day = 10 }", "quota = { per_day = 5 }");
+    assert_eq!((quote(&gateway, "shelf"), quote(&gateway, "shelf")), ("ok".to_owned(), "over_quota".to_owned()));
+    gateway.reload("quota = { per_day = 5 }", "quota = { per_day = 6 }");
+    assert_eq!((quote(&gateway, "shelf"), quote(&gateway, "shelf")), ("ok".to_owned(), "over_quota".to_owned()));
 }
 
 #[test]
-fn the_accounts_day_stays_when_its_budget_changes() {
-    let mut stage = Setup { budget: "per_second = 1000, per_day = 10", ..Setup::default() }.start();
+fn a_changed_budget_keeps_the_count_of_the_day() {
+    let mut gateway = Setup { budget: "per_second = 1000, per_day = 10", ..Setup::default() }.start();
     // The canary was one.
     for _ in 0..4 {
-        assert_eq!(quote(&stage, "shop"), "ok");
+        assert_eq!(quote(&gateway, "shop"), "ok");
     }
-    stage.reload("per_day = 10", "per_day = 6");
-    assert_eq!((quote(&stage, "shop"), quote(&stage, "shop")), ("ok".to_owned(), "over_budget".to_owned()));
-    stage.reload("per_day = 6", "per_day = 7");
-    assert_eq!((quote(&stage, "shop"), quote(&stage, "shop")), ("ok".to_owned(), "over_budget".to_owned()));
+    gateway.reload("per_day = 10", "per_day = 6");
+    assert_eq!((quote(&gateway, "shop"), quote(&gateway, "shop")), ("ok".to_owned(), "over_budget".to_owned()));
+    gateway.reload("per_day = 6", "per_day = 7");
+    assert_eq!((quote(&gateway, "shop"), quote(&gateway, "shop")), ("ok".to_owned(), "over_budget".to_owned()));
 }
 
 #[test]
-fn a_changed_rate_hands_out_no_second_burst() {
-    let mut stage = Setup { budget: "per_second = 1, burst = 20, max_wait = \"0s\"", ..Setup::default() }.start();
-    while quote(&stage, "shop") == "ok" {}
-    stage.reload("burst = 20", "burst = 21");
-    let sent = (0..10).filter(|_| quote(&stage, "shop") == "ok").count();
+fn a_changed_rate_grants_no_second_burst() {
+    let mut gateway = Setup { budget: "per_second = 1, burst = 20, max_wait = \"0s\"", ..Setup::default() }.start();
+    while quote(&gateway, "shop") == "ok" {}
+    gateway.reload("burst = 20", "burst = 21");
+    let sent = (0..10).filter(|_| quote(&gateway, "shop") == "ok").count();
     assert!(sent <= 3, "{sent} were sent out of a new burst");
 }
 
 #[test]
-fn an_open_breaker_stays_open_under_new_rules() {
+fn an_open_breaker_stays_open_when_its_settings_change() {
     let breaker = "minimum = 5, failures = 0.5, open = \"30m\"";
-    let mut stage = Setup { breaker, ..Setup::default() }.start();
-    stage.sandbox.fault(failing());
-    until("it opens", || quote(&stage, "shop") == "breaker_open");
-    stage.sandbox.clear_faults();
+    let mut gateway = Setup { breaker, ..Setup::default() }.start();
+    gateway.sandbox.fault(failing());
+    until("it opens", || quote(&gateway, "shop") == "breaker_open");
+    gateway.sandbox.clear_faults();
     for (from, to) in [("minimum = 5", "minimum = 6"), ("open = \"30m\"", "open = \"40m\"")] {
-        stage.reload(from, to);
-        assert_eq!(quote(&stage, "shop"), "breaker_open", "{to}");
+        gateway.reload(from, to);
+        assert_eq!(quote(&gateway, "shop"), "breaker_open", "{to}");
     }
 }
 
 #[test]
 fn failures_before_a_reload_count_after_it() {
     let breaker = "minimum = 100, failures = 0.5, open = \"30m\"";
-    let mut stage = Setup { breaker, ..Setup::default() }.start();
-    stage.sandbox.fault(failing());
+    let mut gateway = Setup { breaker, ..Setup::default() }.start();
+    gateway.sandbox.fault(failing());
     // Each is tried twice at most.
     for _ in 0..5 {
-        assert_eq!(quote(&stage, "shop"), "upstream_error");
+        assert_eq!(quote(&gateway, "shop"), "upstream_error");
     }
-    stage.reload("minimum = 100", "minimum = 6");
-    quote(&stage, "shop");
-    assert_eq!(quote(&stage, "shop"), "breaker_open");
+    gateway.reload("minimum = 100", "minimum = 6");
+    quote(&gateway, "shop");
+    assert_eq!(quote(&gateway, "shop"), "breaker_open");
 }
 
 #[test]
-fn a_faulty_file_changes_no_limit_of_what_lives() {
-    let mut stage = Setup { budget: "per_second = 1000, per_day = 10", ..Setup::default() }.start();
-    let good = fs::read_to_string(configuration(&stage)).expect("read");
+fn a_faulty_configuration_changes_no_limit() {
+    let mut gateway = Setup { budget: "per_second = 1000, per_day = 10", ..Setup::default() }.start();
+    let good = fs::read_to_string(configuration(&gateway)).expect("read");
     // Good to read, but its second account's authorities can't be had.
     let more = "[accounts.other]\nbase_url = \"https://127.0.0.1:1\"\nca = \"gateway.toml\"\n\
                 keys = { source = \"file\", path = \"keys.toml\" }\n";
-    write(&configuration(&stage), &format!("{}{more}", good.replace("per_day = 10", "per_day = 2")));
-    assert!(stage.app().gateway.reload().is_err());
+    write(&configuration(&gateway), &format!("{}{more}", good.replace("per_day = 10", "per_day = 2")));
+    assert!(gateway.app().gateway.reload().is_err());
     for _ in 0..5 {
-        assert_eq!(quote(&stage, "shop"), "ok");
+        assert_eq!(quote(&gateway, "shop"), "ok");
     }
-    stage.reload("per_day = 10", "per_day = 11");
-    assert_eq!(quote(&stage, "shop"), "ok");
+    gateway.reload("per_day = 10", "per_day = 11");
+    assert_eq!(quote(&gateway, "shop"), "ok");
 }
 
 #[test]
-fn a_changed_file_is_read_without_being_told_to_and_a_faulty_one_is_told_once() {
-    let stage = Stage::new();
-    let file = configuration(&stage);
+fn a_changed_file_is_loaded_by_itself_and_a_faulty_one_is_logged_once() {
+    let gateway = TestGateway::new();
+    let file = configuration(&gateway);
     let good = fs::read_to_string(&file).expect("read");
     let others = good.replace("allow = [\"lookup\"]", "allow = [\"lookup\", \"quote\"]");
-    assert_eq!(quote(&stage, "clerk"), "forbidden");
+    assert_eq!(quote(&gateway, "clerk"), "forbidden");
     write(&file, &others);
-    until("the new rules hold", || quote(&stage, "clerk") == "ok");
-    let since = stage.app().gateway.in_force.load().since;
+    until("the new rules hold", || quote(&gateway, "clerk") == "ok");
+    let since = gateway.app().gateway.in_force.load().since;
     write(&file, &format!("{others}\nbogus_key_of_a_test = 1\n"));
-    until("it says so", || stage.admin("/readyz").text().contains("the last reload failed"));
+    until("it says so", || gateway.admin("/readyz").text().contains("the last reload failed"));
     // In place, as an editor does.
     fs::write(&file, &good).expect("written");
-    until("the old rules hold", || quote(&stage, "clerk") == "forbidden");
-    assert!(!stage.admin("/readyz").text().contains("the last reload failed"));
-    assert!(stage.app().gateway.in_force.load().since > since);
-    let said = String::from_utf8_lossy(&crate::test_gateway::LOG.lock().expect("whole")).into_owned();
-    let told = said.lines().filter(|line| line.contains("bogus_key_of_a_test")).count();
-    assert_eq!(told, 1, "lines about the fault");
+    until("the old rules hold", || quote(&gateway, "clerk") == "forbidden");
+    assert!(!gateway.admin("/readyz").text().contains("the last reload failed"));
+    assert!(gateway.app().gateway.in_force.load().since > since);
+    let log = String::from_utf8_lossy(&crate::test_gateway::LOG.lock().expect("whole")).into_owned();
+    let fault_lines = log.lines().filter(|line| line.contains("bogus_key_of_a_test")).count();
+    assert_eq!(fault_lines, 1, "lines about the fault");
 }
 
 /// Reloads under load, at an even pace: no request fails, and what lives goes on.
@@ -143,21 +143,21 @@ fn reload_under_load(times: usize, within: Duration) -> (u64, Duration) {
                                 allow = [\"lookup\", \"quote\"]",
     )];
     let log = "exchanges = \"none\"";
-    let mut stage = Setup { services, log, budget: BUDGET, ..Setup::default() }.start();
+    let mut gateway = Setup { services, log, budget: BUDGET, ..Setup::default() }.start();
     let province = || get("/region/province").by("shelf");
-    assert_eq!(stage.ask(province()).outcome(), "ok");
-    let data = stage.data;
+    assert_eq!(gateway.send(province()).outcome(), "ok");
+    let data = gateway.data;
     let (ended, quotes, hits) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let took = std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
-                let mut wire = crate::client::Wire::open(data);
+                let mut connection = crate::client::Connection::open(data);
                 while !ended.load(Ordering::Relaxed) {
-                    let answer = wire.ask(&post("/item/multi-items", bodies::MULTI_ITEMS).by("shelf"));
-                    assert_eq!((answer.status, answer.outcome()), (200, "ok"), "{}", answer.text());
+                    let response = connection.send(&post("/item/multi-items", bodies::MULTI_ITEMS).by("shelf"));
+                    assert_eq!((response.status, response.outcome()), (200, "ok"), "{}", response.text());
                     quotes.fetch_add(1, Ordering::Relaxed);
                     // Found in the cache, always.
-                    assert_eq!(wire.ask(&province()).outcome(), "hit");
+                    assert_eq!(connection.send(&province()).outcome(), "hit");
                     hits.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -174,9 +174,9 @@ fn reload_under_load(times: usize, within: Duration) -> (u64, Duration) {
             ];
             let [first, rest @ ..] = all;
             for change in rest {
-                stage.rewrite(change[from], change[to]);
+                gateway.rewrite(change[from], change[to]);
             }
-            stage.reload(first[from], first[to]);
+            gateway.reload(first[from], first[to]);
             let due = within.mul_f64((n + 1) as f64 / times as f64);
             std::thread::sleep(due.saturating_sub(began.elapsed()));
         }
@@ -185,27 +185,27 @@ fn reload_under_load(times: usize, within: Duration) -> (u64, Duration) {
         took
     });
     let (quotes, hits) = (quotes.into_inner(), hits.into_inner());
-    let gateway = &stage.app().gateway;
-    let snapshot = gateway.current.load();
+    let running = &gateway.app().gateway;
+    let snapshot = running.current.load();
     let service = snapshot.catalog.services.iter().position(|service| service.config.name == "shelf").expect("there");
     assert_eq!(snapshot.quotas[service].used_today(), quotes + 1, "of the service's day");
     // The canary, the one look-up, the quotes.
     let usage = snapshot.accounts[0].budget.usage();
     assert_eq!((usage.used_today, usage.in_flight.left, usage.waiting), (quotes + 2, usage.in_flight.limit, 0));
-    assert_eq!(stage.sandbox.counters().requests, quotes + 2);
-    assert_eq!(stage.metric("requests_total", &[("service", "shelf"), ("outcome", "hit")]), hits as f64);
-    assert_eq!(stage.metric("requests_total", &[]), (quotes + hits + 1) as f64, "counted");
+    assert_eq!(gateway.sandbox.counters().requests, quotes + 2);
+    assert_eq!(gateway.metric("requests_total", &[("service", "shelf"), ("outcome", "hit")]), hits as f64);
+    assert_eq!(gateway.metric("requests_total", &[]), (quotes + hits + 1) as f64, "counted");
     (quotes + hits, took)
 }
 
 #[test]
-fn sixty_reloads_under_load_fail_nobody_and_forget_nothing() {
+fn sixty_reloads_under_load_fail_no_request_and_lose_no_state() {
     reload_under_load(60, Duration::from_secs(3));
 }
 
 #[test]
 #[ignore = "takes a minute"]
-fn a_thousand_reloads_in_a_minute_fail_nobody_and_forget_nothing() {
+fn a_thousand_reloads_in_a_minute_fail_no_request_and_lose_no_state() {
     let (requests, took) = reload_under_load(1_000, Duration::from_secs(55));
     println!("1,000 reloads in {:.1} s, {requests} requests, 0 failures", took.as_secs_f64());
     assert!(took <= Duration::from_secs(60), "{took:?}");

@@ -17,40 +17,41 @@ use rustls::{ClientConfig, version};
 
 use crate::{
     authority::{Authority, Pair},
-    client::{Wire, get},
-    h2::{Connection, run},
+    client::{Connection, get},
+    h2::{Http2Connection, run},
     refuses_clearly::before_a_request,
-    test_gateway::{LOG, Setup, Stage, until, write},
+    test_gateway::{LOG, Setup, TestGateway, until, write},
 };
 
 const LISTEN: &str = "tls = { cert = \"door.crt\", key = \"door.key\" }\n\
                       admin_tls = { cert = \"door.crt\", key = \"door.key\" }";
 
-fn stage(pair: &Pair, limits: &'static str) -> Stage {
+fn gateway(pair: &Pair, limits: &'static str) -> TestGateway {
     let files = vec![("door.crt", pair.cert.clone()), ("door.key", pair.key.clone())];
     Setup { listen: LISTEN, limits, files, ..Setup::default() }.start()
 }
 
-fn put(folder: &Path, pair: &Pair) {
+fn install(folder: &Path, pair: &Pair) {
     write(&folder.join("door.crt"), &pair.cert);
     write(&folder.join("door.key"), &pair.key);
 }
 
 /// A page of the admin port, over TLS.
-fn admin(stage: &Stage, page: &str, authority: &Authority) -> crate::client::Answer {
-    let (mut wire, _) = Wire::over_tls(stage.app().admin, &authority.trusting(None, &[])).expect("a handshake");
-    wire.ask(&get(page).header("host", "localhost"))
+fn admin(gateway: &TestGateway, page: &str, authority: &Authority) -> crate::client::Response {
+    let (mut connection, _) =
+        Connection::over_tls(gateway.app().admin, &authority.trusting(None, &[])).expect("a handshake");
+    connection.send(&get(page).header("host", "localhost"))
 }
 
 #[test]
-fn a_thousand_handshakes_during_twenty_swaps_and_none_fails() {
+fn a_thousand_handshakes_during_twenty_replacements_all_succeed() {
     const HANDSHAKES: usize = 1_000;
     const SWAPS: usize = 20;
     let authority = Authority::new();
     let pairs: Vec<Pair> = (0..=SWAPS).map(|n| authority.server(2030 + n as i32)).collect();
-    let stage = stage(&pairs[0], "");
+    let gateway = gateway(&pairs[0], "");
     let client = authority.trusting(None, &[]);
-    let (mut kept, first) = Wire::over_tls(stage.data, &client).expect("a handshake");
+    let (mut kept, first) = Connection::over_tls(gateway.data, &client).expect("a handshake");
     assert_eq!(first, pairs[0].der().to_vec());
     let (done, seen) = (AtomicUsize::new(0), std::sync::Mutex::new(BTreeSet::from([first])));
     let swapped = AtomicBool::new(false);
@@ -59,20 +60,20 @@ fn a_thousand_handshakes_during_twenty_swaps_and_none_fails() {
             scope.spawn(|| {
                 while done.fetch_add(1, Ordering::Relaxed) < HANDSHAKES || !swapped.load(Ordering::Relaxed) {
                     // A client of its own: no session is resumed.
-                    let (mut wire, leaf) =
-                        Wire::over_tls(stage.data, &authority.trusting(None, &[])).expect("a handshake");
-                    assert_eq!(wire.ask(&get("/region/province").by("shop")).status, 200);
+                    let (mut connection, leaf) =
+                        Connection::over_tls(gateway.data, &authority.trusting(None, &[])).expect("a handshake");
+                    assert_eq!(connection.send(&get("/region/province").by("shop")).status, 200);
                     seen.lock().expect("whole").insert(leaf);
                 }
             });
         }
         for (n, pair) in pairs.iter().enumerate().skip(1) {
-            put(stage.folder.path(), pair);
+            install(gateway.folder.path(), pair);
             // Some by themselves, some because somebody asks.
             if n % 5 != 0 {
-                stage.app().gateway.reload().expect("reloaded");
+                gateway.app().gateway.reload().expect("reloaded");
             }
-            let doors = &stage.app().gateway.live.doors;
+            let doors = &gateway.app().gateway.live.doors;
             let year = (2030 + n).to_string();
             until("it is shown", || {
                 doors.each().all(|(_, door)| door.ends().expect("an end").to_string().starts_with(&year))
@@ -87,139 +88,142 @@ fn a_thousand_handshakes_during_twenty_swaps_and_none_fails() {
     let made: BTreeSet<Vec<u8>> = pairs.iter().map(|pair| pair.der().to_vec()).collect();
     assert!(seen == made, "each was shown, and no other: {} of {}", seen.intersection(&made).count(), made.len());
     // What was opened under the first is served under the last.
-    assert_eq!(kept.ask(&get("/region/province").by("shop")).status, 200);
-    assert_eq!(stage.metric("tls_handshakes_total", &[("result", "failed")]), 0.0);
+    assert_eq!(kept.send(&get("/region/province").by("shop")).status, 200);
+    assert_eq!(gateway.metric("tls_handshakes_total", &[("result", "failed")]), 0.0);
 }
 
 #[test]
-fn a_faulty_file_keeps_the_old_certificate_and_is_seen_everywhere() {
+fn a_faulty_file_keeps_the_old_certificate_and_is_reported_everywhere() {
     let authority = Authority::new();
     let (old, new) = (authority.server(2040), authority.server(2041));
-    let stage = stage(&old, "");
+    let gateway = gateway(&old, "");
     let told = "listen.tls.key: ";
-    let seen = |page: &str| admin(&stage, page, &authority).text();
+    let seen = |page: &str| admin(&gateway, page, &authority).text();
     assert!(seen("/metrics").contains("certificate_expiry_timestamp_seconds{listener=\"data\"} 2214864000\n"));
     assert!(seen("/metrics").contains("config_last_reload_successful 1\n"));
-    write(&stage.folder.path().join("door.crt"), &new.cert);
+    write(&gateway.folder.path().join("door.crt"), &new.cert);
     until("it is told", || seen("/readyz").contains("data listener: the new certificate cannot be used"));
     assert!(seen("/readyz").contains("\"ready\":true"));
     assert!(seen("/metrics").contains("config_last_reload_successful 0\n"));
-    let status = admin(&stage, "/status", &authority).json();
+    let status = admin(&gateway, "/status", &authority).json();
     let fault = status["certificates"]["data"]["fault"].as_str().expect("a fault").to_owned();
     assert!(fault.starts_with(told) && fault.contains("put the two that were issued together in place"), "{fault}");
     assert_eq!(status["certificates"]["data"]["ends_at"], "2040-03-09T00:00:00.000Z");
     // The reload says so too, and changes nothing.
-    assert!(stage.app().gateway.reload().expect_err("faulty").to_string().contains(told));
-    let (_, leaf) = Wire::over_tls(stage.data, &authority.trusting(None, &[])).expect("a handshake");
+    assert!(gateway.app().gateway.reload().expect_err("faulty").to_string().contains(told));
+    let (_, leaf) = Connection::over_tls(gateway.data, &authority.trusting(None, &[])).expect("a handshake");
     assert_eq!(leaf, old.der().to_vec());
     let log = String::from_utf8(LOG.lock().expect("whole").clone()).expect("text");
-    let folder = stage.folder.path().display().to_string();
+    let folder = gateway.folder.path().display().to_string();
     let lines = |text: &str| log.lines().filter(|line| line.contains(text) && line.contains(&folder)).count();
     // Once for each listener, and once for the reload.
     assert_eq!(lines("the certificate from before is still shown"), 2, "{log}");
     // And it mends by itself.
-    write(&stage.folder.path().join("door.key"), &new.key);
+    write(&gateway.folder.path().join("door.key"), &new.key);
     until("it is shown", || {
         seen("/metrics").contains("certificate_expiry_timestamp_seconds{listener=\"data\"} 2246400000")
     });
     assert!(!seen("/readyz").contains("listener"));
-    stage.app().gateway.reload().expect("reloaded");
+    gateway.app().gateway.reload().expect("reloaded");
     assert!(seen("/metrics").contains("config_last_reload_successful 1\n"));
 }
 
 #[test]
-fn both_versions_of_tls_are_spoken_and_http_is_agreed_on() {
+fn tls_1_2_and_1_3_work_and_alpn_selects_the_http_version() {
     let authority = Authority::new();
-    let stage = stage(&authority.server(2040), "");
+    let gateway = gateway(&authority.server(2040), "");
     for version in [&version::TLS12, &version::TLS13] {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(rustls::pki_types::pem::PemObject::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
         let client = ClientConfig::builder_with_protocol_versions(&[version]).with_root_certificates(roots);
-        let (mut wire, _) = Wire::over_tls(stage.data, &Arc::new(client.with_no_client_auth())).expect("a handshake");
-        assert_eq!(wire.ask(&get("/region/province").by("shop")).status, 200);
+        let (mut connection, _) =
+            Connection::over_tls(gateway.data, &Arc::new(client.with_no_client_auth())).expect("a handshake");
+        assert_eq!(connection.send(&get("/region/province").by("shop")).status, 200);
     }
     run(async {
-        let open = Connection::over_tls(stage.data, authority.trusting(None, &[b"h2"])).await;
-        assert_eq!(open.ask(get("/region/province").by("shop")).await.expect("joined").expect("an answer").0, 200);
+        let open = Http2Connection::over_tls(gateway.data, authority.trusting(None, &[b"h2"])).await;
+        assert_eq!(open.send(get("/region/province").by("shop")).await.expect("joined").expect("an answer").0, 200);
     });
     // A client that speaks neither is refused in the handshake, and counted.
-    assert!(Wire::over_tls(stage.data, &authority.trusting(None, &[b"ftp"])).is_err());
-    until("it is counted", || stage.metric("tls_handshakes_total", &[("result", "failed")]) == 1.0);
-    assert_eq!(stage.metric("tls_handshakes_total", &[("listener", "data"), ("result", "ok")]), 3.0);
+    assert!(Connection::over_tls(gateway.data, &authority.trusting(None, &[b"ftp"])).is_err());
+    until("it is counted", || gateway.metric("tls_handshakes_total", &[("result", "failed")]) == 1.0);
+    assert_eq!(gateway.metric("tls_handshakes_total", &[("listener", "data"), ("result", "ok")]), 3.0);
 }
 
 /// What comes back when these bytes are all that a client says.
-fn said(stage: &Stage, bytes: &[u8]) -> (Vec<u8>, Duration) {
+fn exchange_bytes(gateway: &TestGateway, bytes: &[u8]) -> (Vec<u8>, Duration) {
     let began = Instant::now();
-    let mut socket = TcpStream::connect(stage.data).expect("connected");
+    let mut socket = TcpStream::connect(gateway.data).expect("connected");
     socket.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
     socket.write_all(bytes).expect("sent");
-    let mut said = Vec::new();
-    let _ = socket.read_to_end(&mut said);
-    (said, began.elapsed())
+    let mut exchange_bytes = Vec::new();
+    let _ = socket.read_to_end(&mut exchange_bytes);
+    (exchange_bytes, began.elapsed())
 }
 
 #[test]
-fn whoever_comes_without_tls_is_told_and_whoever_comes_slowly_is_cut() {
+fn cleartext_is_refused_and_slow_handshakes_time_out() {
     let authority = Authority::new();
-    let stage = stage(&authority.server(2040), "header_read = \"300ms\"\nidle = \"600ms\"");
-    let mut cleartext = stage.wire();
-    cleartext.send(&get("/region/province").bytes());
-    let answer = cleartext.answer("GET").expect("an answer");
-    assert_eq!((answer.status, answer.outcome(), answer.sent()), (400, "bad_request", "no"));
-    assert!(answer.code() == "request.malformed" && answer.text().contains("https://"), "{}", answer.text());
-    before_a_request(&answer);
+    let gateway = gateway(&authority.server(2040), "header_read = \"300ms\"\nidle = \"600ms\"");
+    let mut cleartext = gateway.connect();
+    cleartext.write(&get("/region/province").bytes());
+    let response = cleartext.read_response("GET").expect("an answer");
+    assert_eq!((response.status, response.outcome(), response.sent()), (400, "bad_request", "no"));
+    assert!(response.code() == "request.malformed" && response.text().contains("https://"), "{}", response.text());
+    before_a_request(&response);
     assert!(cleartext.ends());
     drop(cleartext);
-    until("it is counted", || stage.metric("tls_handshakes_total", &[("result", "cleartext")]) == 1.0);
-    until("and as a request", || stage.metric("requests_total", &[("outcome", "bad_request")]) == 1.0);
+    until("it is counted", || gateway.metric("tls_handshakes_total", &[("result", "cleartext")]) == 1.0);
+    until("and as a request", || gateway.metric("requests_total", &[("outcome", "bad_request")]) == 1.0);
     // Garbage, and a record that is none: an alert at most.
     for bytes in [&b"\x80\x2e\x01\x00\x02"[..], b"\x16\x03\x01\x00\x05hello", b"\0\0\0\0"] {
-        let (answer, _) = said(&stage, bytes);
-        assert!(answer.len() < 10 && !answer.starts_with(b"HTTP"), "{answer:?}");
+        let (response, _) = exchange_bytes(&gateway, bytes);
+        assert!(response.len() < 10 && !response.starts_with(b"HTTP"), "{response:?}");
     }
     // Half a hello has the time of a head; silence that of an idle connection.
-    let (answer, took) = said(&stage, b"\x16\x03\x01\x01\x00\x01");
-    assert!(answer.is_empty() && (250..3000).contains(&took.as_millis()), "{answer:?} {took:?}");
-    let (answer, took) = said(&stage, b"");
-    assert!(answer.is_empty() && (550..3000).contains(&took.as_millis()), "{answer:?} {took:?}");
-    assert_eq!(stage.metric("tls_handshakes_total", &[("result", "timeout")]), 1.0);
-    until("nobody is left", || stage.metric("client_connections", &[]) == 0.0);
-    assert_eq!(stage.received().len(), 0);
+    let (response, took) = exchange_bytes(&gateway, b"\x16\x03\x01\x01\x00\x01");
+    assert!(response.is_empty() && (250..3000).contains(&took.as_millis()), "{response:?} {took:?}");
+    let (response, took) = exchange_bytes(&gateway, b"");
+    assert!(response.is_empty() && (550..3000).contains(&took.as_millis()), "{response:?} {took:?}");
+    assert_eq!(gateway.metric("tls_handshakes_total", &[("result", "timeout")]), 1.0);
+    until("nobody is left", || gateway.metric("client_connections", &[]) == 0.0);
+    assert_eq!(gateway.received().len(), 0);
 }
 
 #[test]
-fn handshakes_take_a_place_among_the_connections() {
+fn handshakes_count_towards_the_connection_limit() {
     let authority = Authority::new();
-    let stage = stage(&authority.server(2040), "connections = 2");
-    let silent: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(stage.data).expect("connected")).collect();
-    until("both have a place", || stage.metric("client_connections", &[]) == 2.0);
-    assert!(Wire::over_tls(stage.data, &authority.trusting(None, &[])).is_err());
+    let gateway = gateway(&authority.server(2040), "connections = 2");
+    let silent: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(gateway.data).expect("connected")).collect();
+    until("both have a place", || gateway.metric("client_connections", &[]) == 2.0);
+    assert!(Connection::over_tls(gateway.data, &authority.trusting(None, &[])).is_err());
     drop(silent);
-    until("there is a place", || Wire::over_tls(stage.data, &authority.trusting(None, &[])).is_ok());
+    until("there is a place", || Connection::over_tls(gateway.data, &authority.trusting(None, &[])).is_ok());
 }
 
 #[test]
-fn tls_on_the_plain_port_is_refused() {
-    let stage = Stage::new();
-    assert!(Wire::over_tls(stage.data, &Authority::new().trusting(None, &[])).is_err());
-    until("it is counted", || stage.metric("requests_total", &[("outcome", "bad_request")]) == 1.0);
-    assert_eq!(stage.received().len(), 0);
-    until("nobody is left", || stage.metric("client_connections", &[]) == 0.0);
+fn tls_on_a_cleartext_port_is_refused() {
+    let gateway = TestGateway::new();
+    assert!(Connection::over_tls(gateway.data, &Authority::new().trusting(None, &[])).is_err());
+    until("it is counted", || gateway.metric("requests_total", &[("outcome", "bad_request")]) == 1.0);
+    assert_eq!(gateway.received().len(), 0);
+    until("nobody is left", || gateway.metric("client_connections", &[]) == 0.0);
 }
 
 #[test]
-fn a_reload_takes_other_files_and_leaves_tls_as_it_is() {
+fn a_reload_switches_files_and_never_turns_tls_off() {
     let authority = Authority::new();
     let (old, new) = (authority.server(2040), authority.server(2041));
-    let mut stage = stage(&old, "");
-    write(&stage.folder.path().join("new.crt"), &new.cert);
-    write(&stage.folder.path().join("new.key"), &new.key);
-    stage.reload("\"door.crt\", key = \"door.key\"", "\"new.crt\", key = \"new.key\"");
-    let shown = |stage: &Stage| Wire::over_tls(stage.data, &authority.trusting(None, &[])).expect("a handshake").1;
-    assert_eq!(shown(&stage), new.der().to_vec());
+    let mut gateway = gateway(&old, "");
+    write(&gateway.folder.path().join("new.crt"), &new.cert);
+    write(&gateway.folder.path().join("new.key"), &new.key);
+    gateway.reload("\"door.crt\", key = \"door.key\"", "\"new.crt\", key = \"new.key\"");
+    let shown = |gateway: &TestGateway| {
+        Connection::over_tls(gateway.data, &authority.trusting(None, &[])).expect("a handshake").1
+    };
+    assert_eq!(shown(&gateway), new.der().to_vec());
     // The files of before are nobody's business any more.
-    fs::remove_file(stage.folder.path().join("door.crt")).expect("removed");
-    stage.reload("workers = 2\ntls = { cert = \"new.crt\", key = \"new.key\" }", "workers = 2");
-    assert_eq!(shown(&stage), new.der().to_vec());
+    fs::remove_file(gateway.folder.path().join("door.crt")).expect("removed");
+    gateway.reload("workers = 2\ntls = { cert = \"new.crt\", key = \"new.key\" }", "workers = 2");
+    assert_eq!(shown(&gateway), new.der().to_vec());
 }

@@ -29,7 +29,7 @@ use fastrac_sandbox::{JournalBounds, Options};
 use crate::{
     bodies,
     client::{Request, find, get, post},
-    test_gateway::{ACCESS, SECRET, Setup, Stage, pair, sandbox, until, write},
+    test_gateway::{ACCESS, SECRET, Setup, TestGateway, pair, sandbox, until, write},
 };
 
 const CONNECTIONS: usize = 64;
@@ -38,7 +38,7 @@ const RECOVERY: Duration = Duration::from_millis(250);
 
 /// What the callers saw.
 #[derive(Default)]
-struct Seen {
+struct Load {
     ended: AtomicBool,
     served: AtomicU64,
     orders: AtomicU64,
@@ -50,7 +50,7 @@ struct Seen {
     slowest: AtomicU64,
 }
 
-impl Seen {
+impl Load {
     fn slowest(&self) -> Duration {
         Duration::from_micros(self.slowest.swap(0, Ordering::Relaxed))
     }
@@ -67,9 +67,9 @@ impl Seen {
                 return;
             }
             let (rotation, began) = (self.rotation.load(Ordering::SeqCst), Instant::now());
-            let answer = ask(&mut stream, request, &mut buffer);
+            let response = exchange(&mut stream, request, &mut buffer);
             self.slowest.fetch_max(began.elapsed().as_micros() as u64, Ordering::Relaxed);
-            if let Err(why) = answer {
+            if let Err(why) = response {
                 self.failures.lock().expect("whole").push(why);
                 return;
             }
@@ -79,23 +79,23 @@ impl Seen {
     }
 
     /// Waits until every connection has an answer to a request that it sent from now on.
-    fn round(&self) {
+    fn wait_for_round(&self) {
         let now = self.rotation.fetch_add(1, Ordering::SeqCst) + 1;
         let all = || self.answered.iter().all(|last| last.load(Ordering::SeqCst) >= now);
         until("every connection gets an answer", || all() || failed(self));
     }
 
     /// One caller that places orders, each its own.
-    fn order(&self, stage: &Stage) {
-        let mut wire = stage.wire();
+    fn order(&self, gateway: &TestGateway) {
+        let mut connection = gateway.connect();
         for number in 0.. {
             if self.ended.load(Ordering::Relaxed) {
                 return;
             }
             let rotation = self.rotation.load(Ordering::SeqCst);
-            let answer = wire.ask(&post("/order/express", &bodies::order(number)).by("shop"));
-            if answer.outcome() != "ok" {
-                self.failures.lock().expect("whole").push(answer.text());
+            let response = connection.send(&post("/order/express", &bodies::order(number)).by("shop"));
+            if response.outcome() != "ok" {
+                self.failures.lock().expect("whole").push(response.text());
                 return;
             }
             self.orders.fetch_add(1, Ordering::Relaxed);
@@ -106,36 +106,36 @@ impl Seen {
 }
 
 /// Leaner than the stage's own client: sends, reads one answer, and checks that it is good and that no key is in it.
-fn ask(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> Result<(), String> {
-    let said = |buffer: &[u8]| String::from_utf8_lossy(buffer).into_owned();
+fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> Result<(), String> {
+    let text = |buffer: &[u8]| String::from_utf8_lossy(buffer).into_owned();
     stream.write_all(request).map_err(|error| error.to_string())?;
     buffer.clear();
     let (mut end, mut piece) = (None, [0; 8192]);
     while end.is_none_or(|end| buffer.len() < end) {
-        let read = stream.read(&mut piece).map_err(|error| format!("{error} after {}", said(buffer)))?;
+        let read = stream.read(&mut piece).map_err(|error| format!("{error} after {}", text(buffer)))?;
         if read == 0 {
-            return Err(format!("the connection ended after {}", said(buffer)));
+            return Err(format!("the connection ended after {}", text(buffer)));
         }
         buffer.extend_from_slice(&piece[..read]);
         if end.is_none()
             && let Some(head) = find(buffer, b"\r\n\r\n")
         {
-            let text = std::str::from_utf8(&buffer[..head]).map_err(|error| error.to_string())?;
-            let length = text.split("\r\n").find_map(|line| line.strip_prefix("content-length: "));
-            let length = length.and_then(|length| length.parse::<usize>().ok()).ok_or_else(|| said(buffer))?;
+            let head_text = std::str::from_utf8(&buffer[..head]).map_err(|error| error.to_string())?;
+            let length = head_text.split("\r\n").find_map(|line| line.strip_prefix("content-length: "));
+            let length = length.and_then(|length| length.parse::<usize>().ok()).ok_or_else(|| text(buffer))?;
             end = Some(head + 4 + length);
         }
     }
     let good = buffer.starts_with(b"HTTP/1.1 200") && find(buffer, b"x-gateway-outcome: ok\r\n").is_some();
     let basic = STANDARD.encode(&ACCESS[..24]);
     let leaks = [b"canary".as_slice(), basic.as_bytes()].iter().any(|key| find(buffer, key).is_some());
-    if good && !leaks { Ok(()) } else { Err(said(buffer)) }
+    if good && !leaks { Ok(()) } else { Err(text(buffer)) }
 }
 
 /// One rotation after the other.
 struct Rotations<'a> {
-    stage: &'a Stage,
-    seen: &'a Seen,
+    gateway: &'a TestGateway,
+    load: &'a Load,
     /// The access key of the pair in use.
     in_use: String,
     recovered: Vec<Duration>,
@@ -145,21 +145,21 @@ struct Rotations<'a> {
 
 impl Rotations<'_> {
     fn version(&self) -> Option<PairVersion> {
-        let snapshot = self.stage.app().gateway.current.load();
+        let snapshot = self.gateway.app().gateway.current.load();
         let pairs = snapshot.accounts[0].keys.status().pairs;
         pairs.iter().find(|pair| pair.role == Role::Current).map(|pair| pair.version)
     }
 
     fn events(&self, event: &str) -> f64 {
-        self.stage.metric("key_events_total", &[("event", event)])
+        self.gateway.metric("key_events_total", &[("event", event)])
     }
 
-    fn put(&self, access: &str, secret: &str) {
-        write(&self.stage.folder.path().join("keys.toml"), &pair(access, secret));
+    fn write_pair(&self, access: &str, secret: &str) {
+        write(&self.gateway.folder.path().join("keys.toml"), &pair(access, secret));
     }
 
     /// Waits for another pair in use; says how long it took.
-    fn changes(&self, before: Option<PairVersion>) -> Duration {
+    fn wait_for_change(&self, before: Option<PairVersion>) -> Duration {
         let began = Instant::now();
         while self.version() == before {
             assert!(began.elapsed() < Duration::from_secs(15), "the pair in use never changes");
@@ -169,40 +169,40 @@ impl Rotations<'_> {
     }
 
     fn rotate(&mut self, number: usize) {
-        self.seen.slowest();
+        self.load.slowest();
         let (access, secret) = (format!("{ACCESS}-{number}"), format!("{SECRET}-{number}"));
         let before = self.version();
         let label = format!("pair {number}");
         match number % 3 {
             0 => {
-                self.stage.sandbox.add_key(&label, &access, &secret);
-                self.put(&access, &secret);
-                self.changes(before);
+                self.gateway.sandbox.add_key(&label, &access, &secret);
+                self.write_pair(&access, &secret);
+                self.wait_for_change(before);
                 self.in_use = access;
             }
             1 => {
-                self.stage.sandbox.add_key(&label, &access, &secret);
-                self.put(&access, &secret);
-                self.stage.sandbox.revoke(&self.in_use);
-                self.recovered.push(self.changes(before));
+                self.gateway.sandbox.add_key(&label, &access, &secret);
+                self.write_pair(&access, &secret);
+                self.gateway.sandbox.revoke(&self.in_use);
+                self.recovered.push(self.wait_for_change(before));
                 self.in_use = access;
             }
-            _ => self.bad(&access, &secret, number.is_multiple_of(2)),
+            _ => self.rotate_to_refused(&access, &secret, number.is_multiple_of(2)),
         }
         // Those that it hit are answered.
-        self.seen.round();
-        self.slowest.push(self.seen.slowest());
+        self.load.wait_for_round();
+        self.slowest.push(self.load.slowest());
         let refreshed = self.events("refreshed");
         assert!(refreshed - self.refreshed <= 1.0, "rotation {number}: {} refreshes", refreshed - self.refreshed);
         self.refreshed = refreshed;
     }
 
-    fn bad(&mut self, access: &str, secret: &str, force: bool) {
+    fn rotate_to_refused(&mut self, access: &str, secret: &str, force: bool) {
         let (refused, back, before) = (self.events("refused"), self.events("rolled_back"), self.version());
-        self.put(access, secret);
+        self.write_pair(access, secret);
         until("it is refused", || self.events("refused") > refused);
         if force {
-            let keys = self.stage.app().gateway.current.load().accounts[0].keys.clone();
+            let keys = self.gateway.app().gateway.current.load().accounts[0].keys.clone();
             let began = Instant::now();
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
             assert!(matches!(runtime.block_on(keys.rotate(true)), Some(Rotated::Promoted(_))));
@@ -219,13 +219,13 @@ fn rotations(times: usize, each: u64) {
     let bounds = JournalBounds { entries: 1_000, bytes: 4 << 20 };
     let setup =
         Setup { account: "auth = \"both\"", sandbox: Options { journal: bounds, ..sandbox() }, ..Setup::default() };
-    let stage = Setup { log: "exchanges = \"none\"", ..setup }.start();
+    let gateway = Setup { log: "exchanges = \"none\"", ..setup }.start();
     let answered = (0..=CONNECTIONS).map(|_| AtomicU64::new(0)).collect();
-    let (seen, data) = (Seen { answered, ..Seen::default() }, stage.data);
+    let (load, data) = (Load { answered, ..Load::default() }, gateway.data);
     let requests = [post("/item/multi-items", bodies::MULTI_ITEMS).by("shop"), get("/webhook/get").by("shop")];
     let mut rotations = Rotations {
-        stage: &stage,
-        seen: &seen,
+        gateway: &gateway,
+        load: &load,
         in_use: ACCESS.to_owned(),
         recovered: Vec::new(),
         slowest: Vec::new(),
@@ -234,25 +234,25 @@ fn rotations(times: usize, each: u64) {
     let began = Instant::now();
     std::thread::scope(|scope| {
         for place in 0..CONNECTIONS {
-            let (seen, requests) = (&seen, &requests);
-            scope.spawn(move || seen.call(data, requests, place));
+            let (load, requests) = (&load, &requests);
+            scope.spawn(move || load.call(data, requests, place));
         }
-        scope.spawn(|| seen.order(&stage));
-        let ending = Ending(&seen);
-        until("all call", || seen.served.load(Ordering::Relaxed) > CONNECTIONS as u64);
+        scope.spawn(|| load.order(&gateway));
+        let stop = StopOnDrop(&load);
+        until("all call", || load.served.load(Ordering::Relaxed) > CONNECTIONS as u64);
         for number in 1..=times {
             rotations.rotate(number);
             let due = number as u64 * each;
-            until("enough was asked", || seen.served.load(Ordering::Relaxed) >= due || failed(&seen));
-            assert!(!failed(&seen), "rotation {number}: {:?}", seen.failures.lock().expect("whole"));
+            until("enough was asked", || load.served.load(Ordering::Relaxed) >= due || failed(&load));
+            assert!(!failed(&load), "rotation {number}: {:?}", load.failures.lock().expect("whole"));
         }
-        drop(ending);
+        drop(stop);
     });
     let took = began.elapsed();
     let Rotations { mut recovered, mut slowest, refreshed, .. } = rotations;
-    let (served, orders) = (seen.served.into_inner(), seen.orders.into_inner());
-    assert_eq!(seen.failures.into_inner().expect("whole"), Vec::<String>::new());
-    let counters = stage.sandbox.counters();
+    let (served, orders) = (load.served.into_inner(), load.orders.into_inner());
+    assert_eq!(load.failures.into_inner().expect("whole"), Vec::<String>::new());
+    let counters = gateway.sandbox.counters();
     assert_eq!(counters.mixed, 0, "parts of two pairs");
     assert_eq!((counters.orders.express, counters.orders.duplicates), (orders, 0), "orders are placed once");
     assert!(counters.unauthenticated > 0, "the old pairs were refused at times");
@@ -277,27 +277,27 @@ fn rotations(times: usize, each: u64) {
     assert!(recovered[usual] <= RECOVERY, "eight of ten of {times} recoveries: {recovered:?}");
 }
 
-fn failed(seen: &Seen) -> bool {
-    !seen.failures.lock().expect("whole").is_empty()
+fn failed(load: &Load) -> bool {
+    !load.failures.lock().expect("whole").is_empty()
 }
 
 /// Ends the callers, also when a rotation fails.
-struct Ending<'a>(&'a Seen);
+struct StopOnDrop<'a>(&'a Load);
 
-impl Drop for Ending<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.ended.store(true, Ordering::Relaxed);
     }
 }
 
 #[test]
-fn thirty_rotations_of_every_kind_fail_nobody() {
+fn thirty_rotations_of_every_kind_fail_no_request() {
     rotations(30, 0);
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn a_thousand_rotations_and_a_million_requests_fail_nobody() {
+fn a_thousand_rotations_fail_none_of_a_million_requests() {
     let each = std::env::var("REQUESTS").map_or(1_010, |text| text.parse().expect("a number"));
     rotations(1_000, each);
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     bodies,
-    client::{Wire, get, post, request},
+    client::{Connection, get, post, request},
     test_gateway::{Setup, sandbox},
 };
 
@@ -19,10 +19,10 @@ fn with_control() -> Setup {
 }
 
 #[test]
-fn the_control_address_is_reached_neither_by_the_apis_address_nor_through_the_gateway() {
-    let stage = with_control().start();
-    stage.ask(post("/order/express", &bodies::order(1)).by("shop"));
-    let asked = [
+fn the_control_api_is_reachable_on_its_own_address_only() {
+    let gateway = with_control().start();
+    gateway.send(post("/order/express", &bodies::order(1)).by("shop"));
+    let control_requests = [
         ("GET", "/_sandbox/"),
         ("GET", "/_sandbox/counters"),
         ("GET", "/_sandbox/journal"),
@@ -32,38 +32,38 @@ fn the_control_address_is_reached_neither_by_the_apis_address_nor_through_the_ga
         ("POST", "/_sandbox/clock"),
         ("DELETE", "/_sandbox/faults"),
     ];
-    for (method, path) in asked {
-        let told = stage.ask(request(method, path).by("shop"));
-        let body: Value = serde_json::from_slice(&told.body).expect("JSON");
-        assert_eq!((told.status, &body["message"]), (404, &Value::from("Not Found")), "{method} {path}");
+    for (method, path) in control_requests {
+        let response = gateway.send(request(method, path).by("shop"));
+        let body: Value = serde_json::from_slice(&response.body).expect("JSON");
+        assert_eq!((response.status, &body["message"]), (404, &Value::from("Not Found")), "{method} {path}");
     }
     // Nothing was steered: the order is still counted, and each request only as one to nowhere.
-    let counters = stage.sandbox.counters();
-    assert_eq!((counters.orders.express, counters.unlisted), (1, asked.len() as u64));
-    let control = stage.sandbox.control_addr().expect("an address");
-    let told = Wire::open(control).ask(&get("/_sandbox/counters").header("host", "localhost"));
-    assert_eq!(told.status, 200);
-    let told = Wire::open(control).ask(&get("/region/province").header("host", "localhost"));
-    assert_eq!(told.status, 404);
+    let counters = gateway.sandbox.counters();
+    assert_eq!((counters.orders.express, counters.unlisted), (1, control_requests.len() as u64));
+    let control = gateway.sandbox.control_addr().expect("an address");
+    let response = Connection::open(control).send(&get("/_sandbox/counters").header("host", "localhost"));
+    assert_eq!(response.status, 200);
+    let response = Connection::open(control).send(&get("/region/province").header("host", "localhost"));
+    assert_eq!(response.status, 404);
 }
 
 #[test]
-fn an_order_whose_answer_was_lost_goes_its_way_and_is_held_at_the_gateway() {
-    let stage = with_control().start();
-    stage.sandbox.fault(Fault::on("v2.order_express", Act::Lose).times(1));
+fn an_order_whose_response_was_lost_is_processed_and_held_at_the_gateway() {
+    let gateway = with_control().start();
+    gateway.sandbox.fault(Fault::on("v2.order_express", Act::Lose).times(1));
     let order = bodies::order(1);
-    let lost = stage.ask(post("/order/express", &order).by("shop"));
+    let lost = gateway.send(post("/order/express", &order).by("shop"));
     assert_eq!((lost.status, lost.header("x-gateway-sent")), (502, Some("unknown")));
-    assert_eq!(stage.ask(post("/order/express", &order).by("shop")).status, 409);
-    stage.sandbox.advance(Duration::from_secs(60 * 86_400));
-    let control = stage.sandbox.control_addr().expect("an address");
-    let told = Wire::open(control).ask(&get("/_sandbox/orders").header("host", "localhost"));
-    let orders: Value = serde_json::from_slice(&told.body).expect("JSON");
+    assert_eq!(gateway.send(post("/order/express", &order).by("shop")).status, 409);
+    gateway.sandbox.advance(Duration::from_secs(60 * 86_400));
+    let control = gateway.sandbox.control_addr().expect("an address");
+    let response = Connection::open(control).send(&get("/_sandbox/orders").header("host", "localhost"));
+    let orders: Value = serde_json::from_slice(&response.body).expect("JSON");
     assert_eq!((&orders["placed"], &orders["orders"][0]["status"]), (&Value::from(1), &Value::from("DELIVERED")));
 }
 
 #[test]
-fn every_path_of_the_gateways_table_is_served_under_its_name() {
+fn every_path_of_the_operations_table_is_served() {
     let table: toml::Table = include_str!("../../config/operations.toml").parse().expect("TOML");
     let mut tried = 0;
     for (name, row) in table["operations"].as_table().expect("a table") {

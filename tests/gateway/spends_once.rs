@@ -10,74 +10,75 @@ use fastrac_sandbox::{Act, Fault};
 use crate::{
     bodies,
     client::post,
-    test_gateway::{Setup, Stage},
+    test_gateway::{Setup, TestGateway},
 };
 
 const CLIENTS: usize = 16;
 
 /// Everybody asks as fast as he can; gives the answers by status.
-fn all_ask(stage: &Stage, service: &str, times: usize) -> (usize, Vec<u16>) {
+fn send_from_all_clients(gateway: &TestGateway, service: &str, times: usize) -> (usize, Vec<u16>) {
     let good = AtomicUsize::new(0);
     let refused: Vec<u16> = std::thread::scope(|scope| {
-        let ask = || {
-            let mut wire = stage.wire();
-            let statuses = (0..times).map(|_| wire.ask(&post("/tariff/express", bodies::TARIFF).by(service)).status);
+        let send_all = || {
+            let mut connection = gateway.connect();
+            let statuses =
+                (0..times).map(|_| connection.send(&post("/tariff/express", bodies::TARIFF).by(service)).status);
             let (mine, refused): (Vec<_>, Vec<_>) = statuses.partition(|status| *status == 200);
             good.fetch_add(mine.len(), Ordering::Relaxed);
             refused
         };
-        let all: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(ask)).collect();
+        let all: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(send_all)).collect();
         all.into_iter().flat_map(|one| one.join().expect("answers")).collect()
     });
     (good.into_inner(), refused)
 }
 
 #[test]
-fn the_day_of_a_service_holds_to_the_last_request() {
-    let stage = Setup { services: &[("poor", "quota = { per_day = 101 }")], ..Setup::default() }.start();
-    let (good, refused) = all_ask(&stage, "poor", 20);
+fn the_daily_quota_of_a_service_is_exact() {
+    let gateway = Setup { services: &[("poor", "quota = { per_day = 101 }")], ..Setup::default() }.start();
+    let (good, refused) = send_from_all_clients(&gateway, "poor", 20);
     assert_eq!((good, refused.len()), (101, CLIENTS * 20 - 101));
     assert!(refused.iter().all(|status| *status == 429));
-    assert_eq!(stage.received().len(), 101);
+    assert_eq!(gateway.received().len(), 101);
 }
 
 #[test]
-fn the_day_of_an_account_holds_to_the_last_request() {
+fn the_daily_budget_of_an_account_is_exact() {
     let budget = "per_day = 78, in_flight = 64";
-    let stage = Setup { budget, ..Setup::default() }.start();
-    let (good, refused) = all_ask(&stage, "shop", 10);
+    let gateway = Setup { budget, ..Setup::default() }.start();
+    let (good, refused) = send_from_all_clients(&gateway, "shop", 10);
     assert_eq!((good, refused.len()), (77, CLIENTS * 10 - 77), "the canary is one of them");
     assert!(refused.iter().all(|status| *status == 503));
-    assert_eq!(stage.sandbox.counters().requests, 78);
+    assert_eq!(gateway.sandbox.counters().requests, 78);
 }
 
 #[test]
-fn the_second_is_never_overdrawn() {
+fn the_rate_of_an_account_is_never_exceeded() {
     let began = Instant::now();
     let budget = "per_second = 100, burst = 10, in_flight = 64, max_wait = \"20ms\"";
-    let stage = Setup { budget, ..Setup::default() }.start();
-    let (good, _) = all_ask(&stage, "shop", 25);
+    let gateway = Setup { budget, ..Setup::default() }.start();
+    let (good, _) = send_from_all_clients(&gateway, "shop", 25);
     let most = 10.0 + 100.0 * began.elapsed().as_secs_f64();
-    let received = stage.sandbox.counters().requests;
+    let received = gateway.sandbox.counters().requests;
     assert_eq!(received, good as u64 + 1);
     assert!(received as f64 <= most, "{received} of at most {most}");
     assert!(good >= 10, "what is there is given: {good}");
 }
 
 #[test]
-fn no_more_are_in_flight_than_allowed_and_the_others_wait_their_turn() {
-    let stage = Setup { budget: "in_flight = 3, max_wait = \"10s\"", ..Setup::default() }.start();
-    stage.sandbox.fault(Fault::on("v2.tariff_express", Act::Pass).wait(Duration::from_millis(15)));
+fn requests_in_flight_are_limited_and_the_others_wait() {
+    let gateway = Setup { budget: "in_flight = 3, max_wait = \"10s\"", ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::Pass).wait(Duration::from_millis(15)));
     let ended = AtomicBool::new(false);
     let most = std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
             let mut most = 0.0_f64;
             while !ended.load(Ordering::Relaxed) {
-                most = most.max(stage.metric("upstream_connections", &[("state", "active")]));
+                most = most.max(gateway.metric("upstream_connections", &[("state", "active")]));
             }
             most
         });
-        let (good, refused) = all_ask(&stage, "shop", 4);
+        let (good, refused) = send_from_all_clients(&gateway, "shop", 4);
         ended.store(true, Ordering::Relaxed);
         assert_eq!((good, refused), (CLIENTS * 4, vec![]));
         watch.join().expect("a number")

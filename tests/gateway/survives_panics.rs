@@ -29,8 +29,8 @@ use tokio::time::Instant;
 
 use crate::{
     bodies,
-    client::{Answer, get, post},
-    test_gateway::{ACCESS, SECRET, Setup, Stage, canary_in, secret_of},
+    client::{Response, get, post},
+    test_gateway::{ACCESS, SECRET, Setup, TestGateway, canary_in, secret_of},
 };
 
 /// Operations with a deadline that no clock can tell: asked as the caller's own (a quote), as a fill for
@@ -79,25 +79,25 @@ fn doom(config: &mut Config) {
     assert_eq!(doomed, DOOMED.len());
 }
 
-fn failed(answer: &Answer) {
-    assert_eq!((answer.status, answer.code().as_str(), answer.outcome()), (500, "gateway.internal", "internal"));
+fn failed(response: &Response) {
+    assert_eq!((response.status, response.code().as_str(), response.outcome()), (500, "gateway.internal", "internal"));
     // Whatever the panic left undone may have been done.
-    assert_eq!(answer.sent(), "unknown");
-    print!("{:?}\n{}\n", answer.headers, answer.text());
+    assert_eq!(response.sent(), "unknown");
+    print!("{:?}\n{}\n", response.headers, response.text());
 }
 
-fn meets_its_own_deadlines(stage: &Stage) {
+fn meets_its_own_deadlines(gateway: &TestGateway) {
     let order = post("/order/express", bodies::ORDER);
-    for (name, asked) in
+    for (name, request) in
         [("quote", post("/tariff/express", bodies::TARIFF)), ("fill", get("/courier/all")), ("order", order.clone())]
     {
-        failed(&stage.ask(asked.by("shop").header("x-request-id", &format!("panic-{name}"))));
+        failed(&gateway.send(request.by("shop").header("x-request-id", &format!("panic-{name}"))));
     }
-    let held = stage.ask(order.by("shop"));
+    let held = gateway.send(order.by("shop"));
     assert_eq!((held.status, held.code().as_str()), (409, "order.unknown"), "it may have been sent");
 }
 
-fn meets_bodies(stage: &Stage) {
+fn meets_bodies(gateway: &TestGateway) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     for (name, saying) in SAYINGS {
         let request = Request::post("/tariff/express?t=fgw_canary_q")
@@ -108,12 +108,13 @@ fn meets_bodies(stage: &Stage) {
             .body(Panics(saying))
             .expect("a request");
         let arrival = Arrival { began: Instant::now(), close: false, certificate: None, guard: () };
-        let snapshot = stage.app().gateway.current.load_full();
+        let snapshot = gateway.app().gateway.current.load_full();
         runtime.block_on(async {
-            let answer = path::serve(snapshot, Arc::new(Worker::default()), request, arrival).await.expect("answered");
-            assert_eq!(answer.status(), 500, "{name}");
-            println!("{:?}", answer.headers());
-            let body = answer.into_body().collect().await.expect("a body").to_bytes();
+            let response =
+                path::serve(snapshot, Arc::new(Worker::default()), request, arrival).await.expect("answered");
+            assert_eq!(response.status(), 500, "{name}");
+            println!("{:?}", response.headers());
+            let body = response.into_body().collect().await.expect("a body").to_bytes();
             println!("{}", String::from_utf8_lossy(&body));
         });
     }
@@ -121,45 +122,45 @@ fn meets_bodies(stage: &Stage) {
 
 #[test]
 #[ignore = "runs in the process that the test below starts"]
-fn a_gateway_that_panics() {
+fn panics_in_a_process_of_its_own() {
     record::init_program_log();
-    let mut stage = Setup::default().start();
-    stage.restart_with(doom);
-    meets_its_own_deadlines(&stage);
-    meets_bodies(&stage);
-    let good = stage.ask(get("/region/province").by("shop"));
+    let mut gateway = Setup::default().start();
+    gateway.restart_with(doom);
+    meets_its_own_deadlines(&gateway);
+    meets_bodies(&gateway);
+    let good = gateway.send(get("/region/province").by("shop"));
     assert_eq!((good.status, good.outcome()), (200, "ok"), "all others are served");
     let names = ["quote", "fill", "order"].into_iter().chain(SAYINGS.map(|(name, _)| name));
-    let lines: Vec<_> = names.map(|name| stage.line(&format!("panic-{name}"))).collect();
+    let lines: Vec<_> = names.map(|name| gateway.line(&format!("panic-{name}"))).collect();
     for line in lines {
         assert_eq!((&line["outcome"], &line["code"]), (&"internal".into(), &"gateway.internal".into()), "{line}");
         assert_eq!((&line["status"], &line["sent"]), (&500.into(), &"unknown".into()), "{line}");
         println!("{line}");
     }
-    assert_eq!(stage.metric("requests_total", &[("outcome", "internal")]), 11.0);
-    assert_eq!(stage.metric("in_flight_requests", &[]), 0.0);
+    assert_eq!(gateway.metric("requests_total", &[("outcome", "internal")]), 11.0);
+    assert_eq!(gateway.metric("in_flight_requests", &[]), 0.0);
     for page in ["/metrics", "/status", "/config"] {
-        println!("{}", stage.admin(page).text());
+        println!("{}", gateway.admin(page).text());
     }
     // Not the stage's own end: it holds that nothing has panicked.
-    stage.take_app().stop();
-    println!("{}", std::fs::read_to_string(stage.log_file()).expect("a log"));
+    gateway.take_app().stop();
+    println!("{}", std::fs::read_to_string(gateway.log_file()).expect("a log"));
 }
 
 #[test]
-fn a_panic_is_an_answer_a_line_and_an_entry_and_shows_no_key() {
+fn a_panic_gives_a_500_and_a_log_line_and_shows_no_key() {
     let child = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "survives_panics::a_gateway_that_panics", "--ignored", "--nocapture"])
+        .args(["--exact", "survives_panics::panics_in_a_process_of_its_own", "--ignored", "--nocapture"])
         .env_remove("RUST_LOG")
         .env_remove("RUST_BACKTRACE")
         .output()
         .expect("started");
-    let (told, said) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
-    assert!(child.status.success() && told.contains("1 passed"), "{told}\n{said}");
+    let (stdout, stderr) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    assert!(child.status.success() && stdout.contains("1 passed"), "{stdout}\n{stderr}");
     assert_eq!(canary_in(&child.stdout), None, "in an answer, a line or a page");
     assert_eq!(canary_in(&child.stderr), None, "in what the program says");
     let entries: Vec<serde_json::Value> =
-        said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no entry: {line}"))).collect();
+        stderr.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no entry: {line}"))).collect();
     let of = |message: &str| {
         entries
             .iter()
@@ -167,7 +168,7 @@ fn a_panic_is_an_answer_a_line_and_an_entry_and_shows_no_key() {
             .collect::<Vec<_>>()
     };
     let panicked = of("panicked");
-    assert_eq!(panicked.len(), 11, "{said}");
+    assert_eq!(panicked.len(), 11, "{stderr}");
     for entry in &panicked {
         assert_eq!((&entry["level"], entry["place"].is_string()), (&"ERROR".into(), true), "{entry}");
     }

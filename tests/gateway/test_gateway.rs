@@ -25,7 +25,7 @@ use fastrac_sandbox::{Clock, Entry, KeyPair, Options, Sandbox};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpSocket;
 
-use crate::client::{Answer, Request, Wire};
+use crate::client::{Connection, Request, Response};
 
 /// Fastrac's key pair, which only the gateway and the sandbox know.
 pub(crate) const ACCESS: &str = "canary-fastrac-access-7d1c";
@@ -122,7 +122,7 @@ pub(crate) fn twin() -> Options {
 pub(crate) const TWIN: (&str, &str) = ("twin-access", "twin-secret");
 
 /// What runs.
-pub(crate) struct Stage {
+pub(crate) struct TestGateway {
     pub(crate) sandbox: Sandbox,
     app: Option<App>,
     pub(crate) data: SocketAddr,
@@ -133,8 +133,8 @@ pub(crate) struct Stage {
 }
 
 impl Setup {
-    pub(crate) fn start(self) -> Stage {
-        watch();
+    pub(crate) fn start(self) -> TestGateway {
+        capture_log_and_panics();
         choose_crypto();
         let sandbox = Sandbox::start(self.sandbox.clone()).expect("a sandbox");
         let folder = tempfile::tempdir().expect("a folder");
@@ -147,11 +147,11 @@ impl Setup {
         write(&folder.path().join(CONFIG), &text);
         let app = App::start(config(&text, folder.path()), Some(folder.path().join(CONFIG))).expect("started");
         let data = app.data[0];
-        let mut stage = Stage { sandbox, app: Some(app), data, folder, text, before: 0 };
+        let mut gateway = TestGateway { sandbox, app: Some(app), data, folder, text, before: 0 };
         if self.wait {
-            stage.verified();
+            gateway.verified();
         }
-        stage
+        gateway
     }
 
     fn text(&self, base_url: &str) -> String {
@@ -196,8 +196,8 @@ fn config(text: &str, folder: &Path) -> Config {
     checked.config.unwrap_or_else(|| panic!("faults: {:?}", checked.faults))
 }
 
-impl Stage {
-    pub(crate) fn new() -> Stage {
+impl TestGateway {
+    pub(crate) fn new() -> TestGateway {
         Setup::default().start()
     }
 
@@ -205,18 +205,18 @@ impl Stage {
         self.app.as_ref().expect("running")
     }
 
-    pub(crate) fn wire(&self) -> Wire {
-        Wire::open(self.data)
+    pub(crate) fn connect(&self) -> Connection {
+        Connection::open(self.data)
     }
 
     /// Asks on a connection of its own.
-    pub(crate) fn ask(&self, request: Request) -> Answer {
-        self.wire().ask(&request)
+    pub(crate) fn send(&self, request: Request) -> Response {
+        self.connect().send(&request)
     }
 
     /// A page of the admin port.
-    pub(crate) fn admin(&self, page: &str) -> Answer {
-        Wire::open(self.app().admin).ask(&crate::client::get(page).header("host", "localhost"))
+    pub(crate) fn admin(&self, page: &str) -> Response {
+        Connection::open(self.app().admin).send(&crate::client::get(page).header("host", "localhost"))
     }
 
     /// What Fastrac received since the stage was ready.
@@ -322,7 +322,7 @@ impl Stage {
         self.before = self.sandbox.counters().requests;
     }
 
-    fn inspect(&self) {
+    fn check_no_leaks(&self) {
         for file in fs::read_dir(self.folder.path().join("state")).expect("a folder") {
             let path = file.expect("a file").path();
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("exchanges")) {
@@ -331,29 +331,29 @@ impl Stage {
             }
         }
         for entry in self.sandbox.journal() {
-            assert_eq!(callers_trace(&entry), None, "reached Fastrac: {}", entry.json());
+            assert_eq!(caller_header(&entry), None, "reached Fastrac: {}", entry.json());
         }
-        let said = LOG.lock().expect("whole").clone();
-        assert_eq!(canary_in(&said), None, "in the program's log");
+        let log = LOG.lock().expect("whole").clone();
+        assert_eq!(canary_in(&log), None, "in the program's log");
         assert_eq!(PANICS.lock().expect("whole").as_slice(), &[] as &[String]);
     }
 }
 
-impl Drop for Stage {
+impl Drop for TestGateway {
     fn drop(&mut self) {
         let Some(app) = self.app.take() else { return };
         let metrics = app.gateway.live.metrics.text();
         app.stop();
         if !std::thread::panicking() {
             assert_eq!(canary_in(metrics.as_bytes()), None, "in the metrics");
-            self.inspect();
+            self.check_no_leaks();
         }
     }
 }
 
 /// A header of a request at Fastrac that the contract (section 4, "On the way to Fastrac") removes, or that holds a
 /// caller's credential.
-pub(crate) fn callers_trace(entry: &Entry) -> Option<String> {
+pub(crate) fn caller_header(entry: &Entry) -> Option<String> {
     const NEVER: &str = "keep-alive proxy-connection te trailer upgrade http2-settings x-access-key x-secret-key \
         proxy-authorization cookie forwarded x-real-ip via expect x-original-url x-rewrite-url x-http-method-override \
         x-http-method x-method-override x-request-id traceparent tracestate baggage b3 idempotency-key";
@@ -364,10 +364,10 @@ pub(crate) fn callers_trace(entry: &Entry) -> Option<String> {
         let decoded = value.strip_prefix("Basic ").and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
         let known = NEVER.split_whitespace().any(|name| name == plain)
             || PREFIXES.iter().any(|prefix| plain.starts_with(prefix));
-        let told = [value.as_bytes(), &decoded]
+        let names_caller = [value.as_bytes(), &decoded]
             .iter()
             .any(|text| [CALLER, "svc-"].iter().any(|canary| memchr::memmem::find(text, canary.as_bytes()).is_some()));
-        if known || told {
+        if known || names_caller {
             return Some(name.to_string());
         }
     }
@@ -397,7 +397,7 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// An address where nobody listens, and nobody can while the socket is held: bound, but not listening.
 /// (A port that was merely free is soon somebody else's, with so many tests beside each other.)
-pub(crate) fn vacant() -> (TcpSocket, SocketAddr) {
+pub(crate) fn closed_port() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
     let address = socket.local_addr().expect("an address");
@@ -423,7 +423,7 @@ impl std::io::Write for Sink {
 }
 
 /// Listens to the program's log and to panics of its threads, from the first stage on.
-fn watch() {
+fn capture_log_and_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         tracing_subscriber::fmt()

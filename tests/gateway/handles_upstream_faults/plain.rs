@@ -9,11 +9,11 @@ use std::{
 use crate::client::Request;
 
 /// No answer takes longer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What came.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct RawResponse {
     /// 0: not even a head.
     pub(super) status: u16,
     head: String,
@@ -25,7 +25,7 @@ pub(super) struct Seen {
 
 /// What should come.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plain {
+pub(super) struct ExpectedResponse {
     status: u16,
     pub(super) body: Body,
     reset: bool,
@@ -54,60 +54,60 @@ pub(super) enum Body {
 }
 
 /// An answer.
-pub(super) const fn head(status: u16, body: Body) -> Plain {
-    Plain { status, body, reset: false, retry_after: None, at_least: 0 }
+pub(super) const fn head(status: u16, body: Body) -> ExpectedResponse {
+    ExpectedResponse { status, body, reset: false, retry_after: None, at_least: 0 }
 }
 
 /// No answer, and an orderly end.
-pub(super) const fn closed() -> Plain {
+pub(super) const fn closed() -> ExpectedResponse {
     head(0, Body::None)
 }
 
 /// No answer, and a reset.
-pub(super) const fn by_reset() -> Plain {
+pub(super) const fn by_reset() -> ExpectedResponse {
     closed().reset()
 }
 
-impl Plain {
-    pub(super) const fn reset(self) -> Plain {
-        Plain { reset: true, ..self }
+impl ExpectedResponse {
+    pub(super) const fn reset(self) -> ExpectedResponse {
+        ExpectedResponse { reset: true, ..self }
     }
 
-    pub(super) const fn after(self, millis: u64) -> Plain {
-        Plain { at_least: millis, ..self }
+    pub(super) const fn after(self, millis: u64) -> ExpectedResponse {
+        ExpectedResponse { at_least: millis, ..self }
     }
 
-    pub(super) const fn retry(self, seconds: u64) -> Plain {
-        Plain { retry_after: Some(seconds), ..self }
+    pub(super) const fn retry(self, seconds: u64) -> ExpectedResponse {
+        ExpectedResponse { retry_after: Some(seconds), ..self }
     }
 
     /// Whether it was so.
-    pub(super) fn holds(&self, seen: &Seen, right: &[u8], name: &str) {
-        assert_eq!((seen.status, seen.reset), (self.status, self.reset), "{name}: {seen:?}");
-        assert!(seen.took >= Duration::from_millis(self.at_least), "{name}: took {:?}", seen.took);
-        let length = seen.header("content-length").map(|text| text.parse::<i64>().expect("a length"));
+    pub(super) fn holds(&self, response: &RawResponse, right: &[u8], name: &str) {
+        assert_eq!((response.status, response.reset), (self.status, self.reset), "{name}: {response:?}");
+        assert!(response.took >= Duration::from_millis(self.at_least), "{name}: took {:?}", response.took);
+        let length = response.header("content-length").map(|text| text.parse::<i64>().expect("a length"));
         let (length, all) = (length.unwrap_or(-1), right.len() as i64);
         match self.body {
-            Body::Right => assert!(seen.body == right && length == all, "{name}: {seen:?}"),
-            Body::Cut(after) => assert!(seen.body == right[..after] && length == all, "{name}: {seen:?}"),
+            Body::Right => assert!(response.body == right && length == all, "{name}: {response:?}"),
+            Body::Cut(after) => assert!(response.body == right[..after] && length == all, "{name}: {response:?}"),
             Body::Short(after) => {
-                assert!(seen.body == right[..after] && length == after as i64, "{name}: {seen:?}")
+                assert!(response.body == right[..after] && length == after as i64, "{name}: {response:?}")
             }
-            Body::Lies(by) => assert!(seen.body == right && length == all + by, "{name}: {seen:?}"),
-            Body::Says(text) => assert!(String::from_utf8_lossy(&seen.body).contains(text), "{name}: {seen:?}"),
+            Body::Lies(by) => assert!(response.body == right && length == all + by, "{name}: {response:?}"),
+            Body::Says(text) => assert!(String::from_utf8_lossy(&response.body).contains(text), "{name}: {response:?}"),
             Body::Skewed(stamp) => {
-                assert_eq!(seen.json()["timestamp"], stamp, "{name}");
-                let date = seen.header("date").expect("a date");
+                assert_eq!(response.json()["timestamp"], stamp, "{name}");
+                let date = response.header("date").expect("a date");
                 assert!(date.contains(&stamp[11..19]) && date.contains(&stamp[8..10]), "{name}: {date}");
             }
-            Body::None => assert!(seen.body.is_empty() && seen.head.is_empty(), "{name}: {seen:?}"),
+            Body::None => assert!(response.body.is_empty() && response.head.is_empty(), "{name}: {response:?}"),
         }
-        let retry = seen.header("retry-after").map(|text| text.parse().expect("seconds"));
-        assert_eq!(retry, self.retry_after, "{name}: {seen:?}");
+        let retry = response.header("retry-after").map(|text| text.parse().expect("seconds"));
+        assert_eq!(retry, self.retry_after, "{name}: {response:?}");
     }
 }
 
-impl Seen {
+impl RawResponse {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.split("\r\n").filter_map(|line| line.split_once(": "));
         lines.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
@@ -119,11 +119,11 @@ impl Seen {
 }
 
 /// Asks, and reads until the connection ends.
-pub(super) fn ask(addr: SocketAddr, asked: &Request) -> Seen {
+pub(super) fn send(addr: SocketAddr, request: &Request) -> RawResponse {
     let began = Instant::now();
     let mut stream = TcpStream::connect(addr).expect("connected");
-    stream.set_read_timeout(Some(PATIENCE)).expect("set");
-    stream.write_all(&asked.clone().header("connection", "close").bytes()).expect("sent");
+    stream.set_read_timeout(Some(READ_TIMEOUT)).expect("set");
+    stream.write_all(&request.clone().header("connection", "close").bytes()).expect("sent");
     let (mut bytes, mut piece) = (Vec::new(), [0; 16 * 1024]);
     let reset = loop {
         match stream.read(&mut piece) {
@@ -138,5 +138,5 @@ pub(super) fn ask(addr: SocketAddr, asked: &Request) -> Seen {
     let (head, body) = bytes.split_at(end.map_or(0, |end| end + 4));
     let head = String::from_utf8(head.to_vec()).expect("an ASCII head");
     let status = head.split(' ').nth(1).map_or(0, |status| status.parse().expect("a status"));
-    Seen { status, head, body: body.to_vec(), reset, took }
+    RawResponse { status, head, body: body.to_vec(), reset, took }
 }

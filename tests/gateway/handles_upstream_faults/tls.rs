@@ -14,62 +14,66 @@ use crate::{
     bodies,
     client::{get, post},
     passes_responses_unchanged::Certificates,
-    test_gateway::{Setup, Stage, TWIN, until},
+    test_gateway::{Setup, TWIN, TestGateway, until},
 };
 
 /// What a plain client of TLS makes of it.
-fn plainly(addr: SocketAddr, authority: &CertificateDer<'static>) -> Result<String, String> {
+fn send_directly(addr: SocketAddr, authority: &CertificateDer<'static>) -> Result<String, String> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone()).expect("a root");
     let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     let session = ClientConnection::new(Arc::new(config), "localhost".try_into().expect("a name")).expect("a session");
     let mut stream = rustls::StreamOwned::new(session, TcpStream::connect(addr).expect("connected"));
-    let asked = get("/region/province").pair(TWIN.0, TWIN.1).header("connection", "close");
-    let mut seen = Vec::new();
-    let asked = stream.write_all(&asked.bytes()).and_then(|()| stream.read_to_end(&mut seen));
-    asked.map(|_| String::from_utf8_lossy(&seen[..12]).into_owned()).map_err(|error| error.to_string())
+    let request = get("/region/province").pair(TWIN.0, TWIN.1).header("connection", "close");
+    let mut received = Vec::new();
+    let request = stream.write_all(&request.bytes()).and_then(|()| stream.read_to_end(&mut received));
+    request.map(|_| String::from_utf8_lossy(&received[..12]).into_owned()).map_err(|error| error.to_string())
 }
 
-fn stage(certificates: &Certificates, sandbox: &Sandbox) -> Stage {
+fn gateway(certificates: &Certificates, sandbox: &Sandbox) -> TestGateway {
     let folder = tempfile::tempdir().expect("a folder").keep();
     let file = folder.join("ca.pem");
     std::fs::write(&file, &certificates.authority).expect("written");
     let account: &'static str = Box::leak(format!("ca = \"{}\"", file.display()).into_boxed_str());
     let base_url = Some(format!("https://localhost:{}", sandbox.addr().port()));
-    let stage = Setup { account, base_url, wait: false, ..Setup::default() }.start();
-    until("a pair", || stage.app().gateway.was_ready());
-    stage
+    let gateway = Setup { account, base_url, wait: false, ..Setup::default() }.start();
+    until("a pair", || gateway.app().gateway.was_ready());
+    gateway
 }
 
 #[test]
-fn a_refused_handshake_and_a_wrong_certificate_are_not_sent() {
+fn a_failed_tls_handshake_gives_sent_no() {
     let certificates = Certificates::new();
     let options = Options { tls: Some(certificates.server()), ..shared() };
-    for (how, told) in [(TlsFailure::Refuse, "HandshakeFailure"), (TlsFailure::WrongCertificate, "certificate")] {
+    for (how, expected) in [(TlsFailure::Refuse, "HandshakeFailure"), (TlsFailure::WrongCertificate, "certificate")] {
         let sandbox = Sandbox::start(options.clone()).expect("a sandbox");
         let authority = certificates.root();
-        assert_eq!(plainly(sandbox.addr(), &authority), Ok("HTTP/1.1 200".to_owned()));
+        assert_eq!(send_directly(sandbox.addr(), &authority), Ok("HTTP/1.1 200".to_owned()));
         // From the first connection on: one that is open already would be used on.
         let number = sandbox.fault(Fault::everywhere(Act::Tls(how)));
-        let error = plainly(sandbox.addr(), &authority).expect_err("no answer");
-        assert!(error.contains(told), "{how:?}: {error}");
+        let error = send_directly(sandbox.addr(), &authority).expect_err("no answer");
+        assert!(error.contains(expected), "{how:?}: {error}");
         let before = sandbox.counters().requests;
-        let stage = stage(&certificates, &sandbox);
-        for asked in [get("/courier/all"), post("/order/express", bodies::ORDER)] {
-            let operation = if asked.method == "GET" { "v2.couriers" } else { "v2.order_express" };
-            let answer = stage.ask(asked.by("shop"));
-            assert_eq!((answer.status, answer.outcome(), answer.sent()), (502, "unreachable", "no"), "{answer:?}");
-            assert_eq!(answer.code(), "upstream.connect");
-            let line = stage.line(answer.header("x-request-id").expect("an id"));
+        let gateway = gateway(&certificates, &sandbox);
+        for request in [get("/courier/all"), post("/order/express", bodies::ORDER)] {
+            let operation = if request.method == "GET" { "v2.couriers" } else { "v2.order_express" };
+            let response = gateway.send(request.by("shop"));
+            assert_eq!(
+                (response.status, response.outcome(), response.sent()),
+                (502, "unreachable", "no"),
+                "{response:?}"
+            );
+            assert_eq!(response.code(), "upstream.connect");
+            let line = gateway.line(response.header("x-request-id").expect("an id"));
             assert_eq!((&line["code"], &line["sent"]), (&"upstream.connect".into(), &"no".into()), "{line}");
-            let counted = stage.metric("requests_total", &[("operation", operation), ("outcome", "unreachable")]);
+            let counted = gateway.metric("requests_total", &[("operation", operation), ("outcome", "unreachable")]);
             assert_eq!(counted, 1.0);
         }
-        assert_eq!(unknown(&stage), 0.0, "nothing was sent");
+        assert_eq!(unknown(&gateway), 0.0, "nothing was sent");
         assert_eq!(sandbox.counters().requests, before);
         assert!(sandbox.times_applied(number) > Some(2), "connections are met");
         sandbox.clear_faults();
-        let order = stage.ask(post("/order/express", bodies::ORDER).by("shop"));
+        let order = gateway.send(post("/order/express", bodies::ORDER).by("shop"));
         assert_eq!((order.status, sandbox.counters().orders.express), (200, 1), "the same order may be sent now");
     }
 }

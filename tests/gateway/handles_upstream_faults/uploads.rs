@@ -10,7 +10,7 @@ use std::{
 use fastrac_sandbox::{Act, Fault};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::{CUT, Made, Row, Scene, by_reset, plain, row, unknown};
+use super::{CUT, Expected, FaultSetup, Row, by_reset, plain, row, unknown};
 use crate::{
     bodies,
     client::{Request, find, post},
@@ -24,20 +24,20 @@ const LENGTHS: [usize; 3] = [2_000, 900_000, 12_000_000];
 const LIMITS: &str = "request_body = \"16MiB\"";
 
 /// A body with blanks behind it, which are no part of what it says.
-fn long(body: &str, length: usize) -> String {
+fn padded(body: &str, length: usize) -> String {
     [body, &" ".repeat(length - body.len())].concat()
 }
 
 #[test]
-fn a_reset_during_the_request_is_met_while_its_body_is_written() {
-    let scene = Scene::new();
-    let sandbox = &scene.stage.sandbox;
-    let asked = post("/order/express", &long(bodies::ORDER, LENGTHS[2])).pair(TWIN.0, TWIN.1);
+fn a_reset_interrupts_the_writing_of_a_body() {
+    let setup = FaultSetup::new();
+    let sandbox = &setup.gateway.sandbox;
+    let request = post("/order/express", &padded(bodies::ORDER, LENGTHS[2])).pair(TWIN.0, TWIN.1);
     for after in [Some(0), Some(70_000), None] {
         let (number, before) = (sandbox.fault(Fault::everywhere(Act::ResetUpload { after })), sandbox.counters());
         let mut stream = TcpStream::connect(sandbox.addr()).expect("connected");
-        stream.set_write_timeout(Some(plain::PATIENCE)).expect("set");
-        let error = stream.write_all(&asked.bytes()).expect_err("the connection ends before the body");
+        stream.set_write_timeout(Some(plain::READ_TIMEOUT)).expect("set");
+        let error = stream.write_all(&request.bytes()).expect_err("the connection ends before the body");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{after:?}");
         let counters = sandbox.counters();
         assert_eq!((counters.requests, counters.orders), (before.requests, before.orders), "never whole, not executed");
@@ -49,54 +49,59 @@ fn a_reset_during_the_request_is_met_while_its_body_is_written() {
 
 /// What becomes of a request of the gateway's: short or long, one that may be repeated or not.
 #[test]
-fn a_request_that_is_reset_while_it_is_written_may_have_been_sent_and_no_order_goes_twice() {
-    let mut scene = Scene::of(Setup { limits: LIMITS, ..Setup::default() });
+fn a_reset_during_a_request_gives_sent_unknown_and_no_order_is_sent_twice() {
+    let mut setup = FaultSetup::of(Setup { limits: LIMITS, ..Setup::default() });
     for (length, after) in LENGTHS.into_iter().flat_map(|length| [(length, 0), (length, 1_000)]) {
         let fault = Fault::everywhere(Act::ResetUpload { after: Some(after) }).key("gateway");
         let row = row("a reset during the request", "", by_reset(), CUT.twice(), CUT, false);
-        let order = long(&bodies::order(length + after), length);
-        for (path, body, operation, made) in [
-            ("/tariff/express", &long(bodies::TARIFF, length), "v2.tariff_express", row.read),
+        let order = padded(&bodies::order(length + after), length);
+        for (path, body, operation, expected) in [
+            ("/tariff/express", &padded(bodies::TARIFF, length), "v2.tariff_express", row.read),
             ("/order/express", &order, "v2.order_express", row.order),
             ("/new/thing", &order, "unlisted", row.order),
         ] {
-            cut_off(&scene, &fault, (&row, post(path, body)), (operation, made));
+            send_and_cut_off(&setup, &fault, (&row, post(path, body)), (operation, expected));
         }
-        confirmed(&scene, &post("/order/express", &order).by("shop"));
+        confirm_resend(&setup, &post("/order/express", &order).by("shop"));
     }
-    scene.logs();
-    scene.logged.get_mut().clear();
+    setup.logs();
+    setup.logged.get_mut().clear();
 }
 
 /// Asks under the fault; the sandbox counts what the gateway says.
-fn cut_off(scene: &Scene, fault: &Fault, (row, asked): (&Row, Request), (operation, made): (&str, Made)) {
-    let sandbox = &scene.stage.sandbox;
-    let before = (sandbox.counters(), unknown(&scene.stage), scene.stage.metric("retries_total", &[]));
+fn send_and_cut_off(
+    setup: &FaultSetup,
+    fault: &Fault,
+    (row, request): (&Row, Request),
+    (operation, expected): (&str, Expected),
+) {
+    let sandbox = &setup.gateway.sandbox;
+    let before = (sandbox.counters(), unknown(&setup.gateway), setup.gateway.metric("retries_total", &[]));
     let number = sandbox.fault(fault.clone());
-    scene.through(row, asked, (operation, made));
+    setup.through(row, request, (operation, expected));
     let counters = sandbox.counters();
-    assert_eq!(sandbox.times_applied(number), Some(made.attempts), "{operation}: met by each attempt");
-    assert_eq!(counters.broken - before.0.broken, made.attempts, "{operation}: broke off");
+    assert_eq!(sandbox.times_applied(number), Some(expected.attempts), "{operation}: met by each attempt");
+    assert_eq!(counters.broken - before.0.broken, expected.attempts, "{operation}: broke off");
     assert_eq!((counters.requests, counters.orders), (before.0.requests, before.0.orders), "{operation}: not executed");
-    let doubtful = if made.attempts == 1 { 1.0 } else { 0.0 };
-    assert_eq!(unknown(&scene.stage) - before.1, doubtful, "{operation}: in the journal of unknown orders");
-    assert_eq!(scene.stage.metric("retries_total", &[]) - before.2, 1.0 - doubtful, "{operation}");
+    let doubtful = if expected.attempts == 1 { 1.0 } else { 0.0 };
+    assert_eq!(unknown(&setup.gateway) - before.1, doubtful, "{operation}: in the journal of unknown orders");
+    assert_eq!(setup.gateway.metric("retries_total", &[]) - before.2, 1.0 - doubtful, "{operation}");
     sandbox.clear_faults();
 }
 
 /// An order in doubt is held, until somebody confirms that it shall go again.
-fn confirmed(scene: &Scene, order: &Request) {
-    let executed = || scene.stage.sandbox.counters().orders.express;
+fn confirm_resend(setup: &FaultSetup, order: &Request) {
+    let executed = || setup.gateway.sandbox.counters().orders.express;
     let before = executed();
-    let held = scene.stage.ask(order.clone());
+    let held = setup.gateway.send(order.clone());
     assert_eq!((held.status, held.code().as_str(), held.sent()), (409, "order.unknown", "no"));
     assert_eq!(executed(), before);
-    let again = scene.stage.ask(order.clone().header("x-gateway-resend", "confirmed"));
+    let again = setup.gateway.send(order.clone().header("x-gateway-resend", "confirmed"));
     assert_eq!((again.status, again.sent(), executed()), (200, "yes", before + 1), "{again:?}");
 }
 
 /// A Fastrac that answers by a request's head, and ends the connection with the body unread: by a reset.
-fn hasty(tls: Option<Arc<ServerConfig>>) -> SocketAddr {
+fn start_early_responder(tls: Option<Arc<ServerConfig>>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let addr = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
@@ -131,32 +136,32 @@ fn refuse(mut stream: impl Read + Write) {
         }
         Some(_) => ("413 Payload Too Large", r#"{"success":false,"message":"Too long"}"#),
     };
-    let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    let _ = stream.write_all(answer.as_bytes());
+    let response = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let _ = stream.write_all(response.as_bytes());
 }
 
 /// Asks for each length, path and number; how each was answered, and how often.
-fn told(tls: bool, times: usize) -> BTreeMap<(&'static str, u16, String, String), u32> {
+fn count_responses(tls: bool, times: usize) -> BTreeMap<(&'static str, u16, String, String), u32> {
     let certificates = Certificates::new();
-    let addr = hasty(tls.then(|| certificates.server()));
+    let addr = start_early_responder(tls.then(|| certificates.server()));
     let (scheme, account) = if tls { ("https", "ca = \"ca.pem\"") } else { ("http", "") };
     let (base_url, files) = (Some(format!("{scheme}://{addr}")), vec![("ca.pem", certificates.authority)]);
-    let stage = Setup { base_url, account, files, wait: false, limits: LIMITS, ..Setup::default() }.start();
-    until("ready", || stage.app().gateway.was_ready());
-    let mut told = BTreeMap::new();
+    let gateway = Setup { base_url, account, files, wait: false, limits: LIMITS, ..Setup::default() }.start();
+    until("ready", || gateway.app().gateway.was_ready());
+    let mut count_responses = BTreeMap::new();
     for (number, length) in (0..times).flat_map(|number| LENGTHS.map(|length| (number, length))) {
         for path in ["/order/express", "/order/cancel", "/new/thing", "/new/page"] {
-            let answer = stage.ask(post(path, &long(&bodies::order(number), length)).by("shop"));
-            let (outcome, sent) = (answer.outcome().to_owned(), answer.sent().to_owned());
-            *told.entry((path, answer.status, outcome, sent)).or_default() += 1;
+            let response = gateway.send(post(path, &padded(&bodies::order(number), length)).by("shop"));
+            let (outcome, sent) = (response.outcome().to_owned(), response.sent().to_owned());
+            *count_responses.entry((path, response.status, outcome, sent)).or_default() += 1;
         }
     }
-    told
+    count_responses
 }
 
 /// Over TLS, where much is written at a time, an answer was lost with the first write that failed.
 #[test]
-fn an_answer_that_does_not_wait_for_the_request_reaches_the_caller() {
+fn a_response_before_the_end_of_the_request_reaches_the_caller() {
     const TIMES: usize = 3;
     for tls in [false, true] {
         let all = [
@@ -168,6 +173,6 @@ fn an_answer_that_does_not_wait_for_the_request_reaches_the_caller() {
         ];
         let all = all.map(|(path, status, outcome, sent)| (path, status, outcome.to_owned(), sent.to_owned()));
         let times = (TIMES * LENGTHS.len()) as u32;
-        assert_eq!(told(tls, TIMES), all.map(|answer| (answer, times)).into(), "over TLS: {tls}");
+        assert_eq!(count_responses(tls, TIMES), all.map(|response| (response, times)).into(), "over TLS: {tls}");
     }
 }

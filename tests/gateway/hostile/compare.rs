@@ -5,19 +5,19 @@ mod h2;
 use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, thread, time::Duration};
 
 use super::{
-    Door,
+    RecordedGateway,
     corpus::{self, Case},
     h2::attacks,
     recorder::Recorder,
-    runner::{AGAIN, Observed, Trial},
+    runner::{AGAIN, Observed, Runner},
 };
 use crate::{
-    client::Wire,
-    test_gateway::{Stage, until},
+    client::Connection,
+    test_gateway::{TestGateway, until},
 };
 
 /// What a server made of a case.
-struct Made {
+struct CaseResult {
     observed: Observed,
     /// Requests that reached the recorder.
     forwarded: Vec<String>,
@@ -28,37 +28,42 @@ struct Made {
 /// A server in front of a recorder of its own.
 struct Peer {
     name: String,
-    trial: Trial,
+    runner: Runner,
     /// Where it speaks HTTP/2 in the clear.
     frames: SocketAddr,
     recorder: Recorder,
 }
 
 impl Peer {
-    fn try_all(&self, cases: &[Case]) -> Vec<Made> {
-        cases.iter().map(|case| self.try_one(case)).collect()
+    fn run_cases(&self, cases: &[Case]) -> Vec<CaseResult> {
+        cases.iter().map(|case| self.run_case(case)).collect()
     }
 
-    fn try_one(&self, case: &Case) -> Made {
-        let observed = self.trial.survey(case);
-        self.ask_good(&case.name);
+    fn run_case(&self, case: &Case) -> CaseResult {
+        let observed = self.runner.survey(case);
+        self.send_good_request(&case.name);
         let (forwarded, violations) = self.received(&[AGAIN]);
-        Made { observed, forwarded, violations }
+        CaseResult { observed, forwarded, violations }
     }
 
     /// What it still does with the bytes of a case, it does before this is answered.
-    fn ask_good(&self, case: &str) {
-        let good = format!("GET /good HTTP/1.1\r\nhost: gw\r\n{}\r\nconnection: close\r\n\r\n", self.trial.auth);
-        let mut wire = Wire::open(self.trial.addr);
-        wire.send(good.as_bytes());
-        assert_eq!(wire.answer("GET").map(|answer| answer.status), Some(200), "{} after {case}", self.name);
+    fn send_good_request(&self, case: &str) {
+        let good = format!("GET /good HTTP/1.1\r\nhost: gw\r\n{}\r\nconnection: close\r\n\r\n", self.runner.auth);
+        let mut connection = Connection::open(self.runner.addr);
+        connection.write(good.as_bytes());
+        assert_eq!(
+            connection.read_response("GET").map(|response| response.status),
+            Some(200),
+            "{} after {case}",
+            self.name
+        );
     }
 
     /// What was forwarded, but for the good requests; and how much that is no strict request.
     fn received(&self, good: &[&str]) -> (Vec<String>, usize) {
         let (mut forwarded, mut violations) = (Vec::new(), 0);
-        for seen in self.recorder.take() {
-            match seen {
+        for received in self.recorder.take() {
+            match received {
                 Ok(request) => {
                     let target = request.target.escape_ascii().to_string();
                     if target != "/good" && !good.contains(&target.as_str()) {
@@ -80,52 +85,52 @@ fn peers() -> Vec<Peer> {
         let name = words.next().expect("a name").to_owned();
         let (addr, frames) = (address(words.next()), address(words.next()));
         let recorder = Recorder::start(words.next().expect("a recorder's address"));
-        until(&format!("{name} listens"), || [addr, frames].into_iter().all(|at| Wire::try_open(at).is_some()));
-        let trial = Trial { addr, patience: Duration::from_secs(3), auth: super::auth() };
-        Peer { name, trial, frames, recorder }
+        until(&format!("{name} listens"), || [addr, frames].into_iter().all(|at| Connection::try_open(at).is_some()));
+        let runner = Runner { addr, read_timeout: Duration::from_secs(3), auth: super::auth() };
+        Peer { name, runner, frames, recorder }
     };
     named.split_whitespace().map(peer).collect()
 }
 
 /// The gateway and the peers, each in front of a recorder.
-fn all_in_place() -> (Stage, Vec<Peer>) {
-    let Door { stage, recorder, trial } = Door::open();
-    let frames = trial.addr;
-    let trial = Trial { patience: Duration::from_secs(3), ..trial };
-    let own = Peer { name: "gateway".to_owned(), trial, frames, recorder };
-    (stage, std::iter::once(own).chain(peers()).collect())
+fn gateway_and_peers() -> (TestGateway, Vec<Peer>) {
+    let RecordedGateway { gateway, recorder, runner } = RecordedGateway::open();
+    let frames = runner.addr;
+    let runner = Runner { read_timeout: Duration::from_secs(3), ..runner };
+    let own = Peer { name: "gateway".to_owned(), runner, frames, recorder };
+    (gateway, std::iter::once(own).chain(peers()).collect())
 }
 
 #[test]
 #[ignore = "needs other proxies: hostile/peers/compare"]
 fn http1_with_peers() {
     let cases = corpus::all();
-    let (_stage, peers) = all_in_place();
-    let made: Vec<Vec<Made>> = thread::scope(|scope| {
-        let threads: Vec<_> = peers.iter().map(|peer| scope.spawn(|| peer.try_all(&cases))).collect();
+    let (_stage, peers) = gateway_and_peers();
+    let results: Vec<Vec<CaseResult>> = thread::scope(|scope| {
+        let threads: Vec<_> = peers.iter().map(|peer| scope.spawn(|| peer.run_cases(&cases))).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
-    println!("{}", by_family(&peers, &cases, &made));
-    println!("{}", laxer(&peers, &cases, &made));
+    println!("{}", by_family(&peers, &cases, &results));
+    println!("{}", stricter_peers(&peers, &cases, &results));
 }
 
 #[test]
 #[ignore = "needs other proxies: hostile/peers/compare"]
 fn http2_with_peers() {
     let attacks = attacks();
-    let (_stage, peers) = all_in_place();
+    let (_stage, peers) = gateway_and_peers();
     // Times are compared too, and hardly anything but waiting takes any.
-    let met: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = peers.iter().map(|peer| scope.spawn(|| peer.meet_all(&attacks))).collect();
+    let results: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = peers.iter().map(|peer| scope.spawn(|| peer.run_attacks(&attacks))).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
-    println!("{}", h2::by_family(&peers, &attacks, &met));
-    println!("{}", h2::laxer(&peers, &attacks, &met));
-    println!("{}", h2::each(&peers, &attacks, &met));
+    println!("{}", h2::by_family(&peers, &attacks, &results));
+    println!("{}", h2::stricter_peers(&peers, &attacks, &results));
+    println!("{}", h2::full_table(&peers, &attacks, &results));
 }
 
 /// For each family: in how many cases something was forwarded, and how often that was no strict request.
-fn by_family(peers: &[Peer], cases: &[Case], made: &[Vec<Made>]) -> String {
+fn by_family(peers: &[Peer], cases: &[Case], results: &[Vec<CaseResult>]) -> String {
     let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
     let mut text = format!("| family | cases | {} |\n|---|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
     let mut rows: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
@@ -136,9 +141,9 @@ fn by_family(peers: &[Peer], cases: &[Case], made: &[Vec<Made>]) -> String {
     }
     for (family, members) in rows {
         let _ = write!(text, "| {} | {} |", family.trim_start_matches("~ "), members.len());
-        for made in made {
-            let forwarded = members.iter().filter(|at| !made[**at].forwarded.is_empty()).count();
-            let odd = members.iter().filter(|at| made[**at].violations > 0).count();
+        for results in results {
+            let forwarded = members.iter().filter(|at| !results[**at].forwarded.is_empty()).count();
+            let odd = members.iter().filter(|at| results[**at].violations > 0).count();
             let _ = match odd {
                 0 => write!(text, " {forwarded} |"),
                 odd => write!(text, " {forwarded} + {odd} broken |"),
@@ -150,13 +155,15 @@ fn by_family(peers: &[Peer], cases: &[Case], made: &[Vec<Made>]) -> String {
 }
 
 /// Where the gateway forwards more than somebody else does.
-fn laxer(peers: &[Peer], cases: &[Case], made: &[Vec<Made>]) -> String {
+fn stricter_peers(peers: &[Peer], cases: &[Case], results: &[Vec<CaseResult>]) -> String {
     let mut text = String::from("| case | gateway | refused by |\n|---|---|---|\n");
     for (at, case) in cases.iter().enumerate() {
-        let own = &made[0][at];
+        let own = &results[0][at];
         let stricter: Vec<String> = (1..peers.len())
-            .filter(|peer| made[*peer][at].forwarded.len() < own.forwarded.len() && made[*peer][at].violations == 0)
-            .map(|peer| format!("{} ({})", peers[peer].name, made[peer][at].observed.told))
+            .filter(|peer| {
+                results[*peer][at].forwarded.len() < own.forwarded.len() && results[*peer][at].violations == 0
+            })
+            .map(|peer| format!("{} ({})", peers[peer].name, results[peer][at].observed.responses))
             .collect();
         if !stricter.is_empty() {
             let _ = writeln!(text, "| {} | {} | {} |", case.name, own.forwarded.join(", "), stricter.join(", "));

@@ -19,12 +19,12 @@ pub(crate) enum Step {
 
 /// What comes back: statuses in their order, then whether the connection is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct Responses {
     pub(crate) statuses: Vec<u16>,
     pub(crate) closed: bool,
 }
 
-impl std::fmt::Display for Told {
+impl std::fmt::Display for Responses {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for status in &self.statuses {
             write!(f, "{status} ")?;
@@ -54,7 +54,7 @@ pub(crate) struct Case {
     /// Whether HTTP/2 frames may come back.
     pub(crate) frames: bool,
     /// Any of these.
-    pub(crate) told: Vec<Told>,
+    pub(crate) allowed: Vec<Responses>,
     pub(crate) forwarded: Vec<Forwarded>,
 }
 
@@ -104,7 +104,7 @@ fn variants(family: &str, block: &str) -> Vec<Case> {
 
 fn case(name: String, lines: &[&str], value: &str) -> Case {
     let mut case =
-        Case { name, steps: Vec::new(), head: false, frames: false, told: Vec::new(), forwarded: Vec::new() };
+        Case { name, steps: Vec::new(), head: false, frames: false, allowed: Vec::new(), forwarded: Vec::new() };
     let mut drip = None;
     for line in lines {
         let place = || format!("{}: {line}", case.name);
@@ -126,7 +126,7 @@ fn case(name: String, lines: &[&str], value: &str) -> Case {
                 ("drip", millis) => drip = Some(duration(millis)),
                 _ => panic!("{}", place()),
             },
-            "=" => case.told.push(told(rest).unwrap_or_else(|| panic!("{}", place()))),
+            "=" => case.allowed.push(responses(rest).unwrap_or_else(|| panic!("{}", place()))),
             "->" => case.forwarded.push(forwarded(rest, value)),
             "-" => {
                 let rest = rest.replace("$x", value);
@@ -153,14 +153,14 @@ fn duration(millis: &str) -> Duration {
     Duration::from_millis(millis.parse().expect("milliseconds"))
 }
 
-fn told(text: &str) -> Option<Told> {
+fn responses(text: &str) -> Option<Responses> {
     let mut words: Vec<&str> = text.split(' ').collect();
     let closed = match words.pop()? {
         "close" => true,
         "open" => false,
         _ => return None,
     };
-    Some(Told { statuses: words.iter().map(|word| word.parse().ok()).collect::<Option<_>>()?, closed })
+    Some(Responses { statuses: words.iter().map(|word| word.parse().ok()).collect::<Option<_>>()?, closed })
 }
 
 /// `METHOD TARGET BODY`

@@ -80,13 +80,13 @@ pub(super) enum Event {
 }
 
 /// A connection whose frames are read by a thread.
-pub(super) struct Line {
+pub(super) struct FrameConnection {
     stream: TcpStream,
     events: Receiver<Event>,
 }
 
-impl Line {
-    pub(super) fn open(addr: SocketAddr) -> Line {
+impl FrameConnection {
+    pub(super) fn open(addr: SocketAddr) -> FrameConnection {
         let stream = TcpStream::connect(addr).expect("connected");
         stream.set_nodelay(true).expect("set");
         // A peer that no longer reads has refused.
@@ -106,10 +106,10 @@ impl Line {
             }
             let _ = sender.send(Event::Closed);
         });
-        Line { stream, events }
+        FrameConnection { stream, events }
     }
 
-    pub(super) fn send(&mut self, bytes: &[u8]) {
+    pub(super) fn write(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
 
@@ -123,7 +123,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for FrameConnection {
     fn drop(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }

@@ -7,16 +7,16 @@ use std::{
 };
 
 use super::{
-    Door, LONGEST,
+    LONGEST, RecordedGateway,
     corpus::Forwarded,
+    forwarded,
     frames::{self, *},
-    plain,
 };
 use crate::{client::get, test_gateway::secret_of};
 
 /// What must become of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum StreamFate {
     Status(u16),
     /// Reset, answered with a 4xx, or ended with its connection.
     Refused,
@@ -24,7 +24,7 @@ pub(crate) enum Fate {
 
 /// What must become of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then {
+pub(crate) enum ConnectionFate {
     /// It carries a further request.
     Usable,
     Ended,
@@ -36,14 +36,14 @@ pub(crate) enum Then {
 pub(crate) struct Attack {
     pub(crate) name: String,
     bytes: Vec<u8>,
-    streams: Vec<(u32, Fate)>,
-    then: Then,
+    streams: Vec<(u32, StreamFate)>,
+    connection: ConnectionFate,
     forwarded: Vec<Forwarded>,
 }
 
 /// What was seen of an attack.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct AttackResult {
     pub(super) fates: BTreeMap<u32, Option<u16>>,
     /// The error that the connection was given up for; 0 for none.
     pub(super) goaway: Option<u32>,
@@ -58,43 +58,43 @@ const PROBE: u32 = 0x7fff_fff1;
 pub(crate) const PROBED: &str = "/again-by-frames";
 
 /// Performs an attack and waits for what becomes of it.
-pub(crate) fn perform(addr: SocketAddr, attack: &Attack) -> Seen {
+pub(crate) fn perform(addr: SocketAddr, attack: &Attack) -> AttackResult {
     let began = Instant::now();
     let deadline = began + LONGEST;
-    let mut line = Line::open(addr);
-    line.send(PREFACE);
-    line.send(&frame(SETTINGS, 0, 0, &[]));
-    line.send(&attack.bytes);
-    let probes = attack.then != Then::Ended;
+    let mut connection = FrameConnection::open(addr);
+    connection.write(PREFACE);
+    connection.write(&frame(SETTINGS, 0, 0, &[]));
+    connection.write(&attack.bytes);
+    let probes = attack.connection != ConnectionFate::Ended;
     if probes {
-        line.send(&head(PROBE, END_STREAM, &asking("GET", PROBED, &[])));
+        connection.write(&head(PROBE, END_STREAM, &request_fields("GET", PROBED, &[])));
     }
-    let mut seen = Seen::default();
-    let waiting = |seen: &Seen| {
-        let open = attack.streams.iter().any(|(stream, _)| !seen.fates.contains_key(stream));
-        !seen.ended && (open || !probes || !seen.usable)
+    let mut result = AttackResult::default();
+    let waiting = |result: &AttackResult| {
+        let open = attack.streams.iter().any(|(stream, _)| !result.fates.contains_key(stream));
+        !result.ended && (open || !probes || !result.usable)
     };
-    while waiting(&seen) {
-        match line.next(deadline) {
-            Some(Event::Status(PROBE, status)) => seen.usable = status == 200,
+    while waiting(&result) {
+        match connection.next(deadline) {
+            Some(Event::Status(PROBE, status)) => result.usable = status == 200,
             Some(Event::Status(stream, status)) => {
-                seen.fates.insert(stream, Some(status));
+                result.fates.insert(stream, Some(status));
             }
             Some(Event::Reset(stream)) => {
-                seen.fates.entry(stream).or_insert(None);
+                result.fates.entry(stream).or_insert(None);
             }
-            Some(Event::Closed) => seen.ended = true,
-            Some(Event::GoAway(code)) => seen.goaway = Some(code),
+            Some(Event::Closed) => result.ended = true,
+            Some(Event::GoAway(code)) => result.goaway = Some(code),
             Some(Event::End(_)) => {}
             None => break,
         }
     }
-    seen.took = began.elapsed();
-    seen
+    result.took = began.elapsed();
+    result
 }
 
 /// Fields of a request, with credentials.
-fn asking<'f>(method: &'f str, path: &'f str, more: &[(&'f [u8], &'f [u8])]) -> Vec<(&'f [u8], &'f [u8])> {
+fn request_fields<'f>(method: &'f str, path: &'f str, more: &[(&'f [u8], &'f [u8])]) -> Vec<(&'f [u8], &'f [u8])> {
     let mut fields: Vec<(&[u8], &[u8])> = vec![
         (b":method", method.as_bytes()),
         (b":scheme", b"http"),
@@ -114,30 +114,30 @@ fn head(stream: u32, flags: u8, fields: &[(&[u8], &[u8])]) -> Vec<u8> {
     frame(HEADERS, flags | END_HEADERS, stream, &block(fields))
 }
 
-fn attack(name: &str, bytes: Vec<u8>, then: Then) -> Attack {
-    Attack { name: format!("h2/{name}"), bytes, streams: Vec::new(), then, forwarded: Vec::new() }
+fn attack(name: &str, bytes: Vec<u8>, connection: ConnectionFate) -> Attack {
+    Attack { name: format!("h2/{name}"), bytes, streams: Vec::new(), connection, forwarded: Vec::new() }
 }
 
 impl Attack {
-    fn stream(mut self, stream: u32, fate: Fate) -> Attack {
+    fn stream(mut self, stream: u32, fate: StreamFate) -> Attack {
         self.streams.push((stream, fate));
         self
     }
 
     fn forwards(mut self, method: &str, target: &str, body: &str) -> Attack {
-        self.forwarded.push(Forwarded { body: body.into(), ..plain(method, target) });
+        self.forwarded.push(Forwarded { body: body.into(), ..forwarded(method, target) });
         self
     }
 }
 
 /// A request of its own fields that must be refused.
 fn refused(name: &str, fields: &[(&[u8], &[u8])]) -> Attack {
-    attack(name, head(1, END_STREAM, fields), Then::Any).stream(1, Fate::Refused)
+    attack(name, head(1, END_STREAM, fields), ConnectionFate::Any).stream(1, StreamFate::Refused)
 }
 
 /// A request with further fields, or a changed pseudo-header, that must be refused.
 fn refused_with(name: &str, more: &[(&[u8], &[u8])]) -> Attack {
-    refused(name, &asking("GET", "/h2", more))
+    refused(name, &request_fields("GET", "/h2", more))
 }
 
 /// Every attack.
@@ -149,28 +149,37 @@ pub(crate) fn attacks() -> Vec<Attack> {
 }
 
 fn good() -> Vec<Attack> {
-    let body = |data: &[u8], flags| [head(1, 0, &asking("POST", "/h2", &[])), frame(DATA, flags, 1, data)].concat();
+    let body =
+        |data: &[u8], flags| [head(1, 0, &request_fields("POST", "/h2", &[])), frame(DATA, flags, 1, data)].concat();
     let padded = [&[3][..], b"hello", &[0; 3]].concat();
     let trailers = [body(b"hello", 0), head(1, END_STREAM, &[(b"secret-key", b"smuggled"), (b"x-sum", b"1")])].concat();
     vec![
-        attack("good/get", head(1, END_STREAM, &asking("GET", "/h2", &[])), Then::Usable)
-            .stream(1, Fate::Status(200))
+        attack("good/get", head(1, END_STREAM, &request_fields("GET", "/h2", &[])), ConnectionFate::Usable)
+            .stream(1, StreamFate::Status(200))
             .forwards("GET", "/h2", ""),
-        attack("good/post", body(b"hello", END_STREAM), Then::Usable)
-            .stream(1, Fate::Status(200))
+        attack("good/post", body(b"hello", END_STREAM), ConnectionFate::Usable)
+            .stream(1, StreamFate::Status(200))
             .forwards("POST", "/h2", "hello"),
-        attack("good/padded", body(&padded, END_STREAM | PADDED), Then::Usable)
-            .stream(1, Fate::Status(200))
+        attack("good/padded", body(&padded, END_STREAM | PADDED), ConnectionFate::Usable)
+            .stream(1, StreamFate::Status(200))
             .forwards("POST", "/h2", "hello"),
-        attack("good/trailers-are-dropped", trailers, Then::Usable)
-            .stream(1, Fate::Status(200))
+        attack("good/trailers-are-dropped", trailers, ConnectionFate::Usable)
+            .stream(1, StreamFate::Status(200))
             .forwards("POST", "/h2", "hello"),
-        attack("good/body-is-a-request", body(b"GET /smuggled HTTP/1.1\r\nhost: gw\r\n\r\n", END_STREAM), Then::Usable)
-            .stream(1, Fate::Status(200))
-            .forwards("POST", "/h2", "GET /smuggled HTTP/1.1\r\nhost: gw\r\n\r\n"),
-        attack("good/te-trailers", head(1, END_STREAM, &asking("GET", "/h2", &[(b"te", b"trailers")])), Then::Usable)
-            .stream(1, Fate::Status(200))
-            .forwards("GET", "/h2", ""),
+        attack(
+            "good/body-is-a-request",
+            body(b"GET /smuggled HTTP/1.1\r\nhost: gw\r\n\r\n", END_STREAM),
+            ConnectionFate::Usable,
+        )
+        .stream(1, StreamFate::Status(200))
+        .forwards("POST", "/h2", "GET /smuggled HTTP/1.1\r\nhost: gw\r\n\r\n"),
+        attack(
+            "good/te-trailers",
+            head(1, END_STREAM, &request_fields("GET", "/h2", &[(b"te", b"trailers")])),
+            ConnectionFate::Usable,
+        )
+        .stream(1, StreamFate::Status(200))
+        .forwards("GET", "/h2", ""),
     ]
 }
 
@@ -179,8 +188,8 @@ fn lengths() -> Vec<Attack> {
     let with = |name: &str, lengths: &[&str], data: &[u8]| {
         let more: Vec<(&[u8], &[u8])> =
             lengths.iter().map(|length| (&b"content-length"[..], length.as_bytes())).collect();
-        let bytes = [head(1, 0, &asking("POST", "/h2", &more)), frame(DATA, END_STREAM, 1, data)].concat();
-        attack(&format!("length/{name}"), bytes, Then::Any).stream(1, Fate::Refused)
+        let bytes = [head(1, 0, &request_fields("POST", "/h2", &more)), frame(DATA, END_STREAM, 1, data)].concat();
+        attack(&format!("length/{name}"), bytes, ConnectionFate::Any).stream(1, StreamFate::Refused)
     };
     let mut all = vec![
         with("too-short", &["4"], b"hello"),
@@ -194,8 +203,8 @@ fn lengths() -> Vec<Attack> {
         with("hex", &["0x5"], b"hello"),
         with("overflow", &["18446744073709551621"], b"hello"),
     ];
-    let ended = head(1, END_STREAM, &asking("POST", "/h2", &[(b"content-length", b"5")]));
-    all.push(attack("length/no-body", ended, Then::Any).stream(1, Fate::Refused));
+    let ended = head(1, END_STREAM, &request_fields("POST", "/h2", &[(b"content-length", b"5")]));
+    all.push(attack("length/no-body", ended, ConnectionFate::Any).stream(1, StreamFate::Refused));
     all
 }
 
@@ -235,7 +244,7 @@ fn fields() -> Vec<Attack> {
 
 /// Pseudo-headers: each once, before all others, known, and one plain thing.
 fn pseudo() -> Vec<Attack> {
-    let base = asking("GET", "/h2", &[]);
+    let base = request_fields("GET", "/h2", &[]);
     let without = |name: &[u8]| base.iter().copied().filter(|(known, _)| *known != name).collect::<Vec<_>>();
     let with = |name: &[u8], value: &'static [u8]| {
         base.iter().map(|(known, old)| (*known, if *known == name { value } else { *old })).collect::<Vec<_>>()
@@ -253,8 +262,8 @@ fn pseudo() -> Vec<Attack> {
         refused_with("pseudo/status", &[(b":status", b"200")]),
         refused_with("pseudo/protocol", &[(b":protocol", b"websocket")]),
         refused_with("pseudo/empty-name", &[(b":", b"a")]),
-        attack("pseudo/in-another-order", head(1, END_STREAM, &behind), Then::Usable)
-            .stream(1, Fate::Status(200))
+        attack("pseudo/in-another-order", head(1, END_STREAM, &behind), ConnectionFate::Usable)
+            .stream(1, StreamFate::Status(200))
             .forwards("GET", "/h2", ""),
     ];
     let twice = [vec![(&b":path"[..], &b"/x"[..])], base.clone()].concat();
@@ -300,7 +309,7 @@ fn pseudo() -> Vec<Attack> {
 
 /// `:authority` and `host`: one host, and only that.
 fn authorities() -> Vec<Attack> {
-    let base = asking("GET", "/h2", &[]);
+    let base = request_fields("GET", "/h2", &[]);
     let with = |value: &'static [u8]| {
         base.iter().map(|(known, old)| (*known, if *known == b":authority" { value } else { *old })).collect::<Vec<_>>()
     };
@@ -309,12 +318,12 @@ fn authorities() -> Vec<Attack> {
         rest.chain(more.iter().copied()).collect::<Vec<_>>()
     };
     let taken = |name: &str, fields: &[(&[u8], &[u8])]| {
-        attack(&format!("authority/{name}"), head(1, END_STREAM, fields), Then::Usable)
-            .stream(1, Fate::Status(200))
+        attack(&format!("authority/{name}"), head(1, END_STREAM, fields), ConnectionFate::Usable)
+            .stream(1, StreamFate::Status(200))
             .forwards("GET", "/h2", "")
     };
     vec![
-        taken("host-the-same", &asking("GET", "/h2", &[(b"host", b"gw")])),
+        taken("host-the-same", &request_fields("GET", "/h2", &[(b"host", b"gw")])),
         taken("host-alone", &without(&[(b"host", b"gw")])),
         refused("authority/none", &without(&[])),
         refused_with("authority/host-differs", &[(b"host", b"evil.example")]),
@@ -343,21 +352,26 @@ fn sizes() -> Vec<Attack> {
         bytes
     };
     // One entry of 3 kB goes into the table, and is then named 10,000 times by one byte each.
-    let mut bomb = block(&asking("GET", "/h2", &[]));
+    let mut bomb = block(&request_fields("GET", "/h2", &[]));
     bomb.extend([0x40, 1, b'x', 0x7f, 0xb9, 0x16]);
     bomb.extend(vec![b'y'; 3_000]);
     bomb.extend(vec![0xbe; 10_000]);
-    let cut = |name: &str, bytes| attack(&format!("size/{name}"), bytes, Then::Any).stream(1, Fate::Refused);
+    let cut =
+        |name: &str, bytes| attack(&format!("size/{name}"), bytes, ConnectionFate::Any).stream(1, StreamFate::Refused);
     vec![
-        cut("one-value", split(&asking("GET", "/h2", &[(b"x", &long)]))),
-        cut("one-name", split(&asking("GET", "/h2", &[(&vec![b'x'; 70_000], b"y")]))),
-        cut("many", split(&asking("GET", "/h2", &many))),
-        cut("path", split(&asking("GET", &format!("/{}", "x".repeat(70_000)), &[]))),
+        cut("one-value", split(&request_fields("GET", "/h2", &[(b"x", &long)]))),
+        cut("one-name", split(&request_fields("GET", "/h2", &[(&vec![b'x'; 70_000], b"y")]))),
+        cut("many", split(&request_fields("GET", "/h2", &many))),
+        cut("path", split(&request_fields("GET", &format!("/{}", "x".repeat(70_000)), &[]))),
         cut("bomb", frame(HEADERS, END_HEADERS | END_STREAM, 1, &bomb)),
         cut("body", {
             let data = frame(DATA, 0, 1, &[b'x'; 16_000]);
-            [head(1, 0, &asking("POST", "/h2", &[])), data.repeat(4), frame(DATA, END_STREAM, 1, &[b'x'; 2_000])]
-                .concat()
+            [
+                head(1, 0, &request_fields("POST", "/h2", &[])),
+                data.repeat(4),
+                frame(DATA, END_STREAM, 1, &[b'x'; 2_000]),
+            ]
+            .concat()
         }),
     ]
 }
@@ -369,107 +383,120 @@ fn floods() -> Vec<Attack> {
     let each =
         |count: u32, make: &dyn Fn(u32) -> Vec<u8>| (0..count).flat_map(|at| make(2 * at + 1)).collect::<Vec<u8>>();
     let begun = frame(HEADERS, END_STREAM, 1, &block(&stranger));
-    let post = || head(1, 0, &asking("POST", "/h2", &[]));
+    let post = || head(1, 0, &request_fields("POST", "/h2", &[]));
     let reset = |stream| [head(stream, END_STREAM, &stranger), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat();
     let half = |stream| [head(stream, 0, &stranger), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat();
     let bad = |stream| head(stream, END_STREAM, &stranger[..3]);
     let mut dangling = attack(
         "flood/dangling-streams",
-        each(160, &|stream| head(stream, 0, &asking("POST", "/h2", &[(b"content-length", b"5")]))),
-        Then::Any,
+        each(160, &|stream| head(stream, 0, &request_fields("POST", "/h2", &[(b"content-length", b"5")]))),
+        ConnectionFate::Any,
     );
     for at in 0..160 {
-        dangling = dangling.stream(2 * at + 1, Fate::Refused);
+        dangling = dangling.stream(2 * at + 1, StreamFate::Refused);
     }
     vec![
-        attack("flood/rapid-reset", each(3_000, &reset), Then::Any),
-        attack("flood/rapid-reset-of-begun", each(3_000, &half), Then::Any),
-        attack("flood/malformed-streams", each(3_000, &bad), Then::Any),
+        attack("flood/rapid-reset", each(3_000, &reset), ConnectionFate::Any),
+        attack("flood/rapid-reset-of-begun", each(3_000, &half), ConnectionFate::Any),
+        attack("flood/malformed-streams", each(3_000, &bad), ConnectionFate::Any),
         attack(
             "flood/continuation-empty",
             [begun.clone(), frame(CONTINUATION, 0, 1, &[]).repeat(20_000)].concat(),
-            Then::Ended,
+            ConnectionFate::Ended,
         ),
         attack(
             "flood/continuation-small",
             [begun.clone(), frame(CONTINUATION, 0, 1, &block(&[(b"x", b"y")])).repeat(20_000)].concat(),
-            Then::Ended,
+            ConnectionFate::Ended,
         ),
         attack(
             "flood/continuation-large",
             [begun.clone(), frame(CONTINUATION, 0, 1, &block(&[(b"x", &[b'y'; 16_000])])).repeat(200)].concat(),
-            Then::Ended,
+            ConnectionFate::Ended,
         ),
-        attack("flood/settings", frame(SETTINGS, 0, 0, &[]).repeat(20_000), Then::Any),
-        attack("flood/settings-table", frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]).repeat(10_000), Then::Any),
-        attack("flood/settings-ack", frame(SETTINGS, ACK, 0, &[]).repeat(20_000), Then::Any),
-        attack("flood/ping", frame(PING, 0, 0, &[7; 8]).repeat(20_000), Then::Any),
-        attack("flood/ping-ack", frame(PING, ACK, 0, &[7; 8]).repeat(20_000), Then::Any),
-        attack("flood/priority", frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]).repeat(20_000), Then::Any),
-        attack("flood/window", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(20_000), Then::Any),
-        attack("flood/unknown-frames", frame(0xfa, 0xff, 0, &[1; 100]).repeat(5_000), Then::Any),
-        attack("flood/empty-data", [post(), frame(DATA, 0, 1, &[]).repeat(30_000)].concat(), Then::Any)
-            .stream(1, Fate::Refused),
-        attack("flood/one-byte-data", [post(), frame(DATA, 0, 1, b"x").repeat(70_000)].concat(), Then::Any)
-            .stream(1, Fate::Refused),
+        attack("flood/settings", frame(SETTINGS, 0, 0, &[]).repeat(20_000), ConnectionFate::Any),
+        attack("flood/settings-table", frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]).repeat(10_000), ConnectionFate::Any),
+        attack("flood/settings-ack", frame(SETTINGS, ACK, 0, &[]).repeat(20_000), ConnectionFate::Any),
+        attack("flood/ping", frame(PING, 0, 0, &[7; 8]).repeat(20_000), ConnectionFate::Any),
+        attack("flood/ping-ack", frame(PING, ACK, 0, &[7; 8]).repeat(20_000), ConnectionFate::Any),
+        attack("flood/priority", frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]).repeat(20_000), ConnectionFate::Any),
+        attack("flood/window", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(20_000), ConnectionFate::Any),
+        attack("flood/unknown-frames", frame(0xfa, 0xff, 0, &[1; 100]).repeat(5_000), ConnectionFate::Any),
+        attack("flood/empty-data", [post(), frame(DATA, 0, 1, &[]).repeat(30_000)].concat(), ConnectionFate::Any)
+            .stream(1, StreamFate::Refused),
+        attack("flood/one-byte-data", [post(), frame(DATA, 0, 1, b"x").repeat(70_000)].concat(), ConnectionFate::Any)
+            .stream(1, StreamFate::Refused),
         attack(
             "flood/padding",
             [post(), frame(DATA, PADDED, 1, &[[255].as_slice(), &[0; 255]].concat()).repeat(2_000)].concat(),
-            Then::Any,
+            ConnectionFate::Any,
         )
-        .stream(1, Fate::Refused),
+        .stream(1, StreamFate::Refused),
         // Beside no request at all only so much is taken.
-        attack("flood/ping-for-long", frame(PING, 0, 0, &[7; 8]).repeat(80_000), Then::Ended),
-        attack("flood/priority-for-long", frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]).repeat(100_000), Then::Ended),
-        attack("flood/unknown-for-long", frame(0xfa, 0xff, 0, &[1; 1_000]).repeat(1_500), Then::Ended),
-        attack("flood/goaway", frame(GOAWAY, 0, 0, &[0; 8]).repeat(5_000), Then::Any),
+        attack("flood/ping-for-long", frame(PING, 0, 0, &[7; 8]).repeat(80_000), ConnectionFate::Ended),
+        attack(
+            "flood/priority-for-long",
+            frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]).repeat(100_000),
+            ConnectionFate::Ended,
+        ),
+        attack("flood/unknown-for-long", frame(0xfa, 0xff, 0, &[1; 1_000]).repeat(1_500), ConnectionFate::Ended),
+        attack("flood/goaway", frame(GOAWAY, 0, 0, &[0; 8]).repeat(5_000), ConnectionFate::Any),
         dangling,
     ]
 }
 
 fn settings() -> Vec<Attack> {
-    let set =
-        |name: &str, payload: &[u8]| attack(&format!("settings/{name}"), frame(SETTINGS, 0, 0, payload), Then::Ended);
+    let set = |name: &str, payload: &[u8]| {
+        attack(&format!("settings/{name}"), frame(SETTINGS, 0, 0, payload), ConnectionFate::Ended)
+    };
     vec![
         set("push-two", &[0, 2, 0, 0, 0, 2]),
         set("window-too-large", &[0, 4, 0x80, 0, 0, 0]),
         set("frame-too-small", &[0, 5, 0, 0, 0, 1]),
         set("frame-too-large", &[0, 5, 1, 0, 0, 0]),
         set("five-bytes", &[0, 4, 0, 0, 0]),
-        attack("settings/on-a-stream", frame(SETTINGS, 0, 1, &[]), Then::Ended),
-        attack("settings/ack-with-payload", frame(SETTINGS, ACK, 0, &[0; 6]), Then::Ended),
-        attack("settings/unknown", frame(SETTINGS, 0, 0, &[0xff, 0xff, 1, 2, 3, 4]), Then::Usable),
-        attack("settings/no-streams", frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 0]), Then::Usable),
+        attack("settings/on-a-stream", frame(SETTINGS, 0, 1, &[]), ConnectionFate::Ended),
+        attack("settings/ack-with-payload", frame(SETTINGS, ACK, 0, &[0; 6]), ConnectionFate::Ended),
+        attack("settings/unknown", frame(SETTINGS, 0, 0, &[0xff, 0xff, 1, 2, 3, 4]), ConnectionFate::Usable),
+        attack("settings/no-streams", frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 0]), ConnectionFate::Usable),
     ]
 }
 
 fn windows() -> Vec<Attack> {
-    let get = |stream| head(stream, END_STREAM, &asking("GET", "/h2", &[]));
-    let post = head(1, 0, &asking("POST", "/h2", &[]));
+    let get = |stream| head(stream, END_STREAM, &request_fields("GET", "/h2", &[]));
+    let post = head(1, 0, &request_fields("POST", "/h2", &[]));
     let most = [0x7f, 0xff, 0xff, 0xff];
     let shut = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
     vec![
-        attack("window/zero", frame(WINDOW_UPDATE, 0, 0, &[0; 4]), Then::Ended),
-        attack("window/zero-on-a-stream", [post.clone(), frame(WINDOW_UPDATE, 0, 1, &[0; 4])].concat(), Then::Any)
-            .stream(1, Fate::Refused),
-        attack("window/overflow", frame(WINDOW_UPDATE, 0, 0, &most).repeat(2), Then::Ended),
-        attack("window/overflow-on-a-stream", [post, frame(WINDOW_UPDATE, 0, 1, &most).repeat(2)].concat(), Then::Any)
-            .stream(1, Fate::Refused),
-        attack("window/on-an-idle-stream", frame(WINDOW_UPDATE, 0, 9, &[0, 0, 0, 1]), Then::Ended),
-        attack("window/three-bytes", frame(WINDOW_UPDATE, 0, 0, &[0; 3]), Then::Ended),
+        attack("window/zero", frame(WINDOW_UPDATE, 0, 0, &[0; 4]), ConnectionFate::Ended),
+        attack(
+            "window/zero-on-a-stream",
+            [post.clone(), frame(WINDOW_UPDATE, 0, 1, &[0; 4])].concat(),
+            ConnectionFate::Any,
+        )
+        .stream(1, StreamFate::Refused),
+        attack("window/overflow", frame(WINDOW_UPDATE, 0, 0, &most).repeat(2), ConnectionFate::Ended),
+        attack(
+            "window/overflow-on-a-stream",
+            [post, frame(WINDOW_UPDATE, 0, 1, &most).repeat(2)].concat(),
+            ConnectionFate::Any,
+        )
+        .stream(1, StreamFate::Refused),
+        attack("window/on-an-idle-stream", frame(WINDOW_UPDATE, 0, 9, &[0, 0, 0, 1]), ConnectionFate::Ended),
+        attack("window/three-bytes", frame(WINDOW_UPDATE, 0, 0, &[0; 3]), ConnectionFate::Ended),
         // Nobody takes the answer: the connection must not stand for ever.
-        attack("window/shut", [shut, get(1)].concat(), Then::Ended).forwards("GET", "/h2", ""),
+        attack("window/shut", [shut, get(1)].concat(), ConnectionFate::Ended).forwards("GET", "/h2", ""),
     ]
 }
 
 /// Frames at the wrong time or place.
 fn states() -> Vec<Attack> {
-    let get = |stream| head(stream, END_STREAM, &asking("GET", "/h2", &[]));
+    let get = |stream| head(stream, END_STREAM, &request_fields("GET", "/h2", &[]));
     let stranger: [(&[u8], &[u8]); 4] =
         [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/h2"), (b":authority", b"gw")];
     let begun = || frame(HEADERS, END_STREAM, 1, &block(&stranger));
-    let post = || head(1, 0, &asking("POST", "/h2", &[]));
-    let ends = |name: &str, bytes: Vec<u8>| attack(&format!("state/{name}"), bytes, Then::Ended);
+    let post = || head(1, 0, &request_fields("POST", "/h2", &[]));
+    let ends = |name: &str, bytes: Vec<u8>| attack(&format!("state/{name}"), bytes, ConnectionFate::Ended);
     vec![
         ends("data-on-the-connection", frame(DATA, 0, 0, b"x")),
         ends("data-on-an-idle-stream", frame(DATA, 0, 1, b"x")),
@@ -493,29 +520,29 @@ fn states() -> Vec<Attack> {
         ends("length-that-never-comes", [&[0xff, 0xff, 0xff, DATA, 0, 0, 0, 0, 1][..], b"x"].concat()),
         ends("padding-longer-than-the-frame", [post(), frame(DATA, PADDED, 1, &[9, b'x'])].concat()),
         ends("http1-behind-the-preface", b"GET /smuggled HTTP/1.1\r\nhost: gw\r\n\r\n".to_vec()),
-        attack("state/priority-on-itself", frame(PRIORITY, 0, 1, &[0, 0, 0, 1, 1]), Then::Any),
-        attack("state/unknown-frame", frame(0x77, 0xff, 1, b"whatever"), Then::Usable),
+        attack("state/priority-on-itself", frame(PRIORITY, 0, 1, &[0, 0, 0, 1, 1]), ConnectionFate::Any),
+        attack("state/unknown-frame", frame(0x77, 0xff, 1, b"whatever"), ConnectionFate::Usable),
         attack(
             "state/data-after-the-end",
             [head(1, END_STREAM, &stranger), frame(DATA, 0, 1, b"x")].concat(),
-            Then::Any,
+            ConnectionFate::Any,
         ),
         attack(
             "state/second-head",
-            [post(), head(1, END_STREAM, &asking("POST", "/order/express", &[]))].concat(),
-            Then::Any,
+            [post(), head(1, END_STREAM, &request_fields("POST", "/order/express", &[]))].concat(),
+            ConnectionFate::Any,
         )
         // h2 takes it for trailers, and trailers are dropped.
-        .stream(1, Fate::Status(200))
+        .stream(1, StreamFate::Status(200))
         .forwards("POST", "/h2", ""),
-        attack("state/second-head-without-end", [post(), head(1, 0, &[(b"x", b"y")])].concat(), Then::Any)
-            .stream(1, Fate::Refused),
-        attack("state/body-that-stops", [post(), frame(DATA, 0, 1, b"hel")].concat(), Then::Usable)
-            .stream(1, Fate::Status(408)),
+        attack("state/second-head-without-end", [post(), head(1, 0, &[(b"x", b"y")])].concat(), ConnectionFate::Any)
+            .stream(1, StreamFate::Refused),
+        attack("state/body-that-stops", [post(), frame(DATA, 0, 1, b"hel")].concat(), ConnectionFate::Usable)
+            .stream(1, StreamFate::Status(408)),
         attack(
             "state/body-given-up",
             [post(), frame(DATA, 0, 1, b"hel"), frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])].concat(),
-            Then::Usable,
+            ConnectionFate::Usable,
         ),
     ]
 }
@@ -523,7 +550,7 @@ fn states() -> Vec<Attack> {
 /// Header blocks that are none (RFC 7541).
 fn blocks() -> Vec<Attack> {
     let raw = |name: &str, payload: &[u8]| {
-        attack(&format!("block/{name}"), frame(HEADERS, END_HEADERS | END_STREAM, 1, payload), Then::Ended)
+        attack(&format!("block/{name}"), frame(HEADERS, END_HEADERS | END_STREAM, 1, payload), ConnectionFate::Ended)
     };
     vec![
         raw("index-zero", &[0x80]),
@@ -537,43 +564,43 @@ fn blocks() -> Vec<Attack> {
     ]
 }
 
-impl Door {
-    fn judge_frames(&self, attack: &Attack) -> Vec<String> {
-        let seen = perform(self.trial.addr, attack);
-        let good = self.stage.ask(get("/good").by("shop"));
+impl RecordedGateway {
+    fn faults_of_attack(&self, attack: &Attack) -> Vec<String> {
+        let result = perform(self.runner.addr, attack);
+        let good = self.gateway.send(get("/good").by("shop"));
         assert_eq!((good.status, good.outcome()), (200, "ok"), "{}: the good request after it", attack.name);
         let mut faults = Vec::new();
         for (stream, fate) in &attack.streams {
-            let holds = match (fate, seen.fates.get(stream)) {
-                (Fate::Status(status), Some(Some(told))) => status == told,
+            let check_attacks = match (fate, result.fates.get(stream)) {
+                (StreamFate::Status(status), Some(Some(status_received))) => status == status_received,
                 // 0: a status that is named by its place in the table; 200 never is.
-                (Fate::Refused, Some(Some(told))) => matches!(told, 0 | 400..=499 | 501),
-                (Fate::Refused, Some(None)) => true,
-                (Fate::Refused, None) => seen.ended,
+                (StreamFate::Refused, Some(Some(status_received))) => matches!(status_received, 0 | 400..=499 | 501),
+                (StreamFate::Refused, Some(None)) => true,
+                (StreamFate::Refused, None) => result.ended,
                 _ => false,
             };
-            if !holds {
-                faults.push(format!("stream {stream}: {:?}, should be {fate:?}", seen.fates.get(stream)));
+            if !check_attacks {
+                faults.push(format!("stream {stream}: {:?}, should be {fate:?}", result.fates.get(stream)));
             }
         }
-        match attack.then {
-            Then::Usable if !seen.usable => faults.push("the connection is of no use".to_owned()),
-            Then::Ended if !seen.ended => faults.push("the connection stands".to_owned()),
-            Then::Any if !seen.ended && !seen.usable => {
+        match attack.connection {
+            ConnectionFate::Usable if !result.usable => faults.push("the connection is of no use".to_owned()),
+            ConnectionFate::Ended if !result.ended => faults.push("the connection stands".to_owned()),
+            ConnectionFate::Any if !result.ended && !result.usable => {
                 faults.push("the connection stands and is of no use".to_owned())
             }
             _ => {}
         }
-        if seen.took >= LONGEST {
-            faults.push(format!("took {:?}", seen.took));
+        if result.took >= LONGEST {
+            faults.push(format!("took {:?}", result.took));
         }
         let mut expected = attack.forwarded.clone();
-        if seen.usable {
-            expected.push(plain("GET", PROBED));
+        if result.usable {
+            expected.push(forwarded("GET", PROBED));
         }
-        expected.push(plain("GET", "/good"));
+        expected.push(forwarded("GET", "/good"));
         let (mut forwarded, violations) = self.read(self.recorder.take());
-        if !seen.usable && attack.then == Then::Any {
+        if !result.usable && attack.connection == ConnectionFate::Any {
             // The connection may have ended while this was under way.
             forwarded.retain(|request| request.target != PROBED.as_bytes());
         }
@@ -588,38 +615,38 @@ impl Door {
     }
 }
 
-fn holds(names: &[&str]) {
+fn check_attacks(names: &[&str]) {
     assert_eq!(secret_of("shop").as_bytes(), SHOP);
-    let door = Door::open();
+    let gateway = RecordedGateway::open();
     let mut faults = Vec::new();
     let all = attacks();
     let chosen: Vec<&Attack> =
         all.iter().filter(|attack| names.contains(&attack.name.split('/').nth(1).expect("a family"))).collect();
     assert!(!chosen.is_empty());
     for attack in chosen {
-        faults.extend(door.judge_frames(attack).into_iter().map(|fault| format!("{}: {fault}", attack.name)));
+        faults.extend(gateway.faults_of_attack(attack).into_iter().map(|fault| format!("{}: {fault}", attack.name)));
     }
     assert!(faults.is_empty(), "{} faults\n{}", faults.len(), faults.join("\n"));
-    door.close();
+    gateway.close();
 }
 
 #[test]
-fn frames_make_one_request_or_none() {
-    holds(&["good", "length", "field", "pseudo", "path", "method", "scheme", "authority"]);
+fn malformed_streams_are_refused() {
+    check_attacks(&["good", "length", "field", "pseudo", "path", "method", "scheme", "authority"]);
 }
 
 #[test]
-fn frames_without_measure_are_bounded() {
-    holds(&["size", "flood", "block"]);
+fn floods_of_frames_are_bounded() {
+    check_attacks(&["size", "flood", "block"]);
 }
 
 #[test]
-fn frames_out_of_order_end_a_stream_or_the_connection() {
-    holds(&["settings", "window", "state"]);
+fn frames_out_of_order_close_a_stream_or_the_connection() {
+    check_attacks(&["settings", "window", "state"]);
 }
 
 #[test]
-fn the_status_is_read_in_both_codes() {
+fn the_status_is_decoded_with_and_without_huffman() {
     assert_eq!(frames::status_of(&[0x88]), 200);
     assert_eq!(frames::status_of(&[0x48, 3, b'4', b'0', b'1']), 401);
     // 302, as RFC 7541 (appendix C.6.1) writes it

@@ -11,13 +11,13 @@ use std::{
 use super::strict::{self, Read, Request};
 
 /// What was received: a request, or why it is none and its bytes.
-pub(crate) type Seen = Result<Request, String>;
+pub(crate) type Received = Result<Request, String>;
 
 /// A server that runs as long as the test.
 #[derive(Clone)]
 pub(crate) struct Recorder {
     pub(crate) addr: SocketAddr,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    received: Arc<Mutex<Vec<Received>>>,
 }
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 48\r\n\r\n\
@@ -27,7 +27,7 @@ impl Recorder {
     /// On a free port, or on the given one.
     pub(crate) fn start(addr: &str) -> Recorder {
         let listener = TcpListener::bind(addr).expect("a port");
-        let recorder = Recorder { addr: listener.local_addr().expect("an address"), seen: Arc::default() };
+        let recorder = Recorder { addr: listener.local_addr().expect("an address"), received: Arc::default() };
         let own = recorder.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -46,7 +46,7 @@ impl Recorder {
                 Read::Whole(request, length) => {
                     buffer.drain(..length);
                     let head = request.method == "HEAD";
-                    self.seen.lock().expect("whole").push(Ok(*request));
+                    self.received.lock().expect("whole").push(Ok(*request));
                     let end = if head { ANSWER.len() - 48 } else { ANSWER.len() };
                     if stream.write_all(&ANSWER[..end]).is_err() {
                         return;
@@ -65,16 +65,16 @@ impl Recorder {
 
     fn violation(&self, why: &str, bytes: &[u8]) {
         let shown = bytes[..bytes.len().min(500)].escape_ascii();
-        self.seen.lock().expect("whole").push(Err(format!("{why}: {shown}")));
+        self.received.lock().expect("whole").push(Err(format!("{why}: {shown}")));
     }
 
     /// Takes what was received so far.
-    pub(crate) fn take(&self) -> Vec<Seen> {
-        std::mem::take(&mut *self.seen.lock().expect("whole"))
+    pub(crate) fn take(&self) -> Vec<Received> {
+        std::mem::take(&mut *self.received.lock().expect("whole"))
     }
 
     /// How much was received and not taken.
     pub(crate) fn count(&self) -> usize {
-        self.seen.lock().expect("whole").len()
+        self.received.lock().expect("whole").len()
     }
 }

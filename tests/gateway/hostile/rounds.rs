@@ -20,7 +20,7 @@ use super::{
     corpus::{self, Case},
     h2::{self, Attack},
     recorder::Recorder,
-    runner::{AGAIN, Trial},
+    runner::{AGAIN, Runner},
 };
 use crate::{
     process::Program,
@@ -72,7 +72,7 @@ fn rounds(all: &Arc<Vec<Bytes>>, count: usize, program: SocketAddr) {
         .map(|_| {
             let (all, next) = (all.clone(), next.clone());
             thread::spawn(move || {
-                let trial = Trial { addr: program, patience: Duration::from_secs(20), auth: super::auth() };
+                let runner = Runner { addr: program, read_timeout: Duration::from_secs(20), auth: super::auth() };
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     if at >= all.len() * count {
@@ -82,7 +82,7 @@ fn rounds(all: &Arc<Vec<Bytes>>, count: usize, program: SocketAddr) {
                     match &all[at] {
                         // Floods cost more than all else: one round in ten.
                         Bytes::Frames(attack) if attack.name.starts_with("h2/flood") && round % WARM != 0 => {}
-                        Bytes::Case(case) => drop(trial.run(case)),
+                        Bytes::Case(case) => drop(runner.run(case)),
                         Bytes::Frames(attack) => drop(h2::perform(program, attack)),
                     }
                 }
@@ -95,8 +95,8 @@ fn rounds(all: &Arc<Vec<Bytes>>, count: usize, program: SocketAddr) {
 /// What Fastrac received, counted by method and target.
 fn counted(recorder: &Recorder) -> BTreeMap<(String, String), usize> {
     let mut counts = BTreeMap::new();
-    for seen in recorder.take() {
-        let request = seen.unwrap_or_else(|why| panic!("forwarded: {why}"));
+    for received in recorder.take() {
+        let request = received.unwrap_or_else(|why| panic!("forwarded: {why}"));
         // A stream that promised a byte or two more than it sent may take them from the good request behind it,
         // if that is there before its refusal has closed the connection: RFC 9112 wants just that.
         let bitten = request.target == AGAIN.as_bytes() && request.method != "GET";
@@ -147,8 +147,9 @@ fn a_hundred_rounds_leave_nothing_behind() {
     assert!(worst.is_empty(), "round, received, expected: {worst:?}");
     assert!(after.1 <= memory + GROWTH, "{memory} -> {} bytes", after.1);
     assert!(after.0 <= files, "{files} -> {} files", after.0);
-    let said = program.said.lock().expect("whole");
-    let errors: Vec<&String> = said.iter().filter(|line| line.contains("ERROR") || line.contains("panicked")).collect();
+    let stderr_lines = program.stderr_lines.lock().expect("whole");
+    let errors: Vec<&String> =
+        stderr_lines.iter().filter(|line| line.contains("ERROR") || line.contains("panicked")).collect();
     assert!(errors.is_empty(), "{errors:?}");
 }
 

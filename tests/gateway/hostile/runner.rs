@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::corpus::{Case, Step, Told};
+use super::corpus::{Case, Responses, Step};
 use crate::test_gateway::canary_in;
 
 /// Asked after a case on the same connection, where it should have stayed open: proves that nothing
@@ -17,46 +17,47 @@ pub(crate) const AGAIN: &str = "/again";
 /// What became of a case.
 #[derive(Clone, Debug)]
 pub(crate) struct Observed {
-    pub(crate) told: Told,
+    pub(crate) responses: Responses,
     /// Bytes that are no answer.
-    pub(crate) odd: Option<String>,
+    pub(crate) unparsed: Option<String>,
     /// From the first byte to the end.
     pub(crate) took: Duration,
 }
 
 /// Tries a case.
-pub(crate) struct Trial {
+pub(crate) struct Runner {
     pub(crate) addr: SocketAddr,
     /// Nothing may come later than this after what came before.
-    pub(crate) patience: Duration,
+    pub(crate) read_timeout: Duration,
     /// Credentials for [`AGAIN`], as header lines.
     pub(crate) auth: String,
 }
 
-impl Trial {
+impl Runner {
     pub(crate) fn run(&self, case: &Case) -> Observed {
         let began = Instant::now();
         let mut stream = TcpStream::connect(self.addr).expect("connected");
         stream.set_nodelay(true).expect("set");
-        stream.set_read_timeout(Some(self.patience)).expect("set");
-        let mut heard = Heard { head: case.head, ..Heard::default() };
+        stream.set_read_timeout(Some(self.read_timeout)).expect("set");
+        let mut reader = ResponseReader { head: case.head, ..ResponseReader::default() };
         for step in &case.steps {
             perform(&mut stream, step);
         }
-        let most = case.told.iter().map(|told| told.statuses.len()).max().unwrap_or(0);
+        let most = case.allowed.iter().map(|responses| responses.statuses.len()).max().unwrap_or(0);
         // Where it should stay open, its last answer ends the waiting; else only the connection's end does.
-        let may_stay = case.told.iter().any(|told| !told.closed);
-        while !(may_stay && heard.statuses.len() >= most) {
-            if !heard.more(&mut stream) {
+        let may_stay = case.allowed.iter().any(|responses| !responses.closed);
+        while !(may_stay && reader.statuses.len() >= most) {
+            if !reader.read_more(&mut stream) {
                 break;
             }
         }
-        let mut told = Told { statuses: heard.statuses.clone(), closed: heard.ended };
-        if !heard.ended && may_stay {
-            told.closed = !self.again(&mut stream, &mut heard);
+        let mut responses = Responses { statuses: reader.statuses.clone(), closed: reader.ended };
+        if !reader.ended && may_stay {
+            responses.closed = !self.stays_usable(&mut stream, &mut reader);
         }
-        let odd = (!heard.rest.is_empty()).then(|| heard.rest[..heard.rest.len().min(200)].escape_ascii().to_string());
-        Observed { told, odd, took: began.elapsed() }
+        let unparsed =
+            (!reader.rest.is_empty()).then(|| reader.rest[..reader.rest.len().min(200)].escape_ascii().to_string());
+        Observed { responses, unparsed, took: began.elapsed() }
     }
 
     /// The same for a server of which nothing is expected: an answer and a moment's silence end the waiting.
@@ -65,30 +66,30 @@ impl Trial {
         let began = Instant::now();
         let mut stream = TcpStream::connect(self.addr).expect("connected");
         stream.set_nodelay(true).expect("set");
-        stream.set_read_timeout(Some(self.patience)).expect("set");
-        let mut heard = Heard { head: case.head, ..Heard::default() };
+        stream.set_read_timeout(Some(self.read_timeout)).expect("set");
+        let mut reader = ResponseReader { head: case.head, ..ResponseReader::default() };
         case.steps.iter().for_each(|step| perform(&mut stream, step));
-        while heard.more(&mut stream) {
-            if heard.statuses.iter().any(|status| *status >= 200) {
+        while reader.read_more(&mut stream) {
+            if reader.statuses.iter().any(|status| *status >= 200) {
                 stream.set_read_timeout(Some(SILENCE)).expect("set");
             }
         }
-        let mut told = Told { statuses: heard.statuses.clone(), closed: heard.ended };
-        if !heard.ended {
-            stream.set_read_timeout(Some(self.patience)).expect("set");
-            told.closed = !self.again(&mut stream, &mut heard);
+        let mut responses = Responses { statuses: reader.statuses.clone(), closed: reader.ended };
+        if !reader.ended {
+            stream.set_read_timeout(Some(self.read_timeout)).expect("set");
+            responses.closed = !self.stays_usable(&mut stream, &mut reader);
         }
-        Observed { told, odd: None, took: began.elapsed() }
+        Observed { responses, unparsed: None, took: began.elapsed() }
     }
 
     /// Whether the connection carries a further request, and nothing else.
-    fn again(&self, stream: &mut TcpStream, heard: &mut Heard) -> bool {
-        let before = heard.statuses.len();
-        let asked = format!("GET {AGAIN} HTTP/1.1\r\nhost: gw\r\n{}\r\nconnection: close\r\n\r\n", self.auth);
-        let _ = stream.write_all(asked.as_bytes());
-        heard.head = false;
-        while heard.more(stream) {}
-        heard.statuses.len() == before + 1 && heard.statuses.last() == Some(&200)
+    fn stays_usable(&self, stream: &mut TcpStream, reader: &mut ResponseReader) -> bool {
+        let before = reader.statuses.len();
+        let request = format!("GET {AGAIN} HTTP/1.1\r\nhost: gw\r\n{}\r\nconnection: close\r\n\r\n", self.auth);
+        let _ = stream.write_all(request.as_bytes());
+        reader.head = false;
+        while reader.read_more(stream) {}
+        reader.statuses.len() == before + 1 && reader.statuses.last() == Some(&200)
     }
 }
 
@@ -111,7 +112,7 @@ fn perform(stream: &mut TcpStream, step: &Step) {
 
 /// Answers as they come.
 #[derive(Default)]
-struct Heard {
+struct ResponseReader {
     head: bool,
     statuses: Vec<u16>,
     /// Received and not understood, or not yet.
@@ -119,16 +120,16 @@ struct Heard {
     ended: bool,
 }
 
-impl Heard {
+impl ResponseReader {
     /// Reads once; false when nothing more is to come.
-    fn more(&mut self, stream: &mut TcpStream) -> bool {
+    fn read_more(&mut self, stream: &mut TcpStream) -> bool {
         let mut piece = [0; 16 * 1024];
         match stream.read(&mut piece) {
             Ok(0) => self.ended = true,
             Ok(read) => {
                 assert_eq!(canary_in(&piece[..read]), None, "in an answer");
                 self.rest.extend_from_slice(&piece[..read]);
-                while self.answer() {}
+                while self.take_response() {}
                 return true;
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
@@ -138,7 +139,7 @@ impl Heard {
     }
 
     /// Takes one whole answer.
-    fn answer(&mut self) -> bool {
+    fn take_response(&mut self) -> bool {
         let Some(end) = memchr::memmem::find(&self.rest, b"\r\n\r\n") else { return false };
         let head = String::from_utf8_lossy(&self.rest[..end]).to_ascii_lowercase();
         let Some(status) = head.get(9..12).and_then(|status| status.parse::<u16>().ok()) else { return false };

@@ -12,35 +12,35 @@ use fastrac_sandbox::{Act, Fault};
 use super::LIMITS;
 use crate::{
     client::request,
-    test_gateway::{Setup, Stage, until},
+    test_gateway::{Setup, TestGateway, until},
 };
 
 /// A stage whose answers are too long for the system's buffers to take several of them.
-fn long() -> Stage {
-    let stage = Setup { limits: LIMITS, ..Setup::default() }.start();
-    stage.sandbox.fault(Fault::on("v2.balance_history", Act::Long { bytes: 900_000 }));
-    stage
+fn long() -> TestGateway {
+    let gateway = Setup { limits: LIMITS, ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.balance_history", Act::Long { bytes: 900_000 }));
+    gateway
 }
 
-fn asked(count: usize) -> Vec<u8> {
+fn requests(count: usize) -> Vec<u8> {
     request("POST", "/user/balance/history").json("{}").by("shop").bytes().repeat(count)
 }
 
 #[test]
-fn a_caller_who_takes_no_answer_loses_its_connection() {
-    let stage = long();
-    let mut deaf = TcpStream::connect(stage.data).expect("connected");
-    deaf.write_all(&asked(30)).expect("written");
-    until("an answer is on its way", || !stage.received().is_empty());
-    until("the connection is gone", || stage.metric("client_connections", &[]) == 0.0);
-    assert!(stage.received().len() < 30, "nothing more is asked for him");
+fn a_caller_that_reads_nothing_loses_its_connection() {
+    let gateway = long();
+    let mut deaf = TcpStream::connect(gateway.data).expect("connected");
+    deaf.write_all(&requests(30)).expect("written");
+    until("an answer is on its way", || !gateway.received().is_empty());
+    until("the connection is gone", || gateway.metric("client_connections", &[]) == 0.0);
+    assert!(gateway.received().len() < 30, "nothing more is asked for him");
 }
 
 #[test]
-fn a_caller_who_takes_an_answer_slowly_gets_it() {
-    let stage = long();
-    let mut slow = TcpStream::connect(stage.data).expect("connected");
-    slow.write_all(&asked(12)).expect("written");
+fn a_caller_that_reads_slowly_gets_its_responses() {
+    let gateway = long();
+    let mut slow = TcpStream::connect(gateway.data).expect("connected");
+    slow.write_all(&requests(12)).expect("written");
     let (mut piece, mut taken) = (vec![0; 400_000], 0);
     // Slower than any deadline as a whole, never silent for as long as one.
     while taken < 12 * 900_000 {

@@ -17,7 +17,7 @@ use crate::{
 const CONNECTIONS: usize = 64;
 const REQUESTS: usize = 10_000;
 
-/// What a client does with a request.
+/// What a client does after it has sent a request.
 enum ClientBehaviour {
     Waits,
     /// Closes the connection at once, before the request can be sent on.
@@ -118,7 +118,7 @@ fn ten_thousand_mixed_requests_are_all_accounted_for() {
     assert_eq!(gateway.metric("in_flight_requests", &[]), 0.0);
     assert_eq!(gateway.metric("request_duration_seconds_count", &[]), REQUESTS as f64);
 
-    // Metrics and log agree on every outcome, and the numbers have no gap.
+    // Metrics and log agree on every outcome, and the sequence numbers have no gaps.
     let mut outcomes = BTreeMap::<&str, usize>::new();
     for (number, line) in lines.iter().enumerate() {
         *outcomes.entry(line["outcome"].as_str().expect("an outcome")).or_default() += 1;
@@ -137,7 +137,7 @@ fn ten_thousand_mixed_requests_are_all_accounted_for() {
     let received = gateway.received().len() as f64;
     assert!(sent > received && received >= attempts(&lines), "{sent} sent, {received} received");
 
-    // An order was executed if and only if its line says that it was sent, and none was executed twice.
+    // An order was executed if and only if its line says `sent: yes`, and none was executed twice.
     let orders = gateway.sandbox.counters().orders;
     let ordered = |line: &&serde_json::Value| line["class"] == "order" && line["sent"] == "yes";
     let sent_orders = lines.iter().filter(ordered).count() as u64;

@@ -1,4 +1,4 @@
-//! A client's certificate proves a service, as long as the service lists it.
+//! A client certificate authenticates the service that lists one of its names.
 
 use crate::{
     authority::{Authority, Pair},
@@ -37,7 +37,7 @@ impl CertificateSetup {
         self.connect(Some(&self.authority.client(names))).send(&request)
     }
 
-    /// Who asked last, by the log.
+    /// The service in the log line of a response.
     fn service(&self, response: &Response) -> String {
         let line = self.gateway.line(response.header("x-request-id").expect("an id"));
         line["service"].as_str().unwrap_or("-").to_owned()
@@ -60,7 +60,7 @@ fn a_listed_uri_or_dns_name_authenticates_its_service() {
         let response = setup.send(names, province());
         assert_eq!((response.status, setup.service(&response).as_str()), (200, service), "{names:?}");
     }
-    // What it may do is its own: an order is not among it.
+    // The service's own classes apply: it may not place orders.
     let order = crate::client::post("/order/express", "{}");
     assert_eq!(setup.send(&["spiffe://shop/depot"], order).code(), "caller.class");
 }
@@ -68,13 +68,13 @@ fn a_listed_uri_or_dns_name_authenticates_its_service() {
 #[test]
 fn no_other_name_authenticates_anything() {
     let setup = CertificateSetup::new("optional");
-    // The common name of each is `shop`, which is a service.
+    // The common name of each certificate is `shop`, which is the name of a service.
     for names in [&[][..], &["shop"], &["spiffe://shop/Depot"], &["spiffe://shop/depot/x"], &["*.internal"]] {
         let response = setup.send(names, province());
         assert_eq!((response.status, response.code().as_str()), (401, "caller.unknown"), "{names:?}");
     }
     assert_eq!(setup.connect(None).send(&province()).status, 401);
-    // Nor does a header that pretends to carry one.
+    // A header that claims to carry a certificate does not authenticate either.
     let pretended = province().header("x-forwarded-client-cert", "URI=spiffe://shop/depot");
     assert_eq!(setup.connect(None).send(&pretended).status, 401);
 }
@@ -89,7 +89,7 @@ fn all_credentials_must_be_valid_and_name_one_service() {
         (&["spiffe://shop/mesh"], province().pair("svc-shop-1", "wrong"), 401),
         (&["spiffe://shop/mesh"], province().header("access-key", "svc-shop-1"), 401),
         (&["spiffe://shop/mesh"], province().header("authorization", "Bearer x"), 401),
-        // A certificate that nobody lists is no proof, as a mesh shows one on every connection.
+        // A certificate that no service lists is ignored: a mesh presents one on every connection.
         (&["sidecar.internal"], shop(), 200),
         (&["sidecar.internal"], province().basic("svc-shop-1", &secret_of("shop")), 200),
     ] {
@@ -114,7 +114,7 @@ fn a_required_certificate_is_enforced_in_the_handshake() {
     assert_eq!(setup.send(&["spiffe://shop/depot"], province()).status, 200);
     let stranger = Authority::new().client(&["spiffe://shop/depot"]);
     for shows in [None, Some(&stranger)] {
-        // With TLS 1.3 the client learns it when it reads.
+        // With TLS 1.3 the client learns of the refusal when it reads.
         let opened = Connection::over_tls(setup.gateway.data, &setup.authority.trusting(shows, &[]));
         let response = opened.ok().and_then(|(mut connection, _)| {
             connection.write(&province().by("shop").bytes());
@@ -135,7 +135,7 @@ fn a_removed_identity_stops_working_on_open_connections() {
         let open = Http2Connection::over_tls(setup.gateway.data, setup.authority.trusting(Some(&pair), &[b"h2"])).await;
         let send = async |request| open.send(request).await.expect("joined").expect("an answer").0;
         assert_eq!(send(province()).await, 200);
-        // It becomes another service's, and then nobody's.
+        // The identity is removed, and then given to another service.
         setup.gateway.reload("\"spiffe://shop/depot\", ", "");
         assert_eq!((send(province()).await, connection.send(&province()).status), (401, 401));
         setup.gateway.reload("[\"spiffe://shop/mesh\"]", "[\"spiffe://shop/mesh\", \"spiffe://shop/depot\"]");

@@ -1,4 +1,4 @@
-//! A certificate authority, for both sides of the door.
+//! A certificate authority for server and client certificates.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -13,7 +13,7 @@ use rustls::{
 
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate and its key, as PEM.
+/// A certificate and its private key, as PEM.
 #[derive(Clone, Debug)]
 pub(crate) struct Pair {
     pub(crate) cert: String,
@@ -39,12 +39,12 @@ impl Authority {
         self.0.pem()
     }
 
-    /// A server's pair for loopback, which ends in March of a year.
+    /// A server certificate for loopback that expires in March of a year.
     pub(crate) fn server(&self, year: i32) -> Pair {
         self.server_until((year, 3, 9))
     }
 
-    /// The same, which ends with a day.
+    /// A server certificate for loopback that expires on a date.
     pub(crate) fn server_until(&self, (year, month, day): (i32, u8, u8)) -> Pair {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
         params.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
@@ -52,8 +52,8 @@ impl Authority {
         self.sign(params)
     }
 
-    /// A client's pair with these names: URIs, where they have a scheme, else DNS names. Its common name
-    /// is a service's, and means nothing.
+    /// A client certificate with these alternative names: URIs if they have a scheme, else DNS names. Its common
+    /// name is that of a service, which must not authenticate anything.
     pub(crate) fn client(&self, names: &[&str]) -> Pair {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "shop");
@@ -71,7 +71,7 @@ impl Authority {
         Pair { cert: params.signed_by(&key, &self.0).expect("signed").pem(), key: key.serialize_pem() }
     }
 
-    /// A client that trusts this authority, and shows a certificate or none.
+    /// A TLS client configuration that trusts this authority, with or without a client certificate.
     pub(crate) fn trusting(&self, shows: Option<&Pair>, speaks: &[&[u8]]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).expect("added");

@@ -1,4 +1,4 @@
-//! Bodies that the API takes.
+//! Valid request bodies for the API.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ pub(crate) const ORDER: &str = r#"{"courier_code":"idx","code_service":"reg","co
 pub(crate) const MULTI_ITEMS: &str =
     r#"{"courier":"idx","items":[{"name":"Kotak A","length":20,"width":30,"height":10,"weight":500,"quantity":2}]}"#;
 
-/// An express order that is like no other.
+/// An express order that differs from those with other numbers.
 pub(crate) fn order(number: usize) -> String {
     ORDER.replace("Budi", &format!("Budi {number}"))
 }

@@ -1,4 +1,4 @@
-//! What is known is not request again, what is request at once is request once, and nobody gets what isn't his.
+//! Lookups are served from the cache, concurrent requests share one fetch, and no service sees another's responses.
 
 use std::{sync::Barrier, time::Duration};
 

@@ -1,9 +1,9 @@
-//! One corpus of answers, for the sandbox that gives them and the gateway that reads them.
+//! One corpus of responses, for the sandbox that sends them and the gateway that classifies them.
 //!
-//! `corpus/answers/answers.jsonl` holds documented answers, variants and mutations with what each
-//! means; `generate.py` beside it tells how that was decided. Here the classifier must agree, the
-//! sandbox must give the documented ones, and the whole gateway must do with each what its meaning
-//! demands: outcome, store or not, and whether an order is in doubt afterwards.
+//! `corpus/answers/answers.jsonl` holds documented responses, variants and mutations with their expected
+//! classification; `generate.py` beside it documents how that was decided. The classifier must agree, the
+//! sandbox must send the documented ones, and the whole gateway must act accordingly:
+//! outcome, whether it stores the response, and whether an order's outcome is unknown afterwards.
 
 use std::net::SocketAddr;
 
@@ -22,7 +22,7 @@ use crate::{
 
 const CORPUS: &str = include_str!("corpus/answers/answers.jsonl");
 
-/// An answer, and what it means.
+/// A response and its expected classification.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CorpusEntry {
@@ -36,15 +36,15 @@ struct CorpusEntry {
     key: bool,
     stored: bool,
     settles: bool,
-    /// The request that makes the sandbox give it.
+    /// The request that makes the sandbox send it.
     ask: Option<DocumentedRequest>,
-    /// The public list of members is cut off: there may be more.
+    /// The public documentation abbreviates the list of members: there may be more.
     #[serde(default)]
     cut: bool,
-    /// Its `message` is public too.
+    /// Its `message` is documented too.
     #[serde(default)]
     says: bool,
-    /// `not_found_status` of the sandbox, where it isn't 404.
+    /// `not_found_status` of the sandbox, if it is not 404.
     switch: Option<String>,
 }
 
@@ -55,7 +55,7 @@ struct DocumentedRequest {
     target: String,
     #[serde(default)]
     body: String,
-    /// Without a key pair.
+    /// Sent without a key pair.
     #[serde(default)]
     nobody: bool,
 }
@@ -69,7 +69,7 @@ impl CorpusEntry {
         }
     }
 
-    /// As the sandbox is told to give it.
+    /// The fault that makes the sandbox send it.
     fn canned(&self) -> Act {
         let body = STANDARD.encode(self.bytes());
         Act::Answer(CannedResponse {
@@ -86,7 +86,7 @@ fn corpus() -> Vec<CorpusEntry> {
     CORPUS.lines().map(|entry| serde_json::from_str(entry).unwrap_or_else(|error| panic!("{error}: {entry}"))).collect()
 }
 
-/// The built-in messages, as `config/check` hands them on: lower case.
+/// The built-in messages, in lower case as `config/check` passes them on.
 fn messages() -> MessagesConfig {
     let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     MessagesConfig {
@@ -145,7 +145,7 @@ fn not_strictly_it_differs_only_for_what_is_not_json() {
     }
 }
 
-/// How one answer of the sandbox differs from a documented one, if it does.
+/// The first difference between a response of the sandbox and the documented one, if any.
 fn differs(documented: &Value, actual: &Value, cut: bool, place: &str) -> Option<String> {
     match (documented, actual) {
         (Value::Object(known), Value::Object(here)) => {
@@ -163,14 +163,14 @@ fn differs(documented: &Value, actual: &Value, cut: bool, place: &str) -> Option
             let first = known.first()?;
             here.iter().find_map(|element| differs(first, element, cut, &format!("{place}[]")))
         }
-        // A number or null, where it is null in the example.
+        // Where the example has null, a number is allowed too.
         (Value::Null, Value::Number(_)) | (Value::Number(_), Value::Null) => None,
         _ if std::mem::discriminant(documented) == std::mem::discriminant(actual) => None,
         _ => Some(format!("{place}: {actual}, documented {documented}")),
     }
 }
 
-/// Asks a sandbox itself.
+/// Sends a request to a sandbox directly.
 fn direct(addr: SocketAddr, ask: &DocumentedRequest, awb: &str) -> Response {
     let mut request = request(&ask.method, &ask.target);
     if !ask.body.is_empty() {
@@ -217,7 +217,7 @@ fn the_sandbox_gives_the_documented_responses() {
     assert!(tried >= 22, "{tried}");
 }
 
-/// Asks through the gateway while its sandbox gives a line's answer to an operation.
+/// Sends a request through the gateway while its sandbox answers an operation with this entry.
 fn send_while_answering(
     gateway: &TestGateway,
     connection: &mut Connection,
@@ -239,7 +239,7 @@ fn the_gateway_stores_what_the_corpus_allows() {
     let gateway = TestGateway::new();
     let mut connection = gateway.connect();
     for (number, entry) in corpus().iter().enumerate() {
-        // A lookup of its own, so that nothing is known of it.
+        // A different lookup each time, so that none is in the cache.
         let lookup = get(&format!("/region/city?province_id={number}"));
         let response = send_while_answering(&gateway, &mut connection, (entry, "v2.city"), lookup);
         let stored = response.header("cache-status").is_some_and(|text| text.contains("stored"));

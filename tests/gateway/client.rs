@@ -1,7 +1,7 @@
-//! A small HTTP/1.1 client of our own: raw bytes in, parsed answer out.
+//! A small HTTP/1.1 client: raw bytes out, parsed responses in.
 //!
-//! It knows no kindness: it sends what it is told, so malformed heads can be sent, and it reads
-//! strictly. Every byte that it receives is searched for canaries.
+//! It sends its input unchanged, so that malformed heads can be sent, and it parses
+//! responses strictly. It searches every byte that it receives for canaries.
 
 use std::{
     io::{self, Read, Write},
@@ -15,10 +15,10 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName}
 
 use crate::test_gateway::{canary_in, secret_of};
 
-/// No test waits longer for a byte.
+/// Maximum wait for the next byte.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A request that is being made up.
+/// A request to be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -50,17 +50,17 @@ impl Request {
         self.header("content-type", "application/json")
     }
 
-    /// By a service of the stage, under its header pair.
+    /// With the credentials of a service of [`Setup`](crate::test_gateway::Setup), as a header pair.
     pub(crate) fn by(self, service: &str) -> Self {
         self.pair(&format!("svc-{service}-1"), &secret_of(service))
     }
 
-    /// V1's style.
+    /// Credentials in V1's style.
     pub(crate) fn pair(self, access: &str, secret: &str) -> Self {
         self.header("access-key", access).header("secret-key", secret)
     }
 
-    /// V2's style.
+    /// Credentials in V2's style.
     pub(crate) fn basic(self, access: &str, secret: &str) -> Self {
         self.header("authorization", &format!("Basic {}", STANDARD.encode(format!("{access}:{secret}"))))
     }
@@ -73,7 +73,7 @@ impl Request {
         self.headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name))
     }
 
-    /// The bytes that go out; `Host` and `Content-Length` are added where nothing is said of them.
+    /// The bytes to send; adds `Host` and `Content-Length` if they are missing.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         if !self.has("host") {
@@ -90,19 +90,19 @@ impl Request {
     }
 }
 
-/// What came back.
+/// A parsed response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Response {
     pub(crate) status: u16,
     /// Names in lower case, in the order received.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// Whether the body came to the end that its head had promised.
+    /// Whether the body is complete according to its framing.
     pub(crate) whole: bool,
 }
 
 impl Response {
-    /// The one value of a header; two of a name are a fault.
+    /// The value of a header; panics if the header occurs twice.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str());
         let first = values.next();
@@ -133,7 +133,7 @@ impl Response {
     }
 }
 
-/// What a connection is read from and written to.
+/// A TCP or TLS stream.
 trait Stream: Read + Write + std::fmt::Debug + Send {}
 
 impl<S: Read + Write + std::fmt::Debug + Send> Stream for S {}
@@ -152,7 +152,7 @@ impl Connection {
         Connection::try_open(addr).expect("connected")
     }
 
-    /// `None` where nobody listens.
+    /// `None` if the connection is refused.
     pub(crate) fn try_open(addr: SocketAddr) -> Option<Connection> {
         let socket = TcpStream::connect(addr).ok()?;
         socket.set_nodelay(true).expect("set");
@@ -161,7 +161,7 @@ impl Connection {
         Some(Connection { stream, socket, buffer: Vec::new() })
     }
 
-    /// Over TLS, with what the server's certificate is. A handshake may fail.
+    /// Opens a TLS connection; returns it with the server's certificate (DER). The handshake may fail.
     pub(crate) fn over_tls(addr: SocketAddr, client: &Arc<ClientConfig>) -> io::Result<(Connection, Vec<u8>)> {
         let mut connection = Connection::open(addr);
         let mut socket = connection.socket.try_clone()?;
@@ -176,11 +176,11 @@ impl Connection {
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) {
-        // A peer that has already refused may have closed; what it said is still to be read.
+        // The peer may have refused and closed already; its response can still be read.
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Ends the sending half only.
+    /// Closes the sending half.
     pub(crate) fn finish(&self) {
         let _ = self.socket.shutdown(Shutdown::Write);
     }
@@ -190,7 +190,7 @@ impl Connection {
         self.read_response(&request.method).expect("an answer")
     }
 
-    /// The next answer; `None` if the connection ends (or is reset) before one begins.
+    /// Reads the next final response; `None` if the connection ends or is reset before one begins.
     pub(crate) fn read_response(&mut self, method: &str) -> Option<Response> {
         loop {
             let end = loop {
@@ -211,12 +211,12 @@ impl Connection {
         }
     }
 
-    /// Whether the peer has said that it wants the body.
+    /// Whether the peer has sent `100 Continue`.
     pub(crate) fn continues(&mut self) -> bool {
         self.read_more() && self.buffer.starts_with(b"HTTP/1.1 100")
     }
 
-    /// Whether the connection ends now, with nothing more on it.
+    /// Reads to the end of the connection; true if no further bytes came.
     pub(crate) fn ends(&mut self) -> bool {
         while self.read_more() {}
         self.buffer.is_empty()
@@ -287,7 +287,7 @@ impl Connection {
         }
     }
 
-    /// Reads once; false at the end.
+    /// Reads once; false at the end of the connection.
     fn read_more(&mut self) -> bool {
         let mut piece = [0; 16 * 1024];
         match self.stream.read(&mut piece) {

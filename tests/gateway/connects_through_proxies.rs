@@ -1,4 +1,4 @@
-//! What an account's proxy does to it, and what the proxy learns.
+//! Connections to Fastrac through an account's proxy: how its failures are reported, and what it can see.
 
 use std::{
     io::{Read as _, Write as _},
@@ -15,28 +15,28 @@ use crate::{
     test_gateway::{ACCESS, LOG, SECRET, Setup, TestGateway, canary_in, closed_port, sandbox, until},
 };
 
-/// What a proxy does once it has read CONNECT.
+/// How the proxy behaves after it has read a CONNECT request.
 #[derive(Clone, Copy)]
 enum ProxyBehaviour {
-    /// As it should.
+    /// Opens the tunnel.
     Tunnel,
-    /// Says this and stays.
+    /// Sends this and keeps the connection open.
     Says(&'static str),
-    /// Says this and closes.
+    /// Sends this and closes the connection.
     Closes(&'static str),
-    /// Says headers for ever.
+    /// Sends header lines without end.
     Drips,
-    /// Opens the tunnel, and says this in it before anybody else.
+    /// Opens the tunnel and sends these bytes right after the response head.
     Intrudes(&'static str),
 }
 
-/// A proxy of our own, for the bad ones; the good one is tried in `tests/real` too.
+/// A proxy that can misbehave; `tests/real/proxy` uses a real one.
 struct Proxy {
     addr: SocketAddr,
     behaviour: Arc<Mutex<ProxyBehaviour>>,
-    /// The heads that it read.
+    /// The request heads that it read.
     heads: Arc<Mutex<Vec<String>>>,
-    /// Everything that went through it, both ways.
+    /// All bytes that went through it, in both directions.
     passed: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -69,7 +69,7 @@ impl Proxy {
     }
 }
 
-/// Ends with either side; what goes wrong is the gateway's affair.
+/// Serves one connection until either side closes it; I/O errors are ignored.
 fn serve(mut socket: TcpStream, behaviour: ProxyBehaviour, heads: &Mutex<Vec<String>>, passed: &Arc<Mutex<Vec<u8>>>) {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -138,7 +138,7 @@ fn cleartext_uses_connect_too_and_connections_are_reused() {
         assert_eq!(connection.send(&post("/user/balance/history", "{}").by("shop")).status, 200);
     }
     assert_eq!(gateway.received().len(), 10);
-    // One connection of the worker that serves the wire.
+    // One connection, opened by the worker that serves this client connection.
     assert_eq!(proxy.heads().len(), canaries + 1);
     let target = gateway.sandbox.addr();
     for head in proxy.heads() {
@@ -151,7 +151,7 @@ fn a_proxy_sees_only_the_ciphertext_of_tls() {
     let (own, proxy) = (Certificates::new(), Proxy::start());
     let far = Sandbox::start(Options { tls: Some(own.server()), ..sandbox() }).expect("a sandbox");
     let account = format!("proxy = \"http://{}\"\nca = \"ca.pem\"", proxy.addr);
-    // A name that only the proxy has to look up, and the certificate must have.
+    // Only the proxy resolves this name, and the certificate must contain it.
     let base_url = Some(format!("https://localhost:{}", far.addr().port()));
     let gateway = Setup {
         account: Box::leak(account.into_boxed_str()),
@@ -224,12 +224,12 @@ fn an_unreachable_proxy_is_reported_like_an_unreachable_fastrac() {
     let response = gateway.send(get("/courier/all").by("shop"));
     assert_eq!((response.status, response.code().as_str(), response.sent()), (502, "upstream.connect", "no"));
     assert!(response.text().contains("no connection to the proxy"), "{}", response.text());
-    // Operators read it too: once, however often it was tried.
+    // It is logged once, however often the connection was tried.
     let log = String::from_utf8(LOG.lock().expect("whole").clone()).expect("text");
     let entries =
         log.lines().filter(|line| line.contains("no connection to Fastrac") && line.contains(&gone.to_string()));
     assert_eq!(entries.count(), 1, "{log}");
-    // It is never gone around.
+    // The proxy is never bypassed.
     assert_eq!(gateway.sandbox.counters().requests, 0);
 }
 
@@ -237,7 +237,7 @@ fn an_unreachable_proxy_is_reported_like_an_unreachable_fastrac() {
 fn bytes_after_the_proxys_response_head_are_refused() {
     let proxy = Proxy::start();
     let gateway = gateway(&proxy);
-    // An answer that nobody has asked for yet: believed, it would answer the first request.
+    // A response before any request: if it were accepted, it would be taken for the response to the first request.
     proxy.set_behaviour(ProxyBehaviour::Intrudes("HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\n{\"success\":true}"));
     let response = gateway.send(post("/user/balance/history", "{}").by("shop"));
     assert_eq!(response.status, 502, "{}", response.text());

@@ -1,4 +1,4 @@
-//! Connections begin and end in an orderly way: nothing that was accepted is lost, nobody holds a place for nothing.
+//! Connection limits, timeouts and draining: no accepted request is lost, and no idle connection is kept for ever.
 
 use std::{
     collections::BTreeSet,
@@ -62,7 +62,7 @@ fn a_shutdown_under_load_loses_no_accepted_request() {
         app.stop();
         ended.store(true, Ordering::Relaxed);
     });
-    // A request that met a connection just being closed was never read: it stands in no line.
+    // A request sent on a connection that was just being closed was never read: it has no log line.
     let lines = gateway.log();
     let missing = missing.into_inner().expect("whole");
     for line in &lines {
@@ -168,7 +168,7 @@ fn a_slow_request_head_closes_its_connection_and_is_counted() {
     let mut slow = gateway.connect();
     slow.write(b"GET /region/province HTTP/1.1\r\nhost: a\r\n");
     assert!(slow.ends());
-    // The same on a connection that was used before; what is slow after the head is the body's matter.
+    // The same on a connection that was used before. Slow bodies are limited by another timeout.
     let mut used = gateway.connect();
     assert_eq!(used.send(&get("/courier/all").by("shop")).status, 200);
     used.write(b"G");
@@ -189,7 +189,7 @@ fn an_idle_connection_is_closed_without_a_log_line() {
     until("both are closed", || gateway.metric("client_connections", &[]) == 0.0);
     assert_eq!(gateway.lines(1).len(), 1);
     assert_eq!(gateway.metric("requests_total", &[]), 1.0);
-    // A request that takes longer than that is not idle.
+    // A connection with a request in progress is not idle.
     gateway.sandbox.fault(Fault::on("v2.track", Act::Pass).wait(Duration::from_millis(700)));
     assert_eq!(gateway.send(request("GET", "/order/track").json("{}").by("shop")).status, 400);
 }

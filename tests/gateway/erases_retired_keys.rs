@@ -1,14 +1,14 @@
 //! A retired pair is gone from the program's memory.
 //!
-//! The program runs as its own process; its writable memory is read as a core dump would hold it, and the
-//! pair's secret is looked for, plain and in its Basic form, by its end (a freed block loses its beginning
-//! first). While the pair is in use it is found, so the search can fail.
+//! The program runs as its own process. The test reads its writable memory, as a core dump would hold it, and
+//! searches it for the pair's secret, plain and in its Basic form, by its suffix (a freed block loses its start
+//! first). While the pair is in use the search must find it, which proves that the search works.
 //!
-//! What may stand there after retirement is a request's head as hyper wrote it: hyper keeps a connection's
-//! write buffer until the next request on it overwrites that, and neither hyper nor the allocator zeroes it
-//! when the connection is closed (an idle one: after four seconds). hyper is handed the header values in
-//! our own buffers, which are zeroed, but its copy can't be reached from outside. The kernel's socket
-//! buffers are no part of the process.
+//! The only copies allowed after retirement are request heads in hyper's write buffers: hyper keeps a connection's
+//! write buffer until the next request on it overwrites it, and neither hyper nor the allocator zeroes it
+//! when the connection is closed (an idle one: after four seconds). hyper receives the header values in
+//! buffers of the gateway, which are zeroed, but hyper's own copy cannot be reached. The kernel's socket
+//! buffers are not part of the process.
 #![cfg(target_os = "linux")]
 
 use std::{
@@ -28,16 +28,16 @@ use crate::{
     test_gateway::{digest_of, sandbox, sum, until},
 };
 
-/// Long ones, so that an end of them is enough to be known by.
+/// Long pairs, so that a suffix identifies them.
 const FIRST: (&str, &str) = ("first-access-of-the-account-5b0e", "first+secret/of=the-account-d41c9a7706e2-b8153fca");
 const SECOND: (&str, &str) =
     ("second-access-of-the-account-71aa", "second+secret/of=the-account-0c7be4519d38-f62a07e1");
-/// Bytes read at once.
+/// Bytes of memory that one read covers.
 const CHUNK: usize = 1 << 20;
-/// How much of a secret's end it is known by.
+/// Length of the suffix that is searched for, in bytes.
 const SUFFIX: usize = 24;
 
-/// The program, and what is asked of it here.
+/// A running program with one account and one service.
 struct RunningGateway(Program);
 
 impl RunningGateway {
@@ -52,7 +52,7 @@ impl RunningGateway {
         sum(&metrics, "key_events_total", &[("event", event)])
     }
 
-    /// Asks on several connections at once, so that several go to Fastrac.
+    /// Sends requests on eight connections at once, so that several connections to Fastrac are opened.
     fn send_requests(&self, times: usize) {
         thread::scope(|scope| {
             for _ in 0..8 {
@@ -67,7 +67,7 @@ impl RunningGateway {
         });
     }
 
-    /// Where a pair's secret stands in writable memory.
+    /// Searches writable memory for the secret of a pair.
     fn search(&self, (access, secret): (&str, &str)) -> Matches {
         let basic = STANDARD.encode(format!("{access}:{secret}"));
         let ends = [secret, &basic].map(|form| memchr::memmem::Finder::new(&form.as_bytes()[form.len() - SUFFIX..]));
@@ -83,7 +83,7 @@ impl RunningGateway {
             let (mut from, to) = (address(from), address(to));
             while mode.starts_with("rw") && from < to {
                 let length = chunk.len().min((to - from) as usize);
-                // What the kernel keeps to itself, or what was given back since, can't be read.
+                // Regions that the kernel protects, or that were unmapped since, cannot be read.
                 let Ok(read @ 1..) = memory.read_at(&mut chunk[..length], from) else { break };
                 if chunk[..read] != nothing[..read] {
                     ends.iter().for_each(|end| found.record(&chunk[..read], end));
@@ -95,7 +95,7 @@ impl RunningGateway {
     }
 }
 
-/// What was found of a pair: in heads of requests, and elsewhere.
+/// Occurrences of a secret: in request heads written by hyper, and elsewhere.
 #[derive(Debug, Default)]
 struct Matches {
     heads: usize,
@@ -105,7 +105,7 @@ struct Matches {
 impl Matches {
     fn record(&mut self, memory: &[u8], end: &memchr::memmem::Finder<'_>) {
         for at in end.find_iter(memory).filter(|at| *at < CHUNK) {
-            // Only a head's line ends like that.
+            // Only a header line ends with CRLF.
             if memory[at + SUFFIX..].starts_with(b"\r\n") {
                 self.heads += 1;
             } else {

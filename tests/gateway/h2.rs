@@ -1,4 +1,4 @@
-//! An HTTP/2 client: hyper's, with prior knowledge or over TLS.
+//! An HTTP/2 client based on hyper, with prior knowledge or over TLS.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -22,15 +22,15 @@ use crate::{client::Request, test_gateway::canary_in};
 /// Status and body.
 pub(crate) type StatusAndBody = (u16, Vec<u8>);
 
-/// An open connection, driven by a task of its own.
+/// An open connection, driven by its own task.
 pub(crate) struct Http2Connection {
     pub(crate) sender: SendRequest<Full<Bytes>>,
-    /// Ends with the connection.
+    /// The task that drives the connection; it ends with it.
     pub(crate) driver: JoinSet<hyper::Result<()>>,
 }
 
 impl Http2Connection {
-    /// With prior knowledge; or over TLS, where the server must choose HTTP/2.
+    /// Opens a connection with prior knowledge, or over TLS if an authority is given.
     pub(crate) async fn open(addr: SocketAddr, authority: Option<&str>) -> Http2Connection {
         match authority {
             None => Http2Connection::begin(TcpStream::connect(addr).await.expect("connected")).await,
@@ -38,7 +38,7 @@ impl Http2Connection {
         }
     }
 
-    /// Over TLS, where the server must choose HTTP/2.
+    /// Opens a TLS connection; the server must select HTTP/2 by ALPN.
     pub(crate) async fn over_tls(addr: SocketAddr, client: Arc<ClientConfig>) -> Http2Connection {
         let stream = TcpStream::connect(addr).await.expect("connected");
         let name = ServerName::try_from("127.0.0.1").expect("a name");
@@ -58,7 +58,7 @@ impl Http2Connection {
         Http2Connection { sender, driver }
     }
 
-    /// Asks in a task of its own.
+    /// Sends a request in a task of its own.
     pub(crate) fn send(&self, request: Request) -> JoinHandle<hyper::Result<StatusAndBody>> {
         let mut sender = self.sender.clone();
         let target = format!("http://gateway.test{}", request.target);
@@ -88,7 +88,7 @@ fn client_config(pem: &str) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// Runs a client.
+/// Runs an asynchronous client on a runtime of its own.
 pub(crate) fn run<T>(client: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(client)

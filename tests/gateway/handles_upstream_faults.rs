@@ -1,10 +1,10 @@
-//! Every fault that the sandbox has: what a plain client sees of it, and what the gateway makes of it.
+//! Every fault that the sandbox can inject: what a direct client sees, and how the gateway responds.
 //!
-//! `ROWS` is the table: a fault as the control address takes it, what a client that asks the sandbox
-//! directly sees, and what becomes of a read and of an order through the gateway. For each of these:
-//! status, outcome, `X-Gateway-Sent`, code, attempts, the metrics, the line in the log, and whether
-//! Fastrac executed. What isn't about one request has a file: TLS, limits, keys, schedules;
-//! so have requests that are cut off while they are written.
+//! `ROWS` is the table: a fault as the control API takes it, what a client that calls the sandbox
+//! directly sees, and the expected result of a read and of an order through the gateway. For each of these:
+//! status, outcome, `X-Gateway-Sent`, code, attempts, metrics, log line, and whether Fastrac executed
+//! the order. Faults that are not about a single request have files of their own: TLS, limits, keys, schedules,
+//! and connections that end while a request is being written.
 
 mod keys;
 mod limits;
@@ -25,27 +25,27 @@ use crate::{
 };
 use plain::{Body, ExpectedResponse, by_reset, closed, head};
 
-/// What the gateway makes of a request.
+/// The expected result of a request through the gateway.
 #[derive(Clone, Copy)]
 struct Expected {
     status: u16,
     outcome: &'static str,
     sent: &'static str,
-    /// In the log; empty: none.
+    /// `code` of the log line; empty for none.
     code: &'static str,
     attempts: u64,
 }
 
-/// One fault, and all that follows from it.
+/// One fault and its expected effects.
 struct Row {
     name: &'static str,
     fault: &'static str,
     plain: ExpectedResponse,
     read: Expected,
     order: Expected,
-    /// Whether the order through the gateway was executed.
+    /// Whether Fastrac executes the order sent through the gateway.
     executed: bool,
-    /// Milliseconds that callers give the gateway.
+    /// `X-Gateway-Timeout` of the requests, in milliseconds.
     timeout_ms: Option<u64>,
 }
 
@@ -58,7 +58,7 @@ impl Expected {
         Expected { code, ..self }
     }
 
-    /// A read is asked again where that may help.
+    /// The same with a second attempt, as for reads that may be retried.
     const fn twice(self) -> Expected {
         Expected { attempts: 2, ..self }
     }
@@ -70,7 +70,7 @@ const LATE: Expected = expected(504, "timeout", "unknown").code("upstream.timeou
 const REJECTED: Expected = expected(200, "rejected", "yes");
 const THROTTLED: Expected = expected(429, "throttled", "yes").code("upstream.limit");
 
-/// Fastrac's own failure passes; of an order nobody knows what became.
+/// Fastrac's own error status, which is passed on.
 const fn failed(status: u16, sent: &'static str) -> Expected {
     expected(status, "upstream_error", sent)
 }
@@ -128,23 +128,23 @@ const ROWS: &[Row] = &[
     row("a clock that is ahead", r#"{"skew_ms": 86400000}"#, head(200, Body::Skewed("2026-01-03T03:04:05.678Z")), OK, OK, true),
 ];
 
-/// The fault of a row, for an operation under a key.
+/// The fault of a row, limited to an operation and a key.
 fn fault(text: &str, operation: &str, key: &str) -> Fault {
     let mut fault: Fault = serde_json::from_str(text).expect("a fault");
     fault.operation = Some(operation.to_owned());
     fault.key(key)
 }
 
-/// The gateway's stage, and an order that can be tracked, with the right answer to that.
+/// A gateway, an order that can be tracked, and the correct response to tracking it.
 struct FaultSetup {
     gateway: TestGateway,
     track: String,
     right: Vec<u8>,
-    /// What the log must say, by request: read once, at the end.
+    /// Expected log lines by request id, with a description; checked once at the end.
     logged: RefCell<Vec<(String, Value, String)>>,
 }
 
-/// The stage's sandbox, with a second pair for asking it directly.
+/// A sandbox with a second key pair, for direct requests.
 fn shared() -> Options {
     Options { keys: vec![key("gateway", (ACCESS, SECRET)), key("direct", TWIN)], ..sandbox() }
 }
@@ -153,7 +153,7 @@ fn key(label: &str, (access, secret): (&str, &str)) -> fastrac_sandbox::KeyPair 
     fastrac_sandbox::KeyPair::new(label, access, secret)
 }
 
-/// Orders of unknown outcome, as the metrics page has it.
+/// Number of orders with an unknown outcome, from `/metrics`.
 fn unknown(gateway: &TestGateway) -> f64 {
     sum(&gateway.admin("/metrics").text(), "orders_unknown", &[("account", "main")])
 }
@@ -182,7 +182,7 @@ impl FaultSetup {
         self.track().pair(TWIN.0, TWIN.1)
     }
 
-    /// What a client sees that asks the sandbox itself.
+    /// Checks what a client sees that calls the sandbox directly.
     fn send_directly(&self, row: &Row) {
         let number = self.gateway.sandbox.fault(fault(row.fault, "v2.track", "direct"));
         let response = plain::send(self.gateway.sandbox.addr(), &self.direct());
@@ -190,7 +190,7 @@ impl FaultSetup {
         assert_eq!(self.gateway.sandbox.times_applied(number), Some(1), "{}: met once", row.name);
     }
 
-    /// What the gateway makes of a read.
+    /// Checks a read through the gateway.
     fn reads(&self, row: &Row) {
         let number = self.gateway.sandbox.fault(fault(row.fault, "v2.track", "gateway"));
         let response = self.through(row, self.track(), ("v2.track", row.read));
@@ -204,7 +204,7 @@ impl FaultSetup {
         assert!(!right || response.body == self.right, "{}: the right answer, whole", row.name);
     }
 
-    /// What the gateway makes of an order, and what became of it at Fastrac.
+    /// Checks an order through the gateway, and what Fastrac did with it.
     fn orders(&self, row: &Row, number: usize) {
         let executed = || self.gateway.sandbox.counters().orders.express;
         let unknown = || unknown(&self.gateway);
@@ -217,7 +217,7 @@ impl FaultSetup {
         assert_eq!(self.gateway.sandbox.counters().orders.duplicates, 0, "{}: twice", row.name);
     }
 
-    /// Asks through the gateway: answer, metrics and log say the same.
+    /// Sends a request through the gateway; response, metrics and log must agree.
     fn through(&self, row: &Row, request: Request, (operation, expected): (&str, Expected)) -> Response {
         let gateway = &self.gateway;
         let timeout_ms = row.timeout_ms.map(|millis| millis.to_string());
@@ -251,7 +251,7 @@ impl FaultSetup {
         response
     }
 
-    /// The lines in the log say what the answers said.
+    /// Checks that the log lines agree with the responses.
     fn logs(&self) {
         let logged_requests = self.logged.borrow();
         let last = logged_requests.last().expect("asked");
@@ -275,7 +275,7 @@ fn every_fault_has_the_expected_direct_and_gateway_response() {
         setup.gateway.sandbox.clear_faults();
         setup.orders(row, number + 1);
         setup.gateway.sandbox.clear_faults();
-        // Whatever it was, it is over with its end.
+        // Without the fault, requests succeed again.
         assert_eq!(setup.gateway.send(setup.track().by("shop")).outcome(), "ok", "after {}", row.name);
     }
     setup.logs();
@@ -304,7 +304,7 @@ fn every_fault_can_be_set_by_the_settings_file_and_by_the_control_api() {
     }
 }
 
-/// The plain client's patience covers the longest row.
+/// The direct client's read timeout must cover the longest row.
 #[test]
 fn no_row_takes_longer_than_the_clients_read_timeout() {
     let longest = ROWS.iter().map(|row| row.plain.at_least).max().expect("rows");

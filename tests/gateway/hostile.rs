@@ -1,8 +1,8 @@
-//! Hostile bytes at the door: nothing is forwarded that was not meant, each is refused clearly or
-//! answered, each connection ends in time, and the next good request is served.
+//! Hostile input: nothing unintended is forwarded, each request is either refused with a clear status or
+//! answered, each connection is closed in time, and the next valid request is served.
 //!
-//! The cases stand in `hostile/corpus`, a file a family; `hostile/README.md` explains their format,
-//! and says what nginx, HAProxy and Envoy make of the same bytes.
+//! The cases are in `hostile/corpus`, one file for each family; `hostile/README.md` explains their format
+//! and compares the gateway with nginx, HAProxy and Envoy.
 
 mod compare;
 mod corpus;
@@ -27,13 +27,13 @@ use crate::{
     test_gateway::{ACCESS, SECRET, Setup, TestGateway, secret_of, until},
 };
 
-/// Short, so that what waits for a deadline is soon over; `request` is the longest.
+/// Short timeouts, so that cases that wait for one end soon; `request` is the longest.
 const LIMITS: &str = "header_read = \"500ms\"\nidle = \"900ms\"\nrequest = \"1500ms\"\nrequest_body = \"64KiB\"";
 
-/// No case may take longer: the longest deadline, and time for a busy machine.
+/// Upper bound for every case: the longest timeout, and a margin for a busy machine.
 const LONGEST: Duration = Duration::from_secs(6);
 
-/// The gateway in front of a recorder.
+/// The gateway in front of a recording upstream.
 pub(crate) struct RecordedGateway {
     gateway: TestGateway,
     recorder: Recorder,
@@ -52,7 +52,7 @@ impl RecordedGateway {
         RecordedGateway { gateway, recorder, runner }
     }
 
-    /// Tries a case and then asks a good request; what Fastrac received of both.
+    /// Runs a case and then a valid request; returns what the upstream received from both.
     fn run_case(&self, case: &Case) -> (Observed, Vec<Received>) {
         let observed = self.runner.run(case);
         let good = self.gateway.send(get("/good").by("shop"));
@@ -60,7 +60,7 @@ impl RecordedGateway {
         (observed, self.recorder.take())
     }
 
-    /// Everything that is wrong about a case; empty if it holds.
+    /// Everything that differs from what a case expects; empty if nothing does.
     fn faults_of(&self, case: &Case) -> Vec<String> {
         let (observed, received) = self.run_case(case);
         let mut faults = Vec::new();
@@ -87,7 +87,7 @@ impl RecordedGateway {
         faults
     }
 
-    /// What was forwarded, without what the gateway puts in; and what is wrong about it.
+    /// The forwarded requests without injected headers, and the faults found in them.
     fn read(&self, received: Vec<Received>) -> (Vec<Forwarded>, Vec<String>) {
         let (mut forwarded, mut faults) = (Vec::new(), Vec::new());
         for received in received {
@@ -99,7 +99,7 @@ impl RecordedGateway {
         (forwarded, faults)
     }
 
-    /// Takes out what the gateway itself puts in: each must be there once, as it should be.
+    /// Removes the headers that the gateway injects; each must be present exactly once with the right value.
     fn without_injected(&self, request: Request) -> Result<Forwarded, String> {
         use base64::{Engine as _, engine::general_purpose::STANDARD};
         let basic = format!("Basic {}", STANDARD.encode(format!("{ACCESS}:{SECRET}")));
@@ -112,7 +112,7 @@ impl RecordedGateway {
             ("accept-encoding", "identity"),
         ];
         for (name, value) in own {
-            // V1's rows take one style, V2's the other.
+            // V1 operations use the header pair, V2 operations use Basic.
             let absent = request.target == b"/order/express" && matches!(name, "access-key" | "secret-key");
             let expected: &[&[u8]] = if absent { &[] } else { &[value.as_bytes()] };
             if request.all(name) != expected {
@@ -128,7 +128,7 @@ impl RecordedGateway {
         Ok(Forwarded { method: request.method, target: request.target, headers, body: request.body })
     }
 
-    /// After all of it: no panic, no error, nothing else at Fastrac.
+    /// Checks at the end: no panic, no error in the log, no further request at the upstream.
     fn close(self) {
         assert_eq!(self.gateway.metric("requests_total", &[("outcome", "internal")]), 0.0);
         let log = crate::test_gateway::LOG.lock().expect("whole").clone();
@@ -141,7 +141,7 @@ impl RecordedGateway {
     }
 }
 
-/// A service's credentials, as header lines.
+/// The credentials of a service, as header lines.
 fn auth() -> String {
     format!("access-key: svc-shop-1\r\nsecret-key: {}", secret_of("shop"))
 }
@@ -174,7 +174,7 @@ fn check_families(families: &[&str]) {
     gateway.close();
 }
 
-/// One test a group of families, so that they run side by side.
+/// One test for each group of families, so that they run in parallel.
 macro_rules! families {
     ($($test:ident: $($family:literal)*;)*) => {
         $(#[test] fn $test() { check_families(&[$($family),*]); })*

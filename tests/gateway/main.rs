@@ -1,34 +1,34 @@
-//! Whole-program tests: one binary, so that it is linked once.
+//! Whole-program tests: one binary, so that it is linked only once.
 //!
-//! Each test runs the real program in-process behind real sockets, with a sandbox as Fastrac (the
-//! stage), and asks it with a raw client of its own.
+//! Each test runs the real program in-process behind real sockets, with a sandbox as Fastrac
+//! (`test_gateway`), and sends requests with a client of its own (`client`, `h2`).
 //!
-//! | file | holds that |
+//! | file | what it tests |
 //! | --- | --- |
-//! | `config` | a bad configuration gives all its faults with places; the examples and the commands around it work |
-//! | `passes_responses_unchanged` | what comes through the gateway is what Fastrac said |
-//! | `never_leaks` | keys stay where they belong, whatever anybody tries |
-//! | `refuses_clearly` | every refusal says what is wrong, whether Fastrac saw the request, and when to come back |
-//! | `caches` | stored responses are reused; concurrent requests with one key are one fetch |
+//! | `config` | a faulty configuration is reported with all its faults and their places; the examples and the commands around it work |
+//! | `passes_responses_unchanged` | requests and responses are passed on unchanged, byte for byte |
+//! | `never_leaks` | the account's keys and the callers' credentials never leave the gateway |
+//! | `refuses_clearly` | every refusal says what is wrong, whether Fastrac received the request, and when to retry |
+//! | `caches` | lookups are served from the cache, and concurrent requests share one fetch |
 //! | `sends_once` | an order is sent once, whatever happens to its caller, its response or the gateway |
 //! | `accounts_for_everything` | requests sent = requests counted = lines written, and nothing is left in flight |
-//! | `drains` | connections begin and end in an orderly way; nothing that was accepted is lost |
-//! | `spends_once` | quotas and budgets hold exactly, also when everybody asks at once |
-//! | `rejects_faulty_keys` | the key pair may change under load; a faulty one never takes over |
-//! | `rotates_without_failures` | a thousand changes of the key pair under load, of every kind, and nobody notices |
-//! | `survives_panics` | a fault of the gateway's own fails one request, clearly, and shows no key |
-//! | `erases_retired_keys` | a retired pair is gone from the program's memory |
-//! | `reloads_without_failures` | a thousand changes of the configuration under load fail nobody and forget nothing that lives |
-//! | `hostile` | bad bytes at the door are refused, and nothing of them reaches Fastrac |
-//! | `serves_http2_and_tls` | HTTP/2 and TLS at the door keep the same promises |
-//! | `replaces_certificates` | certificates at the door change while running, and nobody notices but by the certificate |
-//! | `authenticates_certificates` | a client's certificate proves a service, as long as the service lists it |
-//! | `connects_through_proxies` | what an account's proxy does to it, and what the proxy learns |
-//! | `classifies_responses` | a corpus of answers means the same to the contract, the sandbox and the gateway |
-//! | `handles_upstream_faults` | every fault of the sandbox is seen by a plain client, and told truly by the gateway |
-//! | `sandbox` | what steers the sandbox is reached by nobody who talks to Fastrac; a lost order is seen for what it is |
-//! | `deploy` | what `deploy/` and its runbooks name exists: commands, metrics, outcomes, panels, configuration keys |
-//! | `layout` | rooms import down only, pure rooms know no runtime |
+//! | `drains` | connection limits, timeouts and draining: no accepted request is lost |
+//! | `spends_once` | quotas and budgets are exact, also under concurrent requests |
+//! | `rejects_faulty_keys` | the key pair can change under load; a faulty one never comes into use |
+//! | `rotates_without_failures` | many rotations of the key pair under load, of every kind, without a failed request |
+//! | `survives_panics` | a panic inside the gateway fails one request with a 500 and shows no key |
+//! | `erases_retired_keys` | a retired pair is gone from the process's memory |
+//! | `reloads_without_failures` | many reloads of the configuration under load, without a failed request or lost state |
+//! | `hostile` | malformed and hostile input is refused, and none of it reaches Fastrac |
+//! | `serves_http2_and_tls` | HTTP/2 and TLS listeners behave like HTTP/1.1 |
+//! | `replaces_certificates` | the listeners' certificates are replaced while running, without a failed handshake |
+//! | `authenticates_certificates` | a client certificate authenticates the service that lists one of its names |
+//! | `connects_through_proxies` | connections to Fastrac through a proxy, and what the proxy can see |
+//! | `classifies_responses` | contract, sandbox and gateway agree on a corpus of responses |
+//! | `handles_upstream_faults` | every fault that the sandbox can inject has the expected effect, directly and through the gateway |
+//! | `sandbox` | the sandbox's control API is separate from the simulated API; a lost order is processed and reported |
+//! | `deploy` | everything that `deploy/` and its runbooks name exists: commands, metrics, outcomes, panels, configuration keys |
+//! | `layout` | rooms and files have no import cycles, and pure rooms do no I/O |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 

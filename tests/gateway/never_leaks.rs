@@ -1,4 +1,4 @@
-//! Keys stay where they belong: Fastrac's in the gateway, a caller's at its door.
+//! Neither the account's keys nor the callers' credentials leave the gateway.
 //!
 //! The client searches every byte that it receives for canaries; what a [`TestGateway`] checks at its end
 //! stands in `gateway`. Here are the attempts to get one out.
@@ -14,7 +14,7 @@ use crate::{
     test_gateway::{ACCESS, LOG, SECRET, Setup, TestGateway, caller_header, canary_in, secret_of, until},
 };
 
-/// What a caller, or what stands before it, may send along.
+/// Headers that a caller or a proxy in front of it may send.
 const CALLER_HEADERS: &[(&str, &str)] = &[
     ("cookie", "session=fgw_canary_cookie"),
     ("forwarded", "for=10.0.0.9;host=evil.example"),
@@ -135,7 +135,7 @@ fn a_caller_cannot_remove_or_duplicate_injected_headers() {
             assert_eq!(values("authorization"), if both { vec![basic] } else { vec![] }, "{trick:?}");
             assert_eq!(entry.key.as_deref(), Some("gateway"));
         }
-        // Each is asked anew: a stored answer would hide what went out.
+        // Purge, because a stored response would hide what is sent.
         gateway.app().gateway.current.load().cache.purge();
     }
 }
@@ -245,7 +245,7 @@ fn response_headers_about_keys_cookies_and_hops_are_removed() {
     assert_ne!(response.header("x-request-id"), Some("theirs"));
 }
 
-/// Ways to write the secret into a body.
+/// Bodies that contain the secret in different encodings.
 fn echoes() -> Vec<String> {
     let escaped: String = SECRET.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
     let basic = STANDARD.encode(format!("{ACCESS}:{SECRET}"));
@@ -304,7 +304,7 @@ fn a_streamed_response_is_cut_before_the_secret() {
             let name = format!("streamed-{before}-{}", echo.len());
             let mut connection = gateway.connect();
             connection.write(&post("/tariff/express", bodies::TARIFF).by("shop").header("x-request-id", &name).bytes());
-            // Where the secret shows before anything was flushed, the connection just ends.
+            // If the secret appears before anything was flushed, the connection just closes.
             if let Some(response) = connection.read_response("POST") {
                 assert_eq!((response.status, response.whole), (200, false), "{before}");
                 assert!(!response.text().contains('y'), "what follows the secret was sent");

@@ -1,4 +1,4 @@
-//! What comes through the gateway is what Fastrac said, and what Fastrac gets is what the caller asked.
+//! Callers receive Fastrac's responses unchanged, and Fastrac receives the callers' requests unchanged.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     test_gateway::{Setup, TWIN, TestGateway, sandbox, secret_of, twin, until},
 };
 
-/// What the gateway adds, and what a clock says.
+/// Headers that the gateway adds, and those that depend on the clock.
 const ADDED: [&str; 8] = [
     "date",
     "x-request-id",
@@ -27,13 +27,13 @@ const ADDED: [&str; 8] = [
     "proxy-status",
 ];
 
-/// Status, headers and body of an answer, without what the gateway adds.
+/// Status, headers and body of a response, without what the gateway adds.
 fn comparable(response: &Response) -> (u16, Vec<(String, String)>, String) {
     let headers = response.headers.iter().filter(|(name, _)| !ADDED.contains(&name.as_str())).cloned().collect();
     (response.status, headers, response.text())
 }
 
-/// Asks through the gateway and directly, and compares.
+/// Sends each request through the gateway and directly to a twin sandbox, and compares.
 struct Comparison {
     gateway: TestGateway,
     twin: Sandbox,
@@ -73,7 +73,7 @@ impl Comparison {
     }
 }
 
-/// Names of the built-in table.
+/// Names of all operations in the built-in table.
 fn built_in() -> BTreeSet<String> {
     let table: toml::Table = include_str!("../../config/operations.toml").parse().expect("the table");
     table["operations"].as_table().expect("rows").keys().cloned().collect()
@@ -139,7 +139,7 @@ fn every_alias_reaches_its_operation() {
                 request = request.json(body);
             }
             comparison.operations.clear();
-            // `line["operation"]` of the gateway is compared with the sandbox's in `ask`, where both serve the path.
+            // Where the sandbox serves the path too, `send` compares the operation in the log with the sandbox's.
             let known = comparison.twin.journal().len();
             match operation_at(&method.parse().expect("a method"), &request.target) {
                 Some(_) => {
@@ -284,7 +284,7 @@ fn fastracs_errors_are_passed_on_unchanged() {
     }
 }
 
-/// A server's certificate for loopback, all as PEM.
+/// A server certificate for loopback with its key and authority, as PEM.
 pub(crate) struct Certificates {
     pub(crate) cert: String,
     pub(crate) key: String,
@@ -303,7 +303,7 @@ impl Certificates {
         Certificates { cert: certificate.pem(), key: key.serialize_pem(), authority: authority.pem() }
     }
 
-    /// The authority, for a client of its own.
+    /// The authority's certificate, for a client.
     pub(crate) fn root(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.authority.as_bytes()).expect("a certificate")
     }

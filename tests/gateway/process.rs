@@ -1,4 +1,4 @@
-//! The program as a process of its own: what only a whole process can show (its memory, its open files).
+//! The gateway as a process of its own, for what only a whole process has: its memory and its open files.
 
 use std::{
     fs,
@@ -12,24 +12,24 @@ use std::{
 
 use crate::test_gateway::{pair, until, write};
 
-/// A running program; dropped, it is killed.
+/// A running gateway process; it is killed when dropped.
 pub(crate) struct Program {
     child: Child,
     pub(crate) data: SocketAddr,
     pub(crate) admin: SocketAddr,
-    /// What it has said on stderr so far.
+    /// Lines that it has written to stderr so far.
     pub(crate) stderr_lines: Arc<Mutex<Vec<String>>>,
     folder: tempfile::TempDir,
 }
 
 impl Program {
-    /// Starts it with this configuration and key pair, both in a folder of its own.
+    /// Starts a process with this configuration and key pair, both in a temporary folder.
     pub(crate) fn start(configuration: &str, (access, secret): (&str, &str)) -> Program {
         let folder = tempfile::tempdir().expect("a folder");
         write(&folder.path().join("keys.toml"), &pair(access, secret));
         let file = folder.path().join("gateway.toml");
         fs::write(&file, configuration).expect("written");
-        // `tests/run` names the binary that is released.
+        // `tests/run` sets this to the release binary.
         let binary = std::env::var("FASTRAC_GATEWAY").ok().filter(|path| Path::new(path).exists());
         let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_fastrac-gateway").to_owned());
         let mut child = Command::new(binary)
@@ -51,12 +51,12 @@ impl Program {
         Program { child, data, admin, stderr_lines, folder }
     }
 
-    /// Puts another key pair in the place of its own.
+    /// Replaces the key pair in its key file.
     pub(crate) fn rotate(&self, (access, secret): (&str, &str)) {
         write(&self.folder.path().join("keys.toml"), &pair(access, secret));
     }
 
-    /// What the system tells of it.
+    /// Path of a file under `/proc` about this process.
     pub(crate) fn proc(&self, what: &str) -> PathBuf {
         Path::new("/proc").join(self.child.id().to_string()).join(what)
     }
@@ -69,7 +69,7 @@ impl Drop for Program {
     }
 }
 
-/// Its two ports, from what it says at its start.
+/// Reads the data and admin addresses from the start-up log line.
 fn addresses(stderr_lines: &Mutex<Vec<String>>) -> (SocketAddr, SocketAddr) {
     let mut found = None;
     until("the program says where it listens", || {

@@ -1,4 +1,4 @@
-//! Every refusal says what is wrong, whose doing it was, whether Fastrac saw the request, and when to come back.
+//! Every refusal says what is wrong, who caused it, whether Fastrac received the request, and when to retry.
 
 use fastrac_sandbox::{Act, Fault, Sandbox};
 use serde_json::{Value, json};
@@ -9,13 +9,13 @@ use crate::{
     test_gateway::{SECRET, Setup, TestGateway, closed_port, sandbox, secret_of, until},
 };
 
-/// What a refusal must say.
+/// The expected content of a refusal.
 struct ExpectedRefusal {
     status: u16,
     code: &'static str,
     outcome: &'static str,
     sent: &'static str,
-    /// Whether the service is known, so that it is told its limits.
+    /// Whether the service is known, so that the response has its limits.
     known: bool,
 }
 
@@ -32,7 +32,7 @@ impl ExpectedRefusal {
         ExpectedRefusal { known: false, ..self }
     }
 
-    /// Asks twice, once for each form.
+    /// Sends the request twice, once for each format of the body.
     fn check_both_forms(&self, gateway: &TestGateway, request: &Request) -> Response {
         let problem = gateway.send(request.clone().header("accept", "text/html, application/problem+json"));
         self.head(&problem, "application/problem+json");
@@ -107,7 +107,7 @@ pub(crate) fn before_a_request(response: &Response) {
     assert!(response.header("date").is_some());
 }
 
-/// A service with quotas, so that it is told its limits.
+/// A gateway with a service that has quotas, so that responses carry its limits.
 const LIMITED: &[(&str, &str)] = &[(
     "shop2",
     "quota = { per_second = 1000, per_day = 100000 }\nallow = [\"lookup\", \"read\", \"quote\", \"order\", \"account\", \"unlisted\"]",
@@ -273,7 +273,7 @@ fn ambiguous_requests_are_refused_and_cost_nothing() {
     ] {
         refusal.check_both_forms(&gateway, &request.by("shop2"));
     }
-    // A body that is framed wrongly is found out while it is read.
+    // A wrongly framed body is detected while it is read.
     let mut connection = gateway.connect();
     connection.write(&request("POST", "/tariff/express").header("transfer-encoding", "chunked").by("shop2").bytes());
     connection.write(b"zz\r\n");
@@ -337,7 +337,7 @@ fn unreadable_heads_are_counted_under_a_generated_id() {
         let code = if *status == Some(431) { "request.headers" } else { "request.malformed" };
         assert_eq!(line["code"], code, "{shown:?}");
     }
-    // One whose peer left in its middle.
+    // A head whose client disconnected in the middle.
     let mut connection = gateway.connect();
     connection.write(b"GET / HTTP/1.1\r\nhost: ");
     drop(connection);
@@ -474,7 +474,7 @@ fn a_refused_or_failed_request_uses_no_daily_quota() {
     }
     assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("poor")).outcome(), "ok");
     assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("poor")).code(), "quota.day");
-    // The canary and two requests were sent: one is left for others.
+    // The canary lookup and two requests were sent: one is left for other services.
     assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("shop")).outcome(), "ok");
     refusal(503, "budget.day", "over_budget")
         .unknown()
@@ -537,7 +537,7 @@ fn a_timeout_gives_a_504_with_sent_unknown() {
     refusal.check_both_forms(&gateway, &track.by("shop2").header("x-gateway-timeout", "400"));
     let order = post("/order/express", bodies::ORDER).by("shop2").header("x-gateway-timeout", "400");
     refusal.check_both_forms(&gateway, &order.header("x-gateway-resend", "confirmed"));
-    // The canary asks for provinces, whenever it likes.
+    // Canary lookups request provinces at any time, so they are not counted.
     let request = gateway.received().into_iter().filter(|entry| entry.uri.path() != "/region/province").count();
     assert_eq!(request, 8, "none was sent twice");
 }
@@ -561,7 +561,7 @@ fn a_lost_response_gives_a_502_with_sent_unknown() {
         gateway.sandbox.fault(Fault::on("v2.tariff_express", act.clone()));
         refusal.check_both_forms(&gateway, &tariff);
     }
-    // One attempt more does no harm to a price: it is made, and says so.
+    // A second attempt is harmless for a quote: it is made, and the log line counts it.
     gateway.sandbox.clear_faults();
     gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::Close).times(1));
     let response = gateway.send(tariff);

@@ -1,4 +1,4 @@
-//! The account's key pair may change under load, and a faulty one never takes over.
+//! The account's key pair can change under load, and a faulty pair never comes into use.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::{
     test_gateway::{ACCESS, SECRET, Setup, TWIN, TestGateway, digest_of, pair, twin, until, write},
 };
 
-/// Another pair; it begins with the canaries.
+/// A second pair; it begins with the canaries.
 const SECOND: (&str, &str) = ("canary-fastrac-access-7d1c-second", "canary/fastrac+secret=93f0a2-second");
 
 fn replace(gateway: &TestGateway, text: &str) {
@@ -90,7 +90,7 @@ fn a_pair_refused_in_use_is_replaced_at_once_from_its_source() {
     gateway.sandbox.add_key("second", SECOND.0, SECOND.1);
     write(&gateway.folder.path().join("keys.toml"), &pair(SECOND.0, SECOND.1));
     gateway.sandbox.revoke(ACCESS);
-    // Whether the source was read before or is read for this refusal, the caller never sees one.
+    // No caller sees a refusal, whether the source had been read already or is read because of the refusal.
     for _ in 0..5 {
         assert_eq!(label(&gateway).as_deref(), Some("second"));
     }
@@ -118,7 +118,7 @@ fn a_key_that_fastrac_keeps_refusing_is_tried_rarely_and_recovers() {
     until("a canary finds it good again", || send().outcome() == "ok");
 }
 
-/// systemd unpacks credentials just before it starts the program: a folder so new is believed after a moment only.
+/// systemd writes credentials just before it starts the program; files that new are accepted only after a short delay.
 #[test]
 fn a_start_waits_briefly_for_a_pair_that_was_just_written() {
     let fastrac = Sandbox::start(twin()).expect("a sandbox");

@@ -1,8 +1,8 @@
-//! The configuration may change under load, as often as it likes: nothing that lives is forgotten.
+//! The configuration can be reloaded under load any number of times, and no state is lost.
 //!
-//! `a_thousand_reloads_in_a_minute` takes that minute and is ignored otherwise: run it with
-//! `cargo nextest run --release -E 'test(a_thousand_reloads)' --run-ignored all --no-capture`. The same in small,
-//! sixty in some seconds, is an ordinary test.
+//! `a_thousand_reloads_in_a_minute` takes a minute and is ignored by default: run it with
+//! `cargo nextest run --release -E 'test(a_thousand_reloads)' --run-ignored all --no-capture`. A shorter form,
+//! sixty reloads in three seconds, always runs.
 
 use std::{
     fs,
@@ -18,14 +18,14 @@ use crate::{
     test_gateway::{Setup, TestGateway, until, write},
 };
 
-/// The budget of most stages here.
+/// The budget of most gateways here.
 const BUDGET: &str = "per_second = 100000, burst = 100000, per_day = 10000000, in_flight = 512";
 
 fn configuration(gateway: &TestGateway) -> std::path::PathBuf {
     gateway.folder.path().join("gateway.toml")
 }
 
-/// The outcome of one that Fastrac is always asked.
+/// The outcome of a request that is always sent to Fastrac.
 fn quote(gateway: &TestGateway, by: &str) -> String {
     gateway.send(post("/tariff/express", bodies::TARIFF).by(by)).outcome().to_owned()
 }
@@ -50,7 +50,7 @@ fn a_changed_quota_keeps_the_count_of_the_day() {
 #[test]
 fn a_changed_budget_keeps_the_count_of_the_day() {
     let mut gateway = Setup { budget: "per_second = 1000, per_day = 10", ..Setup::default() }.start();
-    // The canary was one.
+    // The canary lookup was one of them.
     for _ in 0..4 {
         assert_eq!(quote(&gateway, "shop"), "ok");
     }
@@ -87,7 +87,7 @@ fn failures_before_a_reload_count_after_it() {
     let breaker = "minimum = 100, failures = 0.5, open = \"30m\"";
     let mut gateway = Setup { breaker, ..Setup::default() }.start();
     gateway.sandbox.fault(failing());
-    // Each is tried twice at most.
+    // Each request is attempted at most twice.
     for _ in 0..5 {
         assert_eq!(quote(&gateway, "shop"), "upstream_error");
     }
@@ -100,7 +100,7 @@ fn failures_before_a_reload_count_after_it() {
 fn a_faulty_configuration_changes_no_limit() {
     let mut gateway = Setup { budget: "per_second = 1000, per_day = 10", ..Setup::default() }.start();
     let good = fs::read_to_string(configuration(&gateway)).expect("read");
-    // Good to read, but its second account's authorities can't be had.
+    // Valid TOML, but the CA file of the second account contains no certificate.
     let more = "[accounts.other]\nbase_url = \"https://127.0.0.1:1\"\nca = \"gateway.toml\"\n\
                 keys = { source = \"file\", path = \"keys.toml\" }\n";
     write(&configuration(&gateway), &format!("{}{more}", good.replace("per_day = 10", "per_day = 2")));
@@ -124,7 +124,7 @@ fn a_changed_file_is_loaded_by_itself_and_a_faulty_one_is_logged_once() {
     let since = gateway.app().gateway.in_force.load().since;
     write(&file, &format!("{others}\nbogus_key_of_a_test = 1\n"));
     until("it says so", || gateway.admin("/readyz").text().contains("the last reload failed"));
-    // In place, as an editor does.
+    // Written in place, as some editors do.
     fs::write(&file, &good).expect("written");
     until("the old rules hold", || quote(&gateway, "clerk") == "forbidden");
     assert!(!gateway.admin("/readyz").text().contains("the last reload failed"));
@@ -134,7 +134,7 @@ fn a_changed_file_is_loaded_by_itself_and_a_faulty_one_is_logged_once() {
     assert_eq!(fault_lines, 1, "lines about the fault");
 }
 
-/// Reloads under load, at an even pace: no request fails, and what lives goes on.
+/// Reloads under load at an even pace; no request fails, and counters, connections and cache are kept.
 fn reload_under_load(times: usize, within: Duration) -> (u64, Duration) {
     const CLIENTS: usize = 16;
     let services = &[(
@@ -156,7 +156,7 @@ fn reload_under_load(times: usize, within: Duration) -> (u64, Duration) {
                     let response = connection.send(&post("/item/multi-items", bodies::MULTI_ITEMS).by("shelf"));
                     assert_eq!((response.status, response.outcome()), (200, "ok"), "{}", response.text());
                     quotes.fetch_add(1, Ordering::Relaxed);
-                    // Found in the cache, always.
+                    // Always a cache hit.
                     assert_eq!(connection.send(&province()).outcome(), "hit");
                     hits.fetch_add(1, Ordering::Relaxed);
                 }
@@ -164,7 +164,7 @@ fn reload_under_load(times: usize, within: Duration) -> (u64, Duration) {
         }
         let began = Instant::now();
         for n in 0..times {
-            // Something of everything changes: a quota, a budget, a breaker's rules, the table of operations.
+            // Change a quota, a budget, the breaker's settings and a service's classes.
             let (from, to) = if n % 2 == 0 { (0, 1) } else { (1, 0) };
             let all = [
                 ["per_day = 9000000", "per_day = 9000001"],
@@ -189,7 +189,7 @@ fn reload_under_load(times: usize, within: Duration) -> (u64, Duration) {
     let snapshot = running.current.load();
     let service = snapshot.catalog.services.iter().position(|service| service.config.name == "shelf").expect("there");
     assert_eq!(snapshot.quotas[service].used_today(), quotes + 1, "of the service's day");
-    // The canary, the one look-up, the quotes.
+    // The canary lookup, the one lookup, and the quotes.
     let usage = snapshot.accounts[0].budget.usage();
     assert_eq!((usage.used_today, usage.in_flight.left, usage.waiting), (quotes + 2, usage.in_flight.limit, 0));
     assert_eq!(gateway.sandbox.counters().requests, quotes + 2);

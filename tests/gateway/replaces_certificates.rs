@@ -1,4 +1,4 @@
-//! Certificates at the door change while running, and nobody notices but by the certificate.
+//! The listeners' certificates are replaced while running, without a failed handshake or request.
 
 use std::{
     collections::BTreeSet,
@@ -59,7 +59,7 @@ fn a_thousand_handshakes_during_twenty_replacements_all_succeed() {
         for _ in 0..2 {
             scope.spawn(|| {
                 while done.fetch_add(1, Ordering::Relaxed) < HANDSHAKES || !swapped.load(Ordering::Relaxed) {
-                    // A client of its own: no session is resumed.
+                    // A new client each time, so that no session is resumed.
                     let (mut connection, leaf) =
                         Connection::over_tls(gateway.data, &authority.trusting(None, &[])).expect("a handshake");
                     assert_eq!(connection.send(&get("/region/province").by("shop")).status, 200);
@@ -69,7 +69,7 @@ fn a_thousand_handshakes_during_twenty_replacements_all_succeed() {
         }
         for (n, pair) in pairs.iter().enumerate().skip(1) {
             install(gateway.folder.path(), pair);
-            // Some by themselves, some because somebody asks.
+            // Some are picked up by polling, the others by a reload.
             if n % 5 != 0 {
                 gateway.app().gateway.reload().expect("reloaded");
             }
@@ -87,7 +87,7 @@ fn a_thousand_handshakes_during_twenty_replacements_all_succeed() {
     assert!(done.into_inner() >= HANDSHAKES);
     let made: BTreeSet<Vec<u8>> = pairs.iter().map(|pair| pair.der().to_vec()).collect();
     assert!(seen == made, "each was shown, and no other: {} of {}", seen.intersection(&made).count(), made.len());
-    // What was opened under the first is served under the last.
+    // A connection opened with the first certificate is still served after the last.
     assert_eq!(kept.send(&get("/region/province").by("shop")).status, 200);
     assert_eq!(gateway.metric("tls_handshakes_total", &[("result", "failed")]), 0.0);
 }
@@ -109,7 +109,7 @@ fn a_faulty_file_keeps_the_old_certificate_and_is_reported_everywhere() {
     let fault = status["certificates"]["data"]["fault"].as_str().expect("a fault").to_owned();
     assert!(fault.starts_with(told) && fault.contains("put the two that were issued together in place"), "{fault}");
     assert_eq!(status["certificates"]["data"]["ends_at"], "2040-03-09T00:00:00.000Z");
-    // The reload says so too, and changes nothing.
+    // A reload reports it too, and changes nothing.
     assert!(gateway.app().gateway.reload().expect_err("faulty").to_string().contains(told));
     let (_, leaf) = Connection::over_tls(gateway.data, &authority.trusting(None, &[])).expect("a handshake");
     assert_eq!(leaf, old.der().to_vec());
@@ -118,7 +118,7 @@ fn a_faulty_file_keeps_the_old_certificate_and_is_reported_everywhere() {
     let lines = |text: &str| log.lines().filter(|line| line.contains(text) && line.contains(&folder)).count();
     // Once for each listener, and once for the reload.
     assert_eq!(lines("the certificate from before is still shown"), 2, "{log}");
-    // And it mends by itself.
+    // It recovers without a reload when the key is replaced too.
     write(&gateway.folder.path().join("door.key"), &new.key);
     until("it is shown", || {
         seen("/metrics").contains("certificate_expiry_timestamp_seconds{listener=\"data\"} 2246400000")
@@ -144,13 +144,13 @@ fn tls_1_2_and_1_3_work_and_alpn_selects_the_http_version() {
         let open = Http2Connection::over_tls(gateway.data, authority.trusting(None, &[b"h2"])).await;
         assert_eq!(open.send(get("/region/province").by("shop")).await.expect("joined").expect("an answer").0, 200);
     });
-    // A client that speaks neither is refused in the handshake, and counted.
+    // A client that offers no supported protocol is refused in the handshake, and counted.
     assert!(Connection::over_tls(gateway.data, &authority.trusting(None, &[b"ftp"])).is_err());
     until("it is counted", || gateway.metric("tls_handshakes_total", &[("result", "failed")]) == 1.0);
     assert_eq!(gateway.metric("tls_handshakes_total", &[("listener", "data"), ("result", "ok")]), 3.0);
 }
 
-/// What comes back when these bytes are all that a client says.
+/// Sends these bytes, reads to the end, and returns the received bytes and the duration.
 fn exchange_bytes(gateway: &TestGateway, bytes: &[u8]) -> (Vec<u8>, Duration) {
     let began = Instant::now();
     let mut socket = TcpStream::connect(gateway.data).expect("connected");
@@ -175,12 +175,12 @@ fn cleartext_is_refused_and_slow_handshakes_time_out() {
     drop(cleartext);
     until("it is counted", || gateway.metric("tls_handshakes_total", &[("result", "cleartext")]) == 1.0);
     until("and as a request", || gateway.metric("requests_total", &[("outcome", "bad_request")]) == 1.0);
-    // Garbage, and a record that is none: an alert at most.
+    // Garbage and an invalid record: at most an alert comes back.
     for bytes in [&b"\x80\x2e\x01\x00\x02"[..], b"\x16\x03\x01\x00\x05hello", b"\0\0\0\0"] {
         let (response, _) = exchange_bytes(&gateway, bytes);
         assert!(response.len() < 10 && !response.starts_with(b"HTTP"), "{response:?}");
     }
-    // Half a hello has the time of a head; silence that of an idle connection.
+    // Half a ClientHello is limited by `header_read`, silence by `idle`.
     let (response, took) = exchange_bytes(&gateway, b"\x16\x03\x01\x01\x00\x01");
     assert!(response.is_empty() && (250..3000).contains(&took.as_millis()), "{response:?} {took:?}");
     let (response, took) = exchange_bytes(&gateway, b"");
@@ -222,7 +222,7 @@ fn a_reload_switches_files_and_never_turns_tls_off() {
         Connection::over_tls(gateway.data, &authority.trusting(None, &[])).expect("a handshake").1
     };
     assert_eq!(shown(&gateway), new.der().to_vec());
-    // The files of before are nobody's business any more.
+    // The old files are no longer watched.
     fs::remove_file(gateway.folder.path().join("door.crt")).expect("removed");
     gateway.reload("workers = 2\ntls = { cert = \"new.crt\", key = \"new.key\" }", "workers = 2");
     assert_eq!(shown(&gateway), new.der().to_vec());

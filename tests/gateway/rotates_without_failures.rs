@@ -1,16 +1,16 @@
-//! The key pair changes again and again under load from 64 connections, in every way that calls for an
-//! answer, and no caller notices.
+//! The key pair changes repeatedly under load from 64 connections, in every way that needs a reaction,
+//! and no request fails.
 //!
-//! Three kinds in turn: **overlap** (the old pair stays good), **revoked** (Fastrac refuses the old one
-//! from the instant at which the new one stands in the file) and **bad** (Fastrac doesn't know the new
-//! one; every other time an operator forces it into use all the same). Held each time: no request fails,
-//! none carries parts of two pairs (the sandbox looks), and refusals have the source read at most once.
-//! Between two rotations every connection gets an answer to a request that it sent after the first: what is
-//! refused is sent once more, so two rotations within the life of one request are beyond the promise.
+//! Three kinds in turn: **overlap** (the old pair stays valid), **revoked** (Fastrac refuses the old pair
+//! as soon as the new one is in the file) and **refused** (Fastrac does not know the new
+//! pair; every other time an operator forces it into use). Checked each time: no request fails, no request
+//! carries parts of two pairs (the sandbox counts these), and refusals cause at most one read of the source.
+//! Between two rotations every connection completes a request that it sent after the first rotation: a refused
+//! request is sent once more, so the gateway does not promise to survive two rotations during one request.
 //!
-//! The long form, 1,000 rotations and a million requests, takes minutes and is ignored otherwise: run it
+//! The long form, 1,000 rotations and a million requests, takes minutes and is ignored by default: run it
 //! with `cargo nextest run --release -E 'test(a_thousand_rotations)' --run-ignored all --no-capture`. It
-//! prints how long recovery took. `REQUESTS=0` rotates as fast as it can, `REQUESTS=n` after n requests.
+//! prints how long recovery took. `REQUESTS=0` rotates as fast as possible, `REQUESTS=n` after n requests.
 
 use std::{
     io::{Read as _, Write as _},
@@ -33,20 +33,20 @@ use crate::{
 };
 
 const CONNECTIONS: usize = 64;
-/// From the first refusal to the pair that serves, one round trip included.
+/// Maximum time from the first refusal to a working pair in use, including one round trip.
 const RECOVERY: Duration = Duration::from_millis(250);
 
-/// What the callers saw.
+/// The load from all callers, and its results.
 #[derive(Default)]
 struct Load {
     ended: AtomicBool,
     served: AtomicU64,
     orders: AtomicU64,
     failures: Mutex<Vec<String>>,
-    /// The rotation under way, and the one in which each connection's last answered request began.
+    /// The current rotation, and for each connection the rotation in which its last answered request began.
     rotation: AtomicU64,
     answered: Vec<AtomicU64>,
-    /// Microseconds of the slowest request since it was last asked.
+    /// Duration of the slowest request since the last call of `slowest`, in microseconds.
     slowest: AtomicU64,
 }
 
@@ -55,7 +55,7 @@ impl Load {
         Duration::from_micros(self.slowest.swap(0, Ordering::Relaxed))
     }
 
-    /// One caller, on one connection.
+    /// Sends requests on one connection until the load ends.
     fn call(&self, data: SocketAddr, requests: &[Request], place: usize) {
         let mut stream = TcpStream::connect(data).expect("connected");
         stream.set_nodelay(true).expect("set");
@@ -78,14 +78,14 @@ impl Load {
         }
     }
 
-    /// Waits until every connection has an answer to a request that it sent from now on.
+    /// Waits until every connection has completed a request that it sent after this call.
     fn wait_for_round(&self) {
         let now = self.rotation.fetch_add(1, Ordering::SeqCst) + 1;
         let all = || self.answered.iter().all(|last| last.load(Ordering::SeqCst) >= now);
         until("every connection gets an answer", || all() || failed(self));
     }
 
-    /// One caller that places orders, each its own.
+    /// Places orders on one connection, each with its own content.
     fn order(&self, gateway: &TestGateway) {
         let mut connection = gateway.connect();
         for number in 0.. {
@@ -105,7 +105,7 @@ impl Load {
     }
 }
 
-/// Leaner than the stage's own client: sends, reads one answer, and checks that it is good and that no key is in it.
+/// A faster client than `client::Connection`: sends a request, reads the response, and checks its status and that it contains no key.
 fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> Result<(), String> {
     let text = |buffer: &[u8]| String::from_utf8_lossy(buffer).into_owned();
     stream.write_all(request).map_err(|error| error.to_string())?;
@@ -132,11 +132,11 @@ fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> Res
     if good && !leaks { Ok(()) } else { Err(text(buffer)) }
 }
 
-/// One rotation after the other.
+/// Performs the rotations one after another.
 struct Rotations<'a> {
     gateway: &'a TestGateway,
     load: &'a Load,
-    /// The access key of the pair in use.
+    /// Access key of the pair in use.
     in_use: String,
     recovered: Vec<Duration>,
     slowest: Vec<Duration>,
@@ -158,7 +158,7 @@ impl Rotations<'_> {
         write(&self.gateway.folder.path().join("keys.toml"), &pair(access, secret));
     }
 
-    /// Waits for another pair in use; says how long it took.
+    /// Waits until another pair is in use; returns how long that took.
     fn wait_for_change(&self, before: Option<PairVersion>) -> Duration {
         let began = Instant::now();
         while self.version() == before {
@@ -189,7 +189,7 @@ impl Rotations<'_> {
             }
             _ => self.rotate_to_refused(&access, &secret, number.is_multiple_of(2)),
         }
-        // Those that it hit are answered.
+        // Wait until all requests that were affected have completed.
         self.load.wait_for_round();
         self.slowest.push(self.load.slowest());
         let refreshed = self.events("refreshed");
@@ -213,9 +213,9 @@ impl Rotations<'_> {
     }
 }
 
-/// Rotates `times` times, `each` requests at least from one to the next.
+/// Rotates `times` times, with at least `each` requests between two rotations.
 fn rotations(times: usize, each: u64) {
-    // What was long ago isn't looked at.
+    // Old journal entries are not needed.
     let bounds = JournalBounds { entries: 1_000, bytes: 4 << 20 };
     let setup =
         Setup { account: "auth = \"both\"", sandbox: Options { journal: bounds, ..sandbox() }, ..Setup::default() };
@@ -272,7 +272,7 @@ fn rotations(times: usize, each: u64) {
         median(&slowest),
         slowest[slowest.len() - 1],
     );
-    // A debug build on a busy machine may be slow once or twice.
+    // A debug build on a busy machine may be slow at times: two of ten may exceed the limit.
     let (usual, times) = (recovered.len() * 8 / 10, recovered.len());
     assert!(recovered[usual] <= RECOVERY, "eight of ten of {times} recoveries: {recovered:?}");
 }
@@ -281,7 +281,7 @@ fn failed(load: &Load) -> bool {
     !load.failures.lock().expect("whole").is_empty()
 }
 
-/// Ends the callers, also when a rotation fails.
+/// Stops the load when dropped, also if a rotation fails.
 struct StopOnDrop<'a>(&'a Load);
 
 impl Drop for StopOnDrop<'_> {

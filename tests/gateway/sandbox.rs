@@ -1,5 +1,5 @@
-//! The sandbox as a test's Fastrac: what steers it is a door of its own, and it tells the truth about
-//! an order whose answer was lost. It serves every path of the gateway's table.
+//! The sandbox as the upstream of tests: its control API has its own address, and it reports what happened to
+//! an order whose response was lost. It serves every path of the gateway's operations table.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -37,7 +37,7 @@ fn the_control_api_is_reachable_on_its_own_address_only() {
         let body: Value = serde_json::from_slice(&response.body).expect("JSON");
         assert_eq!((response.status, &body["message"]), (404, &Value::from("Not Found")), "{method} {path}");
     }
-    // Nothing was steered: the order is still counted, and each request only as one to nowhere.
+    // The sandbox's state is unchanged: the order is still counted, and each request counts as unlisted.
     let counters = gateway.sandbox.counters();
     assert_eq!((counters.orders.express, counters.unlisted), (1, control_requests.len() as u64));
     let control = gateway.sandbox.control_addr().expect("an address");

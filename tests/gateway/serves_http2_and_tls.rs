@@ -1,4 +1,4 @@
-//! HTTP/2 and TLS at the door keep the same promises as HTTP/1.1.
+//! HTTP/2 and TLS listeners behave like HTTP/1.1.
 
 use std::{io::Read as _, time::Duration};
 
@@ -73,7 +73,7 @@ fn a_reset_stream_is_counted_and_its_order_still_completes() {
             tokio::task::yield_now().await;
         }
         asking.iter().for_each(tokio::task::JoinHandle::abort);
-        // The connection itself goes on.
+        // The connection itself stays usable.
         assert_eq!(connection.send(get("/courier/all").by("shop")).await.expect("joined").expect("an answer").0, 200);
         until("it is counted", || gateway.log().iter().any(|line| line["request_id"] == "given-up-items"));
     });
@@ -124,7 +124,7 @@ fn a_tls_listener_refuses_cleartext() {
     std::io::Write::write_all(&mut plain, &get("/courier/all").by("shop").bytes()).expect("sent");
     let mut received = Vec::new();
     let _ = plain.read_to_end(&mut received);
-    // Nothing of the gateway's: whoever forgot the `s` is told, and the request goes nowhere.
+    // A client that forgot the `s` of `https` gets a 400, and the request is not forwarded.
     assert!(received.starts_with(b"HTTP/1.1 400 ") && received.ends_with(b"}}"), "{received:?}");
     assert_eq!(gateway.received().len(), 1);
 }

@@ -1,4 +1,4 @@
-//! Quotas and budgets hold exactly, also when everybody asks at once.
+//! Quotas and budgets are exact, also under concurrent requests.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,7 +15,7 @@ use crate::{
 
 const CLIENTS: usize = 16;
 
-/// Everybody asks as fast as he can; gives the answers by status.
+/// All clients send requests as fast as they can; returns the number of successes and the other statuses.
 fn send_from_all_clients(gateway: &TestGateway, service: &str, times: usize) -> (usize, Vec<u16>) {
     let good = AtomicUsize::new(0);
     let refused: Vec<u16> = std::thread::scope(|scope| {

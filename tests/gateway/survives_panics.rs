@@ -1,8 +1,8 @@
-//! A fault of the gateway's own fails the request that met it, and no other: 500 `gateway.internal`, a
-//! line in the exchange log, entries in the program's log; and no key is shown, whatever was at hand.
+//! A panic inside the gateway fails only the request that caused it: 500 `gateway.internal`, a
+//! line in the exchange log, entries in the program's log. No key appears in any of them.
 //!
-//! No request can provoke a panic, so the gateway is given what no file could ask for (a deadline beyond
-//! the end of time) and requests whose bodies panic. That happens in a process of its own, whose stdout
+//! No request can cause a panic, so the test uses a configuration that no file can express (a timeout beyond
+//! the range of the clock) and request bodies that panic. It runs in a process of its own, whose stdout
 //! and stderr are then searched.
 
 use std::{
@@ -33,14 +33,14 @@ use crate::{
     test_gateway::{ACCESS, SECRET, Setup, TestGateway, canary_in, secret_of},
 };
 
-/// Operations with a deadline that no clock can tell: asked as the caller's own (a quote), as a fill for
-/// all that ask the same (a lookup), and in the task of an order.
+/// Operations with a timeout beyond the range of the clock: in the caller's own task (a quote), in a fill for
+/// all equal requests (a lookup), and in the task of an order.
 const DOOMED: [&str; 3] = ["v2.tariff_express", "v2.couriers", "v2.order_express"];
 
-/// Words that stand in the source hold nothing.
+/// A panic message that is a literal in the source contains no secret.
 const HARMLESS: &str = "words that stand in the source";
 
-/// What a panic may say; everything but [`HARMLESS`] holds a key.
+/// Kinds of panic messages; all but [`HARMLESS`] contain a key.
 const SAYINGS: [(&str, fn()); 8] = [
     ("harmless", || panic!("words that stand in the source")),
     ("secret", || panic!("the secret is {SECRET}")),
@@ -52,12 +52,12 @@ const SAYINGS: [(&str, fn()); 8] = [
     ("request", || panic!("{:?}", Request::get("/").header("secret-key", SECRET).body(()))),
 ];
 
-/// An error that quotes what it is about.
+/// An error whose message contains its input.
 fn unfit(text: &str) -> Result<(), String> {
     Err(text.to_owned())
 }
 
-/// A request's body that panics when it is read.
+/// A request body that panics when it is polled.
 struct Panics(fn());
 
 impl Body for Panics {
@@ -81,7 +81,7 @@ fn doom(config: &mut Config) {
 
 fn failed(response: &Response) {
     assert_eq!((response.status, response.code().as_str(), response.outcome()), (500, "gateway.internal", "internal"));
-    // Whatever the panic left undone may have been done.
+    // After a panic it is unknown whether Fastrac executed the order.
     assert_eq!(response.sent(), "unknown");
     print!("{:?}\n{}\n", response.headers, response.text());
 }
@@ -142,7 +142,7 @@ fn panics_in_a_process_of_its_own() {
     for page in ["/metrics", "/status", "/config"] {
         println!("{}", gateway.admin(page).text());
     }
-    // Not the stage's own end: it holds that nothing has panicked.
+    // Stop the app here: dropping the `TestGateway` would check that nothing panicked.
     gateway.take_app().stop();
     println!("{}", std::fs::read_to_string(gateway.log_file()).expect("a log"));
 }

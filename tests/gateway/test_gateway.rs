@@ -1,8 +1,8 @@
-//! The stage: a sandbox, the real program in front of it, services, and canaries everywhere.
+//! A gateway under test: the real program in front of a sandbox, with services, and canaries in all secrets.
 //!
-//! Whatever a test does, when its stage ends these have been checked: no canary in any answer, in
-//! the exchange log, in the metrics or in the program's log; nothing of a caller in what Fastrac
-//! received; and no thread of the gateway panicked.
+//! When a `TestGateway` is dropped, it has checked that there is no canary in any response, in
+//! the exchange log, in the metrics or in the program's log, no header of a caller in what Fastrac
+//! received, and no panic in a thread of the gateway.
 
 use std::{
     fs,
@@ -27,37 +27,37 @@ use tokio::net::TcpSocket;
 
 use crate::client::{Connection, Request, Response};
 
-/// Fastrac's key pair, which only the gateway and the sandbox know.
+/// The account's key pair, which only the gateway and the sandbox know.
 pub(crate) const ACCESS: &str = "canary-fastrac-access-7d1c";
-/// With characters that JSON and percent-encoding write in several ways.
+/// Contains characters that JSON and percent-encoding can write in several ways.
 pub(crate) const SECRET: &str = "canary/fastrac+secret=93f0a2";
-/// Begins every caller's secret.
+/// Prefix of every caller's secret.
 const CALLER: &str = "fgw_canary_";
 
-/// The instant at which sandboxes stand.
+/// The time at which the clocks of sandboxes start and stay.
 const NOW: i64 = 1_767_323_045_678;
 
-/// The configuration file of a stage.
+/// File name of the configuration.
 const CONFIG: &str = "gateway.toml";
 
-/// A service's secret.
+/// The secret of a service.
 pub(crate) fn secret_of(service: &str) -> String {
     format!("{CALLER}{service}")
 }
 
-/// What the configuration holds of it.
+/// SHA-256 of that secret in hexadecimal, as in the configuration.
 pub(crate) fn digest_of(service: &str) -> String {
     Sha256::digest(secret_of(service)).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The first canary in some bytes.
+/// The first canary found in these bytes.
 pub(crate) fn canary_in(bytes: &[u8]) -> Option<&'static str> {
     static BASIC: std::sync::OnceLock<&'static str> = std::sync::OnceLock::new();
     let basic = BASIC.get_or_init(|| Box::leak(STANDARD.encode(format!("{ACCESS}:{SECRET}")).into_boxed_str()));
     [ACCESS, SECRET, CALLER, basic].into_iter().find(|canary| memchr::memmem::find(bytes, canary.as_bytes()).is_some())
 }
 
-/// How a stage is set up. Texts are lines of the configuration.
+/// How to set up a gateway. Texts are lines of the configuration.
 pub(crate) struct Setup {
     /// In `[listen]`.
     pub(crate) listen: &'static str,
@@ -75,13 +75,13 @@ pub(crate) struct Setup {
     pub(crate) breaker: &'static str,
     /// Further services beside `shop` (may do everything) and `clerk` (looks up only).
     pub(crate) services: &'static [(&'static str, &'static str)],
-    /// Whatever else, such as `[operations."v2.city"]`.
+    /// Further tables, such as `[operations."v2.city"]`.
     pub(crate) more: &'static str,
-    /// Files beside the configuration, by name.
+    /// Files to write beside the configuration, by name.
     pub(crate) files: Vec<(&'static str, String)>,
     /// The simulated Fastrac.
     pub(crate) sandbox: Options,
-    /// Where Fastrac is, if not there; `None` of a version: as the account.
+    /// `base_url` of the account; `None` for the sandbox's address.
     pub(crate) base_url: Option<String>,
     /// Whether to wait until the key pair is verified.
     pub(crate) wait: bool,
@@ -107,28 +107,28 @@ impl Default for Setup {
     }
 }
 
-/// A sandbox that holds the gateway's pair and stands still in time.
+/// A sandbox that knows the gateway's key pair and whose clock stands still.
 pub(crate) fn sandbox() -> Options {
     let keys = vec![KeyPair::new("gateway", ACCESS, SECRET)];
     Options { keys, clock: Clock::stepped_at(NOW), ..Options::default() }
 }
 
-/// The twin of the stage's sandbox, for asking directly.
+/// A sandbox with the same state as the gateway's, for direct requests.
 pub(crate) fn twin() -> Options {
     Options { keys: vec![KeyPair::new("direct", TWIN.0, TWIN.1)], ..sandbox() }
 }
 
-/// The twin's key pair.
+/// The key pair of the twin.
 pub(crate) const TWIN: (&str, &str) = ("twin-access", "twin-secret");
 
-/// What runs.
+/// A running gateway with its sandbox.
 pub(crate) struct TestGateway {
     pub(crate) sandbox: Sandbox,
     app: Option<App>,
     pub(crate) data: SocketAddr,
     pub(crate) folder: tempfile::TempDir,
     text: String,
-    /// Requests that the sandbox had received before the first of the test.
+    /// Number of requests that the sandbox received before the test began.
     before: u64,
 }
 
@@ -178,12 +178,12 @@ impl Setup {
     }
 }
 
-/// A keys file.
+/// The text of a key file.
 pub(crate) fn pair(access: &str, secret: &str) -> String {
     format!("[main]\naccess_key = \"{access}\"\nsecret_key = \"{secret}\"\n")
 }
 
-/// Writes a file that nobody else can read, at once.
+/// Writes a file with mode 0600 and puts it in place atomically.
 pub(crate) fn write(file: &Path, text: &str) {
     let beside = file.with_extension("new");
     fs::write(&beside, text).expect("written");
@@ -209,27 +209,27 @@ impl TestGateway {
         Connection::open(self.data)
     }
 
-    /// Asks on a connection of its own.
+    /// Sends a request on a connection of its own.
     pub(crate) fn send(&self, request: Request) -> Response {
         self.connect().send(&request)
     }
 
-    /// A page of the admin port.
+    /// Fetches a page of the admin port.
     pub(crate) fn admin(&self, page: &str) -> Response {
         Connection::open(self.app().admin).send(&crate::client::get(page).header("host", "localhost"))
     }
 
-    /// What Fastrac received since the stage was ready.
+    /// Requests that Fastrac received since the test began.
     pub(crate) fn received(&self) -> Vec<Entry> {
         self.sandbox.journal().into_iter().filter(|entry| entry.seq > self.before).collect()
     }
 
-    /// Sum of a family's series that carry all these labels.
+    /// Sum of the series of a family that have all these labels.
     pub(crate) fn metric(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
         sum(&self.app().gateway.live.metrics.text(), family, labels)
     }
 
-    /// Lines of requests in the exchange log, as soon as there are that many.
+    /// Waits for exactly this many request lines in the exchange log.
     pub(crate) fn lines(&self, count: usize) -> Vec<serde_json::Value> {
         let mut lines = Vec::new();
         until(&format!("{count} lines in the log"), || {
@@ -240,7 +240,7 @@ impl TestGateway {
         lines
     }
 
-    /// The one line of a request.
+    /// Waits for the line of a request.
     pub(crate) fn line(&self, request_id: &str) -> serde_json::Value {
         let mut found = None;
         until("the request's line", || {
@@ -250,7 +250,7 @@ impl TestGateway {
         found.expect("a line")
     }
 
-    /// All lines of requests that are in the exchange log now.
+    /// The request lines that are in the exchange log now.
     pub(crate) fn log(&self) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(self.log_file()).unwrap_or_default();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -262,48 +262,48 @@ impl TestGateway {
         self.folder.path().join("state/exchanges.jsonl")
     }
 
-    /// Another program on the same folder.
+    /// Starts another gateway on the same folder.
     pub(crate) fn second(&self) -> Result<App, AppError> {
         self.second_with(|_| {})
     }
 
-    /// The same with a change that no file could ask for.
+    /// The same, with a change that no configuration file can express.
     pub(crate) fn second_with(&self, change: impl FnOnce(&mut Config)) -> Result<App, AppError> {
         let mut config = config(&self.text, self.folder.path());
         change(&mut config);
         App::start(config, Some(self.folder.path().join(CONFIG)))
     }
 
-    /// Another text, for the next reload.
+    /// Changes the configuration text; the next reload writes it.
     pub(crate) fn rewrite(&mut self, from: &str, to: &str) {
         assert!(self.text.contains(from), "{from} is not in {}", self.text);
         self.text = self.text.replace(from, to);
     }
 
-    /// Writes another text into the configuration file, and has it read.
+    /// Changes the configuration file and reloads it.
     pub(crate) fn reload(&mut self, from: &str, to: &str) {
         self.rewrite(from, to);
         write(&self.folder.path().join(CONFIG), &self.text);
         self.app().gateway.reload().expect("reloaded");
     }
 
-    /// Takes the program away, to be stopped.
+    /// Takes the gateway out, so that the test can stop it.
     pub(crate) fn take_app(&mut self) -> App {
         self.app.take().expect("running")
     }
 
-    /// Puts a program there.
+    /// Sets the gateway that is under test.
     pub(crate) fn put_app(&mut self, app: App) {
         self.data = app.data[0];
         self.app = Some(app);
     }
 
-    /// Ends the program and starts it again on the same folder.
+    /// Stops the gateway and starts it again on the same folder.
     pub(crate) fn restart(&mut self) {
         self.restart_with(|_| {});
     }
 
-    /// The same with a change that no file could ask for.
+    /// The same, with a change that no configuration file can express.
     pub(crate) fn restart_with(&mut self, change: impl FnOnce(&mut Config)) {
         self.take_app().stop();
         self.before = self.sandbox.counters().requests;
@@ -312,7 +312,7 @@ impl TestGateway {
         self.verified();
     }
 
-    /// Waits until the canary look-up of a new program is over; what comes then is the test's own.
+    /// Waits until the canary lookup after a start is over; all later requests are the test's own.
     fn verified(&mut self) {
         let before = self.before;
         until("the key pair is verified", || {
@@ -374,19 +374,19 @@ pub(crate) fn caller_header(entry: &Entry) -> Option<String> {
     None
 }
 
-/// Sum of a family's series in a metrics text that carry all these labels.
+/// Sum of the series of a family in a metrics text that have all these labels.
 pub(crate) fn sum(text: &str, family: &str, labels: &[(&str, &str)]) -> f64 {
     let family = format!("fastrac_gateway_{family}");
     let series = text.lines().filter_map(|line| line.strip_prefix(family.as_str()));
     let series = series.filter(|rest| rest.starts_with(['{', ' ']));
     let wanted: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
     let matching = series.filter(|rest| wanted.iter().all(|label| rest.contains(label.as_str())));
-    // `-0.0` is what an empty sum of floats is.
+    // An empty sum of floats is `-0.0`; adding 0.0 makes it 0.0.
     matching.map(|rest| rest.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()).expect("a number")).sum::<f64>()
         + 0.0
 }
 
-/// Waits until something holds; fails loudly if it never does.
+/// Polls a condition; panics if it is still false after 15 s.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(15);
     while !holds() {
@@ -395,8 +395,8 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// An address where nobody listens, and nobody can while the socket is held: bound, but not listening.
-/// (A port that was merely free is soon somebody else's, with so many tests beside each other.)
+/// An address at which connections are refused while the returned socket is kept: bound, but not listening.
+/// (Another test running at the same time could take a port that is merely free.)
 pub(crate) fn closed_port() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
@@ -404,9 +404,9 @@ pub(crate) fn closed_port() -> (TcpSocket, SocketAddr) {
     (socket, address)
 }
 
-/// What the program said.
+/// The program's log.
 pub(crate) static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-/// Panics of the gateway's own threads.
+/// Panics in threads of the gateway.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Sink;
@@ -422,7 +422,7 @@ impl std::io::Write for Sink {
     }
 }
 
-/// Listens to the program's log and to panics of its threads, from the first stage on.
+/// Starts to capture the program's log and panics, once for the process.
 fn capture_log_and_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -431,7 +431,7 @@ fn capture_log_and_panics() {
             .with_ansi(false)
             .with_writer(|| Sink)
             .try_init()
-            // A test of the program's own log has begun that already.
+            // Another test may already have installed a subscriber.
             .ok();
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {

@@ -1,4 +1,4 @@
-//! A key pair that Fastrac takes back: now, at a time of its clock, and while a request is with it.
+//! A key pair that Fastrac revokes: at once, at a set time, and during a request.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::{
     test_gateway::{ACCESS, SECRET, Setup, TestGateway, pair, sandbox, until, write},
 };
 
-/// The pair that Fastrac gives next; it begins with the canaries.
+/// The next key pair; it begins with the canaries.
 const NEXT: (&str, &str) = ("canary-fastrac-access-7d1c-next", "canary/fastrac+secret=93f0a2-next");
 
-/// A stage whose Fastrac knows a next pair already.
+/// A gateway whose sandbox already knows the next pair.
 fn gateway() -> TestGateway {
     let sandbox =
         fastrac_sandbox::Options { keys: vec![key("gateway", (ACCESS, SECRET)), key("next", NEXT)], ..sandbox() };
@@ -29,7 +29,7 @@ fn quote(gateway: &TestGateway) -> Response {
     gateway.send(post("/tariff/express", bodies::TARIFF).by("shop"))
 }
 
-/// What a client sees that asks the sandbox with a pair.
+/// The status that a direct client gets with a pair.
 fn send_directly(gateway: &TestGateway, (access, secret): (&str, &str)) -> u16 {
     plain::send(gateway.sandbox.addr(), &post("/tariff/express", bodies::TARIFF).pair(access, secret)).status
 }
@@ -41,7 +41,7 @@ fn refused(gateway: &TestGateway, response: &Response) {
     assert_eq!((&line["outcome"], &line["code"]), (&"key_rejected".into(), &"keys.rejected".into()));
 }
 
-/// The next pair is where the gateway finds it, and all is well again.
+/// Writes the next pair into the key file and waits until the gateway uses it.
 fn recovers(gateway: &TestGateway) {
     write(&gateway.folder.path().join("keys.toml"), &pair(NEXT.0, NEXT.1));
     until("the next pair is used", || quote(gateway).outcome() == "ok");
@@ -78,7 +78,7 @@ fn a_key_revoked_during_a_request_is_replaced() {
     for execute in [false, true] {
         let gateway = gateway();
         let fault = || Fault::on("v2.order_express", Act::Revoke { execute }).times(1);
-        // A plain client with the next pair sees it first.
+        // A direct request with the next pair triggers the fault first.
         gateway.sandbox.fault(fault().key("next"));
         let request = post("/order/express", &bodies::order(7)).pair(NEXT.0, NEXT.1);
         let response = plain::send(gateway.sandbox.addr(), &request);
@@ -86,14 +86,14 @@ fn a_key_revoked_during_a_request_is_replaced() {
         assert_eq!(send_directly(&gateway, NEXT), 401, "from now on");
         gateway.sandbox.add_key("next", NEXT.0, NEXT.1);
         let before = gateway.sandbox.counters().orders.express;
-        // The gateway finds the next pair where it reads keys.
+        // The gateway finds the next pair in its key file.
         write(&gateway.folder.path().join("keys.toml"), &pair(NEXT.0, NEXT.1));
         gateway.sandbox.fault(fault());
         let response = order(&gateway, 1);
         assert_eq!((response.status, response.outcome(), response.sent()), (200, "ok", "yes"), "{response:?}");
         assert_eq!(gateway.sandbox.counters().orders.express - before, 1, "once");
         let line = gateway.line(response.header("x-request-id").expect("an id"));
-        // A 401 proves that nothing was executed, so the order went out again with the other pair.
+        // A 401 proves that nothing was executed, so the order was sent again with the other pair.
         assert_eq!(line["attempts"], if execute { 1 } else { 2 });
         assert_eq!(quote(&gateway).outcome(), "ok");
         assert_eq!(gateway.sandbox.counters().orders.duplicates, 0);

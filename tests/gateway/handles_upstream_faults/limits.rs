@@ -1,4 +1,4 @@
-//! Fastrac's own limits, that really count: asked directly, and through the gateway.
+//! Fastrac's own limits, as the sandbox counts them: with direct requests and through the gateway.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     test_gateway::{Setup, TWIN, TestGateway},
 };
 
-/// To midnight in Jakarta from where the sandbox's clock stands: 2026-01-02 10:04:05.678.
+/// Time until midnight in Jakarta from the sandbox's clock: 2026-01-02 10:04:05.678.
 const TO_MIDNIGHT: Duration = Duration::from_millis((13 * 3_600 + 55 * 60 + 54) * 1_000 + 322);
 
 fn statuses(setup: &FaultSetup, times: usize) -> Vec<u16> {
@@ -19,7 +19,7 @@ fn statuses(setup: &FaultSetup, times: usize) -> Vec<u16> {
     std::iter::repeat_with(send).take(times).map(|response| response.status).collect()
 }
 
-/// Outcomes through the gateway, which agree with its log.
+/// Outcomes of requests through the gateway; each must agree with its log line.
 fn outcomes(setup: &FaultSetup, times: usize) -> Vec<String> {
     let send = || {
         let response = setup.gateway.send(setup.track().by("shop"));
@@ -45,7 +45,7 @@ fn the_limit_per_second_is_counted_per_key() {
     let throttled = setup.gateway.metric("requests_total", &[("outcome", "throttled")]);
     assert_eq!(outcomes(&setup, 5), ["ok", "ok", "ok", "throttled", "throttled"]);
     assert_eq!(setup.gateway.metric("requests_total", &[("outcome", "throttled")]) - throttled, 2.0);
-    // Each key counts for itself, and the sandbox's own count says what was refused.
+    // Each key is counted separately, and the sandbox counts the refused requests.
     assert_eq!(refused(&setup.gateway, "direct", Window::Second), 2);
     assert_eq!(refused(&setup.gateway, "gateway", Window::Second), 2);
     let order = setup.gateway.send(post("/order/express", &bodies::order(1)).by("shop"));

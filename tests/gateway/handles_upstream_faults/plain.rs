@@ -1,4 +1,4 @@
-//! A plain client: one request on a connection of its own, everything that comes until it ends, and how it ended.
+//! A direct client: sends one request on its own connection, and records all bytes until the end and how it ended.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -8,62 +8,62 @@ use std::{
 
 use crate::client::Request;
 
-/// No answer takes longer.
+/// Maximum wait for the next byte.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What came.
+/// A response as received.
 #[derive(Debug)]
 pub(super) struct RawResponse {
-    /// 0: not even a head.
+    /// 0 if no response head came.
     pub(super) status: u16,
     head: String,
     pub(super) body: Vec<u8>,
-    /// Whether the connection was reset, rather than closed.
+    /// Whether the connection was reset instead of closed.
     pub(super) reset: bool,
     took: Duration,
 }
 
-/// What should come.
+/// The response that a direct client should receive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ExpectedResponse {
     status: u16,
     pub(super) body: Body,
     reset: bool,
     pub(super) retry_after: Option<u64>,
-    /// Milliseconds that it takes at least.
+    /// Minimum duration, in milliseconds.
     pub(super) at_least: u64,
 }
 
-/// Which body.
+/// The body that it should have.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Body {
-    /// The right one.
+    /// The correct body.
     Right,
-    /// So many bytes of the right one, under the length of all.
+    /// This many bytes of the correct body, with the length of the whole.
     Cut(usize),
-    /// So many bytes of the right one, under their own length.
+    /// This many bytes of the correct body, with their own length.
     Short(usize),
-    /// The right one, under a length that is wrong by so much.
+    /// The correct body, with a length that is wrong by this much.
     Lies(i64),
-    /// Another one, with this text in it.
+    /// Another body that contains this text.
     Says(&'static str),
-    /// The right one with another timestamp, and a `Date` of the same second.
+    /// The correct body with another timestamp, and a `Date` of the same second.
     Skewed(&'static str),
-    /// None.
+    /// No body.
     None,
 }
 
-/// An answer.
+/// A response with this status and body.
 pub(super) const fn head(status: u16, body: Body) -> ExpectedResponse {
     ExpectedResponse { status, body, reset: false, retry_after: None, at_least: 0 }
 }
 
-/// No answer, and an orderly end.
+/// No response, and an orderly close.
 pub(super) const fn closed() -> ExpectedResponse {
     head(0, Body::None)
 }
 
-/// No answer, and a reset.
+/// No response, and a reset.
 pub(super) const fn by_reset() -> ExpectedResponse {
     closed().reset()
 }
@@ -81,7 +81,7 @@ impl ExpectedResponse {
         ExpectedResponse { retry_after: Some(seconds), ..self }
     }
 
-    /// Whether it was so.
+    /// Checks a response against this expectation.
     pub(super) fn holds(&self, response: &RawResponse, right: &[u8], name: &str) {
         assert_eq!((response.status, response.reset), (self.status, self.reset), "{name}: {response:?}");
         assert!(response.took >= Duration::from_millis(self.at_least), "{name}: took {:?}", response.took);
@@ -118,7 +118,7 @@ impl RawResponse {
     }
 }
 
-/// Asks, and reads until the connection ends.
+/// Sends a request and reads until the connection ends.
 pub(super) fn send(addr: SocketAddr, request: &Request) -> RawResponse {
     let began = Instant::now();
     let mut stream = TcpStream::connect(addr).expect("connected");

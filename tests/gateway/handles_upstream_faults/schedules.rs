@@ -1,4 +1,4 @@
-//! Which requests a fault meets: by operation, path, key, count, chance, turn and time.
+//! Which requests a fault applies to: by operation, path, key, count, chance, interval and time.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use fastrac_sandbox::{Act, Fault};
 use super::{FaultSetup, plain};
 use crate::client::get;
 
-/// An outcome of the gateway's that shows at once whether a fault met: 500 is not asked again.
+/// A fault whose effect is visible in the outcome: a 500 is not retried.
 fn server_error() -> Fault {
     Fault::on("v2.track", Act::Html(500))
 }
 
-/// For each of so many requests whether it was met: directly, and through the gateway.
+/// Whether the fault applied to each of `times` requests, directly and through the gateway.
 fn requests_hit(setup: &FaultSetup, fault: Fault, times: usize) -> (Vec<bool>, Vec<bool>) {
     let sandbox = &setup.gateway.sandbox;
     sandbox.clear_faults();
@@ -60,7 +60,7 @@ fn faults_apply_by_path_key_and_operation() {
         let (directly, through) = requests_hit(&setup, fault.clone(), 1);
         assert_eq!([directly[0], through[0]], hit, "{fault:?}");
     }
-    // What no operation serves is met by its path.
+    // A path that no operation serves can be selected by its path.
     let unlisted = Fault { path: Some("/new/thing".to_owned()), ..Fault::everywhere(Act::Html(502)) };
     setup.gateway.sandbox.fault(unlisted);
     assert_eq!(setup.gateway.send(get("/new/thing").by("shop")).status, 502);

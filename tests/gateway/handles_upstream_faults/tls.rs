@@ -1,4 +1,4 @@
-//! TLS that fails: nothing was sent, and the gateway says so.
+//! Failed TLS handshakes: nothing was sent, and the gateway reports that.
 
 use std::{
     io::{Read as _, Write as _},
@@ -17,7 +17,7 @@ use crate::{
     test_gateway::{Setup, TWIN, TestGateway, until},
 };
 
-/// What a plain client of TLS makes of it.
+/// The status line or error that a direct TLS client gets.
 fn send_directly(addr: SocketAddr, authority: &CertificateDer<'static>) -> Result<String, String> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone()).expect("a root");
@@ -49,7 +49,7 @@ fn a_failed_tls_handshake_gives_sent_no() {
         let sandbox = Sandbox::start(options.clone()).expect("a sandbox");
         let authority = certificates.root();
         assert_eq!(send_directly(sandbox.addr(), &authority), Ok("HTTP/1.1 200".to_owned()));
-        // From the first connection on: one that is open already would be used on.
+        // The fault is set before the first connection: an open connection would be reused.
         let number = sandbox.fault(Fault::everywhere(Act::Tls(how)));
         let error = send_directly(sandbox.addr(), &authority).expect_err("no answer");
         assert!(error.contains(expected), "{how:?}: {error}");

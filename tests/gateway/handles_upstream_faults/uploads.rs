@@ -1,4 +1,4 @@
-//! Connections that end while a request's body is on its way: by a reset, or by an answer that doesn't wait for it.
+//! Connections that end while a request body is being sent: by a reset, or by an early response.
 
 use std::{
     collections::BTreeMap,
@@ -18,12 +18,12 @@ use crate::{
     test_gateway::{Setup, TWIN, until},
 };
 
-/// Bodies that fit into the buffers of a connection, and one that doesn't: it is still being written when the end comes.
+/// Body lengths in bytes: two that fit into the socket buffers, and one that is still being written when the connection ends.
 const LENGTHS: [usize; 3] = [2_000, 900_000, 12_000_000];
 
 const LIMITS: &str = "request_body = \"16MiB\"";
 
-/// A body with blanks behind it, which are no part of what it says.
+/// A JSON body padded with trailing spaces to a length.
 fn padded(body: &str, length: usize) -> String {
     [body, &" ".repeat(length - body.len())].concat()
 }
@@ -47,7 +47,7 @@ fn a_reset_interrupts_the_writing_of_a_body() {
     assert_eq!(sandbox.counters().acts["reset_upload"], 3);
 }
 
-/// What becomes of a request of the gateway's: short or long, one that may be repeated or not.
+/// Requests through the gateway: short and long, of classes that may be retried and that may not.
 #[test]
 fn a_reset_during_a_request_gives_sent_unknown_and_no_order_is_sent_twice() {
     let mut setup = FaultSetup::of(Setup { limits: LIMITS, ..Setup::default() });
@@ -68,7 +68,7 @@ fn a_reset_during_a_request_gives_sent_unknown_and_no_order_is_sent_twice() {
     setup.logged.get_mut().clear();
 }
 
-/// Asks under the fault; the sandbox counts what the gateway says.
+/// Sends a request while the fault is active; the sandbox's counts must agree with the gateway's.
 fn send_and_cut_off(
     setup: &FaultSetup,
     fault: &Fault,
@@ -89,7 +89,7 @@ fn send_and_cut_off(
     sandbox.clear_faults();
 }
 
-/// An order in doubt is held, until somebody confirms that it shall go again.
+/// An order with an unknown outcome is held until a resend is confirmed.
 fn confirm_resend(setup: &FaultSetup, order: &Request) {
     let executed = || setup.gateway.sandbox.counters().orders.express;
     let before = executed();
@@ -100,13 +100,13 @@ fn confirm_resend(setup: &FaultSetup, order: &Request) {
     assert_eq!((again.status, again.sent(), executed()), (200, "yes", before + 1), "{again:?}");
 }
 
-/// A Fastrac that answers by a request's head, and ends the connection with the body unread: by a reset.
+/// Starts an upstream that responds after the request head and closes with the body unread, which resets the connection.
 fn start_early_responder(tls: Option<Arc<ServerConfig>>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let addr = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // Else the answer might still wait for an acknowledgement when the connection is reset.
+            // Otherwise the response might still wait for an acknowledgement when the connection is reset.
             stream.set_nodelay(true).expect("set");
             match &tls {
                 None => refuse(stream),
@@ -140,7 +140,7 @@ fn refuse(mut stream: impl Read + Write) {
     let _ = stream.write_all(response.as_bytes());
 }
 
-/// Asks for each length, path and number; how each was answered, and how often.
+/// Sends `times` requests for each length and path; counts the responses by path, status, outcome and `sent`.
 fn count_responses(tls: bool, times: usize) -> BTreeMap<(&'static str, u16, String, String), u32> {
     let certificates = Certificates::new();
     let addr = start_early_responder(tls.then(|| certificates.server()));
@@ -159,13 +159,13 @@ fn count_responses(tls: bool, times: usize) -> BTreeMap<(&'static str, u16, Stri
     count_responses
 }
 
-/// Over TLS, where much is written at a time, an answer was lost with the first write that failed.
+/// Regression test: over TLS, where writes are large, the response was lost when the first write failed.
 #[test]
 fn a_response_before_the_end_of_the_request_reaches_the_caller() {
     const TIMES: usize = 3;
     for tls in [false, true] {
         let all = [
-            // A page is nothing of Fastrac's own: it doesn't prove what became of the request.
+            // An HTML page is not Fastrac's envelope: it does not prove whether the request was executed.
             ("/new/page", 413, "rejected", "unknown"),
             ("/new/thing", 413, "rejected", "yes"),
             ("/order/cancel", 401, "rejected", "yes"),

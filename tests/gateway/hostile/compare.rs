@@ -1,4 +1,4 @@
-//! The same bytes at other proxies, in front of the same recorder. Started by `peers/compare`.
+//! The same input to other proxies, in front of the same recorder. Started by `peers/compare`.
 
 mod h2;
 
@@ -16,20 +16,20 @@ use crate::{
     test_gateway::{TestGateway, until},
 };
 
-/// What a server made of a case.
+/// The result of a case at one server.
 struct CaseResult {
     observed: Observed,
     /// Requests that reached the recorder.
     forwarded: Vec<String>,
-    /// What reached it and is no strict request.
+    /// Number of inputs that reached the recorder and are not strict requests.
     violations: usize,
 }
 
-/// A server in front of a recorder of its own.
+/// A server in front of its own recorder.
 struct Peer {
     name: String,
     runner: Runner,
-    /// Where it speaks HTTP/2 in the clear.
+    /// Its address for cleartext HTTP/2.
     frames: SocketAddr,
     recorder: Recorder,
 }
@@ -46,7 +46,7 @@ impl Peer {
         CaseResult { observed, forwarded, violations }
     }
 
-    /// What it still does with the bytes of a case, it does before this is answered.
+    /// Sends a valid request. When it is answered, the server has finished with the case before it.
     fn send_good_request(&self, case: &str) {
         let good = format!("GET /good HTTP/1.1\r\nhost: gw\r\n{}\r\nconnection: close\r\n\r\n", self.runner.auth);
         let mut connection = Connection::open(self.runner.addr);
@@ -59,7 +59,7 @@ impl Peer {
         );
     }
 
-    /// What was forwarded, but for the good requests; and how much that is no strict request.
+    /// The forwarded requests except the valid ones sent afterwards, and the number of violations.
     fn received(&self, good: &[&str]) -> (Vec<String>, usize) {
         let (mut forwarded, mut violations) = (Vec::new(), 0);
         for received in self.recorder.take() {
@@ -119,7 +119,7 @@ fn http1_with_peers() {
 fn http2_with_peers() {
     let attacks = attacks();
     let (_stage, peers) = gateway_and_peers();
-    // Times are compared too, and hardly anything but waiting takes any.
+    // All servers run at the same time: nearly all of the duration is waiting.
     let results: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = peers.iter().map(|peer| scope.spawn(|| peer.run_attacks(&attacks))).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
@@ -129,7 +129,7 @@ fn http2_with_peers() {
     println!("{}", h2::full_table(&peers, &attacks, &results));
 }
 
-/// For each family: in how many cases something was forwarded, and how often that was no strict request.
+/// For each family: the number of cases in which something was forwarded, and of violations.
 fn by_family(peers: &[Peer], cases: &[Case], results: &[Vec<CaseResult>]) -> String {
     let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
     let mut text = format!("| family | cases | {} |\n|---|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
@@ -154,7 +154,7 @@ fn by_family(peers: &[Peer], cases: &[Case], results: &[Vec<CaseResult>]) -> Str
     text
 }
 
-/// Where the gateway forwards more than somebody else does.
+/// Cases in which the gateway forwards more than another server.
 fn stricter_peers(peers: &[Peer], cases: &[Case], results: &[Vec<CaseResult>]) -> String {
     let mut text = String::from("| case | gateway | refused by |\n|---|---|---|\n");
     for (at, case) in cases.iter().enumerate() {

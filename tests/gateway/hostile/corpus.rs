@@ -1,23 +1,23 @@
-//! The corpus: what is sent, what must come back, what Fastrac must receive. The README beside it
-//! explains the format; whatever is not in it is a fault of the corpus.
+//! The corpus: what is sent, what must come back, what Fastrac must receive. `README.md` beside it
+//! explains the format; anything else in a file is an error.
 
 use std::{fs, path::Path, time::Duration};
 
 use crate::test_gateway::secret_of;
 
-/// One step of a case.
+/// One action of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Bytes, in one write.
+    /// Sends bytes in one write.
     Send(Vec<u8>),
-    /// Bytes, one at a time.
+    /// Sends bytes one at a time, with a pause after each.
     Drip(Vec<u8>, Duration),
     Wait(Duration),
-    /// Ends the sending half.
+    /// Closes the sending half.
     HalfClose,
 }
 
-/// What comes back: statuses in their order, then whether the connection is closed.
+/// The statuses received in order, and whether the connection was closed afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Responses {
     pub(crate) statuses: Vec<u16>,
@@ -38,22 +38,22 @@ impl std::fmt::Display for Responses {
 pub(crate) struct Forwarded {
     pub(crate) method: String,
     pub(crate) target: Vec<u8>,
-    /// Beside what the gateway itself puts in; sorted.
+    /// Headers other than those that the gateway injects, sorted.
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     pub(crate) body: Vec<u8>,
 }
 
-/// One byte stream.
+/// One input with its expected effects.
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
-    /// `family/name`, perhaps with `/variant`.
+    /// `family/name` or `family/name/variant`.
     pub(crate) name: String,
     pub(crate) steps: Vec<Step>,
-    /// Whether answers have no bodies.
+    /// Whether responses have no bodies, as for HEAD.
     pub(crate) head: bool,
-    /// Whether HTTP/2 frames may come back.
+    /// Whether the peer may send HTTP/2 frames.
     pub(crate) frames: bool,
-    /// Any of these.
+    /// Responses, any of which is correct.
     pub(crate) allowed: Vec<Responses>,
     pub(crate) forwarded: Vec<Forwarded>,
 }
@@ -175,7 +175,7 @@ fn forwarded(text: &str, value: &str) -> Forwarded {
     }
 }
 
-/// Text with its escapes and names replaced.
+/// Text with escapes and placeholders replaced.
 fn bytes(text: &str, value: &str) -> Vec<u8> {
     let text = text.replace("$x", value);
     let text = text.replace("$auth", &format!("access-key: svc-shop-1\\r\\nsecret-key: {}", secret_of("shop")));
@@ -199,7 +199,7 @@ fn bytes(text: &str, value: &str) -> Vec<u8> {
     out
 }
 
-/// Where the parenthesis that is open already closes.
+/// Position of the parenthesis that closes the one already open.
 fn closing(text: &str) -> usize {
     let mut open = 1;
     let at = text.bytes().position(|byte| {

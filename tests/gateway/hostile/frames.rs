@@ -1,4 +1,5 @@
-//! HTTP/2 by hand: frames are written as asked, right or wrong, and read as far as a test must know.
+//! Raw HTTP/2 frames: written as given, valid or not, and parsed as far as the tests need.
+//! Hand-written on purpose: a library would refuse to send malformed frames.
 
 use std::{
     io::{Read as _, Write as _},
@@ -30,7 +31,7 @@ pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 pub(super) const PADDED: u8 = 8;
 
-/// A frame whose length is right.
+/// A frame with the correct length.
 pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     bytes.extend([kind, flags]);
@@ -39,7 +40,7 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     bytes
 }
 
-/// A header block in which every field is a literal, neither indexed nor compressed (RFC 7541, section 6.2.2).
+/// A header block in which every field is a literal, neither indexed nor Huffman-coded (RFC 7541, section 6.2.2).
 pub(super) fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in fields {
@@ -66,20 +67,20 @@ fn text(bytes: &mut Vec<u8>, text: &[u8]) {
     bytes.extend(text);
 }
 
-/// What came of one stream, or of the connection.
+/// An event of a stream or of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// An answer's status.
+    /// Status of a response.
     Status(u32, u16),
     Reset(u32),
     /// Last frame of a stream.
     End(u32),
-    /// With the code of its error.
+    /// With its error code.
     GoAway(u32),
     Closed,
 }
 
-/// A connection whose frames are read by a thread.
+/// A connection whose frames are read by a background thread.
 pub(super) struct FrameConnection {
     stream: TcpStream,
     events: Receiver<Event>,
@@ -89,7 +90,7 @@ impl FrameConnection {
     pub(super) fn open(addr: SocketAddr) -> FrameConnection {
         let stream = TcpStream::connect(addr).expect("connected");
         stream.set_nodelay(true).expect("set");
-        // A peer that no longer reads has refused.
+        // The peer may have closed already; its frames can still be read.
         stream.set_write_timeout(Some(Duration::from_secs(5))).expect("set");
         let mut reader = stream.try_clone().expect("cloned");
         let (sender, events) = channel();
@@ -113,7 +114,7 @@ impl FrameConnection {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// The next event; `None` when none comes in time.
+    /// The next event; `None` if none comes in time.
     pub(super) fn next(&self, until: Instant) -> Option<Event> {
         match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(event) => Some(event),
@@ -154,10 +155,10 @@ fn read_frame(frame: &[u8]) -> Vec<Event> {
     events
 }
 
-/// The first field of an answer's head, which is its status; 0 where it is written in a way not read here.
+/// The status in the first field of a response head; 0 if its encoding is not supported here.
 pub(super) fn status_of(block: &[u8]) -> u16 {
     match block {
-        // The table's size, told anew (section 6.3).
+        // Dynamic table size update (section 6.3).
         [first, rest @ ..] if (0x20..0x3f).contains(first) => status_of(rest),
         // Indexed in the static table (RFC 7541, appendix A).
         [first, ..] if (0x88..=0x8e).contains(first) => [200, 204, 206, 304, 400, 404, 500][usize::from(first - 0x88)],
@@ -170,7 +171,7 @@ pub(super) fn status_of(block: &[u8]) -> u16 {
     }
 }
 
-/// Three digits in the static code (RFC 7541, appendix B): 0 to 2 take five bits, the others six.
+/// Decodes three Huffman-coded digits (RFC 7541, appendix B): 0 to 2 take five bits, the others six.
 fn huffman(bytes: &[u8]) -> u16 {
     let bits: Vec<bool> =
         bytes.iter().take(3).flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1 == 1)).collect();

@@ -1,4 +1,4 @@
-//! Hostile frames: requests that no HTTP/1.1 request could be, floods, and streams left dangling.
+//! Hostile HTTP/2 frames: requests that HTTP/1.1 cannot express, floods, and streams left open.
 
 use std::{
     collections::BTreeMap,
@@ -14,25 +14,25 @@ use super::{
 };
 use crate::{client::get, test_gateway::secret_of};
 
-/// What must become of a stream.
+/// The required result of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamFate {
     Status(u16),
-    /// Reset, answered with a 4xx, or ended with its connection.
+    /// Reset, answered with a 4xx, or closed with its connection.
     Refused,
 }
 
-/// What must become of the connection.
+/// The required state of the connection afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionFate {
-    /// It carries a further request.
+    /// It serves another request.
     Usable,
     Ended,
-    /// Either, as the peer likes.
+    /// Either of the two.
     Any,
 }
 
-/// Frames to be sent behind preface and settings, and what must become of them.
+/// Frames to send after preface and settings, and the required results.
 pub(crate) struct Attack {
     pub(crate) name: String,
     bytes: Vec<u8>,
@@ -41,23 +41,23 @@ pub(crate) struct Attack {
     forwarded: Vec<Forwarded>,
 }
 
-/// What was seen of an attack.
+/// The observed result of an attack.
 #[derive(Debug, Default)]
 pub(crate) struct AttackResult {
     pub(super) fates: BTreeMap<u32, Option<u16>>,
-    /// The error that the connection was given up for; 0 for none.
+    /// Error code of a GOAWAY; 0 is NO_ERROR.
     pub(super) goaway: Option<u32>,
     pub(super) ended: bool,
     pub(super) usable: bool,
     pub(super) took: Duration,
 }
 
-/// The stream of the request that asks whether the connection is of use still.
+/// Stream of the request that checks whether the connection is still usable.
 const PROBE: u32 = 0x7fff_fff1;
-/// What it asks.
+/// Target of that request.
 pub(crate) const PROBED: &str = "/again-by-frames";
 
-/// Performs an attack and waits for what becomes of it.
+/// Performs an attack and waits for its result.
 pub(crate) fn perform(addr: SocketAddr, attack: &Attack) -> AttackResult {
     let began = Instant::now();
     let deadline = began + LONGEST;
@@ -93,7 +93,7 @@ pub(crate) fn perform(addr: SocketAddr, attack: &Attack) -> AttackResult {
     result
 }
 
-/// Fields of a request, with credentials.
+/// Header fields of a request, with credentials.
 fn request_fields<'f>(method: &'f str, path: &'f str, more: &[(&'f [u8], &'f [u8])]) -> Vec<(&'f [u8], &'f [u8])> {
     let mut fields: Vec<(&[u8], &[u8])> = vec![
         (b":method", method.as_bytes()),
@@ -107,7 +107,7 @@ fn request_fields<'f>(method: &'f str, path: &'f str, more: &[(&'f [u8], &'f [u8
     fields
 }
 
-/// `secret_of("shop")`, as bytes that live.
+/// `secret_of("shop")` as a constant.
 const SHOP: &[u8] = b"fgw_canary_shop";
 
 fn head(stream: u32, flags: u8, fields: &[(&[u8], &[u8])]) -> Vec<u8> {
@@ -130,12 +130,12 @@ impl Attack {
     }
 }
 
-/// A request of its own fields that must be refused.
+/// A request with these fields, which must be refused.
 fn refused(name: &str, fields: &[(&[u8], &[u8])]) -> Attack {
     attack(name, head(1, END_STREAM, fields), ConnectionFate::Any).stream(1, StreamFate::Refused)
 }
 
-/// A request with further fields, or a changed pseudo-header, that must be refused.
+/// A valid request with further fields, which must be refused.
 fn refused_with(name: &str, more: &[(&[u8], &[u8])]) -> Attack {
     refused(name, &request_fields("GET", "/h2", more))
 }
@@ -183,7 +183,7 @@ fn good() -> Vec<Attack> {
     ]
 }
 
-/// H2.CL: a length that is not the body's.
+/// H2.CL: a `content-length` that differs from the body's length.
 fn lengths() -> Vec<Attack> {
     let with = |name: &str, lengths: &[&str], data: &[u8]| {
         let more: Vec<(&[u8], &[u8])> =
@@ -208,7 +208,7 @@ fn lengths() -> Vec<Attack> {
     all
 }
 
-/// H2.TE, headers of one connection, and bytes that would split a head.
+/// H2.TE, connection-specific headers, and bytes that would split an HTTP/1.1 head.
 fn fields() -> Vec<Attack> {
     let cases: [(&str, &[u8], &[u8]); 27] = [
         ("te-chunked", b"transfer-encoding", b"chunked"),
@@ -242,7 +242,7 @@ fn fields() -> Vec<Attack> {
     cases.into_iter().map(|(name, field, value)| refused_with(&format!("field/{name}"), &[(field, value)])).collect()
 }
 
-/// Pseudo-headers: each once, before all others, known, and one plain thing.
+/// Pseudo-headers: each exactly once, before all other fields, known, and with a valid value.
 fn pseudo() -> Vec<Attack> {
     let base = request_fields("GET", "/h2", &[]);
     let without = |name: &[u8]| base.iter().copied().filter(|(known, _)| *known != name).collect::<Vec<_>>();
@@ -307,7 +307,7 @@ fn pseudo() -> Vec<Attack> {
     all
 }
 
-/// `:authority` and `host`: one host, and only that.
+/// `:authority` and `host`: exactly one host, and a valid one.
 fn authorities() -> Vec<Attack> {
     let base = request_fields("GET", "/h2", &[]);
     let with = |value: &'static [u8]| {
@@ -338,7 +338,7 @@ fn authorities() -> Vec<Attack> {
     ]
 }
 
-/// Heads that are too large, however they are packed.
+/// Heads that are too large, however they are encoded.
 fn sizes() -> Vec<Attack> {
     let long = vec![b'y'; 70_000];
     let many: Vec<(&[u8], &[u8])> = (0..4_000).map(|_| (&b"x"[..], &b"y"[..])).collect();
@@ -351,7 +351,7 @@ fn sizes() -> Vec<Attack> {
         }
         bytes
     };
-    // One entry of 3 kB goes into the table, and is then named 10,000 times by one byte each.
+    // One entry of 3 kB is added to the dynamic table and then referenced 10,000 times with one byte each.
     let mut bomb = block(&request_fields("GET", "/h2", &[]));
     bomb.extend([0x40, 1, b'x', 0x7f, 0xb9, 0x16]);
     bomb.extend(vec![b'y'; 3_000]);
@@ -376,7 +376,7 @@ fn sizes() -> Vec<Attack> {
     ]
 }
 
-/// More of it than anybody needs.
+/// Floods: more frames than any client needs.
 fn floods() -> Vec<Attack> {
     let stranger: [(&[u8], &[u8]); 4] =
         [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/h2"), (b":authority", b"gw")];
@@ -432,7 +432,7 @@ fn floods() -> Vec<Attack> {
             ConnectionFate::Any,
         )
         .stream(1, StreamFate::Refused),
-        // Beside no request at all only so much is taken.
+        // Without any request the gateway accepts only a limited amount.
         attack("flood/ping-for-long", frame(PING, 0, 0, &[7; 8]).repeat(80_000), ConnectionFate::Ended),
         attack(
             "flood/priority-for-long",
@@ -484,7 +484,7 @@ fn windows() -> Vec<Attack> {
         .stream(1, StreamFate::Refused),
         attack("window/on-an-idle-stream", frame(WINDOW_UPDATE, 0, 9, &[0, 0, 0, 1]), ConnectionFate::Ended),
         attack("window/three-bytes", frame(WINDOW_UPDATE, 0, 0, &[0; 3]), ConnectionFate::Ended),
-        // Nobody takes the answer: the connection must not stand for ever.
+        // The client does not read the response: the connection must not stay open for ever.
         attack("window/shut", [shut, get(1)].concat(), ConnectionFate::Ended).forwards("GET", "/h2", ""),
     ]
 }
@@ -532,7 +532,7 @@ fn states() -> Vec<Attack> {
             [post(), head(1, END_STREAM, &request_fields("POST", "/order/express", &[]))].concat(),
             ConnectionFate::Any,
         )
-        // h2 takes it for trailers, and trailers are dropped.
+        // `h2` treats it as trailers, and trailers are dropped.
         .stream(1, StreamFate::Status(200))
         .forwards("POST", "/h2", ""),
         attack("state/second-head-without-end", [post(), head(1, 0, &[(b"x", b"y")])].concat(), ConnectionFate::Any)
@@ -547,7 +547,7 @@ fn states() -> Vec<Attack> {
     ]
 }
 
-/// Header blocks that are none (RFC 7541).
+/// Invalid header blocks (RFC 7541).
 fn blocks() -> Vec<Attack> {
     let raw = |name: &str, payload: &[u8]| {
         attack(&format!("block/{name}"), frame(HEADERS, END_HEADERS | END_STREAM, 1, payload), ConnectionFate::Ended)
@@ -573,7 +573,7 @@ impl RecordedGateway {
         for (stream, fate) in &attack.streams {
             let check_attacks = match (fate, result.fates.get(stream)) {
                 (StreamFate::Status(status), Some(Some(status_received))) => status == status_received,
-                // 0: a status that is named by its place in the table; 200 never is.
+                // 0: a status that refers to the dynamic table, which 200 never does.
                 (StreamFate::Refused, Some(Some(status_received))) => matches!(status_received, 0 | 400..=499 | 501),
                 (StreamFate::Refused, Some(None)) => true,
                 (StreamFate::Refused, None) => result.ended,
@@ -601,11 +601,11 @@ impl RecordedGateway {
         expected.push(forwarded("GET", "/good"));
         let (mut forwarded, violations) = self.read(self.recorder.take());
         if !result.usable && attack.connection == ConnectionFate::Any {
-            // The connection may have ended while this was under way.
+            // The connection may have closed before this request was forwarded.
             forwarded.retain(|request| request.target != PROBED.as_bytes());
         }
         faults.extend(violations);
-        // Streams have no order.
+        // Streams may be forwarded in any order.
         expected.sort();
         forwarded.sort();
         if forwarded != expected {
@@ -649,6 +649,6 @@ fn frames_out_of_order_close_a_stream_or_the_connection() {
 fn the_status_is_decoded_with_and_without_huffman() {
     assert_eq!(frames::status_of(&[0x88]), 200);
     assert_eq!(frames::status_of(&[0x48, 3, b'4', b'0', b'1']), 401);
-    // 302, as RFC 7541 (appendix C.6.1) writes it
+    // 302, from RFC 7541 (appendix C.6.1)
     assert_eq!(frames::status_of(&[0x48, 0x82, 0x64, 0x02]), 302);
 }

@@ -1,4 +1,4 @@
-//! What stands where Fastrac would: answers every request alike, and keeps what it received, read
+//! An upstream that answers every request with the same response and records what it received, parsed
 //! strictly.
 
 use std::{
@@ -10,10 +10,10 @@ use std::{
 
 use super::strict::{self, Read, Request};
 
-/// What was received: a request, or why it is none and its bytes.
+/// A received request, or the reason why the bytes are not one.
 pub(crate) type Received = Result<Request, String>;
 
-/// A server that runs as long as the test.
+/// The server; it runs until the process ends.
 #[derive(Clone)]
 pub(crate) struct Recorder {
     pub(crate) addr: SocketAddr,
@@ -24,7 +24,7 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncon
     {\"success\":true,\"message\":\"ok\",\"data\":[{\"a\":1}]}";
 
 impl Recorder {
-    /// On a free port, or on the given one.
+    /// Starts at this address; port 0 takes a free one.
     pub(crate) fn start(addr: &str) -> Recorder {
         let listener = TcpListener::bind(addr).expect("a port");
         let recorder = Recorder { addr: listener.local_addr().expect("an address"), received: Arc::default() };
@@ -54,7 +54,7 @@ impl Recorder {
                 }
                 Read::Partial => match stream.read(&mut piece) {
                     Ok(0) | Err(_) if buffer.is_empty() => return,
-                    // Every byte that came counts, also of what never became a request.
+                    // Bytes that never became a request are recorded too.
                     Ok(0) | Err(_) => return self.violation("half a request", &buffer),
                     Ok(read) => buffer.extend_from_slice(&piece[..read]),
                 },
@@ -68,12 +68,12 @@ impl Recorder {
         self.received.lock().expect("whole").push(Err(format!("{why}: {shown}")));
     }
 
-    /// Takes what was received so far.
+    /// Returns and removes everything received so far.
     pub(crate) fn take(&self) -> Vec<Received> {
         std::mem::take(&mut *self.received.lock().expect("whole"))
     }
 
-    /// How much was received and not taken.
+    /// Number of entries received and not taken.
     pub(crate) fn count(&self) -> usize {
         self.received.lock().expect("whole").len()
     }

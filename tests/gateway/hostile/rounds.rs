@@ -1,7 +1,7 @@
-//! A hundred rounds of the whole corpus at the real binary: nothing grows, nothing is said at error
-//! level, and what Fastrac receives is, round for round, what the corpus says.
+//! A hundred rounds of the whole corpus against the real binary: memory and files do not grow, nothing is logged at error
+//! level, and Fastrac receives in every round exactly what the corpus says.
 //!
-//! Takes a minute or two, so it is a step of `tests/run` of its own (`hostile`) and ignored otherwise.
+//! Takes a minute or two, so it is ignored by default and has its own step in `tests/run` (`hostile`).
 
 use std::{
     collections::BTreeMap,
@@ -27,12 +27,12 @@ use crate::{
     test_gateway::{ACCESS, SECRET, digest_of, until},
 };
 
-/// Rounds before memory is measured first: buffers, pools and the allocator's arenas are filled by then.
+/// Rounds before the first measurement of memory: buffers, pools and the allocator's arenas are filled by then.
 const WARM: usize = 10;
 const ROUNDS: usize = 100;
-/// Cases that are tried at the same time: most of them wait for a deadline.
+/// Number of cases that run at the same time: most of them wait for a timeout.
 const AT_ONCE: usize = 96;
-/// What memory may grow by from round 10 to round 100, in bytes.
+/// Allowed growth of memory from round 10 to round 100, in bytes.
 const GROWTH: u64 = 8 * 1024 * 1024;
 
 /// Resident memory, in bytes.
@@ -59,13 +59,13 @@ fn configuration(fastrac: SocketAddr) -> String {
     )
 }
 
-/// What is tried.
+/// One case or attack.
 enum Bytes {
     Case(Case),
     Frames(Attack),
 }
 
-/// Tries everything that often, many at a time.
+/// Runs everything this many times, many at once.
 fn rounds(all: &Arc<Vec<Bytes>>, count: usize, program: SocketAddr) {
     let next = Arc::new(AtomicUsize::new(0));
     let threads: Vec<_> = (0..AT_ONCE)
@@ -80,7 +80,7 @@ fn rounds(all: &Arc<Vec<Bytes>>, count: usize, program: SocketAddr) {
                     }
                     let (round, at) = (at / all.len(), at % all.len());
                     match &all[at] {
-                        // Floods cost more than all else: one round in ten.
+                        // Floods cost more than everything else, so they run in one round of ten.
                         Bytes::Frames(attack) if attack.name.starts_with("h2/flood") && round % WARM != 0 => {}
                         Bytes::Case(case) => drop(runner.run(case)),
                         Bytes::Frames(attack) => drop(h2::perform(program, attack)),
@@ -92,13 +92,13 @@ fn rounds(all: &Arc<Vec<Bytes>>, count: usize, program: SocketAddr) {
     threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
 }
 
-/// What Fastrac received, counted by method and target.
+/// The requests that Fastrac received, counted by method and target.
 fn counted(recorder: &Recorder) -> BTreeMap<(String, String), usize> {
     let mut counts = BTreeMap::new();
     for received in recorder.take() {
         let request = received.unwrap_or_else(|why| panic!("forwarded: {why}"));
-        // A stream that promised a byte or two more than it sent may take them from the good request behind it,
-        // if that is there before its refusal has closed the connection: RFC 9112 wants just that.
+        // A case that announced a byte or two more than it sent may take them from the request that follows it
+        // if that arrives before the refusal closes the connection, as RFC 9112 requires.
         let bitten = request.target == AGAIN.as_bytes() && request.method != "GET";
         if request.target != h2::PROBED.as_bytes() && !bitten {
             *counts.entry((request.method, request.target.escape_ascii().to_string())).or_default() += 1;
@@ -153,7 +153,7 @@ fn a_hundred_rounds_leave_nothing_behind() {
     assert!(errors.is_empty(), "{errors:?}");
 }
 
-/// Open files and memory once all connections have ended: those to Fastrac idle for 4 s at most.
+/// Open files and memory after all connections have closed: those to Fastrac stay idle for at most 4 s.
 fn settled(program: &Program) -> (usize, u64) {
     let mut files = open_files(program);
     let deadline = Instant::now() + Duration::from_secs(8);

@@ -1,4 +1,4 @@
-//! One case tried at one address: what came back, and how it ended.
+//! Runs one case against one address, and records the responses and how the connection ended.
 
 use std::{
     io::{Read as _, Write as _},
@@ -10,24 +10,24 @@ use std::{
 use super::corpus::{Case, Responses, Step};
 use crate::test_gateway::canary_in;
 
-/// Asked after a case on the same connection, where it should have stayed open: proves that nothing
-/// of the case is left in it.
+/// Requested after a case on the same connection if that should have stayed open: proves that no bytes
+/// of the case are left.
 pub(crate) const AGAIN: &str = "/again";
 
-/// What became of a case.
+/// The observed result of a case.
 #[derive(Clone, Debug)]
 pub(crate) struct Observed {
     pub(crate) responses: Responses,
-    /// Bytes that are no answer.
+    /// Bytes that are not a response.
     pub(crate) unparsed: Option<String>,
-    /// From the first byte to the end.
+    /// Duration from connecting to the end.
     pub(crate) took: Duration,
 }
 
-/// Tries a case.
+/// Runs cases against one address.
 pub(crate) struct Runner {
     pub(crate) addr: SocketAddr,
-    /// Nothing may come later than this after what came before.
+    /// Maximum wait for the next byte.
     pub(crate) read_timeout: Duration,
     /// Credentials for [`AGAIN`], as header lines.
     pub(crate) auth: String,
@@ -44,7 +44,7 @@ impl Runner {
             perform(&mut stream, step);
         }
         let most = case.allowed.iter().map(|responses| responses.statuses.len()).max().unwrap_or(0);
-        // Where it should stay open, its last answer ends the waiting; else only the connection's end does.
+        // If the connection may stay open, the last expected response ends the wait; else only its end does.
         let may_stay = case.allowed.iter().any(|responses| !responses.closed);
         while !(may_stay && reader.statuses.len() >= most) {
             if !reader.read_more(&mut stream) {
@@ -60,7 +60,7 @@ impl Runner {
         Observed { responses, unparsed, took: began.elapsed() }
     }
 
-    /// The same for a server of which nothing is expected: an answer and a moment's silence end the waiting.
+    /// The same without expectations, for other servers: a response followed by a short silence ends the wait.
     pub(crate) fn survey(&self, case: &Case) -> Observed {
         const SILENCE: Duration = Duration::from_millis(60);
         let began = Instant::now();
@@ -82,7 +82,7 @@ impl Runner {
         Observed { responses, unparsed: None, took: began.elapsed() }
     }
 
-    /// Whether the connection carries a further request, and nothing else.
+    /// Whether the connection serves one more request, and nothing else comes.
     fn stays_usable(&self, stream: &mut TcpStream, reader: &mut ResponseReader) -> bool {
         let before = reader.statuses.len();
         let request = format!("GET {AGAIN} HTTP/1.1\r\nhost: gw\r\n{}\r\nconnection: close\r\n\r\n", self.auth);
@@ -94,7 +94,7 @@ impl Runner {
 }
 
 fn perform(stream: &mut TcpStream, step: &Step) {
-    // A peer that has refused already may have closed; what it said is still to be read.
+    // The peer may have refused and closed already; its response can still be read.
     match step {
         Step::Send(bytes) => drop(stream.write_all(bytes)),
         Step::Wait(pause) => thread::sleep(*pause),
@@ -110,18 +110,18 @@ fn perform(stream: &mut TcpStream, step: &Step) {
     }
 }
 
-/// Answers as they come.
+/// Parses responses as they arrive.
 #[derive(Default)]
 struct ResponseReader {
     head: bool,
     statuses: Vec<u16>,
-    /// Received and not understood, or not yet.
+    /// Received and not parsed, or not yet.
     rest: Vec<u8>,
     ended: bool,
 }
 
 impl ResponseReader {
-    /// Reads once; false when nothing more is to come.
+    /// Reads once; false at the end or on a timeout.
     fn read_more(&mut self, stream: &mut TcpStream) -> bool {
         let mut piece = [0; 16 * 1024];
         match stream.read(&mut piece) {
@@ -138,7 +138,7 @@ impl ResponseReader {
         false
     }
 
-    /// Takes one whole answer.
+    /// Removes one complete response from the buffer.
     fn take_response(&mut self) -> bool {
         let Some(end) = memchr::memmem::find(&self.rest, b"\r\n\r\n") else { return false };
         let head = String::from_utf8_lossy(&self.rest[..end]).to_ascii_lowercase();

@@ -1,5 +1,6 @@
-//! A strict reader of HTTP/1.1 requests, as a server behind the gateway might be: what is not exactly
-//! RFC 9112's own form, without any of the kindness that it allows, is a violation.
+//! A strict parser of HTTP/1.1 requests, as a server behind the gateway might have: anything but the exact
+//! form of RFC 9112, without the leniency that the RFC permits, is a violation.
+//! Hand-written on purpose: it must not share code with the gateway's own parser.
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,18 +19,18 @@ impl Request {
     }
 }
 
-/// What stands at the beginning of some bytes.
+/// What the beginning of a byte sequence is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Read {
-    /// A request, and how many bytes it took.
+    /// A complete request, and its length in bytes.
     Whole(Box<Request>, usize),
-    /// Not all of one.
+    /// The beginning of a request.
     Partial,
-    /// No request.
+    /// Not a request; the reason.
     Violation(&'static str),
 }
 
-/// Reads the first request.
+/// Parses the first request.
 pub(crate) fn read(bytes: &[u8]) -> Read {
     let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
         return if bytes.len() > 256 * 1024 { Read::Violation("an endless head") } else { Read::Partial };
@@ -64,7 +65,7 @@ fn head(head: &[u8]) -> Result<Request, &'static str> {
     Ok(request)
 }
 
-/// Lines that end in CRLF, with neither CR nor LF inside.
+/// Splits into lines that end in CRLF and contain neither CR nor LF.
 fn lines(head: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     let mut lines = Vec::new();
     let mut rest = head;

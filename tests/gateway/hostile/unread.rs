@@ -1,4 +1,4 @@
-//! Answers that nobody takes.
+//! Responses that the client does not read.
 
 use std::{
     io::{Read as _, Write as _},
@@ -15,7 +15,7 @@ use crate::{
     test_gateway::{Setup, TestGateway, until},
 };
 
-/// A stage whose answers are too long for the system's buffers to take several of them.
+/// A gateway whose responses are so long that the socket buffers hold only a few of them.
 fn long() -> TestGateway {
     let gateway = Setup { limits: LIMITS, ..Setup::default() }.start();
     gateway.sandbox.fault(Fault::on("v2.balance_history", Act::Long { bytes: 900_000 }));
@@ -42,7 +42,7 @@ fn a_caller_that_reads_slowly_gets_its_responses() {
     let mut slow = TcpStream::connect(gateway.data).expect("connected");
     slow.write_all(&requests(12)).expect("written");
     let (mut piece, mut taken) = (vec![0; 400_000], 0);
-    // Slower than any deadline as a whole, never silent for as long as one.
+    // Longer in total than any timeout, but no single pause is as long as one.
     while taken < 12 * 900_000 {
         let read = slow.read(&mut piece).expect("the connection stands");
         assert!(read > 0, "ended after {taken} bytes");

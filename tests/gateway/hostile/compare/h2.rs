@@ -1,14 +1,14 @@
-//! HTTP/2 sequences at other proxies: what becomes of the streams, of the connection, and how soon.
+//! HTTP/2 sequences against other proxies: the results of streams and connection, and how long they take.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use super::Peer;
 use crate::hostile::h2::{self, Attack, AttackResult, PROBED};
 
-/// What ends later than this was ended by a deadline, not by what was sent.
+/// A connection that closes later than this was closed by a timeout, not because of the input.
 const AT_ONCE: Duration = Duration::from_millis(400);
 
-/// What a server made of a sequence.
+/// The result of a sequence at one server.
 pub(super) struct PeerResult {
     result: AttackResult,
     forwarded: usize,
@@ -16,12 +16,12 @@ pub(super) struct PeerResult {
 }
 
 impl PeerResult {
-    /// Whether the connection ended on account of what was sent.
+    /// Whether the server closed the connection because of the input.
     fn refuses_connection(&self) -> bool {
         self.result.ended && self.result.took < AT_ONCE
     }
 
-    /// In words: the streams, the connection, the time.
+    /// In words: results of the streams, state of the connection, duration.
     fn description(&self) -> String {
         let mut fates: BTreeMap<String, usize> = BTreeMap::new();
         for fate in self.result.fates.values() {
@@ -62,8 +62,8 @@ impl Peer {
     }
 }
 
-/// For each family: in how many sequences something was forwarded, in how many the connection was ended on
-/// account of it, and the longest that one took.
+/// For each family: the number of sequences in which something was forwarded, the number in which the connection
+/// was closed because of the input, and the longest duration.
 pub(super) fn by_family(peers: &[Peer], attacks: &[Attack], results: &[Vec<PeerResult>]) -> String {
     let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
     let mut text = format!("| family | sequences | {} |\n|---|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
@@ -93,7 +93,7 @@ fn family(attack: &Attack) -> &str {
     attack.name.split('/').nth(1).expect("a family")
 }
 
-/// Where another one forwards less, ends the connection that the gateway goes on with, or is done sooner.
+/// Sequences for which another server forwards less or closes a connection that the gateway keeps.
 pub(super) fn stricter_peers(peers: &[Peer], attacks: &[Attack], results: &[Vec<PeerResult>]) -> String {
     let mut text = String::from("| sequence | gateway | stricter |\n|---|---|---|\n");
     for (at, attack) in attacks.iter().enumerate() {
@@ -113,7 +113,7 @@ pub(super) fn stricter_peers(peers: &[Peer], attacks: &[Attack], results: &[Vec<
     text
 }
 
-/// Everything, for who wants to know.
+/// The results of all servers for all sequences.
 pub(super) fn full_table(peers: &[Peer], attacks: &[Attack], results: &[Vec<PeerResult>]) -> String {
     let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
     let mut text = format!("| sequence | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(names.len()));

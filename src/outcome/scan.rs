@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn hands_on_each_member() {
+    fn passes_on_each_member() {
         let text = r#" { "a" : true , "b\u0063":[1,{"x":"]}\"\\"}], "d":"e", "f":-1.5e3 } "#;
         let found = read(text).unwrap();
         let expected = [("a", "true"), ("bc", r#"[1,{"x":"]}\"\\"}]"#), ("d", "\"e\""), ("f", "-1.5e3")];
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_string_ends_where_it_ends() {
+    fn strings_of_any_length_end_at_their_quote() {
         for length in 0..80 {
             for inside in ["", "\\\\", "\\\"", "]}", "\\\\\\\""] {
                 let text =
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_is_cut_off_from_what_is_wrong() {
+    fn a_truncated_object_is_told_from_a_malformed_one() {
         for text in ["", "{", r#"{"a"#, r#"{"a":"#, r#"{"a":tr"#, r#"{"a":[1"#, r#"{"a":1,"#, r#"{"a":"x\"#] {
             assert_eq!(read(text), Err(ScanError::Truncated), "{text}");
         }
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn brackets_may_be_nested_deeper_than_their_kinds_are_kept() {
+    fn brackets_may_be_nested_deeper_than_their_kinds_are_known() {
         for depth in [127, 128, 129, 300] {
             let whole = format!(r#"{{"a":{}1{}}}"#, r#"[{"b":"#.repeat(depth / 2), "}]".repeat(depth / 2));
             assert_eq!(read(&whole).map(|found| found.len()), Ok(1), "{depth}");
@@ -236,7 +236,7 @@ mod tests {
     }
 
     proptest! {
-        /// What serde takes for an object is one here, with the same members.
+        /// An object for serde is an object here, with the same members.
         #[test]
         fn agrees_with_serde(text in r#"\{("[a-c]":(true|null|[0-9]{1,3}|"[a-z"\\]{0,3}"|\[[0-9,\[\]]{0,4}\]),?){0,4}\}"#) {
             if let Ok(serde_json::Value::Object(object)) = serde_json::from_str(&text) {

@@ -1,4 +1,7 @@
-//! Puts the account's key pair into a request that has been cleaned before.
+//! Adds the account's key pair to a request whose headers have been cleaned.
+//!
+//! [`inject`] takes a [`Rewritten`], so no header of the caller can be confused with an injected one, and it is the only
+//! place that makes a [`Keyed`]. Types that hold the pair cannot be printed. It must not know the caller. Cannot fail.
 
 use std::sync::Arc;
 
@@ -18,14 +21,14 @@ use bytes::Bytes;
 const ACCESS_KEY: HeaderName = HeaderName::from_static("access-key");
 const SECRET_KEY: HeaderName = HeaderName::from_static("secret-key");
 
-/// A signed request, bound to where it may go. Only [`inject`] makes one.
+/// A request with a key pair, bound to the destination that the pair is for.
 pub struct Keyed {
     pub(super) destination: Arc<Destination>,
     pub(super) request: Request<Full<Bytes>>,
     pub(super) lease: Lease,
 }
 
-/// Signs a request with the pair of a lease, in the style of its endpoint.
+/// Adds the pair of a lease to a request, in the endpoint's auth style.
 pub fn inject(rewritten: Rewritten, lease: Lease, route: &Route) -> Keyed {
     let Rewritten { method, target, mut headers, body } = rewritten;
     headers.insert(HOST, route.host.clone());
@@ -44,14 +47,12 @@ pub fn inject(rewritten: Rewritten, lease: Lease, route: &Route) -> Keyed {
     Keyed { destination: route.destination.clone(), request, lease }
 }
 
-/// One of an account's addresses, with all that asking there needs.
+/// An address of an account, resolved to what sending a request there needs.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// The address as configured.
     pub endpoint: Endpoint,
-    /// The `host` header.
+    /// Value of the `host` header.
     pub host: HeaderValue,
-    /// Where connections go.
     pub destination: Arc<Destination>,
 }
 
@@ -108,7 +109,7 @@ mod tests {
         }
     }
 
-    /// A caller's request, with his secret wherever one could stand.
+    /// A caller's request with the caller's secret in each place that could hold one.
     fn asked(secret: &str) -> BufferedRequest {
         let mut headers = HeaderMap::new();
         for name in ["access-key", "secret-key", "authorization", "x-secret-key"] {
@@ -119,13 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_the_pair_and_was_not_made_to_be_printed_cannot_be() {
+    fn types_that_hold_the_pair_cannot_be_printed() {
         has_no_debug!(Keyed, LoadedPair, crate::keys::LeakScan, crate::path::PreparedAttempt, crate::keys::Vault);
     }
 
     proptest! {
         #[test]
-        fn printed_nothing_on_the_way_shows_a_key(
+        fn no_debug_output_shows_a_key(
             access in "canary-[!-9;-~]{8,60}",
             secret in "canary/[!-~]{8,60}",
             callers in "fgw_[A-Za-z0-9_-]{43}",
@@ -136,12 +137,12 @@ mod tests {
             let mut shown = format!("{asked:?} {asked:#?} {rewritten:?} {rewritten:#?} {lease:?} {lease:#?} {route:#?}");
             let keyed = inject(rewritten, lease, &route);
             prop_assert_eq!(keyed.request.headers()[SECRET_KEY].as_bytes(), secret.as_bytes());
-            // The target is the caller's and holds what he wrote into it; his headers are gone.
+            // The target is the caller's and unchanged; the caller's headers are removed.
             let (head, headers) = (keyed.request.headers(), format!("{:#?}", keyed.request.headers()));
             prop_assert!([ACCESS_KEY, SECRET_KEY, AUTHORIZATION].iter().all(|name| head[name].is_sensitive()));
             shown.push_str(&format!("{head:?} {headers}"));
             let basic = STANDARD.encode(format!("{access}:{secret}"));
-            // As it is, and as it would stand in a quoted text.
+            // As it is, and as it would be quoted.
             for hidden in [access, secret, callers, basic] {
                 let quoted = format!("{hidden:?}");
                 let quoted = quoted.trim_matches('"').to_owned();

@@ -1,9 +1,9 @@
-//! What crosses from a caller to Fastrac, and back. Pure.
+//! Rewrites requests on their way to Fastrac, and response heads on their way back (contract, section 4).
 //!
-//! Out: hop-by-hop headers and those that `Connection` names go first, then credentials, tracing
-//! and the gateway's own headers; only afterwards is the key pair put in (`upstream::inject`), so
-//! no caller can name an injected header and have it dropped on the way. Back: what concerns one
-//! hop, one key or one other address is removed. Path, query and body cross byte for byte.
+//! Requests lose the headers that `Connection` names and all that `headers` removes; only afterwards is the key pair added
+//! (`upstream/inject`), so no caller can have an injected header dropped by naming it. Responses lose the same kinds, and
+//! `Location` leads to the gateway or is removed. Path, query and body are passed on byte for byte. It must not know keys.
+//! Pure; cannot fail.
 
 use std::fmt;
 
@@ -21,11 +21,11 @@ use crate::{
     headers::{Nominated, reaches_caller, reaches_fastrac},
 };
 
-/// Room of an outgoing head. hyper keeps the map and brings the answer in it, which the path then stamps:
-/// it should not have to grow for that.
-const ROOM: usize = 24;
+/// Capacity of an outgoing request's header map. hyper reuses the map for the response, to which the gateway adds its
+/// headers: it should not have to grow for that.
+const HEADER_CAPACITY: usize = 24;
 
-/// A request that is ready for the account's key pair.
+/// A request without its caller's credentials, ready for the account's key pair.
 pub struct Rewritten {
     pub(super) method: Method,
     pub(super) target: Uri,
@@ -34,7 +34,7 @@ pub struct Rewritten {
 }
 
 impl fmt::Debug for Rewritten {
-    /// Neither target nor values nor body: they are the caller's.
+    /// Shows neither target nor values nor body: they may hold the caller's data.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (headers, bytes) = (self.headers.len(), self.body.len());
         write!(f, "Rewritten({}, {headers} headers, {bytes} bytes)", self.method)
@@ -43,31 +43,31 @@ impl fmt::Debug for Rewritten {
 
 #[cfg(any(test, fuzzing))]
 impl Rewritten {
-    /// What fuzzing looks at; only `inject` takes it apart otherwise.
+    /// For tests; otherwise only `inject` takes a request apart.
     pub fn seen(&self) -> (&Method, &Uri, &HeaderMap, &Bytes) {
         (&self.method, &self.target, &self.headers, &self.body)
     }
 }
 
-/// Re-addresses a request and takes out of it what is not Fastrac's business.
-pub fn request(asked: &BufferedRequest, operation: &Operation, endpoint: &Endpoint) -> Rewritten {
-    let mut headers = HeaderMap::with_capacity(ROOM.max(asked.headers.len() + 4));
+/// Re-addresses a request and removes what must not reach Fastrac.
+pub fn request(request: &BufferedRequest, operation: &Operation, endpoint: &Endpoint) -> Rewritten {
+    let mut headers = HeaderMap::with_capacity(HEADER_CAPACITY.max(request.headers.len() + 4));
     if operation.cache.is_some() {
-        // Nothing that could vary the answer, unless the operation declares it.
+        // Nothing that could vary the response, unless the operation declares it.
         for name in operation.vary.iter().filter(|name| reaches_fastrac(name.as_str())) {
-            for value in asked.headers.get_all(name) {
+            for value in request.headers.get_all(name) {
                 headers.append(name, value.clone());
             }
         }
-        if !asked.body.is_empty() {
+        if !request.body.is_empty() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
     } else {
-        let nominated = Nominated::of(&asked.headers);
+        let nominated = Nominated::of(&request.headers);
         let mut last: Option<&HeaderName> = None;
-        for (name, value) in &asked.headers {
-            let known = last == Some(name);
-            if known || (reaches_fastrac(name.as_str()) && !nominated.contains(name.as_str())) {
+        for (name, value) in &request.headers {
+            let same = last == Some(name);
+            if same || (reaches_fastrac(name.as_str()) && !nominated.contains(name.as_str())) {
                 headers.append(name, value.clone());
                 last = Some(name);
             }
@@ -75,22 +75,22 @@ pub fn request(asked: &BufferedRequest, operation: &Operation, endpoint: &Endpoi
     }
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let method =
-        if operation.cache.is_some() && asked.method == Method::HEAD { Method::GET } else { asked.method.clone() };
-    Rewritten { method, target: target(asked, endpoint), headers, body: asked.body.clone() }
+        if operation.cache.is_some() && request.method == Method::HEAD { Method::GET } else { request.method.clone() };
+    Rewritten { method, target: target(request, endpoint), headers, body: request.body.clone() }
 }
 
-fn target(asked: &BufferedRequest, endpoint: &Endpoint) -> Uri {
-    let own = asked.target.clone();
+fn target(request: &BufferedRequest, endpoint: &Endpoint) -> Uri {
+    let own = request.target.clone();
     let target = if endpoint.prefix.is_empty() {
         own
     } else {
-        // Both halves were parsed before, so what they make together parses.
+        // Both parts have been parsed, so their concatenation parses.
         PathAndQuery::from_maybe_shared(Bytes::from(format!("{}{own}", endpoint.prefix))).unwrap_or(own)
     };
     Uri::from(target)
 }
 
-/// Takes out of an answer's head what is not the caller's business.
+/// Removes what must not reach the caller from a response's head.
 pub fn answer(headers: &mut HeaderMap, endpoint: &Endpoint) {
     let nominated = Nominated::of(headers);
     let stays = |name: &str| reaches_caller(name) && !nominated.contains(name);
@@ -109,11 +109,10 @@ pub fn answer(headers: &mut HeaderMap, endpoint: &Endpoint) {
     }
 }
 
-/// The address relative to the gateway, `None` if it leads anywhere else: clients would carry their
-/// secret there.
+/// The address relative to the gateway; `None` if it leads anywhere else, because clients would send their secret there.
 fn location(value: &HeaderValue, endpoint: &Endpoint) -> Option<HeaderValue> {
     let text = value.to_str().ok()?;
-    // What URL parsers drop or turn into a slash could turn a path into another address.
+    // URL parsers drop some characters and turn others into a slash, which could turn a path into another address.
     if text.is_empty() || text.bytes().any(|b| !b.is_ascii_graphic() || b == b'\\') {
         return None;
     }
@@ -123,7 +122,7 @@ fn location(value: &HeaderValue, endpoint: &Endpoint) -> Option<HeaderValue> {
         return Some(value.clone());
     } else if text.split(['/', '?', '#']).next().is_some_and(|first| first.contains(':')) {
         own_path(text, endpoint)?
-    } else if text.split(['?', '#']).next().is_some_and(|path| path.split('/').any(dots)) {
+    } else if text.split(['?', '#']).next().is_some_and(|path| path.split('/').any(is_dot_segment)) {
         return None;
     } else {
         return Some(value.clone());
@@ -131,13 +130,13 @@ fn location(value: &HeaderValue, endpoint: &Endpoint) -> Option<HeaderValue> {
     let rest = path.strip_prefix(endpoint.prefix.as_str())?;
     let rest = if rest.is_empty() || rest.starts_with(['?', '#']) { format!("/{rest}") } else { rest.to_owned() };
     let plain = rest.split(['?', '#']).next().unwrap_or_default();
-    if !rest.starts_with('/') || rest.starts_with("//") || plain.split('/').any(dots) {
+    if !rest.starts_with('/') || rest.starts_with("//") || plain.split('/').any(is_dot_segment) {
         return None;
     }
     HeaderValue::from_str(&rest).ok()
 }
 
-fn dots(segment: &str) -> bool {
+fn is_dot_segment(segment: &str) -> bool {
     let segment = segment.to_ascii_lowercase().replace("%2e", ".");
     segment == ".." || segment == "."
 }
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_caller_crosses() {
+    fn headers_of_the_caller_are_removed() {
         let headers = [
             ("authorization", "Basic c2VjcmV0"),
             ("Access-Key", "a"),
@@ -241,14 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn no_mark_makes_another_name_of_a_credentials() {
+    fn other_characters_do_not_hide_a_credential() {
         let headers = ["secret.key", "access!key", "x*secret~key", "proxy+authorization", "transfer.encoding"];
         let sent = request(&asked("/order/track", &headers.map(|name| (name, "a"))), &operation(false), &endpoint(""));
         assert_eq!(sent.headers.len(), 1, "{:?}", sent.headers);
     }
 
     #[test]
-    fn what_fastrac_reads_crosses_unchanged() {
+    fn the_rest_is_passed_on_unchanged() {
         let headers = [
             ("content-type", "application/json"),
             ("method", "x"),
@@ -264,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_varies_a_cached_answer() {
+    fn a_cached_request_has_no_header_that_could_vary_its_response() {
         let headers = [("content-type", "text/plain"), ("accept-language", "id"), ("accept", "text/html")];
         let sent = request(&asked("/region/search", &headers), &operation(true), &endpoint(""));
         assert_eq!(sent.headers.len(), 2);
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_lose_what_is_not_the_callers() {
+    fn responses_lose_what_must_not_reach_the_caller() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "x-hop"),
@@ -324,7 +323,7 @@ mod tests {
     proptest! {
         /// Names near those that are removed, and any others.
         #[test]
-        fn a_header_that_may_vary_an_answer_is_passed_on(
+        fn a_header_accepted_for_vary_is_passed_on(
             name in "(x[-_])?(forwarded|b3|envoy|gateway|http2?|method|access|secret|content|cache|accept|te|via|host|[a-z0-9_-]{1,9})([-_](for|method|settings|override|key|type|control|encoding|id))?([-_](override|x))?"
         ) {
             let Ok(VaryHeader(name)) = VaryHeader::parse(&name) else { return Ok(()) };

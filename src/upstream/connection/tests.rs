@@ -1,4 +1,4 @@
-//! What becomes of a request that meets a connection which is no longer good.
+//! What happens to a request whose connection can no longer be used.
 
 use http_body_util::Full;
 use tokio::{
@@ -14,7 +14,7 @@ use crate::{
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// A connection that has carried one request and is idle, and its other end.
+/// A connection that has carried one request and is idle, and its peer.
 async fn idle() -> (Pool, Arc<Destination>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -32,7 +32,7 @@ async fn idle() -> (Pool, Arc<Destination>, TcpStream) {
     let (mut peer, _) = listener.accept().await.unwrap();
     let mut connection = UpstreamConnection::open(UpstreamIo::Plain(opened), &destination, soon()).await.unwrap();
     peer.write_all(ANSWER).await.unwrap();
-    let Ok(mut response) = connection.send(request("/first")).await else { panic!("no answer") };
+    let Ok(mut response) = connection.send(request("/first")).await else { panic!("no response") };
     while let Some(frame) = connection.frame(response.body_mut()).await.unwrap() {
         frame.unwrap();
     }
@@ -56,7 +56,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(5)
 }
 
-/// As long as the other end's doings may take to arrive here.
+/// Longer than loopback takes to deliver what the peer did.
 async fn a_moment() {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
@@ -81,9 +81,9 @@ async fn a_connection_closed_while_idle_gives_the_request_back() {
 }
 
 #[tokio::test]
-async fn a_connection_that_spoke_while_idle_gives_the_request_back_and_writes_nothing() {
+async fn a_connection_with_bytes_to_read_gives_the_request_back_and_writes_nothing() {
     let (pool, destination, mut peer) = idle().await;
-    // The answer to a request that nobody sent: it must never be taken for the next one's.
+    // A response without a request must never be taken for that of the next request.
     peer.write_all(ANSWER).await.unwrap();
     a_moment().await;
     let mut connection = pool.take(&destination, Instant::now(), soon()).unwrap();
@@ -96,7 +96,7 @@ async fn a_connection_that_spoke_while_idle_gives_the_request_back_and_writes_no
 }
 
 #[tokio::test]
-async fn the_sweep_drops_what_was_closed() {
+async fn the_sweep_drops_closed_connections() {
     let (pool, destination, peer) = idle().await;
     pool.sweep();
     let kept = pool.take(&destination, Instant::now(), soon()).unwrap();
@@ -107,7 +107,7 @@ async fn the_sweep_drops_what_was_closed() {
     assert!(pool.take(&destination, Instant::now(), soon()).is_none());
 }
 
-/// A link whose other end answers nothing, and the runtime's clock stopped: time passes only where all wait for it.
+/// A connection whose peer sends nothing, with tokio's clock paused.
 async fn waiting(within: Duration) -> (UpstreamConnection, TcpStream) {
     let (pool, destination, peer) = idle().await;
     tokio::time::pause();
@@ -116,7 +116,7 @@ async fn waiting(within: Duration) -> (UpstreamConnection, TcpStream) {
 }
 
 #[tokio::test]
-async fn a_request_gives_up_at_its_own_deadline_also_where_an_earlier_one_had_less_time_or_more() {
+async fn a_request_ends_at_its_own_deadline_whatever_that_of_an_earlier_one_was() {
     for within in [Duration::from_secs(1), Duration::from_secs(30)] {
         let (mut connection, _peer) = waiting(within).await;
         let began = Instant::now();

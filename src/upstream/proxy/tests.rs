@@ -1,4 +1,4 @@
-//! Promises of the way through a proxy, against proxies that mean no good.
+//! Tunnels through proxies, misbehaving ones included.
 
 use std::{future::Future, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// What a proxy heard, and what became of the tunnel that it was asked for.
+/// What a proxy received, and the result of the tunnel.
 async fn through<F>(target: (&str, u16), says: impl FnOnce(TcpStream) -> F) -> (String, io::Result<TcpStream>)
 where
     F: Future<Output = TcpStream>,
@@ -76,7 +76,7 @@ async fn bytes_behind_the_head_belong_to_the_tunnel() {
 }
 
 #[tokio::test]
-async fn a_refusal_tells_its_status_and_nothing_of_its_text() {
+async fn a_refusal_gives_its_status_and_nothing_of_its_text() {
     for status in [407, 403, 502, 503, 301, 101] {
         let answer = format!("HTTP/1.1 {status} canary\r\nproxy-authenticate: canary\r\n\r\ncanary");
         assert_eq!(refused(answer.as_bytes()).await, format!("the proxy answered {status} to CONNECT"));
@@ -84,7 +84,7 @@ async fn a_refusal_tells_its_status_and_nothing_of_its_text() {
 }
 
 #[tokio::test]
-async fn what_is_no_answer_is_refused() {
+async fn what_is_not_http_is_refused() {
     for answer in [
         &b"HTTP/2 200\r\n\r\n"[..],
         b"HTTP/1.1 2000 OK\r\n\r\n",
@@ -125,7 +125,7 @@ async fn a_proxy_that_says_nothing_is_waited_for_as_long_as_whoever_dials_likes(
 
 proptest! {
     #[test]
-    fn a_status_is_read_or_it_is_not(head in proptest::collection::vec(any::<u8>(), 0..40), code in 100_u16..1000) {
+    fn only_a_valid_status_line_is_read(head in proptest::collection::vec(any::<u8>(), 0..40), code in 100_u16..1000) {
         if let Some(status) = status(&head) {
             prop_assert!(head.starts_with(b"HTTP/1.") && (100..1000).contains(&status));
         }

@@ -1,9 +1,9 @@
 //! The sandbox through its sockets, as a client in another process sees it.
 
-mod alike;
+mod control;
+mod deterministic;
 mod faults;
 mod flows;
-mod truth;
 mod wire;
 
 use std::{

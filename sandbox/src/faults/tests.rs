@@ -1,4 +1,4 @@
-//! Whom a fault meets, how often, and what may be asked for.
+//! Which requests a fault applies to, how often, and which faults are rejected.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! The journal forgets, its counters don't.
+//! The journal is bounded, the counters are exact.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! Orders are charged once, go their ways at their times, and give the money back when they end badly.
+//! Orders are charged once, progress at their times, and are refunded when cancelled.
 
 use super::{receipt::bill, steps::Branch, *};
 use crate::clock;

@@ -1,4 +1,4 @@
-//! The map is whole, its ids follow the stated rule, and a search finds what stands on it.
+//! The data are complete, ids follow the stated rule, and search finds every region.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! Prices by the documented arithmetic, the same for the same question.
+//! Prices follow the documented arithmetic, and are the same for the same request.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

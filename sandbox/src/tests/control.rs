@@ -1,4 +1,4 @@
-//! What a test in another process sets and asks at the control address.
+//! The control address: what a test in another process can see and change.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The same seed, steps and requests give the same bytes; a million orders fit.
+//! The same seed, steps and requests give the same bytes; memory is bounded with a million orders.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};

@@ -1,4 +1,4 @@
-//! Each fault as a plain client meets it, and what was executed all the same.
+//! The effect of each fault on a plain client, and whether the request was executed.
 
 use super::*;
 

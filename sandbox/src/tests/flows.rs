@@ -1,4 +1,4 @@
-//! Time, ways and webhooks through the sockets.
+//! The clock, the progress of orders, and webhooks, through the sockets.
 
 use std::{
     net::TcpListener,

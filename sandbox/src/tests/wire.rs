@@ -1,4 +1,4 @@
-//! What goes over the wire: whatever is asked gets an answer in Fastrac's form, and nothing panics.
+//! Requests and responses on the wire: every request gets a response in Fastrac's format, and nothing panics.
 
 use proptest::prelude::*;
 

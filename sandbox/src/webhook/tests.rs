@@ -1,4 +1,4 @@
-//! Webhooks by the sandbox's clock: what is sent when, again after a failure, and by which rule otherwise.
+//! Webhooks: when they are sent and retried by the sandbox's clock, and the effects of rules.
 
 use super::*;
 use crate::couriers;

@@ -14,5 +14,5 @@ mod stamp;
 pub(crate) mod watch;
 
 pub use self::read::FileError;
-pub(crate) use self::roots::{Rootless, roots};
+pub(crate) use self::roots::{RootsError, roots};
 pub(crate) use self::stamp::Stamp;

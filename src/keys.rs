@@ -8,7 +8,7 @@
 
 mod command;
 mod directory;
-pub(crate) mod encrypted;
+mod encrypted;
 mod env;
 mod fault;
 mod file;
@@ -35,10 +35,12 @@ use tokio::sync::{mpsc, oneshot};
 use self::snapshot::KeySnapshot;
 pub(crate) use self::{
     command::KeyCommand,
+    encrypted::read_identities,
     lifecycle::{KeyLifecycle, RefusalAction},
     pair::LoadedPair,
     sealed_copy::Restored,
-    source::{PairSource, SourceReading},
+    source::{PairSource, SourceReading, read_files},
+    vault::read_credential,
 };
 pub use self::{
     command::{Remedy, Rotated},

@@ -1,9 +1,7 @@
-//! The files of a TLS listener: read, and checked against each other.
+//! The files of a TLS listener or client: certificate, private key and client CAs, checked against each other.
 //!
-//! One reading for `check`, which wants every fault, and for the door, which wants what it can use.
-//! What always holds: the certificate and the key belong together, and whoever asks for clients'
-//! certificates knows an authority for them. The text of a private key is zeroed after use. No text
-//! of a file gets into a fault.
+//! `check` reports every fault that is found here; the listener uses what is read. The certificate and the
+//! key belong together. The text of a private key is zeroed after use. No text of a file gets into a fault.
 
 use std::path::{Path, PathBuf};
 
@@ -24,73 +22,92 @@ use super::{
 };
 use crate::config::{ClientAuth, ServerTlsConfig};
 
-/// What a listener can show and accept.
+/// The content of the files.
 #[derive(Debug)]
-pub struct Usable {
+pub struct ListenerFiles {
     /// Certificate chain, leaf first, and its key.
     pub certified: CertifiedKey,
-    /// Authorities of clients' certificates; `None` where none are asked for.
+    /// Authorities of clients' certificates; `None`: none are requested.
     pub authorities: Option<RootCertStore>,
-    /// When the chain ends: with its first certificate that does. `None`: it doesn't say.
+    /// When the first certificate of the chain ends. `None`: unknown.
     pub ends: Option<Timestamp>,
-    /// Tells one content of all the files from another.
+    /// SHA-256 of the content of all the files.
     pub digest: [u8; 32],
 }
 
-/// A file of a listener that can't be used.
+/// A file that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} {message}", file.display())]
-pub struct Unusable {
-    /// Its key: `cert`, `key` or `client_ca`.
+pub struct UnusableFile {
+    /// Its key in the configuration: `cert`, `key` or `client_ca`.
     pub key: &'static str,
-    /// Where it is.
     pub file: PathBuf,
     /// What is wrong, and what to do.
     pub message: String,
 }
 
-/// Reads a listener's files. An ended certificate is none of the faults.
+/// Reads the files. A certificate that has ended is not a fault. Blocks.
 ///
 /// # Errors
-/// Every file that can't be used. A pair that doesn't belong together is a fault of its key.
-pub fn open(tls: &ServerTlsConfig) -> Result<Usable, Vec<Unusable>> {
-    let mut digest = Sha256::new();
-    let mut faults = Vec::new();
-    let mut take = |key, file: &Path, check: fn(&[u8]) -> Result<(), &'static str>| {
-        let fault = |message: String| Unusable { key, file: file.to_owned(), message };
-        let content = read(file, MAX_CERTIFICATES).map(|file| file.bytes).map_err(|error| fault(error.reason()));
-        let content = content.and_then(|content| check(&content).map(|()| content).map_err(|m| fault(m.to_owned())));
-        content.map_err(|fault| faults.push(fault)).ok().inspect(|content| {
-            digest.update((content.len() as u64).to_be_bytes());
-            digest.update(content);
-        })
-    };
-    let cert = take("cert", &tls.cert, pem::certificates);
-    let key = take("key", &tls.key, pem::private_key);
-    let roots = tls.client_ca.as_deref().and_then(|file| Some((file, take("client_ca", file, pem::certificates)?)));
-    let digest = digest.finalize().into();
+/// Every file that can't be used. A key that doesn't belong to the certificate is a fault of the key.
+pub fn open(tls: &ServerTlsConfig) -> Result<ListenerFiles, Vec<UnusableFile>> {
+    let mut reader = FileReader { digest: Sha256::new(), faults: Vec::new() };
+    let cert = reader.read("cert", &tls.cert, pem::certificates);
+    let key = reader.read("key", &tls.key, pem::private_key);
+    let client_ca = tls.client_ca.as_deref().and_then(|file| reader.read("client_ca", file, pem::certificates));
+    let FileReader { digest, mut faults } = reader;
 
     let chain = cert.map(|pem| certificates(&pem)).unwrap_or_default();
     let broken = chain.iter().position(|certificate| not_after(certificate).is_none());
     if let Some(index) = broken {
         let message = format!("holds a certificate that is broken: number {}", index + 1);
-        faults.push(Unusable { key: "cert", file: tls.cert.clone(), message });
+        faults.push(UnusableFile { key: "cert", file: tls.cert.clone(), message });
     }
     let ends = ends(&chain);
     let mut certified = None;
     if let (false, Some(key)) = (chain.is_empty() || broken.is_some(), key) {
-        match pair(chain, &key) {
+        match certified_key(chain, &key, tls) {
             Ok(pair) => certified = Some(pair),
-            Err((key, message)) => {
-                let file = if key == "key" { &tls.key } else { &tls.cert };
-                faults.push(Unusable { key, file: file.clone(), message });
-            }
+            Err(fault) => faults.push(fault),
         }
     }
-    let authorities = (tls.client_auth != ClientAuth::None).then(|| authorities(roots.as_ref(), &mut faults));
+    let authorities = (tls.client_auth != ClientAuth::None)
+        .then(|| authorities(client_ca.as_ref().map(|pem| pem.as_slice()), tls, &mut faults));
     match certified {
-        Some(certified) if faults.is_empty() => Ok(Usable { certified, authorities, ends, digest }),
+        Some(certified) if faults.is_empty() => {
+            Ok(ListenerFiles { certified, authorities, ends, digest: digest.finalize().into() })
+        }
         _ => Err(faults),
+    }
+}
+
+/// Reads the files one after the other, and collects what is wrong.
+struct FileReader {
+    digest: Sha256,
+    faults: Vec<UnusableFile>,
+}
+
+impl FileReader {
+    /// The content of a file that passes `check`.
+    fn read(
+        &mut self,
+        key: &'static str,
+        file: &Path,
+        check: fn(&[u8]) -> Result<(), &'static str>,
+    ) -> Option<Zeroizing<Vec<u8>>> {
+        let content = read(file, MAX_CERTIFICATES).map(|file| file.bytes).map_err(|error| error.reason());
+        let content = content.and_then(|content| check(&content).map(|()| content).map_err(str::to_owned));
+        match content {
+            Ok(content) => {
+                self.digest.update((content.len() as u64).to_be_bytes());
+                self.digest.update(&content);
+                Some(content)
+            }
+            Err(message) => {
+                self.faults.push(UnusableFile { key, file: file.to_owned(), message });
+                None
+            }
+        }
     }
 }
 
@@ -99,24 +116,32 @@ fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
 }
 
-fn pair(chain: Vec<CertificateDer<'static>>, key: &Zeroizing<Vec<u8>>) -> Result<CertifiedKey, (&'static str, String)> {
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| ("key", "holds no private key in PEM form".to_owned()))?;
+fn certified_key(
+    chain: Vec<CertificateDer<'static>>,
+    key: &[u8],
+    tls: &ServerTlsConfig,
+) -> Result<CertifiedKey, UnusableFile> {
+    let of_key = |message: &str| UnusableFile { key: "key", file: tls.key.clone(), message: message.to_owned() };
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| of_key("holds no private key in PEM form"))?;
     CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| match error {
         Error::InconsistentKeys(_) => {
-            ("key", "does not belong to the certificate: put the two that were issued together in place".to_owned())
+            of_key("does not belong to the certificate: put the two that were issued together in place")
         }
-        Error::InvalidCertificate(_) => ("cert", "begins with a certificate that TLS can't use".to_owned()),
-        _ => ("key", "holds a key of a kind that TLS can't use: make an RSA, ECDSA or Ed25519 one".to_owned()),
+        Error::InvalidCertificate(_) => UnusableFile {
+            key: "cert",
+            file: tls.cert.clone(),
+            message: "begins with a certificate that TLS can't use".to_owned(),
+        },
+        _ => of_key("holds a key of a kind that TLS can't use: make an RSA, ECDSA or Ed25519 one"),
     })
 }
 
-fn authorities(roots: Option<&(&Path, Zeroizing<Vec<u8>>)>, faults: &mut Vec<Unusable>) -> RootCertStore {
+fn authorities(client_ca: Option<&[u8]>, tls: &ServerTlsConfig, faults: &mut Vec<UnusableFile>) -> RootCertStore {
     let mut store = RootCertStore::empty();
-    let Some((file, pem)) = roots else { return store };
-    for (index, certificate) in certificates(pem).into_iter().enumerate() {
+    for (index, certificate) in client_ca.map(certificates).unwrap_or_default().into_iter().enumerate() {
         if store.add(certificate).is_err() {
             let message = format!("holds a certificate that can't be an authority: number {}", index + 1);
-            faults.push(Unusable { key: "client_ca", file: (*file).to_owned(), message });
+            faults.push(UnusableFile { key: "client_ca", file: tls.client_ca.clone().unwrap_or_default(), message });
         }
     }
     store

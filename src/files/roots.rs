@@ -1,4 +1,6 @@
-//! The authorities by which a server's certificate is checked: Fastrac's, or a vault's.
+//! The certificate authorities that verify a server's certificate: Fastrac's, or a vault's.
+//!
+//! Fails with [`RootsError`], which quotes nothing of the file.
 
 use std::path::{Path, PathBuf};
 
@@ -7,36 +9,38 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 
-/// There are none.
+use super::{
+    pem,
+    read::{MAX_CERTIFICATES, read},
+};
+
+/// There are no certificate authorities.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Rootless {
+pub(crate) enum RootsError {
     /// Neither the platform nor `SSL_CERT_FILE` has any.
     #[error("neither the platform nor SSL_CERT_FILE has any root certificate")]
     Nowhere,
-    /// The file that was named for it has none that can be used.
+    /// The configured file can't be used.
     #[error("{}: {reason}", file.display())]
-    File {
-        /// Where it is.
-        file: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    File { file: PathBuf, reason: String },
 }
 
-/// Those of a PEM file, or the platform's (`SSL_CERT_FILE` is honoured). Reads files.
+/// The authorities of a PEM file, or the platform's (`SSL_CERT_FILE` is honoured). Reads files.
 ///
 /// # Errors
-/// [`Rootless`] if there is none, or one in the file that can't be used.
-pub(crate) fn roots(file: Option<&Path>) -> Result<RootCertStore, Rootless> {
+/// [`RootsError`] if there is none, or one in the file can't be used.
+pub(crate) fn roots(file: Option<&Path>) -> Result<RootCertStore, RootsError> {
     let mut roots = RootCertStore::empty();
     let Some(file) = file else {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return if roots.is_empty() { Err(Rootless::Nowhere) } else { Ok(roots) };
+        return if roots.is_empty() { Err(RootsError::Nowhere) } else { Ok(roots) };
     };
-    let bad = |reason: String| Rootless::File { file: file.to_owned(), reason };
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| bad(error.to_string()))? {
-        let certificate = certificate.map_err(|error| bad(error.to_string()))?;
-        roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+    let bad = |reason: String| RootsError::File { file: file.to_owned(), reason };
+    let pem = read(file, MAX_CERTIFICATES).map_err(|error| bad(error.reason()))?.bytes;
+    pem::certificates(&pem).map_err(|reason| bad(reason.to_owned()))?;
+    for (index, certificate) in CertificateDer::pem_slice_iter(&pem).flatten().enumerate() {
+        let invalid = |_| bad(format!("contains a certificate that can't be an authority: number {}", index + 1));
+        roots.add(certificate).map_err(invalid)?;
     }
-    if roots.is_empty() { Err(bad("no certificate in it".to_owned())) } else { Ok(roots) }
+    Ok(roots)
 }

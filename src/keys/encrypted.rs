@@ -1,35 +1,50 @@
-//! Text that is encrypted at rest with age.
+//! Text encrypted at rest with age: key files (`*.age`), and the copies of pairs that survive a restart.
 //!
-//! Key files (`*.age`) and the copies of pairs that survive a restart. What always holds: plain text
-//! stands in zeroing buffers only; no error quotes what was read. Must not know what the text means, and
-//! touches no file. It fails with [`EncryptionError`].
+//! Plain text is only in buffers that are zeroed; no error quotes what was read. Knows nothing of the
+//! meaning of the text. Fails with [`EncryptionError`].
 
-use std::io::{Read as _, Write as _};
+use std::{
+    io::{Read as _, Write as _},
+    path::Path,
+};
 
 use age::{Decryptor, Encryptor, IdentityFile, armor::ArmoredReader};
 use zeroize::Zeroizing;
 
-/// Longest plain text, bytes.
-const LONGEST: usize = 1 << 20;
+use crate::files::{
+    FileError,
+    read::{MAX_KEY_FILE, read_private},
+};
 
-/// Why a text stays closed.
+/// Maximum length of a plain text, in bytes.
+const MAX_PLAIN: usize = 1 << 20;
+
+/// A text can't be decrypted or encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EncryptionError {
-    /// The identity file holds none.
     #[error("holds no age identity (AGE-SECRET-KEY-1…; age-keygen makes one)")]
     NoIdentity,
-    /// It is not an age file, or one that was changed.
-    #[error("is no age file, or not a whole one")]
+    /// The text is not an age file, or it was changed.
+    #[error("is not an age file, or not a complete one")]
     NotAge,
-    /// It is encrypted to others.
+    /// The text is encrypted to other identities.
     #[error("is not encrypted to this identity")]
     NotForUs,
-    /// Longer than any key file.
     #[error("is longer than 1 MiB")]
     TooLong,
-    /// The system gives no random numbers.
+    /// The system has no random numbers.
     #[error("can't be encrypted")]
     NotSealed,
+}
+
+/// The content of a private file with age identities.
+///
+/// # Errors
+/// [`FileError`] if it can't be read, or has no identity.
+pub(crate) fn read_identities(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let content = read_private(path, MAX_KEY_FILE)?.bytes;
+    seal(b"", &content).map_err(|error| FileError::unfit(path, error.to_string()))?;
+    Ok(content)
 }
 
 /// Decrypts a text, armoured or not, with any of the identities in an identity file.
@@ -37,7 +52,7 @@ pub(crate) enum EncryptionError {
 /// # Errors
 /// [`EncryptionError`], about the identity file for [`EncryptionError::NoIdentity`], else about the text.
 pub(crate) fn open(text: &[u8], identities: &[u8]) -> Result<Zeroizing<Vec<u8>>, EncryptionError> {
-    let identities = read(identities)?.into_identities().map_err(|_| EncryptionError::NoIdentity)?;
+    let identities = parse(identities)?.into_identities().map_err(|_| EncryptionError::NoIdentity)?;
     let sealed = Decryptor::new_buffered(ArmoredReader::new(text)).map_err(|_| EncryptionError::NotAge)?;
     let opened = sealed.decrypt(identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity));
     let opened = opened.map_err(|error| match error {
@@ -46,9 +61,9 @@ pub(crate) fn open(text: &[u8], identities: &[u8]) -> Result<Zeroizing<Vec<u8>>,
     })?;
     // The plain text is never longer than the cipher text; with room for one byte more, the buffer does
     // not grow and leave a copy behind.
-    let mut plain = Zeroizing::new(Vec::with_capacity(text.len().min(LONGEST) + 33));
-    opened.take(LONGEST as u64 + 1).read_to_end(&mut plain).map_err(|_| EncryptionError::NotAge)?;
-    if plain.len() > LONGEST { Err(EncryptionError::TooLong) } else { Ok(plain) }
+    let mut plain = Zeroizing::new(Vec::with_capacity(text.len().min(MAX_PLAIN) + 33));
+    opened.take(MAX_PLAIN as u64 + 1).read_to_end(&mut plain).map_err(|_| EncryptionError::NotAge)?;
+    if plain.len() > MAX_PLAIN { Err(EncryptionError::TooLong) } else { Ok(plain) }
 }
 
 /// Encrypts a text to all identities of an identity file.
@@ -57,7 +72,7 @@ pub(crate) fn open(text: &[u8], identities: &[u8]) -> Result<Zeroizing<Vec<u8>>,
 /// [`EncryptionError::NoIdentity`] about the file; [`EncryptionError::NotSealed`] when the system gives no random
 /// numbers.
 pub(crate) fn seal(plain: &[u8], identities: &[u8]) -> Result<Vec<u8>, EncryptionError> {
-    let recipients = read(identities)?.to_recipients().map_err(|_| EncryptionError::NoIdentity)?;
+    let recipients = parse(identities)?.to_recipients().map_err(|_| EncryptionError::NoIdentity)?;
     let recipients = recipients.iter().map(|recipient| recipient.as_ref() as &dyn age::Recipient);
     let encryptor = Encryptor::with_recipients(recipients).map_err(|_| EncryptionError::NoIdentity)?;
     let mut text = Vec::with_capacity(plain.len() + 1024);
@@ -66,10 +81,8 @@ pub(crate) fn seal(plain: &[u8], identities: &[u8]) -> Result<Vec<u8>, Encryptio
     Ok(text)
 }
 
-fn read(identities: &[u8]) -> Result<IdentityFile<age::NoCallbacks>, EncryptionError> {
-    // Its own errors name the line only, but we say no more than that there is none.
-    let file = IdentityFile::from_buffer(identities).map_err(|_| EncryptionError::NoIdentity)?;
-    Ok(file)
+fn parse(identities: &[u8]) -> Result<IdentityFile<age::NoCallbacks>, EncryptionError> {
+    IdentityFile::from_buffer(identities).map_err(|_| EncryptionError::NoIdentity)
 }
 
 #[cfg(test)]

@@ -12,12 +12,15 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{
-    encrypted::{self, EncryptionError},
+    encrypted::{self, read_identities},
     fault::SourceError,
     pair::RawPair,
     secret::Secret,
 };
-use crate::files::read::{MAX_KEY_FILE, read_private, text_of};
+use crate::files::{
+    FileError,
+    read::{MAX_KEY_FILE, read_private, text_of},
+};
 
 /// A key file and the account whose table is read.
 #[derive(Debug)]
@@ -69,11 +72,8 @@ impl KeyFile {
     fn text(&self) -> Result<Zeroizing<String>, SourceError> {
         let bytes = read_private(&self.path, MAX_KEY_FILE)?.bytes;
         let Some(identity) = &self.identity else { return Ok(text_of(&self.path, &bytes)?) };
-        let opened = encrypted::open(&bytes, &read_private(identity, MAX_KEY_FILE)?.bytes);
-        let plain = opened.map_err(|error| match error {
-            EncryptionError::NoIdentity => SourceError::malformed(identity.display(), error.to_string()),
-            _ => SourceError::malformed(self.path.display(), error.to_string()),
-        })?;
+        let plain = encrypted::open(&bytes, &read_identities(identity)?)
+            .map_err(|error| FileError::unfit(&self.path, error.to_string()))?;
         Ok(text_of(&self.path, &plain)?)
     }
 }

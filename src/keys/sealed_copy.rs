@@ -14,7 +14,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{encrypted, fault::SourceError, pair::KeyPair, secret::Secret};
+use super::{
+    encrypted::{self, read_identities},
+    fault::SourceError,
+    pair::KeyPair,
+    secret::Secret,
+};
 use crate::{
     config::{self, KeySource},
     files::{
@@ -92,7 +97,7 @@ impl SealedCopy {
         let mut plain = Zeroizing::new(Vec::with_capacity(room));
         let unwritable = |error: std::io::Error| FileError::unfit(&self.path, format!("cannot be written: {error}"));
         serde_json::to_writer(&mut *plain, &written).map_err(|error| unwritable(error.into()))?;
-        let text = encrypted::seal(&plain, &read_private(&self.identity, MAX_KEY_FILE)?.bytes);
+        let text = encrypted::seal(&plain, &read_identities(&self.identity)?);
         let text = text.map_err(|why| SourceError::malformed(self.identity.display(), why.to_string()))?;
         let folder = self.path.parent().unwrap_or(Path::new("."));
         // Mode 0600 from the start.
@@ -116,7 +121,7 @@ impl SealedCopy {
             Err(error) => return Err(error.into()),
         };
         let bad = |what: &str| SourceError::malformed(self.path.display(), what);
-        let plain = encrypted::open(&text, &read_private(&self.identity, MAX_KEY_FILE)?.bytes);
+        let plain = encrypted::open(&text, &read_identities(&self.identity)?);
         let plain = plain.map_err(|why| bad(&format!("{why}, with {}", self.identity.display())))?;
         // The parser's message may quote what it read.
         let read: StoredCopy = serde_json::from_slice(&plain).map_err(|_| bad("is not a copy of a key pair"))?;

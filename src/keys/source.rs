@@ -201,3 +201,11 @@ impl LocalSource {
         }
     }
 }
+
+/// Reads a source of files once, as the rotation task does, and drops the pair. Blocks.
+///
+/// # Errors
+/// As [`PairSource::read`].
+pub(crate) fn read_files(source: &KeySource, account: &str) -> Result<(), SourceError> {
+    checked(LocalSource::open(source, account)?.read()?, None).map(drop)
+}

@@ -17,4 +17,5 @@ mod tests;
 mod tls;
 
 pub(super) use self::kv::KvSecret;
+pub(crate) use self::login::credential as read_credential;
 pub use self::{fault::VaultError, session::Vault};

@@ -28,7 +28,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::proxy;
 use crate::{
     config::{Endpoint, Proxy},
-    files::{Rootless, roots},
+    files::{RootsError, roots},
     record::UpstreamConnections,
 };
 
@@ -112,8 +112,8 @@ impl Destination {
 /// [`DestinationError`] if there are no roots.
 pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, DestinationError> {
     let roots = roots(ca).map_err(|rootless| match rootless {
-        Rootless::Nowhere => DestinationError::NoRoots,
-        Rootless::File { file, reason } => DestinationError::Roots { file: file.display().to_string(), reason },
+        RootsError::Nowhere => DestinationError::NoRoots,
+        RootsError::File { file, reason } => DestinationError::Roots { file: file.display().to_string(), reason },
     })?;
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -172,7 +172,7 @@ mod files_that_it_names {
             let (code, printed) = with_keys(KEYS, mode);
             assert_eq!(code, Some(2), "{mode:o}");
             assert!(
-                printed.starts_with("accounts.main.keys.path: FOLDER/keys.toml may be read by others or"),
+                printed.starts_with(&format!("accounts.main.keys.path: FOLDER/keys.toml: mode {mode:04o}: others can")),
                 "{printed}"
             );
         }
@@ -192,6 +192,26 @@ mod files_that_it_names {
         }
     }
 
+    /// A bug: `check` had a reader of its own, and accepted what `run` refused.
+    #[test]
+    fn that_run_refuses_are_refused() {
+        let large = format!("{KEYS}# {}\n", "x".repeat(2_300_000));
+        let unknown = format!("{KEYS}[other]\naccess_key = \"a\"\nsecret_key = \"b\"\nregion = \"c\"\n");
+        for (keys, fault) in [
+            (&*large, ": is larger than 1 MiB"),
+            (&*unknown, ":7: is not TOML with a table of access_key and secret_key for each account"),
+            (
+                &KEYS.replace("AK-canary", "AK canary"),
+                ": [main]: access_key holds a character other than visible ASCII",
+            ),
+            (&KEYS.replace("AK-canary", "AK:canary"), ": [main]: access_key holds a colon"),
+        ] {
+            let (code, printed) = with_keys(keys, 0o600);
+            let expected = format!("accounts.main.keys.path: FOLDER/keys.toml{fault} (line 3)\n");
+            assert_eq!((code, printed), (Some(2), expected));
+        }
+    }
+
     #[test]
     fn are_opened_where_they_are_encrypted() {
         use age::secrecy::ExposeSecret as _;
@@ -201,11 +221,16 @@ mod files_that_it_names {
         let sealed = |text: &str| age::encrypt_and_armor(&ours.to_public(), text.as_bytes()).expect("sealed");
         for (keys, identity, mode, said) in [
             (sealed(KEYS), secret(&ours), 0o600, ""),
-            (sealed(KEYS), secret(&others), 0o600, "keys.path: FOLDER/keys.age is not encrypted to this identity"),
-            (sealed(KEYS), "canary".to_owned(), 0o600, "keys.identity: FOLDER/identity holds no age identity"),
-            (sealed(KEYS), secret(&ours), 0o644, "keys.identity: FOLDER/identity may be read by others"),
-            (KEYS.to_owned(), secret(&ours), 0o600, "keys.path: FOLDER/keys.age is no age file"),
-            (sealed("[main]\naccess_key = \"AK-canary\"\n"), secret(&ours), 0o600, "keys.path: holds no secret_key"),
+            (sealed(KEYS), secret(&others), 0o600, "keys.path: FOLDER/keys.age: is not encrypted to this identity"),
+            (sealed(KEYS), "canary".to_owned(), 0o600, "keys.identity: FOLDER/identity: holds no age identity"),
+            (sealed(KEYS), secret(&ours), 0o644, "keys.identity: FOLDER/identity: mode 0644: others can read it"),
+            (KEYS.to_owned(), secret(&ours), 0o600, "keys.path: FOLDER/keys.age: is not an age file"),
+            (
+                sealed("[main]\naccess_key = \"AK-canary\"\n"),
+                secret(&ours),
+                0o600,
+                "keys.path: FOLDER/keys.age: [main]: secret_key is missing",
+            ),
         ] {
             let files =
                 [("gateway.toml", &*config, 0o644), ("keys.age", &*keys, 0o600), ("identity", &*identity, mode)];

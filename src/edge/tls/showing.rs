@@ -15,7 +15,7 @@ use crate::{
     config::{ClientAuth, ServerTlsConfig},
     files::{
         Stamp,
-        listener::{self, Usable},
+        listener::{self, ListenerFiles},
     },
 };
 
@@ -56,7 +56,11 @@ pub(super) fn read(place: &str, tls: &ServerTlsConfig, speaks: &[&[u8]]) -> Resu
     Ok((Showing { settings: tls.clone(), config: Arc::new(config), ends, digest }, before))
 }
 
-fn server(tls: &ServerTlsConfig, usable: Usable, speaks: &[&[u8]]) -> Result<ServerConfig, Box<dyn std::error::Error>> {
+fn server(
+    tls: &ServerTlsConfig,
+    usable: ListenerFiles,
+    speaks: &[&[u8]],
+) -> Result<ServerConfig, Box<dyn std::error::Error>> {
     let verifier = match usable.authorities {
         None => WebPkiClientVerifier::no_client_auth(),
         Some(authorities) => {

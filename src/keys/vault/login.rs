@@ -118,7 +118,7 @@ impl LoginRequest {
 }
 
 /// The credential in a file, trimmed.
-pub(super) fn credential(path: &Path) -> Result<Secret, VaultError> {
+pub(crate) fn credential(path: &Path) -> Result<Secret, VaultError> {
     let unfit = |what: &str| VaultError::Unfit(format!("{}: {what}", path.display()));
     let file = |error: FileError| VaultError::Unfit(error.to_string());
     let text = text_of(path, &read(path, MAX_KEY_FILE).map_err(file)?.bytes).map_err(file)?;

@@ -9,29 +9,25 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustls::{
-    ClientConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-};
+use rustls::{ClientConfig, sign::SingleCertAndKey};
 
 use super::fault::VaultError;
 use crate::{
-    config::VaultAuth,
-    files::{Rootless, Stamp, roots},
+    config::{ClientAuth, ServerTlsConfig, VaultAuth},
+    files::{
+        RootsError, Stamp,
+        listener::{self, UnusableFile},
+        roots,
+    },
 };
 
 /// The files, and the settings made of them.
 pub(super) struct VaultTls {
     /// Authorities; `None`: the platform's.
     ca: Option<PathBuf>,
-    client: Option<ClientFiles>,
+    /// Certificate and private key of the client.
+    client: Option<ServerTlsConfig>,
     made: Mutex<Option<Made>>,
-}
-
-/// Certificate and private key of the client.
-struct ClientFiles {
-    cert: PathBuf,
-    key: PathBuf,
 }
 
 struct Made {
@@ -43,7 +39,12 @@ struct Made {
 impl VaultTls {
     pub(super) fn new(ca: Option<&Path>, auth: &VaultAuth) -> Self {
         let client = match auth {
-            VaultAuth::Cert { cert, key, .. } => Some(ClientFiles { cert: cert.clone(), key: key.clone() }),
+            VaultAuth::Cert { cert, key, .. } => Some(ServerTlsConfig {
+                cert: cert.clone(),
+                key: key.clone(),
+                client_ca: None,
+                client_auth: ClientAuth::None,
+            }),
             _ => None,
         };
         Self { ca: ca.map(Path::to_owned), client, made: Mutex::new(None) }
@@ -69,25 +70,24 @@ impl VaultTls {
 
     fn make(&self) -> Result<ClientConfig, VaultError> {
         let roots = roots(self.ca.as_deref()).map_err(|rootless| match rootless {
-            Rootless::Nowhere => VaultError::Unfit("there is no certificate authority to verify it with".to_owned()),
-            Rootless::File { .. } => VaultError::Unfit(rootless.to_string()),
+            RootsError::Nowhere => VaultError::Unfit("there is no certificate authority to verify it with".to_owned()),
+            RootsError::File { .. } => VaultError::Unfit(rootless.to_string()),
         })?;
         let builder = ClientConfig::builder().with_root_certificates(roots);
         let mut config = match &self.client {
             None => builder.with_no_client_auth(),
-            Some(ClientFiles { cert, key }) => {
-                let private = PrivateKeyDer::from_pem_file(key).map_err(unfit(key))?;
-                builder.with_client_auth_cert(certificates(cert)?, private).map_err(unfit(cert))?
+            Some(files) => {
+                let faults = |faults: Vec<UnusableFile>| {
+                    let each = faults.iter().map(ToString::to_string);
+                    VaultError::Unfit(each.collect::<Vec<_>>().join("; "))
+                };
+                let certified = listener::open(files).map_err(faults)?.certified;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, VaultError> {
-    let read = CertificateDer::pem_file_iter(file).map_err(unfit(file))?;
-    read.map(|certificate| certificate.map_err(unfit(file))).collect()
 }
 
 fn unfit<E: std::fmt::Display>(file: &Path) -> impl Fn(E) -> VaultError {

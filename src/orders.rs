@@ -22,6 +22,7 @@ mod fingerprint;
 mod index;
 mod journal;
 mod key;
+mod limits;
 mod refusal;
 mod shared;
 #[cfg(test)]
@@ -36,14 +37,15 @@ use jiff::Timestamp;
 use self::{
     clock::OrderClock,
     fingerprint::OrderDigest,
-    index::{Index, IndexMatch, OrderIdentity, OrderLimits},
+    index::{Index, IndexMatch, OrderIdentity},
     journal::{ANSWERS, ORDERS},
+    limits::OrderLimits,
     shared::SharedOrders,
 };
 pub use self::{
-    index::{MAX_ANSWERS, MAX_ORDERS, REMEMBERED},
     journal::{FirstSent, StoredAnswer},
     key::IdempotencyKeyError,
+    limits::{MAX_ANSWERS, MAX_ORDERS, REMEMBERED},
     refusal::OrderRefusal,
     shared::JournalError,
     ticket::{Ticket, Written},

@@ -11,40 +11,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
 };
 
 use super::{
     fingerprint::OrderDigest,
     journal::{ANSWERS, AnswerResult, AnswerRow, ORDERS, OrderPhase, OrderRow, StoredAnswer},
+    limits::OrderLimits,
     refusal::OrderRefusal,
 };
 use crate::store::WriteBatch;
-
-/// How long ended keys and unknown orders are remembered after their end (contract section 6).
-pub const REMEMBERED: Duration = Duration::from_hours(24);
-
-/// Maximum number of remembered orders; each takes about 300 bytes of memory.
-pub const MAX_ORDERS: usize = 200_000;
-
-/// Maximum size of all stored answers, bytes.
-pub const MAX_ANSWERS: u64 = 256 << 20;
-
-/// Limits on what is remembered.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OrderLimits {
-    /// Milliseconds.
-    pub(super) remembered: i64,
-    pub(super) orders: usize,
-    /// Bytes of stored answers.
-    pub(super) bytes: u64,
-}
-
-impl Default for OrderLimits {
-    fn default() -> Self {
-        OrderLimits { remembered: REMEMBERED.as_millis() as i64, orders: MAX_ORDERS, bytes: MAX_ANSWERS }
-    }
-}
 
 /// What an order is compared by.
 #[derive(Clone, Debug)]
@@ -402,28 +377,38 @@ impl Index {
             batch.remove(&ANSWERS, &number.to_be_bytes());
         }
     }
+}
 
-    /// Asserts what the module documentation says always holds.
-    #[cfg(test)]
-    pub(super) fn check(&self) {
-        let is_unknown = |order: &OrderEntry| !order.in_flight && order.row.phase == OrderPhase::Unknown;
-        let keys: HashMap<_, _> = self.orders.iter().filter_map(|(n, order)| Some((order.row.key?, *n))).collect();
-        assert_eq!(self.by_key, keys);
-        let by_content = self.unknown_by_content.iter();
-        let mut indexed: Vec<_> = by_content.flat_map(|(content, all)| all.iter().map(|n| (*n, *content))).collect();
-        let unknown = self.orders.iter().filter(|(_, order)| is_unknown(order));
-        let mut expected: Vec<_> = unknown.map(|(n, order)| (*n, order.row.content)).collect();
-        indexed.sort_unstable_by_key(|(n, _)| *n);
-        expected.sort_unstable_by_key(|(n, _)| *n);
-        assert_eq!(indexed, expected);
-        assert!(self.unknown_by_content.values().all(|all| !all.is_empty()));
-        assert_eq!(self.unknown_by_account.values().sum::<u64>(), expected.len() as u64);
-        let over = self.orders.iter().filter(|(_, order)| !order.in_flight);
-        assert_eq!(self.ends, over.map(|(n, order)| (order.row.since, *n)).collect());
-        assert_eq!(self.stored_bytes, self.orders.values().filter_map(|order| order.row.answer_bytes).sum::<u64>());
-        assert!(self.stored.iter().all(|(position, n)| self.orders[n].stored_at == *position));
-        assert_eq!(self.stored.len(), self.orders.values().filter(|order| order.row.answer_bytes.is_some()).count());
-        let located = self.orders.values().filter(|order| !matches!(order.answer, AnswerLocation::None));
-        assert_eq!(self.stored.len(), located.count());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Index {
+        /// Asserts what the module documentation says always holds.
+        pub(in crate::orders) fn check(&self) {
+            let is_unknown = |order: &OrderEntry| !order.in_flight && order.row.phase == OrderPhase::Unknown;
+            let keys: HashMap<_, _> = self.orders.iter().filter_map(|(n, order)| Some((order.row.key?, *n))).collect();
+            assert_eq!(self.by_key, keys);
+            let by_content = self.unknown_by_content.iter();
+            let mut indexed: Vec<_> =
+                by_content.flat_map(|(content, all)| all.iter().map(|n| (*n, *content))).collect();
+            let unknown = self.orders.iter().filter(|(_, order)| is_unknown(order));
+            let mut expected: Vec<_> = unknown.map(|(n, order)| (*n, order.row.content)).collect();
+            indexed.sort_unstable_by_key(|(n, _)| *n);
+            expected.sort_unstable_by_key(|(n, _)| *n);
+            assert_eq!(indexed, expected);
+            assert!(self.unknown_by_content.values().all(|all| !all.is_empty()));
+            assert_eq!(self.unknown_by_account.values().sum::<u64>(), expected.len() as u64);
+            let over = self.orders.iter().filter(|(_, order)| !order.in_flight);
+            assert_eq!(self.ends, over.map(|(n, order)| (order.row.since, *n)).collect());
+            assert_eq!(self.stored_bytes, self.orders.values().filter_map(|order| order.row.answer_bytes).sum::<u64>());
+            assert!(self.stored.iter().all(|(position, n)| self.orders[n].stored_at == *position));
+            assert_eq!(
+                self.stored.len(),
+                self.orders.values().filter(|order| order.row.answer_bytes.is_some()).count()
+            );
+            let located = self.orders.values().filter(|order| !matches!(order.answer, AnswerLocation::None));
+            assert_eq!(self.stored.len(), located.count());
+        }
     }
 }

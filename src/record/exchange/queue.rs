@@ -17,7 +17,7 @@ use crate::record::encode;
 /// Maximum size of the queue, bytes; its last line may exceed it.
 pub(super) const CAPACITY: usize = 4 * 1024 * 1024;
 
-/// Bytes that one permit of the room stands for.
+/// Bytes of room per permit.
 pub(super) const UNIT: usize = 1024;
 
 /// Size at which the writer does not wait for its tick, bytes.

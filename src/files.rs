@@ -1,7 +1,7 @@
 //! Reading files that others change: certificates, authorities, key files, the configuration itself.
 //!
 //! A file may be replaced or half written at any time, so each reader works on one open file and the
-//! [`Stamp`] tells whether it changed meanwhile. No error quotes a file's content. The room does not
+//! `Stamp` tells whether it changed meanwhile. No error quotes a file's content. The room does not
 //! know who uses what it reads. It imports only `config`, for the settings that name the files.
 
 pub(crate) mod certificate;

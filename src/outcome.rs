@@ -2,8 +2,8 @@
 //!
 //! Each [`Outcome`] has a row with its metric label, who decided it, what it tells the breaker, whether a second
 //! attempt may follow and what the cache may keep; each [`Code`] has one with its outcome, its status and its
-//! `Proxy-Status` error. The rooms that act on an outcome read its row and never match on outcomes themselves. Both
-//! tables are a `match` without a catch-all arm: a new variant does not compile until each column is filled in.
+//! `Proxy-Status` error. The breaker, the second attempt and the cache read these columns instead of matching on outcomes.
+//! Both tables are a `match` without a catch-all arm: a new variant does not compile until each column is filled in.
 //! Pure: knows no socket, no clock and no room but the messages of `config`. Cannot fail.
 
 mod code;

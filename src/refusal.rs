@@ -1,7 +1,7 @@
 //! Responses that the gateway generates itself (contract, section 6).
 //!
 //! Every room's error becomes a [`Refusal`] here and nowhere else; so do the refusals of connections on which no request
-//! could be read ([`Refusal::to_http1`]). Each has Fastrac's envelope plus `error`, or is an RFC 9457 problem if the
+//! could be read (`to_http1`). Each has Fastrac's envelope plus `error`, or is an RFC 9457 problem if the
 //! caller prefers that, and each names the request. It must not know where a refusal goes. Cannot fail.
 
 use std::{

@@ -14,13 +14,13 @@ pub struct KeyParts<'a> {
     pub account: &'a str,
     /// Absent if all services of the account share the response.
     pub service: Option<&'a str>,
-    /// See [`method`].
+    /// See `method`.
     pub method: &'a str,
     /// As received.
     pub path: &'a str,
     /// As received, without the question mark.
     pub query: Option<&'a str>,
-    /// See [`vary`].
+    /// See `vary`.
     pub vary: &'a [Vec<u8>],
     /// As received.
     pub body: &'a [u8],

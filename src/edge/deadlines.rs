@@ -10,7 +10,7 @@
 //!
 //! On HTTP/2 a peer can send frames that belong to no request (PING, SETTINGS, PRIORITY) as fast as it
 //! likes, and hyper answers each of them. The bytes received beside requests are therefore counted, and the
-//! connection is closed when they exceed [`SLACK`] plus what the requests in progress may bring.
+//! connection is closed when they exceed `SLACK` plus what the requests in progress may bring.
 //!
 //! This file must not know what a request means. It fails with [`io::Error`]; an idle connection ends like
 //! one that its peer has closed.

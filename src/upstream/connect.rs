@@ -1,7 +1,7 @@
 //! Opens connections to Fastrac: name lookup, TCP, a proxy if the account has one, TLS.
 //!
 //! Server names and certificates are always verified; the roots are those of the account's `ca` file, else the
-//! platform's (`SSL_CERT_FILE` is honoured). It must not know HTTP. [`dial`] fails with `io::Error` before anything was
+//! platform's (`SSL_CERT_FILE` is honoured). It must not know HTTP. `dial` fails with `io::Error` before anything was
 //! sent to Fastrac, and its caller bounds its time; the set-up fails with [`DestinationError`].
 
 use std::{

@@ -3,7 +3,7 @@
 //! hyper's connection is a state machine that must be polled. The request that uses it polls it: no task is spawned, no
 //! channel crosses tasks, and dropping the request drops its connection. The request's deadline is kept here as well, by
 //! a timer that stays with the connection, because re-arming a timer for each request would cost more than the check.
-//! It must not know what is sent. Fails with [`SendError`] or [`DeadlineExceeded`].
+//! It must not know what is sent. Fails with `SendError` or `DeadlineExceeded`.
 
 use std::{
     future::Future,

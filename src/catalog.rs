@@ -159,14 +159,7 @@ impl Catalog {
         if service.allowed[operation.index] {
             return Ok(());
         }
-        let class = match operation.class {
-            Class::Lookup => "lookup",
-            Class::Read => "read",
-            Class::Quote => "quote",
-            Class::Order => "order",
-            Class::Account => "account",
-            Class::Unlisted => "unlisted",
-        };
+        let class = operation.class.as_str();
         Err(Forbidden { service: service.name.clone(), operation: operation.name.clone(), class })
     }
 }

@@ -50,11 +50,6 @@ pub fn inspect(config: &Config, lines: &Lines) -> Inspected {
             inspection.server_tls(tls, &listen.key(key));
         }
     }
-    if let Some(shared) = &config.state.shared {
-        let place = KeyPath::at(["state", "shared"]);
-        inspection.roots(shared.ca.as_ref(), &place.key("ca"));
-        inspection.credential(shared.password_file.as_ref(), &place.key("password_file"));
-    }
     if let Some(vault) = &config.vault {
         let place = KeyPath::at(["vault"]);
         inspection.roots(vault.ca.as_ref(), &place.key("ca"));

@@ -25,16 +25,16 @@ fn reload_error(error: &ReloadError) -> AdminError {
     let (code, faults) = match error {
         ReloadError::NoFile => ("config.none", single(error)),
         ReloadError::Load(LoadError::Unreadable { .. }) => ("config.unreadable", single(error)),
-        ReloadError::Load(LoadError::Faulty { faults, .. }) => {
-            ("config.faulty", faults.iter().map(diagnostic).collect())
+        ReloadError::Load(LoadError::Invalid { errors, .. }) => {
+            ("config.faulty", errors.iter().map(diagnostic).collect())
         }
         ReloadError::Start(_) => ("config.unusable", single(error)),
     };
     AdminError::new(StatusCode::UNPROCESSABLE_ENTITY, code, error.to_string()).with("faults", Value::Array(faults))
 }
 
-fn diagnostic(fault: &Diagnostic) -> Value {
-    json!({ "place": fault.place, "line": fault.line, "message": fault.message })
+fn diagnostic(found: &Diagnostic) -> Value {
+    json!({ "place": found.key, "line": found.line, "message": found.message })
 }
 
 fn single(error: &ReloadError) -> Vec<Value> {

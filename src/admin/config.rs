@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::AdminState;
 use crate::config::{
     AccountConfig, Config, Endpoint, KeySource, LogTarget, OperationConfig, Rate, ServerTlsConfig, ServiceConfig,
-    SharedStateConfig, VaultAuth, VaultConfig,
+    VaultAuth, VaultConfig,
 };
 
 pub(super) async fn config(State(state): State<Arc<AdminState>>) -> Json<Value> {
@@ -31,7 +31,7 @@ fn effective(config: &Config) -> Value {
             "admin_tls": listen.admin_tls.as_ref().map(tls),
         },
         "admin": { "token": admin.token_sha256.is_some(), "hosts": admin.hosts },
-        "state": { "dir": state.dir, "shared": state.shared.as_ref().map(shared) },
+        "state": { "dir": state.dir },
         "log": {
             "exchanges": match &log.exchanges {
                 LogTarget::File(path) => json!(path),
@@ -68,15 +68,6 @@ fn by_name<'a>(named: impl Iterator<Item = (&'a String, Value)>) -> Map<String, 
 
 fn tls(tls: &ServerTlsConfig) -> Value {
     json!({ "cert": tls.cert, "key": tls.key, "client_ca": tls.client_ca, "client_auth": tls.client_auth })
-}
-
-fn shared(shared: &SharedStateConfig) -> Value {
-    json!({
-        "url": shared.url,
-        "username": shared.username,
-        "password_file": shared.password_file,
-        "ca": shared.ca,
-    })
 }
 
 fn vault_section(vault: &VaultConfig) -> Value {
@@ -155,7 +146,7 @@ fn account(account: &AccountConfig) -> Value {
 
 fn endpoint(endpoint: &Endpoint) -> Value {
     let scheme = if endpoint.tls { "https" } else { "http" };
-    json!({ "base_url": format!("{scheme}://{}{}", endpoint.authority, endpoint.prefix), "auth": endpoint.auth })
+    json!({ "base_url": format!("{scheme}://{}{}", endpoint.authority, endpoint.prefix), "auth": endpoint.auth.as_str() })
 }
 
 fn service(service: &ServiceConfig, accounts: &[AccountConfig]) -> Value {

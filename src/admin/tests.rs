@@ -114,7 +114,7 @@ impl TestAdmin {
         }
         let environment = Environment { cores: 1, ..Environment::default() };
         let checked = check(&fs::read_to_string(&file).unwrap(), folder.path(), &environment);
-        let config = checked.config.unwrap_or_else(|| panic!("{:?}", checked.faults));
+        let config = checked.config.unwrap_or_else(|| panic!("{:?}", checked.errors));
         let (metrics, drain) = (Metrics::new().unwrap(), Drain::default());
         let log = ExchangeLog::open(&config.log, &metrics).unwrap();
         let store = Store::open(&config.state.dir).unwrap();

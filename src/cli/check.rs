@@ -34,20 +34,20 @@ pub(super) fn run(arguments: &CheckArgs) -> io::Result<u8> {
     };
     if let (Some(config), false) = (&checked.config, arguments.no_files) {
         let files = inspect::inspect(config, &checked.lines);
-        checked.faults.extend(files.faults);
+        checked.errors.extend(files.faults);
         checked.warnings.extend(files.warnings);
     }
     let mut out = io::stdout().lock();
-    for fault in &checked.faults {
-        writeln!(out, "{fault}")?;
+    for error in &checked.errors {
+        writeln!(out, "{error}")?;
     }
     for warning in &checked.warnings {
         writeln!(out, "warning: {warning}")?;
     }
     out.flush()?;
-    let (faults, warnings) = (checked.faults.len(), checked.warnings.len());
-    eprintln!("{path}: {}, {}", count(faults, "fault"), count(warnings, "warning"));
-    Ok(if faults == 0 { 0 } else { WRONG })
+    let (errors, warnings) = (checked.errors.len(), checked.warnings.len());
+    eprintln!("{path}: {}, {}", count(errors, "error"), count(warnings, "warning"));
+    Ok(if errors == 0 { 0 } else { WRONG })
 }
 
 fn count(number: usize, what: &str) -> String {

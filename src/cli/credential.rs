@@ -29,7 +29,7 @@ impl IssuedSecret {
         let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + ENTROPY.div_ceil(3) * 4));
         text.push_str(PREFIX);
         URL_SAFE_NO_PAD.encode_string(bytes.as_slice(), &mut text);
-        let sha256 = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex::encode(Sha256::digest(text.as_bytes()));
         Ok(Self { text, sha256 })
     }
 }
@@ -41,7 +41,7 @@ impl IssuedSecret {
 pub(super) fn suffix() -> io::Result<String> {
     let mut bytes = [0_u8; 4];
     fill(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(bytes))
 }
 
 fn fill(bytes: &mut [u8]) -> io::Result<()> {

@@ -36,7 +36,7 @@ pub(super) fn run(_: &DemoArgs) -> io::Result<u8> {
     write_private(&file, &text)?;
     let checked = check(&text, folder.path(), &Environment::default());
     let Some(config) = checked.config else {
-        for fault in &checked.faults {
+        for fault in &checked.errors {
             eprintln!("demo.toml: {fault}");
         }
         return Ok(FAILED);

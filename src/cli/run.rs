@@ -93,9 +93,9 @@ fn tell(states: &[NotifyState<'_>]) {
 
 fn complain(error: &LoadError) {
     eprintln!("fastrac-gateway: {error}");
-    if let LoadError::Faulty { faults, .. } = error {
-        for fault in faults {
-            eprintln!("{fault}");
+    if let LoadError::Invalid { errors, .. } = error {
+        for error in errors {
+            eprintln!("{error}");
         }
     }
 }

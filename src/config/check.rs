@@ -1,12 +1,12 @@
-//! The checks: text of the file → [`Config`], or every fault at once.
+//! The checks: text of the configuration file → [`Config`], or every error at once.
 //!
-//! Reading stops at no fault: what is faulty is reported, left out, and the rest is read on (`read`).
-//! Then each section is checked by its own file here, and what relates sections by `relations`. A
-//! section that has a fault still yields a value, so that the others can be checked against it; the
-//! `Config` is handed out only if there was no fault at all.
+//! * `read` parses the text. It does not stop at an error: what cannot be used is reported and left out.
+//! * Each section is checked by a file of its own, and `relations` checks what sections have to do with each other. A
+//!   section with an error still yields a value, so that other sections can be checked against it.
+//! * The `Config` is handed out only if there was no error.
 //!
-//! Pure: no I/O, no environment, no clock. What the machine says comes in as [`Environment`]. No
-//! message repeats a value of the file, which may be a secret that was written into the wrong place.
+//! Does no I/O and reads neither environment nor clock: what the machine says comes in as [`Environment`]. No message
+//! repeats a value of the file, because it may be a secret in the wrong place.
 
 mod account;
 mod gateway;
@@ -31,7 +31,7 @@ use self::key_path::Diagnostics;
 pub use self::key_path::{Diagnostic, KeyPath, Lines};
 use super::{Config, OperationConfig, file};
 
-/// What the machine says, where the file doesn't.
+/// What the machine says where the file is silent.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     /// `$STATE_DIRECTORY`: default of `state.dir`.
@@ -48,29 +48,29 @@ pub struct Environment {
     pub cores: usize,
 }
 
-/// What the checks found.
+/// The result of the checks.
 #[derive(Debug)]
 pub struct Checked {
-    /// The configuration, if there is no fault.
+    /// The configuration, if there is no error.
     pub config: Option<Config>,
-    /// Every fault, in the order of the lines.
-    pub faults: Vec<Diagnostic>,
-    /// What is allowed but worth knowing, in the order of the lines.
+    /// Every error, in the order of the lines.
+    pub errors: Vec<Diagnostic>,
+    /// What is allowed but should be known, in the order of the lines.
     pub warnings: Vec<Diagnostic>,
-    /// Where each key stands, for findings made later, such as of files that can't be opened.
+    /// The line of every key, for later diagnostics, such as those about files that cannot be read.
     pub lines: Lines,
 }
 
-/// Checks the text of a configuration file. `folder` is where relative paths start.
+/// Checks the text of a configuration file. Relative paths in it are relative to `folder`.
 pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
     let tree = read::parse(text);
     let mut diagnostics = Diagnostics::new(tree.lines(text));
     let written = tree.read(text, &mut diagnostics);
-    let context = CheckContext { folder, environment };
 
     let operations = operation::table(&written.operations, &mut diagnostics);
+    let context = CheckContext { folder, environment, operations: &operations };
     let vault = vault::check(&written, context, &mut diagnostics);
-    let accounts = account::check(&written.accounts, &operations, context, &mut diagnostics);
+    let accounts = account::check(&written.accounts, context, &mut diagnostics);
     let services = service::check(&written, &operations, &mut diagnostics);
     let state = gateway::state(&written.state, context, &mut diagnostics);
     let config = Config {
@@ -84,13 +84,14 @@ pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
         accounts: accounts.iter().flatten().cloned().collect(),
         services,
         operations,
-        hash: sha2::Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect(),
+        hash: hex::encode(sha2::Sha256::digest(text.as_bytes())),
     };
     relations::check(&accounts, &config, &mut diagnostics);
-    pending::warn(&tree, &mut diagnostics);
+    pending::check(&tree, &mut diagnostics);
 
-    let (faults, warnings, lines) = diagnostics.end();
-    Checked { config: faults.is_empty().then_some(config), faults, warnings, lines }
+    let found = diagnostics.finish();
+    let config = found.errors.is_empty().then_some(config);
+    Checked { config, errors: found.errors, warnings: found.warnings, lines: found.lines }
 }
 
 /// The built-in operation table.
@@ -98,21 +99,23 @@ pub fn built_in_operations() -> Vec<OperationConfig> {
     operation::built_in().rows
 }
 
-/// What every section is checked with.
+/// What sections are checked with.
 #[derive(Clone, Copy)]
 struct CheckContext<'a> {
     folder: &'a Path,
     environment: &'a Environment,
+    /// The whole operation table.
+    operations: &'a [OperationConfig],
 }
 
 impl CheckContext<'_> {
-    /// A path of the file, made absolute by the file's folder.
+    /// A path of the file, made absolute.
     fn path(self, written: &file::Parsed<PathBuf>) -> PathBuf {
         self.folder.join(&written.0)
     }
 
     /// The same for a path that may be absent.
-    fn path_of(self, written: &Option<file::Parsed<PathBuf>>) -> Option<PathBuf> {
+    fn optional_path(self, written: &Option<file::Parsed<PathBuf>>) -> Option<PathBuf> {
         written.as_ref().map(|path| self.path(path))
     }
 }

@@ -7,6 +7,7 @@
 //! so that its absence doesn't hide what else is wrong.
 
 mod account;
+mod choices;
 mod operation;
 mod schema;
 mod service;
@@ -22,9 +23,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     account::{
-        AccountTable, AuthSetting, BreakerTable, BudgetTable, KeySourceName, KeysTable, MessagesTable, RotationTable,
-        SealedCopyTable, VersionTable,
+        AccountTable, BreakerTable, BudgetTable, KeysTable, MessagesTable, RotationTable, SealedCopyTable, VersionTable,
     },
+    choices::{Api, AuthSetting, Class, ClientAuth, KeySourceName, LogBodies, OnFull, Priority, VaultMethod},
     operation::{CachePolicyTable, OperationTable},
     schema::schema,
     service::{ChargeHitsTable, CredentialTable, QuotaTable, ServiceTable},
@@ -32,12 +33,11 @@ pub use self::{
     values::{
         BoundedDuration, BoundedSize, DurationBetween, Fraction, Parsed, PositiveInteger, SizeBetween, TextValue,
     },
-    vault::{VaultAuthTable, VaultMethod, VaultTable},
+    vault::{VaultAuthTable, VaultTable},
     words::{
         AccessKey, HostName, Identity, MethodName, Name, NonBlank, PathPattern, Sha256Digest, VariableName, VaryHeader,
     },
 };
-use super::{ClientAuth, LogBodies, OnFull};
 
 /// Milliseconds of a second, a minute, an hour and a day, for the bounds of durations.
 pub(crate) const SECOND: u64 = 1_000;

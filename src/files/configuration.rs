@@ -1,6 +1,6 @@
 //! Reads the configuration file and this process's environment, and has `config` check them.
 //!
-//! Relative paths in the file start at its folder. Fails with [`LoadError`]; faults of the content are
+//! Relative paths in the file start at its folder. Fails with [`LoadError`]; errors of the content are
 //! in it, or in [`Checked`], and never quote a value.
 
 use std::{
@@ -14,7 +14,7 @@ use crate::config::{
     check::{Checked, Diagnostic, Environment, check},
 };
 
-/// A configuration without faults.
+/// A configuration without errors.
 #[derive(Debug)]
 pub struct LoadedConfig {
     pub config: Config,
@@ -22,15 +22,15 @@ pub struct LoadedConfig {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// The configuration can't be used.
+/// The configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The file can't be read.
+    /// The file cannot be read.
     #[error("{path} cannot be read: {source}", path = path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    /// The file has faults.
-    #[error("{path} has {count} fault{s}", path = path.display(), count = faults.len(), s = if faults.len() == 1 { "" } else { "s" })]
-    Faulty { path: PathBuf, faults: Vec<Diagnostic> },
+    /// The file has errors.
+    #[error("{path} has {count} error{s}", path = path.display(), count = errors.len(), s = if errors.len() == 1 { "" } else { "s" })]
+    Invalid { path: PathBuf, errors: Vec<Diagnostic> },
 }
 
 fn environment() -> Environment {
@@ -50,7 +50,7 @@ fn environment() -> Environment {
 /// Reads and checks a file.
 ///
 /// # Errors
-/// The file can't be read. A file that has faults is no error here: they are in [`Checked`].
+/// The file cannot be read. A file that has errors can be read: they are in [`Checked`].
 pub fn read(path: &Path) -> io::Result<Checked> {
     let bytes = std::fs::read(path)?;
     let folder = folder_of(path)?;
@@ -60,9 +60,9 @@ pub fn read(path: &Path) -> io::Result<Checked> {
             let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = memchr::memchr_iter(b'\n', good).count() + 1;
             let message = "is not TOML: it must be UTF-8 text".to_owned();
-            let fault = Diagnostic { place: "syntax".to_owned(), message, line: Some(line) };
-            let (faults, warnings) = (vec![fault], Vec::new());
-            Checked { config: None, faults, warnings, lines: Default::default() }
+            let error = Diagnostic { key: "syntax".to_owned(), message, line: Some(line) };
+            let (errors, warnings) = (vec![error], Vec::new());
+            Checked { config: None, errors, warnings, lines: Default::default() }
         }
     })
 }
@@ -70,12 +70,12 @@ pub fn read(path: &Path) -> io::Result<Checked> {
 /// Reads and checks a file, for use.
 ///
 /// # Errors
-/// The file can't be read, or has faults.
+/// The file cannot be read, or has errors.
 pub fn load(path: &Path) -> Result<LoadedConfig, LoadError> {
     let checked = read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
     match checked.config {
         Some(config) => Ok(LoadedConfig { config, warnings: checked.warnings }),
-        None => Err(LoadError::Faulty { path: path.to_owned(), faults: checked.faults }),
+        None => Err(LoadError::Invalid { path: path.to_owned(), errors: checked.errors }),
     }
 }
 

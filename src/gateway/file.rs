@@ -69,8 +69,8 @@ impl Gateway {
             Ok(()) => tracing::info!("the configuration was read again and is in force"),
             Err(error) => {
                 tracing::error!(%error, "the configuration was read again; nothing was changed");
-                if let ReloadError::Load(LoadError::Faulty { faults, .. }) = error {
-                    faults.iter().for_each(|fault| tracing::error!("{fault}"));
+                if let ReloadError::Load(LoadError::Invalid { errors, .. }) = error {
+                    errors.iter().for_each(|error| tracing::error!("{error}"));
                 }
             }
         }

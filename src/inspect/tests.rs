@@ -37,7 +37,7 @@ impl Case {
         }
         let environment = Environment { state_directory: Some(folder.path().to_owned()), ..Environment::default() };
         let checked = config::check::check(text, folder.path(), &environment);
-        Self { config: checked.config.unwrap_or_else(|| panic!("{:?}", checked.faults)), lines: checked.lines, folder }
+        Self { config: checked.config.unwrap_or_else(|| panic!("{:?}", checked.errors)), lines: checked.lines, folder }
     }
 
     fn open(&self, name: &str, mode: u32) {

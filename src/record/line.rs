@@ -35,24 +35,13 @@ impl RenderedLabels {
             text
         };
         let service = |index| members([("service", names.service(index)), ("account", names.account_of(index))]);
-        let operation =
-            |index| members([("operation", names.operation(index)), ("class", class_name(names.class(index)))]);
+        let operation = |index| {
+            members([("operation", names.operation(index)), ("class", names.class(index).map_or("-", Class::as_str))])
+        };
         RenderedLabels {
             services: std::iter::once(None).chain((0..names.services.len()).map(Some)).map(service).collect(),
             operations: std::iter::once(None).chain((0..names.operations.len()).map(Some)).map(operation).collect(),
         }
-    }
-}
-
-fn class_name(class: Option<Class>) -> &'static str {
-    match class {
-        None => "-",
-        Some(Class::Lookup) => "lookup",
-        Some(Class::Read) => "read",
-        Some(Class::Quote) => "quote",
-        Some(Class::Order) => "order",
-        Some(Class::Account) => "account",
-        Some(Class::Unlisted) => "unlisted",
     }
 }
 

@@ -193,7 +193,7 @@ pub(crate) fn write(file: &Path, text: &str) {
 
 fn config(text: &str, folder: &Path) -> Config {
     let checked = check(text, folder, &Environment::default());
-    checked.config.unwrap_or_else(|| panic!("faults: {:?}", checked.faults))
+    checked.config.unwrap_or_else(|| panic!("faults: {:?}", checked.errors))
 }
 
 impl TestGateway {

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{CheckContext, Diagnostics, KeyPath, operation::names, spelling::unknown};
+use super::{
+    CheckContext, Diagnostics, KeyPath,
+    operation::names,
+    spelling::{choice, unknown},
+};
 use crate::config::{
     AccountConfig, AuthStyle, BreakerConfig, BudgetConfig, Class, Endpoint, KeySource, MessagesConfig, OperationConfig,
     Proxy, Rate, RotationConfig, SealedCopyConfig,
@@ -14,29 +18,26 @@ type Accounts = BTreeMap<Parsed<Name>, file::AccountTable>;
 /// Every account, in the order of the names; `None` for one that lacks something mandatory, which is a fault.
 pub(super) fn check(
     written: &Accounts,
-    operations: &[OperationConfig],
     context: CheckContext<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Vec<Option<AccountConfig>> {
-    let account = |(name, account): (&Parsed<Name>, &file::AccountTable)| {
-        let place = KeyPath::at(["accounts", &name.0.0]);
-        one(&name.0.0, account, (&place, operations), context, diagnostics)
-    };
+    let account =
+        |(name, account): (&Parsed<Name>, &file::AccountTable)| check_account(&name.0.0, account, context, diagnostics);
     written.iter().map(account).collect()
 }
 
-fn one(
+fn check_account(
     name: &str,
     written: &file::AccountTable,
-    (place, operations): (&KeyPath, &[OperationConfig]),
     context: CheckContext<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Option<AccountConfig> {
-    verify(&written.verify.0.0, &place.key("verify"), operations, diagnostics);
-    messages_once(&written.messages, &place.key("messages"), diagnostics);
+    let place = &KeyPath::at(["accounts", name]);
+    verify(&written.verify.0.0, &place.key("verify"), context.operations, diagnostics);
+    distinct_messages(&written.messages, &place.key("messages"), diagnostics);
     let (budget, breaker) = (&written.budget, &written.breaker);
-    let second = rate((budget.per_second, budget.burst), &place.key("budget"), diagnostics);
-    let keys = diagnostics.need(&written.keys, &place.key("keys"), "say where the key pair comes from");
+    let second = rate(budget.per_second, budget.burst, &place.key("budget"), diagnostics);
+    let keys = diagnostics.require(&written.keys, &place.key("keys"), "say where the key pair comes from");
     let keys = keys.and_then(|keys| key_source(keys, &place.key("keys"), context, diagnostics));
     let endpoints = endpoints(written, place, diagnostics);
     let texts = |list: &[Parsed<file::NonBlank>]| list.iter().map(|text| text.0.0.trim().to_lowercase()).collect();
@@ -46,7 +47,7 @@ fn one(
         base,
         v1,
         v2,
-        ca: context.path_of(&written.ca),
+        ca: context.optional_path(&written.ca),
         proxy: written.proxy.as_ref().map(|proxy| Proxy { host: proxy.0.0.host.clone(), port: proxy.0.0.port }),
         keys: keys?,
         rotation: RotationConfig {
@@ -79,7 +80,8 @@ fn one(
 
 /// A token bucket out of `per_second` and `burst`.
 pub(super) fn rate(
-    (per_second, burst): (Option<PositiveInteger>, Option<PositiveInteger>),
+    per_second: Option<PositiveInteger>,
+    burst: Option<PositiveInteger>,
     place: &KeyPath,
     diagnostics: &mut Diagnostics,
 ) -> Option<Rate> {
@@ -91,7 +93,7 @@ pub(super) fn rate(
 
 /// The addresses of the account itself, of v1 and of v2.
 fn endpoints(written: &file::AccountTable, place: &KeyPath, diagnostics: &mut Diagnostics) -> Option<[Endpoint; 3]> {
-    let url = diagnostics.need(&written.base_url, &place.key("base_url"), "give Fastrac's address");
+    let url = diagnostics.require(&written.base_url, &place.key("base_url"), "give Fastrac's address");
     // Through a proxy elsewhere, the way is long although the address looks near.
     let stays_here = written.proxy.as_ref().is_none_or(|proxy| proxy.0.0.is_loopback());
     let mut clear_text = |url: &BaseUrl, place: &KeyPath| {
@@ -102,7 +104,7 @@ fn endpoints(written: &file::AccountTable, place: &KeyPath, diagnostics: &mut Di
             diagnostics.warn(place, "is http:// to another host: the key pair travels in the clear");
         } else {
             let message = "must be https://: the key pair would travel in the clear (allow_cleartext = true allows it)";
-            diagnostics.fault(place, message);
+            diagnostics.error(place, message);
         }
     };
     if let Some(url) = url {
@@ -148,8 +150,8 @@ fn key_source(
     context: CheckContext<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Option<KeySource> {
-    let remedy = "one of \"file\", \"directory\", \"vault\", \"env\"";
-    let source = *diagnostics.need(&keys.source, &place.key("source"), remedy)?;
+    let remedy = format!("set it to {}", choice(KeySourceName::names()));
+    let source = *diagnostics.require(&keys.source, &place.key("source"), &remedy)?;
     let (needs, takes): (&[&str], &[&str]) = match source {
         KeySourceName::File => (&["path"], &["identity"]),
         KeySourceName::Directory => (&["path"], &[]),
@@ -166,7 +168,7 @@ fn key_source(
     ];
     for (key, given) in given {
         if given && !needs.contains(&key) && !takes.contains(&key) {
-            diagnostics.fault(&place.key(key), format!("does not belong to source {:?}", source.as_str()));
+            diagnostics.error(&place.key(key), format!("is not a key of source {:?}: remove it", source.as_str()));
         } else if !given && needs.contains(&key) {
             diagnostics.missing(&place.key(key), &format!("source {:?} needs it", source.as_str()));
         }
@@ -178,9 +180,9 @@ fn key_source(
             if age && keys.identity.is_none() {
                 diagnostics.missing(&place.key("identity"), "a file that ends in .age needs the age identity");
             } else if !age && keys.identity.is_some() {
-                diagnostics.fault(&place.key("identity"), "belongs only to a path that ends in .age");
+                diagnostics.error(&place.key("identity"), "belongs only to a path that ends in .age");
             }
-            Some(KeySource::File { path: context.path(path), identity: context.path_of(&keys.identity) })
+            Some(KeySource::File { path: context.path(path), identity: context.optional_path(&keys.identity) })
         }
         KeySourceName::Directory => Some(KeySource::Directory { path: context.path(keys.path.as_ref()?) }),
         KeySourceName::Vault => {
@@ -196,7 +198,7 @@ fn key_source(
         KeySourceName::Env => {
             let (access_key, secret_key) = (&keys.access_key.as_ref()?.0.0, &keys.secret_key.as_ref()?.0.0);
             if access_key == secret_key {
-                diagnostics.fault(&place.key("secret_key"), "must be another variable than access_key");
+                diagnostics.error(&place.key("secret_key"), "must name another variable than access_key");
             }
             diagnostics.warn(&place.key("source"), "\"env\" is read once: rotating the pair needs a restart");
             Some(KeySource::Env { access_key: access_key.clone(), secret_key: secret_key.clone() })
@@ -208,7 +210,7 @@ fn key_source(
 pub(super) fn vault_path(text: &str, place: &KeyPath, diagnostics: &mut Diagnostics) -> String {
     let path = text.trim_matches('/');
     if path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
-        diagnostics.fault(place, "must be a path of plain segments: none empty, no dot segments");
+        diagnostics.error(place, "must be a path without empty and dot segments");
     }
     path.to_owned()
 }
@@ -219,10 +221,10 @@ fn sealed_copy(
     context: CheckContext<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Option<SealedCopyConfig> {
-    let path = diagnostics.need(&copy.path, &place.key("path"), "say where the gateway writes the copy");
-    let identity = diagnostics.need(&copy.identity, &place.key("identity"), "name the file with the age identity");
+    let path = diagnostics.require(&copy.path, &place.key("path"), "say where the gateway writes the copy");
+    let identity = diagnostics.require(&copy.identity, &place.key("identity"), "name the file with the age identity");
     if path.is_some_and(|path| path.0.extension().is_none_or(|extension| extension != "age")) {
-        diagnostics.fault(&place.key("path"), "must end in .age: the copy is encrypted");
+        diagnostics.error(&place.key("path"), "must end in .age: the copy is encrypted");
     }
     Some(SealedCopyConfig { path: context.path(path?), identity: context.path(identity?) })
 }
@@ -230,27 +232,27 @@ fn sealed_copy(
 /// The operation that proves a pair can be asked without knowing anything.
 fn verify(name: &str, place: &KeyPath, operations: &[OperationConfig], diagnostics: &mut Diagnostics) {
     match operations.iter().find(|operation| operation.name == name) {
-        None => diagnostics.fault(place, unknown("operation", name, names(operations))),
+        None => diagnostics.error(place, unknown("operation", name, names(operations))),
         Some(operation) if operation.class != Class::Lookup || operation.method != "GET" => {
-            diagnostics.fault(place, "must be an operation of class lookup and method GET: it is sent to prove a pair");
+            diagnostics.error(place, "must be an operation of class lookup and method GET: it is sent to prove a pair");
         }
         Some(operation) if operation.path.contains('{') => {
-            diagnostics.fault(place, "must be an operation without {name} segments: it is sent to prove a pair");
+            diagnostics.error(place, "must be an operation without {name} segments: it is sent to prove a pair");
         }
         Some(_) => {}
     }
 }
 
 /// A message means one thing.
-fn messages_once(messages: &file::MessagesTable, place: &KeyPath, diagnostics: &mut Diagnostics) {
+fn distinct_messages(messages: &file::MessagesTable, place: &KeyPath, diagnostics: &mut Diagnostics) {
     let lists = [("not_found", &messages.not_found), ("key", &messages.key), ("limit", &messages.limit)];
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for (list, texts) in lists {
         for (index, text) in texts.iter().enumerate() {
             let earlier = *seen.entry(text.0.0.trim().to_lowercase()).or_insert(list);
             if earlier != list {
-                let message = format!("stands in {earlier} too: a message must mean one thing");
-                diagnostics.fault(&place.key(list).index(index), message);
+                let message = format!("is also in {earlier}: a message can have only one meaning");
+                diagnostics.error(&place.key(list).index(index), message);
             }
         }
     }

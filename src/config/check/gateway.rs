@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use super::{CheckContext, Diagnostics, KeyPath};
 use crate::config::{
     AdminConfig, CacheConfig, ClientAuth, LimitsConfig, ListenConfig, LogConfig, LogTarget, ServerTlsConfig,
-    SharedStateConfig, StateConfig, file,
+    StateConfig, file,
 };
 
 /// `[listen]`
@@ -27,19 +27,20 @@ pub(super) fn listen(
     };
     let data = place.key("data");
     // a list whose every element is broken is empty too
-    if listen.data.is_empty() && !diagnostics.lines().holds(&data.index(0)) {
-        diagnostics.fault(&data, "must name at least one address");
+    if listen.data.is_empty() && !diagnostics.lines().contains(&data.index(0)) {
+        diagnostics.error(&data, "must name at least one address");
     }
     for (index, address) in listen.data.iter().enumerate() {
         if listen.data[..index].iter().any(|earlier| collide(*earlier, *address)) {
-            diagnostics.fault(&data.index(index), "takes the port of an earlier address of this list");
+            diagnostics
+                .error(&data.index(index), "has the port of an earlier address in this list: choose another port");
         }
         if collide(*address, listen.admin) {
-            diagnostics.fault(&place.key("admin"), "must not take the port of a data address");
+            diagnostics.error(&place.key("admin"), "must not have the port of a data address");
         }
         if !address.ip().is_loopback() && listen.tls.is_none() {
-            let message = "other than loopback, without TLS: services' credentials cross the network in the clear; \
-                           set listen.tls, or let something in front of it speak TLS";
+            let message = "is not loopback and has no TLS: credentials of services cross the network in the clear; set \
+                           listen.tls, or terminate TLS in front of it";
             diagnostics.warn(&data.index(index), message);
         }
     }
@@ -58,14 +59,14 @@ fn server_tls(
     context: CheckContext<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Option<ServerTlsConfig> {
-    let cert = diagnostics.need(&written.cert, &place.key("cert"), "name the PEM file with the certificate chain");
-    let key = diagnostics.need(&written.key, &place.key("key"), "name the PEM file with the private key");
-    let client_ca = context.path_of(&written.client_ca);
+    let cert = diagnostics.require(&written.cert, &place.key("cert"), "name the PEM file with the certificate chain");
+    let key = diagnostics.require(&written.key, &place.key("key"), "name the PEM file with the private key");
+    let client_ca = context.optional_path(&written.client_ca);
     let by_ca = if client_ca.is_some() { ClientAuth::Optional } else { ClientAuth::None };
     let client_auth = written.client_auth.unwrap_or(by_ca);
     match (client_auth, &client_ca) {
         (ClientAuth::None, Some(_)) => {
-            diagnostics.fault(&place.key("client_auth"), "must be \"optional\" or \"required\" where client_ca is set");
+            diagnostics.error(&place.key("client_auth"), "must be \"optional\" or \"required\" where client_ca is set");
         }
         (ClientAuth::Optional | ClientAuth::Required, None) => {
             diagnostics.missing(&place.key("client_ca"), "client_auth needs the roots of the clients' certificates");
@@ -83,7 +84,7 @@ pub(super) fn admin(written: &file::AdminTable) -> AdminConfig {
     }
 }
 
-/// `[state]`
+/// `[state]`. `state.shared` is checked, but not part of the result: `pending` reports that it is not supported.
 pub(super) fn state(
     written: &file::StateTable,
     context: CheckContext<'_>,
@@ -92,23 +93,17 @@ pub(super) fn state(
     let given = written.dir.as_ref().map(|dir| &dir.0).or(context.environment.state_directory.as_ref());
     let dir = context.folder.join(given.map_or(&PathBuf::from("state"), |dir| dir));
     let place = KeyPath::at(["state", "shared"]);
-    let shared = written.shared.as_ref().and_then(|shared| {
-        let url = diagnostics.need(&shared.url, &place.key("url"), "give it, such as \"redis://127.0.0.1:6379/0\"");
+    if let Some(shared) = &written.shared {
+        let url = diagnostics.require(&shared.url, &place.key("url"), "give it, such as \"redis://127.0.0.1:6379/0\"");
         if shared.username.is_some() && shared.password_file.is_none() {
             diagnostics.missing(&place.key("password_file"), "a username needs a password");
         }
         let over_tls = url.is_some_and(|url| url.0.0.starts_with("rediss://"));
         if shared.ca.is_some() && url.is_some() && !over_tls {
-            diagnostics.fault(&place.key("ca"), "needs a url that begins with \"rediss://\"");
+            diagnostics.error(&place.key("ca"), "needs a url that begins with \"rediss://\"");
         }
-        Some(SharedStateConfig {
-            url: url?.0.0.clone(),
-            username: shared.username.as_ref().map(|name| name.0.0.clone()),
-            password_file: context.path_of(&shared.password_file),
-            ca: context.path_of(&shared.ca),
-        })
-    });
-    StateConfig { dir, shared }
+    }
+    StateConfig { dir }
 }
 
 /// `[log]`
@@ -135,10 +130,10 @@ pub(super) fn log(written: &file::LogTable, state: &StateConfig, context: CheckC
 pub(super) fn limits(written: &file::LimitsTable, diagnostics: &mut Diagnostics) -> LimitsConfig {
     let place = KeyPath::at(["limits"]);
     if written.answer_buffer.0.0 > written.answer_body.0.0 {
-        diagnostics.fault(&place.key("answer_buffer"), "must be at most answer_body");
+        diagnostics.error(&place.key("answer_buffer"), "must be at most answer_body");
     }
     if written.drain_grace.0.0 > written.drain.0.0 {
-        diagnostics.fault(&place.key("drain_grace"), "must be at most drain, which it is part of");
+        diagnostics.error(&place.key("drain_grace"), "must be at most drain, which it is part of");
     }
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     LimitsConfig {

@@ -1,4 +1,4 @@
-//! Places in the file, and what was found there.
+//! Keys of the file, their lines, and the errors and warnings about them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyPath(Vec<KeySegment>);
 
-/// One step down.
+/// One step of a [`KeyPath`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum KeySegment {
     /// Into a table.
@@ -19,26 +19,26 @@ pub(super) enum KeySegment {
 }
 
 impl KeyPath {
-    /// A place from its keys; `at(["limits", "drain"])`.
+    /// `at(["limits", "drain"])` is `limits.drain`.
     pub fn at<const N: usize>(keys: [&str; N]) -> Self {
         Self(keys.into_iter().map(|key| KeySegment::Key(key.to_owned())).collect())
     }
 
-    /// The key below it.
+    /// A key of this table.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
         self.and(KeySegment::Key(key.to_owned()))
     }
 
-    /// The element of it.
+    /// An element of this array.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
         self.and(KeySegment::Index(index))
     }
 
-    pub(super) fn and(&self, part: KeySegment) -> Self {
+    pub(super) fn and(&self, segment: KeySegment) -> Self {
         let mut segments = self.0.clone();
-        segments.push(part);
+        segments.push(segment);
         Self(segments)
     }
 
@@ -46,7 +46,7 @@ impl KeyPath {
         &self.0
     }
 
-    /// Itself, then the tables around it, innermost first.
+    /// This key, then the tables around it, innermost first.
     fn outwards(&self) -> impl Iterator<Item = KeyPath> + '_ {
         (0..=self.0.len()).rev().map(|length| KeyPath(self.0[..length].to_vec()))
     }
@@ -54,8 +54,8 @@ impl KeyPath {
 
 impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, part) in self.0.iter().enumerate() {
-            match part {
+        for (at, segment) in self.0.iter().enumerate() {
+            match segment {
                 KeySegment::Index(index) => write!(f, "[{index}]")?,
                 KeySegment::Key(key) => {
                     let dot = if at == 0 { "" } else { "." };
@@ -69,38 +69,38 @@ impl fmt::Display for KeyPath {
     }
 }
 
-/// The line of each place, counted from 1.
+/// The line of each key, counted from 1.
 #[derive(Clone, Debug, Default)]
 pub struct Lines(pub(super) BTreeMap<KeyPath, usize>);
 
 impl Lines {
-    /// The line of the key, or of the nearest table around it; `None` if none of them is written.
-    pub fn of(&self, place: &KeyPath) -> Option<usize> {
-        place.outwards().find_map(|place| self.0.get(&place).copied())
+    /// The line of the key, or of the nearest table around it; `None` if none of them is in the file.
+    pub fn of(&self, key: &KeyPath) -> Option<usize> {
+        key.outwards().find_map(|key| self.0.get(&key).copied())
     }
 
     /// The outermost key on a line.
     fn on(&self, line: usize) -> Option<&KeyPath> {
-        self.0.iter().filter(|(_, at)| **at == line).map(|(place, _)| place).min_by_key(|place| place.0.len())
+        self.0.iter().filter(|(_, at)| **at == line).map(|(key, _)| key).min_by_key(|key| key.0.len())
     }
 
-    /// Whether the key is written.
-    pub fn holds(&self, place: &KeyPath) -> bool {
-        self.0.contains_key(place)
+    /// Whether the key is in the file.
+    pub fn contains(&self, key: &KeyPath) -> bool {
+        self.0.contains_key(key)
     }
 
-    /// A finding at a place.
-    pub fn diagnostic(&self, place: &KeyPath, message: impl Into<String>) -> Diagnostic {
-        Diagnostic { place: place.to_string(), message: message.into(), line: self.of(place) }
+    /// A diagnostic about a key, with its line.
+    pub fn diagnostic(&self, key: &KeyPath, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { key: key.to_string(), message: message.into(), line: self.of(key) }
     }
 }
 
-/// A fault or a warning; `place: message (line n)`.
+/// An error or a warning; displayed as `key: message (line n)`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Diagnostic {
     /// The dotted key.
-    pub place: String,
-    /// What is wrong, and what would be right. Never a value of the file.
+    pub key: String,
+    /// What is wrong, and what would be right. Never contains a value of the file.
     pub message: String,
     /// The line of the key, or of its table if the key is missing.
     pub line: Option<usize>,
@@ -108,7 +108,7 @@ pub struct Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)?;
+        write!(f, "{}: {}", self.key, self.message)?;
         match self.line {
             Some(line) => write!(f, " (line {line})"),
             None => Ok(()),
@@ -116,54 +116,66 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// What was found so far.
+/// The diagnostics so far.
 #[derive(Debug)]
 pub(super) struct Diagnostics {
     lines: Lines,
-    /// Places whose value couldn't be used at all: no later check speaks of them, or of what is below.
+    /// Keys whose value cannot be used: later checks report nothing about them or about what is below them.
     broken: BTreeSet<KeyPath>,
-    /// Lines that aren't TOML: what is missing may stand there.
-    torn: BTreeSet<usize>,
-    faults: Vec<Diagnostic>,
+    /// Lines that are not TOML: a key that seems to be missing may be on one of them.
+    syntax_errors: BTreeSet<usize>,
+    errors: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
+}
+
+/// What [`Diagnostics::finish`] returns: both lists are in the order of the lines.
+#[derive(Debug)]
+pub(super) struct FinishedDiagnostics {
+    pub(super) errors: Vec<Diagnostic>,
+    pub(super) warnings: Vec<Diagnostic>,
+    pub(super) lines: Lines,
 }
 
 impl Diagnostics {
     pub(super) fn new(lines: Lines) -> Self {
-        let (broken, torn) = (BTreeSet::new(), BTreeSet::new());
-        Self { lines, broken, torn, faults: Vec::new(), warnings: Vec::new() }
+        let (broken, syntax_errors) = (BTreeSet::new(), BTreeSet::new());
+        Self { lines, broken, syntax_errors, errors: Vec::new(), warnings: Vec::new() }
     }
 
     pub(super) fn lines(&self) -> &Lines {
         &self.lines
     }
 
-    /// A line that isn't TOML. Its place is the key that begins on it, as far as one could be read.
-    pub(super) fn torn(&mut self, line: usize, message: String) {
-        if self.torn.insert(line) {
-            let place = self.lines.on(line).map_or_else(|| "syntax".to_owned(), KeyPath::to_string);
-            self.faults.push(Diagnostic { place, message: format!("is not TOML: {message}"), line: Some(line) });
+    /// Reports a line that is not TOML, under the key that begins on it if there is one.
+    pub(super) fn syntax_error(&mut self, line: usize, message: &str) {
+        if self.syntax_errors.insert(line) {
+            let key = self.lines.on(line).map_or_else(|| "syntax".to_owned(), KeyPath::to_string);
+            self.errors.push(Diagnostic { key, message: format!("is not TOML: {message}"), line: Some(line) });
         }
     }
 
-    /// A value that can't be used at all.
-    pub(super) fn broken(&mut self, place: &KeyPath, message: String) {
-        self.add(place, message);
-        self.broken.insert(place.clone());
+    /// Reports a value that cannot be used. `key` counts all elements of arrays.
+    pub(super) fn broken(&mut self, key: &KeyPath, message: String) {
+        self.add(key, message);
+        self.broken.insert(key.clone());
     }
 
-    /// A fault.
-    pub(super) fn fault(&mut self, place: &KeyPath, message: impl Into<String>) {
-        self.add(&self.as_written(place), message.into());
+    pub(super) fn error(&mut self, key: &KeyPath, message: impl Into<String>) {
+        self.add(&self.as_written(key), message.into());
     }
 
-    /// Where a place of the values that were read stands in the file: broken elements of arrays were passed over, so
+    /// Reports an error about a key that counts all elements of arrays, also broken ones.
+    pub(super) fn error_as_written(&mut self, key: &KeyPath, message: &str) {
+        self.add(key, message.to_owned());
+    }
+
+    /// The key as it is in the file. Broken elements of arrays are left out when the file is read, so an index into
     /// what was read counts only the others.
-    fn as_written(&self, place: &KeyPath) -> KeyPath {
+    fn as_written(&self, key: &KeyPath) -> KeyPath {
         let mut written = KeyPath::default();
-        for part in place.segments() {
-            written = match part {
-                KeySegment::Key(_) => written.and(part.clone()),
+        for segment in key.segments() {
+            written = match segment {
+                KeySegment::Key(_) => written.and(segment.clone()),
                 KeySegment::Index(read) => {
                     let mut good = (0..).map(|index| written.index(index)).filter(|at| !self.broken.contains(at));
                     good.nth(*read).unwrap_or_else(|| written.index(*read))
@@ -173,46 +185,46 @@ impl Diagnostics {
         written
     }
 
-    fn add(&mut self, place: &KeyPath, message: String) {
-        let known = place.outwards().any(|place| self.broken.contains(&place));
-        let torn = self.lines.of(place).is_some_and(|line| self.torn.contains(&line));
-        if !known && !torn {
-            self.faults.push(self.lines.diagnostic(place, message));
+    fn add(&mut self, key: &KeyPath, message: String) {
+        let reported = key.outwards().any(|key| self.broken.contains(&key));
+        let on_bad_line = self.lines.of(key).is_some_and(|line| self.syntax_errors.contains(&line));
+        if !reported && !on_bad_line {
+            self.errors.push(self.lines.diagnostic(key, message));
         }
     }
 
-    /// A mandatory key that isn't there. Says nothing if the file isn't TOML: the key may stand in the torn part.
-    pub(super) fn missing(&mut self, place: &KeyPath, remedy: &str) {
-        if self.torn.is_empty() {
-            self.fault(place, format!("is missing: {remedy}"));
+    /// Reports a mandatory key that is missing; says nothing if a part of the file is not TOML, because the key may be
+    /// in that part.
+    pub(super) fn missing(&mut self, key: &KeyPath, remedy: &str) {
+        if self.syntax_errors.is_empty() {
+            self.error(key, format!("is missing: {remedy}"));
         }
     }
 
-    /// The value, or a fault that it is missing.
-    pub(super) fn need<'v, T>(&mut self, value: &'v Option<T>, place: &KeyPath, remedy: &str) -> Option<&'v T> {
+    /// The value of a mandatory key; reports that it is missing if there is none.
+    pub(super) fn require<'v, T>(&mut self, value: &'v Option<T>, key: &KeyPath, remedy: &str) -> Option<&'v T> {
         if value.is_none() {
-            self.missing(place, remedy);
+            self.missing(key, remedy);
         }
         value.as_ref()
     }
 
-    /// A warning.
-    pub(super) fn warn(&mut self, place: &KeyPath, message: impl Into<String>) {
-        let place = self.as_written(place);
-        self.warnings.push(self.lines.diagnostic(&place, message));
+    pub(super) fn warn(&mut self, key: &KeyPath, message: impl Into<String>) {
+        let key = self.as_written(key);
+        self.warnings.push(self.lines.diagnostic(&key, message));
     }
 
-    /// A warning about a place that doesn't count past broken elements.
-    pub(super) fn warn_as_written(&mut self, place: &KeyPath, message: &str) {
-        self.warnings.push(self.lines.diagnostic(place, message));
+    /// Warns about a key that counts all elements of arrays, also broken ones.
+    pub(super) fn warn_as_written(&mut self, key: &KeyPath, message: &str) {
+        self.warnings.push(self.lines.diagnostic(key, message));
     }
 
-    /// Everything, in the order of the lines.
-    pub(super) fn end(mut self) -> (Vec<Diagnostic>, Vec<Diagnostic>, Lines) {
-        for found in [&mut self.faults, &mut self.warnings] {
-            found.sort_by(|a, b| (a.line, &a.place).cmp(&(b.line, &b.place)));
+    /// Everything that was reported, in the order of the lines.
+    pub(super) fn finish(mut self) -> FinishedDiagnostics {
+        for found in [&mut self.errors, &mut self.warnings] {
+            found.sort_by(|a, b| (a.line, &a.key).cmp(&(b.line, &b.key)));
             found.dedup();
         }
-        (self.faults, self.warnings, self.lines)
+        FinishedDiagnostics { errors: self.errors, warnings: self.warnings, lines: self.lines }
     }
 }

@@ -5,7 +5,7 @@ mod conflicts;
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
-use super::{Diagnostics, KeyPath, read, service::is_class};
+use super::{Diagnostics, KeyPath, read};
 use crate::config::{
     CachePolicy, Class, OperationConfig,
     file::{self, Name, Parsed, PathPattern},
@@ -82,14 +82,14 @@ fn new_row(
     place: &KeyPath,
     diagnostics: &mut Diagnostics,
 ) -> Option<OperationConfig> {
-    if is_class(name) {
-        diagnostics.fault(place, "must not have the name of a class: `allow` could not tell them apart");
+    if Class::named(name).is_some() {
+        diagnostics.error(place, "must not have the name of a class: `allow` could not tell them apart");
     }
-    let method = diagnostics.need(&row.method, &place.key("method"), "a new operation needs it");
-    let path = diagnostics.need(&row.path, &place.key("path"), "a new operation needs it");
-    let class = diagnostics.need(&row.class, &place.key("class"), "a new operation needs it");
+    let method = diagnostics.require(&row.method, &place.key("method"), "a new operation needs it");
+    let path = diagnostics.require(&row.path, &place.key("path"), "a new operation needs it");
+    let class = diagnostics.require(&row.class, &place.key("class"), "a new operation needs it");
     if let Some(cache) = &row.cache {
-        diagnostics.need(&cache.fresh, &place.key("cache").key("fresh"), "say how long a stored answer is given out");
+        diagnostics.require(&cache.fresh, &place.key("cache").key("fresh"), "say how long a stored response is used");
     }
     let base = OperationConfig {
         name: name.to_owned(),
@@ -116,14 +116,16 @@ fn laid_over(
     if let (Class::Order | Class::Account, Some(class)) = (base.class, row.class)
         && class != base.class
     {
-        let class = if base.class == Class::Order { "order" } else { "account" };
-        let message = format!("must stay \"{class}\": the built-in operation is as powerful as that under any class");
-        diagnostics.fault(&place.key("class"), message);
+        let message = format!(
+            "must stay {:?}: the class of a built-in operation of class order or account cannot be changed",
+            base.class.as_str()
+        );
+        diagnostics.error(&place.key("class"), message);
     }
     if base.cache.is_none()
         && let Some(cache) = &row.cache
     {
-        diagnostics.need(&cache.fresh, &place.key("cache").key("fresh"), "say how long a stored answer is given out");
+        diagnostics.require(&cache.fresh, &place.key("cache").key("fresh"), "say how long a stored response is used");
     }
     Some(lay_over(base.clone(), row))
 }
@@ -166,22 +168,22 @@ fn cache_over(base: Option<CachePolicy>, cache: &file::CachePolicyTable) -> Opti
 fn check_row(row: &OperationConfig, place: &KeyPath, diagnostics: &mut Diagnostics) {
     match row.class {
         Class::Unlisted => {
-            diagnostics.fault(&place.key("class"), "must be another class: \"unlisted\" is what no row matches");
+            diagnostics.error(&place.key("class"), "must be another class: \"unlisted\" is what no row matches");
         }
         Class::Order | Class::Account if row.cache.is_some() => {
             diagnostics
-                .fault(&place.key("cache"), "must be absent: answers of class order and account are never stored");
+                .error(&place.key("cache"), "must be absent: answers of class order and account are never stored");
         }
         _ => {}
     }
     if let Some(cache) = &row.cache {
         if !cache.stale_if_error.is_zero() && cache.stale_if_error < cache.fresh {
-            let message = "is shorter than fresh, so it has no effect: it counts from the storing of the answer too";
+            let message = "is shorter than fresh, so it has no effect: both count from when the response was stored";
             diagnostics.warn(&place.key("cache").key("stale_if_error"), message);
         }
         if row.name.ends_with(".tariff_instant") {
             let message =
-                "stores quotes that hold a tariff_id: it dies after five minutes and may serve only one order";
+                "stores quotes with a tariff_id, which expires after five minutes and is good for one order only";
             diagnostics.warn(&place.key("cache"), message);
         }
     }
@@ -196,7 +198,6 @@ pub(super) fn built_in_faults() -> Vec<super::Diagnostic> {
     }
     let file = read::parse(BUILT_IN).read(BUILT_IN, &mut diagnostics);
     conflicts::check(&file.operations, &rows, &BuiltIn { rows: rows.clone() }, &mut diagnostics);
-    let (mut faults, warnings, _) = diagnostics.end();
-    faults.extend(warnings);
-    faults
+    let found = diagnostics.finish();
+    found.errors.into_iter().chain(found.warnings).collect()
 }

@@ -58,7 +58,7 @@ impl Tree<'_> {
         for error in &self.errors {
             let at = error.span().map_or(text.len(), |span| span.start);
             let line = counter.line(at);
-            diagnostics.torn(line, syntax(error.message()));
+            diagnostics.syntax_error(line, &syntax(error.message()));
             torn_header |= text.lines().nth(line - 1).is_some_and(|line| line.trim_start().starts_with('['));
         }
         let skipped = SkippedPaths::default();
@@ -87,7 +87,7 @@ impl Tree<'_> {
 
 /// The parser's message; where it took a text without quotes for something else, that is what is wrong.
 fn syntax(message: &str) -> String {
-    if message.starts_with("invalid boolean") { "a text stands in quotes".to_owned() } else { message.to_owned() }
+    if message.starts_with("invalid boolean") { "a text must be in quotes".to_owned() } else { message.to_owned() }
 }
 
 fn walk_table(table: &DeTable<'_>, place: &KeyPath, visit: &mut impl FnMut(&KeyPath, usize)) {

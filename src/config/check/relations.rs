@@ -23,10 +23,10 @@ pub(super) fn check(accounts: &[Option<AccountConfig>], config: &Config, diagnos
     let asked_for = config.listen.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::None);
     for service in config.services.iter().filter(|service| !service.identities.is_empty() && !asked_for) {
         let place = KeyPath::at(["services", &service.name, "identities"]);
-        diagnostics.warn(&place, "prove nothing as long as listen.tls asks for no client certificate (client_auth)");
+        diagnostics.warn(&place, "has no effect: listen.tls requests no client certificate (set client_auth)");
     }
-    if config.services.is_empty() && !diagnostics.lines().holds(&KeyPath::at(["services"])) {
-        diagnostics.warn(&KeyPath::at(["services"]), "there is none: every request is refused");
+    if config.services.is_empty() && !diagnostics.lines().contains(&KeyPath::at(["services"])) {
+        diagnostics.warn(&KeyPath::at(["services"]), "there are none: every request is refused");
     }
 }
 
@@ -38,7 +38,7 @@ fn copies(config: &Config, diagnostics: &mut Diagnostics) {
             && !seen.insert(&copy.path)
         {
             let place = KeyPath::at(["accounts", &account.name, "keys", "sealed_copy", "path"]);
-            diagnostics.fault(&place, "is another account's copy too");
+            diagnostics.error(&place, "is also the copy of another account: give each account its own path");
         }
     }
 }
@@ -50,7 +50,7 @@ fn shares(services: &[&ServiceConfig], diagnostics: &mut Diagnostics) {
         sum += service.share;
         if sum > 1.0 + ROUNDING {
             let message = "makes the shares of the services of its account add up to more than 1";
-            diagnostics.fault(&KeyPath::at(["services", &service.name, "share"]), message);
+            diagnostics.error(&KeyPath::at(["services", &service.name, "share"]), message);
             return;
         }
     }
@@ -81,6 +81,6 @@ fn costs(account: &AccountConfig, operations: &[OperationConfig], diagnostics: &
     let most = second.min(account.budget.day.unwrap_or(u64::MAX));
     for operation in operations.iter().filter(|operation| u64::from(operation.cost) > most) {
         let message = format!("must be at most {most}, the budget that account {} has at once", account.name);
-        diagnostics.fault(&KeyPath::at(["operations", &operation.name, "cost"]), message);
+        diagnostics.error(&KeyPath::at(["operations", &operation.name, "cost"]), message);
     }
 }

@@ -8,23 +8,8 @@ use crate::config::{
     file::{self, ConfigFile, Name, Parsed},
 };
 
-/// The classes by the words of the file.
-const CLASSES: [(&str, Class); 6] = [
-    ("lookup", Class::Lookup),
-    ("read", Class::Read),
-    ("quote", Class::Quote),
-    ("order", Class::Order),
-    ("account", Class::Account),
-    ("unlisted", Class::Unlisted),
-];
-
 /// More would be old ones that nobody has removed.
 const LIVE_CREDENTIALS: usize = 2;
-
-/// Whether a name is the word of a class.
-pub(super) fn is_class(name: &str) -> bool {
-    CLASSES.iter().any(|(word, _)| *word == name)
-}
 
 /// Every service, also those that have a fault.
 pub(super) fn check(
@@ -45,7 +30,7 @@ pub(super) fn check(
             account,
             priority: service.priority,
             quota: QuotaConfig {
-                second: rate((quota.per_second, quota.burst), &place.key("quota"), diagnostics),
+                second: rate(quota.per_second, quota.burst, &place.key("quota"), diagnostics),
                 day: quota.per_day.map(|count| count.0),
             },
             share: service.share.0,
@@ -76,15 +61,15 @@ fn account(
     diagnostics: &mut Diagnostics,
 ) -> usize {
     let place = place.key("account");
-    let Some(name) = diagnostics.need(&service.account, &place, "name the account that the service uses") else {
+    let Some(name) = diagnostics.require(&service.account, &place, "name the account that the service uses") else {
         return usize::MAX;
     };
     // the accounts of the `Config` are in the order of their names too
     written.accounts.keys().position(|account| account == name).unwrap_or_else(|| {
         // an account whose table is broken is there all the same
-        if !diagnostics.lines().holds(&KeyPath::at(["accounts", &name.0.0])) {
+        if !diagnostics.lines().contains(&KeyPath::at(["accounts", &name.0.0])) {
             diagnostics
-                .fault(&place, unknown("account", &name.0.0, written.accounts.keys().map(|name| name.0.0.as_str())));
+                .error(&place, unknown("account", &name.0.0, written.accounts.keys().map(|name| name.0.0.as_str())));
         }
         usize::MAX
     })
@@ -99,22 +84,22 @@ fn allowed(
     let (mut classes, mut listed) = (Vec::new(), Vec::new());
     for (index, word) in written.iter().enumerate() {
         let (word, place) = (word.0.0.as_str(), place.index(index));
-        if let Some((_, class)) = CLASSES.iter().find(|(name, _)| *name == word) {
-            if *class == Class::Unlisted {
-                let message = "may send anything that no operation lists, as powerful as \"order\"; list what it needs \
-                               as operations instead";
+        if let Some(class) = Class::named(word) {
+            if class == Class::Unlisted {
+                let message = "allows every request that matches no operation, which may be as powerful as \"order\": \
+                               list the operations that the service needs instead";
                 diagnostics.warn(&place, message);
             }
-            if !classes.contains(class) {
-                classes.push(*class);
+            if !classes.contains(&class) {
+                classes.push(class);
             }
         } else if names(operations).any(|name| name == word) {
             if !listed.iter().any(|name| name == word) {
                 listed.push(word.to_owned());
             }
         } else {
-            let known = CLASSES.iter().map(|(name, _)| *name).chain(names(operations));
-            diagnostics.fault(&place, unknown("class or operation", word, known));
+            let known = Class::names().iter().copied().chain(names(operations));
+            diagnostics.error(&place, unknown("class or operation", word, known));
         }
     }
     if written.is_empty() {
@@ -135,14 +120,14 @@ fn credentials(
         diagnostics.missing(&list, remedy);
     }
     if service.credentials.len() > LIVE_CREDENTIALS {
-        diagnostics.fault(&list, format!("must hold at most {LIVE_CREDENTIALS}: remove what is no longer used"));
+        diagnostics.error(&list, format!("must hold at most {LIVE_CREDENTIALS}: remove what is no longer used"));
     }
     let mut credentials = Vec::new();
     for (index, written) in service.credentials.iter().enumerate() {
         let place = list.index(index);
         let remedy = "`fastrac-gateway service issue` makes one";
-        let access_key = diagnostics.need(&written.access_key, &place.key("access_key"), remedy);
-        let digest = diagnostics.need(&written.secret_sha256, &place.key("secret_sha256"), remedy);
+        let access_key = diagnostics.require(&written.access_key, &place.key("access_key"), remedy);
+        let digest = diagnostics.require(&written.secret_sha256, &place.key("secret_sha256"), remedy);
         if let Some(key) = access_key {
             let key_place = place.key("access_key");
             once(&mut seen.access_keys, &key.0.0, &key_place, diagnostics);
@@ -174,7 +159,7 @@ fn identities(
 fn once(seen: &mut BTreeMap<String, KeyPath>, value: &str, place: &KeyPath, diagnostics: &mut Diagnostics) {
     if let Some(first) = seen.get(value) {
         let line = diagnostics.lines().of(first).map_or(String::new(), |line| format!(" on line {line}"));
-        diagnostics.fault(place, format!("must be unique in the file, and stands at {first}{line} too"));
+        diagnostics.error(place, format!("must be unique in the file: it is also at {first}{line}"));
     } else {
         seen.insert(value.to_owned(), place.clone());
     }

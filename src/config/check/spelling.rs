@@ -5,7 +5,7 @@ pub(super) fn unknown<'a>(kind: &str, word: &str, known: impl IntoIterator<Item 
     let known: Vec<&str> = known.into_iter().collect();
     match nearest(word, &known) {
         Some(near) => format!("unknown {kind}; did you mean \"{near}\"?"),
-        None if known.is_empty() => format!("unknown {kind}: none is known here"),
+        None if known.is_empty() => format!("unknown {kind}: there are none"),
         None => format!("unknown {kind}; known here: {}", known.join(", ")),
     }
 }

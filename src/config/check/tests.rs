@@ -17,12 +17,12 @@ fn checked(text: &str) -> Checked {
 
 fn good(text: &str) -> Config {
     let checked = checked(text);
-    assert_eq!(checked.faults, [], "{text}");
+    assert_eq!(checked.errors, [], "{text}");
     checked.config.expect("a configuration without faults")
 }
 
 fn faults(text: &str) -> Vec<String> {
-    checked(text).faults.iter().map(ToString::to_string).collect()
+    checked(text).errors.iter().map(ToString::to_string).collect()
 }
 
 fn warnings(text: &str) -> Vec<String> {
@@ -242,7 +242,7 @@ mod warned_of {
     fn are_keys_that_are_not_obeyed_yet() {
         let text = with("proxy = \"http://proxy:3128\"", "share = 0.5\npriority = \"high\"");
         let found = warnings(&text);
-        assert_eq!(found.iter().filter(|found| found.contains("does not obey it yet")).count(), 1, "{found:?}");
+        assert_eq!(found.iter().filter(|found| found.contains("does not act on it yet")).count(), 1, "{found:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{CheckContext, Diagnostics, KeyPath, account::vault_path};
+use super::{CheckContext, Diagnostics, KeyPath, account::vault_path, spelling::choice};
 use crate::config::{
     VaultAuth, VaultConfig,
     file::{self, BaseUrl, KeySourceName, TextValue as _, VaultMethod},
@@ -34,14 +34,14 @@ pub(super) fn check(
         None if context.environment.vault_token => Some(VaultAuth::Token { token_file: None }),
         None => {
             let place = wanted_by.unwrap_or_else(|| place.key("auth"));
-            diagnostics.fault(&place, "needs a login to the vault: set vault.auth, or VAULT_TOKEN");
+            diagnostics.error(&place, "needs a login to the vault: set vault.auth, or VAULT_TOKEN");
             None
         }
     };
     let environment = context.environment;
     Some(VaultConfig {
         address: address?,
-        ca: context.path_of(&vault.ca).or_else(|| environment.vault_ca.clone()),
+        ca: context.optional_path(&vault.ca).or_else(|| environment.vault_ca.clone()),
         namespace: vault.namespace.map(|name| name.0.0).or_else(|| environment.vault_namespace.clone()),
         poll: vault.poll.0.0,
         auth: auth?,
@@ -61,17 +61,17 @@ fn address(
         (None, Some(text)) => match BaseUrl::parse(text) {
             Ok(url) => url,
             Err(message) => {
-                diagnostics.fault(place, format!("takes the vault's address from VAULT_ADDR, which {message}"));
+                diagnostics.error(place, format!("takes the vault's address from VAULT_ADDR, which {message}"));
                 return None;
             }
         },
         (None, None) => {
-            diagnostics.fault(place, "needs the vault's address: set vault.address, or VAULT_ADDR");
+            diagnostics.error(place, "needs the vault's address: set vault.address, or VAULT_ADDR");
             return None;
         }
     };
     if !url.tls && !url.is_loopback() {
-        diagnostics.fault(place, "must be https:// unless the vault is on loopback: keys would travel in the clear");
+        diagnostics.error(place, "must be https:// unless the vault is on loopback: keys would travel in the clear");
     }
     Some(url.to_text())
 }
@@ -83,8 +83,8 @@ fn login(
     context: CheckContext<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Option<VaultAuth> {
-    let remedy = "one of \"token\", \"approle\", \"kubernetes\", \"jwt\", \"cert\"";
-    let method = *diagnostics.need(&auth.method, &place.key("method"), remedy)?;
+    let remedy = format!("set it to {}", choice(VaultMethod::names()));
+    let method = *diagnostics.require(&auth.method, &place.key("method"), &remedy)?;
     let (needs, takes): (&[&str], &[&str]) = match method {
         VaultMethod::Token => (&[], &["token_file"]),
         VaultMethod::AppRole => (&["role_id", "secret_id_file"], &["mount"]),
@@ -101,7 +101,7 @@ fn login(
     let given = texts.map(|(key, text)| (key, text.is_some())).into_iter();
     for (key, given) in given.chain(paths.map(|(key, path)| (key, path.is_some()))) {
         if given && !needs.contains(&key) && !takes.contains(&key) {
-            diagnostics.fault(&place.key(key), format!("does not belong to method {:?}", method.as_str()));
+            diagnostics.error(&place.key(key), format!("is not a key of method {:?}: remove it", method.as_str()));
         } else if !given && needs.contains(&key) {
             diagnostics.missing(&place.key(key), &format!("method {:?} needs it", method.as_str()));
         }
@@ -110,7 +110,7 @@ fn login(
         diagnostics.missing(&place.key("token_file"), "name the file with the token, or set VAULT_TOKEN");
     }
     let text = |text: &Option<file::Parsed<file::NonBlank>>| text.as_ref().map(|text| text.0.0.clone());
-    let path = |path: &Option<file::Parsed<PathBuf>>| context.path_of(path);
+    let path = |path: &Option<file::Parsed<PathBuf>>| context.optional_path(path);
     let mount = text(&auth.mount).unwrap_or_else(|| method.as_str().to_owned());
     let mount = vault_path(&mount, &place.key("mount"), diagnostics);
     Some(match method {

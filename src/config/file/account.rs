@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BaseUrl, BoundedDuration, DAY, Fraction, HOUR, MINUTE, Name, NonBlank, Parsed, PositiveInteger, ProxyUrl, SECOND,
-    VariableName,
+    AuthSetting, BaseUrl, BoundedDuration, DAY, Fraction, HOUR, KeySourceName, MINUTE, Name, NonBlank, Parsed,
+    PositiveInteger, ProxyUrl, SECOND, VariableName,
 };
 
 /// One Fastrac partner account.
@@ -75,21 +75,6 @@ impl Default for AccountTable {
     }
 }
 
-/// How a key pair is shown to Fastrac.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AuthSetting {
-    /// `v1` operations: headers; `v2` operations: basic; others: both.
-    #[default]
-    Auto,
-    /// Headers `access-key` and `secret-key`.
-    Headers,
-    /// `Authorization: Basic`.
-    Basic,
-    /// Headers and Basic.
-    Both,
-}
-
 /// What one API version has of its own.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -143,32 +128,6 @@ pub struct SealedCopyTable {
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<Parsed<PathBuf>>,
-}
-
-/// A kind of key source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum KeySourceName {
-    /// A TOML file.
-    File,
-    /// A folder with two files.
-    Directory,
-    /// A KV secret.
-    Vault,
-    /// Two environment variables, read once.
-    Env,
-}
-
-impl KeySourceName {
-    /// The word in the file.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Directory => "directory",
-            Self::Vault => "vault",
-            Self::Env => "env",
-        }
-    }
 }
 
 /// `accounts.NAME.rotation`

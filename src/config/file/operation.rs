@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BoundedDuration, DAY, Fraction, HOUR, MethodName, Parsed, PathPattern, PositiveInteger, VaryHeader};
-use crate::config::{Api, Class};
+use super::{
+    Api, BoundedDuration, Class, DAY, Fraction, HOUR, MethodName, Parsed, PathPattern, PositiveInteger, VaryHeader,
+};
 
 /// A row of the operation table. A field that is absent keeps the value of the built-in row of that name.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]

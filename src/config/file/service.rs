@@ -3,8 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AccessKey, Fraction, Identity, Name, Parsed, PositiveInteger, Sha256Digest};
-use crate::config::Priority;
+use super::{AccessKey, Fraction, Identity, Name, Parsed, PositiveInteger, Priority, Sha256Digest};
 
 /// One internal caller.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]

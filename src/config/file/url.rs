@@ -49,7 +49,7 @@ impl TextValue for BaseUrl {
         }
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         if authority.contains('@') {
-            return Err("must have no user or password: secrets never stand in this file".to_owned());
+            return Err("must have no user or password: never put a secret in this file".to_owned());
         }
         let (host, port) = host_and_port(authority).ok_or_else(Self::must_be)?;
         let prefix = path.strip_suffix('/').unwrap_or(path);

@@ -41,8 +41,8 @@ pub struct Parsed<T>(pub T);
 
 impl<'de, T: TextValue> Deserialize<'de> for Parsed<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader<T>(std::marker::PhantomData<T>);
-        impl<T: TextValue> de::Visitor<'_> for Reader<T> {
+        struct TextVisitor<T>(std::marker::PhantomData<T>);
+        impl<T: TextValue> de::Visitor<'_> for TextVisitor<T> {
             type Value = Parsed<T>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -53,7 +53,7 @@ impl<'de, T: TextValue> Deserialize<'de> for Parsed<T> {
                 T::parse(text).map(Parsed).map_err(E::custom)
             }
         }
-        deserializer.deserialize_any(Reader(std::marker::PhantomData))
+        deserializer.deserialize_any(TextVisitor(std::marker::PhantomData))
     }
 }
 
@@ -183,8 +183,8 @@ impl PositiveInteger {
 
 impl<'de, const MAX: u64> Deserialize<'de> for PositiveInteger<MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader<const MAX: u64>;
-        impl<const MAX: u64> de::Visitor<'_> for Reader<MAX> {
+        struct IntegerVisitor<const MAX: u64>;
+        impl<const MAX: u64> de::Visitor<'_> for IntegerVisitor<MAX> {
             type Value = PositiveInteger<MAX>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -203,7 +203,7 @@ impl<'de, const MAX: u64> Deserialize<'de> for PositiveInteger<MAX> {
                 }
             }
         }
-        deserializer.deserialize_any(Reader)
+        deserializer.deserialize_any(IntegerVisitor)
     }
 }
 
@@ -232,8 +232,8 @@ impl<const ZERO: bool> Fraction<ZERO> {
 
 impl<'de, const ZERO: bool> Deserialize<'de> for Fraction<ZERO> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader<const ZERO: bool>;
-        impl<const ZERO: bool> de::Visitor<'_> for Reader<ZERO> {
+        struct FractionVisitor<const ZERO: bool>;
+        impl<const ZERO: bool> de::Visitor<'_> for FractionVisitor<ZERO> {
             type Value = Fraction<ZERO>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -252,7 +252,7 @@ impl<'de, const ZERO: bool> Deserialize<'de> for Fraction<ZERO> {
                 self.visit_f64(number as f64)
             }
         }
-        deserializer.deserialize_any(Reader)
+        deserializer.deserialize_any(FractionVisitor)
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BaseUrl, BoundedDuration, DAY, NonBlank, Parsed, SECOND};
+use super::{BaseUrl, BoundedDuration, DAY, NonBlank, Parsed, SECOND, VaultMethod};
 
 /// `[vault]`: HashiCorp Vault or OpenBao.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -65,33 +65,4 @@ pub struct VaultAuthTable {
     /// PEM file: its private key ("cert").
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Parsed<PathBuf>>,
-}
-
-/// A login method of the vault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum VaultMethod {
-    /// A token.
-    Token,
-    /// AppRole.
-    AppRole,
-    /// A Kubernetes service account.
-    Kubernetes,
-    /// JWT or OIDC.
-    Jwt,
-    /// A TLS certificate.
-    Cert,
-}
-
-impl VaultMethod {
-    /// The word in the file, and the method's own mount.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Token => "token",
-            Self::AppRole => "approle",
-            Self::Kubernetes => "kubernetes",
-            Self::Jwt => "jwt",
-            Self::Cert => "cert",
-        }
-    }
 }

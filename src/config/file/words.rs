@@ -51,7 +51,7 @@ word!(
 word!(
     /// Name of an environment variable.
     VariableName,
-    "the name of an environment variable, such as \"FASTRAC_SECRET_KEY\" (the value itself never stands here)",
+    "the name of an environment variable, such as \"FASTRAC_SECRET_KEY\" (never the value itself)",
     |text| {
         !text.is_empty()
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -136,18 +136,12 @@ impl TextValue for Sha256Digest {
 
     fn parse(text: &str) -> Result<Self, String> {
         let mut digest = [0; 32];
-        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(Self::must_be());
-        }
-        for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| Self::must_be())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| Self::must_be())?;
-        }
+        hex::decode_to_slice(text, &mut digest).map_err(|_| Self::must_be())?;
         Ok(Self(digest))
     }
 
     fn to_text(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(self.0)
     }
 }
 

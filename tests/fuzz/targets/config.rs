@@ -18,11 +18,11 @@ pub fn run(data: &[u8]) {
     let folder = Path::new("/etc/fastrac");
     let (once, again) = (check(text, folder, &Environment::default()), check(text, folder, &Environment::default()));
     let shown = |checked: &fastrac_gateway::config::check::Checked| {
-        let findings = checked.faults.iter().chain(&checked.warnings);
+        let findings = checked.errors.iter().chain(&checked.warnings);
         findings.map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(shown(&once), shown(&again));
-    assert_eq!(once.config.is_some(), once.faults.is_empty());
+    assert_eq!(once.config.is_some(), once.errors.is_empty());
     if let Some(config) = once.config {
         runs(&config);
     }

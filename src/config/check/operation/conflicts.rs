@@ -16,15 +16,15 @@ pub(super) fn check(written: &Rows, table: &[OperationConfig], built_in: &BuiltI
         let aliases = aliases.map(|(index, alias)| (place.key("aliases").index(index), alias.0.0.as_str()));
         for (place, pattern) in path.chain(aliases) {
             if let Some(owner) = reserved_by(pattern, &row.name, built_in) {
-                let message = format!("is a path of the built-in {owner}, and stays reserved for that name");
-                diagnostics.fault(&place, message);
+                let message = format!("is reserved: it is a path of the built-in {owner}");
+                diagnostics.error(&place, message);
             } else if let Some(other) = taken_by(pattern, row, table, written) {
                 let remedy = if built_in.row(&other.name).is_some() {
-                    format!("lay this row over it by giving it the name {}", other.name)
+                    format!("to change that operation, name this row {}", other.name)
                 } else {
-                    "no request may have two operations".to_owned()
+                    "a request can be only one operation".to_owned()
                 };
-                diagnostics.fault(&place, format!("matches the same requests as {}: {remedy}", other.name));
+                diagnostics.error(&place, format!("matches the same requests as {}: {remedy}", other.name));
             }
         }
     }

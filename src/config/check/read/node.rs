@@ -263,7 +263,7 @@ fn unknown_key(key: &str, known: &[&str]) -> String {
     let mut message = unknown("key", key, known.iter().copied());
     let key = key.to_ascii_lowercase();
     if ["secret", "password", "token"].iter().any(|word| key.contains(word)) {
-        message.push_str(" (secrets never stand in this file, only where they are)");
+        message.push_str(" (never put a secret here: give the path or the variable that holds it)");
     }
     message
 }

@@ -15,7 +15,7 @@ const CONTRACT: &str = include_str!("contract.toml");
 #[test]
 fn are_good() {
     for text in FILES.into_iter().chain([CONTRACT]) {
-        assert_eq!(checked(text).faults, [], "{text}");
+        assert_eq!(checked(text).errors, [], "{text}");
     }
 }
 

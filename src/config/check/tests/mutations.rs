@@ -43,8 +43,8 @@ proptest! {
         }
         let text = lines.join("\n");
         let found = checked(&text);
-        prop_assert_eq!(found.config.is_some(), found.faults.is_empty());
-        for diagnostic in found.faults.iter().chain(&found.warnings) {
+        prop_assert_eq!(found.config.is_some(), found.errors.is_empty());
+        for diagnostic in found.errors.iter().chain(&found.warnings) {
             prop_assert!(!diagnostic.to_string().contains(CANARY), "{}", diagnostic);
             prop_assert!(diagnostic.line.is_none_or(|line| (1..=lines.len() + 1).contains(&line)), "{}", diagnostic);
         }
@@ -55,7 +55,7 @@ proptest! {
         let lines: Vec<&str> = SEED.lines().collect();
         let text: Vec<&str> = order.iter().map(|at| lines[at % lines.len()]).collect();
         let found = checked(&text.join("\n"));
-        prop_assert_eq!(found.config.is_some(), found.faults.is_empty());
+        prop_assert_eq!(found.config.is_some(), found.errors.is_empty());
     }
 
     #[test]
@@ -66,7 +66,7 @@ proptest! {
             text[at] = change;
         }
         let found = checked(&text.into_iter().collect::<String>());
-        prop_assert_eq!(found.config.is_some(), found.faults.is_empty());
+        prop_assert_eq!(found.config.is_some(), found.errors.is_empty());
     }
 
     #[test]

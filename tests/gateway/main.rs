@@ -28,7 +28,7 @@
 //! | `handles_upstream_faults` | every fault that the sandbox can inject has the expected effect, directly and through the gateway |
 //! | `sandbox` | the sandbox's control API is separate from the simulated API; a lost order is processed and reported |
 //! | `deploy` | everything that `deploy/` and its runbooks name exists: commands, metrics, outcomes, panels, configuration keys |
-//! | `layout` | rooms and files have no import cycles, and pure rooms do no I/O |
+//! | `layout` | no import cycles, pure rooms do no I/O, a type name means one thing |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 

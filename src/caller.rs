@@ -1,10 +1,9 @@
-//! Who asks: finds the service that a request's credentials prove.
+//! Authenticates callers: finds the service that a request's credentials identify.
 //!
-//! Holds digests only. Every proof that a request carries must be right and name the same service;
-//! one that is repeated or unreadable proves nothing and is refused. A client's certificate is a proof
-//! if a service lists one of its names; else it is none, because meshes show one on every connection.
-//! Comparison takes the same time whether the name or the secret is wrong. Knows no quota and no
-//! operation. Fails with [`Unknown`], which says nothing about what was wrong.
+//! Stores digests only. All credentials of a request must be valid and identify the same service; a repeated or
+//! unreadable one is refused. A client certificate counts only if a service lists one of its names, because meshes send
+//! one on every connection. The comparison takes the same time whether the access key or the secret is wrong. Knows no
+//! quota and no operation. Fails with [`Unknown`], which does not say what was wrong.
 
 mod certificate;
 
@@ -25,16 +24,16 @@ use crate::config;
 const ACCESS_KEY: HeaderName = HeaderName::from_static("access-key");
 const SECRET_KEY: HeaderName = HeaderName::from_static("secret-key");
 
-/// No service is proven.
+/// The request's credentials identify no service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the request carries no valid credentials")]
 pub struct Unknown;
 
-/// Every service's credentials.
+/// The credentials of all services.
 #[derive(Debug)]
 pub struct Callers {
     by_access_key: HashMap<String, StoredCredential>,
-    /// Services by the names that certificates prove.
+    /// Services by the names of their client certificates.
     by_identity: HashMap<String, usize>,
 }
 
@@ -50,7 +49,7 @@ impl std::fmt::Debug for StoredCredential {
 }
 
 impl Callers {
-    /// The callers of a configuration; a service is known by its index in it.
+    /// The callers of a configuration. A service is identified by its index in `services`.
     pub fn new(services: &[config::ServiceConfig]) -> Self {
         let by_access_key = services
             .iter()
@@ -64,33 +63,33 @@ impl Callers {
         Callers { by_access_key, by_identity }
     }
 
-    /// The index of the service that the request's headers and its connection's certificate prove.
+    /// The index of the service that the request's headers and its connection's certificate identify.
     ///
     /// # Errors
-    /// [`Unknown`] without a proof, or if any proof is wrong, repeated, unreadable, or names another
-    /// service than the others.
+    /// [`Unknown`] without credentials, or if any of them is wrong, repeated, unreadable, or identifies another service
+    /// than the others.
     pub fn identify(&self, headers: &HeaderMap, certificate: Option<&ClientCertificate>) -> Result<usize, Unknown> {
         let pair = match (single(headers, &ACCESS_KEY)?, single(headers, &SECRET_KEY)?) {
             (None, None) => None,
-            (Some(access), Some(secret)) => Some(self.prove(access.as_bytes(), secret.as_bytes())?),
+            (Some(access), Some(secret)) => Some(self.verify(access.as_bytes(), secret.as_bytes())?),
             _ => return Err(Unknown),
         };
         let authorization = match single(headers, &AUTHORIZATION)? {
             None => None,
             Some(value) => Some(self.authorization(value.as_bytes())?),
         };
-        let headers = one(pair, authorization)?;
+        let headers = combine(pair, authorization)?;
         let certificate = match certificate {
             None => None,
             Some(certificate) => self.listed(certificate)?,
         };
-        one(headers, certificate)?.ok_or(Unknown)
+        combine(headers, certificate)?.ok_or(Unknown)
     }
 
     /// The service that lists a certificate's names; `None` if none does.
     fn listed(&self, certificate: &ClientCertificate) -> Result<Option<usize>, Unknown> {
         let mut services = certificate.names().map(|name| self.by_identity.get(name).copied());
-        services.try_fold(None, one)
+        services.try_fold(None, combine)
     }
 
     /// `Basic base64(access:secret)`, or `Bearer access.secret`.
@@ -100,27 +99,27 @@ impl Callers {
         if scheme.eq_ignore_ascii_case(b"basic") {
             let decoded = Zeroizing::new(STANDARD.decode(rest).map_err(|_| Unknown)?);
             let (access, secret) = split(&decoded, b':').ok_or(Unknown)?;
-            self.prove(access, secret)
+            self.verify(access, secret)
         } else if scheme.eq_ignore_ascii_case(b"bearer") {
             let (access, secret) = split(rest, b'.').ok_or(Unknown)?;
-            self.prove(access, secret)
+            self.verify(access, secret)
         } else {
             Err(Unknown)
         }
     }
 
-    fn prove(&self, access: &[u8], secret: &[u8]) -> Result<usize, Unknown> {
+    fn verify(&self, access: &[u8], secret: &[u8]) -> Result<usize, Unknown> {
         let digest: [u8; 32] = Sha256::digest(secret).into();
         let known = std::str::from_utf8(access).ok().and_then(|access| self.by_access_key.get(access));
-        // An unknown name is compared too, with a digest that no text is known to have.
+        // An unknown access key is compared too, with a digest whose preimage nobody knows.
         let expected = known.map_or(&[0; 32], |known| &known.secret_sha256);
         let right = bool::from(digest.ct_eq(expected));
         known.filter(|_| right).map(|known| known.service).ok_or(Unknown)
     }
 }
 
-/// What two proofs prove together.
-fn one(a: Option<usize>, b: Option<usize>) -> Result<Option<usize>, Unknown> {
+/// Combines the results of two credentials.
+fn combine(a: Option<usize>, b: Option<usize>) -> Result<Option<usize>, Unknown> {
     match (a, b) {
         (Some(a), Some(b)) if a != b => Err(Unknown),
         _ => Ok(a.or(b)),

@@ -1,7 +1,8 @@
-//! Services, accounts and operations of one configuration, compiled and immutable.
+//! Services and operations of one configuration, compiled and immutable.
 //!
-//! Everything is known by its index in the configuration, so the path looks nothing up by name.
-//! Answers which operation a request is and whether a service may use it; knows no live state.
+//! Decides which operation a request is, and whether a service may use it. Services and operations are identified by
+//! their index in the configuration, so that requests need no lookup by name. Knows no live state, and does no I/O.
+//! Fails with [`NotServed`].
 
 pub mod route;
 pub mod target;
@@ -16,30 +17,29 @@ use route::{Malformed, Routes};
 /// A compiled row of the operation table.
 #[derive(Debug)]
 pub struct Operation {
-    /// Its index: the place in [`Catalog::operations`].
+    /// Index in [`Catalog::operations`].
     pub index: usize,
-    /// Its name, such as `v2.city`; `unlisted` for the last row.
+    /// Such as `v2.city`; `unlisted` for the last row.
     pub name: String,
-    /// The name again, for what outlives the catalog.
+    /// The name, shared with values that outlive the catalog.
     pub label: Arc<str>,
-    /// Its path pattern; empty for `unlisted`.
+    /// Path pattern; empty for `unlisted`.
     pub path: String,
-    /// How it is handled.
     pub class: Class,
-    /// Which address and auth style.
+    /// Selects the account's address and auth style; `None`: the account's own.
     pub api: Option<Api>,
-    /// How long answers are stored, if they are.
+    /// How long responses are stored; `None`: never.
     pub cache: Option<CachePolicy>,
-    /// How long one attempt may take.
+    /// Maximum duration of one attempt.
     pub timeout: Duration,
-    /// What it takes out of the account's budget.
+    /// Units of the account's budget that one request takes.
     pub cost: u32,
-    /// Request headers that may vary its answer.
+    /// Request headers that are passed on and are part of the cache key.
     pub vary: Vec<HeaderName>,
 }
 
 impl Operation {
-    /// Whether asking again does no harm.
+    /// Whether a request may safely be sent twice.
     pub fn repeatable(&self) -> bool {
         matches!(self.class, Class::Lookup | Class::Read | Class::Quote)
     }
@@ -54,41 +54,37 @@ pub struct Forbidden {
     class: &'static str,
 }
 
-/// Why a request is no operation of this service's.
+/// Why a service's request is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum NotServed {
-    /// The path could mean two things.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// The service may not.
     #[error(transparent)]
     Forbidden(#[from] Forbidden),
 }
 
-/// A service, as far as the catalog goes.
+/// A service, and which operations it may call.
 #[derive(Debug)]
 pub struct Service {
-    /// Its name.
     pub name: String,
-    /// Index of its account.
+    /// Index of its account in the configuration.
     pub account: usize,
-    /// Its settings.
     pub config: crate::config::ServiceConfig,
-    /// By index of operation.
+    /// Indexed by operation.
     allowed: Vec<bool>,
 }
 
 /// The compiled configuration.
 #[derive(Debug)]
 pub struct Catalog {
-    /// By index; the last row is `unlisted`.
+    /// The rows of the configuration, then `unlisted`.
     pub operations: Vec<Arc<Operation>>,
-    /// By index.
+    /// In the order of the configuration.
     pub services: Vec<Service>,
     routes: Routes,
 }
 
-/// How long one attempt of an unlisted request may take.
+/// Maximum duration of an attempt of an unlisted request.
 const UNLISTED_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Catalog {
@@ -141,10 +137,10 @@ impl Catalog {
         Catalog { operations, services, routes: Routes::new(&config.operations) }
     }
 
-    /// Which operation a request is.
+    /// The operation of a request.
     ///
     /// # Errors
-    /// [`Malformed`] for a path that another server might read otherwise.
+    /// [`Malformed`] for a path that another server might interpret differently.
     pub fn classify(&self, method: &Method, path: &str) -> Result<&Arc<Operation>, Malformed> {
         let index = self.routes.find(method, path)?.unwrap_or(self.operations.len() - 1);
         Ok(&self.operations[index])

@@ -1,8 +1,7 @@
-//! The commands, one file each: words of the command line → what is done → exit code.
+//! The command line: one file for each command.
 //!
-//! Results go to stdout, messages to stderr. Exit codes: 0 good, 1 failed, 2 wrong use or wrong
-//! configuration. A command prints and returns its code; it never ends the process itself, so that
-//! what it holds is dropped.
+//! Results go to stdout, messages to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage or wrong configuration. A
+//! command returns its exit code and never ends the process itself, so that its values are dropped.
 
 mod admin;
 mod check;
@@ -27,9 +26,9 @@ use clap::{Parser, Subcommand};
 use self::{no_sandbox as demo, no_sandbox as sandbox};
 use crate::record::report_panics;
 
-/// Something that was tried did not work.
+/// Exit code: failure.
 pub(crate) const FAILED: u8 = 1;
-/// The command line or the configuration is wrong.
+/// Exit code: wrong usage or wrong configuration.
 pub(crate) const WRONG: u8 = 2;
 
 /// Version and commit, as `--version` prints them.
@@ -39,7 +38,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FASTRAC_GAT
 #[command(
     name = "fastrac-gateway",
     version = VERSION,
-    about = "One safe way from many internal services to the Fastrac B2B API",
+    about = "A gateway between internal services and the Fastrac B2B API",
     after_help = after_help(),
     subcommand_required = true,
     arg_required_else_help = true
@@ -62,7 +61,7 @@ enum Command {
     Check(check::CheckArgs),
     Service(service::ServiceArgs),
     Admin(admin::AdminArgs),
-    /// See, prove, change and bar key pairs
+    /// Show, verify, rotate and revoke key pairs
     Keys(keys::KeysArgs),
     Schema(schema::SchemaArgs),
 }
@@ -76,13 +75,13 @@ fn after_help() -> String {
   fastrac-gateway service issue checkout
   fastrac-gateway schema > gateway.schema.json
 
-Exit codes: 0 good, 1 failed, 2 wrong use or wrong configuration."
+Exit codes: 0 success, 1 failure, 2 wrong usage or wrong configuration."
     )
 }
 
-/// Reads the command line, does what it says, and returns the exit code.
+/// Runs the command that the command line names, and returns the exit code.
 pub fn main() -> ExitCode {
-    // A command may have a secret at hand.
+    // A panic message must not show a secret.
     report_panics();
     let done = match CommandLine::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
@@ -96,7 +95,7 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(code) => ExitCode::from(code),
-        // whoever read our output has read enough, as `head` does
+        // the reader of the output has closed the pipe, as `head` does
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("fastrac-gateway: {error}");

@@ -1,23 +1,23 @@
-//! What a client's certificate says of its holder.
+//! The names in a verified client certificate.
 //!
-//! Only subject alternative names count, URIs and DNS names; the common name proves nothing (RFC 9525
-//! section 2). The certificate was verified in the handshake, and is read here with the parser that
-//! verified it, so that both see the same names. What can't be read is no name.
+//! Only subject alternative names count, URIs and DNS names; the common name is ignored (RFC 9525 section 2). The
+//! handshake has already verified the certificate; the same parser reads it here, so both see the same names. Names
+//! that cannot be read are ignored.
 
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
-/// The names of a verified certificate. Made once a connection.
+/// The names of a verified certificate. Created once for each connection.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
     names: Box<[String]>,
 }
 
 impl ClientCertificate {
-    /// Of a leaf that was verified.
+    /// Reads a verified leaf certificate.
     pub fn of(leaf: &CertificateDer<'_>) -> Self {
         let Ok(leaf) = EndEntityCert::try_from(leaf) else { return ClientCertificate { names: Box::default() } };
-        // A scheme tells a URI from a DNS name: neither may pass for the other.
+        // Only a URI has a scheme, so a URI and a DNS name can never be equal.
         let uris = leaf.valid_uri_names().filter(|uri| uri.contains("://")).map(str::to_owned);
         let hosts = leaf.valid_dns_names().map(str::to_ascii_lowercase);
         ClientCertificate { names: uris.chain(hosts).collect() }

@@ -1,8 +1,8 @@
-//! Request → operation. Pure.
+//! Finds the operation of a request. Pure.
 //!
-//! Paths match on raw bytes, segment by segment. A path that would match a row only after some
-//! server's kindness (decoding, ignoring case, dropping empty segments) is refused, and so is every
-//! path with dot segments or encoded separators: no spelling of an order is ever unlisted.
+//! Paths match on raw bytes, segment by segment. A path that would match a row only after normalization (percent-
+//! decoding, ignoring case, dropping empty segments) is refused, and so is every path with dot segments or encoded
+//! separators. So no spelling of an order is `unlisted`. Fails with [`Malformed`].
 
 use std::collections::HashMap;
 
@@ -10,34 +10,34 @@ use http::Method;
 
 use crate::config;
 
-/// A path that another server might read otherwise.
+/// A path that another server might interpret differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Not an absolute path.
     #[error("the request target must begin with a slash")]
     NotAbsolute,
-    /// `.` or `..` as a segment, however spelled.
-    #[error("the path holds a dot segment")]
+    /// `.` or `..` as a segment, in any spelling.
+    #[error("the path contains a dot segment")]
     DotSegment,
     /// `%2e`, `%2f`, `%5c`, `%00`, a backslash or a NUL.
-    #[error("the path holds an encoded dot, slash, backslash or NUL, or a backslash")]
+    #[error("the path contains an encoded dot, slash, backslash or NUL, or a backslash")]
     Separator,
-    /// A `%` that begins no byte, or bytes that are no text.
-    #[error("the path's percent-encoding is broken, or stands for what is no UTF-8")]
+    /// An invalid percent-encoding, or one that does not decode to UTF-8.
+    #[error("the path's percent-encoding is invalid, or does not decode to UTF-8")]
     Encoding,
-    /// It matches a row in another spelling only.
+    /// Matches a row only after normalization.
     #[error("the path is another spelling of a listed path: send it exactly as Fastrac's documentation prints it")]
     Spelling,
 }
 
-/// Every row's paths, ready for look-up.
+/// The paths of all rows, compiled for lookup.
 #[derive(Debug)]
 pub struct Routes {
-    /// Paths without `{name}`, to the rows that have them.
+    /// Rows by path, for paths without `{name}`.
     literal: HashMap<String, Vec<(Method, usize)>>,
     /// Paths with `{name}`.
     patterns: Vec<Pattern>,
-    /// Literal paths in the form of `plain`, to refuse other spellings.
+    /// Literal paths as `plain` normalizes them, to refuse other spellings.
     plain: HashMap<String, ()>,
 }
 
@@ -68,7 +68,7 @@ impl Pattern {
 }
 
 impl Routes {
-    /// Compiles the table. A row answers to its path and to its aliases.
+    /// Compiles the table. A row matches its path and its aliases.
     pub fn new(rows: &[config::OperationConfig]) -> Self {
         let mut routes = Routes { literal: HashMap::new(), patterns: Vec::new(), plain: HashMap::new() };
         for (row, operation) in rows.iter().enumerate() {
@@ -76,7 +76,7 @@ impl Routes {
             for path in std::iter::once(&operation.path).chain(&operation.aliases) {
                 routes.add(method.clone(), path, row);
             }
-            // A HEAD of a stored operation is answered from the stored GET.
+            // HEAD of a cached operation is answered from the stored GET response.
             if method == Method::GET && operation.cache.is_some() {
                 for path in std::iter::once(&operation.path).chain(&operation.aliases) {
                     routes.add(Method::HEAD, path, row);
@@ -100,12 +100,12 @@ impl Routes {
         self.patterns.push(Pattern { method, row, segments });
     }
 
-    /// The row that a request is, `None` if it is unlisted.
+    /// The row of a request; `None` if it is unlisted.
     ///
     /// # Errors
     /// [`Malformed`], whatever the method.
     pub fn find(&self, method: &Method, path: &str) -> Result<Option<usize>, Malformed> {
-        // A literal path is known to be clean: look first, so that the common case is one look-up.
+        // Literal paths of the table are valid, so the common case is a single lookup.
         if let Some(rows) = self.literal.get(path) {
             return Ok(rows.iter().find(|(m, _)| m == method).map(|(_, row)| *row));
         }
@@ -124,7 +124,7 @@ impl Routes {
         Ok(None)
     }
 
-    /// Whether the path is a row's in another spelling.
+    /// Whether the path matches a row after normalization.
     fn respelled(&self, path: &str) -> bool {
         let plain = plain(path);
         let same: fn(&str, &str) -> bool = |own, segment| own.eq_ignore_ascii_case(segment);
@@ -132,7 +132,7 @@ impl Routes {
     }
 }
 
-/// Refuses what could leave the path or split it elsewhere.
+/// Refuses paths that a server might resolve or split differently.
 fn clean(path: &str) -> Result<(), Malformed> {
     if !path.starts_with('/') {
         return Err(Malformed::NotAbsolute);
@@ -150,16 +150,16 @@ fn clean(path: &str) -> Result<(), Malformed> {
             _ => {}
         }
     }
-    // Overlong forms of a slash or a dot are no UTF-8.
+    // Overlong encodings of a slash or a dot are not valid UTF-8.
     if encoded && std::str::from_utf8(&all_decoded(bytes)).is_err() {
         return Err(Malformed::Encoding);
     }
-    // A path parameter may hide a dot segment from a server that cuts it off (`/..;x/`).
+    // A path parameter may hide a dot segment, for servers that strip parameters (`/..;x/`).
     let name = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
     if path.split('/').any(name) { Err(Malformed::DotSegment) } else { Ok(()) }
 }
 
-/// The byte that `%xy` at `at` stands for.
+/// The byte that the `%xy` at `at` encodes.
 fn decoded(bytes: &[u8], at: usize) -> Option<u8> {
     let hex = |i: usize| bytes.get(i).and_then(|b| char::from(*b).to_digit(16));
     Some((hex(at + 1)? * 16 + hex(at + 2)?) as u8)
@@ -184,12 +184,12 @@ fn all_decoded(bytes: &[u8]) -> Vec<u8> {
     text
 }
 
-/// The path as the kindest server would read it: decoded once, cut at a decoded `?` or `#`, lower
+/// The path as the most lenient server would read it: decoded once, cut at a decoded `?` or `#`, lower
 /// case, no empty segments, no path parameters, no white space or control bytes at a segment's end,
 /// without PHP's front controller.
 fn plain(path: &str) -> String {
     let text = all_decoded(path.as_bytes());
-    // There and back: some letters have only one of the two cases.
+    // Both conversions are needed: some letters exist in only one case.
     let text = String::from_utf8_lossy(&text).to_uppercase().to_lowercase();
     let text = text.split(['?', '#']).next().unwrap_or_default();
     let mut plain = String::with_capacity(text.len());

@@ -1,7 +1,7 @@
-//! Is this head one plain request to this server? Pure.
+//! Validates a request's head and returns its target. Pure.
 //!
-//! Two servers must never read one head in two ways: what is ambiguous is refused before anything
-//! is spent on it.
+//! A head that two servers could interpret differently is refused before anything is spent on it. Fails with
+//! [`Misaddressed`].
 
 use http::{
     HeaderMap, Method, Version,
@@ -13,20 +13,20 @@ use http::{
 /// Why a head is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misaddressed {
-    /// CONNECT, TRACE, or a change of protocol.
+    /// CONNECT, TRACE, or `Upgrade`.
     #[error("CONNECT, TRACE and Upgrade are not served: send an ordinary request")]
     Upgrade,
-    /// A method that another server might read in upper case.
+    /// A method in lower case, which another server might take for its upper-case form.
     #[error("the request's method must be in upper case")]
     Method,
-    /// A coding beside `chunked`, or `chunked` twice.
+    /// A transfer coding other than one `chunked`.
     #[error("Transfer-Encoding must be chunked and nothing else")]
     Framing,
     /// Not exactly one `Host`.
     #[error("the request needs exactly one Host header with a host name in it")]
     Host,
     /// The target names another host than `Host`.
-    #[error("the request's target and its Host header name two hosts")]
+    #[error("the request's target and its Host header name different hosts")]
     TwoHosts,
     /// No path.
     #[error("the request's target must be a path")]
@@ -36,7 +36,7 @@ pub enum Misaddressed {
 /// The target in origin form.
 ///
 /// # Errors
-/// [`Misaddressed`] for what another server might read otherwise.
+/// [`Misaddressed`] for a head that another server might interpret differently.
 pub fn target(head: &Parts) -> Result<PathAndQuery, Misaddressed> {
     if !served(&head.method) || upgrades(&head.headers) {
         return Err(Misaddressed::Upgrade);
@@ -58,21 +58,20 @@ pub fn target(head: &Parts) -> Result<PathAndQuery, Misaddressed> {
         }
     }
     match head.uri.path_and_query() {
-        // An empty path (`http://gw`, `http://gw#x`) shows itself as `/`, and is not one yet: it would be
-        // written as nothing at all.
+        // `http` shows an empty path (`http://gw`, `http://gw#x`) as `/` but would write nothing.
         Some(target) if target.as_str() == "/" => Ok(PathAndQuery::from_static("/")),
         Some(target) => Ok(target.clone()),
         None => Err(Misaddressed::NoPath),
     }
 }
 
-/// TRACE would bring the account's key pair back in its answer.
+/// TRACE would return the account's key pair to the caller.
 fn served(method: &Method) -> bool {
     *method != Method::CONNECT && *method != Method::TRACE && method.as_str() != "TRACK"
 }
 
-/// hyper asks only that the last coding be `chunked`. What stands before it is not undone here, so the
-/// body must not go on as if nothing had been done to it.
+/// hyper requires only that the last coding is `chunked`. Other codings are not decoded here, so a body that has them
+/// must not be passed on.
 fn framed(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -82,8 +81,8 @@ fn framed(headers: &HeaderMap) -> bool {
     }
 }
 
-/// `Upgrade: h2c` alone is passed over, as RFC 9110 (section 7.8) allows: some clients always offer
-/// it on cleartext and go on with HTTP/1.1.
+/// `Upgrade: h2c` is ignored, as RFC 9110 section 7.8 allows: some clients always offer it on cleartext connections and
+/// continue with HTTP/1.1.
 fn upgrades(headers: &HeaderMap) -> bool {
     let mut offers = headers.get_all(UPGRADE).iter();
     offers.any(|offer| !offer.as_bytes().trim_ascii().eq_ignore_ascii_case(b"h2c"))
@@ -94,19 +93,19 @@ fn host(head: &Parts) -> Result<Option<&str>, Misaddressed> {
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => Err(Misaddressed::Host),
         (None, _) if head.version == Version::HTTP_11 => Err(Misaddressed::Host),
-        // What HTTP/2 calls `:authority` is that header.
+        // In HTTP/2, `:authority` takes the place of Host.
         (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_none() => Err(Misaddressed::Host),
         (None, _) => Ok(None),
         (Some(host), None) => {
             let host = host.to_str().map_err(|_| Misaddressed::Host)?;
-            // Most are plain names; the others are worth taking apart.
+            // Most hosts are plain names; only others need the full parser.
             let good = is_plain(host) || host.parse().is_ok_and(|host| names_one(&host));
             if good { Ok(Some(host)) } else { Err(Misaddressed::Host) }
         }
     }
 }
 
-/// Letters, digits, hyphens and dots, and perhaps a port.
+/// Letters, digits, hyphens and dots, with an optional port.
 fn is_plain(host: &str) -> bool {
     let (name, number) = host.split_once(':').unwrap_or((host, ""));
     let of_names = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
@@ -117,14 +116,14 @@ fn port(number: &str) -> bool {
     number.bytes().all(|byte| byte.is_ascii_digit()) && (number.is_empty() || number.parse::<u16>().is_ok())
 }
 
-/// A name, and perhaps a port: `Authority` itself takes more.
+/// A name with an optional port; `Authority` itself accepts more.
 fn names_one(host: &Authority) -> bool {
     let (name, text) = (host.host(), host.as_str());
     !name.is_empty()
         && match text.strip_prefix(name) {
             Some("") => true,
             Some(rest) => rest.strip_prefix(':').is_some_and(port),
-            // Something stands before the name: user and password.
+            // There is something before the name: user and password.
             None => false,
         }
 }

@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::credential::IssuedSecret;
 
-/// Work with the admin port's token
+/// Manage the admin token
 #[derive(Debug, clap::Args)]
 pub(super) struct AdminArgs {
     #[command(subcommand)]
@@ -15,9 +15,9 @@ pub(super) struct AdminArgs {
 
 #[derive(Debug, Subcommand)]
 enum AdminCommand {
-    /// Make an admin token: prints it once, and the lines for the configuration
+    /// Create an admin token: prints it once, and the lines for the configuration
     #[command(after_help = "Example: fastrac-gateway admin issue
-The token goes out as `Authorization: Bearer TOKEN`.")]
+Clients send the token as `Authorization: Bearer TOKEN`.")]
     Issue,
 }
 
@@ -27,7 +27,7 @@ pub(super) fn run(arguments: &AdminArgs) -> io::Result<u8> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "# For whoever operates the gateway. The token is shown only here; the gateway keeps its digest.
+        "# For the operators. The token is shown only once; the configuration contains its digest.
 #   token: {}
 
 # For the gateway's configuration.

@@ -1,4 +1,4 @@
-//! `check FILE`: every fault of a configuration, then its warnings.
+//! `check FILE`: prints every error of a configuration, then the warnings.
 
 use std::{
     io::{self, Write as _},
@@ -10,15 +10,15 @@ use crate::{files::configuration, inspect};
 
 /// Check a configuration file, and the key and certificate files that it names
 ///
-/// Prints every fault with its place and line, then warnings. Exit code 0, or 2 on a fault.
+/// Prints all errors, each with its key and line, then warnings. Exits 0, or 2 if there is an error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   fastrac-gateway check gateway.toml
-  fastrac-gateway check gateway.toml --no-files    where the key files are not at hand, such as in CI")]
+  fastrac-gateway check gateway.toml --no-files    where the key files do not exist, such as in CI")]
 pub(super) struct CheckArgs {
     /// The configuration file
     file: PathBuf,
-    /// Don't open the key, certificate and CA files that it names
+    /// Do not read the key, certificate and CA files that it names
     #[arg(long)]
     no_files: bool,
 }

@@ -1,4 +1,4 @@
-//! Makes secrets. Each exists in full only in what the command prints, once.
+//! Creates secrets. The secret itself is only printed, once, and stored nowhere.
 
 use std::io;
 
@@ -6,9 +6,9 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-/// What every secret of ours begins with, so that scanners for leaked secrets can find one.
+/// Prefix of every issued secret, so that scanners can find leaked ones.
 const PREFIX: &str = "fgw_";
-/// 256 bits.
+/// Random bytes in a secret: 256 bits.
 const ENTROPY: usize = 32;
 
 /// A new secret, and the digest that goes into the configuration.
@@ -19,10 +19,8 @@ pub(super) struct IssuedSecret {
 }
 
 impl IssuedSecret {
-    /// From the system's random numbers.
-    ///
     /// # Errors
-    /// The system has none.
+    /// The system provides no random numbers.
     pub(super) fn new() -> io::Result<Self> {
         let mut bytes = Zeroizing::new([0_u8; ENTROPY]);
         fill(&mut *bytes)?;
@@ -34,10 +32,10 @@ impl IssuedSecret {
     }
 }
 
-/// Hexadecimal digits that tell two credentials of a service apart.
+/// Random hexadecimal digits that distinguish the credentials of a service.
 ///
 /// # Errors
-/// The system has no random numbers.
+/// The system provides no random numbers.
 pub(super) fn suffix() -> io::Result<String> {
     let mut bytes = [0_u8; 4];
     fill(&mut bytes)?;

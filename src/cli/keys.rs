@@ -11,9 +11,9 @@ use super::{
     remote::{Remote, Said, Unanswered},
 };
 
-/// See, prove, change and bar the key pairs of a running gateway
+/// Show, verify, rotate and revoke the key pairs of a running gateway
 #[derive(Debug, Args)]
-#[command(after_help = "The token is that of [admin] in the gateway's configuration.
+#[command(after_help = "Commands send the admin token from --token-file or FASTRAC_GATEWAY_ADMIN_TOKEN.
 Examples:
   fastrac-gateway keys status --admin http://127.0.0.1:9464 --token-file admin.token
   fastrac-gateway keys rotate --admin http://127.0.0.1:9464
@@ -25,12 +25,12 @@ pub(super) struct KeysArgs {
 
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
-    /// Show versions, roles and ages of the pairs in use, and how their sources do
+    /// Show versions, roles and ages of the pairs in use, and the state of their sources
     Status {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Ask Fastrac whether it accepts the new pair, or the one in use where there is none
+    /// Verify the new pair with a lookup, or the pair in use if there is no new one
     Verify {
         #[command(flatten)]
         remote: Remote,
@@ -38,24 +38,24 @@ enum KeysCommand {
         #[arg(long, value_name = "NAME")]
         account: Option<String>,
     },
-    /// Read the key sources now and use what is new there, once Fastrac accepts it
+    /// Read the key sources now, and use a new pair once Fastrac accepts it
     Rotate {
         #[command(flatten)]
         remote: Remote,
         /// Only this account
         #[arg(long, value_name = "NAME")]
         account: Option<String>,
-        /// Take a new pair without asking Fastrac
+        /// Accept a new pair without verifying it
         #[arg(long)]
         force: bool,
     },
-    /// Never use a version again, also after a restart
+    /// Never use a version again, not even after a restart
     Revoke {
         /// Eight hexadecimal digits, as `keys status` shows them
         version: String,
         #[command(flatten)]
         remote: Remote,
-        /// The account, where not exactly one holds the version
+        /// The account; needed unless exactly one account has the version
         #[arg(long, value_name = "NAME")]
         account: Option<String>,
     },
@@ -88,7 +88,7 @@ pub(super) fn run(arguments: &KeysArgs) -> io::Result<u8> {
     }
 }
 
-/// Lines of stdout for an answer.
+/// Formats a response as lines for stdout.
 type FormatLines = fn(&Value) -> Vec<String>;
 
 fn print(said: &Said, format: FormatLines) -> io::Result<u8> {
@@ -101,7 +101,7 @@ fn print(said: &Said, format: FormatLines) -> io::Result<u8> {
         return Ok(0);
     }
     eprintln!("fastrac-gateway: {}", said.complaint());
-    // What was asked for makes no sense to this gateway.
+    // The gateway does not know the account or the version.
     let wrong = matches!(said.status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND);
     Ok(if wrong { WRONG } else { FAILED })
 }
@@ -112,7 +112,7 @@ fn status(body: &Value) -> Vec<String> {
     for (name, account) in members(body, "accounts") {
         let keys = &account["keys"];
         for pair in items(&keys["pairs"]) {
-            let age = span(pair["age_seconds"].as_u64().unwrap_or_default());
+            let age = age(pair["age_seconds"].as_u64().unwrap_or_default());
             let version = version(pair);
             rows.push([name, &version, text(&pair["role"]), text(&pair["standing"]), &age].map(str::to_owned));
         }
@@ -132,7 +132,7 @@ fn status(body: &Value) -> Vec<String> {
     lines
 }
 
-/// A pair's digest, and beside it the source's own number of it, if it has one.
+/// A pair's version, and the source's own version number if it has one.
 fn version(pair: &Value) -> String {
     let digest = text(&pair["version"]);
     pair["source_version"].as_u64().map_or_else(|| digest.to_owned(), |number| format!("{digest} (v{number})"))
@@ -184,7 +184,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("-")
 }
 
-/// Columns as wide as they must be, two spaces apart.
+/// Aligned columns, two spaces apart.
 fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
     let widths: [usize; N] = std::array::from_fn(|at| {
         rows.iter().map(|row| row[at].chars().count()).chain([head[at].len()]).max().unwrap_or_default()
@@ -197,8 +197,8 @@ fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
     std::iter::once(line(head)).chain(rows).collect()
 }
 
-/// The two largest units.
-fn span(seconds: u64) -> String {
+/// An age in its two largest units.
+fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3_600 => format!("{}m{}s", seconds / 60, seconds % 60),

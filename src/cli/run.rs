@@ -1,4 +1,4 @@
-//! `run`: the gateway itself.
+//! `run`: runs the gateway until a signal.
 
 use std::{io, path::PathBuf};
 
@@ -17,9 +17,8 @@ use crate::{
 
 /// Run the gateway
 ///
-/// Ends with an error before it listens if the configuration has a fault. SIGTERM and SIGINT drain
-/// and exit 0, a second one ends at once; SIGHUP reads the configuration again, and so does a change of the
-/// file.
+/// Exits with an error before listening if the configuration has an error. SIGTERM and SIGINT drain and exit 0; a
+/// second signal exits at once. SIGHUP, or a change of the file, reloads the configuration.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: fastrac-gateway run --config /etc/fastrac-gateway/gateway.toml")]
 pub(super) struct RunArgs {
@@ -33,7 +32,7 @@ pub(super) fn run(arguments: &RunArgs) -> io::Result<u8> {
     let loaded = match load(&arguments.config) {
         Ok(loaded) => loaded,
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             return Ok(WRONG);
         }
     };
@@ -52,25 +51,25 @@ pub(super) fn run(arguments: &RunArgs) -> io::Result<u8> {
     live(app)
 }
 
-/// Runs until a signal, then drains; a second signal ends at once.
+/// Runs until a signal, then drains; a second signal exits at once.
 pub(super) fn live(app: App) -> io::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hangup = signal(SignalKind::hangup())?;
-        tell(&[NotifyState::Ready]);
+        notify_systemd(&[NotifyState::Ready]);
         loop {
             tokio::select! {
                 _ = term.recv() => break,
                 _ = int.recv() => break,
                 _ = hangup.recv() => {
-                    // It says itself how it went.
+                    // Logs its result itself.
                     let _ = app.gateway.reload();
                 }
             }
         }
         tracing::info!("draining");
-        tell(&[NotifyState::Stopping]);
+        notify_systemd(&[NotifyState::Stopping]);
         let (done, ended) = oneshot::channel();
         std::thread::spawn(move || {
             app.stop();
@@ -84,14 +83,14 @@ pub(super) fn live(app: App) -> io::Result<u8> {
     })
 }
 
-/// Tells systemd, where it listens.
-fn tell(states: &[NotifyState<'_>]) {
+/// Notifies systemd, if it started this process.
+fn notify_systemd(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "systemd could not be told");
+        tracing::warn!(%error, "systemd could not be notified");
     }
 }
 
-fn complain(error: &LoadError) {
+fn print_error(error: &LoadError) {
     eprintln!("fastrac-gateway: {error}");
     if let LoadError::Invalid { errors, .. } = error {
         for error in errors {

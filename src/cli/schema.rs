@@ -7,7 +7,7 @@ use crate::config::file;
 /// Print the JSON Schema of the configuration file, with every default
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: fastrac-gateway schema > gateway.schema.json
-Editors that know it through `#:schema ./gateway.schema.json` in the first line of the TOML file complete its keys.")]
+With `#:schema ./gateway.schema.json` in the first line of the TOML file, editors complete and check its keys.")]
 pub(super) struct SchemaArgs {}
 
 pub(super) fn run(SchemaArgs {}: &SchemaArgs) -> io::Result<u8> {

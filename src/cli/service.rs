@@ -7,7 +7,7 @@ use clap::Subcommand;
 use super::credential::{IssuedSecret, suffix};
 use crate::config::file::{Name, TextValue as _};
 
-/// Work with the internal services that the gateway knows
+/// Manage the credentials of internal services
 #[derive(Debug, clap::Args)]
 pub(super) struct ServiceArgs {
     #[command(subcommand)]
@@ -16,9 +16,9 @@ pub(super) struct ServiceArgs {
 
 #[derive(Debug, Subcommand)]
 enum ServiceCommand {
-    /// Make a credential for a service: prints the pair once, and the lines for the configuration
+    /// Create a credential for a service: prints the pair once, and the lines for the configuration
     #[command(after_help = "Example: fastrac-gateway service issue checkout
-Up to two credentials of a service may be live, so that it can change from one to the next.")]
+A service may have two credentials, so that one can replace the other without downtime.")]
     Issue {
         /// The service's name, as in [services.NAME]
         #[arg(value_parser = name)]
@@ -37,11 +37,11 @@ pub(super) fn run(arguments: &ServiceArgs) -> io::Result<u8> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "# For the service. The secret is shown only here; the gateway keeps its digest.
+        "# For the service. The secret is shown only once; the configuration contains its digest.
 #   access-key: {access_key}
 #   secret-key: {}
 
-# For the gateway's configuration. A second credential of a service goes into the same list.
+# For the gateway's configuration. Add a second credential of a service to the same list.
 [{table}]
 credentials = [
   {{ access_key = \"{access_key}\", secret_sha256 = \"{}\" }},

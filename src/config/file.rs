@@ -1,10 +1,9 @@
-//! The configuration file as written: which keys there are, what each may hold, and its default.
+//! The configuration file as written: its keys, the values that each accepts, and their defaults.
 //!
-//! These types are the one source of truth about the file. serde reads through them, so they are the
-//! list of known keys; schemars makes `fastrac-gateway schema` out of them, doc comments included;
-//! `Default` is the default that both use. What relates two keys, or depends on the machine, is
-//! decided in [`check`](super::check). A mandatory key is an `Option` marked `schemars(required)`,
-//! so that its absence doesn't hide what else is wrong.
+//! These types are the only list of keys. serde reads the file into them; schemars generates `fastrac-gateway schema`
+//! from them, including the doc comments; `Default` is the default in both. What concerns two keys, or depends on the
+//! machine, is decided in [`check`](super::check). A mandatory key is an `Option` marked `schemars(required)`, so that a
+//! missing key does not hide other errors.
 
 mod account;
 mod choices;
@@ -49,8 +48,9 @@ pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const GIB: u64 = 1 << 30;
 pub(crate) const TIB: u64 = 1 << 40;
 
-/// Configuration of fastrac-gateway. Unknown keys are faults; durations are texts such as "250ms", sizes texts such
-/// as "64MiB"; relative paths start at the file's folder; secrets are never written here, only where they are.
+/// Configuration of fastrac-gateway. Unknown keys are errors. Durations are strings such as "250ms", sizes strings such
+/// as "64MiB". Relative paths are relative to the file's folder. Never put a secret here: give the path or the variable
+/// that holds it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "fastrac-gateway configuration")]
@@ -63,7 +63,7 @@ pub struct ConfigFile {
     pub state: StateTable,
     /// The exchange log.
     pub log: LogTable,
-    /// Bounds on what one caller can take.
+    /// Bounds on what one caller can use.
     pub limits: LimitsTable,
     /// The vault; only for `keys.source = "vault"`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,7 +74,7 @@ pub struct ConfigFile {
     pub services: BTreeMap<Parsed<Name>, ServiceTable>,
     /// The answer cache.
     pub cache: CacheTable,
-    /// Rows laid over the built-in operation table, field by field, or added to it.
+    /// Rows that change the built-in operation table, field by field, or add to it.
     pub operations: BTreeMap<Parsed<Name>, OperationTable>,
 }
 
@@ -82,11 +82,11 @@ pub struct ConfigFile {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenTable {
-    /// What services point their base URL at. Port 0 takes a free port.
+    /// What services point their base URL at. Port 0: the system chooses a free port.
     pub data: Vec<Parsed<SocketAddr>>,
-    /// Health, metrics, status, console; never on a data address. Port 0 takes a free port.
+    /// Health, metrics, status, console; never on a data address. Port 0: the system chooses a free port.
     pub admin: Parsed<SocketAddr>,
-    /// Data threads. Absent: the cores of the machine, at most 2.
+    /// Data threads. Absent: number of cores, at most 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<PositiveInteger<1024>>,
     /// TLS on the data addresses; absent: none.
@@ -109,7 +109,7 @@ impl Default for ListenTable {
     }
 }
 
-/// A certificate to show, and whose certificates to accept. The files are read again when they change.
+/// The server's certificate, and which client certificates it accepts. The files are read again when they change.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerTlsTable {
@@ -124,7 +124,7 @@ pub struct ServerTlsTable {
     /// PEM file: roots for clients' certificates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_ca: Option<Parsed<PathBuf>>,
-    /// Whether a client must show a certificate. Absent: "optional" with `client_ca`, else "none".
+    /// Whether a client must send a certificate. Absent: "optional" with `client_ca`, else "none".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_auth: Option<ClientAuth>,
 }
@@ -137,7 +137,7 @@ pub struct AdminTable {
     /// token is served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_sha256: Option<Parsed<Sha256Digest>>,
-    /// Names, beside IP addresses and localhost, that the admin pages answer to.
+    /// Host names that the admin pages accept, besides IP addresses and localhost.
     pub hosts: Vec<Parsed<HostName>>,
 }
 
@@ -150,7 +150,7 @@ pub struct StateTable {
     #[schemars(extend("default" = "state"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dir: Option<Parsed<PathBuf>>,
-    /// A store that several replicas share; absent: this process is alone.
+    /// A store that several replicas share. Not supported yet: setting it is an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared: Option<SharedStateTable>,
 }
@@ -159,7 +159,7 @@ pub struct StateTable {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SharedStateTable {
-    /// "redis://host:port/database", or "rediss://…" over TLS; a password in it is a fault.
+    /// "redis://host:port/database", or "rediss://…" over TLS; a password in it is an error.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<Parsed<StoreUrl>>,
@@ -178,18 +178,18 @@ pub struct SharedStateTable {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogTable {
-    /// A file, one JSON line a request; or "stdout", or "none". Absent: "exchanges.jsonl" in `state.dir`.
+    /// A file, one JSON line for each request; or "stdout", or "none". Absent: "exchanges.jsonl" in `state.dir`.
     #[schemars(extend("default" = "state/exchanges.jsonl"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exchanges: Option<Parsed<PathBuf>>,
-    /// Whether bodies stand in it.
+    /// Whether bodies are written to it.
     pub bodies: LogBodies,
     /// How much of it is kept.
     pub keep: KeepTable,
-    /// drop: lines that don't fit the queue are dropped, counted, and the gap is written; block: a request waits for
-    /// its place in the queue before it begins.
+    /// drop: lines that do not fit in the queue are dropped and counted, and the gap is written; block: a request waits
+    /// for a place in the queue before it begins.
     pub on_full: OnFull,
-    /// Further members and parameters whose values are masked.
+    /// Additional names of members and parameters whose values are masked.
     pub mask: Vec<Parsed<NonBlank>>,
 }
 
@@ -213,23 +213,23 @@ impl Default for KeepTable {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsTable {
-    /// Largest request body; a larger one is refused with 413.
+    /// Maximum size of a request body; a larger one is refused with 413.
     pub request_body: BoundedSize<1, GIB>,
-    /// Largest answer body; a larger one is cut off.
+    /// Maximum size of a response body; a larger one is cut off.
     pub answer_body: BoundedSize<1, GIB>,
-    /// Answers up to this are read whole and classified before a byte goes out; at most `answer_body`.
+    /// Responses up to this size are read whole and classified before a byte is passed on; at most `answer_body`.
     pub answer_buffer: BoundedSize<1, GIB>,
-    /// First byte of a request to the end of its head.
+    /// From the first byte of a request to the end of its head.
     pub header_read: BoundedDuration<1, HOUR>,
     /// Between requests on a connection, and before its first byte.
     pub idle: BoundedDuration<1, DAY>,
-    /// First byte to last of one request, a slow upload included.
+    /// From the first byte of a request to its last, including a slow upload.
     pub request: BoundedDuration<1, DAY>,
     /// Open client connections.
     pub connections: PositiveInteger,
-    /// How long connections are still accepted after the signal to stop; zero: not at all.
+    /// How long connections are still accepted after the stop signal; zero: not at all.
     pub drain_grace: BoundedDuration<0, HOUR>,
-    /// From the signal to the cut, the grace included; at least `drain_grace`.
+    /// From the stop signal until open requests are cut off, including `drain_grace`.
     pub drain: BoundedDuration<0, DAY>,
 }
 
@@ -253,9 +253,9 @@ impl Default for LimitsTable {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheTable {
-    /// Memory for stored answers; zero: nothing is stored.
+    /// Memory for stored responses; zero: nothing is stored.
     pub memory: BoundedSize<0, TIB>,
-    /// Whether stored answers are kept over a restart.
+    /// Whether stored responses are kept across a restart. This version does not act on it yet.
     pub snapshot: bool,
 }
 

@@ -1,6 +1,6 @@
-//! `[accounts.NAME]`
+//! Checks `[accounts.NAME]`: addresses, key source, budget, and the operation that verifies a key pair.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
     CheckContext, Diagnostics, KeyPath,
@@ -15,7 +15,7 @@ use crate::config::{
 
 type Accounts = BTreeMap<Parsed<Name>, file::AccountTable>;
 
-/// Every account, in the order of the names; `None` for one that lacks something mandatory, which is a fault.
+/// Every account, sorted by name; `None` for one that lacks something mandatory, which is an error.
 pub(super) fn check(
     written: &Accounts,
     context: CheckContext<'_>,
@@ -37,7 +37,7 @@ fn check_account(
     distinct_messages(&written.messages, &place.key("messages"), diagnostics);
     let (budget, breaker) = (&written.budget, &written.breaker);
     let second = rate(budget.per_second, budget.burst, &place.key("budget"), diagnostics);
-    let keys = diagnostics.require(&written.keys, &place.key("keys"), "say where the key pair comes from");
+    let keys = diagnostics.require(&written.keys, &place.key("keys"), "set where the key pair comes from");
     let keys = keys.and_then(|keys| key_source(keys, &place.key("keys"), context, diagnostics));
     let endpoints = endpoints(written, place, diagnostics);
     let texts = |list: &[Parsed<file::NonBlank>]| list.iter().map(|text| text.0.0.trim().to_lowercase()).collect();
@@ -78,7 +78,7 @@ fn check_account(
     })
 }
 
-/// A token bucket out of `per_second` and `burst`.
+/// The token bucket that `per_second` and `burst` describe; `burst` defaults to `per_second`.
 pub(super) fn rate(
     per_second: Option<PositiveInteger>,
     burst: Option<PositiveInteger>,
@@ -91,10 +91,10 @@ pub(super) fn rate(
     per_second.map(|rate| Rate { per_second: rate.get(), burst: burst.unwrap_or(rate).get() })
 }
 
-/// The addresses of the account itself, of v1 and of v2.
+/// The addresses for operations of no version, of v1 and of v2.
 fn endpoints(written: &file::AccountTable, place: &KeyPath, diagnostics: &mut Diagnostics) -> Option<[Endpoint; 3]> {
-    let url = diagnostics.require(&written.base_url, &place.key("base_url"), "give Fastrac's address");
-    // Through a proxy elsewhere, the way is long although the address looks near.
+    let url = diagnostics.require(&written.base_url, &place.key("base_url"), "set Fastrac's address");
+    // Through a proxy on another host, a loopback address is reached over the network.
     let stays_here = written.proxy.as_ref().is_none_or(|proxy| proxy.0.0.is_loopback());
     let mut clear_text = |url: &BaseUrl, place: &KeyPath| {
         if url.tls || (url.is_loopback() && stays_here) {
@@ -143,7 +143,7 @@ fn resolve(auth: AuthSetting, auto: AuthStyle) -> AuthStyle {
     }
 }
 
-/// A key source: the keys that it needs, and no others.
+/// A key source with all the keys that its kind needs, and no others.
 fn key_source(
     keys: &file::KeysTable,
     place: &KeyPath,
@@ -176,12 +176,7 @@ fn key_source(
     match source {
         KeySourceName::File => {
             let path = keys.path.as_ref()?;
-            let age = path.0.extension().is_some_and(|extension| extension == "age");
-            if age && keys.identity.is_none() {
-                diagnostics.missing(&place.key("identity"), "a file that ends in .age needs the age identity");
-            } else if !age && keys.identity.is_some() {
-                diagnostics.error(&place.key("identity"), "belongs only to a path that ends in .age");
-            }
+            key_file_identity(path, keys, place, diagnostics);
             Some(KeySource::File { path: context.path(path), identity: context.optional_path(&keys.identity) })
         }
         KeySourceName::Directory => Some(KeySource::Directory { path: context.path(keys.path.as_ref()?) }),
@@ -206,7 +201,18 @@ fn key_source(
     }
 }
 
-/// A path inside the vault, without the slashes around it.
+/// An encrypted key file needs an identity, and no other may have one.
+fn key_file_identity(path: &Parsed<PathBuf>, keys: &file::KeysTable, place: &KeyPath, diagnostics: &mut Diagnostics) {
+    let encrypted = path.0.extension().is_some_and(|extension| extension == "age");
+    if encrypted && keys.identity.is_none() {
+        let remedy = "a path that ends in .age needs the file with the age identity";
+        diagnostics.missing(&place.key("identity"), remedy);
+    } else if !encrypted && keys.identity.is_some() {
+        diagnostics.error(&place.key("identity"), "is only for a path that ends in .age: remove it");
+    }
+}
+
+/// A path in the vault without leading and trailing slashes.
 pub(super) fn vault_path(text: &str, place: &KeyPath, diagnostics: &mut Diagnostics) -> String {
     let path = text.trim_matches('/');
     if path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
@@ -221,7 +227,7 @@ fn sealed_copy(
     context: CheckContext<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Option<SealedCopyConfig> {
-    let path = diagnostics.require(&copy.path, &place.key("path"), "say where the gateway writes the copy");
+    let path = diagnostics.require(&copy.path, &place.key("path"), "set where the gateway writes the copy");
     let identity = diagnostics.require(&copy.identity, &place.key("identity"), "name the file with the age identity");
     if path.is_some_and(|path| path.0.extension().is_none_or(|extension| extension != "age")) {
         diagnostics.error(&place.key("path"), "must end in .age: the copy is encrypted");
@@ -229,21 +235,22 @@ fn sealed_copy(
     Some(SealedCopyConfig { path: context.path(path?), identity: context.path(identity?) })
 }
 
-/// The operation that proves a pair can be asked without knowing anything.
+/// The operation that verifies a key pair must be callable without parameters.
 fn verify(name: &str, place: &KeyPath, operations: &[OperationConfig], diagnostics: &mut Diagnostics) {
     match operations.iter().find(|operation| operation.name == name) {
         None => diagnostics.error(place, unknown("operation", name, names(operations))),
         Some(operation) if operation.class != Class::Lookup || operation.method != "GET" => {
-            diagnostics.error(place, "must be an operation of class lookup and method GET: it is sent to prove a pair");
+            diagnostics
+                .error(place, "must be an operation of class lookup and method GET: it is sent to verify a key pair");
         }
         Some(operation) if operation.path.contains('{') => {
-            diagnostics.error(place, "must be an operation without {name} segments: it is sent to prove a pair");
+            diagnostics.error(place, "must be an operation without {name} segments: it is sent to verify a key pair");
         }
         Some(_) => {}
     }
 }
 
-/// A message means one thing.
+/// No message may be in two lists.
 fn distinct_messages(messages: &file::MessagesTable, place: &KeyPath, diagnostics: &mut Diagnostics) {
     let lists = [("not_found", &messages.not_found), ("key", &messages.key), ("limit", &messages.limit)];
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! `[listen]`, `[admin]`, `[state]`, `[log]`, `[limits]`, `[cache]`.
+//! Checks `[listen]`, `[admin]`, `[state]`, `[log]`, `[limits]` and `[cache]`.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -26,7 +26,7 @@ pub(super) fn listen(
         admin_tls: tls(&written.admin_tls, "admin_tls", diagnostics),
     };
     let data = place.key("data");
-    // a list whose every element is broken is empty too
+    // the list is also empty if no element of it could be used
     if listen.data.is_empty() && !diagnostics.lines().contains(&data.index(0)) {
         diagnostics.error(&data, "must name at least one address");
     }
@@ -47,7 +47,7 @@ pub(super) fn listen(
     listen
 }
 
-/// Whether both can't be bound at once.
+/// Whether the two addresses cannot be bound at the same time.
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let same_address = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && same_address

@@ -1,5 +1,5 @@
-//! The operation table: the built-in rows, the file's rows laid over them, and no two that match the
-//! same request.
+//! Checks `[operations.NAME]` and builds the operation table: the built-in rows, with the file's rows merged into them
+//! field by field. No two rows of the result match the same request.
 
 mod conflicts;
 
@@ -11,15 +11,15 @@ use crate::config::{
     file::{self, Name, Parsed, PathPattern},
 };
 
-/// The rows that the binary brings along.
+/// The built-in rows.
 const BUILT_IN: &str = include_str!("../../../config/operations.toml");
 
-/// Of a new row that doesn't say.
+/// Default timeout of a row that is not built in.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 type Rows = BTreeMap<Parsed<Name>, file::OperationTable>;
 
-/// The table inside the binary.
+/// The built-in table.
 pub(super) struct BuiltIn {
     pub(super) rows: Vec<OperationConfig>,
 }
@@ -30,13 +30,13 @@ impl BuiltIn {
     }
 }
 
-/// The built-in rows, in the order of their names.
+/// The built-in rows, sorted by name.
 pub(super) fn built_in() -> BuiltIn {
     static ROWS: LazyLock<Vec<OperationConfig>> = LazyLock::new(|| read_built_in().0);
     BuiltIn { rows: ROWS.clone() }
 }
 
-/// The rows, and their faults: a test holds that there are none.
+/// The built-in rows and the errors in them; a test checks that there are none.
 fn read_built_in() -> (Vec<OperationConfig>, Diagnostics) {
     let tree = read::parse(BUILT_IN);
     let mut diagnostics = Diagnostics::new(tree.lines(BUILT_IN));
@@ -49,12 +49,11 @@ fn read_built_in() -> (Vec<OperationConfig>, Diagnostics) {
     (rows, diagnostics)
 }
 
-/// Names of the rows.
 pub(super) fn names(operations: &[OperationConfig]) -> impl Iterator<Item = &str> {
     operations.iter().map(|operation| operation.name.as_str())
 }
 
-/// The whole table, in the order of the names.
+/// The whole table, sorted by name.
 pub(super) fn table(written: &Rows, diagnostics: &mut Diagnostics) -> Vec<OperationConfig> {
     let built_in = built_in();
     let mut table: BTreeMap<String, OperationConfig> =
@@ -62,7 +61,7 @@ pub(super) fn table(written: &Rows, diagnostics: &mut Diagnostics) -> Vec<Operat
     for (name, row) in written {
         let (name, place) = (name.0.0.as_str(), KeyPath::at(["operations", &name.0.0]));
         let made = match built_in.row(name) {
-            Some(base) => laid_over(base, row, &place, diagnostics),
+            Some(base) => override_built_in(base, row, &place, diagnostics),
             None => new_row(name, row, &place, diagnostics),
         };
         if let Some(row) = made {
@@ -75,7 +74,7 @@ pub(super) fn table(written: &Rows, diagnostics: &mut Diagnostics) -> Vec<Operat
     table
 }
 
-/// A row that the binary doesn't know.
+/// A row that is not built in.
 fn new_row(
     name: &str,
     row: &file::OperationTable,
@@ -103,11 +102,11 @@ fn new_row(
         cost: 1,
         vary: Vec::new(),
     };
-    Some(lay_over(base, row))
+    Some(merge(base, row))
 }
 
-/// A built-in row with fields of the file over it.
-fn laid_over(
+/// A built-in row with the fields that the file sets.
+fn override_built_in(
     base: &OperationConfig,
     row: &file::OperationTable,
     place: &KeyPath,
@@ -127,10 +126,10 @@ fn laid_over(
     {
         diagnostics.require(&cache.fresh, &place.key("cache").key("fresh"), "say how long a stored response is used");
     }
-    Some(lay_over(base.clone(), row))
+    Some(merge(base.clone(), row))
 }
 
-fn lay_over(base: OperationConfig, row: &file::OperationTable) -> OperationConfig {
+fn merge(base: OperationConfig, row: &file::OperationTable) -> OperationConfig {
     let patterns = |list: &Vec<Parsed<PathPattern>>| list.iter().map(|pattern| pattern.0.0.clone()).collect();
     OperationConfig {
         name: base.name,
@@ -139,15 +138,15 @@ fn lay_over(base: OperationConfig, row: &file::OperationTable) -> OperationConfi
         path: row.path.as_ref().map_or(base.path, |path| path.0.0.clone()),
         aliases: row.aliases.as_ref().map_or(base.aliases, patterns),
         class: row.class.unwrap_or(base.class),
-        cache: row.cache.as_ref().map_or(base.cache.clone(), |cache| cache_over(base.cache, cache)),
+        cache: row.cache.as_ref().map_or(base.cache.clone(), |cache| merge_cache(base.cache, cache)),
         timeout: row.timeout.as_ref().map_or(base.timeout, |timeout| timeout.0.0),
         cost: row.cost.map_or(base.cost, |cost| u32::try_from(cost.0).unwrap_or(u32::MAX)),
         vary: row.vary.as_ref().map_or(base.vary, |vary| vary.iter().map(|name| name.0.0.clone()).collect()),
     }
 }
 
-/// A cache policy with fields of the file over it; `None` where nothing is to be stored.
-fn cache_over(base: Option<CachePolicy>, cache: &file::CachePolicyTable) -> Option<CachePolicy> {
+/// A cache policy with the fields that the file sets; `None` if nothing is to be stored.
+fn merge_cache(base: Option<CachePolicy>, cache: &file::CachePolicyTable) -> Option<CachePolicy> {
     let unset = CachePolicy {
         fresh: Duration::ZERO,
         stale_if_error: Duration::ZERO,
@@ -164,7 +163,7 @@ fn cache_over(base: Option<CachePolicy>, cache: &file::CachePolicyTable) -> Opti
     (!policy.fresh.is_zero()).then_some(policy)
 }
 
-/// What must hold of every row.
+/// Checks that apply to every row.
 fn check_row(row: &OperationConfig, place: &KeyPath, diagnostics: &mut Diagnostics) {
     match row.class {
         Class::Unlisted => {

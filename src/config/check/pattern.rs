@@ -1,9 +1,8 @@
-//! When two path patterns match the same path.
+//! Whether two path patterns match the same path.
 //!
-//! No two rows of the table may match the same request, so no rule of precedence is needed, and
-//! none can be got wrong.
+//! No two rows of the operation table may match the same request, so there is no rule of precedence.
 
-/// Whether some path matches both.
+/// Whether there is a path that both match.
 pub(super) fn overlap(a: &str, b: &str) -> bool {
     let (mut a, mut b) = (a.split('/'), b.split('/'));
     loop {
@@ -15,7 +14,7 @@ pub(super) fn overlap(a: &str, b: &str) -> bool {
     }
 }
 
-/// Whether the segment matches any one.
+/// Whether the pattern's segment matches any segment.
 fn any(segment: &str) -> bool {
     segment.starts_with('{')
 }

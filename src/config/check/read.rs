@@ -1,9 +1,8 @@
-//! Text → TOML tree with places → the file as written, leaving out what can't be used.
+//! Parses the text of the file into its tables (`config::file`), leaving out what cannot be used.
 //!
-//! serde stops at the first fault. So this is a deserializer that knows the place of every value:
-//! what serde refuses is reported, marked, and passed over in the next round, until the rest is
-//! accepted. An unknown key is passed over at once. Unlike `toml`'s own deserializer it takes no
-//! array where a table is wanted, and its errors never hold a value.
+//! serde stops at the first error. This deserializer therefore knows the key of every value: what serde rejects is
+//! reported and skipped in the next round, until the rest is accepted. Unknown keys are skipped in the same round. Unlike
+//! `toml`'s own deserializer, it accepts no array where a table is expected, and its errors never contain a value.
 
 mod node;
 
@@ -28,7 +27,7 @@ pub(super) struct Tree<'t> {
     errors: Vec<toml::de::Error>,
 }
 
-/// Parses the text; what isn't TOML is left out of the tree.
+/// Parses the text; what is not TOML is left out of the tree.
 pub(super) fn parse(text: &str) -> Tree<'_> {
     let (root, errors) = DeTable::parse_recoverable(text);
     Tree { root, errors }
@@ -45,35 +44,35 @@ impl Tree<'_> {
         Lines(lines)
     }
 
-    /// Calls `visit` with the place of every key and element, and where it starts.
+    /// Calls `visit` with every key and array element, and the byte offset where it starts.
     pub(super) fn walk(&self, mut visit: impl FnMut(&KeyPath, usize)) {
         walk_table(self.root.get_ref(), &KeyPath::default(), &mut visit);
     }
 
-    /// The file as written, without what can't be used; that is reported.
+    /// The tables of the file. What cannot be used is reported and left out.
     pub(super) fn read(&self, text: &str, diagnostics: &mut Diagnostics) -> ConfigFile {
         let counter = LineCounter::new(text);
-        // keys below a header that can't be read fall to the table before it, and look unknown there
-        let mut torn_header = false;
+        // keys below a table header with a syntax error belong to the table before it, and look unknown there
+        let mut broken_header = false;
         for error in &self.errors {
             let at = error.span().map_or(text.len(), |span| span.start);
             let line = counter.line(at);
             diagnostics.syntax_error(line, &syntax(error.message()));
-            torn_header |= text.lines().nth(line - 1).is_some_and(|line| line.trim_start().starts_with('['));
+            broken_header |= text.lines().nth(line - 1).is_some_and(|line| line.trim_start().starts_with('['));
         }
         let skipped = SkippedPaths::default();
         loop {
             let round = ConfigFile::deserialize(Node::root(self.root.get_ref(), &skipped));
             for unknown in skipped.take_notes() {
                 let place = unknown.place.unwrap_or_default();
-                if skipped.pass_over(&place) && !torn_header {
+                if skipped.skip(&place) && !broken_header {
                     diagnostics.broken(&place, unknown.message);
                 }
             }
             if let Err(error) = &round {
                 let place = error.place.clone().unwrap_or_default();
-                if !skipped.pass_over(&place) {
-                    // what was passed over can't be refused again; if it is, there is no progress: never loop
+                if !skipped.skip(&place) {
+                    // a skipped value cannot be rejected again; if it is, stop instead of looping forever
                     return ConfigFile::default();
                 }
                 diagnostics.broken(&place, error.message.clone());
@@ -85,7 +84,7 @@ impl Tree<'_> {
     }
 }
 
-/// The parser's message; where it took a text without quotes for something else, that is what is wrong.
+/// The parser's message, or a clearer one for a text without quotes, which the parser takes for a boolean.
 fn syntax(message: &str) -> String {
     if message.starts_with("invalid boolean") { "a text must be in quotes".to_owned() } else { message.to_owned() }
 }
@@ -112,7 +111,7 @@ fn walk_value(value: &DeValue<'_>, place: &KeyPath, visit: &mut impl FnMut(&KeyP
     }
 }
 
-/// What is passed over, and what is to be from the next round on.
+/// Keys that are left out, and those that are to be reported after this round.
 #[derive(Default)]
 pub(super) struct SkippedPaths {
     error: RefCell<BTreeSet<KeyPath>>,
@@ -120,12 +119,12 @@ pub(super) struct SkippedPaths {
 }
 
 impl SkippedPaths {
-    /// Marks a place; true if it wasn't marked before.
-    fn pass_over(&self, place: &KeyPath) -> bool {
+    /// Leaves a key out from now on; false if it was already left out.
+    fn skip(&self, place: &KeyPath) -> bool {
         self.error.borrow_mut().insert(place.clone())
     }
 
-    /// Whether the place wasn't refused in an earlier round.
+    /// Whether the key is not left out.
     fn is_good(&self, place: &KeyPath) -> bool {
         !self.error.borrow().contains(place)
     }

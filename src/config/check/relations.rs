@@ -1,15 +1,15 @@
-//! What relates sections to each other: shares and quotas of services to the budgets of accounts,
-//! identities to TLS, costs to bursts.
+//! Checks across sections: shares and quotas of services against the budgets of accounts, identities against TLS, costs
+//! against bursts.
 
 use std::collections::BTreeSet;
 
 use super::{Diagnostics, KeyPath};
 use crate::config::{AccountConfig, ClientAuth, Config, KeySource, OperationConfig, ServiceConfig};
 
-/// Sums of decimal fractions miss 1 by less than this.
+/// Sums of decimal fractions differ from 1 by less than this.
 const ROUNDING: f64 = 1e-9;
 
-/// Checks sections that are checked by themselves. An account is `None` after a fault of its own.
+/// Runs after the checks of each section. An account is `None` if it has an error of its own.
 pub(super) fn check(accounts: &[Option<AccountConfig>], config: &Config, diagnostics: &mut Diagnostics) {
     for (index, account) in accounts.iter().enumerate() {
         let services: Vec<&ServiceConfig> = config.services.iter().filter(|service| service.account == index).collect();
@@ -30,7 +30,7 @@ pub(super) fn check(accounts: &[Option<AccountConfig>], config: &Config, diagnos
     }
 }
 
-/// Two accounts that write one copy would take each other's away.
+/// Two accounts with the same sealed copy would overwrite each other's.
 fn copies(config: &Config, diagnostics: &mut Diagnostics) {
     let mut seen = BTreeSet::new();
     for account in &config.accounts {
@@ -43,7 +43,7 @@ fn copies(config: &Config, diagnostics: &mut Diagnostics) {
     }
 }
 
-/// The guaranteed parts are parts of one whole.
+/// The shares of an account's services may add up to at most 1.
 fn shares(services: &[&ServiceConfig], diagnostics: &mut Diagnostics) {
     let mut sum = 0.0;
     for service in services {
@@ -56,7 +56,7 @@ fn shares(services: &[&ServiceConfig], diagnostics: &mut Diagnostics) {
     }
 }
 
-/// Services may be promised more than there is; somebody should know.
+/// Quotas may exceed the budget, but that is worth a warning.
 fn quotas(account: &AccountConfig, services: &[&ServiceConfig], diagnostics: &mut Diagnostics) {
     let place = KeyPath::at(["accounts", &account.name, "budget"]);
     let asked: u64 = services.iter().filter_map(|s| s.quota.second).map(|rate| u64::from(rate.per_second)).sum();
@@ -75,7 +75,7 @@ fn quotas(account: &AccountConfig, services: &[&ServiceConfig], diagnostics: &mu
     }
 }
 
-/// An operation that costs more than can ever be saved up could never be sent.
+/// An operation that costs more than the bucket holds could never be sent.
 fn costs(account: &AccountConfig, operations: &[OperationConfig], diagnostics: &mut Diagnostics) {
     let second = account.budget.second.map_or(u64::MAX, |rate| u64::from(rate.burst));
     let most = second.min(account.budget.day.unwrap_or(u64::MAX));

@@ -1,4 +1,4 @@
-//! `[services.NAME]`
+//! Checks `[services.NAME]`: account, credentials, and what the service may call.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use crate::config::{
     file::{self, ConfigFile, Name, Parsed},
 };
 
-/// More would be old ones that nobody has removed.
+/// Two are enough to replace one; more would be old ones that nobody has removed.
 const LIVE_CREDENTIALS: usize = 2;
 
-/// Every service, also those that have a fault.
+/// Every service, also those with errors.
 pub(super) fn check(
     written: &ConfigFile,
     operations: &[OperationConfig],
@@ -46,14 +46,14 @@ pub(super) fn check(
     services
 }
 
-/// What must be unique in the file, with the place of the first.
+/// Values that must be unique in the file, with the key of their first use.
 #[derive(Default)]
 struct FirstUses {
     access_keys: BTreeMap<String, KeyPath>,
     identities: BTreeMap<String, KeyPath>,
 }
 
-/// The index of the service's account; that of none after a fault.
+/// The index of the service's account; `usize::MAX` after an error.
 fn account(
     service: &file::ServiceTable,
     place: &KeyPath,
@@ -64,9 +64,9 @@ fn account(
     let Some(name) = diagnostics.require(&service.account, &place, "name the account that the service uses") else {
         return usize::MAX;
     };
-    // the accounts of the `Config` are in the order of their names too
+    // the accounts of the `Config` are sorted by name too
     written.accounts.keys().position(|account| account == name).unwrap_or_else(|| {
-        // an account whose table is broken is there all the same
+        // an account whose table has errors exists all the same
         if !diagnostics.lines().contains(&KeyPath::at(["accounts", &name.0.0])) {
             diagnostics
                 .error(&place, unknown("account", &name.0.0, written.accounts.keys().map(|name| name.0.0.as_str())));
@@ -130,7 +130,7 @@ fn credentials(
         let digest = diagnostics.require(&written.secret_sha256, &place.key("secret_sha256"), remedy);
         if let Some(key) = access_key {
             let key_place = place.key("access_key");
-            once(&mut seen.access_keys, &key.0.0, &key_place, diagnostics);
+            unique(&mut seen.access_keys, &key.0.0, &key_place, diagnostics);
         }
         if let (Some(key), Some(digest)) = (access_key, digest) {
             credentials.push(CredentialConfig { access_key: key.0.0.clone(), secret_sha256: digest.0.0 });
@@ -150,13 +150,13 @@ fn identities(
     let canonical = |name: &str| if name.contains("://") { name.to_owned() } else { name.to_ascii_lowercase() };
     let identities: Vec<String> = service.identities.iter().map(|identity| canonical(&identity.0.0)).collect();
     for (index, identity) in identities.iter().enumerate() {
-        once(&mut seen.identities, identity, &list.index(index), diagnostics);
+        unique(&mut seen.identities, identity, &list.index(index), diagnostics);
     }
     identities
 }
 
-/// No two services may be proved by the same thing.
-fn once(seen: &mut BTreeMap<String, KeyPath>, value: &str, place: &KeyPath, diagnostics: &mut Diagnostics) {
+/// No two services may have the same access key or identity.
+fn unique(seen: &mut BTreeMap<String, KeyPath>, value: &str, place: &KeyPath, diagnostics: &mut Diagnostics) {
     if let Some(first) = seen.get(value) {
         let line = diagnostics.lines().of(first).map_or(String::new(), |line| format!(" on line {line}"));
         diagnostics.error(place, format!("must be unique in the file: it is also at {first}{line}"));

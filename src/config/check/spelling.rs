@@ -1,4 +1,4 @@
-//! What somebody may have meant.
+//! Suggestions for misspelled words.
 
 /// `unknown …`, with the nearest known word, or with all of them if none is near.
 pub(super) fn unknown<'a>(kind: &str, word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
@@ -10,7 +10,7 @@ pub(super) fn unknown<'a>(kind: &str, word: &str, known: impl IntoIterator<Item 
     }
 }
 
-/// The known word that is most like it, if one is like it at all.
+/// The most similar known word, if any is similar.
 fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     // long enough for every known word; strsim's distance takes time by the product of the lengths
     let word: String = word.chars().take(64).collect();

@@ -1,4 +1,4 @@
-//! `[vault]`, with what the environment says where it is silent.
+//! Checks `[vault]`, with the environment as default.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::config::{
     file::{self, BaseUrl, KeySourceName, TextValue as _, VaultMethod},
 };
 
-/// The vault, if the file has one or an account's keys come from it.
+/// The vault, if the file has a `[vault]` table or an account's keys come from it.
 pub(super) fn check(
     written: &file::ConfigFile,
     context: CheckContext<'_>,
@@ -22,7 +22,7 @@ pub(super) fn check(
         return None;
     }
     let place = KeyPath::at(["vault"]);
-    // without a [vault] table its faults are told where an account wants one
+    // without a [vault] table, errors are reported at the account that needs it
     let wanted_by = match user {
         Some((name, _)) if written.vault.is_none() => Some(KeyPath::at(["accounts", &name.0.0, "keys", "source"])),
         _ => None,
@@ -76,7 +76,7 @@ fn address(
     Some(url.to_text())
 }
 
-/// A login: the keys that its method needs, and no others.
+/// A login with all the keys that its method needs, and no others.
 fn login(
     auth: &file::VaultAuthTable,
     place: &KeyPath,

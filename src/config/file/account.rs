@@ -14,42 +14,43 @@ use super::{
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccountTable {
-    /// Fastrac's address, perhaps with a path prefix that callers never send. "http://" only on loopback, or with
+    /// Fastrac's address, with an optional path prefix that callers never send. "http://" only on loopback, or with
     /// `allow_cleartext`.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_url: Option<Parsed<BaseUrl>>,
-    /// How the key pair is shown.
+    /// How the key pair is sent to Fastrac.
     pub auth: AuthSetting,
-    /// Where `v1` operations have another address, prefix or style.
+    /// Address, prefix or auth style of `v1` operations, if different.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub v1: Option<VersionTable>,
-    /// Where `v2` operations have another address, prefix or style.
+    /// Address, prefix or auth style of `v2` operations, if different.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub v2: Option<VersionTable>,
     /// PEM file: roots of Fastrac's certificate, instead of the platform's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<Parsed<PathBuf>>,
-    /// HTTP CONNECT proxy on the way to Fastrac.
+    /// HTTP CONNECT proxy through which Fastrac is reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Parsed<ProxyUrl>>,
-    /// Whether keys may travel over plain "http://" to another host.
+    /// Whether the key pair may be sent over "http://" to a host other than loopback.
     pub allow_cleartext: bool,
     /// Where the key pair comes from.
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys: Option<KeysTable>,
-    /// How a pair gives way to the next.
+    /// How one key pair replaces another.
     pub rotation: RotationTable,
-    /// The operation that proves a new pair: a GET lookup without `{name}` segments.
+    /// The operation that verifies a new key pair: a GET lookup without `{name}` segments.
     pub verify: Parsed<Name>,
-    /// What the gateway may ask of Fastrac.
+    /// How much the gateway may send to Fastrac.
     pub budget: BudgetTable,
-    /// IANA zone in which the day turns.
+    /// IANA time zone in which a new day starts.
     pub day_zone: Parsed<jiff::tz::TimeZone>,
-    /// When the account is given a rest.
+    /// When the circuit breaker opens and closes.
     pub breaker: BreakerTable,
-    /// What `success:false` with these messages means, whatever the status: whole text, trimmed, any case.
+    /// What `success:false` with these messages means, whatever the status: the whole message is compared, trimmed, ignoring
+    /// case.
     pub messages: MessagesTable,
 }
 
@@ -75,14 +76,14 @@ impl Default for AccountTable {
     }
 }
 
-/// What one API version has of its own.
+/// What is different for one API version.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VersionTable {
     /// Its address; absent: the account's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_url: Option<Parsed<BaseUrl>>,
-    /// Its style; absent: the account's.
+    /// Its auth style; absent: the account's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthSetting>,
 }
@@ -134,9 +135,9 @@ pub struct SealedCopyTable {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RotationTable {
-    /// How long the previous pair may serve; zero: not at all.
+    /// How long the previous pair may still be used; zero: not at all.
     pub overlap: BoundedDuration<0, { 30 * DAY }>,
-    /// How long after the last successful read a pair may serve; a pair from "env" does not age.
+    /// How long a pair may be used after the last successful read of its source; a pair from "env" does not age.
     pub max_age: BoundedDuration<SECOND, { 366 * DAY }>,
     /// Whether an order that was refused with 401 is sent again with the newer pair.
     pub resend_orders: bool,
@@ -156,18 +157,18 @@ impl Default for RotationTable {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BudgetTable {
-    /// Requests a second; absent: not limited.
+    /// Requests per second; absent: not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_second: Option<PositiveInteger>,
     /// Requests at once; absent: as many as `per_second`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<PositiveInteger>,
-    /// Requests a calendar day; absent: not limited.
+    /// Requests per calendar day; absent: not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_day: Option<PositiveInteger<{ i64::MAX as u64 }>>,
-    /// Requests at the same time.
+    /// Concurrent requests.
     pub in_flight: PositiveInteger<65_536>,
-    /// How long a request may wait for its turn; zero: not at all.
+    /// How long a request may wait for the budget; zero: not at all.
     pub max_wait: BoundedDuration<0, MINUTE>,
 }
 
@@ -187,15 +188,15 @@ impl Default for BudgetTable {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerTable {
-    /// How far back outcomes count.
+    /// Period in which outcomes are counted.
     pub window: BoundedDuration<SECOND, HOUR>,
-    /// Fewer outcomes than this say nothing.
+    /// The breaker stays closed while there are fewer outcomes than this in the window.
     pub minimum: PositiveInteger,
-    /// Share of failures that opens it.
+    /// Fraction of failures that opens it.
     pub failures: Fraction<false>,
     /// How long it stays open.
     pub open: BoundedDuration<100, HOUR>,
-    /// Requests let through to try.
+    /// Number of probe requests while half-open.
     pub probes: PositiveInteger<1000>,
 }
 
@@ -215,7 +216,7 @@ impl Default for BreakerTable {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MessagesTable {
-    /// There is no such thing.
+    /// The requested thing does not exist.
     pub not_found: Vec<Parsed<NonBlank>>,
     /// The key pair is refused.
     pub key: Vec<Parsed<NonBlank>>,

@@ -1,4 +1,4 @@
-//! `[operations.NAME]` as written: one row of the operation table, or fields laid over one.
+//! `[operations.NAME]` as written: a new row of the operation table, or changed fields of a built-in one.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use super::{
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OperationTable {
-    /// Which address and auth style of the account; absent in a new row: the account's own.
+    /// API version, which selects the account's address and auth style; absent in a new row: the account's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<Api>,
     /// Method. Mandatory in a new row.
@@ -26,16 +26,16 @@ pub struct OperationTable {
     /// How it is handled. Mandatory in a new row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<Class>,
-    /// Whether and how long answers are stored; absent in a new row: not stored.
+    /// Whether and how long responses are stored; absent in a new row: not stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<CachePolicyTable>,
-    /// How long one attempt may take; absent in a new row: "10s".
+    /// Maximum duration of one attempt; absent in a new row: "10s".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<BoundedDuration<1, HOUR>>,
-    /// What a request takes out of the account's budget; absent in a new row: 1.
+    /// Units of the account's budget that one request takes; absent in a new row: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<PositiveInteger<1000>>,
-    /// Request headers that may vary the answer and so pass although it is stored; absent in a new row: none.
+    /// Request headers that are passed on and are part of the cache key; absent in a new row: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vary: Option<Vec<Parsed<VaryHeader>>>,
 }
@@ -44,13 +44,15 @@ pub struct OperationTable {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CachePolicyTable {
-    /// How long a stored answer is given out without asking; zero: nothing is stored. Mandatory in a new row.
+    /// A stored response is used without asking Fastrac for this long; zero: nothing is stored. Mandatory in a new row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fresh: Option<BoundedDuration<0, { 366 * DAY }>>,
-    /// How long after its storing an answer is given out when Fastrac fails; zero: never; absent in a new row: "0ms".
+    /// Age up to which a stored response may be used when Fastrac fails; zero: never; absent in a new row: "0ms". This
+    /// version does not act on it yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_if_error: Option<BoundedDuration<0, { 366 * DAY }>>,
-    /// Part of `fresh` after which a used answer is asked for again; 1: never early; absent in a new row: 1.
+    /// Fraction of `fresh` after which a used response is refreshed; 1: never early; absent in a new row: 1. This version
+    /// does not act on it yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_ahead: Option<Fraction<false>>,
     /// How long "Data not found" is stored; zero: never; absent in a new row: "0ms".

@@ -16,7 +16,7 @@ pub fn schema() -> Schema {
     schema
 }
 
-/// TOML has no null: what may be absent is simply not required.
+/// Removes null from the schema: TOML has none, and an optional key is one that is not required.
 struct NoNull;
 
 impl Transform for NoNull {

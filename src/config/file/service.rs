@@ -13,21 +13,21 @@ pub struct ServiceTable {
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<Parsed<Name>>,
-    /// Who waits and who is shed when the budget is short.
+    /// Which services wait and which are refused when the budget is short.
     pub priority: Priority,
-    /// What it may ask of the gateway.
+    /// How much it may ask of the gateway.
     pub quota: QuotaTable,
-    /// Guaranteed part of the account's budget; idle parts can be borrowed.
+    /// Guaranteed fraction of the account's budget. This version does not act on it yet.
     pub share: Fraction<true>,
     /// Classes ("lookup", "read", "quote", "order", "account", "unlisted"), or names of operations.
     pub allow: Vec<Parsed<Name>>,
-    /// How it proves who it is; two may be live while it rotates. Mandatory, unless it has identities.
+    /// How it authenticates; at most two, so that one can replace the other. Mandatory unless it has identities.
     pub credentials: Vec<CredentialTable>,
-    /// SANs of client certificates that prove who it is.
+    /// Subject alternative names of client certificates that identify it.
     pub identities: Vec<Parsed<Identity>>,
-    /// Whether answers that didn't go to Fastrac count.
+    /// Whether cache hits and joined calls count against the quota.
     pub charge_hits: ChargeHitsTable,
-    /// Whether its `cache-control: no-cache` may reach Fastrac.
+    /// Whether its `cache-control: no-cache` may cause a request to Fastrac.
     pub force_refresh: bool,
 }
 
@@ -51,13 +51,13 @@ impl Default for ServiceTable {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuotaTable {
-    /// Requests a second; absent: not limited.
+    /// Requests per second; absent: not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_second: Option<PositiveInteger>,
     /// Requests at once; absent: as many as `per_second`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<PositiveInteger>,
-    /// Requests a calendar day, in the account's zone; absent: not limited.
+    /// Requests per calendar day, in the account's zone; absent: not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_day: Option<PositiveInteger<{ i64::MAX as u64 }>>,
 }
@@ -76,13 +76,13 @@ pub struct CredentialTable {
     pub secret_sha256: Option<Parsed<Sha256Digest>>,
 }
 
-/// `services.NAME.charge_hits`: whether stored and joined answers count against its quota.
+/// `services.NAME.charge_hits`: whether cache hits and joined calls count against its quota.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ChargeHitsTable {
-    /// Against the quota of the second.
+    /// Against the per-second quota.
     pub second: bool,
-    /// Against the quota of the day.
+    /// Against the per-day quota.
     pub day: bool,
 }
 

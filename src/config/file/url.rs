@@ -1,4 +1,4 @@
-//! Addresses of other servers, as URLs. None may carry a user or a password.
+//! URLs of other servers. None may contain a user or a password.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -28,7 +28,7 @@ impl BaseUrl {
         }
     }
 
-    /// What stands in the `host` header: the port only where it isn't the scheme's default.
+    /// Value of the `host` header: the host, and the port unless it is the scheme's default.
     pub fn authority(&self) -> String {
         let host = bracketed(&self.host);
         if self.port == default_port(self.tls) { host.into_owned() } else { format!("{host}:{}", self.port) }
@@ -97,7 +97,7 @@ fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
     Some((host.to_ascii_lowercase(), port))
 }
 
-/// A name of letters, digits, dots, hyphens; all digits and dots only if it is an address.
+/// A name of letters, digits, dots, hyphens and underscores. Only digits and dots: it must be an IPv4 address.
 fn host_name(host: &str) -> Option<&str> {
     let plain = |label: &str| {
         (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))

@@ -1,41 +1,38 @@
-//! Values of the file that are more than a number or a text: each knows how it is written, what it
-//! must be, and how the JSON Schema describes it.
+//! Values of the file with a syntax or bounds of their own: how each is parsed, printed, and described in the JSON
+//! Schema.
 //!
-//! A rule that concerns one value alone lives here, with the value; a rule that relates two values
-//! lives in [`check`](crate::config::check). No message repeats the value: it may be a secret that
-//! was written into the wrong place.
+//! A rule about one value is here; a rule about two values is in [`check`](crate::config::check). No message repeats the
+//! value, because it may be a secret in the wrong place.
 
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A value written as a text.
+/// A value that the file contains as a string.
 pub trait TextValue: Sized {
-    /// What it must be, as it follows "must be" in a fault.
+    /// Describes valid values; follows "must be" in an error message.
     const KIND: &'static str;
 
-    /// Reads the text.
-    ///
     /// # Errors
-    /// What is wrong, beginning with "must", without the text itself.
+    /// What is wrong, beginning with "must". Never contains the text itself.
     fn parse(text: &str) -> Result<Self, String>;
 
-    /// The text again.
+    /// The inverse of `parse`.
     fn to_text(&self) -> String;
 
-    /// Smallest and largest value, as written, if it has bounds.
+    /// The smallest and the largest value as text, if there are bounds.
     fn bounds() -> Option<String> {
         None
     }
 
-    /// A fault that says no more than what the value must be.
+    /// An error message that says what the value must be.
     fn must_be() -> String {
         format!("must be {}", Self::KIND)
     }
 }
 
-/// A [`TextValue`] value in the file.
+/// A [`TextValue`] parsed from a string of the file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Parsed<T>(pub T);
 
@@ -85,7 +82,7 @@ impl<T: TextValue> JsonSchema for Parsed<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DurationBetween<const MIN: u64, const MAX: u64>(pub Duration);
 
-/// A duration of `MIN` to `MAX` milliseconds, as written.
+/// A duration of `MIN` to `MAX` milliseconds in the file.
 pub type BoundedDuration<const MIN: u64, const MAX: u64> = Parsed<DurationBetween<MIN, MAX>>;
 
 impl<const MIN: u64, const MAX: u64> Parsed<DurationBetween<MIN, MAX>> {
@@ -117,7 +114,7 @@ impl<const MIN: u64, const MAX: u64> TextValue for DurationBetween<MIN, MAX> {
     }
 }
 
-/// The largest unit that leaves no rest.
+/// The duration in the largest unit that divides it.
 fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
     [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")]
@@ -130,7 +127,7 @@ fn duration_text(duration: Duration) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SizeBetween<const MIN: u64, const MAX: u64>(pub u64);
 
-/// A size of `MIN` to `MAX` bytes, as written.
+/// A size of `MIN` to `MAX` bytes in the file.
 pub type BoundedSize<const MIN: u64, const MAX: u64> = Parsed<SizeBetween<MIN, MAX>>;
 
 impl<const MIN: u64, const MAX: u64> Parsed<SizeBetween<MIN, MAX>> {
@@ -161,7 +158,7 @@ impl<const MIN: u64, const MAX: u64> TextValue for SizeBetween<MIN, MAX> {
     }
 }
 
-/// The largest binary unit that leaves no rest.
+/// The size in the largest binary unit that divides it.
 fn size_text(bytes: u64) -> String {
     [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
         .into_iter()
@@ -175,7 +172,7 @@ fn size_text(bytes: u64) -> String {
 pub struct PositiveInteger<const MAX: u64 = { u32::MAX as u64 }>(pub u64);
 
 impl PositiveInteger {
-    /// The number; the bound makes it fit.
+    /// The number; the default bound fits in 32 bits.
     pub fn get(self) -> u32 {
         u32::try_from(self.0).unwrap_or(u32::MAX)
     }
@@ -221,7 +218,7 @@ impl<const MAX: u64> JsonSchema for PositiveInteger<MAX> {
     }
 }
 
-/// A part of a whole, 0 to 1; zero itself only if `ZERO`.
+/// A fraction from 0 to 1; zero only if `ZERO`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Fraction<const ZERO: bool>(pub f64);

@@ -14,13 +14,13 @@ pub struct VaultTable {
     /// Its address; absent: $VAULT_ADDR. "http://" only on loopback.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<Parsed<BaseUrl>>,
-    /// PEM file: its roots, instead of the platform's; absent: $VAULT_CACERT.
+    /// PEM file: trusted roots that replace the platform's; absent: $VAULT_CACERT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<Parsed<PathBuf>>,
     /// Namespace; absent: $VAULT_NAMESPACE.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<Parsed<NonBlank>>,
-    /// How often the secrets are read.
+    /// Interval between reads of a secret.
     pub poll: BoundedDuration<100, DAY>,
     /// How the gateway logs in; absent: with the token in $VAULT_TOKEN.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! Words of the file: names, addresses, digests, patterns. Each is checked as it is read.
+//! Strings of the file with a syntax: names, addresses, digests, path patterns. Each is checked when it is parsed.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ fn plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
-/// Declares a text that is kept as it is written, if it passes a test.
+/// Declares a string type that accepts what passes a test.
 macro_rules! word {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $test:expr) => {
         $(#[$doc])*
@@ -59,7 +59,7 @@ word!(
     }
 );
 word!(
-    /// A text that isn't blank.
+    /// A text that is not blank.
     NonBlank,
     "a text that is not blank",
     |text| !text.trim().is_empty() && text.len() <= 1024 && !text.contains(char::is_control)
@@ -115,7 +115,7 @@ fn segment(segment: &str) -> bool {
     if let Some(name) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
         return !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     }
-    // RFC 3986 pchar without percent-encoding: what is written is what stands on the wire
+    // RFC 3986 pchar without percent-encoding, so that patterns match raw bytes
     !matches!(segment, "" | "." | "..")
         && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b))
 }

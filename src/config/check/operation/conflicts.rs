@@ -1,4 +1,5 @@
-//! No two rows match the same request, and the paths of built-in orders stay theirs.
+//! Checks that no two rows match the same request, and that no other row uses a path of a built-in order or account
+//! operation.
 
 use super::{
     super::{Diagnostics, KeyPath, pattern::overlap},
@@ -30,8 +31,8 @@ pub(super) fn check(written: &Rows, table: &[OperationConfig], built_in: &BuiltI
     }
 }
 
-/// The built-in order or account operation that owns the path, whatever the method: a listed path that is an order
-/// under one method must not be a cached lookup under another.
+/// The built-in order or account operation that has this path, whatever the method: a path that is an order with one
+/// method must not be a cached lookup with another.
 fn reserved_by<'b>(pattern: &str, name: &str, built_in: &'b BuiltIn) -> Option<&'b str> {
     let mut owners = built_in
         .rows
@@ -44,7 +45,8 @@ fn reserved_by<'b>(pattern: &str, name: &str, built_in: &'b BuiltIn) -> Option<&
     if first == name || owners.any(|owner| owner == name) { None } else { Some(first) }
 }
 
-/// The other row that matches what the pattern matches. Of two rows of the file the later one is told.
+/// The other row that matches a request that the pattern matches. Of two rows of the file, the error is reported for
+/// one only.
 fn taken_by<'t>(
     pattern: &str,
     row: &OperationConfig,

@@ -1,4 +1,4 @@
-//! The deserializer: one value of the tree, and where it stands.
+//! The deserializer: a value of the TOML tree together with its key.
 
 use std::fmt;
 
@@ -17,10 +17,10 @@ use super::{
     SkippedPaths,
 };
 
-/// Why a value can't be used; never the value itself.
+/// Why a value cannot be used; never contains the value.
 #[derive(Clone, Debug)]
 pub(in super::super) struct ReadError {
-    /// The innermost place that was refused.
+    /// The innermost key that was rejected.
     pub(super) place: Option<KeyPath>,
     pub(super) message: String,
 }
@@ -30,7 +30,7 @@ impl ReadError {
         Self { place: None, message: message.into() }
     }
 
-    /// Says where, unless that is known more closely.
+    /// Sets the key, unless an inner key is already set.
     fn at(mut self, place: &KeyPath) -> Self {
         self.place.get_or_insert_with(|| place.clone());
         self
@@ -74,7 +74,7 @@ enum TomlValue<'t> {
     Table(&'t DeTable<'t>),
 }
 
-/// A value in its place.
+/// A value and its key.
 pub(super) struct Node<'t> {
     value: TomlValue<'t>,
     place: KeyPath,
@@ -86,7 +86,7 @@ impl<'t> Node<'t> {
         Self { value: TomlValue::Table(table), place: KeyPath::default(), skipped }
     }
 
-    /// The table's entries without those that were refused before.
+    /// The table's entries, without those that are left out.
     fn entries(&self) -> Result<Vec<TableEntry<'t>>, ReadError> {
         let table = match self.value {
             TomlValue::Table(table) | TomlValue::TomlValue(DeValue::Table(table)) => table,
@@ -119,7 +119,7 @@ impl<'t> Node<'t> {
                 Ok(number) => visitor.visit_f64(number),
                 Err(_) => Err(ReadError::new("must be a number")),
             },
-            // no key takes these through `deserialize_any`: let the visitor say what it wants
+            // no key accepts these through `deserialize_any`: the visitor says what it expects
             TomlValue::TomlValue(DeValue::Datetime(_)) => {
                 Err(de::Error::invalid_type(de::Unexpected::Other("date"), &visitor))
             }
@@ -237,7 +237,7 @@ impl<'t> de::MapAccess<'t> for TableEntries<'t> {
     }
 }
 
-/// The elements of an array, without those that were refused before.
+/// The elements of an array, without those that are left out.
 struct ArrayElements<'n, 't> {
     elements: std::iter::Enumerate<std::slice::Iter<'t, toml::Spanned<DeValue<'t>>>>,
     place: &'n KeyPath,

@@ -216,7 +216,7 @@ fn the_checked_configuration_can_only_come_from_the_checks() {
 }
 
 /// Names that still have several meanings. None may be added.
-const KNOWN_DUPLICATES: [&str; 5] = ["Io", "Open", "Unanswered", "Unusable", "Watch"];
+const KNOWN_DUPLICATES: [&str; 1] = ["Watch"];
 
 /// Names of associated types that traits of the standard library and other crates prescribe.
 const PRESCRIBED: [&str; 10] =

@@ -107,7 +107,7 @@ impl Keys {
     ) -> Result<(Arc<Self>, Keeper), SourceError> {
         let source = Arc::new(PairSource::open(&account.keys, &account.name, context.vault)?);
         let mut life = KeyLifecycle::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
-        life.bar(revoked);
+        life.restore_revoked(revoked);
         if let Some(before) = context.before {
             life.inherit(&before.live.load());
         }

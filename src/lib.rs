@@ -48,7 +48,8 @@
 //! | [`headers`] | which headers are never passed on, in either direction |
 //! | [`deadline`] | the point in time at which a wait ends |
 //! | [`retry_after`] | a wait in whole seconds |
-//! | [`backoff`] | pauses that double |
+//! | [`backoff`] | waits that double |
+//! | [`http_client`] | one HTTP request on a connection of its own, for the vault and the command line |
 //! | [`deferred_write`] | writes at the end of a scheduler turn |
 //!
 //! The simulator of Fastrac is a crate of its own, in `sandbox/`. Imports only point downwards, and there are no
@@ -72,6 +73,7 @@ pub mod fetched;
 pub mod files;
 pub mod gateway;
 pub mod headers;
+pub mod http_client;
 pub mod inspect;
 pub mod keys;
 pub mod orders;

@@ -1,10 +1,10 @@
-//! The task above keys and upstream: it reads an account's source, has new pairs verified, and
-//! answers those that were refused.
+//! The task that keeps an account's key pairs current: it reads the source, has new pairs verified, and
+//! decides what happens to refused requests.
 //!
-//! One task an account does all the writing, so a reading or a canary is shared by everybody who
-//! waits for it and nothing is locked. What always holds: one reading and one canary for a version at
-//! a time; neither holds up the other, nor a request that needs neither; a canary that panics is
-//! undecided. It must not know how a canary is sent. It ends when it is dropped, and its canaries
+//! There is one task for each account, and it does all the writing: a reading or a canary is shared by all
+//! who wait for it, and nothing is locked. At most one reading, and one canary for each version, run at a
+//! time. They do not delay each other, nor a request that needs neither. A canary that panics is
+//! undecided. The task does not know how a canary is sent. It ends when it is dropped, and its canaries
 //! with it.
 
 mod copy_schedule;
@@ -27,24 +27,24 @@ use crate::keys::{
     Verdict,
 };
 
-/// How soon a source is read again while it is being changed.
+/// Interval between readings of a source that is being changed.
 const POLL_CHANGING: Duration = Duration::from_millis(100);
-/// Refusals make a source be read at most this often.
+/// Minimum time between readings that refused requests cause.
 const REFRESH_FLOOR: Duration = Duration::from_millis(250);
-/// A source that is being changed for longer than this is lost.
+/// How long a source may be changing before it counts as lost.
 const CHANGING_AT_MOST: Duration = Duration::from_secs(10);
-/// A source that tells of changes is read at most this often.
+/// Minimum time between readings that reported changes cause.
 const WATCH_FLOOR: Duration = Duration::from_millis(50);
 /// First and maximum wait before a source that failed is read again; at most its own interval.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(1024);
-/// How long a refused request waits for a source that is slow to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a refused request waits for the source.
+const REFUSED_WAIT: Duration = Duration::from_secs(2);
 /// How long `rotate` waits for a source that is being changed.
-const ROTATE_PATIENCE: Duration = Duration::from_secs(4);
+const ROTATE_WAIT: Duration = Duration::from_secs(4);
 
-/// Keeps an account's keys until it is dropped. `canary` asks Fastrac about a lease, within a deadline
-/// of its own.
+/// Keeps an account's key pairs current until it is dropped. `canary` has Fastrac verify a lease, within a
+/// deadline of its own.
 pub async fn keep<C, F>(keeper: Keeper, canary: C)
 where
     C: Fn(Lease) -> F + Send + Sync + 'static,
@@ -60,40 +60,49 @@ where
         refreshed: None,
         poll_at: Instant::now(),
         read_at: Instant::now(),
-        told: false,
+        change_reported: false,
         changing_since: None,
         copying: CopySchedule::default(),
         retry: Backoff::new(FIRST_WAIT, MAX_WAIT),
         refused: Vec::new(),
-        judged: Vec::new(),
+        pending: Vec::new(),
         rotates: Vec::new(),
     };
     task.run().await;
+}
+
+/// A reading that a refused request caused.
+struct Refresh {
+    /// The version that was refused.
+    version: PairVersion,
+    at: Instant,
 }
 
 struct RotationTask<C> {
     keeper: Keeper,
     canary: C,
     jobs: JoinSet<JobResult>,
-    /// Which version a running canary is about.
+    /// The version that each running canary verifies.
     canaries: HashMap<Id, PairVersion>,
-    /// Readings begun.
+    /// Number of readings that were started.
     reads: u64,
     reading: bool,
-    /// The version whose refusal made the source be read last, and when.
-    refreshed: Option<(PairVersion, Instant)>,
+    /// The last reading that a refused request caused.
+    refreshed: Option<Refresh>,
     poll_at: Instant,
-    /// When the last reading began, and whether the source told of a change since.
+    /// When the last reading started.
     read_at: Instant,
-    told: bool,
+    /// Whether the source has reported a change since.
+    change_reported: bool,
+    /// Since when the source is being changed; `None`: it is not.
     changing_since: Option<Instant>,
     copying: CopySchedule,
     /// The waits after failed readings.
     retry: Backoff,
-    /// Those that wait for the reading.
+    /// Refused requests that wait for a reading.
     refused: Vec<PendingRefusal>,
-    /// Those that wait for a canary.
-    judged: Vec<PendingVerdict>,
+    /// Commands and requests that wait for a canary.
+    pending: Vec<PendingVerdict>,
     rotates: Vec<PendingRotate>,
 }
 
@@ -107,30 +116,30 @@ where
         let watched = self.keeper.watched;
         let mut tending = pin!(source.tend());
         loop {
-            self.settle();
+            self.start_due();
             let patience = self.refused.iter().map(|refused| refused.until).min();
-            let told = (self.told && !self.reading).then_some(self.read_at + WATCH_FLOOR);
+            let told = (self.change_reported && !self.reading).then_some(self.read_at + WATCH_FLOOR);
             let due = self.keeper.life.next().into_iter().chain(patience).chain(told);
             let wake = due.fold(self.poll_at, Instant::min);
             tokio::select! {
-                asked = self.keeper.inbox.recv() => match asked {
-                    Some(asked) => self.asked(asked),
+                command = self.keeper.inbox.recv() => match command {
+                    Some(command) => self.execute(command),
                     None => return,
                 },
                 Some(done) = self.jobs.join_next_with_id() => self.done(done),
                 () = &mut tending => {}
-                () = source.changed(), if watched && !self.told => self.told = true,
+                () = source.changed(), if watched && !self.change_reported => self.change_reported = true,
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
     }
 
-    /// Starts what is due, shows the new state, and tells what happened.
-    fn settle(&mut self) {
+    /// Starts what is due, and publishes the new state.
+    fn start_due(&mut self) {
         let now = Instant::now();
-        let told = self.told && !self.reading && now >= self.read_at + WATCH_FLOOR;
+        let told = self.change_reported && !self.reading && now >= self.read_at + WATCH_FLOOR;
         if told || now >= self.poll_at {
-            self.told &= !told;
+            self.change_reported &= !told;
             self.read(now);
         }
         let (late, waiting) = std::mem::take(&mut self.refused).into_iter().partition(|refused| refused.until <= now);
@@ -144,12 +153,12 @@ where
             let job = self.jobs.spawn(async move { JobResult::Verdict(version, asked.await) });
             self.canaries.insert(job.id(), version);
         }
-        self.show();
+        self.publish();
         self.copy();
         self.release();
     }
 
-    /// Has the pair in use written to its sealed copy, where there is to be one.
+    /// Starts writing the encrypted copy of the pair in use, if there is to be one and it is due.
     fn copy(&mut self) {
         let Some(copy) = self.keeper.source.copy() else { return };
         let Some((held, since, read_at)) = self.keeper.life.worth_copying() else { return };
@@ -159,7 +168,8 @@ where
         }
     }
 
-    fn show(&mut self) {
+    /// Publishes the state, and reports the events.
+    fn publish(&mut self) {
         self.keeper.keys.publish(self.keeper.life.snapshot());
         for event in self.keeper.life.take_events() {
             let (what, version) = (event.what.as_str(), event.version.map(tracing::field::display));
@@ -174,9 +184,9 @@ where
         }
     }
 
-    /// Has the source read, unless it is being read.
+    /// Starts reading the source, unless it is being read.
     fn read(&mut self, now: Instant) {
-        // An environment doesn't change: it is read at the start, and when somebody asks.
+        // The environment doesn't change: it is read at the start, and for commands.
         self.poll_at = now + self.keeper.source.poll().unwrap_or(Duration::from_secs(3600));
         if self.reading {
             return;
@@ -192,41 +202,44 @@ where
         });
     }
 
-    /// The number of a reading that begins from now on. One that is on its way may have seen the
-    /// source before the change that somebody wants to know of.
+    /// The number of a reading that starts from now on: one that is running may have read the source before
+    /// the change that matters.
     fn read_anew(&mut self, now: Instant) -> u64 {
         let busy = self.reading;
         self.read(now);
         self.reads + u64::from(busy)
     }
 
-    fn asked(&mut self, asked: KeyCommand) {
+    fn execute(&mut self, command: KeyCommand) {
         let now = Instant::now();
-        match asked {
+        match command {
             KeyCommand::Refused { version, may_resend, reply } => {
-                let lately = self.refreshed.is_some_and(|(of, at)| of == version && now < at + REFRESH_FLOOR);
+                let lately = self
+                    .refreshed
+                    .as_ref()
+                    .is_some_and(|refresh| refresh.version == version && now < refresh.at + REFRESH_FLOOR);
                 if lately && !self.reading {
                     self.remedy(PendingRefusal { version, may_resend, reading: 0, until: now, reply }, now);
                     return;
                 }
                 let reading = if lately { self.reads } else { self.read_anew(now) };
                 if !lately {
-                    self.refreshed = Some((version, now));
+                    self.refreshed = Some(Refresh { version, at: now });
                     self.keeper.life.refreshes(version);
                 }
-                self.refused.push(PendingRefusal { version, may_resend, reading, until: now + PATIENCE, reply });
+                self.refused.push(PendingRefusal { version, may_resend, reading, until: now + REFUSED_WAIT, reply });
             }
             KeyCommand::Rotate { force, reply } => {
                 let reading = self.read_anew(now);
-                self.rotates.push(PendingRotate { reading, force, until: now + ROTATE_PATIENCE, reply });
+                self.rotates.push(PendingRotate { reading, force, until: now + ROTATE_WAIT, reply });
             }
-            KeyCommand::Verify { reply } => match self.keeper.life.in_question() {
+            KeyCommand::Verify { reply } => match self.keeper.life.to_verify() {
                 Some(version) => self.wait(version, VerdictReply::Verify(reply), now),
                 None => drop(reply.send(None)),
             },
             KeyCommand::Revoke { version, reply } => {
                 self.keeper.life.revoke(version, now);
-                self.show();
+                self.publish();
                 let _ = reply.send(());
             }
         }
@@ -254,14 +267,14 @@ where
             JobResult::Copied(copied) => {
                 self.copying.ended();
                 if let Err(fault) = copied {
-                    tracing::warn!(account = self.keeper.life.account(), %fault, "no sealed copy of the key pair");
+                    tracing::warn!(account = self.keeper.life.account(), %fault, "the encrypted copy of the key pair can't be written");
                 }
             }
             JobResult::Verdict(version, verdict) => {
                 self.keeper.life.verdict(version, verdict, now);
-                self.show();
-                let (told, rest) = std::mem::take(&mut self.judged).into_iter().partition(|w| w.version == version);
-                self.judged = rest;
+                self.publish();
+                let (told, rest) = std::mem::take(&mut self.pending).into_iter().partition(|w| w.version == version);
+                self.pending = rest;
                 for waiting in told {
                     self.tell(waiting, verdict);
                 }
@@ -308,14 +321,14 @@ where
         if wanted {
             self.read(now);
         }
-        self.show();
+        self.publish();
     }
 
-    /// Answers a refused request, or has it wait for the canary.
+    /// Decides about a refused request, or makes it wait for the canary.
     fn remedy(&mut self, refused: PendingRefusal, now: Instant) {
         let PendingRefusal { version, may_resend, reply, .. } = refused;
         let next = self.keeper.life.remedy(version, may_resend, now);
-        self.show();
+        self.publish();
         let remedy = match next {
             RefusalAction::Resend(held) => Remedy::Resend(Lease::new(held)),
             RefusalAction::Judged(Verdict::Verified) => Remedy::Own,
@@ -343,20 +356,20 @@ where
                 _ => Rotated::Unchanged,
             },
         };
-        self.show();
+        self.publish();
         let _ = rotate.reply.send(rotated);
     }
 
     fn wait(&mut self, version: PairVersion, reply: VerdictReply, now: Instant) {
-        self.judged.push(PendingVerdict { version, reply });
+        self.pending.push(PendingVerdict { version, reply });
         self.keeper.life.ask(version, now);
     }
 
-    /// Answers those who wait for a version that is gone, so that nobody can be asked about it.
+    /// Answers those who wait for a version that is no longer known, so that no canary will verify it.
     fn release(&mut self) {
         let asked: Vec<PairVersion> = self.canaries.values().copied().collect();
-        let (gone, rest) = std::mem::take(&mut self.judged).into_iter().partition(|w| !asked.contains(&w.version));
-        self.judged = rest;
+        let (gone, rest) = std::mem::take(&mut self.pending).into_iter().partition(|w| !asked.contains(&w.version));
+        self.pending = rest;
         for waiting in gone {
             self.tell(waiting, Verdict::Undecided);
         }
@@ -366,7 +379,7 @@ where
         let version = waiting.version;
         match waiting.reply {
             VerdictReply::Refused(reply, may_resend) => {
-                // While it waited, another pair may have come into use.
+                // Another pair may be in use by now.
                 let other = self.keeper.keys.lease().ok().filter(|lease| lease.version() != version);
                 let remedy = match (verdict, other) {
                     (Verdict::Verified, _) => Remedy::Own,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     FAILED, WRONG,
-    remote::{Remote, Said, Unanswered},
+    remote::{AdminClient, AdminClientError, AdminResponse},
 };
 
 /// Show, verify, rotate and revoke the key pairs of a running gateway
@@ -28,12 +28,12 @@ enum KeysCommand {
     /// Show versions, roles and ages of the pairs in use, and the state of their sources
     Status {
         #[command(flatten)]
-        remote: Remote,
+        remote: AdminClient,
     },
     /// Verify the new pair with a lookup, or the pair in use if there is no new one
     Verify {
         #[command(flatten)]
-        remote: Remote,
+        remote: AdminClient,
         /// Only this account
         #[arg(long, value_name = "NAME")]
         account: Option<String>,
@@ -41,7 +41,7 @@ enum KeysCommand {
     /// Read the key sources now, and use a new pair once Fastrac accepts it
     Rotate {
         #[command(flatten)]
-        remote: Remote,
+        remote: AdminClient,
         /// Only this account
         #[arg(long, value_name = "NAME")]
         account: Option<String>,
@@ -54,7 +54,7 @@ enum KeysCommand {
         /// Eight hexadecimal digits, as `keys status` shows them
         version: String,
         #[command(flatten)]
-        remote: Remote,
+        remote: AdminClient,
         /// The account; needed unless exactly one account has the version
         #[arg(long, value_name = "NAME")]
         account: Option<String>,
@@ -64,26 +64,26 @@ enum KeysCommand {
 pub(super) fn run(arguments: &KeysArgs) -> io::Result<u8> {
     let done = match &arguments.command {
         KeysCommand::Status { remote } => {
-            remote.ask(Method::GET, "/status", None).map(|said| (said, status as FormatLines))
+            remote.send(Method::GET, "/status", None).map(|response| (response, status as FormatLines))
         }
         KeysCommand::Verify { remote, account } => {
             let body = json!({ "account": account });
-            remote.ask(Method::POST, "/keys/verify", Some(&body)).map(|said| (said, results as FormatLines))
+            remote.send(Method::POST, "/keys/verify", Some(&body)).map(|response| (response, results as FormatLines))
         }
         KeysCommand::Rotate { remote, account, force } => {
             let body = json!({ "account": account, "force": force });
-            remote.ask(Method::POST, "/keys/rotate", Some(&body)).map(|said| (said, results as FormatLines))
+            remote.send(Method::POST, "/keys/rotate", Some(&body)).map(|response| (response, results as FormatLines))
         }
         KeysCommand::Revoke { version, remote, account } => {
             let body = json!({ "account": account, "version": version });
-            remote.ask(Method::POST, "/keys/revoke", Some(&body)).map(|said| (said, revoked as FormatLines))
+            remote.send(Method::POST, "/keys/revoke", Some(&body)).map(|response| (response, revoked as FormatLines))
         }
     };
     match done {
-        Ok((said, format)) => print(&said, format),
+        Ok((response, format)) => print(&response, format),
         Err(error) => {
             eprintln!("fastrac-gateway: {error}");
-            Ok(if matches!(error, Unanswered::Usage(_)) { WRONG } else { FAILED })
+            Ok(if matches!(error, AdminClientError::Usage(_)) { WRONG } else { FAILED })
         }
     }
 }
@@ -91,18 +91,18 @@ pub(super) fn run(arguments: &KeysArgs) -> io::Result<u8> {
 /// Formats a response as lines for stdout.
 type FormatLines = fn(&Value) -> Vec<String>;
 
-fn print(said: &Said, format: FormatLines) -> io::Result<u8> {
+fn print(response: &AdminResponse, format: FormatLines) -> io::Result<u8> {
     let mut out = io::stdout().lock();
-    for line in format(&said.body) {
+    for line in format(&response.body) {
         writeln!(out, "{line}")?;
     }
     out.flush()?;
-    if said.status.is_success() {
+    if response.status.is_success() {
         return Ok(0);
     }
-    eprintln!("fastrac-gateway: {}", said.complaint());
+    eprintln!("fastrac-gateway: {}", response.error_message());
     // The gateway does not know the account or the version.
-    let wrong = matches!(said.status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND);
+    let wrong = matches!(response.status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND);
     Ok(if wrong { WRONG } else { FAILED })
 }
 

@@ -1,8 +1,7 @@
-//! When a certificate ends: the one fact of X.509 that the gateway shows.
+//! When a certificate ends, the only fact of X.509 that the gateway needs.
 //!
-//! Reads the few DER elements on the way to `notAfter` (RFC 5280 section 4.1) of a file that the
-//! operator named, so a parser of all of X.509 would be idle weight. What it can't read has no end:
-//! `None`.
+//! Reads the DER elements up to `notAfter` (RFC 5280 section 4.1) of a file that the operator configured; a
+//! parser for all of X.509 was rejected as too large for that. `None` for what is not a certificate.
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use rustls::pki_types::CertificateDer;
@@ -12,7 +11,7 @@ const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// When a chain ends: with the first of its certificates that does.
+/// When the first certificate of a chain ends.
 pub(super) fn ends(chain: &[CertificateDer<'_>]) -> Option<Timestamp> {
     chain.iter().filter_map(|certificate| not_after(certificate)).min()
 }
@@ -46,7 +45,7 @@ fn read_time(tag: u8, text: &str) -> Option<Timestamp> {
     TimeZone::UTC.to_timestamp(civil).ok()
 }
 
-/// What is left of a run of DER elements.
+/// The rest of a sequence of DER elements.
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {

@@ -1,8 +1,8 @@
-//! Whether PEM text holds what is wanted.
+//! Checks what PEM text contains.
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
-/// At least one certificate, and none that is broken.
+/// At least one certificate, and no broken one.
 pub(crate) fn certificates(pem: &[u8]) -> Result<(), &'static str> {
     let mut found = false;
     for certificate in CertificateDer::pem_slice_iter(pem) {

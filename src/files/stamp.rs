@@ -1,7 +1,7 @@
-//! What tells one state of a file from another, without reading it.
+//! Distinguishes states of a file without reading it.
 //!
-//! Device, inode, size, and the times of its last change: a file that is edited, put in another's place,
-//! or reached through a link that was swapped has another stamp.
+//! By device, inode, size and times of change: a file that is edited, replaced, or reached through a link
+//! that was swapped has another stamp.
 
 use std::{
     fs::Metadata,
@@ -10,18 +10,17 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// The state that a file is in.
+/// The state of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     file: (u64, u64, u64),
-    /// Of its content, as seconds and nanoseconds since 1970.
+    /// Last change of the content, in seconds and nanoseconds since 1970.
     modified: (i64, i64),
-    /// Of its content, its mode or its name.
+    /// Last change of content, mode or name, likewise.
     changed: (i64, i64),
 }
 
 impl Stamp {
-    /// Of a file whose metadata are known.
     pub(crate) fn of(meta: &Metadata) -> Self {
         Self {
             file: (meta.dev(), meta.ino(), meta.size()),
@@ -30,13 +29,13 @@ impl Stamp {
         }
     }
 
-    /// Of the file that a path leads to; `None`: it can't be seen.
+    /// Of the file that a path leads to; `None`: there is none, or it can't be accessed.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().map(|meta| Self::of(&meta))
     }
 
-    /// How long ago the file was last written or put in its place. A clock that was put back counts as
-    /// long ago: else a file would be taken for one that is being written for as long.
+    /// Time since the file was last written or renamed. If that is in the future, because the clock was set
+    /// back, the file counts as old: otherwise it would be taken for one that is being written.
     pub(crate) fn age(&self) -> Duration {
         let (seconds, nanos) = self.changed;
         let at = UNIX_EPOCH + Duration::new(seconds.max(0).unsigned_abs(), nanos.clamp(0, 999_999_999) as u32);

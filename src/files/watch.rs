@@ -1,25 +1,25 @@
-//! Tells that a key file may have changed, where the system can (Linux: inotify).
+//! Reports that files may have changed, where the system can (Linux: inotify).
 //!
-//! A hint that makes the next reading come at once, and nothing more: every source is read again each
-//! second whether or not it tells, because a folder may be on a disk of another machine, be put in place
-//! by a link further up, or not be there yet. So nothing here can fail: without inotify nobody is told.
-//! Folders are watched and not files, because a file is replaced by another one of its name.
+//! A report is only a hint that makes the next reading happen at once: key files are read each second with
+//! or without it, because a folder may be on a network file system, be replaced through a link further up,
+//! or not exist yet. So nothing here fails: without inotify, nothing is reported. Folders are watched and
+//! not files, because a file is replaced by another one of the same name.
 
 use std::path::{Path, PathBuf};
 
 #[cfg(target_os = "linux")]
 use self::linux::Inotify;
 
-/// The folders in which a source's files lie.
+/// Watches the folders of some files.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct FolderWatch {
     files: Vec<PathBuf>,
     #[cfg(target_os = "linux")]
     inotify: std::sync::OnceLock<Option<Inotify>>,
 }
 
-impl Watch {
-    /// For these files; for a folder of files, any name in it.
+impl FolderWatch {
+    /// Watches these files; for a folder, any name in it.
     pub(crate) fn new(files: Vec<PathBuf>) -> Self {
         Self {
             files,
@@ -28,7 +28,7 @@ impl Watch {
         }
     }
 
-    /// The folders as they are now: where a file's name stands, and where it leads to.
+    /// The folders as they are now: that of the name, and that of the file that it links to.
     fn folders(&self) -> impl Iterator<Item = PathBuf> {
         let parent = |path: &Path| path.parent().map(Path::to_owned);
         self.files.iter().flat_map(move |file| {
@@ -39,16 +39,16 @@ impl Watch {
 }
 
 #[cfg(target_os = "linux")]
-impl Watch {
-    /// Watches the folders that are there now; before each reading. Touches the disk.
+impl FolderWatch {
+    /// Watches the folders that exist now; to be called before each reading. Blocks.
     pub(crate) fn arm(&self) {
         if let Some(Some(inotify)) = self.inotify.get() {
             self.folders().for_each(|folder| inotify.add(&folder));
         }
     }
 
-    /// Returns when something changed in a folder; never, where the system doesn't tell. The first call
-    /// begins, for readings after it. Cancel safe.
+    /// Returns when something changed in a folder; never, where the system doesn't report it. Watching begins
+    /// with the first call. Cancel safe.
     pub(crate) async fn changed(&self) {
         match self.inotify.get_or_init(Inotify::new) {
             Some(inotify) => inotify.changed().await,
@@ -58,7 +58,7 @@ impl Watch {
 }
 
 #[cfg(not(target_os = "linux"))]
-impl Watch {
+impl FolderWatch {
     pub(crate) fn arm(&self) {
         let _ = self.folders();
     }
@@ -78,27 +78,27 @@ mod linux {
     };
     use tokio::io::unix::AsyncFd;
 
-    /// A queue of the system's.
+    /// An inotify instance.
     #[derive(Debug)]
     pub(super) struct Inotify(AsyncFd<OwnedFd>);
 
     impl Inotify {
-        /// `None` when the system has no more of them.
+        /// `None` when the system has no more instances.
         pub(super) fn new() -> Option<Self> {
             let queue = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
             #[allow(deprecated, reason = "an owned descriptor is all that the unsafe successor asks for")]
             AsyncFd::new(queue).ok().map(Self)
         }
 
-        /// Watching a folder again is the same watch.
+        /// Watching a folder twice has no effect.
         pub(super) fn add(&self, folder: &Path) {
-            // Not each write into a file: what is half written is no news yet.
+            // Not MODIFY: a file that is half written must not be read yet.
             let flags = WatchFlags::CLOSE_WRITE
                 | WatchFlags::MOVED_TO
                 | WatchFlags::CREATE
                 | WatchFlags::DELETE
                 | WatchFlags::ATTRIB;
-            // A folder that isn't there yet is read, and tried, again in a second.
+            // A folder that doesn't exist yet is tried again before the next reading.
             let _ = inotify::add_watch(self.0.get_ref(), folder, flags | WatchFlags::ONLYDIR);
         }
 
@@ -108,9 +108,9 @@ mod linux {
                 let mut buffer = [MaybeUninit::uninit(); 4096];
                 let mut events = Reader::new(self.0.get_ref(), &mut buffer);
                 let mut told = false;
-                // Ends when the queue is empty.
+                // Ends when there are no more events.
                 while let Ok(event) = events.next() {
-                    // The end of a watch says nothing of the file.
+                    // The end of a watch says nothing about the file.
                     told |= !event.events().contains(ReadFlags::IGNORED);
                 }
                 ready.clear_ready();
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     /// Whether anything is told within a second of real time.
-    async fn tells(watch: &Watch) -> bool {
+    async fn tells(watch: &FolderWatch) -> bool {
         tokio::time::timeout(Duration::from_secs(1), watch.changed()).await.is_ok()
     }
 
@@ -137,7 +137,7 @@ mod tests {
     async fn a_file_that_is_written_or_replaced_is_told_of() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.toml");
-        let watch = Watch::new(vec![path.clone()]);
+        let watch = FolderWatch::new(vec![path.clone()]);
         let _ = tokio::time::timeout(Duration::ZERO, watch.changed()).await;
         watch.arm();
         fs::write(&path, "1").unwrap();
@@ -159,7 +159,7 @@ mod tests {
         }
         symlink("..1", at("..data")).unwrap();
         symlink("..data/access_key", at("access_key")).unwrap();
-        let watch = Watch::new(vec![at("access_key")]);
+        let watch = FolderWatch::new(vec![at("access_key")]);
         let _ = tokio::time::timeout(Duration::ZERO, watch.changed()).await;
         watch.arm();
         symlink("..2", at("..data_tmp")).unwrap();
@@ -171,7 +171,7 @@ mod tests {
     async fn a_folder_that_is_not_there_yet_is_watched_once_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("later/keys.toml");
-        let watch = Watch::new(vec![path.clone()]);
+        let watch = FolderWatch::new(vec![path.clone()]);
         let _ = tokio::time::timeout(Duration::ZERO, watch.changed()).await;
         watch.arm();
         fs::create_dir(folder.path().join("later")).unwrap();

@@ -1,22 +1,22 @@
-//! Reading the configuration file again: when somebody asks, and when it has changed.
+//! Reloads the configuration file: on command, and when it has changed.
 //!
-//! Seen by its [`Stamp`], followed through links, so a file that is put in another's
-//! place, a folder's link that is swapped and an edit in place are all seen. What always holds: a state is
-//! a change only when it stood for two looks, so a file is not read while an editor writes it; a file that
-//! is gone is no change, its return is. Fails with [`ReloadError`].
+//! Changes are detected by the file's [`Stamp`], following links: a replaced file, a swapped link to its folder
+//! and an edit in place are all detected. A change counts when two polls see the same state, so a file is not
+//! read while an editor writes it. A file that is removed is not a change; its return is. Fails with
+//! [`ReloadError`].
 
 use std::{path::Path, sync::atomic::Ordering, time::Duration};
 
 use super::{Gateway, StartError};
 use crate::files::{Stamp, configuration::LoadError};
 
-/// How often to look.
+/// Interval between polls.
 pub const LOOK: Duration = Duration::from_millis(500);
 
-/// Why another configuration was not put in force.
+/// The configuration was not replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// It was started without a file.
+    /// The gateway was started without a file.
     #[error("this gateway has no configuration file")]
     NoFile,
     /// The file can't be read, or has faults.
@@ -27,12 +27,12 @@ pub enum ReloadError {
     Start(#[from] StartError),
 }
 
-/// What was seen of the file.
+/// Detects changes of the file.
 #[derive(Debug)]
 pub(super) struct FileWatch {
-    /// When it was last read.
+    /// Its state when it was last read.
     read: Option<Stamp>,
-    /// At the last look.
+    /// Its state at the last poll.
     seen: Option<Stamp>,
 }
 
@@ -52,7 +52,7 @@ impl Gateway {
     pub fn look(&self) -> bool {
         let Some(file) = self.file.as_deref() else { return false };
         let mut looks = self.looks.lock();
-        looks.changed(file) && {
+        looks.poll(file) && {
             tracing::info!(file = %file.display(), "the configuration file has changed");
             // It says itself how it went.
             let _ = self.reload_as(&mut looks);
@@ -79,14 +79,14 @@ impl Gateway {
 }
 
 impl FileWatch {
-    /// The file is going to be read now.
+    /// To be called before the file is read.
     pub(super) fn at(file: Option<&Path>) -> Self {
         let now = file.and_then(Stamp::at);
         FileWatch { read: now, seen: now }
     }
 
-    /// Looks at the file; says whether it must be read.
-    pub(super) fn changed(&mut self, file: &Path) -> bool {
+    /// Whether the file must be read: it has changed, and is not being written.
+    pub(super) fn poll(&mut self, file: &Path) -> bool {
         let now = Stamp::at(file);
         let still = now == self.seen;
         self.seen = now;
@@ -106,19 +106,19 @@ mod tests {
         let (file, beside) = (folder.path().join("gateway.toml"), folder.path().join("new"));
         fs::write(&file, "one").unwrap();
         let mut looks = FileWatch::at(Some(&file));
-        assert!(!looks.changed(&file) && !looks.changed(&file), "as it was read");
+        assert!(!looks.poll(&file) && !looks.poll(&file), "as it was read");
         fs::write(&file, "half of").unwrap();
-        assert!(!looks.changed(&file), "perhaps it is being written");
+        assert!(!looks.poll(&file), "perhaps it is being written");
         fs::write(&file, "half of it and the rest").unwrap();
-        assert!(!looks.changed(&file), "it was");
-        assert!(looks.changed(&file));
+        assert!(!looks.poll(&file), "it was");
+        assert!(looks.poll(&file));
         looks = FileWatch::at(Some(&file));
-        assert!(!looks.changed(&file) && !looks.changed(&file), "only once");
+        assert!(!looks.poll(&file) && !looks.poll(&file), "only once");
         fs::remove_file(&file).unwrap();
-        assert!(!looks.changed(&file) && !looks.changed(&file), "gone");
+        assert!(!looks.poll(&file) && !looks.poll(&file), "gone");
         fs::write(&beside, "half of it and the rest").unwrap();
         fs::rename(&beside, &file).unwrap();
-        assert!(!looks.changed(&file) && looks.changed(&file), "back");
+        assert!(!looks.poll(&file) && looks.poll(&file), "back");
     }
 
     #[test]
@@ -137,6 +137,6 @@ mod tests {
         let file = at("..data").join("gateway.toml");
         let mut looks = FileWatch::at(Some(&file));
         swap("two");
-        assert!(!looks.changed(&file) && looks.changed(&file));
+        assert!(!looks.poll(&file) && looks.poll(&file));
     }
 }

@@ -1,9 +1,9 @@
-//! The life of an account's pairs: candidate → current → previous → retired.
+//! The lifecycle of an account's pairs: candidate → current → previous → retired.
 //!
-//! A machine without I/O: [`crate::rotation`] tells it what the source and Fastrac said, and does what
-//! it asks for. What always holds: a failed reading changes no pair; a candidate that Fastrac refused
-//! never takes over; a revoked version never serves; a pair that is verified and not refused is given
-//! up only for another. Time comes in as an argument. Never fails.
+//! A state machine without I/O: [`crate::rotation`] reports what the source and Fastrac returned, and does
+//! what is due. A failed reading changes no pair; a candidate that Fastrac refused is never promoted unless
+//! an operator forces it; a revoked version is never used; a pair that is verified and not refused is replaced
+//! only by another one. Time is passed in. Never fails.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -21,19 +21,20 @@ use super::{
 };
 use crate::config::RotationConfig;
 
-/// Refusals by the canary in a row after which an account stops sending: a revoked key is not hammered.
+/// Consecutive refusals by the canary after which the account sends no more requests.
 const LOCK_OUT: u32 = 3;
-/// An account's pairs and what is known of them.
+
+/// An account's pairs and what is known about them.
 pub(crate) struct KeyLifecycle {
     account: Arc<str>,
     kind: &'static str,
     rotation: RotationConfig,
-    /// Whether a pair grows old when its source is lost.
+    /// Whether a pair becomes too old while its source can't be read.
     ages: bool,
     current: Option<TrackedPair>,
     previous: Option<(TrackedPair, Instant)>,
     candidate: Option<TrackedPair>,
-    /// What the source gave last, whatever became of it.
+    /// The pair that the source returned last, used or not.
     seen: Option<Arc<LoadedPair>>,
     revoked: BTreeSet<PairVersion>,
     source: SourceStatus,
@@ -41,15 +42,15 @@ pub(crate) struct KeyLifecycle {
     events: Vec<Event>,
 }
 
-/// What a refused request may do.
+/// What a refused request does next.
 pub(crate) enum RefusalAction {
-    /// Try this one.
+    /// Is sent again with this pair.
     Resend(Arc<LoadedPair>),
-    /// Wait for the canary's verdict on its own version.
+    /// Waits for the canary's verdict on its version.
     AskCanary,
     /// The verdict is known.
     Judged(Verdict),
-    /// Its version is gone.
+    /// Its version is no longer known.
     Gone,
 }
 
@@ -71,20 +72,20 @@ impl KeyLifecycle {
         }
     }
 
-    /// What the source gave last.
+    /// The pair that the source returned last.
     pub(crate) fn seen(&self) -> Option<Arc<LoadedPair>> {
         self.seen.clone()
     }
 
-    /// The source's own number of what it gives now.
+    /// Sets the source's own version number.
     pub(crate) fn numbered(&mut self, version: Option<u64>) {
         self.source.version = version;
     }
 
-    /// The source was read: a new pair, or the one that it gave last.
+    /// The source was read. `new`: its pair, unless it is the one that it returned last.
     pub(crate) fn read(&mut self, new: Option<KeyPair>, now: Instant) {
         if !self.source.up {
-            // The first reading is no return.
+            // The source was lost before.
             if self.source.fault.is_some() {
                 self.tell(KeyEvent::SourceBack, None);
             }
@@ -98,40 +99,40 @@ impl KeyLifecycle {
         }
     }
 
-    /// Takes over what served before a reload, and how fresh it was.
+    /// Takes over the pair in use before a reload, and the time of its last reading.
     pub(crate) fn inherit(&mut self, before: &KeySnapshot) {
         let Some(held) = before.current.clone().filter(|held| !self.revoked.contains(&held.version())) else { return };
         let current = before.pairs.iter().find(|pair| pair.role == Role::Current);
         let mut slot = TrackedPair::new(held, Instant::now());
-        // Nothing has changed that Fastrac would have to be asked about.
+        // The pair is the same, so it needs no new verification.
         (slot.standing, slot.due) = (current.map_or(Verification::Unverified, |pair| pair.standing), None);
         self.current = Some(slot);
         self.read_at = before.read_at;
         self.source.last_success = before.source.last_success;
     }
 
-    /// A source that was never read can't be: the pair of its sealed copy, if it isn't too old.
+    /// Uses the pair of the encrypted copy, unless it is too old or the source was read meanwhile.
     pub(crate) fn restore(&mut self, Restored { pair, age }: Restored, now: Instant) {
         let read_at = now.checked_sub(age).filter(|_| self.seen.is_none() && age < self.rotation.max_age);
         let Some(read_at) = read_at else { return };
-        tracing::warn!(account = %self.account, version = %pair.version(), "the sealed copy of the key pair is used");
+        tracing::warn!(account = %self.account, version = %pair.version(), "the encrypted copy of the key pair is used");
         self.source.last_success = Timestamp::now().checked_sub(age).ok();
         self.read_at = Some(read_at);
         self.meet(pair, now);
     }
 
-    /// The pair in use, for its sealed copy, and when its source was read well.
+    /// The pair in use, for its encrypted copy, and when its source was last read.
     pub(crate) fn worth_copying(&self) -> Option<(Arc<LoadedPair>, Instant, Timestamp)> {
         let slot = self.current.as_ref().filter(|slot| slot.standing != Verification::Refused && self.source.up)?;
         Some((slot.held.clone(), self.read_at?, self.source.last_success?))
     }
 
-    /// How long a pair may serve after its source was read well.
+    /// How long a pair may be used after its source was last read.
     pub(crate) fn max_age(&self) -> Duration {
         self.rotation.max_age
     }
 
-    /// A pair that the source gave for the first time.
+    /// Handles a pair that the source returned for the first time.
     fn meet(&mut self, pair: KeyPair, now: Instant) {
         let held = Arc::new(LoadedPair { account: self.account.clone(), pair, loaded_at: Timestamp::now() });
         let version = held.version();
@@ -158,7 +159,7 @@ impl KeyLifecycle {
             if fault.is_deletion() {
                 self.tell(KeyEvent::SourceDeleted, None);
             }
-            tracing::warn!(account = %self.account, source = self.kind, fault = %text, "key source: no pair; the old one stays");
+            tracing::warn!(account = %self.account, source = self.kind, fault = %text, "the key source has no pair; the present one stays in use");
         }
         if self.source.up || self.source.fault.is_none() {
             self.tell(KeyEvent::SourceLost, None);
@@ -189,14 +190,14 @@ impl KeyLifecycle {
         }
     }
 
-    /// Makes the candidate current, verified or not, unless Fastrac refused it. Says whether it did.
+    /// Promotes the candidate, verified or not, unless Fastrac refused it. Returns whether it did.
     pub(crate) fn take_over(&mut self, now: Instant) -> bool {
         let Some(slot) = self.candidate.take_if(|slot| slot.standing != Verification::Refused) else { return false };
         self.install(slot, now);
         true
     }
 
-    /// Makes the candidate current whatever Fastrac said: an operator's order.
+    /// Promotes the candidate even if Fastrac refused it, by an operator's command.
     pub(crate) fn force(&mut self, now: Instant) {
         if let Some(mut slot) = self.candidate.take() {
             (slot.refusals, slot.standing, slot.due) = (0, Verification::Unverified, Some(now));
@@ -212,7 +213,7 @@ impl KeyLifecycle {
             self.tell(KeyEvent::Retired, Some(old.version()));
         }
         if let Some(mut old) = self.current.replace(slot) {
-            // The canary's refusal makes a pair worthless, a refused request alone doesn't.
+            // A refused request alone doesn't retire a pair; the canary's refusal does.
             if old.standing == Verification::Refused || self.rotation.overlap.is_zero() {
                 self.tell(KeyEvent::Retired, Some(old.version()));
             } else {
@@ -223,7 +224,7 @@ impl KeyLifecycle {
         self.tell(KeyEvent::Promoted, Some(version));
     }
 
-    /// The current pair was refused: what else may serve does.
+    /// Replaces the current pair, which was refused, by the candidate or the previous pair.
     fn roll_back(&mut self, now: Instant) {
         if self.take_over(now) {
             return;
@@ -231,11 +232,11 @@ impl KeyLifecycle {
         let serves = |slot: &TrackedPair| slot.standing != Verification::Refused;
         let Some((previous, _)) = self.previous.take_if(|(slot, until)| serves(slot) && *until > now) else { return };
         self.tell(KeyEvent::RolledBack, Some(previous.version()));
-        // It is still what the source says: asked again now and then, it may become good.
+        // It is still the pair in the source: it is verified again from time to time.
         self.candidate = self.current.replace(previous);
     }
 
-    /// What a request signed with `version` and refused may do, the source having been read.
+    /// What a refused request signed with `version` does next, after the source was read.
     pub(crate) fn remedy(&mut self, version: PairVersion, may_resend: bool, now: Instant) -> RefusalAction {
         let is = |slot: &TrackedPair| slot.version() == version;
         if self.current.as_ref().is_some_and(is) {
@@ -253,7 +254,7 @@ impl KeyLifecycle {
         }
     }
 
-    /// A pair of another version that may serve a request that was refused with this one.
+    /// A pair of another version to send a refused request with.
     fn other(&mut self, version: PairVersion, now: Instant) -> Option<Arc<LoadedPair>> {
         if !self.fresh(now) {
             return None;
@@ -269,12 +270,12 @@ impl KeyLifecycle {
         if previous.version() == version || previous.standing == Verification::Refused || *until <= now {
             return None;
         }
-        // The request doesn't wait for it, but the pair in use must be judged.
+        // The request doesn't wait for the canary, but the pair in use must be verified.
         current.question(now);
         Some(previous.held.clone())
     }
 
-    /// Never uses this version again.
+    /// Revokes a version.
     pub(crate) fn revoke(&mut self, version: PairVersion, now: Instant) {
         self.revoked.insert(version);
         self.tell(KeyEvent::Revoked, Some(version));
@@ -292,19 +293,19 @@ impl KeyLifecycle {
         }
     }
 
-    /// Bars versions that were revoked before a restart.
-    pub(crate) fn bar(&mut self, versions: impl IntoIterator<Item = PairVersion>) {
+    /// Revokes versions that were revoked before a restart.
+    pub(crate) fn restore_revoked(&mut self, versions: impl IntoIterator<Item = PairVersion>) {
         self.revoked.extend(versions);
     }
 
-    /// Lets go of what has had its time.
+    /// Retires the previous pair when its overlap has ended.
     pub(crate) fn expire(&mut self, now: Instant) {
         if let Some((slot, _)) = self.previous.take_if(|(_, until)| *until <= now) {
             self.tell(KeyEvent::Retired, Some(slot.version()));
         }
     }
 
-    /// The pairs that a canary must be asked for now; they count as being asked.
+    /// The pairs to be verified now; each counts as being verified.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Arc<LoadedPair>> {
         let due = self.slots().filter(|slot| !slot.asking && slot.due.is_some_and(|due| due <= now));
         due.map(|slot| {
@@ -314,25 +315,25 @@ impl KeyLifecycle {
         .collect()
     }
 
-    /// The source is read because a request that was signed with `version` was refused.
+    /// Notes that the source is read because a request signed with `version` was refused.
     pub(crate) fn refreshes(&mut self, version: PairVersion) {
         self.tell(KeyEvent::Refreshed, Some(version));
     }
 
-    /// Has a canary asked for `version`, if it is still there.
+    /// Makes a canary due for `version`, if it is still known.
     pub(crate) fn ask(&mut self, version: PairVersion, now: Instant) {
         if let Some(slot) = self.slots().find(|slot| slot.version() == version) {
             slot.question(now);
         }
     }
 
-    /// Whose pairs they are.
+    /// Name of the account.
     pub(crate) fn account(&self) -> &str {
         &self.account
     }
 
-    /// The version that `verify` asks about: the candidate, else the current one.
-    pub(crate) fn in_question(&self) -> Option<PairVersion> {
+    /// The version that `verify` verifies: the candidate, else the current one.
+    pub(crate) fn to_verify(&self) -> Option<PairVersion> {
         self.candidate.as_ref().or(self.current.as_ref()).map(TrackedPair::version)
     }
 
@@ -341,7 +342,7 @@ impl KeyLifecycle {
         (self.current.as_ref().map(TrackedPair::version), self.candidate.as_ref().map(TrackedPair::version))
     }
 
-    /// When something is due without anybody asking.
+    /// When the next canary or retirement is due.
     pub(crate) fn next(&self) -> Option<Instant> {
         let slots = [self.current.as_ref(), self.previous.as_ref().map(|(slot, _)| slot), self.candidate.as_ref()];
         let canaries = slots.into_iter().flatten().filter(|slot| !slot.asking).filter_map(|slot| slot.due);
@@ -364,7 +365,7 @@ impl KeyLifecycle {
         }
     }
 
-    /// What happened since it was last asked.
+    /// The events since the last call.
     pub(crate) fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
     }

@@ -15,7 +15,7 @@ use super::{
     sealed_copy::{Restored, SealedCopy},
     vault::{KvSecret, Vault},
 };
-use crate::{config::KeySource, files::watch::Watch};
+use crate::{config::KeySource, files::watch::FolderWatch};
 
 /// Interval between readings of files, whether or not the system reports changes.
 const POLL: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ pub(crate) enum PairSource {
 #[derive(Debug)]
 pub(crate) struct LocalSource {
     kind: LocalKind,
-    watch: Watch,
+    watch: FolderWatch,
 }
 
 /// A secret of a vault, and how often it is read.
@@ -175,7 +175,7 @@ pub(super) fn checked(raw: RawPair, known: Option<&LoadedPair>) -> Result<Source
 
 impl LocalSource {
     pub(super) fn open(source: &KeySource, account: &str) -> Result<Self, SourceError> {
-        let watch = Watch::new(match source {
+        let watch = FolderWatch::new(match source {
             KeySource::File { path, identity } => [path].into_iter().chain(identity).cloned().collect(),
             KeySource::Directory { path } => vec![path.join(directory::ACCESS), path.join(directory::SECRET)],
             _ => Vec::new(),

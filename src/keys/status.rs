@@ -1,19 +1,18 @@
-//! What may be shown of an account's keys: events, places, versions, ages. Holds no value of a pair.
+//! What may be shown of an account's keys: events, roles, versions, ages. Contains no value of a pair.
 
 use jiff::Timestamp;
 
 use super::{lease::NoKey, version::PairVersion};
 
-/// Something happened to an account's pairs.
+/// An event in the life of an account's pairs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What.
     pub what: KeyEvent,
-    /// To which version; `None` for the source's own events.
+    /// The version that it concerns; `None`: an event of the source.
     pub version: Option<PairVersion>,
 }
 
-/// The closed list of events.
+/// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the words of `key_events_total`")]
 pub enum KeyEvent {
@@ -64,7 +63,7 @@ impl KeyEvent {
     }
 }
 
-/// A pair's place.
+/// The role of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the words of contract section 6")]
 pub enum Role {
@@ -73,7 +72,7 @@ pub enum Role {
     Candidate,
 }
 
-/// What Fastrac thought of a pair when it was last asked.
+/// What Fastrac said about a pair in the last conclusive verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "said above")]
 pub enum Verification {
@@ -104,31 +103,28 @@ impl Verification {
     }
 }
 
-/// All that may be shown of a pair.
+/// What may be shown of a pair.
 #[derive(Clone, Debug)]
 pub struct PairStatus {
-    /// Its digest.
     pub version: PairVersion,
-    /// The source's own number of it, if it has one.
+    /// The source's own version number, if it has one.
     pub source_version: Option<u64>,
-    /// Its place.
     pub role: Role,
-    /// What Fastrac thinks of it.
     pub standing: Verification,
-    /// When it was read first.
+    /// When it was first read.
     pub loaded_at: Timestamp,
 }
 
-/// How the source does.
+/// The state of the source.
 #[derive(Clone, Debug)]
 pub struct SourceStatus {
     /// `file`, `directory`, `vault` or `env`.
     pub kind: &'static str,
-    /// Whether the last reading was good.
+    /// Whether the last reading succeeded.
     pub up: bool,
-    /// When it was last read well.
+    /// When it was last read successfully.
     pub last_success: Option<Timestamp>,
-    /// The source's own number of what it gave last, if it has one.
+    /// The source's own version number of what it returned last, if it has one.
     pub version: Option<u64>,
     /// What is wrong, without any value.
     pub fault: Option<String>,
@@ -139,10 +135,8 @@ pub struct SourceStatus {
 pub struct KeyStatus {
     /// Why no request can be signed; `None` when one can.
     pub no_key: Option<NoKey>,
-    /// The pairs held.
+    /// Current, previous and candidate, as far as they exist.
     pub pairs: Vec<PairStatus>,
-    /// Versions that are barred.
     pub revoked: Vec<PairVersion>,
-    /// How the source does.
     pub source: SourceStatus,
 }

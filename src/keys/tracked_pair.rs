@@ -37,17 +37,17 @@ pub enum Verdict {
 pub(super) struct TrackedPair {
     pub(super) held: Arc<LoadedPair>,
     pub(super) standing: Verification,
-    /// Refusals by the canary in a row.
+    /// Consecutive refusals by the canary.
     pub(super) refusals: u32,
-    /// The last verdict that a refused request asked for.
+    /// The last verdict that a refused request caused, and when.
     judged: Option<(Verdict, Instant)>,
-    /// When the canary is due; `None`: not.
+    /// When the next canary is due; `None`: none is.
     pub(super) due: Option<Instant>,
     /// The waits after canaries that didn't verify the pair.
     retry: Backoff,
-    /// A canary is on its way.
+    /// Whether a canary is running.
     pub(super) asking: bool,
-    /// A refused request wants to know.
+    /// Whether a refused request waits for the verdict.
     questioned: bool,
 }
 
@@ -69,7 +69,7 @@ impl TrackedPair {
         self.held.version()
     }
 
-    /// Notes a verdict; says whether the standing changed.
+    /// Notes a verdict; returns whether the verification changed.
     pub(super) fn judge(&mut self, verdict: Verdict, now: Instant) -> bool {
         self.asking = false;
         if std::mem::take(&mut self.questioned) {
@@ -96,7 +96,7 @@ impl TrackedPair {
         (self.due, self.questioned) = (Some(now), true);
     }
 
-    /// What a refusal found out a moment ago.
+    /// The verdict that a refused request caused a moment ago.
     pub(super) fn lately(&self, now: Instant) -> Option<Verdict> {
         self.judged.filter(|(_, at)| now < *at + VERDICT_REUSE).map(|(verdict, _)| verdict)
     }

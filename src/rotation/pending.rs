@@ -1,11 +1,11 @@
-//! Those who wait for the source or for a canary, and what they wait for. Dropping one of them tells it
-//! that nothing will come.
+//! Requests and commands that wait for a reading of the source or for a canary. Dropping one of them closes
+//! its reply channel.
 
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::keys::{PairVersion, Remedy, Restored, Rotated, SourceError, SourceReading, Verdict};
 
-/// A job's end.
+/// Result of a background job of the rotation task.
 pub(super) enum JobResult {
     Read(Box<Result<SourceReading, SourceError>>, Option<Box<Restored>>),
     Copied(Result<(), SourceError>),
@@ -18,26 +18,27 @@ pub(super) struct PendingRefusal {
     pub(super) may_resend: bool,
     /// The first reading that can tell what the source holds now.
     pub(super) reading: u64,
-    /// What is known then must do.
+    /// When it is decided with what is known.
     pub(super) until: Instant,
     pub(super) reply: oneshot::Sender<Remedy>,
 }
 
-/// An operator who does.
+/// A pending operator request to rotate.
 pub(super) struct PendingRotate {
+    /// The first reading that can tell what the source holds now.
     pub(super) reading: u64,
     pub(super) force: bool,
     pub(super) until: Instant,
     pub(super) reply: oneshot::Sender<Rotated>,
 }
 
-/// Somebody who waits for the canary's verdict on a version.
+/// A request or command that waits for the canary's verdict on a version.
 pub(super) struct PendingVerdict {
     pub(super) version: PairVersion,
     pub(super) reply: VerdictReply,
 }
 
-/// Who that is.
+/// Where its result is sent.
 pub(super) enum VerdictReply {
     Refused(oneshot::Sender<Remedy>, bool),
     Rotate(oneshot::Sender<Rotated>),

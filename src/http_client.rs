@@ -1,0 +1,151 @@
+//! One HTTP/1.1 request on a connection of its own, for the vault and the command line.
+//!
+//! Connecting and the whole exchange have a deadline, and the size of the response is bounded. Redirects are
+//! not followed. Received bytes are zeroed in every buffer that this process owns alone, since a response
+//! may contain a secret. Knows nothing of the requests' meaning. Fails with [`HttpError`].
+
+use std::{io, pin::pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header::LOCATION};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use zeroize::{Zeroize as _, Zeroizing};
+
+/// Bounds of one request.
+#[derive(Clone, Copy)]
+pub(crate) struct HttpBounds {
+    /// Deadline for TCP and TLS together.
+    pub(crate) connect: Duration,
+    /// Deadline for the whole exchange, including the connection.
+    pub(crate) exchange: Duration,
+    /// Maximum size of the response's body, in bytes.
+    pub(crate) max_response: usize,
+}
+
+pub(crate) struct HttpResponse {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Zeroizing<Vec<u8>>,
+    /// Value of `location`.
+    pub(crate) location: Option<String>,
+}
+
+/// There is no complete response.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    #[error("the host is not a name that TLS can check")]
+    Name,
+    #[error("{0}")]
+    Connect(#[from] io::Error),
+    /// The connection broke, or what came is not HTTP.
+    #[error("{0}")]
+    Exchange(#[from] hyper::Error),
+    #[error("no answer within {0:?}")]
+    Deadline(Duration),
+    /// With the maximum, in bytes.
+    #[error("the answer is longer than {} MiB", .0 >> 20)]
+    TooLong(usize),
+}
+
+/// A connection, perhaps over TLS.
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+/// Opens a connection, over TLS with the settings `tls`. `host` has no brackets.
+///
+/// # Errors
+/// [`HttpError::Name`] and [`HttpError::Connect`].
+pub(crate) async fn connect(
+    host: &str,
+    port: u16,
+    tls: Option<Arc<ClientConfig>>,
+) -> Result<Box<dyn Connection>, HttpError> {
+    let tcp = TcpStream::connect((host, port)).await?;
+    tcp.set_nodelay(true)?;
+    let Some(tls) = tls else { return Ok(Box::new(tcp)) };
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| HttpError::Name)?;
+    Ok(Box::new(TlsConnector::from(tls).connect(name, tcp).await?))
+}
+
+/// Sends a request on the connection that `connect` opens, and closes it.
+///
+/// # Errors
+/// What `connect` fails with, or [`HttpError`]. Any status is a response. Cancel safe.
+pub(crate) async fn send<E: From<HttpError>>(
+    connect: impl Future<Output = Result<Box<dyn Connection>, E>>,
+    request: Request<Full<Bytes>>,
+    bounds: HttpBounds,
+) -> Result<HttpResponse, E> {
+    let exchange = async {
+        let connection = timeout(bounds.connect, connect).await.map_err(|_| HttpError::Deadline(bounds.connect))??;
+        Ok(exchange(connection, request, bounds.max_response).await?)
+    };
+    timeout(bounds.exchange, exchange).await.map_err(|_| HttpError::Deadline(bounds.exchange))?
+}
+
+struct ResponseHead {
+    status: StatusCode,
+    location: Option<String>,
+}
+
+async fn exchange(
+    connection: Box<dyn Connection>,
+    request: Request<Full<Bytes>>,
+    max_response: usize,
+) -> Result<HttpResponse, HttpError> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await?;
+    let mut frames = Vec::new();
+    let head = {
+        let mut response = pin!(async {
+            let (head, body) = sender.send_request(request).await?.into_parts();
+            collect(body, &mut frames, max_response).await?;
+            let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+            Ok(ResponseHead { status: head.status, location: location.map(str::to_owned) })
+        });
+        // Boxed, so that it is dropped before the buffers are zeroed.
+        let mut connection = Box::pin(connection);
+        tokio::select! {
+            biased;
+            head = &mut response => head,
+            // The connection ended, perhaps after the complete response.
+            _ = &mut connection => response.await,
+        }
+    };
+    drop(sender);
+    let body = joined(frames);
+    head.map(|ResponseHead { status, location }| HttpResponse { status, body, location })
+}
+
+/// Collects the frames of a body.
+async fn collect(mut body: Incoming, frames: &mut Vec<Bytes>, max: usize) -> Result<(), HttpError> {
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame?.into_data() else { continue };
+        length += bytes.len();
+        if length > max {
+            return Err(HttpError::TooLong(max));
+        }
+        frames.push(bytes);
+    }
+    Ok(())
+}
+
+/// Copies the frames into one buffer, and zeroes each frame that nothing else shares.
+fn joined(frames: Vec<Bytes>) -> Zeroizing<Vec<u8>> {
+    let mut body = Zeroizing::new(Vec::with_capacity(frames.iter().map(Bytes::len).sum()));
+    for frame in frames {
+        body.extend_from_slice(&frame);
+        if let Ok(mut own) = frame.try_into_mut() {
+            own.as_mut().zeroize();
+        }
+    }
+    body
+}

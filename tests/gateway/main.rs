@@ -29,6 +29,7 @@
 //! | `sandbox` | the sandbox's control API is separate from the simulated API; a lost order is processed and reported |
 //! | `deploy` | everything that `deploy/` and its runbooks name exists: commands, metrics, outcomes, panels, configuration keys |
 //! | `layout` | no import cycles, pure rooms do no I/O, a type name means one thing |
+//! | `documents` | the README lists exactly the refusals that the gateway can send |
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
@@ -42,6 +43,7 @@ mod client;
 mod config;
 mod connects_through_proxies;
 mod deploy;
+mod documents;
 mod drains;
 mod erases_retired_keys;
 mod h2;

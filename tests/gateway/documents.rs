@@ -1,0 +1,56 @@
+//! The README's reference tables list exactly what the program does.
+
+use std::collections::BTreeMap;
+
+use fastrac_gateway::outcome::Code;
+use strum::VariantArray as _;
+
+/// A row of the table under `## Refusals`, for one of its codes.
+#[derive(Debug)]
+struct Row {
+    /// The statuses, or the word that stands for Fastrac's own.
+    statuses: Vec<String>,
+    proxy_error: String,
+}
+
+/// The texts in backticks of a table cell.
+fn quoted(cell: &str) -> impl Iterator<Item = String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned)
+}
+
+/// The README's table of refusals, by code.
+fn refusals() -> BTreeMap<String, Row> {
+    let section = include_str!("../../README.md").split("\n## Refusals\n").nth(1).expect("the section");
+    let section = section.split("\n## ").next().expect("its text");
+    let mut rows = BTreeMap::new();
+    for line in section.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [codes, statuses, proxy_error, advice] = cells.as_slice() else { panic!("not four cells: {line}") };
+        assert!(!advice.is_empty(), "no advice: {line}");
+        for code in quoted(codes) {
+            let statuses = statuses.split(", ").map(str::to_owned).collect();
+            let row = Row { statuses, proxy_error: quoted(proxy_error).collect() };
+            assert!(rows.insert(code, row).is_none(), "twice in the table: {line}");
+        }
+    }
+    rows
+}
+
+#[test]
+fn the_readme_lists_exactly_the_refusals_that_can_be_sent() {
+    let mut documented = refusals();
+    // A draining gateway finishes its requests and refuses none, so this code is never sent.
+    for code in Code::VARIANTS.iter().filter(|code| **code != Code::GatewayDraining) {
+        let row = documented.remove(code.as_str()).unwrap_or_else(|| panic!("{} is not in the table", code.as_str()));
+        assert_eq!(row.proxy_error, code.proxy_error(), "{}", code.as_str());
+        // With this code Fastrac's own response is passed on, whatever its status.
+        if *code == Code::UpstreamLimit {
+            assert_eq!(row.statuses, ["Fastrac's"]);
+        } else {
+            let status = code.status().as_u16().to_string();
+            assert!(row.statuses.contains(&status), "{}: {status}, documented {:?}", code.as_str(), row.statuses);
+            assert!(row.statuses.len() == 1 || *code == Code::RequestIdempotency, "{}", code.as_str());
+        }
+    }
+    assert!(documented.is_empty(), "not sent by the gateway: {:?}", documented.keys());
+}

@@ -142,7 +142,7 @@ fn ten_thousand_mixed_requests_are_all_accounted_for() {
     let ordered = |line: &&serde_json::Value| line["class"] == "order" && line["sent"] == "yes";
     let sent_orders = lines.iter().filter(ordered).count() as u64;
     assert_eq!((orders.express, orders.duplicates), (sent_orders, 0));
-    assert!(sent_orders > each as u64, "some whose caller left were executed too");
+    assert!(sent_orders > each as u64, "some orders whose callers left were executed too");
     assert!(lines.iter().all(|line| line["class"] != "order" || line["sent"] != "unknown"));
 
     let account = &gateway.app().gateway.current.load().accounts[0];
@@ -174,7 +174,7 @@ fn an_attempt_that_its_caller_abandons_is_counted() {
     let mut connection = gateway.connect();
     connection
         .write(&post("/item/multi-items", bodies::MULTI_ITEMS).by("shop").header("x-request-id", "left-early").bytes());
-    until("Fastrac has it", || gateway.received().len() == 1);
+    until("Fastrac has received it", || gateway.received().len() == 1);
     drop(connection);
     let line = gateway.line("left-early");
     assert_eq!(

@@ -133,7 +133,7 @@ fn a_removed_identity_stops_working_on_open_connections() {
     assert_eq!(connection.send(&province()).status, 200);
     run(async {
         let open = Http2Connection::over_tls(setup.gateway.data, setup.authority.trusting(Some(&pair), &[b"h2"])).await;
-        let send = async |request| open.send(request).await.expect("joined").expect("an answer").0;
+        let send = async |request| open.send(request).await.expect("joined").expect("a response").0;
         assert_eq!(send(province()).await, 200);
         // The identity is removed, and then given to another service.
         setup.gateway.reload("\"spiffe://shop/depot\", ", "");
@@ -158,6 +158,6 @@ fn client_authorities_can_be_replaced_while_running() {
     };
     assert_eq!(open(&pair), None);
     crate::test_gateway::write(&setup.gateway.folder.path().join("ca.crt"), &other.pem());
-    crate::test_gateway::until("the new authority is known", || open(&pair) == Some(200));
+    crate::test_gateway::until("the new authority is used", || open(&pair) == Some(200));
     assert_eq!(open(&setup.authority.client(&["spiffe://shop/depot"])), None);
 }

@@ -136,7 +136,7 @@ fn send_concurrently(gateway: &TestGateway, count: usize, request: &Request) -> 
             connection.send(request)
         };
         let all: Vec<_> = (0..count).map(|_| scope.spawn(send)).collect();
-        all.into_iter().map(|one| one.join().expect("an answer")).collect()
+        all.into_iter().map(|one| one.join().expect("a response")).collect()
     })
 }
 
@@ -165,7 +165,7 @@ fn a_failure_is_shared_by_its_followers_only() {
     let answers = send_concurrently(&gateway, 16, &get("/region/province").by("shop"));
     let late: Vec<_> = answers.iter().filter(|response| response.status == 504).collect();
     assert!(!late.is_empty());
-    assert_eq!(late.iter().filter(|response| response.sent() == "unknown").count(), 1, "only one was sent");
+    assert_eq!(late.iter().filter(|response| response.sent() == "unknown").count(), 1, "only one request was sent");
     assert!(gateway.received().len() <= 2);
     assert_eq!(gateway.send(get("/region/province").by("shop")).status, 200);
 }
@@ -180,10 +180,10 @@ fn a_fill_outlives_the_caller_that_started_it() {
     until("it is sent", || gateway.received().len() == 1);
     let mut followers: Vec<_> = (0..8).map(|_| gateway.connect()).collect();
     followers.iter_mut().for_each(|connection| connection.write(&request.bytes()));
-    until("all wait", || gateway.metric("in_flight_requests", &[("service", "shop")]) == 9.0);
+    until("all followers wait", || gateway.metric("in_flight_requests", &[("service", "shop")]) == 9.0);
     drop(leader);
     for connection in &mut followers {
-        let response = connection.read_response("GET").expect("an answer");
+        let response = connection.read_response("GET").expect("a response");
         assert_eq!((response.status, cache_status(&response)), (200, "fastrac-gateway; fwd=uri-miss; collapsed"));
     }
     assert_eq!(gateway.received().len(), 1);

@@ -127,7 +127,7 @@ fn the_classifier_agrees_with_the_corpus() {
         ]);
         let meant = json!([entry.outcome, entry.key, entry.stored, entry.settles]);
         if read != meant {
-            wrong.push(format!("{}: {read}, should be {meant}", entry.name));
+            wrong.push(format!("{}: {read}, expected {meant}", entry.name));
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));

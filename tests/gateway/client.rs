@@ -187,7 +187,7 @@ impl Connection {
 
     pub(crate) fn send(&mut self, request: &Request) -> Response {
         self.write(&request.bytes());
-        self.read_response(&request.method).expect("an answer")
+        self.read_response(&request.method).expect("a response")
     }
 
     /// Reads the next final response; `None` if the connection ends or is reset before one begins.
@@ -198,7 +198,7 @@ impl Connection {
                     break at;
                 }
                 if !self.read_more() {
-                    assert!(self.buffer.is_empty(), "half a head: {:?}", String::from_utf8_lossy(&self.buffer));
+                    assert!(self.buffer.is_empty(), "an incomplete head: {:?}", String::from_utf8_lossy(&self.buffer));
                     return None;
                 }
             };

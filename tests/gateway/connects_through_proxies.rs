@@ -165,10 +165,7 @@ fn a_proxy_sees_only_the_ciphertext_of_tls() {
     assert_eq!(gateway.send(get("/region/province").by("shop")).status, 200);
     assert!(far.counters().requests > 0);
     let passed = proxy.passed.lock().expect("whole").clone();
-    assert!(
-        memchr::memmem::find(&passed, b"localhost").is_some(),
-        "the server's name is asked for, as without a proxy"
-    );
+    assert!(memchr::memmem::find(&passed, b"localhost").is_some(), "SNI carries the server's name, as without a proxy");
     assert_eq!(canary_in(&passed), None);
     assert!(proxy.heads().iter().all(|head| head.starts_with(&format!("CONNECT localhost:{} ", far.addr().port()))));
 }

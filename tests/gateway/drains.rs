@@ -90,7 +90,7 @@ fn during_the_grace_period_responses_close_connections_and_readiness_fails() {
     std::thread::scope(|scope| {
         let began = Instant::now();
         scope.spawn(move || app.stop());
-        until("it has begun", || drain.begun());
+        until("draining has begun", || drain.begun());
         let ready = Connection::open(admin).send(&get("/readyz").header("host", "localhost"));
         assert_eq!((ready.status, ready.text().contains("draining")), (503, true));
         for connection in [&mut kept, &mut unused, &mut gateway.connect()] {
@@ -100,7 +100,7 @@ fn during_the_grace_period_responses_close_connections_and_readiness_fails() {
         }
         let refused = gateway.connect().send(&get("/courier/all").by("nobody"));
         assert_eq!((refused.status, refused.header("connection")), (401, Some("close")));
-        assert!(began.elapsed() < Duration::from_secs(3), "all that was in the grace");
+        assert!(began.elapsed() < Duration::from_secs(3), "all of it happened during the grace period");
     });
     assert!(Connection::try_open(gateway.data).is_none());
 }
@@ -149,12 +149,14 @@ fn a_gateway_starts_without_fastrac_reports_it_and_recovers() {
     let gateway = Setup { base_url: Some(format!("http://{address}")), wait: false, ..Setup::default() }.start();
     assert_eq!(gateway.admin("/livez").status, 200);
     let request = get("/courier/all").by("shop");
-    until("it is told apart", || gateway.send(request.clone()).code() == "upstream.connect");
-    until("it says so", || gateway.admin("/readyz").text().contains("accounts.main"));
+    until("the failure is reported as a connection failure", || {
+        gateway.send(request.clone()).code() == "upstream.connect"
+    });
+    until("it is reported", || gateway.admin("/readyz").text().contains("accounts.main"));
     drop(held);
     let sandbox = Sandbox::start(Options { listen: address, ..sandbox() }).expect("Fastrac is back");
     until("it recovers", || gateway.send(request.clone()).status == 200);
-    until("and says so", || {
+    until("the recovery is reported", || {
         let ready = gateway.admin("/readyz");
         ready.status == 200 && ready.json()["degraded"] == serde_json::json!([])
     });
@@ -177,7 +179,11 @@ fn a_slow_request_head_closes_its_connection_and_is_counted() {
     let slow: Vec<_> = lines.iter().filter(|line| line["code"] == "request.timeout").collect();
     assert_eq!(slow.len(), 2);
     assert!(slow.iter().all(|line| line["outcome"] == "bad_request" && line["operation"] == "-"));
-    assert_eq!(silent.send(&get("/courier/all").by("shop")).status, 200, "who has said nothing yet is not slow");
+    assert_eq!(
+        silent.send(&get("/courier/all").by("shop")).status,
+        200,
+        "a connection without a byte of a head is not a slow head"
+    );
 }
 
 #[test]
@@ -203,7 +209,7 @@ fn connections_beyond_the_limit_get_a_503() {
     }
     for _ in 0..3 {
         let mut connection = gateway.connect();
-        let response = connection.read_response("GET").expect("an answer");
+        let response = connection.read_response("GET").expect("a response");
         assert_eq!((response.status, response.outcome(), response.sent()), (503, "overloaded", "no"));
         assert_eq!((response.code().as_str(), response.header("retry-after")), ("gateway.overloaded", Some("1")));
         before_a_request(&response);
@@ -211,7 +217,7 @@ fn connections_beyond_the_limit_get_a_503() {
     }
     assert_eq!(gateway.metric("client_connections", &[]), 3.0);
     seated.pop();
-    until("a seat is free", || {
+    until("a connection slot is free", || {
         let mut connection = gateway.connect();
         connection.write(&get("/courier/all").by("shop").bytes());
         connection.read_response("GET").is_some_and(|response| response.status == 200)
@@ -231,7 +237,7 @@ fn pipelined_requests_are_answered_in_order() {
         .collect();
     connection.write(&bytes);
     for n in 0..20 {
-        let response = connection.read_response("GET").expect("an answer");
+        let response = connection.read_response("GET").expect("a response");
         assert_eq!(response.header("x-request-id"), Some(format!("in-a-row-{n:02}").as_str()));
         assert_eq!(response.status, 200);
     }

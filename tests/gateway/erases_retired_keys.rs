@@ -137,14 +137,14 @@ fn a_retired_pair_remains_in_the_write_buffers_of_hyper_only() {
     let program = RunningGateway::start(sandbox.addr());
     program.send_requests(20);
     let live = program.search(FIRST);
-    assert!(live.elsewhere.len() >= 4, "a pair in use is found in our own buffers: {live:?}");
+    assert!(live.elsewhere.len() >= 4, "a pair in use is found in the gateway's own buffers: {live:?}");
     program.0.rotate(SECOND);
     until("the first pair is retired", || program.events("retired") == 1.0);
     let retired = program.search(FIRST);
-    assert_eq!(retired.elsewhere, Vec::<String>::new(), "in our own buffers");
+    assert_eq!(retired.elsewhere, Vec::<String>::new(), "in the gateway's own buffers");
     program.send_requests(20);
     let later = program.search(FIRST);
-    assert_eq!(later.elsewhere, Vec::<String>::new(), "in our own buffers");
+    assert_eq!(later.elsewhere, Vec::<String>::new(), "in the gateway's own buffers");
     assert!(program.search(SECOND).elsewhere.len() >= 4, "the new pair is found");
     println!("heads: {} while in use, {} when retired, {} after more requests", live.heads, retired.heads, later.heads);
 }

@@ -187,7 +187,7 @@ impl FaultSetup {
         let number = self.gateway.sandbox.fault(fault(row.fault, "v2.track", "direct"));
         let response = plain::send(self.gateway.sandbox.addr(), &self.direct());
         row.plain.holds(&response, &self.right, row.name);
-        assert_eq!(self.gateway.sandbox.times_applied(number), Some(1), "{}: met once", row.name);
+        assert_eq!(self.gateway.sandbox.times_applied(number), Some(1), "{}: applied once", row.name);
     }
 
     /// Checks a read through the gateway.
@@ -197,11 +197,11 @@ impl FaultSetup {
         assert_eq!(
             self.gateway.sandbox.times_applied(number),
             Some(row.read.attempts),
-            "{}: met by each attempt",
+            "{}: applied to each attempt",
             row.name
         );
         let right = row.read.outcome == "ok" && !matches!(row.plain.body, Body::Skewed(_));
-        assert!(!right || response.body == self.right, "{}: the right answer, whole", row.name);
+        assert!(!right || response.body == self.right, "{}: the complete correct response", row.name);
     }
 
     /// Checks an order through the gateway, and what Fastrac did with it.

@@ -45,7 +45,7 @@ impl RecordedGateway {
         let recorder = Recorder::start("127.0.0.1:0");
         let base_url = Some(format!("http://{}", recorder.addr));
         let gateway = Setup { base_url, wait: false, limits: LIMITS, ..Setup::default() }.start();
-        until("the canary look-up", || recorder.count() > 0);
+        until("the canary lookup", || recorder.count() > 0);
         until("the pair is in use", || gateway.send(get("/good").by("shop")).status == 200);
         recorder.take();
         let runner = Runner { addr: gateway.data, read_timeout: Duration::from_secs(5), auth: auth() };
@@ -56,7 +56,7 @@ impl RecordedGateway {
     fn run_case(&self, case: &Case) -> (Observed, Vec<Received>) {
         let observed = self.runner.run(case);
         let good = self.gateway.send(get("/good").by("shop"));
-        assert_eq!((good.status, good.outcome()), (200, "ok"), "{}: the good request after it", case.name);
+        assert_eq!((good.status, good.outcome()), (200, "ok"), "{}: the valid request after it", case.name);
         (observed, self.recorder.take())
     }
 
@@ -66,7 +66,7 @@ impl RecordedGateway {
         let mut faults = Vec::new();
         if !case.allowed.contains(&observed.responses) {
             let responses: Vec<String> = case.allowed.iter().map(ToString::to_string).collect();
-            faults.push(format!("told `{}`, should be `{}`", observed.responses, responses.join("` or `")));
+            faults.push(format!("got `{}`, expected `{}`", observed.responses, responses.join("` or `")));
         }
         if let Some(unparsed) = observed.unparsed.as_ref().filter(|_| !case.frames) {
             faults.push(format!("told what is no answer: {unparsed}"));
@@ -82,7 +82,7 @@ impl RecordedGateway {
         let (forwarded, violations) = self.read(received);
         faults.extend(violations);
         if forwarded != expected {
-            faults.push(format!("forwarded {:?}, should be {:?}", shown(&forwarded), shown(&expected)));
+            faults.push(format!("forwarded {:?}, expected {:?}", shown(&forwarded), shown(&expected)));
         }
         faults
     }
@@ -186,7 +186,7 @@ macro_rules! families {
             assert_eq!(tried, corpus::families());
             let cases = corpus::all();
             let names: std::collections::BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
-            assert_eq!(names.len(), cases.len(), "a name twice");
+            assert_eq!(names.len(), cases.len(), "duplicate name");
             assert!(cases.iter().all(|case| !case.allowed.is_empty() && !case.steps.is_empty()));
             assert!(cases.len() >= 300, "{} cases", cases.len());
         }

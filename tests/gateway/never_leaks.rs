@@ -178,7 +178,7 @@ fn no_host_or_target_sends_a_request_to_another_server() {
         assert_eq!(gateway.send(request.clone().by("shop")).status, status, "{request:?}");
     }
     assert_eq!(gateway.received().len(), before);
-    assert!(trap.accept().is_err(), "somebody went to the other host");
+    assert!(trap.accept().is_err(), "a request was sent to the other host");
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn redirects_are_never_followed_and_never_name_another_host() {
             );
         }
     }
-    assert!(trap.accept().is_err(), "somebody followed");
+    assert!(trap.accept().is_err(), "a redirect was followed");
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn a_streamed_response_is_cut_before_the_secret() {
             // If the secret appears before anything was flushed, the connection just closes.
             if let Some(response) = connection.read_response("POST") {
                 assert_eq!((response.status, response.whole), (200, false), "{before}");
-                assert!(!response.text().contains('y'), "what follows the secret was sent");
+                assert!(!response.text().contains('y'), "bytes after the secret were sent");
             }
             assert!(connection.ends());
             let line = gateway.line(&name);
@@ -354,7 +354,7 @@ fn no_outcome_of_a_request_shows_its_secrets() {
     for head in ["GET /fgw_canary_a b c\r\n\r\n", "GET / HTTP/1.1\r\nsecret key: fgw_canary_h\r\n\r\n"] {
         let mut connection = gateway.connect();
         connection.write(head.as_bytes());
-        assert_eq!(connection.read_response("GET").expect("an answer").status, 400);
+        assert_eq!(connection.read_response("GET").expect("a response").status, 400);
     }
     until("both are counted", || gateway.metric("requests_total", &[("operation", "-"), ("service", "-")]) >= 2.0);
     for page in ["/metrics", "/status", "/config", "/readyz", "/"] {
@@ -362,6 +362,6 @@ fn no_outcome_of_a_request_shows_its_secrets() {
         assert!(response.status == 200 && response.body.len() > 10, "{page}");
     }
     let log = LOG.lock().expect("whole");
-    assert!(!log.is_empty(), "the program's log is heard");
+    assert!(!log.is_empty(), "the program's log is captured");
     assert_eq!(canary_in(&log), None);
 }

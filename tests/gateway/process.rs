@@ -72,7 +72,7 @@ impl Drop for Program {
 /// Reads the data and admin addresses from the start-up log line.
 fn addresses(stderr_lines: &Mutex<Vec<String>>) -> (SocketAddr, SocketAddr) {
     let mut found = None;
-    until("the program says where it listens", || {
+    until("the program logs its addresses", || {
         let stderr_lines = stderr_lines.lock().expect("whole");
         let mut lines = stderr_lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let at = |line: &serde_json::Value, port: &str| line[port].as_str()?.parse().ok();

@@ -277,7 +277,7 @@ fn ambiguous_requests_are_refused_and_cost_nothing() {
     let mut connection = gateway.connect();
     connection.write(&request("POST", "/tariff/express").header("transfer-encoding", "chunked").by("shop2").bytes());
     connection.write(b"zz\r\n");
-    malformed.check_envelope(&connection.read_response("POST").expect("an answer"));
+    malformed.check_envelope(&connection.read_response("POST").expect("a response"));
     assert!(connection.ends());
     assert_eq!(gateway.received().len(), 0);
 }
@@ -353,7 +353,7 @@ fn a_long_target_is_refused_and_counted() {
     let gateway = TestGateway::new();
     let mut connection = gateway.connect();
     connection.write(format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(65_530)).as_bytes());
-    let status = connection.read_response("GET").expect("an answer").status;
+    let status = connection.read_response("GET").expect("a response").status;
     assert!(matches!(status, 414 | 431), "{status}");
     assert_eq!(gateway.lines(1)[0]["status"], status);
 }
@@ -365,7 +365,7 @@ fn a_long_body_is_refused_before_it_is_read_in_either_framing() {
     refusal.check_both_forms(&gateway, &post("/tariff/express", &"x".repeat(1_025)).by("shop2"));
     let mut announced = gateway.connect();
     announced.write(&request("POST", "/tariff/express").header("content-length", "99999999").by("shop2").bytes());
-    refusal.check_envelope(&announced.read_response("POST").expect("an answer"));
+    refusal.check_envelope(&announced.read_response("POST").expect("a response"));
     let mut chunked = gateway.connect();
     let mut request = request("POST", "/tariff/express").header("transfer-encoding", "chunked").by("shop2");
     request.body = format!("401\r\n{}\r\n", "x".repeat(1_025)).into_bytes();
@@ -382,8 +382,8 @@ fn a_slow_body_is_refused_in_time() {
     connection.write(&request("POST", "/tariff/express").header("content-length", "10").by("shop2").bytes());
     connection.write(b"{\"a\"");
     refusal(408, "request.timeout", "bad_request")
-        .check_envelope(&connection.read_response("POST").expect("an answer"));
-    assert!(connection.ends(), "what would follow can't be told from the body");
+        .check_envelope(&connection.read_response("POST").expect("a response"));
+    assert!(connection.ends(), "later bytes could not be distinguished from the body");
     assert_eq!(gateway.received().len(), 0);
 }
 
@@ -395,9 +395,9 @@ fn expect_100_continue_is_answered() {
     let bytes = request.bytes();
     let head = bytes.len() - bodies::TARIFF.len();
     connection.write(&bytes[..head]);
-    until("the gateway asks for the body", || connection.continues());
+    until("the gateway sends 100 Continue", || connection.continues());
     connection.write(&bytes[head..]);
-    assert_eq!(connection.read_response("POST").expect("an answer").status, 200);
+    assert_eq!(connection.read_response("POST").expect("a response").status, 200);
 }
 
 #[test]
@@ -416,12 +416,12 @@ fn the_per_second_quota_counts_one_service_only() {
         }
         assert!(asks < 200, "never refused");
     };
-    assert!(asks > 2, "the burst is there");
+    assert!(asks > 2, "the burst is granted");
     refusal(429, "quota.second", "over_quota").check_envelope(&refused);
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(refused.header("ratelimit"), Some("\"second\";r=0;t=1"));
     assert!(refused.json()["message"].as_str().expect("a message").contains("slow"));
-    assert_eq!(gateway.send(request.by("shop")).status, 200, "others aren't touched");
+    assert_eq!(gateway.send(request.by("shop")).status, 200, "other services are not affected");
     assert_eq!(gateway.received().len(), asks);
 }
 
@@ -503,7 +503,7 @@ fn rate_and_in_flight_budgets_have_separate_refusals() {
     until("it is in flight", || gateway.received().len() == 1);
     refusal(503, "budget.in_flight", "over_budget").check_both_forms(&gateway, &request);
     drop(slow);
-    until("its place is free again", || gateway.send(request.clone()).status == 200);
+    until("the in-flight slot is free again", || gateway.send(request.clone()).status == 200);
 }
 
 #[test]
@@ -512,7 +512,7 @@ fn an_unreachable_fastrac_is_reported_and_costs_nothing() {
     let services = &[("poor", "quota = { per_day = 2 }\nallow = [\"lookup\", \"quote\", \"order\"]")];
     let base_url = Some(format!("http://{gone}"));
     let gateway = Setup { services, base_url, wait: false, ..Setup::default() }.start();
-    until("a pair is at hand", || gateway.app().gateway.was_ready());
+    until("a pair is usable", || gateway.app().gateway.was_ready());
     let refusal = refusal(502, "upstream.connect", "unreachable");
     refusal.check_both_forms(&gateway, &get("/region/province").by("poor"));
     refusal.check_both_forms(&gateway, &post("/tariff/express", bodies::TARIFF).by("poor"));
@@ -591,7 +591,7 @@ fn a_failing_fastrac_opens_the_breaker() {
     let mut failures = 0;
     while connection.send(&request).status == 500 {
         failures += 1;
-        assert!(failures < 20, "never opens");
+        assert!(failures < 20, "the breaker never opens");
     }
     let before = gateway.received().len();
     let refused = refusal(503, "upstream.breaker", "breaker_open")
@@ -621,7 +621,7 @@ fn without_a_usable_pair_nothing_is_sent() {
     let gateway = Setup { base_url, wait: false, ..limited_setup() }.start();
     until("the canary is refused", || sandbox.journal().iter().any(|entry| entry.status == Some(401)));
     let request = post("/tariff/express", bodies::TARIFF).by("shop2");
-    until("the pair is out of use", || gateway.send(request.clone()).code() == "keys.unavailable");
+    until("the pair is no longer used", || gateway.send(request.clone()).code() == "keys.unavailable");
     refusal(503, "keys.unavailable", "no_key").check_both_forms(&gateway, &request);
     let ready = gateway.admin("/readyz");
     assert!(ready.status == 503 && ready.text().contains("main"), "{}", ready.text());

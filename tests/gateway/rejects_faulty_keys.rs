@@ -42,15 +42,15 @@ fn a_new_pair_takes_over_without_a_failed_request() {
             });
         }
         replace(&gateway, &pair(SECOND.0, SECOND.1));
-        until("it takes over", || label(&gateway).as_deref() == Some("second"));
+        until("the new pair is in use", || label(&gateway).as_deref() == Some("second"));
         ended.store(true, Ordering::Relaxed);
     });
     gateway.sandbox.revoke(ACCESS);
     assert_eq!(label(&gateway).as_deref(), Some("second"));
     let journal = gateway.sandbox.journal();
     let second = journal.iter().position(|entry| entry.key.as_deref() == Some("second")).expect("used");
-    assert_eq!(journal[second].target(), "/region/province", "first of all it is proven by a look-up");
-    assert!(journal.iter().all(|entry| entry.key.is_some()), "never half of one and half of the other");
+    assert_eq!(journal[second].target(), "/region/province", "it is verified by a lookup first");
+    assert!(journal.iter().all(|entry| entry.key.is_some()), "no request mixes two pairs");
     assert_eq!(gateway.sandbox.counters().unauthenticated, 0);
 }
 
@@ -59,10 +59,10 @@ fn a_pair_that_fastrac_refuses_never_takes_over() {
     let gateway = TestGateway::new();
     replace(&gateway, &pair("canary-fastrac-access-7d1c-bad", SECRET));
     until("it is tried", || gateway.sandbox.counters().unauthenticated >= 1);
-    until("it says so", || gateway.admin("/readyz").text().contains("refuses the new key pair"));
+    until("it is reported", || gateway.admin("/readyz").text().contains("refuses the new key pair"));
     assert_eq!(label(&gateway).as_deref(), Some("gateway"));
     replace(&gateway, &pair(ACCESS, SECRET));
-    until("all is well again", || gateway.admin("/readyz").json()["degraded"] == serde_json::json!([]));
+    until("nothing is degraded any more", || gateway.admin("/readyz").json()["degraded"] == serde_json::json!([]));
 }
 
 #[test]
@@ -72,16 +72,18 @@ fn a_faulty_key_file_keeps_the_old_pair_and_is_reported() {
     let file = gateway.folder.path().join("keys.toml");
     for text in [half, "secret_key = canary-fastrac"] {
         replace(&gateway, text);
-        until("it says so", || gateway.admin("/readyz").text().contains("the key source cannot be read"));
+        until("it is reported", || gateway.admin("/readyz").text().contains("the key source cannot be read"));
         assert_eq!(label(&gateway).as_deref(), Some("gateway"), "{text}");
         replace(&gateway, &pair(ACCESS, SECRET));
         until("it is read again", || gateway.admin("/readyz").json()["degraded"] == serde_json::json!([]));
     }
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("set");
-    until("others could read it", || gateway.admin("/readyz").text().contains("the key source cannot be read"));
+    until("the unsafe file mode is reported", || {
+        gateway.admin("/readyz").text().contains("the key source cannot be read")
+    });
     fs::remove_file(&file).expect("gone");
     assert_eq!(label(&gateway).as_deref(), Some("gateway"));
-    assert_eq!(gateway.admin("/readyz").status, 200, "hits and clear refusals are still worth having");
+    assert_eq!(gateway.admin("/readyz").status, 200, "still ready: it can serve hits and refusals");
 }
 
 #[test]
@@ -115,7 +117,7 @@ fn a_key_that_fastrac_keeps_refusing_is_tried_rarely_and_recovers() {
     assert!(request <= 3, "{request} reached Fastrac");
     assert!(took < std::time::Duration::from_secs(5), "400 refusals took {took:?}");
     gateway.sandbox.add_key("gateway", ACCESS, SECRET);
-    until("a canary finds it good again", || send().outcome() == "ok");
+    until("a canary verifies it again", || send().outcome() == "ok");
 }
 
 /// systemd writes credentials just before it starts the program; files that new are accepted only after a short delay.

@@ -120,13 +120,13 @@ fn a_changed_file_is_loaded_by_itself_and_a_faulty_one_is_logged_once() {
     let others = good.replace("allow = [\"lookup\"]", "allow = [\"lookup\", \"quote\"]");
     assert_eq!(quote(&gateway, "clerk"), "forbidden");
     write(&file, &others);
-    until("the new rules hold", || quote(&gateway, "clerk") == "ok");
+    until("the new settings are in force", || quote(&gateway, "clerk") == "ok");
     let since = gateway.app().gateway.in_force.load().since;
     write(&file, &format!("{others}\nbogus_key_of_a_test = 1\n"));
-    until("it says so", || gateway.admin("/readyz").text().contains("the last reload failed"));
+    until("it is reported", || gateway.admin("/readyz").text().contains("the last reload failed"));
     // Written in place, as some editors do.
     fs::write(&file, &good).expect("written");
-    until("the old rules hold", || quote(&gateway, "clerk") == "forbidden");
+    until("the old settings are in force", || quote(&gateway, "clerk") == "forbidden");
     assert!(!gateway.admin("/readyz").text().contains("the last reload failed"));
     assert!(gateway.app().gateway.in_force.load().since > since);
     let log = String::from_utf8_lossy(&crate::test_gateway::LOG.lock().expect("whole")).into_owned();
@@ -188,7 +188,7 @@ fn reload_under_load(times: usize, within: Duration) -> (u64, Duration) {
     let running = &gateway.app().gateway;
     let snapshot = running.current.load();
     let service = snapshot.catalog.services.iter().position(|service| service.config.name == "shelf").expect("there");
-    assert_eq!(snapshot.quotas[service].used_today(), quotes + 1, "of the service's day");
+    assert_eq!(snapshot.quotas[service].used_today(), quotes + 1, "used of the service's daily quota");
     // The canary lookup, the one lookup, and the quotes.
     let usage = snapshot.accounts[0].budget.usage();
     assert_eq!((usage.used_today, usage.in_flight.left, usage.waiting), (quotes + 2, usage.in_flight.limit, 0));

@@ -75,7 +75,7 @@ fn a_thousand_handshakes_during_twenty_replacements_all_succeed() {
             }
             let doors = &gateway.app().gateway.live.doors;
             let year = (2030 + n).to_string();
-            until("it is shown", || {
+            until("the new certificate is presented", || {
                 doors.each().all(|(_, door)| door.ends().expect("an end").to_string().starts_with(&year))
             });
             let enough = done.load(Ordering::Relaxed) + HANDSHAKES / SWAPS / 2;
@@ -86,7 +86,12 @@ fn a_thousand_handshakes_during_twenty_replacements_all_succeed() {
     let seen = seen.into_inner().expect("whole");
     assert!(done.into_inner() >= HANDSHAKES);
     let made: BTreeSet<Vec<u8>> = pairs.iter().map(|pair| pair.der().to_vec()).collect();
-    assert!(seen == made, "each was shown, and no other: {} of {}", seen.intersection(&made).count(), made.len());
+    assert!(
+        seen == made,
+        "each certificate was presented, and no other: {} of {}",
+        seen.intersection(&made).count(),
+        made.len()
+    );
     // A connection opened with the first certificate is still served after the last.
     assert_eq!(kept.send(&get("/region/province").by("shop")).status, 200);
     assert_eq!(gateway.metric("tls_handshakes_total", &[("result", "failed")]), 0.0);
@@ -102,7 +107,7 @@ fn a_faulty_file_keeps_the_old_certificate_and_is_reported_everywhere() {
     assert!(seen("/metrics").contains("certificate_expiry_timestamp_seconds{listener=\"data\"} 2214864000\n"));
     assert!(seen("/metrics").contains("config_last_reload_successful 1\n"));
     write(&gateway.folder.path().join("door.crt"), &new.cert);
-    until("it is told", || seen("/readyz").contains("data listener: the new certificate cannot be used"));
+    until("the fault is reported", || seen("/readyz").contains("data listener: the new certificate cannot be used"));
     assert!(seen("/readyz").contains("\"ready\":true"));
     assert!(seen("/metrics").contains("config_last_reload_successful 0\n"));
     let status = admin(&gateway, "/status", &authority).json();
@@ -120,7 +125,7 @@ fn a_faulty_file_keeps_the_old_certificate_and_is_reported_everywhere() {
     assert_eq!(lines("the certificate from before is still shown"), 2, "{log}");
     // It recovers without a reload when the key is replaced too.
     write(&gateway.folder.path().join("door.key"), &new.key);
-    until("it is shown", || {
+    until("the new certificate is presented", || {
         seen("/metrics").contains("certificate_expiry_timestamp_seconds{listener=\"data\"} 2246400000")
     });
     assert!(!seen("/readyz").contains("listener"));
@@ -142,7 +147,7 @@ fn tls_1_2_and_1_3_work_and_alpn_selects_the_http_version() {
     }
     run(async {
         let open = Http2Connection::over_tls(gateway.data, authority.trusting(None, &[b"h2"])).await;
-        assert_eq!(open.send(get("/region/province").by("shop")).await.expect("joined").expect("an answer").0, 200);
+        assert_eq!(open.send(get("/region/province").by("shop")).await.expect("joined").expect("a response").0, 200);
     });
     // A client that offers no supported protocol is refused in the handshake, and counted.
     assert!(Connection::over_tls(gateway.data, &authority.trusting(None, &[b"ftp"])).is_err());
@@ -167,14 +172,14 @@ fn cleartext_is_refused_and_slow_handshakes_time_out() {
     let gateway = gateway(&authority.server(2040), "header_read = \"300ms\"\nidle = \"600ms\"");
     let mut cleartext = gateway.connect();
     cleartext.write(&get("/region/province").bytes());
-    let response = cleartext.read_response("GET").expect("an answer");
+    let response = cleartext.read_response("GET").expect("a response");
     assert_eq!((response.status, response.outcome(), response.sent()), (400, "bad_request", "no"));
     assert!(response.code() == "request.malformed" && response.text().contains("https://"), "{}", response.text());
     before_a_request(&response);
     assert!(cleartext.ends());
     drop(cleartext);
     until("it is counted", || gateway.metric("tls_handshakes_total", &[("result", "cleartext")]) == 1.0);
-    until("and as a request", || gateway.metric("requests_total", &[("outcome", "bad_request")]) == 1.0);
+    until("it is counted as a request too", || gateway.metric("requests_total", &[("outcome", "bad_request")]) == 1.0);
     // Garbage and an invalid record: at most an alert comes back.
     for bytes in [&b"\x80\x2e\x01\x00\x02"[..], b"\x16\x03\x01\x00\x05hello", b"\0\0\0\0"] {
         let (response, _) = exchange_bytes(&gateway, bytes);
@@ -186,7 +191,7 @@ fn cleartext_is_refused_and_slow_handshakes_time_out() {
     let (response, took) = exchange_bytes(&gateway, b"");
     assert!(response.is_empty() && (550..3000).contains(&took.as_millis()), "{response:?} {took:?}");
     assert_eq!(gateway.metric("tls_handshakes_total", &[("result", "timeout")]), 1.0);
-    until("nobody is left", || gateway.metric("client_connections", &[]) == 0.0);
+    until("all connections are closed", || gateway.metric("client_connections", &[]) == 0.0);
     assert_eq!(gateway.received().len(), 0);
 }
 
@@ -195,10 +200,10 @@ fn handshakes_count_towards_the_connection_limit() {
     let authority = Authority::new();
     let gateway = gateway(&authority.server(2040), "connections = 2");
     let silent: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(gateway.data).expect("connected")).collect();
-    until("both have a place", || gateway.metric("client_connections", &[]) == 2.0);
+    until("both connections are counted", || gateway.metric("client_connections", &[]) == 2.0);
     assert!(Connection::over_tls(gateway.data, &authority.trusting(None, &[])).is_err());
     drop(silent);
-    until("there is a place", || Connection::over_tls(gateway.data, &authority.trusting(None, &[])).is_ok());
+    until("a connection slot is free", || Connection::over_tls(gateway.data, &authority.trusting(None, &[])).is_ok());
 }
 
 #[test]
@@ -207,7 +212,7 @@ fn tls_on_a_cleartext_port_is_refused() {
     assert!(Connection::over_tls(gateway.data, &Authority::new().trusting(None, &[])).is_err());
     until("it is counted", || gateway.metric("requests_total", &[("outcome", "bad_request")]) == 1.0);
     assert_eq!(gateway.received().len(), 0);
-    until("nobody is left", || gateway.metric("client_connections", &[]) == 0.0);
+    until("all connections are closed", || gateway.metric("client_connections", &[]) == 0.0);
 }
 
 #[test]

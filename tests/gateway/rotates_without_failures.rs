@@ -82,7 +82,7 @@ impl Load {
     fn wait_for_round(&self) {
         let now = self.rotation.fetch_add(1, Ordering::SeqCst) + 1;
         let all = || self.answered.iter().all(|last| last.load(Ordering::SeqCst) >= now);
-        until("every connection gets an answer", || all() || failed(self));
+        until("every connection completes a request", || all() || failed(self));
     }
 
     /// Places orders on one connection, each with its own content.
@@ -206,10 +206,10 @@ impl Rotations<'_> {
             let began = Instant::now();
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
             assert!(matches!(runtime.block_on(keys.rotate(true)), Some(Rotated::Promoted(_))));
-            until("the one before is back", || self.events("rolled_back") > back);
+            until("the previous pair is back in use", || self.events("rolled_back") > back);
             self.recovered.push(began.elapsed());
         }
-        assert_eq!(self.version(), before, "the good pair serves");
+        assert_eq!(self.version(), before, "the valid pair stays in use");
     }
 }
 
@@ -239,11 +239,11 @@ fn rotations(times: usize, each: u64) {
         }
         scope.spawn(|| load.order(&gateway));
         let stop = StopOnDrop(&load);
-        until("all call", || load.served.load(Ordering::Relaxed) > CONNECTIONS as u64);
+        until("all connections send requests", || load.served.load(Ordering::Relaxed) > CONNECTIONS as u64);
         for number in 1..=times {
             rotations.rotate(number);
             let due = number as u64 * each;
-            until("enough was asked", || load.served.load(Ordering::Relaxed) >= due || failed(&load));
+            until("enough requests were sent", || load.served.load(Ordering::Relaxed) >= due || failed(&load));
             assert!(!failed(&load), "rotation {number}: {:?}", load.failures.lock().expect("whole"));
         }
         drop(stop);
@@ -253,7 +253,7 @@ fn rotations(times: usize, each: u64) {
     let (served, orders) = (load.served.into_inner(), load.orders.into_inner());
     assert_eq!(load.failures.into_inner().expect("whole"), Vec::<String>::new());
     let counters = gateway.sandbox.counters();
-    assert_eq!(counters.mixed, 0, "parts of two pairs");
+    assert_eq!(counters.mixed, 0, "requests with parts of two pairs");
     assert_eq!((counters.orders.express, counters.orders.duplicates), (orders, 0), "orders are placed once");
     assert!(counters.unauthenticated > 0, "the old pairs were refused at times");
     recovered.sort();

@@ -43,7 +43,7 @@ fn an_order_whose_caller_leaves_is_executed_once_and_logged() {
         let mut connection = gateway.connect();
         connection
             .write(&post("/order/express", &bodies::order(number)).by(service).header("x-request-id", &name).bytes());
-        until("Fastrac has it", || gateway.received().len() == number + 1);
+        until("Fastrac has received it", || gateway.received().len() == number + 1);
         if half {
             connection.finish()
         } else {
@@ -57,7 +57,7 @@ fn an_order_whose_caller_leaves_is_executed_once_and_logged() {
     // The reservation is spent, and the place in flight is free.
     let usage = gateway.app().gateway.current.load().accounts[0].budget.usage();
     assert_eq!((usage.used_today, usage.in_flight.left), (3, 4), "the canary and two orders");
-    assert_eq!(gateway.send(order(9).by("poor")).status, 401, "two services at once");
+    assert_eq!(gateway.send(order(9).by("poor")).status, 401, "credentials of two services");
     assert_eq!(gateway.send(post("/order/express", &bodies::order(9)).by("poor")).code(), "quota.day");
     assert_eq!(gateway.metric("in_flight_requests", &[]), 0.0);
 }
@@ -120,7 +120,7 @@ fn a_repeat_of_an_order_in_flight_is_a_conflict() {
     let repeat = gateway.send(keyed(1, "k"));
     assert_eq!((repeat.status, repeat.code().as_str()), (409, "request.idempotency"));
     assert!(repeat.json()["message"].as_str().is_some_and(|message| message.contains("the-first-one")));
-    let first = connection.read_response("POST").expect("an answer");
+    let first = connection.read_response("POST").expect("a response");
     assert_eq!(gateway.send(keyed(1, "k")).body, first.body);
     assert_eq!(executed(&gateway), 1);
 }
@@ -237,7 +237,7 @@ fn a_confirmed_order_is_sent_and_settles_the_unknown_one() {
     let sent = gateway.send(order(1).header("x-gateway-resend", "confirmed"));
     assert_eq!((sent.status, sent.sent()), (200, "yes"));
     assert_eq!((executed(&gateway), unknown(&gateway)), (3, 0));
-    assert_eq!(gateway.send(order(1)).status, 200, "nothing is in doubt any more");
+    assert_eq!(gateway.send(order(1)).status, 200, "no outcome is unknown any more");
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn a_restart_keeps_unknown_orders_and_answers() {
     assert_eq!(gateway.send(keyed(3, "lost")).sent(), "unknown");
     assert_eq!((gateway.received().len(), executed(&gateway)), (0, 3));
     let next = gateway.line(&id(&held))["seq"].as_u64().expect("a number");
-    assert_eq!(next, seq + 1, "the log's numbers go on");
+    assert_eq!(next, seq + 1, "the log's sequence numbers continue");
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn an_order_cut_off_by_the_shutdown_is_unknown_afterwards() {
     gateway.sandbox.fault(Fault::on("v2.order_express", Act::Pass).delay(Duration::from_secs(4)));
     let mut connection = gateway.connect();
     connection.write(&order(1).header("x-request-id", "cut-by-the-end").bytes());
-    until("Fastrac has it", || gateway.received().len() == 1);
+    until("Fastrac has received it", || gateway.received().len() == 1);
     gateway.restart();
     assert_eq!(connection.read_response("POST"), None);
     assert_eq!(unknown(&gateway), 1);
@@ -308,8 +308,8 @@ fn two_processes_never_share_a_state_folder() {
     match gateway.second() {
         Err(error @ AppError::Store(_)) => assert!(error.to_string().contains("state.dir"), "{error}"),
         Err(other) => panic!("{other}"),
-        Ok(_) => panic!("a second program runs on the same folder"),
+        Ok(_) => panic!("a second process runs on the same folder"),
     }
-    assert_eq!(gateway.send(order(1)).status, 200, "the first one goes on");
+    assert_eq!(gateway.send(order(1)).status, 200, "the first process keeps working");
     assert_eq!(gateway.lines(1).len(), 1);
 }

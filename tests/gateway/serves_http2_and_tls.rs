@@ -18,18 +18,18 @@ fn h2_with_prior_knowledge_gets_the_same_responses() {
     let plain = gateway.send(get("/courier/all").by("shop"));
     run(async {
         let connection = Http2Connection::open(gateway.data, None).await;
-        let response = connection.send(get("/courier/all").by("shop")).await.expect("joined").expect("an answer");
+        let response = connection.send(get("/courier/all").by("shop")).await.expect("joined").expect("a response");
         assert_eq!(response, (200, plain.body));
         let tariff = connection.send(post("/tariff/express", bodies::TARIFF).by("shop")).await.expect("joined");
-        assert_eq!(tariff.expect("an answer").0, 200);
+        assert_eq!(tariff.expect("a response").0, 200);
         let track = request("GET", "/order/track").json(r#"{"courier_code":"idx","awb":"x"}"#).by("shop");
-        assert_eq!(connection.send(track).await.expect("joined").expect("an answer").0, 404);
+        assert_eq!(connection.send(track).await.expect("joined").expect("a response").0, 404);
         for (request, status) in [
             (get("/courier/all").by("nobody"), 401),
             (post("/order/express", "{}").by("clerk"), 403),
             (get("/Courier/all").by("shop"), 400),
         ] {
-            assert_eq!(connection.send(request).await.expect("joined").expect("an answer").0, status);
+            assert_eq!(connection.send(request).await.expect("joined").expect("a response").0, status);
         }
     });
     assert_eq!(gateway.received().pop().expect("an entry").body, r#"{"courier_code":"idx","awb":"x"}"#);
@@ -50,7 +50,7 @@ fn a_hundred_streams_at_once_are_a_hundred_requests() {
             .map(|request| connection.send(request.by("shop")))
             .collect();
         for one in all {
-            assert_eq!(one.await.expect("joined").expect("an answer").0, 200);
+            assert_eq!(one.await.expect("joined").expect("a response").0, 200);
         }
     });
     assert_eq!(gateway.lines(100).len(), 100);
@@ -74,7 +74,7 @@ fn a_reset_stream_is_counted_and_its_order_still_completes() {
         }
         asking.iter().for_each(tokio::task::JoinHandle::abort);
         // The connection itself stays usable.
-        assert_eq!(connection.send(get("/courier/all").by("shop")).await.expect("joined").expect("an answer").0, 200);
+        assert_eq!(connection.send(get("/courier/all").by("shop")).await.expect("joined").expect("a response").0, 200);
         until("it is counted", || gateway.log().iter().any(|line| line["request_id"] == "given-up-items"));
     });
     let (order, items) = (gateway.line("given-up-order"), gateway.line("given-up-items"));
@@ -90,13 +90,13 @@ fn draining_closes_an_h2_connection_after_its_open_streams() {
     let (data, app) = (gateway.data, gateway.take_app());
     run(async {
         let mut connection = Http2Connection::open(data, None).await;
-        assert_eq!(connection.send(get("/courier/all").by("shop")).await.expect("joined").expect("an answer").0, 200);
+        assert_eq!(connection.send(get("/courier/all").by("shop")).await.expect("joined").expect("a response").0, 200);
         let slow = connection.send(post("/tariff/express", bodies::TARIFF).by("shop"));
         while gateway.received().len() < 2 {
             tokio::task::yield_now().await;
         }
         let ending = std::thread::spawn(move || app.stop());
-        assert_eq!(slow.await.expect("joined").expect("what was accepted is answered").0, 200);
+        assert_eq!(slow.await.expect("joined").expect("an accepted request is answered").0, 200);
         let ended = connection.driver.join_next().await.expect("it ends").expect("joined");
         assert!(ended.is_ok(), "{ended:?}");
         assert!(connection.sender.ready().await.is_err());
@@ -117,7 +117,7 @@ fn a_tls_listener_refuses_cleartext() {
     let gateway = Setup { listen, ..Setup::default() }.start();
     run(async {
         let connection = Http2Connection::open(gateway.data, Some(&certificates.authority)).await;
-        let response = connection.send(get("/courier/all").by("shop")).await.expect("joined").expect("an answer");
+        let response = connection.send(get("/courier/all").by("shop")).await.expect("joined").expect("a response");
         assert_eq!(response.0, 200);
     });
     let mut plain = std::net::TcpStream::connect(gateway.data).expect("connected");

@@ -62,7 +62,7 @@ fn the_rate_of_an_account_is_never_exceeded() {
     let received = gateway.sandbox.counters().requests;
     assert_eq!(received, good as u64 + 1);
     assert!(received as f64 <= most, "{received} of at most {most}");
-    assert!(good >= 10, "what is there is given: {good}");
+    assert!(good >= 10, "the whole budget is granted: {good}");
 }
 
 #[test]

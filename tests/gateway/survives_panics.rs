@@ -94,7 +94,7 @@ fn meets_its_own_deadlines(gateway: &TestGateway) {
         failed(&gateway.send(request.by("shop").header("x-request-id", &format!("panic-{name}"))));
     }
     let held = gateway.send(order.by("shop"));
-    assert_eq!((held.status, held.code().as_str()), (409, "order.unknown"), "it may have been sent");
+    assert_eq!((held.status, held.code().as_str()), (409, "order.unknown"), "the order may have been sent");
 }
 
 fn meets_bodies(gateway: &TestGateway) {
@@ -129,7 +129,7 @@ fn panics_in_a_process_of_its_own() {
     meets_its_own_deadlines(&gateway);
     meets_bodies(&gateway);
     let good = gateway.send(get("/region/province").by("shop"));
-    assert_eq!((good.status, good.outcome()), (200, "ok"), "all others are served");
+    assert_eq!((good.status, good.outcome()), (200, "ok"), "all other requests are served");
     let names = ["quote", "fill", "order"].into_iter().chain(SAYINGS.map(|(name, _)| name));
     let lines: Vec<_> = names.map(|name| gateway.line(&format!("panic-{name}"))).collect();
     for line in lines {
@@ -157,8 +157,8 @@ fn a_panic_gives_a_500_and_a_log_line_and_shows_no_key() {
         .expect("started");
     let (stdout, stderr) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
     assert!(child.status.success() && stdout.contains("1 passed"), "{stdout}\n{stderr}");
-    assert_eq!(canary_in(&child.stdout), None, "in an answer, a line or a page");
-    assert_eq!(canary_in(&child.stderr), None, "in what the program says");
+    assert_eq!(canary_in(&child.stdout), None, "in stdout");
+    assert_eq!(canary_in(&child.stderr), None, "in stderr");
     let entries: Vec<serde_json::Value> =
         stderr.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no entry: {line}"))).collect();
     let of = |message: &str| {

@@ -83,7 +83,7 @@ fn a_key_revoked_during_a_request_is_replaced() {
         let request = post("/order/express", &bodies::order(7)).pair(NEXT.0, NEXT.1);
         let response = plain::send(gateway.sandbox.addr(), &request);
         assert_eq!(response.status, if execute { 200 } else { 401 });
-        assert_eq!(send_directly(&gateway, NEXT), 401, "from now on");
+        assert_eq!(send_directly(&gateway, NEXT), 401, "after the revocation");
         gateway.sandbox.add_key("next", NEXT.0, NEXT.1);
         let before = gateway.sandbox.counters().orders.express;
         // The gateway finds the next pair in its key file.

@@ -51,7 +51,7 @@ fn the_limit_per_second_is_counted_per_key() {
     let order = setup.gateway.send(post("/order/express", &bodies::order(1)).by("shop"));
     assert_eq!((order.status, order.outcome(), order.sent()), (429, "throttled", "yes"), "nothing was executed");
     assert_eq!(order.header("retry-after"), Some("1"));
-    assert_eq!(setup.gateway.sandbox.counters().orders.express, 1, "the scene's own");
+    assert_eq!(setup.gateway.sandbox.counters().orders.express, 1, "only the order of the setup");
     setup.gateway.sandbox.advance(Duration::from_secs(1));
     assert_eq!((statuses(&setup, 1), outcomes(&setup, 1)), (vec![200], vec!["ok".to_owned()]));
 }

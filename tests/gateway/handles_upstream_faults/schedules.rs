@@ -27,7 +27,7 @@ fn requests_hit(setup: &FaultSetup, fault: Fault, times: usize) -> (Vec<bool>, V
     let through = || setup.gateway.send(setup.track().by("shop")).outcome() == "upstream_error";
     let through: Vec<bool> = std::iter::repeat_with(through).take(times).collect();
     let count = through.iter().filter(|hit| **hit).count();
-    assert_eq!(sandbox.times_applied(number), Some(count as u64), "the sandbox's count is the gateway's");
+    assert_eq!(sandbox.times_applied(number), Some(count as u64), "sandbox and gateway count the same");
     assert_eq!(failed() - before, count as f64);
     (directly, through)
 }

@@ -71,7 +71,7 @@ fn a_failed_tls_handshake_gives_sent_no() {
         }
         assert_eq!(unknown(&gateway), 0.0, "nothing was sent");
         assert_eq!(sandbox.counters().requests, before);
-        assert!(sandbox.times_applied(number) > Some(2), "connections are met");
+        assert!(sandbox.times_applied(number) > Some(2), "the fault applied to connections");
         sandbox.clear_faults();
         let order = gateway.send(post("/order/express", bodies::ORDER).by("shop"));
         assert_eq!((order.status, sandbox.counters().orders.express), (200, 1), "the same order may be sent now");

@@ -40,7 +40,11 @@ fn a_reset_interrupts_the_writing_of_a_body() {
         let error = stream.write_all(&request.bytes()).expect_err("the connection ends before the body");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{after:?}");
         let counters = sandbox.counters();
-        assert_eq!((counters.requests, counters.orders), (before.requests, before.orders), "never whole, not executed");
+        assert_eq!(
+            (counters.requests, counters.orders),
+            (before.requests, before.orders),
+            "never received completely, not executed"
+        );
         assert_eq!((counters.broken - before.broken, sandbox.times_applied(number)), (1, Some(1)), "{after:?}");
         sandbox.clear_faults();
     }
@@ -80,8 +84,8 @@ fn send_and_cut_off(
     let number = sandbox.fault(fault.clone());
     setup.through(row, request, (operation, expected));
     let counters = sandbox.counters();
-    assert_eq!(sandbox.times_applied(number), Some(expected.attempts), "{operation}: met by each attempt");
-    assert_eq!(counters.broken - before.0.broken, expected.attempts, "{operation}: broke off");
+    assert_eq!(sandbox.times_applied(number), Some(expected.attempts), "{operation}: applied to each attempt");
+    assert_eq!(counters.broken - before.0.broken, expected.attempts, "{operation}: broken connections");
     assert_eq!((counters.requests, counters.orders), (before.0.requests, before.0.orders), "{operation}: not executed");
     let doubtful = if expected.attempts == 1 { 1.0 } else { 0.0 };
     assert_eq!(unknown(&setup.gateway) - before.1, doubtful, "{operation}: in the journal of unknown orders");

@@ -568,7 +568,7 @@ impl RecordedGateway {
     fn faults_of_attack(&self, attack: &Attack) -> Vec<String> {
         let result = perform(self.runner.addr, attack);
         let good = self.gateway.send(get("/good").by("shop"));
-        assert_eq!((good.status, good.outcome()), (200, "ok"), "{}: the good request after it", attack.name);
+        assert_eq!((good.status, good.outcome()), (200, "ok"), "{}: the valid request after it", attack.name);
         let mut faults = Vec::new();
         for (stream, fate) in &attack.streams {
             let check_attacks = match (fate, result.fates.get(stream)) {
@@ -580,12 +580,12 @@ impl RecordedGateway {
                 _ => false,
             };
             if !check_attacks {
-                faults.push(format!("stream {stream}: {:?}, should be {fate:?}", result.fates.get(stream)));
+                faults.push(format!("stream {stream}: {:?}, expected {fate:?}", result.fates.get(stream)));
             }
         }
         match attack.connection {
-            ConnectionFate::Usable if !result.usable => faults.push("the connection is of no use".to_owned()),
-            ConnectionFate::Ended if !result.ended => faults.push("the connection stands".to_owned()),
+            ConnectionFate::Usable if !result.usable => faults.push("the connection is not usable".to_owned()),
+            ConnectionFate::Ended if !result.ended => faults.push("the connection is open".to_owned()),
             ConnectionFate::Any if !result.ended && !result.usable => {
                 faults.push("the connection stands and is of no use".to_owned())
             }
@@ -609,7 +609,7 @@ impl RecordedGateway {
         expected.sort();
         forwarded.sort();
         if forwarded != expected {
-            faults.push(format!("forwarded {:?}, should be {:?}", super::shown(&forwarded), super::shown(&expected)));
+            faults.push(format!("forwarded {:?}, expected {:?}", super::shown(&forwarded), super::shown(&expected)));
         }
         faults
     }

@@ -112,7 +112,7 @@ fn counted(recorder: &Recorder) -> BTreeMap<(String, String), usize> {
 fn a_hundred_rounds_leave_nothing_behind() {
     let recorder = Recorder::start("127.0.0.1:0");
     let program = Program::start(&configuration(recorder.addr), (ACCESS, SECRET));
-    until("the canary look-up", || recorder.count() > 0);
+    until("the canary lookup", || recorder.count() > 0);
     recorder.take();
     let all: Vec<Bytes> =
         corpus::all().into_iter().map(Bytes::Case).chain(h2::attacks().into_iter().map(Bytes::Frames)).collect();

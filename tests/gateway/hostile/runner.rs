@@ -127,7 +127,7 @@ impl ResponseReader {
         match stream.read(&mut piece) {
             Ok(0) => self.ended = true,
             Ok(read) => {
-                assert_eq!(canary_in(&piece[..read]), None, "in an answer");
+                assert_eq!(canary_in(&piece[..read]), None, "in a response");
                 self.rest.extend_from_slice(&piece[..read]);
                 while self.take_response() {}
                 return true;

@@ -31,9 +31,9 @@ fn a_caller_that_reads_nothing_loses_its_connection() {
     let gateway = long();
     let mut deaf = TcpStream::connect(gateway.data).expect("connected");
     deaf.write_all(&requests(30)).expect("written");
-    until("an answer is on its way", || !gateway.received().is_empty());
+    until("a response is being sent", || !gateway.received().is_empty());
     until("the connection is gone", || gateway.metric("client_connections", &[]) == 0.0);
-    assert!(gateway.received().len() < 30, "nothing more is asked for him");
+    assert!(gateway.received().len() < 30, "no further requests are read for this client");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_caller_that_reads_slowly_gets_its_responses() {
     let (mut piece, mut taken) = (vec![0; 400_000], 0);
     // Longer in total than any timeout, but no single pause is as long as one.
     while taken < 12 * 900_000 {
-        let read = slow.read(&mut piece).expect("the connection stands");
+        let read = slow.read(&mut piece).expect("the connection is open");
         assert!(read > 0, "ended after {taken} bytes");
         taken += read;
         thread::sleep(Duration::from_millis(100));

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http::request::Parts;
 use tokio::time::Instant;
 
-use super::Arrival;
 use crate::{
     attempts::Attempts,
     body::BodyError,
@@ -43,8 +42,8 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Opens the record of a request.
-    pub(super) fn open<G>(snapshot: Arc<Snapshot>, worker: Arc<Worker>, head: &Parts, arrival: &Arrival<G>) -> Self {
+    /// Opens the record of a request whose first byte came at `began`.
+    pub(super) fn open(snapshot: Arc<Snapshot>, worker: Arc<Worker>, head: &Parts, began: Instant) -> Self {
         let given = RequestId::from_headers(&head.headers);
         let record = snapshot.recorder.open(given, head.method.clone(), head.uri.clone());
         Exchange {
@@ -54,8 +53,8 @@ impl Exchange {
             record: Some(record),
             attempts: Some(Attempts::default()),
             first_sent: None,
-            certificate: arrival.certificate.clone(),
-            began: arrival.began,
+            certificate: None,
+            began,
         }
     }
 

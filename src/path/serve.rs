@@ -66,7 +66,8 @@ where
 {
     let (head, body) = request.into_parts();
     let format = RefusalFormat::wanted(&head.headers);
-    let exchange = Exchange::open(snapshot, worker, &head, &arrival);
+    let mut exchange = Exchange::open(snapshot, worker, &head, arrival.began);
+    exchange.certificate = arrival.certificate;
     let close = arrival.close;
     // Allocated once, because it moves into the body of the response.
     let mut finish = Box::new(FinishOnEnd { exchange, done: false, guard: arrival.guard });

@@ -42,7 +42,7 @@ struct RunningGateway(Program);
 
 impl RunningGateway {
     fn start(fastrac: SocketAddr) -> RunningGateway {
-        let subject = RunningGateway(Program::start(&configuration(fastrac), FIRST));
+        let subject = RunningGateway(Program::start(&configuration(fastrac), FIRST.0, FIRST.1));
         until("it has a pair", || subject.events("promoted") == 1.0);
         subject
     }
@@ -68,7 +68,7 @@ impl RunningGateway {
     }
 
     /// Searches writable memory for the secret of a pair.
-    fn search(&self, (access, secret): (&str, &str)) -> Matches {
+    fn search(&self, access: &str, secret: &str) -> Matches {
         let basic = STANDARD.encode(format!("{access}:{secret}"));
         let ends = [secret, &basic].map(|form| memchr::memmem::Finder::new(&form.as_bytes()[form.len() - SUFFIX..]));
         let memory = File::open(self.0.proc("mem")).expect("may be read by the same user");
@@ -136,15 +136,15 @@ fn a_retired_pair_remains_in_the_write_buffers_of_hyper_only() {
     }
     let program = RunningGateway::start(sandbox.addr());
     program.send_requests(20);
-    let live = program.search(FIRST);
+    let live = program.search(FIRST.0, FIRST.1);
     assert!(live.elsewhere.len() >= 4, "a pair in use is found in the gateway's own buffers: {live:?}");
-    program.0.rotate(SECOND);
+    program.0.rotate(SECOND.0, SECOND.1);
     until("the first pair is retired", || program.events("retired") == 1.0);
-    let retired = program.search(FIRST);
+    let retired = program.search(FIRST.0, FIRST.1);
     assert_eq!(retired.elsewhere, Vec::<String>::new(), "in the gateway's own buffers");
     program.send_requests(20);
-    let later = program.search(FIRST);
+    let later = program.search(FIRST.0, FIRST.1);
     assert_eq!(later.elsewhere, Vec::<String>::new(), "in the gateway's own buffers");
-    assert!(program.search(SECOND).elsewhere.len() >= 4, "the new pair is found");
+    assert!(program.search(SECOND.0, SECOND.1).elsewhere.len() >= 4, "the new pair is found");
     println!("heads: {} while in use, {} when retired, {} after more requests", live.heads, retired.heads, later.heads);
 }

@@ -146,10 +146,10 @@ struct FaultSetup {
 
 /// A sandbox with a second key pair, for direct requests.
 fn shared() -> Options {
-    Options { keys: vec![key("gateway", (ACCESS, SECRET)), key("direct", TWIN)], ..sandbox() }
+    Options { keys: vec![key("gateway", ACCESS, SECRET), key("direct", TWIN.0, TWIN.1)], ..sandbox() }
 }
 
-fn key(label: &str, (access, secret): (&str, &str)) -> fastrac_sandbox::KeyPair {
+fn key(label: &str, access: &str, secret: &str) -> fastrac_sandbox::KeyPair {
     fastrac_sandbox::KeyPair::new(label, access, secret)
 }
 
@@ -193,7 +193,7 @@ impl FaultSetup {
     /// Checks a read through the gateway.
     fn reads(&self, row: &Row) {
         let number = self.gateway.sandbox.fault(fault(row.fault, "v2.track", "gateway"));
-        let response = self.through(row, self.track(), ("v2.track", row.read));
+        let response = self.through(row, self.track(), "v2.track", row.read);
         assert_eq!(
             self.gateway.sandbox.times_applied(number),
             Some(row.read.attempts),
@@ -210,7 +210,7 @@ impl FaultSetup {
         let unknown = || unknown(&self.gateway);
         let before = (executed(), unknown());
         self.gateway.sandbox.fault(fault(row.fault, "v2.order_express", "gateway"));
-        self.through(row, post("/order/express", &bodies::order(number)), ("v2.order_express", row.order));
+        self.through(row, post("/order/express", &bodies::order(number)), "v2.order_express", row.order);
         assert_eq!(executed() - before.0, u64::from(row.executed), "{}: executed", row.name);
         let doubtful = if row.order.sent == "unknown" { 1.0 } else { 0.0 };
         assert_eq!(unknown() - before.1, doubtful, "{}: in the journal of unknown orders", row.name);
@@ -218,7 +218,7 @@ impl FaultSetup {
     }
 
     /// Sends a request through the gateway; response, metrics and log must agree.
-    fn through(&self, row: &Row, request: Request, (operation, expected): (&str, Expected)) -> Response {
+    fn through(&self, row: &Row, request: Request, operation: &str, expected: Expected) -> Response {
         let gateway = &self.gateway;
         let timeout_ms = row.timeout_ms.map(|millis| millis.to_string());
         let request =

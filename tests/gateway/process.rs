@@ -24,7 +24,7 @@ pub(crate) struct Program {
 
 impl Program {
     /// Starts a process with this configuration and key pair, both in a temporary folder.
-    pub(crate) fn start(configuration: &str, (access, secret): (&str, &str)) -> Program {
+    pub(crate) fn start(configuration: &str, access: &str, secret: &str) -> Program {
         let folder = tempfile::tempdir().expect("a folder");
         write(&folder.path().join("keys.toml"), &pair(access, secret));
         let file = folder.path().join("gateway.toml");
@@ -52,7 +52,7 @@ impl Program {
     }
 
     /// Replaces the key pair in its key file.
-    pub(crate) fn rotate(&self, (access, secret): (&str, &str)) {
+    pub(crate) fn rotate(&self, access: &str, secret: &str) {
         write(&self.folder.path().join("keys.toml"), &pair(access, secret));
     }
 

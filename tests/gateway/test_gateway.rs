@@ -47,7 +47,7 @@ pub(crate) fn secret_of(service: &str) -> String {
 
 /// SHA-256 of that secret in hexadecimal, as in the configuration.
 pub(crate) fn digest_of(service: &str) -> String {
-    Sha256::digest(secret_of(service)).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(secret_of(service)))
 }
 
 /// The first canary found in these bytes.

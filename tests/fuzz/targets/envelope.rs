@@ -1,4 +1,4 @@
-//! The envelope classifier: whatever bytes come there is a reading, and where serde can read them too,
+//! The envelope classifier: any bytes give a classification, and if serde can parse them too,
 //! it is the one that RFC 8259 and the contract (section 6) give.
 
 use fastrac_gateway::{
@@ -19,7 +19,7 @@ pub fn run(data: &[u8]) {
     holds_always(status, reading);
     if let Some(members) = members(body) {
         assert_eq!(reading, model(status, &members, &messages));
-        // The beginning of it, when it is the whole, says the same.
+        // Classifying the beginning gives the same result if it is the whole body.
         assert_eq!(classify_beginning(status, body, &messages), reading);
     }
     for end in [body.len() / 2, body.len().saturating_sub(1)] {
@@ -44,7 +44,7 @@ fn holds_always(status: StatusCode, reading: Classification) {
     assert!(!reading.settles_order(status) || reading.is_envelope);
 }
 
-/// What stands at the top, in order; `None` if it is no JSON object.
+/// The top-level members in order; `None` if the body is not a JSON object.
 fn members(body: &[u8]) -> Option<Vec<(String, serde_json::Value)>> {
     struct Members;
     impl<'de> Visitor<'de> for Members {
@@ -67,7 +67,7 @@ fn members(body: &[u8]) -> Option<Vec<(String, serde_json::Value)>> {
     json.end().ok().map(|()| members)
 }
 
-/// The contract's words, word by word.
+/// A model that follows the contract's text literally.
 fn model(status: StatusCode, members: &[(String, serde_json::Value)], messages: &MessagesConfig) -> Classification {
     let all =
         |name: &str| members.iter().filter(|(known, _)| known == name).map(|(_, value)| value).collect::<Vec<_>>();
@@ -101,7 +101,7 @@ fn model(status: StatusCode, members: &[(String, serde_json::Value)], messages: 
     reading(outcome, status == StatusCode::UNAUTHORIZED)
 }
 
-/// Letter by letter: `str::to_lowercase` writes a final sigma otherwise.
+/// Character by character: `str::to_lowercase` treats a final sigma differently.
 fn lower(text: &str) -> String {
     text.chars().flat_map(char::to_lowercase).collect()
 }

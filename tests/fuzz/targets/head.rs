@@ -1,6 +1,6 @@
 //! A connection's bytes, through hyper's parser and every pure room up to the head that goes out: what
-//! crosses is one request, the caller's own, with nothing of him and nothing that could clash with what is
-//! put in afterwards.
+//! is forwarded is one request with the caller's own content, without credentials or headers of the caller, and without
+//! anything that could conflict with the headers injected afterwards.
 
 use std::{convert::Infallible, path::Path, sync::OnceLock, time::Duration};
 
@@ -27,10 +27,11 @@ use tokio::{io::AsyncWriteExt as _, time::Instant};
 #[allow(dead_code, unreachable_pub, reason = "shared with the hostile corpus")]
 mod strict;
 
-/// What is put in after the rewrite, or made anew: each exactly once.
+/// Headers that are injected or regenerated after the rewrite: each exactly once.
 const PUT_IN: [&str; 5] = ["host", "access-key", "secret-key", "authorization", "content-length"];
 
-/// What the contract (section 4) takes out; names are compared with every mark as a hyphen.
+/// Headers that the contract (section 4) removes; names are compared with every special character as a hyphen.
+/// Hand-written on purpose: an independent list, not the gateway's own.
 const TAKEN_OUT: [&str; 33] = [
     "connection",
     "keep-alive",
@@ -87,7 +88,7 @@ async fn serve(data: &[u8]) {
         .max_buf_size(BUFFER)
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(server), service);
-    // Time stands still as long as there is something to do.
+    // Time is paused, so it advances only when nothing else can run.
     let _ = tokio::time::timeout(Duration::from_secs(60), connection).await;
     drop(client);
 }
@@ -144,7 +145,7 @@ fn rooms() -> &'static Rooms {
     })
 }
 
-/// The bytes that were asked, behind the account's prefix.
+/// The target consists of the bytes that the caller sent, after the account's prefix.
 fn right_target(asked: &BufferedRequest, target: &Uri, data: &[u8]) {
     let written = target.to_string();
     let own = written.strip_prefix("/base").expect("the prefix");
@@ -160,7 +161,7 @@ fn right_target(asked: &BufferedRequest, target: &Uri, data: &[u8]) {
     assert!(!path.ends_with("/..") && !path.ends_with("/."), "{path}");
 }
 
-/// A path that reads like a listed one is that one, byte for byte.
+/// A path that can be read as a listed one is that path, byte for byte.
 fn right_operation(asked: &BufferedRequest, method: &Method, operation: &Operation) {
     let path = asked.target.path();
     let kind = reading(path);
@@ -178,7 +179,8 @@ fn right_operation(asked: &BufferedRequest, method: &Method, operation: &Operati
     assert!(!matches!(method.as_str(), "CONNECT" | "TRACE"));
 }
 
-/// Decoded once, in lower case, without empty segments.
+/// The path percent-decoded once, in lower case, without empty segments. Hand-written on purpose, as an
+/// independent oracle.
 fn reading(path: &str) -> String {
     let mut text = Vec::new();
     let mut rest = path.as_bytes();
@@ -230,7 +232,7 @@ fn nominated(headers: &HeaderMap, name: &str) -> bool {
     })
 }
 
-/// Written with what is put in, it is one request to a strict reader, and that request.
+/// Serialised with the injected headers, it is exactly this one request to a strict parser.
 fn one_request(method: &Method, target: &Uri, headers: &HeaderMap, body: &[u8]) {
     let mut wire = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
     for name in &PUT_IN[..4] {

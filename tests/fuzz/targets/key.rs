@@ -1,11 +1,11 @@
-//! The cache key: two requests share one exactly when they ask the same.
+//! The cache key: two requests share one exactly if they are equivalent.
 
 use fastrac_gateway::cache::{Key, KeyParts};
 use serde_json::value::RawValue;
 
-/// A request, as far as a key goes.
+/// The parts of a request that a cache key depends on.
 #[derive(Debug, Default)]
-struct Asked {
+struct CacheRequest {
     account: String,
     service: Option<String>,
     method: String,
@@ -18,47 +18,47 @@ struct Asked {
 /// Lines of two requests, alternately; a line that is missing in the second is as in the first.
 pub fn run(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
-    let (mut a, mut b) = (Asked::default(), Asked::default());
+    let (mut a, mut b) = (CacheRequest::default(), CacheRequest::default());
     for field in 0..8 {
         let first = lines.next().unwrap_or_default();
         let second = lines.next().unwrap_or(first);
         set(&mut a, field, first);
-        // An equals sign alone stands for "the same".
+        // A single equals sign means "the same".
         set(&mut b, field, if second == b"=" { first } else { second });
     }
-    let same = means(&a) == means(&b);
+    let same = meaning(&a) == meaning(&b);
     assert_eq!(key(&a) == key(&b), same, "{a:?} {b:?}");
     assert_eq!(key(&a), key(&a));
 }
 
-fn set(asked: &mut Asked, field: usize, line: &[u8]) {
-    // NUL stands in no configured name and in no parsed head; a line break in a body is written as `~`.
+fn set(request: &mut CacheRequest, field: usize, line: &[u8]) {
+    // NUL occurs in no configured name and in no parsed head; a line break in a body is written as `~`.
     let text = || String::from_utf8_lossy(line).replace('\0', "");
     let optional = || (line != b"-").then(text);
     match field {
-        0 => asked.account = text(),
-        1 => asked.service = optional(),
-        2 => asked.method = text(),
-        3 => asked.path = text(),
-        4 => asked.query = optional(),
-        5 | 6 => asked.vary.push(line.to_vec()),
-        _ => asked.body = line.iter().map(|byte| if *byte == b'~' { b'\n' } else { *byte }).collect(),
+        0 => request.account = text(),
+        1 => request.service = optional(),
+        2 => request.method = text(),
+        3 => request.path = text(),
+        4 => request.query = optional(),
+        5 | 6 => request.vary.push(line.to_vec()),
+        _ => request.body = line.iter().map(|byte| if *byte == b'~' { b'\n' } else { *byte }).collect(),
     }
 }
 
-fn key(asked: &Asked) -> Key {
+fn key(request: &CacheRequest) -> Key {
     Key::new(KeyParts {
-        account: &asked.account,
-        service: asked.service.as_deref(),
-        method: &asked.method,
-        path: &asked.path,
-        query: asked.query.as_deref(),
-        vary: &asked.vary,
-        body: &asked.body,
+        account: &request.account,
+        service: request.service.as_deref(),
+        method: &request.method,
+        path: &request.path,
+        query: request.query.as_deref(),
+        vary: &request.vary,
+        body: &request.body,
     })
 }
 
-/// What a request asks, as a value that needs no encoding.
+/// The meaning of a request, as a value that needs no encoding.
 #[derive(Debug, PartialEq)]
 struct Meaning<'a> {
     names: [Option<&'a str>; 4],
@@ -81,18 +81,18 @@ enum Tree {
     Leaf(String),
 }
 
-fn means(asked: &Asked) -> Meaning<'_> {
-    let query = asked.query.as_deref().map(|query| {
+fn meaning(request: &CacheRequest) -> Meaning<'_> {
+    let query = request.query.as_deref().map(|query| {
         let mut parameters: Vec<&str> = query.split('&').collect();
         parameters.sort_by_key(|parameter| parameter.split('=').next().unwrap_or_default().to_owned());
         parameters
     });
-    let json = serde_json::from_slice::<&RawValue>(&asked.body).ok().and_then(|raw| tree(raw.get(), 24));
+    let json = serde_json::from_slice::<&RawValue>(&request.body).ok().and_then(|raw| tree(raw.get(), 24));
     Meaning {
-        names: [Some(&asked.account), asked.service.as_deref(), Some(&asked.method), Some(&asked.path)],
+        names: [Some(&request.account), request.service.as_deref(), Some(&request.method), Some(&request.path)],
         query,
-        vary: &asked.vary,
-        body: json.map_or(Body::Bytes(&asked.body), Body::Json),
+        vary: &request.vary,
+        body: json.map_or(Body::Bytes(&request.body), Body::Json),
     }
 }
 

@@ -33,7 +33,7 @@ pub fn run(data: &[u8]) {
             write(&masker, &mut out, text);
             assert!(std::str::from_utf8(&out).is_ok());
         }
-        // Whichever of the two a semicolon is, nothing behind it is shown.
+        // Whether a semicolon separates parameters or not, nothing after it is shown.
         let mut out = Vec::new();
         masker.query(&mut out, &format!("password={}", text.replace(['&', '='], "")));
         let out = String::from_utf8(out).expect("UTF-8");

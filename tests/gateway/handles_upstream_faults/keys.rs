@@ -16,8 +16,10 @@ const NEXT: (&str, &str) = ("canary-fastrac-access-7d1c-next", "canary/fastrac+s
 
 /// A gateway whose sandbox already knows the next pair.
 fn gateway() -> TestGateway {
-    let sandbox =
-        fastrac_sandbox::Options { keys: vec![key("gateway", (ACCESS, SECRET)), key("next", NEXT)], ..sandbox() };
+    let sandbox = fastrac_sandbox::Options {
+        keys: vec![key("gateway", ACCESS, SECRET), key("next", NEXT.0, NEXT.1)],
+        ..sandbox()
+    };
     Setup { sandbox, ..Setup::default() }.start()
 }
 
@@ -30,7 +32,7 @@ fn quote(gateway: &TestGateway) -> Response {
 }
 
 /// The status that a direct client gets with a pair.
-fn send_directly(gateway: &TestGateway, (access, secret): (&str, &str)) -> u16 {
+fn send_directly(gateway: &TestGateway, access: &str, secret: &str) -> u16 {
     plain::send(gateway.sandbox.addr(), &post("/tariff/express", bodies::TARIFF).pair(access, secret)).status
 }
 
@@ -51,9 +53,9 @@ fn recovers(gateway: &TestGateway) {
 #[test]
 fn a_key_revoked_now_is_replaced() {
     let gateway = gateway();
-    assert_eq!((send_directly(&gateway, (ACCESS, SECRET)), quote(&gateway).outcome()), (200, "ok"));
+    assert_eq!((send_directly(&gateway, ACCESS, SECRET), quote(&gateway).outcome()), (200, "ok"));
     gateway.sandbox.revoke(ACCESS);
-    assert_eq!(send_directly(&gateway, (ACCESS, SECRET)), 401);
+    assert_eq!(send_directly(&gateway, ACCESS, SECRET), 401);
     refused(&gateway, &quote(&gateway));
     refused(&gateway, &order(&gateway, 1));
     assert_eq!(gateway.metric("requests_total", &[("outcome", "key_rejected")]), 2.0);
@@ -66,9 +68,9 @@ fn a_key_revoked_at_a_set_time_is_replaced() {
     let gateway = gateway();
     assert!(gateway.sandbox.revoke_at(ACCESS, "2026-01-02T03:05:00Z".parse::<When>().expect("a time")));
     gateway.sandbox.advance(Duration::from_secs(54));
-    assert_eq!((send_directly(&gateway, (ACCESS, SECRET)), quote(&gateway).outcome()), (200, "ok"));
+    assert_eq!((send_directly(&gateway, ACCESS, SECRET), quote(&gateway).outcome()), (200, "ok"));
     gateway.sandbox.advance(Duration::from_secs(1));
-    assert_eq!(send_directly(&gateway, (ACCESS, SECRET)), 401);
+    assert_eq!(send_directly(&gateway, ACCESS, SECRET), 401);
     refused(&gateway, &quote(&gateway));
     recovers(&gateway);
 }
@@ -83,7 +85,7 @@ fn a_key_revoked_during_a_request_is_replaced() {
         let request = post("/order/express", &bodies::order(7)).pair(NEXT.0, NEXT.1);
         let response = plain::send(gateway.sandbox.addr(), &request);
         assert_eq!(response.status, if execute { 200 } else { 401 });
-        assert_eq!(send_directly(&gateway, NEXT), 401, "after the revocation");
+        assert_eq!(send_directly(&gateway, NEXT.0, NEXT.1), 401, "after the revocation");
         gateway.sandbox.add_key("next", NEXT.0, NEXT.1);
         let before = gateway.sandbox.counters().orders.express;
         // The gateway finds the next pair in its key file.

@@ -82,7 +82,7 @@ fn send_and_cut_off(
     let sandbox = &setup.gateway.sandbox;
     let before = (sandbox.counters(), unknown(&setup.gateway), setup.gateway.metric("retries_total", &[]));
     let number = sandbox.fault(fault.clone());
-    setup.through(row, request, (operation, expected));
+    setup.through(row, request, operation, expected);
     let counters = sandbox.counters();
     assert_eq!(sandbox.times_applied(number), Some(expected.attempts), "{operation}: applied to each attempt");
     assert_eq!(counters.broken - before.0.broken, expected.attempts, "{operation}: broken connections");

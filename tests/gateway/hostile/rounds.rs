@@ -111,7 +111,7 @@ fn counted(recorder: &Recorder) -> BTreeMap<(String, String), usize> {
 #[ignore = "takes a minute: `tests/run hostile`"]
 fn a_hundred_rounds_leave_nothing_behind() {
     let recorder = Recorder::start("127.0.0.1:0");
-    let program = Program::start(&configuration(recorder.addr), (ACCESS, SECRET));
+    let program = Program::start(&configuration(recorder.addr), ACCESS, SECRET);
     until("the canary lookup", || recorder.count() > 0);
     recorder.take();
     let all: Vec<Bytes> =

@@ -8,11 +8,13 @@ pub(crate) mod certificate;
 pub mod configuration;
 pub mod listener;
 pub(crate) mod pem;
+mod poll;
 pub(crate) mod read;
 mod roots;
 mod stamp;
 pub(crate) mod watch;
 
+pub(crate) use self::poll::FileWatch;
 pub use self::read::FileError;
 pub(crate) use self::roots::{RootsError, roots};
 pub(crate) use self::stamp::Stamp;

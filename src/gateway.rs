@@ -29,7 +29,10 @@ use crate::{
     catalog::Catalog,
     config::{self, Config, Endpoint},
     edge::tls::{Doors, Faulty},
-    files::configuration::{LoadedConfig, load},
+    files::{
+        FileWatch,
+        configuration::{LoadedConfig, load},
+    },
     keys::{Keeper, KeyContext, KeyEvent, Keys, Observer, SourceError, Vault, VaultError},
     orders::Orders,
     record::{ExchangeLog, Masker, Metrics, Names, Recorder},
@@ -41,7 +44,6 @@ use crate::{
     },
 };
 
-use file::FileWatch;
 pub use file::{LOOK, ReloadError};
 pub use revoked::Revoked;
 

@@ -19,7 +19,7 @@ use tokio::{
 
 use self::{
     copy_schedule::CopySchedule,
-    pending::{JobResult, PendingRefusal, PendingRotate, PendingVerdict, VerdictReply},
+    pending::{JobResult, PendingRefusal, PendingRotate, PendingVerdict, Refresh, VerdictReply},
 };
 use crate::backoff::Backoff;
 use crate::keys::{
@@ -69,13 +69,6 @@ where
         rotates: Vec::new(),
     };
     task.run().await;
-}
-
-/// A reading that a refused request caused.
-struct Refresh {
-    /// The version that was refused.
-    version: PairVersion,
-    at: Instant,
 }
 
 struct RotationTask<C> {

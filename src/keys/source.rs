@@ -125,7 +125,7 @@ impl PairSource {
     pub(crate) async fn restore(&self) -> Option<Restored> {
         let copy = self.copy()?.clone();
         let loaded = tokio::task::spawn_blocking(move || copy.load()).await.ok()?;
-        loaded.inspect_err(|fault| tracing::warn!(%fault, "the sealed copy of a key pair can't be used")).ok()?
+        loaded.inspect_err(|fault| tracing::warn!(%fault, "the encrypted copy of a key pair can't be used")).ok()?
     }
 
     /// The vault that the pair is in.

@@ -12,6 +12,13 @@ pub(super) enum JobResult {
     Verdict(PairVersion, Verdict),
 }
 
+/// A reading that a refused request caused.
+pub(super) struct Refresh {
+    /// The version that was refused.
+    pub(super) version: PairVersion,
+    pub(super) at: Instant,
+}
+
 /// A refused request that waits for a reading of the source.
 pub(super) struct PendingRefusal {
     pub(super) version: PairVersion,

@@ -30,7 +30,7 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
     let store = Store::open(&folder.join("state")).unwrap();
     let orders = runtime.block_on(Orders::open(store.clone(), jiff::Timestamp::now())).unwrap();
     let revoked = Arc::new(runtime.block_on(Revoked::open(store)).unwrap());
-    let live = Live { metrics, log, orders, revoked, doors: Arc::default(), tasks: Drain::default().tasks };
+    let live = Live { metrics, log, orders, revoked, tls: Arc::default(), tasks: Drain::default().tasks };
     Gateway::new(config, None, live).unwrap().0
 }
 

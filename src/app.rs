@@ -26,7 +26,7 @@ use crate::{
         connection::Context,
         listener::{Acceptor, BindError},
         runtime::{self, DataThread},
-        tls::{Doors, Faulty, LOOK},
+        tls::{POLL_INTERVAL, TlsFilesError, TlsListeners},
     },
     gateway::{self, Gateway, Live, Revoked, StartError},
     orders::Orders,
@@ -51,7 +51,7 @@ pub enum AppError {
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
-    Tls(#[from] Faulty),
+    Tls(#[from] TlsFilesError),
     #[error("the system cannot create a thread or an event queue: {0}")]
     System(#[from] io::Error),
     #[error("metrics: {0}")]
@@ -88,7 +88,7 @@ impl App {
         let sockets = Sockets::bind(&config.listen)?;
         let (data, address) = sockets.addresses()?;
         let metrics = Metrics::new()?;
-        let doors = Arc::new(Doors::open(&config.listen, &metrics)?);
+        let tls = Arc::new(TlsListeners::open(&config.listen, &metrics)?);
         // The store first: the error for a second process on the same folder then names the folder.
         let store = Store::open(&config.state.dir)?;
         let log = ExchangeLog::open(&config.log, &metrics)?;
@@ -101,7 +101,7 @@ impl App {
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
         let tasks = drain.tasks.clone();
-        let live = Live { metrics: metrics.clone(), log, orders, revoked, doors: doors.clone(), tasks };
+        let live = Live { metrics: metrics.clone(), log, orders, revoked, tls: tls.clone(), tasks };
         let (workers, connections) = (config.listen.workers, config.limits.connections);
         let (gateway, keepers) = Gateway::new(config, file, live)?;
         let rotations = Rotations::new(control.handle().clone(), &gateway);
@@ -118,15 +118,15 @@ impl App {
             threads: threads.iter().map(|thread| thread.sockets.clone()).collect(),
             permits: Arc::new(Semaphore::new(connections)),
             metrics,
-            tls: doors.data.clone(),
+            tls: tls.data.clone(),
             stop: drain.stop.clone(),
             inherited: sockets.inherited,
         });
         let operators =
             Admin { gateway: gateway.clone(), drain: drain.clone(), store: store.clone(), data: data.clone(), address };
-        control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), doors.admin.clone()));
-        if doors.each().next().is_some() {
-            control.spawn(watch("certificates", LOOK, move || doors.look()));
+        control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), tls.admin.clone()));
+        if tls.each().next().is_some() {
+            control.spawn(watch("certificates", POLL_INTERVAL, move || tls.poll()));
         }
         if gateway.file.is_some() {
             let looking = gateway.clone();

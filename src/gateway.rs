@@ -28,7 +28,7 @@ use crate::{
     caller::Callers,
     catalog::Catalog,
     config::{self, Config, Endpoint},
-    edge::tls::{Doors, Faulty},
+    edge::tls::{TlsFilesError, TlsListeners},
     files::{
         FileWatch,
         configuration::{LoadedConfig, load},
@@ -62,7 +62,7 @@ pub enum StartError {
     Host(String),
     /// A listener's certificate, key or CA file cannot be used.
     #[error(transparent)]
-    Tls(#[from] Faulty),
+    Tls(#[from] TlsFilesError),
 }
 
 /// State that outlives every configuration.
@@ -72,7 +72,7 @@ pub struct Live {
     pub log: ExchangeLog,
     pub orders: Orders,
     pub revoked: Arc<Revoked>,
-    pub doors: Arc<Doors>,
+    pub tls: Arc<TlsListeners>,
     /// The tasks that the drain waits for.
     pub tasks: TaskTracker,
 }
@@ -143,11 +143,11 @@ impl Gateway {
         for key in needs_restart(&in_force.config, &config) {
             tracing::warn!("{key} has changed; it takes effect after a restart");
         }
-        let doors = self.live.doors.renew(&config.listen).map_err(StartError::Tls)?;
+        let tls = self.live.tls.read_again(&config.listen).map_err(StartError::Tls)?;
         let previous = Previous { snapshot: &snapshot, config: &in_force.config };
         let (compiled, keepers) = compile(&config, Some(previous), &self.live)?;
         self.current.store(Arc::new(compiled));
-        doors.show();
+        tls.activate();
         self.in_force.store(Arc::new(InForce { config, since: SystemTime::now() }));
         if let Some(adopt) = self.adopt.get() {
             adopt(keepers);

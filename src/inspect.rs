@@ -22,7 +22,7 @@ use crate::{
         AccountConfig, ClientAuth, Config, KeySource, ServerTlsConfig, VaultAuth,
         check::{Diagnostic, KeyPath, Lines},
     },
-    files::{listener, roots},
+    files::{certificate, listener, roots},
     keys,
 };
 
@@ -144,15 +144,15 @@ impl Inspection<'_> {
         None
     }
 
-    /// Clients refuse a certificate that has ended.
+    /// Reports a certificate that has expired or expires soon.
     fn ending(&mut self, ends: Timestamp, file: &Path, place: &KeyPath) {
         let left = ends.duration_since(Timestamp::now());
         if left.is_negative() || left.is_zero() {
-            self.fault(place, format!("{} ended on {ends:.0}: every client refuses it; renew it", file.display()));
+            self.fault(place, certificate::expired(file, Some(ends)));
         } else if left < ENDS_SOON {
             self.warn(
                 place,
-                format!("{} ends on {ends:.0}, in {} days: renew it", file.display(), left.as_hours() / 24),
+                format!("{} expires on {ends:.0}, in {} days: renew it", file.display(), left.as_hours() / 24),
             );
         }
     }

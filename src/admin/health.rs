@@ -60,11 +60,11 @@ impl Readiness {
         if !gateway.reloaded_well() {
             degraded.push("configuration: the last reload failed; the previous one is in force".to_owned());
         }
-        for (listener, door) in gateway.live.doors.each() {
-            if door.has_ended() {
+        for (listener, tls) in gateway.live.tls.each() {
+            if tls.has_expired() {
                 degraded.push(format!("{listener} listener: its certificate has expired"));
             }
-            if door.fault().is_some() {
+            if tls.fault().is_some() {
                 degraded.push(format!(
                     "{listener} listener: the new certificate cannot be used; the previous one is in use"
                 ));

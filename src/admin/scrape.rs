@@ -57,13 +57,13 @@ fn text(state: &AdminState, openmetrics: bool) -> String {
     for (operation, held) in snapshot.cache.usage() {
         scrape.cache(&operation, held.entries, held.bytes);
     }
-    let doors = &gateway.live.doors;
+    let tls = &gateway.live.tls;
     // A file that the configuration names is part of it: an unusable certificate is a failed reload too.
-    let loaded = gateway.reloaded_well() && doors.each().all(|(_, door)| door.fault().is_none());
+    let loaded = gateway.reloaded_well() && tls.each().all(|(_, tls)| tls.fault().is_none());
     scrape.config(&in_force.config.hash, loaded, in_force.since);
     scrape.build(env!("CARGO_PKG_VERSION"), REVISION);
-    for (listener, door) in doors.each() {
-        if let Some(ends) = door.ends().and_then(|ends| SystemTime::try_from(ends).ok()) {
+    for (listener, tls) in tls.each() {
+        if let Some(ends) = tls.expires().and_then(|ends| SystemTime::try_from(ends).ok()) {
             scrape.certificate(listener, ends);
         }
     }

@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use super::{Admin, error::REQUEST_TIMEOUT, router};
-use crate::edge::tls::{self, Shaken};
+use crate::edge::tls::{self, HandshakeResult};
 
 /// Maximum number of open connections: a few scrapers, probes and people.
 const MAX_CONNECTIONS: usize = 64;
@@ -41,7 +41,7 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `stop`, then ends what is in progress within a second. `listener` must be non-blocking.
-pub async fn serve(listener: StdListener, admin: Admin, stop: CancellationToken, tls: Option<Arc<tls::Door>>) {
+pub async fn serve(listener: StdListener, admin: Admin, stop: CancellationToken, tls: Option<Arc<tls::TlsListener>>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the admin socket could not be used"),
@@ -88,7 +88,7 @@ async fn accept(
 #[derive(Clone)]
 pub(super) struct AdminConnection {
     pub(super) router: Router,
-    pub(super) tls: Option<Arc<tls::Door>>,
+    pub(super) tls: Option<Arc<tls::TlsListener>>,
     pub(super) stop: CancellationToken,
 }
 
@@ -99,7 +99,7 @@ impl AdminConnection {
         match self.tls.clone() {
             None => self.serve(socket, peer).await,
             Some(tls) => {
-                if let Shaken::Tls(socket) = tls.shake(socket, HANDSHAKE).await {
+                if let HandshakeResult::Tls(socket) = tls.handshake(socket, HANDSHAKE).await {
                     self.serve(socket, peer).await;
                 }
             }

@@ -195,10 +195,10 @@ impl StatusPage {
             certificates: admin
                 .gateway
                 .live
-                .doors
+                .tls
                 .each()
-                .map(|(listener, door)| {
-                    (listener, CertificateStatus { ends_at: door.ends().map(rfc3339), fault: door.fault() })
+                .map(|(listener, tls)| {
+                    (listener, CertificateStatus { ends_at: tls.expires().map(rfc3339), fault: tls.fault() })
                 })
                 .collect(),
             config: ConfigStatus {

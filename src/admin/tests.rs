@@ -31,7 +31,7 @@ use crate::{
         ClientAuth, ServerTlsConfig,
         check::{Environment, check},
     },
-    edge::tls::Doors,
+    edge::tls::TlsListeners,
     gateway::{Live, Revoked},
     keys::{Lease, Verdict},
     orders::Orders,
@@ -130,9 +130,9 @@ impl TestAdmin {
             let (cert, key) = (file("admin.crt", cert), file("admin.key", key));
             ServerTlsConfig { cert, key, client_ca: None, client_auth: ClientAuth::None }
         });
-        let doors = Arc::new(Doors::open(&listen, &metrics).unwrap());
-        let admin_tls = doors.admin.clone();
-        let live = Live { metrics, log, orders, revoked, doors, tasks: drain.tasks.clone() };
+        let tls = Arc::new(TlsListeners::open(&listen, &metrics).unwrap());
+        let admin_tls = tls.admin.clone();
+        let live = Live { metrics, log, orders, revoked, tls, tasks: drain.tasks.clone() };
         let (gateway, keepers) = Gateway::new(config, Some(file.clone()), live).unwrap();
         let verdict = set.verdict.unwrap_or(Verdict::Undecided);
         let canary = move |_: Lease| async move { verdict };

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{runtime::AcceptedSocket, tls::Door};
+use super::{runtime::AcceptedSocket, tls::TlsListener};
 use crate::{outcome::Code, record::Metrics, refusal::Refusal};
 
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub struct Acceptor {
     pub permits: Arc<Semaphore>,
     pub metrics: Arc<Metrics>,
     /// `None`: cleartext.
-    pub tls: Option<Arc<Door>>,
+    pub tls: Option<Arc<TlsListener>>,
     /// Ends the loop.
     pub stop: CancellationToken,
     /// systemd holds the listening sockets: they stay open when this process ends, and the next process accepts

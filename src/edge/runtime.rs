@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     connection::{self, Context, FIRST_REQUEST, Protocol},
-    tls::{Door, Shaken},
+    tls::{HandshakeResult, TlsListener},
 };
 use crate::{caller::ClientCertificate, outcome::Code, snapshot::Worker};
 
@@ -25,7 +25,7 @@ pub struct AcceptedSocket {
     /// Non-blocking.
     pub socket: StdStream,
     /// `None`: the listener is cleartext.
-    pub tls: Option<Arc<Door>>,
+    pub tls: Option<Arc<TlsListener>>,
     /// Holds the permit for one of `limits.connections`, and the gauge, until the connection ends.
     pub permit: Box<dyn Send>,
 }
@@ -106,20 +106,22 @@ async fn peek_protocol(socket: &TcpStream, context: &Context) -> Option<Protocol
 }
 
 /// Accepts TLS. A handshake may take as long as a request head (`limits.header_read`), from its first byte.
-async fn open_tls(socket: TcpStream, door: Arc<Door>, context: Arc<Context>) {
+async fn open_tls(socket: TcpStream, listener: Arc<TlsListener>, context: Arc<Context>) {
     if peek_protocol(&socket, &context).await.is_none() {
         return;
     }
     let within = context.current.load().limits.header_read;
-    match door.shake(socket, within).await {
-        Shaken::Tls(stream) => {
+    match listener.handshake(socket, within).await {
+        HandshakeResult::Tls(stream) => {
             let session = stream.get_ref().1;
             let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
             let leaf = session.peer_certificates().and_then(<[_]>::first);
             let certificate = leaf.map(|leaf| Arc::new(ClientCertificate::of(leaf)));
             connection::serve(stream, protocol, certificate, context).await;
         }
-        Shaken::Cleartext => drop(context.current.load().recorder.unreadable(Some(400), Code::RequestMalformed)),
-        Shaken::Not => {}
+        HandshakeResult::Cleartext => {
+            drop(context.current.load().recorder.unreadable(Some(400), Code::RequestMalformed))
+        }
+        HandshakeResult::Failed => {}
     }
 }

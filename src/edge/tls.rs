@@ -1,13 +1,14 @@
-//! TLS at the doors: which certificate is shown, whose are accepted, and how both change while running.
+//! The listeners that speak TLS: which certificate they present, which CAs they accept, and how both change while
+//! running.
 //!
-//! What always holds: certificate, key and authorities are swapped together, or not at all; a
-//! handshake uses what was in force when it began, and a connection stays as it was opened. New
-//! files are taken when nothing has changed for a moment; what can't be used changes nothing and
-//! is told once, after `PATIENCE`, because a pair that is being written mends itself. Knows no
-//! request. Fails with [`Faulty`].
+//! What always holds: certificate, key and CAs are swapped together or not at all; a handshake uses what was active
+//! when it began, and an open connection keeps what it was opened with. New files are used when they have not
+//! changed for a moment. Files that cannot be used change nothing and are reported once, after [`REPORT_AFTER`],
+//! because a half-written pair becomes usable by itself. This file must not know requests. It fails with
+//! [`TlsFilesError`].
 
+mod active;
 mod handshake;
-mod showing;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,191 +17,199 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-pub use self::handshake::Shaken;
-use self::showing::{Showing, Stamps, ended, read, settling, stamps};
+use self::active::{ActiveTls, TlsFileStamps, expired, read, settling, stamps};
+pub use self::handshake::HandshakeResult;
 use crate::{
     config::{ListenConfig, ServerTlsConfig},
     record::{Handshakes, Metrics},
 };
 
-/// What the data port speaks, and what the admin port does (RFC 7301).
-const DATA: &[&[u8]] = &[b"h2", b"http/1.1"];
-const ADMIN: &[&[u8]] = &[b"http/1.1"];
+/// The protocols offered by ALPN (RFC 7301).
+const DATA_ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+const ADMIN_ALPN: &[&[u8]] = &[b"http/1.1"];
 
-/// How often [`Doors::look`] is to be called.
-pub const LOOK: Duration = Duration::from_millis(500);
-/// How long files may be unusable before somebody is told: who writes one file after the other takes less.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How often [`TlsListeners::poll`] is to be called.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How long files may be unusable before it is reported: writing one file after the other takes less.
+const REPORT_AFTER: Duration = Duration::from_secs(2);
 
-/// A listener's files can't be used.
+/// Why the files of a listener cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Faulty(String);
+pub struct TlsFilesError(String);
 
 /// The listeners that speak TLS.
 #[derive(Default)]
-pub struct Doors {
+pub struct TlsListeners {
     /// `listen.tls`
-    pub data: Option<Arc<Door>>,
+    pub data: Option<Arc<TlsListener>>,
     /// `listen.admin_tls`
-    pub admin: Option<Arc<Door>>,
+    pub admin: Option<Arc<TlsListener>>,
 }
 
 /// A listener that speaks TLS.
-pub struct Door {
-    /// Where it stands in the configuration.
-    place: &'static str,
-    speaks: &'static [&'static [u8]],
-    showing: ArcSwap<Showing>,
-    watch: Mutex<Watch>,
+pub struct TlsListener {
+    /// Its configuration key, such as `listen.tls`.
+    key: &'static str,
+    alpn: &'static [&'static [u8]],
+    active: ArcSwap<ActiveTls>,
+    files: Mutex<TlsFileState>,
     handshakes: Handshakes,
 }
 
-/// What is known of the files.
-struct Watch {
-    /// The state that was read last.
-    read: Stamps,
-    /// Since when they can't be used, and why.
-    failing: Option<(Instant, Faulty)>,
-    /// What somebody was told.
-    told: Option<String>,
+/// Which listener it is.
+#[derive(Clone, Copy)]
+struct ListenerKind {
+    key: &'static str,
+    /// In metrics.
+    label: &'static str,
+    alpn: &'static [&'static [u8]],
 }
 
-impl Doors {
+/// What is known about the files.
+struct TlsFileState {
+    /// Their stamps when they were last read.
+    read: TlsFileStamps,
+    /// Since when they cannot be used, and why.
+    failing: Option<(Instant, TlsFilesError)>,
+    /// The error that was reported.
+    reported: Option<String>,
+}
+
+impl TlsListeners {
     /// Reads the files that a configuration names.
     ///
     /// # Errors
-    /// [`Faulty`] names the key, the file, what is wrong with it and what to do.
-    pub fn open(listen: &ListenConfig, metrics: &Metrics) -> Result<Doors, Faulty> {
-        let open = |(place, listener, speaks), tls: &Option<ServerTlsConfig>| {
-            let handshakes = metrics.handshakes(listener);
-            tls.as_ref().map(|tls| Door::open((place, speaks), tls, handshakes).map(Arc::new)).transpose()
+    /// [`TlsFilesError`] names the key, the file, the error and what to do.
+    pub fn open(listen: &ListenConfig, metrics: &Metrics) -> Result<TlsListeners, TlsFilesError> {
+        let open = |kind: ListenerKind, tls: &Option<ServerTlsConfig>| {
+            let handshakes = metrics.handshakes(kind.label);
+            tls.as_ref().map(|tls| TlsListener::open(kind, tls, handshakes).map(Arc::new)).transpose()
         };
-        Ok(Doors {
-            data: open(("listen.tls", "data", DATA), &listen.tls)?,
-            admin: open(("listen.admin_tls", "admin", ADMIN), &listen.admin_tls)?,
-        })
+        let data = ListenerKind { key: "listen.tls", label: "data", alpn: DATA_ALPN };
+        let admin = ListenerKind { key: "listen.admin_tls", label: "admin", alpn: ADMIN_ALPN };
+        Ok(TlsListeners { data: open(data, &listen.tls)?, admin: open(admin, &listen.admin_tls)? })
     }
 
-    /// Every door, with the name of its listener.
-    pub fn each(&self) -> impl Iterator<Item = (&'static str, &Arc<Door>)> {
+    /// Every listener, with its name.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, &Arc<TlsListener>)> {
         [("data", &self.data), ("admin", &self.admin)]
             .into_iter()
-            .filter_map(|(name, door)| Some((name, door.as_ref()?)))
+            .filter_map(|(name, listener)| Some((name, listener.as_ref()?)))
     }
 
     /// Reads the files of another configuration, or the same files again. Nothing changes before
-    /// [`Renewal::show`]. A door can neither be added nor taken away.
+    /// [`PendingTls::activate`]. A reload can neither add nor remove a TLS listener.
     ///
     /// # Errors
-    /// As [`Doors::open`].
-    pub fn renew(&self, listen: &ListenConfig) -> Result<Renewal, Faulty> {
+    /// As [`TlsListeners::open`].
+    pub fn read_again(&self, listen: &ListenConfig) -> Result<PendingTls, TlsFilesError> {
         let pairs = [(&self.data, &listen.tls), (&self.admin, &listen.admin_tls)];
-        let renewed = pairs.into_iter().filter_map(|(door, tls)| Some((door.as_ref()?, tls.as_ref()?)));
-        renewed.map(|(door, tls)| Ok((door.clone(), door.read(tls)?))).collect::<Result<_, _>>().map(Renewal)
+        let pairs = pairs.into_iter().filter_map(|(listener, tls)| Some((listener.as_ref()?, tls.as_ref()?)));
+        pairs
+            .map(|(listener, tls)| Ok((listener.clone(), listener.read(tls)?)))
+            .collect::<Result<_, _>>()
+            .map(PendingTls)
     }
 
-    /// Looks whether files have changed, and takes them. Reads files: not for the path.
-    pub fn look(&self) {
-        for (_, door) in self.each() {
-            door.look();
+    /// Checks whether files have changed, and uses them. Blocks on file I/O: not for the path.
+    pub fn poll(&self) {
+        for (_, listener) in self.each() {
+            listener.poll();
         }
     }
 }
 
-/// What was read for a reload.
-#[must_use = "it is not in force yet"]
-pub struct Renewal(Vec<(Arc<Door>, (Showing, Stamps))>);
+/// What a reload has read.
+#[must_use = "it is not active yet"]
+pub struct PendingTls(Vec<(Arc<TlsListener>, (ActiveTls, TlsFileStamps))>);
 
-impl Renewal {
-    /// Puts it in force.
-    pub fn show(self) {
-        for (door, (showing, stamps)) in self.0 {
-            let mut watch = door.watch.lock();
-            door.take(showing, stamps, &mut watch);
+impl PendingTls {
+    /// Makes it active.
+    pub fn activate(self) {
+        for (listener, (active, stamps)) in self.0 {
+            let mut files = listener.files.lock();
+            listener.activate(active, stamps, &mut files);
         }
     }
 }
 
-impl Door {
-    /// A door whose files were read.
+impl TlsListener {
+    /// Reads the files of a listener.
     ///
     /// # Errors
-    /// As [`Doors::open`].
-    fn open(
-        (place, speaks): (&'static str, &'static [&'static [u8]]),
-        tls: &ServerTlsConfig,
-        handshakes: Handshakes,
-    ) -> Result<Door, Faulty> {
-        let (showing, read) = read(place, tls, speaks)?;
-        if showing.has_ended() {
-            tracing::error!("{}", ended(place, tls, showing.ends));
+    /// As [`TlsListeners::open`].
+    fn open(kind: ListenerKind, tls: &ServerTlsConfig, handshakes: Handshakes) -> Result<TlsListener, TlsFilesError> {
+        let ListenerKind { key, alpn, .. } = kind;
+        let (active, read) = read(key, tls, alpn)?;
+        if active.has_expired() {
+            tracing::error!("{}", expired(key, tls, active.expires));
         }
-        let watch = Mutex::new(Watch { read, failing: None, told: None });
-        Ok(Door { place, speaks, showing: ArcSwap::from_pointee(showing), watch, handshakes })
+        let files = Mutex::new(TlsFileState { read, failing: None, reported: None });
+        Ok(TlsListener { key, alpn, active: ArcSwap::from_pointee(active), files, handshakes })
     }
 
-    /// When the certificate that is shown ends. `None`: it doesn't say.
-    pub fn ends(&self) -> Option<Timestamp> {
-        self.showing.load().ends
+    /// When the certificate in use expires. `None`: it does not say.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.active.load().expires
     }
 
-    /// Whether the certificate that is shown has ended.
-    pub fn has_ended(&self) -> bool {
-        self.showing.load().has_ended()
+    /// Whether the certificate in use has expired.
+    pub fn has_expired(&self) -> bool {
+        self.active.load().has_expired()
     }
 
-    /// Why its files are not what is shown.
+    /// Why its present files are not in use.
     pub fn fault(&self) -> Option<String> {
-        self.watch.lock().told.clone()
+        self.files.lock().reported.clone()
     }
 
-    /// Reads files, and wants them no worse than what is shown.
-    fn read(&self, tls: &ServerTlsConfig) -> Result<(Showing, Stamps), Faulty> {
-        let (showing, stamps) = read(self.place, tls, self.speaks)?;
-        if showing.has_ended() && showing.digest != self.showing.load().digest {
-            return Err(Faulty(ended(self.place, tls, showing.ends)));
+    /// Reads files, and refuses an expired certificate if it is another than the one in use.
+    fn read(&self, tls: &ServerTlsConfig) -> Result<(ActiveTls, TlsFileStamps), TlsFilesError> {
+        let (active, stamps) = read(self.key, tls, self.alpn)?;
+        if active.has_expired() && active.digest != self.active.load().digest {
+            return Err(TlsFilesError(expired(self.key, tls, active.expires)));
         }
-        Ok((showing, stamps))
+        Ok((active, stamps))
     }
 
-    fn look(&self) {
-        let mut watch = self.watch.lock();
-        let settings = self.showing.load().settings.clone();
+    fn poll(&self) {
+        let mut files = self.files.lock();
+        let settings = self.active.load().settings.clone();
         let now = stamps(&settings);
-        if now != watch.read && !settling(&now) {
+        if now != files.read && !settling(&now) {
             match self.read(&settings) {
-                // They changed meanwhile: the next look sees them again.
+                // They have changed again: the next poll reads them.
                 Ok((_, read)) if read != now => {}
-                Ok((showing, read)) => self.take(showing, read, &mut watch),
+                Ok((active, read)) => self.activate(active, read, &mut files),
                 Err(fault) => {
-                    watch.read = now;
-                    let since = watch.failing.take().map_or_else(Instant::now, |(since, _)| since);
-                    watch.failing = Some((since, fault));
+                    files.read = now;
+                    let since = files.failing.take().map_or_else(Instant::now, |(since, _)| since);
+                    files.failing = Some((since, fault));
                 }
             }
         }
-        self.tell(&mut watch);
+        self.report(&mut files);
     }
 
-    fn take(&self, showing: Showing, stamps: Stamps, watch: &mut Watch) {
-        let before = self.showing.load();
-        if (before.digest, &before.settings) != (showing.digest, &showing.settings) {
-            let ends = showing.ends.map(tracing::field::display);
-            tracing::info!(listener = self.place, ends, "a new certificate is shown from now on");
-            self.showing.store(Arc::new(showing));
-        } else if watch.told.is_some() {
-            tracing::info!(listener = self.place, "the files of the certificate can be used again");
+    fn activate(&self, active: ActiveTls, stamps: TlsFileStamps, files: &mut TlsFileState) {
+        let before = self.active.load();
+        if (before.digest, &before.settings) != (active.digest, &active.settings) {
+            let expires = active.expires.map(tracing::field::display);
+            tracing::info!(listener = self.key, expires, "a new certificate is in use");
+            self.active.store(Arc::new(active));
+        } else if files.reported.is_some() {
+            tracing::info!(listener = self.key, "the certificate files can be used again");
         }
-        *watch = Watch { read: stamps, failing: None, told: None };
+        *files = TlsFileState { read: stamps, failing: None, reported: None };
     }
 
-    /// Tells once what has been wrong for some time.
-    fn tell(&self, watch: &mut Watch) {
-        let Some((since, Faulty(fault))) = &watch.failing else { return };
-        if since.elapsed() >= PATIENCE && watch.told.as_ref() != Some(fault) {
-            tracing::error!("{fault}; the certificate from before is still shown");
-            watch.told = Some(fault.clone());
+    /// Logs an error once, when it has lasted for some time.
+    fn report(&self, files: &mut TlsFileState) {
+        let Some((since, TlsFilesError(fault))) = &files.failing else { return };
+        if since.elapsed() >= REPORT_AFTER && files.reported.as_ref() != Some(fault) {
+            tracing::error!("{fault}; the previous certificate stays in use");
+            files.reported = Some(fault.clone());
         }
     }
 }

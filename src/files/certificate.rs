@@ -3,6 +3,8 @@
 //! Reads the DER elements up to `notAfter` (RFC 5280 section 4.1) of a file that the operator configured; a
 //! parser for all of X.509 was rejected as too large for that. `None` for what is not a certificate.
 
+use std::path::Path;
+
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use rustls::pki_types::CertificateDer;
 
@@ -72,6 +74,12 @@ impl<'a> Der<'a> {
         self.0 = rest;
         Some((tag, content))
     }
+}
+
+/// The error for an expired certificate.
+pub(crate) fn expired(file: &Path, expires: Option<Timestamp>) -> String {
+    let when = expires.map_or_else(String::new, |expires| format!(" on {expires:.0}"));
+    format!("{} expired{when}: clients refuse it; renew it", file.display())
 }
 
 #[cfg(test)]

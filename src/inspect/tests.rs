@@ -6,7 +6,7 @@ use std::{fs, sync::Arc};
 
 use crate::{
     config::{self, check::Environment},
-    edge::tls::Doors,
+    edge::tls::TlsListeners,
     keys::{PairSource, Vault},
     record::Metrics,
     upstream::connect::client_config,
@@ -204,11 +204,11 @@ fn about_the_files_of_a_listener() {
         ("broken certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &key),
     ] {
         let case = Case::new(&text, &[("cert.pem", cert.as_bytes()), ("key.pem", key.as_bytes())]);
-        let run = Doors::open(&case.config.listen, &metrics).err().map(|error| error.to_string());
+        let run = TlsListeners::open(&case.config.listen, &metrics).err().map(|error| error.to_string());
         assert_same(&case.check(), run.as_deref(), name);
     }
     let case = Case::new(&text, &[("cert.pem", cert.as_bytes()), ("key.pem", key.as_bytes())]);
-    assert!(case.check().is_empty() && Doors::open(&case.config.listen, &metrics).is_ok());
+    assert!(case.check().is_empty() && TlsListeners::open(&case.config.listen, &metrics).is_ok());
 }
 
 /// A certificate and its key, PEM.

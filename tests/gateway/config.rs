@@ -333,12 +333,12 @@ mod files_of_a_tls_listener {
         let authority = Authority::new();
         let ended = authority.server(2020);
         let (code, printed) = said(&ended.cert, &ended.key, &authority.pem());
-        let fault = "listen.tls.cert: FOLDER/door.crt ended on 2020-03-09T00:00:00Z: every client refuses it; renew it";
+        let fault = "listen.tls.cert: FOLDER/door.crt expired on 2020-03-09T00:00:00Z: clients refuse it; renew it";
         assert!(code == Some(2) && printed.starts_with(fault), "{printed}");
         let soon = until_in(&authority, 10);
         let (code, printed) = said(&soon.cert, &soon.key, &authority.pem());
         assert!(
-            code == Some(0) && printed.starts_with("warning: listen.tls.cert: FOLDER/door.crt ends on "),
+            code == Some(0) && printed.starts_with("warning: listen.tls.cert: FOLDER/door.crt expires on "),
             "{printed}"
         );
         let later = until_in(&authority, 20);

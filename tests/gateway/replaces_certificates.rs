@@ -73,10 +73,10 @@ fn a_thousand_handshakes_during_twenty_replacements_all_succeed() {
             if n % 5 != 0 {
                 gateway.app().gateway.reload().expect("reloaded");
             }
-            let doors = &gateway.app().gateway.live.doors;
+            let listeners = &gateway.app().gateway.live.tls;
             let year = (2030 + n).to_string();
             until("the new certificate is presented", || {
-                doors.each().all(|(_, door)| door.ends().expect("an end").to_string().starts_with(&year))
+                listeners.each().all(|(_, listener)| listener.expires().expect("an end").to_string().starts_with(&year))
             });
             let enough = done.load(Ordering::Relaxed) + HANDSHAKES / SWAPS / 2;
             until("it is used", || done.load(Ordering::Relaxed) > enough);
@@ -122,7 +122,7 @@ fn a_faulty_file_keeps_the_old_certificate_and_is_reported_everywhere() {
     let folder = gateway.folder.path().display().to_string();
     let lines = |text: &str| log.lines().filter(|line| line.contains(text) && line.contains(&folder)).count();
     // Once for each listener, and once for the reload.
-    assert_eq!(lines("the certificate from before is still shown"), 2, "{log}");
+    assert_eq!(lines("the previous certificate stays in use"), 2, "{log}");
     // It recovers without a reload when the key is replaced too.
     write(&gateway.folder.path().join("door.key"), &new.key);
     until("the new certificate is presented", || {

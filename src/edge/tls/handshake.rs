@@ -1,4 +1,4 @@
-//! One handshake: bounded, counted, and polite to those who came without TLS.
+//! One TLS handshake: bounded in time, counted, with a readable refusal for cleartext HTTP.
 
 use std::{io, time::Duration};
 
@@ -9,61 +9,59 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::Door;
+use super::TlsListener;
 use crate::{outcome::Code, record::Handshake, refusal::Refusal};
 
 /// The first byte of a TLS connection: a record that holds a handshake (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 22;
 
-/// How long a client that speaks HTTP may take to read what it is told.
-const LAST: Duration = Duration::from_millis(500);
+/// How long a client that sent cleartext HTTP may take to read its refusal.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How a connection began.
-pub enum Shaken {
-    /// With TLS.
+/// What became of a handshake.
+pub enum HandshakeResult {
     Tls(Box<TlsStream<TcpStream>>),
-    /// With HTTP in the clear, which was refused with 400.
+    /// The client sent cleartext HTTP, which was refused with 400.
     Cleartext,
-    /// Not at all.
-    Not,
+    Failed,
 }
 
-impl Door {
-    /// Shakes hands, with the certificate of this moment.
-    pub async fn shake(&self, socket: TcpStream, within: Duration) -> Shaken {
-        let acceptor = TlsAcceptor::from(self.showing.load().config.clone());
+impl TlsListener {
+    /// Performs a handshake with the settings that are active now.
+    pub async fn handshake(&self, socket: TcpStream, within: Duration) -> HandshakeResult {
+        let acceptor = TlsAcceptor::from(self.active.load().config.clone());
         let peer = socket.peer_addr().ok().map(tracing::field::display);
-        let (result, shaken) = match timeout(within, shake(acceptor, socket)).await {
-            Ok(Ok(stream)) => (Handshake::Ok, Shaken::Tls(Box::new(stream))),
-            Ok(Err(Broken::Cleartext)) => (Handshake::Cleartext, Shaken::Cleartext),
-            // Whoever leaves before its first byte has asked for nothing: a probe.
-            Ok(Err(Broken::Left)) => return Shaken::Not,
+        let (counted, result) = match timeout(within, accept(acceptor, socket)).await {
+            Ok(Ok(stream)) => (Handshake::Ok, HandshakeResult::Tls(Box::new(stream))),
+            Ok(Err(Broken::Cleartext)) => (Handshake::Cleartext, HandshakeResult::Cleartext),
+            // A client that closes before its first byte is a probe and is not counted.
+            Ok(Err(Broken::Closed)) => return HandshakeResult::Failed,
             Ok(Err(Broken::Tls(error))) => {
-                tracing::debug!(listener = self.place, peer, %error, "a TLS handshake failed");
-                (Handshake::Failed, Shaken::Not)
+                tracing::debug!(listener = self.key, peer, %error, "a TLS handshake failed");
+                (Handshake::Failed, HandshakeResult::Failed)
             }
             Err(_) => {
-                tracing::debug!(listener = self.place, peer, "a TLS handshake took too long");
-                (Handshake::Timeout, Shaken::Not)
+                tracing::debug!(listener = self.key, peer, "a TLS handshake took too long");
+                (Handshake::Timeout, HandshakeResult::Failed)
             }
         };
-        self.handshakes.count(result);
-        shaken
+        self.handshakes.count(counted);
+        result
     }
 }
 
 enum Broken {
     Cleartext,
-    Left,
+    Closed,
     Tls(io::Error),
 }
 
-async fn shake(acceptor: TlsAcceptor, socket: TcpStream) -> Result<TlsStream<TcpStream>, Broken> {
+async fn accept(acceptor: TlsAcceptor, socket: TcpStream) -> Result<TlsStream<TcpStream>, Broken> {
     let mut first = [0; 1];
     match socket.peek(&mut first).await {
-        Ok(0) | Err(_) => return Err(Broken::Left),
+        Ok(0) | Err(_) => return Err(Broken::Closed),
         Ok(_) if first[0] != HANDSHAKE && first[0].is_ascii_uppercase() => {
-            refuse(socket).await;
+            refuse_cleartext(socket).await;
             return Err(Broken::Cleartext);
         }
         Ok(_) => {}
@@ -72,10 +70,10 @@ async fn shake(acceptor: TlsAcceptor, socket: TcpStream) -> Result<TlsStream<Tcp
 }
 
 /// Tells a client that speaks HTTP without TLS what is wrong, in HTTP.
-async fn refuse(mut socket: TcpStream) {
+async fn refuse_cleartext(mut socket: TcpStream) {
     let message = "This port requires TLS: use an address that begins with https://";
     let response = Refusal::new(Code::RequestMalformed, message).to_http1();
-    let tell = async {
+    let respond = async {
         socket.write_all(&response).await?;
         socket.shutdown().await?;
         // Closing a socket with unread bytes resets it, and the client may lose the response.
@@ -83,5 +81,5 @@ async fn refuse(mut socket: TcpStream) {
         while socket.read(&mut rest).await? > 0 {}
         io::Result::Ok(())
     };
-    let _ = timeout(LAST, tell).await;
+    let _ = timeout(REFUSAL_TIMEOUT, respond).await;
 }

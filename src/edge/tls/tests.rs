@@ -1,4 +1,4 @@
-//! Promises of the doors, on real files.
+//! Promises of the listeners, on real files.
 
 use std::{
     fs,
@@ -62,47 +62,47 @@ impl Folder {
         ListenConfig { data: vec![address], admin: address, workers: 1, tls: Some(tls), admin_tls: None }
     }
 
-    fn doors(&self) -> Doors {
-        self.doors_with(self.settings()).unwrap()
+    fn listeners(&self) -> TlsListeners {
+        self.listeners_with(self.settings()).unwrap()
     }
 
-    fn doors_with(&self, tls: ServerTlsConfig) -> Result<Doors, Faulty> {
-        Doors::open(&self.listen(tls), &Metrics::new().unwrap())
+    fn listeners_with(&self, tls: ServerTlsConfig) -> Result<TlsListeners, TlsFilesError> {
+        TlsListeners::open(&self.listen(tls), &Metrics::new().unwrap())
     }
 }
 
-fn year(doors: &Doors) -> String {
-    doors.data.as_ref().unwrap().ends().unwrap().strftime("%Y").to_string()
+fn year(listeners: &TlsListeners) -> String {
+    listeners.data.as_ref().unwrap().expires().unwrap().strftime("%Y").to_string()
 }
 
-fn fault(doors: &Doors) -> Option<String> {
-    doors.data.as_ref().unwrap().fault()
+fn fault(listeners: &TlsListeners) -> Option<String> {
+    listeners.data.as_ref().unwrap().fault()
 }
 
 /// Looks until the files are old enough to be believed and something holds.
-fn looks_until(doors: &Doors, holds: impl Fn() -> bool) {
+fn poll_until(listeners: &TlsListeners, holds: impl Fn() -> bool) {
     let began = RealInstant::now();
     while !holds() {
         assert!(began.elapsed() < Duration::from_secs(10), "never");
         std::thread::sleep(Duration::from_millis(10));
-        doors.look();
+        listeners.poll();
     }
 }
 
 /// Looks until what is there now was read.
-fn looks(doors: &Doors) {
-    let door = doors.data.as_ref().unwrap();
-    let settings = door.showing.load().settings.clone();
-    looks_until(doors, || door.watch.lock().read == stamps(&settings));
+fn poll(listeners: &TlsListeners) {
+    let listener = listeners.data.as_ref().unwrap();
+    let settings = listener.active.load().settings.clone();
+    poll_until(listeners, || listener.files.lock().read == stamps(&settings));
 }
 
 #[test]
 fn a_new_pair_is_shown_however_it_is_put_there() {
     let folder = Folder::new();
-    let doors = folder.doors();
-    assert_eq!(year(&doors), "2040");
+    let listeners = folder.listeners();
+    assert_eq!(year(&listeners), "2040");
     folder.put(&pair(2041));
-    looks_until(&doors, || year(&doors) == "2041");
+    poll_until(&listeners, || year(&listeners) == "2041");
     // As a link that is swapped.
     let (cert, key) = pair(2042);
     for (name, text) in [("crt", cert), ("key", key)] {
@@ -110,40 +110,40 @@ fn a_new_pair_is_shown_however_it_is_put_there() {
         std::os::unix::fs::symlink(folder.file(&format!("{name}.new")), folder.file("link")).unwrap();
         fs::rename(folder.file("link"), folder.file(name)).unwrap();
     }
-    looks_until(&doors, || year(&doors) == "2042");
-    assert_eq!(fault(&doors), None);
+    poll_until(&listeners, || year(&listeners) == "2042");
+    assert_eq!(fault(&listeners), None);
 }
 
 #[test]
 fn files_that_changed_a_moment_ago_are_not_read() {
     let folder = Folder::new();
-    let doors = folder.doors();
+    let listeners = folder.listeners();
     folder.put(&pair(2041));
-    doors.look();
-    assert_eq!(year(&doors), "2040");
+    listeners.poll();
+    assert_eq!(year(&listeners), "2040");
 }
 
 #[tokio::test(start_paused = true)]
 async fn half_a_pair_changes_nothing_and_alarms_nobody_before_the_other_half_comes() {
     let folder = Folder::new();
-    let doors = folder.doors();
+    let listeners = folder.listeners();
     let new = pair(2041);
     folder.write("crt", &new.0);
-    looks(&doors);
-    advance(PATIENCE - Duration::from_millis(1)).await;
-    doors.look();
-    assert_eq!((year(&doors), fault(&doors)), ("2040".into(), None));
+    poll(&listeners);
+    advance(REPORT_AFTER - Duration::from_millis(1)).await;
+    listeners.poll();
+    assert_eq!((year(&listeners), fault(&listeners)), ("2040".into(), None));
     folder.write("key", &new.1);
-    looks(&doors);
-    advance(PATIENCE).await;
-    doors.look();
-    assert_eq!((year(&doors), fault(&doors)), ("2041".into(), None));
+    poll(&listeners);
+    advance(REPORT_AFTER).await;
+    listeners.poll();
+    assert_eq!((year(&listeners), fault(&listeners)), ("2041".into(), None));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_stays_unusable_is_told_with_place_and_remedy_until_it_is_mended() {
     let folder = Folder::new();
-    let doors = folder.doors();
+    let listeners = folder.listeners();
     for (name, text, told) in [
         ("crt", pair(2041).0.as_str(), "does not belong to the certificate: put the two that were issued together"),
         ("crt", "no PEM", "holds no certificate in PEM form"),
@@ -152,71 +152,71 @@ async fn what_stays_unusable_is_told_with_place_and_remedy_until_it_is_mended() 
     ] {
         let good = ["crt", "key"].map(|name| (name, fs::read_to_string(folder.file(name)).unwrap()));
         folder.write(name, text);
-        looks(&doors);
-        advance(PATIENCE).await;
-        doors.look();
-        let fault = fault(&doors).unwrap();
+        poll(&listeners);
+        advance(REPORT_AFTER).await;
+        listeners.poll();
+        let fault = fault(&listeners).unwrap();
         assert!(fault.contains(told) && fault.contains("listen.tls."), "{fault}");
         assert!(fault.contains(folder.0.path().to_str().unwrap()), "{fault}");
-        assert_eq!(year(&doors), "2040");
+        assert_eq!(year(&listeners), "2040");
         good.iter().for_each(|(name, text)| folder.write(name, text));
-        looks_until(&doors, || self::fault(&doors).is_none());
+        poll_until(&listeners, || self::fault(&listeners).is_none());
     }
     fs::remove_file(folder.file("key")).unwrap();
-    looks(&doors);
-    advance(PATIENCE).await;
-    doors.look();
-    assert!(fault(&doors).unwrap().contains("cannot be read"));
+    poll(&listeners);
+    advance(REPORT_AFTER).await;
+    listeners.poll();
+    assert!(fault(&listeners).unwrap().contains("cannot be read"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_certificate_that_has_ended_replaces_none() {
     let folder = Folder::new();
-    let doors = folder.doors();
+    let listeners = folder.listeners();
     folder.put(&pair(2001));
-    looks(&doors);
-    advance(PATIENCE).await;
-    doors.look();
-    assert_eq!(year(&doors), "2040");
-    assert!(fault(&doors).unwrap().contains("ended on 2001-03-09"), "{:?}", fault(&doors));
+    poll(&listeners);
+    advance(REPORT_AFTER).await;
+    listeners.poll();
+    assert_eq!(year(&listeners), "2040");
+    assert!(fault(&listeners).unwrap().contains("expired on 2001-03-09"), "{:?}", fault(&listeners));
     // But whoever has no other starts with it.
-    assert_eq!(year(&folder.doors()), "2001");
+    assert_eq!(year(&folder.listeners()), "2001");
 }
 
 #[test]
 fn the_same_content_is_not_a_new_certificate() {
     let folder = Folder::new();
-    let doors = folder.doors();
-    let door = doors.data.as_ref().unwrap();
-    let before = door.showing.load_full();
+    let listeners = folder.listeners();
+    let listener = listeners.data.as_ref().unwrap();
+    let before = listener.active.load_full();
     let text = fs::read_to_string(folder.file("crt")).unwrap();
     folder.write("crt", &text);
-    looks(&doors);
-    assert!(Arc::ptr_eq(&before, &door.showing.load_full()));
+    poll(&listeners);
+    assert!(Arc::ptr_eq(&before, &listener.active.load_full()));
 }
 
 #[test]
 fn a_reload_reads_at_once_and_takes_all_or_nothing() {
     let folder = Folder::new();
-    let doors = folder.doors();
+    let listeners = folder.listeners();
     folder.put(&pair(2041));
-    let renewal = doors.renew(&folder.listen(folder.settings())).unwrap();
-    assert_eq!(year(&doors), "2040");
-    renewal.show();
-    assert_eq!(year(&doors), "2041");
+    let pending = listeners.read_again(&folder.listen(folder.settings())).unwrap();
+    assert_eq!(year(&listeners), "2040");
+    pending.activate();
+    assert_eq!(year(&listeners), "2041");
     folder.write("key", "no PEM");
-    assert!(doors.renew(&folder.listen(folder.settings())).is_err());
+    assert!(listeners.read_again(&folder.listen(folder.settings())).is_err());
     // Other files, by the configuration.
     let (cert, key) = pair(2042);
     folder.write("other.crt", &cert);
     folder.write("other.key", &key);
     let other = ServerTlsConfig { cert: folder.file("other.crt"), key: folder.file("other.key"), ..folder.settings() };
-    doors.renew(&folder.listen(other)).unwrap().show();
-    assert_eq!(year(&doors), "2042");
+    listeners.read_again(&folder.listen(other)).unwrap().activate();
+    assert_eq!(year(&listeners), "2042");
     folder.write("other.crt", &pair(2043).0);
     folder.write("crt", "not looked at any more");
-    looks(&doors);
-    assert_eq!(year(&doors), "2042");
+    poll(&listeners);
+    assert_eq!(year(&listeners), "2042");
 }
 
 #[test]
@@ -225,13 +225,13 @@ fn authorities_are_read_again_too() {
     folder.write("ca", &authority());
     let settings =
         ServerTlsConfig { client_ca: Some(folder.file("ca")), client_auth: ClientAuth::Required, ..folder.settings() };
-    let doors = folder.doors_with(settings.clone()).unwrap();
-    let door = doors.data.as_ref().unwrap();
-    let before = door.showing.load().digest;
+    let listeners = folder.listeners_with(settings.clone()).unwrap();
+    let listener = listeners.data.as_ref().unwrap();
+    let before = listener.active.load().digest;
     folder.write("ca", &format!("{}{}", authority(), authority()));
-    looks_until(&doors, || door.showing.load().digest != before);
+    poll_until(&listeners, || listener.active.load().digest != before);
     folder.write("ca", "");
-    let faulty = folder.doors_with(settings).err().unwrap().to_string();
+    let faulty = folder.listeners_with(settings).err().unwrap().to_string();
     assert!(faulty.contains("listen.tls.client_ca") && faulty.contains("no certificate"), "{faulty}");
 }
 
@@ -240,8 +240,8 @@ fn sessions_are_resumed_only_where_nobody_is_identified_by_them() {
     let folder = Folder::new();
     folder.write("ca", &authority());
     let resumes = |client_auth, client_ca| {
-        let doors = folder.doors_with(ServerTlsConfig { client_auth, client_ca, ..folder.settings() }).unwrap();
-        let config = doors.data.as_ref().unwrap().showing.load().config.clone();
+        let listeners = folder.listeners_with(ServerTlsConfig { client_auth, client_ca, ..folder.settings() }).unwrap();
+        let config = listeners.data.as_ref().unwrap().active.load().config.clone();
         (config.ticketer.enabled(), config.session_storage.can_cache(), config.send_tls13_tickets > 0)
     };
     assert_eq!(resumes(ClientAuth::None, None), (true, true, true));

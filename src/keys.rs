@@ -36,7 +36,7 @@ use self::snapshot::KeySnapshot;
 pub(crate) use self::{
     command::KeyCommand,
     encrypted::read_identities,
-    lifecycle::{KeyLifecycle, RefusalAction},
+    lifecycle::{KeyLifecycle, ReadAt, RefusalAction},
     pair::LoadedPair,
     sealed_copy::Restored,
     source::{PairSource, SourceReading, read_files},
@@ -109,7 +109,7 @@ impl Keys {
         let mut life = KeyLifecycle::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
         life.restore_revoked(revoked);
         if let Some(before) = context.before {
-            life.inherit(&before.live.load());
+            life.inherit(&before.live.load(), tokio::time::Instant::now());
         }
         let (commands, inbox) = mpsc::channel(INBOX);
         let keys =

@@ -12,6 +12,7 @@ mod pending;
 
 use std::{collections::HashMap, pin::pin, time::Duration};
 
+use jiff::Timestamp;
 use tokio::{
     task::{Id, JoinError, JoinSet},
     time::Instant,
@@ -21,10 +22,12 @@ use self::{
     copy_schedule::CopySchedule,
     pending::{JobResult, PendingRefusal, PendingRotate, PendingVerdict, Refresh, VerdictReply},
 };
-use crate::backoff::Backoff;
-use crate::keys::{
-    Keeper, KeyCommand, KeyEvent, Lease, PairVersion, RefusalAction, Remedy, Rotated, SourceError, SourceReading,
-    Verdict,
+use crate::{
+    backoff::Backoff,
+    keys::{
+        Keeper, KeyCommand, KeyEvent, Lease, PairVersion, ReadAt, RefusalAction, Remedy, Rotated, SourceError,
+        SourceReading, Verdict,
+    },
 };
 
 /// Interval between readings of a source that is being changed.
@@ -253,7 +256,7 @@ where
         match done {
             JobResult::Read(read, copy) => {
                 if let Some(copy) = copy {
-                    self.keeper.life.restore(*copy, now);
+                    self.keeper.life.restore(*copy, ReadAt { instant: now, wall: Timestamp::now() });
                 }
                 self.was_read(*read, now);
             }
@@ -283,7 +286,7 @@ where
                 self.changing_since = None;
                 self.retry.reset();
                 self.keeper.life.numbered(version);
-                self.keeper.life.read(pair, now);
+                self.keeper.life.read(pair, ReadAt { instant: now, wall: Timestamp::now() });
             }
             Err(why) => {
                 let changing = why.is_transient().then(|| *self.changing_since.get_or_insert(now));

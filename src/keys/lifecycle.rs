@@ -42,6 +42,15 @@ pub(crate) struct KeyLifecycle {
     events: Vec<Event>,
 }
 
+/// The time of a reading, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadAt {
+    /// For ages and deadlines.
+    pub(crate) instant: Instant,
+    /// For people.
+    pub(crate) wall: Timestamp,
+}
+
 /// What a refused request does next.
 pub(crate) enum RefusalAction {
     /// Is sent again with this pair.
@@ -83,7 +92,7 @@ impl KeyLifecycle {
     }
 
     /// The source was read. `new`: its pair, unless it is the one that it returned last.
-    pub(crate) fn read(&mut self, new: Option<KeyPair>, now: Instant) {
+    pub(crate) fn read(&mut self, new: Option<KeyPair>, now: ReadAt) {
         if !self.source.up {
             // The source was lost before.
             if self.source.fault.is_some() {
@@ -92,18 +101,18 @@ impl KeyLifecycle {
             self.source.up = true;
         }
         self.source.fault = None;
-        self.source.last_success = Some(Timestamp::now());
-        self.read_at = Some(now);
+        self.source.last_success = Some(now.wall);
+        self.read_at = Some(now.instant);
         if let Some(pair) = new {
             self.meet(pair, now);
         }
     }
 
     /// Takes over the pair in use before a reload, and the time of its last reading.
-    pub(crate) fn inherit(&mut self, before: &KeySnapshot) {
+    pub(crate) fn inherit(&mut self, before: &KeySnapshot, now: Instant) {
         let Some(held) = before.current.clone().filter(|held| !self.revoked.contains(&held.version())) else { return };
         let current = before.pairs.iter().find(|pair| pair.role == Role::Current);
-        let mut slot = TrackedPair::new(held, Instant::now());
+        let mut slot = TrackedPair::new(held, now);
         // The pair is the same, so it needs no new verification.
         (slot.standing, slot.due) = (current.map_or(Verification::Unverified, |pair| pair.standing), None);
         self.current = Some(slot);
@@ -112,11 +121,11 @@ impl KeyLifecycle {
     }
 
     /// Uses the pair of the encrypted copy, unless it is too old or the source was read meanwhile.
-    pub(crate) fn restore(&mut self, Restored { pair, age }: Restored, now: Instant) {
-        let read_at = now.checked_sub(age).filter(|_| self.seen.is_none() && age < self.rotation.max_age);
+    pub(crate) fn restore(&mut self, Restored { pair, age }: Restored, now: ReadAt) {
+        let read_at = now.instant.checked_sub(age).filter(|_| self.seen.is_none() && age < self.rotation.max_age);
         let Some(read_at) = read_at else { return };
         tracing::warn!(account = %self.account, version = %pair.version(), "the encrypted copy of the key pair is used");
-        self.source.last_success = Timestamp::now().checked_sub(age).ok();
+        self.source.last_success = now.wall.checked_sub(age).ok();
         self.read_at = Some(read_at);
         self.meet(pair, now);
     }
@@ -133,8 +142,8 @@ impl KeyLifecycle {
     }
 
     /// Handles a pair that the source returned for the first time.
-    fn meet(&mut self, pair: KeyPair, now: Instant) {
-        let held = Arc::new(LoadedPair { account: self.account.clone(), pair, loaded_at: Timestamp::now() });
+    fn meet(&mut self, pair: KeyPair, ReadAt { instant: now, wall }: ReadAt) {
+        let held = Arc::new(LoadedPair { account: self.account.clone(), pair, loaded_at: wall });
         let version = held.version();
         self.seen = Some(held.clone());
         let known = |slot: &Option<TrackedPair>| slot.as_ref().is_some_and(|slot| slot.version() == version);

@@ -381,7 +381,7 @@ fn never_mixes(source: &LocalSource, put: impl Fn(u32) + Send + Sync, must_read:
 
 mod lifecycle {
     use super::*;
-    use crate::keys::lifecycle::{KeyLifecycle, RefusalAction};
+    use crate::keys::lifecycle::{KeyLifecycle, ReadAt, RefusalAction};
 
     fn machine() -> KeyLifecycle {
         let rotation = config::RotationConfig {
@@ -419,7 +419,7 @@ mod lifecycle {
                     pair.version == version && pair.role == Role::Candidate && pair.standing == Verification::Refused
                 });
                 match what {
-                    0 | 1 => life.read(Some(numbered(n)), now),
+                    0 | 1 => life.read(Some(numbered(n)), ReadAt { instant: now, wall: Timestamp::now() }),
                     2 => life.lost(&SourceError::Interrupted),
                     3 => life.verdict(version, Verdict::Verified, now),
                     4 => life.verdict(version, Verdict::Refused, now),

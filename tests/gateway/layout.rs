@@ -169,9 +169,6 @@ const IMPURE_CALLS: [&str; 8] = [
     "path::absolute",
 ];
 
-/// Still reads the clock itself. No other file may.
-const KNOWN_CLOCK: &str = "keys/lifecycle.rs";
-
 #[test]
 fn pure_rooms_do_no_io() {
     let mut seen = BTreeSet::new();
@@ -186,9 +183,6 @@ fn pure_rooms_do_no_io() {
             let named = |name: &&&str| path == **name || path.starts_with(&format!("{name}::"));
             let impure = IMPURE.iter().find(|name| !is_instant && named(name));
             assert_eq!(impure, None, "{} names {path}", file.display());
-        }
-        if file == Path::new(KNOWN_CLOCK) {
-            continue;
         }
         for call in IMPURE_CALLS {
             assert!(!code.contains(call), "{} calls {call}", file.display());

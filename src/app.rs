@@ -129,9 +129,9 @@ impl App {
             control.spawn(watch("certificates", POLL_INTERVAL, move || tls.poll()));
         }
         if gateway.file.is_some() {
-            let looking = gateway.clone();
-            control.spawn(watch("a changed configuration file", gateway::LOOK, move || {
-                looking.look();
+            let polled = gateway.clone();
+            control.spawn(watch("a changed configuration file", gateway::POLL_INTERVAL, move || {
+                polled.poll_file();
             }));
         }
         // Until then connections wait in the backlog, so that a restart does not cause refusals.

@@ -44,7 +44,7 @@ use crate::{
     },
 };
 
-pub use file::{LOOK, ReloadError};
+pub use file::{POLL_INTERVAL, ReloadError};
 pub use revoked::Revoked;
 
 /// Why a configuration cannot be put in force.
@@ -97,7 +97,7 @@ pub struct Gateway {
     /// Whether every account has had a usable key pair at some time.
     was_ready: AtomicBool,
     /// Locked during a reload: one at a time.
-    looks: Mutex<FileWatch>,
+    watch: Mutex<FileWatch>,
 }
 
 /// Starts the rotation tasks of new key sources.
@@ -113,7 +113,7 @@ impl Gateway {
     /// [`StartError`] names the account.
     pub fn new(config: Config, file: Option<PathBuf>, live: Live) -> Result<(Arc<Self>, Keepers), StartError> {
         let (snapshot, keepers) = compile(&config, None, &live)?;
-        let looks = Mutex::new(FileWatch::at(file.as_deref()));
+        let watch = Mutex::new(FileWatch::new(file.clone()));
         let gateway = Gateway {
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             in_force: ArcSwap::from_pointee(InForce { config, since: SystemTime::now() }),
@@ -122,7 +122,7 @@ impl Gateway {
             adopt: OnceLock::new(),
             reloaded_well: AtomicBool::new(true),
             was_ready: AtomicBool::new(false),
-            looks,
+            watch,
         };
         Ok((Arc::new(gateway), keepers))
     }

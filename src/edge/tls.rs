@@ -17,10 +17,11 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use self::active::{ActiveTls, TlsFileStamps, expired, read, settling, stamps};
+use self::active::{ActiveTls, expired, read};
 pub use self::handshake::HandshakeResult;
 use crate::{
     config::{ListenConfig, ServerTlsConfig},
+    files::FileWatch,
     record::{Handshakes, Metrics},
 };
 
@@ -68,8 +69,7 @@ struct ListenerKind {
 
 /// What is known about the files.
 struct TlsFileState {
-    /// Their stamps when they were last read.
-    read: TlsFileStamps,
+    watch: FileWatch,
     /// Since when they cannot be used, and why.
     failing: Option<(Instant, TlsFilesError)>,
     /// The error that was reported.
@@ -122,14 +122,15 @@ impl TlsListeners {
 
 /// What a reload has read.
 #[must_use = "it is not active yet"]
-pub struct PendingTls(Vec<(Arc<TlsListener>, (ActiveTls, TlsFileStamps))>);
+pub struct PendingTls(Vec<(Arc<TlsListener>, (ActiveTls, FileWatch))>);
 
 impl PendingTls {
     /// Makes it active.
     pub fn activate(self) {
-        for (listener, (active, stamps)) in self.0 {
+        for (listener, (active, watch)) in self.0 {
             let mut files = listener.files.lock();
-            listener.activate(active, stamps, &mut files);
+            files.watch = watch;
+            listener.activate(active, &mut files);
         }
     }
 }
@@ -141,11 +142,11 @@ impl TlsListener {
     /// As [`TlsListeners::open`].
     fn open(kind: ListenerKind, tls: &ServerTlsConfig, handshakes: Handshakes) -> Result<TlsListener, TlsFilesError> {
         let ListenerKind { key, alpn, .. } = kind;
-        let (active, read) = read(key, tls, alpn)?;
+        let (active, watch) = read(key, tls, alpn)?;
         if active.has_expired() {
             tracing::error!("{}", expired(key, tls, active.expires));
         }
-        let files = Mutex::new(TlsFileState { read, failing: None, reported: None });
+        let files = Mutex::new(TlsFileState { watch, failing: None, reported: None });
         Ok(TlsListener { key, alpn, active: ArcSwap::from_pointee(active), files, handshakes })
     }
 
@@ -165,25 +166,24 @@ impl TlsListener {
     }
 
     /// Reads files, and refuses an expired certificate if it is another than the one in use.
-    fn read(&self, tls: &ServerTlsConfig) -> Result<(ActiveTls, TlsFileStamps), TlsFilesError> {
-        let (active, stamps) = read(self.key, tls, self.alpn)?;
+    fn read(&self, tls: &ServerTlsConfig) -> Result<(ActiveTls, FileWatch), TlsFilesError> {
+        let (active, watch) = read(self.key, tls, self.alpn)?;
         if active.has_expired() && active.digest != self.active.load().digest {
             return Err(TlsFilesError(expired(self.key, tls, active.expires)));
         }
-        Ok((active, stamps))
+        Ok((active, watch))
     }
 
     fn poll(&self) {
         let mut files = self.files.lock();
-        let settings = self.active.load().settings.clone();
-        let now = stamps(&settings);
-        if now != files.read && !settling(&now) {
+        if files.watch.poll() {
+            files.watch.mark_read();
+            let settings = self.active.load().settings.clone();
             match self.read(&settings) {
-                // They have changed again: the next poll reads them.
-                Ok((_, read)) if read != now => {}
-                Ok((active, read)) => self.activate(active, read, &mut files),
+                Ok((active, _)) if files.watch.is_unchanged() => self.activate(active, &mut files),
+                // They have changed again: a later poll reads them.
+                Ok(_) => {}
                 Err(fault) => {
-                    files.read = now;
                     let since = files.failing.take().map_or_else(Instant::now, |(since, _)| since);
                     files.failing = Some((since, fault));
                 }
@@ -192,7 +192,7 @@ impl TlsListener {
         self.report(&mut files);
     }
 
-    fn activate(&self, active: ActiveTls, stamps: TlsFileStamps, files: &mut TlsFileState) {
+    fn activate(&self, active: ActiveTls, files: &mut TlsFileState) {
         let before = self.active.load();
         if (before.digest, &before.settings) != (active.digest, &active.settings) {
             let expires = active.expires.map(tracing::field::display);
@@ -201,7 +201,7 @@ impl TlsListener {
         } else if files.reported.is_some() {
             tracing::info!(listener = self.key, "the certificate files can be used again");
         }
-        *files = TlsFileState { read: stamps, failing: None, reported: None };
+        (files.failing, files.reported) = (None, None);
     }
 
     /// Logs an error once, when it has lasted for some time.

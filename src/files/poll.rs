@@ -1,34 +1,56 @@
-//! Detects changes of a file by polling its [`Stamp`].
+//! Detects changes of files by polling their [`Stamp`]s.
 //!
-//! Links are followed. A change counts when two polls see the same state, so a file is not read while it is
-//! written. A file that is removed is not a change; its return is. Never fails.
+//! Links are followed. A change counts when two polls see the same state, so files are not read while they are
+//! written. A file that is missing is a state like any other: the caller decides what it means. Never fails.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::stamp::Stamp;
 
-/// Detects changes of the file.
+/// Detects changes of a set of files.
 #[derive(Debug)]
 pub(crate) struct FileWatch {
-    /// Its state when it was last read.
-    read: Option<Stamp>,
-    /// Its state at the last poll.
-    seen: Option<Stamp>,
+    files: Vec<PathBuf>,
+    /// Their stamps when they were last read. `None`: there was no such file.
+    read: Vec<Option<Stamp>>,
+    /// Their stamps at the last poll.
+    seen: Vec<Option<Stamp>>,
 }
 
 impl FileWatch {
-    /// To be called before the file is read.
-    pub(crate) fn at(file: Option<&Path>) -> Self {
-        let now = file.and_then(Stamp::at);
-        FileWatch { read: now, seen: now }
+    /// To be called before the files are read for the first time.
+    pub(crate) fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
+        let mut watch = FileWatch { files: files.into_iter().collect(), read: Vec::new(), seen: Vec::new() };
+        watch.mark_read();
+        watch
     }
 
-    /// Whether the file must be read: it has changed, and is not being written.
-    pub(crate) fn poll(&mut self, file: &Path) -> bool {
-        let now = Stamp::at(file);
+    /// Whether the files must be read: they have changed, and are not being written.
+    pub(crate) fn poll(&mut self) -> bool {
+        let now = self.stamps();
         let still = now == self.seen;
         self.seen = now;
-        still && now.is_some() && now != self.read
+        still && self.seen != self.read
+    }
+
+    /// To be called before the files are read again.
+    pub(crate) fn mark_read(&mut self) {
+        self.seen = self.stamps();
+        self.read.clone_from(&self.seen);
+    }
+
+    /// Whether the files are still what they were at [`FileWatch::mark_read`].
+    pub(crate) fn is_unchanged(&self) -> bool {
+        self.stamps() == self.read
+    }
+
+    /// Whether each of the files existed at the last poll.
+    pub(crate) fn all_exist(&self) -> bool {
+        self.seen.iter().all(Option::is_some)
+    }
+
+    fn stamps(&self) -> Vec<Option<Stamp>> {
+        self.files.iter().map(|file| Stamp::at(file)).collect()
     }
 }
 
@@ -43,20 +65,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, beside) = (folder.path().join("gateway.toml"), folder.path().join("new"));
         fs::write(&file, "one").unwrap();
-        let mut looks = FileWatch::at(Some(&file));
-        assert!(!looks.poll(&file) && !looks.poll(&file), "as it was read");
+        let mut watch = FileWatch::new([file.clone()]);
+        assert!(!watch.poll() && !watch.poll(), "as it was read");
         fs::write(&file, "half of").unwrap();
-        assert!(!looks.poll(&file), "perhaps it is being written");
+        assert!(!watch.poll(), "perhaps it is being written");
         fs::write(&file, "half of it and the rest").unwrap();
-        assert!(!looks.poll(&file), "it was");
-        assert!(looks.poll(&file));
-        looks = FileWatch::at(Some(&file));
-        assert!(!looks.poll(&file) && !looks.poll(&file), "only once");
+        assert!(!watch.poll(), "it was");
+        assert!(watch.poll());
+        watch.mark_read();
+        assert!(!watch.poll() && !watch.poll(), "only once");
         fs::remove_file(&file).unwrap();
-        assert!(!looks.poll(&file) && !looks.poll(&file), "gone");
+        assert!(!watch.poll() && watch.poll() && !watch.all_exist(), "gone");
         fs::write(&beside, "half of it and the rest").unwrap();
         fs::rename(&beside, &file).unwrap();
-        assert!(!looks.poll(&file) && looks.poll(&file), "back");
+        assert!(!watch.poll() && watch.poll() && watch.all_exist(), "back");
     }
 
     #[test]
@@ -73,8 +95,8 @@ mod tests {
         };
         swap("one");
         let file = at("..data").join("gateway.toml");
-        let mut looks = FileWatch::at(Some(&file));
+        let mut watch = FileWatch::new([file.clone()]);
         swap("two");
-        assert!(!looks.poll(&file) && looks.poll(&file));
+        assert!(!watch.poll() && watch.poll());
     }
 }

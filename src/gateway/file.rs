@@ -11,7 +11,7 @@ use super::{Gateway, StartError};
 use crate::files::{FileWatch, configuration::LoadError};
 
 /// Interval between polls.
-pub const LOOK: Duration = Duration::from_millis(500);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The configuration was not replaced.
 #[derive(Debug, thiserror::Error)]
@@ -28,32 +28,32 @@ pub enum ReloadError {
 }
 
 impl Gateway {
-    /// Reads the configuration file again and puts it in force. Requests under way end on the one
-    /// before. Blocks for a file or two: not for the path.
+    /// Reads the configuration file again and puts it in force. Requests in progress end with
+    /// the previous one. Blocks on file I/O: not for the path.
     ///
     /// # Errors
     /// [`ReloadError`] says all that is wrong; nothing has changed then.
     pub fn reload(&self) -> Result<(), ReloadError> {
-        self.reload_as(&mut self.looks.lock())
+        self.reload_as(&mut self.watch.lock())
     }
 
     /// Reads the configuration file again if it changed since it was last read and is not being written
-    /// at the moment; whatever came of it, only the next change is read. To be called every [`LOOK`];
+    /// at the moment; whatever came of it, only the next change is read. To be called every [`POLL_INTERVAL`];
     /// blocks for a file or two. Says whether it did.
-    pub fn look(&self) -> bool {
+    pub fn poll_file(&self) -> bool {
         let Some(file) = self.file.as_deref() else { return false };
-        let mut looks = self.looks.lock();
-        looks.poll(file) && {
+        let mut watch = self.watch.lock();
+        // A file that is removed is not read: the configuration in force stays.
+        watch.poll() && watch.all_exist() && {
             tracing::info!(file = %file.display(), "the configuration file has changed");
             // It says itself how it went.
-            let _ = self.reload_as(&mut looks);
+            let _ = self.reload_as(&mut watch);
             true
         }
     }
 
-    fn reload_as(&self, looks: &mut FileWatch) -> Result<(), ReloadError> {
-        // First: what changes while it is read is a change.
-        *looks = FileWatch::at(self.file.as_deref());
+    fn reload_as(&self, watch: &mut FileWatch) -> Result<(), ReloadError> {
+        watch.mark_read();
         let reloaded = self.read_again();
         self.reloaded_well.store(reloaded.is_ok(), Ordering::Relaxed);
         match &reloaded {

@@ -1,6 +1,6 @@
 //! What a TLS listener presents and accepts, read from its files.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use rustls::{
@@ -14,13 +14,10 @@ use super::TlsFilesError;
 use crate::{
     config::{ClientAuth, ServerTlsConfig},
     files::{
-        Stamp, certificate,
+        FileWatch, certificate,
         listener::{self, ListenerFiles},
     },
 };
-
-/// Files that changed less than this ago may be incomplete.
-const SETTLED: Duration = Duration::from_millis(200);
 
 /// The TLS settings that new handshakes use.
 pub(super) struct ActiveTls {
@@ -29,9 +26,6 @@ pub(super) struct ActiveTls {
     pub(super) expires: Option<Timestamp>,
     pub(super) digest: [u8; 32],
 }
-
-/// The stamps of certificate, key and CA file. `None`: there is no such file.
-pub(super) type TlsFileStamps = [Option<Stamp>; 3];
 
 impl ActiveTls {
     pub(super) fn has_expired(&self) -> bool {
@@ -43,20 +37,16 @@ pub(super) fn expired(key: &str, tls: &ServerTlsConfig, expires: Option<Timestam
     format!("{key}.cert: {}", certificate::expired(&tls.cert, expires))
 }
 
-/// Reads the files. The stamps were taken before, so that a change during the read is noticed.
-pub(super) fn read(
-    key: &str,
-    tls: &ServerTlsConfig,
-    alpn: &[&[u8]],
-) -> Result<(ActiveTls, TlsFileStamps), TlsFilesError> {
-    let before = stamps(tls);
+/// Reads the files; also returns their watch, begun before so that a change during the read is noticed.
+pub(super) fn read(key: &str, tls: &ServerTlsConfig, alpn: &[&[u8]]) -> Result<(ActiveTls, FileWatch), TlsFilesError> {
+    let watch = watch(tls);
     let usable = listener::open(tls).map_err(|faults| {
         let each = faults.iter().map(|fault| format!("{key}.{}: {fault}", fault.key));
         TlsFilesError(each.collect::<Vec<_>>().join("; "))
     })?;
     let (expires, digest) = (usable.ends, usable.digest);
     let config = server_config(tls, usable, alpn).map_err(|error| TlsFilesError(format!("{key}: {error}")))?;
-    Ok((ActiveTls { settings: tls.clone(), config: Arc::new(config), expires, digest }, before))
+    Ok((ActiveTls { settings: tls.clone(), config: Arc::new(config), expires, digest }, watch))
 }
 
 fn server_config(
@@ -85,11 +75,7 @@ fn server_config(
     Ok(config)
 }
 
-pub(super) fn stamps(tls: &ServerTlsConfig) -> TlsFileStamps {
-    [Stamp::at(&tls.cert), Stamp::at(&tls.key), tls.client_ca.as_deref().and_then(Stamp::at)]
-}
-
-/// Whether one of the files changed so recently that it may still be being written.
-pub(super) fn settling(stamps: &TlsFileStamps) -> bool {
-    stamps.iter().flatten().any(|stamp| stamp.age() < SETTLED)
+/// Watches certificate, key and CA file.
+pub(super) fn watch(tls: &ServerTlsConfig) -> FileWatch {
+    FileWatch::new([&tls.cert, &tls.key].into_iter().chain(&tls.client_ca).cloned())
 }

@@ -92,8 +92,11 @@ fn poll_until(listeners: &TlsListeners, holds: impl Fn() -> bool) {
 /// Looks until what is there now was read.
 fn poll(listeners: &TlsListeners) {
     let listener = listeners.data.as_ref().unwrap();
-    let settings = listener.active.load().settings.clone();
-    poll_until(listeners, || listener.files.lock().read == stamps(&settings));
+    let read = || {
+        let files = listener.files.lock();
+        files.watch.is_unchanged()
+    };
+    poll_until(listeners, read);
 }
 
 #[test]

@@ -36,10 +36,11 @@ use self::snapshot::KeySnapshot;
 pub(crate) use self::{
     command::KeyCommand,
     encrypted::read_identities,
-    lifecycle::{KeyLifecycle, ReadAt, RefusalAction},
+    lifecycle::{KeyLifecycle, RefusalAction},
     pair::LoadedPair,
     sealed_copy::Restored,
     source::{PairSource, SourceReading, read_files},
+    tracked_pair::ReadAt,
     vault::read_credential,
 };
 pub use self::{

@@ -7,16 +7,20 @@ use super::WRONG;
 // Everything after the command, also --help, is accepted and ignored.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
-pub(super) struct Arguments {
+pub(super) struct IgnoredArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     _ignored: Vec<String>,
 }
+
+// The names that the two commands have in a build with the simulator.
+pub(super) use IgnoredArgs as Arguments;
+pub(super) use IgnoredArgs as DemoArgs;
 
 pub(super) fn examples(_: &str) -> &'static str {
     ""
 }
 
-pub(super) fn run(_: &Arguments) -> io::Result<u8> {
+pub(super) fn run(_: &IgnoredArgs) -> io::Result<u8> {
     eprintln!(
         "fastrac-gateway: this build does not contain the Fastrac simulator. From the source of the gateway,
   cargo build --release                      builds a gateway that has `sandbox` and `demo`

@@ -16,7 +16,7 @@ use super::{
     sealed_copy::Restored,
     snapshot::KeySnapshot,
     status::{Event, KeyEvent, Role, SourceStatus, Verification},
-    tracked_pair::{TrackedPair, Verdict},
+    tracked_pair::{ReadAt, TrackedPair, Verdict},
     version::PairVersion,
 };
 use crate::config::RotationConfig;
@@ -40,15 +40,6 @@ pub(crate) struct KeyLifecycle {
     source: SourceStatus,
     read_at: Option<Instant>,
     events: Vec<Event>,
-}
-
-/// The time of a reading, on both clocks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ReadAt {
-    /// For ages and deadlines.
-    pub(crate) instant: Instant,
-    /// For people.
-    pub(crate) wall: Timestamp,
 }
 
 /// What a refused request does next.

@@ -381,7 +381,10 @@ fn never_mixes(source: &LocalSource, put: impl Fn(u32) + Send + Sync, must_read:
 
 mod lifecycle {
     use super::*;
-    use crate::keys::lifecycle::{KeyLifecycle, ReadAt, RefusalAction};
+    use crate::keys::{
+        ReadAt,
+        lifecycle::{KeyLifecycle, RefusalAction},
+    };
 
     fn machine() -> KeyLifecycle {
         let rotation = config::RotationConfig {

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
@@ -13,6 +14,15 @@ use super::{
     version::PairVersion,
 };
 use crate::backoff::Backoff;
+
+/// The time of a reading, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadAt {
+    /// For ages and deadlines.
+    pub(crate) instant: Instant,
+    /// For people.
+    pub(crate) wall: Timestamp,
+}
 
 /// First and maximum wait before another canary.
 const FIRST_WAIT: Duration = Duration::from_secs(1);

@@ -1,13 +1,14 @@
-//! The wait queue of an account: who waits for its budget, and who is served next.
+//! The wait queue of an account: which requests wait for its budget, and which is served next.
 //!
-//! A [`Permit`] is a place in flight, units of the day and tokens of the second, taken together or
-//! not at all. Higher priority is served first, then first come, first served. A waiter at the front
-//! that cannot be served yet blocks those behind it. A waiter that cannot be served within its
-//! [`WaitLimit`] is refused at once.
+//! A [`Permit`] is a place in flight, units of the day and tokens of the second, taken together or not at all.
+//! Higher priority is served first, then first come, first served. The waiter at the head that cannot be served
+//! yet blocks those behind it, and only it has a timer: for the instant at which its tokens are due. A waiter
+//! that cannot be served within its [`WaitLimit`] is refused when it arrives, before it is queued.
 //!
-//! Always holds: a permit that was granted and not taken goes to the next waiter; no lock is held
-//! across an await; without waiters, entering costs one atomic load. The queue knows neither services
-//! nor requests. It fails with [`Exhausted`].
+//! Always holds: no request waits while a place and the tokens for it are free; a permit that was granted and
+//! not taken goes to the next waiter; no lock is held across an await; without waiters, entering costs one
+//! atomic load; an event wakes the waiters that it decides and the head, no others. The queue knows neither
+//! services nor requests. It fails with [`Exhausted`].
 
 use std::{
     cmp::Reverse,
@@ -43,9 +44,13 @@ pub(super) struct WaitQueue {
 
 #[derive(Debug, Default)]
 struct WaitQueueState {
+    /// The undecided waiters, in the order of service.
     waiters: BTreeMap<QueuePosition, QueuedWaiter>,
     /// Waiters so far: numbers the next one.
     arrivals: u64,
+    /// Sum of the costs of `waiters`, by priority.
+    queued_cost: BTreeMap<Reverse<Priority>, u64>,
+    head: Option<Head>,
 }
 
 /// Order of service: higher priority first, then first come, first served.
@@ -54,8 +59,23 @@ type QueuePosition = (Reverse<Priority>, u64);
 #[derive(Debug)]
 struct QueuedWaiter {
     cost: u32,
-    wakeup: Arc<Notify>,
-    granted: Option<Permit>,
+    outcome: Arc<WaitOutcome>,
+}
+
+/// The first undecided waiter, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Head {
+    position: QueuePosition,
+    /// When its tokens are due; `None` while it waits for a place in flight.
+    due: Option<Instant>,
+}
+
+/// What the queue tells one waiter.
+#[derive(Debug, Default)]
+struct WaitOutcome {
+    decision: Mutex<Option<Result<Permit, Exhausted>>>,
+    /// A decision was made, or the waiter has become the head or got another due time.
+    changed: Notify,
 }
 
 /// A place in flight, occupied until this is dropped, and units of the day.
@@ -147,25 +167,18 @@ impl WaitQueue {
     }
 
     async fn wait(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Permit, Exhausted> {
-        let waiter = self.enqueue(cost, priority);
+        let waiter = self.enqueue(cost, priority, until)?;
         loop {
-            self.serve();
-            let exhausted = match waiter.take_permit() {
-                Ok(permit) => return Ok(permit),
-                Err(exhausted) => exhausted,
-            };
-            let now = Instant::now();
-            let wake_at = match exhausted {
-                Exhausted::InFlight => until,
-                Exhausted::Second(InsufficientTokens::Until(due)) if now + due <= until => now + due,
-                _ => return Err(exhausted),
-            };
-            if now >= until {
-                return Err(exhausted);
+            if let Some(decision) = waiter.outcome.decision.lock().take() {
+                return decision;
             }
+            if Instant::now() >= until {
+                return Err(self.shortage(cost));
+            }
+            let wake_at = waiter.due().map_or(until, |due| due.min(until));
             tokio::select! {
-                () = waiter.wakeup.notified() => {}
-                () = tokio::time::sleep_until(wake_at) => {}
+                () = waiter.outcome.changed.notified() => {}
+                () = tokio::time::sleep_until(wake_at) => self.serve(&mut self.state.lock()),
             }
         }
     }
@@ -186,34 +199,84 @@ impl WaitQueue {
         }
     }
 
-    fn enqueue(self: &Arc<Self>, cost: u32, priority: Priority) -> Waiter {
+    /// Queues a waiter that can be served by `until`, and serves the queue.
+    fn enqueue(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Waiter, Exhausted> {
+        if !self.day.has(cost) {
+            return Err(Exhausted::Day);
+        }
         let mut state = self.state.lock();
+        if let Some(second) = self.second() {
+            if cost > second.rate().burst {
+                return Err(Exhausted::Second(InsufficientTokens::Never));
+            }
+            let ahead: u64 = state.queued_cost.range(..=Reverse(priority)).map(|(_, cost)| cost).sum();
+            let due = second.due_in(ahead + u64::from(cost));
+            if Instant::now() + due > until {
+                return Err(Exhausted::Second(InsufficientTokens::Until(due)));
+            }
+        }
         state.arrivals += 1;
         let position = (Reverse(priority), state.arrivals);
-        let wakeup = Arc::new(Notify::new());
-        state.waiters.insert(position, QueuedWaiter { cost, wakeup: wakeup.clone(), granted: None });
-        self.waiting.store(state.waiters.len(), SeqCst);
-        Waiter { queue: self.clone(), position, wakeup }
+        let outcome = Arc::new(WaitOutcome::default());
+        *state.queued_cost.entry(position.0).or_default() += u64::from(cost);
+        state.waiters.insert(position, QueuedWaiter { cost, outcome: outcome.clone() });
+        self.serve(&mut state);
+        Ok(Waiter { queue: self.clone(), position, outcome })
     }
 
-    /// Grants permits to the waiters at the front, if there are any.
+    /// Serves the queue, if anybody waits.
     fn serve_waiters(self: &Arc<Self>) {
         if self.waiting() > 0 {
-            self.serve();
+            self.serve(&mut self.state.lock());
         }
     }
 
-    fn serve(self: &Arc<Self>) {
-        let mut state = self.state.lock();
-        for waiter in state.waiters.values_mut().filter(|waiter| waiter.granted.is_none()) {
-            match self.try_acquire(waiter.cost) {
-                Ok(permit) => waiter.granted = Some(permit),
-                // It can never be served: wake it so that it gives up, and go on with the next.
-                Err(exhausted) if exhausted.is_final() => {}
-                Err(_) => break,
+    /// Decides as many waiters as can be decided now, and tells the head when its tokens are due.
+    fn serve(self: &Arc<Self>, state: &mut WaitQueueState) {
+        let mut head = None;
+        while let Some((&position, waiter)) = state.waiters.first_key_value() {
+            let decision = match self.try_acquire(waiter.cost) {
+                Ok(permit) => Ok(permit),
+                Err(exhausted) if exhausted.is_final() => Err(exhausted),
+                Err(exhausted) => {
+                    let due = match exhausted {
+                        Exhausted::Second(InsufficientTokens::Until(due)) => Some(Instant::now() + due),
+                        _ => None,
+                    };
+                    head = Some(Head { position, due });
+                    if state.head != head {
+                        waiter.outcome.changed.notify_one();
+                    }
+                    break;
+                }
+            };
+            if let Some(waiter) = state.remove(position) {
+                *waiter.outcome.decision.lock() = Some(decision);
+                waiter.outcome.changed.notify_one();
             }
-            waiter.wakeup.notify_one();
         }
+        state.head = head;
+        self.waiting.store(state.waiters.len(), SeqCst);
+    }
+
+    /// The limit that a waiter lacks when its time is up.
+    fn shortage(&self, cost: u32) -> Exhausted {
+        match self.second() {
+            Some(second) if self.in_flight() < self.max_in_flight() => {
+                Exhausted::Second(InsufficientTokens::Until(second.due_in(u64::from(cost))))
+            }
+            _ => Exhausted::InFlight,
+        }
+    }
+}
+
+impl WaitQueueState {
+    fn remove(&mut self, position: QueuePosition) -> Option<QueuedWaiter> {
+        let waiter = self.waiters.remove(&position)?;
+        if let Some(cost) = self.queued_cost.get_mut(&position.0) {
+            *cost -= u64::from(waiter.cost);
+        }
+        Some(waiter)
     }
 }
 
@@ -228,46 +291,28 @@ impl Exhausted {
 struct Waiter {
     queue: Arc<WaitQueue>,
     position: QueuePosition,
-    wakeup: Arc<Notify>,
+    outcome: Arc<WaitOutcome>,
 }
 
 impl Waiter {
-    /// The permit if it was granted, else the limit that is short.
-    fn take_permit(&self) -> Result<Permit, Exhausted> {
-        let queue = &self.queue;
-        let mut state = queue.state.lock();
-        let Some(own) = state.waiters.get_mut(&self.position) else { return Err(Exhausted::InFlight) };
-        if let Some(permit) = own.granted.take() {
-            return Ok(permit);
-        }
-        if !queue.day.has(own.cost) {
-            return Err(Exhausted::Day);
-        }
-        let cost = own.cost;
-        match queue.second() {
-            Some(second) if cost > second.rate().burst => Err(Exhausted::Second(InsufficientTokens::Never)),
-            Some(second) if queue.in_flight() < queue.max_in_flight() => {
-                let ahead = state.waiters.range(..=self.position).filter(|(_, waiter)| waiter.granted.is_none());
-                let due = second.due_in(ahead.map(|(_, waiter)| u64::from(waiter.cost)).sum());
-                Err(Exhausted::Second(InsufficientTokens::Until(due.max(Duration::from_nanos(1)))))
-            }
-            _ => Err(Exhausted::InFlight),
-        }
+    /// When the tokens for this waiter are due, if it is the head of the queue and waits for tokens.
+    fn due(&self) -> Option<Instant> {
+        let state = self.queue.state.lock();
+        state.head.filter(|head| head.position == self.position)?.due
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
-        let own = state.waiters.remove(&self.position);
-        self.queue.waiting.store(state.waiters.len(), SeqCst);
-        // Those behind may be served earlier now.
-        for (_, behind) in state.waiters.range(self.position..) {
-            behind.wakeup.notify_one();
+        if state.remove(self.position).is_some() {
+            // The next one may cost less, or needs the timer.
+            self.queue.serve(&mut state);
         }
         drop(state);
         // A permit that was granted and not taken goes to the next waiter; that takes the lock again.
-        drop(own);
+        let decision = self.outcome.decision.lock().take();
+        drop(decision);
     }
 }
 

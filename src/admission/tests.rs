@@ -378,6 +378,84 @@ mod budget {
         assert_eq!(budget.usage().in_flight.left, 1);
     }
 
+    /// A place that becomes free before its token is due used to wake nobody: six of eight were refused.
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_is_due_after_the_place_is_free_is_used() {
+        let budget = Arc::new(budget(Some((10, 1)), None, 1, 3_000));
+        let start = Instant::now();
+        let callers: Vec<_> = (0..8)
+            .map(|_| {
+                let budget = budget.clone();
+                tokio::spawn(async move {
+                    let spent = budget.spend(1, NORMAL, far()).await?;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    drop(spent);
+                    Ok::<_, OverBudget>(())
+                })
+            })
+            .collect();
+        for caller in callers {
+            caller.await.unwrap().unwrap();
+        }
+        assert!(start.elapsed() <= Duration::from_millis(750), "{:?}", start.elapsed());
+    }
+
+    /// Random arrivals, service times, impatient waiters and cancellations. After every millisecond: if
+    /// somebody waits, either the places or the tokens (of the largest cost) are used up.
+    #[test]
+    fn no_request_waits_while_place_and_tokens_are_free() {
+        const LARGEST: u64 = 3;
+        for seed in 0..200_u64 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (rate, burst) = (random.u32(5..400), random.u32(LARGEST as u32..12));
+            let (places, max_wait) = (random.usize(1..6), random.u64(1..3_000));
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(async {
+                let budget = Arc::new(budget(Some((rate, burst)), None, places, max_wait));
+                let (mut callers, mut served) = (Vec::new(), 0_u32);
+                for millis in 0..600_u64 {
+                    while millis < 400 && random.u8(..) < 80 {
+                        let (budget, cost) = (budget.clone(), random.u32(1..=LARGEST as u32));
+                        let priority = [Priority::Low, NORMAL, Priority::High][random.usize(..3)];
+                        let (service, patience) = (random.u64(0..60), random.u64(1..900));
+                        let leaves = (random.u8(..) < 60).then(|| random.u64(0..200));
+                        callers.push(tokio::spawn(async move {
+                            let deadline = Instant::now() + Duration::from_millis(patience);
+                            let call = async {
+                                let spent = budget.spend(cost, priority, deadline).await.ok()?;
+                                tokio::time::sleep(Duration::from_millis(service)).await;
+                                drop(spent);
+                                Some(())
+                            };
+                            match leaves {
+                                Some(after) => tokio::time::timeout(Duration::from_millis(after), call).await.ok()?,
+                                None => call.await,
+                            }
+                        }));
+                    }
+                    // Everybody who can run does so before time goes on.
+                    for _ in 0..8 {
+                        tokio::task::yield_now().await;
+                    }
+                    let usage = budget.usage();
+                    let tokens = usage.windows.second.unwrap().left;
+                    assert!(
+                        usage.waiting == 0 || usage.in_flight.left == 0 || tokens < LARGEST,
+                        "seed {seed}, {millis} ms: {usage:?}"
+                    );
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                for caller in callers {
+                    served += u32::from(caller.await.unwrap().is_some());
+                }
+                assert!(served > 0, "seed {seed}");
+                let usage = budget.usage();
+                assert_eq!((usage.waiting, usage.in_flight.left), (0, places as u64), "seed {seed}");
+            });
+        }
+    }
+
     /// Real threads, real time: nothing is lost and no waiter is forgotten.
     #[test]
     fn a_crowd_on_many_threads_leaves_nothing_behind() {

@@ -10,6 +10,7 @@
 pub mod breaker;
 pub mod connect;
 pub mod connection;
+mod framing;
 pub mod inject;
 mod proxy;
 pub(crate) mod retry;
@@ -19,7 +20,7 @@ pub mod stream;
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
@@ -27,6 +28,7 @@ use crate::{admission::Spent, attempts::Attempts, keys::Lease, outcome::Code};
 pub use connect::Destination;
 use connection::{DeadlineExceeded, SendError};
 pub use connection::{Pool, UpstreamConnection};
+use framing::Contradiction;
 pub use inject::Keyed;
 use stream::Beginning;
 pub use stream::Stream;
@@ -53,6 +55,9 @@ pub struct Answer {
     pub status: StatusCode,
     /// As received.
     pub headers: HeaderMap,
+    /// It has no body (to HEAD, or 304): its `Content-Length` is not framing, but says how long the body of a GET would
+    /// be (RFC 9110, section 8.6).
+    pub describes_body: bool,
     pub body: AnswerBody,
 }
 
@@ -105,6 +110,7 @@ pub struct Accounting<'a> {
 /// [`Failure`]. An order that may have been sent (`attempts`) must never be sent again.
 pub async fn send(pool: &Pool, keyed: Keyed, accounting: Accounting<'_>, bounds: Bounds) -> Result<Answer, Failure> {
     let Keyed { destination, mut request, lease } = keyed;
+    let head_only = request.method() == Method::HEAD;
     loop {
         let (mut connection, is_new) = match pool.take(&destination, bounds.began, bounds.deadline) {
             Some(connection) => (connection, false),
@@ -114,7 +120,7 @@ pub async fn send(pool: &Pool, keyed: Keyed, accounting: Accounting<'_>, bounds:
         accounting.spent.sent();
         let sending = accounting.attempts.sending();
         match connection.send(request).await {
-            Ok(response) => return read(Incomplete { pool, connection, lease, bounds }, response).await,
+            Ok(response) => return read(Incomplete { pool, connection, lease, bounds, head_only }, response).await,
             Err(SendError::Unsent(unsent)) => {
                 sending.handed_back();
                 if is_new {
@@ -144,14 +150,18 @@ struct Incomplete<'p> {
     connection: UpstreamConnection,
     lease: Lease,
     bounds: Bounds,
+    /// The request was HEAD.
+    head_only: bool,
 }
 
 async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Result<Answer, Failure> {
-    let Incomplete { pool, mut connection, lease, bounds } = response;
+    let Incomplete { pool, mut connection, lease, bounds, head_only } = response;
     let (head, mut incoming) = head.into_parts();
+    let length = framing::length_to_compare(head.status, &head.headers).map_err(|Contradiction| Failure::Cut)?;
     if incoming.size_hint().lower() > bounds.body as u64 {
         return Err(Failure::TooLong(bounds.body));
     }
+    let describes_body = head_only || head.status == StatusCode::NOT_MODIFIED;
     let whole_up_to = if bounds.may_stream { bounds.buffer.min(bounds.body) } else { bounds.body };
     // A body that comes in one frame is not copied.
     let mut first = Bytes::new();
@@ -176,12 +186,22 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
             if !bounds.may_stream || beginning.len() > bounds.body {
                 return Err(Failure::TooLong(bounds.body));
             }
+            if length.is_some() {
+                // Whether it is true would be known only after most of the response has been passed on.
+                return Err(Failure::Cut);
+            }
             let left = bounds.body - beginning.len();
             let stream = Stream::new(connection, incoming, Beginning { bytes: beginning, left }, &lease);
-            return Ok(Answer { status: head.status, headers: head.headers, body: AnswerBody::Long(Box::new(stream)) });
+            let body = AnswerBody::Long(Box::new(stream));
+            return Ok(Answer { status: head.status, headers: head.headers, describes_body, body });
         }
     }
-    pool.put(connection, &head.headers);
     let body = if all.is_empty() { first } else { all.freeze() };
-    Ok(Answer { status: head.status, headers: head.headers, body: AnswerBody::Whole(body) })
+    match length.filter(|_| !head_only) {
+        None => pool.put(connection, &head.headers),
+        // Both fields, and they agree. A peer that sends both is not trusted with another request.
+        Some(length) if length == body.len() as u64 => {}
+        Some(_) => return Err(Failure::Cut),
+    }
+    Ok(Answer { status: head.status, headers: head.headers, describes_body, body: AnswerBody::Whole(body) })
 }

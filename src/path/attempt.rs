@@ -97,7 +97,7 @@ impl PreparedAttempt {
             Ok(mut answer) => {
                 let reading = read(call, &answer);
                 permit.report(reading.outcome);
-                rewrite::answer(&mut answer.headers, &call.account.route(call.operation.api).endpoint);
+                rewrite::answer(&mut answer, &call.account.route(call.operation.api).endpoint);
                 if leaks(&lease, &answer) {
                     return AttemptResult::Leaked;
                 }

@@ -30,6 +30,10 @@ use crate::{
     record::{ConnectionState, CountedConnection},
 };
 
+/// Maximum number of header lines in a response; hyper's default is 100. A response head is bounded by its size
+/// (hyper's read buffer), as in nginx and HAProxy; this number only sizes hyper's table of lines.
+const MAX_HEADERS: usize = 4096;
+
 /// How long a connection may idle if Fastrac sends no `Keep-Alive`: less than the 5 s of common servers, so that a
 /// request seldom meets a connection that is just being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -74,8 +78,11 @@ pub(super) struct DeadlineExceeded;
 impl UpstreamConnection {
     /// The HTTP/1.1 handshake, for a request that ends at `deadline`.
     pub(super) async fn open(io: UpstreamIo, destination: &Arc<Destination>, deadline: Instant) -> hyper::Result<Self> {
-        let (sender, connection) =
-            http1::Builder::new().writev(false).handshake(TokioIo::new(DeferredWrite::new(io))).await?;
+        let (sender, connection) = http1::Builder::new()
+            .writev(false)
+            .max_headers(MAX_HEADERS)
+            .handshake(TokioIo::new(DeferredWrite::new(io)))
+            .await?;
         let timer = Box::pin(sleep_until(deadline));
         Ok(UpstreamConnection {
             sender,

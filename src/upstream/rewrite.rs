@@ -10,10 +10,11 @@ use std::fmt;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
-    header::{ACCEPT_ENCODING, CONTENT_LOCATION, CONTENT_TYPE, LOCATION},
+    header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, LOCATION},
     uri::PathAndQuery,
 };
 
+use super::Answer;
 use crate::{
     body::BufferedRequest,
     catalog::Operation,
@@ -74,9 +75,18 @@ pub fn request(request: &BufferedRequest, operation: &Operation, endpoint: &Endp
         }
     }
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if request.body.is_empty() && announces_empty_body(request) {
+        // hyper leaves the field out where there is no body; some servers answer 411 then.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     let method =
         if operation.cache.is_some() && request.method == Method::HEAD { Method::GET } else { request.method.clone() };
     Rewritten { method, target: target(request, endpoint), headers, body: request.body.clone() }
+}
+
+/// `Content-Length: 0` on a method whose requests usually have a body (RFC 9110, section 8.6).
+fn announces_empty_body(request: &BufferedRequest) -> bool {
+    matches!(request.method, Method::POST | Method::PUT | Method::PATCH) && request.headers.contains_key(CONTENT_LENGTH)
 }
 
 fn target(request: &BufferedRequest, endpoint: &Endpoint) -> Uri {
@@ -90,8 +100,16 @@ fn target(request: &BufferedRequest, endpoint: &Endpoint) -> Uri {
     Uri::from(target)
 }
 
-/// Removes what must not reach the caller from a response's head.
-pub fn answer(headers: &mut HeaderMap, endpoint: &Endpoint) {
+/// Removes from the head of a response what is not passed on to the caller.
+pub fn answer(answer: &mut Answer, endpoint: &Endpoint) {
+    let length = if answer.describes_body { answer.headers.remove(CONTENT_LENGTH) } else { None };
+    clean(&mut answer.headers, endpoint);
+    if let Some(length) = length.filter(|length| length.as_bytes().iter().all(u8::is_ascii_digit)) {
+        answer.headers.insert(CONTENT_LENGTH, length);
+    }
+}
+
+fn clean(headers: &mut HeaderMap, endpoint: &Endpoint) {
     let nominated = Nominated::of(headers);
     let stays = |name: &str| reaches_caller(name) && !nominated.contains(name);
     let removed: Vec<HeaderName> = headers.keys().filter(|name| !stays(name.as_str())).cloned().collect();
@@ -284,7 +302,7 @@ mod tests {
         ] {
             headers.append(name, HeaderValue::from_static(value));
         }
-        answer(&mut headers, &endpoint(""));
+        clean(&mut headers, &endpoint(""));
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["content-type"]);
     }
 
@@ -292,7 +310,7 @@ mod tests {
     fn redirects_stay_on_the_gateway() {
         let seen = |text: &'static str, prefix: &str| {
             let mut headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static(text))]);
-            answer(&mut headers, &endpoint(prefix));
+            clean(&mut headers, &endpoint(prefix));
             headers.get(LOCATION).map(|v| v.to_str().unwrap().to_owned())
         };
         assert_eq!(seen("https://b2b.example/region/city?a=1", ""), Some("/region/city?a=1".into()));

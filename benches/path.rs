@@ -13,7 +13,7 @@ use fastrac_gateway::{
     gateway::{Gateway, Live, Revoked},
     orders::Orders,
     outcome::Outcome,
-    path::{self, Arrival},
+    path::{self, Arrival, ConnectionClose},
     record::{ExchangeLog, Metrics},
     snapshot::{Snapshot, Worker},
     store::Store,
@@ -75,7 +75,7 @@ fn policy(c: &mut Criterion) {
     let (snapshot, worker) = (gateway.current.load_full(), Arc::new(Worker::default()));
     store(&snapshot);
     let serve = |secret, status: u16| {
-        let arrival = Arrival { began: Instant::now(), close: false, certificate: None, guard: () };
+        let arrival = Arrival { began: Instant::now(), close: ConnectionClose::Never, certificate: None, guard: () };
         let (snapshot, worker) = (snapshot.clone(), worker.clone());
         runtime.block_on(async {
             let answer = path::serve(snapshot, worker, request(secret), arrival).await.unwrap();

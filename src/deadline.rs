@@ -46,6 +46,11 @@ impl Deadline {
         self.0
     }
 
+    /// Whether this deadline has passed, and was earlier than `other`: it is what ended the wait.
+    pub(crate) fn ended_before(self, other: Deadline) -> bool {
+        self < other && Instant::now() >= self.0
+    }
+
     /// Whether `pause` would end before it.
     pub(crate) fn leaves(self, pause: Duration) -> bool {
         Instant::now() + pause < self.0

@@ -45,6 +45,7 @@
 //! | [`attempts`] | whether and how often a request was sent; only grows |
 //! | [`fetched`] | the result of a fetch that several requests share |
 //! | [`reply`] | the response to a caller, before it is written |
+//! | [`accept`] | how much a media type is wanted |
 //! | [`headers`] | which headers are never passed on, in either direction |
 //! | [`deadline`] | the point in time at which a wait ends |
 //! | [`retry_after`] | a wait in whole seconds |
@@ -55,6 +56,7 @@
 //! The simulator of Fastrac is a crate of its own, in `sandbox/`. Imports only point downwards, and there are no
 //! import cycles between files; `tests/gateway/layout.rs` enforces both.
 
+pub mod accept;
 pub mod admin;
 pub mod admission;
 pub mod app;

@@ -27,7 +27,7 @@ use http_body::Body as HttpBody;
 pub use attempt::PreparedAttempt;
 pub use call::UpstreamCall;
 pub use fetch::canary;
-pub use serve::{Arrival, ExchangeGuard, serve};
+pub use serve::{Arrival, ConnectionClose, ExchangeGuard, serve};
 
 use crate::{
     body::{self, BufferedRequest},

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use crate::{
+    accept::weight,
     admission::{Exceeded, LimitWindow, OverBudget},
     body::BodyError,
     caller::Unknown,
@@ -211,10 +212,9 @@ pub(crate) enum RefusalFormat {
 impl RefusalFormat {
     /// The format that the caller's `Accept` asks for.
     pub(crate) fn wanted(headers: &HeaderMap) -> Self {
-        let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let mut types = values.flat_map(|value| value.split(',')).map(|range| range.split(';').next().unwrap_or(""));
-        let problem = types.any(|kind| kind.trim().eq_ignore_ascii_case("application/problem+json"));
-        if problem { RefusalFormat::Problem } else { RefusalFormat::Envelope }
+        let problem = weight(headers, "application/problem+json");
+        let wanted = problem > 0.0 && problem >= weight(headers, "application/json");
+        if wanted { RefusalFormat::Problem } else { RefusalFormat::Envelope }
     }
 }
 
@@ -344,7 +344,13 @@ mod tests {
             RefusalFormat::wanted(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]))
         };
         assert_eq!(wanted("text/html, application/problem+json;q=0.9"), RefusalFormat::Problem);
-        assert_eq!(wanted("application/json, */*"), RefusalFormat::Envelope);
+        for accept in [
+            "application/json, */*",
+            "application/problem+json;q=0",
+            "application/json, application/problem+json;q=0.5",
+        ] {
+            assert_eq!(wanted(accept), RefusalFormat::Envelope, "{accept}");
+        }
         let (reply, body) = body(&Unknown.into(), RefusalFormat::Problem);
         assert_eq!(reply.headers.get_all(header::WWW_AUTHENTICATE).iter().count(), 2);
         assert_eq!((&body["status"], &body["title"]), (&json!(401), &json!("Unauthorized")));

@@ -6,7 +6,7 @@ use axum::{
     extract::State,
     http::{
         HeaderMap,
-        header::{ACCEPT, CONTENT_TYPE, VARY},
+        header::{CONTENT_TYPE, VARY},
     },
     response::IntoResponse,
 };
@@ -17,6 +17,7 @@ use super::{
     error::{AdminError, off_thread},
 };
 use crate::{
+    accept::weight,
     admission::{UsageByWindow, WindowUsage},
     record::{KeyInfo, OPENMETRICS_CONTENT_TYPE, Scrape, TEXT_CONTENT_TYPE},
     snapshot::{Account, Snapshot},
@@ -108,24 +109,14 @@ fn keys(scrape: &Scrape<'_>, account: &Account) {
 
 /// Whether OpenMetrics is accepted with at least the weight of the text format.
 fn prefers_openmetrics(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let (mut openmetrics, mut text) = (0.0, 0.0);
-    for range in values.flat_map(|value| value.split(',')) {
-        let mut parts = range.split(';').map(str::trim);
-        let kind = parts.next().unwrap_or_default();
-        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-        let weight = weight.map_or(1.0, |weight| weight.trim().parse().unwrap_or(0.0));
-        if kind.eq_ignore_ascii_case("application/openmetrics-text") {
-            openmetrics = f64::max(openmetrics, weight);
-        } else if kind.eq_ignore_ascii_case("text/plain") {
-            text = f64::max(text, weight);
-        }
-    }
+    let (openmetrics, text) = (weight(headers, "application/openmetrics-text"), weight(headers, "text/plain"));
     openmetrics > 0.0 && openmetrics >= text
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header::ACCEPT;
+
     use super::*;
 
     #[test]

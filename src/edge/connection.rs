@@ -28,7 +28,7 @@ use crate::{
     caller::ClientCertificate,
     deferred_write::DeferredWrite,
     outcome::Code,
-    path::{self, Arrival},
+    path::{self, Arrival, ConnectionClose},
     snapshot::{Snapshot, Worker},
 };
 
@@ -81,7 +81,11 @@ impl Context {
         if http2 {
             activity.is_http2();
         }
-        let close = !http2 && self.drain.begun();
+        let close = match (http2, self.drain.begun()) {
+            (true, _) => ConnectionClose::Never,
+            (false, true) => ConnectionClose::Always,
+            (false, false) => ConnectionClose::IfUnreadable,
+        };
         let arrival =
             Arrival { began, close, certificate, guard: RequestGuard { activity: activity.clone(), answering: false } };
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)

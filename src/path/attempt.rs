@@ -91,7 +91,10 @@ impl PreparedAttempt {
         attempts.waited_for_upstream(timer.stop(status));
         match sent {
             Err(failure) => {
-                permit.report(failure.code().outcome());
+                // A caller that does not wait any longer proves nothing about Fastrac: the permit is dropped.
+                if !call.deadline.ended_before(operation_deadline(call, began)) {
+                    permit.report(failure.code().outcome());
+                }
                 AttemptResult::Failed(failure, spent.take_quota())
             }
             Ok(mut answer) => {
@@ -116,11 +119,16 @@ fn leaks(lease: &Lease, answer: &Answer) -> bool {
     lease.leaks_in(begun) || answer.headers.values().any(|value| lease.leaks_in(value.as_bytes()))
 }
 
+/// When the operation's own time for this attempt is up.
+fn operation_deadline(call: &UpstreamCall, began: Instant) -> Deadline {
+    Deadline::after(began, call.operation.timeout)
+}
+
 fn bounds(call: &UpstreamCall, began: Instant) -> Bounds {
     let limits = &call.snapshot.limits;
     Bounds {
         began,
-        deadline: call.deadline.min(Deadline::after(began, call.operation.timeout)).instant(),
+        deadline: call.deadline.min(operation_deadline(call, began)).instant(),
         buffer: limits.answer_buffer,
         body: limits.answer_body,
         may_stream: !call.needs_whole_answer(),

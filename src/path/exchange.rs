@@ -33,6 +33,8 @@ pub(super) struct Exchange {
     pub(super) record: Option<Record>,
     /// `None` while a task has them.
     attempts: Option<Attempts>,
+    /// The request has a body that has not been read completely.
+    pub(super) body_pending: bool,
     /// What the response says of the first request with its `Idempotency-Key`, instead of this one.
     first_sent: Option<FirstSent>,
     /// The client certificate of the connection.
@@ -52,6 +54,7 @@ impl Exchange {
             request_id: record.id.clone(),
             record: Some(record),
             attempts: Some(Attempts::default()),
+            body_pending: false,
             first_sent: None,
             certificate: None,
             began,
@@ -87,6 +90,7 @@ impl Exchange {
         body: impl Future<Output = Result<Bytes, BodyError>>,
     ) -> Result<Bytes, Refusal> {
         let (body, time) = timed(body).await;
+        self.body_pending &= body.is_err();
         if let Some(record) = &mut self.record {
             record.caller += time;
             if let Ok(body) = &body
@@ -120,6 +124,7 @@ impl Exchange {
             request_id: self.request_id.clone(),
             record: self.record.take(),
             attempts: self.attempts.take(),
+            body_pending: false,
             first_sent: None,
             certificate: None,
             began: self.began,

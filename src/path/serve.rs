@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::Instant;
 
@@ -34,12 +34,24 @@ use crate::{
 pub struct Arrival<G> {
     /// When the first byte came.
     pub began: Instant,
-    /// The response ends the connection.
-    pub close: bool,
+    /// Whether the response ends the connection.
+    pub close: ConnectionClose,
     /// The certificate that the client has presented.
     pub certificate: Option<Arc<ClientCertificate>>,
     /// Dropped when the response was delivered or given up.
     pub guard: G,
+}
+
+/// Whether a response ends its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionClose {
+    /// Never: the connection is shared with other requests (HTTP/2).
+    Never,
+    /// Only if the request could not be read completely, or was refused because of its form: what follows it on the
+    /// connection may not be what it seems (RFC 9112, sections 9.3 and 9.6).
+    IfUnreadable,
+    /// The gateway is draining.
+    Always,
 }
 
 /// Follows the progress of an exchange, for its connection.
@@ -68,9 +80,10 @@ where
     let format = RefusalFormat::wanted(&head.headers);
     let mut exchange = Exchange::open(snapshot, worker, &head, arrival.began);
     exchange.certificate = arrival.certificate;
-    let close = arrival.close;
+    let (close, is_head) = (arrival.close, head.method == Method::HEAD);
+    exchange.body_pending = !body.is_end_stream();
     // Allocated once, because it moves into the body of the response.
-    let mut finish = Box::new(FinishOnEnd { exchange, done: false, guard: arrival.guard });
+    let mut finish = Box::new(FinishOnEnd { exchange, done: false, is_head, guard: arrival.guard });
     async move {
         let x = &mut finish.exchange;
         let outcome = match x.snapshot.in_flight.enter() {
@@ -88,9 +101,15 @@ fn respond<G: ExchangeGuard + 'static>(
     mut finish: Box<FinishOnEnd<G>>,
     outcome: Result<Reply, Refusal>,
     format: RefusalFormat,
-    close: bool,
+    close: ConnectionClose,
 ) -> Response<Body> {
     let x = &mut finish.exchange;
+    let unreadable = x.body_pending || outcome.as_ref().is_err_and(|refusal| refusal.code.concerns_form());
+    let close = match close {
+        ConnectionClose::Never => false,
+        ConnectionClose::IfUnreadable => unreadable,
+        ConnectionClose::Always => true,
+    };
     x.finish(&outcome);
     let sent = x.sent();
     let mut reply = outcome.unwrap_or_else(|refusal| refusal.reply(&x.request_id, sent, format));
@@ -98,6 +117,8 @@ fn respond<G: ExchangeGuard + 'static>(
     let limits = quota.map(|quota| RateLimitHeaders { policy: quota.policy_header(), limit: quota.limit_header() });
     reply.stamp(GatewayHeaders { request_id: &x.request_id, sent, limits, close });
     finish.guard.answered();
+    // hyper drops the body of a response to HEAD without polling it.
+    finish.done |= finish.is_head;
     let body = match reply.body {
         ReplyBody::Whole(bytes) => Body::whole(bytes),
         ReplyBody::Stream(stream) => Body::stream(*stream),
@@ -112,6 +133,7 @@ fn respond<G: ExchangeGuard + 'static>(
 struct FinishOnEnd<G> {
     exchange: Exchange,
     done: bool,
+    is_head: bool,
     guard: G,
 }
 

@@ -18,6 +18,7 @@
 //! | `rotates_without_failures` | many rotations of the key pair under load, of every kind, without a failed request |
 //! | `survives_panics` | a panic inside the gateway fails one request with a 500 and shows no key |
 //! | `erases_retired_keys` | a retired pair is gone from the process's memory |
+//! | `frames_each_leg` | a response is one response for its caller, whatever its framing says |
 //! | `reloads_without_failures` | many reloads of the configuration under load, without a failed request or lost state |
 //! | `hostile` | malformed and hostile input is refused, and none of it reaches Fastrac |
 //! | `serves_http2_and_tls` | HTTP/2 and TLS listeners behave like HTTP/1.1 |
@@ -28,6 +29,7 @@
 //! | `handles_upstream_faults` | every fault that the sandbox can inject has the expected effect, directly and through the gateway |
 //! | `sandbox` | the sandbox's control API is separate from the simulated API; a lost order is processed and reported |
 //! | `deploy` | everything that `deploy/` and its runbooks name exists: commands, metrics, outcomes, panels, configuration keys |
+//! | `isolates_callers` | what one caller does ends with that caller |
 //! | `layout` | no import cycles, pure rooms do no I/O, a type name means one thing |
 //! | `documents` | the README lists exactly the refusals that the gateway can send |
 
@@ -46,9 +48,11 @@ mod deploy;
 mod documents;
 mod drains;
 mod erases_retired_keys;
+mod frames_each_leg;
 mod h2;
 mod handles_upstream_faults;
 mod hostile;
+mod isolates_callers;
 mod layout;
 mod never_leaks;
 mod passes_responses_unchanged;

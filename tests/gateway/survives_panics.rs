@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use fastrac_gateway::{
     config::Config,
-    path::{self, Arrival},
+    path::{self, Arrival, ConnectionClose},
     record,
     snapshot::Worker,
 };
@@ -107,7 +107,7 @@ fn meets_bodies(gateway: &TestGateway) {
             .header("x-request-id", format!("panic-{name}"))
             .body(Panics(saying))
             .expect("a request");
-        let arrival = Arrival { began: Instant::now(), close: false, certificate: None, guard: () };
+        let arrival = Arrival { began: Instant::now(), close: ConnectionClose::Never, certificate: None, guard: () };
         let snapshot = gateway.app().gateway.current.load_full();
         runtime.block_on(async {
             let response =

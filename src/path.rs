@@ -38,7 +38,7 @@ use crate::{
 use call::{Call, Permitted};
 use exchange::Exchange;
 
-/// The list. [`serve`] opens the record before it and ties it to the response after it.
+/// The list. [`serve()`] opens the record before it and ties it to the response after it.
 async fn forward<B>(x: &mut Exchange, head: Parts, body: B) -> Result<Reply, Refusal>
 where
     B: HttpBody<Data = Bytes> + Unpin,

@@ -33,7 +33,7 @@ fn futures_stay_small() {
         ("served", served, 2048),
         ("hit", hit, 1792),
         ("fill", fill, 256),
-        ("fetch", fetch, 2944),
+        ("fetch", fetch, 3200),
         ("order", order, 896),
     ];
     for (name, size, limit) in sizes {

@@ -1,4 +1,4 @@
-"""The stage of the real tests: sandboxes and gateways as processes on loopback, ended by id.
+"""Test environment of tests/real: sandboxes and gateways as processes on loopback, ended by their id.
 
 Used by the scripts beside it. The binary is $FASTRAC_GATEWAY (tests/run sets it), else the release
 build. Nothing here knows what is tested.
@@ -72,7 +72,7 @@ def free_port():
 
 
 def status(url, **headers):
-    """HTTP status of a GET, or None while nobody answers."""
+    """HTTP status of a GET, or None if there is no response."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
             return answer.status
@@ -138,7 +138,7 @@ class Stage:
         return process
 
     def until(self, name, true, seconds=15):
-        """Polls; if the process ends or time runs out, its last words are the message."""
+        """Polls until it holds; if the process ends or time runs out, the end of its output is the message."""
         process = dict(self.running)[name]
         deadline = time.monotonic() + seconds
         while not true():
@@ -176,7 +176,7 @@ class Stage:
         return data, admin, folder
 
     def end(self, name):
-        """TERM, and the exit code after its drain."""
+        """Sends TERM; returns the exit code after the drain."""
         process = dict(self.running)[name]
         process.terminate()
         return process.wait(40)

@@ -22,7 +22,7 @@ def binary():
 
 
 class Bao:
-    """One server, alone or beside the one that it joins. `root` may do anything."""
+    """One server, alone or as a standby of the one that it joins. The token `root` has all rights."""
 
     def __init__(self, stage, tls, name="bao", join=None):
         self.stage, self.name, self.tls, self.joined, self.binary = stage, name, tls, join, binary()
@@ -65,7 +65,7 @@ listener "tcp" {{ address = "127.0.0.1:{self.port}"
         self.stage.until(self.process, lambda: self.health() in (200, 429))
 
     def takes_the_key(self):
-        """A standby learns of its cluster a moment after it has started; until then it takes none."""
+        """A standby knows its cluster only a moment after it has started; until then unsealing fails."""
         try:
             self.ask("PUT", "sys/unseal", {"key": self.unseal_key}, token=None)
         except RuntimeError as error:
@@ -84,7 +84,7 @@ listener "tcp" {{ address = "127.0.0.1:{self.port}"
             return None
 
     def pause(self):
-        """A black hole: the kernel still takes connections, nobody answers."""
+        """A black hole: the kernel accepts connections, but nothing responds."""
         dict(self.stage.running)[self.process].send_signal(signal.SIGSTOP)
 
     def resume(self):
@@ -94,12 +94,12 @@ listener "tcp" {{ address = "127.0.0.1:{self.port}"
         self.stage.end(self.process)
 
     def asked(self, path):
-        """How often a path was asked, by the vault's own audit log."""
+        """How often a path was requested, by the vault's audit log."""
         lines = (self.folder / "audit.log").read_text().splitlines()
         return sum(1 for line in lines if f'"path":"{path}"' in line and '"type":"request"' in line)
 
     def ask(self, method, path, body=None, token="", namespace=None):
-        """JSON of the answer; {} if there is none. Anything but 2xx ends the test."""
+        """JSON of the response; {} if it has no body. Any status but 2xx ends the test."""
         headers = {"content-type": "application/json"}
         if token is not None:
             headers["x-vault-token"] = token or self.root

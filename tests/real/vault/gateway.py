@@ -1,4 +1,4 @@
-"""A gateway whose pair comes from a source of the test's, before a Fastrac that takes every pair."""
+"""A gateway with a key source of the test, in front of a sandbox that accepts every pair."""
 import base64
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The ways to log in: what OpenBao must be told, and what the gateway's [vault] says."""
+"""The login methods: the setup of OpenBao, and the gateway's [vault] for each."""
 import base64
 import http.server
 import json
@@ -54,7 +54,7 @@ def _jwt(folder, claims):
 
 
 class TokenReview(http.server.BaseHTTPRequestHandler):
-    """The one thing that a Kubernetes login asks of Kubernetes."""
+    """The only Kubernetes API that a Kubernetes login uses: TokenReview."""
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -71,7 +71,7 @@ class TokenReview(http.server.BaseHTTPRequestHandler):
 
 
 def ways(stage, bao, tls, recipe):
-    """The arguments of a gateway for each login; `recipe` is what operators are told to make."""
+    """The arguments of a gateway for each login; `recipe` is the setup that deploy/keys/README.md describes."""
     folder = stage.folder / "credentials"
     where = f'address = "{bao.address}"\nca = "{tls}/ca.crt"\n'
     found = []

@@ -91,8 +91,8 @@ fn rooms(c: &mut Criterion) {
     };
     let operation = catalog.classify(&Method::POST, "/tariff/express").unwrap().clone();
     let target = PathAndQuery::from_static("/tariff/express");
-    let asked = BufferedRequest { method: Method::POST, target, headers, body: "{}".into() };
-    c.bench_function("upstream.rewrite", |b| b.iter(|| rewrite::request(black_box(&asked), &operation, &endpoint)));
+    let request = BufferedRequest { method: Method::POST, target, headers, body: "{}".into() };
+    c.bench_function("upstream.rewrite", |b| b.iter(|| rewrite::request(black_box(&request), &operation, &endpoint)));
 }
 
 criterion_group! {

@@ -76,7 +76,7 @@ impl<T> Leader<T> {
         Follower(self.sender.subscribe())
     }
 
-    /// Ends the flight and gives the result to all followers. Store first what is to be stored: whoever joins after
+    /// Ends the flight and gives the result to all followers. Store first what is to be stored: a request that joins after
     /// this looks in the cache.
     pub(crate) fn complete(self, result: T) {
         self.flights.open.lock().remove(&self.key);

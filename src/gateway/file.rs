@@ -38,7 +38,7 @@ impl Gateway {
     }
 
     /// Reads the configuration file again if it changed since it was last read and is not being written
-    /// at the moment; whatever came of it, only the next change is read. To be called every [`POLL_INTERVAL`];
+    /// at the moment; after an error too, only the next change is read. To be called every [`POLL_INTERVAL`];
     /// blocks for a file or two. Says whether it did.
     pub fn poll_file(&self) -> bool {
         let Some(file) = self.file.as_deref() else { return false };

@@ -337,7 +337,7 @@ impl KeyLifecycle {
         self.candidate.as_ref().or(self.current.as_ref()).map(TrackedPair::version)
     }
 
-    /// The version in use and whether a candidate stands beside it.
+    /// The version in use and whether there is a candidate.
     pub(crate) fn standing(&self) -> (Option<PairVersion>, Option<PairVersion>) {
         (self.current.as_ref().map(TrackedPair::version), self.candidate.as_ref().map(TrackedPair::version))
     }

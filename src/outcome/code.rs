@@ -108,24 +108,3 @@ impl Code {
         self.row().proxy_error
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    #[test]
-    fn names_differ_and_the_readme_explains_each() {
-        let readme = include_str!("../../README.md");
-        // The drain refuses nothing yet.
-        for code in Code::VARIANTS.iter().filter(|code| **code != Code::GatewayDraining) {
-            let name = format!("`{}`", code.as_str());
-            let row = readme.lines().find(|line| line.split('|').nth(1).is_some_and(|cell| cell.contains(&name)));
-            let row = row.unwrap_or_else(|| panic!("{}: not in the README's table", code.as_str()));
-            assert!(row.contains(code.proxy_error()), "{row}");
-        }
-        let names: BTreeSet<&str> = Code::VARIANTS.iter().map(|code| code.as_str()).collect();
-        assert_eq!(names.len(), Code::VARIANTS.len());
-    }
-}

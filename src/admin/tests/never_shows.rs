@@ -1,4 +1,4 @@
-//! No secret, digest or value of a source stands in any answer.
+//! No secret, digest or value of a source appears in any response.
 
 use super::*;
 

@@ -182,7 +182,7 @@ async fn a_certificate_that_has_ended_replaces_none() {
     listeners.poll();
     assert_eq!(year(&listeners), "2040");
     assert!(fault(&listeners).unwrap().contains("expired on 2001-03-09"), "{:?}", fault(&listeners));
-    // But whoever has no other starts with it.
+    // A listener without another one starts with it.
     assert_eq!(year(&folder.listeners()), "2001");
 }
 

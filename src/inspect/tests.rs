@@ -159,17 +159,25 @@ async fn about_a_directory_of_keys() {
 
 #[tokio::test]
 async fn about_the_credential_for_a_vault() {
-    let text = format!(
-        "[vault]\naddress = \"http://127.0.0.1:1\"\n\
-        auth = {{ method = \"approle\", role_id = \"r\", secret_id_file = \"id\" }}\n{ACCOUNT}{IN_VAULT}"
-    );
     let (large, long) = (vec![b'x'; 2_300_000], vec![b'x'; 40 << 10]);
-    for (name, content) in [("large", large.as_slice()), ("long", &long), ("empty", b" \n"), ("not text", b"\xff")] {
-        let case = Case::new(&text, &[("id", content)]);
-        assert_same(&case.check(), case.read_keys().await.as_deref(), name);
+    for auth in
+        ["method = \"approle\", role_id = \"r\", secret_id_file = \"id\"", "method = \"token\", token_file = \"id\""]
+    {
+        let text = format!("[vault]\naddress = \"http://127.0.0.1:1\"\nauth = {{ {auth} }}\n{ACCOUNT}{IN_VAULT}");
+        for (name, content) in [
+            ("large", large.as_slice()),
+            ("long", &long),
+            ("empty", b" \n"),
+            ("not text", b"\xff"),
+            ("two lines", b"one\ntwo"),
+            ("control character", b"one\x01"),
+        ] {
+            let case = Case::new(&text, &[("id", content)]);
+            assert_same(&case.check(), case.read_keys().await.as_deref(), name);
+        }
+        let missing = Case::new(&text, &[]);
+        assert_same(&missing.check(), missing.read_keys().await.as_deref(), "missing");
     }
-    let missing = Case::new(&text, &[]);
-    assert_same(&missing.check(), missing.read_keys().await.as_deref(), "missing");
 }
 
 #[tokio::test]

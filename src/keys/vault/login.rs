@@ -117,7 +117,7 @@ impl LoginRequest {
     }
 }
 
-/// The credential in a file, trimmed.
+/// The credential in a file: one line, trimmed.
 pub(crate) fn credential(path: &Path) -> Result<Secret, VaultError> {
     let unfit = |what: &str| VaultError::Unfit(format!("{}: {what}", path.display()));
     let file = |error: FileError| VaultError::Unfit(error.to_string());
@@ -125,6 +125,10 @@ pub(crate) fn credential(path: &Path) -> Result<Secret, VaultError> {
     match text.trim() {
         "" => Err(unfit("is empty")),
         text if text.len() > MAX_CREDENTIAL => Err(unfit("is longer than 32 KiB")),
+        // A token is sent as a header, and no other credential has any either.
+        text if text.chars().any(char::is_control) => {
+            Err(unfit("contains a line break or a control character; a credential is one line"))
+        }
         text => Ok(Secret::new(text.to_owned())),
     }
 }

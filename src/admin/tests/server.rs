@@ -50,9 +50,9 @@ async fn a_client_that_never_reads_is_cut() {
     let (mut client, io) = tokio::io::duplex(64);
     let asks = TestRequest::get("/").text(stage.address).replace("connection: close\r\n", "");
     let began = Instant::now();
-    let tls = AdminConnection { router: router(stage.admin()), tls: None, stop: CancellationToken::new() };
-    let talk = tls.serve(io, stage.address);
-    let (asked, ()) = tokio::join!(client.write_all(asks.as_bytes()), talk);
+    let connection = AdminConnection { router: router(stage.admin()), tls: None, stop: CancellationToken::new() };
+    let served = connection.serve(io, stage.address);
+    let (asked, ()) = tokio::join!(client.write_all(asks.as_bytes()), served);
     asked.unwrap();
     let took = began.elapsed();
     assert!(took >= MAX_AGE && took <= MAX_AGE + GRACE, "{took:?}");

@@ -2,15 +2,25 @@
 //!
 //! A request has one [`Deadline`] from its first byte on; a wait that takes it ends there at the latest. Also measures
 //! waits. Reads `x-gateway-timeout`, because only the caller may shorten the time. Fails with [`InvalidTimeout`].
+//!
+//! What has arrived is read before the clock is. After the process was stopped (SIGSTOP, a suspended machine) or its
+//! thread was starved, timers fire before the reactor has reported what arrived in the meantime, because a stop
+//! interrupts `epoll_wait`. So a wait does not end when its timer has fired, but after the reactor was polled once
+//! more: [`until`] for futures, [`LateTimer`] for `poll` functions. Both cost nothing before the timer fires.
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
 use http::HeaderMap;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 /// Milliseconds, above 0, in which the caller wants the whole response.
 const TIMEOUT: &str = "x-gateway-timeout";
@@ -58,7 +68,95 @@ impl Deadline {
 
     /// The output of `future`, or `None` if the deadline passes first.
     pub(crate) async fn bound<F: Future>(self, future: F) -> Option<F::Output> {
-        timeout_at(self.0, future).await.ok()
+        until(self.0, future).await
+    }
+}
+
+/// The output of `future`, or `None` if `end` passes first.
+pub(crate) async fn until<F: Future>(end: Instant, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    if let Ok(output) = timeout_at(end, future.as_mut()).await {
+        return Some(output);
+    }
+    let mut turn = ReactorTurn::default();
+    poll_fn(|cx| turn.poll_over(cx)).await;
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// The same, with a duration from now.
+pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    until(Instant::now() + limit, future).await
+}
+
+/// A timer that elapses after the reactor was polled once more. Poll the I/O that it limits first.
+#[derive(Debug)]
+pub(crate) struct LateTimer {
+    sleep: Pin<Box<Sleep>>,
+    turn: ReactorTurn,
+}
+
+impl LateTimer {
+    pub(crate) fn at(end: Instant) -> Self {
+        LateTimer { sleep: Box::pin(sleep_until(end)), turn: ReactorTurn::default() }
+    }
+
+    /// When it fires.
+    pub(crate) fn end(&self) -> Instant {
+        self.sleep.deadline()
+    }
+
+    /// Whether the next poll is more than a check.
+    pub(crate) fn has_fired(&self) -> bool {
+        self.sleep.is_elapsed()
+    }
+
+    pub(crate) fn reset(&mut self, end: Instant) {
+        self.sleep.as_mut().reset(end);
+        self.turn = ReactorTurn::default();
+    }
+
+    /// Ready once it has fired and the reactor was polled after that.
+    pub(crate) fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.sleep.is_elapsed() {
+            ready!(self.sleep.as_mut().poll(cx));
+        }
+        self.turn.poll_over(cx)
+    }
+}
+
+/// One poll of the reactor, from the first call of `poll_over` on.
+#[derive(Debug, Default)]
+struct ReactorTurn(Option<Arc<TurnWaker>>);
+
+#[derive(Debug)]
+struct TurnWaker {
+    over: AtomicBool,
+    task: Waker,
+}
+
+impl ReactorTurn {
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let turn = match &self.0 {
+            Some(turn) if turn.over.load(Relaxed) => return Poll::Ready(()),
+            Some(turn) if turn.task.will_wake(cx.waker()) => return Poll::Pending,
+            _ => self.0.insert(Arc::new(TurnWaker { over: AtomicBool::new(false), task: cx.waker().clone() })),
+        };
+        // `yield_now` hands the waker to the scheduler, which calls it after it has polled the reactor. A task can be
+        // polled earlier, by other wakers, so that being polled again proves nothing.
+        let waker = Waker::from(turn.clone());
+        let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&waker));
+        Poll::Pending
+    }
+}
+
+impl Wake for TurnWaker {
+    fn wake(self: Arc<Self>) {
+        self.over.store(true, Relaxed);
+        self.task.wake_by_ref();
     }
 }
 
@@ -79,7 +177,47 @@ pub(crate) async fn timed<F: Future>(future: F) -> (F::Output, Duration) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{io::AsyncReadExt as _, net::UnixStream};
+
     use super::*;
+
+    /// A socket with a byte of which the reactor knows nothing yet: it was written, and the deadline has passed, in the
+    /// turn that began before.
+    async fn behind() -> (UnixStream, UnixStream, Instant) {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let nothing = until(Instant::now(), ours.read_u8()).await;
+        assert!(nothing.is_none());
+        theirs.try_write(b"x").unwrap();
+        (ours, theirs, Instant::now())
+    }
+
+    #[tokio::test]
+    async fn what_has_arrived_is_read_before_the_clock() {
+        let (mut ours, _theirs, passed) = behind().await;
+        assert_eq!(until(passed, ours.read_u8()).await.transpose().unwrap(), Some(b'x'));
+
+        let (mut ours, _theirs, passed) = behind().await;
+        let mut timer = LateTimer::at(passed);
+        let mut read = pin!(ours.read_u8());
+        let read = poll_fn(|cx| match read.as_mut().poll(cx) {
+            Poll::Ready(read) => Poll::Ready(read.ok()),
+            Poll::Pending => timer.poll_elapsed(cx).map(|()| None),
+        });
+        assert_eq!(read.await, Some(b'x'));
+    }
+
+    #[tokio::test]
+    async fn a_timer_that_is_polled_often_waits_for_the_reactor_all_the_same() {
+        let mut timer = LateTimer::at(Instant::now());
+        let mut first = true;
+        poll_fn(|cx| {
+            if std::mem::take(&mut first) {
+                (0..3).for_each(|_| assert!(timer.poll_elapsed(cx).is_pending()));
+            }
+            timer.poll_elapsed(cx)
+        })
+        .await;
+    }
 
     #[tokio::test(start_paused = true)]
     async fn only_time_spent_pending_counts() {

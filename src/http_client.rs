@@ -15,10 +15,11 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
 };
 use tokio_rustls::TlsConnector;
 use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::deadline::within;
 
 /// Bounds of one request.
 #[derive(Clone, Copy)]
@@ -85,10 +86,10 @@ pub(crate) async fn send<E: From<HttpError>>(
     bounds: HttpBounds,
 ) -> Result<HttpResponse, E> {
     let exchange = async {
-        let connection = timeout(bounds.connect, connect).await.map_err(|_| HttpError::Deadline(bounds.connect))??;
+        let connection = within(bounds.connect, connect).await.ok_or(HttpError::Deadline(bounds.connect))??;
         Ok(exchange(connection, request, bounds.max_response).await?)
     };
-    timeout(bounds.exchange, exchange).await.map_err(|_| HttpError::Deadline(bounds.exchange))?
+    within(bounds.exchange, exchange).await.ok_or(HttpError::Deadline(bounds.exchange))?
 }
 
 struct ResponseHead {

@@ -22,9 +22,9 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 use hyper::body::{Body as _, Incoming};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use crate::{admission::Spent, attempts::Attempts, keys::Lease, outcome::Code};
+use crate::{admission::Spent, attempts::Attempts, deadline, keys::Lease, outcome::Code};
 pub use connect::Destination;
 use connection::{DeadlineExceeded, SendError};
 pub use connection::{Pool, UpstreamConnection};
@@ -136,10 +136,10 @@ pub async fn send(pool: &Pool, keyed: Keyed, accounting: Accounting<'_>, bounds:
 
 async fn connect(destination: &Arc<Destination>, deadline: Instant) -> Result<UpstreamConnection, Failure> {
     let open_by = deadline.min(Instant::now() + CONNECT_TIMEOUT);
-    let opened = match timeout_at(open_by, connect::dial(destination)).await {
-        Ok(Ok(io)) => UpstreamConnection::open(io, destination, deadline).await.map_err(|error| error.to_string()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("it did not open in time".to_owned()),
+    let opened = match deadline::until(open_by, connect::dial(destination)).await {
+        Some(Ok(io)) => UpstreamConnection::open(io, destination, deadline).await.map_err(|error| error.to_string()),
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err("it did not open in time".to_owned()),
     };
     opened.inspect_err(|why| destination.unreachable(why)).map_err(Failure::Connect)
 }

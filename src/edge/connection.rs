@@ -26,6 +26,7 @@ use super::{
 use crate::{
     body::Body,
     caller::ClientCertificate,
+    deadline::within,
     deferred_write::DeferredWrite,
     outcome::Code,
     path::{self, Arrival, ConnectionClose},
@@ -175,7 +176,7 @@ pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(500);
 /// Ends a connection after the requests in progress.
 async fn wind_down<C: GracefulConnection>(mut connection: Pin<&mut C>, activity: &Activity) -> Result<(), C::Error> {
     if !activity.is_used()
-        && let Ok(ended) = tokio::time::timeout(FIRST_REQUEST, connection.as_mut()).await
+        && let Some(ended) = within(FIRST_REQUEST, connection.as_mut()).await
     {
         return ended;
     }

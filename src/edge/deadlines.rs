@@ -28,10 +28,10 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep_until},
+    time::Instant,
 };
 
-use crate::config::LimitsConfig;
+use crate::{config::LimitsConfig, deadline::LateTimer};
 
 /// What a connection is doing. Shared by its IO and its requests, all of which run in one task.
 #[derive(Debug)]
@@ -209,7 +209,7 @@ impl Activity {
 pub struct DeadlineIo<S> {
     io: S,
     activity: Arc<Activity>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<LateTimer>,
     /// Whether the timer will wake the task.
     armed: bool,
 }
@@ -225,19 +225,19 @@ impl<S> DeadlineIo<S> {
         loop {
             let deadline = self.activity.deadline();
             let wake = || deadline.unwrap_or_else(|| Instant::now() + self.activity.idle);
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(wake())));
-            if deadline.is_some_and(|deadline| timer.deadline() > deadline) {
-                timer.as_mut().reset(wake());
+            let timer = self.timer.get_or_insert_with(|| LateTimer::at(wake()));
+            if deadline.is_some_and(|deadline| timer.end() > deadline) {
+                timer.reset(wake());
                 self.armed = false;
             }
-            if (self.armed && !timer.is_elapsed()) || timer.as_mut().poll(cx).is_pending() {
+            if (self.armed && !timer.has_fired()) || timer.poll_elapsed(cx).is_pending() {
                 self.armed = true;
                 return false;
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return true;
             }
-            timer.as_mut().reset(wake());
+            timer.reset(wake());
             self.armed = false;
         }
     }

@@ -15,7 +15,7 @@ use super::{
     connection::{self, Context, FIRST_REQUEST, Protocol},
     tls::{HandshakeResult, TlsListener},
 };
-use crate::{caller::ClientCertificate, outcome::Code, snapshot::Worker};
+use crate::{caller::ClientCertificate, deadline::within, outcome::Code, snapshot::Worker};
 
 /// How often a worker closes expired idle connections to Fastrac.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -97,12 +97,12 @@ async fn peek_protocol(socket: &TcpStream, context: &Context) -> Option<Protocol
         let length = socket.peek(&mut first).await.ok()?;
         (length > 0).then(|| Protocol::of(&first[..length]))
     };
-    let mut peek = std::pin::pin!(tokio::time::timeout(idle, peek));
+    let mut peek = std::pin::pin!(within(idle, peek));
     let peeked = tokio::select! {
         peeked = peek.as_mut() => peeked,
-        () = context.drain.stop.cancelled() => tokio::time::timeout(FIRST_REQUEST, peek).await.ok()?,
+        () = context.drain.stop.cancelled() => within(FIRST_REQUEST, peek).await?,
     };
-    peeked.ok()?
+    peeked?
 }
 
 /// Accepts TLS. A handshake may take as long as a request head (`limits.header_read`), from its first byte.

@@ -22,10 +22,11 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::connect::{Destination, UpstreamIo};
 use crate::{
+    deadline::LateTimer,
     deferred_write::DeferredWrite,
     record::{ConnectionState, CountedConnection},
 };
@@ -60,7 +61,7 @@ struct Driver {
     /// Of the request that uses the connection.
     deadline: Instant,
     /// Armed by an earlier request, so it may fire too early: then it is reset to `deadline`.
-    timer: Pin<Box<Sleep>>,
+    timer: LateTimer,
 }
 
 /// Why there is no response head.
@@ -83,7 +84,7 @@ impl UpstreamConnection {
             .max_headers(MAX_HEADERS)
             .handshake(TokioIo::new(DeferredWrite::new(io)))
             .await?;
-        let timer = Box::pin(sleep_until(deadline));
+        let timer = LateTimer::at(deadline);
         Ok(UpstreamConnection {
             sender,
             driver: Driver { connection: Some(Box::pin(connection)), deadline, timer },
@@ -112,15 +113,12 @@ impl UpstreamConnection {
         self.driver.drive(std::pin::pin!(body.frame())).await
     }
 
-    /// The same as [`Self::frame`], for a `Body`. A caller that reads slowly exceeds the deadline as well.
+    /// The same as [`Self::frame`], for a `Body`.
     pub(super) fn poll_frame(
         &mut self,
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<hyper::Result<Frame<Bytes>>>, DeadlineExceeded>> {
-        if Instant::now() >= self.driver.deadline {
-            return Poll::Ready(Err(DeadlineExceeded));
-        }
         self.driver.poll(std::pin::pin!(body.frame()), cx)
     }
 
@@ -159,14 +157,14 @@ impl Driver {
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<DeadlineExceeded> {
         loop {
-            if self.timer.deadline() > self.deadline {
-                self.timer.as_mut().reset(self.deadline);
+            if self.timer.end() > self.deadline {
+                self.timer.reset(self.deadline);
             }
-            ready!(self.timer.as_mut().poll(cx));
+            ready!(self.timer.poll_elapsed(cx));
             if Instant::now() >= self.deadline {
                 return Poll::Ready(DeadlineExceeded);
             }
-            self.timer.as_mut().reset(self.deadline);
+            self.timer.reset(self.deadline);
         }
     }
 }

@@ -17,6 +17,7 @@
 //! | `rejects_faulty_keys` | the key pair can change under load; a faulty one never comes into use |
 //! | `rotates_without_failures` | many rotations of the key pair under load, of every kind, without a failed request |
 //! | `survives_panics` | a panic inside the gateway fails one request with a 500 and shows no key |
+//! | `survives_pauses` | what arrived while the process was stopped is read before a time limit counts |
 //! | `erases_retired_keys` | a retired pair is gone from the process's memory |
 //! | `frames_each_leg` | a response is one response for its caller, whatever its framing says |
 //! | `reloads_without_failures` | many reloads of the configuration under load, without a failed request or lost state |
@@ -67,4 +68,5 @@ mod sends_once;
 mod serves_http2_and_tls;
 mod spends_once;
 mod survives_panics;
+mod survives_pauses;
 mod test_gateway;

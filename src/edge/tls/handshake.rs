@@ -5,12 +5,11 @@ use std::{io, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::TlsListener;
-use crate::{outcome::Code, record::Handshake, refusal::Refusal};
+use crate::{deadline::within, outcome::Code, record::Handshake, refusal::Refusal};
 
 /// The first byte of a TLS connection: a record that holds a handshake (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 22;
@@ -28,19 +27,19 @@ pub enum HandshakeResult {
 
 impl TlsListener {
     /// Performs a handshake with the settings that are active now.
-    pub async fn handshake(&self, socket: TcpStream, within: Duration) -> HandshakeResult {
+    pub async fn handshake(&self, socket: TcpStream, limit: Duration) -> HandshakeResult {
         let acceptor = TlsAcceptor::from(self.active.load().config.clone());
         let peer = socket.peer_addr().ok().map(tracing::field::display);
-        let (counted, result) = match timeout(within, accept(acceptor, socket)).await {
-            Ok(Ok(stream)) => (Handshake::Ok, HandshakeResult::Tls(Box::new(stream))),
-            Ok(Err(Broken::Cleartext)) => (Handshake::Cleartext, HandshakeResult::Cleartext),
+        let (counted, result) = match within(limit, accept(acceptor, socket)).await {
+            Some(Ok(stream)) => (Handshake::Ok, HandshakeResult::Tls(Box::new(stream))),
+            Some(Err(Broken::Cleartext)) => (Handshake::Cleartext, HandshakeResult::Cleartext),
             // A client that closes before its first byte is a probe and is not counted.
-            Ok(Err(Broken::Closed)) => return HandshakeResult::Failed,
-            Ok(Err(Broken::Tls(error))) => {
+            Some(Err(Broken::Closed)) => return HandshakeResult::Failed,
+            Some(Err(Broken::Tls(error))) => {
                 tracing::debug!(listener = self.key, peer, %error, "a TLS handshake failed");
                 (Handshake::Failed, HandshakeResult::Failed)
             }
-            Err(_) => {
+            None => {
                 tracing::debug!(listener = self.key, peer, "a TLS handshake took too long");
                 (Handshake::Timeout, HandshakeResult::Failed)
             }
@@ -81,5 +80,5 @@ async fn refuse_cleartext(mut socket: TcpStream) {
         while socket.read(&mut rest).await? > 0 {}
         io::Result::Ok(())
     };
-    let _ = timeout(REFUSAL_TIMEOUT, respond).await;
+    let _ = within(REFUSAL_TIMEOUT, respond).await;
 }

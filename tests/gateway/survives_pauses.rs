@@ -1,0 +1,132 @@
+//! What arrived while the process was stopped is read before the clock is: a pause of the machine, the container or the
+//! thread makes no failure of a response that was in time.
+#![cfg(target_os = "linux")]
+
+use std::{
+    fs,
+    net::SocketAddr,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use fastrac_sandbox::{Act, Fault, Sandbox};
+
+use crate::{
+    bodies,
+    client::{Connection, Request, get, post, request},
+    process::Program,
+    test_gateway::{ACCESS, SECRET, digest_of, sandbox, until},
+};
+
+/// Every time limit of the gateway in these tests.
+const LIMIT: Duration = Duration::from_secs(1);
+
+fn configuration(fastrac: SocketAddr) -> String {
+    let short = ["v2.order_express", "v2.track", "v2.couriers"]
+        .map(|operation| format!("[operations.\"{operation}\"]\ntimeout = \"1s\"\n"))
+        .concat();
+    format!(
+        "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 2\n\
+         [limits]\nheader_read = \"1s\"\nidle = \"1s\"\n\
+         [accounts.main]\nbase_url = \"http://{fastrac}\"\n\
+         keys = {{ source = \"file\", path = \"keys.toml\" }}\n\
+         budget = {{ per_second = 100000, burst = 100000, per_day = 10000000, in_flight = 512 }}\n\
+         [services.shop]\naccount = \"main\"\nallow = [\"lookup\", \"read\", \"quote\", \"order\"]\n\
+         credentials = [{{ access_key = \"svc-shop-1\", secret_sha256 = \"{}\" }}]\n{short}",
+        digest_of("shop")
+    )
+}
+
+/// A gateway process and its Fastrac.
+struct Pausable {
+    program: Program,
+    sandbox: Sandbox,
+}
+
+impl Pausable {
+    fn start() -> Pausable {
+        let sandbox = Sandbox::start(sandbox()).expect("a sandbox");
+        let program = Program::start(&configuration(sandbox.addr()), ACCESS, SECRET);
+        let ready = || Connection::open(program.admin).send(&get("/readyz").header("host", "localhost")).status == 200;
+        until("a key pair", ready);
+        Pausable { program, sandbox }
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = fs::read_to_string(self.program.proc("status")).expect("running");
+        let id = status.lines().find_map(|line| line.strip_prefix("Pid:")).expect("an id").trim().to_owned();
+        assert!(Command::new("kill").args([signal, &id]).status().expect("run").success());
+    }
+
+    /// Stops the process; `meanwhile` happens before all its time limits have passed; then it goes on.
+    fn pause(&self, meanwhile: impl FnOnce()) {
+        self.signal("-STOP");
+        until("it is stopped", || {
+            fs::read_to_string(self.program.proc("status")).is_ok_and(|status| status.contains("State:\tT"))
+        });
+        let stopped = Instant::now();
+        meanwhile();
+        // Not to wait for something, but to let the time limits pass.
+        thread::sleep((LIMIT + Duration::from_millis(300)).saturating_sub(stopped.elapsed()));
+        self.signal("-CONT");
+    }
+}
+
+/// A read, an order and a lookup.
+fn requests(round: usize) -> [Request; 3] {
+    let n = format!("{round}");
+    [
+        request("GET", "/order/track").json(&format!(r#"{{"courier_code":"idx","awb":"{n}"}}"#)),
+        post("/order/express", &bodies::order(round)),
+        get(&format!("/courier/all?n={n}")),
+    ]
+    .map(|request| request.by("shop"))
+}
+
+#[test]
+fn responses_that_arrived_during_a_pause_are_passed_on() {
+    let gateway = Pausable::start();
+    for operation in ["v2.order_express", "v2.track", "v2.couriers"] {
+        gateway.sandbox.fault(Fault::on(operation, Act::Pass).delay(Duration::from_millis(400)));
+    }
+    for round in 0..4 {
+        let before = gateway.sandbox.journal().len();
+        let mut callers: Vec<Connection> = (0..5).map(|_| Connection::open(gateway.program.data)).collect();
+        for (n, caller) in callers.iter_mut().enumerate() {
+            caller.write(&requests(5 * round + n)[n % 3].bytes());
+        }
+        until("all are in flight", || gateway.sandbox.journal().len() == before + callers.len());
+        gateway.pause(|| {
+            until("Fastrac has responded", || gateway.sandbox.journal().iter().all(|entry| entry.status.is_some()));
+        });
+        for (n, caller) in callers.iter_mut().enumerate() {
+            let response = caller.read_response("GET").expect("a response");
+            let expected = if n % 3 == 0 { 404 } else { 200 };
+            assert_eq!(response.status, expected, "round {round}, caller {n}: {}", response.text());
+        }
+    }
+}
+
+#[test]
+fn what_callers_sent_during_a_pause_is_read() {
+    let gateway = Pausable::start();
+    let [_, _, lookup] = requests(0);
+    let bytes = lookup.bytes();
+    let (first, rest) = bytes.split_at(20);
+    for round in 0..4 {
+        // Unused, kept alive, and in the middle of a head.
+        let mut callers: Vec<Connection> = (0..3).map(|_| Connection::open(gateway.program.data)).collect();
+        assert_eq!(callers[1].send(&lookup).status, 200);
+        callers[2].write(first);
+        gateway.pause(|| {
+            callers[0].write(&bytes);
+            callers[1].write(&bytes);
+            callers[2].write(rest);
+        });
+        for (n, caller) in callers.iter_mut().enumerate() {
+            let status = caller.read_response("GET").map(|response| response.status);
+            assert_eq!(status, Some(200), "round {round}, caller {n}");
+        }
+    }
+}

@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 
 #[cfg(not(feature = "sandbox"))]
 use self::{no_sandbox as demo, no_sandbox as sandbox};
-use crate::record::report_panics;
+use crate::record::{FlushAtExit, report_panics};
 
 /// Exit code: failure.
 pub(crate) const FAILED: u8 = 1;
@@ -83,6 +83,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage or wrong configuration."
 pub fn main() -> ExitCode {
     // A panic message must not show a secret.
     report_panics();
+    let _flush = FlushAtExit;
     let done = match CommandLine::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),

@@ -35,7 +35,7 @@ use crate::{
     },
     keys::{Keeper, KeyContext, KeyEvent, Keys, Observer, SourceError, Vault, VaultError},
     orders::Orders,
-    record::{ExchangeLog, Masker, Metrics, Names, Recorder},
+    record::{ExchangeLog, Masker, Metrics, Names, Recorder, UNLIMITED},
     snapshot::{Account, Snapshot},
     upstream::{
         breaker::Breaker,
@@ -137,11 +137,11 @@ impl Gateway {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
         let LoadedConfig { config, warnings } = load(file)?;
         for warning in &warnings {
-            tracing::warn!("{warning}");
+            tracing::warn!(target: UNLIMITED, "{warning}");
         }
         let (snapshot, in_force) = (self.current.load_full(), self.in_force.load_full());
         for key in needs_restart(&in_force.config, &config) {
-            tracing::warn!("{key} has changed; it takes effect after a restart");
+            tracing::warn!(target: UNLIMITED, "{key} has changed; it takes effect after a restart");
         }
         let tls = self.live.tls.read_again(&config.listen).map_err(StartError::Tls)?;
         let previous = Previous { snapshot: &snapshot, config: &in_force.config };

@@ -12,7 +12,7 @@ use super::{FAILED, WRONG};
 use crate::{
     app::App,
     files::configuration::{LoadError, load},
-    record::init_program_log,
+    record::{UNLIMITED, init_program_log},
 };
 
 /// Run the gateway
@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &RunArgs) -> io::Result<u8> {
         }
     };
     for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(target: UNLIMITED, "{warning}");
     }
     let app = match App::start(loaded.config, Some(arguments.config.clone())) {
         Ok(app) => app,

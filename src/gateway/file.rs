@@ -8,7 +8,10 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{Gateway, StartError};
-use crate::files::{FileWatch, configuration::LoadError};
+use crate::{
+    files::{FileWatch, configuration::LoadError},
+    record::UNLIMITED,
+};
 
 /// Interval between polls.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -61,7 +64,7 @@ impl Gateway {
             Err(error) => {
                 tracing::error!(%error, "the configuration was read again; nothing was changed");
                 if let ReloadError::Load(LoadError::Invalid { errors, .. }) = error {
-                    errors.iter().for_each(|error| tracing::error!("{error}"));
+                    errors.iter().for_each(|error| tracing::error!(target: UNLIMITED, "{error}"));
                 }
             }
         }

@@ -1,17 +1,35 @@
 //! The program's own log, on stderr: text on a terminal, JSON otherwise. Panics are logged too.
 //!
-//! Always holds: a panic message is written only if it is a literal in the source. A formatted message
-//! may contain any value, even a key, whatever the types redact (the message of `&text[..n]` quotes
+//! Always holds: logging never waits for the reader of stderr (`output`), and no place in the source can
+//! fill the log (`limit`). A panic message is written only if it is a literal in the source. A formatted
+//! message may contain any value, even a key, whatever the types redact (the message of `&text[..n]` quotes
 //! the text). Never fails.
+
+mod limit;
+mod output;
+#[cfg(test)]
+mod tests;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    io::{IsTerminal, Write as _},
+    fmt::Display,
+    io::{self, IsTerminal, Write},
     panic::PanicHookInfo,
-    sync::Once,
+    sync::{LazyLock, Once, OnceLock},
 };
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, fmt::writer::BoxMakeWriter, layer::SubscriberExt as _};
+
+pub(super) use self::output::lines_dropped;
+use self::{
+    limit::{LineLimit, REFILL},
+    output::LineOutput,
+};
+
+/// Target of lines whose number is not limited, because only an operator can cause them: each error of a
+/// faulty configuration is one.
+pub const UNLIMITED: &str = "fastrac_gateway::configuration";
 
 /// The filter unless `RUST_LOG` is set.
 const DEFAULT_FILTER: &str = "info";
@@ -19,18 +37,75 @@ const DEFAULT_FILTER: &str = "info";
 /// Replaces a formatted panic message.
 const WITHHELD: &str = "(not shown: the message was formatted from values)";
 
-/// Starts the log. Call it before other threads start; a second call does nothing.
+/// stderr's queue.
+static OUTPUT: LineOutput = LineOutput::new();
+
+/// Limits the lines of each place in the source.
+static LIMIT: LazyLock<LineLimit> = LazyLock::new(LineLimit::new);
+
+/// Whether the queue has its thread; not set before the log is started.
+static QUEUED: OnceLock<bool> = OnceLock::new();
+
+/// Starts the log and its thread. A second call does nothing.
 pub fn init_program_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let terminal = std::io::stderr().is_terminal();
     // no-color.org: set and not empty.
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    let queued = *QUEUED.get_or_init(start_output);
+    let writer = if queued { BoxMakeWriter::new(|| QueuedLine) } else { BoxMakeWriter::new(io::stderr) };
     // A closed stderr must not cause a panic, least of all while one is being reported.
-    let log = log.log_internal_errors(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour).log_internal_errors(false);
+    let lines = if terminal { lines.with_target(false).boxed() } else { lines.json().flatten_event(true).boxed() };
     // Fails only if a log was started already.
-    let _ = if terminal { log.with_target(false).try_init() } else { log.json().flatten_event(true).try_init() };
+    let _ = tracing_subscriber::registry().with(filter).with(&*LIMIT).with(lines).try_init();
     report_panics();
+}
+
+/// Starts the thread that writes to stderr. Without it, stderr is written directly.
+fn start_output() -> bool {
+    let thread = std::thread::Builder::new().name("program-log".into());
+    thread.spawn(|| OUTPUT.run(io::stderr(), REFILL, || LIMIT.report())).is_ok()
+}
+
+/// Puts each line that it is given into the queue.
+struct QueuedLine;
+
+impl Write for QueuedLine {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        OUTPUT.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes a message of a command to stderr: through the queue if the log was started, else directly. Unlike
+/// `eprintln!`, it does not panic if stderr is closed.
+pub fn print_message(message: impl Display) {
+    let line = format!("{message}\n");
+    if QUEUED.get() == Some(&true) {
+        OUTPUT.push(line.as_bytes());
+    } else {
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
+}
+
+/// Writes the log's last lines to stderr when it is dropped, at the end of the process: waits only while its
+/// reader takes them, and at most 2 s.
+#[derive(Debug)]
+#[must_use = "keep it until the end of the process"]
+pub struct FlushAtExit;
+
+impl Drop for FlushAtExit {
+    fn drop(&mut self) {
+        if QUEUED.get() == Some(&true) {
+            LIMIT.report();
+            OUTPUT.flush();
+        }
+    }
 }
 
 /// Reports panics in the program's log from now on, or on stderr if there is none. A second call does
@@ -53,12 +128,11 @@ fn report(panic: &PanicHookInfo<'_>) {
         tracing::error!(place, thread, panic_message = message, backtrace, "panicked: a bug in the gateway");
         return;
     }
-    let mut stderr = std::io::stderr().lock();
-    let _ = match panic.location() {
-        Some(place) => writeln!(stderr, "fastrac-gateway: panicked at {place}: {message}"),
-        None => writeln!(stderr, "fastrac-gateway: panicked: {message}"),
-    };
+    match panic.location() {
+        Some(place) => print_message(format_args!("fastrac-gateway: panicked at {place}: {message}")),
+        None => print_message(format_args!("fastrac-gateway: panicked: {message}")),
+    }
     if let Some(backtrace) = backtrace {
-        let _ = writeln!(stderr, "{backtrace}");
+        print_message(backtrace);
     }
 }

@@ -13,6 +13,7 @@
 //! | `sends_once` | an order is sent once, whatever happens to its caller, its response or the gateway |
 //! | `accounts_for_everything` | requests sent = requests counted = lines written, and nothing is left in flight |
 //! | `drains` | connection limits, timeouts and draining: no accepted request is lost |
+//! | `logs_without_waiting` | the program's own log stops nothing, whatever its reader does |
 //! | `spends_once` | quotas and budgets are exact, also under concurrent requests |
 //! | `rejects_faulty_keys` | the key pair can change under load; a faulty one never comes into use |
 //! | `rotates_without_failures` | many rotations of the key pair under load, of every kind, without a failed request |
@@ -55,6 +56,7 @@ mod handles_upstream_faults;
 mod hostile;
 mod isolates_callers;
 mod layout;
+mod logs_without_waiting;
 mod never_leaks;
 mod passes_responses_unchanged;
 mod process;

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::MutexGuard;
 
 use super::registry::Metrics;
+use crate::record::program::lines_dropped;
 
 /// One scrape.
 #[must_use = "set the gauges, then take the text"]
@@ -35,7 +36,17 @@ impl Metrics {
         for family in self.families.at_scrape() {
             family.reset();
         }
+        self.count_program_log();
         Scrape { metrics: self, _one_at_a_time: one_at_a_time }
+    }
+
+    /// Brings `program_log_lines_dropped_total` up to date: that log belongs to the process, not to these metrics.
+    fn count_program_log(&self) {
+        let dropped = lines_dropped();
+        if dropped > 0 {
+            let counter = self.families.program_log_dropped.with_label_values::<&str>(&[]);
+            counter.inc_by(dropped.saturating_sub(counter.get()));
+        }
     }
 }
 

@@ -55,14 +55,26 @@ pub enum DecidedBy {
     Caller,
 }
 
-/// What an outcome tells the circuit breaker about Fastrac.
+/// What an attempt tells the circuit breaker about Fastrac.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// Fastrac responded, whatever it said.
+    /// Fastrac responded, whatever it said, also if that is not the envelope (a page of HTML under 200, a redirect). A
+    /// half-open breaker counts such a response as a success: it would never open a breaker, and an account that gets no
+    /// others would stay half-open for ever.
     Healthy,
     /// Fastrac could not be reached, did not respond in time or whole, or responded with a server error.
     Failing,
     /// Nothing was sent, or the caller ended it.
+    Nothing,
+}
+
+/// How the evidence of an outcome is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EvidenceRule {
+    Healthy,
+    Failing,
+    /// `Failing` if the status is 500 or above, else `Healthy`.
+    ByStatus,
     Nothing,
 }
 
@@ -92,7 +104,7 @@ struct OutcomeRow {
     /// In metrics, log and `X-Gateway-Outcome`.
     label: &'static str,
     by: DecidedBy,
-    evidence: Evidence,
+    evidence: EvidenceRule,
     repeat: Repeat,
     lifetime: Lifetime,
 }
@@ -100,37 +112,37 @@ struct OutcomeRow {
 impl Outcome {
     #[rustfmt::skip]
     const fn row(self) -> OutcomeRow {
-        const fn row(label: &'static str, by: DecidedBy, evidence: Evidence, repeat: Repeat, lifetime: Lifetime) -> OutcomeRow {
+        const fn row(label: &'static str, by: DecidedBy, evidence: EvidenceRule, repeat: Repeat, lifetime: Lifetime) -> OutcomeRow {
             OutcomeRow { label, by, evidence, repeat, lifetime }
         }
-        use {DecidedBy as By, Evidence as E, Repeat as R, Lifetime as L};
+        use {DecidedBy as By, EvidenceRule as E, Repeat as R, Lifetime as L};
         match self {
-            //                                label              decided by   breaker     2nd attempt  cache
-            Outcome::Ok              => row("ok",              By::Fastrac, E::Healthy, R::Never,    L::Fresh),
-            Outcome::Hit             => row("hit",             By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::Stale           => row("stale",           By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::NotFound        => row("not_found",       By::Fastrac, E::Healthy, R::ByStatus, L::NotFound),
-            Outcome::Rejected        => row("rejected",        By::Fastrac, E::Healthy, R::ByStatus, L::Never),
-            Outcome::UpstreamError   => row("upstream_error",  By::Fastrac, E::Failing, R::ByStatus, L::Never),
-            Outcome::Throttled       => row("throttled",       By::Fastrac, E::Healthy, R::ByStatus, L::Never),
-            Outcome::Leak            => row("leak",            By::Gateway, E::Healthy, R::Never,    L::Never),
-            Outcome::KeyRejected     => row("key_rejected",    By::Gateway, E::Healthy, R::Never,    L::Never),
-            Outcome::Unauthenticated => row("unauthenticated", By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::Forbidden       => row("forbidden",       By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::OverQuota       => row("over_quota",      By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::OverBudget      => row("over_budget",     By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::BreakerOpen     => row("breaker_open",    By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::NoKey           => row("no_key",          By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::Unreachable     => row("unreachable",     By::Gateway, E::Failing, R::Always,   L::Never),
-            Outcome::Timeout         => row("timeout",         By::Gateway, E::Failing, R::Never,    L::Never),
-            Outcome::Cut             => row("cut",             By::Gateway, E::Failing, R::Always,   L::Never),
-            Outcome::NotCached       => row("not_cached",      By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::Held            => row("held",            By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::BadRequest      => row("bad_request",     By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::Overloaded      => row("overloaded",      By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::Draining        => row("draining",        By::Gateway, E::Nothing, R::Never,    L::Never),
-            Outcome::ClientGone      => row("client_gone",     By::Caller,  E::Nothing, R::Never,    L::Never),
-            Outcome::Internal        => row("internal",        By::Gateway, E::Nothing, R::Never,    L::Never),
+            //                                label              decided by   breaker      2nd attempt  cache
+            Outcome::Ok              => row("ok",              By::Fastrac, E::Healthy,  R::Never,    L::Fresh),
+            Outcome::Hit             => row("hit",             By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::Stale           => row("stale",           By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::NotFound        => row("not_found",       By::Fastrac, E::Healthy,  R::ByStatus, L::NotFound),
+            Outcome::Rejected        => row("rejected",        By::Fastrac, E::Healthy,  R::ByStatus, L::Never),
+            Outcome::UpstreamError   => row("upstream_error",  By::Fastrac, E::ByStatus, R::ByStatus, L::Never),
+            Outcome::Throttled       => row("throttled",       By::Fastrac, E::Healthy,  R::ByStatus, L::Never),
+            Outcome::Leak            => row("leak",            By::Gateway, E::Healthy,  R::Never,    L::Never),
+            Outcome::KeyRejected     => row("key_rejected",    By::Gateway, E::Healthy,  R::Never,    L::Never),
+            Outcome::Unauthenticated => row("unauthenticated", By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::Forbidden       => row("forbidden",       By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::OverQuota       => row("over_quota",      By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::OverBudget      => row("over_budget",     By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::BreakerOpen     => row("breaker_open",    By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::NoKey           => row("no_key",          By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::Unreachable     => row("unreachable",     By::Gateway, E::Failing,  R::Always,   L::Never),
+            Outcome::Timeout         => row("timeout",         By::Gateway, E::Failing,  R::Never,    L::Never),
+            Outcome::Cut             => row("cut",             By::Gateway, E::Failing,  R::Always,   L::Never),
+            Outcome::NotCached       => row("not_cached",      By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::Held            => row("held",            By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::BadRequest      => row("bad_request",     By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::Overloaded      => row("overloaded",      By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::Draining        => row("draining",        By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::ClientGone      => row("client_gone",     By::Caller,  E::Nothing,  R::Never,    L::Never),
+            Outcome::Internal        => row("internal",        By::Gateway, E::Nothing,  R::Never,    L::Never),
         }
     }
 
@@ -143,8 +155,14 @@ impl Outcome {
         self.row().by
     }
 
-    pub fn evidence(self) -> Evidence {
-        self.row().evidence
+    /// What it says about Fastrac; `status` is Fastrac's, `None` without a response.
+    pub fn evidence(self, status: Option<StatusCode>) -> Evidence {
+        match self.row().evidence {
+            EvidenceRule::ByStatus if status.is_some_and(|status| status.as_u16() < 500) => Evidence::Healthy,
+            EvidenceRule::Failing | EvidenceRule::ByStatus => Evidence::Failing,
+            EvidenceRule::Healthy => Evidence::Healthy,
+            EvidenceRule::Nothing => Evidence::Nothing,
+        }
     }
 
     /// Whether a second attempt may follow; `status` is Fastrac's, `None` without a response.
@@ -207,7 +225,7 @@ mod tests {
                 outcome.as_str()
             );
             assert!(
-                outcome.lifetime() == Lifetime::Never || outcome.evidence() == Evidence::Healthy,
+                outcome.lifetime() == Lifetime::Never || outcome.evidence(None) == Evidence::Healthy,
                 "{}",
                 outcome.as_str()
             );
@@ -215,8 +233,25 @@ mod tests {
     }
 
     #[test]
+    fn only_a_server_error_or_no_response_is_evidence_of_a_failure() {
+        let evidence = |outcome: Outcome, status| outcome.evidence(StatusCode::from_u16(status).ok());
+        for outcome in Outcome::VARIANTS.iter().filter(|outcome| outcome.by() == DecidedBy::Fastrac) {
+            for status in [200, 204, 299, 301, 304, 399, 400, 401, 404, 429, 499] {
+                assert_eq!(evidence(*outcome, status), Evidence::Healthy, "{} {status}", outcome.as_str());
+            }
+        }
+        for status in [500, 501, 502, 503, 504, 599, 600, 999] {
+            assert_eq!(evidence(Outcome::UpstreamError, status), Evidence::Failing, "{status}");
+        }
+        for outcome in [Outcome::Unreachable, Outcome::Timeout, Outcome::Cut] {
+            assert_eq!(outcome.evidence(None), Evidence::Failing);
+        }
+        assert_eq!(Outcome::Overloaded.evidence(None), Evidence::Nothing);
+    }
+
+    #[test]
     fn a_second_attempt_follows_only_what_was_sent() {
-        for outcome in Outcome::VARIANTS.iter().filter(|outcome| outcome.evidence() == Evidence::Nothing) {
+        for outcome in Outcome::VARIANTS.iter().filter(|outcome| outcome.evidence(None) == Evidence::Nothing) {
             assert!(!outcome.may_repeat(Some(StatusCode::BAD_GATEWAY)) && !outcome.may_repeat(None));
         }
         assert!(Outcome::UpstreamError.may_repeat(Some(StatusCode::SERVICE_UNAVAILABLE)));

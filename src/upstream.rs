@@ -4,8 +4,8 @@
 //! uses it. Nothing polls an idle connection: it is checked when it is taken, because hyper reads before it writes. If
 //! it has been closed or has bytes to read, hyper hands the request back with no byte of it written, and another
 //! connection takes it; otherwise nothing is ever sent twice here. [`send`] takes a [`Keyed`] and a `Spent`, so neither
-//! injection nor budget can be skipped. Whether Fastrac may have received the request is recorded in `Attempts` before the
-//! first byte may leave. It must not know services, quotas or the cache. Fails with [`Failure`].
+//! injection nor budget can be skipped. From the moment that the first byte may leave, the request counts as sent and
+//! spent, unless it is handed back. It must not know services, quotas or the cache. Fails with [`Failure`].
 
 pub mod breaker;
 pub mod connect;
@@ -24,7 +24,13 @@ use http::{HeaderMap, Method, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
-use crate::{admission::Spent, attempts::Attempts, deadline, keys::Lease, outcome::Code};
+use crate::{
+    admission::Spent,
+    attempts::{Attempts, Sending},
+    deadline,
+    keys::Lease,
+    outcome::{Code, Evidence},
+};
 pub use connect::Destination;
 use connection::{DeadlineExceeded, SendError};
 pub use connection::{Pool, UpstreamConnection};
@@ -89,6 +95,14 @@ impl Failure {
         }
     }
 
+    /// What it says about Fastrac. A response that is longer than the gateway's own limit is one.
+    pub fn evidence(&self) -> Evidence {
+        match self {
+            Failure::TooLong(_) => Evidence::Healthy,
+            _ => self.code().outcome().evidence(None),
+        }
+    }
+
     /// Whether a second attempt may help, for an operation that may be repeated.
     pub fn may_repeat(&self) -> bool {
         // The next response would be as long.
@@ -96,7 +110,7 @@ impl Failure {
     }
 }
 
-/// What is told when the first byte of a request may leave.
+/// What is told that a request was sent.
 pub struct Accounting<'a> {
     /// Cannot be given back any more.
     pub spent: &'a mut Spent,
@@ -104,11 +118,47 @@ pub struct Accounting<'a> {
     pub attempts: &'a mut Attempts,
 }
 
+impl Accounting<'_> {
+    fn sending(&mut self) -> Departure<'_> {
+        Departure { spent: self.spent, sending: Some(self.attempts.sending()) }
+    }
+}
+
+/// A request whose bytes may be leaving. It counts as sent and spent once this is dropped, also if the future that holds
+/// it is dropped.
+#[must_use = "dropping it means that the request may have been sent"]
+struct Departure<'a> {
+    spent: &'a mut Spent,
+    sending: Option<Sending<'a>>,
+}
+
+impl Departure<'_> {
+    /// The request came back from the connection and not one byte of it was written: it has cost nothing.
+    fn handed_back(mut self) {
+        if let Some(sending) = self.sending.take() {
+            sending.handed_back();
+        }
+    }
+}
+
+impl Drop for Departure<'_> {
+    fn drop(&mut self) {
+        if self.sending.is_some() {
+            self.spent.sent();
+        }
+    }
+}
+
 /// Sends one request and reads its response.
 ///
 /// # Errors
 /// [`Failure`]. An order that may have been sent (`attempts`) must never be sent again.
-pub async fn send(pool: &Pool, keyed: Keyed, accounting: Accounting<'_>, bounds: Bounds) -> Result<Answer, Failure> {
+pub async fn send(
+    pool: &Pool,
+    keyed: Keyed,
+    mut accounting: Accounting<'_>,
+    bounds: Bounds,
+) -> Result<Answer, Failure> {
     let Keyed { destination, mut request, lease } = keyed;
     let head_only = request.method() == Method::HEAD;
     loop {
@@ -117,12 +167,14 @@ pub async fn send(pool: &Pool, keyed: Keyed, accounting: Accounting<'_>, bounds:
             // Boxed: a handshake is large, and rare.
             None => (Box::pin(connect(&destination, bounds.deadline)).await?, true),
         };
-        accounting.spent.sent();
-        let sending = accounting.attempts.sending();
+        let departure = accounting.sending();
         match connection.send(request).await {
-            Ok(response) => return read(Incomplete { pool, connection, lease, bounds, head_only }, response).await,
+            Ok(response) => {
+                drop(departure);
+                return read(Incomplete { pool, connection, lease, bounds, head_only }, response).await;
+            }
             Err(SendError::Unsent(unsent)) => {
-                sending.handed_back();
+                departure.handed_back();
                 if is_new {
                     return Err(Failure::Connect("it was closed at once".into()));
                 }

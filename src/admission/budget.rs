@@ -157,7 +157,7 @@ impl Spent {
         Self { quota, ..self }
     }
 
-    /// Counts everything as used, because the request is being sent; Fastrac's response changes
+    /// Counts everything as used, because the request may have been sent; Fastrac's response changes
     /// nothing. The place in flight stays occupied until this is dropped.
     pub fn sent(&mut self) {
         if let Some(day) = self.permit.day.take() {

@@ -1,8 +1,9 @@
 //! Classifies a response of Fastrac's by its envelope and its status.
 //!
 //! Only the top-level members `success`, `message` and `error` are read; no tree is built. Nested values are skipped by
-//! their brackets, except in [`classify_strictly`], which checks that every byte is JSON. No input makes it fail: what
-//! is not the envelope has `is_envelope == false`. Pure.
+//! their brackets, except in [`classify_strictly`], which checks that every byte is JSON. A byte order mark before the
+//! envelope is ignored, as RFC 8259, section 8.1, allows; nothing is decoded (gzip, UTF-16). No input makes it fail:
+//! what is not the envelope has `is_envelope == false`. Pure.
 
 use std::borrow::Cow;
 
@@ -36,7 +37,8 @@ impl Classification {
 /// Classifies a whole response that may be stored or that settles an order: every byte of it must be JSON. This costs a
 /// second pass over the body, which responses that are only passed on are spared.
 pub fn classify_strictly(status: StatusCode, body: &[u8], messages: &MessagesConfig) -> Classification {
-    let json = std::str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    let text = std::str::from_utf8(without_mark(body));
+    let json = text.is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
     classify(status, if json { body } else { b"" }, messages)
 }
 
@@ -56,6 +58,11 @@ pub fn classify_beginning(status: StatusCode, beginning: &[u8], messages: &Messa
         envelope = Envelope::default();
     }
     decide(status, &envelope, messages)
+}
+
+/// A body without the byte order mark that some servers put before it.
+fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body)
 }
 
 fn decide(status: StatusCode, envelope: &Envelope<'_>, messages: &MessagesConfig) -> Classification {
@@ -126,7 +133,7 @@ struct Envelope<'a> {
 impl<'a> Envelope<'a> {
     /// Adds the members of a body, up to the first that cannot be read.
     fn read(&mut self, body: &'a [u8]) -> Result<(), ScanError> {
-        scan::members(body, |name, value| match name {
+        scan::members(without_mark(body), |name, value| match name {
             b"success" => self.success.add(value.bool()),
             b"message" => self.message.add(value.text()),
             b"error" => self.error.add(value.text()),
@@ -202,6 +209,26 @@ mod tests {
         ] {
             let reading = classify(StatusCode::OK, body.as_bytes(), &messages());
             assert_eq!((reading.outcome, reading.is_envelope), (Outcome::UpstreamError, false), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_the_envelope_is_ignored() {
+        let all = |body: &[u8]| {
+            let status = StatusCode::OK;
+            [classify, classify_strictly, classify_beginning].map(|read| read(status, body, &messages()).outcome)
+        };
+        let marked = |text: &str| all(format!("\u{feff}{text}").as_bytes());
+        assert_eq!(marked(r#"{"success":true}"#), [Outcome::Ok; 3]);
+        assert_eq!(marked(" \r\n{\"success\":true}\n"), [Outcome::Ok; 3]);
+        assert_eq!(marked(r#"{"success":false,"message":"Data not found"}"#), [Outcome::NotFound; 3]);
+        for text in ["", "\u{feff}{\"success\":true}", "<html>", "null"] {
+            assert_eq!(marked(text), [Outcome::UpstreamError; 3], "{text}");
+        }
+        // Only at the beginning, only whole, only UTF-8.
+        let good = br#"{"success":true}"#;
+        for mark in [&b" \xef\xbb\xbf"[..], b"\xef\xbb", b"\xef", b"\xff\xfe", b"\xfe\xff", b"\0"] {
+            assert_eq!(all(&[mark, good].concat()), [Outcome::UpstreamError; 3], "{mark:x?}");
         }
     }
 

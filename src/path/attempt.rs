@@ -93,13 +93,13 @@ impl PreparedAttempt {
             Err(failure) => {
                 // A caller that does not wait any longer proves nothing about Fastrac: the permit is dropped.
                 if !call.deadline.ended_before(operation_deadline(call, began)) {
-                    permit.report(failure.code().outcome());
+                    permit.report(failure.evidence());
                 }
                 AttemptResult::Failed(failure, spent.take_quota())
             }
             Ok(mut answer) => {
                 let reading = read(call, &answer);
-                permit.report(reading.outcome);
+                permit.report(reading.outcome.evidence(Some(answer.status)));
                 rewrite::answer(&mut answer, &call.account.route(call.operation.api).endpoint);
                 if leaks(&lease, &answer) {
                     return AttemptResult::Leaked;

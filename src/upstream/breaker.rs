@@ -4,7 +4,7 @@
 //! the fraction of failures reaches `failures`, it opens for `open`. Then it is half-open: at most `probes` requests are
 //! let through; as many successes close it, one failure opens it again. A [`BreakerPermit`] that is dropped without a
 //! report counts for nothing and frees its probe; a report from an earlier epoch (before the last change of state)
-//! counts for nothing. Which outcomes are failures is decided by the table of outcomes. It must not know requests.
+//! counts for nothing. What is a failure is decided by the table of outcomes. It must not know requests.
 //! Fails with [`BreakerOpen`].
 
 use std::{
@@ -19,11 +19,7 @@ use parking_lot::Mutex;
 use strum::{IntoStaticStr, VariantArray};
 use tokio::time::Instant;
 
-use crate::{
-    config,
-    outcome::{Evidence, Outcome},
-    retry_after::whole_seconds,
-};
+use crate::{config, outcome::Evidence, retry_after::whole_seconds};
 
 /// Parts of the window. The oldest part is forgotten at once, so the window is exact to a tenth.
 const PARTS: usize = 10;
@@ -175,9 +171,9 @@ impl Breaker {
 }
 
 impl BreakerPermit {
-    /// Reports what became of the request.
-    pub fn report(self, outcome: Outcome) {
-        match outcome.evidence() {
+    /// Reports what the request showed about Fastrac.
+    pub fn report(self, evidence: Evidence) {
+        match evidence {
             Evidence::Healthy => self.success(),
             Evidence::Failing => self.failure(),
             Evidence::Nothing => {}

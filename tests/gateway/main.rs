@@ -32,6 +32,7 @@
 //! | `sandbox` | the sandbox's control API is separate from the simulated API; a lost order is processed and reported |
 //! | `deploy` | everything that `deploy/` and its runbooks name exists: commands, metrics, outcomes, panels, configuration keys |
 //! | `isolates_callers` | what one caller does ends with that caller |
+//! | `judges_fastrac` | what counts as a failure of Fastrac, for all services of its account |
 //! | `layout` | no import cycles, pure rooms do no I/O, a type name means one thing |
 //! | `documents` | the README lists exactly the refusals that the gateway can send |
 
@@ -55,6 +56,7 @@ mod h2;
 mod handles_upstream_faults;
 mod hostile;
 mod isolates_callers;
+mod judges_fastrac;
 mod layout;
 mod logs_without_waiting;
 mod never_leaks;

@@ -1,6 +1,8 @@
 //! Quotas and budgets are exact, also under concurrent requests.
 
 use std::{
+    io::Write as _,
+    net::TcpListener,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -9,8 +11,8 @@ use fastrac_sandbox::{Act, Fault};
 
 use crate::{
     bodies,
-    client::post,
-    test_gateway::{Setup, TestGateway},
+    client::{find, post},
+    test_gateway::{Setup, TestGateway, until},
 };
 
 const CLIENTS: usize = 16;
@@ -84,4 +86,66 @@ fn requests_in_flight_are_limited_and_the_others_wait() {
         watch.join().expect("a number")
     });
     assert!((2.0..=3.0).contains(&most), "{most} at once");
+}
+
+/// A Fastrac that responds to `count` requests, each on a connection of its own that then stays open, and closes all
+/// of them when it is dropped.
+struct FiniteFastrac {
+    listener: TcpListener,
+    kept: Vec<std::net::TcpStream>,
+}
+
+impl FiniteFastrac {
+    fn respond(&mut self) {
+        let (mut socket, _) = self.listener.accept().expect("a connection");
+        let mut head = Vec::new();
+        while find(&head, b"\r\n\r\n").is_none() {
+            let mut piece = [0; 4096];
+            let read = std::io::Read::read(&mut socket, &mut piece).expect("a request");
+            head.extend_from_slice(&piece[..read]);
+        }
+        let body = r#"{"success":true,"message":"","data":[]}"#;
+        let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        socket.write_all(response.as_bytes()).expect("sent");
+        self.kept.push(socket);
+    }
+}
+
+#[test]
+fn what_was_never_sent_costs_nothing_of_the_day() {
+    let mut fastrac = FiniteFastrac { listener: TcpListener::bind("127.0.0.1:0").expect("bound"), kept: Vec::new() };
+    let base_url = Some(format!("http://{}", fastrac.listener.local_addr().expect("an address")));
+    let services = &[("poor", "quota = { per_day = 1000 }\nallow = [\"lookup\", \"quote\", \"order\", \"unlisted\"]")];
+    let gateway = Setup { base_url, services, wait: false, budget: "per_day = 1000", ..Setup::default() }.start();
+    fastrac.respond();
+    until("the key pair is verified", || gateway.app().gateway.was_ready());
+    let used = || {
+        let day = ("window", "day");
+        let metrics = gateway.admin("/metrics").text();
+        let used = |family, label| crate::test_gateway::sum(&metrics, family, &[label, day]);
+        (used("budget_used", ("account", "main")), used("quota_used", ("service", "poor")))
+    };
+    for (number, (method, target)) in
+        [("POST", "/tariff/express"), ("POST", "/order/express"), ("POST", "/anything")].iter().enumerate()
+    {
+        // A connection that is idle in the pool of the worker that has this client connection.
+        let mut connection = gateway.connect();
+        let request = || crate::client::request(method, target).json(&bodies::order(number)).by("poor");
+        let first = std::thread::scope(|scope| {
+            let first = scope.spawn(|| connection.send(&request()));
+            fastrac.respond();
+            first.join().expect("a response")
+        });
+        assert_eq!((first.status, first.sent()), (200, "yes"), "{target}");
+        let before = used();
+        fastrac.kept.clear();
+        // Nobody accepts any more: the idle connection is dead, and so is the port.
+        let port = fastrac.listener.local_addr().expect("an address");
+        drop(fastrac);
+        let other = crate::client::request(method, &format!("{target}?again")).json(&bodies::order(number)).by("poor");
+        let refused = connection.send(&other);
+        assert_eq!((refused.code().as_str(), refused.sent()), ("upstream.connect", "no"), "{target}: {refused:?}");
+        assert_eq!(used(), before, "{target}");
+        fastrac = FiniteFastrac { listener: TcpListener::bind(port).expect("bound again"), kept: Vec::new() };
+    }
 }

@@ -50,7 +50,8 @@ def refuse(word):
 
 def parsed(body):
     try:
-        text = body.decode("utf-8", "strict")
+        # A mark before the text is ignored (RFC 8259, section 8.1).
+        text = body.decode("utf-8-sig", "strict")
         return json.loads(text, object_pairs_hook=Members, parse_constant=refuse)
     except ValueError:
         return None
@@ -375,7 +376,10 @@ NO_JSON = {
     "zero-width space": '\u200b{"success":true}',
     "NUL before": '\0{"success":true}',
     "NUL after": '{"success":true}\0',
-    "byte order mark": '\ufeff{"success":true}',
+    "two byte order marks": '\ufeff\ufeff{"success":true}',
+    "a byte order mark after a blank": ' \ufeff{"success":true}',
+    "a byte order mark after it": '{"success":true}\ufeff',
+    "a byte order mark alone": "\ufeff",
     "null": "null",
     "true": "true",
     "number": "200",
@@ -448,6 +452,8 @@ STILL_GOOD = {
     "other scripts": '{"success":true,"message":"","data":["Jalan \u00e9 \u4e2d \U0001f69a"]}',
     "delete character": '{"success":true,"data":"\x7f"}',
     "line separators": '{"success":true,"data":"\u2028\u2029"}',
+    "after a byte order mark": '\ufeff{"success":true}',
+    "after a byte order mark and a blank": '\ufeff \r\n{"success":true,"data":[]}',
     "a mark inside": '{"success":true,"data":"\ufeff"}',
     "a long name": '{"%s":1,"success":true}' % ("n" * 600),
     "many members": "{%s,\"success\":true}" % ",".join(f'"m{n}":{n}' for n in range(150)),
@@ -468,7 +474,7 @@ def mutations():
     for family, bodies in {"no JSON": NO_JSON, "no envelope": NO_ENVELOPE}.items():
         for name, body in bodies.items():
             case(f"{family}: {name}", "mutation", 200, body, "upstream_error")
-    for name in ["trailing comma", "byte order mark", "nested word", "null", "trailing text"]:
+    for name in ["trailing comma", "two byte order marks", "nested word", "null", "trailing text"]:
         body = NO_JSON[name].replace("true", "false", 1)
         case(f"no JSON: {name} under 404", "mutation", 404, body, "rejected")
         case(f"no JSON: {name} under 503", "mutation", 503, body, "upstream_error")

@@ -1,0 +1,107 @@
+//! What counts as a failure of Fastrac, for all services of its account: no response, or a server error. A response that
+//! only its caller can make something of is neither, and whatever one service provokes leaves the circuit breaker closed
+//! for the others.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use fastrac_sandbox::{Act, CannedResponse, Fault};
+
+use crate::{
+    bodies,
+    client::{Response, get, post},
+    test_gateway::{Setup, TestGateway, sum, until},
+};
+
+/// An envelope, compressed with gzip (`echo '{"success":true}' | gzip -n`).
+const COMPRESSED: &[u8] = &[
+    0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0xab, 0x56, 0x2a, 0x2e, 0x4d, 0x4e, 0x4e, 0x2d, 0x2e,
+    0x56, 0xb2, 0x2a, 0x29, 0x2a, 0x4d, 0xad, 0xe5, 0x02, 0x00, 0x21, 0x3f, 0xdd, 0x24, 0x11, 0x00, 0x00, 0x00,
+];
+
+/// What Fastrac, or something in front of it, may respond with instead of the envelope.
+fn odd_responses() -> Vec<(&'static str, Act)> {
+    let canned = |status: u16, fields: &[(&str, &str)], body: &[u8]| {
+        Act::Answer(CannedResponse {
+            status,
+            headers: fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            body: STANDARD.encode(body),
+            base64: true,
+            execute: false,
+        })
+    };
+    let json = &[("content-type", "application/json")];
+    vec![
+        ("a page of HTML", Act::Html(200)),
+        ("gzip that was not requested", canned(200, &[("content-encoding", "gzip")], COMPRESSED)),
+        ("gzip that does not say so", canned(200, json, COMPRESSED)),
+        ("truncated JSON", canned(200, json, br#"{"success":tr"#)),
+        ("an empty body", canned(200, json, b"")),
+        ("success that is no boolean", canned(200, json, br#"{"success":"true"}"#)),
+        ("success twice", canned(200, json, br#"{"success":true,"success":true}"#)),
+        ("an array", canned(200, json, b"[]")),
+        ("a PDF", canned(200, &[("content-type", "application/pdf")], b"%PDF-1.7\n%\xe2\xe3\xcf\xd3")),
+        ("201 without a body", canned(201, &[], b"")),
+        ("204", canned(204, &[], b"")),
+        ("206", canned(206, &[], b"x")),
+        ("a redirect", canned(302, &[("location", "https://elsewhere.example/")], b"")),
+        ("304", canned(304, &[], b"")),
+        ("an envelope after a byte order mark", canned(200, json, b"\xef\xbb\xbf{\"success\":true}")),
+        ("a response longer than the gateway's limit", canned(200, json, &vec![b' '; 70_000])),
+    ]
+}
+
+/// A gateway that has a short memory for responses, and the response that one service provokes.
+struct Judged(TestGateway);
+
+impl Judged {
+    fn start(breaker: &'static str) -> Judged {
+        let limits = "answer_buffer = \"32KiB\"\nanswer_body = \"64KiB\"";
+        let services = &[("odd", "allow = [\"unlisted\"]"), ("usual", "allow = [\"quote\"]")];
+        Judged(Setup { breaker, limits, services, ..Setup::default() }.start())
+    }
+
+    /// Requests of the service `odd`, which Fastrac answers like this.
+    fn provoke(&self, act: Act, times: usize) -> Vec<Response> {
+        self.0.sandbox.clear_faults();
+        self.0.sandbox.fault(Fault::everywhere(act));
+        let responses = (0..times).map(|_| self.0.send(get("/odd").by("odd"))).collect();
+        self.0.sandbox.clear_faults();
+        responses
+    }
+
+    fn state(&self, state: &str) -> bool {
+        sum(&self.0.admin("/metrics").text(), "breaker_state", &[("state", state)]) == 1.0
+    }
+}
+
+#[test]
+fn a_response_below_500_never_opens_the_breaker() {
+    let judged = Judged::start("minimum = 3, failures = 0.01, open = \"1m\"");
+    for (case, act) in odd_responses() {
+        for response in judged.provoke(act, 4) {
+            assert_ne!(response.outcome(), "breaker_open", "{case}");
+        }
+        assert!(judged.state("closed"), "{case}");
+    }
+    let usual = judged.0.send(post("/tariff/express", bodies::TARIFF).by("usual"));
+    assert_eq!(usual.outcome(), "ok");
+}
+
+#[test]
+fn a_server_error_opens_it_whatever_its_body() {
+    for act in [Act::Html(503), Act::Html(500), Act::Html(599)] {
+        let judged = Judged::start("minimum = 3, failures = 0.5, open = \"1m\"");
+        judged.provoke(act, 4);
+        assert!(judged.state("open"));
+    }
+}
+
+#[test]
+fn a_half_open_breaker_does_not_stay_so_for_lack_of_envelopes() {
+    for (case, act) in odd_responses() {
+        let judged = Judged::start("minimum = 3, failures = 0.5, open = \"100ms\", probes = 2");
+        judged.provoke(Act::Html(503), 3);
+        until("it is half-open", || !judged.state("open"));
+        judged.provoke(act, 2);
+        assert!(judged.state("closed"), "{case}");
+    }
+}

@@ -9,6 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use fastrac_gateway::{
     cache::{CacheEntry, Key, KeyParts},
     config::check::{Environment, check},
+    connector::Connector,
     edge::Drain,
     gateway::{Gateway, Live, Revoked},
     orders::Orders,
@@ -30,7 +31,15 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
     let store = Store::open(&folder.join("state")).unwrap();
     let orders = runtime.block_on(Orders::open(store.clone(), jiff::Timestamp::now())).unwrap();
     let revoked = Arc::new(runtime.block_on(Revoked::open(store)).unwrap());
-    let live = Live { metrics, log, orders, revoked, tls: Arc::default(), tasks: Drain::default().tasks };
+    let live = Live {
+        metrics,
+        log,
+        orders,
+        revoked,
+        tls: Arc::default(),
+        connector: Connector::default(),
+        tasks: Drain::default().tasks,
+    };
     Gateway::new(config, None, live).unwrap().0
 }
 

@@ -21,6 +21,7 @@ use tokio::{runtime::Runtime, sync::Semaphore, time::Instant};
 use crate::{
     admin::{self, Admin},
     config::Config,
+    connector::Connector,
     edge::{
         Drain,
         connection::Context,
@@ -84,6 +85,14 @@ impl App {
     /// # Errors
     /// [`AppError`] names the configuration key and the reason; nothing runs then.
     pub fn start(config: Config, file: Option<PathBuf>) -> Result<App, AppError> {
+        App::start_with(config, file, Connector::default())
+    }
+
+    /// The same, with connections opened by `connector`.
+    ///
+    /// # Errors
+    /// [`AppError`].
+    pub fn start_with(config: Config, file: Option<PathBuf>, connector: Connector) -> Result<App, AppError> {
         choose_crypto();
         let sockets = Sockets::bind(&config.listen)?;
         let (data, address) = sockets.addresses()?;
@@ -101,7 +110,7 @@ impl App {
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
         let tasks = drain.tasks.clone();
-        let live = Live { metrics: metrics.clone(), log, orders, revoked, tls: tls.clone(), tasks };
+        let live = Live { metrics: metrics.clone(), log, orders, revoked, tls: tls.clone(), connector, tasks };
         let (workers, connections) = (config.listen.workers, config.limits.connections);
         let (gateway, keepers) = Gateway::new(config, file, live)?;
         let rotations = Rotations::new(control.handle().clone(), &gateway);

@@ -28,6 +28,7 @@ use crate::{
     caller::Callers,
     catalog::Catalog,
     config::{self, Config, Endpoint},
+    connector::Connector,
     edge::tls::{TlsFilesError, TlsListeners},
     files::{
         FileWatch,
@@ -39,7 +40,7 @@ use crate::{
     snapshot::{Account, Snapshot},
     upstream::{
         breaker::Breaker,
-        connect::{Destination, DestinationError, client_config},
+        connect::{Destination, DestinationError, Dialer, client_config},
         inject::Route,
     },
 };
@@ -73,6 +74,7 @@ pub struct Live {
     pub orders: Orders,
     pub revoked: Arc<Revoked>,
     pub tls: Arc<TlsListeners>,
+    pub connector: Connector,
     /// The tasks that the drain waits for.
     pub tasks: TaskTracker,
 }
@@ -216,7 +218,7 @@ fn compile(config: &Config, previous: Option<Previous<'_>>, live: &Live) -> Resu
     let catalog = Catalog::new(config);
     let mut keepers = Keepers::new();
     let mut accounts = Vec::with_capacity(config.accounts.len());
-    let vault = vault(config, previous)?;
+    let vault = vault(config, previous, &live.connector)?;
     for (index, settings) in config.accounts.iter().enumerate() {
         let builder = AccountBuilder { index, settings, vault: vault.as_ref(), live };
         let (account, keeper) = builder.build(previous.and_then(|previous| previous.account(&settings.name)))?;
@@ -266,7 +268,11 @@ fn quota(service: &config::ServiceConfig, config: &Config, previous: Option<Prev
 }
 
 /// The vault client: the present one, with its session, if its settings have not changed.
-fn vault(config: &Config, previous: Option<Previous<'_>>) -> Result<Option<Arc<Vault>>, VaultError> {
+fn vault(
+    config: &Config,
+    previous: Option<Previous<'_>>,
+    connector: &Connector,
+) -> Result<Option<Arc<Vault>>, VaultError> {
     let wanted = |account: &config::AccountConfig| matches!(account.keys, config::KeySource::Vault { .. });
     let Some(settings) = config.vault.as_ref().filter(|_| config.accounts.iter().any(wanted)) else {
         return Ok(None);
@@ -275,7 +281,7 @@ fn vault(config: &Config, previous: Option<Previous<'_>>) -> Result<Option<Arc<V
         previous.and_then(|previous| previous.snapshot.accounts.iter().find_map(|account| account.keys.vault()));
     match known.filter(|vault| vault.settings() == settings) {
         Some(vault) => Ok(Some(vault.clone())),
-        None => Ok(Some(Arc::new(Vault::open(settings)?))),
+        None => Ok(Some(Arc::new(Vault::open(settings, connector.clone())?))),
     }
 }
 
@@ -347,7 +353,8 @@ impl AccountBuilder<'_> {
         let unusable = |source| StartError::Account { account: settings.name.clone(), source };
         let tls = endpoints(settings).iter().any(|endpoint| endpoint.tls);
         let tls = if tls { Some(client_config(settings.ca.as_deref()).map_err(unusable)?) } else { None };
-        let (proxy, connections) = (settings.proxy.as_ref(), live.metrics.upstream_connections(&settings.name));
+        let dialer = Dialer { connector: live.connector.clone(), proxy: settings.proxy.clone() };
+        let connections = live.metrics.upstream_connections(&settings.name);
         let mut known: Vec<Route> = Vec::new();
         let mut route = |endpoint: &Endpoint| -> Result<Route, StartError> {
             let host =
@@ -355,9 +362,9 @@ impl AccountBuilder<'_> {
             let address = |e: &Endpoint| (e.tls, e.host.clone(), e.port);
             let destination = match known.iter().find(|route| address(&route.endpoint) == address(endpoint)) {
                 Some(route) => route.destination.clone(),
-                None => {
-                    Arc::new(Destination::new(endpoint, tls.as_ref(), proxy, connections.clone()).map_err(unusable)?)
-                }
+                None => Arc::new(
+                    Destination::new(endpoint, tls.as_ref(), dialer.clone(), connections.clone()).map_err(unusable)?,
+                ),
             };
             known.push(Route { endpoint: endpoint.clone(), host, destination });
             Ok(known[known.len() - 1].clone())

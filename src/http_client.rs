@@ -4,7 +4,7 @@
 //! not followed. Received bytes are zeroed in every buffer that this process owns alone, since a response
 //! may contain a secret. Knows nothing of the requests' meaning. Fails with [`HttpError`].
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header::LOCATION};
@@ -14,12 +14,15 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    time::Instant,
 };
 use tokio_rustls::TlsConnector;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::deadline::within;
+use crate::{
+    connector::{ConnectError, Connector},
+    deadline::{until, within},
+};
 
 /// Bounds of one request.
 #[derive(Clone, Copy)]
@@ -45,7 +48,7 @@ pub(crate) enum HttpError {
     #[error("the host is not a name that TLS can check")]
     Name,
     #[error("{0}")]
-    Connect(#[from] io::Error),
+    Connect(#[from] ConnectError),
     /// The connection broke, or what came is not HTTP.
     #[error("{0}")]
     Exchange(#[from] hyper::Error),
@@ -60,23 +63,34 @@ pub(crate) enum HttpError {
 pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
-/// Opens a connection, over TLS with the settings `tls`. `host` has no brackets.
-///
-/// # Errors
-/// [`HttpError::Name`] and [`HttpError::Connect`].
-pub(crate) async fn connect(
-    host: &str,
-    port: u16,
-    tls: Option<Arc<ClientConfig>>,
-) -> Result<Box<dyn Connection>, HttpError> {
-    let tcp = TcpStream::connect((host, port)).await?;
-    tcp.set_nodelay(true)?;
-    let Some(tls) = tls else { return Ok(Box::new(tcp)) };
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| HttpError::Name)?;
-    Ok(Box::new(TlsConnector::from(tls).connect(name, tcp).await?))
+/// Where a request goes.
+pub(crate) struct HttpServer<'a> {
+    /// A name or an address, without brackets.
+    pub(crate) host: &'a str,
+    pub(crate) port: u16,
+    /// `None`: cleartext.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
-/// Sends a request on the connection that `connect` opens, and closes it.
+/// Opens a connection, over TLS if the server has it, within `limit`.
+///
+/// # Errors
+/// [`HttpError::Name`], [`HttpError::Connect`] and [`HttpError::Deadline`].
+pub(crate) async fn connect(
+    connector: &Connector,
+    server: HttpServer<'_>,
+    limit: Duration,
+) -> Result<Box<dyn Connection>, HttpError> {
+    let HttpServer { host, port, tls } = server;
+    let by = Instant::now() + limit;
+    let tcp = connector.connect(host, port, by).await?;
+    let Some(tls) = tls else { return Ok(Box::new(tcp)) };
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| HttpError::Name)?;
+    let handshake = until(by, TlsConnector::from(tls).connect(name, tcp)).await;
+    Ok(Box::new(handshake.ok_or(HttpError::Deadline(limit))?.map_err(ConnectError::from)?))
+}
+
+/// Sends a request on the connection that `connect` opens within [`HttpBounds::connect`], and closes it.
 ///
 /// # Errors
 /// What `connect` fails with, or [`HttpError`]. Any status is a response. Cancel safe.
@@ -85,10 +99,7 @@ pub(crate) async fn send<E: From<HttpError>>(
     request: Request<Full<Bytes>>,
     bounds: HttpBounds,
 ) -> Result<HttpResponse, E> {
-    let exchange = async {
-        let connection = within(bounds.connect, connect).await.ok_or(HttpError::Deadline(bounds.connect))??;
-        Ok(exchange(connection, request, bounds.max_response).await?)
-    };
+    let exchange = async { Ok(exchange(connect.await?, request, bounds.max_response).await?) };
     within(bounds.exchange, exchange).await.ok_or(HttpError::Deadline(bounds.exchange))?
 }
 
@@ -149,4 +160,52 @@ fn joined(frames: Vec<Bytes>) -> Zeroizing<Vec<u8>> {
         }
     }
     body
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpSocket, TcpStream},
+        time::timeout,
+    };
+
+    use super::*;
+
+    const BOUNDS: HttpBounds =
+        HttpBounds { connect: Duration::from_secs(3), exchange: Duration::from_secs(6), max_response: 1 << 10 };
+
+    /// A listener that accepts nothing and whose backlog is full.
+    async fn silent(address: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(address).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let mut filled = Vec::new();
+        while let Ok(connected) = timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
+            filled.push(connected.unwrap());
+        }
+        (listener, filled)
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_leaves_the_others_their_chance() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let first = SocketAddr::from(([127, 0, 0, 2], port));
+        let _silent = silent(first).await;
+        let addresses = vec![first, listener.local_addr().unwrap()];
+        let connector = Connector::with_lookup(move |_| Ok(addresses.clone()));
+        let server = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let _ = socket.read(&mut [0; 1024]).await;
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        };
+        let to = HttpServer { host: "vault.test", port, tls: None };
+        let request = Request::get("/").header("host", "vault.test").body(Full::new(Bytes::new())).unwrap();
+        let sent = send::<HttpError>(connect(&connector, to, BOUNDS.connect), request, BOUNDS);
+        let (response, ()) = tokio::join!(sent, server);
+        assert_eq!(response.unwrap().body.as_slice(), b"ok");
+    }
 }

@@ -49,6 +49,7 @@
 //! | [`headers`] | which headers are never passed on, in either direction |
 //! | [`deadline`] | the point in time at which a wait ends |
 //! | [`retry_after`] | a wait in whole seconds |
+//! | [`connector`] | TCP connections to hosts by name: bounded, cached lookups and raced addresses |
 //! | [`backoff`] | waits that double |
 //! | [`http_client`] | one HTTP request on a connection of its own, for the vault and the command line |
 //! | [`deferred_write`] | writes at the end of a scheduler turn |
@@ -68,6 +69,7 @@ pub mod caller;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod connector;
 pub mod deadline;
 pub mod deferred_write;
 pub mod edge;

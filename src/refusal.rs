@@ -310,7 +310,11 @@ impl From<BreakerOpen> for Refusal {
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
-        Refusal::new(failure.code(), failure.to_string())
+        let refusal = Refusal::new(failure.code(), failure.to_string());
+        match failure {
+            Failure::LocalFault(_) => refusal.retry_after(Duration::from_secs(1)),
+            _ => refusal,
+        }
     }
 }
 

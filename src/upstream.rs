@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use crate::{
     admission::Spent,
     attempts::{Attempts, Sending},
-    deadline,
+    connector::ConnectError,
     keys::Lease,
     outcome::{Code, Evidence},
 };
@@ -78,6 +78,9 @@ pub enum AnswerBody {
 pub enum Failure {
     #[error("No connection to Fastrac, nothing was sent: {0}")]
     Connect(String),
+    /// A fault of this host, which proves nothing about Fastrac.
+    #[error("The gateway itself could not open a connection, nothing was sent: {0}; try again in 1 s")]
+    LocalFault(String),
     #[error("No complete response from Fastrac in time; it may have executed the request")]
     Timeout,
     #[error("The connection to Fastrac was lost before its response was complete; it may have executed the request")]
@@ -90,6 +93,7 @@ impl Failure {
     pub fn code(&self) -> Code {
         match self {
             Failure::Connect(_) => Code::UpstreamConnect,
+            Failure::LocalFault(_) => Code::GatewayOverloaded,
             Failure::Timeout => Code::UpstreamTimeout,
             Failure::Cut | Failure::TooLong(_) => Code::UpstreamCut,
         }
@@ -107,6 +111,15 @@ impl Failure {
     pub fn may_repeat(&self) -> bool {
         // The next response would be as long.
         !matches!(self, Failure::TooLong(_)) && self.code().outcome().may_repeat(None)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Local(why) => Failure::LocalFault(why),
+            ConnectError::Remote(why) => Failure::Connect(why),
+        }
     }
 }
 
@@ -188,12 +201,14 @@ pub async fn send(
 
 async fn connect(destination: &Arc<Destination>, deadline: Instant) -> Result<UpstreamConnection, Failure> {
     let open_by = deadline.min(Instant::now() + CONNECT_TIMEOUT);
-    let opened = match deadline::until(open_by, connect::dial(destination)).await {
-        Some(Ok(io)) => UpstreamConnection::open(io, destination, deadline).await.map_err(|error| error.to_string()),
-        Some(Err(error)) => Err(error.to_string()),
-        None => Err("it did not open in time".to_owned()),
+    let opened = match connect::dial(destination, open_by).await {
+        Ok(io) => {
+            let opened = UpstreamConnection::open(io, destination, deadline).await;
+            opened.map_err(|error| ConnectError::Remote(error.to_string()))
+        }
+        Err(error) => Err(error),
     };
-    opened.inspect_err(|why| destination.unreachable(why)).map_err(Failure::Connect)
+    opened.inspect_err(|why| destination.unreachable(why)).map_err(Failure::from)
 }
 
 /// A response whose head has arrived, and what reading the rest takes.

@@ -31,6 +31,7 @@ use crate::{
         ClientAuth, ServerTlsConfig,
         check::{Environment, check},
     },
+    connector::Connector,
     edge::tls::TlsListeners,
     gateway::{Live, Revoked},
     keys::{Lease, Verdict},
@@ -132,7 +133,8 @@ impl TestAdmin {
         });
         let tls = Arc::new(TlsListeners::open(&listen, &metrics).unwrap());
         let admin_tls = tls.admin.clone();
-        let live = Live { metrics, log, orders, revoked, tls, tasks: drain.tasks.clone() };
+        let live =
+            Live { metrics, log, orders, revoked, tls, connector: Connector::default(), tasks: drain.tasks.clone() };
         let (gateway, keepers) = Gateway::new(config, Some(file.clone()), live).unwrap();
         let verdict = set.verdict.unwrap_or(Verdict::Undecided);
         let canary = move |_: Lease| async move { verdict };

@@ -17,7 +17,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     app::choose_crypto,
-    http_client::{self, HttpBounds, HttpError},
+    connector::Connector,
+    http_client::{self, HttpBounds, HttpError, HttpServer},
     upstream::connect::client_config,
 };
 
@@ -83,10 +84,7 @@ impl AdminClient {
         *request.method_mut() = method;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| failed(&address, error))?;
-        let response = runtime.block_on(self.exchange(&address, request));
-        // A name look-up may still be running.
-        runtime.shutdown_background();
-        response
+        runtime.block_on(self.exchange(&address, request))
     }
 
     fn request(
@@ -135,7 +133,9 @@ impl AdminClient {
         request: Request<Full<Bytes>>,
     ) -> Result<AdminResponse, AdminClientError> {
         let tls = if address.tls { Some(self.tls_config()?) } else { None };
-        let connect = http_client::connect(&address.host, address.port, tls);
+        let server = HttpServer { host: &address.host, port: address.port, tls };
+        let connector = Connector::default();
+        let connect = http_client::connect(&connector, server, BOUNDS.connect);
         let response = http_client::send(connect, request, BOUNDS).await.map_err(|error| match error {
             HttpError::Name => usage(format!("--admin: {error}")),
             _ => failed(address, error),

@@ -6,6 +6,7 @@ use std::{fs, sync::Arc};
 
 use crate::{
     config::{self, check::Environment},
+    connector::Connector,
     edge::tls::TlsListeners,
     keys::{PairSource, Vault},
     record::Metrics,
@@ -52,7 +53,7 @@ impl Case {
     /// What `run` says when it reads the key source.
     async fn read_keys(&self) -> Option<String> {
         let account = &self.config.accounts[0];
-        let vault = self.config.vault.as_ref().map(|vault| Arc::new(Vault::open(vault).unwrap()));
+        let vault = self.config.vault.as_ref().map(|vault| Arc::new(Vault::open(vault, Connector::default()).unwrap()));
         let source = PairSource::open(&account.keys, &account.name, vault.as_ref()).unwrap();
         // A directory that was written a moment ago is read again later.
         for _ in 0..ATTEMPTS {

@@ -1,8 +1,8 @@
 //! Opens connections to Fastrac: name lookup, TCP, a proxy if the account has one, TLS.
 //!
 //! Server names and certificates are always verified; the roots are those of the account's `ca` file, else the
-//! platform's (`SSL_CERT_FILE` is honoured). It must not know HTTP. `dial` fails with `io::Error` before anything was
-//! sent to Fastrac, and its caller bounds its time; the set-up fails with [`DestinationError`].
+//! platform's (`SSL_CERT_FILE` is honoured). It must not know HTTP. `dial` fails with [`ConnectError`] before anything was
+//! sent to Fastrac; the set-up fails with [`DestinationError`].
 
 use std::{
     io::{self, ErrorKind},
@@ -28,6 +28,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::proxy;
 use crate::{
     config::{Endpoint, Proxy},
+    connector::{ConnectError, Connector},
+    deadline,
     files::{RootsError, roots},
     record::UpstreamConnections,
 };
@@ -39,16 +41,24 @@ pub struct Destination {
     host: String,
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
-    proxy: Option<Proxy>,
+    dialer: Dialer,
     /// When it was last logged that it can't be reached.
     last_warning: Mutex<Option<Instant>>,
     pub(super) connections: UpstreamConnections,
 }
 
+/// How TCP connections to destinations are opened.
+#[derive(Clone, Default)]
+pub struct Dialer {
+    pub connector: Connector,
+    /// They go through this proxy, if there is one.
+    pub proxy: Option<Proxy>,
+}
+
 impl std::fmt::Debug for Destination {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Destination({}:{}, tls: {}", self.host, self.port, self.tls.is_some())?;
-        self.proxy.iter().try_for_each(|proxy| write!(f, ", proxy: {proxy}"))?;
+        self.dialer.proxy.iter().try_for_each(|proxy| write!(f, ", proxy: {proxy}"))?;
         f.write_str(")")
     }
 }
@@ -72,14 +82,14 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(30);
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Destination {
-    /// The destination of an endpoint, through `proxy` if there is one.
+    /// The destination of an endpoint.
     ///
     /// # Errors
     /// [`DestinationError`] if the endpoint uses TLS and `roots` is `None`, or if TLS can't verify its host.
     pub fn new(
         endpoint: &Endpoint,
         roots: Option<&Arc<ClientConfig>>,
-        proxy: Option<&Proxy>,
+        dialer: Dialer,
         connections: UpstreamConnections,
     ) -> Result<Self, DestinationError> {
         let tls = if endpoint.tls {
@@ -90,18 +100,18 @@ impl Destination {
             None
         };
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let (host, port, proxy) = (endpoint.host.clone(), endpoint.port, proxy.cloned());
-        Ok(Destination { id, host, port, tls, proxy, last_warning: Mutex::new(None), connections })
+        let (host, port) = (endpoint.host.clone(), endpoint.port);
+        Ok(Destination { id, host, port, tls, dialer, last_warning: Mutex::new(None), connections })
     }
 
     /// Logs why it can't be reached, at most once per [`WARNING_INTERVAL`]: each request may fail on it.
-    pub(super) fn unreachable(&self, why: &str) {
+    pub(super) fn unreachable(&self, why: &ConnectError) {
         let now = Instant::now();
         let mut last = self.last_warning.lock();
         if last.is_none_or(|at| now >= at + WARNING_INTERVAL) {
             *last = Some(now);
-            let proxy = self.proxy.as_ref().map(tracing::field::display);
-            tracing::warn!(host = self.host, port = self.port, proxy, why, "no connection to Fastrac");
+            let proxy = self.dialer.proxy.as_ref().map(tracing::field::display);
+            tracing::warn!(host = self.host, port = self.port, proxy, %why, "no connection to Fastrac");
         }
     }
 }
@@ -131,17 +141,25 @@ pub(super) enum UpstreamIo {
 }
 
 /// Opens a connection.
-pub(super) async fn dial(destination: &Destination) -> io::Result<UpstreamIo> {
-    let (host, port) = (destination.host.as_str(), destination.port);
-    let tcp = match &destination.proxy {
-        None => TcpStream::connect((host, port)).await?,
-        Some(proxy) => proxy::tunnel(proxy, host, port).await?,
+///
+/// # Errors
+/// [`ConnectError`], not later than at `by`.
+pub(super) async fn dial(destination: &Destination, by: Instant) -> Result<UpstreamIo, ConnectError> {
+    let Destination { host, port, dialer: Dialer { connector, proxy }, .. } = destination;
+    let tcp = match proxy {
+        None => connector.connect(host, *port, by).await?,
+        Some(proxy) => {
+            connector.connect(&proxy.host, proxy.port, by).await.map_err(|error| error.context("the proxy"))?
+        }
     };
-    tcp.set_nodelay(true)?;
-    match &destination.tls {
-        None => Ok(UpstreamIo::Plain(tcp)),
-        Some((connector, name)) => Ok(UpstreamIo::Tls(Box::new(connector.connect(name.clone(), tcp).await?))),
-    }
+    let ready = async {
+        let tcp = if proxy.is_some() { proxy::tunnel(tcp, host, *port).await? } else { tcp };
+        io::Result::Ok(match &destination.tls {
+            None => UpstreamIo::Plain(tcp),
+            Some((connector, name)) => UpstreamIo::Tls(Box::new(connector.connect(name.clone(), tcp).await?)),
+        })
+    };
+    Ok(deadline::until(by, ready).await.ok_or_else(ConnectError::late)??)
 }
 
 /// Turns the error of a write to a connection that the peer has closed into `Pending`. hyper polls reads before writes,

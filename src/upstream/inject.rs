@@ -68,7 +68,7 @@ mod tests {
         config::Class,
         keys::{KeyPair, LoadedPair, Secret},
         record::Metrics,
-        upstream::rewrite,
+        upstream::{connect::Dialer, rewrite},
     };
 
     /// Compiles only for a type that can't be printed.
@@ -90,7 +90,7 @@ mod tests {
         let (host, authority) = ("b2b.example".to_owned(), "b2b.example:1".to_owned());
         let endpoint = Endpoint { tls: false, host, port: 1, authority, prefix: String::new(), auth: AuthStyle::Both };
         let connections = Metrics::new().unwrap().upstream_connections("main");
-        let destination = Arc::new(Destination::new(&endpoint, None, None, connections).unwrap());
+        let destination = Arc::new(Destination::new(&endpoint, None, Dialer::default(), connections).unwrap());
         Route { endpoint, host: HeaderValue::from_static("b2b.example:1"), destination }
     }
 

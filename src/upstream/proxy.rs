@@ -13,15 +13,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::config::{Proxy, bracketed};
+use crate::config::bracketed;
 
 /// Maximum size of the proxy's response heads, interim responses included, in bytes.
 const MAX_HEAD: usize = 8 * 1024;
 
-/// Connects to the proxy and opens a tunnel through it to `host`, a name or an address without brackets.
-pub(super) async fn tunnel(proxy: &Proxy, host: &str, port: u16) -> io::Result<TcpStream> {
-    let connected = TcpStream::connect((proxy.host.as_str(), proxy.port)).await;
-    let mut tcp = connected.map_err(|error| bad(error.kind(), format!("no connection to the proxy: {error}")))?;
+/// Opens a tunnel through the proxy at the other end of `tcp` to `host`, a name or an address without brackets.
+pub(super) async fn tunnel(mut tcp: TcpStream, host: &str, port: u16) -> io::Result<TcpStream> {
     let target = format!("{}:{port}", bracketed(host));
     tcp.write_all(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n").as_bytes()).await?;
     let mut read = 0;

@@ -31,8 +31,8 @@ enum ProxyBehaviour {
 }
 
 /// A proxy that can misbehave; `tests/real/proxy` uses a real one.
-struct Proxy {
-    addr: SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) addr: SocketAddr,
     behaviour: Arc<Mutex<ProxyBehaviour>>,
     /// The request heads that it read.
     heads: Arc<Mutex<Vec<String>>>,
@@ -41,7 +41,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn start() -> Proxy {
+    pub(crate) fn start() -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let addr = listener.local_addr().expect("an address");
         let proxy = Proxy {

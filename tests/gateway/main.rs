@@ -27,6 +27,7 @@
 //! | `replaces_certificates` | the listeners' certificates are replaced while running, without a failed handshake |
 //! | `authenticates_certificates` | a client certificate authenticates the service that lists one of its names |
 //! | `connects_through_proxies` | connections to Fastrac through a proxy, and what the proxy can see |
+//! | `connects_despite_faults` | silent addresses, name lookups that hang and faults of the gateway's own host |
 //! | `classifies_responses` | contract, sandbox and gateway agree on a corpus of responses |
 //! | `handles_upstream_faults` | every fault that the sandbox can inject has the expected effect, directly and through the gateway |
 //! | `sandbox` | the sandbox's control API is separate from the simulated API; a lost order is processed and reported |
@@ -46,6 +47,7 @@ mod caches;
 mod classifies_responses;
 mod client;
 mod config;
+mod connects_despite_faults;
 mod connects_through_proxies;
 mod deploy;
 mod documents;

@@ -20,6 +20,7 @@ use fastrac_gateway::{
         Config,
         check::{Environment, check},
     },
+    connector::Connector,
 };
 use fastrac_sandbox::{Clock, Entry, KeyPair, Options, Sandbox};
 use sha2::{Digest as _, Sha256};
@@ -81,6 +82,8 @@ pub(crate) struct Setup {
     pub(crate) files: Vec<(&'static str, String)>,
     /// The simulated Fastrac.
     pub(crate) sandbox: Options,
+    /// Opens the gateway's connections.
+    pub(crate) connector: Connector,
     /// `base_url` of the account; `None` for the sandbox's address.
     pub(crate) base_url: Option<String>,
     /// Whether to wait until the key pair is verified.
@@ -101,6 +104,7 @@ impl Default for Setup {
             more: "",
             files: Vec::new(),
             sandbox: sandbox(),
+            connector: Connector::default(),
             base_url: None,
             wait: true,
         }
@@ -145,7 +149,8 @@ impl Setup {
         }
         let text = self.text(&base_url);
         write(&folder.path().join(CONFIG), &text);
-        let app = App::start(config(&text, folder.path()), Some(folder.path().join(CONFIG))).expect("started");
+        let config = config(&text, folder.path());
+        let app = App::start_with(config, Some(folder.path().join(CONFIG)), self.connector).expect("started");
         let data = app.data[0];
         let mut gateway = TestGateway { sandbox, app: Some(app), data, folder, text, before: 0 };
         if self.wait {

@@ -18,7 +18,8 @@ use zeroize::Zeroizing;
 use super::{fault::VaultError, tls::VaultTls};
 use crate::{
     config::file::BaseUrl,
-    http_client::{self, Connection, HttpBounds, HttpError, HttpResponse},
+    connector::Connector,
+    http_client::{self, Connection, HttpBounds, HttpError, HttpResponse, HttpServer},
     keys::secret::{Secret, sensitive_header},
 };
 
@@ -48,6 +49,7 @@ pub(super) type VaultResponse = HttpResponse;
 pub(super) struct VaultClient {
     namespace: Option<String>,
     tls: Arc<VaultTls>,
+    connector: Connector,
     #[cfg(test)]
     pub(super) stub: Option<Stub>,
 }
@@ -72,10 +74,11 @@ impl<'a> VaultRequest<'a> {
 }
 
 impl VaultClient {
-    pub(super) fn new(namespace: Option<String>, tls: VaultTls) -> Self {
+    pub(super) fn new(namespace: Option<String>, tls: VaultTls, connector: Connector) -> Self {
         Self {
             namespace,
             tls: Arc::new(tls),
+            connector,
             #[cfg(test)]
             stub: None,
         }
@@ -116,7 +119,8 @@ impl VaultClient {
             return Ok(Box::new(stub(server)));
         }
         let tls = if server.tls { Some(self.tls_config().await?) } else { None };
-        Ok(http_client::connect(&server.host, server.port, tls).await?)
+        let server = HttpServer { host: &server.host, port: server.port, tls };
+        Ok(http_client::connect(&self.connector, server, BOUNDS.connect).await?)
     }
 
     /// Reads the certificates, on a thread that may block.

@@ -12,9 +12,12 @@ use super::{
     fault::VaultError,
     tls::VaultTls,
 };
-use crate::config::{
-    self,
-    file::{BaseUrl, TextValue as _},
+use crate::{
+    config::{
+        self,
+        file::{BaseUrl, TextValue as _},
+    },
+    connector::Connector,
 };
 
 pub(super) struct VaultServer {
@@ -40,10 +43,10 @@ impl VaultServer {
     ///
     /// # Errors
     /// [`VaultError::Unfit`] when the address is not a URL.
-    pub(super) fn new(settings: &config::VaultConfig) -> Result<Self, VaultError> {
+    pub(super) fn new(settings: &config::VaultConfig, connector: Connector) -> Result<Self, VaultError> {
         let address = BaseUrl::parse(&settings.address).map_err(VaultError::Unfit)?;
         let tls = VaultTls::new(settings.ca.as_deref(), &settings.auth);
-        let client = VaultClient::new(settings.namespace.clone(), tls);
+        let client = VaultClient::new(settings.namespace.clone(), tls, connector);
         Ok(Self { settings: settings.clone(), address, client })
     }
 

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     config::{self, VaultAuth},
+    connector::Connector,
     keys::secret::Secret,
 };
 
@@ -95,8 +96,8 @@ impl Vault {
     ///
     /// # Errors
     /// [`VaultError::Unfit`] when the address is not a URL, or the variable contains no token.
-    pub fn open(settings: &config::VaultConfig) -> Result<Self, VaultError> {
-        let server = VaultServer::new(settings)?;
+    pub fn open(settings: &config::VaultConfig, connector: Connector) -> Result<Self, VaultError> {
+        let server = VaultServer::new(settings, connector)?;
         let env_token = match &settings.auth {
             VaultAuth::Token { token_file: None } => {
                 let unset = |_| VaultError::Unfit("VAULT_TOKEN is not set, or is not text".to_owned());

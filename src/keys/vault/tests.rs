@@ -15,6 +15,7 @@ use super::client::encoded;
 use super::*;
 use crate::{
     config::{self, VaultAuth, file::TextValue as _},
+    connector::Connector,
     keys::pair::RawPair,
 };
 
@@ -150,7 +151,7 @@ impl World {
     }
 
     fn with(settings: &config::VaultConfig, stub: Arc<Stub>, folder: tempfile::TempDir) -> Self {
-        let mut vault = Vault::open(settings).unwrap();
+        let mut vault = Vault::open(settings, Connector::default()).unwrap();
         let serving = stub.clone();
         vault.server.client.stub = Some(Box::new(move |server| {
             let (ours, theirs) = tokio::io::duplex(1 << 16);

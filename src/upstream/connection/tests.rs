@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     config::{AuthStyle, Endpoint},
     record::Metrics,
+    upstream::connect::Dialer,
 };
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -27,7 +28,7 @@ async fn idle() -> (Pool, Arc<Destination>, TcpStream) {
         auth: AuthStyle::Headers,
     };
     let connections = Metrics::new().unwrap().upstream_connections("main");
-    let destination = Arc::new(Destination::new(&endpoint, None, None, connections).unwrap());
+    let destination = Arc::new(Destination::new(&endpoint, None, Dialer::default(), connections).unwrap());
     let opened = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let (mut peer, _) = listener.accept().await.unwrap();
     let mut connection = UpstreamConnection::open(UpstreamIo::Plain(opened), &destination, soon()).await.unwrap();

@@ -1,0 +1,140 @@
+//! What is known of one name, and for how long. Time is passed in. Pure.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{error::LookupError, race::interleaved};
+
+/// How long the addresses of a name are used without another lookup. getaddrinfo(3) reports no TTL; a name that moves is
+/// followed within this time.
+pub(super) const FRESH: Duration = Duration::from_secs(30);
+/// How long the last addresses are used while lookups fail or give no result (RFC 8767, section 5: one to three days).
+const STALE: Duration = Duration::from_secs(24 * 3600);
+/// How long a failed lookup is not repeated.
+const FAILED: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+pub(super) struct CachedName {
+    /// The last addresses, in the order in which they are tried, and when they were looked up.
+    good: Option<(Vec<SocketAddr>, Instant)>,
+    /// Why the last lookup failed, and when.
+    failed: Option<(LookupError, Instant)>,
+    /// The address that worked last, if it was not the first one.
+    preferred: Option<IpAddr>,
+}
+
+/// What is to be done for the addresses of a name.
+#[derive(Debug, PartialEq)]
+pub(super) enum Known {
+    Addresses(Vec<SocketAddr>),
+    Failed(LookupError),
+    /// A lookup is due. Until it succeeds, these addresses may be used.
+    Due(Option<Vec<SocketAddr>>),
+}
+
+impl CachedName {
+    pub(super) fn at(&self, now: Instant) -> Known {
+        let usable = |limit: Duration| self.good.iter().find(|(_, since)| now < *since + limit).map(|(good, _)| good);
+        if let Some(fresh) = usable(FRESH) {
+            return Known::Addresses(fresh.clone());
+        }
+        let stale = usable(STALE).cloned();
+        match (&self.failed, stale) {
+            (Some((error, at)), stale) if now < *at + FAILED => {
+                stale.map_or_else(|| Known::Failed(error.clone()), Known::Addresses)
+            }
+            (_, stale) => Known::Due(stale),
+        }
+    }
+
+    /// Keeps the result of a lookup. A failure does not replace addresses.
+    pub(super) fn keep(&mut self, result: Result<Vec<SocketAddr>, LookupError>, now: Instant) {
+        match result {
+            Ok(addresses) => {
+                self.good = Some((interleaved(&addresses), now));
+                self.failed = None;
+                self.order();
+            }
+            Err(error) => self.failed = Some((error, now)),
+        }
+    }
+
+    /// Tries `address` first from now on, as long as the name has it (RFC 8305, section 4).
+    pub(super) fn prefer(&mut self, address: IpAddr) {
+        self.preferred = Some(address);
+        self.order();
+    }
+
+    fn order(&mut self) {
+        if let Some((good, _)) = &mut self.good
+            && let Some(place) = good.iter().position(|known| Some(known.ip()) == self.preferred)
+        {
+            good[..=place].rotate_right(1);
+        }
+    }
+
+    /// Whether nothing of it would be used any more.
+    pub(super) fn is_forgotten(&self, now: Instant) -> bool {
+        self.at(now) == Known::Due(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(hosts: &[u8]) -> Vec<SocketAddr> {
+        hosts.iter().map(|host| SocketAddr::from(([192, 0, 2, *host], 0))).collect()
+    }
+
+    fn failure() -> LookupError {
+        LookupError::Failed("x".into())
+    }
+
+    #[test]
+    fn addresses_are_used_for_a_stated_time() {
+        let (mut name, began) = (CachedName::default(), Instant::now());
+        assert_eq!(name.at(began), Known::Due(None));
+        name.keep(Ok(addresses(&[1])), began);
+        let last = began + FRESH - Duration::from_nanos(1);
+        assert_eq!(name.at(last), Known::Addresses(addresses(&[1])));
+        assert_eq!(name.at(began + FRESH), Known::Due(Some(addresses(&[1]))));
+        assert_eq!(name.at(began + STALE), Known::Due(None));
+        assert!(!name.is_forgotten(began + FRESH) && name.is_forgotten(began + STALE));
+    }
+
+    #[test]
+    fn a_failure_is_kept_shortly_and_does_not_replace_addresses() {
+        let (mut name, began) = (CachedName::default(), Instant::now());
+        name.keep(Err(failure()), began);
+        assert_eq!(name.at(began), Known::Failed(failure()));
+        assert_eq!(name.at(began + FAILED), Known::Due(None));
+        let gone = LookupError::NoAddress("gone".into());
+        for error in [failure(), gone] {
+            let mut name = CachedName::default();
+            name.keep(Ok(addresses(&[1])), began);
+            let later = began + FRESH;
+            name.keep(Err(error), later);
+            assert_eq!(name.at(later), Known::Addresses(addresses(&[1])));
+            assert_eq!(name.at(later + FAILED), Known::Due(Some(addresses(&[1]))));
+            name.keep(Ok(addresses(&[2])), later + FAILED);
+            assert_eq!(name.at(later + FAILED), Known::Addresses(addresses(&[2])));
+        }
+    }
+
+    #[test]
+    fn the_address_that_worked_is_tried_first_as_long_as_the_name_has_it() {
+        let (mut name, now) = (CachedName::default(), Instant::now());
+        name.prefer(addresses(&[3])[0].ip());
+        name.keep(Ok(addresses(&[1, 2, 3, 4])), now);
+        assert_eq!(name.at(now), Known::Addresses(addresses(&[3, 1, 2, 4])));
+        name.prefer(addresses(&[1])[0].ip());
+        assert_eq!(name.at(now), Known::Addresses(addresses(&[1, 3, 2, 4])));
+        name.keep(Ok(addresses(&[5, 6])), now);
+        assert_eq!(name.at(now), Known::Addresses(addresses(&[5, 6])));
+    }
+}

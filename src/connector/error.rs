@@ -1,0 +1,141 @@
+//! Why there is no connection, and whose fault that is. Pure.
+
+use std::{
+    io::{self, ErrorKind},
+    time::Duration,
+};
+
+use rustix::io::Errno;
+
+/// Why there is no connection. Nothing was sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// A fault of this host: it says nothing about the other side.
+    #[error("{0}")]
+    Local(String),
+    /// The other side does not exist, refuses connections, or does not respond.
+    #[error("{0}")]
+    Remote(String),
+}
+
+/// Why a name has no addresses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// The name service has answered: there is no such name, or it has no address.
+    #[error("{0}")]
+    NoAddress(String),
+    /// The name service gave no answer, or could not be asked.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ConnectError {
+    /// The other side has not responded in time.
+    pub(crate) fn late() -> Self {
+        ConnectError::Remote("it did not open in time".into())
+    }
+
+    /// The same error, of a connection to `whom`.
+    pub(crate) fn context(self, whom: &str) -> Self {
+        match self {
+            ConnectError::Local(why) => ConnectError::Local(format!("no connection to {whom}: {why}")),
+            ConnectError::Remote(why) => ConnectError::Remote(format!("no connection to {whom}: {why}")),
+        }
+    }
+}
+
+impl LookupError {
+    /// No answer within this time.
+    pub(super) fn slow(after: Duration) -> Self {
+        LookupError::Failed(format!("the name lookup gave no result within {after:.1?}"))
+    }
+}
+
+/// What an error of socket(2) or connect(2) says. The most telling one is last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum ConnectFault {
+    /// This host has no local address or port for that address. Also the error for an IPv6 address on a host without IPv6,
+    /// so it counts only if it is the same for all addresses of the name.
+    NoLocalAddress,
+    /// The other side refuses connections or does not respond, or no route leads there.
+    Remote,
+    /// This host has run out of descriptors or memory. Had it not, this address might have been the one that works, so it
+    /// counts more than what the others came to.
+    Exhausted,
+}
+
+impl ConnectFault {
+    pub(super) fn of(error: &io::Error) -> Self {
+        const EXHAUSTED: [Errno; 6] =
+            [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC, Errno::AGAIN];
+        const NO_LOCAL_ADDRESS: [Errno; 2] = [Errno::ADDRNOTAVAIL, Errno::NETDOWN];
+        match Errno::from_io_error(error) {
+            Some(errno) if EXHAUSTED.contains(&errno) => ConnectFault::Exhausted,
+            Some(errno) if NO_LOCAL_ADDRESS.contains(&errno) => ConnectFault::NoLocalAddress,
+            None if error.kind() == ErrorKind::OutOfMemory => ConnectFault::Exhausted,
+            _ => ConnectFault::Remote,
+        }
+    }
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        match ConnectFault::of(&error) {
+            ConnectFault::NoLocalAddress | ConnectFault::Exhausted => ConnectError::Local(error.to_string()),
+            ConnectFault::Remote => ConnectError::Remote(error.to_string()),
+        }
+    }
+}
+
+impl From<LookupError> for ConnectError {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::NoAddress(why) => ConnectError::Remote(why),
+            LookupError::Failed(why) => ConnectError::Local(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_of_this_host_are_told_from_those_of_the_other_side() {
+        let of = |errno: Errno| ConnectError::from(io::Error::from(errno));
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::NOSPC,
+            Errno::AGAIN,
+            Errno::ADDRNOTAVAIL,
+            Errno::NETDOWN,
+        ] {
+            assert!(matches!(of(errno), ConnectError::Local(_)), "{errno:?}");
+        }
+        for errno in [
+            Errno::CONNREFUSED,
+            Errno::CONNRESET,
+            Errno::TIMEDOUT,
+            Errno::HOSTUNREACH,
+            Errno::NETUNREACH,
+            Errno::AFNOSUPPORT,
+            Errno::ACCESS,
+            Errno::PERM,
+            Errno::PIPE,
+        ] {
+            assert!(matches!(of(errno), ConnectError::Remote(_)), "{errno:?}");
+        }
+        assert!(matches!(ConnectError::from(io::Error::from(ErrorKind::OutOfMemory)), ConnectError::Local(_)));
+        assert!(matches!(ConnectError::from(io::Error::other("certificate")), ConnectError::Remote(_)));
+    }
+
+    #[test]
+    fn only_an_answer_of_the_name_service_is_about_the_other_side() {
+        assert!(matches!(ConnectError::from(LookupError::NoAddress("x".into())), ConnectError::Remote(_)));
+        assert!(matches!(ConnectError::from(LookupError::Failed("x".into())), ConnectError::Local(_)));
+        assert!(matches!(ConnectError::from(LookupError::slow(Duration::from_secs(5))), ConnectError::Local(_)));
+    }
+}

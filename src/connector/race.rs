@@ -1,0 +1,103 @@
+//! Staggers connection attempts to several addresses and takes the first connection (RFC 8305, "Happy Eyeballs").
+//!
+//! The addresses come in the order of preference of RFC 6724, with their families alternating. Only TCP is raced: a
+//! server that accepts connections and then fails the TLS handshake wins, as in curl.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::error::{ConnectError, ConnectFault};
+use crate::deadline;
+
+/// Time from one attempt to the next (RFC 8305, section 8).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// The same, at least (RFC 8305, section 5).
+const MIN_ATTEMPT_DELAY: Duration = Duration::from_millis(10);
+/// Maximum number of addresses of a name that are tried.
+pub(super) const MAX_ADDRESSES: usize = 16;
+
+/// The addresses in the order in which they are tried: their families alternate, beginning with that of the first
+/// address; within a family they keep their order. At most [`MAX_ADDRESSES`].
+pub(super) fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let is_first_family = |address: &&SocketAddr| Some(address.is_ipv4()) == addresses.first().map(SocketAddr::is_ipv4);
+    let mut families = [
+        addresses.iter().filter(is_first_family).collect::<Vec<_>>().into_iter(),
+        addresses.iter().filter(|address| !is_first_family(address)).collect::<Vec<_>>().into_iter(),
+    ];
+    let mut order = Vec::with_capacity(addresses.len());
+    while order.len() < addresses.len() {
+        order.extend(families.iter_mut().filter_map(Iterator::next));
+    }
+    order.truncate(MAX_ADDRESSES);
+    order
+}
+
+/// Opens a connection with `connect` to one of the addresses, and says to which. The next attempt begins when the one
+/// before it has failed or [`ATTEMPT_DELAY`] is over; earlier if there would not be time for all until `by`. Cancel safe.
+///
+/// # Errors
+/// [`ConnectError`] at `by`, or when all attempts have failed.
+pub(super) async fn race<T, F>(
+    addresses: &[SocketAddr],
+    by: Instant,
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<(T, SocketAddr), ConnectError>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let left = by.saturating_duration_since(Instant::now());
+    let delay = (left / addresses.len().max(1) as u32).clamp(MIN_ATTEMPT_DELAY, ATTEMPT_DELAY);
+    let mut waiting = addresses.iter().copied();
+    let mut running = Vec::new();
+    let mut most_telling: Option<io::Error> = None;
+    loop {
+        if let Some(address) = waiting.next() {
+            let attempt = connect(address);
+            running.push(Box::pin(async move { attempt.await.map(|connection| (connection, address)) }));
+        } else if running.is_empty() {
+            let none = || ConnectError::Remote("the name has no address".into());
+            return Err(most_telling.map_or_else(none, ConnectError::from));
+        }
+        let is_last = waiting.len() == 0;
+        let until = if is_last { by } else { by.min(Instant::now() + delay) };
+        match deadline::until(until, first(&mut running)).await {
+            Some(Ok(connected)) => return Ok(connected),
+            Some(Err(error)) => {
+                let tells_less = |known: &io::Error| ConnectFault::of(known) <= ConnectFault::of(&error);
+                if most_telling.as_ref().is_none_or(tells_less) {
+                    most_telling = Some(error);
+                }
+            }
+            None if Instant::now() < by => {}
+            None => {
+                let exhausted = most_telling.filter(|error| ConnectFault::of(error) == ConnectFault::Exhausted);
+                return Err(exhausted.map_or_else(ConnectError::late, ConnectError::from));
+            }
+        }
+    }
+}
+
+/// The output of the first of these futures to complete, which is removed.
+async fn first<F: Future>(running: &mut Vec<Pin<Box<F>>>) -> F::Output {
+    poll_fn(|cx| {
+        for index in 0..running.len() {
+            if let Poll::Ready(output) = running[index].as_mut().poll(cx) {
+                drop(running.swap_remove(index));
+                return Poll::Ready(output);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! Connections to Fastrac while an address is silent, a name lookup hangs or fails, or the gateway's own host has run out
+//! of something: other addresses are tried in time, and what is not Fastrac's fault does not count as one.
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpStream},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use fastrac_gateway::connector::{Connector, LookupError};
+use fastrac_sandbox::Sandbox;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket};
+
+use crate::{
+    bodies,
+    client::{get, post},
+    h2,
+    test_gateway::{Setup, TestGateway, closed_port, sandbox, sum, until},
+};
+
+/// Another address of this machine.
+const SILENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
+
+/// An address that answers no attempt to connect: its backlog is full, so the system drops what arrives.
+struct Silent {
+    _listener: TcpListener,
+    _filled: Vec<TcpStream>,
+}
+
+impl Silent {
+    /// At [`SILENT`], on this port.
+    fn on(port: u16) -> Silent {
+        let address = SocketAddr::new(SILENT, port);
+        let _listener = h2::run(async {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket.bind(address).expect("bound");
+            socket.listen(0).expect("listens")
+        });
+        let mut _filled = Vec::new();
+        while let Ok(connected) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+            _filled.push(connected);
+        }
+        Silent { _listener, _filled }
+    }
+}
+
+fn address(host: IpAddr) -> SocketAddr {
+    SocketAddr::new(host, 0)
+}
+
+/// `fastrac.test` is this machine's second address, which is silent, and its first.
+fn silent_first(name: &str) -> Result<Vec<SocketAddr>, LookupError> {
+    assert!(name.ends_with(".test"), "{name}");
+    Ok(vec![address(SILENT), address([127, 0, 0, 1].into())])
+}
+
+fn is_quick(gateway: &TestGateway) {
+    for _ in 0..6 {
+        let began = Instant::now();
+        // Each on a connection of its own, so that both workers open connections to Fastrac.
+        let quote = post("/tariff/express", bodies::TARIFF).by("shop").header("x-gateway-timeout", "4000");
+        let response = gateway.send(quote);
+        assert_eq!(response.outcome(), "ok", "{response:?}");
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_silent_address_of_fastrac_leaves_the_others_their_chance() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let _silent = Silent::on(fastrac.addr().port());
+    let gateway = Setup {
+        base_url: Some(format!("http://fastrac.test:{}", fastrac.addr().port())),
+        account: "allow_cleartext = true",
+        connector: Connector::with_lookup(silent_first),
+        wait: false,
+        ..Setup::default()
+    }
+    .start();
+    until("a key pair", || gateway.app().gateway.was_ready());
+    is_quick(&gateway);
+}
+
+#[test]
+fn a_silent_address_of_a_proxy_leaves_the_others_their_chance() {
+    let proxy = crate::connects_through_proxies::Proxy::start();
+    let _silent = Silent::on(proxy.addr.port());
+    let account = format!("proxy = \"http://proxy.test:{}\"", proxy.addr.port());
+    let connector = Connector::with_lookup(silent_first);
+    let gateway = Setup { account: Box::leak(account.into_boxed_str()), connector, ..Setup::default() }.start();
+    is_quick(&gateway);
+}
+
+/// A name service that knows `good.test`. What it does about all other names can be changed.
+#[derive(Clone, Default)]
+struct NameService {
+    /// Whether the lookups of other names hang.
+    hangs: Arc<AtomicBool>,
+    /// Lookups of other names that run now, and all that were started.
+    running: Arc<AtomicUsize>,
+    started: Arc<AtomicUsize>,
+}
+
+impl NameService {
+    fn lookup(&self, name: &str) -> Result<Vec<SocketAddr>, LookupError> {
+        if name == "good.test" {
+            return Ok(vec![address([127, 0, 0, 1].into())]);
+        }
+        self.started.fetch_add(1, SeqCst);
+        self.running.fetch_add(1, SeqCst);
+        while self.hangs.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.running.fetch_sub(1, SeqCst);
+        Err(LookupError::NoAddress("no such name".into()))
+    }
+
+    /// A gateway whose operations of `v2` go to a name that is known, and those of `v1` to one that is not.
+    fn gateway(&self, fastrac: &Sandbox) -> TestGateway {
+        let (own, port) = (self.clone(), fastrac.addr().port());
+        let account = format!("allow_cleartext = true\nv1 = {{ base_url = \"http://bad.test:{port}\" }}");
+        let gateway = Setup {
+            base_url: Some(format!("http://good.test:{port}")),
+            account: Box::leak(account.into_boxed_str()),
+            breaker: "minimum = 3, failures = 0.1, open = \"1m\"",
+            budget: "per_day = 1000",
+            services: &[("other", "allow = [\"quote\"]")],
+            connector: Connector::with_lookup(move |name| own.lookup(name)),
+            wait: false,
+            ..Setup::default()
+        }
+        .start();
+        until("a verified key pair", || fastrac.counters().requests > 0 && gateway.app().gateway.was_ready());
+        gateway
+    }
+}
+
+fn threads_named(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("threads");
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|known| known.trim() == name).count()
+}
+
+#[test]
+fn a_lookup_that_hangs_is_a_fault_of_the_gateways_own() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let names = NameService::default();
+    names.hangs.store(true, SeqCst);
+    let mut gateway = names.gateway(&fastrac);
+    let used = || sum(&gateway.admin("/metrics").text(), "budget_used", &[("window", "day")]);
+    let before = used();
+    let refused: Vec<_> = std::thread::scope(|scope| {
+        let send = |number: usize| {
+            let lookup = get(&format!("/apiRegion/city?province={number}")).by("shop");
+            gateway.send(lookup.header("x-gateway-timeout", "300"))
+        };
+        let requests: Vec<_> = (0..60).map(|number| scope.spawn(move || send(number))).collect();
+        requests.into_iter().map(|request| request.join().expect("a response")).collect()
+    });
+    for response in &refused {
+        assert_eq!((response.status, response.code().as_str(), response.sent()), (503, "gateway.overloaded", "no"));
+        assert_eq!((response.outcome(), response.header("retry-after")), ("overloaded", Some("1")));
+    }
+    assert_eq!((names.running.load(SeqCst), names.started.load(SeqCst)), (1, 1), "one lookup for all");
+    assert_eq!(threads_named("lookup"), 1);
+    // It has cost nothing, says nothing about Fastrac, and is counted and logged like any request.
+    assert_eq!(used(), before);
+    assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("other")).outcome(), "ok");
+    let overloaded = [("operation", "v1.city"), ("outcome", "overloaded")];
+    assert_eq!(gateway.metric("requests_total", &overloaded), 60.0);
+    let line = gateway.line(refused[0].header("x-request-id").expect("an id"));
+    assert_eq!((&line["code"], &line["sent"]), (&"gateway.overloaded".into(), &"no".into()));
+    // A stop does not wait for it.
+    let began = Instant::now();
+    gateway.take_app().stop();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(names.running.load(SeqCst), 1);
+    names.hangs.store(false, SeqCst);
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_a_fault_of_fastracs_side() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let names = NameService::default();
+    let gateway = names.gateway(&fastrac);
+    let codes: Vec<String> = (0..8)
+        .map(|number| gateway.send(get(&format!("/apiRegion/city?province={number}")).by("shop")).code())
+        .collect();
+    assert_eq!(codes[0], "upstream.connect", "{codes:?}");
+    assert_eq!(codes.last().map(String::as_str), Some("upstream.breaker"), "{codes:?}");
+    // Kept for a moment: requests do not ask the name service one by one.
+    assert!(names.started.load(SeqCst) < codes.len(), "{}", names.started.load(SeqCst));
+}
+
+/// The test that runs alone in its process, because it takes the process's descriptors away.
+const ALONE: &str = "connects_despite_faults::without_descriptors";
+
+#[test]
+fn a_lack_of_descriptors_is_a_fault_of_the_gateways_own() {
+    let child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", ALONE, "--ignored", "--nocapture"])
+        .output()
+        .expect("started");
+    let printed = String::from_utf8_lossy(&[child.stdout, child.stderr].concat()).into_owned();
+    assert!(child.status.success() && printed.contains("1 passed"), "{printed}");
+}
+
+#[test]
+#[ignore = "takes away the descriptors of its process; run by a_lack_of_descriptors_is_a_fault_of_the_gateways_own"]
+fn without_descriptors() {
+    let breaker = "minimum = 3, failures = 0.1, open = \"1m\"";
+    let gateway = Setup { breaker, ..Setup::default() }.start();
+    // Open, with no connection to Fastrac behind it.
+    let mut connections = [gateway.connect(), gateway.connect()];
+    for connection in &mut connections {
+        assert_eq!(connection.send(&get("/region/province")).code(), "caller.unknown");
+    }
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum }).expect("set");
+    for _ in 0..5 {
+        for connection in &mut connections {
+            let response = connection.send(&post("/tariff/express", bodies::TARIFF).by("shop"));
+            assert_eq!((response.status, response.code().as_str(), response.sent()), (503, "gateway.overloaded", "no"));
+            assert!(response.text().contains("Too many open files"), "{}", response.text());
+        }
+    }
+    setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("set");
+    for connection in &mut connections {
+        assert_eq!(connection.send(&post("/tariff/express", bodies::TARIFF).by("shop")).outcome(), "ok");
+    }
+}
+
+#[test]
+fn a_refused_connection_is_a_fault_of_fastracs() {
+    let (_held, gone) = closed_port();
+    let base_url = Some(format!("http://{gone}"));
+    let gateway = Setup { breaker: "minimum = 3, failures = 0.1", base_url, wait: false, ..Setup::default() }.start();
+    until("a key pair", || gateway.app().gateway.was_ready());
+    let code = || gateway.send(post("/tariff/express", bodies::TARIFF).by("shop")).code();
+    assert!(["upstream.connect", "upstream.breaker"].contains(&code().as_str()));
+    until("the breaker opens", || code() == "upstream.breaker");
+}

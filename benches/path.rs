@@ -94,7 +94,7 @@ fn policy(c: &mut Criterion) {
     };
     c.bench_function("path of a hit", |b| b.iter(|| serve("fgw_bench", 200)));
     c.bench_function("path of a refusal (401)", |b| b.iter(|| serve("wrong", 401)));
-    gateway.live.log.close();
+    gateway.live.log.close(std::time::Duration::from_secs(5));
 }
 
 criterion_group! {

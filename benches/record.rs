@@ -80,7 +80,7 @@ fn hits(c: &mut Criterion) {
     let mut group = c.benchmark_group("hit");
     let (recorder_, log, _) = recorder(file("a.jsonl"));
     group.bench_function("path", |b| b.iter(|| hit(&recorder_, &request)));
-    log.close();
+    log.close(Duration::from_secs(5));
     let (recorder_, ..) = recorder(LogTarget::None);
     group.bench_function("metrics only", |b| b.iter(|| hit(&recorder_, &request)));
     let (recorder_, log, metrics) = recorder(file("b.jsonl"));
@@ -99,7 +99,7 @@ fn hits(c: &mut Criterion) {
             (cpu() - began) / u32::try_from(rounds).unwrap()
         })
     });
-    log.close();
+    log.close(Duration::from_secs(5));
     // On a busy machine the writer may lag nevertheless: then the figure is too low.
     if let Some(dropped) = metrics.text().lines().find(|line| line.contains("result=\"dropped\"")) {
         eprintln!("not all lines were written: {dropped}");
@@ -139,7 +139,7 @@ fn masking(c: &mut Criterion) {
             drop(black_box(record));
         })
     });
-    log.close();
+    log.close(Duration::from_secs(5));
 }
 
 criterion_group!(benches, hits, masking);

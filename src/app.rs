@@ -182,7 +182,8 @@ impl App {
         }
         control.block_on(store.close());
         control.shutdown_timeout(CLOSING);
-        gateway.live.log.close();
+        let left = limits.drain.saturating_sub(began.elapsed());
+        gateway.live.log.close(left.clamp(LOG_CLOSING.0, LOG_CLOSING.1));
     }
 }
 
@@ -210,6 +211,9 @@ async fn watch(what: &str, pause: Duration, poll: impl Fn() + Clone + Send + 'st
 
 /// How long tasks of the control runtime may take to end.
 const CLOSING: Duration = Duration::from_secs(2);
+
+/// How long the exchange log may take to write its last lines, at least and at most: within the drain.
+const LOG_CLOSING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// Installs the TLS crypto provider, once per process.
 pub fn choose_crypto() {

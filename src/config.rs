@@ -98,7 +98,7 @@ pub struct StateConfig {
 pub struct LogConfig {
     pub exchanges: LogTarget,
     pub bodies: LogBodies,
-    /// Rotation: total size of all log files, in bytes.
+    /// Rotation: total size of the files of the log, in bytes; those of unknown callers have a tenth more.
     pub keep_size: u64,
     /// Rotation: maximum age of a log file, in days.
     pub keep_days: u32,

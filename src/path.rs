@@ -45,12 +45,12 @@ where
 {
     let snapshot = x.snapshot.clone();
     let deadline = x.deadline(&head)?;
-    x.reserve_line(deadline).await?;
     let target = target::target(&head)?;
 
     // 1 who is calling
     let service = snapshot.callers.identify(&head.headers, x.certificate.as_deref())?;
     x.identified(service);
+    x.reserve_line(deadline).await?;
     // 2 which operation, and may this service
     let operation = snapshot.catalog.classify(&head.method, target.path())?.clone();
     x.classified(&operation);

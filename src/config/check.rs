@@ -76,7 +76,7 @@ pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
     let config = Config {
         listen: gateway::listen(&written.listen, context, &mut diagnostics),
         admin: gateway::admin(&written.admin),
-        log: gateway::log(&written.log, &state, context),
+        log: gateway::log(&written.log, &state, context, &mut diagnostics),
         limits: gateway::limits(&written.limits, &mut diagnostics),
         cache: gateway::cache(&written.cache),
         state,

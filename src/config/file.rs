@@ -186,8 +186,8 @@ pub struct LogTable {
     pub bodies: LogBodies,
     /// How much of it is kept.
     pub keep: KeepTable,
-    /// drop: lines that do not fit in the queue are dropped and counted, and the gap is written; block: a request waits
-    /// for a place in the queue before it begins.
+    /// drop: lines that do not fit in the queue are dropped and counted, and the gap is written; block: a request of a
+    /// known service waits for a place in the queue before it begins.
     pub on_full: OnFull,
     /// Additional names of members and parameters whose values are masked.
     pub mask: Vec<Parsed<NonBlank>>,
@@ -197,7 +197,7 @@ pub struct LogTable {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeepTable {
-    /// Size of all its files together.
+    /// Size of all its files together. The files of unknown callers ("unidentified.jsonl") may have a tenth more.
     pub size: BoundedSize<MIB, { 1024 * TIB }>,
     /// Age of its oldest file, in days.
     pub days: PositiveInteger<3650>,

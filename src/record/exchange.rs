@@ -1,22 +1,31 @@
-//! The exchange log: a bounded queue of finished lines and the thread that writes them.
+//! The exchange log: bounded queues of finished lines, and the threads that write them.
 //!
-//! The task that finishes a request formats its line; the queue is one buffer, so entering it is one
-//! copy. The thread is woken at most a few times per second, not for each line.
+//! The task that finishes a request formats its line; entering the queue is one small copy. A thread is woken at most
+//! a few times per second, not for each line. Requests of unknown callers have a queue and files of their own beside
+//! those of services, so that they push nothing out; an output that is no file (stdout, a pipe) is one for all.
 //!
-//! Always holds: the lines of a file have a gap-free `seq` from 1, given when a line enters the queue,
-//! and are written in that order. Lines that find no room are counted, and the gap is written as
-//! `{"event":"dropped",…}`. A failed write is retried while the queue fills up. The log knows lines
-//! but no records. Opening fails with [`LogError`], reserving with [`QueueFull`].
+//! Always holds: each line is counted once, as written or as dropped. The lines of a file have a gap-free `seq` from 1
+//! and the order in which they entered the queue. Lines that find no room are reported in the log as
+//! `{"event":"dropped",…}`. A failed write is retried while the queue fills up. The log knows lines but no records.
+//! Opening fails with [`LogError`], reserving with [`QueueFull`].
 
+mod current;
 mod error;
 mod file;
+mod lines;
 mod queue;
+mod rotated;
 mod shared;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::{
+    fs::File,
+    io,
+    os::fd::AsFd as _,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,28 +33,46 @@ use std::{
 use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::error::{LogError, QueueFull};
+pub(super) use self::queue::Importance;
 use self::{
-    file::LogFiles,
-    queue::Queue,
+    file::OpenedLog,
+    rotated::RotatedFiles,
     shared::SharedQueue,
+    stream::LineStream,
     writer::{LogOutput, LogWriter},
 };
 use super::metrics::Metrics;
 use crate::config::{LogConfig, LogTarget, OnFull};
 
-/// How long [`ExchangeLog::close`] waits for a target that accepts nothing. The writer gives up after
-/// half of it.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Name of the file beside the log that has the requests of unknown callers.
+const UNIDENTIFIED: &str = "unidentified.jsonl";
+
+/// The part of the log's allowance that requests of unknown callers have of their own.
+const UNIDENTIFIED_PART: u64 = 10;
 
 /// Room in the queue for one line (`on_full = "block"`), released when dropped unused. With
 /// `on_full = "drop"` it reserves nothing.
 #[derive(Debug)]
 pub struct LogReservation(Option<OwnedSemaphorePermit>);
 
+impl LogReservation {
+    /// Whether room is reserved.
+    pub(super) fn holds_room(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// The log. Clones share it; it outlives configuration snapshots.
 #[derive(Clone)]
 pub struct ExchangeLog {
-    shared: Option<Arc<SharedQueue>>,
+    queues: Option<LogQueues>,
+}
+
+#[derive(Clone)]
+struct LogQueues {
+    identified: Arc<SharedQueue>,
+    /// Requests of unknown callers; the same queue if the output is no file.
+    unidentified: Arc<SharedQueue>,
 }
 
 impl std::fmt::Debug for ExchangeLog {
@@ -55,45 +82,52 @@ impl std::fmt::Debug for ExchangeLog {
 }
 
 impl ExchangeLog {
-    /// Opens the target and starts the thread. A torn last line is cut off and reported in the log.
+    /// Opens the files and starts the threads. A torn last line is cut off and reported in the log.
     ///
     /// # Errors
     /// If the target cannot be opened or another process writes to it.
     pub fn open(config: &LogConfig, metrics: &Arc<Metrics>) -> Result<ExchangeLog, LogError> {
-        let mut queue = Queue::new();
-        let output = match &config.exchanges {
+        let path = match &config.exchanges {
             LogTarget::None => return Ok(ExchangeLog::none()),
-            LogTarget::Stdout => LogOutput::Stdout,
-            LogTarget::File(path) => {
-                let (files, recovered) = LogFiles::open(path, config.keep_size, config.keep_days)?;
-                queue.resume(recovered, files.segment());
-                LogOutput::Files(files)
-            }
+            LogTarget::Stdout => return ExchangeLog::start_stream(stdout()?, config.on_full, metrics),
+            LogTarget::File(path) => path,
         };
-        ExchangeLog::start(queue, output, config.on_full, metrics)
+        let files = |path: &Path, part| RotatedFiles {
+            path: path.to_owned(),
+            keep_size: config.keep_size / part,
+            keep_days: config.keep_days,
+        };
+        let identified = match file::open(files(path, 1))? {
+            OpenedLog::Files(files) => LogOutput::Files(Box::new(files)),
+            OpenedLog::Special(file) => return ExchangeLog::start_stream(file, config.on_full, metrics),
+        };
+        let unidentified = match file::open(files(&path.with_file_name(UNIDENTIFIED), UNIDENTIFIED_PART))? {
+            OpenedLog::Files(files) => LogOutput::Files(Box::new(files)),
+            OpenedLog::Special(file) => LogOutput::Stream(LineStream::new(file)),
+        };
+        let identified = start(identified, config.on_full, metrics)?;
+        // Their requests reserve nothing: they are answered before they could wait.
+        let unidentified = start(unidentified, OnFull::Drop, metrics)?;
+        Ok(ExchangeLog { queues: Some(LogQueues { identified, unidentified }) })
     }
 
     /// A log that writes nothing.
     pub fn none() -> ExchangeLog {
-        ExchangeLog { shared: None }
+        ExchangeLog { queues: None }
     }
 
-    fn start(
-        queue: Queue,
-        output: LogOutput,
+    fn start_stream(
+        out: impl io::Write + Send + 'static,
         on_full: OnFull,
         metrics: &Arc<Metrics>,
     ) -> Result<ExchangeLog, LogError> {
-        let shared = Arc::new(SharedQueue::new(queue, on_full, Arc::clone(metrics)));
-        let writer = LogWriter::new(Arc::clone(&shared), output, CLOSE_TIMEOUT / 2);
-        let thread = std::thread::Builder::new().name("exchange-log".into());
-        thread.spawn(move || writer.run()).map_err(LogError::Thread)?;
-        Ok(ExchangeLog { shared: Some(shared) })
+        let queue = start(LogOutput::Stream(LineStream::new(out)), on_full, metrics)?;
+        Ok(ExchangeLog { queues: Some(LogQueues { identified: queue.clone(), unidentified: queue }) })
     }
 
     /// Whether lines are written anywhere.
     pub fn writes(&self) -> bool {
-        self.shared.is_some()
+        self.queues.is_some()
     }
 
     /// Reserves room for one line; waits for it only with `on_full = "block"`.
@@ -101,7 +135,7 @@ impl ExchangeLog {
     /// # Errors
     /// [`QueueFull`] if there is none by `deadline`.
     pub async fn reserve(&self, deadline: Instant) -> Result<LogReservation, QueueFull> {
-        let room = self.shared.as_ref().and_then(|shared| shared.room.as_ref());
+        let room = self.queues.as_ref().and_then(|queues| queues.identified.room.as_ref());
         let Some(room) = room else { return Ok(LogReservation(None)) };
         if let Ok(permit) = Arc::clone(room).try_acquire_owned() {
             return Ok(LogReservation(Some(permit)));
@@ -113,40 +147,60 @@ impl ExchangeLog {
         }
     }
 
-    /// Appends a line: an object without its end, to which `,"seq":N}` and the line break are added.
-    pub(super) fn append(&self, line: &[u8], reservation: Option<LogReservation>) {
-        let Some(shared) = &self.shared else { return };
-        let permit = reservation.and_then(|reservation| reservation.0);
-        let mut queue = shared.queue.lock();
-        if !queue.append(line, permit.is_some()) {
-            drop(queue);
-            shared.counters.dropped(1);
-            return;
+    /// Whether a line that has not reserved room may have its bodies. If not, this is counted: the line is to be
+    /// written without them.
+    pub(super) fn accepts_bodies(&self, importance: Importance) -> bool {
+        let Some(queues) = &self.queues else { return false };
+        let queue = queues.of(importance);
+        let accepts = queue.queue.lock().has_room_for_bodies(importance);
+        if !accepts {
+            queue.counters.bodies_dropped();
         }
-        if let (Some(room), Some(permit)) = (&shared.room, permit) {
-            permit.forget();
-            queue.charge(room, line.len());
-        }
-        let wake = queue.wants_writer();
-        drop(queue);
-        if wake {
-            shared.filled.notify_one();
-        }
+        accepts
     }
 
-    /// Writes everything appended so far and ends the thread; later lines are dropped and counted.
-    /// Waits up to 5 s for a target that accepts nothing. Blocks: not for the path.
-    pub fn close(&self) {
-        let Some(shared) = &self.shared else { return };
-        let mut queue = shared.queue.lock();
-        queue.close();
-        shared.filled.notify_one();
-        let until = Instant::now() + CLOSE_TIMEOUT;
-        while !queue.ended() {
-            if shared.ended.wait_until(&mut queue, until).timed_out() {
-                tracing::error!("the exchange log was closed before all lines were written");
-                break;
-            }
+    /// Appends a line: an object without its end, to which `,"seq":N}` and the line break are added. May take its
+    /// buffer.
+    pub(super) fn append(&self, line: &mut Vec<u8>, importance: Importance, reservation: Option<LogReservation>) {
+        let Some(queues) = &self.queues else { return };
+        let queue = queues.of(importance);
+        let permit = reservation.and_then(|reservation| reservation.0).filter(|_| queue.room.is_some());
+        queue.append(line, importance, permit.is_some());
+        // It is charged with the line and released when that is written.
+        permit.into_iter().for_each(OwnedSemaphorePermit::forget);
+    }
+
+    /// Writes everything appended so far and ends the threads; later lines are dropped and counted. Waits at most
+    /// this long, if a target accepts nothing. Blocks: not for the path.
+    pub fn close(&self, within: Duration) {
+        let Some(queues) = &self.queues else { return };
+        let (now, all) = (Instant::now(), [&queues.identified, &queues.unidentified]);
+        all.iter().for_each(|queue| queue.close(now + within / 2));
+        if !all.iter().all(|queue| queue.wait_for_end(now + within)) {
+            tracing::error!("the exchange log was closed before all lines were written");
         }
     }
+}
+
+impl LogQueues {
+    fn of(&self, importance: Importance) -> &Arc<SharedQueue> {
+        match importance {
+            Importance::Unidentified => &self.unidentified,
+            Importance::Ordinary | Importance::Order => &self.identified,
+        }
+    }
+}
+
+fn start(output: LogOutput, on_full: OnFull, metrics: &Arc<Metrics>) -> Result<Arc<SharedQueue>, LogError> {
+    let shared = Arc::new(SharedQueue::new(on_full, Arc::clone(metrics)));
+    let writer = LogWriter::new(Arc::clone(&shared), output);
+    let thread = std::thread::Builder::new().name("exchange-log".into());
+    thread.spawn(move || writer.run()).map_err(LogError::Thread)?;
+    Ok(shared)
+}
+
+/// stdout without the standard library's buffer, which hides how much of a line was written.
+fn stdout() -> Result<File, LogError> {
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    stdout.map(File::from).map_err(|source| LogError::File { path: "stdout".into(), source })
 }

@@ -14,6 +14,23 @@ use super::{
 };
 use crate::config::Class;
 
+/// Maximum length of a path and of a query, bytes.
+const TARGET_MAX: usize = 2048;
+
+/// Bytes beyond [`TARGET_MAX`] that are masked too, so that a secret is recognised that crosses the cut. What comes
+/// later is not even read: its size is the client's choice.
+const LOOK_AHEAD: usize = 256;
+
+/// The registered methods (IANA HTTP Method Registry), sorted. Others are written as `other`: a malformed request may
+/// have anything in the place of its method.
+#[rustfmt::skip]
+const METHODS: [&str; 40] = [
+    "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LABEL",
+    "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE", "OPTIONS",
+    "ORDERPATCH", "PATCH", "POST", "PRI", "PROPFIND", "PROPPATCH", "PUT", "QUERY", "REBIND", "REPORT", "SEARCH",
+    "TRACE", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE", "UPDATEREDIRECTREF", "VERSION-CONTROL",
+];
+
 /// The labels of a line, rendered once per snapshot.
 pub(super) struct RenderedLabels {
     /// `"service":…,"account":…`, row 0 for `-`.
@@ -58,7 +75,7 @@ pub(super) struct LineContext<'a> {
     pub(super) took: Duration,
     /// Whether bodies are written: the request was sent to Fastrac.
     pub(super) with_bodies: bool,
-    /// Whether contents of bodies may be written: not for `unlisted` operations and leaks.
+    /// Whether contents of bodies may be written: not for `unlisted` operations and leaks, nor without room.
     pub(super) bodies_readable: bool,
 }
 
@@ -88,18 +105,50 @@ fn target(out: &mut Vec<u8>, facts: &RequestFacts, masker: &Masker) {
         out.extend_from_slice(b",\"method\":\"-\",\"path\":\"-\",\"query\":null");
         return;
     };
-    out.extend_from_slice(b",\"method\":");
-    encode::string(out, method.as_str());
-    out.extend_from_slice(b",\"path\":\"");
-    masker.path(out, uri.path());
+    let known = METHODS.binary_search(&method.as_str()).map_or("other", |index| METHODS[index]);
+    word(out, b",\"method\":", Some(known));
+    part(out, "path", uri.path(), |out, path| masker.path(out, path));
     match uri.query() {
-        None => out.extend_from_slice(b"\",\"query\":null"),
-        Some(query) => {
-            out.extend_from_slice(b"\",\"query\":\"");
-            masker.query(out, query);
-            out.push(b'"');
-        }
+        None => out.extend_from_slice(b",\"query\":null"),
+        Some(query) => part(out, "query", query, |out, query| masker.query(out, query)),
     }
+}
+
+/// A member of at most [`TARGET_MAX`] bytes; if it was longer, `NAME_bytes` says how long.
+fn part(out: &mut Vec<u8>, name: &str, text: &str, mask: impl Fn(&mut Vec<u8>, &str)) {
+    let member = |out: &mut Vec<u8>, end: &str| {
+        out.extend_from_slice(b",\"");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(end.as_bytes());
+        out.extend_from_slice(b"\":");
+    };
+    member(out, "");
+    out.push(b'"');
+    let start = out.len();
+    if text.len() <= TARGET_MAX {
+        mask(out, text);
+        return out.push(b'"');
+    }
+    mask(out, &text[..text.floor_char_boundary(TARGET_MAX + LOOK_AHEAD)]);
+    truncate(out, start);
+    out.push(b'"');
+    member(out, "_bytes");
+    encode::number(out, text.len() as u64);
+}
+
+/// Cuts what follows `start`, which is escaped as in a JSON string, to at most [`TARGET_MAX`] bytes. Splits neither a
+/// character nor an escape.
+fn truncate(out: &mut Vec<u8>, start: usize) {
+    let mut end = start + TARGET_MAX;
+    if out.len() <= end {
+        return;
+    }
+    while end > start && out[end] & 0xc0 == 0x80 {
+        end -= 1;
+    }
+    // An escape is a backslash and what follows it; URIs contain nothing that needs a longer one.
+    let backslashes = out[start..end].iter().rev().take_while(|byte| **byte == b'\\').count();
+    out.truncate(end - backslashes % 2);
 }
 
 fn result(out: &mut Vec<u8>, facts: &RequestFacts) {

@@ -14,7 +14,7 @@ use http::{Method, Uri};
 use prometheus::IntGauge;
 
 use super::{
-    exchange::{ExchangeLog, LogReservation, QueueFull},
+    exchange::{ExchangeLog, Importance, LogReservation, QueueFull},
     facts::{RequestFacts, RequestTarget},
     handles::{CountedAttempt, Durations, MetricHandles, RequestLabels},
     id::RequestId,
@@ -117,20 +117,30 @@ impl Recorder {
     }
 
     fn write(&self, record: &Record, reservation: Option<LogReservation>, took: Duration) {
-        let went_upstream = record.sent != Sent::No && record.attempts > 0;
+        let class = self.handles.names().class(record.operation);
+        let with_bodies = record.sent != Sent::No && record.attempts > 0 && self.masker.logs_bodies();
+        let readable = record.outcome != Outcome::Leak && !matches!(class, None | Some(Class::Unlisted));
+        let importance = match class {
+            _ if record.service.is_none() => Importance::Unidentified,
+            Some(Class::Order) => Importance::Order,
+            Some(Class::Unlisted) if record.attempts > 0 => Importance::Order,
+            _ => Importance::Ordinary,
+        };
+        let reserved = reservation.as_ref().is_some_and(LogReservation::holds_room);
+        let has_bodies = record.request_body.length + record.answer_body.length > 0;
+        let shown = with_bodies && readable && has_bodies;
         let context = line::LineContext {
             labels: &self.labels,
             masker: &self.masker,
             began: record.began,
             took,
-            with_bodies: went_upstream && self.masker.logs_bodies(),
-            bodies_readable: record.outcome != Outcome::Leak
-                && !matches!(self.handles.names().class(record.operation), None | Some(Class::Unlisted)),
+            with_bodies,
+            bodies_readable: shown && (reserved || self.log.accepts_bodies(importance)),
         };
         LINE.with_borrow_mut(|line| {
             line.clear();
             line::write(line, record, &context);
-            self.log.append(line, reservation);
+            self.log.append(line, importance, reservation);
             if line.capacity() > MAX_KEPT_BUFFER {
                 *line = Vec::new();
             }

@@ -13,6 +13,7 @@
 //! | `sends_once` | an order is sent once, whatever happens to its caller, its response or the gateway |
 //! | `accounts_for_everything` | requests sent = requests counted = lines written, and nothing is left in flight |
 //! | `drains` | connection limits, timeouts and draining: no accepted request is lost |
+//! | `keeps_the_exchange_log` | nothing pushes lines out of the exchange log, and no line of an order is lost |
 //! | `logs_without_waiting` | the program's own log stops nothing, whatever its reader does |
 //! | `spends_once` | quotas and budgets are exact, also under concurrent requests |
 //! | `rejects_faulty_keys` | the key pair can change under load; a faulty one never comes into use |
@@ -59,6 +60,7 @@ mod handles_upstream_faults;
 mod hostile;
 mod isolates_callers;
 mod judges_fastrac;
+mod keeps_the_exchange_log;
 mod layout;
 mod logs_without_waiting;
 mod never_leaks;

@@ -255,12 +255,12 @@ impl TestGateway {
         found.expect("a line")
     }
 
-    /// The request lines that are in the exchange log now.
+    /// The request lines that are in the exchange log now: those of services, then those of unknown callers.
     pub(crate) fn log(&self) -> Vec<serde_json::Value> {
-        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let lines = whole.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
-        lines.filter(|line| line.get("event").is_none()).collect()
+        let unidentified = self.log_file().with_file_name("unidentified.jsonl");
+        let mut lines = request_lines(&self.log_file());
+        lines.extend(request_lines(&unidentified));
+        lines
     }
 
     pub(crate) fn log_file(&self) -> PathBuf {
@@ -330,7 +330,7 @@ impl TestGateway {
     fn check_no_leaks(&self) {
         for file in fs::read_dir(self.folder.path().join("state")).expect("a folder") {
             let path = file.expect("a file").path();
-            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("exchanges")) {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(".jsonl")) {
                 let text = fs::read(&path).expect("a file");
                 assert_eq!(canary_in(&text), None, "in {}", path.display());
             }
@@ -354,6 +354,14 @@ impl Drop for TestGateway {
             self.check_no_leaks();
         }
     }
+}
+
+/// The whole lines of a file, without events.
+fn request_lines(file: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let lines = whole.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
+    lines.filter(|line| line.get("event").is_none()).collect()
 }
 
 /// A header of a request at Fastrac that the contract (section 4, "On the way to Fastrac") removes, or that holds a

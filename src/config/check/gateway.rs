@@ -106,8 +106,16 @@ pub(super) fn state(
     StateConfig { dir }
 }
 
+/// Files that the gateway writes beside the exchange log.
+const BESIDE_LOG: [&str; 2] = ["unidentified.jsonl", "audit.jsonl"];
+
 /// `[log]`
-pub(super) fn log(written: &file::LogTable, state: &StateConfig, context: CheckContext<'_>) -> LogConfig {
+pub(super) fn log(
+    written: &file::LogTable,
+    state: &StateConfig,
+    context: CheckContext<'_>,
+    diagnostics: &mut Diagnostics,
+) -> LogConfig {
     let exchanges = match &written.exchanges {
         None => LogTarget::File(state.dir.join("exchanges.jsonl")),
         Some(target) => match target.0.to_str() {
@@ -116,6 +124,12 @@ pub(super) fn log(written: &file::LogTable, state: &StateConfig, context: CheckC
             _ => LogTarget::File(context.path(target)),
         },
     };
+    if let LogTarget::File(path) = &exchanges
+        && path.file_name().is_some_and(|name| BESIDE_LOG.iter().any(|other| name == *other))
+    {
+        diagnostics
+            .error(&KeyPath::at(["log"]).key("exchanges"), "the gateway has another file of this name beside it");
+    }
     LogConfig {
         exchanges,
         bodies: written.bodies,

@@ -98,6 +98,14 @@ mod defaults {
     }
 }
 
+#[test]
+fn the_exchange_log_has_none_of_the_names_beside_it() {
+    for name in ["unidentified.jsonl", "logs/audit.jsonl"] {
+        let text = format!("[log]\nexchanges = \"{name}\"\n{}", with("", ""));
+        assert_eq!(faults(&text), ["log.exchanges: the gateway has another file of this name beside it (line 2)"]);
+    }
+}
+
 mod endpoints {
     use super::*;
 

@@ -1,36 +1,75 @@
-//! The bounded queue: one buffer of finished lines, their numbers, and where new files begin.
+//! The bounded queue: finished lines in the order in which they came.
 //!
-//! Always holds: numbers are gap-free within a file. It does no I/O, so its lock is held only for the
-//! duration of a copy. The queue never fails; it refuses lines that find no room.
+//! Always holds: what finds no room is refused, and a line says where and how much; the more important a line
+//! is, the more room it has. It does no I/O, so its lock is held only for the duration of a small copy: a large
+//! line is moved. Never fails.
 //!
-//! Room is a semaphore in units of 1 KiB rather than a counter under the lock, because a request waits
-//! for it before its line exists. A reserved line holds one unit from the start and is charged the
-//! rest of its length when it is appended; units that are not free at that moment are a debt.
+//! Bodies have less room than lines: when the queue fills up, lines are accepted without their bodies before
+//! lines are refused.
+//!
+//! With `on_full = "block"`, room is also a semaphore in units of 1 KiB, because a request waits for it before its
+//! line exists. A reserved line holds one unit from the start and is charged the rest of its length when it is
+//! appended; units that are not free at that moment are a debt.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::Semaphore;
 
-use super::file::RecoveredFile;
+use super::lines;
 use crate::record::encode;
 
-/// Maximum size of the queue, bytes; its last line may exceed it.
-pub(super) const CAPACITY: usize = 4 * 1024 * 1024;
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Size that reservations share, bytes (`on_full = "block"`).
+pub(super) const RESERVABLE: usize = 64 * MIB;
 
 /// Bytes of room per permit.
-pub(super) const UNIT: usize = 1024;
+pub(super) const UNIT: usize = KIB;
 
 /// Size at which the writer does not wait for its tick, bytes.
-const WRITE_AT: usize = 256 * 1024;
+const WRITE_AT: usize = 256 * KIB;
 
-/// The lines that the writer takes at once.
+/// Size of a chunk that collects small lines, bytes. A longer line is a chunk of its own.
+const CHUNK: usize = 64 * KIB;
+
+/// How much room a line has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::record) enum Importance {
+    /// Nobody knows whose request it is: anybody can send as many as they like.
+    Unidentified,
+    Ordinary,
+    /// Of an order: it may be the only trace of money that was spent.
+    Order,
+}
+
+impl Importance {
+    /// Size of the queue up to which bodies are accepted, bytes. The last line may exceed it.
+    pub(super) fn room_for_bodies(self) -> usize {
+        match self {
+            Importance::Unidentified => MIB,
+            Importance::Ordinary => 4 * MIB,
+            Importance::Order => 64 * MIB,
+        }
+    }
+
+    /// Size of the queue up to which lines are accepted, bytes. The last line may exceed it.
+    pub(super) fn room_for_lines(self) -> usize {
+        match self {
+            Importance::Unidentified => MIB,
+            Importance::Ordinary => 5 * MIB,
+            Importance::Order => 80 * MIB,
+        }
+    }
+}
+
+/// Lines that the writer takes at once.
 #[derive(Default)]
 pub(super) struct LineBatch {
-    pub(super) bytes: Vec<u8>,
-    /// Offsets at which a new file begins.
-    pub(super) cuts: Vec<usize>,
+    /// Each holds whole lines.
+    pub(super) chunks: Vec<Vec<u8>>,
     /// Units of room to release once it is written.
-    units: usize,
+    pub(super) units: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +79,7 @@ enum QueueState {
     Ended,
 }
 
-/// Consecutive dropped lines.
+/// Consecutive refused lines.
 struct Gap {
     count: u64,
     since: SystemTime,
@@ -48,54 +87,50 @@ struct Gap {
 
 pub(super) struct Queue {
     batch: LineBatch,
-    /// Number of the last line, in the file that it goes to.
-    seq: u64,
-    /// Size that this file will have, bytes.
-    file_bytes: u64,
-    /// Size at which a new file begins, bytes; `None`: never.
-    segment: Option<u64>,
-    /// Lines dropped since the last one that was accepted.
+    /// Size of `batch`, bytes.
+    queued: usize,
+    /// Size of what the writer has taken and not yet written, bytes.
+    taken: usize,
+    /// Lines refused since the last one that was accepted.
     gap: Option<Gap>,
     /// Units charged but not yet taken from the room: withheld from the next release.
     debt: usize,
     /// Whether the writer sleeps until it is notified.
     writer_idle: bool,
     state: QueueState,
+    /// When the writer gives up an output that accepts nothing; set when the queue closes.
+    give_up_at: Option<Instant>,
 }
 
 impl Queue {
     pub(super) fn new() -> Queue {
         Queue {
             batch: LineBatch::default(),
-            seq: 0,
-            file_bytes: 0,
-            segment: None,
+            queued: 0,
+            taken: 0,
             gap: None,
             debt: 0,
             writer_idle: false,
             state: QueueState::Open,
+            give_up_at: None,
         }
     }
 
-    /// Continues a file.
-    pub(super) fn resume(&mut self, recovered: RecoveredFile, segment: u64) {
-        self.seq = recovered.seq;
-        self.file_bytes = recovered.bytes;
-        self.segment = Some(segment);
-        if let Some(bytes) = recovered.torn {
-            let mut line = event("torn", SystemTime::now());
-            line.extend_from_slice(b",\"bytes\":");
-            encode::number(&mut line, bytes);
-            self.push(&line);
-        }
+    fn bytes(&self) -> usize {
+        self.queued + self.taken
     }
 
-    /// Returns false if the queue is closed, or full and no room was reserved.
-    pub(super) fn append(&mut self, line: &[u8], reserved: bool) -> bool {
+    /// Whether a line may have its bodies.
+    pub(super) fn has_room_for_bodies(&self, importance: Importance) -> bool {
+        self.bytes() < importance.room_for_bodies()
+    }
+
+    /// Returns false if the queue is closed, or full and no room was reserved. May take the buffer of the line.
+    pub(super) fn append(&mut self, line: &mut Vec<u8>, importance: Importance, reserved: bool) -> bool {
         if self.state != QueueState::Open {
             return false;
         }
-        if !reserved && self.batch.bytes.len() >= CAPACITY {
+        if !reserved && self.bytes() >= importance.room_for_lines() {
             self.gap.get_or_insert_with(|| Gap { count: 0, since: SystemTime::now() }).count += 1;
             return false;
         }
@@ -104,43 +139,30 @@ impl Queue {
         true
     }
 
-    /// Appends an event for the gap, if there is one and there is room.
+    /// Appends an event for the gap, if there is one.
     pub(super) fn report_gap(&mut self) {
-        if self.batch.bytes.len() >= CAPACITY {
-            return;
-        }
         if let Some(Gap { count, since }) = self.gap.take() {
-            let mut line = event("dropped", SystemTime::now());
-            line.extend_from_slice(b",\"count\":");
-            encode::number(&mut line, count);
+            let mut line = lines::event("dropped", "count", count);
+            line.pop();
             line.extend_from_slice(b",\"since\":\"");
             encode::time(&mut line, since);
             line.push(b'"');
-            self.push(&line);
+            self.push(&mut line);
         }
     }
 
-    fn push(&mut self, line: &[u8]) {
-        // `,"seq":` and up to 20 digits, `}`, line break.
-        let longest = line.len() as u64 + 29;
-        if self.segment.is_some_and(|segment| self.seq > 0 && self.file_bytes + longest > segment) {
-            self.start_file();
+    fn push(&mut self, line: &mut Vec<u8>) {
+        line.push(b'\n');
+        self.queued += line.len();
+        match self.batch.chunks.last_mut() {
+            Some(last) if last.len() + line.len() <= CHUNK => last.extend_from_slice(line),
+            _ if line.len() > CHUNK => self.batch.chunks.push(std::mem::take(line)),
+            _ => {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                chunk.extend_from_slice(line);
+                self.batch.chunks.push(chunk);
+            }
         }
-        let bytes = &mut self.batch.bytes;
-        let before = bytes.len();
-        self.seq += 1;
-        bytes.extend_from_slice(line);
-        bytes.extend_from_slice(b",\"seq\":");
-        encode::number(bytes, self.seq);
-        bytes.extend_from_slice(b"}\n");
-        self.file_bytes += (bytes.len() - before) as u64;
-    }
-
-    /// Later lines go to a new file.
-    pub(super) fn start_file(&mut self) {
-        self.batch.cuts.push(self.batch.bytes.len());
-        self.seq = 0;
-        self.file_bytes = 0;
     }
 
     /// Charges a reserved line of this length, whose first unit is already taken.
@@ -167,11 +189,11 @@ impl Queue {
 
     /// Whether the lines should be written without waiting for more.
     pub(super) fn is_due(&self) -> bool {
-        self.batch.bytes.len() >= WRITE_AT || self.state != QueueState::Open
+        self.queued >= WRITE_AT || self.state != QueueState::Open
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.batch.bytes.is_empty() && self.batch.cuts.is_empty() && self.gap.is_none()
+        self.batch.chunks.is_empty() && self.gap.is_none()
     }
 
     /// Whether the writer sleeps until it is notified.
@@ -179,15 +201,27 @@ impl Queue {
         self.writer_idle = idle;
     }
 
-    /// Takes all lines; `spare` becomes the new buffer.
-    pub(super) fn take(&mut self, spare: Vec<u8>) -> LineBatch {
-        std::mem::replace(&mut self.batch, LineBatch { bytes: spare, cuts: Vec::new(), units: 0 })
+    /// Takes all lines; they count as queued until [`Queue::written`].
+    pub(super) fn take(&mut self) -> LineBatch {
+        self.taken += std::mem::take(&mut self.queued);
+        std::mem::take(&mut self.batch)
     }
 
-    pub(super) fn close(&mut self) {
+    /// Bytes that [`Queue::take`] has returned are written, or given up.
+    pub(super) fn written(&mut self, bytes: usize) {
+        self.taken -= bytes.min(self.taken);
+    }
+
+    pub(super) fn close(&mut self, give_up_at: Instant) {
         if self.state == QueueState::Open {
             self.state = QueueState::Closing;
+            self.give_up_at = Some(give_up_at);
         }
+    }
+
+    /// Whether the writer gives up an output that accepts nothing.
+    pub(super) fn gives_up(&self) -> bool {
+        self.give_up_at.is_some_and(|at| Instant::now() >= at)
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -201,20 +235,4 @@ impl Queue {
     pub(super) fn ended(&self) -> bool {
         self.state == QueueState::Ended
     }
-}
-
-impl LineBatch {
-    pub(super) fn units(&self) -> usize {
-        self.units
-    }
-}
-
-/// The beginning of an event line.
-fn event(name: &str, at: SystemTime) -> Vec<u8> {
-    let mut line = b"{\"event\":".to_vec();
-    encode::string(&mut line, name);
-    line.extend_from_slice(b",\"time\":\"");
-    encode::time(&mut line, at);
-    line.push(b'"');
-    line
 }

@@ -1,14 +1,18 @@
-//! What requests and the log's thread share: the queue, its wake-ups, its room and its counters.
+//! What requests and a log's thread share: the queue, its wake-ups, its room and its counters.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
 use tokio::sync::Semaphore;
 
-use super::queue::{CAPACITY, Queue, UNIT};
+use super::queue::{Importance, Queue, RESERVABLE, UNIT};
 use crate::{config::OnFull, record::metrics::Metrics};
 
+/// One queue and its thread.
 pub(super) struct SharedQueue {
     pub(super) queue: Mutex<Queue>,
     /// Notified when the queue is no longer empty, is filled enough to be written, or closes.
@@ -21,18 +25,54 @@ pub(super) struct SharedQueue {
 }
 
 impl SharedQueue {
-    pub(super) fn new(queue: Queue, on_full: OnFull, metrics: Arc<Metrics>) -> SharedQueue {
+    pub(super) fn new(on_full: OnFull, metrics: Arc<Metrics>) -> SharedQueue {
         SharedQueue {
-            queue: Mutex::new(queue),
+            queue: Mutex::new(Queue::new()),
             filled: Condvar::new(),
             ended: Condvar::new(),
-            counters: LineCounters { metrics, written: OnceLock::new(), dropped: OnceLock::new() },
-            room: (on_full == OnFull::Block).then(|| Arc::new(Semaphore::new(CAPACITY / UNIT))),
+            counters: LineCounters::new(metrics),
+            room: (on_full == OnFull::Block).then(|| Arc::new(Semaphore::new(RESERVABLE / UNIT))),
         }
+    }
+
+    /// Appends a line, or counts it as dropped. May take its buffer.
+    pub(super) fn append(&self, line: &mut Vec<u8>, importance: Importance, reserved: bool) {
+        let length = line.len();
+        let mut queue = self.queue.lock();
+        if !queue.append(line, importance, reserved) {
+            drop(queue);
+            self.counters.dropped(1);
+            return;
+        }
+        if let (Some(room), true) = (&self.room, reserved) {
+            queue.charge(room, length);
+        }
+        let wake = queue.wants_writer();
+        drop(queue);
+        if wake {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Lets the thread write what is queued and end; it gives up a target that accepts nothing at `give_up_at`.
+    pub(super) fn close(&self, give_up_at: Instant) {
+        self.queue.lock().close(give_up_at);
+        self.filled.notify_one();
+    }
+
+    /// Waits for the thread's end; false if it has not ended by `until`.
+    pub(super) fn wait_for_end(&self, until: Instant) -> bool {
+        let mut queue = self.queue.lock();
+        while !queue.ended() {
+            if self.ended.wait_until(&mut queue, until).timed_out() {
+                return queue.ended();
+            }
+        }
+        true
     }
 }
 
-/// `log_records_total`; its series are resolved on first use.
+/// `log_records_total` and `log_bodies_dropped_total`; their series are resolved on first use.
 pub(super) struct LineCounters {
     metrics: Arc<Metrics>,
     written: OnceLock<IntCounter>,
@@ -40,11 +80,24 @@ pub(super) struct LineCounters {
 }
 
 impl LineCounters {
+    fn new(metrics: Arc<Metrics>) -> LineCounters {
+        LineCounters { metrics, written: OnceLock::new(), dropped: OnceLock::new() }
+    }
+
     pub(super) fn written(&self, lines: u64) {
-        self.written.get_or_init(|| self.metrics.log_records("written")).inc_by(lines);
+        if lines > 0 {
+            self.written.get_or_init(|| self.metrics.log_records("written")).inc_by(lines);
+        }
     }
 
     pub(super) fn dropped(&self, lines: u64) {
-        self.dropped.get_or_init(|| self.metrics.log_records("dropped")).inc_by(lines);
+        if lines > 0 {
+            self.dropped.get_or_init(|| self.metrics.log_records("dropped")).inc_by(lines);
+        }
+    }
+
+    /// A line was written without its bodies.
+    pub(super) fn bodies_dropped(&self) {
+        self.metrics.log_bodies_dropped();
     }
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use parking_lot::Mutex;
 
 use super::{
-    queue::{CAPACITY, UNIT},
+    queue::{RESERVABLE, UNIT},
     *,
 };
 use crate::config::LogBodies;
@@ -37,6 +37,13 @@ fn open(path: &Path) -> ExchangeLog {
     ExchangeLog::open(&config(path, 1 << 30), &Metrics::new().unwrap()).unwrap()
 }
 
+/// How long closing may take.
+const CLOSE: Duration = Duration::from_secs(5);
+
+fn append(log: &ExchangeLog, line: &str) {
+    log.append(&mut line.as_bytes().to_vec(), Importance::Ordinary, None);
+}
+
 fn values(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'));
@@ -47,10 +54,10 @@ fn seqs(path: &Path) -> Vec<u64> {
     values(path).iter().map(|line| line["seq"].as_u64().unwrap()).collect()
 }
 
-/// Files of the folder but `exchanges.jsonl`, oldest first.
+/// Files of the folder but `exchanges.jsonl` and `unidentified.jsonl`, oldest first.
 fn rotated(folder: &Path) -> Vec<std::path::PathBuf> {
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| !path.ends_with("exchanges.jsonl"));
+    files.retain(|path| !path.ends_with("exchanges.jsonl") && !path.ends_with("unidentified.jsonl"));
     files.sort();
     files
 }
@@ -70,9 +77,9 @@ mod survives {
         let path = folder.path().join("deep/er/exchanges.jsonl");
         for _ in 0..3 {
             let log = open(&path);
-            log.append(b"{\"a\":1", None);
-            log.append(b"{\"a\":2", None);
-            log.close();
+            append(&log, "{\"a\":1");
+            append(&log, "{\"a\":2");
+            log.close(CLOSE);
         }
         assert_eq!(seqs(&path), [1, 2, 3, 4, 5, 6]);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -89,8 +96,8 @@ mod survives {
             fs::write(&path, before).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
             let log = open(&path);
-            log.append(b"{\"a\":3", None);
-            log.close();
+            append(&log, "{\"a\":3");
+            log.close(CLOSE);
             let lines = values(&path);
             let [torn, next] = &lines[lines.len() - 2..] else { panic!("{lines:?}") };
             assert_eq!((&torn["event"], &torn["seq"]), (&"torn".into(), &seq.into()));
@@ -106,8 +113,8 @@ mod survives {
         let path = folder.path().join("exchanges.jsonl");
         fs::write(&path, "notes of mine\n").unwrap();
         let log = open(&path);
-        log.append(b"{\"a\":1", None);
-        log.close();
+        append(&log, "{\"a\":1");
+        log.close(CLOSE);
         assert_eq!(seqs(&path), [1]);
         assert_eq!(fs::read_to_string(&rotated(folder.path())[0]).unwrap(), "notes of mine\n");
     }
@@ -119,7 +126,7 @@ mod survives {
         let log = open(&path);
         let second = ExchangeLog::open(&config(&path, 1 << 30), &Metrics::new().unwrap());
         assert!(matches!(second, Err(LogError::Locked { .. })));
-        log.close();
+        log.close(CLOSE);
     }
 }
 
@@ -135,9 +142,9 @@ mod rotates {
         let log = ExchangeLog::open(&config(&path, 64 * 1024), &metrics).unwrap();
         let line = format!("{{\"a\":\"{}\"", "x".repeat(500));
         for _ in 0..100 {
-            log.append(line.as_bytes(), None);
+            append(&log, &line);
         }
-        log.close();
+        log.close(CLOSE);
         let mut files = rotated(folder.path());
         files.retain(|path| !path.ends_with("exchanges-notes.jsonl"));
         files.push(path.clone());
@@ -156,9 +163,9 @@ mod rotates {
         // Going on past what is kept removes the oldest, and nothing that is not its own.
         let log = ExchangeLog::open(&config(&path, 64 * 1024), &metrics).unwrap();
         for _ in 0..200 {
-            log.append(line.as_bytes(), None);
+            append(&log, &line);
         }
-        log.close();
+        log.close(CLOSE);
         let total: u64 =
             rotated(folder.path()).iter().chain([&path]).map(|file| fs::metadata(file).unwrap().len()).sum();
         assert!(total <= 64 * 1024 + 4, "{total}");
@@ -170,25 +177,205 @@ mod rotates {
     fn by_age() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("exchanges.jsonl");
-        let old = folder.path().join("exchanges-20200101T000000.000Z.jsonl");
-        fs::write(&old, "{\"seq\":1}\n").unwrap();
+        let old = ["exchanges-20200101T000000.000Z.jsonl", "exchanges-20200102T000000.000Z.jsonl.gz"];
+        let others = ["exchanges-20200101T000000.000Z.txt", "unidentified-20200101.jsonl", "exchanges-notes.jsonl"];
+        for name in old.iter().chain(&others) {
+            fs::write(folder.path().join(name), "{\"seq\":1}\n").unwrap();
+        }
         fs::write(&path, "{\"time\":\"2026-01-01T00:00:00.000Z\",\"seq\":1}\n").unwrap();
-        let (files, found) = LogFiles::open(&path, 1 << 30, 30).unwrap();
-        assert_eq!(found.seq, 1);
-        assert!(files.needs_new_file());
-        assert!(!old.exists());
+        let log = open(&path);
+        append(&log, "{\"a\":1");
+        log.close(CLOSE);
+        assert_eq!(seqs(&path), [1], "the file of a day ago was put aside");
+        assert!(old.iter().all(|name| !folder.path().join(name).exists()));
+        assert!(others.iter().all(|name| folder.path().join(name).exists()));
+        assert_eq!(rotated(folder.path()).len(), 1 + others.len());
     }
 
     #[test]
-    fn when_the_file_was_moved() {
+    fn to_names_in_the_order_of_rotation_whatever_the_clock_does() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("exchanges.jsonl");
-        let (mut files, _) = LogFiles::open(&path, 1 << 30, 30).unwrap();
-        assert!(!files.needs_new_file());
-        fs::rename(&path, folder.path().join("moved")).unwrap();
-        assert!(files.needs_new_file());
-        files.rotate().unwrap();
-        assert!(!files.needs_new_file() && path.exists() && rotated(folder.path()).len() == 1);
+        // Of a clock that was ahead; a file with the next name exists too.
+        for name in ["exchanges-20990101T000000.000Z.jsonl.zst", "exchanges-20990101T000000.002Z.jsonl"] {
+            fs::write(folder.path().join(name), "{\"seq\":1}\n").unwrap();
+        }
+        let log = ExchangeLog::open(&config(&path, 32 * 1024), &Metrics::new().unwrap()).unwrap();
+        let line = format!("{{\"a\":\"{}\"", "x".repeat(1500));
+        (0..12).for_each(|_| append(&log, &line));
+        log.close(CLOSE);
+        let names: Vec<_> = rotated(folder.path()).iter().map(|path| path.display().to_string()).collect();
+        assert!(names.len() > 5, "{names:?}");
+        for (index, name) in names[1..].iter().enumerate() {
+            assert!(name.ends_with(&format!("exchanges-20990101T000000.00{}Z.jsonl", index + 2)), "{names:?}");
+        }
+    }
+}
+
+/// What other programs do to the file while it is written to.
+mod withstands {
+    use super::*;
+
+    /// Appends `count` lines and waits until they are written.
+    fn write(log: &ExchangeLog, metrics: &Metrics, count: usize) {
+        let before = counted(metrics, "written");
+        (0..count).for_each(|_| append(log, "{\"a\":1"));
+        let until = Instant::now() + Duration::from_secs(10);
+        while counted(metrics, "written") < before + count {
+            assert!(Instant::now() < until);
+            std::thread::yield_now();
+        }
+    }
+
+    /// Lines of requests and the names of events in a file; its numbers have no gap.
+    fn contents(path: &Path) -> (usize, Vec<String>) {
+        let values = values(path);
+        assert_eq!(seqs(path), (1..=values.len() as u64).collect::<Vec<_>>(), "{}", path.display());
+        let events = values.iter().filter_map(|line| Some(line["event"].as_str()?.to_owned())).collect();
+        (values.iter().filter(|line| line.get("a").is_some()).count(), events)
+    }
+
+    struct Disturbed {
+        folder: tempfile::TempDir,
+        path: std::path::PathBuf,
+        metrics: Arc<Metrics>,
+        log: ExchangeLog,
+    }
+
+    /// A log with three lines.
+    fn disturbed() -> Disturbed {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, metrics) = (folder.path().join("log/exchanges.jsonl"), Metrics::new().unwrap());
+        let log = ExchangeLog::open(&config(&path, 1 << 30), &metrics).unwrap();
+        write(&log, &metrics, 3);
+        Disturbed { folder, path, metrics, log }
+    }
+
+    #[test]
+    fn a_file_that_is_moved_and_removed_between_two_batches() {
+        let Disturbed { folder, path, metrics, log } = disturbed();
+        for _ in 0..5 {
+            let moved = folder.path().join("moved");
+            fs::rename(&path, &moved).unwrap();
+            fs::remove_file(&moved).unwrap();
+            write(&log, &metrics, 2);
+            assert_eq!(contents(&path), (2, vec![]));
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_removed() {
+        let Disturbed { folder: _folder, path, metrics, log } = disturbed();
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        write(&log, &metrics, 2);
+        assert_eq!(contents(&path), (2, vec![]));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced() {
+        let Disturbed { folder, path, metrics, log } = disturbed();
+        // What logrotate does with `create`.
+        let moved = folder.path().join("moved");
+        fs::rename(&path, &moved).unwrap();
+        fs::write(&path, "").unwrap();
+        write(&log, &metrics, 2);
+        assert_eq!((contents(&moved).0, contents(&path).0), (3, 2));
+        // Something else entirely.
+        let other = folder.path().join("other");
+        fs::write(&other, "mine\n").unwrap();
+        fs::rename(&other, &path).unwrap();
+        write(&log, &metrics, 2);
+        assert_eq!(contents(&path), (2, vec![]));
+        assert_eq!(fs::read_to_string(&rotated(path.parent().unwrap())[0]).unwrap(), "mine\n");
+    }
+
+    #[test]
+    fn a_file_that_is_truncated() {
+        let Disturbed { folder: _folder, path, metrics, log } = disturbed();
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        write(&log, &metrics, 2);
+        assert_eq!(contents(&path), (2, vec!["truncated".to_owned()]));
+        // In the middle of a line.
+        let length = fs::metadata(&path).unwrap().len();
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 3).unwrap();
+        write(&log, &metrics, 2);
+        let events = ["truncated", "torn", "truncated"].map(str::to_owned).to_vec();
+        assert_eq!(contents(&path), (3, events));
+    }
+
+    #[test]
+    fn lines_of_another_program_in_the_file() {
+        let Disturbed { folder: _folder, path, metrics, log } = disturbed();
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"mine\n").unwrap();
+        write(&log, &metrics, 2);
+        assert_eq!(contents(&path), (2, vec![]));
+        let aside = fs::read_to_string(&rotated(path.parent().unwrap())[0]).unwrap();
+        assert!(aside.lines().count() == 4 && aside.ends_with("mine\n"));
+    }
+
+    #[test]
+    fn a_read_only_file_and_a_read_only_name() {
+        let Disturbed { folder: _folder, path, metrics, log } = disturbed();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        write(&log, &metrics, 2);
+        assert_eq!(contents(&path).0, 5);
+        // A folder in its place: nothing can be written, and nothing is counted as written.
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        append(&log, "{\"a\":1");
+        std::thread::sleep(TICKS);
+        assert_eq!(counted(&metrics, "written"), 5);
+        fs::remove_dir(&path).unwrap();
+        write(&log, &metrics, 1);
+        log.close(CLOSE);
+        assert_eq!((contents(&path).0, counted(&metrics, "written"), counted(&metrics, "dropped")), (2, 7, 0));
+    }
+
+    /// Longer than the writer collects lines and than it waits before it tries again.
+    const TICKS: Duration = Duration::from_millis(400);
+}
+
+/// Requests of unknown callers beside those of services.
+mod keeps_apart {
+    use super::*;
+
+    #[test]
+    fn requests_of_unknown_callers_with_an_allowance_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("exchanges.jsonl");
+        let metrics = Metrics::new().unwrap();
+        let log = ExchangeLog::open(&config(&path, 640 * 1024), &metrics).unwrap();
+        let flood = format!("{{\"u\":\"{}\"", "x".repeat(2000));
+        for index in 0..1000 {
+            log.append(&mut flood.clone().into_bytes(), Importance::Unidentified, None);
+            if index % 50 == 0 {
+                log.append(&mut b"{\"a\":1".to_vec(), Importance::Order, None);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        log.close(CLOSE);
+        assert_eq!(seqs(&path), (1..=20).collect::<Vec<_>>());
+        let unidentified = folder.path().join("unidentified.jsonl");
+        assert_eq!(fs::metadata(&unidentified).unwrap().permissions().mode() & 0o777, 0o600);
+        let files = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap());
+        let sizes = files.filter(|file| file.file_name().to_str().unwrap().starts_with("unidentified"));
+        let (count, total) =
+            sizes.fold((0, 0), |(count, total), file| (count + 1, total + file.metadata().unwrap().len()));
+        assert!(count > 3 && total <= 64 * 1024, "{count} files, {total} bytes");
+        assert!(values(&unidentified).iter().all(|line| line.get("a").is_none()));
+        assert_eq!(counted(&metrics, "written") + counted(&metrics, "dropped"), 1020);
+    }
+
+    #[test]
+    fn nothing_where_the_output_is_no_file() {
+        let (log, gate, _) = gated(OnFull::Block);
+        gate.open.store(true, Ordering::SeqCst);
+        log.append(&mut b"{\"a\":1".to_vec(), Importance::Unidentified, None);
+        append(&log, "{\"a\":2");
+        log.close(CLOSE);
+        let seqs: Vec<_> = gate.lines().iter().map(|line| (line["a"].clone(), line["seq"].clone())).collect();
+        assert_eq!(seqs, [(1.into(), 1.into()), (2.into(), 2.into())]);
     }
 }
 
@@ -219,7 +406,7 @@ impl Write for Gate {
 
 fn gated(on_full: OnFull) -> (ExchangeLog, Gate, Arc<Metrics>) {
     let (gate, metrics) = (Gate::default(), Metrics::new().unwrap());
-    let log = ExchangeLog::start(Queue::new(), LogOutput::Other(Box::new(gate.clone())), on_full, &metrics).unwrap();
+    let log = ExchangeLog::start_stream(gate.clone(), on_full, &metrics).unwrap();
     (log, gate, metrics)
 }
 
@@ -240,11 +427,11 @@ mod when_full {
         let mut sent = 0;
         // The writer holds one batch, so two queues' worth overflow it surely.
         while counted(&metrics, "dropped") < 5 {
-            log.append(line.as_bytes(), None);
+            append(&log, &line);
             sent += 1;
         }
         gate.open.store(true, Ordering::SeqCst);
-        log.close();
+        log.close(CLOSE);
         let (lines, dropped) = (gate.lines(), counted(&metrics, "dropped"));
         let told: u64 =
             lines.iter().filter(|line| line["event"] == "dropped").map(|line| line["count"].as_u64().unwrap()).sum();
@@ -255,6 +442,34 @@ mod when_full {
         assert!(gate.tries.load(Ordering::SeqCst) > 1);
     }
 
+    #[test]
+    fn orders_have_room_when_others_have_none_and_bodies_have_less_than_lines() {
+        let (log, gate, metrics) = gated(OnFull::Drop);
+        let line = |name: &str| format!("{{\"{name}\":\"{}\"", "x".repeat(100_000));
+        let fill = |importance, name: &str| {
+            let (before, mut with_bodies) = (counted(&metrics, "dropped"), 0);
+            while counted(&metrics, "dropped") == before {
+                with_bodies += usize::from(log.accepts_bodies(importance));
+                log.append(&mut line(name).into_bytes(), importance, None);
+            }
+            with_bodies
+        };
+        let unidentified = fill(Importance::Unidentified, "u");
+        let ordinary = fill(Importance::Ordinary, "a");
+        let orders = fill(Importance::Order, "o");
+        assert!((10..12).contains(&unidentified) && (30..33).contains(&ordinary) && (600..650).contains(&orders));
+        gate.open.store(true, Ordering::SeqCst);
+        log.close(CLOSE);
+        let lines = gate.lines();
+        let count = |name: &str| lines.iter().filter(|line| line.get(name).is_some()).count();
+        assert!(count("u") == unidentified && count("a") > ordinary && count("o") > orders);
+        let dropped: u64 = lines
+            .iter()
+            .filter_map(|line| (line["event"] == "dropped").then(|| line["count"].as_u64()).flatten())
+            .sum();
+        assert_eq!((counted(&metrics, "dropped"), dropped), (3, 3));
+    }
+
     #[tokio::test]
     async fn a_request_waits_for_room_and_loses_no_line() {
         let (log, gate, metrics) = gated(OnFull::Block);
@@ -263,16 +478,17 @@ mod when_full {
         let mut sent = 0;
         loop {
             match log.reserve(soon()).await {
-                Ok(place) => log.append(line.as_bytes(), Some(place)),
+                Ok(place) => log.append(&mut line.clone().into_bytes(), Importance::Ordinary, Some(place)),
                 Err(QueueFull) => break,
             }
             sent += 1;
         }
-        assert!((CAPACITY / line.len()..CAPACITY / line.len() + 2).contains(&sent), "{sent}");
+        let fit = RESERVABLE / UNIT / (line.len() / UNIT + 1);
+        assert!((fit..fit + 2).contains(&sent), "{sent}");
         gate.open.store(true, Ordering::SeqCst);
         let place = log.reserve(Instant::now() + Duration::from_secs(10)).await.unwrap();
-        log.append(line.as_bytes(), Some(place));
-        log.close();
+        log.append(&mut line.clone().into_bytes(), Importance::Ordinary, Some(place));
+        log.close(CLOSE);
         assert_eq!(gate.lines().len(), sent + 1);
         assert_eq!(counted(&metrics, "dropped"), 0);
     }
@@ -283,12 +499,12 @@ mod when_full {
         gate.open.store(true, Ordering::SeqCst);
         for _ in 0..2 {
             let mut places = Vec::new();
-            for _ in 0..CAPACITY / UNIT {
+            for _ in 0..RESERVABLE / UNIT {
                 places.push(log.reserve(Instant::now()).await.unwrap());
             }
             assert_eq!(log.reserve(Instant::now()).await.unwrap_err(), QueueFull);
         }
-        log.close();
+        log.close(CLOSE);
     }
 }
 
@@ -297,32 +513,32 @@ fn lines_are_on_their_way_within_a_second_without_a_close() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("exchanges.jsonl");
     let log = open(&path);
-    log.append(b"{\"a\":1", None);
+    append(&log, "{\"a\":1");
     let until = Instant::now() + Duration::from_secs(1);
     while fs::metadata(&path).unwrap().len() == 0 {
         assert!(Instant::now() < until);
         std::thread::yield_now();
     }
-    log.close();
+    log.close(CLOSE);
 }
 
 #[test]
 fn what_comes_after_the_close_is_counted_as_dropped() {
     let (log, gate, metrics) = gated(OnFull::Drop);
     gate.open.store(true, Ordering::SeqCst);
-    log.append(b"{\"a\":1", None);
-    log.close();
-    log.append(b"{\"a\":2", None);
-    log.close();
+    append(&log, "{\"a\":1");
+    log.close(CLOSE);
+    append(&log, "{\"a\":2");
+    log.close(CLOSE);
     assert_eq!((gate.lines().len(), counted(&metrics, "dropped")), (1, 1));
 }
 
 #[test]
 fn a_target_that_accepts_nothing_does_not_block_the_end() {
     let (log, _, metrics) = gated(OnFull::Drop);
-    log.append(b"{\"a\":1", None);
+    append(&log, "{\"a\":1");
     let began = Instant::now();
-    log.close();
-    assert!(began.elapsed() < CLOSE_TIMEOUT);
+    log.close(CLOSE);
+    assert!(began.elapsed() < CLOSE);
     assert_eq!(counted(&metrics, "dropped"), 1);
 }

@@ -147,6 +147,11 @@ impl Metrics {
         self.counter(&self.families.log_records, "log_records", &[result])
     }
 
+    /// Counts a line of the exchange log that is written without its bodies.
+    pub(in crate::record) fn log_bodies_dropped(&self) {
+        self.families.log_bodies_dropped.with_label_values::<&str>(&[]).inc();
+    }
+
     /// A counter whose first label comes from the configuration and the others from closed lists.
     fn counter(&self, family: &IntCounterVec, name: &str, labels: &[&str]) -> IntCounter {
         if self.admit(name, labels, 1) {

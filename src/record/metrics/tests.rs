@@ -23,6 +23,7 @@ fn filled() -> std::sync::Arc<Metrics> {
     metrics.key_event("main", "promoted");
     metrics.handshakes("data").count(Handshake::Failed);
     std::mem::forget((metrics.client_connection(), metrics.upstream_connections("main").opened()));
+    metrics.log_bodies_dropped();
     metrics.families.program_log_dropped.with_label_values::<&str>(&[]).inc();
     metrics.families.series_overflow.with_label_values::<&str>(&[]).inc();
     metrics
@@ -49,7 +50,7 @@ const FAMILIES: &[&str] = &[
     "upstream_connections", "quota_limit", "quota_used", "budget_limit", "budget_used", "budget_waiting",
     "cache_requests_total", "cache_entries", "cache_bytes", "upstream_calls_saved_total", "key_info",
     "key_loaded_timestamp_seconds", "key_events_total", "key_source_up", "key_source_last_success_timestamp_seconds",
-    "breaker_state", "retries_total", "orders_unknown", "log_records_total", "program_log_lines_dropped_total", "config_info",
+    "breaker_state", "retries_total", "orders_unknown", "log_records_total", "log_bodies_dropped_total", "program_log_lines_dropped_total", "config_info",
     "config_last_reload_successful", "config_last_reload_success_timestamp_seconds",
     "certificate_expiry_timestamp_seconds", "build_info", "series_overflow_total", "tls_handshakes_total",
 ];

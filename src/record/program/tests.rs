@@ -72,12 +72,18 @@ fn a_reader_that_takes_nothing_makes_nobody_wait() {
     output.flush();
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     pipe.set_open(true);
-    output.flush();
     // What the thread had taken, and a full queue.
-    assert!((CAPACITY / 7..2 * CAPACITY / 7 + 1).contains(&pipe.lines()), "{}", pipe.lines());
-    output.push(line);
-    output.flush();
-    assert!(pipe.0.taken.lock().ends_with(line));
+    let full = CAPACITY / 7..2 * CAPACITY / 7 + 1;
+    while pipe.lines() < full.start {
+        assert!(began.elapsed() < Duration::from_secs(20), "{}", pipe.lines());
+        std::thread::yield_now();
+    }
+    output.push(b"last\n");
+    while !pipe.0.taken.lock().ends_with(b"last\n") {
+        assert!(began.elapsed() < Duration::from_secs(20), "{}", pipe.lines());
+        output.flush();
+    }
+    assert!(full.contains(&pipe.lines()), "{}", pipe.lines());
 }
 
 #[test]

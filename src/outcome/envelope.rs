@@ -28,9 +28,10 @@ pub struct Classification {
 }
 
 impl Classification {
-    /// Whether it proves what became of an order: the envelope, and neither a redirect nor a server error.
+    /// Whether it proves what became of an order: the envelope, and neither a redirect nor a server error. A status
+    /// above 599 is one too (RFC 9110, section 15).
     pub fn settles_order(self, status: StatusCode) -> bool {
-        self.is_envelope && !status.is_server_error() && !status.is_redirection()
+        self.is_envelope && (status.is_success() || status.is_client_error())
     }
 }
 

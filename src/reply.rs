@@ -160,6 +160,15 @@ impl Reply {
         }
     }
 
+    /// Leaves out the body, in response to HEAD (RFC 9110, section 9.3.2): hyper would send it over HTTP/2.
+    pub(crate) fn leave_out_body(&mut self) {
+        if let ReplyBody::Whole(body) = std::mem::replace(&mut self.body, ReplyBody::Whole(Bytes::new()))
+            && !body.is_empty()
+        {
+            self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+    }
+
     /// Adds the gateway's headers.
     pub(crate) fn stamp(&mut self, added: GatewayHeaders<'_>) {
         let GatewayHeaders { request_id, sent, limits, close } = added;

@@ -117,8 +117,9 @@ fn respond<G: ExchangeGuard + 'static>(
     let limits = quota.map(|quota| RateLimitHeaders { policy: quota.policy_header(), limit: quota.limit_header() });
     reply.stamp(GatewayHeaders { request_id: &x.request_id, sent, limits, close });
     finish.guard.answered();
-    // hyper drops the body of a response to HEAD without polling it.
-    finish.done |= finish.is_head;
+    if finish.is_head {
+        reply.leave_out_body();
+    }
     let body = match reply.body {
         ReplyBody::Whole(bytes) => Body::whole(bytes),
         ReplyBody::Stream(stream) => Body::stream(*stream),

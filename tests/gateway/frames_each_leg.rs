@@ -163,6 +163,28 @@ fn http2_callers_get_whole_streams() {
 }
 
 #[test]
+fn http2_callers_get_no_body_in_response_to_head() {
+    let fastrac = RawFastrac::start();
+    let gateway = fastrac.gateway();
+    let city = "/region/city?province_id=31";
+    gateway.send(get(city).by("shop"));
+    for (case, request, status) in [
+        ("a hit", request("HEAD", city).by("shop"), 200),
+        ("a miss", request("HEAD", "/region/city?province_id=32").by("shop"), 200),
+        ("a refusal", request("HEAD", city), 401),
+    ] {
+        let over_http2 = h2::run(async {
+            let connection = h2::Http2Connection::open(gateway.data, None).await;
+            connection.send(request.clone()).await.expect("joined")
+        });
+        let (got, body) = over_http2.unwrap_or_else(|error| panic!("{case}: {error:?}"));
+        assert_eq!((got, body.len()), (status, 0), "{case}");
+        let over_http1 = gateway.send(request);
+        assert!(over_http1.status == status && length(&over_http1).is_some_and(|length| length > 0), "{case}");
+    }
+}
+
+#[test]
 fn a_contradiction_is_neither_stored_nor_given_to_another_service() {
     let fastrac = RawFastrac::start();
     let gateway = fastrac.gateway();

@@ -12,6 +12,7 @@ pub mod connect;
 pub mod connection;
 mod framing;
 pub mod inject;
+mod limited_read;
 mod proxy;
 pub(crate) mod retry;
 pub mod rewrite;

@@ -24,7 +24,10 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::connect::{Destination, UpstreamIo};
+use super::{
+    connect::{Destination, UpstreamIo},
+    limited_read::{LimitedRead, ReadLimits},
+};
 use crate::{
     deadline::LateTimer,
     deferred_write::DeferredWrite,
@@ -44,12 +47,13 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Maximum number of idle connections that a worker keeps for one destination.
 const MAX_IDLE: usize = 64;
 
-type HttpConnection = Connection<TokioIo<DeferredWrite<UpstreamIo>>, Full<Bytes>>;
+type HttpConnection = Connection<TokioIo<DeferredWrite<LimitedRead<UpstreamIo>>>, Full<Bytes>>;
 
 /// A connection in use by one request.
 pub struct UpstreamConnection {
     sender: SendRequest<Full<Bytes>>,
     driver: Driver,
+    limits: ReadLimits,
     destination: Arc<Destination>,
     counted: CountedConnection,
 }
@@ -79,15 +83,15 @@ pub(super) struct DeadlineExceeded;
 impl UpstreamConnection {
     /// The HTTP/1.1 handshake, for a request that ends at `deadline`.
     pub(super) async fn open(io: UpstreamIo, destination: &Arc<Destination>, deadline: Instant) -> hyper::Result<Self> {
-        let (sender, connection) = http1::Builder::new()
-            .writev(false)
-            .max_headers(MAX_HEADERS)
-            .handshake(TokioIo::new(DeferredWrite::new(io)))
-            .await?;
+        let limits = ReadLimits::default();
+        let io = DeferredWrite::new(LimitedRead::new(io, limits.clone()));
+        let (sender, connection) =
+            http1::Builder::new().writev(false).max_headers(MAX_HEADERS).handshake(TokioIo::new(io)).await?;
         let timer = LateTimer::at(deadline);
         Ok(UpstreamConnection {
             sender,
             driver: Driver { connection: Some(Box::pin(connection)), deadline, timer },
+            limits,
             destination: destination.clone(),
             counted: destination.connections.opened(),
         })
@@ -95,9 +99,13 @@ impl UpstreamConnection {
 
     /// Sends a request and waits for the response's head.
     pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
+        self.limits.begin_request();
         let response = self.sender.try_send_request(request);
         match self.driver.drive(std::pin::pin!(response)).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => {
+                self.limits.end_head();
+                Ok(response)
+            }
             Ok(Err(mut error)) => {
                 Err(error.take_message().map_or(SendError::Cut, |unsent| SendError::Unsent(Box::new(unsent))))
             }
@@ -212,7 +220,7 @@ impl Pool {
     /// Keeps a connection whose response was read to its end, unless it has ended or will be closed.
     pub(super) fn put(&self, mut connection: UpstreamConnection, headers: &HeaderMap) {
         let reusable = connection.driver.connection.is_some() && connection.sender.is_ready();
-        if !reusable || headers.get(CONNECTION).is_some_and(closes) {
+        if !reusable || headers.get_all(CONNECTION).iter().any(closes) {
             return;
         }
         let until = Instant::now() + keep_alive_timeout(headers).unwrap_or(IDLE_TIMEOUT);

@@ -35,7 +35,7 @@ use crate::{
 pub use connect::Destination;
 use connection::{DeadlineExceeded, SendError};
 pub use connection::{Pool, UpstreamConnection};
-use framing::Contradiction;
+use framing::{Contradiction, Framing};
 pub use inject::Keyed;
 use stream::Beginning;
 pub use stream::Stream;
@@ -225,7 +225,7 @@ struct Incomplete<'p> {
 async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Result<Answer, Failure> {
     let Incomplete { pool, mut connection, lease, bounds, head_only } = response;
     let (head, mut incoming) = head.into_parts();
-    let length = framing::length_to_compare(head.status, &head.headers).map_err(|Contradiction| Failure::Cut)?;
+    let framing = Framing::of(head.status, &head.headers, head_only).map_err(|Contradiction| Failure::Cut)?;
     if incoming.size_hint().lower() > bounds.body as u64 {
         return Err(Failure::TooLong(bounds.body));
     }
@@ -254,7 +254,7 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
             if !bounds.may_stream || beginning.len() > bounds.body {
                 return Err(Failure::TooLong(bounds.body));
             }
-            if length.is_some() {
+            if framing.length.is_some() {
                 // Whether it is true would be known only after most of the response has been passed on.
                 return Err(Failure::Cut);
             }
@@ -265,11 +265,11 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
         }
     }
     let body = if all.is_empty() { first } else { all.freeze() };
-    match length.filter(|_| !head_only) {
-        None => pool.put(connection, &head.headers),
-        // Both fields, and they agree. A peer that sends both is not trusted with another request.
-        Some(length) if length == body.len() as u64 => {}
-        Some(_) => return Err(Failure::Cut),
+    if framing.length.is_some_and(|length| length != body.len() as u64) {
+        return Err(Failure::Cut);
+    }
+    if framing.is_certain {
+        pool.put(connection, &head.headers);
     }
     Ok(Answer { status: head.status, headers: head.headers, describes_body, body: AnswerBody::Whole(body) })
 }

@@ -1,7 +1,8 @@
-//! Which length a response of Fastrac declares, and whether its framing contradicts itself (RFC 9112, section 6.3).
+//! What the head of Fastrac's response says about its body, and whether it contradicts itself (RFC 9112, section 6.3).
 //!
-//! hyper delimits the body; this decides whether the head may be believed. Framing fields are never passed on:
-//! each leg generates its own (contract section 4). Pure. Fails with [`Contradiction`].
+//! hyper delimits the body; this decides whether the head may be believed, and whether the connection may carry another
+//! request. Framing fields are never passed on: each leg generates its own (contract section 4). Pure. Fails with
+//! [`Contradiction`].
 
 use http::{
     HeaderMap, StatusCode,
@@ -12,16 +13,45 @@ use http::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Contradiction;
 
-/// The length that the body must turn out to have, where hyper has not delimited the body by it: the response has
-/// a `Transfer-Encoding` too, which takes precedence. `None`: nothing to compare.
-///
-/// # Errors
-/// [`Contradiction`] if the status is not final (an unasked 101: nothing was to be upgraded), or if there are
-/// lengths that are no number or not all the same.
-pub(super) fn length_to_compare(status: StatusCode, headers: &HeaderMap) -> Result<Option<u64>, Contradiction> {
-    if status.is_informational() {
-        return Err(Contradiction);
+/// The framing of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Framing {
+    /// The length that the body must turn out to have, where hyper has not delimited the body by it: the response has
+    /// a `Transfer-Encoding` too, which takes precedence. `None`: nothing to compare.
+    pub(super) length: Option<u64>,
+    /// Nobody could take it for longer or shorter than it is. Otherwise bytes that come late might be taken for the
+    /// response to the next request.
+    pub(super) is_certain: bool,
+}
+
+impl Framing {
+    /// Reads the head of a response; `head_only`: to HEAD.
+    ///
+    /// # Errors
+    /// [`Contradiction`] if the status is not final (an unasked 101: nothing was to be upgraded), if there are lengths
+    /// that are no number or not all the same, or if a body has another coding than `chunked`: the gateway sends no
+    /// `TE`, and hyper would hand the coded bytes over as the body.
+    pub(super) fn of(status: StatusCode, headers: &HeaderMap, head_only: bool) -> Result<Framing, Contradiction> {
+        if status.is_informational() {
+            return Err(Contradiction);
+        }
+        let length = declared_length(headers)?;
+        let coded = headers.contains_key(TRANSFER_ENCODING);
+        if head_only || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            // Some servers send the body that they announce.
+            let is_certain = !coded && length.is_none_or(|length| length == 0);
+            return Ok(Framing { length: None, is_certain });
+        }
+        if coded && !is_only_chunked(headers) {
+            return Err(Contradiction);
+        }
+        let length = length.filter(|_| coded);
+        Ok(Framing { length, is_certain: length.is_none() })
     }
+}
+
+/// The one number that all `Content-Length` fields have.
+fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Contradiction> {
     let mut length = None;
     for value in headers.get_all(CONTENT_LENGTH) {
         // One field value may list the same length several times (RFC 9110, section 8.6).
@@ -34,8 +64,14 @@ pub(super) fn length_to_compare(status: StatusCode, headers: &HeaderMap) -> Resu
             }
         }
     }
-    let no_body = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    Ok(length.filter(|_| !no_body && headers.contains_key(TRANSFER_ENCODING)))
+    Ok(length)
+}
+
+/// Whether `chunked` is the only coding, and applied once.
+fn is_only_chunked(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(TRANSFER_ENCODING).iter();
+    values.next().is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+        && values.next().is_none()
 }
 
 #[cfg(test)]
@@ -44,12 +80,16 @@ mod tests {
 
     use super::*;
 
-    fn decide(status: u16, fields: &[(&'static str, &str)]) -> Result<Option<u64>, Contradiction> {
+    fn framing(status: u16, fields: &[(&'static str, &str)], head_only: bool) -> Result<Framing, Contradiction> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, value.parse().unwrap());
         }
-        length_to_compare(StatusCode::from_u16(status).unwrap(), &headers)
+        Framing::of(StatusCode::from_u16(status).unwrap(), &headers, head_only)
+    }
+
+    fn decide(status: u16, fields: &[(&'static str, &str)]) -> Result<Option<u64>, Contradiction> {
+        framing(status, fields, false).map(|framing| framing.length)
     }
 
     #[test]
@@ -78,6 +118,36 @@ mod tests {
         for status in [204, 304] {
             assert_eq!(decide(status, &[("content-length", "5"), ("transfer-encoding", "chunked")]), Ok(None));
         }
+    }
+
+    #[test]
+    fn a_body_has_no_coding_but_chunked() {
+        for value in
+            ["gzip", "identity", "gzip, chunked", "chunked, chunked", "chunked, gzip", "xchunked", "chunked,", ""]
+        {
+            assert_eq!(decide(200, &[("transfer-encoding", value)]), Err(Contradiction), "{value}");
+        }
+        for other in ["chunked", "gzip"] {
+            let two = [("transfer-encoding", other), ("transfer-encoding", "chunked")];
+            assert_eq!(decide(200, &two), Err(Contradiction), "{other}");
+        }
+        assert_eq!(decide(200, &[("transfer-encoding", " CHUNKED\t")]), Ok(None));
+    }
+
+    #[test]
+    fn a_body_that_must_not_come_may_come_late() {
+        let certain =
+            |status, fields: &[(&'static str, &str)], head_only| framing(status, fields, head_only).unwrap().is_certain;
+        for (status, head_only) in [(204, false), (304, false), (200, true)] {
+            assert!(certain(status, &[], head_only) && certain(status, &[("content-length", "0")], head_only));
+            for announced in [("content-length", "5"), ("transfer-encoding", "chunked"), ("transfer-encoding", "gzip")]
+            {
+                assert!(!certain(status, &[announced], head_only), "{status} {announced:?}");
+            }
+        }
+        assert!(certain(200, &[("content-length", "5")], false));
+        assert!(certain(200, &[("transfer-encoding", "chunked")], false));
+        assert!(!certain(200, &[("transfer-encoding", "chunked"), ("content-length", "5")], false));
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //! answered, each connection is closed in time, and the next valid request is served.
 //!
 //! The cases are in `hostile/corpus`, one file for each family; `hostile/README.md` explains their format
-//! and compares the gateway with nginx, HAProxy and Envoy.
+//! and compares the gateway with nginx, HAProxy and Envoy. Hostile responses are in `hostile/responses`.
 
 mod compare;
 mod corpus;
 mod frames;
 mod h2;
 mod recorder;
+mod responses;
 mod rounds;
 mod runner;
 mod strict;

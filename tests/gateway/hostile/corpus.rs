@@ -1,7 +1,11 @@
-//! The corpus: what is sent, what must come back, what Fastrac must receive. `README.md` beside it
-//! explains the format; anything else in a file is an error.
+//! The corpus of requests: what is sent, what must come back, what Fastrac must receive. `README.md` beside it
+//! explains the format; anything else in a file is an error. The corpus of responses has the same escapes and variants.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::test_gateway::secret_of;
 
@@ -58,24 +62,39 @@ pub(crate) struct Case {
     pub(crate) forwarded: Vec<Forwarded>,
 }
 
-/// The cases of one family.
-pub(crate) fn family(name: &str) -> Vec<Case> {
-    let file = folder().join(format!("{name}.txt"));
-    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    let mut cases = Vec::new();
-    for block in text.split("\ncase ").skip(1) {
-        cases.extend(variants(name, block));
-    }
-    cases
+/// The lines of one case, or of one of its variants.
+pub(crate) struct CaseText {
+    /// `family/name` or `family/name/variant`.
+    pub(crate) name: String,
+    pub(crate) lines: Vec<String>,
+    /// What `$x` stands for.
+    pub(crate) value: String,
 }
 
-/// Every family's name, in order.
-pub(crate) fn families() -> Vec<String> {
-    let files = fs::read_dir(folder()).expect("a folder").map(|entry| entry.expect("an entry").path());
+/// The texts of a family's cases.
+pub(crate) fn texts(folder: &Path, family: &str) -> Vec<CaseText> {
+    let file = folder.join(format!("{family}.txt"));
+    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    text.split("\ncase ").skip(1).flat_map(|block| variants(family, block)).collect()
+}
+
+/// The names of the families in a folder, in order.
+pub(crate) fn families_in(folder: &Path) -> Vec<String> {
+    let files = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
     let mut names: Vec<String> =
         files.map(|file| file.file_stem().expect("a name").to_string_lossy().into_owned()).collect();
     names.sort();
     names
+}
+
+/// The cases of one family.
+pub(crate) fn family(name: &str) -> Vec<Case> {
+    texts(&folder(), name).into_iter().map(case).collect()
+}
+
+/// Every family's name, in order.
+pub(crate) fn families() -> Vec<String> {
+    families_in(&folder())
 }
 
 /// Every case.
@@ -83,30 +102,37 @@ pub(crate) fn all() -> Vec<Case> {
     families().iter().flat_map(|name| family(name)).collect()
 }
 
-fn folder() -> std::path::PathBuf {
+fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/hostile/corpus")
 }
 
-fn variants(family: &str, block: &str) -> Vec<Case> {
+fn variants(family: &str, block: &str) -> Vec<CaseText> {
     let (name, lines) = block.split_once('\n').expect("lines");
-    let lines: Vec<&str> = lines.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let lines: Vec<String> =
+        lines.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect();
     let variants: Vec<(&str, &str)> = lines
         .iter()
         .filter_map(|line| line.strip_prefix("for "))
         .map(|line| line.split_once(' ').unwrap_or((line, "")))
         .map(|(label, value)| (label, value.trim_start_matches(' ')))
         .collect();
+    let name = format!("{family}/{}", name.trim());
     if variants.is_empty() {
-        return vec![case(format!("{family}/{}", name.trim()), &lines, "")];
+        return vec![CaseText { name, lines, value: String::new() }];
     }
-    variants.iter().map(|(label, value)| case(format!("{family}/{}/{label}", name.trim()), &lines, value)).collect()
+    let variant = |(label, value): &(&str, &str)| {
+        let name = format!("{name}/{label}");
+        CaseText { name, lines: lines.clone(), value: (*value).to_owned() }
+    };
+    variants.iter().map(variant).collect()
 }
 
-fn case(name: String, lines: &[&str], value: &str) -> Case {
+fn case(CaseText { name, lines, value }: CaseText) -> Case {
+    let value = value.as_str();
     let mut case =
         Case { name, steps: Vec::new(), head: false, frames: false, allowed: Vec::new(), forwarded: Vec::new() };
     let mut drip = None;
-    for line in lines {
+    for line in &lines {
         let place = || format!("{}: {line}", case.name);
         let (mark, rest) = line.split_once(' ').unwrap_or((line, ""));
         match mark {
@@ -149,7 +175,7 @@ fn send(steps: &mut Vec<Step>, bytes: Vec<u8>, drip: Option<Duration>) {
     }
 }
 
-fn duration(millis: &str) -> Duration {
+pub(crate) fn duration(millis: &str) -> Duration {
     Duration::from_millis(millis.parse().expect("milliseconds"))
 }
 
@@ -176,7 +202,7 @@ fn forwarded(text: &str, value: &str) -> Forwarded {
 }
 
 /// Text with escapes and placeholders replaced.
-fn bytes(text: &str, value: &str) -> Vec<u8> {
+pub(crate) fn bytes(text: &str, value: &str) -> Vec<u8> {
     let text = text.replace("$x", value);
     let text = text.replace("$auth", &format!("access-key: svc-shop-1\\r\\nsecret-key: {}", secret_of("shop")));
     let mut out = Vec::with_capacity(text.len());

@@ -66,7 +66,7 @@ fn head(head: &[u8]) -> Result<Request, &'static str> {
 }
 
 /// Splits into lines that end in CRLF and contain neither CR nor LF.
-fn lines(head: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
+pub(crate) fn lines(head: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     let mut lines = Vec::new();
     let mut rest = head;
     loop {
@@ -83,7 +83,7 @@ fn lines(head: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     }
 }
 
-fn header(line: &[u8]) -> Result<(String, Vec<u8>), &'static str> {
+pub(crate) fn header(line: &[u8]) -> Result<(String, Vec<u8>), &'static str> {
     let colon = line.iter().position(|byte| *byte == b':').ok_or("a header without a colon")?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
     if !is_token(name) {
@@ -118,12 +118,12 @@ fn body(mut request: Request, rest: &[u8]) -> Result<Option<(Request, usize)>, &
     Ok(Some((request, length)))
 }
 
-fn number(text: &[u8]) -> Option<usize> {
+pub(crate) fn number(text: &[u8]) -> Option<usize> {
     let plain = !text.is_empty() && text.iter().all(u8::is_ascii_digit) && (text.len() == 1 || text[0] != b'0');
     plain.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
 }
 
-fn chunks(mut rest: &[u8]) -> Result<Option<(Vec<u8>, usize)>, &'static str> {
+pub(crate) fn chunks(mut rest: &[u8]) -> Result<Option<(Vec<u8>, usize)>, &'static str> {
     let (mut body, before) = (Vec::new(), rest.len());
     loop {
         let Some(end) = memchr::memmem::find(rest, b"\r\n") else { return Ok(None) };

@@ -46,6 +46,7 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
 fn store(snapshot: &Snapshot) {
     let parts = KeyParts {
         account: "main",
+        address: &snapshot.accounts[0].v2.url,
         service: None,
         method: "GET",
         path: "/region/city",
@@ -63,7 +64,7 @@ fn store(snapshot: &Snapshot) {
         stored: Instant::now(),
         lifetime: Duration::from_secs(86400),
     };
-    snapshot.cache.keep(Key::new(parts), Arc::new(entry));
+    snapshot.cache.keep(Key::new(parts), Arc::new(entry), snapshot.cache.generation());
 }
 
 fn request(secret: &'static str) -> Request<Full<Bytes>> {

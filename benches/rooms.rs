@@ -66,6 +66,7 @@ fn rooms(c: &mut Criterion) {
     let key = |query, body| {
         Key::new(KeyParts {
             account: "main",
+            address: "",
             service: None,
             method: "GET",
             path: "/region/city",

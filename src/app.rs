@@ -75,7 +75,8 @@ pub struct App {
     /// The admin address as bound.
     pub admin: SocketAddr,
     threads: Vec<DataThread>,
-    store: Store,
+    /// The state store.
+    pub store: Store,
     control: Runtime,
 }
 

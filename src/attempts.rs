@@ -2,18 +2,27 @@
 //! may have received the request.
 //!
 //! [`Attempts`] is the only record of whether a request was sent. What always holds: [`Sent`] only grows
-//! (`no`, `unknown`, `yes`); the fields are private and no method lowers it. Replies, refusals, the exchange log and
+//! (`no`, `unknown`, `yes`), except that a request whose bytes may be leaving counts as `unknown` until it is handed back
+//! unsent; the fields are private and no method lowers it. Replies, refusals, the exchange log and
 //! the order journal read it. Must not know connections, headers, or what a response means. Never fails.
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
+
 use crate::outcome::Sent;
 
-/// The attempts of one request so far.
+/// The attempts of one request so far. Clones share them: whoever waits for a task can read how far it has come.
 #[derive(Clone, Debug, Default)]
-pub struct Attempts {
+pub struct Attempts(Arc<Mutex<AttemptsState>>);
+
+/// Locked for one change or look, never across an `.await`.
+#[derive(Debug, Default)]
+struct AttemptsState {
     count: u32,
     sent: Sent,
+    /// Bytes of a request may be leaving now.
+    sending: bool,
     refused_unexecuted: bool,
     key_version: Option<Arc<str>>,
     upstream: Duration,
@@ -21,100 +30,108 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// A substitute while a task has the attempts: whether the request was sent is unknown here.
-    pub(crate) fn elsewhere() -> Self {
-        Attempts { sent: Sent::Unknown, ..Attempts::default() }
-    }
-
     /// Counts an attempt that begins with a pair of this version. A failed connection is an attempt too.
-    pub(crate) fn begin(&mut self, key_version: Arc<str>) {
-        self.count += 1;
-        self.key_version = Some(key_version);
+    pub(crate) fn begin(&self, key_version: Arc<str>) {
+        let mut state = self.0.lock();
+        state.count += 1;
+        state.key_version = Some(key_version);
     }
 
-    /// The first byte of the request may leave from now on. `sent` is at least `unknown` once the guard is dropped,
-    /// also when the future that holds it is.
-    pub(crate) fn sending(&mut self) -> Sending<'_> {
+    /// The first byte of the request may leave from now on: `sent` is at least `unknown`, and stays so unless the request
+    /// is handed back.
+    pub(crate) fn sending(&self) -> Sending<'_> {
+        self.0.lock().sending = true;
         Sending(self)
     }
 
     /// Fastrac has responded in a way that shows what became of the request.
-    pub(crate) fn answered(&mut self) {
-        self.grow(Sent::Yes);
+    pub(crate) fn answered(&self) {
+        self.0.lock().sent = Sent::Yes;
     }
 
-    /// A panic ended the attempts somewhere: they may have gone further than this record says.
-    pub(crate) fn lost(&mut self) {
-        self.grow(Sent::Unknown);
+    /// Fastrac refused the key pair of the last attempt before it executed anything. Not [`Attempts::answered`]: another
+    /// attempt may follow, and then decides what became of the request.
+    pub(crate) fn refused_unexecuted(&self) {
+        self.0.lock().refused_unexecuted = true;
     }
 
-    /// Fastrac refused the key pair of the last attempt before it executed anything, and another attempt follows.
-    /// Not [`Attempts::answered`]: the next attempt decides what became of the request.
-    pub(crate) fn refused_unexecuted(&mut self) {
-        self.refused_unexecuted = true;
+    /// No other attempt follows one whose key pair was refused: the refusal is what became of the request.
+    pub(crate) fn ended(&self) {
+        let mut state = self.0.lock();
+        if state.refused_unexecuted {
+            state.sent = Sent::Yes;
+        }
     }
 
     /// Adds time spent waiting for Fastrac.
-    pub(crate) fn waited_for_upstream(&mut self, time: Duration) {
-        self.upstream += time;
+    pub(crate) fn waited_for_upstream(&self, time: Duration) {
+        self.0.lock().upstream += time;
     }
 
     /// Adds time spent waiting for the account's budget.
-    pub(crate) fn waited_for_budget(&mut self, time: Duration) {
-        self.budget += time;
+    pub(crate) fn waited_for_budget(&self, time: Duration) {
+        if !time.is_zero() {
+            self.0.lock().budget += time;
+        }
     }
 
     /// Number of attempts, connections that failed included.
     pub fn count(&self) -> u32 {
-        self.count
+        self.0.lock().count
     }
 
     /// Whether Fastrac may have received the request.
     pub fn sent(&self) -> Sent {
-        self.sent
+        self.0.lock().sent()
     }
 
     /// Whether it is certain that Fastrac has executed nothing: the request was never sent, or each attempt that was
     /// sent was refused because of its key.
     pub(crate) fn nothing_executed(&self) -> bool {
-        self.sent == Sent::No || self.refused_unexecuted
+        let state = self.0.lock();
+        state.sent() == Sent::No || state.refused_unexecuted
     }
 
     /// Version of the pair of the last attempt.
-    pub fn key_version(&self) -> Option<&Arc<str>> {
-        self.key_version.as_ref()
+    pub fn key_version(&self) -> Option<Arc<str>> {
+        self.0.lock().key_version.clone()
     }
 
     /// Time spent waiting for Fastrac.
     pub fn upstream(&self) -> Duration {
-        self.upstream
+        self.0.lock().upstream
     }
 
     /// Time spent waiting for the account's budget.
     pub fn budget(&self) -> Duration {
-        self.budget
+        self.0.lock().budget
     }
+}
 
-    fn grow(&mut self, sent: Sent) {
-        self.sent = self.sent.max(sent);
+impl AttemptsState {
+    fn sent(&self) -> Sent {
+        if self.sending { self.sent.max(Sent::Unknown) } else { self.sent }
     }
 }
 
 /// A request whose bytes may be leaving.
 #[must_use = "dropping it means that the request may have been sent"]
-pub(crate) struct Sending<'a>(&'a mut Attempts);
+pub(crate) struct Sending<'a>(&'a Attempts);
 
 impl Sending<'_> {
     /// The request came back from the connection and not one byte of it was written.
     pub(crate) fn handed_back(self) {
+        self.0.0.lock().sending = false;
         std::mem::forget(self);
     }
 }
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        self.0.refused_unexecuted = false;
-        self.0.grow(Sent::Unknown);
+        let mut state = self.0.0.lock();
+        state.refused_unexecuted = false;
+        state.sent = state.sent.max(Sent::Unknown);
+        state.sending = false;
     }
 }
 
@@ -131,32 +148,32 @@ mod tests {
         HandedBack,
         Answered,
         RefusedUnexecuted,
-        Lost,
+        Ended,
     }
 
-    fn apply(attempts: &mut Attempts, event: Event) {
+    fn apply(attempts: &Attempts, event: Event) {
         match event {
             Event::Begin => attempts.begin("v1".into()),
             Event::Sent => drop(attempts.sending()),
             Event::HandedBack => attempts.sending().handed_back(),
             Event::Answered => attempts.answered(),
             Event::RefusedUnexecuted => attempts.refused_unexecuted(),
-            Event::Lost => attempts.lost(),
+            Event::Ended => attempts.ended(),
         }
     }
 
     fn event() -> impl Strategy<Value = Event> {
         use Event::*;
-        prop::sample::select(vec![Begin, Sent, HandedBack, Answered, RefusedUnexecuted, Lost])
+        prop::sample::select(vec![Begin, Sent, HandedBack, Answered, RefusedUnexecuted, Ended])
     }
 
     proptest! {
         #[test]
         fn sent_only_grows(events in prop::collection::vec(event(), 0..12)) {
-            let mut attempts = Attempts::default();
+            let attempts = Attempts::default();
             for event in events {
                 let before = attempts.sent();
-                apply(&mut attempts, event);
+                apply(&attempts, event);
                 prop_assert!(attempts.sent() >= before, "{event:?}");
                 prop_assert!(!matches!(event, Event::Sent) || attempts.sent() != Sent::No);
                 prop_assert!(!matches!(event, Event::Sent) || !attempts.nothing_executed());
@@ -166,9 +183,11 @@ mod tests {
 
     #[test]
     fn a_request_that_was_handed_back_was_not_sent() {
-        let mut attempts = Attempts::default();
+        let attempts = Attempts::default();
         attempts.begin("v1".into());
-        attempts.sending().handed_back();
+        let sending = attempts.sending();
+        assert_eq!(attempts.clone().sent(), Sent::Unknown, "for whoever looks while its bytes may be leaving");
+        sending.handed_back();
         assert_eq!((attempts.sent(), attempts.count()), (Sent::No, 1));
         drop(attempts.sending());
         assert_eq!(attempts.sent(), Sent::Unknown);
@@ -176,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_second_attempt_after_a_refused_key_may_be_executed() {
-        let mut attempts = Attempts::default();
+        let attempts = Attempts::default();
         drop(attempts.sending());
         attempts.refused_unexecuted();
         assert!(attempts.nothing_executed());

@@ -1,20 +1,29 @@
 //! Stored responses, and single flight for those being fetched.
 //!
 //! What may be stored, and for how long, is decided by `cache/rules` alone. What always holds: the entries take at most
-//! `cache.memory` bytes (moka evicts); only a fresh entry is given out. Freshness is kept in the entry, because moka's
+//! `cache.memory` bytes (moka evicts); only a fresh entry is given out; what was requested before a purge is not stored
+//! after it. Freshness is kept in the entry, because moka's
 //! clock is private. Must not know Fastrac, callers or requests. Never fails: what is not stored is fetched again.
 
 pub mod flight;
 pub mod key;
 pub mod rules;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use crate::outcome::Outcome;
+pub(crate) use flight::Passenger;
 pub use flight::{Flight, Flights, Follower, Leader};
 pub use key::{Key, KeyParts};
 pub use rules::RequestDirectives;
@@ -73,7 +82,13 @@ impl CacheEntry {
 #[derive(Clone, Debug)]
 pub struct Cache {
     entries: moka::sync::Cache<Key, Arc<CacheEntry>>,
+    /// Number of purges so far.
+    generation: Arc<AtomicU64>,
 }
+
+/// A time between two purges. What is requested in one is not stored in a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation(u64);
 
 /// How much of the cache one operation uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,7 +105,7 @@ impl Cache {
             .max_capacity(memory)
             .weigher(|key: &Key, entry: &Arc<CacheEntry>| entry.weight(key))
             .build();
-        Cache { entries }
+        Cache { entries, generation: Arc::default() }
     }
 
     /// The stored response, if it is fresh and the directives accept its age.
@@ -103,13 +118,28 @@ impl Cache {
         directives.accepts(entry.age(now)).then_some(entry)
     }
 
-    /// Stores a response.
-    pub fn keep(&self, key: Key, entry: Arc<CacheEntry>) {
-        self.entries.insert(key, entry);
+    /// The current generation.
+    pub fn generation(&self) -> Generation {
+        Generation(self.generation.load(SeqCst))
     }
 
-    /// Removes all entries.
+    /// Stores a response that was requested in `generation`, unless the cache was purged since. Returns whether it did.
+    pub fn keep(&self, key: Key, entry: Arc<CacheEntry>, generation: Generation) -> bool {
+        if generation != self.generation() {
+            return false;
+        }
+        self.entries.insert(key.clone(), entry);
+        // A purge may have begun in between, and may have removed the other entries before this one was stored.
+        let kept = generation == self.generation();
+        if !kept {
+            self.entries.invalidate(&key);
+        }
+        kept
+    }
+
+    /// Removes all entries, and keeps out the responses to requests that have been made already.
     pub fn purge(&self) {
+        self.generation.fetch_add(1, SeqCst);
         self.entries.invalidate_all();
     }
 
@@ -131,7 +161,16 @@ mod tests {
     use super::*;
 
     fn key(path: &str) -> Key {
-        Key::new(KeyParts { account: "a", service: None, method: "GET", path, query: None, vary: &[], body: b"" })
+        Key::new(KeyParts {
+            account: "a",
+            address: "",
+            service: None,
+            method: "GET",
+            path,
+            query: None,
+            vary: &[],
+            body: b"",
+        })
     }
 
     fn entry(size: usize) -> Arc<CacheEntry> {
@@ -150,7 +189,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn gives_out_only_fresh_entries() {
         let cache = Cache::new(1 << 20);
-        cache.keep(key("/a"), entry(10));
+        cache.keep(key("/a"), entry(10), cache.generation());
         tokio::time::advance(Duration::from_secs(59)).await;
         assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_some());
         let young = RequestDirectives { max_age: Some(Duration::from_secs(30)), only_if_cached: false };
@@ -161,10 +200,23 @@ mod tests {
     }
 
     #[test]
+    fn stores_nothing_that_was_requested_before_a_purge() {
+        let cache = Cache::new(1 << 20);
+        let before = cache.generation();
+        assert!(cache.keep(key("/a"), entry(10), before));
+        cache.purge();
+        assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_none());
+        assert!(!cache.keep(key("/a"), entry(10), before));
+        assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_none());
+        assert!(cache.keep(key("/a"), entry(10), cache.generation()));
+        assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_some());
+    }
+
+    #[test]
     fn stays_within_its_memory() {
         let cache = Cache::new(100_000);
         for i in 0..1000 {
-            cache.keep(key(&format!("/{i}")), entry(1000));
+            cache.keep(key(&format!("/{i}")), entry(1000), cache.generation());
         }
         let usage = cache.usage();
         let bytes: u64 = usage.values().map(|usage| usage.bytes).sum();

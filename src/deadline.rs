@@ -1,7 +1,7 @@
 //! A point in time that ends a wait.
 //!
-//! A request has one [`Deadline`] from its first byte on; a wait that takes it ends there at the latest. Also measures
-//! waits. Reads `x-gateway-timeout`, because only the caller may shorten the time. Fails with [`InvalidTimeout`].
+//! Every wait between the head of a request and its response takes a [`Deadline`] and ends there at the latest. Also
+//! measures waits. Reads `x-gateway-timeout`, because only the caller may shorten the time. Fails with [`InvalidTimeout`].
 //!
 //! What has arrived is read before the clock is. After the process was stopped (SIGSTOP, a suspended machine) or its
 //! thread was starved, timers fire before the reactor has reported what arrived in the meantime, because a stop
@@ -25,6 +25,8 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 /// Milliseconds, above 0, in which the caller wants the whole response.
 const TIMEOUT: &str = "x-gateway-timeout";
 
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
 /// When a wait ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
@@ -35,20 +37,9 @@ pub struct Deadline(Instant);
 pub struct InvalidTimeout;
 
 impl Deadline {
-    /// `limit` after `began`.
+    /// `limit` after `began`; a year after it, if the clock does not reach that far.
     pub fn after(began: Instant, limit: Duration) -> Self {
-        Deadline(began + limit)
-    }
-
-    /// The deadline of a request: `limit` (`limits.request`) after its first byte, or earlier if its headers say so.
-    ///
-    /// # Errors
-    /// [`InvalidTimeout`] if `x-gateway-timeout` is not a whole number of milliseconds above 0.
-    pub(crate) fn of_request(headers: &HeaderMap, began: Instant, limit: Duration) -> Result<Self, InvalidTimeout> {
-        let Some(value) = headers.get(TIMEOUT) else { return Ok(Deadline::after(began, limit)) };
-        let wanted = value.to_str().ok().and_then(|text| text.trim().parse().ok()).map(Duration::from_millis);
-        let wanted = wanted.filter(|wanted| !wanted.is_zero()).ok_or(InvalidTimeout)?;
-        Ok(Deadline::after(began, limit.min(wanted)))
+        Deadline(began.checked_add(limit).unwrap_or(began + YEAR))
     }
 
     /// As a point on tokio's clock.
@@ -56,9 +47,9 @@ impl Deadline {
         self.0
     }
 
-    /// Whether this deadline has passed, and was earlier than `other`: it is what ended the wait.
-    pub(crate) fn ended_before(self, other: Deadline) -> bool {
-        self < other && Instant::now() >= self.0
+    /// Whether it has passed at `now`.
+    pub(crate) fn is_over(self, now: Instant) -> bool {
+        now >= self.0
     }
 
     /// Whether `pause` would end before it.
@@ -160,6 +151,38 @@ impl Wake for TurnWaker {
     }
 }
 
+/// How long the caller of one request waits, from the request's first byte on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallerTimeout {
+    /// When the first byte came.
+    began: Instant,
+    /// `x-gateway-timeout`; absent: the limits of configuration and operation decide.
+    ends: Option<Deadline>,
+}
+
+impl CallerTimeout {
+    /// Reads `x-gateway-timeout` of a request whose first byte came at `began`.
+    ///
+    /// # Errors
+    /// [`InvalidTimeout`] if it is not a whole number of milliseconds above 0.
+    pub(crate) fn read(headers: &HeaderMap, began: Instant) -> Result<Self, InvalidTimeout> {
+        let Some(value) = headers.get(TIMEOUT) else { return Ok(CallerTimeout { began, ends: None }) };
+        let wanted = value.to_str().ok().and_then(|text| text.trim().parse().ok()).map(Duration::from_millis);
+        let wanted = wanted.filter(|wanted| !wanted.is_zero()).ok_or(InvalidTimeout)?;
+        Ok(CallerTimeout { began, ends: began.checked_add(wanted).map(Deadline) })
+    }
+
+    /// When the whole request must have come: `limit` (`limits.request`) after its first byte, or earlier.
+    pub(crate) fn upload(self, limit: Duration) -> Deadline {
+        self.shorten(Deadline::after(self.began, limit))
+    }
+
+    /// `deadline`, or earlier if the caller does not wait so long.
+    pub(crate) fn shorten(self, deadline: Deadline) -> Deadline {
+        self.ends.map_or(deadline, |ends| ends.min(deadline))
+    }
+}
+
 /// The output of a future and how long it was pending: zero, without reading the clock, if it was ready at once.
 pub(crate) async fn timed<F: Future>(future: F) -> (F::Output, Duration) {
     let mut future = pin!(future);
@@ -231,9 +254,10 @@ mod tests {
         let (began, limit) = (Instant::now(), Duration::from_secs(2));
         let of = |value: &'static str| {
             let headers = HeaderMap::from_iter([(http::HeaderName::from_static(TIMEOUT), value.parse().unwrap())]);
-            Deadline::of_request(&headers, began, limit).map(|deadline| deadline.instant() - began)
+            CallerTimeout::read(&headers, began).map(|timeout| timeout.upload(limit).instant() - began)
         };
         assert_eq!((of("150"), of(" 9000 ")), (Ok(Duration::from_millis(150)), Ok(limit)));
+        assert_eq!(of("18446744073709551615"), Ok(limit), "beyond the clock");
         assert_eq!(["0", "-1", "1.5", "", "1s"].map(of), [Err(InvalidTimeout); 5]);
     }
 }

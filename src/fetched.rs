@@ -5,17 +5,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{attempts::Attempts, cache::CacheEntry, outcome::Code, refusal::Refusal};
+use crate::{cache::CacheEntry, outcome::Code, refusal::Refusal};
 
 /// A result as the waiting requests share it.
 pub type SharedFetch = Arc<FetchResult>;
 
 /// What the leader's fetch came to.
-pub struct FetchResult {
-    pub result: Result<Fetched, Refusal>,
-    /// The attempts of the fetch; a follower's own request was not sent.
-    pub attempts: Attempts,
-}
+pub type FetchResult = Result<Fetched, Refusal>;
 
 /// The response to a shared fetch.
 pub struct Fetched {

@@ -366,7 +366,7 @@ impl AccountBuilder<'_> {
                     Destination::new(endpoint, tls.as_ref(), dialer.clone(), connections.clone()).map_err(unusable)?,
                 ),
             };
-            known.push(Route { endpoint: endpoint.clone(), host, destination });
+            known.push(Route { endpoint: endpoint.clone(), url: endpoint.to_string().into(), host, destination });
             Ok(known[known.len() - 1].clone())
         };
         Ok(AccountRoutes { base: route(&settings.base)?, v1: route(&settings.v1)?, v2: route(&settings.v2)? })

@@ -5,8 +5,9 @@
 //! everything that can fail, so that a hit, a refusal or a bad request costs nothing. Must not know header names,
 //! metric names, time arithmetic or kinds of errors; `tests/gateway/layout.rs` enforces that for its files too.
 //!
-//! hyper drops this future when the caller leaves. What was reserved and not sent goes back then. A cache fill and
-//! an order run in tasks of their own (`lookup::fill`, `order::send`) that `drain` waits for.
+//! hyper drops this future when the caller leaves. What was reserved and not sent goes back then. A cache fill (from
+//! step 7 on) and an order (from step 8 on) run in tasks of their own (`lookup::fill`, `order::send`) that `drain` waits
+//! for: they belong to no caller and end with the operation's own timeout.
 
 mod attempt;
 mod call;
@@ -25,7 +26,7 @@ use http::request::Parts;
 use http_body::Body as HttpBody;
 
 pub use attempt::PreparedAttempt;
-pub use call::UpstreamCall;
+pub use call::{CallDeadlines, CallPriority, UpstreamCall};
 pub use fetch::canary;
 pub use serve::{Arrival, ConnectionClose, ExchangeGuard, serve};
 
@@ -44,21 +45,22 @@ where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     let snapshot = x.snapshot.clone();
-    let deadline = x.deadline(&head)?;
+    let timeout = x.timeout(&head)?;
+    let upload = timeout.upload(snapshot.limits.request);
     let target = target::target(&head)?;
 
     // 1 who is calling
     let service = snapshot.callers.identify(&head.headers, x.certificate.as_deref())?;
     x.identified(service);
-    x.reserve_line(deadline).await?;
+    x.reserve_line(upload).await?;
     // 2 which operation, and may this service
     let operation = snapshot.catalog.classify(&head.method, target.path())?.clone();
     x.classified(&operation);
     snapshot.catalog.permit(service, &operation)?;
     // 3 the whole body
-    let body = x.collect(body::collect(body, snapshot.limits.request_body, deadline)).await?;
+    let body = x.collect(body::collect(body, snapshot.limits.request_body, upload)).await?;
     let request = BufferedRequest { method: head.method, target, headers: head.headers, body };
-    let call = Call::new(x, Permitted { service, operation }, request, deadline);
+    let call = Call::new(x, Permitted { service, operation }, request, timeout);
     // 4 orders: was it sent before
     let ticket = match order::recall(&call).await? {
         Break(reply) => return Ok(reply),
@@ -72,10 +74,9 @@ where
         Continue(fill) => fill,
     };
     call.take_rate_after_lookup()?;
-    // 7 the service's quota of the day, reserved
     let reservation = call.reserve_day()?;
-    // 8 a key pair, 9 rewrite and inject, 10 the breaker, 11 the account's budget, 12 orders: the journal, 13 send,
-    // 14 what the response means, 15 settle; on the heap, so that the future of a hit stays small
+    // 7 the breaker, 8 orders: the journal, 9 the service's day and the account's budget, 10 a key pair, 11 rewrite and
+    // inject, 12 send, 13 what the response means, 14 settle; on the heap, so that the future of a hit stays small
     match (fill, ticket) {
         (Some(fill), _) => Box::pin(lookup::fill(x, call, fill, reservation)).await,
         (None, Some(ticket)) => Box::pin(order::send(x, call, ticket, reservation)).await,

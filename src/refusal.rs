@@ -101,11 +101,6 @@ impl Refusal {
         Refusal::new(Code::CacheOnly, "No fresh response is stored, and the request says only-if-cached")
     }
 
-    /// The response that another task waits for did not come before the caller's deadline.
-    pub(crate) fn late() -> Self {
-        Refusal::new(Code::UpstreamTimeout, Failure::Timeout.to_string())
-    }
-
     /// The response holds the account's secret key.
     pub(crate) fn leak() -> Self {
         Refusal::new(
@@ -119,6 +114,19 @@ impl Refusal {
         let message =
             "Fastrac refuses the account's key pair; nothing was executed; the operators must replace the pair";
         Refusal::new(Code::KeysRejected, message)
+    }
+
+    /// Fastrac refused the key pair, and the time was up before it was known whether another one is good.
+    pub(crate) fn key_undecided() -> Self {
+        let message = "Fastrac refused the account's key pair, and the time was up before another was found; nothing was \
+                       executed; try again";
+        Refusal::new(Code::UpstreamTimeout, message)
+    }
+
+    /// The order journal did not respond in time.
+    pub(crate) fn journal_stalled() -> Self {
+        let message = "The order journal's disk does not respond; nothing was sent; try again in 1 s";
+        Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1))
     }
 
     /// The response in the given format. `sent`: whether Fastrac may have received the request.
@@ -290,7 +298,8 @@ impl From<OrderRefusal> for Refusal {
 
 impl From<JournalError> for Refusal {
     fn from(error: JournalError) -> Self {
-        Refusal::new(Code::GatewayInternal, format!("The order was not sent: {error}"))
+        let message = format!("The order was not sent: {error}; try again in 1 s");
+        Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1))
     }
 }
 

@@ -113,8 +113,8 @@ pub(crate) struct RateLimitHeaders<'a> {
 }
 
 impl Reply {
-    /// A response of Fastrac that is passed on. A streamed one keeps its place in flight until its end.
-    pub(crate) fn of_answer(answer: Answer, outcome: Outcome, spent: Spent) -> Self {
+    /// A response of Fastrac that is passed on. A streamed one keeps its place in flight (`spent`) until its end.
+    pub(crate) fn of_answer(answer: Answer, outcome: Outcome, spent: Option<Spent>) -> Self {
         let throttled = outcome == Outcome::Throttled;
         let named = answer.headers.contains_key(header::RETRY_AFTER);
         Reply {

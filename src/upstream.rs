@@ -47,6 +47,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub began: Instant,
+    /// Without a byte sent by then, nothing is sent.
+    pub start_by: Instant,
     /// When the response must be complete.
     pub deadline: Instant,
     /// `limits.answer_buffer`: responses up to this many bytes are read whole.
@@ -82,6 +84,8 @@ pub enum Failure {
     /// A fault of this host, which proves nothing about Fastrac.
     #[error("The gateway itself could not open a connection, nothing was sent: {0}; try again in 1 s")]
     LocalFault(String),
+    #[error("The time was up before the request could be sent; Fastrac has not seen it")]
+    NotStarted,
     #[error("No complete response from Fastrac in time; it may have executed the request")]
     Timeout,
     #[error("The connection to Fastrac was lost before its response was complete; it may have executed the request")]
@@ -95,7 +99,7 @@ impl Failure {
         match self {
             Failure::Connect(_) => Code::UpstreamConnect,
             Failure::LocalFault(_) => Code::GatewayOverloaded,
-            Failure::Timeout => Code::UpstreamTimeout,
+            Failure::NotStarted | Failure::Timeout => Code::UpstreamTimeout,
             Failure::Cut | Failure::TooLong(_) => Code::UpstreamCut,
         }
     }
@@ -104,6 +108,7 @@ impl Failure {
     pub fn evidence(&self) -> Evidence {
         match self {
             Failure::TooLong(_) => Evidence::Healthy,
+            Failure::NotStarted => Evidence::Nothing,
             _ => self.code().outcome().evidence(None),
         }
     }
@@ -129,7 +134,7 @@ pub struct Accounting<'a> {
     /// Cannot be given back any more.
     pub spent: &'a mut Spent,
     /// The request may have been sent.
-    pub attempts: &'a mut Attempts,
+    pub attempts: &'a Attempts,
 }
 
 impl Accounting<'_> {
@@ -175,11 +180,14 @@ pub async fn send(
 ) -> Result<Answer, Failure> {
     let Keyed { destination, mut request, lease } = keyed;
     let head_only = request.method() == Method::HEAD;
+    if bounds.began >= bounds.start_by {
+        return Err(Failure::NotStarted);
+    }
     loop {
         let (mut connection, is_new) = match pool.take(&destination, bounds.began, bounds.deadline) {
             Some(connection) => (connection, false),
             // Boxed: a handshake is large, and rare.
-            None => (Box::pin(connect(&destination, bounds.deadline)).await?, true),
+            None => (Box::pin(connect(&destination, bounds)).await?, true),
         };
         let departure = accounting.sending();
         match connection.send(request).await {
@@ -200,11 +208,12 @@ pub async fn send(
     }
 }
 
-async fn connect(destination: &Arc<Destination>, deadline: Instant) -> Result<UpstreamConnection, Failure> {
-    let open_by = deadline.min(Instant::now() + CONNECT_TIMEOUT);
+async fn connect(destination: &Arc<Destination>, bounds: Bounds) -> Result<UpstreamConnection, Failure> {
+    let open_by = bounds.start_by.min(Instant::now() + CONNECT_TIMEOUT);
     let opened = match connect::dial(destination, open_by).await {
+        Ok(_) if Instant::now() >= bounds.start_by => return Err(Failure::NotStarted),
         Ok(io) => {
-            let opened = UpstreamConnection::open(io, destination, deadline).await;
+            let opened = UpstreamConnection::open(io, destination, bounds.deadline).await;
             opened.map_err(|error| ConnectError::Remote(error.to_string()))
         }
         Err(error) => Err(error),

@@ -145,8 +145,7 @@ fn account(account: &AccountConfig) -> Value {
 }
 
 fn endpoint(endpoint: &Endpoint) -> Value {
-    let scheme = if endpoint.tls { "https" } else { "http" };
-    json!({ "base_url": format!("{scheme}://{}{}", endpoint.authority, endpoint.prefix), "auth": endpoint.auth.as_str() })
+    json!({ "base_url": endpoint.to_string(), "auth": endpoint.auth.as_str() })
 }
 
 fn service(service: &ServiceConfig, accounts: &[AccountConfig]) -> Value {

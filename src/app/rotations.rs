@@ -11,15 +11,14 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, uri::PathAndQuery};
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
+use tokio::{runtime::Handle, task::AbortHandle};
 
 use crate::{
     body::BufferedRequest,
     config::Priority,
-    deadline::Deadline,
     gateway::{Gateway, Keepers},
     keys::{Lease, Verdict},
-    path::{self, UpstreamCall},
+    path::{self, CallDeadlines, CallPriority, UpstreamCall},
     rotation,
     snapshot::Worker,
 };
@@ -77,15 +76,15 @@ async fn canary(gateway: Weak<Gateway>, worker: Arc<Worker>, account: String, le
     let Some(operation) = operation else { return Verdict::Undecided };
     let Ok(target) = PathAndQuery::try_from(operation.path.as_str()) else { return Verdict::Undecided };
     let request = BufferedRequest { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new() };
-    let deadline = Deadline::after(Instant::now(), CANARY.min(operation.timeout));
+    let deadlines = CallDeadlines::of_operation(CANARY.min(operation.timeout));
     let upstream_call = UpstreamCall {
         snapshot,
         worker: worker.clone(),
         account,
         operation,
         request,
-        deadline,
-        priority: Priority::High,
+        deadlines,
+        priority: CallPriority::OfService(Priority::High),
     };
     let verdict = path::canary(&upstream_call, lease).await;
     // Canaries are rare and nothing sweeps this pool: an idle connection would stay in it, even once closed.

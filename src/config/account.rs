@@ -44,6 +44,14 @@ pub struct Endpoint {
     pub auth: AuthStyle,
 }
 
+impl std::fmt::Display for Endpoint {
+    /// As a URL.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Endpoint { tls, authority, prefix, .. } = self;
+        write!(f, "{}://{authority}{prefix}", if *tls { "https" } else { "http" })
+    }
+}
+
 /// Address of an HTTP CONNECT proxy. The connection to the proxy itself is cleartext.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {

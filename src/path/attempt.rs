@@ -1,16 +1,16 @@
-//! One attempt at a request to Fastrac: steps 8 to 11 prepare it, steps 13 and 14 send it and read the response.
+//! One attempt at a request to Fastrac: steps 9 to 11 prepare it, steps 12 and 13 send it and read the response.
 //!
 //! The only place that performs these steps. What always holds: an attempt is counted however it ends; what was
 //! reserved for an attempt that is not sent goes back. Must not know who waits for the response. Fails with the
-//! refusal of the breaker or the budget, or with [`AttemptResult::Failed`].
+//! refusal of the budget or the keys, or with [`AttemptResult::Failed`].
 
 use tokio::time::Instant;
 
-use super::UpstreamCall;
+use super::{CallPriority, UpstreamCall};
 use crate::{
-    admission::{DayReservation, Spent},
+    admission::{DayReservation, OverBudget, Spent},
     attempts::Attempts,
-    deadline::{Deadline, timed},
+    deadline::timed,
     keys::Lease,
     outcome::{self, Classification},
     record::AttemptTimer,
@@ -20,6 +20,16 @@ use crate::{
         self, Accounting, Answer, AnswerBody, Bounds, Failure, Keyed, breaker::BreakerPermit, inject::inject, rewrite,
     },
 };
+
+/// What an attempt needs before it costs anything.
+pub(super) struct AdmittedAttempt {
+    /// Step 7.
+    pub(super) permit: BreakerPermit,
+    /// The service's part of step 9. Absent: the attempt is the gateway's own, or the service has paid.
+    pub(super) reservation: Option<DayReservation>,
+    /// The pair to sign with; absent: the account's current one.
+    pub(super) pair: Option<Lease>,
+}
 
 /// An attempt that may be sent now.
 pub struct PreparedAttempt {
@@ -34,8 +44,8 @@ pub(super) struct ClassifiedAnswer {
     /// Its headers are cleaned.
     pub(super) response: Answer,
     pub(super) reading: Classification,
-    /// Occupies the account's place in flight until the response is passed on.
-    pub(super) spent: Spent,
+    /// Occupies the account's place in flight while the response is being received; absent once it is whole.
+    spent: Option<Spent>,
 }
 
 impl ClassifiedAnswer {
@@ -54,45 +64,48 @@ pub(super) enum AttemptResult {
 }
 
 impl PreparedAttempt {
-    /// Steps 9 to 11 with the pair of `lease` (8).
+    /// Steps 9 to 11. The key pair is taken last, so that one that was revoked meanwhile is not used.
     ///
     /// # Errors
-    /// The refusal of the breaker or the budget; what was reserved has gone back.
+    /// The refusal of the budget or the keys; what was reserved has gone back.
     pub(super) async fn new(
         call: &UpstreamCall,
-        lease: Lease,
-        reservation: Option<DayReservation>,
-        attempts: &mut Attempts,
+        admitted: AdmittedAttempt,
+        attempts: &Attempts,
     ) -> Result<Self, Refusal> {
-        let account = &call.account;
-        let route = account.route(call.operation.api);
-        let rewritten = rewrite::request(&call.request, &call.operation, &route.endpoint); // 9
-        let keyed = inject(rewritten, lease.clone(), route);
-        let permit = account.breaker.admit()?; // 10
-        let spend = account.budget.spend(call.operation.cost, call.priority, call.deadline.instant()); // 11
-        let (spent, time) = timed(spend).await;
+        let AdmittedAttempt { permit, reservation, pair } = admitted;
+        let (spent, time) = timed(spend(call, attempts)).await; // 9
         attempts.waited_for_budget(time);
-        Ok(PreparedAttempt { keyed, lease, permit, spent: spent?.with_quota(reservation) })
+        let spent = spent?.with_quota(reservation);
+        let lease = match pair {
+            Some(pair) => pair,
+            None => call.account.keys.lease()?, // 10
+        };
+        let route = call.account.route(call.operation.api);
+        let rewritten = rewrite::request(&call.request, &call.operation, &route.endpoint); // 11
+        let keyed = inject(rewritten, lease.clone(), route);
+        Ok(PreparedAttempt { keyed, lease, permit, spent })
     }
 
     pub(super) fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// Steps 13 and 14.
-    pub(super) async fn send(self, call: &UpstreamCall, attempts: &mut Attempts) -> AttemptResult {
+    /// Steps 12 and 13.
+    pub(super) async fn send(self, call: &UpstreamCall, attempts: &Attempts) -> AttemptResult {
         let PreparedAttempt { keyed, lease, permit, mut spent } = self;
-        attempts.begin(lease.version_text());
         let began = Instant::now();
+        let bounds = bounds(call, attempts, began);
+        attempts.begin(lease.version_text());
         let mut timer = AttemptTimer::start(&call.snapshot.recorder, call.account.index, call.operation.index);
         let accounting = Accounting { spent: &mut spent, attempts };
-        let sent = upstream::send(&call.worker.pool, keyed, accounting, bounds(call, began)).await;
+        let sent = upstream::send(&call.worker.pool, keyed, accounting, bounds).await;
         let status = sent.as_ref().ok().map(|answer| answer.status.as_u16());
         attempts.waited_for_upstream(timer.stop(status));
         match sent {
             Err(failure) => {
-                // A caller that does not wait any longer proves nothing about Fastrac: the permit is dropped.
-                if !call.deadline.ended_before(operation_deadline(call, began)) {
+                // Without a report, the permit counts for nothing.
+                if is_evidence(call, attempts, began) {
                     permit.report(failure.evidence());
                 }
                 AttemptResult::Failed(failure, spent.take_quota())
@@ -104,10 +117,37 @@ impl PreparedAttempt {
                 if leaks(&lease, &answer) {
                     return AttemptResult::Leaked;
                 }
+                let spent = matches!(answer.body, AnswerBody::Long(_)).then_some(spent);
                 AttemptResult::Answered(ClassifiedAnswer { response: answer, reading, spent })
             }
         }
     }
+}
+
+/// Step 9: waits for the account's budget. The priority of a fill may rise meanwhile.
+async fn spend(call: &UpstreamCall, attempts: &Attempts) -> Result<Spent, OverBudget> {
+    let (budget, cost) = (&call.account.budget, call.operation.cost);
+    let until = call.deadlines.next(attempts.sent()).instant();
+    let mut highest = match &call.priority {
+        CallPriority::OfService(priority) => return budget.spend(cost, *priority, until).await,
+        CallPriority::OfWaiters(highest) => highest.clone(),
+    };
+    loop {
+        let priority = *highest.borrow_and_update();
+        tokio::select! {
+            biased;
+            spent = budget.spend(cost, priority, until) => return spent,
+            Ok(()) = highest.changed() => {}
+        }
+    }
+}
+
+/// Whether a failed attempt says something about Fastrac: not if the caller's wait ended it, nor if other waits had left
+/// Fastrac less than half of the operation's timeout.
+fn is_evidence(call: &UpstreamCall, attempts: &Attempts, began: Instant) -> bool {
+    let (now, ends) = (Instant::now(), call.deadlines.next(attempts.sent()));
+    let in_full = now - began >= call.operation.timeout / 2;
+    !call.deadlines.caller_gave_up(attempts.sent()) && (in_full || !ends.is_over(now))
 }
 
 /// Whether a response holds the live secret, as far as it has come.
@@ -119,16 +159,12 @@ fn leaks(lease: &Lease, answer: &Answer) -> bool {
     lease.leaks_in(begun) || answer.headers.values().any(|value| lease.leaks_in(value.as_bytes()))
 }
 
-/// When the operation's own time for this attempt is up.
-fn operation_deadline(call: &UpstreamCall, began: Instant) -> Deadline {
-    Deadline::after(began, call.operation.timeout)
-}
-
-fn bounds(call: &UpstreamCall, began: Instant) -> Bounds {
+fn bounds(call: &UpstreamCall, attempts: &Attempts, began: Instant) -> Bounds {
     let limits = &call.snapshot.limits;
     Bounds {
         began,
-        deadline: call.deadline.min(operation_deadline(call, began)).instant(),
+        start_by: call.deadlines.next(attempts.sent()).instant(),
+        deadline: call.deadlines.complete_by().instant(),
         buffer: limits.answer_buffer,
         body: limits.answer_body,
         may_stream: !call.needs_whole_answer(),

@@ -1,6 +1,8 @@
 //! A request that is understood: who calls, which operation, and until when.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
 
 use super::Exchange;
 use crate::{
@@ -8,9 +10,9 @@ use crate::{
     body::BufferedRequest,
     catalog::Operation,
     config::{self, Class, Priority},
-    deadline::Deadline,
-    keys::Lease,
+    deadline::{CallerTimeout, Deadline},
     orders::applies_to,
+    outcome::Sent,
     record::RequestId,
     refusal::Refusal,
     snapshot::{Account, Snapshot, Worker},
@@ -24,10 +26,64 @@ pub struct UpstreamCall {
     pub account: Arc<Account>,
     pub operation: Arc<Operation>,
     pub request: BufferedRequest,
+    pub deadlines: CallDeadlines,
+    pub priority: CallPriority,
+}
+
+/// When an upstream call ends.
+#[derive(Clone, Copy, Debug)]
+pub struct CallDeadlines {
+    /// Without a byte sent by then, nothing is sent.
+    start_by: Deadline,
     /// When the response must be complete.
-    pub deadline: Deadline,
-    /// Decides who waits when the account's budget is short.
-    pub priority: Priority,
+    complete_by: Deadline,
+    /// When the operation's own timeout ends. If the call ends earlier, that is its caller's choice and says nothing
+    /// about Fastrac.
+    operation: Deadline,
+}
+
+impl CallDeadlines {
+    /// Those of a call that nobody can shorten: `timeout` from now.
+    pub fn of_operation(timeout: Duration) -> Self {
+        let operation = Deadline::after(Instant::now(), timeout);
+        CallDeadlines { start_by: operation, complete_by: operation, operation }
+    }
+
+    /// Those of a call that ends with its caller's wait.
+    fn of_caller(timeout: Duration, caller: CallerTimeout) -> Self {
+        let deadlines = CallDeadlines::of_operation(timeout);
+        let ends = caller.shorten(deadlines.operation);
+        CallDeadlines { start_by: ends, complete_by: ends, ..deadlines }
+    }
+
+    pub fn complete_by(&self) -> Deadline {
+        self.complete_by
+    }
+
+    /// What ends the next wait: [`Self::start_by`] before a byte was sent, [`Self::complete_by`] after.
+    pub(super) fn next(&self, sent: Sent) -> Deadline {
+        if sent == Sent::No { self.start_by } else { self.complete_by }
+    }
+
+    /// Whether the caller's wait ends before the call does.
+    pub(super) fn caller_leaves_first(&self) -> bool {
+        self.start_by < self.complete_by
+    }
+
+    /// Whether the end of the caller's wait has ended the next wait.
+    pub(super) fn caller_gave_up(&self, sent: Sent) -> bool {
+        let limit = self.next(sent);
+        limit < self.operation && limit.is_over(Instant::now())
+    }
+}
+
+/// Who is served first when the account's budget is short.
+#[derive(Clone, Debug)]
+pub enum CallPriority {
+    /// That of the service.
+    OfService(Priority),
+    /// The highest of those that wait for the response; it may rise.
+    OfWaiters(watch::Receiver<Priority>),
 }
 
 impl UpstreamCall {
@@ -40,11 +96,6 @@ impl UpstreamCall {
     /// it decides what became of an order.
     pub(super) fn needs_whole_answer(&self) -> bool {
         matches!(self.operation.class, Class::Order | Class::Unlisted) || self.operation.cache.is_some()
-    }
-
-    /// Step 8: the account's current key pair. No I/O.
-    pub(super) fn lease(&self) -> Result<Lease, Refusal> {
-        Ok(self.account.keys.lease()?)
     }
 }
 
@@ -69,14 +120,35 @@ impl Call {
         x: &Exchange,
         Permitted { service, operation }: Permitted,
         request: BufferedRequest,
-        deadline: Deadline,
+        caller: CallerTimeout,
     ) -> Box<Self> {
         let snapshot = x.snapshot.clone();
         let config = &snapshot.catalog.services[service].config;
-        let (account, priority) = (snapshot.accounts[config.account].clone(), config.priority);
+        let account = snapshot.accounts[config.account].clone();
+        let priority = CallPriority::OfService(config.priority);
+        let deadlines = CallDeadlines::of_caller(operation.timeout, caller);
         let worker = x.worker.clone();
-        let upstream = UpstreamCall { snapshot, worker, account, operation, request, deadline, priority };
+        let upstream = UpstreamCall { snapshot, worker, account, operation, request, deadlines, priority };
         Box::new(Call { upstream, service, request_id: x.request_id.clone() })
+    }
+
+    /// A call that goes on after its caller's wait, once it was sent.
+    pub(super) fn outlasting_caller(mut self: Box<Self>) -> Box<Self> {
+        self.upstream.deadlines.complete_by = self.upstream.deadlines.operation;
+        self
+    }
+
+    /// A fetch for all that wait for the response: its time is the operation's, whatever its caller's wait.
+    pub(super) fn for_waiters(mut self: Box<Self>, highest: watch::Receiver<Priority>) -> Box<Self> {
+        let operation = self.upstream.deadlines.operation;
+        self.upstream.deadlines = CallDeadlines { start_by: operation, complete_by: operation, operation };
+        self.upstream.priority = CallPriority::OfWaiters(highest);
+        self
+    }
+
+    /// When the caller's wait ends.
+    pub(super) fn deadline(&self) -> Deadline {
+        self.upstream.deadlines.start_by
     }
 
     /// The service's configuration.
@@ -106,7 +178,7 @@ impl Call {
         self.quota().take_second().map_err(|exceeded| Refusal::over_quota(&exceeded, &self.service().name))
     }
 
-    /// Step 7: reserves one unit of the service's day; it goes back unless it is used.
+    /// The service's part of step 9, reserved: one unit of its day, which goes back unless the request is sent.
     pub(super) fn reserve_day(&self) -> Result<DayReservation, Refusal> {
         self.quota().reserve_day().map_err(|exceeded| Refusal::over_quota(&exceeded, &self.service().name))
     }

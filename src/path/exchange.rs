@@ -1,8 +1,8 @@
 //! One request from its head to the last byte of its response: its record and its attempts.
 //!
 //! What always holds: the record is written exactly once, when the [`Exchange`] that has it is dropped. While a task
-//! works on the request, the record (an order) or the attempts (an order, a fill) are with that task; until they come
-//! back, `sent` is `unknown`. Must not know headers or metrics. Never fails by itself.
+//! works on an order, the record is with that task; the attempts are shared with it, so that `sent` is true at any time.
+//! Must not know headers or metrics. Never fails by itself.
 
 use std::{future::Future, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     body::BodyError,
     caller::ClientCertificate,
     catalog::Operation,
-    deadline::{Deadline, timed},
+    deadline::{CallerTimeout, Deadline, timed},
     orders::FirstSent,
     outcome::Sent,
     record::{CapturedBody, Record, RequestId},
@@ -31,7 +31,7 @@ pub(super) struct Exchange {
     pub(super) request_id: RequestId,
     /// `None` while a task has it.
     pub(super) record: Option<Record>,
-    /// `None` while a task has them.
+    /// `None` before the first: a hit needs none.
     attempts: Option<Attempts>,
     /// The request has a body that has not been read completely.
     pub(super) body_pending: bool,
@@ -53,7 +53,7 @@ impl Exchange {
             worker,
             request_id: record.id.clone(),
             record: Some(record),
-            attempts: Some(Attempts::default()),
+            attempts: None,
             body_pending: false,
             first_sent: None,
             certificate: None,
@@ -61,9 +61,9 @@ impl Exchange {
         }
     }
 
-    /// When the whole exchange must be over.
-    pub(super) fn deadline(&self, head: &Parts) -> Result<Deadline, Refusal> {
-        Ok(Deadline::of_request(&head.headers, self.began, self.snapshot.limits.request)?)
+    /// How long the caller waits.
+    pub(super) fn timeout(&self, head: &Parts) -> Result<CallerTimeout, Refusal> {
+        Ok(CallerTimeout::read(&head.headers, self.began)?)
     }
 
     /// Reserves the request's line in the exchange log.
@@ -102,28 +102,19 @@ impl Exchange {
         Ok(body?)
     }
 
-    /// The attempts of a request that no task has.
-    pub(super) fn attempts(&mut self) -> &mut Attempts {
-        self.attempts.get_or_insert_with(Attempts::elsewhere)
+    /// The attempts, also for a task that makes them.
+    pub(super) fn attempts(&mut self) -> &Attempts {
+        self.attempts.get_or_insert_default()
     }
 
-    /// Hands the attempts to a task; until [`Exchange::take_back`], `sent` is `unknown`.
-    pub(super) fn hand_over(&mut self) -> Attempts {
-        self.attempts.take().unwrap_or_else(Attempts::elsewhere)
-    }
-
-    pub(super) fn take_back(&mut self, attempts: Attempts) {
-        self.attempts = Some(attempts);
-    }
-
-    /// Moves record and attempts into an exchange for a task, which writes the record even if the caller leaves.
+    /// Moves the record into an exchange for a task, which writes it even if the caller leaves.
     pub(super) fn detach(&mut self) -> Exchange {
         Exchange {
             snapshot: self.snapshot.clone(),
             worker: self.worker.clone(),
             request_id: self.request_id.clone(),
             record: self.record.take(),
-            attempts: self.attempts.take(),
+            attempts: Some(self.attempts().clone()),
             body_pending: false,
             first_sent: None,
             certificate: None,
@@ -131,23 +122,21 @@ impl Exchange {
         }
     }
 
-    /// Takes record and attempts back from the exchange of a task.
+    /// Takes the record back from the exchange of a task.
     pub(super) fn attach(&mut self, mut other: Exchange) {
         self.record = other.record.take();
-        self.attempts = other.attempts.take();
     }
 
     /// Whether Fastrac may have received what the response speaks of: this request, or the first one with its key.
     pub(super) fn sent(&self) -> Sent {
-        let own = || self.attempts.as_ref().map_or(Sent::Unknown, Attempts::sent);
+        let own = || self.attempts.as_ref().map_or(Sent::No, Attempts::sent);
         self.first_sent.map_or_else(own, FirstSent::get)
     }
 
     /// A panic ended the request, here or in a task.
-    pub(super) fn panicked(&mut self) -> Refusal {
+    pub(super) fn panicked(&self) -> Refusal {
         // A task that had the record has logged this itself.
         self.record.iter().for_each(Record::log_panic);
-        self.attempts.iter_mut().for_each(Attempts::lost);
         Refusal::internal()
     }
 
@@ -183,15 +172,12 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.attempts.iter_mut().for_each(Attempts::lost);
-        }
         let sent = self.sent();
         let Some(record) = &mut self.record else { return };
         record.sent = sent;
         let Some(attempts) = &self.attempts else { return };
         record.attempts = attempts.count();
-        record.key_version = attempts.key_version().cloned();
+        record.key_version = attempts.key_version();
         record.upstream = attempts.upstream();
         record.waited = attempts.budget();
     }

@@ -1,13 +1,14 @@
-//! Steps 8 to 14 of every request that goes to Fastrac, with the bounded second attempt.
+//! Steps 7 to 13 of every request that goes to Fastrac, with the bounded second attempt.
 //!
 //! The plain request, the fill and the order all come through here. There is a second attempt only where it can do no
 //! harm: the response proves that nothing was executed (401) and another pair is at hand, or the operation is
-//! repeatable and the connection failed. Never a third. Must not know who waits. Fails with the [`Refusal`] of an
-//! attempt that brought no response, or none that may be passed on.
+//! repeatable and the connection failed. Never a third. What always holds: if the second attempt is refused before it is
+//! sent, the result of the first is the result. Must not know who waits. Fails with the [`Refusal`] of an attempt that
+//! brought no response, or none that may be passed on.
 
 use super::{
     UpstreamCall,
-    attempt::{AttemptResult, ClassifiedAnswer, PreparedAttempt},
+    attempt::{AdmittedAttempt, AttemptResult, ClassifiedAnswer, PreparedAttempt},
 };
 use crate::{
     admission::DayReservation,
@@ -19,72 +20,104 @@ use crate::{
     upstream::retry,
 };
 
-/// Steps 8 to 14.
+/// Steps 7 to 13.
 pub(super) async fn fetch(
     call: &UpstreamCall,
     reservation: DayReservation,
-    attempts: &mut Attempts,
+    attempts: &Attempts,
 ) -> Result<ClassifiedAnswer, Refusal> {
-    let prepared = prepare(call, reservation, attempts).await?;
-    send(call, prepared, attempts).await
+    let admitted = admit(call, Some(reservation), None)?;
+    send(call, admitted, attempts).await
 }
 
-/// Steps 8 to 11 of the first attempt.
-pub(super) async fn prepare(
+/// Step 7. A call that no key pair can sign is refused here too, before it costs anything.
+pub(super) fn admit(
     call: &UpstreamCall,
-    reservation: DayReservation,
-    attempts: &mut Attempts,
-) -> Result<PreparedAttempt, Refusal> {
-    PreparedAttempt::new(call, call.lease()?, Some(reservation), attempts).await
+    reservation: Option<DayReservation>,
+    pair: Option<Lease>,
+) -> Result<AdmittedAttempt, Refusal> {
+    if pair.is_none() {
+        call.account.keys.lease()?;
+    }
+    Ok(AdmittedAttempt { permit: call.account.breaker.admit()?, reservation, pair })
 }
 
-/// Steps 13 and 14, and the second attempt if there is one.
+/// Steps 9 to 13, and the second attempt if there is one.
 pub(super) async fn send(
     call: &UpstreamCall,
-    prepared: PreparedAttempt,
-    attempts: &mut Attempts,
+    admitted: AdmittedAttempt,
+    attempts: &Attempts,
 ) -> Result<ClassifiedAnswer, Refusal> {
-    let mut prepared = prepared;
+    let (mut admitted, mut first) = (admitted, None);
     loop {
+        let prepared = match PreparedAttempt::new(call, admitted, attempts).await {
+            Ok(prepared) => prepared,
+            Err(refusal) => return result_of(first, refusal, attempts),
+        };
+        if first.is_some() {
+            call.snapshot.recorder.retried(call.account.index);
+        }
         let lease = prepared.lease().clone();
         let result = prepared.send(call, attempts).await;
-        prepared = match next_step(call, lease, result, attempts).await? {
-            NextStep::Done(answer) => return Ok(answer),
-            NextStep::Retry(lease, reservation) => {
-                call.snapshot.recorder.retried(call.account.index);
-                PreparedAttempt::new(call, lease, reservation, attempts).await?
-            }
+        let retry = match next_step(call, lease, result, attempts).await {
+            NextStep::Done(result) => return result,
+            NextStep::Retry(retry) => retry,
+        };
+        first = Some(retry.first);
+        admitted = match admit(call, retry.reservation, retry.pair) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return result_of(first, refusal, attempts),
         };
     }
 }
 
+/// The result if no further attempt is sent, because of `refusal`: that of the attempt before, if there was one.
+fn result_of(
+    first: Option<Box<Result<ClassifiedAnswer, Refusal>>>,
+    refusal: Refusal,
+    attempts: &Attempts,
+) -> Result<ClassifiedAnswer, Refusal> {
+    attempts.ended();
+    first.map_or(Err(refusal), |first| *first)
+}
+
 /// What follows an attempt.
 enum NextStep {
-    Done(ClassifiedAnswer),
-    /// Another attempt, with the service's reservation if it has not been used yet.
-    Retry(Lease, Option<DayReservation>),
+    Done(Result<ClassifiedAnswer, Refusal>),
+    Retry(Retry),
+}
+
+/// Another attempt.
+struct Retry {
+    /// The pair to sign with; absent: the account's current one.
+    pair: Option<Lease>,
+    /// The service's reservation, if it has not been used yet.
+    reservation: Option<DayReservation>,
+    /// Result of the attempt before.
+    first: Box<Result<ClassifiedAnswer, Refusal>>,
+}
+
+impl NextStep {
+    /// A second attempt with the account's current pair.
+    async fn again(reservation: Option<DayReservation>, first: Result<ClassifiedAnswer, Refusal>) -> Self {
+        retry::pause().await;
+        NextStep::Retry(Retry { pair: None, reservation, first: Box::new(first) })
+    }
 }
 
 /// Decides what follows an attempt, and records what its response proves.
-async fn next_step(
-    call: &UpstreamCall,
-    lease: Lease,
-    result: AttemptResult,
-    attempts: &mut Attempts,
-) -> Result<NextStep, Refusal> {
+async fn next_step(call: &UpstreamCall, lease: Lease, result: AttemptResult, attempts: &Attempts) -> NextStep {
     let may_retry = attempts.count() < 2;
-    let in_time = || may_retry && call.operation.repeatable() && retry::fits(call.deadline);
+    let in_time = || may_retry && call.operation.repeatable() && retry::fits(call.deadlines.complete_by());
     let answer = match result {
         AttemptResult::Failed(failure, reservation) => {
-            if failure.may_repeat() && in_time() {
-                retry::pause().await;
-                return Ok(NextStep::Retry(call.lease()?, reservation));
-            }
-            return Err(failure.into());
+            let again = failure.may_repeat() && in_time();
+            let refusal = Err(Refusal::from(failure));
+            return if again { NextStep::again(reservation, refusal).await } else { NextStep::Done(refusal) };
         }
         AttemptResult::Leaked => {
             attempts.answered();
-            return Err(Refusal::leak());
+            return NextStep::Done(Err(Refusal::leak()));
         }
         AttemptResult::Answered(answer) => answer,
     };
@@ -95,33 +128,41 @@ async fn next_step(
     }
     if answer.reading.key_refused && call.operation.class != Class::Unlisted {
         let may_resend = may_retry && (call.operation.class != Class::Order || call.account.resend_orders);
-        match call.account.keys.refused(lease.version(), may_resend).await {
-            Remedy::Resend(lease) => {
+        let remedy = call.account.keys.refused(lease.version(), may_resend);
+        // On the heap: few requests need this timer.
+        match Box::pin(call.deadlines.complete_by().bound(remedy)).await {
+            Some(Remedy::Resend(lease)) => {
                 attempts.refused_unexecuted();
-                return Ok(NextStep::Retry(lease, None));
+                let first = Box::new(Err(Refusal::key_rejected()));
+                return NextStep::Retry(Retry { pair: Some(lease), reservation: None, first });
             }
-            Remedy::Own => {}
-            Remedy::Rejected => {
-                attempts.answered();
-                return Err(Refusal::key_rejected());
-            }
+            Some(Remedy::Own) => {}
+            Some(Remedy::Rejected) => return refused_unexecuted(attempts, Refusal::key_rejected()),
+            None => return refused_unexecuted(attempts, Refusal::key_undecided()),
         }
     } else if answer.reading.outcome.may_repeat(Some(answer.response.status)) && in_time() {
-        drop(answer);
-        retry::pause().await;
-        return Ok(NextStep::Retry(call.lease()?, None));
+        return NextStep::again(None, Ok(answer)).await;
     }
     if settles {
         attempts.answered();
     }
-    Ok(NextStep::Done(answer))
+    NextStep::Done(Ok(answer))
+}
+
+/// Fastrac refused the key pair, and no attempt with another one follows.
+fn refused_unexecuted(attempts: &Attempts, refusal: Refusal) -> NextStep {
+    attempts.refused_unexecuted();
+    attempts.ended();
+    NextStep::Done(Err(refusal))
 }
 
 /// Sends a lookup with one pair, to learn whether Fastrac accepts it. Spends budget like any request.
 pub async fn canary(call: &UpstreamCall, lease: Lease) -> Verdict {
-    let mut attempts = Attempts::default();
-    let Ok(prepared) = PreparedAttempt::new(call, lease, None, &mut attempts).await else { return Verdict::Undecided };
-    match prepared.send(call, &mut attempts).await {
+    let attempts = Attempts::default();
+    let Ok(permit) = call.account.breaker.admit() else { return Verdict::Undecided };
+    let admitted = AdmittedAttempt { permit, reservation: None, pair: Some(lease) };
+    let Ok(prepared) = PreparedAttempt::new(call, admitted, &attempts).await else { return Verdict::Undecided };
+    match prepared.send(call, &attempts).await {
         AttemptResult::Answered(answer) if answer.reading.key_refused => Verdict::Refused,
         AttemptResult::Answered(answer)
             if answer.reading.outcome == Outcome::Ok && answer.response.status.as_u16() == 200 =>

@@ -1,8 +1,9 @@
 //! Step 6: the cache, and the fetch that a miss starts for all requests with the same key.
 //!
-//! A fill runs in a task of its own that `drain` waits for. What always holds: a caller that leaves takes nobody's
-//! response away; what is shared is immutable. Must not know headers, or how a request is sent. Fails with the
-//! [`Refusal`] of the quota, the cache or the fetch.
+//! A fill runs in a task of its own that `drain` waits for. What always holds: a fill belongs to none of the requests that
+//! wait for it: it has the operation's own timeout and the highest of their priorities, and what it fetches is stored
+//! whoever has left meanwhile; what is shared is immutable. Must not know headers, or how a request is sent. Fails with
+//! the [`Refusal`] of the quota, the cache or the fetch.
 
 use std::{ops::ControlFlow, sync::Arc};
 
@@ -13,7 +14,7 @@ use crate::{
     admission::DayReservation,
     attempts::Attempts,
     cache::{
-        CacheEntry, Flight, Key, KeyParts, Leader, RequestDirectives, key,
+        CacheEntry, Flight, Key, KeyParts, Leader, Passenger, RequestDirectives, key,
         rules::{self, Candidate},
     },
     config::Class,
@@ -22,6 +23,7 @@ use crate::{
     outcome::Outcome,
     refusal::Refusal,
     reply::{self, CacheStatusHeader, Reply, ReplyBody},
+    upstream::Failure,
 };
 
 /// A fetch to be done for all requests that wait for the same key.
@@ -48,7 +50,9 @@ pub(super) async fn lookup(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
         return Err(Refusal::only_if_cached());
     }
     loop {
-        match call.upstream.snapshot.flights.join(&key, || cache.fresh(&key, directives, Instant::now())) {
+        let passenger = Passenger { generation: cache.generation(), priority: call.service().priority };
+        let stored = || cache.fresh(&key, directives, Instant::now());
+        match call.upstream.snapshot.flights.join(&key, passenger, stored) {
             Flight::Stored(entry) => return hit(call, &entry, Instant::now()).map(ControlFlow::Break),
             Flight::Leader(leader) => {
                 return Ok(ControlFlow::Continue(Some(Fill { leader, forced: directives.max_age.is_some() })));
@@ -56,10 +60,10 @@ pub(super) async fn lookup(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
             Flight::Follower(follower) => {
                 call.charge_hit()?;
                 // On the heap: only a follower needs the timer.
-                let (result, time) = timed(Box::pin(call.upstream.deadline.bound(follower.result()))).await;
+                let (result, time) = timed(Box::pin(call.deadline().bound(follower.result()))).await;
                 x.attempts().waited_for_upstream(time);
                 // `None`: the leader was lost, so this request may lead.
-                if let Some(result) = result.ok_or_else(Refusal::late)? {
+                if let Some(result) = result.ok_or(Failure::Timeout)? {
                     return reply_of(&result, CacheStatusHeader::Joined).map(ControlFlow::Break);
                 }
             }
@@ -71,6 +75,7 @@ fn key(call: &Call) -> Key {
     let request = &call.upstream.request;
     Key::new(KeyParts {
         account: &call.upstream.account.name,
+        address: &call.upstream.account.route(call.upstream.operation.api).url,
         service: (call.upstream.operation.class != Class::Lookup).then_some(&call.service().name),
         method: key::method(&request.method),
         path: request.target.path(),
@@ -90,12 +95,12 @@ fn hit(call: &Call, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> 
 
 /// A reply of its own for one of the requests that share a fetch.
 fn reply_of(fetch: &FetchResult, cached: CacheStatusHeader) -> Result<Reply, Refusal> {
-    let fetched = fetch.result.as_ref().map_err(Refusal::clone)?;
+    let fetched = fetch.as_ref().map_err(Refusal::clone)?;
     let reply = Reply::of_entry(&fetched.entry, cached);
     Ok(Reply { code: fetched.code, retry_after: fetched.retry_after, ..reply })
 }
 
-/// Steps 8 to 15 of a fill, in a task that outlives its caller.
+/// Steps 7 to 14 of a fill, in a task that outlives its caller.
 pub(super) async fn fill(
     x: &mut Exchange,
     call: Box<Call>,
@@ -103,30 +108,27 @@ pub(super) async fn fill(
     reservation: DayReservation,
 ) -> Result<Reply, Refusal> {
     let Fill { leader, forced } = fill;
-    let follower = leader.follow();
-    let deadline = call.upstream.deadline;
-    let tasks = call.upstream.snapshot.tasks.clone();
-    let mut attempts = x.hand_over();
-    tasks.spawn(async move {
-        let result = fetch_and_store(&call, leader.key(), reservation, &mut attempts).await;
-        leader.complete(Arc::new(FetchResult { result, attempts }));
+    let (follower, deadline) = (leader.follow(), call.deadline());
+    let (call, attempts) = (call.for_waiters(leader.priority()), x.attempts().clone());
+    x.snapshot.tasks.spawn(async move {
+        let result = fetch_and_store(&call, &leader, reservation, &attempts).await;
+        leader.complete(Arc::new(result));
     });
     let shared = match Box::pin(deadline.bound(follower.result())).await {
         Some(Some(shared)) => shared,
         Some(None) => return Err(x.panicked()),
-        None => return Err(Refusal::late()),
+        None => return Err(Failure::Timeout.into()),
     };
-    x.take_back(shared.attempts.clone());
-    let stored = shared.result.as_ref().is_ok_and(|fetched| fetched.stored);
+    let stored = shared.as_ref().as_ref().is_ok_and(|fetched| fetched.stored);
     let cached = if forced { CacheStatusHeader::Forced { stored } } else { CacheStatusHeader::Miss { stored } };
     reply_of(&shared, cached)
 }
 
 async fn fetch_and_store(
     call: &Call,
-    key: &Key,
+    leader: &Leader<SharedFetch>,
     reservation: DayReservation,
-    attempts: &mut Attempts,
+    attempts: &Attempts,
 ) -> Result<Fetched, Refusal> {
     let answer = fetch::fetch(&call.upstream, reservation, attempts).await?;
     let reading = answer.reading;
@@ -146,10 +148,7 @@ async fn fetch_and_store(
         stored: Instant::now(),
         lifetime: lifetime.unwrap_or_default(),
     };
-    let stored = lifetime.is_some();
-    let entry = Arc::new(if stored { entry.detached(reply::ADDED) } else { entry });
-    if stored {
-        snapshot.cache.keep(key.clone(), entry.clone());
-    }
+    let entry = Arc::new(if lifetime.is_some() { entry.detached(reply::ADDED) } else { entry });
+    let stored = lifetime.is_some() && snapshot.cache.keep(leader.key().clone(), entry.clone(), leader.generation());
     Ok(Fetched { entry, stored, code: reply.code, retry_after: reply.retry_after })
 }

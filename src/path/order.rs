@@ -1,20 +1,27 @@
-//! Steps 4, 12 and 15 of a request that must never be executed twice.
+//! Steps 4, 8 and 14 of a request that must never be executed twice.
 //!
 //! From its journal entry on, an order runs in a task of its own that `drain` waits for. What always holds: an order
-//! whose caller has left is still sent once, recorded, and its end is written to the journal. Must not know how a
-//! request is sent. Fails with the [`Refusal`] of the journal or of the attempts.
+//! whose caller has left is still sent once, recorded, and its end is written to the journal; an order whose caller was
+//! told that nothing was sent is not sent. Must not know how a request is sent. Fails with the [`Refusal`] of the journal
+//! or of the attempts.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, pin::pin, sync::Arc};
 
 use tokio::sync::oneshot;
 
-use super::{Call, Exchange, attempt::PreparedAttempt, fetch};
+use super::{
+    Call, Exchange,
+    attempt::{AdmittedAttempt, ClassifiedAnswer},
+    fetch,
+};
 use crate::{
     admission::DayReservation,
+    attempts::Attempts,
     orders::{OrderRequest, Recall, StoredAnswer, Ticket},
     outcome::Sent,
     refusal::{Refusal, RefusalFormat},
     reply::{Reply, ReplyBody},
+    upstream::Failure,
 };
 
 /// Step 4. `Break`: it was sent before, and this is the response again. `Continue`: it may be sent; with a ticket if
@@ -33,54 +40,99 @@ pub(super) async fn recall(call: &Call) -> Result<ControlFlow<Reply, Option<Tick
         body: &request.body,
         request_id: call.request_id.as_str(),
     };
-    Ok(match Box::pin(call.upstream.snapshot.orders.recall(&asked)).await? {
+    let recall = call.upstream.snapshot.orders.recall(&asked);
+    let recall = Box::pin(call.deadline().bound(recall)).await.ok_or_else(Refusal::journal_stalled)?;
+    Ok(match recall? {
         Recall::New(ticket) => ControlFlow::Continue(Some(ticket)),
         Recall::Repeat(answer) => ControlFlow::Break(Reply::of_first(&answer)),
     })
 }
 
-/// Steps 8 to 15, from step 12 on in a task that outlives its caller.
+/// Steps 7 to 14, from step 8 on in a task that outlives its caller.
 pub(super) async fn send(
     x: &mut Exchange,
     call: Box<Call>,
     ticket: Ticket,
     reservation: DayReservation,
 ) -> Result<Reply, Refusal> {
-    let prepared = fetch::prepare(&call.upstream, reservation, x.attempts()).await?; // 8 to 11
-    let (done, finished) = oneshot::channel();
-    let mut exchange = x.detach();
-    let tasks = call.upstream.snapshot.tasks.clone();
-    tasks.spawn(async move {
-        let outcome = write_and_send(&mut exchange, &call, ticket, prepared).await;
-        // If the caller has left, the exchange comes back from the channel and its record is written here.
-        let _ = done.send((exchange, outcome));
-    });
-    let Ok((exchange, outcome)) = finished.await else { return Err(x.panicked()) };
+    let admitted = fetch::admit(&call.upstream, Some(reservation), None)?; // 7
+    let (sender, finished) = oneshot::channel();
+    let attempts = x.attempts().clone();
+    let caller = Some(WaitingCaller { exchange: x.detach(), sender });
+    let task = OrderTask { call: Arc::from(call.outlasting_caller()), attempts, caller };
+    x.snapshot.tasks.spawn(task.run(ticket, admitted));
+    // The task ends the wait at the caller's deadline.
+    let Ok(HandedBack { exchange, outcome }) = finished.await else { return Err(x.panicked()) };
     x.attach(exchange);
     outcome
 }
 
-async fn write_and_send(
-    x: &mut Exchange,
-    call: &Call,
-    ticket: Ticket,
-    prepared: PreparedAttempt,
-) -> Result<Reply, Refusal> {
-    let written = call.upstream.snapshot.orders.write(ticket).await?; // 12
-    let outcome = fetch::send(&call.upstream, prepared, x.attempts()).await; // 13, 14
-    let outcome = outcome.map(|answer| answer.reply());
-    // 15
-    if x.attempts().nothing_executed() {
-        written.unsent();
-    } else {
-        let sent = x.sent();
-        written.end(match &outcome {
-            Ok(reply) => stored(reply, call, sent),
-            Err(refusal) => stored(&refusal.reply(&call.request_id, sent, RefusalFormat::Envelope), call, sent),
-        });
+/// An order on its way, whether its caller waits or not.
+struct OrderTask {
+    call: Arc<Call>,
+    attempts: Attempts,
+    /// Absent once the caller's wait was over.
+    caller: Option<WaitingCaller>,
+}
+
+struct WaitingCaller {
+    exchange: Exchange,
+    sender: oneshot::Sender<HandedBack>,
+}
+
+/// What ends the caller's wait.
+struct HandedBack {
+    exchange: Exchange,
+    outcome: Result<Reply, Refusal>,
+}
+
+impl OrderTask {
+    async fn run(mut self, ticket: Ticket, admitted: AdmittedAttempt) {
+        // 8: if the write takes longer, its ticket is dropped, which frees the order's key.
+        let orders = self.call.upstream.snapshot.orders.clone();
+        let written = match self.call.deadline().bound(orders.write(ticket)).await {
+            Some(Ok(written)) => written,
+            Some(Err(error)) => return self.hand_back(Err(error.into())),
+            None => return self.hand_back(Err(Refusal::journal_stalled())),
+        };
+        let outcome = self.send(admitted).await.map(ClassifiedAnswer::reply);
+        // 14
+        if self.attempts.nothing_executed() {
+            written.unsent();
+        } else {
+            let (call, sent) = (&self.call, self.attempts.sent());
+            written.end(match &outcome {
+                Ok(reply) => stored(reply, call, sent),
+                Err(refusal) => stored(&refusal.reply(&call.request_id, sent, RefusalFormat::Envelope), call, sent),
+            });
+        }
+        self.hand_back(outcome);
     }
-    x.finish(&outcome);
-    outcome
+
+    /// Steps 9 to 13. If the caller's wait ends before the first byte was sent, nothing is sent; if after, the caller is
+    /// told so, and the order runs to its end.
+    async fn send(&mut self, admitted: AdmittedAttempt) -> Result<ClassifiedAnswer, Refusal> {
+        let (call, attempts) = (self.call.clone(), self.attempts.clone());
+        let mut sending = pin!(fetch::send(&call.upstream, admitted, &attempts));
+        if let Some(outcome) = call.deadline().bound(sending.as_mut()).await {
+            return outcome;
+        }
+        if attempts.sent() == Sent::No {
+            return Err(Failure::NotStarted.into());
+        }
+        let caller_waits = self.caller.as_ref().is_some_and(|caller| !caller.sender.is_closed());
+        if caller_waits && call.upstream.deadlines.caller_leaves_first() {
+            self.hand_back(Err(Failure::Timeout.into()));
+        }
+        sending.await
+    }
+
+    /// Ends the caller's wait. If the caller has left, the record is written here.
+    fn hand_back(&mut self, outcome: Result<Reply, Refusal>) {
+        let Some(WaitingCaller { mut exchange, sender }) = self.caller.take() else { return };
+        exchange.finish(&outcome);
+        let _ = sender.send(HandedBack { exchange, outcome });
+    }
 }
 
 /// The response as a repeat of the order gets it.

@@ -30,8 +30,8 @@ fn futures_stay_small() {
     let order = size(|| order::send(exchange(), never(), never(), never()));
     // In the order of a request: a hit is `served` alone; a miss has `fill` and a task with `fetch`.
     let sizes = [
-        ("served", served, 2048),
-        ("hit", hit, 1792),
+        ("served", served, 2176),
+        ("hit", hit, 1920),
         ("fill", fill, 256),
         ("fetch", fetch, 3200),
         ("order", order, 896),

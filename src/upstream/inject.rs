@@ -51,6 +51,8 @@ pub fn inject(rewritten: Rewritten, lease: Lease, route: &Route) -> Keyed {
 #[derive(Clone, Debug)]
 pub struct Route {
     pub endpoint: Endpoint,
+    /// The endpoint as a URL, for cache keys.
+    pub url: Arc<str>,
     /// Value of the `host` header.
     pub host: HeaderValue,
     pub destination: Arc<Destination>,
@@ -91,7 +93,8 @@ mod tests {
         let endpoint = Endpoint { tls: false, host, port: 1, authority, prefix: String::new(), auth: AuthStyle::Both };
         let connections = Metrics::new().unwrap().upstream_connections("main");
         let destination = Arc::new(Destination::new(&endpoint, None, Dialer::default(), connections).unwrap());
-        Route { endpoint, host: HeaderValue::from_static("b2b.example:1"), destination }
+        let (url, host) = (endpoint.to_string().into(), HeaderValue::from_static("b2b.example:1"));
+        Route { endpoint, url, host, destination }
     }
 
     fn operation() -> Operation {

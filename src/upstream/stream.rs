@@ -56,8 +56,8 @@ impl Stream {
     }
 
     /// Holds the account's place in flight until the last byte.
-    pub fn holding(mut self, spent: Spent) -> Self {
-        self.spent = Some(spent);
+    pub fn holding(mut self, spent: Option<Spent>) -> Self {
+        self.spent = spent;
         self
     }
 

@@ -154,12 +154,9 @@ fn a_lookup_that_hangs_is_a_fault_of_the_gateways_own() {
     let mut gateway = names.gateway(&fastrac);
     let used = || sum(&gateway.admin("/metrics").text(), "budget_used", &[("window", "day")]);
     let before = used();
+    let quote = || post("/apiTariff/tariffExpress", bodies::TARIFF_V1).by("shop").header("x-gateway-timeout", "300");
     let refused: Vec<_> = std::thread::scope(|scope| {
-        let send = |number: usize| {
-            let lookup = get(&format!("/apiRegion/city?province={number}")).by("shop");
-            gateway.send(lookup.header("x-gateway-timeout", "300"))
-        };
-        let requests: Vec<_> = (0..60).map(|number| scope.spawn(move || send(number))).collect();
+        let requests: Vec<_> = (0..60).map(|_| scope.spawn(|| gateway.send(quote()))).collect();
         requests.into_iter().map(|request| request.join().expect("a response")).collect()
     });
     for response in &refused {
@@ -171,7 +168,7 @@ fn a_lookup_that_hangs_is_a_fault_of_the_gateways_own() {
     // It has cost nothing, says nothing about Fastrac, and is counted and logged like any request.
     assert_eq!(used(), before);
     assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("other")).outcome(), "ok");
-    let overloaded = [("operation", "v1.city"), ("outcome", "overloaded")];
+    let overloaded = [("operation", "v1.tariff_express"), ("outcome", "overloaded")];
     assert_eq!(gateway.metric("requests_total", &overloaded), 60.0);
     let line = gateway.line(refused[0].header("x-request-id").expect("an id"));
     assert_eq!((&line["code"], &line["sent"]), (&"gateway.overloaded".into(), &"no".into()));

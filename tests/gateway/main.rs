@@ -33,6 +33,7 @@
 //! | `handles_upstream_faults` | every fault that the sandbox can inject has the expected effect, directly and through the gateway |
 //! | `sandbox` | the sandbox's control API is separate from the simulated API; a lost order is processed and reported |
 //! | `deploy` | everything that `deploy/` and its runbooks name exists: commands, metrics, outcomes, panels, configuration keys |
+//! | `waits_within_deadlines` | every wait has a deadline, and it is the waiter's own |
 //! | `isolates_callers` | what one caller does ends with that caller |
 //! | `judges_fastrac` | what counts as a failure of Fastrac, for all services of its account |
 //! | `layout` | no import cycles, pure rooms do no I/O, a type name means one thing |
@@ -78,3 +79,4 @@ mod spends_once;
 mod survives_panics;
 mod survives_pauses;
 mod test_gateway;
+mod waits_within_deadlines;

@@ -127,6 +127,7 @@ async fn purge_forgets_every_stored_answer() {
     let cache = stage.gateway.current.load().cache.clone();
     let parts = crate::cache::KeyParts {
         account: "main",
+        address: "",
         service: None,
         method: "GET",
         path: "/",
@@ -144,7 +145,7 @@ async fn purge_forgets_every_stored_answer() {
         stored: tokio::time::Instant::now(),
         lifetime: std::time::Duration::from_secs(60),
     };
-    cache.keep(crate::cache::Key::new(parts), Arc::new(entry));
+    cache.keep(crate::cache::Key::new(parts), Arc::new(entry), cache.generation());
     let metrics = stage.ask(TestRequest::get("/metrics")).await.body;
     assert!(metrics.contains("fastrac_gateway_cache_entries{operation=\"v2.city\"} 1"), "{metrics}");
     assert_eq!(stage.post("/cache/purge", "").await.json()["purged"], 1);

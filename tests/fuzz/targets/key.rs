@@ -49,6 +49,7 @@ fn set(request: &mut CacheRequest, field: usize, line: &[u8]) {
 fn key(request: &CacheRequest) -> Key {
     Key::new(KeyParts {
         account: &request.account,
+        address: "",
         service: request.service.as_deref(),
         method: &request.method,
         path: &request.path,

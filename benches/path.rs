@@ -1,4 +1,4 @@
-//! What the policy part of the path costs: everything but I/O, of a hit and of a refusal.
+//! Time of the path without network I/O, for a cache hit and for a refusal.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 

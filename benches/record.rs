@@ -1,7 +1,7 @@
-//! Cost of the record of one request: from `open` until its line is queued, and (`cpu`) including the
-//! thread that writes it.
+//! Time of the record of one request, from `open` until its log line is queued. `cpu` is the CPU time of the whole
+//! process, so it includes the thread that writes the line.
 //!
-//! Target: the record of a hit takes less than 2 µs of CPU, its line included.
+//! Target: the record of a hit takes less than 2 µs of CPU, including its line.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
@@ -40,7 +40,7 @@ fn recorder(exchanges: LogTarget) -> (Arc<Recorder>, ExchangeLog, Arc<Metrics>) 
     (Recorder::new(Arc::clone(&metrics), log.clone(), masker, names), log, metrics)
 }
 
-/// The input of a hit; cheap to clone, so that only the record is measured.
+/// The input of a record; cheap to clone, so that its cost does not distort the measurement.
 struct Request {
     id: RequestId,
     uri: Uri,
@@ -87,7 +87,7 @@ fn hits(c: &mut Criterion) {
     group.sample_size(10);
     group.bench_function("cpu", |b| {
         b.iter_custom(|times| {
-            // Many rounds, because the clock is coarse; with pauses, so that the writer keeps up.
+            // Many rounds, because the clock has a resolution of 10 ms; with pauses, so that the writer keeps up.
             let rounds = (200_000 / times).max(1);
             let began = cpu();
             for index in 0..times * rounds {
@@ -100,7 +100,7 @@ fn hits(c: &mut Criterion) {
         })
     });
     log.close(Duration::from_secs(5));
-    // On a busy machine the writer may lag nevertheless: then the figure is too low.
+    // If the writer did not keep up on a busy machine, lines were dropped and the figure is too low.
     if let Some(dropped) = metrics.text().lines().find(|line| line.contains("result=\"dropped\"")) {
         eprintln!("not all lines were written: {dropped}");
     }

@@ -1,4 +1,4 @@
-//! What the pure rooms cost: identity, routing, cache key, classifier, rewrite.
+//! Time of the pure rooms: identification, routing, cache key, envelope classifier, rewrite.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
@@ -39,7 +39,7 @@ fn headers() -> HeaderMap {
     headers
 }
 
-/// An answer of 1,536 bytes, as in `benches/peers`.
+/// A response body of about 1,500 bytes, as in `benches/peers`.
 fn answer() -> String {
     let mut text = String::from(r#"{"success":true,"message":"","data":["#);
     let mut id = 1101;

@@ -378,7 +378,7 @@ mod budget {
         assert_eq!(budget.usage().in_flight.left, 1);
     }
 
-    /// A place that becomes free before its token is due used to wake nobody: six of eight were refused.
+    /// Once, no waiter was woken when a place became free before the next token was due, and six of eight were refused.
     #[tokio::test(start_paused = true)]
     async fn a_token_that_is_due_after_the_place_is_free_is_used() {
         let budget = Arc::new(budget(Some((10, 1)), None, 1, 3_000));
@@ -400,8 +400,8 @@ mod budget {
         assert!(start.elapsed() <= Duration::from_millis(750), "{:?}", start.elapsed());
     }
 
-    /// Random arrivals, service times, impatient waiters and cancellations. After every millisecond: if
-    /// somebody waits, either the places or the tokens (of the largest cost) are used up.
+    /// Random arrivals, service times, deadlines and cancellations. After every millisecond: if there is a waiter, then
+    /// all places are taken, or there are fewer tokens than the largest cost.
     #[test]
     fn no_request_waits_while_place_and_tokens_are_free() {
         const LARGEST: u64 = 3;
@@ -434,7 +434,7 @@ mod budget {
                             }
                         }));
                     }
-                    // Everybody who can run does so before time goes on.
+                    // Every task that is ready runs before time advances.
                     for _ in 0..8 {
                         tokio::task::yield_now().await;
                     }

@@ -193,7 +193,7 @@ impl AdminAddress {
         Ok(AdminAddress { tls, host, port, authority: authority.to_string(), prefix })
     }
 
-    /// Whether nobody can read what is sent: TLS, or this machine.
+    /// Whether the token cannot be read on the way: TLS, or a loopback address.
     fn is_private(&self) -> bool {
         self.tls || self.host == "localhost" || self.host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
@@ -226,7 +226,7 @@ mod tests {
         }
     }
 
-    /// A server that answers one request with `answer`, and gives what it was asked.
+    /// A server that answers one request with `answer`; its thread returns the request.
     fn once(answer: String) -> (AdminClient, std::thread::JoinHandle<String>) {
         use std::io::{Read as _, Write as _};
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

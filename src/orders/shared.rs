@@ -77,8 +77,8 @@ impl SharedOrders {
         self.submit_end(&index, batch, number);
     }
 
-    /// Submits the end of an order. Its answer stays in memory until it is on disk, and for good if
-    /// it cannot be written.
+    /// Submits the end of an order. The answer is kept in memory until it has been written; if it cannot be written, as
+    /// long as the process runs.
     fn submit_end(self: &Arc<Self>, index: &Index, batch: WriteBatch, number: u64) {
         let answer = index.answer_in_memory(number);
         let orders = Arc::clone(self);

@@ -90,7 +90,7 @@ impl Bench {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Value of a series, as it stands in the text.
+    /// Value of a series, as text from the metrics output.
     fn series(&self, series: &str) -> Option<String> {
         let text = self.metrics.text();
         text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned))

@@ -1,4 +1,4 @@
-//! Promises of rotation, on tokio's paused clock, with a key file and a Fastrac made of a table.
+//! Tests of rotation with paused time, a key file, and a table of verdicts in place of Fastrac.
 #![allow(clippy::disallowed_methods, reason = "tests have no drain to join")]
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, sync::Arc};
@@ -11,7 +11,7 @@ use crate::{
     keys::{Event, KeyContext, Keys, NoKey, Role, Verification},
 };
 
-/// A gateway's keys beside a Fastrac that is told what to think of them.
+/// The keys of an account, and a stub of Fastrac with a verdict for each pair.
 struct World {
     keys: Arc<Keys>,
     folder: tempfile::TempDir,
@@ -21,7 +21,7 @@ struct World {
 
 #[derive(Default)]
 struct Fastrac {
-    /// By the number of the pair; absent: undecided.
+    /// Verdicts by the number of the pair; undecided without an entry.
     thinks: Mutex<BTreeMap<u32, Verdict>>,
     /// Milliseconds that a canary takes.
     slow: Mutex<u64>,
@@ -43,7 +43,7 @@ fn number(lease: &Lease) -> u32 {
 }
 
 impl World {
-    /// Key pair 1 stands in the file, and Fastrac knows it.
+    /// The key file contains pair 1, which Fastrac accepts.
     async fn new() -> Self {
         Self::with(|_| {}, &[(1, Verdict::Verified)], Some(1)).await
     }
@@ -63,7 +63,7 @@ impl World {
             Box::new(move |event| events.events.lock().push(event.clone())),
         )
         .unwrap();
-        // Hints come in real time, which stands still here.
+        // Notifications of file changes arrive in real time, not on the paused clock.
         keeper.watched = false;
         let asked = fastrac.clone();
         let task = tokio::spawn(keep(keeper, move |lease| {

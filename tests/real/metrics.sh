@@ -1,13 +1,13 @@
 #!/bin/sh
-# The metrics texts against real parsers: promtool for Prometheus text (also the sandbox's), prometheus_client
-# (PyPI) for OpenMetrics; and the families in them against tests/real/metrics.txt. Needs promtool (apt: prometheus),
-# python3 with venv, and PyPI once.
-# Usage: tests/real/metrics.sh [FOLDER of the virtual environment, kept for the next run]
+# Parses the output of /metrics with other programs' parsers: Prometheus text with promtool (also the sandbox's),
+# OpenMetrics with prometheus_client. Compares the metric families in it with tests/real/metrics.txt.
+# Usage: tests/real/metrics.sh [FOLDER]    FOLDER keeps the virtual environment for the next run
+# Needs promtool (apt: prometheus) and python3 with venv; prometheus_client comes from PyPI unless FOLDER has it.
 set -eu
 cd "$(dirname "$0")/../.."
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-FASTRAC_GATEWAY_METRICS_OUT=$out FASTRAC_SANDBOX_METRICS_OUT=$out cargo test --quiet --workspace --lib hands_its_text
+FASTRAC_GATEWAY_METRICS_OUT=$out FASTRAC_SANDBOX_METRICS_OUT=$out cargo test --quiet --workspace --lib for_other_parsers
 promtool check metrics <"$out/metrics.txt"
 promtool check metrics <"$out/sandbox.txt"
 env=${1:-$out/env}
@@ -28,7 +28,7 @@ text = list(prometheus(open(sys.argv[2]).read()))
 assert all(f.documentation for f in om), "a family has no help"
 kinds = {f.name: f.type for f in om}
 assert kinds["fastrac_gateway_requests"] == "counter" and kinds["fastrac_gateway_request_duration_seconds"] == "histogram"
-assert samples(om) == samples(text) and len(samples(om)) > 60, "the two texts differ"
+assert samples(om) == samples(text) and len(samples(om)) > 60, "the two formats have different samples"
 # prometheus_client names a counter without _total in both formats
 listed = {(row[0].removesuffix("_total"), row[1]) for row in map(str.split, open(sys.argv[3])) if row and not row[0].startswith("#")}
 assert listed == {(f.name, f.type) for f in text}, f"tests/real/metrics.txt and the program differ in {sorted(listed ^ {(f.name, f.type) for f in text})}"

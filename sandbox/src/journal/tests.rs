@@ -157,7 +157,7 @@ fn the_metrics_are_the_counters() {
 
 /// For `tests/real`: hands the text to promtool.
 #[test]
-fn hands_its_text_to_a_real_parser() {
+fn writes_its_text_for_other_parsers() {
     let Some(folder) = std::env::var_os("FASTRAC_SANDBOX_METRICS_OUT") else { return };
     let mut journal = journal(1, 1_000);
     let seq =

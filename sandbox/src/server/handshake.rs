@@ -19,7 +19,7 @@ use crate::faults::TlsFailure;
 /// Fatal alert `handshake_failure` (RFC 8446, sections 5.1 and 6).
 const ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
 
-/// Name in the wrong certificate; reserved, so nobody's (RFC 6761).
+/// Name in the wrong certificate. `.invalid` is reserved, so the name cannot exist (RFC 6761).
 const WRONG_NAME: &str = "somebody-else.invalid";
 
 /// Maximum wait for the ClientHello, and for the handshake.

@@ -1,8 +1,8 @@
-//! Sends webhooks, and lets time pass: this task carries out due steps while there are no requests.
+//! Sends webhooks, and advances orders: this task carries out due steps while there are no requests.
 //!
 //! What always holds: one attempt at a time, each within its timeout; redirects are not followed; unless configured,
-//! only loopback addresses are contacted and no name is resolved, so that a real URL in a test's request harms
-//! nobody. It ends with the sandbox.
+//! only loopback addresses are contacted and no name is resolved, so that nothing is sent to a real URL in a
+//! test's request. The task ends with the sandbox.
 //!
 //! How it fails: a failed attempt has one of a few fixed reasons; the outbox decides what follows.
 

@@ -1,4 +1,4 @@
-//! Readiness falls for what stops answers, and only degrades for the rest.
+//! `/readyz` fails if the gateway cannot serve requests; other faults only appear in `degraded`.
 
 use super::*;
 
@@ -13,7 +13,7 @@ async fn is_ready_once_a_key_pair_is_in_hand() {
     assert_eq!(stage.ask(TestRequest::get("/livez")).await.status, 200);
 
     write_keys(stage.folder.path(), FASTRAC);
-    // Undecided, and used all the same: there is no other.
+    // The canary is undecided; the pair is used because there is no other.
     stage.gateway.current.load().accounts[0].keys.rotate(true).await.unwrap();
     let reply = stage.ask(TestRequest::get("/readyz")).await;
     assert_eq!(reply.status, 200);
@@ -34,7 +34,7 @@ async fn a_lost_key_source_only_degrades() {
 #[tokio::test]
 async fn a_revoked_pair_only_degrades() {
     let stage = TestAdmin::usual().await;
-    // Ready once is ready for good.
+    // After it has been ready, a missing pair only degrades it.
     assert_eq!(stage.ask(TestRequest::get("/readyz")).await.status, 200);
     let keys = stage.gateway.current.load().accounts[0].keys.clone();
     keys.revoke(keys.lease().unwrap().version()).await;

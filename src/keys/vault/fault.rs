@@ -1,11 +1,11 @@
-//! Why the vault gave no pair. No message contains a credential or a value of a secret.
+//! Reasons why no pair could be read from the vault. No message contains a credential or a value of a secret.
 
 use std::time::Duration;
 
-/// The vault gave no pair.
+/// No pair could be read from the vault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VaultError {
-    /// Something on this side is wrong: a certificate, a file with a credential, a name.
+    /// The gateway's own configuration is invalid: a certificate, a file with a credential, a name.
     #[error("{0}")]
     Unfit(String),
     /// No connection, or it broke.
@@ -14,13 +14,13 @@ pub enum VaultError {
     /// No complete answer in time.
     #[error("gave no answer within {0:?}")]
     DeadlineExceeded(Duration),
-    /// Its secrets can't be read before somebody unseals it.
+    /// Secrets cannot be read until an operator unseals it.
     #[error("is sealed")]
     Sealed,
     /// It was never initialised.
     #[error("is not initialised")]
     Uninitialized,
-    /// It is a standby whose leader can't be reached or trusted.
+    /// It is a standby, and its leader cannot be reached or is not trusted.
     #[error("is a standby, and its leader can't be asked: {0}")]
     Standby(&'static str),
     /// The login was refused.

@@ -139,7 +139,7 @@ fn gauges_of_connections_follow_their_guards() {
 
 /// Texts for the checks against real parsers in `tests/real/metrics.py`: written where it says so, else nothing.
 #[test]
-fn hands_its_texts_to_real_parsers() {
+fn writes_its_texts_for_other_parsers() {
     let Some(folder) = std::env::var_os("FASTRAC_GATEWAY_METRICS_OUT") else { return };
     let metrics = filled();
     for (name, open) in [("metrics.txt", false), ("metrics.om", true)] {

@@ -1,5 +1,5 @@
-//! A configuration's text: checked without a panic, always with the same result, and what passes is a
-//! configuration that the program can run on.
+//! Checks arbitrary text as a configuration: no panic; checking it twice gives the same diagnostics; there is a checked
+//! configuration exactly if there is no error; and its indices, cache rules and routes are consistent.
 
 use std::path::Path;
 
@@ -12,23 +12,23 @@ use fastrac_gateway::{
 };
 use http::Method;
 
-/// The data is the file.
+/// `data` is the content of the configuration file.
 pub fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let folder = Path::new("/etc/fastrac");
     let (once, again) = (check(text, folder, &Environment::default()), check(text, folder, &Environment::default()));
     let shown = |checked: &fastrac_gateway::config::check::Checked| {
-        let findings = checked.errors.iter().chain(&checked.warnings);
-        findings.map(ToString::to_string).collect::<Vec<_>>()
+        let diagnostics = checked.errors.iter().chain(&checked.warnings);
+        diagnostics.map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(shown(&once), shown(&again));
     assert_eq!(once.config.is_some(), once.errors.is_empty());
     if let Some(config) = once.config {
-        runs(&config);
+        assert_consistent(&config);
     }
 }
 
-fn runs(config: &Config) {
+fn assert_consistent(config: &Config) {
     assert!(!config.accounts.is_empty() || config.services.is_empty());
     assert!(config.services.iter().all(|service| service.account < config.accounts.len()));
     let catalog = Catalog::new(config);
@@ -39,7 +39,7 @@ fn runs(config: &Config) {
         if row.path.contains('{') {
             continue;
         }
-        // A row answers to its own path and method: nothing else does.
+        // The path and method of a row are routed to that row.
         let method = Method::from_bytes(row.method.as_bytes()).expect("a method");
         let found = catalog.classify(&method, &row.path).expect("a clean path");
         assert_eq!(found.name, row.name);

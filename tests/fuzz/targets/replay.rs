@@ -1,5 +1,5 @@
-//! The fuzz targets' bodies as ordinary tests: the committed corpora, and what other tests have, are
-//! replayed. A finding becomes a file in `tests/fuzz/corpus/TARGET`.
+//! Runs the fuzz targets as ordinary tests, on the committed corpora and on configurations of other tests. An input for
+//! which a target failed is kept as a file in `tests/fuzz/corpus/TARGET`.
 
 mod config;
 mod envelope;
@@ -21,17 +21,17 @@ fn replay(target: &str, run: fn(&[u8])) {
 }
 
 #[test]
-fn heads_cross_as_one_request_or_not_at_all() {
+fn a_head_is_forwarded_as_one_request_or_refused() {
     replay("head", head::run);
 }
 
 #[test]
-fn envelopes_are_read_as_serde_reads_them() {
+fn envelopes_are_parsed_as_serde_parses_them() {
     replay("envelope", envelope::run);
 }
 
 #[test]
-fn keys_are_shared_by_the_same_question_only() {
+fn cache_keys_are_equal_for_equivalent_requests_only() {
     replay("key", key::run);
 }
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A Fastrac client in curl: V2 by Basic (-u), V1 by the header pair, tracking by GET with a body.
-# BASE_URL, ACCESS and SECRET come from the environment; it knows nothing of a gateway.
+# A Fastrac client that uses curl: V2 with Basic (-u), V1 with the pair of headers, tracking by GET with a body.
+# BASE_URL, ACCESS and SECRET come from the environment; they name Fastrac or a gateway.
 set -euo pipefail
 : "${BASE_URL:?}" "${ACCESS:?}" "${SECRET:?}"
 pair=(-H "access-key: $ACCESS" -H "secret-key: $SECRET")
 json=(-H 'Content-Type: application/json')
 
-# call NAME PATH CURL-ARGUMENTS…: prints the head line and the body, and keeps the body in $body
+# call NAME PATH CURL-ARGUMENTS…: prints a line with the status, and the body, and keeps the body in $body
 call() {
   local name=$1 path=$2 answer
   shift 2
@@ -14,7 +14,7 @@ call() {
   body=${answer%$'\n'*}
   printf '## %s %s\n%s\n' "$name" "${answer##*$'\n'}" "$body"
 }
-# member NAME: the first text or number of that name in $body
+# member NAME: the first string or number with that name in $body
 member() { sed -nE "s/.*\"$1\" *: *\"?([^\",}]*)\"?.*/\1/p" <<<"${body//,/,$'\n'}" | head -n 1; }
 
 call v2.province /region/province -u "$ACCESS:$SECRET"

@@ -1,6 +1,6 @@
-// A Fastrac client as merchants write it in Node: V2 by Basic, V1 by the header pair, with fetch.
-// fetch refuses a GET with a body, so tracking goes through node:http, as it has to with Fastrac.
-// BASE_URL, ACCESS and SECRET come from the environment; it knows nothing of a gateway.
+// A Fastrac client that uses Node's fetch: V2 with Basic, V1 with the pair of headers. Tracking uses node:http,
+// because fetch refuses a GET with a body. BASE_URL, ACCESS and SECRET come from the environment; they name Fastrac
+// or a gateway.
 import http from "node:http";
 
 const { BASE_URL, ACCESS, SECRET } = process.env;
@@ -50,7 +50,7 @@ const made = await call("v2.order_express", basic, "POST", "/order/express", {
 const parcel = { courier_code: courier, awb: made.awb ?? "FSTRA0000000000000000001" };
 await track("v2.track", basic, "/order/track", parcel);
 await call("v2.order_cancel", basic, "POST", "/order/cancel", { ...parcel, cancel_reason: "alamat salah" });
-await track("v2.track of nothing", basic, "/order/track", { courier_code: courier, awb: "TIDAK-ADA" });
+await track("v2.track, unknown awb", basic, "/order/track", { courier_code: courier, awb: "TIDAK-ADA" });
 await call("v1.search_region", pair, "POST", "/apiRegion/search-region", { search: "menteng" });
 await call("v1.couriers", pair, "GET", "/apiCourier/all-courier");
 await track("v1.track", pair, "/apiOrder/trackingOrder", parcel);

@@ -1,6 +1,6 @@
-"""A Fastrac client as merchants write it, with `requests`: V2 by Basic, V1 by the header pair.
+"""A Fastrac client that uses `requests`: V2 with Basic, V1 with the pair of headers.
 
-BASE_URL, ACCESS and SECRET come from the environment; it knows nothing of a gateway. Prints
+BASE_URL, ACCESS and SECRET come from the environment; they name Fastrac or a gateway. Prints
 `## operation status content-type` and the body for each call.
 """
 import os
@@ -27,7 +27,7 @@ def first(rows, field, otherwise):
 
 
 def find(value, field):
-    """The first member of that name, however deep: the shape of instant tariffs isn't published."""
+    """The first member with that name at any depth, because the structure of instant tariffs is not published."""
     if isinstance(value, dict) and field in value:
         return value[field], value
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
@@ -52,8 +52,8 @@ def regions():
     call("v2.post_code", v2, "GET", "/region/post-code", params={"post_code": "10620"})
     found = call("v2.search_region", v2, "POST", "/region/search", json={"keyword": "kemayoran", "limit": 5, "offset": 0})
     call("v2.city without its parameter", v2, "GET", "/region/city")
-    call("v2.city of nowhere", v2, "GET", "/region/city", params={"province_id": 99})
-    call("v2.search_region in vain", v2, "POST", "/region/search", json={"keyword": "qqqqqqqq"})
+    call("v2.city, unknown province", v2, "GET", "/region/city", params={"province_id": 99})
+    call("v2.search_region without a result", v2, "POST", "/region/search", json={"keyword": "qqqqqqqq"})
     return region, first(found, "id", region)
 
 
@@ -75,7 +75,7 @@ def express(origin, destination, courier, service):
     call("v2.track", v2, "GET", "/order/track", json=parcel)
     call("v2.order_cancel", v2, "POST", "/order/cancel", json={**parcel, "cancel_reason": "pembeli berubah pikiran"})
     call("v2.order_cancel again", v2, "POST", "/order/cancel", json={**parcel, "cancel_reason": "pembeli berubah pikiran"})
-    call("v2.track after it", v2, "GET", "/order/track", json=parcel)
+    call("v2.track of a cancelled order", v2, "GET", "/order/track", json=parcel)
     call("v2.order_express without an item", v2, "POST", "/order/express", json={"courier_code": courier})
     return order
 
@@ -84,7 +84,7 @@ def instant(origin, destination):
     place = {"alamat_lengkap": "Jl. Contoh 1", "alamat_google": "Kemayoran"}
     goods = {"value": 75000, "length": 30, "width": 20, "height": 10, "weight": 1000, "quantity": 1}
     who = {"name": "Budi", "email": "budi@example.com", "address": "Jl. Contoh 1", "phone": "6281200000001"}
-    # V1 calls the goods `item`, and has numbers where V2 has strings.
+    # V1 names the goods `item`, and takes numbers where V2 takes strings.
     for name, session, quote, order, kind, whole, member in [("v2", v2, "/tariff/instant", "/order/instant", str, str, "package"),
                                                       ("v1", v1, "/apiTariff/tariffInstant", "/apiOrder/orderInstant", float, int, "item")]:
         asked = {"origin": {**place, "id": whole(origin), "lat": kind(-6.1551), "lng": kind(106.8461)},
@@ -105,7 +105,7 @@ def account():
     call("v1.webhook_get", v1, "GET", "/apiWebhook/getWebhook")
 
 
-def old_version(order):
+def v1_calls(order):
     for name, path, query in [("province", "/apiRegion/province", {}), ("city", "/apiRegion/city", {"province_id": 31}),
                               ("district", "/apiRegion/district", {"city_id": 3171}), ("sub_district", "/apiRegion/sub-district", {"district_id": 3171030}),
                               ("post_code", "/apiRegion/postCode", {"post_code": "10620"}), ("couriers", "/apiCourier/all-courier", {}),
@@ -123,7 +123,7 @@ def old_version(order):
 
 
 def aliases():
-    """Paths that Fastrac's public pages leave open: each spelling means the same."""
+    """Alternative spellings of paths, where Fastrac's public pages give more than one or none."""
     for path in ("/region/subdistrict?district_id=3171030", "/region/postcode?post_code=10620", "/region/postCode?post_code=10620",
                  "/courier/all-courier", "/order/item-categories", "/webhook"):
         call(f"v2 {path}", v2, "GET", path)
@@ -138,5 +138,5 @@ if __name__ == "__main__":
     order = express(start, goal, courier, service)
     instant(start, goal)
     account()
-    old_version(order)
+    v1_calls(order)
     aliases()

@@ -1,17 +1,25 @@
 #!/usr/bin/env python3
-"""Writes answers.jsonl: answers that Fastrac, or something in front of it, might give, and what each means.
+"""Writes answers.jsonl: responses that Fastrac or a proxy in front of it might send, with the expected outcome of each.
 
-How the expected outcomes were made. Every case states its outcome by hand, from contract section 6 alone ("the
-message decides first, then the status"; not the envelope, `success` twice or not a boolean: upstream_error; an
-order's answer that is a 3xx, a 5xx or unreadable leaves it unknown). Families (truncations, spellings) state one
-outcome for all of them, which follows from how they are made. `judge` below is a second opinion by other means:
-Python's JSON parser, strict, and the same section read once more. Both must agree or nothing is written. Neither
-was written with an eye on src/outcome.
+The outcome of each case is written by hand, from section 6 of the contract ("the message decides first, then the
+status"; a body that is not the envelope, or has `success` twice or not as a boolean: upstream_error; an order whose
+response is a 3xx, a 5xx or unreadable remains unknown). The cases of a family (truncations, spellings) have one
+outcome, which follows from how they are made. `judge` below derives the outcome a second time, with Python's JSON
+parser. If the two differ, nothing is written. Neither is derived from src/outcome.
 
-A line: name; source (documented, variant, mutation); status; headers; body, or base64 where it is no text;
-outcome; key (it says that the account's key is refused); stored (it may be kept in the cache); settles (after it
-one knows what became of an order). A documented one has ask, the request that makes the sandbox give it, and cut
-where the public list of members is cut off, so that there may be more, and says where its message is public too.
+The members of a line:
+
+    name
+    source    documented, variant or mutation
+    status, headers
+    body      or base64, if it is not UTF-8
+    outcome
+    key       it says that Fastrac refuses the account's key
+    stored    it may be stored in the cache
+    settles   it says whether an order was executed
+    ask       documented only: the request to which the sandbox gives this response
+    cut       documented only: the public description lists only some members of `data`
+    says      documented only: the public description includes the message
 
 Run it in this folder after a change: python3 generate.py
 """
@@ -37,11 +45,11 @@ CASES = []
 NAMES = set()
 
 
-# ---- the second opinion ------------------------------------------------------------------------
+# ---- the second derivation of the outcome -------------------------------------------------------
 
 
 class Members(list):
-    """A JSON object with all its members, repeated ones too."""
+    """All members of a JSON object, including those with equal names."""
 
 
 def refuse(word):
@@ -50,7 +58,7 @@ def refuse(word):
 
 def parsed(body):
     try:
-        # A mark before the text is ignored (RFC 8259, section 8.1).
+        # A byte order mark at the start is ignored (RFC 8259, section 8.1).
         text = body.decode("utf-8-sig", "strict")
         return json.loads(text, object_pairs_hook=Members, parse_constant=refuse)
     except ValueError:
@@ -313,11 +321,11 @@ def messages():
             case(f"{text} nested", "variant", 409, json.dumps(nested), "rejected")
 
 
-# ---- mutations: the envelope, bent -------------------------------------------------------------
+# ---- mutations: malformed envelopes -------------------------------------------------------------
 
-#: Values of `success` that are no boolean.
+#: Values of `success` other than booleans.
 NO_BOOLEANS = ['"true"', '"false"', "1", "0", "null", "{}", "[]", "[true]", "1.0", '""', '{"success":true}', "-1", "1e0"]
-#: Bodies that are no JSON though they look like it.
+#: Bodies that look like JSON and are invalid.
 NO_JSON = {
     "trailing comma": '{"success":true,}',
     "leading comma": '{,"success":true}',
@@ -393,7 +401,7 @@ NO_JSON = {
     "csv": "success,message\ntrue,\n",
     "yaml": "success: true\nmessage: ''\n",
 }
-#: JSON objects that are no envelope.
+#: JSON objects that are not the envelope.
 NO_ENVELOPE = {
     "no member": "{}",
     "other case": '{"Success":true}',
@@ -418,7 +426,7 @@ NO_ENVELOPE = {
     "once a boolean, once not": '{"success":true,"success":"true"}',
     "once not, once a boolean": '{"success":null,"success":true}',
 }
-#: Envelopes in unusual dress.
+#: Valid envelopes in unusual spellings.
 STILL_GOOD = {
     "bare": '{"success":true}',
     "an escape in the name": '{"succ\\u0065ss":true}',
@@ -480,12 +488,12 @@ def mutations():
         case(f"no JSON: {name} under 503", "mutation", 503, body, "upstream_error")
     for name, body in STILL_GOOD.items():
         case(f"still good: {name}", "mutation", 200, body, "ok")
-    # Only the whole of it is the envelope: each beginning of one is not.
+    # A truncated envelope is not an envelope.
     for status, outcome in [(200, "upstream_error"), (404, "rejected"), (500, "upstream_error")]:
         whole = GOOD if status == 200 else refusal("Data not found")
         for after in range(1, len(whole), 5 if status == 200 else 11):
             case(f"cut after {after} under {status}", "mutation", status, whole[:after], outcome)
-    # What a byte more or less at the ends does.
+    # One byte less, or white space more, at either end.
     for at, name in [(0, "first"), (-1, "last")]:
         bent = GOOD[1:] if at == 0 else GOOD[:-1]
         case(f"without the {name} byte", "mutation", 200, bent, "upstream_error")
@@ -505,7 +513,7 @@ def mutations():
 
 
 def raw():
-    """Bytes that are no text, and texts in other encodings."""
+    """Bodies that are not UTF-8, and other encodings."""
     good = '{"success":true,"message":"","data":["x"]}'
     bad = {
         "a byte in data": b'{"success":true,"data":["\xff"]}',
@@ -538,7 +546,7 @@ def raw():
     for kind in ["text/html", "text/plain; charset=iso-8859-1", "application/xml", "", "application/octet-stream"]:
         headers = [["content-type", kind]] if kind else []
         case(f"the envelope as {kind or 'nothing'}", "variant", 200, GOOD, "ok", headers=headers)
-    # Deeper than Python can follow: what it means follows from how it is made.
+    # Nested more deeply than Python's parser supports, so the verdict is given here.
     deep = {"outcome": "ok", "key": False, "stored": True, "settles": True}
     bent = {"outcome": "upstream_error", "key": False, "stored": False, "settles": False}
     for depth in (2_000, 20_000):

@@ -112,37 +112,33 @@ struct OutcomeRow {
 impl Outcome {
     #[rustfmt::skip]
     const fn row(self) -> OutcomeRow {
-        const fn row(label: &'static str, by: DecidedBy, evidence: EvidenceRule, repeat: Repeat, lifetime: Lifetime) -> OutcomeRow {
-            OutcomeRow { label, by, evidence, repeat, lifetime }
-        }
-        use {DecidedBy as By, EvidenceRule as E, Repeat as R, Lifetime as L};
+        use {DecidedBy as By, EvidenceRule as E, OutcomeRow as Row, Repeat as R, Lifetime as L};
         match self {
-            //                                label              decided by   breaker      2nd attempt  cache
-            Outcome::Ok              => row("ok",              By::Fastrac, E::Healthy,  R::Never,    L::Fresh),
-            Outcome::Hit             => row("hit",             By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::Stale           => row("stale",           By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::NotFound        => row("not_found",       By::Fastrac, E::Healthy,  R::ByStatus, L::NotFound),
-            Outcome::Rejected        => row("rejected",        By::Fastrac, E::Healthy,  R::ByStatus, L::Never),
-            Outcome::UpstreamError   => row("upstream_error",  By::Fastrac, E::ByStatus, R::ByStatus, L::Never),
-            Outcome::Throttled       => row("throttled",       By::Fastrac, E::Healthy,  R::ByStatus, L::Never),
-            Outcome::Leak            => row("leak",            By::Gateway, E::Healthy,  R::Never,    L::Never),
-            Outcome::KeyRejected     => row("key_rejected",    By::Gateway, E::Healthy,  R::Never,    L::Never),
-            Outcome::Unauthenticated => row("unauthenticated", By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::Forbidden       => row("forbidden",       By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::OverQuota       => row("over_quota",      By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::OverBudget      => row("over_budget",     By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::BreakerOpen     => row("breaker_open",    By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::NoKey           => row("no_key",          By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::Unreachable     => row("unreachable",     By::Gateway, E::Failing,  R::Always,   L::Never),
-            Outcome::Timeout         => row("timeout",         By::Gateway, E::Failing,  R::Never,    L::Never),
-            Outcome::Cut             => row("cut",             By::Gateway, E::Failing,  R::Always,   L::Never),
-            Outcome::NotCached       => row("not_cached",      By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::Held            => row("held",            By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::BadRequest      => row("bad_request",     By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::Overloaded      => row("overloaded",      By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::Draining        => row("draining",        By::Gateway, E::Nothing,  R::Never,    L::Never),
-            Outcome::ClientGone      => row("client_gone",     By::Caller,  E::Nothing,  R::Never,    L::Never),
-            Outcome::Internal        => row("internal",        By::Gateway, E::Nothing,  R::Never,    L::Never),
+            Outcome::Ok              => Row { label: "ok",              by: By::Fastrac, evidence: E::Healthy,  repeat: R::Never,    lifetime: L::Fresh },
+            Outcome::Hit             => Row { label: "hit",             by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::Stale           => Row { label: "stale",           by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::NotFound        => Row { label: "not_found",       by: By::Fastrac, evidence: E::Healthy,  repeat: R::ByStatus, lifetime: L::NotFound },
+            Outcome::Rejected        => Row { label: "rejected",        by: By::Fastrac, evidence: E::Healthy,  repeat: R::ByStatus, lifetime: L::Never },
+            Outcome::UpstreamError   => Row { label: "upstream_error",  by: By::Fastrac, evidence: E::ByStatus, repeat: R::ByStatus, lifetime: L::Never },
+            Outcome::Throttled       => Row { label: "throttled",       by: By::Fastrac, evidence: E::Healthy,  repeat: R::ByStatus, lifetime: L::Never },
+            Outcome::Leak            => Row { label: "leak",            by: By::Gateway, evidence: E::Healthy,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::KeyRejected     => Row { label: "key_rejected",    by: By::Gateway, evidence: E::Healthy,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::Unauthenticated => Row { label: "unauthenticated", by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::Forbidden       => Row { label: "forbidden",       by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::OverQuota       => Row { label: "over_quota",      by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::OverBudget      => Row { label: "over_budget",     by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::BreakerOpen     => Row { label: "breaker_open",    by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::NoKey           => Row { label: "no_key",          by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::Unreachable     => Row { label: "unreachable",     by: By::Gateway, evidence: E::Failing,  repeat: R::Always,   lifetime: L::Never },
+            Outcome::Timeout         => Row { label: "timeout",         by: By::Gateway, evidence: E::Failing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::Cut             => Row { label: "cut",             by: By::Gateway, evidence: E::Failing,  repeat: R::Always,   lifetime: L::Never },
+            Outcome::NotCached       => Row { label: "not_cached",      by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::Held            => Row { label: "held",            by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::BadRequest      => Row { label: "bad_request",     by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::Overloaded      => Row { label: "overloaded",      by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::Draining        => Row { label: "draining",        by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::ClientGone      => Row { label: "client_gone",     by: By::Caller,  evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::Internal        => Row { label: "internal",        by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
         }
     }
 

@@ -111,7 +111,7 @@ impl TestAdmin {
         let file = folder.path().join("gateway.toml");
         fs::write(&file, configuration(&set.admin)).unwrap();
         if set.verdict.is_some() {
-            write_keys(folder.path(), FASTRAC);
+            write_keys(folder.path(), FASTRAC.0, FASTRAC.1);
         }
         let environment = Environment { cores: 1, ..Environment::default() };
         let checked = check(&fs::read_to_string(&file).unwrap(), folder.path(), &environment);
@@ -184,7 +184,7 @@ impl TestAdmin {
     }
 }
 
-fn write_keys(folder: &Path, (access, secret): (&str, &str)) {
+fn write_keys(folder: &Path, access: &str, secret: &str) {
     let path = folder.join("keys.toml");
     fs::write(&path, format!("[main]\naccess_key = \"{access}\"\nsecret_key = \"{secret}\"\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();

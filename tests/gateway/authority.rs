@@ -41,11 +41,11 @@ impl Authority {
 
     /// A server certificate for loopback that expires in March of a year.
     pub(crate) fn server(&self, year: i32) -> Pair {
-        self.server_until((year, 3, 9))
+        self.server_until(year, 3, 9)
     }
 
     /// A server certificate for loopback that expires on a date.
-    pub(crate) fn server_until(&self, (year, month, day): (i32, u8, u8)) -> Pair {
+    pub(crate) fn server_until(&self, year: i32, month: u8, day: u8) -> Pair {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
         params.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
         params.not_after = date_time_ymd(year, month, day);

@@ -216,14 +216,15 @@ fn accounts_share_no_entries() {
     assert_eq!((response.outcome(), response.status), ("ok", 200));
     assert_eq!(gateway.send(get("/courier/all").by("stranger")).outcome(), "hit");
     assert_eq!(gateway.received().len(), 1);
-    for (sandbox, own) in [(&gateway.sandbox, (ACCESS, SECRET)), (&elsewhere, OTHER)] {
+    for (sandbox, (access, secret)) in [(&gateway.sandbox, (ACCESS, SECRET)), (&elsewhere, OTHER)] {
+        let expected = basic(access, secret);
         for entry in sandbox.journal() {
-            assert!(entry.headers["authorization"].to_str().is_ok_and(|value| value == basic(own)), "{}", entry.json());
+            assert!(entry.headers["authorization"].to_str().is_ok_and(|value| value == expected), "{}", entry.json());
         }
     }
 }
 
-fn basic((access, secret): (&str, &str)) -> String {
+fn basic(access: &str, secret: &str) -> String {
     use base64::Engine as _;
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{access}:{secret}")))
 }

@@ -217,31 +217,34 @@ fn the_sandbox_gives_the_documented_responses() {
     assert!(tried >= 22, "{tried}");
 }
 
-/// Sends a request through the gateway while its sandbox answers an operation with this entry.
-fn send_while_answering(
-    gateway: &TestGateway,
-    connection: &mut Connection,
-    (entry, operation): (&CorpusEntry, &str),
-    request: Request,
-) -> Response {
-    gateway.sandbox.clear_faults();
-    gateway.sandbox.fault(Fault::on(operation, entry.canned()));
-    let response = connection.send(&request.by("shop"));
-    let bodiless = matches!(entry.status, 204 | 304);
-    assert_eq!(response.status, entry.status, "{}: {response:?}", entry.name);
-    assert!(bodiless || response.body == entry.bytes(), "{}: byte for byte", entry.name);
-    assert_eq!(response.outcome(), entry.outcome, "{}", entry.name);
-    response
+/// A connection to a gateway whose sandbox sends entries of the corpus.
+struct CorpusConnection<'a> {
+    gateway: &'a TestGateway,
+    connection: Connection,
+}
+
+impl CorpusConnection<'_> {
+    /// Sends a request while the sandbox responds to an operation with this entry.
+    fn send(&mut self, request: Request, operation: &str, entry: &CorpusEntry) -> Response {
+        self.gateway.sandbox.clear_faults();
+        self.gateway.sandbox.fault(Fault::on(operation, entry.canned()));
+        let response = self.connection.send(&request.by("shop"));
+        let bodiless = matches!(entry.status, 204 | 304);
+        assert_eq!(response.status, entry.status, "{}: {response:?}", entry.name);
+        assert!(bodiless || response.body == entry.bytes(), "{}: byte for byte", entry.name);
+        assert_eq!(response.outcome(), entry.outcome, "{}", entry.name);
+        response
+    }
 }
 
 #[test]
 fn the_gateway_stores_what_the_corpus_allows() {
     let gateway = TestGateway::new();
-    let mut connection = gateway.connect();
+    let mut connection = CorpusConnection { gateway: &gateway, connection: gateway.connect() };
     for (number, entry) in corpus().iter().enumerate() {
         // A different lookup each time, so that none is in the cache.
         let lookup = get(&format!("/region/city?province_id={number}"));
-        let response = send_while_answering(&gateway, &mut connection, (entry, "v2.city"), lookup);
+        let response = connection.send(lookup, "v2.city", entry);
         let stored = response.header("cache-status").is_some_and(|text| text.contains("stored"));
         assert_eq!((stored, response.sent()), (entry.stored, "yes"), "{}", entry.name);
     }
@@ -250,12 +253,12 @@ fn the_gateway_stores_what_the_corpus_allows() {
 #[test]
 fn the_gateway_counts_an_order_as_unknown_where_the_corpus_does() {
     let gateway = TestGateway::new();
-    let mut connection = gateway.connect();
+    let mut connection = CorpusConnection { gateway: &gateway, connection: gateway.connect() };
     let unknown = || gateway.app().gateway.live.orders.unknown_count("main");
     for (number, entry) in corpus().iter().enumerate() {
         let before = unknown();
         let order = post("/order/express", &bodies::order(number));
-        let response = send_while_answering(&gateway, &mut connection, (entry, "v2.order_express"), order);
+        let response = connection.send(order, "v2.order_express", entry);
         assert_eq!(response.sent(), if entry.settles { "yes" } else { "unknown" }, "{}", entry.name);
         assert_eq!(unknown() - before, u64::from(!entry.settles), "{}: in doubt", entry.name);
     }

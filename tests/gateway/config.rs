@@ -278,7 +278,7 @@ mod files_of_a_tls_listener {
     fn until_in(authority: &Authority, days: i64) -> crate::authority::Pair {
         let at = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
         let at = jiff::tz::TimeZone::UTC.to_datetime(at);
-        authority.server_until((at.year().into(), at.month() as u8, at.day() as u8))
+        authority.server_until(at.year().into(), at.month() as u8, at.day() as u8)
     }
 
     #[test]

@@ -7,7 +7,7 @@ use strum::VariantArray as _;
 
 /// A row of the table under `## Refusals`, for one of its codes.
 #[derive(Debug)]
-struct Row {
+struct DocumentRow {
     /// The statuses, or the word that stands for Fastrac's own.
     statuses: Vec<String>,
     proxy_error: String,
@@ -19,7 +19,7 @@ fn quoted(cell: &str) -> impl Iterator<Item = String> {
 }
 
 /// The README's table of refusals, by code.
-fn refusals() -> BTreeMap<String, Row> {
+fn refusals() -> BTreeMap<String, DocumentRow> {
     let section = include_str!("../../README.md").split("\n## Refusals\n").nth(1).expect("the section");
     let section = section.split("\n## ").next().expect("its text");
     let mut rows = BTreeMap::new();
@@ -29,7 +29,7 @@ fn refusals() -> BTreeMap<String, Row> {
         assert!(!advice.is_empty(), "no advice: {line}");
         for code in quoted(codes) {
             let statuses = statuses.split(", ").map(str::to_owned).collect();
-            let row = Row { statuses, proxy_error: quoted(proxy_error).collect() };
+            let row = DocumentRow { statuses, proxy_error: quoted(proxy_error).collect() };
             assert!(rows.insert(code, row).is_none(), "twice in the table: {line}");
         }
     }

@@ -11,7 +11,8 @@ fn outbox(settings: WebhookSettings) -> Outbox {
 }
 
 /// An event of order `number`, so many seconds later.
-fn happen(outbox: &mut Outbox, number: u64, (seconds, step): (i64, Step)) {
+/// An event of an order, so many seconds after `NOW`.
+fn record_step(outbox: &mut Outbox, number: u64, seconds: i64, step: Step) {
     let ids = OrderIds { number, at: NOW, instant: false };
     let courier = couriers::find("idx").unwrap();
     outbox.record(&OrderEvent { ids, courier, step, at: NOW + seconds * 1_000 });
@@ -37,7 +38,7 @@ fn sent_under(act: RuleAct) -> Vec<(String, i64)> {
     let mut outbox = outbox(WebhookSettings::default());
     outbox.add_rule(rule(act));
     for (seconds, step) in [(0, Step::PendingPickup), (60, Step::Picked), (120, Step::Departed)] {
-        happen(&mut outbox, 1, (seconds, step));
+        record_step(&mut outbox, 1, seconds, step);
     }
     drain(&mut outbox, i64::MAX, |_| 200)
 }
@@ -67,16 +68,16 @@ fn the_last_address_wins_and_nonsense_changes_nothing() {
 #[test]
 fn without_an_address_nothing_is_kept() {
     let mut outbox = Outbox::new(Arc::default(), 1, 0);
-    happen(&mut outbox, 1, (0, Step::Picked));
+    record_step(&mut outbox, 1, 0, Step::Picked);
     assert_eq!((outbox.counts().events, outbox.next_due()), (0, None));
 }
 
 #[test]
 fn events_are_sent_in_order_at_their_times() {
     let mut outbox = outbox(WebhookSettings::default());
-    happen(&mut outbox, 1, (0, Step::PendingPickup));
-    happen(&mut outbox, 2, (5, Step::PendingPickup));
-    happen(&mut outbox, 1, (60, Step::Picked));
+    record_step(&mut outbox, 1, 0, Step::PendingPickup);
+    record_step(&mut outbox, 2, 5, Step::PendingPickup);
+    record_step(&mut outbox, 1, 60, Step::Picked);
     assert!(!outbox.is_idle(NOW) && outbox.is_idle(NOW - 1));
     assert_eq!(drain(&mut outbox, NOW + 5_000, |_| 204), list(&[("PENDING_PICKUP", 0), ("PENDING_PICKUP", 5)]));
     assert_eq!(drain(&mut outbox, NOW + 60_000, |_| 200), list(&[("PICKED", 60)]));
@@ -98,9 +99,9 @@ fn on_request_events_are_lost_doubled_late_or_out_of_order() {
 fn a_reordered_event_that_nothing_follows_goes_after_an_hour() {
     let mut outbox = outbox(WebhookSettings::default());
     outbox.add_rule(rule(RuleAct::Reorder));
-    happen(&mut outbox, 1, (0, Step::Delivered));
+    record_step(&mut outbox, 1, 0, Step::Delivered);
     assert_eq!(drain(&mut outbox, i64::MAX, |_| 200), list(&[("DELIVERED", 3_600)]));
-    happen(&mut outbox, 1, (7_200, Step::Returned));
+    record_step(&mut outbox, 1, 7_200, Step::Returned);
     assert_eq!(drain(&mut outbox, i64::MAX, |_| 200), list(&[("RETURNED", 7_200)]));
 }
 
@@ -110,7 +111,7 @@ fn rules_meet_what_they_name_and_are_used_up() {
     let awb = OrderIds { number: 2, at: NOW, instant: false }.awb(1);
     outbox.add_rule(Rule { awb: Some(awb), status: Some("PICKED".into()), ..rule(RuleAct::Lose) });
     for (number, step) in [(1, Step::Picked), (2, Step::Departed), (2, Step::Picked), (2, Step::Picked)] {
-        happen(&mut outbox, number, (0, step));
+        record_step(&mut outbox, number, 0, step);
     }
     assert_eq!(outbox.counts().lost, 1);
     assert_eq!(outbox.page(0, 10, None)["deliveries"][2]["state"], "lost");
@@ -126,7 +127,7 @@ fn a_chance_is_met_by_the_seed() {
             0,
         );
         outbox.add_rule(Rule { times: None, chance: Some(0.3), ..rule(RuleAct::Lose) });
-        (0..1_000).for_each(|number| happen(&mut outbox, number, (0, Step::Picked)));
+        (0..1_000).for_each(|number| record_step(&mut outbox, number, 0, Step::Picked));
         outbox.counts().lost
     };
     assert!((200..400).contains(&lost(1)));
@@ -137,7 +138,7 @@ fn a_chance_is_met_by_the_seed() {
 #[test]
 fn what_is_refused_is_tried_again_and_then_given_up() {
     let mut outbox = outbox(WebhookSettings::default());
-    happen(&mut outbox, 1, (0, Step::Picked));
+    record_step(&mut outbox, 1, 0, Step::Picked);
     let times: Vec<i64> = drain(&mut outbox, i64::MAX, |_| 500).into_iter().map(|(_, at)| at).collect();
     assert_eq!(times, [0, 10, 70, 670, 4_270]);
     assert_eq!((outbox.counts().failed, outbox.counts().attempts), (1, 5));
@@ -151,7 +152,7 @@ fn what_is_refused_is_tried_again_and_then_given_up() {
 #[test]
 fn what_cannot_be_sent_is_not_tried_again() {
     let mut outbox = outbox(WebhookSettings::default());
-    happen(&mut outbox, 1, (0, Step::Picked));
+    record_step(&mut outbox, 1, 0, Step::Picked);
     let job = outbox.start_next(NOW, false).unwrap();
     assert!(!outbox.is_idle(NOW));
     outbox.finish(&job, AttemptResult::Undeliverable("no"), None);
@@ -162,7 +163,7 @@ fn what_cannot_be_sent_is_not_tried_again() {
 fn the_newest_are_kept_and_pushed_out_ones_are_counted() {
     let mut outbox = outbox(WebhookSettings { kept: 3, ..WebhookSettings::default() });
     outbox.add_rule(rule(RuleAct::Reorder));
-    (0..10).for_each(|number| happen(&mut outbox, number, (0, Step::Picked)));
+    (0..10).for_each(|number| record_step(&mut outbox, number, 0, Step::Picked));
     assert_eq!((outbox.counts().dropped, outbox.queue.len(), outbox.held.len()), (7, 3, 0));
     assert_eq!(drain(&mut outbox, i64::MAX, |_| 200).len(), 3);
 }
@@ -170,10 +171,10 @@ fn the_newest_are_kept_and_pushed_out_ones_are_counted() {
 #[test]
 fn an_attempt_from_before_a_reset_settles_nothing_after_it() {
     let mut old = outbox(WebhookSettings::default());
-    happen(&mut old, 1, (0, Step::Picked));
+    record_step(&mut old, 1, 0, Step::Picked);
     let job = old.start_next(NOW, false).unwrap();
     let mut new = old.restarted();
-    happen(&mut new, 1, (0, Step::Picked));
+    record_step(&mut new, 1, 0, Step::Picked);
     new.finish(&job, AttemptResult::Answered(200, String::new()), None);
     assert_eq!((new.counts().delivered, new.page(0, 1, None)["deliveries"][0]["state"].clone()), (0, json!("waiting")));
 }

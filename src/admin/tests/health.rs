@@ -12,7 +12,7 @@ async fn is_ready_once_a_key_pair_is_in_hand() {
     assert!(said["reasons"][0].as_str().unwrap().starts_with("accounts.main: no key pair"), "{said}");
     assert_eq!(stage.ask(TestRequest::get("/livez")).await.status, 200);
 
-    write_keys(stage.folder.path(), FASTRAC);
+    write_keys(stage.folder.path(), FASTRAC.0, FASTRAC.1);
     // The canary is undecided; the pair is used because there is no other.
     stage.gateway.current.load().accounts[0].keys.rotate(true).await.unwrap();
     let reply = stage.ask(TestRequest::get("/readyz")).await;

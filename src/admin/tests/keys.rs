@@ -12,7 +12,7 @@ async fn rotate_takes_what_the_source_holds_now() {
     let before = version(&stage);
     let reply = stage.post("/keys/rotate", "").await;
     assert_eq!((reply.status, &reply.json()["accounts"]["main"]["result"]), (200, &"unchanged".into()));
-    write_keys(stage.folder.path(), ("canary-access-2", "canary-secret-2"));
+    write_keys(stage.folder.path(), "canary-access-2", "canary-secret-2");
     let reply = stage.post("/keys/rotate", r#"{"account": "main"}"#).await;
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_ne!(version(&stage), before);

@@ -45,7 +45,7 @@ async fn a_secret_or_digest_in_any_answer() {
 async fn a_value_of_a_faulty_file_or_source() {
     let stage = TestAdmin::usual().await;
     fs::write(&stage.file, format!("canary = \"{TOKEN}\"\n[accounts.main]\nbase_url = \"{}\"", FASTRAC.1)).unwrap();
-    write_keys(stage.folder.path(), ("canary:access", FASTRAC.1));
+    write_keys(stage.folder.path(), "canary:access", FASTRAC.1);
     let reloaded = stage.post("/reload", "").await;
     assert_eq!(reloaded.status, 422);
     let rotated = stage.post("/keys/rotate", "").await;

@@ -31,7 +31,7 @@ fn authority() -> String {
 impl Folder {
     fn new() -> Folder {
         let folder = Folder(tempfile::tempdir().unwrap());
-        folder.put(&pair(2040));
+        folder.put_pair(2040);
         folder
     }
 
@@ -43,9 +43,10 @@ impl Folder {
         fs::write(self.file(name), text).unwrap();
     }
 
-    fn put(&self, (cert, key): &(String, String)) {
-        self.write("crt", cert);
-        self.write("key", key);
+    fn put_pair(&self, year: i32) {
+        let (cert, key) = pair(year);
+        self.write("crt", &cert);
+        self.write("key", &key);
     }
 
     fn settings(&self) -> ServerTlsConfig {
@@ -104,7 +105,7 @@ fn a_new_pair_is_shown_however_it_is_put_there() {
     let folder = Folder::new();
     let listeners = folder.listeners();
     assert_eq!(year(&listeners), "2040");
-    folder.put(&pair(2041));
+    folder.put_pair(2041);
     poll_until(&listeners, || year(&listeners) == "2041");
     // As a link that is swapped.
     let (cert, key) = pair(2042);
@@ -121,7 +122,7 @@ fn a_new_pair_is_shown_however_it_is_put_there() {
 fn files_that_changed_a_moment_ago_are_not_read() {
     let folder = Folder::new();
     let listeners = folder.listeners();
-    folder.put(&pair(2041));
+    folder.put_pair(2041);
     listeners.poll();
     assert_eq!(year(&listeners), "2040");
 }
@@ -176,7 +177,7 @@ async fn what_stays_unusable_is_told_with_place_and_remedy_until_it_is_mended() 
 async fn a_certificate_that_has_ended_replaces_none() {
     let folder = Folder::new();
     let listeners = folder.listeners();
-    folder.put(&pair(2001));
+    folder.put_pair(2001);
     poll(&listeners);
     advance(REPORT_AFTER).await;
     listeners.poll();
@@ -202,7 +203,7 @@ fn the_same_content_is_not_a_new_certificate() {
 fn a_reload_reads_at_once_and_takes_all_or_nothing() {
     let folder = Folder::new();
     let listeners = folder.listeners();
-    folder.put(&pair(2041));
+    folder.put_pair(2041);
     let pending = listeners.read_again(&folder.listen(folder.settings())).unwrap();
     assert_eq!(year(&listeners), "2040");
     pending.activate();

@@ -23,39 +23,39 @@ const TOKEN: &str = "hvs.canary-token-0123456789";
 
 /// A vault made of a table.
 #[derive(Default)]
-struct Stub {
+struct VaultStub {
     /// What a path answers: each but the last once.
-    answers: Mutex<Vec<(&'static str, VecDeque<Answer>)>>,
+    answers: Mutex<Vec<(&'static str, VecDeque<StubAnswer>)>>,
     asked: Mutex<Vec<(String, String, HeaderMap, String)>>,
     /// Takes connections and says nothing.
     hole: Mutex<bool>,
 }
 
 #[derive(Clone)]
-struct Answer {
+struct StubAnswer {
     status: u16,
     body: String,
     location: Option<String>,
 }
 
-fn says(status: u16, body: &Value) -> Answer {
-    Answer { status, body: body.to_string(), location: None }
+fn says(status: u16, body: &Value) -> StubAnswer {
+    StubAnswer { status, body: body.to_string(), location: None }
 }
 
-fn moved(location: &str) -> Answer {
-    Answer { status: 307, body: String::new(), location: Some(location.to_owned()) }
+fn moved(location: &str) -> StubAnswer {
+    StubAnswer { status: 307, body: String::new(), location: Some(location.to_owned()) }
 }
 
-fn login(seconds: u64, renewable: bool) -> Answer {
+fn login(seconds: u64, renewable: bool) -> StubAnswer {
     says(200, &json!({ "auth": { "client_token": TOKEN, "lease_duration": seconds, "renewable": renewable } }))
 }
 
-fn pair(n: u64) -> Answer {
+fn pair(n: u64) -> StubAnswer {
     let data = json!({ "access_key": format!("access-{n}"), "secret_key": format!("canary-secret-{n}") });
     says(200, &json!({ "data": { "data": data, "metadata": { "version": n, "destroyed": false } } }))
 }
 
-fn denied() -> Answer {
+fn denied() -> StubAnswer {
     says(403, &json!({ "errors": ["1 error occurred:\n\t* permission denied\n\n"] }))
 }
 
@@ -66,7 +66,7 @@ const MOUNT: &str = "GET sys/internal/ui/mounts/secret/fastrac/main";
 const HEALTH: &str = "GET sys/health";
 const LEADER: &str = "GET sys/leader";
 
-impl Stub {
+impl VaultStub {
     /// One where all is well.
     fn new() -> Arc<Self> {
         let stub = Arc::new(Self::default());
@@ -78,7 +78,7 @@ impl Stub {
         stub
     }
 
-    fn will<const N: usize>(&self, what: &'static str, answers: [Answer; N]) {
+    fn will<const N: usize>(&self, what: &'static str, answers: [StubAnswer; N]) {
         let mut all = self.answers.lock();
         all.retain(|(known, _)| *known != what);
         all.push((what, answers.into_iter().collect()));
@@ -89,7 +89,7 @@ impl Stub {
         self.asked.lock().iter().filter(|(asked, ..)| asked == what).count()
     }
 
-    fn answer(&self, what: &str) -> Answer {
+    fn answer(&self, what: &str) -> StubAnswer {
         let mut all = self.answers.lock();
         match all.iter_mut().find(|(known, _)| *known == what) {
             Some((_, answers)) if answers.len() > 1 => answers.pop_front().unwrap(),
@@ -111,7 +111,7 @@ impl Stub {
         if *self.hole.lock() {
             std::future::pending::<()>().await;
         }
-        let Answer { status, body, location } = self.answer(&what);
+        let StubAnswer { status, body, location } = self.answer(&what);
         let mut answer = Response::builder().status(status);
         if let Some(location) = location {
             answer = answer.header("location", location);
@@ -133,24 +133,24 @@ fn settings(folder: &std::path::Path, address: &str) -> config::VaultConfig {
 }
 
 /// A vault and one secret of it, before a stub.
-struct World {
-    stub: Arc<Stub>,
+struct VaultSetup {
+    stub: Arc<VaultStub>,
     vault: Arc<Vault>,
     secret: KvSecret,
     folder: tempfile::TempDir,
 }
 
-impl World {
+impl VaultSetup {
     fn new() -> Self {
-        Self::at("https://vault.internal:8200", Stub::new())
+        Self::at("https://vault.internal:8200", VaultStub::new())
     }
 
-    fn at(address: &str, stub: Arc<Stub>) -> Self {
+    fn at(address: &str, stub: Arc<VaultStub>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self::with(&settings(folder.path(), address), stub, folder)
     }
 
-    fn with(settings: &config::VaultConfig, stub: Arc<Stub>, folder: tempfile::TempDir) -> Self {
+    fn with(settings: &config::VaultConfig, stub: Arc<VaultStub>, folder: tempfile::TempDir) -> Self {
         let mut vault = Vault::open(settings, Connector::default()).unwrap();
         let serving = stub.clone();
         vault.server.client.stub = Some(Box::new(move |server| {
@@ -186,7 +186,7 @@ mod asks {
 
     #[tokio::test(start_paused = true)]
     async fn with_one_login_in_the_namespace_and_shows_what_it_is() {
-        let world = World::new();
+        let world = VaultSetup::new();
         assert_eq!(world.read().await, Ok(1));
         assert_eq!(world.read().await, Ok(1));
         let asked = std::mem::take(&mut *world.stub.asked.lock());
@@ -204,7 +204,7 @@ mod asks {
 
     #[tokio::test(start_paused = true)]
     async fn once_for_all_that_need_a_token_at_once() {
-        let world = World::new();
+        let world = VaultSetup::new();
         let (one, two, three) = tokio::join!(world.read(), world.read(), world.read());
         assert_eq!([one, two, three], [Ok(1), Ok(1), Ok(1)]);
         assert_eq!(world.stub.count(LOGIN), 1);
@@ -212,10 +212,10 @@ mod asks {
 
     #[tokio::test(start_paused = true)]
     async fn as_version_2_when_it_may_not_know_and_as_version_1_when_told() {
-        let world = World::new();
+        let world = VaultSetup::new();
         world.stub.will(MOUNT, [denied()]);
         assert_eq!(world.read().await, Ok(1));
-        let world = World::new();
+        let world = VaultSetup::new();
         world.stub.will(MOUNT, [says(200, &json!({ "data": { "options": null } }))]);
         world.stub.will(
             "GET secret/fastrac/main",
@@ -237,7 +237,7 @@ mod never_loops {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_that_ended_is_replaced_by_one_login() {
-        let world = World::new();
+        let world = VaultSetup::new();
         assert_eq!(world.read().await, Ok(1));
         world.stub.will(READ, [denied(), pair(2)]);
         assert_eq!(world.read().await, Ok(2));
@@ -246,7 +246,7 @@ mod never_loops {
 
     #[tokio::test(start_paused = true)]
     async fn a_denied_path_leads_to_fewer_and_fewer_logins() {
-        let world = World::new();
+        let world = VaultSetup::new();
         world.stub.will(READ, [denied()]);
         let mut logins = Vec::new();
         for _ in 0..24 {
@@ -264,7 +264,7 @@ mod never_loops {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_login_has_a_floor() {
-        let world = World::new();
+        let world = VaultSetup::new();
         world.stub.will(LOGIN, [says(400, &json!({ "errors": ["invalid role or secret ID"] }))]);
         for _ in 0..50 {
             let fault = world.read().await.unwrap_err();
@@ -282,7 +282,7 @@ mod renews {
 
     #[tokio::test(start_paused = true)]
     async fn at_two_thirds_of_its_life() {
-        let world = World::new();
+        let world = VaultSetup::new();
         world.stub.will(LOGIN, [login(90, true)]);
         world.stub.will(RENEW, [login(90, true)]);
         assert_eq!(world.read().await, Ok(1));
@@ -296,7 +296,7 @@ mod renews {
 
     #[tokio::test(start_paused = true)]
     async fn with_a_login_where_a_renewal_gives_less_or_is_not_allowed() {
-        let world = World::new();
+        let world = VaultSetup::new();
         world.stub.will(LOGIN, [login(90, true)]);
         world.stub.will(RENEW, [login(30, true)]);
         assert_eq!(world.read().await, Ok(1));
@@ -311,7 +311,7 @@ mod renews {
 
     #[tokio::test(start_paused = true)]
     async fn again_and_again_while_the_vault_is_down_but_not_in_a_hurry() {
-        let world = World::new();
+        let world = VaultSetup::new();
         world.stub.will(LOGIN, [login(3600, true)]);
         world.stub.will(RENEW, [says(500, &json!({}))]);
         assert_eq!(world.read().await, Ok(1));
@@ -332,7 +332,7 @@ mod renews {
         std::fs::write(&file, "canary-token-first\n").unwrap();
         let mut settings = settings(folder.path(), "https://vault.internal:8200");
         settings.auth = VaultAuth::Token { token_file: Some(file.clone()) };
-        let world = World::with(&settings, Stub::new(), folder);
+        let world = VaultSetup::with(&settings, VaultStub::new(), folder);
         world
             .stub
             .will("GET auth/token/lookup-self", [says(200, &json!({ "data": { "ttl": 60, "renewable": false } }))]);
@@ -357,18 +357,18 @@ mod says_why {
     #[tokio::test(start_paused = true)]
     async fn by_what_its_health_is() {
         for (status, fault) in [(503, VaultError::Sealed), (501, VaultError::Uninitialized)] {
-            let world = World::new();
+            let world = VaultSetup::new();
             world.stub.will(LOGIN, [says(503, &json!({ "errors": ["Vault is sealed"] }))]);
             world.stub.will(HEALTH, [says(status, &json!({}))]);
             assert_eq!(world.read().await, Err(fault));
         }
         for status in [429, 472, 473] {
-            let world = World::new();
+            let world = VaultSetup::new();
             world.stub.will(READ, [says(500, &json!({ "errors": ["no active node"] }))]);
             world.stub.will(HEALTH, [says(status, &json!({}))]);
             assert!(matches!(world.read().await, Err(VaultError::Standby(_))), "{status}");
         }
-        let world = World::new();
+        let world = VaultSetup::new();
         world.stub.will(READ, [says(500, &json!({ "errors": ["internal error"] }))]);
         assert_eq!(world.read().await, Err(VaultError::Answered { status: 500, said: "internal error".to_owned() }));
         let health = world.stub.asked.lock().iter().find(|(what, ..)| what == HEALTH).unwrap().2.clone();
@@ -377,7 +377,7 @@ mod says_why {
 
     #[tokio::test(start_paused = true)]
     async fn a_version_that_is_gone_is_never_a_value() {
-        let world = World::new();
+        let world = VaultSetup::new();
         let metadata =
             |destroyed| json!({ "version": 4, "destroyed": destroyed, "deletion_time": "2026-11-24T00:00:00Z" });
         let fields = json!({ "access_key": "access-4", "secret_key": "canary-secret-4" });
@@ -402,7 +402,7 @@ mod says_why {
         let echo = json!({ "errors": [format!("token {TOKEN} and canary-secret-id-0123456789 are bad\u{7}")] });
         for what in [LOGIN, READ] {
             for status in [400, 500, 403, 302, 200, 404] {
-                let world = World::new();
+                let world = VaultSetup::new();
                 world.stub.will(what, [says(status, &echo)]);
                 let fault = world.read().await.unwrap_err();
                 let text = format!("{fault} {fault:?}");
@@ -411,7 +411,7 @@ mod says_why {
         }
         let odd =
             json!({ "data": { "data": { "access_key": 7, "secret_key": "canary" }, "metadata": { "version": 1 } } });
-        let world = World::new();
+        let world = VaultSetup::new();
         world.stub.will(READ, [says(200, &odd)]);
         assert!(!world.read().await.unwrap_err().to_string().contains("canary"));
     }
@@ -422,7 +422,7 @@ mod is_bounded {
 
     #[tokio::test(start_paused = true)]
     async fn in_time_by_a_black_hole() {
-        let world = World::new();
+        let world = VaultSetup::new();
         assert_eq!(world.read().await, Ok(1));
         *world.stub.hole.lock() = true;
         let began = tokio::time::Instant::now();
@@ -434,7 +434,7 @@ mod is_bounded {
 
     #[tokio::test(start_paused = true)]
     async fn in_size() {
-        let world = World::new();
+        let world = VaultSetup::new();
         world.stub.will(READ, [says(200, &json!({ "data": "x".repeat(2 << 20) }))]);
         assert!(matches!(world.read().await, Err(VaultError::Malformed(_))));
     }
@@ -445,13 +445,13 @@ mod follows {
 
     const OTHER: &str = "https://vault-2.internal:8200";
 
-    fn named(leader: &str) -> Answer {
+    fn named(leader: &str) -> StubAnswer {
         says(200, &json!({ "ha_enabled": true, "is_self": false, "leader_address": leader }))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_standby_to_the_leader_that_it_names() {
-        let world = World::new();
+        let world = VaultSetup::new();
         world.stub.will(READ, [moved(&format!("{OTHER}/v1/secret/data/fastrac/main")), pair(5)]);
         world.stub.will(LEADER, [named(OTHER)]);
         assert_eq!(world.read().await, Ok(5));
@@ -474,7 +474,7 @@ mod follows {
             (right, "https://vault-3.internal:8200"),
             ("/v1/secret/data/fastrac/main", OTHER),
         ] {
-            let world = World::new();
+            let world = VaultSetup::new();
             world.stub.will(READ, [moved(location)]);
             world.stub.will(LEADER, [named(leader)]);
             assert!(matches!(world.read().await, Err(VaultError::Standby(_))), "{location} {leader}");
@@ -485,7 +485,7 @@ mod follows {
 
     #[tokio::test(start_paused = true)]
     async fn no_redirect_twice() {
-        let world = World::new();
+        let world = VaultSetup::new();
         world.stub.will(READ, [moved(&format!("{OTHER}/v1/secret/data/fastrac/main"))]);
         world.stub.will(LEADER, [named(OTHER)]);
         assert!(world.read().await.is_err());
@@ -506,12 +506,12 @@ mod serves {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    struct Account {
+    struct KeptAccount {
         keys: Arc<Keys>,
         task: JoinHandle<()>,
     }
 
-    impl Drop for Account {
+    impl Drop for KeptAccount {
         fn drop(&mut self) {
             self.task.abort();
         }
@@ -539,25 +539,26 @@ mod serves {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    impl World {
-        async fn account(&self, folder: &std::path::Path) -> Account {
+    impl VaultSetup {
+        async fn account(&self, folder: &std::path::Path) -> KeptAccount {
             let observer = Box::new(|_: &_| {});
             let (keys, keeper) =
                 Keys::open(&configured(folder), KeyContext { vault: Some(&self.vault), before: None }, [], observer)
                     .unwrap();
-            let account = Account { keys, task: tokio::spawn(rotation::keep(keeper, |_| async { Verdict::Verified })) };
+            let account =
+                KeptAccount { keys, task: tokio::spawn(rotation::keep(keeper, |_| async { Verdict::Verified })) };
             tokio::time::sleep(Duration::from_secs(20)).await;
             account
         }
     }
 
-    fn copy(world: &World, folder: &std::path::Path) -> SealedCopy {
+    fn copy(world: &VaultSetup, folder: &std::path::Path) -> SealedCopy {
         SealedCopy::of(&configured(folder).keys, "main", &world.vault.settings().address).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
     async fn until_max_age_without_the_vault_and_recovers_alone() {
-        let world = World::new();
+        let world = VaultSetup::new();
         let account = world.account(world.folder.path()).await;
         assert!(account.keys.lease().is_ok());
         assert_eq!(account.keys.status().pairs[0].source_version, Some(1));
@@ -577,7 +578,7 @@ mod serves {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_request_that_does_not_wait_for_a_black_hole() {
-        let world = World::new();
+        let world = VaultSetup::new();
         let account = world.account(world.folder.path()).await;
         *world.stub.hole.lock() = true;
         let (began, version) = (tokio::time::Instant::now(), account.keys.lease().unwrap().version());
@@ -587,7 +588,7 @@ mod serves {
 
     #[tokio::test(start_paused = true)]
     async fn out_of_the_sealed_copy_after_a_restart_without_the_vault() {
-        let world = World::new();
+        let world = VaultSetup::new();
         let folder = world.folder.path().to_owned();
         identity(&folder);
         let version = world.account(&folder).await.keys.lease().unwrap().version();
@@ -604,7 +605,7 @@ mod serves {
 
     #[tokio::test(start_paused = true)]
     async fn a_copy_whose_age_counts_from_the_last_reading() {
-        let world = World::new();
+        let world = VaultSetup::new();
         let folder = world.folder.path().to_owned();
         identity(&folder);
         let pair = || KeyPair::new(Secret::new("access-1".into()), Secret::new("canary-secret-1".into())).unwrap();
@@ -626,7 +627,7 @@ mod serves {
     #[tokio::test(start_paused = true)]
     async fn no_copy_of_another_secret_nor_one_that_others_can_read() {
         use std::os::unix::fs::PermissionsExt as _;
-        let world = World::new();
+        let world = VaultSetup::new();
         let folder = world.folder.path().to_owned();
         identity(&folder);
         let copy = copy(&world, &folder);

@@ -120,9 +120,9 @@ mod tests {
 
     /// A buffer that a subscriber writes to.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct LineBuffer(Arc<Mutex<Vec<u8>>>);
 
-    impl std::io::Write for Lines {
+    impl std::io::Write for LineBuffer {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn one_place_cannot_fill_the_log_and_says_what_it_left_out() {
-        let (limit, lines) = (Box::leak(Box::new(LineLimit::new())), Lines::default());
+        let (limit, lines) = (Box::leak(Box::new(LineLimit::new())), LineBuffer::default());
         let limit: &'static LineLimit = limit;
         let writer = lines.clone();
         let log = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(move || writer.clone());

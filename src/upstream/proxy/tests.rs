@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use super::*;
 
 /// What a proxy received, and the result of the tunnel.
-async fn through<F>(target: (&str, u16), says: impl FnOnce(TcpStream) -> F) -> (String, io::Result<TcpStream>)
+async fn through<F>(host: &str, port: u16, says: impl FnOnce(TcpStream) -> F) -> (String, io::Result<TcpStream>)
 where
     F: Future<Output = TcpStream>,
 {
@@ -22,7 +22,7 @@ where
         }
         (String::from_utf8(heard).unwrap(), says(socket).await)
     };
-    let ((heard, _socket), opened) = tokio::join!(acts, tunnel(connected, target.0, target.1));
+    let ((heard, _socket), opened) = tokio::join!(acts, tunnel(connected, host, port));
     (heard, opened)
 }
 
@@ -38,7 +38,7 @@ async fn said(answer: &[u8], size: usize) -> io::Result<TcpStream> {
         }
         socket
     };
-    through(("fastrac.example", 443), says).await.1
+    through("fastrac.example", 443, says).await.1
 }
 
 async fn refused(answer: &[u8]) -> String {
@@ -52,7 +52,7 @@ async fn a_proxy_learns_host_and_port_and_nothing_else() {
             socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
             socket
         };
-        let (heard, opened) = through((host, 8443), says).await;
+        let (heard, opened) = through(host, 8443, says).await;
         assert_eq!(heard, format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n"));
         opened.unwrap();
     }
@@ -112,14 +112,14 @@ async fn a_proxy_that_closes_midway_opens_nothing() {
             socket.shutdown().await.unwrap();
             socket
         };
-        let (_, opened) = through(("fastrac.example", 443), says).await;
+        let (_, opened) = through("fastrac.example", 443, says).await;
         assert_eq!(opened.unwrap_err().to_string(), "the proxy closed the connection before it responded");
     }
 }
 
 #[tokio::test]
 async fn a_proxy_that_says_nothing_is_waited_for_as_long_as_whoever_dials_likes() {
-    let silent = through(("fastrac.example", 443), |socket| async { socket });
+    let silent = through("fastrac.example", 443, |socket| async { socket });
     assert!(tokio::time::timeout(Duration::from_millis(50), silent).await.is_err());
 }
 

@@ -64,7 +64,7 @@ fn a_reset_during_a_request_gives_sent_unknown_and_no_order_is_sent_twice() {
             ("/order/express", &order, "v2.order_express", row.order),
             ("/new/thing", &order, "unlisted", row.order),
         ] {
-            send_and_cut_off(&setup, &fault, (&row, post(path, body)), (operation, expected));
+            send_and_cut_off(&setup, &fault, post(path, body), &Upload { row: &row, operation, expected });
         }
         confirm_resend(&setup, &post("/order/express", &order).by("shop"));
     }
@@ -72,13 +72,16 @@ fn a_reset_during_a_request_gives_sent_unknown_and_no_order_is_sent_twice() {
     setup.logged.get_mut().clear();
 }
 
+/// What is expected of a request whose upload is cut off.
+struct Upload<'a> {
+    row: &'a Row,
+    operation: &'a str,
+    expected: Expected,
+}
+
 /// Sends a request while the fault is active; the sandbox's counts must agree with the gateway's.
-fn send_and_cut_off(
-    setup: &FaultSetup,
-    fault: &Fault,
-    (row, request): (&Row, Request),
-    (operation, expected): (&str, Expected),
-) {
+fn send_and_cut_off(setup: &FaultSetup, fault: &Fault, request: Request, upload: &Upload<'_>) {
+    let Upload { row, operation, expected } = *upload;
     let sandbox = &setup.gateway.sandbox;
     let before = (sandbox.counters(), unknown(&setup.gateway), setup.gateway.metric("retries_total", &[]));
     let number = sandbox.fault(fault.clone());

@@ -4,6 +4,13 @@
 //! duplicate members); only white space between tokens is removed, so that the result is one line.
 //! Validates on the way, without recursion. Pure. Fails with [`Unmaskable`] on anything that a reader
 //! of the log could interpret differently: then nothing of the body may be written.
+//!
+//! What the optimisations here and in `names` gain is stated at each of them, as the time to mask a list of
+//! 21 cities (1.4 kB), a list of tariffs (3.4 kB), the request for them (0.2 kB), or the response to an order
+//! (0.5 kB); masked as they are now: 3.0, 21.9, 0.8 and 3.9 µs. A miss with a response of 1.5 kB takes 39 µs
+//! of CPU in all (`benches/README.md`). Each form was compiled with `opt-level = 2` and LTO into one binary;
+//! the times are the minima of 60 interleaved rounds. `cargo bench --bench record -- mask` measures the
+//! present form.
 
 use std::borrow::Cow;
 
@@ -36,7 +43,7 @@ struct Container {
 /// Appends the masked body to `out`; on failure `out` may end with a part of it.
 pub(super) fn mask(out: &mut Vec<u8>, body: &[u8], rules: &MaskRules) -> Result<(), Unmaskable> {
     let text = std::str::from_utf8(body).map_err(|_| Unmaskable)?;
-    // Searched for once, not in each value; escapes could spell a secret too.
+    // Searched for once, not in each value (which takes 25.8 µs for tariffs); escapes could spell a secret too.
     let plain = memchr::memchr(b'\\', body).is_none() && !contains_own_secret(text);
     let remembered = [("", MaskRule::Keep); REMEMBERED];
     let mut walk =
@@ -60,7 +67,7 @@ struct JsonMasker<'a> {
     /// The text contains neither an escape nor a secret issued by the gateway.
     plain: bool,
     /// Rules of names seen so far, as written, by length and last byte: the objects of a list repeat
-    /// their names.
+    /// their names. Without it, cities take 4.2 µs and tariffs 38 µs.
     remembered: [(&'a str, MaskRule); REMEMBERED],
 }
 

@@ -130,7 +130,8 @@ const PLACES: &[&str] = &["origin", "destination", "pickuppoint", "dropoffpoint"
 const REGIONS: &[&str] = &["id", "regionid", "subdistrictid", "districtid", "cityid", "provinceid"];
 
 /// Frequent names in Fastrac's requests and responses: classified once. Other names are classified in
-/// the same way when they occur, so this list changes no result.
+/// the same way when they occur, so this list changes no result. Without it, tariffs take 29.5 µs, the
+/// request for them 1.8 µs (`json.rs` says how that was measured).
 const COMMON: &[&str] = &[
     "success",
     "message",
@@ -188,7 +189,8 @@ const COMMON: &[&str] = &[
 pub(super) struct MaskRules {
     /// Rules of [`COMMON`].
     common: HashMap<&'static str, MaskRule>,
-    /// [`PARTS`] grouped by first byte.
+    /// [`PARTS`] grouped by first byte. If each is searched for with `contains`, tariffs take 71 µs, the
+    /// response to an order 28 µs.
     parts: [Vec<&'static str>; 26],
     /// From the configuration, as [`fold`] returns them.
     further: Vec<String>,

@@ -1,7 +1,7 @@
 //! The weight that a request's `Accept` gives to a media type (RFC 9110, section 12.5.1).
 //!
-//! Only exact types are looked for: a range such as `*/*` does not ask for any of the gateway's own formats. Pure;
-//! what cannot be read has no weight.
+//! Only exact types are looked for: a range such as `*/*` does not ask for any of the gateway's own formats. Pure; an
+//! invalid weight counts as 0.
 
 use http::{HeaderMap, header::ACCEPT};
 

@@ -1,8 +1,8 @@
 //! The body of a request, collected whole, and the body of a response.
 //!
 //! What always holds: a request is read whole before anything is spent on it, up to a limit and within its deadline;
-//! the [`BodyEnd`] of a response is told of its end once, and dropped with it, whether the last byte was taken or the
-//! body was dropped before. Must not know what the bytes mean. Fails with [`BodyError`].
+//! the [`BodyEnd`] of a response is notified at most once, when the last byte is taken or the body fails, and dropped
+//! with the body. Must not know what the bytes mean. Fails with [`BodyError`].
 
 use std::{
     fmt,
@@ -94,7 +94,7 @@ where
     Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
-/// What is told of the end of a response body, and dropped with it.
+/// Is notified of the end of a response body, and dropped with the body.
 pub trait BodyEnd: Send {
     /// The last byte was taken by the connection.
     fn complete(&mut self);
@@ -123,7 +123,7 @@ impl Body {
         Body { content: Content::Stream(Box::pin(stream)), end: None }
     }
 
-    /// Attaches what is told of its end.
+    /// Attaches the [`BodyEnd`] of this body.
     pub(crate) fn ending(mut self, mut end: Box<dyn BodyEnd>) -> Self {
         // hyper never polls a body that is empty from the start.
         if self.is_end_stream() {

@@ -111,7 +111,7 @@ impl Callers {
     fn verify(&self, access: &[u8], secret: &[u8]) -> Result<usize, Unknown> {
         let digest: [u8; 32] = Sha256::digest(secret).into();
         let known = std::str::from_utf8(access).ok().and_then(|access| self.by_access_key.get(access));
-        // An unknown access key is compared too, with a digest whose preimage nobody knows.
+        // An unknown access key is compared too, with a digest whose preimage is unknown.
         let expected = known.map_or(&[0; 32], |known| &known.secret_sha256);
         let right = bool::from(digest.ct_eq(expected));
         known.filter(|_| right).map(|known| known.service).ok_or(Unknown)
@@ -228,7 +228,7 @@ mod tests {
     fn a_certificate_and_the_headers_prove_the_same_or_nothing() {
         let warehouse = ("authorization", "Bearer warehouse.s3");
         assert_eq!(ask_with(&[warehouse], Some(&["spiffe://shop/warehouse"])), Ok(1));
-        // One that nobody lists is no proof: it takes nothing away.
+        // A certificate that no service lists is ignored.
         assert_eq!(ask_with(&[warehouse], Some(&["nobody.internal"])), Ok(1));
         for (headers, names) in [
             (&[warehouse][..], &["spiffe://shop/checkout"][..]),

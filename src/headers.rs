@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     /// "On the way to Fastrac" of the contract, in its words and order; the hop-by-hop headers are those of RFC 9110,
-    /// section 7.6.1, and RFC 9113, section 8.2.2. `*` stands for any ending.
+    /// section 7.6.1, and RFC 9113, section 8.2.2. `*` matches any ending.
     const REMOVED_ON_THE_WAY_TO_FASTRAC: &str = "connection keep-alive proxy-connection te trailer transfer-encoding \
         upgrade content-length host authorization access-key secret-key x-access-key x-secret-key proxy-authorization \
         cookie forwarded x-forwarded-* x-real-ip via expect x-original-url x-rewrite-url x-http-method-override \

@@ -131,7 +131,7 @@ impl Store {
 
     /// Closes the store once everything submitted so far is on disk. Later work fails with
     /// [`StoreError::Closed`]. Without a close, what is queued when the last handle is dropped is
-    /// still written, but nobody can wait for it.
+    /// still written, but no call waits for it.
     pub async fn close(&self) {
         let (closed_tx, closed_rx) = oneshot::channel();
         if self.jobs.send(StoreJob::Close(closed_tx)).is_ok() {

@@ -221,7 +221,7 @@ impl Routes {
     }
 }
 
-/// The name of the operation that a method and path stand for, such as `v2.order_express`.
+/// The name of the operation that a method and path belong to, such as `v2.order_express`.
 pub fn operation_at(method: &Method, path: &str) -> Option<&'static str> {
     let routes = Routes::get();
     routes.find(method, path, false).map(|position| routes.rows()[position].operation.name())

@@ -70,7 +70,7 @@ impl IntoResponse for AdminError {
     }
 }
 
-/// Extractor: a JSON body. An empty body stands for the defaults.
+/// Extractor: a JSON body. An empty body means the defaults.
 pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonBody<T> {

@@ -40,7 +40,7 @@ pub(super) struct TokenBucket {
 /// Why no tokens were taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InsufficientTokens {
-    /// Enough tokens are there after this time (above zero) unless others are taken meanwhile.
+    /// After this time (above zero) there are enough tokens, unless other requests take some before.
     Until(Duration),
     /// The request is larger than the burst.
     Never,

@@ -24,7 +24,7 @@ pub struct InFlightPermit {
 }
 
 impl InFlightLimit {
-    /// Counts one more request, or `None` if there are as many as may be.
+    /// A permit for one more request; `None` if [`LIMIT`] requests are in flight.
     pub fn enter(&self) -> Option<InFlightPermit> {
         let before = self.now.fetch_add(1, Ordering::Relaxed);
         let permit = InFlightPermit { now: self.now.clone() };

@@ -7,8 +7,8 @@
 //!
 //! Always holds: no request waits while a place and the tokens for it are free; a permit that was granted and
 //! not taken goes to the next waiter; no lock is held across an await; without waiters, entering costs one
-//! atomic load; an event wakes the waiters that it decides and the head, no others. The queue knows neither
-//! services nor requests. It fails with [`Exhausted`].
+//! atomic load; an event wakes only the waiters that it grants or refuses, and the head. The queue knows
+//! neither services nor requests. It fails with [`Exhausted`].
 
 use std::{
     cmp::Reverse,

@@ -185,7 +185,7 @@ mod day {
     }
 
     proptest! {
-        /// Against a plain model: reservations, kept or given back, on days that go by.
+        /// Compares the counter with a simple model, for reservations over several days that are kept or given back.
         #[test]
         fn counts_like_a_plain_model(
             limit in 1_u64..20,

@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct DemoArgs {}
 
-/// The demo's configuration; what is new at each start takes the place of what stands there.
+/// The demo's configuration. Its addresses, secrets and folders are replaced at each start.
 const CONFIGURATION: &str = include_str!("../../config/demo.toml");
 
 pub(super) fn run(_: &DemoArgs) -> io::Result<u8> {

@@ -22,7 +22,7 @@ pub enum SourceError {
     /// The task that read the source panicked.
     #[error("reading the key source was interrupted")]
     Interrupted,
-    /// The vault has none to give.
+    /// No pair could be read from the vault.
     #[error("vault {address}: {error}")]
     Vault {
         /// URL of the vault.

@@ -91,7 +91,7 @@ impl World {
         self.fastrac.thinks.lock().insert(n, verdict);
     }
 
-    /// Lets time pass; the clock goes on by itself when nothing else can run.
+    /// Advances the paused clock, which moves only when no task is ready.
     async fn pass(&self, millis: u64) {
         tokio::time::sleep(Duration::from_millis(millis)).await;
     }

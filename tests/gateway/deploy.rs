@@ -1,7 +1,7 @@
-//! What `deploy/` and its runbooks name exists: commands, metrics, outcomes, panels, configuration keys.
+//! Commands, metrics, outcomes, panels and configuration keys that `deploy/` and its runbooks name exist.
 //!
-//! Reads the files as text. `tests/real/metrics.txt` stands for the families of the program;
-//! `tests/real/metrics.sh` holds the two against each other.
+//! Reads the files as text. The program's metrics are those of `tests/real/metrics.txt`; `tests/real/metrics.sh` compares
+//! that file with the program.
 
 use std::{
     collections::BTreeSet,
@@ -166,7 +166,7 @@ mod the_dashboard {
         board["panels"].as_array().expect("panels").clone()
     }
 
-    /// What stands in quotes after `row ` or `panel ` in a text.
+    /// The quoted names after `row ` or `panel ` in a text.
     fn named<'a>(text: &'a str, kind: &str) -> Vec<&'a str> {
         text.split(&format!("{kind} \"")).skip(1).filter_map(|after| after.split('"').next()).collect()
     }

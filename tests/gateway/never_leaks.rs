@@ -1,7 +1,7 @@
 //! Neither the account's keys nor the callers' credentials leave the gateway.
 //!
-//! The client searches every byte that it receives for canaries; what a [`TestGateway`] checks at its end
-//! stands in `gateway`. Here are the attempts to get one out.
+//! The client searches every byte that it receives for canaries, and a [`TestGateway`] searches logs and files when it is
+//! dropped (`test_gateway.rs`). The tests here are attempts to make a canary appear.
 
 use std::{collections::BTreeSet, net::TcpListener};
 

@@ -111,7 +111,7 @@ impl Default for Setup {
     }
 }
 
-/// A sandbox that knows the gateway's key pair and whose clock stands still.
+/// A sandbox that accepts the gateway's key pair and whose clock does not advance.
 pub(crate) fn sandbox() -> Options {
     let keys = vec![KeyPair::new("gateway", ACCESS, SECRET)];
     Options { keys, clock: Clock::stepped_at(NOW), ..Options::default() }

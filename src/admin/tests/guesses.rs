@@ -1,4 +1,4 @@
-//! Guessing the token is slowed, and nobody else is.
+//! Wrong tokens are throttled by peer; correct tokens and other peers are not.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! A reload holds at once, or changes nothing and says why.
+//! A reload takes effect at once, or changes nothing and reports why.
 
 use super::*;
 

@@ -8,7 +8,7 @@ use crate::config::{
     file::{self, ConfigFile, Name, Parsed},
 };
 
-/// Two are enough to replace one; more would be old ones that nobody has removed.
+/// A service needs a second credential only while it changes from one to the next; more are probably forgotten ones.
 const LIVE_CREDENTIALS: usize = 2;
 
 /// Every service, also those with errors.

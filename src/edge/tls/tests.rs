@@ -90,7 +90,7 @@ fn poll_until(listeners: &TlsListeners, holds: impl Fn() -> bool) {
     }
 }
 
-/// Looks until what is there now was read.
+/// Polls until the present files have been read.
 fn poll(listeners: &TlsListeners) {
     let listener = listeners.data.as_ref().unwrap();
     let read = || {

@@ -21,13 +21,13 @@ use crate::{
 
 const TOKEN: &str = "hvs.canary-token-0123456789";
 
-/// A vault made of a table.
+/// A vault whose responses are in a table.
 #[derive(Default)]
 struct VaultStub {
-    /// What a path answers: each but the last once.
+    /// The responses of each path, in order; the last one is repeated.
     answers: Mutex<Vec<(&'static str, VecDeque<StubAnswer>)>>,
     asked: Mutex<Vec<(String, String, HeaderMap, String)>>,
-    /// Takes connections and says nothing.
+    /// Accepts connections and never responds.
     hole: Mutex<bool>,
 }
 
@@ -67,7 +67,7 @@ const HEALTH: &str = "GET sys/health";
 const LEADER: &str = "GET sys/leader";
 
 impl VaultStub {
-    /// One where all is well.
+    /// A stub in which every request succeeds.
     fn new() -> Arc<Self> {
         let stub = Arc::new(Self::default());
         stub.will(LOGIN, [login(3600, true)]);
@@ -132,7 +132,7 @@ fn settings(folder: &std::path::Path, address: &str) -> config::VaultConfig {
     }
 }
 
-/// A vault and one secret of it, before a stub.
+/// A vault client and one secret, with a stub as the vault.
 struct VaultSetup {
     stub: Arc<VaultStub>,
     vault: Arc<Vault>,
@@ -175,7 +175,7 @@ impl VaultSetup {
         Ok(number)
     }
 
-    /// Keeps the session for so long.
+    /// Runs [`Vault::tend`] for so many seconds.
     async fn tend(&self, seconds: u64) {
         let _ = tokio::time::timeout(Duration::from_secs(seconds), self.vault.tend()).await;
     }

@@ -15,16 +15,16 @@ enum Step {
         confirmed: bool,
     },
     Write(usize),
-    /// `None`: it is dropped.
+    /// Ends a written order; `None`: its ticket is dropped.
     OrderEnd(usize, Option<Sent>),
-    /// Of a ticket that was not written.
+    /// Drops a ticket whose order was not written.
     DropTicket(usize),
     Minutes(u64),
-    /// The process ends as it should, or is killed once the disk has everything.
+    /// The process stops cleanly, or is killed after all writes are on disk.
     Restart {
         killed: bool,
     },
-    /// It ends an order, and is killed before the disk knows.
+    /// An order ends, and the process is killed before that is on disk.
     EndThenKilled(usize, Sent),
 }
 
@@ -267,8 +267,8 @@ impl Real {
         }
     }
 
-    /// The promise itself, apart from the model: whatever may have been sent under a key in the last
-    /// day, or is still on its way, stands against another sending.
+    /// Checks the promise itself, without the model: no order is sent while another one with the same key is in flight, or
+    /// may have been sent within the last day.
     fn sends(&mut self, id: &str) {
         let Some(key) = self.model.orders[id].key else { return };
         let minute = self.model.minute;

@@ -302,7 +302,7 @@ mod configurations {
         found
     }
 
-    /// Also none that is read but not acted on yet: that is a warning.
+    /// A key that has no effect yet gives a warning, so the examples must not have one.
     #[test]
     fn have_no_errors_and_no_warnings_but_the_one_of_a_container() {
         let examples = examples();

@@ -8,7 +8,7 @@ use strum::VariantArray as _;
 /// A row of the table under `## Refusals`, for one of its codes.
 #[derive(Debug)]
 struct DocumentRow {
-    /// The statuses, or the word that stands for Fastrac's own.
+    /// The statuses, or the word for Fastrac's own status.
     statuses: Vec<String>,
     proxy_error: String,
 }

@@ -139,7 +139,7 @@ fn what_was_never_sent_costs_nothing_of_the_day() {
         assert_eq!((first.status, first.sent()), (200, "yes"), "{target}");
         let before = used();
         fastrac.kept.clear();
-        // Nobody accepts any more: the idle connection is dead, and so is the port.
+        // The listener is closed too: neither the idle connection nor a new one can be used.
         let port = fastrac.listener.local_addr().expect("an address");
         drop(fastrac);
         let other = crate::client::request(method, &format!("{target}?again")).json(&bodies::order(number)).by("poor");

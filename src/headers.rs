@@ -25,7 +25,7 @@ pub fn reaches_fastrac(name: &str) -> bool {
                 | "accept-encoding" | "expect" | "http2-settings"
                 // about the caller and the proxies before the gateway
                 | "cookie" | "forwarded" | "via" | "x-real-ip"
-                // would change what is asked
+                // would change the meaning of the request
                 | "x-original-url" | "x-rewrite-url"
                 | "x-http-method-override" | "x-http-method" | "x-method-override"
                 // tracing, and the gateway's own

@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn the_algorithm_is_pinned() {
-        // A seed in somebody's test must give the same numbers in every version.
+        // A seed in a user's test must give the same numbers in every version.
         assert_eq!(draw(1, Purpose::Awb, &[]), fastrand::Rng::with_seed(1 ^ (3 << 56)).u64(..));
         assert_eq!(&letters(0), b"AAAAA");
         assert_eq!(&letters(27), b"BBAAA");

@@ -1,6 +1,6 @@
 //! `/config`: the configuration in force, with every default, in the notation of the file.
 //!
-//! Written out member by member, so that a new field is not shown until somebody decides that it may be.
+//! Written out member by member, so that a new field is not shown until it is added here.
 //! Left out: digests, the services' access keys (only their number is shown), the vault's role id.
 
 use std::{sync::Arc, time::Duration};

@@ -1,4 +1,4 @@
-//! Promises of the admin port, each asked for over a real socket of a real gateway.
+//! Tests of the admin port, over sockets of a running gateway.
 
 mod guesses;
 mod health;
@@ -85,7 +85,7 @@ impl Drop for TestAdmin {
     }
 }
 
-/// How a stage differs from the usual one.
+/// How a [`TestAdmin`] differs from the usual one.
 struct TestSettings {
     admin: String,
     /// What Fastrac says of every pair; `None`: there is no key file.

@@ -68,7 +68,7 @@ impl Secrets {
         Ok(Secrets { checkout, reports, admin: IssuedSecret::new()?, fastrac: IssuedSecret::new()? })
     }
 
-    /// Puts the digests where the configuration wants them.
+    /// Replaces the placeholders of the digests in the configuration.
     fn fill(&self, text: &str) -> String {
         text.replace(&"c".repeat(64), &self.checkout.sha256)
             .replace(&"e".repeat(64), &self.reports.sha256)

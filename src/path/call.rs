@@ -18,7 +18,7 @@ use crate::{
     snapshot::{Account, Snapshot, Worker},
 };
 
-/// What is to be asked of Fastrac, for a caller or for the gateway itself.
+/// A call to Fastrac, for a caller or for the gateway itself.
 pub struct UpstreamCall {
     pub snapshot: Arc<Snapshot>,
     /// The data thread whose connections are used.

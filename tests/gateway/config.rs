@@ -74,7 +74,7 @@ mod a_bad_file {
         }
     }
 
-    /// Secrets that somebody wrote into the wrong place are called `…canary…` in the corpus.
+    /// Secrets in the wrong place are named `…canary…` in the corpus.
     #[test]
     fn never_has_its_secrets_repeated() {
         let mut with_secrets = 0;

@@ -1,4 +1,4 @@
-//! Pairs are rotated, verified and revoked as asked, and what is wrong is said.
+//! Pairs are rotated, verified and revoked on request, and errors name their cause.
 
 use super::*;
 

@@ -51,7 +51,7 @@ async fn a_value_of_a_faulty_file_or_source() {
     let rotated = stage.post("/keys/rotate", "").await;
     assert_eq!(rotated.status, 409);
     for reply in [reloaded, rotated, stage.get("/status").await, stage.get("/readyz").await] {
-        // The name of the unknown key is the operator's own word and may be told.
+        // The error may quote the name of the unknown key: it is not a value.
         let body = reply.body.replace("canary:", "").replace("`canary`", "").replace("\"canary\"", "");
         for canary in [TOKEN, FASTRAC.0, FASTRAC.1, "canary:access"] {
             assert!(!body.contains(canary), "{reply:?}");

@@ -84,7 +84,7 @@ impl VaultStub {
         all.push((what, answers.into_iter().collect()));
     }
 
-    /// How often something was asked.
+    /// How often a request was made.
     fn count(&self, what: &str) -> usize {
         self.asked.lock().iter().filter(|(asked, ..)| asked == what).count()
     }

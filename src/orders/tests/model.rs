@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// One step of a history. Numbers choose among what is there, so that no step is void for long.
+/// One step of a history. The numbers select among the existing tickets, so that most steps have an effect.
 #[derive(Clone, Debug)]
 enum Step {
     Recall {
@@ -47,7 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
 enum ModelState {
     Claimed,
     Sent,
-    /// What its caller was told by which request, if anything; since when, in minutes.
+    /// The id of the request whose answer is repeated, if any, and the minute at which it became unknown.
     Unknown(Option<String>, u64),
     Ended(Option<String>, u64),
 }

@@ -7,7 +7,7 @@ use super::checked;
 const SEED: &str = include_str!("contract.toml");
 const CANARY: &str = "fgw_canary-value";
 
-/// Values that somebody might write in the place of another.
+/// Values that replace others by mistake.
 fn value() -> impl Strategy<Value = String> {
     prop_oneof![
         Just(format!("\"{CANARY}\"")),

@@ -11,6 +11,8 @@ mod demo;
 mod keys;
 #[cfg(not(feature = "sandbox"))]
 mod no_sandbox;
+mod notify;
+mod output;
 mod remote;
 mod run;
 #[cfg(feature = "sandbox")]
@@ -18,7 +20,7 @@ mod sandbox;
 mod schema;
 mod service;
 
-use std::{io, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -96,10 +98,8 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(code) => ExitCode::from(code),
-        // the reader of the output has closed the pipe, as `head` does
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("fastrac-gateway: {error}");
+            output::error(error);
             ExitCode::from(FAILED)
         }
     }

@@ -1,9 +1,14 @@
 //! The command line of the simulator: arguments → [`Options`] → running until a signal.
 //!
-//! SharedSimulation by the program `fastrac-sandbox` and the command `fastrac-gateway sandbox`. Flags take
+//! Used by the program `fastrac-sandbox` and the command `fastrac-gateway sandbox`. Flags take
 //! precedence over the configuration file, which takes precedence over the defaults.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+};
 
 use clap::Args;
 
@@ -80,21 +85,31 @@ pub fn run(arguments: &Arguments) -> u8 {
     let options = match options(arguments) {
         Ok(options) => options,
         Err(error) => {
-            eprintln!("{error}");
+            err(&error);
             return 2;
         }
     };
     if options.control_token.is_none() && options.control.is_some_and(|addr| !addr.ip().is_loopback()) {
-        eprintln!("--control: an address other than loopback needs --control-token-file");
+        err("--control: an address other than loopback needs --control-token-file");
         return 2;
     }
     match serve(options) {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("{error}");
+            err(&error);
             1
         }
     }
+}
+
+// `println!` and `eprintln!` would panic if nobody reads what is printed.
+
+fn out(text: impl Display) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+fn err(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn options(args: &Arguments) -> Result<Options, settings::SettingsError> {
@@ -109,7 +124,7 @@ fn options(args: &Arguments) -> Result<Options, settings::SettingsError> {
         options.clock = settings::clock(pace, None);
     }
     if args.show_webhooks {
-        options.webhook_printer = Some(WebhookPrinter::to(|body| println!("webhook: {body}")));
+        options.webhook_printer = Some(WebhookPrinter::to(|body| out(format_args!("webhook: {body}"))));
     }
     if let Some(path) = &args.control_token_file {
         options.control_token = Some(settings::read_token(path)?);
@@ -129,11 +144,11 @@ fn serve(options: Options) -> io::Result<()> {
             let place = control.map_or(String::new(), |control| format!(" or {control}"));
             io::Error::new(error.kind(), format!("sandbox: cannot listen on {listen}{place}: {error}"))
         })?;
-        println!("sandbox: {}://{}", if tls { "https" } else { "http" }, sandbox.addr());
+        out(format_args!("sandbox: {}://{}", if tls { "https" } else { "http" }, sandbox.addr()));
         if let Some(control) = sandbox.control_addr() {
-            println!("control: http://{control}/_sandbox/");
+            out(format_args!("control: http://{control}/_sandbox/"));
         } else if stepped {
-            eprintln!("sandbox: the clock is stepped, and without --control nothing can advance it");
+            err("sandbox: the clock is stepped, and without --control nothing can advance it");
         }
         tokio::select! {
             _ = term.recv() => {}

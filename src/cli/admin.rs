@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use clap::Subcommand;
 
-use super::credential::IssuedSecret;
+use super::{credential::IssuedSecret, output};
 
 /// Manage the admin token
 #[derive(Debug, clap::Args)]
@@ -24,17 +24,17 @@ Clients send the token as `Authorization: Bearer TOKEN`.")]
 pub(super) fn run(arguments: &AdminArgs) -> io::Result<u8> {
     let AdminCommand::Issue = arguments.command;
     let secret = IssuedSecret::new()?;
-    let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "# For the operators. The token is shown only once; the configuration contains its digest.
+    output::print(|out| {
+        writeln!(
+            out,
+            "# For the operators. The token is shown only once; the configuration contains its digest.
 #   token: {}
 
 # For the gateway's configuration.
 [admin]
 token_sha256 = \"{}\"",
-        *secret.text, secret.sha256
-    )?;
-    out.flush()?;
-    Ok(0)
+            *secret.text, secret.sha256
+        )
+    })
+    .map(|()| 0)
 }

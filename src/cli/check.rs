@@ -5,12 +5,13 @@ use std::{
     path::PathBuf,
 };
 
-use super::WRONG;
+use super::{WRONG, output};
 use crate::{files::configuration, inspect};
 
 /// Check a configuration file, and the key and certificate files that it names
 ///
-/// Prints all errors, each with its key and line, then warnings. Exits 0, or 2 if there is an error.
+/// Prints all errors, each with its key and line, then warnings. Exits 0, or 2 if there is an error. An error is what
+/// `run` cannot use: it does not start, or it starts without a key pair.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   fastrac-gateway check gateway.toml
@@ -28,7 +29,7 @@ pub(super) fn run(arguments: &CheckArgs) -> io::Result<u8> {
     let mut checked = match configuration::read(&arguments.file) {
         Ok(checked) => checked,
         Err(error) => {
-            eprintln!("fastrac-gateway: {path} cannot be read: {error}");
+            output::error(format_args!("{path} cannot be read: {error}"));
             return Ok(WRONG);
         }
     };
@@ -37,17 +38,14 @@ pub(super) fn run(arguments: &CheckArgs) -> io::Result<u8> {
         checked.errors.extend(files.faults);
         checked.warnings.extend(files.warnings);
     }
-    let mut out = io::stdout().lock();
-    for error in &checked.errors {
-        writeln!(out, "{error}")?;
-    }
-    for warning in &checked.warnings {
-        writeln!(out, "warning: {warning}")?;
-    }
-    out.flush()?;
+    let printed = output::print(|out| {
+        checked.errors.iter().try_for_each(|error| writeln!(out, "{error}"))?;
+        checked.warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))
+    });
     let (errors, warnings) = (checked.errors.len(), checked.warnings.len());
-    eprintln!("{path}: {}, {}", count(errors, "error"), count(warnings, "warning"));
-    Ok(if errors == 0 { 0 } else { WRONG })
+    output::message(format_args!("{path}: {}, {}", count(errors, "error"), count(warnings, "warning")));
+    // The exit code says it even where nothing could be printed.
+    if errors > 0 { Ok(WRONG) } else { printed.map(|()| 0) }
 }
 
 fn count(number: usize, what: &str) -> String {

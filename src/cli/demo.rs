@@ -9,7 +9,7 @@ use std::{
 
 use fastrac_sandbox::{KeyPair, Options, Sandbox, certificate};
 
-use super::{FAILED, credential::IssuedSecret, run::live};
+use super::{FAILED, credential::IssuedSecret, output, run::live};
 use crate::{
     app::{App, choose_crypto},
     config::check::{Environment, check},
@@ -37,14 +37,14 @@ pub(super) fn run(_: &DemoArgs) -> io::Result<u8> {
     let checked = check(&text, folder.path(), &Environment::default());
     let Some(config) = checked.config else {
         for fault in &checked.errors {
-            eprintln!("demo.toml: {fault}");
+            output::message(format_args!("demo.toml: {fault}"));
         }
         return Ok(FAILED);
     };
     let app = match App::start(config, Some(file)) {
         Ok(app) => app,
         Err(error) => {
-            eprintln!("fastrac-gateway: {error}");
+            output::error(error);
             return Ok(FAILED);
         }
     };
@@ -96,8 +96,9 @@ fn introduce(app: &App, secrets: &Secrets, folder: &Path) -> io::Result<()> {
     let data = app.data.first().map(ToString::to_string).unwrap_or_default();
     let checkout = format!("checkout:{}", *secrets.checkout.text);
     let reports = format!("reports:{}", *secrets.reports.text);
-    let mut out = io::stdout().lock();
-    writeln!(
+    let (admin, folder, token) = (app.admin, folder.display(), &*secrets.admin.text);
+    output::print(|out| {
+        writeln!(
         out,
         "fastrac-gateway demo: a simulated Fastrac behind the gateway. End it with Ctrl-C.
 
@@ -127,11 +128,8 @@ for i in 1 2 3; do curl -s -u {reports} -H 'content-type: application/json' -d '
 curl -s http://{admin}/metrics
 curl -s -H 'authorization: Bearer {token}' http://{admin}/status
 ",
-        admin = app.admin,
-        folder = folder.display(),
-        token = *secrets.admin.text,
-    )?;
-    out.flush()
+        )
+    })
 }
 
 const TARIFF: &str = r#"{"origin":3171031001,"destination":5171011001,"items":[{"name":"Kaos","weight":1200,"width":20,"height":10,"length":30,"quantity":1,"value":150000}],"cod":"0","insurance":"1"}"#;

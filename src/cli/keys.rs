@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    FAILED, WRONG,
+    FAILED, WRONG, output,
     remote::{AdminClient, AdminClientError, AdminResponse},
 };
 
@@ -82,7 +82,7 @@ pub(super) fn run(arguments: &KeysArgs) -> io::Result<u8> {
     match done {
         Ok((response, format)) => print(&response, format),
         Err(error) => {
-            eprintln!("fastrac-gateway: {error}");
+            output::error(&error);
             Ok(if matches!(error, AdminClientError::Usage(_)) { WRONG } else { FAILED })
         }
     }
@@ -92,15 +92,11 @@ pub(super) fn run(arguments: &KeysArgs) -> io::Result<u8> {
 type FormatLines = fn(&Value) -> Vec<String>;
 
 fn print(response: &AdminResponse, format: FormatLines) -> io::Result<u8> {
-    let mut out = io::stdout().lock();
-    for line in format(&response.body) {
-        writeln!(out, "{line}")?;
-    }
-    out.flush()?;
+    let printed = output::print(|out| format(&response.body).iter().try_for_each(|line| writeln!(out, "{line}")));
     if response.status.is_success() {
-        return Ok(0);
+        return printed.map(|()| 0);
     }
-    eprintln!("fastrac-gateway: {}", response.error_message());
+    output::error(response.error_message());
     // The gateway does not know the account or the version.
     let wrong = matches!(response.status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND);
     Ok(if wrong { WRONG } else { FAILED })

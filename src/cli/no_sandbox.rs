@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::WRONG;
+use super::{WRONG, output};
 
 // Everything after the command, also --help, is accepted and ignored.
 #[derive(Debug, clap::Args)]
@@ -21,10 +21,10 @@ pub(super) fn examples(_: &str) -> &'static str {
 }
 
 pub(super) fn run(_: &IgnoredArgs) -> io::Result<u8> {
-    eprintln!(
-        "fastrac-gateway: this build does not contain the Fastrac simulator. From the source of the gateway,
+    output::error(
+        "this build does not contain the Fastrac simulator. From the source of the gateway,
   cargo build --release                      builds a gateway that has `sandbox` and `demo`
-  cargo build --release -p fastrac-sandbox   builds the simulator as a program of its own, fastrac-sandbox"
+  cargo build --release -p fastrac-sandbox   builds the simulator as a program of its own, fastrac-sandbox",
     );
     Ok(WRONG)
 }

@@ -15,6 +15,7 @@ use rustls::ClientConfig;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::output;
 use crate::{
     app::choose_crypto,
     connector::Connector,
@@ -99,7 +100,7 @@ impl AdminClient {
             .header(ACCEPT, "application/json");
         if let Some(token) = self.token()? {
             if !address.is_private() {
-                eprintln!("fastrac-gateway: the token is sent over the network unencrypted; use https");
+                output::error("the token is sent over the network unencrypted; use https");
             }
             let bearer = Zeroizing::new(format!("Bearer {}", token.trim()));
             let mut bearer = HeaderValue::from_str(&bearer)

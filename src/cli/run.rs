@@ -2,13 +2,12 @@
 
 use std::{io, path::PathBuf};
 
-use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
 
-use super::{FAILED, WRONG};
+use super::{FAILED, WRONG, notify, output};
 use crate::{
     app::App,
     files::configuration::{LoadError, load},
@@ -42,7 +41,7 @@ pub(super) fn run(arguments: &RunArgs) -> io::Result<u8> {
     let app = match App::start(loaded.config, Some(arguments.config.clone())) {
         Ok(app) => app,
         Err(error) => {
-            eprintln!("fastrac-gateway: {error}");
+            output::error(&error);
             return Ok(if error.is_configuration() { WRONG } else { FAILED });
         }
     };
@@ -57,7 +56,7 @@ pub(super) fn live(app: App) -> io::Result<u8> {
     runtime.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hangup = signal(SignalKind::hangup())?;
-        notify_systemd(&[NotifyState::Ready]);
+        notify_systemd("READY=1");
         loop {
             tokio::select! {
                 _ = term.recv() => break,
@@ -69,7 +68,7 @@ pub(super) fn live(app: App) -> io::Result<u8> {
             }
         }
         tracing::info!("draining");
-        notify_systemd(&[NotifyState::Stopping]);
+        notify_systemd("STOPPING=1");
         let (done, ended) = oneshot::channel();
         std::thread::spawn(move || {
             app.stop();
@@ -84,17 +83,15 @@ pub(super) fn live(app: App) -> io::Result<u8> {
 }
 
 /// Notifies systemd, if it started this process.
-fn notify_systemd(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+fn notify_systemd(state: &str) {
+    if let Err(error) = notify::notify(state) {
         tracing::warn!(%error, "systemd could not be notified");
     }
 }
 
 fn print_error(error: &LoadError) {
-    eprintln!("fastrac-gateway: {error}");
+    output::error(error);
     if let LoadError::Invalid { errors, .. } = error {
-        for error in errors {
-            eprintln!("{error}");
-        }
+        errors.iter().for_each(output::message);
     }
 }

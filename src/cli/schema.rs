@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 
+use super::output;
 use crate::config::file;
 
 /// Print the JSON Schema of the configuration file, with every default
@@ -11,9 +12,6 @@ With `#:schema ./gateway.schema.json` in the first line of the TOML file, editor
 pub(super) struct SchemaArgs {}
 
 pub(super) fn run(SchemaArgs {}: &SchemaArgs) -> io::Result<u8> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, &file::schema())?;
-    writeln!(out)?;
-    out.flush()?;
-    Ok(0)
+    let schema = serde_json::to_string_pretty(&file::schema())?;
+    output::print(|out| writeln!(out, "{schema}")).map(|()| 0)
 }

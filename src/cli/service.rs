@@ -4,7 +4,10 @@ use std::io::{self, Write as _};
 
 use clap::Subcommand;
 
-use super::credential::{IssuedSecret, suffix};
+use super::{
+    credential::{IssuedSecret, suffix},
+    output,
+};
 use crate::config::file::{Name, TextValue as _};
 
 /// Manage the credentials of internal services
@@ -34,10 +37,10 @@ pub(super) fn run(arguments: &ServiceArgs) -> io::Result<u8> {
     let ServiceCommand::Issue { name } = &arguments.command;
     let (secret, access_key) = (IssuedSecret::new()?, access_key(name, &suffix()?));
     let table = if name.contains('.') { format!("services.{name:?}") } else { format!("services.{name}") };
-    let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "# For the service. The secret is shown only once; the configuration contains its digest.
+    output::print(|out| {
+        writeln!(
+            out,
+            "# For the service. The secret is shown only once; the configuration contains its digest.
 #   access-key: {access_key}
 #   secret-key: {}
 
@@ -46,10 +49,10 @@ pub(super) fn run(arguments: &ServiceArgs) -> io::Result<u8> {
 credentials = [
   {{ access_key = \"{access_key}\", secret_sha256 = \"{}\" }},
 ]",
-        *secret.text, secret.sha256
-    )?;
-    out.flush()?;
-    Ok(0)
+            *secret.text, secret.sha256
+        )
+    })
+    .map(|()| 0)
 }
 
 /// `svc-NAME-SUFFIX`, within the 64 characters and the alphabet of access keys.

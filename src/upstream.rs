@@ -13,6 +13,7 @@ pub mod connection;
 mod framing;
 pub mod inject;
 mod limited_read;
+mod location;
 mod proxy;
 pub(crate) mod retry;
 pub mod rewrite;

@@ -113,7 +113,8 @@ impl PreparedAttempt {
             Ok(mut answer) => {
                 let reading = read(call, &answer);
                 permit.report(reading.outcome.evidence(Some(answer.status)));
-                rewrite::answer(&mut answer, &call.account.route(call.operation.api).endpoint);
+                let endpoint = &call.account.route(call.operation.api).endpoint;
+                rewrite::answer(&mut answer, endpoint, &call.request.target);
                 if leaks(&lease, &answer) {
                     return AttemptResult::Leaked;
                 }

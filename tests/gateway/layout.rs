@@ -124,7 +124,7 @@ fn nothing_imports_the_top() {
 }
 
 /// Files and folders that compute and do nothing else.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "catalog/route",
     "catalog/target",
     "cache/key",
@@ -132,6 +132,7 @@ const PURE: [&str; 11] = [
     "headers",
     "outcome",
     "retry_after",
+    "upstream/location",
     "upstream/rewrite",
     "keys/lifecycle",
     "record/mask",

@@ -6,6 +6,7 @@
 //! sockets, which belong to `app`. It fails with [`StartError`].
 
 mod file;
+mod restart;
 mod revoked;
 
 use std::{
@@ -46,6 +47,7 @@ use crate::{
 };
 
 pub use file::{POLL_INTERVAL, ReloadError};
+use restart::keep_in_force;
 pub use revoked::Revoked;
 
 /// Why a configuration cannot be put in force.
@@ -81,8 +83,11 @@ pub struct Live {
 
 /// The configuration in force.
 pub struct InForce {
+    /// With the previous values of the keys in `waiting`.
     pub config: Config,
     pub since: SystemTime,
+    /// Keys that a reload has changed and that take effect after a restart.
+    pub waiting: Vec<&'static str>,
 }
 
 /// The running gateway, as one handle.
@@ -118,7 +123,7 @@ impl Gateway {
         let watch = Mutex::new(FileWatch::new(file.clone()));
         let gateway = Gateway {
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
-            in_force: ArcSwap::from_pointee(InForce { config, since: SystemTime::now() }),
+            in_force: ArcSwap::from_pointee(InForce { config, since: SystemTime::now(), waiting: Vec::new() }),
             live,
             file,
             adopt: OnceLock::new(),
@@ -137,12 +142,13 @@ impl Gateway {
 
     fn read_again(&self) -> Result<(), ReloadError> {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
-        let LoadedConfig { config, warnings } = load(file)?;
+        let LoadedConfig { mut config, warnings } = load(file)?;
         for warning in &warnings {
             tracing::warn!(target: UNLIMITED, "{warning}");
         }
         let (snapshot, in_force) = (self.current.load_full(), self.in_force.load_full());
-        for key in needs_restart(&in_force.config, &config) {
+        let waiting = keep_in_force(&mut config, &in_force.config);
+        for key in &waiting {
             tracing::warn!(target: UNLIMITED, "{key} has changed; it takes effect after a restart");
         }
         let tls = self.live.tls.read_again(&config.listen).map_err(StartError::Tls)?;
@@ -150,7 +156,7 @@ impl Gateway {
         let (compiled, keepers) = compile(&config, Some(previous), &self.live)?;
         self.current.store(Arc::new(compiled));
         tls.activate();
-        self.in_force.store(Arc::new(InForce { config, since: SystemTime::now() }));
+        self.in_force.store(Arc::new(InForce { config, since: SystemTime::now(), waiting }));
         if let Some(adopt) = self.adopt.get() {
             adopt(keepers);
         }
@@ -174,23 +180,6 @@ impl Gateway {
         }
         ready
     }
-}
-
-/// The changed keys that a reload cannot apply.
-fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
-    let addresses = |config: &Config| (config.listen.data.clone(), config.listen.admin, config.listen.workers);
-    let log = |config: &Config| (config.log.exchanges.clone(), config.log.on_full);
-    let tls = |config: &Config| (config.listen.tls.is_some(), config.listen.admin_tls.is_some());
-    [
-        ("listen", addresses(before) != addresses(now) || tls(before) != tls(now)),
-        ("state.dir", before.state.dir != now.state.dir),
-        ("log.exchanges", log(before) != log(now)),
-        ("cache.memory", before.cache.memory != now.cache.memory),
-        ("limits.connections", before.limits.connections != now.limits.connections),
-    ]
-    .into_iter()
-    .filter_map(|(key, changed)| changed.then_some(key))
-    .collect()
 }
 
 /// What a reload replaces. `None` at start-up.

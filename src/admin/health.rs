@@ -60,6 +60,9 @@ impl Readiness {
         if !gateway.reloaded_well() {
             degraded.push("configuration: the last reload failed; the previous one is in force".to_owned());
         }
+        for key in &gateway.in_force.load().waiting {
+            degraded.push(format!("configuration: {key} has changed and waits for a restart"));
+        }
         for (listener, tls) in gateway.live.tls.each() {
             if tls.has_expired() {
                 degraded.push(format!("{listener} listener: its certificate has expired"));

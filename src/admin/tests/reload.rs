@@ -41,3 +41,55 @@ async fn a_faulty_file_changes_nothing_and_all_its_faults_are_told() {
     assert_eq!((reply.status, reply.code()), (422, "config.unreadable".to_owned()));
     assert_eq!(reply.json()["faults"].as_array().unwrap().len(), 1);
 }
+
+/// A bug: `/config` showed the new value of a setting that takes effect after a restart.
+#[tokio::test]
+async fn what_only_a_restart_can_change_is_shown_as_it_is_in_force() {
+    let stage = TestAdmin::usual().await;
+    let before = stage.get("/config").await.json();
+    let listen = "[listen]\ndata = [\"127.0.0.1:7777\"]\nadmin = \"127.0.0.1:7778\"\nworkers = 7\n\
+        tls = { cert = \"cert\", key = \"key\" }\nadmin_tls = { cert = \"cert\", key = \"key\" }";
+    let log =
+        "exchanges = \"other.jsonl\"\non_full = \"block\"\nkeep = { size = \"7MiB\", days = 7 }\nbodies = \"none\"";
+    let more = "[cache]\nmemory = \"7MiB\"\n[state]\ndir = \"other\"\n[limits]\nconnections = 7\nidle = \"7s\"\n";
+    let text = configuration(&with_token())
+        .replace("[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"", listen)
+        .replace("exchanges = \"none\"", log);
+    fs::write(&stage.file, format!("{text}{more}")).unwrap();
+    for _ in 0..2 {
+        let reply = stage.post("/reload", "").await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let config = stage.get("/config").await.json();
+        for key in ["listen", "state", "cache"] {
+            assert_eq!(config[key], before[key], "{key}");
+        }
+        for key in ["exchanges", "on_full", "keep"] {
+            assert_eq!(config["log"][key], before["log"][key], "log.{key}");
+        }
+        assert_eq!(config["limits"]["connections"], before["limits"]["connections"]);
+        // These hold at once.
+        assert_eq!((&config["limits"]["idle"], &config["log"]["bodies"]), (&"7s".into(), &"none".into()));
+        let ready = stage.ask(TestRequest::get("/readyz")).await.json();
+        for key in [
+            "listen.data",
+            "listen.admin",
+            "listen.workers",
+            "listen.tls",
+            "listen.admin_tls",
+            "state.dir",
+            "log.exchanges",
+            "log.keep.size",
+            "log.keep.days",
+            "log.on_full",
+            "limits.connections",
+            "cache.memory",
+        ] {
+            let waits = format!("configuration: {key} has changed and waits for a restart");
+            assert!(ready["degraded"].as_array().unwrap().contains(&waits.clone().into()), "{key}: {ready}");
+        }
+    }
+    fs::write(&stage.file, configuration(&with_token())).unwrap();
+    assert_eq!(stage.post("/reload", "").await.status, 200);
+    let ready = stage.ask(TestRequest::get("/readyz")).await.body;
+    assert!(!ready.contains("cache.memory"), "{ready}");
+}

@@ -32,7 +32,7 @@ pub struct Config {
     pub state: StateConfig,
     pub log: LogConfig,
     pub limits: LimitsConfig,
-    /// Present if the file has a `[vault]` table or an account's keys come from the vault.
+    /// Present if an account's keys come from the vault.
     pub vault: Option<VaultConfig>,
     /// Fastrac accounts, sorted by name.
     pub accounts: Vec<AccountConfig>,

@@ -7,7 +7,7 @@
 pub(crate) mod certificate;
 pub mod configuration;
 pub mod listener;
-pub(crate) mod pem;
+mod pem;
 mod poll;
 pub(crate) mod read;
 mod roots;
@@ -16,5 +16,6 @@ pub(crate) mod watch;
 
 pub(crate) use self::poll::FileWatch;
 pub use self::read::FileError;
-pub(crate) use self::roots::{RootsError, roots};
+pub use self::roots::RootsError;
+pub(crate) use self::roots::roots;
 pub(crate) use self::stamp::Stamp;

@@ -32,7 +32,7 @@ use crate::{
     connector::Connector,
     edge::tls::{TlsFilesError, TlsListeners},
     files::{
-        FileWatch,
+        FileWatch, RootsError,
         configuration::{LoadedConfig, load},
     },
     keys::{Keeper, KeyContext, KeyEvent, Keys, Observer, SourceError, Vault, VaultError},
@@ -53,9 +53,11 @@ pub use revoked::Revoked;
 /// Why a configuration cannot be put in force.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An account's address or CA file cannot be used.
-    #[error("accounts.{account}: {source}")]
+    /// An account's address cannot be used.
+    #[error("accounts.{account}.base_url: {source}")]
     Account { account: String, source: DestinationError },
+    #[error("accounts.{account}.ca: {source}")]
+    Authorities { account: String, source: RootsError },
     #[error("accounts.{account}.keys: {source}")]
     Keys { account: String, source: SourceError },
     #[error("vault: {0}")]
@@ -142,7 +144,7 @@ impl Gateway {
 
     fn read_again(&self) -> Result<(), ReloadError> {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
-        let LoadedConfig { mut config, warnings } = load(file)?;
+        let LoadedConfig { mut config, warnings, .. } = load(file)?;
         for warning in &warnings {
             tracing::warn!(target: UNLIMITED, "{warning}");
         }
@@ -262,10 +264,7 @@ fn vault(
     previous: Option<Previous<'_>>,
     connector: &Connector,
 ) -> Result<Option<Arc<Vault>>, VaultError> {
-    let wanted = |account: &config::AccountConfig| matches!(account.keys, config::KeySource::Vault { .. });
-    let Some(settings) = config.vault.as_ref().filter(|_| config.accounts.iter().any(wanted)) else {
-        return Ok(None);
-    };
+    let Some(settings) = &config.vault else { return Ok(None) };
     let known =
         previous.and_then(|previous| previous.snapshot.accounts.iter().find_map(|account| account.keys.vault()));
     match known.filter(|vault| vault.settings() == settings) {
@@ -341,7 +340,8 @@ impl AccountBuilder<'_> {
         }
         let unusable = |source| StartError::Account { account: settings.name.clone(), source };
         let tls = endpoints(settings).iter().any(|endpoint| endpoint.tls);
-        let tls = if tls { Some(client_config(settings.ca.as_deref()).map_err(unusable)?) } else { None };
+        let rootless = |source| StartError::Authorities { account: settings.name.clone(), source };
+        let tls = if tls { Some(client_config(settings.ca.as_deref()).map_err(rootless)?) } else { None };
         let dialer = Dialer { connector: live.connector.clone(), proxy: settings.proxy.clone() };
         let connections = live.metrics.upstream_connections(&settings.name);
         let mut known: Vec<Route> = Vec::new();

@@ -1,33 +1,29 @@
-//! `check` of the files that a configuration names.
+//! The files and variables that a configuration names, read before anything listens.
 //!
-//! Each file is read by the reader that `run` uses, so `check` accepts what `run` accepts, and says the same
-//! about the rest. In addition it warns of permissions that are wider than necessary and of certificates
-//! that end soon. Nothing that is read is kept, and no diagnostic quotes a file's content.
+//! Each is read by the reader that the running gateway uses. A fault is what `run` cannot use: it does not start
+//! ([`required`]), or it starts and has no key pair. What `run` works without is a warning: an expired certificate,
+//! the encrypted copy of a pair, permissions wider than necessary. What nothing uses is not read. Nothing that is
+//! read is kept, and no diagnostic quotes it.
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
-};
-
-use jiff::{SignedDuration, Timestamp};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread, time::Duration};
 
 use crate::{
     config::{
-        AccountConfig, ClientAuth, Config, KeySource, ServerTlsConfig, VaultAuth,
+        AccountConfig, ClientAuth, Config, KeySource, SealedCopyConfig, ServerTlsConfig, VaultAuth, VaultConfig,
         check::{Diagnostic, KeyPath, Lines},
     },
-    files::{certificate, listener, roots},
-    keys,
+    files::{
+        RootsError,
+        certificate::expiry_warning,
+        listener::{self, ListenerFiles},
+        roots,
+    },
+    keys::{self, SourceError},
 };
 
-/// A certificate that ends sooner than this is worth a warning, as in the alert rule of `deploy/prometheus`.
-const ENDS_SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 /// Attempts to read a key source that is being changed, and the pause between two of them.
 const ATTEMPTS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(50);
@@ -35,37 +31,48 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// What was found in the files.
 #[derive(Debug, Default)]
 pub struct Inspected {
-    /// Files that can't be used.
+    /// What can't be used.
     pub faults: Vec<Diagnostic>,
-    /// Files with permissions wider than necessary, and certificates that end soon.
+    /// What can be used, but should be changed.
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads every key, certificate, CA and token file that the configuration names. Blocks.
+/// Reads everything that the configuration names, for `check`. Blocks.
+///
+/// An unset variable, or a system without root certificates, is only a warning: `check` may run elsewhere than `run`,
+/// such as in CI.
 pub fn inspect(config: &Config, lines: &Lines) -> Inspected {
-    let mut inspection = Inspection { lines, found: Inspected::default() };
-    let listen = KeyPath::at(["listen"]);
-    for (key, tls) in [("tls", &config.listen.tls), ("admin_tls", &config.listen.admin_tls)] {
-        if let Some(tls) = tls {
-            inspection.server_tls(tls, &listen.key(key));
-        }
-    }
+    let mut inspection = Inspection { lines, found: Inspected::default(), lacking: Vec::new() };
+    inspection.required(config);
     if let Some(vault) = &config.vault {
-        let place = KeyPath::at(["vault"]);
-        inspection.roots(vault.ca.as_ref(), &place.key("ca"));
-        inspection.vault_auth(&vault.auth, &place.key("auth"));
+        inspection.vault(vault);
     }
     for account in &config.accounts {
-        inspection.account(account, &KeyPath::at(["accounts", &account.name]));
+        inspection.keys(account, config.vault.as_ref());
     }
-    inspection.found.faults.sort_by_key(|fault| fault.line);
-    inspection.found.warnings.sort_by_key(|warning| warning.line);
-    inspection.found
+    let Inspection { mut found, lacking, .. } = inspection;
+    found.warnings.extend(lacking);
+    found.faults.sort_by_key(|fault| fault.line);
+    found.warnings.sort_by_key(|warning| warning.line);
+    found
+}
+
+/// What `run` doesn't start without: certificates of the listeners, authorities of Fastrac, and variables. The files
+/// with keys and those for a vault may come later. Blocks.
+pub fn required(config: &Config, lines: &Lines) -> Vec<Diagnostic> {
+    let mut inspection = Inspection { lines, found: Inspected::default(), lacking: Vec::new() };
+    inspection.required(config);
+    let Inspection { found: Inspected { mut faults, .. }, lacking, .. } = inspection;
+    faults.extend(lacking);
+    faults.sort_by_key(|fault| fault.line);
+    faults
 }
 
 struct Inspection<'l> {
     lines: &'l Lines,
     found: Inspected,
+    /// What the environment of this process lacks, and that of `run` may have.
+    lacking: Vec<Diagnostic>,
 }
 
 impl Inspection<'_> {
@@ -77,15 +84,63 @@ impl Inspection<'_> {
         self.found.warnings.push(self.lines.diagnostic(place, message));
     }
 
-    fn account(&mut self, account: &AccountConfig, place: &KeyPath) {
-        self.roots(account.ca.as_ref(), &place.key("ca"));
-        let place = place.key("keys");
+    fn required(&mut self, config: &Config) {
+        let listen = KeyPath::at(["listen"]);
+        for (key, tls) in [("tls", &config.listen.tls), ("admin_tls", &config.listen.admin_tls)] {
+            if let Some(tls) = tls {
+                self.certified(tls, &listen.key(key));
+            }
+        }
+        for account in &config.accounts {
+            let place = KeyPath::at(["accounts", &account.name]);
+            if [&account.base, &account.v1, &account.v2].iter().any(|endpoint| endpoint.tls) {
+                self.roots(account.ca.as_deref(), &place.key("ca"));
+            }
+            if let KeySource::Env { .. } = account.keys {
+                let place = place.key("keys").key("source");
+                match keys::read_local(&account.keys, &account.name) {
+                    Err(error @ SourceError::Unset { .. }) => {
+                        self.lacking.push(self.lines.diagnostic(&place, error.to_string()));
+                    }
+                    Err(error) => self.fault(&place, error.to_string()),
+                    Ok(()) => {}
+                }
+            }
+        }
+        if let Some(VaultAuth::Token { token_file: None }) = config.vault.as_ref().map(|vault| &vault.auth)
+            && let Err(error) = keys::read_vault_token()
+        {
+            self.fault(&KeyPath::at(["vault", "auth"]), error.to_string());
+        }
+    }
+
+    fn vault(&mut self, vault: &VaultConfig) {
+        let place = KeyPath::at(["vault"]);
+        self.roots(vault.ca.as_deref(), &place.key("ca"));
+        let place = place.key("auth");
+        match &vault.auth {
+            VaultAuth::Token { token_file: None } => {}
+            VaultAuth::Token { token_file: Some(token_file) }
+            | VaultAuth::Kubernetes { token_file, .. }
+            | VaultAuth::Jwt { token_file, .. } => self.credential(token_file, &place.key("token_file")),
+            VaultAuth::AppRole { secret_id_file, .. } => self.credential(secret_id_file, &place.key("secret_id_file")),
+            VaultAuth::Cert { cert, key, .. } => {
+                let (cert, key) = (cert.clone(), key.clone());
+                self.certified(&ServerTlsConfig { cert, key, client_ca: None, client_auth: ClientAuth::None }, &place);
+            }
+        }
+    }
+
+    fn keys(&mut self, account: &AccountConfig, vault: Option<&VaultConfig>) {
+        let place = KeyPath::at(["accounts", &account.name, "keys"]);
         match &account.keys {
             KeySource::File { path, identity } => {
                 self.warn_if_group_reads(path, &place.key("path"));
                 // Without its identity the file can't be decrypted.
-                if identity.as_ref().is_none_or(|identity| self.identity(identity, &place.key("identity"))) {
-                    self.key_source(account, &place.key("path"));
+                let identity = identity.as_deref().map(|identity| self.identity(identity, &place.key("identity")));
+                match identity {
+                    Some(Err(unusable)) => self.found.faults.push(unusable),
+                    Some(Ok(())) | None => self.key_source(account, &place.key("path")),
                 }
             }
             KeySource::Directory { path } => {
@@ -95,95 +150,70 @@ impl Inspection<'_> {
                 self.key_source(account, &place.key("path"));
             }
             KeySource::Vault { sealed_copy: Some(copy), .. } => {
-                self.identity(&copy.identity, &place.key("sealed_copy").key("identity"));
+                let place = place.key("sealed_copy");
+                match self.identity(&copy.identity, &place.key("identity")) {
+                    Err(unusable) => self.found.warnings.push(unusable),
+                    Ok(()) => self.copy(account, vault, copy, &place.key("path")),
+                }
             }
+            // What `env` names is required.
             KeySource::Vault { .. } | KeySource::Env { .. } => {}
         }
     }
 
     fn key_source(&mut self, account: &AccountConfig, place: &KeyPath) {
-        let mut read = keys::read_files(&account.keys, &account.name);
+        let mut read = keys::read_local(&account.keys, &account.name);
         for _ in 1..ATTEMPTS {
-            if !read.as_ref().is_err_and(keys::SourceError::is_transient) {
+            if !read.as_ref().is_err_and(SourceError::is_transient) {
                 break;
             }
             thread::sleep(PAUSE);
-            read = keys::read_files(&account.keys, &account.name);
+            read = keys::read_local(&account.keys, &account.name);
         }
         if let Err(error) = read {
             self.fault(place, error.to_string());
         }
     }
 
-    /// Whether the file has an age identity.
-    fn identity(&mut self, path: &Path, place: &KeyPath) -> bool {
+    /// Reads a file with an age identity.
+    fn identity(&mut self, path: &Path, place: &KeyPath) -> Result<(), Diagnostic> {
         self.warn_if_group_reads(path, place);
-        let read = keys::read_identities(path);
-        if let Err(error) = &read {
-            self.fault(place, error.to_string());
-        }
-        read.is_ok()
+        keys::read_identities(path).map(drop).map_err(|error| self.lines.diagnostic(place, error.to_string()))
     }
 
-    fn server_tls(&mut self, tls: &ServerTlsConfig, place: &KeyPath) {
-        if let Some(ends) = self.certified(tls, place) {
-            self.ending(ends, &tls.cert, &place.key("cert"));
+    /// Reads the encrypted copy of a vault's pair.
+    fn copy(&mut self, account: &AccountConfig, vault: Option<&VaultConfig>, copy: &SealedCopyConfig, place: &KeyPath) {
+        let address = vault.map_or("", |vault| &vault.address);
+        if !copy.path.parent().is_some_and(Path::is_dir) {
+            self.warn(place, format!("{}: its folder does not exist, so it can't be written", copy.path.display()));
+        } else if let Err(error) = keys::read_copy(&account.keys, &account.name, address) {
+            self.warn(place, error.to_string());
         }
     }
 
-    /// Checks a certificate, its key and the CAs; returns when the certificate ends.
-    fn certified(&mut self, tls: &ServerTlsConfig, place: &KeyPath) -> Option<Timestamp> {
+    /// Reads a certificate, its key and the CAs.
+    fn certified(&mut self, tls: &ServerTlsConfig, place: &KeyPath) {
         self.warn_if_open(&tls.key, &place.key("key"));
-        let faults = match listener::open(tls) {
-            Ok(files) => return files.ends,
-            Err(faults) => faults,
-        };
-        for fault in faults {
-            self.fault(&place.key(fault.key), fault.to_string());
-        }
-        None
-    }
-
-    /// Reports a certificate that has expired or expires soon.
-    fn ending(&mut self, ends: Timestamp, file: &Path, place: &KeyPath) {
-        let left = ends.duration_since(Timestamp::now());
-        if left.is_negative() || left.is_zero() {
-            self.fault(place, certificate::expired(file, Some(ends)));
-        } else if left < ENDS_SOON {
-            self.warn(
-                place,
-                format!("{} expires on {ends:.0}, in {} days: renew it", file.display(), left.as_hours() / 24),
-            );
-        }
-    }
-
-    fn vault_auth(&mut self, auth: &VaultAuth, place: &KeyPath) {
-        match auth {
-            VaultAuth::Token { token_file } => self.credential(token_file.as_ref(), &place.key("token_file")),
-            VaultAuth::AppRole { secret_id_file, .. } => {
-                self.credential(Some(secret_id_file), &place.key("secret_id_file"));
+        match listener::open(tls) {
+            Ok(ListenerFiles { ends, .. }) => {
+                if let Some(warning) = ends.and_then(|ends| expiry_warning(&tls.cert, ends)) {
+                    self.warn(&place.key("cert"), warning);
+                }
             }
-            VaultAuth::Kubernetes { token_file, .. } | VaultAuth::Jwt { token_file, .. } => {
-                self.credential(Some(token_file), &place.key("token_file"));
-            }
-            VaultAuth::Cert { cert, key, .. } => {
-                let (cert, key) = (cert.clone(), key.clone());
-                let pair = ServerTlsConfig { cert, key, client_ca: None, client_auth: ClientAuth::None };
-                self.certified(&pair, place);
-            }
+            Err(faults) => faults.iter().for_each(|fault| self.fault(&place.key(fault.key), fault.to_string())),
         }
     }
 
-    fn roots(&mut self, path: Option<&PathBuf>, place: &KeyPath) {
-        if let Some(path) = path
-            && let Err(error) = roots(Some(path))
-        {
-            self.fault(place, error.to_string());
+    /// Reads certificate authorities, or the platform's.
+    fn roots(&mut self, path: Option<&Path>, place: &KeyPath) {
+        match roots(path) {
+            Err(error @ RootsError::Nowhere(_)) => self.lacking.push(self.lines.diagnostic(place, error.to_string())),
+            Err(error) => self.fault(place, error.to_string()),
+            Ok(_) => {}
         }
     }
 
-    fn credential(&mut self, path: Option<&PathBuf>, place: &KeyPath) {
-        let Some(path) = path else { return };
+    fn credential(&mut self, path: &Path, place: &KeyPath) {
         self.warn_if_open(path, place);
         if let Err(error) = keys::read_credential(path) {
             self.fault(place, error.to_string());
@@ -205,7 +235,7 @@ impl Inspection<'_> {
     }
 }
 
-/// The permission bits of the file that a path leads to.
+/// The permission bits of the regular file that a path leads to.
 fn mode(path: &Path) -> Option<u32> {
-    fs::metadata(path).ok().map(|meta| meta.permissions().mode())
+    fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|meta| meta.permissions().mode())
 }

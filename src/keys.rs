@@ -38,10 +38,10 @@ pub(crate) use self::{
     encrypted::read_identities,
     lifecycle::{KeyLifecycle, RefusalAction},
     pair::LoadedPair,
-    sealed_copy::Restored,
-    source::{PairSource, SourceReading, read_files},
+    sealed_copy::{Restored, read_copy},
+    source::{PairSource, SourceReading, read_local},
     tracked_pair::ReadAt,
-    vault::read_credential,
+    vault::{read_credential, read_vault_token},
 };
 pub use self::{
     command::{Remedy, Rotated},

@@ -11,6 +11,7 @@ use super::{FAILED, WRONG, notify, output};
 use crate::{
     app::App,
     files::configuration::{LoadError, load},
+    inspect,
     record::{UNLIMITED, init_program_log},
 };
 
@@ -28,7 +29,12 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(arguments: &RunArgs) -> io::Result<u8> {
     init_program_log();
-    let loaded = match load(&arguments.config) {
+    // Files are read before anything listens, and every error is printed, as `check` prints it.
+    let loaded = load(&arguments.config).and_then(|loaded| match inspect::required(&loaded.config, &loaded.lines) {
+        errors if errors.is_empty() => Ok(loaded),
+        errors => Err(LoadError::Invalid { path: arguments.config.clone(), errors }),
+    });
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             print_error(&error);

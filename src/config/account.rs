@@ -14,7 +14,7 @@ pub struct AccountConfig {
     pub v1: Endpoint,
     /// For `v2` operations.
     pub v2: Endpoint,
-    /// PEM file: trusted roots that replace the platform's.
+    /// PEM file: trusted roots that replace the platform's. `None` too if no address uses TLS.
     pub ca: Option<PathBuf>,
     /// HTTP CONNECT proxy through which Fastrac is reached.
     pub proxy: Option<Proxy>,

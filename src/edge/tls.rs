@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use self::active::{ActiveTls, expired, read};
+use self::active::{ActiveTls, read};
 pub use self::handshake::HandshakeResult;
 use crate::{
     config::{ListenConfig, ServerTlsConfig},
@@ -143,8 +143,8 @@ impl TlsListener {
     fn open(kind: ListenerKind, tls: &ServerTlsConfig, handshakes: Handshakes) -> Result<TlsListener, TlsFilesError> {
         let ListenerKind { key, alpn, .. } = kind;
         let (active, watch) = read(key, tls, alpn)?;
-        if active.has_expired() {
-            tracing::error!("{}", expired(key, tls, active.expires));
+        if let Some(warning) = active.expiry_warning(key) {
+            tracing::warn!("{warning}");
         }
         let files = Mutex::new(TlsFileState { watch, failing: None, reported: None });
         Ok(TlsListener { key, alpn, active: ArcSwap::from_pointee(active), files, handshakes })
@@ -169,7 +169,7 @@ impl TlsListener {
     fn read(&self, tls: &ServerTlsConfig) -> Result<(ActiveTls, FileWatch), TlsFilesError> {
         let (active, watch) = read(self.key, tls, self.alpn)?;
         if active.has_expired() && active.digest != self.active.load().digest {
-            return Err(TlsFilesError(expired(self.key, tls, active.expires)));
+            return Err(TlsFilesError(active.expiry_warning(self.key).unwrap_or_default()));
         }
         Ok((active, watch))
     }

@@ -1,11 +1,12 @@
-//! When a certificate ends, the only fact of X.509 that the gateway needs.
+//! When a certificate ends, the only fact of X.509 that the gateway needs, and what is said about it.
 //!
+//! A certificate that has expired is used nevertheless: a gateway that does not start serves nobody.
 //! Reads the DER elements up to `notAfter` (RFC 5280 section 4.1) of a file that the operator configured; a
 //! parser for all of X.509 was rejected as too large for that. `None` for what is not a certificate.
 
 use std::path::Path;
 
-use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 use rustls::pki_types::CertificateDer;
 
 const SEQUENCE: u8 = 0x30;
@@ -76,10 +77,20 @@ impl<'a> Der<'a> {
     }
 }
 
-/// The error for an expired certificate.
-pub(crate) fn expired(file: &Path, expires: Option<Timestamp>) -> String {
-    let when = expires.map_or_else(String::new, |expires| format!(" on {expires:.0}"));
-    format!("{} expired{when}: clients refuse it; renew it", file.display())
+/// A certificate that ends sooner than this is worth a warning, as in the alert rule of `deploy/prometheus`.
+const ENDS_SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
+
+/// What is said about a certificate that has expired or expires soon.
+pub(crate) fn expiry_warning(file: &Path, ends: Timestamp) -> Option<String> {
+    let left = ends.duration_since(Timestamp::now());
+    if !left.is_positive() {
+        Some(format!("{}: expired on {ends:.0}, so it is refused: renew it", file.display()))
+    } else if left < ENDS_SOON {
+        let days = left.as_hours() / 24;
+        Some(format!("{}: expires on {ends:.0}, in {days} days: renew it", file.display()))
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -4,20 +4,31 @@
 //! in it, or in [`Checked`], and never quote a value.
 
 use std::{
-    env, io,
+    env,
+    io::{self, Read as _},
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     thread,
 };
 
+use rustix::fs::{OFlags, fcntl_setfl};
+
+use super::read::open_without_waiting;
+
 use crate::config::{
     Config,
-    check::{Checked, Diagnostic, Environment, check},
+    check::{Checked, Diagnostic, Environment, Lines, check},
 };
+
+/// Maximum size of the configuration file, in bytes: room for tens of thousands of services.
+const MAX_CONFIGURATION: u64 = 16 << 20;
 
 /// A configuration without errors.
 #[derive(Debug)]
 pub struct LoadedConfig {
     pub config: Config,
+    /// The lines of its keys.
+    pub lines: Lines,
     /// To be logged.
     pub warnings: Vec<Diagnostic>,
 }
@@ -34,15 +45,17 @@ pub enum LoadError {
 }
 
 fn environment() -> Environment {
-    let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+    // what is not text can't be an address or a namespace: the checks find the replacement character
+    let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
     // systemd puts several folders in one variable, separated by colons; the first is the unit's own
     let state = text("STATE_DIRECTORY").and_then(|folders| folders.split(':').next().map(PathBuf::from));
     Environment {
         state_directory: state,
         vault_address: text("VAULT_ADDR"),
-        vault_ca: text("VAULT_CACERT").map(PathBuf::from),
+        vault_ca: set("VAULT_CACERT").map(PathBuf::from),
         vault_namespace: text("VAULT_NAMESPACE"),
-        vault_token: env::var_os("VAULT_TOKEN").is_some_and(|token| !token.is_empty()),
+        vault_token: set("VAULT_TOKEN").is_some(),
         cores: thread::available_parallelism().map_or(1, usize::from),
     }
 }
@@ -52,7 +65,7 @@ fn environment() -> Environment {
 /// # Errors
 /// The file cannot be read. A file that has errors can be read: they are in [`Checked`].
 pub fn read(path: &Path) -> io::Result<Checked> {
-    let bytes = std::fs::read(path)?;
+    let bytes = read_bytes(path)?;
     let folder = folder_of(path)?;
     Ok(match String::from_utf8(bytes) {
         Ok(text) => check(&text, &folder, &environment()),
@@ -67,6 +80,24 @@ pub fn read(path: &Path) -> io::Result<Checked> {
     })
 }
 
+/// The content of a regular file, or of a pipe, as in `check /dev/stdin`. Does not wait for a FIFO that no process
+/// has opened for writing.
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let file = open_without_waiting(path)?;
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_fifo() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    fcntl_setfl(&file, OFlags::empty())?;
+    let mut bytes = Vec::new();
+    file.take(MAX_CONFIGURATION + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 {
+        0 if kind.is_fifo() => Err(io::Error::other("it is a pipe, and nothing is written to it")),
+        0..=MAX_CONFIGURATION => Ok(bytes),
+        _ => Err(io::Error::other(format!("it is larger than {} MiB", MAX_CONFIGURATION >> 20))),
+    }
+}
+
 /// Reads and checks a file, for use.
 ///
 /// # Errors
@@ -74,7 +105,7 @@ pub fn read(path: &Path) -> io::Result<Checked> {
 pub fn load(path: &Path) -> Result<LoadedConfig, LoadError> {
     let checked = read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
     match checked.config {
-        Some(config) => Ok(LoadedConfig { config, warnings: checked.warnings }),
+        Some(config) => Ok(LoadedConfig { config, lines: checked.lines, warnings: checked.warnings }),
         None => Err(LoadError::Invalid { path: path.to_owned(), errors: checked.errors }),
     }
 }

@@ -9,18 +9,17 @@ use jiff::Timestamp;
 use rustls::{
     Error, RootCertStore,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer},
     sign::CertifiedKey,
 };
 use sha2::{Digest as _, Sha256};
-use zeroize::Zeroizing;
 
 use super::{
-    certificate::{ends, not_after},
+    certificate::ends,
     pem,
     read::{MAX_CERTIFICATES, read},
 };
-use crate::config::{ClientAuth, ServerTlsConfig};
+use crate::config::ServerTlsConfig;
 
 /// The content of the files.
 #[derive(Debug)]
@@ -37,7 +36,7 @@ pub struct ListenerFiles {
 
 /// A file that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} {message}", file.display())]
+#[error("{}: {message}", file.display())]
 pub struct UnusableFile {
     /// Its key in the configuration: `cert`, `key` or `client_ca`.
     pub key: &'static str,
@@ -46,33 +45,20 @@ pub struct UnusableFile {
     pub message: String,
 }
 
-/// Reads the files. A certificate that has ended is not a fault. Blocks.
+/// Reads the files. A certificate that has expired is not a fault. Blocks.
 ///
 /// # Errors
 /// Every file that can't be used. A key that doesn't belong to the certificate is a fault of the key.
 pub fn open(tls: &ServerTlsConfig) -> Result<ListenerFiles, Vec<UnusableFile>> {
     let mut reader = FileReader { digest: Sha256::new(), faults: Vec::new() };
-    let cert = reader.read("cert", &tls.cert, pem::certificates);
+    let chain = reader.read("cert", &tls.cert, pem::certificates);
     let key = reader.read("key", &tls.key, pem::private_key);
-    let client_ca = tls.client_ca.as_deref().and_then(|file| reader.read("client_ca", file, pem::certificates));
+    let authorities = tls.client_ca.as_deref().and_then(|file| reader.read("client_ca", file, pem::authorities));
     let FileReader { digest, mut faults } = reader;
 
-    let chain = cert.map(|pem| certificates(&pem)).unwrap_or_default();
-    let broken = chain.iter().position(|certificate| not_after(certificate).is_none());
-    if let Some(index) = broken {
-        let message = format!("holds a certificate that is broken: number {}", index + 1);
-        faults.push(UnusableFile { key: "cert", file: tls.cert.clone(), message });
-    }
-    let ends = ends(&chain);
-    let mut certified = None;
-    if let (false, Some(key)) = (chain.is_empty() || broken.is_some(), key) {
-        match certified_key(chain, &key, tls) {
-            Ok(pair) => certified = Some(pair),
-            Err(fault) => faults.push(fault),
-        }
-    }
-    let authorities = (tls.client_auth != ClientAuth::None)
-        .then(|| authorities(client_ca.as_ref().map(|pem| pem.as_slice()), tls, &mut faults));
+    let ends = chain.as_deref().and_then(ends);
+    let certified = chain.zip(key).map(|(chain, key)| certified_key(chain, key, tls));
+    let certified = certified.and_then(|made| made.map_err(|fault| faults.push(fault)).ok());
     match certified {
         Some(certified) if faults.is_empty() => {
             Ok(ListenerFiles { certified, authorities, ends, digest: digest.finalize().into() })
@@ -88,41 +74,24 @@ struct FileReader {
 }
 
 impl FileReader {
-    /// The content of a file that passes `check`.
-    fn read(
-        &mut self,
-        key: &'static str,
-        file: &Path,
-        check: fn(&[u8]) -> Result<(), &'static str>,
-    ) -> Option<Zeroizing<Vec<u8>>> {
+    /// What `parse` finds in a file.
+    fn read<T>(&mut self, key: &'static str, file: &Path, parse: fn(&[u8]) -> Result<T, String>) -> Option<T> {
         let content = read(file, MAX_CERTIFICATES).map(|file| file.bytes).map_err(|error| error.reason());
-        let content = content.and_then(|content| check(&content).map(|()| content).map_err(str::to_owned));
-        match content {
-            Ok(content) => {
-                self.digest.update((content.len() as u64).to_be_bytes());
-                self.digest.update(&content);
-                Some(content)
-            }
-            Err(message) => {
-                self.faults.push(UnusableFile { key, file: file.to_owned(), message });
-                None
-            }
-        }
+        let parsed = content.and_then(|content| {
+            self.digest.update((content.len() as u64).to_be_bytes());
+            self.digest.update(&content);
+            parse(&content)
+        });
+        parsed.map_err(|message| self.faults.push(UnusableFile { key, file: file.to_owned(), message })).ok()
     }
-}
-
-/// The certificates of a text that was checked already.
-fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
 }
 
 fn certified_key(
     chain: Vec<CertificateDer<'static>>,
-    key: &[u8],
+    key: PrivateKeyDer<'static>,
     tls: &ServerTlsConfig,
 ) -> Result<CertifiedKey, UnusableFile> {
     let of_key = |message: &str| UnusableFile { key: "key", file: tls.key.clone(), message: message.to_owned() };
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| of_key("holds no private key in PEM form"))?;
     CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| match error {
         Error::InconsistentKeys(_) => {
             of_key("does not belong to the certificate: put the two that were issued together in place")
@@ -132,24 +101,14 @@ fn certified_key(
             file: tls.cert.clone(),
             message: "begins with a certificate that TLS can't use".to_owned(),
         },
-        _ => of_key("holds a key of a kind that TLS can't use: make an RSA, ECDSA or Ed25519 one"),
+        _ => of_key("contains a key of a kind that TLS can't use: make an RSA, ECDSA or Ed25519 one"),
     })
-}
-
-fn authorities(client_ca: Option<&[u8]>, tls: &ServerTlsConfig, faults: &mut Vec<UnusableFile>) -> RootCertStore {
-    let mut store = RootCertStore::empty();
-    for (index, certificate) in client_ca.map(certificates).unwrap_or_default().into_iter().enumerate() {
-        if store.add(certificate).is_err() {
-            let message = format!("holds a certificate that can't be an authority: number {}", index + 1);
-            faults.push(UnusableFile { key: "client_ca", file: tls.client_ca.clone().unwrap_or_default(), message });
-        }
-    }
-    store
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClientAuth;
 
     #[test]
     fn a_private_key_is_not_shown_when_what_a_listener_uses_is_printed() {

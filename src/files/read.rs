@@ -1,16 +1,17 @@
 //! Reads a whole file through one descriptor.
 //!
 //! Size and mode that are checked are those of the file that is read, and a file that changes meanwhile
-//! is read again. The content is in buffers that are zeroed when dropped. Fails with [`FileError`],
-//! which quotes nothing of the content.
+//! is read again. Only regular files are read, so that no FIFO or device makes the reader wait. The content
+//! is in buffers that are zeroed when dropped. Fails with [`FileError`], which quotes nothing of the content.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use super::stamp::Stamp;
@@ -48,6 +49,10 @@ impl FileError {
 
     pub(crate) fn unfit(path: &Path, reason: impl Into<String>) -> Self {
         Self::Unfit { path: path.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn irregular(path: &Path) -> Self {
+        Self::unfit(path, "is not a regular file")
     }
 
     /// What is wrong, without the path.
@@ -96,18 +101,27 @@ pub(crate) fn text_of(path: &Path, bytes: &[u8]) -> Result<Zeroizing<String>, Fi
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// Reads a file whose mode has none of the `forbidden` bits.
+/// Opens a file for reading. Unlike `File::open`, it does not wait until another process opens a FIFO for writing.
+pub(super) fn open_without_waiting(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
+}
+
+/// Reads a regular file whose mode has none of the `forbidden` bits.
 fn read_unless(forbidden: u32, path: &Path, max: u64) -> Result<FileContent, FileError> {
     let unreadable = |error| FileError::unreadable(path, error);
     for _ in 0..ATTEMPTS {
-        let mut file = File::open(path).map_err(unreadable)?;
+        let mut file = open_without_waiting(path).map_err(|error| match fs::metadata(path) {
+            // A socket can't be opened, and not every directory.
+            Ok(meta) if !meta.is_file() => FileError::irregular(path),
+            _ => unreadable(error),
+        })?;
         let meta = file.metadata().map_err(unreadable)?;
+        if !meta.is_file() {
+            return Err(FileError::irregular(path));
+        }
         let mode = meta.mode() & 0o7777;
         if mode & forbidden != 0 {
             return Err(FileError::Mode { path: path.to_owned(), mode });
-        }
-        if !meta.is_file() {
-            return Err(FileError::unfit(path, "is not a regular file"));
         }
         if meta.len() > max {
             return Err(FileError::unfit(path, format!("is larger than {} MiB", max >> 20)));

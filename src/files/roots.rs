@@ -1,28 +1,31 @@
-//! The certificate authorities that verify a server's certificate: Fastrac's, or a vault's.
+//! The certificate authorities that verify a peer's certificate: Fastrac's, a vault's, or a client's.
 //!
 //! Fails with [`RootsError`], which quotes nothing of the file.
 
-use std::path::{Path, PathBuf};
-
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
 };
+
+use rustls::RootCertStore;
 
 use super::{
     pem,
-    read::{MAX_CERTIFICATES, read},
+    read::{FileError, MAX_CERTIFICATES, read},
 };
 
 /// There are no certificate authorities.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RootsError {
-    /// Neither the platform nor `SSL_CERT_FILE` has any.
-    #[error("neither the platform nor SSL_CERT_FILE has any root certificate")]
-    Nowhere,
-    /// The configured file can't be used.
-    #[error("{}: {reason}", file.display())]
-    File { file: PathBuf, reason: String },
+pub enum RootsError {
+    /// Neither the platform nor `SSL_CERT_FILE` has any. With the first error of the search, if there was one.
+    #[error("neither the platform nor SSL_CERT_FILE has any root certificate: name a PEM file as `ca`{}", because(.0))]
+    Nowhere(Option<String>),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+fn because(error: &Option<String>) -> String {
+    error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default()
 }
 
 /// The authorities of a PEM file, or the platform's (`SSL_CERT_FILE` is honoured). Reads files.
@@ -30,17 +33,27 @@ pub(crate) enum RootsError {
 /// # Errors
 /// [`RootsError`] if there is none, or one in the file can't be used.
 pub(crate) fn roots(file: Option<&Path>) -> Result<RootCertStore, RootsError> {
+    match file {
+        Some(file) => {
+            let pem = read(file, MAX_CERTIFICATES)?.bytes;
+            Ok(pem::authorities(&pem).map_err(|reason| FileError::unfit(file, reason))?)
+        }
+        None => of_platform(),
+    }
+}
+
+/// Certificates of the platform that can't be used are left out.
+fn of_platform() -> Result<RootCertStore, RootsError> {
+    let named = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    // The library would wait for the writer of a FIFO.
+    if let Some(named) = named.filter(|named| fs::metadata(named).is_ok_and(|meta| !meta.is_file())) {
+        return Err(FileError::irregular(&named).into());
+    }
+    let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    let Some(file) = file else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return if roots.is_empty() { Err(RootsError::Nowhere) } else { Ok(roots) };
-    };
-    let bad = |reason: String| RootsError::File { file: file.to_owned(), reason };
-    let pem = read(file, MAX_CERTIFICATES).map_err(|error| bad(error.reason()))?.bytes;
-    pem::certificates(&pem).map_err(|reason| bad(reason.to_owned()))?;
-    for (index, certificate) in CertificateDer::pem_slice_iter(&pem).flatten().enumerate() {
-        let invalid = |_| bad(format!("contains a certificate that can't be an authority: number {}", index + 1));
-        roots.add(certificate).map_err(invalid)?;
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err(RootsError::Nowhere(found.errors.first().map(ToString::to_string)));
     }
     Ok(roots)
 }

@@ -15,6 +15,8 @@ use crate::{
 
 use super::*;
 
+mod named_files;
+
 const KEYS: &str = "[main]\naccess_key = \"AK-canary\"\nsecret_key = \"SK-canary\"\n";
 const ACCOUNT: &str = "[accounts.main]\nbase_url = \"https://fastrac.example\"\n";
 const ENV: &str = "keys = { source = \"env\", access_key = \"A\", secret_key = \"S\" }\n";

@@ -19,6 +19,12 @@ pub enum SourceError {
         /// What is wrong.
         what: String,
     },
+    /// Environment variables are not set.
+    #[error("{variables}: not set in the environment; `run` needs it")]
+    Unset {
+        /// Their names.
+        variables: String,
+    },
     /// The task that read the source panicked.
     #[error("reading the key source was interrupted")]
     Interrupted,

@@ -71,11 +71,8 @@ impl KeyPair {
     /// # Errors
     /// [`PairError`]
     pub(crate) fn new(access: Secret, secret: Secret) -> Result<Self, PairError> {
-        check("access_key", &access)?;
-        check("secret_key", &secret)?;
-        if access.expose().contains(':') {
-            return Err(PairError::Colon);
-        }
+        check_access_key(&access)?;
+        check_secret_key(&secret)?;
         let joined = Zeroizing::new([access.expose(), ":", secret.expose()].concat());
         // Encoded in place: a growing string would leave unzeroed copies behind.
         let mut encoded = Zeroizing::new(vec![0; joined.len().div_ceil(3) * 4]);
@@ -134,6 +131,23 @@ impl fmt::Debug for KeyPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyPair").field("version", &self.version).finish_non_exhaustive()
     }
+}
+
+/// Checks one half.
+///
+/// # Errors
+/// [`PairError`]
+pub(super) fn check_access_key(half: &Secret) -> Result<(), PairError> {
+    check("access_key", half)?;
+    if half.expose().contains(':') { Err(PairError::Colon) } else { Ok(()) }
+}
+
+/// Checks the other half.
+///
+/// # Errors
+/// [`PairError`]
+pub(super) fn check_secret_key(half: &Secret) -> Result<(), PairError> {
+    check("secret_key", half)
 }
 
 fn check(name: &'static str, half: &Secret) -> Result<(), PairError> {

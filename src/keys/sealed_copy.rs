@@ -67,6 +67,14 @@ struct StoredCopy {
     secret_key: String,
 }
 
+/// Reads a source's copy once, as a restart does, and drops the pair; `vault` is the vault's address. Blocks.
+///
+/// # Errors
+/// As [`SealedCopy::load`].
+pub(crate) fn read_copy(source: &KeySource, account: &str, vault: &str) -> Result<(), SourceError> {
+    SealedCopy::of(source, account, vault).map_or(Ok(None), |copy| copy.load()).map(drop)
+}
+
 impl SealedCopy {
     /// The copy of a source, if it is to have one; `vault` is the vault's address.
     pub(super) fn of(source: &KeySource, account: &str, vault: &str) -> Option<Self> {

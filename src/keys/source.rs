@@ -202,10 +202,10 @@ impl LocalSource {
     }
 }
 
-/// Reads a source of files once, as the rotation task does, and drops the pair. Blocks.
+/// Reads a source on this machine once, as the rotation task does, and drops the pair. Blocks.
 ///
 /// # Errors
-/// As [`PairSource::read`].
-pub(crate) fn read_files(source: &KeySource, account: &str) -> Result<(), SourceError> {
+/// As [`PairSource::open`] and [`PairSource::read`].
+pub(crate) fn read_local(source: &KeySource, account: &str) -> Result<(), SourceError> {
     checked(LocalSource::open(source, account)?.read()?, None).map(drop)
 }

@@ -17,5 +17,5 @@ mod tests;
 mod tls;
 
 pub(super) use self::kv::KvSecret;
-pub(crate) use self::login::credential as read_credential;
+pub(crate) use self::login::{credential as read_credential, env_token as read_vault_token};
 pub use self::{fault::VaultError, session::Vault};

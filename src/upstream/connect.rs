@@ -66,12 +66,8 @@ impl std::fmt::Debug for Destination {
 /// Why an endpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DestinationError {
-    #[error(
-        "no root certificates: neither the platform nor SSL_CERT_FILE has any; name a PEM file as the account's `ca`"
-    )]
-    NoRoots,
-    #[error("{file}: {reason}")]
-    Roots { file: String, reason: String },
+    #[error("{0}: TLS without root certificates")]
+    NoRoots(String),
     #[error("{0}: not a host name or address that TLS can verify")]
     Name(String),
 }
@@ -95,7 +91,10 @@ impl Destination {
         let tls = if endpoint.tls {
             let name = ServerName::try_from(endpoint.host.clone())
                 .map_err(|_| DestinationError::Name(endpoint.host.clone()))?;
-            Some((TlsConnector::from(roots.ok_or(DestinationError::NoRoots)?.clone()), name))
+            Some((
+                TlsConnector::from(roots.ok_or_else(|| DestinationError::NoRoots(endpoint.host.clone()))?.clone()),
+                name,
+            ))
         } else {
             None
         };
@@ -119,13 +118,9 @@ impl Destination {
 /// TLS settings with the roots of `ca`, or the platform's.
 ///
 /// # Errors
-/// [`DestinationError`] if there are no roots.
-pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, DestinationError> {
-    let roots = roots(ca).map_err(|rootless| match rootless {
-        RootsError::Nowhere => DestinationError::NoRoots,
-        RootsError::File { file, reason } => DestinationError::Roots { file: file.display().to_string(), reason },
-    })?;
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+/// [`RootsError`] if there are no roots.
+pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, RootsError> {
+    let mut config = ClientConfig::builder().with_root_certificates(roots(ca)?).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

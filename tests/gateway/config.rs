@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 fn gateway(arguments: &[&str]) -> Output {
@@ -271,7 +271,8 @@ mod files_of_a_tls_listener {
         let printed = stdout(&output).replace(folder.0.path().to_str().expect("a plain path"), "FOLDER");
         let env =
             "warning: accounts.main.keys.source: \"env\" is read once: rotating the pair needs a restart (line 5)\n";
-        (output.status.code(), printed.replace(env, ""))
+        let unset = "warning: accounts.main.keys.source: A, S: not set in the environment; `run` needs it (line 5)\n";
+        (output.status.code(), printed.replace(env, "").replace(unset, ""))
     }
 
     /// In so many days.
@@ -290,23 +291,28 @@ mod files_of_a_tls_listener {
         assert_eq!(said(&chain, &good.key, &ca), (Some(0), String::new()));
         let line = "(line 2)";
         for (cert, key, ca, fault) in [
-            (&good.cert, &other.key, &ca, "listen.tls.key: FOLDER/door.key does not belong to the certificate"),
-            (&good.cert, &good.cert, &ca, "listen.tls.key: FOLDER/door.key holds no private key in PEM form"),
-            (&good.key, &good.key, &ca, "listen.tls.cert: FOLDER/door.crt holds no certificate in PEM form"),
-            (&good.cert, &good.key, &good.key, "listen.tls.client_ca: FOLDER/ca.crt holds no certificate in PEM form"),
+            (&good.cert, &other.key, &ca, "listen.tls.key: FOLDER/door.key: does not belong to the certificate"),
+            (&good.cert, &good.cert, &ca, "listen.tls.key: FOLDER/door.key: contains no private key in PEM form"),
+            (&good.key, &good.key, &ca, "listen.tls.cert: FOLDER/door.crt: contains no certificate in PEM form"),
+            (
+                &good.cert,
+                &good.key,
+                &good.key,
+                "listen.tls.client_ca: FOLDER/ca.crt: contains no certificate in PEM form",
+            ),
             (
                 &format!("{chain}-----BEGIN CERTIFICATE-----\nxx\n"),
                 &good.key,
                 &ca,
-                "listen.tls.cert: FOLDER/door.crt holds PEM that is broken",
+                "listen.tls.cert: FOLDER/door.crt: contains PEM that is broken",
             ),
             (
                 &format!("{}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", good.cert),
                 &good.key,
                 &ca,
-                "listen.tls.cert: FOLDER/door.crt holds a certificate that is broken: number 2",
+                "listen.tls.cert: FOLDER/door.crt: contains a certificate that is broken: number 2",
             ),
-            (&authority.server(2020).cert, &good.key, &ca, "listen.tls.key: FOLDER/door.key does not belong"),
+            (&authority.server(2020).cert, &good.key, &ca, "listen.tls.key: FOLDER/door.key: does not belong"),
         ] {
             let (code, printed) = said(cert, key, ca);
             assert!(code == Some(2) && printed.starts_with(fault) && printed.contains(line), "{fault}: {printed}");
@@ -329,20 +335,257 @@ mod files_of_a_tls_listener {
     }
 
     #[test]
-    fn are_faults_when_they_have_ended_and_warned_of_two_weeks_before() {
+    fn are_warned_of_when_they_have_expired_and_two_weeks_before() {
         let authority = Authority::new();
         let ended = authority.server(2020);
         let (code, printed) = said(&ended.cert, &ended.key, &authority.pem());
-        let fault = "listen.tls.cert: FOLDER/door.crt expired on 2020-03-09T00:00:00Z: clients refuse it; renew it";
-        assert!(code == Some(2) && printed.starts_with(fault), "{printed}");
+        let warning = "warning: listen.tls.cert: FOLDER/door.crt: expired on 2020-03-09T00:00:00Z";
+        assert!(code == Some(0) && printed.starts_with(warning), "{printed}");
         let soon = until_in(&authority, 10);
         let (code, printed) = said(&soon.cert, &soon.key, &authority.pem());
         assert!(
-            code == Some(0) && printed.starts_with("warning: listen.tls.cert: FOLDER/door.crt expires on "),
+            code == Some(0) && printed.starts_with("warning: listen.tls.cert: FOLDER/door.crt: expires on "),
             "{printed}"
         );
         let later = until_in(&authority, 20);
         assert_eq!(said(&later.cert, &later.key, &authority.pem()), (Some(0), String::new()));
+    }
+}
+
+mod check_and_run {
+    use super::*;
+    use crate::authority::Authority;
+
+    const TLS: &str = "[listen]\n\
+        tls = { cert = \"tls.crt\", key = \"tls.key\", client_ca = \"client-ca.crt\" }\n\
+        admin_tls = { cert = \"tls.crt\", key = \"tls.key\" }\n\
+        [accounts.main]\nbase_url = \"https://fastrac.example\"\nca = \"ca.crt\"\n\
+        keys = { source = \"env\", access_key = \"ACCESS\", secret_key = \"SECRET\" }\n";
+    const VAULT: &str = "[accounts.main]\nbase_url = \"http://127.0.0.1:1\"\n\
+        keys = { source = \"vault\", path = \"p\" }\n[vault]\naddress = \"http://127.0.0.1:1\"\n";
+
+    /// Exit code and errors of `check`, and of `run`, which must not begin to listen.
+    fn both(folder: &Folder, environment: &[(&str, &[u8])]) -> [(Option<i32>, Vec<String>); 2] {
+        use std::os::unix::ffi::OsStrExt as _;
+        let file = folder.file("gateway.toml");
+        let file = file.to_str().expect("a plain path");
+        let command = |arguments: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"));
+            command.args(arguments).env_clear();
+            command.envs(environment.iter().map(|(name, value)| (name, std::ffi::OsStr::from_bytes(value))));
+            command.output().expect("the program starts")
+        };
+        let check = command(&["check", file]);
+        let found = stdout(&check).lines().filter(|line| !line.starts_with("warning: ")).map(str::to_owned).collect();
+        let run = command(&["run", "--config", file]);
+        // The first line counts the errors.
+        let said = String::from_utf8_lossy(&run.stderr).lines().skip(1).map(str::to_owned).collect();
+        assert!(!folder.file("state").exists(), "nothing was started");
+        [(check.status.code(), found), (run.status.code(), said)]
+    }
+
+    /// Asserts that both refuse, with the same errors; returns them.
+    fn refusal(folder: &Folder, environment: &[(&str, &[u8])], what: &str) -> Vec<String> {
+        let [check, run] = both(folder, environment);
+        assert_eq!(check, run, "{what}");
+        assert_eq!(check.0, Some(2), "{what}");
+        assert!(!check.1.join("\n").contains("canary"), "{what}: {check:?}");
+        check.1
+    }
+
+    /// A bug: each had sentences of its own for the same fault, and `run` listened before it said them.
+    #[test]
+    fn refuse_the_same_files_in_the_same_words() {
+        let authority = Authority::new();
+        let (pair, ca) = (authority.server(2040), authority.pem());
+        let (cert, key) = (pair.cert.as_str(), pair.key.as_str());
+        let environment: &[(&str, &[u8])] = &[("ACCESS", b"a"), ("SECRET", b"b")];
+        for (name, keys) in [
+            ("tls.crt", &["listen.tls.cert", "listen.admin_tls.cert"][..]),
+            ("tls.key", &["listen.tls.key", "listen.admin_tls.key"]),
+            ("client-ca.crt", &["listen.tls.client_ca"]),
+            ("ca.crt", &["accounts.main.ca"]),
+        ] {
+            for how in ["missing", "a folder", "a FIFO", "empty", "not PEM"] {
+                let files = [
+                    ("gateway.toml", TLS),
+                    ("tls.crt", cert),
+                    ("tls.key", key),
+                    ("client-ca.crt", &ca),
+                    ("ca.crt", &ca),
+                ];
+                let folder = Folder::new(&files.map(|(name, text)| (name, text, 0o600)));
+                let file = folder.file(name);
+                fs::remove_file(&file).expect("removed");
+                match how {
+                    "a folder" => fs::create_dir(&file).expect("made"),
+                    "a FIFO" => assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo").success()),
+                    "empty" => fs::write(&file, "").expect("written"),
+                    "not PEM" => fs::write(&file, "canary").expect("written"),
+                    _ => {}
+                }
+                let what = format!("{name} is {how}");
+                let errors = refusal(&folder, environment, &what);
+                let of = |error: &str| error.split_once(": ").expect("a key").0.to_owned();
+                assert_eq!(errors.iter().map(|error| of(error)).collect::<Vec<_>>(), keys, "{what}: {errors:?}");
+                assert!(errors[0].contains(file.to_str().expect("a plain path")), "{what}: {errors:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn refuse_the_same_variables() {
+        let config = "[accounts.main]\nbase_url = \"http://127.0.0.1:1\"\n\
+            keys = { source = \"env\", access_key = \"ACCESS\", secret_key = \"SECRET\" }\n";
+        let folder = Folder::new(&[("gateway.toml", config, 0o600)]);
+        for (access, secret) in [
+            (&b"can:ary"[..], &b"b"[..]),
+            (b"canary key", b"b"),
+            (b"canary\nkey", b"b"),
+            (b"", b"b"),
+            (b"\xff", b"b"),
+            (b"a", b"canary\xc3\xa4"),
+        ] {
+            let errors = refusal(&folder, &[("ACCESS", access), ("SECRET", secret)], &format!("{access:?}"));
+            assert!(errors.len() == 1 && errors[0].starts_with("accounts.main.keys.source: "), "{errors:?}");
+        }
+        // What is set must be good, whatever is missing.
+        assert!(refusal(&folder, &[("ACCESS", b"can:ary")], "half")[0].contains("ACCESS: access_key holds a colon"));
+    }
+
+    /// `check` often runs where the variables of the real environment are not set.
+    #[test]
+    fn differ_about_a_variable_that_is_not_set() {
+        let config = "[accounts.main]\nbase_url = \"http://127.0.0.1:1\"\n\
+            keys = { source = \"env\", access_key = \"ACCESS\", secret_key = \"SECRET\" }\n";
+        let folder = Folder::new(&[("gateway.toml", config, 0o600)]);
+        let [check, run] = both(&folder, &[("ACCESS", b"a")]);
+        let said = "accounts.main.keys.source: SECRET: not set in the environment; `run` needs it (line 3)";
+        assert_eq!((check, run), ((Some(0), vec![]), (Some(2), vec![said.to_owned()])));
+        let printed = stdout(&folder.check("gateway.toml"));
+        assert!(printed.contains("warning: accounts.main.keys.source: ACCESS, SECRET: not set"), "{printed}");
+    }
+
+    #[test]
+    fn refuse_the_same_variables_for_a_vault() {
+        let folder = Folder::new(&[("gateway.toml", VAULT, 0o600)]);
+        let file = Folder::new(&[("gateway.toml", &format!("{VAULT}namespace = \"a\\nb\"\n"), 0o600)]);
+        for (folder, name, value, key) in [
+            (&folder, "VAULT_TOKEN", &b"canary\ntoken"[..], "vault.auth"),
+            (&folder, "VAULT_TOKEN", b"canary\x01", "vault.auth"),
+            (&folder, "VAULT_TOKEN", b" \n", "vault.auth"),
+            (&folder, "VAULT_TOKEN", b"\xff", "vault.auth"),
+            (&folder, "VAULT_NAMESPACE", b"can\nary", "vault.namespace"),
+            (&folder, "VAULT_NAMESPACE", b"\xff", "vault.namespace"),
+            (&file, "VAULT_NAMESPACE", b"", "vault.namespace"),
+        ] {
+            // The last value of a name counts.
+            let errors = refusal(folder, &[("VAULT_TOKEN", b"token"), (name, value)], name);
+            assert!(errors.len() == 1 && errors[0].starts_with(&format!("{key}: ")), "{errors:?}");
+        }
+        let text = VAULT.split("[vault]").next().expect("an account");
+        let folder = Folder::new(&[("gateway.toml", text, 0o600)]);
+        for address in [&b"https://vault\n.internal"[..], b"https://v\xff", b"canary"] {
+            let errors = refusal(&folder, &[("VAULT_TOKEN", b"token"), ("VAULT_ADDR", address)], "VAULT_ADDR");
+            assert!(errors[0].contains("VAULT_ADDR"), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn do_not_wait_for_a_configuration_that_nobody_writes() {
+        let folder = Folder::new(&[]);
+        let fifo = folder.file("gateway.toml");
+        assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+        for file in [fifo.to_str().expect("a plain path"), "/dev/zero", "/"] {
+            for command in [&["check", file][..], &["run", "--config", file]] {
+                let output = gateway(command);
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(output.status.code() == Some(2) && said.contains("cannot be read: "), "{file}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn read_a_configuration_from_a_pipe() {
+        use std::io::Write as _;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"));
+        command.args(["check", "--no-files", "/dev/stdin"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let text = include_str!("../../config/minimal.toml");
+        child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("written");
+        let output = child.wait_with_output().expect("ended");
+        assert_eq!((output.status.code(), stdout(&output)), (Some(0), String::new()));
+    }
+}
+
+mod output_that_nobody_reads {
+    use super::*;
+
+    /// A pipe whose reader is gone.
+    fn closed() -> Stdio {
+        let (_, writer) = std::io::pipe().expect("a pipe");
+        writer.into()
+    }
+
+    fn code(arguments: &[&str], stdout: Stdio, stderr: Stdio) -> Option<i32> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"));
+        command.args(arguments).env_clear().stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        command.status().expect("the program starts").code()
+    }
+
+    /// A bug: `check` of a faulty file ended with 0, and `run` with 101.
+    #[test]
+    fn changes_no_exit_code() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = taken.local_addr().expect("an address").port();
+        let keys = "[main]\naccess_key = \"a\"\nsecret_key = \"b\"\n";
+        let good = "[accounts.main]\nbase_url = \"http://127.0.0.1:1\"\n\
+            keys = { source = \"file\", path = \"keys.toml\" }\n[cache]\nsnapshot = true\n";
+        let folder = Folder::new(&[
+            ("good.toml", good, 0o600),
+            ("taken.toml", &format!("{good}[listen]\ndata = [\"127.0.0.1:{port}\"]\n"), 0o600),
+            ("faulty.toml", "[bogus]\n", 0o600),
+            ("token", "fgw_token", 0o600),
+            ("keys.toml", keys, 0o600),
+        ]);
+        let file = |name: &str| folder.file(name).to_str().expect("a plain path").to_owned();
+        let (good, taken, faulty, token) = (file("good.toml"), file("taken.toml"), file("faulty.toml"), file("token"));
+        let commands: [(&[&str], i32); 16] = [
+            (&["check", &good], 0),
+            (&["check", &faulty], 2),
+            (&["check", "/nowhere"], 2),
+            (&["run", "--config", &faulty], 2),
+            (&["run", "--config", "/nowhere"], 2),
+            (&["run", "--config", &taken], 1),
+            (&["schema"], 0),
+            (&["service", "issue", "shop"], 0),
+            (&["service", "issue", "a b"], 2),
+            (&["admin", "issue"], 0),
+            (&["keys", "status", "--admin", "http://127.0.0.1:1", "--token-file", &token], 1),
+            (&["keys", "status", "--admin", "http://127.0.0.1:1", "--token-file", "/nowhere"], 2),
+            (&["sandbox", "--config", "/nowhere"], 2),
+            (&["--help"], 0),
+            (&["--version"], 0),
+            (&["bogus"], 2),
+        ];
+        for (arguments, expected) in commands {
+            let found = [
+                code(arguments, Stdio::null(), Stdio::null()),
+                code(arguments, closed(), Stdio::null()),
+                code(arguments, Stdio::null(), closed()),
+                code(arguments, closed(), closed()),
+            ];
+            assert_eq!(found, [Some(expected); 4], "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn is_not_output_that_can_not_be_written() {
+        let full = || fs::File::options().write(true).open("/dev/full").expect("a device").into();
+        let folder = Folder::new(&[("faulty.toml", "[bogus]\n", 0o600)]);
+        let faulty = folder.file("faulty.toml");
+        assert_eq!(code(&["schema"], full(), Stdio::null()), Some(1));
+        assert_eq!(code(&["check", faulty.to_str().expect("a plain path")], full(), full()), Some(2));
     }
 }
 

@@ -63,7 +63,8 @@ async fn a_value_of_a_faulty_file_or_source() {
 async fn what_a_vault_is_entered_with() {
     let admin = format!(
         "{}\n[vault]\naddress = \"https://vault.internal\"\n\
-         auth = {{ method = \"approle\", role_id = \"canary-role-id\", secret_id_file = \"secret-id\" }}",
+         auth = {{ method = \"approle\", role_id = \"canary-role-id\", secret_id_file = \"secret-id\" }}\n\
+         [accounts.other]\nbase_url = \"http://127.0.0.1:1\"\nkeys = {{ source = \"vault\", path = \"p\" }}",
         with_token()
     );
     let stage = TestAdmin::new(TestSettings { admin, ..TestSettings::default() }).await;

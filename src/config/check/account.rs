@@ -42,12 +42,17 @@ fn check_account(
     let endpoints = endpoints(written, place, diagnostics);
     let texts = |list: &[Parsed<file::NonBlank>]| list.iter().map(|text| text.0.0.trim().to_lowercase()).collect();
     let [base, v1, v2] = endpoints?;
+    let mut ca = context.optional_path(&written.ca);
+    if ca.is_some() && ![&base, &v1, &v2].iter().any(|endpoint| endpoint.tls) {
+        diagnostics.warn(&place.key("ca"), "is not used: every address of the account is http://");
+        ca = None;
+    }
     Some(AccountConfig {
         name: name.to_owned(),
         base,
         v1,
         v2,
-        ca: context.optional_path(&written.ca),
+        ca,
         proxy: written.proxy.as_ref().map(|proxy| Proxy { host: proxy.0.0.host.clone(), port: proxy.0.0.port }),
         keys: keys?,
         rotation: RotationConfig {

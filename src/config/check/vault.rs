@@ -8,7 +8,7 @@ use crate::config::{
     file::{self, BaseUrl, KeySourceName, TextValue as _, VaultMethod},
 };
 
-/// The vault, if the file has a `[vault]` table or an account's keys come from it.
+/// The vault, if an account's keys come from it. A `[vault]` table that no account uses is checked too.
 pub(super) fn check(
     written: &file::ConfigFile,
     context: CheckContext<'_>,
@@ -38,14 +38,30 @@ pub(super) fn check(
             None
         }
     };
-    let environment = context.environment;
+    let namespace = namespace(&vault, context, diagnostics);
+    if user.is_none() {
+        diagnostics.warn(&place, "is not used: no account has keys.source = \"vault\"");
+        return None;
+    }
     Some(VaultConfig {
         address: address?,
-        ca: context.optional_path(&vault.ca).or_else(|| environment.vault_ca.clone()),
-        namespace: vault.namespace.map(|name| name.0.0).or_else(|| environment.vault_namespace.clone()),
+        ca: context.optional_path(&vault.ca).or_else(|| context.environment.vault_ca.clone()),
+        namespace,
         poll: vault.poll.0.0,
         auth: auth?,
     })
+}
+
+/// The namespace, which is sent as a header.
+fn namespace(vault: &file::VaultTable, context: CheckContext<'_>, diagnostics: &mut Diagnostics) -> Option<String> {
+    let written = vault.namespace.as_ref().map(|name| &name.0.0);
+    let name = written.or(context.environment.vault_namespace.as_ref())?;
+    if name.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
+        let from = if written.is_some() { "" } else { "is taken from VAULT_NAMESPACE, which " };
+        let message = format!("{from}must be one line of text without control characters");
+        diagnostics.error(&KeyPath::at(["vault", "namespace"]), message);
+    }
+    Some(name.clone())
 }
 
 fn address(

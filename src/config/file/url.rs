@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use rustls::pki_types::ServerName;
+
 use super::values::TextValue;
 use crate::config::bracketed;
 
@@ -52,6 +54,9 @@ impl TextValue for BaseUrl {
             return Err("must have no user or password: never put a secret in this file".to_owned());
         }
         let (host, port) = host_and_port(authority).ok_or_else(Self::must_be)?;
+        if tls && ServerName::try_from(host.as_str()).is_err() {
+            return Err("must have a host that TLS can verify: no label begins or ends with a hyphen".to_owned());
+        }
         let prefix = path.strip_suffix('/').unwrap_or(path);
         if !prefix_is_plain(prefix) {
             return Err("must have a path of plain segments: no percent signs, no empty or dot segments".to_owned());

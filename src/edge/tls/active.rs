@@ -31,10 +31,12 @@ impl ActiveTls {
     pub(super) fn has_expired(&self) -> bool {
         self.expires.is_some_and(|expires| expires <= Timestamp::now())
     }
-}
 
-pub(super) fn expired(key: &str, tls: &ServerTlsConfig, expires: Option<Timestamp>) -> String {
-    format!("{key}.cert: {}", certificate::expired(&tls.cert, expires))
+    /// What is said if the certificate has expired or expires soon; `key` is the listener's.
+    pub(super) fn expiry_warning(&self, key: &str) -> Option<String> {
+        let warning = certificate::expiry_warning(&self.settings.cert, self.expires?)?;
+        Some(format!("{key}.cert: {warning}"))
+    }
 }
 
 /// Reads the files; also returns their watch, begun before so that a change during the read is noticed.

@@ -150,8 +150,8 @@ async fn what_stays_unusable_is_told_with_place_and_remedy_until_it_is_mended() 
     let listeners = folder.listeners();
     for (name, text, told) in [
         ("crt", pair(2041).0.as_str(), "does not belong to the certificate: put the two that were issued together"),
-        ("crt", "no PEM", "holds no certificate in PEM form"),
-        ("key", "no PEM", "holds no private key in PEM form"),
+        ("crt", "no PEM", "contains no certificate in PEM form"),
+        ("key", "no PEM", "contains no private key in PEM form"),
         ("crt", pair(2001).0.as_str(), "does not belong"),
     ] {
         let good = ["crt", "key"].map(|name| (name, fs::read_to_string(folder.file(name)).unwrap()));

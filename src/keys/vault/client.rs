@@ -118,7 +118,9 @@ impl VaultClient {
         if let Some(stub) = &self.stub {
             return Ok(Box::new(stub(server)));
         }
-        let tls = if server.tls { Some(self.tls_config().await?) } else { None };
+        // The files are read even if this server needs none: a leader to which it redirects may.
+        let tls = if server.tls || self.tls.names_files() { Some(self.tls_config().await?) } else { None };
+        let tls = tls.filter(|_| server.tls);
         let server = HttpServer { host: &server.host, port: server.port, tls };
         Ok(http_client::connect(&self.connector, server, BOUNDS.connect).await?)
     }

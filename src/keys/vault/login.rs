@@ -3,7 +3,12 @@
 //! A file with a credential is read again for each login, because agents and orchestrators replace it.
 //! Nothing of it gets into an error.
 
-use std::{path::Path, time::Duration};
+use std::{
+    env::{self, VarError},
+    fmt::Display,
+    path::Path,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -18,6 +23,8 @@ use crate::{
     keys::secret::Secret,
 };
 
+/// The variable with the token of method `token` without a file.
+const VAULT_TOKEN: &str = "VAULT_TOKEN";
 /// Maximum length of a credential, in bytes.
 const MAX_CREDENTIAL: usize = 32 << 10;
 
@@ -117,11 +124,32 @@ impl LoginRequest {
     }
 }
 
-/// The credential in a file: one line, trimmed.
+/// The credential in a file.
+///
+/// # Errors
+/// [`VaultError::Unfit`] if it can't be read, or isn't a credential.
 pub(crate) fn credential(path: &Path) -> Result<Secret, VaultError> {
-    let unfit = |what: &str| VaultError::Unfit(format!("{}: {what}", path.display()));
     let file = |error: FileError| VaultError::Unfit(error.to_string());
     let text = text_of(path, &read(path, MAX_KEY_FILE).map_err(file)?.bytes).map_err(file)?;
+    one_line(&text, path.display())
+}
+
+/// The token in `$VAULT_TOKEN`.
+///
+/// # Errors
+/// [`VaultError::Unfit`] if it is not set, or isn't a credential.
+pub(crate) fn env_token() -> Result<Secret, VaultError> {
+    match env::var(VAULT_TOKEN) {
+        Ok(token) => one_line(&Zeroizing::new(token), VAULT_TOKEN),
+        // The error's own text would show the value.
+        Err(VarError::NotUnicode(_)) => Err(VaultError::Unfit(format!("{VAULT_TOKEN}: is not text"))),
+        Err(VarError::NotPresent) => Err(VaultError::Unfit(format!("{VAULT_TOKEN}: is not set in the environment"))),
+    }
+}
+
+/// A credential: one line, trimmed.
+fn one_line(text: &str, place: impl Display) -> Result<Secret, VaultError> {
+    let unfit = |what: &str| VaultError::Unfit(format!("{place}: {what}"));
     match text.trim() {
         "" => Err(unfit("is empty")),
         text if text.len() > MAX_CREDENTIAL => Err(unfit("is longer than 32 KiB")),

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::{
     client::{VaultRequest, VaultResponse},
     fault::VaultError,
-    login::{LoginBody, LoginRequest, LookupBody, credential},
+    login::{LoginBody, LoginRequest, LookupBody, credential, env_token},
     server::{VaultServer, error_text},
 };
 use crate::{
@@ -99,10 +99,7 @@ impl Vault {
     pub fn open(settings: &config::VaultConfig, connector: Connector) -> Result<Self, VaultError> {
         let server = VaultServer::new(settings, connector)?;
         let env_token = match &settings.auth {
-            VaultAuth::Token { token_file: None } => {
-                let unset = |_| VaultError::Unfit("VAULT_TOKEN is not set, or is not text".to_owned());
-                Some(Secret::new(std::env::var("VAULT_TOKEN").map_err(unset)?))
-            }
+            VaultAuth::Token { token_file: None } => Some(env_token()?),
             _ => None,
         };
         Ok(Self { server, env_token, state: Mutex::default(), due: watch::Sender::new(None) })

@@ -15,7 +15,7 @@ use super::fault::VaultError;
 use crate::{
     config::{ClientAuth, ServerTlsConfig, VaultAuth},
     files::{
-        RootsError, Stamp,
+        Stamp, certificate,
         listener::{self, UnusableFile},
         roots,
     },
@@ -32,7 +32,7 @@ pub(super) struct VaultTls {
 
 struct Made {
     /// The state of the files that were read.
-    stamps: Vec<Stamp>,
+    stamps: Vec<Option<Stamp>>,
     config: Arc<ClientConfig>,
 }
 
@@ -52,7 +52,7 @@ impl VaultTls {
 
     /// The TLS settings. Reads files: blocks.
     pub(super) fn config(&self) -> Result<Arc<ClientConfig>, VaultError> {
-        let stamps = self.stamps()?;
+        let stamps: Vec<_> = self.files().map(|file| Stamp::at(file)).collect();
         let mut made = self.made.lock();
         if let Some(made) = made.as_ref().filter(|made| made.stamps == stamps) {
             return Ok(made.config.clone());
@@ -62,17 +62,18 @@ impl VaultTls {
         Ok(config)
     }
 
-    fn stamps(&self) -> Result<Vec<Stamp>, VaultError> {
+    /// Whether the configuration names any file.
+    pub(super) fn names_files(&self) -> bool {
+        self.files().next().is_some()
+    }
+
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
         let client = self.client.iter().flat_map(|client| [&client.cert, &client.key]);
-        let stamp = |path: &PathBuf| std::fs::metadata(path).map(|meta| Stamp::of(&meta)).map_err(unfit(path));
-        self.ca.iter().chain(client).map(stamp).collect()
+        self.ca.iter().chain(client)
     }
 
     fn make(&self) -> Result<ClientConfig, VaultError> {
-        let roots = roots(self.ca.as_deref()).map_err(|rootless| match rootless {
-            RootsError::Nowhere => VaultError::Unfit("there is no certificate authority to verify it with".to_owned()),
-            RootsError::File { .. } => VaultError::Unfit(rootless.to_string()),
-        })?;
+        let roots = roots(self.ca.as_deref()).map_err(|error| VaultError::Unfit(error.to_string()))?;
         let builder = ClientConfig::builder().with_root_certificates(roots);
         let mut config = match &self.client {
             None => builder.with_no_client_auth(),
@@ -81,15 +82,14 @@ impl VaultTls {
                     let each = faults.iter().map(ToString::to_string);
                     VaultError::Unfit(each.collect::<Vec<_>>().join("; "))
                 };
-                let certified = listener::open(files).map_err(faults)?.certified;
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+                let opened = listener::open(files).map_err(faults)?;
+                if let Some(warning) = opened.ends.and_then(|ends| certificate::expiry_warning(&files.cert, ends)) {
+                    tracing::warn!("vault.auth.cert: {warning}");
+                }
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(opened.certified)))
             }
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
-}
-
-fn unfit<E: std::fmt::Display>(file: &Path) -> impl Fn(E) -> VaultError {
-    move |error| VaultError::Unfit(format!("{}: {error}", file.display()))
 }

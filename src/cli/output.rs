@@ -8,6 +8,8 @@ use std::{
     io::{self, ErrorKind, StdoutLock, Write as _},
 };
 
+use crate::record::print_message;
+
 /// Prints a command's result.
 ///
 /// # Errors
@@ -22,7 +24,7 @@ pub(super) fn print(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -
 
 /// Prints a message, if anybody reads it.
 pub(super) fn message(text: impl Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+    print_message(text);
 }
 
 /// Prints an error message with the program's name.

@@ -12,7 +12,8 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread, time::Durat
 
 use crate::{
     config::{
-        AccountConfig, ClientAuth, Config, KeySource, SealedCopyConfig, ServerTlsConfig, VaultAuth, VaultConfig,
+        AccountConfig, ClientAuth, Config, KeySource, LogTarget, SealedCopyConfig, ServerTlsConfig, VaultAuth,
+        VaultConfig,
         check::{Diagnostic, KeyPath, Lines},
     },
     files::{
@@ -57,8 +58,8 @@ pub fn inspect(config: &Config, lines: &Lines) -> Inspected {
     found
 }
 
-/// What `run` doesn't start without: certificates of the listeners, authorities of Fastrac, and variables. The files
-/// with keys and those for a vault may come later. Blocks.
+/// What `run` doesn't start without: certificates of the listeners, authorities of Fastrac, variables, and places for
+/// state and log. The files with keys and those for a vault may come later. Blocks.
 pub fn required(config: &Config, lines: &Lines) -> Vec<Diagnostic> {
     let mut inspection = Inspection { lines, found: Inspected::default(), lacking: Vec::new() };
     inspection.required(config);
@@ -85,6 +86,15 @@ impl Inspection<'_> {
     }
 
     fn required(&mut self, config: &Config) {
+        self.folder(&config.state.dir, &KeyPath::at(["state", "dir"]));
+        if let LogTarget::File(path) = &config.log.exchanges {
+            let place = KeyPath::at(["log", "exchanges"]);
+            match path.parent() {
+                _ if path.is_dir() => self.fault(&place, format!("{}: is a folder", path.display())),
+                Some(folder) => self.folder(folder, &place),
+                None => {}
+            }
+        }
         let listen = KeyPath::at(["listen"]);
         for (key, tls) in [("tls", &config.listen.tls), ("admin_tls", &config.listen.admin_tls)] {
             if let Some(tls) = tls {
@@ -111,6 +121,15 @@ impl Inspection<'_> {
             && let Err(error) = keys::read_vault_token()
         {
             self.fault(&KeyPath::at(["vault", "auth"]), error.to_string());
+        }
+    }
+
+    /// A folder that exists, or that can be made.
+    fn folder(&mut self, path: &Path, place: &KeyPath) {
+        if let Some(existing) = path.ancestors().find(|path| path.exists())
+            && !existing.is_dir()
+        {
+            self.fault(place, format!("{}: is not a folder", existing.display()));
         }
     }
 

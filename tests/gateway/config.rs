@@ -434,6 +434,32 @@ mod check_and_run {
     }
 
     #[test]
+    fn refuse_the_same_places_for_state_and_log() {
+        let account = "[accounts.main]\nbase_url = \"http://127.0.0.1:1\"\n\
+            keys = { source = \"directory\", path = \"keys\" }\n";
+        for (key, table) in [
+            ("state.dir", "[state]\ndir = \"file\"\n"),
+            ("state.dir", "[state]\ndir = \"file/state\"\n"),
+            ("log.exchanges", "[log]\nexchanges = \"folder\"\n"),
+            ("log.exchanges", "[log]\nexchanges = \"file/exchanges.jsonl\"\n"),
+        ] {
+            let keys = [("access_key", "a", 0o600), ("secret_key", "b", 0o600)];
+            let config = format!("{account}{table}");
+            let folder = Folder::new(&[("gateway.toml", &config, 0o600), ("file", "", 0o600)]);
+            for name in ["folder", "keys"] {
+                fs::create_dir(folder.file(name)).expect("made");
+            }
+            for (name, text, _) in keys {
+                fs::write(folder.file("keys").join(name), text).expect("written");
+            }
+            let errors = refusal(&folder, &[], key);
+            let place = format!("{key}: ");
+            // Without a place of its own, the log is below the state folder.
+            assert!(errors.len() <= 2 && errors.iter().any(|error| error.starts_with(&place)), "{errors:?}");
+        }
+    }
+
+    #[test]
     fn refuse_the_same_variables() {
         let config = "[accounts.main]\nbase_url = \"http://127.0.0.1:1\"\n\
             keys = { source = \"env\", access_key = \"ACCESS\", secret_key = \"SECRET\" }\n";

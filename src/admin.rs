@@ -33,7 +33,11 @@ use axum::{
 };
 
 pub use self::server::serve;
-use crate::{edge::Drain, gateway::Gateway, store::Store};
+use crate::{
+    edge::{Drain, heartbeat::Heartbeat},
+    gateway::Gateway,
+    store::Store,
+};
 
 /// Maximum size of a request body, in bytes. Real ones have about a hundred.
 const MAX_BODY: usize = 64 * 1024;
@@ -47,6 +51,10 @@ pub struct Admin {
     pub data: Vec<SocketAddr>,
     /// The admin address as bound. On an address other than loopback a token is required.
     pub address: SocketAddr,
+    /// Maximum number of open client connections.
+    pub connections: usize,
+    /// Of the data threads.
+    pub heartbeats: Vec<Heartbeat>,
 }
 
 /// State shared by all pages.

@@ -5,8 +5,10 @@
 //! and serves the admin port; log and store have threads of their own. This is the only file that sees
 //! most rooms. It fails with [`AppError`].
 
+mod descriptors;
 mod rotations;
 mod sockets;
+mod stop;
 
 use std::{
     io,
@@ -16,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Runtime, sync::Semaphore, time::Instant};
+use tokio::{net::TcpListener, runtime::Runtime, sync::Semaphore};
 
 use crate::{
     admin::{self, Admin},
@@ -25,6 +27,7 @@ use crate::{
     edge::{
         Drain,
         connection::Context,
+        heartbeat::Heartbeat,
         listener::{Acceptor, BindError},
         runtime::{self, DataThread},
         tls::{POLL_INTERVAL, TlsFilesError, TlsListeners},
@@ -37,6 +40,7 @@ use crate::{
 };
 use rotations::Rotations;
 pub use sockets::Sockets;
+pub use stop::CLOSING;
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +79,14 @@ pub struct App {
     /// The admin address as bound.
     pub admin: SocketAddr,
     threads: Vec<DataThread>,
+    acceptor: Arc<Acceptor>,
+    /// Those whose accept loop has not been started yet.
+    listeners: Vec<TcpListener>,
     /// The state store.
     pub store: Store,
     control: Runtime,
+    /// The timers of the shutdown. The control runtime's stop if its thread hangs.
+    clock: Runtime,
 }
 
 impl App {
@@ -94,7 +103,18 @@ impl App {
     /// # Errors
     /// [`AppError`].
     pub fn start_with(config: Config, file: Option<PathBuf>, connector: Connector) -> Result<App, AppError> {
+        let mut app = App::open(config, file, connector)?;
+        app.accept();
+        Ok(app)
+    }
+
+    /// Starts everything except that connections wait in the backlog until [`App::accept`].
+    ///
+    /// # Errors
+    /// [`AppError`] names the configuration key and the reason; nothing runs then.
+    pub fn open(config: Config, file: Option<PathBuf>, connector: Connector) -> Result<App, AppError> {
         choose_crypto();
+        let files = descriptors::raise_limit();
         let sockets = Sockets::bind(&config.listen)?;
         let (data, address) = sockets.addresses()?;
         let metrics = Metrics::new()?;
@@ -107,12 +127,13 @@ impl App {
             .thread_name("control")
             .enable_all()
             .build()?;
+        let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let orders = control.block_on(Orders::open(store.clone(), jiff::Timestamp::now()))?;
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
         let tasks = drain.tasks.clone();
         let live = Live { metrics: metrics.clone(), log, orders, revoked, tls: tls.clone(), connector, tasks };
-        let (workers, connections) = (config.listen.workers, config.limits.connections);
+        let (workers, connections) = (config.listen.workers, descriptors::connections(&config, files));
         let (gateway, keepers) = Gateway::new(config, file, live)?;
         let rotations = Rotations::new(control.handle().clone(), &gateway);
         rotations.start(keepers);
@@ -130,11 +151,25 @@ impl App {
             metrics,
             tls: tls.data.clone(),
             stop: drain.stop.clone(),
+            tasks: drain.tasks.clone(),
             inherited: sockets.inherited,
         });
-        let operators =
-            Admin { gateway: gateway.clone(), drain: drain.clone(), store: store.clone(), data: data.clone(), address };
+        let listeners = {
+            let _control = control.enter();
+            sockets.data.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?
+        };
+        let heartbeats: Vec<_> = threads.iter().map(|thread| thread.heartbeat.clone()).collect();
+        let operators = Admin {
+            gateway: gateway.clone(),
+            drain: drain.clone(),
+            store: store.clone(),
+            data: data.clone(),
+            address,
+            connections,
+            heartbeats: heartbeats.clone(),
+        };
         control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), tls.admin.clone()));
+        control.spawn(check_heartbeats(heartbeats));
         if tls.each().next().is_some() {
             control.spawn(watch("certificates", POLL_INTERVAL, move || tls.poll()));
         }
@@ -146,45 +181,23 @@ impl App {
         }
         // Until then connections wait in the backlog, so that a restart does not cause refusals.
         let _ = control.block_on(async { tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&gateway)).await });
-        for listener in sockets.data {
-            control.spawn(acceptor.clone().run(listener));
-        }
-        Ok(App { gateway, drain, data, admin: address, threads, store, control })
+        Ok(App { gateway, drain, data, admin: address, threads, acceptor, listeners, store, control, clock })
     }
 
-    /// Drains and stops: readiness turns to 503; connections are still accepted for `drain_grace`; then the
-    /// listeners close; what is in progress `drain` after the call is cut off. Blocks.
-    pub fn stop(self) {
-        let limits = self.gateway.in_force.load().config.limits.clone();
-        let App { drain, threads, store, control, gateway, .. } = self;
-        let began = Instant::now();
-        drain.begin();
-        control.block_on(async {
-            tokio::time::sleep(limits.drain_grace.min(limits.drain)).await;
-            drain.stop.cancel();
-            drain.tasks.close();
-        });
-        let threads: Vec<_> = threads
-            .into_iter()
-            .map(|DataThread { sockets, thread }| {
-                drop(sockets);
-                thread
-            })
-            .collect();
-        control.block_on(async {
-            let left = limits.drain.saturating_sub(began.elapsed());
-            if tokio::time::timeout(left, drain.tasks.wait()).await.is_err() {
-                tracing::warn!("requests are still in progress and are cut off");
-            }
-            drain.cut.cancel();
-        });
-        for thread in threads {
-            let _ = thread.join();
+    /// Starts to accept connections. A second call does nothing.
+    pub fn accept(&mut self) {
+        for listener in self.listeners.drain(..) {
+            self.control.spawn(self.drain.tasks.track_future(self.acceptor.clone().run(listener)));
         }
-        control.block_on(store.close());
-        control.shutdown_timeout(CLOSING);
-        let left = limits.drain.saturating_sub(began.elapsed());
-        gateway.live.log.close(left.clamp(LOG_CLOSING.0, LOG_CLOSING.1));
+    }
+}
+
+/// Checks once a second whether the data threads make progress.
+async fn check_heartbeats(heartbeats: Vec<Heartbeat>) {
+    loop {
+        // Not an interval, which would make up for ticks that were missed.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        heartbeats.iter().for_each(Heartbeat::check);
     }
 }
 
@@ -209,12 +222,6 @@ async fn watch(what: &str, pause: Duration, poll: impl Fn() + Clone + Send + 'st
         }
     }
 }
-
-/// How long tasks of the control runtime may take to end.
-const CLOSING: Duration = Duration::from_secs(2);
-
-/// How long the exchange log may take to write its last lines, at least and at most: within the drain.
-const LOG_CLOSING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// Installs the TLS crypto provider, once per process.
 pub fn choose_crypto() {

@@ -3,10 +3,12 @@
 //! Listeners accept on the control runtime and hand sockets to the data threads in turn, because with
 //! `SO_REUSEPORT` the kernel distributes few long-lived connections unevenly. Each data thread is a
 //! current-thread runtime with its own connection pool to Fastrac. What always holds: an accepted
-//! connection ends by its own deadlines or by the drain. This room must not know what requests mean.
+//! connection ends by its own deadlines or by the drain, and the drain counts it from accept to close. This room must
+//! not know what requests mean.
 
 pub mod connection;
 pub mod deadlines;
+pub mod heartbeat;
 pub mod listener;
 pub mod runtime;
 pub mod tls;
@@ -21,13 +23,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// The progress of a shutdown. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
-    /// Responses carry `Connection: close`.
+    /// Responses carry `Connection: close` (HTTP/2: GOAWAY).
     pub closing: Arc<AtomicBool>,
     /// Listeners close; connections end after the requests in progress.
     pub stop: CancellationToken,
     /// What is still in progress is cut off.
     pub cut: CancellationToken,
-    /// Everything that must end before the process does: connections, and tasks of the path (orders, fills).
+    /// Everything that must end before the process does: accept loops, connections from accept to close, and tasks of
+    /// the path (orders, fills). Each holds its place until it has handed on what it holds, so that there is no instant
+    /// at which nothing is counted although something is left.
     pub tasks: TaskTracker,
 }
 
@@ -37,7 +41,7 @@ impl Drain {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// Begins the shutdown: from now on responses carry `Connection: close`.
+    /// Begins the shutdown: from now on responses carry `Connection: close` (HTTP/2: GOAWAY).
     pub fn begin(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }

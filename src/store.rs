@@ -124,6 +124,11 @@ impl Store {
         self.health.is_healthy()
     }
 
+    /// Whether the store's thread runs. It does also while the disk hangs or fails; without it no write is ever done.
+    pub fn runs(&self) -> bool {
+        self.health.runs()
+    }
+
     /// Commits since the start. Each waits for the disk once, however many batches it holds.
     pub fn commits(&self) -> u64 {
         self.health.commits()

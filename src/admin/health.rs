@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 
-use super::AdminState;
+use super::{Admin, AdminState};
 use crate::{
     keys::{Role, Verification as Verified},
     snapshot::Account,
@@ -28,11 +28,21 @@ pub(super) struct Readiness {
 #[derive(Serialize)]
 pub(super) struct Liveness {
     live: bool,
+    /// Threads that make no progress, or have ended; only a restart helps.
+    stuck: Vec<String>,
 }
 
-/// Answers as long as the control thread runs.
-pub(super) async fn livez() -> Json<Liveness> {
-    Json(Liveness { live: true })
+/// Fails when a thread that requests need makes no progress any more. A hung disk or a failing Fastrac is no such
+/// case: a restart would not help.
+pub(super) async fn livez(State(state): State<Arc<AdminState>>) -> (StatusCode, Json<Liveness>) {
+    let Admin { heartbeats, store, drain, .. } = &state.admin;
+    let hanging = heartbeats.iter().filter(|heartbeat| heartbeat.hangs());
+    let mut stuck: Vec<_> = hanging.map(|heartbeat| heartbeat.name().to_owned()).collect();
+    if !store.runs() && !drain.begun() {
+        stuck.push("store".to_owned());
+    }
+    let status = if stuck.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Liveness { live: stuck.is_empty(), stuck }))
 }
 
 pub(super) async fn readyz(State(state): State<Arc<AdminState>>) -> (StatusCode, Json<Readiness>) {

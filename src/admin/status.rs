@@ -40,6 +40,8 @@ pub(super) struct StatusPage {
     draining: bool,
     health: Readiness,
     addresses: Addresses,
+    /// Maximum number of open client connections: `limits.connections`, or fewer if the process may not open enough files.
+    connections_limit: usize,
     /// By listener, `data` and `admin`; only those that speak TLS.
     certificates: BTreeMap<&'static str, CertificateStatus>,
     config: ConfigStatus,
@@ -192,6 +194,7 @@ impl StatusPage {
                 data: admin.data.iter().map(ToString::to_string).collect(),
                 admin: admin.address.to_string(),
             },
+            connections_limit: admin.connections,
             certificates: admin
                 .gateway
                 .live

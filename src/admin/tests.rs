@@ -32,7 +32,7 @@ use crate::{
         check::{Environment, check},
     },
     connector::Connector,
-    edge::tls::TlsListeners,
+    edge::{heartbeat::Heartbeat, tls::TlsListeners},
     gateway::{Live, Revoked},
     keys::{Lease, Verdict},
     orders::Orders,
@@ -73,6 +73,7 @@ struct TestAdmin {
     bound: SocketAddr,
     gateway: Arc<Gateway>,
     drain: Drain,
+    heartbeat: Heartbeat,
     store: Store,
     file: PathBuf,
     folder: tempfile::TempDir,
@@ -149,7 +150,8 @@ impl TestAdmin {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let bound = SocketAddr::new(set.bound, address.port());
-        let stage = TestAdmin { address, bound, gateway, drain, store, file, folder, stop };
+        let heartbeat = Heartbeat::new("data-0".to_owned());
+        let stage = TestAdmin { address, bound, gateway, drain, heartbeat, store, file, folder, stop };
         tokio::spawn(serve(listener, stage.admin(), stage.stop.clone(), admin_tls));
         stage
     }
@@ -161,6 +163,8 @@ impl TestAdmin {
             store: self.store.clone(),
             data: vec!["127.0.0.1:8080".parse().unwrap()],
             address: self.bound,
+            connections: 100,
+            heartbeats: vec![self.heartbeat.clone()],
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     config::ListenConfig,
-    edge::listener::{BindError, bind},
+    edge::listener::{BindError, bind, prepare},
 };
 
 /// Sockets that already listen, before anything else is started.
@@ -53,7 +53,7 @@ fn inherited_sockets() -> (Vec<TcpListener>, Vec<TcpListener>) {
     for index in 0..passed.len() {
         let name = names.next().unwrap_or_default();
         let Ok(Some(listener)) = passed.take_tcp_listener(index) else { continue };
-        if let Err(error) = listener.set_nonblocking(true) {
+        if let Err(error) = prepare(&listener) {
             tracing::warn!(%error, "a socket passed by systemd cannot be used");
             continue;
         }

@@ -9,10 +9,11 @@ use std::{
 
 use fastrac_sandbox::{KeyPair, Options, Sandbox, certificate};
 
-use super::{FAILED, credential::IssuedSecret, output, run::live};
+use super::{FAILED, credential::IssuedSecret, output, run::Signals};
 use crate::{
     app::{App, choose_crypto},
     config::check::{Environment, check},
+    connector::Connector,
     record::init_program_log,
 };
 
@@ -26,6 +27,7 @@ pub(super) struct DemoArgs {}
 const CONFIGURATION: &str = include_str!("../../config/demo.toml");
 
 pub(super) fn run(_: &DemoArgs) -> io::Result<u8> {
+    let signals = Signals::install()?;
     init_program_log();
     choose_crypto();
     let folder = tempfile::Builder::new().prefix("fastrac-gateway-demo-").tempdir()?;
@@ -41,15 +43,15 @@ pub(super) fn run(_: &DemoArgs) -> io::Result<u8> {
         }
         return Ok(FAILED);
     };
-    let app = match App::start(config, Some(file)) {
-        Ok(app) => app,
-        Err(error) => {
+    let state = folder.path().to_owned();
+    let code = signals.live(move || {
+        let app = App::open(config, Some(file), Connector::default()).map_err(|error| {
             output::error(error);
-            return Ok(FAILED);
-        }
-    };
-    introduce(&app, &secrets, folder.path())?;
-    let code = live(app)?;
+            FAILED
+        })?;
+        introduce(&app, &secrets, &state).map_err(|_| FAILED)?;
+        Ok(app)
+    })?;
     drop(sandbox);
     Ok(code)
 }

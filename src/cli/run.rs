@@ -1,24 +1,42 @@
 //! `run`: runs the gateway until a signal.
+//!
+//! What always holds: from the first moment on, no signal ends the process by itself. One that comes during start-up
+//! ends it cleanly, or reloads the configuration once the gateway is up. The main thread does nothing but wait for
+//! signals, and everything that could hang (a disk, a name lookup) is on other threads, so that the process ends in time.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
 
 use super::{FAILED, WRONG, notify, output};
 use crate::{
-    app::App,
+    app::{App, CLOSING},
+    connector::Connector,
     files::configuration::{LoadError, load},
+    gateway::Gateway,
     inspect,
     record::{UNLIMITED, init_program_log},
 };
 
 /// Run the gateway
 ///
-/// Exits with an error before listening if the configuration has an error. SIGTERM and SIGINT drain and exit 0; a
-/// second signal exits at once. SIGHUP, or a change of the file, reloads the configuration.
+/// Exits with an error before listening if the configuration has an error. SIGTERM and SIGINT drain and exit 0, at the
+/// latest 2 s after limits.drain; a second one exits at once with 1. SIGHUP, or a change of the file, reloads the
+/// configuration.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: fastrac-gateway run --config /etc/fastrac-gateway/gateway.toml")]
 pub(super) struct RunArgs {
@@ -28,64 +46,176 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(arguments: &RunArgs) -> io::Result<u8> {
+    let signals = Signals::install()?;
     init_program_log();
+    let file = arguments.config.clone();
+    signals.live(move || open(&file))
+}
+
+/// Opens the gateway that a file describes; prints what is wrong.
+fn open(file: &Path) -> Result<App, u8> {
     // Files are read before anything listens, and every error is printed, as `check` prints it.
-    let loaded = load(&arguments.config).and_then(|loaded| match inspect::required(&loaded.config, &loaded.lines) {
+    let loaded = load(file).and_then(|loaded| match inspect::required(&loaded.config, &loaded.lines) {
         errors if errors.is_empty() => Ok(loaded),
-        errors => Err(LoadError::Invalid { path: arguments.config.clone(), errors }),
+        errors => Err(LoadError::Invalid { path: file.to_owned(), errors }),
     });
-    let loaded = match loaded {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            print_error(&error);
-            return Ok(WRONG);
-        }
-    };
+    let loaded = loaded.map_err(|error| {
+        print_error(&error);
+        WRONG
+    })?;
     for warning in &loaded.warnings {
         tracing::warn!(target: UNLIMITED, "{warning}");
     }
-    let app = match App::start(loaded.config, Some(arguments.config.clone())) {
-        Ok(app) => app,
-        Err(error) => {
-            output::error(&error);
-            return Ok(if error.is_configuration() { WRONG } else { FAILED });
-        }
-    };
-    let data: Vec<_> = app.data.iter().map(ToString::to_string).collect();
-    tracing::info!(data = data.join(" "), admin = %app.admin, "listening");
-    live(app)
+    App::open(loaded.config, Some(file.to_owned()), Connector::default()).map_err(|error| {
+        output::error(&error);
+        if error.is_configuration() { WRONG } else { FAILED }
+    })
 }
 
-/// Runs until a signal, then drains; a second signal exits at once.
-pub(super) fn live(app: App) -> io::Result<u8> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut hangup = signal(SignalKind::hangup())?;
-        notify_systemd("READY=1");
-        loop {
-            tokio::select! {
-                _ = term.recv() => break,
-                _ = int.recv() => break,
-                _ = hangup.recv() => {
-                    // Logs its result itself.
-                    let _ = app.gateway.reload();
+/// The handlers of the signals that end and reload the gateway.
+pub(super) struct Signals {
+    runtime: Runtime,
+    received: Received,
+}
+
+/// What has been received.
+struct Received {
+    term: Signal,
+    int: Signal,
+    hangup: Signal,
+}
+
+/// What the thread of the gateway reports.
+struct Running {
+    gateway: Arc<Gateway>,
+    /// Ends the gateway.
+    stop: SyncSender<()>,
+    /// Completes when it has stopped.
+    stopped: oneshot::Receiver<()>,
+}
+
+impl Signals {
+    /// From now on these signals do not end the process by themselves. (SIGPIPE is ignored by the standard library.)
+    pub(super) fn install() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let received = runtime.block_on(async {
+            let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+            Ok::<_, io::Error>(Received { term, int, hangup: signal(SignalKind::hangup())? })
+        })?;
+        Ok(Signals { runtime, received })
+    }
+
+    /// Opens a gateway, and runs it until a signal, then drains; a second signal exits at once. Returns the exit code.
+    pub(super) fn live(self, open: impl FnOnce() -> Result<App, u8> + Send + 'static) -> io::Result<u8> {
+        let Signals { runtime, mut received } = self;
+        let (report, mut started) = oneshot::channel();
+        // Taken by the first of two: the gateway, which then accepts connections, or a signal, which prevents that.
+        let taken = Arc::new(AtomicBool::new(false));
+        let claim = taken.clone();
+        thread::Builder::new().name("gateway".to_owned()).spawn(move || run_gateway(open, &claim, report))?;
+        runtime.block_on(async {
+            let (started, ended) = tokio::select! {
+                started = &mut started => (started, false),
+                () = received.end() => {
+                    if !taken.swap(true, Ordering::Relaxed) {
+                        tracing::info!("ended by a signal before the gateway was up");
+                        return Ok(0);
+                    }
+                    // It accepts connections already.
+                    (started.await, true)
                 }
+            };
+            match started {
+                Ok(Ok(running)) => running.live(received, ended).await,
+                Ok(Err(code)) => Ok(code),
+                // The thread has panicked.
+                Err(_) => Ok(FAILED),
             }
+        })
+    }
+}
+
+impl Received {
+    /// Waits for a signal that ends the gateway.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+
+    /// Waits for a signal; whether it is one that reloads the configuration.
+    async fn is_hangup(&mut self) -> bool {
+        tokio::select! {
+            _ = self.term.recv() => false,
+            _ = self.int.recv() => false,
+            _ = self.hangup.recv() => true,
+        }
+    }
+}
+
+impl Running {
+    /// Reloads the configuration on request until it is to end, and waits for its end. `ended`: it is to end already.
+    async fn live(self, mut received: Received, ended: bool) -> io::Result<u8> {
+        notify_systemd("READY=1");
+        let reloads = reloads(self.gateway.clone())?;
+        while !ended && received.is_hangup().await {
+            // If a reload is waiting already, it will read this change, too.
+            let _ = reloads.try_send(());
         }
         tracing::info!("draining");
         notify_systemd("STOPPING=1");
-        let (done, ended) = oneshot::channel();
-        std::thread::spawn(move || {
-            app.stop();
-            let _ = done.send(());
-        });
+        let drain = self.gateway.in_force.load().config.limits.drain;
+        let _ = self.stop.send(());
         tokio::select! {
-            _ = ended => Ok(0),
-            _ = term.recv() => Ok(FAILED),
-            _ = int.recv() => Ok(FAILED),
+            _ = self.stopped => Ok(0),
+            () = received.end() => Ok(FAILED),
+            () = tokio::time::sleep(drain + CLOSING + MARGIN) => {
+                tracing::error!("the shutdown hangs; the process ends without it");
+                Ok(0)
+            }
         }
-    })
+    }
+}
+
+/// How much longer than planned a shutdown may take.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// The thread of the gateway: opens it, and stops it on request.
+fn run_gateway(
+    open: impl FnOnce() -> Result<App, u8>,
+    taken: &AtomicBool,
+    report: oneshot::Sender<Result<Running, u8>>,
+) {
+    let mut app = match open() {
+        Ok(app) => app,
+        Err(code) => return drop(report.send(Err(code))),
+    };
+    if taken.swap(true, Ordering::Relaxed) {
+        // The process ends.
+        return;
+    }
+    app.accept();
+    let data: Vec<_> = app.data.iter().map(ToString::to_string).collect();
+    tracing::info!(data = data.join(" "), admin = %app.admin, "listening");
+    let ((stop, requested), (end, stopped)) = (sync_channel(1), oneshot::channel());
+    let running = Running { gateway: app.gateway.clone(), stop, stopped };
+    if report.send(Ok(running)).is_ok() {
+        let _ = requested.recv();
+        app.stop();
+        let _ = end.send(());
+    }
+}
+
+/// Starts the thread that reloads the configuration on request, one reload at a time. Each logs its result itself.
+fn reloads(gateway: Arc<Gateway>) -> io::Result<SyncSender<()>> {
+    let (sender, requests): (_, Receiver<()>) = sync_channel(1);
+    thread::Builder::new().name("reload".to_owned()).spawn(move || {
+        while requests.recv().is_ok() {
+            let _ = gateway.reload();
+        }
+    })?;
+    Ok(sender)
 }
 
 /// Notifies systemd, if it started this process.

@@ -225,11 +225,11 @@ pub struct LimitsTable {
     pub idle: BoundedDuration<1, DAY>,
     /// From the first byte of a request to its last, including a slow upload.
     pub request: BoundedDuration<1, DAY>,
-    /// Open client connections.
+    /// Open client connections; fewer if the process may not open enough files.
     pub connections: PositiveInteger,
     /// How long connections are still accepted after the stop signal; zero: not at all.
     pub drain_grace: BoundedDuration<0, HOUR>,
-    /// From the stop signal until open requests are cut off, including `drain_grace`.
+    /// From the stop signal until open requests are cut off, including `drain_grace`. The process ends at most 2 s later.
     pub drain: BoundedDuration<0, DAY>,
 }
 

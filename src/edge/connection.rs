@@ -4,7 +4,18 @@
 //! request head was read, the request is served, also while draining; heads that hyper refuses by itself
 //! are counted and logged. This file must not know what requests mean.
 
-use std::{convert::Infallible, error::Error, future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, Version};
@@ -17,7 +28,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulConnection},
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 use super::{
     Drain,
@@ -26,7 +40,7 @@ use super::{
 use crate::{
     body::Body,
     caller::ClientCertificate,
-    deadline::within,
+    deadline::LateTimer,
     deferred_write::DeferredWrite,
     outcome::Code,
     path::{self, Arrival, ConnectionClose},
@@ -82,13 +96,9 @@ impl Context {
         if http2 {
             activity.is_http2();
         }
-        let close = match (http2, self.drain.begun()) {
-            (true, _) => ConnectionClose::Never,
-            (false, true) => ConnectionClose::Always,
-            (false, false) => ConnectionClose::IfUnreadable,
-        };
-        let arrival =
-            Arrival { began, close, certificate, guard: RequestGuard { activity: activity.clone(), answering: false } };
+        let close = if http2 { ConnectionClose::Never } else { ConnectionClose::IfUnreadable };
+        let guard = RequestGuard { activity: activity.clone(), closing: self.drain.closing.clone(), answering: false };
+        let arrival = Arrival { began, close, certificate, guard };
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
     }
 }
@@ -147,10 +157,19 @@ where
     let mut connection = std::pin::pin!(connection);
     let stop = &context.drain.stop;
     let mut stopped = std::pin::pin!(stop.cancelled());
-    let mut registered = false;
+    let (mut registered, mut said_goodbye) = (false, false);
     let ended = std::future::poll_fn(|cx| {
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
+        }
+        // HTTP/2 has no `Connection: close`. GOAWAY comes while a request is in progress: a client that is just sending
+        // its first could not send it.
+        if context.drain.begun() && !said_goodbye && activity.is_on_http2() && activity.is_busy() {
+            said_goodbye = true;
+            connection.as_mut().graceful_shutdown();
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Some(ended));
+            }
         }
         // The first poll registers the waker; afterwards checking the flag is enough, and cheaper.
         if std::mem::replace(&mut registered, true) && !stop.is_cancelled() {
@@ -173,24 +192,40 @@ where
 /// How long a connection without a request so far may still send one after the drain has begun.
 pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
-/// Ends a connection after the requests in progress.
+/// Ends a connection after the requests in progress. A head that has begun is one of them, and so is one that has
+/// arrived but was not read yet.
 async fn wind_down<C: GracefulConnection>(mut connection: Pin<&mut C>, activity: &Activity) -> Result<(), C::Error> {
-    if !activity.is_used()
-        && let Some(ended) = within(FIRST_REQUEST, connection.as_mut()).await
-    {
-        return ended;
-    }
-    connection.as_mut().graceful_shutdown();
-    connection.await
+    let moment = if activity.has_begun_a_request() { Duration::ZERO } else { FIRST_REQUEST };
+    let mut timer = LateTimer::at(Instant::now() + moment);
+    let mut shut_down = false;
+    std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            if shut_down || timer.poll_elapsed(cx).is_pending() || activity.is_in_head() {
+                return Poll::Pending;
+            }
+            shut_down = true;
+            connection.as_mut().graceful_shutdown();
+        }
+    })
+    .await
 }
 
 /// Reports the progress of one request to its connection.
 struct RequestGuard {
     activity: Arc<Activity>,
+    /// Whether the gateway is draining.
+    closing: Arc<AtomicBool>,
     answering: bool,
 }
 
 impl path::ExchangeGuard for RequestGuard {
+    fn is_draining(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
     fn answered(&mut self) {
         self.answering = true;
         self.activity.answer_began();

@@ -49,6 +49,8 @@ pub struct Activity {
     in_head: AtomicBool,
     /// Whether any byte has been received.
     used: AtomicBool,
+    /// Whether a request head has been complete.
+    requested: AtomicBool,
     http2: AtomicBool,
     /// Microseconds since `opened`.
     head_began: AtomicU64,
@@ -86,6 +88,7 @@ impl Activity {
             answering: AtomicUsize::new(0),
             in_head: AtomicBool::new(false),
             used: AtomicBool::new(false),
+            requested: AtomicBool::new(false),
             http2: AtomicBool::new(false),
             head_began: AtomicU64::new(0),
             deadline: AtomicU64::new(idle.as_micros() as u64),
@@ -132,6 +135,7 @@ impl Activity {
     /// Records that a request head is complete, and returns the time of its first byte.
     pub fn request_began(&self) -> Instant {
         self.busy.fetch_add(1, Relaxed);
+        self.requested.store(true, Relaxed);
         self.ends_at(NEVER);
         if self.in_head.swap(false, Relaxed) {
             self.opened + Duration::from_micros(self.head_began.load(Relaxed))
@@ -183,9 +187,18 @@ impl Activity {
         }
     }
 
-    /// Whether any byte has been received.
-    pub fn is_used(&self) -> bool {
-        self.used.load(Relaxed)
+    /// Whether a request head has been complete.
+    pub fn has_begun_a_request(&self) -> bool {
+        self.requested.load(Relaxed)
+    }
+
+    /// Whether a request is in progress.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Relaxed) > 0
+    }
+
+    pub fn is_on_http2(&self) -> bool {
+        self.http2.load(Relaxed)
     }
 
     /// Whether a request head has begun and is not complete: at the end of a connection, that it was cut short.

@@ -1,23 +1,27 @@
 //! The data threads: one current-thread runtime each, with a connection pool of its own.
 //!
 //! The only place that decides which thread a connection runs on: sockets are handed to the threads in
-//! turn, and a connection stays where it began. A thread ends when no socket can come any more and all its
-//! tasks are done, or when the drain cuts off what is left.
+//! turn, and a connection stays where it began. A thread ends when no socket can come any more and all tasks
+//! are done, or when the drain cuts off what is left. It then waits for nothing: name lookups that hang are left behind.
 
-use std::{io, net::TcpStream as StdStream, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{io, net::TcpStream as StdStream, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        oneshot,
+    },
 };
 
 use super::{
     connection::{self, Context, FIRST_REQUEST, Protocol},
+    heartbeat::Heartbeat,
     tls::{HandshakeResult, TlsListener},
 };
 use crate::{caller::ClientCertificate, deadline::within, outcome::Code, snapshot::Worker};
 
-/// How often a worker closes expired idle connections to Fastrac.
+/// How often a worker closes expired idle connections to Fastrac, and shows that it makes progress.
 const SWEEP: Duration = Duration::from_secs(2);
 
 /// An accepted socket on its way to a data thread.
@@ -26,15 +30,17 @@ pub struct AcceptedSocket {
     pub socket: StdStream,
     /// `None`: the listener is cleartext.
     pub tls: Option<Arc<TlsListener>>,
-    /// Holds the permit for one of `limits.connections`, and the gauge, until the connection ends.
-    pub permit: Box<dyn Send>,
+    /// Holds the permit for one of `limits.connections`, and counts the connection, until it ends.
+    pub guard: Box<dyn Send>,
 }
 
 /// A data thread.
 pub struct DataThread {
-    /// Sends sockets to the thread; when it is dropped, the thread ends after its last task.
+    /// Sends sockets to the thread; when it is dropped, the thread ends after the last task.
     pub sockets: UnboundedSender<AcceptedSocket>,
-    pub thread: JoinHandle<()>,
+    pub heartbeat: Heartbeat,
+    /// Completes when the thread has dropped everything it held.
+    pub ended: oneshot::Receiver<()>,
 }
 
 /// Starts a data thread.
@@ -44,36 +50,46 @@ pub struct DataThread {
 pub fn start(index: usize, make: impl FnOnce(Arc<Worker>) -> Arc<Context>) -> io::Result<DataThread> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (sockets, receiver) = unbounded_channel();
+    let (end, ended) = oneshot::channel();
     let context = make(Arc::new(Worker::default()));
-    let thread = std::thread::Builder::new()
-        .name(format!("data-{index}"))
-        .spawn(move || runtime.block_on(run(receiver, context)))?;
-    Ok(DataThread { sockets, thread })
+    let heartbeat = Heartbeat::new(format!("data-{index}"));
+    let beats = heartbeat.clone();
+    std::thread::Builder::new().name(heartbeat.name().to_owned()).spawn(move || {
+        runtime.block_on(run(receiver, context, &beats));
+        // Drops what was cut off, but does not wait for blocking calls, such as a name lookup.
+        runtime.shutdown_background();
+        drop(end);
+    })?;
+    Ok(DataThread { sockets, heartbeat, ended })
 }
 
-async fn run(mut sockets: UnboundedReceiver<AcceptedSocket>, context: Arc<Context>) {
+async fn run(mut sockets: UnboundedReceiver<AcceptedSocket>, context: Arc<Context>, heartbeat: &Heartbeat) {
     let mut sweep = tokio::time::interval(SWEEP);
-    let tasks = context.drain.tasks.clone();
+    let (tasks, cut) = (context.drain.tasks.clone(), context.drain.cut.clone());
+    let mut accepting = true;
     loop {
         tokio::select! {
-            accepted = sockets.recv() => match accepted {
+            accepted = sockets.recv(), if accepting => match accepted {
                 Some(accepted) => {
                     tasks.spawn(open(accepted, context.clone()));
                 }
-                None => break,
+                None => {
+                    accepting = false;
+                    context.worker.pool.clear();
+                }
             },
-            _ = sweep.tick() => context.worker.pool.sweep(),
+            _ = sweep.tick() => {
+                heartbeat.beat();
+                context.worker.pool.sweep();
+            }
+            () = tasks.wait(), if !accepting => return,
+            () = cut.cancelled() => return,
         }
-    }
-    context.worker.pool.clear();
-    tokio::select! {
-        () = tasks.wait() => {}
-        () = context.drain.cut.cancelled() => {}
     }
 }
 
 async fn open(accepted: AcceptedSocket, context: Arc<Context>) {
-    let AcceptedSocket { socket, tls, permit } = accepted;
+    let AcceptedSocket { socket, tls, guard } = accepted;
     let Ok(socket) = TcpStream::from_std(socket) else { return };
     // Nagle's algorithm would hold small responses back until the peer acknowledges earlier data.
     let _ = socket.set_nodelay(true);
@@ -86,7 +102,7 @@ async fn open(accepted: AcceptedSocket, context: Arc<Context>) {
         // Boxed: most connections are cleartext, and their future should not be as large as a TLS session.
         Some(tls) => Box::pin(open_tls(socket, tls, context)).await,
     }
-    drop(permit);
+    drop(guard);
 }
 
 /// Detects the protocol from the first bytes without consuming them. `None`: the peer sent nothing in time.

@@ -47,15 +47,18 @@ pub struct Arrival<G> {
 pub enum ConnectionClose {
     /// Never: the connection is shared with other requests (HTTP/2).
     Never,
-    /// Only if the request could not be read completely, or was refused because of its form: what follows it on the
-    /// connection may not be what it seems (RFC 9112, sections 9.3 and 9.6).
+    /// If the request could not be read completely, or was refused because of its form: what follows it on the
+    /// connection may not be what it seems (RFC 9112, sections 9.3 and 9.6). Or if the gateway is draining.
     IfUnreadable,
-    /// The gateway is draining.
-    Always,
 }
 
 /// Follows the progress of an exchange, for its connection.
 pub trait ExchangeGuard: Send {
+    /// Whether the gateway is draining, so that the response ends the connection.
+    fn is_draining(&self) -> bool {
+        false
+    }
+
     /// The head of the response is ready.
     fn answered(&mut self) {}
 }
@@ -107,8 +110,8 @@ fn respond<G: ExchangeGuard + 'static>(
     let unreadable = x.body_pending || outcome.as_ref().is_err_and(|refusal| refusal.code.concerns_form());
     let close = match close {
         ConnectionClose::Never => false,
-        ConnectionClose::IfUnreadable => unreadable,
-        ConnectionClose::Always => true,
+        // Asked now and not when the request began: the drain may have begun meanwhile.
+        ConnectionClose::IfUnreadable => unreadable || finish.guard.is_draining(),
     };
     x.finish(&outcome);
     let sent = x.sent();

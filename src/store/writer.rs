@@ -61,12 +61,18 @@ impl fmt::Debug for StoreJob {
 #[derive(Debug, Default)]
 pub(super) struct StoreHealth {
     failing: AtomicBool,
+    /// The thread has ended.
+    ended: AtomicBool,
     commits: AtomicU64,
 }
 
 impl StoreHealth {
     pub(super) fn is_healthy(&self) -> bool {
         !self.failing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn runs(&self) -> bool {
+        !self.ended.load(Ordering::Relaxed)
     }
 
     pub(super) fn commits(&self) -> u64 {
@@ -155,6 +161,7 @@ struct MarkClosed(Arc<StoreHealth>);
 impl Drop for MarkClosed {
     fn drop(&mut self) {
         self.0.failing.store(true, Ordering::Relaxed);
+        self.0.ended.store(true, Ordering::Relaxed);
     }
 }
 

@@ -14,6 +14,7 @@ use fastrac_sandbox::{Act, Fault, Options, Sandbox};
 use crate::{
     bodies,
     client::{Connection, get, post, request},
+    h2::{self, Http2Connection},
     refuses_clearly::before_a_request,
     test_gateway::{Setup, TestGateway, closed_port, sandbox, until},
 };
@@ -103,6 +104,59 @@ fn during_the_grace_period_responses_close_connections_and_readiness_fails() {
         assert!(began.elapsed() < Duration::from_secs(3), "all of it happened during the grace period");
     });
     assert!(Connection::try_open(gateway.data).is_none());
+}
+
+#[test]
+fn a_request_that_was_in_progress_when_the_drain_began_closes_its_connection() {
+    let gateway = TestGateway::new();
+    gateway.sandbox.fault(Fault::on("v2.track", Act::Pass).wait(Duration::from_millis(300)));
+    let mut connection = gateway.connect();
+    connection.write(&request("GET", "/order/track").json("{}").by("shop").bytes());
+    until("it is in flight", || gateway.received().len() == 1);
+    gateway.app().drain.begin();
+    let response = connection.read_response("GET").expect("a response");
+    assert_eq!(response.header("connection"), Some("close"));
+}
+
+#[test]
+fn a_head_that_has_begun_is_read_to_its_end() {
+    let mut gateway = TestGateway::new();
+    let (mut used, mut new) = (gateway.connect(), gateway.connect());
+    assert_eq!(used.send(&get("/courier/all").by("shop")).status, 200);
+    let bytes = get("/courier/all").by("shop").bytes();
+    let (begin, end) = bytes.split_at(20);
+    used.write(begin);
+    new.write(begin);
+    let (drain, app) = (gateway.app().drain.clone(), gateway.take_app());
+    std::thread::scope(|scope| {
+        scope.spawn(move || app.stop());
+        until("the listeners close", || drain.stop.is_cancelled() && Connection::try_open(gateway.data).is_none());
+        for connection in [&mut used, &mut new] {
+            connection.write(end);
+            let response = connection.read_response("GET").expect("a response");
+            assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+        }
+    });
+}
+
+#[test]
+fn during_the_grace_period_http2_connections_get_goaway_with_their_responses() {
+    let gateway = TestGateway::new();
+    let (data, drain) = (gateway.data, gateway.app().drain.clone());
+    h2::run(async {
+        let mut used = Http2Connection::open(data, None).await;
+        let ask = || get("/courier/all").by("shop");
+        assert_eq!(used.send(ask()).await.expect("no panic").expect("a response").0, 200);
+        drain.begin();
+        let mut new = Http2Connection::open(data, None).await;
+        for connection in [&mut used, &mut new] {
+            assert_eq!(connection.send(ask()).await.expect("no panic").expect("a response").0, 200);
+            // GOAWAY ends the connection.
+            let end = connection.driver.join_next().await.expect("a driver").expect("no panic");
+            assert!(end.is_ok(), "{end:?}");
+        }
+    });
+    assert!(!drain.stop.is_cancelled());
 }
 
 #[test]

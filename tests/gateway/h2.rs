@@ -47,7 +47,7 @@ impl Http2Connection {
         Http2Connection::begin(stream).await
     }
 
-    async fn begin<S>(stream: S) -> Http2Connection
+    pub(crate) async fn begin<S>(stream: S) -> Http2Connection
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

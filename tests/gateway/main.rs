@@ -15,6 +15,8 @@
 //! | `drains` | connection limits, timeouts and draining: no accepted request is lost |
 //! | `keeps_the_exchange_log` | nothing pushes lines out of the exchange log, and no line of an order is lost |
 //! | `logs_without_waiting` | the program's own log stops nothing, whatever its reader does |
+//! | `restarts` | restarts under load, with every pattern of connections: what was read is answered, no order is unknown or doubled |
+//! | `ends_in_time` | signals, limits of the process, and what hangs: start-up and end are in bounded time |
 //! | `spends_once` | quotas and budgets are exact, also under concurrent requests |
 //! | `rejects_faulty_keys` | the key pair can change under load; a faulty one never comes into use |
 //! | `rotates_without_failures` | many rotations of the key pair under load, of every kind, without a failed request |
@@ -54,6 +56,7 @@ mod connects_through_proxies;
 mod deploy;
 mod documents;
 mod drains;
+mod ends_in_time;
 mod erases_retired_keys;
 mod frames_each_leg;
 mod h2;
@@ -71,6 +74,7 @@ mod refuses_clearly;
 mod rejects_faulty_keys;
 mod reloads_without_failures;
 mod replaces_certificates;
+mod restarts;
 mod rotates_without_failures;
 mod sandbox;
 mod sends_once;

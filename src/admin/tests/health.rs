@@ -72,3 +72,27 @@ async fn is_not_ready_while_draining_but_lives() {
     assert_eq!(stage.ask(TestRequest::get("/livez")).await.status, 200);
     assert_eq!(stage.get("/status").await.json()["draining"], true);
 }
+
+#[tokio::test]
+async fn does_not_live_once_a_data_thread_hangs() {
+    let stage = TestAdmin::usual().await;
+    for _ in 0..20 {
+        stage.heartbeat.beat();
+        stage.heartbeat.check();
+    }
+    assert_eq!(stage.ask(TestRequest::get("/livez")).await.status, 200);
+    (0..10).for_each(|_| stage.heartbeat.check());
+    let reply = stage.ask(TestRequest::get("/livez")).await;
+    assert_eq!((reply.status, &reply.json()["stuck"]), (503, &serde_json::json!(["data-0"])));
+}
+
+#[tokio::test]
+async fn does_not_live_once_the_stores_thread_has_ended() {
+    let stage = TestAdmin::usual().await;
+    stage.store.close().await;
+    while stage.store.runs() {
+        tokio::task::yield_now().await;
+    }
+    let reply = stage.ask(TestRequest::get("/livez")).await;
+    assert_eq!((reply.status, &reply.json()["stuck"]), (503, &serde_json::json!(["store"])));
+}

@@ -1,0 +1,78 @@
+//! The shutdown: drains, cuts off what is left, and closes everything, in bounded time.
+//!
+//! What always holds: the shutdown ends within `limits.drain` of its beginning, or [`CLOSING`] after it cut something
+//! off, whatever hangs: a disk, a name lookup, a thread. What could not be ended is named in the log and left to the
+//! end of the process. Never fails.
+
+use std::{future::Future, time::Duration};
+
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::App;
+use crate::{edge::runtime::DataThread, record::ExchangeLog};
+
+/// How long threads, store and logs may take to close after the drain has cut something off.
+pub const CLOSING: Duration = Duration::from_secs(2);
+
+/// How long the exchange log may take to write its last lines, at most.
+const LOG_CLOSING: Duration = Duration::from_secs(5);
+
+impl App {
+    /// Drains and stops: readiness turns to 503; connections are still accepted for `drain_grace`; then the
+    /// listeners close; what is in progress `drain` after the call is cut off. Blocks.
+    pub fn stop(self) {
+        let limits = self.gateway.in_force.load().config.limits.clone();
+        let App { drain, threads, store, control, gateway, clock, acceptor, .. } = self;
+        let (began, cut_off) = (Instant::now(), Instant::now() + limits.drain);
+        drain.begin();
+        let close_by = clock.block_on(async {
+            sleep(limits.drain_grace.min(limits.drain)).await;
+            drain.stop.cancel();
+            drain.tasks.close();
+            drop(acceptor);
+            // A data thread ends when the last sender to it is dropped.
+            let ended = threads.into_iter().map(|DataThread { ended, heartbeat, .. }| (ended, heartbeat));
+            let ended: Vec<_> = ended.collect();
+            if timeout_at(cut_off, drain.tasks.wait()).await.is_err() {
+                let left = drain.tasks.len();
+                tracing::warn!(left, "connections and orders are still in progress and are cut off");
+            }
+            drain.cut.cancel();
+
+            let end_by = Instant::now() + CLOSING / 2;
+            for (ended, heartbeat) in ended {
+                bounded(end_by, heartbeat.name(), ended).await;
+            }
+            let close_by = cut_off.max(Instant::now() + CLOSING);
+            let log = close_log(gateway.live.log.clone(), (close_by - Instant::now()).min(LOG_CLOSING));
+            tokio::join!(bounded(close_by, "the state store, whose disk does not respond", store.close()), log);
+            close_by
+        });
+        // Waits for files that are being read or written, if at all.
+        control.shutdown_timeout(close_by.saturating_duration_since(Instant::now()).min(CLOSING));
+        tracing::info!(seconds = began.elapsed().as_secs_f32(), "stopped");
+    }
+}
+
+/// Waits for something to end, but not for longer than `close_by`.
+async fn bounded<T>(close_by: Instant, what: &str, end: impl Future<Output = T>) {
+    if timeout_at(close_by, end).await.is_err() {
+        tracing::error!("the shutdown does not wait any longer for {what}");
+    }
+}
+
+/// Closes the exchange log on a thread of its own, because that blocks.
+async fn close_log(log: ExchangeLog, within: Duration) {
+    let (end, ended) = oneshot::channel::<()>();
+    let thread = std::thread::Builder::new().name("log-close".to_owned());
+    let spawned = thread.spawn(move || {
+        log.close(within);
+        drop(end);
+    });
+    if spawned.is_ok() {
+        let _ = ended.await;
+    }
+}

@@ -1,0 +1,243 @@
+//! The process starts and ends as its signals say, whatever hangs: the disk, the name resolution, start-up.
+//!
+//! `hang.c` is preloaded into the process and makes the disk or the name resolution hang while a file exists.
+#![cfg(target_os = "linux")]
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use fastrac_sandbox::{Act, Fault, Sandbox};
+use rustix::process::Signal;
+
+use crate::{
+    bodies,
+    client::{Connection, get, post},
+    process::Program,
+    test_gateway::{ACCESS, SECRET, digest_of, sandbox, sum, until},
+};
+
+/// `limits.drain` of the processes.
+const DRAIN: Duration = Duration::from_secs(1);
+/// Within this, a process ends by itself: the drain, 2 s to close what hangs, and what a loaded machine adds.
+const ENDS: Duration = Duration::from_secs(6);
+
+fn configuration(fastrac: &str) -> String {
+    format!(
+        "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 1\n\
+         [limits]\ndrain_grace = \"0s\"\ndrain = \"{}ms\"\n\
+         [accounts.main]\nbase_url = \"{fastrac}\"\nallow_cleartext = true\n\
+         keys = {{ source = \"file\", path = \"keys.toml\" }}\nbreaker = {{ minimum = 100000 }}\n\
+         [services.shop]\naccount = \"main\"\nallow = [\"lookup\", \"read\", \"order\"]\n\
+         credentials = [{{ access_key = \"svc-shop-1\", secret_sha256 = \"{}\" }}]\n",
+        DRAIN.as_millis(),
+        digest_of("shop")
+    )
+}
+
+fn url(fastrac: SocketAddr) -> String {
+    format!("http://{fastrac}")
+}
+
+/// What hangs, while a file of this folder exists.
+struct Hang {
+    folder: tempfile::TempDir,
+}
+
+impl Hang {
+    fn new() -> Hang {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/hang.c");
+        let library = folder.path().join("hang.so");
+        let compiled =
+            Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+        assert!(compiled.expect("the C compiler that Rust links with").success());
+        Hang { folder }
+    }
+
+    fn preload(&self, command: &mut Command) {
+        command.env("LD_PRELOAD", self.folder.path().join("hang.so"));
+        command.env("HANG_DISK", self.disk()).env("HANG_NAMES", self.names());
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    fn names(&self) -> PathBuf {
+        self.folder.path().join("names")
+    }
+}
+
+/// Sends SIGTERM; the process must end in time, with exit code 0.
+fn terminate(program: &mut Program) {
+    let began = Instant::now();
+    program.signal(Signal::TERM);
+    assert_eq!(program.ends(ENDS).code(), Some(0), "after {:?}: {}", began.elapsed(), program.stderr());
+}
+
+#[test]
+fn a_disk_that_hangs_delays_no_stop() {
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), Hang::new());
+    let mut program = Program::start_as(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), |c| hang.preload(c));
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    fs::write(hang.disk(), "").expect("written");
+    let mut orders: Vec<_> = (0..4).map(|_| Connection::open(program.data)).collect();
+    for (number, order) in orders.iter_mut().enumerate() {
+        order.write(&post("/order/express", &bodies::order(number)).by("shop").bytes());
+    }
+    until("they wait for the journal", || {
+        sum(&program.admin_page("/metrics").text(), "in_flight_requests", &[("service", "shop")]) >= 4.0
+    });
+    terminate(&mut program);
+    assert!(program.stderr().contains("does not wait any longer for the state store"), "{}", program.stderr());
+}
+
+#[test]
+fn name_lookups_that_hang_delay_no_stop() {
+    let hang = Hang::new();
+    let configuration = configuration("http://fastrac.test:8090");
+    let mut program = Program::start_as(&configuration, (ACCESS, SECRET), |command| hang.preload(command));
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    fs::write(hang.names(), "").expect("written");
+    let mut reads = Vec::new();
+    until("reads wait for the name", || {
+        let mut read = Connection::open(program.data);
+        read.write(&get(&format!("/region/city?province_id={}", reads.len())).by("shop").bytes());
+        reads.push(read);
+        sum(&program.admin_page("/metrics").text(), "in_flight_requests", &[("service", "shop")]) >= 3.0
+    });
+    terminate(&mut program);
+}
+
+#[test]
+fn a_signal_while_start_up_hangs_ends_it_cleanly() {
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), Hang::new());
+    for signal in [Signal::TERM, Signal::INT] {
+        fs::write(hang.disk(), "").expect("written");
+        let mut program = Program::begin(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), |c| hang.preload(c));
+        until("it has signal handlers", || program.catches_signals());
+        program.signal(signal);
+        assert_eq!(program.ends(ENDS).code(), Some(0), "{}", program.stderr());
+    }
+}
+
+#[test]
+fn sighup_while_start_up_hangs_is_a_reload_once_it_is_up() {
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), Hang::new());
+    fs::write(hang.disk(), "").expect("written");
+    let mut program = Program::begin(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), |c| hang.preload(c));
+    until("it has signal handlers", || program.catches_signals());
+    program.signal(Signal::HUP);
+    fs::remove_file(hang.disk()).expect("removed");
+    program.wait_for_start();
+    until("it reloads", || program.stderr().contains("the configuration was read again"));
+    terminate(&mut program);
+}
+
+#[test]
+fn signals_at_any_instant_of_start_up_are_handled() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    for round in 0..24 {
+        let mut program = Program::begin(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), |_| {});
+        until("it has signal handlers", || program.catches_signals());
+        // The instant is what this test is about.
+        thread::sleep(Duration::from_millis(round * 8));
+        match round % 3 {
+            0 => program.signal(Signal::TERM),
+            1 => program.signal(Signal::INT),
+            _ => {
+                program.signal(Signal::HUP);
+                program.wait_for_start();
+                program.signal(Signal::TERM);
+            }
+        }
+        assert_eq!(program.ends(ENDS).code(), Some(0), "round {round}: {}", program.stderr());
+    }
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    fastrac.fault(Fault::on("v2.order_express", Act::Pass).wait(Duration::from_secs(15)));
+    let configuration = configuration(&url(fastrac.addr())).replace("drain = \"1000ms\"", "drain = \"60s\"");
+    let mut program = Program::start(&configuration, ACCESS, SECRET);
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    let mut order = Connection::open(program.data);
+    order.write(&post("/order/express", bodies::ORDER).by("shop").bytes());
+    until("it is in progress", || fastrac.journal().iter().any(|entry| entry.uri.path() == "/order/express"));
+    program.signal(Signal::TERM);
+    until("it drains", || program.stderr().contains("draining"));
+    program.signal(Signal::TERM);
+    assert_eq!(program.ends(ENDS).code(), Some(1), "{}", program.stderr());
+}
+
+/// Connections that are in the backlog when the signal comes, with their requests.
+#[test]
+fn a_stop_serves_what_waits_in_the_backlog() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start(&configuration(&url(fastrac.addr())), ACCESS, SECRET);
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    program.signal(Signal::STOP);
+    let mut waiting: Vec<_> = (0..600).map(|_| Connection::open(program.data)).collect();
+    for connection in &mut waiting {
+        connection.write(&get("/courier/all").by("shop").bytes());
+    }
+    program.signal(Signal::TERM);
+    program.signal(Signal::CONT);
+    for connection in &mut waiting {
+        let response = connection.read_response("GET").expect("a response");
+        assert_eq!(response.header("connection"), Some("close"), "{response:?}");
+    }
+    assert_eq!(program.ends(ENDS).code(), Some(0), "{}", program.stderr());
+}
+
+/// Runs the program under a limit of open files.
+fn limited(soft: u64, hard: u64) -> impl FnOnce(&mut Command) {
+    move |command| {
+        let (program, arguments) = (command.get_program().to_owned(), command.get_args().map(ToOwned::to_owned));
+        let arguments: Vec<_> = arguments.collect();
+        let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script]).arg(program).args(arguments).env("NO_COLOR", "1");
+        shell.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        *command = shell;
+    }
+}
+
+#[test]
+fn the_soft_limit_of_open_files_stops_nobody() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let program = Program::start_as(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), limited(128, 4096));
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    let _idle: Vec<_> = (0..400).map(|_| Connection::open(program.data)).collect();
+    assert_eq!(program.admin_page("/livez").status, 200);
+    assert_eq!(Connection::open(program.data).send(&get("/courier/all").by("shop")).status, 200);
+}
+
+#[test]
+fn idle_connections_take_no_descriptors_from_the_admin_port_and_fastrac() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start_as(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), limited(512, 512));
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    let mut caller = Connection::open(program.data);
+    assert_eq!(caller.send(&get("/courier/all").by("shop")).status, 200);
+    let _idle: Vec<_> = (0..600).map(|_| Connection::open(program.data)).collect();
+    for number in 0..10 {
+        assert_eq!(program.admin_page("/readyz").status, 200);
+        // Each needs a connection to Fastrac or may need a new one, and the journal.
+        let order = post("/order/express", &bodies::order(number)).by("shop");
+        assert_eq!(caller.send(&order).status, 200);
+    }
+    let mut refused = Connection::open(program.data);
+    let response = refused.read_response("GET").expect("a response");
+    assert_eq!((response.status, response.code().as_str()), (503, "gateway.overloaded"));
+    assert!(program.stderr().contains("limits.connections is lowered"), "{}", program.stderr());
+    assert!(!program.stderr().contains("could not be accepted"), "{}", program.stderr());
+    terminate(&mut program);
+}

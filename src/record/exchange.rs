@@ -1,6 +1,7 @@
 //! The exchange log: bounded queues of finished lines, and the threads that write them.
 //!
-//! The task that finishes a request formats its line; entering the queue is one small copy. A thread is woken at most
+//! The task that finishes a request formats its line, and entering the queue is one small copy; lines with large bodies
+//! are formatted by the log's thread, because masking takes long. A thread is woken at most
 //! a few times per second, not for each line. Requests of unknown callers have a queue and files of their own beside
 //! those of services, so that they push nothing out; an output that is no file (stdout, a pipe) is one for all.
 //!
@@ -33,7 +34,7 @@ use std::{
 use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::error::{LogError, QueueFull};
-pub(super) use self::queue::Importance;
+pub(super) use self::queue::{DeferredLine, Importance, NewLine};
 use self::{
     file::OpenedLog,
     rotated::RotatedFiles,
@@ -159,9 +160,8 @@ impl ExchangeLog {
         accepts
     }
 
-    /// Appends a line: an object without its end, to which `,"seq":N}` and the line break are added. May take its
-    /// buffer.
-    pub(super) fn append(&self, line: &mut Vec<u8>, importance: Importance, reservation: Option<LogReservation>) {
+    /// Appends a line: an object without its end, to which `,"seq":N}` and the line break are added.
+    pub(super) fn append(&self, line: NewLine<'_>, importance: Importance, reservation: Option<LogReservation>) {
         let Some(queues) = &self.queues else { return };
         let queue = queues.of(importance);
         let permit = reservation.and_then(|reservation| reservation.0).filter(|_| queue.room.is_some());

@@ -79,6 +79,14 @@ impl RequestFacts {
     }
 }
 
+impl RequestFacts {
+    /// Bytes of the bodies that are held whole.
+    pub(super) fn held_body_bytes(&self) -> u64 {
+        let held = |body: &CapturedBody| if body.whole.is_some() { body.length } else { 0 };
+        held(&self.request_body) + held(&self.answer_body)
+    }
+}
+
 impl std::fmt::Debug for RequestFacts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RequestFacts").field("id", &self.id).field("outcome", &self.outcome).finish_non_exhaustive()

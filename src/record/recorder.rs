@@ -14,7 +14,7 @@ use http::{Method, Uri};
 use prometheus::IntGauge;
 
 use super::{
-    exchange::{ExchangeLog, Importance, LogReservation, QueueFull},
+    exchange::{DeferredLine, ExchangeLog, Importance, LogReservation, NewLine, QueueFull},
     facts::{RequestFacts, RequestTarget},
     handles::{CountedAttempt, Durations, MetricHandles, RequestLabels},
     id::RequestId,
@@ -30,6 +30,13 @@ use crate::{
 
 /// Largest buffer that a thread keeps for formatting lines, bytes.
 const MAX_KEPT_BUFFER: usize = 64 * 1024;
+
+/// Size of bodies above which the log's thread masks them and not the thread that serves requests, bytes. One service's
+/// large bodies would make the requests of others wait: masking 1 MiB takes milliseconds.
+const DEFER_ABOVE: u64 = 64 * 1024;
+
+/// About how long a line is without its bodies, bytes.
+const LINE_SIZE: u64 = 1024;
 
 thread_local! {
     static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -116,36 +123,51 @@ impl Recorder {
         }
     }
 
-    fn write(&self, record: &Record, reservation: Option<LogReservation>, took: Duration) {
+    fn plan(&self, record: &Record, took: Duration, reserved: bool) -> LinePlan {
         let class = self.handles.names().class(record.operation);
-        let with_bodies = record.sent != Sent::No && record.attempts > 0 && self.masker.logs_bodies();
-        let readable = record.outcome != Outcome::Leak && !matches!(class, None | Some(Class::Unlisted));
         let importance = match class {
             _ if record.service.is_none() => Importance::Unidentified,
             Some(Class::Order) => Importance::Order,
             Some(Class::Unlisted) if record.attempts > 0 => Importance::Order,
             _ => Importance::Ordinary,
         };
-        let reserved = reservation.as_ref().is_some_and(LogReservation::holds_room);
-        let has_bodies = record.request_body.length + record.answer_body.length > 0;
-        let shown = with_bodies && readable && has_bodies;
-        let context = line::LineContext {
-            labels: &self.labels,
-            masker: &self.masker,
-            began: record.began,
-            took,
-            with_bodies,
-            bodies_readable: shown && (reserved || self.log.accepts_bodies(importance)),
-        };
+        let with_bodies = record.sent != Sent::No && record.attempts > 0 && self.masker.logs_bodies();
+        let readable = record.outcome != Outcome::Leak && !matches!(class, None | Some(Class::Unlisted));
+        let body_bytes = if with_bodies && readable { record.held_body_bytes() } else { 0 };
+        let bodies_readable = body_bytes > 0 && (reserved || self.log.accepts_bodies(importance));
+        let body_bytes = if bodies_readable { body_bytes } else { 0 };
+        LinePlan { importance, began: record.began, took, with_bodies, bodies_readable, body_bytes }
+    }
+
+    fn format(&self, out: &mut Vec<u8>, facts: &RequestFacts, plan: LinePlan) {
+        let LinePlan { began, took, with_bodies, bodies_readable, .. } = plan;
+        let (labels, masker) = (&self.labels, &*self.masker);
+        let context = line::LineContext { labels, masker, began, took, with_bodies, bodies_readable };
+        line::write(out, facts, &context);
+    }
+
+    fn write(&self, record: &Record, plan: LinePlan, reservation: Option<LogReservation>) {
         LINE.with_borrow_mut(|line| {
             line.clear();
-            line::write(line, record, &context);
-            self.log.append(line, importance, reservation);
+            self.format(line, record, plan);
+            self.log.append(NewLine::Formatted(line), plan.importance, reservation);
             if line.capacity() > MAX_KEPT_BUFFER {
                 *line = Vec::new();
             }
         });
     }
+}
+
+/// How a record's line is written.
+#[derive(Clone, Copy)]
+struct LinePlan {
+    importance: Importance,
+    began: SystemTime,
+    took: Duration,
+    with_bodies: bool,
+    bodies_readable: bool,
+    /// Of the bodies that are to be masked.
+    body_bytes: u64,
 }
 
 /// The record of one request. The path fills in its [`RequestFacts`]; dropping it counts the request
@@ -201,6 +223,21 @@ impl Record {
         self.reservation = Some(self.recorder.log.reserve(deadline).await?);
         Ok(())
     }
+
+    fn write_line(&mut self, took: Duration) {
+        let reservation = self.reservation.take();
+        let reserved = reservation.as_ref().is_some_and(LogReservation::holds_room);
+        let plan = self.recorder.plan(self, took, reserved);
+        if plan.body_bytes <= DEFER_ABOVE {
+            return self.recorder.write(self, plan, reservation);
+        }
+        let nothing = RequestFacts::new(self.id.clone(), None);
+        let facts = std::mem::replace(&mut self.facts, nothing);
+        let recorder = Arc::clone(&self.recorder);
+        let size = usize::try_from(plan.body_bytes + LINE_SIZE).unwrap_or(usize::MAX);
+        let line = DeferredLine::new(size, move |out| recorder.format(out, &facts, plan));
+        self.recorder.log.append(NewLine::Deferred(line), plan.importance, reservation);
+    }
 }
 
 impl Deref for Record {
@@ -234,10 +271,9 @@ impl Drop for Record {
             self.status.get_or_insert(Code::GatewayInternal.status().as_u16());
             self.log_panic();
         }
-        let reservation = self.reservation.take();
         self.recorder.count(self, took);
         if self.recorder.log.writes() {
-            self.recorder.write(self, reservation, took);
+            self.write_line(took);
         }
     }
 }

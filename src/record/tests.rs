@@ -141,6 +141,24 @@ mod writes_one_line_a_request {
     }
 
     #[test]
+    fn in_the_order_in_which_they_end_also_with_large_bodies() {
+        let bench = bench();
+        for index in 0..6 {
+            let mut record = bench.open(&format!("/order/{index}"));
+            let padding = if index % 2 == 0 { 200_000 } else { 2 };
+            let body = format!(r#"{{"secret_key":"CANARY","padding":"{}"}}"#, "x".repeat(padding));
+            went(&mut record, 1, "", r#"{"data":null}"#);
+            record.request_body = CapturedBody::whole(body.into());
+        }
+        let lines = bench.lines();
+        for (index, line) in lines.iter().enumerate() {
+            assert_eq!((&line["path"], &line["seq"]), (&format!("/order/{index}").into(), &(index + 1).into()));
+            assert_eq!((&line["service"], &line["request_body"]["secret_key"]), (&"checkout".into(), &MASKED.into()));
+        }
+        assert_eq!((lines.len(), lines[4]["request_body"]["padding"].as_str().map(str::len)), (6, Some(200_000)));
+    }
+
+    #[test]
     fn a_hit_names_the_exchange_that_filled_it_and_has_no_bodies() {
         let bench = bench();
         let mut record = bench.open("/region/province");

@@ -63,11 +63,73 @@ impl Importance {
     }
 }
 
+/// Appends a line to a buffer.
+type FormatLine = dyn FnOnce(&mut Vec<u8>) + Send;
+
+/// A line whose formatting is left to the writer, because it takes long.
+pub(in crate::record) struct DeferredLine {
+    /// About how long the line will be, bytes.
+    size: usize,
+    format: Box<FormatLine>,
+}
+
+impl DeferredLine {
+    pub(in crate::record) fn new(size: usize, format: impl FnOnce(&mut Vec<u8>) + Send + 'static) -> DeferredLine {
+        DeferredLine { size, format: Box::new(format) }
+    }
+}
+
+/// A line for the queue.
+pub(in crate::record) enum NewLine<'a> {
+    /// Its buffer may be taken.
+    Formatted(&'a mut Vec<u8>),
+    Deferred(DeferredLine),
+}
+
+impl NewLine<'_> {
+    /// Bytes.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            NewLine::Formatted(line) => line.len(),
+            NewLine::Deferred(line) => line.size,
+        }
+    }
+}
+
+/// Consecutive lines of the queue.
+pub(super) enum Chunk {
+    /// Whole lines.
+    Lines(Vec<u8>),
+    Deferred(DeferredLine),
+}
+
+impl Chunk {
+    /// The bytes that it is counted as.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Chunk::Lines(lines) => lines.len(),
+            Chunk::Deferred(line) => line.size,
+        }
+    }
+
+    /// Its lines.
+    pub(super) fn into_lines(self) -> Vec<u8> {
+        match self {
+            Chunk::Lines(lines) => lines,
+            Chunk::Deferred(DeferredLine { size, format }) => {
+                let mut line = Vec::with_capacity(size);
+                format(&mut line);
+                line.push(b'\n');
+                line
+            }
+        }
+    }
+}
+
 /// Lines that the writer takes at once.
 #[derive(Default)]
 pub(super) struct LineBatch {
-    /// Each holds whole lines.
-    pub(super) chunks: Vec<Vec<u8>>,
+    pub(super) chunks: Vec<Chunk>,
     /// Units of room to release once it is written.
     pub(super) units: usize,
 }
@@ -125,8 +187,8 @@ impl Queue {
         self.bytes() < importance.room_for_bodies()
     }
 
-    /// Returns false if the queue is closed, or full and no room was reserved. May take the buffer of the line.
-    pub(super) fn append(&mut self, line: &mut Vec<u8>, importance: Importance, reserved: bool) -> bool {
+    /// Returns false if the queue is closed, or full and no room was reserved.
+    pub(super) fn append(&mut self, line: NewLine<'_>, importance: Importance, reserved: bool) -> bool {
         if self.state != QueueState::Open {
             return false;
         }
@@ -135,7 +197,13 @@ impl Queue {
             return false;
         }
         self.report_gap();
-        self.push(line);
+        match line {
+            NewLine::Formatted(line) => self.push(line),
+            NewLine::Deferred(line) => {
+                self.queued += line.size;
+                self.batch.chunks.push(Chunk::Deferred(line));
+            }
+        }
         true
     }
 
@@ -155,12 +223,12 @@ impl Queue {
         line.push(b'\n');
         self.queued += line.len();
         match self.batch.chunks.last_mut() {
-            Some(last) if last.len() + line.len() <= CHUNK => last.extend_from_slice(line),
-            _ if line.len() > CHUNK => self.batch.chunks.push(std::mem::take(line)),
+            Some(Chunk::Lines(last)) if last.len() + line.len() <= CHUNK => last.extend_from_slice(line),
+            _ if line.len() > CHUNK => self.batch.chunks.push(Chunk::Lines(std::mem::take(line))),
             _ => {
                 let mut chunk = Vec::with_capacity(CHUNK);
                 chunk.extend_from_slice(line);
-                self.batch.chunks.push(chunk);
+                self.batch.chunks.push(Chunk::Lines(chunk));
             }
         }
     }

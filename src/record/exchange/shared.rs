@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
 use tokio::sync::Semaphore;
 
-use super::queue::{Importance, Queue, RESERVABLE, UNIT};
+use super::queue::{Importance, NewLine, Queue, RESERVABLE, UNIT};
 use crate::{config::OnFull, record::metrics::Metrics};
 
 /// One queue and its thread.
@@ -35,9 +35,9 @@ impl SharedQueue {
         }
     }
 
-    /// Appends a line, or counts it as dropped. May take its buffer.
-    pub(super) fn append(&self, line: &mut Vec<u8>, importance: Importance, reserved: bool) {
-        let length = line.len();
+    /// Appends a line, or counts it as dropped.
+    pub(super) fn append(&self, line: NewLine<'_>, importance: Importance, reserved: bool) {
+        let length = line.size();
         let mut queue = self.queue.lock();
         if !queue.append(line, importance, reserved) {
             drop(queue);

@@ -40,8 +40,12 @@ fn open(path: &Path) -> ExchangeLog {
 /// How long closing may take.
 const CLOSE: Duration = Duration::from_secs(5);
 
+fn push(log: &ExchangeLog, line: &str, importance: Importance, place: Option<LogReservation>) {
+    log.append(NewLine::Formatted(&mut line.as_bytes().to_vec()), importance, place);
+}
+
 fn append(log: &ExchangeLog, line: &str) {
-    log.append(&mut line.as_bytes().to_vec(), Importance::Ordinary, None);
+    push(log, line, Importance::Ordinary, None);
 }
 
 fn values(path: &Path) -> Vec<Value> {
@@ -348,9 +352,9 @@ mod keeps_apart {
         let log = ExchangeLog::open(&config(&path, 640 * 1024), &metrics).unwrap();
         let flood = format!("{{\"u\":\"{}\"", "x".repeat(2000));
         for index in 0..1000 {
-            log.append(&mut flood.clone().into_bytes(), Importance::Unidentified, None);
+            push(&log, &flood, Importance::Unidentified, None);
             if index % 50 == 0 {
-                log.append(&mut b"{\"a\":1".to_vec(), Importance::Order, None);
+                push(&log, "{\"a\":1", Importance::Order, None);
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
@@ -371,7 +375,7 @@ mod keeps_apart {
     fn nothing_where_the_output_is_no_file() {
         let (log, gate, _) = gated(OnFull::Block);
         gate.open.store(true, Ordering::SeqCst);
-        log.append(&mut b"{\"a\":1".to_vec(), Importance::Unidentified, None);
+        push(&log, "{\"a\":1", Importance::Unidentified, None);
         append(&log, "{\"a\":2");
         log.close(CLOSE);
         let seqs: Vec<_> = gate.lines().iter().map(|line| (line["a"].clone(), line["seq"].clone())).collect();
@@ -450,7 +454,7 @@ mod when_full {
             let (before, mut with_bodies) = (counted(&metrics, "dropped"), 0);
             while counted(&metrics, "dropped") == before {
                 with_bodies += usize::from(log.accepts_bodies(importance));
-                log.append(&mut line(name).into_bytes(), importance, None);
+                push(&log, &line(name), importance, None);
             }
             with_bodies
         };
@@ -478,7 +482,7 @@ mod when_full {
         let mut sent = 0;
         loop {
             match log.reserve(soon()).await {
-                Ok(place) => log.append(&mut line.clone().into_bytes(), Importance::Ordinary, Some(place)),
+                Ok(place) => push(&log, &line, Importance::Ordinary, Some(place)),
                 Err(QueueFull) => break,
             }
             sent += 1;
@@ -487,7 +491,7 @@ mod when_full {
         assert!((fit..fit + 2).contains(&sent), "{sent}");
         gate.open.store(true, Ordering::SeqCst);
         let place = log.reserve(Instant::now() + Duration::from_secs(10)).await.unwrap();
-        log.append(&mut line.clone().into_bytes(), Importance::Ordinary, Some(place));
+        push(&log, &line, Importance::Ordinary, Some(place));
         log.close(CLOSE);
         assert_eq!(gate.lines().len(), sent + 1);
         assert_eq!(counted(&metrics, "dropped"), 0);

@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -67,8 +68,13 @@ impl LogWriter {
                 self.check();
             }
             for chunk in batch.chunks {
-                self.write(&chunk);
-                self.shared.queue.lock().written(chunk.len());
+                let size = chunk.size();
+                match catch_unwind(AssertUnwindSafe(|| chunk.into_lines())) {
+                    Ok(lines) => self.write(&lines),
+                    // Logged by the panic hook.
+                    Err(_) => self.shared.counters.dropped(1),
+                }
+                self.shared.queue.lock().written(size);
             }
             if let Some(room) = &self.shared.room {
                 self.shared.queue.lock().release(room, batch.units);

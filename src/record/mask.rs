@@ -16,7 +16,7 @@ use percent_encoding::percent_decode_str;
 
 use self::{
     names::{MaskRule, MaskRules, looks_like_region},
-    value::looks_secret,
+    value::{contains_personal, looks_secret},
 };
 use super::encode;
 use crate::config::LogBodies;
@@ -68,7 +68,7 @@ impl Masker {
     /// Appends a path, escaped as in a JSON string; `;name=value` parameters in it are masked as in a
     /// query.
     pub fn path(&self, out: &mut Vec<u8>, path: &str) {
-        let plain = memchr::memchr3(b'=', b'%', b'_', path.as_bytes()).is_none();
+        let plain = memchr::memchr3(b'=', b'%', b'_', path.as_bytes()).is_none() && !contains_personal(path);
         if plain {
             return encode::escape(out, path);
         }
@@ -98,23 +98,33 @@ impl Masker {
     /// a name may belong to; such a part is masked too.
     fn pair(&self, out: &mut Vec<u8>, pair: &str, before: bool) -> bool {
         let Some((name, value)) = pair.split_once('=') else {
-            let masked = looks_secret(&decoded(pair)) || before && !pair.is_empty();
+            let masked = is_hidden(pair) || before && !pair.is_empty();
             encode::escape(out, if masked { MASKED } else { pair });
             return masked || before;
         };
         let decoded_name = decoded(name);
-        let shown = if looks_secret(&decoded_name) { MASKED } else { name };
+        let shown = if is_hidden(name) { MASKED } else { name };
         encode::escape(out, shown);
         out.push(b'=');
         let rule = self.rules.rule_of(&decoded_name);
         let kept = match rule {
-            MaskRule::Keep => !looks_secret(&decoded(value)),
+            MaskRule::Keep => !is_hidden(value),
             MaskRule::Place | MaskRule::Region => looks_like_region(value.as_bytes()),
             MaskRule::Mask | MaskRule::Person => value.is_empty(),
         };
         encode::escape(out, if kept { value } else { MASKED });
         !kept || matches!(rule, MaskRule::Mask | MaskRule::Person)
     }
+}
+
+/// Whether a text is masked whatever its name.
+fn is_hidden(text: &str) -> bool {
+    let decoded = decoded(text);
+    let encoded = matches!(decoded, Cow::Owned(_));
+    looks_secret(&decoded)
+        || contains_personal(&decoded)
+        // Further decoding makes a space of the `+` of a phone number.
+        || encoded && contains_personal(&percent_decode_str(text).decode_utf8_lossy())
 }
 
 /// Percent-decodes repeatedly, while something is encoded; `+` is a space.

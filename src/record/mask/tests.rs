@@ -106,6 +106,27 @@ mod hides {
     }
 
     #[test]
+    fn phone_numbers_and_email_addresses_under_any_name() {
+        for value in [
+            "budi@example.com",
+            "Budi <budi.s+x@mail.example.co.id>",
+            "call 081234567890",
+            "0812-3456-7890",
+            "+62 812 3456 7890",
+            "6281234567890",
+            "+6581234567890",
+            "wa:0812.3456.7890.",
+        ] {
+            let masked = body(&format!(r#"{{"message":"{value}","total":18000}}"#)).unwrap();
+            assert_eq!(masked, r#"{"message":"***","total":18000}"#, "{value}");
+            let plus = value.replace('+', "%2B").replace(' ', "+");
+            assert_eq!(query(&format!("ref={plus}&b=2")), "ref=***&b=2", "{value}");
+        }
+        assert_eq!(body(r#"{"ref":6281234567890,"b":"budi\u0040example.com"}"#).unwrap(), r#"{"ref":"***","b":"***"}"#);
+        assert_eq!(path("/order/budi@example.com/x/081234567890"), "/order/***/x/***");
+    }
+
+    #[test]
     fn values_that_give_themselves_away() {
         let packed = r#"{"payload":"{\"phone\":\"CaNaRy4711\"}","b":" \u007b\"x\":\"CaNaRy4711\"}"}"#;
         assert!(!body(packed).unwrap().contains(CANARY));
@@ -136,6 +157,28 @@ mod leaves {
         assert_eq!(body(text).unwrap(), text);
         assert_eq!(query("province_id=31&limit=10&offset=&x"), "province_id=31&limit=10&offset=&x");
         assert_eq!(path("/region/sub_district/a%20b"), "/region/sub_district/a%20b");
+    }
+
+    #[test]
+    fn numbers_that_are_no_phone_numbers_and_at_signs_that_are_no_addresses() {
+        for value in [
+            "08-12-2025 10:15",
+            "2026-01-02T03:04:05.678Z",
+            "3171081001",
+            "FST081234567890",
+            "0812",
+            "62.5",
+            "1767323045678",
+            "0.0812345678901",
+            "a @ b.c",
+            "@home.x",
+            "x@",
+            "00812345678901234",
+            "628123",
+        ] {
+            let text = format!(r#"{{"awb":"{value}"}}"#);
+            assert_eq!(body(&text).unwrap(), text);
+        }
     }
 
     #[test]

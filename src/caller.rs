@@ -114,7 +114,8 @@ impl Callers {
         // An unknown access key is compared too, with a digest whose preimage is unknown.
         let expected = known.map_or(&[0; 32], |known| &known.secret_sha256);
         let right = bool::from(digest.ct_eq(expected));
-        known.filter(|_| right).map(|known| known.service).ok_or(Unknown)
+        // No digest of the empty string passes the checks of the configuration; it would be no proof either.
+        known.filter(|_| right && !secret.is_empty()).map(|known| known.service).ok_or(Unknown)
     }
 }
 
@@ -213,6 +214,18 @@ mod tests {
         ] {
             assert_eq!(ask(headers), Err(Unknown), "{headers:?}");
         }
+    }
+
+    #[test]
+    fn an_empty_secret_proves_nothing_whatever_the_digest() {
+        let empty = StoredCredential { service: 0, secret_sha256: Sha256::digest("").into() };
+        let callers = Callers { by_access_key: HashMap::from([("a".to_owned(), empty)]), by_identity: HashMap::new() };
+        for value in [&basic("a:"), "Bearer a."] {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
+            assert_eq!(callers.identify(&headers, None), Err(Unknown), "{value}");
+        }
+        let pair = [(ACCESS_KEY, HeaderValue::from_static("a")), (SECRET_KEY, HeaderValue::from_static(""))];
+        assert_eq!(callers.identify(&HeaderMap::from_iter(pair), None), Err(Unknown));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod account;
 pub mod check;
 pub mod file;
+pub(crate) mod lenient_path;
 mod operation;
 mod service;
 

@@ -102,7 +102,8 @@ impl<'h> Nominated<'h> {
     }
 
     pub fn contains(&self, name: &str) -> bool {
-        self.0.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+        let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+        self.0.iter().any(|nominated| nominated.bytes().map(fold).eq(name.bytes().map(fold)))
     }
 }
 
@@ -152,6 +153,17 @@ mod tests {
         assert!(reaches_fastrac("content-type") && !may_vary("content-type") && !may_vary("cache_control"));
         for name in ["content-type", "etag", "retry-after", "location", "x-custom", "date", "server"] {
             assert!(reaches_caller(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_nominated_header_is_meant_in_every_spelling() {
+        for nominated in ["x-a-b", "x_a_b", "X_A-b", "x.a.b"] {
+            let headers = HeaderMap::from_iter([(CONNECTION, HeaderValue::from_static(nominated))]);
+            for name in ["x-a-b", "x_a_b", "x-a_b", "x.a~b"] {
+                assert!(Nominated::of(&headers).contains(name), "{nominated} {name}");
+            }
+            assert!(!Nominated::of(&headers).contains("x-a-c") && !Nominated::of(&headers).contains("x-ab"));
         }
     }
 

@@ -8,6 +8,8 @@
 use http::{HeaderMap, HeaderName, Method};
 use serde_json::value::RawValue;
 
+use crate::headers::Nominated;
+
 /// What a stored response depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyParts<'a> {
@@ -33,10 +35,18 @@ pub(crate) fn method(method: &Method) -> &str {
     if method == Method::HEAD { Method::GET.as_str() } else { method.as_str() }
 }
 
-/// The values of the headers that an operation declares, in its order. An absent header differs from an empty one.
+/// The values of the headers that an operation declares, in its order. An absent header differs from an empty one; one
+/// that `Connection` names is not sent, so it counts as absent.
 pub(crate) fn vary(headers: &HeaderMap, names: &[HeaderName]) -> Vec<Vec<u8>> {
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let nominated = Nominated::of(headers);
     // All values are sent, so all belong to the key; no value contains a NUL.
-    let values = |name| headers.get_all(name).iter().flat_map(|value| [b"\0", value.as_bytes()].concat()).collect();
+    let values = |name: &HeaderName| {
+        let sent = headers.get_all(name).iter().filter(|_| !nominated.contains(name.as_str()));
+        sent.flat_map(|value| [b"\0", value.as_bytes()].concat()).collect()
+    };
     names.iter().map(values).collect()
 }
 
@@ -228,6 +238,16 @@ mod tests {
         let long = |space| format!("{{\"a\":{space}\"{}\"}}", "x".repeat(MAX_CANONICAL));
         assert_ne!(key(None, &long("")), key(None, &long(" ")));
         assert_eq!(key(None, &long("")), key(None, &long("")));
+    }
+
+    #[test]
+    fn a_header_that_connection_names_counts_as_absent() {
+        let names = [HeaderName::from_static("accept-language")];
+        let value = |text| http::HeaderValue::from_static(text);
+        let mut headers = HeaderMap::from_iter([(names[0].clone(), value("id"))]);
+        assert_ne!(vary(&headers, &names), vary(&HeaderMap::new(), &names));
+        headers.insert(http::header::CONNECTION, value("Accept_Language"));
+        assert_eq!(vary(&headers, &names), vary(&HeaderMap::new(), &names));
     }
 
     #[test]

@@ -2,13 +2,17 @@
 //!
 //! Paths match on raw bytes, segment by segment. A path that would match a row only after normalization (percent-
 //! decoding, ignoring case, dropping empty segments) is refused, and so is every path with dot segments or encoded
-//! separators. So no spelling of an order is `unlisted`. Fails with [`Malformed`].
+//! separators. So no spelling of an order is `unlisted`, nor another row: that holds for the built-in paths of orders
+//! also where the configuration has moved their rows. Fails with [`Malformed`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use http::Method;
 
-use crate::config;
+use crate::config::{
+    self, Class,
+    lenient_path::{all_decoded, decoded, plain},
+};
 
 /// A path that another server might interpret differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +42,46 @@ pub struct Routes {
     /// Paths with `{name}`.
     patterns: Vec<Pattern>,
     /// Literal paths as `plain` normalizes them, to refuse other spellings.
-    plain: HashMap<String, ()>,
+    plain: HashSet<String>,
+    reserved: Reserved,
+}
+
+/// The paths of rows of class order and account, also those that built-in rows have moved from.
+#[derive(Debug, Default)]
+struct Reserved {
+    /// Paths without `{name}`, as they are written.
+    literal: HashSet<String>,
+    /// The same as `plain` normalizes them.
+    plain: HashSet<String>,
+    /// Paths with `{name}`.
+    patterns: Vec<Vec<Segment>>,
+}
+
+impl Reserved {
+    fn new(rows: &[config::OperationConfig]) -> Self {
+        let mut reserved = Self::default();
+        let built_in = config::check::built_in_operations();
+        let orders = rows.iter().chain(&built_in).filter(|row| matches!(row.class, Class::Order | Class::Account));
+        for path in orders.flat_map(|row| std::iter::once(&row.path).chain(&row.aliases)) {
+            if path.contains('{') {
+                reserved.patterns.push(segments(path));
+            } else {
+                reserved.plain.insert(plain(path));
+                reserved.literal.insert(path.clone());
+            }
+        }
+        reserved
+    }
+
+    /// Whether the path is one of these only after normalization.
+    fn respelled(&self, path: &str) -> bool {
+        let exact: SameSegment = |a, b| a == b;
+        if self.literal.contains(path) || self.patterns.iter().any(|own| matches(own, path, exact)) {
+            return false;
+        }
+        let plain = plain(path);
+        self.plain.contains(&plain) || self.patterns.iter().any(|own| matches(own, &plain, str::eq_ignore_ascii_case))
+    }
 }
 
 #[derive(Debug)]
@@ -54,23 +97,35 @@ enum Segment {
     Any,
 }
 
-impl Pattern {
-    fn matches<'p>(&self, mut segments: impl Iterator<Item = &'p str>, same: fn(&str, &str) -> bool) -> bool {
-        for own in &self.segments {
-            match (own, segments.next()) {
-                (Segment::Literal(own), Some(segment)) if same(own, segment) => {}
-                (Segment::Any, Some(segment)) if !segment.is_empty() => {}
-                _ => return false,
-            }
+/// Whether a segment of a row is that of a path.
+type SameSegment = fn(&str, &str) -> bool;
+
+fn segments(path: &str) -> Vec<Segment> {
+    let segment = |s: &str| if s.starts_with('{') { Segment::Any } else { Segment::Literal(s.to_owned()) };
+    path.split('/').skip(1).map(segment).collect()
+}
+
+fn matches(pattern: &[Segment], path: &str, same: SameSegment) -> bool {
+    let mut segments = path.split('/').skip(1);
+    for own in pattern {
+        match (own, segments.next()) {
+            (Segment::Literal(own), Some(segment)) if same(own, segment) => {}
+            (Segment::Any, Some(segment)) if !segment.is_empty() => {}
+            _ => return false,
         }
-        segments.next().is_none()
     }
+    segments.next().is_none()
 }
 
 impl Routes {
     /// Compiles the table. A row matches its path and its aliases.
     pub fn new(rows: &[config::OperationConfig]) -> Self {
-        let mut routes = Routes { literal: HashMap::new(), patterns: Vec::new(), plain: HashMap::new() };
+        let mut routes = Routes {
+            literal: HashMap::new(),
+            patterns: Vec::new(),
+            plain: HashSet::new(),
+            reserved: Reserved::new(rows),
+        };
         for (row, operation) in rows.iter().enumerate() {
             let method = Method::from_bytes(operation.method.as_bytes()).unwrap_or(Method::GET);
             for path in std::iter::once(&operation.path).chain(&operation.aliases) {
@@ -89,14 +144,10 @@ impl Routes {
     fn add(&mut self, method: Method, path: &str, row: usize) {
         if !path.contains('{') {
             self.literal.entry(path.to_owned()).or_default().push((method, row));
-            self.plain.insert(plain(path), ());
+            self.plain.insert(plain(path));
             return;
         }
-        let segments = path
-            .split('/')
-            .skip(1)
-            .map(|s| if s.starts_with('{') { Segment::Any } else { Segment::Literal(s.to_owned()) })
-            .collect();
+        let segments = segments(path);
         self.patterns.push(Pattern { method, row, segments });
     }
 
@@ -110,9 +161,12 @@ impl Routes {
             return Ok(rows.iter().find(|(m, _)| m == method).map(|(_, row)| *row));
         }
         clean(path)?;
-        let exact: fn(&str, &str) -> bool = |a, b| a == b;
+        if self.reserved.respelled(path) {
+            return Err(Malformed::Spelling);
+        }
+        let exact: SameSegment = |a, b| a == b;
         let mut listed = false;
-        for pattern in self.patterns.iter().filter(|p| p.matches(path.split('/').skip(1), exact)) {
+        for pattern in self.patterns.iter().filter(|p| matches(&p.segments, path, exact)) {
             listed = true;
             if pattern.method == *method {
                 return Ok(Some(pattern.row));
@@ -127,8 +181,8 @@ impl Routes {
     /// Whether the path matches a row after normalization.
     fn respelled(&self, path: &str) -> bool {
         let plain = plain(path);
-        let same: fn(&str, &str) -> bool = |own, segment| own.eq_ignore_ascii_case(segment);
-        self.plain.contains_key(&plain) || self.patterns.iter().any(|p| p.matches(plain.split('/').skip(1), same))
+        self.plain.contains(&plain)
+            || self.patterns.iter().any(|p| matches(&p.segments, &plain, str::eq_ignore_ascii_case))
     }
 }
 
@@ -157,54 +211,6 @@ fn clean(path: &str) -> Result<(), Malformed> {
     // A path parameter may hide a dot segment, for servers that strip parameters (`/..;x/`).
     let name = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
     if path.split('/').any(name) { Err(Malformed::DotSegment) } else { Ok(()) }
-}
-
-/// The byte that the `%xy` at `at` encodes.
-fn decoded(bytes: &[u8], at: usize) -> Option<u8> {
-    let hex = |i: usize| bytes.get(i).and_then(|b| char::from(*b).to_digit(16));
-    Some((hex(at + 1)? * 16 + hex(at + 2)?) as u8)
-}
-
-/// Percent-decoded, once.
-fn all_decoded(bytes: &[u8]) -> Vec<u8> {
-    let mut text = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        match (bytes[i], decoded(bytes, i)) {
-            (b'%', Some(byte)) => {
-                text.push(byte);
-                i += 3;
-            }
-            (byte, _) => {
-                text.push(byte);
-                i += 1;
-            }
-        }
-    }
-    text
-}
-
-/// The path as the most lenient server would read it: decoded once, cut at a decoded `?` or `#`, lower
-/// case, no empty segments, no path parameters, no white space or control bytes at a segment's end,
-/// without PHP's front controller.
-fn plain(path: &str) -> String {
-    let text = all_decoded(path.as_bytes());
-    // Both conversions are needed: some letters exist in only one case.
-    let text = String::from_utf8_lossy(&text).to_uppercase().to_lowercase();
-    let text = text.split(['?', '#']).next().unwrap_or_default();
-    let mut plain = String::with_capacity(text.len());
-    for segment in text.split('/') {
-        let segment = segment.split(';').next().unwrap_or_default();
-        let segment = segment.trim_matches(|c: char| c.is_whitespace() || c.is_control());
-        if !segment.is_empty() {
-            plain.push('/');
-            plain.push_str(segment);
-        }
-    }
-    match plain.strip_prefix("/index.php/") {
-        Some(rest) => format!("/{rest}"),
-        None => plain,
-    }
 }
 
 #[cfg(test)]
@@ -275,6 +281,36 @@ mod tests {
                 assert_eq!(find(method, path), Err(Malformed::Spelling), "{path}");
             }
         }
+    }
+
+    /// Contract section 3: the paths of built-in orders stay reserved, even if a row moves to another path.
+    #[test]
+    fn refuses_spellings_of_an_order_whatever_the_table_says() {
+        let routes = Routes::new(&[
+            row("v2.order_express", "POST", "/moved/away", Class::Order),
+            row("own", "POST", "/label/{id}/Pay", Class::Order),
+            row("any", "POST", "/{a}/{b}/{c}", Class::Quote),
+            row("more", "POST", "/{a}/{b}/{c}/{d}", Class::Quote),
+        ]);
+        let find = |path: &str| routes.find(&Method::POST, path);
+        for path in [
+            "/order/Express",
+            "/order/express/",
+            "//order/express",
+            "/order/;x/express",
+            "/order/%20/express",
+            "/index.php/order/express",
+            "/%20/order/express",
+            "/order/expres%73",
+            "/moved/Away",
+            "/LABEL/7/Pay",
+            "/label/7/pay",
+            "/;/label/7/Pay",
+        ] {
+            assert_eq!(find(path), Err(Malformed::Spelling), "{path}");
+        }
+        assert_eq!((find("/moved/away"), find("/label/7/Pay")), (Ok(Some(0)), Ok(Some(1))));
+        assert_eq!((find("/a/b/c"), find("/order/express")), (Ok(Some(2)), Ok(None)));
     }
 
     #[test]

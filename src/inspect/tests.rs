@@ -38,6 +38,10 @@ impl Case {
             fs::write(&path, content).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         }
+        let name = text.split("[accounts.").nth(1).and_then(|rest| rest.split(']').next()).unwrap_or_default();
+        let credential = format!("{{ access_key = \"a\", secret_sha256 = \"{}\" }}", "0".repeat(64));
+        let service = format!("[services.a]\naccount = \"{name}\"\ncredentials = [{credential}]\n");
+        let text = &format!("{text}\n{service}");
         let environment = Environment { state_directory: Some(folder.path().to_owned()), ..Environment::default() };
         let checked = config::check::check(text, folder.path(), &environment);
         Self { config: checked.config.unwrap_or_else(|| panic!("{:?}", checked.errors)), lines: checked.lines, folder }

@@ -53,9 +53,11 @@ impl Rewritten {
 /// Re-addresses a request and removes what must not reach Fastrac.
 pub fn request(request: &BufferedRequest, operation: &Operation, endpoint: &Endpoint) -> Rewritten {
     let mut headers = HeaderMap::with_capacity(HEADER_CAPACITY.max(request.headers.len() + 4));
+    let nominated = Nominated::of(&request.headers);
+    let passes = |name: &HeaderName| reaches_fastrac(name.as_str()) && !nominated.contains(name.as_str());
     if operation.cache.is_some() {
         // Nothing that could vary the response, unless the operation declares it.
-        for name in operation.vary.iter().filter(|name| reaches_fastrac(name.as_str())) {
+        for name in operation.vary.iter().filter(|name| passes(name)) {
             for value in request.headers.get_all(name) {
                 headers.append(name, value.clone());
             }
@@ -64,11 +66,10 @@ pub fn request(request: &BufferedRequest, operation: &Operation, endpoint: &Endp
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
     } else {
-        let nominated = Nominated::of(&request.headers);
         let mut last: Option<&HeaderName> = None;
         for (name, value) in &request.headers {
             let same = last == Some(name);
-            if same || (reaches_fastrac(name.as_str()) && !nominated.contains(name.as_str())) {
+            if same || passes(name) {
                 headers.append(name, value.clone());
                 last = Some(name);
             }

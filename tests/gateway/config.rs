@@ -117,7 +117,9 @@ mod a_good_file {
 
     #[test]
     fn every_example_is_one() {
-        let examples = files("config");
+        // all but the built-in table
+        let examples = files("config").into_iter().filter(|file| !file.ends_with("operations.toml"));
+        let examples: Vec<PathBuf> = examples.collect();
         assert!(examples.len() >= 4);
         for file in examples {
             let text = filled(&fs::read_to_string(&file).expect("read"));
@@ -667,7 +669,8 @@ mod issued_credentials {
         let token = shown(&printed, "token:");
         assert!(token.starts_with("fgw_") && printed.matches(&token).count() == 1);
         assert!(printed.contains(&digest(&token)));
-        let folder = Folder::new(&[("gateway.toml", &printed, 0o644)]);
+        let minimal = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/minimal.toml")).expect("read");
+        let folder = Folder::new(&[("gateway.toml", &format!("{minimal}\n{printed}"), 0o644)]);
         assert_eq!(check(&folder.file("gateway.toml")).status.code(), Some(0));
     }
 }

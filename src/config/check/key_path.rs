@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    ops::Bound,
 };
 
 /// A key of the file: `services.checkout.credentials[0].access_key`.
@@ -46,6 +47,10 @@ impl KeyPath {
         &self.0
     }
 
+    fn min_by_length<'k>(&'k self, other: &'k Self) -> &'k Self {
+        if other.0.len() < self.0.len() { other } else { self }
+    }
+
     /// This key, then the tables around it, innermost first.
     fn outwards(&self) -> impl Iterator<Item = KeyPath> + '_ {
         (0..=self.0.len()).rev().map(|length| KeyPath(self.0[..length].to_vec()))
@@ -79,14 +84,24 @@ impl Lines {
         key.outwards().find_map(|key| self.0.get(&key).copied())
     }
 
-    /// The outermost key on a line.
-    fn on(&self, line: usize) -> Option<&KeyPath> {
-        self.0.iter().filter(|(_, at)| **at == line).map(|(key, _)| key).min_by_key(|key| key.0.len())
+    /// The outermost key on each line.
+    fn outermost(&self) -> BTreeMap<usize, KeyPath> {
+        let mut outermost: BTreeMap<usize, &KeyPath> = BTreeMap::new();
+        for (key, line) in &self.0 {
+            outermost.entry(*line).and_modify(|first| *first = (*first).min_by_length(key)).or_insert(key);
+        }
+        outermost.into_iter().map(|(line, key)| (line, key.clone())).collect()
     }
 
     /// Whether the key is in the file.
     pub fn contains(&self, key: &KeyPath) -> bool {
         self.0.contains_key(key)
+    }
+
+    /// Whether the file has a key in this table.
+    pub(super) fn contains_below(&self, table: &KeyPath) -> bool {
+        let mut after = self.0.range((Bound::Excluded(table), Bound::Unbounded));
+        after.next().is_some_and(|(key, _)| key.0.starts_with(&table.0))
     }
 
     /// A diagnostic about a key, with its line.
@@ -120,8 +135,14 @@ impl fmt::Display for Diagnostic {
 #[derive(Debug)]
 pub(super) struct Diagnostics {
     lines: Lines,
+    /// The outermost key on each line, once a line is not TOML.
+    outermost: Option<BTreeMap<usize, KeyPath>>,
     /// Keys whose value cannot be used: later checks report nothing about them or about what is below them.
     broken: BTreeSet<KeyPath>,
+    /// The broken elements of each array.
+    broken_elements: BTreeMap<KeyPath, BTreeSet<usize>>,
+    /// Whether the file was not read to its end: what is missing may be in the rest.
+    stopped: bool,
     /// Lines that are not TOML: a key that seems to be missing may be on one of them.
     syntax_errors: BTreeSet<usize>,
     errors: Vec<Diagnostic>,
@@ -138,8 +159,16 @@ pub(super) struct FinishedDiagnostics {
 
 impl Diagnostics {
     pub(super) fn new(lines: Lines) -> Self {
-        let (broken, syntax_errors) = (BTreeSet::new(), BTreeSet::new());
-        Self { lines, broken, syntax_errors, errors: Vec::new(), warnings: Vec::new() }
+        Self {
+            lines,
+            outermost: None,
+            broken: BTreeSet::new(),
+            broken_elements: BTreeMap::new(),
+            stopped: false,
+            syntax_errors: BTreeSet::new(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     pub(super) fn lines(&self) -> &Lines {
@@ -149,7 +178,8 @@ impl Diagnostics {
     /// Reports a line that is not TOML, under the key that begins on it if there is one.
     pub(super) fn syntax_error(&mut self, line: usize, message: &str) {
         if self.syntax_errors.insert(line) {
-            let key = self.lines.on(line).map_or_else(|| "syntax".to_owned(), KeyPath::to_string);
+            let outermost = self.outermost.get_or_insert_with(|| self.lines.outermost());
+            let key = outermost.get(&line).map_or_else(|| "syntax".to_owned(), KeyPath::to_string);
             self.errors.push(Diagnostic { key, message: format!("is not TOML: {message}"), line: Some(line) });
         }
     }
@@ -158,6 +188,16 @@ impl Diagnostics {
     pub(super) fn broken(&mut self, key: &KeyPath, message: String) {
         self.add(key, message);
         self.broken.insert(key.clone());
+        if let Some((KeySegment::Index(index), array)) = key.0.split_last() {
+            self.broken_elements.entry(KeyPath(array.to_vec())).or_default().insert(*index);
+        }
+    }
+
+    /// Reports that the file has more errors than are looked for; nothing is reported afterwards.
+    pub(super) fn stop(&mut self) {
+        let message = "has more errors than are reported at once: correct these first".to_owned();
+        self.errors.push(Diagnostic { key: "file".to_owned(), message, line: None });
+        self.stopped = true;
     }
 
     pub(super) fn error(&mut self, key: &KeyPath, message: impl Into<String>) {
@@ -177,8 +217,8 @@ impl Diagnostics {
             written = match segment {
                 KeySegment::Key(_) => written.and(segment.clone()),
                 KeySegment::Index(read) => {
-                    let mut good = (0..).map(|index| written.index(index)).filter(|at| !self.broken.contains(at));
-                    good.nth(*read).unwrap_or_else(|| written.index(*read))
+                    let broken = self.broken_elements.get(&written).into_iter().flatten();
+                    written.index(broken.fold(*read, |index, broken| index + usize::from(*broken <= index)))
                 }
             };
         }
@@ -188,7 +228,7 @@ impl Diagnostics {
     fn add(&mut self, key: &KeyPath, message: String) {
         let reported = key.outwards().any(|key| self.broken.contains(&key));
         let on_bad_line = self.lines.of(key).is_some_and(|line| self.syntax_errors.contains(&line));
-        if !reported && !on_bad_line {
+        if !reported && !on_bad_line && !self.stopped {
             self.errors.push(self.lines.diagnostic(key, message));
         }
     }
@@ -210,6 +250,9 @@ impl Diagnostics {
     }
 
     pub(super) fn warn(&mut self, key: &KeyPath, message: impl Into<String>) {
+        if self.stopped {
+            return;
+        }
         let key = self.as_written(key);
         self.warnings.push(self.lines.diagnostic(&key, message));
     }

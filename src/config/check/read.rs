@@ -58,10 +58,10 @@ impl Tree<'_> {
             let at = error.span().map_or(text.len(), |span| span.start);
             let line = counter.line(at);
             diagnostics.syntax_error(line, &syntax(error.message()));
-            broken_header |= text.lines().nth(line - 1).is_some_and(|line| line.trim_start().starts_with('['));
+            broken_header |= counter.rest(text, line).trim_start_matches([' ', '\t']).starts_with('[');
         }
         let skipped = SkippedPaths::default();
-        loop {
+        for _ in 0..rounds(diagnostics.lines()) {
             let round = ConfigFile::deserialize(Node::root(self.root.get_ref(), &skipped));
             for unknown in skipped.take_notes() {
                 let place = unknown.place.unwrap_or_default();
@@ -81,7 +81,15 @@ impl Tree<'_> {
                 return file;
             }
         }
+        diagnostics.stop();
+        ConfigFile::default()
     }
+}
+
+/// How often the file is read: each round finds one value that cannot be used, and reads all others. Bounded in all by
+/// two million values, so that a file with many errors does not take quadratic time.
+fn rounds(lines: &Lines) -> usize {
+    (2_000_000 / (lines.0.len() + 1)).max(20)
 }
 
 /// The parser's message, or a clearer one for a text without quotes, which the parser takes for a boolean.
@@ -149,5 +157,11 @@ impl LineCounter {
     /// Counted from 1.
     fn line(&self, offset: usize) -> usize {
         self.0.partition_point(|newline| *newline < offset) + 1
+    }
+
+    /// The text from the beginning of this line on.
+    fn rest<'t>(&self, text: &'t str, line: usize) -> &'t str {
+        let newline = line.checked_sub(2).and_then(|before| self.0.get(before));
+        newline.map_or(text, |newline| &text[newline + 1..])
     }
 }

@@ -25,8 +25,13 @@ pub(super) fn check(accounts: &[Option<AccountConfig>], config: &Config, diagnos
         let place = KeyPath::at(["services", &service.name, "identities"]);
         diagnostics.warn(&place, "has no effect: listen.tls requests no client certificate (set client_auth)");
     }
-    if config.services.is_empty() && !diagnostics.lines().contains(&KeyPath::at(["services"])) {
-        diagnostics.warn(&KeyPath::at(["services"]), "there are none: every request is refused");
+    let accounts = (accounts.is_empty(), "accounts", "a configuration needs an account of Fastrac");
+    let services = (config.services.is_empty(), "services", "a configuration needs a service that may call");
+    for (_, table, remedy) in [accounts, services].into_iter().filter(|(empty, ..)| *empty) {
+        // a table with an error is left out, but exists
+        if !diagnostics.lines().contains_below(&KeyPath::at([table])) {
+            diagnostics.missing(&KeyPath::at([table]), remedy);
+        }
     }
 }
 

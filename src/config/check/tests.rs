@@ -11,8 +11,24 @@ mod schema;
 
 const DIGEST: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
 
-fn checked(text: &str) -> Checked {
+/// The smallest account and service.
+const ACCOUNT: &str =
+    "\n[accounts.z]\nbase_url = \"https://f.example\"\nkeys = { source = \"file\", path = \"keys.toml\" }\n";
+fn checked_alone(text: &str) -> Checked {
     check(text, Path::new("/etc/gateway"), &Environment { cores: 8, ..Environment::default() })
+}
+
+/// Checks what a test writes. What it does not write about but every configuration needs is added.
+fn checked(text: &str) -> Checked {
+    let account = if text.contains("[accounts.") { "" } else { ACCOUNT };
+    let all = format!("{text}{account}");
+    let name = all.split("[accounts.").nth(1).and_then(|rest| rest.split([']', '.']).next()).unwrap_or_default();
+    let service = format!(
+        "\n[services.z]\naccount = \"{name}\"\n\
+         credentials = [{{ access_key = \"z\", secret_sha256 = \"{DIGEST}\" }}]\n"
+    );
+    let service = if text.contains("[services.") { "" } else { &service };
+    checked_alone(&format!("{all}{service}"))
 }
 
 fn good(text: &str) -> Config {
@@ -69,9 +85,22 @@ mod defaults {
         assert_eq!(service.credentials[0].secret_sha256[..3], [0x00, 0x11, 0x22]);
     }
 
+    /// Contract section 3: a configuration without an account or without a service is an error.
     #[test]
-    fn of_an_empty_file_suffice() {
-        assert!(good("").accounts.is_empty());
+    fn include_neither_an_account_nor_a_service() {
+        let account = "accounts: is missing: a configuration needs an account of Fastrac";
+        let service = "services: is missing: a configuration needs a service that may call";
+        let all = |text: &str| -> Vec<String> { checked_alone(text).errors.iter().map(ToString::to_string).collect() };
+        for text in ["", "# nothing\n", "[listen]\nworkers = 1\n"] {
+            assert_eq!(all(text), [account, service], "{text}");
+        }
+        assert_eq!(all("[accounts]\n[services]\n"), [format!("{account} (line 1)"), format!("{service} (line 2)")]);
+        assert_eq!(all(ACCOUNT), [service]);
+        assert!(all("[services.a]\nidentities = [\"a.b\"]\naccount = \"x\"\n").contains(&account.to_owned()));
+        // one with an error of its own exists
+        assert!(
+            !all("accounts = 5\n[services.a]\nshare = 7\n").iter().any(|found| found.contains("a configuration needs"))
+        );
     }
 
     #[test]
@@ -84,9 +113,8 @@ mod defaults {
             vault_token: true,
             cores: 1,
         };
-        let text =
-            "[accounts.a]\nbase_url = \"https://f.example\"\nkeys = { source = \"vault\", path = \"/fastrac/main/\" }";
-        let config = check(text, Path::new("/etc"), &environment).config.expect("good");
+        let text = with("", "").replace("\"file\", path = \"keys.toml\"", "\"vault\", path = \"/fastrac/main/\"");
+        let config = check(&text, Path::new("/etc"), &environment).config.expect("good");
         assert_eq!(config.state.dir, Path::new("/var/lib/fgw"));
         assert_eq!(config.log.exchanges, LogTarget::File("/var/lib/fgw/exchanges.jsonl".into()));
         assert_eq!(config.listen.workers, 1);
@@ -222,6 +250,63 @@ mod operations {
     }
 }
 
+/// Contract section 3: the paths of order and account rows stay reserved for their names, in every spelling.
+#[test]
+fn no_row_spells_a_path_of_an_order_differently() {
+    let row = |name: &str, path: &str, class: &str| {
+        format!("[operations.{name}]\nmethod = \"POST\"\npath = \"{path}\"\nclass = \"{class}\"\n")
+    };
+    for class in ["quote", "lookup", "read", "order", "account"] {
+        for path in [
+            "/Order/Express",
+            "/order/EXPRESS",
+            "/order/express;x",
+            "/order/express;x=1",
+            "/order;a/express",
+            "/;/order/express",
+            "/index.php/order/express",
+            "/ORDER/cancel",
+            "/apiorder/orderexpress",
+            "/Webhook/Set",
+            "/user/balance/History",
+            "/Order/{any}",
+            "/{any}/EXPRESS",
+        ] {
+            let found = faults(&row("own", path, class));
+            assert!(
+                found.iter().any(|fault| fault.starts_with("operations.own.path: is reserved")),
+                "{path}: {found:?}"
+            );
+            let alias = "[operations.\"v2.city\"]\naliases = [\"PATH\"]\n".replace("PATH", path);
+            assert_eq!(faults(&alias).len(), 1, "{path}");
+            // also where the row of that name has moved
+            let moved =
+                row("own", path, class) + "[operations.\"v2.order_express\"]\npath = \"/moved\"\naliases = []\n";
+            assert_eq!(faults(&moved).len(), 1, "{path}");
+        }
+        // an order of the file is one too
+        if class != "order" {
+            let found = faults(&(row("a", "/parcel/{id}/pay", "order") + &row("b", "/parcel/{id}/Pay", class)));
+            assert!(found.iter().any(|fault| fault.contains("is another spelling of a path of")), "{class}: {found:?}");
+        }
+    }
+    // its own name may
+    assert_eq!(faults("[operations.\"v2.order_express\"]\naliases = [\"/Order/Express\"]\n"), [""; 0]);
+}
+
+/// Contract section 3: a digest that is the digest of the empty string is an error.
+#[test]
+fn no_digest_is_that_of_the_empty_string() {
+    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    for empty in [empty.to_owned(), empty.to_uppercase()] {
+        let must = "must not be the digest of the empty string";
+        let service = with("", "").replace(DIGEST, &empty);
+        assert_eq!(faults(&service), [format!("services.a.credentials[0].secret_sha256: {must} (line 7)")]);
+        let admin = format!("[admin]\ntoken_sha256 = \"{empty}\"\n{}", with("", ""));
+        assert_eq!(faults(&admin), [format!("admin.token_sha256: {must} (line 2)")]);
+    }
+}
+
 mod warned_of {
     use super::*;
 
@@ -316,5 +401,35 @@ mod faults_beside_faults {
     fn by_the_thousand_are_found_in_time() {
         let text: String = (0..300).map(|n| format!("[services.s{n}]\nshare = 2\nx = 1\n")).collect();
         assert_eq!(faults(&text).len(), 300 * 4);
+    }
+
+    /// Linear in the file's length, whatever kind of error there is thousands of times: quadratic would be minutes.
+    #[test]
+    fn of_one_kind_take_time_by_the_length_of_the_file() {
+        let many = |text: &str, count: usize| text.repeat(count);
+        let began = std::time::Instant::now();
+        for text in [
+            format!("[log]\nmask = [{}]\n", many("1, ", 12_000)),
+            many("=\n", 6_000),
+            many("[\n", 6_000),
+            many("x = 1\n", 6_000),
+            (0..30_000).map(|n| format!("k{n} = 1\n")).collect(),
+            (0..3_000).map(|n| format!("[services.s{n}]\nshare = 2\n")).collect(),
+            with("", &format!("allow = [{}]", many("\"nothing\", ", 6_000))),
+            with("", &format!("allow = [{}]", many("5, \"nothing\", ", 6_000))),
+        ] {
+            let start = std::time::Instant::now();
+            assert!(!faults(&text).is_empty());
+            println!("{:?} {:?}", start.elapsed(), &text[..20]);
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn more_than_are_looked_for_are_said_to_be_there() {
+        let found = faults(&format!("[log]\nmask = [{}]\n", "1, ".repeat(12_000)));
+        assert!(found.len() >= 20 && found.len() < 12_000, "{}", found.len());
+        assert_eq!(found[0], "file: has more errors than are reported at once: correct these first");
+        assert!(found[1..].iter().all(|fault| fault.starts_with("log.mask[")), "{found:?}");
     }
 }

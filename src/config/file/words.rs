@@ -120,7 +120,14 @@ fn segment(segment: &str) -> bool {
         && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b))
 }
 
-/// SHA-256 of a secret.
+/// SHA-256 of the empty string, which is nobody's secret: what `printf "$SECRET" | sha256sum` prints where the variable
+/// is not set.
+const EMPTY: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27, 0xae, 0x41,
+    0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];
+
+/// SHA-256 of a secret; never that of the empty string.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Sha256Digest(pub [u8; 32]);
 
@@ -137,7 +144,7 @@ impl TextValue for Sha256Digest {
     fn parse(text: &str) -> Result<Self, String> {
         let mut digest = [0; 32];
         hex::decode_to_slice(text, &mut digest).map_err(|_| Self::must_be())?;
-        Ok(Self(digest))
+        if digest == EMPTY { Err("must not be the digest of the empty string".to_owned()) } else { Ok(Self(digest)) }
     }
 
     fn to_text(&self) -> String {

@@ -526,6 +526,9 @@ mod serves {
             base_url = "https://fastrac.example"
             keys = { source = "vault", path = "fastrac/main", sealed_copy = { path = "main.age", identity = "identity" } }
             rotation = { max_age = "1h" }
+            [services.a]
+            account = "main"
+            identities = ["spiffe://shop/a"]
         "#;
         let checked = config::check::check(text, folder, &config::check::Environment::default());
         checked.config.expect("good").accounts.remove(0)

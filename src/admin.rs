@@ -8,6 +8,7 @@
 
 mod commands;
 mod config;
+mod connections;
 mod console;
 mod error;
 mod guard;

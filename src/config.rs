@@ -10,6 +10,7 @@ mod account;
 pub mod check;
 pub mod file;
 pub(crate) mod lenient_path;
+mod named_files;
 mod operation;
 mod service;
 

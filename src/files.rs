@@ -5,6 +5,7 @@
 //! know who uses what it reads. It imports only `config`, for the settings that name the files.
 
 pub(crate) mod certificate;
+mod collisions;
 pub mod configuration;
 pub mod listener;
 mod pem;

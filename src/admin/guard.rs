@@ -37,8 +37,10 @@ use tower_governor::{
 use super::{AdminState, error::AdminError};
 use crate::config;
 
-/// Pages without access control.
-const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+/// Health: open, and with capacity of its own.
+const HEALTH: [&str; 2] = ["/livez", "/readyz"];
+/// Open like health.
+const METRICS: &str = "/metrics";
 /// The console page: empty until a person enters the token.
 const CONSOLE: &str = "/";
 
@@ -51,7 +53,8 @@ const MAX_PEERS: usize = 1024;
 
 /// Middleware: passes an allowed request on and answers any other.
 pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
-    if OPEN.contains(&request.uri().path()) {
+    let path = request.uri().path();
+    if is_health(path) || path == METRICS {
         return next.run(request).await;
     }
     let access = authorize(&state.admin.gateway.in_force.load().config.admin, state.admin.address.ip(), &request);
@@ -60,6 +63,11 @@ pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request
         Err(Denied::WrongToken) => state.throttle.answer(request).await,
         Err(Denied::Error(error)) => error.into_response(),
     }
+}
+
+/// Whether this is a health check.
+pub(super) fn is_health(path: &str) -> bool {
+    HEALTH.contains(&path)
 }
 
 enum Denied {

@@ -1,30 +1,38 @@
 //! The server of the admin port: few connections, each for a bounded time.
 //!
-//! A permit is held from accept to close. A request head must be complete within [`HEAD`] (hyper's timer,
+//! Every connection is accepted; if there are too many, one without a request is closed (`connections`), so idle
+//! clients keep nobody from health and metrics. A request head must be complete within [`HEAD`] (hyper's timer,
 //! which also ends a connection that is idle for so long), a response is made within
 //! `error::REQUEST_TIMEOUT`, and a connection ends after [`MAX_AGE`] whatever it does, so that a client
-//! that does not read cannot keep a response in memory. When all permits are taken, further connections
-//! wait in the backlog of the listening socket.
+//! that does not read cannot keep a response in memory.
 
 use std::{net::SocketAddr, net::TcpListener as StdListener, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body, extract::ConnectInfo};
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use super::{Admin, error::REQUEST_TIMEOUT, router};
+use super::{
+    Admin,
+    connections::{Connections, OpenConnection},
+    error::{AdminError, REQUEST_TIMEOUT},
+    guard, router,
+};
 use crate::edge::tls::{self, HandshakeResult};
 
-/// Maximum number of open connections: a few scrapers, probes and people.
-const MAX_CONNECTIONS: usize = 64;
 /// Maximum size of a request head, in bytes.
 const BUFFER: usize = 16 * 1024;
 /// How long a TLS handshake may take.
@@ -47,21 +55,23 @@ pub async fn serve(listener: StdListener, admin: Admin, stop: CancellationToken,
         Err(error) => return tracing::error!(%error, "the admin socket could not be used"),
     };
     let template = AdminConnection { router: router(admin), tls, stop };
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Connections::default();
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             () = template.stop.cancelled() => break,
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = accept(&listener) => accepted,
         };
-        let Some((socket, peer, permit)) = accepted else {
+        let Some((socket, peer)) = accepted else {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let connection = template.clone();
+        let (connection, place) = (template.clone(), Arc::new(connections.admit()));
         tasks.spawn(async move {
-            connection.open(socket, peer).await;
-            drop(permit);
+            tokio::select! {
+                () = connection.open(socket, peer, place.clone()) => {}
+                () = place.closed() => {}
+            }
         });
     }
     drop(listener);
@@ -70,13 +80,9 @@ pub async fn serve(listener: StdListener, admin: Admin, stop: CancellationToken,
     let _ = timeout(STOP_GRACE + ACCEPT_PAUSE, tasks.wait()).await;
 }
 
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = permits.clone().acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
-        Ok((socket, peer)) => Some((socket, peer, permit)),
+        Ok(accepted) => Some(accepted),
         Err(error) => {
             tracing::warn!(%error, "a connection to the admin port could not be accepted");
             None
@@ -93,20 +99,20 @@ pub(super) struct AdminConnection {
 }
 
 impl AdminConnection {
-    async fn open(self, socket: TcpStream, peer: SocketAddr) {
+    async fn open(self, socket: TcpStream, peer: SocketAddr, place: Arc<OpenConnection>) {
         // Responses are small and are written at once.
         let _ = socket.set_nodelay(true);
         match self.tls.clone() {
-            None => self.serve(socket, peer).await,
+            None => self.serve(socket, peer, place).await,
             Some(tls) => {
                 if let HandshakeResult::Tls(socket) = tls.handshake(socket, HANDSHAKE).await {
-                    self.serve(socket, peer).await;
+                    self.serve(socket, peer, place).await;
                 }
             }
         }
     }
 
-    pub(super) async fn serve<S>(self, io: S, peer: SocketAddr)
+    pub(super) async fn serve<S>(self, io: S, peer: SocketAddr, place: Arc<OpenConnection>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -114,7 +120,12 @@ impl AdminConnection {
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
-            router.clone().oneshot(request)
+            let begun = place.begin(guard::is_health(request.uri().path()));
+            let response = router.clone().oneshot(request);
+            async move {
+                let Some(_in_progress) = begun else { return Ok(too_many()) };
+                response.await
+            }
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
@@ -131,4 +142,9 @@ impl AdminConnection {
             () = async { stop.cancelled().await; sleep(STOP_GRACE).await } => {}
         }
     }
+}
+
+fn too_many() -> Response {
+    let message = "too many requests are in progress on the admin port; try again";
+    AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "admin.overloaded", message).into_response()
 }

@@ -13,8 +13,7 @@ use std::{
 
 use rustix::fs::{OFlags, fcntl_setfl};
 
-use super::read::open_without_waiting;
-
+use super::{collisions::collisions, read::open_without_waiting};
 use crate::config::{
     Config,
     check::{Checked, Diagnostic, Environment, Lines, check},
@@ -68,7 +67,14 @@ pub fn read(path: &Path) -> io::Result<Checked> {
     let bytes = read_bytes(path)?;
     let folder = folder_of(path)?;
     Ok(match String::from_utf8(bytes) {
-        Ok(text) => check(&text, &folder, &environment()),
+        Ok(text) => {
+            let mut checked = check(&text, &folder, &environment());
+            if let Some(config) = &checked.config {
+                checked.errors = collisions(path, config, &checked.lines);
+            }
+            checked.config = checked.config.filter(|_| checked.errors.is_empty());
+            checked
+        }
         Err(error) => {
             let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = memchr::memchr_iter(b'\n', good).count() + 1;

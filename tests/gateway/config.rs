@@ -104,6 +104,38 @@ mod a_bad_file {
     }
 }
 
+/// Contract section 3: what the gateway writes must not be another file of the configuration. The log would be moved to
+/// the place of the key file, and the key file away.
+#[test]
+fn a_file_that_is_written_is_no_other_file_of_the_configuration() {
+    let minimal = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/minimal.toml")).expect("read");
+    let keys = "[main]\naccess_key = \"a\"\nsecret_key = \"s\"\n";
+    let make = |log: &str| {
+        let text = format!("{minimal}\n[log]\nexchanges = \"{log}\"\n");
+        let folder = Folder::new(&[("gateway.toml", &text, 0o600), ("keys.toml", keys, 0o600)]);
+        std::os::unix::fs::symlink(folder.file("keys.toml"), folder.file("link")).expect("linked");
+        fs::hard_link(folder.file("keys.toml"), folder.file("hard")).expect("linked");
+        (text, folder)
+    };
+    for log in
+        ["keys.toml", "./x/../keys.toml", "link", "hard", "gateway.toml", "state/state.redb", "state/../gateway.toml"]
+    {
+        let (text, folder) = make(log);
+        fs::create_dir(folder.file("x")).expect("made");
+        fs::create_dir(folder.file("state")).expect("made");
+        let file = folder.file("gateway.toml");
+        for output in [check(&file), gateway(&["run", "--config", file.to_str().expect("a plain path")])] {
+            let said = stdout(&output) + &String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{log}: {said}");
+            assert!(said.contains("log.exchanges: the gateway writes"), "{log}: {said}");
+        }
+        assert_eq!(fs::read_to_string(&file).expect("read"), text);
+        assert_eq!(fs::read_to_string(folder.file("keys.toml")).expect("read"), keys);
+    }
+    let (_, folder) = make("other.jsonl");
+    assert_eq!(check(&folder.file("gateway.toml")).status.code(), Some(0));
+}
+
 mod a_good_file {
     use super::*;
 

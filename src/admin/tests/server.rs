@@ -6,7 +6,10 @@ use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::admin::server::{AdminConnection, GRACE, MAX_AGE};
+use crate::admin::{
+    connections::Connections,
+    server::{AdminConnection, GRACE, MAX_AGE},
+};
 
 #[tokio::test]
 async fn a_body_that_is_too_long_is_not_read() {
@@ -51,27 +54,41 @@ async fn a_client_that_never_reads_is_cut() {
     let asks = TestRequest::get("/").text(stage.address).replace("connection: close\r\n", "");
     let began = Instant::now();
     let connection = AdminConnection { router: router(stage.admin()), tls: None, stop: CancellationToken::new() };
-    let served = connection.serve(io, stage.address);
+    let served = connection.serve(io, stage.address, Arc::new(Connections::default().admit()));
     let (asked, ()) = tokio::join!(client.write_all(asks.as_bytes()), served);
     asked.unwrap();
     let took = began.elapsed();
     assert!(took >= MAX_AGE && took <= MAX_AGE + GRACE, "{took:?}");
 }
 
+/// Contract section 7: health responses have reserved capacity that no other client can take.
 #[tokio::test]
-async fn seats_are_few_and_are_given_back() {
+async fn idle_connections_keep_nobody_from_health_and_metrics() {
     let stage = TestAdmin::usual().await;
     let mut idle = Vec::new();
-    for _ in 0..64 {
-        idle.push(TcpStream::connect(stage.address).await.unwrap());
+    for begun in ["", "GET /status HTTP/1.1\r\n", "POST /keys/rotate HTTP/1.1\r\ncontent-length: 9\r\n"] {
+        for _ in 0..100 {
+            let mut socket = TcpStream::connect(stage.address).await.unwrap();
+            socket.write_all(begun.as_bytes()).await.unwrap();
+            idle.push(socket);
+        }
+        for path in ["/livez", "/readyz", "/metrics"] {
+            let mut probe = TcpStream::connect(stage.address).await.unwrap();
+            probe.write_all(TestRequest::get(path).text(stage.address).as_bytes()).await.unwrap();
+            let reply = timeout(Duration::from_secs(5), TestResponse::read(&mut probe)).await;
+            assert!(matches!(reply.unwrap().status, 200 | 503), "{path}");
+        }
     }
-    let mut waiting = TcpStream::connect(stage.address).await.unwrap();
-    waiting.write_all(TestRequest::get("/livez").text(stage.address).as_bytes()).await.unwrap();
-    let mut first = [0];
-    assert!(timeout(Duration::from_millis(100), waiting.read(&mut first)).await.is_err(), "there was a seat more");
-    idle.pop();
-    let reply = timeout(Duration::from_secs(5), TestResponse::read(&mut waiting)).await.unwrap();
-    assert_eq!(reply.status, 200);
+    // Connections that are kept after a request are closed like others.
+    let mut kept = Vec::new();
+    for _ in 0..100 {
+        let mut socket = TcpStream::connect(stage.address).await.unwrap();
+        let request = TestRequest::get("/livez").text(stage.address).replace("connection: close\r\n", "");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut first = [0];
+        timeout(Duration::from_secs(5), socket.read_exact(&mut first)).await.unwrap().unwrap();
+        kept.push(socket);
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use super::{CheckContext, Diagnostics, KeyPath};
 use crate::config::{
     AdminConfig, CacheConfig, ClientAuth, LimitsConfig, ListenConfig, LogConfig, LogTarget, ServerTlsConfig,
-    StateConfig, file,
+    StateConfig, file, named_files::BESIDE_LOG,
 };
 
 /// `[listen]`
@@ -105,9 +105,6 @@ pub(super) fn state(
     }
     StateConfig { dir }
 }
-
-/// Files that the gateway writes beside the exchange log.
-const BESIDE_LOG: [&str; 2] = ["unidentified.jsonl", "audit.jsonl"];
 
 /// `[log]`
 pub(super) fn log(

@@ -31,7 +31,7 @@ pub(super) struct CurrentFile {
 pub(super) enum OpenedFile {
     /// `torn`: bytes of a torn last line that was cut off; 0: none.
     Own { file: CurrentFile, torn: u64 },
-    /// Its last line has no number: another program wrote it.
+    /// A log whose last line has no number: another program wrote it.
     Foreign,
     /// A pipe or device, which can be neither read nor rotated.
     Special(File),
@@ -143,6 +143,20 @@ pub(super) fn write_all(out: &mut impl Write, bytes: &[u8]) -> (usize, Option<io
         }
     }
     (done, None)
+}
+
+/// Whether a log may be opened at the path: there is no file, or it is empty, a pipe or a device, or it begins with an
+/// object, as a log does, or with a NUL, as one may after a crash of the system. Any other file, such as one with keys, is
+/// neither renamed nor written to.
+pub(super) fn may_be_log(path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() && metadata.len() > 0 => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => return Ok(true),
+    }
+    let mut first = [0; 1];
+    File::open(path)?.read_exact(&mut first)?;
+    Ok(matches!(first, [b'{' | 0]))
 }
 
 /// The end of a file.

@@ -55,8 +55,12 @@ pub(super) struct WrittenLines {
 /// Opens the files of a log.
 ///
 /// # Errors
-/// If they cannot be opened, or another process writes to them.
+/// If they cannot be opened, another process writes to them, or the file is not a log.
 pub(super) fn open(files: RotatedFiles) -> Result<OpenedLog, LogError> {
+    let fault = |source| LogError::File { path: files.path.clone(), source };
+    if !current::may_be_log(&files.path).map_err(fault)? {
+        return Err(fault(io::Error::other("it is not an exchange log: name another file")));
+    }
     let opened = open_current(&files).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => LogError::Locked { path: files.path.clone() },
         _ => LogError::File { path: files.path.clone(), source },

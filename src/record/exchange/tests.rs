@@ -115,12 +115,27 @@ mod survives {
     fn a_file_that_is_not_its_own_by_putting_it_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("exchanges.jsonl");
-        fs::write(&path, "notes of mine\n").unwrap();
+        fs::write(&path, "{\"notes\":\"of mine\"}\n").unwrap();
         let log = open(&path);
         append(&log, "{\"a\":1");
         log.close(CLOSE);
         assert_eq!(seqs(&path), [1]);
-        assert_eq!(fs::read_to_string(&rotated(folder.path())[0]).unwrap(), "notes of mine\n");
+        assert_eq!(fs::read_to_string(&rotated(folder.path())[0]).unwrap(), "{\"notes\":\"of mine\"}\n");
+    }
+
+    #[test]
+    fn a_file_that_is_no_log_by_leaving_it_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("exchanges.jsonl");
+        for text in ["[main]\naccess_key = \"a\"\n", "no line break", "\n", "redb\u{1a}\n\u{a9}"] {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+            let opened = ExchangeLog::open(&config(&path, 1 << 30), &Metrics::new().unwrap());
+            assert!(opened.is_err(), "{text}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+            assert!(rotated(folder.path()).is_empty());
+        }
     }
 
     #[test]

@@ -34,12 +34,24 @@ fn files(folder: &str) -> Vec<PathBuf> {
 /// A folder with files in it, gone at the end of the test.
 struct Folder(tempfile::TempDir);
 
+/// Adds a service to a configuration that has an account and none, for tests about something else.
+fn with_a_service(text: &str) -> String {
+    let account = text.split("[accounts.").nth(1).and_then(|rest| rest.split(']').next());
+    match account.filter(|_| !text.contains("[services.")) {
+        Some(account) => {
+            let credential = format!("{{ access_key = \"any\", secret_sha256 = \"{}\" }}", "0".repeat(64));
+            format!("{text}\n[services.any]\naccount = \"{account}\"\ncredentials = [{credential}]\n")
+        }
+        None => text.to_owned(),
+    }
+}
+
 impl Folder {
     fn new(files: &[(&str, &str, u32)]) -> Self {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = Self(tempfile::tempdir().expect("a folder"));
         for (name, content, mode) in files {
-            fs::write(folder.file(name), content).expect("written");
+            fs::write(folder.file(name), with_a_service(content)).expect("written");
             fs::set_permissions(folder.file(name), fs::Permissions::from_mode(*mode)).expect("set");
         }
         folder

@@ -2,18 +2,20 @@
 //!
 //! What always holds: a request is read whole before anything is spent on it, up to a limit and within its deadline;
 //! the [`BodyEnd`] of a response is notified at most once, when the last byte is taken or the body fails, and dropped
-//! with the body. Must not know what the bytes mean. Fails with [`BodyError`].
+//! with the body; a response leaves in pieces, so that little of it waits in buffers. Must not know what the bytes mean.
+//! Fails with [`BodyError`].
 
 use std::{
     fmt,
     future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use crate::deadline::Deadline;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method, uri::PathAndQuery};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -102,25 +104,68 @@ pub trait BodyEnd: Send {
     fn broken(&mut self, why: &io::Error);
 }
 
-/// The body of a response.
-pub struct Body {
-    content: Content,
-    end: Option<Box<dyn BodyEnd>>,
+/// Told how far the caller has taken a response. Time between `offered` and `awaits_upstream` in which nothing is
+/// `written` is time in which the caller takes nothing.
+pub trait Delivery: Send + Sync {
+    /// A piece was handed to the connection.
+    fn offered(&self);
+    /// There is nothing to take: Fastrac is waited for.
+    fn awaits_upstream(&self);
+    /// The connection has taken bytes of a piece.
+    fn written(&self);
 }
 
-enum Content {
-    Whole(Bytes),
-    Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = io::Error> + Send>>),
+/// Maximum size of a [`Piece`], in bytes: of the frames that every HTTP/2 peer accepts (RFC 9113, section 4.2). hyper
+/// keeps a piece until the caller's window opens, so this is also what a stream holds of its response meanwhile.
+const PIECE: usize = 16 * 1024;
+
+/// A part of a response's body, on its way to the caller.
+pub struct Piece {
+    bytes: Bytes,
+    delivery: Option<Arc<dyn Delivery>>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        if let Some(delivery) = &self.delivery {
+            delivery.written();
+        }
+    }
+}
+
+/// The body of a response.
+pub struct Body {
+    /// What has been received and not been handed over yet.
+    rest: Bytes,
+    /// What is still being received.
+    stream: Option<Pin<Box<dyn HttpBody<Data = Bytes, Error = io::Error> + Send>>>,
+    delivery: Option<Arc<dyn Delivery>>,
+    end: Option<Box<dyn BodyEnd>>,
 }
 
 impl Body {
     pub(crate) fn whole(bytes: Bytes) -> Self {
-        Body { content: Content::Whole(bytes), end: None }
+        Body { rest: bytes, stream: None, delivery: None, end: None }
     }
 
     /// A body that is still being received.
     pub(crate) fn stream(stream: impl HttpBody<Data = Bytes, Error = io::Error> + Send + 'static) -> Self {
-        Body { content: Content::Stream(Box::pin(stream)), end: None }
+        Body { rest: Bytes::new(), stream: Some(Box::pin(stream)), delivery: None, end: None }
+    }
+
+    /// Attaches what is told how far it has been taken.
+    pub(crate) fn delivered_to(mut self, delivery: Option<Arc<dyn Delivery>>) -> Self {
+        self.delivery = delivery;
+        self
     }
 
     /// Attaches the [`BodyEnd`] of this body.
@@ -133,52 +178,61 @@ impl Body {
         self
     }
 
-    fn complete(&mut self) {
-        if let Some(mut end) = self.end.take() {
-            end.complete();
+    /// Receives more if nothing is left.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.rest.is_empty()
+            && let Some(stream) = &mut self.stream
+        {
+            match stream.as_mut().poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => self.rest = frame.into_data().unwrap_or_default(),
+                Poll::Ready(Some(Err(why))) => {
+                    if let Some(mut end) = self.end.take() {
+                        end.broken(&why);
+                    }
+                    return Poll::Ready(Err(why));
+                }
+                Poll::Ready(None) => self.stream = None,
+                Poll::Pending => {
+                    self.delivery.iter().for_each(|delivery| delivery.awaits_upstream());
+                    return Poll::Pending;
+                }
+            }
         }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl HttpBody for Body {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let polled = match &mut self.content {
-            Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Content::Stream(stream) => stream.as_mut().poll_frame(cx),
-        };
-        match &polled {
-            Poll::Ready(None) => self.complete(),
-            Poll::Ready(Some(Ok(_))) => {
-                // hyper stops polling after the last byte of a known length: don't wait for `None`.
-                if self.is_end_stream() {
-                    self.complete();
-                }
-            }
-            Poll::Ready(Some(Err(why))) => {
-                if let Some(mut end) = self.end.take() {
-                    end.broken(why);
-                }
-            }
-            Poll::Pending => {}
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, io::Error>>> {
+        if let Err(why) = ready!(self.poll_receive(cx)) {
+            return Poll::Ready(Some(Err(why)));
         }
-        polled
+        let length = self.rest.len().min(PIECE);
+        let bytes = self.rest.split_to(length);
+        // hyper stops polling after the last byte of a known length: don't wait for `None`.
+        if self.is_end_stream()
+            && let Some(mut end) = self.end.take()
+        {
+            end.complete();
+        }
+        if bytes.is_empty() {
+            return Poll::Ready(None);
+        }
+        self.delivery.iter().for_each(|delivery| delivery.offered());
+        Poll::Ready(Some(Ok(Frame::data(Piece { bytes, delivery: self.delivery.clone() }))))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Whole(bytes) => bytes.is_empty(),
-            Content::Stream(stream) => stream.is_end_stream(),
-        }
+        self.rest.is_empty() && self.stream.as_ref().is_none_or(|stream| stream.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Stream(stream) => stream.size_hint(),
+        match &self.stream {
+            None => SizeHint::with_exact(self.rest.len() as u64),
+            Some(_) => SizeHint::default(),
         }
     }
 }
@@ -217,6 +271,20 @@ mod tests {
         assert_eq!(collect(pieces(&["ab", "cd"]), 3, soon()).await, Err(BodyError::TooLarge(3)));
         assert_eq!(collect(Full::new(Bytes::from("abcd")), 3, soon()).await, Err(BodyError::TooLarge(3)));
         assert_eq!(collect(Full::new(Bytes::new()), 0, soon()).await, Ok(Bytes::new()));
+    }
+
+    #[tokio::test]
+    async fn a_response_leaves_in_pieces() {
+        let bytes = Bytes::from(vec![7; 3 * PIECE + 1]);
+        let start = bytes.as_ptr();
+        let mut body = Body::whole(bytes);
+        assert_eq!(body.size_hint().exact(), Some(3 * PIECE as u64 + 1));
+        for (n, length) in [PIECE, PIECE, PIECE, 1].into_iter().enumerate() {
+            assert!(!body.is_end_stream());
+            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap_or_else(|_| panic!("data"));
+            assert_eq!((piece.remaining(), piece.chunk().as_ptr()), (length, start.wrapping_add(n * PIECE)), "no copy");
+        }
+        assert!(body.is_end_stream() && body.frame().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,7 +28,7 @@ use http_body::Body as HttpBody;
 pub use attempt::PreparedAttempt;
 pub use call::{CallDeadlines, CallPriority, UpstreamCall};
 pub use fetch::canary;
-pub use serve::{Arrival, ConnectionClose, ExchangeGuard, serve};
+pub use serve::{Arrival, ConnectionClose, ExchangeGuard, ResponseStart, serve};
 
 use crate::{
     body::{self, BufferedRequest},

@@ -221,7 +221,8 @@ pub struct LimitsTable {
     pub answer_buffer: BoundedSize<1, GIB>,
     /// From the first byte of a request to the end of its head.
     pub header_read: BoundedDuration<1, HOUR>,
-    /// Between requests on a connection, and before its first byte.
+    /// Between requests on a connection, and before its first byte; also how long a caller may take no byte of its
+    /// response.
     pub idle: BoundedDuration<1, DAY>,
     /// From the first byte of a request to its last, including a slow upload.
     pub request: BoundedDuration<1, DAY>,

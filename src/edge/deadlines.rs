@@ -2,11 +2,11 @@
 //!
 //! hyper's header-read timer also runs between two requests on a keep-alive connection, and its protocol
 //! detection has no deadline at all, so [`DeadlineIo`] watches the bytes themselves. A connection is always
-//! in one of four states, each with its deadline: *idle* (no request; `limits.idle`), *in a head*
-//! (`limits.header_read`), *busy* (none here: the request has its own deadline), or *answering* (every
-//! request in progress has begun its response; the client must read some of it within
-//! `limits.request + limits.idle`). In the usual case no timer is touched: one timer is armed late and
-//! re-armed only when it has fired.
+//! in one of three states, each with its deadline: *idle* (no request, and no byte of a response was taken;
+//! `limits.idle`), *in a head* (`limits.header_read`), or *busy* (none here: the request has its own deadline, and an
+//! HTTP/2 stream one for its response, in `streams`; only an HTTP/1.1 response that is still being received must be
+//! taken by its deadline). In every state, a peer must take some of the bytes that wait to be written within
+//! `limits.idle`. In the usual case no timer is touched: one timer is armed late and re-armed only when it has fired.
 //!
 //! On HTTP/2 a peer can send frames that belong to no request (PING, SETTINGS, PRIORITY) as fast as it
 //! likes, and hyper answers each of them. The bytes received beside requests are therefore counted, and the
@@ -33,18 +33,14 @@ use tokio::{
 
 use crate::{config::LimitsConfig, deadline::LateTimer};
 
-/// What a connection is doing. Shared by its IO and its requests, all of which run in one task.
+/// What a connection is doing. Shared by its IO and its requests, all of which run in one thread.
 #[derive(Debug)]
 pub struct Activity {
     opened: Instant,
     idle: Duration,
     header_read: Duration,
-    /// How long a response may make no progress.
-    write_stall: Duration,
-    /// Requests in progress.
+    /// Requests in progress: until their response was handed to hyper, or given up.
     busy: AtomicUsize,
-    /// Requests in progress whose response has begun.
-    answering: AtomicUsize,
     /// Whether a request head has begun and is not complete.
     in_head: AtomicBool,
     /// Whether any byte has been received.
@@ -52,6 +48,10 @@ pub struct Activity {
     /// Whether a request head has been complete.
     requested: AtomicBool,
     http2: AtomicBool,
+    /// A response has said that it ends the connection.
+    closing: AtomicBool,
+    /// The connection was given up: nothing more is written to it.
+    given_up: AtomicBool,
     /// Microseconds since `opened`.
     head_began: AtomicU64,
     /// Microseconds since `opened`; `NEVER` while busy.
@@ -65,12 +65,13 @@ pub struct Activity {
     beside: AtomicU64,
 }
 
-const NEVER: u64 = u64::MAX;
+/// A time that does not come.
+pub(super) const NEVER: u64 = u64::MAX;
 
-/// How many bytes an HTTP/2 connection may receive beside its requests between the beginnings of two of them:
-/// what may still arrive of a refused body (hyper's connection window is 1 MiB), one head, and thousands of
-/// small frames.
-const SLACK: u64 = 1024 * 1024 + 128 * 1024;
+/// How many bytes an HTTP/2 connection may receive beside its requests between the beginnings of two of them: what may
+/// still arrive of refused bodies, what h2 reads of new requests before it passes on the first of them (both are bounded
+/// by hyper's connection window, 1 MiB, which is opened again while the first is discarded), and thousands of small frames.
+const SLACK: u64 = 3 * 1024 * 1024 + 128 * 1024;
 /// Allowance for a request head and its frames, in bytes.
 const LONGEST_HEAD: u64 = 64 * 1024;
 
@@ -82,14 +83,13 @@ impl Activity {
             opened: Instant::now(),
             idle,
             header_read,
-            // A streamed response may wait for Fastrac for as long as the request lasts.
-            write_stall: limits.request + idle,
             busy: AtomicUsize::new(0),
-            answering: AtomicUsize::new(0),
             in_head: AtomicBool::new(false),
             used: AtomicBool::new(false),
             requested: AtomicBool::new(false),
             http2: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             head_began: AtomicU64::new(0),
             deadline: AtomicU64::new(idle.as_micros() as u64),
             renewed: AtomicU64::new(0),
@@ -98,8 +98,22 @@ impl Activity {
         })
     }
 
-    fn now(&self) -> u64 {
-        self.opened.elapsed().as_micros() as u64
+    /// In microseconds since the connection was opened.
+    pub(super) fn now(&self) -> u64 {
+        self.micros_at(Instant::now())
+    }
+
+    pub(super) fn micros_at(&self, instant: Instant) -> u64 {
+        instant.duration_since(self.opened).as_micros() as u64
+    }
+
+    pub(super) fn instant_of(&self, micros: u64) -> Instant {
+        self.opened + Duration::from_micros(micros)
+    }
+
+    /// `limits.idle` after a time, both in microseconds.
+    pub(super) fn idle_after(&self, micros: u64) -> u64 {
+        micros.saturating_add(self.idle.as_micros() as u64)
     }
 
     /// Sets the deadline, counted from now.
@@ -137,11 +151,7 @@ impl Activity {
         self.busy.fetch_add(1, Relaxed);
         self.requested.store(true, Relaxed);
         self.ends_at(NEVER);
-        if self.in_head.swap(false, Relaxed) {
-            self.opened + Duration::from_micros(self.head_began.load(Relaxed))
-        } else {
-            Instant::now()
-        }
+        if self.in_head.swap(false, Relaxed) { self.instant_of(self.head_began.load(Relaxed)) } else { Instant::now() }
     }
 
     /// Records that a request arrived over HTTP/2; the first bytes of the connection may have been too few to tell.
@@ -155,36 +165,47 @@ impl Activity {
         self.beside.load(Relaxed) > SLACK + self.busy.load(Relaxed) as u64 * self.each
     }
 
-    /// Records that the response to a request begins; from now on the client must read.
-    pub fn answer_began(&self) {
-        if self.answering.fetch_add(1, Relaxed) + 1 >= self.busy.load(Relaxed) {
-            self.ends_in(self.write_stall);
-        }
+    /// Records when an HTTP/1.1 response that is still being received must have been taken; `None`: Fastrac is waited
+    /// for.
+    pub(super) fn response_ends_at(&self, end: Option<Instant>) {
+        self.ends_at(end.map_or(NEVER, |end| self.micros_at(end)));
     }
 
     /// Records that the peer accepted bytes.
     fn bytes_went(&self) {
-        let (busy, answering) = (self.busy.load(Relaxed), self.answering.load(Relaxed));
         // On HTTP/1 the last bytes of a response may be written after its request has ended. On HTTP/2
         // they may be the answer to a PING, which is no use of the connection.
-        let after = busy == 0 && !self.http2.load(Relaxed) && !self.in_head.load(Relaxed);
-        let write_stall = match (after, answering > 0 && answering >= busy) {
-            (true, _) => self.idle,
-            (false, true) => self.write_stall,
-            (false, false) => return,
-        };
-        self.ends_in(write_stall);
+        if self.busy.load(Relaxed) == 0 && !self.http2.load(Relaxed) && !self.in_head.load(Relaxed) {
+            self.ends_in(self.idle);
+        }
     }
 
-    /// Records that a request has ended, completely or not; `answering`: its response had begun.
-    pub fn request_ended(&self, answering: bool) {
-        self.answering.fetch_sub(usize::from(answering), Relaxed);
+    /// Records that the peer accepted bytes of an HTTP/2 response.
+    pub(super) fn response_bytes_went(&self) {
+        if self.busy.load(Relaxed) == 0 {
+            self.ends_in(self.idle);
+        }
+    }
+
+    /// Records that a request has ended, completely or not.
+    pub fn request_ended(&self) {
         if self.http2.load(Relaxed) {
             self.beside.store(self.beside.load(Relaxed).saturating_sub(self.each), Relaxed);
         }
         if self.busy.fetch_sub(1, Relaxed) == 1 {
             self.ends_in(self.idle);
         }
+    }
+
+    /// Records that a response ends the connection.
+    pub(super) fn response_closes(&self) {
+        self.closing.store(true, Relaxed);
+    }
+
+    /// At the end of a connection: whether the client may still be sending, and has something to read.
+    pub(super) fn lingers(&self) -> bool {
+        let [given_up, closing, http2] = [&self.given_up, &self.closing, &self.http2].map(|flag| flag.load(Relaxed));
+        !given_up && (closing || http2 || self.is_in_head())
     }
 
     /// Whether a request head has been complete.
@@ -213,7 +234,7 @@ impl Activity {
         }
         match self.deadline.load(Relaxed) {
             NEVER => None,
-            micros => Some(self.opened + Duration::from_micros(micros)),
+            micros => Some(self.instant_of(micros)),
         }
     }
 }
@@ -225,18 +246,21 @@ pub struct DeadlineIo<S> {
     timer: Option<LateTimer>,
     /// Whether the timer will wake the task.
     armed: bool,
+    /// Since when bytes wait to be written and the peer accepts none.
+    stalled: Option<Instant>,
 }
 
 impl<S> DeadlineIo<S> {
     pub fn new(io: S, activity: Arc<Activity>) -> Self {
-        DeadlineIo { io, activity, timer: None, armed: false }
+        DeadlineIo { io, activity, timer: None, armed: false, stalled: None }
     }
 
     /// Whether the deadline has passed. If not, the task will be woken in time; also while busy, because hyper
     /// does not necessarily poll again between the end of a request and the first byte of the next.
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
-            let deadline = self.activity.deadline();
+            let stalled = self.stalled.map(|since| since + self.activity.idle);
+            let deadline = self.activity.deadline().into_iter().chain(stalled).min();
             let wake = || deadline.unwrap_or_else(|| Instant::now() + self.activity.idle);
             let timer = self.timer.get_or_insert_with(|| LateTimer::at(wake()));
             if deadline.is_some_and(|deadline| timer.end() > deadline) {
@@ -258,22 +282,25 @@ impl<S> DeadlineIo<S> {
 
 impl<S> DeadlineIo<S> {
     /// hyper does not read while it writes, so the deadline is checked on writes too.
-    fn after_write(&mut self, polled: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        match polled {
-            Poll::Ready(written) => {
-                self.activity.bytes_went();
-                Poll::Ready(written)
-            }
-            Poll::Pending if self.poll_expired(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+    fn after_write<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
         }
+        self.stalled.get_or_insert_with(Instant::now);
+        if self.poll_expired(cx) { self.give_up(io::ErrorKind::TimedOut) } else { Poll::Pending }
+    }
+
+    fn give_up<T>(&self, why: io::ErrorKind) -> Poll<io::Result<T>> {
+        self.activity.given_up.store(true, Relaxed);
+        Poll::Ready(Err(why.into()))
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for DeadlineIo<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.activity.is_flooded() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            return self.give_up(io::ErrorKind::ConnectionAborted);
         }
         let before = buf.filled().len();
         match Pin::new(&mut self.io).poll_read(cx, buf) {
@@ -283,11 +310,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for DeadlineIo<S> {
                 }
                 Poll::Ready(result)
             }
-            Poll::Pending if self.poll_expired(cx) => Poll::Ready(match self.activity.is_in_head() {
-                true => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending if self.poll_expired(cx) => match self.activity.is_in_head() || self.stalled.is_some() {
+                true => self.give_up(io::ErrorKind::TimedOut),
                 // End of file, as if the peer had closed: hyper then ends an idle connection without an error.
-                false => Ok(()),
-            }),
+                false => Poll::Ready(Ok(())),
+            },
             Poll::Pending => Poll::Pending,
         }
     }
@@ -296,6 +323,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for DeadlineIo<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        if polled.is_ready() {
+            self.activity.bytes_went();
+        }
         self.after_write(polled, cx)
     }
 
@@ -305,6 +335,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineIo<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        if polled.is_ready() {
+            self.activity.bytes_went();
+        }
         self.after_write(polled, cx)
     }
 
@@ -313,7 +346,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineIo<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        // TLS accepts bytes before it has written them.
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        self.after_write(polled, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -390,7 +425,7 @@ mod tests {
         let mut read = std::pin::pin!(timed.read(&mut buffer));
         let first = std::future::poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx).is_pending())).await;
         assert!(first);
-        activity.request_ended(false);
+        activity.request_ended();
         assert_eq!(read.await.unwrap(), 0);
         assert_eq!(began.elapsed().as_secs(), 75);
     }
@@ -412,47 +447,76 @@ mod tests {
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
         activity.request_began();
         stays_open(&mut timed).await;
-        activity.request_ended(false);
+        activity.request_ended();
         let ended = Instant::now();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(ended.elapsed().as_secs(), 75);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_nobody_takes_ends_its_connection() {
-        let (mut peer, io) = duplex(64);
+    /// A connection with a request in progress.
+    async fn busy(size: usize) -> (tokio::io::DuplexStream, DeadlineIo<tokio::io::DuplexStream>, Arc<Activity>) {
+        let (mut peer, io) = duplex(size);
         let activity = Activity::new(&limits());
         let mut timed = DeadlineIo::new(io, activity.clone());
         peer.write_all(b"GET").await.unwrap();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
         activity.request_began();
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        activity.answer_began();
-        timed.write_all(&[0; 64]).await.unwrap();
-        // A little is taken now and then: that is well.
-        for _ in 0..3 {
-            tokio::time::sleep(Duration::from_secs(100)).await;
-            peer.read_exact(&mut [0; 8]).await.unwrap();
-            timed.write_all(&[0; 8]).await.unwrap();
-        }
-        let began = Instant::now();
-        let error = timed.write_all(&[0; 8]).await.unwrap_err();
-        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 105));
+        (peer, timed, activity)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_busy_http2_connection_waits_for_all_its_answers() {
-        let (_peer, io) = duplex(64);
-        let activity = Activity::new(&limits());
-        let mut timed = DeadlineIo::new(io, activity.clone());
-        activity.request_began();
-        activity.request_began();
-        activity.answer_began();
+    async fn bytes_that_nobody_takes_end_their_connection() {
+        let (mut peer, mut timed, activity) = busy(64).await;
+        timed.write_all(&[0; 64]).await.unwrap();
+        // A little is taken now and then: that is well, however long it takes.
+        for _ in 0..5 {
+            let takes = async {
+                tokio::time::sleep(IDLE - Duration::from_secs(1)).await;
+                peer.read_exact(&mut [0; 8]).await.unwrap();
+            };
+            let (written, ()) = tokio::join!(timed.write_all(&[0; 8]), takes);
+            written.unwrap();
+        }
+        let began = Instant::now();
+        let error = timed.write_all(&[0; 8]).await.unwrap_err();
+        assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, IDLE));
+        assert!(!activity.lingers());
+    }
+
+    /// hyper has buffered the whole response, and the request has ended.
+    #[tokio::test(start_paused = true)]
+    async fn a_response_that_is_being_read_is_not_idle() {
+        let (mut peer, mut timed, activity) = busy(64).await;
+        timed.write_all(&[0; 64]).await.unwrap();
+        activity.request_ended();
+        for _ in 0..5 {
+            let takes = async {
+                tokio::time::sleep(IDLE - Duration::from_secs(1)).await;
+                peer.read_exact(&mut [0; 8]).await.unwrap();
+            };
+            let (written, ()) = tokio::join!(timed.write_all(&[0; 8]), takes);
+            written.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_that_is_still_received_must_be_taken_by_its_deadline() {
+        let (mut peer, mut timed, activity) = busy(64).await;
+        let end = Instant::now() + Duration::from_secs(30);
+        // Fastrac is waited for, as long as that may last.
+        activity.response_ends_at(Some(end));
+        activity.response_ends_at(None);
         stays_open(&mut timed).await;
-        activity.answer_began();
-        let answered = Instant::now();
-        assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
-        assert_eq!(answered.elapsed().as_secs(), 105);
+        let end = Instant::now() + Duration::from_secs(30);
+        activity.response_ends_at(Some(end));
+        let drips = async {
+            loop {
+                peer.read_exact(&mut [0; 8]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let error = tokio::select! { written = timed.write_all(&[0; 1024]) => written, () = drips => unreachable!() };
+        assert_eq!((error.unwrap_err().kind(), Instant::now()), (io::ErrorKind::TimedOut, end));
     }
 
     /// Reads until the connection ends; how many bytes came before.
@@ -512,7 +576,7 @@ mod tests {
                     timed.read_exact(&mut buffer).await.unwrap();
                 }
             }
-            (0..20).for_each(|_| activity.request_ended(false));
+            (0..20).for_each(|_| activity.request_ended());
         }
     }
 
@@ -527,7 +591,7 @@ mod tests {
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 1);
         activity.is_http2();
         activity.request_began();
-        activity.request_ended(false);
+        activity.request_ended();
         peer.write_all(b"ping").await.unwrap();
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 4);
         let began = Instant::now();

@@ -24,6 +24,11 @@ use crate::{caller::ClientCertificate, deadline::within, outcome::Code, snapshot
 /// How often a worker closes expired idle connections to Fastrac, and shows that it makes progress.
 const SWEEP: Duration = Duration::from_secs(2);
 
+/// How many bytes the kernel takes before they can be sent to the client, about. By default it takes up to several MiB,
+/// and more only when a third of that is free: a client that reads slowly would seem to read nothing for a long time.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
+
 /// An accepted socket on its way to a data thread.
 pub struct AcceptedSocket {
     /// Non-blocking.
@@ -93,6 +98,9 @@ async fn open(accepted: AcceptedSocket, context: Arc<Context>) {
     let Ok(socket) = TcpStream::from_std(socket) else { return };
     // Nagle's algorithm would hold small responses back until the peer acknowledges earlier data.
     let _ = socket.set_nodelay(true);
+    // Not available on every system; it only makes progress visible earlier.
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
     match tls {
         None => {
             if let Some(protocol) = peek_protocol(&socket, &context).await {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{Exchange, forward};
 use crate::{
-    body::{Body, BodyEnd},
+    body::{Body, BodyEnd, Delivery},
     caller::ClientCertificate,
     outcome::Outcome,
     record::Record,
@@ -59,8 +59,19 @@ pub trait ExchangeGuard: Send {
         false
     }
 
-    /// The head of the response is ready.
-    fn answered(&mut self) {}
+    /// The head of the response is ready. Returns what is to be told how far the caller takes it.
+    fn answered(&mut self, _response: ResponseStart) -> Option<Arc<dyn Delivery>> {
+        None
+    }
+}
+
+/// What the connection must know about a response.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseStart {
+    /// It ends the connection.
+    pub closes: bool,
+    /// When it must be complete, if it is still being received.
+    pub ends_by: Option<Instant>,
 }
 
 impl ExchangeGuard for () {}
@@ -119,15 +130,19 @@ fn respond<G: ExchangeGuard + 'static>(
     let quota = x.record.as_ref().and_then(Record::service).and_then(|service| x.snapshot.quotas.get(service));
     let limits = quota.map(|quota| RateLimitHeaders { policy: quota.policy_header(), limit: quota.limit_header() });
     reply.stamp(GatewayHeaders { request_id: &x.request_id, sent, limits, close });
-    finish.guard.answered();
     if finish.is_head {
         reply.leave_out_body();
     }
+    let ends_by = match &reply.body {
+        ReplyBody::Whole(_) => None,
+        ReplyBody::Stream(stream) => Some(stream.deadline()),
+    };
+    let delivery = finish.guard.answered(ResponseStart { closes: close, ends_by });
     let body = match reply.body {
         ReplyBody::Whole(bytes) => Body::whole(bytes),
         ReplyBody::Stream(stream) => Body::stream(*stream),
     };
-    let mut response = Response::new(body.ending(finish));
+    let mut response = Response::new(body.delivered_to(delivery).ending(finish));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
     response

@@ -130,6 +130,11 @@ impl UpstreamConnection {
         self.driver.poll(std::pin::pin!(body.frame()), cx)
     }
 
+    /// The deadline of the request that uses it.
+    pub(super) fn deadline(&self) -> Instant {
+        self.driver.deadline
+    }
+
     /// Whether the connection was closed while it was idle. Polls it once.
     fn is_closed(&mut self) -> bool {
         let Some(connection) = &mut self.driver.connection else { return true };

@@ -1,8 +1,9 @@
 //! A response too long to be read whole: passed on as it arrives, and cut off where the account's secret key appears.
 //!
 //! Nothing that the scan for the secret has not seen is passed on. Ends with an error (which closes the caller's
-//! connection) at the deadline, beyond `limits.answer_body`, if the connection is lost, and at the secret. It must not
-//! know what the response means.
+//! connection) at the deadline, beyond `limits.answer_body`, if the connection is lost, and at the secret. It holds the
+//! connection to Fastrac and the place in flight as long as it lives; hyper does not poll it while its caller takes
+//! nothing, so the caller's connection ends it then (`edge`). It must not know what the response means.
 
 use std::{
     io,
@@ -13,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::{UpstreamConnection, connection::DeadlineExceeded};
 use crate::{
@@ -59,6 +61,11 @@ impl Stream {
     pub fn holding(mut self, spent: Option<Spent>) -> Self {
         self.spent = spent;
         self
+    }
+
+    /// When it must be complete.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.connection.deadline()
     }
 
     /// What has been read of it; empty once the stream is polled.

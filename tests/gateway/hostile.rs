@@ -6,7 +6,7 @@
 
 mod compare;
 mod corpus;
-mod frames;
+pub(crate) mod frames;
 mod h2;
 mod recorder;
 mod responses;

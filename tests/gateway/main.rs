@@ -38,6 +38,8 @@
 //! | `waits_within_deadlines` | every wait has a deadline, and it is the waiter's own |
 //! | `isolates_callers` | what one caller does ends with that caller |
 //! | `judges_fastrac` | what counts as a failure of Fastrac, for all services of its account |
+//! | `isolates_slow_callers` | a caller that takes its response slowly keeps nothing from others |
+//! | `delivers_refusals` | a refusal reaches a client that is still sending |
 //! | `layout` | no import cycles, pure rooms do no I/O, a type name means one thing |
 //! | `documents` | the README lists exactly the refusals that the gateway can send |
 
@@ -53,6 +55,7 @@ mod client;
 mod config;
 mod connects_despite_faults;
 mod connects_through_proxies;
+mod delivers_refusals;
 mod deploy;
 mod documents;
 mod drains;
@@ -63,6 +66,7 @@ mod h2;
 mod handles_upstream_faults;
 mod hostile;
 mod isolates_callers;
+mod isolates_slow_callers;
 mod judges_fastrac;
 mod keeps_the_exchange_log;
 mod layout;

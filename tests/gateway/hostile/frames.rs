@@ -11,28 +11,28 @@ use std::{
 
 use crate::test_gateway::canary_in;
 
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 // Frame types (RFC 9113, section 6).
-pub(super) const DATA: u8 = 0;
-pub(super) const HEADERS: u8 = 1;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
 pub(super) const PRIORITY: u8 = 2;
-pub(super) const RST_STREAM: u8 = 3;
-pub(super) const SETTINGS: u8 = 4;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
 pub(super) const PUSH_PROMISE: u8 = 5;
-pub(super) const PING: u8 = 6;
+pub(crate) const PING: u8 = 6;
 pub(super) const GOAWAY: u8 = 7;
-pub(super) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(super) const CONTINUATION: u8 = 9;
 
 // Flags.
-pub(super) const ACK: u8 = 1;
-pub(super) const END_STREAM: u8 = 1;
-pub(super) const END_HEADERS: u8 = 4;
+pub(crate) const ACK: u8 = 1;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 pub(super) const PADDED: u8 = 8;
 
 /// A frame with the correct length.
-pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     bytes.extend([kind, flags]);
     bytes.extend(stream.to_be_bytes());
@@ -41,7 +41,7 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 }
 
 /// A header block in which every field is a literal, neither indexed nor Huffman-coded (RFC 7541, section 6.2.2).
-pub(super) fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+pub(crate) fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in fields {
         bytes.push(0);
@@ -156,7 +156,7 @@ fn read_frame(frame: &[u8]) -> Vec<Event> {
 }
 
 /// The status in the first field of a response head; 0 if its encoding is not supported here.
-pub(super) fn status_of(block: &[u8]) -> u16 {
+pub(crate) fn status_of(block: &[u8]) -> u16 {
     match block {
         // Dynamic table size update (section 6.3).
         [first, rest @ ..] if (0x20..0x3f).contains(first) => status_of(rest),

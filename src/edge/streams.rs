@@ -1,0 +1,127 @@
+//! The tasks of HTTP/2 streams, and the time that a caller has to take its response.
+//!
+//! hyper runs each stream in a task of its own, and polls neither the body nor anything else of it while the peer's
+//! window is closed. So a timer in that task ends the stream (RST_STREAM) when the caller has taken no byte for
+//! `limits.idle`, or when a response that is still being received is past its deadline. What always holds: time in which
+//! Fastrac is waited for is not the caller's. An HTTP/1.1 response has its connection to itself, so its deadlines are the
+//! connection's (`deadlines`). This file must not know requests. Never fails.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use hyper::rt::Executor;
+use hyper_util::rt::TokioExecutor;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::deadlines::{Activity, NEVER};
+use crate::{body::Delivery, deadline::LateTimer};
+
+/// Runs the streams of a data thread's connections.
+#[derive(Clone, Default)]
+pub(super) struct StreamExecutor {
+    /// The stream whose request was passed on last. hyper calls the service and, in the same poll, the executor.
+    opening: Arc<Mutex<Option<Arc<StreamDelivery>>>>,
+}
+
+impl StreamExecutor {
+    /// A new stream, whose task is spawned next.
+    pub(super) fn open(&self, activity: &Arc<Activity>) -> Arc<StreamDelivery> {
+        let delivery = Arc::new(StreamDelivery {
+            activity: activity.clone(),
+            waits_since: AtomicU64::new(NEVER),
+            ends_by: AtomicU64::new(NEVER),
+        });
+        *self.opening.lock() = Some(delivery.clone());
+        delivery
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
+    fn execute(&self, stream: F) {
+        let opening = self.opening.lock().take();
+        let Some(delivery) = opening else { return TokioExecutor::new().execute(stream) };
+        TokioExecutor::new().execute(async move {
+            let mut stream = pin!(stream);
+            let mut timer = DeliveryTimer { delivery, timer: None };
+            std::future::poll_fn(|cx| match stream.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(()),
+                // Dropping a stream that has not ended resets it.
+                Poll::Pending => timer.poll_elapsed(cx),
+            })
+            .await;
+        });
+    }
+}
+
+/// How far the caller has taken the response of a stream.
+pub(super) struct StreamDelivery {
+    activity: Arc<Activity>,
+    /// Since when the caller has taken no byte of what it could take, in microseconds of the connection's clock; `NEVER`
+    /// if there is nothing to take.
+    waits_since: AtomicU64,
+    /// When the response must be complete, on the same clock; `NEVER` if it is complete here.
+    ends_by: AtomicU64,
+}
+
+impl StreamDelivery {
+    /// The head of the response is ready. `ends_by`: when a response that is still being received must be complete.
+    pub(super) fn begin(&self, ends_by: Option<Instant>) {
+        self.ends_by.store(ends_by.map_or(NEVER, |end| self.activity.micros_at(end)), Relaxed);
+        self.offered();
+    }
+
+    fn end(&self) -> Option<Instant> {
+        let since = self.waits_since.load(Relaxed);
+        let end = self.activity.idle_after(since).min(self.ends_by.load(Relaxed));
+        (since != NEVER).then(|| self.activity.instant_of(end))
+    }
+}
+
+impl Delivery for StreamDelivery {
+    fn offered(&self) {
+        self.waits_since.store(self.activity.now(), Relaxed);
+    }
+
+    fn awaits_upstream(&self) {
+        self.waits_since.store(NEVER, Relaxed);
+    }
+
+    fn written(&self) {
+        if self.waits_since.load(Relaxed) != NEVER {
+            self.offered();
+        }
+        self.activity.response_bytes_went();
+    }
+}
+
+/// Elapses when a caller has not taken its response in time.
+struct DeliveryTimer {
+    delivery: Arc<StreamDelivery>,
+    /// Made when the task first waits for its caller: most responses are taken at once.
+    timer: Option<LateTimer>,
+}
+
+impl DeliveryTimer {
+    fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // The body, which is polled by the same task, decides when the caller is waited for again.
+            let Some(end) = self.delivery.end() else { return Poll::Pending };
+            let timer = self.timer.get_or_insert_with(|| LateTimer::at(end));
+            if timer.end() > end {
+                timer.reset(end);
+            }
+            ready!(timer.poll_elapsed(cx));
+            if Instant::now() >= end {
+                return Poll::Ready(());
+            }
+            timer.reset(end);
+        }
+    }
+}

@@ -96,12 +96,12 @@ fn a_silent_address_of_a_proxy_leaves_the_others_their_chance() {
     is_quick(&gateway);
 }
 
-/// A name service that knows `good.test`. What it does about all other names can be changed.
+/// A name service that knows `good.test`, and `late.test` unless lookups hang. No other name exists.
 #[derive(Clone, Default)]
 struct NameService {
-    /// Whether the lookups of other names hang.
+    /// Whether the lookups of all names but `good.test` hang.
     hangs: Arc<AtomicBool>,
-    /// Lookups of other names that run now, and all that were started.
+    /// Lookups of these names that run now, and all that were started.
     running: Arc<AtomicUsize>,
     started: Arc<AtomicUsize>,
 }
@@ -117,12 +117,20 @@ impl NameService {
             std::thread::sleep(Duration::from_millis(2));
         }
         self.running.fetch_sub(1, SeqCst);
-        Err(LookupError::NoAddress("no such name".into()))
+        match name {
+            "late.test" => Ok(vec![address([127, 0, 0, 1].into())]),
+            _ => Err(LookupError::NoAddress("no such name".into())),
+        }
+    }
+
+    fn connector(&self) -> Connector {
+        let own = self.clone();
+        Connector::with_lookup(move |name| own.lookup(name))
     }
 
     /// A gateway whose operations of `v2` go to a name that is known, and those of `v1` to one that is not.
     fn gateway(&self, fastrac: &Sandbox) -> TestGateway {
-        let (own, port) = (self.clone(), fastrac.addr().port());
+        let port = fastrac.addr().port();
         let account = format!("allow_cleartext = true\nv1 = {{ base_url = \"http://bad.test:{port}\" }}");
         let gateway = Setup {
             base_url: Some(format!("http://good.test:{port}")),
@@ -130,7 +138,7 @@ impl NameService {
             breaker: "minimum = 3, failures = 0.1, open = \"1m\"",
             budget: "per_day = 1000",
             services: &[("other", "allow = [\"quote\"]")],
-            connector: Connector::with_lookup(move |name| own.lookup(name)),
+            connector: self.connector(),
             wait: false,
             ..Setup::default()
         }
@@ -192,6 +200,33 @@ fn a_name_that_does_not_exist_is_a_fault_of_fastracs_side() {
     assert_eq!(codes.last().map(String::as_str), Some("upstream.breaker"), "{codes:?}");
     // Kept for a moment: requests do not ask the name service one by one.
     assert!(names.started.load(SeqCst) < codes.len(), "{}", names.started.load(SeqCst));
+}
+
+#[test]
+fn a_fault_of_the_gateways_own_does_not_decide_about_a_key_pair() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let names = NameService::default();
+    names.hangs.store(true, SeqCst);
+    let gateway = Setup {
+        base_url: Some(format!("http://late.test:{}", fastrac.addr().port())),
+        account: "allow_cleartext = true",
+        breaker: "minimum = 1, failures = 0.1, open = \"1m\"",
+        connector: names.connector(),
+        wait: false,
+        ..Setup::default()
+    }
+    .start();
+    // The first canary meets it, and is undecided: then the pair is used all the same.
+    let quote = || post("/tariff/express", bodies::TARIFF).by("shop").header("x-gateway-timeout", "200");
+    until("the pair is used", || gateway.send(quote()).code() == "gateway.overloaded");
+    names.hangs.store(false, SeqCst);
+    until("the name is known", || gateway.send(quote()).status == 200);
+    let event = |event| gateway.metric("key_events_total", &[("event", event)]);
+    until("the pair is verified", || event("verified") == 1.0);
+    assert_eq!(event("refused"), 0.0);
+    let metrics = gateway.admin("/metrics").text();
+    assert_eq!(sum(&metrics, "breaker_state", &[("state", "closed")]), 1.0);
+    assert_eq!(sum(&metrics, "breaker_transitions_total", &[]), 0.0);
 }
 
 /// The test that runs alone in its process, because it takes the process's descriptors away.

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{error::LookupError, race::interleaved};
+use super::error::LookupError;
 
 /// How long the addresses of a name are used without another lookup. getaddrinfo(3) reports no TTL; a name that moves is
 /// followed within this time.
@@ -23,8 +23,6 @@ pub(super) struct CachedName {
     good: Option<(Vec<SocketAddr>, Instant)>,
     /// Why the last lookup failed, and when.
     failed: Option<(LookupError, Instant)>,
-    /// The address that worked last, if it was not the first one.
-    preferred: Option<IpAddr>,
 }
 
 /// What is to be done for the addresses of a name.
@@ -55,23 +53,18 @@ impl CachedName {
     pub(super) fn keep(&mut self, result: Result<Vec<SocketAddr>, LookupError>, now: Instant) {
         match result {
             Ok(addresses) => {
-                self.good = Some((interleaved(&addresses), now));
+                self.good = Some((addresses, now));
                 self.failed = None;
-                self.order();
             }
             Err(error) => self.failed = Some((error, now)),
         }
     }
 
-    /// Tries `address` first from now on, as long as the name has it (RFC 8305, section 4).
+    /// Tries `address` first until the next lookup (RFC 8305, section 4). No longer, because it may be one that accepts
+    /// connections and does nothing else.
     pub(super) fn prefer(&mut self, address: IpAddr) {
-        self.preferred = Some(address);
-        self.order();
-    }
-
-    fn order(&mut self) {
         if let Some((good, _)) = &mut self.good
-            && let Some(place) = good.iter().position(|known| Some(known.ip()) == self.preferred)
+            && let Some(place) = good.iter().position(|known| known.ip() == address)
         {
             good[..=place].rotate_right(1);
         }
@@ -127,14 +120,17 @@ mod tests {
     }
 
     #[test]
-    fn the_address_that_worked_is_tried_first_as_long_as_the_name_has_it() {
+    fn the_address_that_worked_is_tried_first_until_the_next_lookup() {
         let (mut name, now) = (CachedName::default(), Instant::now());
-        name.prefer(addresses(&[3])[0].ip());
         name.keep(Ok(addresses(&[1, 2, 3, 4])), now);
-        assert_eq!(name.at(now), Known::Addresses(addresses(&[3, 1, 2, 4])));
-        name.prefer(addresses(&[1])[0].ip());
-        assert_eq!(name.at(now), Known::Addresses(addresses(&[1, 3, 2, 4])));
-        name.keep(Ok(addresses(&[5, 6])), now);
-        assert_eq!(name.at(now), Known::Addresses(addresses(&[5, 6])));
+        let mut prefer = |host| {
+            name.prefer(addresses(&[host])[0].ip());
+            name.at(now)
+        };
+        assert_eq!(prefer(3), Known::Addresses(addresses(&[3, 1, 2, 4])));
+        assert_eq!(prefer(1), Known::Addresses(addresses(&[1, 3, 2, 4])));
+        assert_eq!(prefer(9), Known::Addresses(addresses(&[1, 3, 2, 4])), "the name does not have it");
+        name.keep(Ok(addresses(&[1, 2, 3, 4])), now);
+        assert_eq!(name.at(now), Known::Addresses(addresses(&[1, 2, 3, 4])));
     }
 }

@@ -21,6 +21,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     cached_name::{CachedName, Known},
     error::LookupError,
+    race::interleaved,
 };
 use crate::deadline;
 
@@ -141,7 +142,7 @@ impl SharedLookups {
         while let Some(name) = self.next() {
             let lookup = catch_unwind(AssertUnwindSafe(|| (self.lookup)(&name)));
             let result = lookup.unwrap_or_else(|_| Err(LookupError::Failed("the name lookup panicked".into())));
-            self.state.lock().finish(&name, result);
+            self.state.lock().finish(&name, result.map(|addresses| interleaved(&addresses)));
         }
     }
 
@@ -161,13 +162,8 @@ impl LookupState {
     fn finish(&mut self, name: &str, result: LookupResult) {
         let now = Instant::now();
         self.cached.retain(|known, cached| known == name || !cached.is_forgotten(now));
-        let cached = self.cached.entry(name.to_owned()).or_default();
-        cached.keep(result.clone(), now);
+        self.cached.entry(name.to_owned()).or_default().keep(result.clone(), now);
         if let Some(running) = self.running.remove(name) {
-            let result = match (result, cached.at(now)) {
-                (Ok(_), Known::Addresses(in_order)) => Ok(in_order),
-                (result, _) => result,
-            };
             running.result.send_replace(Some(result));
         }
     }

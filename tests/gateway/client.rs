@@ -278,6 +278,8 @@ impl Connection {
             let end = (line + 2 + size).min(self.buffer.len());
             body.extend_from_slice(&self.buffer[line + 2..end]);
             if !whole {
+                // The connection ended in the middle of a chunk: what came of it is part of the body.
+                self.buffer.clear();
                 return (body, false);
             }
             self.buffer.drain(..end + 2);

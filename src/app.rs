@@ -122,11 +122,7 @@ impl App {
         // The store first: the error for a second process on the same folder then names the folder.
         let store = Store::open(&config.state.dir)?;
         let log = ExchangeLog::open(&config.log, &metrics)?;
-        let control = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("control")
-            .enable_all()
-            .build()?;
+        let control = control_runtime()?;
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let orders = control.block_on(Orders::open(store.clone(), jiff::Timestamp::now()))?;
         let drain = Drain::default();
@@ -170,15 +166,7 @@ impl App {
         };
         control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), tls.admin.clone()));
         control.spawn(check_heartbeats(heartbeats));
-        if tls.each().next().is_some() {
-            control.spawn(watch("certificates", POLL_INTERVAL, move || tls.poll()));
-        }
-        if gateway.file.is_some() {
-            let polled = gateway.clone();
-            control.spawn(watch("a changed configuration file", gateway::POLL_INTERVAL, move || {
-                polled.poll_file();
-            }));
-        }
+        watch_files(&control, tls, &gateway);
         // Until then connections wait in the backlog, so that a restart does not cause refusals.
         let _ = control.block_on(async { tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&gateway)).await });
         Ok(App { gateway, drain, data, admin: address, threads, acceptor, listeners, store, control, clock })
@@ -189,6 +177,24 @@ impl App {
         for listener in self.listeners.drain(..) {
             self.control.spawn(self.drain.tasks.track_future(self.acceptor.clone().run(listener)));
         }
+    }
+}
+
+/// The runtime of everything but requests: accepting, administration, key pairs, files.
+fn control_runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()
+}
+
+/// Starts the tasks that look for changed certificates and for a changed configuration file.
+fn watch_files(control: &Runtime, tls: Arc<TlsListeners>, gateway: &Arc<Gateway>) {
+    if tls.each().next().is_some() {
+        control.spawn(watch("certificates", POLL_INTERVAL, move || tls.poll()));
+    }
+    if gateway.file.is_some() {
+        let polled = gateway.clone();
+        control.spawn(watch("a changed configuration file", gateway::POLL_INTERVAL, move || {
+            polled.poll_file();
+        }));
     }
 }
 

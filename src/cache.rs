@@ -23,7 +23,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use crate::outcome::Outcome;
-pub(crate) use flight::Passenger;
+pub(crate) use flight::JoinRequest;
 pub use flight::{Flight, Flights, Follower, Leader};
 pub use key::{Key, KeyParts};
 pub use rules::RequestDirectives;
@@ -158,20 +158,7 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn key(path: &str) -> Key {
-        Key::new(KeyParts {
-            account: "a",
-            address: "",
-            service: None,
-            method: "GET",
-            path,
-            query: None,
-            vary: &[],
-            body: b"",
-        })
-    }
+    use super::{key::key_of_path as key, *};
 
     fn entry(size: usize) -> Arc<CacheEntry> {
         Arc::new(CacheEntry {

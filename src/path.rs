@@ -1,9 +1,10 @@
 //! THE PATH: what happens to a request, as one list.
 //!
 //! `forward` goes down it once. What always holds: each step returns a value that a later step needs, so none can be
-//! skipped; the error of each room becomes a [`Refusal`] through `?`; the account's budget is spent last, after
-//! everything that can fail, so that a hit, a refusal or a bad request costs nothing. Must not know header names,
-//! metric names, time arithmetic or kinds of errors; `tests/gateway/layout.rs` enforces that for its files too.
+//! skipped; the error of each room becomes a [`Refusal`] through `?`; the account's budget is spent after everything
+//! that may refuse, so that a hit, a refusal or a bad request costs nothing. (Only the key pair is taken later, so that
+//! one revoked meanwhile is not used; that there is one is checked before.) Must not know header names, metric names,
+//! time arithmetic or kinds of errors; `tests/gateway/layout.rs` enforces that for its files too.
 //!
 //! hyper drops this future when the caller leaves. What was reserved and not sent goes back then. A cache fill (from
 //! step 7 on) and an order (from step 8 on) run in tasks of their own (`lookup::fill`, `order::send`) that `drain` waits

@@ -36,7 +36,7 @@ impl<T> Default for Flights<T> {
 
 /// A request that joins a flight.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Passenger {
+pub(crate) struct JoinRequest {
     /// The cache's when it joins.
     pub(crate) generation: Generation,
     pub(crate) priority: Priority,
@@ -56,10 +56,10 @@ impl<T: Clone> Flights<T> {
     pub(crate) fn join(
         self: &Arc<Self>,
         key: &Key,
-        passenger: Passenger,
+        request: JoinRequest,
         stored: impl FnOnce() -> Option<Arc<CacheEntry>>,
     ) -> Flight<T> {
-        let Passenger { generation, priority } = passenger;
+        let JoinRequest { generation, priority } = request;
         let mut open = self.open.lock();
         if let Some(flight) = open.get(key).filter(|flight| flight.generation == generation) {
             flight.priority.send_if_modified(|highest| {
@@ -155,27 +155,14 @@ impl<T: Clone> Follower<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::KeyParts;
+    use crate::cache::key::key_of_path as key;
 
-    fn key(path: &str) -> Key {
-        Key::new(KeyParts {
-            account: "a",
-            address: "",
-            service: None,
-            method: "GET",
-            path,
-            query: None,
-            vary: &[],
-            body: b"",
-        })
-    }
-
-    fn passenger(priority: Priority) -> Passenger {
-        Passenger { generation: crate::cache::Cache::new(0).generation(), priority }
+    fn request(priority: Priority) -> JoinRequest {
+        JoinRequest { generation: crate::cache::Cache::new(0).generation(), priority }
     }
 
     fn join(flights: &Arc<Flights<u32>>, path: &str) -> Flight<u32> {
-        flights.join(&key(path), passenger(Priority::Normal), || None)
+        flights.join(&key(path), request(Priority::Normal), || None)
     }
 
     #[tokio::test]
@@ -203,7 +190,7 @@ mod tests {
     #[test]
     fn the_highest_priority_of_those_that_joined_counts() {
         let flights = Arc::new(Flights::<u32>::default());
-        let joins = |priority| flights.join(&key("/a"), passenger(priority), || None);
+        let joins = |priority| flights.join(&key("/a"), request(priority), || None);
         let Flight::Leader(leader) = joins(Priority::Low) else { panic!("first leads") };
         let mut highest = leader.priority();
         let of_the_others = [Priority::Normal, Priority::High, Priority::Low].map(joins);
@@ -216,8 +203,8 @@ mod tests {
     async fn a_flight_that_began_before_a_purge_is_not_joined_after_it() {
         let (flights, cache) = (Arc::new(Flights::<u32>::default()), crate::cache::Cache::new(0));
         let joins = || {
-            let passenger = Passenger { generation: cache.generation(), priority: Priority::Normal };
-            flights.join(&key("/a"), passenger, || None)
+            let request = JoinRequest { generation: cache.generation(), priority: Priority::Normal };
+            flights.join(&key("/a"), request, || None)
         };
         let Flight::Leader(before) = joins() else { panic!("first leads") };
         cache.purge();

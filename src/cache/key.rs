@@ -182,6 +182,13 @@ fn members(value: &RawValue) -> Option<Vec<(String, &RawValue)>> {
     serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_str(value.get()), Members).ok()
 }
 
+/// The key of a plain GET.
+#[cfg(test)]
+pub(super) fn key_of_path(path: &str) -> Key {
+    let (account, address, method) = ("main", "https://b2b.example", "GET");
+    Key::new(KeyParts { account, address, service: None, method, path, query: None, vary: &[], body: b"" })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

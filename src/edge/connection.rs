@@ -179,15 +179,15 @@ where
     let mut connection = std::pin::pin!(connection);
     let stop = &context.drain.stop;
     let mut stopped = std::pin::pin!(stop.cancelled());
-    let (mut registered, mut said_goodbye) = (false, false);
+    let (mut registered, mut sent_goaway) = (false, false);
     let ended = std::future::poll_fn(|cx| {
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
         // HTTP/2 has no `Connection: close`. GOAWAY comes while a request is in progress: a client that is just sending
         // its first could not send it.
-        if context.drain.begun() && !said_goodbye && activity.is_on_http2() && activity.is_busy() {
-            said_goodbye = true;
+        if context.drain.begun() && !sent_goaway && activity.is_on_http2() && activity.is_busy() {
+            sent_goaway = true;
             connection.as_mut().graceful_shutdown();
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Some(ended));
@@ -217,8 +217,8 @@ pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(500);
 /// Ends a connection after the requests in progress. A head that has begun is one of them, and so is one that has
 /// arrived but was not read yet.
 async fn wind_down<C: GracefulConnection>(mut connection: Pin<&mut C>, activity: &Activity) -> Result<(), C::Error> {
-    let moment = if activity.has_begun_a_request() { Duration::ZERO } else { FIRST_REQUEST };
-    let mut timer = LateTimer::at(Instant::now() + moment);
+    let grace = if activity.has_begun_a_request() { Duration::ZERO } else { FIRST_REQUEST };
+    let mut timer = LateTimer::at(Instant::now() + grace);
     let mut shut_down = false;
     std::future::poll_fn(|cx| {
         loop {

@@ -464,11 +464,12 @@ mod tests {
         (peer, timed, activity)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn bytes_that_nobody_takes_end_their_connection() {
-        let (mut peer, mut timed, activity) = busy(64).await;
-        timed.write_all(&[0; 64]).await.unwrap();
-        // A little is taken now and then: that is well, however long it takes.
+    /// The peer takes a little of what is written, each time just before the connection would end: that is allowed,
+    /// however long it goes on.
+    async fn is_taken_now_and_then(
+        timed: &mut DeadlineIo<tokio::io::DuplexStream>,
+        peer: &mut tokio::io::DuplexStream,
+    ) {
         for _ in 0..5 {
             let takes = async {
                 tokio::time::sleep(IDLE - Duration::from_secs(1)).await;
@@ -477,6 +478,13 @@ mod tests {
             let (written, ()) = tokio::join!(timed.write_all(&[0; 8]), takes);
             written.unwrap();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_nobody_takes_end_their_connection() {
+        let (mut peer, mut timed, activity) = busy(64).await;
+        timed.write_all(&[0; 64]).await.unwrap();
+        is_taken_now_and_then(&mut timed, &mut peer).await;
         let began = Instant::now();
         let error = timed.write_all(&[0; 8]).await.unwrap_err();
         assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, IDLE));
@@ -489,14 +497,7 @@ mod tests {
         let (mut peer, mut timed, activity) = busy(64).await;
         timed.write_all(&[0; 64]).await.unwrap();
         activity.request_ended();
-        for _ in 0..5 {
-            let takes = async {
-                tokio::time::sleep(IDLE - Duration::from_secs(1)).await;
-                peer.read_exact(&mut [0; 8]).await.unwrap();
-            };
-            let (written, ()) = tokio::join!(timed.write_all(&[0; 8]), takes);
-            written.unwrap();
-        }
+        is_taken_now_and_then(&mut timed, &mut peer).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -146,9 +146,9 @@ async fn spend(call: &UpstreamCall, attempts: &Attempts) -> Result<Spent, OverBu
 /// Whether a failed attempt says something about Fastrac: not if the caller's wait ended it, nor if other waits had left
 /// Fastrac less than half of the operation's timeout.
 fn is_evidence(call: &UpstreamCall, attempts: &Attempts, began: Instant) -> bool {
-    let (now, ends) = (Instant::now(), call.deadlines.next(attempts.sent()));
-    let in_full = now - began >= call.operation.timeout / 2;
-    !call.deadlines.caller_gave_up(attempts.sent()) && (in_full || !ends.is_over(now))
+    let (now, end) = (Instant::now(), call.deadlines.next(attempts.sent()));
+    let had_half = now - began >= call.operation.timeout / 2;
+    !end.is_over(now) || (had_half && !call.deadlines.is_callers(end))
 }
 
 /// Whether a response holds the live secret, as far as it has come.

@@ -45,7 +45,10 @@ pub struct CallDeadlines {
 impl CallDeadlines {
     /// Those of a call that nobody can shorten: `timeout` from now.
     pub fn of_operation(timeout: Duration) -> Self {
-        let operation = Deadline::after(Instant::now(), timeout);
+        CallDeadlines::ending(Deadline::after(Instant::now(), timeout))
+    }
+
+    fn ending(operation: Deadline) -> Self {
         CallDeadlines { start_by: operation, complete_by: operation, operation }
     }
 
@@ -70,10 +73,9 @@ impl CallDeadlines {
         self.start_by < self.complete_by
     }
 
-    /// Whether the end of the caller's wait has ended the next wait.
-    pub(super) fn caller_gave_up(&self, sent: Sent) -> bool {
-        let limit = self.next(sent);
-        limit < self.operation && limit.is_over(Instant::now())
+    /// Whether `end` is earlier than the operation's own timeout: the caller chose it.
+    pub(super) fn is_callers(&self, end: Deadline) -> bool {
+        end < self.operation
     }
 }
 
@@ -140,8 +142,7 @@ impl Call {
 
     /// A fetch for all that wait for the response: its time is the operation's, whatever its caller's wait.
     pub(super) fn for_waiters(mut self: Box<Self>, highest: watch::Receiver<Priority>) -> Box<Self> {
-        let operation = self.upstream.deadlines.operation;
-        self.upstream.deadlines = CallDeadlines { start_by: operation, complete_by: operation, operation };
+        self.upstream.deadlines = CallDeadlines::ending(self.upstream.deadlines.operation);
         self.upstream.priority = CallPriority::OfWaiters(highest);
         self
     }

@@ -14,7 +14,7 @@ use crate::{
     admission::DayReservation,
     attempts::Attempts,
     cache::{
-        CacheEntry, Flight, Key, KeyParts, Leader, Passenger, RequestDirectives, key,
+        CacheEntry, Flight, JoinRequest, Key, KeyParts, Leader, RequestDirectives, key,
         rules::{self, Candidate},
     },
     config::Class,
@@ -50,9 +50,9 @@ pub(super) async fn lookup(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
         return Err(Refusal::only_if_cached());
     }
     loop {
-        let passenger = Passenger { generation: cache.generation(), priority: call.service().priority };
+        let request = JoinRequest { generation: cache.generation(), priority: call.service().priority };
         let stored = || cache.fresh(&key, directives, Instant::now());
-        match call.upstream.snapshot.flights.join(&key, passenger, stored) {
+        match call.upstream.snapshot.flights.join(&key, request, stored) {
             Flight::Stored(entry) => return hit(call, &entry, Instant::now()).map(ControlFlow::Break),
             Flight::Leader(leader) => {
                 return Ok(ControlFlow::Continue(Some(Fill { leader, forced: directives.max_age.is_some() })));

@@ -94,15 +94,8 @@ fn a_refusal_is_read_by_a_client_that_first_sends_everything() {
 
 #[test]
 fn a_refusal_is_read_over_tls_too() {
-    let folder = tempfile::tempdir().expect("a folder");
     let certificates = Certificates::new();
-    let [cert, key] = [("door.crt", &certificates.cert), ("door.key", &certificates.key)].map(|(name, text)| {
-        let file = folder.path().join(name);
-        std::fs::write(&file, text).expect("written");
-        file.display().to_string()
-    });
-    let listen: &'static str = Box::leak(format!("tls = {{ cert = \"{cert}\", key = \"{key}\" }}").into_boxed_str());
-    let gateway = Setup { listen, ..Setup::default() }.start();
+    let gateway = Setup::with_tls(&certificates).start();
     let mut roots = RootCertStore::empty();
     let authority = rustls::pki_types::CertificateDer::from_pem_slice(certificates.authority.as_bytes()).expect("PEM");
     roots.add(authority).expect("added");

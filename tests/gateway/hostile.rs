@@ -175,6 +175,20 @@ fn check_families(families: &[&str]) {
     gateway.close();
 }
 
+/// Each family of a corpus is tried once.
+fn assert_all_tried(mut tried: Vec<&str>, families: &[String]) {
+    tried.sort_unstable();
+    assert_eq!(tried, families);
+}
+
+/// No two cases have the same name.
+fn assert_differ<'a>(names: impl Iterator<Item = &'a str>) {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        assert!(seen.insert(name), "duplicate name: {name}");
+    }
+}
+
 /// One test for each group of families, so that they run in parallel.
 macro_rules! families {
     ($($test:ident: $($family:literal)*;)*) => {
@@ -182,12 +196,9 @@ macro_rules! families {
 
         #[test]
         fn every_family_is_tried_and_there_are_enough_cases() {
-            let mut tried = vec![$($($family),*),*];
-            tried.sort_unstable();
-            assert_eq!(tried, corpus::families());
+            assert_all_tried(vec![$($($family),*),*], &corpus::families());
             let cases = corpus::all();
-            let names: std::collections::BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
-            assert_eq!(names.len(), cases.len(), "duplicate name");
+            assert_differ(cases.iter().map(|case| case.name.as_str()));
             assert!(cases.iter().all(|case| !case.allowed.is_empty() && !case.steps.is_empty()));
             assert!(cases.len() >= 300, "{} cases", cases.len());
         }

@@ -106,15 +106,8 @@ fn draining_closes_an_h2_connection_after_its_open_streams() {
 
 #[test]
 fn a_tls_listener_refuses_cleartext() {
-    let folder = tempfile::tempdir().expect("a folder");
     let certificates = Certificates::new();
-    let [cert, key] = [("door.crt", &certificates.cert), ("door.key", &certificates.key)].map(|(name, text)| {
-        let file = folder.path().join(name);
-        std::fs::write(&file, text).expect("written");
-        file.display().to_string()
-    });
-    let listen: &'static str = Box::leak(format!("tls = {{ cert = \"{cert}\", key = \"{key}\" }}").into_boxed_str());
-    let gateway = Setup { listen, ..Setup::default() }.start();
+    let gateway = Setup::with_tls(&certificates).start();
     run(async {
         let connection = Http2Connection::open(gateway.data, Some(&certificates.authority)).await;
         let response = connection.send(get("/courier/all").by("shop")).await.expect("joined").expect("a response");

@@ -26,7 +26,10 @@ use fastrac_sandbox::{Clock, Entry, KeyPair, Options, Sandbox};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpSocket;
 
-use crate::client::{Connection, Request, Response};
+use crate::{
+    client::{Connection, Request, Response},
+    passes_responses_unchanged::Certificates,
+};
 
 /// The account's key pair, which only the gateway and the sandbox know.
 pub(crate) const ACCESS: &str = "canary-fastrac-access-7d1c";
@@ -137,6 +140,15 @@ pub(crate) struct TestGateway {
 }
 
 impl Setup {
+    /// A gateway whose data address uses TLS.
+    pub(crate) fn with_tls(certificates: &Certificates) -> Setup {
+        Setup {
+            listen: "tls = { cert = \"tls.crt\", key = \"tls.key\" }",
+            files: vec![("tls.crt", certificates.cert.clone()), ("tls.key", certificates.key.clone())],
+            ..Setup::default()
+        }
+    }
+
     pub(crate) fn start(self) -> TestGateway {
         capture_log_and_panics();
         choose_crypto();

@@ -77,19 +77,45 @@ impl Peer {
     }
 }
 
+/// A real server that `peers/compare` has started.
+pub(super) struct NamedPeer {
+    pub(super) name: String,
+    /// For HTTP/1.1 and for HTTP/2.
+    pub(super) addrs: [SocketAddr; 2],
+    /// Where the server expects Fastrac.
+    pub(super) fastrac: String,
+}
+
+impl NamedPeer {
+    pub(super) fn all() -> Vec<NamedPeer> {
+        let named = std::env::var("HOSTILE_PEERS").expect("HOSTILE_PEERS, as peers/compare sets it");
+        let address = |text: Option<&str>| text.and_then(|text| text.parse::<SocketAddr>().ok()).expect("an address");
+        let peer = |text: &str| {
+            let mut words = text.split('=');
+            let name = words.next().expect("a name").to_owned();
+            let addrs = [address(words.next()), address(words.next())];
+            NamedPeer { name, addrs, fastrac: words.next().expect("Fastrac's address").to_owned() }
+        };
+        named.split_whitespace().map(peer).collect()
+    }
+
+    /// Waits until the server listens.
+    pub(super) fn listens(&self) {
+        until(&format!("{} listens", self.name), || {
+            self.addrs.iter().all(|addr| Connection::try_open(*addr).is_some())
+        });
+    }
+}
+
 fn peers() -> Vec<Peer> {
-    let named = std::env::var("HOSTILE_PEERS").expect("HOSTILE_PEERS, as peers/compare sets it");
-    let address = |text: Option<&str>| text.and_then(|text| text.parse::<SocketAddr>().ok()).expect("an address");
-    let peer = |text: &str| {
-        let mut words = text.split('=');
-        let name = words.next().expect("a name").to_owned();
-        let (addr, frames) = (address(words.next()), address(words.next()));
-        let recorder = Recorder::start(words.next().expect("a recorder's address"));
-        until(&format!("{name} listens"), || [addr, frames].into_iter().all(|at| Connection::try_open(at).is_some()));
+    let peer = |peer: NamedPeer| {
+        let recorder = Recorder::start(&peer.fastrac);
+        peer.listens();
+        let NamedPeer { name, addrs: [addr, frames], .. } = peer;
         let runner = Runner { addr, read_timeout: Duration::from_secs(3), auth: super::auth() };
         Peer { name, runner, frames, recorder }
     };
-    named.split_whitespace().map(peer).collect()
+    NamedPeer::all().into_iter().map(peer).collect()
 }
 
 /// The gateway and the peers, each in front of a recorder.

@@ -25,6 +25,7 @@ use self::{
     case::{Act, Begin, ResponseCase, SMUGGLED},
     fastrac::HostileFastrac,
 };
+use super::{assert_all_tried, assert_differ};
 use crate::{
     client::{Request, find, request},
     test_gateway::{Setup, TestGateway, until},
@@ -318,12 +319,9 @@ macro_rules! families {
 
         #[test]
         fn every_family_is_tried_and_there_are_enough_cases() {
-            let mut tried = vec![$($($family),*),*];
-            tried.sort_unstable();
-            assert_eq!(tried, case::families());
+            assert_all_tried(vec![$($($family),*),*], &case::families());
             let cases = case::all();
-            let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
-            assert_eq!(names.len(), cases.len(), "duplicate name");
+            assert_differ(cases.iter().map(|case| case.name.as_str()));
             assert!(cases.iter().all(|case| !case.allowed.is_empty() && !case.acts.is_empty()));
             let mut streams: Vec<&[Act]> = cases.iter().map(|case| case.acts.as_slice()).collect();
             streams.dedup();

@@ -3,16 +3,14 @@
 use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use super::{
+    super::compare::NamedPeer,
     HostileGateway, Operation,
     caller::{Caller, Http1Caller, Http2Caller, Received},
     case::{self, Begin, ResponseCase, SMUGGLED},
     fastrac::HostileFastrac,
     hostile_request, next_number,
 };
-use crate::{
-    client::{Connection, find},
-    test_gateway::until,
-};
+use crate::client::find;
 
 /// Longer than the timeouts of the peers.
 const LONGEST: Duration = Duration::from_secs(3);
@@ -99,17 +97,13 @@ fn verdict(case: &ResponseCase, number: u64, received: Result<Received, String>)
 }
 
 fn peers() -> Vec<Peer> {
-    let named = std::env::var("HOSTILE_PEERS").expect("HOSTILE_PEERS, as peers/compare sets it");
-    let address = |text: Option<&str>| text.and_then(|text| text.parse::<SocketAddr>().ok()).expect("an address");
-    let peer = |text: &str| {
-        let mut words = text.split('=');
-        let name = words.next().expect("a name").to_owned();
-        let addrs = [address(words.next()), address(words.next())];
-        let fastrac = HostileFastrac::start(words.next().expect("Fastrac's address"));
-        until(&format!("{name} listens"), || addrs.iter().all(|addr| Connection::try_open(*addr).is_some()));
+    let peer = |peer: NamedPeer| {
+        let fastrac = HostileFastrac::start(&peer.fastrac);
+        peer.listens();
+        let NamedPeer { name, addrs, .. } = peer;
         Peer { name, addrs, fastrac }
     };
-    named.split_whitespace().map(peer).collect()
+    NamedPeer::all().into_iter().map(peer).collect()
 }
 
 #[test]

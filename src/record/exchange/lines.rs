@@ -28,7 +28,14 @@ pub(super) fn numbered_length(line: &[u8]) -> u64 {
 
 /// Queued lines, each with its line break.
 pub(super) fn split(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
-    lines.split_inclusive(|byte| *byte == b'\n')
+    // `split_inclusive` looks at one byte at a time, which was an eighth of what a request costs.
+    let mut rest = lines;
+    std::iter::from_fn(move || {
+        let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+        let (line, after) = rest.split_at(end);
+        rest = after;
+        (!line.is_empty()).then_some(line)
+    })
 }
 
 /// Number of lines that describe requests: all but events.

@@ -38,6 +38,7 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
         revoked,
         tls: Arc::default(),
         connector: Connector::default(),
+        degraded: Arc::default(),
         tasks: Drain::default().tasks,
     };
     Gateway::new(config, None, live).unwrap().0

@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod connections;
 mod console;
+mod degraded;
 mod error;
 mod guard;
 mod health;

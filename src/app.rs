@@ -128,7 +128,16 @@ impl App {
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
         let tasks = drain.tasks.clone();
-        let live = Live { metrics: metrics.clone(), log, orders, revoked, tls: tls.clone(), connector, tasks };
+        let live = Live {
+            metrics: metrics.clone(),
+            log,
+            orders,
+            revoked,
+            tls: tls.clone(),
+            connector,
+            degraded: Arc::default(),
+            tasks,
+        };
         let (workers, connections) = (config.listen.workers, descriptors::connections(&config, files));
         let (gateway, keepers) = Gateway::new(config, file, live)?;
         let rotations = Rotations::new(control.handle().clone(), &gateway);

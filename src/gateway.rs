@@ -30,6 +30,7 @@ use crate::{
     catalog::Catalog,
     config::{self, Config, Endpoint},
     connector::Connector,
+    degraded::DegradedReports,
     edge::tls::{TlsFilesError, TlsListeners},
     files::{
         FileWatch, RootsError,
@@ -79,6 +80,8 @@ pub struct Live {
     pub revoked: Arc<Revoked>,
     pub tls: Arc<TlsListeners>,
     pub connector: Connector,
+    /// What does not work, of rooms without a state of their own.
+    pub degraded: Arc<DegradedReports>,
     /// The tasks that the drain waits for.
     pub tasks: TaskTracker,
 }

@@ -46,6 +46,7 @@
 //! | [`fetched`] | the result of a fetch that several requests share |
 //! | [`reply`] | the response to a caller, before it is written |
 //! | [`accept`] | how much a media type is wanted |
+//! | [`degraded`] | why the gateway is degraded: the closed list of reasons |
 //! | [`headers`] | which headers are never passed on, in either direction |
 //! | [`deadline`] | the point in time at which a wait ends |
 //! | [`retry_after`] | a wait in whole seconds |
@@ -72,6 +73,7 @@ pub mod config;
 pub mod connector;
 pub mod deadline;
 pub mod deferred_write;
+pub mod degraded;
 pub mod edge;
 pub mod fetched;
 pub mod files;

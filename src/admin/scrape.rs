@@ -13,7 +13,7 @@ use axum::{
 use strum::VariantArray as _;
 
 use super::{
-    AdminState,
+    AdminState, degraded,
     error::{AdminError, off_thread},
 };
 use crate::{
@@ -62,6 +62,7 @@ fn text(state: &AdminState, openmetrics: bool) -> String {
     // A file that the configuration names is part of it: an unusable certificate is a failed reload too.
     let loaded = gateway.reloaded_well() && tls.each().all(|(_, tls)| tls.fault().is_none());
     scrape.config(&in_force.config.hash, loaded, in_force.since);
+    scrape.degraded(degraded::list(&state.admin).into_iter().map(|one| one.reason.as_str()));
     scrape.build(env!("CARGO_PKG_VERSION"), REVISION);
     for (listener, tls) in tls.each() {
         if let Some(ends) = tls.expires().and_then(|ends| SystemTime::try_from(ends).ok()) {

@@ -134,8 +134,16 @@ impl TestAdmin {
         });
         let tls = Arc::new(TlsListeners::open(&listen, &metrics).unwrap());
         let admin_tls = tls.admin.clone();
-        let live =
-            Live { metrics, log, orders, revoked, tls, connector: Connector::default(), tasks: drain.tasks.clone() };
+        let live = Live {
+            metrics,
+            log,
+            orders,
+            revoked,
+            tls,
+            connector: Connector::default(),
+            degraded: Arc::default(),
+            tasks: drain.tasks.clone(),
+        };
         let (gateway, keepers) = Gateway::new(config, Some(file.clone()), live).unwrap();
         let verdict = set.verdict.unwrap_or(Verdict::Undecided);
         let canary = move |_: Lease| async move { verdict };

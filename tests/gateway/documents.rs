@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fastrac_gateway::outcome::Code;
+use fastrac_gateway::{degraded::DegradedReason, outcome::Code};
 use strum::VariantArray as _;
 
 /// A row of the table under `## Refusals`, for one of its codes.
@@ -53,4 +53,14 @@ fn the_readme_lists_exactly_the_refusals_that_can_be_sent() {
         }
     }
     assert!(documented.is_empty(), "not sent by the gateway: {:?}", documented.keys());
+}
+
+#[test]
+fn the_readme_lists_exactly_the_reasons_of_degraded() {
+    let readme = include_str!("../../README.md");
+    let section = readme.split("**Degraded.**").nth(1).expect("the section").split("\n## ").next().expect("its text");
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let listed: Vec<String> = rows.filter_map(|row| row.split('|').nth(1)).flat_map(quoted).collect();
+    let known: Vec<&str> = DegradedReason::VARIANTS.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(listed, known);
 }

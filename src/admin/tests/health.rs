@@ -17,7 +17,10 @@ async fn is_ready_once_a_key_pair_is_in_hand() {
     stage.gateway.current.load().accounts[0].keys.rotate(true).await.unwrap();
     let reply = stage.ask(TestRequest::get("/readyz")).await;
     assert_eq!(reply.status, 200);
-    assert_eq!(reply.json(), serde_json::json!({ "ready": true, "reasons": [], "degraded": [] }));
+    assert_eq!(
+        reply.json(),
+        serde_json::json!({ "ready": true, "reasons": [], "degraded": ["accounts.main: the key pair in use is not verified"] })
+    );
 }
 
 #[tokio::test]
@@ -53,6 +56,8 @@ async fn a_failing_fastrac_only_degrades_until_it_answers() {
     assert_eq!(reply.status, 200);
     let degraded = serde_json::json!(["accounts.main: the last 2 requests to Fastrac failed"]);
     assert_eq!(reply.json()["degraded"], degraded);
+    let metrics = stage.ask(TestRequest::get("/metrics")).await.body;
+    assert!(metrics.contains("fastrac_gateway_degraded{reason=\"upstream_failing\"} 1\n"), "{metrics}");
     breaker.admit().unwrap().success();
     assert_eq!(stage.ask(TestRequest::get("/readyz")).await.json()["degraded"], serde_json::json!([]));
     while let Ok(admitted) = breaker.admit() {

@@ -87,6 +87,8 @@ async fn what_only_a_restart_can_change_is_shown_as_it_is_in_force() {
             let waits = format!("configuration: {key} has changed and waits for a restart");
             assert!(ready["degraded"].as_array().unwrap().contains(&waits.clone().into()), "{key}: {ready}");
         }
+        let metrics = stage.ask(TestRequest::get("/metrics")).await.body;
+        assert!(metrics.contains("fastrac_gateway_degraded{reason=\"restart_pending\"} 1\n"), "{metrics}");
     }
     fs::write(&stage.file, configuration(&with_token())).unwrap();
     assert_eq!(stage.post("/reload", "").await.status, 200);

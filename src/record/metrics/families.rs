@@ -52,6 +52,8 @@ pub(super) struct Families {
     pub(super) config_last_reload_success: GaugeVec,
     pub(super) certificate_expiry: GaugeVec,
     pub(super) build_info: GaugeVec,
+    /// Set for each scrape, but not emptied: a reason that no longer holds is 0.
+    pub(super) degraded: GaugeVec,
 }
 
 impl Families {
@@ -95,6 +97,7 @@ impl Families {
             config_last_reload_successful: make.gauge("config_last_reload_successful", "Whether the last load of the configuration succeeded.", &[])?,
             config_last_reload_success: make.gauge("config_last_reload_success_timestamp_seconds", "When the configuration was last loaded.", &[])?,
             certificate_expiry: make.gauge("certificate_expiry_timestamp_seconds", "When the first certificate in a listener's chain expires.", &["listener"])?,
+            degraded: make.gauge("degraded", "1 while a reason holds for which the gateway is degraded.", &["reason"])?,
             build_info: make.gauge("build_info", "The program.", &["version", "revision"])?,
         })
     }

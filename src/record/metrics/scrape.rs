@@ -6,6 +6,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::MutexGuard;
+use prometheus::core::Collector as _;
 
 use super::registry::Metrics;
 use crate::record::program::lines_dropped;
@@ -110,6 +111,15 @@ impl Scrape<'_> {
         families.config_info.with_label_values(&[hash]).set(1.0);
         families.config_last_reload_successful.with_label_values(&none).set(f64::from(u8::from(last_successful)));
         families.config_last_reload_success.with_label_values(&none).set(seconds(last_success));
+    }
+
+    /// The reasons that hold for which the gateway is degraded; reasons of earlier scrapes become 0.
+    pub fn degraded(&self, holding: impl IntoIterator<Item = &'static str>) {
+        let family = &self.metrics.families.degraded;
+        let earlier = family.collect();
+        let earlier = earlier.iter().flat_map(|family| family.get_metric()).flat_map(|metric| metric.get_label());
+        earlier.for_each(|label| family.with_label_values(&[label.value()]).set(0.0));
+        holding.into_iter().for_each(|reason| family.with_label_values(&[reason]).set(1.0));
     }
 
     /// When the certificate of a listener (`data`, `admin`) expires.

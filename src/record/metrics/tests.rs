@@ -40,6 +40,7 @@ fn set(scrape: &Scrape<'_>) {
     scrape.orders_unknown("main", 1);
     scrape.config("abcd", true, UNIX_EPOCH);
     scrape.certificate("data", UNIX_EPOCH + Duration::from_secs(1));
+    scrape.degraded(["reload_refused"]);
     scrape.build("0.1.0", "b932f6a");
 }
 
@@ -52,7 +53,7 @@ const FAMILIES: &[&str] = &[
     "key_loaded_timestamp_seconds", "key_events_total", "key_source_up", "key_source_last_success_timestamp_seconds",
     "breaker_state", "retries_total", "orders_unknown", "log_records_total", "log_bodies_dropped_total", "program_log_lines_dropped_total", "config_info",
     "config_last_reload_successful", "config_last_reload_success_timestamp_seconds",
-    "certificate_expiry_timestamp_seconds", "build_info", "series_overflow_total", "tls_handshakes_total",
+    "certificate_expiry_timestamp_seconds", "build_info", "degraded", "series_overflow_total", "tls_handshakes_total",
 ];
 
 /// Families of a text, without the process's own.
@@ -90,6 +91,21 @@ fn a_scrape_forgets_what_is_gone() {
     assert!(scrape.text().contains("quota_used"));
     let text = metrics.scrape().text();
     assert!(!text.contains("quota_used") && !text.contains("key_info") && text.contains("requests_total"));
+}
+
+#[test]
+fn a_reason_that_no_longer_holds_is_zero() {
+    let metrics = Metrics::new().unwrap();
+    let scraped = |holding: &[&'static str]| {
+        let scrape = metrics.scrape();
+        scrape.degraded(holding.iter().copied());
+        scrape.text()
+    };
+    assert!(!scraped(&[]).contains("degraded"));
+    assert!(scraped(&["restart_pending", "restart_pending"]).contains("degraded{reason=\"restart_pending\"} 1\n"));
+    let text = scraped(&["reload_refused"]);
+    assert!(text.contains("degraded{reason=\"restart_pending\"} 0\n"), "{text}");
+    assert!(text.contains("degraded{reason=\"reload_refused\"} 1\n"), "{text}");
 }
 
 #[test]

@@ -1,0 +1,91 @@
+//! The list of what does not work, collected from the rooms at the moment it is asked for.
+
+use super::Admin;
+use crate::{
+    degraded::{Degradation, DegradedReason},
+    keys::{KeyStatus, Role, Verification},
+    snapshot::Account,
+    upstream::breaker,
+};
+
+/// Everything that does not work now.
+pub(super) fn list(admin: &Admin) -> Vec<Degradation> {
+    let mut list = Vec::new();
+    let mut add = |reason, text: String| list.push(Degradation { reason, text });
+    if !admin.store.is_healthy() {
+        add(DegradedReason::StoreFailing, "state store: the last write failed".to_owned());
+    }
+    configuration(admin, &mut add);
+    for account in &admin.gateway.current.load().accounts {
+        let mut add = |reason, text: &str| add(reason, format!("accounts.{}: {text}", account.name));
+        keys(&account.keys.status(), &mut add);
+        upstream(account, &mut add);
+    }
+    list.extend(admin.gateway.live.degraded.list());
+    list
+}
+
+fn configuration(admin: &Admin, add: &mut impl FnMut(DegradedReason, String)) {
+    let gateway = &admin.gateway;
+    if !gateway.reloaded_well() {
+        let text = "configuration: the last reload failed; the previous one is in force";
+        add(DegradedReason::ReloadRefused, text.to_owned());
+    }
+    for key in &gateway.in_force.load().waiting {
+        add(DegradedReason::RestartPending, format!("configuration: {key} has changed and waits for a restart"));
+    }
+    for (listener, tls) in gateway.live.tls.each() {
+        if tls.has_expired() {
+            let text = format!("{listener} listener: its certificate has expired");
+            add(DegradedReason::CertificateExpired, text);
+        }
+        if tls.fault().is_some() {
+            let text = format!("{listener} listener: the new certificate cannot be used; the previous one is in use");
+            add(DegradedReason::CertificateUnusable, text);
+        }
+    }
+}
+
+fn keys(keys: &KeyStatus, add: &mut impl FnMut(DegradedReason, &str)) {
+    if let Some(no_key) = keys.no_key {
+        add(DegradedReason::NoKeyPair, &no_key.to_string());
+    }
+    if !keys.source.up {
+        add(DegradedReason::KeySourceLost, "the key source cannot be read");
+    }
+    for pair in &keys.pairs {
+        match (pair.role, pair.standing) {
+            (Role::Current, Verification::Refused) if keys.no_key.is_none() => {
+                add(DegradedReason::KeyPairRefused, "Fastrac refuses the key pair in use");
+            }
+            (Role::Current, Verification::Unverified) if keys.no_key.is_none() => {
+                add(DegradedReason::KeyPairUnverified, "the key pair in use is not verified");
+            }
+            (Role::Candidate, Verification::Refused) => {
+                add(DegradedReason::SourcePairUnusable, "Fastrac refuses the new key pair");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn upstream(account: &Account, add: &mut impl FnMut(DegradedReason, &str)) {
+    match account.breaker.state() {
+        breaker::State::Closed => {}
+        breaker::State::HalfOpen => {
+            let text = "circuit breaker half-open: Fastrac was failing; probes are being sent";
+            add(DegradedReason::BreakerOpen, text);
+        }
+        breaker::State::Open => {
+            let text = "circuit breaker open: Fastrac is failing; requests are refused";
+            add(DegradedReason::BreakerOpen, text);
+        }
+    }
+    match account.breaker.failures_in_a_row() {
+        0 => {}
+        1 => add(DegradedReason::UpstreamFailing, "the last request to Fastrac failed"),
+        failures => {
+            add(DegradedReason::UpstreamFailing, &format!("the last {failures} requests to Fastrac failed"));
+        }
+    }
+}

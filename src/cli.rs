@@ -20,9 +20,12 @@ mod sandbox;
 mod schema;
 mod service;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
 
-use clap::{Parser, Subcommand};
+use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 #[cfg(not(feature = "sandbox"))]
 use self::{no_sandbox as demo, no_sandbox as sandbox};
@@ -81,12 +84,21 @@ Exit codes: 0 success, 1 failure, 2 wrong usage or wrong configuration."
     )
 }
 
+/// Parses the arguments. Help and errors have colours only where both outputs are terminals, whatever the environment
+/// says.
+fn command_line() -> CommandLine {
+    let terminal = io::stdout().is_terminal() && io::stderr().is_terminal();
+    let colour = if terminal { ColorChoice::Auto } else { ColorChoice::Never };
+    let matches = CommandLine::command().color(colour).get_matches();
+    CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
 /// Runs the command that the command line names, and returns the exit code.
 pub fn main() -> ExitCode {
     // A panic message must not show a secret.
     report_panics();
     let _flush = FlushAtExit;
-    let done = match CommandLine::parse().command {
+    let done = match command_line().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Sandbox(arguments) => sandbox::run(&arguments),

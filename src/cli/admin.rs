@@ -8,6 +8,7 @@ use super::{credential::IssuedSecret, output};
 
 /// Manage the admin token
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: fastrac-gateway admin issue")]
 pub(super) struct AdminArgs {
     #[command(subcommand)]
     command: AdminCommand,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{WRONG, output};
-use crate::{files::configuration, inspect};
+use crate::inspect;
 
 /// Check a configuration file, and the key and certificate files that it names
 ///
@@ -26,26 +26,24 @@ pub(super) struct CheckArgs {
 
 pub(super) fn run(arguments: &CheckArgs) -> io::Result<u8> {
     let path = arguments.file.display();
-    let mut checked = match configuration::read(&arguments.file) {
+    let checked = match inspect::check(&arguments.file, arguments.no_files) {
         Ok(checked) => checked,
         Err(error) => {
             output::error(format_args!("{path} cannot be read: {error}"));
             return Ok(WRONG);
         }
     };
-    if let (Some(config), false) = (&checked.config, arguments.no_files) {
-        let files = inspect::inspect(config, &checked.lines);
-        checked.errors.extend(files.faults);
-        checked.warnings.extend(files.warnings);
-    }
     let printed = output::print(|out| {
         checked.errors.iter().try_for_each(|error| writeln!(out, "{error}"))?;
         checked.warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))
     });
     let (errors, warnings) = (checked.errors.len(), checked.warnings.len());
     output::message(format_args!("{path}: {}, {}", count(errors, "error"), count(warnings, "warning")));
-    // The exit code says it even where nothing could be printed.
-    if errors > 0 { Ok(WRONG) } else { printed.map(|()| 0) }
+    if let Err(error) = printed {
+        output::error(format_args!("the result cannot be printed: {error}"));
+    }
+    // The exit code depends on the file alone.
+    Ok(if errors > 0 { WRONG } else { 0 })
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -21,6 +21,7 @@ use crate::{
 ///
 /// Loopback only, secrets new at each start, state in a temporary folder that goes at the end.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: fastrac-gateway demo")]
 pub(super) struct DemoArgs {}
 
 /// The demo's configuration. Its addresses, secrets and folders are replaced at each start.

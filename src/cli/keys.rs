@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     FAILED, WRONG, output,
-    remote::{AdminClient, AdminClientError, AdminResponse},
+    remote::{AdminClient, AdminClientError, AdminResponse, printable},
 };
 
 /// Show, verify, rotate and revoke the key pairs of a running gateway
@@ -26,11 +26,13 @@ pub(super) struct KeysArgs {
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
     /// Show versions, roles and ages of the pairs in use, and the state of their sources
+    #[command(after_help = "Example: fastrac-gateway keys status --admin http://127.0.0.1:9464")]
     Status {
         #[command(flatten)]
         remote: AdminClient,
     },
     /// Verify the new pair with a lookup, or the pair in use if there is no new one
+    #[command(after_help = "Example: fastrac-gateway keys verify --admin http://127.0.0.1:9464 --account main")]
     Verify {
         #[command(flatten)]
         remote: AdminClient,
@@ -39,6 +41,7 @@ enum KeysCommand {
         account: Option<String>,
     },
     /// Read the key sources now, and use a new pair once Fastrac accepts it
+    #[command(after_help = "Example: fastrac-gateway keys rotate --admin http://127.0.0.1:9464 --account main")]
     Rotate {
         #[command(flatten)]
         remote: AdminClient,
@@ -50,6 +53,7 @@ enum KeysCommand {
         force: bool,
     },
     /// Never use a version again, not even after a restart
+    #[command(after_help = "Example: fastrac-gateway keys revoke 1f0c9a2b --admin http://127.0.0.1:9464")]
     Revoke {
         /// Eight hexadecimal digits, as `keys status` shows them
         version: String,
@@ -92,7 +96,8 @@ pub(super) fn run(arguments: &KeysArgs) -> io::Result<u8> {
 type FormatLines = fn(&Value) -> Vec<String>;
 
 fn print(response: &AdminResponse, format: FormatLines) -> io::Result<u8> {
-    let printed = output::print(|out| format(&response.body).iter().try_for_each(|line| writeln!(out, "{line}")));
+    let lines = format(&response.body);
+    let printed = output::print(|out| lines.iter().try_for_each(|line| writeln!(out, "{}", printable(line))));
     if response.status.is_success() {
         return printed.map(|()| 0);
     }
@@ -235,6 +240,12 @@ mod tests {
         let pair = json!({ "version": "1f0c9a2b", "source_version": 7, "role": "current", "standing": "verified" });
         let body = json!({ "accounts": { "main": { "keys": { "pairs": [pair], "source": { "kind": "vault" } } } } });
         assert_eq!(status(&body)[1], "main     1f0c9a2b (v7)  current  verified  0s");
+    }
+
+    #[test]
+    fn a_response_does_not_control_the_terminal() {
+        let shown = printable("\u{1b}[31mred\u{7}\nnext\u{202e} \u{9b}é");
+        assert_eq!(shown, "\\u{1b}[31mred\\u{7}\\nnext\\u{202e} \\u{9b}é");
     }
 
     #[test]

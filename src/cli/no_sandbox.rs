@@ -4,9 +4,13 @@ use std::io;
 
 use super::{WRONG, output};
 
+const HINT: &str = "this build does not contain the Fastrac simulator. From the source of the gateway,
+  cargo build --release                      builds a gateway that has `sandbox` and `demo`
+  cargo build --release -p fastrac-sandbox   builds the simulator as a program of its own, fastrac-sandbox";
+
 // Everything after the command, also --help, is accepted and ignored.
 #[derive(Debug, clap::Args)]
-#[command(disable_help_flag = true)]
+#[command(disable_help_flag = true, override_help = HINT)]
 pub(super) struct IgnoredArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     _ignored: Vec<String>,
@@ -21,10 +25,6 @@ pub(super) fn examples(_: &str) -> &'static str {
 }
 
 pub(super) fn run(_: &IgnoredArgs) -> io::Result<u8> {
-    output::error(
-        "this build does not contain the Fastrac simulator. From the source of the gateway,
-  cargo build --release                      builds a gateway that has `sandbox` and `demo`
-  cargo build --release -p fastrac-sandbox   builds the simulator as a program of its own, fastrac-sandbox",
-    );
+    output::error(HINT);
     Ok(WRONG)
 }

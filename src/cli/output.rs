@@ -5,7 +5,7 @@
 
 use std::{
     fmt::Display,
-    io::{self, ErrorKind, StdoutLock, Write as _},
+    io::{self, BufWriter, ErrorKind, StdoutLock, Write as _},
 };
 
 use crate::record::print_message;
@@ -14,8 +14,8 @@ use crate::record::print_message;
 ///
 /// # Errors
 /// If it can't be written, unless nobody reads it any more.
-pub(super) fn print(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+pub(super) fn print(write: impl FnOnce(&mut BufWriter<StdoutLock<'_>>) -> io::Result<()>) -> io::Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         printed => printed,

@@ -65,8 +65,21 @@ impl AdminResponse {
     /// The gateway's error message.
     pub(super) fn error_message(&self) -> String {
         let message = self.body["error"]["message"].as_str().unwrap_or("without a message");
-        format!("the gateway answers {}: {message}", self.status.as_u16())
+        format!("the gateway answers {}: {}", self.status.as_u16(), printable(message))
     }
+}
+
+/// The text with control characters escaped, and those that change the direction of text: a response must not control
+/// the terminal.
+pub(super) fn printable(text: &str) -> String {
+    let harmful = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if harmful(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
 }
 
 impl AdminClient {

@@ -12,6 +12,7 @@ use crate::config::file::{Name, TextValue as _};
 
 /// Manage the credentials of internal services
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: fastrac-gateway service issue checkout")]
 pub(super) struct ServiceArgs {
     #[command(subcommand)]
     command: ServiceCommand,

@@ -32,10 +32,8 @@ use crate::{
     connector::Connector,
     degraded::DegradedReports,
     edge::tls::{TlsFilesError, TlsListeners},
-    files::{
-        FileWatch, RootsError,
-        configuration::{LoadedConfig, load},
-    },
+    files::{FileWatch, RootsError, configuration::LoadedConfig},
+    inspect,
     keys::{Keeper, KeyContext, KeyEvent, Keys, Observer, SourceError, Vault, VaultError},
     orders::Orders,
     record::{ExchangeLog, Masker, Metrics, Names, Recorder, UNLIMITED},
@@ -147,7 +145,7 @@ impl Gateway {
 
     fn read_again(&self) -> Result<(), ReloadError> {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
-        let LoadedConfig { mut config, warnings, .. } = load(file)?;
+        let LoadedConfig { mut config, warnings } = inspect::load(file)?;
         for warning in &warnings {
             tracing::warn!(target: UNLIMITED, "{warning}");
         }

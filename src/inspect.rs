@@ -1,28 +1,36 @@
-//! The files and variables that a configuration names, read before anything listens.
+//! The configuration file together with the files and variables that it names: all errors at once.
 //!
-//! Each is read by the reader that the running gateway uses. A fault is what `run` cannot use: it does not start
-//! ([`required`]), or it starts and has no key pair. What `run` works without is a warning: an expired certificate,
-//! the encrypted copy of a pair, permissions wider than necessary. What nothing uses is not read. Nothing that is
-//! read is kept, and no diagnostic quotes it.
+//! [`load`] is for use, by `run` and by a reload; [`check`] is for the command. Each file is read by the reader that the
+//! running gateway uses. A fault is what `run` cannot use: it does not start, or it starts and has no key pair. What
+//! `run` works without is a warning: an expired certificate, the encrypted copy of a pair, permissions wider than
+//! necessary. What nothing uses is not read. Nothing that is read is kept, and no diagnostic quotes it.
 
 #[cfg(test)]
 mod tests;
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use crate::{
     config::{
         AccountConfig, ClientAuth, Config, KeySource, LogTarget, SealedCopyConfig, ServerTlsConfig, VaultAuth,
         VaultConfig,
-        check::{Diagnostic, KeyPath, Lines},
+        check::{Checked, Diagnostic, KeyPath, Lines, same_pair},
     },
     files::{
         RootsError,
         certificate::expiry_warning,
+        configuration::{self, LoadError, LoadedConfig},
         listener::{self, ListenerFiles},
         roots,
     },
-    keys::{self, SourceError},
+    keys::{self, PairVersion, SourceError},
 };
 
 /// Attempts to read a key source that is being changed, and the pause between two of them.
@@ -31,19 +39,48 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What was found in the files.
 #[derive(Debug, Default)]
-pub struct Inspected {
+struct Inspected {
     /// What can't be used.
-    pub faults: Vec<Diagnostic>,
+    faults: Vec<Diagnostic>,
     /// What can be used, but should be changed.
-    pub warnings: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
+}
+
+/// Reads and checks a configuration file, and what it names unless `no_files`. Blocks.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn check(path: &Path, no_files: bool) -> io::Result<Checked> {
+    let mut checked = configuration::read(path)?;
+    if let (Some(config), false) = (checked.written(), no_files) {
+        let found = inspect(config, &checked.lines);
+        checked.add(found.faults, found.warnings);
+    }
+    Ok(checked)
+}
+
+/// Reads and checks a configuration file for use, and what the gateway does not start without. Blocks.
+///
+/// # Errors
+/// The file cannot be read, or there are errors in it or in what it names.
+pub fn load(path: &Path) -> Result<LoadedConfig, LoadError> {
+    let mut checked =
+        configuration::read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
+    if let Some(config) = checked.written() {
+        checked.add(required(config, &checked.lines), Vec::new());
+    }
+    match checked.config {
+        Some(config) => Ok(LoadedConfig { config, warnings: checked.warnings }),
+        None => Err(LoadError::Invalid { path: path.to_owned(), errors: checked.errors }),
+    }
 }
 
 /// Reads everything that the configuration names, for `check`. Blocks.
 ///
 /// An unset variable, or a system without root certificates, is only a warning: `check` may run elsewhere than `run`,
 /// such as in CI.
-pub fn inspect(config: &Config, lines: &Lines) -> Inspected {
-    let mut inspection = Inspection { lines, found: Inspected::default(), lacking: Vec::new() };
+fn inspect(config: &Config, lines: &Lines) -> Inspected {
+    let mut inspection = Inspection::new(lines);
     inspection.required(config);
     if let Some(vault) = &config.vault {
         inspection.vault(vault);
@@ -53,19 +90,16 @@ pub fn inspect(config: &Config, lines: &Lines) -> Inspected {
     }
     let Inspection { mut found, lacking, .. } = inspection;
     found.warnings.extend(lacking);
-    found.faults.sort_by_key(|fault| fault.line);
-    found.warnings.sort_by_key(|warning| warning.line);
     found
 }
 
 /// What `run` doesn't start without: certificates of the listeners, authorities of Fastrac, variables, and places for
 /// state and log. The files with keys and those for a vault may come later. Blocks.
-pub fn required(config: &Config, lines: &Lines) -> Vec<Diagnostic> {
-    let mut inspection = Inspection { lines, found: Inspected::default(), lacking: Vec::new() };
+fn required(config: &Config, lines: &Lines) -> Vec<Diagnostic> {
+    let mut inspection = Inspection::new(lines);
     inspection.required(config);
     let Inspection { found: Inspected { mut faults, .. }, lacking, .. } = inspection;
     faults.extend(lacking);
-    faults.sort_by_key(|fault| fault.line);
     faults
 }
 
@@ -74,9 +108,26 @@ struct Inspection<'l> {
     found: Inspected,
     /// What the environment of this process lacks, and that of `run` may have.
     lacking: Vec<Diagnostic>,
+    /// The first account with each pair, by the pair's version.
+    pairs: BTreeMap<PairVersion, String>,
+    /// The result of reading authorities, by their file; `None`: the platform's.
+    roots: BTreeMap<Option<PathBuf>, Option<Unrooted>>,
 }
 
-impl Inspection<'_> {
+/// Why there are no authorities.
+#[derive(Clone)]
+struct Unrooted {
+    message: String,
+    /// Whether only this machine has none.
+    nowhere: bool,
+}
+
+impl<'l> Inspection<'l> {
+    fn new(lines: &'l Lines) -> Self {
+        let (found, lacking) = (Inspected::default(), Vec::new());
+        Inspection { lines, found, lacking, pairs: BTreeMap::new(), roots: BTreeMap::new() }
+    }
+
     fn fault(&mut self, place: &KeyPath, message: impl Into<String>) {
         self.found.faults.push(self.lines.diagnostic(place, message));
     }
@@ -113,7 +164,7 @@ impl Inspection<'_> {
                         self.lacking.push(self.lines.diagnostic(&place, error.to_string()));
                     }
                     Err(error) => self.fault(&place, error.to_string()),
-                    Ok(()) => {}
+                    Ok(version) => self.pair(account, version),
                 }
             }
         }
@@ -189,8 +240,20 @@ impl Inspection<'_> {
             thread::sleep(PAUSE);
             read = keys::read_local(&account.keys, &account.name);
         }
-        if let Err(error) = read {
-            self.fault(place, error.to_string());
+        match read {
+            Err(error) => self.fault(place, error.to_string()),
+            Ok(version) => self.pair(account, version),
+        }
+    }
+
+    /// Warns if another account has the same pair. Two that read it from one place are known without reading it.
+    fn pair(&mut self, account: &AccountConfig, version: PairVersion) {
+        match self.pairs.get(&version) {
+            None => drop(self.pairs.insert(version, account.name.clone())),
+            Some(first) => {
+                let message = same_pair(first);
+                self.warn(&KeyPath::at(["accounts", &account.name, "keys"]), message);
+            }
         }
     }
 
@@ -225,10 +288,17 @@ impl Inspection<'_> {
 
     /// Reads certificate authorities, or the platform's.
     fn roots(&mut self, path: Option<&Path>, place: &KeyPath) {
-        match roots(path) {
-            Err(error @ RootsError::Nowhere(_)) => self.lacking.push(self.lines.diagnostic(place, error.to_string())),
-            Err(error) => self.fault(place, error.to_string()),
-            Ok(_) => {}
+        let result = self.roots.entry(path.map(Path::to_owned)).or_insert_with(|| {
+            let unrooted = |error: RootsError| Unrooted {
+                message: error.to_string(),
+                nowhere: matches!(error, RootsError::Nowhere(_)),
+            };
+            roots(path).err().map(unrooted)
+        });
+        match result.clone() {
+            Some(Unrooted { message, nowhere: true }) => self.lacking.push(self.lines.diagnostic(place, message)),
+            Some(Unrooted { message, nowhere: false }) => self.fault(place, message),
+            None => {}
         }
     }
 

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::{config::check::Diagnostic, files::configuration::LoadError, gateway::ReloadError};
 
+/// Errors of a configuration in one response; its message has their number.
+const MAX_FAULTS: usize = 1_000;
+
 /// Reads the configuration file again: 200, or 422 with every error, and then nothing has changed.
 pub(super) async fn reload(State(state): State<Arc<AdminState>>) -> Result<Json<Value>, AdminError> {
     let gateway = state.admin.gateway.clone();
@@ -26,7 +29,7 @@ fn reload_error(error: &ReloadError) -> AdminError {
         ReloadError::NoFile => ("config.none", single(error)),
         ReloadError::Load(LoadError::Unreadable { .. }) => ("config.unreadable", single(error)),
         ReloadError::Load(LoadError::Invalid { errors, .. }) => {
-            ("config.faulty", errors.iter().map(diagnostic).collect())
+            ("config.faulty", errors.iter().take(MAX_FAULTS).map(diagnostic).collect())
         }
         ReloadError::Start(_) => ("config.unusable", single(error)),
     };

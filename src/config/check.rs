@@ -23,12 +23,16 @@ mod vault;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use sha2::Digest as _;
 
 use self::key_path::Diagnostics;
 pub use self::key_path::{Diagnostic, KeyPath, Lines};
+pub(crate) use self::relations::same_pair;
 use super::{Config, OperationConfig, file};
 
 /// What the machine says where the file is silent.
@@ -53,12 +57,34 @@ pub struct Environment {
 pub struct Checked {
     /// The configuration, if there is no error.
     pub config: Option<Config>,
+    /// What can be used of one with errors: only to find errors in the files that it names. `None`: it is not text.
+    pub partial: Option<Config>,
     /// Every error, in the order of the lines.
     pub errors: Vec<Diagnostic>,
     /// What is allowed but should be known, in the order of the lines.
     pub warnings: Vec<Diagnostic>,
     /// The line of every key, for later diagnostics, such as those about files that cannot be read.
     pub lines: Lines,
+}
+
+impl Checked {
+    /// Adds errors and warnings about what the file names. An error about a key that has one already is left out: the
+    /// file then names something else, or nothing.
+    pub fn add(&mut self, errors: Vec<Diagnostic>, warnings: Vec<Diagnostic>) {
+        let reported: BTreeSet<String> = self.errors.iter().map(|error| error.key.clone()).collect();
+        self.errors.extend(errors.into_iter().filter(|error| !reported.contains(&error.key)));
+        self.warnings.extend(warnings);
+        key_path::sort(&mut self.errors);
+        key_path::sort(&mut self.warnings);
+        if !self.errors.is_empty() {
+            self.partial = self.config.take().or(self.partial.take());
+        }
+    }
+
+    /// The configuration, whether it has errors or not.
+    pub fn written(&self) -> Option<&Config> {
+        self.config.as_ref().or(self.partial.as_ref())
+    }
 }
 
 /// Checks the text of a configuration file. Relative paths in it are relative to `folder`.
@@ -90,8 +116,8 @@ pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
     pending::check(&tree, &mut diagnostics);
 
     let found = diagnostics.finish();
-    let config = found.errors.is_empty().then_some(config);
-    Checked { config, errors: found.errors, warnings: found.warnings, lines: found.lines }
+    let (config, partial) = if found.errors.is_empty() { (Some(config), None) } else { (None, Some(config)) };
+    Checked { config, partial, errors: found.errors, warnings: found.warnings, lines: found.lines }
 }
 
 /// The built-in operation table.

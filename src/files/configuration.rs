@@ -16,7 +16,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use super::{collisions::collisions, read::open_without_waiting};
 use crate::config::{
     Config,
-    check::{Checked, Diagnostic, Environment, Lines, check},
+    check::{Checked, Diagnostic, Environment, check},
 };
 
 /// Maximum size of the configuration file, in bytes: room for tens of thousands of services.
@@ -26,8 +26,6 @@ const MAX_CONFIGURATION: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct LoadedConfig {
     pub config: Config,
-    /// The lines of its keys.
-    pub lines: Lines,
     /// To be logged.
     pub warnings: Vec<Diagnostic>,
 }
@@ -69,10 +67,9 @@ pub fn read(path: &Path) -> io::Result<Checked> {
     Ok(match String::from_utf8(bytes) {
         Ok(text) => {
             let mut checked = check(&text, &folder, &environment());
-            if let Some(config) = &checked.config {
-                checked.errors = collisions(path, config, &checked.lines);
+            if let Some(config) = checked.written() {
+                checked.add(collisions(path, config, &checked.lines), Vec::new());
             }
-            checked.config = checked.config.filter(|_| checked.errors.is_empty());
             checked
         }
         Err(error) => {
@@ -81,7 +78,7 @@ pub fn read(path: &Path) -> io::Result<Checked> {
             let message = "is not TOML: it must be UTF-8 text".to_owned();
             let error = Diagnostic { key: "syntax".to_owned(), message, line: Some(line) };
             let (errors, warnings) = (vec![error], Vec::new());
-            Checked { config: None, errors, warnings, lines: Default::default() }
+            Checked { config: None, partial: None, errors, warnings, lines: Default::default() }
         }
     })
 }
@@ -101,18 +98,6 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
         0 if kind.is_fifo() => Err(io::Error::other("it is a pipe, and nothing is written to it")),
         0..=MAX_CONFIGURATION => Ok(bytes),
         _ => Err(io::Error::other(format!("it is larger than {} MiB", MAX_CONFIGURATION >> 20))),
-    }
-}
-
-/// Reads and checks a file, for use.
-///
-/// # Errors
-/// The file cannot be read, or has errors.
-pub fn load(path: &Path) -> Result<LoadedConfig, LoadError> {
-    let checked = read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
-    match checked.config {
-        Some(config) => Ok(LoadedConfig { config, lines: checked.lines, warnings: checked.warnings }),
-        None => Err(LoadError::Invalid { path: path.to_owned(), errors: checked.errors }),
     }
 }
 

@@ -16,6 +16,9 @@ use crate::{
 /// Interval between polls.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Errors of a configuration that a reload logs; `check` and `POST /reload` tell all.
+const LOGGED_ERRORS: usize = 20;
+
 /// The configuration was not replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
@@ -64,7 +67,12 @@ impl Gateway {
             Err(error) => {
                 tracing::error!(%error, "the configuration was read again; nothing was changed");
                 if let ReloadError::Load(LoadError::Invalid { errors, .. }) = error {
-                    errors.iter().for_each(|error| tracing::error!(target: UNLIMITED, "{error}"));
+                    for error in errors.iter().take(LOGGED_ERRORS) {
+                        tracing::error!(target: UNLIMITED, "{error}");
+                    }
+                    if let Some(more) = errors.len().checked_sub(LOGGED_ERRORS).filter(|more| *more > 0) {
+                        tracing::error!(target: UNLIMITED, more, "and more errors: `check` prints all of them");
+                    }
                 }
             }
         }

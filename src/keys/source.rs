@@ -14,6 +14,7 @@ use super::{
     pair::{KeyPair, LoadedPair, RawPair},
     sealed_copy::{Restored, SealedCopy},
     vault::{KvSecret, Vault},
+    version::PairVersion,
 };
 use crate::{config::KeySource, files::watch::FolderWatch};
 
@@ -202,10 +203,12 @@ impl LocalSource {
     }
 }
 
-/// Reads a source on this machine once, as the rotation task does, and drops the pair. Blocks.
+/// Reads a source on this machine once, as the rotation task does. Returns the version of the pair, which is dropped.
+/// Blocks.
 ///
 /// # Errors
 /// As [`PairSource::open`] and [`PairSource::read`].
-pub(crate) fn read_local(source: &KeySource, account: &str) -> Result<(), SourceError> {
-    checked(LocalSource::open(source, account)?.read()?, None).map(drop)
+pub(crate) fn read_local(source: &KeySource, account: &str) -> Result<PairVersion, SourceError> {
+    let RawPair { access, secret, place, .. } = LocalSource::open(source, account)?.read()?;
+    KeyPair::new(access, secret).map(|pair| pair.version()).map_err(|error| SourceError::no_pair(place, error))
 }

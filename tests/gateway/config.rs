@@ -289,6 +289,39 @@ mod files_that_it_names {
         }
     }
 
+    /// A bug: a missing file was reported only once the configuration had no other error.
+    #[test]
+    fn are_reported_with_all_other_errors() {
+        let all = CONFIG.replace("[services.a]", "[listen]\ntls = { cert = \"no.crt\", key = \"no.key\" }\nbogus = 1\n\
+            [accounts.other]\nca = \"no.pem\"\nkeys = { source = \"directory\", path = \"no\" }\n[services.a]\nshare = 2");
+        let folder = Folder::new(&[("gateway.toml", &all, 0o644)]);
+        let file = folder.file("gateway.toml");
+        let run = gateway(&["run", "--config", file.to_str().expect("a plain path")]);
+        let keys = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|line| line.contains(" (line ") && !line.starts_with("warning: "));
+            lines.map(|line| line.split_once(": ").expect("a key").0.to_owned()).collect()
+        };
+        let checked = folder.check("gateway.toml");
+        let expected = [
+            "accounts.main.keys.path",
+            "listen.tls.cert",
+            "listen.tls.key",
+            "listen.bogus",
+            "accounts.other.base_url",
+            "accounts.other.ca",
+            "accounts.other.keys.path",
+            "services.a.share",
+        ];
+        assert_eq!((checked.status.code(), keys(&stdout(&checked))), (Some(2), expected.map(str::to_owned).to_vec()));
+        // A pair may come later.
+        let expected: Vec<&str> = expected.into_iter().filter(|key| !key.ends_with("keys.path")).collect();
+        assert_eq!(
+            (run.status.code(), keys(&String::from_utf8_lossy(&run.stderr))),
+            (Some(2), expected.iter().map(ToString::to_string).collect())
+        );
+        assert_eq!(keys(&stdout(&check(&file))).len(), 3, "without the files: {}", stdout(&check(&file)));
+    }
+
     #[test]
     fn must_be_there_unless_nobody_asks() {
         let folder = Folder::new(&[("gateway.toml", CONFIG, 0o644)]);
@@ -296,6 +329,123 @@ mod files_that_it_names {
         assert_eq!(output.status.code(), Some(2));
         assert!(stdout(&output).contains("accounts.main.keys.path") && stdout(&output).contains("cannot be read"));
         assert_eq!(check(&folder.file("gateway.toml")).status.code(), Some(0));
+    }
+}
+
+/// Contract section 2: what `check` warns of, each alone, with its place; the exit code is 0.
+#[test]
+fn each_warning_is_given_with_its_place() {
+    let digest = |digit: &str| digit.repeat(64);
+    let service = |name: &str, digit: &str, more: &str| {
+        format!(
+            "[services.{name}]\naccount = \"main\"\n\
+             credentials = [{{ access_key = \"{name}\", secret_sha256 = \"{}\" }}]\n{more}\n",
+            digest(digit)
+        )
+    };
+    let account = |name: &str, more: &str| {
+        format!(
+            "[accounts.{name}]\nbase_url = \"https://fastrac.example\"\n\
+             keys = {{ source = \"file\", path = \"keys.toml\" }}\n{more}\n"
+        )
+    };
+    let keys = |secret: &str| {
+        format!(
+            "[main]\naccess_key = \"AK-canary\"\nsecret_key = \"SK-canary\"\n\
+             [other]\naccess_key = \"AK-canary\"\nsecret_key = \"{secret}\"\n"
+        )
+    };
+    let plain = account("main", "") + &service("a", "1", "");
+    let quota = |quota: &str| service("a", "1", &format!("quota = {{ {quota} }}"));
+    let another = account("other", "");
+    let in_folder =
+        another.replace("source = \"file\", path = \"keys.toml\"", "source = \"directory\", path = \"pair\"");
+    for (text, mode, secret, warnings) in [
+        (plain.clone(), 0o600, "SK-other", &[][..]),
+        (
+            account("main", "budget = { per_second = 5 }") + &quota("per_second = 6"),
+            0o600,
+            "SK-other",
+            &["accounts.main.budget.per_second"],
+        ),
+        (
+            account("main", "budget = { per_day = 5 }") + &quota("per_day = 6"),
+            0o600,
+            "SK-other",
+            &["accounts.main.budget.per_day"],
+        ),
+        (
+            account("main", "budget = { per_day = 5 }")
+                + &quota("per_day = 3")
+                + &service("b", "2", "quota = { per_day = 3 }"),
+            0o600,
+            "SK-other",
+            &["accounts.main.budget.per_day"],
+        ),
+        (
+            format!("{plain}[operations.\"v2.city\"]\ncache = {{ fresh = \"2h\", stale_if_error = \"1h\" }}\n"),
+            0o600,
+            "SK-other",
+            &["operations.\"v2.city\".cache.stale_if_error", "operations.\"v2.city\".cache.stale_if_error"],
+        ),
+        (
+            account("main", "allow_cleartext = true").replace("https:", "http:") + &service("a", "1", ""),
+            0o600,
+            "SK-other",
+            &["accounts.main.base_url"],
+        ),
+        (
+            account("main", "allow_cleartext = true") + &service("a", "1", ""),
+            0o600,
+            "SK-other",
+            &["accounts.main.allow_cleartext"],
+        ),
+        (
+            account("main", "") + &service("a", "1", "allow = [\"lookup\", \"unlisted\"]"),
+            0o600,
+            "SK-other",
+            &["services.a.allow[1]"],
+        ),
+        (format!("[listen]\ndata = [\"127.0.0.1:1\", \"0.0.0.0:2\"]\n{plain}"), 0o600, "SK-other", &["listen.data[1]"]),
+        (plain.clone(), 0o640, "SK-other", &["accounts.main.keys.path"]),
+        (
+            plain.replace(
+                "source = \"file\", path = \"keys.toml\"",
+                "source = \"env\", access_key = \"A\", secret_key = \"S\"",
+            ),
+            0o600,
+            "SK-other",
+            &["accounts.main.keys.source", "accounts.main.keys.source"],
+        ),
+        (plain.clone() + &service("b", "1", ""), 0o600, "SK-other", &["services.b.credentials[0].secret_sha256"]),
+        (plain.clone() + &service("b", "2", ""), 0o600, "SK-other", &[]),
+        (plain.clone() + &another, 0o600, "SK-other", &[]),
+        (plain.clone() + &another, 0o600, "SK-canary", &["accounts.other.keys"]),
+        (plain.clone() + &in_folder, 0o600, "SK-other", &["accounts.other.keys"]),
+        (
+            in_folder.clone() + &in_folder.replace("other", "third") + &service("a", "1", "").replace("main", "third"),
+            0o600,
+            "SK-other",
+            &["accounts.third.keys"],
+        ),
+    ] {
+        let folder = Folder::new(&[("gateway.toml", &text, 0o644), ("keys.toml", &keys(secret), mode)]);
+        fs::create_dir(folder.file("pair")).expect("made");
+        for (name, value) in [("access_key", "AK-canary"), ("secret_key", "SK-canary")] {
+            fs::write(folder.file("pair").join(name), value).expect("written");
+            let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            fs::set_permissions(folder.file("pair").join(name), private).expect("set");
+        }
+        let output = folder.check("gateway.toml");
+        let printed = stdout(&output);
+        let found: Vec<&str> = printed
+            .lines()
+            .map(|line| line.strip_prefix("warning: ").and_then(|line| line.split_once(": ")).expect("a warning").0)
+            .collect();
+        assert_eq!((output.status.code(), found), (Some(0), warnings.to_vec()), "{text}\n{printed}");
+        assert!(printed.lines().all(|line| line.contains(" (line ")), "{printed}");
+        let all = printed + &String::from_utf8_lossy(&output.stderr);
+        assert!(!all.contains("canary") && !all.contains(&digest("1")), "{all}");
     }
 }
 
@@ -651,13 +801,44 @@ mod output_that_nobody_reads {
         }
     }
 
+    /// The result of `check` is its exit code; that of a command whose output is its result is lost.
     #[test]
-    fn is_not_output_that_can_not_be_written() {
-        let full = || fs::File::options().write(true).open("/dev/full").expect("a device").into();
-        let folder = Folder::new(&[("faulty.toml", "[bogus]\n", 0o600)]);
-        let faulty = folder.file("faulty.toml");
-        assert_eq!(code(&["schema"], full(), Stdio::null()), Some(1));
-        assert_eq!(code(&["check", faulty.to_str().expect("a plain path")], full(), full()), Some(2));
+    fn is_not_output_that_cannot_be_written() {
+        let full = || -> Stdio { fs::File::options().write(true).open("/dev/full").expect("a device").into() };
+        let warned = "[accounts.main]\nbase_url = \"http://127.0.0.1:1\"\n\
+            keys = { source = \"directory\", path = \"keys\" }\n[cache]\nsnapshot = true\n";
+        let folder = Folder::new(&[("faulty.toml", "[bogus]\n", 0o600), ("warned.toml", warned, 0o600)]);
+        let file = |name: &str| folder.file(name).to_str().expect("a plain path").to_owned();
+        let (faulty, warned) = (file("faulty.toml"), file("warned.toml"));
+        for (arguments, expected) in [
+            (&["check", &faulty][..], 2),
+            (&["check", "/nowhere"], 2),
+            (&["check", "--no-files", &warned], 0),
+            (&["run", "--config", &faulty], 2),
+            (&["schema"], 1),
+            (&["service", "issue", "shop"], 1),
+            (&["admin", "issue"], 1),
+            (&["keys", "status", "--admin", "http://127.0.0.1:1"], 1),
+            (&["sandbox", "--config", "/nowhere"], 2),
+            (&["bogus"], 2),
+        ] {
+            assert_eq!(code(arguments, full(), Stdio::null()), Some(expected), "{arguments:?}");
+            assert_eq!(code(arguments, full(), full()), Some(expected), "{arguments:?}");
+        }
+        // A server serves whether or not anybody reads what it prints; without the sandbox, a command says so.
+        for command in ["sandbox", "demo"] {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"));
+            child.args([command]).env_clear().stdin(Stdio::null()).stdout(full()).stderr(full());
+            if command == "sandbox" {
+                child.args(["--listen", "127.0.0.1:0"]);
+            }
+            let mut child = child.spawn().expect("the program starts");
+            let pid = rustix::process::Pid::from_child(&child);
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let code = child.wait().expect("it ends").code();
+            assert!(matches!(code, Some(0..=2)), "{command}: {code:?}");
+        }
     }
 }
 
@@ -728,15 +909,33 @@ mod the_command_line {
         assert!(printed.starts_with(concat!("fastrac-gateway ", env!("CARGO_PKG_VERSION"), " (")), "{printed}");
     }
 
+    /// Every command that `--help` lists, and theirs.
     #[test]
     fn has_help_with_examples_for_every_command() {
-        for command in
-            [&["--help"][..], &["check", "--help"], &["service", "issue", "--help"], &["admin", "issue", "--help"]]
-        {
-            let output = gateway(command);
-            assert_eq!(output.status.code(), Some(0));
-            assert!(stdout(&output).contains("Example"), "{command:?}");
-            assert!(!stdout(&output).contains('\u{1b}'), "no colour off a terminal");
+        let mut commands: Vec<Vec<String>> = vec![Vec::new()];
+        let mut seen = 0;
+        while let Some(command) = commands.pop() {
+            seen += 1;
+            let mut help = Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"));
+            help.args(&command).arg("--help").env_clear().env("CLICOLOR_FORCE", "1");
+            let output = help.output().expect("the program starts");
+            let printed = stdout(&output);
+            assert_eq!(output.status.code(), Some(0), "{command:?}");
+            assert!(printed.contains("Example"), "{command:?}: {printed}");
+            assert!(!printed.contains('\u{1b}'), "no colour off a terminal");
+            let listed = printed.split_once("\nCommands:\n").map_or("", |(_, list)| list);
+            for line in listed.lines().map_while(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' ')) {
+                let name = line.split(' ').next().expect("a name");
+                if name != "help" {
+                    commands.push([command.as_slice(), &[name.to_owned()]].concat());
+                }
+            }
+        }
+        assert!(seen >= 12, "{seen} commands");
+        for command in ["demo", "sandbox", "run"] {
+            let output = gateway(&["help", command]);
+            let printed = stdout(&output);
+            assert!(output.status.code() == Some(0) && !printed.contains("IGNORED"), "{printed}");
         }
     }
 

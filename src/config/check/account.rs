@@ -41,7 +41,7 @@ fn check_account(
     let keys = keys.and_then(|keys| key_source(keys, &place.key("keys"), context, diagnostics));
     let endpoints = endpoints(written, place, diagnostics);
     let texts = |list: &[Parsed<file::NonBlank>]| list.iter().map(|text| text.0.0.trim().to_lowercase()).collect();
-    let [base, v1, v2] = endpoints?;
+    let [base, v1, v2] = endpoints;
     let mut ca = context.optional_path(&written.ca);
     if ca.is_some() && ![&base, &v1, &v2].iter().any(|endpoint| endpoint.tls) {
         diagnostics.warn(&place.key("ca"), "is not used: every address of the account is http://");
@@ -96,16 +96,19 @@ pub(super) fn rate(
     per_second.map(|rate| Rate { per_second: rate.get(), burst: burst.unwrap_or(rate).get() })
 }
 
-/// The addresses for operations of no version, of v1 and of v2.
-fn endpoints(written: &file::AccountTable, place: &KeyPath, diagnostics: &mut Diagnostics) -> Option<[Endpoint; 3]> {
+/// The addresses for operations of no version, of v1 and of v2. Without a base URL, which is an error, they are made up.
+fn endpoints(written: &file::AccountTable, place: &KeyPath, diagnostics: &mut Diagnostics) -> [Endpoint; 3] {
     let url = diagnostics.require(&written.base_url, &place.key("base_url"), "set Fastrac's address");
+    let missing = BaseUrl { tls: true, host: String::new(), port: 443, prefix: String::new() };
     // Through a proxy on another host, a loopback address is reached over the network.
     let stays_here = written.proxy.as_ref().is_none_or(|proxy| proxy.0.0.is_loopback());
+    let mut needs_cleartext = false;
     let mut clear_text = |url: &BaseUrl, place: &KeyPath| {
         if url.tls || (url.is_loopback() && stays_here) {
         } else if url.is_loopback() {
             diagnostics.warn(place, "is http:// through a proxy on another host: the key pair travels in the clear");
         } else if written.allow_cleartext {
+            needs_cleartext = true;
             diagnostics.warn(place, "is http:// to another host: the key pair travels in the clear");
         } else {
             let message = "must be https://: the key pair would travel in the clear (allow_cleartext = true allows it)";
@@ -120,12 +123,17 @@ fn endpoints(written: &file::AccountTable, place: &KeyPath, diagnostics: &mut Di
         if let Some(own) = &own.base_url {
             clear_text(&own.0, &place.key(key).key("base_url"));
         }
-        let url = own.base_url.as_ref().or(url)?;
-        Some(to_endpoint(&url.0, resolve(own.auth.unwrap_or(written.auth), auto)))
+        let url = own.base_url.as_ref().or(url).map_or(&missing, |url| &url.0);
+        to_endpoint(url, resolve(own.auth.unwrap_or(written.auth), auto))
     };
     let v1 = endpoint("v1", &written.v1, AuthStyle::Headers);
     let v2 = endpoint("v2", &written.v2, AuthStyle::Basic);
-    Some([to_endpoint(&url?.0, resolve(written.auth, AuthStyle::Both)), v1?, v2?])
+    if written.allow_cleartext && !needs_cleartext {
+        let message = "allows http:// to other hosts, where the key pair would travel in the clear, and no address needs \
+                       it: remove it";
+        diagnostics.warn(&place.key("allow_cleartext"), message);
+    }
+    [to_endpoint(url.map_or(&missing, |url| &url.0), resolve(written.auth, AuthStyle::Both)), v1, v2]
 }
 
 fn to_endpoint(url: &BaseUrl, auth: AuthStyle) -> Endpoint {

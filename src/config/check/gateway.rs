@@ -1,6 +1,10 @@
 //! Checks `[listen]`, `[admin]`, `[state]`, `[log]`, `[limits]` and `[cache]`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use super::{CheckContext, Diagnostics, KeyPath};
 use crate::config::{
@@ -30,8 +34,9 @@ pub(super) fn listen(
     if listen.data.is_empty() && !diagnostics.lines().contains(&data.index(0)) {
         diagnostics.error(&data, "must name at least one address");
     }
+    let mut bound = BoundPorts::default();
     for (index, address) in listen.data.iter().enumerate() {
-        if listen.data[..index].iter().any(|earlier| collide(*earlier, *address)) {
+        if bound.collides(*address) {
             diagnostics
                 .error(&data.index(index), "has the port of an earlier address in this list: choose another port");
         }
@@ -45,6 +50,23 @@ pub(super) fn listen(
         }
     }
     listen
+}
+
+/// The addresses so far, by their port and IP version.
+#[derive(Default)]
+struct BoundPorts(BTreeMap<(u16, bool), BTreeSet<IpAddr>>);
+
+impl BoundPorts {
+    /// Adds an address; whether it cannot be bound beside the earlier ones.
+    fn collides(&mut self, address: SocketAddr) -> bool {
+        let earlier = self.0.entry((address.port(), address.is_ipv4())).or_default();
+        let any = match address.ip() {
+            ip if ip.is_unspecified() => !earlier.is_empty(),
+            ip => earlier.contains(&ip) || earlier.iter().next().is_some_and(IpAddr::is_unspecified),
+        };
+        earlier.insert(address.ip());
+        any && address.port() != 0
+    }
 }
 
 /// Whether the two addresses cannot be bound at the same time.

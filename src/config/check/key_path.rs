@@ -1,6 +1,7 @@
 //! Keys of the file, their lines, and the errors and warnings about them.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     ops::Bound,
@@ -52,8 +53,14 @@ impl KeyPath {
     }
 
     /// This key, then the tables around it, innermost first.
-    fn outwards(&self) -> impl Iterator<Item = KeyPath> + '_ {
-        (0..=self.0.len()).rev().map(|length| KeyPath(self.0[..length].to_vec()))
+    fn outwards(&self) -> impl Iterator<Item = &[KeySegment]> {
+        (0..=self.0.len()).rev().map(|length| &self.0[..length])
+    }
+}
+
+impl Borrow<[KeySegment]> for KeyPath {
+    fn borrow(&self) -> &[KeySegment] {
+        &self.0
     }
 }
 
@@ -81,7 +88,7 @@ pub struct Lines(pub(super) BTreeMap<KeyPath, usize>);
 impl Lines {
     /// The line of the key, or of the nearest table around it; `None` if none of them is in the file.
     pub fn of(&self, key: &KeyPath) -> Option<usize> {
-        key.outwards().find_map(|key| self.0.get(&key).copied())
+        key.outwards().find_map(|key| self.0.get(key).copied())
     }
 
     /// The outermost key on each line.
@@ -100,7 +107,7 @@ impl Lines {
 
     /// Whether the file has a key in this table.
     pub(super) fn contains_below(&self, table: &KeyPath) -> bool {
-        let mut after = self.0.range((Bound::Excluded(table), Bound::Unbounded));
+        let mut after = self.0.range::<KeyPath, _>((Bound::Excluded(table), Bound::Unbounded));
         after.next().is_some_and(|(key, _)| key.0.starts_with(&table.0))
     }
 
@@ -139,10 +146,8 @@ pub(super) struct Diagnostics {
     outermost: Option<BTreeMap<usize, KeyPath>>,
     /// Keys whose value cannot be used: later checks report nothing about them or about what is below them.
     broken: BTreeSet<KeyPath>,
-    /// The broken elements of each array.
-    broken_elements: BTreeMap<KeyPath, BTreeSet<usize>>,
-    /// Whether the file was not read to its end: what is missing may be in the rest.
-    stopped: bool,
+    /// For each broken element of an array, in their order: the number of good elements before it.
+    broken_elements: BTreeMap<KeyPath, Vec<usize>>,
     /// Lines that are not TOML: a key that seems to be missing may be on one of them.
     syntax_errors: BTreeSet<usize>,
     errors: Vec<Diagnostic>,
@@ -164,7 +169,6 @@ impl Diagnostics {
             outermost: None,
             broken: BTreeSet::new(),
             broken_elements: BTreeMap::new(),
-            stopped: false,
             syntax_errors: BTreeSet::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
@@ -184,20 +188,25 @@ impl Diagnostics {
         }
     }
 
-    /// Reports a value that cannot be used. `key` counts all elements of arrays.
+    /// Reports a line that sets a key again. Nothing else of the file is lost by it. To be called after
+    /// [`Diagnostics::syntax_error`]: what follows on a line with such an error is not reported.
+    pub(super) fn duplicate(&mut self, key: Option<&KeyPath>, line: usize) {
+        if self.syntax_errors.contains(&line) {
+            return;
+        }
+        let key = key.map_or_else(|| "syntax".to_owned(), KeyPath::to_string);
+        self.errors.push(Diagnostic { key, message: "is not TOML: duplicate key".to_owned(), line: Some(line) });
+    }
+
+    /// Reports a value that cannot be used. `key` counts all elements of arrays; the elements of an array are reported in
+    /// their order.
     pub(super) fn broken(&mut self, key: &KeyPath, message: String) {
         self.add(key, message);
         self.broken.insert(key.clone());
         if let Some((KeySegment::Index(index), array)) = key.0.split_last() {
-            self.broken_elements.entry(KeyPath(array.to_vec())).or_default().insert(*index);
+            let elements = self.broken_elements.entry(KeyPath(array.to_vec())).or_default();
+            elements.push(index.saturating_sub(elements.len()));
         }
-    }
-
-    /// Reports that the file has more errors than are looked for; nothing is reported afterwards.
-    pub(super) fn stop(&mut self) {
-        let message = "has more errors than are reported at once: correct these first".to_owned();
-        self.errors.push(Diagnostic { key: "file".to_owned(), message, line: None });
-        self.stopped = true;
     }
 
     pub(super) fn error(&mut self, key: &KeyPath, message: impl Into<String>) {
@@ -217,8 +226,8 @@ impl Diagnostics {
             written = match segment {
                 KeySegment::Key(_) => written.and(segment.clone()),
                 KeySegment::Index(read) => {
-                    let broken = self.broken_elements.get(&written).into_iter().flatten();
-                    written.index(broken.fold(*read, |index, broken| index + usize::from(*broken <= index)))
+                    let broken = self.broken_elements.get(&written).map_or(&[][..], Vec::as_slice);
+                    written.index(read + broken.partition_point(|good_before| good_before <= read))
                 }
             };
         }
@@ -226,9 +235,9 @@ impl Diagnostics {
     }
 
     fn add(&mut self, key: &KeyPath, message: String) {
-        let reported = key.outwards().any(|key| self.broken.contains(&key));
+        let reported = !self.broken.is_empty() && key.outwards().any(|key| self.broken.contains(key));
         let on_bad_line = self.lines.of(key).is_some_and(|line| self.syntax_errors.contains(&line));
-        if !reported && !on_bad_line && !self.stopped {
+        if !reported && !on_bad_line {
             self.errors.push(self.lines.diagnostic(key, message));
         }
     }
@@ -250,9 +259,6 @@ impl Diagnostics {
     }
 
     pub(super) fn warn(&mut self, key: &KeyPath, message: impl Into<String>) {
-        if self.stopped {
-            return;
-        }
         let key = self.as_written(key);
         self.warnings.push(self.lines.diagnostic(&key, message));
     }
@@ -264,10 +270,14 @@ impl Diagnostics {
 
     /// Everything that was reported, in the order of the lines.
     pub(super) fn finish(mut self) -> FinishedDiagnostics {
-        for found in [&mut self.errors, &mut self.warnings] {
-            found.sort_by(|a, b| (a.line, &a.key).cmp(&(b.line, &b.key)));
-            found.dedup();
-        }
+        sort(&mut self.errors);
+        sort(&mut self.warnings);
         FinishedDiagnostics { errors: self.errors, warnings: self.warnings, lines: self.lines }
     }
+}
+
+/// Sorts by line, then by key, and removes what is said twice.
+pub(super) fn sort(found: &mut Vec<Diagnostic>) {
+    found.sort_by(|a, b| (a.line, &a.key).cmp(&(b.line, &b.key)));
+    found.dedup();
 }

@@ -15,6 +15,6 @@ pub(super) fn overlap(a: &str, b: &str) -> bool {
 }
 
 /// Whether the pattern's segment matches any segment.
-fn any(segment: &str) -> bool {
+pub(super) fn any(segment: &str) -> bool {
     segment.starts_with('{')
 }

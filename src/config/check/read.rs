@@ -1,14 +1,15 @@
 //! Parses the text of the file into its tables (`config::file`), leaving out what cannot be used.
 //!
-//! serde stops at the first error. This deserializer therefore knows the key of every value: what serde rejects is
-//! reported and skipped in the next round, until the rest is accepted. Unknown keys are skipped in the same round. Unlike
-//! `toml`'s own deserializer, it accepts no array where a table is expected, and its errors never contain a value.
+//! serde stops at the first error. This deserializer therefore knows the key of every value, and can read any part of the
+//! file alone: if the whole cannot be read, its parts are, and what serde rejects is reported and left out. The time that
+//! this takes does not depend on the number of errors. Unknown keys are left out at once. Unlike `toml`'s own
+//! deserializer, it accepts no array where a table is expected, and its errors never contain a value.
 
 mod node;
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
 };
 
 use serde::Deserialize as _;
@@ -17,7 +18,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use self::node::{Node, ReadError};
+use self::node::{Node, ReadError, Step};
 use super::key_path::{Diagnostics, KeyPath, KeySegment, Lines};
 use crate::config::file::ConfigFile;
 
@@ -54,42 +55,92 @@ impl Tree<'_> {
         let counter = LineCounter::new(text);
         // keys below a table header with a syntax error belong to the table before it, and look unknown there
         let mut broken_header = false;
+        let mut names = None;
         for error in &self.errors {
             let at = error.span().map_or(text.len(), |span| span.start);
             let line = counter.line(at);
+            if error.message() == DUPLICATE {
+                let names = names.get_or_insert_with(|| KeyNames::of(self));
+                let name = text[error.span().unwrap_or_default()].trim_matches(['"', '\'']);
+                diagnostics.duplicate(names.last_before(name, at), line);
+                continue;
+            }
             diagnostics.syntax_error(line, &syntax(error.message()));
             broken_header |= counter.rest(text, line).trim_start_matches([' ', '\t']).starts_with('[');
         }
         let skipped = SkippedPaths::default();
-        for _ in 0..rounds(diagnostics.lines()) {
-            let round = ConfigFile::deserialize(Node::root(self.root.get_ref(), &skipped));
-            for unknown in skipped.take_notes() {
-                let place = unknown.place.unwrap_or_default();
-                if skipped.skip(&place) && !broken_header {
-                    diagnostics.broken(&place, unknown.message);
-                }
+        let read = self.file(&[], &skipped).or_else(|_| {
+            let mut search = FaultSearch { tree: self, steps: Vec::new(), skipped: &skipped, faults: Vec::new() };
+            search.below(None);
+            for fault in search.faults {
+                diagnostics.broken(&fault.place.unwrap_or_default(), fault.message);
             }
-            if let Err(error) = &round {
-                let place = error.place.clone().unwrap_or_default();
-                if !skipped.skip(&place) {
-                    // a skipped value cannot be rejected again; if it is, stop instead of looping forever
-                    return ConfigFile::default();
-                }
-                diagnostics.broken(&place, error.message.clone());
-            }
-            if let Ok(file) = round {
-                return file;
+            self.file(&[], &skipped)
+        });
+        for unknown in skipped.take_notes() {
+            if !broken_header {
+                diagnostics.broken(&unknown.place.unwrap_or_default(), unknown.message);
             }
         }
-        diagnostics.stop();
-        ConfigFile::default()
+        read.unwrap_or_else(|error| {
+            // Every value alone can be read, but not all of them together: no type of the file is like that.
+            diagnostics.broken(&error.place.unwrap_or_default(), error.message);
+            ConfigFile::default()
+        })
+    }
+
+    /// Reads the file as if it contained only what the steps lead to.
+    fn file(&self, steps: &[Step<'_>], skipped: &SkippedPaths) -> Result<ConfigFile, ReadError> {
+        ConfigFile::deserialize(Node::root(self.root.get_ref(), steps, skipped))
     }
 }
 
-/// How often the file is read: each round finds one value that cannot be used, and reads all others. Bounded in all by
-/// two million values, so that a file with many errors does not take quadratic time.
-fn rounds(lines: &Lines) -> usize {
-    (2_000_000 / (lines.0.len() + 1)).max(20)
+/// Finds every value that cannot be used, and leaves it out.
+///
+/// Reads one part of the file after the other, and the parts of each part that cannot be read: every value is read at
+/// most once for each table around it, however many of them are faulty.
+struct FaultSearch<'s, 't> {
+    tree: &'t Tree<'t>,
+    /// The part that is searched.
+    steps: Vec<Step<'t>>,
+    skipped: &'s SkippedPaths,
+    faults: Vec<ReadError>,
+}
+
+impl<'t> FaultSearch<'_, 't> {
+    /// Searches the value that the steps lead to; `None`: the whole file.
+    fn below(&mut self, value: Option<&'t DeValue<'t>>) {
+        let Err(error) = self.tree.file(&self.steps, self.skipped) else { return };
+        let found = self.faults.len();
+        if error.place.as_ref().is_some_and(|place| place.segments().len() > self.steps.len()) {
+            match value {
+                None => self.entries(self.tree.root.get_ref()),
+                Some(DeValue::Table(table)) => self.entries(table),
+                Some(DeValue::Array(array)) => {
+                    for (index, element) in array.iter().enumerate() {
+                        self.child(Step::Element(index, element.get_ref()));
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        if self.faults.len() == found {
+            self.skipped.skip(error.place.as_ref().unwrap_or(&KeyPath::default()));
+            self.faults.push(error);
+        }
+    }
+
+    fn entries(&mut self, table: &'t DeTable<'t>) {
+        for (key, value) in table {
+            self.child(Step::Entry(key.get_ref(), value.get_ref()));
+        }
+    }
+
+    fn child(&mut self, step: Step<'t>) {
+        self.steps.push(step);
+        self.below(Some(step.value()));
+        self.steps.pop();
+    }
 }
 
 /// The parser's message, or a clearer one for a text without quotes, which the parser takes for a boolean.
@@ -119,30 +170,64 @@ fn walk_value(value: &DeValue<'_>, place: &KeyPath, visit: &mut impl FnMut(&KeyP
     }
 }
 
-/// Keys that are left out, and those that are to be reported after this round.
+/// Keys that are left out, and the unknown ones among them, which are still to be reported.
 #[derive(Default)]
 pub(super) struct SkippedPaths {
-    error: RefCell<BTreeSet<KeyPath>>,
+    skipped: RefCell<BTreeSet<KeyPath>>,
     notes: RefCell<Vec<ReadError>>,
 }
 
+/// Each of this many unknown keys is compared with the known ones, which takes longer than everything else.
+const SUGGESTIONS: usize = 1_000;
+
 impl SkippedPaths {
-    /// Leaves a key out from now on; false if it was already left out.
-    fn skip(&self, place: &KeyPath) -> bool {
-        self.error.borrow_mut().insert(place.clone())
+    /// Leaves a key out from now on.
+    fn skip(&self, place: &KeyPath) {
+        self.skipped.borrow_mut().insert(place.clone());
     }
 
     /// Whether the key is not left out.
     fn is_good(&self, place: &KeyPath) -> bool {
-        !self.error.borrow().contains(place)
+        let skipped = self.skipped.borrow();
+        skipped.is_empty() || !skipped.contains(place)
     }
 
-    fn note(&self, error: ReadError) {
-        self.notes.borrow_mut().push(error);
+    /// Leaves an unknown key out, and keeps it to be reported.
+    fn note_unknown(&self, key: &str, known: &[&str], place: KeyPath) {
+        self.skip(&place);
+        let mut notes = self.notes.borrow_mut();
+        let message = if notes.len() < SUGGESTIONS { node::unknown_key(key, known) } else { "unknown key".to_owned() };
+        notes.push(ReadError { place: Some(place), message });
     }
 
     fn take_notes(&self) -> Vec<ReadError> {
         self.notes.take()
+    }
+}
+
+/// What the parser says of a key that a table has already.
+const DUPLICATE: &str = "duplicate key";
+
+/// The keys of the file by their last name, each with the byte offset where it starts, in that order.
+struct KeyNames(HashMap<String, Vec<(usize, KeyPath)>>);
+
+impl KeyNames {
+    fn of(tree: &Tree<'_>) -> Self {
+        let mut names: HashMap<String, Vec<(usize, KeyPath)>> = HashMap::new();
+        tree.walk(|place, start| {
+            if let Some(KeySegment::Key(name)) = place.segments().last() {
+                names.entry(name.clone()).or_default().push((start, place.clone()));
+            }
+        });
+        names.values_mut().for_each(|places| places.sort_by_key(|(start, _)| *start));
+        Self(names)
+    }
+
+    /// The last key of this name that starts at this offset or before: the parser keeps the first one of a table.
+    fn last_before(&self, name: &str, offset: usize) -> Option<&KeyPath> {
+        let places = self.0.get(name)?;
+        let after = places.partition_point(|(start, _)| *start <= offset);
+        places[..after].last().map(|(_, place)| place)
     }
 }
 

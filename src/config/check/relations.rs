@@ -1,7 +1,7 @@
 //! Checks across sections: shares and quotas of services against the budgets of accounts, identities against TLS, costs
 //! against bursts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Diagnostics, KeyPath};
 use crate::config::{AccountConfig, ClientAuth, Config, KeySource, OperationConfig, ServiceConfig};
@@ -11,15 +11,21 @@ const ROUNDING: f64 = 1e-9;
 
 /// Runs after the checks of each section. An account is `None` if it has an error of its own.
 pub(super) fn check(accounts: &[Option<AccountConfig>], config: &Config, diagnostics: &mut Diagnostics) {
-    for (index, account) in accounts.iter().enumerate() {
-        let services: Vec<&ServiceConfig> = config.services.iter().filter(|service| service.account == index).collect();
-        shares(&services, diagnostics);
-        if let Some(account) = account {
-            quotas(account, &services, diagnostics);
-            costs(account, &config.operations, diagnostics);
+    let mut services_of: Vec<Vec<&ServiceConfig>> = vec![Vec::new(); accounts.len()];
+    for service in &config.services {
+        if let Some(services) = services_of.get_mut(service.account) {
+            services.push(service);
         }
     }
+    for (account, services) in accounts.iter().zip(&services_of) {
+        shares(services, diagnostics);
+        if let Some(account) = account {
+            quotas(account, services, diagnostics);
+        }
+    }
+    costs(accounts, &config.operations, diagnostics);
     copies(config, diagnostics);
+    shared_sources(config, diagnostics);
     let asked_for = config.listen.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::None);
     for service in config.services.iter().filter(|service| !service.identities.is_empty() && !asked_for) {
         let place = KeyPath::at(["services", &service.name, "identities"]);
@@ -80,12 +86,43 @@ fn quotas(account: &AccountConfig, services: &[&ServiceConfig], diagnostics: &mu
     }
 }
 
-/// An operation that costs more than the bucket holds could never be sent.
-fn costs(account: &AccountConfig, operations: &[OperationConfig], diagnostics: &mut Diagnostics) {
-    let second = account.budget.second.map_or(u64::MAX, |rate| u64::from(rate.burst));
-    let most = second.min(account.budget.day.unwrap_or(u64::MAX));
+/// An operation that costs more than the bucket of an account holds could never be sent.
+fn costs(accounts: &[Option<AccountConfig>], operations: &[OperationConfig], diagnostics: &mut Diagnostics) {
+    let budget = |account: &AccountConfig| {
+        let second = account.budget.second.map_or(u64::MAX, |rate| u64::from(rate.burst));
+        second.min(account.budget.day.unwrap_or(u64::MAX))
+    };
+    let Some((most, account)) = accounts.iter().flatten().map(|account| (budget(account), account)).min_by_key(|a| a.0)
+    else {
+        return;
+    };
     for operation in operations.iter().filter(|operation| u64::from(operation.cost) > most) {
         let message = format!("must be at most {most}, the budget that account {} has at once", account.name);
         diagnostics.error(&KeyPath::at(["operations", &operation.name, "cost"]), message);
     }
+}
+
+/// Warns of two accounts whose pair comes from the same place. (Accounts in one key file have tables of their own.)
+fn shared_sources(config: &Config, diagnostics: &mut Diagnostics) {
+    let mut seen: BTreeMap<[&str; 3], &str> = BTreeMap::new();
+    for account in &config.accounts {
+        let place = match &account.keys {
+            KeySource::File { .. } => continue,
+            KeySource::Directory { path } => ["directory", path.to_str().unwrap_or_default(), ""],
+            KeySource::Vault { mount, path, .. } => ["vault", mount, path],
+            KeySource::Env { access_key, secret_key } => ["env", access_key, secret_key],
+        };
+        match seen.get(&place) {
+            Some(first) => {
+                let key = KeyPath::at(["accounts", &account.name, "keys"]);
+                diagnostics.warn(&key, same_pair(first));
+            }
+            None => drop(seen.insert(place, &account.name)),
+        }
+    }
+}
+
+/// What is said of an account with the key pair of another one.
+pub(crate) fn same_pair(other: &str) -> String {
+    format!("is the key pair of account {other:?} too: each counts a budget of its own for what Fastrac counts once")
 }

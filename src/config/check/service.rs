@@ -1,6 +1,6 @@
 //! Checks `[services.NAME]`: account, credentials, and what the service may call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Diagnostics, KeyPath, account::rate, operation::names, spelling::unknown};
 use crate::config::{
@@ -18,11 +18,16 @@ pub(super) fn check(
     diagnostics: &mut Diagnostics,
 ) -> Vec<ServiceConfig> {
     let mut seen = FirstUses::default();
+    let known = KnownNames {
+        // the accounts of the `Config` are sorted by name too
+        accounts: written.accounts.keys().enumerate().map(|(index, name)| (name.0.0.as_str(), index)).collect(),
+        operations: names(operations).collect(),
+    };
     let mut services = Vec::new();
     for (name, service) in &written.services {
         let place = KeyPath::at(["services", &name.0.0]);
-        let account = account(service, &place, written, diagnostics);
-        let (allow_classes, allow_operations) = allowed(&service.allow, &place.key("allow"), operations, diagnostics);
+        let account = account(service, &place, &known, diagnostics);
+        let (allow_classes, allow_operations) = allowed(&service.allow, &place.key("allow"), &known, diagnostics);
         let credentials = credentials(service, &place, &mut seen, diagnostics);
         let quota = &service.quota;
         services.push(ServiceConfig {
@@ -46,30 +51,43 @@ pub(super) fn check(
     services
 }
 
-/// Values that must be unique in the file, with the key of their first use.
+/// The names that a service may refer to.
+struct KnownNames<'a> {
+    /// With their index.
+    accounts: BTreeMap<&'a str, usize>,
+    operations: BTreeSet<&'a str>,
+}
+
+/// Values that must or should be unique in the file, with the key of their first use.
 #[derive(Default)]
 struct FirstUses {
     access_keys: BTreeMap<String, KeyPath>,
     identities: BTreeMap<String, KeyPath>,
+    /// By the digest of the secret.
+    digests: BTreeMap<[u8; 32], UseOfDigest>,
+}
+
+/// Where the digest of a secret is.
+struct UseOfDigest {
+    service: KeyPath,
+    key: KeyPath,
 }
 
 /// The index of the service's account; `usize::MAX` after an error.
 fn account(
     service: &file::ServiceTable,
     place: &KeyPath,
-    written: &ConfigFile,
+    known: &KnownNames<'_>,
     diagnostics: &mut Diagnostics,
 ) -> usize {
     let place = place.key("account");
     let Some(name) = diagnostics.require(&service.account, &place, "name the account that the service uses") else {
         return usize::MAX;
     };
-    // the accounts of the `Config` are sorted by name too
-    written.accounts.keys().position(|account| account == name).unwrap_or_else(|| {
+    known.accounts.get(name.0.0.as_str()).copied().unwrap_or_else(|| {
         // an account whose table has errors exists all the same
         if !diagnostics.lines().contains(&KeyPath::at(["accounts", &name.0.0])) {
-            diagnostics
-                .error(&place, unknown("account", &name.0.0, written.accounts.keys().map(|name| name.0.0.as_str())));
+            diagnostics.error(&place, unknown("account", &name.0.0, known.accounts.keys().copied()));
         }
         usize::MAX
     })
@@ -78,7 +96,7 @@ fn account(
 fn allowed(
     written: &[Parsed<Name>],
     place: &KeyPath,
-    operations: &[OperationConfig],
+    known: &KnownNames<'_>,
     diagnostics: &mut Diagnostics,
 ) -> (Vec<Class>, Vec<String>) {
     let (mut classes, mut listed) = (Vec::new(), Vec::new());
@@ -93,12 +111,12 @@ fn allowed(
             if !classes.contains(&class) {
                 classes.push(class);
             }
-        } else if names(operations).any(|name| name == word) {
+        } else if known.operations.contains(word) {
             if !listed.iter().any(|name| name == word) {
                 listed.push(word.to_owned());
             }
         } else {
-            let known = Class::names().iter().copied().chain(names(operations));
+            let known = Class::names().iter().copied().chain(known.operations.iter().copied());
             diagnostics.error(&place, unknown("class or operation", word, known));
         }
     }
@@ -124,13 +142,16 @@ fn credentials(
     }
     let mut credentials = Vec::new();
     for (index, written) in service.credentials.iter().enumerate() {
-        let place = list.index(index);
+        let entry = list.index(index);
         let remedy = "`fastrac-gateway service issue` makes one";
-        let access_key = diagnostics.require(&written.access_key, &place.key("access_key"), remedy);
-        let digest = diagnostics.require(&written.secret_sha256, &place.key("secret_sha256"), remedy);
+        let access_key = diagnostics.require(&written.access_key, &entry.key("access_key"), remedy);
+        let digest = diagnostics.require(&written.secret_sha256, &entry.key("secret_sha256"), remedy);
         if let Some(key) = access_key {
-            let key_place = place.key("access_key");
-            unique(&mut seen.access_keys, &key.0.0, &key_place, diagnostics);
+            unique(&mut seen.access_keys, &key.0.0, &entry.key("access_key"), diagnostics);
+        }
+        if let Some(digest) = digest {
+            let use_of = UseOfDigest { service: place.clone(), key: entry.key("secret_sha256") };
+            shared(&mut seen.digests, digest.0.0, use_of, diagnostics);
         }
         if let (Some(key), Some(digest)) = (access_key, digest) {
             credentials.push(CredentialConfig { access_key: key.0.0.clone(), secret_sha256: digest.0.0 });
@@ -153,6 +174,23 @@ fn identities(
         unique(&mut seen.identities, identity, &list.index(index), diagnostics);
     }
     identities
+}
+
+/// Warns of two services with one secret: who knows it can act as both.
+fn shared(
+    seen: &mut BTreeMap<[u8; 32], UseOfDigest>,
+    digest: [u8; 32],
+    here: UseOfDigest,
+    diagnostics: &mut Diagnostics,
+) {
+    match seen.get(&digest) {
+        Some(first) if first.service != here.service => {
+            let message = format!("is also at {}: two services share one secret; issue one for each", first.key);
+            diagnostics.warn(&here.key, message);
+        }
+        Some(_) => {}
+        None => drop(seen.insert(digest, here)),
+    }
 }
 
 /// No two services may have the same access key or identity.

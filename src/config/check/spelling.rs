@@ -1,12 +1,19 @@
 //! Suggestions for misspelled words.
 
+/// A word is compared with this many known ones at most, and so many are listed. The built-in operations are 36.
+const CONSIDERED: usize = 64;
+
 /// `unknown …`, with the nearest known word, or with all of them if none is near.
 pub(super) fn unknown<'a>(kind: &str, word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let known: Vec<&str> = known.into_iter().collect();
+    let mut all = known.into_iter();
+    let known: Vec<&str> = all.by_ref().take(CONSIDERED).collect();
     match nearest(word, &known) {
         Some(near) => format!("unknown {kind}; did you mean \"{near}\"?"),
         None if known.is_empty() => format!("unknown {kind}: there are none"),
-        None => format!("unknown {kind}; known here: {}", known.join(", ")),
+        None => {
+            let more = if all.next().is_some() { ", …" } else { "" };
+            format!("unknown {kind}; known here: {}{more}", known.join(", "))
+        }
     }
 }
 

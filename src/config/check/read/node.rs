@@ -1,6 +1,10 @@
 //! The deserializer: a value of the TOML tree together with its key.
 
-use std::fmt;
+use std::{
+    fmt,
+    iter::{Enumerate, Skip, Take},
+    slice,
+};
 
 use serde::{
     Deserializer,
@@ -74,16 +78,33 @@ enum TomlValue<'t> {
     Table(&'t DeTable<'t>),
 }
 
+/// A step from a table or an array to a value in it.
+#[derive(Clone, Copy)]
+pub(super) enum Step<'t> {
+    Entry(&'t str, &'t DeValue<'t>),
+    Element(usize, &'t DeValue<'t>),
+}
+
+impl<'t> Step<'t> {
+    pub(super) fn value(self) -> &'t DeValue<'t> {
+        match self {
+            Step::Entry(_, value) | Step::Element(_, value) => value,
+        }
+    }
+}
+
 /// A value and its key.
 pub(super) struct Node<'t> {
     value: TomlValue<'t>,
     place: KeyPath,
+    /// Where to go from here: what is beside these steps is not read. Empty: everything in the value is read.
+    steps: &'t [Step<'t>],
     skipped: &'t SkippedPaths,
 }
 
 impl<'t> Node<'t> {
-    pub(super) fn root(table: &'t DeTable<'t>, skipped: &'t SkippedPaths) -> Self {
-        Self { value: TomlValue::Table(table), place: KeyPath::default(), skipped }
+    pub(super) fn root(table: &'t DeTable<'t>, steps: &'t [Step<'t>], skipped: &'t SkippedPaths) -> Self {
+        Self { value: TomlValue::Table(table), place: KeyPath::default(), steps, skipped }
     }
 
     /// The table's entries, without those that are left out.
@@ -92,16 +113,27 @@ impl<'t> Node<'t> {
             TomlValue::Table(table) | TomlValue::TomlValue(DeValue::Table(table)) => table,
             _ => return Err(ReadError::new("must be a table").at(&self.place)),
         };
-        let entry = |(key, value): (&'t toml::Spanned<DeString<'t>>, &'t toml::Spanned<DeValue<'t>>)| TableEntry {
-            key: key.get_ref(),
-            place: self.place.key(key.get_ref()),
-            value: value.get_ref(),
+        let entry = |(key, value): (&'t str, &'t DeValue<'t>)| {
+            let entry = TableEntry { key, place: self.place.key(key), value };
+            self.skipped.is_good(&entry.place).then_some(entry)
         };
-        Ok(table.iter().map(entry).filter(|entry| self.skipped.is_good(&entry.place)).collect())
+        if let Some(Step::Entry(key, value)) = self.steps.first() {
+            return Ok(entry((key, value)).into_iter().collect());
+        }
+        let all = |(key, value): (&'t toml::Spanned<DeString<'t>>, &'t toml::Spanned<DeValue<'t>>)| {
+            entry((key.get_ref(), value.get_ref()))
+        };
+        Ok(table.iter().filter_map(all).collect())
+    }
+
+    /// The steps that are left in a value of this table or array.
+    fn next_steps(&self) -> &'t [Step<'t>] {
+        self.steps.split_first().map_or(&[], |(_, rest)| rest)
     }
 
     fn visit_entries<V: Visitor<'t>>(&self, entries: Vec<TableEntry<'t>>, visitor: V) -> Result<V::Value, ReadError> {
-        let entries = TableEntries { entries: entries.into_iter(), value: None, skipped: self.skipped };
+        let (steps, skipped) = (self.next_steps(), self.skipped);
+        let entries = TableEntries { entries: entries.into_iter(), value: None, steps, skipped };
         visitor.visit_map(entries).map_err(|error| error.at(&self.place))
     }
 
@@ -155,11 +187,18 @@ impl<'t> Deserializer<'t> for Node<'t> {
 
     fn deserialize_seq<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, ReadError> {
         match self.value {
-            TomlValue::TomlValue(DeValue::Array(array)) => visitor.visit_seq(ArrayElements {
-                elements: array.iter().enumerate(),
-                place: &self.place,
-                skipped: self.skipped,
-            }),
+            TomlValue::TomlValue(DeValue::Array(array)) => {
+                let (first, count) = match self.steps.first() {
+                    Some(Step::Element(index, _)) => (*index, 1),
+                    _ => (0, array.len()),
+                };
+                visitor.visit_seq(ArrayElements {
+                    elements: array.iter().enumerate().skip(first).take(count),
+                    place: &self.place,
+                    steps: self.next_steps(),
+                    skipped: self.skipped,
+                })
+            }
             _ => Err(ReadError::new("must be a list in square brackets")),
         }
         .map_err(|error| error.at(&self.place))
@@ -178,7 +217,7 @@ impl<'t> Deserializer<'t> for Node<'t> {
         let (entries, unknown): (Vec<_>, Vec<_>) =
             self.entries()?.into_iter().partition(|entry| known.contains(&entry.key));
         for entry in unknown {
-            self.skipped.note(ReadError { message: unknown_key(entry.key, known), place: Some(entry.place) });
+            self.skipped.note_unknown(entry.key, known, entry.place);
         }
         self.visit_entries(entries, visitor)
     }
@@ -217,6 +256,7 @@ struct TableEntry<'t> {
 struct TableEntries<'t> {
     entries: std::vec::IntoIter<TableEntry<'t>>,
     value: Option<TableEntry<'t>>,
+    steps: &'t [Step<'t>],
     skipped: &'t SkippedPaths,
 }
 
@@ -233,14 +273,16 @@ impl<'t> de::MapAccess<'t> for TableEntries<'t> {
 
     fn next_value_seed<V: de::DeserializeSeed<'t>>(&mut self, seed: V) -> Result<V::Value, ReadError> {
         let entry = self.value.take().ok_or_else(|| ReadError::new("must have a value"))?;
-        seed.deserialize(Node { value: TomlValue::TomlValue(entry.value), place: entry.place, skipped: self.skipped })
+        let value = TomlValue::TomlValue(entry.value);
+        seed.deserialize(Node { value, place: entry.place, steps: self.steps, skipped: self.skipped })
     }
 }
 
 /// The elements of an array, without those that are left out.
 struct ArrayElements<'n, 't> {
-    elements: std::iter::Enumerate<std::slice::Iter<'t, toml::Spanned<DeValue<'t>>>>,
+    elements: Take<Skip<Enumerate<slice::Iter<'t, toml::Spanned<DeValue<'t>>>>>>,
     place: &'n KeyPath,
+    steps: &'t [Step<'t>],
     skipped: &'t SkippedPaths,
 }
 
@@ -251,7 +293,8 @@ impl<'t> de::SeqAccess<'t> for ArrayElements<'_, 't> {
         for (index, element) in self.elements.by_ref() {
             let place = self.place.index(index);
             if self.skipped.is_good(&place) {
-                let node = Node { value: TomlValue::TomlValue(element.get_ref()), place, skipped: self.skipped };
+                let value = TomlValue::TomlValue(element.get_ref());
+                let node = Node { value, place, steps: self.steps, skipped: self.skipped };
                 return seed.deserialize(node).map(Some);
             }
         }
@@ -259,7 +302,7 @@ impl<'t> de::SeqAccess<'t> for ArrayElements<'_, 't> {
     }
 }
 
-fn unknown_key(key: &str, known: &[&str]) -> String {
+pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
     let mut message = unknown("key", key, known.iter().copied());
     let key = key.to_ascii_lowercase();
     if ["secret", "password", "token"].iter().any(|word| key.contains(word)) {

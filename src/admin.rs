@@ -6,6 +6,7 @@
 //! client can hold a connection, a response or a request body only for a bounded time (`server`). The path
 //! must not know this room. It fails with small JSON objects, `{"error": {"code", "message"}}`.
 
+mod audit;
 mod commands;
 mod config;
 mod connections;
@@ -33,8 +34,12 @@ use axum::{
     middleware::{from_fn, from_fn_with_state},
     routing::{get, post},
 };
+use tokio_util::task::TaskTracker;
 
-pub use self::server::serve;
+pub use self::{
+    audit::{Audit, AuditError},
+    server::serve,
+};
 use crate::{
     edge::{Drain, heartbeat::Heartbeat},
     gateway::Gateway,
@@ -47,6 +52,7 @@ const MAX_BODY: usize = 64 * 1024;
 /// What the admin port reports on and controls.
 pub struct Admin {
     pub gateway: Arc<Gateway>,
+    pub audit: Audit,
     pub drain: Drain,
     pub store: Store,
     /// The data addresses as bound.
@@ -63,14 +69,23 @@ pub struct Admin {
 struct AdminState {
     admin: Admin,
     throttle: guard::TokenThrottle,
+    texts: scrape::KeptTexts,
+    /// Commands in progress.
+    tasks: TaskTracker,
     started_at: SystemTime,
     started: Instant,
 }
 
 /// All pages of the admin port. Requests carry the peer's address as [`axum::extract::ConnectInfo`].
 pub fn router(admin: Admin) -> Router {
-    let throttle = guard::TokenThrottle::default();
-    let state = Arc::new(AdminState { admin, throttle, started_at: SystemTime::now(), started: Instant::now() });
+    let state = Arc::new(AdminState {
+        admin,
+        throttle: guard::TokenThrottle::default(),
+        texts: scrape::KeptTexts::default(),
+        tasks: TaskTracker::new(),
+        started_at: SystemTime::now(),
+        started: Instant::now(),
+    });
     Router::new()
         .route("/", get(console::page))
         .route("/livez", get(health::livez))
@@ -85,8 +100,8 @@ pub fn router(admin: Admin) -> Router {
         .route("/keys/revoke", post(keys::revoke))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::not_allowed)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(state.clone(), guard::check))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(error::limit_and_mark))
         .with_state(state)
 }

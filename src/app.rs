@@ -21,9 +21,10 @@ use std::{
 use tokio::{net::TcpListener, runtime::Runtime, sync::Semaphore};
 
 use crate::{
-    admin::{self, Admin},
+    admin::{self, Admin, Audit, AuditError},
     config::Config,
     connector::Connector,
+    degraded::DegradedReports,
     edge::{
         Drain,
         connection::Context,
@@ -53,6 +54,8 @@ pub enum AppError {
     Journal(#[from] StoreError),
     #[error("log.exchanges: {0}")]
     Log(#[from] LogError),
+    #[error("log.exchanges: {0}")]
+    Audit(#[from] AuditError),
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
@@ -84,6 +87,7 @@ pub struct App {
     listeners: Vec<TcpListener>,
     /// The state store.
     pub store: Store,
+    audit: Audit,
     control: Runtime,
     /// The timers of the shutdown. The control runtime's stop if its thread hangs.
     clock: Runtime,
@@ -122,22 +126,16 @@ impl App {
         // The store first: the error for a second process on the same folder then names the folder.
         let store = Store::open(&config.state.dir)?;
         let log = ExchangeLog::open(&config.log, &metrics)?;
+        let degraded = Arc::<DegradedReports>::default();
+        let audit = Audit::open(&config, degraded.clone())?;
         let control = control_runtime()?;
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let orders = control.block_on(Orders::open(store.clone(), jiff::Timestamp::now()))?;
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
         let tasks = drain.tasks.clone();
-        let live = Live {
-            metrics: metrics.clone(),
-            log,
-            orders,
-            revoked,
-            tls: tls.clone(),
-            connector,
-            degraded: Arc::default(),
-            tasks,
-        };
+        let live =
+            Live { metrics: metrics.clone(), log, orders, revoked, tls: tls.clone(), connector, degraded, tasks };
         let (workers, connections) = (config.listen.workers, descriptors::connections(&config, files));
         let (gateway, keepers) = Gateway::new(config, file, live)?;
         let rotations = Rotations::new(control.handle().clone(), &gateway);
@@ -166,6 +164,7 @@ impl App {
         let heartbeats: Vec<_> = threads.iter().map(|thread| thread.heartbeat.clone()).collect();
         let operators = Admin {
             gateway: gateway.clone(),
+            audit: audit.clone(),
             drain: drain.clone(),
             store: store.clone(),
             data: data.clone(),
@@ -178,7 +177,7 @@ impl App {
         watch_files(&control, tls, &gateway);
         // Until then connections wait in the backlog, so that a restart does not cause refusals.
         let _ = control.block_on(async { tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&gateway)).await });
-        Ok(App { gateway, drain, data, admin: address, threads, acceptor, listeners, store, control, clock })
+        Ok(App { gateway, drain, data, admin: address, threads, acceptor, listeners, store, audit, control, clock })
     }
 
     /// Starts to accept connections. A second call does nothing.

@@ -16,12 +16,13 @@ mod service;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+pub(crate) use self::named_files::AUDIT;
 pub use self::{
     account::{
         AccountConfig, AuthStyle, BreakerConfig, BudgetConfig, Endpoint, KeySource, MessagesConfig, Proxy, Rate,
         RotationConfig, SealedCopyConfig, VaultAuth, VaultConfig, bracketed,
     },
-    file::{Api, Class, ClientAuth, LogBodies, OnFull, Priority},
+    file::{AdminRole, Api, Class, ClientAuth, LogBodies, OnFull, Priority},
     operation::{CachePolicy, OperationConfig},
     service::{CredentialConfig, QuotaConfig, ServiceConfig},
 };
@@ -76,15 +77,31 @@ pub struct ServerTlsConfig {
 /// `[admin]`
 #[derive(Clone)]
 pub struct AdminConfig {
-    /// SHA-256 of the admin token. `None`: only what needs no token is served.
-    pub token_sha256: Option<[u8; 32]>,
+    /// Empty: only what needs no token is served.
+    pub tokens: Vec<AdminTokenConfig>,
     /// Lower-case host names that the admin pages accept, besides IP addresses and localhost.
     pub hosts: Vec<String>,
 }
 
+/// A token for the admin port.
+#[derive(Clone)]
+pub struct AdminTokenConfig {
+    /// Unique in the file.
+    pub name: String,
+    /// Unique in the file.
+    pub sha256: [u8; 32],
+    pub role: AdminRole,
+}
+
+impl std::fmt::Debug for AdminTokenConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminTokenConfig").field("name", &self.name).field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for AdminConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AdminConfig").field("hosts", &self.hosts).finish_non_exhaustive()
+        f.debug_struct("AdminConfig").field("tokens", &self.tokens).field("hosts", &self.hosts).finish()
     }
 }
 

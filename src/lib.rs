@@ -49,6 +49,7 @@
 //! | [`degraded`] | why the gateway is degraded: the closed list of reasons |
 //! | [`headers`] | which headers are never passed on, in either direction |
 //! | [`deadline`] | the point in time at which a wait ends |
+//! | [`peer`] | which clients count as one when failed attempts are limited |
 //! | [`retry_after`] | a wait in whole seconds |
 //! | [`connector`] | TCP connections to hosts by name: bounded, cached lookups and raced addresses |
 //! | [`backoff`] | waits that double |
@@ -85,6 +86,7 @@ pub mod keys;
 pub mod orders;
 pub mod outcome;
 pub mod path;
+pub mod peer;
 pub mod record;
 pub mod refusal;
 pub mod reply;

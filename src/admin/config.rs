@@ -30,7 +30,10 @@ fn effective(config: &Config) -> Value {
             "tls": listen.tls.as_ref().map(tls),
             "admin_tls": listen.admin_tls.as_ref().map(tls),
         },
-        "admin": { "token": admin.token_sha256.is_some(), "hosts": admin.hosts },
+        "admin": {
+            "tokens": admin.tokens.iter().map(|it| json!({ "name": it.name, "role": it.role })).collect::<Vec<_>>(),
+            "hosts": admin.hosts,
+        },
         "state": { "dir": state.dir },
         "log": {
             "exchanges": match &log.exchanges {

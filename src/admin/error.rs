@@ -90,7 +90,7 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonBody<
     }
 }
 
-fn unreadable(rejection: BytesRejection) -> AdminError {
+pub(super) fn unreadable(rejection: BytesRejection) -> AdminError {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         let message = format!("the body is longer than {} bytes", super::MAX_BODY);
         return AdminError::new(StatusCode::PAYLOAD_TOO_LARGE, "request.too_large", message);

@@ -2,10 +2,12 @@
 //!
 //! Health and metrics are open to everyone who reaches the port. For every other path, existing or not,
 //! the checks are, in this order: the `Host` must name this server (421; this stops DNS rebinding); a
-//! token must be configured (403); the request must carry it (401). From the eleventh wrong token within a
-//! minute on, wrong tokens of the same peer get 429. A correct token never meets the throttle: only
-//! requests with a wrong one are passed to it. The rules are read from the configuration in force at each
-//! request.
+//! token must be configured (403); the request must carry one of them (401), whose role allows the method (403).
+//! From the eleventh wrong token within a minute on, wrong tokens of the same peer get 429. A correct token never
+//! meets the throttle: only requests with a wrong one are passed to it. The rules are read from the configuration
+//! in force at each request. Every request that is checked is counted, and those that change something or have a
+//! wrong token are a line of the audit log; a request of an allowed client runs in a task of its own, so that both
+//! happen even if the client leaves.
 
 use std::{
     convert::Infallible,
@@ -15,7 +17,8 @@ use std::{
 };
 
 use axum::{
-    extract::{ConnectInfo, Request, State},
+    body::Bytes,
+    extract::{ConnectInfo, FromRequest as _, Request, State},
     http::{
         HeaderMap, HeaderValue, Method, StatusCode,
         header::{AUTHORIZATION, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
@@ -24,18 +27,20 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use governor::{clock::QuantaInstant, middleware::NoOpMiddleware};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tower::{Layer as _, ServiceExt as _, service_fn, util::BoxCloneSyncService};
-use tower_governor::{
-    GovernorError, GovernorLayer,
-    governor::{GovernorConfig, GovernorConfigBuilder},
-    key_extractor::KeyExtractor,
-};
+use tower_governor::{GovernorError, GovernorLayer, governor::GovernorConfigBuilder, key_extractor::KeyExtractor};
 
-use super::{AdminState, error::AdminError};
-use crate::config;
+use super::{
+    AdminState,
+    audit::AuditLine,
+    error::{AdminError, unreadable},
+};
+use crate::{
+    config::{self, AdminRole},
+    peer::PeerSlots,
+};
 
 /// Health: open, and with capacity of its own.
 const HEALTH: [&str; 2] = ["/livez", "/readyz"];
@@ -48,20 +53,100 @@ const CONSOLE: &str = "/";
 const WRONG_TOKEN_BURST: u32 = 10;
 /// After how long one more wrong token gets 401 instead of 429.
 const WRONG_TOKEN_PERIOD: Duration = Duration::from_secs(6);
-/// Number of peers in the throttle above which those with a full burst are removed.
-const MAX_PEERS: usize = 1024;
 
-/// Middleware: passes an allowed request on and answers any other.
+/// The pages and commands, and their names in metrics and audit log.
+pub(super) const ACTIONS: [(&str, &str); 8] = [
+    ("/", "console"),
+    ("/status", "status"),
+    ("/config", "config"),
+    ("/reload", "reload"),
+    ("/cache/purge", "cache_purge"),
+    ("/keys/rotate", "keys_rotate"),
+    ("/keys/verify", "keys_verify"),
+    ("/keys/revoke", "keys_revoke"),
+];
+/// Name of every other path.
+const OTHER_ACTION: &str = "other";
+
+/// Middleware: passes an allowed request on, answers any other, and records both.
 pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if is_health(path) || path == METRICS {
         return next.run(request).await;
     }
     let access = authorize(&state.admin.gateway.in_force.load().config.admin, state.admin.address.ip(), &request);
+    let wrong_token = matches!(access, Access::WrongToken | Access::WrongRole { .. });
+    let entry = AuditEntry {
+        action: ACTIONS.iter().find(|(known, _)| *known == path).map_or(OTHER_ACTION, |(_, action)| *action),
+        audited: wrong_token || !reads(&request),
+        peer: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical()),
+    };
     match access {
-        Ok(()) => next.run(request).await,
-        Err(Denied::WrongToken) => state.throttle.answer(request).await,
-        Err(Denied::Error(error)) => error.into_response(),
+        Access::Open => {
+            let response = next.run(request).await;
+            entry.record(&state, None, response.status());
+            response
+        }
+        Access::Granted(token) => {
+            let request = match whole(request).await {
+                Ok(request) => request,
+                Err(error) => {
+                    let response = error.into_response();
+                    entry.record(&state, Some(&token), response.status());
+                    return response;
+                }
+            };
+            let recorder = state.clone();
+            let run = state.tasks.spawn(async move {
+                let response = next.run(request).await;
+                entry.record(&recorder, Some(&token), response.status());
+                response
+            });
+            run.await.unwrap_or_else(|_| AdminError::internal().into_response())
+        }
+        Access::WrongToken => {
+            let response = state.throttle.answer(request).await;
+            entry.record(&state, None, response.status());
+            response
+        }
+        Access::WrongRole { token } => {
+            let message = "the role of this token is \"read\": it may change nothing";
+            let response = AdminError::new(StatusCode::FORBIDDEN, "token.role", message).into_response();
+            entry.record(&state, Some(&token), response.status());
+            response
+        }
+        Access::Refused(error) => {
+            let response = error.into_response();
+            entry.record(&state, None, response.status());
+            response
+        }
+    }
+}
+
+/// The request with its whole body: a client that sends it slowly is waited for here, not in the request's task.
+async fn whole(request: Request) -> Result<Request, AdminError> {
+    let (head, body) = request.into_parts();
+    // The limit is in the extensions.
+    let body = Bytes::from_request(Request::from_parts(head.clone(), body), &()).await.map_err(unreadable)?;
+    Ok(Request::from_parts(head, body.into()))
+}
+
+/// What is recorded of a request.
+struct AuditEntry {
+    action: &'static str,
+    /// Whether it is a line of the audit log.
+    audited: bool,
+    peer: Option<IpAddr>,
+}
+
+impl AuditEntry {
+    fn record(&self, state: &AdminState, token: Option<&str>, status: StatusCode) {
+        let result = if status.is_success() { "done" } else { "refused" };
+        state.admin.gateway.live.metrics.admin_request(self.action, result);
+        if self.audited {
+            let (action, peer) = (self.action, self.peer);
+            state.admin.audit.write(AuditLine { token, peer, action, result, status: status.as_u16() });
+        }
     }
 }
 
@@ -70,35 +155,63 @@ pub(super) fn is_health(path: &str) -> bool {
     HEALTH.contains(&path)
 }
 
-enum Denied {
+enum Access {
+    /// Needs no token.
+    Open,
+    /// To the holder of the token of this name.
+    Granted(String),
     WrongToken,
-    Error(AdminError),
+    WrongRole {
+        token: String,
+    },
+    Refused(AdminError),
 }
 
-fn authorize(rules: &config::AdminConfig, bound: IpAddr, request: &Request) -> Result<(), Denied> {
+/// Whether the request changes nothing.
+fn reads(request: &Request) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
+fn authorize(rules: &config::AdminConfig, bound: IpAddr, request: &Request) -> Access {
     if !names_this_server(request, &rules.hosts) {
         let message = "this Host is not an IP address, not localhost and not in admin.hosts";
-        return Err(Denied::Error(AdminError::new(StatusCode::MISDIRECTED_REQUEST, "host.unknown", message)));
+        return Access::Refused(AdminError::new(StatusCode::MISDIRECTED_REQUEST, "host.unknown", message));
     }
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    match rules.token_sha256 {
-        None if !bound.to_canonical().is_loopback() => Err(Denied::Error(no_token_configured(
-            "on an address other than loopback, only health and metrics are served while admin.token_sha256 is not set",
-        ))),
-        None if !reads => Err(Denied::Error(no_token_configured(
-            "nothing can be changed here while admin.token_sha256 is not set; `fastrac-gateway admin issue` makes a token",
-        ))),
-        None => Ok(()),
-        Some(_) if reads && request.uri().path() == CONSOLE => Ok(()),
-        Some(digest) => match bearer_token(request.headers()) {
-            BearerToken::None => {
-                let message = "send the admin token: `Authorization: Bearer TOKEN`";
-                Err(Denied::Error(unauthorized("token.missing", message)))
-            }
-            BearerToken::Token(token) if bool::from(Sha256::digest(token)[..].ct_eq(&digest[..])) => Ok(()),
-            BearerToken::Token(_) | BearerToken::Unreadable => Err(Denied::WrongToken),
+    let reads = reads(request);
+    if rules.tokens.is_empty() {
+        return if !bound.to_canonical().is_loopback() {
+            Access::Refused(no_token_configured(
+                "on an address other than loopback, only health and metrics are served while admin.tokens is not set",
+            ))
+        } else if !reads {
+            Access::Refused(no_token_configured(
+                "nothing can be changed here while admin.tokens is not set; `fastrac-gateway admin issue` makes a token",
+            ))
+        } else {
+            Access::Open
+        };
+    }
+    if reads && request.uri().path() == CONSOLE {
+        return Access::Open;
+    }
+    match bearer_token(request.headers()) {
+        BearerToken::None => {
+            Access::Refused(unauthorized("token.missing", "send an admin token: `Authorization: Bearer TOKEN`"))
+        }
+        BearerToken::Unreadable => Access::WrongToken,
+        BearerToken::Token(sent) => match holder(&rules.tokens, sent) {
+            None => Access::WrongToken,
+            Some(token) if reads || token.role == AdminRole::Operate => Access::Granted(token.name.clone()),
+            Some(token) => Access::WrongRole { token: token.name.clone() },
         },
     }
+}
+
+/// The token with this digest. Takes the same time whichever it is.
+fn holder<'a>(tokens: &'a [config::AdminTokenConfig], sent: &[u8]) -> Option<&'a config::AdminTokenConfig> {
+    let digest = Sha256::digest(sent);
+    let is = |token: &config::AdminTokenConfig| bool::from(digest[..].ct_eq(&token.sha256[..]));
+    tokens.iter().fold(None, |found, token| if is(token) { Some(token) } else { found })
 }
 
 fn no_token_configured(message: &'static str) -> AdminError {
@@ -149,10 +262,7 @@ fn bearer_token(headers: &HeaderMap) -> BearerToken<'_> {
 }
 
 /// Answers requests with a wrong token: 401, or 429 for a peer that has sent many.
-pub(super) struct TokenThrottle {
-    config: Arc<GovernorConfig<PeerKey, NoOpMiddleware<QuantaInstant>>>,
-    service: BoxCloneSyncService<Request, Response, Infallible>,
-}
+pub(super) struct TokenThrottle(BoxCloneSyncService<Request, Response, Infallible>);
 
 impl Default for TokenThrottle {
     #[expect(clippy::expect_used, reason = "two constants, at start-up")]
@@ -160,24 +270,18 @@ impl Default for TokenThrottle {
         let config = GovernorConfigBuilder::default()
             .period(WRONG_TOKEN_PERIOD)
             .burst_size(WRONG_TOKEN_BURST)
-            .key_extractor(PeerKey)
+            .key_extractor(PeerKey(PeerSlots::default()))
             .finish()
             .expect("period and burst are above zero");
-        let config = Arc::new(config);
-        let wrong = |_| async { Ok(unauthorized("token.wrong", "this is not the admin token").into_response()) };
-        let throttled = GovernorLayer::new(config.clone()).error_handler(too_many).layer(service_fn(wrong));
-        Self { config, service: BoxCloneSyncService::new(throttled) }
+        let wrong = |_| async { Ok(unauthorized("token.wrong", "this is no admin token").into_response()) };
+        let throttled = GovernorLayer::new(config).error_handler(too_many).layer(service_fn(wrong));
+        Self(BoxCloneSyncService::new(throttled))
     }
 }
 
 impl TokenThrottle {
     async fn answer(&self, request: Request) -> Response {
-        // The limiter never removes a key by itself.
-        if self.config.limiter().len() > MAX_PEERS {
-            self.config.limiter().retain_recent();
-            self.config.limiter().shrink_to_fit();
-        }
-        match self.service.clone().oneshot(request).await {
+        match self.0.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         }
@@ -192,19 +296,15 @@ fn too_many(error: GovernorError) -> Response {
         .into_response()
 }
 
-/// The key of the throttle: an IPv4 address, or the /64 prefix of an IPv6 address.
-#[derive(Clone, Copy, Debug)]
-struct PeerKey;
+/// The key of the throttle: the peer's slot, so that the limiter's table has a bound.
+#[derive(Clone, Debug)]
+struct PeerKey(PeerSlots);
 
 impl KeyExtractor for PeerKey {
-    type Key = IpAddr;
+    type Key = u16;
 
-    fn extract<T>(&self, request: &axum::http::Request<T>) -> Result<IpAddr, GovernorError> {
+    fn extract<T>(&self, request: &axum::http::Request<T>) -> Result<u16, GovernorError> {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        Ok(match peer.map(|peer| peer.0.ip().to_canonical()) {
-            Some(IpAddr::V6(address)) => IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into()),
-            Some(address) => address,
-            None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        })
+        Ok(self.0.slot(peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip())))
     }
 }

@@ -6,6 +6,7 @@ mod keys;
 mod never_shows;
 mod pages;
 mod reload;
+mod roles;
 mod rules;
 mod server;
 
@@ -49,7 +50,7 @@ fn digest(text: &str) -> String {
 }
 
 /// The usual configuration; `admin` is the content of `[admin]`.
-fn configuration(admin: &str) -> String {
+pub(super) fn configuration(admin: &str) -> String {
     format!(
         "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n\
          [admin]\n{admin}\n\
@@ -72,6 +73,7 @@ struct TestAdmin {
     address: SocketAddr,
     bound: SocketAddr,
     gateway: Arc<Gateway>,
+    audit: Audit,
     drain: Drain,
     heartbeat: Heartbeat,
     store: Store,
@@ -144,6 +146,7 @@ impl TestAdmin {
             degraded: Arc::default(),
             tasks: drain.tasks.clone(),
         };
+        let audit = Audit::open(&config, live.degraded.clone()).unwrap();
         let (gateway, keepers) = Gateway::new(config, Some(file.clone()), live).unwrap();
         let verdict = set.verdict.unwrap_or(Verdict::Undecided);
         let canary = move |_: Lease| async move { verdict };
@@ -159,7 +162,7 @@ impl TestAdmin {
         let stop = CancellationToken::new();
         let bound = SocketAddr::new(set.bound, address.port());
         let heartbeat = Heartbeat::new("data-0".to_owned());
-        let stage = TestAdmin { address, bound, gateway, drain, heartbeat, store, file, folder, stop };
+        let stage = TestAdmin { address, bound, gateway, audit, drain, heartbeat, store, file, folder, stop };
         tokio::spawn(serve(listener, stage.admin(), stage.stop.clone(), admin_tls));
         stage
     }
@@ -167,6 +170,7 @@ impl TestAdmin {
     fn admin(&self) -> Admin {
         Admin {
             gateway: self.gateway.clone(),
+            audit: self.audit.clone(),
             drain: self.drain.clone(),
             store: self.store.clone(),
             data: vec!["127.0.0.1:8080".parse().unwrap()],

@@ -25,7 +25,7 @@ impl App {
     /// listeners close; what is in progress `drain` after the call is cut off. Blocks.
     pub fn stop(self) {
         let limits = self.gateway.in_force.load().config.limits.clone();
-        let App { drain, threads, store, control, gateway, clock, acceptor, .. } = self;
+        let App { drain, threads, store, audit, control, gateway, clock, acceptor, .. } = self;
         let (began, cut_off) = (Instant::now(), Instant::now() + limits.drain);
         drain.begin();
         let close_by = clock.block_on(async {
@@ -51,6 +51,7 @@ impl App {
             tokio::join!(bounded(close_by, "the state store, whose disk does not respond", store.close()), log);
             close_by
         });
+        audit.close(close_by.saturating_duration_since(Instant::now()).min(CLOSING / 4));
         // Waits for files that are being read or written, if at all.
         control.shutdown_timeout(close_by.saturating_duration_since(Instant::now()).min(CLOSING));
         tracing::info!(seconds = began.elapsed().as_secs_f32(), "stopped");

@@ -101,7 +101,7 @@ pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
     let state = gateway::state(&written.state, context, &mut diagnostics);
     let config = Config {
         listen: gateway::listen(&written.listen, context, &mut diagnostics),
-        admin: gateway::admin(&written.admin),
+        admin: gateway::admin(&written.admin, &mut diagnostics),
         log: gateway::log(&written.log, &state, context, &mut diagnostics),
         limits: gateway::limits(&written.limits, &mut diagnostics),
         cache: gateway::cache(&written.cache),

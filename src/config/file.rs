@@ -24,7 +24,9 @@ pub use self::{
     account::{
         AccountTable, BreakerTable, BudgetTable, KeysTable, MessagesTable, RotationTable, SealedCopyTable, VersionTable,
     },
-    choices::{Api, AuthSetting, Class, ClientAuth, KeySourceName, LogBodies, OnFull, Priority, VaultMethod},
+    choices::{
+        AdminRole, Api, AuthSetting, Class, ClientAuth, KeySourceName, LogBodies, OnFull, Priority, VaultMethod,
+    },
     operation::{CachePolicyTable, OperationTable},
     schema::schema,
     service::{ChargeHitsTable, CredentialTable, QuotaTable, ServiceTable},
@@ -133,12 +135,30 @@ pub struct ServerTlsTable {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminTable {
-    /// SHA-256 of the admin token, 64 hexadecimal digits (`fastrac-gateway admin issue`). Absent: only what needs no
-    /// token is served.
+    /// The tokens that are accepted; any number, so that one can be replaced while another is in use. Without one, only
+    /// what needs no token is served.
+    pub tokens: Vec<AdminTokenTable>,
+    /// The same as one token named "admin" with role "operate".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_sha256: Option<Parsed<Sha256Digest>>,
     /// Host names that the admin pages accept, besides IP addresses and localhost.
     pub hosts: Vec<Parsed<HostName>>,
+}
+
+/// `admin.tokens[n]`, made by `fastrac-gateway admin issue`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminTokenTable {
+    /// Who holds it; the audit log shows it. No two tokens may share a name.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Parsed<Name>>,
+    /// SHA-256 of the token, 64 hexadecimal digits.
+    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Parsed<Sha256Digest>>,
+    /// What its holder may do.
+    pub role: AdminRole,
 }
 
 /// `[state]`

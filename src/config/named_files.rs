@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use super::{Config, KeySource, LogTarget, ServerTlsConfig, VaultAuth, check::KeyPath};
 
 /// Files that the gateway writes beside the exchange log.
-pub(super) const BESIDE_LOG: [&str; 2] = ["unidentified.jsonl", "audit.jsonl"];
+pub(super) const BESIDE_LOG: [&str; 2] = ["unidentified.jsonl", AUDIT];
+/// The audit log of the admin port: beside the exchange log, or in `state.dir` if that is no file.
+pub(crate) const AUDIT: &str = "audit.jsonl";
 /// The file of the state store.
 const STORE: &str = "state.redb";
 
@@ -23,12 +25,14 @@ impl Config {
     pub(crate) fn files(&self) -> Vec<NamedFile> {
         let mut files = Files(Vec::new());
         files.write(KeyPath::at(["state", "dir"]), self.state.dir.join(STORE));
+        let key = KeyPath::at(["log", "exchanges"]);
         if let LogTarget::File(path) = &self.log.exchanges {
-            let key = KeyPath::at(["log", "exchanges"]);
             files.write(key.clone(), path.clone());
             for name in BESIDE_LOG {
                 files.write(key.clone(), path.with_file_name(name));
             }
+        } else {
+            files.write(key, self.state.dir.join(AUDIT));
         }
         let listen = KeyPath::at(["listen"]);
         for (key, tls) in [("tls", &self.listen.tls), ("admin_tls", &self.listen.admin_tls)] {

@@ -114,7 +114,10 @@ async fn config_shows_what_is_in_force_with_defaults() {
     let config = stage.get("/config").await.json();
     assert_eq!(config["limits"]["drain"], "35s");
     assert_eq!(config["cache"]["memory"], "64MiB");
-    assert_eq!(config["admin"], serde_json::json!({ "token": true, "hosts": ["gateway.internal"] }));
+    assert_eq!(
+        config["admin"],
+        serde_json::json!({ "tokens": [{ "name": "admin", "role": "operate" }], "hosts": ["gateway.internal"] })
+    );
     assert_eq!(config["accounts"]["main"]["v2"]["auth"], "basic");
     assert_eq!(config["accounts"]["main"]["day_zone"], "Asia/Jakarta");
     assert_eq!(config["services"]["checkout"]["credentials"], 1);

@@ -55,6 +55,11 @@ async fn what_only_a_restart_can_change_is_shown_as_it_is_in_force() {
     let text = configuration(&with_token())
         .replace("[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"", listen)
         .replace("exchanges = \"none\"", log);
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    fs::write(stage.folder.path().join("cert"), made.cert.pem()).unwrap();
+    let key = stage.folder.path().join("key");
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&stage.file, format!("{text}{more}")).unwrap();
     for _ in 0..2 {
         let reply = stage.post("/reload", "").await;

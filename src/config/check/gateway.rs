@@ -8,8 +8,8 @@ use std::{
 
 use super::{CheckContext, Diagnostics, KeyPath};
 use crate::config::{
-    AdminConfig, CacheConfig, ClientAuth, LimitsConfig, ListenConfig, LogConfig, LogTarget, ServerTlsConfig,
-    StateConfig, file, named_files::BESIDE_LOG,
+    AdminConfig, AdminRole, AdminTokenConfig, CacheConfig, ClientAuth, LimitsConfig, ListenConfig, LogConfig,
+    LogTarget, ServerTlsConfig, StateConfig, file, named_files::BESIDE_LOG,
 };
 
 /// `[listen]`
@@ -98,12 +98,32 @@ fn server_tls(
     Some(ServerTlsConfig { cert: context.path(cert?), key: context.path(key?), client_ca, client_auth })
 }
 
+/// The name of the token that `admin.token_sha256` sets.
+const ONLY_TOKEN: &str = "admin";
+
 /// `[admin]`
-pub(super) fn admin(written: &file::AdminTable) -> AdminConfig {
-    AdminConfig {
-        token_sha256: written.token_sha256.as_ref().map(|digest| digest.0.0),
-        hosts: written.hosts.iter().map(|host| host.0.0.to_ascii_lowercase()).collect(),
+pub(super) fn admin(written: &file::AdminTable, diagnostics: &mut Diagnostics) -> AdminConfig {
+    let place = KeyPath::at(["admin"]);
+    let mut tokens: Vec<AdminTokenConfig> = Vec::new();
+    if let Some(digest) = &written.token_sha256 {
+        tokens.push(AdminTokenConfig { name: ONLY_TOKEN.to_owned(), sha256: digest.0.0, role: AdminRole::Operate });
     }
+    for (index, token) in written.tokens.iter().enumerate() {
+        let place = place.key("tokens").index(index);
+        let name = diagnostics.require(&token.name, &place.key("name"), "say who holds the token");
+        let remedy = "`fastrac-gateway admin issue` makes one";
+        let sha256 = diagnostics.require(&token.sha256, &place.key("sha256"), remedy);
+        let (Some(name), Some(sha256)) = (name, sha256) else { continue };
+        if tokens.iter().any(|other| other.name == name.0.0) {
+            let message = "must be unique: the audit log tells holders apart by it (token_sha256 is named \"admin\")";
+            diagnostics.error(&place.key("name"), message);
+        }
+        if tokens.iter().any(|other| other.sha256 == sha256.0.0) {
+            diagnostics.error(&place.key("sha256"), "is also the digest of another token: give each holder its own");
+        }
+        tokens.push(AdminTokenConfig { name: name.0.0.clone(), sha256: sha256.0.0, role: token.role });
+    }
+    AdminConfig { tokens, hosts: written.hosts.iter().map(|host| host.0.0.to_ascii_lowercase()).collect() }
 }
 
 /// `[state]`. `state.shared` is checked, but not part of the result: `pending` reports that it is not supported.

@@ -20,6 +20,38 @@ pub enum ClientAuth {
     Required,
 }
 
+/// What the holder of an admin token may do.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    strum::IntoStaticStr,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum AdminRole {
+    /// Every GET.
+    #[default]
+    Read,
+    /// POST too.
+    Operate,
+}
+
+impl AdminRole {
+    /// The name in the file.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
 /// Whether bodies are written to the exchange log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -85,6 +85,11 @@ impl Metrics {
         self.counter(&self.families.key_events, "key_events", &[account, event]).inc();
     }
 
+    /// Counts a request of the admin port. Both words must come from closed lists.
+    pub fn admin_request(&self, action: &'static str, result: &'static str) {
+        self.families.admin_requests.with_label_values(&[action, result]).inc();
+    }
+
     /// Resolves `requests_total` of one label set.
     pub(in crate::record) fn requests(&self, service: &str, operation: &str, outcome: &'static str) -> IntCounter {
         if self.admit("requests", &[service, operation, outcome], 1) {

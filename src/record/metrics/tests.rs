@@ -21,6 +21,7 @@ fn filled() -> std::sync::Arc<Metrics> {
     metrics.retries("main").inc();
     metrics.log_records("written").inc();
     metrics.key_event("main", "promoted");
+    metrics.admin_request("reload", "done");
     metrics.handshakes("data").count(Handshake::Failed);
     std::mem::forget((metrics.client_connection(), metrics.upstream_connections("main").opened()));
     metrics.log_bodies_dropped();
@@ -53,7 +54,7 @@ const FAMILIES: &[&str] = &[
     "key_loaded_timestamp_seconds", "key_events_total", "key_source_up", "key_source_last_success_timestamp_seconds",
     "breaker_state", "retries_total", "orders_unknown", "log_records_total", "log_bodies_dropped_total", "program_log_lines_dropped_total", "config_info",
     "config_last_reload_successful", "config_last_reload_success_timestamp_seconds",
-    "certificate_expiry_timestamp_seconds", "build_info", "degraded", "series_overflow_total", "tls_handshakes_total",
+    "certificate_expiry_timestamp_seconds", "build_info", "degraded", "series_overflow_total", "tls_handshakes_total", "admin_requests_total",
 ];
 
 /// Families of a text, without the process's own.

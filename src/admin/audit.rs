@@ -1,0 +1,367 @@
+//! The audit log: one line for every POST and every refused token, in a file beside the exchange log.
+//!
+//! What always holds: writing never delays a request or the control thread, because a thread of its own writes, and
+//! what finds no room in its queue is counted and reported in the file. Lines of clients without a right token are
+//! limited to [`BURST`] at once and then one in [`PERIOD`], with a summary of the rest, so that guesses can neither fill the
+//! disk nor push out lines of operators. The file is opened for each batch, so it may be moved at any time; it is
+//! never pruned. While it cannot be written, the lines wait and the gateway is degraded. Opening fails with
+//! [`AuditError`].
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    net::IpAddr,
+    num::NonZeroU32,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    time::{Duration, Instant},
+};
+
+use governor::{DefaultDirectRateLimiter, Quota};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+use serde::Serialize;
+
+use crate::{
+    config::{AUDIT, Config, LogTarget},
+    degraded::{DegradedReason, DegradedReports},
+};
+
+/// Lines of clients without a right token that are written at once.
+const BURST: NonZeroU32 = NonZeroU32::new(100).unwrap();
+/// After how long one more is written.
+const PERIOD: Duration = Duration::from_secs(10);
+/// How soon after a line was left out a summary says so.
+const SUMMARY: Duration = Duration::from_secs(5);
+/// Lines that may wait for the thread.
+const QUEUE: usize = 1024;
+/// Bytes that may wait for the disk.
+const WAITING_MAX: usize = 256 * 1024;
+/// How soon a failed write is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The audit log cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("the audit log {path} cannot be written: {source}", path = path.display())]
+pub struct AuditError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Opens the log and starts its thread; clones share it.
+#[derive(Clone)]
+pub struct Audit {
+    queue: SyncSender<QueueItem>,
+    left_out: Arc<LeftOut>,
+    limiter: Arc<DefaultDirectRateLimiter>,
+    ended: Arc<Mutex<Option<Receiver<()>>>>,
+}
+
+/// What the thread is given.
+enum QueueItem {
+    Line(Vec<u8>),
+    /// A line was left out: a summary is due.
+    Summarize,
+    End,
+}
+
+/// Lines that were not written.
+#[derive(Default)]
+struct LeftOut {
+    /// Of clients without a right token, beyond the limit.
+    suppressed: AtomicU64,
+    /// That found no room in the queue.
+    dropped: AtomicU64,
+}
+
+/// A request, as the log describes it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct AuditLine<'a> {
+    /// Name of the token; `None`: no token, or a wrong one.
+    pub(super) token: Option<&'a str>,
+    pub(super) peer: Option<IpAddr>,
+    pub(super) action: &'static str,
+    /// `done` or `refused`.
+    pub(super) result: &'static str,
+    pub(super) status: u16,
+}
+
+/// A line with its time.
+#[derive(Serialize)]
+struct TimedLine<'a> {
+    time: String,
+    #[serde(flatten)]
+    line: AuditLine<'a>,
+}
+
+/// A line about the log itself.
+#[derive(Serialize)]
+struct AuditEvent {
+    time: String,
+    event: &'static str,
+    count: u64,
+}
+
+fn now() -> String {
+    format!("{:.3}", Timestamp::now())
+}
+
+fn encode(line: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(line).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+impl Audit {
+    /// Opens the file beside the exchange log, or in `state.dir` if that log is no file of a folder, and starts the
+    /// thread.
+    ///
+    /// # Errors
+    /// [`AuditError`] if the file cannot be opened, or the thread cannot be started.
+    pub fn open(config: &Config, reports: Arc<DegradedReports>) -> Result<Audit, AuditError> {
+        let beside = match &config.log.exchanges {
+            // A device or a pipe has no folder for files.
+            LogTarget::File(path) if path.metadata().is_ok_and(|meta| !meta.is_file()) => None,
+            LogTarget::File(path) => Some(path.with_file_name(AUDIT)),
+            LogTarget::Stdout | LogTarget::None => None,
+        };
+        let path = beside.unwrap_or_else(|| config.state.dir.join(AUDIT));
+        let failed = |source| AuditError { path: path.clone(), source };
+        open(&path).map_err(failed)?;
+        let (queue, received) = sync_channel(QUEUE);
+        let (end, ended) = sync_channel(1);
+        let left_out = Arc::new(LeftOut::default());
+        let writer = AuditWriter {
+            path: path.clone(),
+            left_out: left_out.clone(),
+            reports,
+            waiting: Vec::new(),
+            summary_at: None,
+        };
+        let thread = std::thread::Builder::new().name("audit-log".to_owned());
+        let run = move || {
+            writer.run(&received);
+            drop(end);
+        };
+        thread.spawn(run).map_err(failed)?;
+        let quota = Quota::with_period(PERIOD).unwrap_or(Quota::per_minute(NonZeroU32::MIN)).allow_burst(BURST);
+        let limiter = Arc::new(DefaultDirectRateLimiter::direct(quota));
+        Ok(Audit { queue, left_out, limiter, ended: Arc::new(Mutex::new(Some(ended))) })
+    }
+
+    /// Appends a line. Does not wait.
+    pub(super) fn write(&self, line: AuditLine<'_>) {
+        if line.token.is_none() && self.limiter.check().is_err() {
+            if self.left_out.suppressed.fetch_add(1, Relaxed) == 0 {
+                // A full queue has other items that wake the thread.
+                let _ = self.queue.try_send(QueueItem::Summarize);
+            }
+            return;
+        }
+        let line = encode(&TimedLine { time: now(), line });
+        if self.queue.try_send(QueueItem::Line(line)).is_err() {
+            self.left_out.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Writes what was appended so far and ends the thread; later lines are lost. Waits at most so long. Blocks.
+    pub fn close(&self, within: Duration) {
+        if self.queue.try_send(QueueItem::End).is_ok()
+            && let Some(ended) = self.ended.lock().take()
+        {
+            // An error says that the thread has ended.
+            let _ = ended.recv_timeout(within);
+        }
+    }
+}
+
+struct AuditWriter {
+    path: PathBuf,
+    left_out: Arc<LeftOut>,
+    reports: Arc<DegradedReports>,
+    /// Lines that are not written yet.
+    waiting: Vec<u8>,
+    /// When a summary of the lines that were left out is due.
+    summary_at: Option<Instant>,
+}
+
+impl AuditWriter {
+    fn run(mut self, queue: &Receiver<QueueItem>) {
+        loop {
+            let retry = (!self.waiting.is_empty()).then_some(RETRY);
+            let summary = self.summary_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let first = match retry.into_iter().chain(summary).min() {
+                Some(pause) => queue.recv_timeout(pause),
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let mut ended = matches!(first, Err(RecvTimeoutError::Disconnected));
+            for item in first.into_iter().chain(std::iter::from_fn(|| queue.try_recv().ok())) {
+                match item {
+                    QueueItem::Line(line) => self.take(&line),
+                    QueueItem::Summarize => {}
+                    QueueItem::End => ended = true,
+                }
+            }
+            self.summarize(ended);
+            self.write();
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// Adds lines about those that were left out, when that is due.
+    fn summarize(&mut self, ended: bool) {
+        if self.left_out.suppressed.load(Relaxed) > 0 {
+            let at = *self.summary_at.get_or_insert_with(|| Instant::now() + SUMMARY);
+            if ended || at <= Instant::now() {
+                self.summary_at = None;
+                let suppressed = self.left_out.suppressed.swap(0, Relaxed);
+                self.event("suppressed", suppressed);
+            }
+        }
+        let dropped = self.left_out.dropped.swap(0, Relaxed);
+        self.event("dropped", dropped);
+    }
+
+    fn take(&mut self, line: &[u8]) {
+        if self.waiting.len() + line.len() <= WAITING_MAX {
+            self.waiting.extend_from_slice(line);
+        } else {
+            self.left_out.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn event(&mut self, event: &'static str, count: u64) {
+        if count > 0 && self.waiting.len() <= WAITING_MAX {
+            self.waiting.extend(encode(&AuditEvent { time: now(), event, count }));
+        } else if count > 0 {
+            self.left_out.dropped.fetch_add(count, Relaxed);
+        }
+    }
+
+    fn write(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        match open(&self.path).and_then(|mut file| file.write_all(&self.waiting)) {
+            Ok(()) => {
+                self.waiting.clear();
+                self.reports.withdraw(DegradedReason::AuditFailing, "");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the audit log cannot be written");
+                let text = "audit log: the last line could not be written";
+                self.reports.report(DegradedReason::AuditFailing, "", text);
+            }
+        }
+    }
+}
+
+/// Opens the file for appending. A half-written last line is ended, so that the next one has a line of its own.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if file.seek(SeekFrom::End(0))? > 0 {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        if last != *b"\n" {
+            file.write_all(b"\n")?;
+        }
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    fn line(token: Option<&str>) -> AuditLine<'_> {
+        AuditLine { token, peer: None, action: "reload", result: "done", status: 200 }
+    }
+
+    fn opened(folder: &Path) -> (Audit, Arc<DegradedReports>, PathBuf) {
+        let text = super::super::tests::configuration("");
+        let mut config = crate::config::check::check(&text, folder, &Default::default()).config.unwrap();
+        config.log.exchanges = LogTarget::File(folder.join("exchanges.jsonl"));
+        let reports = Arc::new(DegradedReports::default());
+        (Audit::open(&config, reports.clone()).unwrap(), reports, folder.join(AUDIT))
+    }
+
+    fn lines(path: &Path) -> Vec<serde_json::Value> {
+        fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn wrong_tokens_are_limited_and_summed_up_and_operators_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (audit, _, path) = opened(folder.path());
+        let flood = 10 * BURST.get() as usize;
+        for index in 0..flood {
+            audit.write(line(None));
+            if index % 100 == 0 {
+                audit.write(line(Some("ops")));
+            }
+        }
+        audit.close(Duration::from_secs(10));
+        let lines = lines(&path);
+        let count = |wanted: &dyn Fn(&serde_json::Value) -> bool| lines.iter().filter(|line| wanted(line)).count();
+        assert_eq!(count(&|line| line["token"] == "ops"), flood / 100);
+        let guesses = count(&|line| line["action"] == "reload" && line["token"].is_null());
+        // A few more became due meanwhile.
+        assert!((BURST.get() as usize..flood / 2).contains(&guesses), "{guesses}");
+        let left_out = lines.iter().filter(|line| line["event"] == "suppressed" || line["event"] == "dropped");
+        assert_eq!(left_out.map(|line| line["count"].as_u64().unwrap()).sum::<u64>(), (flood - guesses) as u64);
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_torn_line_is_ended_and_a_file_that_was_moved_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(AUDIT), "{\"torn\"").unwrap();
+        let (audit, _, path) = opened(folder.path());
+        audit.write(line(Some("a")));
+        while !fs::read_to_string(&path).unwrap().contains("\"a\"") {
+            std::thread::yield_now();
+        }
+        assert!(fs::read_to_string(&path).unwrap().starts_with("{\"torn\"\n{"));
+        fs::rename(&path, folder.path().join("audit-1.jsonl")).unwrap();
+        audit.write(line(Some("b")));
+        audit.close(Duration::from_secs(10));
+        assert_eq!(lines(&path).len(), 1);
+    }
+
+    #[test]
+    fn while_it_cannot_be_written_lines_wait_and_the_gateway_is_degraded() {
+        let folder = tempfile::tempdir().unwrap();
+        let (audit, reports, path) = opened(folder.path());
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        audit.write(line(Some("a")));
+        let wait_until = |degraded: bool| {
+            let until = Instant::now() + Duration::from_secs(20);
+            while reports.list().is_empty() == degraded {
+                assert!(Instant::now() < until);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        wait_until(true);
+        fs::remove_dir(&path).unwrap();
+        wait_until(false);
+        assert_eq!(lines(&path)[0]["token"], "a");
+        audit.close(Duration::from_secs(10));
+    }
+}

@@ -4,16 +4,12 @@
 //! in it, or in [`Checked`], and never quote a value.
 
 use std::{
-    env,
-    io::{self, Read as _},
-    os::unix::fs::FileTypeExt as _,
+    env, io,
     path::{Path, PathBuf},
     thread,
 };
 
-use rustix::fs::{OFlags, fcntl_setfl};
-
-use super::{collisions::collisions, read::open_without_waiting};
+use super::{collisions::collisions, read::read_input};
 use crate::config::{
     Config,
     check::{Checked, Diagnostic, Environment, check},
@@ -62,9 +58,9 @@ fn environment() -> Environment {
 /// # Errors
 /// The file cannot be read. A file that has errors can be read: they are in [`Checked`].
 pub fn read(path: &Path) -> io::Result<Checked> {
-    let bytes = read_bytes(path)?;
+    let bytes = read_input(path, MAX_CONFIGURATION)?;
     let folder = folder_of(path)?;
-    Ok(match String::from_utf8(bytes) {
+    Ok(match String::from_utf8(bytes.to_vec()) {
         Ok(text) => {
             let mut checked = check(&text, &folder, &environment());
             if let Some(config) = checked.written() {
@@ -81,24 +77,6 @@ pub fn read(path: &Path) -> io::Result<Checked> {
             Checked { config: None, partial: None, errors, warnings, lines: Default::default() }
         }
     })
-}
-
-/// The content of a regular file, or of a pipe, as in `check /dev/stdin`. Does not wait for a FIFO that no process
-/// has opened for writing.
-fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    let file = open_without_waiting(path)?;
-    let kind = file.metadata()?.file_type();
-    if !kind.is_file() && !kind.is_fifo() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    fcntl_setfl(&file, OFlags::empty())?;
-    let mut bytes = Vec::new();
-    file.take(MAX_CONFIGURATION + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 {
-        0 if kind.is_fifo() => Err(io::Error::other("it is a pipe, and nothing is written to it")),
-        0..=MAX_CONFIGURATION => Ok(bytes),
-        _ => Err(io::Error::other(format!("it is larger than {} MiB", MAX_CONFIGURATION >> 20))),
-    }
 }
 
 /// The folder that a file lies in, absolute, so that its paths hold wherever the process goes.

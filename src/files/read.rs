@@ -1,17 +1,21 @@
 //! Reads a whole file through one descriptor.
 //!
 //! Size and mode that are checked are those of the file that is read, and a file that changes meanwhile
-//! is read again. Only regular files are read, so that no FIFO or device makes the reader wait. The content
+//! is read again. Only regular files are read, so that no FIFO or device makes the reader wait; what an operator names
+//! on the command line may be a pipe, too, which must not be silent ([`read_input`]). The content
 //! is in buffers that are zeroed when dropped. Fails with [`FileError`], which quotes nothing of the content.
 
 use std::{
     fs::{self, File},
     io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::OFlags;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::OFlags,
+};
 use zeroize::Zeroizing;
 
 use super::stamp::Stamp;
@@ -104,6 +108,52 @@ pub(crate) fn text_of(path: &Path, bytes: &[u8]) -> Result<Zeroizing<String>, Fi
 /// Opens a file for reading. Unlike `File::open`, it does not wait until another process opens a FIFO for writing.
 pub(super) fn open_without_waiting(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
+}
+
+/// Reads a regular file, or a pipe such as `/dev/stdin`, of at most `max` bytes. A pipe that no process has opened for
+/// writing is an error, and so is one to which nothing is written for [`PIPE_SILENCE`].
+///
+/// # Errors
+/// It cannot be opened or read, it is something else, or it is longer.
+pub(crate) fn read_input(path: &Path, max: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut file = open_without_waiting(path)?;
+    let kind = file.metadata()?.file_type();
+    let mut bytes = Zeroizing::new(Vec::new());
+    if kind.is_file() {
+        (&mut file).take(max + 1).read_to_end(&mut bytes)?;
+    } else if kind.is_fifo() {
+        read_pipe(&mut file, max, &mut bytes)?;
+    } else {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    match bytes.len() as u64 {
+        0 if kind.is_fifo() => Err(io::Error::other("it is a pipe, and nothing is written to it")),
+        length if length > max => Err(io::Error::other(format!("it is larger than {} KiB", max >> 10))),
+        _ => Ok(bytes),
+    }
+}
+
+/// How long a pipe may be silent.
+const PIPE_SILENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
+/// Reads a pipe that does not block to its end, or one byte more than `max`.
+fn read_pipe(pipe: &mut File, max: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let mut part = Zeroizing::new([0_u8; 16 << 10]);
+    while bytes.len() as u64 <= max {
+        match pipe.read(&mut *part) {
+            Ok(0) => return Ok(()),
+            Ok(length) => bytes.extend_from_slice(&part[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let ready = poll(&mut [PollFd::new(&*pipe, PollFlags::IN)], Some(&PIPE_SILENCE));
+                if matches!(ready, Ok(0)) {
+                    return Err(io::Error::other("it is a pipe, and nothing was written to it for 5 s"));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Reads a regular file whose mode has none of the `forbidden` bits.

@@ -8,11 +8,13 @@ mod check;
 mod credential;
 #[cfg(feature = "sandbox")]
 mod demo;
+mod health;
 mod keys;
 #[cfg(not(feature = "sandbox"))]
 mod no_sandbox;
 mod notify;
 mod output;
+mod reload;
 mod remote;
 mod run;
 #[cfg(feature = "sandbox")]
@@ -68,6 +70,8 @@ enum Command {
     Admin(admin::AdminArgs),
     /// Show, verify, rotate and revoke key pairs
     Keys(keys::KeysArgs),
+    Reload(reload::ReloadArgs),
+    Health(health::HealthArgs),
     Schema(schema::SchemaArgs),
 }
 
@@ -78,6 +82,7 @@ fn after_help() -> String {
   fastrac-gateway run --config gateway.toml
   fastrac-gateway check gateway.toml
   fastrac-gateway service issue checkout
+  fastrac-gateway reload --admin http://127.0.0.1:9464 --token-file admin.token
   fastrac-gateway schema > gateway.schema.json
 
 Exit codes: 0 success, 1 failure, 2 wrong usage or wrong configuration."
@@ -106,6 +111,8 @@ pub fn main() -> ExitCode {
         Command::Service(arguments) => service::run(&arguments),
         Command::Admin(arguments) => admin::run(&arguments),
         Command::Keys(arguments) => keys::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
+        Command::Health(arguments) => health::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
     };
     match done {

@@ -33,6 +33,7 @@ pub struct Config {
     pub listen: ListenConfig,
     pub admin: AdminConfig,
     pub state: StateConfig,
+    pub reload: ReloadConfig,
     pub log: LogConfig,
     pub limits: LimitsConfig,
     /// Present if an account's keys come from the vault.
@@ -110,6 +111,15 @@ impl std::fmt::Debug for AdminConfig {
 pub struct StateConfig {
     /// Folder of the embedded store.
     pub dir: PathBuf,
+}
+
+/// `[reload]`
+#[derive(Clone, Debug)]
+pub struct ReloadConfig {
+    /// Whether the file is read again when it changes.
+    pub watch: bool,
+    /// Fraction of the services, 0 to 1, that a reload may remove without confirmation.
+    pub removals: f64,
 }
 
 /// `[log]`

@@ -5,7 +5,9 @@
 //! any more. What always holds: a reload that fails changes nothing. This room must not know threads or
 //! sockets, which belong to `app`. It fails with [`StartError`].
 
+mod counts;
 mod file;
+mod removals;
 mod restart;
 mod revoked;
 
@@ -24,7 +26,7 @@ use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    admission::{Budget, InFlightLimit, Quota, WallClock},
+    admission::InFlightLimit,
     cache::{Cache, Flights},
     caller::Callers,
     catalog::Catalog,
@@ -45,7 +47,9 @@ use crate::{
     },
 };
 
+use counts::Counts;
 pub use file::{POLL_INTERVAL, ReloadError};
+pub use removals::Removals;
 use restart::keep_in_force;
 pub use revoked::Revoked;
 
@@ -108,6 +112,7 @@ pub struct Gateway {
     was_ready: AtomicBool,
     /// Locked during a reload: one at a time.
     watch: Mutex<FileWatch>,
+    counts: Counts,
 }
 
 /// Starts the rotation tasks of new key sources.
@@ -122,7 +127,8 @@ impl Gateway {
     /// # Errors
     /// [`StartError`] names the account.
     pub fn new(config: Config, file: Option<PathBuf>, live: Live) -> Result<(Arc<Self>, Keepers), StartError> {
-        let (snapshot, keepers) = compile(&config, None, &live)?;
+        let counts = Counts::default();
+        let (snapshot, keepers) = compile(&config, None, CompileContext { live: &live, counts: &counts })?;
         let watch = Mutex::new(FileWatch::new(file.clone()));
         let gateway = Gateway {
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
@@ -133,6 +139,7 @@ impl Gateway {
             reloaded_well: AtomicBool::new(true),
             was_ready: AtomicBool::new(false),
             watch,
+            counts,
         };
         Ok((Arc::new(gateway), keepers))
     }
@@ -143,27 +150,35 @@ impl Gateway {
         let _ = self.adopt.set(adopt);
     }
 
-    fn read_again(&self) -> Result<(), ReloadError> {
+    fn read_again(&self, watch: &mut FileWatch, confirmed: bool) -> Result<(), ReloadError> {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
-        let LoadedConfig { mut config, warnings } = inspect::load(file)?;
+        let LoadedConfig { mut config, warnings } = inspect::load(file, watch)?;
+        let (snapshot, in_force) = (self.current.load_full(), self.in_force.load_full());
+        if let Some(removals) = Removals::to_confirm(&in_force.config, &config).filter(|_| !confirmed) {
+            return Err(ReloadError::Removals(removals));
+        }
         for warning in &warnings {
             tracing::warn!(target: UNLIMITED, "{warning}");
         }
-        let (snapshot, in_force) = (self.current.load_full(), self.in_force.load_full());
         let waiting = keep_in_force(&mut config, &in_force.config);
         for key in &waiting {
             tracing::warn!(target: UNLIMITED, "{key} has changed; it takes effect after a restart");
         }
         let tls = self.live.tls.read_again(&config.listen).map_err(StartError::Tls)?;
         let previous = Previous { snapshot: &snapshot, config: &in_force.config };
-        let (compiled, keepers) = compile(&config, Some(previous), &self.live)?;
+        let (compiled, keepers) = compile(&config, Some(previous), self.compile_context())?;
         self.current.store(Arc::new(compiled));
         tls.activate();
+        self.counts.forget_unused(&config);
         self.in_force.store(Arc::new(InForce { config, since: SystemTime::now(), waiting }));
         if let Some(adopt) = self.adopt.get() {
             adopt(keepers);
         }
         Ok(())
+    }
+
+    fn compile_context(&self) -> CompileContext<'_> {
+        CompileContext { live: &self.live, counts: &self.counts }
     }
 
     /// Whether the last reload succeeded.
@@ -206,13 +221,24 @@ impl<'a> Previous<'a> {
     }
 }
 
-fn compile(config: &Config, previous: Option<Previous<'_>>, live: &Live) -> Result<(Snapshot, Keepers), StartError> {
+/// The state that a configuration is compiled with.
+#[derive(Clone, Copy)]
+struct CompileContext<'a> {
+    live: &'a Live,
+    counts: &'a Counts,
+}
+
+fn compile(
+    config: &Config,
+    previous: Option<Previous<'_>>,
+    CompileContext { live, counts }: CompileContext<'_>,
+) -> Result<(Snapshot, Keepers), StartError> {
     let catalog = Catalog::new(config);
     let mut keepers = Keepers::new();
     let mut accounts = Vec::with_capacity(config.accounts.len());
     let vault = vault(config, previous, &live.connector)?;
     for (index, settings) in config.accounts.iter().enumerate() {
-        let builder = AccountBuilder { index, settings, vault: vault.as_ref(), live };
+        let builder = AccountBuilder { index, settings, vault: vault.as_ref(), live, counts };
         let (account, keeper) = builder.build(previous.and_then(|previous| previous.account(&settings.name)))?;
         keepers.extend(keeper.map(|keeper| (account.clone(), keeper)));
         accounts.push(account);
@@ -220,9 +246,11 @@ fn compile(config: &Config, previous: Option<Previous<'_>>, live: &Live) -> Resu
     // From here on nothing can fail.
     for (account, settings) in accounts.iter().zip(&config.accounts) {
         account.budget.resize(&settings.budget);
+        account.budget.set_zone(&settings.day_zone);
         account.breaker.reconfigure(&settings.breaker);
     }
-    let quotas = config.services.iter().map(|service| quota(service, config, previous)).collect();
+    let quota = |service: &config::ServiceConfig| counts.quota(service, &config.accounts[service.account].day_zone);
+    let quotas = config.services.iter().map(quota).collect();
     let names = Names {
         accounts: config.accounts.iter().map(|account| account.name.clone()).collect(),
         services: config.services.iter().map(|service| (service.name.clone(), service.account)).collect(),
@@ -243,20 +271,6 @@ fn compile(config: &Config, previous: Option<Previous<'_>>, live: &Live) -> Resu
         tasks: live.tasks.clone(),
     };
     Ok((snapshot, keepers))
-}
-
-fn quota(service: &config::ServiceConfig, config: &Config, previous: Option<Previous<'_>>) -> Arc<Quota> {
-    let zone = &config.accounts[service.account].day_zone;
-    let kept = previous.and_then(|Previous { snapshot, config }| {
-        let index = config.services.iter().position(|old| old.name == service.name)?;
-        let (old, live) = (&config.services[index], &snapshot.quotas[index]);
-        // In another time zone the day is another one: its count starts anew.
-        let same_day = config.accounts[old.account].day_zone == *zone;
-        let reloaded =
-            || if old.quota == service.quota { live.clone() } else { Arc::new(live.reloaded(&service.quota)) };
-        same_day.then(reloaded)
-    });
-    kept.unwrap_or_else(|| Arc::new(Quota::new(&service.quota, zone, WallClock::system())))
 }
 
 /// The vault client: the present one, with its session, if its settings have not changed.
@@ -280,6 +294,7 @@ struct AccountBuilder<'a> {
     settings: &'a config::AccountConfig,
     vault: Option<&'a Arc<Vault>>,
     live: &'a Live,
+    counts: &'a Counts,
 }
 
 impl AccountBuilder<'_> {
@@ -287,11 +302,7 @@ impl AccountBuilder<'_> {
         let settings = self.settings;
         let AccountRoutes { base, v1, v2 } = self.routes(previous)?;
         let (keys, keeper) = self.keys(previous)?;
-        let budget = previous.filter(|previous| previous.settings.day_zone == settings.day_zone);
-        let budget = budget.map_or_else(
-            || Arc::new(Budget::new(&settings.budget, &settings.day_zone, WallClock::system())),
-            |previous| previous.account.budget.clone(),
-        );
+        let budget = self.counts.budget(settings);
         let breaker = previous
             .map_or_else(|| Arc::new(Breaker::new(&settings.breaker)), |previous| previous.account.breaker.clone());
         let account = Account {

@@ -24,7 +24,7 @@ use crate::{
         check::{Checked, Diagnostic, KeyPath, Lines, same_pair},
     },
     files::{
-        RootsError,
+        FileWatch, RootsError,
         certificate::expiry_warning,
         configuration::{self, LoadError, LoadedConfig},
         listener::{self, ListenerFiles},
@@ -61,13 +61,22 @@ pub fn check(path: &Path, no_files: bool) -> io::Result<Checked> {
 
 /// Reads and checks a configuration file for use, and what the gateway does not start without. Blocks.
 ///
+/// `watch` then has the files that decide whether another reading would have another result: the configuration, and if a
+/// file that it names cannot be used, all those files too.
+///
 /// # Errors
 /// The file cannot be read, or there are errors in it or in what it names.
-pub fn load(path: &Path) -> Result<LoadedConfig, LoadError> {
+pub(crate) fn load(path: &Path, watch: &mut FileWatch) -> Result<LoadedConfig, LoadError> {
+    *watch = FileWatch::new([path.to_owned()]);
     let mut checked =
         configuration::read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
     if let Some(config) = checked.written() {
-        checked.add(required(config, &checked.lines), Vec::new());
+        let named = FileWatch::new(config.files().into_iter().filter(|file| !file.written).map(|file| file.path));
+        let faults = required(config, &checked.lines);
+        if !faults.is_empty() {
+            watch.append(named);
+        }
+        checked.add(faults, Vec::new());
     }
     match checked.config {
         Some(config) => Ok(LoadedConfig { config, warnings: checked.warnings }),

@@ -3,29 +3,54 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     AdminState,
-    error::{AdminError, off_thread},
+    error::{AdminError, JsonBody, off_thread},
 };
-use crate::{config::check::Diagnostic, files::configuration::LoadError, gateway::ReloadError};
+use crate::{
+    config::check::Diagnostic,
+    files::configuration::LoadError,
+    gateway::{ReloadError, Removals},
+};
 
 /// Errors of a configuration in one response; its message has their number.
 const MAX_FAULTS: usize = 1_000;
 
-/// Reads the configuration file again: 200, or 422 with every error, and then nothing has changed.
-pub(super) async fn reload(State(state): State<Arc<AdminState>>) -> Result<Json<Value>, AdminError> {
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ReloadRequest {
+    /// Whatever the new configuration removes.
+    confirm_removals: bool,
+}
+
+/// Reads the configuration file again: 200, with the keys that wait for a restart; or 422 with every error, or 409 if
+/// removals must be confirmed, and then nothing has changed.
+pub(super) async fn reload(
+    State(state): State<Arc<AdminState>>,
+    JsonBody(request): JsonBody<ReloadRequest>,
+) -> Result<Json<Value>, AdminError> {
     let gateway = state.admin.gateway.clone();
+    let reload = move || if request.confirm_removals { gateway.reload_confirmed() } else { gateway.reload() };
     // Reads files. Runs to its end even if the client has left.
-    let reloaded = off_thread(move || gateway.reload()).await?;
-    reloaded.map_err(|error| reload_error(&error))?;
-    let hash = state.admin.gateway.in_force.load().config.hash.clone();
-    Ok(Json(json!({ "reloaded": true, "config": { "hash": hash } })))
+    off_thread(reload).await?.map_err(|error| reload_error(&error))?;
+    let in_force = state.admin.gateway.in_force.load();
+    let (hash, waiting) = (&in_force.config.hash, &in_force.waiting);
+    Ok(Json(json!({ "reloaded": true, "config": { "hash": hash }, "waits_for_restart": waiting })))
 }
 
 fn reload_error(error: &ReloadError) -> AdminError {
     let (code, faults) = match error {
+        ReloadError::Removals(Removals { accounts, services, .. }) => {
+            let removed = json!({ "accounts": accounts, "services": services });
+            return AdminError::new(StatusCode::CONFLICT, "config.removals", error.to_string())
+                .with("removes", removed);
+        }
+        ReloadError::Busy => {
+            return AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "config.busy", error.to_string());
+        }
         ReloadError::NoFile => ("config.none", single(error)),
         ReloadError::Load(LoadError::Unreadable { .. }) => ("config.unreadable", single(error)),
         ReloadError::Load(LoadError::Invalid { errors, .. }) => {

@@ -20,7 +20,8 @@ pub(super) async fn config(State(state): State<Arc<AdminState>>) -> Json<Value> 
 }
 
 fn effective(config: &Config) -> Value {
-    let Config { listen, admin, state, log, limits, vault, accounts, services, cache, operations, hash } = config;
+    let Config { listen, admin, state, reload, log, limits, vault, accounts, services, cache, operations, hash } =
+        config;
     json!({
         "hash": hash,
         "listen": {
@@ -35,6 +36,7 @@ fn effective(config: &Config) -> Value {
             "hosts": admin.hosts,
         },
         "state": { "dir": state.dir },
+        "reload": { "watch": reload.watch, "removals": reload.removals },
         "log": {
             "exchanges": match &log.exchanges {
                 LogTarget::File(path) => json!(path),

@@ -103,6 +103,11 @@ impl Budget {
         self.queue.resize(budget.second, budget.in_flight);
     }
 
+    /// Changes the time zone; the day keeps its count.
+    pub fn set_zone(&self, zone: &TimeZone) {
+        self.queue.day.set_zone(zone);
+    }
+
     /// Takes `cost` units, waiting up to `max_wait` and never beyond `deadline`. Cancel safe: a
     /// dropped future has taken nothing.
     ///

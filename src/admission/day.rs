@@ -32,9 +32,8 @@ pub(super) struct DayCounter {
     /// End of the day, milliseconds since 1970 (UTC).
     ends: AtomicI64,
     limit: AtomicU64,
-    /// Held while a new day begins.
-    rollover: Mutex<()>,
-    zone: TimeZone,
+    /// Locked while a new day begins.
+    zone: Mutex<TimeZone>,
     clock: WallClock,
 }
 
@@ -69,8 +68,7 @@ impl DayCounter {
             count: AtomicU64::new(0),
             ends: AtomicI64::new(i64::MIN),
             limit: AtomicU64::new(UNLIMITED),
-            rollover: Mutex::new(()),
-            zone: zone.clone(),
+            zone: Mutex::new(zone.clone()),
             clock,
         };
         counter.set_limit(limit);
@@ -81,6 +79,19 @@ impl DayCounter {
     /// Changes the limit; the count stays.
     pub(super) fn set_limit(&self, limit: Option<u64>) {
         self.limit.store(limit.map_or(UNLIMITED, |limit| limit.min(UNLIMITED)), Ordering::Relaxed);
+    }
+
+    /// Changes the zone in which days begin; what was used counts until the next midnight there.
+    pub(super) fn set_zone(&self, zone: &TimeZone) {
+        let mut known = self.zone.lock();
+        if *known == *zone {
+            return;
+        }
+        known.clone_from(zone);
+        let (day, ends) = day_of(self.clock.millis(), zone);
+        let move_to = |count: u64| Some(day << USED_BITS | count & USED_MASK);
+        let _ = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, move_to);
+        self.ends.store(ends, Ordering::Release);
     }
 
     /// Units per day; `None` is unlimited.
@@ -136,7 +147,7 @@ impl DayCounter {
     /// End of the day, in the counter's zone.
     pub(super) fn ends_at(&self) -> Midnight {
         let at = Timestamp::from_millisecond(self.ends.load(Ordering::Acquire)).unwrap_or(Timestamp::MAX);
-        Midnight(at.to_zoned_datetime(self.zone.clone()))
+        Midnight(at.to_zoned_datetime(self.zone.lock().clone()))
     }
 
     fn give_back(&self, day: u64, units: u32) {
@@ -150,11 +161,11 @@ impl DayCounter {
         if now < self.ends.load(Ordering::Acquire) {
             return;
         }
-        let _rollover = self.rollover.lock();
+        let zone = self.zone.lock();
         if now < self.ends.load(Ordering::Acquire) {
             return;
         }
-        let (day, ends) = day_of(now, &self.zone);
+        let (day, ends) = day_of(now, &zone);
         // The count first: a thread that sees the new end also sees the new count.
         if day > self.count.load(Ordering::Acquire) >> USED_BITS {
             self.count.store(day << USED_BITS, Ordering::Release);

@@ -61,6 +61,11 @@ impl Quota {
         Self::of(kept.or_else(|| quota.second.map(|rate| Arc::new(TokenBucket::empty(rate)))), self.day.clone())
     }
 
+    /// Changes the account's time zone; the day keeps its count.
+    pub fn set_zone(&self, zone: &TimeZone) {
+        self.day.set_zone(zone);
+    }
+
     fn of(second: Option<Arc<TokenBucket>>, day: Arc<DayCounter>) -> Self {
         let mut quota = Self { second, day, policy: None };
         quota.policy = header::policy(&quota.usage());

@@ -3,7 +3,7 @@
 //! Time and size of a response are bounded. Redirects are not followed, so the token is sent nowhere else;
 //! it is never printed and in no error. Fails with [`AdminClientError`].
 
-use std::{fs, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -19,6 +19,7 @@ use super::output;
 use crate::{
     app::choose_crypto,
     connector::Connector,
+    files::read::read_input,
     http_client::{self, HttpBounds, HttpError, HttpServer},
     upstream::connect::client_config,
 };
@@ -27,6 +28,8 @@ use crate::{
 /// thousands of services.
 const BOUNDS: HttpBounds =
     HttpBounds { connect: Duration::from_secs(30), exchange: Duration::from_secs(30), max_response: 16 << 20 };
+/// Maximum size of a token file, in bytes.
+const MAX_TOKEN: u64 = 64 << 10;
 /// The variable with the token, if there is no file.
 const TOKEN: &str = "FASTRAC_GATEWAY_ADMIN_TOKEN";
 
@@ -42,6 +45,9 @@ pub(super) struct AdminClient {
     /// PEM roots for https, instead of the platform's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// Whether no token is sent.
+    #[arg(skip)]
+    anonymous: bool,
 }
 
 /// There is no response.
@@ -83,6 +89,11 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 impl AdminClient {
+    /// For pages that need no token.
+    pub(super) fn without_token(admin: Uri, ca: Option<PathBuf>) -> Self {
+        AdminClient { admin, token_file: None, ca, anonymous: true }
+    }
+
     /// Sends a request and waits for the response. Blocks.
     ///
     /// # Errors
@@ -129,12 +140,17 @@ impl AdminClient {
     }
 
     fn token(&self) -> Result<Option<Zeroizing<String>>, AdminClientError> {
+        if self.anonymous {
+            return Ok(None);
+        }
         let Some(file) = &self.token_file else {
             return Ok(std::env::var(TOKEN).ok().filter(|token| !token.trim().is_empty()).map(Zeroizing::new));
         };
         let unreadable =
             |error: io::Error| AdminClientError::Usage(format!("--token-file: {}: {error}", file.display()));
-        let token = Zeroizing::new(fs::read_to_string(file).map_err(unreadable)?);
+        let bytes = read_input(file, MAX_TOKEN).map_err(unreadable)?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| unreadable(io::Error::other("it is not text")))?;
+        let token = Zeroizing::new(text.to_owned());
         if token.trim().is_empty() {
             return Err(AdminClientError::Usage(format!("--token-file: {}: is empty", file.display())));
         }
@@ -215,6 +231,8 @@ impl AdminAddress {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn place(url: &str) -> Result<AdminAddress, AdminClientError> {
@@ -257,7 +275,7 @@ mod tests {
             let _ = socket.write_all(answer.as_bytes());
             String::from_utf8(asked).unwrap()
         });
-        (AdminClient { admin, token_file: None, ca: None }, asked)
+        (AdminClient { admin, token_file: None, ca: None, anonymous: false }, asked)
     }
 
     fn answer(status: &str, body: &str) -> String {
@@ -294,7 +312,12 @@ mod tests {
     fn a_token_file_without_a_token_is_wrong_use() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for path in [file.path().to_owned(), PathBuf::from("/nonexistent")] {
-            let remote = AdminClient { admin: "http://127.0.0.1:1".parse().unwrap(), token_file: Some(path), ca: None };
+            let remote = AdminClient {
+                admin: "http://127.0.0.1:1".parse().unwrap(),
+                token_file: Some(path),
+                ca: None,
+                anonymous: false,
+            };
             assert!(matches!(remote.send(Method::GET, "/status", None), Err(AdminClientError::Usage(_))));
         }
     }

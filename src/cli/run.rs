@@ -26,7 +26,7 @@ use super::{FAILED, WRONG, notify, output};
 use crate::{
     app::{App, CLOSING},
     connector::Connector,
-    files::configuration::LoadError,
+    files::{FileWatch, configuration::LoadError},
     gateway::Gateway,
     inspect,
     record::{UNLIMITED, init_program_log},
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &RunArgs) -> io::Result<u8> {
 /// Opens the gateway that a file describes; prints what is wrong.
 fn open(file: &Path) -> Result<App, u8> {
     // Files are read before anything listens, and every error is printed, as `check` prints it.
-    let loaded = inspect::load(file).map_err(|error| {
+    let loaded = inspect::load(file, &mut FileWatch::default()).map_err(|error| {
         print_error(&error);
         WRONG
     })?;

@@ -102,6 +102,7 @@ pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
     let config = Config {
         listen: gateway::listen(&written.listen, context, &mut diagnostics),
         admin: gateway::admin(&written.admin, &mut diagnostics),
+        reload: gateway::reload(&written.reload),
         log: gateway::log(&written.log, &state, context, &mut diagnostics),
         limits: gateway::limits(&written.limits, &mut diagnostics),
         cache: gateway::cache(&written.cache),

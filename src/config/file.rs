@@ -63,6 +63,8 @@ pub struct ConfigFile {
     pub admin: AdminTable,
     /// State that survives a restart.
     pub state: StateTable,
+    /// How the configuration is reloaded.
+    pub reload: ReloadTable,
     /// The exchange log.
     pub log: LogTable,
     /// Bounds on what one caller can use.
@@ -192,6 +194,23 @@ pub struct SharedStateTable {
     /// PEM file: roots for "rediss://", instead of the platform's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<Parsed<PathBuf>>,
+}
+
+/// `[reload]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReloadTable {
+    /// Whether the file is read again when it changes. If not, only SIGHUP and `fastrac-gateway reload` do that.
+    pub watch: bool,
+    /// A reload that would remove an account in use, or more than this fraction of the services (and more than one
+    /// service), is refused until it is confirmed: `fastrac-gateway reload --confirm-removals`.
+    pub removals: Fraction<true>,
+}
+
+impl Default for ReloadTable {
+    fn default() -> Self {
+        Self { watch: true, removals: Fraction(0.2) }
+    }
 }
 
 /// `[log]`: the exchange log.

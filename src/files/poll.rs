@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::stamp::Stamp;
 
 /// Detects changes of a set of files.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct FileWatch {
     files: Vec<PathBuf>,
     /// Their stamps when they were last read. `None`: there was no such file.
@@ -18,6 +18,13 @@ pub(crate) struct FileWatch {
 }
 
 impl FileWatch {
+    /// Watches more files, from the state on in which they were when `more` was made.
+    pub(crate) fn append(&mut self, mut more: FileWatch) {
+        self.files.append(&mut more.files);
+        self.read.append(&mut more.read);
+        self.seen.append(&mut more.seen);
+    }
+
     /// To be called before the files are read for the first time.
     pub(crate) fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
         let mut watch = FileWatch { files: files.into_iter().collect(), read: Vec::new(), seen: Vec::new() };
@@ -44,9 +51,9 @@ impl FileWatch {
         self.stamps() == self.read
     }
 
-    /// Whether each of the files existed at the last poll.
-    pub(crate) fn all_exist(&self) -> bool {
-        self.seen.iter().all(Option::is_some)
+    /// Whether the first of the files existed at the last poll.
+    pub(crate) fn first_exists(&self) -> bool {
+        self.seen.first().is_some_and(Option::is_some)
     }
 
     fn stamps(&self) -> Vec<Option<Stamp>> {
@@ -75,10 +82,10 @@ mod tests {
         watch.mark_read();
         assert!(!watch.poll() && !watch.poll(), "only once");
         fs::remove_file(&file).unwrap();
-        assert!(!watch.poll() && watch.poll() && !watch.all_exist(), "gone");
+        assert!(!watch.poll() && watch.poll() && !watch.first_exists(), "gone");
         fs::write(&beside, "half of it and the rest").unwrap();
         fs::rename(&beside, &file).unwrap();
-        assert!(!watch.poll() && watch.poll() && watch.all_exist(), "back");
+        assert!(!watch.poll() && watch.poll() && watch.first_exists(), "back");
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //!
 //! Changes are detected by [`FileWatch`], following links: a replaced file, a swapped link to its folder
 //! and an edit in place are all detected. A change counts when two polls see the same state, so a file is not
-//! read while an editor writes it. A file that is removed is not a change; its return is. Fails with
-//! [`ReloadError`].
+//! read while an editor writes it. A file that is removed is not a change; its return is. After a reload that failed
+//! because of a file that the configuration names, a change of that file counts too. Fails with [`ReloadError`].
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{Gateway, StartError};
+use super::{Gateway, Removals, StartError};
 use crate::{
     files::{FileWatch, configuration::LoadError},
     record::UNLIMITED,
@@ -31,7 +31,16 @@ pub enum ReloadError {
     /// What it names can't be used.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// It removes more than it may without confirmation.
+    #[error("the configuration was not reloaded: {0}")]
+    Removals(Removals),
+    /// Another reload is in progress and has not ended in time: a disk may not respond.
+    #[error("another reload has not ended yet")]
+    Busy,
 }
+
+/// How long a reload waits for the one before it; less than the admin port gives a request.
+const TURN: Duration = Duration::from_secs(20);
 
 impl Gateway {
     /// Reads the configuration file again and puts it in force. Requests in progress end with
@@ -40,27 +49,41 @@ impl Gateway {
     /// # Errors
     /// [`ReloadError`] says all that is wrong; nothing has changed then.
     pub fn reload(&self) -> Result<(), ReloadError> {
-        self.reload_as(&mut self.watch.lock())
+        self.reload_with(false)
+    }
+
+    /// The same, whatever it removes.
+    ///
+    /// # Errors
+    /// [`ReloadError`], except [`ReloadError::Removals`].
+    pub fn reload_confirmed(&self) -> Result<(), ReloadError> {
+        self.reload_with(true)
+    }
+
+    fn reload_with(&self, confirmed: bool) -> Result<(), ReloadError> {
+        let mut watch = self.watch.try_lock_for(TURN).ok_or(ReloadError::Busy)?;
+        self.reload_as(&mut watch, confirmed)
     }
 
     /// Reads the configuration file again if it changed since it was last read and is not being written
     /// at the moment; after an error too, only the next change is read. To be called every [`POLL_INTERVAL`];
     /// blocks for a file or two. Says whether it did.
     pub fn poll_file(&self) -> bool {
-        let Some(file) = self.file.as_deref() else { return false };
+        let Some(file) = self.file.as_deref().filter(|_| self.in_force.load().config.reload.watch) else {
+            return false;
+        };
         let mut watch = self.watch.lock();
         // A file that is removed is not read: the configuration in force stays.
-        watch.poll() && watch.all_exist() && {
-            tracing::info!(file = %file.display(), "the configuration file has changed");
+        watch.poll() && watch.first_exists() && {
+            tracing::info!(file = %file.display(), "the configuration file, or a file that it names, has changed");
             // It says itself how it went.
-            let _ = self.reload_as(&mut watch);
+            let _ = self.reload_as(&mut watch, false);
             true
         }
     }
 
-    fn reload_as(&self, watch: &mut FileWatch) -> Result<(), ReloadError> {
-        watch.mark_read();
-        let reloaded = self.read_again();
+    fn reload_as(&self, watch: &mut FileWatch, confirmed: bool) -> Result<(), ReloadError> {
+        let reloaded = self.read_again(watch, confirmed);
         self.reloaded_well.store(reloaded.is_ok(), Ordering::Relaxed);
         match &reloaded {
             Ok(()) => tracing::info!("the configuration was read again and is in force"),

@@ -12,10 +12,13 @@ use std::{
 
 use fastrac_sandbox::{Act, Fault};
 
+use fastrac_gateway::{files::configuration::LoadError, gateway::ReloadError};
+
 use crate::{
+    authority::Authority,
     bodies,
     client::{get, post},
-    test_gateway::{Setup, TestGateway, until, write},
+    test_gateway::{Setup, TestGateway, digest_of, until, write},
 };
 
 /// The budget of most gateways here.
@@ -132,6 +135,160 @@ fn a_changed_file_is_loaded_by_itself_and_a_faulty_one_is_logged_once() {
     let log = String::from_utf8_lossy(&crate::test_gateway::LOG.lock().expect("whole")).into_owned();
     let fault_lines = log.lines().filter(|line| line.contains("bogus_key_of_a_test")).count();
     assert_eq!(fault_lines, 1, "lines about the fault");
+}
+
+/// A service that may do everything, with more lines.
+fn service(name: &str, account: &str, more: &str) -> String {
+    let digest = digest_of(name);
+    format!(
+        "[services.{name}]\naccount = \"{account}\"\n\
+         credentials = [{{ access_key = \"svc-{name}-1\", secret_sha256 = \"{digest}\" }}]\n{more}\n"
+    )
+}
+
+/// Issue: an emptied or half written file took effect, and every caller got 401.
+#[test]
+fn what_would_be_removed_is_confirmed_first() {
+    let services = &[("a", ""), ("b", ""), ("c", ""), ("d", "")];
+    let gateway = Setup { services, more: ADMIN, ..Setup::default() }.start();
+    let file = configuration(&gateway);
+    let whole = fs::read_to_string(&file).expect("read");
+    let half = whole.replace(&service("c", "main", ""), "").replace(&service("d", "main", ""), "");
+    assert_ne!(half, whole);
+    let hash = || gateway.app().gateway.in_force.load().config.hash.clone();
+    let before = hash();
+    for text in ["", "# nothing\n", &half] {
+        write(&file, text);
+        // The changed file is read by itself, too.
+        until("it is refused", || !gateway.app().gateway.reloaded_well());
+        let refused = cli(&gateway, &["reload"]);
+        let code = if text == half { 1 } else { 2 };
+        assert_eq!(refused.status.code(), Some(code), "{refused:?}");
+        assert!(gateway.admin("/readyz").text().contains("the last reload failed"));
+        assert_eq!((hash(), quote(&gateway, "shop")), (before.clone(), "ok".to_owned()));
+        assert_eq!(gateway.send(get("/region/province").by("d")).status, 200);
+        write(&file, &whole);
+        until("the whole file is in force", || gateway.app().gateway.reloaded_well());
+    }
+    // One service may go unconfirmed.
+    write(&file, &whole.replace(&service("d", "main", ""), ""));
+    until("one is removed", || gateway.send(get("/region/province").by("d")).status == 401);
+    write(&file, &half.replace(&service("b", "main", ""), ""));
+    until("two more are refused", || !gateway.app().gateway.reloaded_well());
+    let refused = cli(&gateway, &["reload"]);
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert_eq!((refused.status.code(), &*said), (Some(1), "would remove service b\nwould remove service c\n"));
+    let done = cli(&gateway, &["reload", "--confirm-removals"]);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert!(String::from_utf8_lossy(&done.stdout).contains(&hash()), "{done:?}");
+    assert_eq!(gateway.send(get("/region/province").by("b")).status, 401);
+    assert_eq!(quote(&gateway, "shop"), "ok");
+    assert!(!gateway.admin("/readyz").text().contains("the last reload failed"));
+    assert_eq!(cli(&gateway, &["health"]).status.code(), Some(0));
+}
+
+/// The token of [`ADMIN`].
+const TOKEN: &str = "an-admin-token";
+const ADMIN: &str = "[admin]\ntoken_sha256 = \"1566387083da0f47b569a8a26d1252d5fb7b818f3e8620e93b62f16a0eaf63a1\"\n";
+
+/// Runs a command against the admin port.
+fn cli(gateway: &TestGateway, arguments: &[&str]) -> std::process::Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"));
+    command.args(arguments).arg("--admin").arg(format!("http://{}", gateway.app().admin));
+    command.env_clear().env("FASTRAC_GATEWAY_ADMIN_TOKEN", TOKEN).output().expect("the program starts")
+}
+
+/// Issue: a certificate that arrived 1.5 s late was loaded, the configuration that came with it never was.
+#[test]
+fn a_reload_that_failed_for_a_missing_file_succeeds_when_it_arrives() {
+    let gateway = TestGateway::new();
+    let file = configuration(&gateway);
+    let more = "[accounts.other]\nbase_url = \"https://127.0.0.1:1\"\nca = \"late.pem\"\n\
+                keys = { source = \"file\", path = \"keys.toml\" }\n";
+    let text = fs::read_to_string(&file).expect("read") + more;
+    write(&file, &text);
+    until("it is refused", || !gateway.app().gateway.reloaded_well());
+    let line = text.lines().position(|line| line.starts_with("ca = ")).expect("a line") + 1;
+    let errors = match gateway.app().gateway.reload() {
+        Err(ReloadError::Load(LoadError::Invalid { errors, .. })) => errors,
+        other => panic!("{other:?}"),
+    };
+    let places: Vec<_> = errors.iter().map(|error| (error.key.as_str(), error.line)).collect();
+    assert_eq!(places, [("accounts.other.ca", Some(line))]);
+    write(&gateway.folder.path().join("late.pem"), &Authority::new().pem());
+    until("it is in force", || gateway.app().gateway.reloaded_well());
+    assert_eq!(gateway.app().gateway.current.load().accounts.len(), 2);
+}
+
+#[test]
+fn an_unwatched_file_is_read_on_command_only() {
+    let mut gateway = Setup { more: "[reload]\nwatch = false\n", ..Setup::default() }.start();
+    gateway.rewrite("allow = [\"lookup\"]", "allow = [\"lookup\", \"quote\"]");
+    gateway.rewrite("watch = false", "watch = true");
+    let text = gateway.text().to_owned();
+    write(&configuration(&gateway), &text);
+    for _ in 0..4 {
+        assert!(!gateway.app().gateway.poll_file());
+    }
+    assert_eq!(quote(&gateway, "clerk"), "forbidden");
+    gateway.app().gateway.reload().expect("reloaded");
+    assert_eq!(quote(&gateway, "clerk"), "ok");
+    write(&configuration(&gateway), &text.replace("\"lookup\", \"quote\"", "\"lookup\""));
+    until("it is watched", || quote(&gateway, "clerk") == "forbidden");
+}
+
+/// Issue: removing and adding a service, another zone or another account began the day anew.
+#[test]
+fn what_was_used_today_stays_counted_whatever_changes() {
+    let second = "[accounts.second]\nbase_url = \"BASE\"\nkeys = { source = \"file\", path = \"keys.toml\" }\n";
+    let gateway = Setup { budget: "per_second = 1000, per_day = 20", ..Setup::default() }.start();
+    let base = gateway.text().lines().find_map(|line| line.strip_prefix("base_url = ")).expect("a line").to_owned();
+    let second = second.replace("\"BASE\"", &base);
+    let file = configuration(&gateway);
+    let text = gateway.text().to_owned();
+    let reload = |text: String| {
+        write(&file, &text);
+        gateway.app().gateway.reload_confirmed().expect("reloaded");
+    };
+    let used = |text: &str| {
+        reload(text.to_owned());
+        let snapshot = gateway.app().gateway.current.load_full();
+        let index = snapshot.catalog.services.iter().position(|service| service.config.name == "shelf");
+        (index.map(|index| snapshot.quotas[index].used_today()), snapshot.accounts[0].budget.usage().used_today)
+    };
+    let with = |more: &str| format!("{text}{more}");
+    let shelf = |account: &str| service("shelf", account, "quota = { per_day = 10 }");
+    assert_eq!(used(&with(&shelf("main"))), (Some(0), 1));
+    for _ in 0..4 {
+        assert_eq!(quote(&gateway, "shelf"), "ok");
+    }
+    let zoned = |zone: &str| {
+        with(&shelf("main")).replace("[accounts.main]\n", &format!("[accounts.main]\nday_zone = \"{zone}\"\n"))
+    };
+    for changed in [
+        with(""),
+        with(&shelf("main")),
+        with(&service("shelf", "main", "")),
+        zoned("UTC"),
+        zoned("Pacific/Kiritimati"),
+        zoned("Pacific/Niue"),
+        with(&format!("{second}{}", shelf("second"))),
+        with(&shelf("main")),
+    ] {
+        let (service, account) = used(&changed);
+        assert_eq!((service.unwrap_or(4), account), (4, 5), "{changed}");
+    }
+    for _ in 0..6 {
+        assert_eq!(quote(&gateway, "shelf"), "ok");
+    }
+    assert_eq!(quote(&gateway, "shelf"), "over_quota");
+    // An account that is gone for a while spends no second budget.
+    let third = second.replace("second", "third").replace("accounts.third]", "accounts.third]\nday_zone = \"UTC\"");
+    reload(
+        with(&third).replace("[accounts.main]", "[accounts.away]").replace("account = \"main\"", "account = \"third\""),
+    );
+    reload(with(&shelf("main")));
+    assert_eq!(gateway.app().gateway.current.load().accounts[0].budget.usage().used_today, 11);
 }
 
 /// Reloads under load at an even pace; no request fails, and counters, connections and cache are kept.

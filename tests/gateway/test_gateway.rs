@@ -291,6 +291,11 @@ impl TestGateway {
         App::start(config, Some(self.folder.path().join(CONFIG)))
     }
 
+    /// The configuration text.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Changes the configuration text; the next reload writes it.
     pub(crate) fn rewrite(&mut self, from: &str, to: &str) {
         assert!(self.text.contains(from), "{from} is not in {}", self.text);

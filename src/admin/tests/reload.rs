@@ -51,6 +51,9 @@ async fn what_only_a_restart_can_change_is_shown_as_it_is_in_force() {
         tls = { cert = \"cert\", key = \"key\" }\nadmin_tls = { cert = \"cert\", key = \"key\" }";
     let log =
         "exchanges = \"other.jsonl\"\non_full = \"block\"\nkeep = { size = \"7MiB\", days = 7 }\nbodies = \"none\"";
+    let made = rcgen::generate_simple_self_signed(vec!["gateway.internal".to_owned()]).unwrap();
+    fs::write(stage.file.with_file_name("cert"), made.cert.pem()).unwrap();
+    fs::write(stage.file.with_file_name("key"), made.signing_key.serialize_pem()).unwrap();
     let more = "[cache]\nmemory = \"7MiB\"\n[state]\ndir = \"other\"\n[limits]\nconnections = 7\nidle = \"7s\"\n";
     let text = configuration(&with_token())
         .replace("[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"", listen)

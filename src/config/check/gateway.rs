@@ -1,4 +1,4 @@
-//! Checks `[listen]`, `[admin]`, `[state]`, `[log]`, `[limits]` and `[cache]`.
+//! Checks `[listen]`, `[admin]`, `[state]`, `[reload]`, `[log]`, `[limits]` and `[cache]`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 use super::{CheckContext, Diagnostics, KeyPath};
 use crate::config::{
     AdminConfig, AdminRole, AdminTokenConfig, CacheConfig, ClientAuth, LimitsConfig, ListenConfig, LogConfig,
-    LogTarget, ServerTlsConfig, StateConfig, file, named_files::BESIDE_LOG,
+    LogTarget, ReloadConfig, ServerTlsConfig, StateConfig, file, named_files::BESIDE_LOG,
 };
 
 /// `[listen]`
@@ -146,6 +146,11 @@ pub(super) fn state(
         }
     }
     StateConfig { dir }
+}
+
+/// `[reload]`
+pub(super) fn reload(written: &file::ReloadTable) -> ReloadConfig {
+    ReloadConfig { watch: written.watch, removals: written.removals.0 }
 }
 
 /// `[log]`

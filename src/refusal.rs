@@ -150,6 +150,7 @@ impl Refusal {
             outcome: self.outcome,
             code: Some(self.code),
             first_sent: self.first_sent,
+            first_request: None,
             retry_after: self.retry_after,
             cached: None,
             stored_from: None,

@@ -54,7 +54,7 @@ fn answer() -> String {
 
 fn rooms(c: &mut Criterion) {
     let config = config();
-    let (callers, catalog) = (Callers::new(&config.services), Catalog::new(&config));
+    let (callers, catalog) = (Callers::new(&config.services, None), Catalog::new(&config));
     let headers = headers();
     c.bench_function("caller.identify", |b| b.iter(|| callers.identify(black_box(&headers), None).unwrap()));
     c.bench_function("catalog.classify listed", |b| {

@@ -7,6 +7,7 @@
 
 mod descriptors;
 mod rotations;
+mod secrecy;
 mod sockets;
 mod stop;
 
@@ -29,7 +30,7 @@ use crate::{
         Drain,
         connection::Context,
         heartbeat::Heartbeat,
-        listener::{Acceptor, BindError, REFUSED},
+        listener::{Acceptor, BindError},
         runtime::{self, DataThread},
         tls::{POLL_INTERVAL, TlsFilesError, TlsListeners},
     },
@@ -40,6 +41,7 @@ use crate::{
     store::{OpenError, Store, StoreError},
 };
 use rotations::Rotations;
+pub use secrecy::protect_memory;
 pub use sockets::Sockets;
 pub use stop::CLOSING;
 
@@ -152,10 +154,9 @@ impl App {
             threads: threads.iter().map(|thread| thread.sockets.clone()).collect(),
             permits: Arc::new(Semaphore::new(connections)),
             metrics,
-            current: gateway.current.clone(),
-            refused: Arc::new(Semaphore::new(REFUSED)),
             tls: tls.data.clone(),
-            drain: drain.clone(),
+            stop: drain.stop.clone(),
+            tasks: drain.tasks.clone(),
             inherited: sockets.inherited,
         });
         let listeners = {

@@ -7,7 +7,14 @@
 
 mod certificate;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{
@@ -40,6 +47,25 @@ pub struct Callers {
 struct StoredCredential {
     service: usize,
     secret_sha256: [u8; 32],
+    /// From when on it is refused, in seconds since 1970; `u64::MAX`: never.
+    ends: u64,
+    /// When it was last used, in seconds since 1970; 0: not since the start. Shared with the configurations before and
+    /// after this one.
+    last_used: Arc<AtomicU64>,
+}
+
+impl StoredCredential {
+    /// Notes its use, unless it has expired.
+    fn use_at(&self, now: u64) -> Result<usize, Unknown> {
+        if now >= self.ends {
+            return Err(Unknown);
+        }
+        // Written once a second, so that the threads do not contend for the cache line.
+        if self.last_used.load(Relaxed) < now {
+            self.last_used.store(now, Relaxed);
+        }
+        Ok(self.service)
+    }
 }
 
 impl std::fmt::Debug for StoredCredential {
@@ -49,18 +75,35 @@ impl std::fmt::Debug for StoredCredential {
 }
 
 impl Callers {
-    /// The callers of a configuration. A service is identified by its index in `services`.
-    pub fn new(services: &[config::ServiceConfig]) -> Self {
+    /// The callers of a configuration. A service is identified by its index in `services`. `before`: the callers of
+    /// the previous configuration, from which the times of last use are taken over.
+    pub fn new(services: &[config::ServiceConfig], before: Option<&Callers>) -> Self {
+        let stored = |service, credential: &config::CredentialConfig| {
+            let before = before.and_then(|before| before.by_access_key.get(&credential.access_key));
+            let same = before.filter(|before| before.secret_sha256 == credential.secret_sha256);
+            StoredCredential {
+                service,
+                secret_sha256: credential.secret_sha256,
+                ends: credential.expires.map_or(u64::MAX, |expiry| expiry.ends.as_second().try_into().unwrap_or(0)),
+                last_used: same.map_or_else(Arc::default, |same| same.last_used.clone()),
+            }
+        };
         let by_access_key = services
             .iter()
             .enumerate()
             .flat_map(|(service, s)| s.credentials.iter().map(move |c| (service, c)))
-            .map(|(service, c)| (c.access_key.clone(), StoredCredential { service, secret_sha256: c.secret_sha256 }))
+            .map(|(service, c)| (c.access_key.clone(), stored(service, c)))
             .collect();
         let identities = services.iter().enumerate();
         let by_identity =
             identities.flat_map(|(service, s)| s.identities.iter().map(move |name| (name.clone(), service))).collect();
         Callers { by_access_key, by_identity }
+    }
+
+    /// When a credential was last used, in seconds since 1970; `None`: not since the start.
+    pub fn last_used(&self, access_key: &str) -> Option<u64> {
+        let used = self.by_access_key.get(access_key)?.last_used.load(Relaxed);
+        (used > 0).then_some(used)
     }
 
     /// The index of the service that the request's headers and its connection's certificate identify.
@@ -115,8 +158,12 @@ impl Callers {
         let expected = known.map_or(&[0; 32], |known| &known.secret_sha256);
         let right = bool::from(digest.ct_eq(expected));
         // No digest of the empty string passes the checks of the configuration; it would be no proof either.
-        known.filter(|_| right && !secret.is_empty()).map(|known| known.service).ok_or(Unknown)
+        known.filter(|_| right && !secret.is_empty()).ok_or(Unknown)?.use_at(seconds(SystemTime::now()))
     }
+}
+
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Combines the results of two credentials.
@@ -145,8 +192,12 @@ mod tests {
 
     use super::*;
 
+    fn stored(service: usize, secret: &str, ends: u64) -> StoredCredential {
+        StoredCredential { service, secret_sha256: Sha256::digest(secret).into(), ends, last_used: Arc::default() }
+    }
+
     fn callers() -> Callers {
-        let entry = |service, secret: &str| StoredCredential { service, secret_sha256: Sha256::digest(secret).into() };
+        let entry = |service, secret: &str| stored(service, secret, u64::MAX);
         let by_access_key = HashMap::from([
             ("checkout-1".to_owned(), entry(0, "s1")),
             ("checkout-2".to_owned(), entry(0, "s.2:x")),
@@ -218,7 +269,7 @@ mod tests {
 
     #[test]
     fn an_empty_secret_proves_nothing_whatever_the_digest() {
-        let empty = StoredCredential { service: 0, secret_sha256: Sha256::digest("").into() };
+        let empty = stored(0, "", u64::MAX);
         let callers = Callers { by_access_key: HashMap::from([("a".to_owned(), empty)]), by_identity: HashMap::new() };
         for value in [&basic("a:"), "Bearer a."] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
@@ -226,6 +277,24 @@ mod tests {
         }
         let pair = [(ACCESS_KEY, HeaderValue::from_static("a")), (SECRET_KEY, HeaderValue::from_static(""))];
         assert_eq!(callers.identify(&HeaderMap::from_iter(pair), None), Err(Unknown));
+    }
+
+    #[test]
+    fn an_expired_credential_proves_nothing_and_a_used_one_says_when() {
+        let now = seconds(SystemTime::now());
+        let entries = [("ended", now), ("lives", now + 1000), ("unused", u64::MAX)];
+        let by_access_key = entries.map(|(key, ends)| (key.to_owned(), stored(0, "s", ends))).into();
+        let callers = Callers { by_access_key, by_identity: HashMap::new() };
+        let proves = |key: &str| {
+            let value = HeaderValue::from_str(&format!("Bearer {key}.s")).unwrap();
+            callers.identify(&HeaderMap::from_iter([(AUTHORIZATION, value)]), None)
+        };
+        assert_eq!((proves("ended"), proves("lives")), (Err(Unknown), Ok(0)));
+        let used = callers.last_used("lives").unwrap();
+        assert!((now..now + 100).contains(&used), "{used}");
+        for key in ["ended", "unused", "nobody"] {
+            assert_eq!(callers.last_used(key), None, "{key}");
+        }
     }
 
     #[test]

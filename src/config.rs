@@ -24,7 +24,7 @@ pub use self::{
     },
     file::{AdminRole, Api, Class, ClientAuth, LogBodies, OnFull, Priority},
     operation::{CachePolicy, OperationConfig},
-    service::{CredentialConfig, QuotaConfig, ServiceConfig},
+    service::{CredentialConfig, CredentialExpiry, QuotaConfig, ServiceConfig},
 };
 
 /// The whole configuration, checked.

@@ -7,6 +7,7 @@
 
 mod counts;
 mod file;
+mod ready;
 mod removals;
 mod restart;
 mod revoked;
@@ -49,6 +50,7 @@ use crate::{
 
 use counts::Counts;
 pub use file::{POLL_INTERVAL, ReloadError};
+use ready::ReadySoFar;
 pub use removals::Removals;
 use restart::keep_in_force;
 pub use revoked::Revoked;
@@ -108,8 +110,7 @@ pub struct Gateway {
     pub file: Option<PathBuf>,
     adopt: OnceLock<Adopt>,
     reloaded_well: AtomicBool,
-    /// Whether every account has had a usable key pair at some time.
-    was_ready: AtomicBool,
+    ready: ReadySoFar,
     /// Locked during a reload: one at a time.
     watch: Mutex<FileWatch>,
     counts: Counts,
@@ -137,7 +138,7 @@ impl Gateway {
             file,
             adopt: OnceLock::new(),
             reloaded_well: AtomicBool::new(true),
-            was_ready: AtomicBool::new(false),
+            ready: ReadySoFar::default(),
             watch,
             counts,
         };
@@ -186,17 +187,14 @@ impl Gateway {
         self.reloaded_well.load(Ordering::Relaxed)
     }
 
-    /// Whether every account has had a usable key pair at some time. From then on the gateway stays ready: cache
-    /// hits and clear refusals are useful whatever is lost.
+    /// Whether the gateway has been ready at some time since its start.
     pub fn was_ready(&self) -> bool {
-        if self.was_ready.load(Ordering::Relaxed) {
-            return true;
-        }
-        let ready = self.current.load().accounts.iter().all(|account| account.keys.lease().is_ok());
-        if ready {
-            self.was_ready.store(true, Ordering::Relaxed);
-        }
-        ready
+        self.ready.gateway(self.current.load().accounts.iter().map(Arc::as_ref))
+    }
+
+    /// Whether the account has been ready at some time since its start.
+    pub fn account_was_ready(&self, account: &Account) -> bool {
+        self.ready.account(account)
     }
 }
 
@@ -260,7 +258,7 @@ fn compile(
     let snapshot = Snapshot {
         limits: config.limits.clone(),
         in_flight: previous.map_or_else(InFlightLimit::default, |previous| previous.snapshot.in_flight.clone()),
-        callers: Callers::new(&config.services),
+        callers: Callers::new(&config.services, previous.map(|previous| &previous.snapshot.callers)),
         catalog,
         quotas,
         accounts,

@@ -130,6 +130,11 @@ fn admission(scrape: &Scrape<'_>, snapshot: &Snapshot) {
         for (name, window) in windows(quota.usage()) {
             scrape.quota(&service.name, name, window.limit as f64, used(window));
         }
+        for credential in &service.config.credentials {
+            if let Some(last_used) = snapshot.callers.last_used(&credential.access_key) {
+                scrape.credential(&service.name, &credential.access_key, last_used);
+            }
+        }
     }
     for account in &snapshot.accounts {
         let usage = account.budget.usage();

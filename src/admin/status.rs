@@ -18,8 +18,9 @@ use super::{
 use crate::{
     admission::{self, WindowUsage},
     cache::Cache,
+    caller::Callers,
     catalog,
-    config::Priority,
+    config::{CredentialConfig, Priority},
     keys,
     snapshot::{Account, Snapshot},
 };
@@ -79,6 +80,16 @@ struct ServiceStatus {
     priority: Priority,
     quota: WindowsStatus,
     used_today: u64,
+    credentials: Vec<CredentialStatus>,
+}
+
+#[derive(Serialize)]
+struct CredentialStatus {
+    access_key: String,
+    /// The last day on which it is valid.
+    expires: Option<String>,
+    /// `null`: not since the start.
+    last_used: Option<Rfc3339>,
 }
 
 /// A window without a limit is `null`.
@@ -189,7 +200,7 @@ impl StatusPage {
             started_at: Timestamp::try_from(state.started_at).ok().map(rfc3339),
             uptime_seconds: state.started.elapsed().as_secs(),
             draining: admin.drain.begun(),
-            health: Readiness::of(state),
+            health: Readiness::of(&state.admin),
             addresses: Addresses {
                 data: admin.data.iter().map(ToString::to_string).collect(),
                 admin: admin.address.to_string(),
@@ -225,10 +236,27 @@ fn services(snapshot: &Snapshot) -> BTreeMap<String, ServiceStatus> {
             priority: service.config.priority,
             quota: WindowsStatus::of(quota.usage()),
             used_today: quota.used_today(),
+            credentials: service
+                .config
+                .credentials
+                .iter()
+                .map(|it| CredentialStatus::of(it, &snapshot.callers))
+                .collect(),
         };
         (service.name.clone(), told)
     };
     snapshot.catalog.services.iter().zip(&snapshot.quotas).map(service).collect()
+}
+
+impl CredentialStatus {
+    fn of(credential: &CredentialConfig, callers: &Callers) -> Self {
+        let last_used = callers.last_used(&credential.access_key).and_then(|at| i64::try_from(at).ok());
+        CredentialStatus {
+            access_key: credential.access_key.clone(),
+            expires: credential.expires.map(|expiry| expiry.last_day.to_string()),
+            last_used: last_used.and_then(|at| Timestamp::from_second(at).ok()).map(rfc3339),
+        }
+    }
 }
 
 impl WindowsStatus {

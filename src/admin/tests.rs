@@ -43,7 +43,7 @@ use crate::{
 
 const TOKEN: &str = "canary-admin-token-5d1c";
 const FASTRAC: (&str, &str) = ("canary-fastrac-access-77", "canary-fastrac-secret-99");
-const SERVICE: (&str, &str) = ("canary-checkout-access", "canary-checkout-secret");
+const SERVICE: (&str, &str) = ("svc-checkout-1", "canary-checkout-secret");
 
 fn digest(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -97,12 +97,14 @@ struct TestSettings {
     bound: IpAddr,
     /// Certificate and key of the admin port, PEM.
     tls: Option<(String, String)>,
+    /// The account whose source is not read.
+    unread: Option<&'static str>,
 }
 
 impl Default for TestSettings {
     fn default() -> Self {
         let bound = Ipv4Addr::LOCALHOST.into();
-        TestSettings { admin: with_token(), verdict: Some(Verdict::Verified), bound, tls: None }
+        TestSettings { admin: with_token(), verdict: Some(Verdict::Verified), bound, tls: None, unread: None }
     }
 }
 
@@ -151,6 +153,9 @@ impl TestAdmin {
         let verdict = set.verdict.unwrap_or(Verdict::Undecided);
         let canary = move |_: Lease| async move { verdict };
         for (account, keeper) in keepers {
+            if set.unread == Some(&account.name) {
+                continue;
+            }
             tokio::spawn(rotation::keep(keeper, canary));
             if set.verdict.is_some() {
                 account.keys.rotate(false).await.unwrap();

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{FAILED, WRONG, notify, output};
 use crate::{
-    app::{App, CLOSING},
+    app::{App, CLOSING, protect_memory},
     connector::Connector,
     files::{FileWatch, configuration::LoadError},
     gateway::Gateway,
@@ -48,6 +48,7 @@ pub(super) struct RunArgs {
 pub(super) fn run(arguments: &RunArgs) -> io::Result<u8> {
     let signals = Signals::install()?;
     init_program_log();
+    protect_memory();
     let file = arguments.config.clone();
     signals.live(move || open(&file))
 }

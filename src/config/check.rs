@@ -48,6 +48,8 @@ pub struct Environment {
     pub vault_namespace: Option<String>,
     /// Whether `$VAULT_TOKEN` is set. Its value is read where it is used.
     pub vault_token: bool,
+    /// The time, for what expires; `None`: nothing is warned of.
+    pub now: Option<jiff::Timestamp>,
     /// Cores that this process may use; 0 counts as 1.
     pub cores: usize,
 }
@@ -97,7 +99,7 @@ pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
     let context = CheckContext { folder, environment, operations: &operations };
     let vault = vault::check(&written, context, &mut diagnostics);
     let accounts = account::check(&written.accounts, context, &mut diagnostics);
-    let services = service::check(&written, &operations, &mut diagnostics);
+    let services = service::check(&written, &operations, environment, &mut diagnostics);
     let state = gateway::state(&written.state, context, &mut diagnostics);
     let config = Config {
         listen: gateway::listen(&written.listen, context, &mut diagnostics),

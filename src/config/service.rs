@@ -44,6 +44,16 @@ pub struct CredentialConfig {
     /// 1 to 64 characters of `[A-Za-z0-9_-]`, unique in the file.
     pub access_key: String,
     pub secret_sha256: [u8; 32],
+    pub expires: Option<CredentialExpiry>,
+}
+
+/// When a credential ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CredentialExpiry {
+    /// The last day on which it is valid.
+    pub last_day: jiff::civil::Date,
+    /// The end of that day in the account's `day_zone`: from then on it is refused.
+    pub ends: jiff::Timestamp,
 }
 
 impl std::fmt::Debug for CredentialConfig {

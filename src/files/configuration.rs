@@ -49,6 +49,7 @@ fn environment() -> Environment {
         vault_ca: set("VAULT_CACERT").map(PathBuf::from),
         vault_namespace: text("VAULT_NAMESPACE"),
         vault_token: set("VAULT_TOKEN").is_some(),
+        now: Some(jiff::Timestamp::now()),
         cores: thread::available_parallelism().map_or(1, usize::from),
     }
 }

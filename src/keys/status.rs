@@ -130,6 +130,13 @@ pub struct SourceStatus {
     pub fault: Option<String>,
 }
 
+impl SourceStatus {
+    /// Whether it has been read, successfully or not.
+    pub fn was_read(&self) -> bool {
+        self.up || self.fault.is_some()
+    }
+}
+
 /// An account's keys as `/status` shows them.
 #[derive(Clone, Debug)]
 pub struct KeyStatus {

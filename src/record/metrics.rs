@@ -2,8 +2,8 @@
 //!
 //! Names, labels and help texts are only in `families`. Label values come from the configuration and
 //! from closed lists, never from a request. A series appears when it is first used. Handles are
-//! resolved once and kept by their users; resolving is counted, and beyond [`SERIES_LIMIT`] label
-//! sets are folded into `overflow`, so sums stay correct. Gauges whose values belong to other rooms
+//! resolved once and kept by their users. Of families with the label `service`, label sets beyond [`SERIES_LIMIT`] are
+//! folded into `overflow`, so sums stay correct; no other family is. Gauges whose values belong to other rooms
 //! are set by a [`Scrape`], which starts empty. Metrics know no requests, and never fail once
 //! created.
 

@@ -101,3 +101,52 @@ async fn does_not_live_once_the_stores_thread_has_ended() {
     let reply = stage.ask(TestRequest::get("/livez")).await;
     assert_eq!((reply.status, &reply.json()["stuck"]), (503, &serde_json::json!(["store"])));
 }
+
+/// Contract section 7, Readiness: one account without a pair made the replica unready for all.
+#[tokio::test]
+async fn one_usable_account_is_enough_and_each_answers_for_itself() {
+    let other = "[accounts.other]\nbase_url = \"http://127.0.0.1:9\"\n\
+         keys = { source = \"file\", path = \"none.toml\" }\n";
+    let admin = with_token() + "\n" + other;
+    let stage = TestAdmin::new(TestSettings { admin, ..TestSettings::default() }).await;
+    let ready = |path: &'static str| stage.ask(TestRequest::get(path));
+    let reply = ready("/readyz").await;
+    assert_eq!((reply.status, &reply.json()["reasons"]), (200, &serde_json::json!([])));
+    let degraded = serde_json::json!([
+        "accounts.other: no key pair has been read and accepted yet",
+        "accounts.other: the key source cannot be read"
+    ]);
+    assert_eq!(reply.json()["degraded"], degraded);
+
+    let reply = ready("/readyz?account=main").await;
+    assert_eq!(reply.json(), serde_json::json!({ "ready": true, "reasons": [], "degraded": [] }));
+    let reply = ready("/readyz?account=other").await;
+    assert_eq!((reply.status, &reply.json()["degraded"]), (503, &degraded));
+    assert!(reply.json()["reasons"][0].as_str().unwrap().starts_with("accounts.other: "));
+    let reply = ready("/readyz?account=nobody").await;
+    assert_eq!((reply.status, reply.code()), (404, "readyz.account".to_owned()));
+
+    let keys = stage.gateway.current.load().accounts[0].keys.clone();
+    keys.revoke(keys.lease().unwrap().version()).await;
+    // What was ready stays so.
+    for path in ["/readyz", "/readyz?account=main"] {
+        let reply = ready(path).await;
+        assert_eq!(reply.status, 200, "{path}");
+        assert!(!reply.json()["degraded"].as_array().unwrap().is_empty(), "{path}");
+    }
+    stage.drain.begin();
+    assert_eq!(ready("/readyz?account=main").await.status, 503);
+}
+
+/// Contract section 7, Readiness: not before every source was read, successfully or not.
+#[tokio::test]
+async fn is_not_ready_while_a_source_has_not_been_read() {
+    let other = "[accounts.other]\nbase_url = \"http://127.0.0.1:9\"\n\
+         keys = { source = \"file\", path = \"none.toml\" }\n";
+    let admin = with_token() + "\n" + other;
+    let stage = TestAdmin::new(TestSettings { admin, unread: Some("other"), ..TestSettings::default() }).await;
+    let reply = stage.ask(TestRequest::get("/readyz")).await;
+    let reasons = serde_json::json!(["accounts.other: its key source is being read"]);
+    assert_eq!((reply.status, &reply.json()["reasons"]), (503, &reasons));
+    assert_eq!(stage.ask(TestRequest::get("/readyz?account=main")).await.status, 200);
+}

@@ -2,19 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Diagnostics, KeyPath, account::rate, operation::names, spelling::unknown};
+use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
+
+use super::{Diagnostics, Environment, KeyPath, account::rate, operation::names, spelling::unknown};
 use crate::config::{
-    Class, CredentialConfig, OperationConfig, QuotaConfig, ServiceConfig,
+    Class, CredentialConfig, CredentialExpiry, OperationConfig, QuotaConfig, ServiceConfig,
     file::{self, ConfigFile, Name, Parsed},
 };
 
 /// A service needs a second credential only while it changes from one to the next; more are probably forgotten ones.
 const LIVE_CREDENTIALS: usize = 2;
 
+/// How long before its end a credential is warned of.
+const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
+
 /// Every service, also those with errors.
 pub(super) fn check(
     written: &ConfigFile,
     operations: &[OperationConfig],
+    environment: &Environment,
     diagnostics: &mut Diagnostics,
 ) -> Vec<ServiceConfig> {
     let mut seen = FirstUses::default();
@@ -28,7 +34,17 @@ pub(super) fn check(
         let place = KeyPath::at(["services", &name.0.0]);
         let account = account(service, &place, &known, diagnostics);
         let (allow_classes, allow_operations) = allowed(&service.allow, &place.key("allow"), &known, diagnostics);
-        let credentials = credentials(service, &place, &mut seen, diagnostics);
+        let mut credentials = credentials(service, &place, &mut seen, diagnostics);
+        let zone = service.account.as_ref().and_then(|name| written.accounts.get(name));
+        let zone = zone.map_or(TimeZone::UTC, |account| account.day_zone.0.clone());
+        for (index, credential) in &mut credentials {
+            let written = &service.credentials[*index];
+            credential.expires = written.expires.as_ref().and_then(|last_day| expiry(last_day.0, &zone));
+            if let (Some(expiry), Some(now)) = (credential.expires, environment.now) {
+                warn_of_expiry(expiry, now, &place.key("credentials").index(*index).key("expires"), diagnostics);
+            }
+        }
+        let credentials = credentials.into_iter().map(|(_, credential)| credential).collect();
         let quota = &service.quota;
         services.push(ServiceConfig {
             name: name.0.0.clone(),
@@ -126,12 +142,13 @@ fn allowed(
     (classes, listed)
 }
 
+/// The credentials, by their index in the file; without their expiry.
 fn credentials(
     service: &file::ServiceTable,
     place: &KeyPath,
     seen: &mut FirstUses,
     diagnostics: &mut Diagnostics,
-) -> Vec<CredentialConfig> {
+) -> Vec<(usize, CredentialConfig)> {
     let list = place.key("credentials");
     if service.credentials.is_empty() && service.identities.is_empty() {
         let remedy = "a service needs a credential (`fastrac-gateway service issue` makes one) or an identity";
@@ -154,10 +171,26 @@ fn credentials(
             shared(&mut seen.digests, digest.0.0, use_of, diagnostics);
         }
         if let (Some(key), Some(digest)) = (access_key, digest) {
-            credentials.push(CredentialConfig { access_key: key.0.0.clone(), secret_sha256: digest.0.0 });
+            let (access_key, secret_sha256) = (key.0.0.clone(), digest.0.0);
+            credentials.push((index, CredentialConfig { access_key, secret_sha256, expires: None }));
         }
     }
     credentials
+}
+
+/// When a credential ends whose last day this is; `None` if that is beyond the years that can be represented.
+fn expiry(last_day: Date, zone: &TimeZone) -> Option<CredentialExpiry> {
+    let ends = last_day.tomorrow().ok()?.to_zoned_datetime(zone.clone()).ok()?.timestamp();
+    Some(CredentialExpiry { last_day, ends })
+}
+
+fn warn_of_expiry(expiry: CredentialExpiry, now: Timestamp, place: &KeyPath, diagnostics: &mut Diagnostics) {
+    let CredentialExpiry { last_day, ends } = expiry;
+    if ends <= now {
+        diagnostics.warn(place, format!("the credential was valid until {last_day} and is refused: remove it"));
+    } else if ends.duration_since(now) < EXPIRES_SOON {
+        diagnostics.warn(place, format!("the credential is valid until {last_day}: replace it before"));
+    }
 }
 
 fn identities(

@@ -111,6 +111,7 @@ mod defaults {
             vault_ca: Some("/ca.pem".into()),
             vault_namespace: Some("team".into()),
             vault_token: true,
+            now: None,
             cores: 1,
         };
         let text = with("", "").replace("\"file\", path = \"keys.toml\"", "\"vault\", path = \"/fastrac/main/\"");
@@ -305,6 +306,33 @@ fn no_digest_is_that_of_the_empty_string() {
         let admin = format!("[admin]\ntoken_sha256 = \"{empty}\"\n{}", with("", ""));
         assert_eq!(faults(&admin), [format!("admin.token_sha256: {must} (line 2)")]);
     }
+}
+
+/// Contract section 3: `expires` ends a credential; here after its last day in the account's zone.
+#[test]
+fn a_credential_ends_after_its_last_day_and_is_warned_of_before() {
+    let expiring = |date: &str| with("", "").replace("secret_sha256", &format!("expires = \"{date}\", secret_sha256"));
+    let ends = |text: &str| good(text).services[0].credentials[0].expires.map(|expiry| expiry.ends.to_string());
+    // midnight in Jakarta
+    assert_eq!(ends(&expiring("2027-01-31")).as_deref(), Some("2027-01-31T17:00:00Z"));
+    assert_eq!(ends(&with("", "")), None);
+    for wrong in ["2027-02-30", "2027-1-31", "31.01.2027", "2027-01-31T00:00", "fgw_secret", ""] {
+        let must = "services.a.credentials[0].expires: must be a date in quotes, such as \"2027-01-31\" (line 7)";
+        assert_eq!(faults(&expiring(wrong)), [must], "{wrong}");
+    }
+    let warnings = |now: &str| {
+        let environment = Environment { cores: 8, now: Some(now.parse().unwrap()), ..Environment::default() };
+        let checked = check(&expiring("2027-01-31"), Path::new("/etc/gateway"), &environment);
+        assert!(checked.config.is_some());
+        checked.warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.message)).collect::<Vec<_>>()
+    };
+    let place = "services.a.credentials[0].expires: the credential";
+    assert_eq!(warnings("2027-01-17T17:00:00Z"), [""; 0]);
+    assert_eq!(warnings("2027-01-17T17:00:01Z"), [format!("{place} is valid until 2027-01-31: replace it before")]);
+    assert_eq!(
+        warnings("2027-01-31T17:00:00Z"),
+        [format!("{place} was valid until 2027-01-31 and is refused: remove it")]
+    );
 }
 
 #[test]

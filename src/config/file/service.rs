@@ -74,6 +74,9 @@ pub struct CredentialTable {
     #[schemars(required)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_sha256: Option<Parsed<Sha256Digest>>,
+    /// The last day on which it is valid, in the account's day_zone, such as "2027-01-31". Absent: it does not expire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Parsed<jiff::civil::Date>>,
 }
 
 /// `services.NAME.charge_hits`: whether cache hits and joined calls count against its quota.

@@ -164,6 +164,19 @@ impl TextValue for SocketAddr {
     }
 }
 
+impl TextValue for jiff::civil::Date {
+    const KIND: &'static str = "a date in quotes, such as \"2027-01-31\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        // jiff also accepts a time after the date.
+        text.parse().ok().filter(|_| text.len() == "2027-01-31".len()).ok_or_else(Self::must_be)
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl TextValue for jiff::tz::TimeZone {
     const KIND: &'static str = "a zone of the IANA database, such as \"Asia/Jakarta\" or \"UTC\"";
 

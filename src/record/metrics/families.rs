@@ -37,6 +37,7 @@ pub(super) struct Families {
     pub(super) admin_requests: IntCounterVec,
     pub(super) quota_limit: GaugeVec,
     pub(super) quota_used: GaugeVec,
+    pub(super) credential_last_used: GaugeVec,
     pub(super) budget_limit: GaugeVec,
     pub(super) budget_used: GaugeVec,
     pub(super) budget_waiting: GaugeVec,
@@ -84,6 +85,7 @@ impl Families {
             admin_requests: make.counter("admin_requests_total", "Requests of the admin port, except health and metrics.", &["action", "result"])?,
             quota_limit: make.gauge("quota_limit", "Limit of a service's quota, by window.", &[service, "window"])?,
             quota_used: make.gauge("quota_used", "Used units of a service's quota, by window.", &[service, "window"])?,
+            credential_last_used: make.gauge("credential_last_used_timestamp_seconds", "When a credential was last used, in whole seconds; absent: not since the start.", &[service, "access_key"])?,
             budget_limit: make.gauge("budget_limit", "Limit of an account's budget, by window.", &[account, "window"])?,
             budget_used: make.gauge("budget_used", "Used units of an account's budget, by window.", &[account, "window"])?,
             budget_waiting: make.gauge("budget_waiting", "Requests in the wait queue of an account's budget.", &[account, "window"])?,
@@ -105,10 +107,11 @@ impl Families {
     }
 
     /// Families that are emptied and set again for each scrape.
-    pub(super) fn at_scrape(&self) -> [&GaugeVec; 18] {
+    pub(super) fn at_scrape(&self) -> [&GaugeVec; 19] {
         [
             &self.quota_limit,
             &self.quota_used,
+            &self.credential_last_used,
             &self.budget_limit,
             &self.budget_used,
             &self.budget_waiting,

@@ -3,15 +3,16 @@
 use std::{collections::HashSet, sync::Arc};
 
 use parking_lot::Mutex;
-use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+use prometheus::{Encoder, Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
 use super::{
     families::{self, Families},
     openmetrics,
 };
 
-/// Maximum number of samples of all request-driven series. A hundred services that use thirty
-/// operations stay below it.
+/// Maximum number of samples of all families with the label `service` that requests fill. A hundred services that use
+/// thirty operations stay below it. Other families are bounded by the accounts, the operations and closed lists, and have
+/// no limit: an alert on them must not go blind because there are many services.
 pub const SERIES_LIMIT: usize = 50_000;
 
 /// Label value of everything beyond the limit.
@@ -82,7 +83,7 @@ impl Metrics {
     /// Counts an event of an account's keys: `seen`, `verified`, `promoted`, … `event` must come from a
     /// closed list.
     pub fn key_event(&self, account: &str, event: &'static str) {
-        self.counter(&self.families.key_events, "key_events", &[account, event]).inc();
+        self.families.key_events.with_label_values(&[account, event]).inc();
     }
 
     /// Counts a request of the admin port. Both words must come from closed lists.
@@ -101,12 +102,9 @@ impl Metrics {
 
     /// Resolves `request_duration_seconds` and `overhead_duration_seconds` of one label set.
     pub(in crate::record) fn durations(&self, operation: &str, outcome: &'static str) -> DurationHandles {
-        let weight = families::DURATION_BUCKETS.len() + families::OVERHEAD_BUCKETS.len() + 6;
-        let admitted = self.admit("durations", &[operation, outcome], weight);
-        let labels = [if admitted { operation } else { OVERFLOW }, outcome];
         DurationHandles {
-            total: self.families.request_duration.with_label_values(&labels),
-            overhead: self.families.overhead_duration.with_label_values(&labels),
+            total: self.families.request_duration.with_label_values(&[operation, outcome]),
+            overhead: self.families.overhead_duration.with_label_values(&[operation, outcome]),
         }
     }
 
@@ -124,8 +122,7 @@ impl Metrics {
 
     /// Resolves `upstream_requests_total` and `upstream_duration_seconds` of one label set.
     pub(in crate::record) fn upstream(&self, account: &str, operation: &str, status: &'static str) -> UpstreamHandles {
-        let admitted = self.admit("upstream", &[account, operation, status], families::DURATION_BUCKETS.len() + 4);
-        let labels = if admitted { [account, operation, status] } else { [OVERFLOW, OVERFLOW, status] };
+        let labels = [account, operation, status];
         UpstreamHandles {
             requests: self.families.upstream_requests.with_label_values(&labels),
             duration: self.families.upstream_duration.with_label_values(&labels),
@@ -134,39 +131,27 @@ impl Metrics {
 
     /// Resolves `cache_requests_total` of one label set.
     pub(in crate::record) fn cache_requests(&self, operation: &str, result: &'static str) -> IntCounter {
-        self.counter(&self.families.cache_requests, "cache_requests", &[operation, result])
+        self.families.cache_requests.with_label_values(&[operation, result])
     }
 
     /// Resolves `upstream_calls_saved_total` of one operation.
     pub(in crate::record) fn calls_saved(&self, operation: &str) -> IntCounter {
-        self.counter(&self.families.upstream_calls_saved, "calls_saved", &[operation])
+        self.families.upstream_calls_saved.with_label_values(&[operation])
     }
 
     /// Resolves `retries_total` of one account.
     pub(in crate::record) fn retries(&self, account: &str) -> IntCounter {
-        self.counter(&self.families.retries, "retries", &[account])
+        self.families.retries.with_label_values(&[account])
     }
 
     /// Resolves `log_records_total` of one result.
     pub(in crate::record) fn log_records(&self, result: &'static str) -> IntCounter {
-        self.counter(&self.families.log_records, "log_records", &[result])
+        self.families.log_records.with_label_values(&[result])
     }
 
     /// Counts a line of the exchange log that is written without its bodies.
     pub(in crate::record) fn log_bodies_dropped(&self) {
         self.families.log_bodies_dropped.with_label_values::<&str>(&[]).inc();
-    }
-
-    /// A counter whose first label comes from the configuration and the others from closed lists.
-    fn counter(&self, family: &IntCounterVec, name: &str, labels: &[&str]) -> IntCounter {
-        if self.admit(name, labels, 1) {
-            return family.with_label_values(labels);
-        }
-        let mut folded = labels.to_vec();
-        if let Some(first) = folded.first_mut() {
-            *first = OVERFLOW;
-        }
-        family.with_label_values(&folded)
     }
 
     /// Whether this label set may have a series: it has one already, or `weight` more samples fit.

@@ -59,6 +59,11 @@ impl Scrape<'_> {
         self.metrics.families.quota_used.with_label_values(&labels).set(used);
     }
 
+    /// When a credential was last used, in seconds since 1970.
+    pub fn credential(&self, service: &str, access_key: &str, last_used: u64) {
+        self.metrics.families.credential_last_used.with_label_values(&[service, access_key]).set(last_used as f64);
+    }
+
     /// An account's budget of one window (`second`, `day`, `in_flight`).
     pub fn budget(&self, account: &str, window: &'static str, limit: f64, used: f64) {
         let labels = [account, window];

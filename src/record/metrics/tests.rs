@@ -42,6 +42,7 @@ fn set(scrape: &Scrape<'_>) {
     scrape.config("abcd", true, UNIX_EPOCH);
     scrape.certificate("data", UNIX_EPOCH + Duration::from_secs(1));
     scrape.degraded(["reload_refused"]);
+    scrape.credential("checkout", "svc-1", 7);
     scrape.build("0.1.0", "b932f6a");
 }
 
@@ -54,7 +55,7 @@ const FAMILIES: &[&str] = &[
     "key_loaded_timestamp_seconds", "key_events_total", "key_source_up", "key_source_last_success_timestamp_seconds",
     "breaker_state", "retries_total", "orders_unknown", "log_records_total", "log_bodies_dropped_total", "program_log_lines_dropped_total", "config_info",
     "config_last_reload_successful", "config_last_reload_success_timestamp_seconds",
-    "certificate_expiry_timestamp_seconds", "build_info", "degraded", "series_overflow_total", "tls_handshakes_total", "admin_requests_total",
+    "certificate_expiry_timestamp_seconds", "build_info", "degraded", "credential_last_used_timestamp_seconds", "series_overflow_total", "tls_handshakes_total", "admin_requests_total",
 ];
 
 /// Families of a text, without the process's own.
@@ -137,6 +138,30 @@ fn past_the_limit_series_are_folded_counted_and_sums_stay_true() {
     assert!(text.contains(r#"requests_total{operation="overflow",outcome="ok",service="overflow"} 10"#));
     assert!(text.contains(r#"requests_total{operation="v2.city",outcome="ok",service="s0"} 2"#));
     assert!(text.contains("fastrac_gateway_series_overflow_total 10"));
+}
+
+/// A bug: beyond the limit, families that alerts read were folded too.
+#[test]
+fn only_families_with_a_service_are_folded() {
+    let metrics = Metrics::new().unwrap();
+    for index in 0..SERIES_LIMIT + 10 {
+        metrics.requests(&format!("s{index}"), "v2.city", "ok").inc();
+    }
+    metrics.key_event("main", "refused");
+    metrics.retries("main").inc();
+    metrics.log_records("dropped").inc();
+    metrics.cache_requests("v2.city", "hit").inc();
+    metrics.calls_saved("v2.city").inc();
+    metrics.durations("v2.city", "ok").total.observe(1.0);
+    metrics.upstream("main", "v2.city", "200").requests.inc();
+    metrics.service_duration("late").observe(1.0);
+    let text = metrics.text();
+    let folded: std::collections::BTreeSet<&str> =
+        text.lines().filter(|line| line.contains("overflow\"")).filter_map(|line| line.split('{').next()).collect();
+    let service =
+        ["bucket", "count", "sum"].map(|part| format!("fastrac_gateway_service_request_duration_seconds_{part}"));
+    let expected = service.iter().map(String::as_str).chain(["fastrac_gateway_requests_total"]).collect();
+    assert_eq!(folded, expected);
 }
 
 #[test]

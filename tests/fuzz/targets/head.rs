@@ -140,7 +140,7 @@ fn rooms() -> &'static Rooms {
              credentials = [{{ access_key = \"svc-shop-1\", secret_sha256 = \"{digest}\" }}]\n"
         );
         let config = check(&text, Path::new("/"), &Environment::default()).config.expect("no fault");
-        let (callers, catalog) = (Callers::new(&config.services), Catalog::new(&config));
+        let (callers, catalog) = (Callers::new(&config.services, None), Catalog::new(&config));
         Rooms { callers, catalog, endpoint: config.accounts[0].base.clone() }
     })
 }

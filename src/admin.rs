@@ -8,7 +8,7 @@
 
 mod audit;
 mod commands;
-mod config;
+pub(crate) mod config;
 mod connections;
 mod console;
 mod degraded;

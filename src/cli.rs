@@ -4,6 +4,7 @@
 //! command returns its exit code and never ends the process itself, so that its values are dropped.
 
 mod admin;
+mod against;
 mod check;
 mod credential;
 #[cfg(feature = "sandbox")]

@@ -30,6 +30,8 @@ pub use self::{
 /// The whole configuration, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Patterns of the files that it includes.
+    pub include: Vec<PathBuf>,
     pub listen: ListenConfig,
     pub admin: AdminConfig,
     pub state: StateConfig,
@@ -45,7 +47,7 @@ pub struct Config {
     pub cache: CacheConfig,
     /// The operation table: the built-in rows, changed and extended by the file's rows; sorted by name.
     pub operations: Vec<OperationConfig>,
-    /// SHA-256 of the file's bytes, 64 hexadecimal digits: identifies a configuration.
+    /// SHA-256 of the file's bytes, and of those that it includes, 64 hexadecimal digits: identifies a configuration.
     pub hash: String,
 }
 

@@ -7,6 +7,7 @@
 pub(crate) mod certificate;
 mod collisions;
 pub mod configuration;
+pub(crate) mod includes;
 pub mod listener;
 mod pem;
 mod poll;

@@ -51,7 +51,7 @@ use crate::{
 use counts::Counts;
 pub use file::{POLL_INTERVAL, ReloadError};
 use ready::ReadySoFar;
-pub use removals::Removals;
+pub use removals::{Inventory, Removals};
 use restart::keep_in_force;
 pub use revoked::Revoked;
 
@@ -130,7 +130,9 @@ impl Gateway {
     pub fn new(config: Config, file: Option<PathBuf>, live: Live) -> Result<(Arc<Self>, Keepers), StartError> {
         let counts = Counts::default();
         let (snapshot, keepers) = compile(&config, None, CompileContext { live: &live, counts: &counts })?;
-        let watch = Mutex::new(FileWatch::new(file.clone()));
+        let mut watch = FileWatch::new(file.clone());
+        watch.include(config.include.clone());
+        let watch = Mutex::new(watch);
         let gateway = Gateway {
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             in_force: ArcSwap::from_pointee(InForce { config, since: SystemTime::now(), waiting: Vec::new() }),
@@ -155,7 +157,9 @@ impl Gateway {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
         let LoadedConfig { mut config, warnings } = inspect::load(file, watch)?;
         let (snapshot, in_force) = (self.current.load_full(), self.in_force.load_full());
-        if let Some(removals) = Removals::to_confirm(&in_force.config, &config).filter(|_| !confirmed) {
+        let (now, new) = (Inventory::of(&in_force.config), Inventory::of(&config));
+        let removals = Removals::to_confirm(&now, &new, in_force.config.reload.removals);
+        if let Some(removals) = removals.filter(|_| !confirmed) {
             return Err(ReloadError::Removals(removals));
         }
         for warning in &warnings {

@@ -51,7 +51,7 @@ struct Inspected {
 /// # Errors
 /// The file cannot be read.
 pub fn check(path: &Path, no_files: bool) -> io::Result<Checked> {
-    let mut checked = configuration::read(path)?;
+    let mut checked = configuration::read(path, &mut FileWatch::default())?;
     if let (Some(config), false) = (checked.written(), no_files) {
         let found = inspect(config, &checked.lines);
         checked.add(found.faults, found.warnings);
@@ -67,9 +67,8 @@ pub fn check(path: &Path, no_files: bool) -> io::Result<Checked> {
 /// # Errors
 /// The file cannot be read, or there are errors in it or in what it names.
 pub(crate) fn load(path: &Path, watch: &mut FileWatch) -> Result<LoadedConfig, LoadError> {
-    *watch = FileWatch::new([path.to_owned()]);
     let mut checked =
-        configuration::read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
+        configuration::read(path, watch).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
     if let Some(config) = checked.written() {
         let named = FileWatch::new(config.files().into_iter().filter(|file| !file.written).map(|file| file.path));
         let faults = required(config, &checked.lines);

@@ -62,7 +62,7 @@ fn reload_error(error: &ReloadError) -> AdminError {
 }
 
 fn diagnostic(found: &Diagnostic) -> Value {
-    json!({ "place": found.key, "line": found.line, "message": found.message })
+    json!({ "place": found.key, "file": found.file, "line": found.line, "message": found.message })
 }
 
 fn single(error: &ReloadError) -> Vec<Value> {

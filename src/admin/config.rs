@@ -19,11 +19,26 @@ pub(super) async fn config(State(state): State<Arc<AdminState>>) -> Json<Value> 
     Json(effective(&state.admin.gateway.in_force.load().config))
 }
 
-fn effective(config: &Config) -> Value {
-    let Config { listen, admin, state, reload, log, limits, vault, accounts, services, cache, operations, hash } =
-        config;
+/// A configuration with every default.
+pub(crate) fn effective(config: &Config) -> Value {
+    let Config {
+        include,
+        listen,
+        admin,
+        state,
+        reload,
+        log,
+        limits,
+        vault,
+        accounts,
+        services,
+        cache,
+        operations,
+        hash,
+    } = config;
     json!({
         "hash": hash,
+        "include": include,
         "listen": {
             "data": listen.data,
             "admin": listen.admin,

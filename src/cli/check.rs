@@ -1,12 +1,19 @@
-//! `check FILE`: prints every error of a configuration, then the warnings.
+//! `check FILE`: prints every error of a configuration, then the warnings, then what a reload would change.
 
 use std::{
     io::{self, Write as _},
     path::PathBuf,
 };
 
-use super::{WRONG, output};
-use crate::inspect;
+use http::{Method, Uri};
+
+use super::{
+    FAILED, WRONG,
+    against::differences,
+    output,
+    remote::{AdminClient, AdminClientError, AdminCredentials, printable},
+};
+use crate::{admin::config::effective, config::Config, inspect};
 
 /// Check a configuration file, and the key and certificate files that it names
 ///
@@ -15,13 +22,19 @@ use crate::inspect;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   fastrac-gateway check gateway.toml
-  fastrac-gateway check gateway.toml --no-files    where the key files do not exist, such as in CI")]
+  fastrac-gateway check gateway.toml --no-files    where the key files do not exist, such as in CI
+  fastrac-gateway check gateway.toml --against http://127.0.0.1:9464 --token-file admin.token")]
 pub(super) struct CheckArgs {
     /// The configuration file
     file: PathBuf,
     /// Do not read the key, certificate and CA files that it names
     #[arg(long)]
     no_files: bool,
+    /// Address of a running gateway's admin port: prints what a reload of it would add, change and remove
+    #[arg(long, value_name = "URL")]
+    against: Option<Uri>,
+    #[command(flatten)]
+    credentials: AdminCredentials,
 }
 
 pub(super) fn run(arguments: &CheckArgs) -> io::Result<u8> {
@@ -42,8 +55,28 @@ pub(super) fn run(arguments: &CheckArgs) -> io::Result<u8> {
     if let Err(error) = printed {
         output::error(format_args!("the result cannot be printed: {error}"));
     }
-    // The exit code depends on the file alone.
-    Ok(if errors > 0 { WRONG } else { 0 })
+    match (&arguments.against, &checked.config) {
+        // The exit code depends on the file alone.
+        _ if errors > 0 => Ok(WRONG),
+        (Some(url), Some(config)) => against(AdminClient::new(url.clone(), &arguments.credentials), config),
+        _ => Ok(0),
+    }
+}
+
+fn against(gateway: AdminClient, config: &Config) -> io::Result<u8> {
+    let response = match gateway.send(Method::GET, "/config", None) {
+        Ok(response) if response.status.is_success() => response,
+        Ok(response) => {
+            output::error(response.error_message());
+            return Ok(FAILED);
+        }
+        Err(error) => {
+            output::error(&error);
+            return Ok(if matches!(error, AdminClientError::Usage(_)) { WRONG } else { FAILED });
+        }
+    };
+    let lines = differences(&response.body, &effective(config));
+    output::print(|out| lines.iter().try_for_each(|line| writeln!(out, "{}", printable(line)))).map(|()| 0)
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -65,7 +65,8 @@ fn lines(body: &Value) -> Vec<String> {
 fn fault(fault: &Value) -> String {
     let message = fault["message"].as_str().unwrap_or_default();
     let place = fault["place"].as_str().map_or_else(String::new, |place| format!("{place}: "));
-    let line = fault["line"].as_u64().map_or_else(String::new, |line| format!(" (line {line})"));
+    let file = fault["file"].as_str().map_or_else(String::new, |file| format!(" of {file}"));
+    let line = fault["line"].as_u64().map_or_else(String::new, |line| format!(" (line {line}{file})"));
     format!("{place}{message}{line}")
 }
 

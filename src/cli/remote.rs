@@ -39,15 +39,22 @@ pub(super) struct AdminClient {
     /// Address of the gateway's admin port, such as http://127.0.0.1:9464
     #[arg(long, value_name = "URL")]
     admin: Uri,
+    #[command(flatten)]
+    credentials: AdminCredentials,
+    /// Whether no token is sent.
+    #[arg(skip)]
+    anonymous: bool,
+}
+
+/// Options for the admin port's token and certificate.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct AdminCredentials {
     /// File with the admin token [default: the token in FASTRAC_GATEWAY_ADMIN_TOKEN]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// PEM roots for https, instead of the platform's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Whether no token is sent.
-    #[arg(skip)]
-    anonymous: bool,
 }
 
 /// There is no response.
@@ -91,7 +98,11 @@ pub(super) fn printable(text: &str) -> String {
 impl AdminClient {
     /// For pages that need no token.
     pub(super) fn without_token(admin: Uri, ca: Option<PathBuf>) -> Self {
-        AdminClient { admin, token_file: None, ca, anonymous: true }
+        AdminClient { admin, credentials: AdminCredentials { token_file: None, ca }, anonymous: true }
+    }
+
+    pub(super) fn new(admin: Uri, credentials: &AdminCredentials) -> Self {
+        AdminClient { admin, credentials: credentials.clone(), anonymous: false }
     }
 
     /// Sends a request and waits for the response. Blocks.
@@ -143,7 +154,7 @@ impl AdminClient {
         if self.anonymous {
             return Ok(None);
         }
-        let Some(file) = &self.token_file else {
+        let Some(file) = &self.credentials.token_file else {
             return Ok(std::env::var(TOKEN).ok().filter(|token| !token.trim().is_empty()).map(Zeroizing::new));
         };
         let unreadable =
@@ -178,7 +189,7 @@ impl AdminClient {
 
     fn tls_config(&self) -> Result<Arc<ClientConfig>, AdminClientError> {
         choose_crypto();
-        client_config(self.ca.as_deref()).map_err(|error| usage(format!("--ca: {error}")))
+        client_config(self.credentials.ca.as_deref()).map_err(|error| usage(format!("--ca: {error}")))
     }
 }
 
@@ -275,7 +286,7 @@ mod tests {
             let _ = socket.write_all(answer.as_bytes());
             String::from_utf8(asked).unwrap()
         });
-        (AdminClient { admin, token_file: None, ca: None, anonymous: false }, asked)
+        (AdminClient::new(admin, &AdminCredentials::default()), asked)
     }
 
     fn answer(status: &str, body: &str) -> String {
@@ -287,7 +298,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "fgw_token\n").unwrap();
         let (mut remote, asked) = once(answer("409 Conflict", r#"{"error": {"message": "no"}}"#));
-        remote.token_file = Some(file.path().to_owned());
+        remote.credentials.token_file = Some(file.path().to_owned());
         let response =
             remote.send(Method::POST, "/keys/verify", Some(&serde_json::json!({ "account": "main" }))).unwrap();
         assert_eq!(response.error_message(), "the gateway answers 409: no");
@@ -312,12 +323,10 @@ mod tests {
     fn a_token_file_without_a_token_is_wrong_use() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for path in [file.path().to_owned(), PathBuf::from("/nonexistent")] {
-            let remote = AdminClient {
-                admin: "http://127.0.0.1:1".parse().unwrap(),
-                token_file: Some(path),
-                ca: None,
-                anonymous: false,
-            };
+            let remote = AdminClient::new(
+                "http://127.0.0.1:1".parse().unwrap(),
+                &AdminCredentials { token_file: Some(path), ca: None },
+            );
             assert!(matches!(remote.send(Method::GET, "/status", None), Err(AdminClientError::Usage(_))));
         }
     }

@@ -89,11 +89,43 @@ impl Checked {
     }
 }
 
+/// A file that the configuration includes.
+#[derive(Clone, Debug)]
+pub struct IncludedFile {
+    /// For diagnostics.
+    pub name: String,
+    pub text: String,
+}
+
+/// A pattern of `include`.
+#[derive(Clone, Debug)]
+pub struct IncludePattern {
+    /// Its key, for diagnostics.
+    pub key: KeyPath,
+    pub pattern: PathBuf,
+}
+
+/// The patterns of `include` in the text of a configuration file; those that are no text are left out.
+pub fn included(text: &str) -> Vec<IncludePattern> {
+    let (root, _) = toml::de::DeTable::parse_recoverable(text);
+    let list = root.get_ref().get("include").and_then(|list| list.get_ref().as_array());
+    let pattern = |(index, element): (usize, &toml::Spanned<toml::de::DeValue<'_>>)| {
+        let pattern = PathBuf::from(element.get_ref().as_str()?);
+        Some(IncludePattern { key: KeyPath::at(["include"]).index(index), pattern })
+    };
+    list.into_iter().flat_map(|list| list.iter().enumerate().filter_map(pattern)).collect()
+}
+
 /// Checks the text of a configuration file. Relative paths in it are relative to `folder`.
 pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
-    let tree = read::parse(text);
-    let mut diagnostics = Diagnostics::new(tree.lines(text));
-    let written = tree.read(text, &mut diagnostics);
+    check_with(text, &[], folder, environment)
+}
+
+/// The same, with the files that it includes.
+pub fn check_with(text: &str, included: &[IncludedFile], folder: &Path, environment: &Environment) -> Checked {
+    let tree = read::parse(text, included);
+    let mut diagnostics = Diagnostics::new(tree.lines());
+    let written = tree.read(&mut diagnostics);
 
     let operations = operation::table(&written.operations, &mut diagnostics);
     let context = CheckContext { folder, environment, operations: &operations };
@@ -102,6 +134,7 @@ pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
     let services = service::check(&written, &operations, environment, &mut diagnostics);
     let state = gateway::state(&written.state, context, &mut diagnostics);
     let config = Config {
+        include: written.include.iter().map(|pattern| context.path(pattern)).collect(),
         listen: gateway::listen(&written.listen, context, &mut diagnostics),
         admin: gateway::admin(&written.admin, &mut diagnostics),
         reload: gateway::reload(&written.reload),
@@ -113,7 +146,7 @@ pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
         accounts: accounts.iter().flatten().cloned().collect(),
         services,
         operations,
-        hash: hex::encode(sha2::Sha256::digest(text.as_bytes())),
+        hash: hash(text, included),
     };
     relations::check(&accounts, &config, &mut diagnostics);
     pending::check(&tree, &mut diagnostics);
@@ -121,6 +154,18 @@ pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
     let found = diagnostics.finish();
     let (config, partial) = if found.errors.is_empty() { (Some(config), None) } else { (None, Some(config)) };
     Checked { config, partial, errors: found.errors, warnings: found.warnings, lines: found.lines }
+}
+
+/// SHA-256 of the text; of all texts and their names if there are included ones.
+fn hash(text: &str, included: &[IncludedFile]) -> String {
+    let mut digest = sha2::Sha256::new_with_prefix(text);
+    for IncludedFile { name, text } in included {
+        for part in [name, text] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+    }
+    hex::encode(digest.finalize())
 }
 
 /// The built-in operation table.

@@ -57,6 +57,9 @@ pub(crate) const TIB: u64 = 1 << 40;
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "fastrac-gateway configuration")]
 pub struct ConfigFile {
+    /// More files, such as "services.d/*.toml" ("*" and "?" match names, except hidden ones), read as if their text were
+    /// here: only tables of services and operations, and no name in two files. An empty list: none.
+    pub include: Vec<Parsed<PathBuf>>,
     /// Where the gateway listens.
     pub listen: ListenTable,
     /// Who may use the admin port.

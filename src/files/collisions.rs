@@ -36,10 +36,13 @@ impl Identity {
 }
 
 /// An error for each file that the gateway would write and that is also another file of the configuration.
-pub(super) fn collisions(file: &Path, config: &Config, lines: &Lines) -> Vec<Diagnostic> {
+pub(super) fn collisions(file: &Path, included: &[PathBuf], config: &Config, lines: &Lines) -> Vec<Diagnostic> {
     let named = config.files();
     let mut users: HashMap<Identity, Vec<String>> = HashMap::new();
     users.entry(Identity::of(file)).or_default().push("the configuration file".to_owned());
+    for file in included {
+        users.entry(Identity::of(file)).or_default().push("an included configuration".to_owned());
+    }
     for read in named.iter().filter(|named| !named.written) {
         users.entry(Identity::of(&read.path)).or_default().push(read.key.to_string());
     }

@@ -9,10 +9,15 @@ use std::{
     thread,
 };
 
-use super::{collisions::collisions, read::read_input};
+use super::{
+    FileWatch,
+    collisions::collisions,
+    includes::{MAX_FILES, expand},
+    read::{read as read_file, read_input, text_of},
+};
 use crate::config::{
     Config,
-    check::{Checked, Diagnostic, Environment, check},
+    check::{self, Checked, Diagnostic, Environment, IncludePattern, IncludedFile, KeyPath, check_with},
 };
 
 /// Maximum size of the configuration file, in bytes: room for tens of thousands of services.
@@ -54,30 +59,72 @@ fn environment() -> Environment {
     }
 }
 
-/// Reads and checks a file.
+/// Reads and checks a file, and those that it includes. They are added to `watch` before they are read.
 ///
 /// # Errors
 /// The file cannot be read. A file that has errors can be read: they are in [`Checked`].
-pub fn read(path: &Path) -> io::Result<Checked> {
+pub(crate) fn read(path: &Path, watch: &mut FileWatch) -> io::Result<Checked> {
+    *watch = FileWatch::new([path.to_owned()]);
     let bytes = read_input(path, MAX_CONFIGURATION)?;
     let folder = folder_of(path)?;
-    Ok(match String::from_utf8(bytes.to_vec()) {
-        Ok(text) => {
-            let mut checked = check(&text, &folder, &environment());
-            if let Some(config) = checked.written() {
-                checked.add(collisions(path, config, &checked.lines), Vec::new());
-            }
-            checked
-        }
+    let text = match std::str::from_utf8(&bytes) {
+        Ok(text) => text,
         Err(error) => {
-            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = memchr::memchr_iter(b'\n', good).count() + 1;
+            let line = memchr::memchr_iter(b'\n', &bytes[..error.valid_up_to()]).count() + 1;
             let message = "is not TOML: it must be UTF-8 text".to_owned();
-            let error = Diagnostic { key: "syntax".to_owned(), message, line: Some(line) };
+            let error = Diagnostic { key: "syntax".to_owned(), message, line: Some(line), file: None };
             let (errors, warnings) = (vec![error], Vec::new());
-            Checked { config: None, partial: None, errors, warnings, lines: Default::default() }
+            return Ok(Checked { config: None, partial: None, errors, warnings, lines: Default::default() });
         }
-    })
+    };
+    let included = Included::read(text, &folder, watch);
+    let mut checked = check_with(text, &included.files, &folder, &environment());
+    let faults = included.faults.iter().map(|(key, message)| checked.lines.diagnostic(key, message)).collect();
+    checked.add(faults, Vec::new());
+    if let Some(config) = checked.written() {
+        checked.add(collisions(path, &included.paths, config, &checked.lines), Vec::new());
+    }
+    Ok(checked)
+}
+
+/// The files that a configuration includes.
+#[derive(Default)]
+struct Included {
+    files: Vec<IncludedFile>,
+    paths: Vec<PathBuf>,
+    /// What cannot be read, with the key of its pattern.
+    faults: Vec<(KeyPath, String)>,
+}
+
+impl Included {
+    fn read(text: &str, folder: &Path, watch: &mut FileWatch) -> Self {
+        let mut included = Included::default();
+        let mut size = text.len() as u64;
+        let patterns = check::included(text);
+        watch.include(patterns.iter().map(|pattern| folder.join(&pattern.pattern)).collect());
+        for IncludePattern { key, pattern } in patterns {
+            for path in expand([&folder.join(pattern)]) {
+                if included.paths.len() > MAX_FILES || size > MAX_CONFIGURATION {
+                    included.faults.push((key, "includes too many files, or too large ones".to_owned()));
+                    return included;
+                }
+                if included.paths.contains(&path) {
+                    continue;
+                }
+                let name = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+                let content = read_file(&path, MAX_CONFIGURATION).and_then(|file| {
+                    size += file.bytes.len() as u64;
+                    text_of(&path, &file.bytes)
+                });
+                match content {
+                    Ok(text) => included.files.push(IncludedFile { name, text: text.to_string() }),
+                    Err(error) => included.faults.push((key.clone(), error.to_string())),
+                }
+                included.paths.push(path);
+            }
+        }
+        included
+    }
 }
 
 /// The folder that a file lies in, absolute, so that its paths hold wherever the process goes.

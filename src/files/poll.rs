@@ -5,12 +5,14 @@
 
 use std::path::PathBuf;
 
-use super::stamp::Stamp;
+use super::{includes::expand, stamp::Stamp};
 
 /// Detects changes of a set of files.
 #[derive(Debug, Default)]
 pub(crate) struct FileWatch {
     files: Vec<PathBuf>,
+    /// Patterns of further files, which may not exist yet.
+    patterns: Vec<PathBuf>,
     /// Their stamps when they were last read. `None`: there was no such file.
     read: Vec<Option<Stamp>>,
     /// Their stamps at the last poll.
@@ -25,15 +27,28 @@ impl FileWatch {
         self.seen.append(&mut more.seen);
     }
 
+    /// Watches the files that match these patterns, now and later. To be called before they are read.
+    pub(crate) fn include(&mut self, patterns: Vec<PathBuf>) {
+        self.append(FileWatch::new(expand(&patterns)));
+        self.patterns = patterns;
+    }
+
     /// To be called before the files are read for the first time.
     pub(crate) fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
-        let mut watch = FileWatch { files: files.into_iter().collect(), read: Vec::new(), seen: Vec::new() };
+        let mut watch = FileWatch { files: files.into_iter().collect(), ..FileWatch::default() };
         watch.mark_read();
         watch
     }
 
     /// Whether the files must be read: they have changed, and are not being written.
     pub(crate) fn poll(&mut self) -> bool {
+        for file in expand(&self.patterns) {
+            if !self.files.contains(&file) {
+                self.files.push(file);
+                self.read.push(None);
+                self.seen.push(None);
+            }
+        }
         let now = self.stamps();
         let still = now == self.seen;
         self.seen = now;

@@ -3,7 +3,7 @@
 //! An emptied, truncated or half written file is a valid configuration that lacks accounts or services. Their callers
 //! would be refused at once, so that much is removed only on an operator's word.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Config;
 
@@ -20,27 +20,37 @@ pub struct Removals {
 /// Names in a message.
 const NAMED: usize = 10;
 
+/// The accounts and services of a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    pub accounts: BTreeSet<String>,
+    /// With the account that each uses.
+    pub services: BTreeMap<String, String>,
+}
+
+impl Inventory {
+    pub fn of(config: &Config) -> Self {
+        let account = |index: usize| config.accounts.get(index).map(|account| account.name.clone()).unwrap_or_default();
+        Inventory {
+            accounts: config.accounts.iter().map(|account| account.name.clone()).collect(),
+            services: config.services.iter().map(|it| (it.name.clone(), account(it.account))).collect(),
+        }
+    }
+}
+
 impl Removals {
-    /// What `new` would remove from the configuration in force, if that must be confirmed. The fraction is that of the
+    /// What `new` would remove of what is in force, if that must be confirmed. `fraction` is `reload.removals` of the
     /// configuration in force, because the new one may have lost it.
-    pub fn to_confirm(in_force: &Config, new: &Config) -> Option<Removals> {
-        let accounts: BTreeSet<&str> = new.accounts.iter().map(|account| account.name.as_str()).collect();
-        let services: BTreeSet<&str> = new.services.iter().map(|service| service.name.as_str()).collect();
-        let used: BTreeSet<usize> = in_force.services.iter().map(|service| service.account).collect();
-        let used = used.into_iter().filter_map(|index| Some(in_force.accounts.get(index)?.name.as_str()));
+    pub fn to_confirm(in_force: &Inventory, new: &Inventory, fraction: f64) -> Option<Removals> {
+        let used: BTreeSet<&String> = in_force.services.values().collect();
+        let services = in_force.services.keys().filter(|name| !new.services.contains_key(*name));
         let removed = Removals {
-            accounts: used.filter(|name| !accounts.contains(name)).map(str::to_owned).collect(),
-            services: in_force
-                .services
-                .iter()
-                .map(|service| service.name.as_str())
-                .filter(|name| !services.contains(name))
-                .map(str::to_owned)
-                .collect(),
+            accounts: used.into_iter().filter(|name| !new.accounts.contains(*name)).cloned().collect(),
+            services: services.cloned().collect(),
             of: in_force.services.len(),
         };
-        let allowed = in_force.reload.removals * removed.of as f64;
-        let many = removed.services.len() > 1 && removed.services.len() as f64 > allowed;
+        let count = removed.services.len();
+        let many = count > 1 && count as f64 > fraction * removed.of as f64;
         (many || !removed.accounts.is_empty()).then_some(removed)
     }
 }
@@ -66,54 +76,41 @@ fn named(names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::config::check::{Environment, check};
 
-    fn config(services: &[(&str, &str)], removals: &str) -> Config {
-        let mut text = removals.to_owned();
-        let accounts: BTreeSet<&str> = services.iter().map(|(_, account)| *account).chain(["spare"]).collect();
-        for account in accounts {
-            text.push_str(&format!("[accounts.{account}]\nbase_url = \"https://f.example\"\n"));
-            text.push_str("keys = { source = \"file\", path = \"keys.toml\" }\n");
-        }
-        for (name, account) in services {
-            let credential = format!("{{ access_key = \"{name}\", secret_sha256 = \"{}\" }}", "1".repeat(64));
-            text.push_str(&format!("[services.{name}]\naccount = \"{account}\"\ncredentials = [{credential}]\n"));
-        }
-        let checked = check(&text, Path::new("/"), &Environment::default());
-        checked.config.unwrap_or_else(|| panic!("{:?}", checked.errors))
+    fn inventory(services: &[(&str, &str)]) -> Inventory {
+        let owned = |(name, account): &(&str, &str)| (name.to_string(), account.to_string());
+        let services: BTreeMap<String, String> = services.iter().map(owned).collect();
+        Inventory { accounts: services.values().cloned().chain(["spare".to_owned()]).collect(), services }
     }
 
-    fn services(count: usize) -> Vec<(&'static str, &'static str)> {
+    fn services(count: usize) -> Inventory {
         let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
-        names[..count].iter().map(|name| (*name, "main")).collect()
+        inventory(&names[..count].iter().map(|name| (*name, "main")).collect::<Vec<_>>())
     }
 
     #[test]
     fn an_account_in_use_or_too_many_services() {
-        for (before, after, removals, to_confirm) in [
-            (10, 8, "", false),
-            (10, 7, "", true),
+        for (before, after, fraction, to_confirm) in [
+            (10, 8, 0.2, false),
+            (10, 7, 0.2, true),
             // One service is never too many.
-            (2, 1, "", false),
-            (4, 2, "", true),
-            (10, 1, "[reload]\nremovals = 1\n", false),
-            (10, 9, "[reload]\nremovals = 0\n", false),
-            (10, 8, "[reload]\nremovals = 0\n", true),
+            (2, 1, 0.2, false),
+            (4, 2, 0.2, true),
+            (10, 1, 1.0, false),
+            (10, 9, 0.0, false),
+            (10, 8, 0.0, true),
         ] {
-            // The fraction in force counts, not that of the new file.
-            let found = Removals::to_confirm(&config(&services(before), removals), &config(&services(after), ""));
-            assert_eq!(found.is_some(), to_confirm, "{before} to {after}, {removals}: {found:?}");
+            let found = Removals::to_confirm(&services(before), &services(after), fraction);
+            assert_eq!(found.is_some(), to_confirm, "{before} to {after}, {fraction}: {found:?}");
         }
-        let (two, one) = ([("a", "main"), ("b", "other")], [("a", "main"), ("b", "main")]);
-        let removed = Removals::to_confirm(&config(&two, ""), &config(&one, "")).unwrap();
+        let (two, one) = (inventory(&[("a", "main"), ("b", "other")]), inventory(&[("a", "main"), ("b", "main")]));
+        let removed = Removals::to_confirm(&two, &one, 0.2).unwrap();
         assert_eq!((removed.accounts, removed.services), (vec!["other".to_owned()], vec![]));
         // `spare` serves nobody.
-        let mut without = config(&two, "");
-        without.accounts.retain(|account| account.name != "spare");
-        assert_eq!(Removals::to_confirm(&config(&two, ""), &without), None);
-        assert_eq!(Removals::to_confirm(&config(&one, ""), &config(&two, "")), None);
+        let mut without = two.clone();
+        without.accounts.remove("spare");
+        assert_eq!(Removals::to_confirm(&two, &without, 0.2), None);
+        assert_eq!(Removals::to_confirm(&one, &two, 0.2), None);
     }
 }

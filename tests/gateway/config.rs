@@ -332,6 +332,116 @@ mod files_that_it_names {
     }
 }
 
+mod included_files {
+    use super::*;
+
+    const MAIN: &str = "include = [\"services.d/*.toml\"]\n[accounts.main]\nbase_url = \"https://fastrac.example\"\n\
+        keys = { source = \"directory\", path = \"keys\" }\n[services.a]\naccount = \"main\"\n\
+        credentials = [{ access_key = \"a\", secret_sha256 = \
+        \"1111111111111111111111111111111111111111111111111111111111111111\" }]\n";
+
+    fn service(name: &str) -> String {
+        let digest = format!("{:064x}", name.len() * 1000 + usize::from(name.as_bytes()[0]));
+        format!(
+            "[services.{name}]\naccount = \"main\"\n\
+             credentials = [{{ access_key = \"{name}\", secret_sha256 = \"{digest}\" }}]\n"
+        )
+    }
+
+    /// What `check --no-files` prints, and its exit code.
+    fn said(main: &str, files: &[(&str, &str)]) -> (Option<i32>, String) {
+        let folder = Folder::new(&[("gateway.toml", main, 0o600)]);
+        fs::create_dir(folder.file("services.d")).expect("made");
+        for (name, text) in files {
+            fs::write(folder.file("services.d").join(name), text).expect("written");
+        }
+        let output = check(&folder.file("gateway.toml"));
+        (output.status.code(), stdout(&output).replace(folder.0.path().to_str().expect("a plain path"), "FOLDER"))
+    }
+
+    #[test]
+    fn are_read_as_if_their_text_were_there() {
+        let operation = "[operations.towns]\nmethod = \"GET\"\npath = \"/towns\"\nclass = \"lookup\"\n";
+        let b = service("b") + "allow = [\"towns\"]\n";
+        let files = [("b.toml", &*b), ("c.toml", &*(service("c") + operation)), ("d.toml~", "[x"), (".e.toml", "[x")];
+        assert_eq!(said(MAIN, &files), (Some(0), String::new()));
+        assert_eq!(said(MAIN, &[]), (Some(0), String::new()), "a pattern may match nothing");
+    }
+
+    #[test]
+    fn have_their_faults_reported_with_their_name_and_line() {
+        let of = |name: &str| service(name);
+        for (file, expected) in [
+            (of("b") + "share = 2\n", "services.b.share: must be a number from 0 to 1 (line 4 of services.d/b.toml)\n"),
+            (
+                of("b") + "[limits]\nidle = \"1s\"\n",
+                "limits: must not be in an included file: only tables of services and operations may \
+                 (line 4 of services.d/b.toml)\n",
+            ),
+            (
+                "include = [\"x\"]\n".to_owned() + &of("b"),
+                "include: must not be in an included file: only tables of services and operations may \
+                 (line 1 of services.d/b.toml)\n",
+            ),
+            (
+                of("b") + &of("a"),
+                "services.a: is also on line 5: a name may be in one file only (line 4 of services.d/b.toml)\n",
+            ),
+            (
+                of("b") + &of("z"),
+                "services.z: is also on line 1 of services.d/a.toml: a name may be in one file only \
+                 (line 4 of services.d/b.toml)\n",
+            ),
+            (
+                of("b").replace("\"b\"", "\"z\""),
+                "services.z.credentials[0].access_key: must be unique in the file: it is also at \
+                 services.b.credentials[0].access_key on line 3 of services.d/b.toml (line 3 of services.d/a.toml)\n",
+            ),
+            (of("b") + "share\n", "is not TOML: "),
+            (
+                of("b") + "share = 0.1\nshare = 0.2\n",
+                "services.b.share: is not TOML: duplicate key (line 5 of services.d/b.toml)\n",
+            ),
+            ("services = 5\n".to_owned(), "services: must not be in an included file"),
+        ] {
+            let (code, printed) = said(MAIN, &[("b.toml", &file), ("a.toml", &of("z"))]);
+            let errors: String =
+                printed.lines().filter(|line| !line.starts_with("warning: ")).map(|line| format!("{line}\n")).collect();
+            let right = if expected.ends_with('\n') { errors == expected } else { errors.contains(expected) };
+            assert!(code == Some(2) && right, "{file}\n{errors}\n{expected}");
+            assert!(printed.contains("of services.d/"), "{printed}");
+        }
+    }
+
+    #[test]
+    fn must_be_there_and_be_text() {
+        let literal = MAIN.replace("services.d/*.toml", "services.d/b.toml");
+        let (code, printed) = said(&literal, &[]);
+        let missing =
+            "include[0]: FOLDER/services.d/b.toml: cannot be read: No such file or directory (os error 2) (line 1)\n";
+        assert_eq!((code, &*printed), (Some(2), missing));
+        let folder = Folder::new(&[("gateway.toml", MAIN, 0o600)]);
+        fs::create_dir(folder.file("services.d")).expect("made");
+        fs::write(folder.file("services.d/a.toml"), b"# \xff").expect("written");
+        fs::create_dir(folder.file("services.d/b.toml")).expect("made");
+        let fifo = folder.file("services.d/c.toml");
+        assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+        let output = check(&folder.file("gateway.toml"));
+        let printed = stdout(&output).replace(folder.0.path().to_str().expect("a plain path"), "FOLDER");
+        let expected = "include[0]: FOLDER/services.d/a.toml: is not text (line 1)\n\
+            include[0]: FOLDER/services.d/b.toml: is not a regular file (line 1)\n\
+            include[0]: FOLDER/services.d/c.toml: is not a regular file (line 1)\n";
+        assert_eq!((output.status.code(), &*printed), (Some(2), expected));
+    }
+
+    #[test]
+    fn are_not_overwritten() {
+        let main = format!("{MAIN}[log]\nexchanges = \"services.d/b.toml\"\n");
+        let (code, printed) = said(&main, &[("b.toml", &service("b"))]);
+        assert!(code == Some(2) && printed.starts_with("log.exchanges: the gateway writes b.toml here"), "{printed}");
+    }
+}
+
 /// Contract section 2: what `check` warns of, each alone, with its place; the exit code is 0.
 #[test]
 fn each_warning_is_given_with_its_place() {

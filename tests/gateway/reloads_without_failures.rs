@@ -291,6 +291,172 @@ fn what_was_used_today_stays_counted_whatever_changes() {
     assert_eq!(gateway.app().gateway.current.load().accounts[0].budget.usage().used_today, 11);
 }
 
+#[test]
+fn included_files_are_watched() {
+    let gateway = Setup { more: ADMIN, ..Setup::default() }.start();
+    let file = configuration(&gateway);
+    let folder = gateway.folder.path().join("services.d");
+    fs::create_dir(&folder).expect("made");
+    let text = format!("include = [\"services.d/*.toml\"]\n{}", fs::read_to_string(&file).expect("read"));
+    write(&file, &text);
+    let status = || gateway.send(get("/region/province").by("more")).status;
+    until("it includes", || !gateway.app().gateway.in_force.load().config.include.is_empty());
+    assert_eq!(status(), 401);
+    write(&folder.join("more.toml"), &service("more", "main", ""));
+    until("a new file is read", || status() == 200);
+    // What a reload of the running gateway would change.
+    write(&folder.join("other.toml"), &service("other", "main", "").replace("svc-other", "svc-more"));
+    until("a changed one is refused", || !gateway.app().gateway.reloaded_well());
+    write(&folder.join("other.toml"), &service("other", "main", ""));
+    until("its correction is read", || gateway.send(get("/region/province").by("other")).status == 200);
+    fs::remove_file(folder.join("other.toml")).expect("removed");
+    until("its removal is read", || gateway.send(get("/region/province").by("other")).status == 401);
+    assert_eq!((status(), gateway.app().gateway.reloaded_well()), (200, true));
+}
+
+#[test]
+fn check_tells_what_a_reload_would_change() {
+    let gateway = Setup { more: ADMIN, services: &[("a", "")], ..Setup::default() }.start();
+    let against = |text: &str| {
+        let file = configuration(&gateway).with_file_name("next.toml");
+        write(&file, text);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"));
+        command.arg("check").arg(&file).arg("--against").arg(format!("http://{}", gateway.app().admin));
+        let output =
+            command.env_clear().env("FASTRAC_GATEWAY_ADMIN_TOKEN", TOKEN).output().expect("the program starts");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let printed = String::from_utf8(output.stdout).expect("text");
+        printed.lines().filter(|line| !line.starts_with("warning: ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let text = gateway.text();
+    assert_eq!(against(text), ["no change"]);
+    let other =
+        text.replace(&service("a", "main", ""), &service("b", "main", "")).replace("drain = \"10s\"", "drain = \"9s\"");
+    assert_eq!(against(&other), ["change: limits.drain: \"10s\" to \"9s\"", "remove: services.a", "add: services.b"]);
+    // A digest is not shown, but that something differs is.
+    assert!(against(&text.replace(&digest_of("a"), &digest_of("b")))[0].starts_with("change: only what"));
+    let refused =
+        against(&text.replace(&service("a", "main", ""), "").replace("[services.clerk]", "[services.renamed]"));
+    assert!(refused.last().is_some_and(|line| line.starts_with("a reload would be refused: ")), "{refused:?}");
+}
+
+/// Random numbers from a fixed seed (xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+/// Issue: 200 reloads with faults. After each, `/config`, `/status` and what callers see are those of one configuration.
+#[test]
+fn any_reload_takes_effect_as_a_whole_or_not_at_all() {
+    const FAULTS: [&str; 8] = ["good", "missing", "empty", "half", "a folder", "no certificate", "not text", "slow"];
+    let names = ["x1", "x2", "x3", "x4", "x5", "x6"];
+    let setup = Setup { more: "[reload]\nwatch = false\n", ..Setup::default() };
+    let gateway = Setup { files: vec![("bad.pem", "not PEM".to_owned())], ..setup }.start();
+    let file = configuration(&gateway);
+    let base = gateway.text().to_owned();
+    let (mut random, mut in_force) = (Random(0x5eed), base.clone());
+    let (mut services, mut outcomes) = ([false; 6], std::collections::BTreeMap::new());
+    let mut began = false;
+    for step in 0..200 {
+        let (fault, mut wanted) = (FAULTS[random.below(FAULTS.len())], services);
+        wanted[random.below(6)] ^= true;
+        let (idle, quotes) = (60 + random.below(100), random.below(2) == 0);
+        let mut text = base.replace("[limits]\n", &format!("[limits]\nidle = \"{idle}s\"\n"));
+        if quotes {
+            text = text.replace("allow = [\"lookup\"]", "allow = [\"lookup\", \"quote\"]");
+        }
+        let chosen = names.iter().zip(wanted).filter(|(_, wanted)| *wanted);
+        text.extend(chosen.map(|(name, _)| service(name, "main", "")));
+        if fault == "no certificate" {
+            text.push_str("[accounts.other]\nbase_url = \"https://127.0.0.1:1\"\nca = \"bad.pem\"\n");
+            text.push_str("keys = { source = \"file\", path = \"keys.toml\" }\n");
+        }
+        if fault == "half" {
+            text.truncate(random.below(text.len()));
+        }
+        let _ = fs::remove_file(&file).or_else(|_| fs::remove_dir(&file));
+        let writer = match fault {
+            "missing" => None,
+            "a folder" => {
+                fs::create_dir(&file).expect("made");
+                None
+            }
+            "slow" => {
+                assert!(std::process::Command::new("mkfifo").arg(&file).status().expect("mkfifo").success());
+                // Opened first: a pipe without a writer is not waited for.
+                let pipe = fs::File::options().read(true).write(true).open(&file).expect("opened");
+                let (file, text) = (file.clone(), text.clone());
+                Some(std::thread::spawn(move || {
+                    use std::io::Write as _;
+                    let mut writer = fs::File::options().write(true).open(&file).expect("opened");
+                    drop(pipe);
+                    for part in text.as_bytes().chunks(text.len() / 3 + 1) {
+                        std::thread::sleep(Duration::from_millis(3));
+                        writer.write_all(part).expect("written");
+                    }
+                }))
+            }
+            _ => {
+                let bytes = match fault {
+                    "empty" => Vec::new(),
+                    "not text" => [text.as_bytes(), b"# \xff\n"].concat(),
+                    _ => text.clone().into_bytes(),
+                };
+                fs::write(&file, bytes).expect("written");
+                None
+            }
+        };
+        let reloaded = gateway.app().gateway.reload();
+        if let Some(writer) = writer {
+            writer.join().expect("written");
+        }
+        let what = format!("step {step}: {fault}");
+        match fault {
+            "good" | "slow" => assert!(reloaded.is_ok(), "{what}: {reloaded:?}"),
+            "half" => {}
+            _ => assert!(reloaded.is_err(), "{what}"),
+        }
+        *outcomes.entry((fault, reloaded.is_ok())).or_insert(0) += 1;
+        if reloaded.is_ok() {
+            in_force = text;
+            services = names.map(|name| in_force.contains(&format!("[services.{name}]")));
+        }
+        began |= reloaded.is_ok();
+        let (config, status) = (gateway.admin("/config").json(), gateway.admin("/status").json());
+        let hash = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&in_force));
+        assert_eq!(
+            (&config["hash"], &status["config"]["hash"]),
+            (&hash.as_str().into(), &hash.as_str().into()),
+            "{what}"
+        );
+        assert_eq!(status["config"]["last_reload_successful"], reloaded.is_ok(), "{what}");
+        let degraded = gateway.admin("/readyz").json()["degraded"].to_string();
+        assert_eq!(degraded.contains("the last reload failed"), reloaded.is_err(), "{what}: {degraded}");
+        let idle = in_force.lines().find_map(|line| line.strip_prefix("idle = ")).unwrap_or("\"75s\"");
+        assert_eq!(config["limits"]["idle"].to_string(), idle, "{what}");
+        for (name, there) in names.iter().zip(services) {
+            assert_eq!(config["services"].get(*name).is_some(), there, "{what}: {name}");
+            assert_eq!(status["services"].get(*name).is_some(), there, "{what}: {name}");
+        }
+        // Only one of them: many failed proofs from one address are slowed.
+        let asked = random.below(6);
+        let expected = if services[asked] { 200 } else { 401 };
+        assert_eq!(gateway.send(get("/region/province").by(names[asked])).status, expected, "{what}: {asked}");
+        if in_force.contains("[services.clerk]") {
+            let expected = if in_force.contains("allow = [\"lookup\", \"quote\"]") { "ok" } else { "forbidden" };
+            assert_eq!(quote(&gateway, "clerk"), expected, "{what}");
+        }
+    }
+    assert!(began && outcomes.len() >= FAULTS.len(), "{outcomes:?}");
+}
+
 /// Reloads under load at an even pace; no request fails, and counters, connections and cache are kept.
 fn reload_under_load(times: usize, within: Duration) -> (u64, Duration) {
     const CLIENTS: usize = 16;

@@ -81,20 +81,33 @@ impl fmt::Display for KeyPath {
     }
 }
 
-/// The line of each key, counted from 1.
+/// A line of the configuration or of a file that it includes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Line {
+    /// 0: the configuration itself; then the included files, in their order.
+    pub(super) file: usize,
+    /// Counted from 1.
+    pub(super) number: usize,
+}
+
+/// The line of each key.
 #[derive(Clone, Debug, Default)]
-pub struct Lines(pub(super) BTreeMap<KeyPath, usize>);
+pub struct Lines {
+    pub(super) keys: BTreeMap<KeyPath, Line>,
+    /// Names of the included files.
+    pub(super) included: Vec<String>,
+}
 
 impl Lines {
     /// The line of the key, or of the nearest table around it; `None` if none of them is in the file.
-    pub fn of(&self, key: &KeyPath) -> Option<usize> {
-        key.outwards().find_map(|key| self.0.get(key).copied())
+    pub(super) fn of(&self, key: &KeyPath) -> Option<Line> {
+        key.outwards().find_map(|key| self.keys.get(key).copied())
     }
 
     /// The outermost key on each line.
-    fn outermost(&self) -> BTreeMap<usize, KeyPath> {
-        let mut outermost: BTreeMap<usize, &KeyPath> = BTreeMap::new();
-        for (key, line) in &self.0 {
+    fn outermost(&self) -> BTreeMap<Line, KeyPath> {
+        let mut outermost: BTreeMap<Line, &KeyPath> = BTreeMap::new();
+        for (key, line) in &self.keys {
             outermost.entry(*line).and_modify(|first| *first = (*first).min_by_length(key)).or_insert(key);
         }
         outermost.into_iter().map(|(line, key)| (line, key.clone())).collect()
@@ -102,22 +115,32 @@ impl Lines {
 
     /// Whether the key is in the file.
     pub fn contains(&self, key: &KeyPath) -> bool {
-        self.0.contains_key(key)
+        self.keys.contains_key(key)
     }
 
     /// Whether the file has a key in this table.
     pub(super) fn contains_below(&self, table: &KeyPath) -> bool {
-        let mut after = self.0.range::<KeyPath, _>((Bound::Excluded(table), Bound::Unbounded));
+        let mut after = self.keys.range::<KeyPath, _>((Bound::Excluded(table), Bound::Unbounded));
         after.next().is_some_and(|(key, _)| key.0.starts_with(&table.0))
     }
 
     /// A diagnostic about a key, with its line.
     pub fn diagnostic(&self, key: &KeyPath, message: impl Into<String>) -> Diagnostic {
-        Diagnostic { key: key.to_string(), message: message.into(), line: self.of(key) }
+        self.diagnostic_on(self.of(key), key.to_string(), message)
+    }
+
+    fn diagnostic_on(&self, line: Option<Line>, key: String, message: impl Into<String>) -> Diagnostic {
+        let file = line.and_then(|line| self.included.get(line.file.checked_sub(1)?)).cloned();
+        Diagnostic { key, message: message.into(), line: line.map(|line| line.number), file }
+    }
+
+    /// `line 3`, or `line 3 of FILE`, of a key.
+    pub(super) fn text(&self, key: &KeyPath) -> Option<String> {
+        self.diagnostic(key, "").place()
     }
 }
 
-/// An error or a warning; displayed as `key: message (line n)`.
+/// An error or a warning; displayed as `key: message (line n)`, or `(line n of FILE)` for an included file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Diagnostic {
     /// The dotted key.
@@ -126,13 +149,22 @@ pub struct Diagnostic {
     pub message: String,
     /// The line of the key, or of its table if the key is missing.
     pub line: Option<usize>,
+    /// The included file that has this line; `None`: it is in the configuration itself.
+    pub file: Option<String>,
+}
+
+impl Diagnostic {
+    fn place(&self) -> Option<String> {
+        let line = self.line?;
+        Some(self.file.as_ref().map_or_else(|| format!("line {line}"), |file| format!("line {line} of {file}")))
+    }
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.key, self.message)?;
-        match self.line {
-            Some(line) => write!(f, " (line {line})"),
+        match self.place() {
+            Some(place) => write!(f, " ({place})"),
             None => Ok(()),
         }
     }
@@ -143,13 +175,13 @@ impl fmt::Display for Diagnostic {
 pub(super) struct Diagnostics {
     lines: Lines,
     /// The outermost key on each line, once a line is not TOML.
-    outermost: Option<BTreeMap<usize, KeyPath>>,
+    outermost: Option<BTreeMap<Line, KeyPath>>,
     /// Keys whose value cannot be used: later checks report nothing about them or about what is below them.
     broken: BTreeSet<KeyPath>,
     /// For each broken element of an array, in their order: the number of good elements before it.
     broken_elements: BTreeMap<KeyPath, Vec<usize>>,
     /// Lines that are not TOML: a key that seems to be missing may be on one of them.
-    syntax_errors: BTreeSet<usize>,
+    syntax_errors: BTreeSet<Line>,
     errors: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
 }
@@ -180,22 +212,26 @@ impl Diagnostics {
     }
 
     /// Reports a line that is not TOML, under the key that begins on it if there is one.
-    pub(super) fn syntax_error(&mut self, line: usize, message: &str) {
+    pub(super) fn syntax_error(&mut self, line: Line, message: &str) {
         if self.syntax_errors.insert(line) {
             let outermost = self.outermost.get_or_insert_with(|| self.lines.outermost());
             let key = outermost.get(&line).map_or_else(|| "syntax".to_owned(), KeyPath::to_string);
-            self.errors.push(Diagnostic { key, message: format!("is not TOML: {message}"), line: Some(line) });
+            self.error_on(line, key, format!("is not TOML: {message}"));
         }
     }
 
     /// Reports a line that sets a key again. Nothing else of the file is lost by it. To be called after
     /// [`Diagnostics::syntax_error`]: what follows on a line with such an error is not reported.
-    pub(super) fn duplicate(&mut self, key: Option<&KeyPath>, line: usize) {
-        if self.syntax_errors.contains(&line) {
-            return;
+    pub(super) fn duplicate(&mut self, key: Option<&KeyPath>, line: Line) {
+        if !self.syntax_errors.contains(&line) {
+            let key = key.map_or_else(|| "syntax".to_owned(), KeyPath::to_string);
+            self.error_on(line, key, "is not TOML: duplicate key".to_owned());
         }
-        let key = key.map_or_else(|| "syntax".to_owned(), KeyPath::to_string);
-        self.errors.push(Diagnostic { key, message: "is not TOML: duplicate key".to_owned(), line: Some(line) });
+    }
+
+    /// Reports an error on a line, whatever else is known of its key.
+    pub(super) fn error_on(&mut self, line: Line, key: String, message: String) {
+        self.errors.push(self.lines.diagnostic_on(Some(line), key, message));
     }
 
     /// Reports a value that cannot be used. `key` counts all elements of arrays; the elements of an array are reported in
@@ -276,8 +312,8 @@ impl Diagnostics {
     }
 }
 
-/// Sorts by line, then by key, and removes what is said twice.
+/// Sorts by file, then by line, then by key, and removes what is said twice.
 pub(super) fn sort(found: &mut Vec<Diagnostic>) {
-    found.sort_by(|a, b| (a.line, &a.key).cmp(&(b.line, &b.key)));
+    found.sort_by(|a, b| (&a.file, a.line, &a.key).cmp(&(&b.file, b.line, &b.key)));
     found.dedup();
 }

@@ -38,9 +38,9 @@ pub(super) fn built_in() -> BuiltIn {
 
 /// The built-in rows and the errors in them; a test checks that there are none.
 fn read_built_in() -> (Vec<OperationConfig>, Diagnostics) {
-    let tree = read::parse(BUILT_IN);
-    let mut diagnostics = Diagnostics::new(tree.lines(BUILT_IN));
-    let file = tree.read(BUILT_IN, &mut diagnostics);
+    let tree = read::parse(BUILT_IN, &[]);
+    let mut diagnostics = Diagnostics::new(tree.lines());
+    let file = tree.read(&mut diagnostics);
     let row = |(name, row): (&Parsed<Name>, &file::OperationTable)| {
         let place = KeyPath::at(["operations", &name.0.0]);
         new_row(&name.0.0, row, &place, &mut diagnostics)
@@ -195,7 +195,7 @@ pub(super) fn built_in_faults() -> Vec<super::Diagnostic> {
     for row in &rows {
         check_row(row, &KeyPath::at(["operations", &row.name]), &mut diagnostics);
     }
-    let file = read::parse(BUILT_IN).read(BUILT_IN, &mut diagnostics);
+    let file = read::parse(BUILT_IN, &[]).read(&mut diagnostics);
     conflicts::check(&file.operations, &rows, &BuiltIn { rows: rows.clone() }, &mut diagnostics);
     let found = diagnostics.finish();
     found.errors.into_iter().chain(found.warnings).collect()

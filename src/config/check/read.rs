@@ -1,4 +1,5 @@
-//! Parses the text of the file into its tables (`config::file`), leaving out what cannot be used.
+//! Parses the text of the file, and those that it includes, into its tables (`config::file`), leaving out what cannot be
+//! used.
 //!
 //! serde stops at the first error. This deserializer therefore knows the key of every value, and can read any part of the
 //! file alone: if the whole cannot be read, its parts are, and what serde rejects is reported and left out. The time that
@@ -19,54 +20,112 @@ use toml::{
 };
 
 use self::node::{Node, ReadError, Step};
-use super::key_path::{Diagnostics, KeyPath, KeySegment, Lines};
+use super::{
+    IncludedFile,
+    key_path::{Diagnostics, KeyPath, KeySegment, Line, Lines},
+};
 use crate::config::file::ConfigFile;
 
-/// A parsed file.
+/// The parsed files, merged into one.
 pub(super) struct Tree<'t> {
-    root: Spanned<DeTable<'t>>,
-    errors: Vec<toml::de::Error>,
+    root: DeTable<'t>,
+    lines: Lines,
+    /// What is not TOML, in the order of the files.
+    syntax: Vec<SyntaxFault>,
+    /// What may not be in an included file.
+    misplaced: Vec<SyntaxFault>,
 }
 
-/// Parses the text; what is not TOML is left out of the tree.
-pub(super) fn parse(text: &str) -> Tree<'_> {
+/// A line that cannot be used.
+struct SyntaxFault {
+    line: Line,
+    /// The key that it sets again, or that may not be there.
+    key: Option<KeyPath>,
+    message: String,
+    duplicate: bool,
+    /// Whether it is that of a table header.
+    header: bool,
+}
+
+/// Tables that may be in an included file.
+const INCLUDABLE: [&str; 2] = ["services", "operations"];
+
+/// Parses the text and the files that it includes; what is not TOML is left out of the tree.
+pub(super) fn parse<'t>(text: &'t str, included: &'t [IncludedFile]) -> Tree<'t> {
     let (root, errors) = DeTable::parse_recoverable(text);
-    Tree { root, errors }
+    let names = included.iter().map(|file| file.name.clone()).collect();
+    let lines = Lines { keys: BTreeMap::new(), included: names };
+    let mut tree = Tree { root: root.into_inner(), lines, syntax: Vec::new(), misplaced: Vec::new() };
+    let counter = LineCounter::new(text, 0);
+    tree.syntax = syntax_faults(&tree.root, &errors, &counter);
+    walk_table(&tree.root, &KeyPath::default(), &mut |place, start| {
+        tree.lines.keys.insert(place.clone(), counter.line(start));
+    });
+    for (index, file) in included.iter().enumerate() {
+        let (root, errors) = DeTable::parse_recoverable(&file.text);
+        let (root, counter) = (root.into_inner(), LineCounter::new(&file.text, index + 1));
+        tree.syntax.extend(syntax_faults(&root, &errors, &counter));
+        tree.include(root, &counter);
+    }
+    tree
 }
 
-impl Tree<'_> {
+impl<'t> Tree<'t> {
+    /// Merges an included file.
+    fn include(&mut self, root: DeTable<'t>, counter: &LineCounter<'_>) {
+        for (section, value) in root {
+            let (start, span) = (section.span().start, value.span());
+            let place = KeyPath::default().key(section.get_ref());
+            match value.into_inner() {
+                DeValue::Table(table) if INCLUDABLE.contains(&section.get_ref().as_ref()) => {
+                    self.lines.keys.entry(place.clone()).or_insert(counter.line(start));
+                    let empty = || Spanned::new(span, DeValue::Table(DeTable::new()));
+                    let whole = self.root.entry(section).or_insert_with(empty);
+                    // Whatever else it is in the main file is an error there.
+                    if let DeValue::Table(whole) = whole.get_mut() {
+                        merge(
+                            whole,
+                            table,
+                            &place,
+                            &mut Merged { lines: &mut self.lines, faults: &mut self.misplaced, counter },
+                        );
+                    }
+                }
+                _ => self.misplaced.push(SyntaxFault {
+                    line: counter.line(start),
+                    key: Some(place),
+                    message: "must not be in an included file: only tables of services and operations may".to_owned(),
+                    duplicate: false,
+                    header: false,
+                }),
+            }
+        }
+    }
+
     /// The line of every key and element.
-    pub(super) fn lines(&self, text: &str) -> Lines {
-        let counter = LineCounter::new(text);
-        let mut lines = BTreeMap::new();
-        self.walk(|place, start| {
-            lines.insert(place.clone(), counter.line(start));
-        });
-        Lines(lines)
+    pub(super) fn lines(&self) -> Lines {
+        self.lines.clone()
     }
 
     /// Calls `visit` with every key and array element, and the byte offset where it starts.
     pub(super) fn walk(&self, mut visit: impl FnMut(&KeyPath, usize)) {
-        walk_table(self.root.get_ref(), &KeyPath::default(), &mut visit);
+        walk_table(&self.root, &KeyPath::default(), &mut visit);
     }
 
     /// The tables of the file. What cannot be used is reported and left out.
-    pub(super) fn read(&self, text: &str, diagnostics: &mut Diagnostics) -> ConfigFile {
-        let counter = LineCounter::new(text);
+    pub(super) fn read(&self, diagnostics: &mut Diagnostics) -> ConfigFile {
         // keys below a table header with a syntax error belong to the table before it, and look unknown there
-        let mut broken_header = false;
-        let mut names = None;
-        for error in &self.errors {
-            let at = error.span().map_or(text.len(), |span| span.start);
-            let line = counter.line(at);
-            if error.message() == DUPLICATE {
-                let names = names.get_or_insert_with(|| KeyNames::of(self));
-                let name = text[error.span().unwrap_or_default()].trim_matches(['"', '\'']);
-                diagnostics.duplicate(names.last_before(name, at), line);
-                continue;
+        let broken_header = self.syntax.iter().any(|fault| fault.header);
+        for fault in &self.syntax {
+            if fault.duplicate {
+                diagnostics.duplicate(fault.key.as_ref(), fault.line);
+            } else {
+                diagnostics.syntax_error(fault.line, &fault.message);
             }
-            diagnostics.syntax_error(line, &syntax(error.message()));
-            broken_header |= counter.rest(text, line).trim_start_matches([' ', '\t']).starts_with('[');
+        }
+        for fault in &self.misplaced {
+            let key = fault.key.as_ref().map_or_else(String::new, KeyPath::to_string);
+            diagnostics.error_on(fault.line, key, fault.message.clone());
         }
         let skipped = SkippedPaths::default();
         let read = self.file(&[], &skipped).or_else(|_| {
@@ -91,7 +150,7 @@ impl Tree<'_> {
 
     /// Reads the file as if it contained only what the steps lead to.
     fn file(&self, steps: &[Step<'_>], skipped: &SkippedPaths) -> Result<ConfigFile, ReadError> {
-        ConfigFile::deserialize(Node::root(self.root.get_ref(), steps, skipped))
+        ConfigFile::deserialize(Node::root(&self.root, steps, skipped))
     }
 }
 
@@ -114,7 +173,7 @@ impl<'t> FaultSearch<'_, 't> {
         let found = self.faults.len();
         if error.place.as_ref().is_some_and(|place| place.segments().len() > self.steps.len()) {
             match value {
-                None => self.entries(self.tree.root.get_ref()),
+                None => self.entries(&self.tree.root),
                 Some(DeValue::Table(table)) => self.entries(table),
                 Some(DeValue::Array(array)) => {
                     for (index, element) in array.iter().enumerate() {
@@ -212,9 +271,9 @@ const DUPLICATE: &str = "duplicate key";
 struct KeyNames(HashMap<String, Vec<(usize, KeyPath)>>);
 
 impl KeyNames {
-    fn of(tree: &Tree<'_>) -> Self {
+    fn of(root: &DeTable<'_>) -> Self {
         let mut names: HashMap<String, Vec<(usize, KeyPath)>> = HashMap::new();
-        tree.walk(|place, start| {
+        walk_table(root, &KeyPath::default(), &mut |place, start| {
             if let Some(KeySegment::Key(name)) = place.segments().last() {
                 names.entry(name.clone()).or_default().push((start, place.clone()));
             }
@@ -231,22 +290,75 @@ impl KeyNames {
     }
 }
 
-/// Byte offset → line.
-struct LineCounter(Vec<usize>);
+/// What the parser rejected.
+fn syntax_faults(root: &DeTable<'_>, errors: &[toml::de::Error], counter: &LineCounter<'_>) -> Vec<SyntaxFault> {
+    let mut names = None;
+    let mut fault = |error: &toml::de::Error| {
+        let text = counter.text;
+        let at = error.span().map_or(text.len(), |span| span.start);
+        let line = counter.line(at);
+        let duplicate = error.message() == DUPLICATE;
+        let key = duplicate.then(|| {
+            let names = names.get_or_insert_with(|| KeyNames::of(root));
+            names.last_before(text[error.span().unwrap_or_default()].trim_matches(['"', '\'']), at).cloned()
+        });
+        let header = !duplicate && counter.rest(line).trim_start_matches([' ', '\t']).starts_with('[');
+        SyntaxFault { line, key: key.flatten(), message: syntax(error.message()), duplicate, header }
+    };
+    errors.iter().map(&mut fault).collect()
+}
 
-impl LineCounter {
-    fn new(text: &str) -> Self {
-        Self(memchr::memchr_iter(b'\n', text.as_bytes()).collect())
+/// What is known of merged files.
+struct Merged<'m, 't> {
+    lines: &'m mut Lines,
+    faults: &'m mut Vec<SyntaxFault>,
+    counter: &'m LineCounter<'t>,
+}
+
+/// Adds the entries of an included table to the whole one.
+fn merge<'t>(whole: &mut DeTable<'t>, table: DeTable<'t>, place: &KeyPath, merged: &mut Merged<'_, '_>) {
+    for (name, value) in table {
+        let (place, start) = (place.key(name.get_ref()), name.span().start);
+        if whole.contains_key(name.get_ref().as_ref()) {
+            let first = merged.lines.text(&place).unwrap_or_default();
+            merged.faults.push(SyntaxFault {
+                line: merged.counter.line(start),
+                key: Some(place),
+                message: format!("is also on {first}: a name may be in one file only"),
+                duplicate: false,
+                header: false,
+            });
+            continue;
+        }
+        let counter = merged.counter;
+        merged.lines.keys.insert(place.clone(), counter.line(start));
+        walk_value(value.get_ref(), &place, &mut |place, start| {
+            merged.lines.keys.insert(place.clone(), counter.line(start));
+        });
+        whole.insert(name, value);
+    }
+}
+
+/// Byte offset → line.
+struct LineCounter<'t> {
+    text: &'t str,
+    file: usize,
+    newlines: Vec<usize>,
+}
+
+impl<'t> LineCounter<'t> {
+    fn new(text: &'t str, file: usize) -> Self {
+        Self { text, file, newlines: memchr::memchr_iter(b'\n', text.as_bytes()).collect() }
     }
 
-    /// Counted from 1.
-    fn line(&self, offset: usize) -> usize {
-        self.0.partition_point(|newline| *newline < offset) + 1
+    fn line(&self, offset: usize) -> Line {
+        let number = self.newlines.partition_point(|newline| *newline < offset) + 1;
+        Line { file: self.file, number }
     }
 
     /// The text from the beginning of this line on.
-    fn rest<'t>(&self, text: &'t str, line: usize) -> &'t str {
-        let newline = line.checked_sub(2).and_then(|before| self.0.get(before));
-        newline.map_or(text, |newline| &text[newline + 1..])
+    fn rest(&self, line: Line) -> &'t str {
+        let newline = line.number.checked_sub(2).and_then(|before| self.newlines.get(before));
+        newline.map_or(self.text, |newline| &self.text[newline + 1..])
     }
 }

@@ -229,7 +229,7 @@ fn shared(
 /// No two services may have the same access key or identity.
 fn unique(seen: &mut BTreeMap<String, KeyPath>, value: &str, place: &KeyPath, diagnostics: &mut Diagnostics) {
     if let Some(first) = seen.get(value) {
-        let line = diagnostics.lines().of(first).map_or(String::new(), |line| format!(" on line {line}"));
+        let line = diagnostics.lines().text(first).map_or(String::new(), |line| format!(" on {line}"));
         diagnostics.error(place, format!("must be unique in the file: it is also at {first}{line}"));
     } else {
         seen.insert(value.to_owned(), place.clone());

@@ -1,0 +1,102 @@
+//! What a reload of a running gateway would change: its `/config` and that of a file, compared.
+//!
+//! Pure. Digests and access keys are not compared, because `/config` does not show them.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use crate::{
+    config::check::KeyPath,
+    gateway::{Inventory, Removals},
+};
+
+/// One line for each difference; then whether a reload would be refused for what it removes.
+pub(super) fn differences(in_force: &Value, new: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    compare(in_force, new, &KeyPath::default(), &mut lines);
+    if lines.is_empty() && in_force["hash"] != new["hash"] {
+        lines.push("change: only what /config does not show: digests, access keys, comments, layout".to_owned());
+    }
+    if lines.is_empty() {
+        lines.push("no change".to_owned());
+    }
+    let fraction = in_force["reload"]["removals"].as_f64().unwrap_or(1.0);
+    if let Some(removals) = Removals::to_confirm(&inventory(in_force), &inventory(new), fraction) {
+        lines.push(format!("a reload would be refused: {removals}"));
+    }
+    lines
+}
+
+fn inventory(config: &Value) -> Inventory {
+    let none = Map::new();
+    let members = |name: &str| config[name].as_object().unwrap_or(&none);
+    let account = |service: &Value| service["account"].as_str().unwrap_or_default().to_owned();
+    Inventory {
+        accounts: members("accounts").keys().cloned().collect(),
+        services: members("services").iter().map(|(name, service)| (name.clone(), account(service))).collect(),
+    }
+}
+
+fn compare(in_force: &Value, new: &Value, place: &KeyPath, lines: &mut Vec<String>) {
+    match (in_force, new) {
+        (Value::Object(before), Value::Object(after)) => {
+            let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+            for name in names {
+                let (before, after) =
+                    (before.get(name).unwrap_or(&Value::Null), after.get(name).unwrap_or(&Value::Null));
+                let place = place.key(name);
+                match (before, after) {
+                    _ if place.to_string() == "hash" => {}
+                    (Value::Null, Value::Null) => {}
+                    (Value::Null, _) => lines.push(format!("add: {place}{}", shown(after))),
+                    (_, Value::Null) => lines.push(format!("remove: {place}")),
+                    _ => compare(before, after, &place, lines),
+                }
+            }
+        }
+        _ if in_force != new => lines.push(format!("change: {place}: {in_force} to {new}")),
+        _ => {}
+    }
+}
+
+/// The value, unless it is a table.
+fn shown(value: &Value) -> String {
+    if value.is_object() { String::new() } else { format!(": {value}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_difference_is_a_line() {
+        let service = |account: &str, day: Value| json!({ "account": account, "quota": { "per_day": day } });
+        let now = json!({
+            "hash": "1", "reload": { "removals": 0.2 }, "limits": { "idle": "75s" }, "accounts": { "main": {} },
+            "services": { "a": service("main", json!(5)), "b.c": service("main", json!(null)), "d": service("main", json!(1)) },
+        });
+        let mut new = now.clone();
+        assert_eq!(differences(&now, &new), ["no change"]);
+        new["hash"] = json!("2");
+        assert!(differences(&now, &new)[0].starts_with("change: only what /config does not show"));
+        new["services"] = json!({ "a": service("main", json!(6)), "e": service("main", json!(1)) });
+        new["limits"]["idle"] = json!("80s");
+        assert_eq!(
+            differences(&now, &new),
+            [
+                "change: limits.idle: \"75s\" to \"80s\"",
+                "change: services.a.quota.per_day: 5 to 6",
+                "remove: services.\"b.c\"",
+                "remove: services.d",
+                "add: services.e",
+                "a reload would be refused: it would remove 2 of 3 services (b.c, d); confirm that with \
+                 `fastrac-gateway reload --confirm-removals`",
+            ]
+        );
+        new["services"]["a"]["quota"]["per_day"] = json!(null);
+        assert!(differences(&now, &new).contains(&"remove: services.a.quota.per_day".to_owned()));
+    }
+}

@@ -30,7 +30,7 @@ use crate::{
         Drain,
         connection::Context,
         heartbeat::Heartbeat,
-        listener::{Acceptor, BindError},
+        listener::{Acceptor, BindError, REFUSED},
         runtime::{self, DataThread},
         tls::{POLL_INTERVAL, TlsFilesError, TlsListeners},
     },
@@ -154,9 +154,10 @@ impl App {
             threads: threads.iter().map(|thread| thread.sockets.clone()).collect(),
             permits: Arc::new(Semaphore::new(connections)),
             metrics,
+            current: gateway.current.clone(),
+            refused: Arc::new(Semaphore::new(REFUSED)),
             tls: tls.data.clone(),
-            stop: drain.stop.clone(),
-            tasks: drain.tasks.clone(),
+            drain: drain.clone(),
             inherited: sockets.inherited,
         });
         let listeners = {

@@ -3,17 +3,21 @@
 //! Listeners accept on the control runtime and hand sockets to the data threads in turn, because with
 //! `SO_REUSEPORT` the kernel distributes few long-lived connections unevenly. Each data thread is a
 //! current-thread runtime with its own connection pool to Fastrac. What always holds: an accepted
-//! connection ends by its own deadlines or by the drain, a response also by its caller's pace (`streams`), and the
-//! drain counts a connection from accept to close. This room must not know what requests mean.
+//! connection ends by its own deadlines or by the drain, a response also by its caller's pace (`streams`), the drain
+//! counts a connection from accept to close, and what is refused before its head was read is counted and logged too
+//! (`listener`, `unread`). This room must not know what requests mean.
 
 pub mod connection;
 pub mod deadlines;
+mod frames;
+mod heads;
 pub mod heartbeat;
-mod linger;
+pub(crate) mod linger;
 pub mod listener;
 pub mod runtime;
 mod streams;
 pub mod tls;
+mod unread;
 
 use std::sync::{
     Arc,

@@ -47,9 +47,10 @@ pub fn reaches_caller(name: &str) -> bool {
                 "content-length"
                 | "set-cookie" | "set-cookie2" | "alt-svc" | "x-request-id"
                 // about this hop, of which only the gateway knows
-                | "cache-status" | "proxy-status" | "ratelimit" | "ratelimit-policy" | "age"
+                | "cache-status" | "proxy-status" | "idempotent-replayed" | "age"
             );
-        !removed && !name.starts_with("x-gateway-")
+        // Fastrac's limits are the account's, whichever draft of the fields it uses.
+        !removed && !name.starts_with("x-gateway-") && !name.starts_with("ratelimit")
     })
 }
 
@@ -123,7 +124,8 @@ mod tests {
 
     /// "On the way back" of the contract.
     const REMOVED_ON_THE_WAY_BACK: &str = "connection keep-alive proxy-connection te trailer transfer-encoding upgrade \
-        content-length set-cookie authorization access-key secret-key x-access-key x-secret-key x-request-id x-gateway-*";
+        content-length set-cookie authorization access-key secret-key x-access-key x-secret-key x-request-id x-gateway-* \
+        cache-status proxy-status ratelimit ratelimit-* idempotent-replayed age";
 
     fn spellings(names: &str) -> impl Iterator<Item = String> {
         let names = names.split_whitespace().flat_map(|name| match name.strip_suffix('*') {

@@ -4,11 +4,7 @@
 //! could be read (`to_http1`). Each has Fastrac's envelope plus `error`, or is an RFC 9457 problem if the
 //! caller prefers that, and each names the request. It must not know where a refusal goes. Cannot fail.
 
-use std::{
-    borrow::Cow,
-    fmt::Write as _,
-    time::{Duration, SystemTime},
-};
+use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -150,6 +146,7 @@ impl Refusal {
             outcome: self.outcome,
             code: Some(self.code),
             first_sent: self.first_sent,
+            first_request: None,
             retry_after: self.retry_after,
             cached: None,
             stored_from: None,
@@ -157,13 +154,13 @@ impl Refusal {
     }
 
     /// The whole response as HTTP/1.1, for a connection on which no request could be read. It says that the connection is
-    /// closed, and its request id is made here.
-    pub(crate) fn to_http1(&self) -> Bytes {
-        let (id, sent) = (RequestId::generate(SystemTime::now()), Sent::No);
-        let (kind, body) = self.body(&id, sent, RefusalFormat::Envelope);
+    /// closed. `id`: that of its line in the exchange log.
+    pub(crate) fn to_http1(&self, id: &RequestId) -> Bytes {
+        let sent = Sent::No;
+        let (kind, body) = self.body(id, sent, RefusalFormat::Envelope);
         let mut reply = self.with_body(kind, body.clone());
         reply.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        reply.stamp(GatewayHeaders { request_id: &id, sent, limits: None, close: true });
+        reply.stamp(GatewayHeaders { request_id: id, sent, limits: None, close: true });
         let reason = self.status.canonical_reason().unwrap_or_default();
         let date = Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
         let mut response = format!("HTTP/1.1 {} {reason}\r\ndate: {date}\r\n", self.status.as_u16());
@@ -373,7 +370,8 @@ mod tests {
     #[test]
     fn without_a_request_it_is_a_whole_http1_response() {
         let refusal = Refusal::new(Code::GatewayOverloaded, "full").retry_after(Duration::from_millis(200));
-        let bytes = refusal.to_http1();
+        let id = RequestId::generate(std::time::SystemTime::now());
+        let bytes = refusal.to_http1(&id);
         let text = std::str::from_utf8(&bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let mut lines = head.split("\r\n");
@@ -396,6 +394,6 @@ mod tests {
         assert!(headers["date"].to_str().unwrap().ends_with(" GMT"));
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(body["error"]["request_id"], headers["x-request-id"].to_str().unwrap());
-        assert!(RequestId::from_caller(&headers["x-request-id"]).is_some() && body["timestamp"].is_string());
+        assert!(headers["x-request-id"] == id.as_str() && body["timestamp"].is_string());
     }
 }

@@ -22,6 +22,8 @@ const OUTCOME: HeaderName = HeaderName::from_static("x-gateway-outcome");
 const SENT: HeaderName = HeaderName::from_static("x-gateway-sent");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const FIRST_REQUEST: HeaderName = HeaderName::from_static("x-gateway-first-request");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
@@ -42,6 +44,8 @@ pub struct Reply {
     pub code: Option<Code>,
     /// Set if the response is that of an earlier request with the same `Idempotency-Key`.
     pub first_sent: Option<FirstSent>,
+    /// On a replay, the id of the request that was sent.
+    pub first_request: Option<HeaderValue>,
     /// How long to wait before trying again.
     pub retry_after: Option<Duration>,
     /// Absent if the operation is not cached.
@@ -127,6 +131,7 @@ impl Reply {
             outcome,
             code: throttled.then_some(Code::UpstreamLimit),
             first_sent: None,
+            first_request: None,
             retry_after: (throttled && !named).then_some(THROTTLED),
             cached: None,
             stored_from: None,
@@ -142,8 +147,8 @@ impl Reply {
     /// The response to the first request with an `Idempotency-Key`, again.
     pub(crate) fn of_first(answer: &StoredAnswer) -> Self {
         let body = ReplyBody::Whole(answer.body.clone());
-        let first_sent = Some(answer.first_sent());
-        Reply { first_sent, ..Reply::whole(answer.status, answer.headers.clone(), body, answer.outcome) }
+        let (first_sent, first_request) = (Some(answer.first_sent()), Some(text(answer.request_id.clone())));
+        Reply { first_sent, first_request, ..Reply::whole(answer.status, answer.headers.clone(), body, answer.outcome) }
     }
 
     fn whole(status: StatusCode, headers: HeaderMap, body: ReplyBody, outcome: Outcome) -> Self {
@@ -154,6 +159,7 @@ impl Reply {
             outcome,
             code: None,
             first_sent: None,
+            first_request: None,
             retry_after: None,
             cached: None,
             stored_from: None,
@@ -182,6 +188,10 @@ impl Reply {
             if let CacheStatusHeader::Hit { age, .. } = cached {
                 headers.insert(header::AGE, HeaderValue::from(age));
             }
+        }
+        if let Some(first) = self.first_request.take() {
+            headers.insert(REPLAYED, HeaderValue::from_static("true"));
+            headers.insert(FIRST_REQUEST, first);
         }
         if let Some(RateLimitHeaders { policy, limit }) = limits {
             if let Some(policy) = policy {
@@ -214,7 +224,7 @@ fn proxy_status(outcome: Outcome, code: Option<Code>) -> Option<HeaderValue> {
     }
 }
 
-/// A header value made of words of the closed lists, which are all valid in headers.
+/// A header value made of words of the closed lists, or a request id: all are valid in headers.
 fn text(value: String) -> HeaderValue {
     HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("fastrac-gateway"))
 }
@@ -222,6 +232,7 @@ fn text(value: String) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::headers::reaches_caller;
 
     #[test]
     fn says_what_became_of_the_request() {
@@ -230,10 +241,14 @@ mod tests {
             code: Some(Code::QuotaDay),
             retry_after: Some(Duration::from_millis(1200)),
             cached: Some(CacheStatusHeader::Hit { ttl: 7, age: 3 }),
+            first_request: Some(HeaderValue::from_static("id-of-first")),
             ..Reply::whole(StatusCode::OK, HeaderMap::new(), body, Outcome::OverQuota)
         };
         let request_id = "id-12345".parse().unwrap();
-        reply.stamp(GatewayHeaders { request_id: &request_id, sent: Sent::No, limits: None, close: true });
+        let policy = HeaderValue::from_static("\"day\";q=9;w=86400");
+        let limits =
+            RateLimitHeaders { policy: Some(&policy), limit: Some(HeaderValue::from_static("\"day\";r=8;t=7")) };
+        reply.stamp(GatewayHeaders { request_id: &request_id, sent: Sent::No, limits: Some(limits), close: true });
         let shown = |name: &str| reply.headers[name].to_str().unwrap();
         assert_eq!(shown("x-request-id"), "id-12345");
         assert_eq!(shown("x-gateway-outcome"), "over_quota");
@@ -243,5 +258,9 @@ mod tests {
         assert_eq!(shown("retry-after"), "2");
         assert_eq!(shown("proxy-status"), "fastrac-gateway; error=http_request_denied; details=\"quota.day\"");
         assert_eq!(shown("connection"), "close");
+        assert_eq!((shown("idempotent-replayed"), shown("x-gateway-first-request")), ("true", "id-of-first"));
+        // Only a `Retry-After` may also be Fastrac's own.
+        let passed_on: Vec<_> = reply.headers.keys().filter(|name| reaches_caller(name.as_str())).collect();
+        assert_eq!(passed_on, [header::RETRY_AFTER]);
     }
 }

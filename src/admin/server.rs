@@ -31,7 +31,10 @@ use super::{
     error::{AdminError, REQUEST_TIMEOUT},
     guard, router,
 };
-use crate::edge::tls::{self, HandshakeResult};
+use crate::edge::{
+    linger,
+    tls::{self, HandshakeResult, TLS_REQUIRED},
+};
 
 /// Maximum size of a request head, in bytes.
 const BUFFER: usize = 16 * 1024;
@@ -104,11 +107,13 @@ impl AdminConnection {
         let _ = socket.set_nodelay(true);
         match self.tls.clone() {
             None => self.serve(socket, peer, place).await,
-            Some(tls) => {
-                if let HandshakeResult::Tls(socket) = tls.handshake(socket, HANDSHAKE).await {
-                    self.serve(socket, peer, place).await;
+            Some(tls) => match tls.handshake(socket, HANDSHAKE).await {
+                HandshakeResult::Tls(socket) => self.serve(socket, peer, place).await,
+                HandshakeResult::Cleartext(socket) => {
+                    self.stop.run_until_cancelled(linger::respond(socket, tls_required().as_bytes())).await;
                 }
-            }
+                HandshakeResult::Failed => {}
+            },
         }
     }
 
@@ -142,6 +147,16 @@ impl AdminConnection {
             () = async { stop.cancelled().await; sleep(STOP_GRACE).await } => {}
         }
     }
+}
+
+/// The response to cleartext HTTP where TLS is required.
+fn tls_required() -> String {
+    let body = serde_json::json!({"error": {"code": "request.malformed", "message": TLS_REQUIRED}}).to_string();
+    format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {}\r\ncache-control: no-store\r\n\
+         x-content-type-options: nosniff\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn too_many() -> Response {

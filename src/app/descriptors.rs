@@ -7,9 +7,9 @@
 use crate::config::Config;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors of the process beside connections: the admin port's 64 connections, listening sockets, event queues, the
-/// store, the logs, and files and name lookups while they are open.
-const OWN: u64 = 192;
+/// Descriptors of the process beside connections: the admin port's 64 connections, as many refused ones, listening
+/// sockets, event queues, the store, the logs, and files and name lookups while they are open.
+const OWN: u64 = 256;
 
 /// Raises the number of files that the process may open as far as it is allowed, and returns it.
 pub(super) fn raise_limit() -> u64 {

@@ -2,11 +2,11 @@
 //!
 //! hyper parses and frames; [`DeadlineIo`] bounds every wait on the client. What always holds: once a
 //! request head was read, the request is served, also while draining; heads that hyper refuses by itself
-//! are counted and logged. This file must not know what requests mean.
+//! are counted and logged (`unread`). This file must not know what requests mean.
 
 use std::{
     convert::Infallible,
-    error::Error,
+    error::Error as StdError,
     future::Future,
     pin::Pin,
     sync::{
@@ -36,15 +36,16 @@ use tokio::{
 use super::{
     Drain,
     deadlines::{Activity, DeadlineIo},
+    frames::FollowedIo,
     linger::{SharedIo, linger},
     streams::{StreamDelivery, StreamExecutor},
+    unread,
 };
 use crate::{
     body::{Body, Delivery},
     caller::ClientCertificate,
     deadline::LateTimer,
     deferred_write::DeferredWrite,
-    outcome::Code,
     path::{self, Arrival, ConnectionClose, ResponseStart},
     snapshot::{Snapshot, Worker},
 };
@@ -110,9 +111,6 @@ impl Context {
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
         let began = activity.request_began();
         let http2 = request.version() >= Version::HTTP_2;
-        if http2 {
-            activity.is_http2();
-        }
         let close = if http2 { ConnectionClose::Never } else { ConnectionClose::IfUnreadable };
         let stream = http2.then(|| self.streams.open(activity));
         let guard = RequestGuard { activity: activity.clone(), closing: self.drain.closing.clone(), stream };
@@ -156,14 +154,19 @@ where
         Activity::new(&current.limits)
     };
     let shared_io = SharedIo::new(io);
-    let io = TokioIo::new(DeferredWrite::new(DeadlineIo::new(shared_io.clone(), activity.clone())));
+    let io = DeferredWrite::new(DeadlineIo::new(shared_io.clone(), activity.clone()));
+    let followed = |io| TokioIo::new(FollowedIo::new(io, activity.clone()));
     let (shared, state) = (context.clone(), activity.clone());
     let service = service_fn(move |request| shared.serve_request(request, &state, certificate.clone()));
     match protocol {
-        Protocol::Http1 => drive(context.http1.serve_connection(io, service), &context, &activity).await,
+        Protocol::Http1 => drive(context.http1.serve_connection(TokioIo::new(io), service), &context, &activity).await,
         // Boxed, so that the future of an idle HTTP/1 connection is not as large as these.
-        Protocol::Http2 => Box::pin(drive(context.http2.serve_connection(io, service), &context, &activity)).await,
-        Protocol::Either => Box::pin(drive(context.either.serve_connection(io, service), &context, &activity)).await,
+        Protocol::Http2 => {
+            Box::pin(drive(context.http2.serve_connection(followed(io), service), &context, &activity)).await;
+        }
+        Protocol::Either => {
+            Box::pin(drive(context.either.serve_connection(followed(io), service), &context, &activity)).await;
+        }
     }
     if activity.lingers() {
         context.drain.cut.run_until_cancelled(Box::pin(linger(shared_io))).await;
@@ -174,20 +177,21 @@ where
 async fn drive<C>(connection: C, context: &Context, activity: &Activity)
 where
     C: GracefulConnection,
-    C::Error: Into<Box<dyn Error + Send + Sync>>,
+    C::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let mut connection = std::pin::pin!(connection);
     let stop = &context.drain.stop;
     let mut stopped = std::pin::pin!(stop.cancelled());
     let (mut registered, mut sent_goaway) = (false, false);
     let ended = std::future::poll_fn(|cx| {
-        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+        if let Poll::Ready(ended) = poll(connection.as_mut(), context, activity, cx) {
             return Poll::Ready(Some(ended));
         }
         // HTTP/2 has no `Connection: close`. GOAWAY comes while a request is in progress: a client that is just sending
         // its first could not send it.
         if context.drain.begun() && !sent_goaway && activity.is_on_http2() && activity.is_busy() {
             sent_goaway = true;
+            activity.heads.go_away();
             connection.as_mut().graceful_shutdown();
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Some(ended));
@@ -202,13 +206,28 @@ where
     let ended = match ended.await {
         Some(ended) => ended,
         None => tokio::select! {
-            ended = wind_down(connection, activity) => ended,
+            ended = wind_down(connection, context, activity) => ended,
             () = context.drain.cut.cancelled() => return,
         },
     };
-    if let Err(error) = ended {
-        report_unreadable(context, activity, &*error.into());
+    let error = ended.err().map(Into::into);
+    unread::report_at_end(&context.current.load().recorder, activity, error.as_deref());
+}
+
+/// Polls a connection, and reports the heads that h2 has refused meanwhile.
+fn poll<C: GracefulConnection>(
+    connection: Pin<&mut C>,
+    context: &Context,
+    activity: &Activity,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<Result<(), C::Error>> {
+    let polled = connection.poll(cx);
+    if polled.is_pending()
+        && let Some(refused) = activity.heads.take_refused()
+    {
+        unread::report(&context.current.load().recorder, refused);
     }
+    polled
 }
 
 /// How long a connection without a request so far may still send one after the drain has begun.
@@ -216,19 +235,24 @@ pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// Ends a connection after the requests in progress. A head that has begun is one of them, and so is one that has
 /// arrived but was not read yet.
-async fn wind_down<C: GracefulConnection>(mut connection: Pin<&mut C>, activity: &Activity) -> Result<(), C::Error> {
+async fn wind_down<C: GracefulConnection>(
+    mut connection: Pin<&mut C>,
+    context: &Context,
+    activity: &Activity,
+) -> Result<(), C::Error> {
     let grace = if activity.has_begun_a_request() { Duration::ZERO } else { FIRST_REQUEST };
     let mut timer = LateTimer::at(Instant::now() + grace);
     let mut shut_down = false;
     std::future::poll_fn(|cx| {
         loop {
-            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            if let Poll::Ready(ended) = poll(connection.as_mut(), context, activity, cx) {
                 return Poll::Ready(ended);
             }
             if shut_down || timer.poll_elapsed(cx).is_pending() || activity.is_in_head() {
                 return Poll::Pending;
             }
             shut_down = true;
+            activity.heads.go_away();
             connection.as_mut().graceful_shutdown();
         }
     })
@@ -289,28 +313,6 @@ impl Delivery for Http1Delivery {
 
     /// hyper copies each piece at once into its own buffer, whose writes the connection watches.
     fn written(&self) {}
-}
-
-/// Counts and logs a request head that hyper could not parse and has answered by itself.
-fn report_unreadable(context: &Context, activity: &Activity, error: &(dyn Error + Send + Sync + 'static)) {
-    let Some((status, code)) = classify(activity, error) else { return };
-    let record = context.current.load().recorder.unreadable(status, code);
-    drop(record);
-}
-
-/// The status that hyper has sent (`None`: none), and the code that describes the error.
-fn classify(activity: &Activity, error: &(dyn Error + 'static)) -> Option<(Option<u16>, Code)> {
-    let hyper = error.downcast_ref::<hyper::Error>();
-    if hyper.is_some_and(hyper::Error::is_parse_too_large) {
-        // hyper answers 414 to a long target and 431 to long headers, but only the text of its error differs.
-        let target = error.source().unwrap_or(error).to_string().contains("URI");
-        return Some((Some(if target { 414 } else { 431 }), Code::RequestHeaders));
-    }
-    if hyper.is_some_and(hyper::Error::is_parse) {
-        return Some((Some(400), Code::RequestMalformed));
-    }
-    // The head was cut short by its deadline or by the peer.
-    activity.is_in_head().then_some((None, Code::RequestTimeout))
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 //! hyper's header-read timer also runs between two requests on a keep-alive connection, and its protocol
 //! detection has no deadline at all, so [`DeadlineIo`] watches the bytes themselves. A connection is always
 //! in one of three states, each with its deadline: *idle* (no request, and no byte of a response was taken;
-//! `limits.idle`), *in a head* (`limits.header_read`), or *busy* (none here: the request has its own deadline, and an
-//! HTTP/2 stream one for its response, in `streams`; only an HTTP/1.1 response that is still being received must be
-//! taken by its deadline). In every state, a peer must take some of the bytes that wait to be written within
+//! `limits.idle`), *in a head* (`limits.header_read`; on HTTP/2 also beside other requests, because no other frame may
+//! come before the end of a head, and `frames` says when one begins), or *busy* (none here: the request has its own
+//! deadline, and an HTTP/2 stream one for its response, in `streams`; only an HTTP/1.1 response that is still being
+//! received must be taken by its deadline). In every state, a peer must take some of the bytes that wait to be written within
 //! `limits.idle`. In the usual case no timer is touched: one timer is armed late and re-armed only when it has fired.
 //!
 //! On HTTP/2 a peer can send frames that belong to no request (PING, SETTINGS, PRIORITY) as fast as it
@@ -31,6 +32,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::heads::Heads;
 use crate::{config::LimitsConfig, deadline::LateTimer};
 
 /// What a connection is doing. Shared by its IO and its requests, all of which run in one thread.
@@ -43,8 +45,6 @@ pub struct Activity {
     busy: AtomicUsize,
     /// Whether a request head has begun and is not complete.
     in_head: AtomicBool,
-    /// Whether any byte has been received.
-    used: AtomicBool,
     /// Whether a request head has been complete.
     requested: AtomicBool,
     http2: AtomicBool,
@@ -52,9 +52,11 @@ pub struct Activity {
     closing: AtomicBool,
     /// The connection was given up: nothing more is written to it.
     given_up: AtomicBool,
-    /// Microseconds since `opened`.
+    /// When the first byte of the head in progress was received, in microseconds since `opened`.
     head_began: AtomicU64,
-    /// Microseconds since `opened`; `NEVER` while busy.
+    /// The same of the last complete head.
+    request_began: AtomicU64,
+    /// Microseconds since `opened`; `NEVER` while busy. Does not count while in a head.
     deadline: AtomicU64,
     /// Microseconds from the next check of the deadline to the new deadline; 0: unchanged. Recording a duration
     /// instead of a time means that the clock is read once per check, however many events there were.
@@ -63,6 +65,8 @@ pub struct Activity {
     each: u64,
     /// HTTP/2 only: bytes received since the last request began, less the allowance of requests that have ended.
     beside: AtomicU64,
+    /// HTTP/2 only.
+    pub(super) heads: Heads,
 }
 
 /// A time that does not come.
@@ -85,16 +89,17 @@ impl Activity {
             header_read,
             busy: AtomicUsize::new(0),
             in_head: AtomicBool::new(false),
-            used: AtomicBool::new(false),
             requested: AtomicBool::new(false),
             http2: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             head_began: AtomicU64::new(0),
+            request_began: AtomicU64::new(0),
             deadline: AtomicU64::new(idle.as_micros() as u64),
             renewed: AtomicU64::new(0),
             each: limits.request_body as u64 + LONGEST_HEAD,
             beside: AtomicU64::new(0),
+            heads: Heads::default(),
         })
     }
 
@@ -127,37 +132,54 @@ impl Activity {
         self.deadline.store(micros, Relaxed);
     }
 
-    fn bytes_came(&self, bytes: &[u8]) {
+    fn bytes_came(&self, bytes: usize) {
         if self.http2.load(Relaxed) {
-            self.beside.fetch_add(bytes.len() as u64, Relaxed);
-        }
-        if self.busy.load(Relaxed) > 0 || self.in_head.load(Relaxed) {
-            return;
-        }
-        let now = self.now();
-        if !self.used.swap(true, Relaxed) && bytes.starts_with(b"PRI") {
-            self.http2.store(true, Relaxed);
-        }
-        // On HTTP/2 a byte does not mean that a head begins: PING and WINDOW_UPDATE frames come at any time.
-        if !self.http2.load(Relaxed) {
+            // A byte does not mean that a head begins: PING and WINDOW_UPDATE frames come at any time.
+            self.beside.fetch_add(bytes as u64, Relaxed);
+        } else if self.busy.load(Relaxed) == 0 && !self.in_head.load(Relaxed) {
             self.in_head.store(true, Relaxed);
-            self.head_began.store(now, Relaxed);
-            self.ends_at(now + self.header_read.as_micros() as u64);
+            self.head_began.store(self.now(), Relaxed);
         }
     }
 
-    /// Records that a request head is complete, and returns the time of its first byte.
+    /// Records that a request head was passed on, and returns the time of its first byte.
     pub fn request_began(&self) -> Instant {
         self.busy.fetch_add(1, Relaxed);
         self.requested.store(true, Relaxed);
         self.ends_at(NEVER);
+        if self.http2.load(Relaxed) {
+            self.beside.store(0, Relaxed);
+            self.heads.passed_on();
+            return self.instant_of(self.request_began.load(Relaxed));
+        }
         if self.in_head.swap(false, Relaxed) { self.instant_of(self.head_began.load(Relaxed)) } else { Instant::now() }
     }
 
-    /// Records that a request arrived over HTTP/2; the first bytes of the connection may have been too few to tell.
-    pub fn is_http2(&self) {
+    /// Records that the client has sent the whole preface of HTTP/2, which counts as a head until then.
+    pub(super) fn is_http2(&self) {
         self.http2.store(true, Relaxed);
-        self.beside.store(0, Relaxed);
+        self.in_head.store(false, Relaxed);
+    }
+
+    /// Records what was received over HTTP/2: the number of heads that are now complete, and whether another one has
+    /// begun.
+    pub(super) fn heads_came(&self, complete: u64, another: bool) {
+        let was_in_head = self.in_head.swap(another, Relaxed);
+        if complete == 0 && (!another || was_in_head) {
+            return;
+        }
+        let now = self.now();
+        if complete > 0 {
+            let began = if was_in_head { self.head_began.load(Relaxed) } else { now };
+            self.request_began.store(began, Relaxed);
+            self.heads.received(complete);
+            if self.busy.load(Relaxed) == 0 {
+                self.ends_in(self.idle);
+            }
+        }
+        if another {
+            self.head_began.store(now, Relaxed);
+        }
     }
 
     /// Whether more bytes were received on HTTP/2 than the requests in progress account for.
@@ -228,6 +250,9 @@ impl Activity {
     }
 
     fn deadline(&self) -> Option<Instant> {
+        if self.is_in_head() {
+            return Some(self.instant_of(self.head_began.load(Relaxed)) + self.header_read);
+        }
         let renewed = self.renewed.load(Relaxed);
         if renewed > 0 {
             self.ends_at(self.now() + renewed);
@@ -306,7 +331,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for DeadlineIo<S> {
         match Pin::new(&mut self.io).poll_read(cx, buf) {
             Poll::Ready(result) => {
                 if buf.filled().len() > before {
-                    self.activity.bytes_came(&buf.filled()[before..]);
+                    self.activity.bytes_came(buf.filled().len() - before);
                 }
                 Poll::Ready(result)
             }
@@ -547,9 +572,9 @@ mod tests {
             let mut timed = DeadlineIo::new(io, activity.clone());
             peer.write_all(b"PRI").await.unwrap();
             assert_eq!(timed.read(&mut [0; 3]).await.unwrap(), 3);
+            activity.is_http2();
             for _ in 0..requests {
                 activity.request_began();
-                activity.is_http2();
             }
             let came = flooded(&mut timed, &mut peer).await;
             assert!(
@@ -566,10 +591,10 @@ mod tests {
         let activity = Activity::new(&limits);
         let mut timed = DeadlineIo::new(io, activity.clone());
         let mut buffer = vec![0; 16 * 1024];
+        activity.is_http2();
         for _ in 0..5 {
             for _ in 0..20 {
                 activity.request_began();
-                activity.is_http2();
             }
             for _ in 0..20 {
                 for _ in 0..(1 << 20) / buffer.len() {
@@ -581,7 +606,7 @@ mod tests {
         }
     }
 
-    /// Its first byte came alone, so it was taken for HTTP/1, and a ping for the beginning of a head.
+    /// Its first bytes are taken for a head.
     #[tokio::test(start_paused = true)]
     async fn a_preface_in_pieces_makes_no_heads_of_pings() {
         let (mut peer, io) = duplex(64);
@@ -595,8 +620,61 @@ mod tests {
         activity.request_ended();
         peer.write_all(b"ping").await.unwrap();
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 4);
+        activity.heads_came(0, false);
         let began = Instant::now();
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 0);
         assert_eq!(began.elapsed().as_secs(), 75);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_head_is_bounded_also_beside_other_requests_and_when_it_drips() {
+        for busy in [false, true] {
+            let (mut peer, io) = duplex(64);
+            let activity = Activity::new(&limits());
+            let mut timed = DeadlineIo::new(io, activity.clone());
+            activity.is_http2();
+            if busy {
+                activity.heads_came(1, false);
+                activity.request_began();
+            }
+            let began = Instant::now();
+            let drip = async {
+                loop {
+                    peer.write_all(b"h").await.unwrap();
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            };
+            let read = async {
+                loop {
+                    match timed.read(&mut [0; 8]).await {
+                        Ok(_) => activity.heads_came(0, true),
+                        Err(error) => return error,
+                    }
+                }
+            };
+            let error = tokio::select! { error = read => error, () = drip => unreachable!() };
+            assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, HEAD), "busy: {busy}");
+            assert!(activity.is_in_head());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_an_http2_request_counts_from_its_first_byte() {
+        let activity = Activity::new(&limits());
+        activity.is_http2();
+        activity.heads_came(0, true);
+        let began = Instant::now();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        // One is complete, another follows.
+        activity.heads_came(1, true);
+        assert_eq!(activity.request_began(), began);
+        activity.request_ended();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        activity.heads_came(1, false);
+        assert_eq!(activity.request_began(), began + Duration::from_secs(3));
+        // A head that h2 refuses leaves the connection idle.
+        activity.request_ended();
+        activity.heads_came(1, false);
+        assert_eq!(activity.deadline(), Some(Instant::now() + IDLE));
     }
 }

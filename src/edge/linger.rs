@@ -25,6 +25,13 @@ const TOTAL: Duration = Duration::from_secs(10);
 /// How much to read at most, in bytes: a client that sends more does not stop to read a response.
 const BYTES: usize = 64 * 1024 * 1024;
 
+/// Sends a response on a connection on which no request was read, and closes the connection like [`linger`].
+pub(crate) async fn respond<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, response: &[u8]) {
+    if let Some(Ok(())) = within(QUIET, io.write_all(response)).await {
+        linger(io).await;
+    }
+}
+
 /// Closes the sending half, then reads what the client still sends, until it closes its half or a bound is reached.
 pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut io: S) {
     let discard = async {

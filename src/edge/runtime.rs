@@ -17,9 +17,10 @@ use tokio::{
 use super::{
     connection::{self, Context, FIRST_REQUEST, Protocol},
     heartbeat::Heartbeat,
-    tls::{HandshakeResult, TlsListener},
+    linger,
+    tls::{HandshakeResult, TLS_REQUIRED, TlsListener},
 };
-use crate::{caller::ClientCertificate, deadline::within, outcome::Code, snapshot::Worker};
+use crate::{caller::ClientCertificate, deadline::within, outcome::Code, refusal::Refusal, snapshot::Worker};
 
 /// How often a worker closes expired idle connections to Fastrac, and shows that it makes progress.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -95,7 +96,9 @@ async fn run(mut sockets: UnboundedReceiver<AcceptedSocket>, context: Arc<Contex
 
 async fn open(accepted: AcceptedSocket, context: Arc<Context>) {
     let AcceptedSocket { socket, tls, guard } = accepted;
-    let Ok(socket) = TcpStream::from_std(socket) else { return };
+    let Ok(socket) = TcpStream::from_std(socket) else {
+        return drop(context.current.load().recorder.unreadable(None, Code::GatewayOverloaded));
+    };
     // Nagle's algorithm would hold small responses back until the peer acknowledges earlier data.
     let _ = socket.set_nodelay(true);
     // Not available on every system; it only makes progress visible earlier.
@@ -143,9 +146,15 @@ async fn open_tls(socket: TcpStream, listener: Arc<TlsListener>, context: Arc<Co
             let certificate = leaf.map(|leaf| Arc::new(ClientCertificate::of(leaf)));
             connection::serve(stream, protocol, certificate, context).await;
         }
-        HandshakeResult::Cleartext => {
-            drop(context.current.load().recorder.unreadable(Some(400), Code::RequestMalformed))
-        }
+        HandshakeResult::Cleartext(socket) => refuse_cleartext(socket, &context).await,
         HandshakeResult::Failed => {}
     }
+}
+
+/// Tells a client that speaks HTTP without TLS what is wrong, in HTTP.
+async fn refuse_cleartext(socket: TcpStream, context: &Context) {
+    let record = context.current.load().recorder.unreadable(Some(400), Code::RequestMalformed);
+    let response = Refusal::new(Code::RequestMalformed, TLS_REQUIRED).to_http1(&record.id);
+    drop(record);
+    context.drain.cut.run_until_cancelled(linger::respond(socket, &response)).await;
 }

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::active::{ActiveTls, read};
-pub use self::handshake::HandshakeResult;
+pub use self::handshake::{HandshakeResult, TLS_REQUIRED};
 use crate::{
     config::{ListenConfig, ServerTlsConfig},
     files::FileWatch,

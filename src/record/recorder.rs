@@ -69,12 +69,18 @@ impl Recorder {
         self.begin(id, Some(RequestTarget { method, uri }))
     }
 
-    /// Opens the record of a head that could not be parsed: it has `-` for every label and a new id.
+    /// Opens the record of a request that is refused before its head was read: it has `-` for every label and a new id.
+    /// `status`: of the response, if there is one.
     pub fn unreadable(self: &Arc<Self>, status: Option<u16>, code: Code) -> Record {
         let mut record = self.begin(None, None);
         record.refused(code);
         record.status = status;
         record
+    }
+
+    /// Opens the record of a head that was received but not read before its client left.
+    pub fn abandoned(self: &Arc<Self>) -> Record {
+        self.begin(None, None)
     }
 
     /// Counts one attempt to send a request to Fastrac, canary look-ups included.

@@ -8,6 +8,7 @@ use fastrac_sandbox::{Act, Fault};
 use crate::{
     bodies,
     client::{get, post, request},
+    h2,
     test_gateway::{Setup, TestGateway, secret_of},
 };
 
@@ -78,4 +79,17 @@ fn head_is_logged_as_what_it_was() {
     let refused = gateway.send(request("HEAD", city));
     let line = gateway.line(refused.header("x-request-id").expect("an id"));
     assert_eq!((&line["outcome"], &line["status"]), (&"unauthenticated".into(), &401.into()));
+    h2::run(async {
+        let connection = h2::Http2Connection::open(gateway.data, None).await;
+        for (id, head, expected) in [
+            ("h2-head-hit", request("HEAD", city).by("shop"), "hit"),
+            ("h2-head-miss", request("HEAD", "/region/city?province_id=32").by("shop"), "ok"),
+            ("h2-head-refused", request("HEAD", city), "unauthenticated"),
+        ] {
+            let response = connection.send(head.header("x-request-id", id)).await.expect("joined");
+            let (status, body) = response.expect("a response");
+            let line = gateway.line(id);
+            assert_eq!((&line["outcome"], &line["status"], body.len()), (&expected.into(), &status.into(), 0), "{id}");
+        }
+    });
 }

@@ -40,6 +40,7 @@
 //! | `judges_fastrac` | what counts as a failure of Fastrac, for all services of its account |
 //! | `isolates_slow_callers` | a caller that takes its response slowly keeps nothing from others |
 //! | `delivers_refusals` | a refusal reaches a client that is still sending |
+//! | `counts_early_refusals` | what is refused before its head was read is counted and logged |
 //! | `guards_the_admin_port` | who may do what, what is recorded of it, and credentials that end |
 //! | `layout` | no import cycles, pure rooms do no I/O, a type name means one thing |
 //! | `documents` | the README lists exactly the refusals that the gateway can send |
@@ -56,6 +57,7 @@ mod client;
 mod config;
 mod connects_despite_faults;
 mod connects_through_proxies;
+mod counts_early_refusals;
 mod delivers_refusals;
 mod deploy;
 mod documents;

@@ -183,6 +183,7 @@ fn cleartext_is_refused_and_slow_handshakes_time_out() {
     assert_eq!((response.status, response.outcome(), response.sent()), (400, "bad_request", "no"));
     assert!(response.code() == "request.malformed" && response.text().contains("https://"), "{}", response.text());
     before_a_request(&response);
+    gateway.line(response.header("x-request-id").expect("an id"));
     assert!(cleartext.ends());
     drop(cleartext);
     until("it is counted", || gateway.metric("tls_handshakes_total", &[("result", "cleartext")]) == 1.0);

@@ -80,10 +80,13 @@ fn a_repeat_of_a_key_gets_the_first_response() {
     let gateway = TestGateway::new();
     let first = gateway.send(keyed(1, "\"k,1\""));
     assert_eq!((first.status, first.outcome(), first.sent()), (200, "ok", "yes"));
+    assert_eq!((first.header("idempotent-replayed"), first.header("x-gateway-first-request")), (None, None));
     for _ in 0..3 {
         let repeat = gateway.send(keyed(1, "\"k,1\""));
         assert_eq!((repeat.status, repeat.outcome(), repeat.sent()), (200, "ok", "yes"));
         assert_eq!(repeat.body, first.body);
+        assert_eq!(repeat.header("idempotent-replayed"), Some("true"));
+        assert_eq!(repeat.header("x-gateway-first-request"), Some(id(&first).as_str()));
         assert_ne!(id(&repeat), id(&first));
         assert_eq!(gateway.line(&id(&repeat))["attempts"], 0);
     }

@@ -23,7 +23,7 @@ pub(super) const PUSH_PROMISE: u8 = 5;
 pub(crate) const PING: u8 = 6;
 pub(super) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW_UPDATE: u8 = 8;
-pub(super) const CONTINUATION: u8 = 9;
+pub(crate) const CONTINUATION: u8 = 9;
 
 // Flags.
 pub(crate) const ACK: u8 = 1;

@@ -4,12 +4,13 @@
 //! account and is charged for what is sent to Fastrac.
 //!
 //! Always holds: no window admits more than its limit; a refused request takes nothing; what was
-//! reserved and not used is given back. Both live beside the configuration snapshot, so a reload
+//! taken and not used is given back, to the window that it came from. Both live beside the configuration snapshot, so a reload
 //! keeps their counts. The room knows no requests, metrics or stores, and no headers except the two
 //! `RateLimit` fields. It fails with [`Exceeded`] and [`OverBudget`].
 
 mod bucket;
 mod budget;
+mod claim;
 mod day;
 mod header;
 mod in_flight;
@@ -22,7 +23,8 @@ mod wall_clock;
 
 pub use self::{
     budget::{Budget, BudgetUsage, OverBudget, Spent},
-    day::{DayReservation, Midnight},
+    claim::Claim,
+    day::Midnight,
     in_flight::{InFlightLimit, InFlightPermit},
     quota::{Exceeded, LimitWindow, Quota},
     usage::{UsageByWindow, WindowUsage},

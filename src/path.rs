@@ -68,19 +68,18 @@ where
         Continue(ticket) => ticket,
     };
     // 5 the service's quota of the second
-    call.take_rate_before_lookup()?;
+    let mut claim = call.open_claim()?;
     // 6 is the response stored, or being fetched
-    let fill = match lookup::lookup(x, &call).await? {
+    let fill = match lookup::lookup(x, &call, &mut claim).await? {
         Break(reply) => return Ok(reply),
         Continue(fill) => fill,
     };
-    call.take_rate_after_lookup()?;
-    let reservation = call.reserve_day()?;
+    call.complete_claim(&mut claim)?;
     // 7 the breaker, 8 orders: the journal, 9 the service's day and the account's budget, 10 a key pair, 11 rewrite and
     // inject, 12 send, 13 what the response means, 14 settle; on the heap, so that the future of a hit stays small
     match (fill, ticket) {
-        (Some(fill), _) => Box::pin(lookup::fill(x, call, fill, reservation)).await,
-        (None, Some(ticket)) => Box::pin(order::send(x, call, ticket, reservation)).await,
-        (None, None) => Ok(Box::pin(fetch::fetch(&call.upstream, reservation, x.attempts())).await?.reply()),
+        (Some(fill), _) => Box::pin(lookup::fill(x, call, fill, claim)).await,
+        (None, Some(ticket)) => Box::pin(order::send(x, call, ticket, claim)).await,
+        (None, None) => Ok(Box::pin(fetch::fetch(&call.upstream, claim, x.attempts())).await?.reply()),
     }
 }

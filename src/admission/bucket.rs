@@ -1,26 +1,14 @@
-//! The token bucket: the only place that turns a [`Rate`] into a governor quota.
+//! The token bucket (GCRA): the only place that turns a [`Rate`] into times.
 //!
-//! Always holds: in any window of length T at most `burst + T × per_second` tokens are taken (the
-//! period of a token is rounded up), and a refused take changes nothing. A take is one atomic
-//! exchange. Time is tokio's, so tests can pause it. The bucket does not know who takes or why. It
-//! fails with [`InsufficientTokens`].
+//! Always holds: of what is kept, in any window of length T at most `burst + T × per_second` tokens are taken (the period
+//! of a token is rounded up); a refused take changes nothing; what is given back is as if it had never been taken, also
+//! when other takes followed. For that, the takes that are not decided yet are remembered, in order: simply adding
+//! tokens back would admit too much once the bucket has refilled meanwhile. Time is tokio's, so tests can pause it. The
+//! bucket does not know who takes or why. It fails with [`InsufficientTokens`].
 
-use std::{
-    num::NonZeroU32,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use governor::{
-    RateLimiter,
-    clock::Clock,
-    middleware::NoOpMiddleware,
-    nanos::Nanos,
-    state::{NotKeyed, StateStore},
-};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::config::Rate;
@@ -29,12 +17,34 @@ const SECOND: u64 = 1_000_000_000;
 
 #[derive(Debug)]
 pub(super) struct TokenBucket {
-    limiter: RateLimiter<NotKeyed, ArrivalTime, BucketClock, NoOpMiddleware<Nanos>>,
-    arrival: ArrivalTime,
-    clock: BucketClock,
+    takes: Mutex<Takes>,
+    /// Times are nanoseconds since then.
+    start: Instant,
     rate: Rate,
     /// Nanoseconds between two tokens.
     period: u64,
+    /// Nanoseconds that a full bucket is worth.
+    capacity: u64,
+}
+
+#[derive(Debug, Default)]
+struct Takes {
+    /// GCRA's theoretical arrival time: when the bucket will be full again.
+    full_at: u64,
+    /// The takes from the first undecided one on.
+    open: VecDeque<Take>,
+    /// Number of the first of `open`.
+    first: u64,
+}
+
+#[derive(Debug)]
+struct Take {
+    at: u64,
+    /// 0 if they were given back.
+    tokens: u32,
+    /// `full_at` before this take.
+    before: u64,
+    decided: bool,
 }
 
 /// Why no tokens were taken.
@@ -48,24 +58,16 @@ pub(super) enum InsufficientTokens {
 
 impl TokenBucket {
     pub(super) fn full(rate: Rate) -> Self {
-        Self::with(rate, 0)
+        let period = SECOND.div_ceil(u64::from(rate.per_second.max(1)));
+        let capacity = period * u64::from(rate.burst.max(1));
+        Self { takes: Mutex::default(), start: Instant::now(), rate, period, capacity }
     }
 
     /// An empty bucket. A reload starts with one, so that it never grants a burst.
     pub(super) fn empty(rate: Rate) -> Self {
-        Self::with(rate, period(rate) * u64::from(rate.burst.max(1)))
-    }
-
-    fn with(rate: Rate, arrival: u64) -> Self {
-        let burst = NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN);
-        let period = period(rate);
-        // `Quota::per_second` rounds the period down and so admits too much.
-        let quota = governor::Quota::with_period(Duration::from_nanos(period))
-            .unwrap_or_else(|| governor::Quota::per_second(NonZeroU32::MIN))
-            .allow_burst(burst);
-        let arrival = ArrivalTime(Arc::new(AtomicU64::new(arrival)));
-        let clock = BucketClock(Instant::now());
-        Self { limiter: RateLimiter::new(quota, arrival.clone(), clock), arrival, clock, rate, period }
+        let bucket = Self::full(rate);
+        bucket.takes.lock().full_at = bucket.capacity;
+        bucket
     }
 
     pub(super) fn rate(&self) -> Rate {
@@ -76,92 +78,100 @@ impl TokenBucket {
     ///
     /// # Errors
     /// [`InsufficientTokens`]; nothing is taken then.
-    pub(super) fn take(&self, tokens: u32) -> Result<(), InsufficientTokens> {
-        let not_until = match tokens {
-            0 => return Ok(()),
-            1 => match self.limiter.check() {
-                Ok(()) => return Ok(()),
-                Err(not_until) => not_until,
-            },
-            _ => match self.limiter.check_n(NonZeroU32::MIN.saturating_add(tokens - 1)) {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(not_until)) => not_until,
-                Err(_) => return Err(InsufficientTokens::Never),
-            },
-        };
-        Err(InsufficientTokens::Until(not_until.wait_time_from(self.clock.now()).max(Duration::from_nanos(1))))
+    pub(super) fn take(self: &Arc<Self>, tokens: u32) -> Result<TokenReservation, InsufficientTokens> {
+        let worth = self.period * u64::from(tokens);
+        if worth > self.capacity {
+            return Err(InsufficientTokens::Never);
+        }
+        let now = self.now();
+        let mut takes = self.takes.lock();
+        takes.forget_if_full(now);
+        let before = takes.full_at;
+        let full_at = before.max(now) + worth;
+        if full_at > now + self.capacity {
+            return Err(InsufficientTokens::Until(Duration::from_nanos(full_at - self.capacity - now)));
+        }
+        takes.full_at = full_at;
+        takes.open.push_back(Take { at: now, tokens, before, decided: false });
+        let number = takes.first + takes.open.len() as u64 - 1;
+        Ok(TokenReservation { bucket: self.clone(), number: Some(number) })
     }
 
     /// Time until `tokens` in total could have been taken, one after the other. `tokens` may exceed
     /// the burst, unlike in [`TokenBucket::take`].
     pub(super) fn due_in(&self, tokens: u64) -> Duration {
-        let (arrival, now) = (self.arrival.load(), self.clock.ticks());
-        let due = (arrival.max(now) + tokens.saturating_mul(self.period)).saturating_sub(self.capacity());
+        let (full_at, now) = (self.takes.lock().full_at, self.now());
+        let due = full_at.max(now).saturating_add(tokens.saturating_mul(self.period)).saturating_sub(self.capacity);
         Duration::from_nanos(due.saturating_sub(now))
     }
 
     /// Tokens that could be taken now.
     pub(super) fn left(&self) -> u32 {
-        let (arrival, now) = (self.arrival.load(), self.clock.ticks());
-        let free = self.capacity().saturating_sub(arrival.saturating_sub(now));
+        let (full_at, now) = (self.takes.lock().full_at, self.now());
+        let free = self.capacity.saturating_sub(full_at.saturating_sub(now));
         (free / self.period).min(u64::from(self.rate.burst)) as u32
     }
 
-    /// Nanoseconds that a full bucket is worth.
-    fn capacity(&self) -> u64 {
-        self.period * u64::from(self.rate.burst.max(1))
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
-/// Nanoseconds between two tokens, rounded up.
-fn period(rate: Rate) -> u64 {
-    SECOND.div_ceil(u64::from(rate.per_second.max(1)))
-}
-
-/// Nanoseconds of tokio's clock since the bucket was created. The limiter reads its own start from
-/// this a few nanoseconds later; [`TokenBucket::left`] is off by that much.
-#[derive(Clone, Copy, Debug)]
-struct BucketClock(Instant);
-
-impl BucketClock {
-    fn ticks(&self) -> u64 {
-        self.now().as_u64()
-    }
-}
-
-impl Clock for BucketClock {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        Nanos::from(self.0.elapsed())
-    }
-}
-
-/// GCRA's theoretical arrival time, in nanoseconds of [`BucketClock`]. governor's own store cannot be
-/// read without taking a token.
-#[derive(Clone, Debug)]
-struct ArrivalTime(Arc<AtomicU64>);
-
-impl ArrivalTime {
-    fn load(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl StateStore for ArrivalTime {
-    type Key = NotKeyed;
-
-    fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, decide: F) -> Result<T, E>
-    where
-        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
-    {
-        let mut current = self.0.load(Ordering::Acquire);
-        loop {
-            let (result, next) = decide(Some(Nanos::new(current)))?;
-            match self.0.compare_exchange_weak(current, next.into(), Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(result),
-                Err(changed) => current = changed,
-            }
+impl Takes {
+    /// Once the bucket is full, it makes no difference what became of earlier takes.
+    fn forget_if_full(&mut self, now: u64) {
+        if self.full_at <= now {
+            self.first += self.open.len() as u64;
+            self.open.clear();
         }
+    }
+
+    fn decide(&mut self, number: u64, kept: bool, period: u64) {
+        let Some(index) = number.checked_sub(self.first).map(|index| index as usize) else { return };
+        let Some(take) = self.open.get_mut(index) else { return };
+        take.decided = true;
+        if !kept {
+            take.tokens = 0;
+            let mut full_at = take.before;
+            for take in self.open.range_mut(index..) {
+                take.before = full_at;
+                if take.tokens > 0 {
+                    full_at = full_at.max(take.at) + period * u64::from(take.tokens);
+                }
+            }
+            self.full_at = full_at;
+        }
+        while self.open.front().is_some_and(|take| take.decided) {
+            self.open.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+/// Tokens of a bucket; given back when dropped unless kept.
+#[derive(Debug)]
+#[must_use = "dropping it gives the tokens back"]
+pub(super) struct TokenReservation {
+    bucket: Arc<TokenBucket>,
+    /// `None` once it is decided.
+    number: Option<u64>,
+}
+
+impl TokenReservation {
+    /// Counts the tokens as used.
+    pub(super) fn keep(mut self) {
+        self.decide(true);
+    }
+
+    fn decide(&mut self, kept: bool) {
+        if let Some(number) = self.number.take() {
+            self.bucket.takes.lock().decide(number, kept, self.bucket.period);
+        }
+    }
+}
+
+impl Drop for TokenReservation {
+    fn drop(&mut self) {
+        self.decide(false);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Always holds: nothing is sent without a [`Spent`], and only [`Budget::spend`] creates one. It
 //! occupies one of the account's places in flight until it is dropped, also while a response body
-//! streams. Units of the day that were reserved and not sent are given back. A refused request takes
+//! streams. What was taken and not sent is given back. A refused request takes
 //! nothing. The budget does not know what is sent. It fails with [`OverBudget`].
 
 use std::{
@@ -18,7 +18,8 @@ use tokio::time::Instant;
 
 use super::{
     bucket::InsufficientTokens,
-    day::{DayCounter, DayReservation, Midnight},
+    claim::Claim,
+    day::{DayCounter, Midnight},
     queue::{Exhausted, Permit, WaitLimit, WaitQueue},
     usage::{UsageByWindow, WindowUsage},
     wall_clock::WallClock,
@@ -116,7 +117,7 @@ impl Budget {
     pub async fn spend(&self, cost: u32, priority: Priority, deadline: Instant) -> Result<Spent, OverBudget> {
         let at_most = Duration::from_millis(self.max_wait.load(Ordering::Relaxed));
         match self.queue.acquire(cost, priority, WaitLimit { at_most, deadline }).await {
-            Ok(permit) => Ok(Spent { permit, quota: None }),
+            Ok(permit) => Ok(Spent { permit, claim: Claim::default() }),
             Err(exhausted) => Err(self.over_budget(exhausted)),
         }
     }
@@ -149,33 +150,29 @@ impl Budget {
 
 /// What one request took out of the budget.
 #[derive(Debug)]
-#[must_use = "dropping it unsent gives back what was reserved of the day"]
+#[must_use = "dropping it unsent gives everything back"]
 pub struct Spent {
     permit: Permit,
-    quota: Option<DayReservation>,
+    claim: Claim,
 }
 
 impl Spent {
-    /// Ties the service's reservation to this one: both are used once the request is sent, both are
-    /// given back if it never is.
-    pub fn with_quota(self, quota: Option<DayReservation>) -> Self {
-        Self { quota, ..self }
+    /// Ties the service's claim to this: both are used once the request is sent, both are given back
+    /// if it never is.
+    pub fn with_claim(self, claim: Claim) -> Self {
+        Self { claim, ..self }
     }
 
     /// Counts everything as used, because the request may have been sent; Fastrac's response changes
     /// nothing. The place in flight stays occupied until this is dropped.
     pub fn sent(&mut self) {
-        if let Some(day) = self.permit.day.take() {
-            day.keep();
-        }
-        if let Some(quota) = self.quota.take() {
-            quota.keep();
-        }
+        self.permit.used();
+        self.claim.keep();
     }
 
-    /// The service's reservation, if it is not used yet.
-    pub fn take_quota(&mut self) -> Option<DayReservation> {
-        self.quota.take()
+    /// The service's claim; empty if it was used.
+    pub fn take_claim(&mut self) -> Claim {
+        std::mem::take(&mut self.claim)
     }
 }
 

@@ -104,28 +104,10 @@ impl DayCounter {
     /// # Errors
     /// [`DayExhausted`] when fewer are left; nothing is taken then.
     pub(super) fn reserve(self: &Arc<Self>, units: u32) -> Result<DayReservation, DayExhausted> {
-        self.reserve_after(units, || Ok(())).map_err(|_: Option<()>| DayExhausted)
-    }
-
-    /// Reserves `units` of today if enough are left and `then` succeeds; `then` is not called if too
-    /// few are left. Reads the clock once.
-    ///
-    /// # Errors
-    /// The error of `then`, or `None` when fewer units are left.
-    pub(super) fn reserve_after<E>(
-        self: &Arc<Self>,
-        units: u32,
-        then: impl FnOnce() -> Result<(), E>,
-    ) -> Result<DayReservation, Option<E>> {
         self.roll_over(self.clock.millis());
         let limit = self.limit.load(Ordering::Relaxed);
-        let fits = |count: u64| (count & USED_MASK) + u64::from(units) <= limit;
-        if !fits(self.count.load(Ordering::Acquire)) {
-            return Err(None);
-        }
-        then().map_err(Some)?;
-        let take = |count: u64| fits(count).then(|| count + u64::from(units));
-        let before = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).map_err(|_| None)?;
+        let take = |count: u64| ((count & USED_MASK) + u64::from(units) <= limit).then(|| count + u64::from(units));
+        let before = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).map_err(|_| DayExhausted)?;
         Ok(DayReservation { counter: self.clone(), day: before >> USED_BITS, units })
     }
 
@@ -188,7 +170,7 @@ fn day_of(millis: i64, zone: &TimeZone) -> (u64, i64) {
 /// Units reserved of a day; given back when dropped unless kept.
 #[derive(Debug)]
 #[must_use = "dropping it gives back what was reserved"]
-pub struct DayReservation {
+pub(super) struct DayReservation {
     counter: Arc<DayCounter>,
     day: u64,
     units: u32,
@@ -196,7 +178,7 @@ pub struct DayReservation {
 
 impl DayReservation {
     /// Counts the units as used.
-    pub fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.units = 0;
     }
 }

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    bucket::{InsufficientTokens, TokenBucket},
+    bucket::{InsufficientTokens, TokenBucket, TokenReservation},
     day::{DayCounter, DayReservation},
 };
 use crate::config::{Priority, Rate};
@@ -78,12 +78,25 @@ struct WaitOutcome {
     changed: Notify,
 }
 
-/// A place in flight, occupied until this is dropped, and units of the day.
+/// A place in flight, occupied until this is dropped; tokens of the second and units of the day, given back when it is
+/// dropped unless they were used.
 #[derive(Debug)]
 pub(super) struct Permit {
     queue: Arc<WaitQueue>,
-    /// `None` once the units are used.
-    pub(super) day: Option<DayReservation>,
+    second: Option<TokenReservation>,
+    day: Option<DayReservation>,
+}
+
+impl Permit {
+    /// Counts tokens and units as used; the place stays occupied.
+    pub(super) fn used(&mut self) {
+        if let Some(second) = self.second.take() {
+            second.keep();
+        }
+        if let Some(day) = self.day.take() {
+            day.keep();
+        }
+    }
 }
 
 /// How long a request may wait: `at_most` from now, and never beyond `deadline`.
@@ -187,14 +200,16 @@ impl WaitQueue {
     fn try_acquire(self: &Arc<Self>, cost: u32) -> Result<Permit, Exhausted> {
         let free = |occupied: usize| (occupied < self.max_in_flight()).then_some(occupied + 1);
         self.in_flight.fetch_update(SeqCst, SeqCst, free).map_err(|_| Exhausted::InFlight)?;
-        // Tokens of the second cannot be given back. So the day is checked before they are taken (a
-        // day that is used up costs no tokens) and charged after (a missing token costs no units).
-        let second = || self.second.load().as_ref().map_or(Ok(()), |second| second.take(cost));
-        match self.day.reserve_after(cost, second) {
-            Ok(day) => Ok(Permit { queue: self.clone(), day: Some(day) }),
-            Err(insufficient) => {
+        let taken = || {
+            let day = self.day.reserve(cost).map_err(|_| Exhausted::Day)?;
+            let second = self.second.load().as_ref().map(|second| second.take(cost)).transpose();
+            Ok((day, second.map_err(Exhausted::Second)?))
+        };
+        match taken() {
+            Ok((day, second)) => Ok(Permit { queue: self.clone(), second, day: Some(day) }),
+            Err(exhausted) => {
                 self.in_flight.fetch_sub(1, SeqCst);
-                Err(insufficient.map_or(Exhausted::Day, Exhausted::Second))
+                Err(exhausted)
             }
         }
     }
@@ -319,8 +334,8 @@ impl Drop for Waiter {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.queue.in_flight.fetch_sub(1, SeqCst);
-        // Units of the day are given back before a waiter is served, which may need them.
-        self.day = None;
+        // Given back before a waiter is served, which may need them.
+        (self.second, self.day) = (None, None);
         self.queue.serve_waiters();
     }
 }

@@ -10,7 +10,8 @@ use jiff::tz::TimeZone;
 
 use super::{
     bucket::{InsufficientTokens, TokenBucket},
-    day::{DayCounter, DayReservation, Midnight},
+    claim::Claim,
+    day::{DayCounter, Midnight},
     header,
     usage::UsageByWindow,
     wall_clock::WallClock,
@@ -72,29 +73,32 @@ impl Quota {
         quota
     }
 
-    /// Takes one request of this second. To be called before [`Quota::reserve_day`]: tokens of the
-    /// second come back by themselves, so a request that the day refuses costs little.
+    /// Takes one request of this second into the claim.
     ///
     /// # Errors
     /// [`Exceeded`] when the bucket is empty; nothing is taken then.
-    pub fn take_second(&self) -> Result<(), Exceeded> {
+    pub fn claim_second(&self, claim: &mut Claim) -> Result<(), Exceeded> {
         let Some(second) = &self.second else { return Ok(()) };
-        second.take(1).map_err(|insufficient| {
+        let taken = second.take(1).map_err(|insufficient| {
             let wait = if let InsufficientTokens::Until(wait) = insufficient { wait } else { Duration::ZERO };
             Exceeded { window: LimitWindow::Second, retry_after: whole_seconds(wait), resets_at: None }
-        })
+        });
+        claim.second = Some(taken?);
+        Ok(())
     }
 
-    /// Reserves one request of today.
+    /// Takes one request of today into the claim.
     ///
     /// # Errors
     /// [`Exceeded`] when none is left.
-    pub fn reserve_day(&self) -> Result<DayReservation, Exceeded> {
-        self.day.reserve(1).map_err(|_| Exceeded {
+    pub fn claim_day(&self, claim: &mut Claim) -> Result<(), Exceeded> {
+        let taken = self.day.reserve(1).map_err(|_| Exceeded {
             window: LimitWindow::Day,
             retry_after: Duration::from_secs(self.day.today().ends_in),
             resets_at: Some(self.day.ends_at()),
-        })
+        });
+        claim.day = Some(taken?);
+        Ok(())
     }
 
     /// What is left of the windows that have a limit.

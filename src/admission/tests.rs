@@ -7,7 +7,11 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use tokio::time::{Instant, advance};
 
-use super::{bucket::TokenBucket, day::DayCounter, *};
+use super::{
+    bucket::TokenBucket,
+    day::{DayCounter, DayReservation},
+    *,
+};
 use crate::config::{self, Priority, Rate};
 
 fn zone(name: &str) -> TimeZone {
@@ -28,6 +32,14 @@ fn budget(rate: Option<(u32, u32)>, day: Option<u64>, in_flight: usize, max_wait
     Budget::new(&budget, &zone("Asia/Jakarta"), wall("2026-11-24T02:00:00Z"))
 }
 
+/// Takes one request of the second and of the day.
+fn use_one(quota: &Quota) {
+    let mut claim = Claim::default();
+    quota.claim_second(&mut claim).unwrap();
+    quota.claim_day(&mut claim).unwrap();
+    claim.keep();
+}
+
 fn far() -> Instant {
     Instant::now() + Duration::from_secs(3600)
 }
@@ -37,30 +49,61 @@ fn paused() -> tokio::runtime::Runtime {
 }
 
 mod bucket {
-    use crate::admission::bucket::InsufficientTokens;
+    use crate::admission::bucket::{InsufficientTokens, TokenReservation};
 
     use super::*;
 
+    /// What may be taken at `now`, of a bucket that was full at 0, after these takes: tokens that come back one by one,
+    /// computed from the start each time.
+    fn free(rate: Rate, taken: &[(Duration, u32)], now: Duration) -> u32 {
+        let period = 1_000_000_000_u128.div_ceil(u128::from(rate.per_second));
+        let (mut level, mut at) = (u128::from(rate.burst) * period, 0);
+        for (then, tokens) in taken.iter().chain([&(now, 0)]) {
+            level =
+                (level + (then.as_nanos() - at)).min(u128::from(rate.burst) * period) - u128::from(*tokens) * period;
+            at = then.as_nanos();
+        }
+        (level / period) as u32
+    }
+
     proptest! {
-        /// In every window of length T at most burst + T × rate go through, and what is refused
-        /// would have been too much or goes through after exactly the wait that was said.
+        /// In every window of length T at most burst + T × rate are kept, what is given back is as if it had never been
+        /// taken, and what is refused would have been too much or goes through after exactly the wait that was said.
         #[test]
         fn never_over_admits_in_any_window(
             per_second in 1_u32..200,
             burst in 1_u32..100,
-            steps in prop::collection::vec((0_u64..200_000, 1_u32..4), 1..200),
+            steps in prop::collection::vec((0_u64..200_000, 1_u32..4, 0_u8..4, 0_usize..16), 1..200),
         ) {
             paused().block_on(async {
-                let bucket = TokenBucket::full(Rate { per_second, burst });
+                let rate = Rate { per_second, burst };
+                let bucket = Arc::new(TokenBucket::full(rate));
                 let start = Instant::now();
                 let mut taken: Vec<(Duration, u32)> = Vec::new();
-                for (micros, tokens) in steps {
+                let mut undecided = Vec::new();
+                for (micros, tokens, fate, decide) in steps {
                     advance(Duration::from_micros(micros)).await;
+                    if decide < undecided.len() {
+                        let (index, reservation): (usize, TokenReservation) = undecided.swap_remove(decide);
+                        if decide % 2 == 0 { reservation.keep() } else {
+                            drop(reservation);
+                            taken[index].1 = 0;
+                        }
+                    }
                     let left = bucket.left();
+                    assert_eq!(left, free(rate, &taken, start.elapsed()));
                     match bucket.take(tokens) {
-                        Ok(()) => {
+                        Ok(reservation) => {
                             assert!(left >= tokens, "took {tokens} of {left}");
                             taken.push((start.elapsed(), tokens));
+                            match fate {
+                                0 => reservation.keep(),
+                                1 => {
+                                    drop(reservation);
+                                    taken.pop();
+                                }
+                                _ => undecided.push((taken.len() - 1, reservation)),
+                            }
                         }
                         Err(InsufficientTokens::Never) => assert!(tokens > burst),
                         Err(InsufficientTokens::Until(wait)) => {
@@ -83,8 +126,8 @@ mod bucket {
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_that_is_said_is_enough_and_not_too_long() {
-        let bucket = TokenBucket::full(Rate { per_second: 3, burst: 2 });
-        bucket.take(2).unwrap();
+        let bucket = Arc::new(TokenBucket::full(Rate { per_second: 3, burst: 2 }));
+        bucket.take(2).unwrap().keep();
         let Err(InsufficientTokens::Until(wait)) = bucket.take(1) else { panic!("took a third") };
         advance(wait - Duration::from_nanos(1)).await;
         assert!(bucket.take(1).is_err());
@@ -95,21 +138,21 @@ mod bucket {
     #[tokio::test(start_paused = true)]
     async fn retry_after_is_never_zero() {
         let quota = Quota::new(&quota(Some((1000, 1)), None), &zone("UTC"), WallClock::system());
-        quota.take_second().unwrap();
-        let exceeded = quota.take_second().unwrap_err();
+        let mut claim = Claim::default();
+        quota.claim_second(&mut claim).unwrap();
+        let exceeded = quota.claim_second(&mut Claim::default()).unwrap_err();
         assert_eq!((exceeded.window, exceeded.retry_after), (LimitWindow::Second, Duration::from_secs(1)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_reload_gives_no_burst_and_forgets_no_day() {
         let before = Quota::new(&quota(Some((10, 10)), Some(5)), &zone("UTC"), wall("2026-11-24T02:00:00Z"));
-        before.take_second().unwrap();
-        before.reserve_day().unwrap().keep();
+        use_one(&before);
         let same = before.reloaded(&quota(Some((10, 10)), Some(5)));
         assert_eq!(same.usage(), before.usage());
         let other = before.reloaded(&quota(Some((20, 20)), Some(1)));
         assert_eq!(other.usage().second.unwrap().left, 0);
-        assert!(other.reserve_day().is_err());
+        assert!(other.claim_day(&mut Claim::default()).is_err());
         advance(Duration::from_secs(1)).await;
         assert_eq!(other.usage().second.unwrap().left, 20);
     }
@@ -229,17 +272,15 @@ mod headers {
         let quota =
             Quota::new(&quota(Some((50, 50)), Some(40_000)), &zone("Asia/Jakarta"), wall("2026-11-24T02:46:06Z"));
         assert_eq!(quota.policy_header().unwrap(), "\"second\";q=50;w=1, \"day\";q=40000;w=86400");
-        quota.take_second().unwrap();
-        quota.reserve_day().unwrap().keep();
-        drop(quota.reserve_day().unwrap());
+        use_one(&quota);
+        quota.claim_day(&mut Claim::default()).unwrap();
         assert_eq!(quota.limit_header().unwrap(), "\"second\";r=49;t=1, \"day\";r=39999;t=51234");
     }
 
     #[tokio::test(start_paused = true)]
     async fn are_absent_without_a_limit() {
         let quota = Quota::new(&quota(None, None), &zone("UTC"), WallClock::system());
-        assert!(quota.take_second().is_ok());
-        quota.reserve_day().unwrap().keep();
+        use_one(&quota);
         assert_eq!((quota.policy_header(), quota.limit_header(), quota.used_today()), (None, None, 1));
     }
 
@@ -254,6 +295,11 @@ mod budget {
     use super::*;
 
     const NORMAL: Priority = Priority::Normal;
+
+    /// One call that is sent and answered at once.
+    async fn send(budget: &Budget, priority: Priority) -> Result<(), OverBudget> {
+        budget.spend(1, priority, far()).await.map(|mut spent| spent.sent())
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_place_in_flight_is_held_until_the_answer_ends() {
@@ -282,6 +328,19 @@ mod budget {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_was_not_sent_goes_back_to_the_second_and_to_a_waiter() {
+        let budget = budget(Some((1, 1)), None, 8, 10_000);
+        let unsent = budget.spend(1, NORMAL, far()).await.unwrap();
+        let start = Instant::now();
+        let (waiter, ()) = tokio::join!(send(&budget, NORMAL), async {
+            tokio::task::yield_now().await;
+            drop(unsent);
+        });
+        assert!(waiter.is_ok() && start.elapsed() == Duration::ZERO, "{:?}", start.elapsed());
+        assert_eq!(budget.usage().windows.second.unwrap().left, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_refused_call_drains_nothing() {
         let budget = budget(Some((10, 10)), Some(2), 8, 0);
         let mut spent = budget.spend(2, NORMAL, far()).await.unwrap();
@@ -297,9 +356,9 @@ mod budget {
     async fn waits_in_the_queue_but_not_in_vain() {
         let budget = budget(Some((10, 1)), None, 8, 250);
         let start = Instant::now();
-        drop(budget.spend(1, NORMAL, far()).await.unwrap());
-        let (a, b, c) = tokio::join!(budget.spend(1, NORMAL, far()), budget.spend(1, NORMAL, far()), async {
-            let refused = budget.spend(1, NORMAL, far()).await;
+        send(&budget, NORMAL).await.unwrap();
+        let (a, b, c) = tokio::join!(send(&budget, NORMAL), send(&budget, NORMAL), async {
+            let refused = send(&budget, NORMAL).await;
             assert_eq!(start.elapsed(), Duration::ZERO, "refused at once: it would be served after 300 ms");
             refused
         });
@@ -312,7 +371,7 @@ mod budget {
     #[tokio::test(start_paused = true)]
     async fn the_deadline_of_the_request_bounds_the_wait() {
         let budget = budget(Some((1, 1)), None, 8, 60_000);
-        drop(budget.spend(1, NORMAL, far()).await.unwrap());
+        send(&budget, NORMAL).await.unwrap();
         let soon = Instant::now() + Duration::from_millis(500);
         assert!(budget.spend(1, NORMAL, soon).await.is_err());
         assert!(budget.spend(1, NORMAL, far()).await.is_ok());
@@ -321,14 +380,14 @@ mod budget {
     #[tokio::test(start_paused = true)]
     async fn higher_priority_goes_first_and_equals_in_order() {
         let budget = Arc::new(budget(Some((10, 1)), None, 8, 10_000));
-        drop(budget.spend(1, NORMAL, far()).await.unwrap());
+        send(&budget, NORMAL).await.unwrap();
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         for (name, priority) in
             [("low", Priority::Low), ("n1", NORMAL), ("n2", NORMAL), ("h1", Priority::High), ("h2", Priority::High)]
         {
             let (budget, tell) = (budget.clone(), tell.clone());
             tokio::spawn(async move {
-                drop(budget.spend(1, priority, far()).await.unwrap());
+                send(&budget, priority).await.unwrap();
                 tell.send(name).unwrap();
             });
             tokio::task::yield_now().await;
@@ -366,7 +425,7 @@ mod budget {
         assert_eq!(budget.usage().waiting, 0);
         drop(spent);
         let start = Instant::now();
-        drop(budget.spend(1, NORMAL, far()).await.unwrap());
+        send(&budget, NORMAL).await.unwrap();
         assert!(start.elapsed() <= Duration::from_millis(92), "{:?}", start.elapsed());
         assert_eq!(budget.usage().in_flight.left, 1);
     }
@@ -387,7 +446,8 @@ mod budget {
             .map(|_| {
                 let budget = budget.clone();
                 tokio::spawn(async move {
-                    let spent = budget.spend(1, NORMAL, far()).await?;
+                    let mut spent = budget.spend(1, NORMAL, far()).await?;
+                    spent.sent();
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     drop(spent);
                     Ok::<_, OverBudget>(())
@@ -423,7 +483,10 @@ mod budget {
                         callers.push(tokio::spawn(async move {
                             let deadline = Instant::now() + Duration::from_millis(patience);
                             let call = async {
-                                let spent = budget.spend(cost, priority, deadline).await.ok()?;
+                                let mut spent = budget.spend(cost, priority, deadline).await.ok()?;
+                                if service % 4 > 0 {
+                                    spent.sent();
+                                }
                                 tokio::time::sleep(Duration::from_millis(service)).await;
                                 drop(spent);
                                 Some(())

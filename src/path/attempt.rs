@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{CallPriority, UpstreamCall};
 use crate::{
-    admission::{DayReservation, OverBudget, Spent},
+    admission::{Claim, OverBudget, Spent},
     attempts::Attempts,
     deadline::timed,
     keys::Lease,
@@ -25,8 +25,8 @@ use crate::{
 pub(super) struct AdmittedAttempt {
     /// Step 7.
     pub(super) permit: BreakerPermit,
-    /// The service's part of step 9. Absent: the attempt is the gateway's own, or the service has paid.
-    pub(super) reservation: Option<DayReservation>,
+    /// The service's part. Empty: the attempt is the gateway's own, or the service has paid.
+    pub(super) claim: Claim,
     /// The pair to sign with; absent: the account's current one.
     pub(super) pair: Option<Lease>,
 }
@@ -57,8 +57,8 @@ impl ClassifiedAnswer {
 /// What an attempt came to.
 pub(super) enum AttemptResult {
     Answered(ClassifiedAnswer),
-    /// No response; with the service's reservation if it was not used.
-    Failed(Failure, Option<DayReservation>),
+    /// No response; with the service's claim, empty if it was used.
+    Failed(Failure, Claim),
     /// The response holds the secret key of the account.
     Leaked,
 }
@@ -73,10 +73,10 @@ impl PreparedAttempt {
         admitted: AdmittedAttempt,
         attempts: &Attempts,
     ) -> Result<Self, Refusal> {
-        let AdmittedAttempt { permit, reservation, pair } = admitted;
+        let AdmittedAttempt { permit, claim, pair } = admitted;
         let (spent, time) = timed(spend(call, attempts)).await; // 9
         attempts.waited_for_budget(time);
-        let spent = spent?.with_quota(reservation);
+        let spent = spent?.with_claim(claim);
         let lease = match pair {
             Some(pair) => pair,
             None => call.account.keys.lease()?, // 10
@@ -108,7 +108,7 @@ impl PreparedAttempt {
                 if is_evidence(call, attempts, began) {
                     permit.report(failure.evidence());
                 }
-                AttemptResult::Failed(failure, spent.take_quota())
+                AttemptResult::Failed(failure, spent.take_claim())
             }
             Ok(mut answer) => {
                 let reading = read(call, &answer);

@@ -6,7 +6,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::Exchange;
 use crate::{
-    admission::{DayReservation, Quota},
+    admission::{Claim, Exceeded, Quota},
     body::BufferedRequest,
     catalog::Operation,
     config::{self, Class, Priority},
@@ -161,34 +161,35 @@ impl Call {
         &self.upstream.snapshot.quotas[self.service]
     }
 
-    /// Step 5: takes from the service's quota of the second, unless that is done after the cache lookup.
-    pub(super) fn take_rate_before_lookup(&self) -> Result<(), Refusal> {
-        if self.charges_hits() { self.take_rate() } else { Ok(()) }
+    /// Step 5: opens the claim with one request of the service's second, unless that is taken after the cache lookup.
+    pub(super) fn open_claim(&self) -> Result<Claim, Refusal> {
+        let mut claim = Claim::default();
+        if self.charges_hits() {
+            self.claimed(self.quota().claim_second(&mut claim))?;
+        }
+        Ok(claim)
     }
 
-    /// Step 5 of a cached operation whose hits are not charged (`charge_hits`).
-    pub(super) fn take_rate_after_lookup(&self) -> Result<(), Refusal> {
-        if self.charges_hits() { Ok(()) } else { self.take_rate() }
+    /// The rest of the claim of a call that is to be sent: of a cached operation whose hits are not charged
+    /// (`charge_hits`), the second; of all, one request of the service's day.
+    pub(super) fn complete_claim(&self, claim: &mut Claim) -> Result<(), Refusal> {
+        if !self.charges_hits() {
+            self.claimed(self.quota().claim_second(claim))?;
+        }
+        self.claimed(self.quota().claim_day(claim))
+    }
+
+    /// What a hit or a shared response costs besides the second: one request of the day, where those count
+    /// (`charge_hits`).
+    pub(super) fn claim_hit(&self, claim: &mut Claim) -> Result<(), Refusal> {
+        if self.service().charge_hits_day { self.claimed(self.quota().claim_day(claim)) } else { Ok(()) }
     }
 
     fn charges_hits(&self) -> bool {
         self.upstream.operation.cache.is_none() || self.service().charge_hits_second
     }
 
-    fn take_rate(&self) -> Result<(), Refusal> {
-        self.quota().take_second().map_err(|exceeded| Refusal::over_quota(&exceeded, &self.service().name))
-    }
-
-    /// The service's part of step 9, reserved: one unit of its day, which goes back unless the request is sent.
-    pub(super) fn reserve_day(&self) -> Result<DayReservation, Refusal> {
-        self.quota().reserve_day().map_err(|exceeded| Refusal::over_quota(&exceeded, &self.service().name))
-    }
-
-    /// Charges a hit or a shared response to the service's day, where those count (`charge_hits`).
-    pub(super) fn charge_hit(&self) -> Result<(), Refusal> {
-        if self.service().charge_hits_day {
-            self.reserve_day()?.keep();
-        }
-        Ok(())
+    fn claimed(&self, result: Result<(), Exceeded>) -> Result<(), Refusal> {
+        result.map_err(|exceeded| Refusal::over_quota(&exceeded, &self.service().name))
     }
 }

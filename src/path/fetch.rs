@@ -11,7 +11,7 @@ use super::{
     attempt::{AdmittedAttempt, AttemptResult, ClassifiedAnswer, PreparedAttempt},
 };
 use crate::{
-    admission::DayReservation,
+    admission::Claim,
     attempts::Attempts,
     config::Class,
     keys::{Lease, Remedy, Verdict},
@@ -21,25 +21,17 @@ use crate::{
 };
 
 /// Steps 7 to 13.
-pub(super) async fn fetch(
-    call: &UpstreamCall,
-    reservation: DayReservation,
-    attempts: &Attempts,
-) -> Result<ClassifiedAnswer, Refusal> {
-    let admitted = admit(call, Some(reservation), None)?;
+pub(super) async fn fetch(call: &UpstreamCall, claim: Claim, attempts: &Attempts) -> Result<ClassifiedAnswer, Refusal> {
+    let admitted = admit(call, claim, None)?;
     send(call, admitted, attempts).await
 }
 
 /// Step 7. A call that no key pair can sign is refused here too, before it costs anything.
-pub(super) fn admit(
-    call: &UpstreamCall,
-    reservation: Option<DayReservation>,
-    pair: Option<Lease>,
-) -> Result<AdmittedAttempt, Refusal> {
+pub(super) fn admit(call: &UpstreamCall, claim: Claim, pair: Option<Lease>) -> Result<AdmittedAttempt, Refusal> {
     if pair.is_none() {
         call.account.keys.lease()?;
     }
-    Ok(AdmittedAttempt { permit: call.account.breaker.admit()?, reservation, pair })
+    Ok(AdmittedAttempt { permit: call.account.breaker.admit()?, claim, pair })
 }
 
 /// Steps 9 to 13, and the second attempt if there is one.
@@ -64,7 +56,7 @@ pub(super) async fn send(
             NextStep::Retry(retry) => retry,
         };
         first = Some(retry.first);
-        admitted = match admit(call, retry.reservation, retry.pair) {
+        admitted = match admit(call, retry.claim, retry.pair) {
             Ok(admitted) => admitted,
             Err(refusal) => return result_of(first, refusal, attempts),
         };
@@ -91,17 +83,17 @@ enum NextStep {
 struct Retry {
     /// The pair to sign with; absent: the account's current one.
     pair: Option<Lease>,
-    /// The service's reservation, if it has not been used yet.
-    reservation: Option<DayReservation>,
+    /// The service's claim; empty if it was used.
+    claim: Claim,
     /// Result of the attempt before.
     first: Box<Result<ClassifiedAnswer, Refusal>>,
 }
 
 impl NextStep {
     /// A second attempt with the account's current pair.
-    async fn again(reservation: Option<DayReservation>, first: Result<ClassifiedAnswer, Refusal>) -> Self {
+    async fn again(claim: Claim, first: Result<ClassifiedAnswer, Refusal>) -> Self {
         retry::pause().await;
-        NextStep::Retry(Retry { pair: None, reservation, first: Box::new(first) })
+        NextStep::Retry(Retry { pair: None, claim, first: Box::new(first) })
     }
 }
 
@@ -110,10 +102,10 @@ async fn next_step(call: &UpstreamCall, lease: Lease, result: AttemptResult, att
     let may_retry = attempts.count() < 2;
     let in_time = || may_retry && call.operation.repeatable() && retry::fits(call.deadlines.complete_by());
     let answer = match result {
-        AttemptResult::Failed(failure, reservation) => {
+        AttemptResult::Failed(failure, claim) => {
             let again = failure.may_repeat() && in_time();
             let refusal = Err(Refusal::from(failure));
-            return if again { NextStep::again(reservation, refusal).await } else { NextStep::Done(refusal) };
+            return if again { NextStep::again(claim, refusal).await } else { NextStep::Done(refusal) };
         }
         AttemptResult::Leaked => {
             attempts.answered();
@@ -134,14 +126,14 @@ async fn next_step(call: &UpstreamCall, lease: Lease, result: AttemptResult, att
             Some(Remedy::Resend(lease)) => {
                 attempts.refused_unexecuted();
                 let first = Box::new(Err(Refusal::key_rejected()));
-                return NextStep::Retry(Retry { pair: Some(lease), reservation: None, first });
+                return NextStep::Retry(Retry { pair: Some(lease), claim: Claim::default(), first });
             }
             Some(Remedy::Own) => {}
             Some(Remedy::Rejected) => return refused_unexecuted(attempts, Refusal::key_rejected()),
             None => return refused_unexecuted(attempts, Refusal::key_undecided()),
         }
     } else if answer.reading.outcome.may_repeat(Some(answer.response.status)) && in_time() {
-        return NextStep::again(None, Ok(answer)).await;
+        return NextStep::again(Claim::default(), Ok(answer)).await;
     }
     if settles {
         attempts.answered();
@@ -160,7 +152,7 @@ fn refused_unexecuted(attempts: &Attempts, refusal: Refusal) -> NextStep {
 pub async fn canary(call: &UpstreamCall, lease: Lease) -> Verdict {
     let attempts = Attempts::default();
     let Ok(permit) = call.account.breaker.admit() else { return Verdict::Undecided };
-    let admitted = AdmittedAttempt { permit, reservation: None, pair: Some(lease) };
+    let admitted = AdmittedAttempt { permit, claim: Claim::default(), pair: Some(lease) };
     let Ok(prepared) = PreparedAttempt::new(call, admitted, &attempts).await else { return Verdict::Undecided };
     match prepared.send(call, &attempts).await {
         AttemptResult::Answered(answer) if answer.reading.key_refused => Verdict::Refused,

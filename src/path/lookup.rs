@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Call, Exchange, fetch};
 use crate::{
-    admission::DayReservation,
+    admission::Claim,
     attempts::Attempts,
     cache::{
         CacheEntry, Flight, JoinRequest, Key, KeyParts, Leader, RequestDirectives, key,
@@ -35,7 +35,11 @@ pub(super) struct Fill {
 
 /// Looks a request up in the cache and waits if another request is fetching it. `Continue`: Fastrac must be asked;
 /// with a [`Fill`] if the operation is cached.
-pub(super) async fn lookup(x: &mut Exchange, call: &Call) -> Result<ControlFlow<Reply, Option<Fill>>, Refusal> {
+pub(super) async fn lookup(
+    x: &mut Exchange,
+    call: &Call,
+    claim: &mut Claim,
+) -> Result<ControlFlow<Reply, Option<Fill>>, Refusal> {
     if call.upstream.operation.cache.is_none() {
         return Ok(ControlFlow::Continue(None));
     }
@@ -44,7 +48,7 @@ pub(super) async fn lookup(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
     let cache = &call.upstream.snapshot.cache;
     let now = Instant::now();
     if let Some(entry) = cache.fresh(&key, directives, now) {
-        return hit(call, &entry, now).map(ControlFlow::Break);
+        return hit(call, claim, &entry, now).map(ControlFlow::Break);
     }
     if directives.only_if_cached {
         return Err(Refusal::only_if_cached());
@@ -53,18 +57,20 @@ pub(super) async fn lookup(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
         let request = JoinRequest { generation: cache.generation(), priority: call.service().priority };
         let stored = || cache.fresh(&key, directives, Instant::now());
         match call.upstream.snapshot.flights.join(&key, request, stored) {
-            Flight::Stored(entry) => return hit(call, &entry, Instant::now()).map(ControlFlow::Break),
+            Flight::Stored(entry) => return hit(call, claim, &entry, Instant::now()).map(ControlFlow::Break),
             Flight::Leader(leader) => {
                 return Ok(ControlFlow::Continue(Some(Fill { leader, forced: directives.max_age.is_some() })));
             }
             Flight::Follower(follower) => {
-                call.charge_hit()?;
+                call.claim_hit(claim)?;
                 // On the heap: only a follower needs the timer.
                 let (result, time) = timed(Box::pin(call.deadline().bound(follower.result()))).await;
                 x.attempts().waited_for_upstream(time);
                 // `None`: the leader was lost, so this request may lead.
                 if let Some(result) = result.ok_or(Failure::Timeout)? {
-                    return reply_of(&result, CacheStatusHeader::Joined).map(ControlFlow::Break);
+                    let reply = reply_of(&result, CacheStatusHeader::Joined)?;
+                    claim.keep();
+                    return Ok(ControlFlow::Break(reply));
                 }
             }
         }
@@ -85,8 +91,9 @@ fn key(call: &Call) -> Key {
     })
 }
 
-fn hit(call: &Call, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {
-    call.charge_hit()?;
+fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {
+    call.claim_hit(claim)?;
+    claim.keep();
     let ttl = entry.ttl(now).unwrap_or_default().as_secs();
     let cached = CacheStatusHeader::Hit { ttl, age: entry.age(now).as_secs() };
     let stored_from = Some(entry.stored_from.clone());
@@ -101,17 +108,12 @@ fn reply_of(fetch: &FetchResult, cached: CacheStatusHeader) -> Result<Reply, Ref
 }
 
 /// Steps 7 to 14 of a fill, in a task that outlives its caller.
-pub(super) async fn fill(
-    x: &mut Exchange,
-    call: Box<Call>,
-    fill: Fill,
-    reservation: DayReservation,
-) -> Result<Reply, Refusal> {
+pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: Claim) -> Result<Reply, Refusal> {
     let Fill { leader, forced } = fill;
     let (follower, deadline) = (leader.follow(), call.deadline());
     let (call, attempts) = (call.for_waiters(leader.priority()), x.attempts().clone());
     x.snapshot.tasks.spawn(async move {
-        let result = fetch_and_store(&call, &leader, reservation, &attempts).await;
+        let result = fetch_and_store(&call, &leader, claim, &attempts).await;
         leader.complete(Arc::new(result));
     });
     let shared = match Box::pin(deadline.bound(follower.result())).await {
@@ -127,10 +129,10 @@ pub(super) async fn fill(
 async fn fetch_and_store(
     call: &Call,
     leader: &Leader<SharedFetch>,
-    reservation: DayReservation,
+    claim: Claim,
     attempts: &Attempts,
 ) -> Result<Fetched, Refusal> {
-    let answer = fetch::fetch(&call.upstream, reservation, attempts).await?;
+    let answer = fetch::fetch(&call.upstream, claim, attempts).await?;
     let reading = answer.reading;
     let reply = answer.reply();
     let ReplyBody::Whole(body) = reply.body else { return Err(Refusal::internal()) };

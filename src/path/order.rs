@@ -15,7 +15,7 @@ use super::{
     fetch,
 };
 use crate::{
-    admission::DayReservation,
+    admission::Claim,
     attempts::Attempts,
     orders::{OrderRequest, Recall, StoredAnswer, Ticket},
     outcome::Sent,
@@ -49,13 +49,8 @@ pub(super) async fn recall(call: &Call) -> Result<ControlFlow<Reply, Option<Tick
 }
 
 /// Steps 7 to 14, from step 8 on in a task that outlives its caller.
-pub(super) async fn send(
-    x: &mut Exchange,
-    call: Box<Call>,
-    ticket: Ticket,
-    reservation: DayReservation,
-) -> Result<Reply, Refusal> {
-    let admitted = fetch::admit(&call.upstream, Some(reservation), None)?; // 7
+pub(super) async fn send(x: &mut Exchange, call: Box<Call>, ticket: Ticket, claim: Claim) -> Result<Reply, Refusal> {
+    let admitted = fetch::admit(&call.upstream, claim, None)?; // 7
     let (sender, finished) = oneshot::channel();
     let attempts = x.attempts().clone();
     let caller = Some(WaitingCaller { exchange: x.detach(), sender });

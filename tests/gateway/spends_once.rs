@@ -11,8 +11,8 @@ use fastrac_sandbox::{Act, Fault};
 
 use crate::{
     bodies,
-    client::{find, post},
-    test_gateway::{Setup, TestGateway, until},
+    client::{Request, find, get, post},
+    test_gateway::{Setup, TestGateway, closed_port, until},
 };
 
 const CLIENTS: usize = 16;
@@ -147,5 +147,73 @@ fn what_was_never_sent_costs_nothing_of_the_day() {
         assert_eq!((refused.code().as_str(), refused.sent()), ("upstream.connect", "no"), "{target}: {refused:?}");
         assert_eq!(used(), before, "{target}");
         fastrac = FiniteFastrac { listener: TcpListener::bind(port).expect("bound again"), kept: Vec::new() };
+    }
+}
+
+/// A step that refuses a request after its quota of the second was taken.
+struct LaterStep {
+    /// Code of the refusal.
+    code: &'static str,
+    setup: Setup,
+    /// Of service `poor`.
+    prepare: fn(&TestGateway),
+    request: fn(usize) -> Request,
+}
+
+/// `poor` has three requests and then one in a second, so of 20 at once all but three or four would be refused by the
+/// quota of the second if those that a later step refuses cost anything.
+#[test]
+fn a_refusal_by_a_later_step_costs_nothing_of_the_second() {
+    fn quote(number: usize) -> Request {
+        post(&format!("/tariff/express?{number}"), bodies::TARIFF)
+    }
+    const POOR: &str = "quota = { per_second = 1, burst = 3 }\nallow = [\"lookup\", \"quote\", \"order\"]";
+    let setup = || Setup { services: &[("poor", POOR)], ..Setup::default() };
+    let (_closed, address) = closed_port();
+    let usual = |code, setup, prepare| LaterStep { code, setup, prepare, request: quote };
+    let nothing = |_: &TestGateway| {};
+    let steps = [
+        usual(
+            "quota.day",
+            Setup {
+                services: &[("poor", "quota = { per_second = 1, burst = 3, per_day = 1 }\nallow = [\"quote\"]")],
+                ..setup()
+            },
+            |gateway| assert_eq!(gateway.send(quote(0).by("poor")).status, 200),
+        ),
+        usual("budget.day", Setup { budget: "per_day = 1", ..setup() }, nothing),
+        usual("budget.second", Setup { budget: "per_second = 1, burst = 1, max_wait = \"0s\"", ..setup() }, nothing),
+        usual("upstream.breaker", Setup { breaker: "minimum = 1, open = \"1h\"", ..setup() }, |gateway| {
+            gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::Close).times(2));
+            assert_eq!(gateway.send(quote(0).by("shop")).status, 502);
+        }),
+        usual(
+            "upstream.connect",
+            Setup { base_url: Some(format!("http://{address}")), wait: false, ..setup() },
+            |gateway| until("a pair is in use", || gateway.app().gateway.was_ready()),
+        ),
+        LaterStep {
+            request: |_| get("/region/city?province_id=31").header("cache-control", "only-if-cached"),
+            ..usual("cache.only", setup(), nothing)
+        },
+        LaterStep {
+            request: |number| post("/order/express", &bodies::order(number)),
+            ..usual("budget.day", Setup { budget: "per_day = 1", ..setup() }, nothing)
+        },
+        LaterStep {
+            request: |number| get(&format!("/region/city?province_id={}", number + 11)),
+            ..usual("budget.day", Setup { budget: "per_day = 1", ..setup() }, nothing)
+        },
+    ];
+    for LaterStep { code, setup, prepare, request } in steps {
+        let gateway = setup.start();
+        prepare(&gateway);
+        let mut connection = gateway.connect();
+        let codes: Vec<String> = (1..=20)
+            .map(|number| connection.send(&request(number).by("poor")))
+            .filter(|response| response.status >= 400)
+            .map(|response| response.code())
+            .collect();
+        assert!(codes.len() >= 15 && codes.iter().all(|other| other == code), "{code}: {codes:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! What the pages say, in which form, and what their heads forbid.
 
 use super::*;
+use crate::admission::Claim;
 
 #[tokio::test]
 async fn every_answer_forbids_storing_and_guessing() {
@@ -83,8 +84,10 @@ async fn status_tells_what_is_left() {
     let stage = TestAdmin::usual().await;
     {
         let snapshot = stage.gateway.current.load();
-        snapshot.quotas[0].take_second().unwrap();
-        snapshot.quotas[0].reserve_day().unwrap().keep();
+        let mut claim = Claim::default();
+        snapshot.quotas[0].claim_second(&mut claim).unwrap();
+        snapshot.quotas[0].claim_day(&mut claim).unwrap();
+        claim.keep();
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
         let budget = snapshot.accounts[0].budget.clone();
         let mut spent = budget.spend(3, crate::config::Priority::Normal, deadline).await.unwrap();

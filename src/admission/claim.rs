@@ -1,0 +1,27 @@
+//! What one request has taken of its service's quota and not yet used.
+//!
+//! Always holds: it is used as a whole or goes back as a whole, to the windows that it was taken from. It knows neither
+//! requests nor limits: [`super::Quota`] fills it. Never fails.
+
+use super::{bucket::TokenReservation, day::DayReservation};
+
+/// Units of a service's quota; given back when dropped unless kept. An empty one costs nothing: the call is the
+/// gateway's own, or was paid for before.
+#[derive(Debug, Default)]
+#[must_use = "dropping it gives everything back"]
+pub struct Claim {
+    pub(super) second: Option<TokenReservation>,
+    pub(super) day: Option<DayReservation>,
+}
+
+impl Claim {
+    /// Counts everything as used: the request was sent, or answered without being sent.
+    pub fn keep(&mut self) {
+        if let Some(second) = self.second.take() {
+            second.keep();
+        }
+        if let Some(day) = self.day.take() {
+            day.keep();
+        }
+    }
+}

@@ -15,7 +15,7 @@ mod runner;
 mod strict;
 mod unread;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::{
     corpus::{Case, Forwarded},
@@ -61,10 +61,31 @@ impl RecordedGateway {
         (observed, self.recorder.take())
     }
 
+    /// The number of requests that were counted, refused ones included.
+    fn counted(&self) -> f64 {
+        self.gateway.metric("requests_total", &[])
+    }
+
+    /// Waits until at least this many more requests are counted than before; a fault if they are not.
+    fn counts(&self, before: f64, requests: usize) -> Option<String> {
+        let deadline = Instant::now() + LONGEST;
+        while self.counted() < before + requests as f64 {
+            if Instant::now() > deadline {
+                return Some(format!("counted {} of {requests} requests", self.counted() - before));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        None
+    }
+
     /// Everything that differs from what a case expects; empty if nothing does.
     fn faults_of(&self, case: &Case) -> Vec<String> {
+        let before = self.counted();
         let (observed, received) = self.run_case(case);
         let mut faults = Vec::new();
+        // Those of the case, the one on the same connection if it stays open, and the valid one.
+        let finals = observed.responses.statuses.iter().filter(|status| **status >= 200).count();
+        faults.extend(self.counts(before, finals + usize::from(!observed.responses.closed) + 1));
         if !case.allowed.contains(&observed.responses) {
             let responses: Vec<String> = case.allowed.iter().map(ToString::to_string).collect();
             faults.push(format!("got `{}`, expected `{}`", observed.responses, responses.join("` or `")));

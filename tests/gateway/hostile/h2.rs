@@ -566,10 +566,14 @@ fn blocks() -> Vec<Attack> {
 
 impl RecordedGateway {
     fn faults_of_attack(&self, attack: &Attack) -> Vec<String> {
+        let before = self.counted();
         let result = perform(self.runner.addr, attack);
         let good = self.gateway.send(get("/good").by("shop"));
         assert_eq!((good.status, good.outcome()), (200, "ok"), "{}: the valid request after it", attack.name);
         let mut faults = Vec::new();
+        // The streams of the attack, unless h2 ended the connection before it read them; the probe; and the valid one.
+        let streams = if result.ended { attack.streams.len().min(1) } else { attack.streams.len() };
+        faults.extend(self.counts(before, streams + usize::from(result.usable) + 1));
         for (stream, fate) in &attack.streams {
             let check_attacks = match (fate, result.fates.get(stream)) {
                 (StreamFate::Status(status), Some(Some(status_received))) => status == status_received,

@@ -26,7 +26,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream with deferred writes. It must be the outermost layer: TLS accepts bytes at once and writes them when it is
+/// A stream with deferred writes. It must be above TLS, which accepts bytes at once and writes them when it is
 /// flushed, and a flush is not deferred.
 #[derive(Debug)]
 pub struct DeferredWrite<S> {

@@ -13,6 +13,7 @@ mod pem;
 mod poll;
 pub(crate) mod read;
 mod roots;
+pub(crate) mod secret_text;
 mod stamp;
 pub(crate) mod watch;
 

@@ -1,7 +1,8 @@
 //! Copies a JSON text in one pass and replaces what must not be seen by `"***"`.
 //!
-//! Works on raw bytes: values that are kept keep their bytes (numbers of any length, escapes,
-//! duplicate members); only white space between tokens is removed, so that the result is one line.
+//! Works on raw bytes: values that are kept keep their bytes (numbers, escapes, duplicate members); only white space
+//! between tokens and a byte order mark are removed, so that the result is one line. A number that common readers cannot
+//! hold, and that would make the whole line unreadable for them, is masked.
 //! Validates on the way, without recursion. Pure. Fails with [`Unmaskable`] on anything that a reader
 //! of the log could interpret differently: then nothing of the body may be written.
 //!
@@ -26,6 +27,9 @@ const MAX_DEPTH: usize = 100;
 /// Names whose rules are remembered during one body; a power of two.
 const REMEMBERED: usize = 32;
 
+/// Maximum length of a number, in bytes: as many digits are a finite double, and Python reads them as an integer.
+const MAX_NUMBER: usize = 300;
+
 const MASKED: &[u8] = b"\"***\"";
 
 /// Not JSON, not an object or array, nested too deep, or with half a surrogate pair.
@@ -43,6 +47,8 @@ struct Container {
 /// Appends the masked body to `out`; on failure `out` may end with a part of it.
 pub(super) fn mask(out: &mut Vec<u8>, body: &[u8], rules: &MaskRules) -> Result<(), Unmaskable> {
     let text = std::str::from_utf8(body).map_err(|_| Unmaskable)?;
+    // As the classifier of responses reads it (RFC 8259, section 8.1).
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // Searched for once, not in each value (which takes 25.8 µs for tariffs); escapes could spell a secret too.
     let plain = memchr::memchr(b'\\', body).is_none() && !contains_own_secret(text) && !contains_personal(text);
     let remembered = [("", MaskRule::Keep); REMEMBERED];
@@ -194,7 +200,7 @@ impl<'a> JsonMasker<'a> {
             _ => {
                 let raw = self.number()?;
                 let kept = match rule {
-                    MaskRule::Keep => self.plain || !contains_personal(raw),
+                    MaskRule::Keep => is_readable(raw) && (self.plain || !contains_personal(raw)),
                     MaskRule::Place | MaskRule::Region => looks_like_region(raw.as_bytes()),
                     MaskRule::Mask | MaskRule::Person => false,
                 };
@@ -302,6 +308,12 @@ impl<'a> JsonMasker<'a> {
         }
         if self.at == start { Err(Unmaskable) } else { Ok(()) }
     }
+}
+
+/// Whether readers can hold a number.
+fn is_readable(number: &str) -> bool {
+    let exponent = memchr::memchr2(b'e', b'E', number.as_bytes()).is_some();
+    number.len() <= MAX_NUMBER && (!exponent || number.parse::<f64>().is_ok_and(f64::is_finite))
 }
 
 /// Length of the escape at the beginning of `bytes`; a surrogate pair is one.

@@ -64,6 +64,7 @@ fn store(snapshot: &Snapshot) {
         stored_from: HeaderValue::from_static("0193aaaa-1111"),
         stored: Instant::now(),
         lifetime: Duration::from_secs(86400),
+        readers: None,
     };
     snapshot.cache.keep(Key::new(parts), Arc::new(entry), snapshot.cache.generation());
 }

@@ -26,6 +26,7 @@ fn recorder(exchanges: LogTarget) -> (Arc<Recorder>, ExchangeLog, Arc<Metrics>) 
         bodies: LogBodies::Masked,
         keep_size: 1 << 30,
         keep_days: 30,
+        queue: 128 << 20,
         on_full: OnFull::Drop,
         mask: Vec::new(),
     };

@@ -1,6 +1,7 @@
 //! The body of a request, collected whole, and the body of a response.
 //!
-//! What always holds: a request is read whole before anything is spent on it, up to a limit and within its deadline;
+//! What always holds: a request is read whole before anything is spent on it, up to a limit, within its deadline and
+//! under a claim for its memory;
 //! the [`BodyEnd`] of a response is notified at most once, when the last byte is taken or the body fails, and dropped
 //! with the body; a response leaves in pieces, so that little of it waits in buffers. Must not know what the bytes mean.
 //! Fails with [`BodyError`].
@@ -9,16 +10,20 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     io,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use crate::deadline::Deadline;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, Method, uri::PathAndQuery};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
+
+use crate::{
+    deadline::Deadline,
+    memory::{Allowance, ClaimedBuffer, MemoryExhausted},
+};
 
 /// A request whose body has been read whole.
 pub struct BufferedRequest {
@@ -46,6 +51,8 @@ pub enum BodyError {
     /// It was not complete at the deadline.
     #[error("the request's body did not come within the request's time (`limits.request`)")]
     TooSlow,
+    #[error(transparent)]
+    NoMemory(#[from] MemoryExhausted),
     /// The connection was lost, or the framing is wrong.
     #[error("the request's body could not be read")]
     Broken,
@@ -54,46 +61,44 @@ pub enum BodyError {
 /// Reads a request's body whole.
 ///
 /// # Errors
-/// [`BodyError`] if it is longer than `limit` bytes, late, or cut off.
-pub async fn collect<B>(body: B, limit: usize, deadline: Deadline) -> Result<Bytes, BodyError>
+/// [`BodyError`] if it is longer than `limit` bytes, late, or cut off, or if there is no memory for it.
+pub async fn collect<B>(
+    body: B,
+    limit: usize,
+    deadline: Deadline,
+    memory: impl FnOnce() -> Allowance,
+) -> Result<Bytes, BodyError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    if body.size_hint().lower() > limit as u64 {
+    let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if declared > limit {
         return Err(BodyError::TooLarge(limit));
     }
-    // Most bodies arrive together with the head: only the others need a timer.
-    let mut reading = pin!(read(body, limit));
+    let buffer = ClaimedBuffer::new(memory(), declared)?;
+    // On the heap: a hit has no body. Most bodies arrive together with the head: only the others need a timer.
+    let mut reading = Box::pin(read(body, limit, buffer));
     match poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
         Poll::Ready(done) => done,
         Poll::Pending => Box::pin(deadline.bound(reading)).await.unwrap_or(Err(BodyError::TooSlow)),
     }
 }
 
-async fn read<B>(mut body: B, limit: usize) -> Result<Bytes, BodyError>
+async fn read<B>(mut body: B, limit: usize, mut buffer: ClaimedBuffer) -> Result<Bytes, BodyError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
-        if first.len().max(all.len()) + data.len() > limit {
+        if buffer.len() + data.len() > limit {
             return Err(BodyError::TooLarge(limit));
         }
-        if all.is_empty() && first.is_empty() {
-            first = data;
-        } else {
-            if all.is_empty() {
-                all.extend_from_slice(&first);
-            }
-            all.extend_from_slice(&data);
-        }
+        buffer.push(data)?;
     }
-    Ok(if all.is_empty() { first } else { all.freeze() })
+    Ok(buffer.into_bytes())
 }
 
 /// Is notified of the end of a response body, and dropped with the body.
@@ -245,6 +250,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::{config::Priority, memory::Memory};
 
     fn soon() -> Deadline {
         Deadline::after(Instant::now(), Duration::from_secs(5))
@@ -267,10 +273,39 @@ mod tests {
 
     #[tokio::test]
     async fn reads_whole_up_to_the_bound() {
-        assert_eq!(collect(pieces(&["ab", "", "c"]), 3, soon()).await, Ok(Bytes::from("abc")));
-        assert_eq!(collect(pieces(&["ab", "cd"]), 3, soon()).await, Err(BodyError::TooLarge(3)));
-        assert_eq!(collect(Full::new(Bytes::from("abcd")), 3, soon()).await, Err(BodyError::TooLarge(3)));
-        assert_eq!(collect(Full::new(Bytes::new()), 0, soon()).await, Ok(Bytes::new()));
+        let memory = || Memory::new(100).allowance(Priority::Low);
+        assert_eq!(collect(pieces(&["ab", "", "c"]), 3, soon(), memory).await, Ok(Bytes::from("abc")));
+        assert_eq!(collect(pieces(&["ab", "cd"]), 3, soon(), memory).await, Err(BodyError::TooLarge(3)));
+        let full = |text: &'static str| Full::new(Bytes::from(text));
+        assert_eq!(collect(full("abcd"), 3, soon(), memory).await, Err(BodyError::TooLarge(3)));
+        assert_eq!(collect(full(""), 0, soon(), memory).await, Ok(Bytes::new()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn claims_what_it_reads_until_it_is_freed() {
+        let memory = Memory::new(1000);
+        let allowance = || memory.allowance(Priority::High);
+        let body = collect(Full::new(Bytes::from(vec![7; 900])), 2000, soon(), allowance).await.unwrap();
+        assert_eq!(memory.used(), 900);
+        // A declared length is refused before a byte is read, one that is not declared once it is too long.
+        let exhausted = Err(BodyError::NoMemory(MemoryExhausted));
+        assert_eq!(collect(Full::new(Bytes::from(vec![7; 101])), 2000, soon(), allowance).await, exhausted);
+        assert_eq!(collect(pieces(&["x"; 101]), 2000, soon(), allowance).await, exhausted);
+        assert_eq!(collect(Never, 2000, soon(), allowance).await, Err(BodyError::TooSlow));
+        assert_eq!(memory.used(), 900);
+        drop(body);
+        assert_eq!(memory.used(), 0);
+    }
+
+    struct Never;
+
+    impl HttpBody for Never {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+            Poll::Pending
+        }
     }
 
     #[tokio::test]
@@ -285,18 +320,5 @@ mod tests {
             assert_eq!((piece.remaining(), piece.chunk().as_ptr()), (length, start.wrapping_add(n * PIECE)), "no copy");
         }
         assert!(body.is_end_stream() && body.frame().await.is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn gives_up_at_the_deadline() {
-        struct Never;
-        impl HttpBody for Never {
-            type Data = Bytes;
-            type Error = io::Error;
-            fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-                Poll::Pending
-            }
-        }
-        assert_eq!(collect(Never, 3, soon()).await, Err(BodyError::TooSlow));
     }
 }

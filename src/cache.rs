@@ -22,7 +22,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
-use crate::outcome::Outcome;
+use crate::{
+    memory::{Memory, Readers},
+    outcome::Outcome,
+};
 pub(crate) use flight::JoinRequest;
 pub use flight::{Flight, Flights, Follower, Leader};
 pub use key::{Key, KeyParts};
@@ -48,6 +51,8 @@ pub struct CacheEntry {
     pub stored: Instant,
     /// How long it is fresh; zero: it is not stored.
     pub lifetime: Duration,
+    /// Who reads `body`, if it may be stored.
+    pub readers: Option<Readers>,
 }
 
 impl CacheEntry {
@@ -63,13 +68,23 @@ impl CacheEntry {
 
     /// A copy with bytes of its own: slices would keep the buffers of the connection alive, uncounted, as long as the
     /// entry lives. Leaves room for `more` headers, so that a copy of the map need not be rehashed for them.
-    pub(crate) fn detached(self, more: usize) -> Self {
+    pub(crate) fn detached(self, more: usize, memory: &Arc<Memory>) -> Self {
         let own = |value: HeaderValue| HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value);
         let mut headers = HeaderMap::with_capacity(self.headers.len() + more);
         for (name, value) in &self.headers {
             headers.append(name, own(value.clone()));
         }
-        CacheEntry { headers, body: Bytes::copy_from_slice(&self.body), ..self }
+        let readers = Some(Readers::new(memory));
+        CacheEntry { headers, body: Bytes::copy_from_slice(&self.body), readers, ..self }
+    }
+
+    /// The body for one more caller.
+    pub(crate) fn body(&self) -> Bytes {
+        self.readers.as_ref().map_or_else(|| self.body.clone(), |readers| readers.read(&self.body))
+    }
+
+    fn set_stored(&self, stored: bool) {
+        self.readers.iter().for_each(|readers| readers.set_stored(stored));
     }
 
     fn weight(&self, key: &Key) -> u32 {
@@ -104,6 +119,8 @@ impl Cache {
         let entries = moka::sync::Cache::builder()
             .max_capacity(memory)
             .weigher(|key: &Key, entry: &Arc<CacheEntry>| entry.weight(key))
+            // Callers may still be reading it.
+            .eviction_listener(|_, entry: Arc<CacheEntry>, _| entry.set_stored(false))
             .build();
         Cache { entries, generation: Arc::default() }
     }
@@ -128,6 +145,7 @@ impl Cache {
         if generation != self.generation() {
             return false;
         }
+        entry.set_stored(true);
         self.entries.insert(key.clone(), entry);
         // A purge may have begun in between, and may have removed the other entries before this one was stored.
         let kept = generation == self.generation();
@@ -170,6 +188,7 @@ mod tests {
             stored_from: HeaderValue::from_static("r1"),
             stored: Instant::now(),
             lifetime: Duration::from_secs(60),
+            readers: None,
         })
     }
 
@@ -197,6 +216,36 @@ mod tests {
         assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_none());
         assert!(cache.keep(key("/a"), entry(10), cache.generation()));
         assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_some());
+    }
+
+    #[test]
+    fn what_has_left_it_counts_until_its_readers_are_done() {
+        let memory = Memory::new(1 << 20);
+        let cache = Cache::new(200_000);
+        let detached = |size| Arc::new(Arc::into_inner(entry(size)).unwrap().detached(0, &memory));
+        // Stores a response and reads it.
+        let store = |name: &str, size| {
+            let entry = detached(size);
+            assert!(cache.keep(key(name), entry.clone(), cache.generation()));
+            entry.body()
+        };
+        let entries = || cache.usage().values().map(|usage| usage.entries).sum::<u64>();
+        let (first, purged) = (store("/a", 20_000), store("/b", 30_000));
+        assert_eq!((entries(), memory.used()), (2, 0));
+        // Replaced, and too large to be stored, while callers read them.
+        let (replacing, large) = (store("/a", 40_000), store("/c", 500_000));
+        assert_eq!((entries(), memory.used()), (2, 520_000));
+        drop((first, large));
+        assert_eq!(memory.used(), 0);
+        cache.purge();
+        assert_eq!((entries(), memory.used()), (0, 70_000));
+        let (late, generation) = (detached(50_000), cache.generation());
+        cache.purge();
+        let body = late.body();
+        assert!(!cache.keep(key("/a"), late, generation));
+        assert_eq!(memory.used(), 120_000);
+        drop((replacing, purged, body));
+        assert_eq!(memory.used(), 0);
     }
 
     #[test]

@@ -133,6 +133,8 @@ pub struct LogConfig {
     pub keep_size: u64,
     /// Rotation: maximum age of a log file, in days.
     pub keep_days: u32,
+    /// Maximum size of the lines that wait to be written, in bytes; derived from `limits.memory`.
+    pub queue: usize,
     pub on_full: OnFull,
     /// Additional member and parameter names whose values are masked; lower case.
     pub mask: Vec<String>,
@@ -164,6 +166,8 @@ pub struct LimitsConfig {
     pub request: Duration,
     /// Maximum number of open client connections.
     pub connections: usize,
+    /// Maximum number of buffered bytes of requests and responses, of the whole process.
+    pub memory: usize,
     /// How long connections are still accepted after the stop signal; zero: not at all.
     pub drain_grace: Duration,
     /// From the stop signal until open requests are cut off, including `drain_grace`.

@@ -9,6 +9,7 @@ mod collisions;
 pub mod configuration;
 pub(crate) mod includes;
 pub mod listener;
+mod memory;
 mod pem;
 mod poll;
 pub(crate) mod read;

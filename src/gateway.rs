@@ -38,6 +38,7 @@ use crate::{
     files::{FileWatch, RootsError, configuration::LoadedConfig},
     inspect,
     keys::{Keeper, KeyContext, KeyEvent, Keys, Observer, SourceError, Vault, VaultError},
+    memory::Memory,
     orders::Orders,
     record::{ExchangeLog, Masker, Metrics, Names, Recorder, UNLIMITED},
     snapshot::{Account, Snapshot},
@@ -258,9 +259,13 @@ fn compile(
         services: config.services.iter().map(|service| (service.name.clone(), service.account)).collect(),
         operations: catalog.operations.iter().map(|operation| (operation.name.clone(), operation.class)).collect(),
     };
+    let memory =
+        previous.map_or_else(|| Memory::new(config.limits.memory), |previous| previous.snapshot.memory.clone());
+    memory.set_limit(config.limits.memory);
     let mask = Arc::new(Masker::new(config.log.bodies, &config.log.mask));
     let snapshot = Snapshot {
         limits: config.limits.clone(),
+        memory,
         in_flight: previous.map_or_else(InFlightLimit::default, |previous| previous.snapshot.in_flight.clone()),
         callers: Callers::new(&config.services, previous.map(|previous| &previous.snapshot.callers)),
         catalog,

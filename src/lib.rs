@@ -49,6 +49,7 @@
 //! | [`degraded`] | why the gateway is degraded: the closed list of reasons |
 //! | [`headers`] | which headers are never passed on, in either direction |
 //! | [`deadline`] | the point in time at which a wait ends |
+//! | [`memory`] | how many bytes of requests and responses are buffered, and who may buffer more |
 //! | [`peer`] | which clients count as one when failed attempts are limited |
 //! | [`retry_after`] | a wait in whole seconds |
 //! | [`connector`] | TCP connections to hosts by name: bounded, cached lookups and raced addresses |
@@ -83,6 +84,7 @@ pub mod headers;
 pub mod http_client;
 pub mod inspect;
 pub mod keys;
+pub mod memory;
 pub mod orders;
 pub mod outcome;
 pub mod path;

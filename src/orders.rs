@@ -38,7 +38,7 @@ use self::{
     clock::OrderClock,
     fingerprint::OrderDigest,
     index::{Index, IndexMatch, OrderIdentity},
-    journal::{ANSWERS, ORDERS},
+    journal::{ANSWERS, AnswerRow, ORDERS},
     limits::OrderLimits,
     shared::SharedOrders,
 };
@@ -52,6 +52,7 @@ pub use self::{
 };
 use crate::{
     config::Class,
+    memory::Allowance,
     store::{Store, StoreError, WriteBatch},
 };
 
@@ -78,6 +79,8 @@ pub struct OrderRequest<'a> {
     pub body: &'a [u8],
     /// The id that later refusals name.
     pub request_id: &'a str,
+    /// For the first response, if it is read again.
+    pub memory: &'a Allowance,
 }
 
 /// Result of step 4.
@@ -147,9 +150,13 @@ impl Orders {
                 Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles)))
             }
             IndexMatch::InMemory(answer) => Ok(Recall::Repeat(answer)),
-            IndexMatch::OnDisk { number, if_missing } => {
+            IndexMatch::OnDisk { number, bytes, if_missing } => {
+                let claim = request.memory.claim(bytes)?;
                 match self.inner.store().get(&ANSWERS, &number.to_be_bytes()).await {
-                    Ok(Some(row)) => Ok(Recall::Repeat(Arc::new(row.0))),
+                    Ok(Some(AnswerRow(answer))) => {
+                        let body = claim.hold(answer.body);
+                        Ok(Recall::Repeat(Arc::new(StoredAnswer { body, ..answer })))
+                    }
                     Ok(None) => Err(if_missing),
                     Err(error) => {
                         tracing::error!(%error, "a stored answer cannot be read");

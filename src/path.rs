@@ -59,7 +59,8 @@ where
     x.classified(&operation);
     snapshot.catalog.permit(service, &operation)?;
     // 3 the whole body
-    let body = x.collect(body::collect(body, snapshot.limits.request_body, upload)).await?;
+    let memory = || snapshot.memory.allowance(snapshot.catalog.services[service].config.priority);
+    let body = x.collect(body::collect(body, snapshot.limits.request_body, upload, memory)).await?;
     let request = BufferedRequest { method: head.method, target, headers: head.headers, body };
     let call = Call::new(x, Permitted { service, operation }, request, timeout);
     // 4 orders: was it sent before

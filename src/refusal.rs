@@ -19,6 +19,7 @@ use crate::{
     catalog::{Forbidden, route::Malformed, target::Misaddressed},
     deadline::InvalidTimeout,
     keys::NoKey,
+    memory::MemoryExhausted,
     orders::{FirstSent, JournalError, OrderRefusal},
     outcome::{Code, Outcome, Sent},
     record::RequestId,
@@ -248,9 +249,17 @@ impl From<BodyError> for Refusal {
         let code = match error {
             BodyError::TooLarge(_) => Code::RequestTooLarge,
             BodyError::TooSlow => Code::RequestTimeout,
+            BodyError::NoMemory(exhausted) => return exhausted.into(),
             BodyError::Broken => Code::RequestMalformed,
         };
         Refusal::new(code, error.to_string())
+    }
+}
+
+impl From<MemoryExhausted> for Refusal {
+    fn from(exhausted: MemoryExhausted) -> Self {
+        Refusal::new(Code::GatewayOverloaded, format!("{exhausted}; try again in 1 s"))
+            .retry_after(Duration::from_secs(1))
     }
 }
 
@@ -287,7 +296,10 @@ impl From<Misaddressed> for Refusal {
 
 impl From<OrderRefusal> for Refusal {
     fn from(refused: OrderRefusal) -> Self {
-        let refusal = Refusal::new(refused.code(), refused.to_string()).status(refused.status());
+        let mut refusal = Refusal::new(refused.code(), refused.to_string()).status(refused.status());
+        if let OrderRefusal::NoMemory(_) = &refused {
+            refusal.retry_after = Some(Duration::from_secs(1));
+        }
         // A repeat has the outcome of the first request, even if its response is no longer kept.
         Refusal { outcome: refused.outcome(), first_sent: refused.first_sent(), ..refusal }
     }
@@ -318,7 +330,7 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let refusal = Refusal::new(failure.code(), failure.to_string());
         match failure {
-            Failure::LocalFault(_) => refusal.retry_after(Duration::from_secs(1)),
+            Failure::LocalFault(_) | Failure::NoMemory(_) => refusal.retry_after(Duration::from_secs(1)),
             _ => refusal,
         }
     }

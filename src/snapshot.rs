@@ -16,6 +16,7 @@ use crate::{
     config::{Api, LimitsConfig, MessagesConfig},
     fetched::SharedFetch,
     keys::Keys,
+    memory::Memory,
     orders::Orders,
     record::Recorder,
     upstream::{Pool, breaker::Breaker, inject::Route},
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub limits: LimitsConfig,
     /// Requests being served, of the whole process.
     pub in_flight: InFlightLimit,
+    /// Bytes that requests and responses may take, of the whole process.
+    pub memory: Arc<Memory>,
     pub callers: Callers,
     pub catalog: Catalog,
     /// By index of service.

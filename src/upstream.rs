@@ -21,7 +21,7 @@ pub mod stream;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
@@ -31,6 +31,7 @@ use crate::{
     attempts::{Attempts, Sending},
     connector::ConnectError,
     keys::Lease,
+    memory::{Allowance, ClaimedBuffer, MemoryExhausted},
     outcome::{Code, Evidence},
 };
 pub use connect::Destination;
@@ -45,7 +46,7 @@ pub use stream::Stream;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What bounds one attempt.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Bounds {
     pub began: Instant,
     /// Without a byte sent by then, nothing is sent.
@@ -58,6 +59,8 @@ pub struct Bounds {
     pub body: usize,
     /// Whether a response longer than `buffer` may be streamed; else it is read whole, up to `body`.
     pub may_stream: bool,
+    /// For what is read of the response.
+    pub memory: Allowance,
 }
 
 /// A response of Fastrac's.
@@ -93,13 +96,16 @@ pub enum Failure {
     Cut,
     #[error("Fastrac's response is longer than {0} bytes (`limits.answer_body`)")]
     TooLong(usize),
+    /// A response has come, but there is no room for it.
+    #[error("{0}; Fastrac's response was not read; try again in 1 s")]
+    NoMemory(#[from] MemoryExhausted),
 }
 
 impl Failure {
     pub fn code(&self) -> Code {
         match self {
             Failure::Connect(_) => Code::UpstreamConnect,
-            Failure::LocalFault(_) => Code::GatewayOverloaded,
+            Failure::LocalFault(_) | Failure::NoMemory(_) => Code::GatewayOverloaded,
             Failure::NotStarted | Failure::Timeout => Code::UpstreamTimeout,
             Failure::Cut | Failure::TooLong(_) => Code::UpstreamCut,
         }
@@ -188,7 +194,7 @@ pub async fn send(
         let (mut connection, is_new) = match pool.take(&destination, bounds.began, bounds.deadline) {
             Some(connection) => (connection, false),
             // Boxed: a handshake is large, and rare.
-            None => (Box::pin(connect(&destination, bounds)).await?, true),
+            None => (Box::pin(connect(&destination, &bounds)).await?, true),
         };
         let departure = accounting.sending();
         match connection.send(request).await {
@@ -209,7 +215,7 @@ pub async fn send(
     }
 }
 
-async fn connect(destination: &Arc<Destination>, bounds: Bounds) -> Result<UpstreamConnection, Failure> {
+async fn connect(destination: &Arc<Destination>, bounds: &Bounds) -> Result<UpstreamConnection, Failure> {
     let open_by = bounds.start_by.min(Instant::now() + CONNECT_TIMEOUT);
     let opened = match connect::dial(destination, open_by).await {
         Ok(_) if Instant::now() >= bounds.start_by => return Err(Failure::NotStarted),
@@ -241,9 +247,8 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
     }
     let describes_body = head_only || head.status == StatusCode::NOT_MODIFIED;
     let whole_up_to = if bounds.may_stream { bounds.buffer.min(bounds.body) } else { bounds.body };
-    // A body that comes in one frame is not copied.
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
+    let declared = incoming.size_hint().lower().min(whole_up_to as u64) as usize;
+    let mut buffer = ClaimedBuffer::new(bounds.memory, declared)?;
     loop {
         if incoming.is_end_stream() {
             break;
@@ -251,30 +256,23 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
         let frame = connection.frame(&mut incoming).await.map_err(|DeadlineExceeded| Failure::Timeout)?;
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Failure::Cut)?.into_data() else { continue };
-        if first.is_empty() && all.is_empty() {
-            first = data;
-        } else {
-            if all.is_empty() {
-                all.extend_from_slice(&first);
-            }
-            all.extend_from_slice(&data);
-        }
-        if first.len().max(all.len()) > whole_up_to {
-            let beginning = if all.is_empty() { first } else { all.freeze() };
-            if !bounds.may_stream || beginning.len() > bounds.body {
+        buffer.push(data)?;
+        if buffer.len() > whole_up_to {
+            if !bounds.may_stream || buffer.len() > bounds.body {
                 return Err(Failure::TooLong(bounds.body));
             }
             if framing.length.is_some() {
                 // Whether it is true would be known only after most of the response has been passed on.
                 return Err(Failure::Cut);
             }
-            let left = bounds.body - beginning.len();
-            let stream = Stream::new(connection, incoming, Beginning { bytes: beginning, left }, &lease);
+            let left = bounds.body - buffer.len();
+            let (bytes, claim) = buffer.into_parts();
+            let stream = Stream::new(connection, incoming, Beginning { bytes, claim, left }, &lease);
             let body = AnswerBody::Long(Box::new(stream));
             return Ok(Answer { status: head.status, headers: head.headers, describes_body, body });
         }
     }
-    let body = if all.is_empty() { first } else { all.freeze() };
+    let body = buffer.into_bytes();
     if framing.length.is_some_and(|length| length != body.len() as u64) {
         return Err(Failure::Cut);
     }

@@ -71,6 +71,7 @@ pub(crate) fn effective(config: &Config) -> Value {
             "idle": span(limits.idle),
             "request": span(limits.request),
             "connections": limits.connections,
+            "memory": size(limits.memory as u64),
             "drain_grace": span(limits.drain_grace),
             "drain": span(limits.drain),
         },

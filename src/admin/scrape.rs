@@ -111,6 +111,7 @@ fn text(state: &AdminState, openmetrics: bool) -> String {
     for (operation, held) in snapshot.cache.usage() {
         scrape.cache(&operation, held.entries, held.bytes);
     }
+    scrape.memory(snapshot.memory.used(), snapshot.memory.limit());
     let tls = &gateway.live.tls;
     // A file that the configuration names is part of it: an unusable certificate is a failed reload too.
     let loaded = gateway.reloaded_well() && tls.each().all(|(_, tls)| tls.fault().is_none());

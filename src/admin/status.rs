@@ -49,6 +49,7 @@ pub(super) struct StatusPage {
     services: BTreeMap<String, ServiceStatus>,
     accounts: BTreeMap<String, AccountStatus>,
     cache: CacheStatus,
+    memory: MemoryStatus,
     store: StoreStatus,
 }
 
@@ -90,6 +91,13 @@ struct CredentialStatus {
     expires: Option<String>,
     /// `null`: not since the start.
     last_used: Option<Rfc3339>,
+}
+
+/// Bytes of requests and responses, without those of the cache.
+#[derive(Serialize)]
+struct MemoryStatus {
+    buffered_bytes: usize,
+    limit_bytes: usize,
 }
 
 /// A window without a limit is `null`.
@@ -224,6 +232,7 @@ impl StatusPage {
             services: services(&snapshot),
             accounts: snapshot.accounts.iter().map(account).collect(),
             cache: CacheStatus::of(&snapshot.cache),
+            memory: MemoryStatus { buffered_bytes: snapshot.memory.used(), limit_bytes: snapshot.memory.limit() },
             store: StoreStatus { healthy: admin.store.is_healthy() },
         }
     }

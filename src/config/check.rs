@@ -52,6 +52,8 @@ pub struct Environment {
     pub now: Option<jiff::Timestamp>,
     /// Cores that this process may use; 0 counts as 1.
     pub cores: usize,
+    /// Bytes of memory that this process may use; `None`: not known.
+    pub memory: Option<u64>,
 }
 
 /// The result of the checks.
@@ -133,13 +135,19 @@ pub fn check_with(text: &str, included: &[IncludedFile], folder: &Path, environm
     let accounts = account::check(&written.accounts, context, &mut diagnostics);
     let services = service::check(&written, &operations, environment, &mut diagnostics);
     let state = gateway::state(&written.state, context, &mut diagnostics);
+    let limits = gateway::limits(&written.limits, context, &mut diagnostics);
     let config = Config {
         include: written.include.iter().map(|pattern| context.path(pattern)).collect(),
         listen: gateway::listen(&written.listen, context, &mut diagnostics),
         admin: gateway::admin(&written.admin, &mut diagnostics),
         reload: gateway::reload(&written.reload),
-        log: gateway::log(&written.log, &state, context, &mut diagnostics),
-        limits: gateway::limits(&written.limits, &mut diagnostics),
+        log: gateway::log(
+            &written.log,
+            gateway::LogDependencies { state: &state, limits: &limits },
+            context,
+            &mut diagnostics,
+        ),
+        limits,
         cache: gateway::cache(&written.cache),
         state,
         vault,

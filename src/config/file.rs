@@ -270,6 +270,10 @@ pub struct LimitsTable {
     pub request: BoundedDuration<1, DAY>,
     /// Open client connections; fewer if the process may not open enough files.
     pub connections: PositiveInteger,
+    /// Sum of the buffered bytes of requests and responses; beyond it requests are shed by priority, "low" first. Absent:
+    /// half of what the process's cgroup may use, else half of the machine's memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<BoundedSize<{ MIB / 16 }, { 1024 * TIB }>>,
     /// How long connections are still accepted after the stop signal; zero: not at all.
     pub drain_grace: BoundedDuration<0, HOUR>,
     /// From the stop signal until open requests are cut off, including `drain_grace`. The process ends at most 2 s later.
@@ -286,6 +290,7 @@ impl Default for LimitsTable {
             idle: BoundedDuration::millis(75 * SECOND),
             request: BoundedDuration::millis(30 * SECOND),
             connections: PositiveInteger(10_000),
+            memory: None,
             drain_grace: BoundedDuration::millis(5 * SECOND),
             drain: BoundedDuration::millis(35 * SECOND),
         }

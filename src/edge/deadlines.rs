@@ -400,6 +400,7 @@ mod tests {
             idle: IDLE,
             request: REQUEST,
             connections: 1,
+            memory: 1,
             drain_grace: IDLE,
             drain: IDLE,
         }

@@ -13,6 +13,7 @@ use super::{
     FileWatch,
     collisions::collisions,
     includes::{MAX_FILES, expand},
+    memory,
     read::{read as read_file, read_input, text_of},
 };
 use crate::config::{
@@ -56,6 +57,7 @@ fn environment() -> Environment {
         vault_token: set("VAULT_TOKEN").is_some(),
         now: Some(jiff::Timestamp::now()),
         cores: thread::available_parallelism().map_or(1, usize::from),
+        memory: memory::limit(),
     }
 }
 

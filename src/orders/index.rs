@@ -47,6 +47,8 @@ pub(super) enum IndexMatch {
     /// The key's order has ended; its answer is on disk.
     OnDisk {
         number: u64,
+        /// Size of the answer.
+        bytes: usize,
         /// The refusal if the answer is not found there.
         if_missing: OrderRefusal,
     },
@@ -176,7 +178,10 @@ impl Index {
         let gone = OrderRefusal::AnswerGone { first, outcome, sent };
         match &order.answer {
             AnswerLocation::Memory(answer) => Ok(IndexMatch::InMemory(Arc::clone(answer))),
-            AnswerLocation::Disk => Ok(IndexMatch::OnDisk { number, if_missing: gone }),
+            AnswerLocation::Disk => {
+                let bytes = usize::try_from(order.row.answer_bytes.unwrap_or(0)).unwrap_or(usize::MAX);
+                Ok(IndexMatch::OnDisk { number, bytes, if_missing: gone })
+            }
             AnswerLocation::None => Err(gone),
         }
     }

@@ -5,7 +5,10 @@
 use http::StatusCode;
 
 use super::{journal::FirstSent, key::IdempotencyKeyError};
-use crate::outcome::{Code, Outcome, Sent};
+use crate::{
+    memory::MemoryExhausted,
+    outcome::{Code, Outcome, Sent},
+};
 
 /// Why an order is not sent. `first` is the id of the request that it conflicts with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +56,9 @@ pub enum OrderRefusal {
         /// Whether the first request was sent.
         sent: Sent,
     },
+    /// No room to read the answer of the key's order again.
+    #[error("{0}; the answer of the first request with this Idempotency-Key is kept; try again in 1 s")]
+    NoMemory(#[from] MemoryExhausted),
 }
 
 impl OrderRefusal {
@@ -60,6 +66,7 @@ impl OrderRefusal {
     pub fn code(&self) -> Code {
         match self {
             OrderRefusal::Held { .. } | OrderRefusal::Interrupted { .. } => Code::OrderUnknown,
+            OrderRefusal::NoMemory(_) => Code::GatewayOverloaded,
             _ => Code::RequestIdempotency,
         }
     }
@@ -69,6 +76,7 @@ impl OrderRefusal {
         match self {
             OrderRefusal::Key(_) => StatusCode::BAD_REQUEST,
             OrderRefusal::OtherRequest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            OrderRefusal::NoMemory(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::CONFLICT,
         }
     }

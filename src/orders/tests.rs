@@ -11,7 +11,11 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
 use super::*;
-use crate::outcome::{Code, Outcome, Sent};
+use crate::{
+    config::Priority,
+    memory::Memory,
+    outcome::{Code, Outcome, Sent},
+};
 
 /// The time at which every test starts.
 pub(super) fn start_time() -> Timestamp {
@@ -84,6 +88,7 @@ impl TestOrder {
             headers: &self.headers,
             body: self.body.as_bytes(),
             request_id: &self.request_id,
+            memory: &Memory::new(1 << 20).allowance(Priority::Normal),
         };
         orders.recall(&request).await
     }

@@ -11,6 +11,7 @@ use crate::{
     catalog::Operation,
     config::{self, Class, Priority},
     deadline::{CallerTimeout, Deadline},
+    memory::Allowance,
     orders::applies_to,
     outcome::Sent,
     record::RequestId,
@@ -89,6 +90,21 @@ pub enum CallPriority {
 }
 
 impl UpstreamCall {
+    /// What may be buffered for it.
+    pub(super) fn allowance(&self) -> Allowance {
+        let priority = match &self.priority {
+            CallPriority::OfService(priority) => *priority,
+            CallPriority::OfWaiters(highest) => *highest.borrow(),
+        };
+        self.snapshot.memory.allowance(priority)
+    }
+
+    /// What may be buffered of its response. Where it decides what became of an order it is always read.
+    pub(super) fn allowance_for_response(&self) -> Allowance {
+        let allowance = self.allowance();
+        if self.moves_money() { allowance.unlimited() } else { allowance }
+    }
+
     /// Whether it must never be executed twice: an order, or an unlisted request with an unsafe method.
     pub(super) fn moves_money(&self) -> bool {
         applies_to(self.operation.class, &self.request.method)

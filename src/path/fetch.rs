@@ -26,11 +26,13 @@ pub(super) async fn fetch(call: &UpstreamCall, claim: Claim, attempts: &Attempts
     send(call, admitted, attempts).await
 }
 
-/// Step 7. A call that no key pair can sign is refused here too, before it costs anything.
+/// Step 7. A call that no key pair can sign, or for whose response there is no room, is refused here too, before it costs
+/// anything.
 pub(super) fn admit(call: &UpstreamCall, claim: Claim, pair: Option<Lease>) -> Result<AdmittedAttempt, Refusal> {
     if pair.is_none() {
         call.account.keys.lease()?;
     }
+    call.allowance().check()?;
     Ok(AdmittedAttempt { permit: call.account.breaker.admit()?, claim, pair })
 }
 

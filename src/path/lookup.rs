@@ -149,8 +149,9 @@ async fn fetch_and_store(
         stored_from: call.request_id.header(),
         stored: Instant::now(),
         lifetime: lifetime.unwrap_or_default(),
+        readers: None,
     };
-    let entry = Arc::new(if lifetime.is_some() { entry.detached(reply::ADDED) } else { entry });
+    let entry = Arc::new(if lifetime.is_some() { entry.detached(reply::ADDED, &snapshot.memory) } else { entry });
     let stored = lifetime.is_some() && snapshot.cache.keep(leader.key().clone(), entry.clone(), leader.generation());
     Ok(Fetched { entry, stored, code: reply.code, retry_after: reply.retry_after })
 }

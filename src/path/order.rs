@@ -39,6 +39,7 @@ pub(super) async fn recall(call: &Call) -> Result<ControlFlow<Reply, Option<Tick
         headers: &request.headers,
         body: &request.body,
         request_id: call.request_id.as_str(),
+        memory: &call.upstream.allowance(),
     };
     let recall = call.upstream.snapshot.orders.recall(&asked);
     let recall = Box::pin(call.deadline().bound(recall)).await.ok_or_else(Refusal::journal_stalled)?;

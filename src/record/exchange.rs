@@ -38,7 +38,7 @@ pub(super) use self::queue::{DeferredLine, Importance, NewLine};
 use self::{
     file::OpenedLog,
     rotated::RotatedFiles,
-    shared::SharedQueue,
+    shared::{QueueSettings, SharedQueue},
     stream::LineStream,
     writer::{LogOutput, LogWriter},
 };
@@ -88,9 +88,10 @@ impl ExchangeLog {
     /// # Errors
     /// If the target cannot be opened or another process writes to it.
     pub fn open(config: &LogConfig, metrics: &Arc<Metrics>) -> Result<ExchangeLog, LogError> {
+        let queue = QueueSettings { size: config.queue, on_full: config.on_full };
         let path = match &config.exchanges {
             LogTarget::None => return Ok(ExchangeLog::none()),
-            LogTarget::Stdout => return ExchangeLog::start_stream(stdout()?, config.on_full, metrics),
+            LogTarget::Stdout => return ExchangeLog::start_stream(stdout()?, queue, metrics),
             LogTarget::File(path) => path,
         };
         let files = |path: &Path, part| RotatedFiles {
@@ -100,15 +101,15 @@ impl ExchangeLog {
         };
         let identified = match file::open(files(path, 1))? {
             OpenedLog::Files(files) => LogOutput::Files(Box::new(files)),
-            OpenedLog::Special(file) => return ExchangeLog::start_stream(file, config.on_full, metrics),
+            OpenedLog::Special(file) => return ExchangeLog::start_stream(file, queue, metrics),
         };
         let unidentified = match file::open(files(&path.with_file_name(UNIDENTIFIED), UNIDENTIFIED_PART))? {
             OpenedLog::Files(files) => LogOutput::Files(Box::new(files)),
             OpenedLog::Special(file) => LogOutput::Stream(LineStream::new(file)),
         };
-        let identified = start(identified, config.on_full, metrics)?;
+        let identified = start(identified, queue, metrics)?;
         // Their requests reserve nothing: they are answered before they could wait.
-        let unidentified = start(unidentified, OnFull::Drop, metrics)?;
+        let unidentified = start(unidentified, QueueSettings { on_full: OnFull::Drop, ..queue }, metrics)?;
         Ok(ExchangeLog { queues: Some(LogQueues { identified, unidentified }) })
     }
 
@@ -119,10 +120,10 @@ impl ExchangeLog {
 
     fn start_stream(
         out: impl io::Write + Send + 'static,
-        on_full: OnFull,
+        queue: QueueSettings,
         metrics: &Arc<Metrics>,
     ) -> Result<ExchangeLog, LogError> {
-        let queue = start(LogOutput::Stream(LineStream::new(out)), on_full, metrics)?;
+        let queue = start(LogOutput::Stream(LineStream::new(out)), queue, metrics)?;
         Ok(ExchangeLog { queues: Some(LogQueues { identified: queue.clone(), unidentified: queue }) })
     }
 
@@ -191,8 +192,8 @@ impl LogQueues {
     }
 }
 
-fn start(output: LogOutput, on_full: OnFull, metrics: &Arc<Metrics>) -> Result<Arc<SharedQueue>, LogError> {
-    let shared = Arc::new(SharedQueue::new(on_full, Arc::clone(metrics)));
+fn start(output: LogOutput, queue: QueueSettings, metrics: &Arc<Metrics>) -> Result<Arc<SharedQueue>, LogError> {
+    let shared = Arc::new(SharedQueue::new(queue, Arc::clone(metrics)));
     let writer = LogWriter::new(Arc::clone(&shared), output);
     let thread = std::thread::Builder::new().name("exchange-log".into());
     thread.spawn(move || writer.run()).map_err(LogError::Thread)?;

@@ -43,6 +43,7 @@ fn config(path: &Path) -> LogConfig {
         bodies: LogBodies::Masked,
         keep_size: 1 << 30,
         keep_days: 30,
+        queue: 128 << 20,
         on_full: OnFull::Drop,
         mask: Vec::new(),
     }

@@ -20,8 +20,12 @@ use super::{UpstreamConnection, connection::DeadlineExceeded};
 use crate::{
     admission::Spent,
     keys::{Leak, LeakScan, Lease},
+    memory::MemoryClaim,
     outcome::Code,
 };
+
+/// What a stream holds beyond its beginning, in bytes: hyper's read buffer, at its largest.
+const BUFFERED: usize = 512 * 1024;
 
 /// The code for a stream that ended with an error.
 pub(crate) fn code(why: &io::Error) -> Code {
@@ -40,6 +44,8 @@ pub struct Stream {
     ended: bool,
     /// Bytes that may still arrive.
     left: usize,
+    /// For what is read and not yet taken.
+    claim: MemoryClaim,
     /// Holds the account's place in flight.
     spent: Option<Spent>,
 }
@@ -47,14 +53,16 @@ pub struct Stream {
 /// What has been read of a long response.
 pub(super) struct Beginning {
     pub(super) bytes: Bytes,
+    pub(super) claim: MemoryClaim,
     /// Bytes that may still arrive.
     pub(super) left: usize,
 }
 
 impl Stream {
     pub(super) fn new(connection: UpstreamConnection, incoming: Incoming, beginning: Beginning, lease: &Lease) -> Self {
-        let Beginning { bytes, left } = beginning;
-        Stream { connection, incoming, scan: lease.scan(), left, beginning: Some(bytes), ended: false, spent: None }
+        let Beginning { bytes, claim, left } = beginning;
+        let beginning = Some(bytes);
+        Stream { connection, incoming, scan: lease.scan(), left, claim, beginning, ended: false, spent: None }
     }
 
     /// Holds the account's place in flight until the last byte.
@@ -91,6 +99,8 @@ impl Body for Stream {
             let out = if let Some(beginning) = this.beginning.take() {
                 this.checked(&beginning)?
             } else {
+                // The beginning has been taken.
+                this.claim.shrink_to(BUFFERED);
                 match ready!(this.connection.poll_frame(&mut this.incoming, cx)) {
                     Err(DeadlineExceeded) => return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into()))),
                     Ok(None) => {

@@ -150,6 +150,7 @@ async fn purge_forgets_every_stored_answer() {
         stored_from: axum::http::HeaderValue::from_static("r1"),
         stored: tokio::time::Instant::now(),
         lifetime: std::time::Duration::from_secs(60),
+        readers: None,
     };
     cache.keep(crate::cache::Key::new(parts), Arc::new(entry), cache.generation());
     let metrics = stage.ask(TestRequest::get("/metrics")).await.body;

@@ -153,10 +153,16 @@ pub(super) fn reload(written: &file::ReloadTable) -> ReloadConfig {
     ReloadConfig { watch: written.watch, removals: written.removals.0 }
 }
 
+/// What `[log]` depends on.
+pub(super) struct LogDependencies<'a> {
+    pub(super) state: &'a StateConfig,
+    pub(super) limits: &'a LimitsConfig,
+}
+
 /// `[log]`
 pub(super) fn log(
     written: &file::LogTable,
-    state: &StateConfig,
+    LogDependencies { state, limits }: LogDependencies<'_>,
     context: CheckContext<'_>,
     diagnostics: &mut Diagnostics,
 ) -> LogConfig {
@@ -179,13 +185,25 @@ pub(super) fn log(
         bodies: written.bodies,
         keep_size: written.keep.size.0.0,
         keep_days: u32::try_from(written.keep.days.0).unwrap_or(u32::MAX),
+        queue: (limits.memory / 4).clamp(LOG_QUEUE_MIN, LOG_QUEUE_MAX),
         on_full: written.on_full,
         mask: written.mask.iter().map(|name| name.0.0.trim().to_lowercase()).collect(),
     }
 }
 
+/// `limits.memory` where the system does not say how much memory there is, in bytes.
+const MEMORY: usize = 512 << 20;
+
+/// Bounds of what waits to be written to the exchange log, in bytes.
+const LOG_QUEUE_MIN: usize = 4 << 20;
+const LOG_QUEUE_MAX: usize = 128 << 20;
+
 /// `[limits]`
-pub(super) fn limits(written: &file::LimitsTable, diagnostics: &mut Diagnostics) -> LimitsConfig {
+pub(super) fn limits(
+    written: &file::LimitsTable,
+    context: CheckContext<'_>,
+    diagnostics: &mut Diagnostics,
+) -> LimitsConfig {
     let place = KeyPath::at(["limits"]);
     if written.answer_buffer.0.0 > written.answer_body.0.0 {
         diagnostics.error(&place.key("answer_buffer"), "must be at most answer_body");
@@ -194,14 +212,22 @@ pub(super) fn limits(written: &file::LimitsTable, diagnostics: &mut Diagnostics)
         diagnostics.error(&place.key("drain_grace"), "must be at most drain, which it is part of");
     }
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let (request_body, answer_body) = (size(written.request_body.0.0), size(written.answer_body.0.0));
+    let half = || context.environment.memory.map_or(MEMORY, |bytes| size(bytes / 2));
+    let memory = written.memory.as_ref().map_or_else(half, |bytes| size(bytes.0.0));
+    if memory < request_body.saturating_add(answer_body) {
+        let message = "is less than one request (request_body) with its response (answer_body) may take";
+        diagnostics.warn(&place.key("memory"), message);
+    }
     LimitsConfig {
-        request_body: size(written.request_body.0.0),
-        answer_body: size(written.answer_body.0.0),
+        request_body,
+        answer_body,
         answer_buffer: size(written.answer_buffer.0.0),
         header_read: written.header_read.0.0,
         idle: written.idle.0.0,
         request: written.request.0.0,
         connections: size(written.connections.0),
+        memory,
         drain_grace: written.drain_grace.0.0,
         drain: written.drain.0.0,
     }

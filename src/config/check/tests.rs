@@ -114,12 +114,14 @@ mod defaults {
             vault_token: true,
             now: None,
             cores: 1,
+            memory: Some(200 << 20),
         };
         let text = with("", "").replace("\"file\", path = \"keys.toml\"", "\"vault\", path = \"/fastrac/main/\"");
         let config = check(&text, Path::new("/etc"), &environment).config.expect("good");
         assert_eq!(config.state.dir, Path::new("/var/lib/fgw"));
         assert_eq!(config.log.exchanges, LogTarget::File("/var/lib/fgw/exchanges.jsonl".into()));
         assert_eq!(config.listen.workers, 1);
+        assert_eq!((config.limits.memory, config.log.queue), (100 << 20, 25 << 20));
         let vault = config.vault.expect("a vault");
         assert_eq!((vault.address.as_str(), vault.namespace.as_deref()), ("https://vault:8200", Some("team")));
         assert!(matches!(vault.auth, VaultAuth::Token { token_file: None }));

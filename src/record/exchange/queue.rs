@@ -1,10 +1,10 @@
 //! The bounded queue: finished lines in the order in which they came.
 //!
 //! Always holds: what finds no room is refused, and a line says where and how much; the more important a line
-//! is, the more room it has. It does no I/O, so its lock is held only for the duration of a small copy: a large
-//! line is moved. Never fails.
+//! is, the more room it has, and no line takes the room of a more or less important one. It does no I/O, so its lock is
+//! held only for the duration of a small copy: a large line is moved. Never fails.
 //!
-//! Bodies have less room than lines: when the queue fills up, lines are accepted without their bodies before
+//! Bodies have less room than lines: when the room fills up, lines are accepted without their bodies before
 //! lines are refused.
 //!
 //! With `on_full = "block"`, room is also a semaphore in units of 1 KiB, because a request waits for it before its
@@ -19,10 +19,6 @@ use super::lines;
 use crate::record::encode;
 
 const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
-
-/// Size that reservations share, bytes (`on_full = "block"`).
-pub(super) const RESERVABLE: usize = 64 * MIB;
 
 /// Bytes of room per permit.
 pub(super) const UNIT: usize = KIB;
@@ -43,23 +39,54 @@ pub(in crate::record) enum Importance {
     Order,
 }
 
-impl Importance {
-    /// Size of the queue up to which bodies are accepted, bytes. The last line may exceed it.
-    pub(super) fn room_for_bodies(self) -> usize {
-        match self {
-            Importance::Unidentified => MIB,
-            Importance::Ordinary => 4 * MIB,
-            Importance::Order => 64 * MIB,
+/// Bytes by [`Importance`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sizes {
+    unidentified: usize,
+    ordinary: usize,
+    order: usize,
+}
+
+impl Sizes {
+    /// A total, shared out: 1/64 for requests of unknown callers, 15/64 for ordinary ones, 48/64 for orders.
+    pub(super) fn shares_of(total: usize) -> Sizes {
+        let part = total / 64;
+        Sizes { unidentified: part, ordinary: 15 * part, order: 48 * part }
+    }
+
+    fn only(importance: Importance, bytes: usize) -> Sizes {
+        let mut sizes = Sizes::default();
+        *sizes.of_mut(importance) = bytes;
+        sizes
+    }
+
+    fn of(self, importance: Importance) -> usize {
+        match importance {
+            Importance::Unidentified => self.unidentified,
+            Importance::Ordinary => self.ordinary,
+            Importance::Order => self.order,
         }
     }
 
-    /// Size of the queue up to which lines are accepted, bytes. The last line may exceed it.
-    pub(super) fn room_for_lines(self) -> usize {
-        match self {
-            Importance::Unidentified => MIB,
-            Importance::Ordinary => 5 * MIB,
-            Importance::Order => 80 * MIB,
+    fn of_mut(&mut self, importance: Importance) -> &mut usize {
+        match importance {
+            Importance::Unidentified => &mut self.unidentified,
+            Importance::Ordinary => &mut self.ordinary,
+            Importance::Order => &mut self.order,
         }
+    }
+
+    fn add(&mut self, other: Sizes) {
+        self.unidentified += other.unidentified;
+        self.ordinary += other.ordinary;
+        self.order += other.order;
+    }
+
+    /// Subtracts what was added before.
+    fn subtract(&mut self, other: Sizes) {
+        self.unidentified -= other.unidentified;
+        self.ordinary -= other.ordinary;
+        self.order -= other.order;
     }
 }
 
@@ -97,26 +124,24 @@ impl NewLine<'_> {
 }
 
 /// Consecutive lines of the queue.
-pub(super) enum Chunk {
+pub(super) struct Chunk {
+    /// The bytes that it is counted as.
+    pub(super) sizes: Sizes,
+    content: ChunkContent,
+}
+
+enum ChunkContent {
     /// Whole lines.
     Lines(Vec<u8>),
     Deferred(DeferredLine),
 }
 
 impl Chunk {
-    /// The bytes that it is counted as.
-    pub(super) fn size(&self) -> usize {
-        match self {
-            Chunk::Lines(lines) => lines.len(),
-            Chunk::Deferred(line) => line.size,
-        }
-    }
-
     /// Its lines.
     pub(super) fn into_lines(self) -> Vec<u8> {
-        match self {
-            Chunk::Lines(lines) => lines,
-            Chunk::Deferred(DeferredLine { size, format }) => {
+        match self.content {
+            ChunkContent::Lines(lines) => lines,
+            ChunkContent::Deferred(DeferredLine { size, format }) => {
                 let mut line = Vec::with_capacity(size);
                 format(&mut line);
                 line.push(b'\n');
@@ -149,10 +174,12 @@ struct Gap {
 
 pub(super) struct Queue {
     batch: LineBatch,
+    /// Room for lines.
+    room: Sizes,
+    /// What the lines take, from [`Queue::append`] until they are written.
+    used: Sizes,
     /// Size of `batch`, bytes.
     queued: usize,
-    /// Size of what the writer has taken and not yet written, bytes.
-    taken: usize,
     /// Lines refused since the last one that was accepted.
     gap: Option<Gap>,
     /// Units charged but not yet taken from the room: withheld from the next release.
@@ -165,11 +192,12 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new() -> Queue {
+    pub(super) fn new(room: Sizes) -> Queue {
         Queue {
             batch: LineBatch::default(),
+            room,
+            used: Sizes::default(),
             queued: 0,
-            taken: 0,
             gap: None,
             debt: 0,
             writer_idle: false,
@@ -178,13 +206,14 @@ impl Queue {
         }
     }
 
-    fn bytes(&self) -> usize {
-        self.queued + self.taken
+    /// Whether a line may have its bodies: in four fifths of the room. The last line may exceed it.
+    pub(super) fn has_room_for_bodies(&self, importance: Importance) -> bool {
+        self.used.of(importance) < self.room.of(importance) / 5 * 4
     }
 
-    /// Whether a line may have its bodies.
-    pub(super) fn has_room_for_bodies(&self, importance: Importance) -> bool {
-        self.bytes() < importance.room_for_bodies()
+    /// Whether a line is accepted. The last one may exceed the room.
+    fn has_room(&self, importance: Importance) -> bool {
+        self.used.of(importance) < self.room.of(importance)
     }
 
     /// Returns false if the queue is closed, or full and no room was reserved.
@@ -192,16 +221,17 @@ impl Queue {
         if self.state != QueueState::Open {
             return false;
         }
-        if !reserved && self.bytes() >= importance.room_for_lines() {
+        if !reserved && !self.has_room(importance) {
             self.gap.get_or_insert_with(|| Gap { count: 0, since: SystemTime::now() }).count += 1;
             return false;
         }
         self.report_gap();
         match line {
-            NewLine::Formatted(line) => self.push(line),
+            NewLine::Formatted(line) => self.push(line, importance),
             NewLine::Deferred(line) => {
-                self.queued += line.size;
-                self.batch.chunks.push(Chunk::Deferred(line));
+                let sizes = Sizes::only(importance, line.size);
+                self.count(sizes, line.size);
+                self.batch.chunks.push(Chunk { sizes, content: ChunkContent::Deferred(line) });
             }
         }
         true
@@ -215,22 +245,34 @@ impl Queue {
             line.extend_from_slice(b",\"since\":\"");
             encode::time(&mut line, since);
             line.push(b'"');
-            self.push(&mut line);
+            self.push(&mut line, Importance::Ordinary);
         }
     }
 
-    fn push(&mut self, line: &mut Vec<u8>) {
+    fn count(&mut self, sizes: Sizes, bytes: usize) {
+        self.queued += bytes;
+        self.used.add(sizes);
+    }
+
+    fn push(&mut self, line: &mut Vec<u8>, importance: Importance) {
         line.push(b'\n');
-        self.queued += line.len();
-        match self.batch.chunks.last_mut() {
-            Some(Chunk::Lines(last)) if last.len() + line.len() <= CHUNK => last.extend_from_slice(line),
-            _ if line.len() > CHUNK => self.batch.chunks.push(Chunk::Lines(std::mem::take(line))),
-            _ => {
-                let mut chunk = Vec::with_capacity(CHUNK);
-                chunk.extend_from_slice(line);
-                self.batch.chunks.push(Chunk::Lines(chunk));
-            }
+        let sizes = Sizes::only(importance, line.len());
+        self.count(sizes, line.len());
+        if let Some(Chunk { sizes: counted, content: ChunkContent::Lines(last) }) = self.batch.chunks.last_mut()
+            && last.len() + line.len() <= CHUNK
+        {
+            last.extend_from_slice(line);
+            counted.add(sizes);
+            return;
         }
+        let lines = if line.len() > CHUNK {
+            std::mem::take(line)
+        } else {
+            let mut lines = Vec::with_capacity(CHUNK);
+            lines.extend_from_slice(line);
+            lines
+        };
+        self.batch.chunks.push(Chunk { sizes, content: ChunkContent::Lines(lines) });
     }
 
     /// Charges a reserved line of this length, whose first unit is already taken.
@@ -269,15 +311,15 @@ impl Queue {
         self.writer_idle = idle;
     }
 
-    /// Takes all lines; they count as queued until [`Queue::written`].
+    /// Takes all lines; they take room until [`Queue::written`].
     pub(super) fn take(&mut self) -> LineBatch {
-        self.taken += std::mem::take(&mut self.queued);
+        self.queued = 0;
         std::mem::take(&mut self.batch)
     }
 
-    /// Bytes that [`Queue::take`] has returned are written, or given up.
-    pub(super) fn written(&mut self, bytes: usize) {
-        self.taken -= bytes.min(self.taken);
+    /// A chunk that [`Queue::take`] has returned is written, or given up.
+    pub(super) fn written(&mut self, sizes: Sizes) {
+        self.used.subtract(sizes);
     }
 
     pub(super) fn close(&mut self, give_up_at: Instant) {

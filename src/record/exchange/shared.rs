@@ -9,8 +9,16 @@ use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
 use tokio::sync::Semaphore;
 
-use super::queue::{Importance, NewLine, Queue, RESERVABLE, UNIT};
+use super::queue::{Importance, NewLine, Queue, Sizes, UNIT};
 use crate::{config::OnFull, record::metrics::Metrics};
+
+/// How a queue is bounded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueSettings {
+    /// Maximum size of its lines, in bytes, all together.
+    pub(super) size: usize,
+    pub(super) on_full: OnFull,
+}
 
 /// One queue and its thread.
 pub(super) struct SharedQueue {
@@ -25,13 +33,14 @@ pub(super) struct SharedQueue {
 }
 
 impl SharedQueue {
-    pub(super) fn new(on_full: OnFull, metrics: Arc<Metrics>) -> SharedQueue {
+    pub(super) fn new(settings: QueueSettings, metrics: Arc<Metrics>) -> SharedQueue {
+        let QueueSettings { size, on_full } = settings;
         SharedQueue {
-            queue: Mutex::new(Queue::new()),
+            queue: Mutex::new(Queue::new(Sizes::shares_of(size))),
             filled: Condvar::new(),
             ended: Condvar::new(),
             counters: LineCounters::new(metrics),
-            room: (on_full == OnFull::Block).then(|| Arc::new(Semaphore::new(RESERVABLE / UNIT))),
+            room: (on_full == OnFull::Block).then(|| Arc::new(Semaphore::new(size / 2 / UNIT))),
         }
     }
 

@@ -68,13 +68,13 @@ impl LogWriter {
                 self.check();
             }
             for chunk in batch.chunks {
-                let size = chunk.size();
+                let sizes = chunk.sizes;
                 match catch_unwind(AssertUnwindSafe(|| chunk.into_lines())) {
                     Ok(lines) => self.write(&lines),
                     // Logged by the panic hook.
                     Err(_) => self.shared.counters.dropped(1),
                 }
-                self.shared.queue.lock().written(size);
+                self.shared.queue.lock().written(sizes);
             }
             if let Some(room) = &self.shared.room {
                 self.shared.queue.lock().release(room, batch.units);

@@ -43,6 +43,8 @@ pub(super) struct Families {
     pub(super) budget_waiting: GaugeVec,
     pub(super) cache_entries: GaugeVec,
     pub(super) cache_bytes: GaugeVec,
+    pub(super) buffered_bytes: GaugeVec,
+    pub(super) buffered_bytes_limit: GaugeVec,
     pub(super) key_info: GaugeVec,
     pub(super) key_loaded: GaugeVec,
     pub(super) key_source_up: GaugeVec,
@@ -91,6 +93,8 @@ impl Families {
             budget_waiting: make.gauge("budget_waiting", "Requests in the wait queue of an account's budget.", &[account, "window"])?,
             cache_entries: make.gauge("cache_entries", "Stored responses.", &[operation])?,
             cache_bytes: make.gauge("cache_bytes", "Bytes of stored responses.", &[operation])?,
+            buffered_bytes: make.gauge("buffered_bytes", "Bytes of requests and responses in memory.", &[])?,
+            buffered_bytes_limit: make.gauge("buffered_bytes_limit", "limits.memory in force.", &[])?,
             key_info: make.gauge("key_info", "Known key pairs; the version is an opaque digest.", &[account, "version", "state"])?,
             key_loaded: make.gauge("key_loaded_timestamp_seconds", "When a key pair was first read.", &[account, "version"])?,
             key_source_up: make.gauge("key_source_up", "Whether the last read of the key source succeeded.", &[account])?,
@@ -107,7 +111,7 @@ impl Families {
     }
 
     /// Families that are emptied and set again for each scrape.
-    pub(super) fn at_scrape(&self) -> [&GaugeVec; 19] {
+    pub(super) fn at_scrape(&self) -> [&GaugeVec; 21] {
         [
             &self.quota_limit,
             &self.quota_used,
@@ -117,6 +121,8 @@ impl Families {
             &self.budget_waiting,
             &self.cache_entries,
             &self.cache_bytes,
+            &self.buffered_bytes,
+            &self.buffered_bytes_limit,
             &self.key_info,
             &self.key_loaded,
             &self.key_source_up,

@@ -82,6 +82,13 @@ impl Scrape<'_> {
         self.metrics.families.cache_bytes.with_label_values(&[operation]).set(bytes as f64);
     }
 
+    /// Bytes of requests and responses in memory, and their limit.
+    pub fn memory(&self, used: usize, limit: usize) {
+        let none: [&str; 0] = [];
+        self.metrics.families.buffered_bytes.with_label_values(&none).set(used as f64);
+        self.metrics.families.buffered_bytes_limit.with_label_values(&none).set(limit as f64);
+    }
+
     /// A loaded key pair.
     pub fn key(&self, account: &str, key: KeyInfo<'_>) {
         self.metrics.families.key_info.with_label_values(&[account, key.version, key.state]).set(1.0);

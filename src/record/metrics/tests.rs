@@ -35,6 +35,7 @@ fn set(scrape: &Scrape<'_>) {
     scrape.budget("main", "second", 20.0, 0.5);
     scrape.budget_waiting("main", "second", 2);
     scrape.cache("v2.city", 3, 4096);
+    scrape.memory(4096, 1 << 20);
     scrape.key("main", KeyInfo { version: "ab12", state: "current", loaded: UNIX_EPOCH + Duration::from_millis(1500) });
     scrape.key_source("main", true, Some(UNIX_EPOCH));
     scrape.breaker("main", [("closed", false), ("half_open", true), ("open", false)]);
@@ -51,7 +52,7 @@ const FAMILIES: &[&str] = &[
     "requests_total", "request_duration_seconds", "overhead_duration_seconds", "service_request_duration_seconds",
     "upstream_requests_total", "upstream_duration_seconds", "in_flight_requests", "client_connections",
     "upstream_connections", "quota_limit", "quota_used", "budget_limit", "budget_used", "budget_waiting",
-    "cache_requests_total", "cache_entries", "cache_bytes", "upstream_calls_saved_total", "key_info",
+    "cache_requests_total", "cache_entries", "cache_bytes", "buffered_bytes", "buffered_bytes_limit", "upstream_calls_saved_total", "key_info",
     "key_loaded_timestamp_seconds", "key_events_total", "key_source_up", "key_source_last_success_timestamp_seconds",
     "breaker_state", "retries_total", "orders_unknown", "log_records_total", "log_bodies_dropped_total", "program_log_lines_dropped_total", "config_info",
     "config_last_reload_successful", "config_last_reload_success_timestamp_seconds",

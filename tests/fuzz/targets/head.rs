@@ -10,10 +10,11 @@ use fastrac_gateway::{
     caller::Callers,
     catalog::{Catalog, Operation, target::target},
     config::{
-        Endpoint,
+        Endpoint, Priority,
         check::{Environment, check},
     },
     deadline::Deadline,
+    memory::Memory,
     upstream::rewrite,
 };
 use http::{HeaderMap, Method, Request, Response, Uri, request::Parts};
@@ -111,7 +112,9 @@ async fn cross(head: Parts, body: Incoming, data: &[u8]) -> Option<()> {
     let service = rooms.callers.identify(&head.headers, None).ok()?;
     let operation = rooms.catalog.classify(&head.method, path_and_query.path()).ok()?;
     rooms.catalog.permit(service, operation).ok()?;
-    let body = collect(body, 64 * 1024, Deadline::after(Instant::now(), Duration::from_secs(30))).await.ok()?;
+    let memory = || Memory::new(1 << 20).allowance(Priority::Normal);
+    let deadline = Deadline::after(Instant::now(), Duration::from_secs(30));
+    let body = collect(body, 64 * 1024, deadline, memory).await.ok()?;
     let asked = BufferedRequest { method: head.method, target: path_and_query, headers: head.headers, body };
     let sent = rewrite::request(&asked, operation, &rooms.endpoint);
     let (method, target, headers, body) = sent.seen();

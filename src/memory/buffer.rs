@@ -1,0 +1,120 @@
+//! Bytes that arrive in pieces, collected under a claim.
+//!
+//! What always holds: room is claimed before it is allocated; a single piece is not copied; the claim stays with the
+//! bytes until they are freed. A declared length is claimed at once, so that what has begun to arrive can arrive
+//! completely. Fails with [`MemoryExhausted`].
+
+use bytes::Bytes;
+
+use super::{Allowance, MemoryClaim, MemoryExhausted};
+
+/// Bytes being collected.
+pub struct ClaimedBuffer {
+    allowance: Allowance,
+    claim: MemoryClaim,
+    /// The first piece, while it is the only one.
+    first: Bytes,
+    /// All pieces, once there are two.
+    all: Vec<u8>,
+}
+
+impl ClaimedBuffer {
+    /// Claims room for `declared` bytes; 0: the length is not known.
+    ///
+    /// # Errors
+    /// [`MemoryExhausted`].
+    pub fn new(allowance: Allowance, declared: usize) -> Result<Self, MemoryExhausted> {
+        let claim = allowance.claim(declared)?;
+        Ok(ClaimedBuffer { allowance, claim, first: Bytes::new(), all: Vec::new() })
+    }
+
+    /// Bytes collected so far.
+    pub fn len(&self) -> usize {
+        self.first.len().max(self.all.len())
+    }
+
+    /// Appends a piece.
+    ///
+    /// # Errors
+    /// [`MemoryExhausted`]; the piece is lost.
+    pub fn push(&mut self, piece: Bytes) -> Result<(), MemoryExhausted> {
+        let length = self.len() + piece.len();
+        if self.len() == 0 {
+            self.claim.grow_to(length, &self.allowance)?;
+            self.first = piece;
+            return Ok(());
+        }
+        if length > self.all.capacity() {
+            // Grows like a vector, but never beyond a length that was declared truthfully.
+            let capacity =
+                if length <= self.claim.bytes { self.claim.bytes } else { length.max(2 * self.all.capacity()) };
+            self.claim.grow_to(capacity, &self.allowance)?;
+            self.all.reserve_exact(capacity - self.all.len());
+        }
+        if !self.first.is_empty() {
+            self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.all.extend_from_slice(&piece);
+        Ok(())
+    }
+
+    /// What was collected; the claim goes back when the last handle to it is dropped.
+    pub fn into_bytes(self) -> Bytes {
+        let (bytes, claim) = self.into_parts();
+        claim.hold(bytes)
+    }
+
+    /// What was collected, and the claim for it.
+    pub fn into_parts(self) -> (Bytes, MemoryClaim) {
+        let ClaimedBuffer { mut claim, first, all, .. } = self;
+        claim.shrink_to(first.len().max(all.capacity()));
+        (if all.is_empty() { first } else { Bytes::from(all) }, claim)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{config::Priority, memory::Memory};
+
+    #[test]
+    fn a_declared_length_is_claimed_at_once_and_a_single_piece_is_not_copied() {
+        let memory = Memory::new(1000);
+        let mut buffer = ClaimedBuffer::new(memory.allowance(Priority::High), 900).unwrap();
+        assert_eq!(memory.used(), 900);
+        let piece = Bytes::from(vec![7; 100]);
+        buffer.push(piece.clone()).unwrap();
+        let bytes = buffer.into_bytes();
+        assert_eq!((bytes.as_ptr(), memory.used()), (piece.as_ptr(), 100));
+        drop(bytes);
+        assert_eq!(memory.used(), 0);
+        assert!(ClaimedBuffer::new(memory.allowance(Priority::Low), 601).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn collects_what_came_within_what_it_claimed(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..20), declared in 0..2000_usize
+        ) {
+            let memory = Memory::new(2500);
+            let Ok(mut buffer) = ClaimedBuffer::new(memory.allowance(Priority::High), declared) else { return Ok(()) };
+            let mut expected = Vec::new();
+            for piece in pieces {
+                expected.extend_from_slice(&piece);
+                if buffer.push(Bytes::from(piece)).is_err() {
+                    drop(buffer);
+                    prop_assert_eq!(memory.used(), 0);
+                    return Ok(());
+                }
+                prop_assert!(memory.used() >= buffer.all.capacity().max(buffer.first.len()));
+                prop_assert!(memory.used() <= declared.max(2 * expected.len()), "no more than a vector");
+            }
+            let bytes = buffer.into_bytes();
+            prop_assert_eq!(&bytes[..], &expected[..]);
+            drop(bytes);
+            prop_assert_eq!(memory.used(), 0);
+        }
+    }
+}

@@ -22,7 +22,7 @@ use http_body_util::BodyExt;
 
 use crate::{
     deadline::Deadline,
-    memory::{Allowance, ClaimedBuffer, MemoryExhausted},
+    memory::{ClaimedBuffer, MemoryAllowance, MemoryExhausted},
 };
 
 /// A request whose body has been read whole.
@@ -66,7 +66,7 @@ pub async fn collect<B>(
     body: B,
     limit: usize,
     deadline: Deadline,
-    memory: impl FnOnce() -> Allowance,
+    memory: impl FnOnce() -> MemoryAllowance,
 ) -> Result<Bytes, BodyError>
 where
     B: HttpBody<Data = Bytes> + Unpin,

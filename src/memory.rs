@@ -64,8 +64,8 @@ impl Memory {
     }
 
     /// What a request of this priority may claim.
-    pub fn allowance(self: &Arc<Self>, priority: Priority) -> Allowance {
-        Allowance { memory: self.clone(), percent: Some(part_of(priority)) }
+    pub fn allowance(self: &Arc<Self>, priority: Priority) -> MemoryAllowance {
+        MemoryAllowance { memory: self.clone(), percent: Some(part_of(priority)) }
     }
 
     fn release(&self, bytes: usize) {
@@ -75,16 +75,16 @@ impl Memory {
 
 /// What one request may claim.
 #[derive(Clone, Debug)]
-pub struct Allowance {
+pub struct MemoryAllowance {
     memory: Arc<Memory>,
     /// Part of the limit, in percent. `None`: there is none.
     percent: Option<usize>,
 }
 
-impl Allowance {
+impl MemoryAllowance {
     /// For bytes that must be read, whatever is claimed already.
     pub fn unlimited(self) -> Self {
-        Allowance { percent: None, ..self }
+        MemoryAllowance { percent: None, ..self }
     }
 
     /// Bytes that all claims together may have for this one to be granted.
@@ -122,7 +122,7 @@ pub struct MemoryClaim {
 
 impl MemoryClaim {
     /// Claims more, up to `bytes` in all.
-    fn grow_to(&mut self, bytes: usize, allowance: &Allowance) -> Result<(), MemoryExhausted> {
+    fn grow_to(&mut self, bytes: usize, allowance: &MemoryAllowance) -> Result<(), MemoryExhausted> {
         let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else { return Ok(()) };
         let before = self.memory.used.fetch_add(more, Relaxed);
         if before.saturating_add(more) > allowance.limit() {

@@ -52,7 +52,7 @@ pub use self::{
 };
 use crate::{
     config::Class,
-    memory::Allowance,
+    memory::MemoryAllowance,
     store::{Store, StoreError, WriteBatch},
 };
 
@@ -80,7 +80,7 @@ pub struct OrderRequest<'a> {
     /// The id that later refusals name.
     pub request_id: &'a str,
     /// For the first response, if it is read again.
-    pub memory: &'a Allowance,
+    pub memory: &'a MemoryAllowance,
 }
 
 /// Result of step 4.

@@ -31,7 +31,7 @@ use crate::{
     attempts::{Attempts, Sending},
     connector::ConnectError,
     keys::Lease,
-    memory::{Allowance, ClaimedBuffer, MemoryExhausted},
+    memory::{ClaimedBuffer, MemoryAllowance, MemoryExhausted},
     outcome::{Code, Evidence},
 };
 pub use connect::Destination;
@@ -60,7 +60,7 @@ pub struct Bounds {
     /// Whether a response longer than `buffer` may be streamed; else it is read whole, up to `body`.
     pub may_stream: bool,
     /// For what is read of the response.
-    pub memory: Allowance,
+    pub memory: MemoryAllowance,
 }
 
 /// A response of Fastrac's.

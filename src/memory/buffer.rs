@@ -6,11 +6,11 @@
 
 use bytes::Bytes;
 
-use super::{Allowance, MemoryClaim, MemoryExhausted};
+use super::{MemoryAllowance, MemoryClaim, MemoryExhausted};
 
 /// Bytes being collected.
 pub struct ClaimedBuffer {
-    allowance: Allowance,
+    allowance: MemoryAllowance,
     claim: MemoryClaim,
     /// The first piece, while it is the only one.
     first: Bytes,
@@ -23,7 +23,7 @@ impl ClaimedBuffer {
     ///
     /// # Errors
     /// [`MemoryExhausted`].
-    pub fn new(allowance: Allowance, declared: usize) -> Result<Self, MemoryExhausted> {
+    pub fn new(allowance: MemoryAllowance, declared: usize) -> Result<Self, MemoryExhausted> {
         let claim = allowance.claim(declared)?;
         Ok(ClaimedBuffer { allowance, claim, first: Bytes::new(), all: Vec::new() })
     }

@@ -11,7 +11,7 @@ use crate::{
     catalog::Operation,
     config::{self, Class, Priority},
     deadline::{CallerTimeout, Deadline},
-    memory::Allowance,
+    memory::MemoryAllowance,
     orders::applies_to,
     outcome::Sent,
     record::RequestId,
@@ -91,7 +91,7 @@ pub enum CallPriority {
 
 impl UpstreamCall {
     /// What may be buffered for it.
-    pub(super) fn allowance(&self) -> Allowance {
+    pub(super) fn allowance(&self) -> MemoryAllowance {
         let priority = match &self.priority {
             CallPriority::OfService(priority) => *priority,
             CallPriority::OfWaiters(highest) => *highest.borrow(),
@@ -100,7 +100,7 @@ impl UpstreamCall {
     }
 
     /// What may be buffered of its response. Where it decides what became of an order it is always read.
-    pub(super) fn allowance_for_response(&self) -> Allowance {
+    pub(super) fn allowance_for_response(&self) -> MemoryAllowance {
         let allowance = self.allowance();
         if self.moves_money() { allowance.unlimited() } else { allowance }
     }

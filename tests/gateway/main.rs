@@ -38,6 +38,7 @@
 //! | `waits_within_deadlines` | every wait has a deadline, and it is the waiter's own |
 //! | `isolates_callers` | what one caller does ends with that caller |
 //! | `judges_fastrac` | what counts as a failure of Fastrac, for all services of its account |
+//! | `bounds_memory` | the bytes of requests and responses are bounded, shed by priority, and go back |
 //! | `isolates_slow_callers` | a caller that takes its response slowly keeps nothing from others |
 //! | `delivers_refusals` | a refusal reaches a client that is still sending |
 //! | `counts_early_refusals` | what is refused before its head was read is counted and logged |
@@ -52,6 +53,7 @@ mod accounts_for_everything;
 mod authenticates_certificates;
 mod authority;
 mod bodies;
+mod bounds_memory;
 mod caches;
 mod classifies_responses;
 mod client;

@@ -54,8 +54,7 @@ fn a_reset_interrupts_the_writing_of_a_body() {
 /// Requests through the gateway: short and long, of classes that may be retried and that may not.
 #[test]
 fn a_reset_during_a_request_gives_sent_unknown_and_no_order_is_sent_twice() {
-    // Without bodies: while one of 12 MB waits to be masked, lines of other requests have no room in the log's queue.
-    let mut setup = FaultSetup::of(Setup { limits: LIMITS, log: "bodies = \"none\"", ..Setup::default() });
+    let mut setup = FaultSetup::of(Setup { limits: LIMITS, ..Setup::default() });
     for (length, after) in LENGTHS.into_iter().flat_map(|length| [(length, 0), (length, 1_000)]) {
         let fault = Fault::everywhere(Act::ResetUpload { after: Some(after) }).key("gateway");
         let row = row("a reset during the request", "", by_reset(), CUT.twice(), CUT, false);

@@ -1,0 +1,226 @@
+//! The bytes that requests and responses take are bounded (`limits.memory`): beyond the bound requests are shed by
+//! priority, no response to an order is lost, and everything goes back, whatever ends the requests.
+
+use std::{io::Write as _, net::TcpStream};
+
+use fastrac_sandbox::{Act, Fault};
+use tokio::net::TcpSocket;
+
+use crate::{
+    bodies,
+    client::{Connection, Request, get, post, request},
+    h2,
+    hostile::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, block, frame},
+    test_gateway::{Setup, TestGateway, secret_of, until},
+};
+
+const SERVICES: &[(&str, &str)] = &[
+    ("bulk", "priority = \"low\"\nallow = [\"lookup\", \"read\", \"quote\", \"order\"]"),
+    ("vip", "priority = \"high\"\nallow = [\"lookup\", \"read\", \"quote\", \"order\"]"),
+];
+
+/// Length of an upload, in bytes: 8 MiB are room for five of `low`, six of `normal` and eight of `high`.
+const UPLOAD: usize = 1_000_000;
+
+fn gateway(limits: &'static str) -> TestGateway {
+    Setup { limits, services: SERVICES, ..Setup::default() }.start()
+}
+
+fn used(gateway: &TestGateway) -> usize {
+    gateway.app().gateway.current.load().memory.used()
+}
+
+fn is_free(gateway: &TestGateway) {
+    until("all memory is free", || used(gateway) == 0);
+}
+
+/// A request whose body is declared, and has begun.
+fn upload(gateway: &TestGateway, service: &str) -> Connection {
+    let mut connection = gateway.connect();
+    let head = request("POST", "/tariff/express").by(service).header("content-length", &UPLOAD.to_string());
+    connection.write(&[head.bytes(), bodies::TARIFF.as_bytes().to_vec()].concat());
+    connection
+}
+
+/// An upload that is accepted and stays open.
+fn held(gateway: &TestGateway, service: &str) -> Connection {
+    let before = used(gateway);
+    let connection = upload(gateway, service);
+    until("its length is claimed", || used(gateway) == before + UPLOAD);
+    connection
+}
+
+/// An upload that is refused before its body has come.
+fn is_shed(gateway: &TestGateway, service: &str) {
+    let response = upload(gateway, service).read_response("POST").expect("a response");
+    assert_eq!((response.status, response.code().as_str()), (503, "gateway.overloaded"), "{response:?}");
+    assert_eq!((response.outcome(), response.sent(), response.header("retry-after")), ("overloaded", "no", Some("1")));
+    assert_eq!(response.header("connection"), Some("close"));
+}
+
+#[test]
+fn uploads_are_shed_by_priority_and_those_that_have_begun_are_served() {
+    let mut gateway = gateway("memory = \"8MiB\"");
+    gateway.send(get("/region/province").by("bulk"));
+    let mut held_open: Vec<_> = (0..5).map(|_| held(&gateway, "bulk")).collect();
+    is_shed(&gateway, "bulk");
+    held_open.push(held(&gateway, "shop"));
+    is_shed(&gateway, "shop");
+    held_open.extend([held(&gateway, "vip"), held(&gateway, "vip")]);
+    is_shed(&gateway, "vip");
+    // Without a body, what has to be fetched is shed too, but nothing that the cache has.
+    let fetched = |n: u32| get(&format!("/region/city?province_id=31&n={n}"));
+    assert_eq!(gateway.send(fetched(1).by("bulk")).code(), "gateway.overloaded");
+    assert_eq!(gateway.send(fetched(2).by("vip")).status, 200);
+    assert_eq!(gateway.send(get("/region/province").by("bulk")).outcome(), "hit");
+    for page in ["/metrics", "/status", "/config"] {
+        let text = gateway.admin(page).text();
+        let shown = ["buffered_bytes 8000000", "\"buffered_bytes\":8000000", "\"memory\":\"8MiB\""];
+        assert!(shown.iter().any(|shown| text.contains(shown)), "{page}: {text}");
+    }
+    // One that was accepted comes to its end.
+    let mut last = held_open.pop().expect("an upload");
+    last.write(&vec![b' '; UPLOAD - bodies::TARIFF.len()]);
+    assert_eq!(last.read_response("POST").expect("a response").status, 200);
+    gateway.reload("memory = \"8MiB\"", "memory = \"32MiB\"");
+    held_open.push(held(&gateway, "bulk"));
+    drop(held_open);
+    is_free(&gateway);
+    assert!(gateway.metric("requests_total", &[("outcome", "overloaded")]) >= 4.0);
+}
+
+#[test]
+fn a_body_of_unknown_length_is_shed_when_it_has_grown_too_long() {
+    let gateway = gateway("memory = \"1MiB\"");
+    let mut connection = gateway.connect();
+    let head = request("POST", "/tariff/express").by("bulk").header("transfer-encoding", "chunked");
+    connection.write(&head.bytes());
+    let chunk = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
+    (0..12).for_each(|_| connection.write(&chunk));
+    let response = connection.read_response("POST").expect("a response");
+    assert_eq!((response.status, response.code().as_str(), response.sent()), (503, "gateway.overloaded", "no"));
+    is_free(&gateway);
+}
+
+fn track(service: &str) -> Request {
+    request("GET", "/order/track").json("{}").by(service)
+}
+
+/// A caller that reads nothing of its response.
+fn slow_reader(gateway: &TestGateway, request: &Request) -> TcpStream {
+    let mut stream = h2::run(async {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(64 * 1024).expect("set");
+        socket.connect(gateway.data).await.expect("connected").into_std().expect("a stream")
+    });
+    stream.set_nonblocking(false).expect("set");
+    stream.write_all(&request.bytes()).expect("written");
+    stream
+}
+
+/// The same over HTTP/2, with a window that stays closed.
+fn closed_window(gateway: &TestGateway, request: &Request, service: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(gateway.data).expect("connected");
+    let window = [&4_u16.to_be_bytes()[..], &0_u32.to_be_bytes()].concat();
+    let (access, secret) = (format!("svc-{service}-1"), secret_of(service));
+    let fields: [(&[u8], &[u8]); 6] = [
+        (b":method", request.method.as_bytes()),
+        (b":scheme", b"http"),
+        (b":path", request.target.as_bytes()),
+        (b":authority", b"gw"),
+        (b"access-key", access.as_bytes()),
+        (b"secret-key", secret.as_bytes()),
+    ];
+    let frames = [
+        PREFACE.to_vec(),
+        frame(SETTINGS, 0, 0, &window),
+        frame(HEADERS, END_HEADERS, 1, &block(&fields)),
+        frame(DATA, END_STREAM, 1, &request.body),
+    ];
+    stream.write_all(&frames.concat()).expect("written");
+    stream
+}
+
+#[test]
+fn slow_readers_of_responses_are_bounded_and_keep_nothing_from_others() {
+    const LONG: usize = 6_000_000;
+    let gateway = gateway("memory = \"32MiB\"\nanswer_buffer = \"8MiB\"");
+    gateway.sandbox.fault(Fault::on("v2.track", Act::Long { bytes: LONG }));
+    let mut readers = Vec::new();
+    for (n, http2) in [(1, false), (2, true), (3, false)] {
+        let (bulk, shop) = (track("bulk"), "bulk");
+        readers.push(if http2 { closed_window(&gateway, &bulk, shop) } else { slow_reader(&gateway, &bulk) });
+        until("the response is held", || (LONG..LONG + 100_000).contains(&(used(&gateway) / n)));
+    }
+    // The fourth has no room; that is known before it is sent once the part of `low` is full.
+    let fourth = gateway.send(track("bulk"));
+    assert_eq!(
+        (fourth.status, fourth.code().as_str(), fourth.header("retry-after")),
+        (503, "gateway.overloaded", Some("1"))
+    );
+    assert!(gateway.send(track("vip")).body.len() > LONG);
+    assert!(used(&gateway) <= 32 << 20);
+    drop(readers);
+    is_free(&gateway);
+}
+
+#[test]
+fn a_streamed_response_claims_what_is_buffered_of_it() {
+    let gateway = gateway("memory = \"32MiB\"\nanswer_buffer = \"1MiB\"");
+    gateway.sandbox.fault(Fault::on("v2.track", Act::Long { bytes: 12_000_000 }));
+    let readers = [slow_reader(&gateway, &track("bulk")), closed_window(&gateway, &track("bulk"), "bulk")];
+    until("both are streamed", || gateway.metric("in_flight_requests", &[]) == 2.0 && used(&gateway) > 500_000);
+    assert!(used(&gateway) < 5 << 20, "{}", used(&gateway));
+    drop(readers);
+    is_free(&gateway);
+}
+
+#[test]
+fn the_response_to_an_order_is_read_however_full_the_memory_is() {
+    let gateway = gateway("memory = \"8MiB\"\nidle = \"60s\"");
+    let late = Fault { delay_ms: 700, ..Fault::on("v2.order_express", Act::Long { bytes: 3_000_000 }) };
+    gateway.sandbox.fault(late);
+    let order = post("/order/express", bodies::ORDER).by("bulk").header("idempotency-key", "a-b-c-1");
+    let mut caller = gateway.connect();
+    caller.write(&order.bytes());
+    until("it is in flight", || used(&gateway) > 0);
+    let uploads: Vec<_> = (0..8).map(|_| upload(&gateway, "vip")).collect();
+    until("nothing is left", || used(&gateway) > 8_000_000);
+    let response = caller.read_response("POST").expect("a response");
+    assert_eq!((response.status, response.sent()), (200, "yes"), "{:?}", response.headers);
+    assert!(response.body.len() > 3_000_000);
+    // Nor is it read again for a repeat while there is no room for it.
+    let repeat = || gateway.send(order.clone());
+    let refused = repeat();
+    assert_eq!((refused.status, refused.code().as_str()), (503, "gateway.overloaded"), "{refused:?}");
+    drop(uploads);
+    is_free(&gateway);
+    until("it is repeated", || repeat().body == response.body);
+    assert_eq!(gateway.sandbox.counters().orders.express, 1);
+    is_free(&gateway);
+}
+
+#[test]
+fn whatever_ends_a_request_its_memory_is_free() {
+    let gateway = gateway("memory = \"8MiB\"");
+    let quote = || post("/tariff/express", bodies::TARIFF).by("shop");
+    let ends = [Act::Reset, Act::Cut { after: 100, reset: true }, Act::Html(502), Act::throttle(None), Act::Pass];
+    for act in ends {
+        gateway.sandbox.fault(Fault::on("v2.tariff_express", act));
+        gateway.send(quote());
+        is_free(&gateway);
+        gateway.sandbox.clear_faults();
+    }
+    // Timeouts, callers that leave, refusals.
+    gateway.sandbox.fault(Fault { delay_ms: 300, ..Fault::everywhere(Act::Pass) });
+    gateway.send(quote().header("x-gateway-timeout", "50"));
+    let mut connection = gateway.connect();
+    connection.write(&quote().bytes());
+    until("it is in flight", || used(&gateway) > 0);
+    drop(connection);
+    is_free(&gateway);
+    drop(held(&gateway, "shop"));
+    is_free(&gateway);
+    gateway.send(post("/order/express", bodies::ORDER).by("clerk"));
+    is_free(&gateway);
+}

@@ -87,7 +87,8 @@ fn policy(c: &mut Criterion) {
     let (snapshot, worker) = (gateway.current.load_full(), Arc::new(Worker::default()));
     store(&snapshot);
     let serve = |secret, status: u16| {
-        let arrival = Arrival { began: Instant::now(), close: ConnectionClose::Never, certificate: None, guard: () };
+        let arrival =
+            Arrival { began: Instant::now(), close: ConnectionClose::Never, client: Default::default(), guard: () };
         let (snapshot, worker) = (snapshot.clone(), worker.clone());
         runtime.block_on(async {
             let answer = path::serve(snapshot, worker, request(secret), arrival).await.unwrap();

@@ -6,14 +6,16 @@
 //! quota and no operation. Fails with [`Unknown`], which does not say what was wrong.
 
 mod certificate;
+mod failures;
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -26,22 +28,53 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 pub use self::certificate::ClientCertificate;
+use self::failures::FailedProofs;
 use crate::config;
 
 const ACCESS_KEY: HeaderName = HeaderName::from_static("access-key");
 const SECRET_KEY: HeaderName = HeaderName::from_static("secret-key");
 
-/// The request's credentials identify no service.
+/// The request's credentials identify no service. Never says whether a key or a secret was wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the request carries no valid credentials")]
-pub struct Unknown;
+pub enum Unknown {
+    #[error("the request carries no credentials")]
+    None,
+    #[error("the request's credentials are incomplete, repeated or unreadable")]
+    Unreadable,
+    #[error("the request's credentials are not valid")]
+    Wrong,
+    #[error("the request's credentials belong to different services")]
+    Disagree,
+    /// Too many failed proofs came from the same address.
+    #[error("too many wrong credentials came from this address")]
+    Slowed {
+        /// How long until its next failed proof is answered.
+        wait: Duration,
+    },
+}
+
+/// What a connection says about its client.
+#[derive(Clone, Debug, Default)]
+pub struct Client {
+    /// `None`: the address is not known.
+    pub peer: Option<IpAddr>,
+    /// The certificate that it has presented.
+    pub certificate: Option<Arc<ClientCertificate>>,
+}
 
 /// The credentials of all services.
-#[derive(Debug)]
 pub struct Callers {
     by_access_key: HashMap<String, StoredCredential>,
     /// Services by the names of their client certificates.
     by_identity: HashMap<String, usize>,
+    /// Shared with the configurations before and after this one.
+    failed: Arc<FailedProofs>,
+}
+
+impl std::fmt::Debug for Callers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Callers").field("by_access_key", &self.by_access_key).finish_non_exhaustive()
+    }
 }
 
 struct StoredCredential {
@@ -58,7 +91,7 @@ impl StoredCredential {
     /// Notes its use, unless it has expired.
     fn use_at(&self, now: u64) -> Result<usize, Unknown> {
         if now >= self.ends {
-            return Err(Unknown);
+            return Err(Unknown::Wrong);
         }
         // Written once a second, so that the threads do not contend for the cache line.
         if self.last_used.load(Relaxed) < now {
@@ -97,7 +130,8 @@ impl Callers {
         let identities = services.iter().enumerate();
         let by_identity =
             identities.flat_map(|(service, s)| s.identities.iter().map(move |name| (name.clone(), service))).collect();
-        Callers { by_access_key, by_identity }
+        let failed = before.map_or_else(Arc::default, |before| before.failed.clone());
+        Callers { by_access_key, by_identity, failed }
     }
 
     /// When a credential was last used, in seconds since 1970; `None`: not since the start.
@@ -110,12 +144,22 @@ impl Callers {
     ///
     /// # Errors
     /// [`Unknown`] without credentials, or if any of them is wrong, repeated, unreadable, or identifies another service
-    /// than the others.
-    pub fn identify(&self, headers: &HeaderMap, certificate: Option<&ClientCertificate>) -> Result<usize, Unknown> {
+    /// than the others. After many failed proofs of a peer, its next ones are [`Unknown::Slowed`].
+    pub fn identify(&self, headers: &HeaderMap, client: &Client) -> Result<usize, Unknown> {
+        let proved = self.prove(headers, client.certificate.as_deref());
+        match (proved, client.peer) {
+            (Err(unknown), Some(peer)) if unknown != Unknown::None => {
+                Err(self.failed.count(peer).map_or(unknown, |wait| Unknown::Slowed { wait }))
+            }
+            _ => proved,
+        }
+    }
+
+    fn prove(&self, headers: &HeaderMap, certificate: Option<&ClientCertificate>) -> Result<usize, Unknown> {
         let pair = match (single(headers, &ACCESS_KEY)?, single(headers, &SECRET_KEY)?) {
             (None, None) => None,
             (Some(access), Some(secret)) => Some(self.verify(access.as_bytes(), secret.as_bytes())?),
-            _ => return Err(Unknown),
+            _ => return Err(Unknown::Unreadable),
         };
         let authorization = match single(headers, &AUTHORIZATION)? {
             None => None,
@@ -126,7 +170,7 @@ impl Callers {
             None => None,
             Some(certificate) => self.listed(certificate)?,
         };
-        combine(headers, certificate)?.ok_or(Unknown)
+        combine(headers, certificate)?.ok_or(Unknown::None)
     }
 
     /// The service that lists a certificate's names; `None` if none does.
@@ -137,17 +181,17 @@ impl Callers {
 
     /// `Basic base64(access:secret)`, or `Bearer access.secret`.
     fn authorization(&self, value: &[u8]) -> Result<usize, Unknown> {
-        let space = value.iter().position(|b| *b == b' ').ok_or(Unknown)?;
+        let space = value.iter().position(|b| *b == b' ').ok_or(Unknown::Unreadable)?;
         let (scheme, rest) = (&value[..space], value[space..].trim_ascii());
         if scheme.eq_ignore_ascii_case(b"basic") {
-            let decoded = Zeroizing::new(STANDARD.decode(rest).map_err(|_| Unknown)?);
-            let (access, secret) = split(&decoded, b':').ok_or(Unknown)?;
+            let decoded = Zeroizing::new(STANDARD.decode(rest).map_err(|_| Unknown::Unreadable)?);
+            let (access, secret) = split(&decoded, b':').ok_or(Unknown::Unreadable)?;
             self.verify(access, secret)
         } else if scheme.eq_ignore_ascii_case(b"bearer") {
-            let (access, secret) = split(rest, b'.').ok_or(Unknown)?;
+            let (access, secret) = split(rest, b'.').ok_or(Unknown::Unreadable)?;
             self.verify(access, secret)
         } else {
-            Err(Unknown)
+            Err(Unknown::Unreadable)
         }
     }
 
@@ -158,7 +202,7 @@ impl Callers {
         let expected = known.map_or(&[0; 32], |known| &known.secret_sha256);
         let right = bool::from(digest.ct_eq(expected));
         // No digest of the empty string passes the checks of the configuration; it would be no proof either.
-        known.filter(|_| right && !secret.is_empty()).ok_or(Unknown)?.use_at(seconds(SystemTime::now()))
+        known.filter(|_| right && !secret.is_empty()).ok_or(Unknown::Wrong)?.use_at(seconds(SystemTime::now()))
     }
 }
 
@@ -169,7 +213,7 @@ fn seconds(at: SystemTime) -> u64 {
 /// Combines the results of two credentials.
 fn combine(a: Option<usize>, b: Option<usize>) -> Result<Option<usize>, Unknown> {
     match (a, b) {
-        (Some(a), Some(b)) if a != b => Err(Unknown),
+        (Some(a), Some(b)) if a != b => Err(Unknown::Disagree),
         _ => Ok(a.or(b)),
     }
 }
@@ -178,7 +222,7 @@ fn combine(a: Option<usize>, b: Option<usize>) -> Result<Option<usize>, Unknown>
 fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Unknown> {
     let mut all = headers.get_all(name).iter();
     let value = all.next();
-    if all.next().is_some() { Err(Unknown) } else { Ok(value) }
+    if all.next().is_some() { Err(Unknown::Unreadable) } else { Ok(value) }
 }
 
 fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
@@ -209,7 +253,7 @@ mod tests {
             identity("checkout.internal", 0),
             identity("spiffe://shop/warehouse", 1),
         ]);
-        Callers { by_access_key, by_identity }
+        Callers { by_access_key, by_identity, failed: Arc::default() }
     }
 
     fn ask(headers: &[(&'static str, &str)]) -> Result<usize, Unknown> {
@@ -221,8 +265,8 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        let certificate = names.map(ClientCertificate::with);
-        callers().identify(&map, certificate.as_ref())
+        let certificate = names.map(|names| Arc::new(ClientCertificate::with(names)));
+        callers().identify(&map, &Client { peer: None, certificate })
     }
 
     fn basic(text: &str) -> String {
@@ -263,20 +307,58 @@ mod tests {
             &[("authorization", "Bearer warehouse")],
             &[("authorization", "")],
         ] {
-            assert_eq!(ask(headers), Err(Unknown), "{headers:?}");
+            assert!(ask(headers).is_err(), "{headers:?}");
         }
     }
 
     #[test]
     fn an_empty_secret_proves_nothing_whatever_the_digest() {
         let empty = stored(0, "", u64::MAX);
-        let callers = Callers { by_access_key: HashMap::from([("a".to_owned(), empty)]), by_identity: HashMap::new() };
+        let by_access_key = HashMap::from([("a".to_owned(), empty)]);
+        let callers = Callers { by_access_key, by_identity: HashMap::new(), failed: Arc::default() };
         for value in [&basic("a:"), "Bearer a."] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
-            assert_eq!(callers.identify(&headers, None), Err(Unknown), "{value}");
+            assert_eq!(callers.identify(&headers, &Client::default()), Err(Unknown::Wrong), "{value}");
         }
         let pair = [(ACCESS_KEY, HeaderValue::from_static("a")), (SECRET_KEY, HeaderValue::from_static(""))];
-        assert_eq!(callers.identify(&HeaderMap::from_iter(pair), None), Err(Unknown));
+        assert_eq!(callers.identify(&HeaderMap::from_iter(pair), &Client::default()), Err(Unknown::Wrong));
+    }
+
+    /// Contract section 6, `unauthenticated`: the message distinguishes these, and never which half was wrong.
+    #[test]
+    fn says_what_kind_of_mistake_it_was() {
+        let (good, other) = (("authorization", "Bearer warehouse.s3"), ("access-key", "checkout-1"));
+        for (headers, expected) in [
+            (&[][..], Unknown::None),
+            (&[("access-key", "warehouse")], Unknown::Unreadable),
+            (&[good, good], Unknown::Unreadable),
+            (&[("authorization", "Digest x")], Unknown::Unreadable),
+            (&[("authorization", "Basic ***")], Unknown::Unreadable),
+            (&[("access-key", "warehouse"), ("secret-key", "S3")], Unknown::Wrong),
+            (&[("access-key", "nobody"), ("secret-key", "s3")], Unknown::Wrong),
+            (&[good, other, ("secret-key", "s1")], Unknown::Disagree),
+        ] {
+            assert_eq!(ask(headers), Err(expected), "{headers:?}");
+        }
+    }
+
+    /// Contract section 4: from the 300th failed proof of a peer within a minute on; a correct proof is never slowed.
+    #[test]
+    fn failed_proofs_of_a_peer_are_slowed_and_correct_ones_are_not() {
+        let callers = callers();
+        let client = Client { peer: Some("192.0.2.1".parse().unwrap()), certificate: None };
+        let proof = |value: &'static str| HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
+        for _ in 0..1000 {
+            assert_eq!(callers.identify(&HeaderMap::new(), &client), Err(Unknown::None));
+        }
+        for _ in 1..300 {
+            assert_eq!(callers.identify(&proof("Bearer warehouse.guess"), &client), Err(Unknown::Wrong));
+        }
+        for _ in 0..10 {
+            let slowed = callers.identify(&proof("Bearer warehouse.guess"), &client);
+            assert!(matches!(slowed, Err(Unknown::Slowed { wait }) if wait > Duration::ZERO), "{slowed:?}");
+            assert_eq!(callers.identify(&proof("Bearer warehouse.s3"), &client), Ok(1));
+        }
     }
 
     #[test]
@@ -284,12 +366,12 @@ mod tests {
         let now = seconds(SystemTime::now());
         let entries = [("ended", now), ("lives", now + 1000), ("unused", u64::MAX)];
         let by_access_key = entries.map(|(key, ends)| (key.to_owned(), stored(0, "s", ends))).into();
-        let callers = Callers { by_access_key, by_identity: HashMap::new() };
+        let callers = Callers { by_access_key, by_identity: HashMap::new(), failed: Arc::default() };
         let proves = |key: &str| {
             let value = HeaderValue::from_str(&format!("Bearer {key}.s")).unwrap();
-            callers.identify(&HeaderMap::from_iter([(AUTHORIZATION, value)]), None)
+            callers.identify(&HeaderMap::from_iter([(AUTHORIZATION, value)]), &Client::default())
         };
-        assert_eq!((proves("ended"), proves("lives")), (Err(Unknown), Ok(0)));
+        assert_eq!((proves("ended"), proves("lives")), (Err(Unknown::Wrong), Ok(0)));
         let used = callers.last_used("lives").unwrap();
         assert!((now..now + 100).contains(&used), "{used}");
         for key in ["ended", "unused", "nobody"] {
@@ -302,7 +384,7 @@ mod tests {
         assert_eq!(ask_with(&[], Some(&["spiffe://shop/warehouse"])), Ok(1));
         assert_eq!(ask_with(&[], Some(&["checkout.internal", "other.internal", "spiffe://shop/checkout"])), Ok(0));
         for names in [&[][..], &["nobody.internal"], &["spiffe://shop/checkout/"], &["*.internal"]] {
-            assert_eq!(ask_with(&[], Some(names)), Err(Unknown), "{names:?}");
+            assert_eq!(ask_with(&[], Some(names)), Err(Unknown::None), "{names:?}");
         }
     }
 
@@ -318,7 +400,7 @@ mod tests {
             (&[("access-key", "warehouse")], &["spiffe://shop/warehouse"]),
             (&[], &["spiffe://shop/warehouse", "checkout.internal"]),
         ] {
-            assert_eq!(ask_with(headers, Some(names)), Err(Unknown), "{headers:?} {names:?}");
+            assert!(ask_with(headers, Some(names)).is_err(), "{headers:?} {names:?}");
         }
     }
 

@@ -14,7 +14,6 @@ mod pem;
 mod poll;
 pub(crate) mod read;
 mod roots;
-pub(crate) mod secret_text;
 mod stamp;
 pub(crate) mod watch;
 

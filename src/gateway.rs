@@ -40,7 +40,7 @@ use crate::{
     keys::{Keeper, KeyContext, KeyEvent, Keys, Observer, SourceError, Vault, VaultError},
     memory::Memory,
     orders::Orders,
-    record::{ExchangeLog, Masker, Metrics, Names, Recorder, UNLIMITED},
+    record::{ExchangeLog, LiveSecrets, Masker, Metrics, Names, Recorder, UNLIMITED},
     snapshot::{Account, Snapshot},
     upstream::{
         breaker::Breaker,
@@ -262,7 +262,8 @@ fn compile(
     let memory =
         previous.map_or_else(|| Memory::new(config.limits.memory), |previous| previous.snapshot.memory.clone());
     memory.set_limit(config.limits.memory);
-    let mask = Arc::new(Masker::new(config.log.bodies, &config.log.mask));
+    let mask = Masker::new(config.log.bodies, &config.log.mask).withholding(live_secrets(&accounts));
+    let mask = Arc::new(mask);
     let snapshot = Snapshot {
         limits: config.limits.clone(),
         memory,
@@ -278,6 +279,21 @@ fn compile(
         tasks: live.tasks.clone(),
     };
     Ok((snapshot, keepers))
+}
+
+/// Accounts whose live secrets are searched for in the log line of a request whose caller is unknown.
+const SEARCHED_ACCOUNTS: usize = 16;
+
+/// Searches for the live secrets of the accounts, for the exchange log.
+fn live_secrets(accounts: &[Arc<Account>]) -> LiveSecrets {
+    let keys: Vec<_> = accounts.iter().map(|account| account.keys.clone()).collect();
+    Box::new(move |account, text| {
+        let leaks = |keys: &Arc<Keys>| keys.lease().is_ok_and(|lease| lease.leaks_in(text));
+        match account {
+            Some(account) => keys.get(account).is_some_and(leaks),
+            None => keys.iter().take(SEARCHED_ACCOUNTS).any(leaks),
+        }
+    })
 }
 
 /// The vault client: the present one, with its session, if its settings have not changed.

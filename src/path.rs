@@ -51,7 +51,7 @@ where
     let target = target::target(&head)?;
 
     // 1 who is calling
-    let service = snapshot.callers.identify(&head.headers, x.certificate.as_deref())?;
+    let service = snapshot.callers.identify(&head.headers, &x.client)?;
     x.identified(service);
     x.reserve_line(upload).await?;
     // 2 which operation, and may this service

@@ -28,7 +28,7 @@ pub use self::{
     exchange::{ExchangeLog, LogError, LogReservation, QueueFull},
     facts::{CapturedBody, RequestFacts},
     id::{InvalidRequestId, RequestId},
-    mask::{MASKED, Masker},
+    mask::{LiveSecrets, MASKED, Masker},
     metrics::{
         ConnectionGuard, ConnectionState, CountedConnection, Handshake, Handshakes, KeyInfo, Metrics,
         OPENMETRICS_CONTENT_TYPE, SERIES_LIMIT, Scrape, TEXT_CONTENT_TYPE, UpstreamConnections,

@@ -225,9 +225,29 @@ impl RefusalFormat {
 }
 
 impl From<Unknown> for Refusal {
-    fn from(_: Unknown) -> Self {
-        let message = "No valid credentials for this gateway: send the service's own access-key and secret-key, as \
-                       headers, Basic or Bearer; never Fastrac's";
+    fn from(unknown: Unknown) -> Self {
+        let message = match unknown {
+            Unknown::None => {
+                "No credentials for this gateway: send the service's own access-key and secret-key, as headers, Basic or \
+                 Bearer; never Fastrac's"
+            }
+            Unknown::Unreadable => {
+                "The credentials are incomplete, repeated or unreadable: send access-key and secret-key once, as headers, \
+                 Basic or Bearer"
+            }
+            Unknown::Wrong => {
+                "No valid credentials for this gateway: send the service's own access-key and secret-key, as headers, \
+                 Basic or Bearer; never Fastrac's"
+            }
+            Unknown::Disagree => "The credentials belong to different services: send those of one service",
+            Unknown::Slowed { wait } => {
+                let seconds = whole_seconds(wait).as_secs();
+                let message = format!("Too many wrong credentials came from this address; try again in {seconds} s");
+                return Refusal::new(Code::CallerUnknown, message)
+                    .status(StatusCode::TOO_MANY_REQUESTS)
+                    .retry_after(wait);
+            }
+        };
         Refusal::new(Code::CallerUnknown, message)
     }
 }
@@ -373,7 +393,7 @@ mod tests {
         ] {
             assert_eq!(wanted(accept), RefusalFormat::Envelope, "{accept}");
         }
-        let (reply, body) = body(&Unknown.into(), RefusalFormat::Problem);
+        let (reply, body) = body(&Unknown::None.into(), RefusalFormat::Problem);
         assert_eq!(reply.headers.get_all(header::WWW_AUTHENTICATE).iter().count(), 2);
         assert_eq!((&body["status"], &body["title"]), (&json!(401), &json!("Unauthorized")));
         assert_eq!(body["error"]["code"], "caller.unknown");

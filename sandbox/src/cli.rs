@@ -3,13 +3,15 @@
 //! Used by the program `fastrac-sandbox` and the command `fastrac-gateway sandbox`. Flags take
 //! precedence over the configuration file, which takes precedence over the defaults.
 
-mod printer;
-
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+};
 
 use clap::Args;
 
-use self::printer::Printer;
 use crate::{Options, Sandbox, WebhookPrinter, clock::Pace, settings};
 
 /// Listening address if neither a flag nor the file gives one.
@@ -80,34 +82,37 @@ fn pace(text: &str) -> Result<Pace, String> {
 /// Runs until SIGTERM or SIGINT. Returns the exit code: 0, 1 if an address cannot be bound, 2 for wrong
 /// arguments or a wrong configuration.
 pub fn run(arguments: &Arguments) -> u8 {
-    let printer = Printer::start();
-    let code = run_with(arguments, &printer);
-    printer.finish();
-    code
-}
-
-fn run_with(arguments: &Arguments, printer: &Printer) -> u8 {
-    let options = match options(arguments, printer) {
+    let options = match options(arguments) {
         Ok(options) => options,
         Err(error) => {
-            printer.err(&error);
+            err(&error);
             return 2;
         }
     };
     if options.control_token.is_none() && options.control.is_some_and(|addr| !addr.ip().is_loopback()) {
-        printer.err("--control: an address other than loopback needs --control-token-file");
+        err("--control: an address other than loopback needs --control-token-file");
         return 2;
     }
-    match serve(options, printer) {
+    match serve(options) {
         Ok(()) => 0,
         Err(error) => {
-            printer.err(&error);
+            err(&error);
             1
         }
     }
 }
 
-fn options(args: &Arguments, printer: &Printer) -> Result<Options, settings::SettingsError> {
+// `println!` and `eprintln!` would panic if nobody reads what is printed.
+
+fn out(text: impl Display) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+fn err(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+fn options(args: &Arguments) -> Result<Options, settings::SettingsError> {
     let mut options = Options { listen: LISTEN, ..Options::default() };
     if let Some(path) = &args.config {
         options = settings::load(path, options)?;
@@ -119,8 +124,7 @@ fn options(args: &Arguments, printer: &Printer) -> Result<Options, settings::Set
         options.clock = settings::clock(pace, None);
     }
     if args.show_webhooks {
-        let printer = printer.clone();
-        options.webhook_printer = Some(WebhookPrinter::to(move |body| printer.out(format_args!("webhook: {body}"))));
+        options.webhook_printer = Some(WebhookPrinter::to(|body| out(format_args!("webhook: {body}"))));
     }
     if let Some(path) = &args.control_token_file {
         options.control_token = Some(settings::read_token(path)?);
@@ -128,7 +132,7 @@ fn options(args: &Arguments, printer: &Printer) -> Result<Options, settings::Set
     Ok(options)
 }
 
-fn serve(options: Options, printer: &Printer) -> io::Result<()> {
+fn serve(options: Options) -> io::Result<()> {
     let (tls, stepped) = (options.tls.is_some(), options.clock.pace() == Pace::Stepped);
     let (listen, control) = (options.listen, options.control);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -140,11 +144,11 @@ fn serve(options: Options, printer: &Printer) -> io::Result<()> {
             let place = control.map_or(String::new(), |control| format!(" or {control}"));
             io::Error::new(error.kind(), format!("sandbox: cannot listen on {listen}{place}: {error}"))
         })?;
-        printer.out(format_args!("sandbox: {}://{}", if tls { "https" } else { "http" }, sandbox.addr()));
+        out(format_args!("sandbox: {}://{}", if tls { "https" } else { "http" }, sandbox.addr()));
         if let Some(control) = sandbox.control_addr() {
-            printer.out(format_args!("control: http://{control}/_sandbox/"));
+            out(format_args!("control: http://{control}/_sandbox/"));
         } else if stepped {
-            printer.err("sandbox: the clock is stepped, and without --control nothing can advance it");
+            err("sandbox: the clock is stepped, and without --control nothing can advance it");
         }
         tokio::select! {
             _ = term.recv() => {}
@@ -157,10 +161,6 @@ fn serve(options: Options, printer: &Printer) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn options_of(args: &Arguments) -> Result<Options, settings::SettingsError> {
-        options(args, &Printer::start())
-    }
 
     #[test]
     fn flags_go_before_the_file_and_the_file_before_the_defaults() {
@@ -176,12 +176,12 @@ mod tests {
             clock: None,
             show_webhooks: false,
         };
-        let plain = options_of(&args(None, None)).unwrap();
+        let plain = options(&args(None, None)).unwrap();
         assert_eq!((plain.listen, plain.seed, plain.control), (LISTEN, 1, None));
-        let filed = options_of(&args(Some(file.clone()), None)).unwrap();
+        let filed = options(&args(Some(file.clone()), None)).unwrap();
         assert_eq!((filed.listen, filed.seed), (LISTEN, 5));
         assert_eq!(filed.control, Some("127.0.0.1:1".parse().unwrap()));
-        assert_eq!(options_of(&args(Some(file), Some(9))).unwrap().seed, 9);
+        assert_eq!(options(&args(Some(file), Some(9))).unwrap().seed, 9);
     }
 
     #[test]

@@ -6,8 +6,6 @@
 mod tables;
 
 use std::{
-    fs,
-    io::{self, Read as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -99,7 +97,6 @@ struct JournalTable {
 /// # Errors
 ///
 /// If it, or a file that it names, cannot be read or has wrong content.
-#[allow(clippy::disallowed_methods, reason = "the message is reworded without values")]
 pub fn load(path: &Path, mut options: Options) -> Result<Options, SettingsError> {
     let text = Zeroizing::new(read(path)?);
     let wrong = |text: String| SettingsError::Invalid { path: path.to_owned(), text };
@@ -177,20 +174,8 @@ fn set<T>(place: &mut T, value: Option<T>) {
     }
 }
 
-/// Maximum size of a file, in bytes.
-const MAX_FILE: u64 = 16 << 20;
-
-/// Reads a regular file: a pipe could make the start wait for ever.
 fn read(path: &Path) -> Result<String, SettingsError> {
-    let text = || {
-        if !fs::metadata(path)?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        let mut text = String::new();
-        fs::File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
-        Ok(text)
-    };
-    text().map_err(|error| SettingsError::Read { path: path.to_owned(), error })
+    std::fs::read_to_string(path).map_err(|error| SettingsError::Read { path: path.to_owned(), error })
 }
 
 /// Reads the control token: the first line of a file.
@@ -212,16 +197,12 @@ pub(crate) fn read_token(path: &Path) -> Result<Zeroizing<String>, SettingsError
 /// # Errors
 ///
 /// If they cannot be read or do not match.
-#[allow(clippy::disallowed_methods, reason = "the errors are dropped")]
 pub(crate) fn read_tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, SettingsError> {
     let wrong = |path: &Path, error: String| SettingsError::Invalid { path: path.to_owned(), text: error };
-    // The parser's errors quote the text.
-    let broken = |path: &Path, what: &str| wrong(path, format!("contains no {what} in PEM form, or a broken one"));
-    let pem = Zeroizing::new(read(cert)?);
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let chain = chain.map_err(|_| broken(cert, "certificate"))?;
-    let pem = Zeroizing::new(read(key)?);
-    let private = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| broken(key, "private key"))?;
+    let chain = CertificateDer::pem_file_iter(cert)
+        .and_then(|chain| chain.collect::<Result<Vec<_>, _>>())
+        .map_err(|error| wrong(cert, error.to_string()))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error.to_string()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -125,8 +125,8 @@ pub fn check(text: &str, folder: &Path, environment: &Environment) -> Checked {
 
 /// The same, with the files that it includes.
 pub fn check_with(text: &str, included: &[IncludedFile], folder: &Path, environment: &Environment) -> Checked {
-    let mut tree = read::parse(text, included);
-    let mut diagnostics = Diagnostics::new(tree.take_lines());
+    let tree = read::parse(text, included);
+    let mut diagnostics = Diagnostics::new(tree.lines());
     let written = tree.read(&mut diagnostics);
 
     let operations = operation::table(&written.operations, &mut diagnostics);

@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     body::{Body, Delivery},
-    caller::ClientCertificate,
+    caller::Client,
     deadline::LateTimer,
     deferred_write::DeferredWrite,
     path::{self, Arrival, ConnectionClose, ResponseStart},
@@ -107,14 +107,14 @@ impl Context {
         &self,
         request: Request<Incoming>,
         activity: &Arc<Activity>,
-        certificate: Option<Arc<ClientCertificate>>,
+        client: Client,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
         let began = activity.request_began();
         let http2 = request.version() >= Version::HTTP_2;
         let close = if http2 { ConnectionClose::Never } else { ConnectionClose::IfUnreadable };
         let stream = http2.then(|| self.streams.open(activity));
         let guard = RequestGuard { activity: activity.clone(), closing: self.drain.closing.clone(), stream };
-        let arrival = Arrival { began, close, certificate, guard };
+        let arrival = Arrival { began, close, client, guard };
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
     }
 }
@@ -143,9 +143,9 @@ impl Protocol {
     }
 }
 
-/// Serves a connection until it ends by itself or is ended by the drain. `certificate` is the one that the
-/// client has presented.
-pub async fn serve<S>(io: S, protocol: Protocol, certificate: Option<Arc<ClientCertificate>>, context: Arc<Context>)
+/// Serves a connection until it ends by itself or is ended by the drain. `client` is who
+/// opened it.
+pub async fn serve<S>(io: S, protocol: Protocol, client: Client, context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -157,7 +157,7 @@ where
     let io = DeferredWrite::new(DeadlineIo::new(shared_io.clone(), activity.clone()));
     let followed = |io| TokioIo::new(FollowedIo::new(io, activity.clone()));
     let (shared, state) = (context.clone(), activity.clone());
-    let service = service_fn(move |request| shared.serve_request(request, &state, certificate.clone()));
+    let service = service_fn(move |request| shared.serve_request(request, &state, client.clone()));
     match protocol {
         Protocol::Http1 => drive(context.http1.serve_connection(TokioIo::new(io), service), &context, &activity).await,
         // Boxed, so that the future of an idle HTTP/1 connection is not as large as these.

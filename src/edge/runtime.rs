@@ -4,7 +4,12 @@
 //! turn, and a connection stays where it began. A thread ends when no socket can come any more and all tasks
 //! are done, or when the drain cuts off what is left. It then waits for nothing: name lookups that hang are left behind.
 
-use std::{io, net::TcpStream as StdStream, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, TcpStream as StdStream},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::TcpStream,
@@ -20,7 +25,13 @@ use super::{
     linger,
     tls::{HandshakeResult, TLS_REQUIRED, TlsListener},
 };
-use crate::{caller::ClientCertificate, deadline::within, outcome::Code, refusal::Refusal, snapshot::Worker};
+use crate::{
+    caller::{Client, ClientCertificate},
+    deadline::within,
+    outcome::Code,
+    refusal::Refusal,
+    snapshot::Worker,
+};
 
 /// How often a worker closes expired idle connections to Fastrac, and shows that it makes progress.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -99,6 +110,7 @@ async fn open(accepted: AcceptedSocket, context: Arc<Context>) {
     let Ok(socket) = TcpStream::from_std(socket) else {
         return drop(context.current.load().recorder.unreadable(None, Code::GatewayOverloaded));
     };
+    let peer = socket.peer_addr().ok().map(|peer| peer.ip());
     // Nagle's algorithm would hold small responses back until the peer acknowledges earlier data.
     let _ = socket.set_nodelay(true);
     // Not available on every system; it only makes progress visible earlier.
@@ -107,11 +119,11 @@ async fn open(accepted: AcceptedSocket, context: Arc<Context>) {
     match tls {
         None => {
             if let Some(protocol) = peek_protocol(&socket, &context).await {
-                connection::serve(socket, protocol, None, context).await;
+                connection::serve(socket, protocol, Client { peer, certificate: None }, context).await;
             }
         }
         // Boxed: most connections are cleartext, and their future should not be as large as a TLS session.
-        Some(tls) => Box::pin(open_tls(socket, tls, context)).await,
+        Some(tls) => Box::pin(open_tls(socket, tls, peer, context)).await,
     }
     drop(guard);
 }
@@ -133,7 +145,7 @@ async fn peek_protocol(socket: &TcpStream, context: &Context) -> Option<Protocol
 }
 
 /// Accepts TLS. A handshake may take as long as a request head (`limits.header_read`), from its first byte.
-async fn open_tls(socket: TcpStream, listener: Arc<TlsListener>, context: Arc<Context>) {
+async fn open_tls(socket: TcpStream, listener: Arc<TlsListener>, peer: Option<IpAddr>, context: Arc<Context>) {
     if peek_protocol(&socket, &context).await.is_none() {
         return;
     }
@@ -144,7 +156,7 @@ async fn open_tls(socket: TcpStream, listener: Arc<TlsListener>, context: Arc<Co
             let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
             let leaf = session.peer_certificates().and_then(<[_]>::first);
             let certificate = leaf.map(|leaf| Arc::new(ClientCertificate::of(leaf)));
-            connection::serve(stream, protocol, certificate, context).await;
+            connection::serve(stream, protocol, Client { peer, certificate }, context).await;
         }
         HandshakeResult::Cleartext(socket) => refuse_cleartext(socket, &context).await,
         HandshakeResult::Failed => {}

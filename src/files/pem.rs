@@ -4,10 +4,10 @@
 
 use rustls::{
     RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
-use super::{certificate::not_after, secret_text};
+use super::certificate::not_after;
 
 /// How an encrypted key begins: PKCS #8 (RFC 7468 section 11), and the older form (RFC 1421 section 4.6.1.1).
 const ENCRYPTED: [&[u8]; 2] = [b"-----BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED"];
@@ -33,7 +33,7 @@ pub(super) fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
 
 /// A private key that is not encrypted.
 pub(super) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
-    secret_text::private_key(pem).map_err(|_| {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|_| {
         let encrypted = ENCRYPTED.iter().any(|mark| memchr::memmem::find(pem, mark).is_some());
         if encrypted {
             "contains an encrypted private key: store it decrypted (openssl pkey -in OLD -out NEW), with mode 0600"
@@ -46,7 +46,8 @@ pub(super) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> 
 
 /// Every `CERTIFICATE` block.
 fn blocks(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    match secret_text::certificates(pem) {
+    let blocks: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match blocks {
         Err(_) => Err("contains PEM that is broken".to_owned()),
         Ok(blocks) if blocks.is_empty() => Err("contains no certificate in PEM form".to_owned()),
         Ok(blocks) => Ok(blocks),

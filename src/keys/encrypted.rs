@@ -3,8 +3,6 @@
 //! Plain text is only in buffers that are zeroed; no error quotes what was read. Knows nothing of the
 //! meaning of the text. Fails with [`EncryptionError`].
 
-#![allow(clippy::disallowed_methods, reason = "the only place that calls age; its errors are dropped here")]
-
 use std::{
     io::{Read as _, Write as _},
     path::Path,

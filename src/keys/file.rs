@@ -1,6 +1,7 @@
 //! The `file` source: a TOML file with one table for each account, possibly encrypted with age.
 //!
-//! No text of the file gets into an error: only the number of the line is used.
+//! No text of the file gets into an error: the parser's messages quote the line that they complain
+//! about, so only its number is used.
 
 use std::{
     collections::HashMap,
@@ -19,7 +20,6 @@ use super::{
 use crate::files::{
     FileError,
     read::{MAX_KEY_FILE, read_private, text_of},
-    secret_text,
 };
 
 /// A key file and the account whose table is read.
@@ -45,8 +45,8 @@ impl KeyFile {
 
     pub(super) fn read(&self) -> Result<RawPair, SourceError> {
         let text = self.text()?;
-        let mut tables: HashMap<String, KeyFileTable> = secret_text::toml(&text).map_err(|fault| {
-            let line = fault.line.unwrap_or(1);
+        let mut tables: HashMap<String, KeyFileTable> = toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             SourceError::malformed(
                 format!("{}:{line}", self.path.display()),
                 "is not TOML with a table of access_key and secret_key for each account",

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     attempts::Attempts,
     body::BodyError,
-    caller::ClientCertificate,
+    caller::Client,
     catalog::Operation,
     deadline::{CallerTimeout, Deadline, timed},
     orders::FirstSent,
@@ -37,8 +37,8 @@ pub(super) struct Exchange {
     pub(super) body_pending: bool,
     /// What the response says of the first request with its `Idempotency-Key`, instead of this one.
     first_sent: Option<FirstSent>,
-    /// The client certificate of the connection.
-    pub(super) certificate: Option<Arc<ClientCertificate>>,
+    /// What the connection says about its client.
+    pub(super) client: Client,
     /// When the first byte of the request came.
     began: Instant,
 }
@@ -56,7 +56,7 @@ impl Exchange {
             attempts: None,
             body_pending: false,
             first_sent: None,
-            certificate: None,
+            client: Client::default(),
             began,
         }
     }
@@ -117,7 +117,7 @@ impl Exchange {
             attempts: Some(self.attempts().clone()),
             body_pending: false,
             first_sent: None,
-            certificate: None,
+            client: Client::default(),
             began: self.began,
         }
     }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::{Exchange, forward};
 use crate::{
     body::{Body, BodyEnd, Delivery},
-    caller::ClientCertificate,
+    caller::Client,
     outcome::Outcome,
     record::Record,
     refusal::{Refusal, RefusalFormat},
@@ -36,8 +36,8 @@ pub struct Arrival<G> {
     pub began: Instant,
     /// Whether the response ends the connection.
     pub close: ConnectionClose,
-    /// The certificate that the client has presented.
-    pub certificate: Option<Arc<ClientCertificate>>,
+    /// What the connection says about its client.
+    pub client: Client,
     /// Dropped when the response was delivered or given up.
     pub guard: G,
 }
@@ -93,7 +93,7 @@ where
     let (head, body) = request.into_parts();
     let format = RefusalFormat::wanted(&head.headers);
     let mut exchange = Exchange::open(snapshot, worker, &head, arrival.began);
-    exchange.certificate = arrival.certificate;
+    exchange.client = arrival.client;
     let (close, is_head) = (arrival.close, head.method == Method::HEAD);
     exchange.body_pending = !body.is_end_stream();
     // Allocated once, because it moves into the body of the response.

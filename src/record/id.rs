@@ -8,6 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::HeaderValue;
 
+use super::mask::is_credential;
+
 /// 8 to 128 characters of `[A-Za-z0-9._-]`. Cheap to clone; ready to be sent as a header.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RequestId(HeaderValue);
@@ -42,7 +44,8 @@ impl RequestId {
 
     /// The caller's id, if it is valid. Copied, so that it does not keep the connection's buffer alive.
     pub fn from_caller(value: &HeaderValue) -> Option<RequestId> {
-        RequestId::from_bytes(value.as_bytes())
+        // A caller that confuses its headers must not find its secret in the log.
+        RequestId::from_bytes(value.as_bytes()).filter(|id| !is_credential(id.as_str()))
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<RequestId> {
@@ -98,6 +101,17 @@ mod tests {
         assert_ne!(one, two);
         assert_eq!(RequestId::from_caller(&one.header()), Some(one.clone()));
         assert_eq!(one.as_str().len(), 36);
+    }
+
+    #[test]
+    fn a_credential_is_no_id() {
+        use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+        let basic = URL_SAFE_NO_PAD.encode("svc-shop-1:some-secret-of-any-form");
+        for id in ["fgw_0123456789abcdef", "order.fgw_0123456789abcdef", &basic] {
+            assert_eq!(RequestId::from_caller(&HeaderValue::from_str(id).unwrap()), None, "{id}");
+        }
+        let id = HeaderValue::from_static("4bf92f3577b34da6a3ce929d0e0e4736");
+        assert!(RequestId::from_caller(&id).is_some());
     }
 
     #[test]

@@ -6,10 +6,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::uri::PathAndQuery;
+
 use super::{
     encode,
     facts::{CapturedBody, RequestFacts, RequestTarget},
-    mask::Masker,
+    mask::{MASKED, Masker},
     names::Names,
 };
 use crate::config::Class;
@@ -68,9 +70,12 @@ fn labels(rows: &[Vec<u8>], index: Option<usize>) -> &[u8] {
 }
 
 /// What a line needs besides the request.
+#[derive(Clone, Copy)]
 pub(super) struct LineContext<'a> {
     pub(super) labels: &'a RenderedLabels,
     pub(super) masker: &'a Masker,
+    /// Index of the service's account; `None`: the caller was not identified.
+    pub(super) account: Option<usize>,
     pub(super) began: SystemTime,
     pub(super) took: Duration,
     /// Whether bodies are written: the request was sent to Fastrac.
@@ -81,32 +86,58 @@ pub(super) struct LineContext<'a> {
 
 /// Appends the line; `,"seq":N}` is to follow.
 pub(super) fn write(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>) {
+    let start = out.len();
+    members(out, facts, context, false);
+    if holds_live_secret(&out[start..], facts, context) {
+        // Where in the line it is does not matter: this is rare, and a mistake of the caller.
+        out.truncate(start);
+        members(out, facts, context, true);
+    }
+}
+
+/// Whether what was written contains a live secret of the account, also where a URI encodes it.
+fn holds_live_secret(line: &[u8], facts: &RequestFacts, context: &LineContext<'_>) -> bool {
+    let uri = facts.target.as_ref().and_then(|target| target.uri.path_and_query()).map_or("", PathAndQuery::as_str);
+    let uri = &uri[..uri.floor_char_boundary(2 * (TARGET_MAX + LOOK_AHEAD))];
+    context.masker.holds_live_secret(context.account, line)
+        || context.masker.uri_holds_live_secret(context.account, uri)
+}
+
+/// Appends the members; `withheld`: without what the caller wrote.
+fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, withheld: bool) {
+    let shown = |id: &str| !withheld || !context.masker.holds_live_secret(context.account, id.as_bytes());
     out.extend_from_slice(b"{\"time\":\"");
     encode::time(out, context.began);
     out.extend_from_slice(b"\",\"request_id\":\"");
     // The characters of an id need no escaping.
-    out.extend_from_slice(facts.id.as_str().as_bytes());
+    let id = facts.id.as_str();
+    out.extend_from_slice(if shown(id) { id } else { MASKED }.as_bytes());
     out.push(b'"');
     out.extend_from_slice(labels(&context.labels.services, facts.service));
     out.extend_from_slice(labels(&context.labels.operations, facts.operation));
-    target(out, facts, context.masker);
+    target(out, facts, context.masker, withheld);
     result(out, facts);
     timings(out, facts, context.took);
+    let context = &LineContext { bodies_readable: context.bodies_readable && !withheld, ..*context };
     body(out, b",\"request_body\":", &facts.request_body, context);
     body(out, b",\"answer_body\":", &facts.answer_body, context);
     if let Some(from) = &facts.stored_from {
         out.extend_from_slice(b",\"stored_from\":");
-        encode::string(out, from);
+        encode::string(out, if shown(from) { from } else { MASKED });
     }
 }
 
-fn target(out: &mut Vec<u8>, facts: &RequestFacts, masker: &Masker) {
+fn target(out: &mut Vec<u8>, facts: &RequestFacts, masker: &Masker, withheld: bool) {
     let Some(RequestTarget { method, uri }) = &facts.target else {
         out.extend_from_slice(b",\"method\":\"-\",\"path\":\"-\",\"query\":null");
         return;
     };
     let known = METHODS.binary_search(&method.as_str()).map_or("other", |index| METHODS[index]);
     word(out, b",\"method\":", Some(known));
+    if withheld {
+        word(out, b",\"path\":", Some(MASKED));
+        return word(out, b",\"query\":", uri.query().map(|_| MASKED));
+    }
     part(out, "path", uri.path(), |out, path| masker.path(out, path));
     match uri.query() {
         None => out.extend_from_slice(b",\"query\":null"),

@@ -16,7 +16,7 @@ use percent_encoding::percent_decode_str;
 
 use self::{
     names::{MaskRule, MaskRules, looks_like_region},
-    value::{contains_personal, looks_secret},
+    value::{begins_with_basic, contains_basic, contains_own_secret, contains_personal, looks_secret},
 };
 use super::encode;
 use crate::config::LogBodies;
@@ -29,17 +29,47 @@ pub const MASKED: &str = "***";
 const DECODINGS: usize = 3;
 
 /// What to mask, and whether bodies are written at all.
-#[derive(Debug)]
 pub struct Masker {
     rules: MaskRules,
     bodies: LogBodies,
+    live: LiveSecrets,
+}
+
+/// Whether a text contains a live secret of an account, given by its index; `None`: of any account.
+pub type LiveSecrets = Box<dyn Fn(Option<usize>, &[u8]) -> bool + Send + Sync>;
+
+impl std::fmt::Debug for Masker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Masker").field("bodies", &self.bodies).finish_non_exhaustive()
+    }
 }
 
 impl Masker {
     /// `further`: names whose values are masked in addition to the built-in ones, compared without
     /// case, `-` and `_`.
     pub fn new(bodies: LogBodies, further: &[String]) -> Masker {
-        Masker { rules: MaskRules::new(further), bodies }
+        Masker { rules: MaskRules::new(further), bodies, live: Box::new(|_, _| false) }
+    }
+
+    /// The same, and texts that contain a live secret are withheld.
+    pub fn withholding(self, live: LiveSecrets) -> Masker {
+        Masker { live, ..self }
+    }
+
+    /// Whether a text contains a live secret.
+    pub fn holds_live_secret(&self, account: Option<usize>, text: &[u8]) -> bool {
+        (self.live)(account, text)
+    }
+
+    /// The same for a part of a URI, also percent-encoded.
+    pub fn uri_holds_live_secret(&self, account: Option<usize>, part: &str) -> bool {
+        match (decoded(part), percent_decode_str(part).decode_utf8_lossy()) {
+            (Cow::Borrowed(_), _) => false,
+            // Further decoding makes a space of a `+`.
+            (Cow::Owned(all), once) => {
+                self.holds_live_secret(account, all.as_bytes()) || self.holds_live_secret(account, once.as_bytes())
+            }
+        }
     }
 
     /// Whether bodies are written at all.
@@ -68,15 +98,23 @@ impl Masker {
     /// Appends a path, escaped as in a JSON string; `;name=value` parameters in it are masked as in a
     /// query.
     pub fn path(&self, out: &mut Vec<u8>, path: &str) {
+        // Base64 may contain slashes: what follows its first segment is hidden with it.
+        let starts = memchr::memchr_iter(b'/', path.as_bytes()).map(|slash| slash + 1);
+        let hidden = starts.into_iter().find(|start| begins_with_basic(&path.as_bytes()[*start..]));
+        let (path, rest) = path.split_at(hidden.unwrap_or(path.len()));
         let plain = memchr::memchr3(b'=', b'%', b'_', path.as_bytes()).is_none() && !contains_personal(path);
         if plain {
-            return encode::escape(out, path);
-        }
-        for (index, segment) in path.split('/').enumerate() {
-            if index > 0 {
-                out.push(b'/');
+            encode::escape(out, path);
+        } else {
+            for (index, segment) in path.split('/').enumerate() {
+                if index > 0 {
+                    out.push(b'/');
+                }
+                self.pairs(out, segment);
             }
-            self.pairs(out, segment);
+        }
+        if !rest.is_empty() {
+            encode::escape(out, MASKED);
         }
     }
 
@@ -115,6 +153,11 @@ impl Masker {
         encode::escape(out, if kept { value } else { MASKED });
         !kept || matches!(rule, MaskRule::Mask | MaskRule::Person)
     }
+}
+
+/// Whether a text is or contains a credential that this gateway's callers use.
+pub(super) fn is_credential(text: &str) -> bool {
+    contains_own_secret(text) || contains_basic(text)
 }
 
 /// Whether a text is masked whatever its name.

@@ -148,7 +148,9 @@ impl Recorder {
     fn format(&self, out: &mut Vec<u8>, facts: &RequestFacts, plan: LinePlan) {
         let LinePlan { began, took, with_bodies, bodies_readable, .. } = plan;
         let (labels, masker) = (&self.labels, &*self.masker);
-        let context = line::LineContext { labels, masker, began, took, with_bodies, bodies_readable };
+        let service = facts.service.and_then(|service| self.handles.names().services.get(service));
+        let account = service.map(|(_, account)| *account);
+        let context = line::LineContext { labels, masker, account, began, took, with_bodies, bodies_readable };
         line::write(out, facts, &context);
     }
 

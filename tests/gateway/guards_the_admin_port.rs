@@ -1,5 +1,5 @@
-//! Who may do what, on both ports, and what is recorded of it: tokens, roles, credentials that end, the audit log, and
-//! the process's own memory.
+//! Who may do what, on both ports, and what is recorded of it: tokens, roles, guesses, credentials that end, the audit
+//! log, and the process's own memory.
 
 use std::fs;
 
@@ -83,6 +83,29 @@ fn a_credential_ends_by_itself_and_says_when_it_was_last_used() {
         gateway.admin("/status").json()["services"]["depot"]["credentials"][0]["expires"],
         yesterday.to_string()
     );
+}
+
+/// Contract section 4: from the 300th failed proof within a minute on, an address gets 429; a correct proof is never
+/// slowed.
+#[test]
+fn guesses_of_a_secret_are_slowed_and_correct_proofs_are_not() {
+    let gateway = TestGateway::new();
+    let mut connection = gateway.connect();
+    let guess = get("/region/province").pair("svc-shop-1", "fgw_canary_guess");
+    for failed in 1..300 {
+        assert_eq!(connection.send(&guess).status, 401, "{failed}");
+    }
+    for _ in 0..3 {
+        // From the same address, on any connection.
+        let response = gateway.send(guess.clone());
+        assert_eq!((response.status, response.code().as_str()), (429, "caller.unknown"));
+        let wait: u64 = response.header("retry-after").expect("a wait").parse().expect("seconds");
+        assert!((1..=65).contains(&wait), "{wait}");
+        assert_eq!(response.outcome(), "unauthenticated");
+        assert_eq!(connection.send(&get("/region/province").by("shop")).status, 200);
+    }
+    // Without a proof there is nothing to guess.
+    assert_eq!(gateway.send(get("/region/province")).status, 401);
 }
 
 /// A bug: only the systemd unit switched core dumps off.

@@ -46,7 +46,6 @@
 //! | `layout` | no import cycles, pure rooms do no I/O, a type name means one thing |
 //! | `documents` | the README lists exactly the refusals that the gateway can send |
 
-#![allow(clippy::disallowed_methods, reason = "tests hold no secrets, and have no drain to join")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod accounts_for_everything;

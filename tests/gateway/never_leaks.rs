@@ -375,3 +375,45 @@ fn no_outcome_of_a_request_shows_its_secrets() {
     assert!(!log.is_empty(), "the program's log is captured");
     assert_eq!(canary_in(&log), None);
 }
+
+/// Contract section 7, Masking: credentials of any kind never appear, wherever a caller has put them.
+#[test]
+fn the_exchange_log_shows_no_credential_wherever_it_was_written() {
+    let gateway = TestGateway::new();
+    let own = secret_of("shop");
+    let basic = STANDARD.encode(format!("svc-shop-1:{own}"));
+    let fastrac = STANDARD.encode(format!("{ACCESS}:{SECRET}"));
+    let encoded = |text: &str| text.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+    let quote = |body: String| post("/tariff/express", &body).by("shop");
+    let requests = [
+        quote(format!(r#"{{"x":"{SECRET}"}}"#)),
+        quote(format!(r#"{{"x":"before {} after"}}"#, SECRET.replace('/', "\\/"))),
+        quote(format!(r#"{{"{SECRET}":1}}"#)),
+        quote(format!(r#"{{"x":"{fastrac}","y":"{basic}"}}"#)),
+        quote(format!(r#"{{"{own}":{{"{basic}":1}}}}"#)),
+        get(&format!("/region/city?province_id={basic}")).by("shop"),
+        get(&format!("/region/city?province_id={}", encoded(&basic))).by("shop"),
+        get(&format!("/region/city?province_id={SECRET}")).by("shop"),
+        get(&format!("/region/city?province_id={}", encoded(SECRET))).by("shop"),
+        get(&format!("/nothing/{}/{}?x={}", encoded(SECRET), encoded(&basic), encoded(&fastrac))).by("shop"),
+        get(&format!("/nothing?x={}", encoded(SECRET))),
+        get("/region/province").by("shop").header("x-request-id", &own),
+        get("/region/province").by("shop").header("x-request-id", basic.trim_end_matches('=')),
+    ];
+    let count = requests.len();
+    for request in requests {
+        gateway.send(request);
+    }
+    let lines = gateway.lines(count);
+    let text = serde_json::to_string(&lines).expect("text");
+    for (secret, whose) in
+        [(SECRET, "Fastrac's"), (&*own, "a caller's"), (&*basic, "Basic"), (&*fastrac, "Fastrac's Basic")]
+    {
+        for form in [secret.to_owned(), encoded(secret), secret.trim_end_matches('=').to_owned()] {
+            assert!(!text.contains(&form), "{whose}: {text}");
+        }
+    }
+    assert_eq!(canary_in(text.as_bytes()), None);
+    // What is not withheld is still there.
+    assert!(text.contains(r#""province_id=***""#), "{text}");
+}

@@ -107,7 +107,8 @@ fn meets_bodies(gateway: &TestGateway) {
             .header("x-request-id", format!("panic-{name}"))
             .body(Panics(saying))
             .expect("a request");
-        let arrival = Arrival { began: Instant::now(), close: ConnectionClose::Never, certificate: None, guard: () };
+        let arrival =
+            Arrival { began: Instant::now(), close: ConnectionClose::Never, client: Default::default(), guard: () };
         let snapshot = gateway.app().gateway.current.load_full();
         runtime.block_on(async {
             let response =

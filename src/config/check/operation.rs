@@ -38,8 +38,8 @@ pub(super) fn built_in() -> BuiltIn {
 
 /// The built-in rows and the errors in them; a test checks that there are none.
 fn read_built_in() -> (Vec<OperationConfig>, Diagnostics) {
-    let mut tree = read::parse(BUILT_IN, &[]);
-    let mut diagnostics = Diagnostics::new(tree.take_lines());
+    let tree = read::parse(BUILT_IN, &[]);
+    let mut diagnostics = Diagnostics::new(tree.lines());
     let file = tree.read(&mut diagnostics);
     let row = |(name, row): (&Parsed<Name>, &file::OperationTable)| {
         let place = KeyPath::at(["operations", &name.0.0]);

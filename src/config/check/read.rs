@@ -102,9 +102,9 @@ impl<'t> Tree<'t> {
         }
     }
 
-    /// The line of every key and element; can be taken once.
-    pub(super) fn take_lines(&mut self) -> Lines {
-        std::mem::take(&mut self.lines)
+    /// The line of every key and element.
+    pub(super) fn lines(&self) -> Lines {
+        self.lines.clone()
     }
 
     /// Calls `visit` with every key and array element, and the byte offset where it starts.

@@ -1,5 +1,4 @@
 //! Promises of the checker: what is filled in, what is refused, what is warned of, and where.
-#![allow(clippy::disallowed_methods, reason = "tests hold no secrets")]
 
 use std::{path::Path, time::Duration};
 

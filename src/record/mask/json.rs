@@ -17,7 +17,7 @@ use std::borrow::Cow;
 
 use super::{
     names::{MaskRule, MaskRules, looks_like_region},
-    value::{contains_own_secret, contains_personal, looks_secret, starts_like_secret},
+    value::{contains_basic, contains_own_secret, contains_personal, looks_secret, starts_like_secret},
 };
 use crate::record::encode;
 
@@ -163,9 +163,14 @@ impl<'a> JsonMasker<'a> {
         }
         let rule =
             if frame.rule == MaskRule::Keep { self.rule_of(raw)? } else { self.rules.inside_person(&decode(raw)?) };
-        self.out.push(b'"');
-        self.out.extend_from_slice(raw.as_bytes());
-        self.out.extend_from_slice(b"\":");
+        if self.is_plain(raw)? {
+            self.out.push(b'"');
+            self.out.extend_from_slice(raw.as_bytes());
+            self.out.push(b'"');
+        } else {
+            self.out.extend_from_slice(MASKED);
+        }
+        self.out.push(b':');
         Ok(rule)
     }
 
@@ -228,11 +233,8 @@ impl<'a> JsonMasker<'a> {
             return Ok(());
         }
         let kept = match rule {
-            MaskRule::Keep if self.plain => !starts_like_secret(raw),
-            MaskRule::Keep => {
-                let text = decode(raw)?;
-                !looks_secret(&text) && !contains_personal(&text)
-            }
+            MaskRule::Keep if self.plain => !starts_like_secret(raw) && !contains_basic(raw),
+            MaskRule::Keep => self.is_plain(raw)?,
             MaskRule::Place | MaskRule::Region => looks_like_region(raw.as_bytes()),
             MaskRule::Mask | MaskRule::Person => false,
         };
@@ -244,6 +246,15 @@ impl<'a> JsonMasker<'a> {
             self.out.extend_from_slice(MASKED);
         }
         Ok(())
+    }
+
+    /// Whether a string, as it is written, contains nothing secret or personal.
+    fn is_plain(&self, raw: &str) -> Result<bool, Unmaskable> {
+        if self.plain {
+            return Ok(!contains_basic(raw));
+        }
+        let text = decode(raw)?;
+        Ok(!looks_secret(&text) && !contains_personal(&text))
     }
 
     fn literal(&mut self, word: &'static str, rule: MaskRule) -> Result<(), Unmaskable> {

@@ -1,10 +1,15 @@
 //! Which names of members and parameters mask their values.
 //!
-//! Names are compared without case, `-`, `_` and spaces; other punctuation separates segments, so
-//! `shipper[phone]` and `shipper.phone` are `phone` inside `shipper`. In doubt a value is masked: what
-//! was written to the log cannot be taken back. Pure; knows nothing of JSON; never fails.
+//! A name is looked at in two ways: as one text without case, `-`, `_` and spaces, in which parts are searched for; and as
+//! its words (`no_hp_penerima`, `nomorHp`, `KTPNumber`), Indonesian and English. Other punctuation separates segments, so
+//! `shipper[phone]` and `shipper.phone` are `phone` inside `shipper`. In doubt a value is masked: what was written to the
+//! log cannot be taken back. Pure; knows nothing of JSON; never fails.
+
+mod words;
 
 use std::collections::HashMap;
+
+use words::is_personal;
 
 /// What happens to the value of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +48,12 @@ const PARTS: &[&str] = &[
     // persons and how to reach them
     "phone",
     "telepon",
+    "telpon",
     "telp",
+    "notlp",
+    "ponsel",
+    "nomorhp",
+    "nohp",
     "whatsapp",
     "handphone",
     "mobile",
@@ -56,17 +66,39 @@ const PARTS: &[&str] = &[
     "gender",
     "kelamin",
     "rekening",
+    "norek",
+    "nomorrek",
     "accountnumber",
     "npwp",
+    "ktp",
+    "passport",
+    "paspor",
+    "identitas",
+    "identity",
+    "atasnama",
+    "cvv",
+    "passcode",
+    "kodeotp",
+    "otpcode",
+    "kodeakses",
+    "accesscode",
+    "kodeverifikasi",
+    "verificationcode",
     // where they live
-    "address",
+    "addr",
     "alamat",
     "street",
     "jalan",
     "latitude",
     "longitude",
+    "latlong",
+    "latlng",
+    "latlon",
+    "longlat",
+    "lnglat",
     "coord",
     "koordinat",
+    "pinpoint",
     "geo",
     "landmark",
     "patokan",
@@ -105,6 +137,7 @@ const PUBLIC_NAMES: &[&str] = &[
 
 const PERSONS: &[&str] = &[
     "shipper",
+    "consigner",
     "receiver",
     "reciever",
     "sender",
@@ -120,6 +153,11 @@ const PERSONS: &[&str] = &[
     "pembeli",
     "penjual",
     "pelanggan",
+    "konsumen",
+    "pemesan",
+    "pemilik",
+    "driver",
+    "rider",
     "stop",
     "stops",
     "person",
@@ -219,14 +257,18 @@ impl MaskRules {
             return MaskRule::Mask;
         }
         if !folded.contains('.') {
-            return self.segment(&folded);
+            return self.segment(&folded, name);
         }
         // `shipper[name]`, `items[0].value`: inside a person everything but an id is masked.
         let mut inside = MaskRule::Keep;
-        for segment in folded.split('.').filter(|segment| !segment.is_empty()) {
-            inside = match (inside, self.segment(segment)) {
+        for name in name.split(separates) {
+            let segment = fold(name);
+            if segment.is_empty() {
+                continue;
+            }
+            inside = match (inside, self.segment(&segment, name)) {
                 (_, MaskRule::Mask) => return MaskRule::Mask,
-                (MaskRule::Person | MaskRule::Place, _) if REGIONS.contains(&segment) => MaskRule::Region,
+                (MaskRule::Person | MaskRule::Place, _) if REGIONS.contains(&segment.as_str()) => MaskRule::Region,
                 (MaskRule::Person | MaskRule::Place | MaskRule::Region, _) => return MaskRule::Mask,
                 (_, rule) => rule,
             };
@@ -244,7 +286,8 @@ impl MaskRules {
         }
     }
 
-    fn segment(&self, segment: &str) -> MaskRule {
+    /// The rule of one segment, folded and as it is written.
+    fn segment(&self, segment: &str, written: &str) -> MaskRule {
         let personal_name = segment.ends_with("name") || segment.starts_with("name") || segment.starts_with("nama");
         if WHOLE.contains(&segment)
             || (personal_name && !PUBLIC_NAMES.contains(&segment))
@@ -257,6 +300,8 @@ impl MaskRules {
             MaskRule::Person
         } else if PLACES.contains(&segment) {
             MaskRule::Place
+        } else if is_personal(written) {
+            MaskRule::Mask
         } else {
             MaskRule::Keep
         }
@@ -272,6 +317,11 @@ impl MaskRules {
     }
 }
 
+/// Whether a character separates the segments of a name.
+fn separates(c: char) -> bool {
+    c.is_ascii_punctuation() && !matches!(c, '-' | '_' | '+')
+}
+
 /// Lower case, without `-`, `_` and spaces; other punctuation becomes `.`.
 fn fold(name: &str) -> String {
     let mut folded = String::with_capacity(name.len());
@@ -282,7 +332,7 @@ fn fold(name: &str) -> String {
             'A'..='Z' => folded.push(c.to_ascii_lowercase()),
             c if c.is_alphanumeric() => folded.extend(c.to_lowercase()),
             // Invisible characters are dropped, so that they cannot disguise a name.
-            c if c.is_ascii_punctuation() => folded.push('.'),
+            c if separates(c) => folded.push('.'),
             _ => {}
         }
     }

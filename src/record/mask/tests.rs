@@ -70,6 +70,104 @@ const HIDDEN: &[&str] = &[
 mod hides {
     use super::*;
 
+    /// Issue: names that merchants and couriers use, Indonesian and English, in every spelling.
+    #[test]
+    fn personal_names_by_their_words() {
+        for name in [
+            "nomor_hp",
+            "nomorHp",
+            "NomorHP",
+            "no_hp_penerima",
+            "noHpPenerima",
+            "hp_1",
+            "hp2",
+            "penerima_nama",
+            "penerimaNama",
+            "atas_nama",
+            "atasnama",
+            "nama_ibu",
+            "no_ktp",
+            "noKtp",
+            "NoKTP",
+            "KTPNumber",
+            "nik_penerima",
+            "no_rek",
+            "norek",
+            "nomor_rekening",
+            "rekBank",
+            "va_number",
+            "latlong",
+            "lat_long",
+            "latLng",
+            "origin_lat_long",
+            "otp_code",
+            "kode_otp",
+            "otpCode",
+            "cvv",
+            "cvv2",
+            "card_number",
+            "no_kartu",
+            "user_name",
+            "userId",
+            "wa_penerima",
+            "no_wa",
+            "telp_rumah",
+            "no_tlp",
+            "tlp",
+            "receiver_contact",
+            "sender_addr",
+            "OLSHOP_RECEIVER_ADDR1",
+            "jl",
+            "rt_rw",
+            "no_rumah",
+            "blok",
+            "penerima",
+            "no_penerima",
+            "receiver_title",
+            "recipient_first",
+            "merchant_phone",
+            "customer_identity",
+            "driver_plate",
+            "nopol",
+            "foto_ktp",
+            "pod_photo",
+            "dob_penerima",
+            "tgl_lahir",
+            "pin_code",
+            "cp_gudang",
+            "gmaps",
+            "pinpoint",
+            "shipper[hp]",
+            "items[0].nama_penerima",
+            "data.noHp",
+        ] {
+            let text = format!(r#"{{"a":1,"{name}":"{CANARY}","b":[{{"{name}":["{CANARY}"]}}]}}"#);
+            assert!(!body(&text).unwrap().contains(CANARY), "{name}");
+            assert!(!query(&format!("a=1&{name}={CANARY}&b=2")).contains(CANARY), "{name}");
+        }
+    }
+
+    #[test]
+    fn credentials_under_any_name_and_as_names() {
+        use base64::{Engine as _, engine::general_purpose::*};
+        let pair = "svc-shop-1:some-secret/of+any=form";
+        for basic in [STANDARD.encode(pair), STANDARD_NO_PAD.encode(pair), URL_SAFE.encode(pair)] {
+            let encoded = basic.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+            for text in [&basic, &encoded] {
+                assert_eq!(query(&format!("x={text}&b=2")), "x=***&b=2", "{text}");
+                assert!(["/a/***", "/a/***/b"].contains(&&*path(&format!("/a/{text}/b"))), "{text}");
+            }
+            for value in [basic.clone(), format!("key {basic}"), basic.replace('=', "\\u003d")] {
+                assert_eq!(body(&format!(r#"{{"x":"{value}","b":2}}"#)).unwrap(), r#"{"x":"***","b":2}"#, "{value}");
+            }
+            assert_eq!(body(&format!(r#"{{"{basic}":1}}"#)).unwrap(), r#"{"***":1}"#);
+        }
+        for name in ["fgw_CaNaRy4711", "x-fgw_CaNaRy4711", "\\u0066gw_CaNaRy4711", "budi@example.com", "081234567890"] {
+            let text = format!(r#"{{"a":{{"{name}":true}}}}"#);
+            assert_eq!(body(&text).unwrap(), r#"{"a":{"***":true}}"#, "{name}");
+        }
+    }
+
     #[test]
     fn every_listed_name_in_body_and_query() {
         for name in HIDDEN {
@@ -116,6 +214,13 @@ mod hides {
             "6281234567890",
             "+6581234567890",
             "wa:0812.3456.7890.",
+            "(0812) 3456-7890",
+            "Nomor 0812 3456 7890 tidak valid",
+            "021-5551234",
+            "(021) 555-1234",
+            "0215551234",
+            "81234567890",
+            "+62 (812) 3456 7890",
         ] {
             let masked = body(&format!(r#"{{"message":"{value}","total":18000}}"#)).unwrap();
             assert_eq!(masked, r#"{"message":"***","total":18000}"#, "{value}");
@@ -159,6 +264,59 @@ mod leaves {
         assert_eq!(path("/region/sub_district/a%20b"), "/region/sub_district/a%20b");
     }
 
+    /// Names that share words or letters with personal ones, as Fastrac and couriers use them.
+    #[test]
+    fn names_that_are_not_personal() {
+        for name in [
+            "courier_name",
+            "courierName",
+            "nama_kurir",
+            "service_name",
+            "city_name",
+            "district_name",
+            "subDistrictName",
+            "customer_order_ref",
+            "receiver_city_id",
+            "shipper_district_code",
+            "merchant_code",
+            "destination_city",
+            "insurance_price",
+            "item_category",
+            "jenis_pengiriman",
+            "shipment_type",
+            "pengiriman_id",
+            "electronic",
+            "weight",
+            "length",
+            "teknik",
+            "booking_id",
+            "awb",
+            "status",
+            "tariff_id",
+            "cod_amount",
+            "etd",
+            "volume",
+        ] {
+            let text = format!(r#"{{"{name}":"CaNaRy"}}"#);
+            assert_eq!(body(&text).unwrap(), text, "{name}");
+        }
+    }
+
+    #[test]
+    fn texts_that_only_look_like_base64() {
+        for value in [
+            "JNE-REG-2026-0000000000017",
+            "aGVsbG8gd29ybGQgYWdhaW4h",
+            "3f2504e04f8941d39a0c0305e82c3301",
+            "0193b5a2-7c1e-7000-8000-000000000000",
+            "region/sub_district/search",
+            "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345",
+        ] {
+            let text = format!(r#"{{"awb":"{value}"}}"#);
+            assert_eq!(body(&text).unwrap(), text, "{value}");
+        }
+    }
+
     #[test]
     fn numbers_that_are_no_phone_numbers_and_at_signs_that_are_no_addresses() {
         for value in [
@@ -175,6 +333,11 @@ mod leaves {
             "x@",
             "00812345678901234",
             "628123",
+            "8171010001",
+            "2026-01-02 0812",
+            "(0812)",
+            "18000/25000/31000",
+            "1/2/2026",
         ] {
             let text = format!(r#"{{"awb":"{value}"}}"#);
             assert_eq!(body(&text).unwrap(), text);

@@ -1,12 +1,69 @@
 //! Values that are recognized as secret or personal whatever their name. Pure; never fails.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD as BASE64};
+
 /// Beginning of the secrets that the gateway issues to services: masked wherever they occur.
 const OWN_SECRET: &str = "fgw_";
 
 /// Whether a value looks secret under any name: a secret issued by the gateway, an `Authorization`
-/// value, or JSON packed into a string, whose contents are not examined.
+/// value, credentials in Basic form, or JSON packed into a string, whose contents are not examined.
 pub(super) fn looks_secret(value: &str) -> bool {
-    starts_like_secret(value) || contains_own_secret(value)
+    starts_like_secret(value) || contains_own_secret(value) || contains_basic(value)
+}
+
+/// Minimum length of credentials in Basic form, in characters: shorter texts decode to visible characters by chance.
+const MIN_BASIC: usize = 16;
+
+/// Bytes of base64, also URL-safe.
+const BASE64_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let character = byte as u8;
+        table[byte] = character.is_ascii_alphanumeric() || matches!(character, b'+' | b'/' | b'-' | b'_');
+        byte += 1;
+    }
+    table
+};
+
+fn is_base64(byte: u8) -> bool {
+    BASE64_BYTES[usize::from(byte)]
+}
+
+/// Whether a text contains base64 of `access:secret`, also URL-safe or without padding.
+pub(super) fn contains_basic(text: &str) -> bool {
+    let mut rest = text.as_bytes();
+    while rest.len() >= MIN_BASIC {
+        if begins_with_basic(rest) {
+            return true;
+        }
+        // The next run begins after what ends this one.
+        let Some(end) = rest.iter().position(|byte| !is_base64(*byte)) else { return false };
+        rest = &rest[end + 1..];
+    }
+    false
+}
+
+/// Whether a text begins with base64 of `access:secret`; something else may follow. Takes long for nothing else: the first
+/// characters decide.
+pub(super) fn begins_with_basic(text: &[u8]) -> bool {
+    let visible = |byte: &u8| matches!(byte, b' '..=b'~');
+    let first = text.get(..MIN_BASIC).filter(|first| first.iter().all(|byte| is_base64(*byte)));
+    if !first.and_then(decode).is_some_and(|bytes| bytes.iter().all(visible)) {
+        return false;
+    }
+    let run = &text[..text.iter().take_while(|byte| is_base64(**byte)).count()];
+    let decoded = decode(&run[..run.len() - run.len() % 4]).unwrap_or_default();
+    decoded.iter().take_while(|byte| visible(byte)).skip(1).any(|byte| *byte == b':')
+}
+
+fn decode(run: &[u8]) -> Option<Vec<u8>> {
+    let standard = |byte: &u8| match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        other => *other,
+    };
+    BASE64.decode(run.iter().map(standard).collect::<Vec<u8>>()).ok()
 }
 
 pub(super) fn starts_like_secret(value: &str) -> bool {
@@ -41,28 +98,26 @@ fn contains_email(text: &[u8]) -> bool {
     })
 }
 
-/// Digits of a phone number, with its country code.
-const PHONE_DIGITS: std::ops::RangeInclusive<usize> = 10..=15;
+/// Digits of a mobile number, with its `0` or country code.
+const MOBILE_DIGITS: std::ops::RangeInclusive<usize> = 10..=15;
+/// Digits of a landline number, with its area code.
+const LANDLINE_DIGITS: std::ops::RangeInclusive<usize> = 9..=12;
+/// Digits of a mobile number that has lost its `0`, such as in a JSON number. With ten digits it could be the id of a
+/// region in the Moluccas.
+const BARE_DIGITS: std::ops::RangeInclusive<usize> = 11..=12;
 
-/// Indonesian mobile numbers, `08…` and `+62 8…`, also in groups (`0812-3456-7890`); anything with `+` and as many
-/// digits.
+/// Indonesian mobile numbers, `08…` and `+62 8…`, also in groups (`0812-3456-7890`) and without the `0`; landline
+/// numbers with their area code; anything with `+` and as many digits.
 fn contains_phone(text: &[u8]) -> bool {
     let mut at = 0;
     while let Some(start) = text[at..].iter().position(u8::is_ascii_digit).map(|found| at + found) {
         let before = start.checked_sub(1).map(|before| text[before]);
         let end = phone_end(text, start);
-        let digits = || text[start..end].iter().filter(|byte| byte.is_ascii_digit());
         let fraction = start > 1 && before == Some(b'.') && text[start - 2].is_ascii_digit();
         let alone = !fraction
             && !before.is_some_and(|byte| byte.is_ascii_alphanumeric())
             && !text.get(end).is_some_and(u8::is_ascii_alphanumeric);
-        let is_phone = || {
-            let [first, second, third] = [0, 1, 2].map(|index| digits().nth(index).copied());
-            before == Some(b'+')
-                || (first, second) == (Some(b'0'), Some(b'8'))
-                || (first, second, third) == (Some(b'6'), Some(b'2'), Some(b'8'))
-        };
-        if alone && PHONE_DIGITS.contains(&digits().count()) && is_phone() {
+        if alone && is_phone(&text[start..end], before == Some(b'+')) {
             return true;
         }
         at = end;
@@ -70,16 +125,37 @@ fn contains_phone(text: &[u8]) -> bool {
     false
 }
 
-/// End of the digits that begin at `start`, with single separators between groups of at least three, after a first
-/// group that is not that of a date.
+/// Whether digits, with separators between them, are a phone number.
+fn is_phone(text: &[u8], plus: bool) -> bool {
+    let mut digits = text.iter().copied().filter(u8::is_ascii_digit);
+    let count = digits.clone().count();
+    let national = match (digits.next(), digits.next(), digits.next()) {
+        (Some(b'0'), Some(b'8'), _) | (Some(b'6'), Some(b'2'), Some(b'8')) => MOBILE_DIGITS.contains(&count),
+        (Some(b'0'), Some(b'2'..=b'9'), _) => LANDLINE_DIGITS.contains(&count),
+        (Some(b'8'), Some(b'1'..=b'3' | b'5' | b'7'..=b'9'), Some(b'1'..=b'9')) if count == text.len() => {
+            BARE_DIGITS.contains(&count)
+        }
+        _ => false,
+    };
+    national || plus && MOBILE_DIGITS.contains(&count)
+}
+
+/// End of the digits that begin at `start`, with separators (`0812-3456`, `(0812) 3456`) between groups of at least
+/// three, after a first group that is not that of a date.
 fn phone_end(text: &[u8], start: usize) -> usize {
     let group = |from: usize| text[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     let mut end = start + group(start);
-    if &text[start..end] != b"62" && end - start < 4 {
+    let first = &text[start..end];
+    let begins_number = first == b"62" || first.len() >= 4 || first.len() == 3 && first[0] == b'0';
+    if !begins_number {
         return end;
     }
-    while text.get(end).is_some_and(|byte| b" -.".contains(byte)) && group(end + 1) >= 3 {
-        end += 1 + group(end + 1);
+    loop {
+        let separators = text[end..].iter().take(3).take_while(|byte| b" -.()/".contains(byte)).count();
+        let next = end + separators;
+        if separators == 0 || group(next) < 3 {
+            return end;
+        }
+        end = next + group(next);
     }
-    end
 }

@@ -1,12 +1,13 @@
 //! Reading files that others change: certificates, authorities, key files, the configuration itself.
 //!
 //! A file may be replaced or half written at any time, so each reader works on one open file and the
-//! `Stamp` tells whether it changed meanwhile. No error quotes a file's content. The room does not
+//! `Stamp` tells whether it changed meanwhile. A disk that does not respond makes no reader wait for ever. No error quotes a file's content. The room does not
 //! know who uses what it reads. It imports only `config`, for the settings that name the files.
 
 pub(crate) mod certificate;
 mod collisions;
 pub mod configuration;
+mod deadline;
 pub(crate) mod includes;
 pub mod listener;
 mod memory;

@@ -4,6 +4,7 @@
 //! in it, or in [`Checked`], and never quote a value.
 
 use std::{
+    collections::HashSet,
     env, io,
     path::{Path, PathBuf},
     thread,
@@ -101,7 +102,7 @@ struct Included {
 impl Included {
     fn read(text: &str, folder: &Path, watch: &mut FileWatch) -> Self {
         let mut included = Included::default();
-        let mut size = text.len() as u64;
+        let (mut size, mut seen) = (text.len() as u64, HashSet::new());
         let patterns = check::included(text);
         watch.include(patterns.iter().map(|pattern| folder.join(&pattern.pattern)).collect());
         for IncludePattern { key, pattern } in patterns {
@@ -110,7 +111,7 @@ impl Included {
                     included.faults.push((key, "includes too many files, or too large ones".to_owned()));
                     return included;
                 }
-                if included.paths.contains(&path) {
+                if !seen.insert(path.clone()) {
                     continue;
                 }
                 let name = path.strip_prefix(folder).unwrap_or(&path).display().to_string();

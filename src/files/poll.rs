@@ -3,7 +3,7 @@
 //! Links are followed. A change counts when two polls see the same state, so files are not read while they are
 //! written. A file that is missing is a state like any other: the caller decides what it means. Never fails.
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use super::{includes::expand, stamp::Stamp};
 
@@ -42,13 +42,11 @@ impl FileWatch {
 
     /// Whether the files must be read: they have changed, and are not being written.
     pub(crate) fn poll(&mut self) -> bool {
-        for file in expand(&self.patterns) {
-            if !self.files.contains(&file) {
-                self.files.push(file);
-                self.read.push(None);
-                self.seen.push(None);
-            }
-        }
+        let known: HashSet<&PathBuf> = self.files.iter().collect();
+        let found: Vec<PathBuf> = expand(&self.patterns).into_iter().filter(|file| !known.contains(file)).collect();
+        self.read.extend(found.iter().map(|_| None));
+        self.seen.extend(found.iter().map(|_| None));
+        self.files.extend(found);
         let now = self.stamps();
         let still = now == self.seen;
         self.seen = now;

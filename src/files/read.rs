@@ -2,7 +2,8 @@
 //!
 //! Size and mode that are checked are those of the file that is read, and a file that changes meanwhile
 //! is read again. Only regular files are read, so that no FIFO or device makes the reader wait; what an operator names
-//! on the command line may be a pipe, too, which must not be silent ([`read_input`]). The content
+//! on the command line may be a pipe, too, which must not be silent ([`read_input`]). A disk that does not respond is
+//! waited for up to [`deadline::DEADLINE`]. The content
 //! is in buffers that are zeroed when dropped. Fails with [`FileError`], which quotes nothing of the content.
 
 use std::{
@@ -18,7 +19,7 @@ use rustix::{
 };
 use zeroize::Zeroizing;
 
-use super::stamp::Stamp;
+use super::{deadline::within_deadline, stamp::Stamp};
 
 /// Maximum size of a file with keys, a token or an age identity, in bytes.
 pub(crate) const MAX_KEY_FILE: u64 = 1 << 20;
@@ -116,6 +117,11 @@ pub(super) fn open_without_waiting(path: &Path) -> io::Result<File> {
 /// # Errors
 /// It cannot be opened or read, it is something else, or it is longer.
 pub(crate) fn read_input(path: &Path, max: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+    let owned = path.to_owned();
+    within_deadline(path, move || read_input_now(&owned, max)).unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn read_input_now(path: &Path, max: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut file = open_without_waiting(path)?;
     let kind = file.metadata()?.file_type();
     let mut bytes = Zeroizing::new(Vec::new());
@@ -158,6 +164,12 @@ fn read_pipe(pipe: &mut File, max: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
 
 /// Reads a regular file whose mode has none of the `forbidden` bits.
 fn read_unless(forbidden: u32, path: &Path, max: u64) -> Result<FileContent, FileError> {
+    let owned = path.to_owned();
+    let read = within_deadline(path, move || read_now(forbidden, &owned, max));
+    read.unwrap_or_else(|| Err(FileError::unreadable(path, io::ErrorKind::TimedOut.into())))
+}
+
+fn read_now(forbidden: u32, path: &Path, max: u64) -> Result<FileContent, FileError> {
     let unreadable = |error| FileError::unreadable(path, error);
     for _ in 0..ATTEMPTS {
         let mut file = open_without_waiting(path).map_err(|error| match fs::metadata(path) {

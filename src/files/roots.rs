@@ -10,6 +10,7 @@ use std::{
 use rustls::RootCertStore;
 
 use super::{
+    deadline::within_deadline,
     pem,
     read::{FileError, MAX_CERTIFICATES, read},
 };
@@ -49,7 +50,10 @@ fn of_platform() -> Result<RootCertStore, RootsError> {
     if let Some(named) = named.filter(|named| fs::metadata(named).is_ok_and(|meta| !meta.is_file())) {
         return Err(FileError::irregular(&named).into());
     }
-    let found = rustls_native_certs::load_native_certs();
+    let found = within_deadline(Path::new("the platform's root certificates"), rustls_native_certs::load_native_certs);
+    let Some(found) = found else {
+        return Err(RootsError::Nowhere(Some("reading them takes too long".to_owned())));
+    };
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {

@@ -63,6 +63,7 @@ impl Hang {
     fn preload(&self, command: &mut Command) {
         command.env("LD_PRELOAD", self.folder.path().join("hang.so"));
         command.env("HANG_DISK", self.disk()).env("HANG_NAMES", self.names());
+        command.env("HANG_OPEN", self.key_file()).env("HANG_NAME", "keys.toml");
     }
 
     fn disk(&self) -> PathBuf {
@@ -71,6 +72,10 @@ impl Hang {
 
     fn names(&self) -> PathBuf {
         self.folder.path().join("names")
+    }
+
+    fn key_file(&self) -> PathBuf {
+        self.folder.path().join("key-file")
     }
 }
 
@@ -96,6 +101,22 @@ fn a_disk_that_hangs_delays_no_stop() {
     });
     terminate(&mut program);
     assert!(program.stderr().contains("does not wait any longer for the state store"), "{}", program.stderr());
+}
+
+/// Issue: a key file whose reading blocks stopped rotation for good.
+#[test]
+fn a_key_file_that_hangs_is_a_lost_source_until_it_responds() {
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), Hang::new());
+    let mut program = Program::start_as(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), |c| hang.preload(c));
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    let lost = || program.admin_page("/readyz").text().contains("the key source cannot be read");
+    fs::write(hang.key_file(), "").expect("written");
+    until("the source is lost", lost);
+    assert_eq!(Connection::open(program.data).send(&get("/region/province").by("shop")).status, 200);
+    fs::remove_file(hang.key_file()).expect("removed");
+    until("the source is back", || !lost());
+    fs::write(hang.key_file(), "").expect("written");
+    terminate(&mut program);
 }
 
 #[test]

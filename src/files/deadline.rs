@@ -1,0 +1,58 @@
+//! Bounds the time for which a reader waits for a disk, such as one on the network.
+//!
+//! A system call on a file cannot be ended, so it runs on a thread of its own, and the reader leaves after
+//! [`DEADLINE`]. While such a thread hangs, no other one is started for that file. Never fails.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::mpsc::sync_channel,
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+/// How long opening and reading a file may take. A pipe has its own, shorter one.
+pub(super) const DEADLINE: Duration = Duration::from_secs(8);
+
+/// The reads in progress.
+static READS: Mutex<Vec<FileRead>> = Mutex::new(Vec::new());
+
+#[derive(Clone, PartialEq, Eq)]
+struct FileRead {
+    path: PathBuf,
+    began: Instant,
+}
+
+/// The result of `read`; `None` if it takes too long, or an earlier one of this file still does.
+pub(super) fn within_deadline<T: Send + 'static>(path: &Path, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let this = FileRead { path: path.to_owned(), began: Instant::now() };
+    {
+        let mut reads = READS.lock();
+        if reads.iter().any(|other| other.path == path && other.began.elapsed() >= DEADLINE) {
+            return None;
+        }
+        reads.push(this.clone());
+    }
+    let (send, result) = sync_channel(1);
+    let thread = thread::Builder::new().name("file".to_owned()).spawn({
+        let this = this.clone();
+        move || {
+            let read = read();
+            end(&this);
+            let _ = send.send(read);
+        }
+    });
+    if thread.is_err() {
+        end(&this);
+        return None;
+    }
+    result.recv_timeout(DEADLINE).ok()
+}
+
+fn end(this: &FileRead) {
+    let mut reads = READS.lock();
+    if let Some(index) = reads.iter().position(|read| read == this) {
+        reads.swap_remove(index);
+    }
+}

@@ -25,8 +25,8 @@ impl PeerSlots {
     }
 }
 
-/// An IPv4 address, or the /64 prefix of an IPv6 address.
-fn network(peer: IpAddr) -> IpAddr {
+/// The network of a peer: an IPv4 address, or the /64 prefix of an IPv6 address.
+pub fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
         address => address,

@@ -69,7 +69,7 @@ pub async fn serve(listener: StdListener, admin: Admin, stop: CancellationToken,
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let (connection, place) = (template.clone(), Arc::new(connections.admit()));
+        let (connection, place) = (template.clone(), Arc::new(connections.admit(peer.ip())));
         tasks.spawn(async move {
             tokio::select! {
                 () = connection.open(socket, peer, place.clone()) => {}

@@ -1,6 +1,10 @@
-//! The README's reference tables list exactly what the program does.
+//! The README's reference tables list exactly what the program does, and SECURITY.md names tests that exist.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use fastrac_gateway::{degraded::DegradedReason, outcome::Code};
 use strum::VariantArray as _;
@@ -67,4 +71,36 @@ fn the_readme_lists_exactly_the_reasons_of_degraded() {
     let listed: Vec<String> = rows.filter_map(|row| row.split('|').nth(1)).flat_map(quoted).collect();
     let known: Vec<&str> = DegradedReason::VARIANTS.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(listed, known);
+}
+
+/// Every `module::test` that the page on security names.
+#[test]
+fn the_tests_that_the_security_page_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("src"), root.join("tests/gateway")];
+    let mut tests = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("a file");
+                let module = path.file_stem().expect("a name").to_str().expect("text").to_owned();
+                let names = text.split("fn ").skip(1).filter_map(|rest| Some(rest.split_once('(')?.0.to_owned()));
+                tests.extend(names.map(|name| (module.clone(), name)));
+            }
+        }
+    }
+    let page = include_str!("../../SECURITY.md");
+    let named: Vec<String> = quoted(page).filter(|text| text.contains("::")).collect();
+    assert!(named.len() > 20, "{}", named.len());
+    for test in named {
+        let mut parts = test.rsplit("::");
+        let (name, module) = (parts.next().expect("a name"), parts.find(|part| !["tests", "hides"].contains(part)));
+        let module = module.expect("a module");
+        let exists = tests.contains(&(module.to_owned(), name.to_owned()))
+            || tests.contains(&("tests".to_owned(), name.to_owned()));
+        assert!(exists, "there is no test {test}");
+    }
 }

@@ -6,9 +6,10 @@ use std::fs;
 use fastrac_sandbox::Sandbox;
 
 use crate::{
-    client::{Connection, Request, get, request},
+    bodies,
+    client::{Connection, Request, get, post, request},
     process::Program,
-    test_gateway::{ACCESS, SECRET, Setup, TestGateway, digest_of, sandbox, secret_of, until},
+    test_gateway::{ACCESS, SECRET, Setup, TestGateway, canary_in, digest_of, sandbox, secret_of, until},
 };
 
 /// Tokens by name and role; the token of `ops` is the secret of that name.
@@ -106,6 +107,34 @@ fn guesses_of_a_secret_are_slowed_and_correct_proofs_are_not() {
     }
     // Without a proof there is nothing to guess.
     assert_eq!(gateway.send(get("/region/province")).status, 401);
+}
+
+/// SECURITY.md: a stolen state folder shows responses to keyed orders, in clear, and no secret or digest of one.
+#[test]
+fn the_state_folder_holds_keyed_responses_and_no_secret() {
+    let more: &'static str = admin_table().leak();
+    let gateway = Setup { more, ..Setup::default() }.start();
+    let order = post("/order/express", &bodies::order(1)).by("shop").header("idempotency-key", "first-order-of-a-test");
+    let response = gateway.send(order.clone());
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert_eq!(gateway.send(order).header("idempotent-replayed"), Some("true"));
+    let purge = with_token(request("POST", "/cache/purge"), "ops");
+    assert_eq!(Connection::open(gateway.app().admin).send(&purge).status, 200);
+    gateway.lines(2);
+    let folder = gateway.folder.path().join("state");
+    let files: Vec<Vec<u8>> = fs::read_dir(folder)
+        .expect("the folder")
+        .map(|entry| fs::read(entry.expect("an entry").path()).expect("a file"))
+        .collect();
+    assert!(files.len() >= 4, "store and logs: {}", files.len());
+    let holds = |part: &[u8]| files.iter().any(|file| memchr::memmem::find(file, part).is_some());
+    assert!(holds(&response.body), "the page says that it is there");
+    assert_eq!(files.iter().find_map(|file| canary_in(file)), None);
+    for holder in ["shop", "ops"] {
+        assert!(!holds(secret_of(holder).as_bytes()) && !holds(digest_of(holder).as_bytes()), "{holder}");
+        assert!(!holds(&hex::decode(digest_of(holder)).expect("a digest")), "{holder}");
+    }
+    assert!(!holds(b"first-order-of-a-test"), "keys are digests");
 }
 
 /// A bug: only the systemd unit switched core dumps off.

@@ -54,7 +54,7 @@ async fn a_client_that_never_reads_is_cut() {
     let asks = TestRequest::get("/").text(stage.address).replace("connection: close\r\n", "");
     let began = Instant::now();
     let connection = AdminConnection { router: router(stage.admin()), tls: None, stop: CancellationToken::new() };
-    let served = connection.serve(io, stage.address, Arc::new(Connections::default().admit()));
+    let served = connection.serve(io, stage.address, Arc::new(Connections::default().admit(stage.address.ip())));
     let (asked, ()) = tokio::join!(client.write_all(asks.as_bytes()), served);
     asked.unwrap();
     let took = began.elapsed();
@@ -164,5 +164,25 @@ async fn many_readers_share_a_text_that_is_at_most_a_second_old() {
     metrics.key_event("main", "revoked");
     while !read().await.contains("event=\"revoked\"") {
         assert!(Instant::now() < until, "a text is kept for longer than a second");
+    }
+}
+
+/// Contract section 7, Access: health has capacity that idle connections, slow readers and scrapes cannot take.
+#[tokio::test]
+async fn slow_readers_and_scrapes_keep_nobody_from_health() {
+    let stage = TestAdmin::usual().await;
+    let scrape = TestRequest::get("/metrics").text(stage.address).replace("connection: close\r\n", "");
+    let mut readers = Vec::new();
+    for _ in 0..100 {
+        // Pipelined, and nothing is read: responses fill every buffer on the way.
+        let mut socket = TcpStream::connect(stage.address).await.unwrap();
+        let _ = socket.write_all(scrape.repeat(50).as_bytes()).await;
+        readers.push(socket);
+    }
+    for path in ["/livez", "/readyz"] {
+        let mut probe = TcpStream::connect(stage.address).await.unwrap();
+        probe.write_all(TestRequest::get(path).text(stage.address).as_bytes()).await.unwrap();
+        let reply = timeout(Duration::from_secs(5), TestResponse::read(&mut probe)).await;
+        assert_eq!(reply.expect("in time").status, 200, "{path}");
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! What the optimisations here and in `names` gain is stated at each of them, as the time to mask a list of
 //! 21 cities (1.4 kB), a list of tariffs (3.4 kB), the request for them (0.2 kB), or the response to an order
-//! (0.5 kB); masked as they are now: 3.0, 21.9, 0.8 and 3.9 µs. A miss with a response of 1.5 kB takes 39 µs
+//! (0.5 kB); masked in this form: 3.0, 21.9, 0.8 and 3.9 µs, not counting the search for credentials in Basic form and
+//! for words of names, which came later. A miss with a response of 1.5 kB takes 39 µs
 //! of CPU in all (`benches/README.md`). Each form was compiled with `opt-level = 2` and LTO into one binary;
 //! the times are the minima of 60 interleaved rounds. `cargo bench --bench record -- mask` measures the
 //! present form.

@@ -98,12 +98,20 @@ impl CacheEntry {
 pub struct Cache {
     entries: moka::sync::Cache<Key, Arc<CacheEntry>>,
     /// Number of purges so far.
-    generation: Arc<AtomicU64>,
+    purges: Arc<AtomicU64>,
+    /// Number of changes of an account's address so far.
+    moves: Arc<AtomicU64>,
+    /// The same when this handle was made.
+    made_at: u64,
 }
 
-/// A time between two purges. What is requested in one is not stored in a later one.
+/// A time between two purges, and between two changes of an account's address. What is requested in one is not stored
+/// in a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Generation(u64);
+pub struct Generation {
+    purges: u64,
+    moves: u64,
+}
 
 /// How much of the cache one operation uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,7 +130,7 @@ impl Cache {
             // Callers may still be reading it.
             .eviction_listener(|_, entry: Arc<CacheEntry>, _| entry.set_stored(false))
             .build();
-        Cache { entries, generation: Arc::default() }
+        Cache { entries, purges: Arc::default(), moves: Arc::default(), made_at: 0 }
     }
 
     /// The stored response, if it is fresh and the directives accept its age.
@@ -135,20 +143,32 @@ impl Cache {
         directives.accepts(entry.age(now)).then_some(entry)
     }
 
-    /// The current generation.
-    pub fn generation(&self) -> Generation {
-        Generation(self.generation.load(SeqCst))
+    /// A handle for requests that may be sent to other addresses than those of earlier handles, whose responses are no
+    /// longer stored: an account's address has changed.
+    pub fn moved(&self) -> Cache {
+        let made_at = self.moves.fetch_add(1, SeqCst) + 1;
+        Cache { made_at, ..self.clone() }
     }
 
-    /// Stores a response that was requested in `generation`, unless the cache was purged since. Returns whether it did.
+    /// The generation of a request that is made now with this handle.
+    pub fn generation(&self) -> Generation {
+        Generation { purges: self.purges.load(SeqCst), moves: self.made_at }
+    }
+
+    fn current(&self) -> Generation {
+        Generation { purges: self.purges.load(SeqCst), moves: self.moves.load(SeqCst) }
+    }
+
+    /// Stores a response that was requested in `generation`, unless the cache was purged or an address has changed since.
+    /// Returns whether it did.
     pub fn keep(&self, key: Key, entry: Arc<CacheEntry>, generation: Generation) -> bool {
-        if generation != self.generation() {
+        if generation != self.current() {
             return false;
         }
         entry.set_stored(true);
         self.entries.insert(key.clone(), entry);
         // A purge may have begun in between, and may have removed the other entries before this one was stored.
-        let kept = generation == self.generation();
+        let kept = generation == self.current();
         if !kept {
             self.entries.invalidate(&key);
         }
@@ -157,7 +177,7 @@ impl Cache {
 
     /// Removes all entries, and keeps out the responses to requests that have been made already.
     pub fn purge(&self) {
-        self.generation.fetch_add(1, SeqCst);
+        self.purges.fetch_add(1, SeqCst);
         self.entries.invalidate_all();
     }
 
@@ -246,6 +266,16 @@ mod tests {
         assert_eq!(memory.used(), 120_000);
         drop((replacing, purged, body));
         assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn stores_nothing_that_was_requested_before_an_address_changed() {
+        let cache = Cache::new(1 << 20);
+        let before = cache.generation();
+        let moved = cache.moved().moved();
+        assert!(!cache.keep(key("/a"), entry(10), before));
+        assert!(!cache.keep(key("/a"), entry(10), cache.generation()), "the handle is an old one");
+        assert!(moved.keep(key("/a"), entry(10), moved.generation()));
     }
 
     #[test]

@@ -222,6 +222,14 @@ impl<'a> Previous<'a> {
         let index = self.config.accounts.iter().position(|account| account.name == name)?;
         Some(PreviousAccount { account: &self.snapshot.accounts[index], settings: &self.config.accounts[index] })
     }
+
+    /// The cache, for the new configuration: an account may be at another address now.
+    fn cache_for(self, config: &Config) -> Cache {
+        let moved = |settings: &config::AccountConfig| {
+            self.account(&settings.name).is_some_and(|before| endpoints(before.settings) != endpoints(settings))
+        };
+        if config.accounts.iter().any(moved) { self.snapshot.cache.moved() } else { self.snapshot.cache.clone() }
+    }
 }
 
 /// The state that a configuration is compiled with.
@@ -272,7 +280,7 @@ fn compile(
         catalog,
         quotas,
         accounts,
-        cache: previous.map_or_else(|| Cache::new(config.cache.memory), |previous| previous.snapshot.cache.clone()),
+        cache: previous.map_or_else(|| Cache::new(config.cache.memory), |previous| previous.cache_for(config)),
         flights: previous.map_or_else(|| Arc::new(Flights::default()), |previous| previous.snapshot.flights.clone()),
         orders: live.orders.clone(),
         recorder: Recorder::new(live.metrics.clone(), live.log.clone(), mask, names),

@@ -150,7 +150,7 @@ impl Orders {
                 Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles)))
             }
             IndexMatch::InMemory(answer) => Ok(Recall::Repeat(answer)),
-            IndexMatch::OnDisk { number, bytes, if_missing } => {
+            IndexMatch::OnDisk { number, bytes, first, if_missing } => {
                 let claim = request.memory.claim(bytes)?;
                 match self.inner.store().get(&ANSWERS, &number.to_be_bytes()).await {
                     Ok(Some(AnswerRow(answer))) => {
@@ -160,7 +160,7 @@ impl Orders {
                     Ok(None) => Err(if_missing),
                     Err(error) => {
                         tracing::error!(%error, "a stored answer cannot be read");
-                        Err(if_missing)
+                        Err(OrderRefusal::Unreadable { first })
                     }
                 }
             }

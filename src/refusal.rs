@@ -316,12 +316,14 @@ impl From<Misaddressed> for Refusal {
 
 impl From<OrderRefusal> for Refusal {
     fn from(refused: OrderRefusal) -> Self {
-        let mut refusal = Refusal::new(refused.code(), refused.to_string()).status(refused.status());
-        if let OrderRefusal::NoMemory(_) = &refused {
-            refusal.retry_after = Some(Duration::from_secs(1));
-        }
+        let refusal = Refusal::new(refused.code(), refused.to_string()).status(refused.status());
         // A repeat has the outcome of the first request, even if its response is no longer kept.
-        Refusal { outcome: refused.outcome(), first_sent: refused.first_sent(), ..refusal }
+        Refusal {
+            outcome: refused.outcome(),
+            first_sent: refused.first_sent(),
+            retry_after: refused.retry_after(),
+            ..refusal
+        }
     }
 }
 

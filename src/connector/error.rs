@@ -54,10 +54,10 @@ impl LookupError {
 /// What an error of socket(2) or connect(2) says. The most telling one is last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ConnectFault {
-    /// This host has no local address or port for that address. Also the error for an IPv6 address on a host without IPv6,
-    /// so it counts only if it is the same for all addresses of the name.
-    NoLocalAddress,
-    /// The other side refuses connections or does not respond, or no route leads there.
+    /// This host has no local address, port or route for that address, or its own rules forbid it. Also the error for an
+    /// IPv6 address on a host without IPv6, so it counts only if it is the same for all addresses of the name.
+    NoWayOut,
+    /// The other side refuses connections or does not respond, or a router says that it cannot be reached.
     Remote,
     /// This host has run out of descriptors or memory. Had it not, this address might have been the one that works, so it
     /// counts more than what the others came to.
@@ -68,10 +68,11 @@ impl ConnectFault {
     pub(super) fn of(error: &io::Error) -> Self {
         const EXHAUSTED: [Errno; 6] =
             [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC, Errno::AGAIN];
-        const NO_LOCAL_ADDRESS: [Errno; 2] = [Errno::ADDRNOTAVAIL, Errno::NETDOWN];
+        const NO_WAY_OUT: [Errno; 5] =
+            [Errno::ADDRNOTAVAIL, Errno::NETDOWN, Errno::NETUNREACH, Errno::PERM, Errno::ACCESS];
         match Errno::from_io_error(error) {
             Some(errno) if EXHAUSTED.contains(&errno) => ConnectFault::Exhausted,
-            Some(errno) if NO_LOCAL_ADDRESS.contains(&errno) => ConnectFault::NoLocalAddress,
+            Some(errno) if NO_WAY_OUT.contains(&errno) => ConnectFault::NoWayOut,
             None if error.kind() == ErrorKind::OutOfMemory => ConnectFault::Exhausted,
             _ => ConnectFault::Remote,
         }
@@ -81,7 +82,7 @@ impl ConnectFault {
 impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
         match ConnectFault::of(&error) {
-            ConnectFault::NoLocalAddress | ConnectFault::Exhausted => ConnectError::Local(error.to_string()),
+            ConnectFault::NoWayOut | ConnectFault::Exhausted => ConnectError::Local(error.to_string()),
             ConnectFault::Remote => ConnectError::Remote(error.to_string()),
         }
     }
@@ -112,20 +113,15 @@ mod tests {
             Errno::AGAIN,
             Errno::ADDRNOTAVAIL,
             Errno::NETDOWN,
+            Errno::NETUNREACH,
+            Errno::ACCESS,
+            Errno::PERM,
         ] {
             assert!(matches!(of(errno), ConnectError::Local(_)), "{errno:?}");
         }
-        for errno in [
-            Errno::CONNREFUSED,
-            Errno::CONNRESET,
-            Errno::TIMEDOUT,
-            Errno::HOSTUNREACH,
-            Errno::NETUNREACH,
-            Errno::AFNOSUPPORT,
-            Errno::ACCESS,
-            Errno::PERM,
-            Errno::PIPE,
-        ] {
+        for errno in
+            [Errno::CONNREFUSED, Errno::CONNRESET, Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::AFNOSUPPORT, Errno::PIPE]
+        {
             assert!(matches!(of(errno), ConnectError::Remote(_)), "{errno:?}");
         }
         assert!(matches!(ConnectError::from(io::Error::from(ErrorKind::OutOfMemory)), ConnectError::Local(_)));

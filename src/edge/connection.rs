@@ -233,8 +233,12 @@ fn poll<C: GracefulConnection>(
 /// How long a connection without a request so far may still send one after the drain has begun.
 pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
+/// How often a connection that was told to end is asked whether it still has a request in progress.
+const IDLE_CHECK: Duration = Duration::from_millis(500);
+
 /// Ends a connection after the requests in progress. A head that has begun is one of them, and so is one that has
-/// arrived but was not read yet.
+/// arrived but was not read yet. An HTTP/2 client need not acknowledge that the connection ends: without a request in
+/// progress, it is closed after [`IDLE_CHECK`].
 async fn wind_down<C: GracefulConnection>(
     mut connection: Pin<&mut C>,
     context: &Context,
@@ -248,12 +252,19 @@ async fn wind_down<C: GracefulConnection>(
             if let Poll::Ready(ended) = poll(connection.as_mut(), context, activity, cx) {
                 return Poll::Ready(ended);
             }
-            if shut_down || timer.poll_elapsed(cx).is_pending() || activity.is_in_head() {
+            if timer.poll_elapsed(cx).is_pending() {
                 return Poll::Pending;
             }
-            shut_down = true;
-            activity.heads.go_away();
-            connection.as_mut().graceful_shutdown();
+            timer.reset(Instant::now() + IDLE_CHECK);
+            if activity.is_in_head() {
+                continue;
+            }
+            if !std::mem::replace(&mut shut_down, true) {
+                activity.heads.go_away();
+                connection.as_mut().graceful_shutdown();
+            } else if !activity.is_busy() {
+                return Poll::Ready(Ok(()));
+            }
         }
     })
     .await

@@ -49,6 +49,8 @@ pub(super) enum IndexMatch {
         number: u64,
         /// Size of the answer.
         bytes: usize,
+        /// Id of the first request.
+        first: String,
         /// The refusal if the answer is not found there.
         if_missing: OrderRefusal,
     },
@@ -175,12 +177,12 @@ impl Index {
         let Some(AnswerResult { outcome, sent }) = order.row.result else {
             return Err(OrderRefusal::Interrupted { first });
         };
-        let gone = OrderRefusal::AnswerGone { first, outcome, sent };
+        let gone = OrderRefusal::AnswerGone { first: first.clone(), outcome, sent };
         match &order.answer {
             AnswerLocation::Memory(answer) => Ok(IndexMatch::InMemory(Arc::clone(answer))),
             AnswerLocation::Disk => {
                 let bytes = usize::try_from(order.row.answer_bytes.unwrap_or(0)).unwrap_or(usize::MAX);
-                Ok(IndexMatch::OnDisk { number, bytes, if_missing: gone })
+                Ok(IndexMatch::OnDisk { number, bytes, first, if_missing: gone })
             }
             AnswerLocation::None => Err(gone),
         }

@@ -2,6 +2,8 @@
 //!
 //! The messages name the first request and say what to do next. Pure.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use super::{journal::FirstSent, key::IdempotencyKeyError};
@@ -46,6 +48,14 @@ pub enum OrderRefusal {
         /// See above.
         first: String,
     },
+    /// The key's order has ended, but its answer cannot be read for the moment.
+    #[error(
+        "request {first} with this Idempotency-Key has ended, but the state store cannot be read; try again in 1 s"
+    )]
+    Unreadable {
+        /// See above.
+        first: String,
+    },
     /// The key's order has ended, but its answer is no longer stored.
     #[error("request {first} with this Idempotency-Key has ended as `{}`; its answer is no longer stored", outcome.as_str())]
     AnswerGone {
@@ -66,7 +76,7 @@ impl OrderRefusal {
     pub fn code(&self) -> Code {
         match self {
             OrderRefusal::Held { .. } | OrderRefusal::Interrupted { .. } => Code::OrderUnknown,
-            OrderRefusal::NoMemory(_) => Code::GatewayOverloaded,
+            OrderRefusal::NoMemory(_) | OrderRefusal::Unreadable { .. } => Code::GatewayOverloaded,
             _ => Code::RequestIdempotency,
         }
     }
@@ -76,7 +86,7 @@ impl OrderRefusal {
         match self {
             OrderRefusal::Key(_) => StatusCode::BAD_REQUEST,
             OrderRefusal::OtherRequest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            OrderRefusal::NoMemory(_) => StatusCode::SERVICE_UNAVAILABLE,
+            OrderRefusal::NoMemory(_) | OrderRefusal::Unreadable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::CONFLICT,
         }
     }
@@ -87,6 +97,11 @@ impl OrderRefusal {
             OrderRefusal::AnswerGone { outcome, .. } => *outcome,
             other => other.code().outcome(),
         }
+    }
+
+    /// When it is worth repeating the request.
+    pub fn retry_after(&self) -> Option<Duration> {
+        matches!(self, OrderRefusal::Unreadable { .. } | OrderRefusal::NoMemory(_)).then_some(Duration::from_secs(1))
     }
 
     /// Whether the first request was sent, if the refusal replaces its answer.

@@ -247,6 +247,18 @@ mod refuses {
     }
 
     #[tokio::test]
+    async fn later_when_the_store_cannot_be_read() {
+        let setup = OrdersSetup::new().await;
+        order("r1").key("k").written(&setup.orders).await.end(answer("r1", Sent::Yes));
+        setup.store.load(&ANSWERS).await.unwrap();
+        setup.store.close().await;
+        let refused = order("r2").key("k").refused(&setup.orders).await;
+        assert_eq!(refused, OrderRefusal::Unreadable { first: first("r1") });
+        assert_eq!((refused.code(), refused.status().as_u16()), (Code::GatewayOverloaded, 503));
+        assert!(refused.retry_after().is_some());
+    }
+
+    #[tokio::test]
     async fn rather_than_send_again_when_the_answer_is_gone() {
         let size = answer("r1", Sent::Yes).size();
         let setup = OrdersSetup::within(OrderLimits { bytes: size * 2, ..OrderLimits::default() }).await;

@@ -74,6 +74,11 @@ impl CallDeadlines {
         self.start_by < self.complete_by
     }
 
+    /// Whether the call has the operation's own timeout.
+    fn is_full(&self) -> bool {
+        self.complete_by >= self.operation
+    }
+
     /// Whether `end` is earlier than the operation's own timeout: the caller chose it.
     pub(super) fn is_callers(&self, end: Deadline) -> bool {
         end < self.operation
@@ -108,6 +113,11 @@ impl UpstreamCall {
     /// Whether it must never be executed twice: an order, or an unlisted request with an unsafe method.
     pub(super) fn moves_money(&self) -> bool {
         applies_to(self.operation.class, &self.request.method)
+    }
+
+    /// Whether it ends with what Fastrac did, and not with its caller's patience.
+    pub(super) fn is_conclusive(&self) -> bool {
+        self.moves_money() || self.deadlines.is_full()
     }
 
     /// Whether the response must be read whole and checked before anything of it is passed on: it may be stored, or

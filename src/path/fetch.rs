@@ -33,7 +33,7 @@ pub(super) fn admit(call: &UpstreamCall, claim: Claim, pair: Option<Lease>) -> R
         call.account.keys.lease()?;
     }
     call.allowance().check()?;
-    Ok(AdmittedAttempt { permit: call.account.breaker.admit()?, claim, pair })
+    Ok(AdmittedAttempt { permit: call.account.breaker.admit(call.is_conclusive())?, claim, pair })
 }
 
 /// Steps 9 to 13, and the second attempt if there is one.
@@ -153,7 +153,7 @@ fn refused_unexecuted(attempts: &Attempts, refusal: Refusal) -> NextStep {
 /// Sends a lookup with one pair, to learn whether Fastrac accepts it. Spends budget like any request.
 pub async fn canary(call: &UpstreamCall, lease: Lease) -> Verdict {
     let attempts = Attempts::default();
-    let Ok(permit) = call.account.breaker.admit() else { return Verdict::Undecided };
+    let Ok(permit) = call.account.breaker.admit(call.is_conclusive()) else { return Verdict::Undecided };
     let admitted = AdmittedAttempt { permit, claim: Claim::default(), pair: Some(lease) };
     let Ok(prepared) = PreparedAttempt::new(call, admitted, &attempts).await else { return Verdict::Undecided };
     match prepared.send(call, &attempts).await {

@@ -2,7 +2,8 @@
 //!
 //! Closed, it counts successes and failures in a rolling window. When the window holds at least `minimum` reports and
 //! the fraction of failures reaches `failures`, it opens for `open`. Then it is half-open: at most `probes` requests are
-//! let through; as many successes close it, one failure opens it again. A [`BreakerPermit`] that is dropped without a
+//! let through; as many successes close it, one failure opens it again. A request that its caller may end before it has
+//! shown anything leaves one probe to others, so that impatient callers do not delay the recovery. A [`BreakerPermit`] that is dropped without a
 //! report counts for nothing and frees its probe; a report from an earlier epoch (before the last change of state)
 //! counts for nothing. What is a failure is decided by the table of outcomes. It must not know requests.
 //! Fails with [`BreakerOpen`].
@@ -128,18 +129,18 @@ impl Breaker {
         locked.rules = rules.clone();
     }
 
-    /// Permits one request.
+    /// Permits one request. `conclusive`: it ends with what Fastrac did, and not with its caller's patience.
     ///
     /// # Errors
     /// [`BreakerOpen`] while the circuit is open, or while all probes are under way.
-    pub fn admit(&self) -> Result<BreakerPermit, BreakerOpen> {
+    pub fn admit(&self, conclusive: bool) -> Result<BreakerPermit, BreakerOpen> {
         let epoch = self.shared.epoch.load(Ordering::Acquire);
         if is_closed(epoch) {
             return Ok(BreakerPermit { shared: self.shared.clone(), epoch });
         }
         let mut locked = self.shared.locked.lock();
         let now = Instant::now();
-        let probes = locked.rules.probes.max(1);
+        let probes = locked.rules.probes.saturating_sub(u32::from(!conclusive)).max(1);
         match &mut locked.circuit {
             Circuit::Open { until } if now < *until => {
                 return Err(BreakerOpen { retry_after: whole_seconds(*until - now) });

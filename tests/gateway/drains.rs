@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    io::Write as _,
+    net::TcpStream,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,8 +17,9 @@ use crate::{
     bodies,
     client::{Connection, get, post, request},
     h2::{self, Http2Connection},
+    hostile::frames::{END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, block, frame},
     refuses_clearly::before_a_request,
-    test_gateway::{Setup, TestGateway, closed_port, sandbox, until},
+    test_gateway::{Setup, TestGateway, closed_port, sandbox, secret_of, until},
 };
 
 #[test]
@@ -295,4 +298,28 @@ fn pipelined_requests_are_answered_in_order() {
         assert_eq!(response.header("x-request-id"), Some(format!("in-a-row-{n:02}").as_str()));
         assert_eq!(response.status, 200);
     }
+}
+
+/// An HTTP/2 client that acknowledges nothing. After the graceful GOAWAY, hyper waits for its PING to come back.
+#[test]
+fn a_silent_http2_connection_without_a_request_delays_no_stop() {
+    let mut gateway = Setup { drain: ("0s", "60s"), ..Setup::default() }.start();
+    let mut silent: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(gateway.data).expect("connected")).collect();
+    let secret = secret_of("shop");
+    let fields: [(&[u8], &[u8]); 6] = [
+        (b":method", b"GET"),
+        (b":scheme", b"http"),
+        (b":path", b"/region/city?province_id=31"),
+        (b":authority", b"gw"),
+        (b"access-key", b"svc-shop-1"),
+        (b"secret-key", secret.as_bytes()),
+    ];
+    silent[0].write_all(&PREFACE[..10]).expect("written");
+    silent[1].write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).expect("written");
+    let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&fields));
+    silent[2].write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &request].concat()).expect("written");
+    until("the request is served", || gateway.log().len() == 1);
+    let began = Instant::now();
+    gateway.take_app().stop();
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     bodies,
-    client::{Request, Response, get, post},
+    client::{Connection, Request, Response, get, post},
     test_gateway::{Setup, TestGateway, until},
 };
 
@@ -275,5 +275,23 @@ fn after_a_change_of_address_nothing_is_answered_from_the_old_one() {
     gateway.reload(&old, &new);
     assert_eq!(gateway.send(get(CITY).by("shop")).outcome(), "ok", "another address is another Fastrac");
     gateway.reload(&new, &old);
+    assert_eq!(gateway.send(get(CITY).by("shop")).outcome(), "hit");
+}
+
+#[test]
+fn what_was_requested_before_a_change_of_address_is_not_stored_after_it() {
+    let mut gateway = TestGateway::new();
+    slow(&gateway, "v2.city", 500);
+    let (old, new) = (gateway.sandbox.addr().to_string(), format!("localhost:{}", gateway.sandbox.addr().port()));
+    let data = gateway.data;
+    thread::scope(|scope| {
+        let before = scope.spawn(move || Connection::open(data).send(&get(CITY).by("shop")));
+        fill_begins(&gateway);
+        gateway.reload(&old, &new);
+        gateway.reload(&new, &old);
+        let before = before.join().expect("a response");
+        assert_eq!((before.status, before.header("cache-status")), (200, Some("fastrac-gateway; fwd=uri-miss")));
+    });
+    assert_eq!(gateway.send(get(CITY).by("shop")).outcome(), "ok", "not a hit");
     assert_eq!(gateway.send(get(CITY).by("shop")).outcome(), "hit");
 }

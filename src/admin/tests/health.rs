@@ -50,17 +50,17 @@ async fn a_revoked_pair_only_degrades() {
 async fn a_failing_fastrac_only_degrades_until_it_answers() {
     let stage = TestAdmin::usual().await;
     let breaker = stage.gateway.current.load().accounts[0].breaker.clone();
-    breaker.admit().unwrap().failure();
-    breaker.admit().unwrap().failure();
+    breaker.admit(true).unwrap().failure();
+    breaker.admit(true).unwrap().failure();
     let reply = stage.ask(TestRequest::get("/readyz")).await;
     assert_eq!(reply.status, 200);
     let degraded = serde_json::json!(["accounts.main: the last 2 requests to Fastrac failed"]);
     assert_eq!(reply.json()["degraded"], degraded);
     let metrics = stage.ask(TestRequest::get("/metrics")).await.body;
     assert!(metrics.contains("fastrac_gateway_degraded{reason=\"upstream_failing\"} 1\n"), "{metrics}");
-    breaker.admit().unwrap().success();
+    breaker.admit(true).unwrap().success();
     assert_eq!(stage.ask(TestRequest::get("/readyz")).await.json()["degraded"], serde_json::json!([]));
-    while let Ok(admitted) = breaker.admit() {
+    while let Ok(admitted) = breaker.admit(true) {
         admitted.failure();
     }
     let said = stage.ask(TestRequest::get("/readyz")).await.json();

@@ -230,11 +230,19 @@ async fn all_accounts_have_keys(gateway: &Gateway) {
 }
 
 /// Polls files for changes until the control runtime ends.
-async fn watch(what: &str, pause: Duration, poll: impl Fn() + Clone + Send + 'static) {
+async fn watch(what: &'static str, pause: Duration, poll: impl Fn() + Clone + Send + 'static) {
     loop {
         tokio::time::sleep(pause).await;
-        // On a blocking thread: a disk may be slow, and the admin port must not wait for it.
-        if tokio::task::spawn_blocking(poll.clone()).await.is_err() {
+        // On a thread of its own: a disk may be slow, and a large configuration takes its time. The admin port must not
+        // wait for it, nor a stop, which waits for the runtime's blocking threads.
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let poll = poll.clone();
+        let polling = move || {
+            poll();
+            let _ = end.send(());
+        };
+        let spawned = std::thread::Builder::new().name("files".to_owned()).spawn(polling);
+        if spawned.is_err() || ended.await.is_err() {
             tracing::error!("polling {what} failed");
         }
     }

@@ -11,10 +11,21 @@ use crate::{
     gateway::{Inventory, Removals},
 };
 
-/// One line for each difference; then whether a reload would be refused for what it removes.
-pub(super) fn differences(in_force: &Value, new: &Value) -> Vec<String> {
+/// Keys whose default depends on the machine, which may be another one than the gateway's.
+pub(super) const OF_THE_MACHINE: [[&str; 2]; 6] = [
+    ["listen", "workers"],
+    ["limits", "memory"],
+    ["state", "dir"],
+    ["log", "exchanges"],
+    ["vault", "address"],
+    ["vault", "namespace"],
+];
+
+/// One line for each difference; then whether a reload would be refused for what it removes. Keys in `ignored` are not
+/// compared.
+pub(super) fn differences(in_force: &Value, new: &Value, ignored: &[KeyPath]) -> Vec<String> {
     let mut lines = Vec::new();
-    compare(in_force, new, &KeyPath::default(), &mut lines);
+    compare(in_force, new, &Compared { place: KeyPath::default(), ignored }, &mut lines);
     if lines.is_empty() && in_force["hash"] != new["hash"] {
         lines.push("change: only what /config does not show: digests, access keys, comments, layout".to_owned());
     }
@@ -38,7 +49,13 @@ fn inventory(config: &Value) -> Inventory {
     }
 }
 
-fn compare(in_force: &Value, new: &Value, place: &KeyPath, lines: &mut Vec<String>) {
+/// What is compared.
+struct Compared<'a> {
+    place: KeyPath,
+    ignored: &'a [KeyPath],
+}
+
+fn compare(in_force: &Value, new: &Value, Compared { place, ignored }: &Compared<'_>, lines: &mut Vec<String>) {
     match (in_force, new) {
         (Value::Object(before), Value::Object(after)) => {
             let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
@@ -47,11 +64,11 @@ fn compare(in_force: &Value, new: &Value, place: &KeyPath, lines: &mut Vec<Strin
                     (before.get(name).unwrap_or(&Value::Null), after.get(name).unwrap_or(&Value::Null));
                 let place = place.key(name);
                 match (before, after) {
-                    _ if place.to_string() == "hash" => {}
+                    _ if place == KeyPath::at(["hash"]) || ignored.contains(&place) => {}
                     (Value::Null, Value::Null) => {}
                     (Value::Null, _) => lines.push(format!("add: {place}{}", shown(after))),
                     (_, Value::Null) => lines.push(format!("remove: {place}")),
-                    _ => compare(before, after, &place, lines),
+                    _ => compare(before, after, &Compared { place, ignored }, lines),
                 }
             }
         }
@@ -75,17 +92,21 @@ mod tests {
     fn each_difference_is_a_line() {
         let service = |account: &str, day: Value| json!({ "account": account, "quota": { "per_day": day } });
         let now = json!({
-            "hash": "1", "reload": { "removals": 0.2 }, "limits": { "idle": "75s" }, "accounts": { "main": {} },
+            "hash": "1", "listen": { "workers": 2 }, "reload": { "removals": 0.2 }, "limits": { "idle": "75s" }, "accounts": { "main": {} },
             "services": { "a": service("main", json!(5)), "b.c": service("main", json!(null)), "d": service("main", json!(1)) },
         });
         let mut new = now.clone();
-        assert_eq!(differences(&now, &new), ["no change"]);
+        assert_eq!(differences(&now, &new, &[KeyPath::at(["listen", "workers"])]), ["no change"]);
         new["hash"] = json!("2");
-        assert!(differences(&now, &new)[0].starts_with("change: only what /config does not show"));
+        new["listen"]["workers"] = json!(1);
+        assert!(
+            differences(&now, &new, &[KeyPath::at(["listen", "workers"])])[0]
+                .starts_with("change: only what /config does not show")
+        );
         new["services"] = json!({ "a": service("main", json!(6)), "e": service("main", json!(1)) });
         new["limits"]["idle"] = json!("80s");
         assert_eq!(
-            differences(&now, &new),
+            differences(&now, &new, &[KeyPath::at(["listen", "workers"])]),
             [
                 "change: limits.idle: \"75s\" to \"80s\"",
                 "change: services.a.quota.per_day: 5 to 6",
@@ -97,6 +118,9 @@ mod tests {
             ]
         );
         new["services"]["a"]["quota"]["per_day"] = json!(null);
-        assert!(differences(&now, &new).contains(&"remove: services.a.quota.per_day".to_owned()));
+        assert!(
+            differences(&now, &new, &[KeyPath::at(["listen", "workers"])])
+                .contains(&"remove: services.a.quota.per_day".to_owned())
+        );
     }
 }

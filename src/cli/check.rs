@@ -9,11 +9,15 @@ use http::{Method, Uri};
 
 use super::{
     FAILED, WRONG,
-    against::differences,
+    against::{OF_THE_MACHINE, differences},
     output,
     remote::{AdminClient, AdminClientError, AdminCredentials, printable},
 };
-use crate::{admin::config::effective, config::Config, inspect};
+use crate::{
+    admin::config::effective,
+    config::check::{Checked, KeyPath},
+    inspect,
+};
 
 /// Check a configuration file, and the key and certificate files that it names
 ///
@@ -58,12 +62,13 @@ pub(super) fn run(arguments: &CheckArgs) -> io::Result<u8> {
     match (&arguments.against, &checked.config) {
         // The exit code depends on the file alone.
         _ if errors > 0 => Ok(WRONG),
-        (Some(url), Some(config)) => against(AdminClient::new(url.clone(), &arguments.credentials), config),
+        (Some(url), Some(_)) => against(AdminClient::new(url.clone(), &arguments.credentials), &checked),
         _ => Ok(0),
     }
 }
 
-fn against(gateway: AdminClient, config: &Config) -> io::Result<u8> {
+fn against(gateway: AdminClient, checked: &Checked) -> io::Result<u8> {
+    let Some(config) = &checked.config else { return Ok(WRONG) };
     let response = match gateway.send(Method::GET, "/config", None) {
         Ok(response) if response.status.is_success() => response,
         Ok(response) => {
@@ -75,7 +80,8 @@ fn against(gateway: AdminClient, config: &Config) -> io::Result<u8> {
             return Ok(if matches!(error, AdminClientError::Usage(_)) { WRONG } else { FAILED });
         }
     };
-    let lines = differences(&response.body, &effective(config));
+    let silent = OF_THE_MACHINE.map(KeyPath::at).into_iter().filter(|key| !checked.lines.contains(key));
+    let lines = differences(&response.body, &effective(config), &silent.collect::<Vec<_>>());
     output::print(|out| lines.iter().try_for_each(|line| writeln!(out, "{}", printable(line)))).map(|()| 0)
 }
 

@@ -33,7 +33,7 @@
 //! | [`rotation`] | the task that keeps an account's key pairs current; above `keys` and the path |
 //! | [`admin`] | health, metrics, status, commands of operators |
 //! | [`cli`] | one file per command |
-//! | [`inspect`] | the files and variables that a configuration names, read by `check`, and by `run` before it listens |
+//! | [`inspect`] | the configuration file with the files and variables that it names: all errors at once, for `check`, `run` and a reload |
 //! | [`config`] | the configuration: as written, and as checked; no I/O |
 //! | [`files`] | reading files that others change |
 //! | [`store`] | the embedded state store: what survives a restart |

@@ -61,7 +61,10 @@ impl Gateway {
     }
 
     fn reload_with(&self, confirmed: bool) -> Result<(), ReloadError> {
-        let mut watch = self.watch.try_lock_for(TURN).ok_or(ReloadError::Busy)?;
+        let mut watch = self.watch.try_lock_for(TURN).ok_or_else(|| {
+            tracing::error!("the configuration was not read again: another reload has not ended yet");
+            ReloadError::Busy
+        })?;
         self.reload_as(&mut watch, confirmed)
     }
 

@@ -128,9 +128,9 @@ impl<'t> Tree<'t> {
             diagnostics.error_on(fault.line, key, fault.message.clone());
         }
         let skipped = SkippedPaths::default();
-        let read = self.file(&[], &skipped).or_else(|_| {
+        let read = self.file(&[], &skipped).or_else(|error| {
             let mut search = FaultSearch { tree: self, steps: Vec::new(), skipped: &skipped, faults: Vec::new() };
-            search.below(None);
+            search.search_after(SearchedPart::File(&self.root), error);
             for fault in search.faults {
                 diagnostics.broken(&fault.place.unwrap_or_default(), fault.message);
             }
@@ -167,20 +167,27 @@ struct FaultSearch<'s, 't> {
 }
 
 impl<'t> FaultSearch<'_, 't> {
-    /// Searches the value that the steps lead to; `None`: the whole file.
-    fn below(&mut self, value: Option<&'t DeValue<'t>>) {
-        let Err(error) = self.tree.file(&self.steps, self.skipped) else { return };
-        let found = self.faults.len();
-        if error.place.as_ref().is_some_and(|place| place.segments().len() > self.steps.len()) {
-            match value {
-                None => self.entries(&self.tree.root),
-                Some(DeValue::Table(table)) => self.entries(table),
-                Some(DeValue::Array(array)) => {
-                    for (index, element) in array.iter().enumerate() {
-                        self.child(Step::Element(index, element.get_ref()));
-                    }
+    /// Searches the value that the steps lead to.
+    fn search(&mut self, value: SearchedPart<'t>) {
+        if let Err(error) = self.tree.file(&self.steps, self.skipped) {
+            self.search_after(value, error);
+        }
+    }
+
+    /// Searches a value that was read up to this error, from there on.
+    fn search_after(&mut self, value: SearchedPart<'t>, error: ReadError) {
+        let (found, depth) = (self.faults.len(), self.steps.len());
+        let rejected = error.place.as_ref().and_then(|place| place.segments().get(depth)).cloned();
+        if let Some(rejected) = rejected {
+            // Its own error is known; those after it were not read yet.
+            let mut known = Some(error.clone());
+            for step in value.steps().skip_while(|step| !step.leads_to(&rejected)) {
+                self.steps.push(step);
+                match known.take() {
+                    Some(error) => self.search_after(SearchedPart::Value(step.value()), error),
+                    None => self.search(SearchedPart::Value(step.value())),
                 }
-                Some(_) => {}
+                self.steps.pop();
             }
         }
         if self.faults.len() == found {
@@ -188,17 +195,26 @@ impl<'t> FaultSearch<'_, 't> {
             self.faults.push(error);
         }
     }
+}
 
-    fn entries(&mut self, table: &'t DeTable<'t>) {
-        for (key, value) in table {
-            self.child(Step::Entry(key.get_ref(), value.get_ref()));
-        }
-    }
+/// A value, or the whole file.
+#[derive(Clone, Copy)]
+enum SearchedPart<'t> {
+    File(&'t DeTable<'t>),
+    Value(&'t DeValue<'t>),
+}
 
-    fn child(&mut self, step: Step<'t>) {
-        self.steps.push(step);
-        self.below(Some(step.value()));
-        self.steps.pop();
+impl<'t> SearchedPart<'t> {
+    /// The steps to what is in it, in the order in which it is read.
+    fn steps(self) -> impl Iterator<Item = Step<'t>> {
+        let (table, array) = match self {
+            SearchedPart::File(table) | SearchedPart::Value(DeValue::Table(table)) => (Some(table), None),
+            SearchedPart::Value(DeValue::Array(array)) => (None, Some(array)),
+            SearchedPart::Value(_) => (None, None),
+        };
+        let entries = table.into_iter().flatten().map(|(key, value)| Step::Entry(key.get_ref(), value.get_ref()));
+        let elements = array.into_iter().flat_map(|array| array.iter().enumerate());
+        entries.chain(elements.map(|(index, element)| Step::Element(index, element.get_ref())))
     }
 }
 

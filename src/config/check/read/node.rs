@@ -15,7 +15,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::{
     super::{
-        key_path::KeyPath,
+        key_path::{KeyPath, KeySegment},
         spelling::{choice, unknown},
     },
     SkippedPaths,
@@ -89,6 +89,14 @@ impl<'t> Step<'t> {
     pub(super) fn value(self) -> &'t DeValue<'t> {
         match self {
             Step::Entry(_, value) | Step::Element(_, value) => value,
+        }
+    }
+
+    pub(super) fn leads_to(self, segment: &KeySegment) -> bool {
+        match (self, segment) {
+            (Step::Entry(key, _), KeySegment::Key(name)) => key == name,
+            (Step::Element(index, _), KeySegment::Index(at)) => index == *at,
+            _ => false,
         }
     }
 }

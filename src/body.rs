@@ -93,7 +93,7 @@ where
 {
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
-        if buffer.len() + data.len() > limit {
+        if buffer.length() + data.len() > limit {
             return Err(BodyError::TooLarge(limit));
         }
         buffer.push(data)?;

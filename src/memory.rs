@@ -279,7 +279,7 @@ mod tests {
         let memory = Memory::new(1 << 20);
         let (readers, bytes) = (Readers::new(&memory), Bytes::from(vec![7; SMALL + 1]));
         let early = readers.read(&bytes);
-        assert_eq!((memory.used(), &early[..] == &bytes[..]), (SMALL + 1, true));
+        assert_eq!((memory.used(), early[..] == bytes[..]), (SMALL + 1, true));
         readers.set_stored(true);
         let late = readers.read(&bytes);
         assert_eq!(memory.used(), 0);

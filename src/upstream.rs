@@ -257,15 +257,15 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Failure::Cut)?.into_data() else { continue };
         buffer.push(data)?;
-        if buffer.len() > whole_up_to {
-            if !bounds.may_stream || buffer.len() > bounds.body {
+        if buffer.length() > whole_up_to {
+            if !bounds.may_stream || buffer.length() > bounds.body {
                 return Err(Failure::TooLong(bounds.body));
             }
             if framing.length.is_some() {
                 // Whether it is true would be known only after most of the response has been passed on.
                 return Err(Failure::Cut);
             }
-            let left = bounds.body - buffer.len();
+            let left = bounds.body - buffer.length();
             let (bytes, claim) = buffer.into_parts();
             let stream = Stream::new(connection, incoming, Beginning { bytes, claim, left }, &lease);
             let body = AnswerBody::Long(Box::new(stream));

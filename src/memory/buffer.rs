@@ -29,7 +29,7 @@ impl ClaimedBuffer {
     }
 
     /// Bytes collected so far.
-    pub fn len(&self) -> usize {
+    pub fn length(&self) -> usize {
         self.first.len().max(self.all.len())
     }
 
@@ -38,8 +38,8 @@ impl ClaimedBuffer {
     /// # Errors
     /// [`MemoryExhausted`]; the piece is lost.
     pub fn push(&mut self, piece: Bytes) -> Result<(), MemoryExhausted> {
-        let length = self.len() + piece.len();
-        if self.len() == 0 {
+        let length = self.length() + piece.len();
+        if self.length() == 0 {
             self.claim.grow_to(length, &self.allowance)?;
             self.first = piece;
             return Ok(());

@@ -33,8 +33,8 @@ fn futures_stay_small() {
         ("served", served, 2176),
         ("hit", hit, 1920),
         ("fill", fill, 256),
-        ("fetch", fetch, 3200),
-        ("order", order, 896),
+        ("fetch", fetch, 3328),
+        ("order", order, 256),
     ];
     for (name, size, limit) in sizes {
         assert!(size <= limit, "{name}: {size} bytes, limit {limit}: {sizes:?}");

@@ -29,12 +29,14 @@ pub enum DegradedReason {
     NoKeyPair,
     /// A key source (file, folder, vault) cannot be read.
     KeySourceLost,
-    /// Fastrac refuses the pair in use.
+    /// Fastrac refuses the pair in use, and there is no other.
     KeyPairRefused,
-    /// The pair in use is not verified.
+    /// The pair in use, or the new one, is not verified.
     KeyPairUnverified,
     /// The source holds a pair that a restart could not use: refused, revoked, or half a pair.
     SourcePairUnusable,
+    /// A revoked key version is not on disk yet.
+    RevocationUnstored,
     /// A task that keeps an account's pairs current has failed, and was restarted.
     RotationFailed,
     /// An account's circuit breaker is not closed.

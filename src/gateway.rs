@@ -18,7 +18,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -31,13 +31,13 @@ use crate::{
     cache::{Cache, Flights},
     caller::Callers,
     catalog::Catalog,
-    config::{self, Config, Endpoint},
+    config::{self, Config, Endpoint, KeySource},
     connector::Connector,
     degraded::DegradedReports,
     edge::tls::{TlsFilesError, TlsListeners},
     files::{FileWatch, RootsError, configuration::LoadedConfig},
     inspect,
-    keys::{Keeper, KeyContext, KeyEvent, Keys, Observer, SourceError, Vault, VaultError},
+    keys::{Keeper, KeySettings, Keys, NoKey, Observer, PairSource, SourceError, Vault, VaultError},
     memory::Memory,
     orders::Orders,
     record::{ExchangeLog, LiveSecrets, Masker, Metrics, Names, Recorder, UNLIMITED},
@@ -54,6 +54,7 @@ pub use file::{POLL_INTERVAL, ReloadError};
 use ready::ReadySoFar;
 pub use removals::{Inventory, Removals};
 use restart::keep_in_force;
+use revoked::AccountRevocations;
 pub use revoked::Revoked;
 
 /// Why a configuration cannot be put in force.
@@ -120,8 +121,18 @@ pub struct Gateway {
 /// Starts the rotation tasks of new key sources.
 pub type Adopt = Box<dyn Fn(Keepers) + Send + Sync>;
 
-/// New key sources; each needs a rotation task.
+/// Key pairs of new accounts; each needs a rotation task.
 pub type Keepers = Vec<(Arc<Account>, Keeper)>;
+
+/// What the rotation tasks have to do after a reload.
+#[derive(Default)]
+struct KeyChanges {
+    opened: Keepers,
+    changed: Vec<(Arc<Keys>, KeySettings)>,
+}
+
+/// How long a reload waits until the rotation tasks have its settings.
+const RECONFIGURE_WAIT: Duration = Duration::from_secs(5);
 
 impl Gateway {
     /// Puts the first configuration in force.
@@ -130,7 +141,7 @@ impl Gateway {
     /// [`StartError`] names the account.
     pub fn new(config: Config, file: Option<PathBuf>, live: Live) -> Result<(Arc<Self>, Keepers), StartError> {
         let counts = Counts::default();
-        let (snapshot, keepers) = compile(&config, None, CompileContext { live: &live, counts: &counts })?;
+        let (snapshot, keys) = compile(&config, None, CompileContext { live: &live, counts: &counts })?;
         let mut watch = FileWatch::new(file.clone());
         watch.include(config.include.clone());
         let watch = Mutex::new(watch);
@@ -145,7 +156,7 @@ impl Gateway {
             watch,
             counts,
         };
-        Ok((Arc::new(gateway), keepers))
+        Ok((Arc::new(gateway), keys.opened))
     }
 
     /// Sets the function that starts rotation tasks for accounts added by a reload. Called once, at start-up.
@@ -172,14 +183,17 @@ impl Gateway {
         }
         let tls = self.live.tls.read_again(&config.listen).map_err(StartError::Tls)?;
         let previous = Previous { snapshot: &snapshot, config: &in_force.config };
-        let (compiled, keepers) = compile(&config, Some(previous), self.compile_context())?;
+        let (compiled, keys) = compile(&config, Some(previous), self.compile_context())?;
         self.current.store(Arc::new(compiled));
         tls.activate();
         self.counts.forget_unused(&config);
         self.in_force.store(Arc::new(InForce { config, since: SystemTime::now(), waiting }));
+        let opened: Vec<_> = keys.opened.iter().map(|(account, _)| account.keys.clone()).collect();
         if let Some(adopt) = self.adopt.get() {
-            adopt(keepers);
+            adopt(keys.opened);
+            await_pairs(&opened, RECONFIGURE_WAIT);
         }
+        keys.changed.into_iter().for_each(take_over(RECONFIGURE_WAIT));
         Ok(())
     }
 
@@ -200,6 +214,29 @@ impl Gateway {
     /// Whether the account has been ready at some time since its start.
     pub fn account_was_ready(&self, account: &Account) -> bool {
         self.ready.account(account)
+    }
+}
+
+/// Sends the rotation tasks their settings, and waits until they are in force, but not longer than `within` in all.
+fn take_over(within: Duration) -> impl FnMut((Arc<Keys>, KeySettings)) {
+    let end = Instant::now() + within;
+    move |(keys, settings)| {
+        if !keys.reconfigure(settings, end.saturating_duration_since(Instant::now())) {
+            tracing::warn!("the rotation task of an account has not put its new settings in force yet");
+        }
+    }
+}
+
+/// Waits until new accounts have a pair, or will have none for now, but not longer than `within` in all.
+fn await_pairs(opened: &[Arc<Keys>], within: Duration) {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let end = Instant::now() + within;
+    let is_new = |keys: &Arc<Keys>| {
+        let status = keys.status();
+        matches!(status.no_key, Some(NoKey::None)) && status.source.fault.is_none()
+    };
+    while opened.iter().any(is_new) && Instant::now() < end {
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -243,15 +280,21 @@ fn compile(
     config: &Config,
     previous: Option<Previous<'_>>,
     CompileContext { live, counts }: CompileContext<'_>,
-) -> Result<(Snapshot, Keepers), StartError> {
+) -> Result<(Snapshot, KeyChanges), StartError> {
     let catalog = Catalog::new(config);
-    let mut keepers = Keepers::new();
+    let mut keys = KeyChanges::default();
     let mut accounts = Vec::with_capacity(config.accounts.len());
     let vault = vault(config, previous, &live.connector)?;
     for (index, settings) in config.accounts.iter().enumerate() {
-        let builder = AccountBuilder { index, settings, vault: vault.as_ref(), live, counts };
-        let (account, keeper) = builder.build(previous.and_then(|previous| previous.account(&settings.name)))?;
-        keepers.extend(keeper.map(|keeper| (account.clone(), keeper)));
+        let vaults =
+            Vaults { now: vault.as_ref(), before: previous.and_then(|previous| previous.snapshot.vault.as_ref()) };
+        let builder = AccountBuilder { index, settings, vaults, live, counts };
+        let (account, change) = builder.build(previous.and_then(|previous| previous.account(&settings.name)))?;
+        match change {
+            KeyChange::None => {}
+            KeyChange::Opened(keeper) => keys.opened.push((account.clone(), *keeper)),
+            KeyChange::Settings(settings) => keys.changed.push((account.keys.clone(), settings)),
+        }
         accounts.push(account);
     }
     // From here on nothing can fail.
@@ -281,12 +324,13 @@ fn compile(
         quotas,
         accounts,
         cache: previous.map_or_else(|| Cache::new(config.cache.memory), |previous| previous.cache_for(config)),
+        vault,
         flights: previous.map_or_else(|| Arc::new(Flights::default()), |previous| previous.snapshot.flights.clone()),
         orders: live.orders.clone(),
         recorder: Recorder::new(live.metrics.clone(), live.log.clone(), mask, names),
         tasks: live.tasks.clone(),
     };
-    Ok((snapshot, keepers))
+    Ok((snapshot, keys))
 }
 
 /// Accounts whose live secrets are searched for in the log line of a request whose caller is unknown.
@@ -311,8 +355,7 @@ fn vault(
     connector: &Connector,
 ) -> Result<Option<Arc<Vault>>, VaultError> {
     let Some(settings) = &config.vault else { return Ok(None) };
-    let known =
-        previous.and_then(|previous| previous.snapshot.accounts.iter().find_map(|account| account.keys.vault()));
+    let known = previous.and_then(|previous| previous.snapshot.vault.as_ref());
     match known.filter(|vault| vault.settings() == settings) {
         Some(vault) => Ok(Some(vault.clone())),
         None => Ok(Some(Arc::new(Vault::open(settings, connector.clone())?))),
@@ -323,16 +366,31 @@ fn vault(
 struct AccountBuilder<'a> {
     index: usize,
     settings: &'a config::AccountConfig,
-    vault: Option<&'a Arc<Vault>>,
+    vaults: Vaults<'a>,
     live: &'a Live,
     counts: &'a Counts,
 }
 
+/// The vault client, and the one before the reload.
+#[derive(Clone, Copy)]
+struct Vaults<'a> {
+    now: Option<&'a Arc<Vault>>,
+    before: Option<&'a Arc<Vault>>,
+}
+
+/// What a reload changes of an account's keys.
+enum KeyChange {
+    None,
+    /// They are new.
+    Opened(Box<Keeper>),
+    Settings(KeySettings),
+}
+
 impl AccountBuilder<'_> {
-    fn build(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Account>, Option<Keeper>), StartError> {
+    fn build(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Account>, KeyChange), StartError> {
         let settings = self.settings;
         let AccountRoutes { base, v1, v2 } = self.routes(previous)?;
-        let (keys, keeper) = self.keys(previous)?;
+        let (keys, change) = self.keys(previous)?;
         let budget = self.counts.budget(settings);
         let breaker = previous
             .map_or_else(|| Arc::new(Breaker::new(&settings.breaker)), |previous| previous.account.breaker.clone());
@@ -349,27 +407,34 @@ impl AccountBuilder<'_> {
             verify: settings.verify.clone(),
             resend_orders: settings.rotation.resend_orders,
         };
-        Ok((Arc::new(account), keeper))
+        Ok((Arc::new(account), change))
     }
 
-    /// The present keys if source and rotation have not changed, else new ones that start with the pairs in use.
-    fn keys(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Keys>, Option<Keeper>), StartError> {
-        let AccountBuilder { settings, vault, live, .. } = *self;
+    /// The account's keys, with what has changed. They are new only if the address is another: a pair is never sent to
+    /// an address that it was not configured for.
+    fn keys(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Keys>, KeyChange), StartError> {
+        let AccountBuilder { settings, vaults, live, .. } = *self;
         let name = &settings.name;
-        let kept = previous.filter(|PreviousAccount { account, settings: old }| {
-            let same_vault = account.keys.vault().is_none_or(|old| vault.is_some_and(|vault| Arc::ptr_eq(old, vault)));
-            old.keys == settings.keys && old.rotation == settings.rotation && same_vault
-        });
-        if let Some(kept) = kept {
-            return Ok((kept.account.keys.clone(), None));
-        }
-        // A pair is never sent to an address that it was not configured for.
+        let unusable = |source| StartError::Keys { account: name.clone(), source };
         let same_address = |previous: &PreviousAccount<'_>| endpoints(previous.settings) == endpoints(settings);
-        let before = previous.filter(same_address).map(|previous| &*previous.account.keys);
-        let observer = observer(name.clone(), live);
-        let (keys, keeper) = Keys::open(settings, KeyContext { vault, before }, live.revoked.of(name), observer)
-            .map_err(|source| StartError::Keys { account: name.clone(), source })?;
-        Ok((keys, Some(keeper)))
+        let Some(PreviousAccount { account, settings: old }) = previous.filter(same_address) else {
+            let revocations = Arc::new(AccountRevocations::new(name, &live.revoked));
+            let opened = Keys::open(settings, vaults.now, revocations, observer(name.clone(), live));
+            let (keys, keeper) = opened.map_err(unusable)?;
+            return Ok((keys, KeyChange::Opened(Box::new(keeper))));
+        };
+        let other_vault = matches!(settings.keys, KeySource::Vault { .. })
+            && !vaults.now.zip(vaults.before).is_some_and(|(now, before)| Arc::ptr_eq(now, before));
+        let source = if old.keys != settings.keys || other_vault {
+            Some(Arc::new(PairSource::open(&settings.keys, name, vaults.now).map_err(unusable)?))
+        } else {
+            None
+        };
+        let change = match source {
+            None if old.rotation == settings.rotation => KeyChange::None,
+            source => KeyChange::Settings(KeySettings { source, rotation: settings.rotation.clone() }),
+        };
+        Ok((account.keys.clone(), change))
     }
 
     /// The routes to the account's three addresses; those to the same host share their connections.
@@ -416,13 +481,8 @@ fn endpoints(settings: &config::AccountConfig) -> [&Endpoint; 3] {
     [&settings.base, &settings.v1, &settings.v2]
 }
 
-/// Counts the key events of an account and stores revocations.
+/// Counts the key events of an account.
 fn observer(account: String, live: &Live) -> Observer {
-    let (metrics, revoked) = (live.metrics.clone(), live.revoked.clone());
-    Box::new(move |event| {
-        metrics.key_event(&account, event.what.as_str());
-        if let (KeyEvent::Revoked, Some(version)) = (event.what, event.version) {
-            revoked.add(&account, version);
-        }
-    })
+    let metrics = live.metrics.clone();
+    Box::new(move |event| metrics.key_event(&account, event.what.as_str()))
 }

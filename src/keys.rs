@@ -1,10 +1,11 @@
 //! The key pair that signs a request.
 //!
-//! [`Keys`] are one account's: [`Keys::lease`] returns the pair in use from a snapshot, without I/O, and
-//! [`Keys::refused`] says what to do after a 401 from Fastrac. Both halves of a pair come from one reading;
-//! only its [`PairVersion`] is ever shown; a failed reading never replaces a good pair; a pair older than
-//! `max_age` is not used. The room does not know how a request or a canary is sent: [`crate::rotation`]
-//! does the writing, with a canary that `app` supplies. Fails with [`NoKey`] and [`SourceError`].
+//! [`Keys`] are one account's, for as long as it is called at the same addresses: [`Keys::lease`] returns the
+//! pair in use from a snapshot, without I/O, and [`Keys::refused`] says what to do after a 401 from Fastrac. Both
+//! halves of a pair come from one reading; only its [`PairVersion`] is ever shown; a failed reading never replaces
+//! a good pair; a pair older than `max_age` is not used. The room does not know how a request or a canary is sent:
+//! [`crate::rotation`] does the writing, with a canary that `app` supplies. Fails with [`NoKey`] and
+//! [`SourceError`].
 
 mod command;
 mod directory;
@@ -16,6 +17,7 @@ mod leak;
 mod lease;
 mod lifecycle;
 mod pair;
+mod revoked_versions;
 mod sealed_copy;
 mod secret;
 mod snapshot;
@@ -27,16 +29,20 @@ mod tracked_pair;
 mod vault;
 mod version;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, mpsc as std_mpsc},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::snapshot::KeySnapshot;
 pub(crate) use self::{
-    command::KeyCommand,
+    command::{KeyCommand, KeySettings},
     encrypted::read_identities,
-    lifecycle::{KeyLifecycle, RefusalAction},
+    lifecycle::{KeyLifecycle, RefusedRequest, RequestOrigin, TriedPair, WaitingRefusals, WantedReading},
     pair::LoadedPair,
     sealed_copy::{Restored, read_copy},
     source::{PairSource, SourceReading, read_local},
@@ -44,10 +50,11 @@ pub(crate) use self::{
     vault::{read_credential, read_vault_token},
 };
 pub use self::{
-    command::{Remedy, Rotated},
+    command::{Remedy, Revocation, Rotated},
     fault::SourceError,
     lease::{Leak, LeakScan, Lease, NoKey},
-    status::{Event, KeyEvent, KeyStatus, PairStatus, Role, SourceStatus, Verification},
+    revoked_versions::{RevocationStore, StoreRevocation},
+    status::{Event, KeyEvent, KeyStatus, PairStatus, Role, SourceContent, SourceStatus, Verification},
     tracked_pair::Verdict,
     vault::{Vault, VaultError},
     version::{NotAVersion, PairVersion},
@@ -58,15 +65,18 @@ pub(crate) use self::{
     sealed_copy::SealedCopy,
     secret::Secret,
 };
-use crate::config;
+use crate::{config, deadline::Deadline};
 
 /// Commands that may be queued for the rotation task.
 const INBOX: usize = 1024;
+/// Interval between attempts to queue new settings, while the queue is full.
+const QUEUE_PAUSE: Duration = Duration::from_millis(5);
 
 /// One account's key pairs.
 pub struct Keys {
     live: ArcSwap<KeySnapshot>,
-    vault: Option<Arc<Vault>>,
+    /// Notified when `live` was replaced.
+    changed: Notify,
     commands: mpsc::Sender<KeyCommand>,
 }
 
@@ -76,51 +86,33 @@ pub struct Keeper {
     pub(crate) life: KeyLifecycle,
     pub(crate) source: Arc<PairSource>,
     pub(crate) inbox: mpsc::Receiver<KeyCommand>,
+    pub(crate) revocations: Arc<dyn RevocationStore>,
     pub(crate) observer: Observer,
     /// Whether changes that the source reports cause a reading, or its interval alone.
     pub(crate) watched: bool,
-}
-
-/// What an account's keys may use when they are opened.
-#[derive(Clone, Copy, Default)]
-pub struct KeyContext<'a> {
-    /// For a source in a vault.
-    pub vault: Option<&'a Arc<Vault>>,
-    /// The account's keys before a reload: their pair is used until the new source was read.
-    pub before: Option<&'a Keys>,
 }
 
 /// Called with every [`Event`] of an account after it took effect, for metrics and the store. Must not block.
 pub type Observer = Box<dyn Fn(&Event) + Send + Sync>;
 
 impl Keys {
-    /// Opens an account's key source; reads no file and no vault yet. `revoked` are the versions that were
-    /// revoked before a restart.
+    /// Opens an account's key source; reads no file and no vault yet.
     ///
     /// # Errors
     /// [`SourceError`] when environment variables are missing or there is no vault. A file that is missing or
     /// invalid, or a vault that is down, is not an error: that may change.
     pub fn open(
         account: &config::AccountConfig,
-        context: KeyContext<'_>,
-        revoked: impl IntoIterator<Item = PairVersion>,
+        vault: Option<&Arc<Vault>>,
+        revocations: Arc<dyn RevocationStore>,
         observer: Observer,
     ) -> Result<(Arc<Self>, Keeper), SourceError> {
-        let source = Arc::new(PairSource::open(&account.keys, &account.name, context.vault)?);
-        let mut life = KeyLifecycle::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
-        life.restore_revoked(revoked);
-        if let Some(before) = context.before {
-            life.inherit(&before.live.load(), tokio::time::Instant::now());
-        }
+        let source = Arc::new(PairSource::open(&account.keys, &account.name, vault)?);
+        let life = KeyLifecycle::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
         let (commands, inbox) = mpsc::channel(INBOX);
-        let keys =
-            Arc::new(Self { live: ArcSwap::from_pointee(life.snapshot()), vault: source.vault().cloned(), commands });
-        Ok((keys.clone(), Keeper { keys, life, source, inbox, observer, watched: true }))
-    }
-
-    /// The vault that the source is in.
-    pub fn vault(&self) -> Option<&Arc<Vault>> {
-        self.vault.as_ref()
+        let live = ArcSwap::from_pointee(life.snapshot());
+        let keys = Arc::new(Self { live, changed: Notify::new(), commands });
+        Ok((keys.clone(), Keeper { keys, life, source, inbox, revocations, observer, watched: true }))
     }
 
     /// The pair to sign with. No I/O, no lock.
@@ -132,19 +124,56 @@ impl Keys {
         live.usable().cloned().map(Lease::new)
     }
 
-    /// To be called when Fastrac answered 401 (or a key message) on a listed operation to a request signed
-    /// with `version`. Reads the source once for all requests that were signed with it. `may_resend` is
-    /// false on a second attempt, and for an order that must not be sent again: then the result is never
-    /// [`Remedy::Resend`]. Cancel safe.
-    pub async fn refused(&self, version: PairVersion, may_resend: bool) -> Remedy {
-        if may_resend
+    /// Whether a request can expect a pair from [`Keys::lease_by`].
+    ///
+    /// # Errors
+    /// [`NoKey`] says why there is none.
+    pub fn check(&self) -> Result<(), NoKey> {
+        let live = self.live.load();
+        if live.deciding { Ok(()) } else { live.usable().map(drop) }
+    }
+
+    /// The pair to sign with. Waits while the source is read because the pair in use was refused: it may contain a new
+    /// one. Cancel safe.
+    ///
+    /// # Errors
+    /// [`NoKey`] says why there is none.
+    pub async fn lease_by(&self, deadline: Deadline) -> Result<Lease, NoKey> {
+        loop {
+            // Before looking, so that no change is missed.
+            let changed = self.changed.notified();
+            let live = self.live.load_full();
+            match live.usable() {
+                Err(_) if live.deciding && deadline.bound(changed).await.is_some() => {}
+                usable => return usable.cloned().map(Lease::new),
+            }
+        }
+    }
+
+    /// To be called when Fastrac answered 401 (or a key message) on a listed operation. Says what to do; never
+    /// [`Remedy::Resend`] with a pair that the request was signed with, nor if it may not be sent again. Cancel safe.
+    pub(crate) async fn refused(&self, request: RefusedRequest) -> Remedy {
+        if request.may_resend
             && let Ok(lease) = self.lease()
-            && lease.version() != version
+            && !request.has_tried(lease.version())
         {
-            // The request was signed with an older pair, so the 401 says nothing about the one in use.
+            // The request was signed with another pair, so the 401 says nothing about the one in use.
             return Remedy::Resend(lease);
         }
-        self.command(|reply| KeyCommand::Refused { version, may_resend, reply }).await.unwrap_or(Remedy::Rejected)
+        // A second time if the task was restarted in between.
+        for _ in 0..2 {
+            let request = request.clone();
+            if let Some(remedy) = self.command(|reply| KeyCommand::Refused { request, reply }).await {
+                return remedy;
+            }
+        }
+        Remedy::Rejected
+    }
+
+    /// To be called when Fastrac accepted a request signed with `version` that it had refused with another pair.
+    pub(crate) fn accepted(&self, version: PairVersion) {
+        // If the queue is full, one of the next requests says the same.
+        let _ = self.commands.try_send(KeyCommand::Accepted { version });
     }
 
     /// Reads the source now. With `force` a new pair is used without verification; otherwise waits for its
@@ -158,10 +187,28 @@ impl Keys {
         self.command(|reply| KeyCommand::Verify { reply }).await.flatten()
     }
 
-    /// Revokes a version; takes effect before this returns. The observer of [`KeyEvent::Revoked`] stores it for
-    /// the next start.
-    pub async fn revoke(&self, version: PairVersion) {
-        self.command(|reply| KeyCommand::Revoke { version, reply }).await;
+    /// Revokes a version. From the moment that this returns, it signs nothing any more; whether it is on disk is part
+    /// of the result. `None` when the rotation task has ended: then nothing was revoked.
+    pub async fn revoke(&self, version: PairVersion) -> Option<Revocation> {
+        self.command(|reply| KeyCommand::Revoke { version, reply }).await
+    }
+
+    /// Puts new settings in force, and waits until they are, but not longer than `within`. Says whether they are; if
+    /// not, they will be as soon as the rotation task gets to it. Blocks.
+    pub(crate) fn reconfigure(&self, settings: KeySettings, within: Duration) -> bool {
+        let end = std::time::Instant::now() + within;
+        let (reply, taken) = std_mpsc::channel();
+        let mut command = KeyCommand::Reconfigure { settings, reply };
+        while let Err(error) = self.commands.try_send(command) {
+            match error {
+                mpsc::error::TrySendError::Full(back) if std::time::Instant::now() < end => command = back,
+                _ => return false,
+            }
+            std::thread::sleep(QUEUE_PAUSE);
+        }
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        // The task drops it once the settings are in force.
+        !matches!(taken.recv_timeout(left), Err(std_mpsc::RecvTimeoutError::Timeout))
     }
 
     /// What may be shown of the keys.
@@ -171,12 +218,16 @@ impl Keys {
             no_key: live.usable().err(),
             pairs: live.pairs.clone(),
             revoked: live.revoked.clone(),
+            unstored: live.unstored,
             source: live.source.clone(),
+            content: live.content,
+            restarted: live.restarted,
         }
     }
 
     pub(crate) fn publish(&self, snapshot: KeySnapshot) {
         self.live.store(Arc::new(snapshot));
+        self.changed.notify_waiters();
     }
 
     /// Sends a command to the rotation task and waits for its reply. `None` when the task has ended.

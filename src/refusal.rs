@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{
     accept::weight,
@@ -336,7 +337,11 @@ impl From<JournalError> for Refusal {
 
 impl From<NoKey> for Refusal {
     fn from(no_key: NoKey) -> Self {
-        Refusal::new(Code::KeysUnavailable, no_key.to_string()).retry_after(Duration::from_secs(1))
+        let wait = match no_key {
+            NoKey::Refused { next_canary: Some(next) } => next.saturating_duration_since(Instant::now()),
+            _ => Duration::from_secs(1),
+        };
+        Refusal::new(Code::KeysUnavailable, no_key.to_string()).retry_after(wait)
     }
 }
 
@@ -352,7 +357,9 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let refusal = Refusal::new(failure.code(), failure.to_string());
         match failure {
-            Failure::LocalFault(_) | Failure::NoMemory(_) => refusal.retry_after(Duration::from_secs(1)),
+            Failure::LocalFault(_) | Failure::NoMemory(_) | Failure::Revoked => {
+                refusal.retry_after(Duration::from_secs(1))
+            }
             _ => refusal,
         }
     }

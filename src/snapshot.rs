@@ -15,7 +15,7 @@ use crate::{
     catalog::Catalog,
     config::{Api, LimitsConfig, MessagesConfig},
     fetched::SharedFetch,
-    keys::Keys,
+    keys::{Keys, Vault},
     memory::Memory,
     orders::Orders,
     record::Recorder,
@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub quotas: Vec<Arc<Quota>>,
     /// By index of account.
     pub accounts: Vec<Arc<Account>>,
+    /// The vault that key pairs are read from.
+    pub vault: Option<Arc<Vault>>,
     pub cache: Cache,
     pub flights: Arc<Flights<SharedFetch>>,
     pub orders: Orders,

@@ -90,6 +90,9 @@ pub enum Failure {
     LocalFault(String),
     #[error("The time was up before the request could be sent; Fastrac has not seen it")]
     NotStarted,
+    /// While a connection was opened.
+    #[error("The key pair was revoked before the request could be sent; Fastrac has not seen it")]
+    Revoked,
     #[error("No complete response from Fastrac in time; it may have executed the request")]
     Timeout,
     #[error("The connection to Fastrac was lost before its response was complete; it may have executed the request")]
@@ -107,6 +110,7 @@ impl Failure {
             Failure::Connect(_) => Code::UpstreamConnect,
             Failure::LocalFault(_) | Failure::NoMemory(_) => Code::GatewayOverloaded,
             Failure::NotStarted | Failure::Timeout => Code::UpstreamTimeout,
+            Failure::Revoked => Code::KeysUnavailable,
             Failure::Cut | Failure::TooLong(_) => Code::UpstreamCut,
         }
     }
@@ -115,7 +119,7 @@ impl Failure {
     pub fn evidence(&self) -> Evidence {
         match self {
             Failure::TooLong(_) => Evidence::Healthy,
-            Failure::NotStarted => Evidence::Nothing,
+            Failure::NotStarted | Failure::Revoked => Evidence::Nothing,
             _ => self.code().outcome().evidence(None),
         }
     }
@@ -196,6 +200,10 @@ pub async fn send(
             // Boxed: a handshake is large, and rare.
             None => (Box::pin(connect(&destination, &bounds)).await?, true),
         };
+        // It may have been, while the connection was opened.
+        if lease.is_revoked() {
+            return Err(Failure::Revoked);
+        }
         let departure = accounting.sending();
         match connection.send(request).await {
             Ok(response) => {

@@ -1,12 +1,17 @@
 //! The list of what does not work, collected from the rooms at the moment it is asked for.
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::Admin;
 use crate::{
     degraded::{Degradation, DegradedReason},
-    keys::{KeyStatus, Role, Verification},
+    keys::{KeyStatus, NoKey, Role, SourceContent, Verification},
     snapshot::Account,
     upstream::breaker,
 };
+
+/// How long a restarted rotation task is reported.
+const REPORTED: SignedDuration = SignedDuration::from_hours(1);
 
 /// Everything that does not work now.
 pub(super) fn list(admin: &Admin) -> Vec<Degradation> {
@@ -48,24 +53,45 @@ fn configuration(admin: &Admin, add: &mut impl FnMut(DegradedReason, String)) {
 
 fn keys(keys: &KeyStatus, add: &mut impl FnMut(DegradedReason, &str)) {
     if let Some(no_key) = keys.no_key {
-        add(DegradedReason::NoKeyPair, &no_key.to_string());
+        let refused = matches!(no_key, NoKey::Refused { .. });
+        let reason = if refused { DegradedReason::KeyPairRefused } else { DegradedReason::NoKeyPair };
+        add(reason, &no_key.to_string());
     }
     if !keys.source.up {
         add(DegradedReason::KeySourceLost, "the key source cannot be read");
     }
     for pair in &keys.pairs {
         match (pair.role, pair.standing) {
-            (Role::Current, Verification::Refused) if keys.no_key.is_none() => {
-                add(DegradedReason::KeyPairRefused, "Fastrac refuses the key pair in use");
+            (Role::Current, Verification::Unverified) if keys.no_key.is_none() && pair.doubted => {
+                let text = "the key pair in use is not verified, and Fastrac refuses requests that are signed with it";
+                add(DegradedReason::KeyPairUnverified, text);
             }
             (Role::Current, Verification::Unverified) if keys.no_key.is_none() => {
                 add(DegradedReason::KeyPairUnverified, "the key pair in use is not verified");
             }
-            (Role::Candidate, Verification::Refused) => {
-                add(DegradedReason::SourcePairUnusable, "Fastrac refuses the new key pair");
+            (Role::Candidate, Verification::Unverified) if keys.no_key.is_none() && pair.undecided => {
+                let text = "the new key pair is not verified: Fastrac's response says neither yes nor no";
+                add(DegradedReason::KeyPairUnverified, text);
             }
             _ => {}
         }
+    }
+    match keys.content {
+        SourceContent::Refused => add(DegradedReason::SourcePairUnusable, "Fastrac refuses the new key pair"),
+        SourceContent::Revoked => add(
+            DegradedReason::SourcePairUnusable,
+            "the key source contains a pair that was revoked: the next start would have none",
+        ),
+        SourceContent::Incomplete => {
+            add(DegradedReason::SourcePairUnusable, "the key source contains no complete pair")
+        }
+        SourceContent::Unknown | SourceContent::Usable => {}
+    }
+    if keys.unstored > 0 {
+        add(DegradedReason::RevocationUnstored, "a revoked key version is not stored yet: a restart would forget it");
+    }
+    if keys.restarted.is_some_and(|at| Timestamp::now().duration_since(at) < REPORTED) {
+        add(DegradedReason::RotationFailed, "the task that keeps the key pairs current failed, and was restarted");
     }
 }
 

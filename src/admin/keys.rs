@@ -15,7 +15,7 @@ use super::{
     error::{AdminError, JsonBody},
 };
 use crate::{
-    keys::{PairVersion, Rotated, Verdict},
+    keys::{PairVersion, Revocation, Rotated, Verdict},
     snapshot::Account,
 };
 
@@ -107,18 +107,24 @@ pub(super) async fn revoke(
         AdminError::new(StatusCode::BAD_REQUEST, "keys.version", message)
     })?;
     let account = owner(&state, body.account.as_deref(), version)?;
-    account.keys.revoke(version).await;
-    let status = account.keys.status();
-    if !status.revoked.contains(&version) {
-        let message = "the rotation task of the account has ended; the version is not revoked";
+    let Some(Revocation { known, stored }) = account.keys.revoke(version).await else {
+        let message = "the account was removed, or its address was changed, at this moment; the version is not revoked; try again";
         return Err(AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "keys.unavailable", message));
+    };
+    tracing::warn!(account = account.name, version = version.as_str(), known, "a key version was revoked");
+    if let Err(why) = stored {
+        let message = format!(
+            "the version is revoked in memory, but that could not be stored ({why}), so that it ends with a restart; \
+             storing it is tried again until it succeeds"
+        );
+        return Err(AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "keys.unstored", message));
     }
-    tracing::warn!(account = account.name, version = version.as_str(), "a key version was revoked");
     Ok(Json(json!({
         "account": account.name,
         "version": version.as_str(),
         "revoked": true,
-        "usable": status.no_key.is_none(),
+        "known": known,
+        "usable": account.keys.status().no_key.is_none(),
     })))
 }
 

@@ -156,6 +156,8 @@ struct KeyPairStatus {
     source_version: Option<u64>,
     role: &'static str,
     standing: &'static str,
+    /// Whether requests signed with it were refused, and that is not decided yet.
+    being_refused: bool,
     loaded_at: Rfc3339,
     age_seconds: i64,
 }
@@ -305,6 +307,7 @@ impl KeysStatus {
             source_version: pair.source_version,
             role: pair.role.as_str(),
             standing: pair.standing.as_str(),
+            being_refused: pair.doubted,
             loaded_at: rfc3339(pair.loaded_at),
             age_seconds: now.duration_since(pair.loaded_at).as_secs().max(0),
         };

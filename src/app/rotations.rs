@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, uri::PathAndQuery};
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, task::AbortHandle};
+use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
     body::BufferedRequest,
@@ -29,7 +29,7 @@ pub(super) struct Rotations {
     gateway: Weak<Gateway>,
     /// The connection pool of the canaries.
     worker: Arc<Worker>,
-    running: Mutex<HashMap<String, AbortHandle>>,
+    running: Mutex<HashMap<String, JoinHandle<()>>>,
 }
 
 /// How long a canary may take.
@@ -41,8 +41,7 @@ impl Rotations {
         Rotations { runtime, gateway, worker: Arc::default(), running: Mutex::default() }
     }
 
-    /// Starts the tasks of accounts that are new or whose source has changed, and ends those of accounts that
-    /// were removed.
+    /// Starts the tasks of accounts that are new or have another address, and ends those of accounts that were removed.
     pub(super) fn start(&self, keepers: Keepers) {
         let mut running = self.running.lock();
         if let Some(gateway) = self.gateway.upgrade() {
@@ -58,10 +57,16 @@ impl Rotations {
         for (account, keeper) in keepers {
             let (gateway, worker, name) = (self.gateway.clone(), self.worker.clone(), account.name.clone());
             let send_canary = move |lease: Lease| canary(gateway.clone(), worker.clone(), name.clone(), lease);
-            let task = self.runtime.spawn(rotation::keep(keeper, send_canary)).abort_handle();
-            if let Some(before) = running.insert(account.name.clone(), task) {
-                before.abort();
-            }
+            let before = running.remove(&account.name);
+            let task = self.runtime.spawn(async move {
+                // A version that the task before revoked is known to this one, because it has ended by then.
+                if let Some(before) = before {
+                    before.abort();
+                    let _ = before.await;
+                }
+                rotation::keep(keeper, send_canary).await;
+            });
+            running.insert(account.name.clone(), task);
         }
     }
 }
@@ -83,6 +88,7 @@ async fn canary(gateway: Weak<Gateway>, worker: Arc<Worker>, account: String, le
         account,
         operation,
         request,
+        service: None,
         deadlines,
         priority: CallPriority::OfService(Priority::High),
     };

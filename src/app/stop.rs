@@ -48,7 +48,18 @@ impl App {
             }
             let close_by = cut_off.max(Instant::now() + CLOSING);
             let log = close_log(gateway.live.log.clone(), (close_by - Instant::now()).min(LOG_CLOSING));
-            tokio::join!(bounded(close_by, "the state store, whose disk does not respond", store.close()), log);
+            let vault = gateway.current.load().vault.clone();
+            let session = control.spawn(async move {
+                if let Some(vault) = vault {
+                    vault.close().await;
+                }
+            });
+            let session = bounded(Instant::now() + CLOSING / 2, "the vault", session);
+            tokio::join!(
+                bounded(close_by, "the state store, whose disk does not respond", store.close()),
+                log,
+                session
+            );
             close_by
         });
         audit.close(close_by.saturating_duration_since(Instant::now()).min(CLOSING / 4));

@@ -167,6 +167,9 @@ fn revoked(body: &Value) -> Vec<String> {
         return Vec::new();
     }
     let mut lines = vec![format!("{}: {} is revoked", text(&body["account"]), text(&body["version"]))];
+    if body["known"].as_bool() == Some(false) {
+        lines.push(format!("{}: no pair of this version is known there", text(&body["account"])));
+    }
     if body["usable"].as_bool() == Some(false) {
         lines.push(format!("{}: no request can be signed until its source has another pair", text(&body["account"])));
     }

@@ -1,14 +1,14 @@
 //! Revoked versions of key pairs: never used again, not even after a restart.
 //!
-//! Kept in the state store, by account. A version counts as revoked as soon as it is added. The write is
-//! not waited for: a crash before it is on disk forgets the revocation.
+//! Kept in the state store, by account. A version counts as revoked as soon as writing it begins; the account's
+//! rotation task, the only one to write, waits for the disk and repeats what fails.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use parking_lot::Mutex;
 
 use crate::{
-    keys::PairVersion,
+    keys::{PairVersion, RevocationStore, StoreRevocation},
     store::{Store, StoreError, StoreTable, StoredRow, WriteBatch},
 };
 
@@ -36,19 +36,36 @@ impl Revoked {
         self.known.lock().iter().filter(|(known, _)| known == account).map(|(_, version)| *version).collect()
     }
 
-    /// Revokes a version. Does not wait for the disk.
-    pub fn add(&self, account: &str, version: PairVersion) {
-        if !self.known.lock().insert((account.to_owned(), version)) {
-            return;
-        }
+    /// Revokes a version; completes when that is on disk.
+    fn add(&self, account: &str, version: PairVersion) -> impl Future<Output = Result<(), StoreError>> + use<> {
+        self.known.lock().insert((account.to_owned(), version));
         let row = RevokedRow { account: account.to_owned(), version };
         let mut batch = WriteBatch::default();
         batch.put(&REVOKED, &row.encode(), &row);
-        self.store.submit(batch, |written| {
-            if let Err(error) = written {
-                tracing::error!(%error, "a revocation could not be stored; it holds until the next restart");
-            }
-        });
+        self.store.write(batch)
+    }
+}
+
+/// The revoked versions of one account.
+pub(super) struct AccountRevocations {
+    account: String,
+    revoked: Arc<Revoked>,
+}
+
+impl AccountRevocations {
+    pub(super) fn new(account: &str, revoked: &Arc<Revoked>) -> Self {
+        AccountRevocations { account: account.to_owned(), revoked: revoked.clone() }
+    }
+}
+
+impl RevocationStore for AccountRevocations {
+    fn load(&self) -> Vec<PairVersion> {
+        self.revoked.of(&self.account)
+    }
+
+    fn store(&self, version: PairVersion) -> StoreRevocation {
+        let written = self.revoked.add(&self.account, version);
+        Box::pin(async move { written.await.map_err(|error| error.to_string()) })
     }
 }
 
@@ -80,7 +97,7 @@ mod tests {
         let version: PairVersion = "df85c4ad".parse().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let revoked = Revoked::open(store.clone()).await.unwrap();
-        revoked.add("main", version);
+        revoked.add("main", version).await.unwrap();
         assert_eq!((revoked.of("main"), revoked.of("other")), (vec![version], vec![]));
         store.close().await;
         let store = Store::open(folder.path()).unwrap();

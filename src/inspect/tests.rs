@@ -63,7 +63,7 @@ impl Case {
         let source = PairSource::open(&account.keys, &account.name, vault.as_ref()).unwrap();
         // A directory that was written a moment ago is read again later.
         for _ in 0..ATTEMPTS {
-            match source.read(None).await {
+            match source.read(None, false).await {
                 Err(error) if error.is_transient() => tokio::time::sleep(PAUSE).await,
                 read => return read.err().map(|error| error.to_string()),
             }

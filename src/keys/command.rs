@@ -1,16 +1,22 @@
 //! What is sent to an account's rotation task, and what it replies.
 
+use std::sync::{Arc, mpsc};
+
 use tokio::sync::oneshot;
 
-use super::{lease::Lease, tracked_pair::Verdict, version::PairVersion};
+use super::{lease::Lease, lifecycle::RefusedRequest, source::PairSource, tracked_pair::Verdict, version::PairVersion};
+use crate::config::RotationConfig;
 
 /// A command to the rotation task.
 pub(crate) enum KeyCommand {
-    /// Fastrac refused a request signed with `version`.
+    /// Fastrac refused a request.
     Refused {
-        version: PairVersion,
-        may_resend: bool,
+        request: RefusedRequest,
         reply: oneshot::Sender<Remedy>,
+    },
+    /// Fastrac accepted a request signed with `version` that it had refused with another pair.
+    Accepted {
+        version: PairVersion,
     },
     Rotate {
         force: bool,
@@ -21,8 +27,30 @@ pub(crate) enum KeyCommand {
     },
     Revoke {
         version: PairVersion,
-        reply: oneshot::Sender<()>,
+        reply: oneshot::Sender<Revocation>,
     },
+    /// The configuration has changed.
+    Reconfigure {
+        settings: KeySettings,
+        /// Dropped once the settings are in force.
+        reply: mpsc::Sender<()>,
+    },
+}
+
+/// What a reload changes of an account's keys.
+pub(crate) struct KeySettings {
+    /// Another source; `None`: the present one stays.
+    pub(crate) source: Option<Arc<PairSource>>,
+    pub(crate) rotation: RotationConfig,
+}
+
+/// Result of [`Keys::revoke`](super::Keys::revoke).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Whether the account has, or had, a pair of this version, or it was revoked before.
+    pub known: bool,
+    /// Whether it is on disk; otherwise why not: then it holds until a restart, and writing is repeated.
+    pub stored: Result<(), String>,
 }
 
 /// What to do with a request that was answered 401.

@@ -55,6 +55,11 @@ impl SourceError {
         matches!(self, Self::File(FileError::Changing { .. }))
     }
 
+    /// Whether the source can be read, but what it contains is not a whole pair.
+    pub(super) fn is_incomplete(&self) -> bool {
+        matches!(self, Self::Malformed { .. } | Self::Vault { error: VaultError::Malformed(_), .. })
+    }
+
     /// Whether the source says that its pair was deleted.
     pub fn is_deletion(&self) -> bool {
         matches!(self, Self::Vault { error: VaultError::Deleted { .. }, .. })

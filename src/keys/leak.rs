@@ -16,6 +16,7 @@ const LAYERS: usize = 3;
 const MAX_ESCAPED: usize = 12;
 
 /// The forms of a secret that are searched for.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct SecretForms {
     plain: Needle,
     basic: Needle,
@@ -23,6 +24,7 @@ pub(super) struct SecretForms {
 
 /// A text to search for, by its byte that is rarest in JSON. `memchr::memmem::Finder` was rejected: it keeps
 /// a copy of the secret that is not zeroed, and preparing it costs more than the search.
+#[cfg_attr(test, derive(Clone))]
 struct Needle {
     text: Zeroizing<Vec<u8>>,
     rarest: u8,

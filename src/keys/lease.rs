@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
+use tokio::time::Instant;
 
 use super::{pair::LoadedPair, version::PairVersion};
 
@@ -24,7 +25,10 @@ pub enum NoKey {
     None,
     /// Fastrac refuses every pair of the account.
     #[error("Fastrac refuses every known key pair")]
-    Refused,
+    Refused {
+        /// When the next canary is due; `None`: one is running.
+        next_canary: Option<Instant>,
+    },
     /// The source could not be read for longer than `rotation.max_age`.
     #[error("the key pair is older than rotation.max_age allows")]
     TooOld,
@@ -55,6 +59,11 @@ impl Lease {
     /// The version as text, shared.
     pub fn version_text(&self) -> Arc<str> {
         self.pair.pair.version_text().clone()
+    }
+
+    /// Whether the pair was revoked since: then nothing more may be signed with it.
+    pub fn is_revoked(&self) -> bool {
+        self.pair.is_revoked()
     }
 
     /// Name of the account that the pair belongs to.

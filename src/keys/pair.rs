@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{
     leak::SecretForms,
+    revoked_versions::RevokedVersions,
     secret::{Secret, sensitive_header},
     version::PairVersion,
 };
@@ -46,6 +47,7 @@ pub(crate) enum PairError {
 }
 
 /// An access key and its secret key, with what signing needs, prepared once.
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct KeyPair {
     access: Secret,
     secret: Secret,
@@ -165,9 +167,19 @@ pub(crate) struct LoadedPair {
     pub(crate) account: Arc<str>,
     pub(crate) pair: KeyPair,
     pub(crate) loaded_at: Timestamp,
+    /// The revoked versions of the account.
+    revoked: Arc<RevokedVersions>,
 }
 
 impl LoadedPair {
+    pub(crate) fn new(account: Arc<str>, pair: KeyPair, loaded_at: Timestamp, revoked: Arc<RevokedVersions>) -> Self {
+        Self { account, pair, loaded_at, revoked }
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.revoked.contains(self.version())
+    }
+
     pub(crate) fn version(&self) -> PairVersion {
         self.pair.version()
     }

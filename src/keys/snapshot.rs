@@ -2,33 +2,42 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
     lease::NoKey,
     pair::LoadedPair,
-    status::{PairStatus, SourceStatus},
+    status::{PairStatus, SourceContent, SourceStatus},
     version::PairVersion,
 };
 
 #[derive(Clone)]
 pub(crate) struct KeySnapshot {
     pub(crate) current: Option<Arc<LoadedPair>>,
-    /// Whether Fastrac refuses the account's pair.
+    /// Whether Fastrac refuses all pairs of the account.
     pub(crate) refused: bool,
+    /// Whether the source is being read to find out if there is another pair than the refused one.
+    pub(crate) deciding: bool,
+    /// When the next canary is due while `refused`; `None`: one is running.
+    pub(crate) next_canary: Option<Instant>,
     /// When `current` becomes too old to be used; `None`: never.
     pub(crate) stale_at: Option<Instant>,
-    /// When the source was last read successfully.
-    pub(crate) read_at: Option<Instant>,
     pub(crate) pairs: Vec<PairStatus>,
     pub(crate) revoked: Vec<PairVersion>,
+    /// Number of revoked versions that are not on disk yet.
+    pub(crate) unstored: usize,
     pub(crate) source: SourceStatus,
+    pub(crate) content: SourceContent,
+    /// When the rotation task was last restarted after a panic.
+    pub(crate) restarted: Option<Timestamp>,
 }
 
 impl KeySnapshot {
     /// The pair to sign with.
     pub(super) fn usable(&self) -> Result<&Arc<LoadedPair>, NoKey> {
-        let current = self.current.as_ref().ok_or(if self.refused { NoKey::Refused } else { NoKey::None })?;
+        let refused = NoKey::Refused { next_canary: self.next_canary };
+        let current = self.current.as_ref().ok_or(if self.refused { refused } else { NoKey::None })?;
         match self.stale_at {
             Some(at) if Instant::now() >= at => Err(NoKey::TooOld),
             _ => Ok(current),

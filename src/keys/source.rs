@@ -76,11 +76,12 @@ impl PairSource {
         LocalSource::open(source, account).map(|local| Self::Local(Arc::new(local)))
     }
 
-    /// Reads the pair. One equal to `known` is not prepared again.
+    /// Reads the pair. One equal to `known` is not prepared again. `now`: an operator wants it now, whatever waits
+    /// earlier failures have caused.
     ///
     /// # Errors
     /// [`SourceError`] when there is no complete, valid pair.
-    pub(crate) async fn read(&self, known: Option<Arc<LoadedPair>>) -> Result<SourceReading, SourceError> {
+    pub(crate) async fn read(&self, known: Option<Arc<LoadedPair>>, now: bool) -> Result<SourceReading, SourceError> {
         let read = match self {
             Self::Local(local) => {
                 let local = local.clone();
@@ -89,7 +90,7 @@ impl PairSource {
             Self::Vault(there) => {
                 let address = || there.secret.vault().settings().address.clone();
                 let raw =
-                    there.secret.read().await.map_err(|error| SourceError::Vault { address: address(), error })?;
+                    there.secret.read(now).await.map_err(|error| SourceError::Vault { address: address(), error })?;
                 // Preparing a pair hashes for half a millisecond.
                 tokio::task::spawn_blocking(move || checked(raw, known.as_deref())).await
             }
@@ -127,14 +128,6 @@ impl PairSource {
         let copy = self.copy()?.clone();
         let loaded = tokio::task::spawn_blocking(move || copy.load()).await.ok()?;
         loaded.inspect_err(|fault| tracing::warn!(%fault, "the encrypted copy of a key pair can't be used")).ok()?
-    }
-
-    /// The vault that the pair is in.
-    pub(crate) fn vault(&self) -> Option<&Arc<Vault>> {
-        match self {
-            Self::Local(_) => None,
-            Self::Vault(there) => Some(there.secret.vault()),
-        }
     }
 
     /// Interval between readings; `None`: it is read once.

@@ -27,11 +27,12 @@ pub enum KeyEvent {
     SourceLost,
     SourceBack,
     SourceDeleted,
+    Restarted,
 }
 
 impl KeyEvent {
     /// Every event.
-    pub const ALL: [KeyEvent; 11] = [
+    pub const ALL: [KeyEvent; 12] = [
         KeyEvent::Seen,
         KeyEvent::Verified,
         KeyEvent::Promoted,
@@ -43,6 +44,7 @@ impl KeyEvent {
         KeyEvent::SourceLost,
         KeyEvent::SourceBack,
         KeyEvent::SourceDeleted,
+        KeyEvent::Restarted,
     ];
 
     /// The label in metrics and log.
@@ -59,6 +61,7 @@ impl KeyEvent {
             KeyEvent::SourceLost => "source_lost",
             KeyEvent::SourceBack => "source_back",
             KeyEvent::SourceDeleted => "source_deleted",
+            KeyEvent::Restarted => "restarted",
         }
     }
 }
@@ -111,6 +114,10 @@ pub struct PairStatus {
     pub source_version: Option<u64>,
     pub role: Role,
     pub standing: Verification,
+    /// Whether requests signed with it were refused since the last conclusive verification.
+    pub doubted: bool,
+    /// Whether the last canary left it undecided.
+    pub undecided: bool,
     /// When it was first read.
     pub loaded_at: Timestamp,
 }
@@ -128,6 +135,8 @@ pub struct SourceStatus {
     pub version: Option<u64>,
     /// What is wrong, without any value.
     pub fault: Option<String>,
+    /// Whether the fault is that it contains no whole pair.
+    pub incomplete: bool,
 }
 
 impl SourceStatus {
@@ -135,6 +144,21 @@ impl SourceStatus {
     pub fn was_read(&self) -> bool {
         self.up || self.fault.is_some()
     }
+}
+
+/// What the source contains, for the next start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceContent {
+    /// It was never read.
+    Unknown,
+    /// A pair that Fastrac has not refused.
+    Usable,
+    /// A pair that Fastrac refuses.
+    Refused,
+    /// A pair that was revoked.
+    Revoked,
+    /// It can be read, but that is not a whole pair.
+    Incomplete,
 }
 
 /// An account's keys as `/status` shows them.
@@ -145,5 +169,10 @@ pub struct KeyStatus {
     /// Current, previous and candidate, as far as they exist.
     pub pairs: Vec<PairStatus>,
     pub revoked: Vec<PairVersion>,
+    /// Number of revoked versions that are not on disk yet.
+    pub unstored: usize,
     pub source: SourceStatus,
+    pub content: SourceContent,
+    /// When the rotation task was last restarted after a panic.
+    pub restarted: Option<Timestamp>,
 }

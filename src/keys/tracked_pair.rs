@@ -1,7 +1,8 @@
 //! A pair and what is known about it: what Fastrac said, and when a canary is due.
 //!
-//! Waits between canaries that didn't verify the pair double up to a maximum. A verdict is reused for
-//! refused requests only if a refused request asked for it. Never fails.
+//! Waits between canaries that didn't verify the pair double up to a maximum; while the account is locked out,
+//! they are short. A verdict is kept with the instant at which its canary began, because it decides only requests
+//! that were refused before. Never fails.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +14,6 @@ use super::{
     status::{PairStatus, Role, Verification},
     version::PairVersion,
 };
-use crate::backoff::Backoff;
 
 /// The time of a reading, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -27,9 +27,12 @@ pub(crate) struct ReadAt {
 /// First and maximum wait before another canary.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(60);
-/// How long a verdict that a refused request asked for is reused for further refused requests: a service that
-/// causes its own 401s must not spend the budget on canaries.
-const VERDICT_REUSE: Duration = Duration::from_millis(500);
+/// The waits while the account is locked out; the last one is repeated.
+const LOCKED_OUT_WAITS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(5)];
+/// Time from a canary without a verdict to the next one that a refused request waits for.
+const UNDECIDED_WAIT: Duration = Duration::from_secs(1);
+/// Number of doublings from the first wait to the maximum.
+const MAX_DOUBLINGS: u32 = 6;
 
 /// What Fastrac says about a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,23 +45,28 @@ pub enum Verdict {
     Undecided,
 }
 
+/// A verdict, and when the canary that brought it began.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DatedVerdict {
+    pub(super) verdict: Verdict,
+    pub(super) began: Instant,
+}
+
 /// A pair and what is known about it.
 #[derive(Clone)]
 pub(super) struct TrackedPair {
     pub(super) held: Arc<LoadedPair>,
     pub(super) standing: Verification,
-    /// Consecutive refusals by the canary.
-    pub(super) refusals: u32,
-    /// The last verdict that a refused request caused, and when.
-    judged: Option<(Verdict, Instant)>,
+    /// The last verdict.
+    pub(super) judged: Option<DatedVerdict>,
+    /// Whether a request signed with it was refused since the last conclusive verdict.
+    pub(super) doubted: bool,
     /// When the next canary is due; `None`: none is.
     pub(super) due: Option<Instant>,
-    /// The waits after canaries that didn't verify the pair.
-    retry: Backoff,
-    /// Whether a canary is running.
-    pub(super) asking: bool,
-    /// Whether a refused request waits for the verdict.
-    questioned: bool,
+    /// The next canary must begin after this instant: a request that was refused then waits for it.
+    after: Option<Instant>,
+    /// Canaries that did not verify the pair, since the last one that did.
+    tries: u32,
 }
 
 impl TrackedPair {
@@ -66,12 +74,11 @@ impl TrackedPair {
         Self {
             held,
             standing: Verification::Unverified,
-            refusals: 0,
             judged: None,
+            doubted: false,
             due: Some(now),
-            retry: Backoff::new(FIRST_WAIT, MAX_WAIT),
-            asking: false,
-            questioned: false,
+            after: None,
+            tries: 0,
         }
     }
 
@@ -79,40 +86,60 @@ impl TrackedPair {
         self.held.version()
     }
 
-    /// Notes a verdict; returns whether the verification changed.
-    pub(super) fn judge(&mut self, verdict: Verdict, now: Instant) -> bool {
-        self.asking = false;
-        if std::mem::take(&mut self.questioned) {
-            self.judged = Some((verdict, now));
-        }
+    /// Whether requests may be signed with it: Fastrac has not refused it.
+    pub(super) fn serves(&self) -> bool {
+        self.standing != Verification::Refused
+    }
+
+    /// Notes a verdict; returns whether the verification changed. [`Self::again`] says when the next canary is due.
+    pub(super) fn judge(&mut self, judged: DatedVerdict) -> bool {
         let before = self.standing;
-        match verdict {
+        (self.judged, self.due, self.after) = (Some(judged), None, None);
+        match judged.verdict {
             Verdict::Verified => {
-                (self.standing, self.refusals, self.due) = (Verification::Verified, 0, None);
-                self.retry.reset();
+                (self.standing, self.doubted, self.tries) = (Verification::Verified, false, 0);
             }
-            Verdict::Refused => {
-                self.standing = Verification::Refused;
-                self.refusals += 1;
-                self.again(now);
-            }
-            Verdict::Undecided if self.standing == Verification::Verified => self.due = None,
-            Verdict::Undecided => self.again(now),
+            Verdict::Refused => (self.standing, self.doubted) = (Verification::Refused, false),
+            Verdict::Undecided => {}
         }
         self.standing != before
     }
 
-    pub(super) fn question(&mut self, now: Instant) {
-        (self.due, self.questioned) = (Some(now), true);
+    /// Whether another canary is needed to know what Fastrac says of it.
+    pub(super) fn is_open(&self) -> bool {
+        self.standing != Verification::Verified || self.doubted
     }
 
-    /// The verdict that a refused request caused a moment ago.
-    pub(super) fn lately(&self, now: Instant) -> Option<Verdict> {
-        self.judged.filter(|(_, at)| now < *at + VERDICT_REUSE).map(|(verdict, _)| verdict)
+    /// Makes the next canary due after a wait that grows.
+    pub(super) fn again(&mut self, now: Instant, locked_out: bool) {
+        let wait = if locked_out {
+            LOCKED_OUT_WAITS[usize::try_from(self.tries).unwrap_or(usize::MAX).min(LOCKED_OUT_WAITS.len() - 1)]
+        } else {
+            FIRST_WAIT.saturating_mul(1 << self.tries.min(MAX_DOUBLINGS)).min(MAX_WAIT)
+        };
+        self.tries = self.tries.saturating_add(1);
+        self.due = Some(now + wait);
     }
 
-    fn again(&mut self, now: Instant) {
-        self.due = Some(now + self.retry.next());
+    /// The waits begin with the shortest again.
+    pub(super) fn restart_waits(&mut self) {
+        self.tries = 0;
+    }
+
+    /// A request that was refused at `refused` waits for a verdict. The canary is due at once, or if the last one left the
+    /// pair undecided, a little later.
+    pub(super) fn question(&mut self, refused: Instant, now: Instant) {
+        self.doubted = true;
+        self.after = self.after.max(Some(refused));
+        let undecided = self.judged.filter(|last| last.verdict == Verdict::Undecided);
+        let due = undecided.map_or(now, |last| now.max(last.began + UNDECIDED_WAIT));
+        self.due = Some(self.due.map_or(due, |before| before.min(due)));
+    }
+
+    /// The instant at which a canary sent now begins: later than everything that waits for it, also if the clock has
+    /// not moved.
+    pub(super) fn beginning(&self, now: Instant) -> Instant {
+        self.after.map_or(now, |after| now.max(just_after(after)))
     }
 
     pub(super) fn status(&self, role: Role) -> PairStatus {
@@ -121,7 +148,14 @@ impl TrackedPair {
             source_version: self.held.pair.number(),
             role,
             standing: self.standing,
+            doubted: self.doubted,
+            undecided: self.judged.is_some_and(|last| last.verdict == Verdict::Undecided),
             loaded_at: self.held.loaded_at,
         }
     }
+}
+
+/// The first instant after another one.
+pub(super) fn just_after(instant: Instant) -> Instant {
+    instant + Duration::from_nanos(1)
 }

@@ -10,6 +10,7 @@ mod client;
 pub(super) mod fault;
 mod kv;
 mod login;
+mod number;
 mod server;
 mod session;
 #[cfg(test)]

@@ -64,7 +64,8 @@ pub(super) enum AttemptResult {
 }
 
 impl PreparedAttempt {
-    /// Steps 9 to 11. The key pair is taken last, so that one that was revoked meanwhile is not used.
+    /// Steps 9 to 11. The key pair is taken last, so that one that was revoked meanwhile is not used; nor is the pair to
+    /// sign with, if it was.
     ///
     /// # Errors
     /// The refusal of the budget or the keys; what was reserved has gone back.
@@ -77,9 +78,10 @@ impl PreparedAttempt {
         let (spent, time) = timed(spend(call, attempts)).await; // 9
         attempts.waited_for_budget(time);
         let spent = spent?.with_claim(claim);
-        let lease = match pair {
+        // 10
+        let lease = match pair.filter(|pair| !pair.is_revoked()) {
             Some(pair) => pair,
-            None => call.account.keys.lease()?, // 10
+            None => call.account.keys.lease_by(call.deadlines.next(attempts.sent())).await?,
         };
         let route = call.account.route(call.operation.api);
         let rewritten = rewrite::request(&call.request, &call.operation, &route.endpoint); // 11

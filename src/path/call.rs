@@ -27,6 +27,8 @@ pub struct UpstreamCall {
     pub account: Arc<Account>,
     pub operation: Arc<Operation>,
     pub request: BufferedRequest,
+    /// Index of the service; absent: it is the gateway's own.
+    pub service: Option<usize>,
     pub deadlines: CallDeadlines,
     pub priority: CallPriority,
 }
@@ -156,7 +158,8 @@ impl Call {
         let priority = CallPriority::OfService(config.priority);
         let deadlines = CallDeadlines::of_caller(operation.timeout, caller);
         let worker = x.worker.clone();
-        let upstream = UpstreamCall { snapshot, worker, account, operation, request, deadlines, priority };
+        let upstream =
+            UpstreamCall { snapshot, worker, account, operation, request, service: Some(service), deadlines, priority };
         Box::new(Call { upstream, service, request_id: x.request_id.clone() })
     }
 

@@ -1,10 +1,12 @@
-//! Steps 7 to 13 of every request that goes to Fastrac, with the bounded second attempt.
+//! Steps 7 to 13 of every request that goes to Fastrac, with the bounded further attempts.
 //!
-//! The plain request, the fill and the order all come through here. There is a second attempt only where it can do no
-//! harm: the response proves that nothing was executed (401) and another pair is at hand, or the operation is
-//! repeatable and the connection failed. Never a third. What always holds: if the second attempt is refused before it is
-//! sent, the result of the first is the result. Must not know who waits. Fails with the [`Refusal`] of an attempt that
-//! brought no response, or none that may be passed on.
+//! The plain request, the fill and the order all come through here. There is another attempt only where it can do no
+//! harm: the response proves that nothing was executed (401) and another pair is at hand, at most [`KEY_RESENDS`] times;
+//! or the operation is repeatable and the first attempt failed. What always holds: if an attempt is refused before it is
+//! sent, the result of the one before is the result. Must not know who waits. Fails with the [`Refusal`] of an attempt
+//! that brought no response, or none that may be passed on.
+
+use tokio::time::Instant;
 
 use super::{
     UpstreamCall,
@@ -14,11 +16,14 @@ use crate::{
     admission::Claim,
     attempts::Attempts,
     config::Class,
-    keys::{Lease, Remedy, Verdict},
+    keys::{Lease, RefusedRequest, Remedy, RequestOrigin, TriedPair, Verdict},
     outcome::Outcome,
     refusal::Refusal,
-    upstream::retry,
+    upstream::{Failure, retry},
 };
+
+/// How often a request is sent again because its key pair was refused.
+const KEY_RESENDS: usize = 3;
 
 /// Steps 7 to 13.
 pub(super) async fn fetch(call: &UpstreamCall, claim: Claim, attempts: &Attempts) -> Result<ClassifiedAnswer, Refusal> {
@@ -30,19 +35,19 @@ pub(super) async fn fetch(call: &UpstreamCall, claim: Claim, attempts: &Attempts
 /// anything.
 pub(super) fn admit(call: &UpstreamCall, claim: Claim, pair: Option<Lease>) -> Result<AdmittedAttempt, Refusal> {
     if pair.is_none() {
-        call.account.keys.lease()?;
+        call.account.keys.check()?;
     }
     call.allowance().check()?;
     Ok(AdmittedAttempt { permit: call.account.breaker.admit(call.is_conclusive())?, claim, pair })
 }
 
-/// Steps 9 to 13, and the second attempt if there is one.
+/// Steps 9 to 13, and the further attempts if there are any.
 pub(super) async fn send(
     call: &UpstreamCall,
     admitted: AdmittedAttempt,
     attempts: &Attempts,
 ) -> Result<ClassifiedAnswer, Refusal> {
-    let (mut admitted, mut first) = (admitted, None);
+    let (mut admitted, mut first, mut tried) = (admitted, None, Vec::new());
     loop {
         let prepared = match PreparedAttempt::new(call, admitted, attempts).await {
             Ok(prepared) => prepared,
@@ -53,7 +58,8 @@ pub(super) async fn send(
         }
         let lease = prepared.lease().clone();
         let result = prepared.send(call, attempts).await;
-        let retry = match next_step(call, lease, result, attempts).await {
+        let answered = Answered { lease, tried: &mut tried };
+        let retry = match next_step(call, answered, result, attempts).await {
             NextStep::Done(result) => return result,
             NextStep::Retry(retry) => retry,
         };
@@ -99,11 +105,26 @@ impl NextStep {
     }
 }
 
+/// The pair of an attempt, and those that Fastrac refused before.
+struct Answered<'a> {
+    lease: Lease,
+    tried: &'a mut Vec<TriedPair>,
+}
+
 /// Decides what follows an attempt, and records what its response proves.
-async fn next_step(call: &UpstreamCall, lease: Lease, result: AttemptResult, attempts: &Attempts) -> NextStep {
+async fn next_step(
+    call: &UpstreamCall,
+    answered: Answered<'_>,
+    result: AttemptResult,
+    attempts: &Attempts,
+) -> NextStep {
     let may_retry = attempts.count() < 2;
     let in_time = || may_retry && call.operation.repeatable() && retry::fits(call.deadlines.complete_by());
     let answer = match result {
+        AttemptResult::Failed(Failure::Revoked, claim) => {
+            let first = Box::new(Err(Refusal::from(Failure::Revoked)));
+            return NextStep::Retry(Retry { pair: None, claim, first });
+        }
         AttemptResult::Failed(failure, claim) => {
             let again = failure.may_repeat() && in_time();
             let refusal = Err(Refusal::from(failure));
@@ -115,14 +136,16 @@ async fn next_step(call: &UpstreamCall, lease: Lease, result: AttemptResult, att
         }
         AttemptResult::Answered(answer) => answer,
     };
+    if !answered.tried.is_empty() && matches!(answer.reading.outcome, Outcome::Ok | Outcome::NotFound) {
+        call.account.keys.accepted(answered.lease.version());
+    }
     let settles = !call.moves_money() || answer.reading.settles_order(answer.response.status);
     // An order that is sent again with another pair is decided by the next attempt.
     if settles && !(answer.reading.key_refused && call.moves_money()) {
         attempts.answered();
     }
     if answer.reading.key_refused && call.operation.class != Class::Unlisted {
-        let may_resend = may_retry && (call.operation.class != Class::Order || call.account.resend_orders);
-        let remedy = call.account.keys.refused(lease.version(), may_resend);
+        let remedy = call.account.keys.refused(refused(call, answered));
         // On the heap: few requests need this timer.
         match Box::pin(call.deadlines.complete_by().bound(remedy)).await {
             Some(Remedy::Resend(lease)) => {
@@ -143,6 +166,18 @@ async fn next_step(call: &UpstreamCall, lease: Lease, result: AttemptResult, att
     NextStep::Done(Ok(answer))
 }
 
+/// What the keys need to know of a request that Fastrac answered with 401.
+fn refused(call: &UpstreamCall, answered: Answered<'_>) -> RefusedRequest {
+    let Answered { lease, tried } = answered;
+    tried.push(TriedPair { version: lease.version(), refused: Instant::now() });
+    let origin = call.service.map(|service| RequestOrigin {
+        service: call.snapshot.catalog.services[service].config.name.as_str().into(),
+        operation: call.operation.name.as_str().into(),
+    });
+    let may_resend = tried.len() <= KEY_RESENDS && (call.operation.class != Class::Order || call.account.resend_orders);
+    RefusedRequest { tried: tried.clone(), origin, may_resend }
+}
+
 /// Fastrac refused the key pair, and no attempt with another one follows.
 fn refused_unexecuted(attempts: &Attempts, refusal: Refusal) -> NextStep {
     attempts.refused_unexecuted();
@@ -152,10 +187,14 @@ fn refused_unexecuted(attempts: &Attempts, refusal: Refusal) -> NextStep {
 
 /// Sends a lookup with one pair, to learn whether Fastrac accepts it. Spends budget like any request.
 pub async fn canary(call: &UpstreamCall, lease: Lease) -> Verdict {
-    let attempts = Attempts::default();
+    let (attempts, version) = (Attempts::default(), lease.version());
     let Ok(permit) = call.account.breaker.admit(call.is_conclusive()) else { return Verdict::Undecided };
     let admitted = AdmittedAttempt { permit, claim: Claim::default(), pair: Some(lease) };
     let Ok(prepared) = PreparedAttempt::new(call, admitted, &attempts).await else { return Verdict::Undecided };
+    // Otherwise it was revoked meanwhile.
+    if prepared.lease().version() != version {
+        return Verdict::Undecided;
+    }
     match prepared.send(call, &attempts).await {
         AttemptResult::Answered(answer) if answer.reading.key_refused => Verdict::Refused,
         AttemptResult::Answered(answer)

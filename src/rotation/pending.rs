@@ -1,45 +1,41 @@
-//! Requests and commands that wait for a reading of the source or for a canary. Dropping one of them closes
-//! its reply channel.
+//! What operators and jobs wait for. Dropping one of them closes its reply channel.
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::keys::{PairVersion, Remedy, Restored, Rotated, SourceError, SourceReading, Verdict};
+use crate::{
+    backoff::Backoff,
+    keys::{PairSource, PairVersion, Restored, Revocation, Rotated, SourceError, SourceReading, Verdict},
+};
 
 /// Result of a background job of the rotation task.
 pub(super) enum JobResult {
-    Read(Box<Result<SourceReading, SourceError>>, Option<Box<Restored>>),
+    Read(Box<FinishedReading>),
     Copied(Result<(), SourceError>),
     Verdict(PairVersion, Verdict),
+    Stored(PairVersion, Result<(), String>),
 }
 
-/// A reading that a refused request caused.
-pub(super) struct Refresh {
-    /// The version that was refused.
-    pub(super) version: PairVersion,
-    pub(super) at: Instant,
-}
-
-/// A refused request that waits for a reading of the source.
-pub(super) struct PendingRefusal {
-    pub(super) version: PairVersion,
-    pub(super) may_resend: bool,
-    /// The first reading that can tell what the source holds now.
-    pub(super) reading: u64,
-    /// When it is decided with what is known.
-    pub(super) until: Instant,
-    pub(super) reply: oneshot::Sender<Remedy>,
+pub(super) struct FinishedReading {
+    /// The source that was read.
+    pub(super) source: Arc<PairSource>,
+    pub(super) began: Instant,
+    pub(super) result: Result<SourceReading, SourceError>,
+    /// The content of the encrypted copy, if the source was never read.
+    pub(super) copy: Option<Restored>,
 }
 
 /// A pending operator request to rotate.
 pub(super) struct PendingRotate {
-    /// The first reading that can tell what the source holds now.
-    pub(super) reading: u64,
+    /// The reading must begin after this instant.
+    pub(super) after: Instant,
     pub(super) force: bool,
     pub(super) until: Instant,
     pub(super) reply: oneshot::Sender<Rotated>,
 }
 
-/// A request or command that waits for the canary's verdict on a version.
+/// An operator request that waits for the canary's verdict on a version.
 pub(super) struct PendingVerdict {
     pub(super) version: PairVersion,
     pub(super) reply: VerdictReply,
@@ -47,7 +43,45 @@ pub(super) struct PendingVerdict {
 
 /// Where its result is sent.
 pub(super) enum VerdictReply {
-    Refused(oneshot::Sender<Remedy>, bool),
     Rotate(oneshot::Sender<Rotated>),
     Verify(oneshot::Sender<Option<(PairVersion, Verdict)>>),
+}
+
+/// A revocation that is not on disk yet.
+pub(super) struct PendingRevoke {
+    pub(super) version: PairVersion,
+    pub(super) known: bool,
+    /// When the operator is told that it is not.
+    pub(super) until: Instant,
+    pub(super) reply: oneshot::Sender<Revocation>,
+}
+
+/// The revocations that are being written, and the operators who wait for them.
+#[derive(Default)]
+pub(super) struct Revocations {
+    pub(super) writes: BTreeMap<PairVersion, RepeatedWrite>,
+    pub(super) waiting: Vec<PendingRevoke>,
+}
+
+pub(super) struct RepeatedWrite {
+    /// When it is written again; `None`: it is being written.
+    pub(super) next: Option<Instant>,
+    pub(super) waits: Backoff,
+}
+
+impl Revocations {
+    /// When something is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let writes = self.writes.values().filter_map(|write| write.next);
+        writes.chain(self.waiting.iter().map(|waiting| waiting.until)).min()
+    }
+
+    /// Tells those who wait for a version, or for longer than they want to, what came of it.
+    pub(super) fn tell(&mut self, told: impl Fn(&PendingRevoke) -> bool, stored: &Result<(), String>) {
+        let (told, rest) = std::mem::take(&mut self.waiting).into_iter().partition(told);
+        self.waiting = rest;
+        for PendingRevoke { known, reply, .. } in told {
+            let _ = reply.send(Revocation { known, stored: stored.clone() });
+        }
+    }
 }

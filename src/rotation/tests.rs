@@ -8,14 +8,43 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     config::{self, KeySource},
-    keys::{Event, KeyContext, Keys, NoKey, Role, Verification},
+    keys::{
+        Event, KeySettings, Keys, NoKey, PairSource, PairVersion, RefusedRequest, Remedy, RequestOrigin, Revocation,
+        RevocationStore, Role, Rotated, StoreRevocation, TriedPair, Verification,
+    },
 };
+
+/// A disk that may be broken.
+#[derive(Default)]
+struct TestDisk {
+    broken: Mutex<bool>,
+    stored: Mutex<Vec<PairVersion>>,
+}
+
+impl RevocationStore for TestDisk {
+    fn load(&self) -> Vec<PairVersion> {
+        self.stored.lock().clone()
+    }
+
+    fn store(&self, version: PairVersion) -> StoreRevocation {
+        let result = if *self.broken.lock() { Err("no space left".to_owned()) } else { Ok(()) };
+        if result.is_ok() {
+            self.stored.lock().push(version);
+        }
+        Box::pin(async move { result })
+    }
+}
+
+fn disk() -> Arc<TestDisk> {
+    Arc::default()
+}
 
 /// The keys of an account, and a stub of Fastrac with a verdict for each pair.
 struct World {
     keys: Arc<Keys>,
     folder: tempfile::TempDir,
     fastrac: Arc<Fastrac>,
+    disk: Arc<TestDisk>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -56,10 +85,11 @@ impl World {
             put(folder.path(), first);
         }
         let events = fastrac.clone();
+        let disk = disk();
         let (keys, mut keeper) = Keys::open(
             &account(folder.path(), change),
-            KeyContext::default(),
-            [],
+            None,
+            disk.clone(),
             Box::new(move |event| events.events.lock().push(event.clone())),
         )
         .unwrap();
@@ -78,7 +108,7 @@ impl World {
                 verdict.unwrap_or(Verdict::Undecided)
             }
         }));
-        let world = Self { keys, folder, fastrac, task };
+        let world = Self { keys, folder, fastrac, disk, task };
         world.pass(100).await;
         world
     }
@@ -104,12 +134,31 @@ impl World {
         self.keys.lease().unwrap().version()
     }
 
+    /// A request of a service, refused with a pair.
+    async fn refused_for(&self, service: &str, version: PairVersion, may_resend: bool) -> Remedy {
+        self.keys.refused(request(service, &[version], may_resend)).await
+    }
+
+    async fn refused(&self, version: PairVersion) -> Remedy {
+        self.refused_for("shop", version, true).await
+    }
+
     fn asked(&self) -> Vec<u32> {
         std::mem::take(&mut self.fastrac.asked.lock())
     }
 
     fn events(&self) -> Vec<&'static str> {
         self.fastrac.events.lock().drain(..).map(|event| event.what.as_str()).collect()
+    }
+}
+
+/// A request that was refused now, signed with one pair after the other.
+fn request(service: &str, tried: &[PairVersion], may_resend: bool) -> RefusedRequest {
+    let refused = Instant::now();
+    RefusedRequest {
+        tried: tried.iter().map(|version| TriedPair { version: *version, refused }).collect(),
+        origin: Some(RequestOrigin { service: service.into(), operation: "v2.track".into() }),
+        may_resend,
     }
 }
 
@@ -231,15 +280,14 @@ mod verifies {
     #[tokio::test(start_paused = true)]
     async fn and_has_no_key_when_the_only_one_is_refused() {
         let world = World::with(|_| {}, &[(1, Verdict::Refused)], Some(1)).await;
-        assert_eq!(world.keys.lease().unwrap_err(), NoKey::Refused);
+        assert!(matches!(world.keys.lease().unwrap_err(), NoKey::Refused { .. }));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_canary_that_panics_is_undecided() {
         let folder = tempfile::tempdir().unwrap();
         put(folder.path(), 1);
-        let (keys, keeper) =
-            Keys::open(&account(folder.path(), |_| {}), KeyContext::default(), [], Box::new(|_| {})).unwrap();
+        let (keys, keeper) = Keys::open(&account(folder.path(), |_| {}), None, disk(), Box::new(|_| {})).unwrap();
         let task = tokio::spawn(keep(keeper, |_| async { panic!("canary") }));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(keys.lease().is_ok());
@@ -306,7 +354,7 @@ mod refused {
         let requests: Vec<_> = (0..64)
             .map(|_| {
                 let keys = world.keys.clone();
-                tokio::spawn(async move { keys.refused(old, true).await })
+                tokio::spawn(async move { keys.refused(request("shop", &[old], true)).await })
             })
             .collect();
         for request in requests {
@@ -315,10 +363,10 @@ mod refused {
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         world.pass(100).await;
-        assert_eq!(world.events(), ["seen", "verified", "promoted", "refreshed", "seen", "promoted", "verified"]);
+        assert_eq!(world.events(), ["seen", "verified", "promoted", "refreshed", "seen", "verified", "promoted"]);
         assert_eq!(world.asked(), [1, 2], "one canary for each pair");
         // A late 401 of the old pair starts nothing.
-        let Remedy::Resend(lease) = world.keys.refused(old, true).await else { panic!("no new pair") };
+        let Remedy::Resend(lease) = world.refused(old).await else { panic!("no new pair") };
         assert_eq!(number(&lease), 2);
     }
 
@@ -331,7 +379,7 @@ mod refused {
         assert_eq!(world.in_use(), 2);
         world.events();
         world.thinks(2, Verdict::Refused);
-        let Remedy::Resend(lease) = world.keys.refused(world.version(), true).await else { panic!("no previous") };
+        let Remedy::Resend(lease) = world.refused(world.version()).await else { panic!("no previous") };
         assert_eq!(number(&lease), 1);
         world.pass(100).await;
         assert_eq!(world.in_use(), 1);
@@ -342,31 +390,99 @@ mod refused {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_unverified_pair_in_use_that_is_bad_gives_way_to_the_one_before() {
-        let world = World::new().await;
+    async fn a_new_pair_that_is_bad_never_comes_into_use_because_of_a_request() {
+        for overlap in [0, 600] {
+            let world =
+                World::with(|r| r.overlap = Duration::from_secs(overlap), &[(1, Verdict::Verified)], Some(1)).await;
+            let old = world.version();
+            // Its canary brings no verdict.
+            world.put(2);
+            world.pass(2_000).await;
+            // The 401 was the request's own, but the gateway can't know and tries what is new.
+            let Remedy::Resend(lease) = world.refused(old).await else { panic!("no new pair") };
+            assert_eq!(number(&lease), 2);
+            let second = world.keys.refused(request("shop", &[old, lease.version()], true)).await;
+            assert!(matches!(second, Remedy::Own), "{second:?}");
+            world.pass(3_600_000).await;
+            assert_eq!(world.in_use(), 1);
+            let new = world.keys.status().pairs.into_iter().find(|pair| pair.role == Role::Candidate).unwrap();
+            assert!(new.standing == Verification::Unverified && new.undecided);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pair_that_was_accepted_where_the_old_one_was_refused_is_used() {
+        let world = World::with(|r| r.overlap = Duration::ZERO, &[(1, Verdict::Verified)], Some(1)).await;
         let old = world.version();
-        world.thinks(2, Verdict::Refused);
         world.put(2);
-        // The 401 was the request's own, but the gateway can't know and tries what is new.
-        let Remedy::Resend(lease) = world.keys.refused(old, true).await else { panic!("no new pair") };
-        assert_eq!(number(&lease), 2);
-        let second = world.keys.refused(lease.version(), false).await;
-        assert!(matches!(second, Remedy::Rejected), "{second:?}");
-        assert_eq!(world.in_use(), 1);
+        world.pass(2_000).await;
+        let Remedy::Resend(lease) = world.refused(old).await else { panic!("no new pair") };
+        world.keys.accepted(lease.version());
+        world.pass(3_600_000).await;
+        assert_eq!(world.in_use(), 2);
+        // Whatever the overlap: until the new one is verified.
+        assert_eq!(world.keys.status().pairs[1].version, old);
+        let Remedy::Resend(lease) = world.refused(world.version()).await else { panic!("no previous pair") };
+        assert_eq!(lease.version(), old);
+        assert!(world.keys.status().pairs[0].doubted, "in use, unverified, being refused");
+        world.thinks(2, Verdict::Verified);
+        world.pass(61_000).await;
+        assert_eq!(world.keys.status().pairs.len(), 1, "it is verified, and there is no overlap");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_canary_decides_when_there_is_no_other_pair() {
         let world = World::new().await;
         let version = world.version();
-        assert!(matches!(world.keys.refused(version, true).await, Remedy::Own));
-        world.pass(1_000).await;
-        world.thinks(1, Verdict::Refused);
-        assert!(matches!(world.keys.refused(version, true).await, Remedy::Rejected));
+        assert!(matches!(world.refused(version).await, Remedy::Own));
         world.pass(1_000).await;
         world.thinks(1, Verdict::Undecided);
-        assert!(matches!(world.keys.refused(version, true).await, Remedy::Rejected));
+        assert!(matches!(world.refused_for("depot", version, true).await, Remedy::Rejected));
         assert!(world.keys.lease().is_ok(), "the pair in use stays");
+        world.pass(2_000).await;
+        world.thinks(1, Verdict::Refused);
+        assert!(matches!(world.refused_for("depot", version, true).await, Remedy::Rejected));
+        assert!(world.keys.lease().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_service_causes_is_remembered_for_it_alone() {
+        let world = World::new().await;
+        let version = world.version();
+        world.asked();
+        for _ in 0..90 {
+            assert!(matches!(world.refused(version).await, Remedy::Own));
+            world.pass(100).await;
+        }
+        assert_eq!(world.asked(), [1], "one canary in nine seconds");
+        assert_eq!(world.events().iter().filter(|event| **event == "refreshed").count(), 1, "and one reading");
+        // The pair is really refused now. Another service finds that out at once, and then it holds for all.
+        world.thinks(1, Verdict::Refused);
+        assert!(matches!(world.refused_for("depot", version, true).await, Remedy::Rejected));
+        assert!(world.keys.lease().is_err());
+        assert!(matches!(world.refused(version).await, Remedy::Rejected));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_verdict_decides_only_what_was_sent_before_its_canary_began() {
+        let world = World::new().await;
+        let version = world.version();
+        world.asked();
+        *world.fastrac.slow.lock() = 100;
+        let first = request("shop", &[version], true);
+        let earlier = request("depot", &[version], true);
+        let keys = world.keys.clone();
+        let first = tokio::spawn(async move { keys.refused(first).await });
+        world.pass(50).await;
+        let later = request("branch", &[version], true);
+        let start = Instant::now();
+        let (earlier, later) = tokio::join!(world.keys.refused(earlier), async {
+            let remedy = world.keys.refused(later).await;
+            (remedy, start.elapsed())
+        });
+        assert!(matches!(earlier, Remedy::Own) && matches!(first.await.unwrap(), Remedy::Own));
+        assert!(matches!(later.0, Remedy::Own) && later.1 >= Duration::from_millis(149), "{later:?}");
+        assert_eq!(world.asked(), [1, 1]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -380,7 +496,7 @@ mod refused {
                 let keys = world.keys.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_millis(n)).await;
-                    keys.refused(version, true).await
+                    keys.refused(request("shop", &[version], true)).await
                 })
             })
             .collect();
@@ -395,20 +511,24 @@ mod refused {
         let world = World::new().await;
         let version = world.version();
         world.thinks(1, Verdict::Refused);
-        assert!(matches!(world.keys.refused(version, true).await, Remedy::Rejected));
-        assert!(world.keys.lease().is_ok(), "one refusal is not the end");
-        world.pass(5_000).await;
-        assert_eq!(world.keys.lease().unwrap_err(), NoKey::Refused);
         world.asked();
-        world.pass(600_000).await;
-        assert!((5..=14).contains(&world.asked().len()), "hardly asks");
+        let start = Instant::now();
+        assert!(matches!(world.refused(version).await, Remedy::Rejected));
+        let Err(NoKey::Refused { next_canary: Some(next) }) = world.keys.lease() else { panic!("locked out") };
+        assert_eq!((next - start).as_secs(), 1);
+        assert_eq!(world.asked(), [1]);
+        // After 1, 2, 5, 5 seconds, for as long as it takes.
+        for (wait, canaries) in [(1_100, 1), (2_000, 1), (5_000, 1), (5_000, 1), (600_000, 120)] {
+            world.pass(wait).await;
+            assert_eq!(world.asked().len(), canaries, "after {wait} ms");
+        }
         world.thinks(1, Verdict::Verified);
-        world.pass(61_000).await;
+        world.pass(5_000).await;
         assert_eq!(world.in_use(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_every_known_pair_stops_sending_and_probes_ever_more_seldom() {
+    async fn of_every_known_pair_stops_sending_until_one_is_good() {
         let world = World::new().await;
         world.thinks(2, Verdict::Verified);
         world.put(2);
@@ -416,23 +536,32 @@ mod refused {
         let new = world.version();
         world.thinks(1, Verdict::Refused);
         world.thinks(2, Verdict::Refused);
-        let Remedy::Resend(old) = world.keys.refused(new, true).await else { panic!("the previous one is tried") };
+        let Remedy::Resend(old) = world.refused(new).await else { panic!("the previous one is tried") };
         assert_eq!(number(&old), 1);
-        assert!(matches!(world.keys.refused(old.version(), false).await, Remedy::Rejected));
-        world.pass(5_000).await;
-        assert_eq!(world.keys.lease().unwrap_err(), NoKey::Refused);
-        world.asked();
-        let mut minutes = Vec::new();
-        for _ in 0..10 {
-            world.pass(60_000).await;
-            minutes.push(world.asked().len());
-        }
-        assert!(minutes.is_sorted_by(|before, after| before >= after), "canaries a minute: {minutes:?}");
-        assert!(minutes[0] <= 8 && minutes[9] <= 2, "canaries a minute: {minutes:?}");
-        assert_eq!(world.keys.lease().unwrap_err(), NoKey::Refused);
+        let both = request("shop", &[new, old.version()], true);
+        assert!(matches!(world.keys.refused(both).await, Remedy::Rejected));
+        assert!(matches!(world.keys.lease().unwrap_err(), NoKey::Refused { .. }));
+        world.pass(600_000).await;
         // Either of them may be the one that becomes good.
         world.thinks(2, Verdict::Verified);
-        world.pass(61_000).await;
+        world.pass(6_000).await;
+        assert_eq!(world.in_use(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_pair_in_the_source_ends_a_lock_out_at_once_and_requests_wait_for_it() {
+        let world = World::new().await;
+        let version = world.version();
+        world.thinks(1, Verdict::Refused);
+        world.thinks(2, Verdict::Verified);
+        *world.fastrac.slow.lock() = 100;
+        let keys = world.keys.clone();
+        let refused = tokio::spawn(async move { keys.refused(request("shop", &[version], true)).await });
+        world.pass(50).await;
+        // After the source was read for the refused request, and before the canary's verdict.
+        world.put(2);
+        let Remedy::Resend(lease) = refused.await.unwrap() else { panic!("the source was not read again") };
+        assert_eq!(number(&lease), 2);
         assert_eq!(world.in_use(), 2);
     }
 
@@ -443,7 +572,8 @@ mod refused {
         world.thinks(1, Verdict::Refused);
         world.thinks(2, Verdict::Verified);
         world.put(2);
-        assert!(matches!(world.keys.refused(old, false).await, Remedy::Rejected));
+        assert!(matches!(world.refused_for("shop", old, false).await, Remedy::Rejected));
+        world.pass(10).await;
         assert_eq!(world.in_use(), 2);
     }
 
@@ -454,7 +584,7 @@ mod refused {
         world.put(2);
         world.pass(1_100).await;
         let start = Instant::now();
-        let Remedy::Resend(lease) = world.keys.refused(world.version(), true).await else { panic!("no new pair") };
+        let Remedy::Resend(lease) = world.refused(world.version()).await else { panic!("no new pair") };
         assert_eq!((number(&lease), start.elapsed()), (2, Duration::ZERO));
     }
 
@@ -463,7 +593,7 @@ mod refused {
         let world = World::new().await;
         world.task.abort();
         world.pass(10).await;
-        assert!(matches!(world.keys.refused(world.version(), true).await, Remedy::Rejected));
+        assert!(matches!(world.refused(world.version()).await, Remedy::Rejected));
         assert_eq!(world.keys.rotate(true).await, None);
     }
 }
@@ -509,24 +639,41 @@ mod commands {
         world.put(2);
         world.pass(1_100).await;
         let second = world.version();
-        world.keys.revoke(second).await;
+        let leased = world.keys.lease().unwrap();
+        let stored = Some(Revocation { known: true, stored: Ok(()) });
+        assert_eq!(world.keys.revoke(second).await, stored);
+        assert!(leased.is_revoked(), "for requests that have it already");
         assert_eq!(world.in_use(), 1, "the previous one takes over");
         assert!(matches!(world.keys.rotate(true).await, Some(Rotated::Revoked(v)) if v == second));
-        world.keys.revoke(first).await;
+        assert_eq!(world.keys.revoke(first).await, stored);
         assert_eq!(world.keys.lease().unwrap_err(), NoKey::None);
         world.pass(5_000).await;
         assert!(world.keys.lease().is_err());
-        assert!(matches!(world.keys.refused(second, true).await, Remedy::Rejected));
-        // The store takes it from the event.
-        let revoked = world.fastrac.events.lock().iter().filter(|e| e.what == KeyEvent::Revoked).count();
-        assert_eq!(revoked, 2);
+        assert!(matches!(world.refused(second).await, Remedy::Rejected));
+        let unknown = world.keys.revoke("00000000".parse().unwrap()).await.unwrap();
+        assert!(!unknown.known && unknown.stored.is_ok());
         let (keys, keeper) =
-            Keys::open(&account(world.folder.path(), |_| {}), KeyContext::default(), [first, second], Box::new(|_| {}))
-                .unwrap();
+            Keys::open(&account(world.folder.path(), |_| {}), None, world.disk.clone(), Box::new(|_| {})).unwrap();
         let task = tokio::spawn(keep(keeper, |_| async { Verdict::Verified }));
         world.pass(100).await;
         assert!(keys.lease().is_err(), "nor after a restart");
         task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_revocation_that_cannot_be_stored_is_reported_and_written_again() {
+        let world = World::new().await;
+        let version = world.version();
+        *world.disk.broken.lock() = true;
+        let revocation = world.keys.revoke(version).await.unwrap();
+        assert!(revocation.known && revocation.stored.is_err());
+        assert!(world.keys.lease().is_err(), "it holds nevertheless");
+        assert_eq!(world.keys.status().unstored, 1);
+        assert!(world.keys.revoke(version).await.unwrap().stored.is_err(), "and is not reported as done later");
+        *world.disk.broken.lock() = false;
+        world.pass(40_000).await;
+        assert_eq!((world.keys.status().unstored, world.disk.stored.lock().clone()), (0, vec![version]));
+        assert_eq!(world.keys.revoke(version).await.unwrap().stored, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -554,7 +701,7 @@ async fn hundreds_of_rotations_leave_no_request_without_a_pair() {
             // The old pair is dead at once.
             1 => {
                 world.thinks(n - 1, Verdict::Refused);
-                let Remedy::Resend(lease) = world.keys.refused(old, true).await else { panic!("no pair at {n}") };
+                let Remedy::Resend(lease) = world.refused(old).await else { panic!("no pair at {n}") };
                 assert_eq!(number(&lease), n);
                 world.pass(300).await;
             }
@@ -567,27 +714,71 @@ async fn hundreds_of_rotations_leave_no_request_without_a_pair() {
     assert!(!shown.contains("canary-secret") && !shown.contains("access-"), "{shown}");
 }
 
+/// Puts other settings in force, as a reload does.
+async fn reload(world: &World, source: Option<&std::path::Path>, overlap: u64) {
+    let changed = account(source.unwrap_or(world.folder.path()), |r| r.overlap = Duration::from_secs(overlap));
+    let source = source.map(|_| Arc::new(PairSource::open(&changed.keys, "main", None).unwrap()));
+    let (keys, settings) = (world.keys.clone(), KeySettings { source, rotation: changed.rotation });
+    let taken = tokio::task::spawn_blocking(move || keys.reconfigure(settings, Duration::from_secs(5)));
+    assert!(taken.await.unwrap(), "the settings are in force");
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_reload_with_another_source_goes_on_with_the_pair_in_use() {
+async fn a_reload_with_another_source_keeps_pairs_and_refused_requests() {
     let world = World::new().await;
     let (version, other) = (world.version(), tempfile::tempdir().unwrap());
-    let beside = || KeyContext { vault: None, before: Some(&world.keys) };
-    let (keys, mut keeper) = Keys::open(&account(other.path(), |_| {}), beside(), [], Box::new(|_| {})).unwrap();
-    assert_eq!(keys.lease().unwrap().version(), version, "before the first reading");
-    keeper.watched = false;
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let seen = asked.clone();
-    let task = tokio::spawn(keep(keeper, move |lease| {
-        seen.lock().push(number(&lease));
-        async { Verdict::Verified }
-    }));
-    world.pass(5_000).await;
-    assert_eq!(keys.lease().unwrap().version(), version, "its source has none");
+    world.thinks(1, Verdict::Refused);
+    world.thinks(2, Verdict::Verified);
+    *world.fastrac.slow.lock() = 500;
+    let keys = world.keys.clone();
+    let refused = tokio::spawn(async move { keys.refused(request("shop", &[version], true)).await });
+    world.pass(50).await;
     put(other.path(), 2);
-    world.pass(1_500).await;
-    assert_eq!(number(&keys.lease().unwrap()), 2);
-    assert_eq!(*asked.lock(), [2], "canaries");
+    reload(&world, Some(other.path()), 600).await;
+    let Remedy::Resend(lease) = refused.await.unwrap() else { panic!("the request failed") };
+    assert_eq!(number(&lease), 2, "it is decided by the new source");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_loses_neither_a_pair_nor_a_revocation() {
+    let world = World::new().await;
+    world.thinks(2, Verdict::Verified);
+    world.put(2);
+    world.pass(1_100).await;
+    let (new, other) = (world.version(), tempfile::tempdir().unwrap());
+    reload(&world, Some(other.path()), 600).await;
+    world.pass(5_000).await;
+    assert_eq!(world.in_use(), 2, "the new source has none");
+    world.keys.revoke(new).await;
+    reload(&world, Some(world.folder.path()), 600).await;
+    world.pass(5_000).await;
+    assert_eq!(world.in_use(), 1, "the source has the revoked one");
+    reload(&world, None, 0).await;
+    world.pass(5_000).await;
+    assert_eq!(world.in_use(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_panics_is_restarted_with_its_pairs() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), 1);
+    let panics = Arc::new(Mutex::new(false));
+    let observed = panics.clone();
+    let observer = move |event: &Event| {
+        let panics = std::mem::take(&mut *observed.lock());
+        assert!(!panics, "at {event:?}");
+    };
+    let (keys, mut keeper) = Keys::open(&account(folder.path(), |_| {}), None, disk(), Box::new(observer)).unwrap();
+    keeper.watched = false;
+    let task = tokio::spawn(keep(keeper, |_| async { Verdict::Verified }));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let version = keys.lease().unwrap().version();
+    *panics.lock() = true;
+    let second = "5b84194d".parse().unwrap();
+    assert_eq!(keys.revoke(second).await, None, "the command ends with the task");
+    assert_eq!(keys.lease().unwrap().version(), version);
+    assert_eq!(keys.rotate(false).await, Some(Rotated::Unchanged), "it works again");
+    let status = keys.status();
+    assert!(status.restarted.is_some() && status.revoked == [second] && status.unstored == 0);
     task.abort();
-    let (keys, _) = Keys::open(&account(other.path(), |_| {}), beside(), [version], Box::new(|_| {})).unwrap();
-    assert!(keys.lease().is_err(), "a revoked one is not taken over");
 }

@@ -85,7 +85,7 @@ mod tests {
 
     fn lease(access: &str, secret: &str) -> Lease {
         let pair = KeyPair::new(Secret::new(access.to_owned()), Secret::new(secret.to_owned())).unwrap();
-        Lease::new(Arc::new(LoadedPair { account: "main".into(), pair, loaded_at: jiff::Timestamp::now() }))
+        Lease::new(Arc::new(LoadedPair::new("main".into(), pair, jiff::Timestamp::now(), Arc::default())))
     }
 
     fn route() -> Route {

@@ -288,7 +288,11 @@ fn what_was_used_today_stays_counted_whatever_changes() {
         with(&third).replace("[accounts.main]", "[accounts.away]").replace("account = \"main\"", "account = \"third\""),
     );
     reload(with(&shelf("main")));
-    assert_eq!(gateway.app().gateway.current.load().accounts[0].budget.usage().used_today, 11);
+    assert_eq!(
+        gateway.app().gateway.current.load().accounts[0].budget.usage().used_today,
+        12,
+        "and the canary of an account that is back"
+    );
 }
 
 #[test]

@@ -58,7 +58,7 @@ async fn a_revoked_version_never_serves_again() {
     let version = version(&stage);
     let reply = stage.post("/keys/revoke", &format!(r#"{{"account": "main", "version": "{version}"}}"#)).await;
     assert_eq!(reply.status, 200, "{reply:?}");
-    assert_eq!(reply.json()["usable"], false);
+    assert_eq!((&reply.json()["usable"], &reply.json()["known"]), (&false.into(), &true.into()));
     assert!(stage.gateway.current.load().accounts[0].keys.lease().is_err());
     let kept: Vec<_> = stage.gateway.live.revoked.of("main").iter().map(ToString::to_string).collect();
     assert_eq!(kept, std::slice::from_ref(&version), "the store knows, so the next start does");
@@ -66,6 +66,22 @@ async fn a_revoked_version_never_serves_again() {
     assert_eq!((reply.status, &reply.json()["accounts"]["main"]["result"]), (409, &"revoked".into()));
     let status = stage.get("/status").await.json();
     assert_eq!(status["accounts"]["main"]["keys"]["revoked"], serde_json::json!([version]));
+    let degraded = stage.get("/readyz").await.json()["degraded"].to_string();
+    assert!(degraded.contains("a pair that was revoked"), "{degraded}");
+    let reply = stage.post("/keys/revoke", r#"{"account": "main", "version": "00000000"}"#).await;
+    assert_eq!((reply.status, &reply.json()["known"]), (200, &false.into()));
+}
+
+#[tokio::test]
+async fn a_revocation_that_cannot_be_stored_is_no_success() {
+    let stage = TestAdmin::usual().await;
+    let version = version(&stage);
+    stage.store.close().await;
+    let reply = stage.post("/keys/revoke", &format!(r#"{{"version": "{version}"}}"#)).await;
+    assert_eq!((reply.status, reply.code()), (503, "keys.unstored".to_owned()), "{reply:?}");
+    assert!(stage.gateway.current.load().accounts[0].keys.lease().is_err(), "it holds in memory");
+    let degraded = stage.get("/readyz").await.json()["degraded"].to_string();
+    assert!(degraded.contains("not stored yet"), "{degraded}");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::{
     client::{VaultRequest, VaultResponse, encoded},
     fault::VaultError,
+    number::number,
     server::error_text,
     session::{Vault, VaultToken},
 };
@@ -90,6 +91,7 @@ struct KvV2Data {
 
 #[derive(Deserialize)]
 struct KvV2Metadata {
+    #[serde(default, deserialize_with = "number")]
     version: u64,
     #[serde(default)]
     destroyed: bool,
@@ -123,12 +125,12 @@ impl KvSecret {
         &self.vault
     }
 
-    /// Reads the newest version.
+    /// Reads the newest version. `now`: an operator wants it now, whatever waits earlier failures have caused.
     ///
     /// # Errors
     /// [`VaultError`] when there is no complete pair.
-    pub(crate) async fn read(&self) -> Result<RawPair, VaultError> {
-        let read = tokio::time::timeout(READ_DEADLINE, self.read_once())
+    pub(crate) async fn read(&self, now: bool) -> Result<RawPair, VaultError> {
+        let read = tokio::time::timeout(READ_DEADLINE, self.read_once(now))
             .await
             .unwrap_or(Err(VaultError::DeadlineExceeded(READ_DEADLINE)));
         if let Err(fault) = &read
@@ -140,7 +142,11 @@ impl KvSecret {
         read
     }
 
-    async fn read_once(&self) -> Result<RawPair, VaultError> {
+    async fn read_once(&self, now: bool) -> Result<RawPair, VaultError> {
+        if now {
+            self.state.lock().denied = None;
+            self.vault.forget_failure().await;
+        }
         let token = self.vault.token().await?;
         let mut read = self.read_with(&token).await;
         if matches!(read, Err(VaultError::Denied(_)))

@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{client::encoded, fault::VaultError};
+use super::{client::encoded, fault::VaultError, number::number};
 use crate::{
     config::VaultAuth,
     files::{
@@ -25,6 +25,9 @@ use crate::{
 
 /// The variable with the token of method `token` without a file.
 const VAULT_TOKEN: &str = "VAULT_TOKEN";
+/// A token that lives longer is renewed or replaced after this time all the same: points in time that far can be
+/// calculated with.
+const MAX_LIFE: Duration = Duration::from_secs(365 * 86_400);
 /// Maximum length of a credential, in bytes.
 const MAX_CREDENTIAL: usize = 32 << 10;
 
@@ -39,7 +42,7 @@ pub(super) struct TokenGrant {
     #[serde(deserialize_with = "secret")]
     pub(super) client_token: Secret,
     /// In seconds; 0: it doesn't end.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number")]
     lease_duration: u64,
     #[serde(default)]
     pub(super) renewable: bool,
@@ -54,6 +57,7 @@ pub(super) struct LookupBody {
 #[derive(Deserialize)]
 pub(super) struct TokenInfo {
     /// Seconds left; 0: it doesn't end.
+    #[serde(default, deserialize_with = "number")]
     ttl: u64,
     #[serde(default)]
     pub(super) renewable: bool,
@@ -72,7 +76,7 @@ impl TokenInfo {
 }
 
 fn seconds(seconds: u64) -> Option<Duration> {
-    (seconds > 0).then_some(Duration::from_secs(seconds))
+    (seconds > 0).then_some(Duration::from_secs(seconds).min(MAX_LIFE))
 }
 
 pub(super) struct LoginRequest {

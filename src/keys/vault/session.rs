@@ -58,11 +58,13 @@ struct SessionState {
     failed: Option<FailedLogin>,
     /// The waits after failed renewals.
     retry: Backoff,
+    /// Whether it was ended.
+    closed: bool,
 }
 
 impl Default for SessionState {
     fn default() -> Self {
-        Self { token: None, failed: None, retry: Backoff::new(FIRST_WAIT, MAX_WAIT) }
+        Self { token: None, failed: None, retry: Backoff::new(FIRST_WAIT, MAX_WAIT), closed: false }
     }
 }
 
@@ -125,6 +127,13 @@ impl Vault {
         self.log_in(&mut state).await
     }
 
+    /// The next login is not held back because the last one failed.
+    pub(super) async fn forget_failure(&self) {
+        let mut state = self.state.lock().await;
+        state.failed = None;
+        state.retry.reset();
+    }
+
     /// The token to try after the vault denied a request with `denied`: a newer one, or that of a new login.
     /// `None`: there is no other.
     ///
@@ -139,6 +148,28 @@ impl Vault {
             return None;
         }
         Some(self.log_in(&mut state).await)
+    }
+
+    /// Ends the session: revokes the token if it comes from a login, and logs in no more. A configured token belongs to
+    /// its operators. Takes as long as the vault does.
+    pub async fn close(&self) {
+        let mut state = self.state.lock().await;
+        state.closed = true;
+        self.due.send_replace(None);
+        let Some(token) = state.token.take() else { return };
+        if matches!(self.settings().auth, VaultAuth::Token { .. }) {
+            return;
+        }
+        let body = Zeroizing::new(b"{}".to_vec());
+        let revoke = VaultRequest::post("auth/token/revoke-self", Some(&token.value), body);
+        match self.server.send(revoke).await {
+            Ok(response) if response.status.is_success() => {}
+            Ok(response) => {
+                let (status, said) = (response.status.as_u16(), error_text(&response));
+                tracing::warn!(vault = self.settings().address, status, said, "the vault's token was not revoked");
+            }
+            Err(error) => tracing::warn!(vault = self.settings().address, %error, "the vault's token was not revoked"),
+        }
     }
 
     /// Renews the token, or logs in again, whenever that is due; never ends. Several may run at once: one of
@@ -194,6 +225,9 @@ impl Vault {
     }
 
     async fn log_in(&self, state: &mut SessionState) -> Result<Arc<VaultToken>, VaultError> {
+        if state.closed {
+            return Err(VaultError::Unfit("the session was ended".to_owned()));
+        }
         if let Some(failed) = &state.failed
             && Instant::now() < failed.at + LOGIN_FLOOR
         {

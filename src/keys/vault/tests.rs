@@ -168,7 +168,7 @@ impl VaultSetup {
     }
 
     async fn read(&self) -> Result<u64, VaultError> {
-        let RawPair { access, secret, version, .. } = self.secret.read().await?;
+        let RawPair { access, secret, version, .. } = self.secret.read(false).await?;
         let number = version.expect("version 2 has numbers");
         assert_eq!(access.expose(), format!("access-{number}"));
         assert_eq!(secret.expose(), format!("canary-secret-{number}"));
@@ -221,7 +221,7 @@ mod asks {
             "GET secret/fastrac/main",
             [says(200, &json!({ "data": { "access_key": "a\n", "secret_key": "s" } }))],
         );
-        let halves = world.secret.read().await.unwrap();
+        let halves = world.secret.read(false).await.unwrap();
         assert_eq!((halves.access.expose(), halves.secret.expose(), halves.version), ("a", "s", None));
     }
 
@@ -493,6 +493,54 @@ mod follows {
     }
 }
 
+mod bounds {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_number_a_vault_sends() {
+        for lease in [json!(u64::MAX), json!(1e300), json!(-1), json!(3600.5), json!("1h"), json!(null)] {
+            let world = VaultSetup::new();
+            let auth = json!({ "client_token": TOKEN, "lease_duration": lease, "renewable": true });
+            world.stub.will(LOGIN, [says(200, &json!({ "auth": auth }))]);
+            world.stub.will(RENEW, [says(200, &json!({ "auth": auth }))]);
+            let tending = world.vault.clone();
+            let task = tokio::spawn(async move { tending.tend().await });
+            assert_eq!(world.read().await, Ok(1), "{lease}");
+            tokio::time::sleep(Duration::from_secs(400 * 86_400)).await;
+            assert!(!task.is_finished(), "{lease}");
+            assert_eq!(world.read().await, Ok(1), "{lease}");
+            task.abort();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_ends_with_its_token() {
+        const REVOKE: &str = "POST auth/token/revoke-self";
+        let world = VaultSetup::new();
+        assert_eq!(world.read().await, Ok(1));
+        world.vault.close().await;
+        assert_eq!(world.stub.count(REVOKE), 1);
+        assert!(world.read().await.is_err(), "it logs in no more");
+        assert_eq!(world.stub.count(LOGIN), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_that_an_operator_does_not_have_to_sit_out() {
+        let world = VaultSetup::new();
+        world.stub.will(READ, [denied()]);
+        for _ in 0..20 {
+            let _ = world.read().await;
+            tokio::time::sleep(Duration::from_secs(600)).await;
+        }
+        let logins = world.stub.count(LOGIN);
+        let _ = world.read().await;
+        assert_eq!(world.stub.count(LOGIN), logins, "it waits for up to an hour");
+        world.stub.will(READ, [denied(), pair(1)]);
+        assert!(world.secret.read(true).await.is_ok());
+        assert_eq!(world.stub.count(LOGIN), logins + 1);
+    }
+}
+
 /// What an account's keys make of all this, with the rotation task above them.
 mod serves {
     use jiff::{SignedDuration, Timestamp};
@@ -500,9 +548,25 @@ mod serves {
 
     use super::*;
     use crate::{
-        keys::{KeyContext, KeyPair, Keys, NoKey, Remedy, SealedCopy, Secret, Verdict},
+        keys::{
+            KeyPair, Keys, NoKey, PairVersion, RefusedRequest, Remedy, RevocationStore, SealedCopy, Secret,
+            StoreRevocation, TriedPair, Verdict,
+        },
         rotation,
     };
+
+    /// Nothing is revoked in these tests.
+    struct Nowhere;
+
+    impl RevocationStore for Nowhere {
+        fn load(&self) -> Vec<PairVersion> {
+            Vec::new()
+        }
+
+        fn store(&self, _: PairVersion) -> StoreRevocation {
+            Box::pin(async { Ok(()) })
+        }
+    }
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -546,8 +610,7 @@ mod serves {
         async fn account(&self, folder: &std::path::Path) -> KeptAccount {
             let observer = Box::new(|_: &_| {});
             let (keys, keeper) =
-                Keys::open(&configured(folder), KeyContext { vault: Some(&self.vault), before: None }, [], observer)
-                    .unwrap();
+                Keys::open(&configured(folder), Some(&self.vault), Arc::new(Nowhere), observer).unwrap();
             let account =
                 KeptAccount { keys, task: tokio::spawn(rotation::keep(keeper, |_| async { Verdict::Verified })) };
             tokio::time::sleep(Duration::from_secs(20)).await;
@@ -585,7 +648,9 @@ mod serves {
         let account = world.account(world.folder.path()).await;
         *world.stub.hole.lock() = true;
         let (began, version) = (tokio::time::Instant::now(), account.keys.lease().unwrap().version());
-        assert!(matches!(account.keys.refused(version, true).await, Remedy::Own));
+        let tried = vec![TriedPair { version, refused: began }];
+        let refused = RefusedRequest { tried, origin: None, may_resend: true };
+        assert!(matches!(account.keys.refused(refused).await, Remedy::Own));
         assert!(began.elapsed() <= Duration::from_secs(2), "{:?}", began.elapsed());
     }
 

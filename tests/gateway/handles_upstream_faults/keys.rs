@@ -57,8 +57,10 @@ fn a_key_revoked_now_is_replaced() {
     gateway.sandbox.revoke(ACCESS);
     assert_eq!(send_directly(&gateway, ACCESS, SECRET), 401);
     refused(&gateway, &quote(&gateway));
-    refused(&gateway, &order(&gateway, 1));
-    assert_eq!(gateway.metric("requests_total", &[("outcome", "key_rejected")]), 2.0);
+    // From the canary's verdict on, nothing but canaries is sent.
+    let response = order(&gateway, 1);
+    assert_eq!((response.status, response.outcome(), response.sent()), (503, "no_key", "no"), "{response:?}");
+    assert_eq!(gateway.metric("requests_total", &[("outcome", "key_rejected")]), 1.0);
     assert_eq!(unknown(&gateway), 0.0, "a refused key executed nothing");
     recovers(&gateway);
 }
@@ -100,4 +102,25 @@ fn a_key_revoked_during_a_request_is_replaced() {
         assert_eq!(quote(&gateway).outcome(), "ok");
         assert_eq!(gateway.sandbox.counters().orders.duplicates, 0);
     }
+}
+
+#[test]
+fn an_order_that_is_not_sent_again_never_gets_the_accounts_401() {
+    let account = "rotation = { resend_orders = false, overlap = \"0s\" }";
+    let sandbox = fastrac_sandbox::Options {
+        keys: vec![key("gateway", ACCESS, SECRET), key("next", NEXT.0, NEXT.1)],
+        ..sandbox()
+    };
+    let gateway = Setup { sandbox, account, ..Setup::default() }.start();
+    // The order meets a pair that is revoked at this moment, and the next pair is in the file.
+    write(&gateway.folder.path().join("keys.toml"), &pair(NEXT.0, NEXT.1));
+    gateway.sandbox.revoke(ACCESS);
+    let response = order(&gateway, 1);
+    if response.outcome() != "ok" {
+        refused(&gateway, &response);
+    }
+    until("the next pair is used", || quote(&gateway).outcome() == "ok");
+    gateway.sandbox.revoke(NEXT.0);
+    refused(&gateway, &order(&gateway, 2));
+    assert_eq!(unknown(&gateway), 0.0, "a refused key executed nothing");
 }

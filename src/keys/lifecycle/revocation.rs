@@ -1,0 +1,53 @@
+//! Versions that an operator has revoked: never used again. What is not on disk yet is remembered. Pure; never fails.
+
+use std::collections::BTreeSet;
+
+use tokio::time::Instant;
+
+use super::KeyLifecycle;
+use crate::keys::{status::KeyEvent, tracked_pair::TrackedPair, version::PairVersion};
+
+impl KeyLifecycle {
+    /// Revokes a version. Returns whether it was known.
+    pub(crate) fn revoke(&mut self, version: PairVersion, now: Instant) -> bool {
+        let is = |slot: &TrackedPair| slot.version() == version;
+        let seen = self.seen.as_ref().is_some_and(|held| held.version() == version);
+        let known = seen || self.retired.contains(&version) || self.slots().any(|slot| is(slot));
+        let known = known || self.revoked.contains(version);
+        if !self.revoked.contains(version) {
+            self.revoked.extend([version]);
+            self.unstored.insert(version);
+            self.tell(KeyEvent::Revoked, Some(version));
+        }
+        self.candidate.take_if(|slot| is(slot));
+        self.previous.take_if(|previous| is(&previous.slot));
+        if self.current.take_if(|slot| is(slot)).is_some() {
+            self.retire(version);
+            self.caused.clear();
+            self.confirm = None;
+            if !self.take_over(now)
+                && let Some(previous) = self.previous.take_if(|previous| previous.slot.serves())
+            {
+                self.tell(KeyEvent::RolledBack, Some(previous.slot.version()));
+                self.current = Some(previous.slot);
+            }
+        }
+        self.update_lock(now);
+        known
+    }
+
+    /// Revokes versions that were revoked before a restart.
+    pub(crate) fn restore_revoked(&mut self, versions: impl IntoIterator<Item = PairVersion>) {
+        self.revoked.extend(versions);
+    }
+
+    /// The revoked versions that are not on disk yet.
+    pub(crate) fn unstored(&self) -> &BTreeSet<PairVersion> {
+        &self.unstored
+    }
+
+    /// A revocation is on disk.
+    pub(crate) fn stored(&mut self, version: PairVersion) {
+        self.unstored.remove(&version);
+    }
+}

@@ -1,0 +1,367 @@
+//! A model of the account's world, in which everything happens in any order: readings of the source, canaries,
+//! refusals of several services, revocations, reloads, faults and time. After each step the promises hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::keys::{command::Remedy, fault::SourceError, pair::KeyPair, secret::Secret, tracked_pair::just_after};
+
+const PAIRS: usize = 4;
+const SERVICES: usize = 3;
+/// Steps of one world, and number of worlds: more than a million steps.
+const STEPS: usize = 400;
+const WORLDS: u64 = 2_600;
+/// After the last fault, requests succeed within this time.
+const RECOVERY: Duration = Duration::from_secs(6);
+
+/// A request of one of the services.
+struct ModelRequest {
+    service: usize,
+    /// Fastrac refuses it whatever pair it is signed with.
+    causes: bool,
+    may_resend: bool,
+    tried: Vec<TriedPair>,
+    version: PairVersion,
+    /// When it was refused the last time, and began to wait.
+    refused: Instant,
+}
+
+struct RunningCanary {
+    version: PairVersion,
+    began: Instant,
+    verdict: Verdict,
+}
+
+struct RunningReading {
+    began: Instant,
+    /// What it sees; `None`: a fault.
+    content: Option<usize>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum RequestEnd {
+    Accepted,
+    Own,
+    Rejected,
+    NoKey,
+}
+
+struct World<'a> {
+    pairs: &'a [KeyPair],
+    origins: &'a [RequestOrigin],
+    random: fastrand::Rng,
+    now: Instant,
+    life: KeyLifecycle,
+    /// Whether Fastrac accepts each pair, and whether its canary brings a verdict.
+    accepts: [bool; PAIRS],
+    decides: bool,
+    source: Option<usize>,
+    readings: Option<RunningReading>,
+    canaries: Vec<RunningCanary>,
+    in_flight: Vec<ModelRequest>,
+    waiting: WaitingRefusals<ModelRequest>,
+    wanted: Option<Instant>,
+    poll_at: Instant,
+    revoked: BTreeSet<PairVersion>,
+    /// When the last canary that verified a version began.
+    verified: BTreeMap<PairVersion, Instant>,
+    /// When the last reading that came to an end began.
+    read: Option<Instant>,
+    /// By service: version and time of the last request that caused its own 401.
+    own: [Option<(PairVersion, Instant)>; SERVICES],
+    ends: Vec<RequestEnd>,
+}
+
+fn settings(overlap: u64) -> RotationConfig {
+    RotationConfig {
+        overlap: Duration::from_secs(overlap),
+        max_age: Duration::from_secs(72 * 3600),
+        resend_orders: true,
+    }
+}
+
+impl<'a> World<'a> {
+    fn new(pairs: &'a [KeyPair], origins: &'a [RequestOrigin], now: Instant, seed: u64) -> Self {
+        World {
+            pairs,
+            origins,
+            random: fastrand::Rng::with_seed(seed),
+            now,
+            life: KeyLifecycle::new("main", "file", true, settings(if seed.is_multiple_of(3) { 0 } else { 60 })),
+            accepts: [true; PAIRS],
+            decides: true,
+            source: Some(0),
+            readings: None,
+            canaries: Vec::new(),
+            in_flight: Vec::new(),
+            waiting: WaitingRefusals::default(),
+            wanted: None,
+            poll_at: now,
+            revoked: BTreeSet::new(),
+            verified: BTreeMap::new(),
+            read: None,
+            own: [None; SERVICES],
+            ends: Vec::new(),
+        }
+    }
+
+    fn number(&self, version: PairVersion) -> usize {
+        self.pairs.iter().position(|pair| pair.version() == version).unwrap()
+    }
+
+    /// The pair that requests are signed with.
+    fn in_use(&self) -> Option<PairVersion> {
+        self.life.current.as_ref().filter(|slot| slot.serves()).map(TrackedPair::version)
+    }
+
+    /// The verified pairs that may serve.
+    fn verified_held(&self) -> Vec<PairVersion> {
+        let previous = self.life.previous.as_ref().map(|previous| &previous.slot);
+        let slots = [self.life.current.as_ref(), previous].into_iter().flatten();
+        slots.filter(|slot| slot.standing == Verification::Verified).map(TrackedPair::version).collect()
+    }
+
+    fn step(&mut self) {
+        let held = self.verified_held();
+        // A verified pair that this step may take away.
+        let mut excused = None;
+        match self.random.u8(..100) {
+            0..20 => self.send(),
+            20..45 => self.respond(),
+            45..55 => self.start(),
+            55..68 => self.finish_reading(),
+            68..80 => excused = self.finish_canary(),
+            80..84 => self.source = (self.random.u8(..5) > 0).then(|| self.random.usize(..PAIRS)),
+            84..88 => {
+                let pair = self.random.usize(..PAIRS);
+                self.accepts[pair] = !self.accepts[pair];
+            }
+            88 => self.decides = !self.decides,
+            89 if self.random.u8(..8) == 0 => {
+                let version = self.pairs[self.random.usize(..PAIRS)].version();
+                self.revoked.insert(version);
+                self.life.revoke(version, self.now);
+                excused = Some(version);
+            }
+            90 => self.life.reconfigure(settings(self.random.u64(..3) * 30), self.now),
+            91 if self.random.u8(..4) == 0 => {
+                (self.readings, self.read) = (None, None);
+                self.life.change_source("directory", true);
+            }
+            92 if self.random.u8(..8) == 0 => self.life.force(self.now),
+            93 if self.random.u8(..8) == 0 => {
+                self.canaries.clear();
+                self.life.recover(ReadAt { instant: self.now, wall: Timestamp::UNIX_EPOCH });
+            }
+            93..97 => self.now += Duration::from_millis(self.random.u64(..50)),
+            97 | 98 => self.now += Duration::from_millis(self.random.u64(..2_000)),
+            _ => self.now += Duration::from_secs(self.random.u64(..40)),
+        }
+        self.settle();
+        let still = self.verified_held();
+        if let Some(lost) = held.iter().find(|version| still.is_empty() && Some(**version) != excused) {
+            // Of two, the other one may have been taken away earlier in this step.
+            assert!(held.len() > 1, "{lost} was verified, and was given up");
+        }
+    }
+
+    /// A service sends a request.
+    fn send(&mut self) {
+        let Some(version) = self.in_use() else { return self.ends.push(RequestEnd::NoKey) };
+        assert!(!self.revoked.contains(&version), "signed with a revoked pair");
+        let service = self.random.usize(..SERVICES);
+        self.in_flight.push(ModelRequest {
+            service,
+            causes: service == 0 && self.random.bool(),
+            may_resend: self.random.u8(..6) > 0,
+            tried: Vec::new(),
+            version,
+            refused: self.now,
+        });
+    }
+
+    /// Fastrac responds to one of the requests in flight.
+    fn respond(&mut self) {
+        if self.in_flight.is_empty() {
+            return;
+        }
+        let mut request = self.in_flight.swap_remove(self.random.usize(..self.in_flight.len()));
+        if !request.causes && self.accepts[self.number(request.version)] {
+            if !request.tried.is_empty() {
+                self.life.accepted(request.version, self.now);
+            }
+            return self.ends.push(RequestEnd::Accepted);
+        }
+        request.refused = self.now;
+        request.tried.push(TriedPair { version: request.version, refused: self.now });
+        let may_resend = request.may_resend && request.tried.len() <= 3;
+        let origin = Some(self.origins[request.service].clone());
+        let refused = RefusedRequest { tried: request.tried.clone(), origin, may_resend };
+        self.waiting.add(refused, request, self.now);
+    }
+
+    /// Starts what is due, as the rotation task does.
+    fn start(&mut self) {
+        for held in self.life.due(self.now) {
+            let version = held.version();
+            assert!(!self.revoked.contains(&version), "a canary of a revoked pair");
+            assert!(self.canaries.iter().all(|canary| canary.version != version), "two canaries of {version}");
+            let began = self.life.canaries[&version];
+            let verdict = self.verdict(version);
+            self.canaries.push(RunningCanary { version, began, verdict });
+        }
+        let confirm = self.life.wanted_reading().map(|wanted| wanted.after);
+        let wanted = self.wanted.max(confirm).max(self.life.is_locked_out().then_some(self.now));
+        if self.readings.is_none() && (wanted.is_some() || self.poll_at <= self.now) {
+            let began = wanted.map_or(self.now, |after| self.now.max(just_after(after)));
+            self.readings = Some(RunningReading { began, content: self.source });
+            self.poll_at = self.now + Duration::from_secs(1);
+        }
+    }
+
+    fn verdict(&self, version: PairVersion) -> Verdict {
+        match self.accepts[self.number(version)] {
+            _ if !self.decides => Verdict::Undecided,
+            true => Verdict::Verified,
+            false => Verdict::Refused,
+        }
+    }
+
+    fn finish_reading(&mut self) {
+        let Some(RunningReading { began, content }) = self.readings.take() else { return };
+        let at = ReadAt { instant: self.now, wall: Timestamp::UNIX_EPOCH };
+        self.read = self.read.max(Some(began));
+        match content {
+            Some(number) => {
+                let known = self.life.seen().is_some_and(|held| held.version() == self.pairs[number].version());
+                self.life.read((!known).then(|| self.pairs[number].clone()), began, at);
+            }
+            None => self.life.lost(&SourceError::Interrupted, began),
+        }
+    }
+
+    /// Returns the version that was refused.
+    fn finish_canary(&mut self) -> Option<PairVersion> {
+        if self.canaries.is_empty() {
+            return None;
+        }
+        let canary = self.canaries.swap_remove(self.random.usize(..self.canaries.len()));
+        // It was evaluated at its beginning or just now.
+        let verdict = if self.random.bool() { canary.verdict } else { self.verdict(canary.version) };
+        if verdict == Verdict::Verified {
+            self.verified.insert(canary.version, canary.began);
+        }
+        self.life.verdict(canary.version, verdict, self.now);
+        (verdict == Verdict::Refused).then_some(canary.version)
+    }
+
+    fn settle(&mut self) {
+        self.life.expire(self.now);
+        // Unless it is in the source again.
+        let candidate = self.life.candidate.as_ref().map(TrackedPair::version);
+        let previous = self.life.previous.as_ref().map(|previous| previous.slot.version());
+        let previous = previous.filter(|version| Some(*version) != candidate);
+        let settled = self.waiting.settle(&mut self.life, self.now);
+        self.wanted = settled.read.map(|wanted| wanted.after);
+        for (mut request, remedy) in settled.decided {
+            match remedy {
+                Remedy::Resend(lease) => {
+                    let version = lease.version();
+                    assert!(!self.revoked.contains(&version), "sent again with a revoked pair");
+                    assert!(
+                        request.tried.iter().all(|tried| tried.version != version),
+                        "sent again with a refused pair"
+                    );
+                    assert!(request.may_resend && request.tried.len() <= 3, "sent again too often");
+                    let patient = self.now < request.refused + waiting::REFUSED_WAIT;
+                    let was_read = self.read.is_some_and(|began| began > request.refused);
+                    assert!(Some(version) != previous || was_read || !patient, "an old reading decided");
+                    request.version = version;
+                    self.in_flight.push(request);
+                }
+                Remedy::Own => {
+                    self.check_own(&request);
+                    self.ends.push(RequestEnd::Own);
+                }
+                Remedy::Rejected => self.ends.push(RequestEnd::Rejected),
+            }
+        }
+    }
+
+    /// A verdict that began after the request was refused, or what such a verdict has shown of the service.
+    fn check_own(&mut self, request: &ModelRequest) {
+        let version = self.in_use().expect("the pair in use is good");
+        let tried = request.tried.iter().find(|tried| tried.version == version).expect("it was signed with it");
+        if self.verified.get(&version).is_some_and(|began| *began > tried.refused) {
+            self.own[request.service] = Some((version, self.now));
+            return;
+        }
+        let remembered = self.own[request.service].filter(|(of, _)| *of == version);
+        let at = remembered.expect("decided by what began before, or what another service did").1;
+        assert!(self.now <= at + Duration::from_secs(10), "remembered for too long");
+    }
+
+    /// From now on nothing fails: after the recovery time, requests succeed.
+    fn recover(&mut self) {
+        let Some(good) = (0..PAIRS).find(|number| !self.revoked.contains(&self.pairs[*number].version())) else {
+            return;
+        };
+        (self.source, self.decides) = (Some(good), true);
+        self.accepts = std::array::from_fn(|number| number == good || self.random.bool());
+        let end = self.now + RECOVERY;
+        while self.now < end {
+            self.turn();
+            self.now += Duration::from_millis(100);
+        }
+        self.in_flight.clear();
+        self.ends.clear();
+        for _ in 0..20 {
+            self.turn();
+            self.now += Duration::from_millis(100);
+        }
+        let failed = |end: &RequestEnd| matches!(end, RequestEnd::NoKey | RequestEnd::Rejected);
+        assert!(!self.ends.iter().any(failed), "after the recovery: {:?}", self.ends);
+        assert!(self.ends.contains(&RequestEnd::Accepted), "{:?}", self.ends);
+    }
+
+    /// Traffic for a moment in which everything that is due ends.
+    fn turn(&mut self) {
+        self.send();
+        for _ in 0..8 {
+            while !self.in_flight.is_empty() {
+                // An order that may not be sent again is no measure of the recovery.
+                self.in_flight.iter_mut().for_each(|request| request.may_resend = true);
+                self.respond();
+            }
+            self.settle();
+            self.start();
+            while !self.canaries.is_empty() {
+                self.finish_canary();
+            }
+            self.settle();
+            self.finish_reading();
+            self.settle();
+        }
+    }
+}
+
+#[test]
+fn keeps_its_promises_in_a_million_steps() {
+    let pair = |n: usize| {
+        let half = |name: &str| Secret::new(format!("{name}-{n}"));
+        KeyPair::new(half("access"), half("secret")).unwrap()
+    };
+    let pairs: Vec<_> = (0..PAIRS).map(pair).collect();
+    let origin = |n: usize| RequestOrigin { service: format!("service-{n}").into(), operation: "v2.track".into() };
+    let origins: Vec<_> = (0..SERVICES).map(origin).collect();
+    let begin = Instant::now();
+    for seed in 0..WORLDS {
+        let world = std::panic::catch_unwind(|| {
+            let mut world = World::new(&pairs, &origins, begin, seed);
+            (0..STEPS).for_each(|_| world.step());
+            world.recover();
+        });
+        assert!(world.is_ok(), "in world {seed}");
+    }
+}

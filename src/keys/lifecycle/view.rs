@@ -1,0 +1,93 @@
+//! What requests, the status page and the encrypted copy see of an account's pairs. Pure; never fails.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::KeyLifecycle;
+use crate::keys::{
+    pair::LoadedPair,
+    snapshot::KeySnapshot,
+    status::{Role, SourceContent, Verification},
+    tracked_pair::TrackedPair,
+    version::PairVersion,
+};
+
+impl KeyLifecycle {
+    /// What requests and the status page see.
+    pub(crate) fn snapshot(&self) -> KeySnapshot {
+        let previous = self.previous.as_ref().map(|previous| previous.slot.status(Role::Previous));
+        let current = self.current.as_ref();
+        let pairs = current.map(|slot| slot.status(Role::Current)).into_iter().chain(previous);
+        KeySnapshot {
+            refused: self.locked_out,
+            current: current.filter(|slot| slot.serves()).map(|slot| slot.held.clone()),
+            deciding: self.confirm.is_some(),
+            next_canary: if self.locked_out { self.next_canary() } else { None },
+            stale_at: self.stale_at(),
+            pairs: pairs.chain(self.candidate.as_ref().map(|slot| slot.status(Role::Candidate))).collect(),
+            revoked: self.revoked.to_vec(),
+            unstored: self.unstored.len(),
+            source: self.source.clone(),
+            content: self.content(),
+            restarted: self.restarted,
+        }
+    }
+
+    /// Whether a restart could use what the source contains.
+    fn content(&self) -> SourceContent {
+        if self.source.incomplete {
+            return SourceContent::Incomplete;
+        }
+        let Some(seen) = self.seen.as_ref().map(|held| held.version()) else { return SourceContent::Unknown };
+        let refused = |slot: &TrackedPair| slot.version() == seen && slot.standing == Verification::Refused;
+        let slots = [self.current.as_ref(), self.candidate.as_ref()];
+        if self.revoked.contains(seen) {
+            SourceContent::Revoked
+        } else if slots.into_iter().flatten().any(refused) {
+            SourceContent::Refused
+        } else {
+            SourceContent::Usable
+        }
+    }
+
+    /// The pair in use, for its encrypted copy, and when its source was last read.
+    pub(crate) fn worth_copying(&self) -> Option<(Arc<LoadedPair>, Instant, Timestamp)> {
+        let slot = self.current.as_ref().filter(|slot| slot.serves() && self.source.up)?;
+        Some((slot.held.clone(), self.read_at?, self.source.last_success?))
+    }
+
+    /// The pair that the source returned last.
+    pub(crate) fn seen(&self) -> Option<Arc<LoadedPair>> {
+        self.seen.clone()
+    }
+
+    /// Name of the account.
+    pub(crate) fn account(&self) -> &str {
+        &self.account
+    }
+
+    /// The version that `verify` verifies: the candidate, else the current one.
+    pub(crate) fn to_verify(&self) -> Option<PairVersion> {
+        self.candidate.as_ref().or(self.current.as_ref()).map(TrackedPair::version)
+    }
+
+    /// The version in use, and that of the candidate.
+    pub(crate) fn standing(&self) -> (Option<PairVersion>, Option<PairVersion>) {
+        (self.current.as_ref().map(TrackedPair::version), self.candidate.as_ref().map(TrackedPair::version))
+    }
+
+    /// When the next canary is due.
+    fn next_canary(&self) -> Option<Instant> {
+        let previous = self.previous.as_ref().map(|previous| &previous.slot);
+        let slots = [self.current.as_ref(), previous, self.candidate.as_ref()].into_iter().flatten();
+        slots.filter(|slot| !self.canaries.contains_key(&slot.version())).filter_map(|slot| slot.due).min()
+    }
+
+    /// When something is due: a canary, the end of an overlap, or of the wait for the source.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let overlap = self.overlap_ends();
+        self.next_canary().into_iter().chain(overlap).chain(self.confirm.map(|confirm| confirm.until)).min()
+    }
+}

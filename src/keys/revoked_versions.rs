@@ -1,0 +1,43 @@
+//! The revoked versions of one account, shared with every pair that was loaded for it.
+//!
+//! A lease can thus tell at any time, without the rotation task, whether its pair may still sign: a request
+//! that waited in between must not be sent with a pair that was revoked meanwhile. Only grows. Never fails.
+
+use std::{collections::BTreeSet, pin::Pin, sync::Arc};
+
+use arc_swap::ArcSwap;
+
+use super::version::PairVersion;
+
+/// Keeps the revoked versions of an account on disk.
+pub trait RevocationStore: Send + Sync {
+    /// The versions that were revoked so far, also those that are not on disk yet.
+    fn load(&self) -> Vec<PairVersion>;
+
+    /// Writes a revoked version to the disk.
+    fn store(&self, version: PairVersion) -> StoreRevocation;
+}
+
+/// Completes when the version is on disk; fails with the reason.
+pub type StoreRevocation = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// The revoked versions of an account, in memory.
+#[derive(Debug, Default)]
+pub(crate) struct RevokedVersions(ArcSwap<BTreeSet<PairVersion>>);
+
+impl RevokedVersions {
+    /// Adds versions. Takes effect before it returns.
+    pub(super) fn extend(&self, versions: impl IntoIterator<Item = PairVersion>) {
+        let mut all = BTreeSet::clone(&self.0.load());
+        all.extend(versions);
+        self.0.store(Arc::new(all));
+    }
+
+    pub(super) fn contains(&self, version: PairVersion) -> bool {
+        self.0.load().contains(&version)
+    }
+
+    pub(super) fn to_vec(&self) -> Vec<PairVersion> {
+        self.0.load().iter().copied().collect()
+    }
+}

@@ -1,0 +1,287 @@
+//! The loop of the rotation task: what happens, and what is due because of it.
+
+use std::{collections::HashMap, pin::pin, sync::Arc};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::oneshot,
+    task::{Id, JoinError, JoinSet},
+    time::Instant,
+};
+
+use super::{
+    copy_schedule::CopySchedule,
+    pending::{FinishedReading, JobResult, PendingRotate, PendingVerdict, Revocations},
+    readings::{Readings, Wanted},
+};
+use crate::keys::{
+    Keeper, KeyCommand, KeyEvent, KeySettings, Lease, PairVersion, ReadAt, Remedy, SourceError, SourceReading, Verdict,
+    WaitingRefusals, WantedReading,
+};
+
+pub(super) struct RotationTask<'k, C> {
+    pub(super) keeper: &'k mut Keeper,
+    canary: &'k C,
+    pub(super) jobs: JoinSet<JobResult>,
+    /// The version that each running canary verifies.
+    pub(super) canaries: HashMap<Id, PairVersion>,
+    /// The job that reads the source.
+    reading: Option<Id>,
+    pub(super) readings: Readings,
+    /// Whether an operator waits for the next reading.
+    pub(super) by_operator: bool,
+    copying: CopySchedule,
+    refused: WaitingRefusals<oneshot::Sender<Remedy>>,
+    /// Operators who wait for a canary.
+    pub(super) verdicts: Vec<PendingVerdict>,
+    /// Operators who wait for a reading.
+    pub(super) rotates: Vec<PendingRotate>,
+    pub(super) revocations: Revocations,
+}
+
+/// Why the loop of a source ended.
+#[derive(PartialEq)]
+enum LoopEnd {
+    /// There is another source.
+    Source,
+    /// No more commands can come.
+    Inbox,
+}
+
+impl<'k, C, F> RotationTask<'k, C>
+where
+    C: Fn(Lease) -> F + Send + Sync + 'static,
+    F: Future<Output = Verdict> + Send + 'static,
+{
+    pub(super) fn new(keeper: &'k mut Keeper, canary: &'k C) -> Self {
+        Self {
+            keeper,
+            canary,
+            jobs: JoinSet::new(),
+            canaries: HashMap::new(),
+            reading: None,
+            readings: Readings::new(Instant::now()),
+            by_operator: false,
+            copying: CopySchedule::default(),
+            refused: WaitingRefusals::default(),
+            verdicts: Vec::new(),
+            rotates: Vec::new(),
+            revocations: Revocations::default(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        while self.serve_source().await == LoopEnd::Source {}
+    }
+
+    /// Runs until there is another source.
+    async fn serve_source(&mut self) -> LoopEnd {
+        let source = self.keeper.source.clone();
+        let watched = self.keeper.watched;
+        let mut tending = pin!(source.tend());
+        while Arc::ptr_eq(&source, &self.keeper.source) {
+            self.start_due();
+            let awaits_change = watched && self.readings.awaits_change();
+            // Without a time, the end of a job wakes the task.
+            let wake = self.next();
+            let timer = async {
+                match wake {
+                    Some(wake) => tokio::time::sleep_until(wake).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                command = self.keeper.inbox.recv() => match command {
+                    Some(command) => self.execute(command),
+                    None => return LoopEnd::Inbox,
+                },
+                Some(done) = self.jobs.join_next_with_id() => self.done(done),
+                () = &mut tending => {}
+                () = source.changed(), if awaits_change => self.readings.report_change(),
+                () = timer => {}
+            }
+        }
+        LoopEnd::Source
+    }
+
+    /// When something is due.
+    fn next(&self) -> Option<Instant> {
+        let life = self.keeper.life.next();
+        let refused = self.refused.next(Instant::now());
+        [life, refused, self.readings.next(), self.revocations.next()].into_iter().flatten().min()
+    }
+
+    /// Decides what can be decided, starts what is due, and publishes the new state.
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        self.keeper.life.expire(now);
+        let settled = self.refused.settle(&mut self.keeper.life, now);
+        let canaries = self.start_canaries(now);
+        let locked_out = self.keeper.life.is_locked_out();
+        // A source with a new pair ends a lock-out too.
+        let probe = (locked_out && canaries > 0).then_some(now);
+        let rotates = self.rotates.iter().map(|rotate| rotate.after);
+        let confirm = self.keeper.life.wanted_reading().map(|wanted| wanted.after);
+        let urgent = rotates.chain(confirm).chain(probe).max();
+        self.readings.want(Wanted { refused: settled.read.map(|wanted| wanted.after), urgent });
+        if self.readings.next().is_some_and(|due| due <= now) {
+            self.read(settled.read, now);
+        }
+        self.publish();
+        // What they are told can be seen by then.
+        for (reply, remedy) in settled.decided {
+            let _ = reply.send(remedy);
+        }
+        self.copy();
+        self.store_revocations(now);
+        self.release();
+    }
+
+    /// Starts the canaries that are due; returns their number.
+    fn start_canaries(&mut self, now: Instant) -> usize {
+        let due = self.keeper.life.due(now);
+        let number = due.len();
+        for held in due {
+            let (version, verdict) = (held.version(), (self.canary)(Lease::new(held)));
+            let job = self.jobs.spawn(async move { JobResult::Verdict(version, verdict.await) });
+            self.canaries.insert(job.id(), version);
+        }
+        number
+    }
+
+    /// Starts reading the source.
+    fn read(&mut self, refused: Option<WantedReading>, now: Instant) {
+        if let Some(version) = refused.and_then(|wanted| wanted.refused).filter(|_| self.readings.is_refresh()) {
+            self.keeper.life.refreshes(version);
+        }
+        let source = self.keeper.source.clone();
+        let began = self.readings.begin(source.poll(), now);
+        let (seen, by_operator) = (self.keeper.life.seen(), std::mem::take(&mut self.by_operator));
+        let job = self.jobs.spawn(async move {
+            let first = seen.is_none();
+            let result = source.read(seen, by_operator).await;
+            let copy = if first && result.is_err() { source.restore().await } else { None };
+            JobResult::Read(Box::new(FinishedReading { source, began, result, copy }))
+        });
+        self.reading = Some(job.id());
+    }
+
+    /// Starts writing the encrypted copy of the pair in use, if there is to be one and it is due.
+    fn copy(&mut self) {
+        let Some(copy) = self.keeper.source.copy() else { return };
+        let Some((held, since, read_at)) = self.keeper.life.worth_copying() else { return };
+        if self.copying.begins(&held, since, self.keeper.life.max_age()) {
+            let copy = copy.clone();
+            self.jobs.spawn_blocking(move || JobResult::Copied(copy.save(&held.pair, read_at)));
+        }
+    }
+
+    fn execute(&mut self, command: KeyCommand) {
+        let now = Instant::now();
+        match command {
+            KeyCommand::Refused { request, reply } => self.refused.add(request, reply, now),
+            KeyCommand::Accepted { version } => self.keeper.life.accepted(version, now),
+            KeyCommand::Rotate { force, reply } => self.rotate(force, reply, now),
+            KeyCommand::Verify { reply } => self.verify(reply, now),
+            KeyCommand::Revoke { version, reply } => self.revoke(version, reply, now),
+            // The reply is dropped at the end.
+            KeyCommand::Reconfigure { settings, reply: _reply } => self.reconfigure(settings, now),
+        }
+    }
+
+    /// Puts new settings in force. Pairs, canaries and everything that waits stay.
+    fn reconfigure(&mut self, settings: KeySettings, now: Instant) {
+        let KeySettings { source, rotation } = settings;
+        self.keeper.life.reconfigure(rotation, now);
+        if let Some(source) = source {
+            self.keeper.life.change_source(source.as_str(), source.ages());
+            self.keeper.source = source;
+            self.readings.restart(now);
+            self.copying = CopySchedule::default();
+        }
+        self.publish();
+    }
+
+    fn done(&mut self, done: Result<(Id, JobResult), JoinError>) {
+        let now = Instant::now();
+        let done = match done {
+            Ok((id, done)) => {
+                self.canaries.remove(&id);
+                done
+            }
+            Err(error) => match self.canaries.remove(&error.id()) {
+                Some(version) => JobResult::Verdict(version, Verdict::Undecided),
+                None => return self.interrupted(error.id(), now),
+            },
+        };
+        match done {
+            JobResult::Read(reading) => self.was_read(*reading, now),
+            JobResult::Copied(copied) => {
+                self.copying.ended();
+                if let Err(fault) = copied {
+                    tracing::warn!(account = self.keeper.life.account(), %fault, "the encrypted copy of the key pair can't be written");
+                }
+            }
+            JobResult::Verdict(version, verdict) => {
+                self.keeper.life.verdict(version, verdict, now);
+                self.publish();
+                self.tell_verdict(version, verdict);
+            }
+            JobResult::Stored(version, stored) => self.stored(version, &stored, now),
+        }
+    }
+
+    /// A job that is no canary has panicked.
+    fn interrupted(&mut self, job: Id, now: Instant) {
+        if self.reading == Some(job) {
+            let (source, began) = (self.keeper.source.clone(), now);
+            let result = Err(SourceError::Interrupted);
+            self.was_read(FinishedReading { source, began, result, copy: None }, now);
+        }
+    }
+
+    fn was_read(&mut self, reading: FinishedReading, now: Instant) {
+        let FinishedReading { source, began, result, copy } = reading;
+        if !Arc::ptr_eq(&source, &self.keeper.source) {
+            // There is another source since.
+            return;
+        }
+        let read_at = ReadAt { instant: now, wall: Timestamp::now() };
+        if let Some(copy) = copy {
+            self.keeper.life.restore(copy, read_at);
+        }
+        let mut fault = None;
+        match result {
+            Ok(SourceReading { pair, version }) => {
+                self.readings.succeeded();
+                self.keeper.life.numbered(version);
+                self.keeper.life.read(pair, began, read_at);
+            }
+            Err(why) => {
+                if self.readings.failed(why.is_transient(), now) {
+                    self.keeper.life.lost(&why, began);
+                }
+                fault = Some(why);
+            }
+        }
+        self.complete_rotations(began, fault.as_ref(), now);
+    }
+}
+
+impl<C> RotationTask<'_, C> {
+    /// Publishes the state, and reports the events.
+    pub(super) fn publish(&mut self) {
+        self.keeper.keys.publish(self.keeper.life.snapshot());
+        for event in self.keeper.life.take_events() {
+            let (what, version) = (event.what.as_str(), event.version.map(tracing::field::display));
+            let (account, source) = (self.keeper.life.account(), self.keeper.source.as_str());
+            match event.what {
+                KeyEvent::Refused | KeyEvent::RolledBack | KeyEvent::SourceLost => {
+                    tracing::warn!(account, source, event = what, version, "keys");
+                }
+                _ => tracing::info!(account, source, event = what, version, "keys"),
+            }
+            (self.keeper.observer)(&event);
+        }
+    }
+}

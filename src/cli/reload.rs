@@ -14,7 +14,7 @@ use super::{
 /// Have a running gateway read its configuration again, as SIGHUP does, and print the result
 ///
 /// Prints every error if it cannot be used; then nothing has changed, and the exit code is 2. If it would remove an
-/// account in use or too many services ([reload] removals), nothing has changed either, and the exit code is 1.
+/// account in use or too many services (`reload.removals`), nothing has changed either, and the exit code is 1.
 #[derive(Debug, Args)]
 #[command(after_help = "The command sends the admin token from --token-file or FASTRAC_GATEWAY_ADMIN_TOKEN.
 Examples:

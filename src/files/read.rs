@@ -3,7 +3,7 @@
 //! Size and mode that are checked are those of the file that is read, and a file that changes meanwhile
 //! is read again. Only regular files are read, so that no FIFO or device makes the reader wait; what an operator names
 //! on the command line may be a pipe, too, which must not be silent ([`read_input`]). A disk that does not respond is
-//! waited for up to [`deadline::DEADLINE`]. The content
+//! waited for up to `deadline::DEADLINE`. The content
 //! is in buffers that are zeroed when dropped. Fails with [`FileError`], which quotes nothing of the content.
 
 use std::{

@@ -22,7 +22,7 @@ pub fn reaches_fastrac(name: &str) -> bool {
                 // framing and target, both made anew
                 "content-length" | "host"
                 // negotiated by the gateway itself
-                | "accept-encoding" | "expect" | "http2-settings"
+                | "accept-encoding" | "expect"
                 // about the caller and the proxies before the gateway
                 | "cookie" | "forwarded" | "via" | "x-real-ip"
                 // would change the meaning of the request
@@ -64,7 +64,16 @@ pub fn may_vary(name: &str) -> bool {
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+            | "alt-used"
+            | "proxy-authentication-info"
     )
 }
 
@@ -117,14 +126,14 @@ mod tests {
     /// "On the way to Fastrac" of the contract, in its words and order; the hop-by-hop headers are those of RFC 9110,
     /// section 7.6.1, and RFC 9113, section 8.2.2. `*` matches any ending.
     const REMOVED_ON_THE_WAY_TO_FASTRAC: &str = "connection keep-alive proxy-connection te trailer transfer-encoding \
-        upgrade content-length host authorization access-key secret-key x-access-key x-secret-key proxy-authorization \
+        upgrade http2-settings alt-used proxy-authentication-info content-length host authorization access-key secret-key x-access-key x-secret-key proxy-authorization \
         cookie forwarded x-forwarded-* x-real-ip via expect x-original-url x-rewrite-url x-http-method-override \
         x-request-id traceparent tracestate baggage b3 x-b3-* x-envoy-* x-amzn-* x-datadog-* idempotency-key \
         x-gateway-* accept-encoding";
 
     /// "On the way back" of the contract.
     const REMOVED_ON_THE_WAY_BACK: &str = "connection keep-alive proxy-connection te trailer transfer-encoding upgrade \
-        content-length set-cookie authorization access-key secret-key x-access-key x-secret-key x-request-id x-gateway-* \
+        http2-settings alt-used proxy-authentication-info content-length set-cookie authorization access-key secret-key x-access-key x-secret-key x-request-id x-gateway-* \
         cache-status proxy-status ratelimit ratelimit-* idempotent-replayed age";
 
     fn spellings(names: &str) -> impl Iterator<Item = String> {

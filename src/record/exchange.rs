@@ -149,12 +149,13 @@ impl ExchangeLog {
         }
     }
 
-    /// Whether a line that has not reserved room may have its bodies. If not, this is counted: the line is to be
+    /// Whether a line that has not reserved room may have its bodies, of this many bytes. If not, this is counted: the line is to be
     /// written without them.
-    pub(super) fn accepts_bodies(&self, importance: Importance) -> bool {
+    pub(super) fn accepts_bodies(&self, importance: Importance, bytes: u64) -> bool {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let Some(queues) = &self.queues else { return false };
         let queue = queues.of(importance);
-        let accepts = queue.queue.lock().has_room_for_bodies(importance);
+        let accepts = queue.queue.lock().has_room_for_bodies(importance, bytes);
         if !accepts {
             queue.counters.bodies_dropped();
         }

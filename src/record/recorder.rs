@@ -140,7 +140,7 @@ impl Recorder {
         let with_bodies = record.sent != Sent::No && record.attempts > 0 && self.masker.logs_bodies();
         let readable = record.outcome != Outcome::Leak && !matches!(class, None | Some(Class::Unlisted));
         let body_bytes = if with_bodies && readable { record.held_body_bytes() } else { 0 };
-        let bodies_readable = body_bytes > 0 && (reserved || self.log.accepts_bodies(importance));
+        let bodies_readable = body_bytes > 0 && (reserved || self.log.accepts_bodies(importance, body_bytes));
         let body_bytes = if bodies_readable { body_bytes } else { 0 };
         LinePlan { importance, began: record.began, took, with_bodies, bodies_readable, body_bytes }
     }

@@ -206,9 +206,10 @@ impl Queue {
         }
     }
 
-    /// Whether a line may have its bodies: in four fifths of the room. The last line may exceed it.
-    pub(super) fn has_room_for_bodies(&self, importance: Importance) -> bool {
-        self.used.of(importance) < self.room.of(importance) / 5 * 4
+    /// Whether a line may have bodies of this many bytes: they fit in four fifths of the room, so that large ones leave
+    /// room for lines.
+    pub(super) fn has_room_for_bodies(&self, importance: Importance, bytes: usize) -> bool {
+        self.used.of(importance).saturating_add(bytes) <= self.room.of(importance) / 5 * 4
     }
 
     /// Whether a line is accepted. The last one may exceed the room.

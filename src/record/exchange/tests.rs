@@ -470,7 +470,7 @@ mod when_full {
         let fill = |importance, name: &str| {
             let (before, mut with_bodies) = (counted(&metrics, "dropped"), 0);
             while counted(&metrics, "dropped") == before {
-                with_bodies += usize::from(log.accepts_bodies(importance));
+                with_bodies += usize::from(log.accepts_bodies(importance, 100_000));
                 push(&log, &line(name), importance, None);
             }
             with_bodies
@@ -480,7 +480,7 @@ mod when_full {
         let unidentified = fill(Importance::Unidentified, "u");
         let ordinary = fill(Importance::Ordinary, "a");
         // Four fifths of 1, 15 and 48 MiB.
-        assert_eq!((unidentified, ordinary, orders), (9, 126, 403));
+        assert_eq!((unidentified, ordinary, orders), (8, 125, 402));
         gate.open.store(true, Ordering::SeqCst);
         log.close(CLOSE);
         let lines = gate.lines();
@@ -491,6 +491,26 @@ mod when_full {
             .filter_map(|line| (line["event"] == "dropped").then(|| line["count"].as_u64()).flatten())
             .sum();
         assert_eq!((counted(&metrics, "dropped"), dropped), (3, 3));
+    }
+
+    #[test]
+    fn a_large_body_takes_no_room_of_lines() {
+        let (log, gate, metrics) = gated(OnFull::Drop);
+        // A third of the room for ordinary lines.
+        let large = format!("{{\"b\":\"{}\"", "x".repeat(5 << 20));
+        let mut with_bodies = 0;
+        for _ in 0..100 {
+            if log.accepts_bodies(Importance::Ordinary, large.len() as u64) {
+                with_bodies += 1;
+                append(&log, &large);
+            } else {
+                append(&log, "{\"a\":1");
+            }
+        }
+        assert_eq!((with_bodies, counted(&metrics, "dropped")), (2, 0));
+        gate.open.store(true, Ordering::SeqCst);
+        log.close(CLOSE);
+        assert_eq!(gate.lines().len(), 100);
     }
 
     #[tokio::test]

@@ -144,12 +144,7 @@ impl App {
         rotations.start(keepers);
         gateway.adopt_with(Box::new(move |keepers| rotations.start(keepers)));
 
-        let threads = (0..workers)
-            .map(|index| {
-                let (current, drain) = (gateway.current.clone(), drain.clone());
-                runtime::start(index, |worker| Context::new(current, worker, drain))
-            })
-            .collect::<io::Result<Vec<_>>>()?;
+        let threads = data_threads(workers, &gateway, &drain)?;
         let acceptor = Arc::new(Acceptor {
             threads: threads.iter().map(|thread| thread.sockets.clone()).collect(),
             permits: Arc::new(Semaphore::new(connections)),
@@ -189,6 +184,15 @@ impl App {
             self.control.spawn(self.drain.tasks.track_future(self.acceptor.clone().run(listener)));
         }
     }
+}
+
+/// Starts the threads that serve requests.
+fn data_threads(workers: usize, gateway: &Gateway, drain: &Drain) -> io::Result<Vec<DataThread>> {
+    let start = |index| {
+        let (current, drain) = (gateway.current.clone(), drain.clone());
+        runtime::start(index, |worker| Context::new(current, worker, drain))
+    };
+    (0..workers).map(start).collect()
 }
 
 /// The runtime of everything but requests: accepting, administration, key pairs, files.

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::AdminState;
 use crate::config::{
-    AccountConfig, Config, Endpoint, KeySource, LogTarget, OperationConfig, Rate, ServerTlsConfig, ServiceConfig,
-    VaultAuth, VaultConfig,
+    AccountConfig, Config, Endpoint, KeySource, LimitsConfig, LogTarget, OperationConfig, Rate, ServerTlsConfig,
+    ServiceConfig, VaultAuth, VaultConfig,
 };
 
 pub(super) async fn config(State(state): State<Arc<AdminState>>) -> Json<Value> {
@@ -63,23 +63,27 @@ pub(crate) fn effective(config: &Config) -> Value {
             "on_full": log.on_full,
             "mask": log.mask,
         },
-        "limits": {
-            "request_body": size(limits.request_body as u64),
-            "answer_body": size(limits.answer_body as u64),
-            "answer_buffer": size(limits.answer_buffer as u64),
-            "header_read": span(limits.header_read),
-            "idle": span(limits.idle),
-            "request": span(limits.request),
-            "connections": limits.connections,
-            "memory": size(limits.memory as u64),
-            "drain_grace": span(limits.drain_grace),
-            "drain": span(limits.drain),
-        },
+        "limits": limits_section(limits),
         "vault": vault.as_ref().map(vault_section),
         "accounts": by_name(accounts.iter().map(|it| (&it.name, account(it)))),
         "services": by_name(services.iter().map(|it| (&it.name, service(it, accounts)))),
         "cache": { "memory": size(cache.memory), "snapshot": cache.snapshot },
         "operations": by_name(operations.iter().map(|it| (&it.name, operation(it)))),
+    })
+}
+
+fn limits_section(limits: &LimitsConfig) -> Value {
+    json!({
+        "request_body": size(limits.request_body as u64),
+        "answer_body": size(limits.answer_body as u64),
+        "answer_buffer": size(limits.answer_buffer as u64),
+        "header_read": span(limits.header_read),
+        "idle": span(limits.idle),
+        "request": span(limits.request),
+        "connections": limits.connections,
+        "memory": size(limits.memory as u64),
+        "drain_grace": span(limits.drain_grace),
+        "drain": span(limits.drain),
     })
 }
 

@@ -1,0 +1,285 @@
+//! Compiles a configuration into a snapshot.
+//!
+//! Live state is found by name and kept; it gets its new settings only when nothing can fail any more. Fails with
+//! [`StartError`].
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use super::{Keepers, Live, StartError, counts::Counts, revoked::AccountRevocations};
+use crate::{
+    admission::InFlightLimit,
+    cache::{Cache, Flights},
+    caller::Callers,
+    catalog::Catalog,
+    config::{self, Config, Endpoint, KeySource},
+    connector::Connector,
+    keys::{Keeper, KeySettings, Keys, Observer, PairSource, Vault, VaultError},
+    memory::Memory,
+    record::{LiveSecrets, Masker, Names, Recorder},
+    snapshot::{Account, Snapshot},
+    upstream::{
+        breaker::Breaker,
+        connect::{Destination, Dialer, client_config},
+        inject::Route,
+    },
+};
+
+/// What the rotation tasks have to do after a reload.
+#[derive(Default)]
+pub(super) struct KeyChanges {
+    pub(super) opened: Keepers,
+    pub(super) changed: Vec<(Arc<Keys>, KeySettings)>,
+}
+
+/// What a reload replaces. `None` at start-up.
+#[derive(Clone, Copy)]
+pub(super) struct Previous<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) config: &'a Config,
+}
+
+/// An account before the reload.
+#[derive(Clone, Copy)]
+struct PreviousAccount<'a> {
+    account: &'a Arc<Account>,
+    settings: &'a config::AccountConfig,
+}
+
+impl<'a> Previous<'a> {
+    fn account(self, name: &str) -> Option<PreviousAccount<'a>> {
+        let index = self.config.accounts.iter().position(|account| account.name == name)?;
+        Some(PreviousAccount { account: &self.snapshot.accounts[index], settings: &self.config.accounts[index] })
+    }
+
+    /// The cache, for the new configuration: an account may be at another address now.
+    fn cache_for(self, config: &Config) -> Cache {
+        let moved = |settings: &config::AccountConfig| {
+            self.account(&settings.name).is_some_and(|before| endpoints(before.settings) != endpoints(settings))
+        };
+        if config.accounts.iter().any(moved) { self.snapshot.cache.moved() } else { self.snapshot.cache.clone() }
+    }
+}
+
+/// The state that a configuration is compiled with.
+#[derive(Clone, Copy)]
+pub(super) struct CompileContext<'a> {
+    pub(super) live: &'a Live,
+    pub(super) counts: &'a Counts,
+}
+
+/// Compiles a configuration. Nothing that is live has changed if it fails.
+///
+/// # Errors
+/// [`StartError`] names the account.
+pub(super) fn compile(
+    config: &Config,
+    previous: Option<Previous<'_>>,
+    CompileContext { live, counts }: CompileContext<'_>,
+) -> Result<(Snapshot, KeyChanges), StartError> {
+    let catalog = Catalog::new(config);
+    let mut keys = KeyChanges::default();
+    let mut accounts = Vec::with_capacity(config.accounts.len());
+    let vault = vault(config, previous, &live.connector)?;
+    for (index, settings) in config.accounts.iter().enumerate() {
+        let vaults =
+            Vaults { now: vault.as_ref(), before: previous.and_then(|previous| previous.snapshot.vault.as_ref()) };
+        let builder = AccountBuilder { index, settings, vaults, live, counts };
+        let (account, change) = builder.build(previous.and_then(|previous| previous.account(&settings.name)))?;
+        match change {
+            KeyChange::None => {}
+            KeyChange::Opened(keeper) => keys.opened.push((account.clone(), *keeper)),
+            KeyChange::Settings(settings) => keys.changed.push((account.keys.clone(), settings)),
+        }
+        accounts.push(account);
+    }
+    // From here on nothing can fail.
+    for (account, settings) in accounts.iter().zip(&config.accounts) {
+        account.budget.resize(&settings.budget);
+        account.budget.set_zone(&settings.day_zone);
+        account.breaker.reconfigure(&settings.breaker);
+    }
+    let quota = |service: &config::ServiceConfig| counts.quota(service, &config.accounts[service.account].day_zone);
+    let quotas = config.services.iter().map(quota).collect();
+    let names = Names {
+        accounts: config.accounts.iter().map(|account| account.name.clone()).collect(),
+        services: config.services.iter().map(|service| (service.name.clone(), service.account)).collect(),
+        operations: catalog.operations.iter().map(|operation| (operation.name.clone(), operation.class)).collect(),
+    };
+    let memory =
+        previous.map_or_else(|| Memory::new(config.limits.memory), |previous| previous.snapshot.memory.clone());
+    memory.set_limit(config.limits.memory);
+    let mask = Masker::new(config.log.bodies, &config.log.mask).withholding(live_secrets(&accounts));
+    let mask = Arc::new(mask);
+    let snapshot = Snapshot {
+        limits: config.limits.clone(),
+        memory,
+        in_flight: previous.map_or_else(InFlightLimit::default, |previous| previous.snapshot.in_flight.clone()),
+        callers: Callers::new(&config.services, previous.map(|previous| &previous.snapshot.callers)),
+        catalog,
+        quotas,
+        accounts,
+        cache: previous.map_or_else(|| Cache::new(config.cache.memory), |previous| previous.cache_for(config)),
+        vault,
+        flights: previous.map_or_else(|| Arc::new(Flights::default()), |previous| previous.snapshot.flights.clone()),
+        orders: live.orders.clone(),
+        recorder: Recorder::new(live.metrics.clone(), live.log.clone(), mask, names),
+        tasks: live.tasks.clone(),
+    };
+    Ok((snapshot, keys))
+}
+
+/// Accounts whose live secrets are searched for in the log line of a request whose caller is unknown.
+const SEARCHED_ACCOUNTS: usize = 16;
+
+/// Searches for the live secrets of the accounts, for the exchange log.
+fn live_secrets(accounts: &[Arc<Account>]) -> LiveSecrets {
+    let keys: Vec<_> = accounts.iter().map(|account| account.keys.clone()).collect();
+    Box::new(move |account, text| {
+        let leaks = |keys: &Arc<Keys>| keys.lease().is_ok_and(|lease| lease.leaks_in(text));
+        match account {
+            Some(account) => keys.get(account).is_some_and(leaks),
+            None => keys.iter().take(SEARCHED_ACCOUNTS).any(leaks),
+        }
+    })
+}
+
+/// The vault client: the present one, with its session, if its settings have not changed.
+fn vault(
+    config: &Config,
+    previous: Option<Previous<'_>>,
+    connector: &Connector,
+) -> Result<Option<Arc<Vault>>, VaultError> {
+    let Some(settings) = &config.vault else { return Ok(None) };
+    let known = previous.and_then(|previous| previous.snapshot.vault.as_ref());
+    match known.filter(|vault| vault.settings() == settings) {
+        Some(vault) => Ok(Some(vault.clone())),
+        None => Ok(Some(Arc::new(Vault::open(settings, connector.clone())?))),
+    }
+}
+
+/// What an [`Account`] is built from.
+struct AccountBuilder<'a> {
+    index: usize,
+    settings: &'a config::AccountConfig,
+    vaults: Vaults<'a>,
+    live: &'a Live,
+    counts: &'a Counts,
+}
+
+/// The vault client, and the one before the reload.
+#[derive(Clone, Copy)]
+struct Vaults<'a> {
+    now: Option<&'a Arc<Vault>>,
+    before: Option<&'a Arc<Vault>>,
+}
+
+/// What a reload changes of an account's keys.
+enum KeyChange {
+    None,
+    /// They are new.
+    Opened(Box<Keeper>),
+    Settings(KeySettings),
+}
+
+impl AccountBuilder<'_> {
+    fn build(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Account>, KeyChange), StartError> {
+        let settings = self.settings;
+        let AccountRoutes { base, v1, v2 } = self.routes(previous)?;
+        let (keys, change) = self.keys(previous)?;
+        let budget = self.counts.budget(settings);
+        let breaker = previous
+            .map_or_else(|| Arc::new(Breaker::new(&settings.breaker)), |previous| previous.account.breaker.clone());
+        let account = Account {
+            name: settings.name.clone(),
+            index: self.index,
+            base,
+            v1,
+            v2,
+            keys,
+            budget,
+            breaker,
+            messages: settings.messages.clone(),
+            verify: settings.verify.clone(),
+            resend_orders: settings.rotation.resend_orders,
+        };
+        Ok((Arc::new(account), change))
+    }
+
+    /// The account's keys, with what has changed. They are new only if the address is another: a pair is never sent to
+    /// an address that it was not configured for.
+    fn keys(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Keys>, KeyChange), StartError> {
+        let AccountBuilder { settings, vaults, live, .. } = *self;
+        let name = &settings.name;
+        let unusable = |source| StartError::Keys { account: name.clone(), source };
+        let same_address = |previous: &PreviousAccount<'_>| endpoints(previous.settings) == endpoints(settings);
+        let Some(PreviousAccount { account, settings: old }) = previous.filter(same_address) else {
+            let revocations = Arc::new(AccountRevocations::new(name, &live.revoked));
+            let opened = Keys::open(settings, vaults.now, revocations, observer(name.clone(), live));
+            let (keys, keeper) = opened.map_err(unusable)?;
+            return Ok((keys, KeyChange::Opened(Box::new(keeper))));
+        };
+        let other_vault = matches!(settings.keys, KeySource::Vault { .. })
+            && !vaults.now.zip(vaults.before).is_some_and(|(now, before)| Arc::ptr_eq(now, before));
+        let source = if old.keys != settings.keys || other_vault {
+            Some(Arc::new(PairSource::open(&settings.keys, name, vaults.now).map_err(unusable)?))
+        } else {
+            None
+        };
+        let change = match source {
+            None if old.rotation == settings.rotation => KeyChange::None,
+            source => KeyChange::Settings(KeySettings { source, rotation: settings.rotation.clone() }),
+        };
+        Ok((account.keys.clone(), change))
+    }
+
+    /// The routes to the account's three addresses; those to the same host share their connections.
+    fn routes(&self, previous: Option<PreviousAccount<'_>>) -> Result<AccountRoutes, StartError> {
+        let AccountBuilder { settings, live, .. } = *self;
+        if let Some(PreviousAccount { account, settings: old }) = previous
+            && endpoints(old) == endpoints(settings)
+            && (&old.ca, &old.proxy) == (&settings.ca, &settings.proxy)
+        {
+            return Ok(AccountRoutes { base: account.base.clone(), v1: account.v1.clone(), v2: account.v2.clone() });
+        }
+        let unusable = |source| StartError::Account { account: settings.name.clone(), source };
+        let tls = endpoints(settings).iter().any(|endpoint| endpoint.tls);
+        let rootless = |source| StartError::Authorities { account: settings.name.clone(), source };
+        let tls = if tls { Some(client_config(settings.ca.as_deref()).map_err(rootless)?) } else { None };
+        let dialer = Dialer { connector: live.connector.clone(), proxy: settings.proxy.clone() };
+        let connections = live.metrics.upstream_connections(&settings.name);
+        let mut known: Vec<Route> = Vec::new();
+        let mut route = |endpoint: &Endpoint| -> Result<Route, StartError> {
+            let host =
+                HeaderValue::try_from(&endpoint.authority).map_err(|_| StartError::Host(settings.name.clone()))?;
+            let address = |e: &Endpoint| (e.tls, e.host.clone(), e.port);
+            let destination = match known.iter().find(|route| address(&route.endpoint) == address(endpoint)) {
+                Some(route) => route.destination.clone(),
+                None => Arc::new(
+                    Destination::new(endpoint, tls.as_ref(), dialer.clone(), connections.clone()).map_err(unusable)?,
+                ),
+            };
+            known.push(Route { endpoint: endpoint.clone(), url: endpoint.to_string().into(), host, destination });
+            Ok(known[known.len() - 1].clone())
+        };
+        Ok(AccountRoutes { base: route(&settings.base)?, v1: route(&settings.v1)?, v2: route(&settings.v2)? })
+    }
+}
+
+/// Where the operations of an account are sent, by API version.
+struct AccountRoutes {
+    base: Route,
+    v1: Route,
+    v2: Route,
+}
+
+fn endpoints(settings: &config::AccountConfig) -> [&Endpoint; 3] {
+    [&settings.base, &settings.v1, &settings.v2]
+}
+
+/// Counts the key events of an account.
+fn observer(account: String, live: &Live) -> Observer {
+    let metrics = live.metrics.clone();
+    Box::new(move |event| metrics.key_event(&account, event.what.as_str()))
+}

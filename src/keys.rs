@@ -46,7 +46,7 @@ pub(crate) use self::{
     pair::LoadedPair,
     sealed_copy::{Restored, read_copy},
     source::{PairSource, SourceReading, read_local},
-    tracked_pair::ReadAt,
+    tracked_pair::{ReadAt, just_after},
     vault::{read_credential, read_vault_token},
 };
 pub use self::{

@@ -56,6 +56,7 @@
 //! | [`backoff`] | waits that double |
 //! | [`http_client`] | one HTTP request on a connection of its own, for the vault and the command line |
 //! | [`deferred_write`] | writes at the end of a scheduler turn |
+//! | [`catch_panic`] | the panic of a future as a value |
 //!
 //! The simulator of Fastrac is a crate of its own, in `sandbox/`. Imports only point downwards, and there are no
 //! import cycles between files; `tests/gateway/layout.rs` enforces both.
@@ -70,6 +71,7 @@ pub mod body;
 pub mod cache;
 pub mod caller;
 pub mod catalog;
+pub mod catch_panic;
 pub mod cli;
 pub mod config;
 pub mod connector;

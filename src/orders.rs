@@ -150,14 +150,14 @@ impl Orders {
                 Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles)))
             }
             IndexMatch::InMemory(answer) => Ok(Recall::Repeat(answer)),
-            IndexMatch::OnDisk { number, bytes, first, if_missing } => {
+            IndexMatch::OnDisk { number, bytes, first, result } => {
                 let claim = request.memory.claim(bytes)?;
                 match self.inner.store().get(&ANSWERS, &number.to_be_bytes()).await {
                     Ok(Some(AnswerRow(answer))) => {
                         let body = claim.hold(answer.body);
                         Ok(Recall::Repeat(Arc::new(StoredAnswer { body, ..answer })))
                     }
-                    Ok(None) => Err(if_missing),
+                    Ok(None) => Err(OrderRefusal::answer_gone(first, result)),
                     Err(error) => {
                         tracing::error!(%error, "a stored answer cannot be read");
                         Err(OrderRefusal::Unreadable { first })

@@ -15,13 +15,7 @@ mod readings;
 mod revocations;
 mod task;
 
-use std::{
-    future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
-    task::Poll,
-    time::Duration,
-};
+use std::{pin::pin, time::Duration};
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -29,6 +23,7 @@ use tokio::time::Instant;
 use self::task::RotationTask;
 use crate::{
     backoff::Backoff,
+    catch_panic::catch_panic,
     keys::{Keeper, Lease, ReadAt, Verdict},
 };
 
@@ -49,7 +44,7 @@ where
     let mut waits = Backoff::new(FIRST_WAIT, MAX_WAIT);
     loop {
         let began = Instant::now();
-        if catch_panic(RotationTask::new(&mut keeper, &canary).run()).await.is_some() {
+        if catch_panic(pin!(RotationTask::new(&mut keeper, &canary).run())).await.is_ok() {
             return;
         }
         if began.elapsed() > STABLE {
@@ -60,16 +55,6 @@ where
         tokio::time::sleep(wait).await;
         keeper.life.recover(ReadAt { instant: Instant::now(), wall: Timestamp::now() });
     }
-}
-
-/// The output of a future; `None` if it panicked.
-async fn catch_panic<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Some),
-        Err(_) => Poll::Ready(None),
-    })
-    .await
 }
 
 #[cfg(test)]

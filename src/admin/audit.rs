@@ -25,12 +25,12 @@ use std::{
 use governor::{DefaultDirectRateLimiter, Quota};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
 use serde::Serialize;
 
 use crate::{
     config::{AUDIT, Config, LogTarget},
     degraded::{DegradedReason, DegradedReports},
+    files::read::WITHOUT_WAITING,
 };
 
 /// Lines of clients without a right token that are written at once.
@@ -266,9 +266,8 @@ impl AuditWriter {
 
 /// Opens the file for appending. A half-written last line is ended, so that the next one has a line of its own.
 fn open(path: &Path) -> io::Result<File> {
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let mut options = OpenOptions::new();
-    let mut file = options.read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+    let mut file = options.read(true).append(true).create(true).mode(0o600).custom_flags(WITHOUT_WAITING).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }

@@ -2,9 +2,9 @@
 //!
 //! Always holds: a new connection is always admitted. If the table is full, a connection that has no request in progress
 //! is closed for it: of the network that has most of them, the oldest, those without any request so far first. So a
-//! client that opens connections as fast as it can closes its own, and not that of a probe. At most [`MAX_REQUESTS`] requests other than health
-//! checks are in progress, so there is always such a connection: health has capacity that no client can take. Must not
-//! know what requests mean. Never fails.
+//! client that opens connections as fast as it can closes its own, and not that of a probe. At most [`MAX_REQUESTS`]
+//! requests other than health checks are in progress, so there is always such a connection: health has capacity that no
+//! client can take. Must not know what requests mean. Never fails.
 
 use std::{cmp::Reverse, net::IpAddr, sync::Arc};
 

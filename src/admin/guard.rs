@@ -81,46 +81,30 @@ pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request
         audited: wrong_token || !reads(&request),
         peer: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical()),
     };
-    match access {
-        Access::Open => {
-            let response = next.run(request).await;
-            entry.record(&state, None, response.status());
-            response
-        }
-        Access::Granted(token) => {
-            let request = match whole(request).await {
-                Ok(request) => request,
-                Err(error) => {
-                    let response = error.into_response();
-                    entry.record(&state, Some(&token), response.status());
-                    return response;
-                }
-            };
-            let recorder = state.clone();
-            let run = state.tasks.spawn(async move {
-                let response = next.run(request).await;
-                entry.record(&recorder, Some(&token), response.status());
-                response
-            });
-            run.await.unwrap_or_else(|_| AdminError::internal().into_response())
-        }
-        Access::WrongToken => {
-            let response = state.throttle.answer(request).await;
-            entry.record(&state, None, response.status());
-            response
-        }
+    let (token, response) = match access {
+        Access::Open => (None, next.run(request).await),
+        Access::Granted(token) => match whole(request).await {
+            Ok(request) => {
+                let recorder = state.clone();
+                let run = state.tasks.spawn(async move {
+                    let response = next.run(request).await;
+                    entry.record(&recorder, Some(&token), response.status());
+                    response
+                });
+                return run.await.unwrap_or_else(|_| AdminError::internal().into_response());
+            }
+            Err(error) => (Some(token), error.into_response()),
+        },
+        Access::WrongToken => (None, state.throttle.answer(request).await),
         Access::WrongRole { token } => {
             let message = "the role of this token is \"read\": it may change nothing";
-            let response = AdminError::new(StatusCode::FORBIDDEN, "token.role", message).into_response();
-            entry.record(&state, Some(&token), response.status());
-            response
+            let error = AdminError::new(StatusCode::FORBIDDEN, "token.role", message);
+            (Some(token), error.into_response())
         }
-        Access::Refused(error) => {
-            let response = error.into_response();
-            entry.record(&state, None, response.status());
-            response
-        }
-    }
+        Access::Refused(error) => (None, error.into_response()),
+    };
+    entry.record(&state, token.as_deref(), response.status());
+    response
 }
 
 /// The request with its whole body: a client that sends it slowly is waited for here, not in the request's task.

@@ -153,6 +153,7 @@ impl Budget {
 #[must_use = "dropping it unsent gives everything back"]
 pub struct Spent {
     permit: Permit,
+    /// The service's.
     claim: Claim,
 }
 
@@ -166,7 +167,7 @@ impl Spent {
     /// Counts everything as used, because the request may have been sent; Fastrac's response changes
     /// nothing. The place in flight stays occupied until this is dropped.
     pub fn sent(&mut self) {
-        self.permit.used();
+        self.permit.claim.keep();
         self.claim.keep();
     }
 

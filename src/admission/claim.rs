@@ -1,12 +1,12 @@
-//! What one request has taken of its service's quota and not yet used.
+//! What one request has taken and not yet used: of its service's quota, or of its account's budget.
 //!
 //! Always holds: it is used as a whole or goes back as a whole, to the windows that it was taken from. It knows neither
-//! requests nor limits: [`super::Quota`] fills it. Never fails.
+//! requests nor limits: a quota or a wait queue fills it. Never fails.
 
 use super::{bucket::TokenReservation, day::DayReservation};
 
-/// Units of a service's quota; given back when dropped unless kept. An empty one costs nothing: the call is the
-/// gateway's own, or was paid for before.
+/// Tokens of a second and units of a day; given back when dropped unless kept. An empty one costs nothing: the call is
+/// the gateway's own, or was paid for before.
 #[derive(Debug, Default)]
 #[must_use = "dropping it gives everything back"]
 pub struct Claim {

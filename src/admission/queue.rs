@@ -25,8 +25,9 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    bucket::{InsufficientTokens, TokenBucket, TokenReservation},
-    day::{DayCounter, DayReservation},
+    bucket::{InsufficientTokens, TokenBucket},
+    claim::Claim,
+    day::DayCounter,
 };
 use crate::config::{Priority, Rate};
 
@@ -78,25 +79,11 @@ struct WaitOutcome {
     changed: Notify,
 }
 
-/// A place in flight, occupied until this is dropped; tokens of the second and units of the day, given back when it is
-/// dropped unless they were used.
+/// A place in flight, occupied until this is dropped, and what was taken of the windows.
 #[derive(Debug)]
 pub(super) struct Permit {
     queue: Arc<WaitQueue>,
-    second: Option<TokenReservation>,
-    day: Option<DayReservation>,
-}
-
-impl Permit {
-    /// Counts tokens and units as used; the place stays occupied.
-    pub(super) fn used(&mut self) {
-        if let Some(second) = self.second.take() {
-            second.keep();
-        }
-        if let Some(day) = self.day.take() {
-            day.keep();
-        }
-    }
+    pub(super) claim: Claim,
 }
 
 /// How long a request may wait: `at_most` from now, and never beyond `deadline`.
@@ -200,13 +187,13 @@ impl WaitQueue {
     fn try_acquire(self: &Arc<Self>, cost: u32) -> Result<Permit, Exhausted> {
         let free = |occupied: usize| (occupied < self.max_in_flight()).then_some(occupied + 1);
         self.in_flight.fetch_update(SeqCst, SeqCst, free).map_err(|_| Exhausted::InFlight)?;
-        let taken = || {
-            let day = self.day.reserve(cost).map_err(|_| Exhausted::Day)?;
+        let claim = || {
+            let day = Some(self.day.reserve(cost).map_err(|_| Exhausted::Day)?);
             let second = self.second.load().as_ref().map(|second| second.take(cost)).transpose();
-            Ok((day, second.map_err(Exhausted::Second)?))
+            Ok(Claim { second: second.map_err(Exhausted::Second)?, day })
         };
-        match taken() {
-            Ok((day, second)) => Ok(Permit { queue: self.clone(), second, day: Some(day) }),
+        match claim() {
+            Ok(claim) => Ok(Permit { queue: self.clone(), claim }),
             Err(exhausted) => {
                 self.in_flight.fetch_sub(1, SeqCst);
                 Err(exhausted)
@@ -335,7 +322,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.queue.in_flight.fetch_sub(1, SeqCst);
         // Given back before a waiter is served, which may need them.
-        (self.second, self.day) = (None, None);
+        self.claim = Claim::default();
         self.queue.serve_waiters();
     }
 }

@@ -11,7 +11,7 @@ use super::{
     FAILED, WRONG,
     against::{OF_THE_MACHINE, differences},
     output,
-    remote::{AdminClient, AdminClientError, AdminCredentials, printable},
+    remote::{self, AdminClient, AdminCredentials},
 };
 use crate::{
     admin::config::effective,
@@ -75,14 +75,11 @@ fn against(gateway: AdminClient, checked: &Checked) -> io::Result<u8> {
             output::error(response.error_message());
             return Ok(FAILED);
         }
-        Err(error) => {
-            output::error(&error);
-            return Ok(if matches!(error, AdminClientError::Usage(_)) { WRONG } else { FAILED });
-        }
+        Err(error) => return Ok(error.report()),
     };
     let silent = OF_THE_MACHINE.map(KeyPath::at).into_iter().filter(|key| !checked.lines.contains(key));
     let lines = differences(&response.body, &effective(config), &silent.collect::<Vec<_>>());
-    output::print(|out| lines.iter().try_for_each(|line| writeln!(out, "{}", printable(line)))).map(|()| 0)
+    remote::print(&lines).map(|()| 0)
 }
 
 fn count(number: usize, what: &str) -> String {

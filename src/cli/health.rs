@@ -1,14 +1,14 @@
 //! `health`: whether a running gateway is ready, for images without a shell.
 
-use std::io::{self, Write as _};
+use std::io;
 
 use clap::Args;
 use http::{Method, Uri};
 use serde_json::Value;
 
 use super::{
-    FAILED, WRONG, output,
-    remote::{AdminClient, AdminClientError, printable},
+    FAILED,
+    remote::{self, AdminClient},
 };
 
 /// Exit with 0 if a running gateway is ready, else with 1
@@ -31,15 +31,12 @@ pub(super) fn run(arguments: &HealthArgs) -> io::Result<u8> {
     let remote = AdminClient::without_token(arguments.admin.clone(), arguments.ca.clone());
     let response = match remote.send(Method::GET, "/readyz", None) {
         Ok(response) => response,
-        Err(error) => {
-            output::error(&error);
-            return Ok(if matches!(error, AdminClientError::Usage(_)) { WRONG } else { FAILED });
-        }
+        Err(error) => return Ok(error.report()),
     };
     let ready = response.status.is_success();
     let lines = lines(ready, &response.body);
     // The exit code is the result.
-    let _ = output::print(|out| lines.iter().try_for_each(|line| writeln!(out, "{}", printable(line))));
+    let _ = remote::print(&lines);
     Ok(if ready { 0 } else { FAILED })
 }
 

@@ -1,6 +1,6 @@
 //! `keys`: the key pairs of a running gateway. Versions and ages, never values.
 
-use std::io::{self, Write as _};
+use std::io;
 
 use clap::{Args, Subcommand};
 use http::{Method, StatusCode};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     FAILED, WRONG, output,
-    remote::{AdminClient, AdminClientError, AdminResponse, printable},
+    remote::{self, AdminClient, AdminResponse},
 };
 
 /// Show, verify, rotate and revoke the key pairs of a running gateway
@@ -85,10 +85,7 @@ pub(super) fn run(arguments: &KeysArgs) -> io::Result<u8> {
     };
     match done {
         Ok((response, format)) => print(&response, format),
-        Err(error) => {
-            output::error(&error);
-            Ok(if matches!(error, AdminClientError::Usage(_)) { WRONG } else { FAILED })
-        }
+        Err(error) => Ok(error.report()),
     }
 }
 
@@ -97,7 +94,7 @@ type FormatLines = fn(&Value) -> Vec<String>;
 
 fn print(response: &AdminResponse, format: FormatLines) -> io::Result<u8> {
     let lines = format(&response.body);
-    let printed = output::print(|out| lines.iter().try_for_each(|line| writeln!(out, "{}", printable(line))));
+    let printed = remote::print(&lines);
     if response.status.is_success() {
         return printed.map(|()| 0);
     }
@@ -243,12 +240,6 @@ mod tests {
         let pair = json!({ "version": "1f0c9a2b", "source_version": 7, "role": "current", "standing": "verified" });
         let body = json!({ "accounts": { "main": { "keys": { "pairs": [pair], "source": { "kind": "vault" } } } } });
         assert_eq!(status(&body)[1], "main     1f0c9a2b (v7)  current  verified  0s");
-    }
-
-    #[test]
-    fn a_response_does_not_control_the_terminal() {
-        let shown = printable("\u{1b}[31mred\u{7}\nnext\u{202e} \u{9b}é");
-        assert_eq!(shown, "\\u{1b}[31mred\\u{7}\\nnext\\u{202e} \\u{9b}é");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `reload`: has a running gateway read its configuration again.
 
-use std::io::{self, Write as _};
+use std::io;
 
 use clap::Args;
 use http::{Method, StatusCode};
@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::{
     FAILED, WRONG, output,
-    remote::{AdminClient, AdminClientError, printable},
+    remote::{self, AdminClient},
 };
+use crate::config::check::Diagnostic;
 
 /// Have a running gateway read its configuration again, as SIGHUP does, and print the result
 ///
@@ -32,13 +33,10 @@ pub(super) fn run(arguments: &ReloadArgs) -> io::Result<u8> {
     let body = json!({ "confirm_removals": arguments.confirm_removals });
     let response = match arguments.remote.send(Method::POST, "/reload", Some(&body)) {
         Ok(response) => response,
-        Err(error) => {
-            output::error(&error);
-            return Ok(if matches!(error, AdminClientError::Usage(_)) { WRONG } else { FAILED });
-        }
+        Err(error) => return Ok(error.report()),
     };
     let lines = lines(&response.body);
-    let printed = output::print(|out| lines.iter().try_for_each(|line| writeln!(out, "{}", printable(line))));
+    let printed = remote::print(&lines);
     if response.status.is_success() {
         return printed.map(|()| 0);
     }
@@ -63,11 +61,10 @@ fn lines(body: &Value) -> Vec<String> {
 
 /// As `check` prints it.
 fn fault(fault: &Value) -> String {
-    let message = fault["message"].as_str().unwrap_or_default();
-    let place = fault["place"].as_str().map_or_else(String::new, |place| format!("{place}: "));
-    let file = fault["file"].as_str().map_or_else(String::new, |file| format!(" of {file}"));
-    let line = fault["line"].as_u64().map_or_else(String::new, |line| format!(" (line {line}{file})"));
-    format!("{place}{message}{line}")
+    let message = fault["message"].as_str().unwrap_or_default().to_owned();
+    let Some(key) = fault["place"].as_str() else { return message };
+    let line = fault["line"].as_u64().and_then(|line| line.try_into().ok());
+    Diagnostic { key: key.to_owned(), message, line, file: fault["file"].as_str().map(str::to_owned) }.to_string()
 }
 
 #[cfg(test)]

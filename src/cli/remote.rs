@@ -3,7 +3,13 @@
 //! Time and size of a response are bounded. Redirects are not followed, so the token is sent nowhere else;
 //! it is never printed and in no error. Fails with [`AdminClientError`].
 
-use std::{io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write as _},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
@@ -15,7 +21,7 @@ use rustls::ClientConfig;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::output;
+use super::{FAILED, WRONG, output};
 use crate::{
     app::choose_crypto,
     connector::Connector,
@@ -68,6 +74,17 @@ pub(super) enum AdminClientError {
     Failed(String),
 }
 
+impl AdminClientError {
+    /// Prints the error; returns the exit code.
+    pub(super) fn report(&self) -> u8 {
+        output::error(self);
+        match self {
+            AdminClientError::Usage(_) => WRONG,
+            AdminClientError::Failed(_) => FAILED,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct AdminResponse {
     pub(super) status: StatusCode,
@@ -82,9 +99,14 @@ impl AdminResponse {
     }
 }
 
+/// Prints lines with what a gateway has sent.
+pub(super) fn print(lines: &[String]) -> io::Result<()> {
+    output::print(|out| lines.iter().try_for_each(|line| writeln!(out, "{}", printable(line))))
+}
+
 /// The text with control characters escaped, and those that change the direction of text: a response must not control
 /// the terminal.
-pub(super) fn printable(text: &str) -> String {
+fn printable(text: &str) -> String {
     let harmful = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
@@ -339,5 +361,11 @@ mod tests {
         for url in ["http://gateway", "http://10.0.0.1", "http://[2001:db8::1]"] {
             assert!(!place(url).unwrap().is_private(), "{url}");
         }
+    }
+
+    #[test]
+    fn a_response_does_not_control_the_terminal() {
+        let shown = printable("\u{1b}[31mred\u{7}\nnext\u{202e} \u{9b}é");
+        assert_eq!(shown, "\\u{1b}[31mred\\u{7}\\nnext\\u{202e} \\u{9b}é");
     }
 }

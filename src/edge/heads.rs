@@ -51,12 +51,12 @@ impl Heads {
         self.too_large.store(self.too_large.load(Relaxed) + 1, Relaxed);
     }
 
-    /// Whether a read found nothing.
+    /// Notes whether the last read found nothing.
     pub(super) fn all_read(&self, all: bool) {
         self.all_read.store(all, Relaxed);
     }
 
-    /// Whether a write has to wait.
+    /// Notes whether the last write has to wait.
     pub(super) fn write_waits(&self, waits: bool) {
         self.write_waits.store(waits, Relaxed);
     }

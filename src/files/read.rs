@@ -3,8 +3,8 @@
 //! Size and mode that are checked are those of the file that is read, and a file that changes meanwhile
 //! is read again. Only regular files are read, so that no FIFO or device makes the reader wait; what an operator names
 //! on the command line may be a pipe, too, which must not be silent ([`read_input`]). A disk that does not respond is
-//! waited for up to `deadline::DEADLINE`. The content
-//! is in buffers that are zeroed when dropped. Fails with [`FileError`], which quotes nothing of the content.
+//! waited for up to `deadline::DEADLINE`. The content is in buffers that are zeroed when dropped. Fails with
+//! [`FileError`], which quotes nothing of the content.
 
 use std::{
     fs::{self, File},
@@ -106,9 +106,12 @@ pub(crate) fn text_of(path: &Path, bytes: &[u8]) -> Result<Zeroizing<String>, Fi
     Ok(Zeroizing::new(text.to_owned()))
 }
 
+/// Flag for opening a file: does not wait until another process opens a FIFO.
+pub(crate) const WITHOUT_WAITING: i32 = OFlags::NONBLOCK.bits().cast_signed();
+
 /// Opens a file for reading. Unlike `File::open`, it does not wait until another process opens a FIFO for writing.
 pub(super) fn open_without_waiting(path: &Path) -> io::Result<File> {
-    File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
+    File::options().read(true).custom_flags(WITHOUT_WAITING).open(path)
 }
 
 /// Reads a regular file, or a pipe such as `/dev/stdin`, of at most `max` bytes. A pipe that no process has opened for

@@ -156,6 +156,6 @@ impl TrackedPair {
 }
 
 /// The first instant after another one.
-pub(super) fn just_after(instant: Instant) -> Instant {
+pub(crate) fn just_after(instant: Instant) -> Instant {
     instant + Duration::from_nanos(1)
 }

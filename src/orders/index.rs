@@ -51,8 +51,7 @@ pub(super) enum IndexMatch {
         bytes: usize,
         /// Id of the first request.
         first: String,
-        /// The refusal if the answer is not found there.
-        if_missing: OrderRefusal,
+        result: AnswerResult,
     },
 }
 
@@ -174,17 +173,16 @@ impl Index {
         if order.in_flight {
             return Err(OrderRefusal::InFlight { first });
         }
-        let Some(AnswerResult { outcome, sent }) = order.row.result else {
+        let Some(result) = order.row.result else {
             return Err(OrderRefusal::Interrupted { first });
         };
-        let gone = OrderRefusal::AnswerGone { first: first.clone(), outcome, sent };
         match &order.answer {
             AnswerLocation::Memory(answer) => Ok(IndexMatch::InMemory(Arc::clone(answer))),
             AnswerLocation::Disk => {
                 let bytes = usize::try_from(order.row.answer_bytes.unwrap_or(0)).unwrap_or(usize::MAX);
-                Ok(IndexMatch::OnDisk { number, bytes, first, if_missing: gone })
+                Ok(IndexMatch::OnDisk { number, bytes, first, result })
             }
-            AnswerLocation::None => Err(gone),
+            AnswerLocation::None => Err(OrderRefusal::answer_gone(first, result)),
         }
     }
 

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::{journal::FirstSent, key::IdempotencyKeyError};
+use super::{
+    journal::{AnswerResult, FirstSent},
+    key::IdempotencyKeyError,
+};
 use crate::{
     memory::MemoryExhausted,
     outcome::{Code, Outcome, Sent},
@@ -72,6 +75,10 @@ pub enum OrderRefusal {
 }
 
 impl OrderRefusal {
+    pub(super) fn answer_gone(first: String, AnswerResult { outcome, sent }: AnswerResult) -> Self {
+        OrderRefusal::AnswerGone { first, outcome, sent }
+    }
+
     /// The refusal's code.
     pub fn code(&self) -> Code {
         match self {

@@ -3,15 +3,7 @@
 //! What always holds: there is always a response, also after a panic; the record is tied to the body of the response,
 //! so that it is written exactly once, however the exchange ends. Must not know the steps. Never fails.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    io,
-    panic::AssertUnwindSafe,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{convert::Infallible, future::Future, io, sync::Arc};
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -22,6 +14,7 @@ use super::{Exchange, forward};
 use crate::{
     body::{Body, BodyEnd, Delivery},
     caller::Client,
+    catch_panic::{Panicked, catch_panic},
     outcome::Outcome,
     record::Record,
     refusal::{Refusal, RefusalFormat},
@@ -177,18 +170,4 @@ impl<G> Drop for FinishOnEnd<G> {
             record.outcome = Outcome::ClientGone;
         }
     }
-}
-
-/// A future panicked; `record::report_panics` has logged where.
-struct Panicked;
-
-/// Turns a panic of a future into a value, so that the caller still gets a response.
-fn catch_panic<F: Future>(mut future: Pin<&mut F>) -> impl Future<Output = Result<F::Output, Panicked>> {
-    std::future::poll_fn(move |cx: &mut Context<'_>| {
-        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Ok(Poll::Pending) => Poll::Pending,
-            Err(_) => Poll::Ready(Err(Panicked)),
-        }
-    })
 }

@@ -149,8 +149,8 @@ impl ExchangeLog {
         }
     }
 
-    /// Whether a line that has not reserved room may have its bodies, of this many bytes. If not, this is counted: the line is to be
-    /// written without them.
+    /// Whether a line that has not reserved room may have its bodies, of this many bytes. If not, this is counted: the
+    /// line is to be written without them.
     pub(super) fn accepts_bodies(&self, importance: Importance, bytes: u64) -> bool {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let Some(queues) = &self.queues else { return false };

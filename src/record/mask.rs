@@ -63,13 +63,10 @@ impl Masker {
 
     /// The same for a part of a URI, also percent-encoded.
     pub fn uri_holds_live_secret(&self, account: Option<usize>, part: &str) -> bool {
-        match (decoded(part), percent_decode_str(part).decode_utf8_lossy()) {
-            (Cow::Borrowed(_), _) => false,
-            // Further decoding makes a space of a `+`.
-            (Cow::Owned(all), once) => {
-                self.holds_live_secret(account, all.as_bytes()) || self.holds_live_secret(account, once.as_bytes())
-            }
-        }
+        let Cow::Owned(all) = decoded(part) else { return false };
+        // Further decoding makes a space of a `+`.
+        let once = || percent_decode_str(part).decode_utf8_lossy();
+        self.holds_live_secret(account, all.as_bytes()) || self.holds_live_secret(account, once().as_bytes())
     }
 
     /// Whether bodies are written at all.

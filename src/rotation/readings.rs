@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
+use crate::{backoff::Backoff, keys::just_after};
 
 /// Interval between readings of a source that is being changed.
 const POLL_CHANGING: Duration = Duration::from_millis(100);
@@ -111,7 +111,7 @@ impl Readings {
             self.refreshed = Some(now);
         }
         let wanted = [self.wanted.refused, self.wanted.urgent].into_iter().flatten();
-        let began = wanted.map(|after| after + Duration::from_nanos(1)).fold(now, Instant::max);
+        let began = wanted.map(just_after).fold(now, Instant::max);
         (self.running, self.began, self.change_reported) = (Some(began), now, false);
         self.wanted = Wanted::default();
         self.poll_at = now + poll.unwrap_or(NO_POLL);

@@ -3,10 +3,10 @@
 //! Closed, it counts successes and failures in a rolling window. When the window holds at least `minimum` reports and
 //! the fraction of failures reaches `failures`, it opens for `open`. Then it is half-open: at most `probes` requests are
 //! let through; as many successes close it, one failure opens it again. A request that its caller may end before it has
-//! shown anything leaves one probe to others, so that impatient callers do not delay the recovery. A [`BreakerPermit`] that is dropped without a
-//! report counts for nothing and frees its probe; a report from an earlier epoch (before the last change of state)
-//! counts for nothing. What is a failure is decided by the table of outcomes. It must not know requests.
-//! Fails with [`BreakerOpen`].
+//! shown anything leaves one probe to others, so that impatient callers do not delay the recovery. A [`BreakerPermit`]
+//! that is dropped without a report counts for nothing and frees its probe; a report from an earlier epoch (before the
+//! last change of state) counts for nothing. What is a failure is decided by the table of outcomes. It must not know
+//! requests. Fails with [`BreakerOpen`].
 
 use std::{
     sync::{

@@ -148,12 +148,13 @@ class Stage:
                 sys.exit(f"{name} {ended}:\n  " + "\n  ".join(words))
             time.sleep(0.05)
 
-    def sandbox(self, name="sandbox", seed=1):
-        """A Fastrac simulator without its control API; returns its port."""
+    def sandbox(self, name="sandbox", seed=1, control=None):
+        """A Fastrac simulator, with its control API if that has a port; returns its own port."""
         if not BINARY.exists():
             cannot(f"{BINARY} is not built (cargo build --release)")
-        port = free_port()
-        self.start(name, [BINARY, "sandbox", "--listen", f"127.0.0.1:{port}", "--seed", seed], self.folder)
+        port = next(port for port in free_ports(2) if port != control)
+        more = ["--control", f"127.0.0.1:{control}"] if control else []
+        self.start(name, [BINARY, "sandbox", "--listen", f"127.0.0.1:{port}", "--seed", seed, *more], self.folder)
         self.until(name, lambda: status(f"http://127.0.0.1:{port}/region/province") is not None)
         return port
 

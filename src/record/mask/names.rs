@@ -9,7 +9,7 @@ mod words;
 
 use std::collections::HashMap;
 
-use words::is_personal;
+use words::{PERSONS, is_personal};
 
 /// What happens to the value of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,9 +117,8 @@ const PARTS: &[&str] = &[
 
 /// Segments that are secret or personal only as a whole.
 const WHOLE: &[&str] = &[
-    "key", "pin", "otp", "pass", "jwt", "sig", "hmac", "basic", "url", "uri", "lat", "lng", "lon", "long", "hp",
-    "nohp", "wa", "nowa", "tel", "fax", "nik", "ktp", "dob", "pic", "q", "query", "rt", "rw", "rtrw", "user", "ssn",
-    "card",
+    "key", "pin", "otp", "pass", "jwt", "sig", "hmac", "basic", "url", "uri", "lat", "lng", "lon", "long", "hp", "wa",
+    "nowa", "tel", "fax", "nik", "dob", "pic", "q", "query", "rt", "rw", "rtrw", "user", "ssn", "card",
 ];
 
 /// Names that end with `name` (or begin with `name`, `nama`) and do not name a person. All other such
@@ -135,33 +134,8 @@ const PUBLIC_NAMES: &[&str] = &[
     "subdistrictname",
 ];
 
-const PERSONS: &[&str] = &[
-    "shipper",
-    "consigner",
-    "receiver",
-    "reciever",
-    "sender",
-    "recipient",
-    "consignee",
-    "consignor",
-    "customer",
-    "buyer",
-    "seller",
-    "merchant",
-    "pengirim",
-    "penerima",
-    "pembeli",
-    "penjual",
-    "pelanggan",
-    "konsumen",
-    "pemesan",
-    "pemilik",
-    "driver",
-    "rider",
-    "stop",
-    "stops",
-    "person",
-];
+/// Names of persons besides [`PERSONS`].
+const ALSO_PERSONS: &[&str] = &["stop", "stops", "person"];
 
 const PLACES: &[&str] = &["origin", "destination", "pickuppoint", "dropoffpoint", "location", "lokasi"];
 
@@ -296,7 +270,7 @@ impl MaskRules {
             || self.further.iter().any(|further| further == segment)
         {
             MaskRule::Mask
-        } else if PERSONS.contains(&segment) {
+        } else if PERSONS.contains(&segment) || ALSO_PERSONS.contains(&segment) {
             MaskRule::Person
         } else if PLACES.contains(&segment) {
             MaskRule::Place

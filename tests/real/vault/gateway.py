@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from stage import BINARY, CALLER, free_ports, status  # noqa: E402
+from stage import BINARY, CALLER, free_port, free_ports, status  # noqa: E402
 
 POLL = 1.0
 ADMIN = "fga_real000000000000000000000000000000000000000000"
@@ -42,9 +42,8 @@ class Fastrac:
     """The sandbox with its control API."""
 
     def __init__(self, stage, pairs=40):
-        self.port, control = free_ports(2)
-        stage.start("sandbox", [BINARY, "sandbox", "--listen", f"127.0.0.1:{self.port}", "--control", f"127.0.0.1:{control}"], stage.folder)
-        stage.until("sandbox", lambda: status(f"http://127.0.0.1:{self.port}/region/province") is not None)
+        control = free_port()
+        self.port = stage.sandbox(control=control)
         for n in range(1, pairs + 1):
             body = json.dumps({"label": f"pair {n}", "access_key": f"access-{n}", "secret_key": f"canary-secret-{n}"}).encode()
             urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{control}/_sandbox/keys", body), timeout=5).read()

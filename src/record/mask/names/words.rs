@@ -101,7 +101,7 @@ const NOT_OF_PERSONS: &[&str] = &[
 ];
 
 /// Words for persons. What else is said of them is personal, unless all other words are of [`NEUTRAL`].
-const PERSONS: &[&str] = &[
+pub(super) const PERSONS: &[&str] = &[
     "shipper",
     "consigner",
     "consignor",

@@ -170,7 +170,8 @@ async fn next_step(
 fn refused(call: &UpstreamCall, answered: Answered<'_>) -> RefusedRequest {
     let Answered { lease, tried } = answered;
     tried.push(TriedPair { version: lease.version(), refused: Instant::now() });
-    let origin = call.service.map(|service| RequestOrigin {
+    // An order is decided anew each time: it must never get a 401 that is the account's.
+    let origin = call.service.filter(|_| !call.moves_money()).map(|service| RequestOrigin {
         service: call.snapshot.catalog.services[service].config.name.as_str().into(),
         operation: call.operation.name.as_str().into(),
     });

@@ -17,7 +17,7 @@ use crate::keys::{pair::LoadedPair, tracked_pair::Verdict, version::PairVersion}
 pub(crate) struct RefusedRequest {
     /// The pairs that it was signed with, one after the other. Not empty.
     pub(crate) tried: Vec<TriedPair>,
-    /// `None`: it is the gateway's own.
+    /// `None`: it is the gateway's own, or an order. What is known of earlier requests does not decide it.
     pub(crate) origin: Option<RequestOrigin>,
     /// Whether it may be sent again with another pair.
     pub(crate) may_resend: bool,

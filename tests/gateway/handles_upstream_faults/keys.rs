@@ -124,3 +124,17 @@ fn an_order_that_is_not_sent_again_never_gets_the_accounts_401() {
     refused(&gateway, &order(&gateway, 2));
     assert_eq!(unknown(&gateway), 0.0, "a refused key executed nothing");
 }
+
+/// What is remembered of a request that caused its own 401 once decided orders after it.
+#[test]
+fn an_order_that_caused_a_401_decides_no_later_one() {
+    let account = "rotation = { resend_orders = false, overlap = \"0s\" }";
+    let gateway = Setup { account, ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.order_express", Act::Html(401)).times(1));
+    let own = order(&gateway, 1);
+    let unreadable = unknown(&gateway);
+    assert_eq!((own.status, own.outcome()), (401, "rejected"), "{own:?}");
+    gateway.sandbox.revoke(ACCESS);
+    refused(&gateway, &order(&gateway, 2));
+    assert_eq!(unknown(&gateway), unreadable, "a refused key executed nothing");
+}

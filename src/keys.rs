@@ -1,22 +1,26 @@
 //! The key pair that signs a request.
 //!
-//! [`Keys`] are one account's, for as long as it is called at the same addresses: [`Keys::lease`] returns the
+//! [`Keys`] are one account's for its whole life, unless its addresses and its source change at once (then a pair would be
+//! sent to an address that it was not configured for): [`Keys::lease`] returns the
 //! pair in use from a snapshot, without I/O, and [`Keys::refused`] says what to do after a 401 from Fastrac. Both
 //! halves of a pair come from one reading; only its [`PairVersion`] is ever shown; a failed reading never replaces
 //! a good pair; a pair older than `max_age` is not used. The room does not know how a request or a canary is sent:
 //! [`crate::rotation`] does the writing, with a canary that `app` supplies. Fails with [`NoKey`] and
 //! [`SourceError`].
 
+mod account_pairs;
 mod command;
 mod directory;
 mod encrypted;
 mod env;
 mod fault;
 mod file;
+mod last_accepted;
 mod leak;
 mod lease;
 mod lifecycle;
 mod pair;
+mod read_at;
 mod revoked_versions;
 mod sealed_copy;
 mod secret;
@@ -36,17 +40,22 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
 
 use self::snapshot::KeySnapshot;
 pub(crate) use self::{
+    account_pairs::AccountPairs,
     command::{KeyCommand, KeySettings},
     encrypted::read_identities,
     lifecycle::{KeyLifecycle, RefusedRequest, RequestOrigin, TriedPair, WaitingRefusals, WantedReading},
     pair::LoadedPair,
+    read_at::ReadAt,
     sealed_copy::{Restored, read_copy},
     source::{PairSource, SourceReading, read_local},
-    tracked_pair::{ReadAt, just_after},
+    tracked_pair::just_after,
     vault::{read_credential, read_vault_token},
 };
 pub use self::{
@@ -77,6 +86,7 @@ pub struct Keys {
     live: ArcSwap<KeySnapshot>,
     /// Notified when `live` was replaced.
     changed: Notify,
+    shared: Arc<AccountPairs>,
     commands: mpsc::Sender<KeyCommand>,
 }
 
@@ -108,10 +118,12 @@ impl Keys {
         observer: Observer,
     ) -> Result<(Arc<Self>, Keeper), SourceError> {
         let source = Arc::new(PairSource::open(&account.keys, &account.name, vault)?);
-        let life = KeyLifecycle::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
+        let mut life = KeyLifecycle::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
+        life.await_first(Instant::now());
         let (commands, inbox) = mpsc::channel(INBOX);
         let live = ArcSwap::from_pointee(life.snapshot());
-        let keys = Arc::new(Self { live, changed: Notify::new(), commands });
+        let shared = life.share_secrets().clone();
+        let keys = Arc::new(Self { live, changed: Notify::new(), shared, commands });
         Ok((keys.clone(), Keeper { keys, life, source, inbox, revocations, observer, watched: true }))
     }
 
@@ -134,7 +146,7 @@ impl Keys {
     }
 
     /// The pair to sign with. Waits while the source is read because the pair in use was refused: it may contain a new
-    /// one. Cancel safe.
+    /// one; and a moment for the first pair. Cancel safe.
     ///
     /// # Errors
     /// [`NoKey`] says why there is none.
@@ -209,6 +221,11 @@ impl Keys {
         let left = end.saturating_duration_since(std::time::Instant::now());
         // The task drops it once the settings are in force.
         !matches!(taken.recv_timeout(left), Err(std_mpsc::RecvTimeoutError::Timeout))
+    }
+
+    /// Whether `text` contains a secret of one of the account's pairs, in use or not.
+    pub(crate) fn leaks_in(&self, text: &[u8]) -> bool {
+        self.shared.leaks_in(text)
     }
 
     /// What may be shown of the keys.

@@ -1,8 +1,7 @@
 //! The task that keeps an account's key pairs current: it reads the source, has new pairs verified, and
 //! decides what happens to refused requests.
 //!
-//! There is one task for each account, for as long as the account has the same addresses: a reload only sends it
-//! what has changed. It does all the writing, revocations included: a reading or a canary is shared by those who
+//! There is one task for each account: a reload only sends it what has changed. It does all the writing, revocations included: a reading or a canary is shared by those who
 //! wait for it, and nothing is locked. At most one reading, and one canary for each version, run at a time. They
 //! do not delay each other, nor a request that needs neither. A canary that panics is undecided; if the task
 //! itself panics, it is restarted with the pairs that it held. The task does not know how a canary is sent. It
@@ -17,7 +16,6 @@ mod task;
 
 use std::{pin::pin, time::Duration};
 
-use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::task::RotationTask;
@@ -53,7 +51,7 @@ where
         let wait = waits.next();
         tracing::error!(account = keeper.life.account(), ?wait, "the rotation task has panicked and is restarted");
         tokio::time::sleep(wait).await;
-        keeper.life.recover(ReadAt { instant: Instant::now(), wall: Timestamp::now() });
+        keeper.life.recover(ReadAt::now());
     }
 }
 

@@ -108,7 +108,7 @@ pub(super) async fn revoke(
     })?;
     let account = owner(&state, body.account.as_deref(), version)?;
     let Some(Revocation { known, stored }) = account.keys.revoke(version).await else {
-        let message = "the account was removed, or its address was changed, at this moment; the version is not revoked; try again";
+        let message = "the account was removed, or its address and key source were changed, at this moment; the version is not revoked; try again";
         return Err(AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "keys.unavailable", message));
     };
     tracing::warn!(account = account.name, version = version.as_str(), known, "a key version was revoked");

@@ -137,7 +137,7 @@ const SEARCHED_ACCOUNTS: usize = 16;
 fn live_secrets(accounts: &[Arc<Account>]) -> LiveSecrets {
     let keys: Vec<_> = accounts.iter().map(|account| account.keys.clone()).collect();
     Box::new(move |account, text| {
-        let leaks = |keys: &Arc<Keys>| keys.lease().is_ok_and(|lease| lease.leaks_in(text));
+        let leaks = |keys: &Arc<Keys>| keys.leaks_in(text);
         match account {
             Some(account) => keys.get(account).is_some_and(leaks),
             None => keys.iter().take(SEARCHED_ACCOUNTS).any(leaks),
@@ -207,29 +207,32 @@ impl AccountBuilder<'_> {
         Ok((Arc::new(account), change))
     }
 
-    /// The account's keys, with what has changed. They are new only if the address is another: a pair is never sent to
-    /// an address that it was not configured for.
+    /// The account's keys, with what has changed. They are new only if both address and source are others: a pair is never
+    /// sent to an address that it was not configured for.
     fn keys(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Keys>, KeyChange), StartError> {
         let AccountBuilder { settings, vaults, live, .. } = *self;
         let name = &settings.name;
         let unusable = |source| StartError::Keys { account: name.clone(), source };
-        let same_address = |previous: &PreviousAccount<'_>| endpoints(previous.settings) == endpoints(settings);
-        let Some(PreviousAccount { account, settings: old }) = previous.filter(same_address) else {
+        let other_vault = matches!(settings.keys, KeySource::Vault { .. })
+            && !vaults.now.zip(vaults.before).is_some_and(|(now, before)| Arc::ptr_eq(now, before));
+        let other_source = |old: &config::AccountConfig| old.keys != settings.keys || other_vault;
+        let moved = |old: &config::AccountConfig| endpoints(old) != endpoints(settings);
+        let kept = previous.filter(|previous| !(moved(previous.settings) && other_source(previous.settings)));
+        let Some(PreviousAccount { account, settings: old }) = kept else {
             let revocations = Arc::new(AccountRevocations::new(name, &live.revoked));
             let opened = Keys::open(settings, vaults.now, revocations, observer(name.clone(), live));
             let (keys, keeper) = opened.map_err(unusable)?;
             return Ok((keys, KeyChange::Opened(Box::new(keeper))));
         };
-        let other_vault = matches!(settings.keys, KeySource::Vault { .. })
-            && !vaults.now.zip(vaults.before).is_some_and(|(now, before)| Arc::ptr_eq(now, before));
-        let source = if old.keys != settings.keys || other_vault {
+        let source = if other_source(old) {
             Some(Arc::new(PairSource::open(&settings.keys, name, vaults.now).map_err(unusable)?))
         } else {
             None
         };
+        let moved = moved(old);
         let change = match source {
-            None if old.rotation == settings.rotation => KeyChange::None,
-            source => KeyChange::Settings(KeySettings { source, rotation: settings.rotation.clone() }),
+            None if old.rotation == settings.rotation && !moved => KeyChange::None,
+            source => KeyChange::Settings(KeySettings { source, rotation: settings.rotation.clone(), moved }),
         };
         Ok((account.keys.clone(), change))
     }

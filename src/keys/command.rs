@@ -42,6 +42,8 @@ pub(crate) struct KeySettings {
     /// Another source; `None`: the present one stays.
     pub(crate) source: Option<Arc<PairSource>>,
     pub(crate) rotation: RotationConfig,
+    /// The account is called at another address.
+    pub(crate) moved: bool,
 }
 
 /// Result of [`Keys::revoke`](super::Keys::revoke).

@@ -1,4 +1,4 @@
-//! Searches a response for a live secret.
+//! Searches a text for a live secret.
 //!
 //! The secret is searched for as it is and in its Basic form, in the bytes as they came and with up to
 //! three layers of JSON escapes undone (JSON in a string of JSON is common). A body without a backslash

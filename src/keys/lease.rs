@@ -1,7 +1,7 @@
 //! What a request signs with: a [`Lease`] of the pair in use, or [`NoKey`].
 //!
 //! A lease is cheap to clone, and a retired pair is zeroed when its last lease is dropped. A response
-//! streamed through [`LeakScan`] never contains the secret, not even split over two chunks.
+//! streamed through [`LeakScan`] never contains a live secret of the account, not even split over two chunks.
 
 use std::{fmt, sync::Arc};
 
@@ -34,12 +34,12 @@ pub enum NoKey {
     TooOld,
 }
 
-/// The response contains the secret.
+/// The response contains a live secret of the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the response contains the live secret key")]
 pub struct Leak;
 
-/// Searches a streamed response for the secret. It holds back as many bytes as the secret can take, so that
+/// Searches a streamed response for the live secrets of the account. It holds back as many bytes as one can take, so that
 /// no part of it has been passed on when the rest arrives.
 pub struct LeakScan {
     pair: Arc<LoadedPair>,
@@ -66,9 +66,14 @@ impl Lease {
         self.pair.is_revoked()
     }
 
+    /// To be called when Fastrac accepted a request that was signed with the pair and sent at `sent`. No lock.
+    pub(crate) fn note_accepted(&self, sent: Instant) {
+        self.pair.note_accepted(sent);
+    }
+
     /// Name of the account that the pair belongs to.
     pub fn account(&self) -> &str {
-        &self.pair.account
+        self.pair.account()
     }
 
     /// Value of `access-key`, sensitive. A clone copies no bytes.
@@ -86,10 +91,10 @@ impl Lease {
         &self.pair.pair.headers().basic
     }
 
-    /// Whether `body` contains the secret key: plain, in its Basic form, or either with JSON escapes. Secrets
-    /// shorter than 8 bytes are not searched for.
+    /// Whether `body` contains the secret key, or another live one of the account: plain, in its Basic form, or either
+    /// with JSON escapes. Secrets shorter than 8 bytes are not searched for.
     pub fn leaks_in(&self, body: &[u8]) -> bool {
-        self.pair.pair.forms().found_in(body)
+        self.pair.leaks_in(body)
     }
 
     /// The same search for a streamed response.
@@ -100,7 +105,7 @@ impl Lease {
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("account", &self.pair.account).field("version", &self.version()).finish()
+        f.debug_struct("Lease").field("account", &self.pair.account()).field("version", &self.version()).finish()
     }
 }
 
@@ -110,13 +115,12 @@ impl LeakScan {
     /// # Errors
     /// [`Leak`] when the secret is found; then nothing more may be passed on.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Bytes, Leak> {
-        let forms = self.pair.pair.forms();
         self.held_back.extend_from_slice(chunk);
-        if forms.found_in(&self.held_back) {
+        if self.pair.leaks_in(&self.held_back) {
             self.held_back.clear();
             return Err(Leak);
         }
-        let keep = forms.max_len().min(self.held_back.len());
+        let keep = self.pair.max_secret_len().min(self.held_back.len());
         Ok(self.held_back.split_to(self.held_back.len() - keep).freeze())
     }
 

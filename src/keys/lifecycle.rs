@@ -4,7 +4,8 @@
 //! what is due. What always holds: a failed reading changes no pair; a candidate that Fastrac refused is never
 //! promoted unless an operator forces it; a revoked version is never used; a verified pair is given up only for
 //! another verified one, or because it was revoked or its canary was refused; at most one canary of a version
-//! runs; no request is decided by what began before it was refused. Once the canary was refused and no other pair
+//! runs; no request is decided by what began before it was refused, except that what is known of a service's earlier
+//! requests decides its later ones for as long as Fastrac accepted the pair a moment ago. Once the canary was refused and no other pair
 //! serves, the account is locked out until a canary verifies a pair, or the source has another. Time is passed
 //! in. Never fails.
 
@@ -33,22 +34,26 @@ pub(crate) use self::{
     waiting::{WaitingRefusals, WantedReading},
 };
 use super::{
+    account_pairs::AccountPairs,
     pair::LoadedPair,
-    revoked_versions::RevokedVersions,
+    read_at::ReadAt,
     status::{Event, KeyEvent, SourceStatus, Verification},
-    tracked_pair::{DatedVerdict, ReadAt, TrackedPair, Verdict},
+    tracked_pair::{DatedVerdict, TrackedPair, Verdict},
     version::PairVersion,
 };
 use crate::config::RotationConfig;
 
 /// How long a lock-out is held back for a reading of the source: it may contain a new pair.
 const CONFIRM_WAIT: Duration = Duration::from_secs(2);
+/// How long requests wait for the first pair.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Number of retired versions that are remembered, for `revoke` to tell a known one.
 const MAX_RETIRED: usize = 64;
 
 /// An account's pairs and what is known about them.
 pub(crate) struct KeyLifecycle {
-    account: Arc<str>,
+    /// What the pairs share.
+    shared: Arc<AccountPairs>,
     rotation: RotationConfig,
     /// Whether a pair becomes too old while its source can't be read.
     ages: bool,
@@ -57,7 +62,6 @@ pub(crate) struct KeyLifecycle {
     candidate: Option<TrackedPair>,
     /// The pair that the source returned last, used or not.
     seen: Option<Arc<LoadedPair>>,
-    revoked: Arc<RevokedVersions>,
     /// Revoked versions that are not on disk yet.
     unstored: BTreeSet<PairVersion>,
     retired: VecDeque<PairVersion>,
@@ -69,6 +73,8 @@ pub(crate) struct KeyLifecycle {
     /// The canaries that are running, and when they began.
     canaries: BTreeMap<PairVersion, Instant>,
     locked_out: bool,
+    /// Until when requests wait for the first pair; `None`: they don't.
+    first: Option<Instant>,
     confirm: Option<Confirmation>,
     caused: RequestCaused,
     /// When the rotation task was last restarted after a panic.
@@ -94,14 +100,13 @@ struct Confirmation {
 impl KeyLifecycle {
     pub(crate) fn new(account: &str, kind: &'static str, ages: bool, rotation: RotationConfig) -> Self {
         Self {
-            account: account.into(),
+            shared: AccountPairs::of(account),
             rotation,
             ages,
             current: None,
             previous: None,
             candidate: None,
             seen: None,
-            revoked: Arc::default(),
             unstored: BTreeSet::new(),
             retired: VecDeque::new(),
             source: SourceStatus { kind, up: false, last_success: None, version: None, fault: None, incomplete: false },
@@ -109,11 +114,17 @@ impl KeyLifecycle {
             reading_began: None,
             canaries: BTreeMap::new(),
             locked_out: false,
+            first: None,
             confirm: None,
             caused: RequestCaused::default(),
             restarted: None,
             events: Vec::new(),
         }
+    }
+
+    /// Requests wait a moment for the first pair, unless the source can't be read or Fastrac refuses it.
+    pub(crate) fn await_first(&mut self, now: Instant) {
+        self.first = Some(now + FIRST_WAIT);
     }
 
     /// The canary's verdict on a version.
@@ -183,7 +194,7 @@ impl KeyLifecycle {
         }
         let (version, verified) = (slot.version(), slot.standing == Verification::Verified);
         self.caused.clear();
-        self.confirm = None;
+        (self.confirm, self.first) = (None, None);
         if let Some(old) = self.current.replace(slot) {
             self.succeed(old);
         }
@@ -251,6 +262,20 @@ impl KeyLifecycle {
         self.expire(now);
     }
 
+    /// The account is called at another address: what is known of its pairs does not hold there. They stay in use.
+    pub(crate) fn moved(&mut self, now: Instant) {
+        self.canaries.clear();
+        self.caused.clear();
+        self.confirm = None;
+        for slot in self.slots() {
+            *slot = TrackedPair::new(slot.held.clone(), now);
+        }
+        if let Some(previous) = &mut self.previous {
+            (previous.slot.due, previous.since) = (None, None);
+        }
+        self.update_lock(now);
+    }
+
     /// The rotation task is restarted after a panic: the canaries that ran are gone.
     pub(crate) fn recover(&mut self, now: ReadAt) {
         self.canaries.clear();
@@ -262,9 +287,10 @@ impl KeyLifecycle {
         self.tell(KeyEvent::Restarted, None);
     }
 
-    /// Retires the previous pair when its overlap has ended, and ends a wait for the source.
+    /// Retires the previous pair when its overlap has ended, and ends waits for the source.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.confirm.take_if(|confirm| confirm.until <= now);
+        self.first.take_if(|until| *until <= now);
         if self.overlap_ends().is_some_and(|end| end <= now)
             && let Some(previous) = self.previous.take()
         {
@@ -319,6 +345,7 @@ impl KeyLifecycle {
                 slot.restart_waits();
                 slot.again(now, true);
             }
+            self.first = None;
         }
         self.locked_out = locked_out;
     }

@@ -9,11 +9,14 @@ use std::{fmt, sync::Arc};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::HeaderValue;
 use jiff::Timestamp;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
+    account_pairs::AccountPairs,
+    last_accepted::LastAccepted,
     leak::SecretForms,
-    revoked_versions::RevokedVersions,
+    read_at::ReadAt,
     secret::{Secret, sensitive_header},
     version::PairVersion,
 };
@@ -56,7 +59,7 @@ pub(crate) struct KeyPair {
     /// The source's own version number; `None`: it numbers none.
     number: Option<u64>,
     headers: PairHeaders,
-    forms: SecretForms,
+    forms: Arc<SecretForms>,
 }
 
 /// A pair's header values: sensitive, each in one shared buffer that is zeroed.
@@ -86,7 +89,7 @@ impl KeyPair {
             secret_key: header("secret_key", secret.expose().as_bytes().to_vec())?,
             basic: header("secret_key", [b"Basic ", encoded.as_slice()].concat())?,
         };
-        let forms = SecretForms::new(secret.expose().as_bytes(), &encoded);
+        let forms = Arc::new(SecretForms::new(secret.expose().as_bytes(), &encoded));
         let version = PairVersion::of(&access, &secret);
         Ok(Self { version, version_text: version.as_str().into(), number: None, access, secret, headers, forms })
     }
@@ -124,7 +127,7 @@ impl KeyPair {
         &self.headers
     }
 
-    pub(super) fn forms(&self) -> &SecretForms {
+    pub(super) fn forms(&self) -> &Arc<SecretForms> {
         &self.forms
     }
 }
@@ -164,20 +167,46 @@ fn check(name: &'static str, half: &Secret) -> Result<(), PairError> {
 
 /// A pair as it was loaded for an account.
 pub(crate) struct LoadedPair {
-    pub(crate) account: Arc<str>,
     pub(crate) pair: KeyPair,
     pub(crate) loaded_at: Timestamp,
-    /// The revoked versions of the account.
-    revoked: Arc<RevokedVersions>,
+    accepted: LastAccepted,
+    /// What all pairs of the account share.
+    shared: Arc<AccountPairs>,
 }
 
 impl LoadedPair {
-    pub(crate) fn new(account: Arc<str>, pair: KeyPair, loaded_at: Timestamp, revoked: Arc<RevokedVersions>) -> Self {
-        Self { account, pair, loaded_at, revoked }
+    pub(crate) fn new(pair: KeyPair, read: ReadAt, shared: Arc<AccountPairs>) -> Self {
+        Self { pair, loaded_at: read.wall, accepted: LastAccepted::new(read.instant), shared }
+    }
+
+    /// Name of the account.
+    pub(super) fn account(&self) -> &str {
+        &self.shared.account
+    }
+
+    /// Fastrac accepted a request that was signed with it and sent at `sent`.
+    pub(super) fn note_accepted(&self, sent: Instant) {
+        self.accepted.note(sent);
+    }
+
+    /// When the last such request was sent.
+    pub(super) fn last_accepted(&self) -> Option<Instant> {
+        self.accepted.get()
     }
 
     pub(super) fn is_revoked(&self) -> bool {
-        self.revoked.contains(self.version())
+        self.shared.revoked.contains(self.version())
+    }
+
+    /// Whether `text` contains the secret, or another live one of the account.
+    pub(super) fn leaks_in(&self, text: &[u8]) -> bool {
+        let own = self.pair.forms();
+        self.shared.leaks_in(text) || (!self.shared.is_live(own) && own.found_in(text))
+    }
+
+    /// Maximum length of a form of these secrets in a body, in bytes.
+    pub(super) fn max_secret_len(&self) -> usize {
+        self.pair.forms().max_len().max(self.shared.max_len())
     }
 
     pub(crate) fn version(&self) -> PairVersion {

@@ -17,7 +17,7 @@ pub(crate) struct KeySnapshot {
     pub(crate) current: Option<Arc<LoadedPair>>,
     /// Whether Fastrac refuses all pairs of the account.
     pub(crate) refused: bool,
-    /// Whether the source is being read to find out if there is another pair than the refused one.
+    /// Whether the source is being read to find out if there is another pair than the refused one, or a first one.
     pub(crate) deciding: bool,
     /// When the next canary is due while `refused`; `None`: one is running.
     pub(crate) next_canary: Option<Instant>,

@@ -10,7 +10,6 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::HeaderValue;
-use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::{
@@ -27,7 +26,7 @@ fn pair(access: &str, secret: &str) -> Result<KeyPair, PairError> {
 
 fn lease(access: &str, secret: &str) -> Lease {
     let pair = pair(access, secret).unwrap();
-    Lease::new(Arc::new(LoadedPair::new("main".into(), pair, Timestamp::now(), Arc::default())))
+    Lease::new(Arc::new(LoadedPair::new(pair, ReadAt::now(), AccountPairs::of("main"))))
 }
 
 fn write(path: &Path, text: &str) {
@@ -259,7 +258,7 @@ mod files {
         write(&path, "[main]\naccess_key = \"a\"\nsecret_key = \"b\"\n");
         let source = file_source(&path);
         let pair = pair_in(&source).unwrap();
-        let held = LoadedPair::new("main".into(), pair, Timestamp::now(), Arc::default());
+        let held = LoadedPair::new(pair, ReadAt::now(), AccountPairs::of("main"));
         assert!(checked(source.read().unwrap(), Some(&held)).unwrap().pair.is_none());
     }
 

@@ -6,7 +6,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
@@ -14,15 +13,6 @@ use super::{
     status::{PairStatus, Role, Verification},
     version::PairVersion,
 };
-
-/// The time of a reading, on both clocks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ReadAt {
-    /// For ages and deadlines.
-    pub(crate) instant: Instant,
-    /// For people.
-    pub(crate) wall: Timestamp,
-}
 
 /// First and maximum wait before another canary.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -103,6 +93,12 @@ impl TrackedPair {
             Verdict::Undecided => {}
         }
         self.standing != before
+    }
+
+    /// When it was last known to be good: the last request or canary that Fastrac accepted was sent then.
+    pub(super) fn last_good(&self) -> Option<Instant> {
+        let verified = self.judged.filter(|last| last.verdict == Verdict::Verified).map(|last| last.began);
+        self.held.last_accepted().max(verified)
     }
 
     /// Whether another canary is needed to know what Fastrac says of it.

@@ -10,9 +10,10 @@ use super::{CallPriority, UpstreamCall};
 use crate::{
     admission::{Claim, OverBudget, Spent},
     attempts::Attempts,
+    config::Class,
     deadline::timed,
     keys::Lease,
-    outcome::{self, Classification},
+    outcome::{self, Classification, Outcome},
     record::AttemptTimer,
     refusal::Refusal,
     reply::Reply,
@@ -115,6 +116,9 @@ impl PreparedAttempt {
             Ok(mut answer) => {
                 let reading = read(call, &answer);
                 permit.report(reading.outcome.evidence(Some(answer.status)));
+                if proves_pair(call, &reading) {
+                    lease.note_accepted(began);
+                }
                 let endpoint = &call.account.route(call.operation.api).endpoint;
                 rewrite::answer(&mut answer, endpoint, &call.request.target);
                 if leaks(&lease, &answer) {
@@ -151,6 +155,11 @@ fn is_evidence(call: &UpstreamCall, attempts: &Attempts, began: Instant) -> bool
     let (now, end) = (Instant::now(), call.deadlines.next(attempts.sent()));
     let had_half = now - began >= call.operation.timeout / 2;
     !end.is_over(now) || (had_half && !call.deadlines.is_callers(end))
+}
+
+/// Whether a response shows that Fastrac accepts the pair. Unlisted operations may need none.
+fn proves_pair(call: &UpstreamCall, reading: &Classification) -> bool {
+    call.operation.class != Class::Unlisted && matches!(reading.outcome, Outcome::Ok | Outcome::NotFound)
 }
 
 /// Whether a response holds the live secret, as far as it has come.

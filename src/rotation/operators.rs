@@ -77,7 +77,7 @@ impl<C> RotationTask<'_, C> {
         if self.verdicts.is_empty() {
             return;
         }
-        let asked: Vec<PairVersion> = self.canaries.values().copied().collect();
+        let asked: Vec<PairVersion> = self.canaries.values().map(|canary| canary.version).collect();
         let (gone, rest) = std::mem::take(&mut self.verdicts).into_iter().partition(|w| !asked.contains(&w.version));
         self.verdicts = rest;
         for waiting in gone {

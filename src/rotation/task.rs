@@ -5,7 +5,7 @@ use std::{collections::HashMap, pin::pin, sync::Arc};
 use jiff::Timestamp;
 use tokio::{
     sync::oneshot,
-    task::{Id, JoinError, JoinSet},
+    task::{AbortHandle, Id, JoinError, JoinSet},
     time::Instant,
 };
 
@@ -23,8 +23,7 @@ pub(super) struct RotationTask<'k, C> {
     pub(super) keeper: &'k mut Keeper,
     canary: &'k C,
     pub(super) jobs: JoinSet<JobResult>,
-    /// The version that each running canary verifies.
-    pub(super) canaries: HashMap<Id, PairVersion>,
+    pub(super) canaries: HashMap<Id, RunningCanary>,
     /// The job that reads the source.
     reading: Option<Id>,
     pub(super) readings: Readings,
@@ -37,6 +36,11 @@ pub(super) struct RotationTask<'k, C> {
     /// Operators who wait for a reading.
     pub(super) rotates: Vec<PendingRotate>,
     pub(super) revocations: Revocations,
+}
+
+pub(super) struct RunningCanary {
+    pub(super) version: PairVersion,
+    job: AbortHandle,
 }
 
 /// Why the loop of a source ended.
@@ -144,7 +148,7 @@ where
         for held in due {
             let (version, verdict) = (held.version(), (self.canary)(Lease::new(held)));
             let job = self.jobs.spawn(async move { JobResult::Verdict(version, verdict.await) });
-            self.canaries.insert(job.id(), version);
+            self.canaries.insert(job.id(), RunningCanary { version, job });
         }
         number
     }
@@ -189,10 +193,15 @@ where
         }
     }
 
-    /// Puts new settings in force. Pairs, canaries and everything that waits stay.
+    /// Puts new settings in force. Pairs and everything that waits stay, and canaries unless the address is another.
     fn reconfigure(&mut self, settings: KeySettings, now: Instant) {
-        let KeySettings { source, rotation } = settings;
+        let KeySettings { source, rotation, moved } = settings;
         self.keeper.life.reconfigure(rotation, now);
+        if moved {
+            // Their verdicts are those of the address before.
+            self.canaries.drain().for_each(|(_, canary)| canary.job.abort());
+            self.keeper.life.moved(now);
+        }
         if let Some(source) = source {
             self.keeper.life.change_source(source.as_str(), source.ages());
             self.keeper.source = source;
@@ -206,11 +215,14 @@ where
         let now = Instant::now();
         let done = match done {
             Ok((id, done)) => {
-                self.canaries.remove(&id);
+                let aborted = self.canaries.remove(&id).is_none() && matches!(done, JobResult::Verdict(..));
+                if aborted {
+                    return;
+                }
                 done
             }
             Err(error) => match self.canaries.remove(&error.id()) {
-                Some(version) => JobResult::Verdict(version, Verdict::Undecided),
+                Some(canary) => JobResult::Verdict(canary.version, Verdict::Undecided),
                 None => return self.interrupted(error.id(), now),
             },
         };
@@ -271,6 +283,8 @@ where
 impl<C> RotationTask<'_, C> {
     /// Publishes the state, and reports the events.
     pub(super) fn publish(&mut self) {
+        // First, so that nothing is signed with a pair whose secret is not searched for.
+        self.keeper.life.share_secrets();
         self.keeper.keys.publish(self.keeper.life.snapshot());
         for event in self.keeper.life.take_events() {
             let (what, version) = (event.what.as_str(), event.version.map(tracing::field::display));

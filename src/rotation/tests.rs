@@ -453,6 +453,7 @@ mod refused {
         for _ in 0..90 {
             assert!(matches!(world.refused(version).await, Remedy::Own));
             world.pass(100).await;
+            world.keys.lease().unwrap().note_accepted(Instant::now());
         }
         assert_eq!(world.asked(), [1], "one canary in nine seconds");
         assert_eq!(world.events().iter().filter(|event| **event == "refreshed").count(), 1, "and one reading");
@@ -461,6 +462,29 @@ mod refused {
         assert!(matches!(world.refused_for("depot", version, true).await, Remedy::Rejected));
         assert!(world.keys.lease().is_err());
         assert!(matches!(world.refused(version).await, Remedy::Rejected));
+    }
+
+    /// One service that caused a 401 once got Fastrac's 401 for ten seconds after the pair was revoked.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_decides_only_while_fastrac_accepts_the_pair() {
+        let world = World::new().await;
+        let version = world.version();
+        assert!(matches!(world.refused(version).await, Remedy::Own));
+        world.asked();
+        // Without other requests: a canary a second.
+        for _ in 0..80 {
+            assert!(matches!(world.refused(version).await, Remedy::Own));
+            world.pass(100).await;
+        }
+        let canaries = world.asked().len();
+        assert!((7..=9).contains(&canaries), "{canaries}");
+        world.keys.lease().unwrap().note_accepted(Instant::now());
+        world.pass(900).await;
+        world.thinks(1, Verdict::Refused);
+        assert!(matches!(world.refused(version).await, Remedy::Own), "it was good a moment ago");
+        world.pass(101).await;
+        assert!(matches!(world.refused(version).await, Remedy::Rejected));
+        assert!(world.keys.lease().is_err());
     }
 
     #[tokio::test(start_paused = true)]
@@ -718,7 +742,7 @@ async fn hundreds_of_rotations_leave_no_request_without_a_pair() {
 async fn reload(world: &World, source: Option<&std::path::Path>, overlap: u64) {
     let changed = account(source.unwrap_or(world.folder.path()), |r| r.overlap = Duration::from_secs(overlap));
     let source = source.map(|_| Arc::new(PairSource::open(&changed.keys, "main", None).unwrap()));
-    let (keys, settings) = (world.keys.clone(), KeySettings { source, rotation: changed.rotation });
+    let (keys, settings) = (world.keys.clone(), KeySettings { source, rotation: changed.rotation, moved: false });
     let taken = tokio::task::spawn_blocking(move || keys.reconfigure(settings, Duration::from_secs(5)));
     assert!(taken.await.unwrap(), "the settings are in force");
 }

@@ -19,6 +19,7 @@
 //! | `ends_in_time` | signals, limits of the process, and what hangs: start-up and end are in bounded time |
 //! | `spends_once` | quotas and budgets are exact, also under concurrent requests |
 //! | `rejects_faulty_keys` | the key pair can change under load; a faulty one never comes into use |
+//! | `keeps_key_pairs` | what an account's pairs survive: 401s that requests cause, moves to other addresses |
 //! | `rotates_without_failures` | many rotations of the key pair under load, of every kind, without a failed request |
 //! | `survives_panics` | a panic inside the gateway fails one request with a 500 and shows no key |
 //! | `survives_pauses` | what arrived while the process was stopped is read before a time limit counts |
@@ -74,6 +75,7 @@ mod hostile;
 mod isolates_callers;
 mod isolates_slow_callers;
 mod judges_fastrac;
+mod keeps_key_pairs;
 mod keeps_the_exchange_log;
 mod layout;
 mod logs_without_waiting;

@@ -6,12 +6,14 @@
 use std::{collections::BTreeSet, net::TcpListener};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fastrac_sandbox::{Act, CannedResponse, Entry, Fault};
+use fastrac_sandbox::{Act, CannedResponse, Entry, Fault, KeyPair, Options};
 
 use crate::{
     bodies,
     client::{Request, get, post, request},
-    test_gateway::{ACCESS, LOG, SECRET, Setup, TestGateway, caller_header, canary_in, secret_of, until},
+    test_gateway::{
+        ACCESS, LOG, SECRET, Setup, TestGateway, caller_header, canary_in, pair, sandbox, secret_of, until, write,
+    },
 };
 
 /// Headers that a caller or a proxy in front of it may send.
@@ -282,6 +284,37 @@ fn a_response_body_that_echoes_the_secret_is_withheld() {
     }
     gateway.sandbox.clear_faults();
     assert_eq!(gateway.send(get("/region/province").by("shop")).outcome(), "ok", "a leak is not stored");
+}
+
+/// The secret of the previous pair, while it may serve, and that of a pair that is not verified yet are live too.
+#[test]
+fn every_live_secret_of_the_account_is_withheld_and_masked() {
+    let pairs = [("second", "access-2", "2nd/live+secret=51c7"), ("third", "access-3", "3rd/live+secret=88d2")];
+    let keys = pairs.map(|(label, access, secret)| KeyPair::new(label, access, secret));
+    let keys = [vec![KeyPair::new("gateway", ACCESS, SECRET)], keys.to_vec()].concat();
+    let gateway = Setup { sandbox: Options { keys, ..sandbox() }, ..Setup::default() }.start();
+    let next = |(_, access, secret): (&str, &str, &str)| {
+        write(&gateway.folder.path().join("keys.toml"), &pair(access, secret));
+    };
+    let events = |event: &str| gateway.metric("key_events_total", &[("event", event)]);
+    next(pairs[0]);
+    until("the second pair is in use", || events("promoted") == 2.0);
+    gateway.sandbox.fault(Fault::on("v2.province", Act::Html(500)));
+    next(pairs[1]);
+    until("the third pair is a candidate", || events("seen") == 3.0);
+    let secrets = [SECRET, pairs[0].2, pairs[1].2];
+    for secret in secrets {
+        let body = format!(r#"{{"success":true,"message":"","data":"your key is {secret}"}}"#);
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on("v2.province", Act::Html(500)));
+        gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::answer(200, &body)));
+        let response = gateway.send(post("/tariff/express", bodies::TARIFF).by("shop"));
+        assert_eq!((response.status, response.code().as_str()), (502, "upstream.leak"), "{secret}");
+        let response = gateway.send(post("/item/multi-items", &body).by("shop"));
+        let line = gateway.line(response.header("x-request-id").expect("an id")).to_string();
+        assert!(!line.contains(secret) && !line.contains("your key"), "{line}");
+    }
+    assert_eq!((events("promoted"), events("retired")), (2.0, 0.0), "all three are live");
 }
 
 #[test]

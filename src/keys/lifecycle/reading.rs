@@ -8,9 +8,10 @@ use super::{KeyLifecycle, WantedReading};
 use crate::keys::{
     fault::SourceError,
     pair::{KeyPair, LoadedPair},
+    read_at::ReadAt,
     sealed_copy::Restored,
     status::{KeyEvent, SourceStatus},
-    tracked_pair::{ReadAt, TrackedPair},
+    tracked_pair::TrackedPair,
     version::PairVersion,
 };
 
@@ -45,7 +46,7 @@ impl KeyLifecycle {
             if fault.is_deletion() {
                 self.tell(KeyEvent::SourceDeleted, None);
             }
-            tracing::warn!(account = %self.account, source = self.source.kind, fault = %text, "the key source has no pair; the present one stays in use");
+            tracing::warn!(account = self.account(), source = self.source.kind, fault = %text, "the key source has no pair; the present one stays in use");
         }
         if self.source.up || self.source.fault.is_none() {
             self.tell(KeyEvent::SourceLost, None);
@@ -53,6 +54,7 @@ impl KeyLifecycle {
         self.source.up = false;
         self.source.fault = Some(text);
         self.source.incomplete = fault.is_incomplete();
+        self.first = None;
         self.reading_ended(began);
     }
 
@@ -65,15 +67,16 @@ impl KeyLifecycle {
     pub(crate) fn restore(&mut self, Restored { pair, age }: Restored, now: ReadAt) {
         let read_at = now.instant.checked_sub(age).filter(|_| self.seen.is_none() && age < self.rotation.max_age);
         let Some(read_at) = read_at else { return };
-        tracing::warn!(account = %self.account, version = %pair.version(), "the encrypted copy of the key pair is used");
+        tracing::warn!(account = self.account(), version = %pair.version(), "the encrypted copy of the key pair is used");
         self.source.last_success = now.wall.checked_sub(age).ok();
         self.read_at = Some(read_at);
         self.meet(pair, now);
     }
 
     /// Handles a pair that the source returned for the first time.
-    fn meet(&mut self, pair: KeyPair, ReadAt { instant: now, wall }: ReadAt) {
-        let held = Arc::new(LoadedPair::new(self.account.clone(), pair, wall, self.revoked.clone()));
+    fn meet(&mut self, pair: KeyPair, read: ReadAt) {
+        let now = read.instant;
+        let held = Arc::new(LoadedPair::new(pair, read, self.shared.clone()));
         let version = held.version();
         self.seen = Some(held.clone());
         let known = |slot: &Option<TrackedPair>| slot.as_ref().is_some_and(|slot| slot.version() == version);
@@ -81,7 +84,8 @@ impl KeyLifecycle {
             return;
         }
         self.candidate = None;
-        if known(&self.current) || self.revoked.contains(version) {
+        if known(&self.current) || self.shared.revoked.contains(version) {
+            self.first = None;
             return self.update_lock(now);
         }
         self.tell(KeyEvent::Seen, Some(version));

@@ -5,12 +5,16 @@
 //! have been revoked after a canary was accepted.) So a refused request carries the instants of its refusals. Pure; never
 //! fails.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{KeyLifecycle, RequestOrigin};
 use crate::keys::{pair::LoadedPair, tracked_pair::Verdict, version::PairVersion};
+
+/// What is remembered of a service's earlier requests decides one that was refused at most this long after Fastrac was
+/// sent a request that it accepted with the same pair: if the pair was revoked since, that is noticed so soon.
+pub(super) const EVIDENCE: Duration = Duration::from_secs(1);
 
 /// A request that Fastrac answered with 401, or with a key message.
 #[derive(Clone, Debug)]
@@ -105,7 +109,8 @@ impl KeyLifecycle {
     fn is_own(&mut self, request: &RefusedRequest, now: Instant) -> bool {
         let Some(current) = self.current.as_ref().filter(|slot| slot.serves()) else { return false };
         let Some(tried) = request.tried(current.version()) else { return false };
-        if request.origin.as_ref().is_some_and(|origin| self.caused.contains(origin, now)) {
+        let recent = current.last_good().is_some_and(|good| tried.refused < good + EVIDENCE);
+        if recent && request.origin.as_ref().is_some_and(|origin| self.caused.contains(origin, now)) {
             return true;
         }
         let good = current.judged.is_some_and(|last| last.verdict == Verdict::Verified && last.began > tried.refused);

@@ -1,8 +1,8 @@
 //! Which requests cause their own 401s: a canary has shown that the pair was good.
 //!
 //! Remembered for a service and an operation, never for the pair, so that a service that keeps causing 401s costs
-//! neither readings nor canaries, and every other service gets a decision of its own. Forgotten after a while, and
-//! when the pair changes or is refused. Pure; never fails.
+//! neither readings nor canaries while other requests show that the pair is good, and every other service gets a
+//! decision of its own. Forgotten after a while, and when the pair changes or is refused. Pure; never fails.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

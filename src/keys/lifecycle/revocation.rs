@@ -13,9 +13,9 @@ impl KeyLifecycle {
         let is = |slot: &TrackedPair| slot.version() == version;
         let seen = self.seen.as_ref().is_some_and(|held| held.version() == version);
         let known = seen || self.retired.contains(&version) || self.slots().any(|slot| is(slot));
-        let known = known || self.revoked.contains(version);
-        if !self.revoked.contains(version) {
-            self.revoked.extend([version]);
+        let known = known || self.shared.revoked.contains(version);
+        if !self.shared.revoked.contains(version) {
+            self.shared.revoked.extend([version]);
             self.unstored.insert(version);
             self.tell(KeyEvent::Revoked, Some(version));
         }
@@ -38,7 +38,7 @@ impl KeyLifecycle {
 
     /// Revokes versions that were revoked before a restart.
     pub(crate) fn restore_revoked(&mut self, versions: impl IntoIterator<Item = PairVersion>) {
-        self.revoked.extend(versions);
+        self.shared.revoked.extend(versions);
     }
 
     /// The revoked versions that are not on disk yet.

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::keys::{command::Remedy, fault::SourceError, pair::KeyPair, secret::Secret, tracked_pair::just_after};
+use crate::keys::{
+    command::Remedy, fault::SourceError, lease::Lease, pair::KeyPair, secret::Secret, tracked_pair::just_after,
+};
 
 const PAIRS: usize = 4;
 const SERVICES: usize = 3;
@@ -21,9 +23,17 @@ struct ModelRequest {
     causes: bool,
     may_resend: bool,
     tried: Vec<TriedPair>,
-    version: PairVersion,
+    /// The pair that it is signed with now, and when it was sent with it.
+    signed: Lease,
+    sent: Instant,
     /// When it was refused the last time, and began to wait.
     refused: Instant,
+}
+
+impl ModelRequest {
+    fn version(&self) -> PairVersion {
+        self.signed.version()
+    }
 }
 
 struct RunningCanary {
@@ -55,6 +65,8 @@ struct World<'a> {
     life: KeyLifecycle,
     /// Whether Fastrac accepts each pair, and whether its canary brings a verdict.
     accepts: [bool; PAIRS],
+    /// By pair: since when Fastrac has refused it, if it does.
+    refuses_since: [Instant; PAIRS],
     decides: bool,
     source: Option<usize>,
     readings: Option<RunningReading>,
@@ -90,6 +102,7 @@ impl<'a> World<'a> {
             now,
             life: KeyLifecycle::new("main", "file", true, settings(if seed.is_multiple_of(3) { 0 } else { 60 })),
             accepts: [true; PAIRS],
+            refuses_since: [now; PAIRS],
             decides: true,
             source: Some(0),
             readings: None,
@@ -123,7 +136,7 @@ impl<'a> World<'a> {
     }
 
     fn step(&mut self) {
-        let held = self.verified_held();
+        let mut held = self.verified_held();
         // A verified pair that this step may take away.
         let mut excused = None;
         match self.random.u8(..100) {
@@ -136,6 +149,7 @@ impl<'a> World<'a> {
             84..88 => {
                 let pair = self.random.usize(..PAIRS);
                 self.accepts[pair] = !self.accepts[pair];
+                self.refuses_since[pair] = self.now;
             }
             88 => self.decides = !self.decides,
             89 if self.random.u8(..8) == 0 => {
@@ -154,6 +168,11 @@ impl<'a> World<'a> {
                 self.canaries.clear();
                 self.life.recover(ReadAt { instant: self.now, wall: Timestamp::UNIX_EPOCH });
             }
+            94 if self.random.u8(..4) == 0 => {
+                self.move_away();
+                // Nothing is verified any more.
+                held.clear();
+            }
             93..97 => self.now += Duration::from_millis(self.random.u64(..50)),
             97 | 98 => self.now += Duration::from_millis(self.random.u64(..2_000)),
             _ => self.now += Duration::from_secs(self.random.u64(..40)),
@@ -166,17 +185,34 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The account is called at another Fastrac, which thinks otherwise of the pairs.
+    fn move_away(&mut self) {
+        self.canaries.clear();
+        self.verified.clear();
+        self.own = [None; SERVICES];
+        self.accepts = std::array::from_fn(|_| self.random.bool());
+        self.refuses_since = [self.now; PAIRS];
+        let held = |life: &mut KeyLifecycle| life.slots().map(|slot| slot.version()).collect::<Vec<_>>();
+        let before = held(&mut self.life);
+        self.life.moved(self.now);
+        assert_eq!(held(&mut self.life), before, "a pair was given up because of a move");
+    }
+
     /// A service sends a request.
     fn send(&mut self) {
-        let Some(version) = self.in_use() else { return self.ends.push(RequestEnd::NoKey) };
-        assert!(!self.revoked.contains(&version), "signed with a revoked pair");
+        let current = self.life.current.as_ref().filter(|slot| slot.serves());
+        let Some(signed) = current.map(|slot| Lease::new(slot.held.clone())) else {
+            return self.ends.push(RequestEnd::NoKey);
+        };
+        assert!(!self.revoked.contains(&signed.version()), "signed with a revoked pair");
         let service = self.random.usize(..SERVICES);
         self.in_flight.push(ModelRequest {
             service,
             causes: service == 0 && self.random.bool(),
             may_resend: self.random.u8(..6) > 0,
             tried: Vec::new(),
-            version,
+            signed,
+            sent: self.now,
             refused: self.now,
         });
     }
@@ -187,14 +223,16 @@ impl<'a> World<'a> {
             return;
         }
         let mut request = self.in_flight.swap_remove(self.random.usize(..self.in_flight.len()));
-        if !request.causes && self.accepts[self.number(request.version)] {
+        let version = request.version();
+        if !request.causes && self.accepts[self.number(version)] {
+            request.signed.note_accepted(request.sent);
             if !request.tried.is_empty() {
-                self.life.accepted(request.version, self.now);
+                self.life.accepted(version, self.now);
             }
             return self.ends.push(RequestEnd::Accepted);
         }
         request.refused = self.now;
-        request.tried.push(TriedPair { version: request.version, refused: self.now });
+        request.tried.push(TriedPair { version, refused: self.now });
         let may_resend = request.may_resend && request.tried.len() <= 3;
         let origin = Some(self.origins[request.service].clone());
         let refused = RefusedRequest { tried: request.tried.clone(), origin, may_resend };
@@ -277,7 +315,7 @@ impl<'a> World<'a> {
                     let patient = self.now < request.refused + waiting::REFUSED_WAIT;
                     let was_read = self.read.is_some_and(|began| began > request.refused);
                     assert!(Some(version) != previous || was_read || !patient, "an old reading decided");
-                    request.version = version;
+                    (request.signed, request.sent) = (lease, self.now);
                     self.in_flight.push(request);
                 }
                 Remedy::Own => {
@@ -289,10 +327,18 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A verdict that began after the request was refused, or what such a verdict has shown of the service.
+    /// A verdict that began after the request was refused, or what such a verdict has shown of the service. Then Fastrac
+    /// accepted the pair a moment before the refusal.
     fn check_own(&mut self, request: &ModelRequest) {
         let version = self.in_use().expect("the pair in use is good");
         let tried = request.tried.iter().find(|tried| tried.version == version).expect("it was signed with it");
+        let number = self.number(version);
+        let since = self.refuses_since[number];
+        assert!(
+            self.accepts[number] || tried.refused <= since + Duration::from_secs(1),
+            "the request's own although the pair has been refused for {:?}",
+            tried.refused - since
+        );
         if self.verified.get(&version).is_some_and(|began| *began > tried.refused) {
             self.own[request.service] = Some((version, self.now));
             return;
@@ -309,6 +355,7 @@ impl<'a> World<'a> {
         };
         (self.source, self.decides) = (Some(good), true);
         self.accepts = std::array::from_fn(|number| number == good || self.random.bool());
+        self.refuses_since = [self.now; PAIRS];
         let end = self.now + RECOVERY;
         while self.now < end {
             self.turn();

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::KeyLifecycle;
 use crate::keys::{
+    account_pairs::AccountPairs,
     pair::LoadedPair,
     snapshot::KeySnapshot,
     status::{Role, SourceContent, Verification},
@@ -23,11 +24,11 @@ impl KeyLifecycle {
         KeySnapshot {
             refused: self.locked_out,
             current: current.filter(|slot| slot.serves()).map(|slot| slot.held.clone()),
-            deciding: self.confirm.is_some(),
+            deciding: self.confirm.is_some() || self.first.is_some(),
             next_canary: if self.locked_out { self.next_canary() } else { None },
             stale_at: self.stale_at(),
             pairs: pairs.chain(self.candidate.as_ref().map(|slot| slot.status(Role::Candidate))).collect(),
-            revoked: self.revoked.to_vec(),
+            revoked: self.shared.revoked.to_vec(),
             unstored: self.unstored.len(),
             source: self.source.clone(),
             content: self.content(),
@@ -43,7 +44,7 @@ impl KeyLifecycle {
         let Some(seen) = self.seen.as_ref().map(|held| held.version()) else { return SourceContent::Unknown };
         let refused = |slot: &TrackedPair| slot.version() == seen && slot.standing == Verification::Refused;
         let slots = [self.current.as_ref(), self.candidate.as_ref()];
-        if self.revoked.contains(seen) {
+        if self.shared.revoked.contains(seen) {
             SourceContent::Revoked
         } else if slots.into_iter().flatten().any(refused) {
             SourceContent::Refused
@@ -63,9 +64,17 @@ impl KeyLifecycle {
         self.seen.clone()
     }
 
+    /// What the pairs share, with the secrets of those that are held now.
+    pub(crate) fn share_secrets(&self) -> &Arc<AccountPairs> {
+        let previous = self.previous.as_ref().map(|previous| &previous.slot);
+        let slots = [self.current.as_ref(), previous, self.candidate.as_ref()].into_iter().flatten();
+        self.shared.set_live(slots.map(|slot| slot.held.pair.forms().clone()).collect());
+        &self.shared
+    }
+
     /// Name of the account.
     pub(crate) fn account(&self) -> &str {
-        &self.account
+        &self.shared.account
     }
 
     /// The version that `verify` verifies: the candidate, else the current one.
@@ -85,9 +94,10 @@ impl KeyLifecycle {
         slots.filter(|slot| !self.canaries.contains_key(&slot.version())).filter_map(|slot| slot.due).min()
     }
 
-    /// When something is due: a canary, the end of an overlap, or of the wait for the source.
+    /// When something is due: a canary, the end of an overlap, or of a wait for the source.
     pub(crate) fn next(&self) -> Option<Instant> {
         let overlap = self.overlap_ends();
-        self.next_canary().into_iter().chain(overlap).chain(self.confirm.map(|confirm| confirm.until)).min()
+        let source = self.confirm.map(|confirm| confirm.until);
+        [self.next_canary(), overlap, source, self.first].into_iter().flatten().min()
     }
 }

@@ -1,0 +1,43 @@
+//! What all pairs of an account share: its name, the revoked versions, and the secrets that are live.
+//!
+//! A lease can thus tell at any time, without the rotation task, whether its pair may still sign, and whether a text
+//! contains any live secret of the account: also that of the previous pair and of one that is not in use yet. Holds no
+//! pair, only the searched forms of secrets, which are zeroed when the pair is given up. Never fails.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::{leak::SecretForms, revoked_versions::RevokedVersions};
+
+pub(crate) struct AccountPairs {
+    pub(super) account: Arc<str>,
+    pub(super) revoked: RevokedVersions,
+    live: ArcSwap<Vec<Arc<SecretForms>>>,
+}
+
+impl AccountPairs {
+    pub(crate) fn of(account: &str) -> Arc<Self> {
+        Arc::new(Self { account: account.into(), revoked: RevokedVersions::default(), live: ArcSwap::default() })
+    }
+
+    /// Replaces the live secrets.
+    pub(super) fn set_live(&self, live: Vec<Arc<SecretForms>>) {
+        self.live.store(Arc::new(live));
+    }
+
+    /// Whether `text` contains one of the live secrets.
+    pub(super) fn leaks_in(&self, text: &[u8]) -> bool {
+        self.live.load().iter().any(|forms| forms.found_in(text))
+    }
+
+    /// Whether a secret is one of them.
+    pub(super) fn is_live(&self, forms: &Arc<SecretForms>) -> bool {
+        self.live.load().iter().any(|live| Arc::ptr_eq(live, forms))
+    }
+
+    /// Maximum length of a form of one of them in a body, in bytes.
+    pub(super) fn max_len(&self) -> usize {
+        self.live.load().iter().map(|forms| forms.max_len()).max().unwrap_or(0)
+    }
+}

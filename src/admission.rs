@@ -5,15 +5,19 @@
 //!
 //! Always holds: no window admits more than its limit; a refused request takes nothing; what was
 //! taken and not used is given back, to the window that it came from. Both live beside the configuration snapshot, so a reload
-//! keeps their counts. The room knows no requests, metrics or stores, and no headers except the two
-//! `RateLimit` fields. It fails with [`Exceeded`] and [`OverBudget`].
+//! keeps their counts; what of a day outlives the process is up to a [`DayLedger`]. The room knows no requests, metrics or stores, and no headers except the two
+//! `RateLimit` fields. It fails with [`Exceeded`], [`OverBudget`] and
+//! [`Unrecorded`].
 
 mod bucket;
 mod budget;
+mod calendar_day;
 mod claim;
 mod day;
+mod day_row;
 mod header;
 mod in_flight;
+mod lease;
 mod queue;
 mod quota;
 #[cfg(test)]
@@ -23,10 +27,12 @@ mod wall_clock;
 
 pub use self::{
     budget::{Budget, BudgetUsage, OverBudget, Spent},
+    calendar_day::{CalendarDay, Midnight},
     claim::Claim,
-    day::Midnight,
+    day::{CounterContext, DayCount, DayCounter, Unrecorded},
     in_flight::{InFlightLimit, InFlightPermit},
-    quota::{Exceeded, LimitWindow, Quota},
+    lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, Level, RestoredDay},
+    quota::{Exceeded, Quota},
     usage::{UsageByWindow, WindowUsage},
     wall_clock::WallClock,
 };

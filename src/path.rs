@@ -75,7 +75,7 @@ where
         Break(reply) => return Ok(reply),
         Continue(fill) => fill,
     };
-    call.complete_claim(&mut claim)?;
+    call.complete_claim(&mut claim).await?;
     // 7 the breaker, 8 orders: the journal, 9 the service's day and the account's budget, 10 a key pair, 11 rewrite and
     // inject, 12 send, 13 what the response means, 14 settle; on the heap, so that the future of a hit stays small
     match (fill, ticket) {

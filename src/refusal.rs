@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     accept::weight,
-    admission::{Exceeded, LimitWindow, OverBudget},
+    admission::{Exceeded, OverBudget, Unrecorded},
     body::BodyError,
     caller::Unknown,
     catalog::{Forbidden, route::Malformed, target::Misaddressed},
@@ -63,17 +63,17 @@ impl Refusal {
 
     /// A quota of `service` is used up.
     pub fn over_quota(exceeded: &Exceeded, service: &str) -> Self {
-        let wait = exceeded.retry_after;
-        match (exceeded.window, &exceeded.resets_at) {
-            (LimitWindow::Second, _) => {
-                let seconds = whole_seconds(wait).as_secs();
+        match exceeded {
+            Exceeded::Second { retry_after } => {
+                let seconds = whole_seconds(*retry_after).as_secs();
                 let message = format!("Per-second quota of {service} is used up; try again in {seconds} s");
-                Refusal::new(Code::QuotaSecond, message).retry_after(wait)
+                Refusal::new(Code::QuotaSecond, message).retry_after(*retry_after)
             }
-            (LimitWindow::Day, at) => {
-                let when = at.as_ref().map(|at| format!("; it starts again at {at}")).unwrap_or_default();
-                Refusal::new(Code::QuotaDay, format!("Daily quota of {service} is used up{when}")).retry_after(wait)
+            Exceeded::Day { retry_after, resets_at } => {
+                let message = format!("Daily quota of {service} is used up; it starts again at {resets_at}");
+                Refusal::new(Code::QuotaDay, message).retry_after(*retry_after)
             }
+            Exceeded::Unrecorded(unrecorded) => Refusal::from(*unrecorded),
         }
     }
 
@@ -296,12 +296,20 @@ impl From<OverBudget> for Refusal {
             OverBudget::Second { .. } => Code::BudgetSecond,
             OverBudget::Day { .. } => Code::BudgetDay,
             OverBudget::InFlight { .. } => Code::BudgetInFlight,
+            OverBudget::Unrecorded(unrecorded) => return Refusal::from(*unrecorded),
         };
         let message = match &over {
             OverBudget::Day { resets_at, .. } => format!("{over}; it starts again at {resets_at}"),
             _ => format!("{over}; try again in {} s", whole_seconds(over.retry_after()).as_secs()),
         };
         Refusal::new(code, message).retry_after(over.retry_after())
+    }
+}
+
+impl From<Unrecorded> for Refusal {
+    fn from(unrecorded: Unrecorded) -> Self {
+        let message = format!("Nothing was sent: {unrecorded}; try again in 1 s");
+        Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1))
     }
 }
 
@@ -357,7 +365,7 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let refusal = Refusal::new(failure.code(), failure.to_string());
         match failure {
-            Failure::LocalFault(_) | Failure::NoMemory(_) | Failure::Revoked => {
+            Failure::LocalFault(_) | Failure::NoMemory(_) | Failure::Revoked | Failure::Unrecorded(_) => {
                 refusal.retry_after(Duration::from_secs(1))
             }
             _ => refusal,

@@ -27,7 +27,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use crate::{
-    admission::Spent,
+    admission::{Spent, Unrecorded},
     attempts::{Attempts, Sending},
     connector::ConnectError,
     keys::Lease,
@@ -99,6 +99,9 @@ pub enum Failure {
     Cut,
     #[error("Fastrac's response is longer than {0} bytes (`limits.answer_body`)")]
     TooLong(usize),
+    /// Nothing was sent.
+    #[error("Nothing was sent: {0}; try again in 1 s")]
+    Unrecorded(#[from] Unrecorded),
     /// A response has come, but there is no room for it.
     #[error("{0}; Fastrac's response was not read; try again in 1 s")]
     NoMemory(#[from] MemoryExhausted),
@@ -108,7 +111,7 @@ impl Failure {
     pub fn code(&self) -> Code {
         match self {
             Failure::Connect(_) => Code::UpstreamConnect,
-            Failure::LocalFault(_) | Failure::NoMemory(_) => Code::GatewayOverloaded,
+            Failure::LocalFault(_) | Failure::NoMemory(_) | Failure::Unrecorded(_) => Code::GatewayOverloaded,
             Failure::NotStarted | Failure::Timeout => Code::UpstreamTimeout,
             Failure::Revoked => Code::KeysUnavailable,
             Failure::Cut | Failure::TooLong(_) => Code::UpstreamCut,
@@ -119,7 +122,7 @@ impl Failure {
     pub fn evidence(&self) -> Evidence {
         match self {
             Failure::TooLong(_) => Evidence::Healthy,
-            Failure::NotStarted | Failure::Revoked => Evidence::Nothing,
+            Failure::NotStarted | Failure::Revoked | Failure::Unrecorded(_) => Evidence::Nothing,
             _ => self.code().outcome().evidence(None),
         }
     }
@@ -200,6 +203,7 @@ pub async fn send(
             // Boxed: a handshake is large, and rare.
             None => (Box::pin(connect(&destination, &bounds)).await?, true),
         };
+        accounting.spent.record(bounds.start_by).await?;
         // It may have been, while the connection was opened.
         if lease.is_revoked() {
             return Err(Failure::Revoked);

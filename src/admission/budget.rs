@@ -18,11 +18,11 @@ use tokio::time::Instant;
 
 use super::{
     bucket::InsufficientTokens,
+    calendar_day::Midnight,
     claim::Claim,
-    day::{DayCounter, Midnight},
+    day::{CounterContext, DayCounter, Unrecorded},
     queue::{Exhausted, Permit, WaitLimit, WaitQueue},
     usage::{UsageByWindow, WindowUsage},
-    wall_clock::WallClock,
 };
 use crate::{
     config::{self, Priority},
@@ -63,6 +63,9 @@ pub enum OverBudget {
         /// Whole seconds, at least 1.
         retry_after: Duration,
     },
+    /// There may be units left today, but taking them cannot be recorded.
+    #[error(transparent)]
+    Unrecorded(#[from] Unrecorded),
 }
 
 impl OverBudget {
@@ -72,6 +75,7 @@ impl OverBudget {
             Self::Second { retry_after } | Self::Day { retry_after, .. } | Self::InFlight { retry_after } => {
                 *retry_after
             }
+            Self::Unrecorded(_) => Duration::from_secs(1),
         }
     }
 }
@@ -91,8 +95,8 @@ pub struct BudgetUsage {
 
 impl Budget {
     /// An unused budget. The day starts at midnight of `zone`.
-    pub fn new(budget: &config::BudgetConfig, zone: &TimeZone, clock: WallClock) -> Self {
-        let day = Arc::new(DayCounter::new(budget.day, zone, clock));
+    pub fn new(budget: &config::BudgetConfig, zone: &TimeZone, context: impl Into<CounterContext>) -> Self {
+        let day = DayCounter::new(budget.day, zone, context);
         let queue = Arc::new(WaitQueue::new(budget.second, day, budget.in_flight));
         Self { queue, max_wait: AtomicU64::new(wait_millis(budget.max_wait)) }
     }
@@ -128,11 +132,17 @@ impl Budget {
             Exhausted::InFlight => OverBudget::InFlight { retry_after: second },
             Exhausted::Second(InsufficientTokens::Until(due)) => OverBudget::Second { retry_after: whole_seconds(due) },
             Exhausted::Second(InsufficientTokens::Never) => OverBudget::Second { retry_after: second },
+            Exhausted::NotLeased => OverBudget::Unrecorded(Unrecorded),
             Exhausted::Day => OverBudget::Day {
                 retry_after: Duration::from_secs(self.queue.day.today().ends_in),
                 resets_at: self.queue.day.ends_at(),
             },
         }
+    }
+
+    /// The count of the day.
+    pub fn day(&self) -> &Arc<DayCounter> {
+        &self.queue.day
     }
 
     /// How much is used now.
@@ -162,6 +172,16 @@ impl Spent {
     /// if it never is.
     pub fn with_claim(self, claim: Claim) -> Self {
         Self { claim, ..self }
+    }
+
+    /// Records the units of both days, so that a restart counts them; to be called before anything is sent. Waits for the
+    /// ledger, at most until `until` and about a second. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Unrecorded`]: nothing may be sent.
+    pub async fn record(&mut self, until: Instant) -> Result<(), Unrecorded> {
+        self.permit.claim.record(until).await?;
+        self.claim.record(until).await
     }
 
     /// Counts everything as used, because the request may have been sent; Fastrac's response changes

@@ -1,9 +1,15 @@
 //! What one request has taken and not yet used: of its service's quota, or of its account's budget.
 //!
 //! Always holds: it is used as a whole or goes back as a whole, to the windows that it was taken from. It knows neither
-//! requests nor limits: a quota or a wait queue fills it. Never fails.
+//! requests nor limits: a quota or a wait queue fills it. Fails with
+//! [`Unrecorded`].
 
-use super::{bucket::TokenReservation, day::DayReservation};
+use tokio::time::Instant;
+
+use super::{
+    bucket::TokenReservation,
+    day::{DayReservation, Unrecorded},
+};
 
 /// Tokens of a second and units of a day; given back when dropped unless kept. An empty one costs nothing: the call is
 /// the gateway's own, or was paid for before.
@@ -15,6 +21,19 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// Records the units of the day, so that a restart counts them; to be called before the request is sent. What is dropped
+    /// afterwards goes back all the same. Waits for the ledger, at most until `until` and not longer than a second. Cancel
+    /// safe.
+    ///
+    /// # Errors
+    /// [`Unrecorded`]; everything is still claimed.
+    pub async fn record(&mut self, until: Instant) -> Result<(), Unrecorded> {
+        match &mut self.day {
+            Some(day) => day.record(until).await,
+            None => Ok(()),
+        }
+    }
+
     /// Counts everything as used: the request was sent, or answered without being sent.
     pub fn keep(&mut self) {
         if let Some(second) = self.second.take() {

@@ -1,40 +1,71 @@
 //! The day counter: units used in one calendar day of one time zone.
 //!
-//! Always holds: never more than the limit is reserved in a day; a reservation is given back to the
-//! day it was taken from, or not at all if that day is over; the count restarts at midnight of the
-//! zone, also where clocks are put forward or back. A clock that is set back does not bring an
-//! earlier day back. A reservation is one atomic exchange; only the first call after midnight takes a
-//! lock. The counter does not know who reserves. It fails with [`DayExhausted`].
+//! Units are reserved, then recorded, then sent; a [`DayReservation`] that is dropped unsent gives them back to the day that
+//! they were taken from. With a ledger, units are reserved up to a lease and recorded up to a mark that outlives the process
+//! (`lease`), so that a restart grants no unit twice.
+//!
+//! What always holds: never more than the limit is reserved in a day. Each date has a row of its own, and the clock decides
+//! at each call which one is current: a clock that jumps ahead and back finds the count again. A change of the zone keeps
+//! the count. A mark is at most [`slack`] above what is recorded, and no unit is recorded above it. A take is one lock, never
+//! held across an await. The counter does not know who reserves, nor where its marks are kept. It fails with
+//! [`DayShortage`] and [`Unrecorded`].
 
 use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
+    future::poll_fn,
+    sync::Arc,
+    task::{Poll, Waker},
+    time::Duration,
 };
 
-use jiff::{Timestamp, ZonedDateTime, tz::TimeZone};
+use jiff::tz::TimeZone;
 use parking_lot::Mutex;
+use tokio::time::{Instant, timeout_at};
 
-use super::wall_clock::WallClock;
+use super::{
+    calendar_day::{CalendarDay, Midnight},
+    day_row::{DayRow, DayRows},
+    lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, Level},
+    wall_clock::WallClock,
+};
 
-/// Low bits of [`DayCounter::count`] that hold the units used; the bits above hold the day.
-const USED_BITS: u32 = 44;
-const USED_MASK: u64 = (1 << USED_BITS) - 1;
-/// The stored limit of a counter without one.
-const UNLIMITED: u64 = USED_MASK;
+/// How long a take waits for the ledger. One that has not answered for so long is stalled, and nothing waits for it.
+const LEDGER_WAIT: Duration = Duration::from_secs(1);
+
+/// Units used today, and how many may be.
+#[derive(Debug)]
+pub struct DayCounter {
+    context: CounterContext,
+    state: Mutex<CounterState>,
+}
+
+/// What a counter is created with.
+#[derive(Clone, Debug)]
+pub struct CounterContext {
+    pub id: CounterId,
+    pub clock: WallClock,
+    /// `None`: the counts end with the process.
+    pub ledger: Option<Arc<dyn DayLedger>>,
+}
+
+/// Counts that end with the process.
+impl From<WallClock> for CounterContext {
+    fn from(clock: WallClock) -> Self {
+        CounterContext { id: CounterId::Service("".into()), clock, ledger: None }
+    }
+}
 
 #[derive(Debug)]
-pub(super) struct DayCounter {
-    /// Day (since 1970, in the zone) and units used in it, in one word so that both change together.
-    count: AtomicU64,
-    /// End of the day, milliseconds since 1970 (UTC).
-    ends: AtomicI64,
-    limit: AtomicU64,
-    /// Locked while a new day begins.
-    zone: Mutex<TimeZone>,
-    clock: WallClock,
+struct CounterState {
+    /// `None` is unlimited.
+    limit: Option<u64>,
+    zone: TimeZone,
+    rows: DayRows,
+    /// Number of the last request to the ledger.
+    requests: u64,
+    /// Of those that wait for a grant.
+    wakers: Vec<Waker>,
+    /// No units are reserved or recorded any more: the process ends.
+    closed: bool,
 }
 
 /// The current day of a counter.
@@ -46,125 +77,241 @@ pub(super) struct Today {
     pub(super) ends_in: u64,
 }
 
-/// Start of a day; displayed as `2026-11-25T00:00:00+07:00`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Midnight(ZonedDateTime);
-
-impl fmt::Display for Midnight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // jiff's own form appends the name of the zone, which few clients can parse.
-        self.0.timestamp().display_with_offset(self.0.offset()).fmt(f)
-    }
+/// Why no units were reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DayShortage {
+    /// Fewer are left of the day.
+    Exhausted,
+    /// They are left, but the ledger has not granted them yet. Helps: [`DayCounter::wake_when_granted`], then another try.
+    NotLeased,
 }
 
-/// Fewer units are left of the day than requested.
+/// The ledger has not granted the units in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the day's count cannot be stored at the moment")]
+pub struct Unrecorded;
+
+/// What was used of a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct DayExhausted;
+pub struct DayCount {
+    pub day: CalendarDay,
+    pub used: u64,
+}
 
 impl DayCounter {
-    /// A counter of today with nothing used. `None` counts without a limit.
-    pub(super) fn new(limit: Option<u64>, zone: &TimeZone, clock: WallClock) -> Self {
-        let counter = Self {
-            count: AtomicU64::new(0),
-            ends: AtomicI64::new(i64::MIN),
-            limit: AtomicU64::new(UNLIMITED),
-            zone: Mutex::new(zone.clone()),
-            clock,
-        };
-        counter.set_limit(limit);
-        counter.roll_over(clock.millis());
+    /// A counter with the days that its ledger knows. It asks for the first lease of today. `None` counts without a limit.
+    pub(super) fn new(limit: Option<u64>, zone: &TimeZone, context: impl Into<CounterContext>) -> Arc<Self> {
+        let context = context.into();
+        let restored = context.ledger.as_ref().map(|ledger| ledger.restore(&context.id));
+        let rows = DayRows::new(restored, context.clock.millis(), zone);
+        let state = CounterState { limit, zone: zone.clone(), rows, requests: 0, wakers: Vec::new(), closed: false };
+        let counter = Arc::new(Self { context, state: Mutex::new(state) });
+        counter.change(|_| {});
         counter
     }
 
     /// Changes the limit; the count stays.
-    pub(super) fn set_limit(&self, limit: Option<u64>) {
-        self.limit.store(limit.map_or(UNLIMITED, |limit| limit.min(UNLIMITED)), Ordering::Relaxed);
+    pub(super) fn set_limit(self: &Arc<Self>, limit: Option<u64>) {
+        self.change(|state| {
+            state.limit = limit;
+            for row in state.rows.all_mut() {
+                (row.changed, row.lower) = (true, true);
+            }
+        });
     }
 
     /// Changes the zone in which days begin; what was used counts until the next midnight there.
-    pub(super) fn set_zone(&self, zone: &TimeZone) {
-        let mut known = self.zone.lock();
-        if *known == *zone {
-            return;
-        }
-        known.clone_from(zone);
-        let (day, ends) = day_of(self.clock.millis(), zone);
-        let move_to = |count: u64| Some(day << USED_BITS | count & USED_MASK);
-        let _ = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, move_to);
-        self.ends.store(ends, Ordering::Release);
+    pub(super) fn set_zone(self: &Arc<Self>, zone: &TimeZone) {
+        self.change(|state| {
+            if state.zone != *zone {
+                state.zone.clone_from(zone);
+                let now = self.context.clock.millis();
+                state.rows.set_current(CalendarDay::at(now, zone), now);
+            }
+        });
     }
 
     /// Units per day; `None` is unlimited.
     pub(super) fn limit(&self) -> Option<u64> {
-        Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit != UNLIMITED)
+        self.state.lock().limit
     }
 
     /// Reserves `units` of today.
     ///
     /// # Errors
-    /// [`DayExhausted`] when fewer are left; nothing is taken then.
-    pub(super) fn reserve(self: &Arc<Self>, units: u32) -> Result<DayReservation, DayExhausted> {
-        self.roll_over(self.clock.millis());
-        let limit = self.limit.load(Ordering::Relaxed);
-        let take = |count: u64| ((count & USED_MASK) + u64::from(units) <= limit).then(|| count + u64::from(units));
-        let before = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).map_err(|_| DayExhausted)?;
-        Ok(DayReservation { counter: self.clone(), day: before >> USED_BITS, units })
+    /// [`DayShortage`]; nothing is taken then.
+    pub(super) fn reserve(self: &Arc<Self>, units: u32) -> Result<DayReservation, DayShortage> {
+        let needed = u64::from(units);
+        let row = self.change(|state| {
+            let (limit, closed) = (state.limit, state.closed);
+            let row = state.today(&self.context.clock);
+            if limit.is_some_and(|limit| row.used() + needed > limit) {
+                return Err(DayShortage::Exhausted);
+            }
+            row.changed = true;
+            if closed || limit.is_some() && !row.covers(needed, LEDGER_WAIT) {
+                row.needs_lease = needed;
+                return Err(DayShortage::NotLeased);
+            }
+            row.reserved += needed;
+            Ok(row.number)
+        })?;
+        Ok(DayReservation { counter: self.clone(), row, units, recorded: false })
     }
 
-    /// Whether `units` could be reserved now.
+    /// The same, but waits for the ledger, at most until `until` and not longer than a second.
+    ///
+    /// # Errors
+    /// [`DayShortage::NotLeased`] if the ledger has not granted the units by then.
+    pub(super) async fn reserve_by(
+        self: &Arc<Self>,
+        units: u32,
+        until: Instant,
+    ) -> Result<DayReservation, DayShortage> {
+        match self.reserve(units) {
+            Err(DayShortage::NotLeased) => {}
+            decided => return decided,
+        }
+        // On the heap: it is rare.
+        let wait = Box::pin(self.wait(until, || match self.reserve(units) {
+            Err(DayShortage::NotLeased) => None,
+            decided => Some(decided),
+        }));
+        wait.await.unwrap_or(Err(DayShortage::NotLeased))
+    }
+
+    /// Tries until it succeeds, each time that the ledger has granted something. `None`: it did not in time.
+    async fn wait<T>(&self, until: Instant, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+        if self.state.lock().rows.all().any(|row| row.is_stalled(LEDGER_WAIT)) {
+            return None;
+        }
+        let until = until.min(Instant::now() + LEDGER_WAIT);
+        let granted = poll_fn(|context| {
+            // First, so that no grant is missed.
+            self.wake_when_granted(context.waker());
+            attempt().map_or(Poll::Pending, Poll::Ready)
+        });
+        timeout_at(until, granted).await.ok()
+    }
+
+    /// Wakes once when the ledger has granted something; it may wake for nothing. To be called before another
+    /// [`Self::reserve`], which may find the units granted meanwhile.
+    pub(super) fn wake_when_granted(&self, waker: &Waker) {
+        let mut state = self.state.lock();
+        if !state.wakers.iter().any(|known| known.will_wake(waker)) {
+            state.wakers.push(waker.clone());
+        }
+    }
+
+    /// Whether `units` are left today.
     pub(super) fn has(&self, units: u32) -> bool {
-        self.today().used + u64::from(units) <= self.limit.load(Ordering::Relaxed)
+        let mut state = self.state.lock();
+        let used = state.today(&self.context.clock).used();
+        state.limit.is_none_or(|limit| used + u64::from(units) <= limit)
     }
 
     pub(super) fn today(&self) -> Today {
-        let now = self.clock.millis();
-        self.roll_over(now);
-        let left = self.ends.load(Ordering::Acquire).saturating_sub(now);
-        Today {
-            used: self.count.load(Ordering::Acquire) & USED_MASK,
-            ends_in: left.max(1).unsigned_abs().div_ceil(1000),
-        }
+        let mut state = self.state.lock();
+        let now = self.context.clock.millis();
+        let CounterState { rows, zone, .. } = &mut *state;
+        let row = rows.current(now, zone);
+        let left = row.day.ends.saturating_sub(now);
+        Today { used: row.used(), ends_in: left.max(1).unsigned_abs().div_ceil(1000) }
     }
 
     /// End of the day, in the counter's zone.
     pub(super) fn ends_at(&self) -> Midnight {
-        let at = Timestamp::from_millisecond(self.ends.load(Ordering::Acquire)).unwrap_or(Timestamp::MAX);
-        Midnight(at.to_zoned_datetime(self.zone.lock().clone()))
+        let mut state = self.state.lock();
+        let day = state.today(&self.context.clock).day;
+        day.end(&state.zone)
     }
 
-    fn give_back(&self, day: u64, units: u32) {
-        let _ = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
-            (count >> USED_BITS == day).then(|| count - u64::from(units))
+    /// Asks for the first lease of tomorrow if today ends within `within`, so that no request waits for it.
+    pub fn prepare_tomorrow(self: &Arc<Self>, within: Duration) {
+        self.change(|state| {
+            let ends = state.today(&self.context.clock).day.ends;
+            if ends.saturating_sub(self.context.clock.millis()) <= within.as_millis() as i64 {
+                state.rows.add(CalendarDay::at(ends, &state.zone));
+            }
         });
     }
 
-    /// Starts a new day if the current one is over.
-    fn roll_over(&self, now: i64) {
-        if now < self.ends.load(Ordering::Acquire) {
-            return;
+    /// Whether it counts nothing, of any day.
+    pub fn is_unused(&self) -> bool {
+        self.state.lock().rows.all().all(|row| row.used() == 0)
+    }
+
+    /// Whether what was requested last is granted: the counter can be used without waiting.
+    pub fn is_leased(&self) -> bool {
+        self.state.lock().rows.all().all(|row| !row.is_waiting())
+    }
+
+    /// Ends the counting: the counts of all days. Units reserved and not recorded count as unused.
+    pub fn close(&self) -> Vec<DayCount> {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.rows.all().map(|row| DayCount { day: row.day, used: row.recorded }).collect()
+    }
+
+    /// Changes the state, then requests what the change needs of the ledger.
+    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut CounterState) -> T) -> T {
+        let Some(ledger) = &self.context.ledger else { return change(&mut self.state.lock()) };
+        let mut state = self.state.lock();
+        let result = change(&mut state);
+        let requests = state.requests();
+        drop(state);
+        for LevelRequest { day, level, units, number } in requests {
+            let holder = self.clone() as Arc<dyn LeaseHolder>;
+            ledger.request(LeaseRequest { id: self.context.id.clone(), holder, day, level, units, number });
         }
-        let zone = self.zone.lock();
-        if now < self.ends.load(Ordering::Acquire) {
-            return;
-        }
-        let (day, ends) = day_of(now, &zone);
-        // The count first: a thread that sees the new end also sees the new count.
-        if day > self.count.load(Ordering::Acquire) >> USED_BITS {
-            self.count.store(day << USED_BITS, Ordering::Release);
-        }
-        self.ends.store(ends, Ordering::Release);
+        result
     }
 }
 
-/// The day (since 1970) that contains `millis` in `zone`, and its end in milliseconds.
-fn day_of(millis: i64, zone: &TimeZone) -> (u64, i64) {
-    let at = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned_datetime(zone.clone());
-    let since = at.date().duration_since(jiff::civil::Date::constant(1970, 1, 1)).as_hours() / 24;
-    let ends = at.tomorrow().and_then(|next| next.start_of_day()).map_or(i64::MAX, |next| {
-        // The millisecond of midnight belongs to the new day.
-        next.timestamp().as_millisecond()
-    });
-    (since.max(0).unsigned_abs(), ends.max(millis + 1))
+/// What a counter needs for one day.
+struct LevelRequest {
+    day: CalendarDay,
+    level: Level,
+    units: u64,
+    number: u64,
+}
+
+impl CounterState {
+    fn today(&mut self, clock: &WallClock) -> &mut DayRow {
+        self.rows.current(clock.millis(), &self.zone)
+    }
+
+    /// What the ledger must be asked for now; usually nothing.
+    fn requests(&mut self) -> Vec<LevelRequest> {
+        if self.closed {
+            return Vec::new();
+        }
+        let mut requests = Vec::new();
+        for row in self.rows.all_mut().filter(|row| row.changed) {
+            for level in [Level::Lease, Level::Mark] {
+                if let Some(units) = row.next_request(level, self.limit) {
+                    self.requests += 1;
+                    row.level_mut(level).ask(units, self.requests);
+                    requests.push(LevelRequest { day: row.day, level, units, number: self.requests });
+                }
+            }
+            row.settle_requests();
+        }
+        requests
+    }
+}
+
+impl LeaseHolder for DayCounter {
+    fn granted(&self, grant: Grant) {
+        let wakers = {
+            let mut state = self.state.lock();
+            if let Some(row) = state.rows.all_mut().find(|row| row.day.date == grant.date) {
+                row.level_mut(grant.level).granted(grant.units, grant.number);
+            }
+            std::mem::take(&mut state.wakers)
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
 }
 
 /// Units reserved of a day; given back when dropped unless kept.
@@ -172,21 +319,71 @@ fn day_of(millis: i64, zone: &TimeZone) -> (u64, i64) {
 #[must_use = "dropping it gives back what was reserved"]
 pub(super) struct DayReservation {
     counter: Arc<DayCounter>,
-    day: u64,
+    /// Number of the row.
+    row: u64,
     units: u32,
+    recorded: bool,
 }
 
 impl DayReservation {
+    /// Records the units, so that a restart counts them; needed before they are sent. Waits for the ledger, at most until
+    /// `until` and not longer than a second. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Unrecorded`]; the units are still reserved.
+    pub(super) async fn record(&mut self, until: Instant) -> Result<(), Unrecorded> {
+        if self.try_record() {
+            return Ok(());
+        }
+        let counter = self.counter.clone();
+        // On the heap: it is rare.
+        let wait = Box::pin(counter.wait(until, || self.try_record().then_some(())));
+        wait.await.ok_or(Unrecorded)
+    }
+
+    fn try_record(&mut self) -> bool {
+        let units = u64::from(self.units);
+        self.recorded |= self.counter.change(|state| {
+            let (limited, closed) = (state.limit.is_some(), state.closed);
+            let Some(row) = state.rows.numbered(self.row) else { return true };
+            row.changed = true;
+            if closed || limited && row.recorded + units > row.mark.units {
+                row.needs_mark = units;
+                return false;
+            }
+            row.reserved -= units;
+            row.recorded += units;
+            true
+        }) || self.recorded;
+        self.recorded
+    }
+
     /// Counts the units as used.
     pub(super) fn keep(mut self) {
+        if !self.recorded {
+            self.counter.change(|state| {
+                if let Some(row) = state.rows.numbered(self.row) {
+                    row.reserved -= u64::from(self.units);
+                    row.recorded += u64::from(self.units);
+                    row.changed = true;
+                }
+            });
+        }
         self.units = 0;
     }
 }
 
 impl Drop for DayReservation {
     fn drop(&mut self) {
-        if self.units > 0 {
-            self.counter.give_back(self.day, self.units);
+        if self.units == 0 {
+            return;
         }
+        self.counter.change(|state| {
+            if let Some(row) = state.rows.numbered(self.row) {
+                let taken = if self.recorded { &mut row.recorded } else { &mut row.reserved };
+                *taken -= u64::from(self.units);
+                (row.changed, row.lower) = (true, true);
+            }
+        });
     }
 }

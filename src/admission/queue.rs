@@ -27,7 +27,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     bucket::{InsufficientTokens, TokenBucket},
     claim::Claim,
-    day::DayCounter,
+    day::{DayCounter, DayShortage},
 };
 use crate::config::{Priority, Rate};
 
@@ -100,6 +100,17 @@ pub(super) enum Exhausted {
     InFlight,
     Second(InsufficientTokens),
     Day,
+    /// The ledger has not granted the units of the day yet.
+    NotLeased,
+}
+
+impl From<DayShortage> for Exhausted {
+    fn from(shortage: DayShortage) -> Self {
+        match shortage {
+            DayShortage::Exhausted => Exhausted::Day,
+            DayShortage::NotLeased => Exhausted::NotLeased,
+        }
+    }
 }
 
 impl WaitQueue {
@@ -188,7 +199,7 @@ impl WaitQueue {
         let free = |occupied: usize| (occupied < self.max_in_flight()).then_some(occupied + 1);
         self.in_flight.fetch_update(SeqCst, SeqCst, free).map_err(|_| Exhausted::InFlight)?;
         let claim = || {
-            let day = Some(self.day.reserve(cost).map_err(|_| Exhausted::Day)?);
+            let day = Some(self.day.reserve(cost)?);
             let second = self.second.load().as_ref().map(|second| second.take(cost)).transpose();
             Ok(Claim { second: second.map_err(Exhausted::Second)?, day })
         };
@@ -285,7 +296,7 @@ impl WaitQueueState {
 impl Exhausted {
     /// Whether waiting cannot help.
     fn is_final(self) -> bool {
-        matches!(self, Exhausted::Day | Exhausted::Second(InsufficientTokens::Never))
+        matches!(self, Exhausted::Day | Exhausted::NotLeased | Exhausted::Second(InsufficientTokens::Never))
     }
 }
 

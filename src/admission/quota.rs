@@ -7,14 +7,15 @@ use std::{sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use jiff::tz::TimeZone;
+use tokio::time::Instant;
 
 use super::{
     bucket::{InsufficientTokens, TokenBucket},
+    calendar_day::Midnight,
     claim::Claim,
-    day::{DayCounter, Midnight},
+    day::{CounterContext, DayCounter, DayShortage, Unrecorded},
     header,
     usage::UsageByWindow,
-    wall_clock::WallClock,
 };
 use crate::{config, retry_after::whole_seconds};
 
@@ -26,31 +27,32 @@ pub struct Quota {
     policy: Option<HeaderValue>,
 }
 
-/// The window of a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LimitWindow {
-    /// Per second: a token bucket.
-    Second,
-    /// Per calendar day.
-    Day,
-}
-
 /// A service's quota is used up.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("the service's quota is used up")]
-pub struct Exceeded {
-    /// The window that is used up.
-    pub window: LimitWindow,
-    /// Whole seconds, at least 1.
-    pub retry_after: Duration,
-    /// Start of the next day in the account's zone; only for [`LimitWindow::Day`].
-    pub resets_at: Option<Midnight>,
+pub enum Exceeded {
+    /// No token of the second.
+    #[error("the service's per-second quota is used up")]
+    Second {
+        /// Whole seconds, at least 1.
+        retry_after: Duration,
+    },
+    /// No units left today.
+    #[error("the service's daily quota is used up")]
+    Day {
+        /// Whole seconds, at least 1.
+        retry_after: Duration,
+        /// Start of the next day in the account's zone.
+        resets_at: Midnight,
+    },
+    /// There may be units left today, but taking them cannot be recorded.
+    #[error(transparent)]
+    Unrecorded(#[from] Unrecorded),
 }
 
 impl Quota {
     /// An unused quota. The day starts at midnight of `zone`, the account's time zone.
-    pub fn new(quota: &config::QuotaConfig, zone: &TimeZone, clock: WallClock) -> Self {
-        let day = Arc::new(DayCounter::new(quota.day, zone, clock));
+    pub fn new(quota: &config::QuotaConfig, zone: &TimeZone, context: impl Into<CounterContext>) -> Self {
+        let day = DayCounter::new(quota.day, zone, context);
         Self::of(quota.second.map(|rate| Arc::new(TokenBucket::full(rate))), day)
     }
 
@@ -81,24 +83,30 @@ impl Quota {
         let Some(second) = &self.second else { return Ok(()) };
         let taken = second.take(1).map_err(|insufficient| {
             let wait = if let InsufficientTokens::Until(wait) = insufficient { wait } else { Duration::ZERO };
-            Exceeded { window: LimitWindow::Second, retry_after: whole_seconds(wait), resets_at: None }
+            Exceeded::Second { retry_after: whole_seconds(wait) }
         });
         claim.second = Some(taken?);
         Ok(())
     }
 
-    /// Takes one request of today into the claim.
+    /// Takes one request of today into the claim. Waits for the ledger, at most until `until` and not longer than a second.
     ///
     /// # Errors
     /// [`Exceeded`] when none is left.
-    pub fn claim_day(&self, claim: &mut Claim) -> Result<(), Exceeded> {
-        let taken = self.day.reserve(1).map_err(|_| Exceeded {
-            window: LimitWindow::Day,
-            retry_after: Duration::from_secs(self.day.today().ends_in),
-            resets_at: Some(self.day.ends_at()),
-        });
-        claim.day = Some(taken?);
+    pub async fn claim_day(&self, claim: &mut Claim, until: Instant) -> Result<(), Exceeded> {
+        claim.day = Some(self.day.reserve_by(1, until).await.map_err(|shortage| match shortage {
+            DayShortage::NotLeased => Exceeded::Unrecorded(Unrecorded),
+            DayShortage::Exhausted => Exceeded::Day {
+                retry_after: Duration::from_secs(self.day.today().ends_in),
+                resets_at: self.day.ends_at(),
+            },
+        })?);
         Ok(())
+    }
+
+    /// The count of the day.
+    pub fn day(&self) -> &Arc<DayCounter> {
+        &self.day
     }
 
     /// What is left of the windows that have a limit.

@@ -1,7 +1,11 @@
 //! Promises of admission, on tokio's paused clock.
 #![allow(clippy::disallowed_methods, reason = "tests have no drain to join")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
@@ -9,7 +13,7 @@ use tokio::time::{Instant, advance};
 
 use super::{
     bucket::TokenBucket,
-    day::{DayCounter, DayReservation},
+    day::{DayCounter, DayReservation, DayShortage},
     *,
 };
 use crate::config::{self, Priority, Rate};
@@ -36,8 +40,17 @@ fn budget(rate: Option<(u32, u32)>, day: Option<u64>, in_flight: usize, max_wait
 fn use_one(quota: &Quota) {
     let mut claim = Claim::default();
     quota.claim_second(&mut claim).unwrap();
-    quota.claim_day(&mut claim).unwrap();
+    claim_day(quota, &mut claim).unwrap();
     claim.keep();
+}
+
+/// Takes one request of the day. Without a ledger, nothing is waited for.
+fn claim_day(quota: &Quota, claim: &mut Claim) -> Result<(), Exceeded> {
+    let taken = std::pin::pin!(quota.claim_day(claim, Instant::now()));
+    match taken.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(taken) => taken,
+        Poll::Pending => panic!("waits"),
+    }
 }
 
 fn far() -> Instant {
@@ -141,7 +154,7 @@ mod bucket {
         let mut claim = Claim::default();
         quota.claim_second(&mut claim).unwrap();
         let exceeded = quota.claim_second(&mut Claim::default()).unwrap_err();
-        assert_eq!((exceeded.window, exceeded.retry_after), (LimitWindow::Second, Duration::from_secs(1)));
+        assert_eq!(exceeded, Exceeded::Second { retry_after: Duration::from_secs(1) });
     }
 
     #[tokio::test(start_paused = true)]
@@ -152,7 +165,7 @@ mod bucket {
         assert_eq!(same.usage(), before.usage());
         let other = before.reloaded(&quota(Some((20, 20)), Some(1)));
         assert_eq!(other.usage().second.unwrap().left, 0);
-        assert!(other.claim_day(&mut Claim::default()).is_err());
+        assert!(claim_day(&other, &mut Claim::default()).is_err());
         advance(Duration::from_secs(1)).await;
         assert_eq!(other.usage().second.unwrap().left, 20);
     }
@@ -163,7 +176,7 @@ mod day {
 
     #[tokio::test(start_paused = true)]
     async fn restarts_at_midnight_of_the_zone() {
-        let counter = Arc::new(DayCounter::new(Some(1), &zone("Asia/Jakarta"), wall("2026-11-24T16:59:59Z")));
+        let counter = DayCounter::new(Some(1), &zone("Asia/Jakarta"), wall("2026-11-24T16:59:59Z"));
         let held = counter.reserve(1).unwrap();
         assert!(counter.reserve(1).is_err());
         assert_eq!(counter.today().ends_in, 1);
@@ -186,7 +199,7 @@ mod day {
             ("America/Santiago", "2026-09-05T04:00:00Z", 24),
             ("America/Santiago", "2026-09-06T04:00:00Z", 23),
         ] {
-            let counter = Arc::new(DayCounter::new(Some(10), &zone(name), wall(start)));
+            let counter = DayCounter::new(Some(10), &zone(name), wall(start));
             assert_eq!(counter.today().ends_in, hours * 3600, "{name} {start}");
             counter.reserve(10).unwrap().keep();
             advance(Duration::from_secs(hours * 3600 - 1)).await;
@@ -198,7 +211,7 @@ mod day {
 
     #[test]
     fn concurrent_takers_get_exactly_the_limit() {
-        let counter = Arc::new(DayCounter::new(Some(1000), &zone("UTC"), WallClock::system()));
+        let counter = DayCounter::new(Some(1000), &zone("UTC"), WallClock::system());
         let got: usize = std::thread::scope(|scope| {
             let takers: Vec<_> = (0..4)
                 .map(|_| {
@@ -235,7 +248,7 @@ mod day {
             steps in prop::collection::vec((0_u64..20, 1_u32..4, any::<bool>(), 0_usize..8), 1..100),
         ) {
             paused().block_on(async {
-                let counter = Arc::new(DayCounter::new(Some(limit), &zone("Asia/Jakarta"), wall("2026-01-01T00:00:00Z")));
+                let counter = DayCounter::new(Some(limit), &zone("Asia/Jakarta"), wall("2026-01-01T00:00:00Z"));
                 let (mut hours, mut day, mut used) = (7_u64, 0_u64, 0_u64);
                 let mut held = Vec::new();
                 for (hours_later, units, keep, drop_at) in steps {
@@ -250,7 +263,8 @@ mod day {
                             assert!(used <= limit);
                             if keep { reserved.keep() } else { held.push((day, units, reserved)) }
                         }
-                        Err(_) => assert!(used + u64::from(units) > limit),
+                        Err(DayShortage::NotLeased) => panic!("there is no ledger"),
+                        Err(DayShortage::Exhausted) => assert!(used + u64::from(units) > limit),
                     }
                     if drop_at < held.len() {
                         let (taken_on, units, reserved) = held.swap_remove(drop_at);
@@ -273,7 +287,7 @@ mod headers {
             Quota::new(&quota(Some((50, 50)), Some(40_000)), &zone("Asia/Jakarta"), wall("2026-11-24T02:46:06Z"));
         assert_eq!(quota.policy_header().unwrap(), "\"second\";q=50;w=1, \"day\";q=40000;w=86400");
         use_one(&quota);
-        quota.claim_day(&mut Claim::default()).unwrap();
+        claim_day(&quota, &mut Claim::default()).unwrap();
         assert_eq!(quota.limit_header().unwrap(), "\"second\";r=49;t=1, \"day\";r=39999;t=51234");
     }
 

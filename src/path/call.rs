@@ -201,17 +201,26 @@ impl Call {
 
     /// The rest of the claim of a call that is to be sent: of a cached operation whose hits are not charged
     /// (`charge_hits`), the second; of all, one request of the service's day.
-    pub(super) fn complete_claim(&self, claim: &mut Claim) -> Result<(), Refusal> {
+    pub(super) async fn complete_claim(&self, claim: &mut Claim) -> Result<(), Refusal> {
         if !self.charges_hits() {
             self.claimed(self.quota().claim_second(claim))?;
         }
-        self.claimed(self.quota().claim_day(claim))
+        self.claim_day(claim).await
     }
 
     /// What a hit or a shared response costs besides the second: one request of the day, where those count
     /// (`charge_hits`).
-    pub(super) fn claim_hit(&self, claim: &mut Claim) -> Result<(), Refusal> {
-        if self.service().charge_hits_day { self.claimed(self.quota().claim_day(claim)) } else { Ok(()) }
+    pub(super) async fn claim_hit(&self, claim: &mut Claim) -> Result<(), Refusal> {
+        if self.service().charge_hits_day { self.claim_day(claim).await } else { Ok(()) }
+    }
+
+    async fn claim_day(&self, claim: &mut Claim) -> Result<(), Refusal> {
+        self.claimed(self.quota().claim_day(claim, self.deadline().instant()).await)
+    }
+
+    /// Records a claim that is used without sending anything.
+    pub(super) async fn record(&self, claim: &mut Claim) -> Result<(), Refusal> {
+        Ok(claim.record(self.deadline().instant()).await?)
     }
 
     fn charges_hits(&self) -> bool {

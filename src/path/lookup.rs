@@ -48,7 +48,7 @@ pub(super) async fn lookup(
     let cache = &call.upstream.snapshot.cache;
     let now = Instant::now();
     if let Some(entry) = cache.fresh(&key, directives, now) {
-        return hit(call, claim, &entry, now).map(ControlFlow::Break);
+        return hit(call, claim, &entry, now).await.map(ControlFlow::Break);
     }
     if directives.only_if_cached {
         return Err(Refusal::only_if_cached());
@@ -57,18 +57,19 @@ pub(super) async fn lookup(
         let request = JoinRequest { generation: cache.generation(), priority: call.service().priority };
         let stored = || cache.fresh(&key, directives, Instant::now());
         match call.upstream.snapshot.flights.join(&key, request, stored) {
-            Flight::Stored(entry) => return hit(call, claim, &entry, Instant::now()).map(ControlFlow::Break),
+            Flight::Stored(entry) => return hit(call, claim, &entry, Instant::now()).await.map(ControlFlow::Break),
             Flight::Leader(leader) => {
                 return Ok(ControlFlow::Continue(Some(Fill { leader, forced: directives.max_age.is_some() })));
             }
             Flight::Follower(follower) => {
-                call.claim_hit(claim)?;
+                call.claim_hit(claim).await?;
                 // On the heap: only a follower needs the timer.
                 let (result, time) = timed(Box::pin(call.deadline().bound(follower.result()))).await;
                 x.attempts().waited_for_upstream(time);
                 // `None`: the leader was lost, so this request may lead.
                 if let Some(result) = result.ok_or(Failure::Timeout)? {
                     let reply = reply_of(&result, CacheStatusHeader::Joined)?;
+                    call.record(claim).await?;
                     claim.keep();
                     return Ok(ControlFlow::Break(reply));
                 }
@@ -91,8 +92,9 @@ fn key(call: &Call) -> Key {
     })
 }
 
-fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {
-    call.claim_hit(claim)?;
+async fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {
+    call.claim_hit(claim).await?;
+    call.record(claim).await?;
     claim.keep();
     let ttl = entry.ttl(now).unwrap_or_default().as_secs();
     let cached = CacheStatusHeader::Hit { ttl, age: entry.age(now).as_secs() };

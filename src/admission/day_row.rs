@@ -1,0 +1,225 @@
+//! The rows of a day counter: what was used of each of the last days, and what the ledger has granted.
+//!
+//! What always holds: there is a current row; a date has one row; a row with reserved units is never removed, so that they
+//! can be given back; a change of zone or a restart leaves at least the count of every row whose day is still going on.
+//! DayRows know neither clocks nor who uses them. Never fails.
+
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
+use super::{
+    calendar_day::CalendarDay,
+    lease::{Granted, Level, RestoredDay},
+};
+
+/// DayRows that a counter keeps: those that were current last.
+const ROWS: usize = 8;
+
+/// Smallest block of a lease, units.
+const LEASE_BLOCK: u64 = 100;
+
+/// Units of a limit that are lost at most if the process is killed: 0.5 % of it, at least 1.
+fn slack(limit: u64) -> u64 {
+    (limit / 200).max(1)
+}
+
+/// The rows of a counter.
+#[derive(Debug)]
+pub(super) struct DayRows {
+    /// The current one first; never empty.
+    rows: Vec<DayRow>,
+    /// Number of the last row.
+    last: u64,
+    /// What a new row may use before anything is granted.
+    granted: u64,
+}
+
+/// The count of one day.
+#[derive(Debug)]
+pub(super) struct DayRow {
+    /// Its own in the counter.
+    pub(super) number: u64,
+    pub(super) day: CalendarDay,
+    /// Units that a restart counts: they were sent, or are about to be.
+    pub(super) recorded: u64,
+    /// Units reserved and not recorded.
+    pub(super) reserved: u64,
+    pub(super) lease: Granted,
+    pub(super) mark: Granted,
+    /// Units that a take lacks of the lease.
+    pub(super) needs_lease: u64,
+    /// Units that a reservation lacks of the mark.
+    pub(super) needs_mark: u64,
+    /// Something has changed since the ledger was last asked.
+    pub(super) changed: bool,
+    /// The mark may be too high: units came back, or the limit has changed.
+    pub(super) lower: bool,
+}
+
+impl DayRows {
+    /// The rows of a new counter. `restored`: the days that its ledger knows; `None` without a ledger.
+    pub(super) fn new(restored: Option<Vec<RestoredDay>>, now: i64, zone: &TimeZone) -> Self {
+        let granted = if restored.is_some() { 0 } else { u64::MAX };
+        let mut rows = DayRows { rows: Vec::new(), last: 0, granted };
+        for RestoredDay { day, used, leased } in restored.unwrap_or_default() {
+            let row = rows.new_row(day);
+            rows.rows.push(DayRow { recorded: used, lease: Granted::new(leased), mark: Granted::new(used), ..row });
+        }
+        rows.set_current(CalendarDay::at(now, zone), now);
+        rows
+    }
+
+    fn new_row(&mut self, day: CalendarDay) -> DayRow {
+        self.last += 1;
+        DayRow {
+            number: self.last,
+            day,
+            recorded: 0,
+            reserved: 0,
+            lease: Granted::new(self.granted),
+            mark: Granted::new(self.granted),
+            needs_lease: 0,
+            needs_mark: 0,
+            changed: true,
+            lower: false,
+        }
+    }
+
+    /// The row of the day that contains `now`.
+    pub(super) fn current(&mut self, now: i64, zone: &TimeZone) -> &mut DayRow {
+        if !self.rows[0].day.contains(now) {
+            self.set_current(CalendarDay::at(now, zone), now);
+        }
+        &mut self.rows[0]
+    }
+
+    /// Makes `day`, which contains `now`, the current one. DayRows of other zones whose day is still going on become part of
+    /// it: the largest of their counts applies.
+    pub(super) fn set_current(&mut self, day: CalendarDay, now: i64) {
+        let (mut going_on, mut others): (Vec<_>, Vec<_>) =
+            self.rows.drain(..).partition(|row| row.day.date == day.date || row.day.contains(now));
+        let same_date = going_on.iter().find(|row| row.day.date == day.date);
+        let grants = same_date.map_or([self.granted; 2].map(Granted::new), |row| [row.lease, row.mark]);
+        let mut current = if going_on.is_empty() { self.new_row(day) } else { going_on.remove(0) };
+        let others_used = going_on.iter().map(DayRow::used).max().unwrap_or(0);
+        current.recorded = current.recorded.max(others_used);
+        current.day = day;
+        [current.lease, current.mark] = grants;
+        current.changed = true;
+        // Kept only for what is given back.
+        for row in &mut going_on {
+            row.day = CalendarDay::NEVER;
+        }
+        others.splice(0..0, going_on.into_iter().filter(|row| row.reserved > 0));
+        others.insert(0, current);
+        self.rows = others;
+        self.forget_old();
+    }
+
+    /// Adds a row for a day that has none.
+    pub(super) fn add(&mut self, day: CalendarDay) {
+        if self.rows.iter().all(|row| row.day.date != day.date) {
+            let row = self.new_row(day);
+            self.rows.insert(1, row);
+            self.forget_old();
+        }
+    }
+
+    fn forget_old(&mut self) {
+        let mut position = 0;
+        self.rows.retain(|row| {
+            position += 1;
+            position <= ROWS || row.reserved > 0
+        });
+    }
+
+    pub(super) fn numbered(&mut self, number: u64) -> Option<&mut DayRow> {
+        self.rows.iter_mut().find(|row| row.number == number)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &DayRow> {
+        self.rows.iter().filter(|row| row.day != CalendarDay::NEVER)
+    }
+
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut DayRow> {
+        self.rows.iter_mut().filter(|row| row.day != CalendarDay::NEVER)
+    }
+}
+
+/// How far one level should reach.
+struct Reach {
+    /// Units that it must cover now.
+    base: u64,
+    /// Units beyond `base` that are needed at once.
+    needed: u64,
+    /// Units beyond `base` that are asked for.
+    ahead: u64,
+}
+
+impl DayRow {
+    pub(super) fn used(&self) -> u64 {
+        self.recorded + self.reserved
+    }
+
+    pub(super) fn level_mut(&mut self, level: Level) -> &mut Granted {
+        match level {
+            Level::Lease => &mut self.lease,
+            Level::Mark => &mut self.mark,
+        }
+    }
+
+    fn level(&self, level: Level) -> &Granted {
+        match level {
+            Level::Lease => &self.lease,
+            Level::Mark => &self.mark,
+        }
+    }
+
+    fn reach(&self, level: Level, limit: Option<u64>) -> Reach {
+        match level {
+            Level::Lease => {
+                let base = self.used();
+                Reach { base, needed: self.needs_lease, ahead: (limit.unwrap_or(base) / 10).max(LEASE_BLOCK) }
+            }
+            Level::Mark => {
+                let base = self.recorded;
+                Reach { base, needed: self.needs_mark, ahead: slack(limit.unwrap_or(base)) }
+            }
+        }
+    }
+
+    /// The value to request of the ledger, if it is not requested already: more once half of what is ahead is used up, less
+    /// if the mark is further ahead than it may be.
+    pub(super) fn next_request(&self, level: Level, limit: Option<u64>) -> Option<u64> {
+        let Reach { base, needed, ahead } = self.reach(level, limit);
+        let at_most = limit.unwrap_or(u64::MAX).max(base + needed);
+        let enough = (base + needed.max(ahead / 2 + 1)).min(at_most);
+        let target = (base + needed.max(ahead)).min(at_most);
+        let expected = self.level(level).expected();
+        let too_high = level == Level::Mark && self.lower && expected > base + ahead;
+        (expected < enough || too_high).then_some(target)
+    }
+
+    /// What was needed is requested.
+    pub(super) fn settle_requests(&mut self) {
+        (self.needs_lease, self.needs_mark, self.changed, self.lower) = (0, 0, false, false);
+    }
+
+    /// Whether a request to the ledger is not answered yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.lease.is_asked() || self.mark.is_asked()
+    }
+
+    /// Whether the ledger has not answered a request for longer than `patience`.
+    pub(super) fn is_stalled(&self, patience: Duration) -> bool {
+        self.lease.is_stalled(patience) || self.mark.is_stalled(patience)
+    }
+
+    /// Whether `units` more may be reserved as far as the ledger is concerned. Not if it is stalled and has not granted that
+    /// they are sent.
+    pub(super) fn covers(&self, units: u64, patience: Duration) -> bool {
+        let used = self.used() + units;
+        used <= self.lease.units && (used <= self.mark.units || !self.mark.is_stalled(patience))
+    }
+}

@@ -29,7 +29,7 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
     let metrics = Metrics::new().unwrap();
     let log = ExchangeLog::open(&config.log, &metrics).unwrap();
     let store = Store::open(&folder.join("state")).unwrap();
-    let orders = runtime.block_on(Orders::open(store.clone(), jiff::Timestamp::now())).unwrap();
+    let orders = runtime.block_on(Orders::open(store.clone(), jiff::Timestamp::now(), &config.orders)).unwrap();
     let revoked = Arc::new(runtime.block_on(Revoked::open(store)).unwrap());
     let live = Live {
         metrics,

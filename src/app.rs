@@ -132,7 +132,7 @@ impl App {
         let audit = Audit::open(&config, degraded.clone())?;
         let control = control_runtime()?;
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let orders = control.block_on(Orders::open(store.clone(), jiff::Timestamp::now()))?;
+        let orders = control.block_on(Orders::open(store.clone(), jiff::Timestamp::now(), &config.orders))?;
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
         let tasks = drain.tasks.clone();

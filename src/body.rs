@@ -118,6 +118,14 @@ pub trait Delivery: Send + Sync {
     fn awaits_upstream(&self);
     /// The connection has taken bytes of a piece.
     fn written(&self);
+    /// The connection has taken the last byte.
+    fn taken(&self);
+}
+
+/// Told that a response has reached its caller: its last byte was written to the caller's connection without an error.
+/// Dropped if it has not.
+pub trait Receipt: Send {
+    fn reached(self: Box<Self>);
 }
 
 /// Maximum size of a [`Piece`], in bytes: of the frames that every HTTP/2 peer accepts (RFC 9113, section 4.2). hyper
@@ -127,6 +135,8 @@ const PIECE: usize = 16 * 1024;
 /// A part of a response's body, on its way to the caller.
 pub struct Piece {
     bytes: Bytes,
+    /// It ends with the last byte of the body.
+    last: bool,
     delivery: Option<Arc<dyn Delivery>>,
 }
 
@@ -143,6 +153,9 @@ impl Buf for Piece {
         self.bytes.advance(count);
         if let Some(delivery) = &self.delivery {
             delivery.written();
+            if self.last && self.bytes.is_empty() {
+                delivery.taken();
+            }
         }
     }
 }
@@ -178,6 +191,7 @@ impl Body {
         // hyper never polls a body that is empty from the start.
         if self.is_end_stream() {
             end.complete();
+            self.delivery.iter().for_each(|delivery| delivery.taken());
         }
         self.end = Some(end);
         self
@@ -218,16 +232,15 @@ impl HttpBody for Body {
         let length = self.rest.len().min(PIECE);
         let bytes = self.rest.split_to(length);
         // hyper stops polling after the last byte of a known length: don't wait for `None`.
-        if self.is_end_stream()
-            && let Some(mut end) = self.end.take()
-        {
+        let last = self.is_end_stream();
+        if last && let Some(mut end) = self.end.take() {
             end.complete();
         }
         if bytes.is_empty() {
             return Poll::Ready(None);
         }
         self.delivery.iter().for_each(|delivery| delivery.offered());
-        Poll::Ready(Some(Ok(Frame::data(Piece { bytes, delivery: self.delivery.clone() }))))
+        Poll::Ready(Some(Ok(Frame::data(Piece { bytes, last, delivery: self.delivery.clone() }))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -35,6 +35,7 @@ pub struct Config {
     pub listen: ListenConfig,
     pub admin: AdminConfig,
     pub state: StateConfig,
+    pub orders: OrdersConfig,
     pub reload: ReloadConfig,
     pub log: LogConfig,
     pub limits: LimitsConfig,
@@ -113,6 +114,15 @@ impl std::fmt::Debug for AdminConfig {
 pub struct StateConfig {
     /// Folder of the embedded store.
     pub dir: PathBuf,
+}
+
+/// `[orders]`
+#[derive(Clone, Debug)]
+pub struct OrdersConfig {
+    /// How long an `Idempotency-Key` and its response are remembered; at least 24 hours.
+    pub remember: Duration,
+    /// How long a response that has reached nobody is kept for an equal order without a key; zero: not at all.
+    pub undelivered: Duration,
 }
 
 /// `[reload]`

@@ -1,17 +1,19 @@
 //! Never sends an order twice: `Idempotency-Key`, equal orders, and the journal of orders.
 //!
-//! Step 4 ([`Orders::recall`]) answers a repeated key, holds an order that equals one whose outcome
-//! is unknown, or issues a [`Ticket`]. Step 8 ([`Orders::write`]) makes the order durable before it
-//! is sent. Step 14 ([`Written::end`]) records its outcome.
+//! Step 4 ([`Orders::recall`]) answers a repeated key, gives an answer that has reached nobody to an
+//! equal order without a key, lets it wait for an order whose caller has left, holds it if that is
+//! unknown, or issues a [`Ticket`] and the [`CallerPresence`] of its caller. Step 8 ([`Orders::write`])
+//! makes the order durable before it is sent. Step 14 ([`Written::end`]) records its outcome.
 //!
 //! Always holds: an order is on disk before it is sent, so after `kill -9` every order that may have
-//! been sent is known as unknown; while a key is remembered, at most one order with it is sent; an
-//! order that was never sent leaves no trace. A step that is dropped halfway leaves the journal
-//! correct (see [`Ticket`]).
+//! been sent is known as unknown; while a key is remembered, at most one order with it is sent; while
+//! an order without a key is under way, unknown, or its answer has reached nobody, no equal one is sent
+//! without confirmation; an order that was never sent leaves no trace. A step that is dropped halfway
+//! leaves the journal correct (see [`Ticket`]).
 //!
-//! Ended orders with a key and unknown orders are remembered for [`REMEMBERED`], at most
-//! [`MAX_ORDERS`] of them (beyond that the keys that ended first are forgotten, but never unknown
-//! orders). Answers are kept up to [`MAX_ANSWERS`] bytes (beyond that the oldest are dropped, and a
+//! Ended orders with a key are remembered for `orders.remember`, answers that reached nobody for
+//! `orders.undelivered`, unknown orders without a key for 24 hours; at most [`MAX_ORDERS`] of them
+//! (beyond that those that ended first are forgotten, but never unknown orders). Answers are kept up to [`MAX_ANSWERS`] bytes (beyond that the oldest are dropped, and a
 //! repeat of their key is refused rather than sent).
 //!
 //! The room does not know how a request is sent or what a refusal looks like. Recalling fails with
@@ -23,6 +25,7 @@ mod index;
 mod journal;
 mod key;
 mod limits;
+mod presence;
 mod refusal;
 mod shared;
 #[cfg(test)]
@@ -37,7 +40,7 @@ use jiff::Timestamp;
 use self::{
     clock::OrderClock,
     fingerprint::OrderDigest,
-    index::{Index, IndexMatch, OrderIdentity},
+    index::{FoundAnswer, Index, IndexMatch, OrderIdentity},
     journal::{ANSWERS, AnswerRow, ORDERS},
     limits::OrderLimits,
     shared::SharedOrders,
@@ -45,18 +48,19 @@ use self::{
 pub use self::{
     journal::{FirstSent, StoredAnswer},
     key::IdempotencyKeyError,
-    limits::{MAX_ANSWERS, MAX_ORDERS, REMEMBERED},
+    limits::{MAX_ANSWERS, MAX_ORDERS},
+    presence::{CallerPresence, OrderBeingDelivered, OrderUnderWay},
     refusal::OrderRefusal,
     shared::JournalError,
     ticket::{Ticket, Written},
 };
 use crate::{
-    config::Class,
+    config::{Class, OrdersConfig},
     memory::MemoryAllowance,
     store::{Store, StoreError, WriteBatch},
 };
 
-/// The header that lets an order pass although an equal one is unknown.
+/// The header that lets an order pass although an equal one may have been sent.
 const RESEND: &str = "x-gateway-resend";
 
 /// The only value of [`RESEND`].
@@ -86,10 +90,15 @@ pub struct OrderRequest<'a> {
 /// Result of step 4.
 #[derive(Debug)]
 pub enum Recall {
-    /// The order may go on.
-    New(Ticket),
-    /// The key's order has ended with this answer.
-    Repeat(Arc<StoredAnswer>),
+    /// The order may go on; the request is its caller.
+    New(Ticket, CallerPresence),
+    /// The order has ended with this answer. With a presence if it has reached nobody so far.
+    Repeat(Arc<StoredAnswer>, Option<CallerPresence>),
+    /// The order is under way and its caller has left: the request waits for its end, and asks again.
+    UnderWay(OrderUnderWay),
+    /// The answer of an equal order is being given to its caller: the request waits for a moment until it has reached it
+    /// or has not, and asks again.
+    BeingDelivered(OrderBeingDelivered),
 }
 
 /// The orders of all services; clones share them.
@@ -110,8 +119,8 @@ impl Orders {
     ///
     /// # Errors
     /// [`StoreError`] if the journal cannot be read or written.
-    pub async fn open(store: Store, now: Timestamp) -> Result<Orders, StoreError> {
-        Orders::open_within(store, now, OrderLimits::default()).await
+    pub async fn open(store: Store, now: Timestamp, config: &OrdersConfig) -> Result<Orders, StoreError> {
+        Orders::open_within(store, now, OrderLimits::of(config)).await
     }
 
     async fn open_within(store: Store, now: Timestamp, limits: OrderLimits) -> Result<Orders, StoreError> {
@@ -135,27 +144,47 @@ impl Orders {
         Ok(Orders { inner: Arc::new(SharedOrders::new(store, clock, index)) })
     }
 
-    /// Step 4. Call it only if [`applies_to`]. Waits only for a repeat whose answer is on disk.
+    /// Step 4. Call it only if [`applies_to`]. Waits only for an answer that is on disk. `waited_for`: the order whose end
+    /// the request has waited for.
     ///
     /// # Errors
     /// [`OrderRefusal`]; a refused order costs nothing and leaves no trace.
-    pub async fn recall(&self, request: &OrderRequest<'_>) -> Result<Recall, OrderRefusal> {
-        let identity = identity(request)?;
+    pub async fn recall(
+        &self,
+        request: &OrderRequest<'_>,
+        mut waited_for: Option<CallerPresence>,
+    ) -> Result<Recall, OrderRefusal> {
+        let identity =
+            OrderIdentity { waited_for: waited_for.as_ref().map(CallerPresence::order), ..identity(request)? };
         let found = self.inner.change(|index, now| {
             let expired = index.expire(now);
-            (expired, index.recall(identity))
+            (expired, index.recall(identity, now))
         })?;
+        let mut presence = |number| match waited_for.take() {
+            Some(presence) if presence.order() == number => presence,
+            _ => CallerPresence::new(Arc::clone(&self.inner), number),
+        };
         match found {
             IndexMatch::New { number, settles } => {
-                Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles)))
+                Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles), presence(number)))
             }
-            IndexMatch::InMemory(answer) => Ok(Recall::Repeat(answer)),
-            IndexMatch::OnDisk { number, bytes, first, result } => {
+            IndexMatch::UnderWay { number, first, ended } => {
+                Ok(Recall::UnderWay(OrderUnderWay::new(presence(number), first, ended)))
+            }
+            IndexMatch::BeingDelivered { first, decided } => {
+                Ok(Recall::BeingDelivered(OrderBeingDelivered::new(first, decided)))
+            }
+            IndexMatch::Ended { number, first, result, answer, undelivered } => {
+                let caller = if undelivered { Some(presence(number)) } else { None };
+                let bytes = match answer {
+                    FoundAnswer::InMemory(answer) => return Ok(Recall::Repeat(answer, caller)),
+                    FoundAnswer::OnDisk { bytes } => bytes,
+                };
                 let claim = request.memory.claim(bytes)?;
                 match self.inner.store().get(&ANSWERS, &number.to_be_bytes()).await {
                     Ok(Some(AnswerRow(answer))) => {
                         let body = claim.hold(answer.body);
-                        Ok(Recall::Repeat(Arc::new(StoredAnswer { body, ..answer })))
+                        Ok(Recall::Repeat(Arc::new(StoredAnswer { body, ..answer }), caller))
                     }
                     Ok(None) => Err(OrderRefusal::answer_gone(first, result)),
                     Err(error) => {
@@ -175,6 +204,11 @@ impl Orders {
         ticket.write().await
     }
 
+    /// Changes how long orders are remembered.
+    pub fn reconfigure(&self, config: &OrdersConfig) {
+        self.inner.index.lock().set_limits(OrderLimits::of(config));
+    }
+
     /// Number of an account's unknown orders that are not settled.
     pub fn unknown_count(&self, account: &str) -> u64 {
         self.inner.change(|index, now| (index.expire(now), index.unknown_count(account)))
@@ -191,5 +225,6 @@ fn identity(request: &OrderRequest<'_>) -> Result<OrderIdentity, IdempotencyKeyE
         fingerprint: OrderDigest::fingerprint(request.method.as_str(), request.target, request.body),
         content: OrderDigest::content(request.service, request.target, request.body),
         confirmed: resend.next().is_some_and(|value| value == CONFIRMED) && resend.next().is_none(),
+        waited_for: None,
     })
 }

@@ -152,6 +152,7 @@ impl Refusal {
             retry_after: self.retry_after,
             cached: None,
             stored_from: None,
+            receipt: None,
         }
     }
 

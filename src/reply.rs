@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
     admission::Spent,
+    body::Receipt,
     cache::CacheEntry,
     orders::{FirstSent, StoredAnswer},
     outcome::{Code, Outcome, Sent},
@@ -52,6 +53,8 @@ pub struct Reply {
     pub cached: Option<CacheStatusHeader>,
     /// Id of the request whose response was stored, on a hit.
     pub stored_from: Option<HeaderValue>,
+    /// Told when the response has reached the caller.
+    pub receipt: Option<Box<dyn Receipt>>,
 }
 
 /// The body of a reply.
@@ -135,6 +138,7 @@ impl Reply {
             retry_after: (throttled && !named).then_some(THROTTLED),
             cached: None,
             stored_from: None,
+            receipt: None,
         }
     }
 
@@ -163,6 +167,7 @@ impl Reply {
             retry_after: None,
             cached: None,
             stored_from: None,
+            receipt: None,
         }
     }
 

@@ -26,6 +26,7 @@ pub(crate) fn effective(config: &Config) -> Value {
         listen,
         admin,
         state,
+        orders,
         reload,
         log,
         limits,
@@ -51,6 +52,7 @@ pub(crate) fn effective(config: &Config) -> Value {
             "hosts": admin.hosts,
         },
         "state": { "dir": state.dir },
+        "orders": { "remember": span(orders.remember), "undelivered": span(orders.undelivered) },
         "reload": { "watch": reload.watch, "removals": reload.removals },
         "log": {
             "exchanges": match &log.exchanges {

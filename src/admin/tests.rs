@@ -124,7 +124,7 @@ impl TestAdmin {
         let (metrics, drain) = (Metrics::new().unwrap(), Drain::default());
         let log = ExchangeLog::open(&config.log, &metrics).unwrap();
         let store = Store::open(&config.state.dir).unwrap();
-        let orders = Orders::open(store.clone(), jiff::Timestamp::now()).await.unwrap();
+        let orders = Orders::open(store.clone(), jiff::Timestamp::now(), &config.orders).await.unwrap();
         let revoked = Arc::new(Revoked::open(store.clone()).await.unwrap());
         let mut listen = config.listen.clone();
         listen.admin_tls = set.tls.map(|(cert, key)| {

@@ -33,7 +33,7 @@ use sha2::Digest as _;
 use self::key_path::Diagnostics;
 pub use self::key_path::{Diagnostic, KeyPath, Lines};
 pub(crate) use self::relations::same_pair;
-use super::{Config, OperationConfig, file};
+use super::{Config, OperationConfig, OrdersConfig, file};
 
 /// What the machine says where the file is silent.
 #[derive(Clone, Debug, Default)]
@@ -144,6 +144,7 @@ pub fn check_with(text: &str, included: &[IncludedFile], folder: &Path, environm
         include: written.include.iter().map(|pattern| context.path(pattern)).collect(),
         listen: gateway::listen(&written.listen, context, &mut diagnostics),
         admin: gateway::admin(&written.admin, &mut diagnostics),
+        orders: OrdersConfig { remember: written.orders.remember.0.0, undelivered: written.orders.undelivered.0.0 },
         reload: gateway::reload(&written.reload),
         log: gateway::log(
             &written.log,

@@ -25,7 +25,8 @@ pub use self::{
         AccountTable, BreakerTable, BudgetTable, KeysTable, MessagesTable, RotationTable, SealedCopyTable, VersionTable,
     },
     choices::{
-        AdminRole, Api, AuthSetting, Class, ClientAuth, KeySourceName, LogBodies, OnFull, Priority, VaultMethod,
+        AdminRole, Api, AuthSetting, Class, ClientAuth, KeySourceName, LogBodies, OnFull, OnStoreLoss, Priority,
+        VaultMethod,
     },
     operation::{CachePolicyTable, OperationTable},
     schema::schema,
@@ -66,6 +67,8 @@ pub struct ConfigFile {
     pub admin: AdminTable,
     /// State that survives a restart.
     pub state: StateTable,
+    /// How orders are protected against being sent twice.
+    pub orders: OrdersTable,
     /// How the configuration is reloaded.
     pub reload: ReloadTable,
     /// The exchange log.
@@ -197,6 +200,30 @@ pub struct SharedStateTable {
     /// PEM file: roots for "rediss://", instead of the platform's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<Parsed<PathBuf>>,
+}
+
+/// `[orders]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OrdersTable {
+    /// How long an `Idempotency-Key` and its response are remembered; at least 24h.
+    pub remember: BoundedDuration<DAY, { 366 * DAY }>,
+    /// How long the response to an order that has reached nobody is kept for an equal order without a key; "0s": not at
+    /// all.
+    pub undelivered: BoundedDuration<0, DAY>,
+    /// With `state.shared`: whether orders are refused while the shared store is lost, or each replica protects orders
+    /// with what it knows itself.
+    pub on_store_loss: OnStoreLoss,
+}
+
+impl Default for OrdersTable {
+    fn default() -> Self {
+        Self {
+            remember: BoundedDuration::millis(7 * DAY),
+            undelivered: BoundedDuration::millis(10 * MINUTE),
+            on_store_loss: OnStoreLoss::default(),
+        }
+    }
 }
 
 /// `[reload]`

@@ -28,6 +28,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulConnection},
 };
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
@@ -42,7 +43,7 @@ use super::{
     unread,
 };
 use crate::{
-    body::{Body, Delivery},
+    body::{Body, Delivery, Receipt},
     caller::Client,
     deadline::LateTimer,
     deferred_write::DeferredWrite,
@@ -290,12 +291,13 @@ impl path::ExchangeGuard for RequestGuard {
         }
         match &self.stream {
             Some(stream) => {
-                stream.begin(response.ends_by);
+                stream.begin(response.ends_by, response.receipt);
                 Some(stream.clone())
             }
+            None if response.ends_by.is_none() && response.receipt.is_none() => None,
             None => {
-                let activity = self.activity.clone();
-                response.ends_by.map(|ends_by| Arc::new(Http1Delivery { activity, ends_by }) as Arc<dyn Delivery>)
+                let (ends_by, receipt) = (response.ends_by, Mutex::new(response.receipt));
+                Some(Arc::new(Http1Delivery { activity: self.activity.clone(), ends_by, receipt }))
             }
         }
     }
@@ -307,23 +309,34 @@ impl Drop for RequestGuard {
     }
 }
 
-/// How far the caller has taken an HTTP/1.1 response that is still being received.
+/// How far the caller has taken an HTTP/1.1 response.
 struct Http1Delivery {
     activity: Arc<Activity>,
-    ends_by: Instant,
+    /// When it must be complete, if it is still being received.
+    ends_by: Option<Instant>,
+    /// Told when it has reached the caller.
+    receipt: Mutex<Option<Box<dyn Receipt>>>,
 }
 
 impl Delivery for Http1Delivery {
     fn offered(&self) {
-        self.activity.response_ends_at(Some(self.ends_by));
+        if self.ends_by.is_some() {
+            self.activity.response_ends_at(self.ends_by);
+        }
     }
 
     fn awaits_upstream(&self) {
-        self.activity.response_ends_at(None);
+        if self.ends_by.is_some() {
+            self.activity.response_ends_at(None);
+        }
     }
 
     /// hyper copies each piece at once into its own buffer, whose writes the connection watches.
     fn written(&self) {}
+
+    fn taken(&self) {
+        self.activity.reaches_caller_when_flushed(self.receipt.lock().take());
+    }
 }
 
 #[cfg(test)]

@@ -27,16 +27,16 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
 
 use super::heads::Heads;
-use crate::{config::LimitsConfig, deadline::LateTimer};
+use crate::{body::Receipt, config::LimitsConfig, deadline::LateTimer};
 
 /// What a connection is doing. Shared by its IO and its requests, all of which run in one thread.
-#[derive(Debug)]
 pub struct Activity {
     opened: Instant,
     idle: Duration,
@@ -67,6 +67,10 @@ pub struct Activity {
     beside: AtomicU64,
     /// HTTP/2 only.
     pub(super) heads: Heads,
+    /// Receipts of responses whose last byte was taken, and may still be in a buffer.
+    unflushed: Mutex<Vec<Box<dyn Receipt>>>,
+    /// Whether there are any.
+    has_unflushed: AtomicBool,
 }
 
 /// A time that does not come.
@@ -100,6 +104,8 @@ impl Activity {
             each: limits.request_body as u64 + LONGEST_HEAD,
             beside: AtomicU64::new(0),
             heads: Heads::default(),
+            unflushed: Mutex::default(),
+            has_unflushed: AtomicBool::new(false),
         })
     }
 
@@ -216,6 +222,23 @@ impl Activity {
         }
         if self.busy.fetch_sub(1, Relaxed) == 1 {
             self.ends_in(self.idle);
+        }
+    }
+
+    /// Records that the last byte of a response was taken: it reaches its caller with the next flush. hyper and h2 flush
+    /// a connection only after they have written everything that they hold.
+    pub(super) fn reaches_caller_when_flushed(&self, receipt: Option<Box<dyn Receipt>>) {
+        if let Some(receipt) = receipt {
+            self.unflushed.lock().push(receipt);
+            self.has_unflushed.store(true, Relaxed);
+        }
+    }
+
+    /// Everything that was taken has been written.
+    fn flushed(&self) {
+        if self.has_unflushed.swap(false, Relaxed) {
+            let reached = std::mem::take(&mut *self.unflushed.lock());
+            reached.into_iter().for_each(|receipt| receipt.reached());
         }
     }
 
@@ -373,6 +396,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineIo<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // TLS accepts bytes before it has written them.
         let polled = Pin::new(&mut self.io).poll_flush(cx);
+        if matches!(polled, Poll::Ready(Ok(()))) {
+            self.activity.flushed();
+        }
         self.after_write(polled, cx)
     }
 

@@ -21,7 +21,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::deadlines::{Activity, NEVER};
-use crate::{body::Delivery, deadline::LateTimer};
+use crate::{
+    body::{Delivery, Receipt},
+    deadline::LateTimer,
+};
 
 /// Runs the streams of a data thread's connections.
 #[derive(Clone, Default)]
@@ -37,6 +40,7 @@ impl StreamExecutor {
             activity: activity.clone(),
             waits_since: AtomicU64::new(NEVER),
             ends_by: AtomicU64::new(NEVER),
+            receipt: Mutex::default(),
         });
         *self.opening.lock() = Some(delivery.clone());
         delivery
@@ -68,11 +72,16 @@ pub(super) struct StreamDelivery {
     waits_since: AtomicU64,
     /// When the response must be complete, on the same clock; `NEVER` if it is complete here.
     ends_by: AtomicU64,
+    /// Told when the response has reached the caller.
+    receipt: Mutex<Option<Box<dyn Receipt>>>,
 }
 
 impl StreamDelivery {
     /// The head of the response is ready. `ends_by`: when a response that is still being received must be complete.
-    pub(super) fn begin(&self, ends_by: Option<Instant>) {
+    pub(super) fn begin(&self, ends_by: Option<Instant>, receipt: Option<Box<dyn Receipt>>) {
+        if receipt.is_some() {
+            *self.receipt.lock() = receipt;
+        }
         self.ends_by.store(ends_by.map_or(NEVER, |end| self.activity.micros_at(end)), Relaxed);
         self.offered();
     }
@@ -98,6 +107,10 @@ impl Delivery for StreamDelivery {
             self.offered();
         }
         self.activity.response_bytes_went();
+    }
+
+    fn taken(&self) {
+        self.activity.reaches_caller_when_flushed(self.receipt.lock().take());
     }
 }
 

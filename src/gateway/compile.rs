@@ -100,6 +100,7 @@ pub(super) fn compile(
         account.budget.set_zone(&settings.day_zone);
         account.breaker.reconfigure(&settings.breaker);
     }
+    live.orders.reconfigure(&config.orders);
     let quota = |service: &config::ServiceConfig| counts.quota(service, &config.accounts[service.account].day_zone);
     let quotas = config.services.iter().map(quota).collect();
     let names = Names {

@@ -3,20 +3,22 @@
 //! Pure: time comes in as a parameter, changes go out as a [`WriteBatch`]. Never fails; recalling is
 //! refused with [`OrderRefusal`].
 //!
-//! Always holds: `by_key` contains exactly the orders that have a key; `unknown_by_content` exactly
-//! the unknown ones, `unknown_by_account` counts them; `ends` contains exactly the orders that are no
-//! longer in flight; `stored` exactly those with a stored answer, whose size in total is
-//! `stored_bytes`.
+//! Always holds: `by_key` contains exactly the orders that have a key; `by_content` exactly those that an
+//! equal order has to do with: under way, unknown, or with an answer that has reached nobody;
+//! `unknown_by_account` counts the unknown ones; `ends` contains exactly the orders that are no longer in
+//! flight; `stored` exactly those with a stored answer, whose size in total is `stored_bytes`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     fingerprint::OrderDigest,
     journal::{ANSWERS, AnswerResult, AnswerRow, ORDERS, OrderPhase, OrderRow, StoredAnswer},
-    limits::OrderLimits,
+    limits::{HELD, OrderLimits},
     refusal::OrderRefusal,
 };
 use crate::store::WriteBatch;
@@ -29,8 +31,10 @@ pub(super) struct OrderIdentity {
     pub(super) key: Option<OrderDigest>,
     pub(super) fingerprint: OrderDigest,
     pub(super) content: OrderDigest,
-    /// The caller confirmed that it may be sent although an equal order is unknown.
+    /// The caller confirmed that it may be sent although an equal order may have been sent.
     pub(super) confirmed: bool,
+    /// The order whose end this request has waited for, as its caller.
+    pub(super) waited_for: Option<u64>,
 }
 
 /// Result of [`Index::recall`].
@@ -42,16 +46,38 @@ pub(super) enum IndexMatch {
         /// The unknown orders that it settles once its own outcome is known.
         settles: Vec<u64>,
     },
-    /// The key's order has ended; its answer is in memory.
-    InMemory(Arc<StoredAnswer>),
-    /// The key's order has ended; its answer is on disk.
-    OnDisk {
+    /// It has ended.
+    Ended {
         number: u64,
-        /// Size of the answer.
-        bytes: usize,
         /// Id of the first request.
         first: String,
         result: AnswerResult,
+        answer: FoundAnswer,
+        /// The answer has reached nobody so far: this request is its caller from now on.
+        undelivered: bool,
+    },
+    /// It is under way and its caller has left: this request is its caller from now on.
+    UnderWay {
+        number: u64,
+        first: String,
+        /// Cancelled at its end.
+        ended: CancellationToken,
+    },
+    /// It has ended, and its answer is being given to another caller.
+    BeingDelivered {
+        first: String,
+        /// Cancelled when it has reached that caller, or has not.
+        decided: CancellationToken,
+    },
+}
+
+/// Where the answer of an ended order is.
+#[derive(Debug)]
+pub(super) enum FoundAnswer {
+    InMemory(Arc<StoredAnswer>),
+    OnDisk {
+        /// Its size.
+        bytes: usize,
     },
 }
 
@@ -60,9 +86,30 @@ struct OrderEntry {
     /// As it is on disk, or will be soon.
     row: OrderRow,
     in_flight: bool,
+    /// Somebody waits for its answer, or is being given it.
+    has_caller: bool,
+    /// Cancelled at its end, and when its answer has reached its caller or has not; made for the first that waits for it.
+    next: Option<CancellationToken>,
     answer: AnswerLocation,
     /// Its position in [`Index::stored`], while `row.answer_bytes` is present.
     stored_at: u64,
+}
+
+impl OrderEntry {
+    fn new(row: OrderRow, in_flight: bool) -> Self {
+        OrderEntry { row, in_flight, has_caller: false, next: None, answer: AnswerLocation::None, stored_at: 0 }
+    }
+
+    /// What was waited for has come.
+    fn decided(&mut self) {
+        if let Some(next) = self.next.take() {
+            next.cancel();
+        }
+    }
+
+    fn is_unknown(&self) -> bool {
+        !self.in_flight && self.row.phase == OrderPhase::Unknown
+    }
 }
 
 /// The end of an order.
@@ -95,9 +142,9 @@ pub(super) struct Index {
     orders: HashMap<u64, OrderEntry>,
     by_key: HashMap<OrderDigest, u64>,
     /// Oldest first.
-    unknown_by_content: HashMap<OrderDigest, Vec<u64>>,
+    by_content: HashMap<OrderDigest, Vec<u64>>,
     unknown_by_account: HashMap<String, u64>,
-    /// Time of the end and number.
+    /// Time at which it is forgotten, and number.
     ends: BTreeSet<(i64, u64)>,
     /// Orders with a stored answer, oldest answer first.
     stored: BTreeMap<u64, u64>,
@@ -109,6 +156,17 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn new(limits: OrderLimits) -> Self {
         Index { limits, ..Index::default() }
+    }
+
+    /// Changes how long orders are remembered.
+    pub(super) fn set_limits(&mut self, limits: OrderLimits) {
+        if self.limits == limits {
+            return;
+        }
+        self.limits = limits;
+        let ended =
+            self.ends.iter().filter_map(|(_, number)| Some((limits.ends_at(&self.orders.get(number)?.row), *number)));
+        self.ends = ended.collect();
     }
 
     /// Adds a row of the journal at start, before any other step. An order that was open when the
@@ -127,27 +185,34 @@ impl Index {
         }
         let bytes = row.answer_bytes;
         let answer = if bytes.is_some() { AnswerLocation::Disk } else { AnswerLocation::None };
-        self.orders.insert(number, OrderEntry { row, in_flight: false, answer, stored_at: 0 });
+        if row.phase != OrderPhase::Ended {
+            self.by_content.entry(row.content).or_default().push(number);
+        }
+        self.orders.insert(number, OrderEntry { answer, ..OrderEntry::new(row, false) });
         self.insert_end(number);
         if let Some(bytes) = bytes {
             self.insert_stored(number, bytes);
         }
     }
 
-    /// Step 4: a repeat, a held order, or a new one.
-    pub(super) fn recall(&mut self, identity: OrderIdentity) -> Result<IndexMatch, OrderRefusal> {
+    /// Step 4: a repeat, an equal order, a held order, or a new one.
+    pub(super) fn recall(&mut self, identity: OrderIdentity, now: i64) -> Result<IndexMatch, OrderRefusal> {
         if let Some(number) = identity.key.and_then(|key| self.by_key.get(&key).copied()) {
             return self.repeat(number, &identity);
         }
-        let equal = self.unknown_by_content.get(&identity.content).cloned().unwrap_or_default();
-        if let (Some(first), None, false) = (equal.first(), identity.key, identity.confirmed) {
-            return Err(OrderRefusal::Held { first: self.request_id(*first) });
+        let equal = self.by_content.get(&identity.content).cloned().unwrap_or_default();
+        if identity.key.is_none()
+            && !identity.confirmed
+            && let Some(found) = self.equal(&equal, identity.waited_for, now)
+        {
+            return found;
         }
         let number = self.next_number;
         self.next_number += 1;
         if let Some(key) = identity.key {
             self.by_key.insert(key, number);
         }
+        self.by_content.entry(identity.content).or_default().push(number);
         let row = OrderRow {
             phase: OrderPhase::Open,
             since: 0,
@@ -159,31 +224,113 @@ impl Index {
             result: None,
             answer_bytes: None,
         };
-        let entry = OrderEntry { row, in_flight: true, answer: AnswerLocation::None, stored_at: 0 };
-        self.orders.insert(number, entry);
-        Ok(IndexMatch::New { number, settles: if identity.confirmed { equal } else { Vec::new() } })
+        self.orders.insert(number, OrderEntry { has_caller: true, ..OrderEntry::new(row, true) });
+        let settles = if identity.confirmed { self.unknown(&equal, i64::MIN) } else { Vec::new() };
+        Ok(IndexMatch::New { number, settles })
     }
 
-    fn repeat(&self, number: u64, identity: &OrderIdentity) -> Result<IndexMatch, OrderRefusal> {
+    /// What an order without a key has to do with the equal ones before it. `None`: nothing.
+    fn equal(&mut self, equal: &[u64], waited_for: Option<u64>, now: i64) -> Option<Result<IndexMatch, OrderRefusal>> {
+        if let Some(unknown) = self.unknown(equal, now - HELD).first() {
+            return Some(Err(OrderRefusal::Held { first: self.request_id(*unknown) }));
+        }
+        // The one without a caller first; of several, the oldest.
+        let left = |number: &u64| {
+            waited_for == Some(*number) || self.orders.get(number).is_some_and(|order| !order.has_caller)
+        };
+        let equal: Vec<_> =
+            equal.iter().filter(|number| !self.orders.get(number).is_some_and(OrderEntry::is_unknown)).collect();
+        let number = **equal.iter().find(|number| left(number)).or(equal.first())?;
+        Some(match self.orders.get(&number)?.in_flight {
+            true => self.follow(number, waited_for),
+            false => self.give_undelivered(number, waited_for),
+        })
+    }
+
+    /// Those of these orders that have been unknown after this time.
+    fn unknown(&self, orders: &[u64], after: i64) -> Vec<u64> {
+        let is_unknown =
+            |number: &u64| self.orders.get(number).is_some_and(|order| order.is_unknown() && order.row.since > after);
+        orders.iter().copied().filter(is_unknown).collect()
+    }
+
+    fn repeat(&mut self, number: u64, identity: &OrderIdentity) -> Result<IndexMatch, OrderRefusal> {
         let first = self.request_id(number);
         let Some(order) = self.orders.get(&number) else { return Err(OrderRefusal::InFlight { first }) };
         if order.row.fingerprint != identity.fingerprint {
             return Err(OrderRefusal::OtherRequest { first });
         }
         if order.in_flight {
+            return self.follow(number, identity.waited_for);
+        }
+        if order.row.result.is_none() {
+            return Err(OrderRefusal::Interrupted { first });
+        }
+        self.ended(number, false)
+    }
+
+    /// An order that is under way: its end is waited for by one request at a time.
+    fn follow(&mut self, number: u64, waited_for: Option<u64>) -> Result<IndexMatch, OrderRefusal> {
+        let first = self.request_id(number);
+        let Some(order) = self.orders.get_mut(&number) else { return Err(OrderRefusal::InFlight { first }) };
+        if order.has_caller && waited_for != Some(number) {
             return Err(OrderRefusal::InFlight { first });
         }
-        let Some(result) = order.row.result else {
+        order.has_caller = true;
+        Ok(IndexMatch::UnderWay { number, first, ended: order.next.get_or_insert_default().clone() })
+    }
+
+    /// An order whose answer has reached nobody: it is given to one request at a time.
+    fn give_undelivered(&mut self, number: u64, waited_for: Option<u64>) -> Result<IndexMatch, OrderRefusal> {
+        let first = self.request_id(number);
+        if let Some(order) = self.orders.get_mut(&number)
+            && order.has_caller
+            && waited_for != Some(number)
+        {
+            return Ok(IndexMatch::BeingDelivered { first, decided: order.next.get_or_insert_default().clone() });
+        }
+        let found = self.ended(number, true)?;
+        if let Some(order) = self.orders.get_mut(&number) {
+            order.has_caller = true;
+        }
+        Ok(found)
+    }
+
+    fn ended(&self, number: u64, undelivered: bool) -> Result<IndexMatch, OrderRefusal> {
+        let first = self.request_id(number);
+        let Some((order, result)) = self.orders.get(&number).and_then(|order| Some((order, order.row.result?))) else {
             return Err(OrderRefusal::Interrupted { first });
         };
-        match &order.answer {
-            AnswerLocation::Memory(answer) => Ok(IndexMatch::InMemory(Arc::clone(answer))),
-            AnswerLocation::Disk => {
-                let bytes = usize::try_from(order.row.answer_bytes.unwrap_or(0)).unwrap_or(usize::MAX);
-                Ok(IndexMatch::OnDisk { number, bytes, first, result })
+        let answer = match &order.answer {
+            AnswerLocation::Memory(answer) => FoundAnswer::InMemory(Arc::clone(answer)),
+            AnswerLocation::Disk => FoundAnswer::OnDisk {
+                bytes: usize::try_from(order.row.answer_bytes.unwrap_or(0)).unwrap_or(usize::MAX),
+            },
+            AnswerLocation::None => return Err(OrderRefusal::answer_gone(first, result)),
+        };
+        Ok(IndexMatch::Ended { number, first, result, answer, undelivered })
+    }
+
+    /// The caller of an order has left, or was told something else.
+    pub(super) fn caller_left(&mut self, number: u64) {
+        if let Some(order) = self.orders.get_mut(&number) {
+            order.has_caller = false;
+            // Of an order that is under way, the end is waited for.
+            if !order.in_flight {
+                order.decided();
             }
-            AnswerLocation::None => Err(OrderRefusal::answer_gone(first, result)),
         }
+    }
+
+    /// The answer of an order has reached its caller: the next equal order is a new one.
+    pub(super) fn reached(&mut self, number: u64) -> WriteBatch {
+        let mut batch = WriteBatch::default();
+        match self.orders.get_mut(&number) {
+            Some(order) if order.row.phase == OrderPhase::Undelivered => self.remove(number, &mut batch),
+            Some(order) => order.has_caller = false,
+            None => {}
+        }
+        batch
     }
 
     /// Step 8: the row that must be on disk before the order is sent.
@@ -238,22 +385,25 @@ impl Index {
         order.row.phase = OrderPhase::Ended;
         order.row.since = now;
         batch.put(&ORDERS, &number.to_be_bytes(), &order.row);
+        self.remove_content(number);
         self.insert_end(number);
     }
 
     fn apply_end(&mut self, number: u64, end: OrderEnd, batch: &mut WriteBatch) {
         self.remove_end(number);
+        let keeps_undelivered = self.limits.undelivered > 0;
         let Some(order) = self.orders.get_mut(&number) else { return };
-        // Without a key, nothing can repeat the answer.
-        let answer = end.answer.filter(|_| order.row.key.is_some());
-        if end.phase == OrderPhase::Ended && order.row.key.is_none() {
+        let known = end.phase == OrderPhase::Ended;
+        if known && order.row.key.is_none() && !keeps_undelivered {
             self.remove(number, batch);
             return;
         }
-        order.in_flight = false;
-        order.row.phase = end.phase;
+        order.row.phase = if known && order.row.key.is_none() { OrderPhase::Undelivered } else { end.phase };
         order.row.since = end.now;
-        if let Some(answer) = answer {
+        order.in_flight = false;
+        order.decided();
+        // Nothing repeats the answer of an unknown order without a key.
+        if let Some(answer) = end.answer.filter(|_| order.row.phase != OrderPhase::Unknown || order.row.key.is_some()) {
             let bytes = answer.size();
             let row = AnswerRow(answer);
             batch.put(&ANSWERS, &number.to_be_bytes(), &row);
@@ -263,6 +413,9 @@ impl Index {
         }
         if let Some(order) = self.orders.get(&number) {
             batch.put(&ORDERS, &number.to_be_bytes(), &order.row);
+            if order.row.phase == OrderPhase::Ended {
+                self.remove_content(number);
+            }
         }
         self.insert_end(number);
     }
@@ -287,8 +440,8 @@ impl Index {
     /// Removes orders that have been remembered long enough.
     pub(super) fn expire(&mut self, now: i64) -> WriteBatch {
         let mut batch = WriteBatch::default();
-        while let Some((since, number)) = self.ends.first().copied()
-            && now.saturating_sub(since) >= self.limits.remembered
+        while let Some((until, number)) = self.ends.first().copied()
+            && now >= until
         {
             self.remove(number, &mut batch);
         }
@@ -336,7 +489,7 @@ impl Index {
         }
         while self.ends.len() > self.limits.orders {
             let ended = |(_, number): &&(i64, u64)| {
-                self.orders.get(number).is_some_and(|order| order.row.phase == OrderPhase::Ended)
+                self.orders.get(number).is_some_and(|order| order.row.phase != OrderPhase::Unknown)
             };
             let Some((_, number)) = self.ends.iter().find(ended).copied() else { break };
             self.remove(number, batch);
@@ -346,9 +499,8 @@ impl Index {
     /// Adds an order that is no longer in flight to `ends` and, if unknown, to the unknown ones.
     fn insert_end(&mut self, number: u64) {
         let Some(OrderEntry { row, .. }) = self.orders.get(&number) else { return };
-        self.ends.insert((row.since, number));
+        self.ends.insert((self.limits.ends_at(row), number));
         if row.phase == OrderPhase::Unknown {
-            self.unknown_by_content.entry(row.content).or_default().push(number);
             *self.unknown_by_account.entry(row.account.clone()).or_default() += 1;
         }
     }
@@ -356,24 +508,31 @@ impl Index {
     /// Undoes [`Index::insert_end`], if it was done.
     fn remove_end(&mut self, number: u64) {
         let Some(OrderEntry { row, .. }) = self.orders.get(&number) else { return };
-        if !self.ends.remove(&(row.since, number)) || row.phase != OrderPhase::Unknown {
+        if !self.ends.remove(&(self.limits.ends_at(row), number)) || row.phase != OrderPhase::Unknown {
             return;
-        }
-        if let Some(equal) = self.unknown_by_content.get_mut(&row.content) {
-            equal.retain(|other| *other != number);
-            if equal.is_empty() {
-                self.unknown_by_content.remove(&row.content);
-            }
         }
         if let Some(count) = self.unknown_by_account.get_mut(&row.account) {
             *count -= 1;
         }
     }
 
+    /// An equal order has nothing to do with it any more.
+    fn remove_content(&mut self, number: u64) {
+        let Some(OrderEntry { row, .. }) = self.orders.get(&number) else { return };
+        if let Some(equal) = self.by_content.get_mut(&row.content) {
+            equal.retain(|other| *other != number);
+            if equal.is_empty() {
+                self.by_content.remove(&row.content);
+            }
+        }
+    }
+
     fn remove(&mut self, number: u64, batch: &mut WriteBatch) {
         self.remove_end(number);
         self.remove_stored(number);
-        let Some(order) = self.orders.remove(&number) else { return };
+        self.remove_content(number);
+        let Some(mut order) = self.orders.remove(&number) else { return };
+        order.decided();
         if let Some(key) = order.row.key {
             self.by_key.remove(&key);
         }
@@ -391,21 +550,22 @@ mod tests {
     impl Index {
         /// Asserts what the module documentation says always holds.
         pub(in crate::orders) fn check(&self) {
-            let is_unknown = |order: &OrderEntry| !order.in_flight && order.row.phase == OrderPhase::Unknown;
+            let counts = |order: &OrderEntry| order.in_flight || order.row.phase != OrderPhase::Ended;
             let keys: HashMap<_, _> = self.orders.iter().filter_map(|(n, order)| Some((order.row.key?, *n))).collect();
             assert_eq!(self.by_key, keys);
-            let by_content = self.unknown_by_content.iter();
+            let by_content = self.by_content.iter();
             let mut indexed: Vec<_> =
                 by_content.flat_map(|(content, all)| all.iter().map(|n| (*n, *content))).collect();
-            let unknown = self.orders.iter().filter(|(_, order)| is_unknown(order));
-            let mut expected: Vec<_> = unknown.map(|(n, order)| (*n, order.row.content)).collect();
+            let counting = self.orders.iter().filter(|(_, order)| counts(order));
+            let mut expected: Vec<_> = counting.map(|(n, order)| (*n, order.row.content)).collect();
             indexed.sort_unstable_by_key(|(n, _)| *n);
             expected.sort_unstable_by_key(|(n, _)| *n);
             assert_eq!(indexed, expected);
-            assert!(self.unknown_by_content.values().all(|all| !all.is_empty()));
-            assert_eq!(self.unknown_by_account.values().sum::<u64>(), expected.len() as u64);
+            assert!(self.by_content.values().all(|all| !all.is_empty()));
+            let unknown = self.orders.values().filter(|order| order.is_unknown()).count();
+            assert_eq!(self.unknown_by_account.values().sum::<u64>(), unknown as u64);
             let over = self.orders.iter().filter(|(_, order)| !order.in_flight);
-            assert_eq!(self.ends, over.map(|(n, order)| (order.row.since, *n)).collect());
+            assert_eq!(self.ends, over.map(|(n, order)| (self.limits.ends_at(&order.row), *n)).collect());
             assert_eq!(self.stored_bytes, self.orders.values().filter_map(|order| order.row.answer_bytes).sum::<u64>());
             assert!(self.stored.iter().all(|(position, n)| self.orders[n].stored_at == *position));
             assert_eq!(

@@ -1,4 +1,4 @@
-//! The order journal on disk: one row per order, and the answers of orders that have a key.
+//! The order journal on disk: one row per order, and the answers of orders that have a key or have reached nobody.
 //!
 //! Always holds: what is written reads back unchanged, and a damaged row decodes to `None`, without a
 //! panic. Pure; knows no store but its row types.
@@ -17,7 +17,7 @@ use crate::{
 /// Orders by number, which grows with time; the key is the number as eight big-endian bytes.
 pub(super) const ORDERS: StoreTable<OrderRow> = StoreTable::new("orders");
 
-/// Answers by the number of their order, encoded as in [`ORDERS`].
+/// Answers of orders that have a key, or that have not reached their caller, by the number of the order, encoded as in [`ORDERS`].
 pub(super) const ANSWERS: StoreTable<AnswerRow> = StoreTable::new("orders.answers");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub(super) enum OrderPhase {
     Unknown,
     /// Its outcome is known, or it was settled.
     Ended,
+    /// Its outcome is known, and its answer has reached nobody so far. Only without a key.
+    Undelivered,
 }
 
 /// One order. Members added by later versions are ignored, so a downgrade can read the journal.

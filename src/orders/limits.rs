@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-/// How long ended keys and unknown orders are remembered after their end (contract section 6).
-pub const REMEMBERED: Duration = Duration::from_hours(24);
+use super::journal::{OrderPhase, OrderRow};
+use crate::config::OrdersConfig;
+
+/// How long an order holds equal ones after its outcome has become unknown, milliseconds (contract section 6).
+pub(super) const HELD: i64 = Duration::from_hours(24).as_millis() as i64;
 
 /// Maximum number of remembered orders; each takes about 300 bytes of memory.
 pub const MAX_ORDERS: usize = 200_000;
@@ -12,17 +15,35 @@ pub const MAX_ORDERS: usize = 200_000;
 pub const MAX_ANSWERS: u64 = 256 << 20;
 
 /// Limits on what is remembered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct OrderLimits {
-    /// Milliseconds.
+    /// How long a key is remembered after the end of its order, milliseconds; at least [`HELD`].
     pub(super) remembered: i64,
+    /// How long an answer is kept that has reached nobody, milliseconds; 0: it is not.
+    pub(super) undelivered: i64,
     pub(super) orders: usize,
     /// Bytes of stored answers.
     pub(super) bytes: u64,
 }
 
-impl Default for OrderLimits {
-    fn default() -> Self {
-        OrderLimits { remembered: REMEMBERED.as_millis() as i64, orders: MAX_ORDERS, bytes: MAX_ANSWERS }
+impl OrderLimits {
+    pub(super) fn of(config: &OrdersConfig) -> Self {
+        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        OrderLimits {
+            remembered: millis(config.remember),
+            undelivered: millis(config.undelivered),
+            orders: MAX_ORDERS,
+            bytes: MAX_ANSWERS,
+        }
+    }
+
+    /// When an order that is not in flight is forgotten.
+    pub(super) fn ends_at(&self, row: &OrderRow) -> i64 {
+        let lifetime = match row.phase {
+            OrderPhase::Undelivered => self.undelivered,
+            OrderPhase::Unknown if row.key.is_none() => HELD,
+            OrderPhase::Open | OrderPhase::Unknown | OrderPhase::Ended => self.remembered,
+        };
+        row.since.saturating_add(lifetime)
     }
 }

@@ -21,8 +21,11 @@ pub enum OrderRefusal {
     /// The key cannot be parsed.
     #[error("{0}")]
     Key(#[from] IdempotencyKeyError),
-    /// The key's request has not ended yet.
-    #[error("request {first} with this Idempotency-Key is still in flight")]
+    /// The key's order, or an equal one, has not ended yet, or its answer is just being given to its caller.
+    #[error(
+        "request {first} with the same order is under way; repeat this request in 1 s to get its response, or send it \
+         with `x-gateway-resend: confirmed` (under another Idempotency-Key, if it has one) if a second order is wanted"
+    )]
     InFlight {
         /// See above.
         first: String,
@@ -59,8 +62,8 @@ pub enum OrderRefusal {
         /// See above.
         first: String,
     },
-    /// The key's order has ended, but its answer is no longer stored.
-    #[error("request {first} with this Idempotency-Key has ended as `{}`; its answer is no longer stored", outcome.as_str())]
+    /// The key's order, or an equal one whose answer has reached nobody, has ended, but the answer is no longer stored.
+    #[error("request {first} with the same order has ended as `{}`; its answer is no longer stored", outcome.as_str())]
     AnswerGone {
         /// See above.
         first: String,
@@ -68,6 +71,15 @@ pub enum OrderRefusal {
         outcome: Outcome,
         /// Whether the first request was sent.
         sent: Sent,
+    },
+    /// The order of another request was waited for, and the caller's time ended before it did.
+    #[error(
+        "request {first} with the same order is still under way, and this request's time is up; repeat it to get the \
+         response"
+    )]
+    StillUnderWay {
+        /// See above.
+        first: String,
     },
     /// No room to read the answer of the key's order again.
     #[error("{0}; the answer of the first request with this Idempotency-Key is kept; try again in 1 s")]
@@ -83,6 +95,8 @@ impl OrderRefusal {
     pub fn code(&self) -> Code {
         match self {
             OrderRefusal::Held { .. } | OrderRefusal::Interrupted { .. } => Code::OrderUnknown,
+            OrderRefusal::InFlight { .. } => Code::OrderInFlight,
+            OrderRefusal::StillUnderWay { .. } => Code::UpstreamTimeout,
             OrderRefusal::NoMemory(_) | OrderRefusal::Unreadable { .. } => Code::GatewayOverloaded,
             _ => Code::RequestIdempotency,
         }
@@ -94,6 +108,7 @@ impl OrderRefusal {
             OrderRefusal::Key(_) => StatusCode::BAD_REQUEST,
             OrderRefusal::OtherRequest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             OrderRefusal::NoMemory(_) | OrderRefusal::Unreadable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            OrderRefusal::StillUnderWay { .. } => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::CONFLICT,
         }
     }
@@ -108,14 +123,18 @@ impl OrderRefusal {
 
     /// When it is worth repeating the request.
     pub fn retry_after(&self) -> Option<Duration> {
-        matches!(self, OrderRefusal::Unreadable { .. } | OrderRefusal::NoMemory(_)).then_some(Duration::from_secs(1))
+        let soon =
+            matches!(self, OrderRefusal::InFlight { .. } | OrderRefusal::Unreadable { .. } | OrderRefusal::NoMemory(_));
+        soon.then_some(Duration::from_secs(1))
     }
 
     /// Whether the first request was sent, if the refusal replaces its answer.
     pub fn first_sent(&self) -> Option<FirstSent> {
         match self {
             OrderRefusal::AnswerGone { sent, .. } => Some(FirstSent::new(*sent)),
-            OrderRefusal::Interrupted { .. } => Some(FirstSent::new(Sent::Unknown)),
+            OrderRefusal::Interrupted { .. } | OrderRefusal::StillUnderWay { .. } => {
+                Some(FirstSent::new(Sent::Unknown))
+            }
             _ => None,
         }
     }

@@ -63,6 +63,16 @@ impl SharedOrders {
         });
     }
 
+    /// The caller of an order has left.
+    pub(super) fn caller_left(&self, number: u64) {
+        self.index.lock().caller_left(number);
+    }
+
+    /// The answer of an order has reached its caller.
+    pub(super) fn reached(&self, number: u64) {
+        self.change(|index, _| (index.reached(number), ()));
+    }
+
     /// Ends an order whose outcome is known, and settles the unknown orders `settles`.
     pub(super) fn end_known(self: &Arc<Self>, number: u64, settles: &[u64], answer: StoredAnswer) {
         let mut index = self.index.lock();

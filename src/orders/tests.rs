@@ -12,6 +12,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::*;
 use crate::{
+    body::Receipt as _,
     config::Priority,
     memory::Memory,
     outcome::{Code, Outcome, Sent},
@@ -26,6 +27,18 @@ pub(super) fn open_store(dir: &Path) -> Store {
     Store::open(dir).unwrap()
 }
 
+/// How long keys are remembered here.
+pub(super) const REMEMBERED: Duration = Duration::from_hours(48);
+const UNDELIVERED: Duration = Duration::from_mins(10);
+
+pub(super) fn settings() -> OrdersConfig {
+    OrdersConfig { remember: REMEMBERED, undelivered: UNDELIVERED }
+}
+
+fn limits() -> OrderLimits {
+    OrderLimits::of(&settings())
+}
+
 /// Orders in a folder of their own.
 struct OrdersSetup {
     orders: Orders,
@@ -35,7 +48,7 @@ struct OrdersSetup {
 
 impl OrdersSetup {
     async fn new() -> OrdersSetup {
-        OrdersSetup::within(OrderLimits::default()).await
+        OrdersSetup::within(limits()).await
     }
 
     async fn within(limits: OrderLimits) -> OrdersSetup {
@@ -80,6 +93,15 @@ impl TestOrder {
     }
 
     pub(super) async fn recall(&self, orders: &Orders) -> Result<Recall, OrderRefusal> {
+        self.recall_after(orders, None).await
+    }
+
+    /// Asks again after it has waited for an order.
+    pub(super) async fn recall_after(
+        &self,
+        orders: &Orders,
+        waited_for: Option<CallerPresence>,
+    ) -> Result<Recall, OrderRefusal> {
         let request = OrderRequest {
             service: self.service,
             account: "main",
@@ -90,14 +112,21 @@ impl TestOrder {
             request_id: &self.request_id,
             memory: &Memory::new(1 << 20).allowance(Priority::Normal),
         };
-        orders.recall(&request).await
+        orders.recall(&request, waited_for).await
     }
 
-    pub(super) async fn ticket(&self, orders: &Orders) -> Ticket {
+    pub(super) async fn new_order(&self, orders: &Orders) -> (Ticket, CallerPresence) {
         match self.recall(orders).await {
-            Ok(Recall::New(ticket)) => ticket,
+            Ok(Recall::New(ticket, caller)) => (ticket, caller),
             other => panic!("{}: {other:?}", self.request_id),
         }
+    }
+
+    /// The ticket of an order whose caller stays.
+    pub(super) async fn ticket(&self, orders: &Orders) -> Ticket {
+        let (ticket, caller) = self.new_order(orders).await;
+        std::mem::forget(caller);
+        ticket
     }
 
     pub(super) async fn written(&self, orders: &Orders) -> Written {
@@ -106,7 +135,7 @@ impl TestOrder {
 
     pub(super) async fn repeat(&self, orders: &Orders) -> StoredAnswer {
         match self.recall(orders).await {
-            Ok(Recall::Repeat(answer)) => answer.as_ref().clone(),
+            Ok(Recall::Repeat(answer, None)) => answer.as_ref().clone(),
             other => panic!("{}: {other:?}", self.request_id),
         }
     }
@@ -182,7 +211,7 @@ mod repeats {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn for_a_day() {
+    async fn as_long_as_it_is_remembered() {
         let setup = OrdersSetup::new().await;
         order("r1").key("k").written(&setup.orders).await.end(answer("r1", Sent::Yes));
         tokio::time::advance(REMEMBERED - Duration::from_millis(1)).await;
@@ -194,12 +223,173 @@ mod repeats {
     }
 
     #[tokio::test]
-    async fn without_a_key_nothing_is_kept_of_a_known_end() {
+    async fn without_a_key_nothing_is_kept_of_an_answer_that_has_reached_its_caller() {
         let setup = OrdersSetup::new().await;
-        order("r1").written(&setup.orders).await.end(answer("r1", Sent::Yes));
+        let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+        setup.orders.write(ticket).await.unwrap().end(answer("r1", Sent::Yes));
+        Box::new(caller).reached();
         let _ticket = order("r2").ticket(&setup.orders).await;
         assert!(setup.store.load(&ORDERS).await.unwrap().rows.is_empty());
         assert!(setup.store.load(&ANSWERS).await.unwrap().rows.is_empty());
+    }
+}
+
+mod without_a_key {
+    use super::*;
+
+    /// What an equal order gets.
+    async fn given(id: &str, setup: &OrdersSetup) -> (StoredAnswer, CallerPresence) {
+        match order(id).recall(&setup.orders).await {
+            Ok(Recall::Repeat(answer, Some(caller))) => (answer.as_ref().clone(), caller),
+            other => panic!("{id}: {other:?}"),
+        }
+    }
+
+    async fn being_delivered(id: &str, setup: &OrdersSetup) -> OrderBeingDelivered {
+        match order(id).recall(&setup.orders).await {
+            Ok(Recall::BeingDelivered(order)) => order,
+            other => panic!("{id}: {other:?}"),
+        }
+    }
+
+    async fn under_way(one: TestOrder, setup: &OrdersSetup) -> OrderUnderWay {
+        match one.recall(&setup.orders).await {
+            Ok(Recall::UnderWay(order)) => order,
+            other => panic!("{}: {other:?}", one.request_id),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_equal_order_is_refused_while_the_first_caller_is_there() {
+        let setup = OrdersSetup::new().await;
+        let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+        let in_flight = OrderRefusal::InFlight { first: first("r1") };
+        assert_eq!(order("r2").refused(&setup.orders).await, in_flight);
+        assert_eq!((in_flight.code(), in_flight.status().as_u16()), (Code::OrderInFlight, 409));
+        assert_eq!(in_flight.retry_after(), Some(Duration::from_secs(1)));
+        let written = setup.orders.write(ticket).await.unwrap();
+        assert_eq!(order("r3").refused(&setup.orders).await, in_flight);
+        written.end(answer("r1", Sent::Yes));
+        // Its answer is on the way.
+        let delivered = being_delivered("r4", &setup).await;
+        for wanted in [order("r5").confirmed(), order("r5").key("k"), TestOrder { body: "{}".into(), ..order("r5") }] {
+            drop(wanted.new_order(&setup.orders).await);
+        }
+        Box::new(caller).reached();
+        delivered.decided().await.unwrap();
+        let _new = order("r6").ticket(&setup.orders).await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_has_reached_nobody_is_given_once() {
+        let setup = OrdersSetup::new().await;
+        let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+        let written = setup.orders.write(ticket).await.unwrap();
+        drop(caller);
+        written.end(answer("r1", Sent::Yes));
+        let (told, caller) = given("r2", &setup).await;
+        assert_eq!(told, answer("r1", Sent::Yes));
+        let delivered = being_delivered("r3", &setup).await;
+        // It did not reach that one either.
+        drop(caller);
+        delivered.decided().await.unwrap();
+        setup.store.load(&ANSWERS).await.unwrap();
+        let (told, caller) = given("r4", &setup).await;
+        assert_eq!(told, answer("r1", Sent::Yes), "from disk");
+        Box::new(caller).reached();
+        let _new = order("r5").ticket(&setup.orders).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn for_as_long_as_configured() {
+        let setup = OrdersSetup::new().await;
+        let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+        setup.orders.write(ticket).await.unwrap().end(answer("r1", Sent::Yes));
+        drop(caller);
+        tokio::time::advance(UNDELIVERED - Duration::from_millis(1)).await;
+        drop(given("r2", &setup).await);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        drop(order("r3").new_order(&setup.orders).await);
+        setup.orders.reconfigure(&OrdersConfig { undelivered: Duration::ZERO, ..settings() });
+        let (ticket, caller) = order("r4").new_order(&setup.orders).await;
+        setup.orders.write(ticket).await.unwrap().end(answer("r4", Sent::Yes));
+        drop(caller);
+        drop(order("r5").new_order(&setup.orders).await);
+        assert!(setup.store.load(&ANSWERS).await.unwrap().rows.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_equal_order_waits_for_one_whose_caller_has_left() {
+        let setup = OrdersSetup::new().await;
+        let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+        let written = setup.orders.write(ticket).await.unwrap();
+        drop(caller);
+        let waiting = under_way(order("r2"), &setup).await;
+        assert_eq!(waiting.first(), "r1");
+        // One at a time; if it leaves, the next one.
+        assert_eq!(order("r3").refused(&setup.orders).await, OrderRefusal::InFlight { first: first("r1") });
+        drop(waiting);
+        let waiting = under_way(order("r4"), &setup).await;
+        written.end(answer("r1", Sent::Yes));
+        let waited = waiting.ended().await;
+        drop(being_delivered("r5", &setup).await);
+        let Ok(Recall::Repeat(told, Some(caller))) = order("r4").recall_after(&setup.orders, Some(waited)).await else {
+            panic!("no answer")
+        };
+        assert_eq!(*told, answer("r1", Sent::Yes));
+        let delivered = being_delivered("r6", &setup).await;
+        assert_eq!(delivered.refusal(), OrderRefusal::InFlight { first: first("r1") });
+        Box::new(caller).reached();
+        let _new = order("r7").ticket(&setup.orders).await;
+    }
+
+    #[tokio::test]
+    async fn and_is_sent_if_that_was_not_and_held_if_that_is_unknown() {
+        let setup = OrdersSetup::new().await;
+        let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+        drop(caller);
+        let waiting = under_way(order("r2"), &setup).await;
+        drop(ticket);
+        let Ok(Recall::New(ticket, caller)) =
+            order("r2").recall_after(&setup.orders, Some(waiting.ended().await)).await
+        else {
+            panic!("held")
+        };
+        drop(caller);
+        let waiting = under_way(order("r3"), &setup).await;
+        setup.orders.write(ticket).await.unwrap().end(answer("r2", Sent::Unknown));
+        let held = order("r3").recall_after(&setup.orders, Some(waiting.ended().await)).await.unwrap_err();
+        assert_eq!(held, OrderRefusal::Held { first: first("r2") });
+    }
+
+    #[tokio::test]
+    async fn a_repeat_of_a_key_waits_too() {
+        let setup = OrdersSetup::new().await;
+        let (ticket, caller) = order("r1").key("k").new_order(&setup.orders).await;
+        let written = setup.orders.write(ticket).await.unwrap();
+        assert_eq!(order("r2").key("k").refused(&setup.orders).await.code(), Code::OrderInFlight);
+        drop(caller);
+        let waiting = under_way(order("r3").key("k"), &setup).await;
+        written.end(answer("r1", Sent::Yes));
+        drop(waiting.ended().await);
+        assert_eq!(order("r4").key("k").repeat(&setup.orders).await, answer("r1", Sent::Yes));
+        // With a key, what has reached its caller is repeated as well; without one, an equal order is a new one.
+        assert_eq!(order("r5").key("k").repeat(&setup.orders).await, answer("r1", Sent::Yes));
+        let _new = order("r6").ticket(&setup.orders).await;
+    }
+
+    #[tokio::test]
+    async fn it_survives_a_restart() {
+        let setup = OrdersSetup::new().await;
+        let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+        setup.orders.write(ticket).await.unwrap().end(answer("r1", Sent::Yes));
+        std::mem::forget(caller);
+        setup.store.close().await;
+        let store = open_store(setup._home.path());
+        let orders = Orders::open(store, start_time(), &settings()).await.unwrap();
+        let setup = OrdersSetup { orders, ..setup };
+        let (told, _caller) = given("r2", &setup).await;
+        assert_eq!(told, answer("r1", Sent::Yes));
     }
 }
 
@@ -261,7 +451,7 @@ mod refuses {
     #[tokio::test]
     async fn rather_than_send_again_when_the_answer_is_gone() {
         let size = answer("r1", Sent::Yes).size();
-        let setup = OrdersSetup::within(OrderLimits { bytes: size * 2, ..OrderLimits::default() }).await;
+        let setup = OrdersSetup::within(OrderLimits { bytes: size * 2, ..limits() }).await;
         for id in ["r1", "r2", "r3"] {
             order(id).key(id).written(&setup.orders).await.end(answer(id, Sent::Yes));
         }
@@ -314,7 +504,7 @@ mod frees {
 
     #[tokio::test]
     async fn the_keys_that_ended_first_when_there_are_too_many() {
-        let setup = OrdersSetup::within(OrderLimits { orders: 3, ..OrderLimits::default() }).await;
+        let setup = OrdersSetup::within(OrderLimits { orders: 3, ..limits() }).await;
         drop(order("r0").key("r0").written(&setup.orders).await);
         for id in ["r1", "r2", "r3"] {
             order(id).key(id).written(&setup.orders).await.end(answer(id, Sent::Yes));
@@ -332,8 +522,6 @@ mod holds {
     async fn an_order_equal_to_an_unknown_one_and_nothing_else() {
         let setup = OrdersSetup::new().await;
         let written = order("r1").written(&setup.orders).await;
-        // An order in flight is not yet unknown.
-        drop(order("r2").ticket(&setup.orders).await);
         written.end(answer("r1", Sent::Unknown));
 
         let held = order("r3").refused(&setup.orders).await;
@@ -365,16 +553,25 @@ mod holds {
 
     #[tokio::test(start_paused = true)]
     async fn for_a_day() {
+        let day = Duration::from_hours(24);
         let setup = OrdersSetup::new().await;
         let written = order("r1").written(&setup.orders).await;
         tokio::time::advance(Duration::from_secs(30)).await;
         drop(written);
-        tokio::time::advance(REMEMBERED - Duration::from_millis(1)).await;
+        tokio::time::advance(day - Duration::from_millis(1)).await;
         order("r2").refused(&setup.orders).await;
         assert_eq!(setup.orders.unknown_count("main"), 1);
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(setup.orders.unknown_count("main"), 0);
         let _ticket = order("r3").ticket(&setup.orders).await;
+
+        // A key is remembered for longer, but holds equal orders no longer.
+        let keyed = |id: &str| TestOrder { body: "keyed".into(), ..order(id) };
+        drop(keyed("r4").key("k").written(&setup.orders).await);
+        keyed("r5").refused(&setup.orders).await;
+        tokio::time::advance(day).await;
+        drop(keyed("r6").new_order(&setup.orders).await);
+        assert!(matches!(keyed("r7").key("k").refused(&setup.orders).await, OrderRefusal::Interrupted { .. }));
     }
 
     #[tokio::test]
@@ -390,7 +587,7 @@ mod holds {
         assert_eq!(order("r5").refused(&setup.orders).await, OrderRefusal::Held { first: first("r1") });
         written.end(answer("r4", Sent::Yes));
         assert_eq!(setup.orders.unknown_count("main"), 0);
-        drop(order("r6").ticket(&setup.orders).await);
+        drop(order("r6").confirmed().ticket(&setup.orders).await);
         // The first one's key keeps its own answer, and is still never sent again.
         assert_eq!(order("r7").key("k").repeat(&setup.orders).await, answer("r1", Sent::Unknown));
     }
@@ -414,7 +611,7 @@ async fn the_steps_can_be_taken_in_a_tracked_task() {
     let setup = OrdersSetup::new().await;
     let one = order("r1");
     let recalling = is_send(one.recall(&setup.orders));
-    let Ok(Recall::New(ticket)) = recalling.await else { panic!() };
+    let Ok(Recall::New(ticket, _caller)) = recalling.await else { panic!() };
     let orders = setup.orders.clone();
     let task = tokio::spawn(async move { orders.write(ticket).await.unwrap().unsent() });
     task.await.unwrap();

@@ -17,16 +17,20 @@ use super::{
 use crate::{
     admission::Claim,
     attempts::Attempts,
-    orders::{OrderRequest, Recall, StoredAnswer, Ticket},
-    outcome::Sent,
+    body::Receipt,
+    orders::{CallerPresence, OrderRefusal, OrderRequest, Recall, StoredAnswer, Ticket},
+    outcome::{Outcome, Sent},
     refusal::{Refusal, RefusalFormat},
     reply::{Reply, ReplyBody},
     upstream::Failure,
 };
 
+/// An order that may be sent, and the presence of its caller.
+pub(super) type NewOrder = (Ticket, CallerPresence);
+
 /// Step 4. `Break`: it was sent before, and this is the response again. `Continue`: it may be sent; with a ticket if
 /// it must never be executed twice.
-pub(super) async fn recall(call: &Call) -> Result<ControlFlow<Reply, Option<Ticket>>, Refusal> {
+pub(super) async fn recall(call: &Call) -> Result<ControlFlow<Reply, Option<NewOrder>>, Refusal> {
     if !call.upstream.moves_money() {
         return Ok(ControlFlow::Continue(None));
     }
@@ -41,16 +45,35 @@ pub(super) async fn recall(call: &Call) -> Result<ControlFlow<Reply, Option<Tick
         request_id: call.request_id.as_str(),
         memory: &call.upstream.allowance(),
     };
-    let recall = call.upstream.snapshot.orders.recall(&asked);
-    let recall = Box::pin(call.deadline().bound(recall)).await.ok_or_else(Refusal::journal_stalled)?;
-    Ok(match recall? {
-        Recall::New(ticket) => ControlFlow::Continue(Some(ticket)),
-        Recall::Repeat(answer) => ControlFlow::Break(Reply::of_first(&answer)),
-    })
+    let mut waited_for = None;
+    loop {
+        let recall = call.upstream.snapshot.orders.recall(&asked, waited_for.take());
+        let recall = Box::pin(call.deadline().bound(recall)).await.ok_or_else(Refusal::journal_stalled)?;
+        match recall? {
+            Recall::New(ticket, caller) => return Ok(ControlFlow::Continue(Some((ticket, caller)))),
+            Recall::Repeat(answer, caller) => {
+                let receipt = caller.map(|caller| Box::new(caller) as Box<dyn Receipt>);
+                return Ok(ControlFlow::Break(Reply { receipt, ..Reply::of_first(&answer) }));
+            }
+            Recall::BeingDelivered(order) => {
+                let decided = Box::pin(call.deadline().bound(order.decided())).await;
+                decided.ok_or_else(|| order.refusal())??;
+            }
+            Recall::UnderWay(order) => {
+                let late = OrderRefusal::StillUnderWay { first: order.first().to_owned() };
+                waited_for = Some(Box::pin(call.deadline().bound(order.ended())).await.ok_or(late)?);
+            }
+        }
+    }
 }
 
 /// Steps 7 to 14, from step 8 on in a task that outlives its caller.
-pub(super) async fn send(x: &mut Exchange, call: Box<Call>, ticket: Ticket, claim: Claim) -> Result<Reply, Refusal> {
+pub(super) async fn send(
+    x: &mut Exchange,
+    call: Box<Call>,
+    (ticket, present): NewOrder,
+    claim: Claim,
+) -> Result<Reply, Refusal> {
     let admitted = fetch::admit(&call.upstream, claim, None)?; // 7
     let (sender, finished) = oneshot::channel();
     let attempts = x.attempts().clone();
@@ -60,7 +83,7 @@ pub(super) async fn send(x: &mut Exchange, call: Box<Call>, ticket: Ticket, clai
     // The task ends the wait at the caller's deadline.
     let Ok(HandedBack { exchange, outcome }) = finished.await else { return Err(x.panicked()) };
     x.attach(exchange);
-    outcome
+    Ok(Reply { receipt: Some(Box::new(present)), ..outcome? })
 }
 
 /// An order on its way, whether its caller waits or not.
@@ -93,7 +116,8 @@ impl OrderTask {
         };
         let outcome = self.send(admitted).await.map(ClassifiedAnswer::reply);
         // 14
-        if self.attempts.nothing_executed() {
+        let throttled = outcome.as_ref().is_ok_and(|reply| reply.outcome == Outcome::Throttled);
+        if throttled || self.attempts.nothing_executed() {
             written.unsent();
         } else {
             let (call, sent) = (&self.call, self.attempts.sent());

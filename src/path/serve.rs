@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{Exchange, forward};
 use crate::{
-    body::{Body, BodyEnd, Delivery},
+    body::{Body, BodyEnd, Delivery, Receipt},
     caller::Client,
     catch_panic::{Panicked, catch_panic},
     outcome::Outcome,
@@ -59,12 +59,13 @@ pub trait ExchangeGuard: Send {
 }
 
 /// What the connection must know about a response.
-#[derive(Clone, Copy, Debug)]
 pub struct ResponseStart {
     /// It ends the connection.
     pub closes: bool,
     /// When it must be complete, if it is still being received.
     pub ends_by: Option<Instant>,
+    /// Told when it has reached the caller.
+    pub receipt: Option<Box<dyn Receipt>>,
 }
 
 impl ExchangeGuard for () {}
@@ -130,7 +131,8 @@ fn respond<G: ExchangeGuard + 'static>(
         ReplyBody::Whole(_) => None,
         ReplyBody::Stream(stream) => Some(stream.deadline()),
     };
-    let delivery = finish.guard.answered(ResponseStart { closes: close, ends_by });
+    let receipt = reply.receipt.take();
+    let delivery = finish.guard.answered(ResponseStart { closes: close, ends_by, receipt });
     let body = match reply.body {
         ReplyBody::Whole(bytes) => Body::whole(bytes),
         ReplyBody::Stream(stream) => Body::stream(*stream),

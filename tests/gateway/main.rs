@@ -10,6 +10,7 @@
 //! | `never_leaks` | the account's keys and the callers' credentials never leave the gateway |
 //! | `refuses_clearly` | every refusal says what is wrong, whether Fastrac received the request, and when to retry |
 //! | `caches` | lookups are served from the cache, and concurrent requests share one fetch |
+//! | `protects_orders_without_a_key` | an order that is repeated blindly is executed once, and two that are wanted are two |
 //! | `sends_once` | an order is sent once, whatever happens to its caller, its response or the gateway |
 //! | `accounts_for_everything` | requests sent = requests counted = lines written, and nothing is left in flight |
 //! | `drains` | connection limits, timeouts and draining: no accepted request is lost |
@@ -82,6 +83,7 @@ mod logs_without_waiting;
 mod never_leaks;
 mod passes_responses_unchanged;
 mod process;
+mod protects_orders_without_a_key;
 mod refuses_clearly;
 mod rejects_faulty_keys;
 mod reloads_without_failures;

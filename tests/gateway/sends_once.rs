@@ -121,7 +121,8 @@ fn a_repeat_of_an_order_in_flight_is_a_conflict() {
     connection.write(&keyed(1, "k").header("x-request-id", "the-first-one").bytes());
     until("it is in flight", || gateway.received().len() == 1);
     let repeat = gateway.send(keyed(1, "k"));
-    assert_eq!((repeat.status, repeat.code().as_str()), (409, "request.idempotency"));
+    assert_eq!((repeat.status, repeat.code().as_str(), repeat.outcome()), (409, "order.in_flight", "held"));
+    assert_eq!((repeat.sent(), repeat.header("retry-after")), ("no", Some("1")));
     assert!(repeat.json()["message"].as_str().is_some_and(|message| message.contains("the-first-one")));
     let first = connection.read_response("POST").expect("a response");
     assert_eq!(gateway.send(keyed(1, "k")).body, first.body);

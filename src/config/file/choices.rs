@@ -52,6 +52,17 @@ impl AdminRole {
     }
 }
 
+/// What becomes of orders while the shared store is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnStoreLoss {
+    /// None is sent.
+    #[default]
+    Refuse,
+    /// Each replica protects orders with what it knows itself.
+    Alone,
+}
+
 /// Whether bodies are written to the exchange log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

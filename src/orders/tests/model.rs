@@ -6,6 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Minutes.
+const DAY: u64 = 24 * 60;
+
 /// One step of a history. The numbers select among the existing tickets, so that most steps have an effect.
 #[derive(Clone, Debug)]
 enum Step {
@@ -19,6 +22,12 @@ enum Step {
     OrderEnd(usize, Option<Sent>),
     /// Drops a ticket whose order was not written.
     DropTicket(usize),
+    /// A caller leaves.
+    Leaves(usize),
+    /// An answer reaches its caller.
+    Reached(usize),
+    /// A request that waits for an order asks again, if that has ended.
+    AsksAgain(usize),
     Minutes(u64),
     /// The process stops cleanly, or is killed after all writes are on disk.
     Restart {
@@ -36,6 +45,9 @@ fn step() -> impl Strategy<Value = Step> {
         6 => any::<usize>().prop_map(Step::Write),
         6 => (any::<usize>(), proptest::option::of(sent())).prop_map(|(i, sent)| Step::OrderEnd(i, sent)),
         1 => any::<usize>().prop_map(Step::DropTicket),
+        3 => any::<usize>().prop_map(Step::Leaves),
+        4 => any::<usize>().prop_map(Step::Reached),
+        3 => any::<usize>().prop_map(Step::AsksAgain),
         2 => (1u64..900).prop_map(Step::Minutes),
         1 => any::<bool>().prop_map(|killed| Step::Restart { killed }),
         1 => (any::<usize>(), sent()).prop_map(|(i, sent)| Step::EndThenKilled(i, sent)),
@@ -50,6 +62,8 @@ enum ModelState {
     /// The id of the request whose answer is repeated, if any, and the minute at which it became unknown.
     Unknown(Option<String>, u64),
     Ended(Option<String>, u64),
+    /// Ended, without a key, and its answer has reached nobody. The minute of its end.
+    Undelivered(u64),
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +72,14 @@ struct Modelled {
     body: u8,
     state: ModelState,
     settles: Vec<String>,
+    /// Somebody waits for its answer or is being given it.
+    caller: bool,
+}
+
+impl Modelled {
+    fn in_flight(&self) -> bool {
+        matches!(self.state, ModelState::Claimed | ModelState::Sent)
+    }
 }
 
 /// The model: orders by request id; one that is gone is free again.
@@ -72,6 +94,12 @@ enum Expected {
     New,
     Repeat(String),
     OrderRefusal(OrderRefusal),
+    /// Another caller waits or is being answered; of one of these.
+    InFlight(Vec<String>),
+    /// Waits for the end of one of these.
+    UnderWay(Vec<String>),
+    /// Gets the answer of one of these, which has reached nobody.
+    Given(Vec<String>),
     /// By one of these.
     Held(Vec<String>),
 }
@@ -80,7 +108,9 @@ impl Model {
     fn expire(&mut self) {
         let minute = self.minute;
         self.orders.retain(|_, order| match order.state {
-            ModelState::Unknown(_, since) | ModelState::Ended(_, since) => minute - since < 24 * 60,
+            ModelState::Unknown(_, since) if order.key.is_none() => minute - since < DAY,
+            ModelState::Unknown(_, since) | ModelState::Ended(_, since) => minute - since < REMEMBERED.as_secs() / 60,
+            ModelState::Undelivered(since) => minute - since < 10,
             ModelState::Claimed | ModelState::Sent => true,
         });
     }
@@ -89,26 +119,48 @@ impl Model {
         self.orders.iter().filter(|(_, order)| matches!(order.state, ModelState::Unknown(..)))
     }
 
-    fn expected(&self, key: Option<u8>, body: u8, confirmed: bool) -> Expected {
+    /// `waited_for`: the order that the request has waited for.
+    fn expected(&self, order: (Option<u8>, u8, bool), waited_for: Option<&str>) -> Expected {
+        let (key, body, confirmed) = order;
+        let free = |(id, order): (&String, &Modelled)| !order.caller || waited_for == Some(id.as_str());
         if let Some((first, order)) = self.orders.iter().find(|(_, order)| key.is_some() && order.key == key) {
-            let first = first.clone();
+            let name = first.clone();
             return match &order.state {
-                _ if order.body != body => Expected::OrderRefusal(OrderRefusal::OtherRequest { first }),
-                ModelState::Claimed | ModelState::Sent => Expected::OrderRefusal(OrderRefusal::InFlight { first }),
-                ModelState::Unknown(None, _) | ModelState::Ended(None, _) => {
-                    Expected::OrderRefusal(OrderRefusal::Interrupted { first })
-                }
+                _ if order.body != body => Expected::OrderRefusal(OrderRefusal::OtherRequest { first: name }),
+                ModelState::Claimed | ModelState::Sent if free((first, order)) => Expected::UnderWay(vec![name]),
+                ModelState::Claimed | ModelState::Sent => Expected::InFlight(vec![name]),
                 ModelState::Unknown(Some(told), _) | ModelState::Ended(Some(told), _) => Expected::Repeat(told.clone()),
+                _ => Expected::OrderRefusal(OrderRefusal::Interrupted { first: name }),
             };
         }
-        let equal: Vec<_> = self.unknown().filter(|(_, order)| order.body == body).map(|(id, _)| id.clone()).collect();
-        if key.is_none() && !confirmed && !equal.is_empty() { Expected::Held(equal) } else { Expected::New }
+        let equal = || self.orders.iter().filter(|(_, order)| order.body == body);
+        let ids = |orders: Vec<(&String, &Modelled)>| orders.into_iter().map(|(id, _)| id.clone()).collect::<Vec<_>>();
+        let holds =
+            |order: &Modelled| matches!(order.state, ModelState::Unknown(_, since) if self.minute - since < DAY);
+        let unknown = ids(equal().filter(|(_, order)| holds(order)).collect());
+        let open = |order: &Modelled| order.in_flight() || matches!(order.state, ModelState::Undelivered(_));
+        let live: Vec<_> = equal().filter(|(_, order)| open(order)).collect();
+        if key.is_some() || confirmed || (unknown.is_empty() && live.is_empty()) {
+            return Expected::New;
+        }
+        if !unknown.is_empty() {
+            return Expected::Held(unknown);
+        }
+        let left: Vec<_> = live.iter().copied().filter(|it| free(*it)).collect();
+        if left.is_empty() {
+            return Expected::InFlight(ids(live));
+        }
+        if left.iter().all(|(_, order)| order.in_flight()) {
+            return Expected::UnderWay(ids(left));
+        }
+        // After a restart their order is that of their ends.
+        Expected::Given(ids(left.into_iter().filter(|(_, order)| !order.in_flight()).collect()))
     }
 
     fn claim(&mut self, id: &str, key: Option<u8>, body: u8, confirmed: bool) {
         let equal = self.unknown().filter(|(_, order)| confirmed && order.body == body);
         let settles = equal.map(|(id, _)| id.clone()).collect();
-        self.orders.insert(id.into(), Modelled { key, body, state: ModelState::Claimed, settles });
+        self.orders.insert(id.into(), Modelled { key, body, state: ModelState::Claimed, settles, caller: true });
     }
 
     fn end(&mut self, id: &str, sent: Option<Sent>) {
@@ -119,7 +171,10 @@ impl Model {
             Some(Sent::Unknown) => order.state = ModelState::Unknown(Some(id.into()), minute),
             Some(Sent::No) => drop(self.orders.remove(id)),
             Some(Sent::Yes) => {
-                order.state = ModelState::Ended(Some(id.into()), minute);
+                order.state = match order.key {
+                    Some(_) => ModelState::Ended(Some(id.into()), minute),
+                    None => ModelState::Undelivered(minute),
+                };
                 for settled in order.settles.clone() {
                     if let Some(order) = self.orders.get_mut(&settled)
                         && let ModelState::Unknown(told, _) = &order.state
@@ -136,6 +191,7 @@ impl Model {
         let minute = self.minute;
         self.orders.retain(|_, order| !matches!(order.state, ModelState::Claimed));
         for order in self.orders.values_mut() {
+            order.caller = false;
             if matches!(order.state, ModelState::Sent) {
                 order.state = ModelState::Unknown(None, minute);
             }
@@ -150,10 +206,20 @@ struct Real {
     orders: Orders,
     tickets: Vec<(String, Ticket)>,
     written: Vec<(String, Written)>,
+    /// By the order whose answer they get.
+    callers: Vec<(String, CallerPresence)>,
+    waiting: Vec<Waiting>,
     model: Model,
     recalled: u64,
     /// What may have been sent under which key, and the minute of its end.
     sent: BTreeMap<String, (u8, Option<u64>)>,
+}
+
+/// A request that waits for the end of an order.
+struct Waiting {
+    order: String,
+    request: (Option<u8>, u8, bool),
+    under_way: OrderUnderWay,
 }
 
 fn take<T>(from: &mut Vec<T>, choice: usize) -> Option<T> {
@@ -164,13 +230,15 @@ impl Real {
     async fn new() -> Real {
         let home = tempfile::tempdir().unwrap();
         let store = open_store(home.path());
-        let orders = Orders::open(store.clone(), start_time()).await.unwrap();
+        let orders = Orders::open(store.clone(), start_time(), &settings()).await.unwrap();
         Real {
             home,
             store,
             orders,
             tickets: vec![],
             written: vec![],
+            callers: vec![],
+            waiting: vec![],
             model: Model::default(),
             recalled: 0,
             sent: BTreeMap::new(),
@@ -179,7 +247,7 @@ impl Real {
 
     async fn take_step(&mut self, step: Step) {
         match step {
-            Step::Recall { key, body, confirmed } => self.recall(key, body, confirmed).await,
+            Step::Recall { key, body, confirmed } => self.recall((key, body, confirmed), None).await,
             Step::Write(choice) => {
                 let Some((id, ticket)) = take(&mut self.tickets, choice) else { return };
                 self.written.push((id.clone(), self.orders.write(ticket).await.unwrap()));
@@ -195,6 +263,42 @@ impl Real {
                 drop(ticket);
                 self.model.orders.remove(&id);
             }
+            Step::Leaves(choice) => {
+                let id = match take(&mut self.callers, choice) {
+                    Some((id, _)) => id,
+                    None => match take(&mut self.waiting, choice) {
+                        Some(Waiting { order, .. }) => order,
+                        None => return,
+                    },
+                };
+                if let Some(order) = self.model.orders.get_mut(&id) {
+                    order.caller = false;
+                }
+            }
+            Step::Reached(choice) => {
+                let answered =
+                    |(id, _): &&(String, _)| self.model.orders.get(id).is_none_or(|order| !order.in_flight());
+                let Some(id) = self.callers.iter().filter(answered).map(|(id, _)| id.clone()).nth(choice % 3) else {
+                    return;
+                };
+                let index = self.callers.iter().position(|(other, _)| *other == id).unwrap();
+                Box::new(self.callers.remove(index).1).reached();
+                match self.model.orders.get_mut(&id) {
+                    Some(order) if matches!(order.state, ModelState::Undelivered(_)) => {
+                        drop(self.model.orders.remove(&id))
+                    }
+                    Some(order) => order.caller = false,
+                    None => {}
+                }
+            }
+            Step::AsksAgain(choice) => {
+                let ended = |waiting: &Waiting| self.model.orders.get(&waiting.order).is_none_or(|it| !it.in_flight());
+                let Some(index) = self.waiting.iter().position(ended) else { return };
+                let _ = choice;
+                let Waiting { order, request, under_way } = self.waiting.remove(index);
+                let presence = under_way.ended().await;
+                self.recall(request, Some((order, presence))).await;
+            }
             Step::Minutes(minutes) => {
                 tokio::time::advance(Duration::from_secs(60 * minutes)).await;
                 self.model.minute += minutes;
@@ -207,6 +311,8 @@ impl Real {
                     // What is in flight is cut by the drain: dropped before the store closes.
                     self.tickets.clear();
                     self.written.clear();
+                    self.callers.clear();
+                    self.waiting.clear();
                     self.store.close().await;
                     let copy = self.copy_file();
                     self.start(copy).await;
@@ -243,7 +349,8 @@ impl Real {
         }
     }
 
-    async fn recall(&mut self, key: Option<u8>, body: u8, confirmed: bool) {
+    async fn recall(&mut self, request: (Option<u8>, u8, bool), waited_for: Option<(String, CallerPresence)>) {
+        let (key, body, confirmed) = request;
         self.recalled += 1;
         let id = format!("r{:06}", self.recalled);
         let mut order = TestOrder { body: format!("body {body}"), ..super::order(&id) };
@@ -253,14 +360,39 @@ impl Real {
         if confirmed {
             order = order.confirmed();
         }
-        match (order.recall(&self.orders).await, self.model.expected(key, body, confirmed)) {
-            (Ok(Recall::New(ticket)), Expected::New) => {
+        let (waited, presence) = waited_for.unzip();
+        let expected = self.model.expected(request, waited.as_deref());
+        if let Some(order) = waited.as_ref().and_then(|id| self.model.orders.get_mut(id)) {
+            order.caller = false;
+        }
+        match (order.recall_after(&self.orders, presence).await, expected) {
+            (Ok(Recall::New(ticket, caller)), Expected::New) => {
                 self.tickets.push((id.clone(), ticket));
+                self.callers.push((id.clone(), caller));
                 self.model.claim(&id, key, body, confirmed);
             }
-            (Ok(Recall::Repeat(told)), Expected::Repeat(by)) => assert_eq!(*told, answer(&by, told.sent)),
+            (Ok(Recall::Repeat(told, None)), Expected::Repeat(by)) => assert_eq!(*told, answer(&by, told.sent)),
+            (Ok(Recall::Repeat(told, Some(caller))), Expected::Given(of)) => {
+                let by = told.request_id.clone();
+                assert!(of.contains(&by), "{by}: {of:?}");
+                self.model.orders.get_mut(&by).unwrap().caller = true;
+                self.callers.push((by, caller));
+            }
+            (Ok(Recall::UnderWay(under_way)), Expected::UnderWay(of)) => {
+                let order = under_way.first().to_owned();
+                assert!(of.contains(&order), "{order}: {of:?}");
+                self.model.orders.get_mut(&order).unwrap().caller = true;
+                self.waiting.push(Waiting { order, request, under_way });
+            }
             (Err(OrderRefusal::Held { first }), Expected::Held(equal)) => {
                 assert!(equal.contains(&first), "{first}: {equal:?}")
+            }
+            (Err(OrderRefusal::InFlight { first }), Expected::InFlight(of)) => {
+                assert!(of.contains(&first) && self.model.orders[&first].in_flight(), "{first}: {of:?}");
+            }
+            (Ok(Recall::BeingDelivered(delivered)), Expected::InFlight(of)) => {
+                let OrderRefusal::InFlight { first } = delivered.refusal() else { panic!("another refusal") };
+                assert!(of.contains(&first) && !self.model.orders[&first].in_flight(), "{first}: {of:?}");
             }
             (Err(refused), Expected::OrderRefusal(expected)) => assert_eq!(refused, expected),
             (got, expected) => panic!("{order:?}: {got:?} instead of {expected:?}"),
@@ -268,12 +400,13 @@ impl Real {
     }
 
     /// Checks the promise itself, without the model: no order is sent while another one with the same key is in flight, or
-    /// may have been sent within the last day.
+    /// may have been sent while it is remembered; and none without a key and confirmation while an equal one is under way,
+    /// unknown or undelivered.
     fn sends(&mut self, id: &str) {
         let Some(key) = self.model.orders[id].key else { return };
         let minute = self.model.minute;
         for (earlier, (_, ended)) in self.sent.iter().filter(|(_, (other, _))| *other == key) {
-            let over = ended.is_some_and(|ended| minute - ended >= 24 * 60);
+            let over = ended.is_some_and(|ended| minute - ended >= REMEMBERED.as_secs() / 60);
             assert!(over, "{id} is sent under the key of {earlier}");
         }
         self.sent.insert(id.into(), (key, None));
@@ -299,10 +432,12 @@ impl Real {
     async fn start(&mut self, copy: tempfile::TempDir) {
         let now = start_time() + Duration::from_secs(60 * self.model.minute);
         self.store = open_store(copy.path());
-        self.orders = Orders::open(self.store.clone(), now).await.unwrap();
+        self.orders = Orders::open(self.store.clone(), now, &settings()).await.unwrap();
         // Those of the life before write into the old file only.
         self.tickets.clear();
         self.written.clear();
+        self.callers.clear();
+        self.waiting.clear();
         self.home = copy;
     }
 }

@@ -6,26 +6,28 @@ use std::process::{Command, Stdio};
 
 use super::*;
 
+const DAY: Duration = Duration::from_hours(24);
+
 /// Set in the child process: the folder that it writes in.
 const CHILD: &str = "FASTRAC_GATEWAY_TEST_ORDERS_CHILD";
 
 async fn reopen(store: Store, dir: &Path, now: Timestamp) -> (Store, Orders) {
     store.close().await;
     let store = open_store(dir);
-    (store.clone(), Orders::open(store, now).await.unwrap())
+    (store.clone(), Orders::open(store, now, &settings()).await.unwrap())
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_keeps_answers_and_what_is_unknown() {
     let home = tempfile::tempdir().unwrap();
     let store = open_store(home.path());
-    let orders = Orders::open(store.clone(), start_time()).await.unwrap();
+    let orders = Orders::open(store.clone(), start_time(), &settings()).await.unwrap();
     order("r1").key("k1").written(&orders).await.end(answer("r1", Sent::Yes));
     let other = |id: &str| TestOrder { body: "other".into(), ..order(id) };
     other("r2").key("k2").written(&orders).await.end(answer("r2", Sent::Unknown));
     drop(TestOrder { body: "third".into(), ..order("r3") }.written(&orders).await);
 
-    let (store, orders) = reopen(store, home.path(), start_time() + REMEMBERED - Duration::from_secs(1)).await;
+    let (store, orders) = reopen(store, home.path(), start_time() + DAY - Duration::from_secs(1)).await;
     assert_eq!(orders.unknown_count("main"), 2);
     assert_eq!(orders.unknown_count("other account"), 0);
     assert_eq!(order("r4").key("k1").repeat(&orders).await, answer("r1", Sent::Yes));
@@ -34,15 +36,19 @@ async fn a_restart_keeps_answers_and_what_is_unknown() {
     // Settling works across a restart, too.
     other("r7").confirmed().written(&orders).await.end(answer("r7", Sent::Yes));
 
-    let (store, orders) = reopen(store, home.path(), start_time() + REMEMBERED - Duration::from_secs(1)).await;
+    let (store, orders) = reopen(store, home.path(), start_time() + DAY - Duration::from_secs(1)).await;
     assert_eq!(orders.unknown_count("main"), 1);
     assert_eq!(other("r8").key("k2").repeat(&orders).await, answer("r2", Sent::Unknown));
-    drop(other("r9").ticket(&orders).await);
+    // It has reached nobody.
+    let Ok(Recall::Repeat(told, Some(caller))) = other("r9").recall(&orders).await else { panic!("no answer") };
+    assert_eq!(*told, answer("r7", Sent::Yes));
+    Box::new(caller).reached();
+    drop(other("r9").new_order(&orders).await);
 
     // r2's key was settled later than the others ended, so it is remembered longer.
-    let (store, orders) = reopen(store, home.path(), start_time() + REMEMBERED * 3 / 2).await;
+    let (store, orders) = reopen(store, home.path(), start_time() + REMEMBERED + Duration::from_hours(1)).await;
     assert_eq!(orders.unknown_count("main"), 0);
-    drop(order("r10").key("k1").ticket(&orders).await);
+    drop(order("r10").key("k1").new_order(&orders).await);
     other("r11").key("k2").repeat(&orders).await;
     store.close().await;
 }
@@ -51,11 +57,11 @@ async fn a_restart_keeps_answers_and_what_is_unknown() {
 async fn a_clock_that_was_set_back_forgets_nothing_early_and_nothing_for_ever() {
     let home = tempfile::tempdir().unwrap();
     let store = open_store(home.path());
-    let orders = Orders::open(store.clone(), start_time() + REMEMBERED * 100).await.unwrap();
+    let orders = Orders::open(store.clone(), start_time() + REMEMBERED * 100, &settings()).await.unwrap();
     drop(order("r1").written(&orders).await);
     let (store, orders) = reopen(store, home.path(), start_time()).await;
     assert_eq!(orders.unknown_count("main"), 1);
-    let (_store, orders) = reopen(store, home.path(), start_time() + REMEMBERED).await;
+    let (_store, orders) = reopen(store, home.path(), start_time() + DAY).await;
     assert_eq!(orders.unknown_count("main"), 0);
 }
 
@@ -63,7 +69,7 @@ async fn a_clock_that_was_set_back_forgets_nothing_early_and_nothing_for_ever() 
 #[tokio::test]
 async fn child_process() {
     let Some(dir) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
-    let orders = Orders::open(open_store(&dir), start_time()).await.unwrap();
+    let orders = Orders::open(open_store(&dir), start_time(), &settings()).await.unwrap();
     order("r1").key("ended").written(&orders).await.end(answer("r1", Sent::Yes));
     let body = |body: &str, id: &str| TestOrder { body: body.into(), ..order(id) };
     body("unsent", "r2").key("unsent").written(&orders).await.unsent();
@@ -90,7 +96,7 @@ async fn kill_9_leaves_what_was_sent_unknown_and_the_rest_as_it_was() {
     child.kill().unwrap();
     child.wait().unwrap();
 
-    let orders = Orders::open(open_store(home.path()), start_time()).await.unwrap();
+    let orders = Orders::open(open_store(home.path()), start_time(), &settings()).await.unwrap();
     assert_eq!(orders.unknown_count("main"), 1);
     assert_eq!(order("r5").key("ended").repeat(&orders).await, answer("r1", Sent::Yes));
     let body = |body: &str| TestOrder { body: body.into(), ..order("r6") };

@@ -143,6 +143,12 @@ impl From<ConnectError> for Failure {
     }
 }
 
+impl From<Contradiction> for Failure {
+    fn from(Contradiction: Contradiction) -> Self {
+        Failure::Cut
+    }
+}
+
 /// What is told that a request was sent.
 pub struct Accounting<'a> {
     /// Cannot be given back any more.
@@ -253,7 +259,7 @@ struct Incomplete<'p> {
 async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Result<Answer, Failure> {
     let Incomplete { pool, mut connection, lease, bounds, head_only } = response;
     let (head, mut incoming) = head.into_parts();
-    let framing = Framing::of(head.status, &head.headers, head_only).map_err(|Contradiction| Failure::Cut)?;
+    let Framing { mut due, is_certain } = Framing::of(head.status, &head.headers, head_only)?;
     if incoming.size_hint().lower() > bounds.body as u64 {
         return Err(Failure::TooLong(bounds.body));
     }
@@ -268,28 +274,23 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
         let frame = connection.frame(&mut incoming).await.map_err(|DeadlineExceeded| Failure::Timeout)?;
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Failure::Cut)?.into_data() else { continue };
+        due.take(data.len())?;
         buffer.push(data)?;
         if buffer.length() > whole_up_to {
             if !bounds.may_stream || buffer.length() > bounds.body {
                 return Err(Failure::TooLong(bounds.body));
             }
-            if framing.length.is_some() {
-                // Whether it is true would be known only after most of the response has been passed on.
-                return Err(Failure::Cut);
-            }
             let left = bounds.body - buffer.length();
             let (bytes, claim) = buffer.into_parts();
-            let stream = Stream::new(connection, incoming, Beginning { bytes, claim, left }, &lease);
+            let stream = Stream::new(connection, incoming, Beginning { bytes, claim, left, due }, &lease);
             let body = AnswerBody::Long(Box::new(stream));
             return Ok(Answer { status: head.status, headers: head.headers, describes_body, body });
         }
     }
-    let body = buffer.into_bytes();
-    if framing.length.is_some_and(|length| length != body.len() as u64) {
-        return Err(Failure::Cut);
-    }
-    if framing.is_certain {
+    due.end()?;
+    if is_certain {
         pool.put(connection, &head.headers);
     }
+    let body = buffer.into_bytes();
     Ok(Answer { status: head.status, headers: head.headers, describes_body, body: AnswerBody::Whole(body) })
 }

@@ -16,12 +16,36 @@ pub(super) struct Contradiction;
 /// The framing of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Framing {
-    /// The length that the body must turn out to have, where hyper has not delimited the body by it: the response has
-    /// a `Transfer-Encoding` too, which takes precedence. `None`: nothing to compare.
-    pub(super) length: Option<u64>,
+    pub(super) due: DueLength,
     /// Nobody could take it for longer or shorter than it is. Otherwise bytes that come late might be taken for the
     /// response to the next request.
     pub(super) is_certain: bool,
+}
+
+/// The bytes that the body must still have, where hyper has not delimited it by its declared length: the response has
+/// a `Transfer-Encoding` too, which takes precedence. `None`: nothing to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DueLength(Option<u64>);
+
+impl DueLength {
+    /// So many bytes of the body have come.
+    ///
+    /// # Errors
+    /// [`Contradiction`] if they are more than were declared.
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Contradiction> {
+        if let Some(left) = &mut self.0 {
+            *left = left.checked_sub(bytes as u64).ok_or(Contradiction)?;
+        }
+        Ok(())
+    }
+
+    /// The body has ended.
+    ///
+    /// # Errors
+    /// [`Contradiction`] if it is shorter than was declared.
+    pub(super) fn end(self) -> Result<(), Contradiction> {
+        if self.0.is_none_or(|left| left == 0) { Ok(()) } else { Err(Contradiction) }
+    }
 }
 
 impl Framing {
@@ -40,13 +64,13 @@ impl Framing {
         if head_only || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             // Some servers send the body that they announce.
             let is_certain = !coded && length.is_none_or(|length| length == 0);
-            return Ok(Framing { length: None, is_certain });
+            return Ok(Framing { due: DueLength(None), is_certain });
         }
         if coded && !is_only_chunked(headers) {
             return Err(Contradiction);
         }
         let length = length.filter(|_| coded);
-        Ok(Framing { length, is_certain: length.is_none() })
+        Ok(Framing { due: DueLength(length), is_certain: length.is_none() })
     }
 }
 
@@ -89,7 +113,7 @@ mod tests {
     }
 
     fn decide(status: u16, fields: &[(&'static str, &str)]) -> Result<Option<u64>, Contradiction> {
-        framing(status, fields, false).map(|framing| framing.length)
+        framing(status, fields, false).map(|framing| framing.due.0)
     }
 
     #[test]
@@ -99,6 +123,11 @@ mod tests {
         assert_eq!(decide(200, &[("content-length", "9999"), chunked]), Ok(Some(9999)));
         assert_eq!(decide(200, &[chunked]), Ok(None));
         assert_eq!(decide(200, &[("content-length", "218")]), Ok(None), "hyper delimits the body by it");
+        for (pieces, agrees) in [(&[2, 3][..], true), (&[5], true), (&[], false), (&[4], false), (&[5, 1], false)] {
+            let mut due = framing(200, &[("content-length", "5"), chunked], false).unwrap().due;
+            let taken = pieces.iter().try_for_each(|piece| due.take(*piece)).and_then(|()| due.end());
+            assert_eq!(taken.is_ok(), agrees, "{pieces:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A response too long to be read whole: passed on as it arrives, and cut off where the account's secret key appears.
 //!
 //! Nothing that the scan for the secret has not seen is passed on. Ends with an error (which closes the caller's
-//! connection) at the deadline, beyond `limits.answer_body`, if the connection is lost, and at the secret. It holds the
+//! connection) at the deadline, beyond `limits.answer_body`, if the connection is lost, if the length declared beside
+//! chunks is not that of the body, and at the secret. It holds the
 //! connection to Fastrac and the place in flight as long as it lives; hyper does not poll it while its caller takes
 //! nothing, so the caller's connection ends it then (`edge`). It must not know what the response means.
 
@@ -16,7 +17,11 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::{UpstreamConnection, connection::DeadlineExceeded};
+use super::{
+    UpstreamConnection,
+    connection::DeadlineExceeded,
+    framing::{Contradiction, DueLength},
+};
 use crate::{
     admission::Spent,
     keys::{Leak, LeakScan, Lease},
@@ -33,6 +38,10 @@ pub(crate) fn code(why: &io::Error) -> Code {
     if leaked { Code::UpstreamLeak } else { Code::UpstreamCut }
 }
 
+fn contradicted(Contradiction: Contradiction) -> io::Error {
+    io::Error::other("the response's length is not the one that it declares beside its chunks")
+}
+
 /// The body of a long response.
 pub struct Stream {
     connection: UpstreamConnection,
@@ -44,6 +53,7 @@ pub struct Stream {
     ended: bool,
     /// Bytes that may still arrive.
     left: usize,
+    due: DueLength,
     /// For what is read and not yet taken.
     claim: MemoryClaim,
     /// Holds the account's place in flight.
@@ -56,13 +66,15 @@ pub(super) struct Beginning {
     pub(super) claim: MemoryClaim,
     /// Bytes that may still arrive.
     pub(super) left: usize,
+    /// What the rest must come to.
+    pub(super) due: DueLength,
 }
 
 impl Stream {
     pub(super) fn new(connection: UpstreamConnection, incoming: Incoming, beginning: Beginning, lease: &Lease) -> Self {
-        let Beginning { bytes, claim, left } = beginning;
+        let Beginning { bytes, claim, left, due } = beginning;
         let beginning = Some(bytes);
-        Stream { connection, incoming, scan: lease.scan(), left, claim, beginning, ended: false, spent: None }
+        Stream { connection, incoming, scan: lease.scan(), left, due, claim, beginning, ended: false, spent: None }
     }
 
     /// Holds the account's place in flight until the last byte.
@@ -104,6 +116,7 @@ impl Body for Stream {
                 match ready!(this.connection.poll_frame(&mut this.incoming, cx)) {
                     Err(DeadlineExceeded) => return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into()))),
                     Ok(None) => {
+                        this.due.end().map_err(contradicted)?;
                         this.ended = true;
                         this.spent = None;
                         this.scan.finish()
@@ -112,6 +125,7 @@ impl Body for Stream {
                     Ok(Some(Ok(frame))) => {
                         let Ok(data) = frame.into_data() else { continue };
                         let too_long = || io::Error::other("the response is longer than limits.answer_body");
+                        this.due.take(data.len()).map_err(contradicted)?;
                         this.left = this.left.checked_sub(data.len()).ok_or_else(too_long)?;
                         this.checked(&data)?
                     }

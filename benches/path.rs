@@ -27,7 +27,7 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
     let mut config = check(include_str!("gateway.toml"), folder, &Environment::default()).config.unwrap();
     config.log.exchanges = fastrac_gateway::config::LogTarget::File(folder.join("exchanges.jsonl"));
     let metrics = Metrics::new().unwrap();
-    let log = ExchangeLog::open(&config.log, &metrics).unwrap();
+    let log = ExchangeLog::open(&config.log, &metrics, &Arc::default()).unwrap();
     let store = Store::open(&folder.join("state")).unwrap();
     let orders = runtime.block_on(Orders::open(store.clone(), jiff::Timestamp::now(), &config.orders)).unwrap();
     let revoked = Arc::new(runtime.block_on(Revoked::open(store)).unwrap());

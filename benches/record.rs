@@ -31,7 +31,7 @@ fn recorder(exchanges: LogTarget) -> (Arc<Recorder>, ExchangeLog, Arc<Metrics>) 
         mask: Vec::new(),
     };
     let metrics = Metrics::new().unwrap();
-    let log = ExchangeLog::open(&config, &metrics).unwrap();
+    let log = ExchangeLog::open(&config, &metrics, &Arc::default()).unwrap();
     let names = Names {
         accounts: vec!["main".into()],
         services: vec![("checkout".into(), 0)],

@@ -127,8 +127,8 @@ impl App {
         let tls = Arc::new(TlsListeners::open(&config.listen, &metrics)?);
         // The store first: the error for a second process on the same folder then names the folder.
         let store = Store::open(&config.state.dir)?;
-        let log = ExchangeLog::open(&config.log, &metrics)?;
         let degraded = Arc::<DegradedReports>::default();
+        let log = ExchangeLog::open(&config.log, &metrics, &degraded)?;
         let audit = Audit::open(&config, degraded.clone())?;
         let control = control_runtime()?;
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;

@@ -17,6 +17,8 @@ pub enum DegradedReason {
     StoreFailing,
     /// The last line could not be written to the audit log.
     AuditFailing,
+    /// The last lines could not be written to the exchange log.
+    LogFailing,
     /// A reload was refused; the previous configuration is in force.
     ReloadRefused,
     /// A changed setting waits for a restart.

@@ -4,15 +4,17 @@
 //! what finds no room in its queue is counted and reported in the file. Lines of clients without a right token are
 //! limited to [`BURST`] at once and then one in [`PERIOD`], with a summary of the rest, so that guesses can neither fill the
 //! disk nor push out lines of operators. The file is opened for each batch, so it may be moved at any time; it is
-//! never pruned. While it cannot be written, the lines wait and the gateway is degraded. Opening fails with
-//! [`AuditError`].
+//! never pruned. It has whole lines only: a batch is written whole or not at all, and a line that a crash cut short
+//! becomes an event that quotes it. While it cannot be written, commands are carried out all the same (a key must be
+//! revocable on a full disk), the lines wait, each is also in the program's log, and the gateway is degraded. Opening
+//! fails with [`AuditError`].
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     net::IpAddr,
     num::NonZeroU32,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -45,6 +47,8 @@ const QUEUE: usize = 1024;
 const WAITING_MAX: usize = 256 * 1024;
 /// How soon a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Maximum size of a torn last line, in bytes: that of a batch.
+const TORN_MAX: u64 = WAITING_MAX as u64;
 
 /// The audit log cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +112,14 @@ struct AuditEvent {
     count: u64,
 }
 
+/// A line that was cut short.
+#[derive(Serialize)]
+struct TornLine {
+    time: String,
+    event: &'static str,
+    text: String,
+}
+
 fn now() -> String {
     format!("{:.3}", Timestamp::now())
 }
@@ -133,7 +145,7 @@ impl Audit {
         };
         let path = beside.unwrap_or_else(|| config.state.dir.join(AUDIT));
         let failed = |source| AuditError { path: path.clone(), source };
-        open(&path).map_err(failed)?;
+        let torn = open(&path).and_then(|mut file| take_torn_line(&mut file)).map_err(failed)?;
         let (queue, received) = sync_channel(QUEUE);
         let (end, ended) = sync_channel(1);
         let left_out = Arc::new(LeftOut::default());
@@ -141,7 +153,8 @@ impl Audit {
             path: path.clone(),
             left_out: left_out.clone(),
             reports,
-            waiting: Vec::new(),
+            waiting: torn,
+            told: 0,
             summary_at: None,
         };
         let thread = std::thread::Builder::new().name("audit-log".to_owned());
@@ -187,12 +200,15 @@ struct AuditWriter {
     reports: Arc<DegradedReports>,
     /// Lines that are not written yet.
     waiting: Vec<u8>,
+    /// Bytes of them that are in the program's log.
+    told: usize,
     /// When a summary of the lines that were left out is due.
     summary_at: Option<Instant>,
 }
 
 impl AuditWriter {
     fn run(mut self, queue: &Receiver<QueueItem>) {
+        self.write();
         loop {
             let retry = (!self.waiting.is_empty()).then_some(RETRY);
             let summary = self.summary_at.map(|at| at.saturating_duration_since(Instant::now()));
@@ -250,36 +266,66 @@ impl AuditWriter {
         if self.waiting.is_empty() {
             return;
         }
-        match open(&self.path).and_then(|mut file| file.write_all(&self.waiting)) {
+        match self.append() {
             Ok(()) => {
                 self.waiting.clear();
+                self.told = 0;
                 self.reports.withdraw(DegradedReason::AuditFailing, "");
             }
             Err(error) => {
                 tracing::error!(%error, "the audit log cannot be written");
                 let text = "audit log: the last line could not be written";
                 self.reports.report(DegradedReason::AuditFailing, "", text);
+                self.tell();
             }
         }
     }
+
+    /// Appends the waiting lines: all of them or, where that fails, none.
+    fn append(&mut self) -> io::Result<()> {
+        let mut file = open(&self.path)?;
+        let torn = take_torn_line(&mut file)?;
+        self.told += torn.len();
+        self.waiting.splice(0..0, torn);
+        let before = file.metadata()?.len();
+        file.write_all(&self.waiting).inspect_err(|_| drop(file.set_len(before)))
+    }
+
+    /// Writes the waiting lines to the program's log, each once.
+    fn tell(&mut self) {
+        for line in String::from_utf8_lossy(&self.waiting[self.told..]).lines() {
+            tracing::warn!(line, "a line of the audit log that could not be written yet");
+        }
+        self.told = self.waiting.len();
+    }
 }
 
-/// Opens the file for appending. A half-written last line is ended, so that the next one has a line of its own.
+/// Opens the file for appending.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    let mut file = options.read(true).append(true).create(true).mode(0o600).custom_flags(WITHOUT_WAITING).open(path)?;
+    let file = options.read(true).append(true).create(true).mode(0o600).custom_flags(WITHOUT_WAITING).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    if file.seek(SeekFrom::End(0))? > 0 {
-        let mut last = [0];
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-        if last != *b"\n" {
-            file.write_all(b"\n")?;
-        }
-    }
     Ok(file)
+}
+
+/// Cuts off a last line without an end, which a crash has left; returns an event that quotes it, or nothing.
+fn take_torn_line(file: &mut File) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    let mut last = *b"\n";
+    if length > 0 {
+        file.read_exact_at(&mut last, length - 1)?;
+    }
+    if last == *b"\n" {
+        return Ok(Vec::new());
+    }
+    file.seek(SeekFrom::Start(length.saturating_sub(TORN_MAX)))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    let torn = end.split_off(memchr::memrchr(b'\n', &end).map_or(0, |at| at + 1));
+    file.set_len(length - torn.len() as u64)?;
+    Ok(encode(&TornLine { time: now(), event: "torn", text: String::from_utf8_lossy(&torn).into_owned() }))
 }
 
 #[cfg(test)]
@@ -328,15 +374,17 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_is_ended_and_a_file_that_was_moved_is_made_again() {
+    fn a_torn_line_is_quoted_and_a_file_that_was_moved_is_made_again() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(AUDIT), "{\"torn\"").unwrap();
+        fs::write(folder.path().join(AUDIT), "{\"whole\":1}\n{\"torn\"").unwrap();
         let (audit, _, path) = opened(folder.path());
         audit.write(line(Some("a")));
         while !fs::read_to_string(&path).unwrap().contains("\"a\"") {
             std::thread::yield_now();
         }
-        assert!(fs::read_to_string(&path).unwrap().starts_with("{\"torn\"\n{"));
+        let written = lines(&path);
+        assert_eq!((&written[0]["whole"], &written[2]["token"]), (&1.into(), &"a".into()));
+        assert_eq!((&written[1]["event"], &written[1]["text"]), (&"torn".into(), &"{\"torn\"".into()));
         fs::rename(&path, folder.path().join("audit-1.jsonl")).unwrap();
         audit.write(line(Some("b")));
         audit.close(Duration::from_secs(10));

@@ -122,7 +122,7 @@ impl TestAdmin {
         let checked = check(&fs::read_to_string(&file).unwrap(), folder.path(), &environment);
         let config = checked.config.unwrap_or_else(|| panic!("{:?}", checked.errors));
         let (metrics, drain) = (Metrics::new().unwrap(), Drain::default());
-        let log = ExchangeLog::open(&config.log, &metrics).unwrap();
+        let log = ExchangeLog::open(&config.log, &metrics, &Arc::default()).unwrap();
         let store = Store::open(&config.state.dir).unwrap();
         let orders = Orders::open(store.clone(), jiff::Timestamp::now(), &config.orders).await.unwrap();
         let revoked = Arc::new(Revoked::open(store.clone()).await.unwrap());

@@ -40,10 +40,13 @@ use self::{
     rotated::RotatedFiles,
     shared::{QueueSettings, SharedQueue},
     stream::LineStream,
-    writer::{LogOutput, LogWriter},
+    writer::{LogFaults, LogOutput, LogWriter},
 };
 use super::metrics::Metrics;
-use crate::config::{LogConfig, LogTarget, OnFull};
+use crate::{
+    config::{LogConfig, LogTarget, OnFull},
+    degraded::DegradedReports,
+};
 
 /// Name of the file beside the log that has the requests of unknown callers.
 const UNIDENTIFIED: &str = "unidentified.jsonl";
@@ -87,11 +90,16 @@ impl ExchangeLog {
     ///
     /// # Errors
     /// If the target cannot be opened or another process writes to it.
-    pub fn open(config: &LogConfig, metrics: &Arc<Metrics>) -> Result<ExchangeLog, LogError> {
+    pub fn open(
+        config: &LogConfig,
+        metrics: &Arc<Metrics>,
+        degraded: &Arc<DegradedReports>,
+    ) -> Result<ExchangeLog, LogError> {
         let queue = QueueSettings { size: config.queue, on_full: config.on_full };
+        let reports = LogReports { metrics, degraded };
         let path = match &config.exchanges {
             LogTarget::None => return Ok(ExchangeLog::none()),
-            LogTarget::Stdout => return ExchangeLog::start_stream(stdout()?, queue, metrics),
+            LogTarget::Stdout => return ExchangeLog::start_stream(stdout()?, queue, reports),
             LogTarget::File(path) => path,
         };
         let files = |path: &Path, part| RotatedFiles {
@@ -101,15 +109,16 @@ impl ExchangeLog {
         };
         let identified = match file::open(files(path, 1))? {
             OpenedLog::Files(files) => LogOutput::Files(Box::new(files)),
-            OpenedLog::Special(file) => return ExchangeLog::start_stream(file, queue, metrics),
+            OpenedLog::Special(file) => return ExchangeLog::start_stream(file, queue, reports),
         };
         let unidentified = match file::open(files(&path.with_file_name(UNIDENTIFIED), UNIDENTIFIED_PART))? {
             OpenedLog::Files(files) => LogOutput::Files(Box::new(files)),
             OpenedLog::Special(file) => LogOutput::Stream(LineStream::new(file)),
         };
-        let identified = start(identified, queue, metrics)?;
+        let identified = reports.start("of services", identified, queue)?;
         // Their requests reserve nothing: they are answered before they could wait.
-        let unidentified = start(unidentified, QueueSettings { on_full: OnFull::Drop, ..queue }, metrics)?;
+        let queue = QueueSettings { on_full: OnFull::Drop, ..queue };
+        let unidentified = reports.start("of unknown callers", unidentified, queue)?;
         Ok(ExchangeLog { queues: Some(LogQueues { identified, unidentified }) })
     }
 
@@ -121,9 +130,9 @@ impl ExchangeLog {
     fn start_stream(
         out: impl io::Write + Send + 'static,
         queue: QueueSettings,
-        metrics: &Arc<Metrics>,
+        reports: LogReports<'_>,
     ) -> Result<ExchangeLog, LogError> {
-        let queue = start(LogOutput::Stream(LineStream::new(out)), queue, metrics)?;
+        let queue = reports.start("of all requests", LogOutput::Stream(LineStream::new(out)), queue)?;
         Ok(ExchangeLog { queues: Some(LogQueues { identified: queue.clone(), unidentified: queue }) })
     }
 
@@ -193,12 +202,23 @@ impl LogQueues {
     }
 }
 
-fn start(output: LogOutput, queue: QueueSettings, metrics: &Arc<Metrics>) -> Result<Arc<SharedQueue>, LogError> {
-    let shared = Arc::new(SharedQueue::new(queue, Arc::clone(metrics)));
-    let writer = LogWriter::new(Arc::clone(&shared), output);
-    let thread = std::thread::Builder::new().name("exchange-log".into());
-    thread.spawn(move || writer.run()).map_err(LogError::Thread)?;
-    Ok(shared)
+/// Where a log reports what becomes of its lines.
+#[derive(Clone, Copy)]
+struct LogReports<'a> {
+    metrics: &'a Arc<Metrics>,
+    degraded: &'a Arc<DegradedReports>,
+}
+
+impl LogReports<'_> {
+    /// Starts the thread of a queue; `name`: which log it is, for operators.
+    fn start(self, name: &'static str, output: LogOutput, queue: QueueSettings) -> Result<Arc<SharedQueue>, LogError> {
+        let shared = Arc::new(SharedQueue::new(queue, Arc::clone(self.metrics)));
+        let faults = LogFaults::new(Arc::clone(self.degraded), name);
+        let writer = LogWriter { shared: Arc::clone(&shared), output, faults };
+        let thread = std::thread::Builder::new().name("exchange-log".into());
+        thread.spawn(move || writer.run()).map_err(LogError::Thread)?;
+        Ok(shared)
+    }
 }
 
 /// stdout without the standard library's buffer, which hides how much of a line was written.

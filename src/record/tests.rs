@@ -72,7 +72,7 @@ fn bench() -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let metrics = Metrics::new().unwrap();
     let config = config(&folder.path().join("exchanges.jsonl"));
-    let log = ExchangeLog::open(&config, &metrics).unwrap();
+    let log = ExchangeLog::open(&config, &metrics, &Arc::default()).unwrap();
     let masker = Arc::new(Masker::new(config.bodies, &config.mask));
     let recorder = Recorder::new(Arc::clone(&metrics), log.clone(), masker, names());
     Bench { folder, metrics, log, recorder }

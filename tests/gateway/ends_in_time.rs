@@ -1,12 +1,10 @@
 //! The process starts and ends as its signals say, whatever hangs: the disk, the name resolution, start-up.
 //!
-//! `hang.c` is preloaded into the process and makes the disk or the name resolution hang while a file exists.
+//! `system_faults` makes the disk or the name resolution of the process hang.
 #![cfg(target_os = "linux")]
 
 use std::{
-    fs,
     net::SocketAddr,
-    path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -19,6 +17,7 @@ use crate::{
     bodies,
     client::{Connection, get, post},
     process::Program,
+    system_faults::{SystemFaults, begin, end},
     test_gateway::{ACCESS, SECRET, digest_of, sandbox, sum, until},
 };
 
@@ -44,41 +43,6 @@ fn url(fastrac: SocketAddr) -> String {
     format!("http://{fastrac}")
 }
 
-/// What hangs, while a file of this folder exists.
-struct Hang {
-    folder: tempfile::TempDir,
-}
-
-impl Hang {
-    fn new() -> Hang {
-        let folder = tempfile::tempdir().expect("a folder");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/hang.c");
-        let library = folder.path().join("hang.so");
-        let compiled =
-            Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
-        assert!(compiled.expect("the C compiler that Rust links with").success());
-        Hang { folder }
-    }
-
-    fn preload(&self, command: &mut Command) {
-        command.env("LD_PRELOAD", self.folder.path().join("hang.so"));
-        command.env("HANG_DISK", self.disk()).env("HANG_NAMES", self.names());
-        command.env("HANG_OPEN", self.key_file()).env("HANG_NAME", "keys.toml");
-    }
-
-    fn disk(&self) -> PathBuf {
-        self.folder.path().join("disk")
-    }
-
-    fn names(&self) -> PathBuf {
-        self.folder.path().join("names")
-    }
-
-    fn key_file(&self) -> PathBuf {
-        self.folder.path().join("key-file")
-    }
-}
-
 /// Sends SIGTERM; the process must end in time, with exit code 0.
 fn terminate(program: &mut Program) {
     let began = Instant::now();
@@ -88,10 +52,10 @@ fn terminate(program: &mut Program) {
 
 #[test]
 fn a_disk_that_hangs_delays_no_stop() {
-    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), Hang::new());
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
     let mut program = Program::start_as(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), |c| hang.preload(c));
     until("it has a key pair", || program.admin_page("/readyz").status == 200);
-    fs::write(hang.disk(), "").expect("written");
+    begin(&hang.disk());
     let mut orders: Vec<_> = (0..4).map(|_| Connection::open(program.data)).collect();
     for (number, order) in orders.iter_mut().enumerate() {
         order.write(&post("/order/express", &bodies::order(number)).by("shop").bytes());
@@ -106,26 +70,26 @@ fn a_disk_that_hangs_delays_no_stop() {
 /// Issue: a key file whose reading blocks stopped rotation for good.
 #[test]
 fn a_key_file_that_hangs_is_a_lost_source_until_it_responds() {
-    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), Hang::new());
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
     let mut program = Program::start_as(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), |c| hang.preload(c));
     until("it has a key pair", || program.admin_page("/readyz").status == 200);
     let lost = || program.admin_page("/readyz").text().contains("the key source cannot be read");
-    fs::write(hang.key_file(), "").expect("written");
+    begin(&hang.key_file());
     until("the source is lost", lost);
     assert_eq!(Connection::open(program.data).send(&get("/region/province").by("shop")).status, 200);
-    fs::remove_file(hang.key_file()).expect("removed");
+    end(&hang.key_file());
     until("the source is back", || !lost());
-    fs::write(hang.key_file(), "").expect("written");
+    begin(&hang.key_file());
     terminate(&mut program);
 }
 
 #[test]
 fn name_lookups_that_hang_delay_no_stop() {
-    let hang = Hang::new();
+    let hang = SystemFaults::new();
     let configuration = configuration("http://fastrac.test:8090");
     let mut program = Program::start_as(&configuration, (ACCESS, SECRET), |command| hang.preload(command));
     until("it has a key pair", || program.admin_page("/readyz").status == 200);
-    fs::write(hang.names(), "").expect("written");
+    begin(&hang.names());
     let mut reads = Vec::new();
     until("reads wait for the name", || {
         let mut read = Connection::open(program.data);
@@ -138,9 +102,9 @@ fn name_lookups_that_hang_delay_no_stop() {
 
 #[test]
 fn a_signal_while_start_up_hangs_ends_it_cleanly() {
-    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), Hang::new());
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
     for signal in [Signal::TERM, Signal::INT] {
-        fs::write(hang.disk(), "").expect("written");
+        begin(&hang.disk());
         let mut program = Program::begin(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), |c| hang.preload(c));
         until("it has signal handlers", || program.catches_signals());
         program.signal(signal);
@@ -150,12 +114,12 @@ fn a_signal_while_start_up_hangs_ends_it_cleanly() {
 
 #[test]
 fn sighup_while_start_up_hangs_is_a_reload_once_it_is_up() {
-    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), Hang::new());
-    fs::write(hang.disk(), "").expect("written");
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    begin(&hang.disk());
     let mut program = Program::begin(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), |c| hang.preload(c));
     until("it has signal handlers", || program.catches_signals());
     program.signal(Signal::HUP);
-    fs::remove_file(hang.disk()).expect("removed");
+    end(&hang.disk());
     program.wait_for_start();
     until("it reloads", || program.stderr().contains("the configuration was read again"));
     terminate(&mut program);

@@ -15,6 +15,7 @@
 //! | `accounts_for_everything` | requests sent = requests counted = lines written, and nothing is left in flight |
 //! | `drains` | connection limits, timeouts and draining: no accepted request is lost |
 //! | `keeps_the_exchange_log` | nothing pushes lines out of the exchange log, and no line of an order is lost |
+//! | `logs_despite_disks` | a full disk and a `kill -9` cost no request and only the lines that the logs say |
 //! | `logs_without_waiting` | the program's own log stops nothing, whatever its reader does |
 //! | `restarts` | restarts under load, with every pattern of connections: what was read is answered, no order is unknown or doubled |
 //! | `ends_in_time` | signals, limits of the process, and what hangs: start-up and end are in bounded time |
@@ -79,6 +80,7 @@ mod judges_fastrac;
 mod keeps_key_pairs;
 mod keeps_the_exchange_log;
 mod layout;
+mod logs_despite_disks;
 mod logs_without_waiting;
 mod never_leaks;
 mod passes_responses_unchanged;
@@ -96,5 +98,6 @@ mod serves_http2_and_tls;
 mod spends_once;
 mod survives_panics;
 mod survives_pauses;
+mod system_faults;
 mod test_gateway;
 mod waits_within_deadlines;

@@ -75,8 +75,15 @@ impl Program {
 
     /// Starts it again on the same folder, once it has ended.
     pub(crate) fn start_again(&mut self) {
-        (self.child, self.stderr_lines) = spawn(&mut command(self.folder.path()));
-        (self.data, self.admin) = addresses(&self.stderr_lines);
+        self.start_again_as(|_| {});
+    }
+
+    /// The same, with a changed command.
+    pub(crate) fn start_again_as(&mut self, change: impl FnOnce(&mut Command)) {
+        let mut command = command(self.folder.path());
+        change(&mut command);
+        (self.child, self.stderr_lines) = spawn(&mut command);
+        self.wait_for_start();
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

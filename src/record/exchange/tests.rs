@@ -32,7 +32,7 @@ fn config(path: &Path, keep_size: u64) -> LogConfig {
 }
 
 fn open(path: &Path) -> ExchangeLog {
-    ExchangeLog::open(&config(path, 1 << 30), &Metrics::new().unwrap()).unwrap()
+    ExchangeLog::open(&config(path, 1 << 30), &Metrics::new().unwrap(), &Arc::default()).unwrap()
 }
 
 /// How long closing may take.
@@ -128,7 +128,7 @@ mod survives {
         for text in ["[main]\naccess_key = \"a\"\n", "no line break", "\n", "redb\u{1a}\n\u{a9}"] {
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-            let opened = ExchangeLog::open(&config(&path, 1 << 30), &Metrics::new().unwrap());
+            let opened = ExchangeLog::open(&config(&path, 1 << 30), &Metrics::new().unwrap(), &Arc::default());
             assert!(opened.is_err(), "{text}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
@@ -141,7 +141,7 @@ mod survives {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("exchanges.jsonl");
         let log = open(&path);
-        let second = ExchangeLog::open(&config(&path, 1 << 30), &Metrics::new().unwrap());
+        let second = ExchangeLog::open(&config(&path, 1 << 30), &Metrics::new().unwrap(), &Arc::default());
         assert!(matches!(second, Err(LogError::Locked { .. })));
         log.close(CLOSE);
     }
@@ -156,7 +156,7 @@ mod rotates {
         let path = folder.path().join("exchanges.jsonl");
         fs::write(folder.path().join("exchanges-notes.jsonl"), "mine").unwrap();
         let metrics = Metrics::new().unwrap();
-        let log = ExchangeLog::open(&config(&path, 64 * 1024), &metrics).unwrap();
+        let log = ExchangeLog::open(&config(&path, 64 * 1024), &metrics, &Arc::default()).unwrap();
         let line = format!("{{\"a\":\"{}\"", "x".repeat(500));
         for _ in 0..100 {
             append(&log, &line);
@@ -178,7 +178,7 @@ mod rotates {
         assert_eq!(lines, 100);
 
         // Going on past what is kept removes the oldest, and nothing that is not its own.
-        let log = ExchangeLog::open(&config(&path, 64 * 1024), &metrics).unwrap();
+        let log = ExchangeLog::open(&config(&path, 64 * 1024), &metrics, &Arc::default()).unwrap();
         for _ in 0..200 {
             append(&log, &line);
         }
@@ -217,7 +217,7 @@ mod rotates {
         for name in ["exchanges-20990101T000000.000Z.jsonl.zst", "exchanges-20990101T000000.002Z.jsonl"] {
             fs::write(folder.path().join(name), "{\"seq\":1}\n").unwrap();
         }
-        let log = ExchangeLog::open(&config(&path, 32 * 1024), &Metrics::new().unwrap()).unwrap();
+        let log = ExchangeLog::open(&config(&path, 32 * 1024), &Metrics::new().unwrap(), &Arc::default()).unwrap();
         let line = format!("{{\"a\":\"{}\"", "x".repeat(1500));
         (0..12).for_each(|_| append(&log, &line));
         log.close(CLOSE);
@@ -263,7 +263,7 @@ mod withstands {
     fn disturbed() -> Disturbed {
         let folder = tempfile::tempdir().unwrap();
         let (path, metrics) = (folder.path().join("log/exchanges.jsonl"), Metrics::new().unwrap());
-        let log = ExchangeLog::open(&config(&path, 1 << 30), &metrics).unwrap();
+        let log = ExchangeLog::open(&config(&path, 1 << 30), &metrics, &Arc::default()).unwrap();
         write(&log, &metrics, 3);
         Disturbed { folder, path, metrics, log }
     }
@@ -362,7 +362,7 @@ mod keeps_apart {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("exchanges.jsonl");
         let metrics = Metrics::new().unwrap();
-        let log = ExchangeLog::open(&config(&path, 640 * 1024), &metrics).unwrap();
+        let log = ExchangeLog::open(&config(&path, 640 * 1024), &metrics, &Arc::default()).unwrap();
         let flood = format!("{{\"u\":\"{}\"", "x".repeat(2000));
         for index in 0..1000 {
             push(&log, &flood, Importance::Unidentified, None);
@@ -427,7 +427,8 @@ const RESERVABLE: usize = QUEUE / 2;
 
 fn gated(on_full: OnFull) -> (ExchangeLog, Gate, Arc<Metrics>) {
     let (gate, metrics) = (Gate::default(), Metrics::new().unwrap());
-    let log = ExchangeLog::start_stream(gate.clone(), QueueSettings { size: QUEUE, on_full }, &metrics).unwrap();
+    let reports = LogReports { metrics: &metrics, degraded: &Arc::default() };
+    let log = ExchangeLog::start_stream(gate.clone(), QueueSettings { size: QUEUE, on_full }, reports).unwrap();
     (log, gate, metrics)
 }
 

@@ -1,8 +1,8 @@
 //! The thread that writes a queue to its output.
 //!
 //! Ends only when the log is closed: after all lines are written, or when the output has accepted nothing until
-//! the time that [`SharedQueue::close`] was given. A failed write is retried; lines that are given up are counted as
-//! dropped, all others as written, and events as neither.
+//! the time that [`SharedQueue::close`] was given. A failed write is retried, and the gateway is degraded meanwhile; lines
+//! that are given up are counted as dropped, all others as written, and events as neither.
 
 use std::{
     io,
@@ -17,6 +17,7 @@ use super::{
     shared::SharedQueue,
     stream::LineStream,
 };
+use crate::degraded::{DegradedReason, DegradedReports};
 
 /// How long lines are collected before they are written: at most ten writes per second, and well
 /// within the second that may be missing after a crash.
@@ -44,16 +45,51 @@ impl LogOutput {
 }
 
 pub(super) struct LogWriter {
-    shared: Arc<SharedQueue>,
-    output: LogOutput,
+    pub(super) shared: Arc<SharedQueue>,
+    pub(super) output: LogOutput,
+    pub(super) faults: LogFaults,
+}
+
+/// Tells operators that the log cannot be written.
+pub(super) struct LogFaults {
+    reports: Arc<DegradedReports>,
+    /// Which log it is.
+    name: &'static str,
     failing: bool,
 }
 
-impl LogWriter {
-    pub(super) fn new(shared: Arc<SharedQueue>, output: LogOutput) -> LogWriter {
-        LogWriter { shared, output, failing: false }
+impl LogFaults {
+    pub(super) fn new(reports: Arc<DegradedReports>, name: &'static str) -> LogFaults {
+        LogFaults { reports, name, failing: false }
     }
 
+    /// A write has failed; the first of consecutive failures is logged.
+    fn begin(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.failing, true) {
+            let LogFaults { name, .. } = self;
+            tracing::error!(name, %error, "the exchange log cannot be written; lines are queued, then dropped and counted");
+            let text = format!("exchange log {name}: the last lines could not be written; they wait in memory");
+            self.reports.report(DegradedReason::LogFailing, name, text);
+        }
+    }
+
+    /// A write has succeeded.
+    fn end(&mut self) {
+        if std::mem::take(&mut self.failing) {
+            tracing::info!(name = self.name, "the exchange log can be written again");
+            self.reports.withdraw(DegradedReason::LogFailing, self.name);
+        }
+    }
+
+    /// Lines were given up.
+    fn lost(&self, lines: u64) {
+        if lines > 0 {
+            tracing::error!(name = self.name, lines, "lines of the exchange log are lost: they could not be written");
+        }
+    }
+}
+
+impl LogWriter {
     pub(super) fn run(mut self) {
         self.check();
         loop {
@@ -112,8 +148,9 @@ impl LogWriter {
 
     /// Lets the output look after its files, and write the events that wait.
     fn check(&mut self) {
-        if let Err(error) = self.output.write(&[]) {
-            self.report_failure(&error);
+        match self.output.write(&[]) {
+            Ok(_) => self.faults.end(),
+            Err(error) => self.faults.begin(&error),
         }
     }
 
@@ -125,19 +162,19 @@ impl LogWriter {
                 Ok(written) => {
                     from += written.bytes;
                     self.shared.counters.written(written.records);
-                    if std::mem::take(&mut self.failing) {
-                        tracing::info!("the exchange log can be written again");
-                    }
+                    self.faults.end();
                 }
                 Err(error) => {
-                    self.report_failure(&error);
+                    self.faults.begin(&error);
                     if !self.pause() {
                         break;
                     }
                 }
             }
         }
-        self.shared.counters.dropped(lines::count_records(&chunk[from..]));
+        let lost = lines::count_records(&chunk[from..]);
+        self.shared.counters.dropped(lost);
+        self.faults.lost(lost);
     }
 
     /// A pause that notifications do not shorten. Returns false if it is time to give up.
@@ -151,13 +188,6 @@ impl LogWriter {
             if self.shared.filled.wait_until(&mut queue, until).timed_out() {
                 return true;
             }
-        }
-    }
-
-    /// Logs the first of consecutive failures.
-    fn report_failure(&mut self, error: &io::Error) {
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::error!(%error, "the exchange log cannot be written; lines are queued, then dropped and counted");
         }
     }
 }

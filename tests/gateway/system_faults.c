@@ -1,0 +1,84 @@
+/* Preloaded into the gateway: a disk and a name resolution that hang while a file exists, a disk that is full while a
+   file exists, and a process that is killed in the middle of a write to a log. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <netdb.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int exists(const char *variable) {
+    const char *file = getenv(variable);
+    return file && access(file, F_OK) == 0;
+}
+
+static void hang_while(const char *variable) {
+    while (exists(variable)) usleep(10000);
+}
+
+int fsync(int fd) {
+    int (*real)(int) = dlsym(RTLD_NEXT, "fsync");
+    hang_while("HANG_DISK");
+    return real(fd);
+}
+
+int fdatasync(int fd) {
+    int (*real)(int) = dlsym(RTLD_NEXT, "fdatasync");
+    hang_while("HANG_DISK");
+    return real(fd);
+}
+
+/* The name of this file is in HANG_NAME. */
+static void hang_to_open(const char *path) {
+    const char *name = getenv("HANG_NAME"), *last = strrchr(path, '/');
+    if (name && strcmp(last ? last + 1 : path, name) == 0) hang_while("HANG_OPEN");
+}
+
+int open64(const char *path, int flags, ...) {
+    int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, "open64");
+    va_list more;
+    va_start(more, flags);
+    int mode = va_arg(more, int);
+    va_end(more);
+    hang_to_open(path);
+    return real(path, flags, mode);
+}
+
+static int is_log(int fd) {
+    char link[32], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path);
+    return length > 6 && memcmp(path + length - 6, ".jsonl", 6) == 0;
+}
+
+/* The last bytes of the disk: lines are torn when they run out. */
+static atomic_long room = 700;
+
+ssize_t write(int fd, const void *bytes, size_t count) {
+    ssize_t (*real)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
+    if (exists("KILL_WRITE") && is_log(fd)) {
+        real(fd, bytes, count / 2);
+        kill(getpid(), SIGKILL);
+    }
+    if (exists("FULL_DISK") && is_log(fd)) {
+        long left = atomic_fetch_sub(&room, count);
+        if (left <= 0) {
+            errno = ENOSPC;
+            return -1;
+        }
+        return real(fd, bytes, (size_t)left < count ? (size_t)left : count);
+    }
+    return real(fd, bytes, count);
+}
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) =
+        dlsym(RTLD_NEXT, "getaddrinfo");
+    hang_while("HANG_NAMES");
+    return real(node, service, hints, found);
+}

@@ -1,0 +1,64 @@
+//! Faults of the system under a gateway process: `system_faults.c` is preloaded into it, and files switch the faults on.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The faults, each of which lasts as long as its file exists.
+pub(crate) struct SystemFaults {
+    folder: tempfile::TempDir,
+}
+
+impl SystemFaults {
+    pub(crate) fn new() -> SystemFaults {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/system_faults.c");
+        let library = folder.path().join("faults.so");
+        let compiled =
+            Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+        assert!(compiled.expect("the C compiler that Rust links with").success());
+        SystemFaults { folder }
+    }
+
+    pub(crate) fn preload(&self, command: &mut Command) {
+        command.env("LD_PRELOAD", self.folder.path().join("faults.so"));
+        command.env("HANG_DISK", self.disk()).env("HANG_NAMES", self.names());
+        command.env("HANG_OPEN", self.key_file()).env("HANG_NAME", "keys.toml");
+        command.env("FULL_DISK", self.full_disk()).env("KILL_WRITE", self.killed_write());
+    }
+
+    /// Syncing a file hangs.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    /// Name lookups hang.
+    pub(crate) fn names(&self) -> PathBuf {
+        self.folder.path().join("names")
+    }
+
+    /// Opening the key file hangs.
+    pub(crate) fn key_file(&self) -> PathBuf {
+        self.folder.path().join("key-file")
+    }
+
+    /// Logs find no room on the disk.
+    pub(crate) fn full_disk(&self) -> PathBuf {
+        self.folder.path().join("full-disk")
+    }
+
+    /// The process is killed when half of a write to a log is done.
+    pub(crate) fn killed_write(&self) -> PathBuf {
+        self.folder.path().join("killed-write")
+    }
+}
+
+pub(crate) fn begin(fault: &Path) {
+    fs::write(fault, "").expect("written");
+}
+
+pub(crate) fn end(fault: &Path) {
+    fs::remove_file(fault).expect("removed");
+}

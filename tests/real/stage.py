@@ -158,9 +158,9 @@ class Stage:
         self.until(name, lambda: status(f"http://127.0.0.1:{port}/region/province") is not None)
         return port
 
-    def gateway(self, sandbox, name="gateway", more=None):
+    def gateway(self, sandbox, name="gateway", more=None, command=(BINARY,)):
         """A gateway before that sandbox, which is a port or a URL; returns its data and admin ports and its folder.
-        `more` has further lines by the header of their table."""
+        `more` has further lines by the header of their table; `command` runs the binary."""
         folder = self.folder / name
         folder.mkdir()
         data, admin = free_ports(2)
@@ -172,7 +172,7 @@ class Stage:
         for header, lines in (more or {}).items():
             config = config.replace(f"{header}\n", f"{header}\n{lines}\n") if header in config else f"{config}{header}\n{lines}\n"
         (folder / "gateway.toml").write_text(config)
-        self.start(name, [BINARY, "run", "--config", folder / "gateway.toml"], folder)
+        self.start(name, [*command, "run", "--config", folder / "gateway.toml"], folder)
         self.until(name, lambda: status(f"http://127.0.0.1:{admin}/readyz") == 200)
         return data, admin, folder
 

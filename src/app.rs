@@ -172,6 +172,7 @@ impl App {
         };
         control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), tls.admin.clone()));
         control.spawn(check_heartbeats(heartbeats));
+        control.spawn(gateway.live.orders.clone().keep_time());
         watch_files(&control, tls, &gateway);
         // Until then connections wait in the backlog, so that a restart does not cause refusals.
         let _ = control.block_on(async { tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&gateway)).await });

@@ -32,13 +32,13 @@ mod shared;
 mod tests;
 mod ticket;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
 
 use self::{
-    clock::OrderClock,
+    clock::{CLOCK, CLOCK_KEY, ClockRow, OrderClock},
     fingerprint::OrderDigest,
     index::{FoundAnswer, Index, IndexMatch, OrderIdentity},
     journal::{ANSWERS, AnswerRow, ORDERS},
@@ -49,7 +49,7 @@ pub use self::{
     journal::{FirstSent, StoredAnswer},
     key::IdempotencyKeyError,
     limits::{MAX_ANSWERS, MAX_ORDERS},
-    presence::{CallerPresence, OrderBeingDelivered, OrderUnderWay},
+    presence::{CallerPresence, OccupiedOrder, OrderUnderWay},
     refusal::OrderRefusal,
     shared::JournalError,
     ticket::{Ticket, Written},
@@ -65,6 +65,9 @@ const RESEND: &str = "x-gateway-resend";
 
 /// The only value of [`RESEND`].
 const CONFIRMED: &str = "confirmed";
+
+/// How often the clock is written. After a crash, ages are short by at most this.
+const KEEP_TIME: Duration = Duration::from_secs(60);
 
 /// The order as step 4 sees it.
 #[derive(Clone, Copy, Debug)]
@@ -96,9 +99,9 @@ pub enum Recall {
     Repeat(Arc<StoredAnswer>, Option<CallerPresence>),
     /// The order is under way and its caller has left: the request waits for its end, and asks again.
     UnderWay(OrderUnderWay),
-    /// The answer of an equal order is being given to its caller: the request waits for a moment until it has reached it
-    /// or has not, and asks again.
-    BeingDelivered(OrderBeingDelivered),
+    /// An equal order, or the key's, is under way or its answer is being given, and its caller is there: the request waits
+    /// for a moment in case that changes, and asks again.
+    Occupied(OccupiedOrder),
 }
 
 /// The orders of all services; clones share them.
@@ -115,7 +118,7 @@ pub fn applies_to(class: Class, method: &Method) -> bool {
 
 impl Orders {
     /// Reads the journal. Orders that were in flight when the process ended become unknown. `now` is
-    /// the wall time; from then on tokio's clock counts.
+    /// the wall time; it counts only if nothing was ever remembered (`clock`).
     ///
     /// # Errors
     /// [`StoreError`] if the journal cannot be read or written.
@@ -124,9 +127,12 @@ impl Orders {
     }
 
     async fn open_within(store: Store, now: Timestamp, limits: OrderLimits) -> Result<Orders, StoreError> {
-        let clock = OrderClock::new(now);
         let mut index = Index::new(limits);
         let mut loaded = store.load(&ORDERS).await?;
+        // Rows of earlier versions show a wall clock, which must not go back.
+        let newest = loaded.rows.iter().map(|loaded| loaded.row.since).max();
+        let last = store.get(&CLOCK, CLOCK_KEY).await?.map(|last| last.0).max(newest);
+        let clock = OrderClock::new(last.map(ClockRow), now);
         if loaded.unreadable > 0 {
             tracing::error!(rows = loaded.unreadable, "rows of the order journal cannot be read and are ignored");
         }
@@ -171,8 +177,9 @@ impl Orders {
             IndexMatch::UnderWay { number, first, ended } => {
                 Ok(Recall::UnderWay(OrderUnderWay::new(presence(number), first, ended)))
             }
-            IndexMatch::BeingDelivered { first, decided } => {
-                Ok(Recall::BeingDelivered(OrderBeingDelivered::new(first, decided)))
+            IndexMatch::Occupied { number, first, in_flight, changed } => {
+                let orders = Arc::clone(&self.inner);
+                Ok(Recall::Occupied(OccupiedOrder { orders, number, first, in_flight, changed }))
             }
             IndexMatch::Ended { number, first, result, answer, undelivered } => {
                 let caller = if undelivered { Some(presence(number)) } else { None };
@@ -202,6 +209,21 @@ impl Orders {
     /// [`JournalError`]: the order must not be sent; its key is free again.
     pub async fn write(&self, ticket: Ticket) -> Result<Written, JournalError> {
         ticket.write().await
+    }
+
+    /// Writes from time to time what the clock shows, so that a restart goes on from there. Ends with its runtime.
+    pub async fn keep_time(self) {
+        loop {
+            tokio::time::sleep(KEEP_TIME).await;
+            self.write_time();
+        }
+    }
+
+    /// Writes what the clock shows.
+    pub fn write_time(&self) {
+        let mut batch = WriteBatch::default();
+        batch.put(&CLOCK, CLOCK_KEY, &ClockRow(self.inner.now()));
+        self.inner.store().submit(batch, |_| {});
     }
 
     /// Changes how long orders are remembered.

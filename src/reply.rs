@@ -152,7 +152,9 @@ impl Reply {
     pub(crate) fn of_first(answer: &StoredAnswer) -> Self {
         let body = ReplyBody::Whole(answer.body.clone());
         let (first_sent, first_request) = (Some(answer.first_sent()), Some(text(answer.request_id.clone())));
-        Reply { first_sent, first_request, ..Reply::whole(answer.status, answer.headers.clone(), body, answer.outcome) }
+        let code = Code::of(answer.outcome);
+        let reply = Reply::whole(answer.status, answer.headers.clone(), body, answer.outcome);
+        Reply { first_sent, first_request, code, ..reply }
     }
 
     fn whole(status: StatusCode, headers: HeaderMap, body: ReplyBody, outcome: Outcome) -> Self {

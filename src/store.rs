@@ -6,7 +6,8 @@
 //! the work in the order in which it was submitted, so a request waits for the disk only if it awaits
 //! a write.
 //!
-//! One process writes. A second writer is refused with an error that names the folder. Another
+//! One process writes. A second writer is refused with an error that names the folder. If the file is
+//! removed, replaced or emptied while it is in use, nothing is written any more. Another
 //! process may open the file read-only at the same time in the same mode
 //! ([`redb::ConcurrencyMode::SingleWriter`]).
 //!
@@ -28,10 +29,13 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use self::writer::{StoreHealth, StoreJob, StoreWriter};
 pub use self::{
     error::{OpenError, StoreError},
     table::{LoadedRow, LoadedRows, StoreTable, StoredRow, WriteBatch},
+};
+use self::{
+    folder::{FileInFolder, StoreFile},
+    writer::{StoreHealth, StoreJob, StoreWriter},
 };
 
 /// A handle to the store; clones share it.
@@ -49,14 +53,13 @@ impl Store {
     /// [`OpenError::InUse`] if a process (possibly this one) has it open already.
     pub fn open(dir: &Path) -> Result<Store, OpenError> {
         folder::prepare(dir)?;
-        let path = dir.to_owned();
-        Store::start(dir, Box::new(move || folder::open(&path)))
+        Store::start(dir, Box::new(FileInFolder::new(dir)?))
     }
 
-    fn start(dir: &Path, opener: writer::Opener) -> Result<Store, OpenError> {
+    fn start(dir: &Path, file: Box<dyn StoreFile>) -> Result<Store, OpenError> {
         let (jobs, queue) = mpsc::channel();
         let health = Arc::new(StoreHealth::default());
-        let writer = StoreWriter::open(opener, Arc::clone(&health))?;
+        let writer = StoreWriter::open(file, Arc::clone(&health))?;
         std::thread::Builder::new()
             .name("store".into())
             .spawn(move || writer.run(&queue))
@@ -83,7 +86,18 @@ impl Store {
     /// It is never called if the store is closed.
     pub fn submit(&self, batch: WriteBatch, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
         // A closed store drops the job, and `done` with it.
-        let _ = self.jobs.send(StoreJob::write(batch, Box::new(done)));
+        let _ = self.jobs.send(StoreJob::write(batch, false, Box::new(done)));
+    }
+
+    /// The same for a batch that must be written: after a failure it is tried again each second, before all later
+    /// batches, until it is on disk. `done` is called then.
+    pub fn submit_until_written(&self, batch: WriteBatch, done: impl FnOnce() + Send + 'static) {
+        let done = move |result: Result<(), StoreError>| {
+            if result.is_ok() {
+                done();
+            }
+        };
+        let _ = self.jobs.send(StoreJob::write(batch, true, Box::new(done)));
     }
 
     /// Reads one row, as of all writes submitted so far. `None`: there is none, or it cannot be

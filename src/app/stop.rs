@@ -46,6 +46,7 @@ impl App {
             for (ended, heartbeat) in ended {
                 bounded(end_by, heartbeat.name(), ended).await;
             }
+            gateway.live.orders.write_time();
             let close_by = cut_off.max(Instant::now() + CLOSING);
             let log = close_log(gateway.live.log.clone(), (close_by - Instant::now()).min(LOG_CLOSING));
             let vault = gateway.current.load().vault.clone();

@@ -63,11 +63,13 @@ pub(super) enum IndexMatch {
         /// Cancelled at its end.
         ended: CancellationToken,
     },
-    /// It has ended, and its answer is being given to another caller.
-    BeingDelivered {
+    /// It is under way, or its answer is being given, and its caller is there.
+    Occupied {
+        number: u64,
         first: String,
-        /// Cancelled when it has reached that caller, or has not.
-        decided: CancellationToken,
+        in_flight: bool,
+        /// Cancelled when its caller has left, when it ends, and when its answer has reached its caller or has not.
+        changed: CancellationToken,
     },
 }
 
@@ -88,7 +90,8 @@ struct OrderEntry {
     in_flight: bool,
     /// Somebody waits for its answer, or is being given it.
     has_caller: bool,
-    /// Cancelled at its end, and when its answer has reached its caller or has not; made for the first that waits for it.
+    /// Cancelled when its caller has left, when it ends, and when its answer has reached its caller or has not; made for
+    /// the first that waits for it.
     next: Option<CancellationToken>,
     answer: AnswerLocation,
     /// Its position in [`Index::stored`], while `row.answer_bytes` is present.
@@ -100,8 +103,13 @@ impl OrderEntry {
         OrderEntry { row, in_flight, has_caller: false, next: None, answer: AnswerLocation::None, stored_at: 0 }
     }
 
+    fn occupied(&mut self, number: u64, first: String) -> IndexMatch {
+        let changed = self.next.get_or_insert_default().clone();
+        IndexMatch::Occupied { number, first, in_flight: self.in_flight, changed }
+    }
+
     /// What was waited for has come.
-    fn decided(&mut self) {
+    fn changed(&mut self) {
         if let Some(next) = self.next.take() {
             next.cancel();
         }
@@ -274,7 +282,7 @@ impl Index {
         let first = self.request_id(number);
         let Some(order) = self.orders.get_mut(&number) else { return Err(OrderRefusal::InFlight { first }) };
         if order.has_caller && waited_for != Some(number) {
-            return Err(OrderRefusal::InFlight { first });
+            return Ok(order.occupied(number, first));
         }
         order.has_caller = true;
         Ok(IndexMatch::UnderWay { number, first, ended: order.next.get_or_insert_default().clone() })
@@ -287,7 +295,7 @@ impl Index {
             && order.has_caller
             && waited_for != Some(number)
         {
-            return Ok(IndexMatch::BeingDelivered { first, decided: order.next.get_or_insert_default().clone() });
+            return Ok(order.occupied(number, first));
         }
         let found = self.ended(number, true)?;
         if let Some(order) = self.orders.get_mut(&number) {
@@ -315,11 +323,13 @@ impl Index {
     pub(super) fn caller_left(&mut self, number: u64) {
         if let Some(order) = self.orders.get_mut(&number) {
             order.has_caller = false;
-            // Of an order that is under way, the end is waited for.
-            if !order.in_flight {
-                order.decided();
-            }
+            order.changed();
         }
+    }
+
+    /// Whether an order is under way and its caller has left.
+    pub(super) fn is_left(&self, number: u64) -> bool {
+        self.orders.get(&number).is_some_and(|order| order.in_flight && !order.has_caller)
     }
 
     /// The answer of an order has reached its caller: the next equal order is a new one.
@@ -401,7 +411,7 @@ impl Index {
         order.row.phase = if known && order.row.key.is_none() { OrderPhase::Undelivered } else { end.phase };
         order.row.since = end.now;
         order.in_flight = false;
-        order.decided();
+        order.changed();
         // Nothing repeats the answer of an unknown order without a key.
         if let Some(answer) = end.answer.filter(|_| order.row.phase != OrderPhase::Unknown || order.row.key.is_some()) {
             let bytes = answer.size();
@@ -532,7 +542,7 @@ impl Index {
         self.remove_stored(number);
         self.remove_content(number);
         let Some(mut order) = self.orders.remove(&number) else { return };
-        order.decided();
+        order.changed();
         if let Some(key) = order.row.key {
             self.by_key.remove(&key);
         }

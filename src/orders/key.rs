@@ -16,11 +16,19 @@ pub enum IdempotencyKeyError {
     /// Empty, or too long.
     #[error("Idempotency-Key must be 1 to 255 characters long")]
     Length,
-    /// A character that is not visible ASCII.
-    #[error("Idempotency-Key must contain only visible ASCII characters")]
-    Character,
-    /// Not one key: a quote or a comma in it, or a quote that is not closed.
-    #[error("Idempotency-Key must be one value without quotes and commas, bare or as a string in double quotes")]
+    /// A character that is not visible ASCII, or a quote or comma.
+    #[error(
+        "Idempotency-Key has {} at position {position}; it must be of visible ASCII characters without quotes and \
+         commas, bare or as one string in double quotes",
+        named(*found)
+    )]
+    Character {
+        found: u8,
+        /// From 1, in the value of the header.
+        position: usize,
+    },
+    /// A string that is not closed, or with an escape that strings do not have, or followed by something.
+    #[error("Idempotency-Key begins with a double quote but is not one string in double quotes (RFC 8941)")]
     Form,
 }
 
@@ -50,30 +58,42 @@ pub(super) fn parse(headers: &HeaderMap) -> Result<Option<Vec<u8>>, IdempotencyK
 /// RFC 8941, section 4.2.5, after the opening quote.
 fn unquote(text: &[u8]) -> Result<Vec<u8>, IdempotencyKeyError> {
     let mut key = Vec::with_capacity(text.len());
-    let mut bytes = text.iter().copied();
-    while let Some(byte) = bytes.next() {
+    // After the quote, the first byte is the second of the value.
+    let mut bytes = (2..).zip(text.iter().copied());
+    while let Some((position, byte)) = bytes.next() {
         match byte {
             b'"' => return if bytes.next().is_none() { Ok(key) } else { Err(IdempotencyKeyError::Form) },
             b'\\' => match bytes.next() {
-                Some(b'\\') => key.push(b'\\'),
+                Some((_, b'\\')) => key.push(b'\\'),
                 _ => return Err(IdempotencyKeyError::Form),
             },
-            _ => key.push(allowed(byte)?),
+            found => key.push(allowed(found, position)?),
         }
     }
     Err(IdempotencyKeyError::Form)
 }
 
 fn bare(text: &[u8]) -> Result<Vec<u8>, IdempotencyKeyError> {
-    text.iter().map(|byte| allowed(*byte)).collect()
+    (1..).zip(text).map(|(position, byte)| allowed(*byte, position)).collect()
 }
 
 /// The byte, if a key may contain it.
-fn allowed(byte: u8) -> Result<u8, IdempotencyKeyError> {
+fn allowed(found: u8, position: usize) -> Result<u8, IdempotencyKeyError> {
+    match found {
+        0x21..=0x7e if !b"\",".contains(&found) => Ok(found),
+        _ => Err(IdempotencyKeyError::Character { found, position }),
+    }
+}
+
+/// A byte in words.
+fn named(byte: u8) -> String {
     match byte {
-        b'"' | b',' => Err(IdempotencyKeyError::Form),
-        0x21..=0x7e => Ok(byte),
-        _ => Err(IdempotencyKeyError::Character),
+        b'"' => "a double quote".to_owned(),
+        b',' => "a comma".to_owned(),
+        b' ' => "a space".to_owned(),
+        b'\t' => "a tab".to_owned(),
+        0x80.. => format!("a character that is not ASCII (byte 0x{byte:02x})"),
+        _ => format!("a control character (0x{byte:02x})"),
     }
 }
 
@@ -118,19 +138,32 @@ mod tests {
             ("\"a\", \"b\"", IdempotencyKeyError::Form),
             ("\"a\\b\"", IdempotencyKeyError::Form),
             ("\"a\\", IdempotencyKeyError::Form),
-            ("a,b", IdempotencyKeyError::Form),
-            ("a\"b", IdempotencyKeyError::Form),
-            ("\"a,b\"", IdempotencyKeyError::Form),
+            ("a,b", IdempotencyKeyError::Character { found: b',', position: 2 }),
+            ("a\"b", IdempotencyKeyError::Character { found: b'"', position: 2 }),
+            ("\"a,b\"", IdempotencyKeyError::Character { found: b',', position: 3 }),
             ("\"a\\\"b\"", IdempotencyKeyError::Form),
-            ("a b", IdempotencyKeyError::Character),
-            ("\"a b\"", IdempotencyKeyError::Character),
-            ("a\u{e9}", IdempotencyKeyError::Character),
-            ("\"\u{e9}\"", IdempotencyKeyError::Character),
+            ("a b", IdempotencyKeyError::Character { found: b' ', position: 2 }),
+            ("\"a b\"", IdempotencyKeyError::Character { found: b' ', position: 3 }),
+            ("a\u{e9}", IdempotencyKeyError::Character { found: 0xc3, position: 2 }),
+            ("\"\u{e9}\"", IdempotencyKeyError::Character { found: 0xc3, position: 2 }),
         ] {
             assert_eq!(of(&[line.as_bytes()]), Err(fault), "{line}");
         }
         assert_eq!(of(&[b"a", b"a"]), Err(IdempotencyKeyError::Repeated));
         assert_eq!(of(&[b"", b"a"]), Err(IdempotencyKeyError::Repeated));
+    }
+
+    #[test]
+    fn a_refused_character_is_named() {
+        for (line, named) in [
+            (&b"shop 17"[..], "a space at position 5"),
+            (b"\"a\tb\"", "a tab at position 3"),
+            (b"3tq2,", "a comma at position 5"),
+            (b"caf\xe9", "a character that is not ASCII (byte 0xe9) at position 4"),
+        ] {
+            let message = of(&[line]).unwrap_err().to_string();
+            assert!(message.contains(named), "{message}");
+        }
     }
 
     #[test]

@@ -68,31 +68,35 @@ impl OrderUnderWay {
     }
 }
 
-/// How long an equal order waits for a response to reach its caller. A caller that has read it may send its next order
-/// before the gateway knows that it was written.
-const DELIVERY: Duration = Duration::from_millis(250);
+/// How long an equal order waits in case the caller of the first has already left, or already has its response, and the
+/// gateway is just about to see that.
+const MOMENT: Duration = Duration::from_millis(250);
 
-/// An order whose answer is being given to its caller.
+/// An order that is under way, or whose answer is being given, and whose caller is there.
 #[derive(Debug)]
-pub struct OrderBeingDelivered {
-    first: String,
-    decided: CancellationToken,
+pub struct OccupiedOrder {
+    pub(super) orders: Arc<SharedOrders>,
+    pub(super) number: u64,
+    /// Id of its request.
+    pub(super) first: String,
+    /// Whether it was under way when the equal order came.
+    pub(super) in_flight: bool,
+    pub(super) changed: CancellationToken,
 }
 
-impl OrderBeingDelivered {
-    pub(super) fn new(first: String, decided: CancellationToken) -> Self {
-        OrderBeingDelivered { first, decided }
-    }
-
-    /// Waits until the answer has reached its caller, or has not.
+impl OccupiedOrder {
+    /// Waits for a moment until the caller of an order that is under way leaves, or an answer that is being given has
+    /// reached its caller or has not. Then the request asks again.
     ///
     /// # Errors
-    /// [`OrderBeingDelivered::refusal`] if that takes too long.
-    pub async fn decided(&self) -> Result<(), OrderRefusal> {
-        tokio::time::timeout(DELIVERY, self.decided.cancelled()).await.map_err(|_| self.refusal())
+    /// [`OccupiedOrder::refusal`], also if the order ends meanwhile: the equal one came while it was under way.
+    pub async fn freed(&self) -> Result<(), OrderRefusal> {
+        let changed = tokio::time::timeout(MOMENT, self.changed.cancelled()).await.is_ok();
+        let freed = changed && (!self.in_flight || self.orders.is_left(self.number));
+        if freed { Ok(()) } else { Err(self.refusal()) }
     }
 
-    /// The refusal if it is not decided in time.
+    /// The refusal if it is not freed in time.
     pub fn refusal(&self) -> OrderRefusal {
         OrderRefusal::InFlight { first: self.first.clone() }
     }

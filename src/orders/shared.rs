@@ -38,12 +38,17 @@ impl SharedOrders {
         &self.store
     }
 
+    /// What the clock shows, milliseconds.
+    pub(super) fn now(&self) -> i64 {
+        self.clock.now()
+    }
+
     /// Changes the index and submits the resulting batch. `change` gets the time in milliseconds.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Index, i64) -> (WriteBatch, T)) -> T {
         let mut index = self.index.lock();
         let (batch, result) = change(&mut index, self.clock.now());
         if !batch.is_empty() {
-            self.store.submit(batch, |_| {});
+            self.store.submit_until_written(batch, || {});
         }
         result
     }
@@ -68,6 +73,11 @@ impl SharedOrders {
         self.index.lock().caller_left(number);
     }
 
+    /// Whether an order is under way and its caller has left.
+    pub(super) fn is_left(&self, number: u64) -> bool {
+        self.index.lock().is_left(number)
+    }
+
     /// The answer of an order has reached its caller.
     pub(super) fn reached(&self, number: u64) {
         self.change(|index, _| (index.reached(number), ()));
@@ -87,13 +97,12 @@ impl SharedOrders {
         self.submit_end(&index, batch, number);
     }
 
-    /// Submits the end of an order. The answer is kept in memory until it has been written; if it cannot be written, as
-    /// long as the process runs.
+    /// Submits the end of an order, which is tried again until it is written. The answer is kept in memory until then.
     fn submit_end(self: &Arc<Self>, index: &Index, batch: WriteBatch, number: u64) {
         let answer = index.answer_in_memory(number);
         let orders = Arc::clone(self);
-        self.store.submit(batch, move |result| {
-            if let (Ok(()), Some(answer)) = (result, answer) {
+        self.store.submit_until_written(batch, move || {
+            if let Some(answer) = answer {
                 orders.index.lock().answer_written(number, &answer);
             }
         });

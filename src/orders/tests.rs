@@ -141,7 +141,11 @@ impl TestOrder {
     }
 
     pub(super) async fn refused(&self, orders: &Orders) -> OrderRefusal {
-        self.recall(orders).await.unwrap_err()
+        match self.recall(orders).await {
+            Err(refusal) => refusal,
+            Ok(Recall::Occupied(order)) => order.freed().await.unwrap_err(),
+            other => panic!("{}: {other:?}", self.request_id),
+        }
     }
 }
 
@@ -245,9 +249,9 @@ mod without_a_key {
         }
     }
 
-    async fn being_delivered(id: &str, setup: &OrdersSetup) -> OrderBeingDelivered {
+    async fn being_delivered(id: &str, setup: &OrdersSetup) -> OccupiedOrder {
         match order(id).recall(&setup.orders).await {
-            Ok(Recall::BeingDelivered(order)) => order,
+            Ok(Recall::Occupied(order)) => order,
             other => panic!("{id}: {other:?}"),
         }
     }
@@ -276,8 +280,26 @@ mod without_a_key {
             drop(wanted.new_order(&setup.orders).await);
         }
         Box::new(caller).reached();
-        delivered.decided().await.unwrap();
+        delivered.freed().await.unwrap();
         let _new = order("r6").ticket(&setup.orders).await;
+    }
+
+    /// The gateway sees a moment later that a caller has left, or that an order has ended.
+    #[tokio::test]
+    async fn an_equal_order_that_came_while_the_first_was_under_way_is_not_sent_when_that_ends() {
+        let setup = OrdersSetup::new().await;
+        let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+        let written = setup.orders.write(ticket).await.unwrap();
+        let Ok(Recall::Occupied(second)) = order("r2").recall(&setup.orders).await else { panic!("not occupied") };
+        written.end(answer("r1", Sent::Yes));
+        Box::new(caller).reached();
+        assert_eq!(second.freed().await, Err(OrderRefusal::InFlight { first: first("r1") }));
+
+        let (_ticket, caller) = order("r3").new_order(&setup.orders).await;
+        let Ok(Recall::Occupied(second)) = order("r4").recall(&setup.orders).await else { panic!("not occupied") };
+        drop(caller);
+        assert_eq!(second.freed().await, Ok(()));
+        drop(under_way(order("r4"), &setup).await);
     }
 
     #[tokio::test]
@@ -292,7 +314,7 @@ mod without_a_key {
         let delivered = being_delivered("r3", &setup).await;
         // It did not reach that one either.
         drop(caller);
-        delivered.decided().await.unwrap();
+        delivered.freed().await.unwrap();
         setup.store.load(&ANSWERS).await.unwrap();
         let (told, caller) = given("r4", &setup).await;
         assert_eq!(told, answer("r1", Sent::Yes), "from disk");

@@ -102,6 +102,12 @@ impl Code {
         self.row().outcome
     }
 
+    /// The code of an outcome that has only one.
+    pub fn of(outcome: Outcome) -> Option<Code> {
+        let mut codes = Code::VARIANTS.iter().copied().filter(|code| code.outcome() == outcome);
+        codes.next().filter(|_| codes.next().is_none())
+    }
+
     pub fn status(self) -> StatusCode {
         self.row().status
     }

@@ -55,9 +55,9 @@ pub(super) async fn recall(call: &Call) -> Result<ControlFlow<Reply, Option<NewO
                 let receipt = caller.map(|caller| Box::new(caller) as Box<dyn Receipt>);
                 return Ok(ControlFlow::Break(Reply { receipt, ..Reply::of_first(&answer) }));
             }
-            Recall::BeingDelivered(order) => {
-                let decided = Box::pin(call.deadline().bound(order.decided())).await;
-                decided.ok_or_else(|| order.refusal())??;
+            Recall::Occupied(order) => {
+                let freed = Box::pin(call.deadline().bound(order.freed())).await;
+                freed.ok_or_else(|| order.refusal())??;
             }
             Recall::UnderWay(order) => {
                 let late = OrderRefusal::StillUnderWay { first: order.first().to_owned() };

@@ -1,23 +1,28 @@
-//! Opens the store's folder and file: modes, the writer's lock, and errors that name what cannot be
-//! opened.
+//! The store's folder and file: modes, the writer's locks, whether the file is still the one that was opened, and
+//! errors that name what cannot be opened.
 //!
-//! Always holds: the file is readable by its owner only, and its name is on disk before the first
-//! write. Fails with [`OpenError`].
+//! Always holds: the file is readable by its owner only, and its name is on disk before the first write; a file that is
+//! gone, replaced or emptied while the gateway runs is never written again, and no new one takes its place, because
+//! what it knew would be forgotten. Fails with [`OpenError`] and [`LostFile`].
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
 use redb::{ConcurrencyMode, Database, DatabaseError, StorageError, backends::FileBackend};
+use rustix::fs::{FlockOperation, flock};
 
 use super::error::OpenError;
 
 /// The file in `state.dir`.
 const FILE: &str = "state.redb";
+
+/// A new file, until it holds an empty store.
+const NEW_FILE: &str = "state.redb.new";
 
 /// Page cache, bytes. The store is written far more than read, and redb's default is 1 GiB.
 const PAGE_CACHE: usize = 8 << 20;
@@ -28,33 +33,145 @@ pub(super) fn prepare(dir: &Path) -> Result<(), OpenError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| folder(dir, source))
 }
 
-/// Opens the file, creating it if it is missing, and takes the writer's lock.
-pub(super) fn open(dir: &Path) -> Result<Database, OpenError> {
-    let path = dir.join(FILE);
-    let file = open_file(dir, &path).map_err(|source| folder(dir, source))?;
-    let opened = catch_unwind(AssertUnwindSafe(|| {
-        // redb may panic on a file that another program has written to.
-        Database::builder()
-            .set_cache_size(PAGE_CACHE)
-            .set_concurrency_mode(ConcurrencyMode::SingleWriter)
-            .set_check_integrity_on_open(true)
-            .create_with_backend(FileBackend::new(file)?)
-    }));
-    match opened {
-        Ok(Ok(database)) => Ok(database),
-        Ok(Err(error)) => Err(open_error(dir, path, error)),
-        Err(_) => Err(OpenError::Damaged { file: path, reason: "its pages are inconsistent".into() }),
+/// The store's file.
+pub(super) trait StoreFile: Send {
+    /// Opens it; the first time it may be created.
+    fn open(&mut self) -> Result<Database, OpenError>;
+    /// Whether it is still the one that was opened.
+    fn check(&self) -> Result<(), LostFile> {
+        Ok(())
     }
 }
 
-fn open_file(dir: &Path, path: &Path) -> io::Result<File> {
+/// The store's file in `state.dir`, and the locks of its one writer.
+#[derive(Debug)]
+pub(super) struct FileInFolder {
+    dir: PathBuf,
+    path: PathBuf,
+    /// Locked: another process is refused also if the file itself was removed.
+    _folder: File,
+    /// The file that was opened first; absent before.
+    known: Option<KnownFile>,
+}
+
+/// What must stay as it is while the file is in use.
+#[derive(Clone, Copy, Debug)]
+struct KnownFile {
+    device: u64,
+    inode: u64,
+    empty: bool,
+}
+
+/// The file at the store's path is no longer the one that is in use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LostFile {
+    #[error("{} is gone: put it back, or restart the gateway to begin without it", .0.display())]
+    Gone(PathBuf),
+    #[error("{} was replaced while it was in use: put the original back, or restart the gateway", .0.display())]
+    Replaced(PathBuf),
+    #[error("{} was emptied while it was in use: restore a copy, and restart the gateway", .0.display())]
+    Emptied(PathBuf),
+}
+
+impl FileInFolder {
+    /// Locks the folder.
+    pub(super) fn new(dir: &Path) -> Result<Self, OpenError> {
+        let locked = File::open(dir).map_err(|source| folder(dir, source))?;
+        // Network file systems may not be able to lock a folder; then redb's lock of the file must do.
+        if flock(&locked, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK) {
+            return Err(OpenError::InUse { dir: dir.to_owned() });
+        }
+        Ok(FileInFolder { dir: dir.to_owned(), path: dir.join(FILE), _folder: locked, known: None })
+    }
+
+    /// Opens a file, which redb initializes if it is empty.
+    fn open_at(&self, path: &Path) -> Result<Database, OpenError> {
+        let file = open_file(path).map_err(|source| folder(&self.dir, source))?;
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            // redb may panic on a file that another program has written to.
+            Database::builder()
+                .set_cache_size(PAGE_CACHE)
+                .set_concurrency_mode(ConcurrencyMode::SingleWriter)
+                .set_check_integrity_on_open(true)
+                .create_with_backend(FileBackend::new(file)?)
+        }));
+        match opened {
+            Ok(Ok(database)) => Ok(database),
+            Ok(Err(error)) => Err(open_error(&self.dir, path.to_owned(), error)),
+            Err(_) => {
+                Err(OpenError::Damaged { file: path.to_owned(), reason: "its pages are inconsistent".to_owned() })
+            }
+        }
+    }
+
+    /// Creates the file under another name first, so that one without contents never stands for a store.
+    fn create(&self) -> Result<Database, OpenError> {
+        let new = self.dir.join(NEW_FILE);
+        let io = |result: io::Result<()>| result.map_err(|source| folder(&self.dir, source));
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(folder(&self.dir, error)),
+            _ => {}
+        }
+        let database = self.open_at(&new)?;
+        io(fs::rename(&new, &self.path))?;
+        // The name of a new file must survive a power failure, as its bytes do.
+        io(File::open(&self.dir).and_then(|dir| dir.sync_all()))?;
+        Ok(database)
+    }
+
+    /// The file at the path now; `None`: there is none.
+    fn present(&self) -> io::Result<Option<KnownFile>> {
+        let found = fs::metadata(&self.path).map(Some).or_else(missing)?;
+        Ok(found.map(|found| KnownFile { device: found.dev(), inode: found.ino(), empty: found.len() == 0 }))
+    }
+}
+
+impl StoreFile for FileInFolder {
+    fn open(&mut self) -> Result<Database, OpenError> {
+        let present = self.present().map_err(|source| folder(&self.dir, source))?;
+        let database = match (self.known, present) {
+            (None, None) => self.create()?,
+            (None, Some(KnownFile { empty: true, .. })) => {
+                let reason = "it is empty; restore a copy, or remove it to begin without what it knew of orders, keys and counts";
+                return Err(OpenError::Damaged { file: self.path.clone(), reason: reason.to_owned() });
+            }
+            (None, Some(_)) => self.open_at(&self.path)?,
+            (Some(_), _) => {
+                self.check().map_err(|source| folder(&self.dir, io::Error::other(source)))?;
+                self.open_at(&self.path)?
+            }
+        };
+        if self.known.is_none() {
+            self.known = self.present().map_err(|source| folder(&self.dir, source))?;
+        }
+        Ok(database)
+    }
+
+    fn check(&self) -> Result<(), LostFile> {
+        // What cannot be told now is told by the write itself.
+        let (Some(known), Ok(present)) = (self.known, self.present()) else { return Ok(()) };
+        match present {
+            None => Err(LostFile::Gone(self.path.clone())),
+            Some(found) if (found.device, found.inode) != (known.device, known.inode) => {
+                Err(LostFile::Replaced(self.path.clone()))
+            }
+            Some(KnownFile { empty: true, .. }) => Err(LostFile::Emptied(self.path.clone())),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// `None` if there is no such file.
+fn missing<T>(error: io::Error) -> io::Result<Option<T>> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) }
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     // A restored copy may be readable by others, and it holds responses.
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
         file.set_permissions(Permissions::from_mode(0o600))?;
     }
-    // The name of a new file must survive a power failure, as its bytes do.
-    File::open(dir)?.sync_all()?;
     Ok(file)
 }
 

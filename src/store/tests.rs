@@ -221,14 +221,22 @@ impl StorageBackend for Disk {
 fn on_disk(home: &Path) -> (Store, Arc<Control>) {
     let control = Arc::new(Control::default());
     let (path, shared) = (home.join("state.redb"), Arc::clone(&control));
-    let opener = move || {
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
-        let disk = Disk { file: FileBackend::new(file).unwrap(), control: Arc::clone(&shared) };
+    (Store::start(home, Box::new(FileOnDisk { path, control: shared })).unwrap(), control)
+}
+
+struct FileOnDisk {
+    path: std::path::PathBuf,
+    control: Arc<Control>,
+}
+
+impl StoreFile for FileOnDisk {
+    fn open(&mut self) -> Result<Database, OpenError> {
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.path).unwrap();
+        let disk = Disk { file: FileBackend::new(file).unwrap(), control: Arc::clone(&self.control) };
         Database::builder()
             .create_with_backend(disk)
-            .map_err(|error| OpenError::Damaged { file: path.clone(), reason: error.to_string() })
-    };
-    (Store::start(home, Box::new(opener)).unwrap(), control)
+            .map_err(|error| OpenError::Damaged { file: self.path.clone(), reason: error.to_string() })
+    }
 }
 
 mod syncs {
@@ -280,5 +288,100 @@ mod syncs {
         assert!(store.is_healthy());
         assert_eq!(word(&store, "a").await.as_deref(), Some("1"));
         assert_eq!(word(&store, "c").await.as_deref(), Some("3"));
+    }
+}
+
+mod notices {
+    use super::*;
+
+    const FILE: &str = "state.redb";
+
+    /// The text of the error of a write that must fail.
+    async fn failure(store: &Store) -> String {
+        let error = store.write(put("b", "2")).await.unwrap_err();
+        assert!(!store.is_healthy());
+        error.to_string()
+    }
+
+    async fn opened(home: &Path) -> Store {
+        let store = Store::open(home).unwrap();
+        store.write(put("a", "1")).await.unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn that_its_file_is_gone_and_makes_no_new_one() {
+        let home = tempfile::tempdir().unwrap();
+        let store = opened(home.path()).await;
+        fs::rename(home.path().join(FILE), home.path().join("moved")).unwrap();
+        assert!(failure(&store).await.contains("is gone"));
+        assert!(!home.path().join(FILE).exists());
+        // Another process would not know what this one has sent.
+        assert!(matches!(Store::open(home.path()), Err(OpenError::InUse { .. })));
+        fs::rename(home.path().join("moved"), home.path().join(FILE)).unwrap();
+        store.write(put("c", "3")).await.unwrap();
+        assert_eq!(word(&store, "a").await.as_deref(), Some("1"));
+        assert!(store.is_healthy());
+    }
+
+    #[tokio::test]
+    async fn that_its_file_was_replaced_or_emptied() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join(FILE);
+        let store = opened(home.path()).await;
+        let copy = home.path().join("copy");
+        fs::copy(&file, &copy).unwrap();
+        fs::rename(&copy, &file).unwrap();
+        assert!(failure(&store).await.contains("was replaced"));
+        store.close().await;
+
+        let store = opened(home.path()).await;
+        fs::OpenOptions::new().write(true).truncate(true).open(&file).unwrap();
+        assert!(failure(&store).await.contains("was emptied"));
+        assert_eq!(fs::metadata(&file).unwrap().len(), 0, "nothing is written to it");
+        store.close().await;
+        let refused = Store::open(home.path()).unwrap_err();
+        assert!(
+            matches!(&refused, OpenError::Damaged { .. }) && refused.to_string().contains("it is empty"),
+            "{refused}"
+        );
+        fs::remove_file(&file).unwrap();
+        opened(home.path()).await;
+    }
+
+    #[tokio::test]
+    async fn by_itself_within_a_second_or_two() {
+        let home = tempfile::tempdir().unwrap();
+        let store = opened(home.path()).await;
+        fs::remove_file(home.path().join(FILE)).unwrap();
+        let noticed = async {
+            while store.is_healthy() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), noticed).await.expect("noticed");
+    }
+
+    #[tokio::test]
+    async fn what_must_be_written_and_writes_it_before_everything_later() {
+        let home = tempfile::tempdir().unwrap();
+        let (store, disk) = on_disk(home.path());
+        store.write(put("a", "1")).await.unwrap();
+        disk.broken.store(true, Ordering::SeqCst);
+        let (written_tx, written) = tokio::sync::oneshot::channel();
+        store.submit_until_written(put("a", "2"), move || written_tx.send(()).unwrap());
+        assert!(matches!(store.write(put("b", "2")).await, Err(StoreError::Failed(_))));
+        disk.broken.store(false, Ordering::SeqCst);
+        store.write(put("a", "3")).await.unwrap();
+        written.await.unwrap();
+        assert_eq!(word(&store, "a").await.as_deref(), Some("3"));
+        // Also if nothing else is written.
+        disk.broken.store(true, Ordering::SeqCst);
+        let (written_tx, written) = tokio::sync::oneshot::channel();
+        store.submit_until_written(put("d", "4"), move || written_tx.send(()).unwrap());
+        assert!(matches!(store.write(put("b", "2")).await, Err(StoreError::Failed(_))));
+        disk.broken.store(false, Ordering::SeqCst);
+        tokio::time::timeout(Duration::from_secs(20), written).await.expect("written").unwrap();
+        assert_eq!(word(&store, "d").await.as_deref(), Some("4"));
     }
 }

@@ -2,7 +2,9 @@
 //! results.
 //!
 //! Always holds: a write is reported as done only after its commit; a failed commit fails all its
-//! batches. A panic of redb during a commit is a failed write. It does not know what a row means.
+//! batches; those that must be written are tried again, before all later ones, until they are. A panic of
+//! redb during a commit is a failed write. Nothing is written to a file that is no longer the one at the
+//! store's path. It does not know what a row means.
 
 use std::{
     fmt,
@@ -10,8 +12,9 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::Receiver,
+        mpsc::{Receiver, RecvTimeoutError},
     },
+    time::Duration,
 };
 
 use redb::{Database, Durability};
@@ -19,13 +22,15 @@ use tokio::sync::oneshot;
 
 use super::{
     error::{OpenError, StoreError},
+    folder::StoreFile,
     table::WriteBatch,
 };
 
 /// Batches per commit: bounds the memory of a transaction and the wait of its first batch.
 const MAX_GROUP: usize = 1024;
 
-pub(super) type Opener = Box<dyn Fn() -> Result<Database, OpenError> + Send>;
+/// How often the thread checks the file and tries failed writes again.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 type OnWritten = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 type ReadFn = Box<dyn FnOnce(Result<&Database, StoreError>) + Send>;
@@ -38,12 +43,14 @@ pub(super) enum StoreJob {
 
 pub(super) struct QueuedWrite {
     batch: WriteBatch,
+    /// Whether it is tried again after a failure, until it is written.
+    until_written: bool,
     done: OnWritten,
 }
 
 impl StoreJob {
-    pub(super) fn write(batch: WriteBatch, done: OnWritten) -> StoreJob {
-        StoreJob::Write(QueuedWrite { batch, done })
+    pub(super) fn write(batch: WriteBatch, until_written: bool, done: OnWritten) -> StoreJob {
+        StoreJob::Write(QueuedWrite { batch, until_written, done })
     }
 }
 
@@ -81,72 +88,116 @@ impl StoreHealth {
 }
 
 pub(super) struct StoreWriter {
-    opener: Opener,
+    file: Box<dyn StoreFile>,
     /// `None` after a failed write: redb refuses everything from then on, so the file is reopened.
     database: Option<Database>,
+    /// Failed writes that are tried again, in their order.
+    unwritten: Vec<QueuedWrite>,
     health: Arc<StoreHealth>,
 }
 
 impl StoreWriter {
-    pub(super) fn open(opener: Opener, health: Arc<StoreHealth>) -> Result<Self, OpenError> {
-        let database = Some(opener()?);
-        Ok(StoreWriter { opener, database, health })
+    pub(super) fn open(mut file: Box<dyn StoreFile>, health: Arc<StoreHealth>) -> Result<Self, OpenError> {
+        let database = Some(file.open()?);
+        Ok(StoreWriter { file, database, unwritten: Vec::new(), health })
     }
 
     /// Runs until the last handle is dropped or the store is closed.
     pub(super) fn run(mut self, queue: &Receiver<StoreJob>) {
         let _mark = MarkClosed(Arc::clone(&self.health));
-        while let Ok(first) = queue.recv() {
+        loop {
+            let mut next = match queue.recv_timeout(CHECK_INTERVAL) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.check();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             let mut group = Vec::new();
-            let mut next = Some(first);
             while let Some(StoreJob::Write(write)) = next {
                 group.push(write);
                 next = if group.len() < MAX_GROUP { queue.try_recv().ok() } else { None };
             }
-            if !group.is_empty() {
-                self.commit(group);
-            }
+            self.commit(group);
             match next {
                 Some(StoreJob::Read(read)) => read(self.database()),
                 Some(StoreJob::Close(closed)) => {
-                    // Releases the file lock before the close is reported.
-                    drop(self.database.take());
+                    // Releases the locks before the close is reported.
+                    self.close_database();
+                    drop(self);
                     let _ = closed.send(());
                     return;
                 }
                 Some(StoreJob::Write(_)) | None => {}
             }
         }
+        self.commit(Vec::new());
+        self.close_database();
+    }
+
+    /// redb writes to its file once more when it is dropped, which a lost file must not see.
+    fn close_database(&mut self) {
+        let database = self.database.take();
+        if self.file.check().is_err() {
+            std::mem::forget(database);
+        }
+    }
+
+    /// Without anything to do: tries failed writes again, and finds out whether the file is lost.
+    fn check(&mut self) {
+        if !self.unwritten.is_empty() {
+            return self.commit(Vec::new());
+        }
+        let failing = !self.health.is_healthy();
+        // An empty transaction shows whether the disk writes again.
+        let result = self.database().and_then(|database| if failing { write_caught(database, &[]) } else { Ok(()) });
+        if failing || result.is_err() {
+            self.update_health(&result);
+        }
     }
 
     fn database(&mut self) -> Result<&Database, StoreError> {
+        self.file.check().map_err(|lost| StoreError::failed(&lost))?;
         if self.database.is_none() {
-            self.database = Some((self.opener)().map_err(|error| StoreError::failed(&error))?);
+            self.database = Some(self.file.open().map_err(|error| StoreError::failed(&error))?);
         }
         self.database.as_ref().ok_or(StoreError::Closed)
     }
 
-    fn commit(&mut self, group: Vec<QueuedWrite>) {
-        let result = self.database().and_then(|database| {
-            catch_unwind(AssertUnwindSafe(|| write(database, &group)))
-                .unwrap_or_else(|_| Err(StoreError::Failed("a write panicked".into())))
-        });
+    /// Writes what could not be written before, and `new`, in one transaction.
+    fn commit(&mut self, new: Vec<QueuedWrite>) {
+        let mut group = std::mem::take(&mut self.unwritten);
+        group.extend(new);
+        if group.is_empty() {
+            return;
+        }
+        let result = self.database().and_then(|database| write_caught(database, &group));
+        if result.is_ok() {
+            self.health.commits.fetch_add(1, Ordering::Relaxed);
+        }
         self.update_health(&result);
-        for QueuedWrite { done, .. } in group {
-            done(result.clone());
+        for queued in group {
+            if result.is_err() && queued.until_written {
+                self.unwritten.push(queued);
+            } else {
+                (queued.done)(result.clone());
+            }
         }
     }
 
     fn update_health(&mut self, result: &Result<(), StoreError>) {
         match result {
             Ok(()) => {
-                self.health.commits.fetch_add(1, Ordering::Relaxed);
                 if self.health.failing.swap(false, Ordering::Relaxed) {
                     tracing::info!("the state store can be written again");
                 }
             }
             Err(error) => {
-                self.database = None;
+                // A lost file may come back.
+                if self.file.check().is_ok() {
+                    self.database = None;
+                }
                 if !self.health.failing.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, "the state store cannot be written");
                 }
@@ -163,6 +214,11 @@ impl Drop for MarkClosed {
         self.0.failing.store(true, Ordering::Relaxed);
         self.0.ended.store(true, Ordering::Relaxed);
     }
+}
+
+fn write_caught(database: &Database, group: &[QueuedWrite]) -> Result<(), StoreError> {
+    catch_unwind(AssertUnwindSafe(|| write(database, group)))
+        .unwrap_or_else(|_| Err(StoreError::Failed("a write panicked".into())))
 }
 
 fn write(database: &Database, group: &[QueuedWrite]) -> Result<(), StoreError> {

@@ -253,6 +253,8 @@ fn a_key_whose_order_is_unknown_is_never_sent_again() {
         let repeat = gateway.send(keyed(1, "k"));
         assert_eq!((repeat.status, repeat.code().as_str(), repeat.sent()), (502, "upstream.cut", "unknown"));
         assert_eq!(repeat.outcome(), first.outcome());
+        assert_eq!(repeat.header("proxy-status"), first.header("proxy-status"));
+        assert!(repeat.header("proxy-status").is_some());
     }
     assert_eq!(executed(&gateway), 1);
 }

@@ -17,6 +17,7 @@ use fastrac_gateway::{
     path::{self, Arrival, ConnectionClose},
     record::{ExchangeLog, Metrics},
     snapshot::{Snapshot, Worker},
+    spending::Spending,
     store::Store,
 };
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
@@ -30,12 +31,13 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
     let log = ExchangeLog::open(&config.log, &metrics, &Arc::default()).unwrap();
     let store = Store::open(&folder.join("state")).unwrap();
     let orders = runtime.block_on(Orders::open(store.clone(), jiff::Timestamp::now(), &config.orders)).unwrap();
-    let revoked = Arc::new(runtime.block_on(Revoked::open(store)).unwrap());
+    let revoked = Arc::new(runtime.block_on(Revoked::open(store.clone())).unwrap());
     let live = Live {
         metrics,
         log,
         orders,
         revoked,
+        spending: runtime.block_on(Spending::open(store)).unwrap(),
         tls: Arc::default(),
         connector: Connector::default(),
         degraded: Arc::default(),

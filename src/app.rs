@@ -38,6 +38,7 @@ use crate::{
     orders::Orders,
     record::{ExchangeLog, LogError, Metrics},
     snapshot::Account,
+    spending::{self, Spending},
     store::{OpenError, Store, StoreError},
 };
 use rotations::Rotations;
@@ -135,9 +136,18 @@ impl App {
         let orders = control.block_on(Orders::open(store.clone(), jiff::Timestamp::now(), &config.orders))?;
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
-        let tasks = drain.tasks.clone();
-        let live =
-            Live { metrics: metrics.clone(), log, orders, revoked, tls: tls.clone(), connector, degraded, tasks };
+        let spending = control.block_on(Spending::open(store.clone()))?;
+        let live = Live {
+            metrics: metrics.clone(),
+            log,
+            orders,
+            revoked,
+            spending: spending.clone(),
+            tls: tls.clone(),
+            connector,
+            degraded,
+            tasks: drain.tasks.clone(),
+        };
         let (workers, connections) = (config.listen.workers, descriptors::connections(&config, files));
         let (gateway, keepers) = Gateway::new(config, file, live)?;
         let rotations = Rotations::new(control.handle().clone(), &gateway);
@@ -173,6 +183,7 @@ impl App {
         control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), tls.admin.clone()));
         control.spawn(check_heartbeats(heartbeats));
         control.spawn(gateway.live.orders.clone().keep_time());
+        control.spawn(write_spending(spending));
         watch_files(&control, tls, &gateway);
         // Until then connections wait in the backlog, so that a restart does not cause refusals.
         let _ = control.block_on(async { tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&gateway)).await });
@@ -220,6 +231,14 @@ async fn check_heartbeats(heartbeats: Vec<Heartbeat>) {
         // Not an interval, which would make up for ticks that were missed.
         tokio::time::sleep(Duration::from_secs(1)).await;
         heartbeats.iter().for_each(Heartbeat::check);
+    }
+}
+
+/// Writes who has spent what, now and then.
+async fn write_spending(spending: Arc<Spending>) {
+    loop {
+        tokio::time::sleep(spending::WRITE_INTERVAL).await;
+        spending.write();
     }
 }
 

@@ -36,6 +36,7 @@ use crate::{
     orders::Orders,
     record::{ExchangeLog, Metrics, UNLIMITED},
     snapshot::{Account, Snapshot},
+    spending::Spending,
     upstream::connect::DestinationError,
 };
 
@@ -74,6 +75,7 @@ pub struct Live {
     pub log: ExchangeLog,
     pub orders: Orders,
     pub revoked: Arc<Revoked>,
+    pub spending: Arc<Spending>,
     pub tls: Arc<TlsListeners>,
     pub connector: Connector,
     /// What does not work, of rooms without a state of their own.

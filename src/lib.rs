@@ -29,6 +29,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`app`] | wiring: the only room that sees most others |
+//! | [`spending`] | who spends the accounts' budgets today, for reports |
 //! | [`gateway`], [`snapshot`] | the configuration in force beside the state that outlives it, and how a reload swaps it |
 //! | [`rotation`] | the task that keeps an account's key pairs current; above `keys` and the path |
 //! | [`admin`] | health, metrics, status, commands of operators |
@@ -97,6 +98,7 @@ pub mod reply;
 pub mod retry_after;
 pub mod rotation;
 pub mod snapshot;
+pub mod spending;
 pub mod store;
 pub mod upstream;
 

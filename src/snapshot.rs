@@ -19,6 +19,7 @@ use crate::{
     memory::Memory,
     orders::Orders,
     record::Recorder,
+    spending::Spenders,
     upstream::{Pool, breaker::Breaker, inject::Route},
 };
 
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub flights: Arc<Flights<SharedFetch>>,
     pub orders: Orders,
     pub recorder: Arc<Recorder>,
+    /// Who spends the accounts' budgets.
+    pub spenders: Spenders,
     /// Orders and fills in progress; `drain` waits for them.
     pub tasks: TaskTracker,
 }

@@ -155,11 +155,13 @@ pub struct Accounting<'a> {
     pub spent: &'a mut Spent,
     /// The request may have been sent.
     pub attempts: &'a Attempts,
+    /// Counts it. Called once, or never if nothing is sent.
+    pub count: &'a (dyn Fn() + Send + Sync),
 }
 
 impl Accounting<'_> {
     fn sending(&mut self) -> Departure<'_> {
-        Departure { spent: self.spent, sending: Some(self.attempts.sending()) }
+        Departure { spent: self.spent, sending: Some(self.attempts.sending()), count: self.count }
     }
 }
 
@@ -169,6 +171,7 @@ impl Accounting<'_> {
 struct Departure<'a> {
     spent: &'a mut Spent,
     sending: Option<Sending<'a>>,
+    count: &'a (dyn Fn() + Send + Sync),
 }
 
 impl Departure<'_> {
@@ -184,6 +187,7 @@ impl Drop for Departure<'_> {
     fn drop(&mut self) {
         if self.sending.is_some() {
             self.spent.sent();
+            (self.count)();
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     config::{CredentialConfig, Priority},
     keys,
     snapshot::{Account, Snapshot},
+    spending::{SpenderKey, Spending, SpentToday},
 };
 
 /// RFC 3339, UTC, to the millisecond.
@@ -81,6 +82,8 @@ struct ServiceStatus {
     priority: Priority,
     quota: WindowsStatus,
     used_today: u64,
+    /// Units of the account's budget, by operation.
+    spent_today: BTreeMap<String, u64>,
     credentials: Vec<CredentialStatus>,
 }
 
@@ -130,6 +133,8 @@ struct BudgetStatus {
     windows: WindowsStatus,
     in_flight: InFlightStatus,
     used_today: u64,
+    /// By service; `-` is the gateway itself.
+    spent_today: BTreeMap<String, u64>,
     waiting: usize,
 }
 
@@ -200,10 +205,13 @@ impl StatusPage {
     fn of(state: &AdminState) -> Self {
         let admin = &state.admin;
         let (snapshot, in_force) = (admin.gateway.current.load_full(), admin.gateway.in_force.load_full());
-        let account = |account: &Arc<Account>| {
+        let mut spent = Spent::today(&admin.gateway.live.spending);
+        let mut account = |account: &Arc<Account>| {
             let unknown = admin.gateway.live.orders.unknown_count(&account.name);
-            (account.name.clone(), AccountStatus::of(account, unknown))
+            let spent = spent.by_account.remove(&account.name).unwrap_or_default();
+            (account.name.clone(), AccountStatus::of(account, unknown, spent))
         };
+        let accounts = snapshot.accounts.iter().map(&mut account).collect();
         StatusPage {
             version: env!("CARGO_PKG_VERSION"),
             revision: REVISION,
@@ -231,8 +239,8 @@ impl StatusPage {
                 in_force_since: Timestamp::try_from(in_force.since).ok().map(rfc3339),
                 last_reload_successful: admin.gateway.reloaded_well(),
             },
-            services: services(&snapshot),
-            accounts: snapshot.accounts.iter().map(account).collect(),
+            services: services(&snapshot, &mut spent.by_service),
+            accounts,
             cache: CacheStatus::of(&snapshot.cache),
             memory: MemoryStatus { buffered_bytes: snapshot.memory.used(), limit_bytes: snapshot.memory.limit() },
             store: StoreStatus { healthy: admin.store.is_healthy() },
@@ -240,13 +248,37 @@ impl StatusPage {
     }
 }
 
-fn services(snapshot: &Snapshot) -> BTreeMap<String, ServiceStatus> {
-    let service = |(service, quota): (&catalog::Service, &Arc<admission::Quota>)| {
+/// Units sent to Fastrac today.
+#[derive(Default)]
+struct Spent {
+    /// By account, then service.
+    by_account: BTreeMap<String, BTreeMap<String, u64>>,
+    /// By service, then operation.
+    by_service: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl Spent {
+    fn today(spending: &Spending) -> Self {
+        let mut spent = Spent::default();
+        for SpentToday { key: SpenderKey { account, service, operation }, units } in spending.today() {
+            *spent.by_account.entry(account).or_default().entry(service.clone()).or_default() += units;
+            *spent.by_service.entry(service).or_default().entry(operation).or_default() += units;
+        }
+        spent
+    }
+}
+
+fn services(
+    snapshot: &Snapshot,
+    spent: &mut BTreeMap<String, BTreeMap<String, u64>>,
+) -> BTreeMap<String, ServiceStatus> {
+    let mut service = |(service, quota): (&catalog::Service, &Arc<admission::Quota>)| {
         let told = ServiceStatus {
             account: snapshot.accounts.get(service.account).map(|account| account.name.clone()),
             priority: service.config.priority,
             quota: WindowsStatus::of(quota.usage()),
             used_today: quota.used_today(),
+            spent_today: spent.remove(&service.name).unwrap_or_default(),
             credentials: service
                 .config
                 .credentials
@@ -256,7 +288,7 @@ fn services(snapshot: &Snapshot) -> BTreeMap<String, ServiceStatus> {
         };
         (service.name.clone(), told)
     };
-    snapshot.catalog.services.iter().zip(&snapshot.quotas).map(service).collect()
+    snapshot.catalog.services.iter().zip(&snapshot.quotas).map(&mut service).collect()
 }
 
 impl CredentialStatus {
@@ -282,13 +314,14 @@ impl WindowsStatus {
 }
 
 impl AccountStatus {
-    fn of(account: &Account, orders_unknown: u64) -> Self {
+    fn of(account: &Account, orders_unknown: u64, spent_today: BTreeMap<String, u64>) -> Self {
         let usage = account.budget.usage();
         AccountStatus {
             budget: BudgetStatus {
                 windows: WindowsStatus::of(usage.windows),
                 in_flight: InFlightStatus { limit: usage.in_flight.limit, left: usage.in_flight.left },
                 used_today: usage.used_today,
+                spent_today,
                 waiting: usage.waiting,
             },
             breaker: account.breaker.state().as_str(),

@@ -143,6 +143,7 @@ impl TestAdmin {
             log,
             orders,
             revoked,
+            spending: crate::spending::Spending::open(store.clone()).await.unwrap(),
             tls,
             connector: Connector::default(),
             degraded: Arc::default(),

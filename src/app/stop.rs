@@ -56,6 +56,7 @@ impl App {
                 }
             });
             let session = bounded(Instant::now() + CLOSING / 2, "the vault", session);
+            gateway.live.spending.write();
             tokio::join!(
                 bounded(close_by, "the state store, whose disk does not respond", store.close()),
                 log,

@@ -19,6 +19,7 @@ use crate::{
     memory::Memory,
     record::{LiveSecrets, Masker, Names, Recorder},
     snapshot::{Account, Snapshot},
+    spending::Spenders,
     upstream::{
         breaker::Breaker,
         connect::{Destination, Dialer, client_config},
@@ -99,6 +100,7 @@ pub(super) fn compile(
         account.budget.resize(&settings.budget);
         account.budget.set_zone(&settings.day_zone);
         account.breaker.reconfigure(&settings.breaker);
+        live.spending.set_zone(&settings.name, &settings.day_zone);
     }
     live.orders.reconfigure(&config.orders);
     let quota = |service: &config::ServiceConfig| counts.quota(service, &config.accounts[service.account].day_zone);
@@ -125,6 +127,12 @@ pub(super) fn compile(
         vault,
         flights: previous.map_or_else(|| Arc::new(Flights::default()), |previous| previous.snapshot.flights.clone()),
         orders: live.orders.clone(),
+        spenders: Spenders::new(
+            live.spending.clone(),
+            names.services.len(),
+            names.accounts.len(),
+            names.operations.len(),
+        ),
         recorder: Recorder::new(live.metrics.clone(), live.log.clone(), mask, names),
         tasks: live.tasks.clone(),
     };

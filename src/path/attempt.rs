@@ -101,7 +101,8 @@ impl PreparedAttempt {
         let bounds = bounds(call, attempts, began);
         attempts.begin(lease.version_text());
         let mut timer = AttemptTimer::start(&call.snapshot.recorder, call.account.index, call.operation.index);
-        let accounting = Accounting { spent: &mut spent, attempts };
+        let count = || call.count_sent();
+        let accounting = Accounting { spent: &mut spent, attempts, count: &count };
         let sent = upstream::send(&call.worker.pool, keyed, accounting, bounds).await;
         let status = sent.as_ref().ok().map(|answer| answer.status.as_u16());
         attempts.waited_for_upstream(timer.stop(status));

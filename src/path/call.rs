@@ -17,6 +17,7 @@ use crate::{
     record::RequestId,
     refusal::Refusal,
     snapshot::{Account, Snapshot, Worker},
+    spending::{SpenderIndex, SpenderKey},
 };
 
 /// A call to Fastrac, for a caller or for the gateway itself.
@@ -97,6 +98,17 @@ pub enum CallPriority {
 }
 
 impl UpstreamCall {
+    /// Counts who spends the account's budget. The request may have been sent.
+    pub(super) fn count_sent(&self) {
+        let UpstreamCall { snapshot, account, operation, service, .. } = self;
+        snapshot.recorder.sent(*service, account.index);
+        let index = SpenderIndex { service: *service, account: account.index, operation: operation.index };
+        snapshot.spenders.add(index, operation.cost, || {
+            let service = service.and_then(|service| snapshot.catalog.services.get(service));
+            SpenderKey::new(&account.name, service.map(|service| service.name.as_str()), &operation.name)
+        });
+    }
+
     /// What may be buffered for it.
     pub(super) fn allowance(&self) -> MemoryAllowance {
         let priority = match &self.priority {

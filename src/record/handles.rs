@@ -59,6 +59,8 @@ pub(super) struct MetricHandles {
     cache: Box<[HandleRow<IntCounter>]>,
     /// By operation.
     calls_saved: Box<[HandleSlot<IntCounter>]>,
+    /// By service, then by account for the gateway's own calls.
+    service_upstream: Box<[HandleSlot<IntCounter>]>,
     /// By account.
     retries: Box<[HandleSlot<IntCounter>]>,
 }
@@ -134,6 +136,7 @@ impl MetricHandles {
             upstream: empty(accounts * operations),
             cache: empty(operations),
             calls_saved: empty(operations),
+            service_upstream: empty(services + accounts),
             retries: empty(accounts),
         }
     }
@@ -199,6 +202,16 @@ impl MetricHandles {
             handles.requests.inc();
             handles.duration.observe(attempt.took.as_secs_f64());
         });
+    }
+
+    pub(super) fn sent(&self, service: Option<usize>, account: usize) {
+        let services = self.names.services.len() + 1;
+        let slot = match service {
+            Some(_) => self.service_row(service),
+            None => services + row(Some(account), self.names.accounts.len()),
+        };
+        let resolve = || self.metrics.service_upstream(self.names.service(service), self.names.account(Some(account)));
+        with_slot(self.service_upstream.get(slot), resolve, IntCounter::inc);
     }
 
     pub(super) fn retried(&self, account: usize) {

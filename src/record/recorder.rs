@@ -88,6 +88,11 @@ impl Recorder {
         self.handles.upstream(attempt);
     }
 
+    /// Counts a request that may have been sent, for the service that it is for; absent: it is the gateway's own.
+    pub fn sent(&self, service: Option<usize>, account: usize) {
+        self.handles.sent(service, account);
+    }
+
     /// Counts a request that is sent again.
     pub fn retried(&self, account: usize) {
         self.handles.retried(account);

@@ -20,6 +20,7 @@
 //! | `restarts` | restarts under load, with every pattern of connections: what was read is answered, no order is unknown or doubled |
 //! | `ends_in_time` | signals, limits of the process, and what hangs: start-up and end are in bounded time |
 //! | `spends_once` | quotas and budgets are exact, also under concurrent requests |
+//! | `operates_limits` | what operators see of quotas and budgets, and change of them while the gateway runs |
 //! | `rejects_faulty_keys` | the key pair can change under load; a faulty one never comes into use |
 //! | `keeps_key_pairs` | what an account's pairs survive: 401s that requests cause, moves to other addresses |
 //! | `rotates_without_failures` | many rotations of the key pair under load, of every kind, without a failed request |
@@ -83,6 +84,7 @@ mod layout;
 mod logs_despite_disks;
 mod logs_without_waiting;
 mod never_leaks;
+mod operates_limits;
 mod passes_responses_unchanged;
 mod process;
 mod protects_orders_without_a_key;

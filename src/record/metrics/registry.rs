@@ -129,6 +129,13 @@ impl Metrics {
         }
     }
 
+    /// Resolves `service_upstream_requests_total` of one service.
+    pub(in crate::record) fn service_upstream(&self, service: &str, account: &str) -> IntCounter {
+        let admitted = self.admit("service_upstream", &[service, account], 1);
+        let service = if admitted { service } else { OVERFLOW };
+        self.families.service_upstream_requests.with_label_values(&[service, account])
+    }
+
     /// Resolves `cache_requests_total` of one label set.
     pub(in crate::record) fn cache_requests(&self, operation: &str, result: &'static str) -> IntCounter {
         self.families.cache_requests.with_label_values(&[operation, result])

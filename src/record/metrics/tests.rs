@@ -16,6 +16,7 @@ fn filled() -> std::sync::Arc<Metrics> {
     let upstream = metrics.upstream("main", "v2.city", "200");
     upstream.requests.inc();
     upstream.duration.observe(0.5);
+    metrics.service_upstream("checkout", "main").inc();
     metrics.cache_requests("v2.city", "hit").inc();
     metrics.calls_saved("v2.city").inc();
     metrics.retries("main").inc();
@@ -51,6 +52,7 @@ fn set(scrape: &Scrape<'_>) {
 const FAMILIES: &[&str] = &[
     "requests_total", "request_duration_seconds", "overhead_duration_seconds", "service_request_duration_seconds",
     "upstream_requests_total", "upstream_duration_seconds", "in_flight_requests", "client_connections",
+    "service_upstream_requests_total",
     "upstream_connections", "quota_limit", "quota_used", "budget_limit", "budget_used", "budget_waiting",
     "cache_requests_total", "cache_entries", "cache_bytes", "buffered_bytes", "buffered_bytes_limit", "upstream_calls_saved_total", "key_info",
     "key_loaded_timestamp_seconds", "key_events_total", "key_source_up", "key_source_last_success_timestamp_seconds",

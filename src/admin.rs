@@ -16,6 +16,7 @@ mod error;
 mod guard;
 mod health;
 mod keys;
+mod quota;
 mod scrape;
 mod server;
 mod status;
@@ -98,6 +99,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/keys/rotate", post(keys::rotate))
         .route("/keys/verify", post(keys::verify))
         .route("/keys/revoke", post(keys::revoke))
+        .route("/quota", get(quota::show).post(quota::set))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::not_allowed)
         .layer(from_fn_with_state(state.clone(), guard::check))

@@ -18,6 +18,7 @@ mod day_row;
 mod header;
 mod in_flight;
 mod lease;
+mod overridden;
 mod queue;
 mod quota;
 #[cfg(test)]
@@ -32,7 +33,8 @@ pub use self::{
     day::{CounterContext, DayCount, DayCounter, Unrecorded},
     in_flight::{InFlightLimit, InFlightPermit},
     lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, Level, RestoredDay},
+    overridden::{OverrideNotice, QuotaOverride},
     quota::{Exceeded, Quota},
-    usage::{UsageByWindow, WindowUsage},
+    usage::{LimitWindow, UsageByWindow, WindowUsage},
     wall_clock::WallClock,
 };

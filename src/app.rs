@@ -34,7 +34,7 @@ use crate::{
         runtime::{self, DataThread},
         tls::{POLL_INTERVAL, TlsFilesError, TlsListeners},
     },
-    gateway::{self, Gateway, Live, Revoked, StartError},
+    gateway::{self, Gateway, Live, Overrides, Revoked, StartError},
     orders::Orders,
     record::{ExchangeLog, LogError, Metrics},
     snapshot::Account,
@@ -137,12 +137,14 @@ impl App {
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
         let spending = control.block_on(Spending::open(store.clone()))?;
+        let overrides = control.block_on(Overrides::open(store.clone()))?;
         let live = Live {
             metrics: metrics.clone(),
             log,
             orders,
             revoked,
             spending: spending.clone(),
+            overrides,
             tls: tls.clone(),
             connector,
             degraded,

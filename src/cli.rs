@@ -15,6 +15,7 @@ mod keys;
 mod no_sandbox;
 mod notify;
 mod output;
+mod quota;
 mod reload;
 mod remote;
 mod run;
@@ -22,6 +23,7 @@ mod run;
 mod sandbox;
 mod schema;
 mod service;
+mod table;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -71,6 +73,7 @@ enum Command {
     Admin(admin::AdminArgs),
     /// Show, verify, rotate and revoke key pairs
     Keys(keys::KeysArgs),
+    Quota(quota::QuotaArgs),
     Reload(reload::ReloadArgs),
     Health(health::HealthArgs),
     Schema(schema::SchemaArgs),
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Service(arguments) => service::run(&arguments),
         Command::Admin(arguments) => admin::run(&arguments),
         Command::Keys(arguments) => keys::run(&arguments),
+        Command::Quota(arguments) => quota::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),

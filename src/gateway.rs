@@ -7,6 +7,7 @@
 mod compile;
 mod counts;
 mod file;
+mod overrides;
 mod ready;
 mod removals;
 mod restart;
@@ -43,6 +44,7 @@ use crate::{
 use compile::{CompileContext, Previous, compile};
 use counts::Counts;
 pub use file::{POLL_INTERVAL, ReloadError};
+pub use overrides::{Overrides, SetOverride, UnknownService};
 use ready::ReadySoFar;
 pub use removals::{Inventory, Removals};
 use restart::keep_in_force;
@@ -76,6 +78,7 @@ pub struct Live {
     pub orders: Orders,
     pub revoked: Arc<Revoked>,
     pub spending: Arc<Spending>,
+    pub overrides: Arc<Overrides>,
     pub tls: Arc<TlsListeners>,
     pub connector: Connector,
     /// What does not work, of rooms without a state of their own.

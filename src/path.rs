@@ -70,12 +70,17 @@ where
     };
     // 5 the service's quota of the second
     let mut claim = call.open_claim()?;
+    x.claimed(&claim);
     // 6 is the response stored, or being fetched
-    let fill = match lookup::lookup(x, &call, &mut claim).await? {
+    let found = lookup::lookup(x, &call, &mut claim).await;
+    x.claimed(&claim);
+    let fill = match found? {
         Break(reply) => return Ok(reply),
         Continue(fill) => fill,
     };
-    call.complete_claim(&mut claim).await?;
+    let completed = call.complete_claim(&mut claim).await;
+    x.claimed(&claim);
+    completed?;
     // 7 the breaker, 8 orders: the journal, 9 the service's day and the account's budget, 10 a key pair, 11 rewrite and
     // inject, 12 send, 13 what the response means, 14 settle; on the heap, so that the future of a hit stays small
     match (fill, ticket) {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     accept::weight,
-    admission::{Exceeded, OverBudget, Unrecorded},
+    admission::{Exceeded, LimitWindow, OverBudget, OverrideNotice, Unrecorded},
     body::BodyError,
     caller::Unknown,
     catalog::{Forbidden, route::Malformed, target::Misaddressed},
@@ -63,14 +63,21 @@ impl Refusal {
 
     /// A quota of `service` is used up.
     pub fn over_quota(exceeded: &Exceeded, service: &str) -> Self {
+        let changed =
+            |notice: &Option<OverrideNotice>| notice.as_ref().map(|notice| format!(" ({notice})")).unwrap_or_default();
         match exceeded {
-            Exceeded::Second { retry_after } => {
-                let seconds = whole_seconds(*retry_after).as_secs();
-                let message = format!("Per-second quota of {service} is used up; try again in {seconds} s");
+            Exceeded::Second { retry_after, notice } => {
+                let (changed, seconds) = (changed(notice), whole_seconds(*retry_after).as_secs());
+                let message = format!("Per-second quota of {service}{changed} is used up; try again in {seconds} s");
                 Refusal::new(Code::QuotaSecond, message).retry_after(*retry_after)
             }
-            Exceeded::Day { retry_after, resets_at } => {
-                let message = format!("Daily quota of {service} is used up; it starts again at {resets_at}");
+            Exceeded::Day { retry_after, resets_at, notice } => {
+                let changed = changed(notice);
+                let message = format!("Daily quota of {service}{changed} is used up; it starts again at {resets_at}");
+                Refusal::new(Code::QuotaDay, message).retry_after(*retry_after)
+            }
+            Exceeded::Blocked { retry_after, notice } => {
+                let message = format!("{service} is blocked ({notice}); ask the gateway's operators");
                 Refusal::new(Code::QuotaDay, message).retry_after(*retry_after)
             }
             Exceeded::Unrecorded(unrecorded) => Refusal::from(*unrecorded),
@@ -205,6 +212,14 @@ impl Refusal {
             }
         };
         (kind, Bytes::from(body.to_string()))
+    }
+}
+
+/// The code of a service's quota.
+pub(crate) fn quota_code(window: LimitWindow) -> Code {
+    match window {
+        LimitWindow::Second => Code::QuotaSecond,
+        LimitWindow::Day => Code::QuotaDay,
     }
 }
 

@@ -106,15 +106,15 @@ pub(crate) struct GatewayHeaders<'a> {
     /// Whether Fastrac may have received the request that the reply speaks of.
     pub(crate) sent: Sent,
     /// Absent if the service is not known.
-    pub(crate) limits: Option<RateLimitHeaders<'a>>,
+    pub(crate) limits: Option<RateLimitHeaders>,
     /// The connection is closed after the response.
     pub(crate) close: bool,
 }
 
 /// The rate limits of a service; each header is absent if there is no limit.
-pub(crate) struct RateLimitHeaders<'a> {
+pub(crate) struct RateLimitHeaders {
     /// `RateLimit-Policy`.
-    pub(crate) policy: Option<&'a HeaderValue>,
+    pub(crate) policy: Option<HeaderValue>,
     /// `RateLimit`.
     pub(crate) limit: Option<HeaderValue>,
 }
@@ -202,7 +202,7 @@ impl Reply {
         }
         if let Some(RateLimitHeaders { policy, limit }) = limits {
             if let Some(policy) = policy {
-                headers.insert(RATE_LIMIT_POLICY, policy.clone());
+                headers.insert(RATE_LIMIT_POLICY, policy);
             }
             if let Some(limit) = limit {
                 headers.insert(RATE_LIMIT, limit);
@@ -254,7 +254,7 @@ mod tests {
         let request_id = "id-12345".parse().unwrap();
         let policy = HeaderValue::from_static("\"day\";q=9;w=86400");
         let limits =
-            RateLimitHeaders { policy: Some(&policy), limit: Some(HeaderValue::from_static("\"day\";r=8;t=7")) };
+            RateLimitHeaders { policy: Some(policy), limit: Some(HeaderValue::from_static("\"day\";r=8;t=7")) };
         reply.stamp(GatewayHeaders { request_id: &request_id, sent: Sent::No, limits: Some(limits), close: true });
         let shown = |name: &str| reply.headers[name].to_str().unwrap();
         assert_eq!(shown("x-request-id"), "id-12345");

@@ -184,6 +184,7 @@ fn service(service: &ServiceConfig, accounts: &[AccountConfig]) -> Value {
             "per_second": rate.map(|rate| rate.per_second),
             "burst": rate.map(|rate| rate.burst),
             "per_day": service.quota.day,
+            "enforce": service.quota.enforce,
         },
         "share": service.share,
         "allow": { "classes": service.allow_classes, "operations": service.allow_operations },

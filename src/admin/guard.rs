@@ -55,7 +55,7 @@ const WRONG_TOKEN_BURST: u32 = 10;
 const WRONG_TOKEN_PERIOD: Duration = Duration::from_secs(6);
 
 /// The pages and commands, and their names in metrics and audit log.
-pub(super) const ACTIONS: [(&str, &str); 8] = [
+pub(super) const ACTIONS: [(&str, &str); 9] = [
     ("/", "console"),
     ("/status", "status"),
     ("/config", "config"),
@@ -64,9 +64,14 @@ pub(super) const ACTIONS: [(&str, &str); 8] = [
     ("/keys/rotate", "keys_rotate"),
     ("/keys/verify", "keys_verify"),
     ("/keys/revoke", "keys_revoke"),
+    ("/quota", "quota"),
 ];
 /// Name of every other path.
 const OTHER_ACTION: &str = "other";
+
+/// Name of the token that a request has: an extension of each request of its holder.
+#[derive(Clone)]
+pub(super) struct TokenName(pub(super) String);
 
 /// Middleware: passes an allowed request on, answers any other, and records both.
 pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
@@ -84,7 +89,8 @@ pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request
     let (token, response) = match access {
         Access::Open => (None, next.run(request).await),
         Access::Granted(token) => match whole(request).await {
-            Ok(request) => {
+            Ok(mut request) => {
+                request.extensions_mut().insert(TokenName(token.clone()));
                 let recorder = state.clone();
                 let run = state.tasks.spawn(async move {
                     let response = next.run(request).await;

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     accept::weight,
-    admission::{UsageByWindow, WindowUsage},
+    admission::{LimitWindow, UsageByWindow, WindowUsage},
     record::{KeyInfo, OPENMETRICS_CONTENT_TYPE, Scrape, TEXT_CONTENT_TYPE},
     snapshot::{Account, Snapshot},
     upstream::breaker,
@@ -130,6 +130,9 @@ fn admission(scrape: &Scrape<'_>, snapshot: &Snapshot) {
     for (service, quota) in snapshot.catalog.services.iter().zip(&snapshot.quotas) {
         for (name, window) in windows(quota.usage()) {
             scrape.quota(&service.name, name, window.limit as f64, used(window));
+        }
+        for window in [LimitWindow::Second, LimitWindow::Day] {
+            scrape.would_refuse(&service.name, window.as_str(), quota.would_refuse(window));
         }
         for credential in &service.config.credentials {
             if let Some(last_used) = snapshot.callers.last_used(&credential.access_key) {

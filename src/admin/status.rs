@@ -16,11 +16,12 @@ use super::{
     scrape::REVISION,
 };
 use crate::{
-    admission::{self, WindowUsage},
+    admission::{self, LimitWindow, WindowUsage},
     cache::Cache,
     caller::Callers,
     catalog,
     config::{CredentialConfig, Priority},
+    gateway::{Gateway, SetOverride},
     keys,
     snapshot::{Account, Snapshot},
     spending::{SpenderKey, Spending, SpentToday},
@@ -80,7 +81,9 @@ struct ConfigStatus {
 struct ServiceStatus {
     account: Option<String>,
     priority: Priority,
-    quota: WindowsStatus,
+    quota: QuotaStatus,
+    /// `null`: the configured limits are in force.
+    r#override: Option<OverrideStatus>,
     used_today: u64,
     /// Units of the account's budget, by operation.
     spent_today: BTreeMap<String, u64>,
@@ -101,6 +104,49 @@ struct CredentialStatus {
 struct MemoryStatus {
     buffered_bytes: usize,
     limit_bytes: usize,
+}
+
+#[derive(Serialize)]
+struct QuotaStatus {
+    #[serde(flatten)]
+    windows: WindowsStatus,
+    enforced: bool,
+    /// Requests that were served although the quota would have refused them, since the start.
+    would_refuse: WouldRefuseStatus,
+}
+
+#[derive(Serialize)]
+struct WouldRefuseStatus {
+    second: u64,
+    day: u64,
+}
+
+/// Limits that an operator has changed for a time. A limit that is `null` is as configured.
+#[derive(Serialize)]
+struct OverrideStatus {
+    per_second: Option<u32>,
+    per_day: Option<u64>,
+    block: bool,
+    until: Rfc3339,
+    reason: String,
+    /// Name of the token.
+    by: String,
+    since: Rfc3339,
+}
+
+/// `/quota`: what is left, and who uses it.
+#[derive(Serialize)]
+pub(super) struct QuotaPage {
+    services: BTreeMap<String, ServiceStatus>,
+    accounts: BTreeMap<String, BudgetStatus>,
+}
+
+/// The result of a change.
+#[derive(Serialize)]
+pub(super) struct QuotaChange {
+    service: String,
+    quota: Option<QuotaStatus>,
+    r#override: Option<OverrideStatus>,
 }
 
 /// A window without a limit is `null`.
@@ -205,7 +251,7 @@ impl StatusPage {
     fn of(state: &AdminState) -> Self {
         let admin = &state.admin;
         let (snapshot, in_force) = (admin.gateway.current.load_full(), admin.gateway.in_force.load_full());
-        let mut spent = Spent::today(&admin.gateway.live.spending);
+        let mut spent = SpendingStatus::today(&admin.gateway.live.spending);
         let mut account = |account: &Arc<Account>| {
             let unknown = admin.gateway.live.orders.unknown_count(&account.name);
             let spent = spent.by_account.remove(&account.name).unwrap_or_default();
@@ -239,7 +285,7 @@ impl StatusPage {
                 in_force_since: Timestamp::try_from(in_force.since).ok().map(rfc3339),
                 last_reload_successful: admin.gateway.reloaded_well(),
             },
-            services: services(&snapshot, &mut spent.by_service),
+            services: services(&admin.gateway, &snapshot, &mut spent.by_service),
             accounts,
             cache: CacheStatus::of(&snapshot.cache),
             memory: MemoryStatus { buffered_bytes: snapshot.memory.used(), limit_bytes: snapshot.memory.limit() },
@@ -250,16 +296,16 @@ impl StatusPage {
 
 /// Units sent to Fastrac today.
 #[derive(Default)]
-struct Spent {
+struct SpendingStatus {
     /// By account, then service.
     by_account: BTreeMap<String, BTreeMap<String, u64>>,
     /// By service, then operation.
     by_service: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
-impl Spent {
+impl SpendingStatus {
     fn today(spending: &Spending) -> Self {
-        let mut spent = Spent::default();
+        let mut spent = SpendingStatus::default();
         for SpentToday { key: SpenderKey { account, service, operation }, units } in spending.today() {
             *spent.by_account.entry(account).or_default().entry(service.clone()).or_default() += units;
             *spent.by_service.entry(service).or_default().entry(operation).or_default() += units;
@@ -269,6 +315,7 @@ impl Spent {
 }
 
 fn services(
+    gateway: &Gateway,
     snapshot: &Snapshot,
     spent: &mut BTreeMap<String, BTreeMap<String, u64>>,
 ) -> BTreeMap<String, ServiceStatus> {
@@ -276,7 +323,8 @@ fn services(
         let told = ServiceStatus {
             account: snapshot.accounts.get(service.account).map(|account| account.name.clone()),
             priority: service.config.priority,
-            quota: WindowsStatus::of(quota.usage()),
+            quota: QuotaStatus::of(quota),
+            r#override: gateway.live.overrides.of(&service.name).map(OverrideStatus::of),
             used_today: quota.used_today(),
             spent_today: spent.remove(&service.name).unwrap_or_default(),
             credentials: service
@@ -289,6 +337,84 @@ fn services(
         (service.name.clone(), told)
     };
     snapshot.catalog.services.iter().zip(&snapshot.quotas).map(&mut service).collect()
+}
+
+impl QuotaPage {
+    /// All services and accounts, or one service and its account; `None`: there is no such service.
+    pub(super) fn of(state: &AdminState, service: Option<&str>) -> Option<Self> {
+        let gateway = &state.admin.gateway;
+        let snapshot = gateway.current.load_full();
+        let mut spent = SpendingStatus::today(&gateway.live.spending);
+        let mut services = services(gateway, &snapshot, &mut spent.by_service);
+        let mut accounts: BTreeMap<_, _> = snapshot
+            .accounts
+            .iter()
+            .map(|account| {
+                let spent = spent.by_account.remove(&account.name).unwrap_or_default();
+                (account.name.clone(), BudgetStatus::of(account, spent))
+            })
+            .collect();
+        if let Some(service) = service {
+            services.retain(|name, _| name == service);
+            let account = services.get(service)?.account.clone();
+            accounts.retain(|name, _| Some(name) == account.as_ref());
+        }
+        Some(QuotaPage { services, accounts })
+    }
+}
+
+impl QuotaChange {
+    /// `None`: there is no such service any more.
+    pub(super) fn of(state: &AdminState, service: &str) -> Option<Self> {
+        let gateway = &state.admin.gateway;
+        let snapshot = gateway.current.load_full();
+        let index = snapshot.catalog.services.iter().position(|known| known.name == service)?;
+        let quota = snapshot.quotas.get(index).map(|quota| QuotaStatus::of(quota));
+        let set = gateway.live.overrides.of(service).map(OverrideStatus::of);
+        Some(QuotaChange { service: service.to_owned(), quota, r#override: set })
+    }
+}
+
+impl QuotaStatus {
+    fn of(quota: &admission::Quota) -> Self {
+        let would_refuse = |window| quota.would_refuse(window);
+        QuotaStatus {
+            windows: WindowsStatus::of(quota.usage()),
+            enforced: quota.is_enforced(),
+            would_refuse: WouldRefuseStatus {
+                second: would_refuse(LimitWindow::Second),
+                day: would_refuse(LimitWindow::Day),
+            },
+        }
+    }
+}
+
+impl OverrideStatus {
+    fn of(set: SetOverride) -> Self {
+        let SetOverride { limits, by, since } = set;
+        OverrideStatus {
+            per_second: limits.second,
+            per_day: limits.day,
+            block: limits.block,
+            until: rfc3339(limits.until),
+            reason: limits.reason.to_string(),
+            by,
+            since: rfc3339(since),
+        }
+    }
+}
+
+impl BudgetStatus {
+    fn of(account: &Account, spent_today: BTreeMap<String, u64>) -> Self {
+        let usage = account.budget.usage();
+        BudgetStatus {
+            windows: WindowsStatus::of(usage.windows),
+            in_flight: InFlightStatus { limit: usage.in_flight.limit, left: usage.in_flight.left },
+            used_today: usage.used_today,
+            spent_today,
+            waiting: usage.waiting,
+        }
+    }
 }
 
 impl CredentialStatus {
@@ -315,15 +441,8 @@ impl WindowsStatus {
 
 impl AccountStatus {
     fn of(account: &Account, orders_unknown: u64, spent_today: BTreeMap<String, u64>) -> Self {
-        let usage = account.budget.usage();
         AccountStatus {
-            budget: BudgetStatus {
-                windows: WindowsStatus::of(usage.windows),
-                in_flight: InFlightStatus { limit: usage.in_flight.limit, left: usage.in_flight.left },
-                used_today: usage.used_today,
-                spent_today,
-                waiting: usage.waiting,
-            },
+            budget: BudgetStatus::of(account, spent_today),
             breaker: account.breaker.state().as_str(),
             failing: account.breaker.failures_in_a_row(),
             keys: KeysStatus::of(account.keys.status()),

@@ -144,6 +144,7 @@ impl TestAdmin {
             orders,
             revoked,
             spending: crate::spending::Spending::open(store.clone()).await.unwrap(),
+            overrides: crate::gateway::Overrides::open(store.clone()).await.unwrap(),
             tls,
             connector: Connector::default(),
             degraded: Arc::default(),

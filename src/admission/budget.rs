@@ -150,7 +150,7 @@ impl Budget {
         let max_in_flight = self.queue.max_in_flight();
         let left = max_in_flight.saturating_sub(self.queue.in_flight());
         BudgetUsage {
-            windows: UsageByWindow::of(self.queue.second().as_deref(), &self.queue.day),
+            windows: UsageByWindow::of(self.queue.second().as_deref(), self.queue.day.limit(), &self.queue.day),
             in_flight: WindowUsage { limit: max_in_flight as u64, left: left as u64, resets_in: 0 },
             used_today: self.queue.day.today().used,
             waiting: self.queue.waiting(),

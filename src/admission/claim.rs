@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{
     bucket::TokenReservation,
     day::{DayReservation, Unrecorded},
+    usage::LimitWindow,
 };
 
 /// Tokens of a second and units of a day; given back when dropped unless kept. An empty one costs nothing: the call is
@@ -18,6 +19,8 @@ use super::{
 pub struct Claim {
     pub(super) second: Option<TokenReservation>,
     pub(super) day: Option<DayReservation>,
+    /// The window that would have refused the request, if limits were enforced.
+    pub(super) would_refuse: Option<LimitWindow>,
 }
 
 impl Claim {
@@ -32,6 +35,11 @@ impl Claim {
             Some(day) => day.record(until).await,
             None => Ok(()),
         }
+    }
+
+    /// The window that would have refused the request, if the service's limits were enforced.
+    pub fn would_refuse(&self) -> Option<LimitWindow> {
+        self.would_refuse
     }
 
     /// Counts everything as used: the request was sent, or answered without being sent.

@@ -201,7 +201,7 @@ impl WaitQueue {
         let claim = || {
             let day = Some(self.day.reserve(cost)?);
             let second = self.second.load().as_ref().map(|second| second.take(cost)).transpose();
-            Ok(Claim { second: second.map_err(Exhausted::Second)?, day })
+            Ok(Claim { second: second.map_err(Exhausted::Second)?, day, ..Claim::default() })
         };
         match claim() {
             Ok(claim) => Ok(Permit { queue: self.clone(), claim }),

@@ -1,12 +1,24 @@
 //! A service's quota: requests per second and per calendar day.
 //!
-//! Always holds: a refused request takes nothing, and a reload keeps what was used. It fails with
-//! [`Exceeded`].
+//! Always holds: a refused request takes nothing; a reload keeps what was used; an override replaces the configured limits
+//! until its instant and not longer. With `enforce = false` nothing is refused but by an override that blocks: what would
+//! have been refused is counted, and noted in the claim. It fails with [`Exceeded`].
 
-use std::{sync::Arc, time::Duration};
+#[cfg(test)]
+mod tests;
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, Guard};
 use http::HeaderValue;
 use jiff::tz::TimeZone;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
@@ -15,15 +27,39 @@ use super::{
     claim::Claim,
     day::{CounterContext, DayCounter, DayShortage, Unrecorded},
     header,
-    usage::UsageByWindow,
+    overridden::{OverrideNotice, QuotaOverride},
+    usage::{LimitWindow, UsageByWindow, WindowUsage},
+    wall_clock::WallClock,
 };
 use crate::{config, retry_after::whole_seconds};
 
 /// A service's quota. A missing limit means unlimited; the day is counted all the same.
 #[derive(Debug)]
 pub struct Quota {
-    second: Option<Arc<TokenBucket>>,
     day: Arc<DayCounter>,
+    clock: WallClock,
+    in_force: ArcSwap<LimitsInForce>,
+    /// Locked while the limits change.
+    settings: Mutex<QuotaSettings>,
+    /// Requests that were served although they would have been refused, since the start; by [`LimitWindow`].
+    would_refuse: [AtomicU64; 2],
+}
+
+/// What the limits are made of.
+#[derive(Debug)]
+struct QuotaSettings {
+    configured: config::QuotaConfig,
+    overridden: Option<QuotaOverride>,
+    zone: TimeZone,
+}
+
+#[derive(Debug)]
+struct LimitsInForce {
+    second: Option<Arc<TokenBucket>>,
+    day: Option<u64>,
+    enforce: bool,
+    overridden: Option<QuotaOverride>,
+    /// `RateLimit-Policy`.
     policy: Option<HeaderValue>,
 }
 
@@ -35,6 +71,8 @@ pub enum Exceeded {
     Second {
         /// Whole seconds, at least 1.
         retry_after: Duration,
+        /// The limit is not the configured one.
+        notice: Option<OverrideNotice>,
     },
     /// No units left today.
     #[error("the service's daily quota is used up")]
@@ -43,6 +81,15 @@ pub enum Exceeded {
         retry_after: Duration,
         /// Start of the next day in the account's zone.
         resets_at: Midnight,
+        /// The limit is not the configured one.
+        notice: Option<OverrideNotice>,
+    },
+    /// Everything is refused.
+    #[error("the service is blocked")]
+    Blocked {
+        /// Whole seconds, at least 1.
+        retry_after: Duration,
+        notice: OverrideNotice,
     },
     /// There may be units left today, but taking them cannot be recorded.
     #[error(transparent)]
@@ -52,27 +99,71 @@ pub enum Exceeded {
 impl Quota {
     /// An unused quota. The day starts at midnight of `zone`, the account's time zone.
     pub fn new(quota: &config::QuotaConfig, zone: &TimeZone, context: impl Into<CounterContext>) -> Self {
-        let day = DayCounter::new(quota.day, zone, context);
-        Self::of(quota.second.map(|rate| Arc::new(TokenBucket::full(rate))), day)
+        let context = context.into();
+        let clock = context.clock;
+        let day = DayCounter::new(quota.day.filter(|_| quota.enforce), zone, context);
+        let second = quota.second.map(|rate| Arc::new(TokenBucket::full(rate)));
+        let settings = QuotaSettings { configured: quota.clone(), overridden: None, zone: zone.clone() };
+        let in_force = ArcSwap::from_pointee(LimitsInForce {
+            second,
+            day: quota.day,
+            enforce: quota.enforce,
+            overridden: None,
+            policy: None,
+        });
+        let quota = Self { day, clock, in_force, settings: Mutex::new(settings), would_refuse: Default::default() };
+        quota.change(|_| {});
+        quota
     }
 
-    /// This quota under changed limits. The day keeps its count and its zone; an unchanged rate
-    /// keeps its bucket, a changed one starts with an empty bucket.
-    pub fn reloaded(&self, quota: &config::QuotaConfig) -> Self {
-        let kept = self.second.clone().filter(|bucket| Some(bucket.rate()) == quota.second);
-        self.day.set_limit(quota.day);
-        Self::of(kept.or_else(|| quota.second.map(|rate| Arc::new(TokenBucket::empty(rate)))), self.day.clone())
+    /// Changes the configured limits. The day keeps its count; an unchanged rate keeps its bucket, a changed one starts
+    /// with an empty bucket. An override stays in force.
+    pub fn reconfigure(&self, quota: &config::QuotaConfig) {
+        self.change(|settings| settings.configured = quota.clone());
     }
 
     /// Changes the account's time zone; the day keeps its count.
     pub fn set_zone(&self, zone: &TimeZone) {
         self.day.set_zone(zone);
+        self.settings.lock().zone = zone.clone();
     }
 
-    fn of(second: Option<Arc<TokenBucket>>, day: Arc<DayCounter>) -> Self {
-        let mut quota = Self { second, day, policy: None };
-        quota.policy = header::policy(&quota.usage());
-        quota
+    /// Puts an override in force, or ends it.
+    pub fn set_override(&self, overridden: Option<QuotaOverride>) {
+        self.change(|settings| settings.overridden = overridden);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut QuotaSettings)) {
+        let mut settings = self.settings.lock();
+        change(&mut settings);
+        settings.overridden.take_if(|set| set.is_over(self.clock.millis()));
+        let limits = settings.overridden.as_ref().map(|set| set.applied_to(&settings.configured));
+        let limits = limits.as_ref().unwrap_or(&settings.configured);
+        let kept = self.in_force.load().second.clone().filter(|bucket| Some(bucket.rate()) == limits.second);
+        let second = kept.or_else(|| limits.second.map(|rate| Arc::new(TokenBucket::empty(rate))));
+        let limit = limits.day.filter(|_| limits.enforce);
+        if self.day.limit() != limit {
+            self.day.set_limit(limit);
+        }
+        let mut in_force = LimitsInForce {
+            second,
+            day: limits.day,
+            enforce: limits.enforce,
+            overridden: settings.overridden.clone(),
+            policy: None,
+        };
+        in_force.policy = header::policy(&self.usage_under(&in_force));
+        self.in_force.store(Arc::new(in_force));
+    }
+
+    /// The limits in force at this instant.
+    fn limits(&self) -> Guard<Arc<LimitsInForce>> {
+        let limits = self.in_force.load();
+        if limits.overridden.as_ref().is_some_and(|set| set.is_over(self.clock.millis())) {
+            self.change(|_| {});
+            return self.in_force.load();
+        }
+        limits
     }
 
     /// Takes one request of this second into the claim.
@@ -80,12 +171,17 @@ impl Quota {
     /// # Errors
     /// [`Exceeded`] when the bucket is empty; nothing is taken then.
     pub fn claim_second(&self, claim: &mut Claim) -> Result<(), Exceeded> {
-        let Some(second) = &self.second else { return Ok(()) };
-        let taken = second.take(1).map_err(|insufficient| {
-            let wait = if let InsufficientTokens::Until(wait) = insufficient { wait } else { Duration::ZERO };
-            Exceeded::Second { retry_after: whole_seconds(wait) }
-        });
-        claim.second = Some(taken?);
+        let limits = self.limits();
+        let Some(second) = &limits.second else { return Ok(()) };
+        match second.take(1) {
+            Ok(taken) => claim.second = Some(taken),
+            Err(_) if !limits.enforce => self.note(LimitWindow::Second, claim),
+            Err(insufficient) => {
+                let wait = if let InsufficientTokens::Until(wait) = insufficient { wait } else { Duration::ZERO };
+                let notice = limits.overridden.as_ref().map(|set| self.notice(set));
+                return Err(Exceeded::Second { retry_after: whole_seconds(wait), notice });
+            }
+        }
         Ok(())
     }
 
@@ -94,13 +190,18 @@ impl Quota {
     /// # Errors
     /// [`Exceeded`] when none is left.
     pub async fn claim_day(&self, claim: &mut Claim, until: Instant) -> Result<(), Exceeded> {
+        let limits = Guard::into_inner(self.limits());
         claim.day = Some(self.day.reserve_by(1, until).await.map_err(|shortage| match shortage {
             DayShortage::NotLeased => Exceeded::Unrecorded(Unrecorded),
             DayShortage::Exhausted => Exceeded::Day {
                 retry_after: Duration::from_secs(self.day.today().ends_in),
                 resets_at: self.day.ends_at(),
+                notice: limits.overridden.as_ref().map(|set| self.notice(set)),
             },
         })?);
+        if !limits.enforce && limits.day.is_some_and(|limit| self.day.today().used > limit) {
+            self.note(LimitWindow::Day, claim);
+        }
         Ok(())
     }
 
@@ -109,9 +210,38 @@ impl Quota {
         &self.day
     }
 
+    /// Takes nothing.
+    ///
+    /// # Errors
+    /// [`Exceeded`] if an override blocks the service, whatever `enforce` says.
+    pub fn check_block(&self) -> Result<(), Exceeded> {
+        let limits = self.limits();
+        let Some(set) = limits.overridden.as_ref().filter(|set| set.block) else { return Ok(()) };
+        let retry_after = whole_seconds(Duration::from_millis(set.millis_left(self.clock.millis())));
+        Err(Exceeded::Blocked { retry_after, notice: self.notice(set) })
+    }
+
+    /// A request is served that the limit would have refused.
+    fn note(&self, window: LimitWindow, claim: &mut Claim) {
+        self.would_refuse[window as usize].fetch_add(1, Ordering::Relaxed);
+        claim.would_refuse.get_or_insert(window);
+    }
+
+    fn notice(&self, set: &QuotaOverride) -> OverrideNotice {
+        set.notice(&self.settings.lock().zone)
+    }
+
     /// What is left of the windows that have a limit.
     pub fn usage(&self) -> UsageByWindow {
-        UsageByWindow::of(self.second.as_deref(), &self.day)
+        self.usage_under(&self.limits())
+    }
+
+    fn usage_under(&self, limits: &LimitsInForce) -> UsageByWindow {
+        if let Some(set) = limits.overridden.as_ref().filter(|set| set.block) {
+            let resets_in = set.millis_left(self.clock.millis()).div_ceil(1000).max(1);
+            return UsageByWindow { second: None, day: Some(WindowUsage { limit: 0, left: 0, resets_in }) };
+        }
+        UsageByWindow::of(limits.second.as_deref(), limits.day, &self.day)
     }
 
     /// Requests used today, reserved ones included; counted even without a limit.
@@ -119,9 +249,19 @@ impl Quota {
         self.day.today().used
     }
 
+    /// Whether what is beyond the limits is refused.
+    pub fn is_enforced(&self) -> bool {
+        self.limits().enforce
+    }
+
+    /// Requests of a window that were served although the limit would have refused them, since the start.
+    pub fn would_refuse(&self, window: LimitWindow) -> u64 {
+        self.would_refuse[window as usize].load(Ordering::Relaxed)
+    }
+
     /// `RateLimit-Policy`; `None` without a limit.
-    pub fn policy_header(&self) -> Option<&HeaderValue> {
-        self.policy.as_ref()
+    pub fn policy_header(&self) -> Option<HeaderValue> {
+        self.limits().policy.clone()
     }
 
     /// `RateLimit` as of now; `None` without a limit.

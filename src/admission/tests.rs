@@ -27,7 +27,7 @@ fn wall(at: &str) -> WallClock {
 }
 
 fn quota(rate: Option<(u32, u32)>, day: Option<u64>) -> config::QuotaConfig {
-    config::QuotaConfig { second: rate.map(|(per_second, burst)| Rate { per_second, burst }), day }
+    config::QuotaConfig { second: rate.map(|(per_second, burst)| Rate { per_second, burst }), day, enforce: true }
 }
 
 fn budget(rate: Option<(u32, u32)>, day: Option<u64>, in_flight: usize, max_wait: u64) -> Budget {
@@ -154,16 +154,18 @@ mod bucket {
         let mut claim = Claim::default();
         quota.claim_second(&mut claim).unwrap();
         let exceeded = quota.claim_second(&mut Claim::default()).unwrap_err();
-        assert_eq!(exceeded, Exceeded::Second { retry_after: Duration::from_secs(1) });
+        assert_eq!(exceeded, Exceeded::Second { retry_after: Duration::from_secs(1), notice: None });
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_reload_gives_no_burst_and_forgets_no_day() {
         let before = Quota::new(&quota(Some((10, 10)), Some(5)), &zone("UTC"), wall("2026-11-24T02:00:00Z"));
         use_one(&before);
-        let same = before.reloaded(&quota(Some((10, 10)), Some(5)));
-        assert_eq!(same.usage(), before.usage());
-        let other = before.reloaded(&quota(Some((20, 20)), Some(1)));
+        let used = before.usage();
+        before.reconfigure(&quota(Some((10, 10)), Some(5)));
+        assert_eq!(before.usage(), used);
+        before.reconfigure(&quota(Some((20, 20)), Some(1)));
+        let other = before;
         assert_eq!(other.usage().second.unwrap().left, 0);
         assert!(claim_day(&other, &mut Claim::default()).is_err());
         advance(Duration::from_secs(1)).await;

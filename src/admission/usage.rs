@@ -4,6 +4,25 @@
 
 use super::{bucket::TokenBucket, day::DayCounter};
 
+/// The window of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitWindow {
+    /// Per second: a token bucket.
+    Second,
+    /// Per calendar day.
+    Day,
+}
+
+impl LimitWindow {
+    /// Its word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LimitWindow::Second => "second",
+            LimitWindow::Day => "day",
+        }
+    }
+}
+
 /// One window of a quota or budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowUsage {
@@ -25,8 +44,9 @@ pub struct UsageByWindow {
 }
 
 impl UsageByWindow {
-    pub(super) fn of(second: Option<&TokenBucket>, day: &DayCounter) -> Self {
-        Self { second: second.map(second_window), day: day_window(day) }
+    /// `limit`: of the day; it need not be the counter's own.
+    pub(super) fn of(second: Option<&TokenBucket>, limit: Option<u64>, day: &DayCounter) -> Self {
+        Self { second: second.map(second_window), day: limit.map(|limit| day_window(limit, day)) }
     }
 }
 
@@ -35,8 +55,7 @@ fn second_window(bucket: &TokenBucket) -> WindowUsage {
     WindowUsage { limit, left: u64::from(bucket.left()).min(limit), resets_in: 1 }
 }
 
-fn day_window(day: &DayCounter) -> Option<WindowUsage> {
-    let limit = day.limit()?;
+fn day_window(limit: u64, day: &DayCounter) -> WindowUsage {
     let today = day.today();
-    Some(WindowUsage { limit, left: limit.saturating_sub(today.used), resets_in: today.ends_in })
+    WindowUsage { limit, left: limit.saturating_sub(today.used), resets_in: today.ends_in }
 }

@@ -3,12 +3,12 @@
 use std::io;
 
 use clap::{Args, Subcommand};
-use http::{Method, StatusCode};
+use http::Method;
 use serde_json::{Value, json};
 
 use super::{
-    FAILED, WRONG, output,
-    remote::{self, AdminClient, AdminResponse},
+    remote::{self, AdminClient, FormatLines},
+    table::{members, table, text},
 };
 
 /// Show, verify, rotate and revoke the key pairs of a running gateway
@@ -84,24 +84,9 @@ pub(super) fn run(arguments: &KeysArgs) -> io::Result<u8> {
         }
     };
     match done {
-        Ok((response, format)) => print(&response, format),
+        Ok((response, format)) => remote::report(&response, format),
         Err(error) => Ok(error.report()),
     }
-}
-
-/// Formats a response as lines for stdout.
-type FormatLines = fn(&Value) -> Vec<String>;
-
-fn print(response: &AdminResponse, format: FormatLines) -> io::Result<u8> {
-    let lines = format(&response.body);
-    let printed = remote::print(&lines);
-    if response.status.is_success() {
-        return printed.map(|()| 0);
-    }
-    output::error(response.error_message());
-    // The gateway does not know the account or the version.
-    let wrong = matches!(response.status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND);
-    Ok(if wrong { WRONG } else { FAILED })
 }
 
 fn status(body: &Value) -> Vec<String> {
@@ -173,29 +158,8 @@ fn revoked(body: &Value) -> Vec<String> {
     lines
 }
 
-fn members<'a>(body: &'a Value, name: &str) -> impl Iterator<Item = (&'a str, &'a Value)> {
-    body[name].as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value))
-}
-
 fn items(list: &Value) -> &[Value] {
     list.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("-")
-}
-
-/// Aligned columns, two spaces apart.
-fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
-    let widths: [usize; N] = std::array::from_fn(|at| {
-        rows.iter().map(|row| row[at].chars().count()).chain([head[at].len()]).max().unwrap_or_default()
-    });
-    let line = |cells: [&str; N]| {
-        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    let rows = rows.iter().map(|row| line(row.each_ref().map(String::as_str)));
-    std::iter::once(line(head)).chain(rows).collect()
 }
 
 /// An age in its two largest units.

@@ -104,6 +104,21 @@ pub(super) fn print(lines: &[String]) -> io::Result<()> {
     output::print(|out| lines.iter().try_for_each(|line| writeln!(out, "{}", printable(line))))
 }
 
+/// Formats a response as lines for stdout.
+pub(super) type FormatLines = fn(&Value) -> Vec<String>;
+
+/// Prints the result of a command; returns the exit code.
+pub(super) fn report(response: &AdminResponse, format: FormatLines) -> io::Result<u8> {
+    let printed = print(&format(&response.body));
+    if response.status.is_success() {
+        return printed.map(|()| 0);
+    }
+    output::error(response.error_message());
+    // The gateway does not know what the command names.
+    let wrong = matches!(response.status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND);
+    Ok(if wrong { WRONG } else { FAILED })
+}
+
 /// The text with control characters escaped, and those that change the direction of text: a response must not control
 /// the terminal.
 fn printable(text: &str) -> String {

@@ -36,6 +36,8 @@ pub struct QuotaConfig {
     pub second: Option<Rate>,
     /// Requests per calendar day; `None`: not limited.
     pub day: Option<u64>,
+    /// Whether what is beyond the limits is refused; if not, it is only reported.
+    pub enforce: bool,
 }
 
 /// An access key and the digest of its secret.

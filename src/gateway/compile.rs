@@ -103,7 +103,11 @@ pub(super) fn compile(
         live.spending.set_zone(&settings.name, &settings.day_zone);
     }
     live.orders.reconfigure(&config.orders);
-    let quota = |service: &config::ServiceConfig| counts.quota(service, &config.accounts[service.account].day_zone);
+    let quota = |service: &config::ServiceConfig| {
+        let quota = counts.quota(service, &config.accounts[service.account].day_zone);
+        quota.set_override(live.overrides.of(&service.name).map(|set| set.limits));
+        quota
+    };
     let quotas = config.services.iter().map(quota).collect();
     let names = Names {
         accounts: config.accounts.iter().map(|account| account.name.clone()).collect(),

@@ -33,7 +33,10 @@ impl Counts {
         let mut quotas = self.quotas.lock();
         let quota = match quotas.get(&service.name) {
             Some(known) if known.settings == service.quota => known.quota.clone(),
-            Some(known) => Arc::new(known.quota.reloaded(&service.quota)),
+            Some(known) => {
+                known.quota.reconfigure(&service.quota);
+                known.quota.clone()
+            }
             None => Arc::new(Quota::new(&service.quota, zone, WallClock::system())),
         };
         quota.set_zone(zone);

@@ -203,8 +203,12 @@ impl Call {
     }
 
     /// Step 5: opens the claim with one request of the service's second, unless that is taken after the cache lookup.
+    ///
+    /// # Errors
+    /// The refusal of the quota, or of an override that blocks the service.
     pub(super) fn open_claim(&self) -> Result<Claim, Refusal> {
         let mut claim = Claim::default();
+        self.claimed(self.quota().check_block())?;
         if self.charges_hits() {
             self.claimed(self.quota().claim_second(&mut claim))?;
         }

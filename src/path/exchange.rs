@@ -11,6 +11,7 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use crate::{
+    admission::Claim,
     attempts::Attempts,
     body::BodyError,
     caller::Client,
@@ -19,7 +20,7 @@ use crate::{
     orders::FirstSent,
     outcome::Sent,
     record::{CapturedBody, Record, RequestId},
-    refusal::Refusal,
+    refusal::{Refusal, quota_code},
     reply::{CacheStatusHeader, Reply, ReplyBody},
     snapshot::{Snapshot, Worker},
 };
@@ -75,6 +76,13 @@ impl Exchange {
     pub(super) fn identified(&mut self, service: usize) {
         if let Some(record) = &mut self.record {
             record.identified(service);
+        }
+    }
+
+    /// Notes in the record if the service's quota would have refused the request.
+    pub(super) fn claimed(&mut self, claim: &Claim) {
+        if let Some(record) = &mut self.record {
+            record.would_refuse = claim.would_refuse().map(quota_code);
         }
     }
 

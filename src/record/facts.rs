@@ -23,6 +23,8 @@ pub struct RequestFacts {
     pub outcome: Outcome,
     /// Why the gateway itself answered.
     pub code: Option<Code>,
+    /// The quota that would have refused it, if it were enforced.
+    pub would_refuse: Option<Code>,
     /// `None` if the operation does not use the cache.
     pub cache: Option<CacheResult>,
     /// Whether Fastrac saw this request.
@@ -63,6 +65,7 @@ impl RequestFacts {
             status: None,
             outcome: Outcome::ClientGone,
             code: None,
+            would_refuse: None,
             cache: None,
             sent: Sent::No,
             attempts: 0,

@@ -121,6 +121,9 @@ fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, w
     let context = &LineContext { bodies_readable: context.bodies_readable && !withheld, ..*context };
     body(out, b",\"request_body\":", &facts.request_body, context);
     body(out, b",\"answer_body\":", &facts.answer_body, context);
+    if let Some(code) = facts.would_refuse {
+        word(out, b",\"would_refuse\":", Some(code.as_str()));
+    }
     if let Some(from) = &facts.stored_from {
         out.extend_from_slice(b",\"stored_from\":");
         encode::string(out, if shown(from) { from } else { MASKED });

@@ -53,6 +53,7 @@ pub(super) fn check(
             quota: QuotaConfig {
                 second: rate(quota.per_second, quota.burst, &place.key("quota"), diagnostics),
                 day: quota.per_day.map(|count| count.0),
+                enforce: quota.enforce,
             },
             share: service.share.0,
             allow_classes,

@@ -48,7 +48,7 @@ impl Default for ServiceTable {
 }
 
 /// `services.NAME.quota`
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuotaTable {
     /// Requests per second; absent: not limited.
@@ -60,6 +60,14 @@ pub struct QuotaTable {
     /// Requests per calendar day, in the account's zone; absent: not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_day: Option<PositiveInteger<{ i64::MAX as u64 }>>,
+    /// Whether what is beyond the limits is refused. If not, it is served, and reported in metrics, log and status.
+    pub enforce: bool,
+}
+
+impl Default for QuotaTable {
+    fn default() -> Self {
+        Self { per_second: None, burst: None, per_day: None, enforce: true }
+    }
 }
 
 /// `services.NAME.credentials[n]`, made by `fastrac-gateway service issue`.

@@ -59,6 +59,14 @@ impl Scrape<'_> {
         self.metrics.families.quota_used.with_label_values(&labels).set(used);
     }
 
+    /// Requests of one window that a service's quota would have refused so far, if it were enforced.
+    pub fn would_refuse(&self, service: &str, window: &'static str, requests: u64) {
+        if requests > 0 {
+            let counter = self.metrics.families.quota_would_refuse.with_label_values(&[service, window]);
+            counter.inc_by(requests.saturating_sub(counter.get()));
+        }
+    }
+
     /// When a credential was last used, in seconds since 1970.
     pub fn credential(&self, service: &str, access_key: &str, last_used: u64) {
         self.metrics.families.credential_last_used.with_label_values(&[service, access_key]).set(last_used as f64);

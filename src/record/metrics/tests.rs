@@ -33,6 +33,7 @@ fn filled() -> std::sync::Arc<Metrics> {
 
 fn set(scrape: &Scrape<'_>) {
     scrape.quota("checkout", "day", 40_000.0, 1.0);
+    scrape.would_refuse("checkout", "second", 3);
     scrape.budget("main", "second", 20.0, 0.5);
     scrape.budget_waiting("main", "second", 2);
     scrape.cache("v2.city", 3, 4096);
@@ -52,7 +53,7 @@ fn set(scrape: &Scrape<'_>) {
 const FAMILIES: &[&str] = &[
     "requests_total", "request_duration_seconds", "overhead_duration_seconds", "service_request_duration_seconds",
     "upstream_requests_total", "upstream_duration_seconds", "in_flight_requests", "client_connections",
-    "service_upstream_requests_total",
+    "service_upstream_requests_total", "quota_would_refuse_total",
     "upstream_connections", "quota_limit", "quota_used", "budget_limit", "budget_used", "budget_waiting",
     "cache_requests_total", "cache_entries", "cache_bytes", "buffered_bytes", "buffered_bytes_limit", "upstream_calls_saved_total", "key_info",
     "key_loaded_timestamp_seconds", "key_events_total", "key_source_up", "key_source_last_success_timestamp_seconds",

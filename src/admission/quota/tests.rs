@@ -1,0 +1,87 @@
+//! Overrides and shadow mode, on simulated time.
+
+use tokio::time::advance;
+
+use super::*;
+use crate::config::{QuotaConfig, Rate};
+
+fn configured(per_second: u32, day: u64, enforce: bool) -> QuotaConfig {
+    let second = Some(Rate { per_second, burst: per_second });
+    QuotaConfig { second, day: Some(day), enforce }
+}
+
+fn clock() -> WallClock {
+    WallClock::anchored("2026-11-24T02:00:00Z".parse().unwrap())
+}
+
+fn overridden(second: Option<u32>, day: Option<u64>, block: bool) -> Option<QuotaOverride> {
+    let until = "2026-11-24T04:00:00Z".parse().unwrap();
+    Some(QuotaOverride { second, day, block, until, reason: "sale".into() })
+}
+
+async fn use_one(quota: &Quota) -> Result<Option<LimitWindow>, Exceeded> {
+    let mut claim = Claim::default();
+    quota.check_block()?;
+    quota.claim_second(&mut claim)?;
+    quota.claim_day(&mut claim, Instant::now() + Duration::from_secs(1)).await?;
+    claim.keep();
+    Ok(claim.would_refuse())
+}
+
+fn limits(quota: &Quota) -> [Option<u64>; 2] {
+    let usage = quota.usage();
+    [usage.second, usage.day].map(|window| window.map(|window| window.limit))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_override_ends_at_its_instant_and_survives_a_reload() {
+    let quota = Quota::new(&configured(10, 5, true), &TimeZone::get("Asia/Jakarta").unwrap(), clock());
+    use_one(&quota).await.unwrap();
+    quota.set_override(overridden(Some(3), Some(1), false));
+    assert_eq!(limits(&quota), [Some(3), Some(1)]);
+    assert_eq!(quota.policy_header().unwrap(), "\"second\";q=3;w=1, \"day\";q=1;w=86400");
+    advance(Duration::from_secs(1)).await;
+    let refused = use_one(&quota).await.unwrap_err();
+    let Exceeded::Day { notice: Some(notice), .. } = refused else { panic!("{refused:?}") };
+    assert_eq!(notice.to_string(), "set by the operators until 2026-11-24T11:00:00+07:00: sale");
+    quota.reconfigure(&configured(20, 9, true));
+    assert_eq!(limits(&quota), [Some(3), Some(1)]);
+    advance(Duration::from_millis(2 * 3_600_000 - 1_001)).await;
+    assert!(use_one(&quota).await.is_err(), "a millisecond before its end");
+    advance(Duration::from_millis(1)).await;
+    assert_eq!(limits(&quota), [Some(20), Some(9)]);
+    assert_eq!(quota.usage().day.unwrap().left, 8, "the count is kept");
+    advance(Duration::from_secs(1)).await;
+    use_one(&quota).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_refuses_everything_until_it_ends() {
+    for enforce in [true, false] {
+        let quota = Quota::new(&configured(10, 5, enforce), &TimeZone::UTC, clock());
+        quota.set_override(overridden(None, None, true));
+        let refused = use_one(&quota).await.unwrap_err();
+        let Exceeded::Blocked { retry_after, .. } = refused else { panic!("{refused:?}") };
+        assert_eq!(retry_after, Duration::from_secs(7200));
+        assert_eq!(quota.limit_header().unwrap(), "\"day\";r=0;t=7200");
+        quota.set_override(None);
+        use_one(&quota).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_enforcement_everything_is_counted_and_nothing_refused() {
+    let quota = Quota::new(&configured(2, 3, false), &TimeZone::UTC, clock());
+    let mut used = Vec::new();
+    for _ in 0..5 {
+        used.push(use_one(&quota).await.unwrap());
+    }
+    let (second, day) = (Some(LimitWindow::Second), Some(LimitWindow::Day));
+    assert_eq!(used, [None, None, second, second, second]);
+    assert_eq!((quota.would_refuse(LimitWindow::Second), quota.would_refuse(LimitWindow::Day)), (3, 2));
+    assert_eq!((quota.used_today(), quota.usage().day.unwrap().left), (5, 0));
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(use_one(&quota).await, Ok(day));
+    quota.reconfigure(&configured(2, 3, true));
+    assert!(matches!(use_one(&quota).await, Err(Exceeded::Day { .. })), "what was counted counts");
+}

@@ -1,0 +1,193 @@
+//! Overrides of quotas: limits that an operator has changed for a time.
+//!
+//! Kept in the state store by service, so they survive reloads and restarts, also of services that are removed and added
+//! again. What always holds: one that is set is in force at once, and is reported as done when it is on disk; it ends by
+//! itself at its instant of the wall clock. Fails with [`StoreError`], or if the configuration has no such service.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::Gateway;
+use crate::{
+    admission::QuotaOverride,
+    store::{Store, StoreError, StoreTable, StoredRow, WriteBatch},
+};
+
+const OVERRIDES: StoreTable<OverrideRow> = StoreTable::new("quota.overrides");
+
+/// The overrides of all services.
+#[derive(Debug)]
+pub struct Overrides {
+    store: Store,
+    known: Mutex<BTreeMap<String, SetOverride>>,
+}
+
+/// An override, and who has set it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetOverride {
+    pub limits: QuotaOverride,
+    /// Name of the admin token.
+    pub by: String,
+    pub since: Timestamp,
+}
+
+/// The configuration in force has no service of this name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownService;
+
+impl Overrides {
+    /// Loads the overrides that are not over.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they cannot be read: a start without them could serve a blocked service.
+    pub async fn open(store: Store) -> Result<Arc<Self>, StoreError> {
+        let (loaded, now) = (store.load(&OVERRIDES).await?, Timestamp::now());
+        let mut known = BTreeMap::new();
+        let mut over = WriteBatch::default();
+        for row in loaded.rows {
+            match String::from_utf8(row.key.clone()).ok().zip(row.row.into_override()) {
+                Some((service, set)) if set.limits.until > now => drop(known.insert(service, set)),
+                _ => over.remove(&OVERRIDES, &row.key),
+            }
+        }
+        if !over.is_empty() {
+            store.submit(over, |_| {});
+        }
+        Ok(Arc::new(Overrides { store, known: Mutex::new(known) }))
+    }
+
+    /// The override of a service that is in force now.
+    pub fn of(&self, service: &str) -> Option<SetOverride> {
+        let mut known = self.known.lock();
+        if known.get(service)?.limits.until <= Timestamp::now() {
+            known.remove(service);
+        }
+        known.get(service).cloned()
+    }
+
+    /// Sets or ends the override of a service; completes when that is on disk.
+    fn change(
+        &self,
+        service: &str,
+        set: Option<&SetOverride>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let mut batch = WriteBatch::default();
+        // Held until the write is queued: two changes at once are on disk in the order in which they are in memory.
+        let mut known = self.known.lock();
+        match set {
+            Some(set) => {
+                known.insert(service.to_owned(), set.clone());
+                batch.put(&OVERRIDES, service.as_bytes(), &OverrideRow::of(set));
+            }
+            None => {
+                known.remove(service);
+                batch.remove(&OVERRIDES, service.as_bytes());
+            }
+        }
+        self.store.write(batch)
+    }
+}
+
+impl Gateway {
+    /// Puts an override of a service's quota in force, or ends it. The future completes when that is on disk.
+    ///
+    /// # Errors
+    /// [`UnknownService`]; nothing has changed then.
+    pub fn override_quota(
+        &self,
+        service: &str,
+        set: Option<&SetOverride>,
+    ) -> Result<impl Future<Output = Result<(), StoreError>> + Send + use<>, UnknownService> {
+        let snapshot = self.current.load();
+        let index = snapshot.catalog.services.iter().position(|known| known.name == service).ok_or(UnknownService)?;
+        let written = self.live.overrides.change(service, set);
+        snapshot.quotas[index].set_override(set.map(|set| set.limits.clone()));
+        Ok(written)
+    }
+}
+
+/// Encoded as JSON. Times are in milliseconds since 1970.
+#[derive(Serialize, Deserialize)]
+struct OverrideRow {
+    per_second: Option<u32>,
+    per_day: Option<u64>,
+    block: bool,
+    until: i64,
+    reason: String,
+    by: String,
+    since: i64,
+}
+
+impl OverrideRow {
+    fn of(set: &SetOverride) -> Self {
+        let SetOverride { limits, by, since } = set;
+        OverrideRow {
+            per_second: limits.second,
+            per_day: limits.day,
+            block: limits.block,
+            until: limits.until.as_millisecond(),
+            reason: limits.reason.to_string(),
+            by: by.clone(),
+            since: since.as_millisecond(),
+        }
+    }
+
+    fn into_override(self) -> Option<SetOverride> {
+        let limits = QuotaOverride {
+            second: self.per_second,
+            day: self.per_day,
+            block: self.block,
+            until: Timestamp::from_millisecond(self.until).ok()?,
+            reason: self.reason.into(),
+        };
+        Some(SetOverride { limits, by: self.by, since: Timestamp::from_millisecond(self.since).ok()? })
+    }
+}
+
+impl StoredRow for OverrideRow {
+    fn encode(&self) -> Vec<u8> {
+        // A struct of numbers and strings can always be encoded.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+
+    fn set(until: SignedDuration) -> SetOverride {
+        // The store keeps milliseconds.
+        let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap();
+        let limits =
+            QuotaOverride { second: Some(5), day: None, block: false, until: now + until, reason: "sale".into() };
+        SetOverride { limits, by: "ops".to_owned(), since: now }
+    }
+
+    #[tokio::test]
+    async fn survives_a_restart_until_it_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let overrides = Overrides::open(store.clone()).await.unwrap();
+        let (long, over) = (set(SignedDuration::from_hours(2)), set(SignedDuration::from_secs(-1)));
+        overrides.change("long", Some(&long)).await.unwrap();
+        overrides.change("over", Some(&over)).await.unwrap();
+        overrides.change("ended", Some(&long)).await.unwrap();
+        overrides.change("ended", None).await.unwrap();
+        let expected = [Some(long), None, None];
+        assert_eq!(["long", "over", "ended"].map(|service| overrides.of(service)), expected);
+        store.close().await;
+        let store = Store::open(folder.path()).unwrap();
+        let overrides = Overrides::open(store.clone()).await.unwrap();
+        assert_eq!(["long", "over", "ended"].map(|service| overrides.of(service)), expected);
+        assert_eq!(store.load(&OVERRIDES).await.unwrap().rows.len(), 1);
+    }
+}

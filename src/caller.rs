@@ -6,11 +6,11 @@
 //! quota and no operation. Fails with [`Unknown`], which does not say what was wrong.
 
 mod certificate;
-mod failures;
 
 use std::{
     collections::HashMap,
     net::IpAddr,
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -28,11 +28,15 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 pub use self::certificate::ClientCertificate;
-use self::failures::FailedProofs;
-use crate::config;
+use crate::{config, peer::PeerLimit};
 
 const ACCESS_KEY: HeaderName = HeaderName::from_static("access-key");
 const SECRET_KEY: HeaderName = HeaderName::from_static("secret-key");
+
+/// Failed proofs of one peer that get 401 before the first 429.
+const FAILED_PROOF_BURST: NonZeroU32 = NonZeroU32::new(299).unwrap();
+/// After how long one more failed proof gets 401 instead of 429.
+const FAILED_PROOF_PERIOD: Duration = Duration::from_secs(12);
 
 /// The request's credentials identify no service. Never says whether a key or a secret was wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,7 +72,7 @@ pub struct Callers {
     /// Services by the names of their client certificates.
     by_identity: HashMap<String, usize>,
     /// Shared with the configurations before and after this one.
-    failed: Arc<FailedProofs>,
+    failed: PeerLimit,
 }
 
 impl std::fmt::Debug for Callers {
@@ -130,7 +134,7 @@ impl Callers {
         let identities = services.iter().enumerate();
         let by_identity =
             identities.flat_map(|(service, s)| s.identities.iter().map(move |name| (name.clone(), service))).collect();
-        let failed = before.map_or_else(Arc::default, |before| before.failed.clone());
+        let failed = before.map_or_else(failed_proofs, |before| before.failed.clone());
         Callers { by_access_key, by_identity, failed }
     }
 
@@ -149,7 +153,7 @@ impl Callers {
         let proved = self.prove(headers, client.certificate.as_deref());
         match (proved, client.peer) {
             (Err(unknown), Some(peer)) if unknown != Unknown::None => {
-                Err(self.failed.count(peer).map_or(unknown, |wait| Unknown::Slowed { wait }))
+                Err(self.failed.attempt(peer).map_or_else(|wait| Unknown::Slowed { wait }, |()| unknown))
             }
             _ => proved,
         }
@@ -206,6 +210,12 @@ impl Callers {
     }
 }
 
+/// GCRA cannot count "within a minute" exactly: the 300th failed proof is slowed unless those before it took longer than
+/// [`FAILED_PROOF_PERIOD`], and further ones stay slow for as long as they keep coming.
+fn failed_proofs() -> PeerLimit {
+    PeerLimit::new(FAILED_PROOF_BURST, FAILED_PROOF_PERIOD)
+}
+
 fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
@@ -253,7 +263,7 @@ mod tests {
             identity("checkout.internal", 0),
             identity("spiffe://shop/warehouse", 1),
         ]);
-        Callers { by_access_key, by_identity, failed: Arc::default() }
+        Callers { by_access_key, by_identity, failed: failed_proofs() }
     }
 
     fn ask(headers: &[(&'static str, &str)]) -> Result<usize, Unknown> {
@@ -315,7 +325,7 @@ mod tests {
     fn an_empty_secret_proves_nothing_whatever_the_digest() {
         let empty = stored(0, "", u64::MAX);
         let by_access_key = HashMap::from([("a".to_owned(), empty)]);
-        let callers = Callers { by_access_key, by_identity: HashMap::new(), failed: Arc::default() };
+        let callers = Callers { by_access_key, by_identity: HashMap::new(), failed: failed_proofs() };
         for value in [&basic("a:"), "Bearer a."] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
             assert_eq!(callers.identify(&headers, &Client::default()), Err(Unknown::Wrong), "{value}");
@@ -366,7 +376,7 @@ mod tests {
         let now = seconds(SystemTime::now());
         let entries = [("ended", now), ("lives", now + 1000), ("unused", u64::MAX)];
         let by_access_key = entries.map(|(key, ends)| (key.to_owned(), stored(0, "s", ends))).into();
-        let callers = Callers { by_access_key, by_identity: HashMap::new(), failed: Arc::default() };
+        let callers = Callers { by_access_key, by_identity: HashMap::new(), failed: failed_proofs() };
         let proves = |key: &str| {
             let value = HeaderValue::from_str(&format!("Bearer {key}.s")).unwrap();
             callers.identify(&HeaderMap::from_iter([(AUTHORIZATION, value)]), &Client::default())

@@ -51,7 +51,7 @@
 //! | [`headers`] | which headers are never passed on, in either direction |
 //! | [`deadline`] | the point in time at which a wait ends |
 //! | [`memory`] | how many bytes of requests and responses are buffered, and who may buffer more |
-//! | [`peer`] | which clients count as one when failed attempts are limited |
+//! | [`peer`] | failed attempts, limited by peer, and which clients count as one |
 //! | [`retry_after`] | a wait in whole seconds |
 //! | [`connector`] | TCP connections to hosts by name: bounded, cached lookups and raced addresses |
 //! | [`backoff`] | waits that double |

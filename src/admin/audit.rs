@@ -1,18 +1,19 @@
 //! The audit log: one line for every POST and every refused token, in a file beside the exchange log.
 //!
 //! What always holds: writing never delays a request or the control thread, because a thread of its own writes, and
-//! what finds no room in its queue is counted and reported in the file. Lines of clients without a right token are
-//! limited to [`BURST`] at once and then one in [`PERIOD`], with a summary of the rest, so that guesses can neither fill the
-//! disk nor push out lines of operators. The file is opened for each batch, so it may be moved at any time; it is
-//! never pruned. It has whole lines only: a batch is written whole or not at all, and a line that a crash cut short
-//! becomes an event that quotes it. While it cannot be written, commands are carried out all the same (a key must be
-//! revocable on a full disk), the lines wait, each is also in the program's log, and the gateway is degraded. Opening
-//! fails with [`AuditError`].
+//! what finds no room in its queue is counted and reported in the file. A flood can neither fill the disk nor push out
+//! lines of operators: a token that was compared has a line (how many those are of one peer is limited by `guard`); of
+//! what is refused without that, a peer has [`BURST`] lines at once and then one in [`PERIOD`]. The rest is summed up by
+//! peer, with its time. The file is opened for each batch, so it may be moved at any time; it is never pruned. It has
+//! whole lines only: a batch is written whole or not at all, and a line that a crash cut short becomes an event that
+//! quotes it. While it cannot be written, commands are carried out all the same (a key must be revocable on a full disk),
+//! the lines wait, each is also in the program's log, and the gateway is degraded. Opening fails with [`AuditError`].
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     num::NonZeroU32,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -28,19 +29,28 @@ use governor::{DefaultDirectRateLimiter, Quota};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::{
     config::{AUDIT, Config, LogTarget},
     degraded::{DegradedReason, DegradedReports},
     files::read::WITHOUT_WAITING,
+    peer::PeerLimit,
 };
 
-/// Lines of clients without a right token that are written at once.
+/// Lines of one peer about requests that were refused without a token that was compared, written at once.
 const BURST: NonZeroU32 = NonZeroU32::new(100).unwrap();
 /// After how long one more is written.
-const PERIOD: Duration = Duration::from_secs(10);
-/// How soon after a line was left out a summary says so.
+const PERIOD: Duration = Duration::from_secs(60);
+/// Lines of all clients without a right token that are written at once, and after how long one more is: many peers may be
+/// one attacker.
+const BURST_OF_ALL: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
+const PERIOD_OF_ALL: Duration = Duration::from_secs(1);
+/// How soon after a request without a line a summary says so, and the minimum time between two summaries.
 const SUMMARY: Duration = Duration::from_secs(5);
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
+/// Peers that one summary names; the others have one line together.
+const SUMMARY_PEERS: usize = 256;
 /// Lines that may wait for the thread.
 const QUEUE: usize = 1024;
 /// Bytes that may wait for the disk.
@@ -63,29 +73,81 @@ pub struct AuditError {
 pub struct Audit {
     queue: SyncSender<QueueItem>,
     left_out: Arc<LeftOut>,
-    limiter: Arc<DefaultDirectRateLimiter>,
+    limits: Arc<LineLimits>,
     ended: Arc<Mutex<Option<Receiver<()>>>>,
 }
 
 /// What the thread is given.
 enum QueueItem {
     Line(Vec<u8>),
-    /// A line was left out: a summary is due.
+    /// A request has no line: a summary is due.
     Summarize,
     End,
 }
 
-/// Lines that were not written.
+/// How many lines requests without a right token have.
+struct LineLimits {
+    by_peer: PeerLimit,
+    all: DefaultDirectRateLimiter,
+}
+
+impl LineLimits {
+    fn new() -> Self {
+        let quota = Quota::with_period(PERIOD_OF_ALL).unwrap_or(Quota::per_second(NonZeroU32::MIN));
+        let all = DefaultDirectRateLimiter::direct(quota.allow_burst(BURST_OF_ALL));
+        LineLimits { by_peer: PeerLimit::new(BURST, PERIOD), all }
+    }
+
+    fn admit(&self, line: &AuditLine<'_>) -> bool {
+        let of_peer = || self.by_peer.attempt(line.peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))).is_ok();
+        line.token.is_some() || ((line.compared || of_peer()) && self.all.check().is_ok())
+    }
+}
+
+/// What has no line.
 #[derive(Default)]
 struct LeftOut {
-    /// Of clients without a right token, beyond the limit.
-    suppressed: AtomicU64,
-    /// That found no room in the queue.
+    /// Requests without a right token, beyond the limits, by peer.
+    refused: Mutex<BTreeMap<Option<IpAddr>, RefusedRequests>>,
+    /// Lines that found no room in the queue.
     dropped: AtomicU64,
 }
 
+struct RefusedRequests {
+    count: u64,
+    from: Timestamp,
+    to: Timestamp,
+}
+
+impl LeftOut {
+    /// Adds a request; returns whether it is the first since the last summary.
+    fn add(&self, peer: Option<IpAddr>) -> bool {
+        let (mut refused, now) = (self.refused.lock(), Timestamp::now());
+        let first = refused.is_empty();
+        let peer = if refused.len() < SUMMARY_PEERS || refused.contains_key(&peer) { peer } else { None };
+        let sum = refused.entry(peer).or_insert(RefusedRequests { count: 0, from: now, to: now });
+        (sum.count, sum.to) = (sum.count + 1, now);
+        first
+    }
+}
+
+/// What a command acted on, and what came of it: members of its line. The command fills it in; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AuditSubject(Arc<Mutex<Map<String, Value>>>);
+
+impl AuditSubject {
+    /// Adds a member. Never text of the request that was not recognised: it may be a misplaced secret.
+    pub(super) fn name(&self, member: &str, value: impl Into<Value>) {
+        self.0.lock().insert(member.to_owned(), value.into());
+    }
+
+    pub(super) fn take(&self) -> Map<String, Value> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
 /// A request, as the log describes it.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct AuditLine<'a> {
     /// Name of the token; `None`: no token, or a wrong one.
     pub(super) token: Option<&'a str>,
@@ -94,6 +156,11 @@ pub(super) struct AuditLine<'a> {
     /// `done` or `refused`.
     pub(super) result: &'static str,
     pub(super) status: u16,
+    /// Whether a token was compared, and not only refused because there were too many.
+    #[serde(skip)]
+    pub(super) compared: bool,
+    #[serde(flatten)]
+    pub(super) subject: Map<String, Value>,
 }
 
 /// A line with its time.
@@ -110,6 +177,17 @@ struct AuditEvent {
     time: String,
     event: &'static str,
     count: u64,
+    /// Whose requests, and when they came.
+    #[serde(flatten)]
+    refused: Option<RefusedSpan>,
+}
+
+#[derive(Serialize)]
+struct RefusedSpan {
+    /// `None`: of several peers.
+    peer: Option<IpAddr>,
+    from: String,
+    to: String,
 }
 
 /// A line that was cut short.
@@ -121,7 +199,11 @@ struct TornLine {
 }
 
 fn now() -> String {
-    format!("{:.3}", Timestamp::now())
+    text(Timestamp::now())
+}
+
+fn text(time: Timestamp) -> String {
+    format!("{time:.3}")
 }
 
 fn encode(line: &impl Serialize) -> Vec<u8> {
@@ -156,6 +238,7 @@ impl Audit {
             waiting: torn,
             told: 0,
             summary_at: None,
+            summarized: None,
         };
         let thread = std::thread::Builder::new().name("audit-log".to_owned());
         let run = move || {
@@ -163,15 +246,14 @@ impl Audit {
             drop(end);
         };
         thread.spawn(run).map_err(failed)?;
-        let quota = Quota::with_period(PERIOD).unwrap_or(Quota::per_minute(NonZeroU32::MIN)).allow_burst(BURST);
-        let limiter = Arc::new(DefaultDirectRateLimiter::direct(quota));
-        Ok(Audit { queue, left_out, limiter, ended: Arc::new(Mutex::new(Some(ended))) })
+        let limits = Arc::new(LineLimits::new());
+        Ok(Audit { queue, left_out, limits, ended: Arc::new(Mutex::new(Some(ended))) })
     }
 
     /// Appends a line. Does not wait.
     pub(super) fn write(&self, line: AuditLine<'_>) {
-        if line.token.is_none() && self.limiter.check().is_err() {
-            if self.left_out.suppressed.fetch_add(1, Relaxed) == 0 {
+        if !self.limits.admit(&line) {
+            if self.left_out.add(line.peer) {
                 // A full queue has other items that wake the thread.
                 let _ = self.queue.try_send(QueueItem::Summarize);
             }
@@ -202,8 +284,9 @@ struct AuditWriter {
     waiting: Vec<u8>,
     /// Bytes of them that are in the program's log.
     told: usize,
-    /// When a summary of the lines that were left out is due.
+    /// When a summary of the requests without a line is due, and when the last one was written.
     summary_at: Option<Instant>,
+    summarized: Option<Instant>,
 }
 
 impl AuditWriter {
@@ -232,18 +315,23 @@ impl AuditWriter {
         }
     }
 
-    /// Adds lines about those that were left out, when that is due.
+    /// Adds lines about what has none, when that is due.
     fn summarize(&mut self, ended: bool) {
-        if self.left_out.suppressed.load(Relaxed) > 0 {
-            let at = *self.summary_at.get_or_insert_with(|| Instant::now() + SUMMARY);
-            if ended || at <= Instant::now() {
-                self.summary_at = None;
-                let suppressed = self.left_out.suppressed.swap(0, Relaxed);
-                self.event("suppressed", suppressed);
+        if !self.left_out.refused.lock().is_empty() {
+            let now = Instant::now();
+            let again = self.summarized.map(|last| last + SUMMARY_INTERVAL);
+            let at = *self.summary_at.get_or_insert_with(|| (now + SUMMARY).max(again.unwrap_or(now)));
+            if ended || at <= now {
+                (self.summary_at, self.summarized) = (None, Some(now));
+                let refused = std::mem::take(&mut *self.left_out.refused.lock());
+                for (peer, RefusedRequests { count, from, to }) in refused {
+                    let span = RefusedSpan { peer, from: text(from), to: text(to) };
+                    self.event("suppressed", count, Some(span));
+                }
             }
         }
         let dropped = self.left_out.dropped.swap(0, Relaxed);
-        self.event("dropped", dropped);
+        self.event("dropped", dropped, None);
     }
 
     fn take(&mut self, line: &[u8]) {
@@ -254,9 +342,9 @@ impl AuditWriter {
         }
     }
 
-    fn event(&mut self, event: &'static str, count: u64) {
+    fn event(&mut self, event: &'static str, count: u64, refused: Option<RefusedSpan>) {
         if count > 0 && self.waiting.len() <= WAITING_MAX {
-            self.waiting.extend(encode(&AuditEvent { time: now(), event, count }));
+            self.waiting.extend(encode(&AuditEvent { time: now(), event, count, refused }));
         } else if count > 0 {
             self.left_out.dropped.fetch_add(count, Relaxed);
         }
@@ -270,12 +358,12 @@ impl AuditWriter {
             Ok(()) => {
                 self.waiting.clear();
                 self.told = 0;
-                self.reports.withdraw(DegradedReason::AuditFailing, "");
+                self.reports.withdraw(DegradedReason::AuditFailing);
             }
             Err(error) => {
                 tracing::error!(%error, "the audit log cannot be written");
                 let text = "audit log: the last line could not be written";
-                self.reports.report(DegradedReason::AuditFailing, "", text);
+                self.reports.report(DegradedReason::AuditFailing, text);
                 self.tell();
             }
         }
@@ -335,7 +423,8 @@ mod tests {
     use super::*;
 
     fn line(token: Option<&str>) -> AuditLine<'_> {
-        AuditLine { token, peer: None, action: "reload", result: "done", status: 200 }
+        let (peer, subject) = (Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), Map::new());
+        AuditLine { token, peer, action: "reload", result: "done", status: 200, compared: false, subject }
     }
 
     fn opened(folder: &Path) -> (Audit, Arc<DegradedReports>, PathBuf) {
@@ -351,26 +440,50 @@ mod tests {
     }
 
     #[test]
-    fn wrong_tokens_are_limited_and_summed_up_and_operators_are_not() {
+    fn floods_are_summed_up_by_peer_and_neither_operators_nor_compared_tokens_are() {
         let folder = tempfile::tempdir().unwrap();
         let (audit, _, path) = opened(folder.path());
-        let flood = 10 * BURST.get() as usize;
+        let peers = ["192.0.2.7", "2001:db8::7"].map(|peer| peer.parse::<IpAddr>().unwrap());
+        let flood = 5 * u64::from(BURST.get());
         for index in 0..flood {
-            audit.write(line(None));
-            if index % 100 == 0 {
+            for peer in peers {
+                audit.write(AuditLine { peer: Some(peer), status: 429, ..line(None) });
+            }
+            if index % 50 == 0 {
                 audit.write(line(Some("ops")));
+                audit.write(AuditLine { status: 401, compared: true, ..line(None) });
+                // The queue must not be the limit.
+                std::thread::sleep(Duration::from_millis(20));
             }
         }
         audit.close(Duration::from_secs(10));
         let lines = lines(&path);
-        let count = |wanted: &dyn Fn(&serde_json::Value) -> bool| lines.iter().filter(|line| wanted(line)).count();
-        assert_eq!(count(&|line| line["token"] == "ops"), flood / 100);
-        let guesses = count(&|line| line["action"] == "reload" && line["token"].is_null());
-        // A few more became due meanwhile.
-        assert!((BURST.get() as usize..flood / 2).contains(&guesses), "{guesses}");
-        let left_out = lines.iter().filter(|line| line["event"] == "suppressed" || line["event"] == "dropped");
-        assert_eq!(left_out.map(|line| line["count"].as_u64().unwrap()).sum::<u64>(), (flood - guesses) as u64);
+        let count = |name: &str, value: &serde_json::Value| lines.iter().filter(|line| line[name] == *value).count();
+        let times = usize::try_from(flood / 50).unwrap();
+        assert_eq!((count("token", &"ops".into()), count("status", &401.into())), (times, times));
+        for peer in peers.map(|peer| serde_json::Value::from(peer.to_string())) {
+            let of_peer = || lines.iter().filter(|line| line["peer"] == peer);
+            let written = of_peer().filter(|line| line["status"] == 429).count() as u64;
+            let sums = of_peer().filter(|line| line["event"] == "suppressed");
+            let sum: u64 = sums.clone().map(|line| line["count"].as_u64().unwrap()).sum();
+            assert_eq!(written + sum, flood, "each is on record");
+            assert!(written <= u64::from(BURST.get()) + 1, "{written}");
+            assert!(sums.clone().all(|line| line["from"].as_str() <= line["to"].as_str()), "{lines:?}");
+        }
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_flood_of_many_peers_has_a_bound_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let (audit, _, path) = opened(folder.path());
+        let peers = 2 * SUMMARY_PEERS as u32;
+        for peer in 0..peers {
+            audit.left_out.add(Some(IpAddr::V4(Ipv4Addr::from_bits(peer))));
+        }
+        audit.close(Duration::from_secs(10));
+        let counts: Vec<_> = lines(&path).iter().map(|line| line["count"].as_u64().unwrap()).collect();
+        assert_eq!((counts.len(), counts.iter().sum()), (SUMMARY_PEERS + 1, u64::from(peers)));
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     AdminState,
+    audit::AuditSubject,
     error::{AdminError, JsonBody, off_thread},
 };
 use crate::{
@@ -30,14 +31,17 @@ pub(super) struct ReloadRequest {
 /// removals must be confirmed, and then nothing has changed.
 pub(super) async fn reload(
     State(state): State<Arc<AdminState>>,
+    Extension(subject): Extension<AuditSubject>,
     JsonBody(request): JsonBody<ReloadRequest>,
 ) -> Result<Json<Value>, AdminError> {
+    subject.name("confirm_removals", request.confirm_removals);
     let gateway = state.admin.gateway.clone();
     let reload = move || if request.confirm_removals { gateway.reload_confirmed() } else { gateway.reload() };
     // Reads files. Runs to its end even if the client has left.
     off_thread(reload).await?.map_err(|error| reload_error(&error))?;
     let in_force = state.admin.gateway.in_force.load();
     let (hash, waiting) = (&in_force.config.hash, &in_force.waiting);
+    subject.name("config", hash.as_str());
     Ok(Json(json!({ "reloaded": true, "config": { "hash": hash }, "waits_for_restart": waiting })))
 }
 
@@ -70,7 +74,10 @@ fn single(error: &ReloadError) -> Vec<Value> {
 }
 
 /// Removes every stored response.
-pub(super) async fn purge(State(state): State<Arc<AdminState>>) -> Result<Json<Value>, AdminError> {
+pub(super) async fn purge(
+    State(state): State<Arc<AdminState>>,
+    Extension(subject): Extension<AuditSubject>,
+) -> Result<Json<Value>, AdminError> {
     let cache = state.admin.gateway.current.load().cache.clone();
     let purged = off_thread(move || {
         let entries: u64 = cache.usage().values().map(|held| held.entries).sum();
@@ -78,6 +85,7 @@ pub(super) async fn purge(State(state): State<Arc<AdminState>>) -> Result<Json<V
         entries
     })
     .await?;
+    subject.name("entries", purged);
     tracing::info!(entries = purged, "the cache was purged");
     Ok(Json(json!({ "purged": purged })))
 }

@@ -12,6 +12,7 @@
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
     sync::Arc,
     time::Duration,
 };
@@ -30,16 +31,16 @@ use axum::{
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tower::{Layer as _, ServiceExt as _, service_fn, util::BoxCloneSyncService};
-use tower_governor::{GovernorError, GovernorLayer, governor::GovernorConfigBuilder, key_extractor::KeyExtractor};
+use tower_governor::GovernorError;
 
 use super::{
     AdminState,
-    audit::AuditLine,
+    audit::{AuditLine, AuditSubject},
     error::{AdminError, unreadable},
 };
 use crate::{
     config::{self, AdminRole},
-    peer::PeerSlots,
+    peer::{PeerAddress, PeerLimit},
 };
 
 /// Health: open, and with capacity of its own.
@@ -50,7 +51,7 @@ const METRICS: &str = "/metrics";
 const CONSOLE: &str = "/";
 
 /// Wrong tokens of one peer that get 401 before the first 429.
-const WRONG_TOKEN_BURST: u32 = 10;
+const WRONG_TOKEN_BURST: NonZeroU32 = NonZeroU32::new(10).unwrap();
 /// After how long one more wrong token gets 401 instead of 429.
 const WRONG_TOKEN_PERIOD: Duration = Duration::from_secs(6);
 
@@ -84,13 +85,16 @@ pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request
     let entry = AuditEntry {
         action: ACTIONS.iter().find(|(known, _)| *known == path).map_or(OTHER_ACTION, |(_, action)| *action),
         audited: wrong_token || !reads(&request),
+        wrong_token,
         peer: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical()),
+        subject: AuditSubject::default(),
     };
     let (token, response) = match access {
         Access::Open => (None, next.run(request).await),
         Access::Granted(token) => match whole(request).await {
             Ok(mut request) => {
                 request.extensions_mut().insert(TokenName(token.clone()));
+                request.extensions_mut().insert(entry.subject.clone());
                 let recorder = state.clone();
                 let run = state.tasks.spawn(async move {
                     let response = next.run(request).await;
@@ -101,7 +105,7 @@ pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request
             }
             Err(error) => (Some(token), error.into_response()),
         },
-        Access::WrongToken => (None, state.throttle.answer(request).await),
+        Access::WrongToken => (None, state.throttle.answer(request, entry.peer).await),
         Access::WrongRole { token } => {
             let message = "the role of this token is \"read\": it may change nothing";
             let error = AdminError::new(StatusCode::FORBIDDEN, "token.role", message);
@@ -126,7 +130,10 @@ struct AuditEntry {
     action: &'static str,
     /// Whether it is a line of the audit log.
     audited: bool,
+    wrong_token: bool,
     peer: Option<IpAddr>,
+    /// Filled in by the command.
+    subject: AuditSubject,
 }
 
 impl AuditEntry {
@@ -134,8 +141,15 @@ impl AuditEntry {
         let result = if status.is_success() { "done" } else { "refused" };
         state.admin.gateway.live.metrics.admin_request(self.action, result);
         if self.audited {
-            let (action, peer) = (self.action, self.peer);
-            state.admin.audit.write(AuditLine { token, peer, action, result, status: status.as_u16() });
+            state.admin.audit.write(AuditLine {
+                token,
+                peer: self.peer,
+                action: self.action,
+                result,
+                status: status.as_u16(),
+                compared: self.wrong_token && status == StatusCode::UNAUTHORIZED,
+                subject: self.subject.take(),
+            });
         }
     }
 }
@@ -255,22 +269,19 @@ fn bearer_token(headers: &HeaderMap) -> BearerToken<'_> {
 pub(super) struct TokenThrottle(BoxCloneSyncService<Request, Response, Infallible>);
 
 impl Default for TokenThrottle {
-    #[expect(clippy::expect_used, reason = "two constants, at start-up")]
     fn default() -> Self {
-        let config = GovernorConfigBuilder::default()
-            .period(WRONG_TOKEN_PERIOD)
-            .burst_size(WRONG_TOKEN_BURST)
-            .key_extractor(PeerKey(PeerSlots::default()))
-            .finish()
-            .expect("period and burst are above zero");
+        let limit = PeerLimit::new(WRONG_TOKEN_BURST, WRONG_TOKEN_PERIOD);
         let wrong = |_| async { Ok(unauthorized("token.wrong", "this is no admin token").into_response()) };
-        let throttled = GovernorLayer::new(config).error_handler(too_many).layer(service_fn(wrong));
+        let throttled = limit.layer().error_handler(too_many).layer(service_fn(wrong));
         Self(BoxCloneSyncService::new(throttled))
     }
 }
 
 impl TokenThrottle {
-    async fn answer(&self, request: Request) -> Response {
+    async fn answer(&self, mut request: Request, peer: Option<IpAddr>) -> Response {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(PeerAddress(peer));
+        }
         match self.0.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -284,17 +295,4 @@ fn too_many(error: GovernorError) -> Response {
     AdminError::new(StatusCode::TOO_MANY_REQUESTS, "token.guesses", "too many wrong tokens from this address")
         .header(RETRY_AFTER, wait.into())
         .into_response()
-}
-
-/// The key of the throttle: the peer's slot, so that the limiter's table has a bound.
-#[derive(Clone, Debug)]
-struct PeerKey(PeerSlots);
-
-impl KeyExtractor for PeerKey {
-    type Key = u16;
-
-    fn extract<T>(&self, request: &axum::http::Request<T>) -> Result<u16, GovernorError> {
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        Ok(self.0.slot(peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip())))
-    }
 }

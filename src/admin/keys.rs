@@ -5,19 +5,23 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
 use super::{
     AdminState,
+    audit::AuditSubject,
     error::{AdminError, JsonBody},
 };
 use crate::{
     keys::{PairVersion, Revocation, Rotated, Verdict},
     snapshot::Account,
 };
+
+/// Maximum number of accounts that one line of the audit log names.
+const AUDITED_ACCOUNTS: usize = 64;
 
 /// The result for one account: success, and its JSON.
 type AccountResult = (bool, Value);
@@ -49,11 +53,14 @@ pub(super) struct RevokeRequest {
 /// Reads the key sources now.
 pub(super) async fn rotate(
     State(state): State<Arc<AdminState>>,
+    Extension(subject): Extension<AuditSubject>,
     JsonBody(body): JsonBody<RotateRequest>,
 ) -> Result<Json<Value>, AdminError> {
     let accounts = named(&state, body.account.as_deref())?;
     let force = body.force;
+    subject.name("force", force);
     let results = each(accounts, move |account| async move { rotated(account.keys.rotate(force).await) }).await;
+    name_results(&subject, &results);
     respond(results, "not every account uses what its source holds")
 }
 
@@ -80,10 +87,12 @@ fn rotated(rotated: Option<Rotated>) -> AccountResult {
 /// Verifies the candidates, or the pairs in use where there is no candidate.
 pub(super) async fn verify(
     State(state): State<Arc<AdminState>>,
+    Extension(subject): Extension<AuditSubject>,
     JsonBody(body): JsonBody<VerifyRequest>,
 ) -> Result<Json<Value>, AdminError> {
     let accounts = named(&state, body.account.as_deref())?;
     let results = each(accounts, |account| async move { verified(account.keys.verify().await) }).await;
+    name_results(&subject, &results);
     respond(results, "not every account has a pair that Fastrac accepts")
 }
 
@@ -100,17 +109,21 @@ fn verified(verified: Option<(PairVersion, Verdict)>) -> AccountResult {
 /// Revokes a version.
 pub(super) async fn revoke(
     State(state): State<Arc<AdminState>>,
+    Extension(subject): Extension<AuditSubject>,
     JsonBody(body): JsonBody<RevokeRequest>,
 ) -> Result<Json<Value>, AdminError> {
     let version: PairVersion = body.version.parse().map_err(|_| {
         let message = "`version` must be the eight hexadecimal digits that /status shows";
         AdminError::new(StatusCode::BAD_REQUEST, "keys.version", message)
     })?;
+    subject.name("version", version.as_str());
     let account = owner(&state, body.account.as_deref(), version)?;
+    subject.name("account", account.name.as_str());
     let Some(Revocation { known, stored }) = account.keys.revoke(version).await else {
         let message = "the account was removed, or its address and key source were changed, at this moment; the version is not revoked; try again";
         return Err(AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "keys.unavailable", message));
     };
+    subject.name("known", known);
     tracing::warn!(account = account.name, version = version.as_str(), known, "a key version was revoked");
     if let Err(why) = stored {
         let message = format!(
@@ -166,6 +179,16 @@ where
     let mut results = running.join_all().await;
     results.sort_by(|(a, _), (b, _)| a.cmp(b));
     results
+}
+
+/// What came of it for each account, for the audit log.
+fn name_results(subject: &AuditSubject, results: &[(String, AccountResult)]) {
+    let brief = |(_, json): &AccountResult| {
+        let words = ["result", "version"].map(|name| json[name].as_str()).into_iter().flatten();
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let accounts = results.iter().take(AUDITED_ACCOUNTS).map(|(name, result)| (name.clone(), brief(result).into()));
+    subject.name("accounts", accounts.collect::<Map<String, Value>>());
 }
 
 fn respond(results: Vec<(String, AccountResult)>, failure: &'static str) -> Result<Json<Value>, AdminError> {

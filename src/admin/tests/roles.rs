@@ -129,3 +129,37 @@ fn every_page_has_a_name_of_its_own() {
     let named: Vec<&str> = guard::ACTIONS.iter().map(|(path, _)| *path).chain(open).collect();
     assert_eq!(std::collections::BTreeSet::from_iter(routes), std::collections::BTreeSet::from_iter(named));
 }
+
+#[tokio::test]
+async fn a_line_names_what_a_command_acted_on() {
+    let stage = with_two_tokens().await;
+    let version = stage.gateway.current.load().accounts[0].keys.lease().unwrap().version().to_string();
+    assert_eq!(stage.post("/keys/rotate", "").await.status, 200);
+    assert_eq!(stage.post("/reload", "{\"confirm_removals\": true}").await.status, 200);
+    assert_eq!(stage.post("/cache/purge", "").await.status, 200);
+    assert_eq!(stage.post("/keys/revoke", "{\"version\": \"canary-x\", \"account\": \"canary-y\"}").await.status, 400);
+    assert_eq!(stage.post("/keys/revoke", &format!("{{\"version\": \"{version}\"}}")).await.status, 200);
+    let lines = audited(&stage, 5).await;
+    let hash = stage.gateway.in_force.load().config.hash.clone();
+    assert_eq!(lines[0]["accounts"], serde_json::json!({ "main": "unchanged" }));
+    assert_eq!(lines[0]["force"], false);
+    assert_eq!((&lines[1]["confirm_removals"], &lines[1]["config"]), (&true.into(), &hash.into()));
+    assert_eq!(lines[2]["entries"], 0);
+    assert!(!lines[3].to_string().contains("canary"), "{}", lines[3]);
+    let (account, revoked) = (&lines[4]["account"], &lines[4]["version"]);
+    assert_eq!((account, revoked, &lines[4]["known"]), (&"main".into(), &version.into(), &true.into()));
+}
+
+/// Those that are slowed down too.
+#[tokio::test]
+async fn each_of_fifty_wrong_tokens_is_a_line() {
+    let stage = with_two_tokens().await;
+    for guess in 0..50 {
+        stage.ask(TestRequest::get("/status").token(&format!("guess-{guess}"))).await;
+    }
+    let lines = audited(&stage, 50).await;
+    let count =
+        |status: u16| lines.iter().filter(|line| line["status"] == status && line["peer"] == "127.0.0.1").count();
+    assert_eq!(count(401) + count(429), 50);
+    assert!(count(401) >= 10 && count(429) >= 30, "{lines:?}");
+}

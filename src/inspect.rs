@@ -30,7 +30,7 @@ use crate::{
         listener::{self, ListenerFiles},
         roots,
     },
-    keys::{self, PairVersion, SourceError},
+    keys::{self, KeyFileContent, PairVersion, SourceError},
 };
 
 /// Attempts to read a key source that is being changed, and the pause between two of them.
@@ -118,6 +118,8 @@ struct Inspection<'l> {
     lacking: Vec<Diagnostic>,
     /// The first account with each pair, by the pair's version.
     pairs: BTreeMap<PairVersion, String>,
+    /// The key files that were read, by their path and identity, or why they could not be: accounts may share one.
+    key_files: BTreeMap<(PathBuf, Option<PathBuf>), Result<KeyFileContent, String>>,
     /// The result of reading authorities, by their file; `None`: the platform's.
     roots: BTreeMap<Option<PathBuf>, Option<Unrooted>>,
 }
@@ -133,7 +135,8 @@ struct Unrooted {
 impl<'l> Inspection<'l> {
     fn new(lines: &'l Lines) -> Self {
         let (found, lacking) = (Inspected::default(), Vec::new());
-        Inspection { lines, found, lacking, pairs: BTreeMap::new(), roots: BTreeMap::new() }
+        let (pairs, key_files, roots) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Inspection { lines, found, lacking, pairs, key_files, roots }
     }
 
     fn fault(&mut self, place: &KeyPath, message: impl Into<String>) {
@@ -215,17 +218,21 @@ impl<'l> Inspection<'l> {
             KeySource::File { path, identity } => {
                 self.warn_if_group_reads(path, &place.key("path"));
                 // Without its identity the file can't be decrypted.
-                let identity = identity.as_deref().map(|identity| self.identity(identity, &place.key("identity")));
-                match identity {
+                let usable = identity.as_deref().map(|identity| self.identity(identity, &place.key("identity")));
+                match usable {
                     Some(Err(unusable)) => self.found.faults.push(unusable),
-                    Some(Ok(())) | None => self.key_source(account, &place.key("path")),
+                    Some(Ok(())) | None => {
+                        let version = self.in_key_file(path, identity.as_deref(), &account.name);
+                        self.key_pair(account, version, &place.key("path"));
+                    }
                 }
             }
             KeySource::Directory { path } => {
                 for name in ["access_key", "secret_key"] {
                     self.warn_if_open(&path.join(name), &place.key("path"));
                 }
-                self.key_source(account, &place.key("path"));
+                let version = retried(|| keys::read_local(&account.keys, &account.name));
+                self.key_pair(account, version.map_err(|error| error.to_string()), &place.key("path"));
             }
             KeySource::Vault { sealed_copy: Some(copy), .. } => {
                 let place = place.key("sealed_copy");
@@ -239,17 +246,19 @@ impl<'l> Inspection<'l> {
         }
     }
 
-    fn key_source(&mut self, account: &AccountConfig, place: &KeyPath) {
-        let mut read = keys::read_local(&account.keys, &account.name);
-        for _ in 1..ATTEMPTS {
-            if !read.as_ref().is_err_and(SourceError::is_transient) {
-                break;
-            }
-            thread::sleep(PAUSE);
-            read = keys::read_local(&account.keys, &account.name);
+    /// The version of an account's pair in a key file. The file is read once for all accounts.
+    fn in_key_file(&mut self, path: &Path, identity: Option<&Path>, account: &str) -> Result<PairVersion, String> {
+        let file = self.key_files.entry((path.to_owned(), identity.map(Path::to_owned)));
+        let read = || retried(|| KeyFileContent::read(path, identity)).map_err(|error| error.to_string());
+        match file.or_insert_with(read) {
+            Ok(content) => content.take_version(account).map_err(|error| error.to_string()),
+            Err(why) => Err(why.clone()),
         }
-        match read {
-            Err(error) => self.fault(place, error.to_string()),
+    }
+
+    fn key_pair(&mut self, account: &AccountConfig, version: Result<PairVersion, String>, place: &KeyPath) {
+        match version {
+            Err(why) => self.fault(place, why),
             Ok(version) => self.pair(account, version),
         }
     }
@@ -330,6 +339,19 @@ impl<'l> Inspection<'l> {
             self.warn(place, format!("{} may be read or written by a group or by others", path.display()));
         }
     }
+}
+
+/// Reads a key source, again for a while if it is being changed.
+fn retried<T>(read: impl Fn() -> Result<T, SourceError>) -> Result<T, SourceError> {
+    let mut result = read();
+    for _ in 1..ATTEMPTS {
+        if !result.as_ref().is_err_and(SourceError::is_transient) {
+            break;
+        }
+        thread::sleep(PAUSE);
+        result = read();
+    }
+    result
 }
 
 /// The permission bits of the regular file that a path leads to.

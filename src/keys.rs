@@ -50,6 +50,7 @@ pub(crate) use self::{
     account_pairs::AccountPairs,
     command::{KeyCommand, KeySettings},
     encrypted::read_identities,
+    file::KeyFileContent,
     lifecycle::{KeyLifecycle, RefusedRequest, RequestOrigin, TriedPair, WaitingRefusals, WantedReading},
     pair::LoadedPair,
     read_at::ReadAt,

@@ -231,3 +231,21 @@ fn certificate() -> (String, String) {
     let made = rcgen::generate_simple_self_signed(vec!["gateway.internal".to_owned()]).unwrap();
     (made.cert.pem(), made.signing_key.serialize_pem())
 }
+
+/// With a thousand accounts in one file, it was read a thousand times.
+#[test]
+fn a_key_file_that_accounts_share_is_read_once() {
+    let table = |name: &str| KEYS.replace("main", name).replace("canary", name);
+    let case = Case::new(
+        &format!("{ACCOUNT}keys = {{ source = \"file\", path = \"keys.toml\" }}\n"),
+        &[("keys.toml", format!("{}{}", table("main"), table("other")).as_bytes())],
+    );
+    let path = case.folder.path().join("keys.toml");
+    let mut inspection = Inspection::new(&case.lines);
+    let main = inspection.in_key_file(&path, None, "main").unwrap();
+    fs::write(&path, "not TOML").unwrap();
+    assert_ne!(inspection.in_key_file(&path, None, "other").unwrap(), main);
+    assert!(inspection.in_key_file(&path, None, "third").unwrap_err().ends_with("[third]: is missing"));
+    let mut another = Inspection::new(&case.lines);
+    assert!(another.in_key_file(&path, None, "main").unwrap_err().contains("is not TOML"));
+}

@@ -14,8 +14,9 @@ use zeroize::Zeroizing;
 use super::{
     encrypted::{self, read_identities},
     fault::SourceError,
-    pair::RawPair,
+    pair::{KeyPair, RawPair},
     secret::Secret,
+    version::PairVersion,
 };
 use crate::files::{
     FileError,
@@ -31,11 +32,64 @@ pub(super) struct KeyFile {
     account: String,
 }
 
+/// What a key file contains: for each account, the halves as they are written.
+pub(crate) struct KeyFileContent {
+    path: PathBuf,
+    tables: HashMap<String, KeyFileTable>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeyFileTable {
     access_key: Option<String>,
     secret_key: Option<String>,
+}
+
+impl KeyFileContent {
+    /// Reads a key file, encrypted if there is an `identity`. Blocks.
+    ///
+    /// # Errors
+    /// [`SourceError`]
+    pub(crate) fn read(path: &Path, identity: Option<&Path>) -> Result<Self, SourceError> {
+        let text = text(path, identity)?;
+        let tables = toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            SourceError::malformed(
+                format!("{}:{line}", path.display()),
+                "is not TOML with a table of access_key and secret_key for each account",
+            )
+        })?;
+        Ok(Self { path: path.to_owned(), tables })
+    }
+
+    /// Takes out the pair of an account, and returns its version.
+    ///
+    /// # Errors
+    /// [`SourceError`] if there is none.
+    pub(crate) fn take_version(&mut self, account: &str) -> Result<PairVersion, SourceError> {
+        version(self.take(account)?)
+    }
+
+    fn take(&mut self, account: &str) -> Result<RawPair, SourceError> {
+        let place = format!("{}: [{account}]", self.path.display());
+        let KeyFileTable { access_key, secret_key } =
+            self.tables.remove(account).ok_or_else(|| SourceError::malformed(&place, "is missing"))?;
+        match (access_key.map(Secret::line), secret_key.map(Secret::line)) {
+            (Some(access), Some(secret)) => Ok(RawPair { access, secret, place, version: None }),
+            (None, _) => Err(SourceError::malformed(place, "access_key is missing")),
+            (_, None) => Err(SourceError::malformed(place, "secret_key is missing")),
+        }
+    }
+}
+
+impl Drop for KeyFileContent {
+    /// Zeroes the values of the other accounts too.
+    fn drop(&mut self) {
+        for (_, table) in self.tables.drain() {
+            table.access_key.map(Secret::new);
+            table.secret_key.map(Secret::new);
+        }
+    }
 }
 
 impl KeyFile {
@@ -44,36 +98,24 @@ impl KeyFile {
     }
 
     pub(super) fn read(&self) -> Result<RawPair, SourceError> {
-        let text = self.text()?;
-        let mut tables: HashMap<String, KeyFileTable> = toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-            SourceError::malformed(
-                format!("{}:{line}", self.path.display()),
-                "is not TOML with a table of access_key and secret_key for each account",
-            )
-        })?;
-        let place = format!("{}: [{}]", self.path.display(), self.account);
-        let table = tables.remove(&self.account);
-        // Zeroes the values of the other accounts too.
-        for other in tables.into_values() {
-            other.access_key.map(Secret::new);
-            other.secret_key.map(Secret::new);
-        }
-        let KeyFileTable { access_key, secret_key } =
-            table.ok_or_else(|| SourceError::malformed(&place, "is missing"))?;
-        match (access_key.map(Secret::line), secret_key.map(Secret::line)) {
-            (Some(access), Some(secret)) => Ok(RawPair { access, secret, place, version: None }),
-            (None, _) => Err(SourceError::malformed(place, "access_key is missing")),
-            (_, None) => Err(SourceError::malformed(place, "secret_key is missing")),
-        }
+        KeyFileContent::read(&self.path, self.identity.as_deref())?.take(&self.account)
     }
+}
 
-    /// The file's text, decrypted.
-    fn text(&self) -> Result<Zeroizing<String>, SourceError> {
-        let bytes = read_private(&self.path, MAX_KEY_FILE)?.bytes;
-        let Some(identity) = &self.identity else { return Ok(text_of(&self.path, &bytes)?) };
-        let plain = encrypted::open(&bytes, &read_identities(identity)?)
-            .map_err(|error| FileError::unfit(&self.path, error.to_string()))?;
-        Ok(text_of(&self.path, &plain)?)
-    }
+/// The version of a pair that was read, which is dropped.
+///
+/// # Errors
+/// [`SourceError`] if its halves are not a pair.
+pub(super) fn version(raw: RawPair) -> Result<PairVersion, SourceError> {
+    let RawPair { access, secret, place, .. } = raw;
+    KeyPair::new(access, secret).map(|pair| pair.version()).map_err(|error| SourceError::no_pair(place, error))
+}
+
+/// The file's text, decrypted.
+fn text(path: &Path, identity: Option<&Path>) -> Result<Zeroizing<String>, SourceError> {
+    let bytes = read_private(path, MAX_KEY_FILE)?.bytes;
+    let Some(identity) = identity else { return Ok(text_of(path, &bytes)?) };
+    let plain = encrypted::open(&bytes, &read_identities(identity)?)
+        .map_err(|error| FileError::unfit(path, error.to_string()))?;
+    Ok(text_of(path, &plain)?)
 }

@@ -10,7 +10,7 @@ use super::{
     directory::{self, KeyDirectory},
     env::KeyEnvironment,
     fault::SourceError,
-    file::KeyFile,
+    file::{self, KeyFile},
     pair::{KeyPair, LoadedPair, RawPair},
     sealed_copy::{Restored, SealedCopy},
     vault::{KvSecret, Vault},
@@ -202,6 +202,5 @@ impl LocalSource {
 /// # Errors
 /// As [`PairSource::open`] and [`PairSource::read`].
 pub(crate) fn read_local(source: &KeySource, account: &str) -> Result<PairVersion, SourceError> {
-    let RawPair { access, secret, place, .. } = LocalSource::open(source, account)?.read()?;
-    KeyPair::new(access, secret).map(|pair| pair.version()).map_err(|error| SourceError::no_pair(place, error))
+    file::version(LocalSource::open(source, account)?.read()?)
 }

@@ -196,6 +196,16 @@ mod the_dashboard {
     }
 
     #[test]
+    fn shows_every_gauge_that_says_what_does_not_work() {
+        let queries: Vec<_> = panels().iter().map(|panel| panel["targets"].to_string()).collect();
+        for family in ["degraded", "breaker_state", "key_source_up", "orders_unknown", "config_last_reload_successful"]
+        {
+            let name = format!("fastrac_gateway_{family}");
+            assert!(queries.iter().any(|query| query.contains(&name)), "no panel shows {name}");
+        }
+    }
+
+    #[test]
     fn counts_every_response_that_the_gateway_generates_as_a_refusal() {
         let panels = panels();
         let panel = panels.iter().find(|panel| panel["title"] == "Refusals").expect("the panel");

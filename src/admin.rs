@@ -42,7 +42,7 @@ pub use self::{
     server::serve,
 };
 use crate::{
-    edge::{Drain, heartbeat::Heartbeat},
+    edge::{Drain, connection_limit::ConnectionLimit, heartbeat::Heartbeat},
     gateway::Gateway,
     store::Store,
 };
@@ -60,8 +60,7 @@ pub struct Admin {
     pub data: Vec<SocketAddr>,
     /// The admin address as bound. On an address other than loopback a token is required.
     pub address: SocketAddr,
-    /// Maximum number of open client connections.
-    pub connections: usize,
+    pub connections: Arc<ConnectionLimit>,
     /// Of the data threads.
     pub heartbeats: Vec<Heartbeat>,
 }

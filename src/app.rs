@@ -29,6 +29,7 @@ use crate::{
     edge::{
         Drain,
         connection::Context,
+        connection_limit::ConnectionLimit,
         heartbeat::Heartbeat,
         listener::{Acceptor, BindError, REFUSED},
         runtime::{self, DataThread},
@@ -150,16 +151,19 @@ impl App {
             degraded,
             tasks: drain.tasks.clone(),
         };
-        let (workers, connections) = (config.listen.workers, descriptors::connections(&config, files));
+        let workers = config.listen.workers;
+        let connections = ConnectionLimit::new(descriptors::connections(&config, files));
         let (gateway, keepers) = Gateway::new(config, file, live)?;
         let rotations = Rotations::new(control.handle().clone(), &gateway);
         rotations.start(keepers);
         gateway.adopt_with(Box::new(move |keepers| rotations.start(keepers)));
+        let limit = connections.clone();
+        gateway.apply_with(Box::new(move |config| limit.set(descriptors::connections(config, files))));
 
         let threads = data_threads(workers, &gateway, &drain)?;
         let acceptor = Arc::new(Acceptor {
             threads: threads.iter().map(|thread| thread.sockets.clone()).collect(),
-            permits: Arc::new(Semaphore::new(connections)),
+            limit: connections.clone(),
             metrics,
             current: gateway.current.clone(),
             refused: Arc::new(Semaphore::new(REFUSED)),

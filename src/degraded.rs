@@ -65,24 +65,25 @@ pub struct Degradation {
 /// Faults of rooms that have no state from which they could be derived.
 #[derive(Debug, Default)]
 pub struct DegradedReports {
-    reported: Mutex<BTreeMap<DegradedReason, String>>,
+    /// By reason and subject.
+    reported: Mutex<BTreeMap<(DegradedReason, String), String>>,
 }
 
 impl DegradedReports {
-    /// Reports a fault, or replaces its text.
-    pub fn report(&self, reason: DegradedReason, text: impl Into<String>) {
-        self.reported.lock().insert(reason, text.into());
+    /// Reports a fault of a subject (an account, a listener; empty: the gateway as a whole), or replaces its text.
+    pub fn report(&self, reason: DegradedReason, subject: &str, text: impl Into<String>) {
+        self.reported.lock().insert((reason, subject.to_owned()), text.into());
     }
 
     /// Withdraws a fault.
-    pub fn withdraw(&self, reason: DegradedReason) {
-        self.reported.lock().remove(&reason);
+    pub fn withdraw(&self, reason: DegradedReason, subject: &str) {
+        self.reported.lock().retain(|(known, of), _| (*known, of.as_str()) != (reason, subject));
     }
 
     /// What is reported at the moment.
     pub fn list(&self) -> Vec<Degradation> {
         let reported = self.reported.lock();
-        reported.iter().map(|(reason, text)| Degradation { reason: *reason, text: text.clone() }).collect()
+        reported.iter().map(|((reason, _), text)| Degradation { reason: *reason, text: text.clone() }).collect()
     }
 }
 
@@ -91,15 +92,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_holds_until_it_is_withdrawn() {
+    fn a_report_holds_until_it_is_withdrawn_for_its_subject() {
         let reports = DegradedReports::default();
         let texts = || reports.list().into_iter().map(|one| one.text).collect::<Vec<_>>();
-        reports.report(DegradedReason::RotationFailed, "a");
-        reports.report(DegradedReason::RotationFailed, "b");
-        reports.report(DegradedReason::AuditFailing, "c");
-        assert_eq!(texts(), ["c", "b"]);
-        reports.withdraw(DegradedReason::RotationFailed);
-        reports.withdraw(DegradedReason::StoreFailing);
-        assert_eq!(texts(), ["c"]);
+        reports.report(DegradedReason::RotationFailed, "main", "a");
+        reports.report(DegradedReason::RotationFailed, "main", "b");
+        reports.report(DegradedReason::RotationFailed, "other", "c");
+        reports.report(DegradedReason::AuditFailing, "", "d");
+        assert_eq!(texts(), ["d", "b", "c"]);
+        reports.withdraw(DegradedReason::RotationFailed, "main");
+        reports.withdraw(DegradedReason::StoreFailing, "");
+        assert_eq!(texts(), ["d", "c"]);
     }
 }

@@ -8,6 +8,7 @@
 //! (`listener`, `unread`). This room must not know what requests mean.
 
 pub mod connection;
+pub mod connection_limit;
 pub mod deadlines;
 mod frames;
 mod heads;

@@ -106,6 +106,7 @@ pub struct Gateway {
     /// The file that a reload reads. `None`: there is no file (`demo`).
     pub file: Option<PathBuf>,
     adopt: OnceLock<Adopt>,
+    apply: OnceLock<Apply>,
     reloaded_well: AtomicBool,
     ready: ReadySoFar,
     /// Locked during a reload: one at a time.
@@ -115,6 +116,9 @@ pub struct Gateway {
 
 /// Starts the rotation tasks of new key sources.
 pub type Adopt = Box<dyn Fn(Keepers) + Send + Sync>;
+
+/// Applies what of a configuration concerns sockets.
+pub type Apply = Box<dyn Fn(&Config) + Send + Sync>;
 
 /// Key pairs of new accounts; each needs a rotation task.
 pub type Keepers = Vec<(Arc<Account>, Keeper)>;
@@ -139,6 +143,7 @@ impl Gateway {
             live,
             file,
             adopt: OnceLock::new(),
+            apply: OnceLock::new(),
             reloaded_well: AtomicBool::new(true),
             ready: ReadySoFar::default(),
             watch,
@@ -151,6 +156,12 @@ impl Gateway {
     pub fn adopt_with(&self, adopt: Adopt) {
         // Only a second call could fail.
         let _ = self.adopt.set(adopt);
+    }
+
+    /// Sets the function that applies a configuration which a reload has put in force to sockets. Called once, at start-up.
+    pub fn apply_with(&self, apply: Apply) {
+        // Only a second call could fail.
+        let _ = self.apply.set(apply);
     }
 
     fn read_again(&self, watch: &mut FileWatch, confirmed: bool) -> Result<(), ReloadError> {
@@ -175,6 +186,10 @@ impl Gateway {
         self.current.store(Arc::new(compiled));
         tls.activate();
         self.counts.forget_unused(&config);
+        self.live.log.set_limits(&config.log);
+        if let Some(apply) = self.apply.get() {
+            apply(&config);
+        }
         self.in_force.store(Arc::new(InForce { config, since: SystemTime::now(), waiting }));
         let opened: Vec<_> = keys.opened.iter().map(|(account, _)| account.keys.clone()).collect();
         if let Some(adopt) = self.adopt.get() {

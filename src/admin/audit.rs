@@ -358,12 +358,12 @@ impl AuditWriter {
             Ok(()) => {
                 self.waiting.clear();
                 self.told = 0;
-                self.reports.withdraw(DegradedReason::AuditFailing);
+                self.reports.withdraw(DegradedReason::AuditFailing, "");
             }
             Err(error) => {
                 tracing::error!(%error, "the audit log cannot be written");
                 let text = "audit log: the last line could not be written";
-                self.reports.report(DegradedReason::AuditFailing, text);
+                self.reports.report(DegradedReason::AuditFailing, "", text);
                 self.tell();
             }
         }

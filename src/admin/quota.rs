@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{
     AdminState,
+    audit::AuditSubject,
     error::{AdminError, JsonBody},
     guard::TokenName,
     status::{QuotaChange, QuotaPage},
@@ -59,6 +60,7 @@ pub(super) async fn show(
 pub(super) async fn set(
     State(state): State<Arc<AdminState>>,
     Extension(TokenName(by)): Extension<TokenName>,
+    Extension(subject): Extension<AuditSubject>,
     JsonBody(request): JsonBody<QuotaRequest>,
 ) -> Result<Json<QuotaChange>, AdminError> {
     let now = Timestamp::now();
@@ -66,9 +68,14 @@ pub(super) async fn set(
     let gateway = &state.admin.gateway;
     let written = gateway.override_quota(&request.service, set.as_ref()).map_err(|_| unknown_service())?;
     let (service, reason) = (&request.service, request.reason.trim());
+    subject.name("service", service.as_str());
     match &set {
         Some(SetOverride { limits, .. }) => {
             let QuotaOverride { second, day, block, until, .. } = limits;
+            subject.name("per_second", *second);
+            subject.name("per_day", *day);
+            subject.name("block", *block);
+            subject.name("until", until.to_string());
             tracing::warn!(service, by, second, day, block, %until, reason, "an operator has changed a quota");
         }
         None => tracing::warn!(service, by, reason, "an operator has ended the change of a quota"),

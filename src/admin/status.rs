@@ -269,7 +269,7 @@ impl StatusPage {
                 data: admin.data.iter().map(ToString::to_string).collect(),
                 admin: admin.address.to_string(),
             },
-            connections_limit: admin.connections,
+            connections_limit: admin.connections.get(),
             certificates: admin
                 .gateway
                 .live

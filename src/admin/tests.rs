@@ -33,7 +33,7 @@ use crate::{
         check::{Environment, check},
     },
     connector::Connector,
-    edge::{heartbeat::Heartbeat, tls::TlsListeners},
+    edge::{connection_limit::ConnectionLimit, heartbeat::Heartbeat, tls::TlsListeners},
     gateway::{Live, Revoked},
     keys::{Lease, Verdict},
     orders::Orders,
@@ -182,7 +182,7 @@ impl TestAdmin {
             store: self.store.clone(),
             data: vec!["127.0.0.1:8080".parse().unwrap()],
             address: self.bound,
-            connections: 100,
+            connections: ConnectionLimit::new(100),
             heartbeats: vec![self.heartbeat.clone()],
         }
     }

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Drain, linger::linger, runtime::AcceptedSocket, tls::TlsListener};
+use super::{Drain, connection_limit::ConnectionLimit, linger::linger, runtime::AcceptedSocket, tls::TlsListener};
 use crate::{outcome::Code, record::Metrics, refusal::Refusal, snapshot::Snapshot};
 
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +56,7 @@ pub fn prepare(listener: &StdListener) -> io::Result<()> {
 pub struct Acceptor {
     /// The data threads, to which connections are handed in turn.
     pub threads: Vec<UnboundedSender<AcceptedSocket>>,
-    /// One permit for each connection that may be open.
-    pub permits: Arc<Semaphore>,
+    pub limit: Arc<ConnectionLimit>,
     pub metrics: Arc<Metrics>,
     /// The snapshot in force, which records refusals.
     pub current: Arc<ArcSwap<Snapshot>>,
@@ -111,10 +110,10 @@ impl Acceptor {
     /// Hands a connection to the next data thread.
     fn take(&self, socket: io::Result<StdStream>, next: &mut usize) {
         let Ok(socket) = socket else { return };
-        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+        let Some(counted) = self.limit.admit() else {
             return self.refuse(socket);
         };
-        let guard = Box::new((permit, self.metrics.client_connection(), self.drain.tasks.token()));
+        let guard = Box::new((counted, self.metrics.client_connection(), self.drain.tasks.token()));
         // Fails only if the data thread has ended, which happens only at the end of the process.
         let _ = self.threads[*next].send(AcceptedSocket { socket, tls: self.tls.clone(), guard });
         *next = (*next + 1) % self.threads.len();

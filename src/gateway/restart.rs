@@ -22,10 +22,7 @@ pub(super) fn keep_in_force(new: &mut Config, in_force: &Config) -> Vec<&'static
     kept.keep("state.dir", &mut new.state.dir, &in_force.state.dir);
     let (log, now) = (&mut new.log, &in_force.log);
     kept.keep("log.exchanges", &mut log.exchanges, &now.exchanges);
-    kept.keep("log.keep.size", &mut log.keep_size, &now.keep_size);
-    kept.keep("log.keep.days", &mut log.keep_days, &now.keep_days);
     kept.keep("log.on_full", &mut log.on_full, &now.on_full);
-    kept.keep("limits.connections", &mut new.limits.connections, &in_force.limits.connections);
     kept.keep("cache.memory", &mut new.cache.memory, &in_force.cache.memory);
     kept.waiting
 }

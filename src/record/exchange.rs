@@ -13,6 +13,7 @@
 mod current;
 mod error;
 mod file;
+mod limits;
 mod lines;
 mod queue;
 mod rotated;
@@ -37,6 +38,7 @@ pub use self::error::{LogError, QueueFull};
 pub(super) use self::queue::{DeferredLine, Importance, NewLine};
 use self::{
     file::OpenedLog,
+    limits::LogLimits,
     rotated::RotatedFiles,
     shared::{QueueSettings, SharedQueue},
     stream::LineStream,
@@ -70,6 +72,8 @@ impl LogReservation {
 #[derive(Clone)]
 pub struct ExchangeLog {
     queues: Option<LogQueues>,
+    /// `None`: the output is no file.
+    limits: Option<Arc<LogLimits>>,
 }
 
 #[derive(Clone)]
@@ -102,11 +106,8 @@ impl ExchangeLog {
             LogTarget::Stdout => return ExchangeLog::start_stream(stdout()?, queue, reports),
             LogTarget::File(path) => path,
         };
-        let files = |path: &Path, part| RotatedFiles {
-            path: path.to_owned(),
-            keep_size: config.keep_size / part,
-            keep_days: config.keep_days,
-        };
+        let limits = Arc::new(LogLimits::new(config));
+        let files = |path: &Path, part| RotatedFiles { path: path.to_owned(), limits: limits.clone(), part };
         let identified = match file::open(files(path, 1))? {
             OpenedLog::Files(files) => LogOutput::Files(Box::new(files)),
             OpenedLog::Special(file) => return ExchangeLog::start_stream(file, queue, reports),
@@ -119,12 +120,17 @@ impl ExchangeLog {
         // Their requests reserve nothing: they are answered before they could wait.
         let queue = QueueSettings { on_full: OnFull::Drop, ..queue };
         let unidentified = reports.start("of unknown callers", unidentified, queue)?;
-        Ok(ExchangeLog { queues: Some(LogQueues { identified, unidentified }) })
+        Ok(ExchangeLog { queues: Some(LogQueues { identified, unidentified }), limits: Some(limits) })
     }
 
     /// A log that writes nothing.
     pub fn none() -> ExchangeLog {
-        ExchangeLog { queues: None }
+        ExchangeLog { queues: None, limits: None }
+    }
+
+    /// Takes over how much is kept from another configuration. Takes effect with the next line.
+    pub fn set_limits(&self, config: &LogConfig) {
+        self.limits.iter().for_each(|limits| limits.set(config));
     }
 
     fn start_stream(
@@ -133,7 +139,8 @@ impl ExchangeLog {
         reports: LogReports<'_>,
     ) -> Result<ExchangeLog, LogError> {
         let queue = reports.start("of all requests", LogOutput::Stream(LineStream::new(out)), queue)?;
-        Ok(ExchangeLog { queues: Some(LogQueues { identified: queue.clone(), unidentified: queue }) })
+        let queues = LogQueues { identified: queue.clone(), unidentified: queue };
+        Ok(ExchangeLog { queues: Some(queues), limits: None })
     }
 
     /// Whether lines are written anywhere.

@@ -406,11 +406,12 @@ fn any_reload_takes_effect_as_a_whole_or_not_at_all() {
                 Some(std::thread::spawn(move || {
                     use std::io::Write as _;
                     let mut writer = fs::File::options().write(true).open(&file).expect("opened");
-                    drop(pipe);
                     for part in text.as_bytes().chunks(text.len() / 3 + 1) {
                         std::thread::sleep(Duration::from_millis(3));
                         writer.write_all(part).expect("written");
                     }
+                    // The reader may begin late, and reads until the last writer is gone.
+                    until("it is read", || rustix::io::ioctl_fionread(&pipe).expect("a pipe") == 0);
                 }))
             }
             _ => {
@@ -542,4 +543,27 @@ fn a_thousand_reloads_in_a_minute_fail_no_request_and_lose_no_state() {
     let (requests, took) = reload_under_load(1_000, Duration::from_secs(55));
     println!("1,000 reloads in {:.1} s, {requests} requests, 0 failures", took.as_secs_f64());
     assert!(took <= Duration::from_secs(60), "{took:?}");
+}
+
+/// A changed `limits.connections` was shown and had no effect.
+#[test]
+fn another_limit_of_connections_takes_effect_at_once() {
+    let mut gateway = Setup { limits: "connections = 4", ..Setup::default() }.start();
+    let served = |gateway: &TestGateway| {
+        let mut connections: Vec<_> = (0..6).map(|_| gateway.connect()).collect();
+        let request = get("/region/province").by("shop");
+        connections.iter_mut().map(|connection| connection.send(&request)).filter(|one| one.status == 200).count()
+    };
+    let counted = |gateway: &TestGateway, count: f64| {
+        until("connections are closed", || gateway.metric("client_connections", &[]) == count);
+    };
+    for (before, now) in [("4", "4"), ("4", "2"), ("2", "5")] {
+        counted(&gateway, 0.0);
+        gateway.reload(&format!("connections = {before}\n"), &format!("connections = {now}\n"));
+        assert_eq!(served(&gateway).to_string(), now);
+        let status = gateway.admin("/status").json();
+        assert_eq!(status["connections_limit"].to_string(), now);
+        assert_eq!(gateway.admin("/config").json()["limits"]["connections"].to_string(), now);
+        assert_eq!(gateway.admin("/readyz").json()["degraded"], serde_json::json!([]));
+    }
 }

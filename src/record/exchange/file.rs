@@ -15,6 +15,7 @@ use std::{
 use super::{
     current::{self, CurrentFile, FileChange, OpenedFile},
     error::LogError,
+    limits::Kept,
     lines,
     rotated::{DAY, RotatedFiles},
 };
@@ -34,6 +35,8 @@ pub(super) struct LogFiles {
     /// Numbered lines; kept for reuse.
     numbered: Vec<u8>,
     pruned: Instant,
+    /// How much was kept then.
+    pruned_to: Kept,
 }
 
 /// What is at the path of a log.
@@ -68,7 +71,8 @@ pub(super) fn open(files: RotatedFiles) -> Result<OpenedLog, LogError> {
     Ok(match opened {
         Current::Own(current, events) => {
             files.prune();
-            OpenedLog::Files(LogFiles { files, current, events, numbered: Vec::new(), pruned: Instant::now() })
+            let (numbered, pruned, pruned_to) = (Vec::new(), Instant::now(), files.kept());
+            OpenedLog::Files(LogFiles { files, current, events, numbered, pruned, pruned_to })
         }
         Current::Special(file) => OpenedLog::Special(file),
     })
@@ -152,7 +156,7 @@ impl LogFiles {
         let old = current.began.elapsed().unwrap_or_default() >= DAY;
         if current.bytes > 0 && (full || old) {
             self.rotate()?;
-        } else if self.pruned.elapsed() >= PRUNE_INTERVAL {
+        } else if self.pruned.elapsed() >= PRUNE_INTERVAL || self.pruned_to != self.files.kept() {
             self.prune();
         }
         Ok(())
@@ -181,7 +185,7 @@ impl LogFiles {
     }
 
     fn prune(&mut self) {
-        self.pruned = Instant::now();
+        (self.pruned, self.pruned_to) = (Instant::now(), self.files.kept());
         self.files.prune();
     }
 

@@ -8,8 +8,11 @@ use std::{
     ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
+
+use super::limits::{Kept, LogLimits};
 
 /// Endings that a compressed file may have after its name.
 const COMPRESSED: [&str; 5] = [".gz", ".zst", ".xz", ".bz2", ".lz4"];
@@ -28,10 +31,9 @@ const SEGMENT_MIN: u64 = 4 * 1024;
 pub(super) struct RotatedFiles {
     /// Of the current file.
     pub(super) path: PathBuf,
-    /// Bytes, all files together.
-    pub(super) keep_size: u64,
-    /// 0: no limit.
-    pub(super) keep_days: u32,
+    pub(super) limits: Arc<LogLimits>,
+    /// These files have this part of the size: 1 divided by it.
+    pub(super) part: u64,
 }
 
 struct RotatedFile {
@@ -41,9 +43,15 @@ struct RotatedFile {
 }
 
 impl RotatedFiles {
+    /// How much of them is kept at the moment.
+    pub(super) fn kept(&self) -> Kept {
+        let Kept { size, days } = self.limits.get();
+        Kept { size: size / self.part, days }
+    }
+
     /// Size at which a new file begins, bytes.
     pub(super) fn segment(&self) -> u64 {
-        (self.keep_size / SEGMENTS).clamp(SEGMENT_MIN, SEGMENT_MAX)
+        (self.kept().size / SEGMENTS).clamp(SEGMENT_MIN, SEGMENT_MAX)
     }
 
     /// Name for the file that is rotated now: later than those of all others.
@@ -71,13 +79,14 @@ impl RotatedFiles {
 
     /// Removes files beyond the limits.
     pub(super) fn prune(&self) {
-        let mut kept = self.segment().min(self.keep_size);
+        let Kept { size, days } = self.kept();
+        let mut kept = self.segment().min(size);
         for RotatedFile { path, time } in self.list().into_iter().rev() {
             let Ok(metadata) = fs::metadata(&path) else { continue };
             let age = SystemTime::now().duration_since(system_time(time)).unwrap_or_default();
             kept = kept.saturating_add(metadata.len());
-            let old = self.keep_days > 0 && age >= DAY * self.keep_days;
-            if (kept > self.keep_size || old)
+            let old = days > 0 && age >= DAY * days;
+            if (kept > size || old)
                 && let Err(error) = fs::remove_file(&path)
             {
                 tracing::warn!(path = %path.display(), %error, "an old exchange log cannot be removed");

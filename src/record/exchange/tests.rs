@@ -191,6 +191,31 @@ mod rotates {
     }
 
     #[test]
+    fn to_what_a_reload_allows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("exchanges.jsonl");
+        let metrics = Metrics::new().unwrap();
+        let log = ExchangeLog::open(&config(&path, 1 << 30), &metrics, &Arc::default()).unwrap();
+        let old = folder.path().join("exchanges-20200101T000000.000Z.jsonl");
+        fs::write(&old, "x".repeat(8_000)).unwrap();
+        let append_one = |count: usize| {
+            append(&log, "{\"a\":1");
+            let until = Instant::now() + Duration::from_secs(20);
+            while counted(&metrics, "written") < count {
+                assert!(Instant::now() < until);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        log.set_limits(&LogConfig { keep_days: 0, ..config(&path, 1 << 30) });
+        append_one(1);
+        assert!(old.exists());
+        log.set_limits(&LogConfig { keep_days: 0, ..config(&path, 8_000) });
+        append_one(2);
+        assert!(!old.exists());
+        log.close(CLOSE);
+    }
+
+    #[test]
     fn by_age() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("exchanges.jsonl");

@@ -18,6 +18,7 @@ mod day_row;
 mod header;
 mod in_flight;
 mod lease;
+mod outlook;
 mod overridden;
 mod queue;
 mod quota;
@@ -31,8 +32,10 @@ pub use self::{
     calendar_day::{CalendarDay, Midnight},
     claim::Claim,
     day::{CounterContext, DayCount, DayCounter, Unrecorded},
+    header::WindowLimit,
     in_flight::{InFlightLimit, InFlightPermit},
     lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, Level, RestoredDay},
+    outlook::{DayProgress, DayUse, UseHistory, WARNINGS},
     overridden::{OverrideNotice, QuotaOverride},
     quota::{Exceeded, Quota},
     usage::{LimitWindow, UsageByWindow, WindowUsage},

@@ -116,6 +116,11 @@ pub fn applies_to(class: Class, method: &Method) -> bool {
     class == Class::Order || (class == Class::Unlisted && !method.is_safe())
 }
 
+/// Whether a request has an `Idempotency-Key`.
+pub fn has_key(headers: &HeaderMap) -> bool {
+    matches!(key::parse(headers), Ok(Some(_)))
+}
+
 impl Orders {
     /// Reads the journal. Orders that were in flight when the process ended become unknown. `now` is
     /// the wall time; it counts only if nothing was ever remembered (`clock`).

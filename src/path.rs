@@ -63,6 +63,7 @@ where
     let body = x.collect(body::collect(body, snapshot.limits.request_body, upload, memory)).await?;
     let request = BufferedRequest { method: head.method, target, headers: head.headers, body };
     let call = Call::new(x, Permitted { service, operation }, request, timeout);
+    x.repeat = call.repeat_rule();
     // 4 orders: was it sent before
     let ticket = match order::recall(&call).await? {
         Break(reply) => return Ok(reply),

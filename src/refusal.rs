@@ -29,6 +29,9 @@ use crate::{
     upstream::{Failure, breaker::BreakerOpen},
 };
 
+/// Problem type of a refusal by a limit (draft-ietf-httpapi-ratelimit-headers).
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
 /// A refusal of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -134,10 +137,46 @@ impl Refusal {
         Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1))
     }
 
-    /// The response in the given format. `sent`: whether Fastrac may have received the request.
-    pub(crate) fn reply(&self, request_id: &RequestId, sent: Sent, format: RefusalFormat) -> Reply {
-        let (kind, body) = self.body(request_id, sent, format);
+    /// The response in the given format.
+    pub(crate) fn reply(&self, request: RefusedRequestFacts<'_>, format: RefusalFormat) -> Reply {
+        let (kind, body) = self.body(request, format);
         self.with_body(kind, body)
+    }
+
+    /// `error.retry`: what a client may do (contract, section 6).
+    fn retry(&self, sent: Sent, repeat: RepeatRule) -> &'static str {
+        let may_be_executed = sent != Sent::No && self.code != Code::KeysRejected;
+        match (self.code, repeat) {
+            (Code::OrderUnknown, _) => "ask",
+            (_, RepeatRule::Keyed) if may_be_executed => "same_key",
+            (_, RepeatRule::Unkeyed) if may_be_executed => "ask",
+            _ if self.retry_after.is_some() => "after",
+            (
+                Code::CallerUnknown
+                | Code::CallerClass
+                | Code::UpstreamLeak
+                | Code::KeysRejected
+                | Code::CacheOnly
+                | Code::RequestMalformed
+                | Code::RequestTooLarge
+                | Code::RequestHeaders
+                | Code::RequestUpgrade
+                | Code::RequestIdempotency,
+                _,
+            ) => "never",
+            _ => "now",
+        }
+    }
+
+    /// The policies of `RateLimit-Policy` that a refusal by a limit violates.
+    fn violated_policy(&self) -> Option<&'static str> {
+        match self.code {
+            Code::QuotaSecond => Some("second"),
+            Code::QuotaDay => Some("day"),
+            Code::BudgetSecond => Some("account-second"),
+            Code::BudgetDay => Some("account-day"),
+            _ => None,
+        }
     }
 
     fn with_body(&self, kind: &'static str, body: Bytes) -> Reply {
@@ -167,7 +206,8 @@ impl Refusal {
     /// closed. `id`: that of its line in the exchange log.
     pub(crate) fn to_http1(&self, id: &RequestId) -> Bytes {
         let sent = Sent::No;
-        let (kind, body) = self.body(id, sent, RefusalFormat::Envelope);
+        let request = RefusedRequestFacts { request_id: id, sent, repeat: RepeatRule::Safe };
+        let (kind, body) = self.body(request, RefusalFormat::Envelope);
         let mut reply = self.with_body(kind, body.clone());
         reply.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         reply.stamp(GatewayHeaders { request_id: id, sent, limits: None, close: true });
@@ -185,10 +225,11 @@ impl Refusal {
     }
 
     /// Media type and bytes.
-    fn body(&self, request_id: &RequestId, sent: Sent, format: RefusalFormat) -> (&'static str, Bytes) {
+    fn body(&self, request: RefusedRequestFacts<'_>, format: RefusalFormat) -> (&'static str, Bytes) {
+        let RefusedRequestFacts { request_id, sent, repeat } = request;
         let mut error = json!({
             "code": self.code.as_str(), "by": self.code.outcome().by().as_str(), "sent": sent.as_str(),
-            "request_id": request_id.as_str(),
+            "retry": self.retry(sent, repeat), "request_id": request_id.as_str(),
         });
         if let Some(wait) = self.retry_after {
             error["retry_after"] = whole_seconds(wait).as_secs().into();
@@ -196,11 +237,18 @@ impl Refusal {
         let (kind, body) = match format {
             RefusalFormat::Problem => {
                 let title = self.status.canonical_reason().unwrap_or("Refused");
-                let kind = format!("urn:fastrac-gateway:{}", self.code.as_str());
-                let body = json!({
+                let violated = self.violated_policy();
+                let kind = match violated {
+                    Some(_) => QUOTA_EXCEEDED.to_owned(),
+                    None => format!("urn:fastrac-gateway:{}", self.code.as_str()),
+                };
+                let mut body = json!({
                     "type": kind, "title": title, "status": self.status.as_u16(), "detail": self.message,
                     "error": error,
                 });
+                if let Some(policy) = violated {
+                    body["violated-policies"] = json!([policy]);
+                }
                 ("application/problem+json", body)
             }
             RefusalFormat::Envelope => {
@@ -213,6 +261,27 @@ impl Refusal {
         };
         (kind, Bytes::from(body.to_string()))
     }
+}
+
+/// What the body of a refusal says of the request.
+#[derive(Clone, Copy)]
+pub(crate) struct RefusedRequestFacts<'a> {
+    pub(crate) request_id: &'a RequestId,
+    /// Whether Fastrac may have received it.
+    pub(crate) sent: Sent,
+    pub(crate) repeat: RepeatRule,
+}
+
+/// How a request may be repeated that Fastrac may have executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum RepeatRule {
+    /// At will.
+    #[default]
+    Safe,
+    /// It must not be executed twice, and has an `Idempotency-Key`.
+    Keyed,
+    /// It must not be executed twice, and has none.
+    Unkeyed,
 }
 
 /// The code of a service's quota.
@@ -393,8 +462,35 @@ impl From<Failure> for Refusal {
 mod tests {
     use super::*;
 
+    fn facts(request_id: &RequestId, sent: Sent, repeat: RepeatRule) -> RefusedRequestFacts<'_> {
+        RefusedRequestFacts { request_id, sent, repeat }
+    }
+
+    /// For every code: whether it may be repeated does not depend on more than these.
+    #[test]
+    fn retry_says_what_a_client_may_do() {
+        use strum::VariantArray as _;
+        let wait = Duration::from_secs(7);
+        for code in Code::VARIANTS {
+            let waits = Refusal::new(*code, "x").retry_after(wait);
+            let plain = Refusal::new(*code, "x");
+            for repeat in [RepeatRule::Safe, RepeatRule::Keyed, RepeatRule::Unkeyed] {
+                let expected = if *code == Code::OrderUnknown { "ask" } else { "after" };
+                assert_eq!(waits.retry(Sent::No, repeat), expected, "{code:?} {repeat:?}");
+                assert!(["now", "never", "ask"].contains(&plain.retry(Sent::No, repeat)), "{code:?}");
+            }
+            if !matches!(code, Code::OrderUnknown | Code::KeysRejected) {
+                assert_eq!(plain.retry(Sent::Unknown, RepeatRule::Keyed), "same_key", "{code:?}");
+                assert_eq!(waits.retry(Sent::Yes, RepeatRule::Unkeyed), "ask", "{code:?}");
+            }
+        }
+        let retry = |code| Refusal::new(code, "x").retry(Sent::Unknown, RepeatRule::Safe);
+        assert_eq!([Code::UpstreamTimeout, Code::UpstreamCut, Code::RequestTimeout].map(retry), ["now"; 3]);
+        assert_eq!([Code::CallerClass, Code::RequestMalformed, Code::KeysRejected].map(retry), ["never"; 3]);
+    }
+
     fn body(refusal: &Refusal, format: RefusalFormat) -> (Reply, serde_json::Value) {
-        let reply = refusal.reply(&"req-12345".parse().unwrap(), Sent::No, format);
+        let reply = refusal.reply(facts(&"req-12345".parse().unwrap(), Sent::No, RepeatRule::Safe), format);
         let ReplyBody::Whole(bytes) = &reply.body else { panic!("whole") };
         let body = serde_json::from_slice(bytes).unwrap();
         (reply, body)
@@ -408,7 +504,7 @@ mod tests {
         assert_eq!((&body["success"], &body["data"]), (&json!(false), &json!(null)));
         assert_eq!(
             body["error"],
-            json!({"code": "quota.day", "by": "gateway", "sent": "no", "retry_after": 7, "request_id": "req-12345"})
+            json!({"code": "quota.day", "by": "gateway", "sent": "no", "retry": "after", "retry_after": 7, "request_id": "req-12345"})
         );
         assert!(body["timestamp"].as_str().unwrap().ends_with('Z'));
     }
@@ -429,7 +525,10 @@ mod tests {
         let (reply, body) = body(&Unknown::None.into(), RefusalFormat::Problem);
         assert_eq!(reply.headers.get_all(header::WWW_AUTHENTICATE).iter().count(), 2);
         assert_eq!((&body["status"], &body["title"]), (&json!(401), &json!("Unauthorized")));
-        assert_eq!(body["error"]["code"], "caller.unknown");
+        assert_eq!((&body["error"]["code"], &body["error"]["retry"]), (&json!("caller.unknown"), &json!("never")));
+        let limited = Refusal::new(Code::BudgetDay, "used up").retry_after(Duration::from_secs(7));
+        let (_, body) = super::tests::body(&limited, RefusalFormat::Problem);
+        assert_eq!((&body["type"], &body["violated-policies"]), (&json!(QUOTA_EXCEEDED), &json!(["account-day"])));
     }
 
     #[test]

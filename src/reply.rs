@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
-    admission::Spent,
+    admission::{LimitWindow, Spent, WindowLimit},
     body::Receipt,
     cache::CacheEntry,
     orders::{FirstSent, StoredAnswer},
@@ -119,6 +119,18 @@ pub(crate) struct RateLimitHeaders {
     pub(crate) limit: Option<HeaderValue>,
 }
 
+impl RateLimitHeaders {
+    /// Adds the window of the account's budget that has refused the request.
+    pub(crate) fn with_account(self, limit: Option<WindowLimit>, retry_after: Option<Duration>) -> Self {
+        let Some(limit) = limit else { return self };
+        let wait = whole_seconds(retry_after.unwrap_or_default());
+        RateLimitHeaders {
+            policy: limit.append_policy(self.policy.as_ref()),
+            limit: limit.append_used_up(self.limit.as_ref(), wait),
+        }
+    }
+}
+
 impl Reply {
     /// A response of Fastrac that is passed on. A streamed one keeps its place in flight (`spent`) until its end.
     pub(crate) fn of_answer(answer: Answer, outcome: Outcome, spent: Option<Spent>) -> Self {
@@ -170,6 +182,15 @@ impl Reply {
             cached: None,
             stored_from: None,
             receipt: None,
+        }
+    }
+
+    /// The window of the account's budget that has refused the request.
+    pub(crate) fn budget_window(&self) -> Option<LimitWindow> {
+        match self.code {
+            Some(Code::BudgetSecond) => Some(LimitWindow::Second),
+            Some(Code::BudgetDay) => Some(LimitWindow::Day),
+            _ => None,
         }
     }
 

@@ -21,8 +21,10 @@ use super::{
     calendar_day::Midnight,
     claim::Claim,
     day::{CounterContext, DayCounter, Unrecorded},
+    header::WindowLimit,
+    outlook::DayUse,
     queue::{Exhausted, Permit, WaitLimit, WaitQueue},
-    usage::{UsageByWindow, WindowUsage},
+    usage::{LimitWindow, UsageByWindow, WindowUsage},
 };
 use crate::{
     config::{self, Priority},
@@ -143,6 +145,21 @@ impl Budget {
     /// The count of the day.
     pub fn day(&self) -> &Arc<DayCounter> {
         &self.queue.day
+    }
+
+    /// The limit of a window.
+    pub fn limit(&self, window: LimitWindow) -> Option<WindowLimit> {
+        let windows = self.usage().windows;
+        let shown = match window {
+            LimitWindow::Second => windows.second,
+            LimitWindow::Day => windows.day,
+        };
+        shown.map(|shown| WindowLimit { window, limit: shown.limit })
+    }
+
+    /// How far the day is used, for warnings and forecasts.
+    pub fn day_use(&self) -> DayUse {
+        self.queue.day.day_use(self.queue.day.limit())
     }
 
     /// How much is used now.

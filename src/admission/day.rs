@@ -25,6 +25,7 @@ use super::{
     calendar_day::{CalendarDay, Midnight},
     day_row::{DayRow, DayRows},
     lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, Level},
+    outlook::DayUse,
     wall_clock::WallClock,
 };
 
@@ -217,6 +218,16 @@ impl DayCounter {
         let row = rows.current(now, zone);
         let left = row.day.ends.saturating_sub(now);
         Today { used: row.used(), ends_in: left.max(1).unsigned_abs().div_ceil(1000) }
+    }
+
+    /// How much of `limit` is used today, without what is only reserved: it may come back.
+    pub(super) fn day_use(&self, limit: Option<u64>) -> DayUse {
+        let mut state = self.state.lock();
+        let now = self.context.clock.millis();
+        let CounterState { rows, zone, .. } = &mut *state;
+        let row = rows.current(now, zone);
+        let left = row.day.ends.saturating_sub(now).max(1).unsigned_abs();
+        DayUse { limit, used: row.recorded, ends_in: left.div_ceil(1000) }
     }
 
     /// End of the day, in the counter's zone.

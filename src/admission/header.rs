@@ -2,12 +2,12 @@
 //!
 //! Pure: knows only numbers. Never fails.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderValue;
 
-use super::usage::UsageByWindow;
+use super::usage::{LimitWindow, UsageByWindow};
 
 /// Capacity for both items with three numbers of twenty digits.
 const CAPACITY: usize = 96;
@@ -36,6 +36,41 @@ pub(super) fn left(usage: &UsageByWindow) -> Option<HeaderValue> {
     value(list)
 }
 
+/// A window of an account's budget with its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowLimit {
+    pub window: LimitWindow,
+    /// Units per window.
+    pub limit: u64,
+}
+
+impl WindowLimit {
+    /// `RateLimit-Policy` with this window as well: `…, "account-second";q=20;w=1`.
+    pub fn append_policy(&self, fields: Option<&HeaderValue>) -> Option<HeaderValue> {
+        let (name, seconds) = self.name();
+        append(fields, format_args!("\"{name}\";q={};w={seconds}", self.limit))
+    }
+
+    /// `RateLimit` with this window as well, of which nothing is left for `wait`: `…, "account-second";r=0;t=1`.
+    pub fn append_used_up(&self, fields: Option<&HeaderValue>, wait: Duration) -> Option<HeaderValue> {
+        append(fields, format_args!("\"{}\";r=0;t={}", self.name().0, wait.as_secs()))
+    }
+
+    /// Its name, and its length in seconds.
+    fn name(&self) -> (&'static str, u32) {
+        match self.window {
+            LimitWindow::Second => ("account-second", 1),
+            LimitWindow::Day => ("account-day", 86_400),
+        }
+    }
+}
+
+fn append(fields: Option<&HeaderValue>, added: std::fmt::Arguments<'_>) -> Option<HeaderValue> {
+    let mut list = fields.and_then(|fields| fields.to_str().ok()).unwrap_or_default().to_owned();
+    item(&mut list, added);
+    value(list)
+}
+
 fn item(list: &mut String, item: std::fmt::Arguments<'_>) {
     if !list.is_empty() {
         list.push_str(", ");
@@ -49,4 +84,19 @@ fn value(list: String) -> Option<HeaderValue> {
         return None;
     }
     HeaderValue::from_maybe_shared(Bytes::from(list)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_of_the_account_is_added() {
+        let fields = HeaderValue::from_static("\"day\";q=9;w=86400");
+        let second = WindowLimit { window: LimitWindow::Second, limit: 20 };
+        assert_eq!(second.append_policy(Some(&fields)).unwrap(), "\"day\";q=9;w=86400, \"account-second\";q=20;w=1");
+        assert_eq!(second.append_used_up(None, Duration::from_secs(3)).unwrap(), "\"account-second\";r=0;t=3");
+        let day = WindowLimit { window: LimitWindow::Day, limit: 7 };
+        assert_eq!(day.append_policy(None).unwrap(), "\"account-day\";q=7;w=86400");
+    }
 }

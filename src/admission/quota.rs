@@ -27,6 +27,7 @@ use super::{
     claim::Claim,
     day::{CounterContext, DayCounter, DayShortage, Unrecorded},
     header,
+    outlook::DayUse,
     overridden::{OverrideNotice, QuotaOverride},
     usage::{LimitWindow, UsageByWindow, WindowUsage},
     wall_clock::WallClock,
@@ -247,6 +248,11 @@ impl Quota {
     /// Requests used today, reserved ones included; counted even without a limit.
     pub fn used_today(&self) -> u64 {
         self.day.today().used
+    }
+
+    /// How far the day is used, for warnings and forecasts.
+    pub fn day_use(&self) -> DayUse {
+        self.day.day_use(self.limits().day)
     }
 
     /// Whether what is beyond the limits is refused.

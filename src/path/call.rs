@@ -12,10 +12,10 @@ use crate::{
     config::{self, Class, Priority},
     deadline::{CallerTimeout, Deadline},
     memory::MemoryAllowance,
-    orders::applies_to,
+    orders::{applies_to, has_key},
     outcome::Sent,
     record::RequestId,
-    refusal::Refusal,
+    refusal::{Refusal, RepeatRule},
     snapshot::{Account, Snapshot, Worker},
     spending::{SpenderIndex, SpenderKey},
 };
@@ -186,6 +186,15 @@ impl Call {
         self.upstream.deadlines = CallDeadlines::ending(self.upstream.deadlines.operation);
         self.upstream.priority = CallPriority::OfWaiters(highest);
         self
+    }
+
+    /// How it may be repeated if Fastrac may have executed it.
+    pub(super) fn repeat_rule(&self) -> RepeatRule {
+        match self.upstream.moves_money() {
+            false => RepeatRule::Safe,
+            true if has_key(&self.upstream.request.headers) => RepeatRule::Keyed,
+            true => RepeatRule::Unkeyed,
+        }
     }
 
     /// When the caller's wait ends.

@@ -20,7 +20,7 @@ use crate::{
     orders::FirstSent,
     outcome::Sent,
     record::{CapturedBody, Record, RequestId},
-    refusal::{Refusal, quota_code},
+    refusal::{Refusal, RepeatRule, quota_code},
     reply::{CacheStatusHeader, Reply, ReplyBody},
     snapshot::{Snapshot, Worker},
 };
@@ -40,6 +40,8 @@ pub(super) struct Exchange {
     first_sent: Option<FirstSent>,
     /// What the connection says about its client.
     pub(super) client: Client,
+    /// How it may be repeated.
+    pub(super) repeat: RepeatRule,
     /// When the first byte of the request came.
     began: Instant,
 }
@@ -58,6 +60,7 @@ impl Exchange {
             body_pending: false,
             first_sent: None,
             client: Client::default(),
+            repeat: RepeatRule::default(),
             began,
         }
     }
@@ -126,6 +129,7 @@ impl Exchange {
             body_pending: false,
             first_sent: None,
             client: Client::default(),
+            repeat: self.repeat,
             began: self.began,
         }
     }

@@ -20,7 +20,7 @@ use crate::{
     body::Receipt,
     orders::{CallerPresence, OrderRefusal, OrderRequest, Recall, StoredAnswer, Ticket},
     outcome::{Outcome, Sent},
-    refusal::{Refusal, RefusalFormat},
+    refusal::{Refusal, RefusalFormat, RefusedRequestFacts},
     reply::{Reply, ReplyBody},
     upstream::Failure,
 };
@@ -123,7 +123,11 @@ impl OrderTask {
             let (call, sent) = (&self.call, self.attempts.sent());
             written.end(match &outcome {
                 Ok(reply) => stored(reply, call, sent),
-                Err(refusal) => stored(&refusal.reply(&call.request_id, sent, RefusalFormat::Envelope), call, sent),
+                Err(refusal) => {
+                    let (request_id, repeat) = (&call.request_id, call.repeat_rule());
+                    let request = RefusedRequestFacts { request_id, sent, repeat };
+                    stored(&refusal.reply(request, RefusalFormat::Envelope), call, sent)
+                }
             });
         }
         self.hand_back(outcome);

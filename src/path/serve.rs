@@ -17,7 +17,7 @@ use crate::{
     catch_panic::{Panicked, catch_panic},
     outcome::Outcome,
     record::Record,
-    refusal::{Refusal, RefusalFormat},
+    refusal::{Refusal, RefusalFormat, RefusedRequestFacts},
     reply::{GatewayHeaders, RateLimitHeaders, Reply, ReplyBody},
     snapshot::{Snapshot, Worker},
     upstream::stream,
@@ -120,9 +120,9 @@ fn respond<G: ExchangeGuard + 'static>(
     };
     x.finish(&outcome);
     let sent = x.sent();
-    let mut reply = outcome.unwrap_or_else(|refusal| refusal.reply(&x.request_id, sent, format));
-    let quota = x.record.as_ref().and_then(Record::service).and_then(|service| x.snapshot.quotas.get(service));
-    let limits = quota.map(|quota| RateLimitHeaders { policy: quota.policy_header(), limit: quota.limit_header() });
+    let refused = RefusedRequestFacts { request_id: &x.request_id, sent, repeat: x.repeat };
+    let mut reply = outcome.unwrap_or_else(|refusal| refusal.reply(refused, format));
+    let limits = x.record.as_ref().and_then(Record::service).map(|service| limits(&x.snapshot, service, &reply));
     reply.stamp(GatewayHeaders { request_id: &x.request_id, sent, limits, close });
     if finish.is_head {
         reply.leave_out_body();
@@ -141,6 +141,18 @@ fn respond<G: ExchangeGuard + 'static>(
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
     response
+}
+
+/// What is left of the service's quota at this instant, and the window of the account's budget that has refused the
+/// request.
+fn limits(snapshot: &Snapshot, service: usize, reply: &Reply) -> RateLimitHeaders {
+    let quota = &snapshot.quotas[service];
+    let limits = RateLimitHeaders { policy: quota.policy_header(), limit: quota.limit_header() };
+    let account = &snapshot.accounts[snapshot.catalog.services[service].account];
+    match reply.budget_window() {
+        Some(window) => limits.with_account(account.budget.limit(window), reply.retry_after),
+        None => limits,
+    }
 }
 
 /// Ends an exchange together with the body of its response.

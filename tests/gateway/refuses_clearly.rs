@@ -38,7 +38,23 @@ impl ExpectedRefusal {
         self.head(&problem, "application/problem+json");
         let body = problem.json();
         self.error(&problem, &body["error"]);
-        assert_eq!(body["type"], format!("urn:fastrac-gateway:{}", self.code));
+        let violated = match self.code {
+            "quota.second" => Some("second"),
+            "quota.day" => Some("day"),
+            "budget.second" => Some("account-second"),
+            "budget.day" => Some("account-day"),
+            _ => None,
+        };
+        match violated {
+            Some(policy) => {
+                assert!(body["type"].as_str().is_some_and(|kind| kind.ends_with("#quota-exceeded")), "{body}");
+                assert_eq!(body["violated-policies"], json!([policy]));
+                assert!(
+                    problem.header("ratelimit-policy").is_some_and(|shown| shown.contains(&format!("\"{policy}\";q=")))
+                );
+            }
+            None => assert_eq!(body["type"], format!("urn:fastrac-gateway:{}", self.code)),
+        }
         assert_eq!(body["status"], self.status);
         assert!(body["title"].as_str().is_some_and(|title| !title.is_empty()));
         assert!(body["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{body}");
@@ -73,8 +89,10 @@ impl ExpectedRefusal {
         assert!(proxy.starts_with("fastrac-gateway; error="), "{proxy}");
         assert!(proxy.ends_with(&format!("; details=\"{}\"", self.code)), "{proxy}");
         assert_eq!(response.header("retry-after").is_some(), matches!(self.status, 429 | 503), "{response:?}");
-        assert_eq!(response.header("ratelimit-policy").is_some(), self.known, "{response:?}");
-        assert_eq!(response.header("ratelimit").is_some(), self.known, "{response:?}");
+        // The window of the budget that has refused the request is shown in any case.
+        let limited = self.known || matches!(self.code, "budget.second" | "budget.day");
+        assert_eq!(response.header("ratelimit-policy").is_some(), limited, "{response:?}");
+        assert_eq!(response.header("ratelimit").is_some(), limited, "{response:?}");
     }
 
     fn error(&self, response: &Response, error: &Value) {
@@ -86,6 +104,10 @@ impl ExpectedRefusal {
             assert!(after >= 1);
             expected["retry_after"] = after.into();
         }
+        let retry = error["retry"].as_str().expect("a word");
+        assert!(["now", "after", "never", "same_key", "ask"].contains(&retry), "{error}");
+        assert!(retry != "after" || expected["retry_after"].is_number(), "{error}");
+        expected["retry"] = retry.into();
         assert_eq!(*error, expected);
     }
 }

@@ -190,6 +190,7 @@ impl App {
         control.spawn(check_heartbeats(heartbeats));
         control.spawn(gateway.live.orders.clone().keep_time());
         control.spawn(write_spending(spending));
+        control.spawn(watch_use(gateway.clone()));
         watch_files(&control, tls, &gateway);
         // Until then connections wait in the backlog, so that a restart does not cause refusals.
         let _ = control.block_on(async { tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&gateway)).await });
@@ -237,6 +238,14 @@ async fn check_heartbeats(heartbeats: Vec<Heartbeat>) {
         // Not an interval, which would make up for ticks that were missed.
         tokio::time::sleep(Duration::from_secs(1)).await;
         heartbeats.iter().for_each(Heartbeat::check);
+    }
+}
+
+/// Looks for limits of a day that are nearly used up.
+async fn watch_use(gateway: Arc<Gateway>) {
+    loop {
+        tokio::time::sleep(gateway::WATCH_INTERVAL).await;
+        gateway.observe_use();
     }
 }
 

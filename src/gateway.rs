@@ -12,6 +12,7 @@ mod ready;
 mod removals;
 mod restart;
 mod revoked;
+mod use_watch;
 
 use std::{
     path::PathBuf,
@@ -49,6 +50,8 @@ use ready::ReadySoFar;
 pub use removals::{Inventory, Removals};
 use restart::keep_in_force;
 pub use revoked::Revoked;
+use use_watch::UseWatch;
+pub use use_watch::{Outlook, WATCH_INTERVAL};
 
 /// Why a configuration cannot be put in force.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +115,7 @@ pub struct Gateway {
     /// Locked during a reload: one at a time.
     watch: Mutex<FileWatch>,
     counts: Counts,
+    watch_use: UseWatch,
 }
 
 /// Starts the rotation tasks of new key sources.
@@ -148,7 +152,9 @@ impl Gateway {
             ready: ReadySoFar::default(),
             watch,
             counts,
+            watch_use: UseWatch::default(),
         };
+        gateway.observe_use();
         Ok((Arc::new(gateway), keys.opened))
     }
 

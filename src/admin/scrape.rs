@@ -14,6 +14,7 @@ use axum::{
     },
     response::IntoResponse,
 };
+use jiff::Timestamp;
 use strum::VariantArray as _;
 
 use super::{
@@ -23,6 +24,7 @@ use super::{
 use crate::{
     accept::weight,
     admission::{LimitWindow, UsageByWindow, WindowUsage},
+    gateway::{Gateway, Outlook},
     record::{KeyInfo, OPENMETRICS_CONTENT_TYPE, Scrape, TEXT_CONTENT_TYPE},
     snapshot::{Account, Snapshot},
     upstream::breaker,
@@ -100,6 +102,7 @@ fn text(state: &AdminState, openmetrics: bool) -> String {
     let (snapshot, in_force) = (gateway.current.load_full(), gateway.in_force.load_full());
     let scrape = gateway.live.metrics.scrape();
     admission(&scrape, &snapshot);
+    outlooks(&scrape, gateway, &snapshot);
     for account in &snapshot.accounts {
         keys(&scrape, account);
         let state = account.breaker.state();
@@ -148,6 +151,25 @@ fn admission(scrape: &Scrape<'_>, snapshot: &Snapshot) {
         // A waiter waits for tokens or for an in-flight permit; the queue does not distinguish them, and
         // tokens are the usual case.
         scrape.budget_waiting(&account.name, "second", usage.waiting);
+    }
+}
+
+/// Warnings and forecasts of limits of a day.
+fn outlooks(scrape: &Scrape<'_>, gateway: &Gateway, snapshot: &Snapshot) {
+    let time = |at: Option<Timestamp>| at.and_then(|at| SystemTime::try_from(at).ok());
+    for (service, quota) in snapshot.catalog.services.iter().zip(&snapshot.quotas) {
+        let day = quota.day_use();
+        if day.limit.is_some() {
+            let Outlook { warning, runs_out_at } = gateway.quota_outlook(&service.name, day);
+            scrape.quota_outlook(&service.name, warning, time(runs_out_at));
+        }
+    }
+    for account in &snapshot.accounts {
+        let day = account.budget.day_use();
+        if day.limit.is_some() {
+            let Outlook { warning, runs_out_at } = gateway.budget_outlook(&account.name, day);
+            scrape.budget_outlook(&account.name, warning, time(runs_out_at));
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     caller::Callers,
     catalog,
     config::{CredentialConfig, Priority},
-    gateway::{Gateway, SetOverride},
+    gateway::{Gateway, Outlook, SetOverride},
     keys,
     snapshot::{Account, Snapshot},
     spending::{SpenderKey, Spending, SpentToday},
@@ -110,9 +110,20 @@ struct MemoryStatus {
 struct QuotaStatus {
     #[serde(flatten)]
     windows: WindowsStatus,
+    /// Of the day.
+    outlook: OutlookStatus,
     enforced: bool,
     /// Requests that were served although the quota would have refused them, since the start.
     would_refuse: WouldRefuseStatus,
+}
+
+/// How far a day's limit is used.
+#[derive(Serialize)]
+struct OutlookStatus {
+    /// The highest of 50, 80 and 95 % that is reached; 0 if none is.
+    warning_percent: u8,
+    /// When it is used up at the pace of the last hour; `null`: it lasts until the end of the day.
+    runs_out_at: Option<Rfc3339>,
 }
 
 #[derive(Serialize)]
@@ -178,6 +189,8 @@ struct BudgetStatus {
     #[serde(flatten)]
     windows: WindowsStatus,
     in_flight: InFlightStatus,
+    /// Of the day.
+    outlook: OutlookStatus,
     used_today: u64,
     /// By service; `-` is the gateway itself.
     spent_today: BTreeMap<String, u64>,
@@ -255,7 +268,8 @@ impl StatusPage {
         let mut account = |account: &Arc<Account>| {
             let unknown = admin.gateway.live.orders.unknown_count(&account.name);
             let spent = spent.by_account.remove(&account.name).unwrap_or_default();
-            (account.name.clone(), AccountStatus::of(account, unknown, spent))
+            let budget = BudgetStatus::of(&admin.gateway, account, spent);
+            (account.name.clone(), AccountStatus::of(account, unknown, budget))
         };
         let accounts = snapshot.accounts.iter().map(&mut account).collect();
         StatusPage {
@@ -323,7 +337,7 @@ fn services(
         let told = ServiceStatus {
             account: snapshot.accounts.get(service.account).map(|account| account.name.clone()),
             priority: service.config.priority,
-            quota: QuotaStatus::of(quota),
+            quota: QuotaStatus::of(gateway, &service.name, quota),
             r#override: gateway.live.overrides.of(&service.name).map(OverrideStatus::of),
             used_today: quota.used_today(),
             spent_today: spent.remove(&service.name).unwrap_or_default(),
@@ -351,7 +365,7 @@ impl QuotaPage {
             .iter()
             .map(|account| {
                 let spent = spent.by_account.remove(&account.name).unwrap_or_default();
-                (account.name.clone(), BudgetStatus::of(account, spent))
+                (account.name.clone(), BudgetStatus::of(gateway, account, spent))
             })
             .collect();
         if let Some(service) = service {
@@ -369,17 +383,24 @@ impl QuotaChange {
         let gateway = &state.admin.gateway;
         let snapshot = gateway.current.load_full();
         let index = snapshot.catalog.services.iter().position(|known| known.name == service)?;
-        let quota = snapshot.quotas.get(index).map(|quota| QuotaStatus::of(quota));
+        let quota = snapshot.quotas.get(index).map(|quota| QuotaStatus::of(gateway, service, quota));
         let set = gateway.live.overrides.of(service).map(OverrideStatus::of);
         Some(QuotaChange { service: service.to_owned(), quota, r#override: set })
     }
 }
 
+impl OutlookStatus {
+    fn of(outlook: Outlook) -> Self {
+        OutlookStatus { warning_percent: outlook.warning, runs_out_at: outlook.runs_out_at.map(rfc3339) }
+    }
+}
+
 impl QuotaStatus {
-    fn of(quota: &admission::Quota) -> Self {
+    fn of(gateway: &Gateway, service: &str, quota: &admission::Quota) -> Self {
         let would_refuse = |window| quota.would_refuse(window);
         QuotaStatus {
             windows: WindowsStatus::of(quota.usage()),
+            outlook: OutlookStatus::of(gateway.quota_outlook(service, quota.day_use())),
             enforced: quota.is_enforced(),
             would_refuse: WouldRefuseStatus {
                 second: would_refuse(LimitWindow::Second),
@@ -405,9 +426,10 @@ impl OverrideStatus {
 }
 
 impl BudgetStatus {
-    fn of(account: &Account, spent_today: BTreeMap<String, u64>) -> Self {
+    fn of(gateway: &Gateway, account: &Account, spent_today: BTreeMap<String, u64>) -> Self {
         let usage = account.budget.usage();
         BudgetStatus {
+            outlook: OutlookStatus::of(gateway.budget_outlook(&account.name, account.budget.day_use())),
             windows: WindowsStatus::of(usage.windows),
             in_flight: InFlightStatus { limit: usage.in_flight.limit, left: usage.in_flight.left },
             used_today: usage.used_today,
@@ -440,9 +462,9 @@ impl WindowsStatus {
 }
 
 impl AccountStatus {
-    fn of(account: &Account, orders_unknown: u64, spent_today: BTreeMap<String, u64>) -> Self {
+    fn of(account: &Account, orders_unknown: u64, budget: BudgetStatus) -> Self {
         AccountStatus {
-            budget: BudgetStatus::of(account, spent_today),
+            budget,
             breaker: account.breaker.state().as_str(),
             failing: account.breaker.failures_in_a_row(),
             keys: KeysStatus::of(account.keys.status()),

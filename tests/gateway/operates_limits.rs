@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     bodies,
     client::{Connection, Request, Response, get, post, request},
-    test_gateway::{Setup, TestGateway, closed_port, digest_of, secret_of, sum, until},
+    test_gateway::{LOG, Setup, TestGateway, closed_port, digest_of, secret_of, sum, until},
 };
 
 /// `/status` as an operator sees it.
@@ -183,6 +183,7 @@ fn an_override_names_a_service_and_is_audited() {
     until("four lines", || audit().lines().count() == 4);
     let last: Value = serde_json::from_str(audit().lines().last().expect("a line")).expect("JSON");
     assert_eq!((&last["token"], &last["action"], &last["result"]), (&json!("ops"), &json!("quota"), &json!("done")));
+    assert_eq!((&last["service"], &last["block"]), (&json!("clerk"), &json!(true)));
 }
 
 /// `enforce = false` refuses nothing and says in metrics, log and `/status` what it would have refused.
@@ -213,4 +214,153 @@ fn a_quota_that_is_not_enforced_only_reports() {
     let block = json!({"service": "poor", "block": true, "for": "1h", "reason": "stolen key"});
     assert_eq!(set_quota(&gateway, block).status, 200);
     assert_eq!(gateway.send(get("/region/province").by("poor")).code(), "quota.day", "a block is enforced");
+}
+
+/// Warnings at the unit that reaches 50, 80 and 95 % and not before, once each, also over a reload; the forecast; what
+/// callers see names nobody else.
+#[test]
+fn warnings_and_forecasts_say_how_far_a_day_is_used() {
+    let services = &[("warned", "quota = { per_day = 19 }")];
+    let mut gateway = Setup { services, budget: "per_day = 21, in_flight = 64", ..Setup::default() }.start();
+    let shown = |gateway: &TestGateway| {
+        let status = status(gateway);
+        let quota = status["services"]["warned"]["quota"]["outlook"].clone();
+        (quota, status["accounts"]["main"]["budget"]["outlook"].clone())
+    };
+    let lines = || {
+        let log = String::from_utf8_lossy(&LOG.lock().expect("whole")).into_owned();
+        let of = |percent: u8| {
+            log.lines()
+                .filter(|line| line.contains("warned") && line.contains(&format!("{percent} % of the daily quota")))
+                .count()
+        };
+        [50, 80, 95].map(of)
+    };
+    assert_eq!(shown(&gateway).0, json!({"warning_percent": 0, "runs_out_at": null}));
+    let mut connection = gateway.connect();
+    // 50 % of 19 is 9.5, 80 % is 15.2 and 95 % is 18.05; the canary is one of the 21 of the budget.
+    for used in 1..=19 {
+        let response = connection.send(&post("/tariff/express", bodies::TARIFF).by("warned"));
+        assert_eq!(response.status, 200);
+        let (quota, budget) = shown(&gateway);
+        let warning = |used: u64, levels: [u64; 3]| match levels.map(|level| used >= level) {
+            [_, _, true] => 95,
+            [_, true, _] => 80,
+            [true, ..] => 50,
+            _ => 0,
+        };
+        assert_eq!(quota["warning_percent"], warning(used, [10, 16, 19]), "{used}");
+        assert_eq!(budget["warning_percent"], warning(used + 1, [11, 17, 20]), "{used}");
+        assert_eq!(lines(), [10, 16, 19].map(|level| usize::from(used >= level)), "{used}");
+    }
+    let (quota, budget) = shown(&gateway);
+    let at = |outlook: &Value| outlook["runs_out_at"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok());
+    let now = jiff::Timestamp::now().as_second();
+    assert!(at(&quota).is_some_and(|at| at.as_second() <= now), "used up: {quota}");
+    assert!(at(&budget).is_some_and(|at| at.as_second() < now + 60), "one left of 21, in a few seconds: {budget}");
+    let metrics = gateway.admin("/metrics").text();
+    assert_eq!(sum(&metrics, "quota_warning_percent", &[("service", "warned")]), 95.0);
+    assert!(sum(&metrics, "budget_runs_out_timestamp_seconds", &[("account", "main")]) > 1e9);
+    assert_eq!(sum(&metrics, "quota_runs_out_timestamp_seconds", &[("service", "shop")]), 0.0);
+    gateway.reload("per_day = 19", "per_day = 18");
+    shown(&gateway);
+    assert_eq!(lines(), [1, 1, 1]);
+    let log = String::from_utf8_lossy(&LOG.lock().expect("whole")).into_owned();
+    let budget = log.lines().find(|line| line.contains("95 % of the daily budget") && line.contains("warned 19"));
+    assert!(budget.is_some(), "operators are told who has spent most");
+    let refused = connection.send(&post("/tariff/express", bodies::TARIFF).by("shop"));
+    assert_eq!(refused.status, 200);
+    let refused = connection.send(&post("/tariff/express", bodies::TARIFF).by("shop"));
+    assert_eq!(refused.code(), "budget.day");
+    assert!(!refused.text().contains("warned"), "{}", refused.text());
+}
+
+/// Contract section 5: a refusal by the account's budget adds its window, so that a refused caller never reads that plenty
+/// is left; `Retry-After`, the body and the fields agree; other refusals do not add it.
+#[test]
+fn a_refusal_by_the_budget_shows_its_window() {
+    const PLENTY: &str = "quota = { per_second = 1000, per_day = 5000 }\nallow = [\"lookup\", \"quote\"]";
+    for (budget, code, item, window) in [
+        ("per_second = 1, burst = 1, max_wait = \"0s\"", "budget.second", "account-second", "q=1;w=1"),
+        ("per_day = 1", "budget.day", "account-day", "q=1;w=86400"),
+        ("in_flight = 64, per_day = 2", "caller.class", "", ""),
+    ] {
+        let gateway = Setup { services: &[("rich", PLENTY)], budget, ..Setup::default() }.start();
+        let mut connection = gateway.connect();
+        let mut send = || match code {
+            "caller.class" => connection.send(&post("/order/express", bodies::ORDER).by("rich")),
+            _ => connection.send(&post("/tariff/express", bodies::TARIFF).by("rich")),
+        };
+        let mut refused = send();
+        while refused.status == 200 {
+            refused = send();
+        }
+        assert_eq!(refused.code(), code);
+        let field = |name| refused.header(name).unwrap_or_default().to_owned();
+        let (policy, left) = (field("ratelimit-policy"), field("ratelimit"));
+        assert!(policy.starts_with("\"second\";q=1000;w=1, \"day\";q=5000;w=86400"), "{policy}");
+        if item.is_empty() {
+            assert!(!policy.contains("account") && !left.contains("account"), "{policy} {left}");
+            assert_eq!(refused.json()["error"]["retry"], "never");
+            continue;
+        }
+        assert!(policy.ends_with(&format!(", \"{item}\";{window}")), "{policy}");
+        let wait = field("retry-after");
+        assert!(left.ends_with(&format!(", \"{item}\";r=0;t={wait}")), "{left}");
+        let error = refused.json()["error"].clone();
+        assert_eq!((error["retry_after"].to_string(), &error["retry"]), (wait, &json!("after")));
+    }
+}
+
+/// `error.retry` of an order that Fastrac may have executed: by its key, or not blindly.
+#[test]
+fn an_order_that_may_have_been_sent_says_how_to_repeat_it() {
+    let gateway = TestGateway::new();
+    for (keyed, expected) in [(true, "same_key"), (false, "ask")] {
+        gateway.sandbox.fault(Fault::on("v2.order_express", Act::Close).times(1));
+        let order = post("/order/express", &bodies::order(usize::from(keyed))).by("shop");
+        let order = if keyed { order.header("idempotency-key", "k-1") } else { order };
+        let response = gateway.send(order);
+        assert_eq!((response.code().as_str(), response.sent()), ("upstream.cut", "unknown"));
+        assert_eq!(response.json()["error"]["retry"], expected);
+    }
+    gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::Close).times(2));
+    let quote = gateway.send(post("/tariff/express", bodies::TARIFF).by("shop"));
+    assert_eq!((quote.code().as_str(), &quote.json()["error"]["retry"]), ("upstream.cut", &json!("now")));
+}
+
+/// Contract section 2: `quota set` and `quota show`, with their exit codes.
+#[test]
+fn the_command_line_changes_and_shows_a_quota() {
+    let more: &'static str = admin_table().leak();
+    let gateway = Setup { services: &[("poor", "quota = { per_day = 40 }")], more, ..Setup::default() }.start();
+    let admin = format!("http://{}", gateway.app().admin);
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"))
+            .arg("quota")
+            .args(arguments)
+            .args(["--admin", &admin])
+            .env("FASTRAC_GATEWAY_ADMIN_TOKEN", secret_of("ops"))
+            .output()
+            .expect("it starts");
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let (code, set) = run(&["set", "poor", "--per-day", "7", "--for", "2h", "--reason", "too much"]);
+    assert!(code == Some(0) && set.starts_with("poor: 7 per day until 20"), "{code:?} {set}");
+    assert!(set.ends_with(", set by ops: too much\n"), "{set}");
+    let (code, shown) = run(&["show", "poor"]);
+    assert!(code == Some(0) && shown.contains(&set) && shown.contains("account main"), "{code:?} {shown}");
+    assert!(shown.lines().any(|line| line.split_whitespace().eq(["poor", "day", "7", "7"])), "{shown}");
+    assert_eq!(run(&["set", "poor", "--clear", "--reason", "over"]), (Some(0), "poor: as configured\n".to_owned()));
+    assert_eq!(run(&["show", "nobody"]).0, Some(2));
+    for wrong in [
+        &["set", "poor", "--per-day", "7", "--reason", "x"][..],
+        &["set", "poor", "--per-day", "7", "--for", "2h"],
+        &["set", "poor", "--for", "2h", "--reason", "x"],
+        &["set", "poor", "--block", "--per-day", "7", "--for", "2h", "--reason", "x"],
+        &["set", "poor", "--per-day", "0", "--for", "2h", "--reason", "x"],
+        &["set", "poor", "--per-day", "7", "--for", "31d", "--reason", "x"],
+    ] {
+        assert_eq!(run(wrong).0, Some(2), "{wrong:?}");
+    }
 }

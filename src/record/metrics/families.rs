@@ -39,6 +39,10 @@ pub(super) struct Families {
     pub(super) quota_would_refuse: IntCounterVec,
     pub(super) quota_limit: GaugeVec,
     pub(super) quota_used: GaugeVec,
+    pub(super) quota_warning: GaugeVec,
+    pub(super) quota_runs_out: GaugeVec,
+    pub(super) budget_warning: GaugeVec,
+    pub(super) budget_runs_out: GaugeVec,
     pub(super) credential_last_used: GaugeVec,
     pub(super) budget_limit: GaugeVec,
     pub(super) budget_used: GaugeVec,
@@ -91,6 +95,10 @@ impl Families {
             quota_would_refuse: make.counter("quota_would_refuse_total", "Requests that were served although a quota would have refused them (enforce = false).", &[service, "window"])?,
             quota_limit: make.gauge("quota_limit", "Limit of a service's quota, by window.", &[service, "window"])?,
             quota_used: make.gauge("quota_used", "Used units of a service's quota, by window.", &[service, "window"])?,
+            quota_warning: make.gauge("quota_warning_percent", "The highest of 50, 80 and 95 percent of a service's daily quota that is used; 0: less.", &[service])?,
+            quota_runs_out: make.gauge("quota_runs_out_timestamp_seconds", "When a service's daily quota is used up at the pace of the last hour; absent: it lasts until the end of the day.", &[service])?,
+            budget_warning: make.gauge("budget_warning_percent", "The highest of 50, 80 and 95 percent of an account's daily budget that is used; 0: less.", &[account])?,
+            budget_runs_out: make.gauge("budget_runs_out_timestamp_seconds", "When an account's daily budget is used up at the pace of the last hour; absent: it lasts until the end of the day.", &[account])?,
             credential_last_used: make.gauge("credential_last_used_timestamp_seconds", "When a credential was last used, in whole seconds; absent: not since the start.", &[service, "access_key"])?,
             budget_limit: make.gauge("budget_limit", "Limit of an account's budget, by window.", &[account, "window"])?,
             budget_used: make.gauge("budget_used", "Used units of an account's budget, by window.", &[account, "window"])?,
@@ -115,10 +123,14 @@ impl Families {
     }
 
     /// Families that are emptied and set again for each scrape.
-    pub(super) fn at_scrape(&self) -> [&GaugeVec; 21] {
+    pub(super) fn at_scrape(&self) -> [&GaugeVec; 25] {
         [
             &self.quota_limit,
             &self.quota_used,
+            &self.quota_warning,
+            &self.quota_runs_out,
+            &self.budget_warning,
+            &self.budget_runs_out,
             &self.credential_last_used,
             &self.budget_limit,
             &self.budget_used,

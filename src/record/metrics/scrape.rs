@@ -59,6 +59,24 @@ impl Scrape<'_> {
         self.metrics.families.quota_used.with_label_values(&labels).set(used);
     }
 
+    /// How far a service's daily quota is used, and when it is used up.
+    pub fn quota_outlook(&self, service: &str, warning: u8, runs_out: Option<SystemTime>) {
+        let families = &self.metrics.families;
+        families.quota_warning.with_label_values(&[service]).set(f64::from(warning));
+        if let Some(at) = runs_out {
+            families.quota_runs_out.with_label_values(&[service]).set(seconds(at));
+        }
+    }
+
+    /// How far an account's daily budget is used, and when it is used up.
+    pub fn budget_outlook(&self, account: &str, warning: u8, runs_out: Option<SystemTime>) {
+        let families = &self.metrics.families;
+        families.budget_warning.with_label_values(&[account]).set(f64::from(warning));
+        if let Some(at) = runs_out {
+            families.budget_runs_out.with_label_values(&[account]).set(seconds(at));
+        }
+    }
+
     /// Requests of one window that a service's quota would have refused so far, if it were enforced.
     pub fn would_refuse(&self, service: &str, window: &'static str, requests: u64) {
         if requests > 0 {

@@ -33,6 +33,8 @@ fn filled() -> std::sync::Arc<Metrics> {
 
 fn set(scrape: &Scrape<'_>) {
     scrape.quota("checkout", "day", 40_000.0, 1.0);
+    scrape.quota_outlook("checkout", 80, Some(UNIX_EPOCH));
+    scrape.budget_outlook("main", 50, Some(UNIX_EPOCH));
     scrape.would_refuse("checkout", "second", 3);
     scrape.budget("main", "second", 20.0, 0.5);
     scrape.budget_waiting("main", "second", 2);
@@ -54,6 +56,7 @@ const FAMILIES: &[&str] = &[
     "requests_total", "request_duration_seconds", "overhead_duration_seconds", "service_request_duration_seconds",
     "upstream_requests_total", "upstream_duration_seconds", "in_flight_requests", "client_connections",
     "service_upstream_requests_total", "quota_would_refuse_total",
+    "quota_warning_percent", "quota_runs_out_timestamp_seconds", "budget_warning_percent", "budget_runs_out_timestamp_seconds",
     "upstream_connections", "quota_limit", "quota_used", "budget_limit", "budget_used", "budget_waiting",
     "cache_requests_total", "cache_entries", "cache_bytes", "buffered_bytes", "buffered_bytes_limit", "upstream_calls_saved_total", "key_info",
     "key_loaded_timestamp_seconds", "key_events_total", "key_source_up", "key_source_last_success_timestamp_seconds",

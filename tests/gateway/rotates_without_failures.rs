@@ -113,9 +113,9 @@ impl Load {
 }
 
 impl Load {
-    /// Requests that Fastrac refuses whatever pair they are signed with, twenty a second.
+    /// Requests that Fastrac refuses whatever pair they are signed with, ten a second.
     fn cause_refusals(&self, gateway: &TestGateway) {
-        let mut connection = gateway.connect();
+        let (mut connection, mut due) = (gateway.connect(), Instant::now());
         while !self.ended.load(Ordering::Relaxed) {
             let response = connection.send(&get("/order/track").by("branch"));
             if (response.status, response.outcome()) != (401, "rejected") {
@@ -123,7 +123,8 @@ impl Load {
                 return;
             }
             self.caused.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(50));
+            due += Duration::from_millis(100);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
     }
 
@@ -280,7 +281,9 @@ fn rotations(times: usize, each: u64) {
             scope.spawn(move || load.call(data, requests, place));
         }
         scope.spawn(|| load.order(&gateway));
-        scope.spawn(|| load.cause_refusals(&gateway));
+        for _ in 0..2 {
+            scope.spawn(|| load.cause_refusals(&gateway));
+        }
         scope.spawn(|| load.reload(&gateway));
         let stop = StopOnDrop(&load);
         until("all connections send requests", || load.served.load(Ordering::Relaxed) > CONNECTIONS as u64);

@@ -16,6 +16,7 @@ mod error;
 mod guard;
 mod health;
 mod keys;
+mod orders;
 mod quota;
 mod scrape;
 mod server;
@@ -98,6 +99,8 @@ pub fn router(admin: Admin) -> Router {
         .route("/keys/rotate", post(keys::rotate))
         .route("/keys/verify", post(keys::verify))
         .route("/keys/revoke", post(keys::revoke))
+        .route("/orders", get(orders::list))
+        .route("/orders/settle", post(orders::settle))
         .route("/quota", get(quota::show).post(quota::set))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::not_allowed)

@@ -14,6 +14,7 @@ mod keys;
 #[cfg(not(feature = "sandbox"))]
 mod no_sandbox;
 mod notify;
+mod orders;
 mod output;
 mod quota;
 mod reload;
@@ -74,6 +75,8 @@ enum Command {
     /// Show, verify, rotate and revoke key pairs
     Keys(keys::KeysArgs),
     Quota(quota::QuotaArgs),
+    /// List, show and settle the orders whose outcome is unknown
+    Orders(orders::OrdersArgs),
     Reload(reload::ReloadArgs),
     Health(health::HealthArgs),
     Schema(schema::SchemaArgs),
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Admin(arguments) => admin::run(&arguments),
         Command::Keys(arguments) => keys::run(&arguments),
         Command::Quota(arguments) => quota::run(&arguments),
+        Command::Orders(arguments) => orders::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),

@@ -12,8 +12,8 @@
 //! leaves the journal correct (see [`Ticket`]).
 //!
 //! Ended orders with a key are remembered for `orders.remember`, answers that reached nobody for
-//! `orders.undelivered`, unknown orders without a key for 24 hours; at most [`MAX_ORDERS`] of them
-//! (beyond that those that ended first are forgotten, but never unknown orders). Answers are kept up to [`MAX_ANSWERS`] bytes (beyond that the oldest are dropped, and a
+//! `orders.undelivered`, unknown orders until they are settled; at most [`MAX_ORDERS`] of them (beyond
+//! that those that ended first are forgotten, but never unknown orders). Answers are kept up to [`MAX_ANSWERS`] bytes (beyond that the oldest are dropped, and a
 //! repeat of their key is refused rather than sent).
 //!
 //! The room does not know how a request is sent or what a refusal looks like. Recalling fails with
@@ -46,7 +46,8 @@ use self::{
     shared::SharedOrders,
 };
 pub use self::{
-    journal::{FirstSent, StoredAnswer},
+    index::UnknownOrder,
+    journal::{FirstSent, OrderDescription, StoredAnswer},
     key::IdempotencyKeyError,
     limits::{MAX_ANSWERS, MAX_ORDERS},
     presence::{CallerPresence, OccupiedOrder, OrderUnderWay},
@@ -68,6 +69,9 @@ const CONFIRMED: &str = "confirmed";
 
 /// How often the clock is written. After a crash, ages are short by at most this.
 const KEEP_TIME: Duration = Duration::from_secs(60);
+
+/// Maximum length of the path that operators are shown, characters.
+const MAX_PATH: usize = 200;
 
 /// The order as step 4 sees it.
 #[derive(Clone, Copy, Debug)]
@@ -236,6 +240,24 @@ impl Orders {
         self.inner.index.lock().set_limits(OrderLimits::of(config));
     }
 
+    /// The unknown orders that are not settled, oldest first.
+    pub fn unknown(&self) -> Vec<UnknownOrder> {
+        self.inner.change(|index, now| (index.expire(now), index.unknown_orders(now)))
+    }
+
+    /// An operator has found out whether an unknown order was executed. Completes when that is on disk. Equal orders are
+    /// held no longer; if it was not executed, its key is free. Of an order that is no longer unknown, nothing changes.
+    ///
+    /// # Errors
+    /// [`JournalError`]: it is in force, but not on disk yet; writing it is tried again until it is.
+    pub fn settle(
+        &self,
+        order: &UnknownOrder,
+        executed: bool,
+    ) -> impl Future<Output = Result<(), JournalError>> + Send + use<> {
+        self.inner.settle(order.number, executed)
+    }
+
     /// Number of an account's unknown orders that are not settled.
     pub fn unknown_count(&self, account: &str) -> u64 {
         self.inner.change(|index, now| (index.expire(now), index.unknown_count(account)))
@@ -248,6 +270,12 @@ fn identity(request: &OrderRequest<'_>) -> Result<OrderIdentity, IdempotencyKeyE
     Ok(OrderIdentity {
         request_id: request.request_id.to_owned(),
         account: request.account.to_owned(),
+        description: OrderDescription {
+            service: request.service.to_owned(),
+            method: request.method.as_str().to_owned(),
+            path: request.target.split('?').next().unwrap_or_default().chars().take(MAX_PATH).collect(),
+            at: Timestamp::now().as_millisecond(),
+        },
         key: key.map(|key| OrderDigest::key(request.service, &key)),
         fingerprint: OrderDigest::fingerprint(request.method.as_str(), request.target, request.body),
         content: OrderDigest::content(request.service, request.target, request.body),

@@ -4,6 +4,7 @@ mod guesses;
 mod health;
 mod keys;
 mod never_shows;
+mod orders;
 mod pages;
 mod reload;
 mod roles;

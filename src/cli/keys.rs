@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     remote::{self, AdminClient, FormatLines},
-    table::{members, table, text},
+    table::{age, members, table, text},
 };
 
 /// Show, verify, rotate and revoke the key pairs of a running gateway
@@ -160,16 +160,6 @@ fn revoked(body: &Value) -> Vec<String> {
 
 fn items(list: &Value) -> &[Value] {
     list.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-/// An age in its two largest units.
-fn age(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3_600 => format!("{}m{}s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{}h{}m", seconds / 3_600, seconds % 3_600 / 60),
-        _ => format!("{}d{}h", seconds / 86_400, seconds % 86_400 / 3_600),
-    }
 }
 
 #[cfg(test)]

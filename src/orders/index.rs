@@ -5,29 +5,31 @@
 //!
 //! Always holds: `by_key` contains exactly the orders that have a key; `by_content` exactly those that an
 //! equal order has to do with: under way, unknown, or with an answer that has reached nobody;
-//! `unknown_by_account` counts the unknown ones; `ends` contains exactly the orders that are no longer in
+//! `unknown` exactly the unknown ones, which `unknown_by_account` counts; `ends` contains exactly the orders that are no longer in
 //! flight; `stored` exactly those with a stored answer, whose size in total is `stored_bytes`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     fingerprint::OrderDigest,
-    journal::{ANSWERS, AnswerResult, AnswerRow, ORDERS, OrderPhase, OrderRow, StoredAnswer},
+    journal::{ANSWERS, AnswerResult, AnswerRow, ORDERS, OrderDescription, OrderPhase, OrderRow, StoredAnswer},
     limits::{HELD, OrderLimits},
     refusal::OrderRefusal,
 };
-use crate::store::WriteBatch;
+use crate::{outcome::Outcome, store::WriteBatch};
 
 /// What an order is compared by.
 #[derive(Clone, Debug)]
 pub(super) struct OrderIdentity {
     pub(super) request_id: String,
     pub(super) account: String,
+    pub(super) description: OrderDescription,
     pub(super) key: Option<OrderDigest>,
     pub(super) fingerprint: OrderDigest,
     pub(super) content: OrderDigest,
@@ -35,6 +37,24 @@ pub(super) struct OrderIdentity {
     pub(super) confirmed: bool,
     /// The order whose end this request has waited for, as its caller.
     pub(super) waited_for: Option<u64>,
+}
+
+/// An order whose outcome is unknown, for operators.
+#[derive(Clone, Debug)]
+pub struct UnknownOrder {
+    /// Grows with time; names the order where several have the same request id.
+    pub number: u64,
+    pub request_id: String,
+    pub account: String,
+    pub description: OrderDescription,
+    /// Whether it has an `Idempotency-Key`.
+    pub has_key: bool,
+    /// What its caller was told; `None`: the gateway ended meanwhile.
+    pub told: Option<Outcome>,
+    /// Since it has been unknown, in time in which the gateway ran.
+    pub age: Duration,
+    /// Equal orders that it has held since the process started.
+    pub held: u64,
 }
 
 /// Result of [`Index::recall`].
@@ -88,6 +108,8 @@ struct OrderEntry {
     /// As it is on disk, or will be soon.
     row: OrderRow,
     in_flight: bool,
+    /// Equal orders that it has held since the process started.
+    held: u64,
     /// Somebody waits for its answer, or is being given it.
     has_caller: bool,
     /// Cancelled when its caller has left, when it ends, and when its answer has reached its caller or has not; made for
@@ -100,7 +122,15 @@ struct OrderEntry {
 
 impl OrderEntry {
     fn new(row: OrderRow, in_flight: bool) -> Self {
-        OrderEntry { row, in_flight, has_caller: false, next: None, answer: AnswerLocation::None, stored_at: 0 }
+        OrderEntry {
+            row,
+            in_flight,
+            held: 0,
+            has_caller: false,
+            next: None,
+            answer: AnswerLocation::None,
+            stored_at: 0,
+        }
     }
 
     fn occupied(&mut self, number: u64, first: String) -> IndexMatch {
@@ -151,6 +181,7 @@ pub(super) struct Index {
     by_key: HashMap<OrderDigest, u64>,
     /// Oldest first.
     by_content: HashMap<OrderDigest, Vec<u64>>,
+    unknown: BTreeSet<u64>,
     unknown_by_account: HashMap<String, u64>,
     /// Time at which it is forgotten, and number.
     ends: BTreeSet<(i64, u64)>,
@@ -231,6 +262,7 @@ impl Index {
             content: identity.content,
             result: None,
             answer_bytes: None,
+            description: identity.description,
         };
         self.orders.insert(number, OrderEntry { has_caller: true, ..OrderEntry::new(row, true) });
         let settles = if identity.confirmed { self.unknown(&equal, i64::MIN) } else { Vec::new() };
@@ -240,6 +272,9 @@ impl Index {
     /// What an order without a key has to do with the equal ones before it. `None`: nothing.
     fn equal(&mut self, equal: &[u64], waited_for: Option<u64>, now: i64) -> Option<Result<IndexMatch, OrderRefusal>> {
         if let Some(unknown) = self.unknown(equal, now - HELD).first() {
+            if let Some(order) = self.orders.get_mut(unknown) {
+                order.held += 1;
+            }
             return Some(Err(OrderRefusal::Held { first: self.request_id(*unknown) }));
         }
         // The one without a caller first; of several, the oldest.
@@ -253,6 +288,36 @@ impl Index {
             true => self.follow(number, waited_for),
             false => self.give_undelivered(number, waited_for),
         })
+    }
+
+    /// The unknown orders, oldest first.
+    pub(super) fn unknown_orders(&self, now: i64) -> Vec<UnknownOrder> {
+        let of = |number: &u64| {
+            let OrderEntry { row, held, .. } = self.orders.get(number)?;
+            Some(UnknownOrder {
+                number: *number,
+                request_id: row.request_id.clone(),
+                account: row.account.clone(),
+                description: row.description.clone(),
+                has_key: row.key.is_some(),
+                told: row.result.map(|result| result.outcome),
+                age: Duration::from_millis((now - row.since).max(0).unsigned_abs()),
+                held: *held,
+            })
+        };
+        self.unknown.iter().filter_map(of).collect()
+    }
+
+    /// An operator has found out what became of an unknown order. Executed: it holds no equal order any more, and its
+    /// key keeps its own answer. Not executed: nothing of it is remembered, so its key is free.
+    pub(super) fn settle_as(&mut self, number: u64, executed: bool, now: i64) -> WriteBatch {
+        let mut batch = WriteBatch::default();
+        if executed {
+            self.settle(number, now, &mut batch);
+        } else if self.unknown.contains(&number) {
+            self.remove(number, &mut batch);
+        }
+        batch
     }
 
     /// Those of these orders that have been unknown after this time.
@@ -376,6 +441,19 @@ impl Index {
         }
         self.apply_end(number, OrderEnd { phase: OrderPhase::Ended, answer: Some(answer), now }, &mut batch);
         self.enforce_limits(&mut batch);
+        batch
+    }
+
+    /// What must be on disk of an order.
+    pub(super) fn present(&self, number: u64) -> WriteBatch {
+        let mut batch = WriteBatch::default();
+        match self.orders.get(&number) {
+            Some(order) => batch.put(&ORDERS, &number.to_be_bytes(), &order.row),
+            None => {
+                batch.remove(&ORDERS, &number.to_be_bytes());
+                batch.remove(&ANSWERS, &number.to_be_bytes());
+            }
+        }
         batch
     }
 
@@ -511,6 +589,7 @@ impl Index {
         let Some(OrderEntry { row, .. }) = self.orders.get(&number) else { return };
         self.ends.insert((self.limits.ends_at(row), number));
         if row.phase == OrderPhase::Unknown {
+            self.unknown.insert(number);
             *self.unknown_by_account.entry(row.account.clone()).or_default() += 1;
         }
     }
@@ -521,6 +600,7 @@ impl Index {
         if !self.ends.remove(&(self.limits.ends_at(row), number)) || row.phase != OrderPhase::Unknown {
             return;
         }
+        self.unknown.remove(&number);
         if let Some(count) = self.unknown_by_account.get_mut(&row.account) {
             *count -= 1;
         }
@@ -572,8 +652,9 @@ mod tests {
             expected.sort_unstable_by_key(|(n, _)| *n);
             assert_eq!(indexed, expected);
             assert!(self.by_content.values().all(|all| !all.is_empty()));
-            let unknown = self.orders.values().filter(|order| order.is_unknown()).count();
-            assert_eq!(self.unknown_by_account.values().sum::<u64>(), unknown as u64);
+            let unknown: BTreeSet<_> = self.orders.iter().filter(|(_, it)| it.is_unknown()).map(|(n, _)| *n).collect();
+            assert_eq!(self.unknown, unknown);
+            assert_eq!(self.unknown_by_account.values().sum::<u64>(), unknown.len() as u64);
             let over = self.orders.iter().filter(|(_, order)| !order.in_flight);
             assert_eq!(self.ends, over.map(|(n, order)| (self.limits.ends_at(&order.row), *n)).collect());
             assert_eq!(self.stored_bytes, self.orders.values().filter_map(|order| order.row.answer_bytes).sum::<u64>());

@@ -50,6 +50,22 @@ pub(super) struct OrderRow {
     pub(super) result: Option<AnswerResult>,
     /// Size of its answer in [`ANSWERS`], bytes; `None` if none is stored.
     pub(super) answer_bytes: Option<u64>,
+    /// For operators.
+    pub(super) description: OrderDescription,
+}
+
+/// What operators are shown of an order; empty in rows of earlier versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OrderDescription {
+    /// Name of the service.
+    pub service: String,
+    /// Its request's method.
+    pub method: String,
+    /// Its request's path, without query.
+    pub path: String,
+    /// When it came, milliseconds since 1970 by the wall clock of that moment.
+    pub at: i64,
 }
 
 /// Outcome and `sent` of an answer; remembered even when the answer itself is dropped.
@@ -73,6 +89,8 @@ struct OrderRowJson {
     outcome: Option<String>,
     sent: Option<String>,
     answer: Option<u64>,
+    #[serde(default)]
+    description: OrderDescription,
 }
 
 impl StoredRow for OrderRow {
@@ -88,6 +106,7 @@ impl StoredRow for OrderRow {
             outcome: self.result.map(|result| result.outcome.as_str().to_owned()),
             sent: self.result.map(|result| result.sent.as_str().to_owned()),
             answer: self.answer_bytes,
+            description: self.description.clone(),
         };
         // Serializing strings and numbers cannot fail.
         serde_json::to_vec(&written).unwrap_or_default()
@@ -115,6 +134,7 @@ impl StoredRow for OrderRow {
             content: OrderDigest::from_text(&written.content)?,
             result,
             answer_bytes: written.answer,
+            description: written.description,
         })
     }
 }
@@ -243,6 +263,10 @@ mod tests {
         }
     }
 
+    fn description() -> OrderDescription {
+        OrderDescription { service: "shop".into(), method: "POST".into(), path: "/order/express".into(), at: 7 }
+    }
+
     #[test]
     fn an_answer_comes_back_byte_for_byte() {
         let stored = answer(&[("x-a", b"1"), ("x-a", b"2"), ("x-b", b"\xe9 \"")], b"{\"success\":true}\0\xff");
@@ -263,6 +287,7 @@ mod tests {
                 content: OrderDigest::content("checkout", "/order/express", b"{}"),
                 result,
                 answer_bytes: result.map(|_| 17),
+                description: description(),
             };
             assert_eq!(OrderRow::decode(&row.encode()), Some(row));
         }
@@ -282,13 +307,20 @@ mod tests {
             content: digest,
             result: Some(AnswerResult { outcome: Outcome::Ok, sent: Sent::Yes }),
             answer_bytes: Some(2),
+            description: description(),
         };
         let text = digest.to_text();
         let json = serde_json::json!({
             "phase": "open", "since": 1, "request_id": "r-1", "account": "main", "key": null, "fingerprint": text,
             "twin": text, "outcome": "ok", "sent": "yes", "answer": 2,
+            "description": { "service": "shop", "method": "POST", "path": "/order/express", "at": 7 },
         });
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&row.encode()).unwrap(), json);
+        // Those of earlier versions have no description.
+        let mut earlier = json;
+        earlier.as_object_mut().unwrap().remove("description");
+        let earlier = OrderRow::decode(earlier.to_string().as_bytes()).unwrap();
+        assert_eq!(earlier, OrderRow { description: OrderDescription::default(), ..row });
     }
 
     proptest! {

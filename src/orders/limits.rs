@@ -37,12 +37,12 @@ impl OrderLimits {
         }
     }
 
-    /// When an order that is not in flight is forgotten.
+    /// When an order that is not in flight is forgotten. An unknown one is not: it must be settled.
     pub(super) fn ends_at(&self, row: &OrderRow) -> i64 {
         let lifetime = match row.phase {
             OrderPhase::Undelivered => self.undelivered,
-            OrderPhase::Unknown if row.key.is_none() => HELD,
-            OrderPhase::Open | OrderPhase::Unknown | OrderPhase::Ended => self.remembered,
+            OrderPhase::Open | OrderPhase::Unknown => return i64::MAX,
+            OrderPhase::Ended => self.remembered,
         };
         row.since.saturating_add(lifetime)
     }

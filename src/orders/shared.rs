@@ -83,6 +83,31 @@ impl SharedOrders {
         self.change(|index, _| (index.reached(number), ()));
     }
 
+    /// Settles an unknown order. Completes when that is on disk.
+    pub(super) fn settle(
+        self: &Arc<Self>,
+        number: u64,
+        executed: bool,
+    ) -> impl Future<Output = Result<(), JournalError>> + Send + use<> {
+        let mut index = self.index.lock();
+        let batch = index.settle_as(number, executed, self.clock.now());
+        let written = self.store.write(batch);
+        let orders = Arc::clone(self);
+        drop(index);
+        async move {
+            written.await.map_err(|error| {
+                orders.rewrite(number);
+                JournalError(error)
+            })
+        }
+    }
+
+    /// Writes an order's row again, or that there is none, until that is on disk.
+    fn rewrite(&self, number: u64) {
+        let index = self.index.lock();
+        self.store.submit_until_written(index.present(number), || {});
+    }
+
     /// Ends an order whose outcome is known, and settles the unknown orders `settles`.
     pub(super) fn end_known(self: &Arc<Self>, number: u64, settles: &[u64], answer: StoredAnswer) {
         let mut index = self.index.lock();

@@ -3,8 +3,9 @@
 use super::*;
 
 const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
-const GUARDED: [&str; 4] = ["/status", "/config", "/none", "/reload"];
-const CHANGES: [&str; 5] = ["/reload", "/keys/rotate", "/keys/revoke", "/keys/verify", "/cache/purge"];
+const GUARDED: [&str; 5] = ["/status", "/config", "/orders", "/none", "/reload"];
+const CHANGES: [&str; 6] =
+    ["/reload", "/keys/rotate", "/keys/revoke", "/keys/verify", "/cache/purge", "/orders/settle"];
 
 #[tokio::test]
 async fn with_a_token_only_health_metrics_and_the_empty_page_go_without() {

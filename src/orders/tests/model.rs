@@ -108,10 +108,9 @@ impl Model {
     fn expire(&mut self) {
         let minute = self.minute;
         self.orders.retain(|_, order| match order.state {
-            ModelState::Unknown(_, since) if order.key.is_none() => minute - since < DAY,
-            ModelState::Unknown(_, since) | ModelState::Ended(_, since) => minute - since < REMEMBERED.as_secs() / 60,
+            ModelState::Ended(_, since) => minute - since < REMEMBERED.as_secs() / 60,
             ModelState::Undelivered(since) => minute - since < 10,
-            ModelState::Claimed | ModelState::Sent => true,
+            ModelState::Claimed | ModelState::Sent | ModelState::Unknown(..) => true,
         });
     }
 

@@ -1,0 +1,185 @@
+//! `orders`: the orders of a running gateway whose outcome is unknown.
+
+use std::io;
+
+use clap::{Args, Subcommand, ValueEnum};
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{
+    WRONG, output,
+    remote::{self, AdminClient, AdminResponse, FormatLines},
+    table::{age, table, text},
+};
+
+/// List, show and settle the orders whose outcome is unknown
+#[derive(Debug, Args)]
+#[command(after_help = "Commands send the admin token from --token-file or FASTRAC_GATEWAY_ADMIN_TOKEN.
+Examples:
+  fastrac-gateway orders list --admin http://127.0.0.1:9464 --token-file admin.token
+  fastrac-gateway orders show 01a22563-9d0c-7c51 --admin http://127.0.0.1:9464
+  fastrac-gateway orders settle 01a22563-9d0c-7c51 --as executed --note 'AWB JX123' --admin http://127.0.0.1:9464")]
+pub(super) struct OrdersArgs {
+    #[command(subcommand)]
+    command: OrdersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum OrdersCommand {
+    /// List the orders that may or may not have been executed
+    #[command(after_help = "Example: fastrac-gateway orders list --admin http://127.0.0.1:9464")]
+    List {
+        #[command(flatten)]
+        remote: AdminClient,
+    },
+    /// Show what is known of one
+    #[command(after_help = "Example: fastrac-gateway orders show 01a22563-9d0c-7c51 --admin http://127.0.0.1:9464")]
+    Show {
+        /// Its request id, or its number
+        id: String,
+        #[command(flatten)]
+        remote: AdminClient,
+    },
+    /// Record what became of one: equal orders are held no longer, and the alert ends
+    #[command(after_help = "Example: fastrac-gateway orders settle 01a22563-9d0c-7c51 --as not-executed \
+                            --admin http://127.0.0.1:9464")]
+    Settle {
+        /// Its request id, or its number
+        id: String,
+        /// What Fastrac's tracking or balance history says
+        #[arg(long, value_name = "FINDING")]
+        r#as: SettleAs,
+        /// How it was found out
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+        #[command(flatten)]
+        remote: AdminClient,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SettleAs {
+    /// The parcel was bought
+    Executed,
+    /// Nothing was bought; its Idempotency-Key is free again
+    NotExecuted,
+}
+
+pub(super) fn run(arguments: &OrdersArgs) -> io::Result<u8> {
+    let done = match &arguments.command {
+        OrdersCommand::List { remote } => {
+            remote.send(Method::GET, "/orders", None).map(|response| (response, listed as FormatLines))
+        }
+        OrdersCommand::Show { id, remote } => match remote.send(Method::GET, "/orders", None) {
+            Ok(response) => return show(&response, id),
+            Err(error) => Err(error),
+        },
+        OrdersCommand::Settle { id, r#as, note, remote } => {
+            let finding = match r#as {
+                SettleAs::Executed => "executed",
+                SettleAs::NotExecuted => "not-executed",
+            };
+            let body = json!({ "id": id, "as": finding, "note": note });
+            remote.send(Method::POST, "/orders/settle", Some(&body)).map(|response| (response, settled as FormatLines))
+        }
+    };
+    match done {
+        Ok((response, format)) => remote::report(&response, format),
+        Err(error) => Ok(error.report()),
+    }
+}
+
+fn show(response: &AdminResponse, id: &str) -> io::Result<u8> {
+    if !response.status.is_success() {
+        return remote::report(response, |_| Vec::new());
+    }
+    let found: Vec<_> =
+        orders(&response.body).filter(|order| text(&order["id"]) == id || number(order) == id).collect();
+    let lines: Vec<_> = found.iter().flat_map(|order| described(order)).collect();
+    if lines.is_empty() {
+        output::error("no order of this id has an unknown outcome; `orders list` shows those that have");
+        return Ok(WRONG);
+    }
+    remote::print(&lines).map(|()| 0)
+}
+
+fn orders(body: &Value) -> impl Iterator<Item = &Value> {
+    body["orders"].as_array().into_iter().flatten()
+}
+
+fn number(order: &Value) -> String {
+    order["number"].as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+fn listed(body: &Value) -> Vec<String> {
+    let row = |order: &Value| {
+        let age = age(order["unknown_for_seconds"].as_u64().unwrap_or_default());
+        let held = order["held"].as_u64().unwrap_or_default().to_string();
+        let path = text(&order["path"]);
+        [text(&order["id"]), text(&order["account"]), text(&order["service"]), path, text(&order["told"]), &age, &held]
+            .map(str::to_owned)
+    };
+    let rows: Vec<_> = orders(body).map(row).collect();
+    match (rows.is_empty(), body["orders"].is_array()) {
+        (true, true) => vec!["no order has an unknown outcome".to_owned()],
+        (true, false) => Vec::new(),
+        (false, _) => table(["ID", "ACCOUNT", "SERVICE", "PATH", "TOLD", "UNKNOWN FOR", "HELD"], &rows),
+    }
+}
+
+fn described(order: &Value) -> Vec<String> {
+    let flag = if order["idempotency_key"].as_bool() == Some(true) { "yes" } else { "no" };
+    let age = age(order["unknown_for_seconds"].as_u64().unwrap_or_default());
+    let held = order["held"].as_u64().unwrap_or_default();
+    let told = order["told"].as_str().unwrap_or("nothing: the gateway ended meanwhile");
+    vec![
+        format!("order            {} (number {})", text(&order["id"]), number(order)),
+        format!("request          {} {}", text(&order["method"]), text(&order["path"])),
+        format!("service          {} (account {})", text(&order["service"]), text(&order["account"])),
+        format!("came at          {}", text(&order["at"])),
+        format!("unknown for      {age}"),
+        format!("Idempotency-Key  {flag}"),
+        format!("caller was told  {told}"),
+        format!("equal orders     {held} held since the gateway started"),
+        "Compare it with Fastrac's balance history of that minute and with tracking, then settle it:".to_owned(),
+        format!("  fastrac-gateway orders settle {} --as executed|not-executed --admin URL", text(&order["id"])),
+    ]
+}
+
+fn settled(body: &Value) -> Vec<String> {
+    match body["settled"].as_str() {
+        Some(finding) => vec![format!("{}: settled as {finding}", text(&body["id"]))],
+        None => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page() -> Value {
+        json!({ "orders": [{
+            "id": "req-1", "number": 4, "service": "shop", "account": "main", "method": "POST",
+            "path": "/order/express", "at": "2026-11-24T09:12:44.120Z", "unknown_for_seconds": 61,
+            "idempotency_key": false, "told": "timeout", "held": 2,
+        }] })
+    }
+
+    #[test]
+    fn unknown_orders_are_a_table() {
+        let lines = [
+            "ID     ACCOUNT  SERVICE  PATH            TOLD     UNKNOWN FOR  HELD",
+            "req-1  main     shop     /order/express  timeout  1m1s         2",
+        ];
+        assert_eq!(listed(&page()), lines);
+        assert_eq!(listed(&json!({ "orders": [] })), ["no order has an unknown outcome"]);
+        assert!(listed(&json!({})).is_empty());
+    }
+
+    #[test]
+    fn one_is_shown_with_what_to_do_next() {
+        let lines = described(&page()["orders"][0]);
+        assert!(lines.iter().any(|line| line.ends_with("POST /order/express")), "{lines:?}");
+        assert!(lines.last().is_some_and(|line| line.contains("orders settle req-1")), "{lines:?}");
+    }
+}

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     AdminState,
+    audit::AuditSubject,
     error::{AdminError, JsonBody},
     guard::TokenName,
 };
@@ -100,6 +101,7 @@ pub(super) async fn list(State(state): State<Arc<AdminState>>) -> Json<OrdersPag
 pub(super) async fn settle(
     State(state): State<Arc<AdminState>>,
     Extension(TokenName(by)): Extension<TokenName>,
+    Extension(subject): Extension<AuditSubject>,
     JsonBody(request): JsonBody<SettleRequest>,
 ) -> Result<Json<Value>, AdminError> {
     let note = request.note.trim();
@@ -127,6 +129,10 @@ pub(super) async fn settle(
     };
     let settled = orders.settle(&order, matches!(finding, Finding::Executed));
     let (id, account) = (&order.request_id, &order.account);
+    subject.name("order", id.as_str());
+    subject.name("account", account.as_str());
+    subject.name("settled", finding.as_str());
+    subject.name("note", note);
     tracing::warn!(id, account, number = order.number, finding = finding.as_str(), by, note, "an order was settled");
     if let Err(why) = settled.await {
         let message = format!("it is settled, but that could not be stored ({why}); storing it is tried again");

@@ -52,4 +52,12 @@ async fn one_is_settled_by_its_id_or_its_number() {
     assert_eq!(settle(&format!(r#"{{"id": "{number}", "as": "not-executed"}}"#)).await.status, 200);
     assert_eq!(stage.get("/orders").await.json()["orders"], serde_json::json!([]));
     assert_eq!(orders.unknown_count("main"), 0);
+    // Who, what, why.
+    let audit = fs::read_to_string(stage.folder.path().join("state/audit.jsonl")).unwrap();
+    let settled = audit.lines().find(|line| line.contains("AWB JX123")).expect("a line");
+    for part in
+        ["\"action\":\"orders_settle\"", "\"token\":\"admin\"", "\"order\":\"req-a\"", "\"settled\":\"executed\""]
+    {
+        assert!(settled.contains(part), "{settled}");
+    }
 }

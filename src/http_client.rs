@@ -1,8 +1,8 @@
 //! One HTTP/1.1 request on a connection of its own, for the vault and the command line.
 //!
-//! Connecting and the whole exchange have a deadline, and the size of the response is bounded. Redirects are
-//! not followed. Received bytes are zeroed in every buffer that this process owns alone, since a response
-//! may contain a secret. Knows nothing of the requests' meaning. Fails with [`HttpError`].
+//! Connecting and the whole exchange have a deadline, and the size of the response is bounded; a server that sends
+//! without end holds up neither the deadline nor other tasks. Redirects are not followed. Received bytes are zeroed in
+//! every buffer that this process owns alone, since a response may contain a secret. Knows nothing of the requests' meaning. Fails with [`HttpError`].
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -22,6 +22,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::{
     connector::{ConnectError, Connector},
     deadline::{until, within},
+    limited_read::{LimitedRead, ReadLimits},
 };
 
 /// Bounds of one request.
@@ -110,14 +111,18 @@ struct ResponseHead {
 
 async fn exchange(
     connection: Box<dyn Connection>,
-    request: Request<Full<Bytes>>,
+    mut request: Request<Full<Bytes>>,
     max_response: usize,
 ) -> Result<HttpResponse, HttpError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await?;
+    let limits = ReadLimits::default();
+    let io = LimitedRead::new(connection, limits.clone());
+    let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
+    limits.begin_request(&mut request);
     let mut frames = Vec::new();
     let head = {
         let mut response = pin!(async {
             let (head, body) = sender.send_request(request).await?.into_parts();
+            limits.end_head();
             collect(body, &mut frames, max_response).await?;
             let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok());
             Ok(ResponseHead { status: head.status, location: location.map(str::to_owned) })
@@ -206,6 +211,64 @@ mod tests {
         let request = Request::get("/").header("host", "vault.test").body(Full::new(Bytes::new())).unwrap();
         let sent = send::<HttpError>(connect(&connector, to, BOUNDS.connect), request, BOUNDS);
         let (response, ()) = tokio::join!(sent, server);
+        assert_eq!(response.unwrap().body.as_slice(), b"ok");
+    }
+
+    /// A server that sends `first` once, and then `again` without end; the outcome of a request to it.
+    async fn flooded(first: &'static str, again: &'static str) -> HttpError {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let _ = socket.read(&mut [0; 1024]);
+            let flood = again.repeat(4096);
+            let mut sent = socket.write_all(first.as_bytes());
+            while sent.is_ok() {
+                sent = socket.write_all(flood.as_bytes());
+            }
+        });
+        let (connector, to) = (Connector::default(), HttpServer { host: "127.0.0.1", port, tls: None });
+        let request = Request::get("/").header("host", "vault.test").body(Full::new(Bytes::new())).unwrap();
+        let bounds = HttpBounds { exchange: Duration::from_secs(2), ..BOUNDS };
+        send::<HttpError>(connect(&connector, to, BOUNDS.connect), request, bounds).await.err().unwrap()
+    }
+
+    /// Interim responses without end kept a thread busy for a minute and longer, its timers included.
+    #[tokio::test]
+    async fn a_server_that_sends_without_end_holds_up_no_deadline() {
+        for status in ["100 Continue", "103 X", "199 "] {
+            let interim = format!("HTTP/1.1 {status}\r\n\r\n").leak();
+            let error = flooded("", interim).await;
+            assert!(matches!(error, HttpError::Exchange(_)), "{status}: {error}");
+        }
+        for (first, again) in
+            [("HTTP/1.1 200 OK\r\nx: ", "xxxxxxxx"), ("HTTP/1.1 200 OK\r\n", "x: y\r\n"), ("", "\r\n")]
+        {
+            let error = flooded(first, again).await;
+            assert!(matches!(error, HttpError::Exchange(_)), "{first}{again}: {error}");
+        }
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        for again in ["0", "1\r\nx\r\n"] {
+            let began = Instant::now();
+            let error = flooded(chunked, again).await;
+            assert!(!matches!(error, HttpError::Connect(_)), "{again}: {error}");
+            assert!(began.elapsed() < BOUNDS.exchange, "{again}: {:?}", began.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn interim_responses_are_skipped() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let server = async {
+            let _ = theirs.read(&mut [0; 1024]).await;
+            let mut all = "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n".repeat(32);
+            all.push_str("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+            theirs.write_all(all.as_bytes()).await.unwrap();
+        };
+        let request = Request::get("/").header("host", "vault.test").body(Full::new(Bytes::new())).unwrap();
+        let connection = async { Ok::<_, HttpError>(Box::new(ours) as Box<dyn Connection>) };
+        let (response, ()) = tokio::join!(send(connection, request, BOUNDS), server);
         assert_eq!(response.unwrap().body.as_slice(), b"ok");
     }
 }

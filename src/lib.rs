@@ -56,6 +56,7 @@
 //! | [`connector`] | TCP connections to hosts by name: bounded, cached lookups and raced addresses |
 //! | [`backoff`] | waits that double |
 //! | [`http_client`] | one HTTP request on a connection of its own, for the vault and the command line |
+//! | [`limited_read`] | reads of an HTTP client that leave its thread to others, whatever the server sends |
 //! | [`deferred_write`] | writes at the end of a scheduler turn |
 //! | [`catch_panic`] | the panic of a future as a value |
 //!
@@ -87,6 +88,7 @@ pub mod headers;
 pub mod http_client;
 pub mod inspect;
 pub mod keys;
+pub mod limited_read;
 pub mod memory;
 pub mod orders;
 pub mod outcome;

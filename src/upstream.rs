@@ -12,7 +12,6 @@ pub mod connect;
 pub mod connection;
 mod framing;
 pub mod inject;
-mod limited_read;
 mod location;
 mod proxy;
 pub(crate) mod retry;

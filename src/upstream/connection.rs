@@ -24,13 +24,11 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{
-    connect::{Destination, UpstreamIo},
-    limited_read::{LimitedRead, ReadLimits},
-};
+use super::connect::{Destination, UpstreamIo};
 use crate::{
     deadline::LateTimer,
     deferred_write::DeferredWrite,
+    limited_read::{LimitedRead, ReadLimits},
     record::{ConnectionState, CountedConnection},
 };
 
@@ -98,8 +96,8 @@ impl UpstreamConnection {
     }
 
     /// Sends a request and waits for the response's head.
-    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
-        self.limits.begin_request();
+    pub(super) async fn send(&mut self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
+        self.limits.begin_request(&mut request);
         let response = self.sender.try_send_request(request);
         match self.driver.drive(std::pin::pin!(response)).await {
             Ok(Ok(response)) => {

@@ -1,15 +1,16 @@
-//! Reads from Fastrac that cannot keep a data thread to themselves.
+//! Reads of an HTTP client that cannot keep their thread to themselves: from Fastrac, a vault, a gateway's admin port.
 //!
 //! hyper reads and parses in one poll for as long as bytes are there: interim responses, zeros before the size of a chunk
-//! and the like without end would keep its thread from all other requests, and the request from its own deadline (tokio's
-//! budget of 128 reads is up to 50 MiB of them). So a poll ends after [`TURN`] bytes, and a response whose head has not
-//! come within [`HEAD`] bytes fails.
+//! and the like without end would keep its thread from all other tasks, and the request from its own deadline (tokio's
+//! budget of 128 reads is up to 50 MiB of them). So a poll ends after [`TURN`] bytes, and a response fails whose head has
+//! not come within [`HEAD`] bytes and [`MAX_INTERIM`] interim responses.
 //!
 //! What always holds: bytes and their order are unchanged; a read that is put off wakes its task. Writes are not touched.
 //! Must not know what is read. Fails as the inner stream does, and with `InvalidData` where the head is too long.
 
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc,
@@ -18,7 +19,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zeroize::Zeroize as _;
 
 /// Maximum number of bytes read in one poll of a task.
 const TURN: usize = 256 * 1024;
@@ -27,46 +30,69 @@ const TURN: usize = 256 * 1024;
 /// read buffer, which bounds one head.
 const HEAD: usize = 512 * 1024;
 
-/// What is left of both limits. Shared by the stream and the connection that sends requests on it.
+/// Maximum number of interim responses (1xx) to one request. hyper takes up to 0.1 ms for each.
+const MAX_INTERIM: usize = 64;
+
+/// Maximum number of bytes of one read before the end of a response's head, so that few interim responses come with it:
+/// hyper's first read has as many.
+const HEAD_READ: usize = 8 * 1024;
+
+/// What is left of the limits. Shared by the stream and the connection that sends requests on it.
 #[derive(Clone, Debug)]
-pub(super) struct ReadLimits(Arc<Left>);
+pub(crate) struct ReadLimits(Arc<Left>);
 
 #[derive(Debug)]
 struct Left {
-    /// Bytes that may be read before the head of the response is complete.
+    /// Bytes that may be read before the head of the response is complete; `usize::MAX`: it is.
     head: AtomicUsize,
+    /// Interim responses that may still come.
+    interim: AtomicUsize,
     /// Bytes that may be read in this poll.
     turn: AtomicUsize,
 }
 
 impl ReadLimits {
-    /// A request will be sent. The read before it, which looks for bytes that no response is due for, is not put off.
-    pub(super) fn begin_request(&self) {
+    /// `request` will be sent. The read before it, which looks for bytes that no response is due for, is not put off.
+    pub(crate) fn begin_request<B>(&self, request: &mut Request<B>) {
+        self.reset();
+        let left = self.0.clone();
+        hyper::ext::on_informational(request, move |_| match left.interim.load(Relaxed) {
+            0 => left.head.store(0, Relaxed),
+            more => left.interim.store(more - 1, Relaxed),
+        });
+    }
+
+    fn reset(&self) {
         self.0.head.store(HEAD, Relaxed);
+        self.0.interim.store(MAX_INTERIM, Relaxed);
         self.0.turn.store(TURN, Relaxed);
     }
 
     /// The head of its response has come.
-    pub(super) fn end_head(&self) {
+    pub(crate) fn end_head(&self) {
         self.0.head.store(usize::MAX, Relaxed);
     }
 }
 
 impl Default for ReadLimits {
     fn default() -> Self {
-        ReadLimits(Arc::new(Left { head: AtomicUsize::new(HEAD), turn: AtomicUsize::new(TURN) }))
+        ReadLimits(Arc::new(Left {
+            head: AtomicUsize::new(HEAD),
+            interim: AtomicUsize::new(MAX_INTERIM),
+            turn: AtomicUsize::new(TURN),
+        }))
     }
 }
 
 /// A stream with limited reads.
 #[derive(Debug)]
-pub(super) struct LimitedRead<S> {
+pub(crate) struct LimitedRead<S> {
     io: S,
     limits: ReadLimits,
 }
 
 impl<S> LimitedRead<S> {
-    pub(super) fn new(io: S, limits: ReadLimits) -> Self {
+    pub(crate) fn new(io: S, limits: ReadLimits) -> Self {
         LimitedRead { io, limits }
     }
 }
@@ -74,7 +100,7 @@ impl<S> LimitedRead<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for LimitedRead<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let LimitedRead { io, limits } = self.get_mut();
-        let Left { head, turn } = &*limits.0;
+        let Left { head, turn, .. } = &*limits.0;
         if turn.load(Relaxed) == 0 {
             turn.store(TURN, Relaxed);
             cx.waker().wake_by_ref();
@@ -87,15 +113,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for LimitedRead<S> {
             )));
         }
         let before = buf.filled().len();
-        let polled = Pin::new(io).poll_read(cx, buf);
+        let in_head = head.load(Relaxed) != usize::MAX;
+        let polled = if in_head && buf.remaining() > HEAD_READ {
+            read_piece(Pin::new(io), cx, buf)
+        } else {
+            Pin::new(io).poll_read(cx, buf)
+        };
         if polled.is_pending() {
             turn.store(TURN, Relaxed);
         }
         ready!(polled)?;
         let count = buf.filled().len() - before;
-        for left in [head, turn] {
-            left.store(left.load(Relaxed).saturating_sub(count), Relaxed);
+        if in_head {
+            head.store(head.load(Relaxed).saturating_sub(count), Relaxed);
         }
+        turn.store(turn.load(Relaxed).saturating_sub(count), Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -124,6 +156,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedRead<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
+}
+
+/// Reads at most [`HEAD_READ`] bytes into a buffer that has room for more.
+fn read_piece<S: AsyncRead>(io: Pin<&mut S>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    let mut piece = [MaybeUninit::uninit(); HEAD_READ];
+    let mut piece = ReadBuf::uninit(&mut piece);
+    ready!(io.poll_read(cx, &mut piece))?;
+    buf.put_slice(piece.filled());
+    // It may hold a secret.
+    piece.filled_mut().zeroize();
+    Poll::Ready(Ok(()))
 }
 
 #[cfg(test)]
@@ -161,13 +204,13 @@ mod tests {
     fn a_flood_takes_one_turn_at_a_time_and_no_head_is_endless() {
         let limits = ReadLimits::default();
         let mut stream = LimitedRead::new(Endless, limits.clone());
-        limits.begin_request();
+        limits.reset();
         assert_eq!(one_turn(&mut stream), (TURN, None));
         limits.end_head();
         for _ in 0..10 {
             assert_eq!(one_turn(&mut stream), (TURN, None));
         }
-        limits.begin_request();
+        limits.reset();
         assert_eq!((one_turn(&mut stream), one_turn(&mut stream)), ((TURN, None), (TURN, None)));
         assert_eq!(one_turn(&mut stream), (0, Some(io::ErrorKind::InvalidData)));
     }
@@ -183,7 +226,7 @@ mod tests {
             Pin::new(stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_ready()
         };
         assert!(read(&mut stream), "the last of a response");
-        limits.begin_request();
+        limits.reset();
         assert!(read(&mut stream), "it would hide that the connection is not idle");
     }
 }

@@ -42,6 +42,11 @@ impl Deadline {
         Deadline(began.checked_add(limit).unwrap_or(began + YEAR))
     }
 
+    /// One that is earlier by this time.
+    pub(crate) fn earlier(self, by: Duration) -> Self {
+        self.0.checked_sub(by).map_or(self, Deadline)
+    }
+
     /// As a point on tokio's clock.
     pub fn instant(self) -> Instant {
         self.0

@@ -53,9 +53,10 @@ where
     // 1 who is calling
     let service = snapshot.callers.identify(&head.headers, &x.client)?;
     x.identified(service);
-    x.reserve_line(upload).await?;
     // 2 which operation, and may this service
-    let operation = snapshot.catalog.classify(&head.method, target.path())?.clone();
+    let operation = snapshot.catalog.classify(&head.method, target.path());
+    x.reserve_line(timeout, operation.as_ref().ok().copied()).await?;
+    let operation = operation?.clone();
     x.classified(&operation);
     snapshot.catalog.permit(service, &operation)?;
     // 3 the whole body

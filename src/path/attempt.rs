@@ -50,6 +50,11 @@ pub(super) struct ClassifiedAnswer {
 }
 
 impl ClassifiedAnswer {
+    /// Gives its place in flight back: it is kept while something else is waited for, which may need the place.
+    pub(super) fn free_place(&mut self) {
+        self.spent = None;
+    }
+
     pub(super) fn reply(self) -> Reply {
         Reply::of_answer(self.response, self.reading.outcome, self.spent)
     }

@@ -56,10 +56,10 @@ impl CallDeadlines {
         CallDeadlines { start_by: operation, complete_by: operation, operation }
     }
 
-    /// Those of a call that ends with its caller's wait.
-    fn of_caller(timeout: Duration, caller: CallerTimeout) -> Self {
+    /// Those of a call that ends with its caller's wait, of which `waited` is over.
+    fn of_caller(timeout: Duration, waited: Duration, caller: CallerTimeout) -> Self {
         let deadlines = CallDeadlines::of_operation(timeout);
-        let ends = caller.shorten(deadlines.operation);
+        let ends = caller.shorten(deadlines.operation.earlier(waited));
         CallDeadlines { start_by: ends, complete_by: ends, ..deadlines }
     }
 
@@ -168,7 +168,7 @@ impl Call {
         let config = &snapshot.catalog.services[service].config;
         let account = snapshot.accounts[config.account].clone();
         let priority = CallPriority::OfService(config.priority);
-        let deadlines = CallDeadlines::of_caller(operation.timeout, caller);
+        let deadlines = CallDeadlines::of_caller(operation.timeout, x.waited_for_log, caller);
         let worker = x.worker.clone();
         let upstream =
             UpstreamCall { snapshot, worker, account, operation, request, service: Some(service), deadlines, priority };

@@ -4,7 +4,7 @@
 //! works on an order, the record is with that task; the attempts are shared with it, so that `sent` is true at any time.
 //! Must not know headers or metrics. Never fails by itself.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -16,7 +16,7 @@ use crate::{
     body::BodyError,
     caller::Client,
     catalog::Operation,
-    deadline::{CallerTimeout, Deadline, timed},
+    deadline::{CallerTimeout, timed},
     orders::FirstSent,
     outcome::Sent,
     record::{CapturedBody, Record, RequestId},
@@ -44,6 +44,8 @@ pub(super) struct Exchange {
     pub(super) repeat: RepeatRule,
     /// When the first byte of the request came.
     began: Instant,
+    /// How long it has waited for a place in the exchange log.
+    pub(super) waited_for_log: Duration,
 }
 
 impl Exchange {
@@ -62,6 +64,7 @@ impl Exchange {
             client: Client::default(),
             repeat: RepeatRule::default(),
             began,
+            waited_for_log: Duration::ZERO,
         }
     }
 
@@ -70,10 +73,18 @@ impl Exchange {
         Ok(CallerTimeout::read(&head.headers, self.began)?)
     }
 
-    /// Reserves the request's line in the exchange log.
-    pub(super) async fn reserve_line(&mut self, deadline: Deadline) -> Result<(), Refusal> {
+    /// Reserves the request's line in the exchange log. The wait for that is a part of the operation's timeout.
+    pub(super) async fn reserve_line(
+        &mut self,
+        caller: CallerTimeout,
+        operation: Option<&Arc<Operation>>,
+    ) -> Result<(), Refusal> {
         let Some(record) = &mut self.record else { return Ok(()) };
-        record.reserve(deadline.instant().into_std()).await.map_err(|_| Refusal::log_full())
+        let limit = self.snapshot.limits.request;
+        let deadline = caller.upload(operation.map_or(limit, |operation| operation.timeout.min(limit)));
+        let (reserved, time) = timed(record.reserve(deadline.instant().into_std())).await;
+        self.waited_for_log = time;
+        reserved.map_err(|_| Refusal::log_full())
     }
 
     pub(super) fn identified(&mut self, service: usize) {
@@ -131,6 +142,7 @@ impl Exchange {
             client: Client::default(),
             repeat: self.repeat,
             began: self.began,
+            waited_for_log: self.waited_for_log,
         }
     }
 

@@ -120,7 +120,7 @@ async fn next_step(
 ) -> NextStep {
     let may_retry = attempts.count() < 2;
     let in_time = || may_retry && call.operation.repeatable() && retry::fits(call.deadlines.complete_by());
-    let answer = match result {
+    let mut answer = match result {
         AttemptResult::Failed(Failure::Revoked, claim) => {
             let first = Box::new(Err(Refusal::from(Failure::Revoked)));
             return NextStep::Retry(Retry { pair: None, claim, first });
@@ -145,6 +145,7 @@ async fn next_step(
         attempts.answered();
     }
     if answer.reading.key_refused && call.operation.class != Class::Unlisted {
+        answer.free_place();
         let remedy = call.account.keys.refused(refused(call, answered));
         // On the heap: few requests need this timer.
         match Box::pin(call.deadlines.complete_by().bound(remedy)).await {
@@ -158,6 +159,7 @@ async fn next_step(
             None => return refused_unexecuted(attempts, Refusal::key_undecided()),
         }
     } else if answer.reading.outcome.may_repeat(Some(answer.response.status)) && in_time() {
+        answer.free_place();
         return NextStep::again(Claim::default(), Ok(answer)).await;
     }
     if settles {

@@ -135,7 +135,8 @@ fn hanging_log(gateway: &mut TestGateway) -> PathBuf {
 
 #[test]
 fn a_disk_that_hangs_makes_requests_wait_and_stops_nothing_else() {
-    let setup = Setup { log: "on_full = \"block\"", drain: ("0s", "3s"), ..Setup::default() };
+    let more = "[operations.\"v2.province\"]\ntimeout = \"1s\"\n";
+    let setup = Setup { log: "on_full = \"block\"", drain: ("0s", "3s"), more, ..Setup::default() };
     let mut gateway = setup.start();
     let pipe = hanging_log(&mut gateway);
     // Room is 64 MiB; a line that entered is charged with its length.
@@ -161,6 +162,11 @@ fn a_disk_that_hangs_makes_requests_wait_and_stops_nothing_else() {
     let again = gateway.send(get("/region/province").by("shop").header("x-gateway-timeout", "300"));
     assert_eq!((again.status, again.code().as_str()), (503, "gateway.overloaded"));
     assert!((Duration::from_millis(290)..Duration::from_secs(5)).contains(&began.elapsed()));
+    // Without `x-gateway-timeout`, the operation's timeout ends the wait.
+    let began = Instant::now();
+    let again = gateway.send(get("/region/province").by("shop"));
+    assert_eq!((again.status, again.code().as_str()), (503, "gateway.overloaded"));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     // Nobody waits who has no line to wait for, and nothing else does.
     assert_eq!(gateway.send(get("/region/province")).status, 401);
     assert_eq!(gateway.admin("/livez").status, 200);

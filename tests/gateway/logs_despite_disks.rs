@@ -152,7 +152,8 @@ fn a_full_disk_costs_no_request_and_only_the_lines_that_are_counted() {
     });
     assert_eq!(program.admin_page("/livez").status, 200);
     let waiting = || program.stderr().matches("a line of the audit log that could not be written yet").count();
-    until("the lines of the audit log are in the program's log", || waiting() == 4);
+    // One may have found room.
+    until("the lines of the audit log are in the program's log", || waiting() >= 3);
     let dropped = counted(&program, "dropped");
     assert!(dropped > 100.0, "{dropped}");
 
@@ -168,6 +169,7 @@ fn a_full_disk_costs_no_request_and_only_the_lines_that_are_counted() {
 
     let (services, strangers) = (contents(&program.file(LOG)), contents(&program.file(UNIDENTIFIED)));
     assert_eq!((services.lines + services.dropped, strangers.lines + strangers.dropped), (731, 111));
+    assert_eq!(services.torn + strangers.torn, 0);
     assert!(services.dropped > 0 && strangers.dropped > 0, "{services:?} {strangers:?}");
     assert_eq!((services.dropped + strangers.dropped) as f64, dropped);
     // No line of an order was dropped: they have room of their own.

@@ -49,24 +49,28 @@ int open64(const char *path, int flags, ...) {
     return real(path, flags, mode);
 }
 
-static int is_log(int fd) {
-    char link[32], path[4096];
+/* The first letter of its name, if the file is a log; else 0. */
+static int log_letter(int fd) {
+    char link[32], path[4096] = "";
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path);
-    return length > 6 && memcmp(path + length - 6, ".jsonl", 6) == 0;
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    const char *last = length > 6 && strcmp(path + length - 6, ".jsonl") == 0 ? strrchr(path, '/') : NULL;
+    return last ? last[1] & 31 : 0;
 }
 
-/* The last bytes of the disk: lines are torn when they run out. */
-static atomic_long room = 700;
+/* What is taken of the last bytes of the disk, for each log: lines are torn when they run out. */
+#define ROOM 200
+static atomic_long taken[32];
 
 ssize_t write(int fd, const void *bytes, size_t count) {
     ssize_t (*real)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
-    if (exists("KILL_WRITE") && is_log(fd)) {
+    int letter = exists("KILL_WRITE") || exists("FULL_DISK") ? log_letter(fd) : 0;
+    if (letter && exists("KILL_WRITE")) {
         real(fd, bytes, count / 2);
         kill(getpid(), SIGKILL);
     }
-    if (exists("FULL_DISK") && is_log(fd)) {
-        long left = atomic_fetch_sub(&room, count);
+    if (letter && exists("FULL_DISK")) {
+        long left = ROOM - atomic_fetch_add(&taken[letter], count);
         if (left <= 0) {
             errno = ENOSPC;
             return -1;

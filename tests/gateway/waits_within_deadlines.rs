@@ -40,6 +40,11 @@ fn budget(gateway: &TestGateway) -> BudgetUsage {
     gateway.app().gateway.current.load().accounts[0].budget.usage()
 }
 
+fn budget_of(gateway: &TestGateway) -> u32 {
+    let in_flight = budget(gateway).in_flight;
+    u32::try_from(in_flight.limit - in_flight.left).expect("few")
+}
+
 fn unknown_orders(gateway: &TestGateway) -> u64 {
     gateway.app().gateway.current.load().orders.unknown_count("main")
 }
@@ -148,6 +153,44 @@ fn requests_that_wait_for_a_canary_leave_it_a_place_in_flight() {
     for response in send_all(&gateway, (0..24).map(track).collect()) {
         assert_eq!((response.status, response.outcome()), (401, "rejected"), "{response:?}");
     }
+}
+
+#[test]
+fn a_long_response_that_waits_for_something_else_leaves_it_a_place_in_flight() {
+    let budget = "per_second = 100000, burst = 100000, in_flight = 4, max_wait = \"3s\"";
+    let gateway = Setup { budget, limits: "answer_buffer = \"1KiB\"", ..Setup::default() }.start();
+    let message = |word: &str| format!(r#"{{"success": false, "message": "{word}", "data": "{}"}}"#, "x".repeat(5000));
+    let track = |number| {
+        get("/order/track").json(&json!({"courier_code": "idx", "awb": format!("{number}")}).to_string()).by("shop")
+    };
+    // For a canary.
+    gateway.sandbox.fault(Fault::on("v2.track", Act::answer(401, &message("Unauthorized"))));
+    for response in send_all(&gateway, (0..12).map(track).collect()) {
+        assert_eq!((response.status, response.outcome()), (401, "rejected"), "{response:?}");
+    }
+    // For a second attempt.
+    gateway.sandbox.clear_faults();
+    gateway.sandbox.fault(Fault::on("v2.track", Act::answer(503, &message("Busy"))).wait(Duration::from_millis(50)));
+    for response in send_all(&gateway, (0..4).map(track).collect()) {
+        assert_eq!(response.status, 503, "{response:?}");
+        let line = gateway.line(response.header("x-request-id").expect("an id"));
+        assert_eq!(line["attempts"], 2, "{line}");
+    }
+    until("all places are free", || budget_of(&gateway) == 0);
+}
+
+#[test]
+fn a_follower_waits_no_longer_than_its_own_time() {
+    let gateway = TestGateway::new();
+    slow(&gateway, "v2.city", 1500);
+    thread::scope(|scope| {
+        let leader = scope.spawn(|| gateway.send(get(CITY).by("shop")));
+        fill_begins(&gateway);
+        let refused = gateway.send(impatient(get(CITY).by("clerk"), 200));
+        assert_eq!((refused.status, refused.code().as_str(), refused.sent()), (504, "upstream.timeout", "no"));
+        assert_eq!(leader.join().expect("a response").status, 200);
+    });
+    assert_eq!(gateway.send(get(CITY).by("clerk")).outcome(), "hit");
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn shown(body: &Value) -> Vec<String> {
             rows.push(row(name, window, &service["quota"][window]));
         }
         notes.extend(override_line(name, &service["override"]));
+        notes.extend(outlook_line(name, &service["quota"]["outlook"]));
         if service["quota"]["enforced"].as_bool() == Some(false) {
             notes.push(format!("{name}: nothing is refused (enforce = false)"));
         }
@@ -107,6 +108,7 @@ fn shown(body: &Value) -> Vec<String> {
         for window in ["second", "day", "in_flight"] {
             rows.push(row(&format!("account {name}"), window, &budget[window]));
         }
+        notes.extend(outlook_line(&format!("account {name}"), &budget["outlook"]));
         let mut spenders: Vec<_> = members(budget, "spent_today").collect();
         spenders.sort_by_key(|(_, units)| std::cmp::Reverse(units.as_u64()));
         let spenders: Vec<_> = spenders.into_iter().map(|(service, units)| format!("{service} {units}")).collect();
@@ -127,6 +129,17 @@ fn shown(body: &Value) -> Vec<String> {
 fn row(of: &str, window: &str, shown: &Value) -> Option<[String; 4]> {
     let (limit, left) = (shown["limit"].as_u64()?, shown["left"].as_u64()?);
     Some([of.to_owned(), window.to_owned(), limit.to_string(), left.to_string()])
+}
+
+/// How far the day is used, if that is worth a line.
+fn outlook_line(of: &str, outlook: &Value) -> Option<String> {
+    let warning = outlook["warning_percent"].as_u64().filter(|percent| *percent > 0);
+    match (warning, outlook["runs_out_at"].as_str()) {
+        (Some(percent), Some(at)) => Some(format!("{of}: {percent} % of the day are used; used up at {at}")),
+        (Some(percent), None) => Some(format!("{of}: {percent} % of the day are used")),
+        (None, Some(at)) => Some(format!("{of}: at the pace of the last hour, the day is used up at {at}")),
+        (None, None) => None,
+    }
 }
 
 /// An override in words.
@@ -156,7 +169,8 @@ mod tests {
                           "by": "ops", "reason": "sale" });
         let body = json!({
             "services": { "checkout": {
-                "quota": { "second": window(50, 49), "day": window(100, 7), "enforced": false }, "override": set,
+                "quota": { "second": window(50, 49), "day": window(100, 7), "enforced": false,
+                           "outlook": { "warning_percent": 80, "runs_out_at": "2026-11-24T20:00:00Z" } }, "override": set,
             } },
             "accounts": { "main": {
                 "second": null, "day": window(1000, 900), "in_flight": window(64, 64),
@@ -170,6 +184,7 @@ mod tests {
             "account main  day        1000   900",
             "account main  in_flight  64     64",
             "checkout: 100 per day until 2026-11-25T00:00:00Z, set by ops: sale",
+            "checkout: 80 % of the day are used; used up at 2026-11-24T20:00:00Z",
             "checkout: nothing is refused (enforce = false)",
             "account main: spent today by checkout 93, - 7",
         ];

@@ -18,6 +18,7 @@ mod health;
 mod keys;
 mod orders;
 mod quota;
+mod refused_requests;
 mod scrape;
 mod server;
 mod status;

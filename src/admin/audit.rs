@@ -3,18 +3,16 @@
 //! What always holds: writing never delays a request or the control thread, because a thread of its own writes, and
 //! what finds no room in its queue is counted and reported in the file. A flood can neither fill the disk nor push out
 //! lines of operators: a token that was compared has a line (how many those are of one peer is limited by `guard`); of
-//! what is refused without that, a peer has [`BURST`] lines at once and then one in [`PERIOD`]. The rest is summed up by
+//! what is refused without that, a peer has few lines (`refused_requests`). The rest is summed up by
 //! peer, with its time. The file is opened for each batch, so it may be moved at any time; it is never pruned. It has
 //! whole lines only: a batch is written whole or not at all, and a line that a crash cut short becomes an event that
 //! quotes it. While it cannot be written, commands are carried out all the same (a key must be revocable on a full disk),
 //! the lines wait, each is also in the program's log, and the gateway is degraded. Opening fails with [`AuditError`].
 
 use std::{
-    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    net::{IpAddr, Ipv4Addr},
-    num::NonZeroU32,
+    net::IpAddr,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
@@ -25,32 +23,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::{DefaultDirectRateLimiter, Quota};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::refused_requests::{LineLimits, RefusedRequests, RefusedSums};
 use crate::{
     config::{AUDIT, Config, LogTarget},
     degraded::{DegradedReason, DegradedReports},
     files::read::WITHOUT_WAITING,
-    peer::PeerLimit,
 };
 
-/// Lines of one peer about requests that were refused without a token that was compared, written at once.
-const BURST: NonZeroU32 = NonZeroU32::new(100).unwrap();
-/// After how long one more is written.
-const PERIOD: Duration = Duration::from_secs(60);
-/// Lines of all clients without a right token that are written at once, and after how long one more is: many peers may be
-/// one attacker.
-const BURST_OF_ALL: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
-const PERIOD_OF_ALL: Duration = Duration::from_secs(1);
 /// How soon after a request without a line a summary says so, and the minimum time between two summaries.
 const SUMMARY: Duration = Duration::from_secs(5);
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
-/// Peers that one summary names; the others have one line together.
-const SUMMARY_PEERS: usize = 256;
 /// Lines that may wait for the thread.
 const QUEUE: usize = 1024;
 /// Bytes that may wait for the disk.
@@ -85,50 +72,13 @@ enum QueueItem {
     End,
 }
 
-/// How many lines requests without a right token have.
-struct LineLimits {
-    by_peer: PeerLimit,
-    all: DefaultDirectRateLimiter,
-}
-
-impl LineLimits {
-    fn new() -> Self {
-        let quota = Quota::with_period(PERIOD_OF_ALL).unwrap_or(Quota::per_second(NonZeroU32::MIN));
-        let all = DefaultDirectRateLimiter::direct(quota.allow_burst(BURST_OF_ALL));
-        LineLimits { by_peer: PeerLimit::new(BURST, PERIOD), all }
-    }
-
-    fn admit(&self, line: &AuditLine<'_>) -> bool {
-        let of_peer = || self.by_peer.attempt(line.peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))).is_ok();
-        line.token.is_some() || ((line.compared || of_peer()) && self.all.check().is_ok())
-    }
-}
-
 /// What has no line.
 #[derive(Default)]
 struct LeftOut {
     /// Requests without a right token, beyond the limits, by peer.
-    refused: Mutex<BTreeMap<Option<IpAddr>, RefusedRequests>>,
+    refused: RefusedSums,
     /// Lines that found no room in the queue.
     dropped: AtomicU64,
-}
-
-struct RefusedRequests {
-    count: u64,
-    from: Timestamp,
-    to: Timestamp,
-}
-
-impl LeftOut {
-    /// Adds a request; returns whether it is the first since the last summary.
-    fn add(&self, peer: Option<IpAddr>) -> bool {
-        let (mut refused, now) = (self.refused.lock(), Timestamp::now());
-        let first = refused.is_empty();
-        let peer = if refused.len() < SUMMARY_PEERS || refused.contains_key(&peer) { peer } else { None };
-        let sum = refused.entry(peer).or_insert(RefusedRequests { count: 0, from: now, to: now });
-        (sum.count, sum.to) = (sum.count + 1, now);
-        first
-    }
 }
 
 /// What a command acted on, and what came of it: members of its line. The command fills it in; clones share it.
@@ -252,8 +202,8 @@ impl Audit {
 
     /// Appends a line. Does not wait.
     pub(super) fn write(&self, line: AuditLine<'_>) {
-        if !self.limits.admit(&line) {
-            if self.left_out.add(line.peer) {
+        if line.token.is_none() && !self.limits.admit(line.peer, line.compared) {
+            if self.left_out.refused.add(line.peer) {
                 // A full queue has other items that wake the thread.
                 let _ = self.queue.try_send(QueueItem::Summarize);
             }
@@ -317,14 +267,13 @@ impl AuditWriter {
 
     /// Adds lines about what has none, when that is due.
     fn summarize(&mut self, ended: bool) {
-        if !self.left_out.refused.lock().is_empty() {
+        if !self.left_out.refused.is_empty() {
             let now = Instant::now();
             let again = self.summarized.map(|last| last + SUMMARY_INTERVAL);
             let at = *self.summary_at.get_or_insert_with(|| (now + SUMMARY).max(again.unwrap_or(now)));
             if ended || at <= now {
                 (self.summary_at, self.summarized) = (None, Some(now));
-                let refused = std::mem::take(&mut *self.left_out.refused.lock());
-                for (peer, RefusedRequests { count, from, to }) in refused {
+                for (peer, RefusedRequests { count, from, to }) in self.left_out.refused.take() {
                     let span = RefusedSpan { peer, from: text(from), to: text(to) };
                     self.event("suppressed", count, Some(span));
                 }
@@ -418,9 +367,10 @@ fn take_torn_line(file: &mut File) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
+    use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _};
 
     use super::*;
+    use crate::admin::refused_requests::{BURST, SUMMARY_PEERS};
 
     fn line(token: Option<&str>) -> AuditLine<'_> {
         let (peer, subject) = (Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), Map::new());
@@ -479,7 +429,7 @@ mod tests {
         let (audit, _, path) = opened(folder.path());
         let peers = 2 * SUMMARY_PEERS as u32;
         for peer in 0..peers {
-            audit.left_out.add(Some(IpAddr::V4(Ipv4Addr::from_bits(peer))));
+            audit.left_out.refused.add(Some(IpAddr::V4(Ipv4Addr::from_bits(peer))));
         }
         audit.close(Duration::from_secs(10));
         let counts: Vec<_> = lines(&path).iter().map(|line| line["count"].as_u64().unwrap()).collect();

@@ -396,6 +396,8 @@ fn swaps(times: usize) {
             fastrac.revoke(&in_use);
             in_use = access;
             std::thread::sleep(Duration::from_millis(220));
+            // On a busy machine a request may take longer: see above.
+            load.wait_for_round();
         }
     });
     let served = load.served.into_inner();

@@ -27,6 +27,7 @@ struct AttemptsState {
     key_version: Option<Arc<str>>,
     upstream: Duration,
     budget: Duration,
+    between: Duration,
 }
 
 impl Attempts {
@@ -75,6 +76,11 @@ impl Attempts {
         }
     }
 
+    /// Adds time spent waiting between two attempts: the pause, and until another key pair or a verdict was there.
+    pub(crate) fn waited_between(&self, time: Duration) {
+        self.0.lock().between += time;
+    }
+
     /// Number of attempts, connections that failed included.
     pub fn count(&self) -> u32 {
         self.0.lock().count
@@ -105,6 +111,11 @@ impl Attempts {
     /// Time spent waiting for the account's budget.
     pub fn budget(&self) -> Duration {
         self.0.lock().budget
+    }
+
+    /// Time spent waiting between attempts.
+    pub fn between(&self) -> Duration {
+        self.0.lock().between
     }
 }
 

@@ -66,7 +66,7 @@ where
     let call = Call::new(x, Permitted { service, operation }, request, timeout);
     x.repeat = call.repeat_rule();
     // 4 orders: was it sent before
-    let ticket = match order::recall(&call).await? {
+    let ticket = match order::recall(x, &call).await? {
         Break(reply) => return Ok(reply),
         Continue(ticket) => ticket,
     };

@@ -242,6 +242,11 @@ fn is_allowed_host(authority: &str, hosts: &[String]) -> bool {
     }
     let Ok(authority) = authority.parse::<Authority>() else { return false };
     let host = authority.host();
+    // The parser accepts anything after the colon.
+    let port = authority.as_str().strip_prefix(host);
+    if !port.is_some_and(|port| port.is_empty() || authority.port_u16().is_some()) {
+        return false;
+    }
     if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return address.parse::<Ipv6Addr>().is_ok();
     }

@@ -77,6 +77,10 @@ fn against(gateway: AdminClient, checked: &Checked) -> io::Result<u8> {
         }
         Err(error) => return Ok(error.report()),
     };
+    if !["accounts", "services", "operations"].iter().all(|table| response.body[table].is_object()) {
+        output::error(remote::NOT_A_GATEWAY);
+        return Ok(FAILED);
+    }
     let silent = OF_THE_MACHINE.map(KeyPath::at).into_iter().filter(|key| !checked.lines.contains(key));
     let lines = differences(&response.body, &effective(config), &silent.collect::<Vec<_>>());
     remote::print(&lines).map(|()| 0)

@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &HealthArgs) -> io::Result<u8> {
         Ok(response) => response,
         Err(error) => return Ok(error.report()),
     };
-    let ready = response.status.is_success();
+    let ready = response.status.is_success() && response.body["ready"].as_bool() == Some(true);
     let lines = lines(ready, &response.body);
     // The exit code is the result.
     let _ = remote::print(&lines);

@@ -7,6 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{
+    FAILED, output,
     remote::{self, AdminClient, FormatLines},
     table::{age, members, table, text},
 };
@@ -84,9 +85,23 @@ pub(super) fn run(arguments: &KeysArgs) -> io::Result<u8> {
         }
     };
     match done {
+        // A gateway answers 409 then; what answers 200 is something else.
+        Ok((response, format)) if response.status.is_success() && !went_well(&response.body) => {
+            remote::report(&response, format)?;
+            output::error(remote::NOT_A_GATEWAY);
+            Ok(FAILED)
+        }
         Ok((response, format)) => remote::report(&response, format),
         Err(error) => Ok(error.report()),
     }
+}
+
+/// Whether every result in a response is one of a success.
+fn went_well(body: &Value) -> bool {
+    members(body, "accounts").all(|(_, account)| {
+        let result = account.get("result").map(text);
+        result.is_none_or(|result| ["unchanged", "promoted", "verified"].contains(&result))
+    })
 }
 
 fn status(body: &Value) -> Vec<String> {

@@ -38,6 +38,10 @@ pub(super) fn run(arguments: &ReloadArgs) -> io::Result<u8> {
     let lines = lines(&response.body);
     let printed = remote::print(&lines);
     if response.status.is_success() {
+        if response.body["reloaded"].as_bool() != Some(true) {
+            output::error(remote::NOT_A_GATEWAY);
+            return Ok(FAILED);
+        }
         return printed.map(|()| 0);
     }
     output::error(response.error_message());

@@ -99,6 +99,9 @@ impl AdminResponse {
     }
 }
 
+/// The error if a success does not say what was done.
+pub(super) const NOT_A_GATEWAY: &str = "the answer is not that of a gateway: it does not say what was done";
+
 /// Prints lines with what a gateway has sent.
 pub(super) fn print(lines: &[String]) -> io::Result<()> {
     output::print(|out| lines.iter().try_for_each(|line| writeln!(out, "{}", printable(line))))
@@ -109,8 +112,13 @@ pub(super) type FormatLines = fn(&Value) -> Vec<String>;
 
 /// Prints the result of a command; returns the exit code.
 pub(super) fn report(response: &AdminResponse, format: FormatLines) -> io::Result<u8> {
-    let printed = print(&format(&response.body));
+    let lines = format(&response.body);
+    let printed = print(&lines);
     if response.status.is_success() {
+        if lines.is_empty() {
+            output::error(NOT_A_GATEWAY);
+            return Ok(FAILED);
+        }
         return printed.map(|()| 0);
     }
     output::error(response.error_message());
@@ -220,13 +228,33 @@ impl AdminClient {
         })?;
         let status = response.status;
         let body = serde_json::from_slice(&response.body);
-        let body = body.map_err(|_| failed(address, format!("its answer ({status}) is not that of a gateway")))?;
+        let mut body = body.map_err(|_| failed(address, format!("its answer ({status}) is not that of a gateway")))?;
+        // A server that echoes the token must not get it onto the screen.
+        if let Some(token) = self.token()? {
+            withhold(&mut body, token.trim());
+        }
         Ok(AdminResponse { status, body })
     }
 
     fn tls_config(&self) -> Result<Arc<ClientConfig>, AdminClientError> {
         choose_crypto();
         client_config(self.credentials.ca.as_deref()).map_err(|error| usage(format!("--ca: {error}")))
+    }
+}
+
+/// Replaces the token wherever it is in a response.
+fn withhold(body: &mut Value, token: &str) {
+    match body {
+        Value::String(text) if text.contains(token) => *text = text.replace(token, "[redacted]"),
+        Value::Array(items) => items.iter_mut().for_each(|item| withhold(item, token)),
+        Value::Object(members) => {
+            members.values_mut().for_each(|value| withhold(value, token));
+            if members.keys().any(|name| name.contains(token)) {
+                let old = std::mem::take(members);
+                members.extend(old.into_iter().map(|(name, value)| (name.replace(token, "[redacted]"), value)));
+            }
+        }
+        _ => {}
     }
 }
 
@@ -285,6 +313,13 @@ mod tests {
 
     fn place(url: &str) -> Result<AdminAddress, AdminClientError> {
         AdminAddress::parse(&url.parse().unwrap())
+    }
+
+    #[test]
+    fn an_echoed_token_is_withheld() {
+        let mut body = serde_json::json!({ "error": { "message": "got Bearer fgw_x", "fgw_x": ["a", "fgw_xfgw_x"] } });
+        withhold(&mut body, "fgw_x");
+        assert!(!body.to_string().contains("fgw_x"), "{body}");
     }
 
     #[test]

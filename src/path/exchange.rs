@@ -84,6 +84,7 @@ impl Exchange {
         let deadline = caller.upload(operation.map_or(limit, |operation| operation.timeout.min(limit)));
         let (reserved, time) = timed(record.reserve(deadline.instant().into_std())).await;
         self.waited_for_log = time;
+        record.paused += time;
         reserved.map_err(|_| Refusal::log_full())
     }
 
@@ -204,5 +205,6 @@ impl Drop for Exchange {
         record.key_version = attempts.key_version();
         record.upstream = attempts.upstream();
         record.waited = attempts.budget();
+        record.paused += attempts.between();
     }
 }

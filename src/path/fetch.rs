@@ -16,6 +16,7 @@ use crate::{
     admission::Claim,
     attempts::Attempts,
     config::Class,
+    deadline::timed,
     keys::{Lease, RefusedRequest, Remedy, RequestOrigin, TriedPair, Verdict},
     outcome::Outcome,
     refusal::Refusal,
@@ -99,8 +100,9 @@ struct Retry {
 
 impl NextStep {
     /// A second attempt with the account's current pair.
-    async fn again(claim: Claim, first: Result<ClassifiedAnswer, Refusal>) -> Self {
-        retry::pause().await;
+    async fn again(claim: Claim, first: Result<ClassifiedAnswer, Refusal>, attempts: &Attempts) -> Self {
+        let ((), time) = timed(retry::pause()).await;
+        attempts.waited_between(time);
         NextStep::Retry(Retry { pair: None, claim, first: Box::new(first) })
     }
 }
@@ -128,7 +130,7 @@ async fn next_step(
         AttemptResult::Failed(failure, claim) => {
             let again = failure.may_repeat() && in_time();
             let refusal = Err(Refusal::from(failure));
-            return if again { NextStep::again(claim, refusal).await } else { NextStep::Done(refusal) };
+            return if again { NextStep::again(claim, refusal, attempts).await } else { NextStep::Done(refusal) };
         }
         AttemptResult::Leaked => {
             attempts.answered();
@@ -148,7 +150,9 @@ async fn next_step(
         answer.free_place();
         let remedy = call.account.keys.refused(refused(call, answered));
         // On the heap: few requests need this timer.
-        match Box::pin(call.deadlines.complete_by().bound(remedy)).await {
+        let (remedy, time) = timed(Box::pin(call.deadlines.complete_by().bound(remedy))).await;
+        attempts.waited_between(time);
+        match remedy {
             Some(Remedy::Resend(lease)) => {
                 attempts.refused_unexecuted();
                 let first = Box::new(Err(Refusal::key_rejected()));
@@ -160,7 +164,7 @@ async fn next_step(
         }
     } else if answer.reading.outcome.may_repeat(Some(answer.response.status)) && in_time() {
         answer.free_place();
-        return NextStep::again(Claim::default(), Ok(answer)).await;
+        return NextStep::again(Claim::default(), Ok(answer), attempts).await;
     }
     if settles {
         attempts.answered();

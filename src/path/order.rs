@@ -18,6 +18,7 @@ use crate::{
     admission::Claim,
     attempts::Attempts,
     body::Receipt,
+    deadline::timed,
     orders::{CallerPresence, OrderRefusal, OrderRequest, Recall, StoredAnswer, Ticket},
     outcome::{Outcome, Sent},
     refusal::{Refusal, RefusalFormat, RefusedRequestFacts},
@@ -30,7 +31,7 @@ pub(super) type NewOrder = (Ticket, CallerPresence);
 
 /// Step 4. `Break`: it was sent before, and this is the response again. `Continue`: it may be sent; with a ticket if
 /// it must never be executed twice.
-pub(super) async fn recall(call: &Call) -> Result<ControlFlow<Reply, Option<NewOrder>>, Refusal> {
+pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<Reply, Option<NewOrder>>, Refusal> {
     if !call.upstream.moves_money() {
         return Ok(ControlFlow::Continue(None));
     }
@@ -56,12 +57,15 @@ pub(super) async fn recall(call: &Call) -> Result<ControlFlow<Reply, Option<NewO
                 return Ok(ControlFlow::Break(Reply { receipt, ..Reply::of_first(&answer) }));
             }
             Recall::Occupied(order) => {
-                let freed = Box::pin(call.deadline().bound(order.freed())).await;
+                let (freed, time) = timed(Box::pin(call.deadline().bound(order.freed()))).await;
+                x.attempts().waited_for_upstream(time);
                 freed.ok_or_else(|| order.refusal())??;
             }
             Recall::UnderWay(order) => {
                 let late = OrderRefusal::StillUnderWay { first: order.first().to_owned() };
-                waited_for = Some(Box::pin(call.deadline().bound(order.ended())).await.ok_or(late)?);
+                let (ended, time) = timed(Box::pin(call.deadline().bound(order.ended()))).await;
+                x.attempts().waited_for_upstream(time);
+                waited_for = Some(ended.ok_or(late)?);
             }
         }
     }

@@ -35,8 +35,10 @@ pub struct RequestFacts {
     pub key_version: Option<Arc<str>>,
     /// Time spent waiting for Fastrac, including for a call that this request joined.
     pub upstream: Duration,
-    /// Time spent waiting for the account's budget; part of the overhead.
+    /// Time spent waiting for the account's budget; not part of the overhead.
     pub waited: Duration,
+    /// Time spent waiting between attempts, and for a place in the log's queue; not part of the overhead.
+    pub paused: Duration,
     /// Time spent waiting for the caller's bytes; not part of the overhead.
     pub caller: Duration,
     /// The request's body. Written only if the request was sent to Fastrac.
@@ -72,6 +74,7 @@ impl RequestFacts {
             key_version: None,
             upstream: Duration::ZERO,
             waited: Duration::ZERO,
+            paused: Duration::ZERO,
             caller: Duration::ZERO,
             request_body: CapturedBody::default(),
             answer_body: CapturedBody::default(),

@@ -159,22 +159,30 @@ pub(super) fn is_credential(text: &str) -> bool {
 
 /// Whether a text is masked whatever its name.
 fn is_hidden(text: &str) -> bool {
-    let decoded = decoded(text);
-    let encoded = matches!(decoded, Cow::Owned(_));
-    looks_secret(&decoded)
-        || contains_personal(&decoded)
-        // Further decoding makes a space of the `+` of a phone number.
-        || encoded && contains_personal(&percent_decode_str(text).decode_utf8_lossy())
+    // Each decoding makes a space of the `+` that a phone number has got back in the one before.
+    let mut text = Cow::Borrowed(text);
+    for _ in 0..DECODINGS {
+        let Some(next) = decoded_once(&text) else { break };
+        if contains_personal(&next) {
+            return true;
+        }
+        text = Cow::Owned(next);
+    }
+    looks_secret(&text) || contains_personal(&text)
+}
+
+/// Percent-decodes; `+` is a space. `None`: nothing is encoded.
+fn decoded_once(text: &str) -> Option<String> {
+    memchr::memchr2(b'%', b'+', text.as_bytes())?;
+    Some(percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned())
 }
 
 /// Percent-decodes repeatedly, while something is encoded; `+` is a space.
 fn decoded(text: &str) -> Cow<'_, str> {
     let mut text = Cow::Borrowed(text);
     for _ in 0..DECODINGS {
-        if memchr::memchr2(b'%', b'+', text.as_bytes()).is_none() {
-            break;
-        }
-        text = Cow::Owned(percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned());
+        let Some(next) = decoded_once(&text) else { break };
+        text = Cow::Owned(next);
     }
     text
 }

@@ -119,7 +119,8 @@ impl Recorder {
     fn count(&self, record: &Record, took: Duration) {
         let labels = RequestLabels { service: record.service, operation: record.operation, outcome: record.outcome };
         let until_head = record.head_ready.unwrap_or(took);
-        let overhead = until_head.saturating_sub(record.upstream).saturating_sub(record.caller);
+        let waits = record.upstream + record.caller + record.waited + record.paused;
+        let overhead = until_head.saturating_sub(waits);
         self.handles.count(labels);
         self.handles.observe(labels, Durations { total: took, overhead });
         let Some(result) = record.cache else { return };

@@ -86,6 +86,9 @@ async fn a_host_of_another_site_is_421_before_anything_else() {
             assert_eq!(stage.ask(TestRequest::get(path).host(host)).await.status, 200, "{host} {path}");
         }
     }
+    for other in ["1.2.3.4:evil", "[::1]evil", "localhost:9464x"] {
+        assert_eq!(stage.ask(TestRequest::get("/status").host(other).token(TOKEN)).await.status, 421, "{other}");
+    }
     let ours = ["localhost", "LocalHost:9464", "127.0.0.1", "192.0.2.1:1", "[::1]", "[2001:db8::1]:9464"];
     for host in ours.into_iter().chain(["gateway.internal", "GATEWAY.internal:443"]) {
         assert_eq!(stage.ask(TestRequest::get("/status").host(host).token(TOKEN)).await.status, 200, "{host}");

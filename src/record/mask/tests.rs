@@ -221,14 +221,51 @@ mod hides {
             "0215551234",
             "81234567890",
             "+62 (812) 3456 7890",
+            "(021) 555 1234 567",
+            "+65 9123 4513",
+            "+1 (415) 555-2614",
+            "0062 812 3456 7883",
+            "0812_3456_7888",
+            "0812\u{2011}3456\u{2011}7890",
+            "0812\u{2013}3456\u{a0}7890",
+            "\u{ff10}\u{ff18}\u{ff11}\u{ff12}\u{ff13}\u{ff14}\u{ff15}\u{ff16}\u{ff17}\u{ff18}\u{ff19}",
+            "08\u{200b}12 3456 7890",
+            "budi\u{ff20}example.com",
         ] {
             let masked = body(&format!(r#"{{"message":"{value}","total":18000}}"#)).unwrap();
             assert_eq!(masked, r#"{"message":"***","total":18000}"#, "{value}");
+            if !value.is_ascii() {
+                continue;
+            }
             let plus = value.replace('+', "%2B").replace(' ', "+");
             assert_eq!(query(&format!("ref={plus}&b=2")), "ref=***&b=2", "{value}");
         }
         assert_eq!(body(r#"{"ref":6281234567890,"b":"budi\u0040example.com"}"#).unwrap(), r#"{"ref":"***","b":"***"}"#);
         assert_eq!(path("/order/budi@example.com/x/081234567890"), "/order/***/x/***");
+        let quoted = r#"{"ref":"budi97%40example.com","b":"\"budi x\"@example98.com","c":"0812\t3456\t7890"}"#;
+        assert_eq!(body(quoted).unwrap(), r#"{"ref":"***","b":"***","c":"***"}"#);
+    }
+
+    #[test]
+    fn a_bearer_token_in_a_text() {
+        let text = r#"{"message":"got Authorization: Bearer abc123def","b":1}"#;
+        assert_eq!(body(text).unwrap(), r#"{"message":"***","b":1}"#);
+        let text = r#"{"b":"use bearer authentication"}"#;
+        assert_eq!(body(text).unwrap(), text);
+    }
+
+    #[test]
+    fn more_names_of_what_is_personal() {
+        let personal =
+            ["mail", "bank_account", "bankAccountNo", "id_number", "tax_id", "position", "deskripsi", "pesan", "memo"];
+        for name in personal {
+            assert_eq!(body(&format!(r#"{{"{name}":"x1"}}"#)).unwrap(), format!(r#"{{"{name}":"***"}}"#));
+            assert_eq!(query(&format!("{name}=x1")), format!("{name}=***"));
+        }
+        for kept in ["nomor_pesanan", "mailing_code", "account"] {
+            let text = format!(r#"{{"{kept}":"x1"}}"#);
+            assert_eq!(body(&text).unwrap(), text, "{kept}");
+        }
     }
 
     #[test]
@@ -338,6 +375,8 @@ mod leaves {
             "(0812)",
             "18000/25000/31000",
             "1/2/2026",
+            "+1 000 000",
+            "0212345678901",
         ] {
             let text = format!(r#"{{"awb":"{value}"}}"#);
             assert_eq!(body(&text).unwrap(), text);

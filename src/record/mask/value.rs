@@ -8,7 +8,20 @@ const OWN_SECRET: &str = "fgw_";
 /// Whether a value looks secret under any name: a secret issued by the gateway, an `Authorization`
 /// value, credentials in Basic form, or JSON packed into a string, whose contents are not examined.
 pub(super) fn looks_secret(value: &str) -> bool {
-    starts_like_secret(value) || contains_own_secret(value) || contains_basic(value)
+    starts_like_secret(value) || contains_own_secret(value) || contains_basic(value) || contains_bearer(value)
+}
+
+/// Whether a text contains `Bearer` and a token: one with a digit, or too long for a word.
+pub(super) fn contains_bearer(text: &str) -> bool {
+    const SCHEME: &[u8] = b"bearer ";
+    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
+    let bytes = text.as_bytes();
+    memchr::memchr2_iter(b'b', b'B', bytes).any(|at| {
+        let Some((scheme, rest)) = bytes[at..].split_at_checked(SCHEME.len()) else { return false };
+        let sent = &rest[..rest.iter().take_while(|byte| token(byte)).count()];
+        let is_token = sent.len() >= 20 || sent.len() >= 6 && sent.iter().any(u8::is_ascii_digit);
+        is_token && scheme.eq_ignore_ascii_case(SCHEME)
+    })
 }
 
 /// Minimum length of credentials in Basic form, in characters: shorter texts decode to visible characters by chance.
@@ -82,15 +95,44 @@ pub(super) fn contains_own_secret(text: &str) -> bool {
 
 /// Whether a text contains an e-mail address or a phone number.
 pub(super) fn contains_personal(text: &str) -> bool {
-    contains_email(text.as_bytes()) || contains_phone(text.as_bytes())
+    let contains = |text: &[u8]| contains_email(text) || contains_phone(text);
+    if text.is_ascii() { contains(text.as_bytes()) } else { contains(plain(text).as_bytes()) }
+}
+
+/// The text with the digits, signs, dashes and spaces of ASCII instead of those that look or mean the same.
+fn plain(text: &str) -> String {
+    let plain = |c: char| match c {
+        '\u{ff10}'..='\u{ff19}' => digit(c, 0xff10),
+        '\u{660}'..='\u{669}' => digit(c, 0x660),
+        '\u{6f0}'..='\u{6f9}' => digit(c, 0x6f0),
+        '\u{ff0b}' => '+',
+        '\u{ff20}' => '@',
+        '\u{ff0e}' => '.',
+        '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{ff0d}' => '-',
+        c if c.is_whitespace() => ' ',
+        c => c,
+    };
+    // What cannot be seen separates nothing.
+    let unseen = |c: &char| matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}');
+    text.chars().filter(|c| !unseen(c)).map(plain).collect()
+}
+
+fn digit(c: char, zero: u32) -> char {
+    char::from_digit(c as u32 - zero, 10).unwrap_or(c)
 }
 
 fn contains_email(text: &[u8]) -> bool {
-    let local = |byte: &u8| byte.is_ascii_alphanumeric() || b"._%+-".contains(byte) || !byte.is_ascii();
+    has_address(text, b"@") || has_address(text, b"%40")
+}
+
+/// `sign`: what separates the local part from the domain.
+fn has_address(text: &[u8], sign: &[u8]) -> bool {
+    let local = |byte: &u8| byte.is_ascii_alphanumeric() || b"._%+-\"".contains(byte) || !byte.is_ascii();
     let domain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-' || !byte.is_ascii();
-    memchr::memchr_iter(b'@', text).any(|at| {
-        let label = text[at + 1..].iter().take_while(|byte| domain(byte)).count();
-        let rest = &text[at + 1 + label..];
+    memchr::memmem::find_iter(text, sign).any(|at| {
+        let after = &text[at + sign.len()..];
+        let label = after.iter().take_while(|byte| domain(byte)).count();
+        let rest = &after[label..];
         text[..at].last().is_some_and(local)
             && label > 0
             && rest.first() == Some(&b'.')
@@ -100,8 +142,12 @@ fn contains_email(text: &[u8]) -> bool {
 
 /// Digits of a mobile number, with its `0` or country code.
 const MOBILE_DIGITS: std::ops::RangeInclusive<usize> = 10..=15;
+/// Digits of a number with `+` and a country code (ITU-T E.164: at most 15).
+const INTERNATIONAL_DIGITS: std::ops::RangeInclusive<usize> = 8..=15;
 /// Digits of a landline number, with its area code.
 const LANDLINE_DIGITS: std::ops::RangeInclusive<usize> = 9..=12;
+/// Maximum number of digits of a landline number in groups.
+const GROUPED_LANDLINE: usize = 13;
 /// Digits of a mobile number that has lost its `0`, such as in a JSON number. With ten digits it could be the id of a
 /// region in the Moluccas.
 const BARE_DIGITS: std::ops::RangeInclusive<usize> = 11..=12;
@@ -112,12 +158,13 @@ fn contains_phone(text: &[u8]) -> bool {
     let mut at = 0;
     while let Some(start) = text[at..].iter().position(u8::is_ascii_digit).map(|found| at + found) {
         let before = start.checked_sub(1).map(|before| text[before]);
-        let end = phone_end(text, start);
+        let plus = before == Some(b'+');
+        let end = phone_end(text, start, plus);
         let fraction = start > 1 && before == Some(b'.') && text[start - 2].is_ascii_digit();
         let alone = !fraction
             && !before.is_some_and(|byte| byte.is_ascii_alphanumeric())
             && !text.get(end).is_some_and(u8::is_ascii_alphanumeric);
-        if alone && is_phone(&text[start..end], before == Some(b'+')) {
+        if alone && is_phone(&text[start..end], plus) {
             return true;
         }
         at = end;
@@ -127,31 +174,37 @@ fn contains_phone(text: &[u8]) -> bool {
 
 /// Whether digits, with separators between them, are a phone number.
 fn is_phone(text: &[u8], plus: bool) -> bool {
+    let grouped = text.iter().any(|byte| !byte.is_ascii_digit());
     let mut digits = text.iter().copied().filter(u8::is_ascii_digit);
-    let count = digits.clone().count();
+    let mut count = digits.clone().count();
+    // The international prefix instead of `+`.
+    if text.starts_with(b"0062") {
+        digits.nth(1);
+        count -= 2;
+    }
     let national = match (digits.next(), digits.next(), digits.next()) {
         (Some(b'0'), Some(b'8'), _) | (Some(b'6'), Some(b'2'), Some(b'8')) => MOBILE_DIGITS.contains(&count),
-        (Some(b'0'), Some(b'2'..=b'9'), _) => LANDLINE_DIGITS.contains(&count),
-        (Some(b'8'), Some(b'1'..=b'3' | b'5' | b'7'..=b'9'), Some(b'1'..=b'9')) if count == text.len() => {
+        (Some(b'0'), Some(b'2'..=b'9'), _) => LANDLINE_DIGITS.contains(&count) || grouped && count == GROUPED_LANDLINE,
+        (Some(b'8'), Some(b'1'..=b'3' | b'5' | b'7'..=b'9'), Some(b'1'..=b'9')) if !grouped => {
             BARE_DIGITS.contains(&count)
         }
         _ => false,
     };
-    national || plus && MOBILE_DIGITS.contains(&count)
+    national || plus && INTERNATIONAL_DIGITS.contains(&count)
 }
 
 /// End of the digits that begin at `start`, with separators (`0812-3456`, `(0812) 3456`) between groups of at least
 /// three, after a first group that is not that of a date.
-fn phone_end(text: &[u8], start: usize) -> usize {
+fn phone_end(text: &[u8], start: usize, plus: bool) -> usize {
     let group = |from: usize| text[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     let mut end = start + group(start);
     let first = &text[start..end];
-    let begins_number = first == b"62" || first.len() >= 4 || first.len() == 3 && first[0] == b'0';
+    let begins_number = plus || first == b"62" || first.len() >= 4 || first.len() == 3 && first[0] == b'0';
     if !begins_number {
         return end;
     }
     loop {
-        let separators = text[end..].iter().take(3).take_while(|byte| b" -.()/".contains(byte)).count();
+        let separators = text[end..].iter().take(3).take_while(|byte| b" -.()/_\t".contains(byte)).count();
         let next = end + separators;
         if separators == 0 || group(next) < 3 {
             return end;

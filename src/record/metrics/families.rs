@@ -74,7 +74,7 @@ impl Families {
         Ok(Families {
             requests: make.counter("requests_total", "Requests, including those refused early.", &[service, operation, "outcome"])?,
             request_duration: make.histogram("request_duration_seconds", "Time from the first byte of a request to the last byte of its response.", &[operation, "outcome"], DURATION_BUCKETS)?,
-            overhead_duration: make.histogram("overhead_duration_seconds", "The gateway's own part of a request's duration, without waits for Fastrac and the caller.", &[operation, "outcome"], OVERHEAD_BUCKETS)?,
+            overhead_duration: make.histogram("overhead_duration_seconds", "The gateway's own part of a request's duration, without waits: for Fastrac, the caller, the budget, the log, and between attempts.", &[operation, "outcome"], OVERHEAD_BUCKETS)?,
             service_request_duration: make.histogram("service_request_duration_seconds", "Time from the first byte of a request to the last byte of its response, by service.", &[service], DURATION_BUCKETS)?,
             upstream_requests: make.counter("upstream_requests_total", "Requests sent to Fastrac, by the status of its response; failed: no response.", &[account, operation, "status"])?,
             upstream_duration: make.histogram("upstream_duration_seconds", "Time from sending a request to Fastrac to the end of what was read of its response.", &[account, operation, "status"], DURATION_BUCKETS)?,

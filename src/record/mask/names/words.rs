@@ -16,6 +16,7 @@ const PERSONAL: &[&str] = &[
     "csrf",
     // how to reach a person
     "hp",
+    "mail",
     "wa",
     "tel",
     "tlp",
@@ -56,7 +57,12 @@ const PERSONAL: &[&str] = &[
     "iban",
     "card",
     "kartu",
+    // free text
+    "pesan",
+    "memo",
     // where a person lives
+    "position",
+    "posisi",
     "lat",
     "lng",
     "lon",

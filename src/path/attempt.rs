@@ -4,6 +4,7 @@
 //! reserved for an attempt that is not sent goes back. Must not know who waits for the response. Fails with the
 //! refusal of the budget or the keys, or with [`AttemptResult::Failed`].
 
+use http::StatusCode;
 use tokio::time::Instant;
 
 use super::{CallPriority, UpstreamCall};
@@ -60,13 +61,19 @@ impl ClassifiedAnswer {
     }
 }
 
+/// What is kept of a response that may not be passed on.
+pub(super) struct WithheldAnswer {
+    pub(super) reading: Classification,
+    pub(super) status: StatusCode,
+}
+
 /// What an attempt came to.
 pub(super) enum AttemptResult {
     Answered(ClassifiedAnswer),
     /// No response; with the service's claim, empty if it was used.
     Failed(Failure, Claim),
-    /// The response holds the secret key of the account.
-    Leaked,
+    /// The response holds the secret key of the account: nothing of it may be passed on.
+    Leaked(WithheldAnswer),
 }
 
 impl PreparedAttempt {
@@ -128,7 +135,9 @@ impl PreparedAttempt {
                 let endpoint = &call.account.route(call.operation.api).endpoint;
                 rewrite::answer(&mut answer, endpoint, &call.request.target);
                 if leaks(&lease, &answer) {
-                    return AttemptResult::Leaked;
+                    let account = call.account.name.as_str();
+                    tracing::warn!(account, "a response of Fastrac's contains the live secret key; it is withheld");
+                    return AttemptResult::Leaked(WithheldAnswer { reading, status: answer.status });
                 }
                 let spent = matches!(answer.body, AnswerBody::Long(_)).then_some(spent);
                 AttemptResult::Answered(ClassifiedAnswer { response: answer, reading, spent })

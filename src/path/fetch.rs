@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     UpstreamCall,
-    attempt::{AdmittedAttempt, AttemptResult, ClassifiedAnswer, PreparedAttempt},
+    attempt::{AdmittedAttempt, AttemptResult, ClassifiedAnswer, PreparedAttempt, WithheldAnswer},
 };
 use crate::{
     admission::Claim,
@@ -122,7 +122,7 @@ async fn next_step(
 ) -> NextStep {
     let may_retry = attempts.count() < 2;
     let in_time = || may_retry && call.operation.repeatable() && retry::fits(call.deadlines.complete_by());
-    let mut answer = match result {
+    let (reading, status, mut result) = match result {
         AttemptResult::Failed(Failure::Revoked, claim) => {
             let first = Box::new(Err(Refusal::from(Failure::Revoked)));
             return NextStep::Retry(Retry { pair: None, claim, first });
@@ -132,22 +132,20 @@ async fn next_step(
             let refusal = Err(Refusal::from(failure));
             return if again { NextStep::again(claim, refusal, attempts).await } else { NextStep::Done(refusal) };
         }
-        AttemptResult::Leaked => {
-            attempts.answered();
-            return NextStep::Done(Err(Refusal::leak()));
-        }
-        AttemptResult::Answered(answer) => answer,
+        // What it says of the pair counts all the same.
+        AttemptResult::Leaked(WithheldAnswer { reading, status }) => (reading, status, Err(Refusal::leak())),
+        AttemptResult::Answered(answer) => (answer.reading, answer.response.status, Ok(answer)),
     };
-    if !answered.tried.is_empty() && matches!(answer.reading.outcome, Outcome::Ok | Outcome::NotFound) {
+    if !answered.tried.is_empty() && matches!(reading.outcome, Outcome::Ok | Outcome::NotFound) {
         call.account.keys.accepted(answered.lease.version());
     }
-    let settles = !call.moves_money() || answer.reading.settles_order(answer.response.status);
+    let settles = result.is_err() || !call.moves_money() || reading.settles_order(status);
     // An order that is sent again with another pair is decided by the next attempt.
-    if settles && !(answer.reading.key_refused && call.moves_money()) {
+    if settles && !(reading.key_refused && call.moves_money()) {
         attempts.answered();
     }
-    if answer.reading.key_refused && call.operation.class != Class::Unlisted {
-        answer.free_place();
+    if reading.key_refused && call.operation.class != Class::Unlisted {
+        result.iter_mut().for_each(ClassifiedAnswer::free_place);
         let remedy = call.account.keys.refused(refused(call, answered));
         // On the heap: few requests need this timer.
         let (remedy, time) = timed(Box::pin(call.deadlines.complete_by().bound(remedy))).await;
@@ -162,14 +160,14 @@ async fn next_step(
             Some(Remedy::Rejected) => return refused_unexecuted(attempts, Refusal::key_rejected()),
             None => return refused_unexecuted(attempts, Refusal::key_undecided()),
         }
-    } else if answer.reading.outcome.may_repeat(Some(answer.response.status)) && in_time() {
-        answer.free_place();
-        return NextStep::again(Claim::default(), Ok(answer), attempts).await;
+    } else if result.is_ok() && reading.outcome.may_repeat(Some(status)) && in_time() {
+        result.iter_mut().for_each(ClassifiedAnswer::free_place);
+        return NextStep::again(Claim::default(), result, attempts).await;
     }
     if settles {
         attempts.answered();
     }
-    NextStep::Done(Ok(answer))
+    NextStep::Done(result)
 }
 
 /// What the keys need to know of a request that Fastrac answered with 401.
@@ -204,6 +202,7 @@ pub async fn canary(call: &UpstreamCall, lease: Lease) -> Verdict {
     }
     match prepared.send(call, &attempts).await {
         AttemptResult::Answered(answer) if answer.reading.key_refused => Verdict::Refused,
+        AttemptResult::Leaked(withheld) if withheld.reading.key_refused => Verdict::Refused,
         AttemptResult::Answered(answer)
             if answer.reading.outcome == Outcome::Ok && answer.response.status.as_u16() == 200 =>
         {

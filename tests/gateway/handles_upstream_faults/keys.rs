@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fastrac_sandbox::{Act, Fault, When};
+use fastrac_sandbox::{Act, CannedResponse, Fault, When};
 
 use super::{key, plain, unknown};
 use crate::{
@@ -123,6 +123,34 @@ fn an_order_that_is_not_sent_again_never_gets_the_accounts_401() {
     gateway.sandbox.revoke(NEXT.0);
     refused(&gateway, &order(&gateway, 2));
     assert_eq!(unknown(&gateway), 0.0, "a refused key executed nothing");
+}
+
+/// A 401 whose body or head quotes the pair was a leak and nothing else: the source was not read, and requests went on
+/// with the refused pair for ever.
+#[test]
+fn a_401_that_quotes_the_pair_refuses_it_all_the_same() {
+    let quotes = |header: bool| {
+        let (headers, message) =
+            if header { (vec![("x-debug".to_owned(), SECRET.to_owned())], "Unauthorized") } else { (vec![], SECRET) };
+        let body = format!(r#"{{"success":false,"message":"Unauthorized: {message}"}}"#);
+        CannedResponse { status: 401, headers, body, ..CannedResponse::default() }
+    };
+    for header in [false, true] {
+        let gateway = gateway();
+        write(&gateway.folder.path().join("keys.toml"), &pair(NEXT.0, NEXT.1));
+        gateway.sandbox.fault(Fault::everywhere(Act::Answer(quotes(header))).key("gateway"));
+        let response = order(&gateway, 1);
+        assert_eq!((response.status, response.outcome()), (200, "ok"), "{response:?}");
+        assert_eq!(quote(&gateway).outcome(), "ok");
+
+        let gateway = self::gateway();
+        gateway.sandbox.fault(Fault::everywhere(Act::Answer(quotes(header))).key("gateway"));
+        refused(&gateway, &quote(&gateway));
+        let response = order(&gateway, 1);
+        assert_eq!((response.status, response.outcome(), response.sent()), (503, "no_key", "no"), "{response:?}");
+        assert_eq!(unknown(&gateway), 0.0, "a refused key executed nothing");
+        recovers(&gateway);
+    }
 }
 
 /// What is remembered of a request that caused its own 401 once decided orders after it.

@@ -28,7 +28,7 @@ pub enum VaultError {
     Login {
         /// HTTP status.
         status: u16,
-        /// Its error messages, without anything that may be a credential.
+        /// The known phrases in its error messages.
         said: String,
     },
     /// 403, even after a new login.
@@ -52,7 +52,7 @@ pub enum VaultError {
     Answered {
         /// HTTP status.
         status: u16,
-        /// Its error messages, without anything that may be a credential.
+        /// The known phrases in its error messages.
         said: String,
     },
     /// Its answer has not the expected form.

@@ -17,7 +17,7 @@ use super::{
     client::{VaultRequest, VaultResponse, encoded},
     fault::VaultError,
     number::number,
-    server::error_text,
+    said::said,
     session::{Vault, VaultToken},
 };
 use crate::{
@@ -190,7 +190,7 @@ impl KvSecret {
             StatusCode::NOT_FOUND if engine == Engine::V2 => Err(self.gone(&response)),
             StatusCode::NOT_FOUND => Err(VaultError::Missing(self.place())),
             StatusCode::FORBIDDEN => Err(VaultError::Denied(self.place())),
-            status => Err(VaultError::Answered { status: status.as_u16(), said: error_text(&response) }),
+            status => Err(VaultError::Answered { status: status.as_u16(), said: said(&response.body) }),
         }
     }
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::{
     client::{VaultClient, VaultRequest, VaultResponse},
     fault::VaultError,
+    said::said,
     tls::VaultTls,
 };
 use crate::{
@@ -24,12 +25,6 @@ pub(super) struct VaultServer {
     pub(super) settings: config::VaultConfig,
     address: BaseUrl,
     pub(super) client: VaultClient,
-}
-
-#[derive(Deserialize)]
-struct ErrorBody {
-    #[serde(default)]
-    errors: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -93,17 +88,7 @@ impl VaultServer {
             Ok(503) => VaultError::Sealed,
             Ok(501) => VaultError::Uninitialized,
             Ok(429 | 472 | 473) => VaultError::Standby("it did not forward the request"),
-            _ => VaultError::Answered { status: response.status.as_u16(), said: error_text(response) },
+            _ => VaultError::Answered { status: response.status.as_u16(), said: said(&response.body) },
         }
     }
-}
-
-/// The vault's error messages, fit for a log: one line, at most 40 words, and without words that are long
-/// enough to be a credential.
-pub(super) fn error_text(response: &VaultResponse) -> String {
-    let errors = serde_json::from_slice(&response.body).map_or_else(|_| Vec::new(), |body: ErrorBody| body.errors);
-    let word = |word: &str| if word.len() > 24 { "…".to_owned() } else { word.escape_debug().collect() };
-    let mut words: Vec<String> = errors.iter().flat_map(|error| error.split_whitespace()).map(word).collect();
-    words.truncate(40);
-    if words.is_empty() { "without a message".to_owned() } else { words.join(" ") }
 }

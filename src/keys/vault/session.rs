@@ -2,12 +2,13 @@
 //!
 //! There is one login at a time: the lock is held during a login on purpose, because all who wait for the
 //! lock need its result. A failed login is not repeated within [`LOGIN_FLOOR`]. A renewable token is
-//! renewed at two thirds of its life, and replaced by a login when renewals no longer extend it. Fails
-//! with [`VaultError`].
+//! renewed at two thirds of its life, and replaced by a login when renewals no longer extend it. A token of a login is
+//! revoked when it is replaced or the vault is no longer used. Fails with [`VaultError`].
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
+    runtime::Handle,
     sync::{Mutex, watch},
     time::Instant,
 };
@@ -17,7 +18,9 @@ use super::{
     client::{VaultRequest, VaultResponse},
     fault::VaultError,
     login::{LoginBody, LoginRequest, LookupBody, credential, env_token},
-    server::{VaultServer, error_text},
+    revoke::{revoke, revoke_later},
+    said::said,
+    server::VaultServer,
 };
 use crate::{
     backoff::Backoff,
@@ -44,7 +47,7 @@ pub(super) struct VaultToken {
 
 /// A vault and the login to it.
 pub struct Vault {
-    pub(super) server: VaultServer,
+    pub(super) server: Arc<VaultServer>,
     /// `$VAULT_TOKEN`, if it is used to log in.
     env_token: Option<Secret>,
     state: Mutex<SessionState>,
@@ -60,11 +63,13 @@ struct SessionState {
     retry: Backoff,
     /// Whether it was ended.
     closed: bool,
+    /// Where the token is revoked if the vault is given up; `None`: there was none yet.
+    runtime: Option<Handle>,
 }
 
 impl Default for SessionState {
     fn default() -> Self {
-        Self { token: None, failed: None, retry: Backoff::new(FIRST_WAIT, MAX_WAIT), closed: false }
+        Self { token: None, failed: None, retry: Backoff::new(FIRST_WAIT, MAX_WAIT), closed: false, runtime: None }
     }
 }
 
@@ -99,7 +104,7 @@ impl Vault {
     /// # Errors
     /// [`VaultError::Unfit`] when the address is not a URL, or the variable contains no token.
     pub fn open(settings: &config::VaultConfig, connector: Connector) -> Result<Self, VaultError> {
-        let server = VaultServer::new(settings, connector)?;
+        let server = Arc::new(VaultServer::new(settings, connector)?);
         let env_token = match &settings.auth {
             VaultAuth::Token { token_file: None } => Some(env_token()?),
             _ => None,
@@ -157,19 +162,14 @@ impl Vault {
         state.closed = true;
         self.due.send_replace(None);
         let Some(token) = state.token.take() else { return };
-        if matches!(self.settings().auth, VaultAuth::Token { .. }) {
-            return;
+        if self.gave(&token) {
+            revoke(&self.server, &token.value).await;
         }
-        let body = Zeroizing::new(b"{}".to_vec());
-        let revoke = VaultRequest::post("auth/token/revoke-self", Some(&token.value), body);
-        match self.server.send(revoke).await {
-            Ok(response) if response.status.is_success() => {}
-            Ok(response) => {
-                let (status, said) = (response.status.as_u16(), error_text(&response));
-                tracing::warn!(vault = self.settings().address, status, said, "the vault's token was not revoked");
-            }
-            Err(error) => tracing::warn!(vault = self.settings().address, %error, "the vault's token was not revoked"),
-        }
+    }
+
+    /// Whether the token comes from a login and has not ended.
+    fn gave(&self, token: &VaultToken) -> bool {
+        !matches!(self.settings().auth, VaultAuth::Token { .. }) && !token.ended(Instant::now())
     }
 
     /// Renews the token, or logs in again, whenever that is due; never ends. Several may run at once: one of
@@ -257,7 +257,7 @@ impl Vault {
         };
         let response = self.server.send(VaultRequest::post(&login.path, None, login.body)).await?;
         if !response.status.is_success() {
-            return Err(VaultError::Login { status: response.status.as_u16(), said: error_text(&response) });
+            return Err(VaultError::Login { status: response.status.as_u16(), said: said(&response.body) });
         }
         let auth = granted(&response)?.auth;
         tracing::info!(vault = self.settings().address, life = ?auth.life(), "logged in to the vault");
@@ -289,11 +289,27 @@ impl Vault {
 
     fn install(&self, state: &mut SessionState, token: VaultToken) -> Arc<VaultToken> {
         let token = Arc::new(token);
-        *state = SessionState { token: Some(token.clone()), ..SessionState::default() };
+        let former = state.token.take().filter(|former| former.value.expose() != token.value.expose());
+        let runtime = Handle::current();
+        if let Some(former) = former.filter(|former| self.gave(former)) {
+            revoke_later(&runtime, self.server.clone(), former.value.clone());
+        }
+        *state = SessionState { token: Some(token.clone()), runtime: Some(runtime), ..SessionState::default() };
         // A configured token that can't be renewed can't be replaced by a login either.
         let final_token = matches!(self.settings().auth, VaultAuth::Token { .. }) && !token.renewable;
         self.due.send_replace(token.due().filter(|_| !final_token));
         token
+    }
+}
+
+impl Drop for Vault {
+    /// A reload has given it up: the token is revoked in the background.
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let (token, runtime) = (state.token.take(), state.runtime.take());
+        if let Some((token, runtime)) = token.zip(runtime).filter(|(token, _)| self.gave(token)) {
+            revoke_later(&runtime, self.server.clone(), token.value.clone());
+        }
     }
 }
 

@@ -73,12 +73,27 @@ impl fmt::Display for KeyPath {
                     let dot = if at == 0 { "" } else { "." };
                     let bare =
                         !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-                    if bare { write!(f, "{dot}{key}")? } else { write!(f, "{dot}{key:?}")? }
+                    if looks_secret(key) {
+                        write!(f, "{dot}…")?;
+                    } else if bare {
+                        write!(f, "{dot}{key}")?;
+                    } else {
+                        write!(f, "{dot}{key:?}")?;
+                    }
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Whether a key may be a secret that got into the file, such as a line of a PEM key or a token: to the parser, base64
+/// with `=` at its end is a key. No message shows it; the line number says where it is.
+fn looks_secret(key: &str) -> bool {
+    let has = |kind: fn(&u8) -> bool| key.bytes().any(|byte| kind(&byte));
+    let mixed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit);
+    let hex = key.bytes().all(|byte| byte.is_ascii_hexdigit());
+    key.len() >= 20 && (mixed || hex || has(|byte| matches!(byte, b'+' | b'/')))
 }
 
 /// A line of the configuration or of a file that it includes.

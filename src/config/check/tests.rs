@@ -452,6 +452,36 @@ fn a_digest_is_not_shown_when_a_configuration_is_printed() {
     }
 }
 
+/// A PEM key without line breaks, or a token, in place of the configuration: base64 with `=` at its end is a key of TOML.
+#[test]
+fn no_message_shows_a_secret_that_got_into_the_file() {
+    let base64 = "MIIEvAIBADANBgkqhkiG9w0BAQEFAASCBKYwggSiAgEAAoIBAQC7VJTUt9Us8cKj";
+    for secret in [base64, &base64[..24], "hvs.CAESIJsecret0token0Secret", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"] {
+        for line in [
+            "{}",
+            "{}==",
+            "{} = 1",
+            "{} = ",
+            "\"{}\"",
+            "[{}]",
+            "[[{}]]",
+            "accounts.{} = 2",
+            "x = {}",
+            "x = \"{}",
+            "a b {}",
+        ] {
+            let line = line.replace("{}", secret);
+            for text in
+                [line.clone(), format!("{line}\n{line}"), with(&line, &line), format!("-----BEGIN X-----\n{line}")]
+            {
+                for shown in faults(&text).into_iter().chain(warnings(&text)) {
+                    assert!(!shown.contains(&secret[4..20]), "{text}: {shown}");
+                }
+            }
+        }
+    }
+}
+
 mod faults_beside_faults {
     use super::*;
 

@@ -200,10 +200,16 @@ impl Keys {
         self.command(|reply| KeyCommand::Verify { reply }).await.flatten()
     }
 
-    /// Revokes a version. From the moment that this returns, it signs nothing any more; whether it is on disk is part
-    /// of the result. `None` when the rotation task has ended: then nothing was revoked.
-    pub async fn revoke(&self, version: PairVersion) -> Option<Revocation> {
-        self.command(|reply| KeyCommand::Revoke { version, reply }).await
+    /// Revokes a version, in this account only: all of them must be told. From the moment that this returns, it signs
+    /// nothing any more; whether it is on disk is part of the result. It is written if the account has such a pair or is
+    /// `named`. `None` when the rotation task has ended: then nothing was revoked.
+    pub async fn revoke(&self, version: PairVersion, named: bool) -> Option<Revocation> {
+        self.command(|reply| KeyCommand::Revoke { version, named, reply }).await
+    }
+
+    /// Whether a pair of this version is held, in use or not.
+    pub(crate) fn holds(&self, version: PairVersion) -> bool {
+        self.live.load().pairs.iter().any(|pair| pair.version == version)
     }
 
     /// Puts new settings in force, and waits until they are, but not longer than `within`. Says whether they are; if

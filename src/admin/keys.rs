@@ -3,12 +3,15 @@
 //! `rotate` and `verify` apply to one account or to all. They answer 200 if they succeeded for every such
 //! account, else 409; both with the member `accounts`.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::task::JoinSet;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 use super::{
     AdminState,
@@ -22,6 +25,9 @@ use crate::{
 
 /// Maximum number of accounts that one line of the audit log names.
 const AUDITED_ACCOUNTS: usize = 64;
+
+/// How long a revocation waits for accounts that do not hold the version.
+const OTHERS: Duration = Duration::from_secs(2);
 
 /// The result for one account: success, and its JSON.
 type AccountResult = (bool, Value);
@@ -45,7 +51,7 @@ pub(super) struct VerifyRequest {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RevokeRequest {
-    /// May be absent if there is only one account, or only one that holds the version.
+    /// Needed for a version that no account holds: in which one it is stored. It holds for all.
     account: Option<String>,
     version: String,
 }
@@ -61,12 +67,13 @@ pub(super) async fn rotate(
     subject.name("force", force);
     let results = each(accounts, move |account| async move { rotated(account.keys.rotate(force).await) }).await;
     name_results(&subject, &results);
-    respond(results, "not every account uses what its source holds")
+    respond(results, "not every account has a usable pair, and uses the one in its source")
 }
 
 fn rotated(rotated: Option<Rotated>) -> AccountResult {
     let (success, result, version, detail) = match rotated {
         Some(Rotated::Unchanged) => (true, "unchanged", None, None),
+        Some(Rotated::LockedOut { version, next_canary }) => (false, "refused", version, Some(lock_out(next_canary))),
         Some(Rotated::Promoted(version)) => (true, "promoted", Some(version), None),
         Some(Rotated::Refused(version)) => (false, "refused", Some(version), None),
         Some(Rotated::Undecided(version)) => (false, "undecided", Some(version), None),
@@ -82,6 +89,14 @@ fn rotated(rotated: Option<Rotated>) -> AccountResult {
         json["detail"] = detail.into();
     }
     (success, json)
+}
+
+fn lock_out(next_canary: Option<Instant>) -> String {
+    let when = next_canary.map_or_else(
+        || "is running".to_owned(),
+        |due| format!("is due in {:.1} s", due.saturating_duration_since(Instant::now()).as_secs_f32()),
+    );
+    format!("Fastrac refuses every known key pair, and the source has no other; the next canary {when}")
 }
 
 /// Verifies the candidates, or the pairs in use where there is no candidate.
@@ -106,7 +121,7 @@ fn verified(verified: Option<(PairVersion, Verdict)>) -> AccountResult {
     (verdict == Verdict::Verified, json!({ "result": result, "version": version.as_str() }))
 }
 
-/// Revokes a version.
+/// Revokes a version, in every account.
 pub(super) async fn revoke(
     State(state): State<Arc<AdminState>>,
     Extension(subject): Extension<AuditSubject>,
@@ -117,14 +132,18 @@ pub(super) async fn revoke(
         AdminError::new(StatusCode::BAD_REQUEST, "keys.version", message)
     })?;
     subject.name("version", version.as_str());
-    let account = owner(&state, body.account.as_deref(), version)?;
-    subject.name("account", account.name.as_str());
-    let Some(Revocation { known, stored }) = account.keys.revoke(version).await else {
-        let message = "the account was removed, or its address and key source were changed, at this moment; the version is not revoked; try again";
+    let owners = owners(&state, body.account.as_deref(), version)?;
+    let names: Vec<&str> = owners.iter().map(|account| account.name.as_str()).collect();
+    match names[..] {
+        [name] => subject.name("account", name),
+        _ => subject.name("accounts", names.clone()),
+    }
+    let Some(Revocation { known, stored }) = revoke_everywhere(&state, &owners, version).await else {
+        let message = "an account was removed, or its address and key source were changed, at this moment; the version is not revoked there; try again";
         return Err(AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "keys.unavailable", message));
     };
     subject.name("known", known);
-    tracing::warn!(account = account.name, version = version.as_str(), known, "a key version was revoked");
+    tracing::warn!(accounts = ?names, version = version.as_str(), known, "a key version was revoked");
     if let Err(why) = stored {
         let message = format!(
             "the version is revoked in memory, but that could not be stored ({why}), so that it ends with a restart; \
@@ -133,27 +152,63 @@ pub(super) async fn revoke(
         return Err(AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "keys.unstored", message));
     }
     Ok(Json(json!({
-        "account": account.name,
+        "account": names.join(", "),
+        "accounts": names,
         "version": version.as_str(),
         "revoked": true,
         "known": known,
-        "usable": account.keys.status().no_key.is_none(),
+        "usable": owners.iter().all(|account| account.keys.status().no_key.is_none()),
     })))
 }
 
-/// The account that the version belongs to.
-fn owner(state: &AdminState, name: Option<&str>, version: PairVersion) -> Result<Arc<Account>, AdminError> {
-    let mut accounts = named(state, name)?;
-    if accounts.len() > 1 {
-        accounts.retain(|account| account.keys.status().pairs.iter().any(|pair| pair.version == version));
-    }
-    match <[_; 1]>::try_from(accounts) {
-        Ok([account]) => Ok(account),
-        Err(_) => {
-            let message = "name the `account`: the version is held by none, or by more than one";
-            Err(AdminError::new(StatusCode::BAD_REQUEST, "keys.account", message))
+/// Revokes a version in all accounts, since each may come to hold the pair: also in those that a reload adds meanwhile.
+/// `None`: the task of one of the `owners` has ended.
+async fn revoke_everywhere(state: &AdminState, owners: &[Arc<Account>], version: PairVersion) -> Option<Revocation> {
+    let owns = |account: &Arc<Account>| owners.iter().any(|owner| owner.name == account.name);
+    let (mut told, mut all) = (BTreeSet::new(), Revocation { known: false, stored: Ok(()) });
+    loop {
+        let mut accounts = state.admin.gateway.current.load().accounts.clone();
+        accounts.extend(owners.iter().cloned());
+        accounts.retain(|account| told.insert(Arc::as_ptr(&account.keys).addr()));
+        if accounts.is_empty() {
+            return Some(all);
+        }
+        let mut running = JoinSet::new();
+        for account in accounts {
+            let named = owns(&account);
+            running.spawn(async move {
+                let revoked = account.keys.revoke(version, named);
+                // The others do it as soon as their task gets to it.
+                let limit = if named { Duration::MAX } else { OTHERS };
+                (named, timeout(limit, revoked).await.ok().flatten())
+            });
+        }
+        for (named, revocation) in running.join_all().await {
+            match revocation {
+                Some(Revocation { known, stored }) => {
+                    all.known |= named && known;
+                    all.stored = all.stored.and(stored);
+                }
+                None if named => return None,
+                None => {}
+            }
         }
     }
+}
+
+/// The accounts that hold the version, and the one that is named.
+fn owners(state: &AdminState, name: Option<&str>, version: PairVersion) -> Result<Vec<Arc<Account>>, AdminError> {
+    let mut accounts = named(state, None)?;
+    if let Some(name) = name {
+        named(state, Some(name))?;
+    }
+    let only = accounts.len() == 1;
+    accounts.retain(|account| only || name == Some(account.name.as_str()) || account.keys.holds(version));
+    if accounts.is_empty() {
+        let message = "no account holds the version: name an `account` to revoke it all the same";
+        return Err(AdminError::new(StatusCode::BAD_REQUEST, "keys.account", message));
+    }
+    Ok(accounts)
 }
 
 /// The account of this name, or all accounts.

@@ -210,7 +210,12 @@ impl TestAdmin {
 
 fn write_keys(folder: &Path, access: &str, secret: &str) {
     let path = folder.join("keys.toml");
-    fs::write(&path, format!("[main]\naccess_key = \"{access}\"\nsecret_key = \"{secret}\"\n")).unwrap();
+    fs::write(&path, {
+        let pair = format!("access_key = \"{access}\"\nsecret_key = \"{secret}\"\n");
+        // Two accounts with one pair.
+        format!("[main]\n{pair}[other]\n{pair}")
+    })
+    .unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 

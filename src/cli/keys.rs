@@ -60,7 +60,7 @@ enum KeysCommand {
         version: String,
         #[command(flatten)]
         remote: AdminClient,
-        /// The account; needed unless exactly one account has the version
+        /// An account; only needed for a version that no account has. The version is revoked in all
         #[arg(long, value_name = "NAME")]
         account: Option<String>,
     },

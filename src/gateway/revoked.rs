@@ -1,6 +1,6 @@
-//! Revoked versions of key pairs: never used again, not even after a restart.
+//! Revoked versions of key pairs: never used again, not even after a restart or in another account.
 //!
-//! Kept in the state store, by account. A version counts as revoked as soon as writing it begins; the account's
+//! Kept in the state store, by account, but they hold for all of them: an account may get another name. A version counts as revoked as soon as writing it begins; the account's
 //! rotation task, the only one to write, waits for the disk and repeats what fails.
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -31,9 +31,10 @@ impl Revoked {
         Ok(Revoked { store, known: Mutex::new(known) })
     }
 
-    /// The revoked versions of an account.
-    pub fn of(&self, account: &str) -> Vec<PairVersion> {
-        self.known.lock().iter().filter(|(known, _)| known == account).map(|(_, version)| *version).collect()
+    /// The versions that were revoked in any account.
+    pub fn versions(&self) -> Vec<PairVersion> {
+        let versions: BTreeSet<_> = self.known.lock().iter().map(|(_, version)| *version).collect();
+        versions.into_iter().collect()
     }
 
     /// Revokes a version; completes when that is on disk.
@@ -46,7 +47,7 @@ impl Revoked {
     }
 }
 
-/// The revoked versions of one account.
+/// Writes the versions that are revoked in one account.
 pub(super) struct AccountRevocations {
     account: String,
     revoked: Arc<Revoked>,
@@ -60,7 +61,7 @@ impl AccountRevocations {
 
 impl RevocationStore for AccountRevocations {
     fn load(&self) -> Vec<PairVersion> {
-        self.revoked.of(&self.account)
+        self.revoked.versions()
     }
 
     fn store(&self, version: PairVersion) -> StoreRevocation {
@@ -92,15 +93,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn survives_a_restart_and_keeps_accounts_apart() {
+    async fn survives_a_restart_and_holds_for_every_account() {
         let folder = tempfile::tempdir().unwrap();
         let version: PairVersion = "df85c4ad".parse().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let revoked = Revoked::open(store.clone()).await.unwrap();
-        revoked.add("main", version).await.unwrap();
-        assert_eq!((revoked.of("main"), revoked.of("other")), (vec![version], vec![]));
+        let revoked = Arc::new(revoked);
+        AccountRevocations::new("main", &revoked).store(version).await.unwrap();
+        assert_eq!(AccountRevocations::new("renamed", &revoked).load(), [version]);
         store.close().await;
         let store = Store::open(folder.path()).unwrap();
-        assert_eq!(Revoked::open(store).await.unwrap().of("main"), [version]);
+        let revoked = Arc::new(Revoked::open(store).await.unwrap());
+        assert_eq!(AccountRevocations::new("renamed", &revoked).load(), [version]);
     }
 }

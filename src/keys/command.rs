@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, mpsc};
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{lease::Lease, lifecycle::RefusedRequest, source::PairSource, tracked_pair::Verdict, version::PairVersion};
 use crate::config::RotationConfig;
@@ -27,6 +27,8 @@ pub(crate) enum KeyCommand {
     },
     Revoke {
         version: PairVersion,
+        /// Whether it is written to the disk although the account has no such pair.
+        named: bool,
         reply: oneshot::Sender<Revocation>,
     },
     /// The configuration has changed.
@@ -71,6 +73,13 @@ pub enum Remedy {
 pub enum Rotated {
     /// The source contains the pair in use.
     Unchanged,
+    /// The source contains no other pair than those that Fastrac refuses.
+    LockedOut {
+        /// Version of the pair in the source.
+        version: Option<PairVersion>,
+        /// When the next canary is due; `None`: one is running.
+        next_canary: Option<Instant>,
+    },
     /// This pair is in use now.
     Promoted(PairVersion),
     /// Fastrac refuses the new pair; the old one stays in use.

@@ -158,8 +158,24 @@ impl KeyLifecycle {
         self.update_lock(now);
         let locked_out = self.locked_out;
         if let Some(slot) = self.current_or_candidate(version).filter(|slot| slot.is_open() && slot.due.is_none()) {
-            slot.again(now, locked_out);
+            // A canary that hangs does not put off the next one while all pairs are refused.
+            slot.again(if locked_out { began } else { now }, locked_out);
         }
+    }
+
+    /// The canaries that have taken too long while the account is locked out: their verdict is overdue.
+    pub(crate) fn overdue(&self, now: Instant) -> Vec<PairVersion> {
+        self.canary_ends().filter(|(_, end)| *end <= now).map(|(version, _)| version).collect()
+    }
+
+    /// When the running canaries must have ended; none while other pairs serve.
+    fn canary_ends(&self) -> impl Iterator<Item = (PairVersion, Instant)> {
+        let slots = [self.current.as_ref(), self.candidate.as_ref()].into_iter().flatten();
+        let slots = slots.filter(|_| self.locked_out);
+        slots.filter_map(|slot| {
+            let began = *self.canaries.get(&slot.version())?;
+            Some((slot.version(), began + slot.locked_out_limit()))
+        })
     }
 
     /// Fastrac accepted a request signed with `version`, which it had refused with the pair in use: that is as good a

@@ -1,4 +1,4 @@
-//! The revoked versions of one account, shared with every pair that was loaded for it.
+//! The revoked versions as one account knows them, shared with every pair that was loaded for it.
 //!
 //! A lease can thus tell at any time, without the rotation task, whether its pair may still sign: a request
 //! that waited in between must not be sent with a pair that was revoked meanwhile. Only grows. Never fails.
@@ -9,9 +9,10 @@ use arc_swap::ArcSwap;
 
 use super::version::PairVersion;
 
-/// Keeps the revoked versions of an account on disk.
+/// Keeps the revoked versions on disk.
 pub trait RevocationStore: Send + Sync {
-    /// The versions that were revoked so far, also those that are not on disk yet.
+    /// The versions that were revoked so far in any account, also those that are not on disk yet: a version is that of a
+    /// pair, and a pair may be loaded for an account of another name.
     fn load(&self) -> Vec<PairVersion>;
 
     /// Writes a revoked version to the disk.

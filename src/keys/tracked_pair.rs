@@ -1,7 +1,7 @@
 //! A pair and what is known about it: what Fastrac said, and when a canary is due.
 //!
 //! Waits between canaries that didn't verify the pair double up to a maximum; while the account is locked out,
-//! they are short. A verdict is kept with the instant at which its canary began, because it decides only requests
+//! they are short, and a canary that hangs ends when the next one is due. A verdict is kept with the instant at which its canary began, because it decides only requests
 //! that were refused before. Never fails.
 
 use std::{sync::Arc, time::Duration};
@@ -106,15 +106,21 @@ impl TrackedPair {
         self.standing != Verification::Verified || self.doubted
     }
 
-    /// Makes the next canary due after a wait that grows.
-    pub(super) fn again(&mut self, now: Instant, locked_out: bool) {
+    /// Makes the next canary due after a wait that grows: from `since` on.
+    pub(super) fn again(&mut self, since: Instant, locked_out: bool) {
         let wait = if locked_out {
-            LOCKED_OUT_WAITS[usize::try_from(self.tries).unwrap_or(usize::MAX).min(LOCKED_OUT_WAITS.len() - 1)]
+            locked_out_wait(self.tries)
         } else {
             FIRST_WAIT.saturating_mul(1 << self.tries.min(MAX_DOUBLINGS)).min(MAX_WAIT)
         };
         self.tries = self.tries.saturating_add(1);
-        self.due = Some(now + wait);
+        self.due = Some(since + wait);
+    }
+
+    /// How long a canary may take while the account is locked out: until the next one is due. One that an operator wants,
+    /// and the first one of a pair, have the longest.
+    pub(super) fn locked_out_limit(&self) -> Duration {
+        locked_out_wait(if self.tries == 0 { u32::MAX } else { self.tries })
     }
 
     /// The waits begin with the shortest again.
@@ -149,6 +155,11 @@ impl TrackedPair {
             loaded_at: self.held.loaded_at,
         }
     }
+}
+
+fn locked_out_wait(tries: u32) -> Duration {
+    let last = LOCKED_OUT_WAITS.len() - 1;
+    LOCKED_OUT_WAITS[usize::try_from(tries).unwrap_or(last).min(last)]
 }
 
 /// The first instant after another one.

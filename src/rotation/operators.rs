@@ -41,7 +41,7 @@ impl<C> RotationTask<'_, C> {
     }
 
     fn complete_rotation(&mut self, rotate: PendingRotate, fault: Option<&SourceError>, now: Instant) {
-        let (before, candidate) = self.keeper.life.standing();
+        let (_, candidate) = self.keeper.life.standing();
         let rotated = match (fault, candidate) {
             (Some(fault), _) => Rotated::Fault(fault.to_string()),
             (None, Some(version)) if rotate.force => {
@@ -50,7 +50,10 @@ impl<C> RotationTask<'_, C> {
             }
             (None, Some(version)) => return self.wait(version, VerdictReply::Rotate(rotate.reply), now),
             (None, None) => match self.keeper.life.seen().map(|held| held.version()) {
-                Some(version) if before != Some(version) => Rotated::Revoked(version),
+                Some(version) if self.keeper.life.has_revoked(version) => Rotated::Revoked(version),
+                version if self.keeper.life.is_locked_out() => {
+                    Rotated::LockedOut { version, next_canary: self.keeper.life.next_canary() }
+                }
                 _ => Rotated::Unchanged,
             },
         };

@@ -47,6 +47,13 @@ pub(super) enum VerdictReply {
     Verify(oneshot::Sender<Option<(PairVersion, Verdict)>>),
 }
 
+/// An operator's request to revoke a version.
+pub(super) struct RevokeRequested {
+    /// Whether it is stored although the account has no such pair.
+    pub(super) named: bool,
+    pub(super) reply: oneshot::Sender<Revocation>,
+}
+
 /// A revocation that is not on disk yet.
 pub(super) struct PendingRevoke {
     pub(super) version: PairVersion,

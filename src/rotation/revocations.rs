@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use super::{
-    pending::{JobResult, PendingRevoke, RepeatedWrite},
+    pending::{JobResult, PendingRevoke, RepeatedWrite, RevokeRequested},
     task::RotationTask,
 };
 use crate::{
@@ -21,8 +21,9 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 
 impl<C> RotationTask<'_, C> {
     /// Takes effect before this returns; the reply waits for the disk.
-    pub(super) fn revoke(&mut self, version: PairVersion, reply: oneshot::Sender<Revocation>, now: Instant) {
-        let known = self.keeper.life.revoke(version, now);
+    pub(super) fn revoke(&mut self, version: PairVersion, asked: RevokeRequested, now: Instant) {
+        let RevokeRequested { named, reply } = asked;
+        let known = self.keeper.life.revoke(version, named, now);
         self.publish();
         if !self.keeper.life.unstored().contains(&version) {
             let _ = reply.send(Revocation { known, stored: Ok(()) });

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     copy_schedule::CopySchedule,
-    pending::{FinishedReading, JobResult, PendingRotate, PendingVerdict, Revocations},
+    pending::{FinishedReading, JobResult, PendingRotate, PendingVerdict, Revocations, RevokeRequested},
     readings::{Readings, Wanted},
 };
 use crate::keys::{
@@ -119,6 +119,7 @@ where
     fn start_due(&mut self) {
         let now = Instant::now();
         self.keeper.life.expire(now);
+        self.end_overdue(now);
         let settled = self.refused.settle(&mut self.keeper.life, now);
         let canaries = self.start_canaries(now);
         let locked_out = self.keeper.life.is_locked_out();
@@ -139,6 +140,25 @@ where
         self.copy();
         self.store_revocations(now);
         self.release();
+    }
+
+    /// Ends the canaries that would put off the next ones of a lock-out.
+    fn end_overdue(&mut self, now: Instant) {
+        for version in self.keeper.life.overdue(now) {
+            self.canaries.retain(|_, canary| {
+                if canary.version == version {
+                    canary.job.abort();
+                }
+                canary.version != version
+            });
+            self.judge(version, Verdict::Undecided, now);
+        }
+    }
+
+    fn judge(&mut self, version: PairVersion, verdict: Verdict, now: Instant) {
+        self.keeper.life.verdict(version, verdict, now);
+        self.publish();
+        self.tell_verdict(version, verdict);
     }
 
     /// Starts the canaries that are due; returns their number.
@@ -187,7 +207,7 @@ where
             KeyCommand::Accepted { version } => self.keeper.life.accepted(version, now),
             KeyCommand::Rotate { force, reply } => self.rotate(force, reply, now),
             KeyCommand::Verify { reply } => self.verify(reply, now),
-            KeyCommand::Revoke { version, reply } => self.revoke(version, reply, now),
+            KeyCommand::Revoke { version, named, reply } => self.revoke(version, RevokeRequested { named, reply }, now),
             // The reply is dropped at the end.
             KeyCommand::Reconfigure { settings, reply: _reply } => self.reconfigure(settings, now),
         }
@@ -234,11 +254,7 @@ where
                     tracing::warn!(account = self.keeper.life.account(), %fault, "the encrypted copy of the key pair can't be written");
                 }
             }
-            JobResult::Verdict(version, verdict) => {
-                self.keeper.life.verdict(version, verdict, now);
-                self.publish();
-                self.tell_verdict(version, verdict);
-            }
+            JobResult::Verdict(version, verdict) => self.judge(version, verdict, now),
             JobResult::Stored(version, stored) => self.stored(version, &stored, now),
         }
     }

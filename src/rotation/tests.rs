@@ -551,6 +551,49 @@ mod refused {
         assert_eq!(world.in_use(), 1);
     }
 
+    /// Each canary that hung put the next one off by its own timeout.
+    #[tokio::test(start_paused = true)]
+    async fn keeps_its_schedule_and_recovers_in_time_while_canaries_hang() {
+        for outage in [500, 4_000, 13_700, 70_000, 71_300, 75_900] {
+            let world = World::new().await;
+            let version = world.version();
+            world.thinks(1, Verdict::Refused);
+            assert!(matches!(world.refused(version).await, Remedy::Rejected));
+            world.asked();
+            *world.fastrac.slow.lock() = 600_000;
+            world.pass(outage).await;
+            let canaries = world.asked().len();
+            let expected = [1_000, 3_000, 8_000, 13_000].iter().filter(|at| **at < outage).count();
+            assert!(outage > 14_000 || canaries == expected, "{canaries} in {outage} ms");
+            *world.fastrac.slow.lock() = 50;
+            world.thinks(1, Verdict::Verified);
+            world.pass(5_500).await;
+            assert_eq!(world.in_use(), 1, "{outage}");
+        }
+        // One that takes long is not cut short for ever.
+        let world = World::new().await;
+        let version = world.version();
+        world.thinks(1, Verdict::Refused);
+        assert!(matches!(world.refused(version).await, Remedy::Rejected));
+        *world.fastrac.slow.lock() = 4_500;
+        world.thinks(1, Verdict::Verified);
+        world.pass(15_000).await;
+        assert_eq!(world.in_use(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_what_rotate_reports() {
+        let world = World::new().await;
+        let version = world.version();
+        world.thinks(1, Verdict::Refused);
+        assert!(matches!(world.refused(version).await, Remedy::Rejected));
+        let Some(Rotated::LockedOut { version: Some(told), next_canary: Some(_) }) = world.keys.rotate(false).await
+        else {
+            panic!("locked out")
+        };
+        assert_eq!(told, version);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn of_every_known_pair_stops_sending_until_one_is_good() {
         let world = World::new().await;
@@ -665,16 +708,16 @@ mod commands {
         let second = world.version();
         let leased = world.keys.lease().unwrap();
         let stored = Some(Revocation { known: true, stored: Ok(()) });
-        assert_eq!(world.keys.revoke(second).await, stored);
+        assert_eq!(world.keys.revoke(second, true).await, stored);
         assert!(leased.is_revoked(), "for requests that have it already");
         assert_eq!(world.in_use(), 1, "the previous one takes over");
         assert!(matches!(world.keys.rotate(true).await, Some(Rotated::Revoked(v)) if v == second));
-        assert_eq!(world.keys.revoke(first).await, stored);
+        assert_eq!(world.keys.revoke(first, true).await, stored);
         assert_eq!(world.keys.lease().unwrap_err(), NoKey::None);
         world.pass(5_000).await;
         assert!(world.keys.lease().is_err());
         assert!(matches!(world.refused(second).await, Remedy::Rejected));
-        let unknown = world.keys.revoke("00000000".parse().unwrap()).await.unwrap();
+        let unknown = world.keys.revoke("00000000".parse().unwrap(), true).await.unwrap();
         assert!(!unknown.known && unknown.stored.is_ok());
         let (keys, keeper) =
             Keys::open(&account(world.folder.path(), |_| {}), None, world.disk.clone(), Box::new(|_| {})).unwrap();
@@ -689,15 +732,15 @@ mod commands {
         let world = World::new().await;
         let version = world.version();
         *world.disk.broken.lock() = true;
-        let revocation = world.keys.revoke(version).await.unwrap();
+        let revocation = world.keys.revoke(version, true).await.unwrap();
         assert!(revocation.known && revocation.stored.is_err());
         assert!(world.keys.lease().is_err(), "it holds nevertheless");
         assert_eq!(world.keys.status().unstored, 1);
-        assert!(world.keys.revoke(version).await.unwrap().stored.is_err(), "and is not reported as done later");
+        assert!(world.keys.revoke(version, true).await.unwrap().stored.is_err(), "and is not reported as done later");
         *world.disk.broken.lock() = false;
         world.pass(40_000).await;
         assert_eq!((world.keys.status().unstored, world.disk.stored.lock().clone()), (0, vec![version]));
-        assert_eq!(world.keys.revoke(version).await.unwrap().stored, Ok(()));
+        assert_eq!(world.keys.revoke(version, true).await.unwrap().stored, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -773,7 +816,7 @@ async fn a_reload_loses_neither_a_pair_nor_a_revocation() {
     reload(&world, Some(other.path()), 600).await;
     world.pass(5_000).await;
     assert_eq!(world.in_use(), 2, "the new source has none");
-    world.keys.revoke(new).await;
+    world.keys.revoke(new, true).await;
     reload(&world, Some(world.folder.path()), 600).await;
     world.pass(5_000).await;
     assert_eq!(world.in_use(), 1, "the source has the revoked one");
@@ -799,7 +842,7 @@ async fn a_task_that_panics_is_restarted_with_its_pairs() {
     let version = keys.lease().unwrap().version();
     *panics.lock() = true;
     let second = "5b84194d".parse().unwrap();
-    assert_eq!(keys.revoke(second).await, None, "the command ends with the task");
+    assert_eq!(keys.revoke(second, true).await, None, "the command ends with the task");
     assert_eq!(keys.lease().unwrap().version(), version);
     assert_eq!(keys.rotate(false).await, Some(Rotated::Unchanged), "it works again");
     let status = keys.status();

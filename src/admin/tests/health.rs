@@ -40,7 +40,7 @@ async fn a_revoked_pair_only_degrades() {
     // After it has been ready, a missing pair only degrades it.
     assert_eq!(stage.ask(TestRequest::get("/readyz")).await.status, 200);
     let keys = stage.gateway.current.load().accounts[0].keys.clone();
-    keys.revoke(keys.lease().unwrap().version()).await;
+    keys.revoke(keys.lease().unwrap().version(), true).await;
     let reply = stage.ask(TestRequest::get("/readyz")).await;
     assert_eq!(reply.status, 200);
     assert!(!reply.json()["degraded"].as_array().unwrap().is_empty());
@@ -127,7 +127,7 @@ async fn one_usable_account_is_enough_and_each_answers_for_itself() {
     assert_eq!((reply.status, reply.code()), (404, "readyz.account".to_owned()));
 
     let keys = stage.gateway.current.load().accounts[0].keys.clone();
-    keys.revoke(keys.lease().unwrap().version()).await;
+    keys.revoke(keys.lease().unwrap().version(), true).await;
     // What was ready stays so.
     for path in ["/readyz", "/readyz?account=main"] {
         let reply = ready(path).await;

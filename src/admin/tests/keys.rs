@@ -60,7 +60,7 @@ async fn a_revoked_version_never_serves_again() {
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!((&reply.json()["usable"], &reply.json()["known"]), (&false.into(), &true.into()));
     assert!(stage.gateway.current.load().accounts[0].keys.lease().is_err());
-    let kept: Vec<_> = stage.gateway.live.revoked.of("main").iter().map(ToString::to_string).collect();
+    let kept: Vec<_> = stage.gateway.live.revoked.versions().iter().map(ToString::to_string).collect();
     assert_eq!(kept, std::slice::from_ref(&version), "the store knows, so the next start does");
     let reply = stage.post("/keys/rotate", r#"{"force": true}"#).await;
     assert_eq!((reply.status, &reply.json()["accounts"]["main"]["result"]), (409, &"revoked".into()));
@@ -70,6 +70,39 @@ async fn a_revoked_version_never_serves_again() {
     assert!(degraded.contains("a pair that was revoked"), "{degraded}");
     let reply = stage.post("/keys/revoke", r#"{"account": "main", "version": "00000000"}"#).await;
     assert_eq!((reply.status, &reply.json()["known"]), (200, &false.into()));
+}
+
+/// A second account with the same pair went on with it, and no command revoked the version everywhere.
+#[tokio::test]
+async fn a_version_is_revoked_in_every_account() {
+    let other = "[accounts.other]\nbase_url = \"https://fastrac.example\"\nbudget = { per_second = 20, per_day = 100 }\n\
+                 keys = { source = \"file\", path = \"keys.toml\" }";
+    for body in ["", r#", "account": "main""#, r#", "account": "other""#] {
+        let admin = format!("{}\n{other}", with_token());
+        let stage = TestAdmin::new(TestSettings { admin, ..TestSettings::default() }).await;
+        let version = version(&stage);
+        let reply = stage.post("/keys/revoke", &format!(r#"{{"version": "{version}"{body}}}"#)).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(reply.json()["accounts"], serde_json::json!(["main", "other"]), "{reply:?}");
+        for account in &stage.gateway.current.load().accounts {
+            assert!(account.keys.lease().is_err(), "{} {body}", account.name);
+        }
+        // An account of another name, or one that is added, knows it too.
+        assert_eq!(stage.gateway.live.revoked.versions().len(), 1);
+        let unheld = stage.post("/keys/revoke", r#"{"version": "00000000"}"#).await;
+        assert_eq!((unheld.status, unheld.code()), (400, "keys.account".to_owned()));
+        let named = stage.post("/keys/revoke", r#"{"version": "00000000", "account": "main"}"#).await;
+        assert_eq!((named.status, &named.json()["known"]), (200, &false.into()));
+    }
+}
+
+#[tokio::test]
+async fn rotate_in_a_lock_out_is_no_success() {
+    let stage = TestAdmin::new(TestSettings { verdict: Some(Verdict::Refused), ..TestSettings::default() }).await;
+    stage.post("/keys/verify", "{}").await;
+    let reply = stage.post("/keys/rotate", "{}").await;
+    assert_eq!(reply.status, 409, "{reply:?}");
+    assert_eq!(reply.json()["accounts"]["main"]["result"], "refused");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Versions that an operator has revoked: never used again. What is not on disk yet is remembered. Pure; never fails.
+//! Versions that an operator has revoked: never used again, in whatever account they were revoked. What is not on disk yet is remembered. Pure; never fails.
 
 use std::collections::BTreeSet;
 
@@ -8,16 +8,18 @@ use super::KeyLifecycle;
 use crate::keys::{status::KeyEvent, tracked_pair::TrackedPair, version::PairVersion};
 
 impl KeyLifecycle {
-    /// Revokes a version. Returns whether it was known.
-    pub(crate) fn revoke(&mut self, version: PairVersion, now: Instant) -> bool {
+    /// Revokes a version. Returns whether it was known. It is to be stored if it was, or if the account is `named`.
+    pub(crate) fn revoke(&mut self, version: PairVersion, named: bool, now: Instant) -> bool {
         let is = |slot: &TrackedPair| slot.version() == version;
         let seen = self.seen.as_ref().is_some_and(|held| held.version() == version);
         let known = seen || self.retired.contains(&version) || self.slots().any(|slot| is(slot));
         let known = known || self.shared.revoked.contains(version);
         if !self.shared.revoked.contains(version) {
             self.shared.revoked.extend([version]);
-            self.unstored.insert(version);
-            self.tell(KeyEvent::Revoked, Some(version));
+            if known || named {
+                self.unstored.insert(version);
+                self.tell(KeyEvent::Revoked, Some(version));
+            }
         }
         self.candidate.take_if(|slot| is(slot));
         self.previous.take_if(|previous| is(&previous.slot));
@@ -36,9 +38,13 @@ impl KeyLifecycle {
         known
     }
 
-    /// Revokes versions that were revoked before a restart.
+    /// Revokes versions that were revoked before, in this account or another one.
     pub(crate) fn restore_revoked(&mut self, versions: impl IntoIterator<Item = PairVersion>) {
         self.shared.revoked.extend(versions);
+    }
+
+    pub(crate) fn has_revoked(&self, version: PairVersion) -> bool {
+        self.shared.revoked.contains(version)
     }
 
     /// The revoked versions that are not on disk yet.

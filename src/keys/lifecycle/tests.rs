@@ -155,7 +155,7 @@ impl<'a> World<'a> {
             89 if self.random.u8(..8) == 0 => {
                 let version = self.pairs[self.random.usize(..PAIRS)].version();
                 self.revoked.insert(version);
-                self.life.revoke(version, self.now);
+                self.life.revoke(version, true, self.now);
                 excused = Some(version);
             }
             90 => self.life.reconfigure(settings(self.random.u64(..3) * 30), self.now),

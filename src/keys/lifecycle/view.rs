@@ -88,16 +88,17 @@ impl KeyLifecycle {
     }
 
     /// When the next canary is due.
-    fn next_canary(&self) -> Option<Instant> {
+    pub(crate) fn next_canary(&self) -> Option<Instant> {
         let previous = self.previous.as_ref().map(|previous| &previous.slot);
         let slots = [self.current.as_ref(), previous, self.candidate.as_ref()].into_iter().flatten();
         slots.filter(|slot| !self.canaries.contains_key(&slot.version())).filter_map(|slot| slot.due).min()
     }
 
-    /// When something is due: a canary, the end of an overlap, or of a wait for the source.
+    /// When something is due: a canary or its end, the end of an overlap, or of a wait for the source.
     pub(crate) fn next(&self) -> Option<Instant> {
         let overlap = self.overlap_ends();
         let source = self.confirm.map(|confirm| confirm.until);
-        [self.next_canary(), overlap, source, self.first].into_iter().flatten().min()
+        let overdue = self.canary_ends().map(|(_, end)| end).min();
+        [self.next_canary(), overdue, overlap, source, self.first].into_iter().flatten().min()
     }
 }

@@ -41,6 +41,7 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
         overrides: runtime.block_on(Overrides::open(store)).unwrap(),
         tls: Arc::default(),
         connector: Connector::default(),
+        counting: Default::default(),
         degraded: Arc::default(),
         tasks: Drain::default().tasks,
     };

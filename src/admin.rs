@@ -7,6 +7,7 @@
 //! must not know this room. It fails with small JSON objects, `{"error": {"code", "message"}}`.
 
 mod audit;
+mod backup;
 mod commands;
 pub(crate) mod config;
 mod connections;
@@ -97,6 +98,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/config", get(config::config))
         .route("/reload", post(commands::reload))
         .route("/cache/purge", post(commands::purge))
+        .route("/state/backup", post(backup::backup))
         .route("/keys/rotate", post(keys::rotate))
         .route("/keys/verify", post(keys::verify))
         .route("/keys/revoke", post(keys::revoke))

@@ -34,7 +34,7 @@ pub use self::{
     day::{CounterContext, DayCount, DayCounter, Unrecorded},
     header::WindowLimit,
     in_flight::{InFlightLimit, InFlightPermit},
-    lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, Level, RestoredDay},
+    lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level, RestoredDay},
     outlook::{DayProgress, DayUse, UseHistory, WARNINGS},
     overridden::{OverrideNotice, QuotaOverride},
     quota::{Exceeded, Quota},

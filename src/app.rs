@@ -5,6 +5,7 @@
 //! and serves the admin port; log and store have threads of their own. This is the only file that sees
 //! most rooms. It fails with [`AppError`].
 
+mod counting;
 mod descriptors;
 mod rotations;
 mod secrecy;
@@ -35,7 +36,8 @@ use crate::{
         runtime::{self, DataThread},
         tls::{POLL_INTERVAL, TlsFilesError, TlsListeners},
     },
-    gateway::{self, Gateway, Live, Overrides, Revoked, StartError},
+    gateway::{self, Counting, Gateway, Live, Overrides, Revoked, StartError},
+    ledger::{Ledger, LedgerError},
     orders::Orders,
     record::{ExchangeLog, LogError, Metrics},
     snapshot::Account,
@@ -56,6 +58,8 @@ pub enum AppError {
     Store(#[from] OpenError),
     #[error("state.dir: {0}")]
     Journal(#[from] StoreError),
+    #[error("state.dir: {0}")]
+    Ledger(#[from] LedgerError),
     #[error("log.exchanges: {0}")]
     Log(#[from] LogError),
     #[error("log.exchanges: {0}")]
@@ -91,6 +95,7 @@ pub struct App {
     listeners: Vec<TcpListener>,
     /// The state store.
     pub store: Store,
+    ledger: Arc<Ledger>,
     audit: Audit,
     control: Runtime,
     /// The timers of the shutdown. The control runtime's stop if its thread hangs.
@@ -129,16 +134,18 @@ impl App {
         let tls = Arc::new(TlsListeners::open(&config.listen, &metrics)?);
         // The store first: the error for a second process on the same folder then names the folder.
         let store = Store::open(&config.state.dir)?;
+        let control = control_runtime()?;
+        let ledger = control.block_on(Ledger::open(&config.state.dir, store.clone()))?;
         let degraded = Arc::<DegradedReports>::default();
         let log = ExchangeLog::open(&config.log, &metrics, &degraded)?;
         let audit = Audit::open(&config, degraded.clone())?;
-        let control = control_runtime()?;
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let orders = control.block_on(Orders::open(store.clone(), jiff::Timestamp::now(), &config.orders))?;
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
         let spending = control.block_on(Spending::open(store.clone()))?;
         let overrides = control.block_on(Overrides::open(store.clone()))?;
+        let counting = Counting { ledger: Some(ledger.clone()), ..Counting::default() };
         let live = Live {
             metrics: metrics.clone(),
             log,
@@ -148,6 +155,7 @@ impl App {
             overrides,
             tls: tls.clone(),
             connector,
+            counting,
             degraded,
             tasks: drain.tasks.clone(),
         };
@@ -192,9 +200,24 @@ impl App {
         control.spawn(write_spending(spending));
         control.spawn(watch_use(gateway.clone()));
         watch_files(&control, tls, &gateway);
+        control.spawn(counting::watch(gateway.clone(), ledger.clone()));
+        control.block_on(counting::first_leases(&gateway));
         // Until then connections wait in the backlog, so that a restart does not cause refusals.
         let _ = control.block_on(async { tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&gateway)).await });
-        Ok(App { gateway, drain, data, admin: address, threads, acceptor, listeners, store, audit, control, clock })
+        Ok(App {
+            gateway,
+            drain,
+            data,
+            admin: address,
+            threads,
+            acceptor,
+            listeners,
+            store,
+            ledger,
+            audit,
+            control,
+            clock,
+        })
     }
 
     /// Starts to accept connections. A second call does nothing.

@@ -24,6 +24,7 @@ mod run;
 mod sandbox;
 mod schema;
 mod service;
+mod state;
 mod table;
 
 use std::{
@@ -79,6 +80,7 @@ enum Command {
     Orders(orders::OrdersArgs),
     Reload(reload::ReloadArgs),
     Health(health::HealthArgs),
+    State(state::StateArgs),
     Schema(schema::SchemaArgs),
 }
 
@@ -122,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Orders(arguments) => orders::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::State(arguments) => state::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
     };
     match done {

@@ -15,6 +15,10 @@ use parking_lot::Mutex;
 pub enum DegradedReason {
     /// The last write to the state store failed.
     StoreFailing,
+    /// Day counts cannot be recorded: the store or the file of day marks fails or does not respond.
+    DayCountsFailing,
+    /// The system clock has jumped by more than a minute within the last ten minutes.
+    ClockJumped,
     /// The last line could not be written to the audit log.
     AuditFailing,
     /// The last lines could not be written to the exchange log.

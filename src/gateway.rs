@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    admission::{CounterId, DayCount},
     config::Config,
     connector::Connector,
     degraded::DegradedReports,
@@ -43,6 +44,7 @@ use crate::{
 };
 
 use compile::{CompileContext, Previous, compile};
+pub use counts::Counting;
 use counts::Counts;
 pub use file::{POLL_INTERVAL, ReloadError};
 pub use overrides::{Overrides, SetOverride, UnknownService};
@@ -84,6 +86,7 @@ pub struct Live {
     pub overrides: Arc<Overrides>,
     pub tls: Arc<TlsListeners>,
     pub connector: Connector,
+    pub counting: Counting,
     /// What does not work, of rooms without a state of their own.
     pub degraded: Arc<DegradedReports>,
     /// The tasks that the drain waits for.
@@ -136,7 +139,7 @@ impl Gateway {
     /// # Errors
     /// [`StartError`] names the account.
     pub fn new(config: Config, file: Option<PathBuf>, live: Live) -> Result<(Arc<Self>, Keepers), StartError> {
-        let counts = Counts::default();
+        let counts = Counts::new(live.counting.clone());
         let (snapshot, keys) = compile(&config, None, CompileContext { live: &live, counts: &counts })?;
         let mut watch = FileWatch::new(file.clone());
         watch.include(config.include.clone());
@@ -208,6 +211,21 @@ impl Gateway {
 
     fn compile_context(&self) -> CompileContext<'_> {
         CompileContext { live: &self.live, counts: &self.counts }
+    }
+
+    /// Leases the first units of tomorrow where today ends soon. To be called at least once a minute.
+    pub fn prepare_tomorrow(&self) {
+        self.counts.prepare_tomorrow();
+    }
+
+    /// Whether no request would wait for the ledger now.
+    pub fn days_are_leased(&self) -> bool {
+        self.counts.are_leased()
+    }
+
+    /// Ends all counting, because the process ends: the last counts.
+    pub fn close_counts(&self) -> Vec<(CounterId, DayCount)> {
+        self.counts.close()
     }
 
     /// Whether the last reload succeeded.

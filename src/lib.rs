@@ -38,6 +38,7 @@
 //! | [`config`] | the configuration: as written, and as checked; no I/O |
 //! | [`files`] | reading files that others change |
 //! | [`store`] | the embedded state store: what survives a restart |
+//! | [`ledger`] | day counts that survive a restart: leases in the store, marks in a file of their own |
 //!
 //! # Small shared values
 //!
@@ -88,6 +89,7 @@ pub mod headers;
 pub mod http_client;
 pub mod inspect;
 pub mod keys;
+pub mod ledger;
 pub mod limited_read;
 pub mod memory;
 pub mod orders;

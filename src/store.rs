@@ -17,20 +17,24 @@
 
 mod error;
 mod folder;
+mod inspect;
 mod table;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::{
+    fs::File,
     path::Path,
     sync::{Arc, mpsc},
 };
 
+use redb::{ReadTransaction, ReadableDatabase as _};
 use tokio::sync::oneshot;
 
 pub use self::{
     error::{OpenError, StoreError},
+    inspect::{TableSummary, inspect},
     table::{LoadedRow, LoadedRows, StoreTable, StoredRow, WriteBatch},
 };
 use self::{
@@ -133,6 +137,14 @@ impl Store {
         result_rx.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// The store as of all writes submitted so far. It can be copied while the store is written.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn snapshot(&self) -> Result<StoreSnapshot, StoreError> {
+        self.read(|database| Ok(database.begin_read()?)).await.map(StoreSnapshot)
+    }
+
     /// Whether the last write succeeded and the store is open.
     pub fn is_healthy(&self) -> bool {
         self.health.is_healthy()
@@ -156,5 +168,18 @@ impl Store {
         if self.jobs.send(StoreJob::Close(closed_tx)).is_ok() {
             let _ = closed_rx.await;
         }
+    }
+}
+
+/// The store at one instant.
+pub struct StoreSnapshot(ReadTransaction);
+
+impl StoreSnapshot {
+    /// Copies it into a new, empty file. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn write(&self, to: File) -> Result<(), StoreError> {
+        inspect::copy(&self.0, to).map_err(|error| StoreError::failed(&error))
     }
 }

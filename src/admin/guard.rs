@@ -56,7 +56,7 @@ const WRONG_TOKEN_BURST: NonZeroU32 = NonZeroU32::new(10).unwrap();
 const WRONG_TOKEN_PERIOD: Duration = Duration::from_secs(6);
 
 /// The pages and commands, and their names in metrics and audit log.
-pub(super) const ACTIONS: [(&str, &str); 11] = [
+pub(super) const ACTIONS: [(&str, &str); 12] = [
     ("/", "console"),
     ("/status", "status"),
     ("/config", "config"),
@@ -68,6 +68,7 @@ pub(super) const ACTIONS: [(&str, &str); 11] = [
     ("/quota", "quota"),
     ("/orders", "orders"),
     ("/orders/settle", "orders_settle"),
+    ("/state/backup", "state_backup"),
 ];
 /// Name of every other path.
 const OTHER_ACTION: &str = "other";

@@ -148,6 +148,7 @@ impl TestAdmin {
             overrides: crate::gateway::Overrides::open(store.clone()).await.unwrap(),
             tls,
             connector: Connector::default(),
+            counting: Default::default(),
             degraded: Arc::default(),
             tasks: drain.tasks.clone(),
         };

@@ -6,7 +6,7 @@
 //!
 //! What always holds: never more than the limit is reserved in a day. Each date has a row of its own, and the clock decides
 //! at each call which one is current: a clock that jumps ahead and back finds the count again. A change of the zone keeps
-//! the count. A mark is at most [`slack`] above what is recorded, and no unit is recorded above it. A take is one lock, never
+//! the count. A mark is at most 0.25 % of the limit above what is recorded, and no unit is recorded above it. A take is one lock, never
 //! held across an await. The counter does not know who reserves, nor where its marks are kept. It fails with
 //! [`DayShortage`] and [`Unrecorded`].
 
@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     calendar_day::{CalendarDay, Midnight},
     day_row::{DayRow, DayRows},
-    lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, Level},
+    lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level},
     outlook::DayUse,
     wall_clock::WallClock,
 };
@@ -61,7 +61,7 @@ struct CounterState {
     limit: Option<u64>,
     zone: TimeZone,
     rows: DayRows,
-    /// Number of the last request to the ledger.
+    /// Number of the last value requested of the ledger.
     requests: u64,
     /// Of those that wait for a grant.
     wakers: Vec<Waker>,
@@ -155,6 +155,7 @@ impl DayCounter {
                 return Err(DayShortage::NotLeased);
             }
             row.reserved += needed;
+            row.is_active = true;
             Ok(row.number)
         })?;
         Ok(DayReservation { counter: self.clone(), row, units, recorded: false })
@@ -269,22 +270,12 @@ impl DayCounter {
         let Some(ledger) = &self.context.ledger else { return change(&mut self.state.lock()) };
         let mut state = self.state.lock();
         let result = change(&mut state);
-        let requests = state.requests();
-        drop(state);
-        for LevelRequest { day, level, units, number } in requests {
-            let holder = self.clone() as Arc<dyn LeaseHolder>;
-            ledger.request(LeaseRequest { id: self.context.id.clone(), holder, day, level, units, number });
-        }
+        let holder = || self.clone() as Arc<dyn LeaseHolder>;
+        state.request(|day, [lease, mark]| {
+            ledger.request(LeaseRequest { id: self.context.id.clone(), holder: holder(), day, lease, mark });
+        });
         result
     }
-}
-
-/// What a counter needs for one day.
-struct LevelRequest {
-    day: CalendarDay,
-    level: Level,
-    units: u64,
-    number: u64,
 }
 
 impl CounterState {
@@ -292,23 +283,25 @@ impl CounterState {
         self.rows.current(clock.millis(), &self.zone)
     }
 
-    /// What the ledger must be asked for now; usually nothing.
-    fn requests(&mut self) -> Vec<LevelRequest> {
+    /// Requests what the rows need; usually nothing.
+    fn request(&mut self, request: impl Fn(CalendarDay, [LeaseTarget; 2])) {
         if self.closed {
-            return Vec::new();
+            return;
         }
-        let mut requests = Vec::new();
         for row in self.rows.all_mut().filter(|row| row.changed) {
+            let mut needs = false;
             for level in [Level::Lease, Level::Mark] {
                 if let Some(units) = row.next_request(level, self.limit) {
                     self.requests += 1;
-                    row.level_mut(level).ask(units, self.requests);
-                    requests.push(LevelRequest { day: row.day, level, units, number: self.requests });
+                    row.level_mut(level).ask(LeaseTarget { units, number: self.requests });
+                    needs = true;
                 }
             }
             row.settle_requests();
+            if needs {
+                request(row.day, [row.lease.target(), row.mark.target()]);
+            }
         }
-        requests
     }
 }
 
@@ -317,7 +310,7 @@ impl LeaseHolder for DayCounter {
         let wakers = {
             let mut state = self.state.lock();
             if let Some(row) = state.rows.all_mut().find(|row| row.day.date == grant.date) {
-                row.level_mut(grant.level).granted(grant.units, grant.number);
+                row.level_mut(grant.level).granted(grant.target);
             }
             std::mem::take(&mut state.wakers)
         };

@@ -51,6 +51,9 @@ pub(super) struct DayRow {
     pub(super) needs_lease: u64,
     /// Units that a reservation lacks of the mark.
     pub(super) needs_mark: u64,
+    /// Units were reserved since the process started. Before that no mark is asked for, so that a process that is killed
+    /// without having done anything costs nothing.
+    pub(super) is_active: bool,
     /// Something has changed since the ledger was last asked.
     pub(super) changed: bool,
     /// The mark may be too high: units came back, or the limit has changed.
@@ -81,6 +84,7 @@ impl DayRows {
             mark: Granted::new(self.granted),
             needs_lease: 0,
             needs_mark: 0,
+            is_active: false,
             changed: true,
             lower: false,
         }
@@ -184,7 +188,8 @@ impl DayRow {
             }
             Level::Mark => {
                 let base = self.recorded;
-                Reach { base, needed: self.needs_mark, ahead: slack(limit.unwrap_or(base)) }
+                // The other half is for units that were recorded and are not sent yet.
+                Reach { base, needed: self.needs_mark, ahead: slack(limit.unwrap_or(base)) / 2 }
             }
         }
     }
@@ -192,11 +197,14 @@ impl DayRow {
     /// The value to request of the ledger, if it is not requested already: more once half of what is ahead is used up, less
     /// if the mark is further ahead than it may be.
     pub(super) fn next_request(&self, level: Level, limit: Option<u64>) -> Option<u64> {
+        if level == Level::Mark && !self.is_active {
+            return None;
+        }
         let Reach { base, needed, ahead } = self.reach(level, limit);
         let at_most = limit.unwrap_or(u64::MAX).max(base + needed);
-        let enough = (base + needed.max(ahead / 2 + 1)).min(at_most);
+        let enough = (base + needed.max(ahead.div_ceil(2))).min(at_most);
         let target = (base + needed.max(ahead)).min(at_most);
-        let expected = self.level(level).expected();
+        let expected = self.level(level).target().units;
         let too_high = level == Level::Mark && self.lower && expected > base + ahead;
         (expected < enough || too_high).then_some(target)
     }

@@ -28,8 +28,9 @@ pub trait DayLedger: fmt::Debug + Send + Sync {
     /// The days of a counter as they are recorded.
     fn restore(&self, counter: &CounterId) -> Vec<RestoredDay>;
 
-    /// Takes a request and never waits. Answers with [`LeaseHolder::granted`], on any thread; repeats what fails. Of two
-    /// requests for the same day and level, the one with the lower number may be left out.
+    /// Takes a request and never waits. Called under the counter's lock, so the requests of a counter arrive in their order
+    /// and the answers, [`LeaseHolder::granted`], must come later, on another thread. A request replaces the one before for
+    /// the same day. What fails is repeated.
     fn request(&self, request: LeaseRequest);
 }
 
@@ -45,7 +46,7 @@ pub struct RestoredDay {
     pub day: CalendarDay,
     /// Units used, at most.
     pub used: u64,
-    /// Units that may be reserved, those used included; at least `used`.
+    /// Units that may be reserved, those used included; below `used` if that has to be recorded again.
     pub leased: u64,
 }
 
@@ -58,16 +59,22 @@ pub enum Level {
     Mark,
 }
 
-/// A request for a lease or a mark.
+/// What a counter needs to be recorded of a day.
 #[derive(Clone, Debug)]
 pub struct LeaseRequest {
     pub id: CounterId,
     pub holder: Arc<dyn LeaseHolder>,
     pub day: CalendarDay,
-    pub level: Level,
-    /// The new value; lower than the last one if the counter may use less from now on.
+    pub lease: LeaseTarget,
+    pub mark: LeaseTarget,
+}
+
+/// A value of a lease or a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTarget {
+    /// Lower than before if the counter may use less from now on.
     pub units: u64,
-    /// Grows with each request of a counter.
+    /// Grows with each change of a value of the counter.
     pub number: u64,
 }
 
@@ -77,60 +84,54 @@ pub struct Grant {
     /// Of the day.
     pub date: i32,
     pub level: Level,
-    /// As requested, or less.
-    pub units: u64,
-    /// That of the request.
-    pub number: u64,
+    /// As requested, or with less units.
+    pub target: LeaseTarget,
 }
 
 /// How far a counter may go with one day at one level.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Granted {
     pub(super) units: u64,
-    /// The last request: `units` once it is answered.
-    asked: Option<Asked>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    units: u64,
-    number: u64,
-    /// When the ledger was first asked for what it has not granted.
-    at: Instant,
+    /// The value requested last.
+    target: LeaseTarget,
+    /// Since when the ledger owes more than `units`; `None`: it has granted what was requested.
+    asked: Option<Instant>,
 }
 
 impl Granted {
     pub(super) fn new(units: u64) -> Self {
-        Granted { units, asked: None }
+        Granted { units, target: LeaseTarget { units, number: 0 }, asked: None }
     }
 
-    /// What will be granted if the ledger does what was requested.
-    pub(super) fn expected(&self) -> u64 {
-        self.asked.map_or(self.units, |asked| asked.units)
+    /// What is granted if the ledger does what was requested.
+    pub(super) fn target(&self) -> LeaseTarget {
+        self.target
     }
 
-    pub(super) fn ask(&mut self, units: u64, number: u64) {
-        // Less may be used at once, more only once it is granted.
-        self.units = self.units.min(units);
+    /// Changes what is requested. Less may be used at once, more only once it is granted.
+    pub(super) fn ask(&mut self, target: LeaseTarget) {
+        self.units = self.units.min(target.units);
+        self.target = target;
         // A request that replaces an unanswered one waits as long.
-        let at = self.asked.map_or_else(Instant::now, |asked| asked.at);
-        self.asked = Some(Asked { units, number, at });
+        self.asked = Some(self.asked.unwrap_or_else(Instant::now));
     }
 
-    pub(super) fn granted(&mut self, units: u64, number: u64) {
-        if self.asked.is_some_and(|asked| asked.number == number) {
-            self.units = units;
+    /// Takes the answer to the last request; answers to earlier ones are void.
+    pub(super) fn granted(&mut self, granted: LeaseTarget) {
+        if granted.number == self.target.number {
+            self.units = granted.units;
+            self.target.units = granted.units;
             self.asked = None;
         }
     }
 
-    /// Whether a request is not answered yet.
+    /// Whether the last request is not answered yet.
     pub(super) fn is_asked(&self) -> bool {
         self.asked.is_some()
     }
 
     /// Whether the ledger has not answered for longer than `patience`.
     pub(super) fn is_stalled(&self, patience: Duration) -> bool {
-        self.asked.is_some_and(|asked| asked.at.elapsed() > patience)
+        self.asked.is_some_and(|since| since.elapsed() > patience)
     }
 }

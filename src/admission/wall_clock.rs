@@ -2,16 +2,26 @@
 //!
 //! [`WallClock::system`] reads the system clock at each call, so corrections and suspends are
 //! followed. [`WallClock::anchored`] runs with tokio's clock, so tests can pause it and cross
-//! midnight. Never fails.
+//! midnight. [`WallClock::stepped`] reads what a test has set. Never fails.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use tokio::time::Instant;
 
 /// A source of wall time.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock {
-    anchor: Option<Anchor>,
+    source: TimeSource,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum TimeSource {
+    System,
+    Anchored(Anchor),
+    Stepped(&'static AtomicI64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -24,19 +34,27 @@ struct Anchor {
 impl WallClock {
     /// The system clock.
     pub fn system() -> Self {
-        Self { anchor: None }
+        Self { source: TimeSource::System }
     }
 
     /// A clock that reads `now` at this moment and runs with tokio's clock.
     pub fn anchored(now: jiff::Timestamp) -> Self {
-        Self { anchor: Some(Anchor { millis: now.as_millisecond(), at: Instant::now() }) }
+        Self { source: TimeSource::Anchored(Anchor { millis: now.as_millisecond(), at: Instant::now() }) }
+    }
+
+    /// A clock that reads these milliseconds since 1970 (UTC).
+    pub fn stepped(millis: &'static AtomicI64) -> Self {
+        Self { source: TimeSource::Stepped(millis) }
     }
 
     /// Milliseconds since 1970 (UTC); 0 if the system clock is before that.
     pub(super) fn millis(&self) -> i64 {
-        match self.anchor {
-            None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64),
-            Some(anchor) => anchor.millis + anchor.at.elapsed().as_millis() as i64,
+        match self.source {
+            TimeSource::System => {
+                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+            }
+            TimeSource::Stepped(millis) => millis.load(Ordering::Relaxed),
+            TimeSource::Anchored(anchor) => anchor.millis + anchor.at.elapsed().as_millis() as i64,
         }
     }
 }

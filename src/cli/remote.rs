@@ -26,7 +26,7 @@ use crate::{
     app::choose_crypto,
     connector::Connector,
     files::read::read_input,
-    http_client::{self, HttpBounds, HttpError, HttpServer},
+    http_client::{self, HttpBounds, HttpError, HttpResponse, HttpServer},
     upstream::connect::client_config,
 };
 
@@ -34,6 +34,9 @@ use crate::{
 /// thousands of services.
 const BOUNDS: HttpBounds =
     HttpBounds { connect: Duration::from_secs(30), exchange: Duration::from_secs(30), max_response: 16 << 20 };
+/// For a copy of the state store. The gateway ends a connection after two minutes.
+const DOWNLOAD: HttpBounds =
+    HttpBounds { connect: Duration::from_secs(30), exchange: Duration::from_secs(150), max_response: 2 << 30 };
 /// Maximum size of a token file, in bytes.
 const MAX_TOKEN: u64 = 64 << 10;
 /// The variable with the token, if there is no file.
@@ -168,6 +171,28 @@ impl AdminClient {
         runtime.block_on(self.exchange(&address, request))
     }
 
+    /// Sends an empty POST and waits for the bytes of the response. Blocks.
+    ///
+    /// # Errors
+    /// [`AdminClientError`], also if the gateway answers with an error.
+    pub(super) fn download(&self, path: &str) -> Result<Zeroizing<Vec<u8>>, AdminClientError> {
+        let address = AdminAddress::parse(&self.admin)?;
+        let mut request = self.request(&address, path, None)?;
+        *request.method_mut() = Method::POST;
+        request.headers_mut().remove(ACCEPT);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| failed(&address, error))?;
+        let response = runtime.block_on(self.bytes(&address, request, DOWNLOAD))?;
+        if response.status.is_success() {
+            return Ok(response.body);
+        }
+        let mut body: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+        if let Some(token) = self.token()? {
+            withhold(&mut body, token.trim());
+        }
+        Err(AdminClientError::Failed(AdminResponse { status: response.status, body }.error_message()))
+    }
+
     fn request(
         &self,
         address: &AdminAddress,
@@ -218,22 +243,30 @@ impl AdminClient {
         address: &AdminAddress,
         request: Request<Full<Bytes>>,
     ) -> Result<AdminResponse, AdminClientError> {
-        let tls = if address.tls { Some(self.tls_config()?) } else { None };
-        let server = HttpServer { host: &address.host, port: address.port, tls };
-        let connector = Connector::default();
-        let connect = http_client::connect(&connector, server, BOUNDS.connect);
-        let response = http_client::send(connect, request, BOUNDS).await.map_err(|error| match error {
-            HttpError::Name => usage(format!("--admin: {error}")),
-            _ => failed(address, error),
-        })?;
-        let status = response.status;
-        let body = serde_json::from_slice(&response.body);
+        let HttpResponse { status, body, .. } = self.bytes(address, request, BOUNDS).await?;
+        let body = serde_json::from_slice(&body);
         let mut body = body.map_err(|_| failed(address, format!("its answer ({status}) is not that of a gateway")))?;
         // A server that echoes the token must not get it onto the screen.
         if let Some(token) = self.token()? {
             withhold(&mut body, token.trim());
         }
         Ok(AdminResponse { status, body })
+    }
+
+    async fn bytes(
+        &self,
+        address: &AdminAddress,
+        request: Request<Full<Bytes>>,
+        bounds: HttpBounds,
+    ) -> Result<HttpResponse, AdminClientError> {
+        let tls = if address.tls { Some(self.tls_config()?) } else { None };
+        let server = HttpServer { host: &address.host, port: address.port, tls };
+        let connector = Connector::default();
+        let connect = http_client::connect(&connector, server, bounds.connect);
+        http_client::send(connect, request, bounds).await.map_err(|error| match error {
+            HttpError::Name => usage(format!("--admin: {error}")),
+            _ => failed(address, error),
+        })
     }
 
     fn tls_config(&self) -> Result<Arc<ClientConfig>, AdminClientError> {

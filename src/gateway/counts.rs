@@ -1,22 +1,41 @@
 //! Quotas and budgets by name, with what was used of them.
 //!
 //! What always holds: what a service or an account has used today is counted until its day ends, whatever a reload does
-//! in the meantime: removes it and adds it again, changes its limits, its account or its time zone. In memory only: a
-//! restart begins with empty counts. Never fails.
+//! in the meantime: removes it and adds it again, changes its limits, its account or its time zone. With a ledger the counts
+//! outlive the process too. Never fails.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::tz::TimeZone;
 use parking_lot::Mutex;
 
 use crate::{
-    admission::{Budget, Quota, WallClock},
+    admission::{Budget, CounterContext, CounterId, DayCount, DayCounter, DayLedger, Quota, WallClock},
     config::{AccountConfig, Config, QuotaConfig, ServiceConfig},
 };
 
+/// How long before the end of a day the next one is prepared.
+const PREPARE: Duration = Duration::from_secs(120);
+
+/// What days are counted with.
+#[derive(Clone, Debug)]
+pub struct Counting {
+    pub clock: WallClock,
+    /// `None`: the counts end with the process.
+    pub ledger: Option<Arc<dyn DayLedger>>,
+}
+
+/// By the system clock, until the process ends.
+impl Default for Counting {
+    fn default() -> Self {
+        Counting { clock: WallClock::system(), ledger: None }
+    }
+}
+
 /// The quotas of all services, and the budgets of all accounts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counts {
+    counting: Counting,
     quotas: Mutex<BTreeMap<String, KnownQuota>>,
     budgets: Mutex<BTreeMap<String, Arc<Budget>>>,
 }
@@ -28,6 +47,10 @@ struct KnownQuota {
 }
 
 impl Counts {
+    pub(super) fn new(counting: Counting) -> Self {
+        Counts { counting, quotas: Mutex::default(), budgets: Mutex::default() }
+    }
+
     /// A service's quota under its present settings. The day is that of its account's zone.
     pub(super) fn quota(&self, service: &ServiceConfig, zone: &TimeZone) -> Arc<Quota> {
         let mut quotas = self.quotas.lock();
@@ -37,7 +60,10 @@ impl Counts {
                 known.quota.reconfigure(&service.quota);
                 known.quota.clone()
             }
-            None => Arc::new(Quota::new(&service.quota, zone, WallClock::system())),
+            None => {
+                let context = self.context(CounterId::Service(service.name.as_str().into()));
+                Arc::new(Quota::new(&service.quota, zone, context))
+            }
         };
         quota.set_zone(zone);
         quotas.insert(service.name.clone(), KnownQuota { settings: service.quota.clone(), quota: quota.clone() });
@@ -47,16 +73,51 @@ impl Counts {
     /// An account's budget; a known one still has its previous settings.
     pub(super) fn budget(&self, account: &AccountConfig) -> Arc<Budget> {
         let mut budgets = self.budgets.lock();
-        let new = || Arc::new(Budget::new(&account.budget, &account.day_zone, WallClock::system()));
+        let new = || {
+            let context = self.context(CounterId::Account(account.name.as_str().into()));
+            Arc::new(Budget::new(&account.budget, &account.day_zone, context))
+        };
         budgets.entry(account.name.clone()).or_insert_with(new).clone()
     }
 
-    /// Forgets services and accounts that are not in the configuration and have used nothing today.
+    fn context(&self, id: CounterId) -> CounterContext {
+        CounterContext { id, clock: self.counting.clock, ledger: self.counting.ledger.clone() }
+    }
+
+    /// Forgets services and accounts that are not in the configuration and have used nothing.
     pub(super) fn forget_unused(&self, config: &Config) {
         let mut quotas = self.quotas.lock();
         let by_name = |name: &String| config.services.binary_search_by(|service| service.name.cmp(name)).is_ok();
-        quotas.retain(|name, known| by_name(name) || known.quota.used_today() > 0);
+        quotas.retain(|name, known| by_name(name) || !known.quota.day().is_unused());
         let by_name = |name: &String| config.accounts.binary_search_by(|account| account.name.cmp(name)).is_ok();
-        self.budgets.lock().retain(|name, budget| by_name(name) || budget.usage().used_today > 0);
+        self.budgets.lock().retain(|name, budget| by_name(name) || !budget.day().is_unused());
+    }
+
+    fn each(&self, mut visit: impl FnMut(CounterId, &Arc<DayCounter>)) {
+        for (name, known) in &*self.quotas.lock() {
+            visit(CounterId::Service(name.as_str().into()), known.quota.day());
+        }
+        for (name, budget) in &*self.budgets.lock() {
+            visit(CounterId::Account(name.as_str().into()), budget.day());
+        }
+    }
+
+    /// Leases the first units of tomorrow where today ends soon.
+    pub(super) fn prepare_tomorrow(&self) {
+        self.each(|_, day| day.prepare_tomorrow(PREPARE));
+    }
+
+    /// Whether the ledger has granted everything that was requested so far.
+    pub(super) fn are_leased(&self) -> bool {
+        let mut all = true;
+        self.each(|_, day| all = all && day.is_leased());
+        all
+    }
+
+    /// Ends all counting: the last counts.
+    pub(super) fn close(&self) -> Vec<(CounterId, DayCount)> {
+        let mut counts = Vec::new();
+        self.each(|id, day| counts.extend(day.close().into_iter().map(|count| (id.clone(), count))));
+        counts
     }
 }

@@ -18,6 +18,7 @@ mod lines;
 mod queue;
 mod rotated;
 mod shared;
+mod steady_clock;
 mod stream;
 #[cfg(test)]
 mod tests;

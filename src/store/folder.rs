@@ -19,7 +19,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::error::OpenError;
 
 /// The file in `state.dir`.
-const FILE: &str = "state.redb";
+pub(super) const FILE: &str = "state.redb";
 
 /// A new file, until it holds an empty store.
 const NEW_FILE: &str = "state.redb.new";

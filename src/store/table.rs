@@ -63,6 +63,12 @@ impl WriteBatch {
         self.changes.is_empty()
     }
 
+    /// The changes, in order: key and row, or `None` where a row is removed.
+    #[cfg(test)]
+    pub(crate) fn changes(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.changes.iter().map(|change| (change.key.as_slice(), change.row.as_deref()))
+    }
+
     pub(super) fn apply(&self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
         for change in &self.changes {
             let mut table = transaction.open_table(definition(change.table))?;

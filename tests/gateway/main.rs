@@ -14,6 +14,7 @@
 //! | `sends_once` | an order is sent once, whatever happens to its caller, its response or the gateway |
 //! | `accounts_for_everything` | requests sent = requests counted = lines written, and nothing is left in flight |
 //! | `drains` | connection limits, timeouts and draining: no accepted request is lost |
+//! | `keeps_day_counts` | day counts survive kills, restarts and a lost store |
 //! | `keeps_the_exchange_log` | nothing pushes lines out of the exchange log, and no line of an order is lost |
 //! | `logs_despite_disks` | a full disk and a `kill -9` cost no request and only the lines that the logs say |
 //! | `logs_without_waiting` | the program's own log stops nothing, whatever its reader does |
@@ -78,6 +79,7 @@ mod hostile;
 mod isolates_callers;
 mod isolates_slow_callers;
 mod judges_fastrac;
+mod keeps_day_counts;
 mod keeps_key_pairs;
 mod keeps_the_exchange_log;
 mod layout;

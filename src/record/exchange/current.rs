@@ -121,6 +121,11 @@ impl CurrentFile {
         }
     }
 
+    /// When a line was appended last; `None` if it has no line.
+    pub(super) fn last_written(&self) -> Option<SystemTime> {
+        self.file.metadata().and_then(|metadata| metadata.modified()).ok().filter(|_| self.bytes > 0)
+    }
+
     /// Lets another handle lock the file.
     pub(super) fn unlock(&self) {
         let _ = self.file.unlock();

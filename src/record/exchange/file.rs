@@ -18,6 +18,7 @@ use super::{
     limits::Kept,
     lines,
     rotated::{DAY, RotatedFiles},
+    steady_clock::SteadyClock,
 };
 
 /// How often files that are too old are looked for while no file is rotated.
@@ -37,6 +38,8 @@ pub(super) struct LogFiles {
     pruned: Instant,
     /// How much was kept then.
     pruned_to: Kept,
+    /// Decides which files are too old.
+    clock: SteadyClock,
 }
 
 /// What is at the path of a log.
@@ -70,9 +73,13 @@ pub(super) fn open(files: RotatedFiles) -> Result<OpenedLog, LogError> {
     })?;
     Ok(match opened {
         Current::Own(current, events) => {
-            files.prune();
+            // If even the newest line is too old, it may be the clock that is wrong.
+            let plausible = !current.last_written().is_some_and(|written| files.is_old(written));
+            let clock = SteadyClock::start(plausible);
             let (numbered, pruned, pruned_to) = (Vec::new(), Instant::now(), files.kept());
-            OpenedLog::Files(LogFiles { files, current, events, numbered, pruned, pruned_to })
+            let mut files = LogFiles { files, current, events, numbered, pruned, pruned_to, clock };
+            files.prune();
+            OpenedLog::Files(files)
         }
         Current::Special(file) => OpenedLog::Special(file),
     })
@@ -142,6 +149,8 @@ impl LogFiles {
     /// # Errors
     /// The system's.
     fn prepare(&mut self, next: u64) -> io::Result<()> {
+        // Each time, so that no jump is missed.
+        self.clock.now();
         match self.current.change(&self.files.path)? {
             FileChange::None => {}
             // A line that something else has appended has no number, so the file is put aside.
@@ -186,7 +195,8 @@ impl LogFiles {
 
     fn prune(&mut self) {
         (self.pruned, self.pruned_to) = (Instant::now(), self.files.kept());
-        self.files.prune();
+        let now = self.clock.now();
+        self.files.prune(now);
     }
 
     pub(super) fn sync(&self) {

@@ -49,6 +49,12 @@ impl RotatedFiles {
         Kept { size: size / self.part, days }
     }
 
+    /// Whether a file that was written to at this time is older than files may become.
+    pub(super) fn is_old(&self, written: SystemTime) -> bool {
+        let days = self.kept().days;
+        days > 0 && written.elapsed().unwrap_or_default() >= DAY * days
+    }
+
     /// Size at which a new file begins, bytes.
     pub(super) fn segment(&self) -> u64 {
         (self.kept().size / SEGMENTS).clamp(SEGMENT_MIN, SEGMENT_MAX)
@@ -77,13 +83,13 @@ impl RotatedFiles {
         }
     }
 
-    /// Removes files beyond the limits.
-    pub(super) fn prune(&self) {
+    /// Removes files beyond the limits. Without a time, none is too old.
+    pub(super) fn prune(&self, now: Option<SystemTime>) {
         let Kept { size, days } = self.kept();
         let mut kept = self.segment().min(size);
         for RotatedFile { path, time } in self.list().into_iter().rev() {
             let Ok(metadata) = fs::metadata(&path) else { continue };
-            let age = SystemTime::now().duration_since(system_time(time)).unwrap_or_default();
+            let age = now.and_then(|now| now.duration_since(system_time(time)).ok()).unwrap_or_default();
             kept = kept.saturating_add(metadata.len());
             let old = days > 0 && age >= DAY * days;
             if (kept > size || old)

@@ -1,0 +1,116 @@
+//! Day counts: a claim, alone and with other threads; 10,000 services: the start with full counters, and their memory.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
+
+use std::{
+    fs,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    thread,
+    time::{Duration, Instant},
+};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use fastrac_gateway::{
+    admission::{Claim, CounterContext, CounterId, Quota, WallClock},
+    config::{QuotaConfig, Rate},
+    ledger::Ledger,
+    store::Store,
+};
+use jiff::tz::TimeZone;
+
+const SERVICES: usize = 10_000;
+
+fn poll_once<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+fn quota(ledger: &Arc<Ledger>, name: usize, day: u64) -> Quota {
+    let id = CounterId::Service(format!("service-{name}").into());
+    let context = CounterContext { id, clock: WallClock::system(), ledger: Some(ledger.clone()) };
+    let second = Some(Rate { per_second: u32::MAX / 2, burst: u32::MAX / 2 });
+    Quota::new(&QuotaConfig { second, day: Some(day), enforce: true }, &TimeZone::get("Asia/Jakarta").unwrap(), context)
+}
+
+/// A token of the second and a unit of the day, recorded and used.
+fn claim(quota: &Quota) {
+    let until = tokio::time::Instant::now() + Duration::from_secs(1);
+    let mut claim = Claim::default();
+    quota.claim_second(&mut claim).unwrap();
+    poll_once(quota.claim_day(&mut claim, until)).unwrap();
+    poll_once(claim.record(until)).unwrap();
+    claim.keep();
+}
+
+fn until_leased(quotas: &[Quota]) {
+    while !quotas.iter().all(|quota| quota.day().is_leased()) {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Memory of the process, in bytes.
+fn resident() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+fn counts(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let store = Store::open(folder.path()).unwrap();
+        let ledger = runtime.block_on(Ledger::open(folder.path(), store.clone())).unwrap();
+        (store, ledger)
+    };
+    let (store, ledger) = open();
+    // So large that no mark is short.
+    let one = Arc::new(quota(&ledger, SERVICES, 1 << 50));
+    while !one.day().is_leased() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    poll_once(one.claim_day(&mut Claim::default(), tokio::time::Instant::now())).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    c.bench_function("quota: claim, record, keep", |b| b.iter(|| claim(&one)));
+    for threads in [2, 4] {
+        c.bench_function(&format!("quota: claim, record, keep, {threads} threads"), |b| {
+            b.iter_custom(|times| {
+                let began = Instant::now();
+                thread::scope(|scope| {
+                    for _ in 0..threads {
+                        scope.spawn(|| (0..times).for_each(|_| claim(&one)));
+                    }
+                });
+                began.elapsed()
+            });
+        });
+    }
+    let before = resident();
+    let quotas: Vec<_> = (0..SERVICES).map(|name| quota(&ledger, name, 100_000)).collect();
+    until_leased(&quotas);
+    quotas
+        .iter()
+        .for_each(|quota| drop(poll_once(quota.claim_day(&mut Claim::default(), tokio::time::Instant::now()))));
+    until_leased(&quotas);
+    eprintln!("memory of a service: {} bytes", (resident() - before) / SERVICES);
+    drop((quotas, one));
+    runtime.block_on(ledger.close(Vec::new()));
+    runtime.block_on(store.close());
+    let began = Instant::now();
+    let (_store, ledger) = open();
+    let opened = began.elapsed();
+    let quotas: Vec<_> = (0..SERVICES).map(|name| quota(&ledger, name, 100_000)).collect();
+    until_leased(&quotas);
+    eprintln!("start with {SERVICES} counters: {opened:?} to open, {:?} until all are leased", began.elapsed());
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(2));
+    targets = counts
+}
+criterion_main!(benches);

@@ -1,0 +1,136 @@
+//! The embedded ledger: day counts that survive the end of the process and of the machine.
+//!
+//! Counters ask it for leases and marks ([`DayLedger`]); a thread of its own writes them to the file of day marks and to the
+//! state store, so no request waits for a disk. What always holds: see [`book`]; a counter gets no grant for what is not
+//! written. The ledger knows neither limits nor who is counted. Opening it fails with the system's error or the store's;
+//! after that it fails by granting nothing, repeats what failed, and says so ([`Ledger::is_healthy`]).
+
+mod book;
+mod marks_file;
+mod slot;
+mod stored_lease;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        mpsc::{self, Sender},
+    },
+};
+
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+
+pub use self::marks_file::{MarksSummary, inspect};
+use self::{
+    book::{Book, RestoredDays, days_of},
+    marks_file::MarksFile,
+    stored_lease::{LEASES, StoredLease},
+    writer::{LedgerHealth, LedgerJob, LedgerWriter},
+};
+use crate::{
+    admission::{CounterId, DayCount, DayLedger, LeaseRequest, RestoredDay},
+    store::{Store, StoreError},
+};
+
+/// Why the ledger could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The file of day marks cannot be opened or read.
+    #[error("the file of day marks: {0}")]
+    Marks(#[from] io::Error),
+    /// The leases cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The ledger in `state.dir`.
+#[derive(Debug)]
+pub struct Ledger {
+    jobs: Sender<LedgerJob>,
+    /// Of counters that do not exist yet.
+    restored: Mutex<RestoredDays>,
+    health: Arc<LedgerHealth>,
+}
+
+impl Ledger {
+    /// Opens the ledger in `dir`, the folder of `store`, and starts its thread.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn open(dir: &Path, store: Store) -> Result<Arc<Self>, LedgerError> {
+        let loaded = store.load(&LEASES).await?;
+        let (marks, found) = MarksFile::open(dir)?;
+        if loaded.unreadable > 0 || found.damaged > 0 {
+            let (rows, slots) = (loaded.unreadable, found.damaged);
+            tracing::warn!(
+                rows,
+                slots,
+                "some day counts are damaged; of two records of a count the larger one applies"
+            );
+        }
+        if found.is_new && !loaded.rows.is_empty() {
+            tracing::warn!("the file of day marks was lost; the day counts are those of the state store");
+        } else if loaded.rows.is_empty() && !found.slots.is_empty() {
+            tracing::warn!("the state store has no day counts; they are those of the file of day marks");
+        } else if loaded.rows.is_empty() {
+            tracing::info!("no day counts are recorded: counting begins at zero");
+        }
+        let stored = loaded.rows.iter().filter_map(|row| StoredLease::new(&row.key, row.row)).collect();
+        let today = jiff::Timestamp::now().as_second().div_euclid(86_400) as i32;
+        let (book, restored) = Book::recover(found, stored, boot(), today);
+        let (jobs, queue) = mpsc::channel();
+        let health = Arc::<LedgerHealth>::default();
+        let writer = LedgerWriter {
+            book,
+            marks,
+            store,
+            health: health.clone(),
+            jobs: jobs.clone(),
+            pauses: LedgerWriter::PAUSES,
+            retry: None,
+        };
+        std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(&queue))?;
+        Ok(Arc::new(Ledger { jobs, restored: Mutex::new(restored), health }))
+    }
+
+    /// Whether its writes succeed in time.
+    pub fn is_healthy(&self) -> bool {
+        self.health.is_healthy()
+    }
+
+    /// Writes the last counts, exactly, and ends the thread. Nothing is granted any more.
+    pub async fn close(&self, counts: Vec<(CounterId, DayCount)>) {
+        let (closed_tx, closed_rx) = oneshot::channel();
+        if self.jobs.send(LedgerJob::Close(counts, closed_tx)).is_ok() {
+            let _ = closed_rx.await;
+        }
+    }
+}
+
+impl DayLedger for Ledger {
+    fn restore(&self, counter: &CounterId) -> Vec<RestoredDay> {
+        days_of(&mut self.restored.lock(), counter)
+    }
+
+    fn request(&self, request: LeaseRequest) {
+        // A closed ledger grants nothing.
+        let _ = self.jobs.send(LedgerJob::Request(request));
+    }
+}
+
+/// The run of the system. Where it is unknown, a number that no other start has.
+fn boot() -> u64 {
+    match std::fs::read("/proc/sys/kernel/random/boot_id") {
+        Ok(id) => {
+            let digest = Sha256::digest(&id);
+            digest.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+        }
+        Err(_) => fastrand::u64(..),
+    }
+}

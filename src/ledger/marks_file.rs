@@ -1,0 +1,179 @@
+//! The file of day marks (`day-marks` in `state.dir`): a header, then one [`Slot`] of each counter and date.
+//!
+//! What always holds: the file is readable by its owner only; a record is written with one call, so that a process that is
+//! killed leaves the old one or the new one. A file that cannot be read as one of these is kept under another name. Fails
+//! with the system's error.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use super::slot::{HEADER, SIZE, Slot};
+
+/// The file in `state.dir`.
+const FILE: &str = "day-marks";
+
+/// Name of a file that could not be read.
+const UNREADABLE: &str = "day-marks.unreadable";
+
+/// Records by which the file grows, so that a full disk is noticed before they are needed.
+const GROWTH: u32 = 64;
+
+/// Where records are written.
+pub(super) trait MarkStorage {
+    /// Writes a record; `None` clears it. Records are numbered from 0.
+    ///
+    /// # Errors
+    /// The system's; the old record or the new one is in the file.
+    fn write(&mut self, number: u32, slot: Option<&Slot>) -> io::Result<()>;
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(super) struct MarksFile {
+    file: File,
+    /// Records, empty ones included.
+    records: u32,
+}
+
+/// What the file holds at a start.
+#[derive(Debug, Default)]
+pub(super) struct LoadedMarks {
+    /// With their numbers.
+    pub(super) slots: Vec<(u32, Slot)>,
+    /// Records, empty ones included.
+    pub(super) records: u32,
+    /// Records that are damaged.
+    pub(super) damaged: usize,
+    /// There was no file.
+    pub(super) is_new: bool,
+}
+
+/// What a file of day marks holds.
+#[derive(Debug)]
+pub struct MarksSummary {
+    /// It begins as one of these files does.
+    pub is_readable: bool,
+    /// Days of counters.
+    pub counts: usize,
+    /// Records that cannot be read.
+    pub damaged: usize,
+}
+
+/// Looks at the file in `dir`; `None`: there is none.
+///
+/// # Errors
+/// The system's.
+pub fn inspect(dir: &Path) -> io::Result<Option<MarksSummary>> {
+    let bytes = match fs::read(dir.join(FILE)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let loaded = load(&bytes);
+    let is_readable = loaded.is_some();
+    let loaded = loaded.unwrap_or_default();
+    Ok(Some(MarksSummary { is_readable, counts: loaded.slots.len(), damaged: loaded.damaged }))
+}
+
+impl MarksFile {
+    /// Opens the file, creating it if it is missing.
+    pub(super) fn open(dir: &Path) -> io::Result<(Self, LoadedMarks)> {
+        let path = dir.join(FILE);
+        let mut file = open(&path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let is_new = bytes.is_empty();
+        let loaded = load(&bytes);
+        let loaded = match loaded {
+            Some(loaded) => loaded,
+            None => {
+                if !is_new {
+                    fs::rename(&path, dir.join(UNREADABLE))?;
+                    tracing::error!(kept_as = UNREADABLE, "the file of day marks is damaged: the state store decides");
+                    file = open(&path)?;
+                }
+                file.write_all_at(&HEADER, 0)?;
+                // The name of a new file must survive, as its bytes do.
+                File::open(dir)?.sync_all()?;
+                LoadedMarks { is_new, ..LoadedMarks::default() }
+            }
+        };
+        Ok((MarksFile { file, records: loaded.records }, loaded))
+    }
+
+    /// Waits until everything written is on the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// `None`: it has no header.
+fn load(bytes: &[u8]) -> Option<LoadedMarks> {
+    let (header, rest) = bytes.split_first_chunk::<SIZE>()?;
+    if *header != HEADER {
+        return None;
+    }
+    let mut loaded = LoadedMarks::default();
+    for (record, number) in rest.as_chunks::<SIZE>().0.iter().zip(0..) {
+        loaded.records = number + 1;
+        match Slot::decode(record) {
+            Some(slot) => loaded.slots.push((number, slot)),
+            None => loaded.damaged += usize::from(*record != [0; SIZE]),
+        }
+    }
+    Some(loaded)
+}
+
+impl MarkStorage for MarksFile {
+    fn write(&mut self, number: u32, slot: Option<&Slot>) -> io::Result<()> {
+        let offset = |number: u32| (u64::from(number) + 1) * SIZE as u64;
+        if number >= self.records {
+            let records = number + GROWTH;
+            let empty = vec![0; (records - self.records) as usize * SIZE];
+            self.file.write_all_at(&empty, offset(self.records))?;
+            self.records = records;
+        }
+        self.file.write_all_at(&slot.map_or([0; SIZE], Slot::encode), offset(number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::CalendarDay;
+
+    #[test]
+    fn keeps_records_and_sets_a_damaged_file_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let slot =
+            Slot { counter: [1; 16], day: CalendarDay { date: 3, starts: 4, ends: 5 }, mark: 6, lease: 7, boot: 8 };
+        let (mut file, loaded) = MarksFile::open(dir.path()).unwrap();
+        assert!(loaded.is_new && loaded.slots.is_empty());
+        for number in [0, 1, 70] {
+            file.write(number, Some(&slot)).unwrap();
+        }
+        file.write(1, None).unwrap();
+        let (_, loaded) = MarksFile::open(dir.path()).unwrap();
+        assert_eq!(loaded.slots, [(0, slot), (70, slot)]);
+        assert!(!loaded.is_new && loaded.damaged == 0 && loaded.records > 70);
+
+        let path = dir.path().join(FILE);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[SIZE + 20] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let (_, loaded) = MarksFile::open(dir.path()).unwrap();
+        assert_eq!((loaded.slots, loaded.damaged), (vec![(70, slot)], 1));
+        bytes[0] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let (_, loaded) = MarksFile::open(dir.path()).unwrap();
+        assert!(loaded.slots.is_empty() && dir.path().join(UNREADABLE).exists());
+    }
+}

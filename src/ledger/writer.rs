@@ -1,0 +1,175 @@
+//! The ledger's thread: does what counters request, again and again until it succeeds.
+//!
+//! What always holds: it never waits for the store, except for the last counts, at most [`CLOSING`]. It does wait for the
+//! file, which is written to the page cache without fsync. A failed write is repeated after a pause that doubles.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{
+    book::{Book, SubmittedLease},
+    marks_file::MarksFile,
+};
+use crate::{
+    admission::{CounterId, DayCount, LeaseRequest},
+    backoff::Backoff,
+    store::Store,
+};
+
+/// How long the last counts wait for the store.
+const CLOSING: Duration = Duration::from_millis(1_500);
+
+/// How long a write may take before the ledger counts as failing.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Requests that are done together.
+const GROUP: usize = 10_000;
+
+#[derive(Debug)]
+pub(super) enum LedgerJob {
+    Request(LeaseRequest),
+    /// These leases could not be stored.
+    NotStored(Vec<SubmittedLease>),
+    /// These are the last counts; no requests follow.
+    Close(Vec<(CounterId, DayCount)>, oneshot::Sender<()>),
+}
+
+/// How the writes go, readable by other threads.
+#[derive(Debug, Default)]
+pub(super) struct LedgerHealth {
+    /// Since when a write to the file is in progress or fails.
+    file: Mutex<Option<Instant>>,
+    /// Since when a write to the store is in progress or fails.
+    store: Mutex<Option<Instant>>,
+}
+
+impl LedgerHealth {
+    pub(super) fn is_healthy(&self) -> bool {
+        let is_slow = |since: &Mutex<Option<Instant>>| since.lock().is_some_and(|since| since.elapsed() > SLOW);
+        !is_slow(&self.file) && !is_slow(&self.store)
+    }
+}
+
+fn begin(since: &Mutex<Option<Instant>>) {
+    since.lock().get_or_insert_with(Instant::now);
+}
+
+pub(super) struct LedgerWriter {
+    pub(super) book: Book,
+    pub(super) marks: MarksFile,
+    pub(super) store: Store,
+    pub(super) health: Arc<LedgerHealth>,
+    /// For what the store's thread reports.
+    pub(super) jobs: Sender<LedgerJob>,
+    pub(super) pauses: Backoff,
+    /// When a failed write is repeated.
+    pub(super) retry: Option<Instant>,
+}
+
+impl LedgerWriter {
+    /// The pauses between repeated writes.
+    pub(super) const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+
+    /// Runs until the last counts are written.
+    pub(super) fn run(mut self, queue: &Receiver<LedgerJob>) {
+        // What was lost before the start.
+        self.write();
+        loop {
+            let job = match self.retry {
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => queue.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            let next = match job {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let more = std::iter::from_fn(|| queue.try_recv().ok()).take(GROUP);
+            for job in next.into_iter().chain(more).collect::<Vec<_>>() {
+                match job {
+                    LedgerJob::Request(request) => self.book.take(request),
+                    LedgerJob::NotStored(leases) => {
+                        self.book.not_stored(leases);
+                        self.pause();
+                    }
+                    LedgerJob::Close(counts, closed) => {
+                        self.close(&counts);
+                        let _ = closed.send(());
+                        return;
+                    }
+                }
+            }
+            self.write();
+        }
+    }
+
+    fn write(&mut self) {
+        begin(&self.health.file);
+        let written = self.book.write_slots(&mut self.marks);
+        let is_due = self.retry.is_none_or(|at| at <= Instant::now());
+        match written {
+            Ok(()) => *self.health.file.lock() = None,
+            Err(error) => {
+                if is_due {
+                    tracing::error!(%error, "the day counts cannot be written to the file of day marks");
+                    self.pause();
+                }
+                return;
+            }
+        }
+        if is_due {
+            self.retry = None;
+            if self.health.store.lock().is_none() {
+                self.pauses.reset();
+            }
+            self.store_leases();
+        }
+    }
+
+    fn store_leases(&mut self) {
+        let (batch, leases) = self.book.next_batch();
+        if batch.is_empty() {
+            return;
+        }
+        begin(&self.health.store);
+        let (health, jobs) = (self.health.clone(), self.jobs.clone());
+        self.store.submit(batch, move |result| match result {
+            Ok(()) => {
+                *health.store.lock() = None;
+                leases.iter().for_each(SubmittedLease::grant);
+            }
+            // Reported by the store. The ledger may have ended meanwhile.
+            Err(_) => {
+                let _ = jobs.send(LedgerJob::NotStored(leases));
+            }
+        });
+    }
+
+    fn pause(&mut self) {
+        self.retry = Some(Instant::now() + self.pauses.next());
+    }
+
+    /// The store first: the slot's lease must never be below the store's.
+    fn close(&mut self, counts: &[(CounterId, DayCount)]) {
+        let (stored_tx, stored_rx) = mpsc::channel();
+        self.store.submit(self.book.closing_batch(counts), move |result| {
+            // It is received, unless it took too long.
+            let _ = stored_tx.send(result.is_ok());
+        });
+        let stored = stored_rx.recv_timeout(CLOSING).unwrap_or(false);
+        let written = self.book.write_closing_slots(counts, stored, &mut self.marks);
+        match written.and_then(|()| self.marks.sync()) {
+            Ok(()) if stored => {}
+            Ok(()) => tracing::error!("the day counts are not in the state store; the file of day marks has them"),
+            Err(error) => tracing::error!(%error, "the day counts could not be written to the file of day marks"),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Day counts survive kills, restarts and a lost store: never above a limit, and short by no more than is stated.
+//!
+//! 30 kills and 30 restarts, at random instants under load; `FASTRAC_KILLS=100` for another number.
+
+use std::{
+    fs,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use fastrac_sandbox::Sandbox;
+use rustix::process::Signal;
+
+use crate::{
+    bodies,
+    client::{Connection, post},
+    process::Program,
+    test_gateway::{ACCESS, SECRET, digest_of, sandbox, until},
+};
+
+/// `services.shop.quota.per_day`; after a kill, 5 may be missing.
+const LIMIT: u64 = 1_000;
+const SLACK: u64 = 5;
+const CLIENTS: usize = 4;
+
+fn kills() -> u64 {
+    std::env::var("FASTRAC_KILLS").map_or(30, |number| number.parse().expect("a number"))
+}
+
+fn configuration(fastrac: &Sandbox, quota: &str) -> String {
+    format!(
+        "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 2\n\
+         [limits]\ndrain_grace = \"0s\"\ndrain = \"5s\"\n\
+         [accounts.main]\nbase_url = \"http://{}\"\nkeys = {{ source = \"file\", path = \"keys.toml\" }}\n\
+         budget = {{ per_second = 100000, burst = 100000, per_day = 200000, in_flight = 64 }}\n\
+         [services.shop]\naccount = \"main\"\nallow = [\"lookup\", \"quote\"]\nquota = {{ {quota} }}\n\
+         credentials = [{{ access_key = \"svc-shop-1\", secret_sha256 = \"{}\" }}]\n",
+        fastrac.addr(),
+        digest_of("shop")
+    )
+}
+
+/// Quotes that Fastrac has received, once none is on its way any more.
+fn received(fastrac: &Sandbox) -> u64 {
+    let count =
+        || fastrac.journal().iter().filter(|entry| entry.uri.path().ends_with("/tariff/express")).count() as u64;
+    let mut last = count();
+    loop {
+        thread::sleep(Duration::from_millis(20));
+        let now = count();
+        if now == last {
+            return now;
+        }
+        last = now;
+    }
+}
+
+fn used(program: &Program) -> u64 {
+    let status: serde_json::Value = serde_json::from_slice(&program.admin_page("/status").body).expect("JSON");
+    status["services"]["shop"]["used_today"].as_u64().expect("a number")
+}
+
+/// Clients that ask for quotes on connections of their own, while a program runs at `data`.
+struct Load {
+    data: Mutex<std::net::SocketAddr>,
+    ended: AtomicBool,
+    answered: AtomicU64,
+    refused: AtomicU64,
+    other: Mutex<Vec<String>>,
+}
+
+impl Load {
+    fn run(&self) {
+        let mut connection = None;
+        while !self.ended.load(Relaxed) {
+            let Some(current) = connection.as_mut() else {
+                connection = Connection::try_open(*self.data.lock().expect("whole"));
+                if connection.is_none() {
+                    thread::sleep(Duration::from_millis(2));
+                }
+                continue;
+            };
+            current.write(&post("/tariff/express", bodies::TARIFF).by("shop").bytes());
+            match current.read_response("POST") {
+                None => connection = None,
+                Some(response) => match response.status {
+                    200 => drop(self.answered.fetch_add(1, Relaxed)),
+                    429 => drop(self.refused.fetch_add(1, Relaxed)),
+                    status => self.other.lock().expect("whole").push(format!("{status}: {}", response.text())),
+                },
+            }
+        }
+    }
+}
+
+/// Ends the clients, also if the test fails.
+struct EndLoad<'a>(&'a Load);
+
+impl Drop for EndLoad<'_> {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Relaxed);
+    }
+}
+
+/// Runs clients, and `rounds` times, at random instants, `interrupt`.
+fn under_load(program: &mut Program, rounds: u64, mut interrupt: impl FnMut(&mut Program)) -> Load {
+    let load = Load {
+        data: Mutex::new(program.data),
+        ended: AtomicBool::new(false),
+        answered: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
+        other: Mutex::default(),
+    };
+    thread::scope(|scope| {
+        let _ended = EndLoad(&load);
+        for _ in 0..CLIENTS {
+            scope.spawn(|| load.run());
+        }
+        for _ in 0..rounds {
+            let (before, more) = (load.answered.load(Relaxed), fastrand::u64(1..25));
+            until("quotes are answered", || {
+                load.answered.load(Relaxed) >= before + more || load.refused.load(Relaxed) > 0
+            });
+            thread::sleep(Duration::from_micros(fastrand::u64(..3_000)));
+            interrupt(program);
+            *load.data.lock().expect("whole") = program.data;
+        }
+        until("the quota is used up", || load.refused.load(Relaxed) > 0);
+    });
+    load
+}
+
+#[test]
+fn a_kill_never_grants_a_unit_twice_and_loses_no_more_than_the_slack() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start(&configuration(&fastrac, "per_day = 1000"), ACCESS, SECRET);
+    let (mut gap, mut largest) = (0, 0);
+    let load = under_load(&mut program, kills(), |program| {
+        program.signal(Signal::KILL);
+        program.ends(Duration::from_secs(5));
+        let received = received(&fastrac);
+        program.start_again();
+        // Clients only know the old address.
+        let used = used(program);
+        assert!(received <= used, "{received} were sent, and {used} are counted");
+        let lost = used - received - gap;
+        assert!(lost <= SLACK, "{lost} were lost at once; {received} sent, {used} counted");
+        (gap, largest) = (gap + lost, largest.max(lost));
+    });
+    let sent = received(&fastrac);
+    assert!(sent <= LIMIT && sent + gap >= LIMIT, "{sent} were sent, {gap} lost");
+    assert_eq!(load.other.into_inner().expect("whole"), [] as [&str; 0]);
+    assert!(gap <= kills() * SLACK, "{gap} were lost, at most {largest} at once");
+}
+
+#[test]
+fn a_clean_restart_keeps_the_count_exactly() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start(&configuration(&fastrac, "per_day = 1000"), ACCESS, SECRET);
+    let load = under_load(&mut program, kills(), |program| {
+        program.signal(Signal::TERM);
+        assert_eq!(program.ends(Duration::from_secs(10)).code(), Some(0), "{}", program.stderr());
+        let received = received(&fastrac);
+        program.start_again();
+        assert_eq!(used(program), received);
+    });
+    assert_eq!(received(&fastrac), LIMIT);
+    assert_eq!(load.other.into_inner().expect("whole"), [] as [&str; 0]);
+}
+
+/// Uses 20 units of 30, then loses one of the two records, and both limits hold.
+#[test]
+fn a_lost_or_damaged_record_is_replaced_by_the_other() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start(&configuration(&fastrac, "per_day = 60"), ACCESS, SECRET);
+    let quotes = |program: &Program, number: usize| {
+        let mut connection = Connection::open(program.data);
+        (0..number)
+            .filter(|_| connection.send(&post("/tariff/express", bodies::TARIFF).by("shop")).status == 200)
+            .count()
+    };
+    assert_eq!(quotes(&program, 20), 20);
+    let store = program.file("state/state.redb");
+    let marks = program.file("state/day-marks");
+    // Killed, and the store is gone: at most one unit is lost.
+    program.signal(Signal::KILL);
+    program.ends(Duration::from_secs(5));
+    fs::remove_file(&store).expect("removed");
+    program.start_again();
+    assert!((20..=21).contains(&used(&program)), "{}", used(&program));
+    // Ended, and the store is replaced by an empty one.
+    program.signal(Signal::TERM);
+    program.ends(Duration::from_secs(10));
+    let before = fs::read(&marks).expect("a file");
+    fs::remove_file(&store).expect("removed");
+    program.start_again();
+    assert!((20..=21).contains(&used(&program)), "{}", used(&program));
+    let more = quotes(&program, 10);
+    let total = used(&program);
+    assert_eq!(more, 10);
+    // Ended, and the marks are gone: the store is exact.
+    program.signal(Signal::TERM);
+    program.ends(Duration::from_secs(10));
+    fs::remove_file(&marks).expect("removed");
+    program.start_again();
+    assert_eq!(used(&program), total);
+    // The marks are older than the store, or damaged: never less.
+    program.signal(Signal::TERM);
+    program.ends(Duration::from_secs(10));
+    fs::write(&marks, before).expect("written");
+    program.start_again();
+    assert!(used(&program) >= total);
+    program.signal(Signal::TERM);
+    program.ends(Duration::from_secs(10));
+    fs::write(&marks, "damaged").expect("written");
+    program.start_again();
+    assert!(used(&program) >= total && program.file("state/day-marks.unreadable").exists());
+}
+
+/// A reload with another limit or zone, and a service that is removed and added again, keep the count.
+#[test]
+fn a_kill_after_a_limit_was_lowered_loses_the_new_slack_only() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start(&configuration(&fastrac, "per_day = 100000"), ACCESS, SECRET);
+    let mut connection = Connection::open(program.data);
+    for _ in 0..30 {
+        assert_eq!(connection.send(&post("/tariff/express", bodies::TARIFF).by("shop")).status, 200);
+    }
+    fs::write(program.file(crate::process::CONFIG), configuration(&fastrac, "per_day = 40")).expect("written");
+    program.signal(Signal::HUP);
+    until("the new limit is in force", || {
+        let response = connection.send(&post("/tariff/express", bodies::TARIFF).by("shop"));
+        response.header("ratelimit-policy").is_some_and(|policy| policy.contains("q=40;"))
+    });
+    let sent = received(&fastrac);
+    program.signal(Signal::KILL);
+    program.ends(Duration::from_secs(5));
+    program.start_again();
+    assert!((sent..=sent + 1).contains(&used(&program)), "{sent} were sent, {} are counted", used(&program));
+}

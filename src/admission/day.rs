@@ -346,8 +346,12 @@ impl DayReservation {
     }
 
     fn try_record(&mut self) -> bool {
+        // A second attempt, or another connection, records the same units.
+        if self.recorded {
+            return true;
+        }
         let units = u64::from(self.units);
-        self.recorded |= self.counter.change(|state| {
+        self.recorded = self.counter.change(|state| {
             let (limited, closed) = (state.limit.is_some(), state.closed);
             let Some(row) = state.rows.numbered(self.row) else { return true };
             row.changed = true;
@@ -358,7 +362,7 @@ impl DayReservation {
             row.reserved -= units;
             row.recorded += units;
             true
-        }) || self.recorded;
+        });
         self.recorded
     }
 

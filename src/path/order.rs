@@ -120,7 +120,9 @@ impl OrderTask {
         };
         let outcome = self.send(admitted).await.map(ClassifiedAnswer::reply);
         // 14
-        let throttled = outcome.as_ref().is_ok_and(|reply| reply.outcome == Outcome::Throttled);
+        // A limit message under a 3xx or 5xx leaves it open whether it was executed.
+        let settled = self.attempts.sent() == Sent::Yes;
+        let throttled = settled && outcome.as_ref().is_ok_and(|reply| reply.outcome == Outcome::Throttled);
         if throttled || self.attempts.nothing_executed() {
             written.unsent();
         } else {

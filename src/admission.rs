@@ -15,20 +15,24 @@ mod calendar_day;
 mod claim;
 mod day;
 mod day_row;
+mod day_share;
 mod header;
 mod in_flight;
+mod learned;
 mod lease;
 mod outlook;
 mod overridden;
 mod queue;
 mod quota;
+mod share;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod usage;
 mod wall_clock;
 
 pub use self::{
-    budget::{Budget, BudgetUsage, OverBudget, Spent},
+    budget::{Budget, BudgetLimit, BudgetMember, BudgetRequest, BudgetUsage, NotSpent, OverBudget, Spent},
     calendar_day::{CalendarDay, Midnight},
     claim::Claim,
     day::{CounterContext, DayCount, DayCounter, Unrecorded},

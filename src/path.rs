@@ -80,7 +80,7 @@ where
         Break(reply) => return Ok(reply),
         Continue(fill) => fill,
     };
-    let completed = call.complete_claim(&mut claim).await;
+    let completed = call.complete_claim(&mut claim);
     x.claimed(&claim);
     completed?;
     // 7 the breaker, 8 orders: the journal, 9 the service's day and the account's budget, 10 a key pair, 11 rewrite and

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     accept::weight,
-    admission::{Exceeded, LimitWindow, OverBudget, OverrideNotice, Unrecorded},
+    admission::{BudgetLimit, Exceeded, LimitWindow, OverBudget, OverrideNotice, Unrecorded},
     body::BodyError,
     caller::Unknown,
     catalog::{Forbidden, route::Malformed, target::Misaddressed},
@@ -85,6 +85,22 @@ impl Refusal {
             }
             Exceeded::Unrecorded(unrecorded) => Refusal::from(*unrecorded),
         }
+    }
+
+    /// The budget of the account is used up. 429 tells a service that it has used its own share.
+    pub(crate) fn over_budget(over: &OverBudget, service: &str) -> Self {
+        let code = match &over.what {
+            BudgetLimit::Second | BudgetLimit::Paused => Code::BudgetSecond,
+            BudgetLimit::Day { .. } | BudgetLimit::PartOfDay { .. } => Code::BudgetDay,
+            BudgetLimit::InFlight => Code::BudgetInFlight,
+        };
+        let own = if over.own_share_used { format!("; {service} has used its own share of it") } else { String::new() };
+        let message = match &over.what {
+            BudgetLimit::Day { .. } | BudgetLimit::PartOfDay { .. } => format!("{over}{own}"),
+            _ => format!("{over}{own}; try again in {} s", whole_seconds(over.retry_after).as_secs()),
+        };
+        let status = if over.own_share_used { StatusCode::TOO_MANY_REQUESTS } else { code.status() };
+        Refusal::new(code, message).status(status).retry_after(over.retry_after)
     }
 
     /// The gateway serves as many requests as it may.
@@ -372,22 +388,6 @@ impl From<MemoryExhausted> for Refusal {
 impl From<InvalidTimeout> for Refusal {
     fn from(invalid: InvalidTimeout) -> Self {
         Refusal::new(Code::RequestMalformed, invalid.to_string())
-    }
-}
-
-impl From<OverBudget> for Refusal {
-    fn from(over: OverBudget) -> Self {
-        let code = match &over {
-            OverBudget::Second { .. } => Code::BudgetSecond,
-            OverBudget::Day { .. } => Code::BudgetDay,
-            OverBudget::InFlight { .. } => Code::BudgetInFlight,
-            OverBudget::Unrecorded(unrecorded) => return Refusal::from(*unrecorded),
-        };
-        let message = match &over {
-            OverBudget::Day { resets_at, .. } => format!("{over}; it starts again at {resets_at}"),
-            _ => format!("{over}; try again in {} s", whole_seconds(over.retry_after()).as_secs()),
-        };
-        Refusal::new(code, message).retry_after(over.retry_after())
     }
 }
 

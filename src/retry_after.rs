@@ -1,14 +1,27 @@
-//! How long a refused caller is told to wait: the only place where a wait becomes whole seconds.
+//! `Retry-After`: how long a refused caller is told to wait, and how long Fastrac says to wait. The only place where a wait
+//! becomes whole seconds.
 //!
 //! `Retry-After`, `error.retry_after` and the messages of refusals all say the same number (contract, section 5). Pure;
-//! imports nothing, so that the rooms that refuse (`admission`, the breaker) and those that phrase refusals may use it.
+//! imports no room, so that the rooms that refuse (`admission`, the breaker) and those that phrase refusals may use it.
 
 use std::time::Duration;
+
+use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 
 /// Whole seconds, rounded up, at least 1: a client that waits this long is never too early.
 pub fn whole_seconds(wait: Duration) -> Duration {
     let rounded_up = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
     Duration::from_secs(rounded_up.max(1))
+}
+
+/// The wait that a `Retry-After` names: seconds, or a date (RFC 9110, section 10.2.3). `None` if it is neither.
+pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let at = DateTimeParser::new().parse_timestamp(value).ok()?;
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -19,5 +32,16 @@ mod tests {
     fn waits_are_never_zero_and_never_too_short() {
         let waits = [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(2), Duration::from_millis(2001)];
         assert_eq!(waits.map(|wait| whole_seconds(wait).as_secs()), [1, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_wait_is_seconds_or_a_date() {
+        let parse = |value| super::parse(value, "2026-11-24T02:00:00Z".parse().unwrap()).map(|wait| wait.as_secs());
+        assert_eq!((parse("0"), parse(" 120 "), parse("99999999999999999999")), (Some(0), Some(120), Some(u64::MAX)));
+        assert_eq!(parse("Tue, 24 Nov 2026 02:01:30 GMT"), Some(90));
+        assert_eq!(parse("Tue, 24 Nov 2026 01:01:30 GMT"), Some(0), "in the past");
+        for neither in ["", "-1", "1.5", "soon", "2026-11-24"] {
+            assert_eq!(parse(neither), None, "{neither}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    admission::{Budget, InFlightLimit, Quota},
+    admission::{Budget, BudgetMember, InFlightLimit, Quota},
     cache::{Cache, Flights},
     caller::Callers,
     catalog::Catalog,
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub catalog: Catalog,
     /// By index of service.
     pub quotas: Vec<Arc<Quota>>,
+    /// By index of service: its part in its account's budget.
+    pub members: Vec<BudgetMember>,
     /// By index of account.
     pub accounts: Vec<Arc<Account>>,
     /// The vault that key pairs are read from.

@@ -21,8 +21,9 @@ pub mod stream;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
@@ -32,6 +33,7 @@ use crate::{
     keys::Lease,
     memory::{ClaimedBuffer, MemoryAllowance, MemoryExhausted},
     outcome::{Code, Evidence},
+    retry_after,
 };
 pub use connect::Destination;
 use connection::{DeadlineExceeded, SendError};
@@ -71,6 +73,20 @@ pub struct Answer {
     /// be (RFC 9110, section 8.6).
     pub describes_body: bool,
     pub body: AnswerBody,
+}
+
+impl Answer {
+    /// How long Fastrac says to wait (`Retry-After`); `None` if it does not.
+    pub fn wait_named(&self) -> Option<Duration> {
+        let value = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+        retry_after::parse(value, Timestamp::now())
+    }
+
+    /// Whether it is an error that says when to try again.
+    pub fn asks_to_wait(&self) -> bool {
+        let is_error = self.status.is_client_error() || self.status.is_server_error();
+        is_error && self.wait_named().is_some()
+    }
 }
 
 pub enum AnswerBody {

@@ -154,6 +154,7 @@ fn account(account: &AccountConfig) -> Value {
             "per_day": budget.day,
             "in_flight": budget.in_flight,
             "max_wait": span(budget.max_wait),
+            "pace": budget.pace,
         },
         "day_zone": zone(&account.day_zone),
         "breaker": {

@@ -151,6 +151,9 @@ fn admission(scrape: &Scrape<'_>, snapshot: &Snapshot) {
         // A waiter waits for tokens or for an in-flight permit; the queue does not distinguish them, and
         // tokens are the usual case.
         scrape.budget_waiting(&account.name, "second", usage.waiting);
+        if let Some(rate) = usage.learned {
+            scrape.budget_learned_limit(&account.name, rate);
+        }
     }
 }
 

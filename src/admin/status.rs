@@ -195,6 +195,10 @@ struct BudgetStatus {
     /// By service; `-` is the gateway itself.
     spent_today: BTreeMap<String, u64>,
     waiting: usize,
+    /// Requests per second at present: lower than the limit after Fastrac has throttled. Absent without a limit.
+    learned_per_second: Option<f64>,
+    /// Rest of the pause that Fastrac has imposed; 0 if there is none.
+    paused_seconds: f64,
 }
 
 #[derive(Serialize)]
@@ -435,6 +439,8 @@ impl BudgetStatus {
             used_today: usage.used_today,
             spent_today,
             waiting: usage.waiting,
+            learned_per_second: usage.learned.map(|rate| (rate * 100.0).round() / 100.0),
+            paused_seconds: usage.paused_for.as_secs_f64(),
         }
     }
 }

@@ -1,29 +1,26 @@
-//! An account's budget: how much the gateway may send to Fastrac.
+//! An account's budget: how much the gateway may send to Fastrac, and which part of it each service is guaranteed.
 //!
 //! Always holds: nothing is sent without a [`Spent`], and only [`Budget::spend`] creates one. It
 //! occupies one of the account's places in flight until it is dropped, also while a response body
 //! streams. What was taken and not sent is given back. A refused request takes
-//! nothing. The budget does not know what is sent. It fails with [`OverBudget`].
+//! nothing. The budget does not know what is sent. It fails with [`NotSpent`].
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
 
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
 use super::{
-    bucket::InsufficientTokens,
     calendar_day::Midnight,
-    claim::Claim,
+    claim::{Claim, ClaimedDay},
     day::{CounterContext, DayCounter, Unrecorded},
+    day_share::DayRefused,
     header::WindowLimit,
     outlook::DayUse,
-    queue::{Exhausted, Permit, WaitLimit, WaitQueue},
+    queue::{Exhausted, GATEWAY, Limits, Permit, PermitRequest, QueueUsage, WaitQueue},
     usage::{LimitWindow, UsageByWindow, WindowUsage},
 };
 use crate::{
@@ -31,55 +28,81 @@ use crate::{
     retry_after::whole_seconds,
 };
 
-/// Upper bound of `max_wait`, milliseconds: one day, far above any caller's deadline.
-const MAX_WAIT: u64 = 86_400_000;
-
 /// An account's budget.
 #[derive(Debug)]
 pub struct Budget {
     queue: Arc<WaitQueue>,
-    /// Milliseconds.
-    max_wait: AtomicU64,
 }
 
-/// The budget is used up.
+/// A service among those that share a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetMember(usize);
+
+impl BudgetMember {
+    /// The gateway itself. What it calls with [`Priority::High`] is guaranteed.
+    pub const GATEWAY: BudgetMember = BudgetMember(GATEWAY);
+}
+
+/// A request that is to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct BudgetRequest {
+    /// Whose share it uses.
+    pub member: BudgetMember,
+    /// Units of the second and of the day.
+    pub cost: u32,
+    pub priority: Priority,
+    /// It never waits beyond this.
+    pub deadline: Instant,
+}
+
+/// Why a request may not be sent.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum OverBudget {
-    /// No token of the second within the time that the request may wait.
-    #[error("the account's budget for this second is used up")]
-    Second {
-        /// Whole seconds, at least 1.
-        retry_after: Duration,
-    },
-    /// No units left today.
-    #[error("the account's daily budget is used up")]
-    Day {
-        /// Whole seconds, at least 1.
-        retry_after: Duration,
-        /// Midnight in the account's zone.
-        resets_at: Midnight,
-    },
-    /// No place in flight within the time that the request may wait.
-    #[error("too many requests of the account are in flight")]
-    InFlight {
-        /// Whole seconds, at least 1.
-        retry_after: Duration,
-    },
+pub enum NotSpent {
+    #[error(transparent)]
+    Budget(#[from] OverBudget),
+    /// The service's day was used up in the meantime.
+    #[error("the service's daily quota is used up")]
+    ServiceDay,
     /// There may be units left today, but taking them cannot be recorded.
     #[error(transparent)]
     Unrecorded(#[from] Unrecorded),
 }
 
-impl OverBudget {
-    /// Whole seconds after which a retry may succeed, at least 1.
-    pub fn retry_after(&self) -> Duration {
-        match self {
-            Self::Second { retry_after } | Self::Day { retry_after, .. } | Self::InFlight { retry_after } => {
-                *retry_after
-            }
-            Self::Unrecorded(_) => Duration::from_secs(1),
-        }
-    }
+/// The budget is used up.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{what}")]
+pub struct OverBudget {
+    pub what: BudgetLimit,
+    /// Whole seconds, at least 1.
+    pub retry_after: Duration,
+    /// The service has a share of the budget, and has used it.
+    pub own_share_used: bool,
+}
+
+/// A limit of the budget.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum BudgetLimit {
+    /// No token of the second within the time that the request may wait.
+    #[error("the account's budget for this second is used up")]
+    Second,
+    /// Fastrac has refused requests of the account because there were too many.
+    #[error("Fastrac has throttled the account, so that nothing is sent to it for a while")]
+    Paused,
+    /// No units left today.
+    #[error("the account's daily budget is used up; it starts again at {resets_at}")]
+    Day {
+        /// Midnight in the account's zone.
+        resets_at: Midnight,
+    },
+    /// What is left today is kept for other services, or for later.
+    #[error("the service's part of the account's daily budget is used up for now; the next unit is free at {free_at}")]
+    PartOfDay {
+        /// In the account's zone.
+        free_at: Midnight,
+    },
+    /// No place in flight within the time that the request may wait.
+    #[error("too many requests of the account are in flight")]
+    InFlight,
 }
 
 /// How much of a budget is used.
@@ -93,21 +116,29 @@ pub struct BudgetUsage {
     pub used_today: u64,
     /// Requests in the wait queue.
     pub waiting: usize,
+    /// The rate at present, tokens per second: lower than the limit after Fastrac has throttled. `None` without a limit.
+    pub learned: Option<f64>,
+    /// Rest of the pause that Fastrac has imposed; zero if there is none.
+    pub paused_for: Duration,
 }
 
 impl Budget {
     /// An unused budget. The day starts at midnight of `zone`.
     pub fn new(budget: &config::BudgetConfig, zone: &TimeZone, context: impl Into<CounterContext>) -> Self {
         let day = DayCounter::new(budget.day, zone, context);
-        let queue = Arc::new(WaitQueue::new(budget.second, day, budget.in_flight));
-        Self { queue, max_wait: AtomicU64::new(wait_millis(budget.max_wait)) }
+        Self { queue: Arc::new(WaitQueue::new(limits(budget), day)) }
     }
 
     /// Changes the limits; counts and requests in flight stay.
     pub fn resize(&self, budget: &config::BudgetConfig) {
-        self.max_wait.store(wait_millis(budget.max_wait), Ordering::Relaxed);
         self.queue.day.set_limit(budget.day);
-        self.queue.resize(budget.second, budget.in_flight);
+        self.queue.limit(limits(budget));
+    }
+
+    /// Shares the budget among these services, by name with their shares: 0 to 1, at most 1 in all. Any other has no share
+    /// any more.
+    pub fn share_among(&self, services: &[(&str, f64)]) -> Vec<BudgetMember> {
+        self.queue.share_among(services).into_iter().map(BudgetMember).collect()
     }
 
     /// Changes the time zone; the day keeps its count.
@@ -115,31 +146,22 @@ impl Budget {
         self.queue.day.set_zone(zone);
     }
 
-    /// Takes `cost` units, waiting up to `max_wait` and never beyond `deadline`. Cancel safe: a
-    /// dropped future has taken nothing.
+    /// Takes the request's cost, and what the service's claim still owes, waiting up to `max_wait` and never beyond the
+    /// deadline. Cancel safe: a dropped future has taken nothing.
     ///
     /// # Errors
-    /// [`OverBudget`] names the limit that was short; at once if waiting cannot help.
-    pub async fn spend(&self, cost: u32, priority: Priority, deadline: Instant) -> Result<Spent, OverBudget> {
-        let at_most = Duration::from_millis(self.max_wait.load(Ordering::Relaxed));
-        match self.queue.acquire(cost, priority, WaitLimit { at_most, deadline }).await {
-            Ok(permit) => Ok(Spent { permit, claim: Claim::default() }),
-            Err(exhausted) => Err(self.over_budget(exhausted)),
-        }
+    /// [`NotSpent`] names the limit that was short; at once if waiting cannot help.
+    pub async fn spend(&self, request: BudgetRequest, claim: &Claim) -> Result<Spent, NotSpent> {
+        let BudgetRequest { member: BudgetMember(member), cost, priority, deadline } = request;
+        let request = PermitRequest { member, cost, priority, deadline, service_day: claim.due() };
+        let permit = self.queue.acquire(request).await.map_err(|exhausted| self.not_spent(exhausted))?;
+        Ok(Spent { permit, claim: Claim::default() })
     }
 
-    fn over_budget(&self, exhausted: Exhausted) -> OverBudget {
-        let second = Duration::from_secs(1);
-        match exhausted {
-            Exhausted::InFlight => OverBudget::InFlight { retry_after: second },
-            Exhausted::Second(InsufficientTokens::Until(due)) => OverBudget::Second { retry_after: whole_seconds(due) },
-            Exhausted::Second(InsufficientTokens::Never) => OverBudget::Second { retry_after: second },
-            Exhausted::NotLeased => OverBudget::Unrecorded(Unrecorded),
-            Exhausted::Day => OverBudget::Day {
-                retry_after: Duration::from_secs(self.queue.day.today().ends_in),
-                resets_at: self.queue.day.ends_at(),
-            },
-        }
+    /// Fastrac has refused a request of the account that was sent at `sent`, because there were too many; it names a time
+    /// to wait, or none. Nothing is sent until then, and less after it.
+    pub fn throttled(&self, sent: Instant, wait: Option<Duration>) {
+        self.queue.throttled(sent, wait);
     }
 
     /// The count of the day.
@@ -162,17 +184,58 @@ impl Budget {
         self.queue.day.day_use(self.queue.day.limit())
     }
 
+    fn not_spent(&self, exhausted: Exhausted) -> NotSpent {
+        let second = Duration::from_secs(1);
+        let over = |what, wait: Duration, own_share_used| OverBudget {
+            what,
+            retry_after: whole_seconds(wait),
+            own_share_used,
+        };
+        let over = match exhausted {
+            Exhausted::InFlight { own_share_used } => over(BudgetLimit::InFlight, second, own_share_used),
+            Exhausted::Second { wait, own_share_used } => over(BudgetLimit::Second, wait, own_share_used),
+            Exhausted::TooLarge => over(BudgetLimit::Second, second, false),
+            Exhausted::Paused { wait } => over(BudgetLimit::Paused, wait, false),
+            Exhausted::Day(refused) => self.over_day(refused),
+            Exhausted::NotLeased => return Unrecorded.into(),
+            Exhausted::ServiceDay => return NotSpent::ServiceDay,
+        };
+        over.into()
+    }
+
+    fn over_day(&self, DayRefused { free_at, own_share_used }: DayRefused) -> OverBudget {
+        let day = &self.queue.day;
+        let view = day.view();
+        let what = if free_at < view.ends {
+            BudgetLimit::PartOfDay { free_at: day.local(free_at) }
+        } else {
+            BudgetLimit::Day { resets_at: day.ends_at() }
+        };
+        let wait = Duration::from_millis(u64::try_from(free_at - view.now).unwrap_or(0));
+        OverBudget { what, retry_after: whole_seconds(wait), own_share_used }
+    }
+
     /// How much is used now.
     pub fn usage(&self) -> BudgetUsage {
-        let max_in_flight = self.queue.max_in_flight();
-        let left = max_in_flight.saturating_sub(self.queue.in_flight());
+        let QueueUsage { second, per_second, paused_for, in_flight, places, waiting } = self.queue.usage();
         BudgetUsage {
-            windows: UsageByWindow::of(self.queue.second().as_deref(), self.queue.day.limit(), &self.queue.day),
-            in_flight: WindowUsage { limit: max_in_flight as u64, left: left as u64, resets_in: 0 },
+            windows: UsageByWindow::of(second, self.queue.day.limit(), &self.queue.day),
+            in_flight: WindowUsage {
+                limit: places as u64,
+                left: places.saturating_sub(in_flight) as u64,
+                resets_in: 0,
+            },
             used_today: self.queue.day.today().used,
-            waiting: self.queue.waiting(),
+            waiting,
+            learned: per_second,
+            paused_for,
         }
     }
+}
+
+fn limits(budget: &config::BudgetConfig) -> Limits {
+    let config::BudgetConfig { second, in_flight, max_wait, pace, .. } = *budget;
+    Limits { second, places: in_flight, max_wait, pace }
 }
 
 /// What one request took out of the budget.
@@ -187,7 +250,10 @@ pub struct Spent {
 impl Spent {
     /// Ties the service's claim to this: both are used once the request is sent, both are given back
     /// if it never is.
-    pub fn with_claim(self, claim: Claim) -> Self {
+    pub fn with_claim(mut self, mut claim: Claim) -> Self {
+        if let Some(unit) = self.permit.service_unit.take() {
+            claim.day = ClaimedDay::Taken(unit);
+        }
         Self { claim, ..self }
     }
 
@@ -197,14 +263,14 @@ impl Spent {
     /// # Errors
     /// [`Unrecorded`]: nothing may be sent.
     pub async fn record(&mut self, until: Instant) -> Result<(), Unrecorded> {
-        self.permit.claim.record(until).await?;
+        self.permit.record(until).await?;
         self.claim.record(until).await
     }
 
     /// Counts everything as used, because the request may have been sent; Fastrac's response changes
     /// nothing. The place in flight stays occupied until this is dropped.
     pub fn sent(&mut self) {
-        self.permit.claim.keep();
+        self.permit.keep();
         self.claim.keep();
     }
 
@@ -212,8 +278,4 @@ impl Spent {
     pub fn take_claim(&mut self) -> Claim {
         std::mem::take(&mut self.claim)
     }
-}
-
-fn wait_millis(wait: Duration) -> u64 {
-    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).min(MAX_WAIT)
 }

@@ -49,6 +49,14 @@ impl CalendarDay {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Midnight(ZonedDateTime);
 
+impl Midnight {
+    /// The instant `millis` (since 1970, UTC) in `zone`; whole seconds, rounded up.
+    pub(super) fn local(millis: i64, zone: &TimeZone) -> Self {
+        let second = millis.saturating_add(999).div_euclid(1000);
+        Midnight(Timestamp::from_second(second).unwrap_or(Timestamp::MAX).to_zoned_datetime(zone.clone()))
+    }
+}
+
 impl fmt::Display for Midnight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // jiff's own form appends the name of the zone, which few clients can parse.

@@ -4,11 +4,13 @@
 //! requests nor limits: a quota or a wait queue fills it. Fails with
 //! [`Unrecorded`].
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::{
     bucket::TokenReservation,
-    day::{DayReservation, Unrecorded},
+    day::{DayCounter, DayReservation, Unrecorded},
     usage::LimitWindow,
 };
 
@@ -18,9 +20,19 @@ use super::{
 #[must_use = "dropping it gives everything back"]
 pub struct Claim {
     pub(super) second: Option<TokenReservation>,
-    pub(super) day: Option<DayReservation>,
+    pub(super) day: ClaimedDay,
     /// The window that would have refused the request, if limits were enforced.
     pub(super) would_refuse: Option<LimitWindow>,
+}
+
+/// The part of a claim that concerns the service's day.
+#[derive(Debug, Default)]
+pub(super) enum ClaimedDay {
+    #[default]
+    Nothing,
+    /// One unit is to be taken together with the account's budget.
+    Due(Arc<DayCounter>),
+    Taken(DayReservation),
 }
 
 impl Claim {
@@ -32,8 +44,8 @@ impl Claim {
     /// [`Unrecorded`]; everything is still claimed.
     pub async fn record(&mut self, until: Instant) -> Result<(), Unrecorded> {
         match &mut self.day {
-            Some(day) => day.record(until).await,
-            None => Ok(()),
+            ClaimedDay::Taken(day) => day.record(until).await,
+            ClaimedDay::Due(_) | ClaimedDay::Nothing => Ok(()),
         }
     }
 
@@ -42,12 +54,17 @@ impl Claim {
         self.would_refuse
     }
 
+    /// The day that one unit is to be taken of.
+    pub(super) fn due(&self) -> Option<Arc<DayCounter>> {
+        if let ClaimedDay::Due(day) = &self.day { Some(day.clone()) } else { None }
+    }
+
     /// Counts everything as used: the request was sent, or answered without being sent.
     pub fn keep(&mut self) {
         if let Some(second) = self.second.take() {
             second.keep();
         }
-        if let Some(day) = self.day.take() {
+        if let ClaimedDay::Taken(day) = std::mem::take(&mut self.day) {
             day.keep();
         }
     }

@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     calendar_day::{CalendarDay, Midnight},
     day_row::{DayRow, DayRows},
+    day_share::DayView,
     lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level},
     outlook::DayUse,
     wall_clock::WallClock,
@@ -156,9 +157,10 @@ impl DayCounter {
             }
             row.reserved += needed;
             row.is_active = true;
-            Ok(row.number)
+            Ok((row.number, row.day.date))
         })?;
-        Ok(DayReservation { counter: self.clone(), row, units, recorded: false })
+        let (row, date) = row;
+        Ok(DayReservation { counter: self.clone(), row, date, units, recorded: false })
     }
 
     /// The same, but waits for the ledger, at most until `until` and not longer than a second.
@@ -210,6 +212,21 @@ impl DayCounter {
         let mut state = self.state.lock();
         let used = state.today(&self.context.clock).used();
         state.limit.is_none_or(|limit| used + u64::from(units) <= limit)
+    }
+
+    /// The day at this instant.
+    pub(super) fn view(&self) -> DayView {
+        let mut state = self.state.lock();
+        let CounterState { limit, zone, rows, .. } = &mut *state;
+        let (now, limit) = (self.context.clock.millis(), *limit);
+        let row = rows.current(now, zone);
+        let CalendarDay { date, starts, ends } = row.day;
+        DayView { date, starts, ends, now, used: row.used(), limit }
+    }
+
+    /// An instant (milliseconds since 1970) in the counter's zone.
+    pub(super) fn local(&self, millis: i64) -> Midnight {
+        Midnight::local(millis, &self.state.lock().zone)
     }
 
     pub(super) fn today(&self) -> Today {
@@ -325,11 +342,17 @@ pub(super) struct DayReservation {
     counter: Arc<DayCounter>,
     /// Number of the row.
     row: u64,
+    date: i32,
     units: u32,
     recorded: bool,
 }
 
 impl DayReservation {
+    /// Of the day: days since 1970.
+    pub(super) fn date(&self) -> i32 {
+        self.date
+    }
+
     /// Records the units, so that a restart counts them; needed before they are sent. Waits for the ledger, at most until
     /// `until` and not longer than a second. Cancel safe.
     ///

@@ -1,81 +1,85 @@
 //! The wait queue of an account: which requests wait for its budget, and which is served next.
 //!
-//! A [`Permit`] is a place in flight, units of the day and tokens of the second, taken together or not at all.
-//! Higher priority is served first, then first come, first served. The waiter at the head that cannot be served
-//! yet blocks those behind it, and only it has a timer: for the instant at which its tokens are due. A waiter
-//! that cannot be served within its [`WaitLimit`] is refused when it arrives, before it is queued.
+//! The [`Scheduler`] decides; this is its lock, its clock and its timer. A [`Permit`] is a place in flight, tokens of the
+//! second and units of the day, taken together or not at all. Each waiter has a timer for the end of its own wait, and one
+//! of them has the queue's: for the next instant at which somebody can be served.
 //!
-//! Always holds: no request waits while a place and the tokens for it are free; a permit that was granted and
-//! not taken goes to the next waiter; no lock is held across an await; without waiters, entering costs one
-//! atomic load; an event wakes only the waiters that it grants or refuses, and the head. The queue knows
-//! neither services nor requests. It fails with [`Exhausted`].
+//! Always holds: a permit that was granted and not taken goes to the next waiter; a waiter that leaves gives its place
+//! back at once; no lock is held across an await; an event wakes only the waiters that it grants or refuses, and the one
+//! with the queue's timer. The queue knows neither services nor requests. It fails with [`Exhausted`].
+
+mod lines;
+mod scheduler;
+mod supply;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    cmp::Reverse,
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, Ordering},
     },
+    task::{Wake, Waker},
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
+pub(super) use self::{
+    lines::Demand,
+    supply::{Exhausted, GATEWAY, Limits},
+};
+use self::{
+    scheduler::{QueueArrival, QueueTicket, Scheduler},
+    supply::{DayShort, DayUnits, Days, Served, Taken},
+};
 use super::{
-    bucket::{InsufficientTokens, TokenBucket},
-    claim::Claim,
-    day::{DayCounter, DayShortage},
+    bucket::nanos_since,
+    day::{DayCounter, DayReservation, DayShortage, Unrecorded},
+    day_share::DayView,
+    share,
 };
 use crate::config::{Priority, Rate};
 
-/// The three limits of an account and the requests that wait for them.
+/// The day counter of a service, if one unit of it is to be taken.
+pub(super) type ServiceDay = Option<Arc<DayCounter>>;
+
+/// The limits of an account, and the requests that wait for them.
 #[derive(Debug)]
 pub(super) struct WaitQueue {
-    second: ArcSwapOption<TokenBucket>,
     pub(super) day: Arc<DayCounter>,
-    max_in_flight: AtomicUsize,
-    in_flight: AtomicUsize,
-    /// Length of `state.waiters`, readable without the lock.
-    waiting: AtomicUsize,
-    state: Mutex<WaitQueueState>,
+    /// Times are nanoseconds since then.
+    start: Instant,
+    state: Mutex<QueueState>,
+    /// Numbers of the services, by name. Those that are gone keep theirs.
+    members: Mutex<BTreeMap<String, usize>>,
+    /// A day counter has got units since the queue was served last.
+    leased: AtomicBool,
 }
 
-#[derive(Debug, Default)]
-struct WaitQueueState {
-    /// The undecided waiters, in the order of service.
-    waiters: BTreeMap<QueuePosition, QueuedWaiter>,
-    /// Waiters so far: numbers the next one.
-    arrivals: u64,
-    /// Sum of the costs of `waiters`, by priority.
-    queued_cost: BTreeMap<Reverse<Priority>, u64>,
-    head: Option<Head>,
-}
-
-/// Order of service: higher priority first, then first come, first served.
-type QueuePosition = (Reverse<Priority>, u64);
+type QueueScheduler = Scheduler<Arc<WaitOutcome>, ServiceDay>;
 
 #[derive(Debug)]
-struct QueuedWaiter {
-    cost: u32,
-    outcome: Arc<WaitOutcome>,
+struct QueueState {
+    scheduler: QueueScheduler,
+    timer: Option<Timer>,
 }
 
-/// The first undecided waiter, as far as it is known.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Head {
-    position: QueuePosition,
-    /// When its tokens are due; `None` while it waits for a place in flight.
-    due: Option<Instant>,
+/// The queue's timer.
+#[derive(Debug)]
+struct Timer {
+    /// The waiter that has it.
+    owner: Arc<WaitOutcome>,
+    at: u64,
 }
 
 /// What the queue tells one waiter.
 #[derive(Debug, Default)]
 struct WaitOutcome {
     decision: Mutex<Option<Result<Permit, Exhausted>>>,
-    /// A decision was made, or the waiter has become the head or got another due time.
+    /// A decision was made, or the waiter has the queue's timer now.
     changed: Notify,
 }
 
@@ -83,257 +87,335 @@ struct WaitOutcome {
 #[derive(Debug)]
 pub(super) struct Permit {
     queue: Arc<WaitQueue>,
-    pub(super) claim: Claim,
+    taken: Taken,
+    /// Of the account; `None` once they are used.
+    units: Option<DayReservation>,
+    /// Of the service.
+    pub(super) service_unit: Option<DayReservation>,
 }
 
-/// How long a request may wait: `at_most` from now, and never beyond `deadline`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct WaitLimit {
-    pub(super) at_most: Duration,
+/// A request for a permit.
+#[derive(Debug)]
+pub(super) struct PermitRequest {
+    /// Number of the service.
+    pub(super) member: usize,
+    pub(super) cost: u32,
+    pub(super) priority: Priority,
+    /// It never waits beyond this.
     pub(super) deadline: Instant,
+    pub(super) service_day: ServiceDay,
 }
 
-/// The limit that is short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exhausted {
-    /// All places in flight are occupied.
-    InFlight,
-    Second(InsufficientTokens),
-    Day,
-    /// The ledger has not granted the units of the day yet.
-    NotLeased,
+/// How much of the second and of the places is used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueUsage {
+    /// The configured rate, and the tokens left; `None` without a limit.
+    pub(super) second: Option<(Rate, u64)>,
+    /// Rate at present, tokens per second; `None` without a limit.
+    pub(super) per_second: Option<f64>,
+    /// Rest of a pause that Fastrac has imposed; zero if there is none.
+    pub(super) paused_for: Duration,
+    pub(super) in_flight: usize,
+    pub(super) places: usize,
+    pub(super) waiting: usize,
 }
 
-impl From<DayShortage> for Exhausted {
-    fn from(shortage: DayShortage) -> Self {
-        match shortage {
-            DayShortage::Exhausted => Exhausted::Day,
-            DayShortage::NotLeased => Exhausted::NotLeased,
-        }
+/// The counters that a grant takes units from.
+struct AccountDays<'a>(&'a Arc<WaitQueue>);
+
+/// Units of the account's day, and one of the service's.
+#[derive(Debug)]
+struct Units {
+    account: DayReservation,
+    service: Option<DayReservation>,
+}
+
+impl Days<ServiceDay> for AccountDays<'_> {
+    type Units = Units;
+
+    fn view(&self) -> DayView {
+        self.0.day.view()
+    }
+
+    fn reserve(&self, with: &ServiceDay, cost: u32) -> Result<DayUnits<Units>, DayShort> {
+        let service = with.as_ref().map(|day| self.units(day, 1, DayShort::Service)).transpose()?;
+        let account = self.units(&self.0.day, cost, DayShort::Account)?;
+        let date = account.date();
+        Ok(DayUnits { units: Units { account, service }, date })
+    }
+}
+
+impl AccountDays<'_> {
+    fn units(&self, day: &Arc<DayCounter>, units: u32, exhausted: DayShort) -> Result<DayReservation, DayShort> {
+        let reserved = match day.reserve(units) {
+            Err(DayShortage::NotLeased) => {
+                day.wake_when_granted(&Waker::from(self.0.clone()));
+                day.reserve(units)
+            }
+            decided => decided,
+        };
+        reserved.map_err(|shortage| match shortage {
+            DayShortage::Exhausted => exhausted,
+            DayShortage::NotLeased => DayShort::NotLeased,
+        })
+    }
+}
+
+/// A day counter has got units. The ledger may say so while the queue is locked; then whoever holds the lock looks at
+/// the counters again.
+impl Wake for WaitQueue {
+    fn wake(self: Arc<Self>) {
+        self.leased.store(true, Ordering::SeqCst);
+        self.serve_leased();
     }
 }
 
 impl WaitQueue {
-    pub(super) fn new(second: Option<Rate>, day: Arc<DayCounter>, max_in_flight: usize) -> Self {
+    pub(super) fn new(limits: Limits, day: Arc<DayCounter>) -> Self {
         Self {
-            second: ArcSwapOption::from(second.map(|rate| Arc::new(TokenBucket::full(rate)))),
             day,
-            max_in_flight: AtomicUsize::new(max_in_flight),
-            in_flight: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
-            state: Mutex::new(WaitQueueState::default()),
+            start: Instant::now(),
+            state: Mutex::new(QueueState { scheduler: Scheduler::new(limits), timer: None }),
+            members: Mutex::default(),
+            leased: AtomicBool::new(false),
         }
     }
 
-    /// Changes the limits while requests are in flight or wait. A changed rate starts with an empty
-    /// bucket.
-    pub(super) fn resize(self: &Arc<Self>, second: Option<Rate>, max_in_flight: usize) {
-        if self.second().map(|bucket| bucket.rate()) != second {
-            self.second.store(second.map(|rate| Arc::new(TokenBucket::empty(rate))));
+    /// Changes the limits while requests are in flight or wait. A changed rate never grants a burst.
+    pub(super) fn limit(self: &Arc<Self>, limits: Limits) {
+        self.change(|scheduler, now| scheduler.limit(limits, now));
+    }
+
+    /// Shares the budget among these services, by name; any other has no share any more. Returns their numbers.
+    pub(super) fn share_among(self: &Arc<Self>, services: &[(&str, f64)]) -> Vec<usize> {
+        let mut members = self.members.lock();
+        // The guarantees of a new queue are full.
+        let is_new = members.is_empty();
+        let gone: Vec<usize> = members
+            .iter()
+            .filter(|(name, _)| !services.iter().any(|(known, _)| known == name))
+            .map(|(_, number)| *number)
+            .collect();
+        self.change(|scheduler, now| {
+            let now = if is_new { 0 } else { now };
+            for number in gone {
+                scheduler.set_share(number, 0, now);
+            }
+            let set = |(name, fraction): &(&str, f64)| {
+                let number = *members.entry((*name).to_owned()).or_insert_with(|| scheduler.members());
+                scheduler.set_share(number, share::fixed(*fraction), now);
+                number
+            };
+            services.iter().map(set).collect()
+        })
+    }
+
+    /// A request that was sent at `sent` got a limit response of Fastrac, which names a time to wait or none.
+    pub(super) fn throttled(self: &Arc<Self>, sent: Instant, wait: Option<Duration>) {
+        let sent = sent.saturating_duration_since(self.start).as_nanos() as u64;
+        self.change(|scheduler, now| scheduler.throttled(now, sent, wait));
+    }
+
+    pub(super) fn usage(&self) -> QueueUsage {
+        let state = self.state.lock();
+        let (supply, now) = (&state.scheduler.supply, self.now());
+        QueueUsage {
+            second: supply.rate().zip(supply.tokens_left(now)),
+            per_second: supply.fill().map(|fill| 1e9 / fill.period as f64),
+            paused_for: Duration::from_nanos(supply.paused_until().saturating_sub(now)),
+            in_flight: supply.in_flight(),
+            places: supply.places(),
+            waiting: state.scheduler.waiting(),
         }
-        self.max_in_flight.store(max_in_flight, SeqCst);
-        self.serve_waiters();
     }
 
-    /// The bucket of the second; `None` if unlimited.
-    pub(super) fn second(&self) -> Option<Arc<TokenBucket>> {
-        self.second.load_full()
-    }
-
-    pub(super) fn max_in_flight(&self) -> usize {
-        self.max_in_flight.load(SeqCst)
-    }
-
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(SeqCst)
-    }
-
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(SeqCst)
-    }
-
-    /// Takes a permit, waiting for it within `limit`.
+    /// Takes a permit, waiting for it as long as the request may.
     ///
     /// # Errors
     /// [`Exhausted`] names the limit that was short; at once if waiting cannot help.
-    pub(super) async fn acquire(
-        self: &Arc<Self>,
-        cost: u32,
-        priority: Priority,
-        limit: WaitLimit,
-    ) -> Result<Permit, Exhausted> {
-        if self.waiting() == 0 {
-            match self.try_acquire(cost) {
-                Ok(permit) => return Ok(permit),
-                Err(exhausted) if exhausted.is_final() => {
-                    // It held a place for a moment, and another request may have found none.
-                    self.serve_waiters();
-                    return Err(exhausted);
-                }
-                Err(_) => {}
-            }
-        }
-        // Only waiting requests read the clock. They are few, so their state is on the heap.
-        Box::pin(self.wait(cost, priority, limit.deadline.min(Instant::now() + limit.at_most))).await
-    }
-
-    async fn wait(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Permit, Exhausted> {
-        let waiter = self.enqueue(cost, priority, until)?;
-        loop {
-            if let Some(decision) = waiter.outcome.decision.lock().take() {
-                return decision;
-            }
-            if Instant::now() >= until {
-                return Err(self.shortage(cost));
-            }
-            let wake_at = waiter.due().map_or(until, |due| due.min(until));
-            tokio::select! {
-                () = waiter.outcome.changed.notified() => {}
-                () = tokio::time::sleep_until(wake_at) => self.serve(&mut self.state.lock()),
-            }
+    pub(super) async fn acquire(self: &Arc<Self>, request: PermitRequest) -> Result<Permit, Exhausted> {
+        match self.enter(request)? {
+            Entered::Permit(permit) => Ok(permit),
+            // Few requests wait, so their state is on the heap.
+            Entered::Waiter(waiter) => Box::pin(waiter.wait()).await,
         }
     }
 
-    /// Takes a permit now, or nothing.
-    fn try_acquire(self: &Arc<Self>, cost: u32) -> Result<Permit, Exhausted> {
-        let free = |occupied: usize| (occupied < self.max_in_flight()).then_some(occupied + 1);
-        self.in_flight.fetch_update(SeqCst, SeqCst, free).map_err(|_| Exhausted::InFlight)?;
-        let claim = || {
-            let day = Some(self.day.reserve(cost)?);
-            let second = self.second.load().as_ref().map(|second| second.take(cost)).transpose();
-            Ok(Claim { second: second.map_err(Exhausted::Second)?, day, ..Claim::default() })
-        };
-        match claim() {
-            Ok(claim) => Ok(Permit { queue: self.clone(), claim }),
-            Err(exhausted) => {
-                self.in_flight.fetch_sub(1, SeqCst);
-                Err(exhausted)
-            }
-        }
-    }
-
-    /// Queues a waiter that can be served by `until`, and serves the queue.
-    fn enqueue(self: &Arc<Self>, cost: u32, priority: Priority, until: Instant) -> Result<Waiter, Exhausted> {
-        if !self.day.has(cost) {
-            return Err(Exhausted::Day);
-        }
-        let mut state = self.state.lock();
-        if let Some(second) = self.second() {
-            if cost > second.rate().burst {
-                return Err(Exhausted::Second(InsufficientTokens::Never));
-            }
-            let ahead: u64 = state.queued_cost.range(..=Reverse(priority)).map(|(_, cost)| cost).sum();
-            let due = second.due_in(ahead + u64::from(cost));
-            if Instant::now() + due > until {
-                return Err(Exhausted::Second(InsufficientTokens::Until(due)));
-            }
-        }
-        state.arrivals += 1;
-        let position = (Reverse(priority), state.arrivals);
-        let outcome = Arc::new(WaitOutcome::default());
-        *state.queued_cost.entry(position.0).or_default() += u64::from(cost);
-        state.waiters.insert(position, QueuedWaiter { cost, outcome: outcome.clone() });
-        self.serve(&mut state);
-        Ok(Waiter { queue: self.clone(), position, outcome })
-    }
-
-    /// Serves the queue, if anybody waits.
-    fn serve_waiters(self: &Arc<Self>) {
-        if self.waiting() > 0 {
-            self.serve(&mut self.state.lock());
-        }
-    }
-
-    /// Decides as many waiters as can be decided now, and tells the head when its tokens are due.
-    fn serve(self: &Arc<Self>, state: &mut WaitQueueState) {
-        let mut head = None;
-        while let Some((&position, waiter)) = state.waiters.first_key_value() {
-            let decision = match self.try_acquire(waiter.cost) {
-                Ok(permit) => Ok(permit),
-                Err(exhausted) if exhausted.is_final() => Err(exhausted),
-                Err(exhausted) => {
-                    let due = match exhausted {
-                        Exhausted::Second(InsufficientTokens::Until(due)) => Some(Instant::now() + due),
-                        _ => None,
-                    };
-                    head = Some(Head { position, due });
-                    if state.head != head {
-                        waiter.outcome.changed.notify_one();
-                    }
-                    break;
-                }
+    fn enter(self: &Arc<Self>, request: PermitRequest) -> Result<Entered, Exhausted> {
+        let deadline = self.nanos(request.deadline);
+        self.locked(|state| {
+            let now = self.now();
+            let PermitRequest { member, cost, priority, service_day, .. } = request;
+            let expires = now.saturating_add(state.scheduler.supply.max_wait()).min(deadline);
+            let demand = Demand { member, cost, priority, expires, deadline, with: service_day };
+            let expires = match state.scheduler.arrive(&demand, now, &AccountDays(self)) {
+                QueueArrival::Granted(grant) => return Ok(Entered::Permit(self.permit(grant))),
+                QueueArrival::Refused(exhausted) => return Err(exhausted),
+                QueueArrival::Waits { expires } => expires,
             };
-            if let Some(waiter) = state.remove(position) {
-                *waiter.outcome.decision.lock() = Some(decision);
-                waiter.outcome.changed.notify_one();
-            }
-        }
-        state.head = head;
-        self.waiting.store(state.waiters.len(), SeqCst);
+            let outcome = Arc::new(WaitOutcome::default());
+            let ticket = state.scheduler.enter(Demand { expires, ..demand }, outcome.clone(), now);
+            self.serve(state);
+            Ok(Entered::Waiter(Waiter { queue: self.clone(), ticket, outcome, expires }))
+        })
     }
 
-    /// The limit that a waiter lacks when its time is up.
-    fn shortage(&self, cost: u32) -> Exhausted {
-        match self.second() {
-            Some(second) if self.in_flight() < self.max_in_flight() => {
-                Exhausted::Second(InsufficientTokens::Until(second.due_in(u64::from(cost))))
-            }
-            _ => Exhausted::InFlight,
+    /// Works on the state. If a counter has got units meanwhile, the queue is served after it.
+    fn locked<T>(self: &Arc<Self>, work: impl FnOnce(&mut QueueState) -> T) -> T {
+        let result = work(&mut self.state.lock());
+        if self.leased.load(Ordering::SeqCst) {
+            self.serve_leased();
         }
+        result
+    }
+
+    /// Changes something, and decides the waiters that can be decided then.
+    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut QueueScheduler, u64) -> T) -> T {
+        self.locked(|state| {
+            let result = change(&mut state.scheduler, self.now());
+            self.serve(state);
+            result
+        })
+    }
+
+    fn serve_leased(self: &Arc<Self>) {
+        while self.leased.load(Ordering::SeqCst)
+            && let Some(mut state) = self.state.try_lock()
+        {
+            self.serve(&mut state);
+        }
+    }
+
+    fn permit(self: &Arc<Self>, grant: Served<Units>) -> Permit {
+        let Served { units: Units { account, service }, taken } = grant;
+        Permit { queue: self.clone(), taken, units: Some(account), service_unit: service }
+    }
+
+    /// Decides as many waiters as can be decided now, and gives the queue's timer to the one that comes first.
+    fn serve(self: &Arc<Self>, state: &mut QueueState) {
+        let QueueState { scheduler, timer } = state;
+        let leased = self.leased.swap(false, Ordering::SeqCst);
+        if scheduler.waiting() == 0 {
+            *timer = None;
+            return;
+        }
+        if leased {
+            scheduler.leased(self.now());
+        }
+        let next = scheduler.serve(self.now(), &AccountDays(self), |waiter, decision| {
+            *waiter.decision.lock() = Some(decision.map(|grant| self.permit(grant)));
+            waiter.changed.notify_one();
+        });
+        let Some((at, owner)) = next.zip(scheduler.next_waiter()) else {
+            *timer = None;
+            return;
+        };
+        let known = timer.as_ref().is_some_and(|timer| timer.at <= at && Arc::ptr_eq(&timer.owner, owner));
+        if !known {
+            owner.changed.notify_one();
+            *timer = Some(Timer { owner: owner.clone(), at });
+        } else if let Some(timer) = timer {
+            timer.at = at;
+        }
+    }
+
+    fn now(&self) -> u64 {
+        nanos_since(self.start)
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
-impl WaitQueueState {
-    fn remove(&mut self, position: QueuePosition) -> Option<QueuedWaiter> {
-        let waiter = self.waiters.remove(&position)?;
-        if let Some(cost) = self.queued_cost.get_mut(&position.0) {
-            *cost -= u64::from(waiter.cost);
-        }
-        Some(waiter)
-    }
-}
-
-impl Exhausted {
-    /// Whether waiting cannot help.
-    fn is_final(self) -> bool {
-        matches!(self, Exhausted::Day | Exhausted::NotLeased | Exhausted::Second(InsufficientTokens::Never))
-    }
+/// A request that has come to the queue.
+enum Entered {
+    Permit(Permit),
+    Waiter(Waiter),
 }
 
 /// A request in the queue; leaves it when dropped.
 struct Waiter {
     queue: Arc<WaitQueue>,
-    position: QueuePosition,
+    ticket: QueueTicket,
     outcome: Arc<WaitOutcome>,
+    expires: u64,
 }
 
 impl Waiter {
-    /// When the tokens for this waiter are due, if it is the head of the queue and waits for tokens.
-    fn due(&self) -> Option<Instant> {
+    async fn wait(self) -> Result<Permit, Exhausted> {
+        loop {
+            if let Some(decision) = self.outcome.decision.lock().take() {
+                return decision;
+            }
+            if self.queue.now() >= self.expires
+                && let Some(exhausted) = self.give_up()
+            {
+                return Err(exhausted);
+            }
+            let wake_at = self.queue.start + Duration::from_nanos(self.wake_at());
+            tokio::select! {
+                () = self.outcome.changed.notified() => {}
+                () = tokio::time::sleep_until(wake_at) => self.queue.change(|_, _| ()),
+            }
+        }
+    }
+
+    fn wake_at(&self) -> u64 {
         let state = self.queue.state.lock();
-        state.head.filter(|head| head.position == self.position)?.due
+        let timer = state.timer.as_ref().filter(|timer| Arc::ptr_eq(&timer.owner, &self.outcome));
+        timer.map_or(self.expires, |timer| timer.at.min(self.expires))
+    }
+
+    /// Leaves the queue because the time is up; `None` if it was decided in the meantime.
+    fn give_up(&self) -> Option<Exhausted> {
+        self.queue.change(|scheduler, now| {
+            let demand = scheduler.leave(self.ticket, now)?;
+            Some(scheduler.shortage(&demand, now, &AccountDays(&self.queue)))
+        })
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut state = self.queue.state.lock();
-        if state.remove(self.position).is_some() {
-            // The next one may cost less, or needs the timer.
-            self.queue.serve(&mut state);
-        }
-        drop(state);
+        // The next one may cost less, or needs the timer.
+        self.queue.change(|scheduler, now| scheduler.leave(self.ticket, now));
         // A permit that was granted and not taken goes to the next waiter; that takes the lock again.
         let decision = self.outcome.decision.lock().take();
         drop(decision);
     }
 }
 
+impl Permit {
+    /// Records the units of the account's day, as [`DayReservation::record`] does.
+    pub(super) async fn record(&mut self, until: Instant) -> Result<(), Unrecorded> {
+        match &mut self.units {
+            Some(units) => units.record(until).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Counts everything as used. The place stays occupied.
+    pub(super) fn keep(&mut self) {
+        if let Some(units) = self.units.take() {
+            units.keep();
+            self.queue.locked(|state| state.scheduler.decide(self.taken, true, 0));
+        }
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.queue.in_flight.fetch_sub(1, SeqCst);
         // Given back before a waiter is served, which may need them.
-        self.claim = Claim::default();
-        self.queue.serve_waiters();
+        drop(self.service_unit.take());
+        let unused = self.units.take();
+        let is_unused = unused.is_some();
+        drop(unused);
+        self.queue.change(|scheduler, now| {
+            if is_unused {
+                scheduler.decide(self.taken, false, now);
+            }
+            scheduler.release(self.taken, now);
+        });
     }
 }

@@ -22,13 +22,14 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    bucket::{InsufficientTokens, TokenBucket},
+    bucket::TokenBucket,
     calendar_day::Midnight,
-    claim::Claim,
+    claim::{Claim, ClaimedDay},
     day::{CounterContext, DayCounter, DayShortage, Unrecorded},
     header,
     outlook::DayUse,
     overridden::{OverrideNotice, QuotaOverride},
+    tokens::InsufficientTokens,
     usage::{LimitWindow, UsageByWindow, WindowUsage},
     wall_clock::WallClock,
 };
@@ -192,18 +193,42 @@ impl Quota {
     /// [`Exceeded`] when none is left.
     pub async fn claim_day(&self, claim: &mut Claim, until: Instant) -> Result<(), Exceeded> {
         let limits = Guard::into_inner(self.limits());
-        claim.day = Some(self.day.reserve_by(1, until).await.map_err(|shortage| match shortage {
+        claim.day = ClaimedDay::Taken(self.day.reserve_by(1, until).await.map_err(|shortage| match shortage {
             DayShortage::NotLeased => Exceeded::Unrecorded(Unrecorded),
-            DayShortage::Exhausted => Exceeded::Day {
-                retry_after: Duration::from_secs(self.day.today().ends_in),
-                resets_at: self.day.ends_at(),
-                notice: limits.overridden.as_ref().map(|set| self.notice(set)),
-            },
+            DayShortage::Exhausted => self.day_exceeded(),
         })?);
         if !limits.enforce && limits.day.is_some_and(|limit| self.day.today().used > limit) {
             self.note(LimitWindow::Day, claim);
         }
         Ok(())
+    }
+
+    /// Has one request of today taken together with the account's budget, unless the claim has one already.
+    ///
+    /// # Errors
+    /// [`Exceeded`] when none is left at present.
+    pub fn owe_day(&self, claim: &mut Claim) -> Result<(), Exceeded> {
+        if matches!(claim.day, ClaimedDay::Taken(_)) {
+            return Ok(());
+        }
+        let limits = self.limits();
+        if limits.enforce && !self.day.has(1) {
+            return Err(self.day_exceeded());
+        }
+        if !limits.enforce && limits.day.is_some_and(|limit| self.day.today().used >= limit) {
+            self.note(LimitWindow::Day, claim);
+        }
+        claim.day = ClaimedDay::Due(self.day.clone());
+        Ok(())
+    }
+
+    /// The refusal of a request while none is left today.
+    pub fn day_exceeded(&self) -> Exceeded {
+        Exceeded::Day {
+            retry_after: Duration::from_secs(self.day.today().ends_in),
+            resets_at: self.day.ends_at(),
+            notice: self.limits().overridden.as_ref().map(|set| self.notice(set)),
+        }
     }
 
     /// The count of the day.
@@ -242,7 +267,8 @@ impl Quota {
             let resets_in = set.millis_left(self.clock.millis()).div_ceil(1000).max(1);
             return UsageByWindow { second: None, day: Some(WindowUsage { limit: 0, left: 0, resets_in }) };
         }
-        UsageByWindow::of(limits.second.as_deref(), limits.day, &self.day)
+        let second = limits.second.as_ref().map(|second| (second.rate(), second.left()));
+        UsageByWindow::of(second, limits.day, &self.day)
     }
 
     /// Requests used today, reserved ones included; counted even without a limit.

@@ -30,12 +30,6 @@ fn quota(rate: Option<(u32, u32)>, day: Option<u64>) -> config::QuotaConfig {
     config::QuotaConfig { second: rate.map(|(per_second, burst)| Rate { per_second, burst }), day, enforce: true }
 }
 
-fn budget(rate: Option<(u32, u32)>, day: Option<u64>, in_flight: usize, max_wait: u64) -> Budget {
-    let second = rate.map(|(per_second, burst)| Rate { per_second, burst });
-    let budget = config::BudgetConfig { second, day, in_flight, max_wait: Duration::from_millis(max_wait) };
-    Budget::new(&budget, &zone("Asia/Jakarta"), wall("2026-11-24T02:00:00Z"))
-}
-
 /// Takes one request of the second and of the day.
 fn use_one(quota: &Quota) {
     let mut claim = Claim::default();
@@ -53,89 +47,14 @@ fn claim_day(quota: &Quota, claim: &mut Claim) -> Result<(), Exceeded> {
     }
 }
 
-fn far() -> Instant {
-    Instant::now() + Duration::from_secs(3600)
-}
-
 fn paused() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 
 mod bucket {
-    use crate::admission::bucket::{InsufficientTokens, TokenReservation};
+    use crate::admission::tokens::InsufficientTokens;
 
     use super::*;
-
-    /// What may be taken at `now`, of a bucket that was full at 0, after these takes: tokens that come back one by one,
-    /// computed from the start each time.
-    fn free(rate: Rate, taken: &[(Duration, u32)], now: Duration) -> u32 {
-        let period = 1_000_000_000_u128.div_ceil(u128::from(rate.per_second));
-        let (mut level, mut at) = (u128::from(rate.burst) * period, 0);
-        for (then, tokens) in taken.iter().chain([&(now, 0)]) {
-            level =
-                (level + (then.as_nanos() - at)).min(u128::from(rate.burst) * period) - u128::from(*tokens) * period;
-            at = then.as_nanos();
-        }
-        (level / period) as u32
-    }
-
-    proptest! {
-        /// In every window of length T at most burst + T × rate are kept, what is given back is as if it had never been
-        /// taken, and what is refused would have been too much or goes through after exactly the wait that was said.
-        #[test]
-        fn never_over_admits_in_any_window(
-            per_second in 1_u32..200,
-            burst in 1_u32..100,
-            steps in prop::collection::vec((0_u64..200_000, 1_u32..4, 0_u8..4, 0_usize..16), 1..200),
-        ) {
-            paused().block_on(async {
-                let rate = Rate { per_second, burst };
-                let bucket = Arc::new(TokenBucket::full(rate));
-                let start = Instant::now();
-                let mut taken: Vec<(Duration, u32)> = Vec::new();
-                let mut undecided = Vec::new();
-                for (micros, tokens, fate, decide) in steps {
-                    advance(Duration::from_micros(micros)).await;
-                    if decide < undecided.len() {
-                        let (index, reservation): (usize, TokenReservation) = undecided.swap_remove(decide);
-                        if decide % 2 == 0 { reservation.keep() } else {
-                            drop(reservation);
-                            taken[index].1 = 0;
-                        }
-                    }
-                    let left = bucket.left();
-                    assert_eq!(left, free(rate, &taken, start.elapsed()));
-                    match bucket.take(tokens) {
-                        Ok(reservation) => {
-                            assert!(left >= tokens, "took {tokens} of {left}");
-                            taken.push((start.elapsed(), tokens));
-                            match fate {
-                                0 => reservation.keep(),
-                                1 => {
-                                    drop(reservation);
-                                    taken.pop();
-                                }
-                                _ => undecided.push((taken.len() - 1, reservation)),
-                            }
-                        }
-                        Err(InsufficientTokens::Never) => assert!(tokens > burst),
-                        Err(InsufficientTokens::Until(wait)) => {
-                            assert!(left < tokens, "refused {tokens} of {left}");
-                            assert_eq!(wait, bucket.due_in(u64::from(tokens)));
-                        }
-                    }
-                }
-                for (i, (from, _)) in taken.iter().enumerate() {
-                    let mut sum = 0_f64;
-                    for (until, tokens) in &taken[i..] {
-                        sum += f64::from(*tokens);
-                        let window = (*until - *from).as_secs_f64();
-                        assert!(sum <= f64::from(burst) + window * f64::from(per_second) + 1e-6);
-                    }
-                }
-            });
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_that_is_said_is_enough_and_not_too_long() {
@@ -307,273 +226,16 @@ mod headers {
     }
 }
 
-mod budget {
-    use super::*;
-
-    const NORMAL: Priority = Priority::Normal;
-
-    /// One call that is sent and answered at once.
-    async fn send(budget: &Budget, priority: Priority) -> Result<(), OverBudget> {
-        budget.spend(1, priority, far()).await.map(|mut spent| spent.sent())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_place_in_flight_is_held_until_the_answer_ends() {
-        let budget = budget(None, None, 1, 0);
-        let mut spent = budget.spend(1, NORMAL, far()).await.unwrap();
-        spent.sent();
-        assert!(matches!(budget.spend(1, NORMAL, far()).await, Err(OverBudget::InFlight { .. })));
-        drop(spent);
-        assert!(budget.spend(1, NORMAL, far()).await.is_ok());
-        assert_eq!(budget.usage().in_flight.left, 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_not_sent_goes_back_to_the_day() {
-        let budget = budget(None, Some(3), 8, 0);
-        drop(budget.spend(3, NORMAL, far()).await.unwrap());
-        let mut spent = budget.spend(2, NORMAL, far()).await.unwrap();
-        spent.sent();
-        drop(spent);
-        assert_eq!(budget.usage().used_today, 2);
-        let Err(OverBudget::Day { retry_after, resets_at }) = budget.spend(2, NORMAL, far()).await else {
-            panic!("spent too much")
-        };
-        assert_eq!(retry_after, Duration::from_secs(15 * 3600));
-        assert_eq!(resets_at.to_string(), "2026-11-25T00:00:00+07:00");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_not_sent_goes_back_to_the_second_and_to_a_waiter() {
-        let budget = budget(Some((1, 1)), None, 8, 10_000);
-        let unsent = budget.spend(1, NORMAL, far()).await.unwrap();
-        let start = Instant::now();
-        let (waiter, ()) = tokio::join!(send(&budget, NORMAL), async {
-            tokio::task::yield_now().await;
-            drop(unsent);
-        });
-        assert!(waiter.is_ok() && start.elapsed() == Duration::ZERO, "{:?}", start.elapsed());
-        assert_eq!(budget.usage().windows.second.unwrap().left, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_refused_call_drains_nothing() {
-        let budget = budget(Some((10, 10)), Some(2), 8, 0);
-        let mut spent = budget.spend(2, NORMAL, far()).await.unwrap();
-        spent.sent();
-        for _ in 0..20 {
-            assert!(matches!(budget.spend(1, NORMAL, far()).await, Err(OverBudget::Day { .. })));
-        }
-        assert_eq!(budget.usage().windows.second.unwrap().left, 8);
-        assert_eq!(budget.usage().in_flight.left, 7);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn waits_in_the_queue_but_not_in_vain() {
-        let budget = budget(Some((10, 1)), None, 8, 250);
-        let start = Instant::now();
-        send(&budget, NORMAL).await.unwrap();
-        let (a, b, c) = tokio::join!(send(&budget, NORMAL), send(&budget, NORMAL), async {
-            let refused = send(&budget, NORMAL).await;
-            assert_eq!(start.elapsed(), Duration::ZERO, "refused at once: it would be served after 300 ms");
-            refused
-        });
-        assert!(a.is_ok() && b.is_ok());
-        assert_eq!(c.unwrap_err(), OverBudget::Second { retry_after: Duration::from_secs(1) });
-        assert!((200..=203).contains(&(start.elapsed().as_millis() as u64)), "{:?}", start.elapsed());
-        assert_eq!(budget.usage().waiting, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_deadline_of_the_request_bounds_the_wait() {
-        let budget = budget(Some((1, 1)), None, 8, 60_000);
-        send(&budget, NORMAL).await.unwrap();
-        let soon = Instant::now() + Duration::from_millis(500);
-        assert!(budget.spend(1, NORMAL, soon).await.is_err());
-        assert!(budget.spend(1, NORMAL, far()).await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn higher_priority_goes_first_and_equals_in_order() {
-        let budget = Arc::new(budget(Some((10, 1)), None, 8, 10_000));
-        send(&budget, NORMAL).await.unwrap();
-        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        for (name, priority) in
-            [("low", Priority::Low), ("n1", NORMAL), ("n2", NORMAL), ("h1", Priority::High), ("h2", Priority::High)]
-        {
-            let (budget, tell) = (budget.clone(), tell.clone());
-            tokio::spawn(async move {
-                send(&budget, priority).await.unwrap();
-                tell.send(name).unwrap();
-            });
-            tokio::task::yield_now().await;
-        }
-        drop(tell);
-        let mut order = Vec::new();
-        while let Some(name) = told.recv().await {
-            order.push(name);
-        }
-        assert_eq!(order, ["h1", "h2", "n1", "n2", "low"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_freed_place_goes_to_a_waiter() {
-        let budget = Arc::new(budget(None, None, 1, 10_000));
-        let spent = budget.spend(1, NORMAL, far()).await.unwrap();
-        let waiter = tokio::spawn({
-            let budget = budget.clone();
-            async move { budget.spend(1, NORMAL, far()).await.map(drop) }
-        });
-        tokio::task::yield_now().await;
-        assert_eq!(budget.usage().waiting, 1);
-        let start = Instant::now();
-        drop(spent);
-        waiter.await.unwrap().unwrap();
-        assert_eq!(start.elapsed(), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_waiter_that_leaves_blocks_nobody() {
-        let budget = Arc::new(budget(Some((10, 1)), None, 1, 10_000));
-        let spent = budget.spend(1, NORMAL, far()).await.unwrap();
-        let gone = tokio::time::timeout(Duration::from_millis(10), budget.spend(1, NORMAL, far())).await;
-        assert!(gone.is_err());
-        assert_eq!(budget.usage().waiting, 0);
-        drop(spent);
-        let start = Instant::now();
-        send(&budget, NORMAL).await.unwrap();
-        assert!(start.elapsed() <= Duration::from_millis(92), "{:?}", start.elapsed());
-        assert_eq!(budget.usage().in_flight.left, 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn more_than_the_burst_is_refused_at_once() {
-        let budget = budget(Some((10, 5)), None, 1, 10_000);
-        assert!(matches!(budget.spend(6, NORMAL, far()).await, Err(OverBudget::Second { .. })));
-        assert_eq!(budget.usage().in_flight.left, 1);
-    }
-
-    /// Once, no waiter was woken when a place became free before the next token was due, and six of eight were refused.
-    #[tokio::test(start_paused = true)]
-    async fn a_token_that_is_due_after_the_place_is_free_is_used() {
-        let budget = Arc::new(budget(Some((10, 1)), None, 1, 3_000));
-        let start = Instant::now();
-        let callers: Vec<_> = (0..8)
-            .map(|_| {
-                let budget = budget.clone();
-                tokio::spawn(async move {
-                    let mut spent = budget.spend(1, NORMAL, far()).await?;
-                    spent.sent();
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    drop(spent);
-                    Ok::<_, OverBudget>(())
-                })
-            })
-            .collect();
-        for caller in callers {
-            caller.await.unwrap().unwrap();
-        }
-        assert!(start.elapsed() <= Duration::from_millis(750), "{:?}", start.elapsed());
-    }
-
-    /// Random arrivals, service times, deadlines and cancellations. After every millisecond: if there is a waiter, then
-    /// all places are taken, or there are fewer tokens than the largest cost.
-    #[test]
-    fn no_request_waits_while_place_and_tokens_are_free() {
-        const LARGEST: u64 = 3;
-        for seed in 0..200_u64 {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let (rate, burst) = (random.u32(5..400), random.u32(LARGEST as u32..12));
-            let (places, max_wait) = (random.usize(1..6), random.u64(1..3_000));
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-            runtime.block_on(async {
-                let budget = Arc::new(budget(Some((rate, burst)), None, places, max_wait));
-                let (mut callers, mut served) = (Vec::new(), 0_u32);
-                for millis in 0..600_u64 {
-                    while millis < 400 && random.u8(..) < 80 {
-                        let (budget, cost) = (budget.clone(), random.u32(1..=LARGEST as u32));
-                        let priority = [Priority::Low, NORMAL, Priority::High][random.usize(..3)];
-                        let (service, patience) = (random.u64(0..60), random.u64(1..900));
-                        let leaves = (random.u8(..) < 60).then(|| random.u64(0..200));
-                        callers.push(tokio::spawn(async move {
-                            let deadline = Instant::now() + Duration::from_millis(patience);
-                            let call = async {
-                                let mut spent = budget.spend(cost, priority, deadline).await.ok()?;
-                                if service % 4 > 0 {
-                                    spent.sent();
-                                }
-                                tokio::time::sleep(Duration::from_millis(service)).await;
-                                drop(spent);
-                                Some(())
-                            };
-                            match leaves {
-                                Some(after) => tokio::time::timeout(Duration::from_millis(after), call).await.ok()?,
-                                None => call.await,
-                            }
-                        }));
-                    }
-                    // Every task that is ready runs before time advances.
-                    for _ in 0..8 {
-                        tokio::task::yield_now().await;
-                    }
-                    let usage = budget.usage();
-                    let tokens = usage.windows.second.unwrap().left;
-                    assert!(
-                        usage.waiting == 0 || usage.in_flight.left == 0 || tokens < LARGEST,
-                        "seed {seed}, {millis} ms: {usage:?}"
-                    );
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                for caller in callers {
-                    served += u32::from(caller.await.unwrap().is_some());
-                }
-                assert!(served > 0, "seed {seed}");
-                let usage = budget.usage();
-                assert_eq!((usage.waiting, usage.in_flight.left), (0, places as u64), "seed {seed}");
-            });
-        }
-    }
-
-    /// Real threads, real time: nothing is lost and no waiter is forgotten.
-    #[test]
-    fn a_crowd_on_many_threads_leaves_nothing_behind() {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
-        runtime.block_on(async {
-            let budget = Arc::new(budget(Some((20_000, 50)), Some(2_000), 3, 60_000));
-            let tasks: Vec<_> = (0..2_200_u64)
-                .map(|n| {
-                    let budget = budget.clone();
-                    tokio::spawn(async move {
-                        let priority = [Priority::Low, NORMAL, Priority::High][n as usize % 3];
-                        match budget.spend(1, priority, far()).await {
-                            Ok(mut spent) => {
-                                tokio::task::yield_now().await;
-                                spent.sent();
-                                true
-                            }
-                            Err(OverBudget::Day { .. }) => false,
-                            Err(other) => panic!("{other}"),
-                        }
-                    })
-                })
-                .collect();
-            let mut sent = 0;
-            for task in tasks {
-                sent += usize::from(tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap());
-            }
-            let usage = budget.usage();
-            assert_eq!((sent, usage.used_today, usage.in_flight.left, usage.waiting), (2_000, 2_000, 3, 0));
-        });
-    }
-}
-
 #[test]
 fn futures_and_values_may_cross_threads() {
     fn crosses<T: Send + Sync>(_: &T) {}
-    let budget = budget(None, None, 1, 0);
+    let budget = config::BudgetConfig { second: None, day: None, in_flight: 1, max_wait: Duration::ZERO, pace: None };
+    let budget = Budget::new(&budget, &TimeZone::UTC, WallClock::system());
     crosses(&budget);
     crosses(&Quota::new(&quota(None, None), &TimeZone::UTC, WallClock::system()));
     fn sends<T: Send>(_: T) {}
-    sends(budget.spend(1, Priority::Low, far()));
+    let claim = Claim::default();
+    let request =
+        BudgetRequest { member: BudgetMember::GATEWAY, cost: 1, priority: Priority::Low, deadline: Instant::now() };
+    sends(budget.spend(request, &claim));
 }

@@ -2,7 +2,8 @@
 //!
 //! Numbers only: reading them takes nothing from a limit and never fails.
 
-use super::{bucket::TokenBucket, day::DayCounter};
+use super::day::DayCounter;
+use crate::config::Rate;
 
 /// The window of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,15 +45,15 @@ pub struct UsageByWindow {
 }
 
 impl UsageByWindow {
-    /// `limit`: of the day; it need not be the counter's own.
-    pub(super) fn of(second: Option<&TokenBucket>, limit: Option<u64>, day: &DayCounter) -> Self {
+    /// `second`: its rate, and the tokens left. `limit`: of the day; it need not be the counter's own.
+    pub(super) fn of(second: Option<(Rate, u64)>, limit: Option<u64>, day: &DayCounter) -> Self {
         Self { second: second.map(second_window), day: limit.map(|limit| day_window(limit, day)) }
     }
 }
 
-fn second_window(bucket: &TokenBucket) -> WindowUsage {
-    let limit = u64::from(bucket.rate().per_second);
-    WindowUsage { limit, left: u64::from(bucket.left()).min(limit), resets_in: 1 }
+fn second_window((rate, left): (Rate, u64)) -> WindowUsage {
+    let limit = u64::from(rate.per_second);
+    WindowUsage { limit, left: left.min(limit), resets_in: 1 }
 }
 
 fn day_window(limit: u64, day: &DayCounter) -> WindowUsage {

@@ -124,7 +124,7 @@ pub struct RotationConfig {
 }
 
 /// How much the gateway may send to Fastrac for an account.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BudgetConfig {
     /// Requests per second with a burst; `None`: not limited.
     pub second: Option<Rate>,
@@ -134,6 +134,8 @@ pub struct BudgetConfig {
     pub in_flight: usize,
     /// How long a request may wait for the budget; zero: not at all.
     pub max_wait: Duration,
+    /// How far the day's spending may run ahead of the clock, as a fraction of the day, 0 to 1; `None`: no pacing.
+    pub pace: Option<f64>,
 }
 
 /// A token bucket.

@@ -12,7 +12,7 @@ pub struct ServiceConfig {
     pub account: usize,
     pub priority: Priority,
     pub quota: QuotaConfig,
-    /// Guaranteed fraction of the account's budget, 0 to 1. Not acted on yet.
+    /// Guaranteed fraction of the account's budget, 0 to 1.
     pub share: f64,
     /// Classes that it may call.
     pub allow_classes: Vec<Class>,

@@ -9,7 +9,7 @@ use http::HeaderValue;
 
 use super::{Keepers, Live, StartError, counts::Counts, revoked::AccountRevocations};
 use crate::{
-    admission::InFlightLimit,
+    admission::{BudgetMember, InFlightLimit},
     cache::{Cache, Flights},
     caller::Callers,
     catalog::Catalog,
@@ -103,6 +103,7 @@ pub(super) fn compile(
         live.spending.set_zone(&settings.name, &settings.day_zone);
     }
     live.orders.reconfigure(&config.orders);
+    let members = members(config, &accounts);
     let quota = |service: &config::ServiceConfig| {
         let quota = counts.quota(service, &config.accounts[service.account].day_zone);
         quota.set_override(live.overrides.of(&service.name).map(|set| set.limits));
@@ -126,6 +127,7 @@ pub(super) fn compile(
         callers: Callers::new(&config.services, previous.map(|previous| &previous.snapshot.callers)),
         catalog,
         quotas,
+        members,
         accounts,
         cache: previous.map_or_else(|| Cache::new(config.cache.memory), |previous| previous.cache_for(config)),
         vault,
@@ -141,6 +143,19 @@ pub(super) fn compile(
         tasks: live.tasks.clone(),
     };
     Ok((snapshot, keys))
+}
+
+/// Shares each account's budget among its services. By index of service.
+fn members(config: &Config, accounts: &[Arc<Account>]) -> Vec<BudgetMember> {
+    let mut members = vec![BudgetMember::GATEWAY; config.services.len()];
+    for (index, account) in accounts.iter().enumerate() {
+        let own = || config.services.iter().enumerate().filter(|(_, service)| service.account == index);
+        let shares: Vec<_> = own().map(|(_, service)| (service.name.as_str(), service.share)).collect();
+        for ((service, _), member) in own().zip(account.budget.share_among(&shares)) {
+            members[service] = member;
+        }
+    }
+    members
 }
 
 /// Accounts whose live secrets are searched for in the log line of a request whose caller is unknown.

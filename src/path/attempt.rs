@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{CallPriority, UpstreamCall};
 use crate::{
-    admission::{Claim, OverBudget, Spent},
+    admission::{BudgetMember, BudgetRequest, Claim, NotSpent, Spent},
     attempts::Attempts,
     config::Class,
     deadline::timed,
@@ -88,9 +88,9 @@ impl PreparedAttempt {
         attempts: &Attempts,
     ) -> Result<Self, Refusal> {
         let AdmittedAttempt { permit, claim, pair } = admitted;
-        let (spent, time) = timed(spend(call, attempts)).await; // 9
+        let (spent, time) = timed(spend(call, &claim, attempts)).await; // 9
         attempts.waited_for_budget(time);
-        let spent = spent?.with_claim(claim);
+        let spent = spent.map_err(|not_spent| call.not_spent(not_spent))?.with_claim(claim);
         // 10
         let lease = match pair.filter(|pair| !pair.is_revoked()) {
             Some(pair) => pair,
@@ -128,6 +128,9 @@ impl PreparedAttempt {
             }
             Ok(mut answer) => {
                 let reading = read(call, &answer);
+                if reading.outcome == Outcome::Throttled || answer.asks_to_wait() {
+                    call.account.budget.throttled(began, answer.wait_named());
+                }
                 permit.report(reading.outcome.evidence(Some(answer.status)));
                 if proves_pair(call, &reading) {
                     lease.note_accepted(began);
@@ -146,19 +149,21 @@ impl PreparedAttempt {
     }
 }
 
-/// Step 9: waits for the account's budget. The priority of a fill may rise meanwhile.
-async fn spend(call: &UpstreamCall, attempts: &Attempts) -> Result<Spent, OverBudget> {
+/// Step 9: waits for the service's day and the account's budget. The priority of a fill may rise meanwhile.
+async fn spend(call: &UpstreamCall, claim: &Claim, attempts: &Attempts) -> Result<Spent, NotSpent> {
     let (budget, cost) = (&call.account.budget, call.operation.cost);
-    let until = call.deadlines.next(attempts.sent()).instant();
+    let deadline = call.deadlines.next(attempts.sent()).instant();
+    let member = call.service.map_or(BudgetMember::GATEWAY, |service| call.snapshot.members[service]);
+    let request = |priority| BudgetRequest { member, cost, priority, deadline };
     let mut highest = match &call.priority {
-        CallPriority::OfService(priority) => return budget.spend(cost, *priority, until).await,
+        CallPriority::OfService(priority) => return budget.spend(request(*priority), claim).await,
         CallPriority::OfWaiters(highest) => highest.clone(),
     };
     loop {
         let priority = *highest.borrow_and_update();
         tokio::select! {
             biased;
-            spent = budget.spend(cost, priority, until) => return spent,
+            spent = budget.spend(request(priority), claim) => return spent,
             Ok(()) = highest.changed() => {}
         }
     }

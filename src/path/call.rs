@@ -6,7 +6,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::Exchange;
 use crate::{
-    admission::{Claim, Exceeded, Quota},
+    admission::{Claim, Exceeded, NotSpent, Quota},
     body::BufferedRequest,
     catalog::Operation,
     config::{self, Class, Priority},
@@ -107,6 +107,21 @@ impl UpstreamCall {
             let service = service.and_then(|service| snapshot.catalog.services.get(service));
             SpenderKey::new(&account.name, service.map(|service| service.name.as_str()), &operation.name)
         });
+    }
+
+    /// The refusal of a call whose budget could not be spent.
+    pub(super) fn not_spent(&self, not_spent: NotSpent) -> Refusal {
+        let service =
+            self.service.map_or("the gateway", |service| &self.snapshot.catalog.services[service].config.name);
+        match (not_spent, self.service) {
+            (NotSpent::Budget(over), _) => Refusal::over_budget(&over, service),
+            (NotSpent::ServiceDay, Some(index)) => {
+                Refusal::over_quota(&self.snapshot.quotas[index].day_exceeded(), service)
+            }
+            // Only a service has a day of its own.
+            (NotSpent::ServiceDay, None) => Refusal::internal(),
+            (NotSpent::Unrecorded(unrecorded), _) => unrecorded.into(),
+        }
     }
 
     /// What may be buffered for it.
@@ -225,12 +240,13 @@ impl Call {
     }
 
     /// The rest of the claim of a call that is to be sent: of a cached operation whose hits are not charged
-    /// (`charge_hits`), the second; of all, one request of the service's day.
-    pub(super) async fn complete_claim(&self, claim: &mut Claim) -> Result<(), Refusal> {
+    /// (`charge_hits`), the second; of all, one request of the service's day, which is taken together
+    /// with the account's budget.
+    pub(super) fn complete_claim(&self, claim: &mut Claim) -> Result<(), Refusal> {
         if !self.charges_hits() {
             self.claimed(self.quota().claim_second(claim))?;
         }
-        self.claim_day(claim).await
+        self.claimed(self.quota().owe_day(claim))
     }
 
     /// What a hit or a shared response costs besides the second: one request of the day, where those count

@@ -198,7 +198,7 @@ fn account(folder: &std::path::Path, change: impl Fn(&mut config::RotationConfig
         keys: KeySource::File { path: folder.join("keys.toml"), identity: None },
         rotation,
         verify: "v2.province".into(),
-        budget: config::BudgetConfig { second: None, day: None, in_flight: 1, max_wait: Duration::ZERO },
+        budget: config::BudgetConfig { second: None, day: None, in_flight: 1, max_wait: Duration::ZERO, pace: None },
         day_zone: jiff::tz::TimeZone::UTC,
         breaker: config::BreakerConfig {
             window: Duration::from_secs(10),

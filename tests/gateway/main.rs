@@ -20,6 +20,7 @@
 //! | `logs_without_waiting` | the program's own log stops nothing, whatever its reader does |
 //! | `restarts` | restarts under load, with every pattern of connections: what was read is answered, no order is unknown or doubled |
 //! | `ends_in_time` | signals, limits of the process, and what hangs: start-up and end are in bounded time |
+//! | `shares_the_budget` | guaranteed shares of the budget hold in a flood; a limit response of Fastrac pauses the account for all |
 //! | `spends_once` | quotas and budgets are exact, also under concurrent requests |
 //! | `operates_limits` | what operators see of quotas and budgets, and change of them while the gateway runs |
 //! | `rejects_faulty_keys` | the key pair can change under load; a faulty one never comes into use |
@@ -99,6 +100,7 @@ mod rotates_without_failures;
 mod sandbox;
 mod sends_once;
 mod serves_http2_and_tls;
+mod shares_the_budget;
 mod spends_once;
 mod survives_panics;
 mod survives_pauses;

@@ -1,7 +1,7 @@
 //! What the pages say, in which form, and what their heads forbid.
 
 use super::*;
-use crate::admission::Claim;
+use crate::admission::{BudgetRequest, Claim};
 
 #[tokio::test]
 async fn every_answer_forbids_storing_and_guessing() {
@@ -90,7 +90,9 @@ async fn status_tells_what_is_left() {
         snapshot.quotas[0].claim_day(&mut claim, deadline).await.unwrap();
         claim.keep();
         let budget = snapshot.accounts[0].budget.clone();
-        let mut spent = budget.spend(3, crate::config::Priority::Normal, deadline).await.unwrap();
+        let request =
+            BudgetRequest { member: snapshot.members[0], cost: 3, priority: crate::config::Priority::Normal, deadline };
+        let mut spent = budget.spend(request, &Claim::default()).await.unwrap();
         spent.sent();
     }
     let status = stage.get("/status").await.json();

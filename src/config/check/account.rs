@@ -66,6 +66,7 @@ fn check_account(
             day: budget.per_day.map(|count| count.0),
             in_flight: budget.in_flight.0 as usize,
             max_wait: budget.max_wait.0.0,
+            pace: budget.pace.map(|pace| pace.0),
         },
         day_zone: written.day_zone.0.clone(),
         breaker: BreakerConfig {

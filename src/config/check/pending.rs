@@ -6,8 +6,7 @@
 use super::{Diagnostics, KeyPath, key_path::KeySegment, read::Tree};
 
 /// Keys without effect; `*` is any name.
-const IGNORED: [&[&str]; 5] = [
-    &["services", "*", "share"],
+const IGNORED: [&[&str]; 4] = [
     &["orders", "on_store_loss"],
     &["cache", "snapshot"],
     &["operations", "*", "cache", "refresh_ahead"],

@@ -170,6 +170,9 @@ pub struct BudgetTable {
     pub in_flight: PositiveInteger<65_536>,
     /// How long a request may wait for the budget; zero: not at all.
     pub max_wait: BoundedDuration<0, MINUTE>,
+    /// How far the day's spending may run ahead of the clock, as a fraction of the day; absent: no pacing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Fraction<true>>,
 }
 
 impl Default for BudgetTable {
@@ -180,6 +183,7 @@ impl Default for BudgetTable {
             per_day: None,
             in_flight: PositiveInteger(64),
             max_wait: BoundedDuration::millis(250),
+            pace: None,
         }
     }
 }

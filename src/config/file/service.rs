@@ -17,7 +17,7 @@ pub struct ServiceTable {
     pub priority: Priority,
     /// How much it may ask of the gateway.
     pub quota: QuotaTable,
-    /// Guaranteed fraction of the account's budget. This version does not act on it yet.
+    /// Guaranteed fraction of the account's budget, per second and per day. What a service does not use is lent.
     pub share: Fraction<true>,
     /// Classes ("lookup", "read", "quote", "order", "account", "unlisted"), or names of operations.
     pub allow: Vec<Parsed<Name>>,

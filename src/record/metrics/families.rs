@@ -47,6 +47,7 @@ pub(super) struct Families {
     pub(super) budget_limit: GaugeVec,
     pub(super) budget_used: GaugeVec,
     pub(super) budget_waiting: GaugeVec,
+    pub(super) budget_learned_limit: GaugeVec,
     pub(super) cache_entries: GaugeVec,
     pub(super) cache_bytes: GaugeVec,
     pub(super) buffered_bytes: GaugeVec,
@@ -103,6 +104,7 @@ impl Families {
             budget_limit: make.gauge("budget_limit", "Limit of an account's budget, by window.", &[account, "window"])?,
             budget_used: make.gauge("budget_used", "Used units of an account's budget, by window.", &[account, "window"])?,
             budget_waiting: make.gauge("budget_waiting", "Requests in the wait queue of an account's budget.", &[account, "window"])?,
+            budget_learned_limit: make.gauge("budget_learned_limit", "Requests per second to Fastrac at present: less than budget_limit after Fastrac has throttled.", &[account])?,
             cache_entries: make.gauge("cache_entries", "Stored responses.", &[operation])?,
             cache_bytes: make.gauge("cache_bytes", "Bytes of stored responses.", &[operation])?,
             buffered_bytes: make.gauge("buffered_bytes", "Bytes of requests and responses in memory.", &[])?,
@@ -123,7 +125,7 @@ impl Families {
     }
 
     /// Families that are emptied and set again for each scrape.
-    pub(super) fn at_scrape(&self) -> [&GaugeVec; 25] {
+    pub(super) fn at_scrape(&self) -> [&GaugeVec; 26] {
         [
             &self.quota_limit,
             &self.quota_used,
@@ -135,6 +137,7 @@ impl Families {
             &self.budget_limit,
             &self.budget_used,
             &self.budget_waiting,
+            &self.budget_learned_limit,
             &self.cache_entries,
             &self.cache_bytes,
             &self.buffered_bytes,

@@ -97,6 +97,11 @@ impl Scrape<'_> {
         self.metrics.families.budget_used.with_label_values(&labels).set(used);
     }
 
+    /// Rate of an account's budget at present, requests per second.
+    pub fn budget_learned_limit(&self, account: &str, rate: f64) {
+        self.metrics.families.budget_learned_limit.with_label_values(&[account]).set(rate);
+    }
+
     /// Number of requests that wait for an account's budget in one window.
     pub fn budget_waiting(&self, account: &str, window: &'static str, waiting: usize) {
         self.metrics.families.budget_waiting.with_label_values(&[account, window]).set(waiting as f64);

@@ -38,6 +38,7 @@ fn set(scrape: &Scrape<'_>) {
     scrape.would_refuse("checkout", "second", 3);
     scrape.budget("main", "second", 20.0, 0.5);
     scrape.budget_waiting("main", "second", 2);
+    scrape.budget_learned_limit("main", 10.0);
     scrape.cache("v2.city", 3, 4096);
     scrape.memory(4096, 1 << 20);
     scrape.key("main", KeyInfo { version: "ab12", state: "current", loaded: UNIX_EPOCH + Duration::from_millis(1500) });
@@ -57,7 +58,7 @@ const FAMILIES: &[&str] = &[
     "upstream_requests_total", "upstream_duration_seconds", "in_flight_requests", "client_connections",
     "service_upstream_requests_total", "quota_would_refuse_total",
     "quota_warning_percent", "quota_runs_out_timestamp_seconds", "budget_warning_percent", "budget_runs_out_timestamp_seconds",
-    "upstream_connections", "quota_limit", "quota_used", "budget_limit", "budget_used", "budget_waiting",
+    "upstream_connections", "quota_limit", "quota_used", "budget_limit", "budget_used", "budget_waiting", "budget_learned_limit",
     "cache_requests_total", "cache_entries", "cache_bytes", "buffered_bytes", "buffered_bytes_limit", "upstream_calls_saved_total", "key_info",
     "key_loaded_timestamp_seconds", "key_events_total", "key_source_up", "key_source_last_success_timestamp_seconds",
     "breaker_state", "retries_total", "orders_unknown", "log_records_total", "log_bodies_dropped_total", "program_log_lines_dropped_total", "config_info",

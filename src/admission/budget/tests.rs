@@ -1,0 +1,300 @@
+//! Promises of an account's budget, on tokio's paused clock.
+#![allow(clippy::disallowed_methods, reason = "tests have no drain to join")]
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::tz::TimeZone;
+use tokio::time::Instant;
+
+use super::*;
+use crate::admission::WallClock;
+use crate::config::{self, Priority, Rate};
+
+fn jakarta() -> TimeZone {
+    TimeZone::get("Asia/Jakarta").unwrap()
+}
+
+fn budget(rate: Option<(u32, u32)>, day: Option<u64>, in_flight: usize, max_wait: u64) -> Budget {
+    let second = rate.map(|(per_second, burst)| Rate { per_second, burst });
+    let budget = config::BudgetConfig { second, day, in_flight, max_wait: Duration::from_millis(max_wait), pace: None };
+    Budget::new(&budget, &jakarta(), WallClock::anchored("2026-11-24T02:00:00Z".parse().unwrap()))
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+const NORMAL: Priority = Priority::Normal;
+
+/// One call that is sent and answered at once.
+async fn send(budget: &Budget, priority: Priority) -> Result<(), OverBudget> {
+    spend(budget, 1, priority, far()).await.map(|mut spent| spent.sent())
+}
+
+async fn spend(budget: &Budget, cost: u32, priority: Priority, deadline: Instant) -> Result<Spent, OverBudget> {
+    // Without a share, and not the gateway's own.
+    let [member] = budget.share_among(&[("shop", 0.0)])[..] else { panic!("one service") };
+    budget.spend(BudgetRequest { member, cost, priority, deadline }, &Claim::default()).await.map_err(over)
+}
+
+fn over(not_spent: NotSpent) -> OverBudget {
+    let NotSpent::Budget(over) = not_spent else { panic!("{not_spent}") };
+    over
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_in_flight_is_held_until_the_answer_ends() {
+    let budget = budget(None, None, 1, 0);
+    let mut spent = spend(&budget, 1, NORMAL, far()).await.unwrap();
+    spent.sent();
+    assert!(matches!(spend(&budget, 1, NORMAL, far()).await, Err(OverBudget { what: BudgetLimit::InFlight, .. })));
+    drop(spent);
+    assert!(spend(&budget, 1, NORMAL, far()).await.is_ok());
+    assert_eq!(budget.usage().in_flight.left, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_sent_goes_back_to_the_day() {
+    let budget = budget(None, Some(3), 8, 0);
+    drop(spend(&budget, 3, NORMAL, far()).await.unwrap());
+    let mut spent = spend(&budget, 2, NORMAL, far()).await.unwrap();
+    spent.sent();
+    drop(spent);
+    assert_eq!(budget.usage().used_today, 2);
+    let Err(OverBudget { what: BudgetLimit::Day { resets_at }, retry_after, .. }) =
+        spend(&budget, 2, NORMAL, far()).await
+    else {
+        panic!("spent too much")
+    };
+    assert_eq!(retry_after, Duration::from_secs(15 * 3600));
+    assert_eq!(resets_at.to_string(), "2026-11-25T00:00:00+07:00");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_sent_goes_back_to_the_second_and_to_a_waiter() {
+    let budget = budget(Some((1, 1)), None, 8, 10_000);
+    let unsent = spend(&budget, 1, NORMAL, far()).await.unwrap();
+    let start = Instant::now();
+    let (waiter, ()) = tokio::join!(send(&budget, NORMAL), async {
+        tokio::task::yield_now().await;
+        drop(unsent);
+    });
+    assert!(waiter.is_ok() && start.elapsed() == Duration::ZERO, "{:?}", start.elapsed());
+    assert_eq!(budget.usage().windows.second.unwrap().left, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_call_drains_nothing() {
+    let budget = budget(Some((10, 10)), Some(2), 8, 0);
+    let mut spent = spend(&budget, 2, NORMAL, far()).await.unwrap();
+    spent.sent();
+    for _ in 0..20 {
+        assert!(matches!(
+            spend(&budget, 1, NORMAL, far()).await,
+            Err(OverBudget { what: BudgetLimit::Day { .. }, .. })
+        ));
+    }
+    assert_eq!(budget.usage().windows.second.unwrap().left, 8);
+    assert_eq!(budget.usage().in_flight.left, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_in_the_queue_but_not_in_vain() {
+    let budget = budget(Some((10, 1)), None, 8, 250);
+    let start = Instant::now();
+    send(&budget, NORMAL).await.unwrap();
+    let (a, b, c) = tokio::join!(send(&budget, NORMAL), send(&budget, NORMAL), async {
+        let refused = send(&budget, NORMAL).await;
+        assert_eq!(start.elapsed(), Duration::ZERO, "refused at once: it would be served after 300 ms");
+        refused
+    });
+    assert!(a.is_ok() && b.is_ok());
+    assert_eq!(
+        c.unwrap_err(),
+        OverBudget { what: BudgetLimit::Second, retry_after: Duration::from_secs(1), own_share_used: false }
+    );
+    assert!((200..=203).contains(&(start.elapsed().as_millis() as u64)), "{:?}", start.elapsed());
+    assert_eq!(budget.usage().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_of_the_request_bounds_the_wait() {
+    let budget = budget(Some((1, 1)), None, 8, 60_000);
+    send(&budget, NORMAL).await.unwrap();
+    let soon = Instant::now() + Duration::from_millis(500);
+    assert!(spend(&budget, 1, NORMAL, soon).await.is_err());
+    assert!(spend(&budget, 1, NORMAL, far()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn higher_priority_goes_first_and_equals_in_order() {
+    let budget = Arc::new(budget(Some((10, 1)), None, 8, 10_000));
+    send(&budget, NORMAL).await.unwrap();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    for (name, priority) in
+        [("low", Priority::Low), ("n1", NORMAL), ("n2", NORMAL), ("h1", Priority::High), ("h2", Priority::High)]
+    {
+        let (budget, tell) = (budget.clone(), tell.clone());
+        tokio::spawn(async move {
+            send(&budget, priority).await.unwrap();
+            tell.send(name).unwrap();
+        });
+        tokio::task::yield_now().await;
+    }
+    drop(tell);
+    let mut order = Vec::new();
+    while let Some(name) = told.recv().await {
+        order.push(name);
+    }
+    assert_eq!(order, ["h1", "h2", "n1", "n2", "low"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_freed_place_goes_to_a_waiter() {
+    let budget = Arc::new(budget(None, None, 1, 10_000));
+    let spent = spend(&budget, 1, NORMAL, far()).await.unwrap();
+    let waiter = tokio::spawn({
+        let budget = budget.clone();
+        async move { spend(&budget, 1, NORMAL, far()).await.map(drop) }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(budget.usage().waiting, 1);
+    let start = Instant::now();
+    drop(spent);
+    waiter.await.unwrap().unwrap();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_leaves_blocks_nobody() {
+    let budget = Arc::new(budget(Some((10, 1)), None, 1, 10_000));
+    let spent = spend(&budget, 1, NORMAL, far()).await.unwrap();
+    let gone = tokio::time::timeout(Duration::from_millis(10), spend(&budget, 1, NORMAL, far())).await;
+    assert!(gone.is_err());
+    assert_eq!(budget.usage().waiting, 0);
+    drop(spent);
+    let start = Instant::now();
+    send(&budget, NORMAL).await.unwrap();
+    assert!(start.elapsed() <= Duration::from_millis(92), "{:?}", start.elapsed());
+    assert_eq!(budget.usage().in_flight.left, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_the_burst_is_refused_at_once() {
+    let budget = budget(Some((10, 5)), None, 1, 10_000);
+    assert!(matches!(spend(&budget, 6, NORMAL, far()).await, Err(OverBudget { what: BudgetLimit::Second, .. })));
+    assert_eq!(budget.usage().in_flight.left, 1);
+}
+
+/// Once, no waiter was woken when a place became free before the next token was due, and six of eight were refused.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_due_after_the_place_is_free_is_used() {
+    let budget = Arc::new(budget(Some((10, 1)), None, 1, 3_000));
+    let start = Instant::now();
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            let budget = budget.clone();
+            tokio::spawn(async move {
+                let mut spent = spend(&budget, 1, NORMAL, far()).await?;
+                spent.sent();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                drop(spent);
+                Ok::<_, OverBudget>(())
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+    assert!(start.elapsed() <= Duration::from_millis(750), "{:?}", start.elapsed());
+}
+
+/// Random arrivals, service times, deadlines and cancellations. After every millisecond: if there is a waiter, then
+/// all places are taken, or there are fewer tokens than the largest cost.
+#[test]
+fn no_request_waits_while_place_and_tokens_are_free() {
+    const LARGEST: u64 = 3;
+    for seed in 0..200_u64 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (rate, burst) = (random.u32(5..400), random.u32(LARGEST as u32..12));
+        let (places, max_wait) = (random.usize(1..6), random.u64(1..3_000));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let budget = Arc::new(budget(Some((rate, burst)), None, places, max_wait));
+            let (mut callers, mut served) = (Vec::new(), 0_u32);
+            for millis in 0..600_u64 {
+                while millis < 400 && random.u8(..) < 80 {
+                    let (budget, cost) = (budget.clone(), random.u32(1..=LARGEST as u32));
+                    let priority = [Priority::Low, NORMAL, Priority::High][random.usize(..3)];
+                    let (service, patience) = (random.u64(0..60), random.u64(1..900));
+                    let leaves = (random.u8(..) < 60).then(|| random.u64(0..200));
+                    callers.push(tokio::spawn(async move {
+                        let deadline = Instant::now() + Duration::from_millis(patience);
+                        let call = async {
+                            let mut spent = spend(&budget, cost, priority, deadline).await.ok()?;
+                            if service % 4 > 0 {
+                                spent.sent();
+                            }
+                            tokio::time::sleep(Duration::from_millis(service)).await;
+                            drop(spent);
+                            Some(())
+                        };
+                        match leaves {
+                            Some(after) => tokio::time::timeout(Duration::from_millis(after), call).await.ok()?,
+                            None => call.await,
+                        }
+                    }));
+                }
+                // Every task that is ready runs before time advances.
+                for _ in 0..8 {
+                    tokio::task::yield_now().await;
+                }
+                let usage = budget.usage();
+                let tokens = usage.windows.second.unwrap().left;
+                assert!(
+                    usage.waiting == 0 || usage.in_flight.left == 0 || tokens < LARGEST,
+                    "seed {seed}, {millis} ms: {usage:?}"
+                );
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            for caller in callers {
+                served += u32::from(caller.await.unwrap().is_some());
+            }
+            assert!(served > 0, "seed {seed}");
+            let usage = budget.usage();
+            assert_eq!((usage.waiting, usage.in_flight.left), (0, places as u64), "seed {seed}");
+        });
+    }
+}
+
+/// Real threads, real time: nothing is lost and no waiter is forgotten.
+#[test]
+fn a_crowd_on_many_threads_leaves_nothing_behind() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
+    runtime.block_on(async {
+        let budget = Arc::new(budget(Some((20_000, 50)), Some(2_000), 3, 60_000));
+        let tasks: Vec<_> = (0..2_200_u64)
+            .map(|n| {
+                let budget = budget.clone();
+                tokio::spawn(async move {
+                    let priority = [Priority::Low, NORMAL, Priority::High][n as usize % 3];
+                    match spend(&budget, 1, priority, far()).await {
+                        Ok(mut spent) => {
+                            tokio::task::yield_now().await;
+                            spent.sent();
+                            true
+                        }
+                        Err(OverBudget { what: BudgetLimit::Day { .. }, .. }) => false,
+                        Err(other) => panic!("{other}"),
+                    }
+                })
+            })
+            .collect();
+        let mut sent = 0;
+        for task in tasks {
+            sent += usize::from(tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap());
+        }
+        let usage = budget.usage();
+        assert_eq!((sent, usage.used_today, usage.in_flight.left, usage.waiting), (2_000, 2_000, 3, 0));
+    });
+}

@@ -1,0 +1,193 @@
+//! What each service is guaranteed of an account's day, and how far the day's spending may run ahead of the clock.
+//!
+//! A service is guaranteed its share of the day's budget; a borrower leaves what the others have not used of theirs. In
+//! the last part of the day ([`LENT_LAST`]) what is left of the guarantees is lent, step by step, so that nothing is lost
+//! at midnight. With pacing, all of this applies to the part of the budget that the clock has released so far.
+//!
+//! Always holds: a decision takes constant time; the sum of what is owed to the services is computed anew only when the
+//! budget, a share or the date changes, or when the clock has released a [`STEPS`]th more. Never takes anything itself:
+//! the account's day counter does, and it alone is exact. Pure. Fails with [`DayRefused`].
+
+use super::share::WHOLE;
+
+/// In this last part of the day the guarantees are lent, milliseconds; longer if the budget of the day needs longer to be
+/// used up at the account's rate.
+const LENT_LAST: i64 = 3_600_000;
+
+/// How often in a day the sum of what is owed is computed anew, with pacing: three times a second.
+const STEPS: u64 = 1 << 18;
+
+/// The account's day at one instant. Times are milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DayView {
+    /// Days since 1970, in the account's zone.
+    pub(super) date: i32,
+    pub(super) starts: i64,
+    pub(super) ends: i64,
+    pub(super) now: i64,
+    /// Units used, reserved ones included.
+    pub(super) used: u64,
+    pub(super) limit: Option<u64>,
+}
+
+/// A service may not take units of the day now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DayRefused {
+    /// When it may, if nobody takes any before; milliseconds since 1970.
+    pub(super) free_at: i64,
+    /// The service has a share, and has used it.
+    pub(super) own_share_used: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct DayShares {
+    /// Of [`WHOLE`], by number of the service.
+    shares: Vec<u64>,
+    /// Units used on `date`, by number of the service.
+    used: Vec<u64>,
+    date: i32,
+    /// How far spending may run ahead of the clock, as a part of the day, of [`WHOLE`]; `None`: no pacing.
+    pace: Option<u64>,
+    /// Time in which the account's rate allows one unit, nanoseconds; 0: no rate.
+    period: u64,
+    plan: Plan,
+}
+
+/// What was computed last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Plan {
+    limit: u64,
+    /// Units released, of `limit`.
+    released: u64,
+    /// What all services together have not used of their parts of `released`.
+    owed: u64,
+    /// Shares of all, of [`WHOLE`].
+    shares: u64,
+}
+
+impl DayShares {
+    pub(super) fn set(&mut self, member: usize, share: u64) {
+        self.shares.resize(self.shares.len().max(member + 1), 0);
+        self.used.resize(self.shares.len(), 0);
+        self.shares[member] = share;
+        self.plan = Plan::default();
+    }
+
+    /// `period`: nanoseconds; 0: the account has no rate.
+    pub(super) fn configure(&mut self, pace: Option<f64>, period: u64) {
+        self.pace = pace.map(super::share::fixed);
+        self.period = period;
+        self.plan = Plan::default();
+    }
+
+    /// Counts units of `date`.
+    pub(super) fn take(&mut self, member: usize, units: u32, date: i32) {
+        self.begin(date);
+        self.count(member, |used| used + u64::from(units));
+    }
+
+    /// Gives units of `date` back.
+    pub(super) fn give_back(&mut self, member: usize, units: u32, date: i32) {
+        if date == self.date {
+            self.count(member, |used| used.saturating_sub(u64::from(units)));
+        }
+    }
+
+    fn count(&mut self, member: usize, change: impl FnOnce(u64) -> u64) {
+        let before = self.owed_to(member);
+        self.used[member] = change(self.used[member]);
+        self.plan.owed = self.plan.owed - before.min(self.plan.owed) + self.owed_to(member);
+    }
+
+    /// Whether a service may take `units` now.
+    ///
+    /// # Errors
+    /// [`DayRefused`] says when it may.
+    pub(super) fn permits(&mut self, member: usize, units: u32, day: &DayView) -> Result<(), DayRefused> {
+        self.begin(day.date);
+        let Some(limit) = day.limit else { return Ok(()) };
+        self.refresh(limit, day);
+        let needed = day.used.saturating_add(u64::from(units));
+        let own = self.used[member] + u64::from(units);
+        let released = self.released(limit, day);
+        let guaranteed = own <= part(released, self.shares[member]);
+        let others = self.plan.owed.saturating_sub(self.owed_to(member));
+        if needed <= released && (guaranteed || needed <= released.saturating_sub(self.kept(others, day))) {
+            return Ok(());
+        }
+        let own_share_used = self.shares[member] > 0 && !guaranteed;
+        Err(DayRefused { free_at: self.free_at(member, units, day), own_share_used })
+    }
+
+    /// What a borrower leaves of what the others are owed: less and less in the last part of the day.
+    fn kept(&self, owed: u64, day: &DayView) -> u64 {
+        let use_up = u128::from(self.plan.limit) * u128::from(self.period) / 1_000_000;
+        let last = i64::try_from(use_up).unwrap_or(i64::MAX).max(LENT_LAST);
+        let left = (day.ends - day.now).clamp(0, last);
+        (i128::from(owed) * i128::from(left) / i128::from(last)) as u64
+    }
+
+    /// Units that the clock has released of `limit`.
+    fn released(&self, limit: u64, day: &DayView) -> u64 {
+        let Some(pace) = self.pace else { return limit };
+        let length = i128::from((day.ends - day.starts).max(1));
+        let elapsed = i128::from((day.now - day.starts).max(0)) * i128::from(WHOLE) / length;
+        let released = (elapsed + i128::from(pace)).min(i128::from(WHOLE));
+        part(limit, released as u64)
+    }
+
+    /// When `units` will be free for the service: the earliest instant at which nothing forbids it, if nobody takes
+    /// anything before. By bisection, because several things change with time.
+    fn free_at(&self, member: usize, units: u32, day: &DayView) -> i64 {
+        let limit = day.limit.unwrap_or(u64::MAX);
+        let (needed, own) = (day.used.saturating_add(u64::from(units)), self.used[member] + u64::from(units));
+        let others = self.plan.owed.saturating_sub(self.owed_to(member));
+        let others_share = self.plan.shares.saturating_sub(self.shares[member]);
+        let is_free = |now: i64| {
+            let at = DayView { now, ..*day };
+            let released = self.released(limit, &at);
+            // What the clock releases meanwhile is owed to the others in part.
+            let owed = others + part(released.saturating_sub(self.plan.released), others_share);
+            let guaranteed = own <= part(released, self.shares[member]);
+            needed <= released && (guaranteed || needed <= released.saturating_sub(self.kept(owed, &at)))
+        };
+        if !is_free(day.ends - 1) {
+            return day.ends;
+        }
+        let (mut not_yet, mut free) = (day.now, day.ends - 1);
+        while free - not_yet > 1 {
+            let middle = not_yet + (free - not_yet) / 2;
+            if is_free(middle) { free = middle } else { not_yet = middle }
+        }
+        free
+    }
+
+    /// Starts counting anew on another date.
+    fn begin(&mut self, date: i32) {
+        if date != self.date {
+            self.date = date;
+            self.used.fill(0);
+            self.plan = Plan::default();
+        }
+    }
+
+    fn refresh(&mut self, limit: u64, day: &DayView) {
+        let released = self.released(limit, day);
+        let step = limit / STEPS;
+        if limit == self.plan.limit && released >= self.plan.released && released - self.plan.released <= step {
+            return;
+        }
+        self.plan = Plan { limit, released, owed: 0, shares: self.shares.iter().sum() };
+        self.plan.owed = (0..self.shares.len()).map(|member| self.owed_to(member)).sum();
+    }
+
+    /// What a service has not used of its part.
+    fn owed_to(&self, member: usize) -> u64 {
+        part(self.plan.released, self.shares[member]).saturating_sub(self.used[member])
+    }
+}
+
+/// A part of `whole`, rounded down.
+fn part(whole: u64, share: u64) -> u64 {
+    (u128::from(whole) * u128::from(share) / u128::from(WHOLE)) as u64
+}

@@ -1,0 +1,261 @@
+//! Who is served next, and when somebody can be: the wait queue of an account as a value, without a lock and without a
+//! clock.
+//!
+//! Always holds: no request waits while it may take what it needs of the [`Supply`], unless one that comes first waits for
+//! the same tokens or place; what only one service lacks keeps no other waiting; a request that cannot be served in time
+//! is refused when it arrives. Times are nanoseconds that only grow. Must not know requests or counters. It fails with
+//! [`Exhausted`].
+
+use std::time::Duration;
+
+use super::{
+    lines::{Demand, Lines, Position, Standing, Waiting},
+    supply::{Ahead, At, Days, Exhausted, GATEWAY, Limits, Served, Stop, Supply, Taken},
+};
+
+/// How long a request waits for units of the day that the disk has not promised yet, at most, nanoseconds.
+const LEASE_WAIT: u64 = 1_000_000_000;
+
+/// What becomes of a request that arrives.
+pub(super) enum QueueArrival<T> {
+    Granted(Served<T>),
+    Refused(Exhausted),
+    /// It may enter the queue, and wait until then.
+    Waits {
+        expires: u64,
+    },
+}
+
+/// A waiter's place in the queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueTicket {
+    member: usize,
+    position: Position,
+}
+
+#[derive(Debug)]
+pub(super) struct Scheduler<W, Q> {
+    pub(super) supply: Supply,
+    lines: Lines<W, Q>,
+    members: usize,
+}
+
+impl<W, Q> Scheduler<W, Q> {
+    pub(super) fn new(limits: Limits) -> Self {
+        let mut scheduler = Scheduler { supply: Supply::new(limits), lines: Lines::default(), members: 0 };
+        scheduler.set_share(GATEWAY, 0, 0);
+        scheduler
+    }
+
+    pub(super) fn limit(&mut self, limits: Limits, now: u64) {
+        self.supply.limit(limits, now);
+        self.relist(now);
+    }
+
+    /// Gives a service another share. A new number is a new service, and must be the next one.
+    pub(super) fn set_share(&mut self, member: usize, share: u64, now: u64) {
+        if member == self.members {
+            self.members += 1;
+            self.lines.add_line();
+        }
+        self.supply.set_share(member, share, now);
+        self.list(member, now);
+    }
+
+    pub(super) fn members(&self) -> usize {
+        self.members
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.lines.waiting()
+    }
+
+    /// A request arrives: it is served at once, refused, or may [`enter`](Scheduler::enter) the queue.
+    pub(super) fn arrive<D: Days<Q>>(&mut self, demand: &Demand<Q>, now: u64, days: &D) -> QueueArrival<D::Units> {
+        self.climb(now);
+        self.supply.asks(demand.member, demand.cost, now);
+        let mut expires = demand.expires;
+        if self.lines.waiting() == 0 || self.overtakes(demand, now) {
+            let borrows = !self.supply.covers(demand, now);
+            match self.supply.take(demand, now, days) {
+                Ok(grant) => {
+                    if borrows {
+                        self.lines.has_borrowed(demand.member, demand.cost);
+                    }
+                    return QueueArrival::Granted(grant);
+                }
+                Err(Stop::Final(exhausted)) => return QueueArrival::Refused(exhausted),
+                Err(Stop::Day(refused, at)) if at > expires => return QueueArrival::Refused(Exhausted::Day(refused)),
+                Err(Stop::NotLeased) => expires = expires.max(now + LEASE_WAIT).min(demand.deadline),
+                Err(Stop::Until(_) | Stop::Place | Stop::Day(..)) => {}
+            }
+        } else if let Err(Stop::Day(refused, at)) = self.supply.check_day(demand, now, days.view())
+            && at > expires
+        {
+            return QueueArrival::Refused(Exhausted::Day(refused));
+        }
+        let due = self.supply.due_in(demand, self.ahead(demand), now);
+        if expires <= now || now.saturating_add(due) > expires {
+            return QueueArrival::Refused(self.shortage(demand, now, days));
+        }
+        QueueArrival::Waits { expires }
+    }
+
+    /// Puts a request into the queue, which must be served then.
+    pub(super) fn enter(&mut self, demand: Demand<Q>, waiter: W, now: u64) -> QueueTicket {
+        let member = demand.member;
+        let position = self.lines.enter(Waiting { demand, waiter });
+        self.list(member, now);
+        QueueTicket { member, position }
+    }
+
+    /// Takes a request out of the queue, if it is still there; the queue must be served then.
+    pub(super) fn leave(&mut self, ticket: QueueTicket, now: u64) -> Option<Demand<Q>> {
+        let waiting = self.lines.remove(ticket.member, ticket.position)?;
+        self.list(ticket.member, now);
+        Some(waiting.demand)
+    }
+
+    /// Decides all waiters that can be decided now. Returns when it must be called again at the latest.
+    pub(super) fn serve<D: Days<Q>>(
+        &mut self,
+        now: u64,
+        days: &D,
+        mut decide: impl FnMut(W, Result<Served<D::Units>, Exhausted>),
+    ) -> Option<u64> {
+        self.climb(now);
+        if self.lines.waiting() == 0 || self.supply.in_flight() * 4 < self.supply.places() * 3 {
+            self.places_are_few(false, now);
+        }
+        while let Some(member) = self.lines.change_due(now) {
+            self.list(member, now);
+        }
+        let mut next = None;
+        while let Some(member) = self.lines.first() {
+            let Some((position, Waiting { demand, .. })) = self.lines.head(member) else { break };
+            let (cost, expires) = (demand.cost, demand.expires);
+            let decision = match self.supply.take(demand, now, days) {
+                Ok(grant) => Ok(grant),
+                Err(Stop::Final(exhausted)) => Err(exhausted),
+                Err(Stop::Day(refused, at)) if at > expires => Err(Exhausted::Day(refused)),
+                Err(Stop::Day(_, at)) => {
+                    self.lines.list(member, Standing::SetAside { until: at.max(now + 1) });
+                    continue;
+                }
+                Err(Stop::NotLeased) => {
+                    self.lines.list(member, Standing::SetAside { until: now + LEASE_WAIT });
+                    continue;
+                }
+                Err(Stop::Until(at)) => {
+                    next = Some(at);
+                    break;
+                }
+                Err(Stop::Place) => {
+                    self.places_are_few(true, now);
+                    break;
+                }
+            };
+            if decision.is_ok() && self.lines.borrows(member) {
+                self.lines.has_borrowed(member, cost);
+            }
+            let waiting = self.lines.remove(member, position);
+            self.list(member, now);
+            if let Some(Waiting { waiter, .. }) = waiting {
+                decide(waiter, decision);
+            }
+        }
+        let next = next.map(|at| at.min(self.supply.climbs_at()));
+        next.into_iter().chain(self.lines.next_change()).min()
+    }
+
+    /// A counter has units again: the lines that were set aside are looked at, and the queue must be served.
+    pub(super) fn leased(&mut self, now: u64) {
+        for member in self.lines.set_aside() {
+            self.list(member, now);
+        }
+    }
+
+    /// The waiter to be served next, as far as is known.
+    pub(super) fn next_waiter(&self) -> Option<&W> {
+        self.lines.next_waiter()
+    }
+
+    /// Says what became of what was taken: it was used, or comes back; the queue must be served then.
+    pub(super) fn decide(&mut self, taken: Taken, kept: bool, now: u64) {
+        self.supply.decide(taken, kept, now);
+        if !kept {
+            self.list(taken.member, now);
+            self.leased(now);
+        }
+    }
+
+    /// The place in flight is free again; the queue must be served.
+    pub(super) fn release(&mut self, taken: Taken, now: u64) {
+        self.supply.release(taken);
+        if self.supply.few_places() {
+            self.list(taken.member, now);
+        }
+    }
+
+    /// A request that was sent at `sent` got a limit response of Fastrac; the queue must be served.
+    pub(super) fn throttled(&mut self, now: u64, sent: u64, wait: Option<Duration>) {
+        self.supply.throttled(now, sent, wait);
+        self.relist(now);
+    }
+
+    /// The limit that a request lacks now, and for how long.
+    pub(super) fn shortage<D: Days<Q>>(&mut self, demand: &Demand<Q>, now: u64, days: &D) -> Exhausted {
+        let ahead = self.ahead(demand);
+        self.supply.shortage(demand, ahead, At { now, days })
+    }
+
+    /// Whether the waiter that comes first may have the tokens that are there.
+    #[cfg(test)]
+    pub(super) fn could_serve(&mut self, now: u64) -> bool {
+        let first = self.lines.first().and_then(|member| self.lines.head(member));
+        first.is_some_and(|(_, head)| self.supply.check_tokens(&head.demand, now).is_ok())
+    }
+
+    fn ahead(&self, demand: &Demand<Q>) -> Ahead {
+        let ahead = |borrows| self.lines.cost_ahead(demand.member, demand.priority, borrows);
+        Ahead { own: ahead(false), all: ahead(true) }
+    }
+
+    /// Whether a request is served before all that wait.
+    fn overtakes(&self, demand: &Demand<Q>, now: u64) -> bool {
+        !self.lines.any_covered() && !self.lines.waits(demand.member) && self.supply.covers(demand, now)
+    }
+
+    /// Lists a service's line as it is now.
+    fn list(&mut self, member: usize, now: u64) {
+        match self.lines.head(member) {
+            None => {
+                self.supply.waits(member, false);
+                self.lines.unlist(member);
+            }
+            Some((_, Waiting { demand, .. })) => {
+                let standing = self.supply.standing(demand, now);
+                self.supply.waits(member, true);
+                self.lines.list(member, standing);
+            }
+        }
+    }
+
+    fn relist(&mut self, now: u64) {
+        for member in self.lines.listed() {
+            self.list(member, now);
+        }
+    }
+
+    fn places_are_few(&mut self, few: bool, now: u64) {
+        if self.supply.places_are_few(few) {
+            self.relist(now);
+        }
+    }
+
+    fn climb(&mut self, now: u64) {
+        if self.supply.climb(now) {
+            self.relist(now);
+        }
+    }
+}

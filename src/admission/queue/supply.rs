@@ -1,0 +1,454 @@
+//! What may be spent of an account's budget now: tokens of the second, units of the day, places in flight.
+//!
+//! A request takes what it needs of all three together or not at all. Tokens within its service's guarantee come before
+//! borrowed ones, and a borrower leaves what is guaranteed to the others ([`Shares`], [`DayShares`]). While Fastrac has
+//! paused the account, nothing is taken.
+//!
+//! Always holds: a refused request takes nothing; what is given back goes where it came from. A value without a lock and
+//! without a clock: times are nanoseconds that only grow. Must not know who waits, or counters: it calls [`Days`]. It
+//! fails with [`Stop`].
+
+use std::time::Duration;
+
+use super::lines::{Demand, Standing};
+use crate::{
+    admission::{
+        day_share::{DayRefused, DayShares, DayView},
+        learned::Learned,
+        share::{Shares, WHOLE},
+        tokens::{FillRate, Tokens},
+    },
+    config::{Priority, Rate},
+};
+
+/// The service number of calls that the gateway makes for itself.
+pub(in crate::admission) const GATEWAY: usize = 0;
+
+/// The limits of an account.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::admission) struct Limits {
+    pub(in crate::admission) second: Option<Rate>,
+    pub(in crate::admission) places: usize,
+    /// How long a request may wait.
+    pub(in crate::admission) max_wait: Duration,
+    /// How far the day's spending may run ahead of the clock, as a part of the day; `None`: no pacing.
+    pub(in crate::admission) pace: Option<f64>,
+}
+
+/// The day counters of the account and of its services.
+pub(super) trait Days<Q> {
+    type Units;
+
+    fn view(&self) -> DayView;
+
+    /// Takes `cost` units of the account's day, and what `with` says, or nothing.
+    ///
+    /// # Errors
+    /// [`DayShort`] names the counter.
+    fn reserve(&self, with: &Q, cost: u32) -> Result<DayUnits<Self::Units>, DayShort>;
+}
+
+pub(super) struct DayUnits<T> {
+    pub(super) units: T,
+    /// Of the account's day: days since 1970.
+    pub(super) date: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DayShort {
+    /// The service's day is used up.
+    Service,
+    /// The account's day is used up.
+    Account,
+    /// There are units left, but the disk has not promised them yet.
+    NotLeased,
+}
+
+/// What a request has taken.
+#[derive(Debug)]
+#[must_use = "it is given back, or kept"]
+pub(super) struct Served<T> {
+    pub(super) units: T,
+    pub(super) taken: Taken,
+}
+
+/// What a request has taken of the supply.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    pub(super) member: usize,
+    cost: u32,
+    /// Number of the take; `None` without a limit.
+    tokens: Option<u64>,
+    /// Of the service's guarantee.
+    delay: u64,
+    date: i32,
+}
+
+/// Why a request gets nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::admission) enum Exhausted {
+    /// All places in flight are occupied.
+    InFlight { own_share_used: bool },
+    /// Tokens come after this time.
+    Second { wait: Duration, own_share_used: bool },
+    /// Fastrac has paused the account, for this time.
+    Paused { wait: Duration },
+    /// It costs more than the bucket ever holds.
+    TooLarge,
+    /// The account's day.
+    Day(DayRefused),
+    /// The service's day.
+    ServiceDay,
+    /// No units of the day could be had from the disk in time.
+    NotLeased,
+}
+
+/// Why a request cannot be served now.
+pub(super) enum Stop {
+    /// The bucket has no tokens for it before that instant; those behind it wait too.
+    Until(u64),
+    /// No place is free; those behind it wait too.
+    Place,
+    /// The service may not take more of the day before that instant.
+    Day(DayRefused, u64),
+    /// There are no units of the day, or not yet.
+    NotLeased,
+    Final(Exhausted),
+}
+
+/// An instant, and the day counters at it.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a, D> {
+    pub(super) now: u64,
+    pub(super) days: &'a D,
+}
+
+/// Tokens of those that are served before a request, at least.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    /// Of its own service.
+    pub(super) own: u64,
+    /// If it borrows.
+    pub(super) all: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Supply {
+    rate: Option<Rate>,
+    tokens: Option<Tokens>,
+    shares: Shares,
+    days: DayShares,
+    /// A service has a share, or there is pacing.
+    days_apply: bool,
+    learned: Learned,
+    /// Places occupied, by number of the service.
+    occupied: Vec<usize>,
+    in_flight: usize,
+    places: usize,
+    /// How long a request may wait, nanoseconds.
+    max_wait: u64,
+    /// Places are scarce: a guarantee holds for as many of them as the service's share.
+    few_places: bool,
+    /// Cost of the most expensive request so far.
+    largest: u32,
+}
+
+impl Supply {
+    pub(super) fn new(limits: Limits) -> Self {
+        let fill = limits.second.map(FillRate::of);
+        let mut supply = Supply {
+            rate: limits.second,
+            tokens: fill.map(Tokens::full),
+            shares: Shares::new(fill.unwrap_or(FillRate { period: 1, capacity: 1 })),
+            days: DayShares::default(),
+            days_apply: false,
+            learned: Learned::default(),
+            occupied: Vec::new(),
+            in_flight: 0,
+            places: limits.places,
+            max_wait: 0,
+            few_places: false,
+            largest: 1,
+        };
+        supply.limit(limits, 0);
+        supply
+    }
+
+    /// Changes the limits. The bucket keeps its tokens; one that is new begins empty.
+    pub(super) fn limit(&mut self, limits: Limits, now: u64) {
+        self.places = limits.places;
+        self.max_wait = u64::try_from(limits.max_wait.as_nanos()).unwrap_or(u64::MAX);
+        self.days.configure(limits.pace, limits.second.map_or(0, |rate| FillRate::of(rate).period));
+        self.days_apply = limits.pace.is_some() || (0..self.occupied.len()).any(|member| self.shares.share(member) > 0);
+        if limits.second == self.rate {
+            return;
+        }
+        self.rate = limits.second;
+        self.tokens = limits.second.map(|rate| {
+            self.tokens.take().unwrap_or_else(|| {
+                let mut tokens = Tokens::full(FillRate::of(rate));
+                tokens.empty(now);
+                tokens
+            })
+        });
+        self.refill(now, false);
+    }
+
+    /// Gives a service another share, of [`WHOLE`]. A new number is a new service, and must be the next one.
+    pub(super) fn set_share(&mut self, member: usize, share: u64, now: u64) {
+        self.occupied.resize(self.occupied.len().max(member + 1), 0);
+        // Before the first request, the bucket is full and so are the guarantees.
+        self.shares.set(member, share, now, now == 0);
+        self.days.set(member, share);
+        self.days_apply |= share > 0;
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(super) fn places(&self) -> usize {
+        self.places
+    }
+
+    /// How long a request may wait, nanoseconds.
+    pub(super) fn max_wait(&self) -> u64 {
+        self.max_wait
+    }
+
+    /// The configured rate.
+    pub(super) fn rate(&self) -> Option<Rate> {
+        self.rate
+    }
+
+    /// Tokens that the bucket holds; `None` without a limit.
+    pub(super) fn tokens_left(&self, now: u64) -> Option<u64> {
+        self.tokens.as_ref().map(|tokens| tokens.left(now))
+    }
+
+    /// How the bucket fills at present; `None` without a limit.
+    pub(super) fn fill(&self) -> Option<FillRate> {
+        self.tokens.as_ref().map(Tokens::fill)
+    }
+
+    /// When the pause that Fastrac has imposed ends; in the past if there is none.
+    pub(super) fn paused_until(&self) -> u64 {
+        self.learned.paused_until()
+    }
+
+    /// When the rate rises next; the end of time if it is not low.
+    pub(super) fn climbs_at(&self) -> u64 {
+        self.learned.climbs_at()
+    }
+
+    /// A service asks for so much.
+    pub(super) fn asks(&mut self, member: usize, cost: u32, now: u64) {
+        if cost > self.largest {
+            self.largest = cost;
+            self.shares.expect(cost, now);
+            self.refill(now, false);
+        }
+        self.shares.wake(member, now);
+    }
+
+    /// Whether requests of the service wait.
+    pub(super) fn waits(&mut self, member: usize, waits: bool) {
+        self.shares.waits(member, waits);
+    }
+
+    /// Takes all that a request needs, or nothing.
+    ///
+    /// # Errors
+    /// [`Stop`] says what must change first.
+    pub(super) fn take<Q, D: Days<Q>>(
+        &mut self,
+        demand: &Demand<Q>,
+        now: u64,
+        days: &D,
+    ) -> Result<Served<D::Units>, Stop> {
+        let &Demand { member, cost, .. } = demand;
+        if now < self.learned.paused_until() {
+            return Err(Stop::Until(self.learned.paused_until()));
+        }
+        if self.in_flight >= self.places {
+            return Err(Stop::Place);
+        }
+        let worth = self.check_tokens(demand, now)?;
+        if self.days_apply {
+            self.check_day(demand, now, days.view())?;
+        }
+        let DayUnits { units, date } = days.reserve(&demand.with, cost).map_err(|short| day_stop(short, days))?;
+        let tokens = self.tokens.as_mut().and_then(|tokens| tokens.take(cost, now).ok());
+        let delay = self.shares.take(member, worth, now);
+        self.days.take(member, cost, date);
+        self.in_flight += 1;
+        self.occupied[member] += 1;
+        Ok(Served { units, taken: Taken { member, cost, tokens, delay, date } })
+    }
+
+    /// Says what became of what was taken: it was used, or comes back.
+    pub(super) fn decide(&mut self, taken: Taken, kept: bool, now: u64) {
+        if let (Some(number), Some(tokens)) = (taken.tokens, &mut self.tokens) {
+            tokens.decide(number, kept);
+        }
+        if !kept {
+            self.shares.give_back(taken.member, taken.delay, now);
+            self.days.give_back(taken.member, taken.cost, taken.date);
+        }
+    }
+
+    /// The place in flight is free again.
+    pub(super) fn release(&mut self, taken: Taken) {
+        self.in_flight -= 1;
+        self.occupied[taken.member] -= 1;
+    }
+
+    /// A request that was sent at `sent` got a limit response of Fastrac, which names a time to wait or none.
+    pub(super) fn throttled(&mut self, now: u64, sent: u64, wait: Option<Duration>) {
+        let fell = self.learned.throttled(now, sent, wait);
+        if fell {
+            self.refill(now, true);
+        }
+        if let Some(tokens) = &mut self.tokens {
+            // What gathers in a pause would go out as one burst after it.
+            tokens.empty(self.learned.paused_until());
+        }
+    }
+
+    /// Raises the learned rate if it is time. Returns whether it rose.
+    pub(super) fn climb(&mut self, now: u64) -> bool {
+        let rose = self.learned.climb(now);
+        if rose {
+            self.refill(now, false);
+        }
+        rose
+    }
+
+    /// Whether places are scarce. Returns whether that is new.
+    pub(super) fn places_are_few(&mut self, few: bool) -> bool {
+        std::mem::replace(&mut self.few_places, few) != few
+    }
+
+    pub(super) fn few_places(&self) -> bool {
+        self.few_places
+    }
+
+    /// Whether the service's guarantee covers the request.
+    pub(super) fn covers<Q>(&self, demand: &Demand<Q>, now: u64) -> bool {
+        let member = demand.member;
+        let covered = match &self.tokens {
+            Some(tokens) => self.shares.covers(member, tokens.fill().worth(u64::from(demand.cost)), now),
+            None => self.shares.share(member) > 0,
+        };
+        is_gateways(demand) || (covered && (!self.few_places || self.has_place(member)))
+    }
+
+    /// How a request would be served now.
+    pub(super) fn standing<Q>(&self, demand: &Demand<Q>, now: u64) -> Standing {
+        if self.covers(demand, now) {
+            return Standing::Covered;
+        }
+        let &Demand { member, cost, .. } = demand;
+        let worth = self.fill().map(|fill| fill.worth(u64::from(cost)));
+        let covered_at = worth.and_then(|worth| self.shares.covers_at(member, worth, now));
+        Standing::Borrows { covered_at: covered_at.filter(|at| *at > now) }
+    }
+
+    /// The limit that a request lacks now, and for how long.
+    pub(super) fn shortage<Q, D: Days<Q>>(&mut self, demand: &Demand<Q>, ahead: Ahead, at: At<'_, D>) -> Exhausted {
+        let At { now, days } = at;
+        let pause = self.learned.paused_until().saturating_sub(now);
+        let has_share = self.shares.share(demand.member) > 0;
+        if pause > 0 {
+            return Exhausted::Paused { wait: Duration::from_nanos(pause) };
+        }
+        if self.in_flight >= self.places {
+            return Exhausted::InFlight { own_share_used: has_share && !self.has_place(demand.member) };
+        }
+        if self.check_tokens(demand, now).is_ok() {
+            let day = self.check_day(demand, now, days.view());
+            match day.and_then(|()| days.reserve(&demand.with, demand.cost).map_err(|short| day_stop(short, days))) {
+                Err(Stop::Day(refused, _)) => return Exhausted::Day(refused),
+                Err(Stop::Final(exhausted)) => return exhausted,
+                Err(Stop::NotLeased) => return Exhausted::NotLeased,
+                _ => {}
+            }
+        }
+        let own_share_used = has_share && self.tokens.is_some() && !self.covers(demand, now);
+        Exhausted::Second { wait: Duration::from_nanos(self.due_in(demand, ahead, now)), own_share_used }
+    }
+
+    /// Time until the request could be served, nanoseconds: an estimate that is rather too short, because those ahead may
+    /// leave.
+    pub(super) fn due_in<Q>(&mut self, demand: &Demand<Q>, ahead: Ahead, now: u64) -> u64 {
+        let pause = self.learned.paused_until().saturating_sub(now);
+        let Some(tokens) = &self.tokens else { return pause };
+        let (member, cost) = (demand.member, u64::from(demand.cost));
+        let own = tokens.fill().worth(ahead.own + cost);
+        let guaranteed = if is_gateways(demand) { Some(now) } else { self.shares.covers_at(member, own, now) };
+        let guaranteed = guaranteed.map(|at| at.saturating_sub(now).max(tokens.due_in(own, now)));
+        let kept = self.shares.reserve(member, tokens.fill().worth(cost), now) / i128::from(WHOLE);
+        let borrowed = tokens.fill().worth(ahead.all + cost).saturating_add(kept as u64);
+        let borrowed = tokens.due_in(borrowed, now);
+        guaranteed.unwrap_or(borrowed).min(borrowed).max(pause)
+    }
+
+    /// Checks that there are tokens that the request may take now. Returns what they are worth, nanoseconds.
+    pub(super) fn check_tokens<Q>(&mut self, demand: &Demand<Q>, now: u64) -> Result<u64, Stop> {
+        let Some(tokens) = &self.tokens else { return Ok(0) };
+        let worth = tokens.fill().worth(u64::from(demand.cost));
+        if worth > tokens.fill().capacity {
+            return Err(Stop::Final(Exhausted::TooLarge));
+        }
+        let (level, is_full) = (tokens.level(now), tokens.full_at() <= now);
+        if level < worth {
+            return Err(Stop::Until(now + worth - level));
+        }
+        if is_full || is_gateways(demand) || self.shares.covers(demand.member, worth, now) {
+            return Ok(worth);
+        }
+        let reserve = self.shares.reserve(demand.member, worth, now);
+        if i128::from(level - worth) * i128::from(WHOLE) >= reserve {
+            return Ok(worth);
+        }
+        let met_at = self.shares.met_at(demand.member, worth, level, now);
+        Err(Stop::Until(met_at.max(now + 1)))
+    }
+
+    /// Checks that the service may take so much of the account's day.
+    pub(super) fn check_day<Q>(&mut self, demand: &Demand<Q>, now: u64, view: DayView) -> Result<(), Stop> {
+        self.days.permits(demand.member, demand.cost, &view).map_err(|refused| {
+            let millis = u64::try_from(refused.free_at - view.now).unwrap_or(0);
+            Stop::Day(refused, now.saturating_add(millis.saturating_mul(1_000_000)))
+        })
+    }
+
+    /// Whether the service has fewer places than its share of them; a share is at least one.
+    fn has_place(&self, member: usize) -> bool {
+        let guaranteed = self.places as u128 * u128::from(self.shares.share(member)) / u128::from(WHOLE);
+        (self.occupied[member] as u128) < guaranteed.max(1)
+    }
+
+    /// The bucket fills as configured and learned. `empty`: the guarantees begin at zero.
+    fn refill(&mut self, now: u64, empty: bool) {
+        let (Some(rate), Some(tokens)) = (self.rate, &mut self.tokens) else { return };
+        let fill = self.learned.apply(FillRate::of(rate), u64::from(self.largest));
+        tokens.refill(fill, now);
+        self.shares.refill(fill, now, empty);
+    }
+}
+
+fn day_stop<Q, D: Days<Q>>(short: DayShort, days: &D) -> Stop {
+    match short {
+        DayShort::Service => Stop::Final(Exhausted::ServiceDay),
+        DayShort::Account => {
+            Stop::Final(Exhausted::Day(DayRefused { free_at: days.view().ends, own_share_used: false }))
+        }
+        DayShort::NotLeased => Stop::NotLeased,
+    }
+}
+
+/// Whether the gateway makes the call for itself and cannot do without it.
+fn is_gateways<Q>(demand: &Demand<Q>) -> bool {
+    demand.member == GATEWAY && demand.priority == Priority::High
+}

@@ -1,0 +1,114 @@
+//! An account's budget is shared: guarantees hold in a flood, and Fastrac's own limit responses are heeded by all.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use fastrac_sandbox::Limit;
+
+use crate::{
+    bodies,
+    client::{Response, post},
+    test_gateway::{Setup, TestGateway},
+};
+
+fn quote(number: usize) -> String {
+    format!("/tariff/express?{number}")
+}
+
+/// One of `service`'s requests.
+fn send(gateway: &TestGateway, service: &str, number: usize) -> Response {
+    gateway.send(post(&quote(number), bodies::TARIFF).by(service))
+}
+
+/// Twenty requests a second: one service sends as fast as it can on eight connections, the others what they are guaranteed.
+#[test]
+fn a_flood_takes_nothing_of_what_others_are_guaranteed() {
+    let gateway = Setup {
+        budget: "per_second = 20, burst = 20, in_flight = 64, max_wait = \"250ms\"",
+        services: &[
+            ("flood", "share = 0.2\nallow = [\"quote\"]"),
+            ("first", "share = 0.3\npriority = \"high\"\nallow = [\"quote\"]"),
+            ("second", "share = 0.2\nallow = [\"quote\"]"),
+            ("last", "share = 0.2\npriority = \"low\"\nallow = [\"quote\"]"),
+            ("guest", "allow = [\"quote\"]"),
+        ],
+        ..Setup::default()
+    }
+    .start();
+    let ended = AtomicBool::new(false);
+    let (refused, good) = thread::scope(|scope| {
+        let flood = || {
+            let (mut connection, mut refused) = (gateway.connect(), Vec::new());
+            while !ended.load(Ordering::Relaxed) {
+                let response = connection.send(&post(&quote(0), bodies::TARIFF).by("flood"));
+                if response.status != 200 {
+                    refused.push(response);
+                }
+            }
+            refused
+        };
+        let floods: Vec<_> = (0..8).map(|_| scope.spawn(flood)).collect();
+        let steady = |service: &'static str, per_second: u64, count: usize| {
+            let gateway = &gateway;
+            scope.spawn(move || {
+                let (mut connection, began) = (gateway.connect(), Instant::now());
+                let mut good = 0;
+                for number in 0..count {
+                    let due = began + Duration::from_millis(number as u64 * 1_000 / per_second);
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                    good +=
+                        usize::from(connection.send(&post(&quote(number), bodies::TARIFF).by(service)).status == 200);
+                }
+                (service, count, good)
+            })
+        };
+        let others = [steady("first", 6, 36), steady("second", 4, 24), steady("last", 4, 24)];
+        let good = others.map(|other| other.join().expect("responses"));
+        ended.store(true, Ordering::Relaxed);
+        let refused: Vec<Response> = floods.into_iter().flat_map(|one| one.join().expect("responses")).collect();
+        (refused, good)
+    });
+    for (service, count, good) in good {
+        assert!(good * 20 >= count * 19, "{service} got {good} of {count}");
+    }
+    assert!(!refused.is_empty());
+    for response in &refused {
+        assert_eq!((response.status, response.code().as_str(), response.sent()), (429, "budget.second", "no"));
+        assert!(response.header("retry-after").is_some(), "{response:?}");
+    }
+    // It has no share that it could have used up.
+    let guest = (0..40).map(|number| send(&gateway, "guest", number)).find(|response| response.status != 200);
+    assert!(guest.is_none_or(|response| response.status == 503));
+}
+
+#[test]
+fn a_limit_response_of_fastrac_pauses_the_account_for_all() {
+    for (limit, pause) in [
+        (Limit { per_day: Some(1), ..Limit::default() }, 0.0..1.01),
+        (Limit { per_day: Some(1), retry_after: true, ..Limit::default() }, 30.0..3_601.0),
+        (Limit { per_day: Some(1), status: 200, message: "Rate limit exceeded".into(), ..Limit::default() }, 0.0..1.01),
+    ] {
+        let budget = "per_second = 100, burst = 100, in_flight = 8, max_wait = \"0s\"";
+        let services = &[("other", "priority = \"high\"\nallow = [\"quote\", \"order\"]")];
+        let gateway = Setup { budget, services, ..Setup::default() }.start();
+        gateway.sandbox.limit(vec![limit]);
+        assert_eq!(send(&gateway, "shop", 1).outcome(), "ok");
+        let throttled = send(&gateway, "shop", 2);
+        assert_eq!((throttled.outcome(), throttled.sent()), ("throttled", "yes"), "{throttled:?}");
+        let received = gateway.sandbox.counters().requests;
+        let refused = send(&gateway, "other", 3);
+        assert_eq!((refused.status, refused.code().as_str(), refused.sent()), (503, "budget.second", "no"));
+        assert!(refused.json()["message"].as_str().expect("text").contains("throttled the account"));
+        let order = gateway.send(post("/order/express", &bodies::order(4)).by("other"));
+        assert_eq!((order.status, order.code().as_str(), order.sent()), (503, "budget.second", "no"));
+        assert_eq!(gateway.sandbox.counters().requests, received, "nothing went out");
+        let budget = gateway.admin("/status").json()["accounts"]["main"]["budget"].clone();
+        assert_eq!(budget["learned_per_second"], 50.0, "{budget}");
+        assert!(pause.contains(&budget["paused_seconds"].as_f64().expect("a number")), "{budget}");
+        assert_eq!(budget["second"]["limit"], 100);
+        assert_eq!(gateway.metric("budget_learned_limit", &[("account", "main")]), 50.0);
+    }
+}

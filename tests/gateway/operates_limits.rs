@@ -364,3 +364,23 @@ fn the_command_line_changes_and_shows_a_quota() {
         assert_eq!(run(wrong).0, Some(2), "{wrong:?}");
     }
 }
+
+#[test]
+fn a_restart_repeats_no_warning() {
+    let services = &[("again", "quota = { per_day = 10 }")];
+    let mut gateway = Setup { services, ..Setup::default() }.start();
+    let lines = || {
+        let log = String::from_utf8_lossy(&LOG.lock().expect("whole")).into_owned();
+        log.lines().filter(|line| line.contains("again") && line.contains("% of the daily quota")).count()
+    };
+    let send = |gateway: &TestGateway| gateway.send(post("/tariff/express", bodies::TARIFF).by("again")).status;
+    for _ in 0..5 {
+        assert_eq!(send(&gateway), 200);
+    }
+    // Without anybody who looks at the status.
+    until("a warning", || lines() == 1);
+    gateway.restart();
+    assert_eq!(send(&gateway), 200);
+    status(&gateway);
+    assert_eq!(lines(), 1);
+}

@@ -87,17 +87,30 @@ impl Refusal {
         }
     }
 
-    /// The budget of the account is used up. 429 tells a service that it has used its own share.
-    pub(crate) fn over_budget(over: &OverBudget, service: &str) -> Self {
+    /// The budget of `account` is used up. 429 tells a service that it has used its own share. The message names neither
+    /// the service, because others may share the response, nor who else uses the account.
+    pub(crate) fn over_budget(over: &OverBudget, account: &str) -> Self {
         let code = match &over.what {
             BudgetLimit::Second | BudgetLimit::Paused => Code::BudgetSecond,
             BudgetLimit::Day { .. } | BudgetLimit::PartOfDay { .. } => Code::BudgetDay,
             BudgetLimit::InFlight => Code::BudgetInFlight,
         };
-        let own = if over.own_share_used { format!("; {service} has used its own share of it") } else { String::new() };
+        let what = match &over.what {
+            BudgetLimit::Second => format!("Per-second budget of account {account} is used up"),
+            BudgetLimit::Paused => format!("Fastrac throttles account {account}, so nothing is sent for a while"),
+            BudgetLimit::Day { resets_at } => {
+                format!("Daily budget of account {account} is used up; it starts again at {resets_at}")
+            }
+            BudgetLimit::PartOfDay { free_at } => format!(
+                "The service's part of the daily budget of account {account} is used up for now; the next unit is free at \
+                 {free_at}"
+            ),
+            BudgetLimit::InFlight => format!("Too many requests of account {account} are in flight"),
+        };
+        let own = if over.own_share_used { "; the service has used its own share" } else { "" };
         let message = match &over.what {
-            BudgetLimit::Day { .. } | BudgetLimit::PartOfDay { .. } => format!("{over}{own}"),
-            _ => format!("{over}{own}; try again in {} s", whole_seconds(over.retry_after).as_secs()),
+            BudgetLimit::Day { .. } | BudgetLimit::PartOfDay { .. } => format!("{what}{own}"),
+            _ => format!("{what}{own}; try again in {} s", whole_seconds(over.retry_after).as_secs()),
         };
         let status = if over.own_share_used { StatusCode::TOO_MANY_REQUESTS } else { code.status() };
         Refusal::new(code, message).status(status).retry_after(over.retry_after)

@@ -15,15 +15,15 @@ pub(super) struct TokenBucket {
     tokens: Mutex<Tokens>,
     /// Times are nanoseconds since then.
     start: Instant,
-    rate: Rate,
+    rate: Mutex<Rate>,
 }
 
 impl TokenBucket {
     pub(super) fn full(rate: Rate) -> Self {
-        Self { tokens: Mutex::new(Tokens::full(FillRate::of(rate))), start: Instant::now(), rate }
+        Self { tokens: Mutex::new(Tokens::full(FillRate::of(rate))), start: Instant::now(), rate: Mutex::new(rate) }
     }
 
-    /// An empty bucket. A reload starts with one, so that it never grants a burst.
+    /// An empty bucket: a limit that is set while the gateway runs grants no burst.
     pub(super) fn empty(rate: Rate) -> Self {
         let bucket = Self::full(rate);
         bucket.tokens.lock().empty(0);
@@ -31,7 +31,18 @@ impl TokenBucket {
     }
 
     pub(super) fn rate(&self) -> Rate {
-        self.rate
+        *self.rate.lock()
+    }
+
+    /// Changes the rate. The tokens in the bucket stay, as far as it holds them: a change grants no burst, and a raised
+    /// limit refuses nothing that the previous one did not.
+    pub(super) fn set_rate(&self, rate: Rate) {
+        let mut known = self.rate.lock();
+        if *known != rate {
+            *known = rate;
+            let now = self.now();
+            self.tokens.lock().refill(FillRate::of(rate), now);
+        }
     }
 
     /// Takes all of `tokens`, or none.

@@ -118,8 +118,8 @@ impl Quota {
         quota
     }
 
-    /// Changes the configured limits. The day keeps its count; an unchanged rate keeps its bucket, a changed one starts
-    /// with an empty bucket. An override stays in force.
+    /// Changes the configured limits. The day keeps its count, and the second its tokens as far as the new burst allows. An
+    /// override stays in force.
     pub fn reconfigure(&self, quota: &config::QuotaConfig) {
         self.change(|settings| settings.configured = quota.clone());
     }
@@ -141,8 +141,13 @@ impl Quota {
         settings.overridden.take_if(|set| set.is_over(self.clock.millis()));
         let limits = settings.overridden.as_ref().map(|set| set.applied_to(&settings.configured));
         let limits = limits.as_ref().unwrap_or(&settings.configured);
-        let kept = self.in_force.load().second.clone().filter(|bucket| Some(bucket.rate()) == limits.second);
-        let second = kept.or_else(|| limits.second.map(|rate| Arc::new(TokenBucket::empty(rate))));
+        let second = match (self.in_force.load().second.clone(), limits.second) {
+            (Some(bucket), Some(rate)) => {
+                bucket.set_rate(rate);
+                Some(bucket)
+            }
+            (_, rate) => rate.map(|rate| Arc::new(TokenBucket::empty(rate))),
+        };
         let limit = limits.day.filter(|_| limits.enforce);
         if self.day.limit() != limit {
             self.day.set_limit(limit);

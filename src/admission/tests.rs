@@ -85,10 +85,15 @@ mod bucket {
         assert_eq!(before.usage(), used);
         before.reconfigure(&quota(Some((20, 20)), Some(1)));
         let other = before;
-        assert_eq!(other.usage().second.unwrap().left, 0);
+        assert_eq!(other.usage().second.unwrap().left, 9, "what was left, and no burst");
         assert!(claim_day(&other, &mut Claim::default()).is_err());
         advance(Duration::from_secs(1)).await;
         assert_eq!(other.usage().second.unwrap().left, 20);
+        other.reconfigure(&quota(Some((5, 2)), None));
+        assert_eq!(other.usage().second.unwrap().left, 2);
+        other.reconfigure(&quota(None, None));
+        other.reconfigure(&quota(Some((20, 20)), None));
+        assert_eq!(other.usage().second.unwrap().left, 0, "a limit that is new");
     }
 }
 

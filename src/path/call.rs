@@ -111,11 +111,10 @@ impl UpstreamCall {
 
     /// The refusal of a call whose budget could not be spent.
     pub(super) fn not_spent(&self, not_spent: NotSpent) -> Refusal {
-        let service =
-            self.service.map_or("the gateway", |service| &self.snapshot.catalog.services[service].config.name);
         match (not_spent, self.service) {
-            (NotSpent::Budget(over), _) => Refusal::over_budget(&over, service),
+            (NotSpent::Budget(over), _) => Refusal::over_budget(&over, &self.account.name),
             (NotSpent::ServiceDay, Some(index)) => {
+                let service = &self.snapshot.catalog.services[index].name;
                 Refusal::over_quota(&self.snapshot.quotas[index].day_exceeded(), service)
             }
             // Only a service has a day of its own.

@@ -296,6 +296,8 @@ fn a_refusal_by_the_budget_shows_its_window() {
             refused = send();
         }
         assert_eq!(refused.code(), code);
+        let message = refused.json()["message"].as_str().expect("a message").to_owned();
+        assert!(code == "caller.class" || message.contains("budget of account main is used up"), "{message}");
         let field = |name| refused.header(name).unwrap_or_default().to_owned();
         let (policy, left) = (field("ratelimit-policy"), field("ratelimit"));
         assert!(policy.starts_with("\"second\";q=1000;w=1, \"day\";q=5000;w=86400"), "{policy}");

@@ -52,7 +52,7 @@ pub(super) struct WaitQueue {
     pub(super) day: Arc<DayCounter>,
     /// Times are nanoseconds since then.
     start: Instant,
-    state: Mutex<QueueState>,
+    state: Mutex<WaitState>,
     /// Numbers of the services, by name. Those that are gone keep theirs.
     members: Mutex<BTreeMap<String, usize>>,
     /// A day counter has got units since the queue was served last.
@@ -62,7 +62,7 @@ pub(super) struct WaitQueue {
 type QueueScheduler = Scheduler<Arc<WaitOutcome>, ServiceDay>;
 
 #[derive(Debug)]
-struct QueueState {
+struct WaitState {
     scheduler: QueueScheduler,
     timer: Option<Timer>,
 }
@@ -125,23 +125,23 @@ struct AccountDays<'a>(&'a Arc<WaitQueue>);
 
 /// Units of the account's day, and one of the service's.
 #[derive(Debug)]
-struct Units {
+struct TakenUnits {
     account: DayReservation,
     service: Option<DayReservation>,
 }
 
 impl Days<ServiceDay> for AccountDays<'_> {
-    type Units = Units;
+    type Output = TakenUnits;
 
     fn view(&self) -> DayView {
         self.0.day.view()
     }
 
-    fn reserve(&self, with: &ServiceDay, cost: u32) -> Result<DayUnits<Units>, DayShort> {
+    fn reserve(&self, with: &ServiceDay, cost: u32) -> Result<DayUnits<TakenUnits>, DayShort> {
         let service = with.as_ref().map(|day| self.units(day, 1, DayShort::Service)).transpose()?;
         let account = self.units(&self.0.day, cost, DayShort::Account)?;
         let date = account.date();
-        Ok(DayUnits { units: Units { account, service }, date })
+        Ok(DayUnits { units: TakenUnits { account, service }, date })
     }
 }
 
@@ -175,7 +175,7 @@ impl WaitQueue {
         Self {
             day,
             start: Instant::now(),
-            state: Mutex::new(QueueState { scheduler: Scheduler::new(limits), timer: None }),
+            state: Mutex::new(WaitState { scheduler: Scheduler::new(limits), timer: None }),
             members: Mutex::default(),
             leased: AtomicBool::new(false),
         }
@@ -261,7 +261,7 @@ impl WaitQueue {
     }
 
     /// Works on the state. If a counter has got units meanwhile, the queue is served after it.
-    fn locked<T>(self: &Arc<Self>, work: impl FnOnce(&mut QueueState) -> T) -> T {
+    fn locked<T>(self: &Arc<Self>, work: impl FnOnce(&mut WaitState) -> T) -> T {
         let result = work(&mut self.state.lock());
         if self.leased.load(Ordering::SeqCst) {
             self.serve_leased();
@@ -286,14 +286,14 @@ impl WaitQueue {
         }
     }
 
-    fn permit(self: &Arc<Self>, grant: Served<Units>) -> Permit {
-        let Served { units: Units { account, service }, taken } = grant;
+    fn permit(self: &Arc<Self>, grant: Served<TakenUnits>) -> Permit {
+        let Served { units: TakenUnits { account, service }, taken } = grant;
         Permit { queue: self.clone(), taken, units: Some(account), service_unit: service }
     }
 
     /// Decides as many waiters as can be decided now, and gives the queue's timer to the one that comes first.
-    fn serve(self: &Arc<Self>, state: &mut QueueState) {
-        let QueueState { scheduler, timer } = state;
+    fn serve(self: &Arc<Self>, state: &mut WaitState) {
+        let WaitState { scheduler, timer } = state;
         let leased = self.leased.swap(false, Ordering::SeqCst);
         if scheduler.waiting() == 0 {
             *timer = None;

@@ -42,13 +42,13 @@ pub(super) struct Tokens {
     /// GCRA's theoretical arrival time: when the bucket will be full again.
     full_at: u64,
     /// What happened from the first undecided take on.
-    open: VecDeque<Event>,
+    open: VecDeque<TokenEvent>,
     /// Number of the first of `open`.
     first: u64,
 }
 
 #[derive(Debug)]
-struct Event {
+struct TokenEvent {
     what: Change,
     /// `full_at` before it.
     before: u64,
@@ -128,7 +128,7 @@ impl Tokens {
         if full_at > now + self.fill.capacity {
             return Err(InsufficientTokens::Until(Duration::from_nanos(full_at - self.fill.capacity - now)));
         }
-        self.open.push_back(Event { what: Change::Take { at: now, worth }, before: self.full_at, decided: false });
+        self.open.push_back(TokenEvent { what: Change::Take { at: now, worth }, before: self.full_at, decided: false });
         self.full_at = full_at;
         Ok(self.first + self.open.len() as u64 - 1)
     }
@@ -158,7 +158,7 @@ impl Tokens {
         let before = self.full_at;
         self.full_at = what.after(before);
         if !self.open.is_empty() {
-            self.open.push_back(Event { what, before, decided: true });
+            self.open.push_back(TokenEvent { what, before, decided: true });
         }
     }
 

@@ -669,9 +669,9 @@ fn a_401_about_the_request_itself_is_passed_on() {
 
 #[test]
 fn fastracs_throttling_is_passed_on_with_retry_after() {
-    let gateway = TestGateway::new();
+    // Each pauses the account, so each has its own.
     for (given, passed) in [(Some(7), "7"), (None, "1")] {
-        gateway.sandbox.clear_faults();
+        let gateway = TestGateway::new();
         gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::throttle(given)));
         let response = gateway.send(post("/tariff/express", bodies::TARIFF).by("shop"));
         assert_eq!((response.status, response.outcome(), response.sent()), (429, "throttled", "yes"));
@@ -680,7 +680,7 @@ fn fastracs_throttling_is_passed_on_with_retry_after() {
         let proxy = response.header("proxy-status").expect("Proxy-Status");
         assert!(proxy.ends_with("details=\"upstream.limit\""), "{proxy}");
     }
-    gateway.sandbox.clear_faults();
+    let gateway = TestGateway::new();
     gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::refuse(" too many REQUESTS ")));
     let response = gateway.send(post("/tariff/express", bodies::TARIFF).by("shop"));
     assert_eq!((response.status, response.outcome(), response.header("retry-after")), (200, "throttled", Some("1")));

@@ -101,7 +101,8 @@ impl Default for Setup {
             limits: "",
             log: "",
             account: "",
-            budget: "per_second = 100000, burst = 100000, per_day = 10000000, in_flight = 512",
+            // A limit response of Fastrac pauses the account for a second: requests wait for its end.
+            budget: "per_second = 100000, burst = 100000, per_day = 10000000, in_flight = 512, max_wait = \"3s\"",
             breaker: "minimum = 100000",
             services: &[],
             more: "",

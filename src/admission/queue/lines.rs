@@ -53,8 +53,8 @@ pub(super) enum Standing {
 }
 
 #[derive(Debug)]
-pub(super) struct Lines<W, Q> {
-    lines: Vec<Line<W, Q>>,
+pub(super) struct ServiceLines<W, Q> {
+    lines: Vec<ServiceLine<W, Q>>,
     covered: BTreeSet<(Position, usize)>,
     borrowing: BTreeSet<(Reverse<Priority>, u64, Position, usize)>,
     /// When borrowers become covered, and when lines that were set aside are looked at again.
@@ -67,7 +67,7 @@ pub(super) struct Lines<W, Q> {
 }
 
 #[derive(Debug)]
-struct Line<W, Q> {
+struct ServiceLine<W, Q> {
     waiters: BTreeMap<Position, Waiting<W, Q>>,
     queued: QueuedCost,
     /// Virtual time of its next borrowing.
@@ -103,9 +103,9 @@ impl QueuedCost {
     }
 }
 
-impl<W, Q> Default for Lines<W, Q> {
+impl<W, Q> Default for ServiceLines<W, Q> {
     fn default() -> Self {
-        Lines {
+        ServiceLines {
             lines: Vec::new(),
             covered: BTreeSet::new(),
             borrowing: BTreeSet::new(),
@@ -118,9 +118,9 @@ impl<W, Q> Default for Lines<W, Q> {
     }
 }
 
-impl<W, Q> Lines<W, Q> {
+impl<W, Q> ServiceLines<W, Q> {
     pub(super) fn add_line(&mut self) {
-        let line = Line { waiters: BTreeMap::new(), queued: QueuedCost::default(), turn: 0, listed: None };
+        let line = ServiceLine { waiters: BTreeMap::new(), queued: QueuedCost::default(), turn: 0, listed: None };
         self.lines.push(line);
     }
 

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::{
-    lines::{Demand, Lines, Position, Standing, Waiting},
+    lines::{Demand, Position, ServiceLines, Standing, Waiting},
     supply::{Ahead, At, Days, Exhausted, GATEWAY, Limits, Served, Stop, Supply, Taken},
 };
 
@@ -36,13 +36,13 @@ pub(super) struct QueueTicket {
 #[derive(Debug)]
 pub(super) struct Scheduler<W, Q> {
     pub(super) supply: Supply,
-    lines: Lines<W, Q>,
+    lines: ServiceLines<W, Q>,
     members: usize,
 }
 
 impl<W, Q> Scheduler<W, Q> {
     pub(super) fn new(limits: Limits) -> Self {
-        let mut scheduler = Scheduler { supply: Supply::new(limits), lines: Lines::default(), members: 0 };
+        let mut scheduler = Scheduler { supply: Supply::new(limits), lines: ServiceLines::default(), members: 0 };
         scheduler.set_share(GATEWAY, 0, 0);
         scheduler
     }
@@ -71,7 +71,7 @@ impl<W, Q> Scheduler<W, Q> {
     }
 
     /// A request arrives: it is served at once, refused, or may [`enter`](Scheduler::enter) the queue.
-    pub(super) fn arrive<D: Days<Q>>(&mut self, demand: &Demand<Q>, now: u64, days: &D) -> QueueArrival<D::Units> {
+    pub(super) fn arrive<D: Days<Q>>(&mut self, demand: &Demand<Q>, now: u64, days: &D) -> QueueArrival<D::Output> {
         self.climb(now);
         self.supply.asks(demand.member, demand.cost, now);
         let mut expires = demand.expires;
@@ -121,7 +121,7 @@ impl<W, Q> Scheduler<W, Q> {
         &mut self,
         now: u64,
         days: &D,
-        mut decide: impl FnMut(W, Result<Served<D::Units>, Exhausted>),
+        mut decide: impl FnMut(W, Result<Served<D::Output>, Exhausted>),
     ) -> Option<u64> {
         self.climb(now);
         if self.lines.waiting() == 0 || self.supply.in_flight() * 4 < self.supply.places() * 3 {

@@ -37,7 +37,7 @@ pub(in crate::admission) struct Limits {
 
 /// The day counters of the account and of its services.
 pub(super) trait Days<Q> {
-    type Units;
+    type Output;
 
     fn view(&self) -> DayView;
 
@@ -45,7 +45,7 @@ pub(super) trait Days<Q> {
     ///
     /// # Errors
     /// [`DayShort`] names the counter.
-    fn reserve(&self, with: &Q, cost: u32) -> Result<DayUnits<Self::Units>, DayShort>;
+    fn reserve(&self, with: &Q, cost: u32) -> Result<DayUnits<Self::Output>, DayShort>;
 }
 
 pub(super) struct DayUnits<T> {
@@ -265,7 +265,7 @@ impl Supply {
         demand: &Demand<Q>,
         now: u64,
         days: &D,
-    ) -> Result<Served<D::Units>, Stop> {
+    ) -> Result<Served<D::Output>, Stop> {
         let &Demand { member, cost, .. } = demand;
         if now < self.learned.paused_until() {
             return Err(Stop::Until(self.learned.paused_until()));
@@ -374,7 +374,9 @@ impl Supply {
                 _ => {}
             }
         }
-        let own_share_used = has_share && self.tokens.is_some() && !self.covers(demand, now);
+        // Those of its own that wait have the first claim on its guarantee.
+        let needed = self.fill().map(|fill| fill.worth(ahead.own + u64::from(demand.cost)));
+        let own_share_used = has_share && needed.is_some_and(|needed| !self.shares.covers(demand.member, needed, now));
         Exhausted::Second { wait: Duration::from_nanos(self.due_in(demand, ahead, now)), own_share_used }
     }
 

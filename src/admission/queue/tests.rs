@@ -31,7 +31,7 @@ struct SimulatedDays {
 }
 
 impl Days<()> for SimulatedDays {
-    type Units = ();
+    type Output = ();
 
     fn view(&self) -> DayView {
         let (now, date) = (self.now.get(), self.now.get().div_euclid(DAY));

@@ -121,7 +121,7 @@ const ROWS: &[Row] = &[
     row("401 under 200", r#"{"act": {"envelope": {"status": 200, "message": "Unauthorized"}}}"#, head(200, Body::Says("Unauthorized")), REJECTED, REJECTED, false),
     row("a 401 that is the request's own", r#"{"act": {"envelope": {"status": 401, "message": "Unauthorized"}}}"#, head(401, Body::Says("Unauthorized")), expected(401, "rejected", "yes"), expected(401, "rejected", "yes"), false),
     row("429", r#"{"act": {"throttle": {}}}"#, head(429, Body::Says("Too Many")), THROTTLED, THROTTLED, false),
-    row("429 that says when", r#"{"act": {"throttle": {"retry_after": 7}}}"#, head(429, Body::Says("Too Many")).retry(7), THROTTLED, THROTTLED, false),
+    row("429 that says when", r#"{"act": {"throttle": {"retry_after": 2}}}"#, head(429, Body::Says("Too Many")).retry(2), THROTTLED, THROTTLED, false),
     row("an answer lost after execution", r#"{"act": "lose"}"#, closed(), CUT.twice(), CUT, true),
     row("an answer lost by a reset after execution", r#"{"act": "lose_reset"}"#, by_reset(), CUT.twice(), CUT, true),
     row("a clock that is behind", r#"{"skew_ms": -3600000}"#, head(200, Body::Skewed("2026-01-02T02:04:05.678Z")), OK, OK, true),

@@ -101,7 +101,7 @@ fn a_limit_response_of_fastrac_pauses_the_account_for_all() {
         let received = gateway.sandbox.counters().requests;
         let refused = send(&gateway, "other", 3);
         assert_eq!((refused.status, refused.code().as_str(), refused.sent()), (503, "budget.second", "no"));
-        assert!(refused.json()["message"].as_str().expect("text").contains("throttled the account"));
+        assert!(refused.json()["message"].as_str().expect("text").contains("Fastrac throttles account main"));
         let order = gateway.send(post("/order/express", &bodies::order(4)).by("other"));
         assert_eq!((order.status, order.code().as_str(), order.sent()), (503, "budget.second", "no"));
         assert_eq!(gateway.sandbox.counters().requests, received, "nothing went out");

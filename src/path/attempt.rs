@@ -47,7 +47,8 @@ pub(super) struct ClassifiedAnswer {
     pub(super) response: Answer,
     pub(super) reading: Classification,
     /// Occupies the account's place in flight while the response is being received; absent once it is whole.
-    spent: Option<Spent>,
+    /// On the heap: only a streamed response has it.
+    spent: Option<Box<Spent>>,
 }
 
 impl ClassifiedAnswer {
@@ -57,7 +58,7 @@ impl ClassifiedAnswer {
     }
 
     pub(super) fn reply(self) -> Reply {
-        Reply::of_answer(self.response, self.reading.outcome, self.spent)
+        Reply::of_answer(self.response, self.reading.outcome, self.spent.map(|spent| *spent))
     }
 }
 
@@ -142,7 +143,7 @@ impl PreparedAttempt {
                     tracing::warn!(account, "a response of Fastrac's contains the live secret key; it is withheld");
                     return AttemptResult::Leaked(WithheldAnswer { reading, status: answer.status });
                 }
-                let spent = matches!(answer.body, AnswerBody::Long(_)).then_some(spent);
+                let spent = matches!(answer.body, AnswerBody::Long(_)).then(|| Box::new(spent));
                 AttemptResult::Answered(ClassifiedAnswer { response: answer, reading, spent })
             }
         }

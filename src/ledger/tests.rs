@@ -416,6 +416,8 @@ impl History {
             self.marks.cached.clear();
             self.kill();
         }
+        // The start records again what was lost, before it accepts connections.
+        self.settle();
     }
 
     fn start(&mut self) {

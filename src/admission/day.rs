@@ -126,9 +126,10 @@ impl DayCounter {
     pub(super) fn set_zone(self: &Arc<Self>, zone: &TimeZone) {
         self.change(|state| {
             if state.zone != *zone {
-                state.zone.clone_from(zone);
                 let now = self.context.clock.millis();
-                state.rows.set_current(CalendarDay::at(now, zone), now);
+                state.rows.current(now, &state.zone);
+                state.zone.clone_from(zone);
+                state.rows.change_zone(CalendarDay::at(now, zone));
             }
         });
     }

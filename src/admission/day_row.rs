@@ -98,27 +98,42 @@ impl DayRows {
         &mut self.rows[0]
     }
 
-    /// Makes `day`, which contains `now`, the current one. DayRows of other zones whose day is still going on become part of
-    /// it: the largest of their counts applies.
-    pub(super) fn set_current(&mut self, day: CalendarDay, now: i64) {
-        let (mut going_on, mut others): (Vec<_>, Vec<_>) =
-            self.rows.drain(..).partition(|row| row.day.date == day.date || row.day.contains(now));
-        let same_date = going_on.iter().find(|row| row.day.date == day.date);
-        let grants = same_date.map_or([self.granted; 2].map(Granted::new), |row| [row.lease, row.mark]);
-        let mut current = if going_on.is_empty() { self.new_row(day) } else { going_on.remove(0) };
-        let others_used = going_on.iter().map(DayRow::used).max().unwrap_or(0);
-        current.recorded = current.recorded.max(others_used);
+    /// Makes `day`, which contains `now`, the current one. Rows of another zone whose day is still going on keep their dates;
+    /// the largest of their counts applies.
+    fn set_current(&mut self, day: CalendarDay, now: i64) {
+        let mut current = self.take(day.date).unwrap_or_else(|| self.new_row(day));
+        let others_used = self.rows.iter().filter(|row| row.day.contains(now)).map(DayRow::used).max();
+        current.recorded = current.recorded.max(others_used.unwrap_or(0));
         current.day = day;
-        [current.lease, current.mark] = grants;
         current.changed = true;
-        // Kept only for what is given back.
-        for row in &mut going_on {
-            row.day = CalendarDay::NEVER;
-        }
-        others.splice(0..0, going_on.into_iter().filter(|row| row.reserved > 0));
-        others.insert(0, current);
-        self.rows = others;
+        self.rows.insert(0, current);
         self.forget_old();
+    }
+
+    /// Moves the current row to `day` of another zone: the larger of the counts of its old and its new date applies.
+    pub(super) fn change_zone(&mut self, day: CalendarDay) {
+        let mut current = self.rows.remove(0);
+        if current.day.date != day.date {
+            let same_date = self.take(day.date);
+            let grants = same_date.as_ref().map(|row| [row.lease, row.mark]);
+            [current.lease, current.mark] = grants.unwrap_or([self.granted; 2].map(Granted::new));
+            if let Some(mut row) = same_date {
+                current.recorded = current.recorded.max(row.used());
+                if row.reserved > 0 {
+                    // Kept only for what is given back.
+                    row.day = CalendarDay::NEVER;
+                    self.rows.insert(0, row);
+                }
+            }
+        }
+        current.day = day;
+        current.changed = true;
+        self.rows.insert(0, current);
+    }
+
+    fn take(&mut self, date: i32) -> Option<DayRow> {
+        let position = self.rows.iter().position(|row| row.day.date == date)?;
+        Some(self.rows.remove(position))
     }
 
     /// Adds a row for a day that has none.

@@ -207,11 +207,13 @@ fn whatever_ends_a_request_its_memory_is_free() {
     let ends = [Act::Reset, Act::Cut { after: 100, reset: true }, Act::Html(502), Act::throttle(None), Act::Pass];
     for act in ends {
         gateway.sandbox.fault(Fault::on("v2.tariff_express", act));
+        gateway.wait_for_pauses();
         gateway.send(quote());
         is_free(&gateway);
         gateway.sandbox.clear_faults();
     }
     // Timeouts, callers that leave, refusals.
+    gateway.wait_for_pauses();
     gateway.sandbox.fault(Fault { delay_ms: 300, ..Fault::everywhere(Act::Pass) });
     gateway.send(quote().header("x-gateway-timeout", "50"));
     let mut connection = gateway.connect();

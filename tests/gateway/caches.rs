@@ -114,6 +114,7 @@ fn only_good_responses_are_stored() {
         gateway.sandbox.fault(Fault::on("v2.province", act.clone()));
         let before = gateway.received().len();
         for _ in 0..2 {
+            gateway.wait_for_pauses();
             let response = gateway.send(request.clone());
             assert_ne!(response.outcome(), "hit", "{act:?}");
             if let Some(cache_status) = response.header("cache-status") {
@@ -123,6 +124,7 @@ fn only_good_responses_are_stored() {
         assert!(gateway.received().len() >= before + 2, "{act:?} was kept");
     }
     gateway.sandbox.clear_faults();
+    gateway.wait_for_pauses();
     assert_eq!(cache_status(&gateway.send(request)), "fastrac-gateway; fwd=uri-miss; stored");
 }
 

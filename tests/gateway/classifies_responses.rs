@@ -228,6 +228,7 @@ impl CorpusConnection<'_> {
     fn send(&mut self, request: Request, operation: &str, entry: &CorpusEntry) -> Response {
         self.gateway.sandbox.clear_faults();
         self.gateway.sandbox.fault(Fault::on(operation, entry.canned()));
+        self.gateway.wait_for_pauses();
         let response = self.connection.send(&request.by("shop"));
         let bodiless = matches!(entry.status, 204 | 304);
         assert_eq!(response.status, entry.status, "{}: {response:?}", entry.name);

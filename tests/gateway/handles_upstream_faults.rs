@@ -235,6 +235,7 @@ impl FaultSetup {
             let sent = gateway.metric("upstream_requests_total", &[("operation", operation), ("status", &status)]);
             (gateway.metric("requests_total", &[("operation", operation), ("outcome", expected.outcome)]), sent)
         };
+        gateway.wait_for_pauses();
         let before = count();
         let response = gateway.send(request);
         let what = format!("{}: {operation}: {response:?}", row.name);
@@ -286,6 +287,7 @@ fn every_fault_has_the_expected_direct_and_gateway_response() {
         setup.orders(row, number + 1);
         setup.gateway.sandbox.clear_faults();
         // Without the fault, requests succeed again.
+        setup.gateway.wait_for_pauses();
         assert_eq!(setup.gateway.send(setup.track().by("shop")).outcome(), "ok", "after {}", row.name);
     }
     setup.logs();

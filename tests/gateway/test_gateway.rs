@@ -233,6 +233,15 @@ impl TestGateway {
     }
 
     /// Fetches a page of the admin port.
+    /// Waits until no account is paused because Fastrac has throttled a request.
+    pub(crate) fn wait_for_pauses(&self) {
+        let paused = || {
+            let snapshot = self.app().gateway.current.load();
+            snapshot.accounts.iter().any(|account| !account.budget.usage().paused_for.is_zero())
+        };
+        until("the pause after a limit response to end", || !paused());
+    }
+
     pub(crate) fn admin(&self, page: &str) -> Response {
         Connection::open(self.app().admin).send(&crate::client::get(page).header("host", "localhost"))
     }

@@ -22,6 +22,7 @@ fn statuses(setup: &FaultSetup, times: usize) -> Vec<u16> {
 /// Outcomes of requests through the gateway; each must agree with its log line.
 fn outcomes(setup: &FaultSetup, times: usize) -> Vec<String> {
     let send = || {
+        setup.gateway.wait_for_pauses();
         let response = setup.gateway.send(setup.track().by("shop"));
         let line = setup.gateway.line(response.header("x-request-id").expect("an id"));
         assert_eq!((&line["outcome"], &line["sent"]), (&response.outcome().into(), &"yes".into()));
@@ -48,6 +49,7 @@ fn the_limit_per_second_is_counted_per_key() {
     // Each key is counted separately, and the sandbox counts the refused requests.
     assert_eq!(refused(&setup.gateway, "direct", Window::Second), 2);
     assert_eq!(refused(&setup.gateway, "gateway", Window::Second), 2);
+    setup.gateway.wait_for_pauses();
     let order = setup.gateway.send(post("/order/express", &bodies::order(1)).by("shop"));
     assert_eq!((order.status, order.outcome(), order.sent()), (429, "throttled", "yes"), "nothing was executed");
     assert_eq!(order.header("retry-after"), Some("1"));
@@ -92,6 +94,7 @@ fn every_form_of_a_limit_response_is_recognised() {
         let request = post("/item/multi-items", bodies::MULTI_ITEMS);
         let response = plain::send(gateway.sandbox.addr(), &request.clone().pair(TWIN.0, TWIN.1));
         assert_eq!((response.status, response.json()["message"].as_str()), (status, Some(message)));
+        gateway.wait_for_pauses();
         let response = gateway.send(request.by("shop"));
         assert_eq!((response.status, response.outcome(), response.sent()), (status, outcome, "yes"), "{message}");
         assert_eq!(response.header("retry-after").is_some(), outcome == "throttled");

@@ -86,10 +86,13 @@ impl SubmittedLease {
 /// Recorded days by counter.
 pub(super) type RestoredDays = HashMap<CounterHash, Vec<RestoredDay>>;
 
+/// What the two records hold of one day of a counter: its slots with their numbers, and the stored lease.
+type FoundDay = (Vec<(u32, Slot)>, Option<StoredLease>);
+
 impl Book {
     /// What is recorded. `today`: the date in some zone, by the wall clock.
     pub(super) fn recover(marks: LoadedMarks, stored: Vec<StoredLease>, boot: u64, today: i32) -> (Self, RestoredDays) {
-        let mut found: BTreeMap<SlotKey, (Vec<(u32, Slot)>, Option<StoredLease>)> = BTreeMap::new();
+        let mut found: BTreeMap<SlotKey, FoundDay> = BTreeMap::new();
         for (record, slot) in marks.slots {
             found.entry(slot.key()).or_default().0.push((record, slot));
         }

@@ -110,11 +110,11 @@ impl ExchangeLog {
         let limits = Arc::new(LogLimits::new(config));
         let files = |path: &Path, part| RotatedFiles { path: path.to_owned(), limits: limits.clone(), part };
         let identified = match file::open(files(path, 1))? {
-            OpenedLog::Files(files) => LogOutput::Files(Box::new(files)),
+            OpenedLog::Files(files) => LogOutput::Files(files),
             OpenedLog::Special(file) => return ExchangeLog::start_stream(file, queue, reports),
         };
         let unidentified = match file::open(files(&path.with_file_name(UNIDENTIFIED), UNIDENTIFIED_PART))? {
-            OpenedLog::Files(files) => LogOutput::Files(Box::new(files)),
+            OpenedLog::Files(files) => LogOutput::Files(files),
             OpenedLog::Special(file) => LogOutput::Stream(LineStream::new(file)),
         };
         let identified = reports.start("of services", identified, queue)?;

@@ -44,7 +44,7 @@ pub(super) struct LogFiles {
 
 /// What is at the path of a log.
 pub(super) enum OpenedLog {
-    Files(LogFiles),
+    Files(Box<LogFiles>),
     /// A pipe or device, which is neither numbered across restarts nor rotated.
     Special(File),
 }
@@ -79,7 +79,7 @@ pub(super) fn open(files: RotatedFiles) -> Result<OpenedLog, LogError> {
             let (numbered, pruned, pruned_to) = (Vec::new(), Instant::now(), files.kept());
             let mut files = LogFiles { files, current, events, numbered, pruned, pruned_to, clock };
             files.prune();
-            OpenedLog::Files(files)
+            OpenedLog::Files(Box::new(files))
         }
         Current::Special(file) => OpenedLog::Special(file),
     })

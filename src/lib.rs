@@ -2,7 +2,7 @@
 //!
 //! Services point their base URL here. The gateway authenticates the caller, enforces each service's quota and
 //! the account's budget, answers slow-changing lookups from a cache, injects the account's key pair, never sends
-//! an order twice under one key, and writes one record of every request.
+//! an order twice by accident, and writes one record of every request.
 //!
 //! # The path
 //!
@@ -60,6 +60,7 @@
 //! | [`limited_read`] | reads of an HTTP client that leave its thread to others, whatever the server sends |
 //! | [`deferred_write`] | writes at the end of a scheduler turn |
 //! | [`catch_panic`] | the panic of a future as a value |
+//! | [`clock_jumps`] | jumps of the wall clock against the monotonic one |
 //!
 //! The simulator of Fastrac is a crate of its own, in `sandbox/`. Imports only point downwards, and there are no
 //! import cycles between files; `tests/gateway/layout.rs` enforces both.
@@ -76,6 +77,7 @@ pub mod caller;
 pub mod catalog;
 pub mod catch_panic;
 pub mod cli;
+pub mod clock_jumps;
 pub mod config;
 pub mod connector;
 pub mod deadline;

@@ -4,10 +4,15 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-use crate::{degraded::DegradedReason, gateway::Gateway, ledger::Ledger};
+use crate::{
+    clock_jumps::{ClockJump, ClockJumps},
+    degraded::DegradedReason,
+    gateway::Gateway,
+    ledger::Ledger,
+};
 
 /// How long the start waits for the first leases. After that the first requests wait for them.
 const FIRST_LEASES: Duration = Duration::from_secs(1);
@@ -15,8 +20,6 @@ const FIRST_LEASES: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_secs(1);
 /// Checks from one preparation of tomorrow to the next.
 const PREPARE: u32 = 30;
-/// A change of the wall clock against the monotonic one that is reported.
-const JUMP: Duration = Duration::from_secs(60);
 /// How long a jump is reported.
 const REPORTED: Duration = Duration::from_secs(600);
 
@@ -35,7 +38,7 @@ pub(super) async fn first_leases(gateway: &Gateway) {
 /// Runs until the control runtime ends.
 pub(super) async fn watch(gateway: Arc<Gateway>, ledger: Arc<Ledger>) {
     let reports = &gateway.live.degraded;
-    let mut clock = ClockWatch::new(wall(), Instant::now());
+    let mut clock = ClockWatch { jumps: ClockJumps::now(), jumped: None };
     for tick in 1_u32.. {
         tokio::time::sleep(TICK).await;
         if tick.is_multiple_of(PREPARE) {
@@ -48,48 +51,32 @@ pub(super) async fn watch(gateway: Arc<Gateway>, ledger: Arc<Ledger>) {
                 "day counts: the state folder cannot be written; requests are refused once their leases are used up";
             reports.report(DegradedReason::DayCountsFailing, "", text);
         }
-        let now = Instant::now();
-        if let Some(seconds) = clock.observe(wall(), now) {
+        let now = ClockJumps::now();
+        if let Some(ClockJump(seconds)) = clock.observe(now) {
             tracing::error!(seconds, "the system clock has jumped; days are counted by what it says now");
             let text = format!("system clock: it has jumped by {seconds} s; the day counts of each date are kept");
             reports.report(DegradedReason::ClockJumped, "", text);
-        } else if !clock.jumped_lately(now) {
+        } else if !clock.jumped_lately(now.at) {
             reports.withdraw(DegradedReason::ClockJumped, "");
         }
     }
 }
 
-/// Milliseconds since 1970.
-fn wall() -> i64 {
-    match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => since.as_millis() as i64,
-        Err(before) => -(before.duration().as_millis() as i64),
-    }
-}
-
-/// Compares the wall clock with the monotonic one.
+/// Whether the wall clock has jumped lately.
 #[derive(Debug)]
 struct ClockWatch {
-    wall: i64,
-    at: Instant,
+    jumps: ClockJumps,
     jumped: Option<Instant>,
 }
 
 impl ClockWatch {
-    fn new(wall: i64, at: Instant) -> Self {
-        ClockWatch { wall, at, jumped: None }
-    }
-
-    /// The seconds by which the wall clock has jumped since the last call, if it has. Slow corrections are none.
-    fn observe(&mut self, wall: i64, at: Instant) -> Option<i64> {
-        let elapsed = at.saturating_duration_since(self.at).as_millis() as i64;
-        let jump = wall - self.wall - elapsed;
-        (self.wall, self.at) = (wall, at);
-        let has_jumped = jump.unsigned_abs() > JUMP.as_millis() as u64;
-        if has_jumped {
-            self.jumped = Some(at);
+    /// The jump since the last call, if there was one.
+    fn observe(&mut self, now: ClockJumps) -> Option<ClockJump> {
+        let jump = self.jumps.look(now);
+        if jump.is_some() {
+            self.jumped = Some(now.at);
         }
-        has_jumped.then_some(jump / 1000)
+        jump
     }
 
     fn jumped_lately(&self, now: Instant) -> bool {
@@ -103,15 +90,17 @@ mod tests {
 
     #[test]
     fn a_jump_of_more_than_a_minute_is_reported_for_ten_minutes() {
-        let start = Instant::now();
-        let after = |seconds| start + Duration::from_secs(seconds);
-        let mut clock = ClockWatch::new(0, start);
-        assert_eq!((clock.observe(1_000, after(1)), clock.jumped_lately(after(1))), (None, false));
+        let start = ClockJumps::now();
+        let seconds = Duration::from_secs;
+        let after = |wall, at| ClockJumps { wall: start.wall + seconds(wall), at: start.at + seconds(at) };
+        let mut clock = ClockWatch { jumps: start, jumped: None };
+        assert_eq!((clock.observe(after(1, 1)), clock.jumped_lately(after(1, 1).at)), (None, false));
         // Slewed by half a minute; a pause of the process.
-        assert_eq!(clock.observe(32_000, after(2)), None);
-        assert_eq!(clock.observe(3_632_000, after(3_602)), None);
-        assert_eq!(clock.observe(3_633_000 + 31 * 86_400_000, after(3_603)), Some(31 * 86_400));
-        assert_eq!(clock.observe(3_636_000, after(3_606)), Some(-31 * 86_400));
-        assert!(clock.jumped_lately(after(4_205)) && !clock.jumped_lately(after(4_206)));
+        assert_eq!(clock.observe(after(32, 2)), None);
+        assert_eq!(clock.observe(after(3_632, 3_602)), None);
+        assert_eq!(clock.observe(after(3_633 + 31 * 86_400, 3_603)), Some(ClockJump(31 * 86_400)));
+        assert_eq!(clock.observe(after(3_636, 3_606)), Some(ClockJump(-31 * 86_400)));
+        let lately = |at| clock.jumped_lately(after(0, at).at);
+        assert!(lately(4_205) && !lately(4_206));
     }
 }

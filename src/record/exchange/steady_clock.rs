@@ -6,17 +6,15 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::clock_jumps::ClockJumps;
+
 /// How long the clock must not have jumped.
 const STEADY: Duration = Duration::from_secs(3600);
-
-/// A larger difference is a jump.
-const JUMP: Duration = Duration::from_secs(60);
 
 /// Compares the wall clock with the monotonic one, each time that it is asked.
 #[derive(Debug)]
 pub(super) struct SteadyClock {
-    wall: SystemTime,
-    at: Instant,
+    jumps: ClockJumps,
     /// Since when there was no jump; `None`: since the start, and it was plausible.
     steady_since: Option<Instant>,
 }
@@ -24,20 +22,18 @@ pub(super) struct SteadyClock {
 impl SteadyClock {
     /// A clock that starts now. `plausible`: nothing speaks against what the wall clock says.
     pub(super) fn start(plausible: bool) -> Self {
-        let at = Instant::now();
-        SteadyClock { wall: SystemTime::now(), at, steady_since: (!plausible).then_some(at) }
+        let jumps = ClockJumps::now();
+        SteadyClock { jumps, steady_since: (!plausible).then_some(jumps.at) }
     }
 
     /// The time; `None` if it may be wrong.
     pub(super) fn now(&mut self) -> Option<SystemTime> {
-        self.observe(SystemTime::now(), Instant::now())
+        self.observe(ClockJumps::now())
     }
 
-    fn observe(&mut self, wall: SystemTime, at: Instant) -> Option<SystemTime> {
-        let expected = self.wall + at.saturating_duration_since(self.at);
-        let difference = wall.duration_since(expected).unwrap_or_else(|before| before.duration());
-        (self.wall, self.at) = (wall, at);
-        if difference > JUMP {
+    fn observe(&mut self, now: ClockJumps) -> Option<SystemTime> {
+        let ClockJumps { wall, at } = now;
+        if self.jumps.look(now).is_some() {
             self.steady_since = Some(at);
         }
         self.steady_since.is_none_or(|since| at.saturating_duration_since(since) >= STEADY).then_some(wall)
@@ -52,15 +48,16 @@ mod tests {
     fn a_clock_that_jumped_is_not_relied_on_for_an_hour() {
         let seconds = Duration::from_secs;
         let mut clock = SteadyClock::start(true);
-        let (wall, at) = (clock.wall, clock.at);
+        let ClockJumps { wall, at } = clock.jumps;
+        let after = |by, elapsed| ClockJumps { wall: wall + by, at: at + elapsed };
         let month = seconds(31 * 86_400);
-        assert!(clock.observe(wall + seconds(10), at + seconds(10)).is_some());
-        assert_eq!(clock.observe(wall + month + seconds(11), at + seconds(11)), None);
-        assert_eq!(clock.observe(wall + seconds(14), at + seconds(14)), None);
-        assert_eq!(clock.observe(wall + seconds(3_613), at + seconds(3_613)), None);
-        assert!(clock.observe(wall + seconds(3_614), at + seconds(3_614)).is_some());
+        assert!(clock.observe(after(seconds(10), seconds(10))).is_some());
+        assert_eq!(clock.observe(after(month + seconds(11), seconds(11))), None);
+        assert_eq!(clock.observe(after(seconds(14), seconds(14))), None);
+        assert_eq!(clock.observe(after(seconds(3_613), seconds(3_613))), None);
+        assert!(clock.observe(after(seconds(3_614), seconds(3_614))).is_some());
         // The process slept through a week, and the monotonic clock knows it.
-        assert!(clock.observe(wall + seconds(608_414), at + seconds(608_414)).is_some());
+        assert!(clock.observe(after(seconds(608_414), seconds(608_414))).is_some());
         assert_eq!(SteadyClock::start(false).now(), None);
     }
 }

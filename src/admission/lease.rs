@@ -23,6 +23,25 @@ pub enum CounterId {
     Account(Arc<str>),
 }
 
+impl CounterId {
+    /// Kind and name, as they are recorded.
+    pub fn parts(&self) -> (u8, &str) {
+        match self {
+            CounterId::Service(name) => (b's', name),
+            CounterId::Account(name) => (b'a', name),
+        }
+    }
+
+    /// Of [`CounterId::parts`]; `None`: there is no such kind.
+    pub fn from_parts(kind: u8, name: &str) -> Option<Self> {
+        match kind {
+            b's' => Some(CounterId::Service(name.into())),
+            b'a' => Some(CounterId::Account(name.into())),
+            _ => None,
+        }
+    }
+}
+
 /// Keeps the marks of day counters.
 pub trait DayLedger: fmt::Debug + Send + Sync {
     /// The days of a counter as they are recorded.

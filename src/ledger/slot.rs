@@ -42,10 +42,7 @@ impl SlotKey {
 }
 
 pub(super) fn counter_hash(counter: &CounterId) -> CounterHash {
-    let (kind, name) = match counter {
-        CounterId::Service(name) => (b's', name),
-        CounterId::Account(name) => (b'a', name),
-    };
+    let (kind, name) = counter.parts();
     let digest = Sha256::new().chain_update([kind]).chain_update(name.as_bytes()).finalize();
     let mut hash = CounterHash::default();
     hash.copy_from_slice(&digest[..16]);

@@ -48,22 +48,14 @@ impl StoredLease {
     pub(super) fn new(key: &[u8], row: LeaseRow) -> Option<Self> {
         let (kind, rest) = key.split_first()?;
         let (date, name) = rest.split_first_chunk::<4>()?;
-        let name = str::from_utf8(name).ok()?.into();
-        let id = match kind {
-            b's' => CounterId::Service(name),
-            b'a' => CounterId::Account(name),
-            _ => return None,
-        };
+        let id = CounterId::from_parts(*kind, str::from_utf8(name).ok()?)?;
         let day = CalendarDay { date: i32::from_be_bytes(*date), starts: row.starts, ends: row.ends };
         Some(StoredLease { id, day, units: row.units })
     }
 }
 
 pub(super) fn row_key(id: &CounterId, date: i32) -> Vec<u8> {
-    let (kind, name) = match id {
-        CounterId::Service(name) => (b's', name),
-        CounterId::Account(name) => (b'a', name),
-    };
+    let (kind, name) = id.parts();
     [&[kind][..], &date.to_be_bytes(), name.as_bytes()].concat()
 }
 

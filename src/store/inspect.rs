@@ -11,11 +11,11 @@ use std::{
 };
 
 use redb::{
-    ConcurrencyMode, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
-    TableHandle, backends::FileBackend,
+    ConcurrencyMode, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableHandle,
+    backends::FileBackend,
 };
 
-use super::{error::OpenError, folder};
+use super::{error::OpenError, folder, table::definition};
 
 /// One table of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) fn copy(from: &ReadTransaction, to: File) -> Result<(), redb::Error> 
     let copied = Database::builder().create_with_backend(FileBackend::new(to)?)?;
     let write = copied.begin_write()?;
     for table in from.list_tables()? {
-        let definition: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new(table.name());
+        let definition = definition(table.name());
         let mut target = write.open_table(definition)?;
         for row in from.open_table(definition)?.iter()? {
             let (key, row) = row?;
@@ -78,7 +78,7 @@ pub fn inspect(dir: &Path) -> Result<Vec<TableSummary>, OpenError> {
 fn summaries(from: &ReadTransaction) -> Result<Vec<TableSummary>, redb::Error> {
     let mut summaries = Vec::new();
     for table in from.list_tables()? {
-        let definition: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new(table.name());
+        let definition = definition(table.name());
         let mut summary = TableSummary { name: table.name().to_owned(), rows: 0, bytes: 0 };
         for row in from.open_table(definition)?.iter()? {
             let (key, row) = row?;

@@ -113,7 +113,7 @@ impl<R: StoredRow> LoadedRows<R> {
 }
 
 /// All tables have the same redb type, so that a changed row type never makes a table unreadable.
-fn definition(name: &'static str) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+pub(super) fn definition(name: &str) -> TableDefinition<'_, &'static [u8], &'static [u8]> {
     TableDefinition::new(name)
 }
 

@@ -55,11 +55,10 @@ impl Default for UseWatch {
 }
 
 impl UseWatch {
-    fn observe(&self, watched: &Mutex<HashMap<String, Watched>>, name: &str, day: DayUse) -> Observed {
+    /// How far the day is used. Calls `warn` for each warning that has not been logged, with its percent.
+    fn observe(&self, of: Observed<'_>, day: DayUse, warn: impl Fn(u8, RunsOut)) -> Outlook {
+        let Observed { watched, name } = of;
         let mut watched = watched.lock();
-        if !watched.contains_key(name) {
-            watched.insert(name.to_owned(), Watched::default());
-        }
         let watched = watched.entry(name.to_owned()).or_default();
         let warning = day.warning();
         match watched.history.observe(self.start.elapsed(), day) {
@@ -67,19 +66,20 @@ impl UseWatch {
             DayProgress::NewDay => watched.warned = 0,
             DayProgress::Jumped => watched.warned = warning,
         }
-        let before = watched.warned;
-        watched.warned = warning.max(before);
         let runs_out_in = watched.history.runs_out_in().and_then(|time| SignedDuration::try_from(time).ok());
         let runs_out_at = runs_out_in.and_then(|time| Timestamp::now().checked_add(time).ok());
-        Observed { outlook: Outlook { warning, runs_out_at }, before }
+        for percent in WARNINGS.into_iter().filter(|percent| (watched.warned + 1..=warning).contains(percent)) {
+            warn(percent, RunsOut(runs_out_at));
+        }
+        watched.warned = warning.max(watched.warned);
+        Outlook { warning, runs_out_at }
     }
 }
 
-/// A quota or budget now.
-struct Observed {
-    outlook: Outlook,
-    /// The warning before.
-    before: u8,
+/// A quota or budget among those that are watched.
+struct Observed<'a> {
+    watched: &'a Mutex<HashMap<String, Watched>>,
+    name: &'a str,
 }
 
 /// When a day's limit runs out, for a log line.
@@ -97,27 +97,25 @@ impl fmt::Display for RunsOut {
 impl Gateway {
     /// How far the daily quota of a service is used. Logs a warning that has not been logged.
     pub fn quota_outlook(&self, service: &str, day: DayUse) -> Outlook {
-        let Observed { outlook, before } = self.watch_use.observe(&self.watch_use.quotas, service, day);
-        for percent in WARNINGS.into_iter().filter(|percent| (before + 1..=outlook.warning).contains(percent)) {
-            let (used, limit, runs_out) = (day.used, day.limit, RunsOut(outlook.runs_out_at));
+        let watch = &self.watch_use;
+        watch.observe(Observed { watched: &watch.quotas, name: service }, day, |percent, runs_out| {
+            let (used, limit) = (day.used, day.limit);
             tracing::warn!(target: UNLIMITED, service, used, limit, %runs_out, "{percent} % of the daily quota is used");
-        }
-        outlook
+        })
     }
 
     /// How far the daily budget of an account is used. Logs a warning that has not been logged.
     pub fn budget_outlook(&self, account: &str, day: DayUse) -> Outlook {
-        let Observed { outlook, before } = self.watch_use.observe(&self.watch_use.budgets, account, day);
-        for percent in WARNINGS.into_iter().filter(|percent| (before + 1..=outlook.warning).contains(percent)) {
-            let (used, limit, runs_out) = (day.used, day.limit, RunsOut(outlook.runs_out_at));
+        let watch = &self.watch_use;
+        watch.observe(Observed { watched: &watch.budgets, name: account }, day, |percent, runs_out| {
+            let (used, limit) = (day.used, day.limit);
             let most = self.live.spending.top_services(account, NAMED);
             let most: Vec<_> = most.into_iter().map(|(service, units)| format!("{service} {units}")).collect();
             let most = most.join(", ");
             tracing::warn!(
                 target: UNLIMITED, account, used, limit, %runs_out, most, "{percent} % of the daily budget is used"
             );
-        }
-        outlook
+        })
     }
 
     /// Looks at all quotas and budgets once.

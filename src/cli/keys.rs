@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     FAILED, output,
-    remote::{self, AdminClient, FormatLines},
+    remote::{self, AdminClient},
     table::{age, members, table, text},
 };
 
@@ -67,33 +67,32 @@ enum KeysCommand {
 }
 
 pub(super) fn run(arguments: &KeysArgs) -> io::Result<u8> {
-    let done = match &arguments.command {
-        KeysCommand::Status { remote } => {
-            remote.send(Method::GET, "/status", None).map(|response| (response, status as FormatLines))
-        }
-        KeysCommand::Verify { remote, account } => {
-            let body = json!({ "account": account });
-            remote.send(Method::POST, "/keys/verify", Some(&body)).map(|response| (response, results as FormatLines))
-        }
+    match &arguments.command {
+        KeysCommand::Status { remote } => remote.run(Method::GET, "/status", None, status),
+        KeysCommand::Verify { remote, account } => for_accounts(remote, "/keys/verify", &json!({ "account": account })),
         KeysCommand::Rotate { remote, account, force } => {
-            let body = json!({ "account": account, "force": force });
-            remote.send(Method::POST, "/keys/rotate", Some(&body)).map(|response| (response, results as FormatLines))
+            for_accounts(remote, "/keys/rotate", &json!({ "account": account, "force": force }))
         }
         KeysCommand::Revoke { version, remote, account } => {
             let body = json!({ "account": account, "version": version });
-            remote.send(Method::POST, "/keys/revoke", Some(&body)).map(|response| (response, revoked as FormatLines))
+            remote.run(Method::POST, "/keys/revoke", Some(&body), revoked)
         }
-    };
-    match done {
-        // A gateway answers 409 then; what answers 200 is something else.
-        Ok((response, format)) if response.status.is_success() && !went_well(&response.body) => {
-            remote::report(&response, format)?;
-            output::error(remote::NOT_A_GATEWAY);
-            Ok(FAILED)
-        }
-        Ok((response, format)) => remote::report(&response, format),
-        Err(error) => Ok(error.report()),
     }
+}
+
+/// Sends a command that has a result for each account.
+fn for_accounts(remote: &AdminClient, path: &str, body: &Value) -> io::Result<u8> {
+    let response = match remote.send(Method::POST, path, Some(body)) {
+        Ok(response) => response,
+        Err(error) => return Ok(error.report()),
+    };
+    let code = remote::report(&response, results)?;
+    // A gateway answers 409 then; what answers 200 is something else.
+    if response.status.is_success() && !went_well(&response.body) {
+        output::error(remote::NOT_A_GATEWAY);
+        return Ok(FAILED);
+    }
+    Ok(code)
 }
 
 /// Whether every result in a response is one of a success.

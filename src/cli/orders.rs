@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     WRONG, output,
-    remote::{self, AdminClient, AdminResponse, FormatLines},
+    remote::{self, AdminClient, AdminResponse},
     table::{age, table, text},
 };
 
@@ -66,13 +66,11 @@ enum SettleAs {
 }
 
 pub(super) fn run(arguments: &OrdersArgs) -> io::Result<u8> {
-    let done = match &arguments.command {
-        OrdersCommand::List { remote } => {
-            remote.send(Method::GET, "/orders", None).map(|response| (response, listed as FormatLines))
-        }
+    match &arguments.command {
+        OrdersCommand::List { remote } => remote.run(Method::GET, "/orders", None, listed),
         OrdersCommand::Show { id, remote } => match remote.send(Method::GET, "/orders", None) {
-            Ok(response) => return show(&response, id),
-            Err(error) => Err(error),
+            Ok(response) => show(&response, id),
+            Err(error) => Ok(error.report()),
         },
         OrdersCommand::Settle { id, r#as, note, remote } => {
             let finding = match r#as {
@@ -80,12 +78,8 @@ pub(super) fn run(arguments: &OrdersArgs) -> io::Result<u8> {
                 SettleAs::NotExecuted => "not-executed",
             };
             let body = json!({ "id": id, "as": finding, "note": note });
-            remote.send(Method::POST, "/orders/settle", Some(&body)).map(|response| (response, settled as FormatLines))
+            remote.run(Method::POST, "/orders/settle", Some(&body), settled)
         }
-    };
-    match done {
-        Ok((response, format)) => remote::report(&response, format),
-        Err(error) => Ok(error.report()),
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     WRONG, output,
-    remote::{self, AdminClient, FormatLines},
+    remote::AdminClient,
     table::{members, table, text},
 };
 
@@ -68,13 +68,13 @@ struct SetArgs {
 }
 
 pub(super) fn run(arguments: &QuotaArgs) -> io::Result<u8> {
-    let done = match &arguments.command {
+    match &arguments.command {
         QuotaCommand::Show { service, remote } => {
             let page = service.as_ref().map_or_else(|| "/quota".to_owned(), |name| format!("/quota?service={name}"));
-            remote.send(Method::GET, &page, None).map(|response| (response, shown as FormatLines))
+            remote.run(Method::GET, &page, None, shown)
         }
         QuotaCommand::Set(set) => {
-            let SetArgs { service, per_day, per_second, block, clear, r#for, reason, .. } = set;
+            let SetArgs { service, per_day, per_second, block, clear, r#for, reason, remote } = set;
             if !clear && !block && per_day.is_none() && per_second.is_none() {
                 output::error("give --per-day, --per-second, --block or --clear");
                 return Ok(WRONG);
@@ -83,12 +83,8 @@ pub(super) fn run(arguments: &QuotaArgs) -> io::Result<u8> {
                 "service": service, "per_day": per_day, "per_second": per_second, "block": block, "clear": clear,
                 "for": r#for, "reason": reason,
             });
-            set.remote.send(Method::POST, "/quota", Some(&body)).map(|response| (response, changed as FormatLines))
+            remote.run(Method::POST, "/quota", Some(&body), changed)
         }
-    };
-    match done {
-        Ok((response, format)) => remote::report(&response, format),
-        Err(error) => Ok(error.report()),
     }
 }
 

@@ -111,7 +111,7 @@ pub(super) fn print(lines: &[String]) -> io::Result<()> {
 }
 
 /// Formats a response as lines for stdout.
-pub(super) type FormatLines = fn(&Value) -> Vec<String>;
+type FormatLines = fn(&Value) -> Vec<String>;
 
 /// Prints the result of a command; returns the exit code.
 pub(super) fn report(response: &AdminResponse, format: FormatLines) -> io::Result<u8> {
@@ -191,6 +191,17 @@ impl AdminClient {
             withhold(&mut body, token.trim());
         }
         Err(AdminClientError::Failed(AdminResponse { status: response.status, body }.error_message()))
+    }
+
+    /// Sends a request, and prints the response as `format` says. Returns the exit code. Blocks.
+    ///
+    /// # Errors
+    /// If the result cannot be printed.
+    pub(super) fn run(&self, method: Method, path: &str, body: Option<&Value>, format: FormatLines) -> io::Result<u8> {
+        match self.send(method, path, body) {
+            Ok(response) => report(&response, format),
+            Err(error) => Ok(error.report()),
+        }
     }
 
     fn request(

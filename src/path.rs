@@ -71,18 +71,13 @@ where
         Continue(ticket) => ticket,
     };
     // 5 the service's quota of the second
-    let mut claim = call.open_claim()?;
-    x.claimed(&claim);
+    let mut claim = call.open_claim(x)?;
     // 6 is the response stored, or being fetched
-    let found = lookup::lookup(x, &call, &mut claim).await;
-    x.claimed(&claim);
-    let fill = match found? {
+    let fill = match lookup::lookup(x, &call, &mut claim).await? {
         Break(reply) => return Ok(reply),
         Continue(fill) => fill,
     };
-    let completed = call.complete_claim(&mut claim);
-    x.claimed(&claim);
-    completed?;
+    call.complete_claim(x, &mut claim)?;
     // 7 the breaker, 8 orders: the journal, 9 the service's day and the account's budget, 10 a key pair, 11 rewrite and
     // inject, 12 send, 13 what the response means, 14 settle; on the heap, so that the future of a hit stays small
     match (fill, ticket) {

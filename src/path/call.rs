@@ -229,33 +229,41 @@ impl Call {
     ///
     /// # Errors
     /// The refusal of the quota, or of an override that blocks the service.
-    pub(super) fn open_claim(&self) -> Result<Claim, Refusal> {
+    pub(super) fn open_claim(&self, x: &mut Exchange) -> Result<Claim, Refusal> {
         let mut claim = Claim::default();
-        self.claimed(self.quota().check_block())?;
+        self.allowed(self.quota().check_block())?;
         if self.charges_hits() {
-            self.claimed(self.quota().claim_second(&mut claim))?;
+            self.claim_second(x, &mut claim)?;
         }
         Ok(claim)
+    }
+
+    fn claim_second(&self, x: &mut Exchange, claim: &mut Claim) -> Result<(), Refusal> {
+        self.allowed(self.quota().claim_second(claim))?;
+        x.claimed(claim);
+        Ok(())
     }
 
     /// The rest of the claim of a call that is to be sent: of a cached operation whose hits are not charged
     /// (`charge_hits`), the second; of all, one request of the service's day, which is taken together
     /// with the account's budget.
-    pub(super) fn complete_claim(&self, claim: &mut Claim) -> Result<(), Refusal> {
+    pub(super) fn complete_claim(&self, x: &mut Exchange, claim: &mut Claim) -> Result<(), Refusal> {
         if !self.charges_hits() {
-            self.claimed(self.quota().claim_second(claim))?;
+            self.claim_second(x, claim)?;
         }
-        self.claimed(self.quota().owe_day(claim))
+        self.allowed(self.quota().owe_day(claim))?;
+        x.claimed(claim);
+        Ok(())
     }
 
     /// What a hit or a shared response costs besides the second: one request of the day, where those count
     /// (`charge_hits`).
-    pub(super) async fn claim_hit(&self, claim: &mut Claim) -> Result<(), Refusal> {
-        if self.service().charge_hits_day { self.claim_day(claim).await } else { Ok(()) }
-    }
-
-    async fn claim_day(&self, claim: &mut Claim) -> Result<(), Refusal> {
-        self.claimed(self.quota().claim_day(claim, self.deadline().instant()).await)
+    pub(super) async fn claim_hit(&self, x: &mut Exchange, claim: &mut Claim) -> Result<(), Refusal> {
+        if self.service().charge_hits_day {
+            self.allowed(self.quota().claim_day(claim, self.deadline().instant()).await)?;
+            x.claimed(claim);
+        }
+        Ok(())
     }
 
     /// Records a claim that is used without sending anything.
@@ -267,7 +275,7 @@ impl Call {
         self.upstream.operation.cache.is_none() || self.service().charge_hits_second
     }
 
-    fn claimed(&self, result: Result<(), Exceeded>) -> Result<(), Refusal> {
+    fn allowed(&self, result: Result<(), Exceeded>) -> Result<(), Refusal> {
         result.map_err(|exceeded| Refusal::over_quota(&exceeded, &self.service().name))
     }
 }

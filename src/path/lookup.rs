@@ -48,6 +48,7 @@ pub(super) async fn lookup(
     let cache = &call.upstream.snapshot.cache;
     let now = Instant::now();
     if let Some(entry) = cache.fresh(&key, directives, now) {
+        call.claim_hit(x, claim).await?;
         return hit(call, claim, &entry, now).await.map(ControlFlow::Break);
     }
     if directives.only_if_cached {
@@ -57,12 +58,15 @@ pub(super) async fn lookup(
         let request = JoinRequest { generation: cache.generation(), priority: call.service().priority };
         let stored = || cache.fresh(&key, directives, Instant::now());
         match call.upstream.snapshot.flights.join(&key, request, stored) {
-            Flight::Stored(entry) => return hit(call, claim, &entry, Instant::now()).await.map(ControlFlow::Break),
+            Flight::Stored(entry) => {
+                call.claim_hit(x, claim).await?;
+                return hit(call, claim, &entry, Instant::now()).await.map(ControlFlow::Break);
+            }
             Flight::Leader(leader) => {
                 return Ok(ControlFlow::Continue(Some(Fill { leader, forced: directives.max_age.is_some() })));
             }
             Flight::Follower(follower) => {
-                call.claim_hit(claim).await?;
+                call.claim_hit(x, claim).await?;
                 // On the heap: only a follower needs the timer.
                 let (result, time) = timed(Box::pin(call.deadline().bound(follower.result()))).await;
                 x.attempts().waited_for_upstream(time);
@@ -93,7 +97,6 @@ fn key(call: &Call) -> Key {
 }
 
 async fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {
-    call.claim_hit(claim).await?;
     call.record(claim).await?;
     claim.keep();
     let ttl = entry.ttl(now).unwrap_or_default().as_secs();

@@ -3,11 +3,10 @@
 //! A [`Quota`] belongs to a service and is charged for its requests. A [`Budget`] belongs to an
 //! account and is charged for what is sent to Fastrac.
 //!
-//! Always holds: no window admits more than its limit; a refused request takes nothing; what was
-//! taken and not used is given back, to the window that it came from. Both live beside the configuration snapshot, so a reload
-//! keeps their counts; what of a day outlives the process is up to a [`DayLedger`]. The room knows no requests, metrics or stores, and no headers except the two
-//! `RateLimit` fields. It fails with [`Exceeded`], [`OverBudget`] and
-//! [`Unrecorded`].
+//! Always holds: no window admits more than its limit; a refused request takes nothing; what was taken and not used is given
+//! back, to the window that it came from. Quotas and budgets live beside the configuration snapshot, so a reload keeps their
+//! counts; a [`DayLedger`] decides what of a day outlives the process. The room knows no requests, metrics or stores, and no
+//! headers except the two `RateLimit` fields. It fails with [`Exceeded`], [`OverBudget`] and [`Unrecorded`].
 
 mod bucket;
 mod budget;
@@ -33,7 +32,7 @@ mod wall_clock;
 
 pub use self::{
     budget::{Budget, BudgetLimit, BudgetMember, BudgetRequest, BudgetUsage, NotSpent, OverBudget, Spent},
-    calendar_day::{CalendarDay, Midnight},
+    calendar_day::{CalendarDay, LocalTime},
     claim::Claim,
     day::{CounterContext, DayCount, DayCounter, Unrecorded},
     header::WindowLimit,

@@ -14,7 +14,7 @@ use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
 use super::{
-    calendar_day::Midnight,
+    calendar_day::LocalTime,
     claim::{Claim, ClaimedDay},
     day::{CounterContext, DayCounter, Unrecorded},
     day_share::DayRefused,
@@ -91,14 +91,14 @@ pub enum BudgetLimit {
     /// No units left today.
     #[error("the account's daily budget is used up; it starts again at {resets_at}")]
     Day {
-        /// Midnight in the account's zone.
-        resets_at: Midnight,
+        /// Start of the next day in the account's zone.
+        resets_at: LocalTime,
     },
     /// What is left today is kept for other services, or for later.
     #[error("the service's part of the account's daily budget is used up for now; the next unit is free at {free_at}")]
     PartOfDay {
         /// In the account's zone.
-        free_at: Midnight,
+        free_at: LocalTime,
     },
     /// No place in flight within the time that the request may wait.
     #[error("too many requests of the account are in flight")]

@@ -38,26 +38,30 @@ impl CalendarDay {
         (self.starts..self.ends).contains(&millis)
     }
 
+    /// Whole seconds from `millis` until it ends, rounded up, at least 1.
+    pub(super) fn seconds_left(&self, millis: i64) -> u64 {
+        self.ends.saturating_sub(millis).max(1).unsigned_abs().div_ceil(1000)
+    }
+
     /// Start of the next day.
-    pub(super) fn end(&self, zone: &TimeZone) -> Midnight {
-        let at = Timestamp::from_millisecond(self.ends).unwrap_or(Timestamp::MAX);
-        Midnight(at.to_zoned_datetime(zone.clone()))
+    pub(super) fn end(&self, zone: &TimeZone) -> LocalTime {
+        LocalTime::of(self.ends, zone)
     }
 }
 
-/// Start of a day; displayed as `2026-11-25T00:00:00+07:00`.
+/// An instant in the zone of a counter; displayed as `2026-11-25T00:00:00+07:00`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Midnight(ZonedDateTime);
+pub struct LocalTime(ZonedDateTime);
 
-impl Midnight {
+impl LocalTime {
     /// The instant `millis` (since 1970, UTC) in `zone`; whole seconds, rounded up.
-    pub(super) fn local(millis: i64, zone: &TimeZone) -> Self {
+    pub(super) fn of(millis: i64, zone: &TimeZone) -> Self {
         let second = millis.saturating_add(999).div_euclid(1000);
-        Midnight(Timestamp::from_second(second).unwrap_or(Timestamp::MAX).to_zoned_datetime(zone.clone()))
+        LocalTime(Timestamp::from_second(second).unwrap_or(Timestamp::MAX).to_zoned_datetime(zone.clone()))
     }
 }
 
-impl fmt::Display for Midnight {
+impl fmt::Display for LocalTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // jiff's own form appends the name of the zone, which few clients can parse.
         self.0.timestamp().display_with_offset(self.0.offset()).fmt(f)

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    calendar_day::{CalendarDay, Midnight},
+    calendar_day::{CalendarDay, LocalTime},
     day_row::{DayRow, DayRows},
     day_share::DayView,
     lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level},
@@ -145,7 +145,7 @@ impl DayCounter {
     /// [`DayShortage`]; nothing is taken then.
     pub(super) fn reserve(self: &Arc<Self>, units: u32) -> Result<DayReservation, DayShortage> {
         let needed = u64::from(units);
-        let row = self.change(|state| {
+        let (row, date) = self.change(|state| {
             let (limit, closed) = (state.limit, state.closed);
             let row = state.today(&self.context.clock);
             if limit.is_some_and(|limit| row.used() + needed > limit) {
@@ -160,7 +160,6 @@ impl DayCounter {
             row.is_active = true;
             Ok((row.number, row.day.date))
         })?;
-        let (row, date) = row;
         Ok(DayReservation { counter: self.clone(), row, date, units, recorded: false })
     }
 
@@ -210,47 +209,41 @@ impl DayCounter {
 
     /// Whether `units` are left today.
     pub(super) fn has(&self, units: u32) -> bool {
-        let mut state = self.state.lock();
-        let used = state.today(&self.context.clock).used();
-        state.limit.is_none_or(|limit| used + u64::from(units) <= limit)
+        self.look(|row, _, limit| limit.is_none_or(|limit| row.used() + u64::from(units) <= limit))
     }
 
     /// The day at this instant.
     pub(super) fn view(&self) -> DayView {
+        self.look(|row, now, limit| {
+            let CalendarDay { date, starts, ends } = row.day;
+            DayView { date, starts, ends, now, used: row.used(), limit }
+        })
+    }
+
+    /// Looks at the current row, with the time in milliseconds and the limit.
+    fn look<T>(&self, look: impl FnOnce(&DayRow, i64, Option<u64>) -> T) -> T {
         let mut state = self.state.lock();
         let CounterState { limit, zone, rows, .. } = &mut *state;
-        let (now, limit) = (self.context.clock.millis(), *limit);
-        let row = rows.current(now, zone);
-        let CalendarDay { date, starts, ends } = row.day;
-        DayView { date, starts, ends, now, used: row.used(), limit }
+        let now = self.context.clock.millis();
+        look(rows.current(now, zone), now, *limit)
     }
 
     /// An instant (milliseconds since 1970) in the counter's zone.
-    pub(super) fn local(&self, millis: i64) -> Midnight {
-        Midnight::local(millis, &self.state.lock().zone)
+    pub(super) fn local(&self, millis: i64) -> LocalTime {
+        LocalTime::of(millis, &self.state.lock().zone)
     }
 
     pub(super) fn today(&self) -> Today {
-        let mut state = self.state.lock();
-        let now = self.context.clock.millis();
-        let CounterState { rows, zone, .. } = &mut *state;
-        let row = rows.current(now, zone);
-        let left = row.day.ends.saturating_sub(now);
-        Today { used: row.used(), ends_in: left.max(1).unsigned_abs().div_ceil(1000) }
+        self.look(|row, now, _| Today { used: row.used(), ends_in: row.day.seconds_left(now) })
     }
 
     /// How much of `limit` is used today, without what is only reserved: it may come back.
     pub(super) fn day_use(&self, limit: Option<u64>) -> DayUse {
-        let mut state = self.state.lock();
-        let now = self.context.clock.millis();
-        let CounterState { rows, zone, .. } = &mut *state;
-        let row = rows.current(now, zone);
-        let left = row.day.ends.saturating_sub(now).max(1).unsigned_abs();
-        DayUse { limit, used: row.recorded, ends_in: left.div_ceil(1000) }
+        self.look(|row, now, _| DayUse { limit, used: row.recorded, ends_in: row.day.seconds_left(now) })
     }
 
     /// End of the day, in the counter's zone.
-    pub(super) fn ends_at(&self) -> Midnight {
+    pub(super) fn ends_at(&self) -> LocalTime {
         let mut state = self.state.lock();
         let day = state.today(&self.context.clock).day;
         day.end(&state.zone)

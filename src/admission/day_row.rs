@@ -2,7 +2,7 @@
 //!
 //! What always holds: there is a current row; a date has one row; a row with reserved units is never removed, so that they
 //! can be given back; a change of zone or a restart leaves at least the count of every row whose day is still going on.
-//! DayRows know neither clocks nor who uses them. Never fails.
+//! The rows know neither clocks nor who uses them. Never fails.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{
     lease::{Granted, Level, RestoredDay},
 };
 
-/// DayRows that a counter keeps: those that were current last.
+/// Rows that a counter keeps: those that were current last.
 const ROWS: usize = 8;
 
 /// Smallest block of a lease, units.

@@ -40,8 +40,9 @@ use super::{
     day::{DayCounter, DayReservation, DayShortage, Unrecorded},
     day_share::DayView,
     share,
+    usage::TokensLeft,
 };
-use crate::config::{Priority, Rate};
+use crate::config::Priority;
 
 /// The day counter of a service, if one unit of it is to be taken.
 pub(super) type ServiceDay = Option<Arc<DayCounter>>;
@@ -109,8 +110,8 @@ pub(super) struct PermitRequest {
 /// How much of the second and of the places is used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueUsage {
-    /// The configured rate, and the tokens left; `None` without a limit.
-    pub(super) second: Option<(Rate, u64)>,
+    /// At the configured rate; `None` without a limit.
+    pub(super) second: Option<TokensLeft>,
     /// Rate at present, tokens per second; `None` without a limit.
     pub(super) per_second: Option<f64>,
     /// Rest of a pause that Fastrac has imposed; zero if there is none.
@@ -220,7 +221,7 @@ impl WaitQueue {
         let state = self.state.lock();
         let (supply, now) = (&state.scheduler.supply, self.now());
         QueueUsage {
-            second: supply.rate().zip(supply.tokens_left(now)),
+            second: supply.rate().zip(supply.tokens_left(now)).map(|(rate, left)| TokensLeft { rate, left }),
             per_second: supply.fill().map(|fill| 1e9 / fill.period as f64),
             paused_for: Duration::from_nanos(supply.paused_until().saturating_sub(now)),
             in_flight: supply.in_flight(),

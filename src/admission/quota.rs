@@ -23,14 +23,14 @@ use tokio::time::Instant;
 
 use super::{
     bucket::TokenBucket,
-    calendar_day::Midnight,
+    calendar_day::LocalTime,
     claim::{Claim, ClaimedDay},
     day::{CounterContext, DayCounter, DayShortage, Unrecorded},
     header,
     outlook::DayUse,
     overridden::{OverrideNotice, QuotaOverride},
     tokens::InsufficientTokens,
-    usage::{LimitWindow, UsageByWindow, WindowUsage},
+    usage::{LimitWindow, TokensLeft, UsageByWindow, WindowUsage},
     wall_clock::WallClock,
 };
 use crate::{config, retry_after::whole_seconds};
@@ -82,7 +82,7 @@ pub enum Exceeded {
         /// Whole seconds, at least 1.
         retry_after: Duration,
         /// Start of the next day in the account's zone.
-        resets_at: Midnight,
+        resets_at: LocalTime,
         /// The limit is not the configured one.
         notice: Option<OverrideNotice>,
     },
@@ -121,6 +121,9 @@ impl Quota {
     /// Changes the configured limits. The day keeps its count, and the second its tokens as far as the new burst allows. An
     /// override stays in force.
     pub fn reconfigure(&self, quota: &config::QuotaConfig) {
+        if self.settings.lock().configured == *quota {
+            return;
+        }
         self.change(|settings| settings.configured = quota.clone());
     }
 
@@ -272,7 +275,7 @@ impl Quota {
             let resets_in = set.millis_left(self.clock.millis()).div_ceil(1000).max(1);
             return UsageByWindow { second: None, day: Some(WindowUsage { limit: 0, left: 0, resets_in }) };
         }
-        let second = limits.second.as_ref().map(|second| (second.rate(), second.left()));
+        let second = limits.second.as_ref().map(|second| TokensLeft { rate: second.rate(), left: second.left() });
         UsageByWindow::of(second, limits.day, &self.day)
     }
 

@@ -44,14 +44,21 @@ pub struct UsageByWindow {
     pub day: Option<WindowUsage>,
 }
 
+/// A limited rate, and the tokens left.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TokensLeft {
+    pub(super) rate: Rate,
+    pub(super) left: u64,
+}
+
 impl UsageByWindow {
-    /// `second`: its rate, and the tokens left. `limit`: of the day; it need not be the counter's own.
-    pub(super) fn of(second: Option<(Rate, u64)>, limit: Option<u64>, day: &DayCounter) -> Self {
+    /// `limit`: of the day; it need not be the counter's own.
+    pub(super) fn of(second: Option<TokensLeft>, limit: Option<u64>, day: &DayCounter) -> Self {
         Self { second: second.map(second_window), day: limit.map(|limit| day_window(limit, day)) }
     }
 }
 
-fn second_window((rate, left): (Rate, u64)) -> WindowUsage {
+fn second_window(TokensLeft { rate, left }: TokensLeft) -> WindowUsage {
     let limit = u64::from(rate.per_second);
     WindowUsage { limit, left: left.min(limit), resets_in: 1 }
 }

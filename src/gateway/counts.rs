@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::{
     admission::{Budget, CounterContext, CounterId, DayCount, DayCounter, DayLedger, Quota, WallClock},
-    config::{AccountConfig, Config, QuotaConfig, ServiceConfig},
+    config::{AccountConfig, Config, ServiceConfig},
 };
 
 /// How long before the end of a day the next one is prepared.
@@ -36,14 +36,8 @@ impl Default for Counting {
 #[derive(Debug)]
 pub(super) struct Counts {
     counting: Counting,
-    quotas: Mutex<BTreeMap<String, KnownQuota>>,
+    quotas: Mutex<BTreeMap<String, Arc<Quota>>>,
     budgets: Mutex<BTreeMap<String, Arc<Budget>>>,
-}
-
-#[derive(Debug)]
-struct KnownQuota {
-    settings: QuotaConfig,
-    quota: Arc<Quota>,
 }
 
 impl Counts {
@@ -54,19 +48,13 @@ impl Counts {
     /// A service's quota under its present settings. The day is that of its account's zone.
     pub(super) fn quota(&self, service: &ServiceConfig, zone: &TimeZone) -> Arc<Quota> {
         let mut quotas = self.quotas.lock();
-        let quota = match quotas.get(&service.name) {
-            Some(known) if known.settings == service.quota => known.quota.clone(),
-            Some(known) => {
-                known.quota.reconfigure(&service.quota);
-                known.quota.clone()
-            }
-            None => {
-                let context = self.context(CounterId::Service(service.name.as_str().into()));
-                Arc::new(Quota::new(&service.quota, zone, context))
-            }
+        let new = || {
+            let context = self.context(CounterId::Service(service.name.as_str().into()));
+            Arc::new(Quota::new(&service.quota, zone, context))
         };
+        let quota = quotas.entry(service.name.clone()).or_insert_with(new).clone();
+        quota.reconfigure(&service.quota);
         quota.set_zone(zone);
-        quotas.insert(service.name.clone(), KnownQuota { settings: service.quota.clone(), quota: quota.clone() });
         quota
     }
 
@@ -88,14 +76,14 @@ impl Counts {
     pub(super) fn forget_unused(&self, config: &Config) {
         let mut quotas = self.quotas.lock();
         let by_name = |name: &String| config.services.binary_search_by(|service| service.name.cmp(name)).is_ok();
-        quotas.retain(|name, known| by_name(name) || !known.quota.day().is_unused());
+        quotas.retain(|name, quota| by_name(name) || !quota.day().is_unused());
         let by_name = |name: &String| config.accounts.binary_search_by(|account| account.name.cmp(name)).is_ok();
         self.budgets.lock().retain(|name, budget| by_name(name) || !budget.day().is_unused());
     }
 
     fn each(&self, mut visit: impl FnMut(CounterId, &Arc<DayCounter>)) {
-        for (name, known) in &*self.quotas.lock() {
-            visit(CounterId::Service(name.as_str().into()), known.quota.day());
+        for (name, quota) in &*self.quotas.lock() {
+            visit(CounterId::Service(name.as_str().into()), quota.day());
         }
         for (name, budget) in &*self.budgets.lock() {
             visit(CounterId::Account(name.as_str().into()), budget.day());

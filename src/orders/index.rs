@@ -1,154 +1,32 @@
 //! The remembered orders, in memory, and the journal changes that follow from each step.
 //!
 //! Pure: time comes in as a parameter, changes go out as a [`WriteBatch`]. Never fails; recalling is
-//! refused with [`OrderRefusal`].
+//! refused with [`OrderRefusal`](super::OrderRefusal).
 //!
 //! Always holds: `by_key` contains exactly the orders that have a key; `by_content` exactly those that an
 //! equal order has to do with: under way, unknown, or with an answer that has reached nobody;
-//! `unknown` exactly the unknown ones, which `unknown_by_account` counts; `ends` contains exactly the orders that are no longer in
-//! flight; `stored` exactly those with a stored answer, whose size in total is `stored_bytes`.
+//! `unknown` exactly the unknown ones, which `unknown_by_account` counts; `ends` contains exactly the
+//! orders that are no longer in flight; `stored` exactly those with a stored answer, whose size in total is
+//! `stored_bytes`.
+
+mod entry;
+mod recall;
+mod unknown;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
 };
 
-use tokio_util::sync::CancellationToken;
-
+use self::entry::{AnswerLocation, OrderEntry};
+pub(super) use self::recall::{FoundAnswer, IndexMatch, OrderIdentity};
+pub use self::unknown::UnknownOrder;
 use super::{
     fingerprint::OrderDigest,
-    journal::{ANSWERS, AnswerResult, AnswerRow, ORDERS, OrderDescription, OrderPhase, OrderRow, StoredAnswer},
-    limits::{HELD, OrderLimits},
-    refusal::OrderRefusal,
+    journal::{ANSWERS, AnswerResult, AnswerRow, ORDERS, OrderPhase, OrderRow, StoredAnswer},
+    limits::OrderLimits,
 };
-use crate::{outcome::Outcome, store::WriteBatch};
-
-/// What an order is compared by.
-#[derive(Clone, Debug)]
-pub(super) struct OrderIdentity {
-    pub(super) request_id: String,
-    pub(super) account: String,
-    pub(super) description: OrderDescription,
-    pub(super) key: Option<OrderDigest>,
-    pub(super) fingerprint: OrderDigest,
-    pub(super) content: OrderDigest,
-    /// The caller confirmed that it may be sent although an equal order may have been sent.
-    pub(super) confirmed: bool,
-    /// The order whose end this request has waited for, as its caller.
-    pub(super) waited_for: Option<u64>,
-}
-
-/// An order whose outcome is unknown, for operators.
-#[derive(Clone, Debug)]
-pub struct UnknownOrder {
-    /// Grows with time; names the order where several have the same request id.
-    pub number: u64,
-    pub request_id: String,
-    pub account: String,
-    pub description: OrderDescription,
-    /// Whether it has an `Idempotency-Key`.
-    pub has_key: bool,
-    /// What its caller was told; `None`: the gateway ended meanwhile.
-    pub told: Option<Outcome>,
-    /// Since it has been unknown, in time in which the gateway ran.
-    pub age: Duration,
-    /// Equal orders that it has held since the process started.
-    pub held: u64,
-}
-
-/// Result of [`Index::recall`].
-#[derive(Debug)]
-pub(super) enum IndexMatch {
-    /// A new order, in flight from now on.
-    New {
-        number: u64,
-        /// The unknown orders that it settles once its own outcome is known.
-        settles: Vec<u64>,
-    },
-    /// It has ended.
-    Ended {
-        number: u64,
-        /// Id of the first request.
-        first: String,
-        result: AnswerResult,
-        answer: FoundAnswer,
-        /// The answer has reached nobody so far: this request is its caller from now on.
-        undelivered: bool,
-    },
-    /// It is under way and its caller has left: this request is its caller from now on.
-    UnderWay {
-        number: u64,
-        first: String,
-        /// Cancelled at its end.
-        ended: CancellationToken,
-    },
-    /// It is under way, or its answer is being given, and its caller is there.
-    Occupied {
-        number: u64,
-        first: String,
-        in_flight: bool,
-        /// Cancelled when its caller has left, when it ends, and when its answer has reached its caller or has not.
-        changed: CancellationToken,
-    },
-}
-
-/// Where the answer of an ended order is.
-#[derive(Debug)]
-pub(super) enum FoundAnswer {
-    InMemory(Arc<StoredAnswer>),
-    OnDisk {
-        /// Its size.
-        bytes: usize,
-    },
-}
-
-#[derive(Debug)]
-struct OrderEntry {
-    /// As it is on disk, or will be soon.
-    row: OrderRow,
-    in_flight: bool,
-    /// Equal orders that it has held since the process started.
-    held: u64,
-    /// Somebody waits for its answer, or is being given it.
-    has_caller: bool,
-    /// Cancelled when its caller has left, when it ends, and when its answer has reached its caller or has not; made for
-    /// the first that waits for it.
-    next: Option<CancellationToken>,
-    answer: AnswerLocation,
-    /// Its position in [`Index::stored`], while `row.answer_bytes` is present.
-    stored_at: u64,
-}
-
-impl OrderEntry {
-    fn new(row: OrderRow, in_flight: bool) -> Self {
-        OrderEntry {
-            row,
-            in_flight,
-            held: 0,
-            has_caller: false,
-            next: None,
-            answer: AnswerLocation::None,
-            stored_at: 0,
-        }
-    }
-
-    fn occupied(&mut self, number: u64, first: String) -> IndexMatch {
-        let changed = self.next.get_or_insert_default().clone();
-        IndexMatch::Occupied { number, first, in_flight: self.in_flight, changed }
-    }
-
-    /// What was waited for has come.
-    fn changed(&mut self) {
-        if let Some(next) = self.next.take() {
-            next.cancel();
-        }
-    }
-
-    fn is_unknown(&self) -> bool {
-        !self.in_flight && self.row.phase == OrderPhase::Unknown
-    }
-}
+use crate::store::WriteBatch;
 
 /// The end of an order.
 pub(super) struct OrderEnd {
@@ -163,15 +41,6 @@ impl OrderEnd {
     pub(super) fn unknown(answer: Option<StoredAnswer>, now: i64) -> Self {
         OrderEnd { phase: OrderPhase::Unknown, answer, now }
     }
-}
-
-#[derive(Clone, Debug)]
-enum AnswerLocation {
-    /// There is none, or it was dropped.
-    None,
-    /// Until it is on disk.
-    Memory(Arc<StoredAnswer>),
-    Disk,
 }
 
 #[derive(Debug, Default)]
@@ -234,180 +103,6 @@ impl Index {
         }
     }
 
-    /// Step 4: a repeat, an equal order, a held order, or a new one.
-    pub(super) fn recall(&mut self, identity: OrderIdentity, now: i64) -> Result<IndexMatch, OrderRefusal> {
-        if let Some(number) = identity.key.and_then(|key| self.by_key.get(&key).copied()) {
-            return self.repeat(number, &identity);
-        }
-        let equal = self.by_content.get(&identity.content).cloned().unwrap_or_default();
-        if identity.key.is_none()
-            && !identity.confirmed
-            && let Some(found) = self.equal(&equal, identity.waited_for, now)
-        {
-            return found;
-        }
-        let number = self.next_number;
-        self.next_number += 1;
-        if let Some(key) = identity.key {
-            self.by_key.insert(key, number);
-        }
-        self.by_content.entry(identity.content).or_default().push(number);
-        let row = OrderRow {
-            phase: OrderPhase::Open,
-            since: 0,
-            request_id: identity.request_id,
-            account: identity.account,
-            key: identity.key,
-            fingerprint: identity.fingerprint,
-            content: identity.content,
-            result: None,
-            answer_bytes: None,
-            description: identity.description,
-        };
-        self.orders.insert(number, OrderEntry { has_caller: true, ..OrderEntry::new(row, true) });
-        let settles = if identity.confirmed { self.unknown(&equal, i64::MIN) } else { Vec::new() };
-        Ok(IndexMatch::New { number, settles })
-    }
-
-    /// What an order without a key has to do with the equal ones before it. `None`: nothing.
-    fn equal(&mut self, equal: &[u64], waited_for: Option<u64>, now: i64) -> Option<Result<IndexMatch, OrderRefusal>> {
-        if let Some(unknown) = self.unknown(equal, now - HELD).first() {
-            if let Some(order) = self.orders.get_mut(unknown) {
-                order.held += 1;
-            }
-            return Some(Err(OrderRefusal::Held { first: self.request_id(*unknown) }));
-        }
-        // The one without a caller first; of several, the oldest.
-        let left = |number: &u64| {
-            waited_for == Some(*number) || self.orders.get(number).is_some_and(|order| !order.has_caller)
-        };
-        let equal: Vec<_> =
-            equal.iter().filter(|number| !self.orders.get(number).is_some_and(OrderEntry::is_unknown)).collect();
-        let number = **equal.iter().find(|number| left(number)).or(equal.first())?;
-        Some(match self.orders.get(&number)?.in_flight {
-            true => self.follow(number, waited_for),
-            false => self.give_undelivered(number, waited_for),
-        })
-    }
-
-    /// The unknown orders, oldest first.
-    pub(super) fn unknown_orders(&self, now: i64) -> Vec<UnknownOrder> {
-        let of = |number: &u64| {
-            let OrderEntry { row, held, .. } = self.orders.get(number)?;
-            Some(UnknownOrder {
-                number: *number,
-                request_id: row.request_id.clone(),
-                account: row.account.clone(),
-                description: row.description.clone(),
-                has_key: row.key.is_some(),
-                told: row.result.map(|result| result.outcome),
-                age: Duration::from_millis((now - row.since).max(0).unsigned_abs()),
-                held: *held,
-            })
-        };
-        self.unknown.iter().filter_map(of).collect()
-    }
-
-    /// An operator has found out what became of an unknown order. Executed: it holds no equal order any more, and its
-    /// key keeps its own answer. Not executed: nothing of it is remembered, so its key is free.
-    pub(super) fn settle_as(&mut self, number: u64, executed: bool, now: i64) -> WriteBatch {
-        let mut batch = WriteBatch::default();
-        if executed {
-            self.settle(number, now, &mut batch);
-        } else if self.unknown.contains(&number) {
-            self.remove(number, &mut batch);
-        }
-        batch
-    }
-
-    /// Those of these orders that have been unknown after this time.
-    fn unknown(&self, orders: &[u64], after: i64) -> Vec<u64> {
-        let is_unknown =
-            |number: &u64| self.orders.get(number).is_some_and(|order| order.is_unknown() && order.row.since > after);
-        orders.iter().copied().filter(is_unknown).collect()
-    }
-
-    fn repeat(&mut self, number: u64, identity: &OrderIdentity) -> Result<IndexMatch, OrderRefusal> {
-        let first = self.request_id(number);
-        let Some(order) = self.orders.get(&number) else { return Err(OrderRefusal::InFlight { first }) };
-        if order.row.fingerprint != identity.fingerprint {
-            return Err(OrderRefusal::OtherRequest { first });
-        }
-        if order.in_flight {
-            return self.follow(number, identity.waited_for);
-        }
-        if order.row.result.is_none() {
-            return Err(OrderRefusal::Interrupted { first });
-        }
-        self.ended(number, false)
-    }
-
-    /// An order that is under way: its end is waited for by one request at a time.
-    fn follow(&mut self, number: u64, waited_for: Option<u64>) -> Result<IndexMatch, OrderRefusal> {
-        let first = self.request_id(number);
-        let Some(order) = self.orders.get_mut(&number) else { return Err(OrderRefusal::InFlight { first }) };
-        if order.has_caller && waited_for != Some(number) {
-            return Ok(order.occupied(number, first));
-        }
-        order.has_caller = true;
-        Ok(IndexMatch::UnderWay { number, first, ended: order.next.get_or_insert_default().clone() })
-    }
-
-    /// An order whose answer has reached nobody: it is given to one request at a time.
-    fn give_undelivered(&mut self, number: u64, waited_for: Option<u64>) -> Result<IndexMatch, OrderRefusal> {
-        let first = self.request_id(number);
-        if let Some(order) = self.orders.get_mut(&number)
-            && order.has_caller
-            && waited_for != Some(number)
-        {
-            return Ok(order.occupied(number, first));
-        }
-        let found = self.ended(number, true)?;
-        if let Some(order) = self.orders.get_mut(&number) {
-            order.has_caller = true;
-        }
-        Ok(found)
-    }
-
-    fn ended(&self, number: u64, undelivered: bool) -> Result<IndexMatch, OrderRefusal> {
-        let first = self.request_id(number);
-        let Some((order, result)) = self.orders.get(&number).and_then(|order| Some((order, order.row.result?))) else {
-            return Err(OrderRefusal::Interrupted { first });
-        };
-        let answer = match &order.answer {
-            AnswerLocation::Memory(answer) => FoundAnswer::InMemory(Arc::clone(answer)),
-            AnswerLocation::Disk => FoundAnswer::OnDisk {
-                bytes: usize::try_from(order.row.answer_bytes.unwrap_or(0)).unwrap_or(usize::MAX),
-            },
-            AnswerLocation::None => return Err(OrderRefusal::answer_gone(first, result)),
-        };
-        Ok(IndexMatch::Ended { number, first, result, answer, undelivered })
-    }
-
-    /// The caller of an order has left, or was told something else.
-    pub(super) fn caller_left(&mut self, number: u64) {
-        if let Some(order) = self.orders.get_mut(&number) {
-            order.has_caller = false;
-            order.changed();
-        }
-    }
-
-    /// Whether an order is under way and its caller has left.
-    pub(super) fn is_left(&self, number: u64) -> bool {
-        self.orders.get(&number).is_some_and(|order| order.in_flight && !order.has_caller)
-    }
-
-    /// The answer of an order has reached its caller: the next equal order is a new one.
-    pub(super) fn reached(&mut self, number: u64) -> WriteBatch {
-        let mut batch = WriteBatch::default();
-        match self.orders.get_mut(&number) {
-            Some(order) if order.row.phase == OrderPhase::Undelivered => self.remove(number, &mut batch),
-            Some(order) => order.has_caller = false,
-            None => {}
-        }
-        batch
-    }
-
     /// Step 8: the row that must be on disk before the order is sent.
     pub(super) fn write(&mut self, number: u64, now: i64) -> WriteBatch {
         let mut batch = WriteBatch::default();
@@ -455,26 +150,6 @@ impl Index {
             }
         }
         batch
-    }
-
-    /// The order holds no equal order any more. Its key keeps its own answer: the answer of the order
-    /// that settled it says nothing about whether this one was executed.
-    fn settle(&mut self, number: u64, now: i64, batch: &mut WriteBatch) {
-        // It may have been settled by another order or have expired.
-        if !self.orders.get(&number).is_some_and(|order| order.row.phase == OrderPhase::Unknown) {
-            return;
-        }
-        self.remove_end(number);
-        let Some(order) = self.orders.get_mut(&number) else { return };
-        if order.row.key.is_none() {
-            self.remove(number, batch);
-            return;
-        }
-        order.row.phase = OrderPhase::Ended;
-        order.row.since = now;
-        batch.put(&ORDERS, &number.to_be_bytes(), &order.row);
-        self.remove_content(number);
-        self.insert_end(number);
     }
 
     fn apply_end(&mut self, number: u64, end: OrderEnd, batch: &mut WriteBatch) {

@@ -11,74 +11,87 @@ const DAY: Duration = Duration::from_hours(24);
 /// Set in the child process: the folder that it writes in.
 const CHILD: &str = "FASTRAC_GATEWAY_TEST_ORDERS_CHILD";
 
-/// A clean restart `passed` later, on a machine whose wall clock shows `wall`.
-async fn reopen((store, orders): (Store, Orders), dir: &Path, wall: Timestamp, passed: Duration) -> (Store, Orders) {
-    tokio::time::advance(passed).await;
-    orders.write_time();
-    store.close().await;
-    let store = open_store(dir);
-    (store.clone(), Orders::open(store, wall, &settings()).await.unwrap())
+/// Open orders, and their store.
+struct Opened {
+    store: Store,
+    orders: Orders,
+}
+
+impl Opened {
+    async fn new(dir: &Path, wall: Timestamp) -> Opened {
+        let store = open_store(dir);
+        Opened { store: store.clone(), orders: Orders::open(store, wall, &settings()).await.unwrap() }
+    }
+
+    /// A clean restart `passed` later, on a machine whose wall clock shows `wall`.
+    async fn restarted(self, dir: &Path, wall: Timestamp, passed: Duration) -> Opened {
+        tokio::time::advance(passed).await;
+        self.orders.write_time();
+        self.store.close().await;
+        Opened::new(dir, wall).await
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_keeps_answers_and_what_is_unknown() {
     let home = tempfile::tempdir().unwrap();
-    let store = open_store(home.path());
-    let orders = Orders::open(store.clone(), start_time(), &settings()).await.unwrap();
-    order("r1").key("k1").written(&orders).await.end(answer("r1", Sent::Yes));
+    let opened = Opened::new(home.path(), start_time()).await;
+    let orders = &opened.orders;
+    order("r1").key("k1").written(orders).await.end(answer("r1", Sent::Yes));
     let other = |id: &str| TestOrder { body: "other".into(), ..order(id) };
-    other("r2").key("k2").written(&orders).await.end(answer("r2", Sent::Unknown));
-    drop(TestOrder { body: "third".into(), ..order("r3") }.written(&orders).await);
+    other("r2").key("k2").written(orders).await.end(answer("r2", Sent::Unknown));
+    drop(TestOrder { body: "third".into(), ..order("r3") }.written(orders).await);
 
-    let (store, orders) = reopen((store, orders), home.path(), start_time(), DAY - Duration::from_secs(1)).await;
+    let opened = opened.restarted(home.path(), start_time(), DAY - Duration::from_secs(1)).await;
+    let orders = &opened.orders;
     assert_eq!(orders.unknown_count("main"), 2);
     assert_eq!(orders.unknown_count("other account"), 0);
-    assert_eq!(order("r4").key("k1").repeat(&orders).await, answer("r1", Sent::Yes));
-    assert_eq!(other("r5").key("k2").repeat(&orders).await, answer("r2", Sent::Unknown));
-    assert_eq!(other("r6").refused(&orders).await, OrderRefusal::Held { first: first("r2") });
+    assert_eq!(order("r4").key("k1").repeat(orders).await, answer("r1", Sent::Yes));
+    assert_eq!(other("r5").key("k2").repeat(orders).await, answer("r2", Sent::Unknown));
+    assert_eq!(other("r6").refused(orders).await, OrderRefusal::Held { first: first("r2") });
     // Settling works across a restart, too.
-    other("r7").confirmed().written(&orders).await.end(answer("r7", Sent::Yes));
+    other("r7").confirmed().written(orders).await.end(answer("r7", Sent::Yes));
 
-    let (store, orders) = reopen((store, orders), home.path(), start_time(), Duration::ZERO).await;
+    let opened = opened.restarted(home.path(), start_time(), Duration::ZERO).await;
+    let orders = &opened.orders;
     assert_eq!(orders.unknown_count("main"), 1);
-    assert_eq!(other("r8").key("k2").repeat(&orders).await, answer("r2", Sent::Unknown));
+    assert_eq!(other("r8").key("k2").repeat(orders).await, answer("r2", Sent::Unknown));
     // It has reached nobody.
-    let Ok(Recall::Repeat(told, Some(caller))) = other("r9").recall(&orders).await else { panic!("no answer") };
+    let Ok(Recall::Repeat(told, Some(caller))) = other("r9").recall(orders).await else { panic!("no answer") };
     assert_eq!(*told, answer("r7", Sent::Yes));
     Box::new(caller).reached();
-    drop(other("r9").new_order(&orders).await);
+    drop(other("r9").new_order(orders).await);
 
     // r2's key was settled later than the others ended, so it is remembered longer.
     let later = REMEMBERED - DAY + Duration::from_hours(1);
-    let (store, orders) = reopen((store, orders), home.path(), start_time(), later).await;
+    let opened = opened.restarted(home.path(), start_time(), later).await;
+    let orders = &opened.orders;
     assert_eq!(orders.unknown_count("main"), 1, "until it is settled");
-    drop(order("r10").key("k1").new_order(&orders).await);
-    other("r11").key("k2").repeat(&orders).await;
-    store.close().await;
+    drop(order("r10").key("k1").new_order(orders).await);
+    other("r11").key("k2").repeat(orders).await;
+    opened.store.close().await;
 }
 
 /// The wall clock may be wrong at a start, and be corrected later.
 #[tokio::test(start_paused = true)]
 async fn ages_do_not_follow_the_wall_clock() {
     let home = tempfile::tempdir().unwrap();
-    let store = open_store(home.path());
-    let orders = Orders::open(store.clone(), start_time(), &settings()).await.unwrap();
-    drop(order("r1").written(&orders).await);
+    let mut opened = Opened::new(home.path(), start_time()).await;
+    drop(order("r1").written(&opened.orders).await);
     let keyed = |id: &str| TestOrder { body: "keyed".into(), ..order(id) }.key("k");
-    keyed("r2").written(&orders).await.end(answer("r2", Sent::Yes));
-    let mut open = (store, orders);
+    keyed("r2").written(&opened.orders).await.end(answer("r2", Sent::Yes));
     let (hours, years) = (Duration::from_hours(25), REMEMBERED * 1000);
     for wall in [start_time() + hours, start_time() - hours * 3, start_time() + years, start_time() - years] {
-        open = reopen(open, home.path(), wall, Duration::from_hours(1)).await;
-        assert_eq!(order("r3").refused(&open.1).await, OrderRefusal::Held { first: first("r1") });
-        assert_eq!(keyed("r4").repeat(&open.1).await, answer("r2", Sent::Yes));
+        opened = opened.restarted(home.path(), wall, Duration::from_hours(1)).await;
+        assert_eq!(order("r3").refused(&opened.orders).await, OrderRefusal::Held { first: first("r1") });
+        assert_eq!(keyed("r4").repeat(&opened.orders).await, answer("r2", Sent::Yes));
     }
     // Only the time in which the gateway runs counts.
-    open = reopen(open, home.path(), start_time(), DAY - Duration::from_hours(4)).await;
-    drop(order("r5").new_order(&open.1).await);
-    keyed("r5").repeat(&open.1).await;
-    open = reopen(open, home.path(), start_time(), REMEMBERED - DAY).await;
-    drop(keyed("r6").new_order(&open.1).await);
+    opened = opened.restarted(home.path(), start_time(), DAY - Duration::from_hours(4)).await;
+    drop(order("r5").new_order(&opened.orders).await);
+    keyed("r5").repeat(&opened.orders).await;
+    opened = opened.restarted(home.path(), start_time(), REMEMBERED - DAY).await;
+    drop(keyed("r6").new_order(&opened.orders).await);
 }
 
 /// Not a test of its own: what the child process of the test below does until it is killed.

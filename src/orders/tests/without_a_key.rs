@@ -1,0 +1,175 @@
+//! An order without a key is sent once too, whoever leaves and repeats.
+
+use super::*;
+
+/// What an equal order gets.
+async fn given(id: &str, setup: &OrdersSetup) -> (StoredAnswer, CallerPresence) {
+    match order(id).recall(&setup.orders).await {
+        Ok(Recall::Repeat(answer, Some(caller))) => (answer.as_ref().clone(), caller),
+        other => panic!("{id}: {other:?}"),
+    }
+}
+
+async fn being_delivered(id: &str, setup: &OrdersSetup) -> OccupiedOrder {
+    match order(id).recall(&setup.orders).await {
+        Ok(Recall::Occupied(order)) => order,
+        other => panic!("{id}: {other:?}"),
+    }
+}
+
+async fn under_way(one: TestOrder, setup: &OrdersSetup) -> OrderUnderWay {
+    match one.recall(&setup.orders).await {
+        Ok(Recall::UnderWay(order)) => order,
+        other => panic!("{}: {other:?}", one.request_id),
+    }
+}
+
+#[tokio::test]
+async fn an_equal_order_is_refused_while_the_first_caller_is_there() {
+    let setup = OrdersSetup::new().await;
+    let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+    let in_flight = OrderRefusal::InFlight { first: first("r1") };
+    assert_eq!(order("r2").refused(&setup.orders).await, in_flight);
+    assert_eq!((in_flight.code(), in_flight.status().as_u16()), (Code::OrderInFlight, 409));
+    assert_eq!(in_flight.retry_after(), Some(Duration::from_secs(1)));
+    let written = setup.orders.write(ticket).await.unwrap();
+    assert_eq!(order("r3").refused(&setup.orders).await, in_flight);
+    written.end(answer("r1", Sent::Yes));
+    // Its answer is on the way.
+    let delivered = being_delivered("r4", &setup).await;
+    for wanted in [order("r5").confirmed(), order("r5").key("k"), TestOrder { body: "{}".into(), ..order("r5") }] {
+        drop(wanted.new_order(&setup.orders).await);
+    }
+    Box::new(caller).reached();
+    delivered.freed().await.unwrap();
+    let _new = order("r6").ticket(&setup.orders).await;
+}
+
+/// The gateway sees a moment later that a caller has left, or that an order has ended.
+#[tokio::test]
+async fn an_equal_order_that_came_while_the_first_was_under_way_is_not_sent_when_that_ends() {
+    let setup = OrdersSetup::new().await;
+    let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+    let written = setup.orders.write(ticket).await.unwrap();
+    let Ok(Recall::Occupied(second)) = order("r2").recall(&setup.orders).await else { panic!("not occupied") };
+    written.end(answer("r1", Sent::Yes));
+    Box::new(caller).reached();
+    assert_eq!(second.freed().await, Err(OrderRefusal::InFlight { first: first("r1") }));
+
+    let (_ticket, caller) = order("r3").new_order(&setup.orders).await;
+    let Ok(Recall::Occupied(second)) = order("r4").recall(&setup.orders).await else { panic!("not occupied") };
+    drop(caller);
+    assert_eq!(second.freed().await, Ok(()));
+    drop(under_way(order("r4"), &setup).await);
+}
+
+#[tokio::test]
+async fn an_answer_that_has_reached_nobody_is_given_once() {
+    let setup = OrdersSetup::new().await;
+    let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+    let written = setup.orders.write(ticket).await.unwrap();
+    drop(caller);
+    written.end(answer("r1", Sent::Yes));
+    let (told, caller) = given("r2", &setup).await;
+    assert_eq!(told, answer("r1", Sent::Yes));
+    let delivered = being_delivered("r3", &setup).await;
+    // It did not reach that one either.
+    drop(caller);
+    delivered.freed().await.unwrap();
+    setup.store.load(&ANSWERS).await.unwrap();
+    let (told, caller) = given("r4", &setup).await;
+    assert_eq!(told, answer("r1", Sent::Yes), "from disk");
+    Box::new(caller).reached();
+    let _new = order("r5").ticket(&setup.orders).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_as_long_as_configured() {
+    let setup = OrdersSetup::new().await;
+    let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+    setup.orders.write(ticket).await.unwrap().end(answer("r1", Sent::Yes));
+    drop(caller);
+    tokio::time::advance(UNDELIVERED - Duration::from_millis(1)).await;
+    drop(given("r2", &setup).await);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    drop(order("r3").new_order(&setup.orders).await);
+    setup.orders.reconfigure(&OrdersConfig { undelivered: Duration::ZERO, ..settings() });
+    let (ticket, caller) = order("r4").new_order(&setup.orders).await;
+    setup.orders.write(ticket).await.unwrap().end(answer("r4", Sent::Yes));
+    drop(caller);
+    drop(order("r5").new_order(&setup.orders).await);
+    assert!(setup.store.load(&ANSWERS).await.unwrap().rows.is_empty());
+}
+
+#[tokio::test]
+async fn an_equal_order_waits_for_one_whose_caller_has_left() {
+    let setup = OrdersSetup::new().await;
+    let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+    let written = setup.orders.write(ticket).await.unwrap();
+    drop(caller);
+    let waiting = under_way(order("r2"), &setup).await;
+    assert_eq!(waiting.first(), "r1");
+    // One at a time; if it leaves, the next one.
+    assert_eq!(order("r3").refused(&setup.orders).await, OrderRefusal::InFlight { first: first("r1") });
+    drop(waiting);
+    let waiting = under_way(order("r4"), &setup).await;
+    written.end(answer("r1", Sent::Yes));
+    let waited = waiting.ended().await;
+    drop(being_delivered("r5", &setup).await);
+    let Ok(Recall::Repeat(told, Some(caller))) = order("r4").recall_after(&setup.orders, Some(waited)).await else {
+        panic!("no answer")
+    };
+    assert_eq!(*told, answer("r1", Sent::Yes));
+    let delivered = being_delivered("r6", &setup).await;
+    assert_eq!(delivered.refusal(), OrderRefusal::InFlight { first: first("r1") });
+    Box::new(caller).reached();
+    let _new = order("r7").ticket(&setup.orders).await;
+}
+
+#[tokio::test]
+async fn and_is_sent_if_that_was_not_and_held_if_that_is_unknown() {
+    let setup = OrdersSetup::new().await;
+    let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+    drop(caller);
+    let waiting = under_way(order("r2"), &setup).await;
+    drop(ticket);
+    let Ok(Recall::New(ticket, caller)) = order("r2").recall_after(&setup.orders, Some(waiting.ended().await)).await
+    else {
+        panic!("held")
+    };
+    drop(caller);
+    let waiting = under_way(order("r3"), &setup).await;
+    setup.orders.write(ticket).await.unwrap().end(answer("r2", Sent::Unknown));
+    let held = order("r3").recall_after(&setup.orders, Some(waiting.ended().await)).await.unwrap_err();
+    assert_eq!(held, OrderRefusal::Held { first: first("r2") });
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_key_waits_too() {
+    let setup = OrdersSetup::new().await;
+    let (ticket, caller) = order("r1").key("k").new_order(&setup.orders).await;
+    let written = setup.orders.write(ticket).await.unwrap();
+    assert_eq!(order("r2").key("k").refused(&setup.orders).await.code(), Code::OrderInFlight);
+    drop(caller);
+    let waiting = under_way(order("r3").key("k"), &setup).await;
+    written.end(answer("r1", Sent::Yes));
+    drop(waiting.ended().await);
+    assert_eq!(order("r4").key("k").repeat(&setup.orders).await, answer("r1", Sent::Yes));
+    // With a key, what has reached its caller is repeated as well; without one, an equal order is a new one.
+    assert_eq!(order("r5").key("k").repeat(&setup.orders).await, answer("r1", Sent::Yes));
+    let _new = order("r6").ticket(&setup.orders).await;
+}
+
+#[tokio::test]
+async fn it_survives_a_restart() {
+    let setup = OrdersSetup::new().await;
+    let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+    setup.orders.write(ticket).await.unwrap().end(answer("r1", Sent::Yes));
+    std::mem::forget(caller);
+    setup.store.close().await;
+    let store = open_store(setup._home.path());
+    let orders = Orders::open(store, start_time(), &settings()).await.unwrap();
+    let setup = OrdersSetup { orders, ..setup };
+    let (told, _caller) = given("r2", &setup).await;
+    assert_eq!(told, answer("r1", Sent::Yes));
+}

@@ -162,8 +162,8 @@ impl AccountDays<'_> {
     }
 }
 
-/// A day counter has got units. The ledger may say so while the queue is locked; then whoever holds the lock looks at
-/// the counters again.
+/// A day counter has got units. The ledger may say so while the queue is locked; then the holder of the lock serves the
+/// queue once more when it has finished.
 impl Wake for WaitQueue {
     fn wake(self: Arc<Self>) {
         self.leased.store(true, Ordering::SeqCst);

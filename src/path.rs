@@ -78,8 +78,9 @@ where
         Continue(fill) => fill,
     };
     call.complete_claim(x, &mut claim)?;
-    // 7 the breaker, 8 orders: the journal, 9 the service's day and the account's budget, 10 a key pair, 11 rewrite and
-    // inject, 12 send, 13 what the response means, 14 settle; on the heap, so that the future of a hit stays small
+    // 7 the breaker, 8 orders: the journal, 9 the service's day and the account's budget, 10 a key pair, and the breaker
+    // again, for a permit; 11 rewrite and inject, 12 send, 13 what the response means, 14 settle; on the heap, so that the
+    // future of a hit stays small
     match (fill, ticket) {
         (Some(fill), _) => Box::pin(lookup::fill(x, call, fill, claim)).await,
         (None, Some(ticket)) => Box::pin(order::send(x, call, ticket, claim)).await,

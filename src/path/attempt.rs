@@ -1,8 +1,9 @@
 //! One attempt at a request to Fastrac: steps 9 to 11 prepare it, steps 12 and 13 send it and read the response.
 //!
 //! The only place that performs these steps. What always holds: an attempt is counted however it ends; what was
-//! reserved for an attempt that is not sent goes back. Must not know who waits for the response. Fails with the
-//! refusal of the budget or the keys, or with [`AttemptResult::Failed`].
+//! reserved for an attempt that is not sent goes back; the breaker's permit is taken once nothing is waited for any
+//! more, so that no probe is held by a request that waits. Must not know who waits for the response. Fails with the
+//! refusal of the budget, the keys or the breaker, or with [`AttemptResult::Failed`].
 
 use http::StatusCode;
 use tokio::time::Instant;
@@ -23,10 +24,8 @@ use crate::{
     },
 };
 
-/// What an attempt needs before it costs anything.
+/// An attempt that has passed step 7.
 pub(super) struct AdmittedAttempt {
-    /// Step 7.
-    pub(super) permit: BreakerPermit,
     /// The service's part. Empty: the attempt is the gateway's own, or the service has paid.
     pub(super) claim: Claim,
     /// The pair to sign with; absent: the account's current one.
@@ -78,17 +77,17 @@ pub(super) enum AttemptResult {
 }
 
 impl PreparedAttempt {
-    /// Steps 9 to 11. The key pair is taken last, so that one that was revoked meanwhile is not used; nor is the pair to
-    /// sign with, if it was.
+    /// Steps 9 to 11. The key pair is taken after the budget, so that one that was revoked meanwhile is not used; nor is
+    /// the pair to sign with, if it was. The breaker is asked again at the end: it may have opened meanwhile.
     ///
     /// # Errors
-    /// The refusal of the budget or the keys; what was reserved has gone back.
+    /// The refusal of the budget, the keys or the breaker; what was reserved has gone back.
     pub(super) async fn new(
         call: &UpstreamCall,
         admitted: AdmittedAttempt,
         attempts: &Attempts,
     ) -> Result<Self, Refusal> {
-        let AdmittedAttempt { permit, claim, pair } = admitted;
+        let AdmittedAttempt { claim, pair } = admitted;
         let (spent, time) = timed(spend(call, &claim, attempts)).await; // 9
         attempts.waited_for_budget(time);
         let spent = spent.map_err(|not_spent| call.not_spent(not_spent))?.with_claim(claim);
@@ -97,6 +96,7 @@ impl PreparedAttempt {
             Some(pair) => pair,
             None => call.account.keys.lease_by(call.deadlines.next(attempts.sent())).await?,
         };
+        let permit = call.account.breaker.admit(call.is_conclusive())?;
         let route = call.account.route(call.operation.api);
         let rewritten = rewrite::request(&call.request, &call.operation, &route.endpoint); // 11
         let keyed = inject(rewritten, lease.clone(), route);

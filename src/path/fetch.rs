@@ -33,13 +33,14 @@ pub(super) async fn fetch(call: &UpstreamCall, claim: Claim, attempts: &Attempts
 }
 
 /// Step 7. A call that no key pair can sign, or for whose response there is no room, is refused here too, before it costs
-/// anything.
+/// anything. A probe of a half-open breaker is taken later, when nothing is waited for any more.
 pub(super) fn admit(call: &UpstreamCall, claim: Claim, pair: Option<Lease>) -> Result<AdmittedAttempt, Refusal> {
     if pair.is_none() {
         call.account.keys.check()?;
     }
     call.allowance().check()?;
-    Ok(AdmittedAttempt { permit: call.account.breaker.admit(call.is_conclusive())?, claim, pair })
+    call.account.breaker.check(call.is_conclusive())?;
+    Ok(AdmittedAttempt { claim, pair })
 }
 
 /// Steps 9 to 13, and the further attempts if there are any.
@@ -193,8 +194,10 @@ fn refused_unexecuted(attempts: &Attempts, refusal: Refusal) -> NextStep {
 /// Sends a lookup with one pair, to learn whether Fastrac accepts it. Spends budget like any request.
 pub async fn canary(call: &UpstreamCall, lease: Lease) -> Verdict {
     let (attempts, version) = (Attempts::default(), lease.version());
-    let Ok(permit) = call.account.breaker.admit(call.is_conclusive()) else { return Verdict::Undecided };
-    let admitted = AdmittedAttempt { permit, claim: Claim::default(), pair: Some(lease) };
+    if call.account.breaker.check(call.is_conclusive()).is_err() {
+        return Verdict::Undecided;
+    }
+    let admitted = AdmittedAttempt { claim: Claim::default(), pair: Some(lease) };
     let Ok(prepared) = PreparedAttempt::new(call, admitted, &attempts).await else { return Verdict::Undecided };
     // Otherwise it was revoked meanwhile.
     if prepared.lease().version() != version {

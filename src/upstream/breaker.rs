@@ -129,7 +129,20 @@ impl Breaker {
         locked.rules = rules.clone();
     }
 
-    /// Permits one request. `conclusive`: it ends with what Fastrac did, and not with its caller's patience.
+    /// Whether a request would be permitted now. Takes no probe: a request that still has to wait for something else
+    /// (a disk, the account's budget, a key pair) must hold none meanwhile.
+    ///
+    /// # Errors
+    /// As [`Breaker::admit`].
+    pub fn check(&self, conclusive: bool) -> Result<(), BreakerOpen> {
+        if is_closed(self.shared.epoch.load(Ordering::Acquire)) {
+            return Ok(());
+        }
+        self.shared.locked.lock().admits(conclusive, Instant::now())
+    }
+
+    /// Permits one request, which is to be sent at once. `conclusive`: it ends with what Fastrac did, and not with its
+    /// caller's patience.
     ///
     /// # Errors
     /// [`BreakerOpen`] while the circuit is open, or while all probes are under way.
@@ -139,18 +152,13 @@ impl Breaker {
             return Ok(BreakerPermit { shared: self.shared.clone(), epoch });
         }
         let mut locked = self.shared.locked.lock();
-        let now = Instant::now();
-        let probes = locked.rules.probes.saturating_sub(u32::from(!conclusive)).max(1);
+        locked.admits(conclusive, Instant::now())?;
         match &mut locked.circuit {
-            Circuit::Open { until } if now < *until => {
-                return Err(BreakerOpen { retry_after: whole_seconds(*until - now) });
-            }
             Circuit::Open { .. } => {
                 locked.circuit = Circuit::HalfOpen { probing: 1, successes: 0 };
                 self.shared.begin_epoch(false);
             }
-            Circuit::HalfOpen { probing, successes } if *probing + *successes < probes => *probing += 1,
-            Circuit::HalfOpen { .. } => return Err(BreakerOpen { retry_after: whole_seconds(Duration::ZERO) }),
+            Circuit::HalfOpen { probing, .. } => *probing += 1,
             Circuit::Closed => {}
         }
         let epoch = self.shared.epoch.load(Ordering::Acquire);
@@ -260,6 +268,18 @@ fn is_closed(epoch: u64) -> bool {
 }
 
 impl Locked {
+    /// Whether the circuit, which may be closed, lets another request through.
+    fn admits(&self, conclusive: bool, now: Instant) -> Result<(), BreakerOpen> {
+        let probes = self.rules.probes.saturating_sub(u32::from(!conclusive)).max(1);
+        match self.circuit {
+            Circuit::Open { until } if now < until => Err(BreakerOpen { retry_after: whole_seconds(until - now) }),
+            Circuit::HalfOpen { probing, successes } if probing + successes >= probes => {
+                Err(BreakerOpen { retry_after: whole_seconds(Duration::ZERO) })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn clear(&mut self, now: Instant) {
         (self.window, self.part, self.start) = (Default::default(), 0, now);
     }

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::{
     bodies,
     client::{Connection, Request, Response, get, post},
-    test_gateway::{Setup, TestGateway, until},
+    test_gateway::{Setup, TestGateway, sum, until},
 };
 
 const CITY: &str = "/region/city?province_id=31";
@@ -224,6 +224,34 @@ fn a_stalled_disk_holds_orders_only_as_long_as_they_wait_and_holds_no_place_in_f
         assert_eq!(gateway.send(order(number)).status, 200);
     }
     assert_eq!(gateway.sandbox.counters().orders.duplicates, 0);
+    assert_eq!(unknown_orders(&gateway), 0);
+}
+
+#[test]
+fn orders_that_wait_for_a_stalled_disk_hold_no_probe_of_a_half_open_breaker() {
+    let breaker = "minimum = 1, failures = 0.1, open = \"100ms\", probes = 1";
+    let gateway = Setup { breaker, ..Setup::default() }.start();
+    let half_open = || {
+        let [open, half_open] = ["open", "half_open"]
+            .map(|state| sum(&gateway.admin("/metrics").text(), "breaker_state", &[("state", state)]));
+        open == 0.0 && half_open > 0.0
+    };
+    gateway.sandbox.fault(Fault::everywhere(Act::Html(500)).times(1));
+    assert_eq!(gateway.send(get("/odd").by("shop")).status, 500);
+    until("the breaker is half-open", half_open);
+    let stalled = stall_disk(&gateway);
+    let orders = (1..5).map(|number| impatient(post("/new/thing", &bodies::order(number)).by("shop"), 1500)).collect();
+    thread::scope(|scope| {
+        let orders = scope.spawn(|| send_all(&gateway, orders));
+        until("they wait for the disk", || gateway.metric("in_flight_requests", &[]) >= 4.0);
+        let read = gateway.send(get("/odd").by("shop"));
+        assert_eq!((read.outcome(), read.sent()), ("rejected", "yes"), "it is the probe: {read:?}");
+        for refused in orders.join().expect("responses") {
+            assert_eq!((refused.code().as_str(), refused.sent()), ("gateway.overloaded", "no"), "{refused:?}");
+        }
+    });
+    drop(stalled);
+    assert_eq!(gateway.send(order(1)).status, 200);
     assert_eq!(unknown_orders(&gateway), 0);
 }
 

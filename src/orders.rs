@@ -25,6 +25,7 @@ mod index;
 mod journal;
 mod key;
 mod limits;
+mod placed;
 mod presence;
 mod refusal;
 mod shared;
@@ -36,6 +37,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
+use serde_json::Value;
 
 use self::{
     clock::{CLOCK, CLOCK_KEY, ClockRow, OrderClock},
@@ -43,13 +45,16 @@ use self::{
     index::{FoundAnswer, Index, IndexMatch, OrderIdentity},
     journal::{ANSWERS, AnswerRow, ORDERS},
     limits::OrderLimits,
+    placed::PlacedOrders,
     shared::SharedOrders,
 };
 pub use self::{
-    index::UnknownOrder,
+    fingerprint::Parties,
+    index::{UnderWayOrder, UnknownOrder},
     journal::{FirstSent, OrderDescription, StoredAnswer},
     key::IdempotencyKeyError,
     limits::{MAX_ANSWERS, MAX_ORDERS},
+    placed::{OrderKind, PlacedOrder},
     presence::{CallerPresence, OccupiedOrder, OrderUnderWay},
     refusal::OrderRefusal,
     shared::JournalError,
@@ -73,6 +78,12 @@ const KEEP_TIME: Duration = Duration::from_secs(60);
 /// Maximum length of the path that operators are shown, characters.
 const MAX_PATH: usize = 200;
 
+/// Maximum length of the masked body that operators are shown, bytes.
+const MAX_REQUEST: usize = 4 * 1024;
+
+/// Maximum length of a body that is searched for the parties, bytes.
+const MAX_PARSED: usize = 64 * 1024;
+
 /// The order as step 4 sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct OrderRequest<'a> {
@@ -80,6 +91,8 @@ pub struct OrderRequest<'a> {
     pub service: &'a str,
     /// Name of the account; unknown orders are counted by account.
     pub account: &'a str,
+    /// Name of the operation.
+    pub operation: &'a str,
     /// The request's method.
     pub method: &'a Method,
     /// Path and query as received.
@@ -88,6 +101,8 @@ pub struct OrderRequest<'a> {
     pub headers: &'a HeaderMap,
     /// The raw body.
     pub body: &'a [u8],
+    /// The body as operators may see it; `None`: it cannot be masked.
+    pub masked: Option<&'a str>,
     /// The id that later refusals name.
     pub request_id: &'a str,
     /// For the first response, if it is read again.
@@ -156,7 +171,8 @@ impl Orders {
         if !batch.is_empty() {
             store.write(batch).await?;
         }
-        Ok(Orders { inner: Arc::new(SharedOrders::new(store, clock, index)) })
+        let placed = PlacedOrders::open(&store, now.as_millisecond()).await?;
+        Ok(Orders { inner: Arc::new(SharedOrders::new(store, clock, index, placed)) })
     }
 
     /// Step 4. Call it only if [`applies_to`]. Waits only for an answer that is on disk. `waited_for`: the order whose end
@@ -245,6 +261,21 @@ impl Orders {
         self.inner.change(|index, now| (index.expire(now), index.unknown_orders(now)))
     }
 
+    /// The orders that are under way.
+    pub fn under_way(&self) -> Vec<UnderWayOrder> {
+        self.inner.index.lock().under_way()
+    }
+
+    /// The orders of an account that have certainly bought a shipment lately.
+    pub fn placed(&self, account: &str) -> Vec<PlacedOrder> {
+        self.inner.placed.lock().of_account(account)
+    }
+
+    /// From when on [`Orders::placed`] lacks none, milliseconds since 1970.
+    pub fn placed_since(&self) -> i64 {
+        self.inner.placed.lock().complete_since()
+    }
+
     /// An operator has found out whether an unknown order was executed. Completes when that is on disk. Equal orders are
     /// held no longer; if it was not executed, its key is free. Of an order that is no longer unknown, nothing changes.
     ///
@@ -275,6 +306,9 @@ fn identity(request: &OrderRequest<'_>) -> Result<OrderIdentity, IdempotencyKeyE
             method: request.method.as_str().to_owned(),
             path: request.target.split('?').next().unwrap_or_default().chars().take(MAX_PATH).collect(),
             at: Timestamp::now().as_millisecond(),
+            operation: request.operation.to_owned(),
+            request: request.masked.filter(|masked| masked.len() <= MAX_REQUEST).map(str::to_owned),
+            parties: parties(request.body),
         },
         key: key.map(|key| OrderDigest::key(request.service, &key)),
         fingerprint: OrderDigest::fingerprint(request.method.as_str(), request.target, request.body),
@@ -282,4 +316,11 @@ fn identity(request: &OrderRequest<'_>) -> Result<OrderIdentity, IdempotencyKeyE
         confirmed: resend.next().is_some_and(|value| value == CONFIRMED) && resend.next().is_none(),
         waited_for: None,
     })
+}
+
+/// Digest of the parties that an order names; not of bodies that are longer than any real order.
+fn parties(body: &[u8]) -> Option<String> {
+    let body = Some(body).filter(|body| body.len() <= MAX_PARSED)?;
+    let order: Value = serde_json::from_slice(body).ok()?;
+    Parties::of_order(&order).map(|parties| parties.digest())
 }

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 /// A SHA-256 digest.
@@ -38,6 +39,14 @@ impl OrderDigest {
         OrderDigest::of(&[service.as_bytes(), target.as_bytes(), body])
     }
 
+    /// Identifies shipper and receiver. Case and spaces do not count: Fastrac may show them differently.
+    pub(super) fn parties(parties: &Parties<'_>) -> Self {
+        let Parties { shipper_name, shipper_address, receiver_name, receiver_address } = *parties;
+        let plain = [shipper_name, shipper_address, receiver_name, receiver_address]
+            .map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ").to_uppercase());
+        OrderDigest::of(&plain.each_ref().map(String::as_bytes))
+    }
+
     /// Base64, as stored in a row.
     pub(super) fn to_text(self) -> String {
         STANDARD_NO_PAD.encode(self.0)
@@ -46,6 +55,32 @@ impl OrderDigest {
     /// Reads [`OrderDigest::to_text`].
     pub(super) fn from_text(text: &str) -> Option<Self> {
         STANDARD_NO_PAD.decode(text).ok()?.try_into().ok().map(OrderDigest)
+    }
+}
+
+/// From whom to whom a shipment goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Parties<'a> {
+    pub shipper_name: &'a str,
+    pub shipper_address: &'a str,
+    pub receiver_name: &'a str,
+    pub receiver_address: &'a str,
+}
+
+impl<'a> Parties<'a> {
+    /// Those that an order names.
+    pub(super) fn of_order(order: &'a Value) -> Option<Self> {
+        Some(Parties {
+            shipper_name: order["shipper"]["name"].as_str()?,
+            shipper_address: order["shipper"]["address"].as_str()?,
+            receiver_name: order["receiver"]["name"].as_str()?,
+            receiver_address: order["receiver"]["address"].as_str()?,
+        })
+    }
+
+    /// A text that is equal for equal parties and does not reveal them.
+    pub fn digest(&self) -> String {
+        OrderDigest::parties(self).to_text()
     }
 }
 

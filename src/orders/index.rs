@@ -20,7 +20,7 @@ use std::{
 
 use self::entry::{AnswerLocation, OrderEntry};
 pub(super) use self::recall::{FoundAnswer, IndexMatch, OrderIdentity};
-pub use self::unknown::UnknownOrder;
+pub use self::unknown::{UnderWayOrder, UnknownOrder};
 use super::{
     fingerprint::OrderDigest,
     journal::{ANSWERS, AnswerResult, AnswerRow, ORDERS, OrderPhase, OrderRow, StoredAnswer},
@@ -164,6 +164,9 @@ impl Index {
         order.row.phase = if known && order.row.key.is_none() { OrderPhase::Undelivered } else { end.phase };
         order.row.since = end.now;
         order.in_flight = false;
+        if known {
+            order.row.description.known();
+        }
         order.changed();
         // Nothing repeats the answer of an unknown order without a key.
         if let Some(answer) = end.answer.filter(|_| order.row.phase != OrderPhase::Unknown || order.row.key.is_some()) {
@@ -209,6 +212,11 @@ impl Index {
             self.remove(number, &mut batch);
         }
         batch
+    }
+
+    /// The row of an order.
+    pub(super) fn row(&self, number: u64) -> Option<&OrderRow> {
+        Some(&self.orders.get(&number)?.row)
     }
 
     pub(super) fn unknown_count(&self, account: &str) -> u64 {

@@ -66,6 +66,22 @@ pub struct OrderDescription {
     pub path: String,
     /// When it came, milliseconds since 1970 by the wall clock of that moment.
     pub at: i64,
+    /// Name of its operation.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub operation: String,
+    /// Its body, masked; absent once its outcome is known, and if it cannot be masked or is too long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// [`Parties::digest`](super::Parties::digest) of its shipper and receiver; absent like `request`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parties: Option<String>,
+}
+
+impl OrderDescription {
+    /// Its outcome is known: what only serves to find it out is forgotten.
+    pub(super) fn known(&mut self) {
+        (self.request, self.parties) = (None, None);
+    }
 }
 
 /// Outcome and `sent` of an answer; remembered even when the answer itself is dropped.
@@ -264,7 +280,13 @@ mod tests {
     }
 
     fn description() -> OrderDescription {
-        OrderDescription { service: "shop".into(), method: "POST".into(), path: "/order/express".into(), at: 7 }
+        OrderDescription {
+            service: "shop".into(),
+            method: "POST".into(),
+            path: "/order/express".into(),
+            at: 7,
+            ..OrderDescription::default()
+        }
     }
 
     #[test]

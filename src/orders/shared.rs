@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::{
     clock::OrderClock,
     index::{Index, OrderEnd},
     journal::StoredAnswer,
+    placed::{PlacedOrder, PlacedOrders},
 };
 use crate::store::{Store, StoreError, WriteBatch};
 
@@ -27,11 +29,13 @@ pub(super) struct SharedOrders {
     clock: OrderClock,
     /// Also locked by the store's thread, briefly, when an answer is on disk.
     pub(super) index: Mutex<Index>,
+    /// Locked after `index` where both are.
+    pub(super) placed: Mutex<PlacedOrders>,
 }
 
 impl SharedOrders {
-    pub(super) fn new(store: Store, clock: OrderClock, index: Index) -> Self {
-        SharedOrders { store, clock, index: Mutex::new(index) }
+    pub(super) fn new(store: Store, clock: OrderClock, index: Index, placed: PlacedOrders) -> Self {
+        SharedOrders { store, clock, index: Mutex::new(index), placed: Mutex::new(placed) }
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -111,7 +115,12 @@ impl SharedOrders {
     /// Ends an order whose outcome is known, and settles the unknown orders `settles`.
     pub(super) fn end_known(self: &Arc<Self>, number: u64, settles: &[u64], answer: StoredAnswer) {
         let mut index = self.index.lock();
-        let batch = index.end_known(number, settles, answer, self.clock.now());
+        let now = Timestamp::now().as_millisecond();
+        let placed = index.row(number).and_then(|row| PlacedOrder::of(row, &answer, now));
+        let mut batch = index.end_known(number, settles, answer, self.clock.now());
+        if let Some(placed) = placed {
+            self.placed.lock().add(number, placed, &mut batch);
+        }
         self.submit_end(&index, batch, number);
     }
 

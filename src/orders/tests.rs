@@ -109,10 +109,12 @@ impl TestOrder {
         let request = OrderRequest {
             service: self.service,
             account: "main",
+            operation: "v2.order_express",
             method: &self.method,
             target: self.target,
             headers: &self.headers,
             body: self.body.as_bytes(),
+            masked: Some(&self.body),
             request_id: &self.request_id,
             memory: &Memory::new(1 << 20).allowance(Priority::Normal),
         };

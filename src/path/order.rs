@@ -36,13 +36,16 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
         return Ok(ControlFlow::Continue(None));
     }
     let request = &call.upstream.request;
+    let masked = call.upstream.snapshot.recorder.masked(call.upstream.account.index, &request.body);
     let asked = OrderRequest {
         service: &call.service().name,
         account: &call.upstream.account.name,
+        operation: &call.upstream.operation.name,
         method: &request.method,
         target: request.target.as_str(),
         headers: &request.headers,
         body: &request.body,
+        masked: masked.as_deref(),
         request_id: call.request_id.as_str(),
         memory: &call.upstream.allowance(),
     };

@@ -35,6 +35,9 @@ const MAX_KEPT_BUFFER: usize = 64 * 1024;
 /// large bodies would make the requests of others wait: masking 1 MiB takes milliseconds.
 const DEFER_ABOVE: u64 = 64 * 1024;
 
+/// Longest body that [`Recorder::masked`] masks, bytes.
+const SHOWN: usize = 8 * 1024;
+
 /// About how long a line is without its bodies, bytes.
 const LINE_SIZE: u64 = 1024;
 
@@ -101,6 +104,14 @@ impl Recorder {
     /// Whether bodies are logged, so that holding them is worthwhile.
     pub fn wants_bodies(&self) -> bool {
         self.masker.logs_bodies() && self.log.writes()
+    }
+
+    /// A body of at most [`SHOWN`] bytes as the log shows it; `None` where the log would not show it.
+    pub fn masked(&self, account: usize, body: &[u8]) -> Option<String> {
+        let mut out = Vec::new();
+        let shown = self.masker.logs_bodies() && body.len() <= SHOWN && self.masker.body(&mut out, body);
+        let shown = shown && !self.masker.holds_live_secret(Some(account), &out);
+        shown.then(|| String::from_utf8(out).ok()).flatten()
     }
 
     fn begin(self: &Arc<Self>, id: Option<RequestId>, target: Option<RequestTarget>) -> Record {

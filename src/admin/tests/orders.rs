@@ -13,10 +13,12 @@ async fn leave_unknown(orders: &Orders, request_id: &str) {
     let request = OrderRequest {
         service: "shop",
         account: "main",
+        operation: "v2.order_express",
         method: &http::Method::POST,
         target: "/order/express?x=1",
         headers: &headers,
         body: request_id.as_bytes(),
+        masked: None,
         request_id,
         memory: &Memory::new(1 << 20).allowance(Priority::Normal),
     };

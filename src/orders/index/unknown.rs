@@ -27,6 +27,14 @@ pub struct UnknownOrder {
     pub held: u64,
 }
 
+/// An order that is under way, for operators.
+#[derive(Clone, Debug)]
+pub struct UnderWayOrder {
+    pub request_id: String,
+    pub account: String,
+    pub description: OrderDescription,
+}
+
 impl Index {
     /// The unknown orders, oldest first.
     pub(in crate::orders) fn unknown_orders(&self, now: i64) -> Vec<UnknownOrder> {
@@ -44,6 +52,19 @@ impl Index {
             })
         };
         self.unknown.iter().filter_map(of).collect()
+    }
+
+    /// The orders that are under way.
+    pub(in crate::orders) fn under_way(&self) -> Vec<UnderWayOrder> {
+        // Those that are under way are among those that equal ones have to do with.
+        let numbers = self.by_content.values().flatten();
+        let under_way = numbers.filter_map(|number| self.orders.get(number)).filter(|order| order.in_flight);
+        let of = |OrderEntry { row, .. }: &OrderEntry| UnderWayOrder {
+            request_id: row.request_id.clone(),
+            account: row.account.clone(),
+            description: row.description.clone(),
+        };
+        under_way.map(of).collect()
     }
 
     /// An operator has found out what became of an unknown order. Executed: it holds no equal order any more, and its
@@ -73,6 +94,7 @@ impl Index {
         }
         order.row.phase = OrderPhase::Ended;
         order.row.since = now;
+        order.row.description.known();
         batch.put(&ORDERS, &number.to_be_bytes(), &order.row);
         self.remove_content(number);
         self.insert_end(number);

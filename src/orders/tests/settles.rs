@@ -17,7 +17,7 @@ async fn an_order_that_was_executed_holds_no_other_and_keeps_its_key() {
     let listed = unknown(&setup);
     assert_eq!((listed.request_id.as_str(), listed.account.as_str(), listed.held), ("r1", "main", 1));
     assert_eq!((listed.has_key, listed.told), (true, Some(Outcome::Timeout)));
-    let OrderDescription { service, method, path, at } = &listed.description;
+    let OrderDescription { service, method, path, at, .. } = &listed.description;
     assert_eq!((service.as_str(), method.as_str(), path.as_str()), ("checkout", "POST", "/order/express"));
     assert!(*at > 0);
     setup.orders.settle(&listed, true).await.unwrap();

@@ -1,0 +1,166 @@
+//! The shipments that were certainly bought lately: which debits of a balance history belong to orders whose outcome is
+//! known.
+//!
+//! Always holds: what was added is on disk in the same write as the end of its order; at most [`MAX_PLACED`] are
+//! remembered, and [`PlacedOrders::complete_since`] says from when on none is missing. Knows no history. Never fails; a
+//! row that cannot be read is ignored.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::journal::{OrderRow, StoredAnswer};
+use crate::{
+    outcome::Outcome,
+    store::{Store, StoreError, StoreTable, StoredRow, WriteBatch},
+};
+
+/// By the number of the order as eight big-endian bytes; [`SINCE`] has the time of the first start.
+const PLACED: StoreTable<PlacedOrder> = StoreTable::new("orders.placed");
+const SINCE: &[u8] = b"since";
+
+/// Number of orders that are remembered; each takes about 300 bytes of memory.
+const MAX_PLACED: usize = 20_000;
+
+/// Members of a response that name its shipment.
+const IDS: [&str; 3] = ["awb", "booking_id", "kd_pesanan"];
+
+/// An order that has bought a shipment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlacedOrder {
+    pub account: String,
+    /// When it came, milliseconds since 1970 by the wall clock of that moment.
+    pub came: i64,
+    /// When its outcome was known, likewise.
+    pub ended: i64,
+    /// Air waybill, booking id and order code, as far as they are known.
+    pub ids: Vec<String>,
+}
+
+impl StoredRow for PlacedOrder {
+    fn encode(&self) -> Vec<u8> {
+        // Serializing strings and numbers cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
+impl PlacedOrder {
+    /// What the response to a purchase says; `None` if it bought nothing, or names no shipment.
+    pub(super) fn of(row: &OrderRow, answer: &StoredAnswer, now: i64) -> Option<PlacedOrder> {
+        let bought = answer.outcome == Outcome::Ok && OrderKind::of(&row.description.operation) == OrderKind::Purchase;
+        let body: Value = if bought { serde_json::from_slice(&answer.body).ok()? } else { return None };
+        let ids: Vec<_> = IDS.iter().filter_map(|name| body["data"][name].as_str()).map(str::to_owned).collect();
+        let order = PlacedOrder { account: row.account.clone(), came: row.description.at, ended: now, ids };
+        (!order.ids.is_empty()).then_some(order)
+    }
+}
+
+/// What an order does, as far as the gateway knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrderKind {
+    /// It buys a shipment.
+    Purchase,
+    /// It cancels one.
+    Cancellation,
+    /// Anything else: unlisted requests, operations of the configuration.
+    Other,
+}
+
+impl OrderKind {
+    /// By the name of its operation.
+    pub fn of(operation: &str) -> OrderKind {
+        match operation.rsplit('.').next().unwrap_or_default() {
+            "order_express" | "order_instant" => OrderKind::Purchase,
+            "order_cancel" => OrderKind::Cancellation,
+            _ => OrderKind::Other,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct PlacedOrders {
+    orders: BTreeMap<u64, PlacedOrder>,
+    since: i64,
+}
+
+impl PlacedOrders {
+    /// Reads what is remembered. `now`: the wall time in milliseconds.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be read or written.
+    pub(super) async fn open(store: &Store, now: i64) -> Result<PlacedOrders, StoreError> {
+        let mut placed = PlacedOrders { orders: BTreeMap::new(), since: now };
+        let mut is_first = true;
+        for loaded in store.load(&PLACED).await?.rows {
+            match <[u8; 8]>::try_from(loaded.key.as_slice()) {
+                Ok(number) => drop(placed.orders.insert(u64::from_be_bytes(number), loaded.row)),
+                Err(_) => (placed.since, is_first) = (loaded.row.came, false),
+            }
+        }
+        if is_first {
+            let mut batch = WriteBatch::default();
+            batch.put(&PLACED, SINCE, &PlacedOrder { came: now, ..PlacedOrder::default() });
+            store.write(batch).await?;
+        }
+        if placed.orders.len() >= MAX_PLACED {
+            placed.since = placed.orders.values().next().map_or(now, |oldest| oldest.ended);
+        }
+        Ok(placed)
+    }
+
+    pub(super) fn add(&mut self, number: u64, order: PlacedOrder, batch: &mut WriteBatch) {
+        batch.put(&PLACED, &number.to_be_bytes(), &order);
+        self.orders.insert(number, order);
+        while self.orders.len() > MAX_PLACED
+            && let Some((oldest, order)) = self.orders.pop_first()
+        {
+            self.since = self.since.max(order.ended);
+            batch.remove(&PLACED, &oldest.to_be_bytes());
+        }
+    }
+
+    /// Those of an account.
+    pub(super) fn of_account(&self, account: &str) -> Vec<PlacedOrder> {
+        self.orders.values().filter(|order| order.account == account).cloned().collect()
+    }
+
+    /// From when on every order that ended is here, milliseconds since 1970.
+    pub(super) fn complete_since(&self) -> i64 {
+        self.since
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(account: &str, came: i64) -> PlacedOrder {
+        PlacedOrder { account: account.into(), came, ended: came + 1, ids: vec![format!("AWB{came}")] }
+    }
+
+    #[tokio::test]
+    async fn they_survive_a_restart_and_the_oldest_go_first() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let mut orders = PlacedOrders::open(&store, 7).await.unwrap();
+        let mut batch = WriteBatch::default();
+        orders.add(1, placed("main", 10), &mut batch);
+        orders.add(2, placed("other", 20), &mut batch);
+        store.write(batch).await.unwrap();
+        let mut again = PlacedOrders::open(&store, 99).await.unwrap();
+        assert_eq!((again.of_account("main"), again.complete_since()), (vec![placed("main", 10)], 7));
+        let mut batch = WriteBatch::default();
+        for number in 3..=MAX_PLACED as u64 + 2 {
+            again.add(number, placed("main", 1_000), &mut batch);
+        }
+        assert_eq!((again.orders.len(), again.complete_since()), (MAX_PLACED, 21));
+        store.write(batch).await.unwrap();
+        assert_eq!(store.load(&PLACED).await.unwrap().rows.len(), MAX_PLACED + 1);
+    }
+}

@@ -20,7 +20,7 @@ pub(crate) use self::named_files::AUDIT;
 pub use self::{
     account::{
         AccountConfig, AuthStyle, BreakerConfig, BudgetConfig, Endpoint, KeySource, MessagesConfig, Proxy, Rate,
-        RotationConfig, SealedCopyConfig, VaultAuth, VaultConfig, bracketed,
+        RotationConfig, SealedCopyConfig, SlowCallsConfig, VaultAuth, VaultConfig, bracketed,
     },
     file::{AdminRole, Api, Class, ClientAuth, LogBodies, OnFull, Priority},
     operation::{CachePolicy, OperationConfig},

@@ -45,7 +45,7 @@ pub enum DegradedReason {
     RevocationUnstored,
     /// A task that keeps an account's pairs current has failed, and was restarted.
     RotationFailed,
-    /// An account's circuit breaker is not closed.
+    /// A circuit breaker of an account is not closed.
     BreakerOpen,
     /// The last requests to Fastrac failed.
     UpstreamFailing,

@@ -64,7 +64,8 @@ pub enum Evidence {
     Healthy,
     /// Fastrac could not be reached, did not respond in time or whole, or responded with a server error.
     Failing,
-    /// Nothing was sent, or the caller ended it.
+    /// Nothing was sent, or the caller ended it; or Fastrac said something about the account's keys (401) or its limit
+    /// (429), which is known elsewhere.
     Nothing,
 }
 
@@ -120,9 +121,9 @@ impl Outcome {
             Outcome::NotFound        => Row { label: "not_found",       by: By::Fastrac, evidence: E::Healthy,  repeat: R::ByStatus, lifetime: L::NotFound },
             Outcome::Rejected        => Row { label: "rejected",        by: By::Fastrac, evidence: E::Healthy,  repeat: R::ByStatus, lifetime: L::Never },
             Outcome::UpstreamError   => Row { label: "upstream_error",  by: By::Fastrac, evidence: E::ByStatus, repeat: R::ByStatus, lifetime: L::Never },
-            Outcome::Throttled       => Row { label: "throttled",       by: By::Fastrac, evidence: E::Healthy,  repeat: R::ByStatus, lifetime: L::Never },
+            Outcome::Throttled       => Row { label: "throttled",       by: By::Fastrac, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
             Outcome::Leak            => Row { label: "leak",            by: By::Gateway, evidence: E::Healthy,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::KeyRejected     => Row { label: "key_rejected",    by: By::Gateway, evidence: E::Healthy,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::KeyRejected     => Row { label: "key_rejected",    by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
             Outcome::Unauthenticated => Row { label: "unauthenticated", by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
             Outcome::Forbidden       => Row { label: "forbidden",       by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
             Outcome::OverQuota       => Row { label: "over_quota",      by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
@@ -232,8 +233,9 @@ mod tests {
     fn only_a_server_error_or_no_response_is_evidence_of_a_failure() {
         let evidence = |outcome: Outcome, status| outcome.evidence(StatusCode::from_u16(status).ok());
         for outcome in Outcome::VARIANTS.iter().filter(|outcome| outcome.by() == DecidedBy::Fastrac) {
-            for status in [200, 204, 299, 301, 304, 399, 400, 401, 404, 429, 499] {
-                assert_eq!(evidence(*outcome, status), Evidence::Healthy, "{} {status}", outcome.as_str());
+            let healthy = if *outcome == Outcome::Throttled { Evidence::Nothing } else { Evidence::Healthy };
+            for status in [200, 204, 299, 301, 304, 399, 400, 404, 429, 499] {
+                assert_eq!(evidence(*outcome, status), healthy, "{} {status}", outcome.as_str());
             }
         }
         for status in [500, 501, 502, 503, 504, 599, 600, 999] {
@@ -242,7 +244,9 @@ mod tests {
         for outcome in [Outcome::Unreachable, Outcome::Timeout, Outcome::Cut] {
             assert_eq!(outcome.evidence(None), Evidence::Failing);
         }
-        assert_eq!(Outcome::Overloaded.evidence(None), Evidence::Nothing);
+        for outcome in [Outcome::Overloaded, Outcome::KeyRejected, Outcome::Throttled] {
+            assert_eq!(outcome.evidence(None), Evidence::Nothing);
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use self::{
     id::{InvalidRequestId, RequestId},
     mask::{LiveSecrets, MASKED, Masker},
     metrics::{
-        ConnectionGuard, ConnectionState, CountedConnection, Handshake, Handshakes, KeyInfo, Metrics,
+        BreakerStateInfo, ConnectionGuard, ConnectionState, CountedConnection, Handshake, Handshakes, KeyInfo, Metrics,
         OPENMETRICS_CONTENT_TYPE, SERIES_LIMIT, Scrape, TEXT_CONTENT_TYPE, UpstreamConnections,
     },
     names::{CacheResult, Names},

@@ -453,9 +453,7 @@ impl From<NoKey> for Refusal {
 
 impl From<BreakerOpen> for Refusal {
     fn from(open: BreakerOpen) -> Self {
-        let seconds = whole_seconds(open.retry_after).as_secs();
-        let message = format!("Circuit breaker open: Fastrac is failing; try again in {seconds} s");
-        Refusal::new(Code::UpstreamBreaker, message).retry_after(open.retry_after)
+        Refusal::new(Code::UpstreamBreaker, open.to_string()).retry_after(open.retry_after())
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     orders::Orders,
     record::Recorder,
     spending::Spenders,
-    upstream::{Pool, breaker::Breaker, inject::Route},
+    upstream::{Breakers, Pool, inject::Route},
 };
 
 /// One compiled configuration and the live state that belongs to it.
@@ -61,7 +61,7 @@ pub struct Account {
     pub v2: Route,
     pub keys: Arc<Keys>,
     pub budget: Arc<Budget>,
-    pub breaker: Arc<Breaker>,
+    pub breakers: Arc<Breakers>,
     /// How Fastrac's messages are classified.
     pub messages: MessagesConfig,
     /// Name of the operation that verifies a new key pair.

@@ -8,6 +8,7 @@
 //! spent, unless it is handed back. It must not know services, quotas or the cache. Fails with [`Failure`].
 
 pub mod breaker;
+mod breakers;
 pub mod connect;
 pub mod connection;
 mod framing;
@@ -35,6 +36,7 @@ use crate::{
     outcome::{Code, Evidence},
     retry_after,
 };
+pub use breakers::Breakers;
 pub use connect::Destination;
 use connection::{DeadlineExceeded, SendError};
 pub use connection::{Pool, UpstreamConnection};
@@ -73,6 +75,8 @@ pub struct Answer {
     /// be (RFC 9110, section 8.6).
     pub describes_body: bool,
     pub body: AnswerBody,
+    /// From the first byte of the request to what was read of the response.
+    pub took: Duration,
 }
 
 impl Answer {
@@ -233,11 +237,11 @@ pub async fn send(
         if lease.is_revoked() {
             return Err(Failure::Revoked);
         }
-        let departure = accounting.sending();
+        let (departure, sent_at) = (accounting.sending(), Instant::now());
         match connection.send(request).await {
             Ok(response) => {
                 drop(departure);
-                return read(Incomplete { pool, connection, lease, bounds, head_only }, response).await;
+                return read(Incomplete { pool, connection, lease, bounds, head_only, sent_at }, response).await;
             }
             Err(SendError::Unsent(unsent)) => {
                 departure.handed_back();
@@ -273,10 +277,11 @@ struct Incomplete<'p> {
     bounds: Bounds,
     /// The request was HEAD.
     head_only: bool,
+    sent_at: Instant,
 }
 
 async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Result<Answer, Failure> {
-    let Incomplete { pool, mut connection, lease, bounds, head_only } = response;
+    let Incomplete { pool, mut connection, lease, bounds, head_only, sent_at } = response;
     let (head, mut incoming) = head.into_parts();
     let Framing { mut due, is_certain } = Framing::of(head.status, &head.headers, head_only)?;
     if incoming.size_hint().lower() > bounds.body as u64 {
@@ -303,13 +308,14 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
             let (bytes, claim) = buffer.into_parts();
             let stream = Stream::new(connection, incoming, Beginning { bytes, claim, left, due }, &lease);
             let body = AnswerBody::Long(Box::new(stream));
-            return Ok(Answer { status: head.status, headers: head.headers, describes_body, body });
+            let took = sent_at.elapsed();
+            return Ok(Answer { status: head.status, headers: head.headers, describes_body, body, took });
         }
     }
     due.end()?;
     if is_certain {
         pool.put(connection, &head.headers);
     }
-    let body = buffer.into_bytes();
-    Ok(Answer { status: head.status, headers: head.headers, describes_body, body: AnswerBody::Whole(body) })
+    let (body, took) = (AnswerBody::Whole(buffer.into_bytes()), sent_at.elapsed());
+    Ok(Answer { status: head.status, headers: head.headers, describes_body, body, took })
 }

@@ -163,6 +163,7 @@ fn account(account: &AccountConfig) -> Value {
             "failures": breaker.failures,
             "open": span(breaker.open),
             "probes": breaker.probes,
+            "slow": breaker.slow.map(|slow| json!({ "after": span(slow.after), "part": slow.part })),
         },
         "messages": {
             "not_found": account.messages.not_found,

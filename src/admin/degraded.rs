@@ -96,22 +96,21 @@ fn keys(keys: &KeyStatus, add: &mut impl FnMut(DegradedReason, &str)) {
 }
 
 fn upstream(account: &Account, add: &mut impl FnMut(DegradedReason, &str)) {
-    match account.breaker.state() {
-        breaker::State::Closed => {}
-        breaker::State::HalfOpen => {
-            let text = "circuit breaker half-open: Fastrac was failing; probes are being sent";
-            add(DegradedReason::BreakerOpen, text);
-        }
-        breaker::State::Open => {
-            let text = "circuit breaker open: Fastrac is failing; requests are refused";
-            add(DegradedReason::BreakerOpen, text);
-        }
+    for breaker in account.breakers.each() {
+        let class = breaker.class().as_str();
+        let text = match breaker.state() {
+            breaker::State::Closed => continue,
+            breaker::State::HalfOpen => "circuit breaker half-open: Fastrac was failing; probes are being sent",
+            breaker::State::Open => "circuit breaker open: Fastrac is failing; requests are refused",
+        };
+        add(DegradedReason::BreakerOpen, &format!("{text} (class {class})"));
     }
-    match account.breaker.failures_in_a_row() {
-        0 => {}
-        1 => add(DegradedReason::UpstreamFailing, "the last request to Fastrac failed"),
-        failures => {
-            add(DegradedReason::UpstreamFailing, &format!("the last {failures} requests to Fastrac failed"));
-        }
+    for breaker in account.breakers.each() {
+        let text = match breaker.failures_in_a_row() {
+            0 => continue,
+            1 => "the last request to Fastrac failed".to_owned(),
+            failures => format!("the last {failures} requests to Fastrac failed"),
+        };
+        add(DegradedReason::UpstreamFailing, &format!("{text} (class {})", breaker.class().as_str()));
     }
 }

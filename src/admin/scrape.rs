@@ -25,9 +25,9 @@ use crate::{
     accept::weight,
     admission::{LimitWindow, UsageByWindow, WindowUsage},
     gateway::{Gateway, Outlook},
-    record::{KeyInfo, OPENMETRICS_CONTENT_TYPE, Scrape, TEXT_CONTENT_TYPE},
+    record::{BreakerStateInfo, KeyInfo, OPENMETRICS_CONTENT_TYPE, Scrape, TEXT_CONTENT_TYPE},
     snapshot::{Account, Snapshot},
-    upstream::breaker,
+    upstream::breaker::{self, Breaker},
 };
 
 /// The commit that the program was built from.
@@ -105,9 +105,10 @@ fn text(state: &AdminState, openmetrics: bool) -> String {
     outlooks(&scrape, gateway, &snapshot);
     for account in &snapshot.accounts {
         keys(&scrape, account);
-        let state = account.breaker.state();
-        let states = breaker::State::VARIANTS.iter().map(|each| (each.as_str(), *each == state));
-        scrape.breaker(&account.name, states);
+        account
+            .breakers
+            .each()
+            .for_each(|breaker| scrape.breaker(&account.name, breaker.class().as_str(), states(breaker)));
         let unknown = gateway.live.orders.unknown_count(&account.name);
         scrape.orders_unknown(&account.name, usize::try_from(unknown).unwrap_or(usize::MAX));
     }
@@ -174,6 +175,15 @@ fn outlooks(scrape: &Scrape<'_>, gateway: &Gateway, snapshot: &Snapshot) {
             scrape.budget_outlook(&account.name, warning, time(runs_out_at));
         }
     }
+}
+
+fn states(breaker: &Breaker) -> impl Iterator<Item = BreakerStateInfo> {
+    let current = breaker.state();
+    breaker::State::VARIANTS.iter().map(move |state| BreakerStateInfo {
+        state: state.as_str(),
+        current: *state == current,
+        entered: breaker.transitions(*state),
+    })
 }
 
 fn windows(usage: UsageByWindow) -> impl Iterator<Item = (&'static str, WindowUsage)> {

@@ -25,6 +25,7 @@ use crate::{
     keys,
     snapshot::{Account, Snapshot},
     spending::{SpenderKey, Spending, SpentToday},
+    upstream::breaker::Breaker,
 };
 
 /// RFC 3339, UTC, to the millisecond.
@@ -177,11 +178,23 @@ struct WindowStatus {
 #[derive(Serialize)]
 struct AccountStatus {
     budget: BudgetStatus,
+    /// The state that is farthest from closed.
     breaker: &'static str,
-    /// Failed requests to Fastrac since the last successful one.
+    /// By class.
+    breakers: BTreeMap<&'static str, BreakerStatus>,
+    /// The highest `failing` of its breakers.
     failing: u32,
     keys: KeysStatus,
     orders_unknown: u64,
+}
+
+#[derive(Serialize)]
+struct BreakerStatus {
+    state: &'static str,
+    /// Failed requests to Fastrac since the last successful one.
+    failing: u32,
+    /// While it is open: until probes are sent, in seconds.
+    open_seconds: f64,
 }
 
 #[derive(Serialize)]
@@ -471,10 +484,21 @@ impl AccountStatus {
     fn of(account: &Account, orders_unknown: u64, budget: BudgetStatus) -> Self {
         AccountStatus {
             budget,
-            breaker: account.breaker.state().as_str(),
-            failing: account.breaker.failures_in_a_row(),
+            breaker: account.breakers.worst().as_str(),
+            breakers: account.breakers.each().map(|one| (one.class().as_str(), BreakerStatus::of(one))).collect(),
+            failing: account.breakers.each().map(Breaker::failures_in_a_row).max().unwrap_or(0),
             keys: KeysStatus::of(account.keys.status()),
             orders_unknown,
+        }
+    }
+}
+
+impl BreakerStatus {
+    fn of(breaker: &Breaker) -> Self {
+        BreakerStatus {
+            state: breaker.state().as_str(),
+            failing: breaker.failures_in_a_row(),
+            open_seconds: breaker.open_for().as_secs_f64(),
         }
     }
 }

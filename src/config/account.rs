@@ -147,7 +147,7 @@ pub struct Rate {
     pub burst: u32,
 }
 
-/// When the circuit breaker of an account opens and closes.
+/// When the circuit breakers of an account open and close; it has one for each class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BreakerConfig {
     /// Period in which outcomes are counted.
@@ -160,6 +160,17 @@ pub struct BreakerConfig {
     pub open: Duration,
     /// Number of probe requests while half-open.
     pub probes: u32,
+    /// `None`: slow calls are not counted.
+    pub slow: Option<SlowCallsConfig>,
+}
+
+/// Which calls are slow, and how many of them open the breaker.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SlowCallsConfig {
+    /// A response that takes longer than this is slow.
+    pub after: Duration,
+    /// Fraction of calls that are slow or fail which opens the breaker, above 0, at most 1.
+    pub part: f64,
 }
 
 /// What `success:false` with a message means. The whole message is compared; entries are trimmed and lower case.

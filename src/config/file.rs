@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     account::{
-        AccountTable, BreakerTable, BudgetTable, KeysTable, MessagesTable, RotationTable, SealedCopyTable, VersionTable,
+        AccountTable, BreakerTable, BudgetTable, KeysTable, MessagesTable, RotationTable, SealedCopyTable,
+        SlowCallsTable, VersionTable,
     },
     choices::{
         AdminRole, Api, AuthSetting, Class, ClientAuth, KeySourceName, LogBodies, OnFull, OnStoreLoss, Priority,

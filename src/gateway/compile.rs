@@ -21,7 +21,7 @@ use crate::{
     snapshot::{Account, Snapshot},
     spending::Spenders,
     upstream::{
-        breaker::Breaker,
+        Breakers,
         connect::{Destination, Dialer, client_config},
         inject::Route,
     },
@@ -99,7 +99,7 @@ pub(super) fn compile(
     for (account, settings) in accounts.iter().zip(&config.accounts) {
         account.budget.resize(&settings.budget);
         account.budget.set_zone(&settings.day_zone);
-        account.breaker.reconfigure(&settings.breaker);
+        account.breakers.reconfigure(&settings.breaker);
         live.spending.set_zone(&settings.name, &settings.day_zone);
     }
     live.orders.reconfigure(&config.orders);
@@ -217,8 +217,10 @@ impl AccountBuilder<'_> {
         let AccountRoutes { base, v1, v2 } = self.routes(previous)?;
         let (keys, change) = self.keys(previous)?;
         let budget = self.counts.budget(settings);
-        let breaker = previous
-            .map_or_else(|| Arc::new(Breaker::new(&settings.breaker)), |previous| previous.account.breaker.clone());
+        let breakers = previous.map_or_else(
+            || Arc::new(Breakers::new(&settings.name, &settings.breaker)),
+            |previous| previous.account.breakers.clone(),
+        );
         let account = Account {
             name: settings.name.clone(),
             index: self.index,
@@ -227,7 +229,7 @@ impl AccountBuilder<'_> {
             v2,
             keys,
             budget,
-            breaker,
+            breakers,
             messages: settings.messages.clone(),
             verify: settings.verify.clone(),
             resend_orders: settings.rotation.resend_orders,

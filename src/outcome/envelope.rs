@@ -11,7 +11,7 @@ use http::StatusCode;
 use serde::de::IgnoredAny;
 
 use super::{
-    Outcome,
+    Evidence, Outcome,
     scan::{self, ScanError},
 };
 use crate::config::MessagesConfig;
@@ -28,6 +28,11 @@ pub struct Classification {
 }
 
 impl Classification {
+    /// What it says about Fastrac. A refused key says something about the key only.
+    pub fn evidence(self, status: StatusCode) -> Evidence {
+        if self.key_refused { Evidence::Nothing } else { self.outcome.evidence(Some(status)) }
+    }
+
     /// Whether it proves what became of an order: the envelope, and neither a redirect nor a server error. A status
     /// above 599 is one too (RFC 9110, section 15).
     pub fn settles_order(self, status: StatusCode) -> bool {

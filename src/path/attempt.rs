@@ -96,7 +96,7 @@ impl PreparedAttempt {
             Some(pair) => pair,
             None => call.account.keys.lease_by(call.deadlines.next(attempts.sent())).await?,
         };
-        let permit = call.account.breaker.admit(call.is_conclusive())?;
+        let permit = call.breaker().admit(call.is_conclusive())?;
         let route = call.account.route(call.operation.api);
         let rewritten = rewrite::request(&call.request, &call.operation, &route.endpoint); // 11
         let keyed = inject(rewritten, lease.clone(), route);
@@ -123,7 +123,7 @@ impl PreparedAttempt {
             Err(failure) => {
                 // Without a report, the permit counts for nothing.
                 if is_evidence(call, attempts, began) {
-                    permit.report(failure.evidence());
+                    permit.report(failure.evidence(), began.elapsed());
                 }
                 AttemptResult::Failed(failure, spent.take_claim())
             }
@@ -132,7 +132,7 @@ impl PreparedAttempt {
                 if reading.outcome == Outcome::Throttled || answer.asks_to_wait() {
                     call.account.budget.throttled(began, answer.wait_named());
                 }
-                permit.report(reading.outcome.evidence(Some(answer.status)));
+                permit.report(reading.evidence(answer.status), answer.took);
                 if proves_pair(call, &reading) {
                     lease.note_accepted(began);
                 }

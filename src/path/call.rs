@@ -18,6 +18,7 @@ use crate::{
     refusal::{Refusal, RepeatRule},
     snapshot::{Account, Snapshot, Worker},
     spending::{SpenderIndex, SpenderKey},
+    upstream::breaker::Breaker,
 };
 
 /// A call to Fastrac, for a caller or for the gateway itself.
@@ -136,6 +137,11 @@ impl UpstreamCall {
     pub(super) fn allowance_for_response(&self) -> MemoryAllowance {
         let allowance = self.allowance();
         if self.moves_money() { allowance.unlimited() } else { allowance }
+    }
+
+    /// The breaker of its class.
+    pub(super) fn breaker(&self) -> &Breaker {
+        self.account.breakers.of(self.operation.class)
     }
 
     /// Whether it must never be executed twice: an order, or an unlisted request with an unsafe method.

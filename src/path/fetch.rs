@@ -39,7 +39,7 @@ pub(super) fn admit(call: &UpstreamCall, claim: Claim, pair: Option<Lease>) -> R
         call.account.keys.check()?;
     }
     call.allowance().check()?;
-    call.account.breaker.check(call.is_conclusive())?;
+    call.breaker().check(call.is_conclusive())?;
     Ok(AdmittedAttempt { claim, pair })
 }
 
@@ -194,7 +194,7 @@ fn refused_unexecuted(attempts: &Attempts, refusal: Refusal) -> NextStep {
 /// Sends a lookup with one pair, to learn whether Fastrac accepts it. Spends budget like any request.
 pub async fn canary(call: &UpstreamCall, lease: Lease) -> Verdict {
     let (attempts, version) = (Attempts::default(), lease.version());
-    if call.account.breaker.check(call.is_conclusive()).is_err() {
+    if call.breaker().check(call.is_conclusive()).is_err() {
         return Verdict::Undecided;
     }
     let admitted = AdmittedAttempt { claim: Claim::default(), pair: Some(lease) };

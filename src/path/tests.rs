@@ -33,7 +33,7 @@ fn futures_stay_small() {
         ("served", served, 2176),
         ("hit", hit, 1920),
         ("fill", fill, 256),
-        ("fetch", fetch, 3584),
+        ("fetch", fetch, 3712),
         ("order", order, 256),
     ];
     for (name, size, limit) in sizes {

@@ -20,5 +20,5 @@ pub use self::{
     connections::{ConnectionGuard, ConnectionState, CountedConnection, Handshake, Handshakes, UpstreamConnections},
     openmetrics::CONTENT_TYPE as OPENMETRICS_CONTENT_TYPE,
     registry::{Metrics, SERIES_LIMIT, TEXT_CONTENT_TYPE},
-    scrape::{KeyInfo, Scrape},
+    scrape::{BreakerStateInfo, KeyInfo, Scrape},
 };

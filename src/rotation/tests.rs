@@ -206,6 +206,7 @@ fn account(folder: &std::path::Path, change: impl Fn(&mut config::RotationConfig
             failures: 0.5,
             open: Duration::from_secs(5),
             probes: 3,
+            slow: None,
         },
         messages: config::MessagesConfig { not_found: vec![], key: vec![], limit: vec![] },
     }

@@ -1,12 +1,15 @@
-//! Circuit breaker of an account: stops requests while Fastrac is failing.
+//! Circuit breaker of one class of an account's operations: stops requests while Fastrac is failing.
 //!
-//! Closed, it counts successes and failures in a rolling window. When the window holds at least `minimum` reports and
-//! the fraction of failures reaches `failures`, it opens for `open`. Then it is half-open: at most `probes` requests are
-//! let through; as many successes close it, one failure opens it again. A request that its caller may end before it has
-//! shown anything leaves one probe to others, so that impatient callers do not delay the recovery. A [`BreakerPermit`]
-//! that is dropped without a report counts for nothing and frees its probe; a report from an earlier epoch (before the
-//! last change of state) counts for nothing. What is a failure is decided by the table of outcomes. It must not know
-//! requests. Fails with [`BreakerOpen`].
+//! Closed, it counts calls in a rolling window. When the window holds at least `minimum` calls and the fraction of
+//! failures reaches `failures`, or that of failures and slow calls `slow.part`, it opens for `open`. Then it is
+//! half-open: at most `probes` requests are let through; as many successes close it, one failure (or slow call) opens it
+//! again. A request that its caller may end before it has shown anything leaves one probe to others, so that impatient
+//! callers do not delay the recovery. A [`BreakerPermit`] that is dropped without a report counts for nothing and frees
+//! its probe; a report from an earlier epoch (before the last change of state) counts for nothing. Every change of state
+//! is counted and logged. What is a failure is decided by the table of outcomes. It must not know requests. Fails with
+//! [`BreakerOpen`].
+
+mod window;
 
 use std::{
     sync::{
@@ -17,18 +20,20 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use strum::{IntoStaticStr, VariantArray};
+use strum::{EnumCount, IntoStaticStr, VariantArray};
 use tokio::time::Instant;
 
-use crate::{config, outcome::Evidence, retry_after::whole_seconds};
-
-/// Parts of the window. The oldest part is forgotten at once, so the window is exact to a tenth.
-const PARTS: usize = 10;
+use crate::{
+    config::{self, Class},
+    outcome::Evidence,
+    retry_after::whole_seconds,
+};
+use window::{Calls, Window};
 
 /// The epoch of a permit that has been reported.
 const REPORTED: u64 = u64::MAX;
 
-/// One account's breaker.
+/// The breaker of one class of an account.
 #[derive(Debug)]
 pub struct Breaker {
     shared: Arc<BreakerCore>,
@@ -37,11 +42,15 @@ pub struct Breaker {
 /// What a breaker shares with its permits.
 #[derive(Debug)]
 struct BreakerCore {
+    account: Box<str>,
+    class: Class,
     /// Counts changes of state: even while closed, odd otherwise. Makes `admit` a single load while
     /// closed.
     epoch: AtomicU64,
     /// Failures since the last success.
     failures_in_a_row: AtomicU32,
+    /// How often each state was entered.
+    transitions: [AtomicU64; State::COUNT],
     locked: Mutex<Locked>,
 }
 
@@ -49,16 +58,7 @@ struct BreakerCore {
 struct Locked {
     rules: config::BreakerConfig,
     circuit: Circuit,
-    window: [WindowPart; PARTS],
-    /// Number, since `start`, of the part that is being counted in.
-    part: u64,
-    start: Instant,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct WindowPart {
-    successes: u32,
-    failures: u32,
+    window: Window,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,8 +74,16 @@ enum Circuit {
     },
 }
 
+/// What a call showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CallEnd {
+    Good,
+    Slow,
+    Failed,
+}
+
 /// State of a breaker, as `/status`, `/readyz` and `breaker_state` show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumCount, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum State {
     Closed,
@@ -91,10 +99,35 @@ impl State {
 
 /// The circuit is open, or half-open with all its probes under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("circuit breaker open: Fastrac is failing")]
-pub struct BreakerOpen {
-    /// Whole seconds, at least 1.
-    pub retry_after: Duration,
+pub enum BreakerOpen {
+    /// Nothing of this class is sent before `retry_after` is over.
+    #[error(
+        "Circuit breaker open: Fastrac is failing ({} requests); try again in {} s",
+        class.as_str(), retry_after.as_secs()
+    )]
+    Open {
+        class: Class,
+        /// Whole seconds, at least 1.
+        retry_after: Duration,
+    },
+    #[error(
+        "Circuit breaker half-open: other {} requests are testing whether Fastrac has recovered; try again in {} s",
+        class.as_str(), PROBING.as_secs()
+    )]
+    Probing { class: Class },
+}
+
+/// How long a request is told to wait while all probes are under way: each may end at any time.
+const PROBING: Duration = Duration::from_secs(1);
+
+impl BreakerOpen {
+    /// When it will be tried again: whole seconds, at least 1.
+    pub fn retry_after(self) -> Duration {
+        match self {
+            BreakerOpen::Open { retry_after, .. } => retry_after,
+            BreakerOpen::Probing { .. } => PROBING,
+        }
+    }
 }
 
 /// Permission to send one request. Counts for nothing if it is dropped without a report.
@@ -106,25 +139,29 @@ pub struct BreakerPermit {
 }
 
 impl Breaker {
-    /// A closed breaker.
-    pub fn new(rules: &config::BreakerConfig) -> Self {
-        let locked = Locked {
-            rules: rules.clone(),
-            circuit: Circuit::Closed,
-            window: Default::default(),
-            part: 0,
-            start: Instant::now(),
+    /// A closed breaker; the names are for the log.
+    pub(super) fn new(account: &str, class: Class, rules: &config::BreakerConfig) -> Self {
+        let locked = Locked { rules: rules.clone(), circuit: Circuit::Closed, window: Window::new(Instant::now()) };
+        let shared = BreakerCore {
+            account: account.into(),
+            class,
+            epoch: AtomicU64::new(0),
+            failures_in_a_row: AtomicU32::new(0),
+            transitions: Default::default(),
+            locked: Mutex::new(locked),
         };
-        let shared =
-            BreakerCore { epoch: AtomicU64::new(0), failures_in_a_row: AtomicU32::new(0), locked: Mutex::new(locked) };
         Self { shared: Arc::new(shared) }
+    }
+
+    pub fn class(&self) -> Class {
+        self.shared.class
     }
 
     /// Takes new rules and keeps the state; what was counted is kept unless the window's length changes.
     pub fn reconfigure(&self, rules: &config::BreakerConfig) {
         let mut locked = self.shared.locked.lock();
         if locked.rules.window != rules.window {
-            locked.clear(Instant::now());
+            locked.window = Window::new(Instant::now());
         }
         locked.rules = rules.clone();
     }
@@ -138,7 +175,7 @@ impl Breaker {
         if is_closed(self.shared.epoch.load(Ordering::Acquire)) {
             return Ok(());
         }
-        self.shared.locked.lock().admits(conclusive, Instant::now())
+        self.shared.admits(&mut self.shared.locked.lock(), conclusive)
     }
 
     /// Permits one request, which is to be sent at once. `conclusive`: it ends with what Fastrac did, and not with its
@@ -152,14 +189,9 @@ impl Breaker {
             return Ok(BreakerPermit { shared: self.shared.clone(), epoch });
         }
         let mut locked = self.shared.locked.lock();
-        locked.admits(conclusive, Instant::now())?;
-        match &mut locked.circuit {
-            Circuit::Open { .. } => {
-                locked.circuit = Circuit::HalfOpen { probing: 1, successes: 0 };
-                self.shared.begin_epoch(false);
-            }
-            Circuit::HalfOpen { probing, .. } => *probing += 1,
-            Circuit::Closed => {}
+        self.shared.admits(&mut locked, conclusive)?;
+        if let Circuit::HalfOpen { probing, .. } = &mut locked.circuit {
+            *probing += 1;
         }
         let epoch = self.shared.epoch.load(Ordering::Acquire);
         Ok(BreakerPermit { shared: self.shared.clone(), epoch })
@@ -171,42 +203,61 @@ impl Breaker {
     }
 
     pub fn state(&self) -> State {
-        match self.shared.locked.lock().circuit {
+        let mut locked = self.shared.locked.lock();
+        self.shared.expire(&mut locked);
+        match locked.circuit {
             Circuit::Closed => State::Closed,
-            Circuit::Open { until } if Instant::now() < until => State::Open,
-            Circuit::Open { .. } | Circuit::HalfOpen { .. } => State::HalfOpen,
+            Circuit::Open { .. } => State::Open,
+            Circuit::HalfOpen { .. } => State::HalfOpen,
+        }
+    }
+
+    /// How often it has entered a state.
+    pub fn transitions(&self, state: State) -> u64 {
+        self.shared.transitions[state as usize].load(Ordering::Relaxed)
+    }
+
+    /// While it is open: until it is half-open. Zero in any other state.
+    pub fn open_for(&self) -> Duration {
+        match self.shared.locked.lock().circuit {
+            Circuit::Open { until } => until.saturating_duration_since(Instant::now()),
+            Circuit::Closed | Circuit::HalfOpen { .. } => Duration::ZERO,
         }
     }
 }
 
 impl BreakerPermit {
-    /// Reports what the request showed about Fastrac.
-    pub fn report(self, evidence: Evidence) {
+    /// Reports what the request showed about Fastrac, `took` after it was sent.
+    pub fn report(self, evidence: Evidence, took: Duration) {
         match evidence {
-            Evidence::Healthy => self.success(),
-            Evidence::Failing => self.failure(),
+            Evidence::Healthy => self.count(false, took),
+            Evidence::Failing => self.count(true, took),
             Evidence::Nothing => {}
         }
     }
 
-    /// Fastrac responded and is healthy, whatever it said.
+    /// Fastrac responded at once and is healthy.
     pub fn success(self) {
-        self.count(true);
+        self.count(false, Duration::ZERO);
     }
 
     /// Fastrac failed.
     pub fn failure(self) {
-        self.count(false);
+        self.count(true, Duration::ZERO);
     }
 
-    fn count(mut self, success: bool) {
+    fn count(mut self, failed: bool, took: Duration) {
         // In any epoch: it says how Fastrac is doing now.
-        if !success {
+        if failed {
             self.shared.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
         } else if self.shared.failures_in_a_row.load(Ordering::Relaxed) != 0 {
             self.shared.failures_in_a_row.store(0, Ordering::Relaxed);
         }
-        self.shared.end_permit(self.epoch, Some(success));
+        let mut locked = self.shared.locked.lock();
+        let slow = locked.rules.slow.is_some_and(|slow| took > slow.after);
+        let end = if failed { CallEnd::Failed } else { [CallEnd::Good, CallEnd::Slow][usize::from(slow)] };
+        self.shared.end_permit(&mut locked, self.epoch, Some(end));
+        drop(locked);
         // The drop must not free the probe a second time.
         self.epoch = REPORTED;
     }
@@ -216,49 +267,100 @@ impl Drop for BreakerPermit {
     fn drop(&mut self) {
         // A permit of a closed circuit holds no probe.
         if self.epoch != REPORTED && !is_closed(self.epoch) {
-            self.shared.end_permit(self.epoch, None);
+            self.shared.end_permit(&mut self.shared.locked.lock(), self.epoch, None);
         }
     }
 }
 
 impl BreakerCore {
+    /// Whether the circuit lets another request through.
+    fn admits(&self, locked: &mut Locked, conclusive: bool) -> Result<(), BreakerOpen> {
+        self.expire(locked);
+        let (class, probes) = (self.class, locked.rules.probes.saturating_sub(u32::from(!conclusive)).max(1));
+        match locked.circuit {
+            Circuit::Open { until } => Err(BreakerOpen::Open {
+                class,
+                retry_after: whole_seconds(until.saturating_duration_since(Instant::now())),
+            }),
+            Circuit::HalfOpen { probing, successes } if probing + successes >= probes => {
+                Err(BreakerOpen::Probing { class })
+            }
+            Circuit::HalfOpen { .. } | Circuit::Closed => Ok(()),
+        }
+    }
+
+    /// Ends the time for which the circuit is open.
+    fn expire(&self, locked: &mut Locked) {
+        if matches!(locked.circuit, Circuit::Open { until } if Instant::now() >= until) {
+            locked.circuit = Circuit::HalfOpen { probing: 0, successes: 0 };
+            self.entered(State::HalfOpen);
+            let (account, class) = (&*self.account, self.class.as_str());
+            tracing::info!(
+                account,
+                class,
+                probes = locked.rules.probes,
+                "circuit breaker half-open: probes may be sent"
+            );
+        }
+    }
+
     /// Counts a permit's report, `None` if it had none.
-    fn end_permit(&self, epoch: u64, success: Option<bool>) {
-        let mut locked = self.locked.lock();
+    fn end_permit(&self, locked: &mut Locked, epoch: u64, end: Option<CallEnd>) {
         if epoch != self.epoch.load(Ordering::Acquire) {
             return;
         }
-        let now = Instant::now();
-        match (locked.circuit, success) {
-            (Circuit::Closed, Some(success)) => {
-                let opens = locked.count(success, now);
-                if opens {
-                    self.open(&mut locked, now);
+        match (locked.circuit, end) {
+            (Circuit::Closed, Some(end)) => {
+                let calls = Calls {
+                    total: 1,
+                    failed: u32::from(end == CallEnd::Failed),
+                    slow: u32::from(end == CallEnd::Slow),
+                };
+                let calls = locked.window.add(calls, locked.rules.window, Instant::now());
+                if end != CallEnd::Good && locked.are_too_bad(calls) {
+                    self.open(locked, calls);
                 }
             }
-            (Circuit::HalfOpen { .. }, Some(false)) => self.open(&mut locked, now),
-            (Circuit::HalfOpen { probing, successes }, success) => {
-                let successes = successes + u32::from(success.is_some());
+            (Circuit::HalfOpen { .. }, Some(CallEnd::Failed)) => {
+                self.open(locked, Calls { total: 1, failed: 1, slow: 0 });
+            }
+            (Circuit::HalfOpen { .. }, Some(CallEnd::Slow)) => {
+                self.open(locked, Calls { total: 1, failed: 0, slow: 1 });
+            }
+            (Circuit::HalfOpen { probing, successes }, end) => {
+                let successes = successes + u32::from(end.is_some());
                 locked.circuit = Circuit::HalfOpen { probing: probing.saturating_sub(1), successes };
                 if successes >= locked.rules.probes.max(1) {
-                    locked.circuit = Circuit::Closed;
-                    locked.clear(now);
-                    self.begin_epoch(true);
+                    self.close(locked);
                 }
             }
-            _ => {}
+            (Circuit::Closed, None) | (Circuit::Open { .. }, _) => {}
         }
     }
 
-    fn open(&self, locked: &mut Locked, now: Instant) {
-        locked.circuit = Circuit::Open { until: now + locked.rules.open };
-        self.begin_epoch(false);
+    fn open(&self, locked: &mut Locked, because: Calls) {
+        let open = locked.rules.open;
+        locked.circuit = Circuit::Open { until: Instant::now() + open };
+        self.entered(State::Open);
+        let (account, class, Calls { total, failed, slow }) = (&*self.account, self.class.as_str(), because);
+        tracing::warn!(account, class, ?open, calls = total, failed, slow, "circuit breaker open: Fastrac is failing");
     }
 
-    /// Reports of earlier epochs count for nothing from now on. Called with the lock held.
-    fn begin_epoch(&self, closed: bool) {
+    fn close(&self, locked: &mut Locked) {
+        (locked.circuit, locked.window) = (Circuit::Closed, Window::new(Instant::now()));
+        self.entered(State::Closed);
+        tracing::info!(
+            account = &*self.account,
+            class = self.class.as_str(),
+            "circuit breaker closed: Fastrac has recovered"
+        );
+    }
+
+    /// Counts a state. Reports of earlier epochs count for nothing from now on. Called with the lock held.
+    fn entered(&self, state: State) {
+        self.transitions[state as usize].fetch_add(1, Ordering::Relaxed);
         let epoch = self.epoch.load(Ordering::Acquire);
-        let next = if is_closed(epoch) == closed { epoch + 2 } else { epoch + 1 };
+        let next = if is_closed(epoch) == (state == State::Closed) { epoch + 2 } else { epoch + 1 };
         self.epoch.store(next, Ordering::Release);
     }
 }
@@ -268,40 +370,12 @@ fn is_closed(epoch: u64) -> bool {
 }
 
 impl Locked {
-    /// Whether the circuit, which may be closed, lets another request through.
-    fn admits(&self, conclusive: bool, now: Instant) -> Result<(), BreakerOpen> {
-        let probes = self.rules.probes.saturating_sub(u32::from(!conclusive)).max(1);
-        match self.circuit {
-            Circuit::Open { until } if now < until => Err(BreakerOpen { retry_after: whole_seconds(until - now) }),
-            Circuit::HalfOpen { probing, successes } if probing + successes >= probes => {
-                Err(BreakerOpen { retry_after: whole_seconds(Duration::ZERO) })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn clear(&mut self, now: Instant) {
-        (self.window, self.part, self.start) = (Default::default(), 0, now);
-    }
-
-    /// Counts one report; whether the circuit must open.
-    fn count(&mut self, success: bool, now: Instant) -> bool {
-        let length = (self.rules.window / PARTS as u32).max(Duration::from_millis(1));
-        let part = ((now - self.start).as_nanos() / length.as_nanos()) as u64;
-        for expired in (self.part + 1..=part).take(PARTS) {
-            self.window[(expired % PARTS as u64) as usize] = WindowPart::default();
-        }
-        self.part = part.max(self.part);
-        let current = &mut self.window[(self.part % PARTS as u64) as usize];
-        if success {
-            current.successes = current.successes.saturating_add(1);
-            return false;
-        }
-        current.failures = current.failures.saturating_add(1);
-        let sum = |of: fn(&WindowPart) -> u32| self.window.iter().map(|part| u64::from(of(part))).sum::<u64>();
-        let (successes, failures) = (sum(|part| part.successes), sum(|part| part.failures));
-        let total = successes + failures;
-        total >= u64::from(self.rules.minimum) && failures as f64 >= self.rules.failures * total as f64
+    /// Whether calls like these must open the circuit.
+    fn are_too_bad(&self, calls: Calls) -> bool {
+        let Calls { total, failed, slow } = calls;
+        let reaches = |calls: u32, part: f64| f64::from(calls) >= part * f64::from(total);
+        let too_slow = |rule: config::SlowCallsConfig| reaches(failed.saturating_add(slow), rule.part);
+        total >= self.rules.minimum && (reaches(failed, self.rules.failures) || self.rules.slow.is_some_and(too_slow))
     }
 }
 

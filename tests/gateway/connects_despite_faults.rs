@@ -225,7 +225,7 @@ fn a_fault_of_the_gateways_own_does_not_decide_about_a_key_pair() {
     until("the pair is verified", || event("verified") == 1.0);
     assert_eq!(event("refused"), 0.0);
     let metrics = gateway.admin("/metrics").text();
-    assert_eq!(sum(&metrics, "breaker_state", &[("state", "closed")]), 1.0);
+    assert_eq!(sum(&metrics, "breaker_state", &[("class", "lookup"), ("state", "closed")]), 1.0);
     assert_eq!(sum(&metrics, "breaker_transitions_total", &[]), 0.0);
 }
 

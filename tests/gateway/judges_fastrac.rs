@@ -2,12 +2,14 @@
 //! only its caller can make something of is neither, and whatever one service provokes leaves the circuit breaker closed
 //! for the others.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fastrac_sandbox::{Act, CannedResponse, Fault};
 
 use crate::{
     bodies,
-    client::{Response, get, post},
+    client::{Request, Response, get, post},
     test_gateway::{Setup, TestGateway, sum, until},
 };
 
@@ -68,9 +70,15 @@ impl Judged {
         responses
     }
 
+    /// Whether the breaker of unlisted requests is in this state.
     fn state(&self, state: &str) -> bool {
-        sum(&self.0.admin("/metrics").text(), "breaker_state", &[("state", state)]) == 1.0
+        breaker_of(&self.0, "unlisted", state)
     }
+}
+
+/// Whether the breaker of a class is in this state.
+fn breaker_of(gateway: &TestGateway, class: &str, state: &str) -> bool {
+    sum(&gateway.admin("/metrics").text(), "breaker_state", &[("class", class), ("state", state)]) == 1.0
 }
 
 #[test]
@@ -104,4 +112,103 @@ fn a_half_open_breaker_does_not_stay_so_for_lack_of_envelopes() {
         judged.provoke(act, 2);
         assert!(judged.state("closed"), "{case}");
     }
+}
+
+/// A request of each class, with its operation.
+fn of_each_class() -> [(&'static str, &'static str, Request); 6] {
+    let track = get("/order/track").json(r#"{"courier_code": "idx", "awb": "1"}"#);
+    [
+        ("lookup", "v2.city", get("/region/city?province_id=31").header("cache-control", "no-cache")),
+        ("read", "v2.track", track),
+        ("quote", "v2.tariff_express", post("/tariff/express", bodies::TARIFF)),
+        ("order", "v2.order_express", post("/order/express", bodies::ORDER).header("x-gateway-resend", "confirmed")),
+        ("account", "v2.webhook_get", get("/webhook/get")),
+        ("unlisted", "unlisted", get("/odd")),
+    ]
+}
+
+#[test]
+fn a_breaker_of_one_class_stops_no_other() {
+    // The canary has succeeded as a lookup.
+    let breaker = "minimum = 2, failures = 0.6, open = \"1h\"";
+    for (failing, operation, failed) in of_each_class() {
+        let services: &[_] = &[(
+            "all",
+            "force_refresh = true\nallow = [\"lookup\", \"read\", \"quote\", \"order\", \"account\", \"unlisted\"]",
+        )];
+        let gateway = Setup { breaker, services, ..Setup::default() }.start();
+        let fault = if operation == "unlisted" {
+            Fault::everywhere(Act::Html(500))
+        } else {
+            Fault::on(operation, Act::Html(500))
+        };
+        gateway.sandbox.fault(fault);
+        for _ in 0..2 {
+            assert_eq!(gateway.send(failed.clone().by("all")).status, 500, "{failing}");
+        }
+        gateway.sandbox.clear_faults();
+        for (class, _, request) in of_each_class() {
+            let refused = gateway.send(request.by("all"));
+            assert_eq!(
+                refused.outcome() == "breaker_open",
+                class == failing,
+                "{class} while {failing} fails: {refused:?}"
+            );
+            if class == failing {
+                let message = refused.json()["message"].as_str().unwrap_or_default().to_owned();
+                assert!(message.contains(&format!("({class} requests); try again in 3600 s")), "{message}");
+            }
+            assert!(breaker_of(&gateway, class, if class == failing { "open" } else { "closed" }), "{class}");
+        }
+        let metrics = gateway.admin("/metrics").text();
+        assert_eq!(sum(&metrics, "breaker_transitions_total", &[]), 1.0);
+        assert_eq!(sum(&metrics, "breaker_transitions_total", &[("class", failing), ("state", "open")]), 1.0);
+        assert_eq!(gateway.sandbox.counters().orders.duplicates, 0);
+    }
+}
+
+#[test]
+fn a_refused_key_and_a_limit_are_no_evidence_at_all() {
+    // Half of the calls fail, if those are not counted; else few.
+    for (case, act) in [
+        ("401", Act::answer(401, r#"{"success": false, "message": "Unauthorized"}"#)),
+        ("a key message", Act::answer(200, r#"{"success": false, "message": "Invalid access key"}"#)),
+    ] {
+        let judged = Judged::start("minimum = 2, failures = 0.9, open = \"1h\"");
+        judged.provoke(act.clone(), 20);
+        judged.provoke(Act::Html(500), 1);
+        judged.provoke(act, 20);
+        assert!(judged.state("closed"), "{case}");
+        judged.provoke(Act::Html(500), 1);
+        assert!(judged.state("open"), "{case}");
+    }
+    let judged = Judged::start("minimum = 2, failures = 0.9, open = \"1h\"");
+    for last in [false, true] {
+        judged.provoke(Act::answer(429, r#"{"success": false, "message": "Too Many Requests"}"#), 1);
+        judged.0.wait_for_pauses();
+        judged.provoke(Act::Html(500), 1);
+        assert!(judged.state(if last { "open" } else { "closed" }));
+    }
+}
+
+#[test]
+fn slow_responses_open_the_breaker_if_they_are_counted() {
+    let slow = "minimum = 3, open = \"100ms\", probes = 1, slow = { after = \"100ms\", part = 0.6 }";
+    let judged = Judged::start(slow);
+    let wait = |millis| {
+        judged.0.sandbox.clear_faults();
+        judged.0.sandbox.fault(Fault::everywhere(Act::Pass).wait(Duration::from_millis(millis)));
+    };
+    let send = || judged.0.send(get("/odd").by("odd")).outcome().to_owned();
+    wait(0);
+    send();
+    wait(300);
+    assert_eq!([send(), send()], ["rejected", "rejected"]);
+    assert!(!judged.state("closed"));
+    until("a slow probe opens it again", || {
+        send();
+        sum(&judged.0.admin("/metrics").text(), "breaker_transitions_total", &[("state", "open")]) >= 2.0
+    });
+    wait(0);
+    until("a quick one closes it", || send() == "rejected" && judged.state("closed"));
 }

@@ -616,8 +616,7 @@ fn a_failing_fastrac_opens_the_breaker() {
         assert!(failures < 20, "the breaker never opens");
     }
     let before = gateway.received().len();
-    let refused = refusal(503, "upstream.breaker", "breaker_open")
-        .check_both_forms(&gateway, &post("/tariff/express", bodies::TARIFF).by("shop2"));
+    let refused = refusal(503, "upstream.breaker", "breaker_open").check_both_forms(&gateway, &request);
     let after: u64 = refused.header("retry-after").and_then(|after| after.parse().ok()).expect("seconds");
     assert!((50..=60).contains(&after), "{after}");
     assert_eq!(gateway.received().len(), before);

@@ -1,6 +1,7 @@
 //! `/readyz` fails if the gateway cannot serve requests; other faults only appear in `degraded`.
 
 use super::*;
+use crate::config::Class;
 
 #[tokio::test]
 async fn is_ready_once_a_key_pair_is_in_hand() {
@@ -49,12 +50,13 @@ async fn a_revoked_pair_only_degrades() {
 #[tokio::test]
 async fn a_failing_fastrac_only_degrades_until_it_answers() {
     let stage = TestAdmin::usual().await;
-    let breaker = stage.gateway.current.load().accounts[0].breaker.clone();
+    let breakers = stage.gateway.current.load().accounts[0].breakers.clone();
+    let breaker = breakers.of(Class::Order);
     breaker.admit(true).unwrap().failure();
     breaker.admit(true).unwrap().failure();
     let reply = stage.ask(TestRequest::get("/readyz")).await;
     assert_eq!(reply.status, 200);
-    let degraded = serde_json::json!(["accounts.main: the last 2 requests to Fastrac failed"]);
+    let degraded = serde_json::json!(["accounts.main: the last 2 requests to Fastrac failed (class order)"]);
     assert_eq!(reply.json()["degraded"], degraded);
     let metrics = stage.ask(TestRequest::get("/metrics")).await.body;
     assert!(metrics.contains("fastrac_gateway_degraded{reason=\"upstream_failing\"} 1\n"), "{metrics}");
@@ -65,7 +67,20 @@ async fn a_failing_fastrac_only_degrades_until_it_answers() {
     }
     let said = stage.ask(TestRequest::get("/readyz")).await.json();
     assert_eq!(said["ready"], true);
-    assert_eq!(said["degraded"][0], "accounts.main: circuit breaker open: Fastrac is failing; requests are refused");
+    let open = "accounts.main: circuit breaker open: Fastrac is failing; requests are refused (class order)";
+    assert_eq!(said["degraded"][0], open);
+    let main = &stage.get("/status").await.json()["accounts"]["main"];
+    assert_eq!((&main["breaker"], &main["breakers"]["lookup"]["state"]), (&"open".into(), &"closed".into()));
+    assert_eq!(main["breakers"]["order"]["failing"], main["failing"]);
+    assert!(main["breakers"]["order"]["open_seconds"].as_f64().is_some_and(|left| left > 0.0 && left <= 5.0), "{main}");
+    let metrics = stage.ask(TestRequest::get("/metrics")).await.body;
+    for (series, value) in [
+        ("state{account=\"main\",class=\"order\",state=\"open\"}", 1),
+        ("state{account=\"main\",class=\"lookup\",state=\"open\"}", 0),
+        ("transitions_total{account=\"main\",class=\"order\",state=\"open\"}", 1),
+    ] {
+        assert!(metrics.contains(&format!("fastrac_gateway_breaker_{series} {value}\n")), "{series}: {metrics}");
+    }
 }
 
 #[tokio::test]

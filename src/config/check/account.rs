@@ -9,7 +9,7 @@ use super::{
 };
 use crate::config::{
     AccountConfig, AuthStyle, BreakerConfig, BudgetConfig, Class, Endpoint, KeySource, MessagesConfig, OperationConfig,
-    Proxy, Rate, RotationConfig, SealedCopyConfig,
+    Proxy, Rate, RotationConfig, SealedCopyConfig, SlowCallsConfig,
     file::{self, AuthSetting, BaseUrl, KeySourceName, Name, Parsed, PositiveInteger},
 };
 
@@ -75,6 +75,7 @@ fn check_account(
             failures: breaker.failures.0,
             open: breaker.open.0.0,
             probes: u32::try_from(breaker.probes.0).unwrap_or(u32::MAX),
+            slow: breaker.slow.as_ref().map(|slow| SlowCallsConfig { after: slow.after.0.0, part: slow.part.0 }),
         },
         messages: MessagesConfig {
             not_found: texts(&written.messages.not_found),

@@ -47,7 +47,7 @@ pub struct AccountTable {
     pub budget: BudgetTable,
     /// IANA time zone in which a new day starts.
     pub day_zone: Parsed<jiff::tz::TimeZone>,
-    /// When the circuit breaker opens and closes.
+    /// When the circuit breakers open and close: there is one for each class.
     pub breaker: BreakerTable,
     /// What `success:false` with these messages means, whatever the status: the whole message is compared, trimmed, ignoring
     /// case.
@@ -202,6 +202,9 @@ pub struct BreakerTable {
     pub open: BoundedDuration<100, HOUR>,
     /// Number of probe requests while half-open.
     pub probes: PositiveInteger<1000>,
+    /// Counts slow calls too; absent: only failures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow: Option<SlowCallsTable>,
 }
 
 impl Default for BreakerTable {
@@ -212,7 +215,24 @@ impl Default for BreakerTable {
             failures: Fraction(0.5),
             open: BoundedDuration::millis(5 * SECOND),
             probes: PositiveInteger(3),
+            slow: None,
         }
+    }
+}
+
+/// `accounts.NAME.breaker.slow`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SlowCallsTable {
+    /// A response that takes longer is slow.
+    pub after: BoundedDuration<1, HOUR>,
+    /// Fraction of calls that are slow or fail which opens the breaker.
+    pub part: Fraction<false>,
+}
+
+impl Default for SlowCallsTable {
+    fn default() -> Self {
+        Self { after: BoundedDuration::millis(10 * SECOND), part: Fraction(0.5) }
     }
 }
 

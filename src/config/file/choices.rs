@@ -120,6 +120,7 @@ pub enum Api {
     JsonSchema,
     strum::EnumString,
     strum::IntoStaticStr,
+    strum::VariantArray,
     strum::VariantNames,
 )]
 #[serde(rename_all = "snake_case")]

@@ -29,6 +29,16 @@ pub struct KeyInfo<'a> {
     pub loaded: SystemTime,
 }
 
+/// A state of a breaker.
+#[derive(Clone, Copy, Debug)]
+pub struct BreakerStateInfo {
+    pub state: &'static str,
+    /// Whether the breaker is in it.
+    pub current: bool,
+    /// How often it has entered it.
+    pub entered: u64,
+}
+
 impl Metrics {
     /// Begins a scrape: empties the gauges that are set for each scrape. Waits for another scrape to
     /// end.
@@ -134,11 +144,16 @@ impl Scrape<'_> {
         }
     }
 
-    /// Each state of an account's breaker, and whether it is the current one.
-    pub fn breaker(&self, account: &str, states: impl IntoIterator<Item = (&'static str, bool)>) {
-        for (state, current) in states {
-            let value = f64::from(u8::from(current));
-            self.metrics.families.breaker_state.with_label_values(&[account, state]).set(value);
+    /// The states of the breaker of one class of an account.
+    pub fn breaker(&self, account: &str, class: &'static str, states: impl IntoIterator<Item = BreakerStateInfo>) {
+        let families = &self.metrics.families;
+        for BreakerStateInfo { state, current, entered } in states {
+            let labels = [account, class, state];
+            families.breaker_state.with_label_values(&labels).set(f64::from(u8::from(current)));
+            if entered > 0 {
+                let counter = families.breaker_transitions.with_label_values(&labels);
+                counter.inc_by(entered.saturating_sub(counter.get()));
+            }
         }
     }
 

@@ -43,7 +43,8 @@ fn set(scrape: &Scrape<'_>) {
     scrape.memory(4096, 1 << 20);
     scrape.key("main", KeyInfo { version: "ab12", state: "current", loaded: UNIX_EPOCH + Duration::from_millis(1500) });
     scrape.key_source("main", true, Some(UNIX_EPOCH));
-    scrape.breaker("main", [("closed", false), ("half_open", true), ("open", false)]);
+    let state = |state, current| BreakerStateInfo { state, current, entered: u64::from(current) };
+    scrape.breaker("main", "order", [state("closed", false), state("half_open", true), state("open", false)]);
     scrape.orders_unknown("main", 1);
     scrape.config("abcd", true, UNIX_EPOCH);
     scrape.certificate("data", UNIX_EPOCH + Duration::from_secs(1));
@@ -61,7 +62,7 @@ const FAMILIES: &[&str] = &[
     "upstream_connections", "quota_limit", "quota_used", "budget_limit", "budget_used", "budget_waiting", "budget_learned_limit",
     "cache_requests_total", "cache_entries", "cache_bytes", "buffered_bytes", "buffered_bytes_limit", "upstream_calls_saved_total", "key_info",
     "key_loaded_timestamp_seconds", "key_events_total", "key_source_up", "key_source_last_success_timestamp_seconds",
-    "breaker_state", "retries_total", "orders_unknown", "log_records_total", "log_bodies_dropped_total", "program_log_lines_dropped_total", "config_info",
+    "breaker_state", "breaker_transitions_total", "retries_total", "orders_unknown", "log_records_total", "log_bodies_dropped_total", "program_log_lines_dropped_total", "config_info",
     "config_last_reload_successful", "config_last_reload_success_timestamp_seconds",
     "certificate_expiry_timestamp_seconds", "build_info", "degraded", "credential_last_used_timestamp_seconds", "series_overflow_total", "tls_handshakes_total", "admin_requests_total",
 ];
@@ -82,8 +83,8 @@ fn every_family_of_the_contract_has_its_name() {
     expected.sort();
     assert_eq!(families(&text), expected);
     assert!(text.contains("process_resident_memory_bytes"));
-    assert!(text.contains(r#"breaker_state{account="main",state="half_open"} 1"#), "{text}");
-    assert!(text.contains(r#"breaker_state{account="main",state="open"} 0"#));
+    assert!(text.contains(r#"breaker_state{account="main",class="order",state="half_open"} 1"#), "{text}");
+    assert!(text.contains(r#"breaker_state{account="main",class="order",state="open"} 0"#));
     assert!(text.contains(r#"key_loaded_timestamp_seconds{account="main",version="ab12"} 1.5"#));
 }
 

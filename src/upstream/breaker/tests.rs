@@ -6,13 +6,12 @@ use tokio::time::advance;
 use super::*;
 
 fn breaker(minimum: u32, failures: f64, probes: u32) -> Breaker {
-    Breaker::new(&config::BreakerConfig {
-        window: Duration::from_secs(10),
-        minimum,
-        failures,
-        open: Duration::from_secs(5),
-        probes,
-    })
+    with_slow(minimum, failures, probes, None)
+}
+
+fn with_slow(minimum: u32, failures: f64, probes: u32, slow: Option<config::SlowCallsConfig>) -> Breaker {
+    let (window, open) = (Duration::from_secs(10), Duration::from_secs(5));
+    Breaker::new("main", Class::Order, &config::BreakerConfig { window, minimum, failures, open, probes, slow })
 }
 
 fn feed(breaker: &Breaker, good: u32, bad: u32) {
@@ -31,7 +30,7 @@ async fn opens_at_the_fraction_of_failures_and_not_below_the_minimum() {
     assert_eq!(few.state(), State::Closed);
     few.admit(true).unwrap().failure();
     assert_eq!(few.state(), State::Open);
-    assert_eq!(few.admit(true).unwrap_err().retry_after, Duration::from_secs(5));
+    assert_eq!(few.admit(true).unwrap_err().retry_after(), Duration::from_secs(5));
 
     let enough = breaker(20, 0.5, 3);
     feed(&enough, 20, 19);
@@ -57,7 +56,7 @@ async fn opens_then_sends_probes_then_closes() {
     let breaker = breaker(1, 0.5, 3);
     feed(&breaker, 0, 1);
     advance(Duration::from_millis(4001)).await;
-    assert_eq!(breaker.admit(true).unwrap_err().retry_after, Duration::from_secs(1));
+    assert_eq!(breaker.admit(true).unwrap_err().retry_after(), Duration::from_secs(1));
     advance(Duration::from_millis(999)).await;
     assert_eq!(breaker.state(), State::HalfOpen);
     let probes: Vec<_> = (0..3).map(|_| breaker.admit(true).unwrap()).collect();
@@ -77,7 +76,7 @@ async fn a_failed_probe_opens_it_again_for_the_whole_time() {
     advance(Duration::from_secs(5)).await;
     let (first, late) = (breaker.admit(true).unwrap(), breaker.admit(true).unwrap());
     first.failure();
-    assert_eq!(breaker.admit(true).unwrap_err().retry_after, Duration::from_secs(5));
+    assert_eq!(breaker.admit(true).unwrap_err().retry_after(), Duration::from_secs(5));
     // A report of an earlier epoch counts for nothing.
     late.success();
     assert_eq!(breaker.state(), State::Open);
@@ -153,4 +152,90 @@ async fn impatient_callers_leave_a_probe_to_others() {
         probe.success();
     }
     assert_eq!(breaker.state(), State::Closed, "three successes, whatever others do meanwhile");
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_responses_open_it_as_failures_do_if_they_are_counted() {
+    let slow = config::SlowCallsConfig { after: Duration::from_secs(2), part: 0.5 };
+    let healthy = |breaker: &Breaker, millis, times| {
+        for _ in 0..times {
+            breaker.admit(true).unwrap().report(Evidence::Healthy, Duration::from_millis(millis));
+        }
+    };
+    let uncounted = breaker(4, 0.5, 1);
+    healthy(&uncounted, 60_000, 20);
+    assert_eq!(uncounted.state(), State::Closed);
+
+    let counted = with_slow(8, 0.5, 1, Some(slow));
+    healthy(&counted, 2000, 5);
+    healthy(&counted, 2001, 4);
+    assert_eq!(counted.state(), State::Closed, "4 of 9");
+    healthy(&counted, 2001, 1);
+    assert_eq!(counted.state(), State::Open, "5 of 10");
+    advance(Duration::from_secs(5)).await;
+    healthy(&counted, 2001, 1);
+    assert_eq!(counted.state(), State::Open, "a slow probe");
+    advance(Duration::from_secs(5)).await;
+    healthy(&counted, 2000, 1);
+    assert_eq!(counted.state(), State::Closed);
+
+    let mixed = with_slow(8, 0.5, 1, Some(slow));
+    healthy(&mixed, 1, 4);
+    healthy(&mixed, 3000, 2);
+    feed(&mixed, 0, 2);
+    assert_eq!(mixed.state(), State::Open, "half of the calls are slow or fail");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_says_nothing_neither_dilutes_failures_nor_closes_it() {
+    let breaker = breaker(4, 0.5, 1);
+    let nothing = |times| {
+        for _ in 0..times {
+            breaker.admit(true).unwrap().report(Evidence::Nothing, Duration::ZERO);
+        }
+    };
+    nothing(100);
+    feed(&breaker, 0, 3);
+    nothing(100);
+    assert_eq!(breaker.state(), State::Closed);
+    feed(&breaker, 0, 1);
+    assert_eq!(breaker.state(), State::Open);
+    advance(Duration::from_secs(5)).await;
+    nothing(100);
+    assert_eq!(breaker.state(), State::HalfOpen);
+    feed(&breaker, 1, 0);
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_says_when_it_will_be_tried_again() {
+    let breaker = breaker(1, 0.5, 1);
+    feed(&breaker, 0, 1);
+    advance(Duration::from_millis(1200)).await;
+    let open = breaker.check(true).unwrap_err();
+    assert_eq!((open, breaker.open_for()), (breaker.admit(true).unwrap_err(), Duration::from_millis(3800)));
+    assert_eq!(open.to_string(), "Circuit breaker open: Fastrac is failing (order requests); try again in 4 s");
+    advance(open.retry_after()).await;
+    let probe = breaker.admit(true).expect("a caller that waits this long is not too early");
+    let probing = breaker.check(true).unwrap_err();
+    assert_eq!((probing.retry_after(), breaker.open_for()), (Duration::from_secs(1), Duration::ZERO));
+    assert!(probing.to_string().starts_with("Circuit breaker half-open: "), "{probing}");
+    probe.success();
+    breaker.check(true).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_of_state_are_counted_once() {
+    let breaker = breaker(1, 0.5, 2);
+    let counts = || State::VARIANTS.iter().map(|state| breaker.transitions(*state)).collect::<Vec<_>>();
+    assert_eq!(counts(), [0, 0, 0]);
+    for round in 1..4 {
+        feed(&breaker, 0, 1);
+        assert_eq!(counts(), [round - 1, round - 1, round]);
+        advance(Duration::from_secs(5)).await;
+        // Whoever sees it first: a request, or somebody who looks at its state.
+        (0..3).for_each(|_| assert_eq!(breaker.state(), State::HalfOpen));
+        feed(&breaker, 2, 0);
+        assert_eq!(counts(), [round, round, round]);
+    }
 }

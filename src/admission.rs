@@ -19,6 +19,7 @@ mod header;
 mod in_flight;
 mod learned;
 mod lease;
+mod lease_line;
 mod outlook;
 mod overridden;
 mod queue;
@@ -34,10 +35,10 @@ pub use self::{
     budget::{Budget, BudgetLimit, BudgetMember, BudgetRequest, BudgetUsage, NotSpent, OverBudget, Spent},
     calendar_day::{CalendarDay, LocalTime},
     claim::Claim,
-    day::{CounterContext, DayCount, DayCounter, Unrecorded},
+    day::{DayCount, DayCounter, Unrecorded},
     header::WindowLimit,
     in_flight::{InFlightLimit, InFlightPermit},
-    lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level, RestoredDay},
+    lease::{CounterContext, CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level, RestoredDay},
     outlook::{DayProgress, DayUse, UseHistory, WARNINGS},
     overridden::{OverrideNotice, QuotaOverride},
     quota::{Exceeded, Quota},

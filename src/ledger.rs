@@ -34,7 +34,7 @@ use self::{
     writer::{LedgerHealth, LedgerJob, LedgerWriter},
 };
 use crate::{
-    admission::{CounterId, DayCount, DayLedger, LeaseRequest, RestoredDay},
+    admission::{CounterId, DayCount, DayLedger, LeaseRequest, Level, RestoredDay},
     store::{Store, StoreError},
 };
 
@@ -121,6 +121,10 @@ impl DayLedger for Ledger {
     fn request(&self, request: LeaseRequest) {
         // A closed ledger grants nothing.
         let _ = self.jobs.send(LedgerJob::Request(request));
+    }
+
+    fn is_failing(&self, level: Level) -> bool {
+        self.health.is_failing(level)
     }
 }
 

@@ -16,9 +16,10 @@ use tokio::time::Instant;
 use super::{
     calendar_day::LocalTime,
     claim::{Claim, ClaimedDay},
-    day::{CounterContext, DayCounter, Unrecorded},
+    day::{DayCounter, Unrecorded},
     day_share::DayRefused,
     header::WindowLimit,
+    lease::CounterContext,
     outlook::DayUse,
     queue::{Exhausted, GATEWAY, Limits, Permit, PermitRequest, QueueUsage, WaitQueue},
     usage::{LimitWindow, UsageByWindow, WindowUsage},
@@ -258,7 +259,7 @@ impl Spent {
     }
 
     /// Records the units of both days, so that a restart counts them; to be called before anything is sent. Waits for the
-    /// ledger, at most until `until` and about a second. Cancel safe.
+    /// ledger, at most until `until`. Cancel safe.
     ///
     /// # Errors
     /// [`Unrecorded`]: nothing may be sent.

@@ -37,8 +37,7 @@ pub(super) enum ClaimedDay {
 
 impl Claim {
     /// Records the units of the day, so that a restart counts them; to be called before the request is sent. What is dropped
-    /// afterwards goes back all the same. Waits for the ledger, at most until `until` and not longer than a second. Cancel
-    /// safe.
+    /// afterwards goes back all the same. Waits for the ledger, at most until `until`. Cancel safe.
     ///
     /// # Errors
     /// [`Unrecorded`]; everything is still claimed.

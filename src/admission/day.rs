@@ -7,8 +7,12 @@
 //! What always holds: never more than the limit is reserved in a day. Each date has a row of its own, and the clock decides
 //! at each call which one is current: a clock that jumps ahead and back finds the count again. A change of the zone keeps
 //! the count. A mark is at most 0.25 % of the limit above what is recorded, and no unit is recorded above it. A take is one lock, never
-//! held across an await. The counter does not know who reserves, nor where its marks are kept. It fails with
-//! [`DayShortage`] and [`Unrecorded`].
+//! held across an await. Who needs units that are not granted yet waits in a line, as long as the ledger answers; while it
+//! fails or does not answer, they are refused at once. The counter does not know who reserves, nor where its marks are kept.
+//! It fails with [`DayShortage`] and [`Unrecorded`].
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::poll_fn,
@@ -25,12 +29,13 @@ use super::{
     calendar_day::{CalendarDay, LocalTime},
     day_row::{DayRow, DayRows},
     day_share::DayView,
-    lease::{CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level},
+    lease::{CounterContext, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level},
+    lease_line::{LeaseLines, LinePlace},
     outlook::DayUse,
     wall_clock::WallClock,
 };
 
-/// How long a take waits for the ledger. One that has not answered for so long is stalled, and nothing waits for it.
+/// A ledger that has not answered for so long is stalled, and nothing waits for it.
 const LEDGER_WAIT: Duration = Duration::from_secs(1);
 
 /// Units used today, and how many may be.
@@ -38,22 +43,6 @@ const LEDGER_WAIT: Duration = Duration::from_secs(1);
 pub struct DayCounter {
     context: CounterContext,
     state: Mutex<CounterState>,
-}
-
-/// What a counter is created with.
-#[derive(Clone, Debug)]
-pub struct CounterContext {
-    pub id: CounterId,
-    pub clock: WallClock,
-    /// `None`: the counts end with the process.
-    pub ledger: Option<Arc<dyn DayLedger>>,
-}
-
-/// Counts that end with the process.
-impl From<WallClock> for CounterContext {
-    fn from(clock: WallClock) -> Self {
-        CounterContext { id: CounterId::Service("".into()), clock, ledger: None }
-    }
 }
 
 #[derive(Debug)]
@@ -64,8 +53,9 @@ struct CounterState {
     rows: DayRows,
     /// Number of the last value requested of the ledger.
     requests: u64,
-    /// Of those that wait for a grant.
+    /// Woken by any grant.
     wakers: Vec<Waker>,
+    lines: LeaseLines,
     /// No units are reserved or recorded any more: the process ends.
     closed: bool,
 }
@@ -86,6 +76,8 @@ pub(super) enum DayShortage {
     Exhausted,
     /// They are left, but the ledger has not granted them yet. Helps: [`DayCounter::wake_when_granted`], then another try.
     NotLeased,
+    /// They are left, but the ledger grants nothing at present: it fails, or does not answer.
+    Stalled,
 }
 
 /// The ledger has not granted the units in time.
@@ -106,7 +98,15 @@ impl DayCounter {
         let context = context.into();
         let restored = context.ledger.as_ref().map(|ledger| ledger.restore(&context.id));
         let rows = DayRows::new(restored, context.clock.millis(), zone);
-        let state = CounterState { limit, zone: zone.clone(), rows, requests: 0, wakers: Vec::new(), closed: false };
+        let state = CounterState {
+            limit,
+            zone: zone.clone(),
+            rows,
+            requests: 0,
+            wakers: Vec::new(),
+            lines: LeaseLines::default(),
+            closed: false,
+        };
         let counter = Arc::new(Self { context, state: Mutex::new(state) });
         counter.change(|_| {});
         counter
@@ -152,9 +152,11 @@ impl DayCounter {
                 return Err(DayShortage::Exhausted);
             }
             row.changed = true;
-            if closed || limit.is_some() && !row.covers(needed, LEDGER_WAIT) {
-                row.needs_lease = needed;
-                return Err(DayShortage::NotLeased);
+            if closed {
+                return Err(DayShortage::Stalled);
+            }
+            if limit.is_some() {
+                self.check_lease(row, needed)?;
             }
             row.reserved += needed;
             row.is_active = true;
@@ -163,10 +165,29 @@ impl DayCounter {
         Ok(DayReservation { counter: self.clone(), row, date, units, recorded: false })
     }
 
-    /// The same, but waits for the ledger, at most until `until` and not longer than a second.
+    /// Checks that the ledger lets `units` more be reserved. Not if they could not be recorded for now.
+    fn check_lease(&self, row: &mut DayRow, units: u64) -> Result<(), DayShortage> {
+        let needed = row.used() + units;
+        if needed > row.lease.units {
+            row.needs_lease = units;
+            return Err(if self.is_stalled(row, Level::Lease) { DayShortage::Stalled } else { DayShortage::NotLeased });
+        }
+        if needed > row.mark.units && self.is_stalled(row, Level::Mark) {
+            return Err(DayShortage::Stalled);
+        }
+        Ok(())
+    }
+
+    /// Whether the ledger grants nothing of a level at present.
+    fn is_stalled(&self, row: &DayRow, level: Level) -> bool {
+        let ledger = self.context.ledger.as_ref();
+        row.level(level).is_stalled(LEDGER_WAIT) || ledger.is_some_and(|ledger| ledger.is_failing(level))
+    }
+
+    /// Reserves units as [`Self::reserve`] does, but waits for the ledger, at most until `until`.
     ///
     /// # Errors
-    /// [`DayShortage::NotLeased`] if the ledger has not granted the units by then.
+    /// [`DayShortage`]; [`DayShortage::NotLeased`] if the ledger has not granted the units by then.
     pub(super) async fn reserve_by(
         self: &Arc<Self>,
         units: u32,
@@ -177,25 +198,38 @@ impl DayCounter {
             decided => return decided,
         }
         // On the heap: it is rare.
-        let wait = Box::pin(self.wait(until, || match self.reserve(units) {
+        let wait = Box::pin(self.wait(Level::Lease, until, || match self.reserve(units) {
             Err(DayShortage::NotLeased) => None,
             decided => Some(decided),
         }));
         wait.await.unwrap_or(Err(DayShortage::NotLeased))
     }
 
-    /// Tries until it succeeds, each time that the ledger has granted something. `None`: it did not in time.
-    async fn wait<T>(&self, until: Instant, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
-        if self.state.lock().rows.all().any(|row| row.is_stalled(LEDGER_WAIT)) {
-            return None;
+    /// Tries until it is decided: when those that came before have left, and after each grant. `None`: not in time.
+    async fn wait<T>(
+        self: &Arc<Self>,
+        level: Level,
+        until: Instant,
+        mut attempt: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        let waiter = LeaseWaiter { counter: self, place: self.state.lock().lines.enter(level) };
+        let mut is_overdue = false;
+        loop {
+            let tried = poll_fn(|context| {
+                // First, so that no grant is missed.
+                if waiter.is_first(context.waker()) || is_overdue {
+                    attempt().map_or(Poll::Pending, Poll::Ready)
+                } else {
+                    Poll::Pending
+                }
+            });
+            // From time to time nobody has to be first, so that each finds out when the ledger has stalled.
+            match timeout_at(until.min(Instant::now() + LEDGER_WAIT), tried).await {
+                Ok(decided) => return Some(decided),
+                Err(_) if Instant::now() >= until => return None,
+                Err(_) => is_overdue = true,
+            }
         }
-        let until = until.min(Instant::now() + LEDGER_WAIT);
-        let granted = poll_fn(|context| {
-            // First, so that no grant is missed.
-            self.wake_when_granted(context.waker());
-            attempt().map_or(Poll::Pending, Poll::Ready)
-        });
-        timeout_at(until, granted).await.ok()
     }
 
     /// Wakes once when the ledger has granted something; it may wake for nothing. To be called before another
@@ -318,14 +352,33 @@ impl CounterState {
 
 impl LeaseHolder for DayCounter {
     fn granted(&self, grant: Grant) {
-        let wakers = {
+        let (wakers, first) = {
             let mut state = self.state.lock();
             if let Some(row) = state.rows.all_mut().find(|row| row.day.date == grant.date) {
                 row.level_mut(grant.level).granted(grant.target);
             }
-            std::mem::take(&mut state.wakers)
+            (std::mem::take(&mut state.wakers), state.lines.first(grant.level))
         };
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_iter().chain(first).for_each(Waker::wake);
+    }
+}
+
+/// A place in a line of the counter; left when dropped.
+struct LeaseWaiter<'a> {
+    counter: &'a DayCounter,
+    place: LinePlace,
+}
+
+impl LeaseWaiter<'_> {
+    fn is_first(&self, waker: &Waker) -> bool {
+        self.counter.state.lock().lines.is_first(self.place, waker)
+    }
+}
+
+impl Drop for LeaseWaiter<'_> {
+    fn drop(&mut self) {
+        let next = self.counter.state.lock().lines.leave(self.place);
+        next.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -348,39 +401,48 @@ impl DayReservation {
     }
 
     /// Records the units, so that a restart counts them; needed before they are sent. Waits for the ledger, at most until
-    /// `until` and not longer than a second. Cancel safe.
+    /// `until`. Cancel safe.
     ///
     /// # Errors
     /// [`Unrecorded`]; the units are still reserved.
     pub(super) async fn record(&mut self, until: Instant) -> Result<(), Unrecorded> {
-        if self.try_record() {
-            return Ok(());
+        if let Some(decided) = self.try_record(false) {
+            return decided;
         }
         let counter = self.counter.clone();
         // On the heap: it is rare.
-        let wait = Box::pin(counter.wait(until, || self.try_record().then_some(())));
-        wait.await.ok_or(Unrecorded)
+        let wait = Box::pin(counter.wait(Level::Mark, until, || self.try_record(true)));
+        wait.await.unwrap_or(Err(Unrecorded))
     }
 
-    fn try_record(&mut self) -> bool {
+    /// Records the units if the mark covers them; `None`: not yet. `in_line`: it is its turn.
+    fn try_record(&mut self, in_line: bool) -> Option<Result<(), Unrecorded>> {
         // A second attempt, or another connection, records the same units.
         if self.recorded {
-            return true;
+            return Some(Ok(()));
         }
         let units = u64::from(self.units);
-        self.recorded = self.counter.change(|state| {
+        let decided = self.counter.change(|state| {
             let (limited, closed) = (state.limit.is_some(), state.closed);
-            let Some(row) = state.rows.numbered(self.row) else { return true };
+            let waits = limited && !in_line && !state.lines.is_empty(Level::Mark);
+            let Some(row) = state.rows.numbered(self.row) else { return Some(Ok(())) };
             row.changed = true;
-            if closed || limited && row.recorded + units > row.mark.units {
+            if closed {
+                return Some(Err(Unrecorded));
+            }
+            if limited && row.recorded + units > row.mark.units {
                 row.needs_mark = units;
-                return false;
+                return self.counter.is_stalled(row, Level::Mark).then_some(Err(Unrecorded));
+            }
+            if waits {
+                return None;
             }
             row.reserved -= units;
             row.recorded += units;
-            true
+            Some(Ok(()))
         });
-        self.recorded
+        self.recorded = decided == Some(Ok(()));
+        decided
     }
 
     /// Counts the units as used.

@@ -4,8 +4,6 @@
 //! can be given back; a change of zone or a restart leaves at least the count of every row whose day is still going on.
 //! The rows know neither clocks nor who uses them. Never fails.
 
-use std::time::Duration;
-
 use jiff::tz::TimeZone;
 
 use super::{
@@ -188,7 +186,7 @@ impl DayRow {
         }
     }
 
-    fn level(&self, level: Level) -> &Granted {
+    pub(super) fn level(&self, level: Level) -> &Granted {
         match level {
             Level::Lease => &self.lease,
             Level::Mark => &self.mark,
@@ -232,17 +230,5 @@ impl DayRow {
     /// Whether a request to the ledger is not answered yet.
     pub(super) fn is_waiting(&self) -> bool {
         self.lease.is_asked() || self.mark.is_asked()
-    }
-
-    /// Whether the ledger has not answered a request for longer than `patience`.
-    pub(super) fn is_stalled(&self, patience: Duration) -> bool {
-        self.lease.is_stalled(patience) || self.mark.is_stalled(patience)
-    }
-
-    /// Whether `units` more may be reserved as far as the ledger is concerned. Not if it is stalled and has not granted that
-    /// they are sent.
-    pub(super) fn covers(&self, units: u64, patience: Duration) -> bool {
-        let used = self.used() + units;
-        used <= self.lease.units && (used <= self.mark.units || !self.mark.is_stalled(patience))
     }
 }

@@ -12,7 +12,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::calendar_day::CalendarDay;
+use super::{calendar_day::CalendarDay, wall_clock::WallClock};
 
 /// Whose units are counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +42,22 @@ impl CounterId {
     }
 }
 
+/// What a counter is created with.
+#[derive(Clone, Debug)]
+pub struct CounterContext {
+    pub id: CounterId,
+    pub clock: WallClock,
+    /// `None`: the counts end with the process.
+    pub ledger: Option<Arc<dyn DayLedger>>,
+}
+
+/// Counts that end with the process.
+impl From<WallClock> for CounterContext {
+    fn from(clock: WallClock) -> Self {
+        CounterContext { id: CounterId::Service("".into()), clock, ledger: None }
+    }
+}
+
 /// Keeps the marks of day counters.
 pub trait DayLedger: fmt::Debug + Send + Sync {
     /// The days of a counter as they are recorded.
@@ -51,6 +67,9 @@ pub trait DayLedger: fmt::Debug + Send + Sync {
     /// and the answers, [`LeaseHolder::granted`], must come later, on another thread. A request replaces the one before for
     /// the same day. What fails is repeated.
     fn request(&self, request: LeaseRequest);
+
+    /// Whether grants of this level fail at present. It becomes false by itself, without a new request.
+    fn is_failing(&self, level: Level) -> bool;
 }
 
 /// A counter, as its ledger sees it.
@@ -135,12 +154,14 @@ impl Granted {
         self.asked = Some(self.asked.unwrap_or_else(Instant::now));
     }
 
-    /// Takes the answer to the last request; answers to earlier ones are void.
+    /// Takes the answer to the last request; answers to earlier ones are void, but the ledger has not stalled.
     pub(super) fn granted(&mut self, granted: LeaseTarget) {
         if granted.number == self.target.number {
             self.units = granted.units;
             self.target.units = granted.units;
             self.asked = None;
+        } else if self.asked.is_some() {
+            self.asked = Some(Instant::now());
         }
     }
 
@@ -149,8 +170,8 @@ impl Granted {
         self.asked.is_some()
     }
 
-    /// Whether the ledger has not answered for longer than `patience`.
+    /// Whether the ledger has not answered for `patience`.
     pub(super) fn is_stalled(&self, patience: Duration) -> bool {
-        self.asked.is_some_and(|since| since.elapsed() > patience)
+        self.asked.is_some_and(|since| since.elapsed() >= patience)
     }
 }

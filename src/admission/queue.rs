@@ -158,6 +158,7 @@ impl AccountDays<'_> {
         reserved.map_err(|shortage| match shortage {
             DayShortage::Exhausted => exhausted,
             DayShortage::NotLeased => DayShort::NotLeased,
+            DayShortage::Stalled => DayShort::Stalled,
         })
     }
 }

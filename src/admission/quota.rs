@@ -25,8 +25,9 @@ use super::{
     bucket::TokenBucket,
     calendar_day::LocalTime,
     claim::{Claim, ClaimedDay},
-    day::{CounterContext, DayCounter, DayShortage, Unrecorded},
+    day::{DayCounter, DayShortage, Unrecorded},
     header,
+    lease::CounterContext,
     outlook::DayUse,
     overridden::{OverrideNotice, QuotaOverride},
     tokens::InsufficientTokens,
@@ -195,14 +196,14 @@ impl Quota {
         Ok(())
     }
 
-    /// Takes one request of today into the claim. Waits for the ledger, at most until `until` and not longer than a second.
+    /// Takes one request of today into the claim. Waits for the ledger, at most until `until`.
     ///
     /// # Errors
     /// [`Exceeded`] when none is left.
     pub async fn claim_day(&self, claim: &mut Claim, until: Instant) -> Result<(), Exceeded> {
         let limits = Guard::into_inner(self.limits());
         claim.day = ClaimedDay::Taken(self.day.reserve_by(1, until).await.map_err(|shortage| match shortage {
-            DayShortage::NotLeased => Exceeded::Unrecorded(Unrecorded),
+            DayShortage::NotLeased | DayShortage::Stalled => Exceeded::Unrecorded(Unrecorded),
             DayShortage::Exhausted => self.day_exceeded(),
         })?);
         if !limits.enforce && limits.day.is_some_and(|limit| self.day.today().used > limit) {

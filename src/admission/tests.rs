@@ -189,7 +189,7 @@ mod day {
                             assert!(used <= limit);
                             if keep { reserved.keep() } else { held.push((day, units, reserved)) }
                         }
-                        Err(DayShortage::NotLeased) => panic!("there is no ledger"),
+                        Err(DayShortage::NotLeased | DayShortage::Stalled) => panic!("there is no ledger"),
                         Err(DayShortage::Exhausted) => assert!(used + u64::from(units) > limit),
                     }
                     if drop_at < held.len() {

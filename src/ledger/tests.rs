@@ -30,7 +30,9 @@ use super::{
     stored_lease::{LeaseRow, StoredLease},
 };
 use crate::{
-    admission::{Claim, CounterContext, CounterId, DayLedger, Exceeded, LeaseRequest, Quota, RestoredDay, WallClock},
+    admission::{
+        Claim, CounterContext, CounterId, DayLedger, Exceeded, LeaseRequest, Level, Quota, RestoredDay, WallClock,
+    },
     config::QuotaConfig,
     store::{StoredRow as _, WriteBatch},
 };
@@ -57,6 +59,10 @@ impl DayLedger for QueuedLedger {
 
     fn request(&self, request: LeaseRequest) {
         self.requests.lock().push_back(request);
+    }
+
+    fn is_failing(&self, _: Level) -> bool {
+        false
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     time::{Duration, Instant},
@@ -19,7 +20,7 @@ use super::{
     marks_file::MarksFile,
 };
 use crate::{
-    admission::{CounterId, DayCount, LeaseRequest},
+    admission::{CounterId, DayCount, LeaseRequest, Level},
     backoff::Backoff,
     store::Store,
 };
@@ -45,21 +46,53 @@ pub(super) enum LedgerJob {
 /// How the writes go, readable by other threads.
 #[derive(Debug, Default)]
 pub(super) struct LedgerHealth {
-    /// Since when a write to the file is in progress or fails.
-    file: Mutex<Option<Instant>>,
-    /// Since when a write to the store is in progress or fails.
-    store: Mutex<Option<Instant>>,
+    file: WriteHealth,
+    store: WriteHealth,
 }
 
 impl LedgerHealth {
+    /// Whether writes succeed in time.
     pub(super) fn is_healthy(&self) -> bool {
-        let is_slow = |since: &Mutex<Option<Instant>>| since.lock().is_some_and(|since| since.elapsed() > SLOW);
-        !is_slow(&self.file) && !is_slow(&self.store)
+        let is_healthy = |health: &WriteHealth| !health.is_slow() && !health.failing.load(Ordering::Relaxed);
+        is_healthy(&self.file) && is_healthy(&self.store)
+    }
+
+    /// Whether the last write that a grant of this level needs has failed.
+    pub(super) fn is_failing(&self, level: Level) -> bool {
+        let is_failing = |health: &WriteHealth| health.failing.load(Ordering::Relaxed);
+        is_failing(&self.file) || level == Level::Lease && is_failing(&self.store)
     }
 }
 
-fn begin(since: &Mutex<Option<Instant>>) {
-    since.lock().get_or_insert_with(Instant::now);
+/// The writes to one of the two.
+#[derive(Debug, Default)]
+struct WriteHealth {
+    /// Since when a write is in progress or fails.
+    since: Mutex<Option<Instant>>,
+    /// The last write has failed.
+    failing: AtomicBool,
+}
+
+impl WriteHealth {
+    fn begin(&self) {
+        self.since.lock().get_or_insert_with(Instant::now);
+    }
+
+    /// Takes the result of a write. Returns whether it failed and the one before had not.
+    fn end(&self, succeeded: bool) -> bool {
+        if succeeded {
+            *self.since.lock() = None;
+        }
+        !self.failing.swap(!succeeded, Ordering::Relaxed) && !succeeded
+    }
+
+    fn is_idle(&self) -> bool {
+        self.since.lock().is_none()
+    }
+
+    fn is_slow(&self) -> bool {
+        self.since.lock().is_some_and(|since| since.elapsed() > SLOW)
+    }
 }
 
 pub(super) struct LedgerWriter {
@@ -76,7 +109,7 @@ pub(super) struct LedgerWriter {
 
 impl LedgerWriter {
     /// The pauses between repeated writes.
-    pub(super) const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    pub(super) const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 
     /// Runs until the last counts are written.
     pub(super) fn run(mut self, queue: &Receiver<LedgerJob>) {
@@ -112,22 +145,22 @@ impl LedgerWriter {
     }
 
     fn write(&mut self) {
-        begin(&self.health.file);
+        self.health.file.begin();
         let written = self.book.write_slots(&mut self.marks);
         let is_due = self.retry.is_none_or(|at| at <= Instant::now());
-        match written {
-            Ok(()) => *self.health.file.lock() = None,
-            Err(error) => {
-                if is_due {
-                    tracing::error!(%error, "the day counts cannot be written to the file of day marks");
-                    self.pause();
-                }
-                return;
+        let fails_first = self.health.file.end(written.is_ok());
+        if let Err(error) = written {
+            if fails_first {
+                tracing::error!(%error, "the day counts cannot be written to the file of day marks");
             }
+            if is_due {
+                self.pause();
+            }
+            return;
         }
         if is_due {
             self.retry = None;
-            if self.health.store.lock().is_none() {
+            if self.health.store.is_idle() {
                 self.pauses.reset();
             }
             self.store_leases();
@@ -139,15 +172,14 @@ impl LedgerWriter {
         if batch.is_empty() {
             return;
         }
-        begin(&self.health.store);
+        self.health.store.begin();
         let (health, jobs) = (self.health.clone(), self.jobs.clone());
-        self.store.submit(batch, move |result| match result {
-            Ok(()) => {
-                *health.store.lock() = None;
+        self.store.submit(batch, move |result| {
+            health.store.end(result.is_ok());
+            if result.is_ok() {
                 leases.iter().for_each(SubmittedLease::grant);
-            }
-            // Reported by the store. The ledger may have ended meanwhile.
-            Err(_) => {
+            } else {
+                // Reported by the store. The ledger may have ended meanwhile.
                 let _ = jobs.send(LedgerJob::NotStored(leases));
             }
         });

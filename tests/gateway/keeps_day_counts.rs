@@ -9,12 +9,14 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fastrac_sandbox::Sandbox;
 use rustix::process::Signal;
 
+#[cfg(target_os = "linux")]
+use crate::system_faults::{SystemFaults, begin, end};
 use crate::{
     bodies,
     client::{Connection, post},
@@ -241,4 +243,34 @@ fn a_kill_after_a_limit_was_lowered_loses_the_new_slack_only() {
     program.ends(Duration::from_secs(5));
     program.start_again();
     assert!((sent..=sent + 1).contains(&used(&program)), "{sent} were sent, {} are counted", used(&program));
+}
+
+/// A lease is 100 units. What it covers is served; then requests are refused at once, not after `max_wait`; and when the
+/// disk writes again, so does the ledger, and the limit is exact.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_or_hung_disk_refuses_at_once_what_cannot_be_counted_and_recovers_by_itself() {
+    let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    for fault in [faults.full_store(), faults.disk()] {
+        let configuration = configuration(&fastrac, "per_day = 300").replace("in_flight = 64", "max_wait = \"20s\"");
+        let program = Program::start_as(&configuration, (ACCESS, SECRET), |command| faults.preload(command));
+        until("it has a key pair", || program.admin_page("/readyz").status == 200);
+        let mut connection = Connection::open(program.data);
+        let mut quote = || connection.send(&post("/tariff/express", bodies::TARIFF).by("shop"));
+        begin(&fault);
+        let served = (0..300).take_while(|_| quote().status == 200).count();
+        assert!((99..300).contains(&served), "{served}");
+        let began = Instant::now();
+        for _ in 0..20 {
+            let refused = quote();
+            assert_eq!((refused.code().as_str(), refused.sent()), ("gateway.overloaded", "no"), "{refused:?}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        until("it is degraded", || program.admin_page("/readyz").text().contains("day counts"));
+        end(&fault);
+        until("it recovers", || !program.admin_page("/readyz").text().contains("day counts"));
+        let more = (0..300).map(|_| quote()).take_while(|response| response.status == 200).count();
+        assert_eq!(served + more, 300);
+        assert_eq!(quote().code(), "quota.day");
+    }
 }

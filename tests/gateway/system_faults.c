@@ -1,5 +1,5 @@
-/* Preloaded into the gateway: a disk and a name resolution that hang while a file exists, a disk that is full while a
-   file exists, and a process that is killed in the middle of a write to a log. */
+/* Preloaded into the gateway: a disk and a name resolution that hang while a file exists, a disk that is full for logs
+   or for the state store while a file exists, and a process that is killed in the middle of a write to a log. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -78,6 +78,23 @@ ssize_t write(int fd, const void *bytes, size_t count) {
         return real(fd, bytes, (size_t)left < count ? (size_t)left : count);
     }
     return real(fd, bytes, count);
+}
+
+/* Whether it is the file of the state store. */
+static int is_store(int fd) {
+    char link[32], path[4096] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    return length > 11 && strcmp(path + length - 11, "/state.redb") == 0;
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t offset) {
+    ssize_t (*real)(int, const void *, size_t, off64_t) = dlsym(RTLD_NEXT, "pwrite64");
+    if (exists("FULL_STORE") && is_store(fd)) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return real(fd, bytes, count, offset);
 }
 
 int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found) {

@@ -27,6 +27,7 @@ impl SystemFaults {
         command.env("HANG_DISK", self.disk()).env("HANG_NAMES", self.names());
         command.env("HANG_OPEN", self.key_file()).env("HANG_NAME", "keys.toml");
         command.env("FULL_DISK", self.full_disk()).env("KILL_WRITE", self.killed_write());
+        command.env("FULL_STORE", self.full_store());
     }
 
     /// Syncing a file hangs.
@@ -47,6 +48,11 @@ impl SystemFaults {
     /// Logs find no room on the disk.
     pub(crate) fn full_disk(&self) -> PathBuf {
         self.folder.path().join("full-disk")
+    }
+
+    /// The state store finds no room on the disk.
+    pub(crate) fn full_store(&self) -> PathBuf {
+        self.folder.path().join("full-store")
     }
 
     /// The process is killed when half of a write to a log is done.

@@ -13,7 +13,7 @@ use super::{
     supply::{Ahead, At, Days, Exhausted, GATEWAY, Limits, Served, Stop, Supply, Taken},
 };
 
-/// How long a request waits for units of the day that the disk has not promised yet, at most, nanoseconds.
+/// How long a request waits for units of the day that the ledger has not granted yet, at most, nanoseconds.
 const LEASE_WAIT: u64 = 1_000_000_000;
 
 /// What becomes of a request that arrives.

@@ -60,8 +60,10 @@ pub(super) enum DayShort {
     Service,
     /// The account's day is used up.
     Account,
-    /// There are units left, but the disk has not promised them yet.
+    /// There are units left, but the ledger has not granted them yet.
     NotLeased,
+    /// There are units left, but the ledger grants none at present.
+    Stalled,
 }
 
 /// What a request has taken.
@@ -99,7 +101,7 @@ pub(in crate::admission) enum Exhausted {
     Day(DayRefused),
     /// The service's day.
     ServiceDay,
-    /// No units of the day could be had from the disk in time.
+    /// The ledger has granted no units of the day in time, or grants none at present.
     NotLeased,
 }
 
@@ -447,6 +449,7 @@ fn day_stop<Q, D: Days<Q>>(short: DayShort, days: &D) -> Stop {
             Stop::Final(Exhausted::Day(DayRefused { free_at: days.view().ends, own_share_used: false }))
         }
         DayShort::NotLeased => Stop::NotLeased,
+        DayShort::Stalled => Stop::Final(Exhausted::NotLeased),
     }
 }
 

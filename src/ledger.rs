@@ -20,6 +20,7 @@ use std::{
         Arc,
         mpsc::{self, Sender},
     },
+    time::Instant,
 };
 
 use parking_lot::Mutex;
@@ -94,6 +95,7 @@ impl Ledger {
             jobs: jobs.clone(),
             pauses: LedgerWriter::PAUSES,
             retry: None,
+            check_at: Instant::now(),
         };
         std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(&queue))?;
         Ok(Arc::new(Ledger { jobs, restored: Mutex::new(restored), health }))

@@ -211,6 +211,14 @@ impl Book {
         Ok(())
     }
 
+    /// The file is new and has no records: all of them have to be written.
+    pub(super) fn rewrite_slots(&mut self) {
+        (self.records, self.free) = (0, BTreeSet::new());
+        self.forgotten.records.clear();
+        self.entries.values_mut().for_each(|entry| entry.record = None);
+        self.unwritten.extend(self.entries.keys());
+    }
+
     fn write_slot(&mut self, key: SlotKey, marks: &mut impl MarkStorage) -> io::Result<()> {
         let Some(entry) = self.entries.get_mut(&key) else { return Ok(()) };
         let record = entry.record.or_else(|| self.free.first().copied()).unwrap_or(self.records);

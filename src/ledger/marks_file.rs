@@ -1,14 +1,15 @@
 //! The file of day marks (`day-marks` in `state.dir`): a header, then one [`Slot`] of each counter and date.
 //!
 //! What always holds: the file is readable by its owner only; a record is written with one call, so that a process that is
-//! killed leaves the old one or the new one. A file that cannot be read as one of these is kept under another name. Fails
-//! with the system's error.
+//! killed leaves the old one or the new one. A file that cannot be read as one of these is kept under another name; one that
+//! is lost while it is in use is replaced by a new one ([`MarksFile::check`], [`MarksFile::recreate`]). Fails with the
+//! system's error.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _},
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
-    path::Path,
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
 };
 
 use super::slot::{HEADER, SIZE, Slot};
@@ -18,6 +19,9 @@ const FILE: &str = "day-marks";
 
 /// Name of a file that could not be read.
 const UNREADABLE: &str = "day-marks.unreadable";
+
+/// Name of a new file, until it has its header.
+const NEW_FILE: &str = "day-marks.new";
 
 /// Records by which the file grows, so that a full disk is noticed before they are needed.
 const GROWTH: u32 = 64;
@@ -34,9 +38,21 @@ pub(super) trait MarkStorage {
 /// The open file.
 #[derive(Debug)]
 pub(super) struct MarksFile {
+    dir: PathBuf,
     file: File,
     /// Records, empty ones included.
     records: u32,
+}
+
+/// The file at the path is no longer as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LostMarks {
+    #[error("it is gone")]
+    Gone,
+    #[error("it was replaced")]
+    Replaced,
+    #[error("it was emptied or cut off")]
+    Emptied,
 }
 
 /// What the file holds at a start.
@@ -102,7 +118,42 @@ impl MarksFile {
                 LoadedMarks { is_new, ..LoadedMarks::default() }
             }
         };
-        Ok((MarksFile { file, records: loaded.records }, loaded))
+        Ok((MarksFile { dir: dir.to_owned(), file, records: loaded.records }, loaded))
+    }
+
+    /// Whether the file at the path is the one that is written, and as long. What cannot be told now counts as no loss.
+    pub(super) fn check(&self) -> Result<(), LostMarks> {
+        let at_path = match fs::symlink_metadata(self.dir.join(FILE)) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LostMarks::Gone),
+            Err(_) => return Ok(()),
+        };
+        let Ok(own) = self.file.metadata() else { return Ok(()) };
+        if (at_path.dev(), at_path.ino()) != (own.dev(), own.ino()) {
+            return Err(LostMarks::Replaced);
+        }
+        let mut header = [0; SIZE];
+        let is_whole = own.len() >= (u64::from(self.records) + 1) * SIZE as u64;
+        match self.file.read_exact_at(&mut header, 0) {
+            Ok(()) if is_whole && header == HEADER => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Ok(()),
+            _ => Err(LostMarks::Emptied),
+        }
+    }
+
+    /// Puts a new file without records in the place of a lost one, which is not written any more.
+    ///
+    /// # Errors
+    /// The system's; nothing has changed then.
+    pub(super) fn recreate(&mut self) -> io::Result<()> {
+        let new = self.dir.join(NEW_FILE);
+        let file = open(&new)?;
+        file.set_len(0)?;
+        file.write_all_at(&HEADER, 0)?;
+        fs::rename(new, self.dir.join(FILE))?;
+        File::open(&self.dir)?.sync_all()?;
+        (self.file, self.records) = (file, 0);
+        Ok(())
     }
 
     /// Waits until everything written is on the disk.
@@ -149,6 +200,34 @@ impl MarkStorage for MarksFile {
 mod tests {
     use super::*;
     use crate::admission::CalendarDay;
+
+    #[test]
+    fn a_file_that_is_lost_is_noticed_and_replaced() {
+        type Loss = fn(&Path);
+        let losses: [(Loss, LostMarks); 5] = [
+            (|path| fs::remove_file(path).unwrap(), LostMarks::Gone),
+            (|path| fs::rename(path, path.with_extension("old")).unwrap(), LostMarks::Gone),
+            (|path| fs::rename(path.with_extension("old"), path).unwrap(), LostMarks::Replaced),
+            (|path| fs::write(path, "").unwrap(), LostMarks::Emptied),
+            (|path| File::options().write(true).open(path).unwrap().set_len(128).unwrap(), LostMarks::Emptied),
+        ];
+        let day = CalendarDay { date: 3, starts: 4, ends: 5 };
+        let slot = Slot { counter: [1; 16], day, mark: 6, lease: 7, boot: 8 };
+        let dir = tempfile::tempdir().unwrap();
+        let (mut file, _) = MarksFile::open(dir.path()).unwrap();
+        file.write(0, Some(&slot)).unwrap();
+        for (lose, expected) in losses {
+            assert_eq!(file.check(), Ok(()));
+            lose(&dir.path().join(FILE));
+            assert_eq!(file.check(), Err(expected));
+            // What is written meanwhile does not hide it.
+            file.write(63, Some(&slot)).unwrap();
+            assert_eq!(file.check(), Err(expected));
+            file.recreate().unwrap();
+            file.write(2, Some(&slot)).unwrap();
+            assert_eq!(MarksFile::open(dir.path()).unwrap().1.slots, [(2, slot)]);
+        }
+    }
 
     #[test]
     fn keeps_records_and_sets_a_damaged_file_aside() {

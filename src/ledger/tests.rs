@@ -553,3 +553,32 @@ fn no_history_exceeds_a_limit_or_loses_more_than_stated() {
         assert!(history.is_ok(), "seed {seed}");
     }
 }
+
+/// First the store is lost, later the power: the start has put into the store what only the file had.
+#[test]
+fn what_only_the_file_had_is_in_the_store_after_a_start() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let _entered = runtime.enter();
+    for number in [1, 30] {
+        let mut history = History::new(3, Box::leak(Box::default()));
+        history.model.limit = 40;
+        history.quota.reconfigure(&settings(40));
+        history.settle();
+        for _ in 0..number {
+            assert!(history.call());
+            let mut call = history.calls.pop().unwrap();
+            while poll_once(call.claim.record(Instant::now())) != Some(Ok(())) {
+                history.settle();
+            }
+            call.claim.keep();
+        }
+        history.rows.0.clear();
+        history.start();
+        assert_eq!(history.quota.used_today(), number);
+        history.settle();
+        history.marks.cached.clear();
+        history.boot += 1;
+        history.start();
+        assert!(history.quota.used_today() >= number, "{} of {number}", history.quota.used_today());
+    }
+}

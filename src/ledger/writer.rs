@@ -1,7 +1,8 @@
 //! The ledger's thread: does what counters request, again and again until it succeeds.
 //!
 //! What always holds: it never waits for the store, except for the last counts, at most [`CLOSING`]. It does wait for the
-//! file, which is written to the page cache without fsync. A failed write is repeated after a pause that doubles.
+//! file, which is written to the page cache without fsync. A failed write is repeated after a pause that doubles. A file
+//! that is removed, replaced or emptied is noticed within about a second and written again.
 
 use std::{
     sync::{
@@ -31,6 +32,9 @@ const CLOSING: Duration = Duration::from_millis(1_500);
 /// How long a write may take before the ledger counts as failing.
 const SLOW: Duration = Duration::from_secs(2);
 
+/// How often it checks that the file is still there.
+const CHECK: Duration = Duration::from_secs(1);
+
 /// Requests that are done together.
 const GROUP: usize = 10_000;
 
@@ -48,13 +52,15 @@ pub(super) enum LedgerJob {
 pub(super) struct LedgerHealth {
     file: WriteHealth,
     store: WriteHealth,
+    /// The file is lost, and there is no new one yet.
+    file_lost: AtomicBool,
 }
 
 impl LedgerHealth {
     /// Whether writes succeed in time.
     pub(super) fn is_healthy(&self) -> bool {
         let is_healthy = |health: &WriteHealth| !health.is_slow() && !health.failing.load(Ordering::Relaxed);
-        is_healthy(&self.file) && is_healthy(&self.store)
+        is_healthy(&self.file) && is_healthy(&self.store) && !self.file_lost.load(Ordering::Relaxed)
     }
 
     /// Whether the last write that a grant of this level needs has failed.
@@ -105,6 +111,8 @@ pub(super) struct LedgerWriter {
     pub(super) pauses: Backoff,
     /// When a failed write is repeated.
     pub(super) retry: Option<Instant>,
+    /// When the file is checked next.
+    pub(super) check_at: Instant,
 }
 
 impl LedgerWriter {
@@ -116,11 +124,8 @@ impl LedgerWriter {
         // What was lost before the start.
         self.write();
         loop {
-            let job = match self.retry {
-                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(at) => queue.recv_timeout(at.saturating_duration_since(Instant::now())),
-            };
-            let next = match job {
+            let wake_at = self.retry.map_or(self.check_at, |retry| retry.min(self.check_at));
+            let next = match queue.recv_timeout(wake_at.saturating_duration_since(Instant::now())) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -140,7 +145,30 @@ impl LedgerWriter {
                     }
                 }
             }
+            self.check_file();
             self.write();
+        }
+    }
+
+    /// Replaces a file that is lost. Until it can be, the old one is written: the store's leases still hold.
+    fn check_file(&mut self) {
+        let now = Instant::now();
+        if now < self.check_at {
+            return;
+        }
+        self.check_at = now + CHECK;
+        let Err(lost) = self.marks.check() else { return self.health.file_lost.store(false, Ordering::Relaxed) };
+        let recreated = self.marks.recreate();
+        let is_known = self.health.file_lost.swap(recreated.is_err(), Ordering::Relaxed);
+        match recreated {
+            Ok(()) => {
+                tracing::error!("the file of day marks was lost ({lost}); all day counts are written to a new one");
+                self.book.rewrite_slots();
+            }
+            Err(error) if !is_known => {
+                tracing::error!(%error, "the file of day marks was lost ({lost}), and a new one cannot be created");
+            }
+            Err(_) => {}
         }
     }
 

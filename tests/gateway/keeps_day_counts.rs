@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    path::Path,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -272,5 +273,40 @@ fn a_full_or_hung_disk_refuses_at_once_what_cannot_be_counted_and_recovers_by_it
         let more = (0..300).map(|_| quote()).take_while(|response| response.status == 200).count();
         assert_eq!(served + more, 300);
         assert_eq!(quote().code(), "quota.day");
+    }
+}
+
+/// The file of day marks is lost while the gateway runs, then the gateway is killed.
+#[test]
+fn a_file_of_marks_that_is_lost_is_written_again() {
+    const LIMIT: u64 = 600;
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start(&configuration(&fastrac, "per_day = 600"), ACCESS, SECRET);
+    let marks = program.file("state/day-marks");
+    let losses: [fn(&Path); 4] = [
+        |path| fs::remove_file(path).expect("removed"),
+        |path| fs::rename(path, path.with_extension("old")).expect("moved"),
+        |path| fs::rename(path.with_extension("old"), path).expect("replaced"),
+        |path| fs::write(path, "").expect("emptied"),
+    ];
+    let mut gap = 0;
+    for lose in losses {
+        let mut connection = Connection::open(program.data);
+        let mut quotes = |number: usize| {
+            for _ in 0..number {
+                assert_eq!(connection.send(&post("/tariff/express", bodies::TARIFF).by("shop")).status, 200);
+            }
+        };
+        quotes(20);
+        lose(&marks);
+        until("it is noticed", || program.stderr().contains("the file of day marks was lost"));
+        quotes(30);
+        program.signal(Signal::KILL);
+        program.ends(Duration::from_secs(5));
+        program.start_again();
+        let (received, used) = (received(&fastrac), used(&program));
+        let lost = used - received - gap;
+        assert!(lost <= LIMIT / 200, "{lost} lost: {received} sent, {used} counted");
+        gap += lost;
     }
 }

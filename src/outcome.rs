@@ -8,6 +8,7 @@
 
 mod code;
 mod envelope;
+mod retry;
 mod scan;
 
 use http::StatusCode;
@@ -15,6 +16,7 @@ use strum::{IntoStaticStr, VariantArray};
 
 pub use code::Code;
 pub use envelope::{Classification, classify, classify_beginning, classify_strictly};
+pub use retry::RetryReason;
 
 /// What became of a request (contract section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, VariantArray)]
@@ -82,9 +84,9 @@ enum EvidenceRule {
 /// Whether a second attempt may follow, for an operation that may be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Repeat {
-    Always,
-    /// If the status is 502, 503 or 504, as a proxy in front of Fastrac gives it: the next attempt may meet another
-    /// server.
+    /// Always, for this reason.
+    After(RetryReason),
+    /// If the status is 502, 503 or 504.
     ByStatus,
     Never,
 }
@@ -113,33 +115,33 @@ struct OutcomeRow {
 impl Outcome {
     #[rustfmt::skip]
     const fn row(self) -> OutcomeRow {
-        use {DecidedBy as By, EvidenceRule as E, OutcomeRow as Row, Repeat as R, Lifetime as L};
+        use {DecidedBy as By, EvidenceRule as E, OutcomeRow as Row, Repeat as R, RetryReason as Y, Lifetime as L};
         match self {
-            Outcome::Ok              => Row { label: "ok",              by: By::Fastrac, evidence: E::Healthy,  repeat: R::Never,    lifetime: L::Fresh },
-            Outcome::Hit             => Row { label: "hit",             by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::Stale           => Row { label: "stale",           by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::NotFound        => Row { label: "not_found",       by: By::Fastrac, evidence: E::Healthy,  repeat: R::ByStatus, lifetime: L::NotFound },
-            Outcome::Rejected        => Row { label: "rejected",        by: By::Fastrac, evidence: E::Healthy,  repeat: R::ByStatus, lifetime: L::Never },
-            Outcome::UpstreamError   => Row { label: "upstream_error",  by: By::Fastrac, evidence: E::ByStatus, repeat: R::ByStatus, lifetime: L::Never },
-            Outcome::Throttled       => Row { label: "throttled",       by: By::Fastrac, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::Leak            => Row { label: "leak",            by: By::Gateway, evidence: E::Healthy,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::KeyRejected     => Row { label: "key_rejected",    by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::Unauthenticated => Row { label: "unauthenticated", by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::Forbidden       => Row { label: "forbidden",       by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::OverQuota       => Row { label: "over_quota",      by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::OverBudget      => Row { label: "over_budget",     by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::BreakerOpen     => Row { label: "breaker_open",    by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::NoKey           => Row { label: "no_key",          by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::Unreachable     => Row { label: "unreachable",     by: By::Gateway, evidence: E::Failing,  repeat: R::Always,   lifetime: L::Never },
-            Outcome::Timeout         => Row { label: "timeout",         by: By::Gateway, evidence: E::Failing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::Cut             => Row { label: "cut",             by: By::Gateway, evidence: E::Failing,  repeat: R::Always,   lifetime: L::Never },
-            Outcome::NotCached       => Row { label: "not_cached",      by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::Held            => Row { label: "held",            by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::BadRequest      => Row { label: "bad_request",     by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::Overloaded      => Row { label: "overloaded",      by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::Draining        => Row { label: "draining",        by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::ClientGone      => Row { label: "client_gone",     by: By::Caller,  evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
-            Outcome::Internal        => Row { label: "internal",        by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,    lifetime: L::Never },
+            Outcome::Ok              => Row { label: "ok",              by: By::Fastrac, evidence: E::Healthy,  repeat: R::Never,            lifetime: L::Fresh },
+            Outcome::Hit             => Row { label: "hit",             by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::Stale           => Row { label: "stale",           by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::NotFound        => Row { label: "not_found",       by: By::Fastrac, evidence: E::Healthy,  repeat: R::ByStatus,         lifetime: L::NotFound },
+            Outcome::Rejected        => Row { label: "rejected",        by: By::Fastrac, evidence: E::Healthy,  repeat: R::ByStatus,         lifetime: L::Never },
+            Outcome::UpstreamError   => Row { label: "upstream_error",  by: By::Fastrac, evidence: E::ByStatus, repeat: R::ByStatus,         lifetime: L::Never },
+            Outcome::Throttled       => Row { label: "throttled",       by: By::Fastrac, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::Leak            => Row { label: "leak",            by: By::Gateway, evidence: E::Healthy,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::KeyRejected     => Row { label: "key_rejected",    by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::Unauthenticated => Row { label: "unauthenticated", by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::Forbidden       => Row { label: "forbidden",       by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::OverQuota       => Row { label: "over_quota",      by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::OverBudget      => Row { label: "over_budget",     by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::BreakerOpen     => Row { label: "breaker_open",    by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::NoKey           => Row { label: "no_key",          by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::Unreachable     => Row { label: "unreachable",     by: By::Gateway, evidence: E::Failing,  repeat: R::After(Y::Connect),lifetime: L::Never },
+            Outcome::Timeout         => Row { label: "timeout",         by: By::Gateway, evidence: E::Failing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::Cut             => Row { label: "cut",             by: By::Gateway, evidence: E::Failing,  repeat: R::After(Y::Reset),  lifetime: L::Never },
+            Outcome::NotCached       => Row { label: "not_cached",      by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::Held            => Row { label: "held",            by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::BadRequest      => Row { label: "bad_request",     by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::Overloaded      => Row { label: "overloaded",      by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::Draining        => Row { label: "draining",        by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::ClientGone      => Row { label: "client_gone",     by: By::Caller,  evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
+            Outcome::Internal        => Row { label: "internal",        by: By::Gateway, evidence: E::Nothing,  repeat: R::Never,            lifetime: L::Never },
         }
     }
 
@@ -162,12 +164,12 @@ impl Outcome {
         }
     }
 
-    /// Whether a second attempt may follow; `status` is Fastrac's, `None` without a response.
-    pub fn may_repeat(self, status: Option<StatusCode>) -> bool {
+    /// Why a second attempt may follow, `None` if none may; `status` is Fastrac's, `None` without a response.
+    pub fn retry_reason(self, status: Option<StatusCode>) -> Option<RetryReason> {
         match self.row().repeat {
-            Repeat::Always => true,
-            Repeat::ByStatus => status.is_some_and(|status| matches!(status.as_u16(), 502..=504)),
-            Repeat::Never => false,
+            Repeat::After(reason) => Some(reason),
+            Repeat::ByStatus => RetryReason::of_status(status?.as_u16()),
+            Repeat::Never => None,
         }
     }
 
@@ -252,10 +254,16 @@ mod tests {
     #[test]
     fn a_second_attempt_follows_only_what_was_sent() {
         for outcome in Outcome::VARIANTS.iter().filter(|outcome| outcome.evidence(None) == Evidence::Nothing) {
-            assert!(!outcome.may_repeat(Some(StatusCode::BAD_GATEWAY)) && !outcome.may_repeat(None));
+            let reasons = [Some(StatusCode::BAD_GATEWAY), None].map(|status| outcome.retry_reason(status));
+            assert_eq!(reasons, [None, None], "{}", outcome.as_str());
         }
-        assert!(Outcome::UpstreamError.may_repeat(Some(StatusCode::SERVICE_UNAVAILABLE)));
-        assert!(!Outcome::UpstreamError.may_repeat(Some(StatusCode::INTERNAL_SERVER_ERROR)));
-        assert!(Outcome::Cut.may_repeat(None) && !Outcome::Timeout.may_repeat(None));
+        let after = |status| Outcome::UpstreamError.retry_reason(StatusCode::from_u16(status).ok());
+        assert_eq!([500, 501, 505, 302, 200].map(after), [None; 5]);
+        assert_eq!(
+            [502, 503, 504].map(|status| after(status).map(RetryReason::as_str)),
+            ["502", "503", "504"].map(Some)
+        );
+        assert_eq!(Outcome::Cut.retry_reason(None), Some(RetryReason::Reset));
+        assert_eq!(Outcome::Timeout.retry_reason(None), None);
     }
 }

@@ -1,7 +1,7 @@
 //! What a request works with: one immutable compiled configuration, beside live state.
 //!
 //! A reload builds a new [`Snapshot`] and swaps it in; a request ends with the one that it began with. What always
-//! holds: quotas, budgets, keys, cache, breakers and the in-flight count are live and shared, so that a new snapshot
+//! holds: quotas, budgets, keys, cache, breakers, retry budgets and the in-flight count are live and shared, so that a new snapshot
 //! refers to the same ones and nothing is counted anew. Must not know requests. No logic, so it never fails.
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::{
     orders::Orders,
     record::Recorder,
     spending::Spenders,
-    upstream::{Breakers, Pool, inject::Route},
+    upstream::{Breakers, Pool, RetryBudget, inject::Route},
 };
 
 /// One compiled configuration and the live state that belongs to it.
@@ -62,6 +62,7 @@ pub struct Account {
     pub keys: Arc<Keys>,
     pub budget: Arc<Budget>,
     pub breakers: Arc<Breakers>,
+    pub retries: Arc<RetryBudget>,
     /// How Fastrac's messages are classified.
     pub messages: MessagesConfig,
     /// Name of the operation that verifies a new key pair.

@@ -33,7 +33,7 @@ use crate::{
     connector::ConnectError,
     keys::Lease,
     memory::{ClaimedBuffer, MemoryAllowance, MemoryExhausted},
-    outcome::{Code, Evidence},
+    outcome::{Code, Evidence, RetryReason},
     retry_after,
 };
 pub use breakers::Breakers;
@@ -42,6 +42,7 @@ use connection::{DeadlineExceeded, SendError};
 pub use connection::{Pool, UpstreamConnection};
 use framing::{Contradiction, Framing};
 pub use inject::Keyed;
+pub use retry::RetryBudget;
 use stream::Beginning;
 pub use stream::Stream;
 
@@ -146,10 +147,13 @@ impl Failure {
         }
     }
 
-    /// Whether a second attempt may help, for an operation that may be repeated.
-    pub fn may_repeat(&self) -> bool {
-        // The next response would be as long.
-        !matches!(self, Failure::TooLong(_)) && self.code().outcome().may_repeat(None)
+    /// Why a second attempt may help, for an operation that may be repeated; `None` if none may.
+    pub fn retry_reason(&self) -> Option<RetryReason> {
+        match self {
+            // The next response would be as long.
+            Failure::TooLong(_) => None,
+            _ => self.code().outcome().retry_reason(None),
+        }
     }
 }
 

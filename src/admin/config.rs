@@ -165,6 +165,7 @@ fn account(account: &AccountConfig) -> Value {
             "probes": breaker.probes,
             "slow": breaker.slow.map(|slow| json!({ "after": span(slow.after), "part": slow.part })),
         },
+        "retries": account.retries,
         "messages": {
             "not_found": account.messages.not_found,
             "key": account.messages.key,

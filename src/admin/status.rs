@@ -184,6 +184,8 @@ struct AccountStatus {
     breakers: BTreeMap<&'static str, BreakerStatus>,
     /// The highest `failing` of its breakers.
     failing: u32,
+    /// Second attempts that may be made at once.
+    retries_left: u64,
     keys: KeysStatus,
     orders_unknown: u64,
 }
@@ -487,6 +489,7 @@ impl AccountStatus {
             breaker: account.breakers.worst().as_str(),
             breakers: account.breakers.each().map(|one| (one.class().as_str(), BreakerStatus::of(one))).collect(),
             failing: account.breakers.each().map(Breaker::failures_in_a_row).max().unwrap_or(0),
+            retries_left: account.retries.left(),
             keys: KeysStatus::of(account.keys.status()),
             orders_unknown,
         }

@@ -26,6 +26,8 @@ pub struct AccountConfig {
     /// Time zone in which a new day starts.
     pub day_zone: jiff::tz::TimeZone,
     pub breaker: BreakerConfig,
+    /// Second attempts after failures, as a fraction of first attempts, 0 to 1.
+    pub retries: f64,
     pub messages: MessagesConfig,
 }
 

@@ -21,7 +21,7 @@ use crate::{
     snapshot::{Account, Snapshot},
     spending::Spenders,
     upstream::{
-        Breakers,
+        Breakers, RetryBudget,
         connect::{Destination, Dialer, client_config},
         inject::Route,
     },
@@ -100,6 +100,7 @@ pub(super) fn compile(
         account.budget.resize(&settings.budget);
         account.budget.set_zone(&settings.day_zone);
         account.breakers.reconfigure(&settings.breaker);
+        account.retries.reconfigure(settings.retries);
         live.spending.set_zone(&settings.name, &settings.day_zone);
     }
     live.orders.reconfigure(&config.orders);
@@ -221,6 +222,8 @@ impl AccountBuilder<'_> {
             || Arc::new(Breakers::new(&settings.name, &settings.breaker)),
             |previous| previous.account.breakers.clone(),
         );
+        let retries = previous
+            .map_or_else(|| Arc::new(RetryBudget::new(settings.retries)), |previous| previous.account.retries.clone());
         let account = Account {
             name: settings.name.clone(),
             index: self.index,
@@ -230,6 +233,7 @@ impl AccountBuilder<'_> {
             keys,
             budget,
             breakers,
+            retries,
             messages: settings.messages.clone(),
             verify: settings.verify.clone(),
             resend_orders: settings.rotation.resend_orders,

@@ -2,9 +2,12 @@
 //!
 //! The plain request, the fill and the order all come through here. There is another attempt only where it can do no
 //! harm: the response proves that nothing was executed (401) and another pair is at hand, at most [`KEY_RESENDS`] times;
-//! or the operation is repeatable and the first attempt failed. What always holds: if an attempt is refused before it is
-//! sent, the result of the one before is the result. Must not know who waits. Fails with the [`Refusal`] of an attempt
+//! or the operation is repeatable and the first attempt failed, once, if the account's retry budget, the breaker and the
+//! deadline allow it. What always holds: if an attempt is refused before it is sent, the result of the one before is the
+//! result. Must not know who waits. Fails with the [`Refusal`] of an attempt
 //! that brought no response, or none that may be passed on.
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -18,7 +21,7 @@ use crate::{
     config::Class,
     deadline::timed,
     keys::{Lease, RefusedRequest, Remedy, RequestOrigin, TriedPair, Verdict},
-    outcome::Outcome,
+    outcome::{Outcome, RetryReason},
     refusal::Refusal,
     upstream::{Failure, retry},
 };
@@ -50,13 +53,16 @@ pub(super) async fn send(
     attempts: &Attempts,
 ) -> Result<ClassifiedAnswer, Refusal> {
     let (mut admitted, mut first, mut tried) = (admitted, None, Vec::new());
+    let mut reason = None;
     loop {
         let prepared = match PreparedAttempt::new(call, admitted, attempts).await {
             Ok(prepared) => prepared,
             Err(refusal) => return result_of(first, refusal, attempts),
         };
-        if first.is_some() {
-            call.snapshot.recorder.retried(call.account.index);
+        match reason {
+            Some(reason) => call.snapshot.recorder.retried(call.account.index, call.operation.class, reason),
+            None if call.operation.repeatable() => call.account.retries.earn(),
+            None => {}
         }
         let lease = prepared.lease().clone();
         let result = prepared.send(call, attempts).await;
@@ -65,7 +71,7 @@ pub(super) async fn send(
             NextStep::Done(result) => return result,
             NextStep::Retry(retry) => retry,
         };
-        first = Some(retry.first);
+        (first, reason) = (Some(retry.first), Some(retry.reason));
         admitted = match admit(call, retry.claim, retry.pair) {
             Ok(admitted) => admitted,
             Err(refusal) => return result_of(first, refusal, attempts),
@@ -91,6 +97,7 @@ enum NextStep {
 
 /// Another attempt.
 struct Retry {
+    reason: RetryReason,
     /// The pair to sign with; absent: the account's current one.
     pair: Option<Lease>,
     /// The service's claim; empty if it was used.
@@ -99,12 +106,34 @@ struct Retry {
     first: Box<Result<ClassifiedAnswer, Refusal>>,
 }
 
-impl NextStep {
-    /// A second attempt with the account's current pair.
-    async fn again(claim: Claim, first: Result<ClassifiedAnswer, Refusal>, attempts: &Attempts) -> Self {
-        let ((), time) = timed(retry::pause()).await;
+/// A second attempt after a failure, which the account's retry budget has paid for.
+struct SecondAttempt {
+    reason: RetryReason,
+    pause: Duration,
+}
+
+impl SecondAttempt {
+    /// `named`: the wait that Fastrac asks for. `None` if there is to be none.
+    fn schedule(
+        call: &UpstreamCall,
+        attempts: &Attempts,
+        reason: RetryReason,
+        named: Option<Duration>,
+    ) -> Option<Self> {
+        if attempts.count() >= 2 || !call.operation.repeatable() {
+            return None;
+        }
+        let pause = retry::pause(named).filter(|pause| call.deadlines.complete_by().leaves(*pause))?;
+        // The last condition, because it takes something.
+        let allowed = call.breaker().check(call.is_conclusive()).is_ok() && call.account.retries.take();
+        allowed.then_some(SecondAttempt { reason, pause })
+    }
+
+    /// Waits, and then signs with the account's current pair.
+    async fn begin(self, claim: Claim, first: Result<ClassifiedAnswer, Refusal>, attempts: &Attempts) -> NextStep {
+        let ((), time) = timed(retry::wait(self.pause)).await;
         attempts.waited_between(time);
-        NextStep::Retry(Retry { pair: None, claim, first: Box::new(first) })
+        NextStep::Retry(Retry { reason: self.reason, pair: None, claim, first: Box::new(first) })
     }
 }
 
@@ -121,17 +150,19 @@ async fn next_step(
     result: AttemptResult,
     attempts: &Attempts,
 ) -> NextStep {
-    let may_retry = attempts.count() < 2;
-    let in_time = || may_retry && call.operation.repeatable() && retry::fits(call.deadlines.complete_by());
+    let schedule = |reason, named| SecondAttempt::schedule(call, attempts, reason, named);
     let (reading, status, mut result) = match result {
         AttemptResult::Failed(Failure::Revoked, claim) => {
             let first = Box::new(Err(Refusal::from(Failure::Revoked)));
-            return NextStep::Retry(Retry { pair: None, claim, first });
+            return NextStep::Retry(Retry { reason: RetryReason::Key, pair: None, claim, first });
         }
         AttemptResult::Failed(failure, claim) => {
-            let again = failure.may_repeat() && in_time();
+            let second = failure.retry_reason().and_then(|reason| schedule(reason, None));
             let refusal = Err(Refusal::from(failure));
-            return if again { NextStep::again(claim, refusal, attempts).await } else { NextStep::Done(refusal) };
+            return match second {
+                Some(second) => second.begin(claim, refusal, attempts).await,
+                None => NextStep::Done(refusal),
+            };
         }
         // What it says of the pair counts all the same.
         AttemptResult::Leaked(WithheldAnswer { reading, status }) => (reading, status, Err(Refusal::leak())),
@@ -155,15 +186,19 @@ async fn next_step(
             Some(Remedy::Resend(lease)) => {
                 attempts.refused_unexecuted();
                 let first = Box::new(Err(Refusal::key_rejected()));
-                return NextStep::Retry(Retry { pair: Some(lease), claim: Claim::default(), first });
+                let (reason, claim) = (RetryReason::Key, Claim::default());
+                return NextStep::Retry(Retry { reason, pair: Some(lease), claim, first });
             }
             Some(Remedy::Own) => {}
             Some(Remedy::Rejected) => return refused_unexecuted(attempts, Refusal::key_rejected()),
             None => return refused_unexecuted(attempts, Refusal::key_undecided()),
         }
-    } else if result.is_ok() && reading.outcome.may_repeat(Some(status)) && in_time() {
-        result.iter_mut().for_each(ClassifiedAnswer::free_place);
-        return NextStep::again(Claim::default(), result, attempts).await;
+    } else if let Ok(answer) = &mut result
+        && let Some(reason) = reading.outcome.retry_reason(Some(status))
+        && let Some(second) = schedule(reason, answer.response.wait_named())
+    {
+        answer.free_place();
+        return second.begin(Claim::default(), result, attempts).await;
     }
     if settles {
         attempts.answered();

@@ -20,7 +20,10 @@ use super::{
     metrics::{DurationHandles, Metrics, UpstreamHandles},
     names::{CacheResult, Names},
 };
-use crate::outcome::Outcome;
+use crate::{
+    config::Class,
+    outcome::{Outcome, RetryReason},
+};
 
 const OUTCOMES: usize = Outcome::VARIANTS.len();
 
@@ -61,8 +64,8 @@ pub(super) struct MetricHandles {
     calls_saved: Box<[HandleSlot<IntCounter>]>,
     /// By service, then by account for the gateway's own calls.
     service_upstream: Box<[HandleSlot<IntCounter>]>,
-    /// By account.
-    retries: Box<[HandleSlot<IntCounter>]>,
+    /// By account, then class and reason.
+    retries: Box<[HandleRow<IntCounter>]>,
 }
 
 /// Service, operation and outcome of a finished request.
@@ -214,9 +217,14 @@ impl MetricHandles {
         with_slot(self.service_upstream.get(slot), resolve, IntCounter::inc);
     }
 
-    pub(super) fn retried(&self, account: usize) {
-        let slot = self.retries.get(row(Some(account), self.names.accounts.len()));
-        with_slot(slot, || self.metrics.retries(self.names.account(Some(account))), IntCounter::inc);
+    pub(super) fn retried(&self, account: usize, class: Class, reason: RetryReason) {
+        let cell = Cell {
+            row: row(Some(account), self.names.accounts.len()),
+            column: class as usize * RetryReason::COUNT + reason as usize,
+            columns: Class::VARIANTS.len() * RetryReason::COUNT,
+        };
+        let resolve = || self.metrics.retries(self.names.account(Some(account)), class.as_str(), reason.as_str());
+        with_cell(&self.retries, cell, resolve, IntCounter::inc);
     }
 
     fn operations(&self) -> usize {
@@ -293,7 +301,7 @@ mod tests {
         handles.upstream(CountedAttempt { account: 9, operation: Some(9), status: None, took: Duration::ZERO });
         handles.cache(Some(9), CacheResult::Bypass);
         handles.call_saved(Some(9));
-        handles.retried(9);
+        handles.retried(9, Class::Read, RetryReason::Reset);
         handles.in_flight(9).inc();
         let text = metrics.text();
         assert!(text.contains(r#"requests_total{operation="b",outcome="ok",service="a"} 2"#), "{text}");

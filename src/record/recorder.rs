@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     config::Class,
-    outcome::{Code, Outcome, Sent},
+    outcome::{Code, Outcome, RetryReason, Sent},
 };
 
 /// Largest buffer that a thread keeps for formatting lines, bytes.
@@ -97,8 +97,8 @@ impl Recorder {
     }
 
     /// Counts a request that is sent again.
-    pub fn retried(&self, account: usize) {
-        self.handles.retried(account);
+    pub fn retried(&self, account: usize, class: Class, reason: RetryReason) {
+        self.handles.retried(account, class, reason);
     }
 
     /// Whether bodies are logged, so that holding them is worthwhile.

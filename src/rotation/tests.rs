@@ -208,6 +208,7 @@ fn account(folder: &std::path::Path, change: impl Fn(&mut config::RotationConfig
             probes: 3,
             slow: None,
         },
+        retries: 0.1,
         messages: config::MessagesConfig { not_found: vec![], key: vec![], limit: vec![] },
     }
 }

@@ -11,6 +11,7 @@
 //! | `refuses_clearly` | every refusal says what is wrong, whether Fastrac received the request, and when to retry |
 //! | `caches` | lookups are served from the cache, and concurrent requests share one fetch |
 //! | `protects_orders_without_a_key` | an order that is repeated blindly is executed once, and two that are wanted are two |
+//! | `sends_again` | second attempts after failures: few, counted by reason, never against Fastrac's will or too late |
 //! | `sends_once` | an order is sent once, whatever happens to its caller, its response or the gateway |
 //! | `accounts_for_everything` | requests sent = requests counted = lines written, and nothing is left in flight |
 //! | `drains` | connection limits, timeouts and draining: no accepted request is lost |
@@ -98,6 +99,7 @@ mod replaces_certificates;
 mod restarts;
 mod rotates_without_failures;
 mod sandbox;
+mod sends_again;
 mod sends_once;
 mod serves_http2_and_tls;
 mod shares_the_budget;

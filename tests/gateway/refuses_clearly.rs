@@ -566,7 +566,8 @@ fn a_timeout_gives_a_504_with_sent_unknown() {
 
 #[test]
 fn a_lost_response_gives_a_502_with_sent_unknown() {
-    let gateway = Setup { limits: "answer_body = \"64KiB\"\nanswer_buffer = \"64KiB\"", ..limited_setup() }.start();
+    let limits = "answer_body = \"64KiB\"\nanswer_buffer = \"64KiB\"";
+    let gateway = Setup { limits, account: "retries = 1", ..limited_setup() }.start();
     let refusal = refusal(502, "upstream.cut", "cut").sent("unknown");
     let tariff = post("/tariff/express", bodies::TARIFF).by("shop2");
     for act in [

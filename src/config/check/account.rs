@@ -77,6 +77,7 @@ fn check_account(
             probes: u32::try_from(breaker.probes.0).unwrap_or(u32::MAX),
             slow: breaker.slow.as_ref().map(|slow| SlowCallsConfig { after: slow.after.0.0, part: slow.part.0 }),
         },
+        retries: written.retries.0,
         messages: MessagesConfig {
             not_found: texts(&written.messages.not_found),
             key: texts(&written.messages.key),

@@ -49,6 +49,8 @@ pub struct AccountTable {
     pub day_zone: Parsed<jiff::tz::TimeZone>,
     /// When the circuit breakers open and close: there is one for each class.
     pub breaker: BreakerTable,
+    /// Second attempts after failures, as a fraction of first attempts; 0: none.
+    pub retries: Fraction<true>,
     /// What `success:false` with these messages means, whatever the status: the whole message is compared, trimmed, ignoring
     /// case.
     pub messages: MessagesTable,
@@ -71,6 +73,7 @@ impl Default for AccountTable {
             // bundled in the binary; WIB has had no summer time since 1964
             day_zone: Parsed(jiff::tz::TimeZone::get("Asia/Jakarta").unwrap_or(jiff::tz::TimeZone::UTC)),
             breaker: BreakerTable::default(),
+            retries: Fraction(0.1),
             messages: MessagesTable::default(),
         }
     }

@@ -88,7 +88,7 @@ impl Families {
             upstream_calls_saved: make.counter("upstream_calls_saved_total", "Requests answered without a call to Fastrac of their own.", &[operation])?,
             key_events: make.counter("key_events_total", "Events in the life of key pairs.", &[account, "event"])?,
             breaker_transitions: make.counter("breaker_transitions_total", "Changes of a circuit breaker's state, by the new state.", &[account, "class", "state"])?,
-            retries: make.counter("retries_total", "Second attempts.", &[account])?,
+            retries: make.counter("retries_total", "Requests that were sent again, by the reason.", &[account, "class", "reason"])?,
             log_records: make.counter("log_records_total", "Lines of the exchange log.", &["result"])?,
             log_bodies_dropped: make.counter("log_bodies_dropped_total", "Lines of the exchange log that were written without their bodies because the queue was full.", &[])?,
             program_log_dropped: make.counter("program_log_lines_dropped_total", "Lines of the program's own log that were dropped because their reader did not take them.", &[])?,

@@ -146,9 +146,9 @@ impl Metrics {
         self.families.upstream_calls_saved.with_label_values(&[operation])
     }
 
-    /// Resolves `retries_total` of one account.
-    pub(in crate::record) fn retries(&self, account: &str) -> IntCounter {
-        self.families.retries.with_label_values(&[account])
+    /// Resolves `retries_total` of one label set.
+    pub(in crate::record) fn retries(&self, account: &str, class: &'static str, reason: &'static str) -> IntCounter {
+        self.families.retries.with_label_values(&[account, class, reason])
     }
 
     /// Resolves `log_records_total` of one result.

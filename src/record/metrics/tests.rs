@@ -19,7 +19,7 @@ fn filled() -> std::sync::Arc<Metrics> {
     metrics.service_upstream("checkout", "main").inc();
     metrics.cache_requests("v2.city", "hit").inc();
     metrics.calls_saved("v2.city").inc();
-    metrics.retries("main").inc();
+    metrics.retries("main", "read", "connect").inc();
     metrics.log_records("written").inc();
     metrics.key_event("main", "promoted");
     metrics.admin_request("reload", "done");
@@ -157,7 +157,7 @@ fn only_families_with_a_service_are_folded() {
         metrics.requests(&format!("s{index}"), "v2.city", "ok").inc();
     }
     metrics.key_event("main", "refused");
-    metrics.retries("main").inc();
+    metrics.retries("main", "read", "connect").inc();
     metrics.log_records("dropped").inc();
     metrics.cache_requests("v2.city", "hit").inc();
     metrics.calls_saved("v2.city").inc();

@@ -1,0 +1,142 @@
+//! Second attempts after failures: only where they can do no harm, counted by reason, and few: they never multiply the
+//! load on a Fastrac that fails, and are never made against its will or after the caller's time.
+
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
+use fastrac_sandbox::{Act, CannedResponse, Fault};
+
+use crate::{
+    bodies,
+    client::{Request, Response, post},
+    test_gateway::{Setup, TestGateway, until},
+};
+
+const QUOTE: &str = "v2.tariff_express";
+
+fn quote() -> Request {
+    post("/tariff/express", bodies::TARIFF).by("shop")
+}
+
+fn busy(retry_after: &str) -> Act {
+    Act::Answer(CannedResponse {
+        status: 503,
+        headers: vec![("retry-after".to_owned(), retry_after.to_owned())],
+        body: r#"{"success": false, "message": "Busy"}"#.to_owned(),
+        base64: false,
+        execute: false,
+    })
+}
+
+fn attempts(gateway: &TestGateway, response: &Response) -> u64 {
+    let line = gateway.line(response.header("x-request-id").expect("an id"));
+    line["attempts"].as_u64().expect("a number")
+}
+
+fn retries(gateway: &TestGateway, reason: &str) -> f64 {
+    gateway.metric("retries_total", &[("account", "main"), ("class", "quote"), ("reason", reason)])
+}
+
+#[test]
+fn after_a_failure_that_a_second_attempt_may_mend_and_counts_by_reason() {
+    let gateway = TestGateway::new();
+    for (reason, act) in [
+        ("reset", Act::Reset),
+        ("reset", Act::Close),
+        ("502", Act::Html(502)),
+        ("503", Act::Html(503)),
+        ("504", Act::Html(504)),
+    ] {
+        let before = (retries(&gateway, reason), gateway.received().len());
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on(QUOTE, act.clone()).times(1));
+        let response = gateway.send(quote());
+        assert_eq!((response.status, response.sent()), (200, "yes"), "{act:?}: {response:?}");
+        assert_eq!(attempts(&gateway, &response), 2, "{act:?}");
+        let after = (retries(&gateway, reason), gateway.received().len());
+        assert_eq!((after.0 - before.0, after.1 - before.1), (1.0, 2), "{act:?}");
+    }
+    assert_eq!(gateway.metric("retries_total", &[]), 5.0);
+    for act in [Act::Html(500), Act::Html(501), Act::Html(505)] {
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on(QUOTE, act).times(1));
+        assert!(gateway.send(quote()).status >= 500);
+    }
+    assert_eq!(gateway.metric("retries_total", &[]), 5.0);
+}
+
+#[test]
+fn after_a_connection_that_could_not_be_opened() {
+    let closed = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("an address");
+    let gateway = Setup { base_url: Some(format!("http://{closed}")), wait: false, ..Setup::default() }.start();
+    let mut refused = gateway.send(quote());
+    until("the pair is used", || {
+        refused = gateway.send(quote());
+        refused.code() == "upstream.connect"
+    });
+    assert_eq!((refused.sent(), attempts(&gateway, &refused)), ("no", 2));
+    assert!(retries(&gateway, "connect") >= 1.0);
+}
+
+#[test]
+fn only_a_tenth_of_first_attempts_and_a_few_while_everything_fails() {
+    for (account, most) in [("", 29), ("retries = 0.5", 109), ("retries = 0", 0)] {
+        let gateway = Setup { account, ..Setup::default() }.start();
+        gateway.sandbox.fault(Fault::on(QUOTE, Act::Html(503)));
+        let mut connection = gateway.connect();
+        for _ in 0..200 {
+            assert_eq!(connection.send(&quote()).status, 503);
+        }
+        let (received, counted) = (gateway.received().len(), retries(&gateway, "503"));
+        assert_eq!((received, counted), (200 + most, most as f64), "{account}");
+        let left = &gateway.admin("/status").json()["accounts"]["main"]["retries_left"];
+        assert_eq!(left, &0, "{account}");
+    }
+}
+
+#[test]
+fn not_before_fastrac_allows_it() {
+    let gateway = TestGateway::new();
+    gateway.sandbox.fault(Fault::on(QUOTE, busy("1")).times(1));
+    let began = Instant::now();
+    let response = gateway.send(quote());
+    assert_eq!((response.status, attempts(&gateway, &response)), (200, 2), "{response:?}");
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+
+    gateway.sandbox.fault(Fault::on(QUOTE, busy("5")));
+    let began = Instant::now();
+    let response = gateway.send(quote());
+    assert_eq!((response.status, response.header("retry-after")), (503, Some("5")), "{response:?}");
+    assert_eq!(attempts(&gateway, &response), 1);
+    assert!(began.elapsed() < Duration::from_secs(4), "the first response is not held back: {:?}", began.elapsed());
+}
+
+#[test]
+fn not_after_the_callers_time() {
+    let gateway = TestGateway::new();
+    // The shortest pause is 25 ms.
+    gateway.sandbox.fault(Fault::on(QUOTE, Act::Html(503)));
+    for millis in ["10", "20"] {
+        let response = gateway.send(quote().header("x-gateway-timeout", millis));
+        assert!([503, 504].contains(&response.status), "{response:?}");
+        assert!(attempts(&gateway, &response) <= 1);
+    }
+    gateway.sandbox.clear_faults();
+    gateway.sandbox.fault(Fault::on(QUOTE, busy("2")));
+    let response = gateway.send(quote().header("x-gateway-timeout", "1500"));
+    assert_eq!((response.status, attempts(&gateway, &response)), (503, 1), "{response:?}");
+    assert_eq!(gateway.metric("retries_total", &[]), 0.0);
+}
+
+#[test]
+fn not_once_the_breaker_has_opened() {
+    let gateway = Setup { breaker: "minimum = 1, failures = 0.1, open = \"1h\"", ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on(QUOTE, Act::Html(503)));
+    let response = gateway.send(quote());
+    assert_eq!((response.status, response.sent(), attempts(&gateway, &response)), (503, "yes", 1), "{response:?}");
+    assert_eq!(gateway.send(quote()).code(), "upstream.breaker");
+    let left = &gateway.admin("/status").json()["accounts"]["main"]["retries_left"];
+    assert_eq!(left, &10, "and none was taken");
+}

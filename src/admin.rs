@@ -47,6 +47,7 @@ pub use self::{
 use crate::{
     edge::{Drain, connection_limit::ConnectionLimit, heartbeat::Heartbeat},
     gateway::Gateway,
+    reconcile::Reconciler,
     store::Store,
 };
 
@@ -66,6 +67,7 @@ pub struct Admin {
     pub connections: Arc<ConnectionLimit>,
     /// Of the data threads.
     pub heartbeats: Vec<Heartbeat>,
+    pub reconciler: Arc<Reconciler>,
 }
 
 /// State shared by all pages.
@@ -103,6 +105,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/keys/verify", post(keys::verify))
         .route("/keys/revoke", post(keys::revoke))
         .route("/orders", get(orders::list))
+        .route("/orders/{id}", get(orders::show))
         .route("/orders/settle", post(orders::settle))
         .route("/quota", get(quota::show).post(quota::set))
         .fallback(error::not_found)

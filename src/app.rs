@@ -39,6 +39,7 @@ use crate::{
     gateway::{self, Counting, Gateway, Live, Overrides, Revoked, StartError},
     ledger::{Ledger, LedgerError},
     orders::Orders,
+    reconcile::Reconciler,
     record::{ExchangeLog, LogError, Metrics},
     snapshot::Account,
     spending::{self, Spending},
@@ -184,6 +185,8 @@ impl App {
             sockets.data.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?
         };
         let heartbeats: Vec<_> = threads.iter().map(|thread| thread.heartbeat.clone()).collect();
+        let reconciler = Reconciler::new(&gateway, drain.clone());
+        control.spawn(reconciler.clone().run());
         let operators = Admin {
             gateway: gateway.clone(),
             audit: audit.clone(),
@@ -193,6 +196,7 @@ impl App {
             address,
             connections,
             heartbeats: heartbeats.clone(),
+            reconciler,
         };
         control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), tls.admin.clone()));
         control.spawn(check_heartbeats(heartbeats));

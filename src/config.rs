@@ -123,6 +123,8 @@ pub struct OrdersConfig {
     pub remember: Duration,
     /// How long a response that has reached nobody is kept for an equal order without a key; zero: not at all.
     pub undelivered: Duration,
+    /// How long an order has been unknown before balance history and tracking are read for it; zero: only on request.
+    pub reconcile: Duration,
 }
 
 /// `[reload]`

@@ -32,6 +32,7 @@
 //! | [`spending`] | who spends the accounts' budgets today, for reports |
 //! | [`gateway`], [`snapshot`] | the configuration in force beside the state that outlives it, and how a reload swaps it |
 //! | [`rotation`] | the task that keeps an account's key pairs current; above `keys` and the path |
+//! | [`reconcile`] | proposals of what became of unknown orders, from balance history and tracking; above `orders` and the path |
 //! | [`admin`] | health, metrics, status, commands of operators |
 //! | [`cli`] | one file per command |
 //! | [`inspect`] | the configuration file with the files and variables that it names: all errors at once, for `check`, `run` and a reload |
@@ -98,6 +99,7 @@ pub mod orders;
 pub mod outcome;
 pub mod path;
 pub mod peer;
+pub mod reconcile;
 pub mod record;
 pub mod refusal;
 pub mod reply;

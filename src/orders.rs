@@ -171,7 +171,8 @@ impl Orders {
         if !batch.is_empty() {
             store.write(batch).await?;
         }
-        let placed = PlacedOrders::open(&store, now.as_millisecond()).await?;
+        let began = if last.is_some() { now.as_millisecond() } else { 0 };
+        let placed = PlacedOrders::open(&store, began).await?;
         Ok(Orders { inner: Arc::new(SharedOrders::new(store, clock, index, placed)) })
     }
 
@@ -269,6 +270,15 @@ impl Orders {
     /// The orders of an account that have certainly bought a shipment lately.
     pub fn placed(&self, account: &str) -> Vec<PlacedOrder> {
         self.inner.placed.lock().of_account(account)
+    }
+
+    /// An unknown order has bought the shipment of these ids, which was paid for at `paid`.
+    pub fn was_placed(&self, order: &UnknownOrder, ids: Vec<String>, paid: Timestamp) {
+        let (account, came) = (order.account.clone(), order.description.at);
+        let placed = PlacedOrder { account, came, ended: paid.as_millisecond(), ids };
+        let mut batch = WriteBatch::default();
+        self.inner.placed.lock().add(order.number, placed, &mut batch);
+        self.inner.store().submit_until_written(batch, || {});
     }
 
     /// From when on [`Orders::placed`] lacks none, milliseconds since 1970.

@@ -28,7 +28,7 @@ use http_body::Body as HttpBody;
 
 pub use attempt::PreparedAttempt;
 pub use call::{CallDeadlines, CallPriority, UpstreamCall};
-pub use fetch::canary;
+pub use fetch::{OwnAnswer, canary, fetch_own};
 pub use serve::{Arrival, ConnectionClose, ExchangeGuard, ResponseStart, serve};
 
 use crate::{

@@ -52,7 +52,11 @@ pub(crate) fn effective(config: &Config) -> Value {
             "hosts": admin.hosts,
         },
         "state": { "dir": state.dir },
-        "orders": { "remember": span(orders.remember), "undelivered": span(orders.undelivered) },
+        "orders": {
+            "remember": span(orders.remember),
+            "undelivered": span(orders.undelivered),
+            "reconcile": span(orders.reconcile),
+        },
         "reload": { "watch": reload.watch, "removals": reload.removals },
         "log": {
             "exchanges": match &log.exchanges {

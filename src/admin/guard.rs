@@ -56,7 +56,7 @@ const WRONG_TOKEN_BURST: NonZeroU32 = NonZeroU32::new(10).unwrap();
 const WRONG_TOKEN_PERIOD: Duration = Duration::from_secs(6);
 
 /// The pages and commands, and their names in metrics and audit log.
-pub(super) const ACTIONS: [(&str, &str); 12] = [
+pub(super) const ACTIONS: [(&str, &str); 13] = [
     ("/", "console"),
     ("/status", "status"),
     ("/config", "config"),
@@ -67,6 +67,7 @@ pub(super) const ACTIONS: [(&str, &str); 12] = [
     ("/keys/revoke", "keys_revoke"),
     ("/quota", "quota"),
     ("/orders", "orders"),
+    ("/orders/{id}", "orders_show"),
     ("/orders/settle", "orders_settle"),
     ("/state/backup", "state_backup"),
 ];
@@ -86,7 +87,7 @@ pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request
     let access = authorize(&state.admin.gateway.in_force.load().config.admin, state.admin.address.ip(), &request);
     let wrong_token = matches!(access, Access::WrongToken | Access::WrongRole { .. });
     let entry = AuditEntry {
-        action: ACTIONS.iter().find(|(known, _)| *known == path).map_or(OTHER_ACTION, |(_, action)| *action),
+        action: action(path),
         audited: wrong_token || !reads(&request),
         wrong_token,
         peer: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical()),
@@ -126,6 +127,13 @@ async fn whole(request: Request) -> Result<Request, AdminError> {
     // The limit is in the extensions.
     let body = Bytes::from_request(Request::from_parts(head.clone(), body), &()).await.map_err(unreadable)?;
     Ok(Request::from_parts(head, body.into()))
+}
+
+/// The name of what a path is for.
+fn action(path: &str) -> &'static str {
+    let known = ACTIONS.iter().find(|(known, _)| *known == path);
+    let is_order = path.strip_prefix("/orders/").is_some_and(|id| !id.is_empty() && !id.contains('/'));
+    known.map_or(if is_order { "orders_show" } else { OTHER_ACTION }, |(_, action)| *action)
 }
 
 /// What is recorded of a request.

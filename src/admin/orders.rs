@@ -1,10 +1,14 @@
-//! `/orders`: the orders whose outcome is unknown, and settling one.
+//! `/orders`: the orders whose outcome is unknown, what is proposed of one, and settling one.
 //!
 //! An order is named by its request id, or by its number where several have the same id.
 
 use std::sync::Arc;
 
-use axum::{Extension, Json, extract::State, http::StatusCode};
+use axum::{
+    Extension, Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,7 +19,11 @@ use super::{
     error::{AdminError, JsonBody},
     guard::TokenName,
 };
-use crate::{orders::UnknownOrder, outcome::Outcome};
+use crate::{
+    orders::{Orders, UnknownOrder},
+    outcome::Outcome,
+    reconcile::{FoundDebit, Proposal, ProposedFinding, Reconciler},
+};
 
 /// Longest note, in characters.
 const NOTE_MAX: usize = 500;
@@ -43,10 +51,60 @@ struct UnknownOrderStatus {
     told: Option<&'static str>,
     /// Equal orders that it has held since the process started.
     held: u64,
+    /// What was proposed of it last; `null`: nothing so far.
+    proposed: Option<&'static str>,
 }
 
-impl From<UnknownOrder> for UnknownOrderStatus {
-    fn from(order: UnknownOrder) -> Self {
+/// One order, with all that is known of it.
+#[derive(Serialize)]
+pub(super) struct UnknownOrderPage {
+    #[serde(flatten)]
+    order: UnknownOrderStatus,
+    operation: String,
+    /// Its body, masked; `null` if it cannot be shown.
+    request: Value,
+    proposal: ProposalStatus,
+}
+
+#[derive(Serialize)]
+struct ProposalStatus {
+    /// `executed`, `not-executed` or `cannot-tell`.
+    finding: &'static str,
+    /// The evidence, or why there is none.
+    reason: String,
+    /// The debit of the order; `null`: none was found.
+    debit: Option<FoundDebitStatus>,
+    /// RFC 3339.
+    made_at: String,
+}
+
+#[derive(Serialize)]
+struct FoundDebitStatus {
+    awb: String,
+    /// Fastrac's order code.
+    code: String,
+    /// IDR.
+    amount: u64,
+    /// RFC 3339.
+    at: String,
+}
+
+impl From<Proposal> for ProposalStatus {
+    fn from(proposal: Proposal) -> Self {
+        let Proposal { finding, reason, debit, made_at, .. } = proposal;
+        let debit = debit.map(|FoundDebit { code, awb, amount, at }| FoundDebitStatus {
+            awb,
+            code,
+            amount,
+            at: format!("{at:.0}"),
+        });
+        ProposalStatus { finding: finding.as_str(), reason, debit, made_at: format!("{made_at:.0}") }
+    }
+}
+
+impl UnknownOrderStatus {
+    fn new(order: UnknownOrder, reconciler: &Reconciler) -> Self {
+        let proposed = reconciler.last(order.number).map(|last| last.finding.as_str());
         let described = order.description;
         let at = Some(described.at).filter(|at| *at > 0).and_then(|at| Timestamp::from_millisecond(at).ok());
         UnknownOrderStatus {
@@ -61,6 +119,7 @@ impl From<UnknownOrder> for UnknownOrderStatus {
             idempotency_key: order.has_key,
             told: order.told.map(Outcome::as_str),
             held: order.held,
+            proposed,
         }
     }
 }
@@ -93,8 +152,43 @@ impl Finding {
 }
 
 pub(super) async fn list(State(state): State<Arc<AdminState>>) -> Json<OrdersPage> {
-    let orders = state.admin.gateway.live.orders.unknown();
-    Json(OrdersPage { orders: orders.into_iter().map(UnknownOrderStatus::from).collect() })
+    let (orders, reconciler) = (state.admin.gateway.live.orders.unknown(), &state.admin.reconciler);
+    Json(OrdersPage { orders: orders.into_iter().map(|order| UnknownOrderStatus::new(order, reconciler)).collect() })
+}
+
+/// One unknown order. Reads at Fastrac what is not known yet.
+pub(super) async fn show(
+    State(state): State<Arc<AdminState>>,
+    Path(id): Path<String>,
+) -> Result<Json<UnknownOrderPage>, AdminError> {
+    let reconciler = &state.admin.reconciler;
+    let order = unknown_order(&state.admin.gateway.live.orders, &id)?;
+    let proposal = reconciler.propose(&order).await.into();
+    let request = order.description.request.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let (request, operation) = (request.unwrap_or_default(), order.description.operation.clone());
+    Ok(Json(UnknownOrderPage { order: UnknownOrderStatus::new(order, reconciler), operation, request, proposal }))
+}
+
+/// The unknown order of this request id or number.
+fn unknown_order(orders: &Orders, id: &str) -> Result<UnknownOrder, AdminError> {
+    let named = |order: &UnknownOrder| order.request_id == id || order.number.to_string() == id;
+    let mut found: Vec<_> = orders.unknown().into_iter().filter(named).collect();
+    match (found.pop(), found.len()) {
+        (Some(order), 0) => Ok(order),
+        (None, _) if orders.under_way().iter().any(|order| order.request_id == id) => {
+            let message =
+                "this order is still under way: Fastrac has not responded and its time is not up; wait for its end";
+            Err(AdminError::new(StatusCode::CONFLICT, "orders.in_flight", message))
+        }
+        (None, _) => {
+            let message = "no order of this id has an unknown outcome (it may have been settled); `orders list` shows those that have";
+            Err(AdminError::new(StatusCode::NOT_FOUND, "orders.id", message))
+        }
+        (Some(_), _) => {
+            let message = "several unknown orders have this id: name one by its `number`";
+            Err(AdminError::new(StatusCode::CONFLICT, "orders.id", message))
+        }
+    }
 }
 
 /// Settles an order. Answers when that is on disk.
@@ -114,19 +208,17 @@ pub(super) async fn settle(
         return Err(AdminError::new(StatusCode::BAD_REQUEST, "orders.as", message));
     };
     let orders = &state.admin.gateway.live.orders;
-    let named = |order: &UnknownOrder| order.request_id == request.id || order.number.to_string() == request.id;
-    let mut found: Vec<_> = orders.unknown().into_iter().filter(named).collect();
-    let order = match (found.pop(), found.len()) {
-        (Some(order), 0) => order,
-        (None, _) => {
-            let message = "no order of this id has an unknown outcome; `orders list` shows those that have";
-            return Err(AdminError::new(StatusCode::NOT_FOUND, "orders.id", message));
-        }
-        (Some(_), _) => {
-            let message = "several unknown orders have this id: name one by its `number`";
-            return Err(AdminError::new(StatusCode::CONFLICT, "orders.id", message));
-        }
-    };
+    let order = unknown_order(orders, &request.id)?;
+    let proposal = state.admin.reconciler.last(order.number);
+    if let Some(proposal) = &proposal {
+        subject.name("proposed", proposal.finding.as_str());
+    }
+    if let (Finding::Executed, Some(Proposal { finding: ProposedFinding::Executed, debit: Some(debit), .. })) =
+        (finding, proposal)
+    {
+        // So that its debit is not taken for that of another unknown order.
+        orders.was_placed(&order, vec![debit.awb, debit.code], debit.at);
+    }
     let settled = orders.settle(&order, matches!(finding, Finding::Executed));
     let (id, account) = (&order.request_id, &order.account);
     subject.name("order", id.as_str());

@@ -38,6 +38,7 @@ use crate::{
     gateway::{Live, Revoked},
     keys::{Lease, Verdict},
     orders::Orders,
+    reconcile::Reconciler,
     record::{ExchangeLog, Metrics},
     rotation,
 };
@@ -186,6 +187,7 @@ impl TestAdmin {
             address: self.bound,
             connections: ConnectionLimit::new(100),
             heartbeats: vec![self.heartbeat.clone()],
+            reconciler: Reconciler::new(&self.gateway, self.drain.clone()),
         }
     }
 

@@ -4,11 +4,11 @@ use std::io;
 
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::{
-    WRONG, output,
-    remote::{self, AdminClient, AdminResponse},
+    remote::AdminClient,
     table::{age, table, text},
 };
 
@@ -32,7 +32,7 @@ enum OrdersCommand {
         #[command(flatten)]
         remote: AdminClient,
     },
-    /// Show what is known of one
+    /// Show what is known of one, and what balance history and tracking say of it (read within spare budget)
     #[command(after_help = "Example: fastrac-gateway orders show 01a22563-9d0c-7c51 --admin http://127.0.0.1:9464")]
     Show {
         /// Its request id, or its number
@@ -68,10 +68,10 @@ enum SettleAs {
 pub(super) fn run(arguments: &OrdersArgs) -> io::Result<u8> {
     match &arguments.command {
         OrdersCommand::List { remote } => remote.run(Method::GET, "/orders", None, listed),
-        OrdersCommand::Show { id, remote } => match remote.send(Method::GET, "/orders", None) {
-            Ok(response) => show(&response, id),
-            Err(error) => Ok(error.report()),
-        },
+        OrdersCommand::Show { id, remote } => {
+            let page = format!("/orders/{}", utf8_percent_encode(id, NON_ALPHANUMERIC));
+            remote.run(Method::GET, &page, None, described)
+        }
         OrdersCommand::Settle { id, r#as, note, remote } => {
             let finding = match r#as {
                 SettleAs::Executed => "executed",
@@ -81,20 +81,6 @@ pub(super) fn run(arguments: &OrdersArgs) -> io::Result<u8> {
             remote.run(Method::POST, "/orders/settle", Some(&body), settled)
         }
     }
-}
-
-fn show(response: &AdminResponse, id: &str) -> io::Result<u8> {
-    if !response.status.is_success() {
-        return remote::report(response, |_| Vec::new());
-    }
-    let found: Vec<_> =
-        orders(&response.body).filter(|order| text(&order["id"]) == id || number(order) == id).collect();
-    let lines: Vec<_> = found.iter().flat_map(|order| described(order)).collect();
-    if lines.is_empty() {
-        output::error("no order of this id has an unknown outcome; `orders list` shows those that have");
-        return Ok(WRONG);
-    }
-    remote::print(&lines).map(|()| 0)
 }
 
 fn orders(body: &Value) -> impl Iterator<Item = &Value> {
@@ -109,35 +95,59 @@ fn listed(body: &Value) -> Vec<String> {
     let row = |order: &Value| {
         let age = age(order["unknown_for_seconds"].as_u64().unwrap_or_default());
         let held = order["held"].as_u64().unwrap_or_default().to_string();
-        let path = text(&order["path"]);
-        [text(&order["id"]), text(&order["account"]), text(&order["service"]), path, text(&order["told"]), &age, &held]
-            .map(str::to_owned)
+        let [id, account, service, path, told, proposed] =
+            ["id", "account", "service", "path", "told", "proposed"].map(|name| text(&order[name]));
+        [id, account, service, path, told, &age, &held, proposed].map(str::to_owned)
     };
     let rows: Vec<_> = orders(body).map(row).collect();
     match (rows.is_empty(), body["orders"].is_array()) {
         (true, true) => vec!["no order has an unknown outcome".to_owned()],
         (true, false) => Vec::new(),
-        (false, _) => table(["ID", "ACCOUNT", "SERVICE", "PATH", "TOLD", "UNKNOWN FOR", "HELD"], &rows),
+        (false, _) => table(["ID", "ACCOUNT", "SERVICE", "PATH", "TOLD", "UNKNOWN FOR", "HELD", "PROPOSED"], &rows),
     }
 }
 
 fn described(order: &Value) -> Vec<String> {
+    if !order["number"].is_u64() {
+        return Vec::new();
+    }
     let flag = if order["idempotency_key"].as_bool() == Some(true) { "yes" } else { "no" };
     let age = age(order["unknown_for_seconds"].as_u64().unwrap_or_default());
     let held = order["held"].as_u64().unwrap_or_default();
     let told = order["told"].as_str().unwrap_or("nothing: the gateway ended meanwhile");
-    vec![
+    let body = if order["request"].is_null() { "not shown".to_owned() } else { order["request"].to_string() };
+    let mut lines = vec![
         format!("order            {} (number {})", text(&order["id"]), number(order)),
         format!("request          {} {}", text(&order["method"]), text(&order["path"])),
+        format!("body (masked)    {body}"),
         format!("service          {} (account {})", text(&order["service"]), text(&order["account"])),
         format!("came at          {}", text(&order["at"])),
         format!("unknown for      {age}"),
         format!("Idempotency-Key  {flag}"),
         format!("caller was told  {told}"),
         format!("equal orders     {held} held since the gateway started"),
-        "Compare it with Fastrac's balance history of that minute and with tracking, then settle it:".to_owned(),
-        format!("  fastrac-gateway orders settle {} --as executed|not-executed --admin URL", text(&order["id"])),
-    ]
+    ];
+    let proposal = &order["proposal"];
+    lines.push(format!("proposal         {}: {}", text(&proposal["finding"]), text(&proposal["reason"])));
+    let debit = &proposal["debit"];
+    if let Some(amount) = debit["amount"].as_u64() {
+        let [awb, code, at] = ["awb", "code", "at"].map(|name| text(&debit[name]));
+        lines.push(format!("  debit          AWB {awb}, order code {code}, {amount} IDR at {at}"));
+    }
+    lines.push(format!("  made at        {}", text(&proposal["made_at"])));
+    let id = text(&order["id"]);
+    lines.extend(match proposal["finding"].as_str() {
+        Some(finding @ ("executed" | "not-executed")) => ["If you agree, settle it:".to_owned(), settling(id, finding)],
+        _ => {
+            let compare = "Compare it with Fastrac's balance history of that minute and with tracking, then settle it:";
+            [compare.to_owned(), settling(id, "executed|not-executed")]
+        }
+    });
+    lines
+}
+
+fn settling(id: &str, finding: &str) -> String {
+    format!("  fastrac-gateway orders settle {id} --as {finding} --admin URL")
 }
 
 fn settled(body: &Value) -> Vec<String> {
@@ -155,15 +165,15 @@ mod tests {
         json!({ "orders": [{
             "id": "req-1", "number": 4, "service": "shop", "account": "main", "method": "POST",
             "path": "/order/express", "at": "2026-11-24T09:12:44.120Z", "unknown_for_seconds": 61,
-            "idempotency_key": false, "told": "timeout", "held": 2,
+            "idempotency_key": false, "told": "timeout", "held": 2, "proposed": "executed",
         }] })
     }
 
     #[test]
     fn unknown_orders_are_a_table() {
         let lines = [
-            "ID     ACCOUNT  SERVICE  PATH            TOLD     UNKNOWN FOR  HELD",
-            "req-1  main     shop     /order/express  timeout  1m1s         2",
+            "ID     ACCOUNT  SERVICE  PATH            TOLD     UNKNOWN FOR  HELD  PROPOSED",
+            "req-1  main     shop     /order/express  timeout  1m1s         2     executed",
         ];
         assert_eq!(listed(&page()), lines);
         assert_eq!(listed(&json!({ "orders": [] })), ["no order has an unknown outcome"]);
@@ -171,9 +181,26 @@ mod tests {
     }
 
     #[test]
-    fn one_is_shown_with_what_to_do_next() {
-        let lines = described(&page()["orders"][0]);
-        assert!(lines.iter().any(|line| line.ends_with("POST /order/express")), "{lines:?}");
-        assert!(lines.last().is_some_and(|line| line.contains("orders settle req-1")), "{lines:?}");
+    fn one_is_shown_with_what_is_proposed_and_what_to_do_next() {
+        let mut order = page()["orders"][0].clone();
+        order["request"] = json!({ "receiver": "***" });
+        order["proposal"] = json!({
+            "finding": "executed", "reason": "a debit", "made_at": "2026-11-24T09:14:44Z",
+            "debit": { "awb": "FSTRA1", "code": "PSN-1", "amount": 18000, "at": "2026-11-24T09:12:45Z" },
+        });
+        let lines = described(&order).join("\n");
+        for part in [
+            "POST /order/express",
+            "{\"receiver\":\"***\"}",
+            "proposal         executed: a debit",
+            "AWB FSTRA1, order code PSN-1, 18000 IDR at 2026-11-24T09:12:45Z",
+            "orders settle req-1 --as executed --admin URL",
+        ] {
+            assert!(lines.contains(part), "{part} is not in {lines}");
+        }
+        order["proposal"] = json!({ "finding": "cannot-tell", "reason": "no budget to spare" });
+        let lines = described(&order);
+        assert!(lines.last().is_some_and(|line| line.contains("--as executed|not-executed")), "{lines:?}");
+        assert!(described(&json!({})).is_empty());
     }
 }

@@ -144,7 +144,11 @@ pub fn check_with(text: &str, included: &[IncludedFile], folder: &Path, environm
         include: written.include.iter().map(|pattern| context.path(pattern)).collect(),
         listen: gateway::listen(&written.listen, context, &mut diagnostics),
         admin: gateway::admin(&written.admin, &mut diagnostics),
-        orders: OrdersConfig { remember: written.orders.remember.0.0, undelivered: written.orders.undelivered.0.0 },
+        orders: OrdersConfig {
+            remember: written.orders.remember.0.0,
+            undelivered: written.orders.undelivered.0.0,
+            reconcile: written.orders.reconcile.0.0,
+        },
         reload: gateway::reload(&written.reload),
         log: gateway::log(
             &written.log,

@@ -212,6 +212,9 @@ pub struct OrdersTable {
     /// How long the response to an order that has reached nobody is kept for an equal order without a key; "0s": not at
     /// all.
     pub undelivered: BoundedDuration<0, DAY>,
+    /// How long the outcome of an order has been unknown before the gateway reads balance history and tracking by
+    /// itself, to propose what became of it; "0s": only for `orders show`.
+    pub reconcile: BoundedDuration<0, DAY>,
     /// With `state.shared`: whether orders are refused while the shared store is lost, or each replica protects orders
     /// with what it knows itself.
     pub on_store_loss: OnStoreLoss,
@@ -222,6 +225,7 @@ impl Default for OrdersTable {
         Self {
             remember: BoundedDuration::millis(7 * DAY),
             undelivered: BoundedDuration::millis(10 * MINUTE),
+            reconcile: BoundedDuration::millis(2 * MINUTE),
             on_store_loss: OnStoreLoss::default(),
         }
     }

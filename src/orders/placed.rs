@@ -90,12 +90,13 @@ pub(super) struct PlacedOrders {
 }
 
 impl PlacedOrders {
-    /// Reads what is remembered. `now`: the wall time in milliseconds.
+    /// Reads what is remembered. `began`: from when on it lacks nothing at its first start, milliseconds since 1970: now,
+    /// if there were orders before it was kept.
     ///
     /// # Errors
     /// [`StoreError`] if it cannot be read or written.
-    pub(super) async fn open(store: &Store, now: i64) -> Result<PlacedOrders, StoreError> {
-        let mut placed = PlacedOrders { orders: BTreeMap::new(), since: now };
+    pub(super) async fn open(store: &Store, began: i64) -> Result<PlacedOrders, StoreError> {
+        let mut placed = PlacedOrders { orders: BTreeMap::new(), since: began };
         let mut is_first = true;
         for loaded in store.load(&PLACED).await?.rows {
             match <[u8; 8]>::try_from(loaded.key.as_slice()) {
@@ -105,11 +106,11 @@ impl PlacedOrders {
         }
         if is_first {
             let mut batch = WriteBatch::default();
-            batch.put(&PLACED, SINCE, &PlacedOrder { came: now, ..PlacedOrder::default() });
+            batch.put(&PLACED, SINCE, &PlacedOrder { came: began, ..PlacedOrder::default() });
             store.write(batch).await?;
         }
         if placed.orders.len() >= MAX_PLACED {
-            placed.since = placed.orders.values().next().map_or(now, |oldest| oldest.ended);
+            placed.since = placed.orders.values().next().map_or(began, |oldest| oldest.ended);
         }
         Ok(placed)
     }

@@ -36,7 +36,7 @@ pub(super) const REMEMBERED: Duration = Duration::from_hours(48);
 const UNDELIVERED: Duration = Duration::from_mins(10);
 
 pub(super) fn settings() -> OrdersConfig {
-    OrdersConfig { remember: REMEMBERED, undelivered: UNDELIVERED }
+    OrdersConfig { remember: REMEMBERED, undelivered: UNDELIVERED, reconcile: Duration::ZERO }
 }
 
 fn limits() -> OrderLimits {

@@ -18,6 +18,7 @@
 //! | `keeps_day_counts` | day counts survive kills, restarts and a lost store |
 //! | `keeps_the_exchange_log` | nothing pushes lines out of the exchange log, and no line of an order is lost |
 //! | `logs_despite_disks` | a full disk and a `kill -9` cost no request and only the lines that the logs say |
+//! | `proposes_what_became_of_orders` | balance history and tracking show what became of unknown orders; settling them |
 //! | `logs_without_waiting` | the program's own log stops nothing, whatever its reader does |
 //! | `restarts` | restarts under load, with every pattern of connections: what was read is answered, no order is unknown or doubled |
 //! | `ends_in_time` | signals, limits of the process, and what hangs: start-up and end are in bounded time |
@@ -91,6 +92,7 @@ mod never_leaks;
 mod operates_limits;
 mod passes_responses_unchanged;
 mod process;
+mod proposes_what_became_of_orders;
 mod protects_orders_without_a_key;
 mod refuses_clearly;
 mod rejects_faulty_keys;

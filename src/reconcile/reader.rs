@@ -1,0 +1,198 @@
+//! Reads at Fastrac for one account: with lowest priority, from spare budget only, until a point in time.
+//!
+//! Always holds: nothing is sent while the account is paused, one of its breakers is open, requests wait for its budget, or
+//! less than half of the second's budget or of the places in flight, or a tenth of the day's, is left; nor once the
+//! shutdown has begun. Must not know what is read. Fails with [`Unread`].
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_TYPE, uri::PathAndQuery};
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::history::FormatError;
+use crate::{
+    body::BufferedRequest,
+    config::Priority,
+    edge::Drain,
+    gateway::Gateway,
+    outcome::Outcome,
+    path::{self, CallDeadlines, CallPriority, OwnAnswer, UpstreamCall},
+    snapshot::{Account, Worker},
+    upstream::breaker::State,
+};
+
+/// How often spare budget is waited for.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Time that must be left for a read.
+const LEAST: Duration = Duration::from_millis(500);
+
+/// Largest difference between Fastrac's clock and the gateway's, milliseconds.
+const SKEW: i64 = 30_000;
+
+/// Why something was not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unread {
+    #[error("the gateway is being stopped")]
+    Stopping,
+    #[error("the configuration has no account or operation `{0}`")]
+    Unknown(String),
+    #[error("Fastrac has throttled the account, so that nothing is sent to it for a while")]
+    Paused,
+    #[error("a circuit breaker of the account is open: Fastrac is failing")]
+    BreakerOpen,
+    #[error("the account has no budget to spare")]
+    NoSpareBudget,
+    #[error("there was not enough time")]
+    Late,
+    #[error("{operation} failed: {why}")]
+    Failed { operation: String, why: String },
+    #[error("{operation} was answered with status {} ({})", .status.as_u16(), .outcome.as_str())]
+    Rejected { operation: String, status: StatusCode, outcome: Outcome },
+    #[error("{operation}: {fault}")]
+    Malformed { operation: String, fault: FormatError },
+    #[error("Fastrac's clock and the gateway's differ by {seconds} s")]
+    Skewed { seconds: i64 },
+    #[error("the gateway's clock was changed since")]
+    ClockChanged,
+    #[error("the balance history is too long to be read whole")]
+    TooLong,
+    #[error("the balance history can't be read page by page: the same rows come again")]
+    SamePage,
+    #[error("the debit of a known order is not at its time in the balance history: a clock, or `day_zone`, is wrong")]
+    OtherTimes,
+}
+
+/// The reader of one account, for one pass.
+pub(super) struct Reader {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) drain: Drain,
+    pub(super) worker: Arc<Worker>,
+    pub(super) account: String,
+    pub(super) end: Instant,
+}
+
+impl Reader {
+    /// Sends one read and returns its response, whatever it is.
+    ///
+    /// # Errors
+    /// [`Unread`] if there is no response, or not a whole one.
+    pub(super) async fn send(&self, operation: &str, body: &Value) -> Result<OwnAnswer, Unread> {
+        self.wait_for_spare_budget().await?;
+        let snapshot = self.gateway.current.load_full();
+        let account = self.account_in_force()?;
+        let unknown = || Unread::Unknown(operation.to_owned());
+        let row = snapshot.catalog.operations.iter().find(|row| row.name == operation).cloned().ok_or_else(unknown)?;
+        let method = self.method(operation).ok_or_else(unknown)?;
+        let target = PathAndQuery::try_from(row.path.as_str()).map_err(|_| unknown())?;
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        let request = BufferedRequest { method, target, headers, body: Bytes::from(body.to_string()) };
+        let left = self.end.saturating_duration_since(Instant::now());
+        let call = UpstreamCall {
+            snapshot,
+            worker: self.worker.clone(),
+            account,
+            deadlines: CallDeadlines::of_operation(row.timeout.min(left)),
+            operation: row,
+            request,
+            service: None,
+            priority: CallPriority::OfService(Priority::Low),
+        };
+        let answer = Box::pin(path::fetch_own(&call)).await;
+        answer.map_err(|refusal| Unread::Failed { operation: operation.to_owned(), why: refusal.message.into_owned() })
+    }
+
+    /// The body of a successful response.
+    ///
+    /// # Errors
+    /// [`Unread`]; also if Fastrac's clock is wrong.
+    pub(super) async fn read(&self, operation: &str, body: &Value) -> Result<Bytes, Unread> {
+        let began = Timestamp::now().as_millisecond();
+        let answer = self.send(operation, body).await?;
+        let ended = Timestamp::now().as_millisecond();
+        let rejected =
+            Unread::Rejected { operation: operation.to_owned(), status: answer.status, outcome: answer.outcome };
+        let body = answer.body.filter(|_| answer.outcome == Outcome::Ok).ok_or(rejected)?;
+        let clock = clock(&body).or_else(|| date(&answer.headers));
+        let skew = clock.map_or(0, |clock| if clock < began { clock - began } else { (clock - ended).max(0) });
+        if skew.abs() > SKEW { Err(Unread::Skewed { seconds: skew / 1_000 }) } else { Ok(body) }
+    }
+
+    /// The zone of the account's business times.
+    ///
+    /// # Errors
+    /// [`Unread::Unknown`] if there is no such account any more.
+    pub(super) fn zone(&self) -> Result<TimeZone, Unread> {
+        let in_force = self.gateway.in_force.load();
+        let account = in_force.config.accounts.iter().find(|account| account.name == self.account);
+        account.map(|account| account.day_zone.clone()).ok_or_else(|| Unread::Unknown(self.account.clone()))
+    }
+
+    /// Maximum duration of an operation; of one that is gone, a usual one.
+    pub(super) fn timeout(&self, operation: &str) -> Duration {
+        let snapshot = self.gateway.current.load();
+        let row = snapshot.catalog.operations.iter().find(|row| row.name == operation);
+        row.map_or(Duration::from_secs(60), |row| row.timeout)
+    }
+
+    fn account_in_force(&self) -> Result<Arc<Account>, Unread> {
+        let snapshot = self.gateway.current.load();
+        let account = snapshot.accounts.iter().find(|account| account.name == self.account).cloned();
+        account.ok_or_else(|| Unread::Unknown(self.account.clone()))
+    }
+
+    fn method(&self, operation: &str) -> Option<Method> {
+        let in_force = self.gateway.in_force.load();
+        let row = in_force.config.operations.iter().find(|row| row.name == operation)?;
+        row.method.parse().ok()
+    }
+
+    async fn wait_for_spare_budget(&self) -> Result<(), Unread> {
+        loop {
+            if self.drain.begun() {
+                return Err(Unread::Stopping);
+            }
+            if self.end.saturating_duration_since(Instant::now()) < LEAST {
+                return Err(Unread::Late);
+            }
+            match spare(&*self.account_in_force()?) {
+                Err(Unread::NoSpareBudget) if self.end > Instant::now() + LEAST + PAUSE => sleep(PAUSE).await,
+                spare => return spare,
+            }
+        }
+    }
+}
+
+/// Whether the account has budget that nobody else needs.
+fn spare(account: &Account) -> Result<(), Unread> {
+    // A half-open one may be waiting for just this request.
+    if account.breakers.worst() == State::Open {
+        return Err(Unread::BreakerOpen);
+    }
+    let usage = account.budget.usage();
+    if !usage.paused_for.is_zero() {
+        return Err(Unread::Paused);
+    }
+    let second = usage.windows.second.is_none_or(|second| second.left * 2 >= second.limit);
+    let day = usage.windows.day.is_none_or(|day| day.left * 10 >= day.limit);
+    let places = usage.in_flight.left * 2 >= usage.in_flight.limit;
+    if usage.waiting == 0 && second && day && places { Ok(()) } else { Err(Unread::NoSpareBudget) }
+}
+
+/// What Fastrac's clock shows in an envelope.
+fn clock(body: &[u8]) -> Option<i64> {
+    #[derive(serde::Deserialize)]
+    struct StampedEnvelope {
+        timestamp: String,
+    }
+    let envelope: StampedEnvelope = serde_json::from_slice(body).ok()?;
+    Some(envelope.timestamp.parse::<Timestamp>().ok()?.as_millisecond())
+}
+
+fn date(headers: &HeaderMap) -> Option<i64> {
+    let text = headers.get(http::header::DATE)?.to_str().ok()?;
+    Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_millisecond())
+}

@@ -17,7 +17,10 @@ use super::{
     guard::TokenName,
     status::{QuotaChange, QuotaPage},
 };
-use crate::{admission::QuotaOverride, gateway::SetOverride};
+use crate::{
+    admission::QuotaOverride,
+    gateway::{Overrides, SetOverride},
+};
 
 /// Longest override.
 const LONGEST: Duration = Duration::from_hours(30 * 24);
@@ -63,7 +66,7 @@ pub(super) async fn set(
     Extension(subject): Extension<AuditSubject>,
     JsonBody(request): JsonBody<QuotaRequest>,
 ) -> Result<Json<QuotaChange>, AdminError> {
-    let now = Timestamp::now();
+    let now = Overrides::now();
     let set = wanted(&request, now)?.map(|limits| SetOverride { limits, by: by.clone(), since: now });
     let gateway = &state.admin.gateway;
     let written = gateway.override_quota(&request.service, set.as_ref()).map_err(|_| unknown_service())?;

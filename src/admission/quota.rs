@@ -61,7 +61,10 @@ struct LimitsInForce {
     second: Option<Arc<TokenBucket>>,
     day: Option<u64>,
     enforce: bool,
+    /// In force.
     overridden: Option<QuotaOverride>,
+    /// In force, or over: then it is in force again if the clock turns out to have been ahead.
+    set: Option<QuotaOverride>,
     /// `RateLimit-Policy`.
     policy: Option<HeaderValue>,
 }
@@ -112,6 +115,7 @@ impl Quota {
             day: quota.day,
             enforce: quota.enforce,
             overridden: None,
+            set: None,
             policy: None,
         });
         let quota = Self { day, clock, in_force, settings: Mutex::new(settings), would_refuse: Default::default() };
@@ -142,8 +146,9 @@ impl Quota {
     fn change(&self, change: impl FnOnce(&mut QuotaSettings)) {
         let mut settings = self.settings.lock();
         change(&mut settings);
-        settings.overridden.take_if(|set| set.is_over(self.clock.millis()));
-        let limits = settings.overridden.as_ref().map(|set| set.applied_to(&settings.configured));
+        let set = settings.overridden.clone();
+        let overridden = set.clone().filter(|set| !set.is_over(self.clock.settled_millis()));
+        let limits = overridden.as_ref().map(|set| set.applied_to(&settings.configured));
         let limits = limits.as_ref().unwrap_or(&settings.configured);
         let second = match (self.in_force.load().second.clone(), limits.second) {
             (Some(bucket), Some(rate)) => {
@@ -156,13 +161,8 @@ impl Quota {
         if self.day.limit() != limit {
             self.day.set_limit(limit);
         }
-        let mut in_force = LimitsInForce {
-            second,
-            day: limits.day,
-            enforce: limits.enforce,
-            overridden: settings.overridden.clone(),
-            policy: None,
-        };
+        let mut in_force =
+            LimitsInForce { second, day: limits.day, enforce: limits.enforce, overridden, set, policy: None };
         in_force.policy = header::policy(&self.usage_under(&in_force));
         self.in_force.store(Arc::new(in_force));
     }
@@ -170,7 +170,8 @@ impl Quota {
     /// The limits in force at this instant.
     fn limits(&self) -> Guard<Arc<LimitsInForce>> {
         let limits = self.in_force.load();
-        if limits.overridden.as_ref().is_some_and(|set| set.is_over(self.clock.millis())) {
+        let now = || self.clock.settled_millis();
+        if limits.set.as_ref().is_some_and(|set| set.is_over(now()) == limits.overridden.is_some()) {
             self.change(|_| {});
             return self.in_force.load();
         }
@@ -252,7 +253,7 @@ impl Quota {
     pub fn check_block(&self) -> Result<(), Exceeded> {
         let limits = self.limits();
         let Some(set) = limits.overridden.as_ref().filter(|set| set.block) else { return Ok(()) };
-        let retry_after = whole_seconds(Duration::from_millis(set.millis_left(self.clock.millis())));
+        let retry_after = whole_seconds(Duration::from_millis(set.millis_left(self.clock.settled_millis())));
         Err(Exceeded::Blocked { retry_after, notice: self.notice(set) })
     }
 
@@ -273,7 +274,7 @@ impl Quota {
 
     fn usage_under(&self, limits: &LimitsInForce) -> UsageByWindow {
         if let Some(set) = limits.overridden.as_ref().filter(|set| set.block) {
-            let resets_in = set.millis_left(self.clock.millis()).div_ceil(1000).max(1);
+            let resets_in = set.millis_left(self.clock.settled_millis()).div_ceil(1000).max(1);
             return UsageByWindow { second: None, day: Some(WindowUsage { limit: 0, left: 0, resets_in }) };
         }
         let second = limits.second.as_ref().map(|second| TokensLeft { rate: second.rate(), left: second.left() });

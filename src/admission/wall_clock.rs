@@ -11,6 +11,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::clock_jumps::settled_time;
+
 /// A source of wall time.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock {
@@ -47,14 +49,21 @@ impl WallClock {
         Self { source: TimeSource::Stepped(millis) }
     }
 
+    /// Milliseconds since 1970 (UTC) for the end of overrides: the system clock without its momentary jumps.
+    pub(super) fn settled_millis(&self) -> i64 {
+        if matches!(self.source, TimeSource::System) { since_1970(settled_time()) } else { self.millis() }
+    }
+
     /// Milliseconds since 1970 (UTC); 0 if the system clock is before that.
     pub(super) fn millis(&self) -> i64 {
         match self.source {
-            TimeSource::System => {
-                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
-            }
+            TimeSource::System => since_1970(SystemTime::now()),
             TimeSource::Stepped(millis) => millis.load(Ordering::Relaxed),
             TimeSource::Anchored(anchor) => anchor.millis + anchor.at.elapsed().as_millis() as i64,
         }
     }
+}
+
+fn since_1970(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    clock_jumps::{ClockJump, ClockJumps},
+    clock_jumps::{self, ClockJump, ClockJumps},
     degraded::DegradedReason,
     gateway::Gateway,
     ledger::Ledger,
@@ -51,6 +51,8 @@ pub(super) async fn watch(gateway: Arc<Gateway>, ledger: Arc<Ledger>) {
                 "day counts: the state folder cannot be written; requests are refused once their leases are used up";
             reports.report(DegradedReason::DayCountsFailing, "", text);
         }
+        // It notices a jump when it is asked.
+        clock_jumps::settled_time();
         let now = ClockJumps::now();
         if let Some(ClockJump(seconds)) = clock.observe(now) {
             tracing::error!(seconds, "the system clock has jumped; days are counted by what it says now");

@@ -107,7 +107,7 @@ pub(super) fn compile(
     let members = members(config, &accounts);
     let quota = |service: &config::ServiceConfig| {
         let quota = counts.quota(service, &config.accounts[service.account].day_zone);
-        quota.set_override(live.overrides.of(&service.name).map(|set| set.limits));
+        quota.set_override(live.overrides.last(&service.name).map(|set| set.limits));
         quota
     };
     let quotas = config.services.iter().map(quota).collect();

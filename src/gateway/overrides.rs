@@ -2,7 +2,8 @@
 //!
 //! Kept in the state store by service, so they survive reloads and restarts, also of services that are removed and added
 //! again. What always holds: one that is set is in force at once, and is reported as done when it is on disk; it ends by
-//! itself at its instant of the wall clock. Fails with [`StoreError`], or if the configuration has no such service.
+//! itself at its instant of the wall clock, and a momentary jump of that clock ends none: the last one of each service is
+//! kept, over or not. Fails with [`StoreError`], or if the configuration has no such service.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Gateway;
 use crate::{
     admission::QuotaOverride,
+    clock_jumps::settled_time,
     store::{Store, StoreError, StoreTable, StoredRow, WriteBatch},
 };
 
@@ -39,33 +41,31 @@ pub struct SetOverride {
 pub struct UnknownService;
 
 impl Overrides {
-    /// Loads the overrides that are not over.
+    /// Loads the last override of each service.
     ///
     /// # Errors
     /// [`StoreError`] if they cannot be read: a start without them could serve a blocked service.
     pub async fn open(store: Store) -> Result<Arc<Self>, StoreError> {
-        let (loaded, now) = (store.load(&OVERRIDES).await?, Timestamp::now());
-        let mut known = BTreeMap::new();
-        let mut over = WriteBatch::default();
-        for row in loaded.rows {
-            match String::from_utf8(row.key.clone()).ok().zip(row.row.into_override()) {
-                Some((service, set)) if set.limits.until > now => drop(known.insert(service, set)),
-                _ => over.remove(&OVERRIDES, &row.key),
-            }
-        }
-        if !over.is_empty() {
-            store.submit(over, |_| {});
-        }
+        // The clock begins.
+        Self::now();
+        let rows = store.load(&OVERRIDES).await?.rows.into_iter();
+        let known = rows.filter_map(|row| String::from_utf8(row.key).ok().zip(row.row.into_override())).collect();
         Ok(Arc::new(Overrides { store, known: Mutex::new(known) }))
+    }
+
+    /// The time that decides when overrides end: the wall clock's, without momentary jumps.
+    pub fn now() -> Timestamp {
+        Timestamp::try_from(settled_time()).unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
     /// The override of a service that is in force now.
     pub fn of(&self, service: &str) -> Option<SetOverride> {
-        let mut known = self.known.lock();
-        if known.get(service)?.limits.until <= Timestamp::now() {
-            known.remove(service);
-        }
-        known.get(service).cloned()
+        self.last(service).filter(|set| set.limits.until > Self::now())
+    }
+
+    /// The last override of a service, which may be over.
+    pub(super) fn last(&self, service: &str) -> Option<SetOverride> {
+        self.known.lock().get(service).cloned()
     }
 
     /// Sets or ends the override of a service; completes when that is on disk.
@@ -182,12 +182,13 @@ mod tests {
         overrides.change("over", Some(&over)).await.unwrap();
         overrides.change("ended", Some(&long)).await.unwrap();
         overrides.change("ended", None).await.unwrap();
-        let expected = [Some(long), None, None];
-        assert_eq!(["long", "over", "ended"].map(|service| overrides.of(service)), expected);
+        let (expected, last) = ([Some(long.clone()), None, None], [Some(long), Some(over), None]);
+        let services = ["long", "over", "ended"];
+        assert_eq!(services.map(|service| overrides.of(service)), expected);
         store.close().await;
         let store = Store::open(folder.path()).unwrap();
         let overrides = Overrides::open(store.clone()).await.unwrap();
-        assert_eq!(["long", "over", "ended"].map(|service| overrides.of(service)), expected);
-        assert_eq!(store.load(&OVERRIDES).await.unwrap().rows.len(), 1);
+        assert_eq!(services.map(|service| overrides.of(service)), expected);
+        assert_eq!(services.map(|service| overrides.last(service)), last, "it may have been the clock that was wrong");
     }
 }

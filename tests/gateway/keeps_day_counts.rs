@@ -22,7 +22,7 @@ use crate::{
     bodies,
     client::{Connection, post},
     process::Program,
-    test_gateway::{ACCESS, SECRET, digest_of, sandbox, until},
+    test_gateway::{ACCESS, SECRET, digest_of, sandbox, secret_of, until},
 };
 
 /// `services.shop.quota.per_day`; after a kill, 5 may be missing.
@@ -308,5 +308,35 @@ fn a_file_of_marks_that_is_lost_is_written_again() {
         let lost = used - received - gap;
         assert!(lost <= LIMIT / 200, "{lost} lost: {received} sent, {used} counted");
         gap += lost;
+    }
+}
+
+/// A service is blocked for an hour; the clock is two hours ahead for a moment.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_clock_that_jumps_for_a_moment_ends_no_override() {
+    let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let admin = format!("[admin]\ntoken_sha256 = \"{}\"\n[limits]", digest_of("ops"));
+    let configuration = configuration(&fastrac, "per_day = 300").replace("[limits]", &admin);
+    let program = Program::start_as(&configuration, (ACCESS, SECRET), |command| faults.preload(command));
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    let mut connection = Connection::open(program.data);
+    let mut quote = || connection.send(&post("/tariff/express", bodies::TARIFF).by("shop"));
+    assert_eq!(quote().status, 200);
+    let block = r#"{"service": "shop", "block": true, "for": "1h", "reason": "loops"}"#;
+    let token = format!("Bearer {}", secret_of("ops"));
+    let block = post("/quota", block).header("host", "localhost").header("authorization", &token);
+    assert_eq!(Connection::open(program.admin).send(&block).status, 200);
+    let mut is_blocked = || {
+        let refused = quote();
+        assert!(refused.status == 429 && refused.text().contains("loops"), "{refused:?}");
+    };
+    is_blocked();
+    for (change, jumps) in [(begin as fn(&Path), 1), (end, 2)] {
+        change(&faults.clock_ahead());
+        is_blocked();
+        let jumped = || program.stderr().matches("the system clock has jumped").count();
+        until("the jump is noticed", || jumped() == jumps);
+        is_blocked();
     }
 }

@@ -1,4 +1,4 @@
-/* Preloaded into the gateway: a disk and a name resolution that hang while a file exists, a disk that is full for logs
+/* Preloaded into the gateway: a wall clock that is two hours ahead while a file exists, a disk and a name resolution that hang while a file exists, a disk that is full for logs
    or for the state store while a file exists, and a process that is killed in the middle of a write to a log. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static int exists(const char *variable) {
@@ -19,6 +20,14 @@ static int exists(const char *variable) {
 
 static void hang_while(const char *variable) {
     while (exists(variable)) usleep(10000);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(clock, time);
+    if (clock == CLOCK_REALTIME && result == 0 && exists("CLOCK_AHEAD")) time->tv_sec += 7200;
+    return result;
 }
 
 int fsync(int fd) {

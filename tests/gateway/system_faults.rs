@@ -27,7 +27,7 @@ impl SystemFaults {
         command.env("HANG_DISK", self.disk()).env("HANG_NAMES", self.names());
         command.env("HANG_OPEN", self.key_file()).env("HANG_NAME", "keys.toml");
         command.env("FULL_DISK", self.full_disk()).env("KILL_WRITE", self.killed_write());
-        command.env("FULL_STORE", self.full_store());
+        command.env("FULL_STORE", self.full_store()).env("CLOCK_AHEAD", self.clock_ahead());
     }
 
     /// Syncing a file hangs.
@@ -48,6 +48,11 @@ impl SystemFaults {
     /// Logs find no room on the disk.
     pub(crate) fn full_disk(&self) -> PathBuf {
         self.folder.path().join("full-disk")
+    }
+
+    /// The wall clock is two hours ahead.
+    pub(crate) fn clock_ahead(&self) -> PathBuf {
+        self.folder.path().join("clock-ahead")
     }
 
     /// The state store finds no room on the disk.

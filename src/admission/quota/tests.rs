@@ -1,5 +1,7 @@
 //! Overrides and shadow mode, on simulated time.
 
+use std::sync::atomic::AtomicI64;
+
 use tokio::time::advance;
 
 use super::*;
@@ -84,4 +86,22 @@ async fn without_enforcement_everything_is_counted_and_nothing_refused() {
     assert_eq!(use_one(&quota).await, Ok(day));
     quota.reconfigure(&configured(2, 3, true));
     assert!(matches!(use_one(&quota).await, Err(Exceeded::Day { .. })), "what was counted counts");
+}
+
+/// The clock is ahead for a while: the override is over by it, and in force again when the clock has come back.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_ahead_ends_no_override_for_good() {
+    let millis: &'static AtomicI64 = Box::leak(Box::default());
+    let set = overridden(None, None, true).unwrap();
+    let before = set.until.as_millisecond() - 1;
+    millis.store(before, Ordering::Relaxed);
+    let quota = Quota::new(&configured(10, 5, true), &TimeZone::UTC, WallClock::stepped(millis));
+    quota.set_override(Some(set));
+    assert!(quota.check_block().is_err());
+    millis.fetch_add(3_600_000, Ordering::Relaxed);
+    quota.check_block().unwrap();
+    quota.reconfigure(&configured(20, 5, true));
+    assert_eq!(limits(&quota), [Some(20), Some(5)]);
+    millis.store(before, Ordering::Relaxed);
+    assert!(quota.check_block().is_err());
 }

@@ -163,9 +163,10 @@ impl RecordedGateway {
     }
 }
 
-/// The credentials of a service, as header lines.
+/// The credentials of a service, as header lines, and its word that an equal order is a new one: the same bytes are
+/// sent again and again.
 fn auth() -> String {
-    format!("access-key: svc-shop-1\r\nsecret-key: {}", secret_of("shop"))
+    format!("access-key: svc-shop-1\r\nsecret-key: {}\r\nx-gateway-resend: confirmed", secret_of("shop"))
 }
 
 fn forwarded(method: &str, target: &str) -> Forwarded {

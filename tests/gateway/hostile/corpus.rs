@@ -7,8 +7,6 @@ use std::{
     time::Duration,
 };
 
-use crate::test_gateway::secret_of;
-
 /// One action of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -204,7 +202,7 @@ fn forwarded(text: &str, value: &str) -> Forwarded {
 /// Text with escapes and placeholders replaced.
 pub(crate) fn bytes(text: &str, value: &str) -> Vec<u8> {
     let text = text.replace("$x", value);
-    let text = text.replace("$auth", &format!("access-key: svc-shop-1\\r\\nsecret-key: {}", secret_of("shop")));
+    let text = text.replace("$auth", &super::auth().replace("\r\n", "\\r\\n"));
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_str();
     while let Some(first) = rest.chars().next() {

@@ -102,6 +102,7 @@ fn request_fields<'f>(method: &'f str, path: &'f str, more: &[(&'f [u8], &'f [u8
         (b":authority", b"gw"),
         (b"access-key", b"svc-shop-1"),
         (b"secret-key", SHOP),
+        (b"x-gateway-resend", b"confirmed"),
     ];
     fields.extend(more);
     fields

@@ -19,7 +19,7 @@ pub(super) struct OrderEntry {
     /// the first that waits for it.
     pub(super) next: Option<CancellationToken>,
     pub(super) answer: AnswerLocation,
-    /// Its position in [`Index::stored`], while `row.answer_bytes` is present.
+    /// Its position in `stored` of [`super::Index`], while `row.answer_bytes` is present.
     pub(super) stored_at: u64,
 }
 

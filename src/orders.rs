@@ -267,15 +267,16 @@ impl Orders {
         self.inner.index.lock().under_way()
     }
 
-    /// The orders of an account that have certainly bought a shipment lately.
+    /// The orders of an account that have bought a shipment lately, or may have and were settled.
     pub fn placed(&self, account: &str) -> Vec<PlacedOrder> {
         self.inner.placed.lock().of_account(account)
     }
 
     /// An unknown order has bought the shipment of these ids, which was paid for at `paid`.
     pub fn was_placed(&self, order: &UnknownOrder, ids: Vec<String>, paid: Timestamp) {
-        let (account, came) = (order.account.clone(), order.description.at);
-        let placed = PlacedOrder { account, came, ended: paid.as_millisecond(), ids };
+        let OrderDescription { at, parties, .. } = order.description.clone();
+        let (account, ended) = (order.account.clone(), paid.as_millisecond());
+        let placed = PlacedOrder { account, came: at, ended, ids, parties };
         let mut batch = WriteBatch::default();
         self.inner.placed.lock().add(order.number, placed, &mut batch);
         self.inner.store().submit_until_written(batch, || {});

@@ -89,7 +89,7 @@ impl Reconciler {
         {
             return last;
         }
-        let reading = self.pass(&order.account, end, Some(order.number), began);
+        let reading = self.pass(&order.account, end, HashSet::from([order.number]), began);
         until(end, Box::pin(reading)).await;
         self.last(order.number).unwrap_or_else(|| Proposal {
             finding: ProposedFinding::CannotTell,
@@ -121,16 +121,19 @@ impl Reconciler {
 
     async fn tick(&self, after: Duration) {
         let Some(orders) = self.unknown() else { return };
-        let due: HashSet<String> = {
+        let due: HashMap<String, HashSet<u64>> = {
             let mut proposals = self.proposals.lock();
             let unknown: HashSet<u64> = orders.iter().map(|order| order.number).collect();
             proposals.retain(|number, _| unknown.contains(number));
             let due = |order: &&UnknownOrder| is_due(proposals.get(&order.number), order.age, after);
-            orders.iter().filter(due).map(|order| order.account.clone()).collect()
+            let mut accounts = HashMap::<String, HashSet<u64>>::new();
+            for order in orders.iter().filter(due) {
+                accounts.entry(order.account.clone()).or_default().insert(order.number);
+            }
+            accounts
         };
-        for account in due {
-            let now = Timestamp::now();
-            self.pass(&account, Instant::now() + PASS, None, now).await;
+        for (account, wanted) in due {
+            self.pass(&account, Instant::now() + PASS, wanted, Timestamp::now()).await;
         }
         // Reads are rare and nothing sweeps this pool: an idle connection would stay in it, even once closed.
         self.worker.pool.clear();
@@ -140,22 +143,22 @@ impl Reconciler {
         Some(self.gateway.upgrade()?.live.orders.unknown())
     }
 
-    /// Makes proposals for the unknown orders of an account. Nothing if another pass has made that of `focus` since
-    /// `asked`.
-    async fn pass(&self, account: &str, end: Instant, focus: Option<u64>, asked: Timestamp) {
+    /// Makes proposals for these unknown orders of an account. Nothing if another pass has made them since `asked`.
+    async fn pass(&self, account: &str, end: Instant, wanted: HashSet<u64>, asked: Timestamp) {
         let passes = {
             let mut passes = self.passes.lock();
             passes.entry(account.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(1))).clone()
         };
         let Ok(_only) = passes.acquire().await else { return };
-        if focus.and_then(|number| self.last(number)).is_some_and(|last| last.is_whole && last.made_at >= asked) {
+        let is_made = |number: &u64| self.last(*number).is_some_and(|last| last.is_whole && last.made_at >= asked);
+        if wanted.iter().all(is_made) {
             return;
         }
         let (Some(gateway), Some(mut orders)) = (self.gateway.upgrade(), self.unknown()) else { return };
         orders.retain(|order| order.account == account);
         let (drain, worker, account) = (self.drain.clone(), self.worker.clone(), account.to_owned());
         let reader = Reader { gateway, drain, worker, account, end };
-        let made = Pass { reader: &reader, tracked: &self.tracked, focus }.run(orders).await;
+        let made = Pass { reader: &reader, tracked: &self.tracked, wanted }.run(orders).await;
         let mut proposals = self.proposals.lock();
         for (number, proposal) in made {
             match proposals.get_mut(&number) {

@@ -219,6 +219,11 @@ impl Index {
         Some(&self.orders.get(&number)?.row)
     }
 
+    /// The row of an order, if its outcome is unknown.
+    pub(super) fn unknown_row(&self, number: u64) -> Option<&OrderRow> {
+        self.row(number).filter(|_| self.unknown.contains(&number))
+    }
+
     pub(super) fn unknown_count(&self, account: &str) -> u64 {
         self.unknown_by_account.get(account).copied().unwrap_or(0)
     }

@@ -1,5 +1,5 @@
-//! The shipments that were certainly bought lately: which debits of a balance history belong to orders whose outcome is
-//! known.
+//! The orders that have bought a shipment lately, or may have and were settled: which debits of a balance history belong
+//! to orders that are not unknown.
 //!
 //! Always holds: what was added is on disk in the same write as the end of its order; at most [`MAX_PLACED`] are
 //! remembered, and [`PlacedOrders::complete_since`] says from when on none is missing. Knows no history. Never fails; a
@@ -26,7 +26,7 @@ const MAX_PLACED: usize = 20_000;
 /// Members of a response that name its shipment.
 const IDS: [&str; 3] = ["awb", "booking_id", "kd_pesanan"];
 
-/// An order that has bought a shipment.
+/// An order that has bought a shipment, or may have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlacedOrder {
@@ -37,6 +37,9 @@ pub struct PlacedOrder {
     pub ended: i64,
     /// Air waybill, booking id and order code, as far as they are known.
     pub ids: Vec<String>,
+    /// [`Parties::digest`](super::Parties::digest), if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parties: Option<String>,
 }
 
 impl StoredRow for PlacedOrder {
@@ -51,13 +54,26 @@ impl StoredRow for PlacedOrder {
 }
 
 impl PlacedOrder {
-    /// What the response to a purchase says; `None` if it bought nothing, or names no shipment.
+    /// An order with this response; `None` if it has bought nothing.
     pub(super) fn of(row: &OrderRow, answer: &StoredAnswer, now: i64) -> Option<PlacedOrder> {
-        let bought = answer.outcome == Outcome::Ok && OrderKind::of(&row.description.operation) == OrderKind::Purchase;
-        let body: Value = if bought { serde_json::from_slice(&answer.body).ok()? } else { return None };
-        let ids: Vec<_> = IDS.iter().filter_map(|name| body["data"][name].as_str()).map(str::to_owned).collect();
-        let order = PlacedOrder { account: row.account.clone(), came: row.description.at, ended: now, ids };
-        (!order.ids.is_empty()).then_some(order)
+        let order = Some(row).filter(|_| answer.outcome == Outcome::Ok).and_then(|row| Self::settled(row, now))?;
+        let is_purchase = OrderKind::of(&row.description.operation) == OrderKind::Purchase;
+        let body: Value = serde_json::from_slice(&answer.body).ok().filter(|_| is_purchase).unwrap_or_default();
+        let ids = IDS.iter().filter_map(|name| body["data"][name].as_str()).map(str::to_owned).collect();
+        Some(PlacedOrder { ids, ..order })
+    }
+
+    /// An unknown order that is settled; `None` if it can have bought nothing.
+    pub(super) fn settled(row: &OrderRow, now: i64) -> Option<PlacedOrder> {
+        let described = &row.description;
+        let buys = match OrderKind::of(&described.operation) {
+            OrderKind::Purchase => true,
+            OrderKind::Cancellation => false,
+            // An operation of the configuration may buy too.
+            OrderKind::Other => described.parties.is_some(),
+        };
+        let (account, parties) = (row.account.clone(), described.parties.clone());
+        buys.then_some(PlacedOrder { account, came: described.at, ended: now, ids: Vec::new(), parties })
     }
 }
 
@@ -126,6 +142,13 @@ impl PlacedOrders {
         }
     }
 
+    /// Adds an order that was settled, unless its shipment is known.
+    pub(super) fn add_settled(&mut self, number: u64, row: &OrderRow, now: i64, batch: &mut WriteBatch) {
+        if let Some(order) = PlacedOrder::settled(row, now).filter(|_| !self.orders.contains_key(&number)) {
+            self.add(number, order, batch);
+        }
+    }
+
     /// Those of an account.
     pub(super) fn of_account(&self, account: &str) -> Vec<PlacedOrder> {
         self.orders.values().filter(|order| order.account == account).cloned().collect()
@@ -142,7 +165,7 @@ mod tests {
     use super::*;
 
     fn placed(account: &str, came: i64) -> PlacedOrder {
-        PlacedOrder { account: account.into(), came, ended: came + 1, ids: vec![format!("AWB{came}")] }
+        PlacedOrder { account: account.into(), came, ended: came + 1, ids: vec![format!("AWB{came}")], parties: None }
     }
 
     #[tokio::test]

@@ -94,7 +94,11 @@ impl SharedOrders {
         executed: bool,
     ) -> impl Future<Output = Result<(), JournalError>> + Send + use<> {
         let mut index = self.index.lock();
-        let batch = index.settle_as(number, executed, self.clock.now());
+        let settled = index.unknown_row(number).cloned();
+        let mut batch = index.settle_as(number, executed, self.clock.now());
+        if let Some(row) = settled {
+            self.placed.lock().add_settled(number, &row, Timestamp::now().as_millisecond(), &mut batch);
+        }
         let written = self.store.write(batch);
         let orders = Arc::clone(self);
         drop(index);
@@ -117,10 +121,15 @@ impl SharedOrders {
         let mut index = self.index.lock();
         let now = Timestamp::now().as_millisecond();
         let placed = index.row(number).and_then(|row| PlacedOrder::of(row, &answer, now));
+        let settled = settles.iter().filter_map(|number| Some((*number, index.unknown_row(*number)?.clone())));
+        let settled: Vec<_> = settled.collect();
         let mut batch = index.end_known(number, settles, answer, self.clock.now());
+        let mut known = self.placed.lock();
+        settled.iter().for_each(|(number, row)| known.add_settled(*number, row, now, &mut batch));
         if let Some(placed) = placed {
-            self.placed.lock().add(number, placed, &mut batch);
+            known.add(number, placed, &mut batch);
         }
+        drop(known);
         self.submit_end(&index, batch, number);
     }
 

@@ -5,7 +5,7 @@
 //! of its time belongs to another order, long enough after Fastrac may still have been executing it. All else is
 //! [`ProposedFinding::CannotTell`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use jiff::{Timestamp, tz::TimeZone};
 
@@ -77,10 +77,13 @@ impl Debit {
     }
 }
 
-/// An order that is under way.
+/// An order that is not judged, but may have caused a debit that none of its ids explains: under way, settled, known
+/// without ids.
 #[derive(Clone, Debug)]
 pub(super) struct OtherOrder {
     pub(super) came: i64,
+    /// Until when its debit may be.
+    pub(super) until: i64,
     pub(super) parties: Option<String>,
 }
 
@@ -90,7 +93,7 @@ pub(super) struct Scene {
     pub(super) cases: Vec<Case>,
     /// By time.
     pub(super) debits: Vec<Debit>,
-    pub(super) running: Vec<OtherOrder>,
+    pub(super) others: Vec<OtherOrder>,
     /// From when on no order whose outcome is known is missing in `Debit::is_known`.
     pub(super) known_since: i64,
     /// When the reading began, milliseconds since 1970.
@@ -128,9 +131,9 @@ pub(super) fn judge(scene: &Scene) -> Vec<Judgement> {
         Ok(None) => scene.not_executed(
             case,
             |index, debit| {
-                // Its shipper and receiver are those of another order that is unknown or under way.
+                // Its shipper and receiver are those of another order.
                 let others = debit.parties().is_some_and(|parties| {
-                    case.parties.as_deref().is_some_and(|own| own != parties) && claimed.contains_key(parties)
+                    case.parties.as_deref().is_some_and(|own| own != parties) && claimed.contains(parties)
                 });
                 debit.is_known || attributed.contains(&index) || others
             },
@@ -148,16 +151,10 @@ impl Scene {
         first..self.debits.partition_point(|debit| debit.row.at <= *window.end())
     }
 
-    /// Parties of the orders that are unknown or under way, with the number of the unknown ones.
-    fn claimed(&self) -> HashMap<&str, usize> {
-        let mut claimed = HashMap::new();
-        for parties in self.running.iter().filter_map(|order| order.parties.as_deref()) {
-            claimed.entry(parties).or_insert(0);
-        }
-        for parties in self.cases.iter().filter_map(|case| case.parties.as_deref()) {
-            *claimed.entry(parties).or_insert(0) += 1;
-        }
-        claimed
+    /// Parties of the orders that may have caused a debit.
+    fn claimed(&self) -> HashSet<&str> {
+        let cases = self.cases.iter().map(|case| &case.parties);
+        cases.chain(self.others.iter().map(|other| &other.parties)).filter_map(Option::as_deref).collect()
     }
 
     /// The one debit that is certainly the case's; `None`: none is for its parties.
@@ -204,9 +201,9 @@ impl Scene {
     fn has_rival(&self, case: &Case, debit: &Debit, own: &str) -> bool {
         let may_be = |parties: &Option<String>| parties.as_deref().is_none_or(|parties| parties == own);
         let unknown = self.cases.iter().filter(|other| other.number != case.number && may_be(&other.parties));
-        let running = self.running.iter().filter(|other| may_be(&other.parties));
+        let mut others = self.others.iter().filter(|other| may_be(&other.parties));
         unknown.into_iter().any(|other| other.window().contains(&debit.row.at))
-            || running.into_iter().any(|other| other.came - NEAR <= debit.row.at)
+            || others.any(|other| other.came.saturating_sub(NEAR) <= debit.row.at && debit.row.at <= other.until)
     }
 
     fn executed(&self, debit: &Debit) -> Judgement {

@@ -48,8 +48,8 @@ const MAX_REMEMBERED: usize = 10_000;
 pub(super) struct Pass<'a> {
     pub(super) reader: &'a Reader,
     pub(super) tracked: &'a TrackedParties,
-    /// The order that somebody waits for: what it needs is read first.
-    pub(super) focus: Option<u64>,
+    /// The orders that it is for; others of their days are proposed too, as far as that costs nothing.
+    pub(super) wanted: HashSet<u64>,
 }
 
 /// An unknown order with what is read of its request.
@@ -69,6 +69,7 @@ impl Pass<'_> {
         for order in orders {
             match OrderKind::of(&order.description.operation) {
                 OrderKind::Purchase => purchases.push(order),
+                OrderKind::Cancellation if !self.wanted.contains(&order.number) => {}
                 OrderKind::Cancellation => {
                     let judgement = self.cancellation(&order).await.unwrap_or_else(unread);
                     proposals.push(proposal(&order, judgement));
@@ -125,16 +126,22 @@ impl Pass<'_> {
                 Err(error) => proposals.push(proposal(&order, unread(error))),
             }
         }
-        // The day that somebody waits for first, then the newest.
-        let mut days: Vec<_> = days.into_iter().rev().collect();
-        days.sort_by_key(|(_, suspects)| !suspects.iter().any(|suspect| Some(suspect.case.number) == self.focus));
-        for (day, suspects) in days {
-            let judgements = match self.scene(day, &zone, &suspects).await {
-                Ok(scene) => judge(&scene),
-                Err(error) => suspects.iter().map(|_| unread(error.clone())).collect(),
-            };
-            let pairs = suspects.iter().zip(judgements);
-            proposals.extend(pairs.map(|(suspect, judgement)| proposal(&suspect.order, judgement)));
+        let cases: Vec<Case> = days.values().flatten().map(|suspect| suspect.case.clone()).collect();
+        // The newest first.
+        for (day, suspects) in days.into_iter().rev() {
+            if !suspects.iter().any(|suspect| self.wanted.contains(&suspect.case.number)) {
+                continue;
+            }
+            let judged = self.scene(day, &zone, &cases, &suspects).await.map(|scene| judge(&scene));
+            let judged = judged
+                .map(|judgements| cases.iter().map(|case| case.number).zip(judgements).collect::<HashMap<_, _>>());
+            for suspect in &suspects {
+                let judgement = match &judged {
+                    Ok(judgements) => judgements.get(&suspect.case.number).cloned(),
+                    Err(error) => Some(unread(error.clone())),
+                };
+                proposals.extend(judgement.map(|judgement| proposal(&suspect.order, judgement)));
+            }
         }
     }
 
@@ -150,34 +157,51 @@ impl Pass<'_> {
         Ok(Case { number, came, latest: came + timeout, parties })
     }
 
-    /// Reads all that is needed to judge the orders of one day.
-    async fn scene(&self, day: Date, zone: &TimeZone, suspects: &[Suspect]) -> Result<Scene, Unread> {
+    /// Reads all that is needed to judge the orders of one day: some of `cases`, which are all unknown purchases.
+    async fn scene(&self, day: Date, zone: &TimeZone, cases: &[Case], suspects: &[Suspect]) -> Result<Scene, Unread> {
         let orders = &self.reader.gateway.live.orders;
-        let mut running = self.running();
+        let mut others = self.under_way();
         let read_at = Timestamp::now().as_millisecond();
         let oldest = suspects.iter().map(|suspect| *suspect.case.window().start()).min().unwrap_or(read_at);
         let rows = self.history(day, zone, oldest).await?;
         // Those that began or ended meanwhile are in one of these.
-        running.extend(self.running());
-        let known = orders.placed(&self.reader.account);
-        let mut scene = Scene {
-            cases: suspects.iter().map(|suspect| suspect.case.clone()).collect(),
-            debits: debits(rows, &known)?,
-            running,
-            known_since: orders.placed_since(),
-            read_at,
-            unread: None,
-            zone: Some(zone.clone()),
-        };
+        others.extend(self.under_way());
+        others.extend(self.unknown_besides(cases));
+        let placed = orders.placed(&self.reader.account);
+        let (debits, unlinked) = link(rows, &placed)?;
+        others.extend(unlinked);
+        let known_since = orders.placed_since();
+        let (cases, zone) = (cases.to_vec(), Some(zone.clone()));
+        let mut scene = Scene { cases, debits, others, known_since, read_at, unread: None, zone };
         self.track_debits(&mut scene, suspects).await;
         Ok(scene)
     }
 
-    fn running(&self) -> Vec<OtherOrder> {
+    fn under_way(&self) -> Vec<OtherOrder> {
         let orders = self.reader.gateway.live.orders.under_way();
         let own = orders.into_iter().filter(|order| order.account == self.reader.account);
-        own.map(|UnderWayOrder { description, .. }| OtherOrder { came: description.at, parties: description.parties })
-            .collect()
+        own.map(|UnderWayOrder { description, .. }| OtherOrder {
+            came: description.at,
+            until: i64::MAX,
+            parties: description.parties,
+        })
+        .collect()
+    }
+
+    /// The unknown orders that may have bought something and are not judged.
+    fn unknown_besides(&self, cases: &[Case]) -> Vec<OtherOrder> {
+        let judged: HashSet<u64> = cases.iter().map(|case| case.number).collect();
+        let orders = self.reader.gateway.live.orders.unknown();
+        let may_buy = |order: &UnknownOrder| match OrderKind::of(&order.description.operation) {
+            OrderKind::Purchase => true,
+            OrderKind::Cancellation => false,
+            OrderKind::Other => order.description.parties.is_some(),
+        };
+        let others = orders
+            .into_iter()
+            .filter(|order| order.account == self.reader.account && !judged.contains(&order.number) && may_buy(order));
+        // Its time may be wrong: that may be why it is not judged.
+        others.map(|order| OtherOrder { came: i64::MIN, until: i64::MAX, parties: order.description.parties }).collect()
     }
 
     /// The rows of the days around one, at least from `oldest` on.
@@ -216,11 +240,16 @@ impl Pass<'_> {
 
     /// Finds out whose the debits are that no known order explains.
     async fn track_debits(&self, scene: &mut Scene, suspects: &[Suspect]) {
-        let focus = suspects.iter().find(|suspect| Some(suspect.case.number) == self.focus);
+        let wanted: Vec<i64> = suspects
+            .iter()
+            .filter(|suspect| self.wanted.contains(&suspect.case.number))
+            .map(|suspect| suspect.case.came)
+            .collect();
         let mut order: Vec<usize> = (0..scene.debits.len()).collect();
-        order.sort_by_key(|index| {
-            focus.map_or(0, |suspect| (scene.debits[*index].row.at - suspect.case.came).unsigned_abs())
-        });
+        // The nearest to one that somebody waits for first.
+        if let &[came] = wanted.as_slice() {
+            order.sort_by_key(|index| scene.debits[*index].row.at.abs_diff(came));
+        }
         let mut left = MAX_TRACKED;
         for index in order {
             let debit = &scene.debits[index];
@@ -288,32 +317,40 @@ impl Pass<'_> {
     }
 }
 
-/// The debits of a history, by time.
-fn debits(rows: Vec<HistoryRow>, known: &[PlacedOrder]) -> Result<Vec<Debit>, Unread> {
-    let by_id: HashMap<&str, &PlacedOrder> =
-        known.iter().flat_map(|order| order.ids.iter().map(move |id| (id.as_str(), order))).collect();
+/// The debits of a history, by time; and the orders of `placed` that no debit was found for.
+fn link(rows: Vec<HistoryRow>, placed: &[PlacedOrder]) -> Result<(Vec<Debit>, Vec<OtherOrder>), Unread> {
+    let ids = placed.iter().enumerate().flat_map(|(index, order)| order.ids.iter().map(move |id| (id.as_str(), index)));
+    let by_id: HashMap<&str, usize> = ids.filter(|(id, _)| !id.is_empty()).collect();
     let refunded: HashSet<String> =
         rows.iter().filter(|row| row.credit > 0 && !row.code.is_empty()).map(|row| row.code.clone()).collect();
+    let mut linked = HashSet::new();
     let mut debits = Vec::new();
     for row in rows.into_iter().filter(|row| row.debit > 0) {
         let names = row.shipments.iter().chain([&row.code]);
-        let order = names.into_iter().find_map(|name| by_id.get(name.as_str()));
-        if let Some(order) = order
-            && !(order.came - AROUND..=order.ended + AROUND).contains(&row.at)
-        {
-            return Err(Unread::OtherTimes);
+        let order = names.into_iter().find_map(|name| by_id.get(name.as_str()).copied());
+        if let Some(index) = order {
+            let PlacedOrder { came, ended, .. } = placed[index];
+            if !(came - AROUND..=ended + AROUND).contains(&row.at) {
+                return Err(Unread::OtherTimes);
+            }
+            linked.insert(index);
         }
-        let is_refunded = refunded.contains(&row.code);
-        let is_known = order.is_some();
         let shipment = match row.shipments.as_slice() {
-            _ if is_known => Shipment::NotNeeded,
+            _ if order.is_some() => Shipment::NotNeeded,
             [] => Shipment::Nameless,
             _ => Shipment::Unread,
         };
-        debits.push(Debit { row, is_known, is_refunded, shipment });
+        let is_refunded = refunded.contains(&row.code);
+        debits.push(Debit { row, is_known: order.is_some(), is_refunded, shipment });
     }
     debits.sort_by_key(|debit| debit.row.at);
-    Ok(debits)
+    let unlinked = placed.iter().enumerate().filter(|(index, _)| !linked.contains(index));
+    let others = unlinked.map(|(_, order)| OtherOrder {
+        came: order.came,
+        until: order.ended + AROUND,
+        parties: order.parties.clone(),
+    });
+    Ok((debits, others.collect()))
 }
 
 fn proposal(order: &UnknownOrder, judgement: Judgement) -> (u64, Proposal) {

@@ -196,6 +196,31 @@ fn what_cannot_be_read_is_the_reason_and_nothing_is_read_of_a_failing_fastrac() 
     assert_eq!(gateway.received().len(), before, "it is known");
 }
 
+/// The debit of an order that was settled, or whose response is known, is not taken for that of another one for the same
+/// receiver; also after a restart.
+#[test]
+fn a_debit_is_not_taken_for_that_of_another_order() {
+    let mut gateway = start("0s");
+    let other = |number: usize| bodies::order(number).replace("Kaos katun", "Kaos lain");
+    // Settled by hand, without a proposal.
+    leave_unknown(&gateway, express(&bodies::order(1), "the-settled"), Act::Lose);
+    leave_unknown(&gateway, express(&other(1), "like-settled"), Act::Close);
+    assert_eq!(settle(&gateway, "the-settled", "executed").status, 200);
+    // Answered.
+    assert_eq!(gateway.send(express(&bodies::order(2), "the-answered")).status, 200);
+    leave_unknown(&gateway, express(&other(2), "like-answered"), Act::Close);
+    leave_unknown(&gateway, express(&bodies::order(3), "the-executed"), Act::Lose);
+    for restarted in [false, true] {
+        for (id, expected) in
+            [("like-settled", "cannot-tell"), ("like-answered", "cannot-tell"), ("the-executed", "executed")]
+        {
+            let (finding, reason) = proposed(&gateway, id);
+            assert_eq!(finding, expected, "{id}, restarted {restarted}: {reason}");
+        }
+        gateway.restart();
+    }
+}
+
 #[test]
 fn an_order_that_is_under_way_cannot_be_settled() {
     let gateway = start("0s");

@@ -83,13 +83,13 @@ fn two_unknown_orders_for_the_same_parties_share_a_doubt() {
 fn the_debit_of_an_equal_order_that_is_under_way_is_not_taken_for_its_own() {
     let mut scene = scene(vec![case(1, "a"), case(2, "b")], vec![debit("P1", 30_000, "a")]);
     for parties in [Some("a".to_owned()), None] {
-        scene.running = vec![OtherOrder { came: START + 29_000, parties }];
+        scene.others = vec![OtherOrder { came: START + 29_000, until: i64::MAX, parties }];
         assert_eq!(findings(&scene)[0], CannotTell);
     }
-    scene.running = vec![OtherOrder { came: START + 29_000, parties: Some("c".into()) }];
+    scene.others = vec![OtherOrder { came: START + 29_000, until: i64::MAX, parties: Some("c".into()) }];
     assert_eq!(findings(&scene), [Executed, NotExecuted]);
     // It came after the debit.
-    scene.running = vec![OtherOrder { came: START + 30_000 + NEAR + 1, parties: Some("a".into()) }];
+    scene.others = vec![OtherOrder { came: START + 30_000 + NEAR + 1, until: i64::MAX, parties: Some("a".into()) }];
     assert_eq!(findings(&scene)[0], Executed);
 }
 
@@ -167,7 +167,7 @@ proptest! {
     /// Orders for few parties within ten minutes; some of unknown parties, some debits without a shipment.
     #[test]
     fn no_proposal_is_wrong(orders in orders(), nameless in any::<u16>(), without in any::<u16>(), outside in 0u8..3) {
-        let (mut cases, mut debits, mut running, mut truth) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut cases, mut debits, mut others, mut truth) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, (became, parties, offset)) in orders.into_iter().enumerate() {
             let shown = if nameless >> index & 1 == 1 { String::new() } else { parties.to_string() };
             let of_order = if without >> index & 1 == 1 { None } else { Some(parties.to_string()) };
@@ -176,7 +176,7 @@ proptest! {
             match became {
                 Became::Known => debits.push(Debit { is_known: true, ..own }),
                 Became::Running => {
-                    running.push(OtherOrder { came, parties: of_order });
+                    others.push(OtherOrder { came, until: i64::MAX, parties: of_order });
                     debits.push(own);
                 }
                 Became::Executed | Became::NotExecuted => {
@@ -190,7 +190,7 @@ proptest! {
         }
         // Bought by somebody who does not use the gateway, for others.
         debits.extend((0..outside).map(|number| debit(&format!("X{number}"), i64::from(number) * 200_000, "nobody")));
-        for (finding, became) in findings(&Scene { running, ..scene(cases, debits) }).into_iter().zip(truth) {
+        for (finding, became) in findings(&Scene { others, ..scene(cases, debits) }).into_iter().zip(truth) {
             match finding {
                 Executed => prop_assert_eq!(became, Became::Executed),
                 NotExecuted => prop_assert_eq!(became, Became::NotExecuted),

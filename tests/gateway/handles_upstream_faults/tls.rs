@@ -1,9 +1,11 @@
-//! Failed TLS handshakes: nothing was sent, and the gateway reports that.
+//! TLS handshakes with Fastrac that fail or hang: nothing was sent, and the gateway reports that.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    sync::Arc,
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
 };
 
 use fastrac_sandbox::{Act, Fault, Options, Sandbox, TlsFailure};
@@ -30,12 +32,13 @@ fn send_directly(addr: SocketAddr, authority: &CertificateDer<'static>) -> Resul
     request.map(|_| String::from_utf8_lossy(&received[..12]).into_owned()).map_err(|error| error.to_string())
 }
 
-fn gateway(certificates: &Certificates, sandbox: &Sandbox) -> TestGateway {
+/// A gateway whose Fastrac is at this port of `localhost`.
+fn gateway(certificates: &Certificates, port: u16) -> TestGateway {
     let folder = tempfile::tempdir().expect("a folder").keep();
     let file = folder.join("ca.pem");
     std::fs::write(&file, &certificates.authority).expect("written");
     let account: &'static str = Box::leak(format!("ca = \"{}\"", file.display()).into_boxed_str());
-    let base_url = Some(format!("https://localhost:{}", sandbox.addr().port()));
+    let base_url = Some(format!("https://localhost:{port}"));
     let gateway = Setup { account, base_url, wait: false, ..Setup::default() }.start();
     until("a pair", || gateway.app().gateway.was_ready());
     gateway
@@ -54,7 +57,7 @@ fn a_failed_tls_handshake_gives_sent_no() {
         let error = send_directly(sandbox.addr(), &authority).expect_err("no answer");
         assert!(error.contains(expected), "{how:?}: {error}");
         let before = sandbox.counters().requests;
-        let gateway = gateway(&certificates, &sandbox);
+        let gateway = gateway(&certificates, sandbox.addr().port());
         for request in [get("/courier/all"), post("/order/express", bodies::ORDER)] {
             let operation = if request.method == "GET" { "v2.couriers" } else { "v2.order_express" };
             let response = gateway.send(request.by("shop"));
@@ -75,5 +78,77 @@ fn a_failed_tls_handshake_gives_sent_no() {
         sandbox.clear_faults();
         let order = gateway.send(post("/order/express", bodies::ORDER).by("shop"));
         assert_eq!((order.status, sandbox.counters().orders.express), (200, 1), "the same order may be sent now");
+    }
+}
+
+/// Passes connections on to a server, or keeps them without a word.
+struct Relay {
+    port: u16,
+    state: Arc<Mutex<RelayState>>,
+}
+
+#[derive(Default)]
+struct RelayState {
+    hangs: bool,
+    streams: Vec<TcpStream>,
+}
+
+impl Relay {
+    fn to(server: SocketAddr) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let relay = Relay { port: listener.local_addr().expect("an address").port(), state: Arc::default() };
+        let state = Arc::clone(&relay.state);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.expect("accepted");
+                let mut state = state.lock().expect("no panic");
+                state.streams.push(client.try_clone().expect("a handle"));
+                if !state.hangs {
+                    let server = TcpStream::connect(server).expect("connected");
+                    let back = (server.try_clone().expect("a handle"), client.try_clone().expect("a handle"));
+                    thread::spawn(move || pass_on(client, server));
+                    thread::spawn(move || pass_on(back.0, back.1));
+                }
+            }
+        });
+        relay
+    }
+
+    /// New connections hang, or do so no longer; the open ones end.
+    fn hang(&self, hangs: bool) {
+        let mut state = self.state.lock().expect("no panic");
+        state.hangs = hangs;
+        for stream in state.streams.drain(..) {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream) {
+    // Whatever ends one direction ends both.
+    let _ = io::copy(&mut from, &mut to);
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+#[test]
+fn a_tls_handshake_that_hangs_ends_in_the_requests_time_and_gives_sent_no() {
+    let certificates = Certificates::new();
+    let sandbox = Sandbox::start(Options { tls: Some(certificates.server()), ..shared() }).expect("a sandbox");
+    let relay = Relay::to(sandbox.addr());
+    let gateway = gateway(&certificates, relay.port);
+    let order = || post("/order/express", bodies::ORDER).by("shop");
+    // Twice: it comes, goes, and comes again.
+    for orders in 1..=2 {
+        relay.hang(true);
+        let began = Instant::now();
+        let response = gateway.send(order().header("x-gateway-timeout", "700"));
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert_eq!((response.outcome(), response.sent()), ("unreachable", "no"), "{response:?}");
+        assert_eq!(unknown(&gateway), 0.0, "nothing was sent");
+        assert_eq!(sandbox.counters().orders.express, orders - 1);
+        relay.hang(false);
+        assert_eq!(gateway.send(order()).status, 200, "the same order may be sent now");
+        assert_eq!(sandbox.counters().orders.express, orders);
     }
 }

@@ -79,9 +79,43 @@ fn the_readme_lists_exactly_the_reasons_of_degraded() {
     assert_eq!(listed, known);
 }
 
-/// Every `module::test` that the page on security names.
+/// Every `module::test`, and every script of `tests/real`, that these pages name.
 #[test]
-fn the_tests_that_the_security_page_names_exist() {
+fn the_tests_that_pages_name_exist() {
+    let (root, tests) = (Path::new(env!("CARGO_MANIFEST_DIR")), tests());
+    for (page, least) in [(include_str!("../../SECURITY.md"), 20), (include_str!("../README.md"), 80)] {
+        let named: Vec<String> = quoted(page).filter(|text| text.contains("::")).collect();
+        assert!(named.len() > least, "{}", named.len());
+        for test in named {
+            let mut parts = test.rsplit("::");
+            let (name, module) = (parts.next().expect("a name"), parts.find(|part| !["tests", "hides"].contains(part)));
+            let module = module.expect("a module");
+            let exists = tests.contains(&(module.to_owned(), name.to_owned()))
+                || tests.contains(&("tests".to_owned(), name.to_owned()));
+            assert!(exists, "there is no test {test}");
+        }
+        for script in quoted(page).filter(|text| text.starts_with("tests/real/") && !text.contains(' ')) {
+            assert!(root.join(&script).exists(), "there is no {script}");
+        }
+    }
+}
+
+/// Each table of the page on faults has the five ways of failing, and there are enough of them.
+#[test]
+fn every_fault_has_a_row() {
+    let sections = include_str!("../README.md").split("\n## ").filter(|section| section.contains("| fault |"));
+    let mut cells = 0;
+    for section in sections {
+        let kinds: Vec<&str> =
+            section.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()).skip(2).collect();
+        assert_eq!(kinds, ["down", "slow", "flapping", "lying", "half-open"], "{section}");
+        cells += kinds.len();
+    }
+    assert!(cells >= 60, "{cells}");
+}
+
+/// Module (or name of its file) and name of every function of the source and of these tests.
+fn tests() -> BTreeSet<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![root.join("src"), root.join("tests/gateway")];
     let mut tests = BTreeSet::new();
@@ -98,15 +132,5 @@ fn the_tests_that_the_security_page_names_exist() {
             }
         }
     }
-    let page = include_str!("../../SECURITY.md");
-    let named: Vec<String> = quoted(page).filter(|text| text.contains("::")).collect();
-    assert!(named.len() > 20, "{}", named.len());
-    for test in named {
-        let mut parts = test.rsplit("::");
-        let (name, module) = (parts.next().expect("a name"), parts.find(|part| !["tests", "hides"].contains(part)));
-        let module = module.expect("a module");
-        let exists = tests.contains(&(module.to_owned(), name.to_owned()))
-            || tests.contains(&("tests".to_owned(), name.to_owned()));
-        assert!(exists, "there is no test {test}");
-    }
+    tests
 }

@@ -168,12 +168,13 @@ impl Index {
             order.row.description.known();
         }
         order.changed();
+        order.row.result =
+            end.answer.as_ref().map(|answer| AnswerResult { outcome: answer.outcome, sent: answer.sent });
         // Nothing repeats the answer of an unknown order without a key.
         if let Some(answer) = end.answer.filter(|_| order.row.phase != OrderPhase::Unknown || order.row.key.is_some()) {
             let bytes = answer.size();
             let row = AnswerRow(answer);
             batch.put(&ANSWERS, &number.to_be_bytes(), &row);
-            order.row.result = Some(AnswerResult { outcome: row.0.outcome, sent: row.0.sent });
             order.answer = AnswerLocation::Memory(Arc::new(row.0));
             self.insert_stored(number, bytes);
         }

@@ -280,7 +280,7 @@ impl Scene {
     fn time(&self, at: i64) -> String {
         let at = Timestamp::from_millisecond(at).unwrap_or(Timestamp::UNIX_EPOCH);
         let zone = self.zone.clone().unwrap_or(TimeZone::UTC);
-        at.to_zoned_datetime(zone).strftime("%Y-%m-%d %H:%M:%S").to_string()
+        at.to_zoned_datetime(zone).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
     }
 }
 

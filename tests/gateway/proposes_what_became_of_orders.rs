@@ -104,6 +104,7 @@ fn half_of_many_unknown_orders_were_executed() {
         assert_eq!(gateway.send(express(&bodies::order(10_000 + index), &format!("known-{index}"))).status, 200);
     }
     assert_eq!(unknown(&gateway), number() as f64);
+    assert!(listed(&gateway).iter().all(|order| order["told"] == "cut"), "what their callers were told");
     // At once, one that was executed can be seen; one that was not may still be.
     assert_eq!(proposed(&gateway, "unknown-0").0, "executed");
     let (finding, reason) = proposed(&gateway, "unknown-1");

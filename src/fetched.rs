@@ -11,7 +11,14 @@ use crate::{cache::CacheEntry, outcome::Code, refusal::Refusal};
 pub type SharedFetch = Arc<FetchResult>;
 
 /// What the leader's fetch came to.
-pub type FetchResult = Result<Fetched, Refusal>;
+pub type FetchResult = Result<Fetched, FetchRefused>;
+
+/// A fetch that brought nothing.
+pub struct FetchRefused {
+    pub refusal: Refusal,
+    /// The service that began it.
+    pub service: String,
+}
 
 /// The response to a shared fetch.
 pub struct Fetched {

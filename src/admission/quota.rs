@@ -197,11 +197,14 @@ impl Quota {
         Ok(())
     }
 
-    /// Takes one request of today into the claim. Waits for the ledger, at most until `until`.
+    /// Takes one request of today into the claim, unless it has one already. Waits for the ledger, at most until `until`.
     ///
     /// # Errors
     /// [`Exceeded`] when none is left.
     pub async fn claim_day(&self, claim: &mut Claim, until: Instant) -> Result<(), Exceeded> {
+        if matches!(claim.day, ClaimedDay::Taken(_)) {
+            return Ok(());
+        }
         let limits = Guard::into_inner(self.limits());
         claim.day = ClaimedDay::Taken(self.day.reserve_by(1, until).await.map_err(|shortage| match shortage {
             DayShortage::NotLeased | DayShortage::Stalled => Exceeded::Unrecorded(Unrecorded),

@@ -2,7 +2,7 @@
 //!
 //! A fill runs in a task of its own that `drain` waits for. What always holds: a fill belongs to none of the requests that
 //! wait for it: it has the operation's own timeout and the highest of their priorities, and what it fetches is stored
-//! whoever has left meanwhile; what is shared is immutable. Must not know headers, or how a request is sent. Fails with
+//! whoever has left meanwhile; what is shared is immutable; a limit of one service refuses no other. Must not know headers, or how a request is sent. Fails with
 //! the [`Refusal`] of the quota, the cache or the fetch.
 
 use std::{ops::ControlFlow, sync::Arc};
@@ -19,8 +19,8 @@ use crate::{
     },
     config::Class,
     deadline::timed,
-    fetched::{FetchResult, Fetched, SharedFetch},
-    outcome::Outcome,
+    fetched::{FetchRefused, FetchResult, Fetched, SharedFetch},
+    outcome::{Code, Outcome},
     refusal::Refusal,
     reply::{self, CacheStatusHeader, Reply, ReplyBody},
     upstream::Failure,
@@ -70,8 +70,10 @@ pub(super) async fn lookup(
                 // On the heap: only a follower needs the timer.
                 let (result, time) = timed(Box::pin(call.deadline().bound(follower.result()))).await;
                 x.attempts().waited_for_upstream(time);
-                // `None`: the leader was lost, so this request may lead.
-                if let Some(result) = result.ok_or(Failure::Timeout)? {
+                // `None`: the leader was lost, so this request may lead. So it may if the leader's own limits refused it.
+                if let Some(result) = result.ok_or(Failure::Timeout)?
+                    && !is_only_leaders(&result, call)
+                {
                     let reply = reply_of(&result, CacheStatusHeader::Joined)?;
                     call.record(claim).await?;
                     claim.keep();
@@ -80,6 +82,17 @@ pub(super) async fn lookup(
             }
         }
     }
+}
+
+/// Whether what a fetch came to concerns the service that began it, and not this one: its quota or its part of the budget
+/// was used up. Requests of the same service share such a refusal.
+fn is_only_leaders(result: &FetchResult, call: &Call) -> bool {
+    let Err(FetchRefused { refusal, service }) = result else { return false };
+    let of_limits = matches!(
+        refusal.code,
+        Code::QuotaSecond | Code::QuotaDay | Code::BudgetSecond | Code::BudgetDay | Code::BudgetInFlight
+    );
+    of_limits && *service != call.service().name
 }
 
 fn key(call: &Call) -> Key {
@@ -107,7 +120,7 @@ async fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -
 
 /// A reply of its own for one of the requests that share a fetch.
 fn reply_of(fetch: &FetchResult, cached: CacheStatusHeader) -> Result<Reply, Refusal> {
-    let fetched = fetch.as_ref().map_err(Refusal::clone)?;
+    let fetched = fetch.as_ref().map_err(|refused| refused.refusal.clone())?;
     let reply = Reply::of_entry(&fetched.entry, cached);
     Ok(Reply { code: fetched.code, retry_after: fetched.retry_after, ..reply })
 }
@@ -119,6 +132,7 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
     let (call, attempts) = (call.for_waiters(leader.priority()), x.attempts().clone());
     x.snapshot.tasks.spawn(async move {
         let result = fetch_and_store(&call, &leader, claim, &attempts).await;
+        let result = result.map_err(|refusal| FetchRefused { refusal, service: call.service().name.clone() });
         leader.complete(Arc::new(result));
     });
     let shared = match Box::pin(deadline.bound(follower.result())).await {

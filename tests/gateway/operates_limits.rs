@@ -1,5 +1,7 @@
 //! What operators see of quotas and budgets, and change of them while the gateway runs.
 
+use std::{thread, time::Duration};
+
 use fastrac_sandbox::{Act, Fault};
 use serde_json::{Value, json};
 
@@ -385,4 +387,43 @@ fn a_restart_repeats_no_warning() {
     assert_eq!(send(&gateway), 200);
     status(&gateway);
     assert_eq!(lines(), 1);
+}
+
+/// A request of `poor` fetches for all, and its quota is lowered while it waits for a place in flight. Hits of `shop` count
+/// against its day, of which it has one left.
+#[test]
+fn a_follower_is_not_refused_because_of_its_leaders_quota() {
+    let more: &'static str = admin_table().leak();
+    let services = &[
+        ("poor", "quota = { per_day = 10 }"),
+        ("other", "quota = { per_day = 1 }\ncharge_hits = { second = true, day = true }"),
+    ];
+    let budget = "per_second = 1000, burst = 1000, in_flight = 1, max_wait = \"20s\"";
+    let gateway = Setup { budget, services, more, ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::Pass).wait(Duration::from_secs(2)).times(1));
+    const CITY: &str = "/region/city?province_id=31";
+    let budget = || page(&gateway, get("/status")).json()["accounts"]["main"]["budget"].clone();
+    thread::scope(|scope| {
+        scope.spawn(|| gateway.send(post("/tariff/express", bodies::TARIFF).by("poor")));
+        until("a place is taken", || budget()["in_flight"]["left"] == 0);
+        let leader = scope.spawn(|| gateway.send(get(CITY).by("poor")));
+        until("it waits", || budget()["waiting"] == 1);
+        let fellow = scope.spawn(|| gateway.send(get(CITY).by("poor")));
+        let followers = ["shop", "other"].map(|service| {
+            let gateway = &gateway;
+            scope.spawn(move || gateway.send(get(CITY).by(service)))
+        });
+        until("its day is reserved", || page(&gateway, get("/status")).json()["services"]["other"]["used_today"] == 1);
+        let lowered = json!({"service": "poor", "per_day": 1, "for": "1h", "reason": "it loops"});
+        assert_eq!(set_quota(&gateway, lowered).status, 200);
+        for refused in [leader, fellow] {
+            let refused = refused.join().expect("a response");
+            assert_eq!((refused.status, refused.code().as_str()), (429, "quota.day"), "{refused:?}");
+        }
+        for follower in followers {
+            let response = follower.join().expect("a response");
+            assert_eq!(response.status, 200, "{response:?}");
+        }
+    });
+    assert_eq!(gateway.received().iter().filter(|entry| entry.uri.path().ends_with("/region/city")).count(), 1);
 }

@@ -1,4 +1,5 @@
-//! TLS handshakes with Fastrac that fail or hang: nothing was sent, and the gateway reports that.
+//! TLS handshakes with Fastrac that fail or hang: nothing was sent, and the gateway reports that. TLS connections that end
+//! without notice: the order may have been executed.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -151,4 +152,25 @@ fn a_tls_handshake_that_hangs_ends_in_the_requests_time_and_gives_sent_no() {
         assert_eq!(gateway.send(order()).status, 200, "the same order may be sent now");
         assert_eq!(sandbox.counters().orders.express, orders);
     }
+}
+
+#[test]
+fn a_tls_connection_that_ends_without_notice_leaves_the_order_unknown() {
+    let certificates = Certificates::new();
+    let sandbox = Sandbox::start(Options { tls: Some(certificates.server()), ..shared() }).expect("a sandbox");
+    sandbox.fault(Fault { delay_ms: 20_000, ..Fault::on("v2.order_express", Act::Pass) });
+    let relay = Relay::to(sandbox.addr());
+    let gateway = gateway(&certificates, relay.port);
+    let response = thread::scope(|scope| {
+        let sending = scope.spawn(|| gateway.send(post("/order/express", bodies::ORDER).by("shop")));
+        until("it is executed", || sandbox.counters().orders.express == 1);
+        relay.hang(true);
+        sending.join().expect("a response")
+    });
+    assert_eq!((response.status, response.outcome(), response.sent()), (502, "cut", "unknown"), "{response:?}");
+    assert_eq!(unknown(&gateway), 1.0);
+    relay.hang(false);
+    let equal = gateway.send(post("/order/express", bodies::ORDER).by("shop"));
+    assert_eq!((equal.status, equal.code().as_str()), (409, "order.unknown"));
+    assert_eq!(sandbox.counters().orders.express, 1);
 }

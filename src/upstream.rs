@@ -323,3 +323,6 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
     let (body, took) = (AnswerBody::Whole(buffer.into_bytes()), sent_at.elapsed());
     Ok(Answer { status: head.status, headers: head.headers, describes_body, body, took })
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,11 @@
 //! only its caller can make something of is neither, and whatever one service provokes leaves the circuit breaker closed
 //! for the others.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    thread,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fastrac_sandbox::{Act, CannedResponse, Fault};
@@ -211,4 +215,64 @@ fn slow_responses_open_the_breaker_if_they_are_counted() {
     });
     wait(0);
     until("a quick one closes it", || send() == "rejected" && judged.state("closed"));
+}
+
+/// Ends the callers also if the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+#[test]
+fn a_total_failure_gets_probes_and_nothing_else_and_ends_with_the_next_of_them() {
+    const CALLERS: u64 = 8;
+    let breaker = "minimum = 20, failures = 0.5, open = \"250ms\", probes = 3";
+    let gateway = Setup { breaker, ..Setup::default() }.start();
+    let entered = |state| {
+        let labels = [("class", "quote"), ("state", state)];
+        sum(&gateway.admin("/metrics").text(), "breaker_transitions_total", &labels) as u64
+    };
+    let failed = || gateway.received().iter().filter(|entry| entry.status == Some(503)).count() as u64;
+    gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::Html(503)));
+    let stopped = AtomicBool::new(false);
+    let mut refused = thread::scope(|scope| {
+        let caller = || {
+            let (mut connection, mut refused) = (gateway.connect(), Vec::new());
+            while !stopped.load(SeqCst) {
+                let began = Instant::now();
+                let response = connection.send(&post("/tariff/express", bodies::TARIFF).by("shop"));
+                if response.outcome() == "breaker_open" {
+                    refused.push(began.elapsed());
+                    assert_eq!((response.status, response.header("retry-after")), (503, Some("1")));
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+            refused
+        };
+        let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(caller)).collect();
+        let stop = StopOnDrop(&stopped);
+        until("ten half-open periods", || entered("half_open") >= 10);
+        gateway.sandbox.clear_faults();
+        let before = entered("half_open");
+        until("it closes", || entered("closed") == 1);
+        let (periods, failed) = (entered("half_open"), failed());
+        assert!(periods <= before + 1, "the next half-open period closes it: {before}, then {periods}");
+        // Those that had to fail, those on their way meanwhile, and their second attempts.
+        let (first, probes) = (20 + CALLERS + 10, 3 * periods);
+        println!("{failed} requests failed at Fastrac, {probes} probes");
+        assert!(failed * 10 <= first * 10 + probes * 11, "{failed} requests failed, {probes} probes");
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!((entered("closed"), entered("half_open")), (1, periods), "it stays closed");
+        drop(stop);
+        callers.into_iter().flat_map(|caller| caller.join().expect("no panic")).collect::<Vec<_>>()
+    });
+    refused.sort();
+    // Not the median, for the sake of a busy machine.
+    let quartile = refused[refused.len() / 4];
+    println!("{} requests refused, a quarter of them within {quartile:?}", refused.len());
+    assert!(refused.len() as u64 > 10 * 3 * 3, "{}", refused.len());
+    assert!(quartile <= Duration::from_millis(5), "{quartile:?}");
 }

@@ -19,7 +19,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Drain, connection_limit::ConnectionLimit, linger::linger, runtime::AcceptedSocket, tls::TlsListener};
+use super::{
+    Drain,
+    connection_limit::{AdmittedConnection, ConnectionLimit},
+    linger::linger,
+    runtime::AcceptedSocket,
+    tls::TlsListener,
+};
 use crate::{outcome::Code, record::Metrics, refusal::Refusal, snapshot::Snapshot};
 
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +119,7 @@ impl Acceptor {
         let Some(counted) = self.limit.admit() else {
             return self.refuse(socket);
         };
-        let guard = Box::new((counted, self.metrics.client_connection(), self.drain.tasks.token()));
+        let guard = connection_guard(counted, &self.metrics, &self.drain);
         // Fails only if the data thread has ended, which happens only at the end of the process.
         let _ = self.threads[*next].send(AcceptedSocket { socket, tls: self.tls.clone(), guard });
         *next = (*next + 1) % self.threads.len();
@@ -140,6 +146,11 @@ impl Acceptor {
             drop(permit);
         });
     }
+}
+
+/// What a connection holds from accept to close: its permit, its count, and its place among what the drain waits for.
+fn connection_guard(counted: AdmittedConnection, metrics: &Arc<Metrics>, drain: &Drain) -> Box<dyn Send> {
+    Box::new((counted, metrics.client_connection(), drain.tasks.token()))
 }
 
 /// Closes a listening socket. The kernel resets what is in the backlog at that moment, so it is served first.
@@ -200,6 +211,15 @@ mod tests {
         let connect = |_| StdStream::connect_timeout(&address, Duration::from_secs(5));
         let connections: Vec<_> = (0..600).map(connect).collect::<Result<_, _>>().unwrap();
         assert_eq!(connections.len(), 600);
+    }
+
+    #[test]
+    fn the_drain_waits_for_a_connection_that_no_data_thread_has_seen_yet() {
+        let (limit, drain) = (ConnectionLimit::new(1), Drain::default());
+        let guard = connection_guard(limit.admit().unwrap(), &Metrics::new().unwrap(), &drain);
+        assert!(!drain.tasks.is_empty() && limit.admit().is_none());
+        drop(guard);
+        assert!(drain.tasks.is_empty() && limit.admit().is_some());
     }
 
     /// A client that is connected is served, whenever it came: one that is not can try elsewhere.

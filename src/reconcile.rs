@@ -60,6 +60,8 @@ pub struct Reconciler {
     tracked: TrackedParties,
     /// One permit for each account.
     passes: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// By the wall clock of that moment, milliseconds since 1970.
+    started: i64,
 }
 
 impl Reconciler {
@@ -71,6 +73,7 @@ impl Reconciler {
             proposals: Mutex::default(),
             tracked: Mutex::default(),
             passes: Mutex::default(),
+            started: Timestamp::now().as_millisecond(),
         })
     }
 
@@ -157,7 +160,7 @@ impl Reconciler {
         let (Some(gateway), Some(mut orders)) = (self.gateway.upgrade(), self.unknown()) else { return };
         orders.retain(|order| order.account == account);
         let (drain, worker, account) = (self.drain.clone(), self.worker.clone(), account.to_owned());
-        let reader = Reader { gateway, drain, worker, account, end };
+        let reader = Reader { gateway, drain, worker, account, end, started: self.started };
         let made = Pass { reader: &reader, tracked: &self.tracked, wanted }.run(orders).await;
         let mut proposals = self.proposals.lock();
         for (number, proposal) in made {

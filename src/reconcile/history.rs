@@ -69,13 +69,18 @@ pub(super) fn read_page(body: &[u8], zone: &TimeZone) -> Result<HistoryPage, For
     })
 }
 
-/// `data` itself, or its only member that is a list.
+/// `data` itself; or its only member that is a list of movements; or, if it has none, its only member that is a list.
 fn rows(data: &Value) -> Option<&Vec<Value>> {
     if let Value::Array(rows) = data {
         return Some(rows);
     }
-    let mut lists = data.as_object()?.values().filter_map(Value::as_array);
-    lists.next().filter(|_| lists.next().is_none())
+    let lists: Vec<_> = data.as_object()?.values().filter_map(Value::as_array).collect();
+    let has_amounts = |rows: &&&Vec<Value>| rows.first().is_some_and(|row| row.get("saldo_keluar").is_some());
+    match lists.iter().filter(has_amounts).collect::<Vec<_>>().as_slice() {
+        &[rows] => Some(rows),
+        [] if lists.len() == 1 => lists.first().copied(),
+        _ => None,
+    }
 }
 
 fn read_row(row: &Value, zone: &TimeZone) -> Result<HistoryRow, FormatError> {
@@ -206,6 +211,15 @@ mod tests {
         }
         let awb = json!({"data": [{"saldo_keluar": 1, "waktu": "2026-01-02T03:04:05Z", "resi": "JX1", "keterangan": "Order 12 (CO.FASTRAC-20260102-7-ABCDE)"}]});
         assert_eq!(page(&awb).unwrap().rows[0].shipments, ["JX1", "CO.FASTRAC-20260102-7-ABCDE"]);
+    }
+
+    #[test]
+    fn the_rows_are_found_beside_other_lists() {
+        let row = json!({"saldo_keluar": 1, "created_at": "2026-01-02 10:04:05"});
+        let body = json!({"data": {"data": [row], "links": [{"url": null}], "total": 7}});
+        let read = page(&body).unwrap();
+        assert_eq!((read.rows.len(), read.total), (1, Some(7)));
+        assert_eq!(page(&json!({"data": {"data": [], "links": [{"url": null}]}})), Err(FormatError::Rows));
     }
 
     #[test]

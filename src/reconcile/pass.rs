@@ -61,6 +61,28 @@ struct Suspect {
     api: String,
 }
 
+/// What the wall clock and the monotonic one say of an order, milliseconds.
+#[derive(Clone, Copy)]
+struct OrderAges {
+    came: i64,
+    now: i64,
+    /// When the process started.
+    started: i64,
+    /// By the monotonic clock, while the gateway ran.
+    unknown_for: i64,
+    timeout: i64,
+}
+
+impl OrderAges {
+    /// Whether the wall clock was not changed since the order came. A change before the process started is not seen.
+    fn agree(&self) -> bool {
+        let passed = self.now - self.came;
+        let is_of_this_process = self.came >= self.started;
+        let most = self.unknown_for + self.timeout + CLOCK_SLACK;
+        self.came > 0 && passed >= self.unknown_for - CLOCK_SLACK && !(is_of_this_process && passed > most)
+    }
+}
+
 impl Pass<'_> {
     /// Proposals for these orders of the account, which are all of its unknown orders.
     pub(super) async fn run(&self, orders: Vec<UnknownOrder>) -> Vec<(u64, Proposal)> {
@@ -148,9 +170,14 @@ impl Pass<'_> {
     fn case(&self, order: &UnknownOrder) -> Result<Case, Unread> {
         let described = &order.description;
         let timeout = millis(self.reader.timeout(&described.operation));
-        // The wall clock has advanced at least as far as the order has been unknown.
-        let passed = Timestamp::now().as_millisecond() - described.at;
-        if described.at <= 0 || passed < millis(order.age) - CLOCK_SLACK {
+        let ages = OrderAges {
+            came: described.at,
+            now: Timestamp::now().as_millisecond(),
+            started: self.reader.started,
+            unknown_for: millis(order.age),
+            timeout,
+        };
+        if !ages.agree() {
             return Err(Unread::ClockChanged);
         }
         let (number, came, parties) = (order.number, described.at, described.parties.clone());
@@ -385,4 +412,29 @@ fn date(millis: i64, zone: &TimeZone) -> Date {
 
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_changed_since_is_noticed() {
+        let minute = 60_000;
+        let sound = OrderAges {
+            came: 1_000 * minute,
+            now: 1_003 * minute,
+            started: 900 * minute,
+            unknown_for: 2 * minute,
+            timeout: minute,
+        };
+        assert!(sound.agree());
+        assert!(!OrderAges { now: 1_001 * minute, ..sound }.agree(), "set back");
+        assert!(!OrderAges { now: 1_010 * minute, ..sound }.agree(), "set ahead");
+        assert!(
+            OrderAges { now: 1_010 * minute, started: 1_005 * minute, ..sound }.agree(),
+            "it did not run meanwhile"
+        );
+        assert!(!OrderAges { came: 0, ..sound }.agree(), "of an earlier version");
+    }
 }

@@ -73,6 +73,8 @@ pub(super) struct Reader {
     pub(super) worker: Arc<Worker>,
     pub(super) account: String,
     pub(super) end: Instant,
+    /// When the process started, milliseconds since 1970.
+    pub(super) started: i64,
 }
 
 impl Reader {

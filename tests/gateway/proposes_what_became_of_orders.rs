@@ -197,6 +197,22 @@ fn what_cannot_be_read_is_the_reason_and_nothing_is_read_of_a_failing_fastrac() 
     assert_eq!(gateway.received().len(), before, "it is known");
 }
 
+#[test]
+fn nothing_is_read_while_a_breaker_is_open() {
+    let breaker = "minimum = 2, failures = 0.5, open = \"60s\"";
+    let sandbox = Options { clock: Clock::default(), ..sandbox() };
+    let gateway = Setup { more: configuration("100ms"), breaker, sandbox, ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.track", Act::Html(500)));
+    for _ in 0..2 {
+        gateway.send(crate::client::request("GET", "/order/track").json("{}").by("shop"));
+    }
+    leave_unknown(&gateway, order(0), Act::Lose);
+    let (finding, reason) = proposed(&gateway, "unknown-0");
+    assert!(finding == "cannot-tell" && reason.contains("circuit breaker"), "{finding}: {reason}");
+    until("the background tries too", || listed(&gateway)[0]["proposed"] == "cannot-tell");
+    assert_eq!(reads(&gateway, "/user/balance/history"), 0);
+}
+
 /// The debit of an order that was settled, or whose response is known, is not taken for that of another one for the same
 /// receiver; also after a restart.
 #[test]

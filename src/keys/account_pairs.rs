@@ -31,9 +31,11 @@ impl AccountPairs {
         self.live.load().iter().any(|forms| forms.found_in(text))
     }
 
-    /// Whether a secret is one of them.
-    pub(super) fn is_live(&self, forms: &Arc<SecretForms>) -> bool {
-        self.live.load().iter().any(|live| Arc::ptr_eq(live, forms))
+    /// Whether one of these texts contains one of the live secrets, or `own`.
+    pub(super) fn any_leaks_in<'t>(&self, mut texts: impl Iterator<Item = &'t [u8]>, own: &Arc<SecretForms>) -> bool {
+        let live = self.live.load();
+        let own = (!live.iter().any(|live| Arc::ptr_eq(live, own))).then_some(own);
+        texts.any(|text| live.iter().chain(own).any(|forms| forms.found_in(text)))
     }
 
     /// Maximum length of a form of one of them in a body, in bytes.

@@ -3,7 +3,7 @@
 //! A lease is cheap to clone, and a retired pair is zeroed when its last lease is dropped. A response
 //! streamed through [`LeakScan`] never contains a live secret of the account, not even split over two chunks.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, iter, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
@@ -91,10 +91,10 @@ impl Lease {
         &self.pair.pair.headers().basic
     }
 
-    /// Whether `body` contains the secret key, or another live one of the account: plain, in its Basic form, or either
-    /// with JSON escapes. Secrets shorter than 8 bytes are not searched for.
-    pub fn leaks_in(&self, body: &[u8]) -> bool {
-        self.pair.leaks_in(body)
+    /// Whether one of these texts contains the secret key, or another live one of the account: plain, in its Basic
+    /// form, or either with JSON escapes. Secrets shorter than 8 bytes are not searched for.
+    pub fn any_leaks_in<'t>(&self, texts: impl Iterator<Item = &'t [u8]>) -> bool {
+        self.pair.any_leaks_in(texts)
     }
 
     /// The same search for a streamed response.
@@ -116,7 +116,7 @@ impl LeakScan {
     /// [`Leak`] when the secret is found; then nothing more may be passed on.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Bytes, Leak> {
         self.held_back.extend_from_slice(chunk);
-        if self.pair.leaks_in(&self.held_back) {
+        if self.pair.any_leaks_in(iter::once(&self.held_back[..])) {
             self.held_back.clear();
             return Err(Leak);
         }

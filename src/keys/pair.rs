@@ -198,10 +198,9 @@ impl LoadedPair {
         self.shared.revoked.contains(self.version())
     }
 
-    /// Whether `text` contains the secret, or another live one of the account.
-    pub(super) fn leaks_in(&self, text: &[u8]) -> bool {
-        let own = self.pair.forms();
-        self.shared.leaks_in(text) || (!self.shared.is_live(own) && own.found_in(text))
+    /// Whether one of these texts contains the secret, or another live one of the account.
+    pub(super) fn any_leaks_in<'t>(&self, texts: impl Iterator<Item = &'t [u8]>) -> bool {
+        self.shared.any_leaks_in(texts, self.pair.forms())
     }
 
     /// Maximum length of a form of these secrets in a body, in bytes.

@@ -5,7 +5,9 @@
 //! more, so that no probe is held by a request that waits. Must not know who waits for the response. Fails with the
 //! refusal of the budget, the keys or the breaker, or with [`AttemptResult::Failed`].
 
-use http::StatusCode;
+use std::iter;
+
+use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use super::{CallPriority, UpstreamCall};
@@ -189,7 +191,7 @@ fn leaks(lease: &Lease, answer: &Answer) -> bool {
         AnswerBody::Whole(body) => &body[..],
         AnswerBody::Long(stream) => stream.beginning(),
     };
-    lease.leaks_in(begun) || answer.headers.values().any(|value| lease.leaks_in(value.as_bytes()))
+    lease.any_leaks_in(iter::once(begun).chain(answer.headers.values().map(HeaderValue::as_bytes)))
 }
 
 fn bounds(call: &UpstreamCall, attempts: &Attempts, began: Instant) -> Bounds {

@@ -142,6 +142,12 @@ impl Budget {
         self.queue.share_among(services).into_iter().map(BudgetMember).collect()
     }
 
+    /// What services have used of today before the start: it counts towards their shares of the day.
+    pub fn restore_day(&self, used: &[(BudgetMember, u64)]) {
+        let used: Vec<_> = used.iter().map(|(member, units)| (member.0, *units)).collect();
+        self.queue.restore_day(&used);
+    }
+
     /// Changes the time zone; the day keeps its count.
     pub fn set_zone(&self, zone: &TimeZone) {
         self.queue.day.set_zone(zone);

@@ -80,6 +80,12 @@ impl DayShares {
         self.plan = Plan::default();
     }
 
+    /// What a service has used of `date` before the start.
+    pub(super) fn restore(&mut self, member: usize, units: u64, date: i32) {
+        self.begin(date);
+        self.count(member, |used| used.max(units));
+    }
+
     /// Counts units of `date`.
     pub(super) fn take(&mut self, member: usize, units: u32, date: i32) {
         self.begin(date);
@@ -190,4 +196,26 @@ impl DayShares {
 /// A part of `whole`, rounded down.
 fn part(whole: u64, share: u64) -> u64 {
     (u128::from(whole) * u128::from(share) / u128::from(WHOLE)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::share::fixed;
+
+    /// Two services share a day of ten units, of which one has used its five before a restart.
+    #[test]
+    fn a_restart_gives_no_service_its_share_anew() {
+        let day = DayView { date: 7, starts: 0, ends: 86_400_000, now: 0, used: 5, limit: Some(10) };
+        for (restored, is_permitted) in [(5, false), (4, true), (0, true)] {
+            let mut shares = DayShares::default();
+            shares.set(1, fixed(0.5));
+            shares.set(2, fixed(0.5));
+            shares.restore(1, restored, 7);
+            assert_eq!(shares.permits(1, 1, &day).is_ok(), is_permitted, "{restored}");
+            assert!(shares.permits(2, 5, &day).is_ok());
+            let tomorrow = DayView { date: 8, used: 0, ..day };
+            assert!(shares.permits(1, 1, &tomorrow).is_ok());
+        }
+    }
 }

@@ -212,6 +212,16 @@ impl WaitQueue {
         })
     }
 
+    /// What services have used of today before the start, by number.
+    pub(super) fn restore_day(self: &Arc<Self>, used: &[(usize, u64)]) {
+        let date = self.day.view().date;
+        self.change(|scheduler, _| {
+            for (member, units) in used {
+                scheduler.supply.restore_day(*member, *units, date);
+            }
+        });
+    }
+
     /// A request that was sent at `sent` got a limit response of Fastrac, which names a time to wait or none.
     pub(super) fn throttled(self: &Arc<Self>, sent: Instant, wait: Option<Duration>) {
         let sent = sent.saturating_duration_since(self.start).as_nanos() as u64;

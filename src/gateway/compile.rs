@@ -3,7 +3,7 @@
 //! Live state is found by name and kept; it gets its new settings only when nothing can fail any more. Fails with
 //! [`StartError`].
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::HeaderValue;
 
@@ -19,7 +19,7 @@ use crate::{
     memory::Memory,
     record::{LiveSecrets, Masker, Names, Recorder},
     snapshot::{Account, Snapshot},
-    spending::Spenders,
+    spending::{Spenders, Spending},
     upstream::{
         Breakers, RetryBudget,
         connect::{Destination, Dialer, client_config},
@@ -105,6 +105,9 @@ pub(super) fn compile(
     }
     live.orders.reconfigure(&config.orders);
     let members = members(config, &accounts);
+    if previous.is_none() {
+        restore_days(config, &accounts, &members, &live.spending);
+    }
     let quota = |service: &config::ServiceConfig| {
         let quota = counts.quota(service, &config.accounts[service.account].day_zone);
         quota.set_override(live.overrides.last(&service.name).map(|set| set.limits));
@@ -157,6 +160,16 @@ fn members(config: &Config, accounts: &[Arc<Account>]) -> Vec<BudgetMember> {
         }
     }
     members
+}
+
+/// What services have spent today, before the gateway was restarted, counts towards their shares of the day.
+fn restore_days(config: &Config, accounts: &[Arc<Account>], members: &[BudgetMember], spending: &Spending) {
+    for (index, account) in accounts.iter().enumerate() {
+        let spent: BTreeMap<String, u64> = spending.top_services(&account.name, usize::MAX).into_iter().collect();
+        let own = config.services.iter().zip(members).filter(|(service, _)| service.account == index);
+        let used: Vec<_> = own.filter_map(|(service, member)| Some((*member, *spent.get(&service.name)?))).collect();
+        account.budget.restore_day(&used);
+    }
 }
 
 /// Accounts whose live secrets are searched for in the log line of a request whose caller is unknown.

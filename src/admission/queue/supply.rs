@@ -205,6 +205,11 @@ impl Supply {
         self.days_apply |= share > 0;
     }
 
+    /// What a service has used of the account's day before the start.
+    pub(super) fn restore_day(&mut self, member: usize, units: u64, date: i32) {
+        self.days.restore(member, units, date);
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
     }

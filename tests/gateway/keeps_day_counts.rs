@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{
         Mutex,
@@ -20,7 +21,7 @@ use rustix::process::Signal;
 use crate::system_faults::{SystemFaults, begin, end};
 use crate::{
     bodies,
-    client::{Connection, post},
+    client::{Connection, get, post},
     process::Program,
     test_gateway::{ACCESS, SECRET, digest_of, sandbox, secret_of, until},
 };
@@ -339,4 +340,59 @@ fn a_clock_that_jumps_for_a_moment_ends_no_override() {
         until("the jump is noticed", || jumped() == jumps);
         is_blocked();
     }
+}
+
+/// `state check` and `state backup`: a damaged store is named, and a copy that was made before takes its place.
+#[test]
+fn a_copy_of_the_store_replaces_a_damaged_one() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let admin = format!("[admin]\ntoken_sha256 = \"{}\"\n[limits]", digest_of("ops"));
+    let configuration = configuration(&fastrac, "per_day = 40").replace("[limits]", &admin);
+    let mut program = Program::start(&configuration, ACCESS, SECRET);
+    let quotes = |program: &Program, number: usize| {
+        let mut connection = Connection::open(program.data);
+        (0..number)
+            .filter(|_| connection.send(&post("/tariff/express", bodies::TARIFF).by("shop")).status == 200)
+            .count()
+    };
+    assert_eq!(quotes(&program, 20), 20);
+    let (state, store, copy) = (program.file("state"), program.file("state/state.redb"), program.file("copy.redb"));
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"))
+            .arg("state")
+            .args(arguments)
+            .env("FASTRAC_GATEWAY_ADMIN_TOKEN", secret_of("ops"))
+            .output()
+            .expect("it starts");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).expect("text"))
+    };
+    let check = || run(&["check", state.to_str().expect("UTF-8")]);
+    let address = format!("http://{}", program.admin);
+    let copied = run(&["backup", copy.to_str().expect("UTF-8"), "--admin", &address]);
+    assert_eq!(copied.0, Some(0), "{}", copied.1);
+    let again = run(&["backup", copy.to_str().expect("UTF-8"), "--admin", &address]);
+    assert_eq!(again.0, Some(2), "it is not overwritten: {}", again.1);
+    assert_eq!(fs::metadata(&copy).expect("a file").permissions().mode() & 0o777, 0o600);
+    program.signal(Signal::TERM);
+    program.ends(Duration::from_secs(10));
+    assert_eq!(check().0, Some(0), "{}", check().1);
+    let whole = fs::read(&store).expect("a file");
+    let damaged = [b"no store at all".repeat(1_000), vec![], whole[..whole.len() / 2].to_vec()];
+    for bytes in damaged {
+        fs::write(&store, &bytes).expect("written");
+        let (code, text) = check();
+        assert!(code == Some(1) && text.contains("state.redb"), "{} bytes: {code:?} {text}", bytes.len());
+        assert_eq!(fs::read(&store).expect("a file"), bytes, "a check changes nothing");
+    }
+    fs::copy(&copy, &store).expect("copied");
+    assert_eq!(check().0, Some(0), "{}", check().1);
+    program.start_again();
+    // The lease in the copy is larger than that of the marks, and applies.
+    let token = format!("Bearer {}", secret_of("ops"));
+    let status = get("/status").header("host", "localhost").header("authorization", &token);
+    let status = Connection::open(program.admin).send(&status).json();
+    let used = status["services"]["shop"]["used_today"].as_u64().expect("a number");
+    assert!((20..=40).contains(&used), "{status}");
+    assert_eq!(quotes(&program, 30) as u64, 40 - used);
 }

@@ -1,6 +1,7 @@
 //! Quotas and budgets are exact, also under concurrent requests.
 
 use std::{
+    collections::BTreeMap,
     io::Write as _,
     net::TcpListener,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -161,9 +162,10 @@ struct LaterStep {
 }
 
 /// `poor` has three requests and then one in a second, so of 20 at once all but three or four would be refused by the
-/// quota of the second if those that a later step refuses cost anything.
+/// quota of the second if those that a later step refuses cost anything. Nor do they cost anything of the service's day, the
+/// account's second, its day or its places in flight.
 #[test]
-fn a_refusal_by_a_later_step_costs_nothing_of_the_second() {
+fn a_refusal_by_a_later_step_costs_nothing_of_any_limit() {
     fn quote(number: usize) -> Request {
         post(&format!("/tariff/express?{number}"), bodies::TARIFF)
     }
@@ -192,6 +194,18 @@ fn a_refusal_by_a_later_step_costs_nothing_of_the_second() {
             Setup { base_url: Some(format!("http://{address}")), wait: false, ..setup() },
             |gateway| until("a pair is in use", || gateway.app().gateway.was_ready()),
         ),
+        usual(
+            "budget.in_flight",
+            Setup { budget: "per_second = 1000, burst = 1000, in_flight = 1, max_wait = \"0s\"", ..setup() },
+            |gateway| {
+                gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::Pass).wait(Duration::from_secs(4)).times(1));
+                let mut connection = gateway.connect();
+                connection.write(&quote(0).by("shop").bytes());
+                until("the place is taken", || limits_left(gateway)["in flight"] == 0);
+                // It stays open.
+                std::mem::forget(connection);
+            },
+        ),
         LaterStep {
             request: |_| get("/region/city?province_id=31").header("cache-control", "only-if-cached"),
             ..usual("cache.only", setup(), nothing)
@@ -209,11 +223,34 @@ fn a_refusal_by_a_later_step_costs_nothing_of_the_second() {
         let gateway = setup.start();
         prepare(&gateway);
         let mut connection = gateway.connect();
+        let before = limits_left(&gateway);
         let codes: Vec<String> = (1..=20)
             .map(|number| connection.send(&request(number).by("poor")))
             .filter(|response| response.status >= 400)
             .map(|response| response.code())
             .collect();
         assert!(codes.len() >= 15 && codes.iter().all(|other| other == code), "{code}: {codes:?}");
+        let served = 20 - codes.len() as i64;
+        for (limit, left) in limits_left(&gateway) {
+            // Tokens of the second come again, and a place is free again.
+            let expected = if limit.ends_with("day") { before[limit] - served } else { before[limit] };
+            let is_left = if limit.ends_with("day") { left == expected } else { left >= expected - served };
+            assert!(is_left, "{code}: {left} left of the {limit}, {} before, {served} served", before[limit]);
+        }
     }
+}
+
+/// What is left of each limit of `poor` and its account; of those without a limit, what is used, as a negative number.
+fn limits_left(gateway: &TestGateway) -> BTreeMap<&'static str, i64> {
+    let status = gateway.admin("/status").json();
+    let (service, budget) = (&status["services"]["poor"], &status["accounts"]["main"]["budget"]);
+    let number = |value: &serde_json::Value| value.as_i64();
+    let left = [
+        ("service's second", number(&service["quota"]["second"]["left"])),
+        ("service's day", number(&service["used_today"]).map(|used| -used)),
+        ("account's second", number(&budget["second"]["left"])),
+        ("account's day", number(&budget["used_today"]).map(|used| -used)),
+        ("in flight", number(&budget["in_flight"]["left"])),
+    ];
+    left.into_iter().filter_map(|(limit, left)| Some((limit, left?))).collect()
 }

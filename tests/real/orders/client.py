@@ -53,8 +53,8 @@ class Attempt:
 class Line:
     """A thread's connection to the gateway, which may be kept for the next request."""
 
-    def __init__(self, port):
-        self.port, self.socket = port, None
+    def __init__(self, port, stopped):
+        self.port, self.stopped, self.socket = port, stopped, None
 
     def close(self):
         if self.socket:
@@ -152,13 +152,14 @@ class Client:
             attempt = line.ask(request, patience, leave, keep=draw.random() < 0.5)
             if not attempt.sent:
                 # The gateway is being restarted.
-                time.sleep(0.1)
+                if line.stopped.wait(0.1):
+                    self.end = LOST
                 continue
             self.attempts += 1
             self.judge(attempt)
             if self.end is None and not self.persists and self.attempts > self.repeats:
                 self.end = GAVE_UP
-            if self.attempts > 60:
+            if self.attempts > 60 or line.stopped.is_set():
                 self.end = LOST
             if self.end is None:
                 time.sleep(draw.choice((0, 0, draw.uniform(0, 0.3))))

@@ -11,7 +11,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll, ready},
 };
 
@@ -122,10 +122,48 @@ pub trait Delivery: Send + Sync {
     fn taken(&self);
 }
 
-/// Told that a response has reached its caller: its last byte was written to the caller's connection without an error.
-/// Dropped if it has not.
+/// Told whether a response has reached its caller. Dropped if it has not.
 pub trait Receipt: Send {
+    /// The last bytes are being written: from now on, a caller that leaves may have read them.
+    fn begun(&mut self);
+    /// The last byte was written to the caller's connection without an error.
+    fn written(&mut self);
+    /// And the caller has not reset the connection because of it.
     fn reached(self: Box<Self>);
+}
+
+/// The connection of a caller.
+pub trait CallerConnection: Send + Sync {
+    /// Whether the caller has closed it, or its sending half.
+    fn has_left(&self) -> bool;
+    /// Whether the caller has reset it: closed it without reading everything, or before everything was written.
+    fn was_reset(&self) -> bool;
+}
+
+/// A caller's connection as another request sees it, in any thread.
+#[derive(Clone)]
+pub struct CallerLink(Weak<dyn CallerConnection>);
+
+impl CallerLink {
+    pub(crate) fn new(connection: &Arc<dyn CallerConnection>) -> Self {
+        CallerLink(Arc::downgrade(connection))
+    }
+
+    /// Whether the caller has closed the connection, or its sending half.
+    pub(crate) fn has_left(&self) -> bool {
+        self.0.upgrade().is_none_or(|connection| connection.has_left())
+    }
+
+    /// Whether the caller has reset the connection. Not once it has ended: then it has been decided.
+    pub(crate) fn was_reset(&self) -> bool {
+        self.0.upgrade().is_some_and(|connection| connection.was_reset())
+    }
+}
+
+impl fmt::Debug for CallerLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallerLink")
+    }
 }
 
 /// Maximum size of a [`Piece`], in bytes: of the frames that every HTTP/2 peer accepts (RFC 9113, section 4.2). hyper

@@ -28,7 +28,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 pub use self::certificate::ClientCertificate;
-use crate::{config, peer::PeerLimit};
+use crate::{body::CallerLink, config, peer::PeerLimit};
 
 const ACCESS_KEY: HeaderName = HeaderName::from_static("access-key");
 const SECRET_KEY: HeaderName = HeaderName::from_static("secret-key");
@@ -64,6 +64,8 @@ pub struct Client {
     pub peer: Option<IpAddr>,
     /// The certificate that it has presented.
     pub certificate: Option<Arc<ClientCertificate>>,
+    /// `None` in tests.
+    pub connection: Option<CallerLink>,
 }
 
 /// The credentials of all services.
@@ -276,7 +278,7 @@ mod tests {
             map.append(*name, HeaderValue::from_str(value).unwrap());
         }
         let certificate = names.map(|names| Arc::new(ClientCertificate::with(names)));
-        callers().identify(&map, &Client { peer: None, certificate })
+        callers().identify(&map, &Client { certificate, ..Client::default() })
     }
 
     fn basic(text: &str) -> String {
@@ -356,7 +358,7 @@ mod tests {
     #[test]
     fn failed_proofs_of_a_peer_are_slowed_and_correct_ones_are_not() {
         let callers = callers();
-        let client = Client { peer: Some("192.0.2.1".parse().unwrap()), certificate: None };
+        let client = Client { peer: Some("192.0.2.1".parse().unwrap()), ..Client::default() };
         let proof = |value: &'static str| HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
         for _ in 0..1000 {
             assert_eq!(callers.identify(&HeaderMap::new(), &client), Err(Unknown::None));

@@ -7,6 +7,7 @@
 //! counts a connection from accept to close, and what is refused before its head was read is counted and logged too
 //! (`listener`, `unread`). This room must not know what requests mean.
 
+mod client_socket;
 pub mod connection;
 pub mod connection_limit;
 pub mod deadlines;
@@ -15,7 +16,9 @@ mod heads;
 pub mod heartbeat;
 pub(crate) mod linger;
 pub mod listener;
+mod receipts;
 pub mod runtime;
+mod shared_io;
 mod streams;
 pub mod tls;
 mod unread;

@@ -61,6 +61,7 @@ pub use self::{
     ticket::{Ticket, Written},
 };
 use crate::{
+    body::CallerLink,
     config::{Class, OrdersConfig},
     memory::MemoryAllowance,
     store::{Store, StoreError, WriteBatch},
@@ -105,6 +106,8 @@ pub struct OrderRequest<'a> {
     pub masked: Option<&'a str>,
     /// The id that later refusals name.
     pub request_id: &'a str,
+    /// The connection of its caller, for equal orders that come while it is under way.
+    pub connection: Option<&'a CallerLink>,
     /// For the first response, if it is read again.
     pub memory: &'a MemoryAllowance,
 }
@@ -186,29 +189,24 @@ impl Orders {
         request: &OrderRequest<'_>,
         mut waited_for: Option<CallerPresence>,
     ) -> Result<Recall, OrderRefusal> {
-        let identity =
-            OrderIdentity { waited_for: waited_for.as_ref().map(CallerPresence::order), ..identity(request)? };
-        let found = self.inner.change(|index, now| {
-            let expired = index.expire(now);
-            (expired, index.recall(identity, now))
-        })?;
-        let mut presence = |number| match waited_for.take() {
-            Some(presence) if presence.order() == number => presence,
-            _ => CallerPresence::new(Arc::clone(&self.inner), number),
+        let identity = OrderIdentity { waited_as: waited_for.as_ref().map(CallerPresence::id), ..identity(request)? };
+        let mut presence = |number, caller| match waited_for.take() {
+            Some(presence) if presence.is_of(number) => presence,
+            _ => CallerPresence::new(Arc::clone(&self.inner), number, caller),
         };
-        match found {
-            IndexMatch::New { number, settles } => {
-                Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles), presence(number)))
+        match self.find(&identity)? {
+            IndexMatch::New { number, caller, settles } => {
+                Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles), presence(number, caller)))
             }
-            IndexMatch::UnderWay { number, first, ended } => {
-                Ok(Recall::UnderWay(OrderUnderWay::new(presence(number), first, ended)))
+            IndexMatch::UnderWay { number, first, caller, ended } => {
+                Ok(Recall::UnderWay(OrderUnderWay::new(presence(number, caller), first, ended)))
             }
-            IndexMatch::Occupied { number, first, in_flight, changed } => {
+            IndexMatch::Occupied { number, first, caller, in_flight, changed } => {
                 let orders = Arc::clone(&self.inner);
-                Ok(Recall::Occupied(OccupiedOrder { orders, number, first, in_flight, changed }))
+                Ok(Recall::Occupied(OccupiedOrder { orders, number, first, caller, in_flight, changed }))
             }
-            IndexMatch::Ended { number, first, result, answer, undelivered } => {
-                let caller = if undelivered { Some(presence(number)) } else { None };
+            IndexMatch::Ended { number, first, result, answer, caller } => {
+                let caller = caller.map(|caller| presence(number, caller));
                 let bytes = match answer {
                     FoundAnswer::InMemory(answer) => return Ok(Recall::Repeat(answer, caller)),
                     FoundAnswer::OnDisk { bytes } => bytes,
@@ -225,6 +223,20 @@ impl Orders {
                         Err(OrderRefusal::Unreadable { first })
                     }
                 }
+            }
+        }
+    }
+
+    /// What the order has to do with the remembered ones, after a look at whether their callers are still there.
+    fn find(&self, identity: &OrderIdentity) -> Result<IndexMatch, OrderRefusal> {
+        loop {
+            let found = self.inner.change(|index, now| {
+                let expired = index.expire(now);
+                (expired, index.recall(identity.clone(), now))
+            })?;
+            match &found {
+                IndexMatch::Occupied { number, caller, .. } if self.inner.check_caller(*number, caller) => {}
+                _ => return Ok(found),
             }
         }
     }
@@ -325,7 +337,8 @@ fn identity(request: &OrderRequest<'_>) -> Result<OrderIdentity, IdempotencyKeyE
         fingerprint: OrderDigest::fingerprint(request.method.as_str(), request.target, request.body),
         content: OrderDigest::content(request.service, request.target, request.body),
         confirmed: resend.next().is_some_and(|value| value == CONFIRMED) && resend.next().is_none(),
-        waited_for: None,
+        waited_as: None,
+        connection: request.connection.cloned(),
     })
 }
 

@@ -36,9 +36,11 @@ use tokio::{
 
 use super::{
     Drain,
+    client_socket::ClientSocket,
     deadlines::{Activity, DeadlineIo},
     frames::FollowedIo,
-    linger::{SharedIo, linger},
+    linger::{await_reset, linger},
+    shared_io::SharedIo,
     streams::{StreamDelivery, StreamExecutor},
     unread,
 };
@@ -146,15 +148,16 @@ impl Protocol {
 
 /// Serves a connection until it ends by itself or is ended by the drain. `client` is who
 /// opened it.
-pub async fn serve<S>(io: S, protocol: Protocol, client: Client, context: Arc<Context>)
+pub async fn serve<S>(io: S, protocol: Protocol, mut client: Client, context: Arc<Context>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + ClientSocket + Unpin + Send + 'static,
 {
     let activity = {
         let current = context.current.load();
         Activity::new(&current.limits)
     };
     let shared_io = SharedIo::new(io);
+    client.connection = Some(shared_io.link());
     let io = DeferredWrite::new(DeadlineIo::new(shared_io.clone(), activity.clone()));
     let followed = |io| TokioIo::new(FollowedIo::new(io, activity.clone()));
     let (shared, state) = (context.clone(), activity.clone());
@@ -170,8 +173,11 @@ where
         }
     }
     if activity.lingers() {
-        context.drain.cut.run_until_cancelled(Box::pin(linger(shared_io))).await;
+        context.drain.cut.run_until_cancelled(Box::pin(linger(shared_io.clone()))).await;
+    } else if activity.receipts.are_undecided() {
+        context.drain.stop.run_until_cancelled(Box::pin(await_reset(shared_io.clone()))).await;
     }
+    activity.receipts.decide(|| shared_io.was_reset());
 }
 
 /// Polls a connection to its end.
@@ -335,7 +341,7 @@ impl Delivery for Http1Delivery {
     fn written(&self) {}
 
     fn taken(&self) {
-        self.activity.reaches_caller_when_flushed(self.receipt.lock().take());
+        self.activity.receipts.taken(self.receipt.lock().take());
     }
 }
 

@@ -27,14 +27,13 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
 
-use super::heads::Heads;
-use crate::{body::Receipt, config::LimitsConfig, deadline::LateTimer};
+use super::{client_socket::ClientSocket, heads::Heads, receipts::Receipts};
+use crate::{config::LimitsConfig, deadline::LateTimer};
 
 /// What a connection is doing. Shared by its IO and its requests, all of which run in one thread.
 pub struct Activity {
@@ -67,10 +66,7 @@ pub struct Activity {
     beside: AtomicU64,
     /// HTTP/2 only.
     pub(super) heads: Heads,
-    /// Receipts of responses whose last byte was taken, and may still be in a buffer.
-    unflushed: Mutex<Vec<Box<dyn Receipt>>>,
-    /// Whether there are any.
-    has_unflushed: AtomicBool,
+    pub(super) receipts: Receipts,
 }
 
 /// A time that does not come.
@@ -104,8 +100,7 @@ impl Activity {
             each: limits.request_body as u64 + LONGEST_HEAD,
             beside: AtomicU64::new(0),
             heads: Heads::default(),
-            unflushed: Mutex::default(),
-            has_unflushed: AtomicBool::new(false),
+            receipts: Receipts::default(),
         })
     }
 
@@ -225,23 +220,6 @@ impl Activity {
         }
     }
 
-    /// Records that the last byte of a response was taken: it reaches its caller with the next flush. hyper and h2 flush
-    /// a connection only after they have written everything that they hold.
-    pub(super) fn reaches_caller_when_flushed(&self, receipt: Option<Box<dyn Receipt>>) {
-        if let Some(receipt) = receipt {
-            self.unflushed.lock().push(receipt);
-            self.has_unflushed.store(true, Relaxed);
-        }
-    }
-
-    /// Everything that was taken has been written.
-    fn flushed(&self) {
-        if self.has_unflushed.swap(false, Relaxed) {
-            let reached = std::mem::take(&mut *self.unflushed.lock());
-            reached.into_iter().for_each(|receipt| receipt.reached());
-        }
-    }
-
     /// Records that a response ends the connection.
     pub(super) fn response_closes(&self) {
         self.closing.store(true, Relaxed);
@@ -328,6 +306,14 @@ impl<S> DeadlineIo<S> {
     }
 }
 
+impl<S: ClientSocket> DeadlineIo<S> {
+    fn before_write(&mut self) {
+        let receipts = &self.activity.receipts;
+        receipts.decide(|| self.io.was_reset());
+        receipts.before_write(|| self.io.has_left());
+    }
+}
+
 impl<S> DeadlineIo<S> {
     /// hyper does not read while it writes, so the deadline is checked on writes too.
     fn after_write<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -345,7 +331,7 @@ impl<S> DeadlineIo<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for DeadlineIo<S> {
+impl<S: AsyncRead + ClientSocket + Unpin> AsyncRead for DeadlineIo<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.activity.is_flooded() {
             return self.give_up(io::ErrorKind::ConnectionAborted);
@@ -355,6 +341,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for DeadlineIo<S> {
             Poll::Ready(result) => {
                 if buf.filled().len() > before {
                     self.activity.bytes_came(buf.filled().len() - before);
+                    self.activity.receipts.decide(|| self.io.was_reset());
                 }
                 Poll::Ready(result)
             }
@@ -368,8 +355,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for DeadlineIo<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineIo<S> {
+impl<S: AsyncWrite + ClientSocket + Unpin> AsyncWrite for DeadlineIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.before_write();
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         if polled.is_ready() {
             self.activity.bytes_went();
@@ -382,6 +370,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineIo<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.before_write();
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         if polled.is_ready() {
             self.activity.bytes_went();
@@ -397,12 +386,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineIo<S> {
         // TLS accepts bytes before it has written them.
         let polled = Pin::new(&mut self.io).poll_flush(cx);
         if matches!(polled, Poll::Ready(Ok(()))) {
-            self.activity.flushed();
+            self.activity.receipts.flushed();
         }
         self.after_write(polled, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if S::SAYS_GOODBYE {
+            self.activity.receipts.decide(|| self.io.was_reset());
+        }
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -2,19 +2,13 @@
 //!
 //! If a socket is closed while it has unread bytes, or receives bytes afterwards, the kernel resets the connection, and
 //! the client may lose the response that explains the refusal. So the gateway closes its own half first, and then reads
-//! and discards for a bounded time and up to a bounded size. What always holds: a client cannot keep a connection longer
-//! than [`TOTAL`] after its end. This file must not know requests. Never fails.
+//! and discards for a bounded time and up to a bounded size. After the response to an order, it waits for a moment in
+//! case the client resets the connection because it had already left. What always holds: a client cannot keep a
+//! connection longer than [`TOTAL`] after its end. This file must not know requests. Never fails.
 
-use std::{
-    io::{self, IoSlice},
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::deadline::within;
 
@@ -32,6 +26,15 @@ pub(crate) async fn respond<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, respon
     }
 }
 
+/// How long a reset may take to arrive: more than a round trip to any client.
+const RESET: Duration = Duration::from_millis(250);
+
+/// Closes the sending half, then waits in case a reset arrives.
+pub(super) async fn await_reset<S: AsyncWrite + Unpin>(mut io: S) {
+    let _ = within(RESET, io.shutdown()).await;
+    tokio::time::sleep(RESET).await;
+}
+
 /// Closes the sending half, then reads what the client still sends, until it closes its half or a bound is reached.
 pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut io: S) {
     let discard = async {
@@ -45,53 +48,6 @@ pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut io: S) {
         }
     };
     within(TOTAL, discard).await;
-}
-
-/// IO that outlives hyper's connection. Uncontended: only one of its holders is polled at a time.
-pub(super) struct SharedIo<S>(Arc<Mutex<S>>);
-
-impl<S> SharedIo<S> {
-    pub(super) fn new(io: S) -> Self {
-        SharedIo(Arc::new(Mutex::new(io)))
-    }
-}
-
-impl<S> Clone for SharedIo<S> {
-    fn clone(&self) -> Self {
-        SharedIo(self.0.clone())
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for SharedIo<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.lock()).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for SharedIo<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.lock()).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.lock()).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.lock().is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.lock()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.lock()).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

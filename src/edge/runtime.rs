@@ -119,7 +119,8 @@ async fn open(accepted: AcceptedSocket, context: Arc<Context>) {
     match tls {
         None => {
             if let Some(protocol) = peek_protocol(&socket, &context).await {
-                connection::serve(socket, protocol, Client { peer, certificate: None }, context).await;
+                let client = Client { peer, ..Client::default() };
+                connection::serve(socket, protocol, client, context).await;
             }
         }
         // Boxed: most connections are cleartext, and their future should not be as large as a TLS session.
@@ -156,7 +157,8 @@ async fn open_tls(socket: TcpStream, listener: Arc<TlsListener>, peer: Option<Ip
             let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
             let leaf = session.peer_certificates().and_then(<[_]>::first);
             let certificate = leaf.map(|leaf| Arc::new(ClientCertificate::of(leaf)));
-            connection::serve(stream, protocol, Client { peer, certificate }, context).await;
+            let client = Client { peer, certificate, connection: None };
+            connection::serve(stream, protocol, client, context).await;
         }
         HandshakeResult::Cleartext(socket) => refuse_cleartext(socket, &context).await,
         HandshakeResult::Failed => {}

@@ -110,7 +110,7 @@ impl Delivery for StreamDelivery {
     }
 
     fn taken(&self) {
-        self.activity.reaches_caller_when_flushed(self.receipt.lock().take());
+        self.activity.receipts.taken(self.receipt.lock().take());
     }
 }
 

@@ -19,6 +19,7 @@ use std::{
 };
 
 use self::entry::{AnswerLocation, OrderEntry};
+pub(super) use self::entry::{DeliveryProgress, OrderCaller};
 pub(super) use self::recall::{FoundAnswer, IndexMatch, OrderIdentity};
 pub use self::unknown::{UnderWayOrder, UnknownOrder};
 use super::{
@@ -46,6 +47,7 @@ impl OrderEnd {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     next_number: u64,
+    next_caller: u64,
     orders: HashMap<u64, OrderEntry>,
     by_key: HashMap<OrderDigest, u64>,
     /// Oldest first.
@@ -80,6 +82,13 @@ impl Index {
     /// Adds a row of the journal at start, before any other step. An order that was open when the
     /// process ended becomes unknown. Times in the future (the clock was set back) become `now`.
     pub(super) fn restore(&mut self, number: u64, mut row: OrderRow, now: i64, batch: &mut WriteBatch) {
+        self.next_number = self.next_number.max(number + 1);
+        if row.phase == OrderPhase::Ended && row.key.is_none() {
+            // Its answer was written to its caller.
+            batch.remove(&ORDERS, &number.to_be_bytes());
+            batch.remove(&ANSWERS, &number.to_be_bytes());
+            return;
+        }
         if row.phase == OrderPhase::Open || row.since > now {
             row.since = now;
             if row.phase == OrderPhase::Open {
@@ -87,7 +96,6 @@ impl Index {
             }
             batch.put(&ORDERS, &number.to_be_bytes(), &row);
         }
-        self.next_number = self.next_number.max(number + 1);
         if let Some(key) = row.key {
             self.by_key.insert(key, number);
         }

@@ -8,6 +8,9 @@ use crate::config::OrdersConfig;
 /// How long an order holds equal ones after its outcome has become unknown, milliseconds (contract section 6).
 pub(super) const HELD: i64 = Duration::from_hours(24).as_millis() as i64;
 
+/// How long after an answer was written a reset of the caller's connection shows that it was not read, milliseconds.
+pub(super) const RESET_WITHIN: i64 = 1000;
+
 /// Maximum number of remembered orders; each takes about 300 bytes of memory.
 pub const MAX_ORDERS: usize = 200_000;
 

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{refusal::OrderRefusal, shared::SharedOrders};
+use super::{index::OrderCaller, refusal::OrderRefusal, shared::SharedOrders};
 use crate::body::Receipt;
 
 /// A request that gets the response of an order: the one that sends it, or one that follows when that has left.
@@ -15,30 +15,44 @@ use crate::body::Receipt;
 #[must_use = "dropping it says that the caller has left"]
 pub struct CallerPresence {
     orders: Arc<SharedOrders>,
+    /// Number of its order.
     number: u64,
+    id: u64,
 }
 
 impl CallerPresence {
-    pub(super) fn new(orders: Arc<SharedOrders>, number: u64) -> Self {
-        CallerPresence { orders, number }
+    pub(super) fn new(orders: Arc<SharedOrders>, number: u64, id: u64) -> Self {
+        CallerPresence { orders, number, id }
     }
 
-    /// Number of its order.
-    pub(super) fn order(&self) -> u64 {
-        self.number
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn is_of(&self, number: u64) -> bool {
+        self.number == number
     }
 }
 
 impl Receipt for CallerPresence {
+    fn begun(&mut self) {
+        self.orders.begun(self.number, self.id);
+    }
+
+    fn written(&mut self) {
+        self.orders.written(self.number, self.id);
+    }
+
     /// The next equal order without a key is a new one.
     fn reached(self: Box<Self>) {
-        self.orders.reached(self.number);
+        self.orders.reached(self.number, self.id);
     }
 }
 
 impl Drop for CallerPresence {
+    /// Changes nothing if it has reached its caller, or if another request has taken its place.
     fn drop(&mut self) {
-        self.orders.caller_left(self.number);
+        self.orders.caller_left(self.number, self.id);
     }
 }
 
@@ -79,6 +93,7 @@ pub struct OccupiedOrder {
     pub(super) number: u64,
     /// Id of its request.
     pub(super) first: String,
+    pub(super) caller: OrderCaller,
     /// Whether it was under way when the equal order came.
     pub(super) in_flight: bool,
     pub(super) changed: CancellationToken,
@@ -92,7 +107,8 @@ impl OccupiedOrder {
     /// [`OccupiedOrder::refusal`], also if the order ends meanwhile: the equal one came while it was under way.
     pub async fn freed(&self) -> Result<(), OrderRefusal> {
         let changed = tokio::time::timeout(MOMENT, self.changed.cancelled()).await.is_ok();
-        let freed = changed && (!self.in_flight || self.orders.is_left(self.number));
+        let freed = changed || self.orders.check_caller(self.number, &self.caller);
+        let freed = freed && (!self.in_flight || self.orders.is_left(self.number));
         if freed { Ok(()) } else { Err(self.refusal()) }
     }
 

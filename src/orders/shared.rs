@@ -11,11 +11,14 @@ use parking_lot::Mutex;
 
 use super::{
     clock::OrderClock,
-    index::{Index, OrderEnd},
+    index::{DeliveryProgress, Index, OrderCaller, OrderEnd},
     journal::StoredAnswer,
     placed::{PlacedOrder, PlacedOrders},
 };
-use crate::store::{Store, StoreError, WriteBatch};
+use crate::{
+    body::CallerLink,
+    store::{Store, StoreError, WriteBatch},
+};
 
 /// The order could not be written, so it must not be sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,8 +76,18 @@ impl SharedOrders {
     }
 
     /// The caller of an order has left.
-    pub(super) fn caller_left(&self, number: u64) {
-        self.index.lock().caller_left(number);
+    pub(super) fn caller_left(&self, number: u64, caller: u64) {
+        self.change(|index, now| (index.caller_left(number, caller, now), ()));
+    }
+
+    /// The answer of an order is being written to its caller.
+    pub(super) fn begun(&self, number: u64, caller: u64) {
+        self.index.lock().begun(number, caller);
+    }
+
+    /// The answer of an order was written to its caller.
+    pub(super) fn written(&self, number: u64, caller: u64) {
+        self.change(|index, now| (index.written(number, caller, now), ()));
     }
 
     /// Whether an order is under way and its caller has left.
@@ -83,8 +96,29 @@ impl SharedOrders {
     }
 
     /// The answer of an order has reached its caller.
-    pub(super) fn reached(&self, number: u64) {
-        self.change(|index, _| (index.reached(number), ()));
+    pub(super) fn reached(&self, number: u64, caller: u64) {
+        self.change(|index, _| (index.reached(number, caller), ()));
+    }
+
+    /// Looks at the connection of an order's caller, because the connection's own task may see late, or not at all, that
+    /// the caller has left. Returns whether to look again.
+    pub(super) fn check_caller(&self, number: u64, caller: &OrderCaller) -> bool {
+        let connection = caller.connection.as_ref();
+        match caller.progress {
+            DeliveryProgress::Awaited => {
+                let has_left = connection.is_some_and(CallerLink::has_left);
+                if has_left {
+                    self.index.lock().caller_seen_gone(number, caller.id);
+                }
+                return has_left;
+            }
+            DeliveryProgress::Begun => return false,
+            DeliveryProgress::Written(_) if connection.is_some_and(CallerLink::was_reset) => {
+                self.caller_left(number, caller.id);
+            }
+            DeliveryProgress::Written(_) => self.reached(number, caller.id),
+        }
+        true
     }
 
     /// Settles an unknown order. Completes when that is on disk.

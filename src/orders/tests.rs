@@ -72,6 +72,7 @@ pub(super) struct TestOrder {
     pub(super) headers: HeaderMap,
     pub(super) body: String,
     pub(super) request_id: String,
+    pub(super) connection: Option<CallerLink>,
 }
 
 pub(super) fn order(request_id: &str) -> TestOrder {
@@ -82,6 +83,7 @@ pub(super) fn order(request_id: &str) -> TestOrder {
         headers: HeaderMap::new(),
         body: "{\"item\":1}".into(),
         request_id: request_id.into(),
+        connection: None,
     }
 }
 
@@ -116,6 +118,7 @@ impl TestOrder {
             body: self.body.as_bytes(),
             masked: Some(&self.body),
             request_id: &self.request_id,
+            connection: self.connection.as_ref(),
             memory: &Memory::new(1 << 20).allowance(Priority::Normal),
         };
         orders.recall(&request, waited_for).await

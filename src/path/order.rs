@@ -37,6 +37,7 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
     }
     let request = &call.upstream.request;
     let masked = call.upstream.snapshot.recorder.masked(call.upstream.account.index, &request.body);
+    let connection = x.client.connection.clone();
     let asked = OrderRequest {
         service: &call.service().name,
         account: &call.upstream.account.name,
@@ -47,6 +48,7 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
         body: &request.body,
         masked: masked.as_deref(),
         request_id: call.request_id.as_str(),
+        connection: connection.as_ref(),
         memory: &call.upstream.allowance(),
     };
     let mut waited_for = None;

@@ -10,6 +10,7 @@
 //! | `never_leaks` | the account's keys and the callers' credentials never leave the gateway |
 //! | `refuses_clearly` | every refusal says what is wrong, whether Fastrac received the request, and when to retry |
 //! | `caches` | lookups are served from the cache, and concurrent requests share one fetch |
+//! | `notices_callers_that_left` | a caller that leaves is noticed, whatever is behind its order and whenever it leaves |
 //! | `protects_orders_without_a_key` | an order that is repeated blindly is executed once, and two that are wanted are two |
 //! | `sends_again` | second attempts after failures: few, counted by reason, never against Fastrac's will or too late |
 //! | `sends_once` | an order is sent once, whatever happens to its caller, its response or the gateway |
@@ -89,6 +90,7 @@ mod layout;
 mod logs_despite_disks;
 mod logs_without_waiting;
 mod never_leaks;
+mod notices_callers_that_left;
 mod operates_limits;
 mod passes_responses_unchanged;
 mod process;

@@ -14,16 +14,16 @@ use crate::{
 
 const PATIENCE: &str = "x-gateway-timeout";
 
-fn order(number: usize) -> Request {
+pub(crate) fn order(number: usize) -> Request {
     post("/order/express", &bodies::order(number)).by("shop")
 }
 
-fn executed(gateway: &TestGateway) -> u64 {
+pub(crate) fn executed(gateway: &TestGateway) -> u64 {
     gateway.sandbox.counters().orders.express
 }
 
 /// Fastrac takes this long to respond to orders.
-fn slow(gateway: &TestGateway, delay: Duration) {
+pub(crate) fn slow(gateway: &TestGateway, delay: Duration) {
     gateway.sandbox.fault(Fault::on("v2.order_express", Act::Pass).delay(delay));
 }
 
@@ -36,7 +36,7 @@ fn begin(gateway: &TestGateway, order: &Request) -> Connection {
     connection
 }
 
-fn is_replay_of(response: &Response, first: &str) {
+pub(crate) fn is_replay_of(response: &Response, first: &str) {
     assert_eq!((response.status, response.outcome(), response.sent()), (200, "ok", "yes"), "{response:?}");
     assert_eq!(response.header("idempotent-replayed"), Some("true"));
     assert_eq!(response.header("x-gateway-first-request"), Some(first));

@@ -20,6 +20,7 @@ async fn leave_unknown(orders: &Orders, request_id: &str) {
         body: request_id.as_bytes(),
         masked: None,
         request_id,
+        connection: None,
         memory: &Memory::new(1 << 20).allowance(Priority::Normal),
     };
     let Ok(Recall::New(ticket, _caller)) = orders.recall(&request, None).await else { panic!("not new") };

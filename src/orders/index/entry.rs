@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::orders::journal::{OrderPhase, OrderRow, StoredAnswer};
+use crate::{
+    body::CallerLink,
+    orders::journal::{OrderPhase, OrderRow, StoredAnswer},
+};
 
 #[derive(Debug)]
 pub(super) struct OrderEntry {
@@ -13,8 +16,8 @@ pub(super) struct OrderEntry {
     pub(super) in_flight: bool,
     /// Equal orders that it has held since the process started.
     pub(super) held: u64,
-    /// Somebody waits for its answer, or is being given it.
-    pub(super) has_caller: bool,
+    /// Who waits for its answer, or is being given it.
+    pub(super) caller: Option<OrderCaller>,
     /// Cancelled when its caller has left, when it ends, and when its answer has reached its caller or has not; made for
     /// the first that waits for it.
     pub(super) next: Option<CancellationToken>,
@@ -25,20 +28,16 @@ pub(super) struct OrderEntry {
 
 impl OrderEntry {
     pub(super) fn new(row: OrderRow, in_flight: bool) -> Self {
-        OrderEntry {
-            row,
-            in_flight,
-            held: 0,
-            has_caller: false,
-            next: None,
-            answer: AnswerLocation::None,
-            stored_at: 0,
-        }
+        OrderEntry { row, in_flight, held: 0, caller: None, next: None, answer: AnswerLocation::None, stored_at: 0 }
     }
 
-    /// Whether a request may become its caller. `waited_for`: the order whose caller it has been.
-    pub(super) fn is_free_for(&self, waited_for: Option<u64>, number: u64) -> bool {
-        !self.has_caller || waited_for == Some(number)
+    /// Whether a request may become its caller. `waited_as`: the caller that it has been.
+    pub(super) fn is_free_for(&self, waited_as: Option<u64>) -> bool {
+        self.caller.as_ref().is_none_or(|caller| waited_as == Some(caller.id))
+    }
+
+    pub(super) fn is_caller(&self, id: u64) -> bool {
+        self.caller.as_ref().is_some_and(|caller| caller.id == id)
     }
 
     /// What was waited for has come.
@@ -51,6 +50,26 @@ impl OrderEntry {
     pub(super) fn is_unknown(&self) -> bool {
         !self.in_flight && self.row.phase == OrderPhase::Unknown
     }
+}
+
+/// A request that waits for the answer of an order, or is being given it.
+#[derive(Clone, Debug)]
+pub(in crate::orders) struct OrderCaller {
+    pub(in crate::orders) id: u64,
+    /// `None`: not known; it counts as open.
+    pub(in crate::orders) connection: Option<CallerLink>,
+    pub(in crate::orders) progress: DeliveryProgress,
+}
+
+/// How far an answer is on its way to a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::orders) enum DeliveryProgress {
+    /// It has not begun: if the caller closes its connection, it has left.
+    Awaited,
+    /// It is being written to the caller's connection.
+    Begun,
+    /// It was written at this time, in milliseconds.
+    Written(i64),
 }
 
 #[derive(Clone, Debug)]

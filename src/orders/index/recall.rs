@@ -9,13 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Index,
-    entry::{AnswerLocation, OrderEntry},
+    entry::{AnswerLocation, DeliveryProgress, OrderCaller, OrderEntry},
 };
 use crate::{
+    body::CallerLink,
     orders::{
         fingerprint::OrderDigest,
-        journal::{AnswerResult, OrderDescription, OrderPhase, OrderRow, StoredAnswer},
-        limits::HELD,
+        journal::{AnswerResult, ORDERS, OrderDescription, OrderPhase, OrderRow, StoredAnswer},
+        limits::{HELD, RESET_WITHIN},
         refusal::OrderRefusal,
     },
     store::WriteBatch,
@@ -32,8 +33,10 @@ pub(in crate::orders) struct OrderIdentity {
     pub(in crate::orders) content: OrderDigest,
     /// The caller confirmed that it may be sent although an equal order may have been sent.
     pub(in crate::orders) confirmed: bool,
-    /// The order whose end this request has waited for, as its caller.
-    pub(in crate::orders) waited_for: Option<u64>,
+    /// The caller as which this request has waited for the end of an order.
+    pub(in crate::orders) waited_as: Option<u64>,
+    /// The connection of this request's caller.
+    pub(in crate::orders) connection: Option<CallerLink>,
 }
 
 /// Result of [`Index::recall`].
@@ -42,6 +45,8 @@ pub(in crate::orders) enum IndexMatch {
     /// A new order, in flight from now on.
     New {
         number: u64,
+        /// Id of this request as its caller.
+        caller: u64,
         /// The unknown orders that it settles once its own outcome is known.
         settles: Vec<u64>,
     },
@@ -52,13 +57,15 @@ pub(in crate::orders) enum IndexMatch {
         first: String,
         result: AnswerResult,
         answer: FoundAnswer,
-        /// The answer has reached nobody so far: this request is its caller from now on.
-        undelivered: bool,
+        /// Id of this request as its caller, if the answer has reached nobody so far.
+        caller: Option<u64>,
     },
     /// It is under way and its caller has left: this request is its caller from now on.
     UnderWay {
         number: u64,
         first: String,
+        /// Id of this request as its caller.
+        caller: u64,
         /// Cancelled at its end.
         ended: CancellationToken,
     },
@@ -66,6 +73,7 @@ pub(in crate::orders) enum IndexMatch {
     Occupied {
         number: u64,
         first: String,
+        caller: OrderCaller,
         in_flight: bool,
         /// Cancelled when its caller has left, when it ends, and when its answer has reached its caller or has not.
         changed: CancellationToken,
@@ -91,7 +99,7 @@ impl Index {
         let equal = self.by_content.get(&identity.content).cloned().unwrap_or_default();
         if identity.key.is_none()
             && !identity.confirmed
-            && let Some(found) = self.equal(&equal, identity.waited_for, now)
+            && let Some(found) = self.equal(&equal, &identity, now)
         {
             return found;
         }
@@ -113,13 +121,14 @@ impl Index {
             answer_bytes: None,
             description: identity.description,
         };
-        self.orders.insert(number, OrderEntry { has_caller: true, ..OrderEntry::new(row, true) });
+        self.orders.insert(number, OrderEntry::new(row, true));
+        let caller = self.set_caller(number, identity.waited_as, identity.connection);
         let settles = if identity.confirmed { self.unknown(&equal, i64::MIN) } else { Vec::new() };
-        Ok(IndexMatch::New { number, settles })
+        Ok(IndexMatch::New { number, caller, settles })
     }
 
     /// What an order without a key has to do with the equal ones before it. `None`: nothing.
-    fn equal(&mut self, equal: &[u64], waited_for: Option<u64>, now: i64) -> Option<Result<IndexMatch, OrderRefusal>> {
+    fn equal(&mut self, equal: &[u64], identity: &OrderIdentity, now: i64) -> Option<Result<IndexMatch, OrderRefusal>> {
         if let Some(unknown) = self.unknown(equal, now - HELD).first() {
             if let Some(order) = self.orders.get_mut(unknown) {
                 order.held += 1;
@@ -129,10 +138,9 @@ impl Index {
         let is_known = |number: &&u64| self.orders.get(number).is_some_and(|order| !order.is_unknown());
         let known: Vec<_> = equal.iter().copied().filter(|number| is_known(&number)).collect();
         // The one without a caller first; of several, the oldest.
-        let is_free =
-            |number: &u64| self.orders.get(number).is_some_and(|order| order.is_free_for(waited_for, *number));
+        let is_free = |number: &u64| self.orders.get(number).is_some_and(|order| order.is_free_for(identity.waited_as));
         let number = *known.iter().find(|number| is_free(number)).or(known.first())?;
-        Some(self.join(number, waited_for))
+        Some(self.join(number, identity))
     }
 
     /// Those of these orders that have been unknown after this time.
@@ -149,34 +157,45 @@ impl Index {
             return Err(OrderRefusal::OtherRequest { first });
         }
         if order.in_flight {
-            return self.join(number, identity.waited_for);
+            return self.join(number, identity);
         }
         if order.row.result.is_none() {
             return Err(OrderRefusal::Interrupted { first });
         }
-        self.ended(number, false)
+        self.ended(number, None)
     }
 
     /// An order that is under way, or whose answer has reached nobody: it has one caller at a time.
-    fn join(&mut self, number: u64, waited_for: Option<u64>) -> Result<IndexMatch, OrderRefusal> {
+    fn join(&mut self, number: u64, identity: &OrderIdentity) -> Result<IndexMatch, OrderRefusal> {
         let first = self.request_id(number);
         let Some(order) = self.orders.get_mut(&number) else { return Err(OrderRefusal::InFlight { first }) };
-        if !order.is_free_for(waited_for, number) {
-            let (in_flight, changed) = (order.in_flight, order.next.get_or_insert_default().clone());
-            return Ok(IndexMatch::Occupied { number, first, in_flight, changed });
+        let changed = order.next.get_or_insert_default().clone();
+        let in_flight = order.in_flight;
+        if let Some(caller) = order.caller.clone().filter(|_| !order.is_free_for(identity.waited_as)) {
+            return Ok(IndexMatch::Occupied { number, first, caller, in_flight, changed });
         }
-        let found = if order.in_flight {
-            IndexMatch::UnderWay { number, first, ended: order.next.get_or_insert_default().clone() }
-        } else {
-            self.ended(number, true)?
-        };
-        if let Some(order) = self.orders.get_mut(&number) {
-            order.has_caller = true;
+        let caller = self.set_caller(number, identity.waited_as, identity.connection.clone());
+        if in_flight {
+            return Ok(IndexMatch::UnderWay { number, first, caller, ended: changed });
         }
-        Ok(found)
+        let found = self.ended(number, Some(caller));
+        if let (Err(_), Some(order)) = (&found, self.orders.get_mut(&number)) {
+            order.caller = None;
+        }
+        found
     }
 
-    fn ended(&self, number: u64, undelivered: bool) -> Result<IndexMatch, OrderRefusal> {
+    /// Makes a request the caller of an order, and returns its id as such.
+    fn set_caller(&mut self, number: u64, waited_as: Option<u64>, connection: Option<CallerLink>) -> u64 {
+        let id = waited_as.unwrap_or(self.next_caller);
+        self.next_caller = self.next_caller.max(id + 1);
+        if let Some(order) = self.orders.get_mut(&number) {
+            order.caller = Some(OrderCaller { id, connection, progress: DeliveryProgress::Awaited });
+        }
+        id
+    }
+
+    fn ended(&self, number: u64, caller: Option<u64>) -> Result<IndexMatch, OrderRefusal> {
         let first = self.request_id(number);
         let Some((order, result)) = self.orders.get(&number).and_then(|order| Some((order, order.row.result?))) else {
             return Err(OrderRefusal::Interrupted { first });
@@ -188,29 +207,67 @@ impl Index {
             },
             AnswerLocation::None => return Err(OrderRefusal::answer_gone(first, result)),
         };
-        Ok(IndexMatch::Ended { number, first, result, answer, undelivered })
+        Ok(IndexMatch::Ended { number, first, result, answer, caller })
     }
 
-    /// The caller of an order has left, or was told something else.
-    pub(in crate::orders) fn caller_left(&mut self, number: u64) {
-        if let Some(order) = self.orders.get_mut(&number) {
-            order.has_caller = false;
+    /// The caller of an order has left, or was told something else. If the answer was written to it, it has reset its
+    /// connection without reading it.
+    pub(in crate::orders) fn caller_left(&mut self, number: u64, caller: u64, now: i64) -> WriteBatch {
+        let mut batch = WriteBatch::default();
+        let Some(order) = self.orders.get_mut(&number).filter(|order| order.is_caller(caller)) else { return batch };
+        let progress = order.caller.take().map(|caller| caller.progress);
+        order.changed();
+        match progress {
+            Some(DeliveryProgress::Written(at)) if now - at > RESET_WITHIN => self.remove(number, &mut batch),
+            Some(DeliveryProgress::Written(_)) => batch.put(&ORDERS, &number.to_be_bytes(), &order.row),
+            Some(DeliveryProgress::Awaited | DeliveryProgress::Begun) | None => {}
+        }
+        batch
+    }
+
+    /// Another request has seen that the caller of an order has closed its connection. That means nothing once its answer
+    /// was begun.
+    pub(in crate::orders) fn caller_seen_gone(&mut self, number: u64, caller: u64) {
+        if let Some(order) = self.orders.get_mut(&number)
+            && order.caller.take_if(|it| it.id == caller && it.progress == DeliveryProgress::Awaited).is_some()
+        {
             order.changed();
+        }
+    }
+
+    /// The answer of an order is being written to its caller's connection.
+    pub(in crate::orders) fn begun(&mut self, number: u64, caller: u64) {
+        if let Some(order) = self.orders.get_mut(&number).filter(|order| order.is_caller(caller)) {
+            order.caller.iter_mut().for_each(|caller| caller.progress = DeliveryProgress::Begun);
         }
     }
 
     /// Whether an order is under way and its caller has left.
     pub(in crate::orders) fn is_left(&self, number: u64) -> bool {
-        self.orders.get(&number).is_some_and(|order| order.in_flight && !order.has_caller)
+        self.orders.get(&number).is_some_and(|order| order.in_flight && order.caller.is_none())
+    }
+
+    /// The answer of an order was written to its caller's connection. After a crash, it counts as delivered.
+    pub(in crate::orders) fn written(&mut self, number: u64, caller: u64, now: i64) -> WriteBatch {
+        let mut batch = WriteBatch::default();
+        let Some(order) = self.orders.get_mut(&number).filter(|order| order.is_caller(caller)) else { return batch };
+        if order.row.phase == OrderPhase::Undelivered {
+            order.caller.iter_mut().for_each(|caller| caller.progress = DeliveryProgress::Written(now));
+            let row = OrderRow { phase: OrderPhase::Ended, ..order.row.clone() };
+            batch.put(&ORDERS, &number.to_be_bytes(), &row);
+            order.changed();
+        }
+        batch
     }
 
     /// The answer of an order has reached its caller: the next equal order is a new one.
-    pub(in crate::orders) fn reached(&mut self, number: u64) -> WriteBatch {
+    pub(in crate::orders) fn reached(&mut self, number: u64, caller: u64) -> WriteBatch {
         let mut batch = WriteBatch::default();
-        match self.orders.get_mut(&number) {
-            Some(order) if order.row.phase == OrderPhase::Undelivered => self.remove(number, &mut batch),
-            Some(order) => order.has_caller = false,
-            None => {}
+        let Some(order) = self.orders.get_mut(&number).filter(|order| order.is_caller(caller)) else { return batch };
+        if order.row.phase == OrderPhase::Undelivered {
+            self.remove(number, &mut batch);
+        } else {
+            order.caller = None;
         }
         batch
     }

@@ -24,6 +24,8 @@ enum Step {
     DropTicket(usize),
     /// A caller leaves.
     Leaves(usize),
+    /// An answer is written to its caller's connection.
+    Written(usize),
     /// An answer reaches its caller.
     Reached(usize),
     /// A request that waits for an order asks again, if that has ended.
@@ -46,7 +48,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (any::<usize>(), proptest::option::of(sent())).prop_map(|(i, sent)| Step::OrderEnd(i, sent)),
         1 => any::<usize>().prop_map(Step::DropTicket),
         3 => any::<usize>().prop_map(Step::Leaves),
-        4 => any::<usize>().prop_map(Step::Reached),
+        3 => any::<usize>().prop_map(Step::Written),
+        3 => any::<usize>().prop_map(Step::Reached),
         3 => any::<usize>().prop_map(Step::AsksAgain),
         2 => (1u64..900).prop_map(Step::Minutes),
         1 => any::<bool>().prop_map(|killed| Step::Restart { killed }),
@@ -74,6 +77,8 @@ struct Modelled {
     settles: Vec<String>,
     /// Somebody waits for its answer or is being given it.
     caller: bool,
+    /// Its answer was written to that.
+    written: bool,
 }
 
 impl Modelled {
@@ -137,7 +142,8 @@ impl Model {
         let holds =
             |order: &Modelled| matches!(order.state, ModelState::Unknown(_, since) if self.minute - since < DAY);
         let unknown = ids(equal().filter(|(_, order)| holds(order)).collect());
-        let open = |order: &Modelled| order.in_flight() || matches!(order.state, ModelState::Undelivered(_));
+        let undelivered = |order: &Modelled| matches!(order.state, ModelState::Undelivered(_)) && !order.written;
+        let open = |order: &Modelled| order.in_flight() || undelivered(order);
         let live: Vec<_> = equal().filter(|(_, order)| open(order)).collect();
         if key.is_some() || confirmed || (unknown.is_empty() && live.is_empty()) {
             return Expected::New;
@@ -159,7 +165,10 @@ impl Model {
     fn claim(&mut self, id: &str, key: Option<u8>, body: u8, confirmed: bool) {
         let equal = self.unknown().filter(|(_, order)| confirmed && order.body == body);
         let settles = equal.map(|(id, _)| id.clone()).collect();
-        self.orders.insert(id.into(), Modelled { key, body, state: ModelState::Claimed, settles, caller: true });
+        self.orders.insert(
+            id.into(),
+            Modelled { key, body, state: ModelState::Claimed, settles, caller: true, written: false },
+        );
     }
 
     fn end(&mut self, id: &str, sent: Option<Sent>) {
@@ -188,7 +197,7 @@ impl Model {
 
     fn restart(&mut self) {
         let minute = self.minute;
-        self.orders.retain(|_, order| !matches!(order.state, ModelState::Claimed));
+        self.orders.retain(|_, order| !matches!(order.state, ModelState::Claimed) && !order.written);
         for order in self.orders.values_mut() {
             order.caller = false;
             if matches!(order.state, ModelState::Sent) {
@@ -271,17 +280,21 @@ impl Real {
                     },
                 };
                 if let Some(order) = self.model.orders.get_mut(&id) {
-                    order.caller = false;
+                    (order.caller, order.written) = (false, false);
+                }
+            }
+            Step::Written(choice) => {
+                let Some(index) = self.answered(choice) else { return };
+                let (id, caller) = &mut self.callers[index];
+                caller.written();
+                if let Some(order) = self.model.orders.get_mut(id) {
+                    order.written = matches!(order.state, ModelState::Undelivered(_));
                 }
             }
             Step::Reached(choice) => {
-                let answered =
-                    |(id, _): &&(String, _)| self.model.orders.get(id).is_none_or(|order| !order.in_flight());
-                let Some(id) = self.callers.iter().filter(answered).map(|(id, _)| id.clone()).nth(choice % 3) else {
-                    return;
-                };
-                let index = self.callers.iter().position(|(other, _)| *other == id).unwrap();
-                Box::new(self.callers.remove(index).1).reached();
+                let Some(index) = self.answered(choice) else { return };
+                let (id, caller) = self.callers.remove(index);
+                Box::new(caller).reached();
                 match self.model.orders.get_mut(&id) {
                     Some(order) if matches!(order.state, ModelState::Undelivered(_)) => {
                         drop(self.model.orders.remove(&id))
@@ -395,6 +408,13 @@ impl Real {
             (Err(refused), Expected::OrderRefusal(expected)) => assert_eq!(refused, expected),
             (got, expected) => panic!("{order:?}: {got:?} instead of {expected:?}"),
         }
+    }
+
+    /// The position of a caller whose order has ended.
+    fn answered(&self, choice: usize) -> Option<usize> {
+        let answered = |id: &String| self.model.orders.get(id).is_none_or(|order| !order.in_flight());
+        let mut positions = (0..self.callers.len()).filter(|index| answered(&self.callers[*index].0));
+        positions.nth(choice % 3)
     }
 
     /// Checks the promise itself, without the model: no order is sent while another one with the same key is in flight, or

@@ -1,6 +1,9 @@
 //! An order without a key is sent once too, whoever leaves and repeats.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use super::*;
+use crate::body::CallerConnection;
 
 /// What an equal order gets.
 async fn given(id: &str, setup: &OrdersSetup) -> (StoredAnswer, CallerPresence) {
@@ -81,6 +84,93 @@ async fn an_answer_that_has_reached_nobody_is_given_once() {
     assert_eq!(told, answer("r1", Sent::Yes), "from disk");
     Box::new(caller).reached();
     let _new = order("r5").ticket(&setup.orders).await;
+}
+
+/// A connection of a caller, as the kernel shows it.
+#[derive(Debug, Default)]
+struct TestConnection {
+    left: AtomicBool,
+    reset: AtomicBool,
+}
+
+impl CallerConnection for TestConnection {
+    fn has_left(&self) -> bool {
+        self.left.load(Relaxed)
+    }
+
+    fn was_reset(&self) -> bool {
+        self.reset.load(Relaxed)
+    }
+}
+
+impl TestConnection {
+    fn link(self: &Arc<Self>) -> CallerLink {
+        let connection: Arc<dyn CallerConnection> = self.clone();
+        CallerLink::new(&connection)
+    }
+}
+
+#[tokio::test]
+async fn a_caller_is_looked_for_when_an_equal_order_comes() {
+    let setup = OrdersSetup::new().await;
+    let [first_caller, second_caller] = [(); 2].map(|()| Arc::new(TestConnection::default()));
+    let one = |id, connection: &Arc<TestConnection>| TestOrder { connection: Some(connection.link()), ..order(id) };
+    let (ticket, first_presence) = one("r1", &first_caller).new_order(&setup.orders).await;
+    let written = setup.orders.write(ticket).await.unwrap();
+    assert_eq!(order("r2").refused(&setup.orders).await, OrderRefusal::InFlight { first: first("r1") });
+    first_caller.left.store(true, Relaxed);
+    let waiting = under_way(one("r3", &second_caller), &setup).await;
+    // The place is taken: the end of the first connection changes nothing.
+    drop(first_presence);
+    assert_eq!(order("r4").refused(&setup.orders).await, OrderRefusal::InFlight { first: first("r1") });
+    second_caller.left.store(true, Relaxed);
+    let third = under_way(order("r5"), &setup).await;
+    drop(waiting);
+    written.end(answer("r1", Sent::Yes));
+    let waited = Some(third.ended().await);
+    let Ok(Recall::Repeat(_, Some(caller))) = order("r5").recall_after(&setup.orders, waited).await else {
+        panic!("no answer")
+    };
+    Box::new(caller).reached();
+    drop(order("r6").new_order(&setup.orders).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_was_written_to_a_connection_that_is_then_reset_has_reached_nobody() {
+    let setup = OrdersSetup::new().await;
+    let connection = Arc::new(TestConnection::default());
+    let one = |id| TestOrder { connection: Some(connection.link()), ..order(id) };
+    let (ticket, mut caller) = one("r1").new_order(&setup.orders).await;
+    setup.orders.write(ticket).await.unwrap().end(answer("r1", Sent::Yes));
+    caller.written();
+    connection.reset.store(true, Relaxed);
+    let (told, mut repeat) = given("r2", &setup).await;
+    assert_eq!(told, answer("r1", Sent::Yes));
+    // The connection's own task sees it later, and then for another one sooner.
+    drop(caller);
+    repeat.written();
+    drop(repeat);
+    let (_, mut repeat) = given("r3", &setup).await;
+    // A reset much later has another reason.
+    repeat.written();
+    tokio::time::advance(Duration::from_secs(2)).await;
+    drop(repeat);
+    drop(order("r4").new_order(&setup.orders).await);
+    assert!(setup.store.load(&ANSWERS).await.unwrap().rows.is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_was_written_counts_as_delivered_after_a_crash() {
+    let setup = OrdersSetup::new().await;
+    let (ticket, mut caller) = order("r1").new_order(&setup.orders).await;
+    setup.orders.write(ticket).await.unwrap().end(answer("r1", Sent::Yes));
+    caller.written();
+    std::mem::forget(caller);
+    setup.store.close().await;
+    let store = open_store(setup._home.path());
+    let orders = Orders::open(store.clone(), start_time(), &settings()).await.unwrap();
+    drop(order("r2").new_order(&orders).await);
+    assert!(store.load(&ANSWERS).await.unwrap().rows.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,145 @@
+//! What the kernel and TLS know of the client of a connection, whatever hyper has read so far.
+//!
+//! hyper reads nothing while it serves a request that other bytes follow, so it does not see a close behind them. Never
+//! fails: a socket that cannot be polled counts as open. What cannot be seen: over TLS, a close_notify behind more
+//! unread bytes than rustls buffers, unless the client has closed the TCP connection too.
+
+use std::{
+    io::{self, Read},
+    os::fd::AsFd,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{rustls::ServerConnection, server::TlsStream};
+
+/// A client's connection.
+pub trait ClientSocket {
+    /// Whether closing the sending half sends bytes that a client which has closed the connection resets it for.
+    const SAYS_GOODBYE: bool = false;
+
+    /// Whether the client has closed the connection or its sending half, which look the same.
+    fn has_left(&mut self) -> bool;
+
+    /// Whether an error of the connection waits to be read: the client has reset it.
+    fn was_reset(&self) -> bool;
+}
+
+impl ClientSocket for TcpStream {
+    fn has_left(&mut self) -> bool {
+        is(self, CLOSED)
+    }
+
+    fn was_reset(&self) -> bool {
+        is(self, PollFlags::ERR)
+    }
+}
+
+impl ClientSocket for Box<TlsStream<TcpStream>> {
+    const SAYS_GOODBYE: bool = true;
+
+    fn has_left(&mut self) -> bool {
+        let (socket, session) = self.get_mut();
+        socket.has_left() || has_said_goodbye(socket, session)
+    }
+
+    fn was_reset(&self) -> bool {
+        self.get_ref().0.was_reset()
+    }
+}
+
+/// Half of a connection in memory: a client that does not leave.
+#[cfg(test)]
+impl ClientSocket for tokio::io::DuplexStream {
+    fn has_left(&mut self) -> bool {
+        false
+    }
+
+    fn was_reset(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const CLOSED: PollFlags = PollFlags::RDHUP.union(PollFlags::HUP).union(PollFlags::ERR);
+/// Elsewhere, a client that has closed is only seen once it has reset the connection.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const CLOSED: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
+
+fn is(socket: &impl AsFd, events: PollFlags) -> bool {
+    let mut polled = [PollFd::new(socket, events)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    loop {
+        match poll(&mut polled, Some(&now)) {
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+            Ok(_) => return polled[0].revents().intersects(events),
+        }
+    }
+}
+
+/// Reads ahead, as far as rustls buffers what is not asked for, to see whether a close_notify has come.
+fn has_said_goodbye(socket: &TcpStream, session: &mut ServerConnection) -> bool {
+    loop {
+        match session.read_tls(&mut Available(socket)) {
+            Ok(0) => return true,
+            Ok(_) => match session.process_new_packets() {
+                Ok(state) if state.peer_has_closed() => return true,
+                Ok(_) => {}
+                // The next read fails with it.
+                Err(_) => return false,
+            },
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Reads what has arrived.
+struct Available<'s>(&'s TcpStream);
+
+impl Read for Available<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_close_behind_unread_bytes_is_seen() {
+        let (mut client, mut socket) = pair().await;
+        client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        assert!(!socket.has_left());
+        client.shutdown().await.unwrap();
+        while !socket.has_left() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!socket.was_reset());
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_seen_and_stays_to_be_read() {
+        let (client, mut socket) = pair().await;
+        socket.write_all(b"a response that is not read").await.unwrap();
+        assert!(!socket.was_reset());
+        client.readable().await.unwrap();
+        drop(client);
+        while !socket.was_reset() {
+            tokio::task::yield_now().await;
+        }
+        assert!(socket.was_reset() && socket.has_left());
+    }
+}

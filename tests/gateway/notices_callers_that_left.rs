@@ -1,0 +1,139 @@
+//! A caller that has left is noticed, whatever it has sent behind its order and whenever it leaves: the response of its
+//! order then goes to the next equal one. And one that has read its response has not left.
+
+use std::{io::Write as _, net::TcpStream, thread, time::Duration};
+
+use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
+
+use crate::{
+    authority::Authority,
+    client::{Connection, get},
+    protects_orders_without_a_key::{executed, order, slow},
+    test_gateway::{Setup, TestGateway, until},
+};
+
+/// Orders with something behind them, by the number of the order.
+const FORMS: [fn(usize) -> Vec<u8>; 7] = [
+    |number| order(number).bytes(),
+    |number| followed_by(number, b"\r\n"),
+    |number| followed_by(number, b"GET /region/pro"),
+    |number| followed_by(number, &get("/courier/all").by("shop").bytes()),
+    |number| {
+        let bytes = String::from_utf8(order(number).bytes()).expect("UTF-8");
+        let (head, body) = bytes.split_once("\r\n\r\n").expect("a head");
+        let head = head.replace(&format!("content-length: {}", body.len()), "transfer-encoding: chunked");
+        assert!(head.contains("chunked"), "{head}");
+        let length = body.len();
+        format!("{head}\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n\r\n").into_bytes()
+    },
+    |number| String::from_utf8(followed_by(number, b"\r\n")).expect("UTF-8").replacen("HTTP/1.1", "HTTP/1.0", 1).into(),
+    |number| [order(number).header("connection", "close").bytes(), b"\r\n".to_vec()].concat(),
+];
+
+fn followed_by(number: usize, rest: &[u8]) -> Vec<u8> {
+    [&order(number).bytes(), rest].concat()
+}
+
+/// The order of a number, as a caller that reads its response sends it.
+fn repeat(gateway: &TestGateway, number: usize) {
+    let response = gateway.send(order(number));
+    assert_eq!(
+        (response.status, response.header("idempotent-replayed")),
+        (200, Some("true")),
+        "order {number}: {response:?}"
+    );
+}
+
+#[test]
+fn whatever_bytes_are_behind_the_order() {
+    let gateway = TestGateway::new();
+    slow(&gateway, Duration::from_millis(800));
+    let open = |number: usize| {
+        let mut connection = gateway.connect();
+        connection.write(&FORMS[number % FORMS.len()](number));
+        connection
+    };
+    // Of each form: one that is repeated while it is under way, one that is repeated later, and one whose first repeat
+    // leaves as well.
+    let [under_way, later, waited] = [0, 1, 2].map(|n| n * FORMS.len()..(n + 1) * FORMS.len());
+    let connections: Vec<_> = (under_way.start..waited.end).map(open).collect();
+    let count = connections.len();
+    until("Fastrac has received all", || gateway.received().len() == count);
+    drop(connections);
+    let waiters: Vec<_> = waited.clone().map(open).collect();
+    thread::scope(|scope| {
+        for number in under_way {
+            let gateway = &gateway;
+            scope.spawn(move || repeat(gateway, number));
+        }
+        drop(waiters);
+    });
+    until("all have ended", || {
+        let sent = gateway.metric("upstream_requests_total", &[("operation", "v2.order_express")]);
+        sent == count as f64 && gateway.metric("in_flight_requests", &[]) == 0.0
+    });
+    later.chain(waited.clone()).for_each(|number| repeat(&gateway, number));
+    assert_eq!(executed(&gateway), waited.end as u64);
+}
+
+/// Over TLS, the end may be a close_notify alone.
+#[test]
+fn a_close_notify_behind_other_bytes_is_seen() {
+    let (gateway, authority) = over_tls();
+    slow(&gateway, Duration::from_millis(500));
+    let name = ServerName::try_from("127.0.0.1").expect("a name");
+    let session = ClientConnection::new(authority.trusting(None, &[]), name).expect("a session");
+    let mut stream = StreamOwned::new(session, TcpStream::connect(gateway.data).expect("connected"));
+    stream.write_all(&order(1).bytes()).expect("sent");
+    until("Fastrac has received it", || gateway.received().len() == 1);
+    stream.write_all(b"\r\n").expect("sent");
+    stream.conn.send_close_notify();
+    stream.flush().expect("sent");
+    let trusting = authority.trusting(None, &[]);
+    let mut connection = Connection::over_tls(gateway.data, &trusting).expect("a handshake").0;
+    assert_eq!(connection.send(&order(1)).header("idempotent-replayed"), Some("true"));
+    assert_eq!(executed(&gateway), 1);
+}
+
+fn over_tls() -> (TestGateway, Authority) {
+    let authority = Authority::new();
+    let server = authority.server(2040);
+    let files = vec![("door.crt", server.cert), ("door.key", server.key)];
+    let listen = "tls = { cert = \"door.crt\", key = \"door.key\" }";
+    (Setup { listen, files, ..Setup::default() }.start(), authority)
+}
+
+/// Its time ends when the response has just arrived: closing with something unread resets the connection.
+#[test]
+fn one_that_closes_with_its_response_unread_gets_it_again() {
+    let gateway = TestGateway::new();
+    for number in 0..20 {
+        let socket = TcpStream::connect(gateway.data).expect("connected");
+        let close = if number % 2 == 0 { "keep-alive" } else { "close" };
+        (&socket).write_all(&order(number).header("connection", close).bytes()).expect("sent");
+        assert_eq!(socket.peek(&mut [0; 1]).expect("a response"), 1);
+        drop(socket);
+        repeat(&gateway, number);
+        // Once.
+        assert_eq!(gateway.send(order(number)).header("idempotent-replayed"), None);
+        assert_eq!(executed(&gateway), 2 * (number as u64 + 1));
+    }
+}
+
+#[test]
+fn one_that_reads_its_response_and_closes_has_not_left() {
+    let gateway = TestGateway::new();
+    let (secure, authority) = over_tls();
+    let trusting = authority.trusting(None, &[]);
+    let tls = || Connection::over_tls(secure.data, &trusting).expect("a handshake").0;
+    for _ in 0..5 {
+        for request in [order(1), order(1).header("connection", "close"), order(1).header("connection", "keep-alive")] {
+            for mut connection in [gateway.connect(), tls()] {
+                let response = connection.send(&request);
+                assert_eq!((response.status, response.header("idempotent-replayed")), (200, None), "{response:?}");
+                drop(connection);
+            }
+        }
+    }
+    assert_eq!((executed(&gateway), executed(&secure)), (15, 15));
+}

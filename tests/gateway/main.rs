@@ -23,6 +23,7 @@
 //! | `logs_without_waiting` | the program's own log stops nothing, whatever its reader does |
 //! | `restarts` | restarts under load, with every pattern of connections: what was read is answered, no order is unknown or doubled |
 //! | `ends_in_time` | signals, limits of the process, and what hangs: start-up and end are in bounded time |
+//! | `says_when_to_return` | `Retry-After` is the truth, to a second; pacing releases the day bit by bit |
 //! | `shares_the_budget` | guaranteed shares of the budget hold in a flood; a limit response of Fastrac pauses the account for all |
 //! | `spends_once` | quotas and budgets are exact, also under concurrent requests |
 //! | `operates_limits` | what operators see of quotas and budgets, and change of them while the gateway runs |
@@ -103,6 +104,7 @@ mod replaces_certificates;
 mod restarts;
 mod rotates_without_failures;
 mod sandbox;
+mod says_when_to_return;
 mod sends_again;
 mod sends_once;
 mod serves_http2_and_tls;

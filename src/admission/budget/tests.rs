@@ -150,6 +150,28 @@ async fn higher_priority_goes_first_and_equals_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn within_a_priority_the_earliest_deadline_goes_first() {
+    let budget = Arc::new(budget(Some((10, 1)), None, 8, 10_000));
+    send(&budget, NORMAL).await.unwrap();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    for (name, seconds) in [("9 s", 9), ("3 s", 3), ("6 s", 6), ("1 s", 1)] {
+        let (budget, tell) = (budget.clone(), tell.clone());
+        tokio::spawn(async move {
+            let deadline = Instant::now() + Duration::from_secs(seconds);
+            spend(&budget, 1, NORMAL, deadline).await.unwrap().sent();
+            tell.send(name).unwrap();
+        });
+        tokio::task::yield_now().await;
+    }
+    drop(tell);
+    let mut order = Vec::new();
+    while let Some(name) = told.recv().await {
+        order.push(name);
+    }
+    assert_eq!(order, ["1 s", "3 s", "6 s", "9 s"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_freed_place_goes_to_a_waiter() {
     let budget = Arc::new(budget(None, None, 1, 10_000));
     let spent = spend(&budget, 1, NORMAL, far()).await.unwrap();

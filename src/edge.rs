@@ -17,6 +17,7 @@ pub mod heartbeat;
 pub(crate) mod linger;
 pub mod listener;
 mod receipts;
+mod request_body;
 pub mod runtime;
 mod shared_io;
 mod streams;

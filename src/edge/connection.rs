@@ -40,6 +40,7 @@ use super::{
     deadlines::{Activity, DeadlineIo},
     frames::FollowedIo,
     linger::{await_reset, linger},
+    request_body::RequestBody,
     shared_io::SharedIo,
     streams::{StreamDelivery, StreamExecutor},
     unread,
@@ -118,6 +119,7 @@ impl Context {
         let stream = http2.then(|| self.streams.open(activity));
         let guard = RequestGuard { activity: activity.clone(), closing: self.drain.closing.clone(), stream };
         let arrival = Arrival { began, close, client, guard };
+        let request = request.map(|body| RequestBody { incoming: body, must_see_end: http2 });
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
     }
 }

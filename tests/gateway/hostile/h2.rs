@@ -545,6 +545,12 @@ fn states() -> Vec<Attack> {
             [post(), frame(DATA, 0, 1, b"hel"), frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])].concat(),
             ConnectionFate::Usable,
         ),
+        // `hyper` takes this reset for the end of the body.
+        attack(
+            "state/body-given-up-without-error",
+            [post(), frame(DATA, 0, 1, b"hel"), frame(RST_STREAM, 0, 1, &[0; 4])].concat(),
+            ConnectionFate::Usable,
+        ),
     ]
 }
 

@@ -26,7 +26,7 @@ use crate::{
     admin::{self, Admin, Audit, AuditError},
     config::Config,
     connector::Connector,
-    degraded::DegradedReports,
+    degraded::{DegradedReason, DegradedReports},
     edge::{
         Drain,
         connection::Context,
@@ -37,13 +37,13 @@ use crate::{
         tls::{POLL_INTERVAL, TlsFilesError, TlsListeners},
     },
     gateway::{self, Counting, Gateway, Live, Overrides, Revoked, StartError},
-    ledger::{Ledger, LedgerError},
+    ledger::{self, Ledger, LedgerError},
     orders::Orders,
     reconcile::Reconciler,
     record::{ExchangeLog, LogError, Metrics},
     snapshot::Account,
     spending::{self, Spending},
-    store::{OpenError, Store, StoreError},
+    store::{self, OpenError, Store, StoreError},
 };
 use rotations::Rotations;
 pub use secrecy::protect_memory;
@@ -134,10 +134,14 @@ impl App {
         let metrics = Metrics::new()?;
         let tls = Arc::new(TlsListeners::open(&config.listen, &metrics)?);
         // The store first: the error for a second process on the same folder then names the folder.
+        let has_lost_store = !store::exists(&config.state.dir) && ledger::exists(&config.state.dir);
         let store = Store::open(&config.state.dir)?;
         let control = control_runtime()?;
         let ledger = control.block_on(Ledger::open(&config.state.dir, store.clone()))?;
         let degraded = Arc::<DegradedReports>::default();
+        if has_lost_store {
+            control.spawn(report_lost_store(degraded.clone(), config.orders.remember));
+        }
         let log = ExchangeLog::open(&config.log, &metrics, &degraded)?;
         let audit = Audit::open(&config, degraded.clone())?;
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -230,6 +234,17 @@ impl App {
             self.control.spawn(self.drain.tasks.track_future(self.acceptor.clone().run(listener)));
         }
     }
+}
+
+/// Reports that a start found no state store where there was one, for as long as keys are remembered: a repeated order may
+/// be one that was sent before.
+async fn report_lost_store(reports: Arc<DegradedReports>, remembered: Duration) {
+    let lost = "state.redb was missing at the start, but day-marks shows that there was one: orders, Idempotency-Keys, \
+                revoked key versions and overrides from before are not known, and a repeated order is sent again";
+    tracing::error!("{lost}; compare with Fastrac, or stop the gateway and restore a copy");
+    reports.report(DegradedReason::StoreLost, "", format!("state store: {lost}"));
+    tokio::time::sleep(remembered).await;
+    reports.withdraw(DegradedReason::StoreLost, "");
 }
 
 /// Starts the threads that serve requests.

@@ -3,7 +3,7 @@
 //! `/readyz` and `/status` show the texts, `fastrac_gateway_degraded{reason}` the reasons. Most are derived from the
 //! state of their rooms whenever they are asked for (`admin/degraded.rs`), so they cannot go stale. A fault that
 //! leaves no such state is reported to [`DegradedReports`], and withdrawn by the code that reported it. Texts name
-//! accounts, settings and conditions, never files, addresses or values: they are shown without a token. Never fails.
+//! accounts, settings and conditions, never paths, addresses or values: they are shown without a token. Never fails.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,10 @@ use parking_lot::Mutex;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum DegradedReason {
-    /// The last write to the state store failed.
+    /// The last write to the state store failed, or its file is lost.
     StoreFailing,
+    /// The state store was missing at the start, in a folder that had one.
+    StoreLost,
     /// Day counts cannot be recorded: the store or the file of day marks fails or does not respond.
     DayCountsFailing,
     /// The system clock has jumped by more than a minute within the last ten minutes.

@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
-pub use self::marks_file::{MarksSummary, inspect};
+pub use self::marks_file::{MarksSummary, exists, inspect};
 use self::{
     book::{Book, RestoredDays, days_of},
     marks_file::MarksFile,

@@ -34,6 +34,7 @@ use tokio::sync::oneshot;
 
 pub use self::{
     error::{OpenError, StoreError},
+    folder::exists,
     inspect::{TableSummary, inspect},
     table::{LoadedRow, LoadedRows, StoreTable, StoredRow, WriteBatch},
 };
@@ -148,6 +149,11 @@ impl Store {
     /// Whether the last write succeeded and the store is open.
     pub fn is_healthy(&self) -> bool {
         self.health.is_healthy()
+    }
+
+    /// Why [`Store::is_healthy`] is false, for people, without the folder; `None`: it is true.
+    pub fn failure(&self) -> Option<String> {
+        self.health.failure()
     }
 
     /// Whether the store's thread runs. It does also while the disk hangs or fails; without it no write is ever done.

@@ -17,8 +17,8 @@ const REPORTED: SignedDuration = SignedDuration::from_hours(1);
 pub(super) fn list(admin: &Admin) -> Vec<Degradation> {
     let mut list = Vec::new();
     let mut add = |reason, text: String| list.push(Degradation { reason, text });
-    if !admin.store.is_healthy() {
-        add(DegradedReason::StoreFailing, "state store: the last write failed".to_owned());
+    if let Some(failure) = admin.store.failure() {
+        add(DegradedReason::StoreFailing, format!("state store: {failure}"));
     }
     configuration(admin, &mut add);
     for account in &admin.gateway.current.load().accounts {

@@ -95,6 +95,11 @@ pub fn inspect(dir: &Path) -> io::Result<Option<MarksSummary>> {
     Ok(Some(MarksSummary { is_readable, counts: loaded.slots.len(), damaged: loaded.damaged }))
 }
 
+/// Whether there is a file in `dir`. A gateway that has started there, with its state store, has made one.
+pub fn exists(dir: &Path) -> bool {
+    dir.join(FILE).exists()
+}
+
 impl MarksFile {
     /// Opens the file, creating it if it is missing.
     pub(super) fn open(dir: &Path) -> io::Result<(Self, LoadedMarks)> {

@@ -64,13 +64,26 @@ struct KnownFile {
 
 /// The file at the store's path is no longer the one that is in use.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LostFile {
-    #[error("{} is gone: put it back, or restart the gateway to begin without it", .0.display())]
-    Gone(PathBuf),
-    #[error("{} was replaced while it was in use: put the original back, or restart the gateway", .0.display())]
-    Replaced(PathBuf),
-    #[error("{} was emptied while it was in use: restore a copy, and restart the gateway", .0.display())]
-    Emptied(PathBuf),
+#[error("{} {loss}", path.display())]
+pub(super) struct LostFile {
+    path: PathBuf,
+    pub(super) loss: FileLoss,
+}
+
+/// What happened to the file, as the rest of a sentence that begins with its name.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(super) enum FileLoss {
+    #[error("is gone, removed or moved while it was in use: put it back, or stop the gateway and restore a copy")]
+    Gone,
+    #[error("was replaced while it was in use: put the original back, or restart the gateway with this one")]
+    Replaced,
+    #[error("was emptied while it was in use: restore a copy, and restart the gateway")]
+    Emptied,
+}
+
+/// Whether there is a store in the folder, or a file in its place. Where this cannot be told, opening it fails too.
+pub fn exists(dir: &Path) -> bool {
+    !fs::metadata(dir.join(FILE)).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 impl FileInFolder {
@@ -150,14 +163,13 @@ impl StoreFile for FileInFolder {
     fn check(&self) -> Result<(), LostFile> {
         // What cannot be told now is told by the write itself.
         let (Some(known), Ok(present)) = (self.known, self.present()) else { return Ok(()) };
-        match present {
-            None => Err(LostFile::Gone(self.path.clone())),
-            Some(found) if (found.device, found.inode) != (known.device, known.inode) => {
-                Err(LostFile::Replaced(self.path.clone()))
-            }
-            Some(KnownFile { empty: true, .. }) => Err(LostFile::Emptied(self.path.clone())),
-            Some(_) => Ok(()),
-        }
+        let loss = match present {
+            None => FileLoss::Gone,
+            Some(found) if (found.device, found.inode) != (known.device, known.inode) => FileLoss::Replaced,
+            Some(KnownFile { empty: true, .. }) => FileLoss::Emptied,
+            Some(_) => return Ok(()),
+        };
+        Err(LostFile { path: self.path.clone(), loss })
     }
 }
 

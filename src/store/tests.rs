@@ -299,8 +299,11 @@ mod notices {
     /// The text of the error of a write that must fail.
     async fn failure(store: &Store) -> String {
         let error = store.write(put("b", "2")).await.unwrap_err();
-        assert!(!store.is_healthy());
-        error.to_string()
+        // What is shown without a token names the file, without its folder.
+        let shown = store.failure().unwrap();
+        let (text, said) = (error.to_string(), shown.strip_prefix("state.redb ").unwrap());
+        assert!(!store.is_healthy() && text.ends_with(said), "{text}: {shown}");
+        text
     }
 
     async fn opened(home: &Path) -> Store {
@@ -321,7 +324,7 @@ mod notices {
         fs::rename(home.path().join("moved"), home.path().join(FILE)).unwrap();
         store.write(put("c", "3")).await.unwrap();
         assert_eq!(word(&store, "a").await.as_deref(), Some("1"));
-        assert!(store.is_healthy());
+        assert!(store.is_healthy() && store.failure().is_none());
     }
 
     #[tokio::test]

@@ -17,12 +17,13 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use redb::{Database, Durability};
 use tokio::sync::oneshot;
 
 use super::{
     error::{OpenError, StoreError},
-    folder::StoreFile,
+    folder::{FILE, FileLoss, StoreFile},
     table::WriteBatch,
 };
 
@@ -68,6 +69,8 @@ impl fmt::Debug for StoreJob {
 #[derive(Debug, Default)]
 pub(super) struct StoreHealth {
     failing: AtomicBool,
+    /// Why, if it is the file.
+    loss: Mutex<Option<FileLoss>>,
     /// The thread has ended.
     ended: AtomicBool,
     commits: AtomicU64,
@@ -76,6 +79,13 @@ pub(super) struct StoreHealth {
 impl StoreHealth {
     pub(super) fn is_healthy(&self) -> bool {
         !self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Why it is not healthy; `None`: it is.
+    pub(super) fn failure(&self) -> Option<String> {
+        let loss = *self.loss.lock();
+        let text = || loss.map_or_else(|| "the last write failed".to_owned(), |loss| format!("{FILE} {loss}"));
+        (!self.is_healthy()).then(text)
     }
 
     pub(super) fn runs(&self) -> bool {
@@ -194,10 +204,12 @@ impl StoreWriter {
                 }
             }
             Err(error) => {
+                let loss = self.file.check().err().map(|lost| lost.loss);
                 // A lost file may come back.
-                if self.file.check().is_ok() {
+                if loss.is_none() {
                     self.database = None;
                 }
+                *self.health.loss.lock() = loss;
                 if !self.health.failing.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, "the state store cannot be written");
                 }

@@ -190,11 +190,17 @@ fn a_lost_or_damaged_record_is_replaced_by_the_other() {
     assert_eq!(quotes(&program, 20), 20);
     let store = program.file("state/state.redb");
     let marks = program.file("state/day-marks");
-    // Killed, and the store is gone: at most one unit is lost.
+    let ready = |program: &Program| program.admin_page("/readyz").text();
+    assert!(!ready(&program).contains("state.redb"), "{}", ready(&program));
+    // The store is gone, then killed: at most one unit is lost, and `/readyz` says so before and after.
+    fs::remove_file(&store).expect("removed");
+    until("it is noticed", || ready(&program).contains("state.redb is gone"));
     program.signal(Signal::KILL);
     program.ends(Duration::from_secs(5));
-    fs::remove_file(&store).expect("removed");
     program.start_again();
+    until("it is reported", || ready(&program).contains("state.redb was missing at the start"));
+    assert!(program.stderr().contains("ERROR") && program.stderr().contains("state.redb was missing"));
+    assert!(program.admin_page("/metrics").text().contains("degraded{reason=\"store_lost\"} 1"));
     assert!((20..=21).contains(&used(&program)), "{}", used(&program));
     // Ended, and the store is replaced by an empty one.
     program.signal(Signal::TERM);
@@ -212,6 +218,7 @@ fn a_lost_or_damaged_record_is_replaced_by_the_other() {
     fs::remove_file(&marks).expect("removed");
     program.start_again();
     assert_eq!(used(&program), total);
+    assert!(!ready(&program).contains("missing"), "{}", ready(&program));
     // The marks are older than the store, or damaged: never less.
     program.signal(Signal::TERM);
     program.ends(Duration::from_secs(10));

@@ -135,7 +135,8 @@ impl Reply {
     /// A response of Fastrac that is passed on. A streamed one keeps its place in flight (`spent`) until its end.
     pub(crate) fn of_answer(answer: Answer, outcome: Outcome, spent: Option<Spent>) -> Self {
         let throttled = outcome == Outcome::Throttled;
-        let named = answer.headers.contains_key(header::RETRY_AFTER);
+        // What is no time is replaced: a caller's library may take it for an error, or for ever.
+        let named = answer.wait_named().is_some();
         Reply {
             status: answer.status,
             headers: answer.headers,

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use http::{HeaderMap, header::RETRY_AFTER};
 use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 
 /// Whole seconds, rounded up, at least 1: a client that waits this long is never too early.
@@ -14,11 +15,21 @@ pub fn whole_seconds(wait: Duration) -> Duration {
     Duration::from_secs(rounded_up.max(1))
 }
 
-/// The wait that a `Retry-After` names: seconds, or a date (RFC 9110, section 10.2.3). `None` if it is neither.
-pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
+/// The longest wait that is taken for one.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// The wait that the `Retry-After` of a response names: seconds, or a date (RFC 9110, section 10.2.3). `None` if it is
+/// neither, more than a year, or if there are several.
+pub fn named(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let mut values = headers.get_all(RETRY_AFTER).into_iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    parse(value.to_str().ok()?, now).filter(|wait| *wait <= LONGEST)
+}
+
+fn parse(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+        return Some(Duration::from_secs(value.parse().ok()?));
     }
     let at = DateTimeParser::new().parse_timestamp(value).ok()?;
     Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
@@ -26,6 +37,8 @@ pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -36,11 +49,20 @@ mod tests {
 
     #[test]
     fn a_wait_is_seconds_or_a_date() {
-        let parse = |value| super::parse(value, "2026-11-24T02:00:00Z".parse().unwrap()).map(|wait| wait.as_secs());
-        assert_eq!((parse("0"), parse(" 120 "), parse("99999999999999999999")), (Some(0), Some(120), Some(u64::MAX)));
+        let named = |values: &[&'static str]| {
+            let lines = values.iter().map(|value| (RETRY_AFTER, HeaderValue::from_static(value)));
+            let headers = lines.fold(HeaderMap::new(), |mut headers, (name, value)| {
+                headers.append(name, value);
+                headers
+            });
+            super::named(&headers, "2026-11-24T02:00:00Z".parse().unwrap()).map(|wait| wait.as_secs())
+        };
+        let parse = |value| named(&[value]);
+        assert_eq!((parse("0"), parse(" 120 "), parse("86400")), (Some(0), Some(120), Some(86_400)));
+        assert_eq!((named(&[]), named(&["1", "3600"])), (None, None));
         assert_eq!(parse("Tue, 24 Nov 2026 02:01:30 GMT"), Some(90));
         assert_eq!(parse("Tue, 24 Nov 2026 01:01:30 GMT"), Some(0), "in the past");
-        for neither in ["", "-1", "1.5", "soon", "2026-11-24"] {
+        for neither in ["", "-1", "1.5", "soon", "2026-11-24", "99999999999999999999", "18446744073709551615", "1, 2"] {
             assert_eq!(parse(neither), None, "{neither}");
         }
     }

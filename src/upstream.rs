@@ -22,7 +22,7 @@ pub mod stream;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -83,8 +83,7 @@ pub struct Answer {
 impl Answer {
     /// How long Fastrac says to wait (`Retry-After`); `None` if it does not.
     pub fn wait_named(&self) -> Option<Duration> {
-        let value = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-        retry_after::parse(value, Timestamp::now())
+        retry_after::named(&self.headers, Timestamp::now())
     }
 
     /// Whether it is an error that says when to try again.

@@ -9,6 +9,9 @@ use http::HeaderValue;
 
 use super::usage::{LimitWindow, UsageByWindow};
 
+/// The largest integer of a structured field (RFC 9651, section 3.3.1).
+const MAX: u64 = 999_999_999_999_999;
+
 /// Capacity for both items with three numbers of twenty digits.
 const CAPACITY: usize = 96;
 
@@ -16,10 +19,10 @@ const CAPACITY: usize = 96;
 pub(super) fn policy(usage: &UsageByWindow) -> Option<HeaderValue> {
     let mut list = String::new();
     if let Some(second) = usage.second {
-        item(&mut list, format_args!("\"second\";q={};w=1", second.limit));
+        item(&mut list, format_args!("\"second\";q={};w=1", second.limit.min(MAX)));
     }
     if let Some(day) = usage.day {
-        item(&mut list, format_args!("\"day\";q={};w=86400", day.limit));
+        item(&mut list, format_args!("\"day\";q={};w=86400", day.limit.min(MAX)));
     }
     value(list)
 }
@@ -28,10 +31,10 @@ pub(super) fn policy(usage: &UsageByWindow) -> Option<HeaderValue> {
 pub(super) fn left(usage: &UsageByWindow) -> Option<HeaderValue> {
     let mut list = String::with_capacity(CAPACITY);
     if let Some(second) = usage.second {
-        item(&mut list, format_args!("\"second\";r={};t={}", second.left, second.resets_in));
+        item(&mut list, format_args!("\"second\";r={};t={}", second.left.min(MAX), second.resets_in));
     }
     if let Some(day) = usage.day {
-        item(&mut list, format_args!("\"day\";r={};t={}", day.left, day.resets_in));
+        item(&mut list, format_args!("\"day\";r={};t={}", day.left.min(MAX), day.resets_in));
     }
     value(list)
 }
@@ -48,7 +51,7 @@ impl WindowLimit {
     /// `RateLimit-Policy` with this window as well: `…, "account-second";q=20;w=1`.
     pub fn append_policy(&self, fields: Option<&HeaderValue>) -> Option<HeaderValue> {
         let (name, seconds) = self.name();
-        append(fields, format_args!("\"{name}\";q={};w={seconds}", self.limit))
+        append(fields, format_args!("\"{name}\";q={};w={seconds}", self.limit.min(MAX)))
     }
 
     /// `RateLimit` with this window as well, of which nothing is left for `wait`: `…, "account-second";r=0;t=1`.

@@ -2,7 +2,7 @@
 //!
 //! A wrong proposal is worse than none. So an order is proposed as executed only if one debit of its time belongs to a
 //! shipment of its shipper and receiver, and nothing else can have caused that debit; as not executed only if each debit
-//! of its time belongs to another order, long enough after Fastrac may still have been executing it. All else is
+//! of its time belongs to another order, another order's debit shows that the times are understood, long enough after Fastrac may still have been executing it. All else is
 //! [`ProposedFinding::CannotTell`].
 
 use std::collections::HashSet;
@@ -33,6 +33,8 @@ pub(super) struct Case {
     pub(super) latest: i64,
     /// [`Parties::digest`](crate::orders::Parties::digest); `None`: it is not known from whom to whom.
     pub(super) parties: Option<String>,
+    /// Its courier's code, in lower case, if it is known.
+    pub(super) courier: Option<String>,
 }
 
 impl Case {
@@ -65,6 +67,10 @@ pub(super) enum Shipment {
     Tracked {
         awb: String,
         parties: String,
+        /// Its courier's code, in lower case.
+        courier: Option<String>,
+        /// When its first event was, milliseconds since 1970.
+        since: Option<i64>,
     },
 }
 
@@ -183,6 +189,14 @@ impl Scene {
         if !(case.came - NEAR..=case.latest + NEAR).contains(&debit.row.at) {
             return Err(contradicted(format!("a debit for its shipper and receiver is minutes away: {text}")));
         }
+        if let Shipment::Tracked { courier, since, .. } = &debit.shipment {
+            if courier.is_some() && case.courier.is_some() && *courier != case.courier {
+                return Err(contradicted(format!("the debit's shipment is of another courier: {text}")));
+            }
+            if since.is_some_and(|since| since < case.came - NEAR) {
+                return Err(contradicted(format!("the debit's shipment is older than the order: {text}")));
+            }
+        }
         if self.has_rival(case, debit, own) {
             return Err(contradicted(format!("the debit may be that of another such order: {text}")));
         }
@@ -233,12 +247,12 @@ impl Scene {
                 format!("debits of that time belong to no order that the gateway knows: {}", self.list(doubts));
             return Judgement::cannot_tell(reason);
         }
-        if !is_calibrated && (0..self.debits.len()).any(|index| doubtful(&index)) {
+        if !is_calibrated {
             let reason = "no debit is of that time, but no other order shows that the history's times are understood";
             return Judgement::cannot_tell(reason);
         }
         let reason = match count {
-            0 => "the balance history has no debit of that time".to_owned(),
+            0 => "the balance history has no debit of that time, and another order's debit is at its time".to_owned(),
             count => format!("each of the {count} debits of that time belongs to another order"),
         };
         Judgement { finding: ProposedFinding::NotExecuted, reason, debit: None, is_whole: true }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{
-    history::{self, HistoryRow, TrackedShipment},
+    history::{self, FormatError, HistoryRow, TrackedShipment},
     judge::{AROUND, Case, Debit, Judgement, OtherOrder, Scene, Shipment, judge},
     proposal::{Proposal, ProposedFinding},
     reader::{Reader, Unread},
@@ -40,8 +40,8 @@ const USUAL_PAGES: [usize; 9] = [10, 15, 20, 25, 30, 50, 100, 200, 250];
 /// How much longer than an order's own time the wall clock may have run, milliseconds.
 const CLOCK_SLACK: i64 = 30_000;
 
-/// Parties of tracked shipments, by air waybill. They do not change.
-pub(super) type TrackedParties = Mutex<HashMap<String, String>>;
+/// Tracked shipments with their parties, by where they were tracked and air waybill. What is used of them does not change.
+pub(super) type TrackedParties = Mutex<HashMap<(String, String), Shipment>>;
 /// Maximum number of them.
 const MAX_REMEMBERED: usize = 10_000;
 
@@ -181,7 +181,8 @@ impl Pass<'_> {
             return Err(Unread::ClockChanged);
         }
         let (number, came, parties) = (order.number, described.at, described.parties.clone());
-        Ok(Case { number, came, latest: came + timeout, parties })
+        let courier = request(order)["courier_code"].as_str().map(str::to_ascii_lowercase);
+        Ok(Case { number, came, latest: came + timeout, parties, courier })
     }
 
     /// Reads all that is needed to judge the orders of one day: some of `cases`, which are all unknown purchases.
@@ -246,6 +247,10 @@ impl Pass<'_> {
             let page = history::read_page(&bytes, zone).map_err(malformed)?;
             let count = page.rows.len();
             offset += count;
+            let is_end = page.total.is_some_and(|total| offset as u64 == total);
+            if page.total.is_some_and(|total| total < offset as u64 || (count == 0 && !is_end)) {
+                return Err(malformed(FormatError::Partial));
+            }
             let before = rows.len();
             for row in page.rows {
                 if seen.insert(row.clone()) {
@@ -254,7 +259,7 @@ impl Pass<'_> {
                 }
             }
             let is_past = newest_first && rows.last().is_some_and(|last| last.at < oldest);
-            if count == 0 || is_past || page.total.is_some_and(|total| offset as u64 >= total) {
+            if count == 0 || is_past || is_end {
                 return Ok(rows);
             }
             if rows.len() == before {
@@ -299,9 +304,10 @@ impl Pass<'_> {
 
     /// The first of these names that tracking knows.
     async fn shipment(&self, names: &[String], near: &[&Suspect], left: &mut usize) -> Result<Shipment, Unread> {
+        let origin = self.reader.origin()?;
         for awb in names {
-            if let Some(parties) = self.tracked.lock().get(awb).cloned() {
-                return Ok(Shipment::Tracked { awb: awb.clone(), parties });
+            if let Some(shipment) = self.tracked.lock().get(&(origin.clone(), awb.clone())).cloned() {
+                return Ok(shipment);
             }
         }
         let mut couriers: Vec<(String, &str)> = Vec::new();
@@ -318,16 +324,17 @@ impl Pass<'_> {
                     return Err(Unread::Late);
                 }
                 *left -= 1;
-                let Some(TrackedShipment { parties: Some(parties), .. }) = self.track(operation, awb, courier).await?
-                else {
+                let tracked = self.track(operation, awb, courier).await?;
+                let Some(TrackedShipment { parties: Some(parties), courier, since, .. }) = tracked else {
                     continue;
                 };
                 let mut tracked = self.tracked.lock();
                 if tracked.len() >= MAX_REMEMBERED {
                     tracked.clear();
                 }
-                tracked.insert(awb.clone(), parties.clone());
-                return Ok(Shipment::Tracked { awb: awb.clone(), parties });
+                let shipment = Shipment::Tracked { awb: awb.clone(), parties, courier, since };
+                tracked.insert((origin, awb.clone()), shipment.clone());
+                return Ok(shipment);
             }
         }
         Ok(Shipment::Nameless)
@@ -336,8 +343,9 @@ impl Pass<'_> {
     /// What tracking says; `None` if it does not know the shipment.
     async fn track(&self, operation: &str, awb: &str, courier: &str) -> Result<Option<TrackedShipment>, Unread> {
         let answer = self.reader.send(operation, &json!({ "courier_code": courier, "awb": awb })).await?;
+        let zone = self.reader.zone()?;
         match (answer.outcome, answer.body) {
-            (Outcome::Ok, Some(body)) => Ok(history::read_tracking(&body, awb).ok()),
+            (Outcome::Ok, Some(body)) => Ok(history::read_tracking(&body, awb, &zone).ok()),
             (Outcome::NotFound | Outcome::Rejected, _) => Ok(None),
             (outcome, _) => Err(Unread::Rejected { operation: operation.to_owned(), status: answer.status, outcome }),
         }
@@ -352,7 +360,16 @@ fn link(rows: Vec<HistoryRow>, placed: &[PlacedOrder]) -> Result<(Vec<Debit>, Ve
         rows.iter().filter(|row| row.credit > 0 && !row.code.is_empty()).map(|row| row.code.clone()).collect();
     let mut linked = HashSet::new();
     let mut debits = Vec::new();
-    for row in rows.into_iter().filter(|row| row.debit > 0) {
+    let debited: HashSet<String> =
+        rows.iter().filter(|row| row.debit > 0 && !row.is_unclear).map(|row| row.code.clone()).collect();
+    let is_refund =
+        |row: &HistoryRow| !row.is_unclear && row.credit > 0 && debited.contains(&row.code) && !row.code.is_empty();
+    for row in rows.into_iter().filter(|row| !is_refund(row)) {
+        // It may be the debit of any order of its time.
+        if row.is_unclear || row.debit == 0 {
+            debits.push(Debit { row, is_known: false, is_refunded: false, shipment: Shipment::Nameless });
+            continue;
+        }
         let names = row.shipments.iter().chain([&row.code]);
         let order = names.into_iter().find_map(|name| by_id.get(name.as_str()).copied());
         if let Some(index) = order {

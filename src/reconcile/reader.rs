@@ -7,7 +7,11 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_TYPE, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{CONTENT_RANGE, CONTENT_TYPE},
+    uri::PathAndQuery,
+};
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -52,6 +56,10 @@ pub(super) enum Unread {
     Failed { operation: String, why: String },
     #[error("{operation} was answered with status {} ({})", .status.as_u16(), .outcome.as_str())]
     Rejected { operation: String, status: StatusCode, outcome: Outcome },
+    #[error("{operation}: the response is larger than `limits.answer_buffer`")]
+    TooLarge { operation: String },
+    #[error("{operation}: the response is only a part (status {}, or `content-range`)", .status.as_u16())]
+    Part { operation: String, status: StatusCode },
     #[error("{operation}: {fault}")]
     Malformed { operation: String, fault: FormatError },
     #[error("Fastrac's clock and the gateway's differ by {seconds} s")]
@@ -117,6 +125,15 @@ impl Reader {
         let ended = Timestamp::now().as_millisecond();
         let rejected =
             Unread::Rejected { operation: operation.to_owned(), status: answer.status, outcome: answer.outcome };
+        if answer.outcome == Outcome::Ok {
+            let (operation, status) = (operation.to_owned(), answer.status);
+            if status != StatusCode::OK || answer.headers.contains_key(CONTENT_RANGE) {
+                return Err(Unread::Part { operation, status });
+            }
+            if answer.body.is_none() {
+                return Err(Unread::TooLarge { operation });
+            }
+        }
         let body = answer.body.filter(|_| answer.outcome == Outcome::Ok).ok_or(rejected)?;
         let clock = clock(&body).or_else(|| date(&answer.headers));
         let skew = clock.map_or(0, |clock| if clock < began { clock - began } else { (clock - ended).max(0) });
@@ -131,6 +148,18 @@ impl Reader {
         let in_force = self.gateway.in_force.load();
         let account = in_force.config.accounts.iter().find(|account| account.name == self.account);
         account.map(|account| account.day_zone.clone()).ok_or_else(|| Unread::Unknown(self.account.clone()))
+    }
+
+    /// Where the account's shipments are: what one account reads says nothing of another's.
+    ///
+    /// # Errors
+    /// [`Unread::Unknown`] if there is no such account any more.
+    pub(super) fn origin(&self) -> Result<String, Unread> {
+        let in_force = self.gateway.in_force.load();
+        let account = in_force.config.accounts.iter().find(|account| account.name == self.account);
+        let account = account.ok_or_else(|| Unread::Unknown(self.account.clone()))?;
+        let ends = [&account.v1, &account.v2].map(|end| format!("{} {}{}", end.tls, end.authority, end.prefix));
+        Ok(format!("{} {}", self.account, ends.join(" ")))
     }
 
     /// Maximum duration of an operation; of one that is gone, a usual one.

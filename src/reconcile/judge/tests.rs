@@ -10,17 +10,28 @@ const HOUR: i64 = 3_600_000;
 fn case(number: u64, parties: &str) -> Case {
     let came = START + i64::try_from(number).unwrap();
     let parties = Some(parties).filter(|parties| !parties.is_empty()).map(str::to_owned);
-    Case { number, came, latest: came + TIMEOUT, parties }
+    Case { number, came, latest: came + TIMEOUT, parties, courier: Some("idx".into()) }
 }
 
 /// A debit at an offset from the start, in milliseconds.
 fn debit(code: &str, offset: i64, parties: &str) -> Debit {
-    let row =
-        HistoryRow { code: code.into(), debit: 18_000, credit: 0, at: START + offset, shipments: vec![code.into()] };
+    let row = HistoryRow {
+        code: code.into(),
+        debit: 18_000,
+        credit: 0,
+        is_unclear: false,
+        at: START + offset,
+        shipments: vec![code.into()],
+    };
     let shipment = match parties {
         "" => Shipment::Nameless,
         "?" => Shipment::Unread,
-        parties => Shipment::Tracked { awb: format!("AWB-{code}"), parties: parties.into() },
+        parties => Shipment::Tracked {
+            awb: format!("AWB-{code}"),
+            parties: parties.into(),
+            courier: Some("idx".into()),
+            since: None,
+        },
     };
     Debit { row, is_known: false, is_refunded: false, shipment }
 }
@@ -55,8 +66,8 @@ fn a_debit_of_its_shipment_shows_that_it_was_executed_and_none_that_it_was_not()
 }
 
 #[test]
-fn an_empty_history_shows_it_too_and_so_do_debits_of_known_orders() {
-    assert_eq!(findings(&scene(vec![case(1, "a"), case(2, "")], Vec::new())), [NotExecuted; 2]);
+fn debits_of_known_orders_show_it_too_but_an_empty_history_never() {
+    assert_eq!(findings(&scene(vec![case(1, "a"), case(2, "")], Vec::new())), [CannotTell; 2]);
     assert_eq!(findings(&scene(vec![case(1, "a"), case(2, "")], vec![known("P1", 1_000)])), [NotExecuted; 2]);
 }
 
@@ -74,7 +85,7 @@ fn two_unknown_orders_for_the_same_parties_share_a_doubt() {
     assert_eq!(findings(&scene(both.clone(), vec![debit("P1", 500, "a")])), [CannotTell; 2]);
     let two = vec![debit("P1", 500, "a"), debit("P2", 600, "a")];
     assert_eq!(findings(&scene(both.clone(), two)), [CannotTell; 2]);
-    assert_eq!(findings(&scene(both, Vec::new())), [NotExecuted; 2]);
+    assert_eq!(findings(&scene(both, vec![known("P0", 100)])), [NotExecuted; 2]);
     // An order of an earlier version, whose parties are not known, may be the one.
     assert_eq!(findings(&scene(vec![case(1, "a"), case(2, "")], vec![debit("P1", 500, "a")])), [CannotTell; 2]);
 }
@@ -105,7 +116,7 @@ fn a_debit_that_nobody_claims_is_a_doubt() {
 
 #[test]
 fn nothing_is_excluded_while_fastrac_may_still_execute_it() {
-    let mut scene = scene(vec![case(1, "a")], Vec::new());
+    let mut scene = scene(vec![case(1, "a")], vec![known("P0", 100)]);
     scene.read_at = START + 1 + TIMEOUT + STRAGGLE - 1;
     let judgement = judge(&scene).remove(0);
     assert_eq!((judgement.finding, judgement.is_whole), (CannotTell, false));
@@ -148,6 +159,22 @@ fn times_that_nothing_checks_exclude_nothing() {
     assert_eq!(findings(&scene), [NotExecuted], "the debit of a known order was where it should be");
 }
 
+#[test]
+fn a_shipment_that_contradicts_the_order_is_no_evidence() {
+    for (courier, since, expected) in [
+        (Some("idx"), None, Executed),
+        (None, Some(START), Executed),
+        (Some("jne"), None, CannotTell),
+        (Some("idx"), Some(START - 9 * 24 * HOUR), CannotTell),
+        (None, Some(START - NEAR), CannotTell),
+    ] {
+        let shipment =
+            Shipment::Tracked { awb: "A1".into(), parties: "a".into(), courier: courier.map(str::to_owned), since };
+        let debit = Debit { shipment, ..debit("P1", 500, "a") };
+        assert_eq!(findings(&scene(vec![case(1, "a")], vec![debit])), [expected], "{courier:?} {since:?}");
+    }
+}
+
 /// What became of an order in a generated history.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Became {
@@ -180,7 +207,7 @@ proptest! {
                     debits.push(own);
                 }
                 Became::Executed | Became::NotExecuted => {
-                    cases.push(Case { number: index as u64, came, latest: came + TIMEOUT, parties: of_order });
+                    cases.push(Case { number: index as u64, came, latest: came + TIMEOUT, parties: of_order, courier: None });
                     truth.push(became);
                     if became == Became::Executed {
                         debits.push(own);

@@ -98,7 +98,7 @@ pub(super) fn read_page(body: &[u8], zone: &TimeZone) -> Result<HistoryPage, For
     let Unique(body) = serde_json::from_slice(body).map_err(|_| FormatError::Rows)?;
     let rows = rows(&body["data"]).ok_or(FormatError::Rows)?;
     let mut total = None;
-    read_extent(&body, rows, &mut total)?;
+    read_extent(&body, &mut total)?;
     if total.is_some_and(|total| total < rows.len() as u64) {
         return Err(FormatError::Partial);
     }
@@ -114,7 +114,7 @@ pub(super) fn read_page(body: &[u8], zone: &TimeZone) -> Result<HistoryPage, For
 ///
 /// # Errors
 /// [`FormatError::Partial`] if it is not understood or given twice differently, or if there are more pages.
-fn read_extent(value: &Value, rows: &Vec<Value>, total: &mut Option<u64>) -> Result<(), FormatError> {
+fn read_extent(value: &Value, total: &mut Option<u64>) -> Result<(), FormatError> {
     let Value::Object(members) = value else { return Ok(()) };
     for (name, value) in members {
         let name = name.to_ascii_lowercase();
@@ -134,7 +134,7 @@ fn read_extent(value: &Value, rows: &Vec<Value>, total: &mut Option<u64>) -> Res
         if PAGES.contains(&name.as_str()) && !is_only_page {
             return Err(FormatError::Partial);
         }
-        read_extent(value, rows, total)?;
+        read_extent(value, total)?;
     }
     Ok(())
 }

@@ -281,7 +281,7 @@ pub(super) struct TrackedShipment {
     pub(super) is_cancelled: bool,
     /// One of its statuses, for the reader.
     pub(super) status: Option<String>,
-    /// `courier_code`, in lower case.
+    /// `courier_code`
     pub(super) courier: Option<String>,
     /// When the first of its events was, milliseconds since 1970, as far as their times are understood.
     pub(super) since: Option<i64>,
@@ -315,7 +315,7 @@ pub(super) fn read_tracking(body: &[u8], awb: &str, zone: &TimeZone) -> Result<T
         parties: parties().map(|parties| parties.digest()),
         is_cancelled: statuses.iter().any(cancelled),
         status: statuses.first().map(|status| status.chars().filter(|c| c.is_ascii_graphic()).take(LONGEST).collect()),
-        courier: text("courier_code").map(str::to_ascii_lowercase),
+        courier: text("courier_code").map(str::to_owned),
         since,
     })
 }

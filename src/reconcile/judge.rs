@@ -33,7 +33,7 @@ pub(super) struct Case {
     pub(super) latest: i64,
     /// [`Parties::digest`](crate::orders::Parties::digest); `None`: it is not known from whom to whom.
     pub(super) parties: Option<String>,
-    /// Its courier's code, in lower case, if it is known.
+    /// Its courier's code, if it is known.
     pub(super) courier: Option<String>,
 }
 
@@ -67,7 +67,7 @@ pub(super) enum Shipment {
     Tracked {
         awb: String,
         parties: String,
-        /// Its courier's code, in lower case.
+        /// Its courier's code.
         courier: Option<String>,
         /// When its first event was, milliseconds since 1970.
         since: Option<i64>,
@@ -190,7 +190,9 @@ impl Scene {
             return Err(contradicted(format!("a debit for its shipper and receiver is minutes away: {text}")));
         }
         if let Shipment::Tracked { courier, since, .. } = &debit.shipment {
-            if courier.is_some() && case.courier.is_some() && *courier != case.courier {
+            if let (Some(tracked), Some(ordered)) = (courier, &case.courier)
+                && !tracked.eq_ignore_ascii_case(ordered)
+            {
                 return Err(contradicted(format!("the debit's shipment is of another courier: {text}")));
             }
             if since.is_some_and(|since| since < case.came - NEAR) {

@@ -56,7 +56,6 @@ pub(super) struct Pass<'a> {
 struct Suspect {
     order: UnknownOrder,
     case: Case,
-    courier: Option<String>,
     /// Of the operation's name: `v2`.
     api: String,
 }
@@ -141,8 +140,7 @@ impl Pass<'_> {
         for order in orders {
             match self.case(&order) {
                 Ok(case) => {
-                    let courier = request(&order)["courier_code"].as_str().map(str::to_owned);
-                    let suspect = Suspect { case, courier, api: api(&order), order };
+                    let suspect = Suspect { case, api: api(&order), order };
                     days.entry(date(suspect.case.came, &zone)).or_default().push(suspect);
                 }
                 Err(error) => proposals.push(proposal(&order, unread(error))),
@@ -181,7 +179,7 @@ impl Pass<'_> {
             return Err(Unread::ClockChanged);
         }
         let (number, came, parties) = (order.number, described.at, described.parties.clone());
-        let courier = request(order)["courier_code"].as_str().map(str::to_ascii_lowercase);
+        let courier = request(order)["courier_code"].as_str().map(str::to_owned);
         Ok(Case { number, came, latest: came + timeout, parties, courier })
     }
 
@@ -312,7 +310,7 @@ impl Pass<'_> {
         }
         let mut couriers: Vec<(String, &str)> = Vec::new();
         for suspect in near {
-            if let Some(courier) = &suspect.courier
+            if let Some(courier) = &suspect.case.courier
                 && !couriers.iter().any(|(_, known)| known == courier)
             {
                 couriers.push((track(&suspect.api), courier));

@@ -18,8 +18,9 @@ use tokio_rustls::{rustls::ServerConnection, server::TlsStream};
 
 /// A client's connection.
 pub trait ClientSocket {
-    /// Whether closing the sending half sends bytes that a client which has closed the connection resets it for.
-    const SAYS_GOODBYE: bool = false;
+    /// Whether closing the sending half writes bytes (a close_notify), which a client that has closed the connection
+    /// answers with a reset.
+    const CLOSE_WRITES: bool = false;
 
     /// Whether the client has closed the connection or its sending half, which look the same.
     fn has_left(&mut self) -> bool;
@@ -39,11 +40,11 @@ impl ClientSocket for TcpStream {
 }
 
 impl ClientSocket for Box<TlsStream<TcpStream>> {
-    const SAYS_GOODBYE: bool = true;
+    const CLOSE_WRITES: bool = true;
 
     fn has_left(&mut self) -> bool {
         let (socket, session) = self.get_mut();
-        socket.has_left() || has_said_goodbye(socket, session)
+        socket.has_left() || has_sent_close_notify(socket, session)
     }
 
     fn was_reset(&self) -> bool {
@@ -82,7 +83,7 @@ fn is(socket: &impl AsFd, events: PollFlags) -> bool {
 }
 
 /// Reads ahead, as far as rustls buffers what is not asked for, to see whether a close_notify has come.
-fn has_said_goodbye(socket: &TcpStream, session: &mut ServerConnection) -> bool {
+fn has_sent_close_notify(socket: &TcpStream, session: &mut ServerConnection) -> bool {
     loop {
         match session.read_tls(&mut Available(socket)) {
             Ok(0) => return true,

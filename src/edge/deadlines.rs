@@ -392,7 +392,7 @@ impl<S: AsyncWrite + ClientSocket + Unpin> AsyncWrite for DeadlineIo<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if S::SAYS_GOODBYE {
+        if S::CLOSE_WRITES {
             self.activity.receipts.decide(|| self.io.was_reset());
         }
         Pin::new(&mut self.io).poll_shutdown(cx)

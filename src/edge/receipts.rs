@@ -65,7 +65,9 @@ impl Receipts {
     /// Before more is written.
     pub(super) fn before_write(&self, has_left: impl FnOnce() -> bool) {
         if !self.taken.any() {
-        } else if has_left() {
+            return;
+        }
+        if has_left() {
             drop(self.taken.take());
         } else {
             self.taken.list.lock().iter_mut().for_each(|receipt| receipt.begun());

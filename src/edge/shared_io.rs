@@ -57,7 +57,7 @@ impl<S: ClientSocket + Send> CallerConnection for Mutex<RememberingIo<S>> {
 }
 
 impl<S: ClientSocket + Send> ClientSocket for SharedIo<S> {
-    const SAYS_GOODBYE: bool = S::SAYS_GOODBYE;
+    const CLOSE_WRITES: bool = S::CLOSE_WRITES;
 
     fn has_left(&mut self) -> bool {
         CallerConnection::has_left(&*self.0)

@@ -177,16 +177,16 @@ fn a_clean_restart_keeps_the_count_exactly() {
 }
 
 /// Uses 20 units of 30, then loses one of the two records, and both limits hold.
+/// How many of so many quotes are given.
+fn quotes(program: &Program, number: usize) -> usize {
+    let mut connection = Connection::open(program.data);
+    (0..number).filter(|_| connection.send(&post("/tariff/express", bodies::TARIFF).by("shop")).status == 200).count()
+}
+
 #[test]
 fn a_lost_or_damaged_record_is_replaced_by_the_other() {
     let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
     let mut program = Program::start(&configuration(&fastrac, "per_day = 60"), ACCESS, SECRET);
-    let quotes = |program: &Program, number: usize| {
-        let mut connection = Connection::open(program.data);
-        (0..number)
-            .filter(|_| connection.send(&post("/tariff/express", bodies::TARIFF).by("shop")).status == 200)
-            .count()
-    };
     assert_eq!(quotes(&program, 20), 20);
     let store = program.file("state/state.redb");
     let marks = program.file("state/day-marks");
@@ -356,12 +356,6 @@ fn a_copy_of_the_store_replaces_a_damaged_one() {
     let admin = format!("[admin]\ntoken_sha256 = \"{}\"\n[limits]", digest_of("ops"));
     let configuration = configuration(&fastrac, "per_day = 40").replace("[limits]", &admin);
     let mut program = Program::start(&configuration, ACCESS, SECRET);
-    let quotes = |program: &Program, number: usize| {
-        let mut connection = Connection::open(program.data);
-        (0..number)
-            .filter(|_| connection.send(&post("/tariff/express", bodies::TARIFF).by("shop")).status == 200)
-            .count()
-    };
     assert_eq!(quotes(&program, 20), 20);
     let (state, store, copy) = (program.file("state"), program.file("state/state.redb"), program.file("copy.redb"));
     let run = |arguments: &[&str]| {

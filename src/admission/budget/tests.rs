@@ -126,17 +126,25 @@ async fn the_deadline_of_the_request_bounds_the_wait() {
     assert!(spend(&budget, 1, NORMAL, far()).await.is_ok());
 }
 
-#[tokio::test(start_paused = true)]
-async fn higher_priority_goes_first_and_equals_in_order() {
+/// A call that waits for the tokens of the second.
+#[derive(Clone, Copy)]
+struct Waiter {
+    name: &'static str,
+    priority: Priority,
+    /// Seconds until its deadline.
+    seconds: u64,
+}
+
+/// The names of waiters that come in this order, in the order in which they are served.
+async fn served(waiters: &[Waiter]) -> Vec<&'static str> {
     let budget = Arc::new(budget(Some((10, 1)), None, 8, 10_000));
     send(&budget, NORMAL).await.unwrap();
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    for (name, priority) in
-        [("low", Priority::Low), ("n1", NORMAL), ("n2", NORMAL), ("h1", Priority::High), ("h2", Priority::High)]
-    {
+    for Waiter { name, priority, seconds } in waiters.iter().copied() {
         let (budget, tell) = (budget.clone(), tell.clone());
         tokio::spawn(async move {
-            send(&budget, priority).await.unwrap();
+            let deadline = Instant::now() + Duration::from_secs(seconds);
+            spend(&budget, 1, priority, deadline).await.unwrap().sent();
             tell.send(name).unwrap();
         });
         tokio::task::yield_now().await;
@@ -146,29 +154,22 @@ async fn higher_priority_goes_first_and_equals_in_order() {
     while let Some(name) = told.recv().await {
         order.push(name);
     }
-    assert_eq!(order, ["h1", "h2", "n1", "n2", "low"]);
+    order
+}
+
+#[tokio::test(start_paused = true)]
+async fn higher_priority_goes_first_and_equals_in_order() {
+    let waiters =
+        [("low", Priority::Low), ("n1", NORMAL), ("n2", NORMAL), ("h1", Priority::High), ("h2", Priority::High)];
+    let waiters = waiters.map(|(name, priority)| Waiter { name, priority, seconds: 3600 });
+    assert_eq!(served(&waiters).await, ["h1", "h2", "n1", "n2", "low"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn within_a_priority_the_earliest_deadline_goes_first() {
-    let budget = Arc::new(budget(Some((10, 1)), None, 8, 10_000));
-    send(&budget, NORMAL).await.unwrap();
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    for (name, seconds) in [("9 s", 9), ("3 s", 3), ("6 s", 6), ("1 s", 1)] {
-        let (budget, tell) = (budget.clone(), tell.clone());
-        tokio::spawn(async move {
-            let deadline = Instant::now() + Duration::from_secs(seconds);
-            spend(&budget, 1, NORMAL, deadline).await.unwrap().sent();
-            tell.send(name).unwrap();
-        });
-        tokio::task::yield_now().await;
-    }
-    drop(tell);
-    let mut order = Vec::new();
-    while let Some(name) = told.recv().await {
-        order.push(name);
-    }
-    assert_eq!(order, ["1 s", "3 s", "6 s", "9 s"]);
+    let waiters = [("9 s", 9), ("3 s", 3), ("6 s", 6), ("1 s", 1)];
+    let waiters = waiters.map(|(name, seconds)| Waiter { name, priority: NORMAL, seconds });
+    assert_eq!(served(&waiters).await, ["1 s", "3 s", "6 s", "9 s"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,3 +1,5 @@
+//! What is proposed from which evidence, as tables; and in random worlds, that no proposal is wrong.
+
 use proptest::prelude::*;
 
 use super::{ProposedFinding::*, *};

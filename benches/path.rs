@@ -7,7 +7,7 @@ use std::{hint::black_box, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use fastrac_gateway::{
-    cache::{CacheEntry, Key, KeyParts},
+    cache::{CacheEntry, Key, KeyParts, Lifetimes, NewEntry, Received},
     config::check::{Environment, check},
     connector::Connector,
     edge::Drain,
@@ -59,17 +59,17 @@ fn store(snapshot: &Snapshot) {
         vary: &[],
         body: b"",
     };
-    let entry = CacheEntry {
+    let entry = NewEntry {
         status: StatusCode::OK,
         headers: HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]),
         body: Bytes::from(vec![b'x'; 1536]),
         outcome: Outcome::Ok,
         operation: "v2.city".into(),
         stored_from: HeaderValue::from_static("0193aaaa-1111"),
-        stored: Instant::now(),
-        lifetime: Duration::from_secs(86400),
-        readers: None,
+        received: Received::now(),
+        lifetimes: Lifetimes::only_fresh(Duration::from_secs(86400)),
     };
+    let entry = CacheEntry::shared(entry);
     snapshot.cache.keep(Key::new(parts), Arc::new(entry), snapshot.cache.generation());
 }
 

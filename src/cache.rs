@@ -1,10 +1,11 @@
 //! Stored responses, and single flight for those being fetched.
 //!
 //! What may be stored, and for how long, is decided by `cache/rules` alone. What always holds: the entries take at most
-//! `cache.memory` bytes (moka evicts); only a fresh entry is given out; what was requested before a purge is not stored
-//! after it. Freshness is kept in the entry, because moka's
-//! clock is private. Must not know Fastrac, callers or requests. Never fails: what is not stored is fetched again.
+//! `cache.memory` bytes (moka evicts); an entry past its last permitted use is not given out; what was requested before a
+//! purge is not stored after it. Freshness is kept in the entry, because moka's clock is private. Must not know Fastrac,
+//! callers or requests. Never fails: what is not stored is fetched again.
 
+pub mod entry;
 pub mod flight;
 pub mod key;
 pub mod rules;
@@ -15,82 +16,24 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
-    time::Duration,
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
-use crate::{
-    memory::{Memory, Readers},
-    outcome::Outcome,
-};
+pub use entry::{CacheEntry, Lifetimes, NewEntry, Received};
 pub(crate) use flight::JoinRequest;
 pub use flight::{Flight, Flights, Follower, Leader};
 pub use key::{Key, KeyParts};
 pub use rules::RequestDirectives;
 
-/// Estimated bytes that an entry takes beside its content: moka's node, maps, allocations.
-const ENTRY_OVERHEAD: usize = 512;
-
-/// A response of Fastrac, stored or about to be.
+/// What the cache has for a key.
 #[derive(Debug)]
-pub struct CacheEntry {
-    pub status: StatusCode,
-    /// Cleaned: without hop-by-hop headers and those that concern one key.
-    pub headers: HeaderMap,
-    pub body: Bytes,
-    /// If it is stored: `Ok` or `NotFound`.
-    pub outcome: Outcome,
-    /// Name of the operation, as in metrics.
-    pub operation: Arc<str>,
-    /// Id of the request that fetched it.
-    pub stored_from: HeaderValue,
-    /// When it was received.
-    pub stored: Instant,
-    /// How long it is fresh; zero: it is not stored.
-    pub lifetime: Duration,
-    /// Who reads `body`, if it may be stored.
-    pub readers: Option<Readers>,
-}
-
-impl CacheEntry {
-    /// Time since it was received.
-    pub(crate) fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.stored)
-    }
-
-    /// How long it stays fresh; `None` once it is stale.
-    pub(crate) fn ttl(&self, now: Instant) -> Option<Duration> {
-        self.lifetime.checked_sub(self.age(now)).filter(|left| !left.is_zero())
-    }
-
-    /// A copy with bytes of its own: slices would keep the buffers of the connection alive, uncounted, as long as the
-    /// entry lives. Leaves room for `more` headers, so that a copy of the map need not be rehashed for them.
-    pub(crate) fn detached(self, more: usize, memory: &Arc<Memory>) -> Self {
-        let own = |value: HeaderValue| HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value);
-        let mut headers = HeaderMap::with_capacity(self.headers.len() + more);
-        for (name, value) in &self.headers {
-            headers.append(name, own(value.clone()));
-        }
-        let readers = Some(Readers::new(memory));
-        CacheEntry { headers, body: Bytes::copy_from_slice(&self.body), readers, ..self }
-    }
-
-    /// The body for one more caller.
-    pub(crate) fn body(&self) -> Bytes {
-        self.readers.as_ref().map_or_else(|| self.body.clone(), |readers| readers.read(&self.body))
-    }
-
-    fn set_stored(&self, stored: bool) {
-        self.readers.iter().for_each(|readers| readers.set_stored(stored));
-    }
-
-    fn weight(&self, key: &Key) -> u32 {
-        let headers: usize = self.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 64).sum();
-        u32::try_from(key.size() + self.body.len() + headers + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
-    }
+pub enum Lookup {
+    /// May be used without asking Fastrac.
+    Fresh(Arc<CacheEntry>),
+    /// May be used while Fastrac is asked, or if it fails.
+    Stale(Arc<CacheEntry>),
+    Miss,
 }
 
 /// The stored responses. Cheap to clone; clones share them.
@@ -126,21 +69,25 @@ impl Cache {
     pub fn new(memory: u64) -> Self {
         let entries = moka::sync::Cache::builder()
             .max_capacity(memory)
-            .weigher(|key: &Key, entry: &Arc<CacheEntry>| entry.weight(key))
+            .weigher(|key: &Key, entry: &Arc<CacheEntry>| weight(key, entry))
             // Callers may still be reading it.
             .eviction_listener(|_, entry: Arc<CacheEntry>, _| entry.set_stored(false))
             .build();
         Cache { entries, purges: Arc::default(), moves: Arc::default(), made_at: 0 }
     }
 
-    /// The stored response, if it is fresh and the directives accept its age.
-    pub(crate) fn fresh(&self, key: &Key, directives: RequestDirectives, now: Instant) -> Option<Arc<CacheEntry>> {
-        let entry = self.entries.get(key)?;
-        if entry.ttl(now).is_none() {
-            self.entries.invalidate(key);
-            return None;
+    /// What is stored under a key at `now`.
+    pub fn lookup(&self, key: &Key, now: Instant) -> Lookup {
+        let Some(entry) = self.entries.get(key) else { return Lookup::Miss };
+        let (age, lifetimes) = (entry.age(now), entry.lifetimes());
+        if age < lifetimes.fresh {
+            return Lookup::Fresh(entry);
         }
-        directives.accepts(entry.age(now)).then_some(entry)
+        if age < lifetimes.usable {
+            return Lookup::Stale(entry);
+        }
+        self.entries.invalidate(key);
+        Lookup::Miss
     }
 
     /// A handle for requests that may be sent to other addresses than those of earlier handles, whose responses are no
@@ -186,42 +133,69 @@ impl Cache {
         self.entries.run_pending_tasks();
         let mut by_operation = BTreeMap::<Arc<str>, CacheUsage>::new();
         for (key, entry) in &self.entries {
-            let usage = by_operation.entry(entry.operation.clone()).or_default();
+            let usage = by_operation.entry(entry.operation().clone()).or_default();
             usage.entries += 1;
-            usage.bytes += u64::from(entry.weight(&key));
+            usage.bytes += u64::from(weight(&key, &entry));
         }
         by_operation
     }
 }
 
+/// Estimated bytes.
+fn weight(key: &Key, entry: &CacheEntry) -> u32 {
+    u32::try_from(key.size() + entry.size()).unwrap_or(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{key::key_of_path as key, *};
+    use std::time::Duration;
 
-    fn entry(size: usize) -> Arc<CacheEntry> {
-        Arc::new(CacheEntry {
+    use http::{HeaderMap, HeaderValue, StatusCode};
+
+    use super::{key::key_of_path as key, *};
+    use crate::{memory::Memory, outcome::Outcome};
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn response(size: usize, lifetimes: Lifetimes) -> NewEntry {
+        NewEntry {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             body: vec![b'x'; size].into(),
             outcome: Outcome::Ok,
             operation: "v2.city".into(),
             stored_from: HeaderValue::from_static("r1"),
-            stored: Instant::now(),
-            lifetime: Duration::from_secs(60),
-            readers: None,
-        })
+            received: Received::now(),
+            lifetimes,
+        }
+    }
+
+    fn entry(size: usize) -> Arc<CacheEntry> {
+        Arc::new(CacheEntry::shared(response(size, Lifetimes::only_fresh(MINUTE))))
+    }
+
+    fn is_fresh(cache: &Cache, path: &str) -> bool {
+        matches!(cache.lookup(&key(path), Instant::now()), Lookup::Fresh(_))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gives_out_only_fresh_entries() {
+    async fn an_entry_is_fresh_then_stale_then_gone() {
         let cache = Cache::new(1 << 20);
-        cache.keep(key("/a"), entry(10), cache.generation());
-        tokio::time::advance(Duration::from_secs(59)).await;
-        assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_some());
-        let young = RequestDirectives { max_age: Some(Duration::from_secs(30)), only_if_cached: false };
-        assert!(cache.fresh(&key("/a"), young, Instant::now()).is_none());
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_none());
+        let stale = Lifetimes { fresh: MINUTE, usable: 3 * MINUTE, refresh: MINUTE };
+        cache.keep(key("/a"), Arc::new(CacheEntry::shared(response(10, stale))), cache.generation());
+        cache.keep(key("/b"), entry(10), cache.generation());
+        let found = |path| match cache.lookup(&key(path), Instant::now()) {
+            Lookup::Fresh(_) => "fresh",
+            Lookup::Stale(_) => "stale",
+            Lookup::Miss => "miss",
+        };
+        let mut seen = Vec::new();
+        for wait in [0, 59, 1, 119, 1] {
+            tokio::time::advance(Duration::from_secs(wait)).await;
+            seen.push((found("/a"), found("/b")));
+        }
+        let (fresh, stale, miss) = ("fresh", "stale", "miss");
+        assert_eq!(seen, [(fresh, fresh), (fresh, fresh), (stale, miss), (stale, miss), (miss, miss)]);
         assert!(cache.usage().is_empty());
     }
 
@@ -231,18 +205,18 @@ mod tests {
         let before = cache.generation();
         assert!(cache.keep(key("/a"), entry(10), before));
         cache.purge();
-        assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_none());
+        assert!(!is_fresh(&cache, "/a"));
         assert!(!cache.keep(key("/a"), entry(10), before));
-        assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_none());
+        assert!(!is_fresh(&cache, "/a"));
         assert!(cache.keep(key("/a"), entry(10), cache.generation()));
-        assert!(cache.fresh(&key("/a"), RequestDirectives::default(), Instant::now()).is_some());
+        assert!(is_fresh(&cache, "/a"));
     }
 
     #[test]
     fn what_has_left_it_counts_until_its_readers_are_done() {
         let memory = Memory::new(1 << 20);
         let cache = Cache::new(200_000);
-        let detached = |size| Arc::new(Arc::into_inner(entry(size)).unwrap().detached(0, &memory));
+        let detached = |size| Arc::new(CacheEntry::detached(response(size, Lifetimes::only_fresh(MINUTE)), 0, &memory));
         // Stores a response and reads it.
         let store = |name: &str, size| {
             let entry = detached(size);

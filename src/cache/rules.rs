@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header::CACHE_CONTROL};
 
+use super::entry::Lifetimes;
 use crate::{
     config::CachePolicy,
     outcome::{Classification, Lifetime},
@@ -72,15 +73,32 @@ pub fn storable(reading: Classification, status: StatusCode) -> bool {
     }
 }
 
-/// How long a stored response is fresh; `None`: it must not be stored.
-pub(crate) fn lifetime(policy: &CachePolicy, candidate: &Candidate) -> Option<Duration> {
+/// How long a stored response may be used; `None`: it must not be stored.
+pub(crate) fn lifetimes(policy: &CachePolicy, candidate: &Candidate) -> Option<Lifetimes> {
     let Candidate { reading, status, length, max_length } = *candidate;
-    let lifetime = match reading.outcome.lifetime() {
-        Lifetime::Fresh => policy.fresh,
-        Lifetime::NotFound => policy.not_found,
+    let lifetimes = match reading.outcome.lifetime() {
+        Lifetime::Fresh => Lifetimes {
+            fresh: policy.fresh,
+            usable: policy.stale_if_error.max(policy.fresh),
+            refresh: refresh_age(policy, fastrand::f64()),
+        },
+        Lifetime::NotFound => Lifetimes::only_fresh(policy.not_found),
         Lifetime::Never => return None,
     };
-    (storable(reading, status) && length <= max_length && !lifetime.is_zero()).then_some(lifetime)
+    (storable(reading, status) && length <= max_length && !lifetimes.fresh.is_zero()).then_some(lifetimes)
+}
+
+/// Width of the range of ages from which one is drawn for each entry, as a part of `fresh`: entries that were stored
+/// together are not refreshed together.
+const JITTER: f64 = 0.1;
+
+/// Age from which on an entry is refreshed ahead. `random`: 0 to 1.
+fn refresh_age(policy: &CachePolicy, random: f64) -> Duration {
+    let part = policy.refresh_ahead;
+    if part >= 1.0 {
+        return policy.fresh;
+    }
+    policy.fresh.mul_f64((part + JITTER * (random - 0.5)).clamp(part / 2.0, 1.0))
 }
 
 #[cfg(test)]
@@ -111,15 +129,40 @@ mod tests {
             refresh_ahead: 1.0,
             not_found: Duration::from_secs(5),
         };
-        let lifetime = |outcome, status, length| {
+        let lifetimes = |outcome, status, length| {
             let reading = Classification { outcome, is_envelope: true, key_refused: false };
             let status = StatusCode::from_u16(status).unwrap();
-            lifetime(&policy, &Candidate { reading, status, length, max_length: 100 })
+            lifetimes(&policy, &Candidate { reading, status, length, max_length: 100 }).map(|found| found.fresh)
         };
-        assert_eq!(lifetime(Outcome::Ok, 200, 100), Some(policy.fresh));
-        assert_eq!(lifetime(Outcome::Ok, 200, 101), None, "too long");
-        assert_eq!(lifetime(Outcome::Ok, 201, 1), None);
-        assert_eq!(lifetime(Outcome::NotFound, 404, 1), Some(policy.not_found));
-        assert_eq!(lifetime(Outcome::Rejected, 200, 1), None);
+        assert_eq!(lifetimes(Outcome::Ok, 200, 100), Some(policy.fresh));
+        assert_eq!(lifetimes(Outcome::Ok, 200, 101), None, "too long");
+        assert_eq!(lifetimes(Outcome::Ok, 201, 1), None);
+        assert_eq!(lifetimes(Outcome::NotFound, 404, 1), Some(policy.not_found));
+        assert_eq!(lifetimes(Outcome::Rejected, 200, 1), None);
+    }
+
+    #[test]
+    fn ages_follow_the_policy() {
+        let hour = Duration::from_secs(3600);
+        let policy = |fresh, stale_if_error, refresh_ahead| CachePolicy {
+            fresh,
+            stale_if_error,
+            refresh_ahead,
+            not_found: Duration::from_secs(5),
+        };
+        let of = |policy: &CachePolicy, outcome| {
+            let reading = Classification { outcome, is_envelope: true, key_refused: false };
+            lifetimes(policy, &Candidate { reading, status: StatusCode::OK, length: 1, max_length: 100 }).unwrap()
+        };
+        let usual = policy(hour, 7 * hour, 0.9);
+        assert_eq!(of(&usual, Outcome::Ok).usable, 7 * hour);
+        assert_eq!(of(&usual, Outcome::NotFound), Lifetimes::only_fresh(usual.not_found));
+        assert_eq!(of(&policy(hour, Duration::ZERO, 0.9), Outcome::Ok).usable, hour, "never stale");
+        let refreshed = |part, random| refresh_age(&policy(hour, hour, part), random).as_secs_f64() / 3600.0;
+        for (part, random, age) in
+            [(0.9, 0.0, 0.85), (0.9, 1.0, 0.95), (0.99, 1.0, 1.0), (1.0, 0.0, 1.0), (0.02, 0.0, 0.01)]
+        {
+            assert!((refreshed(part, random) - age).abs() < 1e-6, "{part} {random}");
+        }
     }
 }

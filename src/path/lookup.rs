@@ -14,7 +14,7 @@ use crate::{
     admission::Claim,
     attempts::Attempts,
     cache::{
-        CacheEntry, Flight, JoinRequest, Key, KeyParts, Leader, RequestDirectives, key,
+        CacheEntry, Flight, JoinRequest, Key, KeyParts, Leader, Lookup, NewEntry, Received, RequestDirectives, key,
         rules::{self, Candidate},
     },
     config::Class,
@@ -47,7 +47,11 @@ pub(super) async fn lookup(
     let key = key(call);
     let cache = &call.upstream.snapshot.cache;
     let now = Instant::now();
-    if let Some(entry) = cache.fresh(&key, directives, now) {
+    let fresh = |now| match cache.lookup(&key, now) {
+        Lookup::Fresh(entry) => directives.accepts(entry.age(now)).then_some(entry),
+        Lookup::Stale(_) | Lookup::Miss => None,
+    };
+    if let Some(entry) = fresh(now) {
         call.claim_hit(x, claim).await?;
         return hit(call, claim, &entry, now).await.map(ControlFlow::Break);
     }
@@ -56,7 +60,7 @@ pub(super) async fn lookup(
     }
     loop {
         let request = JoinRequest { generation: cache.generation(), priority: call.service().priority };
-        let stored = || cache.fresh(&key, directives, Instant::now());
+        let stored = || fresh(Instant::now());
         match call.upstream.snapshot.flights.join(&key, request, stored) {
             Flight::Stored(entry) => {
                 call.claim_hit(x, claim).await?;
@@ -112,9 +116,10 @@ fn key(call: &Call) -> Key {
 async fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {
     call.record(claim).await?;
     claim.keep();
-    let ttl = entry.ttl(now).unwrap_or_default().as_secs();
-    let cached = CacheStatusHeader::Hit { ttl, age: entry.age(now).as_secs() };
-    let stored_from = Some(entry.stored_from.clone());
+    let age = entry.age(now);
+    let ttl = entry.lifetimes().fresh.saturating_sub(age).as_secs();
+    let cached = CacheStatusHeader::Hit { ttl, age: age.as_secs() };
+    let stored_from = Some(entry.stored_from());
     Ok(Reply { stored_from, outcome: Outcome::Hit, ..Reply::of_entry(entry, cached) })
 }
 
@@ -158,19 +163,22 @@ async fn fetch_and_store(
     let snapshot = &call.upstream.snapshot;
     let max_length = snapshot.limits.answer_buffer;
     let candidate = Candidate { reading, status: reply.status, length: body.len(), max_length };
-    let lifetime = call.upstream.operation.cache.as_ref().and_then(|policy| rules::lifetime(policy, &candidate));
-    let entry = CacheEntry {
+    let lifetimes = call.upstream.operation.cache.as_ref().and_then(|policy| rules::lifetimes(policy, &candidate));
+    let entry = NewEntry {
         status: reply.status,
         headers: reply.headers,
         body,
         outcome: reply.outcome,
         operation: call.upstream.operation.label.clone(),
         stored_from: call.request_id.header(),
-        stored: Instant::now(),
-        lifetime: lifetime.unwrap_or_default(),
-        readers: None,
+        received: Received::now(),
+        lifetimes: lifetimes.unwrap_or_default(),
     };
-    let entry = Arc::new(if lifetime.is_some() { entry.detached(reply::ADDED, &snapshot.memory) } else { entry });
-    let stored = lifetime.is_some() && snapshot.cache.keep(leader.key().clone(), entry.clone(), leader.generation());
+    let entry = match lifetimes {
+        Some(_) => CacheEntry::detached(entry, reply::ADDED, &snapshot.memory),
+        None => CacheEntry::shared(entry),
+    };
+    let entry = Arc::new(entry);
+    let stored = lifetimes.is_some() && snapshot.cache.keep(leader.key().clone(), entry.clone(), leader.generation());
     Ok(Fetched { entry, stored, code: reply.code, retry_after: reply.retry_after })
 }

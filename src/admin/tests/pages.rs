@@ -143,17 +143,17 @@ async fn purge_forgets_every_stored_answer() {
         vary: &[],
         body: b"",
     };
-    let entry = crate::cache::CacheEntry {
+    let entry = crate::cache::NewEntry {
         status: axum::http::StatusCode::OK,
         headers: Default::default(),
         body: "{}".into(),
         outcome: crate::outcome::Outcome::Ok,
         operation: "v2.city".into(),
         stored_from: axum::http::HeaderValue::from_static("r1"),
-        stored: tokio::time::Instant::now(),
-        lifetime: std::time::Duration::from_secs(60),
-        readers: None,
+        received: crate::cache::Received::now(),
+        lifetimes: crate::cache::Lifetimes::only_fresh(std::time::Duration::from_secs(60)),
     };
+    let entry = crate::cache::CacheEntry::shared(entry);
     cache.keep(crate::cache::Key::new(parts), Arc::new(entry), cache.generation());
     let metrics = stage.ask(TestRequest::get("/metrics")).await.body;
     assert!(metrics.contains("fastrac_gateway_cache_entries{operation=\"v2.city\"} 1"), "{metrics}");

@@ -1,0 +1,288 @@
+//! A response of Fastrac, stored or about to be, and its age.
+//!
+//! What always holds: an entry never changes, except for what is known of the fetches that are to replace it; its age only
+//! grows while the process runs, whatever the wall clock does. All ages count from when the response was received. Must
+//! not know keys, requests or the cache. Never fails.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tokio::time::Instant;
+
+use crate::{
+    memory::{Memory, Readers},
+    outcome::Outcome,
+};
+
+/// Estimated bytes that an entry takes beside its content: moka's node, maps, allocations.
+const ENTRY_OVERHEAD: usize = 512;
+
+/// Wait after the first failed fetch that was to replace an entry; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Longest wait after a failed fetch.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// When a response was received.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// When `age` was right.
+    at: Instant,
+    /// Above zero for an entry of an earlier process.
+    age: Duration,
+    /// The wall clock of that moment, for other processes.
+    wall: SystemTime,
+}
+
+impl Received {
+    pub fn now() -> Self {
+        Received { at: Instant::now(), age: Duration::ZERO, wall: SystemTime::now() }
+    }
+
+    /// Received at this time of the wall clock, by another process. A time in the future counts as now.
+    pub fn at(wall: SystemTime) -> Self {
+        let age = SystemTime::now().duration_since(wall).unwrap_or_default();
+        Received { at: Instant::now(), age, wall }
+    }
+
+    /// By the wall clock.
+    pub fn wall(self) -> SystemTime {
+        self.wall
+    }
+
+    /// Time since then.
+    pub fn age(self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.at) + self.age
+    }
+}
+
+/// The ages at which the use of a stored response changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Younger ones are fresh. Zero: the response is not stored.
+    pub fresh: Duration,
+    /// Younger ones may be used, if stale; at least `fresh`.
+    pub usable: Duration,
+    /// A hit on one that is as old as this asks for a refresh; at most `fresh`, which means never before.
+    pub refresh: Duration,
+}
+
+impl Lifetimes {
+    /// Of a response that is never stale: it is gone instead.
+    pub const fn only_fresh(fresh: Duration) -> Self {
+        Lifetimes { fresh, usable: fresh, refresh: fresh }
+    }
+
+    /// Age up to which a stale response is given at once and refreshed behind it.
+    fn revalidated(&self) -> Duration {
+        self.usable.min(self.fresh.saturating_mul(2))
+    }
+}
+
+/// What an entry is made of.
+#[derive(Debug)]
+pub struct NewEntry {
+    pub status: StatusCode,
+    /// Cleaned: without hop-by-hop headers and those that concern one key.
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// If it is stored: `Ok` or `NotFound`.
+    pub outcome: Outcome,
+    /// Name of the operation, as in metrics.
+    pub operation: Arc<str>,
+    /// Id of the request that fetched it.
+    pub stored_from: HeaderValue,
+    pub received: Received,
+    pub lifetimes: Lifetimes,
+}
+
+/// A response of Fastrac, stored or about to be.
+#[derive(Debug)]
+pub struct CacheEntry {
+    response: NewEntry,
+    /// Who reads the body, if it may be stored.
+    readers: Option<Readers>,
+    refresh: RefreshState,
+}
+
+/// What is known of the fetches that are to replace an entry.
+#[derive(Debug, Default)]
+struct RefreshState {
+    /// It is in the queue, or being fetched without a caller.
+    queued: AtomicBool,
+    /// Number of fetches that failed.
+    failures: AtomicU32,
+    /// Age before which no other fetch begins, milliseconds.
+    resumes: AtomicU64,
+}
+
+impl CacheEntry {
+    /// A response that is shared and not stored.
+    pub fn shared(response: NewEntry) -> Self {
+        CacheEntry { response, readers: None, refresh: RefreshState::default() }
+    }
+
+    /// A response that may be stored. It gets bytes of its own: slices would keep the buffers of the connection alive,
+    /// uncounted, as long as the entry lives. Leaves room for `more` headers, so that a copy of the map need not be
+    /// rehashed for them.
+    pub(crate) fn detached(response: NewEntry, more: usize, memory: &Arc<Memory>) -> Self {
+        let own = |value: HeaderValue| HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value);
+        let mut headers = HeaderMap::with_capacity(response.headers.len() + more);
+        for (name, value) in &response.headers {
+            headers.append(name, own(value.clone()));
+        }
+        let response = NewEntry { headers, body: Bytes::copy_from_slice(&response.body), ..response };
+        CacheEntry { readers: Some(Readers::new(memory)), ..CacheEntry::shared(response) }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.response.status
+    }
+
+    /// The headers for one more caller.
+    pub(crate) fn headers(&self) -> HeaderMap {
+        self.response.headers.clone()
+    }
+
+    /// The body for one more caller.
+    pub(crate) fn body(&self) -> Bytes {
+        let body = &self.response.body;
+        self.readers.as_ref().map_or_else(|| body.clone(), |readers| readers.read(body))
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.response.outcome
+    }
+
+    pub(crate) fn operation(&self) -> &Arc<str> {
+        &self.response.operation
+    }
+
+    pub(crate) fn stored_from(&self) -> HeaderValue {
+        self.response.stored_from.clone()
+    }
+
+    /// Time since it was received.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        self.response.received.age(now)
+    }
+
+    pub(crate) fn lifetimes(&self) -> &Lifetimes {
+        &self.response.lifetimes
+    }
+
+    pub(super) fn set_stored(&self, stored: bool) {
+        self.readers.iter().for_each(|readers| readers.set_stored(stored));
+    }
+
+    /// Estimated bytes that it takes together with its key, without the key's.
+    pub(super) fn size(&self) -> usize {
+        let headers: usize = self.response.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 64).sum();
+        self.response.body.len() + headers + ENTRY_OVERHEAD
+    }
+
+    /// Whether, at this age, it is given at once although it is stale, and refreshed behind the response.
+    pub fn revalidates(&self, age: Duration) -> bool {
+        age < self.lifetimes().revalidated()
+    }
+
+    /// Whether a fetch that replaces it may begin at this age: not soon after one has failed.
+    pub fn may_be_fetched(&self, age: Duration) -> bool {
+        age.as_millis() >= u128::from(self.refresh.resumes.load(Relaxed))
+    }
+
+    /// A fetch that was to replace it has failed.
+    pub fn fetch_failed(&self, now: Instant) {
+        let failures = self.refresh.failures.fetch_add(1, Relaxed);
+        let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(8)).min(MAX_PAUSE);
+        // Entries that failed together must not be fetched together.
+        self.pause(now, pause.mul_f64(0.75 + fastrand::f64() / 4.0));
+    }
+
+    /// A fetch that is to replace it takes longer than callers wait.
+    pub fn fetch_is_slow(&self, now: Instant) {
+        self.pause(now, FIRST_PAUSE);
+    }
+
+    fn pause(&self, now: Instant, pause: Duration) {
+        let resumes = u64::try_from((self.age(now) + pause).as_millis()).unwrap_or(u64::MAX);
+        self.refresh.resumes.fetch_max(resumes, Relaxed);
+    }
+
+    /// Marks it as queued for a refresh. `false`: it is already.
+    pub fn enqueue(&self) -> bool {
+        !self.refresh.queued.swap(true, Relaxed)
+    }
+
+    /// Its refresh is over, or was not begun.
+    pub fn dequeue(&self) {
+        self.refresh.queued.store(false, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(lifetimes: Lifetimes, received: Received) -> CacheEntry {
+        CacheEntry::shared(NewEntry {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            outcome: Outcome::Ok,
+            operation: "v2.city".into(),
+            stored_from: HeaderValue::from_static("r1"),
+            received,
+            lifetimes,
+        })
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_of_an_earlier_process_keeps_its_age_and_none_is_negative() {
+        let now = Instant::now();
+        let restored = |wall| Received::at(wall).age(now);
+        assert!((HOUR..HOUR * 2).contains(&restored(SystemTime::now() - HOUR)));
+        assert_eq!(restored(SystemTime::now() + HOUR), Duration::ZERO);
+        tokio::time::advance(HOUR).await;
+        let age = Received::at(SystemTime::now() - HOUR).age(Instant::now() + HOUR);
+        assert!((HOUR * 2..HOUR * 3).contains(&age));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_delay_the_next_fetch_up_to_a_minute() {
+        let entry = entry(Lifetimes { fresh: HOUR, usable: 24 * HOUR, refresh: HOUR }, Received::now());
+        for exact in [5, 10, 20, 40, 60, 60] {
+            let (began, exact) = (Instant::now(), Duration::from_secs(exact));
+            entry.fetch_failed(began);
+            let age = entry.age(began);
+            assert!(!entry.may_be_fetched(age) && !entry.may_be_fetched(age + exact * 7 / 10), "{exact:?}");
+            assert!(entry.may_be_fetched(age + exact));
+            tokio::time::advance(exact).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stale_one_is_given_at_once_for_as_long_as_it_was_fresh_and_within_its_bound() {
+        let of = |usable| entry(Lifetimes { fresh: HOUR, usable, refresh: HOUR }, Received::now());
+        assert!(of(24 * HOUR).revalidates(HOUR * 2 - Duration::from_millis(1)) && !of(24 * HOUR).revalidates(HOUR * 2));
+        assert!(of(HOUR * 3 / 2).revalidates(HOUR) && !of(HOUR * 3 / 2).revalidates(HOUR * 3 / 2));
+        assert!(!of(HOUR).revalidates(HOUR));
+    }
+
+    #[test]
+    fn it_is_queued_once() {
+        let entry = entry(Lifetimes::only_fresh(HOUR), Received { at: Instant::now(), ..Received::now() });
+        assert!(entry.enqueue() && !entry.enqueue());
+        entry.dequeue();
+        assert!(entry.enqueue());
+    }
+}

@@ -52,6 +52,7 @@ fn store(snapshot: &Snapshot) {
     let parts = KeyParts {
         account: "main",
         address: &snapshot.accounts[0].v2.url,
+        operation: "v2.city",
         service: None,
         method: "GET",
         path: "/region/city",
@@ -70,7 +71,7 @@ fn store(snapshot: &Snapshot) {
         lifetimes: Lifetimes::only_fresh(Duration::from_secs(86400)),
     };
     let entry = CacheEntry::shared(entry);
-    snapshot.cache.keep(Key::new(parts), Arc::new(entry), snapshot.cache.generation());
+    snapshot.cache.keep(Key::new(parts).unwrap(), Arc::new(entry), snapshot.cache.generation());
 }
 
 fn request(secret: &'static str) -> Request<Full<Bytes>> {

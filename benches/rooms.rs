@@ -69,6 +69,7 @@ fn rooms(c: &mut Criterion) {
         Key::new(KeyParts {
             account: "main",
             address: "",
+            operation: "v2.city",
             service: None,
             method: "GET",
             path: "/region/city",

@@ -5,6 +5,7 @@
 //! purge is not stored after it. Freshness is kept in the entry, because moka's clock is private. Must not know Fastrac,
 //! callers or requests. Never fails: what is not stored is fetched again.
 
+mod canonical;
 pub mod entry;
 pub mod flight;
 pub mod key;
@@ -23,7 +24,7 @@ use tokio::time::Instant;
 pub use entry::{CacheEntry, Lifetimes, NewEntry, Received};
 pub(crate) use flight::JoinRequest;
 pub use flight::{Flight, Flights, Follower, Leader};
-pub use key::{Key, KeyParts};
+pub use key::{Key, KeyParts, KeyRequest, VaryValues};
 pub use rules::RequestDirectives;
 
 /// What the cache has for a key.

@@ -39,6 +39,7 @@ use crate::{
 };
 use call::{Call, Permitted};
 use exchange::Exchange;
+use lookup::Unanswered;
 
 /// The list. [`serve()`] opens the record before it and ties it to the response after it.
 async fn forward<B>(x: &mut Exchange, head: Parts, body: B) -> Result<Reply, Refusal>
@@ -73,17 +74,18 @@ where
     // 5 the service's quota of the second
     let mut claim = call.open_claim(x)?;
     // 6 is the response stored, or being fetched
-    let fill = match lookup::lookup(x, &call, &mut claim).await? {
+    let unanswered = match lookup::lookup(x, &call, &mut claim).await? {
         Break(reply) => return Ok(reply),
-        Continue(fill) => fill,
+        Continue(unanswered) => unanswered,
     };
     call.complete_claim(x, &mut claim)?;
     // 7 the breaker, 8 orders: the journal, 9 the service's day and the account's budget, 10 a key pair, and the breaker
     // again, for a permit; 11 rewrite and inject, 12 send, 13 what the response means, 14 settle; on the heap, so that the
     // future of a hit stays small
-    match (fill, ticket) {
-        (Some(fill), _) => Box::pin(lookup::fill(x, call, fill, claim)).await,
-        (None, Some(ticket)) => Box::pin(order::send(x, call, ticket, claim)).await,
-        (None, None) => Ok(Box::pin(fetch::fetch(&call.upstream, claim, x.attempts())).await?.reply()),
+    match (unanswered, ticket) {
+        (Unanswered::Fill(fill), _) => Box::pin(lookup::fill(x, call, fill, claim)).await,
+        (_, Some(ticket)) => Box::pin(order::send(x, call, ticket, claim)).await,
+        (Unanswered::Bypass, None) => Box::pin(lookup::bypass(x, &call, claim)).await,
+        (Unanswered::Uncached, None) => Ok(Box::pin(fetch::fetch(&call.upstream, claim, x.attempts())).await?.reply()),
     }
 }

@@ -75,6 +75,8 @@ pub enum CacheStatusHeader {
     Joined,
     /// Fetched because the caller did not accept a stored response.
     Forced { stored: bool },
+    /// Fetched without the cache: the request has no key.
+    Bypass,
 }
 
 impl CacheStatusHeader {
@@ -84,6 +86,7 @@ impl CacheStatusHeader {
             CacheStatusHeader::Hit { .. } => CacheResult::Hit,
             CacheStatusHeader::Miss { .. } | CacheStatusHeader::Forced { .. } => CacheResult::Miss,
             CacheStatusHeader::Joined => CacheResult::Joined,
+            CacheStatusHeader::Bypass => CacheResult::Bypass,
         }
     }
 
@@ -93,6 +96,7 @@ impl CacheStatusHeader {
             CacheStatusHeader::Miss { stored: true } => "fastrac-gateway; fwd=uri-miss; stored",
             CacheStatusHeader::Miss { stored: false } => "fastrac-gateway; fwd=uri-miss",
             CacheStatusHeader::Joined => "fastrac-gateway; fwd=uri-miss; collapsed",
+            CacheStatusHeader::Bypass => "fastrac-gateway; fwd=bypass",
             CacheStatusHeader::Forced { stored: true } => "fastrac-gateway; fwd=request; stored",
             CacheStatusHeader::Forced { stored: false } => "fastrac-gateway; fwd=request",
         };

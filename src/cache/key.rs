@@ -2,12 +2,16 @@
 //!
 //! What always holds: a key is a length-prefixed tuple and therefore injective: requests that differ do not share one.
 //! Requests that only spell the same thing differently do: query parameters in another order (those with equal names
-//! keep theirs, nothing is decoded), JSON bodies with other white space or order of members (numbers and strings keep
-//! their text, so that no number type loses digits). Must not know the cache. Never fails.
+//! keep theirs, nothing is decoded), JSON bodies of the same value (see `canonical`). A request can be made from its key
+//! that Fastrac answers as it would answer the one that the key was made of. Must not know the cache. Fails by making no
+//! key, for a body that has no canonical form.
 
-use http::{HeaderMap, HeaderName, Method};
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, uri::PathAndQuery};
+
+use super::canonical;
 use crate::headers::Nominated;
 
 /// What a stored response depends on.
@@ -16,6 +20,8 @@ pub struct KeyParts<'a> {
     pub account: &'a str,
     /// Where the account's operation is called: after a change of the address nothing is answered from the old one.
     pub address: &'a str,
+    /// Name of the operation.
+    pub operation: &'a str,
     /// Absent if all services of the account share the response.
     pub service: Option<&'a str>,
     /// See `method`.
@@ -25,9 +31,17 @@ pub struct KeyParts<'a> {
     /// As received, without the question mark.
     pub query: Option<&'a str>,
     /// See `vary`.
-    pub vary: &'a [Vec<u8>],
+    pub vary: &'a [VaryValues<'a>],
     /// As received.
     pub body: &'a [u8],
+}
+
+/// The values of one of the headers that an operation declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaryValues<'a> {
+    pub name: &'a HeaderName,
+    /// In their order; none if the header is absent.
+    pub values: Vec<&'a HeaderValue>,
 }
 
 /// The method in a key: HEAD is answered from the stored GET.
@@ -37,15 +51,14 @@ pub(crate) fn method(method: &Method) -> &str {
 
 /// The values of the headers that an operation declares, in its order. An absent header differs from an empty one; one
 /// that `Connection` names is not sent, so it counts as absent.
-pub(crate) fn vary(headers: &HeaderMap, names: &[HeaderName]) -> Vec<Vec<u8>> {
+pub(crate) fn vary<'a>(headers: &'a HeaderMap, names: &'a [HeaderName]) -> Vec<VaryValues<'a>> {
     if names.is_empty() {
         return Vec::new();
     }
     let nominated = Nominated::of(headers);
-    // All values are sent, so all belong to the key; no value contains a NUL.
-    let values = |name: &HeaderName| {
-        let sent = headers.get_all(name).iter().filter(|_| !nominated.contains(name.as_str()));
-        sent.flat_map(|value| [b"\0", value.as_bytes()].concat()).collect()
+    let values = |name: &'a HeaderName| {
+        let values = headers.get_all(name).iter().filter(|_| !nominated.contains(name.as_str()));
+        VaryValues { name, values: values.collect() }
     };
     names.iter().map(values).collect()
 }
@@ -54,29 +67,81 @@ pub(crate) fn vary(headers: &HeaderMap, names: &[HeaderName]) -> Vec<Vec<u8>> {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key(Box<[u8]>);
 
+/// The request that a key was made of, in its canonical form.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyRequest<'a> {
+    pub account: &'a str,
+    pub address: &'a str,
+    pub operation: &'a str,
+    pub service: Option<&'a str>,
+    pub method: Method,
+    /// Path and query.
+    pub target: PathAndQuery,
+    /// Those that the operation declares.
+    pub headers: HeaderMap,
+    /// Canonical JSON, or empty.
+    pub body: Bytes,
+}
+
+/// In place of a length: the field is absent.
+const ABSENT: u32 = u32::MAX;
+
 impl Key {
-    pub fn new(parts: KeyParts<'_>) -> Self {
-        let mut out = Vec::with_capacity(96 + parts.address.len() + parts.path.len() + parts.body.len());
+    /// `None`: the body has no canonical form, so that it cannot be said which requests are the same.
+    pub fn new(parts: KeyParts<'_>) -> Option<Self> {
+        let query = parts.query.map(sorted);
+        let length = parts.address.len() + parts.path.len() + parts.body.len() + query.as_ref().map_or(0, |q| q.len());
+        let mut out = Vec::with_capacity(128 + length);
         field(&mut out, parts.account.as_bytes());
         field(&mut out, parts.address.as_bytes());
-        field(&mut out, parts.service.unwrap_or("\0").as_bytes());
+        field(&mut out, parts.operation.as_bytes());
+        optional(&mut out, parts.service);
         field(&mut out, parts.method.as_bytes());
         field(&mut out, parts.path.as_bytes());
-        query(&mut out, parts.query);
-        for value in parts.vary {
-            field(&mut out, value);
+        optional(&mut out, query.as_deref());
+        number(&mut out, parts.vary.len());
+        for VaryValues { name, values } in parts.vary {
+            field(&mut out, name.as_str().as_bytes());
+            number(&mut out, values.len());
+            values.iter().for_each(|value| field(&mut out, value.as_bytes()));
         }
-        match canonical(parts.body) {
-            Some(json) => {
-                out.push(b'j');
-                field(&mut out, &json);
-            }
-            None => {
-                out.push(b'r');
-                field(&mut out, parts.body);
+        // The last field needs no length.
+        if !parts.body.is_empty() {
+            canonical::append(&mut out, parts.body)?;
+        }
+        Some(Key(out.into_boxed_slice()))
+    }
+
+    /// The key that these bytes are, if they are one.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let key = Key(bytes.into());
+        key.request().is_some().then_some(key)
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The request that it was made of. `None` only if one of its parts is none of an HTTP request.
+    pub fn request(&self) -> Option<KeyRequest<'_>> {
+        let mut fields = Fields(&self.0);
+        let (account, address, operation) = (fields.text()?, fields.text()?, fields.text()?);
+        let service = fields.optional()?;
+        let method = Method::from_bytes(fields.field()?).ok()?;
+        let (path, query) = (fields.text()?, fields.optional()?);
+        let target = match query {
+            Some(query) => PathAndQuery::try_from(format!("{path}?{query}")).ok()?,
+            None => PathAndQuery::try_from(path).ok()?,
+        };
+        let mut headers = HeaderMap::new();
+        for _ in 0..fields.number()? {
+            let name = HeaderName::from_bytes(fields.field()?).ok()?;
+            for _ in 0..fields.number()? {
+                headers.append(&name, HeaderValue::from_bytes(fields.field()?).ok()?);
             }
         }
-        Key(out.into_boxed_slice())
+        let body = Bytes::copy_from_slice(fields.0);
+        Some(KeyRequest { account, address, operation, service, method, target, headers, body })
     }
 
     /// In bytes.
@@ -91,207 +156,75 @@ impl std::fmt::Debug for Key {
     }
 }
 
+/// Lengths fit: heads and bodies of requests have limits far below.
+fn number(out: &mut Vec<u8>, number: usize) {
+    out.extend_from_slice(&(number as u32).to_be_bytes());
+}
+
 fn field(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    number(out, bytes.len());
     out.extend_from_slice(bytes);
 }
 
-/// Parameters sorted by name; stable, so equal names keep their order.
-fn query(out: &mut Vec<u8>, query: Option<&str>) {
-    let Some(query) = query else { return out.extend_from_slice(&u32::MAX.to_be_bytes()) };
+fn optional(out: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        Some(text) => field(out, text.as_bytes()),
+        None => out.extend_from_slice(&ABSENT.to_be_bytes()),
+    }
+}
+
+/// A query with its parameters sorted by name; stable, so equal names keep their order.
+fn sorted(query: &str) -> Cow<'_, str> {
     if !query.contains('&') {
-        out.extend_from_slice(&1u32.to_be_bytes());
-        return field(out, query.as_bytes());
+        return Cow::Borrowed(query);
     }
     let mut parameters: Vec<&str> = query.split('&').collect();
     parameters.sort_by_key(|p| p.split_once('=').map_or(*p, |(name, _)| name));
-    out.extend_from_slice(&(parameters.len() as u32).to_be_bytes());
-    for parameter in parameters {
-        field(out, parameter.as_bytes());
-    }
+    Cow::Owned(parameters.join("&"))
 }
 
-/// Levels of nesting; deeper bodies are compared byte by byte.
-const MAX_DEPTH: u32 = 24;
+/// What is left of a key that is being read.
+struct Fields<'a>(&'a [u8]);
 
-/// Size of a body in bytes; longer ones are compared byte by byte. Each level of nesting is scanned once more, so this
-/// bounds the work to `MAX_DEPTH` times as many bytes: well under a millisecond.
-const MAX_CANONICAL: usize = 16 << 10;
-
-fn canonical(body: &[u8]) -> Option<Vec<u8>> {
-    if body.is_empty() || body.len() > MAX_CANONICAL {
-        return None;
+impl<'a> Fields<'a> {
+    fn number(&mut self) -> Option<u32> {
+        let (number, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u32::from_be_bytes(*number))
     }
-    let raw: &RawValue = serde_json::from_slice(body).ok()?;
-    let mut out = Vec::with_capacity(body.len());
-    write(&mut out, raw, MAX_DEPTH)?;
-    Some(out)
-}
 
-fn write(out: &mut Vec<u8>, value: &RawValue, depth: u32) -> Option<()> {
-    let depth = depth.checked_sub(1)?;
-    match value.get().as_bytes().first()? {
-        b'{' => {
-            let mut members = members(value)?;
-            members.sort_by(|a, b| a.0.cmp(&b.0));
-            out.push(b'{');
-            for (i, (name, member)) in members.iter().enumerate() {
-                if i > 0 {
-                    out.push(b',');
-                }
-                serde_json::to_writer(&mut *out, name).ok()?;
-                out.push(b':');
-                write(out, member, depth)?;
-            }
-            out.push(b'}');
-        }
-        b'[' => {
-            let items: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
-            out.push(b'[');
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
-                    out.push(b',');
-                }
-                write(out, item, depth)?;
-            }
-            out.push(b']');
-        }
-        _ => out.extend_from_slice(value.get().trim().as_bytes()),
+    fn bytes(&mut self, length: u32) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(length as usize)?;
+        self.0 = rest;
+        Some(bytes)
     }
-    Some(())
-}
 
-/// The members of an object in their order, duplicates included.
-fn members(value: &RawValue) -> Option<Vec<(String, &RawValue)>> {
-    struct Members;
-    impl<'de> serde::de::Visitor<'de> for Members {
-        type Value = Vec<(String, &'de RawValue)>;
+    fn field(&mut self) -> Option<&'a [u8]> {
+        let length = self.number()?;
+        self.bytes(length)
+    }
 
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object")
-        }
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.field()?).ok()
+    }
 
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut members = Vec::new();
-            while let Some(entry) = map.next_entry()? {
-                members.push(entry);
-            }
-            Ok(members)
+    /// `Some(None)`: it is absent.
+    fn optional(&mut self) -> Option<Option<&'a str>> {
+        match self.number()? {
+            ABSENT => Some(None),
+            length => Some(Some(std::str::from_utf8(self.bytes(length)?).ok()?)),
         }
     }
-    serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_str(value.get()), Members).ok()
 }
 
 /// The key of a plain GET.
 #[cfg(test)]
 pub(super) fn key_of_path(path: &str) -> Key {
-    let (account, address, method) = ("main", "https://b2b.example", "GET");
-    Key::new(KeyParts { account, address, service: None, method, path, query: None, vary: &[], body: b"" })
+    let (account, address, operation, method) = ("main", "https://b2b.example", "v2.city", "GET");
+    let parts =
+        KeyParts { account, address, operation, service: None, method, path, query: None, vary: &[], body: b"" };
+    Key::new(parts).expect("there is no body")
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn parts(account: &str) -> KeyParts<'_> {
-        KeyParts {
-            account,
-            address: "https://b2b.example",
-            service: None,
-            method: "GET",
-            path: "/p",
-            query: None,
-            vary: &[],
-            body: b"",
-        }
-    }
-
-    fn key(query: Option<&str>, body: &str) -> Key {
-        let method = if body.is_empty() { "GET" } else { "POST" };
-        Key::new(KeyParts { method, query, body: body.as_bytes(), ..parts("main") })
-    }
-
-    #[test]
-    fn spellings_of_one_request_share_a_key() {
-        assert_eq!(key(Some("b=1&a=2"), ""), key(Some("a=2&b=1"), ""));
-        assert_eq!(key(None, r#"{"a":1,"b":[1, 2]}"#), key(None, " {\"b\":[1,2],\n\"\\u0061\":1}"));
-    }
-
-    #[test]
-    fn different_requests_never_share_one() {
-        assert_ne!(key(Some("a=1&a=2"), ""), key(Some("a=2&a=1"), ""));
-        assert_ne!(key(Some("a=%31"), ""), key(Some("a=1"), ""));
-        assert_ne!(key(None, ""), key(Some(""), ""));
-        for (a, b) in [
-            ("[1,2]", "[2,1]"),
-            (r#"{"a":1}"#, r#"{"a":1.0}"#),
-            (r#"{"a":10000000000000000001}"#, r#"{"a":10000000000000000002}"#),
-            (r#"{"a":1,"a":2}"#, r#"{"a":2,"a":1}"#),
-            (r#"{"a":"1"}"#, r#"{"a":1}"#),
-            (r#"{"a":"b c"}"#, r#"{"a":"bc"}"#),
-            ("not json", "notjson"),
-        ] {
-            assert_ne!(key(None, a), key(None, b), "{a} {b}");
-        }
-        assert_ne!(Key::new(parts("a")), Key::new(parts("b")));
-        assert_ne!(Key::new(parts("a")), Key::new(KeyParts { service: Some("s"), ..parts("a") }));
-        assert_ne!(Key::new(parts("a")), Key::new(KeyParts { address: "https://b2b.other", ..parts("a") }));
-    }
-
-    #[test]
-    fn long_bodies_are_compared_byte_by_byte() {
-        let long = |space| format!("{{\"a\":{space}\"{}\"}}", "x".repeat(MAX_CANONICAL));
-        assert_ne!(key(None, &long("")), key(None, &long(" ")));
-        assert_eq!(key(None, &long("")), key(None, &long("")));
-    }
-
-    #[test]
-    fn a_header_that_connection_names_counts_as_absent() {
-        let names = [HeaderName::from_static("accept-language")];
-        let value = |text| http::HeaderValue::from_static(text);
-        let mut headers = HeaderMap::from_iter([(names[0].clone(), value("id"))]);
-        assert_ne!(vary(&headers, &names), vary(&HeaderMap::new(), &names));
-        headers.insert(http::header::CONNECTION, value("Accept_Language"));
-        assert_eq!(vary(&headers, &names), vary(&HeaderMap::new(), &names));
-    }
-
-    #[test]
-    fn depth_costs_no_stack() {
-        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(key(None, &deep).size() > 200_000);
-    }
-
-    type Tuple = (String, String, Option<String>, Vec<u8>);
-
-    fn tuple() -> impl Strategy<Value = Tuple> {
-        ("[a-b/]{0,4}", "/[a-b]{0,4}", prop::option::of("[ab=&]{0,6}"), prop::collection::vec(b'a'..=b'b', 0..5))
-    }
-
-    fn of(t: &Tuple) -> Key {
-        let (account, path, query, body) = t;
-        Key::new(KeyParts { method: "POST", path, query: query.as_deref(), body, ..parts(account) })
-    }
-
-    fn sorted(query: &Option<String>) -> Option<Vec<String>> {
-        query.as_ref().map(|q| {
-            let mut parts: Vec<String> = q.split('&').map(str::to_owned).collect();
-            parts.sort_by_key(|p| p.split('=').next().unwrap().to_owned());
-            parts
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn is_injective_up_to_parameter_order(a in tuple(), b in tuple()) {
-            let same = a.0 == b.0 && a.1 == b.1 && sorted(&a.2) == sorted(&b.2) && a.3 == b.3;
-            prop_assert_eq!(of(&a) == of(&b), same);
-        }
-
-        #[test]
-        fn never_panics(body in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = Key::new(KeyParts { body: &body, ..parts("") });
-        }
-    }
-}
+mod tests;

@@ -33,18 +33,29 @@ pub(super) struct Fill {
     forced: bool,
 }
 
-/// Looks a request up in the cache and waits if another request is fetching it. `Continue`: Fastrac must be asked;
-/// with a [`Fill`] if the operation is cached.
+/// How a request is fetched that no stored or shared response answers.
+pub(super) enum Unanswered {
+    /// Its operation is not cached.
+    Uncached,
+    /// It has no key, so it uses no stored response, and its own is neither stored nor shared.
+    Bypass,
+    Fill(Fill),
+}
+
+/// Looks a request up in the cache and waits if another request is fetching it. `Continue`: Fastrac must be asked.
 pub(super) async fn lookup(
     x: &mut Exchange,
     call: &Call,
     claim: &mut Claim,
-) -> Result<ControlFlow<Reply, Option<Fill>>, Refusal> {
+) -> Result<ControlFlow<Reply, Unanswered>, Refusal> {
     if call.upstream.operation.cache.is_none() {
-        return Ok(ControlFlow::Continue(None));
+        return Ok(ControlFlow::Continue(Unanswered::Uncached));
     }
     let directives = RequestDirectives::read(&call.upstream.request.headers, call.service().force_refresh);
-    let key = key(call);
+    let Some(key) = key(call) else {
+        let refused = directives.only_if_cached.then(Refusal::only_if_cached);
+        return refused.map_or(Ok(ControlFlow::Continue(Unanswered::Bypass)), Err);
+    };
     let cache = &call.upstream.snapshot.cache;
     let now = Instant::now();
     let fresh = |now| match cache.lookup(&key, now) {
@@ -67,7 +78,8 @@ pub(super) async fn lookup(
                 return hit(call, claim, &entry, Instant::now()).await.map(ControlFlow::Break);
             }
             Flight::Leader(leader) => {
-                return Ok(ControlFlow::Continue(Some(Fill { leader, forced: directives.max_age.is_some() })));
+                let fill = Fill { leader, forced: directives.max_age.is_some() };
+                return Ok(ControlFlow::Continue(Unanswered::Fill(fill)));
             }
             Flight::Follower(follower) => {
                 call.claim_hit(x, claim).await?;
@@ -99,11 +111,12 @@ fn is_only_leaders(result: &FetchResult, call: &Call) -> bool {
     of_limits && *service != call.service().name
 }
 
-fn key(call: &Call) -> Key {
+fn key(call: &Call) -> Option<Key> {
     let request = &call.upstream.request;
     Key::new(KeyParts {
         account: &call.upstream.account.name,
         address: &call.upstream.account.route(call.upstream.operation.api).url,
+        operation: &call.upstream.operation.name,
         service: (call.upstream.operation.class != Class::Lookup).then_some(&call.service().name),
         method: key::method(&request.method),
         path: request.target.path(),
@@ -128,6 +141,12 @@ fn reply_of(fetch: &FetchResult, cached: CacheStatusHeader) -> Result<Reply, Ref
     let fetched = fetch.as_ref().map_err(|refused| refused.refusal.clone())?;
     let reply = Reply::of_entry(&fetched.entry, cached);
     Ok(Reply { code: fetched.code, retry_after: fetched.retry_after, ..reply })
+}
+
+/// Steps 7 to 14 of a request that bypasses the cache.
+pub(super) async fn bypass(x: &mut Exchange, call: &Call, claim: Claim) -> Result<Reply, Refusal> {
+    let reply = fetch::fetch(&call.upstream, claim, x.attempts()).await?.reply();
+    Ok(Reply { cached: Some(CacheStatusHeader::Bypass), ..reply })
 }
 
 /// Steps 7 to 14 of a fill, in a task that outlives its caller.

@@ -71,6 +71,37 @@ fn equivalent_requests_share_an_entry_and_others_do_not() {
 }
 
 #[test]
+fn a_body_without_one_meaning_bypasses_the_cache() {
+    let gateway = TestGateway::new();
+    let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+    let long = format!("{{\"keyword\":\"gambir\"{}}}", " ".repeat(20_000));
+    let ambiguous = [
+        r#"{"keyword":"gambir","limit":1,"limit":2}"#,
+        r#"{"keyword":"gambir","limit":1,"l\u0069mit":2}"#,
+        r#"{"keyword":"gambir\ud800"}"#,
+        r#"{"keyword":"gambir"}x"#,
+        "keyword=gambir",
+        " ",
+        &deep,
+        &long,
+    ];
+    for body in ambiguous {
+        let request = post("/region/search-region", body).by("shop");
+        let before = gateway.received().len();
+        for _ in 0..2 {
+            let response = gateway.send(request.clone());
+            assert_eq!(cache_status(&response), "fastrac-gateway; fwd=bypass", "{body}");
+            assert_eq!((response.sent(), response.header("etag"), response.header("age")), ("yes", None, None));
+        }
+        assert_eq!(gateway.received().len(), before + 2, "{body}");
+        let only = gateway.send(request.header("cache-control", "only-if-cached"));
+        assert_eq!((only.status, only.code(), gateway.received().len()), (504, "cache.only".to_owned(), before + 2));
+    }
+    let bypassed = gateway.metric("cache_requests_total", &[("operation", "v2.search_region"), ("result", "bypass")]);
+    assert_eq!(bypassed, 2.0 * ambiguous.len() as f64);
+}
+
+#[test]
 fn not_found_is_stored_for_a_time_of_its_own() {
     let more = "[operations.\"v2.city\"]\ncache = { fresh = \"24h\", not_found = \"1s\" }\n";
     let gateway = Setup { more, ..Setup::default() }.start();

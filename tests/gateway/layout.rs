@@ -124,9 +124,10 @@ fn nothing_imports_the_top() {
 }
 
 /// Files and folders that compute and do nothing else.
-const PURE: [&str; 14] = [
+const PURE: [&str; 15] = [
     "catalog/route",
     "catalog/target",
+    "cache/canonical",
     "cache/key",
     "cache/rules",
     "headers",

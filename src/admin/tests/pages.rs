@@ -136,6 +136,7 @@ async fn purge_forgets_every_stored_answer() {
     let parts = crate::cache::KeyParts {
         account: "main",
         address: "",
+        operation: "v2.city",
         service: None,
         method: "GET",
         path: "/",
@@ -154,7 +155,7 @@ async fn purge_forgets_every_stored_answer() {
         lifetimes: crate::cache::Lifetimes::only_fresh(std::time::Duration::from_secs(60)),
     };
     let entry = crate::cache::CacheEntry::shared(entry);
-    cache.keep(crate::cache::Key::new(parts), Arc::new(entry), cache.generation());
+    cache.keep(crate::cache::Key::new(parts).unwrap(), Arc::new(entry), cache.generation());
     let metrics = stage.ask(TestRequest::get("/metrics")).await.body;
     assert!(metrics.contains("fastrac_gateway_cache_entries{operation=\"v2.city\"} 1"), "{metrics}");
     assert_eq!(stage.post("/cache/purge", "").await.json()["purged"], 1);

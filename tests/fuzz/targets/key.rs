@@ -1,6 +1,9 @@
-//! The cache key: two requests share one exactly if they are equivalent.
+//! The cache key: two requests share one exactly if they are equivalent, and a key's request has that key.
 
-use fastrac_gateway::cache::{Key, KeyParts};
+use std::collections::BTreeMap;
+
+use fastrac_gateway::cache::{Key, KeyParts, VaryValues};
+use http::{HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 
 /// The parts of a request that a cache key depends on.
@@ -11,7 +14,7 @@ struct CacheRequest {
     method: String,
     path: String,
     query: Option<String>,
-    vary: Vec<Vec<u8>>,
+    vary: Vec<Option<HeaderValue>>,
     body: Vec<u8>,
 }
 
@@ -26,14 +29,19 @@ pub fn run(data: &[u8]) {
         // A single equals sign means "the same".
         set(&mut b, field, if second == b"=" { first } else { second });
     }
-    let same = meaning(&a) == meaning(&b);
-    assert_eq!(key(&a) == key(&b), same, "{a:?} {b:?}");
-    assert_eq!(key(&a), key(&a));
+    let (first, second) = (key(&a), key(&b));
+    for (request, key) in [(&a, &first), (&b, &second)] {
+        assert_eq!(key.is_some(), body(&request.body).is_some(), "{request:?}");
+        key.iter().for_each(|key| is_that_of_its_request(key));
+    }
+    if first.is_some() && second.is_some() {
+        assert_eq!(first == second, meaning(&a) == meaning(&b), "{a:?} {b:?}");
+    }
 }
 
 fn set(request: &mut CacheRequest, field: usize, line: &[u8]) {
-    // NUL occurs in no configured name and in no parsed head; a line break in a body is written as `~`.
-    let text = || String::from_utf8_lossy(line).replace('\0', "");
+    // A line break in a body is written as `~`.
+    let text = || String::from_utf8_lossy(line).into_owned();
     let optional = || (line != b"-").then(text);
     match field {
         0 => request.account = text(),
@@ -41,22 +49,47 @@ fn set(request: &mut CacheRequest, field: usize, line: &[u8]) {
         2 => request.method = text(),
         3 => request.path = text(),
         4 => request.query = optional(),
-        5 | 6 => request.vary.push(line.to_vec()),
+        5 | 6 => request.vary.push(HeaderValue::from_bytes(line).ok()),
         _ => request.body = line.iter().map(|byte| if *byte == b'~' { b'\n' } else { *byte }).collect(),
     }
 }
 
-fn key(request: &CacheRequest) -> Key {
+const NAMES: [HeaderName; 2] = [http::header::ACCEPT_LANGUAGE, http::header::ACCEPT];
+
+fn key(request: &CacheRequest) -> Option<Key> {
+    let vary = NAMES.iter().zip(&request.vary);
+    let vary: Vec<_> = vary.map(|(name, value)| VaryValues { name, values: value.iter().collect() }).collect();
     Key::new(KeyParts {
         account: &request.account,
         address: "",
+        operation: "v2.city",
         service: request.service.as_deref(),
         method: &request.method,
         path: &request.path,
         query: request.query.as_deref(),
-        vary: &request.vary,
+        vary: &vary,
         body: &request.body,
     })
+}
+
+/// A refresh must ask for what the key stands for.
+fn is_that_of_its_request(key: &Key) {
+    let Some(request) = key.request() else { return };
+    let vary = NAMES.iter().map(|name| VaryValues { name, values: request.headers.get_all(name).iter().collect() });
+    let vary: Vec<_> = vary.collect();
+    let again = Key::new(KeyParts {
+        account: request.account,
+        address: request.address,
+        operation: request.operation,
+        service: request.service,
+        method: request.method.as_str(),
+        path: request.target.path(),
+        query: request.target.query(),
+        vary: &vary,
+        body: &request.body,
+    });
+    assert_eq!(again.as_ref(), Some(key), "{request:?}");
+    assert_eq!(Key::from_bytes(key.as_bytes()).as_ref(), Some(key));
 }
 
 /// The meaning of a request, as a value that needs no encoding.
@@ -64,22 +97,23 @@ fn key(request: &CacheRequest) -> Key {
 struct Meaning<'a> {
     names: [Option<&'a str>; 4],
     query: Option<Vec<&'a str>>,
-    vary: &'a [Vec<u8>],
-    body: Body<'a>,
+    vary: &'a [Option<HeaderValue>],
+    body: Option<Body>,
 }
 
 #[derive(Debug, PartialEq)]
-enum Body<'a> {
+enum Body {
+    Empty,
     Json(Tree),
-    Bytes(&'a [u8]),
 }
 
 #[derive(Debug, PartialEq)]
 enum Tree {
-    Object(Vec<(String, Tree)>),
+    Object(BTreeMap<String, Tree>),
     Array(Vec<Tree>),
-    /// A number, string or word, as written.
-    Leaf(String),
+    String(String),
+    /// A number or word, as written.
+    Plain(String),
 }
 
 fn meaning(request: &CacheRequest) -> Meaning<'_> {
@@ -88,32 +122,45 @@ fn meaning(request: &CacheRequest) -> Meaning<'_> {
         parameters.sort_by_key(|parameter| parameter.split('=').next().unwrap_or_default().to_owned());
         parameters
     });
-    let json = serde_json::from_slice::<&RawValue>(&request.body).ok().and_then(|raw| tree(raw.get(), 24));
     Meaning {
         names: [Some(&request.account), request.service.as_deref(), Some(&request.method), Some(&request.path)],
         query,
         vary: &request.vary,
-        body: json.map_or(Body::Bytes(&request.body), Body::Json),
+        body: body(&request.body),
     }
 }
 
-/// `None` beyond that depth, where bodies are compared as bytes.
+/// `None`: it has no canonical form.
+fn body(body: &[u8]) -> Option<Body> {
+    if body.is_empty() {
+        return Some(Body::Empty);
+    }
+    let raw = serde_json::from_slice::<&RawValue>(body).ok().filter(|_| body.len() <= 16 << 10)?;
+    tree(raw.get(), 64).map(Body::Json)
+}
+
+/// The tree of a JSON value by serde. `None` if it is too deep, or a name occurs twice.
 fn tree(text: &str, depth: u32) -> Option<Tree> {
-    let depth = depth.checked_sub(1)?;
     let text = text.trim();
-    if text.starts_with('[') {
-        let items: Vec<&RawValue> = serde_json::from_str(text).ok()?;
-        return items.into_iter().map(|item| tree(item.get(), depth)).collect::<Option<_>>().map(Tree::Array);
+    match text.as_bytes().first()? {
+        b'[' => {
+            let depth = depth.checked_sub(1)?;
+            let items: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+            items.into_iter().map(|item| tree(item.get(), depth)).collect::<Option<_>>().map(Tree::Array)
+        }
+        b'{' => {
+            let depth = depth.checked_sub(1)?;
+            let mut members = BTreeMap::new();
+            for (name, value) in pairs(text)? {
+                if members.insert(name, tree(value.get(), depth)?).is_some() {
+                    return None;
+                }
+            }
+            Some(Tree::Object(members))
+        }
+        b'"' => serde_json::from_str(text).ok().map(Tree::String),
+        _ => Some(Tree::Plain(text.to_owned())),
     }
-    if !text.starts_with('{') {
-        return Some(Tree::Leaf(text.to_owned()));
-    }
-    let mut members = pairs(text)?
-        .into_iter()
-        .map(|(name, value)| Some((name, tree(value.get(), depth)?)))
-        .collect::<Option<Vec<_>>>()?;
-    members.sort_by(|a, b| a.0.cmp(&b.0));
-    Some(Tree::Object(members))
 }
 
 /// An object's members in their order, duplicates included.

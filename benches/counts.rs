@@ -13,7 +13,7 @@ use std::{
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use fastrac_gateway::{
-    admission::{Claim, CounterContext, CounterId, Quota, WallClock},
+    admission::{Claim, CounterContext, CounterId, LastCounts, Quota, WallClock},
     config::{QuotaConfig, Rate},
     ledger::Ledger,
     store::Store,
@@ -64,7 +64,7 @@ fn counts(c: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let open = || {
         let store = Store::open(folder.path()).unwrap();
-        let ledger = runtime.block_on(Ledger::open(folder.path(), store.clone())).unwrap();
+        let ledger = runtime.block_on(Ledger::open(folder.path(), store.clone(), true)).unwrap();
         (store, ledger)
     };
     let (store, ledger) = open();
@@ -98,7 +98,7 @@ fn counts(c: &mut Criterion) {
     until_leased(&quotas);
     eprintln!("memory of a service: {} bytes", (resident() - before) / SERVICES);
     drop((quotas, one));
-    runtime.block_on(ledger.close(Vec::new()));
+    runtime.block_on(ledger.close(LastCounts::default()));
     runtime.block_on(store.close());
     let began = Instant::now();
     let (_store, ledger) = open();

@@ -9,6 +9,7 @@
 //! headers except the two `RateLimit` fields. It fails with [`Exceeded`], [`OverBudget`] and [`Unrecorded`].
 
 mod bucket;
+mod bucket_start;
 mod budget;
 mod calendar_day;
 mod claim;
@@ -32,10 +33,11 @@ mod usage;
 mod wall_clock;
 
 pub use self::{
+    bucket_start::{BucketMark, BucketStart},
     budget::{Budget, BudgetLimit, BudgetMember, BudgetRequest, BudgetUsage, NotSpent, OverBudget, Spent},
     calendar_day::{CalendarDay, LocalTime},
     claim::Claim,
-    day::{DayCount, DayCounter, Unrecorded},
+    day::{DayCount, DayCounter, LastCounts, Unrecorded},
     header::WindowLimit,
     in_flight::{InFlightLimit, InFlightPermit},
     lease::{CounterContext, CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level, RestoredDay},

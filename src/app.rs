@@ -134,12 +134,13 @@ impl App {
         let metrics = Metrics::new()?;
         let tls = Arc::new(TlsListeners::open(&config.listen, &metrics)?);
         // The store first: the error for a second process on the same folder then names the folder.
-        let has_lost_store = !store::exists(&config.state.dir) && ledger::exists(&config.state.dir);
-        let store = Store::open(&config.state.dir)?;
+        let state = &config.state.dir;
+        let (has_store, has_marks) = (store::exists(state), ledger::exists(state));
+        let store = Store::open(state)?;
         let control = control_runtime()?;
-        let ledger = control.block_on(Ledger::open(&config.state.dir, store.clone()))?;
+        let ledger = control.block_on(Ledger::open(state, store.clone(), !has_store && !has_marks))?;
         let degraded = Arc::<DegradedReports>::default();
-        if has_lost_store {
+        if has_marks && !has_store {
             control.spawn(report_lost_store(degraded.clone(), config.orders.remember));
         }
         let log = ExchangeLog::open(&config.log, &metrics, &degraded)?;

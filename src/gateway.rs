@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    admission::{CounterId, DayCount},
+    admission::LastCounts,
     config::Config,
     connector::Connector,
     degraded::DegradedReports,
@@ -224,7 +224,7 @@ impl Gateway {
     }
 
     /// Ends all counting, because the process ends: the last counts.
-    pub fn close_counts(&self) -> Vec<(CounterId, DayCount)> {
+    pub fn close_counts(&self) -> LastCounts {
         self.counts.close()
     }
 

@@ -1,4 +1,5 @@
-//! The embedded ledger: day counts that survive the end of the process and of the machine.
+//! The embedded ledger: day counts that survive the end of the process and of the machine, and token buckets that survive
+//! a clean restart ([`bucket_marks`]).
 //!
 //! Counters ask it for leases and marks ([`DayLedger`]); a thread of its own writes them to the file of day marks and to the
 //! state store, so no request waits for a disk. What always holds: see [`book`]; a counter gets no grant for what is not
@@ -6,6 +7,7 @@
 //! after that it fails by granting nothing, repeats what failed, and says so ([`Ledger::is_healthy`]).
 
 mod book;
+mod bucket_marks;
 mod marks_file;
 mod slot;
 mod stored_lease;
@@ -30,12 +32,13 @@ use tokio::sync::oneshot;
 pub use self::marks_file::{MarksSummary, exists, inspect};
 use self::{
     book::{Book, RestoredDays, days_of},
+    bucket_marks::BucketMarks,
     marks_file::MarksFile,
     stored_lease::{LEASES, StoredLease},
     writer::{LedgerHealth, LedgerJob, LedgerWriter},
 };
 use crate::{
-    admission::{CounterId, DayCount, DayLedger, LeaseRequest, Level, RestoredDay},
+    admission::{BucketStart, CounterId, DayLedger, LastCounts, LeaseRequest, Level, RestoredDay},
     store::{Store, StoreError},
 };
 
@@ -56,15 +59,16 @@ pub struct Ledger {
     jobs: Sender<LedgerJob>,
     /// Of counters that do not exist yet.
     restored: Mutex<RestoredDays>,
+    buckets: BucketMarks,
     health: Arc<LedgerHealth>,
 }
 
 impl Ledger {
-    /// Opens the ledger in `dir`, the folder of `store`, and starts its thread.
+    /// Opens the ledger in `dir`, the folder of `store`, and starts its thread. `is_new`: no gateway has run there before.
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub async fn open(dir: &Path, store: Store) -> Result<Arc<Self>, LedgerError> {
+    pub async fn open(dir: &Path, store: Store, is_new: bool) -> Result<Arc<Self>, LedgerError> {
         let loaded = store.load(&LEASES).await?;
         let (marks, found) = MarksFile::open(dir)?;
         if loaded.unreadable > 0 || found.damaged > 0 {
@@ -84,7 +88,9 @@ impl Ledger {
         }
         let stored = loaded.rows.iter().filter_map(|row| StoredLease::new(&row.key, row.row)).collect();
         let today = jiff::Timestamp::now().as_second().div_euclid(86_400) as i32;
-        let (book, restored) = Book::recover(found, stored, boot(), today);
+        let boot = boot();
+        let (book, restored) = Book::recover(found, stored, boot, today);
+        let buckets = BucketMarks::take(dir, boot, is_new);
         let (jobs, queue) = mpsc::channel();
         let health = Arc::<LedgerHealth>::default();
         let writer = LedgerWriter {
@@ -98,7 +104,7 @@ impl Ledger {
             check_at: Instant::now(),
         };
         std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(&queue))?;
-        Ok(Arc::new(Ledger { jobs, restored: Mutex::new(restored), health }))
+        Ok(Arc::new(Ledger { jobs, restored: Mutex::new(restored), buckets, health }))
     }
 
     /// Whether its writes succeed in time.
@@ -107,7 +113,7 @@ impl Ledger {
     }
 
     /// Writes the last counts, exactly, and ends the thread. Nothing is granted any more.
-    pub async fn close(&self, counts: Vec<(CounterId, DayCount)>) {
+    pub async fn close(&self, counts: LastCounts) {
         let (closed_tx, closed_rx) = oneshot::channel();
         if self.jobs.send(LedgerJob::Close(counts, closed_tx)).is_ok() {
             let _ = closed_rx.await;
@@ -118,6 +124,10 @@ impl Ledger {
 impl DayLedger for Ledger {
     fn restore(&self, counter: &CounterId) -> Vec<RestoredDay> {
         days_of(&mut self.restored.lock(), counter)
+    }
+
+    fn bucket(&self, counter: &CounterId) -> BucketStart {
+        self.buckets.start_of(counter)
     }
 
     fn request(&self, request: LeaseRequest) {

@@ -2,12 +2,15 @@
 //!
 //! Always holds: what [`Tokens`] promises; what is not kept goes back. It fails with [`InsufficientTokens`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::tokens::{FillRate, InsufficientTokens, Tokens};
+use super::{
+    bucket_start::BucketStart,
+    tokens::{FillRate, InsufficientTokens, Tokens},
+};
 use crate::config::Rate;
 
 #[derive(Debug)]
@@ -19,15 +22,16 @@ pub(super) struct TokenBucket {
 }
 
 impl TokenBucket {
-    pub(super) fn full(rate: Rate) -> Self {
-        Self { tokens: Mutex::new(Tokens::full(FillRate::of(rate))), start: Instant::now(), rate: Mutex::new(rate) }
+    pub(super) fn new(rate: Rate, begins: BucketStart) -> Self {
+        let fill = FillRate::of(rate);
+        let mut tokens = Tokens::full(fill);
+        tokens.fill_until(begins.full_in(fill));
+        Self { tokens: Mutex::new(tokens), start: Instant::now(), rate: Mutex::new(rate) }
     }
 
     /// An empty bucket: a limit that is set while the gateway runs grants no burst.
     pub(super) fn empty(rate: Rate) -> Self {
-        let bucket = Self::full(rate);
-        bucket.tokens.lock().empty(0);
-        bucket
+        Self::new(rate, BucketStart::Unknown { age: Duration::ZERO })
     }
 
     pub(super) fn rate(&self) -> Rate {

@@ -14,6 +14,7 @@ use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
 use super::{
+    bucket_start::BucketMark,
     calendar_day::LocalTime,
     claim::{Claim, ClaimedDay},
     day::{DayCounter, Unrecorded},
@@ -126,8 +127,11 @@ pub struct BudgetUsage {
 impl Budget {
     /// An unused budget. The day starts at midnight of `zone`.
     pub fn new(budget: &config::BudgetConfig, zone: &TimeZone, context: impl Into<CounterContext>) -> Self {
-        let day = DayCounter::new(budget.day, zone, context);
-        Self { queue: Arc::new(WaitQueue::new(limits(budget), day)) }
+        let context = context.into();
+        let begins = context.bucket();
+        let queue = WaitQueue::new(limits(budget), DayCounter::new(budget.day, zone, context));
+        queue.begin(begins);
+        Self { queue: Arc::new(queue) }
     }
 
     /// Changes the limits; counts and requests in flight stay.
@@ -169,6 +173,11 @@ impl Budget {
     /// to wait, or none. Nothing is sent until then, and less after it.
     pub fn throttled(&self, sent: Instant, wait: Option<Duration>) {
         self.queue.throttled(sent, wait);
+    }
+
+    /// For [`super::DayLedger::bucket`] of the next process.
+    pub fn bucket_mark(&self) -> BucketMark {
+        self.queue.bucket_mark()
     }
 
     /// The count of the day.

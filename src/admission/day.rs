@@ -26,10 +26,11 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
+    bucket_start::BucketMark,
     calendar_day::{CalendarDay, LocalTime},
     day_row::{DayRow, DayRows},
     day_share::DayView,
-    lease::{CounterContext, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level},
+    lease::{CounterContext, CounterId, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level},
     lease_line::{LeaseLines, LinePlace},
     outlook::DayUse,
     wall_clock::WallClock,
@@ -90,6 +91,13 @@ pub struct Unrecorded;
 pub struct DayCount {
     pub day: CalendarDay,
     pub used: u64,
+}
+
+/// What was used at the end of the process.
+#[derive(Debug, Default)]
+pub struct LastCounts {
+    pub days: Vec<(CounterId, DayCount)>,
+    pub buckets: Vec<(CounterId, BucketMark)>,
 }
 
 impl DayCounter {

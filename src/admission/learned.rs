@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::tokens::FillRate;
 
 /// All of the configured rate. A millionth is fine enough for rates of a million a second.
-const ALL: u32 = 1_000_000;
+pub(super) const ALL: u32 = 1_000_000;
 /// The rate never falls below this part of the configured one, or one a second if that is more.
 const LEAST: u32 = ALL / 20;
 /// How much the rate climbs at once.
@@ -54,6 +54,18 @@ impl Learned {
         self.fell_at = Some(now);
         self.part = (self.part / 2).max(LEAST);
         true
+    }
+
+    /// What a process before this one had learned: a part of [`ALL`], and the end of a pause.
+    pub(super) fn restore(&mut self, part: u32, paused_until: u64) {
+        self.part = part.clamp(LEAST, ALL);
+        self.paused_until = paused_until;
+        self.climbs_at = if self.part == ALL { u64::MAX } else { paused_until + CLIMB_EVERY };
+    }
+
+    /// The part of the configured rate at present, of [`ALL`].
+    pub(super) fn part(&self) -> u32 {
+        self.part
     }
 
     /// Raises the rate if it is time. Returns whether it rose.

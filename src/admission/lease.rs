@@ -12,7 +12,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{calendar_day::CalendarDay, wall_clock::WallClock};
+use super::{bucket_start::BucketStart, calendar_day::CalendarDay, wall_clock::WallClock};
 
 /// Whose units are counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,13 @@ pub struct CounterContext {
     pub ledger: Option<Arc<dyn DayLedger>>,
 }
 
+impl CounterContext {
+    /// What the bucket of the second begins with.
+    pub(super) fn bucket(&self) -> BucketStart {
+        self.ledger.as_ref().map_or(BucketStart::Unused, |ledger| ledger.bucket(&self.id))
+    }
+}
+
 /// Counts that end with the process.
 impl From<WallClock> for CounterContext {
     fn from(clock: WallClock) -> Self {
@@ -62,6 +69,9 @@ impl From<WallClock> for CounterContext {
 pub trait DayLedger: fmt::Debug + Send + Sync {
     /// The days of a counter as they are recorded.
     fn restore(&self, counter: &CounterId) -> Vec<RestoredDay>;
+
+    /// What the bucket of the counter's second begins with.
+    fn bucket(&self, counter: &CounterId) -> BucketStart;
 
     /// Takes a request and never waits. Called under the counter's lock, so the requests of a counter arrive in their order
     /// and the answers, [`LeaseHolder::granted`], must come later, on another thread. A request replaces the one before for

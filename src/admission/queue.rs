@@ -37,6 +37,7 @@ use self::{
 };
 use super::{
     bucket::nanos_since,
+    bucket_start::{BucketMark, BucketStart},
     day::{DayCounter, DayReservation, DayShortage, Unrecorded},
     day_share::DayView,
     share,
@@ -181,6 +182,18 @@ impl WaitQueue {
             members: Mutex::default(),
             leased: AtomicBool::new(false),
         }
+    }
+
+    /// What the bucket begins with. Called before any request.
+    pub(super) fn begin(&self, begins: BucketStart) {
+        self.state.lock().scheduler.supply.begin(begins);
+    }
+
+    /// For [`super::DayLedger::bucket`] of the next process.
+    pub(super) fn bucket_mark(&self) -> BucketMark {
+        let QueueUsage { second, paused_for, .. } = self.usage();
+        let rate_part = self.state.lock().scheduler.supply.rate_part();
+        BucketMark { tokens: second.map_or(0, |second| second.left), rate_part, paused_for }
     }
 
     /// Changes the limits while requests are in flight or wait. A changed rate never grants a burst.

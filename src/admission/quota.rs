@@ -23,10 +23,11 @@ use tokio::time::Instant;
 
 use super::{
     bucket::TokenBucket,
+    bucket_start::BucketMark,
     calendar_day::LocalTime,
     claim::{Claim, ClaimedDay},
     day::{DayCounter, DayShortage, Unrecorded},
-    header,
+    header, learned,
     lease::CounterContext,
     outlook::DayUse,
     overridden::{OverrideNotice, QuotaOverride},
@@ -106,9 +107,9 @@ impl Quota {
     /// An unused quota. The day starts at midnight of `zone`, the account's time zone.
     pub fn new(quota: &config::QuotaConfig, zone: &TimeZone, context: impl Into<CounterContext>) -> Self {
         let context = context.into();
-        let clock = context.clock;
+        let (clock, begins) = (context.clock, context.bucket());
         let day = DayCounter::new(quota.day.filter(|_| quota.enforce), zone, context);
-        let second = quota.second.map(|rate| Arc::new(TokenBucket::full(rate)));
+        let second = quota.second.map(|rate| Arc::new(TokenBucket::new(rate, begins)));
         let settings = QuotaSettings { configured: quota.clone(), overridden: None, zone: zone.clone() };
         let in_force = ArcSwap::from_pointee(LimitsInForce {
             second,
@@ -242,6 +243,12 @@ impl Quota {
             resets_at: self.day.ends_at(),
             notice: self.limits().overridden.as_ref().map(|set| self.notice(set)),
         }
+    }
+
+    /// For [`super::DayLedger::bucket`] of the next process.
+    pub fn bucket_mark(&self) -> BucketMark {
+        let tokens = self.limits().second.as_ref().map_or(0, |second| second.left());
+        BucketMark { tokens, rate_part: learned::ALL, paused_for: Duration::ZERO }
     }
 
     /// The count of the day.

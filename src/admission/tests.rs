@@ -58,7 +58,7 @@ mod bucket {
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_that_is_said_is_enough_and_not_too_long() {
-        let bucket = Arc::new(TokenBucket::full(Rate { per_second: 3, burst: 2 }));
+        let bucket = Arc::new(TokenBucket::new(Rate { per_second: 3, burst: 2 }, BucketStart::Unused));
         bucket.take(2).unwrap().keep();
         let Err(InsufficientTokens::Until(wait)) = bucket.take(1) else { panic!("took a third") };
         advance(wait - Duration::from_nanos(1)).await;

@@ -61,7 +61,7 @@ enum Change {
     Take { at: u64, worth: u64 },
     /// The rate changed.
     Refill { at: u64, from: FillRate, to: FillRate },
-    /// The bucket is empty until then.
+    /// The bucket is not full before then.
     Empty { full_at: u64 },
 }
 
@@ -151,7 +151,12 @@ impl Tokens {
 
     /// Empties the bucket, which begins to fill at `until`.
     pub(super) fn empty(&mut self, until: u64) {
-        self.record(Change::Empty { full_at: until + self.fill.capacity });
+        self.fill_until(until + self.fill.capacity);
+    }
+
+    /// The bucket is not full before `full_at`.
+    pub(super) fn fill_until(&mut self, full_at: u64) {
+        self.record(Change::Empty { full_at });
     }
 
     fn record(&mut self, what: Change) {

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use parking_lot::Mutex;
 
 use crate::{
-    admission::{Budget, CounterContext, CounterId, DayCount, DayCounter, DayLedger, Quota, WallClock},
+    admission::{Budget, CounterContext, CounterId, DayCounter, DayLedger, LastCounts, Quota, WallClock},
     config::{AccountConfig, Config, ServiceConfig},
 };
 
@@ -103,9 +103,16 @@ impl Counts {
     }
 
     /// Ends all counting: the last counts.
-    pub(super) fn close(&self) -> Vec<(CounterId, DayCount)> {
-        let mut counts = Vec::new();
-        self.each(|id, day| counts.extend(day.close().into_iter().map(|count| (id.clone(), count))));
-        counts
+    pub(super) fn close(&self) -> LastCounts {
+        let mut last = LastCounts::default();
+        self.each(|id, day| last.days.extend(day.close().into_iter().map(|count| (id.clone(), count))));
+        let quotas = self.quotas.lock();
+        let budgets = self.budgets.lock();
+        let services =
+            quotas.iter().map(|(name, quota)| (CounterId::Service(name.as_str().into()), quota.bucket_mark()));
+        let accounts =
+            budgets.iter().map(|(name, budget)| (CounterId::Account(name.as_str().into()), budget.bucket_mark()));
+        last.buckets = services.chain(accounts).collect();
+        last
     }
 }

@@ -145,6 +145,11 @@ impl Book {
         (book, restored)
     }
 
+    /// This run of the system.
+    pub(super) fn boot(&self) -> u64 {
+        self.boot
+    }
+
     /// Takes a request; it replaces the one before.
     pub(super) fn take(&mut self, request: LeaseRequest) {
         let key = SlotKey::new(&request.id, request.day.date);

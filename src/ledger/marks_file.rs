@@ -126,6 +126,11 @@ impl MarksFile {
         Ok((MarksFile { dir: dir.to_owned(), file, records: loaded.records }, loaded))
     }
 
+    /// The folder of the file.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Whether the file at the path is the one that is written, and as long. What cannot be told now counts as no loss.
     pub(super) fn check(&self) -> Result<(), LostMarks> {
         let at_path = match fs::symlink_metadata(self.dir.join(FILE)) {

@@ -31,7 +31,8 @@ use super::{
 };
 use crate::{
     admission::{
-        Claim, CounterContext, CounterId, DayLedger, Exceeded, LeaseRequest, Level, Quota, RestoredDay, WallClock,
+        BucketStart, Claim, CounterContext, CounterId, DayLedger, Exceeded, LeaseRequest, Level, Quota, RestoredDay,
+        WallClock,
     },
     config::QuotaConfig,
     store::{StoredRow as _, WriteBatch},
@@ -55,6 +56,10 @@ struct QueuedLedger {
 impl DayLedger for QueuedLedger {
     fn restore(&self, counter: &CounterId) -> Vec<RestoredDay> {
         days_of(&mut self.restored.lock(), counter)
+    }
+
+    fn bucket(&self, _: &CounterId) -> BucketStart {
+        BucketStart::Unused
     }
 
     fn request(&self, request: LeaseRequest) {

@@ -18,10 +18,11 @@ use tokio::sync::oneshot;
 
 use super::{
     book::{Book, SubmittedLease},
+    bucket_marks,
     marks_file::MarksFile,
 };
 use crate::{
-    admission::{CounterId, DayCount, LeaseRequest, Level},
+    admission::{LastCounts, LeaseRequest, Level},
     backoff::Backoff,
     store::Store,
 };
@@ -44,7 +45,7 @@ pub(super) enum LedgerJob {
     /// These leases could not be stored.
     NotStored(Vec<SubmittedLease>),
     /// These are the last counts; no requests follow.
-    Close(Vec<(CounterId, DayCount)>, oneshot::Sender<()>),
+    Close(LastCounts, oneshot::Sender<()>),
 }
 
 /// How the writes go, readable by other threads.
@@ -218,7 +219,10 @@ impl LedgerWriter {
     }
 
     /// The store first: the slot's lease must never be below the store's.
-    fn close(&mut self, counts: &[(CounterId, DayCount)]) {
+    fn close(&mut self, LastCounts { days: counts, buckets }: &LastCounts) {
+        if let Err(error) = bucket_marks::write(self.marks.dir(), self.book.boot(), buckets) {
+            tracing::warn!(%error, "the file of bucket marks cannot be written: limits per second will begin used up");
+        }
         let (stored_tx, stored_rx) = mpsc::channel();
         self.store.submit(self.book.closing_batch(counts), move |result| {
             // It is received, unless it took too long.

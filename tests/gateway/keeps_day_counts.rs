@@ -1,4 +1,5 @@
-//! Day counts survive kills, restarts and a lost store: never above a limit, and short by no more than is stated.
+//! Day counts survive kills, restarts and a lost store: never above a limit, and short by no more than is stated. No
+//! restart grants a burst.
 //!
 //! 30 kills and 30 restarts, at random instants under load; `FASTRAC_KILLS=100` for another number.
 
@@ -181,6 +182,36 @@ fn a_clean_restart_keeps_the_count_exactly() {
 fn quotes(program: &Program, number: usize) -> usize {
     let mut connection = Connection::open(program.data);
     (0..number).filter(|_| connection.send(&post("/tariff/express", bodies::TARIFF).by("shop")).status == 200).count()
+}
+
+#[test]
+fn no_restart_grants_a_burst_and_a_clean_one_loses_none() {
+    const BURST: usize = 30;
+    for limits_the_service in [true, false] {
+        let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+        let limit = "per_second = 1, burst = 30";
+        let configuration = if limits_the_service {
+            configuration(&fastrac, limit)
+        } else {
+            let all = configuration(&fastrac, "per_day = 1000");
+            all.replace("per_second = 100000, burst = 100000", &format!("{limit}, max_wait = \"0s\""))
+        };
+        let mut program = Program::start(&configuration, ACCESS, SECRET);
+        let began = Instant::now();
+        assert_eq!(quotes(&program, 10), 10);
+        for signal in [Signal::TERM, Signal::KILL, Signal::TERM, Signal::KILL] {
+            program.signal(signal);
+            program.ends(Duration::from_secs(10));
+            program.start_again();
+            let _ = quotes(&program, BURST + 10);
+            let passed = began.elapsed().as_secs() as usize + 1;
+            let received = received(&fastrac) as usize;
+            // Canaries are charged to the budget.
+            let sent = if limits_the_service { received } else { fastrac.journal().len() };
+            assert!(sent <= BURST + passed, "{sent} in {passed} s, {signal:?}");
+            assert!(sent >= BURST, "{sent}: a clean restart keeps what is left");
+        }
+    }
 }
 
 #[test]

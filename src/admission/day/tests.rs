@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     admission::{
-        Budget, BudgetMember, BudgetRequest, Claim, CounterId, DayLedger, Exceeded, NotSpent, Quota, RestoredDay,
-        WallClock,
+        BucketStart, Budget, BudgetMember, BudgetRequest, Claim, CounterId, DayLedger, Exceeded, NotSpent, Quota,
+        RestoredDay, WallClock,
     },
     config::{BudgetConfig, Priority, QuotaConfig},
 };
@@ -32,6 +32,10 @@ struct ManualLedger {
 impl DayLedger for ManualLedger {
     fn restore(&self, _: &CounterId) -> Vec<RestoredDay> {
         Vec::new()
+    }
+
+    fn bucket(&self, _: &CounterId) -> BucketStart {
+        BucketStart::Unused
     }
 
     fn request(&self, request: LeaseRequest) {

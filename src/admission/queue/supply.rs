@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::lines::{Demand, Standing};
 use crate::{
     admission::{
+        bucket_start::BucketStart,
         day_share::{DayRefused, DayShares, DayView},
         learned::Learned,
         share::{Shares, WHOLE},
@@ -153,6 +154,8 @@ pub(super) struct Supply {
     few_places: bool,
     /// Cost of the most expensive request so far.
     largest: u32,
+    /// The bucket was full at time 0.
+    begins_full: bool,
 }
 
 impl Supply {
@@ -171,9 +174,23 @@ impl Supply {
             max_wait: 0,
             few_places: false,
             largest: 1,
+            begins_full: true,
         };
         supply.limit(limits, 0);
         supply
+    }
+
+    /// The bucket begins with what it had in the process before, and so do pause and rate; the guarantees begin empty.
+    pub(super) fn begin(&mut self, begins: BucketStart) {
+        self.begins_full = begins == BucketStart::Unused;
+        if let Some((part, paused)) = begins.learned() {
+            self.learned.restore(part, paused);
+            self.refill(0, true);
+        }
+        if let Some(tokens) = &mut self.tokens {
+            let full_in = begins.full_in(tokens.fill());
+            tokens.fill_until(self.learned.paused_until() + full_in);
+        }
     }
 
     /// Changes the limits. The bucket keeps its tokens; one that is new begins empty.
@@ -199,8 +216,8 @@ impl Supply {
     /// Gives a service another share, of [`WHOLE`]. A new number is a new service, and must be the next one.
     pub(super) fn set_share(&mut self, member: usize, share: u64, now: u64) {
         self.occupied.resize(self.occupied.len().max(member + 1), 0);
-        // Before the first request, the bucket is full and so are the guarantees.
-        self.shares.set(member, share, now, now == 0);
+        // Before the first request, the guarantees are full if the bucket is.
+        self.shares.set(member, share, now, now == 0 && self.begins_full);
         self.days.set(member, share);
         self.days_apply |= share > 0;
     }
@@ -241,6 +258,11 @@ impl Supply {
     /// When the pause that Fastrac has imposed ends; in the past if there is none.
     pub(super) fn paused_until(&self) -> u64 {
         self.learned.paused_until()
+    }
+
+    /// The part of the configured rate at which the bucket fills at present.
+    pub(super) fn rate_part(&self) -> u32 {
+        self.learned.part()
     }
 
     /// When the rate rises next; the end of time if it is not low.

@@ -16,7 +16,7 @@ use percent_encoding::percent_decode_str;
 
 use self::{
     names::{MaskRule, MaskRules, looks_like_region},
-    value::{begins_with_basic, contains_basic, contains_own_secret, contains_personal, looks_secret},
+    value::{begins_with_basic, contains_basic, contains_own_secret, contains_personal, is_harmless, looks_secret},
 };
 use super::encode;
 use crate::config::LogBodies;
@@ -95,6 +95,9 @@ impl Masker {
     /// Appends a path, escaped as in a JSON string; `;name=value` parameters in it are masked as in a
     /// query.
     pub fn path(&self, out: &mut Vec<u8>, path: &str) {
+        if is_harmless(path) {
+            return encode::escape(out, path);
+        }
         // Base64 may contain slashes: what follows its first segment is hidden with it.
         let starts = memchr::memchr_iter(b'/', path.as_bytes()).map(|slash| slash + 1);
         let hidden = starts.into_iter().find(|start| begins_with_basic(&path.as_bytes()[*start..]));
@@ -159,6 +162,9 @@ pub(super) fn is_credential(text: &str) -> bool {
 
 /// Whether a text is masked whatever its name.
 fn is_hidden(text: &str) -> bool {
+    if is_harmless(text) {
+        return false;
+    }
     // Each decoding makes a space of the `+` that a phone number has got back in the one before.
     let mut text = Cow::Borrowed(text);
     for _ in 0..DECODINGS {

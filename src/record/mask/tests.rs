@@ -507,7 +507,27 @@ fn only_masked(plain: &Value, masked: &Value) -> bool {
     }
 }
 
+/// Texts like those of URIs, with what is hidden in them.
+fn uri_text() -> impl Strategy<Value = String> {
+    let piece = proptest::sample::select(
+        &[
+            "/", "-", "_", ".", ",", "+", " ", "%40", "%2B", "@", "{", "[", "\"", "bearer", "basic", "fgw_", "fgw",
+            "w_", "08", "0812", "628", "a1b2c3", "YTpi", "shop", "id.", "3", "33", "\u{ff10}", "\u{660}8",
+        ][..],
+    );
+    proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
 proptest! {
+    #[test]
+    fn what_is_harmless_hides_nothing(text in uri_text()) {
+        if value::is_harmless(&text) {
+            let read = decoded(&text);
+            prop_assert!(!looks_secret(&text) && !contains_personal(&text) && *read == *text);
+            prop_assert!((0..text.len()).all(|at| !begins_with_basic(&text.as_bytes()[at..])));
+        }
+    }
+
     #[test]
     fn a_canary_never_comes_out_and_nothing_else_changes(mut value in json(), pretty in any::<bool>()) {
         plant(&mut value, false);

@@ -208,6 +208,7 @@ impl App {
         control.spawn(gateway.live.orders.clone().keep_time());
         control.spawn(write_spending(spending));
         control.spawn(watch_use(gateway.clone()));
+        control.spawn(tidy_cache(gateway.clone()));
         watch_files(&control, tls, &gateway);
         control.spawn(counting::watch(gateway.clone(), ledger.clone()));
         control.block_on(counting::first_leases(&gateway));
@@ -289,6 +290,14 @@ async fn watch_use(gateway: Arc<Gateway>) {
     loop {
         tokio::time::sleep(gateway::WATCH_INTERVAL).await;
         gateway.observe_use();
+    }
+}
+
+/// Frees the memory of what has left the cache.
+async fn tidy_cache(gateway: Arc<Gateway>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        gateway.current.load().cache.tidy();
     }
 }
 

@@ -1,15 +1,19 @@
 //! Stored responses, and single flight for those being fetched.
 //!
 //! What may be stored, and for how long, is decided by `cache/rules` alone. What always holds: the entries take at most
-//! `cache.memory` bytes (moka evicts); an entry past its last permitted use is not given out; what was requested before a
+//! `cache.memory` bytes of heap, with everything that belongs to them (moka evicts), and one of them at most an eighth of
+//! that; an entry past its last permitted use is not given out; what was requested before a
 //! purge is not stored after it. Freshness is kept in the entry, because moka's clock is private. Must not know Fastrac,
 //! callers or requests. Never fails: what is not stored is fetched again.
 
 mod canonical;
 pub mod entry;
 pub mod flight;
+mod heap;
 pub mod key;
+mod packed;
 pub mod rules;
+mod upkeep;
 
 use std::{
     collections::BTreeMap,
@@ -21,11 +25,20 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::memory::Memory;
 pub use entry::{CacheEntry, Lifetimes, NewEntry, Received};
 pub(crate) use flight::JoinRequest;
 pub use flight::{Flight, Flights, Follower, Leader};
 pub use key::{Key, KeyParts, KeyRequest, VaryValues};
+use packed::NameLists;
 pub use rules::RequestDirectives;
+use upkeep::Upkeep;
+
+/// Bytes of heap that an entry takes beside its key and its content: moka's nodes and maps, measured with mimalloc.
+const NODE: usize = 250;
+
+/// An entry takes at most this part of the cache, so that a few large ones do not evict the many small ones.
+const LARGEST: u64 = 8;
 
 /// What the cache has for a key.
 #[derive(Debug)]
@@ -41,6 +54,10 @@ pub enum Lookup {
 #[derive(Clone, Debug)]
 pub struct Cache {
     entries: moka::sync::Cache<Key, Arc<CacheEntry>>,
+    /// Bytes that the entries may take.
+    memory: u64,
+    names: Arc<NameLists>,
+    upkeep: Arc<Upkeep>,
     /// Number of purges so far.
     purges: Arc<AtomicU64>,
     /// Number of changes of an account's address so far.
@@ -61,7 +78,7 @@ pub struct Generation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheUsage {
     pub entries: u64,
-    /// Estimated.
+    /// Of the heap.
     pub bytes: u64,
 }
 
@@ -74,7 +91,13 @@ impl Cache {
             // Callers may still be reading it.
             .eviction_listener(|_, entry: Arc<CacheEntry>, _| entry.set_stored(false))
             .build();
-        Cache { entries, purges: Arc::default(), moves: Arc::default(), made_at: 0 }
+        let (names, upkeep) = (Arc::default(), Arc::new(Upkeep::new(memory)));
+        Cache { entries, memory, names, upkeep, purges: Arc::default(), moves: Arc::default(), made_at: 0 }
+    }
+
+    /// A response in the form in which it may be stored. `memory` accounts for what left the cache while it is read.
+    pub fn pack(&self, response: NewEntry, memory: &Arc<Memory>) -> CacheEntry {
+        CacheEntry::packed(response, &self.names, memory)
     }
 
     /// What is stored under a key at `now`.
@@ -107,14 +130,19 @@ impl Cache {
         Generation { purges: self.purges.load(SeqCst), moves: self.moves.load(SeqCst) }
     }
 
-    /// Stores a response that was requested in `generation`, unless the cache was purged or an address has changed since.
-    /// Returns whether it did.
+    /// Stores a response that was requested in `generation`, unless the cache was purged or an address has changed since,
+    /// or it is too large. Returns whether it did.
     pub fn keep(&self, key: Key, entry: Arc<CacheEntry>, generation: Generation) -> bool {
-        if generation != self.current() {
+        let weight = u64::from(weight(&key, &entry));
+        if generation != self.current() || weight > self.memory / LARGEST {
             return false;
         }
         entry.set_stored(true);
         self.entries.insert(key.clone(), entry);
+        self.upkeep.stored(weight);
+        if self.upkeep.is_due() {
+            self.entries.run_pending_tasks();
+        }
         // A purge may have begun in between, and may have removed the other entries before this one was stored.
         let kept = generation == self.current();
         if !kept {
@@ -127,6 +155,14 @@ impl Cache {
     pub fn purge(&self) {
         self.purges.fetch_add(1, SeqCst);
         self.entries.invalidate_all();
+        self.upkeep.purged();
+    }
+
+    /// Frees the memory of entries that have left. To be called about once a second; does nothing if nothing has changed.
+    pub fn tidy(&self) {
+        for _ in 0..self.upkeep.rounds() {
+            self.entries.run_pending_tasks();
+        }
     }
 
     /// Usage by operation. Walks all entries: for scrapes, not for the path.
@@ -142,9 +178,9 @@ impl Cache {
     }
 }
 
-/// Estimated bytes.
+/// Bytes of heap.
 fn weight(key: &Key, entry: &CacheEntry) -> u32 {
-    u32::try_from(key.size() + entry.size()).unwrap_or(u32::MAX)
+    u32::try_from(heap::block(key.size()) + entry.size() + NODE).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -216,12 +252,12 @@ mod tests {
     #[test]
     fn what_has_left_it_counts_until_its_readers_are_done() {
         let memory = Memory::new(1 << 20);
-        let cache = Cache::new(200_000);
-        let detached = |size| Arc::new(CacheEntry::detached(response(size, Lifetimes::only_fresh(MINUTE)), 0, &memory));
+        let cache = Cache::new(400_000);
+        let detached = |size| Arc::new(cache.pack(response(size, Lifetimes::only_fresh(MINUTE)), &memory));
         // Stores a response and reads it.
         let store = |name: &str, size| {
             let entry = detached(size);
-            assert!(cache.keep(key(name), entry.clone(), cache.generation()));
+            assert_eq!(cache.keep(key(name), entry.clone(), cache.generation()), size < 500_000);
             entry.body()
         };
         let entries = || cache.usage().values().map(|usage| usage.entries).sum::<u64>();
@@ -241,6 +277,17 @@ mod tests {
         assert_eq!(memory.used(), 120_000);
         drop((replacing, purged, body));
         assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn a_large_response_does_not_evict_many_small_ones() {
+        let cache = Cache::new(80_000);
+        let store = |name: &str, size| cache.keep(key(name), entry(size), cache.generation());
+        assert!((0..40).all(|number| store(&format!("/{number}"), 1000)));
+        assert!(!store("/large", 10_000) && store("/smaller", 9_000));
+        assert!((20..=41).contains(&cache.usage()["v2.city"].entries));
+        // Nor the good one that it would have replaced.
+        assert!(!store("/1", 10_000) && is_fresh(&cache, "/1"));
     }
 
     #[test]

@@ -196,9 +196,9 @@ impl Readers {
     }
 
     /// The bytes for one more reader.
-    pub fn read(&self, bytes: &Bytes) -> Bytes {
+    pub fn read(&self, bytes: Bytes) -> Bytes {
         if bytes.len() <= SMALL {
-            return bytes.clone();
+            return bytes;
         }
         let mut state = self.state.lock();
         let new = || ReadersClaim { memory: self.memory.clone(), bytes: bytes.len(), counted: AtomicBool::new(false) };
@@ -206,7 +206,7 @@ impl Readers {
         claim.set_counted(!state.stored);
         state.claim = Arc::downgrade(&claim);
         drop(state);
-        Bytes::from_owner(Held { bytes: bytes.clone(), _claim: claim })
+        Bytes::from_owner(Held { bytes, _claim: claim })
     }
 
     /// The bytes are stored from here on, or no longer.
@@ -278,10 +278,10 @@ mod tests {
     fn stored_bytes_count_while_they_are_read_and_not_stored() {
         let memory = Memory::new(1 << 20);
         let (readers, bytes) = (Readers::new(&memory), Bytes::from(vec![7; SMALL + 1]));
-        let early = readers.read(&bytes);
+        let early = readers.read(bytes.clone());
         assert_eq!((memory.used(), early[..] == bytes[..]), (SMALL + 1, true));
         readers.set_stored(true);
-        let late = readers.read(&bytes);
+        let late = readers.read(bytes.clone());
         assert_eq!(memory.used(), 0);
         // Slow callers still have them when they leave the cache; those who are done do not.
         readers.set_stored(false);
@@ -290,12 +290,12 @@ mod tests {
         assert_eq!(memory.used(), SMALL + 1);
         drop(late);
         assert_eq!(memory.used(), 0);
-        let again = readers.read(&bytes);
+        let again = readers.read(bytes.clone());
         assert_eq!(memory.used(), SMALL + 1);
         drop(again);
         readers.set_stored(true);
         readers.set_stored(false);
-        let small = readers.read(&bytes.slice(1..));
+        let small = readers.read(bytes.slice(1..));
         assert_eq!((memory.used(), small.len()), (0, SMALL));
     }
 

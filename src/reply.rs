@@ -162,7 +162,7 @@ impl Reply {
     /// A copy of a stored or shared response.
     pub(crate) fn of_entry(entry: &CacheEntry, cached: CacheStatusHeader) -> Self {
         let body = ReplyBody::Whole(entry.body());
-        Reply { cached: Some(cached), ..Reply::whole(entry.status(), entry.headers(), body, entry.outcome()) }
+        Reply { cached: Some(cached), ..Reply::whole(entry.status(), entry.headers(ADDED), body, entry.outcome()) }
     }
 
     /// The response to the first request with an `Idempotency-Key`, again.

@@ -9,20 +9,21 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
+use super::{
+    heap,
+    packed::{NameLists, PackedResponse},
+};
 use crate::{
     memory::{Memory, Readers},
     outcome::Outcome,
 };
-
-/// Estimated bytes that an entry takes beside its content: moka's node, maps, allocations.
-const ENTRY_OVERHEAD: usize = 512;
 
 /// Wait after the first failed fetch that was to replace an entry; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -37,24 +38,16 @@ pub struct Received {
     at: Instant,
     /// Above zero for an entry of an earlier process.
     age: Duration,
-    /// The wall clock of that moment, for other processes.
-    wall: SystemTime,
 }
 
 impl Received {
     pub fn now() -> Self {
-        Received { at: Instant::now(), age: Duration::ZERO, wall: SystemTime::now() }
+        Received::with_age(Duration::ZERO)
     }
 
-    /// Received at this time of the wall clock, by another process. A time in the future counts as now.
-    pub fn at(wall: SystemTime) -> Self {
-        let age = SystemTime::now().duration_since(wall).unwrap_or_default();
-        Received { at: Instant::now(), age, wall }
-    }
-
-    /// By the wall clock.
-    pub fn wall(self) -> SystemTime {
-        self.wall
+    /// Received this long ago, by another process.
+    pub fn with_age(age: Duration) -> Self {
+        Received { at: Instant::now(), age }
     }
 
     /// Time since then.
@@ -106,10 +99,27 @@ pub struct NewEntry {
 /// A response of Fastrac, stored or about to be.
 #[derive(Debug)]
 pub struct CacheEntry {
-    response: NewEntry,
+    status: StatusCode,
+    outcome: Outcome,
+    operation: Arc<str>,
+    received: Received,
+    lifetimes: Lifetimes,
+    content: Content,
     /// Who reads the body, if it may be stored.
     readers: Option<Readers>,
     refresh: RefreshState,
+}
+
+/// Head and body of an entry.
+#[derive(Debug)]
+enum Content {
+    /// As received: its slices keep the buffers of a connection alive.
+    Received {
+        headers: HeaderMap,
+        stored_from: HeaderValue,
+        body: Bytes,
+    },
+    Packed(PackedResponse),
 }
 
 /// What is known of the fetches that are to replace an entry.
@@ -126,71 +136,90 @@ struct RefreshState {
 impl CacheEntry {
     /// A response that is shared and not stored.
     pub fn shared(response: NewEntry) -> Self {
-        CacheEntry { response, readers: None, refresh: RefreshState::default() }
+        let NewEntry { status, headers, body, outcome, operation, stored_from, received, lifetimes } = response;
+        let content = Content::Received { headers, stored_from, body };
+        let (readers, refresh) = (None, RefreshState::default());
+        CacheEntry { status, outcome, operation, received, lifetimes, content, readers, refresh }
     }
 
     /// A response that may be stored. It gets bytes of its own: slices would keep the buffers of the connection alive,
-    /// uncounted, as long as the entry lives. Leaves room for `more` headers, so that a copy of the map need not be
-    /// rehashed for them.
-    pub(crate) fn detached(response: NewEntry, more: usize, memory: &Arc<Memory>) -> Self {
-        let own = |value: HeaderValue| HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value);
-        let mut headers = HeaderMap::with_capacity(response.headers.len() + more);
-        for (name, value) in &response.headers {
-            headers.append(name, own(value.clone()));
-        }
-        let response = NewEntry { headers, body: Bytes::copy_from_slice(&response.body), ..response };
-        CacheEntry { readers: Some(Readers::new(memory)), ..CacheEntry::shared(response) }
+    /// uncounted, as long as the entry lives.
+    pub(super) fn packed(response: NewEntry, lists: &NameLists, memory: &Arc<Memory>) -> Self {
+        let NewEntry { headers, stored_from, body, .. } = &response;
+        let content = PackedResponse::new(headers, stored_from, body, lists);
+        CacheEntry::shared(response).with(content, memory)
+    }
+
+    fn with(self, content: PackedResponse, memory: &Arc<Memory>) -> Self {
+        CacheEntry { content: Content::Packed(content), readers: Some(Readers::new(memory)), ..self }
     }
 
     pub(crate) fn status(&self) -> StatusCode {
-        self.response.status
+        self.status
     }
 
-    /// The headers for one more caller.
-    pub(crate) fn headers(&self) -> HeaderMap {
-        self.response.headers.clone()
+    /// The headers for one more caller, with room for `more`.
+    pub(crate) fn headers(&self, more: usize) -> HeaderMap {
+        match &self.content {
+            Content::Received { headers, .. } => headers.clone(),
+            Content::Packed(response) => response.headers(more),
+        }
     }
 
     /// The body for one more caller.
     pub(crate) fn body(&self) -> Bytes {
-        let body = &self.response.body;
-        self.readers.as_ref().map_or_else(|| body.clone(), |readers| readers.read(body))
+        let body = match &self.content {
+            Content::Received { body, .. } => body.clone(),
+            Content::Packed(response) => response.body(),
+        };
+        match &self.readers {
+            Some(readers) => readers.read(body),
+            None => body,
+        }
     }
 
     pub(crate) fn outcome(&self) -> Outcome {
-        self.response.outcome
+        self.outcome
     }
 
     pub(crate) fn operation(&self) -> &Arc<str> {
-        &self.response.operation
+        &self.operation
     }
 
+    /// Id of the request that fetched it.
     pub(crate) fn stored_from(&self) -> HeaderValue {
-        self.response.stored_from.clone()
+        match &self.content {
+            Content::Received { stored_from, .. } => stored_from.clone(),
+            Content::Packed(response) => response.stored_from(),
+        }
     }
 
     /// Time since it was received.
     pub(crate) fn age(&self, now: Instant) -> Duration {
-        self.response.received.age(now)
+        self.received.age(now)
     }
 
     pub(crate) fn lifetimes(&self) -> &Lifetimes {
-        &self.response.lifetimes
+        &self.lifetimes
     }
 
     pub(super) fn set_stored(&self, stored: bool) {
         self.readers.iter().for_each(|readers| readers.set_stored(stored));
     }
 
-    /// Estimated bytes that it takes together with its key, without the key's.
+    /// Bytes that it takes of the heap.
     pub(super) fn size(&self) -> usize {
-        let headers: usize = self.response.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 64).sum();
-        self.response.body.len() + headers + ENTRY_OVERHEAD
+        let content = match &self.content {
+            // Not stored, but in tests.
+            Content::Received { body, .. } => body.len(),
+            Content::Packed(response) => response.heap(),
+        };
+        heap::arc(size_of::<CacheEntry>()) + content
     }
 
     /// Whether, at this age, it is given at once although it is stale, and refreshed behind the response.
     pub fn revalidates(&self, age: Duration) -> bool {
-        age < self.lifetimes().revalidated()
+        age < self.lifetimes.revalidated()
     }
 
     /// Whether a fetch that replaces it may begin at this age: not soon after one has failed.
@@ -247,14 +276,11 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[tokio::test(start_paused = true)]
-    async fn an_entry_of_an_earlier_process_keeps_its_age_and_none_is_negative() {
-        let now = Instant::now();
-        let restored = |wall| Received::at(wall).age(now);
-        assert!((HOUR..HOUR * 2).contains(&restored(SystemTime::now() - HOUR)));
-        assert_eq!(restored(SystemTime::now() + HOUR), Duration::ZERO);
+    async fn an_entry_of_an_earlier_process_keeps_its_age() {
+        let received = Received::with_age(HOUR);
         tokio::time::advance(HOUR).await;
-        let age = Received::at(SystemTime::now() - HOUR).age(Instant::now() + HOUR);
-        assert!((HOUR * 2..HOUR * 3).contains(&age));
+        assert_eq!(received.age(Instant::now()), 2 * HOUR);
+        assert_eq!(received.age(Instant::now() - 5 * HOUR), HOUR, "never younger than it was");
     }
 
     #[tokio::test(start_paused = true)]
@@ -280,7 +306,7 @@ mod tests {
 
     #[test]
     fn it_is_queued_once() {
-        let entry = entry(Lifetimes::only_fresh(HOUR), Received { at: Instant::now(), ..Received::now() });
+        let entry = entry(Lifetimes::only_fresh(HOUR), Received::now());
         assert!(entry.enqueue() && !entry.enqueue());
         entry.dequeue();
         assert!(entry.enqueue());

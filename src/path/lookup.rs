@@ -22,7 +22,7 @@ use crate::{
     fetched::{FetchRefused, FetchResult, Fetched, SharedFetch},
     outcome::{Code, Outcome},
     refusal::Refusal,
-    reply::{self, CacheStatusHeader, Reply, ReplyBody},
+    reply::{CacheStatusHeader, Reply, ReplyBody},
     upstream::Failure,
 };
 
@@ -194,7 +194,7 @@ async fn fetch_and_store(
         lifetimes: lifetimes.unwrap_or_default(),
     };
     let entry = match lifetimes {
-        Some(_) => CacheEntry::detached(entry, reply::ADDED, &snapshot.memory),
+        Some(_) => snapshot.cache.pack(entry, &snapshot.memory),
         None => CacheEntry::shared(entry),
     };
     let entry = Arc::new(entry);

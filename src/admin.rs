@@ -19,6 +19,7 @@ mod health;
 mod keys;
 mod orders;
 mod quota;
+mod quota_count;
 mod refused_requests;
 mod scrape;
 mod server;
@@ -108,6 +109,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/orders/{id}", get(orders::show))
         .route("/orders/settle", post(orders::settle))
         .route("/quota", get(quota::show).post(quota::set))
+        .route("/quota/count", post(quota_count::set))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::not_allowed)
         .layer(from_fn_with_state(state.clone(), guard::check))

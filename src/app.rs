@@ -5,6 +5,7 @@
 //! and serves the admin port; log and store have threads of their own. This is the only file that sees
 //! most rooms. It fails with [`AppError`].
 
+mod clock_mark;
 mod counting;
 mod descriptors;
 mod rotations;
@@ -45,6 +46,7 @@ use crate::{
     spending::{self, Spending},
     store::{self, OpenError, Store, StoreError},
 };
+use clock_mark::ClockMark;
 use rotations::Rotations;
 pub use secrecy::protect_memory;
 pub use sockets::Sockets;
@@ -136,9 +138,12 @@ impl App {
         // The store first: the error for a second process on the same folder then names the folder.
         let state = &config.state.dir;
         let (has_store, has_marks) = (store::exists(state), ledger::exists(state));
+        let is_new = !has_store && !has_marks && !clock_mark::exists(state);
         let store = Store::open(state)?;
+        // Before anything whose time may be over.
+        let clock_mark = ClockMark::open(state);
         let control = control_runtime()?;
-        let ledger = control.block_on(Ledger::open(state, store.clone(), !has_store && !has_marks))?;
+        let ledger = control.block_on(Ledger::open(state, store.clone(), is_new))?;
         let degraded = Arc::<DegradedReports>::default();
         if has_marks && !has_store {
             control.spawn(report_lost_store(degraded.clone(), config.orders.remember));
@@ -210,7 +215,10 @@ impl App {
         control.spawn(watch_use(gateway.clone()));
         control.spawn(tidy_cache(gateway.clone()));
         watch_files(&control, tls, &gateway);
-        control.spawn(counting::watch(gateway.clone(), ledger.clone()));
+        if ledger.has_lost_counts() {
+            control.spawn(counting::report_lost_counts(gateway.clone()));
+        }
+        control.spawn(counting::watch(gateway.clone(), ledger.clone(), clock_mark));
         control.block_on(counting::first_leases(&gateway));
         // Until then connections wait in the backlog, so that a restart does not cause refusals.
         let _ = control.block_on(async { tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&gateway)).await });

@@ -4,7 +4,7 @@
 
 use std::{
     sync::LazyLock,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use parking_lot::Mutex;
@@ -22,6 +22,20 @@ static CLOCK: LazyLock<Mutex<SettledClock>> = LazyLock::new(|| Mutex::new(Settle
 /// minutes late, and not at all if the clock has come back by then.
 pub(crate) fn settled_time() -> SystemTime {
     CLOCK.lock().look(ClockJumps::now())
+}
+
+/// What the clocks show now, according to a process before this one: a wall clock that is further off has jumped.
+pub(crate) fn expect(clocks: ClockJumps) {
+    *CLOCK.lock() = SettledClock::start(clocks);
+}
+
+/// By how much the wall clock, in milliseconds since 1970, is ahead of `uptime`; `None` while a jump is not followed yet.
+pub(crate) fn agreed_offset(uptime: Option<Duration>) -> Option<i64> {
+    let (now, uptime) = (ClockJumps::now(), uptime?);
+    let mut clock = CLOCK.lock();
+    clock.look(now);
+    let wall = now.wall.duration_since(UNIX_EPOCH).ok().filter(|_| clock.jumped.is_none())?;
+    Some(i64::try_from(wall.as_millis()).ok()? - i64::try_from(uptime.as_millis()).ok()?)
 }
 
 /// Both clocks at the last look.

@@ -47,7 +47,7 @@ use compile::{CompileContext, Previous, compile};
 pub use counts::Counting;
 use counts::Counts;
 pub use file::{POLL_INTERVAL, ReloadError};
-pub use overrides::{Overrides, SetOverride, UnknownService};
+pub use overrides::{NotOverridden, Overrides, SetOverride};
 use ready::ReadySoFar;
 pub use removals::{Inventory, Removals};
 use restart::keep_in_force;

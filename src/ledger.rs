@@ -26,7 +26,6 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 pub use self::marks_file::{MarksSummary, exists, inspect};
@@ -40,6 +39,7 @@ use self::{
 use crate::{
     admission::{BucketStart, CounterId, DayLedger, LastCounts, LeaseRequest, Level, RestoredDay},
     store::{Store, StoreError},
+    uptime,
 };
 
 /// Why the ledger could not be opened.
@@ -60,6 +60,7 @@ pub struct Ledger {
     /// Of counters that do not exist yet.
     restored: Mutex<RestoredDays>,
     buckets: BucketMarks,
+    has_lost_counts: bool,
     health: Arc<LedgerHealth>,
 }
 
@@ -79,6 +80,8 @@ impl Ledger {
                 "some day counts are damaged; of two records of a count the larger one applies"
             );
         }
+        let lacks_marks = found.is_new || found.is_unreadable || found.damaged > 0;
+        let has_lost_counts = !is_new && lacks_marks && (loaded.rows.is_empty() || loaded.unreadable > 0);
         if found.is_new && !loaded.rows.is_empty() {
             tracing::warn!("the file of day marks was lost; the day counts are those of the state store");
         } else if loaded.rows.is_empty() && !found.slots.is_empty() {
@@ -88,7 +91,7 @@ impl Ledger {
         }
         let stored = loaded.rows.iter().filter_map(|row| StoredLease::new(&row.key, row.row)).collect();
         let today = jiff::Timestamp::now().as_second().div_euclid(86_400) as i32;
-        let boot = boot();
+        let boot = uptime::boot();
         let (book, restored) = Book::recover(found, stored, boot, today);
         let buckets = BucketMarks::take(dir, boot, is_new);
         let (jobs, queue) = mpsc::channel();
@@ -104,7 +107,12 @@ impl Ledger {
             check_at: Instant::now(),
         };
         std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(&queue))?;
-        Ok(Arc::new(Ledger { jobs, restored: Mutex::new(restored), buckets, health }))
+        Ok(Arc::new(Ledger { jobs, restored: Mutex::new(restored), buckets, has_lost_counts, health }))
+    }
+
+    /// Whether both records of some day counts were lost before the start, as far as the folder shows.
+    pub fn has_lost_counts(&self) -> bool {
+        self.has_lost_counts
     }
 
     /// Whether its writes succeed in time.
@@ -137,16 +145,5 @@ impl DayLedger for Ledger {
 
     fn is_failing(&self, level: Level) -> bool {
         self.health.is_failing(level)
-    }
-}
-
-/// The run of the system. Where it is unknown, a number that no other start has.
-fn boot() -> u64 {
-    match std::fs::read("/proc/sys/kernel/random/boot_id") {
-        Ok(id) => {
-            let digest = Sha256::digest(&id);
-            digest.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
-        }
-        Err(_) => fastrand::u64(..),
     }
 }

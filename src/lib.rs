@@ -61,6 +61,7 @@
 //! | [`limited_read`] | reads of an HTTP client that leave its thread to others, whatever the server sends |
 //! | [`deferred_write`] | writes at the end of a scheduler turn |
 //! | [`catch_panic`] | the panic of a future as a value |
+//! | [`uptime`] | the run of the system, and how long it has lasted |
 //! | [`clock_jumps`] | jumps of the wall clock against the monotonic one, and the time without momentary ones |
 //!
 //! The simulator of Fastrac is a crate of its own, in `sandbox/`. Imports only point downwards, and there are no
@@ -109,6 +110,7 @@ pub mod snapshot;
 pub mod spending;
 pub mod store;
 pub mod upstream;
+pub mod uptime;
 
 #[cfg(test)]
 extern crate self as fastrac_gateway;

@@ -2,7 +2,7 @@
 //!
 //! For reports only: nothing is limited by these counts. What always holds: a request is counted once it may have been sent,
 //! in the day of its account's zone; counts are kept by name, so a reload keeps them, and so does a restart. They are
-//! written to the store every [`WRITE_INTERVAL`] and at a clean stop, so `kill -9` loses the last seconds. A request costs
+//! written to the store every [`WRITE_INTERVAL`] and at a clean stop, so `kill -9` loses what came after the last write. A request costs
 //! an index and a short lock that only requests of the same service and operation share. The room knows no requests. A
 //! write that fails is repeated with the next one.
 
@@ -30,7 +30,7 @@ use row::{SPENT, SpentRow};
 pub use spenders::{Spender, SpenderIndex, SpenderKey, Spenders};
 
 /// How often the counts are written.
-pub const WRITE_INTERVAL: Duration = Duration::from_secs(5);
+pub const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Dates whose rows are kept in the store: the newest ones. Not an age, so that a clock that is ahead removes nothing of
 /// the days before.

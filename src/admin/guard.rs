@@ -56,7 +56,7 @@ const WRONG_TOKEN_BURST: NonZeroU32 = NonZeroU32::new(10).unwrap();
 const WRONG_TOKEN_PERIOD: Duration = Duration::from_secs(6);
 
 /// The pages and commands, and their names in metrics and audit log.
-pub(super) const ACTIONS: [(&str, &str); 13] = [
+pub(super) const ACTIONS: [(&str, &str); 14] = [
     ("/", "console"),
     ("/status", "status"),
     ("/config", "config"),
@@ -66,6 +66,7 @@ pub(super) const ACTIONS: [(&str, &str); 13] = [
     ("/keys/verify", "keys_verify"),
     ("/keys/revoke", "keys_revoke"),
     ("/quota", "quota"),
+    ("/quota/count", "quota_count"),
     ("/orders", "orders"),
     ("/orders/{id}", "orders_show"),
     ("/orders/settle", "orders_settle"),

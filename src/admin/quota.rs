@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     admission::QuotaOverride,
-    gateway::{Overrides, SetOverride},
+    gateway::{NotOverridden, Overrides, SetOverride},
 };
 
 /// Longest override.
@@ -69,7 +69,8 @@ pub(super) async fn set(
     let now = Overrides::now();
     let set = wanted(&request, now)?.map(|limits| SetOverride { limits, by: by.clone(), since: now });
     let gateway = &state.admin.gateway;
-    let written = gateway.override_quota(&request.service, set.as_ref()).map_err(|_| unknown_service())?;
+    let changed = gateway.override_quota(&request.service, set.as_ref()).map_err(not_overridden)?;
+    let replaced = changed.replaced;
     let (service, reason) = (&request.service, request.reason.trim());
     subject.name("service", service.as_str());
     match &set {
@@ -83,18 +84,22 @@ pub(super) async fn set(
         }
         None => tracing::warn!(service, by, reason, "an operator has ended the change of a quota"),
     }
-    if let Err(why) = written.await {
+    if let Some(replaced) = &replaced {
+        subject.name("replaced", replaced.to_string());
+        tracing::warn!(service, %replaced, "the change of the quota before ends with that");
+    }
+    if let Err(why) = changed.written.await {
         let message = format!("this is in force, but could not be stored ({why}), so that it ends with a restart");
         return Err(AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "quota.unstored", message));
     }
-    QuotaChange::of(&state, &request.service).map(Json).ok_or_else(unknown_service)
+    QuotaChange::of(&state, &request.service, replaced).map(Json).ok_or_else(unknown_service)
 }
 
 /// The limits that a request asks for; `None`: it ends the override.
 fn wanted(request: &QuotaRequest, now: Timestamp) -> Result<Option<QuotaOverride>, AdminError> {
     let invalid = |message: &str| AdminError::new(StatusCode::BAD_REQUEST, "quota.invalid", message);
     let reason = request.reason.trim();
-    if reason.is_empty() || reason.chars().count() > REASON_MAX || reason.chars().any(char::is_control) {
+    if !is_reason(reason) {
         return Err(invalid("`reason` must have 1 to 200 characters: callers that are refused see it"));
     }
     let changes = request.per_day.is_some() || request.per_second.is_some();
@@ -119,6 +124,20 @@ fn wanted(request: &QuotaRequest, now: Timestamp) -> Result<Option<QuotaOverride
         until: until.ok_or_else(|| invalid("`for` is too long"))?,
         reason: reason.into(),
     }))
+}
+
+pub(super) fn is_reason(text: &str) -> bool {
+    (1..=REASON_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
+
+fn not_overridden(why: NotOverridden) -> AdminError {
+    match why {
+        NotOverridden::UnknownService => unknown_service(),
+        NotOverridden::Blocked(block) => {
+            let message = format!("the service is {block}; end that first (`clear`, on the command line --clear)");
+            AdminError::new(StatusCode::CONFLICT, "quota.blocked", message)
+        }
+    }
 }
 
 fn unknown_service() -> AdminError {

@@ -159,6 +159,18 @@ pub(super) struct QuotaChange {
     service: String,
     quota: Option<QuotaStatus>,
     r#override: Option<OverrideStatus>,
+    /// What was in force instead until then; `null`: the configured limits.
+    replaced: Option<OverrideStatus>,
+}
+
+/// The result of `/quota/count`.
+#[derive(Serialize)]
+pub(super) struct CountChange {
+    pub(super) service: Option<String>,
+    pub(super) account: Option<String>,
+    /// Units of today.
+    pub(super) used_before: u64,
+    pub(super) used_today: u64,
 }
 
 /// A window without a limit is `null`.
@@ -398,13 +410,14 @@ impl QuotaPage {
 
 impl QuotaChange {
     /// `None`: there is no such service any more.
-    pub(super) fn of(state: &AdminState, service: &str) -> Option<Self> {
+    pub(super) fn of(state: &AdminState, service: &str, replaced: Option<SetOverride>) -> Option<Self> {
         let gateway = &state.admin.gateway;
         let snapshot = gateway.current.load_full();
         let index = snapshot.catalog.services.iter().position(|known| known.name == service)?;
         let quota = snapshot.quotas.get(index).map(|quota| QuotaStatus::of(gateway, service, quota));
         let set = gateway.live.overrides.of(service).map(OverrideStatus::of);
-        Some(QuotaChange { service: service.to_owned(), quota, r#override: set })
+        let replaced = replaced.map(OverrideStatus::of);
+        Some(QuotaChange { service: service.to_owned(), quota, r#override: set, replaced })
     }
 }
 

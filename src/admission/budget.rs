@@ -185,6 +185,11 @@ impl Budget {
         &self.queue.day
     }
 
+    /// The date of the day: days since 1970, in the account's zone.
+    pub fn date(&self) -> i32 {
+        self.queue.day.view().date
+    }
+
     /// The limit of a window.
     pub fn limit(&self, window: LimitWindow) -> Option<WindowLimit> {
         let windows = self.usage().windows;

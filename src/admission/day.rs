@@ -249,6 +249,18 @@ impl DayCounter {
         }
     }
 
+    /// Counts at least so many units as used today, even beyond the limit. [`Self::is_leased`] says when that is recorded.
+    /// Returns how many were used before.
+    pub fn raise_to(self: &Arc<Self>, units: u64) -> u64 {
+        self.change(|state| {
+            let row = state.today(&self.context.clock);
+            let before = row.used();
+            row.recorded += units.saturating_sub(before);
+            (row.changed, row.is_active) = (true, true);
+            before
+        })
+    }
+
     /// Whether `units` are left today.
     pub(super) fn has(&self, units: u32) -> bool {
         self.look(|row, _, limit| limit.is_none_or(|limit| row.used() + u64::from(units) <= limit))

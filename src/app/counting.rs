@@ -7,11 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::clock_mark::ClockMark;
 use crate::{
     clock_jumps::{self, ClockJump, ClockJumps},
     degraded::DegradedReason,
     gateway::Gateway,
     ledger::Ledger,
+    snapshot::Account,
 };
 
 /// How long the start waits for the first leases. After that the first requests wait for them.
@@ -36,9 +38,9 @@ pub(super) async fn first_leases(gateway: &Gateway) {
 }
 
 /// Runs until the control runtime ends.
-pub(super) async fn watch(gateway: Arc<Gateway>, ledger: Arc<Ledger>) {
+pub(super) async fn watch(gateway: Arc<Gateway>, ledger: Arc<Ledger>, mut clock_mark: ClockMark) {
     let reports = &gateway.live.degraded;
-    let mut clock = ClockWatch { jumps: ClockJumps::now(), jumped: None };
+    let mut clock = ClockWatch { jumps: clock_mark.expected(), jumped: None };
     for tick in 1_u32.. {
         tokio::time::sleep(TICK).await;
         if tick.is_multiple_of(PREPARE) {
@@ -53,6 +55,7 @@ pub(super) async fn watch(gateway: Arc<Gateway>, ledger: Arc<Ledger>) {
         }
         // It notices a jump when it is asked.
         clock_jumps::settled_time();
+        clock_mark.write();
         let now = ClockJumps::now();
         if let Some(ClockJump(seconds)) = clock.observe(now) {
             tracing::error!(seconds, "the system clock has jumped; days are counted by what it says now");
@@ -61,6 +64,34 @@ pub(super) async fn watch(gateway: Arc<Gateway>, ledger: Arc<Ledger>) {
         } else if !clock.jumped_lately(now.at) {
             reports.withdraw(DegradedReason::ClockJumped, "");
         }
+    }
+}
+
+/// Reports accounts whose count of the day may be too low, because both records of it were lost, until an operator has set
+/// it or the day ends.
+pub(super) async fn report_lost_counts(gateway: Arc<Gateway>) {
+    let reports = &gateway.live.degraded;
+    let date = |account: &Account| account.budget.date();
+    let accounts = gateway.current.load().accounts.clone();
+    for account in &accounts {
+        let text = format!(
+            "account {}: state.redb and day-marks were both lost at the start, so what was used of the day before is not \
+             counted; compare with Fastrac, then set it with `quota count`",
+            account.name
+        );
+        tracing::error!("{text}");
+        reports.report(DegradedReason::DayCountsLost, &account.name, text);
+    }
+    let mut left: Vec<_> = accounts.iter().map(|account| (account, date(account))).collect();
+    while !left.is_empty() {
+        tokio::time::sleep(TICK).await;
+        left.retain(|(account, day)| {
+            let is_over = date(account) != *day;
+            if is_over {
+                reports.withdraw(DegradedReason::DayCountsLost, &account.name);
+            }
+            !is_over
+        });
     }
 }
 

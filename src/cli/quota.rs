@@ -39,6 +39,27 @@ enum QuotaCommand {
     #[command(after_help = "Example: fastrac-gateway quota set checkout --per-day 60000 --for 8h --reason 'sale' \
                             --admin http://127.0.0.1:9464")]
     Set(SetArgs),
+    /// Count at least so much as used today, after state.redb and day-marks were both lost; a count is never lowered
+    #[command(after_help = "Example: fastrac-gateway quota count --account main --at-least 812 --reason 'lost disk' \
+                            --admin http://127.0.0.1:9464")]
+    Count(CountArgs),
+}
+
+#[derive(Debug, Args)]
+struct CountArgs {
+    #[arg(value_name = "SERVICE", required_unless_present = "account", conflicts_with = "account")]
+    service: Option<String>,
+    /// The budget of an account instead of a service's quota
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
+    #[command(flatten)]
+    remote: AdminClient,
+    /// Units used today, in the account's day zone
+    #[arg(long, value_name = "N")]
+    at_least: u64,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
 }
 
 #[derive(Debug, Args)]
@@ -72,6 +93,10 @@ pub(super) fn run(arguments: &QuotaArgs) -> io::Result<u8> {
         QuotaCommand::Show { service, remote } => {
             let page = service.as_ref().map_or_else(|| "/quota".to_owned(), |name| format!("/quota?service={name}"));
             remote.run(Method::GET, &page, None, shown)
+        }
+        QuotaCommand::Count(CountArgs { service, account, remote, at_least, reason }) => {
+            let body = json!({ "service": service, "account": account, "at_least": at_least, "reason": reason });
+            remote.run(Method::POST, "/quota/count", Some(&body), counted)
         }
         QuotaCommand::Set(set) => {
             let SetArgs { service, per_day, per_second, block, clear, r#for, reason, remote } = set;
@@ -151,7 +176,16 @@ fn override_line(service: &str, shown: &Value) -> Option<String> {
 fn changed(body: &Value) -> Vec<String> {
     let Some(service) = body["service"].as_str() else { return Vec::new() };
     let line = override_line(service, &body["override"]);
-    vec![line.unwrap_or_else(|| format!("{service}: as configured"))]
+    let replaced = override_line("replaced", &body["replaced"]);
+    [Some(line.unwrap_or_else(|| format!("{service}: as configured"))), replaced].into_iter().flatten().collect()
+}
+
+fn counted(body: &Value) -> Vec<String> {
+    let account = body["account"].as_str().map(|account| format!("account {account}"));
+    let name = account.or_else(|| body["service"].as_str().map(str::to_owned));
+    let numbers = body["used_today"].as_u64().zip(body["used_before"].as_u64());
+    let line = |(name, (now, before)): (String, (u64, u64))| format!("{name}: {now} used today ({before} before)");
+    name.zip(numbers).map(line).into_iter().collect()
 }
 
 #[cfg(test)]
@@ -186,6 +220,13 @@ mod tests {
         ];
         assert_eq!(shown(&body), lines);
         assert_eq!(changed(&json!({ "service": "checkout", "override": null })), ["checkout: as configured"]);
+        let replaced = changed(
+            &json!({ "service": "checkout", "override": null, "replaced": body["services"]["checkout"]["override"] }),
+        );
+        assert_eq!(replaced[1], "replaced: 100 per day until 2026-11-25T00:00:00Z, set by ops: sale");
+        let counted = |body| counted(&body);
+        let lines = counted(json!({ "service": null, "account": "main", "used_before": 3, "used_today": 80 }));
+        assert_eq!((lines, counted(json!({}))), (vec!["account main: 80 used today (3 before)".to_owned()], vec![]));
         assert!(shown(&json!({ "error": {} })).is_empty() && changed(&json!({})).is_empty());
     }
 }

@@ -3,9 +3,10 @@
 //! Kept in the state store by service, so they survive reloads and restarts, also of services that are removed and added
 //! again. What always holds: one that is set is in force at once, and is reported as done when it is on disk; it ends by
 //! itself at its instant of the wall clock, and a momentary jump of that clock ends none: the last one of each service is
-//! kept, over or not. Fails with [`StoreError`], or if the configuration has no such service.
+//! kept, over or not. A new one replaces the one before as a whole; only another block, or an end, replaces a block. Fails
+//! with [`StoreError`] or [`NotOverridden`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -36,9 +37,37 @@ pub struct SetOverride {
     pub since: Timestamp,
 }
 
-/// The configuration in force has no service of this name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnknownService;
+/// Why an override is not set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotOverridden {
+    /// The configuration in force has no service of this name.
+    UnknownService,
+    /// The service is blocked, and the new override would lift that.
+    Blocked(Box<SetOverride>),
+}
+
+/// An override was set or ended.
+#[derive(Debug)]
+pub struct ChangedOverride<W> {
+    /// The one that was in force until then.
+    pub replaced: Option<SetOverride>,
+    /// Completes when the change is on disk.
+    pub written: W,
+}
+
+/// `blocked until 2026-11-25T00:00:00Z, set by ops: loops`; `5 per second, 40 per day until …`.
+impl fmt::Display for SetOverride {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let QuotaOverride { second, day, block, until, reason } = &self.limits;
+        match (block, second, day) {
+            (true, ..) => f.write_str("blocked")?,
+            (_, Some(second), Some(day)) => write!(f, "{second} per second, {day} per day")?,
+            (_, Some(second), None) => write!(f, "{second} per second")?,
+            (_, None, day) => write!(f, "{} per day", day.unwrap_or_default())?,
+        }
+        write!(f, " until {until}, set by {}: {reason}", self.by)
+    }
+}
 
 impl Overrides {
     /// Loads the last override of each service.
@@ -68,15 +97,24 @@ impl Overrides {
         self.known.lock().get(service).cloned()
     }
 
-    /// Sets or ends the override of a service; completes when that is on disk.
+    /// Sets or ends the override of a service.
+    ///
+    /// # Errors
+    /// [`NotOverridden::Blocked`]; nothing has changed then.
     fn change(
         &self,
         service: &str,
         set: Option<&SetOverride>,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+    ) -> Result<ChangedOverride<impl Future<Output = Result<(), StoreError>> + Send + use<>>, NotOverridden> {
         let mut batch = WriteBatch::default();
         // Held until the write is queued: two changes at once are on disk in the order in which they are in memory.
         let mut known = self.known.lock();
+        let replaced = known.get(service).filter(|set| set.limits.until > Self::now()).cloned();
+        if let Some(block) = replaced.as_ref().filter(|former| former.limits.block)
+            && set.is_some_and(|set| !set.limits.block)
+        {
+            return Err(NotOverridden::Blocked(Box::new(block.clone())));
+        }
         match set {
             Some(set) => {
                 known.insert(service.to_owned(), set.clone());
@@ -87,25 +125,26 @@ impl Overrides {
                 batch.remove(&OVERRIDES, service.as_bytes());
             }
         }
-        self.store.write(batch)
+        Ok(ChangedOverride { replaced, written: self.store.write(batch) })
     }
 }
 
 impl Gateway {
-    /// Puts an override of a service's quota in force, or ends it. The future completes when that is on disk.
+    /// Puts an override of a service's quota in force, or ends it.
     ///
     /// # Errors
-    /// [`UnknownService`]; nothing has changed then.
+    /// [`NotOverridden`]; nothing has changed then.
     pub fn override_quota(
         &self,
         service: &str,
         set: Option<&SetOverride>,
-    ) -> Result<impl Future<Output = Result<(), StoreError>> + Send + use<>, UnknownService> {
+    ) -> Result<ChangedOverride<impl Future<Output = Result<(), StoreError>> + Send + use<>>, NotOverridden> {
         let snapshot = self.current.load();
-        let index = snapshot.catalog.services.iter().position(|known| known.name == service).ok_or(UnknownService)?;
-        let written = self.live.overrides.change(service, set);
+        let index = snapshot.catalog.services.iter().position(|known| known.name == service);
+        let index = index.ok_or(NotOverridden::UnknownService)?;
+        let changed = self.live.overrides.change(service, set)?;
         snapshot.quotas[index].set_override(set.map(|set| set.limits.clone()));
-        Ok(written)
+        Ok(changed)
     }
 }
 
@@ -178,10 +217,10 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         let overrides = Overrides::open(store.clone()).await.unwrap();
         let (long, over) = (set(SignedDuration::from_hours(2)), set(SignedDuration::from_secs(-1)));
-        overrides.change("long", Some(&long)).await.unwrap();
-        overrides.change("over", Some(&over)).await.unwrap();
-        overrides.change("ended", Some(&long)).await.unwrap();
-        overrides.change("ended", None).await.unwrap();
+        overrides.change("long", Some(&long)).unwrap().written.await.unwrap();
+        overrides.change("over", Some(&over)).unwrap().written.await.unwrap();
+        overrides.change("ended", Some(&long)).unwrap().written.await.unwrap();
+        overrides.change("ended", None).unwrap().written.await.unwrap();
         let (expected, last) = ([Some(long.clone()), None, None], [Some(long), Some(over), None]);
         let services = ["long", "over", "ended"];
         assert_eq!(services.map(|service| overrides.of(service)), expected);
@@ -190,5 +229,23 @@ mod tests {
         let overrides = Overrides::open(store.clone()).await.unwrap();
         assert_eq!(services.map(|service| overrides.of(service)), expected);
         assert_eq!(services.map(|service| overrides.last(service)), last, "it may have been the clock that was wrong");
+    }
+
+    #[tokio::test]
+    async fn a_new_one_replaces_the_one_before_but_lifts_no_block() {
+        let folder = tempfile::tempdir().unwrap();
+        let overrides = Overrides::open(Store::open(folder.path()).unwrap()).await.unwrap();
+        let hour = SignedDuration::from_hours(1);
+        let (day, mut block, mut shorter) = (set(hour), set(hour), set(hour / 2));
+        (block.limits.block, shorter.limits.block) = (true, true);
+        let change = |set: Option<&SetOverride>| overrides.change("a", set).map(|changed| changed.replaced);
+        assert_eq!(change(Some(&day)), Ok(None));
+        assert_eq!(change(Some(&block)), Ok(Some(day.clone())));
+        assert_eq!(change(Some(&day)), Err(NotOverridden::Blocked(Box::new(block.clone()))));
+        assert_eq!(overrides.of("a"), Some(block.clone()));
+        assert_eq!(change(Some(&shorter)), Ok(Some(block)));
+        assert_eq!(change(None), Ok(Some(shorter.clone())));
+        shorter.limits.until = Timestamp::now() - hour;
+        assert_eq!((change(Some(&shorter)), change(Some(&day))), (Ok(None), Ok(None)), "it is over");
     }
 }

@@ -18,7 +18,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::admission::{BucketMark, BucketStart, CounterId};
+use crate::{
+    admission::{BucketMark, BucketStart, CounterId},
+    uptime,
+};
 
 /// The file in `state.dir`.
 const FILE: &str = "bucket-marks";
@@ -95,14 +98,14 @@ impl BucketMarks {
 /// # Errors
 /// The system's; there is no file then.
 pub(super) fn write(dir: &Path, boot: u64, marks: &[(CounterId, BucketMark)]) -> io::Result<()> {
-    let Some(uptime_ms) = uptime_ms() else { return Ok(()) };
+    let Some(uptime) = uptime::since_boot() else { return Ok(()) };
     let row = |(id, mark): &(CounterId, BucketMark)| {
         let (kind, name) = id.parts();
         (kind, name.to_owned(), mark.tokens, mark.rate_part, millis(mark.paused_for) + 1)
     };
     let buckets = marks.iter().map(row).collect();
     // The uptime is rounded down.
-    let document = Document { boot, uptime_ms: uptime_ms + UPTIME_STEP_MS, wall_ms: wall_ms(), buckets };
+    let document = Document { boot, uptime_ms: millis(uptime + uptime::STEP), wall_ms: wall_ms(), buckets };
     let body = serde_json::to_vec(&document)?;
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(NEW_FILE))?;
     writeln!(file, "{}", checksum(&body))?;
@@ -122,8 +125,8 @@ fn checksum(bytes: &[u8]) -> String {
 
 impl Document {
     fn end(self, boot: u64) -> LastEnd {
-        let Some(uptime) = uptime_ms().filter(|_| self.boot == boot) else { return LastEnd::Unknown };
-        let ago = uptime.saturating_sub(self.uptime_ms).min(wall_ms().saturating_sub(self.wall_ms));
+        let Some(uptime) = uptime::since_boot().filter(|_| self.boot == boot) else { return LastEnd::Unknown };
+        let ago = millis(uptime).saturating_sub(self.uptime_ms).min(wall_ms().saturating_sub(self.wall_ms));
         let mark = |(kind, name, tokens, rate_part, paused): DocumentRow| {
             let mark = BucketMark { tokens, rate_part, paused_for: Duration::from_millis(paused) };
             Some((CounterId::from_parts(kind, &name)?, mark))
@@ -131,16 +134,6 @@ impl Document {
         let marks = self.buckets.into_iter().filter_map(mark).collect();
         LastEnd::Clean { marks, ago: Duration::from_millis(ago) }
     }
-}
-
-/// The step of the system's uptime, milliseconds.
-const UPTIME_STEP_MS: u64 = 10;
-
-/// Milliseconds since the system's start; `None` where it is unknown.
-fn uptime_ms() -> Option<u64> {
-    let text = fs::read_to_string("/proc/uptime").ok()?;
-    let (seconds, hundredths) = text.split_whitespace().next()?.split_once('.')?;
-    Some(seconds.parse::<u64>().ok()? * 1_000 + hundredths.parse::<u64>().ok()? * UPTIME_STEP_MS)
 }
 
 fn wall_ms() -> u64 {

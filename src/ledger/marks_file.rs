@@ -66,6 +66,8 @@ pub(super) struct LoadedMarks {
     pub(super) damaged: usize,
     /// There was no file.
     pub(super) is_new: bool,
+    /// There was one that could not be read.
+    pub(super) is_unreadable: bool,
 }
 
 /// What a file of day marks holds.
@@ -120,7 +122,7 @@ impl MarksFile {
                 file.write_all_at(&HEADER, 0)?;
                 // The name of a new file must survive, as its bytes do.
                 File::open(dir)?.sync_all()?;
-                LoadedMarks { is_new, ..LoadedMarks::default() }
+                LoadedMarks { is_new, is_unreadable: !is_new, ..LoadedMarks::default() }
             }
         };
         Ok((MarksFile { dir: dir.to_owned(), file, records: loaded.records }, loaded))
@@ -263,6 +265,6 @@ mod tests {
         bytes[0] ^= 1;
         fs::write(&path, &bytes).unwrap();
         let (_, loaded) = MarksFile::open(dir.path()).unwrap();
-        assert!(loaded.slots.is_empty() && dir.path().join(UNREADABLE).exists());
+        assert!(loaded.is_unreadable && loaded.slots.is_empty() && dir.path().join(UNREADABLE).exists());
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     bodies,
     client::{Connection, get, post},
     process::Program,
-    test_gateway::{ACCESS, SECRET, digest_of, sandbox, secret_of, until},
+    test_gateway::{ACCESS, SECRET, digest_of, sandbox, secret_of, sum, until},
 };
 
 /// `services.shop.quota.per_day`; after a kill, 5 may be missing.
@@ -357,7 +357,7 @@ fn a_clock_that_jumps_for_a_moment_ends_no_override() {
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
     let admin = format!("[admin]\ntoken_sha256 = \"{}\"\n[limits]", digest_of("ops"));
     let configuration = configuration(&fastrac, "per_day = 300").replace("[limits]", &admin);
-    let program = Program::start_as(&configuration, (ACCESS, SECRET), |command| faults.preload(command));
+    let mut program = Program::start_as(&configuration, (ACCESS, SECRET), |command| faults.preload(command));
     until("it has a key pair", || program.admin_page("/readyz").status == 200);
     let mut connection = Connection::open(program.data);
     let mut quote = || connection.send(&post("/tariff/express", bodies::TARIFF).by("shop"));
@@ -378,6 +378,99 @@ fn a_clock_that_jumps_for_a_moment_ends_no_override() {
         until("the jump is noticed", || jumped() == jumps);
         is_blocked();
     }
+    // Nor does a start while it is ahead, after a kill and after a stop.
+    begin(&faults.clock_ahead());
+    for signal in [Signal::KILL, Signal::TERM] {
+        program.signal(signal);
+        program.ends(Duration::from_secs(10));
+        program.start_again_as(|command| faults.preload(command));
+        let refused = Connection::open(program.data).send(&post("/tariff/express", bodies::TARIFF).by("shop"));
+        assert!(refused.status == 429 && refused.text().contains("loops"), "{signal:?}: {refused:?}");
+        until("the jump is noticed", || program.admin_page("/readyz").text().contains("it has jumped by 7"));
+    }
+    end(&faults.clock_ahead());
+}
+
+/// Both records of the day are lost: nobody knows what was used, so `degraded` says so until an operator sets the count.
+#[test]
+fn a_loss_of_both_records_is_reported_until_the_count_is_set() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let admin = format!("[admin]\ntoken_sha256 = \"{}\"\n[limits]", digest_of("ops"));
+    let configuration = configuration(&fastrac, "per_day = 60").replace("[limits]", &admin);
+    let mut program = Program::start(&configuration, ACCESS, SECRET);
+    let state = program.file("state");
+    let losses: [fn(&Path); 2] = [
+        |state| fs::remove_file(state.join("day-marks")).expect("removed"),
+        |state| fs::write(state.join("day-marks"), "garbage").expect("written"),
+    ];
+    let used = |program: &Program| {
+        let metrics = program.admin_page("/metrics").text();
+        sum(&metrics, "quota_used", &[("service", "shop"), ("window", "day")]) as u64
+    };
+    let is_reported = |program: &Program| {
+        let metrics = program.admin_page("/metrics").text();
+        let reported = metrics.contains("degraded{reason=\"day_counts_lost\"} 1");
+        let text = program.admin_page("/readyz").text();
+        assert_eq!(text.contains("account main: state.redb and day-marks were both lost"), reported, "{text}");
+        reported
+    };
+    assert!(!is_reported(&program), "a new folder has lost nothing");
+    assert_eq!(quotes(&program, 20), 20);
+    for lose in losses {
+        program.signal(Signal::KILL);
+        program.ends(Duration::from_secs(5));
+        fs::remove_file(state.join("state.redb")).expect("removed");
+        lose(&state);
+        program.start_again();
+        assert!(is_reported(&program) && used(&program) == 0);
+        let count = |more: &[&str]| {
+            let output = std::process::Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"))
+                .args(["quota", "count"])
+                .args(more)
+                .args(["--reason", "lost disk", "--admin", &format!("http://{}", program.admin)])
+                .env("FASTRAC_GATEWAY_ADMIN_TOKEN", secret_of("ops"))
+                .output()
+                .expect("it starts");
+            (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+        };
+        let of = |name: &str, units: u64| (Some(0), format!("{name}: {units} used today (0 before)\n"));
+        assert_eq!(count(&["shop", "--at-least", "20"]), of("shop", 20));
+        assert!(is_reported(&program));
+        let (code, text) = count(&["--account", "main", "--at-least", "25"]);
+        assert!(code == Some(0) && text.starts_with("account main: 25 used today"), "{code:?} {text}");
+        assert!(!is_reported(&program));
+        assert_eq!(count(&["shop", "--at-least", "3"]), (Some(0), "shop: 20 used today (20 before)\n".to_owned()));
+        assert_eq!(count(&["--account", "nobody", "--at-least", "3"]).0, Some(2));
+        program.signal(Signal::KILL);
+        program.ends(Duration::from_secs(5));
+        program.start_again();
+        assert!(!is_reported(&program) && (20..=21).contains(&used(&program)), "{}", used(&program));
+    }
+    let given = quotes(&program, 60);
+    assert!((39..=40).contains(&given), "{given}");
+}
+
+/// Who has spent what is on disk a second later.
+#[test]
+fn a_kill_loses_who_spent_what_of_the_last_second_only() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start(&configuration(&fastrac, "per_day = 100000"), ACCESS, SECRET);
+    let (began, mut sent) = (Instant::now(), Vec::new());
+    while began.elapsed() < Duration::from_secs(4) {
+        assert_eq!(quotes(&program, 10), 10);
+        sent.push(began.elapsed());
+        thread::sleep(Duration::from_millis(50));
+    }
+    program.signal(Signal::KILL);
+    let killed = began.elapsed();
+    program.ends(Duration::from_secs(5));
+    program.start_again();
+    let status: serde_json::Value = serde_json::from_slice(&program.admin_page("/status").body).expect("JSON");
+    let spent = status["services"]["shop"]["spent_today"]["v2.tariff_express"].as_u64().unwrap_or(0);
+    // A second until the write, and one for a slow disk.
+    let settled = sent.iter().filter(|at| **at + Duration::from_secs(2) < killed).count() as u64 * 10;
+    let all = sent.len() as u64 * 10;
+    assert!(settled > 0 && spent >= settled && spent <= all, "{spent} of {all}; {settled} were two seconds old");
 }
 
 /// `state check` and `state backup`: a damaged store is named, and a copy that was made before takes its place.

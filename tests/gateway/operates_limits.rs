@@ -355,7 +355,17 @@ fn the_command_line_changes_and_shows_a_quota() {
     let (code, shown) = run(&["show", "poor"]);
     assert!(code == Some(0) && shown.contains(&set) && shown.contains("account main"), "{code:?} {shown}");
     assert!(shown.lines().any(|line| line.split_whitespace().eq(["poor", "day", "7", "7"])), "{shown}");
-    assert_eq!(run(&["set", "poor", "--clear", "--reason", "over"]), (Some(0), "poor: as configured\n".to_owned()));
+    let (code, block) = run(&["set", "poor", "--block", "--for", "3h", "--reason", "stolen key"]);
+    assert!(code == Some(0) && block.lines().nth(1) == Some(&set.trim_end().replace("poor:", "replaced:")), "{block}");
+    // A block is lifted by nothing but --clear.
+    let (code, lifted) = run(&["set", "poor", "--per-second", "5", "--for", "1h", "--reason", "sale"]);
+    assert!(code != Some(0) && lifted.is_empty(), "{code:?} {lifted}");
+    let (_, shown) = run(&["show", "poor"]);
+    assert!(shown.contains("poor: blocked until"), "{shown}");
+    let (code, cleared) = run(&["set", "poor", "--clear", "--reason", "over"]);
+    assert!(code == Some(0) && cleared.starts_with("poor: as configured\nreplaced: blocked until"), "{cleared}");
+    let audit = std::fs::read_to_string(gateway.folder.path().join("state/audit.jsonl")).unwrap_or_default();
+    assert!(audit.contains("\"replaced\":\"blocked until"), "{audit}");
     assert_eq!(run(&["show", "nobody"]).0, Some(2));
     for wrong in [
         &["set", "poor", "--per-day", "7", "--reason", "x"][..],

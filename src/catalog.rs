@@ -34,6 +34,8 @@ pub struct Operation {
     pub timeout: Duration,
     /// Units of the account's budget that one request takes.
     pub cost: u32,
+    /// Whether requests come before others of their priority in the wait queue. Orders always do.
+    pub urgent: bool,
     /// Request headers that are passed on and are part of the cache key.
     pub vary: Vec<HeaderName>,
 }
@@ -105,6 +107,7 @@ impl Catalog {
                     cache: row.cache.clone(),
                     timeout: row.timeout,
                     cost: row.cost,
+                    urgent: row.urgent,
                     vary: row.vary.iter().filter_map(|name| name.parse().ok()).collect(),
                 })
             })
@@ -119,6 +122,7 @@ impl Catalog {
             cache: None,
             timeout: UNLISTED_TIMEOUT,
             cost: 1,
+            urgent: false,
             vary: Vec::new(),
         }));
         let services = config
@@ -135,6 +139,12 @@ impl Catalog {
             })
             .collect();
         Catalog { operations, services, routes: Routes::new(&config.operations) }
+    }
+
+    /// Whether a service may place orders.
+    pub fn may_order(&self, service: usize) -> bool {
+        let allowed = self.operations.iter().zip(&self.services[service].allowed);
+        allowed.into_iter().any(|(operation, allowed)| *allowed && operation.class == Class::Order)
     }
 
     /// The operation of a request.

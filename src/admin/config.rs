@@ -220,6 +220,7 @@ fn operation(operation: &OperationConfig) -> Value {
         "cache": cache,
         "timeout": span(operation.timeout),
         "cost": operation.cost,
+        "urgent": operation.urgent,
         "vary": operation.vary,
     })
 }

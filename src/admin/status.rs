@@ -232,6 +232,8 @@ struct BudgetStatus {
 struct InFlightStatus {
     limit: u64,
     left: u64,
+    /// Of `limit`: only orders may take them.
+    kept_for_orders: usize,
 }
 
 #[derive(Serialize)]
@@ -463,7 +465,11 @@ impl BudgetStatus {
         BudgetStatus {
             outlook: OutlookStatus::of(gateway.budget_outlook(&account.name, account.budget.day_use())),
             windows: WindowsStatus::of(usage.windows),
-            in_flight: InFlightStatus { limit: usage.in_flight.limit, left: usage.in_flight.left },
+            in_flight: InFlightStatus {
+                limit: usage.in_flight.limit,
+                left: usage.in_flight.left,
+                kept_for_orders: usage.kept_for_orders,
+            },
             used_today: usage.used_today,
             spent_today,
             waiting: usage.waiting,

@@ -22,7 +22,7 @@ use super::{
     header::WindowLimit,
     lease::CounterContext,
     outlook::DayUse,
-    queue::{Exhausted, GATEWAY, Limits, Permit, PermitRequest, QueueUsage, WaitQueue},
+    queue::{Exhausted, GATEWAY, Limits, Permit, PermitRequest, QueueUsage, Sharer, Urgency, WaitQueue},
     usage::{LimitWindow, UsageByWindow, WindowUsage},
 };
 use crate::{
@@ -53,6 +53,7 @@ pub struct BudgetRequest {
     /// Units of the second and of the day.
     pub cost: u32,
     pub priority: Priority,
+    pub urgency: Urgency,
     /// It never waits beyond this.
     pub deadline: Instant,
 }
@@ -102,7 +103,7 @@ pub enum BudgetLimit {
         /// In the account's zone.
         free_at: LocalTime,
     },
-    /// No place in flight within the time that the request may wait.
+    /// No place in flight that it may take within the time that the request may wait.
     #[error("too many requests of the account are in flight")]
     InFlight,
 }
@@ -114,6 +115,8 @@ pub struct BudgetUsage {
     pub windows: UsageByWindow,
     /// Requests in flight: `limit` and `left`; `resets_in` is 0.
     pub in_flight: WindowUsage,
+    /// Places in flight that only orders may take.
+    pub kept_for_orders: usize,
     /// Units used today; counted even without a limit.
     pub used_today: u64,
     /// Requests in the wait queue.
@@ -140,9 +143,9 @@ impl Budget {
         self.queue.limit(limits(budget));
     }
 
-    /// Shares the budget among these services, by name with their shares: 0 to 1, at most 1 in all. Any other has no share
-    /// any more.
-    pub fn share_among(&self, services: &[(&str, f64)]) -> Vec<BudgetMember> {
+    /// Shares the budget among these services. Any other has no share any more. If one of them may place orders, some of
+    /// the places in flight are kept for orders.
+    pub fn share_among(&self, services: &[Sharer<'_>]) -> Vec<BudgetMember> {
         self.queue.share_among(services).into_iter().map(BudgetMember).collect()
     }
 
@@ -163,8 +166,8 @@ impl Budget {
     /// # Errors
     /// [`NotSpent`] names the limit that was short; at once if waiting cannot help.
     pub async fn spend(&self, request: BudgetRequest, claim: &Claim) -> Result<Spent, NotSpent> {
-        let BudgetRequest { member: BudgetMember(member), cost, priority, deadline } = request;
-        let request = PermitRequest { member, cost, priority, deadline, service_day: claim.due() };
+        let BudgetRequest { member: BudgetMember(member), cost, priority, urgency, deadline } = request;
+        let request = PermitRequest { member, cost, priority, urgency, deadline, service_day: claim.due() };
         let permit = self.queue.acquire(request).await.map_err(|exhausted| self.not_spent(exhausted))?;
         Ok(Spent { permit, claim: Claim::default() })
     }
@@ -238,7 +241,8 @@ impl Budget {
 
     /// How much is used now.
     pub fn usage(&self) -> BudgetUsage {
-        let QueueUsage { second, per_second, paused_for, in_flight, places, waiting } = self.queue.usage();
+        let QueueUsage { second, per_second, paused_for, in_flight, places, kept_for_orders, waiting } =
+            self.queue.usage();
         BudgetUsage {
             windows: UsageByWindow::of(second, self.queue.day.limit(), &self.queue.day),
             in_flight: WindowUsage {
@@ -246,6 +250,7 @@ impl Budget {
                 left: places.saturating_sub(in_flight) as u64,
                 resets_in: 0,
             },
+            kept_for_orders,
             used_today: self.queue.day.today().used,
             waiting,
             learned: per_second,

@@ -8,6 +8,7 @@
 //! back at once; no lock is held across an await; an event wakes only the waiters that it grants or refuses, and the one
 //! with the queue's timer. The queue knows neither services nor requests. It fails with [`Exhausted`].
 
+mod lanes;
 mod lines;
 mod scheduler;
 mod supply;
@@ -27,6 +28,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
+pub use self::lines::Urgency;
 pub(super) use self::{
     lines::Demand,
     supply::{Exhausted, GATEWAY, Limits},
@@ -96,6 +98,16 @@ pub(super) struct Permit {
     pub(super) service_unit: Option<DayReservation>,
 }
 
+/// A service among those that share a budget.
+#[derive(Clone, Copy, Debug)]
+pub struct Sharer<'a> {
+    pub name: &'a str,
+    /// From 0 to 1, at most 1 in all.
+    pub share: f64,
+    /// Whether it may place orders.
+    pub orders: bool,
+}
+
 /// A request for a permit.
 #[derive(Debug)]
 pub(super) struct PermitRequest {
@@ -103,6 +115,7 @@ pub(super) struct PermitRequest {
     pub(super) member: usize,
     pub(super) cost: u32,
     pub(super) priority: Priority,
+    pub(super) urgency: Urgency,
     /// It never waits beyond this.
     pub(super) deadline: Instant,
     pub(super) service_day: ServiceDay,
@@ -119,6 +132,8 @@ pub(super) struct QueueUsage {
     pub(super) paused_for: Duration,
     pub(super) in_flight: usize,
     pub(super) places: usize,
+    /// Of `places`.
+    pub(super) kept_for_orders: usize,
     pub(super) waiting: usize,
 }
 
@@ -201,14 +216,14 @@ impl WaitQueue {
         self.change(|scheduler, now| scheduler.limit(limits, now));
     }
 
-    /// Shares the budget among these services, by name; any other has no share any more. Returns their numbers.
-    pub(super) fn share_among(self: &Arc<Self>, services: &[(&str, f64)]) -> Vec<usize> {
+    /// Shares the budget among these services; any other has no share any more. Returns their numbers.
+    pub(super) fn share_among(self: &Arc<Self>, services: &[Sharer<'_>]) -> Vec<usize> {
         let mut members = self.members.lock();
         // The guarantees of a new queue are full.
         let is_new = members.is_empty();
         let gone: Vec<usize> = members
             .iter()
-            .filter(|(name, _)| !services.iter().any(|(known, _)| known == name))
+            .filter(|(name, _)| !services.iter().any(|service| service.name == *name))
             .map(|(_, number)| *number)
             .collect();
         self.change(|scheduler, now| {
@@ -216,9 +231,10 @@ impl WaitQueue {
             for number in gone {
                 scheduler.set_share(number, 0, now);
             }
-            let set = |(name, fraction): &(&str, f64)| {
-                let number = *members.entry((*name).to_owned()).or_insert_with(|| scheduler.members());
-                scheduler.set_share(number, share::fixed(*fraction), now);
+            scheduler.place_orders(services.iter().any(|service| service.orders));
+            let set = |service: &Sharer<'_>| {
+                let number = *members.entry(service.name.to_owned()).or_insert_with(|| scheduler.members());
+                scheduler.set_share(number, share::fixed(service.share), now);
                 number
             };
             services.iter().map(set).collect()
@@ -250,6 +266,7 @@ impl WaitQueue {
             paused_for: Duration::from_nanos(supply.paused_until().saturating_sub(now)),
             in_flight: supply.in_flight(),
             places: supply.places(),
+            kept_for_orders: supply.kept_for_orders(),
             waiting: state.scheduler.waiting(),
         }
     }
@@ -270,9 +287,9 @@ impl WaitQueue {
         let deadline = self.nanos(request.deadline);
         self.locked(|state| {
             let now = self.now();
-            let PermitRequest { member, cost, priority, service_day, .. } = request;
+            let PermitRequest { member, cost, priority, urgency, service_day, .. } = request;
             let expires = now.saturating_add(state.scheduler.supply.max_wait()).min(deadline);
-            let demand = Demand { member, cost, priority, expires, deadline, with: service_day };
+            let demand = Demand { member, cost, priority, urgency, expires, deadline, with: service_day };
             let expires = match state.scheduler.arrive(&demand, now, &AccountDays(self)) {
                 QueueArrival::Granted(grant) => return Ok(Entered::Permit(self.permit(grant))),
                 QueueArrival::Refused(exhausted) => return Err(exhausted),

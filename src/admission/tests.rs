@@ -240,7 +240,12 @@ fn futures_and_values_may_cross_threads() {
     crosses(&Quota::new(&quota(None, None), &TimeZone::UTC, WallClock::system()));
     fn sends<T: Send>(_: T) {}
     let claim = Claim::default();
-    let request =
-        BudgetRequest { member: BudgetMember::GATEWAY, cost: 1, priority: Priority::Low, deadline: Instant::now() };
+    let request = BudgetRequest {
+        member: BudgetMember::GATEWAY,
+        cost: 1,
+        priority: Priority::Low,
+        urgency: Urgency::Usual,
+        deadline: Instant::now(),
+    };
     sends(budget.spend(request, &claim));
 }

@@ -233,6 +233,7 @@ mod tests {
             cache: None,
             timeout: Duration::from_secs(1),
             cost: 1,
+            urgent: false,
             vary: vec![],
         }
     }

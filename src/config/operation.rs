@@ -26,6 +26,8 @@ pub struct OperationConfig {
     pub timeout: Duration,
     /// Units of the account's budget that one request takes, at least 1.
     pub cost: u32,
+    /// Whether requests come before others of their priority in the wait queue. Orders always do.
+    pub urgent: bool,
     /// Lower-case names of request headers that are passed on and are part of the cache key.
     pub vary: Vec<String>,
 }

@@ -9,10 +9,10 @@ use http::HeaderValue;
 
 use super::{Keepers, Live, StartError, counts::Counts, revoked::AccountRevocations};
 use crate::{
-    admission::{BudgetMember, InFlightLimit},
+    admission::{BudgetMember, InFlightLimit, Sharer},
     cache::{Cache, Flights},
     caller::Callers,
-    catalog::Catalog,
+    catalog::{Catalog, Service},
     config::{self, Config, Endpoint, KeySource},
     connector::Connector,
     keys::{Keeper, KeySettings, Keys, Observer, PairSource, Vault, VaultError},
@@ -104,7 +104,7 @@ pub(super) fn compile(
         live.spending.set_zone(&settings.name, &settings.day_zone);
     }
     live.orders.reconfigure(&config.orders);
-    let members = members(config, &accounts);
+    let members = members(&catalog, &accounts);
     if previous.is_none() {
         restore_days(config, &accounts, &members, &live.spending);
     }
@@ -150,12 +150,17 @@ pub(super) fn compile(
 }
 
 /// Shares each account's budget among its services. By index of service.
-fn members(config: &Config, accounts: &[Arc<Account>]) -> Vec<BudgetMember> {
-    let mut members = vec![BudgetMember::GATEWAY; config.services.len()];
+fn members(catalog: &Catalog, accounts: &[Arc<Account>]) -> Vec<BudgetMember> {
+    let mut members = vec![BudgetMember::GATEWAY; catalog.services.len()];
     for (index, account) in accounts.iter().enumerate() {
-        let own = || config.services.iter().enumerate().filter(|(_, service)| service.account == index);
-        let shares: Vec<_> = own().map(|(_, service)| (service.name.as_str(), service.share)).collect();
-        for ((service, _), member) in own().zip(account.budget.share_among(&shares)) {
+        let own = || catalog.services.iter().enumerate().filter(|(_, service)| service.account == index);
+        let sharers: Vec<_> = own()
+            .map(|(index, Service { name, config, .. })| {
+                let orders = catalog.may_order(index);
+                Sharer { name, share: config.share, orders }
+            })
+            .collect();
+        for ((service, _), member) in own().zip(account.budget.share_among(&sharers)) {
             members[service] = member;
         }
     }

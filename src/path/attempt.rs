@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use super::{CallPriority, UpstreamCall};
 use crate::{
-    admission::{BudgetMember, BudgetRequest, Claim, NotSpent, Spent},
+    admission::{BudgetMember, BudgetRequest, Claim, NotSpent, Spent, Urgency},
     attempts::Attempts,
+    catalog::Operation,
     config::Class,
     deadline::timed,
     keys::Lease,
@@ -157,7 +158,8 @@ async fn spend(call: &UpstreamCall, claim: &Claim, attempts: &Attempts) -> Resul
     let (budget, cost) = (&call.account.budget, call.operation.cost);
     let deadline = call.deadlines.next(attempts.sent()).instant();
     let member = call.service.map_or(BudgetMember::GATEWAY, |service| call.snapshot.members[service]);
-    let request = |priority| BudgetRequest { member, cost, priority, deadline };
+    let urgency = urgency(&call.operation);
+    let request = |priority| BudgetRequest { member, cost, priority, urgency, deadline };
     let mut highest = match &call.priority {
         CallPriority::OfService(priority) => return budget.spend(request(*priority), claim).await,
         CallPriority::OfWaiters(highest) => highest.clone(),
@@ -169,6 +171,14 @@ async fn spend(call: &UpstreamCall, claim: &Claim, attempts: &Attempts) -> Resul
             spent = budget.spend(request(priority), claim) => return spent,
             Ok(()) = highest.changed() => {}
         }
+    }
+}
+
+fn urgency(operation: &Operation) -> Urgency {
+    match operation.class {
+        Class::Order => Urgency::Order,
+        _ if operation.urgent => Urgency::Expiring,
+        _ => Urgency::Usual,
     }
 }
 

@@ -108,6 +108,7 @@ mod tests {
             cache: None,
             timeout: std::time::Duration::from_secs(1),
             cost: 1,
+            urgent: false,
             vary: vec![],
         }
     }

@@ -168,6 +168,7 @@ mod tests {
             }),
             timeout: hour,
             cost: 1,
+            urgent: false,
             vary: vec![],
         }
     }

@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fastrac_sandbox::Limit;
+use fastrac_sandbox::{Act, Fault, Limit};
 
 use crate::{
     bodies,
     client::{Response, post},
-    test_gateway::{Setup, TestGateway, sum},
+    test_gateway::{Setup, TestGateway, sum, until},
 };
 
 fn quote(number: usize) -> String {
@@ -82,6 +82,32 @@ fn a_flood_takes_nothing_of_what_others_are_guaranteed() {
     // It has no share that it could have used up.
     let guest = (0..40).map(|number| send(&gateway, "guest", number)).find(|response| response.status != 200);
     assert!(guest.is_none_or(|response| response.status == 503));
+}
+
+/// Slow quotes of one service wait and hold every place that they may; orders of it and of another one are sent at once.
+#[test]
+fn slow_quotes_leave_orders_the_places_that_are_kept_for_them() {
+    let services =
+        &[("flood", "priority = \"high\"\nallow = [\"quote\"]"), ("till", "priority = \"low\"\nallow = [\"order\"]")];
+    let budget = "per_second = 1000, burst = 1000, in_flight = 10, max_wait = \"30s\"";
+    let gateway = Setup { budget, services, ..Setup::default() }.start();
+    let until_the_end = Fault::on("v2.multi_items", Act::Pass).wait(Duration::from_secs(4));
+    gateway.sandbox.fault(until_the_end.times(8));
+    let quote = |service| gateway.send(post("/item/multi-items", bodies::MULTI_ITEMS).by(service));
+    let status = || gateway.admin("/status").json()["accounts"]["main"]["budget"].clone();
+    thread::scope(|scope| {
+        let quotes: Vec<_> = (0..12).map(|_| scope.spawn(|| quote("flood"))).collect();
+        until("the others to wait", || status()["waiting"] == 4);
+        assert_eq!(status()["in_flight"], serde_json::json!({"limit": 10, "left": 2, "kept_for_orders": 2}));
+        for (number, service) in [(1, "shop"), (2, "till"), (3, "till")] {
+            let order = gateway.send(post("/order/express", &bodies::order(number)).by(service));
+            assert_eq!((order.status, order.outcome()), (200, "ok"), "{order:?}");
+        }
+        assert_eq!(status()["waiting"], 4, "no quote has ended meanwhile");
+        for quote in quotes {
+            assert_eq!(quote.join().expect("a response").outcome(), "ok");
+        }
+    });
 }
 
 #[test]

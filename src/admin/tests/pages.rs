@@ -90,8 +90,13 @@ async fn status_tells_what_is_left() {
         snapshot.quotas[0].claim_day(&mut claim, deadline).await.unwrap();
         claim.keep();
         let budget = snapshot.accounts[0].budget.clone();
-        let request =
-            BudgetRequest { member: snapshot.members[0], cost: 3, priority: crate::config::Priority::Normal, deadline };
+        let request = BudgetRequest {
+            member: snapshot.members[0],
+            cost: 3,
+            priority: crate::config::Priority::Normal,
+            urgency: crate::admission::Urgency::Usual,
+            deadline,
+        };
         let mut spent = budget.spend(request, &Claim::default()).await.unwrap();
         spent.sent();
     }

@@ -33,8 +33,13 @@ async fn send(budget: &Budget, priority: Priority) -> Result<(), OverBudget> {
 
 async fn spend(budget: &Budget, cost: u32, priority: Priority, deadline: Instant) -> Result<Spent, OverBudget> {
     // Without a share, and not the gateway's own.
-    let [member] = budget.share_among(&[("shop", 0.0)])[..] else { panic!("one service") };
-    budget.spend(BudgetRequest { member, cost, priority, deadline }, &Claim::default()).await.map_err(over)
+    let [member] = budget.share_among(&[Sharer { name: "shop", share: 0.0, orders: false }])[..] else {
+        panic!("one service")
+    };
+    budget
+        .spend(BudgetRequest { member, cost, priority, urgency: Urgency::Usual, deadline }, &Claim::default())
+        .await
+        .map_err(over)
 }
 
 fn over(not_spent: NotSpent) -> OverBudget {

@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     admission::{
         BucketStart, Budget, BudgetMember, BudgetRequest, Claim, CounterId, DayLedger, Exceeded, NotSpent, Quota,
-        RestoredDay, WallClock,
+        RestoredDay, Urgency, WallClock,
     },
     config::{BudgetConfig, Priority, QuotaConfig},
 };
@@ -116,7 +116,8 @@ async fn refused_after(quota: &Quota, budget: &Budget) -> Vec<Duration> {
     let refused = quota.claim_day(&mut Claim::default(), far()).await;
     assert!(matches!(refused, Err(Exceeded::Unrecorded(_))), "{refused:?}");
     let first = began.elapsed();
-    let request = BudgetRequest { member: BudgetMember::GATEWAY, cost: 1, priority: Priority::Low, deadline: far() };
+    let (priority, urgency) = (Priority::Low, Urgency::Usual);
+    let request = BudgetRequest { member: BudgetMember::GATEWAY, cost: 1, priority, urgency, deadline: far() };
     let refused = budget.spend(request, &Claim::default()).await;
     assert!(matches!(refused, Err(NotSpent::Unrecorded(_))), "{refused:?}");
     vec![first, began.elapsed() - first]

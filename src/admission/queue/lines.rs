@@ -1,9 +1,9 @@
-//! Who waits, and in which order they are served.
+//! Who waits for one kind of places, and in which order they are served.
 //!
-//! Each service has a line of its own: higher priority first, then earliest deadline. Of the heads of the lines, those
-//! that their service's guarantee covers come first, by priority and deadline; then the borrowers, by priority, then the
-//! service that has borrowed least lately (start-time fair queueing), then by deadline. A line can be set aside until a
-//! later instant, so that what it lacks does not keep others waiting.
+//! Each service has a line of its own: higher priority first, then the more urgent, then earliest deadline. Of the heads
+//! of the lines, those that their service's guarantee covers come first, in the same order; then the borrowers, by
+//! priority, then the service that has borrowed least lately (start-time fair queueing), then as in a line. A line can be
+//! set aside until a later instant, so that what it lacks does not keep others waiting.
 //!
 //! Always holds: a service is in at most one of the two orders; every change takes logarithmic time. Knows neither
 //! tokens nor days: its owner says what is covered. Never fails.
@@ -15,6 +15,16 @@ use std::{
 
 use crate::config::Priority;
 
+/// Which of the requests with the same priority comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// An order, which may also take the places that are kept for orders.
+    Order,
+    /// What it obtains expires within minutes.
+    Expiring,
+    Usual,
+}
+
 /// A request for a part of the budget.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::admission) struct Demand<Q> {
@@ -23,6 +33,7 @@ pub(in crate::admission) struct Demand<Q> {
     /// Tokens of the second and units of the day.
     pub(in crate::admission) cost: u32,
     pub(in crate::admission) priority: Priority,
+    pub(in crate::admission) urgency: Urgency,
     /// Until when it waits, nanoseconds.
     pub(in crate::admission) expires: u64,
     /// When its own time ends, nanoseconds; never before `expires`.
@@ -35,10 +46,21 @@ pub(in crate::admission) struct Demand<Q> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
     pub(super) priority: Reverse<Priority>,
+    pub(super) urgency: Urgency,
     /// Until when it waits, nanoseconds.
     pub(super) expires: u64,
     /// Number of its arrival.
     pub(super) arrival: u64,
+}
+
+/// How early the head of a line is served: a lower rank is earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    borrows: bool,
+    priority: Reverse<Priority>,
+    /// Virtual time of its borrowing; zero if it is covered.
+    turn: u64,
+    position: Position,
 }
 
 /// How the head of a line is served.
@@ -59,19 +81,14 @@ pub(super) struct ServiceLines<W, Q> {
     borrowing: BTreeSet<(Reverse<Priority>, u64, Position, usize)>,
     /// When borrowers become covered, and when lines that were set aside are looked at again.
     changes: BTreeSet<(u64, usize)>,
-    /// Virtual time: that of the borrower that was served last.
-    turn: u64,
     queued: QueuedCost,
     waiting: usize,
-    arrivals: u64,
 }
 
 #[derive(Debug)]
 struct ServiceLine<W, Q> {
     waiters: BTreeMap<Position, Waiting<W, Q>>,
     queued: QueuedCost,
-    /// Virtual time of its next borrowing.
-    turn: u64,
     listed: Option<Listed>,
 }
 
@@ -110,17 +127,15 @@ impl<W, Q> Default for ServiceLines<W, Q> {
             covered: BTreeSet::new(),
             borrowing: BTreeSet::new(),
             changes: BTreeSet::new(),
-            turn: 0,
             queued: QueuedCost::default(),
             waiting: 0,
-            arrivals: 0,
         }
     }
 }
 
 impl<W, Q> ServiceLines<W, Q> {
     pub(super) fn add_line(&mut self) {
-        let line = ServiceLine { waiters: BTreeMap::new(), queued: QueuedCost::default(), turn: 0, listed: None };
+        let line = ServiceLine { waiters: BTreeMap::new(), queued: QueuedCost::default(), listed: None };
         self.lines.push(line);
     }
 
@@ -137,10 +152,9 @@ impl<W, Q> ServiceLines<W, Q> {
     }
 
     /// Puts a waiter into the line of its service. The line must be listed again.
-    pub(super) fn enter(&mut self, waiting: Waiting<W, Q>) -> Position {
-        let Demand { member, cost, priority, expires, .. } = waiting.demand;
-        self.arrivals += 1;
-        let position = Position { priority: Reverse(priority), expires, arrival: self.arrivals };
+    pub(super) fn enter(&mut self, waiting: Waiting<W, Q>, arrival: u64) -> Position {
+        let Demand { member, cost, priority, urgency, expires, .. } = waiting.demand;
+        let position = Position { priority: Reverse(priority), urgency, expires, arrival };
         let line = &mut self.lines[member];
         *line.queued.of(priority) += u64::from(cost);
         *self.queued.of(priority) += u64::from(cost);
@@ -164,15 +178,20 @@ impl<W, Q> ServiceLines<W, Q> {
         self.lines[member].waiters.first_key_value().map(|(position, waiting)| (*position, waiting))
     }
 
-    /// The line to be served next.
-    pub(super) fn first(&self) -> Option<usize> {
-        let covered = self.covered.first().map(|(_, member)| *member);
-        covered.or_else(|| self.borrowing.first().map(|(.., member)| *member))
+    /// The line to be served next, and its rank.
+    pub(super) fn first(&self) -> Option<(Rank, usize)> {
+        if let Some((position, member)) = self.covered.first() {
+            let rank = Rank { borrows: false, priority: position.priority, turn: 0, position: *position };
+            return Some((rank, *member));
+        }
+        let (priority, turn, position, member) = self.borrowing.first()?;
+        Some((Rank { borrows: true, priority: *priority, turn: *turn, position: *position }, *member))
     }
 
     /// The waiter to be served next, as far as is known.
     pub(super) fn next_waiter(&self) -> Option<&W> {
-        let member = self.first().or_else(|| self.changes.first().map(|(_, member)| *member))?;
+        let first = self.first().map(|(_, member)| member);
+        let member = first.or_else(|| self.changes.first().map(|(_, member)| *member))?;
         self.head(member).map(|(_, waiting)| &waiting.waiter)
     }
 
@@ -192,20 +211,12 @@ impl<W, Q> ServiceLines<W, Q> {
         self.lines[member].listed.is_none_or(|listed| listed.standing != Standing::Covered)
     }
 
-    /// The service has borrowed: the others that borrow come first now.
-    pub(super) fn has_borrowed(&mut self, member: usize, cost: u32) {
-        let line = &mut self.lines[member];
-        self.turn = line.turn.max(self.turn);
-        line.turn = self.turn + u64::from(cost);
-    }
-
-    /// Lists a line anew, by its head.
-    pub(super) fn list(&mut self, member: usize, standing: Standing) {
+    /// Lists a line anew, by its head. `turn`: the virtual time of its next borrowing.
+    pub(super) fn list(&mut self, member: usize, standing: Standing, turn: u64) {
         self.unlist(member);
         let line = &mut self.lines[member];
         let Some((&head, _)) = line.waiters.first_key_value() else { return };
-        line.turn = line.turn.max(self.turn);
-        let listed = Listed { standing, head, turn: line.turn };
+        let listed = Listed { standing, head, turn };
         line.listed = Some(listed);
         match standing {
             Standing::Covered => {
@@ -251,6 +262,13 @@ impl<W, Q> ServiceLines<W, Q> {
 
     pub(super) fn next_change(&self) -> Option<u64> {
         self.changes.first().map(|(at, _)| *at)
+    }
+
+    /// Sum of the costs of those with a higher priority than a new waiter of this service; if it does not borrow, in its
+    /// own line.
+    pub(super) fn cost_above(&self, member: usize, priority: Priority, borrows: bool) -> u64 {
+        let queued = if borrows { &self.queued } else { &self.lines[member].queued };
+        queued.above(priority)
     }
 
     /// Sum of the costs that a new waiter of this service and priority finds ahead, at least: those of its own line, and

@@ -2,14 +2,15 @@
 //! clock.
 //!
 //! Always holds: no request waits while it may take what it needs of the [`Supply`], unless one that comes first waits for
-//! the same tokens or place; what only one service lacks keeps no other waiting; a request that cannot be served in time
+//! the same tokens or place; an order never waits for a place that is kept for orders; what only one service lacks keeps no other waiting; a request that cannot be served in time
 //! is refused when it arrives. Times are nanoseconds that only grow. Must not know requests or counters. It fails with
 //! [`Exhausted`].
 
 use std::time::Duration;
 
 use super::{
-    lines::{Demand, Position, ServiceLines, Standing, Waiting},
+    lanes::{Lane, LaneLine, Lanes},
+    lines::{Demand, Position, Standing, Waiting},
     supply::{Ahead, At, Days, Exhausted, GATEWAY, Limits, Served, Stop, Supply, Taken},
 };
 
@@ -29,20 +30,20 @@ pub(super) enum QueueArrival<T> {
 /// A waiter's place in the queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueTicket {
-    member: usize,
+    line: LaneLine,
     position: Position,
 }
 
 #[derive(Debug)]
 pub(super) struct Scheduler<W, Q> {
     pub(super) supply: Supply,
-    lines: ServiceLines<W, Q>,
+    lines: Lanes<W, Q>,
     members: usize,
 }
 
 impl<W, Q> Scheduler<W, Q> {
     pub(super) fn new(limits: Limits) -> Self {
-        let mut scheduler = Scheduler { supply: Supply::new(limits), lines: ServiceLines::default(), members: 0 };
+        let mut scheduler = Scheduler { supply: Supply::new(limits), lines: Lanes::default(), members: 0 };
         scheduler.set_share(GATEWAY, 0, 0);
         scheduler
     }
@@ -56,10 +57,15 @@ impl<W, Q> Scheduler<W, Q> {
     pub(super) fn set_share(&mut self, member: usize, share: u64, now: u64) {
         if member == self.members {
             self.members += 1;
-            self.lines.add_line();
+            self.lines.add_service();
         }
         self.supply.set_share(member, share, now);
         self.list(member, now);
+    }
+
+    /// Whether services of the account may place orders: then some places are kept for them.
+    pub(super) fn place_orders(&mut self, orders: bool) {
+        self.supply.place_orders(orders);
     }
 
     pub(super) fn members(&self) -> usize {
@@ -103,16 +109,16 @@ impl<W, Q> Scheduler<W, Q> {
 
     /// Puts a request into the queue, which must be served then.
     pub(super) fn enter(&mut self, demand: Demand<Q>, waiter: W, now: u64) -> QueueTicket {
-        let member = demand.member;
+        let line = LaneLine { lane: Lane::of(&demand), member: demand.member };
         let position = self.lines.enter(Waiting { demand, waiter });
-        self.list(member, now);
-        QueueTicket { member, position }
+        self.list(line.member, now);
+        QueueTicket { line, position }
     }
 
     /// Takes a request out of the queue, if it is still there; the queue must be served then.
     pub(super) fn leave(&mut self, ticket: QueueTicket, now: u64) -> Option<Demand<Q>> {
-        let waiting = self.lines.remove(ticket.member, ticket.position)?;
-        self.list(ticket.member, now);
+        let waiting = self.lines.remove(ticket.line, ticket.position)?;
+        self.list(ticket.line.member, now);
         Some(waiting.demand)
     }
 
@@ -124,26 +130,26 @@ impl<W, Q> Scheduler<W, Q> {
         mut decide: impl FnMut(W, Result<Served<D::Output>, Exhausted>),
     ) -> Option<u64> {
         self.climb(now);
-        if self.lines.waiting() == 0 || self.supply.in_flight() * 4 < self.supply.places() * 3 {
+        if self.lines.waiting() == 0 || self.supply.has_many_places() {
             self.places_are_few(false, now);
         }
         while let Some(member) = self.lines.change_due(now) {
             self.list(member, now);
         }
-        let mut next = None;
-        while let Some(member) = self.lines.first() {
-            let Some((position, Waiting { demand, .. })) = self.lines.head(member) else { break };
+        let (mut next, mut only_orders) = (None, false);
+        while let Some(line) = self.lines.first(only_orders) {
+            let Some((position, Waiting { demand, .. })) = self.lines.head(line) else { break };
             let (cost, expires) = (demand.cost, demand.expires);
             let decision = match self.supply.take(demand, now, days) {
                 Ok(grant) => Ok(grant),
                 Err(Stop::Final(exhausted)) => Err(exhausted),
                 Err(Stop::Day(refused, at)) if at > expires => Err(Exhausted::Day(refused)),
                 Err(Stop::Day(_, at)) => {
-                    self.lines.list(member, Standing::SetAside { until: at.max(now + 1) });
+                    self.lines.list(line, Standing::SetAside { until: at.max(now + 1) });
                     continue;
                 }
                 Err(Stop::NotLeased) => {
-                    self.lines.list(member, Standing::SetAside { until: now + LEASE_WAIT });
+                    self.lines.list(line, Standing::SetAside { until: now + LEASE_WAIT });
                     continue;
                 }
                 Err(Stop::Until(at)) => {
@@ -152,14 +158,19 @@ impl<W, Q> Scheduler<W, Q> {
                 }
                 Err(Stop::Place) => {
                     self.places_are_few(true, now);
-                    break;
+                    if line.lane == Lane::Orders {
+                        break;
+                    }
+                    // Those that are kept for orders may be free.
+                    only_orders = true;
+                    continue;
                 }
             };
-            if decision.is_ok() && self.lines.borrows(member) {
-                self.lines.has_borrowed(member, cost);
+            if decision.is_ok() && self.lines.borrows(line) {
+                self.lines.has_borrowed(line.member, cost);
             }
-            let waiting = self.lines.remove(member, position);
-            self.list(member, now);
+            let waiting = self.lines.remove(line, position);
+            self.list(line.member, now);
             if let Some(Waiting { waiter, .. }) = waiting {
                 decide(waiter, decision);
             }
@@ -212,12 +223,12 @@ impl<W, Q> Scheduler<W, Q> {
     /// Whether the waiter that comes first may have the tokens that are there.
     #[cfg(test)]
     pub(super) fn could_serve(&mut self, now: u64) -> bool {
-        let first = self.lines.first().and_then(|member| self.lines.head(member));
+        let first = self.lines.first(self.supply.only_orders()).and_then(|line| self.lines.head(line));
         first.is_some_and(|(_, head)| self.supply.check_tokens(&head.demand, now).is_ok())
     }
 
     fn ahead(&self, demand: &Demand<Q>) -> Ahead {
-        let ahead = |borrows| self.lines.cost_ahead(demand.member, demand.priority, borrows);
+        let ahead = |borrows| self.lines.cost_ahead(demand, borrows, self.supply.only_orders());
         Ahead { own: ahead(false), all: ahead(true) }
     }
 
@@ -226,19 +237,19 @@ impl<W, Q> Scheduler<W, Q> {
         !self.lines.any_covered() && !self.lines.waits(demand.member) && self.supply.covers(demand, now)
     }
 
-    /// Lists a service's line as it is now.
+    /// Lists a service's lines as they are now.
     fn list(&mut self, member: usize, now: u64) {
-        match self.lines.head(member) {
-            None => {
-                self.supply.waits(member, false);
-                self.lines.unlist(member);
-            }
-            Some((_, Waiting { demand, .. })) => {
-                let standing = self.supply.standing(demand, now);
-                self.supply.waits(member, true);
-                self.lines.list(member, standing);
+        for lane in [Lane::Orders, Lane::Others] {
+            let line = LaneLine { lane, member };
+            match self.lines.head(line) {
+                None => self.lines.unlist(line),
+                Some((_, Waiting { demand, .. })) => {
+                    let standing = self.supply.standing(demand, now);
+                    self.lines.list(line, standing);
+                }
             }
         }
+        self.supply.waits(member, self.lines.waits(member));
     }
 
     fn relist(&mut self, now: u64) {

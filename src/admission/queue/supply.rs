@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use super::lines::{Demand, Standing};
+use super::lines::{Demand, Standing, Urgency};
 use crate::{
     admission::{
         bucket_start::BucketStart,
@@ -79,6 +79,7 @@ pub(super) struct Served<T> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
     pub(super) member: usize,
+    is_order: bool,
     cost: u32,
     /// Number of the take; `None` without a limit.
     tokens: Option<u64>,
@@ -90,7 +91,7 @@ pub(super) struct Taken {
 /// Why a request gets nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::admission) enum Exhausted {
-    /// All places in flight are occupied.
+    /// All places in flight that it may take are occupied.
     InFlight { own_share_used: bool },
     /// Tokens come after this time.
     Second { wait: Duration, own_share_used: bool },
@@ -110,7 +111,7 @@ pub(in crate::admission) enum Exhausted {
 pub(super) enum Stop {
     /// The bucket has no tokens for it before that instant; those behind it wait too.
     Until(u64),
-    /// No place is free; those behind it wait too.
+    /// No place that it may take is free; those of its kind wait too.
     Place,
     /// The service may not take more of the day before that instant.
     Day(DayRefused, u64),
@@ -147,7 +148,11 @@ pub(super) struct Supply {
     /// Places occupied, by number of the service.
     occupied: Vec<usize>,
     in_flight: usize,
+    /// Of `in_flight`.
+    orders_in_flight: usize,
     places: usize,
+    /// Services of the account may place orders.
+    orders_come: bool,
     /// How long a request may wait, nanoseconds.
     max_wait: u64,
     /// Places are scarce: a guarantee holds for as many of them as the service's share.
@@ -170,7 +175,9 @@ impl Supply {
             learned: Learned::default(),
             occupied: Vec::new(),
             in_flight: 0,
+            orders_in_flight: 0,
             places: limits.places,
+            orders_come: false,
             max_wait: 0,
             few_places: false,
             largest: 1,
@@ -233,6 +240,33 @@ impl Supply {
 
     pub(super) fn places(&self) -> usize {
         self.places
+    }
+
+    /// Whether services of the account may place orders.
+    pub(super) fn place_orders(&mut self, orders: bool) {
+        self.orders_come = orders;
+    }
+
+    /// Places that only orders may take: an eighth, rounded up, so that slow requests cannot hold all places against
+    /// them. A single place is for all.
+    pub(super) fn kept_for_orders(&self) -> usize {
+        if self.orders_come && self.places > 1 { self.places.div_ceil(8) } else { 0 }
+    }
+
+    /// Whether only an order may take a place now, if there is one.
+    pub(super) fn only_orders(&self) -> bool {
+        !self.has_free_place(Urgency::Usual)
+    }
+
+    fn has_free_place(&self, urgency: Urgency) -> bool {
+        let others = self.in_flight - self.orders_in_flight;
+        self.in_flight < self.places && (urgency == Urgency::Order || others < self.places - self.kept_for_orders())
+    }
+
+    /// Whether more than a quarter of the places is free for any request.
+    pub(super) fn has_many_places(&self) -> bool {
+        let others = self.in_flight - self.orders_in_flight;
+        self.in_flight * 4 < self.places * 3 && others * 4 < (self.places - self.kept_for_orders()) * 3
     }
 
     /// How long a request may wait, nanoseconds.
@@ -299,7 +333,7 @@ impl Supply {
         if now < self.learned.paused_until() {
             return Err(Stop::Until(self.learned.paused_until()));
         }
-        if self.in_flight >= self.places {
+        if !self.has_free_place(demand.urgency) {
             return Err(Stop::Place);
         }
         let worth = self.check_tokens(demand, now)?;
@@ -310,9 +344,11 @@ impl Supply {
         let tokens = self.tokens.as_mut().and_then(|tokens| tokens.take(cost, now).ok());
         let delay = self.shares.take(member, worth, now);
         self.days.take(member, cost, date);
+        let is_order = demand.urgency == Urgency::Order;
         self.in_flight += 1;
+        self.orders_in_flight += usize::from(is_order);
         self.occupied[member] += 1;
-        Ok(Served { units, taken: Taken { member, cost, tokens, delay, date } })
+        Ok(Served { units, taken: Taken { member, is_order, cost, tokens, delay, date } })
     }
 
     /// Says what became of what was taken: it was used, or comes back.
@@ -329,6 +365,7 @@ impl Supply {
     /// The place in flight is free again.
     pub(super) fn release(&mut self, taken: Taken) {
         self.in_flight -= 1;
+        self.orders_in_flight -= usize::from(taken.is_order);
         self.occupied[taken.member] -= 1;
     }
 
@@ -391,7 +428,7 @@ impl Supply {
         if pause > 0 {
             return Exhausted::Paused { wait: Duration::from_nanos(pause) };
         }
-        if self.in_flight >= self.places {
+        if !self.has_free_place(demand.urgency) {
             return Exhausted::InFlight { own_share_used: has_share && !self.has_place(demand.member) };
         }
         if self.check_tokens(demand, now).is_ok() {

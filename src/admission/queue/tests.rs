@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    lines::Demand,
+    lines::{Demand, Urgency},
     scheduler::{QueueArrival, QueueTicket, Scheduler},
     supply::{DayShort, DayUnits, Days, Exhausted, Limits, Served, Taken},
 };
@@ -61,6 +61,10 @@ enum Event {
     Arrive(usize),
 }
 
+fn demand(member: usize, urgency: Urgency, expires: u64) -> Demand<()> {
+    Demand { member, cost: 1, priority: Priority::Normal, urgency, expires, deadline: expires, with: () }
+}
+
 /// A request that got something, or did not.
 #[derive(Clone, Copy, Debug)]
 struct Done {
@@ -75,6 +79,7 @@ struct Done {
 #[derive(Clone, Copy, Debug)]
 struct Caller {
     priority: Priority,
+    urgency: Urgency,
     /// Nanoseconds between two requests.
     every: u64,
     from: u64,
@@ -106,7 +111,8 @@ fn limits(per_second: u32, burst: u32) -> Limits {
 }
 
 fn caller(priority: Priority, per_second: f64) -> Caller {
-    Caller { priority, every: (1e9 / per_second) as u64, from: 0, until: u64::MAX, cost: 1 }
+    let urgency = Urgency::Usual;
+    Caller { priority, urgency, every: (1e9 / per_second) as u64, from: 0, until: u64::MAX, cost: 1 }
 }
 
 impl Simulation {
@@ -176,9 +182,9 @@ impl Simulation {
         if next < caller.until {
             self.events.push(Reverse((next, Event::Arrive(member))));
         }
-        let Caller { cost, priority, .. } = caller;
+        let Caller { cost, priority, urgency, .. } = caller;
         let expires = self.now + self.scheduler.supply.max_wait();
-        let demand = Demand { member, cost, priority, expires, deadline: self.now + 30 * SECOND, with: () };
+        let demand = Demand { member, cost, priority, urgency, expires, deadline: self.now + 30 * SECOND, with: () };
         let request = self.asked.len();
         self.asked.push(Done { member, arrived: self.now, at: self.now, cost, result: Ok(()) });
         match self.scheduler.arrive(&demand, self.now, &self.days) {
@@ -221,6 +227,10 @@ impl Simulation {
 
     fn end(&mut self, request: usize, result: Result<(), Exhausted>) {
         self.done.push(Done { at: self.now, result, ..self.asked[request] });
+    }
+
+    fn in_flight(&self, urgency: Urgency) -> usize {
+        self.taken.keys().filter(|request| self.callers[self.asked[**request].member].urgency == urgency).count()
     }
 
     /// Units that a service got from `from` to `until`.
@@ -406,12 +416,14 @@ fn nobody_waits_for_what_it_may_have() {
                 left -= share;
                 let priority = [Priority::Low, Priority::Normal, Priority::High][random.usize(..3)];
                 let cost = random.u32(1..4);
-                (share, Caller { cost, ..caller(priority, f64::from(rate) * random.f64().max(0.01)) })
+                let urgency = [Urgency::Order, Urgency::Expiring, Urgency::Usual, Urgency::Usual][random.usize(..4)];
+                (share, Caller { cost, urgency, ..caller(priority, f64::from(rate) * random.f64().max(0.01)) })
             })
             .collect();
         let places = random.usize(1..20);
         let max_wait = Duration::from_millis(random.u64(0..3_000));
         let mut simulation = Simulation::new(Limits { places, max_wait, ..limits(rate, burst) }, &services);
+        simulation.scheduler.place_orders(seed % 4 > 0);
         simulation.flight = random.u64(0..300) * MILLI;
         simulation.random = random;
         for step in 1..2_000 {
@@ -432,6 +444,9 @@ fn nobody_waits_for_what_it_may_have() {
             let supply = &simulation.scheduler.supply;
             assert_eq!(simulation.waiting.len(), simulation.scheduler.waiting());
             assert!(supply.in_flight() <= places);
+            let kept = if seed % 4 > 0 && places > 1 { places.div_ceil(8) } else { 0 };
+            let orders = simulation.in_flight(Urgency::Order);
+            assert!(supply.in_flight() - orders <= places - kept, "seed {seed}, step {step}");
             if simulation.scheduler.waiting() > 0 && supply.in_flight() < places && supply.paused_until() <= now {
                 assert!(!simulation.scheduler.could_serve(now), "seed {seed}, step {step}");
             }
@@ -445,7 +460,7 @@ fn what_is_given_back_is_there_again() {
     let mut scheduler: Scheduler<(), ()> = Scheduler::new(Limits { places: 8, ..limits(10, 4) });
     scheduler.set_share(1, fixed(0.5), 0);
     let days = SimulatedDays { limit: Some(10), ..SimulatedDays::default() };
-    let demand = |member| Demand { member, cost: 1, priority: Priority::Normal, expires: 0, deadline: 0, with: () };
+    let demand = |member| demand(member, Urgency::Usual, 0);
     let mut grants = Vec::new();
     for _ in 0..4 {
         match scheduler.arrive(&demand(1), 0, &days) {
@@ -485,5 +500,54 @@ fn a_pause_holds_for_all_and_the_rate_falls_and_climbs() {
             matches!(done.result, Err(Exhausted::Paused { wait }) if wait > Duration::from_millis(500)),
             "{done:?}"
         );
+    }
+}
+
+/// Slow requests of one service take all that they may, and wait; orders of it and of another one get the rest.
+#[test]
+fn orders_get_the_places_that_are_kept_for_them_while_others_wait() {
+    for (places, kept) in [(1, 0), (2, 1), (3, 1), (8, 1), (9, 2), (64, 8), (65, 9)] {
+        let max_wait = Duration::from_secs(1);
+        let mut scheduler: Scheduler<usize, ()> = Scheduler::new(Limits { places, max_wait, ..limits(1_000, 1_000) });
+        scheduler.set_share(1, 0, 0);
+        scheduler.set_share(2, 0, 0);
+        scheduler.place_orders(true);
+        let days = SimulatedDays::default();
+        let mut others = Vec::new();
+        while let QueueArrival::Granted(grant) = scheduler.arrive(&demand(1, Urgency::Usual, SECOND), 0, &days) {
+            others.push(grant.taken);
+        }
+        assert_eq!(others.len(), places - kept);
+        scheduler.enter(demand(1, Urgency::Usual, SECOND), 0, 0);
+        scheduler.enter(demand(1, Urgency::Expiring, SECOND), 1, 0);
+        let mut granted = Vec::new();
+        for number in 0..=kept {
+            // It is not the first to expire.
+            let order = demand(1 + number % 2, Urgency::Order, 2 * SECOND);
+            assert!(matches!(scheduler.arrive(&order, 0, &days), QueueArrival::Waits { .. }), "{places}");
+            scheduler.enter(order, 10 + number, 0);
+            scheduler.serve(0, &days, |waiter, decision| granted.push((waiter, decision.is_ok())));
+        }
+        assert_eq!(granted, (0..kept).map(|number| (10 + number, true)).collect::<Vec<_>>(), "{places}");
+        assert_eq!(scheduler.supply.in_flight(), places);
+        // The next place goes to the order, then to what expires soon.
+        granted.clear();
+        for taken in others.into_iter().take(3) {
+            scheduler.release(taken, 0);
+            scheduler.serve(0, &days, |waiter, _| granted.push((waiter, true)));
+        }
+        let expected: &[_] = if places == 1 { &[10] } else { &[10 + kept, 1, 0] };
+        let expected = expected.iter().map(|waiter| (*waiter, true)).take(places - kept);
+        assert_eq!(granted, expected.collect::<Vec<_>>(), "{places}");
+    }
+}
+
+#[test]
+fn nothing_is_kept_where_no_service_places_orders() {
+    let mut scheduler: Scheduler<(), ()> = Scheduler::new(Limits { places: 8, ..limits(1_000, 1_000) });
+    scheduler.set_share(1, 0, 0);
+    for _ in 0..8 {
+        let arrival = scheduler.arrive(&demand(1, Urgency::Usual, 0), 0, &SimulatedDays::default());
+        assert!(matches!(arrival, QueueArrival::Granted(_)));
     }
 }

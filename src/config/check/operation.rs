@@ -100,6 +100,7 @@ fn new_row(
         cache: None,
         timeout: TIMEOUT,
         cost: 1,
+        urgent: false,
         vary: Vec::new(),
     };
     Some(merge(base, row))
@@ -140,6 +141,7 @@ fn merge(base: OperationConfig, row: &file::OperationTable) -> OperationConfig {
         class: row.class.unwrap_or(base.class),
         cache: row.cache.as_ref().map_or(base.cache.clone(), |cache| merge_cache(base.cache, cache)),
         timeout: row.timeout.as_ref().map_or(base.timeout, |timeout| timeout.0.0),
+        urgent: row.urgent.unwrap_or(base.urgent),
         cost: row.cost.map_or(base.cost, |cost| u32::try_from(cost.0).unwrap_or(u32::MAX)),
         vary: row.vary.as_ref().map_or(base.vary, |vary| vary.iter().map(|name| name.0.0.clone()).collect()),
     }

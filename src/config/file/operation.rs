@@ -35,6 +35,10 @@ pub struct OperationTable {
     /// Units of the account's budget that one request takes; absent in a new row: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<PositiveInteger<1000>>,
+    /// Whether requests come before others of their priority in the wait queue, as orders always do; absent in a new row:
+    /// false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub urgent: Option<bool>,
     /// Request headers that are passed on and are part of the cache key; absent in a new row: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vary: Option<Vec<Parsed<VaryHeader>>>,

@@ -7,6 +7,7 @@
 //! callers or requests. Never fails: what is not stored is fetched again.
 
 mod canonical;
+pub mod directives;
 pub mod entry;
 pub mod flight;
 mod heap;
@@ -14,6 +15,7 @@ pub mod key;
 mod packed;
 pub mod rules;
 mod upkeep;
+pub(crate) mod validator;
 
 use std::{
     collections::BTreeMap,
@@ -26,12 +28,13 @@ use std::{
 use tokio::time::Instant;
 
 use crate::memory::Memory;
+pub(crate) use directives::Acceptance;
+pub use directives::RequestDirectives;
 pub use entry::{CacheEntry, Lifetimes, NewEntry, Received};
 pub(crate) use flight::JoinRequest;
 pub use flight::{Flight, Flights, Follower, Leader};
 pub use key::{Key, KeyParts, KeyRequest, VaryValues};
 use packed::NameLists;
-pub use rules::RequestDirectives;
 use upkeep::Upkeep;
 
 /// Bytes of heap that an entry takes beside its key and its content: moka's nodes and maps, measured with mimalloc.
@@ -97,7 +100,7 @@ impl Cache {
 
     /// A response in the form in which it may be stored. `memory` accounts for what left the cache while it is read.
     pub fn pack(&self, response: NewEntry, memory: &Arc<Memory>) -> CacheEntry {
-        CacheEntry::packed(response, &self.names, memory)
+        CacheEntry::packed(response.with_etag(), &self.names, memory)
     }
 
     /// What is stored under a key at `now`.

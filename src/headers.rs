@@ -55,9 +55,13 @@ pub fn reaches_caller(name: &str) -> bool {
 }
 
 /// Whether a cached operation may declare that its response varies by this request header: it reaches Fastrac, and
-/// the gateway neither sets it (`content-type`) nor acts on it (`cache-control`) on a cached operation.
+/// the gateway neither sets it (`content-type`) nor acts on it (`cache-control`) on a cached operation. Conditions and
+/// ranges are not about the whole response, which is stored.
 pub fn may_vary(name: &str) -> bool {
-    with_hyphens(name, |name| reaches_fastrac(name) && !matches!(name, "content-type" | "cache-control"))
+    with_hyphens(name, |name| {
+        let is_of_gateway = matches!(name, "content-type" | "cache-control" | "pragma" | "range");
+        reaches_fastrac(name) && !is_of_gateway && !name.starts_with("if-")
+    })
 }
 
 /// Headers of one connection (RFC 9110, section 7.6.1).
@@ -156,10 +160,12 @@ mod tests {
 
     #[test]
     fn the_rest_passes() {
-        for name in
-            ["accept", "accept-language", "user-agent", "x-custom", "method", "x_custom", "if-none-match", "x-b3"]
-        {
+        for name in ["accept", "accept-language", "user-agent", "x-custom", "method", "x_custom", "x-b3"] {
             assert!(reaches_fastrac(name) && may_vary(name), "{name}");
+        }
+        for name in ["if-none-match", "If_Modified-Since", "range", "pragma"] {
+            let name = name.to_ascii_lowercase();
+            assert!(reaches_fastrac(&name) && !may_vary(&name), "{name}");
         }
         assert!(reaches_fastrac("content-type") && !may_vary("content-type") && !may_vary("cache_control"));
         for name in ["content-type", "etag", "retry-after", "location", "x-custom", "date", "server"] {

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use crate::{
     admission::{LimitWindow, Spent, WindowLimit},
     body::Receipt,
-    cache::CacheEntry,
+    cache::{CacheEntry, validator::IfNoneMatch},
     orders::{FirstSent, StoredAnswer},
     outcome::{Code, Outcome, Sent},
     record::{CacheResult, RequestId},
@@ -27,6 +27,16 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const FIRST_REQUEST: HeaderName = HeaderName::from_static("x-gateway-first-request");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Headers about a body, which a 304 does not have.
+const DESCRIBE_BODY: [HeaderName; 6] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_RANGE,
+    header::LAST_MODIFIED,
+];
 
 /// Number of headers that the gateway usually adds.
 pub(crate) const ADDED: usize = 8;
@@ -75,7 +85,7 @@ pub enum CacheStatusHeader {
     Joined,
     /// Fetched because the caller did not accept a stored response.
     Forced { stored: bool },
-    /// Fetched without the cache: the request has no key.
+    /// Fetched without the cache: the operation is not cached, or the request has no key.
     Bypass,
 }
 
@@ -196,6 +206,22 @@ impl Reply {
             Some(Code::BudgetSecond) => Some(LimitWindow::Second),
             Some(Code::BudgetDay) => Some(LimitWindow::Day),
             _ => None,
+        }
+    }
+
+    /// Whether it is a stored response, or one like it, that the caller has already.
+    pub(crate) fn is_known_to(&self, condition: &IfNoneMatch) -> bool {
+        let is_good = matches!(self.outcome, Outcome::Ok | Outcome::Hit | Outcome::Stale | Outcome::NotFound);
+        let is_cached = self.cached.is_some() && matches!(self.body, ReplyBody::Whole(_));
+        is_cached && is_good && self.status.is_success() && condition.has(&self.headers)
+    }
+
+    /// Says that the caller has the response already, instead of giving it (RFC 9110, section 15.4.5).
+    pub(crate) fn not_modified(&mut self) {
+        self.status = StatusCode::NOT_MODIFIED;
+        self.body = ReplyBody::Whole(Bytes::new());
+        for name in DESCRIBE_BODY {
+            self.headers.remove(name);
         }
     }
 

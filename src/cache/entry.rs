@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::{
     heap,
     packed::{NameLists, PackedResponse},
+    validator,
 };
 use crate::{
     memory::{Memory, Readers},
@@ -74,7 +75,7 @@ impl Lifetimes {
     }
 
     /// Age up to which a stale response is given at once and refreshed behind it.
-    fn revalidated(&self) -> Duration {
+    pub(super) fn revalidated(&self) -> Duration {
         self.usable.min(self.fresh.saturating_mul(2))
     }
 }
@@ -94,6 +95,14 @@ pub struct NewEntry {
     pub stored_from: HeaderValue,
     pub received: Received,
     pub lifetimes: Lifetimes,
+}
+
+impl NewEntry {
+    /// With an `ETag`, as a response that may be stored has one.
+    pub(super) fn with_etag(mut self) -> Self {
+        validator::set_etag(&mut self.headers, &self.body);
+        self
+    }
 }
 
 /// A response of Fastrac, stored or about to be.

@@ -1,57 +1,17 @@
-//! What may be stored in the cache, for how long, and which stored response a caller accepts (RFC 9111, contract
-//! section 4). Pure.
+//! What may be stored in the cache, and for how long. Pure.
 //!
 //! What always holds: only `success:true` with 200, and `not_found`, are ever stored, and only of an operation that
-//! declares a cache policy (`config` allows one on lookups only). Must not know the cache. Never fails: directives that
-//! cannot be read count as absent, except `max-age`, which counts as 0.
+//! declares a cache policy (`config` allows one on lookups only). Must not know the cache. Never fails.
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode, header::CACHE_CONTROL};
+use http::StatusCode;
 
 use super::entry::Lifetimes;
 use crate::{
     config::CachePolicy,
     outcome::{Classification, Lifetime},
 };
-
-/// The directives of a request's `Cache-Control` (RFC 9111, section 5.2.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RequestDirectives {
-    /// A response that is not stored is not accepted.
-    pub only_if_cached: bool,
-    /// Maximum age of a stored response; zero (also `no-cache`): none is accepted. Absent: any fresh one is.
-    pub max_age: Option<Duration>,
-}
-
-impl RequestDirectives {
-    /// Reads `Cache-Control`. Without `force_refresh`, directives other than `only-if-cached` count as absent.
-    pub(crate) fn read(headers: &HeaderMap, force_refresh: bool) -> Self {
-        let mut directives = RequestDirectives::default();
-        for value in headers.get_all(CACHE_CONTROL) {
-            let Ok(value) = value.to_str() else { continue };
-            for directive in value.split(',').map(str::trim) {
-                let (name, argument) = directive.split_once('=').unwrap_or((directive, ""));
-                if name.eq_ignore_ascii_case("only-if-cached") {
-                    directives.only_if_cached = true;
-                } else if force_refresh && name.eq_ignore_ascii_case("no-cache") {
-                    directives.max_age = Some(Duration::ZERO);
-                } else if force_refresh && name.eq_ignore_ascii_case("max-age") {
-                    let seconds = argument.trim_matches('"').parse().map(Duration::from_secs);
-                    // An age that cannot be read makes the response stale (RFC 9111, section 4.2.1).
-                    let seconds = seconds.unwrap_or(Duration::ZERO);
-                    directives.max_age = Some(directives.max_age.map_or(seconds, |known| known.min(seconds)));
-                }
-            }
-        }
-        directives
-    }
-
-    /// Whether a stored response of this age is accepted.
-    pub(crate) fn accepts(self, age: Duration) -> bool {
-        self.max_age.is_none_or(|max| age <= max && max > Duration::ZERO)
-    }
-}
 
 /// A response that could be stored.
 #[derive(Clone, Copy, Debug)]
@@ -105,21 +65,6 @@ fn refresh_age(policy: &CachePolicy, random: f64) -> Duration {
 mod tests {
     use super::*;
     use crate::outcome::Outcome;
-
-    fn read(value: &'static str, force_refresh: bool) -> RequestDirectives {
-        let headers = HeaderMap::from_iter([(CACHE_CONTROL, value.parse().unwrap())]);
-        RequestDirectives::read(&headers, force_refresh)
-    }
-
-    #[test]
-    fn only_those_who_may_can_force() {
-        assert_eq!(read("no-cache, max-age=0", false), RequestDirectives::default());
-        assert!(read("only-if-cached", false).only_if_cached);
-        assert!(!read("No-Cache", true).accepts(Duration::ZERO));
-        assert!(read("max-age=60", true).accepts(Duration::from_secs(60)));
-        assert!(!read("max-age=60", true).accepts(Duration::from_secs(61)));
-        assert!(!read("max-age=junk", true).accepts(Duration::ZERO));
-    }
 
     #[test]
     fn only_good_responses_are_stored() {

@@ -14,7 +14,8 @@ use crate::{
     admission::Claim,
     attempts::Attempts,
     cache::{
-        CacheEntry, Flight, JoinRequest, Key, KeyParts, Leader, Lookup, NewEntry, Received, RequestDirectives, key,
+        Acceptance, CacheEntry, Flight, JoinRequest, Key, KeyParts, Leader, Lookup, NewEntry, Received,
+        RequestDirectives, key,
         rules::{self, Candidate},
     },
     config::Class,
@@ -37,7 +38,7 @@ pub(super) struct Fill {
 pub(super) enum Unanswered {
     /// Its operation is not cached.
     Uncached,
-    /// It has no key, so it uses no stored response, and its own is neither stored nor shared.
+    /// A lookup that is not cached, or has no key: it uses no stored response, and its own is neither stored nor shared.
     Bypass,
     Fill(Fill),
 }
@@ -48,18 +49,21 @@ pub(super) async fn lookup(
     call: &Call,
     claim: &mut Claim,
 ) -> Result<ControlFlow<Reply, Unanswered>, Refusal> {
-    if call.upstream.operation.cache.is_none() {
+    let operation = &call.upstream.operation;
+    if operation.cache.is_none() && operation.class != Class::Lookup {
         return Ok(ControlFlow::Continue(Unanswered::Uncached));
     }
     let directives = RequestDirectives::read(&call.upstream.request.headers, call.service().force_refresh);
-    let Some(key) = key(call) else {
+    let Some(key) = operation.cache.as_ref().and_then(|_| key(call)) else {
         let refused = directives.only_if_cached.then(Refusal::only_if_cached);
         return refused.map_or(Ok(ControlFlow::Continue(Unanswered::Bypass)), Err);
     };
     let cache = &call.upstream.snapshot.cache;
     let now = Instant::now();
     let fresh = |now| match cache.lookup(&key, now) {
-        Lookup::Fresh(entry) => directives.accepts(entry.age(now)).then_some(entry),
+        Lookup::Fresh(entry) => {
+            (directives.accept(entry.age(now), entry.lifetimes()) == Acceptance::AtOnce).then_some(entry)
+        }
         Lookup::Stale(_) | Lookup::Miss => None,
     };
     if let Some(entry) = fresh(now) {
@@ -69,6 +73,7 @@ pub(super) async fn lookup(
     if directives.only_if_cached {
         return Err(Refusal::only_if_cached());
     }
+    let forced = matches!(cache.lookup(&key, now), Lookup::Fresh(_));
     loop {
         let request = JoinRequest { generation: cache.generation(), priority: call.service().priority };
         let stored = || fresh(Instant::now());
@@ -78,7 +83,7 @@ pub(super) async fn lookup(
                 return hit(call, claim, &entry, Instant::now()).await.map(ControlFlow::Break);
             }
             Flight::Leader(leader) => {
-                let fill = Fill { leader, forced: directives.max_age.is_some() };
+                let fill = Fill { leader, forced };
                 return Ok(ControlFlow::Continue(Unanswered::Fill(fill)));
             }
             Flight::Follower(follower) => {

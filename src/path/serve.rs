@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{Exchange, forward};
 use crate::{
     body::{Body, BodyEnd, Delivery, Receipt},
+    cache::validator::IfNoneMatch,
     caller::Client,
     catch_panic::{Panicked, catch_panic},
     outcome::Outcome,
@@ -91,7 +92,8 @@ where
     let (close, is_head) = (arrival.close, head.method == Method::HEAD);
     exchange.body_pending = !body.is_end_stream();
     // Allocated once, because it moves into the body of the response.
-    let mut finish = Box::new(FinishOnEnd { exchange, done: false, is_head, guard: arrival.guard });
+    let if_none_match = IfNoneMatch::read(&head.method, &head.headers);
+    let mut finish = Box::new(FinishOnEnd { exchange, done: false, is_head, if_none_match, guard: arrival.guard });
     async move {
         let x = &mut finish.exchange;
         let outcome = match x.snapshot.in_flight.enter() {
@@ -122,6 +124,10 @@ fn respond<G: ExchangeGuard + 'static>(
     let sent = x.sent();
     let refused = RefusedRequestFacts { request_id: &x.request_id, sent, repeat: x.repeat };
     let mut reply = outcome.unwrap_or_else(|refusal| refusal.reply(refused, format));
+    if finish.if_none_match.take().is_some_and(|condition| reply.is_known_to(&condition)) {
+        reply.not_modified();
+        x.record.iter_mut().for_each(|record| record.status = Some(reply.status.as_u16()));
+    }
     let limits = x.record.as_ref().and_then(Record::service).map(|service| limits(&x.snapshot, service, &reply));
     reply.stamp(GatewayHeaders { request_id: &x.request_id, sent, limits, close });
     if finish.is_head {
@@ -160,6 +166,7 @@ struct FinishOnEnd<G> {
     exchange: Exchange,
     done: bool,
     is_head: bool,
+    if_none_match: Option<IfNoneMatch>,
     guard: G,
 }
 

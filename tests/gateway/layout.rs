@@ -124,12 +124,14 @@ fn nothing_imports_the_top() {
 }
 
 /// Files and folders that compute and do nothing else.
-const PURE: [&str; 15] = [
+const PURE: [&str; 17] = [
     "catalog/route",
     "catalog/target",
     "cache/canonical",
+    "cache/directives",
     "cache/key",
     "cache/rules",
+    "cache/validator",
     "headers",
     "outcome",
     "retry_after",

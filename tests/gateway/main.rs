@@ -9,6 +9,7 @@
 //! | `passes_responses_unchanged` | requests and responses are passed on unchanged, byte for byte |
 //! | `never_leaks` | the account's keys and the callers' credentials never leave the gateway |
 //! | `refuses_clearly` | every refusal says what is wrong, whether Fastrac received the request, and when to retry |
+//! | `accepts_stored_responses` | which stored response a caller gets by its directives and conditions, and never another's |
 //! | `caches` | lookups are served from the cache, and concurrent requests share one fetch |
 //! | `notices_callers_that_left` | a caller that leaves is noticed, whatever is behind its order and whenever it leaves |
 //! | `protects_orders_without_a_key` | an order that is repeated blindly is executed once, and two that are wanted are two |
@@ -58,6 +59,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod accepts_stored_responses;
 mod accounts_for_everything;
 mod authenticates_certificates;
 mod authority;

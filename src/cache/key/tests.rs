@@ -116,3 +116,225 @@ proptest! {
         let _ = Key::from_bytes(&body);
     }
 }
+
+/// Requests with these bodies must not share a response.
+const DIFFERENT_BODIES: &[&[&str]] = &[
+    &["", "1", "1.0", "1.00", "10e-1", "1e0", "1E0", "1e+0", "-1", "\"1\"", "true", "null", "[1]", "{\"a\":1}", "11"],
+    &["0", "-0", "0.0", "0e0", "9007199254740992", "9007199254740993", "1e400", "1e401", "0.1", "0.10"],
+    &[
+        r#""""#,
+        r#""x""#,
+        r#""X""#,
+        r#"" x""#,
+        r#""x ""#,
+        r#""x\u0000""#,
+        r#""\u00e9""#,
+        r#""e\u0301""#,
+        r#""\\u0078""#,
+        r#""\"""#,
+        r#""/""#,
+        r#""\\/""#,
+        r#""\\""#,
+        r#""null""#,
+        r#""\n""#,
+        r#""\\n""#,
+        r#""\u2028""#,
+        r#""\ud83d\ude00""#,
+        r#""\ud83d\ude01""#,
+        r#""x,\"a\":1""#,
+    ],
+    &[
+        "[]",
+        "[[]]",
+        "{}",
+        "[{}]",
+        "[[],[]]",
+        r#"{"":{}}"#,
+        r#"{"":[]}"#,
+        r#"{"a":{}}"#,
+        r#"{"a":[]}"#,
+        r#"{"a":null}"#,
+        r#"{"a":""}"#,
+        "[null]",
+        r#"[""]"#,
+        "[0]",
+        "[false]",
+        "[1,2]",
+        "[2,1]",
+        "[12]",
+        "[[1],2]",
+        "[[1,2]]",
+    ],
+    &[
+        r#"{"a":1,"b":2}"#,
+        r#"{"a":2,"b":1}"#,
+        r#"{"a":1}"#,
+        r#"{"A":1}"#,
+        r#"{" a":1}"#,
+        r#"{"ab":1}"#,
+        r#"{"a":"1"}"#,
+        r#"{"a":{"b":2}}"#,
+        r#"{"a":[1,2]}"#,
+        r#"{"a":[2,1]}"#,
+        r#"{"a":1,"b":2,"c":null}"#,
+        r#"{"a":"1,\"b\":2"}"#,
+        r#"{"a\u0000":1}"#,
+        r#"{"a\",\"b":1}"#,
+        r#"{"\\u0061":1}"#,
+        r#"{"b":{"a":1},"a":{"b":1}}"#,
+    ],
+];
+
+/// Requests with these bodies must share one.
+const EQUAL_BODIES: &[&[&str]] = &[
+    &[
+        r#"{"a":1,"b":[1,2]}"#,
+        r#"{"b":[1,2],"a":1}"#,
+        r#" {"a" : 1 , "b" : [ 1 , 2 ] } "#,
+        "{\"a\":1,\r\n\t\"b\":[1,2]}",
+        r#"{"\u0061":1,"b":[1,2]}"#,
+        r#"{"b":[1,2],"\u0061":1}"#,
+        r#"{"\u0062":[1,2],"\u0061":1}"#,
+    ],
+    &[
+        r#""x/é😀""#,
+        r#""x\/é😀""#,
+        r#""\u0078/\u00e9\ud83d\ude00""#,
+        r#""\u0078\u002f\u00E9\uD83D\uDE00""#,
+        r#" "x/é😀""#,
+    ],
+    &[r#""\n\t\"\\\b\f\r""#, r#""\u000a\u0009\u0022\u005c\u0008\u000c\u000d""#, r#""\u000A\t\"\\\u0008\f\r""#],
+    &[
+        r#"[{"c":{"e":1,"d":2},"a":[]},"x"]"#,
+        r#"[{"a":[],"c":{"d":2,"e":1}},"x"]"#,
+        r#"[{"a":[ ],"c":{"e":1,"d":2}},"\u0078"]"#,
+        r#"[ {"c":{"d":2,"e":1},"a":[]} , "x" ]"#,
+        "[{\"c\":{\"e\":1,\"\\u0064\":2},\"\\u0061\":[]},\"x\"]\n",
+    ],
+    &[r#"{"":1,"é":2,"z":3}"#, r#"{"z":3,"\u00e9":2,"":1}"#, r#"{"\u00e9":2,"":1,"z":3}"#, r#"{"z":3,"":1,"é":2}"#],
+    &["-1.50e+10", " -1.50e+10", "-1.50e+10\n", "\t-1.50e+10\t"],
+    &["true", " true", "true ", "\ntrue\n"],
+];
+
+const DIFFERENT_QUERIES: &[Option<&str>] = &[
+    None,
+    Some(""),
+    Some("a"),
+    Some("a="),
+    Some("=a"),
+    Some("a=1"),
+    Some("a=%31"),
+    Some("A=1"),
+    Some("a=1&"),
+    Some("a=1&a=2"),
+    Some("a=2&a=1"),
+    Some("a=1&b=2"),
+    Some("a=1%26b=2"),
+    Some("a=1;b=2"),
+    Some("a=1&b=2&b="),
+    Some("a=+1"),
+    Some("a=%201"),
+    Some("a=1?"),
+    Some("a==1"),
+    Some("a%3D1"),
+    Some("%61=1"),
+    Some("a=1/"),
+    Some("a=b&1"),
+];
+
+const EQUAL_QUERIES: &[&[&str]] = &[
+    &["a=1&b=2&c=3", "c=3&b=2&a=1", "b=2&a=1&c=3", "c=3&a=1&b=2", "b=2&c=3&a=1", "a=1&c=3&b=2"],
+    &["a=1&a=2&b", "a=1&b&a=2", "b&a=1&a=2"],
+    &["&a=1&b", "a=1&&b", "a=1&b&", "b&&a=1"],
+];
+
+/// Each pair of a list.
+fn pairs<T: Copy>(list: &[T]) -> Vec<(T, T)> {
+    let pairs_of = |at: usize| list[at + 1..].iter().map(move |other| (list[at], *other));
+    (0..list.len()).flat_map(pairs_of).collect()
+}
+
+#[test]
+fn different_requests_never_share_a_key() {
+    let mut count = 0;
+    for (a, b) in DIFFERENT_BODIES.iter().flat_map(|bodies| pairs(bodies)) {
+        assert_ne!(key(None, a).expect(a), key(None, b).expect(b), "{a} {b}");
+        count += 1;
+    }
+    for (a, b) in pairs(DIFFERENT_QUERIES) {
+        assert_ne!(key(a, "").unwrap(), key(b, "").unwrap(), "{a:?} {b:?}");
+        count += 1;
+    }
+    let base = parts("main");
+    let (language, accept) = (http::header::ACCEPT_LANGUAGE, http::header::ACCEPT);
+    let values = ["id", "en", "", "id,en"].map(HeaderValue::from_static);
+    let vary = |name, values: &[usize], all: &'static [HeaderValue]| {
+        [VaryValues { name, values: values.iter().map(|at| &all[*at]).collect() }]
+    };
+    let all: &'static [HeaderValue] = Box::leak(Box::new(values));
+    let (language, accept): (&'static _, &'static _) = (Box::leak(Box::new(language)), Box::leak(Box::new(accept)));
+    let varied = [
+        vary(language, &[], all),
+        vary(language, &[0], all),
+        vary(language, &[1], all),
+        vary(language, &[2], all),
+        vary(language, &[3], all),
+        vary(language, &[0, 1], all),
+        vary(language, &[1, 0], all),
+        vary(accept, &[0], all),
+    ];
+    let mut requests = vec![
+        base,
+        KeyParts { account: "other", ..base },
+        KeyParts { account: "", ..base },
+        KeyParts { address: "https://b2b.other", ..base },
+        KeyParts { address: "https://b2b.example/", ..base },
+        KeyParts { operation: "v1.city", ..base },
+        KeyParts { service: Some(""), ..base },
+        KeyParts { service: Some("main"), ..base },
+        KeyParts { method: "POST", ..base },
+        KeyParts { path: "/P", ..base },
+        KeyParts { path: "/p/", ..base },
+        KeyParts { path: "//p", ..base },
+        KeyParts { path: "/%70", ..base },
+        KeyParts { path: "/p?", ..base },
+        KeyParts { path: "/", query: Some("p"), ..base },
+        KeyParts { query: Some(""), ..base },
+        KeyParts { body: b"\"\"", ..base },
+    ];
+    requests.extend(varied.iter().map(|vary| KeyParts { vary, ..base }));
+    for (a, b) in pairs(&requests) {
+        assert_ne!(Key::new(a).unwrap(), Key::new(b).unwrap(), "{a:?} {b:?}");
+        count += 1;
+    }
+    assert!(count >= 1000, "{count} pairs");
+}
+
+#[test]
+fn spellings_of_one_request_share_a_key() {
+    let mut count = 0;
+    for (a, b) in EQUAL_BODIES.iter().flat_map(|bodies| pairs(bodies)) {
+        assert_eq!(key(None, a).expect(a), key(None, b).expect(b), "{a} {b}");
+        count += 1;
+    }
+    for (a, b) in EQUAL_QUERIES.iter().flat_map(|queries| pairs(queries)) {
+        assert_eq!(key(Some(a), ""), key(Some(b), ""), "{a} {b}");
+        count += 1;
+    }
+    // Each spelling of each letter of a word.
+    let spellings = |letter: char| {
+        [letter.to_string(), format!("\\u{:04x}", u32::from(letter)), format!("\\u{:04X}", u32::from(letter))]
+    };
+    for (first, second) in [('j', 'k'), ('/', 'm'), ('é', '\u{7f}')] {
+        let bodies: Vec<String> = spellings(first)
+            .iter()
+            .flat_map(|a| spellings(second).map(|b| format!("{{\"keyword\":\"{a}{b}\"}}")))
+            .collect();
+        let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
+        for (a, b) in pairs(&bodies) {
+            assert_eq!(key(None, a).expect(a), key(None, b).expect(b), "{a} {b}");
+            count += 1;
+        }
+    }
+    assert!(count >= 100, "{count} pairs");
+}

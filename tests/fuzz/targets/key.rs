@@ -32,7 +32,7 @@ pub fn run(data: &[u8]) {
     let (first, second) = (key(&a), key(&b));
     for (request, key) in [(&a, &first), (&b, &second)] {
         assert_eq!(key.is_some(), body(&request.body).is_some(), "{request:?}");
-        key.iter().for_each(|key| is_that_of_its_request(key));
+        key.iter().for_each(is_that_of_its_request);
     }
     if first.is_some() && second.is_some() {
         assert_eq!(first == second, meaning(&a) == meaning(&b), "{a:?} {b:?}");

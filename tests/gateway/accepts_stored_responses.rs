@@ -1,0 +1,152 @@
+//! Which stored response a caller gets, by its directives and conditions, and whose response it is.
+
+use crate::{
+    client::{Request, Response, get, post, request},
+    test_gateway::{Setup, TestGateway},
+};
+
+fn cache_status(response: &Response) -> &str {
+    response.header("cache-status").expect("Cache-Status").strip_prefix("fastrac-gateway; ").expect("its own")
+}
+
+fn city() -> Request {
+    get("/region/city?province_id=31").by("shop")
+}
+
+#[test]
+fn a_caller_that_has_the_response_gets_a_304() {
+    let gateway = TestGateway::new();
+    let first = gateway.send(city());
+    let etag = first.header("etag").expect("an ETag").to_owned();
+    assert!(etag.starts_with('"') && etag.len() == 34, "{etag}");
+    for (condition, status) in [
+        (etag.clone(), 304),
+        (format!("W/{etag}"), 304),
+        (format!("\"a\", W/\"b\" , {etag}"), 304),
+        ("*".to_owned(), 304),
+        ("\"a\"".to_owned(), 200),
+        (etag.trim_matches('"').to_owned(), 200),
+        (String::new(), 200),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let request = Request { method: method.to_owned(), ..city() };
+            let mut connection = gateway.connect();
+            connection.write(&request.header("if-none-match", &condition).bytes());
+            let response = connection.read_response(method).expect("a response");
+            assert_eq!((response.status, response.outcome()), (status, "hit"), "{condition}");
+            assert_eq!(response.header("etag"), Some(etag.as_str()));
+            assert!(response.header("age").is_some() && cache_status(&response).starts_with("hit; ttl="));
+            let is_whole = status == 200 && method == "GET";
+            assert_eq!(response.body.is_empty(), !is_whole, "{method} {condition}");
+            assert_eq!(response.header("content-type").is_some(), status == 200);
+            let id = response.header("x-request-id").expect("an id");
+            assert_eq!(gateway.line(id)["status"], status);
+        }
+    }
+    assert_eq!(gateway.received().len(), 1);
+    // Also if the response has to be fetched, and not with other methods or for what is no response of Fastrac's.
+    gateway.app().gateway.current.load().cache.purge();
+    let fetched = gateway.send(city().header("if-none-match", &etag));
+    assert_eq!((fetched.status, fetched.outcome(), fetched.body.len()), (304, "ok", 0));
+    assert!(!gateway.line(fetched.header("x-request-id").expect("an id"))["answer_body"].is_null());
+    let search = post("/region/search-region", r#"{"keyword":"gambir"}"#).by("shop").header("if-none-match", "*");
+    assert_eq!([gateway.send(search.clone()).status, gateway.send(search).status], [200, 200]);
+    let refused = get("/region/city?province_id=1").by("shop").header("if-none-match", "*");
+    assert_eq!(gateway.send(refused.header("cache-control", "only-if-cached")).status, 504);
+}
+
+#[test]
+fn head_and_range_are_answered_from_the_whole_response() {
+    let gateway = TestGateway::new();
+    let mut connection = gateway.connect();
+    connection.write(&Request { method: "HEAD".to_owned(), ..city() }.header("range", "bytes=0-3").bytes());
+    let head = connection.read_response("HEAD").expect("a response");
+    assert_eq!((head.status, cache_status(&head)), (200, "fwd=uri-miss; stored"));
+    let whole = gateway.send(city());
+    let length = whole.body.len().to_string();
+    assert_eq!((whole.outcome(), head.header("content-length")), ("hit", Some(length.as_str())));
+    for (name, value) in
+        [("range", "bytes=0-3"), ("if-range", "\"x\""), ("if-match", "\"x\""), ("if-modified-since", "now")]
+    {
+        let response = gateway.send(city().header(name, value));
+        assert_eq!((response.status, response.outcome(), &response.body), (200, "hit", &whole.body), "{name}");
+    }
+    assert_eq!(gateway.received().len(), 1);
+    assert!(gateway.received().iter().all(|entry| !entry.headers.contains_key("range")));
+}
+
+#[test]
+fn directives_decide_which_fresh_response_is_accepted() {
+    let services = &[("fresh", "force_refresh = true")];
+    let gateway = Setup { services, ..Setup::default() }.start();
+    let ask = |service: &str, control: &str| {
+        let request = get("/courier/all").by(service);
+        gateway.send(if control.is_empty() { request } else { request.header("cache-control", control) })
+    };
+    assert_eq!(ask("shop", "only-if-cached").code(), "cache.only");
+    assert_eq!(cache_status(&ask("fresh", "no-cache")), "fwd=uri-miss; stored", "there is nothing to refuse");
+    for (service, control, expected) in [
+        ("shop", "no-cache, max-age=0, min-fresh=100000", "hit"),
+        ("shop", "max-stale=0, only-if-cached", "hit"),
+        ("fresh", "max-age=\"600\", min-fresh=1", "hit"),
+        ("fresh", "max-age=0, max-stale", "hit"),
+        ("fresh", "x=\"a, no-cache\"", "hit"),
+        ("fresh", "no-cache", "fwd=request; stored"),
+        ("fresh", "max-age=0, max-age=60", "fwd=request; stored"),
+        ("fresh", "max-age=soon", "fwd=request; stored"),
+        ("fresh", "min-fresh=100000", "fwd=request; stored"),
+    ] {
+        let response = ask(service, control);
+        assert!(cache_status(&response).starts_with(expected), "{service} {control}: {response:?}");
+    }
+    assert_eq!(ask("fresh", "min-fresh=100000, only-if-cached").code(), "cache.only");
+    assert_eq!(gateway.received().len(), 5);
+}
+
+#[test]
+fn no_request_is_answered_with_the_response_to_another() {
+    let gateway = TestGateway::new();
+    // What is sent first, to be stored under the key of the second.
+    let search = |body: &str| post("/region/search-region", body).by("shop");
+    let of = |target: &str| get(target).by("shop");
+    for (poison, victim) in [
+        (of("/region/city?province_id=31&province_id=32"), of("/region/city?province_id=31")),
+        (of("/region/city?province_id=33%26x"), of("/region/city?province_id=33")),
+        (of("/region/city?province_id=34&x=1"), of("/region/city?province_id=34")),
+        (of("/region/city?x=&province_id=35"), of("/region/city?province_id=35")),
+        (
+            of("/region/city?province_id=36").header("x-original-url", "/region/city?province_id=11"),
+            of("/region/city?province_id=11"),
+        ),
+        (of("/region/district").json(r#"{"city_id":"3171"}"#), of("/region/district")),
+        (search(r#"{"keyword":"bogor","x":1}"#), search(r#"{"keyword":"bogor"}"#)),
+        (search(r#"{"keyword":"tebet\u0000"}"#), search(r#"{"keyword":"tebet"}"#)),
+        (search(r#"{"keyword":"koja","keyword":"tanah abang"}"#), search(r#"{"keyword":"koja"}"#)),
+        (request("OPTIONS", "/courier/all").by("shop"), of("/courier/all")),
+    ] {
+        let first = gateway.send(poison.clone());
+        let before = gateway.received().len();
+        let second = gateway.send(victim.clone());
+        assert_eq!(gateway.received().len(), before + 1, "{} {first:?} {second:?}", victim.target);
+        assert_eq!(second.sent(), "yes", "{}", victim.target);
+        if second.status == 200 {
+            let again = gateway.send(victim);
+            assert_eq!((again.outcome(), again.body == second.body), ("hit", true));
+        }
+    }
+    // Headers that do not reach Fastrac change nothing: they share what is right for all.
+    let plain = gateway.send(of("/region/city?province_id=51"));
+    for (name, value) in [
+        ("x-forwarded-host", "evil.test"),
+        ("x-http-method-override", "POST"),
+        ("x-rewrite-url", "/region/province"),
+        ("accept", "text/html"),
+        ("accept-encoding", "gzip, br"),
+        ("accept-language", "en"),
+        ("content-type", "text/plain"),
+        ("origin", "https://evil.test"),
+    ] {
+        let response = gateway.send(of("/region/city?province_id=51").header(name, value));
+        assert_eq!((response.outcome(), response.body == plain.body), ("hit", true), "{name}");
+    }
+}

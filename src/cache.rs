@@ -33,7 +33,7 @@ pub use directives::RequestDirectives;
 pub use entry::{CacheEntry, Lifetimes, NewEntry, Received};
 pub(crate) use flight::JoinRequest;
 pub use flight::{Flight, Flights, Follower, Leader};
-pub use key::{Key, KeyParts, KeyRequest, VaryValues};
+pub use key::{Key, KeyParts, KeyRequest, PurgeScope, VaryValues};
 use packed::NameLists;
 use upkeep::Upkeep;
 
@@ -161,6 +161,21 @@ impl Cache {
         self.upkeep.purged();
     }
 
+    /// Removes the entries within a scope, and returns their number by operation. Keeps out the responses to all requests
+    /// that have been made already, also outside the scope: those are fetched again. Walks all entries.
+    pub fn purge_within(&self, scope: &PurgeScope) -> BTreeMap<Arc<str>, u64> {
+        self.purges.fetch_add(1, SeqCst);
+        let mut purged = BTreeMap::<Arc<str>, u64>::new();
+        for (key, entry) in &self.entries {
+            if key.is_within(scope) {
+                self.entries.invalidate(&*key);
+                *purged.entry(entry.operation().clone()).or_default() += 1;
+            }
+        }
+        self.upkeep.purged();
+        purged
+    }
+
     /// Frees the memory of entries that have left. To be called about once a second; does nothing if nothing has changed.
     pub fn tidy(&self) {
         for _ in 0..self.upkeep.rounds() {
@@ -250,6 +265,26 @@ mod tests {
         assert!(!is_fresh(&cache, "/a"));
         assert!(cache.keep(key("/a"), entry(10), cache.generation()));
         assert!(is_fresh(&cache, "/a"));
+    }
+
+    #[test]
+    fn a_purge_of_a_part_leaves_the_rest_and_keeps_out_what_was_requested_before() {
+        let cache = Cache::new(1 << 20);
+        let store = |path: &str| cache.keep(key(path), entry(10), cache.generation());
+        assert!(["/region/city", "/region/city?x", "/region/district", "/courier/all"].into_iter().all(store));
+        let before = cache.generation();
+        let within = |path_prefix: Option<&str>, operation: Option<&str>, account: Option<&str>| {
+            let own = |text: Option<&str>| text.map(str::to_owned);
+            let scope = PurgeScope { path_prefix: own(path_prefix), operation: own(operation), account: own(account) };
+            cache.purge_within(&scope).values().sum::<u64>()
+        };
+        assert_eq!(within(Some("/region/city"), None, Some("other")), 0);
+        assert_eq!(within(Some("/region/city"), Some("v1.city"), None), 0);
+        assert_eq!(within(Some("/region/city"), Some("v2.city"), Some("main")), 2);
+        assert!(!is_fresh(&cache, "/region/city") && is_fresh(&cache, "/region/district"));
+        assert!(!cache.keep(key("/region/city"), entry(10), before), "requested before the purge");
+        assert!(store("/region/city"));
+        assert_eq!((within(None, Some("v2.city"), None), cache.usage().len()), (3, 0));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod admin;
 mod against;
+mod cache;
 mod check;
 mod credential;
 #[cfg(feature = "sandbox")]
@@ -76,6 +77,7 @@ enum Command {
     /// Show, verify, rotate and revoke key pairs
     Keys(keys::KeysArgs),
     Quota(quota::QuotaArgs),
+    Cache(cache::CacheArgs),
     /// List, show and settle the orders whose outcome is unknown
     Orders(orders::OrdersArgs),
     Reload(reload::ReloadArgs),
@@ -121,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Admin(arguments) => admin::run(&arguments),
         Command::Keys(arguments) => keys::run(&arguments),
         Command::Quota(arguments) => quota::run(&arguments),
+        Command::Cache(arguments) => cache::run(&arguments),
         Command::Orders(arguments) => orders::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),

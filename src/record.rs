@@ -9,6 +9,7 @@
 //! [`QueueFull`].
 
 mod attempt;
+mod cache_counts;
 mod encode;
 mod exchange;
 mod facts;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use self::{
     attempt::AttemptTimer,
+    cache_counts::{CacheTally, ServiceOperation},
     exchange::{ExchangeLog, LogError, LogReservation, QueueFull},
     facts::{CapturedBody, RequestFacts},
     id::{InvalidRequestId, RequestId},

@@ -1,4 +1,4 @@
-//! Commands of operators, except those about keys: reload, cache purge.
+//! Commands of operators, except those about keys: reload, purge of the cache.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use super::{
     error::{AdminError, JsonBody, off_thread},
 };
 use crate::{
+    cache::PurgeScope,
     config::check::Diagnostic,
     files::configuration::LoadError,
     gateway::{ReloadError, Removals},
@@ -73,19 +74,51 @@ fn single(error: &ReloadError) -> Vec<Value> {
     vec![json!({ "place": null, "line": null, "message": error.to_string() })]
 }
 
-/// Removes every stored response.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct PurgeRequest {
+    /// Absent: of all accounts.
+    account: Option<String>,
+    /// Name of an operation; absent: of all.
+    operation: Option<String>,
+    /// Text with which the path begins; absent: any path.
+    path_prefix: Option<String>,
+}
+
+/// Removes the stored responses for which all that is given holds; without anything, every one.
 pub(super) async fn purge(
     State(state): State<Arc<AdminState>>,
     Extension(subject): Extension<AuditSubject>,
+    JsonBody(request): JsonBody<PurgeRequest>,
 ) -> Result<Json<Value>, AdminError> {
-    let cache = state.admin.gateway.current.load().cache.clone();
-    let purged = off_thread(move || {
-        let entries: u64 = cache.usage().values().map(|held| held.entries).sum();
-        cache.purge();
-        entries
-    })
-    .await?;
-    subject.name("entries", purged);
-    tracing::info!(entries = purged, "the cache was purged");
-    Ok(Json(json!({ "purged": purged })))
+    let snapshot = state.admin.gateway.current.load_full();
+    let PurgeRequest { account, operation, path_prefix } = request;
+    let unknown = |what: &str| {
+        let message = format!("the configuration in force has no {what} of this name");
+        AdminError::new(StatusCode::NOT_FOUND, "cache.unknown", message)
+    };
+    if account.as_ref().is_some_and(|name| !snapshot.accounts.iter().any(|known| known.name == *name)) {
+        return Err(unknown("account"));
+    }
+    if operation.as_ref().is_some_and(|name| !snapshot.catalog.operations.iter().any(|known| known.name == *name)) {
+        return Err(unknown("operation"));
+    }
+    if path_prefix.as_ref().is_some_and(|prefix| !prefix.starts_with('/')) {
+        let message = "`path_prefix` must begin with a slash";
+        return Err(AdminError::new(StatusCode::BAD_REQUEST, "cache.path_prefix", message));
+    }
+    subject.name("account", account.clone());
+    subject.name("operation", operation.clone());
+    let scope = PurgeScope { account, operation, path_prefix };
+    let (removed, scope) = off_thread(move || (snapshot.cache.purge_within(&scope), scope)).await?;
+    let entries: u64 = removed.values().sum();
+    if entries > 0 {
+        // Otherwise it may be anything.
+        subject.name("path_prefix", scope.path_prefix);
+    }
+    let operations: Value = removed.iter().map(|(name, entries)| (name.to_string(), json!(entries))).collect();
+    subject.name("entries", entries);
+    subject.name("operations", operations.clone());
+    tracing::info!(entries, "stored responses were purged");
+    Ok(Json(json!({ "purged": entries, "operations": operations })))
 }

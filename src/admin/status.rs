@@ -17,12 +17,13 @@ use super::{
 };
 use crate::{
     admission::{self, LimitWindow, WindowUsage},
-    cache::Cache,
+    cache::CacheUsage,
     caller::Callers,
     catalog,
     config::{CredentialConfig, Priority},
     gateway::{Gateway, Outlook, SetOverride},
     keys,
+    record::{CacheResult, CacheTally, ServiceOperation},
     snapshot::{Account, Snapshot},
     spending::{SpenderKey, Spending, SpentToday},
     upstream::breaker::Breaker,
@@ -275,12 +276,31 @@ struct CacheStatus {
     entries: u64,
     bytes: u64,
     operations: BTreeMap<String, CachedOperation>,
+    /// By service, then operation; since the start.
+    services: BTreeMap<String, BTreeMap<String, CacheUseStatus>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Default)]
 struct CachedOperation {
     entries: u64,
     bytes: u64,
+    /// Of all services, since the start.
+    #[serde(flatten)]
+    used: CacheUseStatus,
+}
+
+/// What the cache did for requests.
+#[derive(Clone, Copy, Default, Serialize)]
+struct CacheUseStatus {
+    hits: u64,
+    stale: u64,
+    joined: u64,
+    misses: u64,
+    bypassed: u64,
+    /// Requests answered without a call to Fastrac of their own.
+    calls_saved: u64,
+    /// What those calls would have cost of the account's budget, at the operation's present cost.
+    units_saved: u64,
 }
 
 #[derive(Serialize)]
@@ -334,7 +354,7 @@ impl StatusPage {
             },
             services: services(&admin.gateway, &snapshot, &mut spent.by_service),
             accounts,
-            cache: CacheStatus::of(&snapshot.cache),
+            cache: CacheStatus::of(&snapshot, &admin.gateway.live.metrics.cache_tallies()),
             memory: MemoryStatus { buffered_bytes: snapshot.memory.used(), limit_bytes: snapshot.memory.limit() },
             store: StoreStatus { healthy: admin.store.is_healthy() },
         }
@@ -554,15 +574,52 @@ impl KeysStatus {
 }
 
 impl CacheStatus {
-    fn of(cache: &Cache) -> Self {
-        let held = cache.usage();
+    fn of(snapshot: &Snapshot, tallies: &[CacheTally]) -> Self {
+        let held = snapshot.cache.usage();
+        let mut operations: BTreeMap<String, CachedOperation> = held
+            .iter()
+            .map(|(name, held)| {
+                let CacheUsage { entries, bytes } = *held;
+                (name.to_string(), CachedOperation { entries, bytes, used: CacheUseStatus::default() })
+            })
+            .collect();
+        let mut services = BTreeMap::<String, BTreeMap<String, CacheUseStatus>>::new();
+        for tally in tallies {
+            let ServiceOperation { service, operation } = &tally.of;
+            let row = snapshot.catalog.operations.iter().find(|row| row.name == *operation);
+            let used = CacheUseStatus::of(tally, row.map_or(1, |row| row.cost));
+            operations.entry(operation.clone()).or_default().used.add(used);
+            services.entry(service.clone()).or_default().insert(operation.clone(), used);
+        }
         CacheStatus {
             entries: held.values().map(|held| held.entries).sum(),
             bytes: held.values().map(|held| held.bytes).sum(),
-            operations: held
-                .iter()
-                .map(|(name, held)| (name.to_string(), CachedOperation { entries: held.entries, bytes: held.bytes }))
-                .collect(),
+            operations,
+            services,
         }
+    }
+}
+
+impl CacheUseStatus {
+    fn of(tally: &CacheTally, cost: u32) -> Self {
+        CacheUseStatus {
+            hits: tally.count(CacheResult::Hit),
+            stale: tally.count(CacheResult::Stale),
+            joined: tally.count(CacheResult::Joined),
+            misses: tally.count(CacheResult::Miss),
+            bypassed: tally.count(CacheResult::Bypass),
+            calls_saved: tally.calls_saved,
+            units_saved: tally.calls_saved * u64::from(cost),
+        }
+    }
+
+    fn add(&mut self, other: CacheUseStatus) {
+        self.hits += other.hits;
+        self.stale += other.stale;
+        self.joined += other.joined;
+        self.misses += other.misses;
+        self.bypassed += other.bypassed;
+        self.calls_saved += other.calls_saved;
+        self.units_saved += other.units_saved;
     }
 }

@@ -83,6 +83,16 @@ pub struct KeyRequest<'a> {
     pub body: Bytes,
 }
 
+/// Which keys are meant: those for which all that is given holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PurgeScope {
+    pub account: Option<String>,
+    /// Name of the operation.
+    pub operation: Option<String>,
+    /// The path, as received, begins with this text.
+    pub path_prefix: Option<String>,
+}
+
 /// In place of a length: the field is absent.
 const ABSENT: u32 = u32::MAX;
 
@@ -142,6 +152,18 @@ impl Key {
         }
         let body = Bytes::copy_from_slice(fields.0);
         Some(KeyRequest { account, address, operation, service, method, target, headers, body })
+    }
+
+    pub(super) fn is_within(&self, scope: &PurgeScope) -> bool {
+        let mut fields = Fields(&self.0);
+        let mut field = || fields.field().unwrap_or_default();
+        let (account, _address, operation) = (field(), field(), field());
+        let _service = fields.optional();
+        let mut field = || fields.field().unwrap_or_default();
+        let (_method, path) = (field(), field());
+        let is = |wanted: &Option<String>, own: &[u8]| wanted.as_ref().is_none_or(|wanted| wanted.as_bytes() == own);
+        let begins = |prefix: &String| path.starts_with(prefix.as_bytes());
+        is(&scope.account, account) && is(&scope.operation, operation) && scope.path_prefix.as_ref().is_none_or(begins)
     }
 
     /// In bytes.

@@ -17,6 +17,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 use strum::{EnumCount as _, VariantArray as _};
 
 use super::{
+    cache_counts::CacheCount,
     metrics::{DurationHandles, Metrics, UpstreamHandles},
     names::{CacheResult, Names},
 };
@@ -60,6 +61,8 @@ pub(super) struct MetricHandles {
     upstream: Box<[HandleRow<UpstreamHandles>]>,
     /// By operation, then result.
     cache: Box<[HandleRow<IntCounter>]>,
+    /// By service and operation.
+    cache_counts: Box<[HandleSlot<Arc<CacheCount>>]>,
     /// By operation.
     calls_saved: Box<[HandleSlot<IntCounter>]>,
     /// By service, then by account for the gateway's own calls.
@@ -138,6 +141,7 @@ impl MetricHandles {
             in_flight: empty(services),
             upstream: empty(accounts * operations),
             cache: empty(operations),
+            cache_counts: empty(services * operations),
             calls_saved: empty(operations),
             service_upstream: empty(services + accounts),
             retries: empty(accounts),
@@ -171,14 +175,22 @@ impl MetricHandles {
         with_slot(slot, resolve, |duration| duration.observe(durations.total.as_secs_f64()));
     }
 
-    pub(super) fn cache(&self, operation: Option<usize>, result: CacheResult) {
+    /// Counts what the cache did for a request. `saved`: it was answered without a call to Fastrac of its own.
+    pub(super) fn cache(&self, labels: RequestLabels, result: CacheResult, saved: bool) {
+        let RequestLabels { service, operation, .. } = labels;
         let row = self.operation_row(operation);
         let cell = Cell { row, column: result as usize, columns: CacheResult::COUNT };
         let resolve = || self.metrics.cache_requests(self.names.operation(operation), result.as_str());
         with_cell(&self.cache, cell, resolve, IntCounter::inc);
+        let row = self.service_row(service) * self.operations() + self.operation_row(operation);
+        let resolve = || self.metrics.cache_count(self.names.service(service), self.names.operation(operation));
+        with_slot(self.cache_counts.get(row), resolve, |count| count.add(result, saved));
+        if saved {
+            self.call_saved(operation);
+        }
     }
 
-    pub(super) fn call_saved(&self, operation: Option<usize>) {
+    fn call_saved(&self, operation: Option<usize>) {
         let slot = self.calls_saved.get(self.operation_row(operation));
         with_slot(slot, || self.metrics.calls_saved(self.names.operation(operation)), IntCounter::inc);
     }
@@ -299,8 +311,7 @@ mod tests {
         handles.count(labels);
         handles.observe(labels, Durations { total: Duration::ZERO, overhead: Duration::ZERO });
         handles.upstream(CountedAttempt { account: 9, operation: Some(9), status: None, took: Duration::ZERO });
-        handles.cache(Some(9), CacheResult::Bypass);
-        handles.call_saved(Some(9));
+        handles.cache(labels, CacheResult::Bypass, true);
         handles.retried(9, Class::Read, RetryReason::Reset);
         handles.in_flight(9).inc();
         let text = metrics.text();

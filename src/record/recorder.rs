@@ -135,15 +135,12 @@ impl Recorder {
         self.handles.count(labels);
         self.handles.observe(labels, Durations { total: took, overhead });
         let Some(result) = record.cache else { return };
-        self.handles.cache(record.operation, result);
         let saved = match result {
             CacheResult::Hit | CacheResult::Joined => true,
             CacheResult::Stale => record.sent == Sent::No,
             CacheResult::Miss | CacheResult::Bypass => false,
         };
-        if saved {
-            self.handles.call_saved(record.operation);
-        }
+        self.handles.cache(labels, result, saved);
     }
 
     fn plan(&self, record: &Record, took: Duration, reserved: bool) -> LinePlan {

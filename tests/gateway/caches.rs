@@ -40,6 +40,12 @@ fn a_lookup_is_fetched_once_and_then_a_hit() {
     let counted = |result| gateway.metric("cache_requests_total", &[("operation", "v2.city"), ("result", result)]);
     assert_eq!((counted("miss"), counted("hit")), (1.0, 1.0));
     assert_eq!(gateway.metric("upstream_calls_saved_total", &[("operation", "v2.city")]), 1.0);
+    let cache = &gateway.admin("/status").json()["cache"];
+    for used in [&cache["operations"]["v2.city"], &cache["services"]["shop"]["v2.city"]] {
+        let counts = ["hits", "misses", "stale", "joined", "bypassed", "calls_saved", "units_saved"];
+        assert_eq!(counts.map(|count| used[count].as_u64()), [1, 1, 0, 0, 0, 1, 1].map(Some), "{cache}");
+    }
+    assert_eq!(cache["operations"]["v2.city"]["entries"], 1);
 }
 
 #[test]

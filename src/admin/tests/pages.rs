@@ -159,10 +159,23 @@ async fn purge_forgets_every_stored_answer() {
         received: crate::cache::Received::now(),
         lifetimes: crate::cache::Lifetimes::only_fresh(std::time::Duration::from_secs(60)),
     };
-    let entry = crate::cache::CacheEntry::shared(entry);
-    cache.keep(crate::cache::Key::new(parts).unwrap(), Arc::new(entry), cache.generation());
+    let entry = Arc::new(crate::cache::CacheEntry::shared(entry));
+    let store = || cache.keep(crate::cache::Key::new(parts).unwrap(), entry.clone(), cache.generation());
+    assert!(store());
     let metrics = stage.ask(TestRequest::get("/metrics")).await.body;
     assert!(metrics.contains("fastrac_gateway_cache_entries{operation=\"v2.city\"} 1"), "{metrics}");
+    for (body, status) in [
+        (r#"{"operation":"v2.town"}"#, 404),
+        (r#"{"account":"none"}"#, 404),
+        (r#"{"path_prefix":"x"}"#, 400),
+        (r#"{"prefix":"/"}"#, 400),
+    ] {
+        assert_eq!(stage.post("/cache/purge", body).await.status, status, "{body}");
+    }
+    assert_eq!(stage.post("/cache/purge", r#"{"operation":"v2.district"}"#).await.json()["purged"], 0);
+    let within = stage.post("/cache/purge", r#"{"operation":"v2.city","account":"main","path_prefix":"/"}"#).await;
+    assert_eq!(within.json(), serde_json::json!({ "purged": 1, "operations": { "v2.city": 1 } }));
+    assert!(store());
     assert_eq!(stage.post("/cache/purge", "").await.json()["purged"], 1);
     assert_eq!(stage.get("/status").await.json()["cache"]["entries"], 0);
 }

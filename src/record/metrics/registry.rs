@@ -9,6 +9,7 @@ use super::{
     families::{self, Families},
     openmetrics,
 };
+use crate::record::cache_counts::{CacheCount, CacheCounts, CacheTally};
 
 /// Maximum number of samples of all families with the label `service` that requests fill. A hundred services that use
 /// thirty operations stay below it. Other families are bounded by the accounts, the operations and closed lists, and have
@@ -26,6 +27,7 @@ pub struct Metrics {
     registry: Registry,
     pub(super) families: Families,
     series: Mutex<KnownSeries>,
+    cache_counts: CacheCounts,
     /// Held during a scrape.
     pub(super) scraping: Mutex<()>,
 }
@@ -64,7 +66,13 @@ impl Metrics {
         let registry = Registry::new();
         let families = Families::register(&registry)?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Arc::new(Metrics { registry, families, series: Mutex::default(), scraping: Mutex::default() }))
+        Ok(Arc::new(Metrics {
+            registry,
+            families,
+            series: Mutex::default(),
+            cache_counts: CacheCounts::default(),
+            scraping: Mutex::default(),
+        }))
     }
 
     /// Prometheus text format 0.0.4.
@@ -134,6 +142,16 @@ impl Metrics {
         let admitted = self.admit("service_upstream", &[service, account], 1);
         let service = if admitted { service } else { OVERFLOW };
         self.families.service_upstream_requests.with_label_values(&[service, account])
+    }
+
+    /// What the cache did since the start, by service and operation.
+    pub fn cache_tallies(&self) -> Vec<CacheTally> {
+        self.cache_counts.tallies()
+    }
+
+    /// Resolves the counts of the cache of one service and operation.
+    pub(in crate::record) fn cache_count(&self, service: &str, operation: &str) -> Arc<CacheCount> {
+        self.cache_counts.of(service, operation)
     }
 
     /// Resolves `cache_requests_total` of one label set.

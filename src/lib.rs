@@ -49,6 +49,7 @@
 //! | [`fetched`] | the result of a fetch that several requests share |
 //! | [`reply`] | the response to a caller, before it is written |
 //! | [`accept`] | how much a media type is wanted |
+//! | [`spare`] | whether an account has budget that nobody else needs |
 //! | [`degraded`] | why the gateway is degraded: the closed list of reasons |
 //! | [`headers`] | which headers are never passed on, in either direction |
 //! | [`deadline`] | the point in time at which a wait ends |
@@ -107,6 +108,7 @@ pub mod reply;
 pub mod retry_after;
 pub mod rotation;
 pub mod snapshot;
+pub mod spare;
 pub mod spending;
 pub mod store;
 pub mod upstream;

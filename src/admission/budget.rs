@@ -23,7 +23,7 @@ use super::{
     lease::CounterContext,
     outlook::DayUse,
     queue::{Exhausted, GATEWAY, Limits, Permit, PermitRequest, QueueUsage, Sharer, Urgency, WaitQueue},
-    usage::{LimitWindow, UsageByWindow, WindowUsage},
+    usage::{LimitWindow, TokensLeft, UsageByWindow, WindowUsage},
 };
 use crate::{
     config::{self, Priority},
@@ -108,11 +108,22 @@ pub enum BudgetLimit {
     InFlight,
 }
 
+/// How full the bucket of the second is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BucketUsage {
+    /// Capacity in tokens.
+    pub burst: u64,
+    /// Tokens left.
+    pub left: u64,
+}
+
 /// How much of a budget is used.
 #[derive(Clone, Copy, Debug)]
 pub struct BudgetUsage {
     /// The windows of the second and the day.
     pub windows: UsageByWindow,
+    /// The bucket of the second; `None` without a limit.
+    pub bucket: Option<BucketUsage>,
     /// Requests in flight: `limit` and `left`; `resets_in` is 0.
     pub in_flight: WindowUsage,
     /// Places in flight that only orders may take.
@@ -243,7 +254,9 @@ impl Budget {
     pub fn usage(&self) -> BudgetUsage {
         let QueueUsage { second, per_second, paused_for, in_flight, places, kept_for_orders, waiting } =
             self.queue.usage();
+        let bucket = second.map(|TokensLeft { rate, left }| BucketUsage { burst: u64::from(rate.burst), left });
         BudgetUsage {
+            bucket,
             windows: UsageByWindow::of(second, self.queue.day.limit(), &self.queue.day),
             in_flight: WindowUsage {
                 limit: places as u64,

@@ -1,8 +1,6 @@
 //! Reads at Fastrac for one account: with lowest priority, from spare budget only, until a point in time.
 //!
-//! Always holds: nothing is sent while the account is paused, one of its breakers is open, requests wait for its budget, or
-//! less than half of the second's budget or of the places in flight, or a tenth of the day's, is left; nor once the
-//! shutdown has begun. Must not know what is read. Fails with [`Unread`].
+//! Always holds: nothing is sent while the account has no budget to spare (`spare`), nor once the shutdown has begun. Must not know what is read. Fails with [`Unread`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +23,7 @@ use crate::{
     outcome::Outcome,
     path::{self, CallDeadlines, CallPriority, OwnAnswer, UpstreamCall},
     snapshot::{Account, Worker},
-    upstream::breaker::State,
+    spare::{self, NotSpare},
 };
 
 /// How often spare budget is waited for.
@@ -189,28 +187,22 @@ impl Reader {
             if self.end.saturating_duration_since(Instant::now()) < LEAST {
                 return Err(Unread::Late);
             }
-            match spare(&*self.account_in_force()?) {
-                Err(Unread::NoSpareBudget) if self.end > Instant::now() + LEAST + PAUSE => sleep(PAUSE).await,
-                spare => return spare,
+            match spare::check(&*self.account_in_force()?) {
+                Err(NotSpare::Scarce) if self.end > Instant::now() + LEAST + PAUSE => sleep(PAUSE).await,
+                spare => return Ok(spare?),
             }
         }
     }
 }
 
-/// Whether the account has budget that nobody else needs.
-fn spare(account: &Account) -> Result<(), Unread> {
-    // A half-open one may be waiting for just this request.
-    if account.breakers.worst() == State::Open {
-        return Err(Unread::BreakerOpen);
+impl From<NotSpare> for Unread {
+    fn from(not_spare: NotSpare) -> Self {
+        match not_spare {
+            NotSpare::BreakerOpen => Unread::BreakerOpen,
+            NotSpare::Paused => Unread::Paused,
+            NotSpare::Scarce => Unread::NoSpareBudget,
+        }
     }
-    let usage = account.budget.usage();
-    if !usage.paused_for.is_zero() {
-        return Err(Unread::Paused);
-    }
-    let second = usage.windows.second.is_none_or(|second| second.left * 2 >= second.limit);
-    let day = usage.windows.day.is_none_or(|day| day.left * 10 >= day.limit);
-    let places = usage.in_flight.left * 2 >= usage.in_flight.limit;
-    if usage.waiting == 0 && second && day && places { Ok(()) } else { Err(Unread::NoSpareBudget) }
 }
 
 /// What Fastrac's clock shows in an envelope.

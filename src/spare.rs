@@ -1,0 +1,38 @@
+//! Whether an account has budget that nobody else needs, for what the gateway sends although nobody waits for it.
+//!
+//! One rule for all of that: refreshes of stored responses, and reads about unknown orders. Always holds: it takes nothing;
+//! a call that may follow still has to spend budget like any other. Must not know what is to be sent. Fails with
+//! [`NotSpare`].
+
+use crate::{snapshot::Account, upstream::breaker::State};
+
+/// Why nothing is to be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotSpare {
+    /// Fastrac is failing.
+    BreakerOpen,
+    /// Fastrac has throttled the account.
+    Paused,
+    /// Requests wait for the account's budget, or too little of it is left.
+    Scarce,
+}
+
+/// Checks that no request waits for the account's budget, and that at least half of the burst and of the places in
+/// flight, and a tenth of the day's, are left; and that Fastrac is neither failing nor throttling.
+///
+/// # Errors
+/// [`NotSpare`].
+pub(crate) fn check(account: &Account) -> Result<(), NotSpare> {
+    // A half-open one may be waiting for just this request.
+    if account.breakers.worst() == State::Open {
+        return Err(NotSpare::BreakerOpen);
+    }
+    let usage = account.budget.usage();
+    if !usage.paused_for.is_zero() {
+        return Err(NotSpare::Paused);
+    }
+    let second = usage.bucket.is_none_or(|bucket| bucket.left * 2 >= bucket.burst);
+    let day = usage.windows.day.is_none_or(|day| day.left * 10 >= day.limit);
+    let places = usage.in_flight.left * 2 >= usage.in_flight.limit;
+    if usage.waiting == 0 && second && day && places { Ok(()) } else { Err(NotSpare::Scarce) }
+}

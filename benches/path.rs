@@ -7,7 +7,7 @@ use std::{hint::black_box, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use fastrac_gateway::{
-    cache::{CacheEntry, Key, KeyParts, Lifetimes, NewEntry, Received},
+    cache::{CacheEntry, Key, KeyParts, Lifetimes, NewEntry, ReceivedAt},
     config::check::{Environment, check},
     connector::Connector,
     edge::Drain,
@@ -67,7 +67,7 @@ fn store(snapshot: &Snapshot) {
         outcome: Outcome::Ok,
         operation: "v2.city".into(),
         stored_from: HeaderValue::from_static("0193aaaa-1111"),
-        received: Received::now(),
+        received: ReceivedAt::now(),
         lifetimes: Lifetimes::only_fresh(Duration::from_secs(86400)),
     };
     let entry = CacheEntry::shared(entry);

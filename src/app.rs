@@ -42,6 +42,7 @@ use crate::{
     orders::Orders,
     reconcile::Reconciler,
     record::{ExchangeLog, LogError, Metrics},
+    refresh::Refresher,
     snapshot::Account,
     spending::{self, Spending},
     store::{self, OpenError, Store, StoreError},
@@ -197,6 +198,7 @@ impl App {
         let heartbeats: Vec<_> = threads.iter().map(|thread| thread.heartbeat.clone()).collect();
         let reconciler = Reconciler::new(&gateway, drain.clone());
         control.spawn(reconciler.clone().run());
+        control.spawn(Refresher::new(&gateway, drain.clone()).run());
         let operators = Admin {
             gateway: gateway.clone(),
             audit: audit.clone(),

@@ -25,6 +25,7 @@ struct AttemptsState {
     sending: bool,
     refused_unexecuted: bool,
     key_version: Option<Arc<str>>,
+    status: Option<u16>,
     upstream: Duration,
     budget: Duration,
     between: Duration,
@@ -62,6 +63,16 @@ impl Attempts {
         if state.refused_unexecuted {
             state.sent = Sent::Yes;
         }
+    }
+
+    /// The last attempt is over; with the status of Fastrac's response, if there was one.
+    pub(crate) fn responded(&self, status: Option<u16>) {
+        self.0.lock().status = status;
+    }
+
+    /// Status of Fastrac's response to the last attempt.
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.0.lock().status
     }
 
     /// Adds time spent waiting for Fastrac.

@@ -13,6 +13,7 @@ pub mod flight;
 mod heap;
 pub mod key;
 mod packed;
+pub mod refreshes;
 pub mod rules;
 mod upkeep;
 pub(crate) mod validator;
@@ -30,11 +31,13 @@ use tokio::time::Instant;
 use crate::memory::Memory;
 pub(crate) use directives::Acceptance;
 pub use directives::RequestDirectives;
-pub use entry::{CacheEntry, Lifetimes, NewEntry, Received};
+pub(crate) use entry::STALE_WAIT;
+pub use entry::{CacheEntry, Lifetimes, NewEntry, ReceivedAt};
 pub(crate) use flight::JoinRequest;
 pub use flight::{Flight, Flights, Follower, Leader};
 pub use key::{Key, KeyParts, KeyRequest, PurgeScope, VaryValues};
 use packed::NameLists;
+pub use refreshes::{DueRefresh, RefreshQueue};
 use upkeep::Upkeep;
 
 /// Bytes of heap that an entry takes beside its key and its content: moka's nodes and maps, measured with mimalloc.
@@ -201,32 +204,37 @@ fn weight(key: &Key, entry: &CacheEntry) -> u32 {
     u32::try_from(heap::block(key.size()) + entry.size() + NODE).unwrap_or(u32::MAX)
 }
 
+/// A response that is fresh for a minute.
+#[cfg(test)]
+fn test_response(size: usize) -> NewEntry {
+    NewEntry {
+        status: http::StatusCode::OK,
+        headers: http::HeaderMap::new(),
+        body: vec![b'x'; size].into(),
+        outcome: crate::outcome::Outcome::Ok,
+        operation: "v2.city".into(),
+        stored_from: http::HeaderValue::from_static("r1"),
+        received: ReceivedAt::now(),
+        lifetimes: Lifetimes::only_fresh(std::time::Duration::from_secs(60)),
+    }
+}
+
+#[cfg(test)]
+fn test_entry(size: usize) -> Arc<CacheEntry> {
+    Arc::new(CacheEntry::shared(test_response(size)))
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use http::{HeaderMap, HeaderValue, StatusCode};
-
-    use super::{key::key_of_path as key, *};
-    use crate::{memory::Memory, outcome::Outcome};
+    use super::{key::key_of_path as key, test_entry as entry, *};
+    use crate::memory::Memory;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn response(size: usize, lifetimes: Lifetimes) -> NewEntry {
-        NewEntry {
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
-            body: vec![b'x'; size].into(),
-            outcome: Outcome::Ok,
-            operation: "v2.city".into(),
-            stored_from: HeaderValue::from_static("r1"),
-            received: Received::now(),
-            lifetimes,
-        }
-    }
-
-    fn entry(size: usize) -> Arc<CacheEntry> {
-        Arc::new(CacheEntry::shared(response(size, Lifetimes::only_fresh(MINUTE))))
+        NewEntry { lifetimes, ..test_response(size) }
     }
 
     fn is_fresh(cache: &Cache, path: &str) -> bool {

@@ -47,6 +47,14 @@ impl Deadline {
         self.0.checked_sub(by).map_or(self, Deadline)
     }
 
+    /// One `limit` from now, but so much earlier than this one that there is time to do something else after it: a tenth
+    /// of what is left, at most 100 ms.
+    pub(crate) fn leaving_room(self, limit: Duration) -> Self {
+        let now = Instant::now();
+        let room = (self.0.saturating_duration_since(now) / 10).min(Duration::from_millis(100));
+        Deadline::after(now, limit).min(self.earlier(room))
+    }
+
     /// As a point on tokio's clock.
     pub fn instant(self) -> Instant {
         self.0
@@ -252,6 +260,15 @@ mod tests {
         assert_eq!(timed(async { 1 }).await, (1, Duration::ZERO));
         let nap = Duration::from_millis(20);
         assert_eq!(timed(tokio::time::sleep(nap)).await, ((), nap));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_leaves_room_ends_before_the_deadline() {
+        let now = Instant::now();
+        let of = |left| Deadline::after(now, left).leaving_room(Duration::from_secs(2)).instant() - now;
+        let seconds = |text: f64| Duration::from_secs_f64(text);
+        assert_eq!((of(seconds(10.0)), of(seconds(2.05))), (seconds(2.0), seconds(1.95)));
+        assert_eq!((of(seconds(0.5)), of(Duration::ZERO)), (seconds(0.45), Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,14 +16,18 @@ pub type FetchResult = Result<Fetched, FetchRefused>;
 /// A fetch that brought nothing.
 pub struct FetchRefused {
     pub refusal: Refusal,
-    /// The service that began it.
-    pub service: String,
+    /// Name of the service that began it; `None`: the gateway itself.
+    pub service: Option<String>,
+    /// Status of a response of Fastrac's that may not be passed on.
+    pub status: Option<u16>,
 }
 
 /// The response to a shared fetch.
 pub struct Fetched {
     /// The whole response; not necessarily stored.
     pub entry: Arc<CacheEntry>,
+    /// Whether it is one that may be stored.
+    pub storable: bool,
     /// Whether the cache keeps it.
     pub stored: bool,
     /// Set if a limit of Fastrac's decided.

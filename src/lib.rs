@@ -32,6 +32,7 @@
 //! | [`spending`] | who spends the accounts' budgets today, for reports |
 //! | [`gateway`], [`snapshot`] | the configuration in force beside the state that outlives it, and how a reload swaps it |
 //! | [`rotation`] | the task that keeps an account's key pairs current; above `keys` and the path |
+//! | [`refresh`] | the task that fetches stored responses again before they are too old; above `cache` and the path |
 //! | [`reconcile`] | proposals of what became of unknown orders, from balance history and tracking; above `orders` and the path |
 //! | [`admin`] | health, metrics, status, commands of operators |
 //! | [`cli`] | one file per command |
@@ -103,6 +104,7 @@ pub mod path;
 pub mod peer;
 pub mod reconcile;
 pub mod record;
+pub mod refresh;
 pub mod refusal;
 pub mod reply;
 pub mod retry_after;

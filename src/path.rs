@@ -7,13 +7,14 @@
 //! time arithmetic or kinds of errors; `tests/gateway/layout.rs` enforces that for its files too.
 //!
 //! hyper drops this future when the caller leaves. What was reserved and not sent goes back then. A cache fill (from
-//! step 7 on) and an order (from step 8 on) run in tasks of their own (`lookup::fill`, `order::send`) that `drain` waits
+//! step 7 on) and an order (from step 8 on) run in tasks of their own (`fill::fill`, `order::send`) that `drain` waits
 //! for: they belong to no caller and end with the operation's own timeout.
 
 mod attempt;
 mod call;
 mod exchange;
 mod fetch;
+mod fill;
 mod lookup;
 mod order;
 mod serve;
@@ -29,6 +30,7 @@ use http_body::Body as HttpBody;
 pub use attempt::PreparedAttempt;
 pub use call::{CallDeadlines, CallPriority, UpstreamCall};
 pub use fetch::{OwnAnswer, canary, fetch_own};
+pub use fill::{RefreshResult, refresh};
 pub use serve::{Arrival, ConnectionClose, ExchangeGuard, ResponseStart, serve};
 
 use crate::{
@@ -78,12 +80,14 @@ where
         Break(reply) => return Ok(reply),
         Continue(unanswered) => unanswered,
     };
-    call.complete_claim(x, &mut claim)?;
+    if let Err(refusal) = call.complete_claim(x, &mut claim) {
+        return unanswered.refused(refusal);
+    }
     // 7 the breaker, 8 orders: the journal, 9 the service's day and the account's budget, 10 a key pair, and the breaker
     // again, for a permit; 11 rewrite and inject, 12 send, 13 what the response means, 14 settle; on the heap, so that the
     // future of a hit stays small
     match (unanswered, ticket) {
-        (Unanswered::Fill(fill), _) => Box::pin(lookup::fill(x, call, fill, claim)).await,
+        (Unanswered::Fill(fill), _) => Box::pin(fill::fill(x, call, fill, claim)).await,
         (_, Some(ticket)) => Box::pin(order::send(x, call, ticket, claim)).await,
         (Unanswered::Bypass, None) => Box::pin(lookup::bypass(x, &call, claim)).await,
         (Unanswered::Uncached, None) => Ok(Box::pin(fetch::fetch(&call.upstream, claim, x.attempts())).await?.reply()),

@@ -133,6 +133,16 @@ impl Refusal {
         Refusal::new(Code::GatewayInternal, "The gateway failed; give its operators this request id")
     }
 
+    /// Whether a limit of the service that asked refuses: its quota, or its share of the budget.
+    pub(crate) fn concerns_service(&self) -> bool {
+        let is_own = self.status == StatusCode::TOO_MANY_REQUESTS;
+        match self.code {
+            Code::QuotaSecond | Code::QuotaDay => true,
+            Code::BudgetSecond | Code::BudgetDay | Code::BudgetInFlight => is_own,
+            _ => false,
+        }
+    }
+
     /// The caller accepts only a stored response, and there is none.
     pub(crate) fn only_if_cached() -> Self {
         Refusal::new(Code::CacheOnly, "No fresh response is stored, and the request says only-if-cached")

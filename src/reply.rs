@@ -81,10 +81,17 @@ pub enum CacheStatusHeader {
     Hit { ttl: u64, age: u64 },
     /// Fetched from Fastrac.
     Miss { stored: bool },
-    /// Shares the response to another request.
-    Joined,
+    /// Shares the response to another request. `stale`: a stored one is stale.
+    Joined { stale: bool },
     /// Fetched because the caller did not accept a stored response.
     Forced { stored: bool },
+    /// Fetched because the stored response is stale.
+    Replaced { stored: bool },
+    /// A stale stored response, given at once. In seconds: since when it is stale, and its age.
+    StaleHit { since: u64, age: u64 },
+    /// A stale stored response, because nothing better came. With the status of Fastrac's response, if there was one, and
+    /// its age in seconds.
+    Fallback { status: Option<u16>, age: u64 },
     /// Fetched without the cache: the operation is not cached, or the request has no key.
     Bypass,
 }
@@ -94,9 +101,22 @@ impl CacheStatusHeader {
     pub(crate) fn result(self) -> CacheResult {
         match self {
             CacheStatusHeader::Hit { .. } => CacheResult::Hit,
-            CacheStatusHeader::Miss { .. } | CacheStatusHeader::Forced { .. } => CacheResult::Miss,
-            CacheStatusHeader::Joined => CacheResult::Joined,
+            CacheStatusHeader::Miss { .. } | CacheStatusHeader::Forced { .. } | CacheStatusHeader::Replaced { .. } => {
+                CacheResult::Miss
+            }
+            CacheStatusHeader::Joined { .. } => CacheResult::Joined,
+            CacheStatusHeader::StaleHit { .. } | CacheStatusHeader::Fallback { .. } => CacheResult::Stale,
             CacheStatusHeader::Bypass => CacheResult::Bypass,
+        }
+    }
+
+    /// Age of a stored response, in seconds.
+    fn age(self) -> Option<u64> {
+        match self {
+            CacheStatusHeader::Hit { age, .. }
+            | CacheStatusHeader::StaleHit { age, .. }
+            | CacheStatusHeader::Fallback { age, .. } => Some(age),
+            _ => None,
         }
     }
 
@@ -105,7 +125,17 @@ impl CacheStatusHeader {
             CacheStatusHeader::Hit { ttl, .. } => return text(format!("fastrac-gateway; hit; ttl={ttl}")),
             CacheStatusHeader::Miss { stored: true } => "fastrac-gateway; fwd=uri-miss; stored",
             CacheStatusHeader::Miss { stored: false } => "fastrac-gateway; fwd=uri-miss",
-            CacheStatusHeader::Joined => "fastrac-gateway; fwd=uri-miss; collapsed",
+            CacheStatusHeader::StaleHit { since, .. } => {
+                return text(format!("fastrac-gateway; hit; ttl=-{since}"));
+            }
+            CacheStatusHeader::Fallback { status: Some(status), .. } => {
+                return text(format!("fastrac-gateway; fwd=stale; fwd-status={status}"));
+            }
+            CacheStatusHeader::Fallback { status: None, .. } => "fastrac-gateway; fwd=stale",
+            CacheStatusHeader::Replaced { stored: true } => "fastrac-gateway; fwd=stale; stored",
+            CacheStatusHeader::Replaced { stored: false } => "fastrac-gateway; fwd=stale",
+            CacheStatusHeader::Joined { stale: false } => "fastrac-gateway; fwd=uri-miss; collapsed",
+            CacheStatusHeader::Joined { stale: true } => "fastrac-gateway; fwd=stale; collapsed",
             CacheStatusHeader::Bypass => "fastrac-gateway; fwd=bypass",
             CacheStatusHeader::Forced { stored: true } => "fastrac-gateway; fwd=request; stored",
             CacheStatusHeader::Forced { stored: false } => "fastrac-gateway; fwd=request",
@@ -244,7 +274,7 @@ impl Reply {
         headers.insert(SENT, HeaderValue::from_static(sent.as_str()));
         if let Some(cached) = self.cached {
             headers.insert(CACHE_STATUS, cached.status());
-            if let CacheStatusHeader::Hit { age, .. } = cached {
+            if let Some(age) = cached.age() {
                 headers.insert(header::AGE, HeaderValue::from(age));
             }
         }

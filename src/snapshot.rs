@@ -1,7 +1,7 @@
 //! What a request works with: one immutable compiled configuration, beside live state.
 //!
 //! A reload builds a new [`Snapshot`] and swaps it in; a request ends with the one that it began with. What always
-//! holds: quotas, budgets, keys, cache, breakers, retry budgets and the in-flight count are live and shared, so that a new snapshot
+//! holds: quotas, budgets, keys, cache, refreshes, breakers, retry budgets and the in-flight count are live and shared, so that a new snapshot
 //! refers to the same ones and nothing is counted anew. Must not know requests. No logic, so it never fails.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     admission::{Budget, BudgetMember, InFlightLimit, Quota},
-    cache::{Cache, Flights},
+    cache::{Cache, Flights, RefreshQueue},
     caller::Callers,
     catalog::Catalog,
     config::{Api, LimitsConfig, MessagesConfig},
@@ -63,6 +63,8 @@ pub struct Account {
     pub budget: Arc<Budget>,
     pub breakers: Arc<Breakers>,
     pub retries: Arc<RetryBudget>,
+    /// Stored responses that are to be fetched again.
+    pub refreshes: Arc<RefreshQueue>,
     /// How Fastrac's messages are classified.
     pub messages: MessagesConfig,
     /// Name of the operation that verifies a new key pair.

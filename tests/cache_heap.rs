@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cap::Cap;
 use fastrac_gateway::{
-    cache::{Cache, Key, KeyParts, Lifetimes, NewEntry, Received},
+    cache::{Cache, Key, KeyParts, Lifetimes, NewEntry, ReceivedAt},
     memory::Memory,
     outcome::Outcome,
 };
@@ -55,7 +55,7 @@ fn response(size: usize) -> NewEntry {
         outcome: Outcome::Ok,
         operation: "v2.district".into(),
         stored_from: HeaderValue::from_static("0193aaaa-1111-7222-8333-444455556666"),
-        received: Received::now(),
+        received: ReceivedAt::now(),
         lifetimes: Lifetimes::only_fresh(std::time::Duration::from_secs(3600)),
     }
 }

@@ -29,26 +29,29 @@ use crate::{
 /// Wait after the first failed fetch that was to replace an entry; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long a caller that could be given a stale response waits for a better one.
+pub(crate) const STALE_WAIT: Duration = Duration::from_secs(2);
+
 /// Longest wait after a failed fetch.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// When a response was received.
 #[derive(Clone, Copy, Debug)]
-pub struct Received {
+pub struct ReceivedAt {
     /// When `age` was right.
     at: Instant,
     /// Above zero for an entry of an earlier process.
     age: Duration,
 }
 
-impl Received {
+impl ReceivedAt {
     pub fn now() -> Self {
-        Received::with_age(Duration::ZERO)
+        ReceivedAt::with_age(Duration::ZERO)
     }
 
     /// Received this long ago, by another process.
     pub fn with_age(age: Duration) -> Self {
-        Received { at: Instant::now(), age }
+        ReceivedAt { at: Instant::now(), age }
     }
 
     /// Time since then.
@@ -74,6 +77,12 @@ impl Lifetimes {
         Lifetimes { fresh, usable: fresh, refresh: fresh }
     }
 
+    /// Seconds since a response of this age is stale, rounded up, at least 1.
+    pub(crate) fn stale_for(&self, age: Duration) -> u64 {
+        let past = age.saturating_sub(self.fresh);
+        (past.as_secs() + u64::from(past.subsec_nanos() > 0)).max(1)
+    }
+
     /// Age up to which a stale response is given at once and refreshed behind it.
     pub(super) fn revalidated(&self) -> Duration {
         self.usable.min(self.fresh.saturating_mul(2))
@@ -93,7 +102,7 @@ pub struct NewEntry {
     pub operation: Arc<str>,
     /// Id of the request that fetched it.
     pub stored_from: HeaderValue,
-    pub received: Received,
+    pub received: ReceivedAt,
     pub lifetimes: Lifetimes,
 }
 
@@ -111,7 +120,7 @@ pub struct CacheEntry {
     status: StatusCode,
     outcome: Outcome,
     operation: Arc<str>,
-    received: Received,
+    received: ReceivedAt,
     lifetimes: Lifetimes,
     content: Content,
     /// Who reads the body, if it may be stored.
@@ -226,27 +235,25 @@ impl CacheEntry {
         heap::arc(size_of::<CacheEntry>()) + content
     }
 
-    /// Whether, at this age, it is given at once although it is stale, and refreshed behind the response.
-    pub fn revalidates(&self, age: Duration) -> bool {
-        age < self.lifetimes.revalidated()
-    }
-
     /// Whether a fetch that replaces it may begin at this age: not soon after one has failed.
-    pub fn may_be_fetched(&self, age: Duration) -> bool {
+    pub(crate) fn may_be_fetched(&self, age: Duration) -> bool {
         age.as_millis() >= u128::from(self.refresh.resumes.load(Relaxed))
     }
 
     /// A fetch that was to replace it has failed.
-    pub fn fetch_failed(&self, now: Instant) {
+    pub(crate) fn fetch_failed(&self, now: Instant) {
         let failures = self.refresh.failures.fetch_add(1, Relaxed);
         let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(8)).min(MAX_PAUSE);
         // Entries that failed together must not be fetched together.
         self.pause(now, pause.mul_f64(0.75 + fastrand::f64() / 4.0));
     }
 
-    /// A fetch that is to replace it takes longer than callers wait.
-    pub fn fetch_is_slow(&self, now: Instant) {
-        self.pause(now, FIRST_PAUSE);
+    /// A caller that could be given this entry has waited for a fetch to replace it, in vain. One that takes so long is not
+    /// waited for again for a while.
+    pub(crate) fn waited_for(&self, time: Duration, now: Instant) {
+        if time >= STALE_WAIT {
+            self.pause(now, FIRST_PAUSE);
+        }
     }
 
     fn pause(&self, now: Instant, pause: Duration) {
@@ -255,12 +262,12 @@ impl CacheEntry {
     }
 
     /// Marks it as queued for a refresh. `false`: it is already.
-    pub fn enqueue(&self) -> bool {
+    pub(super) fn enqueue(&self) -> bool {
         !self.refresh.queued.swap(true, Relaxed)
     }
 
     /// Its refresh is over, or was not begun.
-    pub fn dequeue(&self) {
+    pub(super) fn dequeue(&self) {
         self.refresh.queued.store(false, Relaxed);
     }
 }
@@ -269,24 +276,15 @@ impl CacheEntry {
 mod tests {
     use super::*;
 
-    fn entry(lifetimes: Lifetimes, received: Received) -> CacheEntry {
-        CacheEntry::shared(NewEntry {
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-            outcome: Outcome::Ok,
-            operation: "v2.city".into(),
-            stored_from: HeaderValue::from_static("r1"),
-            received,
-            lifetimes,
-        })
+    fn entry(lifetimes: Lifetimes, received: ReceivedAt) -> CacheEntry {
+        CacheEntry::shared(NewEntry { received, lifetimes, ..crate::cache::test_response(0) })
     }
 
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[tokio::test(start_paused = true)]
     async fn an_entry_of_an_earlier_process_keeps_its_age() {
-        let received = Received::with_age(HOUR);
+        let received = ReceivedAt::with_age(HOUR);
         tokio::time::advance(HOUR).await;
         assert_eq!(received.age(Instant::now()), 2 * HOUR);
         assert_eq!(received.age(Instant::now() - 5 * HOUR), HOUR, "never younger than it was");
@@ -294,7 +292,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failures_delay_the_next_fetch_up_to_a_minute() {
-        let entry = entry(Lifetimes { fresh: HOUR, usable: 24 * HOUR, refresh: HOUR }, Received::now());
+        let entry = entry(Lifetimes { fresh: HOUR, usable: 24 * HOUR, refresh: HOUR }, ReceivedAt::now());
         for exact in [5, 10, 20, 40, 60, 60] {
             let (began, exact) = (Instant::now(), Duration::from_secs(exact));
             entry.fetch_failed(began);
@@ -305,17 +303,15 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_stale_one_is_given_at_once_for_as_long_as_it_was_fresh_and_within_its_bound() {
-        let of = |usable| entry(Lifetimes { fresh: HOUR, usable, refresh: HOUR }, Received::now());
-        assert!(of(24 * HOUR).revalidates(HOUR * 2 - Duration::from_millis(1)) && !of(24 * HOUR).revalidates(HOUR * 2));
-        assert!(of(HOUR * 3 / 2).revalidates(HOUR) && !of(HOUR * 3 / 2).revalidates(HOUR * 3 / 2));
-        assert!(!of(HOUR).revalidates(HOUR));
+    #[test]
+    fn a_stale_one_is_given_at_once_for_as_long_as_it_was_fresh_and_within_its_bound() {
+        let of = |usable| Lifetimes { fresh: HOUR, usable, refresh: HOUR }.revalidated();
+        assert_eq!([of(24 * HOUR), of(HOUR * 3 / 2), of(HOUR)], [HOUR * 2, HOUR * 3 / 2, HOUR]);
     }
 
     #[test]
     fn it_is_queued_once() {
-        let entry = entry(Lifetimes::only_fresh(HOUR), Received::now());
+        let entry = entry(Lifetimes::only_fresh(HOUR), ReceivedAt::now());
         assert!(entry.enqueue() && !entry.enqueue());
         entry.dequeue();
         assert!(entry.enqueue());

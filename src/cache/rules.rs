@@ -48,8 +48,8 @@ pub(crate) fn lifetimes(policy: &CachePolicy, candidate: &Candidate) -> Option<L
     (storable(reading, status) && length <= max_length && !lifetimes.fresh.is_zero()).then_some(lifetimes)
 }
 
-/// Width of the range of ages from which one is drawn for each entry, as a part of `fresh`: entries that were stored
-/// together are not refreshed together.
+/// Width of the range of ages from which one is drawn for each entry, as a part of `fresh`, at most as wide as the age
+/// itself: entries that were stored together are not refreshed together.
 const JITTER: f64 = 0.1;
 
 /// Age from which on an entry is refreshed ahead. `random`: 0 to 1.
@@ -58,7 +58,7 @@ fn refresh_age(policy: &CachePolicy, random: f64) -> Duration {
     if part >= 1.0 {
         return policy.fresh;
     }
-    policy.fresh.mul_f64((part + JITTER * (random - 0.5)).clamp(part / 2.0, 1.0))
+    policy.fresh.mul_f64((part + JITTER.min(part) * (random - 0.5)).min(1.0))
 }
 
 #[cfg(test)]

@@ -37,10 +37,10 @@ pub struct OperationConfig {
 pub struct CachePolicy {
     /// A stored response is used without asking Fastrac for this long; above zero.
     pub fresh: Duration,
-    /// Age up to which a stored response may be used when Fastrac fails; zero: never. Not acted on yet.
+    /// Age up to which a stored response may be used after `fresh`: while it is refreshed, or when Fastrac fails; zero:
+    /// never.
     pub stale_if_error: Duration,
-    /// Fraction of `fresh` after which a used entry is refreshed, above 0, at most 1; 1: never early. Not acted on
-    /// yet.
+    /// Fraction of `fresh` after which a used entry is refreshed, above 0, at most 1; 1: never early.
     pub refresh_ahead: f64,
     /// How long a `not_found` response is stored; zero: never.
     pub not_found: Duration,

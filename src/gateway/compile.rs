@@ -252,6 +252,7 @@ impl AccountBuilder<'_> {
             budget,
             breakers,
             retries,
+            refreshes: previous.map_or_else(Arc::default, |previous| previous.account.refreshes.clone()),
             messages: settings.messages.clone(),
             verify: settings.verify.clone(),
             resend_orders: settings.rotation.resend_orders,

@@ -15,7 +15,7 @@ use crate::{
     admission::{BudgetMember, BudgetRequest, Claim, NotSpent, Spent, Urgency},
     attempts::Attempts,
     catalog::Operation,
-    config::Class,
+    config::{Class, Priority},
     deadline::timed,
     keys::Lease,
     outcome::{self, Classification, Outcome},
@@ -122,6 +122,7 @@ impl PreparedAttempt {
         let sent = upstream::send(&call.worker.pool, keyed, accounting, bounds).await;
         let status = sent.as_ref().ok().map(|answer| answer.status.as_u16());
         attempts.waited_for_upstream(timer.stop(status));
+        attempts.responded(status);
         match sent {
             Err(failure) => {
                 // Without a report, the permit counts for nothing.
@@ -153,7 +154,8 @@ impl PreparedAttempt {
     }
 }
 
-/// Step 9: waits for the service's day and the account's budget. The priority of a fill may rise meanwhile.
+/// Step 9: waits for the service's day and the account's budget. The priority of a fill may rise meanwhile. What is sent
+/// from spare budget does not wait: it takes what is there, or nothing.
 async fn spend(call: &UpstreamCall, claim: &Claim, attempts: &Attempts) -> Result<Spent, NotSpent> {
     let (budget, cost) = (&call.account.budget, call.operation.cost);
     let deadline = call.deadlines.next(attempts.sent()).instant();
@@ -162,6 +164,10 @@ async fn spend(call: &UpstreamCall, claim: &Claim, attempts: &Attempts) -> Resul
     let request = |priority| BudgetRequest { member, cost, priority, urgency, deadline };
     let mut highest = match &call.priority {
         CallPriority::OfService(priority) => return budget.spend(request(*priority), claim).await,
+        CallPriority::Spare(_) => {
+            let at_once = BudgetRequest { deadline: Instant::now(), ..request(Priority::Low) };
+            return budget.spend(at_once, claim).await;
+        }
         CallPriority::OfWaiters(highest) => highest.clone(),
     };
     loop {

@@ -96,6 +96,9 @@ pub enum CallPriority {
     OfService(Priority),
     /// The highest of those that wait for the response; it may rise.
     OfWaiters(watch::Receiver<Priority>),
+    /// Nobody waited for it when it began: it takes budget only if that is there at once. The highest of those that have
+    /// joined decides what may be buffered for it.
+    Spare(watch::Receiver<Priority>),
 }
 
 impl UpstreamCall {
@@ -128,7 +131,7 @@ impl UpstreamCall {
     pub(super) fn allowance(&self) -> MemoryAllowance {
         let priority = match &self.priority {
             CallPriority::OfService(priority) => *priority,
-            CallPriority::OfWaiters(highest) => *highest.borrow(),
+            CallPriority::OfWaiters(highest) | CallPriority::Spare(highest) => *highest.borrow(),
         };
         self.snapshot.memory.allowance(priority)
     }
@@ -269,6 +272,15 @@ impl Call {
             self.allowed(self.quota().claim_day(claim, self.deadline().instant()).await)?;
             x.claimed(claim);
         }
+        Ok(())
+    }
+
+    /// Charges a request that is answered from the cache after all: what it had claimed has gone back.
+    pub(super) async fn charge_hit(&self, x: &mut Exchange) -> Result<(), Refusal> {
+        let mut claim = self.open_claim(x)?;
+        self.claim_hit(x, &mut claim).await?;
+        self.record(&mut claim).await?;
+        claim.keep();
         Ok(())
     }
 

@@ -25,14 +25,14 @@ fn exchange() -> &'static mut Exchange {
 fn futures_stay_small() {
     let hit = size(|| forward(exchange(), never(), never::<Full<Bytes>>()));
     let served = size(|| serve(never(), never(), never::<http::Request<Full<Bytes>>>(), never::<Arrival<()>>()));
-    let fill = size(|| lookup::fill(exchange(), never(), never(), never()));
+    let fill = size(|| fill::fill(exchange(), never(), never(), never()));
     let fetch = size(|| fetch::fetch(never::<&UpstreamCall>(), never(), never()));
     let order = size(|| order::send(exchange(), never(), never(), never()));
     // In the order of a request: a hit is `served` alone; a miss has `fill` and a task with `fetch`.
     let sizes = [
         ("served", served, 2176),
         ("hit", hit, 1920),
-        ("fill", fill, 256),
+        ("fill", fill, 640),
         ("fetch", fetch, 3712),
         ("order", order, 256),
     ];

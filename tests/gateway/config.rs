@@ -496,7 +496,7 @@ fn each_warning_is_given_with_its_place() {
             format!("{plain}[operations.\"v2.city\"]\ncache = {{ fresh = \"2h\", stale_if_error = \"1h\" }}\n"),
             0o600,
             "SK-other",
-            &["operations.\"v2.city\".cache.stale_if_error", "operations.\"v2.city\".cache.stale_if_error"],
+            &["operations.\"v2.city\".cache.stale_if_error"],
         ),
         (
             account("main", "allow_cleartext = true").replace("https:", "http:") + &service("a", "1", ""),

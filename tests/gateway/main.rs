@@ -11,6 +11,7 @@
 //! | `refuses_clearly` | every refusal says what is wrong, whether Fastrac received the request, and when to retry |
 //! | `accepts_stored_responses` | which stored response a caller gets by its directives and conditions, and never another's |
 //! | `caches` | lookups are served from the cache, and concurrent requests share one fetch |
+//! | `caches_through_outages` | what was fetched once is answered while Fastrac fails, and refreshed at no caller's expense |
 //! | `notices_callers_that_left` | a caller that leaves is noticed, whatever is behind its order and whenever it leaves |
 //! | `protects_orders_without_a_key` | an order that is repeated blindly is executed once, and two that are wanted are two |
 //! | `sends_again` | second attempts after failures: few, counted by reason, never against Fastrac's will or too late |
@@ -66,6 +67,7 @@ mod authority;
 mod bodies;
 mod bounds_memory;
 mod caches;
+mod caches_through_outages;
 mod classifies_responses;
 mod client;
 mod config;

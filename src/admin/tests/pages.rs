@@ -156,7 +156,7 @@ async fn purge_forgets_every_stored_answer() {
         outcome: crate::outcome::Outcome::Ok,
         operation: "v2.city".into(),
         stored_from: axum::http::HeaderValue::from_static("r1"),
-        received: crate::cache::Received::now(),
+        received: crate::cache::ReceivedAt::now(),
         lifetimes: crate::cache::Lifetimes::only_fresh(std::time::Duration::from_secs(60)),
     };
     let entry = Arc::new(crate::cache::CacheEntry::shared(entry));

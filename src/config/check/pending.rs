@@ -6,12 +6,7 @@
 use super::{Diagnostics, KeyPath, key_path::KeySegment, read::Tree};
 
 /// Keys without effect; `*` is any name.
-const IGNORED: [&[&str]; 4] = [
-    &["orders", "on_store_loss"],
-    &["cache", "snapshot"],
-    &["operations", "*", "cache", "refresh_ahead"],
-    &["operations", "*", "cache", "stale_if_error"],
-];
+const IGNORED: [&[&str]; 2] = [&["orders", "on_store_loss"], &["cache", "snapshot"]];
 
 /// Keys that must not be ignored.
 const UNSUPPORTED: [&[&str]; 1] = [&["state", "shared"]];

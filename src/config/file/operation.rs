@@ -51,12 +51,12 @@ pub struct CachePolicyTable {
     /// A stored response is used without asking Fastrac for this long; zero: nothing is stored. Mandatory in a new row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fresh: Option<BoundedDuration<0, { 366 * DAY }>>,
-    /// Age up to which a stored response may be used when Fastrac fails; zero: never; absent in a new row: "0ms". This
-    /// version does not act on it yet.
+    /// Age up to which a stored response may be used after `fresh`: for as long again as `fresh` while it is fetched again in
+    /// the background, then when Fastrac fails; zero: never; absent in a new row: "0ms".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_if_error: Option<BoundedDuration<0, { 366 * DAY }>>,
-    /// Fraction of `fresh` after which a used response is refreshed; 1: never early; absent in a new row: 1. This version
-    /// does not act on it yet.
+    /// Fraction of `fresh` after which a response that is used is fetched again in the background, from budget that nobody
+    /// else needs; 1: never early; absent in a new row: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_ahead: Option<Fraction<false>>,
     /// How long "Data not found" is stored; zero: never; absent in a new row: "0ms".

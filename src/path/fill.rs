@@ -1,0 +1,233 @@
+//! Steps 7 to 14 for the cache: a fetch for all requests that wait for the same key, or for nobody.
+//!
+//! The same code for a miss, a response that is stale, and a refresh. What always holds: a fill belongs to none of the
+//! requests that wait for it: it runs in a task that `drain` waits for, has the operation's own timeout and the highest of
+//! their priorities, and what it fetches is stored whoever has left meanwhile. Only a response that may be stored replaces
+//! one that is; a caller that has a stale response to fall back on gets that instead of anything else, in time. Must not
+//! know headers, or how a request is sent. Fails with the [`Refusal`] of the fetch.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use super::{Call, CallPriority, Exchange, UpstreamCall, fetch};
+use crate::{
+    admission::Claim,
+    attempts::Attempts,
+    cache::{
+        CacheEntry, DueRefresh, Flight, JoinRequest, Leader, Lookup, NewEntry, ReceivedAt, STALE_WAIT,
+        rules::{self, Candidate},
+    },
+    config::Priority,
+    deadline::{Deadline, timed},
+    fetched::{FetchRefused, FetchResult, Fetched, SharedFetch},
+    outcome::{Outcome, Sent},
+    record::RequestId,
+    refusal::Refusal,
+    reply::{CacheStatusHeader, Reply, ReplyBody},
+    upstream::Failure,
+};
+
+/// A fetch to be done for all requests that wait for the same key.
+pub(super) struct Fill {
+    pub(super) leader: Leader<SharedFetch>,
+    pub(super) reason: FillReason,
+    pub(super) fallback: Option<Fallback>,
+}
+
+/// Why no stored response is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FillReason {
+    Miss,
+    /// The caller does not accept what is stored.
+    Forced,
+    Stale,
+}
+
+impl FillReason {
+    fn status(self, stored: bool) -> CacheStatusHeader {
+        match self {
+            FillReason::Miss => CacheStatusHeader::Miss { stored },
+            FillReason::Forced => CacheStatusHeader::Forced { stored },
+            FillReason::Stale => CacheStatusHeader::Replaced { stored },
+        }
+    }
+}
+
+/// A stale response that a request gets if nothing better comes in time.
+pub(super) struct Fallback {
+    pub(super) entry: Arc<CacheEntry>,
+    /// How long something better is waited for; there is time to answer after that.
+    pub(super) until: Deadline,
+}
+
+impl Fallback {
+    pub(super) fn new(entry: Arc<CacheEntry>, deadline: Deadline) -> Self {
+        Fallback { entry, until: deadline.leaving_room(STALE_WAIT) }
+    }
+
+    /// The stale response, after a fetch with this result; `None`: there was none, or none in time.
+    pub(super) fn reply(&self, result: Option<&FetchResult>) -> Reply {
+        let status = match result {
+            Some(Ok(fetched)) => Some(fetched.entry.status().as_u16()),
+            Some(Err(refused)) => refused.status,
+            None => None,
+        };
+        let age = self.entry.age(Instant::now()).as_secs();
+        stale_reply(&self.entry, CacheStatusHeader::Fallback { status, age })
+    }
+}
+
+/// A stale stored response.
+pub(super) fn stale_reply(entry: &CacheEntry, cached: CacheStatusHeader) -> Reply {
+    let stored_from = Some(entry.stored_from());
+    Reply { stored_from, outcome: Outcome::Stale, ..Reply::of_entry(entry, cached) }
+}
+
+/// A reply of its own for one of the requests that share a fetch.
+pub(super) fn reply_of(fetch: &FetchResult, cached: CacheStatusHeader) -> Result<Reply, Refusal> {
+    let fetched = fetch.as_ref().map_err(|refused| refused.refusal.clone())?;
+    let reply = Reply::of_entry(&fetched.entry, cached);
+    Ok(Reply { code: fetched.code, retry_after: fetched.retry_after, ..reply })
+}
+
+/// Whether a fetch brought a response that may be stored.
+pub(super) fn is_storable(fetch: &FetchResult) -> bool {
+    fetch.as_ref().is_ok_and(|fetched| fetched.storable)
+}
+
+/// Steps 7 to 14 of a fill, in a task that outlives its caller.
+pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: Claim) -> Result<Reply, Refusal> {
+    let Fill { leader, reason, fallback } = fill;
+    let (follower, deadline) = (leader.follow(), call.deadline());
+    let call = Arc::<Call>::from(call.for_waiters(leader.priority()));
+    let (fetched_by, attempts) = (call.clone(), x.attempts().clone());
+    let replaces = fallback.as_ref().map(|fallback| fallback.entry.clone());
+    x.snapshot.tasks.spawn(async move {
+        let fetch = Fetch { call: &fetched_by.upstream, id: fetched_by.request_id.header(), replaces, attempts };
+        fetch.complete(leader, claim).await;
+    });
+    let until = fallback.as_ref().map_or(deadline, |fallback| fallback.until);
+    let (shared, time) = timed(Box::pin(until.bound(follower.result()))).await;
+    let Some(fallback) = fallback else {
+        return match shared {
+            Some(Some(shared)) => reply_of(&shared, reason.status(is_stored(&shared))),
+            Some(None) => Err(x.panicked()),
+            None => Err(Failure::Timeout.into()),
+        };
+    };
+    match &shared {
+        Some(Some(shared)) if is_storable(shared) => return reply_of(shared, reason.status(is_stored(shared))),
+        Some(Some(_)) => {}
+        Some(None) => drop(x.panicked()),
+        None => {
+            x.attempts().waited_for_upstream(time);
+            fallback.entry.waited_for(time, Instant::now());
+        }
+    }
+    let result = shared.flatten();
+    if result.is_some() && x.attempts().sent() == Sent::No {
+        // Its claim has gone back, and the response is one from the cache.
+        deadline.bound(Box::pin(call.charge_hit(x))).await.ok_or(Failure::Timeout)??;
+    }
+    Ok(fallback.reply(result.as_deref()))
+}
+
+fn is_stored(fetch: &FetchResult) -> bool {
+    fetch.as_ref().is_ok_and(|fetched| fetched.stored)
+}
+
+/// What a refresh came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefreshResult {
+    /// It was fetched, successfully or not, or need not be fetched any more.
+    Over,
+    /// There was no budget to spare.
+    NotSpare,
+}
+
+/// Fetches a stored response again although nobody waits for it, from budget that is there at once. A request that misses
+/// it meanwhile joins the fetch. Cancel safe: the fetch then ends, and who has joined it begins another.
+pub async fn refresh(mut call: UpstreamCall, due: &DueRefresh) -> RefreshResult {
+    let Some(entry) = due.entry() else { return RefreshResult::Over };
+    let cache = call.snapshot.cache.clone();
+    let is_current = || match cache.lookup(&due.key, Instant::now()) {
+        Lookup::Fresh(stored) | Lookup::Stale(stored) => Arc::ptr_eq(&stored, &entry),
+        Lookup::Miss => false,
+    };
+    let request = JoinRequest { generation: cache.generation(), priority: Priority::Low };
+    let flight = call.snapshot.flights.join(&due.key, request, || (!is_current()).then(|| entry.clone()));
+    let Flight::Leader(leader) = flight else { return RefreshResult::Over };
+    call.priority = CallPriority::Spare(leader.priority());
+    let id = RequestId::generate(std::time::SystemTime::now()).header();
+    let fetch = Fetch { call: &call, id, replaces: Some(entry), attempts: Attempts::default() };
+    let result = fetch.complete(leader, Claim::default()).await;
+    let refused = result.as_ref().as_ref().err();
+    let not_spare = refused.is_some_and(|refused| refused.refusal.outcome == Outcome::OverBudget);
+    if not_spare { RefreshResult::NotSpare } else { RefreshResult::Over }
+}
+
+/// The fetch of a fill.
+struct Fetch<'a> {
+    call: &'a UpstreamCall,
+    /// Id of the request that began it.
+    id: HeaderValue,
+    /// The stored response that it is to replace.
+    replaces: Option<Arc<CacheEntry>>,
+    attempts: Attempts,
+}
+
+impl Fetch<'_> {
+    /// Fetches, stores, and gives the result to all that wait for it.
+    async fn complete(self, leader: Leader<SharedFetch>, claim: Claim) -> SharedFetch {
+        let result = self.fetch_and_store(&leader, claim).await;
+        let service = self.call.service.map(|service| self.call.snapshot.catalog.services[service].name.clone());
+        let status = self.attempts.status();
+        let result = Arc::new(result.map_err(|refusal| FetchRefused { refusal, service, status }));
+        if let Some(entry) = &self.replaces
+            && !is_storable(&result)
+            && !self.had_no_budget(&result)
+        {
+            entry.fetch_failed(Instant::now());
+        }
+        leader.complete(result.clone());
+        result
+    }
+
+    /// Whether nothing was sent for reasons that say nothing about other requests for the same response: a limit of the
+    /// service's own, or no budget to spare.
+    fn had_no_budget(&self, result: &FetchResult) -> bool {
+        let Err(FetchRefused { refusal, service, .. }) = result else { return false };
+        refusal.concerns_service() || (service.is_none() && refusal.outcome == Outcome::OverBudget)
+    }
+
+    async fn fetch_and_store(&self, leader: &Leader<SharedFetch>, claim: Claim) -> Result<Fetched, Refusal> {
+        let call = self.call;
+        let answer = fetch::fetch(call, claim, &self.attempts).await?;
+        let reading = answer.reading;
+        let reply = answer.reply();
+        let ReplyBody::Whole(body) = reply.body else { return Err(Refusal::internal()) };
+        let max_length = call.snapshot.limits.answer_buffer;
+        let candidate = Candidate { reading, status: reply.status, length: body.len(), max_length };
+        let lifetimes = call.operation.cache.as_ref().and_then(|policy| rules::lifetimes(policy, &candidate));
+        let entry = NewEntry {
+            status: reply.status,
+            headers: reply.headers,
+            body,
+            outcome: reply.outcome,
+            operation: call.operation.label.clone(),
+            stored_from: self.id.clone(),
+            received: ReceivedAt::now(),
+            lifetimes: lifetimes.unwrap_or_default(),
+        };
+        let storable = lifetimes.is_some();
+        let entry = Arc::new(match storable {
+            true => call.snapshot.cache.pack(entry, &call.snapshot.memory),
+            false => CacheEntry::shared(entry),
+        });
+        let keep = || call.snapshot.cache.keep(leader.key().clone(), entry.clone(), leader.generation());
+        let stored = storable && keep();
+        Ok(Fetched { entry, storable, stored, code: reply.code, retry_after: reply.retry_after })
+    }
+}

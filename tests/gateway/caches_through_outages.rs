@@ -1,0 +1,337 @@
+//! Lookups that were fetched once are answered while Fastrac fails, whatever way it fails in: marked, within their bound,
+//! and in time. A bad response never replaces a good one, and nothing is fetched again at the expense of a caller.
+
+use std::time::{Duration, Instant};
+
+use fastrac_gateway::{admission::BudgetUsage, snapshot::Snapshot};
+use fastrac_sandbox::{Act, CannedResponse, Fault, Sandbox};
+
+use crate::{
+    client::{Request, Response, get},
+    test_gateway::{Setup, TestGateway, sandbox, until},
+};
+
+/// Stale after a tenth of a second; from a fifth on, Fastrac is asked first.
+const SOON: &str =
+    "[operations.\"v2.city\"]\ncache = { fresh = \"100ms\", stale_if_error = \"1h\", refresh_ahead = 1 }\n";
+
+fn lookup(number: usize) -> Request {
+    get(&format!("/region/city?province_id=31&n={number}"))
+}
+
+fn city(number: usize) -> Request {
+    lookup(number).by("shop")
+}
+
+fn cache_status(response: &Response) -> &str {
+    response.header("cache-status").expect("Cache-Status").strip_prefix("fastrac-gateway; ").expect("its name")
+}
+
+fn snapshot(gateway: &TestGateway) -> std::sync::Arc<Snapshot> {
+    gateway.app().gateway.current.load_full()
+}
+
+fn budget(gateway: &TestGateway) -> BudgetUsage {
+    snapshot(gateway).accounts[0].budget.usage()
+}
+
+/// Nothing waits to be refreshed, and nothing is being fetched.
+fn is_idle(gateway: &TestGateway) -> bool {
+    let snapshot = snapshot(gateway);
+    snapshot.flights.is_empty() && snapshot.accounts[0].refreshes.is_empty()
+}
+
+/// Stores responses and lets them become so old that Fastrac is asked before they are used.
+fn warm(gateway: &TestGateway, count: usize) -> Vec<Response> {
+    let stored = (0..count).map(|number| gateway.send(city(number))).collect::<Vec<_>>();
+    assert!(stored.iter().all(|response| cache_status(response) == "fwd=uri-miss; stored"), "{stored:?}");
+    std::thread::sleep(Duration::from_millis(250));
+    stored
+}
+
+fn busy() -> Act {
+    Act::Answer(CannedResponse {
+        status: 503,
+        headers: vec![("retry-after".to_owned(), "7".to_owned())],
+        body: r#"{"success": false, "message": "Busy"}"#.to_owned(),
+        ..CannedResponse::default()
+    })
+}
+
+/// How Fastrac fails, and the status that it responds with, if any.
+fn failures() -> Vec<(Act, Option<u16>)> {
+    vec![
+        (Act::Html(500), Some(500)),
+        (busy(), Some(503)),
+        (Act::throttle(None), Some(429)),
+        (Act::Html(200), Some(200)),
+        (Act::answer(302, r#"{"success":true,"data":[]}"#), Some(302)),
+        (Act::answer(200, r#"{"success":true,"data":[{"id":"#), Some(200)),
+        (Act::answer(200, r#"{"success":false,"message":"no"}"#), Some(200)),
+        (Act::answer(401, r#"{"success":false,"message":"Unauthorized"}"#), Some(401)),
+        (Act::Cut { after: 10, reset: false }, None),
+        (Act::Reset, None),
+        (Act::Long { bytes: 100_000 }, None),
+    ]
+}
+
+/// Checks a stale response to a request with this number.
+fn assert_stale(response: &Response, stored: &Response, case: &str) {
+    assert_eq!((response.status, response.outcome()), (200, "stale"), "{case}: {response:?}");
+    assert_eq!(response.body, stored.body, "{case}");
+    assert!(response.header("age").is_some_and(|age| age.parse::<u64>().is_ok_and(|age| age < 60)), "{case}");
+    assert_eq!((response.header("retry-after"), response.header("proxy-status")), (None, None), "{case}");
+}
+
+#[test]
+fn every_way_of_failing_leaves_the_stored_responses() {
+    let limits = "answer_buffer = \"32KiB\"\nanswer_body = \"64KiB\"";
+    let mut gateway = Setup { more: SOON, limits, account: "retries = 0", ..Setup::default() }.start();
+    let failures = failures();
+    let stored = warm(&gateway, failures.len() + 1);
+    for (number, (act, status)) in failures.iter().enumerate() {
+        let case = format!("{act:?}");
+        gateway.sandbox.clear_faults();
+        gateway.wait_for_pauses();
+        gateway.sandbox.fault(Fault::on("v2.city", act.clone()));
+        let response = gateway.send(city(number));
+        assert_stale(&response, &stored[number], &case);
+        let expected = status.map_or("fwd=stale".to_owned(), |status| format!("fwd=stale; fwd-status={status}"));
+        assert_eq!(cache_status(&response), expected, "{case}");
+        assert_ne!(response.sent(), "no", "{case}");
+        // After a failure it is given at once, and nothing is sent.
+        let before = gateway.received().len();
+        let again = gateway.send(city(number));
+        assert_stale(&again, &stored[number], &case);
+        assert!(cache_status(&again).starts_with("hit; ttl=-"), "{case}: {again:?}");
+        assert_eq!((again.sent(), gateway.received().len()), ("no", before), "{case}");
+    }
+    assert_eq!(gateway.metric("cache_requests_total", &[("result", "stale")]), 22.0);
+    // Connections are refused.
+    let last = failures.len();
+    gateway.sandbox = Sandbox::start(sandbox()).expect("another");
+    let response = gateway.send(city(last));
+    assert_stale(&response, &stored[last], "refused");
+    assert_eq!((cache_status(&response), response.sent()), ("fwd=stale", "no"));
+}
+
+#[test]
+fn a_good_response_replaces_a_stale_one() {
+    let gateway = Setup { more: SOON, ..Setup::default() }.start();
+    warm(&gateway, 1);
+    let replaced = gateway.send(city(0));
+    assert_eq!((replaced.outcome(), cache_status(&replaced), replaced.sent()), ("ok", "fwd=stale; stored", "yes"));
+    assert_eq!(replaced.header("age"), None);
+    assert_eq!(gateway.received().len(), 2);
+}
+
+#[test]
+fn a_refusal_by_the_gateway_leaves_the_stored_responses_too() {
+    for (budget, breaker) in [
+        // The canary takes one unit.
+        ("per_day = 2", "minimum = 100000"),
+        ("per_second = 1, burst = 1, max_wait = \"0s\"", "minimum = 100000"),
+        ("per_day = 1000", "minimum = 1, failures = 0.1, open = \"1m\""),
+    ] {
+        let gateway = Setup { more: SOON, budget, breaker, account: "retries = 0", ..Setup::default() }.start();
+        if budget.contains("burst") {
+            until("a token", || budget_of_second(&gateway) >= 1);
+        }
+        let stored = warm(&gateway, 1);
+        gateway.sandbox.fault(Fault::everywhere(Act::Html(500)));
+        if breaker.contains("1m") {
+            assert_eq!(gateway.send(city(1)).status, 500);
+        }
+        let before = gateway.received().len();
+        let response = gateway.send(city(0));
+        assert_stale(&response, &stored[0], budget);
+        assert_eq!((cache_status(&response), response.sent()), ("fwd=stale", "no"), "{budget}");
+        assert_eq!(gateway.received().len(), before, "{budget}");
+    }
+}
+
+fn budget_of_second(gateway: &TestGateway) -> u64 {
+    budget(gateway).bucket.expect("a limit").left
+}
+
+#[test]
+fn a_services_own_limits_leave_them_too() {
+    let services = &[
+        ("small", "quota = { per_day = 1 }"),
+        ("free", "quota = { per_second = 1, burst = 1 }\ncharge_hits = { second = false }"),
+    ];
+    let gateway = Setup { more: SOON, services, ..Setup::default() }.start();
+    for service in ["small", "free"] {
+        let request = |number| lookup(number).by(service);
+        let stored = gateway.send(request(0));
+        std::thread::sleep(Duration::from_millis(250));
+        if service == "free" {
+            gateway.send(request(7));
+        }
+        let response = gateway.send(request(0));
+        assert_stale(&response, &stored, service);
+        assert_eq!((cache_status(&response), response.sent()), ("fwd=stale", "no"), "{service}");
+        assert_eq!(gateway.send(city(0)).outcome(), "ok", "that says nothing of other services");
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
+#[test]
+fn silence_costs_a_caller_two_seconds_or_its_own_time_and_the_next_ones_nothing() {
+    let gateway = Setup { more: SOON, ..Setup::default() }.start();
+    let stored = warm(&gateway, 2);
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Pass).wait(Duration::from_secs(6)).times(2));
+    let timed = |request: Request| {
+        let began = Instant::now();
+        (gateway.send(request), began.elapsed())
+    };
+    let (impatient, time) = timed(city(0).header("x-gateway-timeout", "500"));
+    assert_stale(&impatient, &stored[0], "an impatient caller");
+    assert!(time < Duration::from_millis(500), "{time:?}");
+    let (patient, time) = timed(city(1));
+    assert_stale(&patient, &stored[1], "a patient caller");
+    assert_eq!((cache_status(&patient), patient.sent()), ("fwd=stale", "unknown"));
+    assert!(time >= Duration::from_secs(2) && time < Duration::from_secs(5), "{time:?}");
+    let (next, time) = timed(city(1));
+    assert!(cache_status(&next).starts_with("hit; ttl=-") && time < Duration::from_secs(1), "{next:?}");
+    // The fills go on, and what they bring is stored.
+    until("a fresh response", || gateway.send(city(1)).outcome() == "hit" || is_idle(&gateway));
+    assert!(gateway.received().len() >= 4);
+}
+
+#[test]
+fn a_stale_response_is_given_at_once_and_refreshed_behind_it() {
+    let more = "[operations.\"v2.city\"]\ncache = { fresh = \"2s\", stale_if_error = \"1h\", refresh_ahead = 1 }\n";
+    let gateway = Setup { more, ..Setup::default() }.start();
+    let stored = gateway.send(city(0));
+    until("it is stale", || gateway.send(city(0)).outcome() == "stale");
+    until("it is fresh again", || gateway.send(city(0)).outcome() == "hit");
+    assert_eq!(gateway.received().len(), 2);
+    let refreshed = &gateway.received()[1];
+    assert_eq!(refreshed.target(), "/region/city?n=0&province_id=31");
+    let hit = gateway.send(city(0));
+    assert_eq!(hit.body, stored.body);
+    // It is the gateway's own spending.
+    assert_eq!(gateway.metric("upstream_requests_total", &[("operation", "v2.city")]), 2.0);
+}
+
+#[test]
+fn what_is_used_is_refreshed_ahead_from_spare_budget_only() {
+    let more =
+        "[operations.\"v2.city\"]\ncache = { fresh = \"1h\", stale_if_error = \"2h\", refresh_ahead = 0.00001 }\n";
+    let budget_of = "per_second = 2, burst = 4, max_wait = \"0s\"";
+    let gateway = Setup { more, budget: budget_of, ..Setup::default() }.start();
+    until("a full burst", || budget_of_second(&gateway) == 4);
+    gateway.send(city(0));
+    std::thread::sleep(Duration::from_millis(60));
+    // Three tokens are gone: less than half of the burst is left.
+    for number in 1..=2 {
+        gateway.send(city(number));
+    }
+    assert_eq!(gateway.send(city(0)).outcome(), "hit");
+    until("a refresh", || gateway.received().len() == 4);
+    assert!(budget_of_second(&gateway) >= 1, "it took one of at least two");
+    until("it is over", || is_idle(&gateway));
+    assert_eq!(gateway.received().len(), 4);
+}
+
+#[test]
+fn a_refresh_takes_no_token_that_a_caller_waits_for() {
+    let more =
+        "[operations.\"v2.city\"]\ncache = { fresh = \"1h\", stale_if_error = \"2h\", refresh_ahead = 0.00001 }\n";
+    let budget_of = "per_second = 4, burst = 4, max_wait = \"10s\"";
+    let gateway = Setup { more, budget: budget_of, ..Setup::default() }.start();
+    gateway.send(city(0));
+    std::thread::sleep(Duration::from_millis(60));
+    std::thread::scope(|scope| {
+        let gateway = &gateway;
+        for number in 1..=12 {
+            scope.spawn(move || assert_eq!(gateway.send(city(number)).status, 200));
+        }
+        until("callers to wait", || budget(gateway).waiting >= 8);
+        assert_eq!(gateway.send(city(0)).outcome(), "hit");
+    });
+    until("the refresh", || gateway.received().len() == 14);
+    let received = gateway.received();
+    assert_eq!(received[13].target(), "/region/city?n=0&province_id=31", "it was the last");
+}
+
+/// Also if the one that leads the fetch is of low priority and does not wait, and if Fastrac fails.
+#[test]
+fn a_thousand_cold_callers_make_one_call() {
+    let services = &[("batch", "priority = \"low\"")];
+    for (act, status, next) in [(Act::Pass, 200, "hit"), (Act::Html(500), 500, "upstream_error")] {
+        let gateway = Setup { services, account: "retries = 0", ..Setup::default() }.start();
+        gateway.sandbox.fault(Fault::on("v2.city", act).wait(Duration::from_secs(4)).times(2));
+        let mut leader = gateway.connect();
+        leader.write(&lookup(0).by("batch").header("x-gateway-timeout", "300").bytes());
+        until("it leads", || gateway.received().len() == 1);
+        let mut callers: Vec<_> = (0..1000).map(|_| gateway.connect()).collect();
+        callers.iter_mut().for_each(|caller| caller.write(&city(0).bytes()));
+        until("all wait", || gateway.metric("in_flight_requests", &[("service", "shop")]) == 1000.0);
+        drop(leader);
+        let mut statuses = callers.iter_mut().map(|caller| caller.read_response("GET").expect("a response").status);
+        assert!(statuses.all(|shared| shared == status), "{status}");
+        assert_eq!(gateway.received().len(), 1, "{status}");
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on("v2.city", Act::Html(500)));
+        assert_eq!(gateway.send(city(0)).outcome(), next);
+    }
+}
+
+#[test]
+fn an_outage_ends_without_a_herd() {
+    let more = "[operations.\"v2.city\"]\ncache = { fresh = \"300ms\", stale_if_error = \"1h\" }\n";
+    let budget = "per_second = 10, burst = 10, max_wait = \"100ms\"";
+    let gateway = Setup { more, budget, account: "retries = 0", ..Setup::default() }.start();
+    const COUNT: usize = 30;
+    for number in 0..COUNT {
+        until("it is stored", || gateway.send(city(number)).status == 200);
+    }
+    gateway.sandbox.fault(Fault::everywhere(Act::Html(503)));
+    std::thread::sleep(Duration::from_millis(700));
+    let all = || (0..COUNT).map(|number| gateway.send(city(number))).collect::<Vec<_>>();
+    let outage = all();
+    assert!(outage.iter().all(|response| response.status == 200 && response.outcome() == "stale"), "{outage:?}");
+    gateway.sandbox.clear_faults();
+    let (before, began) = (gateway.received().len(), Instant::now());
+    while began.elapsed() < Duration::from_millis(900) {
+        assert!(all().iter().all(|response| response.status == 200));
+    }
+    let calls = gateway.received().len() - before;
+    assert!(calls <= 20, "{calls} calls in the first second");
+    until("responses are fresh again", || all().iter().any(|response| response.outcome() == "hit"));
+}
+
+#[test]
+fn an_operation_without_stale_responses_fails_as_before() {
+    let more = "[operations.\"v2.city\"]\ncache = { fresh = \"100ms\", stale_if_error = \"0s\" }\n";
+    let gateway = Setup { more, account: "retries = 0", ..Setup::default() }.start();
+    warm(&gateway, 1);
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Html(500)));
+    let response = gateway.send(city(0));
+    assert_eq!((response.status, cache_status(&response)), (500, "fwd=uri-miss"));
+}
+
+#[test]
+fn a_stale_response_is_gone_at_the_end_of_its_bound() {
+    let more = "[operations.\"v2.city\"]\ncache = { fresh = \"100ms\", stale_if_error = \"400ms\" }\n";
+    let gateway = Setup { more, account: "retries = 0", ..Setup::default() }.start();
+    warm(&gateway, 1);
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Html(500)));
+    std::thread::sleep(Duration::from_millis(200));
+    let response = gateway.send(city(0));
+    assert_eq!((response.status, cache_status(&response)), (500, "fwd=uri-miss"));
+}
+
+#[test]
+fn a_forced_refresh_that_fails_is_told_so_and_takes_nothing_away() {
+    let services = &[("fresh", "force_refresh = true")];
+    let gateway = Setup { services, account: "retries = 0", ..Setup::default() }.start();
+    let stored = gateway.send(city(0));
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Html(500)));
+    let forced = gateway.send(lookup(0).by("fresh").header("cache-control", "no-cache"));
+    assert_eq!((forced.status, cache_status(&forced)), (500, "fwd=request"));
+    let hit = gateway.send(city(0));
+    assert_eq!((hit.outcome(), hit.body == stored.body), ("hit", true));
+}

@@ -50,6 +50,7 @@ use crate::{
     gateway::Gateway,
     reconcile::Reconciler,
     store::Store,
+    warm::Warmer,
 };
 
 /// Maximum size of a request body, in bytes. Real ones have about a hundred.
@@ -69,6 +70,7 @@ pub struct Admin {
     /// Of the data threads.
     pub heartbeats: Vec<Heartbeat>,
     pub reconciler: Arc<Reconciler>,
+    pub warmer: Arc<Warmer>,
 }
 
 /// State shared by all pages.
@@ -101,6 +103,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/config", get(config::config))
         .route("/reload", post(commands::reload))
         .route("/cache/purge", post(commands::purge))
+        .route("/cache/warm", post(commands::warm))
         .route("/state/backup", post(backup::backup))
         .route("/keys/rotate", post(keys::rotate))
         .route("/keys/verify", post(keys::verify))

@@ -46,6 +46,7 @@ use crate::{
     snapshot::Account,
     spending::{self, Spending},
     store::{self, OpenError, Store, StoreError},
+    warm::Warmer,
 };
 use clock_mark::ClockMark;
 use rotations::Rotations;
@@ -99,6 +100,8 @@ pub struct App {
     listeners: Vec<TcpListener>,
     /// The state store.
     pub store: Store,
+    /// Walks of the region tree.
+    pub warmer: Arc<Warmer>,
     ledger: Arc<Ledger>,
     audit: Audit,
     control: Runtime,
@@ -199,6 +202,8 @@ impl App {
         let reconciler = Reconciler::new(&gateway, drain.clone());
         control.spawn(reconciler.clone().run());
         control.spawn(Refresher::new(&gateway, drain.clone()).run());
+        let (warmer, walks) = Warmer::new(&gateway, drain.clone());
+        control.spawn(walks.run());
         let operators = Admin {
             gateway: gateway.clone(),
             audit: audit.clone(),
@@ -209,6 +214,7 @@ impl App {
             connections,
             heartbeats: heartbeats.clone(),
             reconciler,
+            warmer: warmer.clone(),
         };
         control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), tls.admin.clone()));
         control.spawn(check_heartbeats(heartbeats));
@@ -233,6 +239,7 @@ impl App {
             acceptor,
             listeners,
             store,
+            warmer,
             ledger,
             audit,
             control,

@@ -34,6 +34,7 @@
 //! | [`rotation`] | the task that keeps an account's key pairs current; above `keys` and the path |
 //! | [`refresh`] | the task that fetches stored responses again before they are too old; above `cache` and the path |
 //! | [`reconcile`] | proposals of what became of unknown orders, from balance history and tracking; above `orders` and the path |
+//! | [`warm`] | the walk of the region tree that stores its responses ahead of use; above `cache` and the path |
 //! | [`admin`] | health, metrics, status, commands of operators |
 //! | [`cli`] | one file per command |
 //! | [`inspect`] | the configuration file with the files and variables that it names: all errors at once, for `check`, `run` and a reload |
@@ -115,6 +116,7 @@ pub mod spending;
 pub mod store;
 pub mod upstream;
 pub mod uptime;
+pub mod warm;
 
 #[cfg(test)]
 extern crate self as fastrac_gateway;

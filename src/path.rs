@@ -30,6 +30,7 @@ use http_body::Body as HttpBody;
 pub use attempt::PreparedAttempt;
 pub use call::{CallDeadlines, CallPriority, UpstreamCall};
 pub use fetch::{OwnAnswer, canary, fetch_own};
+pub(crate) use fill::{Prefetched, prefetch};
 pub use fill::{RefreshResult, refresh};
 pub use serve::{Arrival, ConnectionClose, ExchangeGuard, ResponseStart, serve};
 

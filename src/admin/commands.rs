@@ -10,6 +10,7 @@ use super::{
     AdminState,
     audit::AuditSubject,
     error::{AdminError, JsonBody, off_thread},
+    status::walks,
 };
 use crate::{
     cache::PurgeScope,
@@ -121,4 +122,31 @@ pub(super) async fn purge(
     subject.name("operations", operations.clone());
     tracing::info!(entries, "stored responses were purged");
     Ok(Json(json!({ "purged": entries, "operations": operations })))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct WarmRequest {
+    /// Absent: all accounts.
+    account: Option<String>,
+}
+
+/// Begins to walk the region tree of accounts of which no walk is under way, and reports all walks.
+pub(super) async fn warm(
+    State(state): State<Arc<AdminState>>,
+    Extension(subject): Extension<AuditSubject>,
+    JsonBody(WarmRequest { account }): JsonBody<WarmRequest>,
+) -> Result<Json<Value>, AdminError> {
+    let (snapshot, warmer) = (state.admin.gateway.current.load_full(), &state.admin.warmer);
+    let names = snapshot.accounts.iter().map(|known| &known.name);
+    let accounts: Vec<_> = names.filter(|name| account.as_ref().is_none_or(|wanted| wanted == *name)).collect();
+    if accounts.is_empty() {
+        let message = "the configuration in force has no account of this name";
+        return Err(AdminError::new(StatusCode::NOT_FOUND, "cache.unknown", message));
+    }
+    let begun: Vec<_> = accounts.iter().filter(|name| warmer.begin(name)).collect();
+    subject.name("accounts", json!(accounts));
+    subject.name("begun", json!(begun));
+    tracing::info!(accounts = ?begun, "walks of the region tree have begun");
+    Ok(Json(json!({ "begun": begun, "walks": walks(warmer) })))
 }

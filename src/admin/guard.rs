@@ -56,12 +56,13 @@ const WRONG_TOKEN_BURST: NonZeroU32 = NonZeroU32::new(10).unwrap();
 const WRONG_TOKEN_PERIOD: Duration = Duration::from_secs(6);
 
 /// The pages and commands, and their names in metrics and audit log.
-pub(super) const ACTIONS: [(&str, &str); 14] = [
+pub(super) const ACTIONS: [(&str, &str); 15] = [
     ("/", "console"),
     ("/status", "status"),
     ("/config", "config"),
     ("/reload", "reload"),
     ("/cache/purge", "cache_purge"),
+    ("/cache/warm", "cache_warm"),
     ("/keys/rotate", "keys_rotate"),
     ("/keys/verify", "keys_verify"),
     ("/keys/revoke", "keys_revoke"),

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    AdminState,
+    Admin, AdminState,
     error::{AdminError, off_thread},
     health::Readiness,
     scrape::REVISION,
@@ -27,6 +27,7 @@ use crate::{
     snapshot::{Account, Snapshot},
     spending::{SpenderKey, Spending, SpentToday},
     upstream::breaker::Breaker,
+    warm::{WalkProgress, Warmer},
 };
 
 /// RFC 3339, UTC, to the millisecond.
@@ -278,6 +279,40 @@ struct CacheStatus {
     operations: BTreeMap<String, CachedOperation>,
     /// By service, then operation; since the start.
     services: BTreeMap<String, BTreeMap<String, CacheUseStatus>>,
+    /// Walks of the region tree since the start, by account.
+    walks: BTreeMap<String, WalkStatus>,
+}
+
+/// How far the last walk of an account is.
+#[derive(Serialize)]
+pub(super) struct WalkStatus {
+    /// `running`, or how it ended.
+    state: &'static str,
+    /// Operation of the level that is being walked.
+    level: &'static str,
+    /// Requests known so far; the levels below may bring more.
+    known: u64,
+    fetched: u64,
+    /// Stored already.
+    fresh: u64,
+    failed: u64,
+    took_seconds: u64,
+    /// For what is known so far, at the pace so far; `null`: not known, or ended.
+    left_seconds: Option<u64>,
+}
+
+pub(super) fn walks(warmer: &Warmer) -> BTreeMap<String, WalkStatus> {
+    let status = |walk: WalkProgress| WalkStatus {
+        state: walk.ended.map_or("running", Into::into),
+        level: walk.level,
+        known: walk.known,
+        fetched: walk.fetched,
+        fresh: walk.fresh,
+        failed: walk.failed,
+        took_seconds: walk.took.as_secs(),
+        left_seconds: walk.left.map(|left| left.as_secs()),
+    };
+    warmer.progress().into_iter().map(|(account, walk)| (account, status(walk))).collect()
 }
 
 #[derive(Serialize, Default)]
@@ -354,7 +389,7 @@ impl StatusPage {
             },
             services: services(&admin.gateway, &snapshot, &mut spent.by_service),
             accounts,
-            cache: CacheStatus::of(&snapshot, &admin.gateway.live.metrics.cache_tallies()),
+            cache: CacheStatus::of(&snapshot, admin),
             memory: MemoryStatus { buffered_bytes: snapshot.memory.used(), limit_bytes: snapshot.memory.limit() },
             store: StoreStatus { healthy: admin.store.is_healthy() },
         }
@@ -574,7 +609,7 @@ impl KeysStatus {
 }
 
 impl CacheStatus {
-    fn of(snapshot: &Snapshot, tallies: &[CacheTally]) -> Self {
+    fn of(snapshot: &Snapshot, admin: &Admin) -> Self {
         let held = snapshot.cache.usage();
         let mut operations: BTreeMap<String, CachedOperation> = held
             .iter()
@@ -584,7 +619,7 @@ impl CacheStatus {
             })
             .collect();
         let mut services = BTreeMap::<String, BTreeMap<String, CacheUseStatus>>::new();
-        for tally in tallies {
+        for tally in &admin.gateway.live.metrics.cache_tallies() {
             let ServiceOperation { service, operation } = &tally.of;
             let row = snapshot.catalog.operations.iter().find(|row| row.name == *operation);
             let used = CacheUseStatus::of(tally, row.map_or(1, |row| row.cost));
@@ -596,6 +631,7 @@ impl CacheStatus {
             bytes: held.values().map(|held| held.bytes).sum(),
             operations,
             services,
+            walks: walks(&admin.warmer),
         }
     }
 }

@@ -41,6 +41,7 @@ use crate::{
     reconcile::Reconciler,
     record::{ExchangeLog, Metrics},
     rotation,
+    warm::Warmer,
 };
 
 const TOKEN: &str = "canary-admin-token-5d1c";
@@ -188,6 +189,7 @@ impl TestAdmin {
             connections: ConnectionLimit::new(100),
             heartbeats: vec![self.heartbeat.clone()],
             reconciler: Reconciler::new(&self.gateway, self.drain.clone()),
+            warmer: Warmer::new(&self.gateway, self.drain.clone()).0,
         }
     }
 

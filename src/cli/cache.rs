@@ -1,4 +1,4 @@
-//! `cache`: the stored responses of a running gateway.
+//! `cache`: removes stored responses of a running gateway, or has them fetched ahead of use.
 
 use std::io;
 
@@ -8,16 +8,17 @@ use serde_json::{Value, json};
 
 use super::{
     remote::AdminClient,
-    table::{members, table},
+    table::{members, table, text},
 };
 
-/// Remove stored responses of a running gateway
+/// Remove stored responses of a running gateway, or fetch those of the region tree ahead of use
 #[derive(Debug, Args)]
 #[command(after_help = "Commands send the admin token from --token-file or FASTRAC_GATEWAY_ADMIN_TOKEN.
 Examples:
   fastrac-gateway cache purge --admin http://127.0.0.1:9464 --token-file admin.token
   fastrac-gateway cache purge --operation v2.city --admin http://127.0.0.1:9464
-  fastrac-gateway cache purge --path-prefix /region/ --account main --admin http://127.0.0.1:9464")]
+  fastrac-gateway cache purge --path-prefix /region/ --account main --admin http://127.0.0.1:9464
+  fastrac-gateway cache warm --admin http://127.0.0.1:9464")]
 pub(super) struct CacheArgs {
     #[command(subcommand)]
     command: CacheCommand,
@@ -28,6 +29,15 @@ enum CacheCommand {
     /// Remove the stored responses for which all that is given holds; without anything, every one
     #[command(after_help = "Example: fastrac-gateway cache purge --operation v2.city --admin http://127.0.0.1:9464")]
     Purge(PurgeArgs),
+    /// Fetch the region tree, from province to postal code, within spare budget; if it is under way, show how far it is
+    #[command(after_help = "Example: fastrac-gateway cache warm --account main --admin http://127.0.0.1:9464")]
+    Warm {
+        #[command(flatten)]
+        remote: AdminClient,
+        /// Only of this account
+        #[arg(long, value_name = "NAME")]
+        account: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +61,9 @@ pub(super) fn run(arguments: &CacheArgs) -> io::Result<u8> {
             let body = json!({ "operation": operation, "path_prefix": path_prefix, "account": account });
             remote.run(Method::POST, "/cache/purge", Some(&body), purged)
         }
+        CacheCommand::Warm { remote, account } => {
+            remote.run(Method::POST, "/cache/warm", Some(&json!({ "account": account })), walked)
+        }
     }
 }
 
@@ -61,6 +74,20 @@ fn purged(body: &Value) -> Vec<String> {
     let mut lines = if rows.is_empty() { Vec::new() } else { table(["OPERATION", "PURGED"], &rows) };
     lines.push(format!("{entries} stored responses were removed"));
     lines
+}
+
+fn walked(body: &Value) -> Vec<String> {
+    let row = |(account, walk): (&str, &Value)| {
+        let count = |name: &str| walk[name].as_u64().unwrap_or_default().to_string();
+        let left = walk["left_seconds"].as_u64().map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s"));
+        let (state, level) = (text(&walk["state"]).to_owned(), text(&walk["level"]).to_owned());
+        [account.to_owned(), state, level, count("known"), count("fetched"), count("fresh"), count("failed"), left]
+    };
+    let rows: Vec<_> = members(body, "walks").map(row).collect();
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    table(["ACCOUNT", "STATE", "LEVEL", "KNOWN", "FETCHED", "FRESH", "FAILED", "LEFT"], &rows)
 }
 
 #[cfg(test)]
@@ -74,5 +101,17 @@ mod tests {
         assert_eq!(purged(&body), lines);
         assert_eq!(purged(&json!({ "purged": 0, "operations": {} })), ["0 stored responses were removed"]);
         assert!(purged(&json!({ "error": {} })).is_empty());
+    }
+
+    #[test]
+    fn a_walk_shows_how_far_it_is() {
+        let walk = json!({ "state": "running", "level": "v2.city", "known": 40, "fetched": 2, "fresh": 1, "failed": 0,
+                           "took_seconds": 1, "left_seconds": 18 });
+        let lines = [
+            "ACCOUNT  STATE    LEVEL    KNOWN  FETCHED  FRESH  FAILED  LEFT",
+            "main     running  v2.city  40     2        1      0       18 s",
+        ];
+        assert_eq!(walked(&json!({ "begun": [], "walks": { "main": walk } })), lines);
+        assert!(walked(&json!({ "error": {} })).is_empty());
     }
 }

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use tokio::time::Instant;
 
@@ -16,7 +17,7 @@ use crate::{
     admission::Claim,
     attempts::Attempts,
     cache::{
-        CacheEntry, DueRefresh, Flight, JoinRequest, Leader, Lookup, NewEntry, ReceivedAt, STALE_WAIT,
+        CacheEntry, DueRefresh, Flight, JoinRequest, Key, Leader, Lookup, NewEntry, ReceivedAt, STALE_WAIT,
         rules::{self, Candidate},
     },
     config::Priority,
@@ -26,6 +27,7 @@ use crate::{
     record::RequestId,
     refusal::Refusal,
     reply::{CacheStatusHeader, Reply, ReplyBody},
+    spare::{self, NotSpare},
     upstream::Failure,
 };
 
@@ -166,6 +168,53 @@ pub async fn refresh(mut call: UpstreamCall, due: &DueRefresh) -> RefreshResult 
     let refused = result.as_ref().as_ref().err();
     let not_spare = refused.is_some_and(|refused| refused.refusal.outcome == Outcome::OverBudget);
     if not_spare { RefreshResult::NotSpare } else { RefreshResult::Over }
+}
+
+/// What a prefetch came to.
+#[derive(Debug)]
+pub(crate) enum Prefetched {
+    /// It was stored and fresh. With its body.
+    Fresh(Bytes),
+    /// With its body.
+    Fetched(Bytes),
+    NotSpare(NotSpare),
+    Failed,
+}
+
+/// Fetches the response with this key, if it is not stored and fresh, although nobody waits for it, from budget that is there
+/// at once. Cancel safe, as [`refresh`].
+pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
+    let cache = call.snapshot.cache.clone();
+    let fresh = || match cache.lookup(key, Instant::now()) {
+        Lookup::Fresh(entry) => Some(entry),
+        Lookup::Stale(_) | Lookup::Miss => None,
+    };
+    if let Some(entry) = fresh() {
+        return Prefetched::Fresh(entry.body());
+    }
+    if let Err(not_spare) = spare::check(&call.account) {
+        return Prefetched::NotSpare(not_spare);
+    }
+    let replaces = match cache.lookup(key, Instant::now()) {
+        Lookup::Fresh(entry) | Lookup::Stale(entry) => Some(entry),
+        Lookup::Miss => None,
+    };
+    let request = JoinRequest { generation: cache.generation(), priority: Priority::Low };
+    let result = match call.snapshot.flights.join(key, request, fresh) {
+        Flight::Stored(entry) => return Prefetched::Fresh(entry.body()),
+        Flight::Follower(follower) => call.deadlines.complete_by().bound(follower.result()).await.flatten(),
+        Flight::Leader(leader) => {
+            call.priority = CallPriority::Spare(leader.priority());
+            let id = RequestId::generate(std::time::SystemTime::now()).header();
+            let fetch = Fetch { call: &call, id, replaces, attempts: Attempts::default() };
+            Some(fetch.complete(leader, Claim::default()).await)
+        }
+    };
+    match result.as_deref() {
+        Some(Ok(fetched)) if fetched.storable => Prefetched::Fetched(fetched.entry.body()),
+        Some(Err(refused)) if refused.refusal.outcome == Outcome::OverBudget => Prefetched::NotSpare(NotSpare::Scarce),
+        _ => Prefetched::Failed,
+    }
 }
 
 /// The fetch of a fill.

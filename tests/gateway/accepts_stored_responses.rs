@@ -1,8 +1,11 @@
 //! Which stored response a caller gets, by its directives and conditions, and whose response it is.
 
+use fastrac_gateway::warm::WalkEnd;
+use fastrac_sandbox::{Act, Fault};
+
 use crate::{
     client::{Request, Response, get, post, request},
-    test_gateway::{Setup, TestGateway},
+    test_gateway::{Setup, TestGateway, until},
 };
 
 fn cache_status(response: &Response) -> &str {
@@ -149,4 +152,48 @@ fn no_request_is_answered_with_the_response_to_another() {
         let response = gateway.send(of("/region/city?province_id=51").header(name, value));
         assert_eq!((response.outcome(), response.body == plain.body), ("hit", true), "{name}");
     }
+}
+
+#[test]
+fn a_walk_stores_the_region_tree_and_resumes() {
+    // A small tree: what the sandbox would say of other cities does not matter.
+    let gateway = TestGateway::new();
+    let list = |text: &str| Act::answer(200, &format!(r#"{{"success":true,"message":"","data":[{text}]}}"#));
+    gateway
+        .sandbox
+        .fault(Fault::on("v2.province", list(r#"{"province_id":31,"name":"A"},{"province_id":"08","name":"B"}"#)));
+    gateway.sandbox.fault(Fault::on("v2.city", list(r#"{"city_id":3171,"name":"A","province_id":31}"#)));
+    gateway.sandbox.fault(Fault::on("v2.district", list(r#"{"district_id":3171030,"name":"A","city_id":3171}"#)));
+    let village = r#"{"subdistrict_id":3171031001,"name":"A","district_id":3171030,"post_code":"10620"}"#;
+    gateway.sandbox.fault(Fault::on("v2.sub_district", list(village)));
+    let warmer = &gateway.app().warmer;
+    let walk = || warmer.progress().remove("main").expect("a walk");
+    assert!(warmer.begin("main"));
+    until("the walk has ended", || walk().ended.is_some());
+    let first = walk();
+    assert_eq!(
+        (first.ended, first.known, first.fetched, first.failed),
+        (Some(WalkEnd::Complete), 6, 6, 0),
+        "{first:?}"
+    );
+    let sent: Vec<String> = gateway.received().iter().map(|entry| entry.target()).collect();
+    assert_eq!(
+        sent,
+        [
+            "/region/province",
+            "/region/city?province_id=31",
+            "/region/city?province_id=08",
+            "/region/district?city_id=3171",
+            "/region/sub-district?district_id=3171030",
+            "/region/post-code?post_code=10620",
+        ]
+    );
+    for target in &sent {
+        assert_eq!(gateway.send(get(target).by("shop")).outcome(), "hit", "{target}");
+    }
+    assert!(warmer.begin("main"));
+    until("the second walk has ended", || walk().ended.is_some());
+    assert_eq!((walk().fresh, walk().fetched, gateway.received().len()), (6, 0, 6));
+    let status = &gateway.admin("/status").json()["cache"]["walks"]["main"];
+    assert_eq!((&status["state"], &status["known"]), (&"complete".into(), &6.into()));
 }

@@ -1,0 +1,303 @@
+//! Walks the region tree of an account, so that its responses are stored before anyone asks for them: province, city,
+//! district, sub-district, postal code.
+//!
+//! Begun by an operator. The ids of each level are those in the responses of the level above, as raw text; paths come from
+//! the operation table, so that a row that the configuration corrects is followed. What always holds: at most one walk of
+//! an account is under way; each response is fetched by the fill of a miss (`path::prefetch`), with lowest priority and
+//! only from spare budget; what is stored and fresh is not fetched, so a walk that is begun again resumes; nothing is sent
+//! once the shutdown has begun. Must not know who asked. Never fails: what cannot be fetched is counted and left out.
+
+mod discover;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    pin::pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, uri::PathAndQuery};
+use parking_lot::Mutex;
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    body::BufferedRequest,
+    cache::{Key, KeyParts, key},
+    catch_panic::catch_panic,
+    config::{Class, Priority},
+    edge::Drain,
+    gateway::Gateway,
+    path::{self, CallDeadlines, CallPriority, Prefetched, UpstreamCall},
+    snapshot::Worker,
+    spare::NotSpare,
+};
+use discover::{Found, ids};
+
+/// One level of the tree.
+struct RegionLevel {
+    /// Name of the operation that lists it.
+    operation: &'static str,
+    /// Members of the level above, any of which is the parameter of the same name.
+    parameters: &'static [&'static str],
+}
+
+const LEVELS: [RegionLevel; 5] = [
+    RegionLevel { operation: "v2.province", parameters: &[] },
+    RegionLevel { operation: "v2.city", parameters: &["province_id"] },
+    RegionLevel { operation: "v2.district", parameters: &["city_id"] },
+    RegionLevel { operation: "v2.sub_district", parameters: &["district_id"] },
+    // Only where responses name postal codes.
+    RegionLevel { operation: "v2.post_code", parameters: &["post_code", "postal_code"] },
+];
+
+/// How often spare budget is waited for.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often the end of a failure or a pause of Fastrac's is waited for.
+const LONG_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often one response is tried.
+const TRIES: u32 = 3;
+
+/// The walks of all accounts.
+pub struct Warmer {
+    gateway: Weak<Gateway>,
+    drain: Drain,
+    /// By account: the walk under way, or the last one.
+    walks: Mutex<BTreeMap<String, Arc<Mutex<Walk>>>>,
+    begin: UnboundedSender<NewWalk>,
+}
+
+/// A walk that is to be begun.
+struct NewWalk {
+    account: String,
+    walk: Arc<Mutex<Walk>>,
+}
+
+/// How far a walk is.
+#[derive(Clone, Debug)]
+struct Walk {
+    began: Instant,
+    /// `None`: it is under way.
+    ended: Option<WalkEnd>,
+    took: Duration,
+    /// Name of the operation of the level that is being walked.
+    level: &'static str,
+    /// Requests known so far.
+    known: u64,
+    fetched: u64,
+    fresh: u64,
+    failed: u64,
+}
+
+/// How a walk ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum WalkEnd {
+    /// The whole tree was walked.
+    Complete,
+    /// The gateway is being stopped, or the account was removed.
+    Stopped,
+    /// An operation of the tree is not a cached GET lookup without `{name}` in the configuration in force.
+    NotCached,
+    Panicked,
+}
+
+/// How far a walk is, for reports.
+#[derive(Clone, Debug)]
+pub struct WalkProgress {
+    /// `None`: it is under way.
+    pub ended: Option<WalkEnd>,
+    pub took: Duration,
+    /// Name of the operation of the level that is being walked.
+    pub level: &'static str,
+    /// Requests known so far; the levels below may bring more.
+    pub known: u64,
+    pub fetched: u64,
+    /// Stored already.
+    pub fresh: u64,
+    /// Left out.
+    pub failed: u64,
+    /// Time for the requests known so far, at the pace so far; `None`: nothing has been fetched yet, or it has ended.
+    pub left: Option<Duration>,
+}
+
+impl Walk {
+    fn new() -> Self {
+        let level = LEVELS[0].operation;
+        let (began, took) = (Instant::now(), Duration::ZERO);
+        Walk { began, ended: None, took, level, known: 1, fetched: 0, fresh: 0, failed: 0 }
+    }
+
+    fn progress(&self) -> WalkProgress {
+        let Walk { began, ended, level, known, fetched, fresh, failed, .. } = *self;
+        let took = if ended.is_some() { self.took } else { began.elapsed() };
+        let waiting = known.saturating_sub(fetched + fresh + failed);
+        let pace = (ended.is_none() && fetched > 0).then(|| took.div_f64(fetched as f64));
+        let left = pace.map(|pace| pace.mul_f64(waiting as f64));
+        WalkProgress { ended, took, level, known, fetched, fresh, failed, left }
+    }
+}
+
+impl Warmer {
+    /// Its walks run in [`Warmer::run`].
+    pub fn new(gateway: &Arc<Gateway>, drain: Drain) -> (Arc<Self>, WarmTask) {
+        let (begin, begun) = unbounded_channel();
+        let warmer = Warmer { gateway: Arc::downgrade(gateway), drain, walks: Mutex::default(), begin };
+        let warmer = Arc::new(warmer);
+        (warmer.clone(), WarmTask { warmer, begun })
+    }
+
+    /// Begins a walk of an account, unless one is under way. Returns whether it did.
+    pub fn begin(&self, account: &str) -> bool {
+        let mut walks = self.walks.lock();
+        if walks.get(account).is_some_and(|walk| walk.lock().ended.is_none()) {
+            return false;
+        }
+        let walk = Arc::new(Mutex::new(Walk::new()));
+        walks.insert(account.to_owned(), walk.clone());
+        self.begin.send(NewWalk { account: account.to_owned(), walk }).is_ok()
+    }
+
+    /// The walks under way and the last ones, by account.
+    pub fn progress(&self) -> BTreeMap<String, WalkProgress> {
+        self.walks.lock().iter().map(|(account, walk)| (account.clone(), walk.lock().progress())).collect()
+    }
+}
+
+/// Runs the walks.
+pub struct WarmTask {
+    warmer: Arc<Warmer>,
+    begun: UnboundedReceiver<NewWalk>,
+}
+
+impl WarmTask {
+    /// Until it is dropped.
+    pub async fn run(mut self) {
+        let mut tasks = JoinSet::new();
+        while let Some(NewWalk { account, walk }) = self.begun.recv().await {
+            while tasks.try_join_next().is_some() {}
+            let warmer = self.warmer.clone();
+            tasks.spawn(async move {
+                let walker = Walker { warmer: &warmer, account: &account, walk: &walk, worker: Arc::default() };
+                let end = catch_panic(pin!(walker.run())).await.unwrap_or(WalkEnd::Panicked);
+                let mut walk = walk.lock();
+                (walk.took, walk.ended) = (walk.began.elapsed(), Some(end));
+                let Walk { fetched, fresh, failed, .. } = *walk;
+                tracing::info!(account, ?end, fetched, fresh, failed, "the walk of the region tree has ended");
+            });
+        }
+    }
+}
+
+/// One walk.
+struct Walker<'a> {
+    warmer: &'a Warmer,
+    account: &'a str,
+    walk: &'a Mutex<Walk>,
+    /// Connections of its own.
+    worker: Arc<Worker>,
+}
+
+impl Walker<'_> {
+    /// RegionLevel by level, so that how much is left is known early.
+    async fn run(&self) -> WalkEnd {
+        let mut steps = vec![None];
+        for (index, level) in LEVELS.iter().enumerate() {
+            self.walk.lock().level = level.operation;
+            let (mut found, mut seen) = (Vec::new(), HashSet::new());
+            let mut left = steps.len() as u64;
+            let below = LEVELS.get(index + 1).map_or(&[][..], |below| below.parameters);
+            for step in steps {
+                let body = match self.fetch(level, step.as_ref()).await {
+                    Ok(body) => body.unwrap_or_default(),
+                    Err(end) => return end,
+                };
+                left -= 1;
+                let new = ids(&body, below).into_iter().filter(|id| seen.insert(id.clone()));
+                found.extend(new.map(Some));
+                let mut walk = self.walk.lock();
+                walk.known = walk.fetched + walk.fresh + walk.failed + left + found.len() as u64;
+            }
+            steps = found;
+        }
+        WalkEnd::Complete
+    }
+
+    /// One response of a level; `None`: there is none.
+    async fn fetch(&self, level: &RegionLevel, id: Option<&Found>) -> Result<Option<Bytes>, WalkEnd> {
+        let mut tries = 0;
+        loop {
+            let gateway = self.warmer.gateway.upgrade().filter(|_| !self.warmer.drain.begun());
+            let gateway = gateway.ok_or(WalkEnd::Stopped)?;
+            let (call, key) = self.call(&gateway, level, id)?;
+            drop(gateway);
+            let pause = match path::prefetch(call, &key).await {
+                Prefetched::Fresh(body) => {
+                    self.walk.lock().fresh += 1;
+                    return Ok(Some(body));
+                }
+                Prefetched::Fetched(body) => {
+                    self.walk.lock().fetched += 1;
+                    return Ok(Some(body));
+                }
+                Prefetched::NotSpare(NotSpare::Scarce) => PAUSE,
+                Prefetched::NotSpare(NotSpare::Paused | NotSpare::BreakerOpen) => LONG_PAUSE,
+                Prefetched::Failed => {
+                    tries += 1;
+                    if tries == TRIES {
+                        self.walk.lock().failed += 1;
+                        return Ok(None);
+                    }
+                    LONG_PAUSE
+                }
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// The call for one response and its key, by the configuration in force.
+    fn call(&self, gateway: &Gateway, level: &RegionLevel, id: Option<&Found>) -> Result<(UpstreamCall, Key), WalkEnd> {
+        let snapshot = gateway.current.load_full();
+        let account = snapshot.accounts.iter().find(|account| account.name == self.account).cloned();
+        let account = account.ok_or(WalkEnd::Stopped)?;
+        let rows = &snapshot.catalog.operations;
+        let path = rows.iter().find(|row| row.name == level.operation).map(|row| row.path.as_str());
+        let path = path.ok_or(WalkEnd::NotCached)?;
+        let operation = snapshot.catalog.classify(&Method::GET, path).ok().filter(|row| row.name == level.operation);
+        let operation = operation.filter(|row| row.class == Class::Lookup && row.cache.is_some());
+        let operation = operation.ok_or(WalkEnd::NotCached)?.clone();
+        let query = id.map(|Found { parameter, value }| format!("{parameter}={value}"));
+        let target = query.as_ref().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+        let target = PathAndQuery::try_from(target).map_err(|_| WalkEnd::NotCached)?;
+        let key = Key::new(KeyParts {
+            account: &account.name,
+            address: &account.route(operation.api).url,
+            operation: &operation.name,
+            service: None,
+            method: Method::GET.as_str(),
+            path: target.path(),
+            query: target.query(),
+            vary: &key::vary(&HeaderMap::new(), &operation.vary),
+            body: b"",
+        });
+        let key = key.ok_or(WalkEnd::NotCached)?;
+        let request = BufferedRequest { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new() };
+        let call = UpstreamCall {
+            deadlines: CallDeadlines::of_operation(operation.timeout),
+            worker: self.worker.clone(),
+            snapshot,
+            account,
+            operation,
+            request,
+            service: None,
+            priority: CallPriority::OfService(Priority::Low),
+        };
+        Ok((call, key))
+    }
+}

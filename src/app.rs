@@ -222,6 +222,7 @@ impl App {
         control.spawn(write_spending(spending));
         control.spawn(watch_use(gateway.clone()));
         control.spawn(tidy_cache(gateway.clone()));
+        control.spawn(sample_drift(gateway.clone()));
         watch_files(&control, tls, &gateway);
         if ledger.has_lost_counts() {
             control.spawn(counting::report_lost_counts(gateway.clone()));
@@ -315,6 +316,22 @@ async fn tidy_cache(gateway: Arc<Gateway>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         gateway.current.load().cache.tidy();
+    }
+}
+
+/// How often one stored response of each account is fetched again to see whether it has changed: 96 a day.
+const DRIFT_SAMPLE: Duration = Duration::from_secs(15 * 60);
+
+/// Has stored responses fetched again within spare budget, also those that nobody uses.
+async fn sample_drift(gateway: Arc<Gateway>) {
+    loop {
+        tokio::time::sleep(DRIFT_SAMPLE).await;
+        let snapshot = gateway.current.load_full();
+        for account in &snapshot.accounts {
+            if let Some((key, entry)) = snapshot.cache.sample(&account.name, fastrand::f64) {
+                account.refreshes.request(&key, &entry, tokio::time::Instant::now());
+            }
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::memory::Memory;
+use crate::{memory::Memory, outcome::Outcome};
 pub(crate) use directives::Acceptance;
 pub use directives::RequestDirectives;
 pub(crate) use entry::STALE_WAIT;
@@ -184,6 +184,20 @@ impl Cache {
         for _ in 0..self.upkeep.rounds() {
             self.entries.run_pending_tasks();
         }
+    }
+
+    /// One of the entries of an account that may be fetched again, by a random number of 0 to 1. Walks all entries.
+    pub(crate) fn sample(&self, account: &str, random: impl Fn() -> f64) -> Option<(Key, Arc<CacheEntry>)> {
+        let scope = PurgeScope { account: Some(account.to_owned()), ..PurgeScope::default() };
+        let mut chosen = None;
+        let entries =
+            self.entries.iter().filter(|(key, entry)| entry.outcome() == Outcome::Ok && key.is_within(&scope));
+        for (seen, (key, entry)) in entries.enumerate() {
+            if random() * (seen as f64 + 1.0) < 1.0 {
+                chosen = Some(((*key).clone(), entry));
+            }
+        }
+        chosen
     }
 
     /// Usage by operation. Walks all entries: for scrapes, not for the path.

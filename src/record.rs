@@ -10,6 +10,7 @@
 
 mod attempt;
 mod cache_counts;
+mod drift;
 mod encode;
 mod exchange;
 mod facts;
@@ -27,6 +28,7 @@ mod tests;
 pub use self::{
     attempt::AttemptTimer,
     cache_counts::{CacheTally, ServiceOperation},
+    drift::{DriftTally, ResponseComparison},
     exchange::{ExchangeLog, LogError, LogReservation, QueueFull},
     facts::{CapturedBody, RequestFacts},
     id::{InvalidRequestId, RequestId},

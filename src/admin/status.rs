@@ -322,6 +322,16 @@ struct CachedOperation {
     /// Of all services, since the start.
     #[serde(flatten)]
     used: CacheUseStatus,
+    drift: DriftStatus,
+}
+
+/// How often stored responses had changed when they were fetched again, since the start.
+#[derive(Default, Serialize)]
+struct DriftStatus {
+    compared: u64,
+    changed: u64,
+    /// With this `fresh`, one response in a hundred has changed at its end; `null`: none has changed yet.
+    suggested_fresh_seconds: Option<u64>,
 }
 
 /// What the cache did for requests.
@@ -615,9 +625,16 @@ impl CacheStatus {
             .iter()
             .map(|(name, held)| {
                 let CacheUsage { entries, bytes } = *held;
-                (name.to_string(), CachedOperation { entries, bytes, used: CacheUseStatus::default() })
+                (name.to_string(), CachedOperation { entries, bytes, ..CachedOperation::default() })
             })
             .collect();
+        for (operation, tally) in admin.gateway.live.metrics.drift_tallies() {
+            operations.entry(operation).or_default().drift = DriftStatus {
+                compared: tally.compared,
+                changed: tally.changed,
+                suggested_fresh_seconds: tally.suggested_lifetime().map(|fresh| fresh.as_secs()),
+            };
+        }
         let mut services = BTreeMap::<String, BTreeMap<String, CacheUseStatus>>::new();
         for tally in &admin.gateway.live.metrics.cache_tallies() {
             let ServiceOperation { service, operation } = &tally.of;

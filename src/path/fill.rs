@@ -24,7 +24,7 @@ use crate::{
     deadline::{Deadline, timed},
     fetched::{FetchRefused, FetchResult, Fetched, SharedFetch},
     outcome::{Outcome, Sent},
-    record::RequestId,
+    record::{RequestId, ResponseComparison},
     refusal::Refusal,
     reply::{CacheStatusHeader, Reply, ReplyBody},
     spare::{self, NotSpare},
@@ -234,14 +234,19 @@ impl Fetch<'_> {
         let service = self.call.service.map(|service| self.call.snapshot.catalog.services[service].name.clone());
         let status = self.attempts.status();
         let result = Arc::new(result.map_err(|refusal| FetchRefused { refusal, service, status }));
-        if let Some(entry) = &self.replaces
-            && !is_storable(&result)
-            && !self.had_no_budget(&result)
-        {
-            entry.fetch_failed(Instant::now());
+        match (&self.replaces, &*result) {
+            (Some(entry), Ok(fetched)) if fetched.storable => self.compare(entry, &fetched.entry),
+            (Some(entry), _) if !self.had_no_budget(&result) => entry.fetch_failed(Instant::now()),
+            _ => {}
         }
         leader.complete(result.clone());
         result
+    }
+
+    /// Counts whether a stored response has changed.
+    fn compare(&self, old: &CacheEntry, new: &CacheEntry) {
+        let comparison = ResponseComparison { changed: old.body() != new.body(), age: old.age(Instant::now()) };
+        self.call.snapshot.recorder.compared(self.call.operation.index, comparison);
     }
 
     /// Whether nothing was sent for reasons that say nothing about other requests for the same response: a limit of the

@@ -18,6 +18,7 @@ use strum::{EnumCount as _, VariantArray as _};
 
 use super::{
     cache_counts::CacheCount,
+    drift::ResponseComparison,
     metrics::{DurationHandles, Metrics, UpstreamHandles},
     names::{CacheResult, Names},
 };
@@ -188,6 +189,11 @@ impl MetricHandles {
         if saved {
             self.call_saved(operation);
         }
+    }
+
+    /// Rare: found by name.
+    pub(super) fn compared(&self, operation: usize, comparison: ResponseComparison) {
+        self.metrics.compared(self.names.operation(Some(operation)), comparison);
     }
 
     fn call_saved(&self, operation: Option<usize>) {

@@ -14,6 +14,7 @@ use http::{Method, Uri};
 use prometheus::IntGauge;
 
 use super::{
+    drift::ResponseComparison,
     exchange::{DeferredLine, ExchangeLog, Importance, LogReservation, NewLine, QueueFull},
     facts::{RequestFacts, RequestTarget},
     handles::{CountedAttempt, Durations, MetricHandles, RequestLabels},
@@ -94,6 +95,11 @@ impl Recorder {
     /// Counts a request that may have been sent, for the service that it is for; absent: it is the gateway's own.
     pub fn sent(&self, service: Option<usize>, account: usize) {
         self.handles.sent(service, account);
+    }
+
+    /// Counts a stored response that was compared with the one that replaced it.
+    pub fn compared(&self, operation: usize, comparison: ResponseComparison) {
+        self.handles.compared(operation, comparison);
     }
 
     /// Counts a request that is sent again.

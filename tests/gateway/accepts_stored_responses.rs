@@ -197,3 +197,24 @@ fn a_walk_stores_the_region_tree_and_resumes() {
     let status = &gateway.admin("/status").json()["cache"]["walks"]["main"];
     assert_eq!((&status["state"], &status["known"]), (&"complete".into(), &6.into()));
 }
+
+#[test]
+fn a_response_that_is_fetched_again_is_compared_with_what_it_replaces() {
+    let more = "[operations.\"v2.province\"]\ncache = { fresh = \"200ms\", stale_if_error = \"1h\" }\n";
+    let gateway = Setup { more, ..Setup::default() }.start();
+    let compared =
+        |result: &str| gateway.metric("cache_comparisons_total", &[("operation", "v2.province"), ("result", result)]);
+    let refreshed = |result: &str| {
+        let before = compared(result);
+        until("it is fetched again", || {
+            gateway.send(get("/region/province").by("shop"));
+            compared(result) > before
+        });
+    };
+    refreshed("same");
+    gateway.sandbox.fault(Fault::on("v2.province", Act::answer(200, r#"{"success":true,"message":"","data":[]}"#)));
+    refreshed("changed");
+    let drift = &gateway.admin("/status").json()["cache"]["operations"]["v2.province"]["drift"];
+    assert!(drift["compared"].as_u64() >= Some(2) && drift["changed"] == 1, "{drift}");
+    assert!(drift["suggested_fresh_seconds"].is_u64(), "{drift}");
+}

@@ -1,6 +1,9 @@
 //! The registry: resolves the handles of label sets, and limits their number.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use prometheus::{Encoder, Histogram, IntCounter, IntGauge, Registry, TextEncoder};
@@ -9,7 +12,10 @@ use super::{
     families::{self, Families},
     openmetrics,
 };
-use crate::record::cache_counts::{CacheCount, CacheCounts, CacheTally};
+use crate::record::{
+    cache_counts::{CacheCount, CacheCounts, CacheTally},
+    drift::{DriftCounts, DriftTally, ResponseComparison},
+};
 
 /// Maximum number of samples of all families with the label `service` that requests fill. A hundred services that use
 /// thirty operations stay below it. Other families are bounded by the accounts, the operations and closed lists, and have
@@ -28,6 +34,7 @@ pub struct Metrics {
     pub(super) families: Families,
     series: Mutex<KnownSeries>,
     cache_counts: CacheCounts,
+    drift: DriftCounts,
     /// Held during a scrape.
     pub(super) scraping: Mutex<()>,
 }
@@ -71,6 +78,7 @@ impl Metrics {
             families,
             series: Mutex::default(),
             cache_counts: CacheCounts::default(),
+            drift: DriftCounts::default(),
             scraping: Mutex::default(),
         }))
     }
@@ -147,6 +155,18 @@ impl Metrics {
     /// What the cache did since the start, by service and operation.
     pub fn cache_tallies(&self) -> Vec<CacheTally> {
         self.cache_counts.tallies()
+    }
+
+    /// Counts a stored response of an operation that was compared with the one that replaced it.
+    pub(in crate::record) fn compared(&self, operation: &str, comparison: ResponseComparison) {
+        let result = if comparison.changed { "changed" } else { "same" };
+        self.families.cache_comparisons.with_label_values(&[operation, result]).inc();
+        self.drift.add(operation, comparison);
+    }
+
+    /// How often stored responses had changed, by operation.
+    pub fn drift_tallies(&self) -> BTreeMap<String, DriftTally> {
+        self.drift.tallies()
     }
 
     /// Resolves the counts of the cache of one service and operation.

@@ -3,6 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
+use crate::record::ResponseComparison;
 
 /// Every family of contract section 7, used once.
 fn filled() -> std::sync::Arc<Metrics> {
@@ -19,6 +20,7 @@ fn filled() -> std::sync::Arc<Metrics> {
     metrics.service_upstream("checkout", "main").inc();
     metrics.cache_requests("v2.city", "hit").inc();
     metrics.calls_saved("v2.city").inc();
+    metrics.compared("v2.city", ResponseComparison { changed: true, age: Duration::from_secs(60) });
     metrics.retries("main", "read", "connect").inc();
     metrics.log_records("written").inc();
     metrics.key_event("main", "promoted");
@@ -60,7 +62,7 @@ const FAMILIES: &[&str] = &[
     "service_upstream_requests_total", "quota_would_refuse_total",
     "quota_warning_percent", "quota_runs_out_timestamp_seconds", "budget_warning_percent", "budget_runs_out_timestamp_seconds",
     "upstream_connections", "quota_limit", "quota_used", "budget_limit", "budget_used", "budget_waiting", "budget_learned_limit",
-    "cache_requests_total", "cache_entries", "cache_bytes", "buffered_bytes", "buffered_bytes_limit", "upstream_calls_saved_total", "key_info",
+    "cache_requests_total", "cache_entries", "cache_bytes", "buffered_bytes", "buffered_bytes_limit", "upstream_calls_saved_total", "cache_comparisons_total", "key_info",
     "key_loaded_timestamp_seconds", "key_events_total", "key_source_up", "key_source_last_success_timestamp_seconds",
     "breaker_state", "breaker_transitions_total", "retries_total", "orders_unknown", "log_records_total", "log_bodies_dropped_total", "program_log_lines_dropped_total", "config_info",
     "config_last_reload_successful", "config_last_reload_success_timestamp_seconds",

@@ -276,6 +276,33 @@ mod tests {
         assert!(cache.usage().is_empty());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_week_without_fastrac_is_answered_and_costs_a_call_a_minute_for_each_entry() {
+        const STEP: Duration = Duration::from_secs(10);
+        let (cache, day) = (Cache::new(1 << 20), 24 * 60 * MINUTE);
+        let lifetimes = Lifetimes { fresh: day, usable: 7 * day, refresh: day };
+        cache.keep(key("/a"), Arc::new(CacheEntry::shared(response(10, lifetimes))), cache.generation());
+        let began = Instant::now();
+        let mut fetches = 0;
+        while began.elapsed() < 7 * day {
+            let now = Instant::now();
+            match cache.lookup(&key("/a"), now) {
+                Lookup::Fresh(entry) => assert!(entry.age(now) < day),
+                Lookup::Stale(entry) => {
+                    assert!((day..7 * day).contains(&entry.age(now)));
+                    if entry.may_be_fetched(entry.age(now)) {
+                        entry.fetch_failed(now);
+                        fetches += 1;
+                    }
+                }
+                Lookup::Miss => panic!("gone after {:?}", began.elapsed()),
+            }
+            tokio::time::advance(STEP).await;
+        }
+        assert!((6 * 24 * 60..=6 * 24 * 60 * 60 / 45 + 5).contains(&fetches), "{fetches}");
+        assert!(matches!(cache.lookup(&key("/a"), Instant::now()), Lookup::Miss), "older than its bound");
+    }
+
     #[test]
     fn stores_nothing_that_was_requested_before_a_purge() {
         let cache = Cache::new(1 << 20);

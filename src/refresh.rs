@@ -37,7 +37,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often spare budget is waited for.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How often the end of a failure or a pause of Fastrac's is waited for.
+/// How often what lasts longer is waited for: a failure or a pause of Fastrac's, a part of the day that is used up.
 const LONG_PAUSE: Duration = Duration::from_millis(500);
 
 /// The tasks that refresh stored responses.
@@ -139,7 +139,8 @@ impl AccountRefreshes {
         }
         match Box::pin(path::refresh(call, due)).await {
             RefreshResult::Over => NextTry::Over,
-            RefreshResult::NotSpare => NextTry::After(PAUSE),
+            // The shares of the day may refuse it for long.
+            RefreshResult::NotSpare => NextTry::After(LONG_PAUSE),
         }
     }
 

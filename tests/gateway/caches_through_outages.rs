@@ -325,6 +325,31 @@ fn a_stale_response_is_gone_at_the_end_of_its_bound() {
 }
 
 #[test]
+fn the_callers_directives_decide_about_stale_responses() {
+    let services = &[("fresh", "force_refresh = true")];
+    let gateway = Setup { more: SOON, services, account: "retries = 0", ..Setup::default() }.start();
+    let stored = warm(&gateway, 1).remove(0);
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Html(500)));
+    let before = gateway.received().len();
+    for control in ["only-if-cached", "max-stale", "max-stale=3600"] {
+        let response = gateway.send(city(0).header("cache-control", control));
+        assert_stale(&response, &stored, control);
+        assert!(cache_status(&response).starts_with("hit; ttl=-"), "{control}: {response:?}");
+    }
+    until("what they asked for is over", || is_idle(&gateway));
+    assert!(gateway.received().len() <= before + 1, "it is refreshed behind them, once");
+    for (service, control) in
+        [("shop", "max-stale=0"), ("fresh", "no-cache"), ("fresh", "max-age=0"), ("fresh", "min-fresh=0")]
+    {
+        let response = gateway.send(lookup(0).by(service).header("cache-control", control));
+        assert_eq!((response.status, cache_status(&response)), (500, "fwd=stale"), "{control}");
+    }
+    let tag = stored.header("etag").expect("a tag");
+    let known = gateway.send(city(0).header("if-none-match", tag));
+    assert_eq!((known.status, known.outcome(), known.body.len()), (304, "stale", 0));
+}
+
+#[test]
 fn a_forced_refresh_that_fails_is_told_so_and_takes_nothing_away() {
     let services = &[("fresh", "force_refresh = true")];
     let gateway = Setup { services, account: "retries = 0", ..Setup::default() }.start();

@@ -10,6 +10,7 @@
 mod client_socket;
 pub mod connection;
 pub mod connection_limit;
+mod date;
 pub mod deadlines;
 mod frames;
 mod heads;

@@ -37,6 +37,7 @@ use tokio::{
 use super::{
     Drain,
     client_socket::ClientSocket,
+    date,
     deadlines::{Activity, DeadlineIo},
     frames::FollowedIo,
     linger::{await_reset, linger},
@@ -120,7 +121,8 @@ impl Context {
         let guard = RequestGuard { activity: activity.clone(), closing: self.drain.closing.clone(), stream };
         let arrival = Arrival { began, close, client, guard };
         let request = request.map(|body| RequestBody { incoming: body, must_see_end: http2 });
-        path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
+        let response = path::serve(self.current.load_full(), self.worker.clone(), request, arrival);
+        async move { response.await.map(date::complete) }
     }
 }
 

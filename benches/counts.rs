@@ -52,6 +52,15 @@ fn until_leased(quotas: &[Quota]) {
     }
 }
 
+/// The first unit of each, so that marks are recorded.
+fn activate(quotas: &[Quota]) {
+    until_leased(quotas);
+    for quota in quotas {
+        poll_once(quota.claim_day(&mut Claim::default(), tokio::time::Instant::now())).unwrap();
+    }
+    until_leased(quotas);
+}
+
 /// Memory of the process, in bytes.
 fn resident() -> usize {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
@@ -91,13 +100,18 @@ fn counts(c: &mut Criterion) {
     }
     let before = resident();
     let quotas: Vec<_> = (0..SERVICES).map(|name| quota(&ledger, name, 100_000)).collect();
-    until_leased(&quotas);
-    quotas
-        .iter()
-        .for_each(|quota| drop(poll_once(quota.claim_day(&mut Claim::default(), tokio::time::Instant::now()))));
-    until_leased(&quotas);
+    activate(&quotas);
     eprintln!("memory of a service: {} bytes", (resident() - before) / SERVICES);
-    drop((quotas, one));
+    let large: Vec<_> = (SERVICES..2 * SERVICES).map(|name| quota(&ledger, name + 1, 1 << 50)).collect();
+    activate(&large);
+    let mut next = 0;
+    c.bench_function("quota: claim, record, keep, one of 10,000 services", |b| {
+        b.iter(|| {
+            next = (next + 7_919) % SERVICES;
+            claim(&large[next]);
+        });
+    });
+    drop((quotas, large, one));
     runtime.block_on(ledger.close(LastCounts::default()));
     runtime.block_on(store.close());
     let began = Instant::now();

@@ -231,6 +231,83 @@ mod headers {
     }
 }
 
+mod crowd {
+    use tokio::sync::Barrier;
+
+    use super::*;
+
+    const CALLERS: usize = 10_000;
+    const LIMIT: u32 = 1_000;
+
+    /// How many of the callers get something, all at once, on four threads.
+    fn granted<F: Future<Output = bool> + Send + 'static>(take: impl Fn() -> F) -> u64 {
+        let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
+        threads.block_on(async {
+            let all_there = Arc::new(Barrier::new(CALLERS));
+            let callers: Vec<_> = (0..CALLERS)
+                .map(|_| {
+                    let (all_there, take) = (all_there.clone(), take());
+                    tokio::spawn(async move {
+                        all_there.wait().await;
+                        take.await
+                    })
+                })
+                .collect();
+            let mut granted = 0;
+            for caller in callers {
+                granted += u64::from(caller.await.unwrap());
+            }
+            granted
+        })
+    }
+
+    fn by_quota(second: Option<(u32, u32)>, day: Option<u64>) -> u64 {
+        let quota = Arc::new(Quota::new(&quota(second, day), &zone("Asia/Jakarta"), WallClock::system()));
+        granted(move || {
+            let quota = quota.clone();
+            async move {
+                let mut claim = Claim::default();
+                let taken = quota.claim_second(&mut claim).is_ok()
+                    && quota.claim_day(&mut claim, Instant::now() + Duration::from_secs(30)).await.is_ok();
+                if taken {
+                    claim.keep();
+                }
+                taken
+            }
+        })
+    }
+
+    fn by_budget(second: Option<Rate>, day: Option<u64>) -> u64 {
+        let budget = config::BudgetConfig { second, day, in_flight: CALLERS, max_wait: Duration::ZERO, pace: None };
+        let budget = Arc::new(Budget::new(&budget, &zone("Asia/Jakarta"), WallClock::system()));
+        granted(move || {
+            let budget = budget.clone();
+            async move {
+                let deadline = Instant::now() + Duration::from_secs(30);
+                let (member, priority, urgency) = (BudgetMember::GATEWAY, Priority::Normal, Urgency::Usual);
+                let request = BudgetRequest { member, cost: 1, priority, urgency, deadline };
+                let spent = budget.spend(request, &Claim::default()).await;
+                spent.map(|mut spent| spent.sent()).is_ok()
+            }
+        })
+    }
+
+    #[test]
+    fn ten_thousand_callers_at_once_get_exactly_each_limit() {
+        let limit = u64::from(LIMIT);
+        assert_eq!((by_quota(None, Some(limit)), by_budget(None, Some(limit))), (limit, limit));
+        // A token comes back each second.
+        let exactly = |granted: u64, began: std::time::Instant| {
+            let most = limit + began.elapsed().as_secs() + 1;
+            assert!((limit..most).contains(&granted), "{granted} of {limit} to {most}");
+        };
+        let began = std::time::Instant::now();
+        exactly(by_quota(Some((1, LIMIT)), None), began);
+        let began = std::time::Instant::now();
+        exactly(by_budget(Some(Rate { per_second: 1, burst: LIMIT }), None), began);
+    }
+}
+
 #[test]
 fn futures_and_values_may_cross_threads() {
     fn crosses<T: Send + Sync>(_: &T) {}

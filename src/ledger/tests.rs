@@ -2,7 +2,7 @@
 //!
 //! A history has calls that are claimed, recorded, sent and given back at every point; writes that are late or fail; kills,
 //! power losses and clean restarts; a lost file or store; clocks that jump both ways; midnights in Asia/Jakarta and
-//! Europe/Berlin; reloads with other limits and zones. The model keeps the units sent of each date, and what each fault may
+//! Europe/Berlin; overrides; reloads with other limits and zones. The model keeps the units sent of each date, and what each fault may
 //! cost. No limit is ever exceeded, no more is lost than stated, and what is given back can be used again.
 //!
 //! `FASTRAC_HISTORIES=100000` for another number of histories, `FASTRAC_HISTORY=7` for one of them, step by step.
@@ -19,7 +19,7 @@ use std::{
 };
 
 use fastrand::Rng;
-use jiff::tz::TimeZone;
+use jiff::{Timestamp, tz::TimeZone};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -31,8 +31,8 @@ use super::{
 };
 use crate::{
     admission::{
-        BucketStart, Claim, CounterContext, CounterId, DayLedger, Exceeded, LeaseRequest, Level, Quota, RestoredDay,
-        WallClock,
+        BucketStart, Claim, CounterContext, CounterId, DayLedger, Exceeded, LeaseRequest, Level, Quota, QuotaOverride,
+        RestoredDay, WallClock,
     },
     config::QuotaConfig,
     store::{StoredRow as _, WriteBatch},
@@ -448,10 +448,21 @@ impl History {
         (self.model.largest, self.model.unsent) = (self.model.limit, 0);
     }
 
+    /// By a reload, or by an override, which a restart or the next change ends.
     fn change_limit(&mut self) {
         self.model.limit = [1, 2, 7, 40, 250, 900][self.random.usize(..6)];
         self.model.largest = self.model.largest.max(self.model.limit);
-        self.quota.reconfigure(&settings(self.model.limit));
+        let overridden = self.random.bool().then(|| QuotaOverride {
+            second: None,
+            day: Some(self.model.limit),
+            block: false,
+            until: Timestamp::MAX,
+            reason: "sale".into(),
+        });
+        if overridden.is_none() {
+            self.quota.reconfigure(&settings(self.model.limit));
+        }
+        self.quota.set_override(overridden);
     }
 
     fn change_zone(&mut self) {

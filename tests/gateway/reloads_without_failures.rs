@@ -567,3 +567,79 @@ fn another_limit_of_connections_takes_effect_at_once() {
         assert_eq!(gateway.admin("/readyz").json()["degraded"], serde_json::json!([]));
     }
 }
+
+/// Shares, rates and days change forty times under a load beyond the rate: no window gets more than the largest burst and
+/// rate, the day ends at its limit exactly, every request that waits is decided in time, and nothing is held at the end.
+#[test]
+fn changed_limits_under_load_admit_no_more_and_lose_no_wait() {
+    const CHANGES: [[&str; 2]; 4] = [
+        ["per_second = 60, burst = 20", "per_second = 40, burst = 10"],
+        ["per_day = 300", "per_day = 290"],
+        ["share = 0.5", "share = 0.25"],
+        ["quota = { per_second = 50 }", "quota = { per_second = 45 }"],
+    ];
+    const MAX_WAIT: Duration = Duration::from_secs(1);
+    let services = &[
+        ("shared", "share = 0.5\nallow = [\"quote\"]"),
+        ("other", "share = 0.1\nquota = { per_second = 50 }\nallow = [\"quote\"]"),
+    ];
+    let budget = "per_second = 60, burst = 20, per_day = 300, in_flight = 8, max_wait = \"1s\"";
+    let mut gateway = Setup { services, budget, ..Setup::default() }.start();
+    let (data, began, number) = (gateway.data, Instant::now(), AtomicU64::new(0));
+    let waited = AtomicU64::new(0);
+    let mut received = Vec::new();
+    std::thread::scope(|scope| {
+        for client in 0..16 {
+            let (number, waited) = (&number, &waited);
+            scope.spawn(move || {
+                let mut connection = crate::client::Connection::open(data);
+                loop {
+                    let target = format!("/tariff/express?{}", number.fetch_add(1, Ordering::Relaxed));
+                    let sent = Instant::now();
+                    let service = if client % 2 == 0 { "shared" } else { "other" };
+                    let response = connection.send(&post(&target, bodies::TARIFF).by(service));
+                    let took = sent.elapsed();
+                    assert!(took < MAX_WAIT + Duration::from_secs(4), "{took:?}: {response:?}");
+                    waited.fetch_add(u64::from(took > Duration::from_millis(50)), Ordering::Relaxed);
+                    match response.code().as_str() {
+                        "budget.day" => return,
+                        code => assert!(
+                            response.status == 200
+                                || ["budget.second", "budget.in_flight", "quota.second"].contains(&code),
+                            "{response:?}"
+                        ),
+                    }
+                }
+            });
+        }
+        for n in 0..40 {
+            let (from, to) = (n % 2, 1 - n % 2);
+            let [first, rest @ ..] = CHANGES;
+            for change in rest {
+                gateway.rewrite(change[from], change[to]);
+            }
+            let before = began.elapsed().as_secs_f64();
+            gateway.reload(first[from], first[to]);
+            let count = gateway.sandbox.counters().requests;
+            received.push((before, count, began.elapsed().as_secs_f64()));
+            std::thread::sleep(Duration::from_millis(60));
+        }
+    });
+    for (i, (from, first, _)) in received.iter().enumerate() {
+        for (_, last, until) in &received[i..] {
+            let most = 20.0 + 60.0 * (until - from) + 8.0;
+            assert!((last - first) as f64 <= most, "{} of at most {most}", last - first);
+        }
+    }
+    assert!(waited.into_inner() > 0, "requests waited");
+    assert_eq!(gateway.sandbox.counters().requests, 300, "the whole day and not more");
+    let status = gateway.admin("/status").json();
+    let budget = &status["accounts"]["main"]["budget"];
+    assert_eq!(
+        (&budget["used_today"], &budget["in_flight"]["left"], &budget["waiting"]),
+        (&300.into(), &8.into(), &0.into())
+    );
+    let used = |name: &str| status["services"][name]["used_today"].as_u64().expect("a number");
+    // The canary was one.
+    assert_eq!(used("shared") + used("other"), 299);
+}

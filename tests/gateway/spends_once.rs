@@ -13,7 +13,7 @@ use fastrac_sandbox::{Act, Fault};
 use crate::{
     bodies,
     client::{Request, find, get, post},
-    test_gateway::{Setup, TestGateway, closed_port, until},
+    test_gateway::{ACCESS, Setup, TestGateway, closed_port, until},
 };
 
 const CLIENTS: usize = 16;
@@ -206,6 +206,10 @@ fn a_refusal_by_a_later_step_costs_nothing_of_any_limit() {
                 std::mem::forget(connection);
             },
         ),
+        usual("keys.unavailable", setup(), |gateway| {
+            assert!(gateway.sandbox.revoke(ACCESS));
+            until("the account is locked out", || gateway.send(quote(0).by("shop")).code() == "keys.unavailable");
+        }),
         LaterStep {
             request: |_| get("/region/city?province_id=31").header("cache-control", "only-if-cached"),
             ..usual("cache.only", setup(), nothing)
@@ -223,7 +227,7 @@ fn a_refusal_by_a_later_step_costs_nothing_of_any_limit() {
         let gateway = setup.start();
         prepare(&gateway);
         let mut connection = gateway.connect();
-        let before = limits_left(&gateway);
+        let (before, received) = (limits_left(&gateway), gateway.sandbox.counters().requests);
         let codes: Vec<String> = (1..=20)
             .map(|number| connection.send(&request(number).by("poor")))
             .filter(|response| response.status >= 400)
@@ -231,9 +235,15 @@ fn a_refusal_by_a_later_step_costs_nothing_of_any_limit() {
             .collect();
         assert!(codes.len() >= 15 && codes.iter().all(|other| other == code), "{code}: {codes:?}");
         let served = 20 - codes.len() as i64;
+        // Canaries of a lock-out are charged to the account too.
+        let received = (gateway.sandbox.counters().requests - received) as i64;
         for (limit, left) in limits_left(&gateway) {
             // Tokens of the second come again, and a place is free again.
-            let expected = if limit.ends_with("day") { before[limit] - served } else { before[limit] };
+            let expected = match limit {
+                "account's day" => before[limit] - received,
+                "service's day" => before[limit] - served,
+                _ => before[limit],
+            };
             let is_left = if limit.ends_with("day") { left == expected } else { left >= expected - served };
             assert!(is_left, "{code}: {left} left of the {limit}, {} before, {served} served", before[limit]);
         }

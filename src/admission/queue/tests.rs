@@ -4,8 +4,12 @@ use std::{
     cell::Cell,
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
+    io::{Read as _, Write as _},
+    net::TcpStream,
     time::Duration,
 };
+
+use fastrac_sandbox::{Clock, KeyPair, Limit, Options, Sandbox};
 
 use super::{
     lines::{Demand, Urgency},
@@ -360,6 +364,35 @@ fn without_shares_equal_priorities_get_equal_parts_and_higher_ones_come_first() 
     assert!(simulation.got(2, 5 * SECOND, 60 * SECOND) >= 0.98 * 15.0 * 55.0);
 }
 
+/// How many of the requests that are sent at these instants the sandbox refuses, with the limits 20 per second and 1,000 per
+/// day of its own clock.
+fn refused_by_the_sandbox(sent: &[u64]) -> usize {
+    const MIDNIGHT_IN_JAKARTA: i64 = 1_767_286_800_000;
+    const REQUEST: &[u8] = b"GET /region/province HTTP/1.1\r\nhost: sandbox\r\naccess-key: a\r\nsecret-key: s\r\nconnection: close\r\n\r\n";
+    let keys = vec![KeyPair::new("gateway", "a", "s")];
+    let clock = Clock::stepped_at(MIDNIGHT_IN_JAKARTA);
+    let sandbox = Sandbox::start(Options { keys, clock, ..Options::default() }).unwrap();
+    sandbox.limit(vec![Limit { per_second: Some(20), per_day: Some(1_000), ..Limit::default() }]);
+    let mut now = 0;
+    let mut is_refused = |at: &&u64| {
+        sandbox.advance(Duration::from_millis(**at / MILLI - now));
+        now = **at / MILLI;
+        let (mut socket, mut response) = (TcpStream::connect(sandbox.addr()).unwrap(), String::new());
+        socket.write_all(REQUEST).unwrap();
+        socket.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200") || response.starts_with("HTTP/1.1 429"), "{response}");
+        response.starts_with("HTTP/1.1 429")
+    };
+    sent.iter().filter(&mut is_refused).count()
+}
+
+#[test]
+fn the_sandbox_refuses_what_is_beyond_its_limits() {
+    assert_eq!(refused_by_the_sandbox(&[0; 21]), 1);
+    let second_by_second: Vec<u64> = (0..1_002).map(|second| second * SECOND).collect();
+    assert_eq!(refused_by_the_sandbox(&second_by_second), 2);
+}
+
 /// Ten days in front of a Fastrac that allows 20 requests in a second of its clock, and 1,000 in a day.
 #[test]
 fn ten_days_use_what_fastrac_allows_and_it_refuses_nothing() {
@@ -377,6 +410,9 @@ fn ten_days_use_what_fastrac_allows_and_it_refuses_nothing() {
         simulation.run(10 * 86_400 * SECOND);
         let (mut seconds, mut days) = (HashMap::<u64, u32>::new(), [0_u32; 10]);
         let sent: Vec<u64> = simulation.done.iter().filter(|done| done.result.is_ok()).map(|done| done.at).collect();
+        if pace.is_none() {
+            assert_eq!(refused_by_the_sandbox(&sent), 0);
+        }
         for at in sent {
             *seconds.entry(at / SECOND).or_default() += 1;
             days[(at / SECOND / 86_400) as usize] += 1;

@@ -160,8 +160,11 @@ impl Warmer {
             return false;
         }
         let walk = Arc::new(Mutex::new(Walk::new()));
-        walks.insert(account.to_owned(), walk.clone());
-        self.begin.send(NewWalk { account: account.to_owned(), walk }).is_ok()
+        let begins = self.begin.send(NewWalk { account: account.to_owned(), walk: walk.clone() }).is_ok();
+        if begins {
+            walks.insert(account.to_owned(), walk);
+        }
+        begins
     }
 
     /// The walks under way and the last ones, by account.

@@ -218,3 +218,53 @@ fn a_response_that_is_fetched_again_is_compared_with_what_it_replaces() {
     assert!(drift["compared"].as_u64() >= Some(2) && drift["changed"] == 1, "{drift}");
     assert!(drift["suggested_fresh_seconds"].is_u64(), "{drift}");
 }
+
+#[test]
+fn directives_decide_which_stale_response_is_accepted() {
+    let services = &[("fresh", "force_refresh = true")];
+    let more = "[operations.\"v2.province\"]\ncache = { fresh = \"300ms\", stale_if_error = \"1h\" }\n";
+    let gateway = Setup { services, more, ..Setup::default() }.start();
+    let ask = |service: &str, control: &str| {
+        gateway.send(get("/region/province").by(service).header("cache-control", control))
+    };
+    let etag = ask("shop", "").header("etag").expect("an ETag").to_owned();
+    // Otherwise a hit would have it refreshed.
+    gateway.sandbox.fault(Fault::on("v2.province", Act::Html(500)));
+    until("the entry is stale", || ask("shop", "max-stale=0, only-if-cached").status == 504);
+    for (service, control) in [
+        ("shop", "only-if-cached"),
+        ("shop", "max-stale"),
+        ("shop", "max-stale=3600"),
+        ("shop", "no-cache, max-age=0, min-fresh=1, max-stale"),
+        ("fresh", "max-age=0, max-stale"),
+        ("fresh", "max-age=1, max-stale=3600"),
+    ] {
+        let response = ask(service, control);
+        assert_eq!((response.status, response.outcome(), response.sent()), (200, "stale", "no"), "{service} {control}");
+        assert!(cache_status(&response).starts_with("hit; ttl=-"), "{service} {control}: {response:?}");
+        assert!(response.header("age").is_some() && response.header("etag") == Some(&etag));
+    }
+    for (service, control) in [
+        ("shop", "max-stale=0"),
+        ("fresh", "no-cache"),
+        ("fresh", "no-cache, max-stale"),
+        ("fresh", "max-age=3600"),
+        ("fresh", "min-fresh=1"),
+        ("fresh", "min-fresh=0, max-stale"),
+    ] {
+        let response = ask(service, control);
+        assert!(response.status >= 500, "{service} {control}: {response:?}");
+        assert_eq!(cache_status(&response), "fwd=stale", "{service} {control}");
+    }
+    // The failures have not removed it.
+    let usual = ask("shop", "x");
+    assert_eq!((usual.status, usual.outcome()), (200, "stale"), "{usual:?}");
+    let known = gateway.send(get("/region/province").by("shop").header("if-none-match", &etag));
+    assert_eq!((known.status, known.outcome(), known.body.len()), (304, "stale", 0));
+    gateway.sandbox.clear_faults();
+    until("it is replaced", || {
+        gateway.wait_for_pauses();
+        let response = ask("fresh", "no-cache");
+        response.status == 200 && cache_status(&response).ends_with("; stored")
+    });
+}

@@ -41,7 +41,16 @@ async fn a_reader_gets_every_page_and_posts_nothing() {
             assert_eq!(stage.ask(TestRequest::get(path).token(token)).await.status, 200, "{path}");
         }
     }
-    for path in ["/reload", "/keys/rotate", "/keys/revoke", "/keys/verify", "/cache/purge", "/orders/settle", "/none"] {
+    for path in [
+        "/reload",
+        "/keys/rotate",
+        "/keys/revoke",
+        "/keys/verify",
+        "/cache/purge",
+        "/cache/warm",
+        "/orders/settle",
+        "/none",
+    ] {
         let reply = stage.ask(TestRequest::post(path).token(READER)).await;
         assert_eq!((reply.status, reply.code()), (403, "token.role".to_owned()), "{path}");
     }

@@ -12,6 +12,7 @@ pub mod connection;
 pub mod connection_limit;
 mod date;
 pub mod deadlines;
+mod departure;
 mod frames;
 mod heads;
 pub mod heartbeat;

@@ -39,6 +39,7 @@ use super::{
     client_socket::ClientSocket,
     date,
     deadlines::{Activity, DeadlineIo},
+    departure::DepartureWatch,
     frames::FollowedIo,
     linger::{await_reset, linger},
     request_body::RequestBody,
@@ -166,14 +167,15 @@ where
     let followed = |io| TokioIo::new(FollowedIo::new(io, activity.clone()));
     let (shared, state) = (context.clone(), activity.clone());
     let service = service_fn(move |request| shared.serve_request(request, &state, client.clone()));
+    let watch = DepartureWatch::new(shared_io.clone(), activity.clone());
     match protocol {
-        Protocol::Http1 => drive(context.http1.serve_connection(TokioIo::new(io), service), &context, &activity).await,
+        Protocol::Http1 => drive(context.http1.serve_connection(TokioIo::new(io), service), &context, watch).await,
         // Boxed, so that the future of an idle HTTP/1 connection is not as large as these.
         Protocol::Http2 => {
-            Box::pin(drive(context.http2.serve_connection(followed(io), service), &context, &activity)).await;
+            Box::pin(drive(context.http2.serve_connection(followed(io), service), &context, watch)).await;
         }
         Protocol::Either => {
-            Box::pin(drive(context.either.serve_connection(followed(io), service), &context, &activity)).await;
+            Box::pin(drive(context.either.serve_connection(followed(io), service), &context, watch)).await;
         }
     }
     if activity.lingers() {
@@ -185,17 +187,19 @@ where
 }
 
 /// Polls a connection to its end.
-async fn drive<C>(connection: C, context: &Context, activity: &Activity)
+async fn drive<C, S>(connection: C, context: &Context, mut watch: DepartureWatch<S>)
 where
     C: GracefulConnection,
     C::Error: Into<Box<dyn StdError + Send + Sync>>,
+    S: ClientSocket + Send,
 {
+    let activity = &*watch.activity.clone();
     let mut connection = std::pin::pin!(connection);
     let stop = &context.drain.stop;
     let mut stopped = std::pin::pin!(stop.cancelled());
     let (mut registered, mut sent_goaway) = (false, false);
     let ended = std::future::poll_fn(|cx| {
-        if let Poll::Ready(ended) = poll(connection.as_mut(), context, activity, cx) {
+        if let Poll::Ready(ended) = poll(connection.as_mut(), context, &mut watch, cx) {
             return Poll::Ready(Some(ended));
         }
         // HTTP/2 has no `Connection: close`. GOAWAY comes while a request is in progress: a client that is just sending
@@ -217,7 +221,7 @@ where
     let ended = match ended.await {
         Some(ended) => ended,
         None => tokio::select! {
-            ended = wind_down(connection, context, activity) => ended,
+            ended = wind_down(connection, context, &mut watch) => ended,
             () = context.drain.cut.cancelled() => return,
         },
     };
@@ -225,20 +229,22 @@ where
     unread::report_at_end(&context.current.load().recorder, activity, error.as_deref());
 }
 
-/// Polls a connection, and reports the heads that h2 has refused meanwhile.
-fn poll<C: GracefulConnection>(
+/// Polls a connection, and reports the heads that h2 has refused meanwhile. The connection ends if its client has left.
+fn poll<C: GracefulConnection, S: ClientSocket + Send>(
     connection: Pin<&mut C>,
     context: &Context,
-    activity: &Activity,
+    watch: &mut DepartureWatch<S>,
     cx: &mut std::task::Context<'_>,
 ) -> Poll<Result<(), C::Error>> {
+    watch.before_poll();
     let polled = connection.poll(cx);
-    if polled.is_pending()
-        && let Some(refused) = activity.heads.take_refused()
-    {
+    if polled.is_ready() {
+        return polled;
+    }
+    if let Some(refused) = watch.activity.heads.take_refused() {
         unread::report(&context.current.load().recorder, refused);
     }
-    polled
+    if watch.poll_left(cx) { Poll::Ready(Ok(())) } else { Poll::Pending }
 }
 
 /// How long a connection without a request so far may still send one after the drain has begun.
@@ -250,17 +256,18 @@ const IDLE_CHECK: Duration = Duration::from_millis(500);
 /// Ends a connection after the requests in progress. A head that has begun is one of them, and so is one that has
 /// arrived but was not read yet. An HTTP/2 client need not acknowledge that the connection ends: without a request in
 /// progress, it is closed after [`IDLE_CHECK`].
-async fn wind_down<C: GracefulConnection>(
+async fn wind_down<C: GracefulConnection, S: ClientSocket + Send>(
     mut connection: Pin<&mut C>,
     context: &Context,
-    activity: &Activity,
+    watch: &mut DepartureWatch<S>,
 ) -> Result<(), C::Error> {
+    let activity = &*watch.activity.clone();
     let grace = if activity.has_begun_a_request() { Duration::ZERO } else { FIRST_REQUEST };
     let mut timer = LateTimer::at(Instant::now() + grace);
     let mut shut_down = false;
     std::future::poll_fn(|cx| {
         loop {
-            if let Poll::Ready(ended) = poll(connection.as_mut(), context, activity, cx) {
+            if let Poll::Ready(ended) = poll(connection.as_mut(), context, watch, cx) {
                 return Poll::Ready(ended);
             }
             if timer.poll_elapsed(cx).is_pending() {

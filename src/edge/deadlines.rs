@@ -51,6 +51,8 @@ pub struct Activity {
     closing: AtomicBool,
     /// The connection was given up: nothing more is written to it.
     given_up: AtomicBool,
+    /// hyper has read, or waits for bytes.
+    pub(super) reading: AtomicBool,
     /// When the first byte of the head in progress was received, in microseconds since `opened`.
     head_began: AtomicU64,
     /// The same of the last complete head.
@@ -93,6 +95,7 @@ impl Activity {
             http2: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
+            reading: AtomicBool::new(false),
             head_began: AtomicU64::new(0),
             request_began: AtomicU64::new(0),
             deadline: AtomicU64::new(idle.as_micros() as u64),
@@ -333,6 +336,7 @@ impl<S> DeadlineIo<S> {
 
 impl<S: AsyncRead + ClientSocket + Unpin> AsyncRead for DeadlineIo<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.activity.reading.store(true, Relaxed);
         if self.activity.is_flooded() {
             return self.give_up(io::ErrorKind::ConnectionAborted);
         }

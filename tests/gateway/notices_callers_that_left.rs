@@ -1,13 +1,16 @@
 //! A caller that has left is noticed, whatever it has sent behind its order and whenever it leaves: the response of its
 //! order then goes to the next equal one. And one that has read its response has not left.
 
-use std::{io::Write as _, net::TcpStream, thread, time::Duration};
+use std::{io::Write, net::TcpStream, thread, time::Duration};
 
 use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
 
+use fastrac_sandbox::{Act, Fault};
+
 use crate::{
     authority::Authority,
-    client::{Connection, get},
+    bodies,
+    client::{Connection, get, post},
     protects_orders_without_a_key::{executed, order, slow},
     test_gateway::{Setup, TestGateway, until},
 };
@@ -74,6 +77,49 @@ fn whatever_bytes_are_behind_the_order() {
     });
     later.chain(waited.clone()).for_each(|number| repeat(&gateway, number));
     assert_eq!(executed(&gateway), waited.end as u64);
+}
+
+/// They wait for the only place in flight, which a slow quote holds.
+#[test]
+fn waiters_with_bytes_behind_their_request_give_their_place_back_at_once() {
+    let budget = "per_second = 1000, burst = 1000, in_flight = 1, max_wait = \"30s\"";
+    let (authority, listen) = (Authority::new(), "tls = { cert = \"door.crt\", key = \"door.key\" }");
+    let server = authority.server(2040);
+    let files = vec![("door.crt", server.cert), ("door.key", server.key)];
+    for tls in [false, true] {
+        let setup = Setup { budget, ..Setup::default() };
+        let setup = if tls { Setup { listen, files: files.clone(), ..setup } } else { setup };
+        let gateway = setup.start();
+        gateway.sandbox.fault(Fault::on("v2.multi_items", Act::Pass).wait(Duration::from_secs(6)));
+        let open = || -> Box<dyn Write> {
+            let stream = TcpStream::connect(gateway.data).expect("connected");
+            if !tls {
+                return Box::new(stream);
+            }
+            let name = ServerName::try_from("127.0.0.1").expect("a name");
+            let session = ClientConnection::new(authority.trusting(None, &[]), name).expect("a session");
+            Box::new(StreamOwned::new(session, stream))
+        };
+        let quote = || post("/item/multi-items", bodies::MULTI_ITEMS).by("shop").bytes();
+        let usage = || gateway.app().gateway.current.load().accounts[0].budget.usage();
+        let mut first = open();
+        first.write_all(&quote()).expect("sent");
+        until("the place to be taken", || usage().in_flight.left == 0);
+        let behind: [&[u8]; 4] =
+            [b"\r\n", b"GET /region/pro", &get("/courier/all").by("shop").bytes(), &[b'x'; 30_000]];
+        let waiters: Vec<_> = (0..8)
+            .map(|number| {
+                let mut stream = open();
+                stream.write_all(&[&quote(), behind[number % behind.len()]].concat()).expect("sent");
+                stream
+            })
+            .collect();
+        until("all to wait", || usage().waiting == 8);
+        drop(waiters);
+        until("all to have left", || usage().waiting == 0);
+        assert_eq!((usage().in_flight.left, gateway.received().len()), (0, 1), "while the first was under way");
+        until("all to be counted", || gateway.metric("requests_total", &[("outcome", "client_gone")]) == 8.0);
+    }
 }
 
 /// Over TLS, the end may be a close_notify alone.

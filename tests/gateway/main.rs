@@ -12,6 +12,7 @@
 //! | `accepts_stored_responses` | which stored response a caller gets by its directives and conditions, and never another's |
 //! | `caches` | lookups are served from the cache, and concurrent requests share one fetch |
 //! | `caches_through_outages` | what was fetched once is answered while Fastrac fails, and refreshed at no caller's expense |
+//! | `cuts_at_every_byte` | connections cut at every byte of an order and of its response, on both legs: `sent` is never wrong |
 //! | `notices_callers_that_left` | a caller that leaves is noticed, whatever is behind its order and whenever it leaves |
 //! | `protects_orders_without_a_key` | an order that is repeated blindly is executed once, and two that are wanted are two |
 //! | `sends_again` | second attempts after failures: few, counted by reason, never against Fastrac's will or too late |
@@ -74,6 +75,7 @@ mod config;
 mod connects_despite_faults;
 mod connects_through_proxies;
 mod counts_early_refusals;
+mod cuts_at_every_byte;
 mod delivers_refusals;
 mod deploy;
 mod documents;

@@ -7,7 +7,7 @@ use std::{hint::black_box, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use fastrac_gateway::{
-    cache::{CacheEntry, Key, KeyParts, Lifetimes, NewEntry, ReceivedAt},
+    cache::{CacheEntry, Key, KeyParts, Lifetimes, NewEntry, ReceivedAt, snapshot_file::SnapshotFile},
     config::check::{Environment, check},
     connector::Connector,
     edge::Drain,
@@ -43,6 +43,7 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
         connector: Connector::default(),
         counting: Default::default(),
         degraded: Arc::default(),
+        snapshot_file: Arc::new(SnapshotFile::new(folder)),
         tasks: Drain::default().tasks,
     };
     Gateway::new(config, None, live).unwrap().0

@@ -5,6 +5,7 @@
 //! and serves the admin port; log and store have threads of their own. This is the only file that sees
 //! most rooms. It fails with [`AppError`].
 
+mod cache_snapshots;
 mod clock_mark;
 mod counting;
 mod descriptors;
@@ -25,6 +26,7 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::Semaphore};
 
 use crate::{
     admin::{self, Admin, Audit, AuditError},
+    cache::snapshot_file::SnapshotFile,
     config::Config,
     connector::Connector,
     degraded::{DegradedReason, DegradedReports},
@@ -48,6 +50,7 @@ use crate::{
     store::{self, OpenError, Store, StoreError},
     warm::Warmer,
 };
+use cache_snapshots::CacheSnapshots;
 use clock_mark::ClockMark;
 use rotations::Rotations;
 pub use secrecy::protect_memory;
@@ -102,6 +105,7 @@ pub struct App {
     pub store: Store,
     /// Walks of the region tree.
     pub warmer: Arc<Warmer>,
+    snapshots: Arc<CacheSnapshots>,
     ledger: Arc<Ledger>,
     audit: Audit,
     control: Runtime,
@@ -172,11 +176,14 @@ impl App {
             connector,
             counting,
             degraded,
+            snapshot_file: Arc::new(SnapshotFile::new(&config.state.dir)),
             tasks: drain.tasks.clone(),
         };
         let workers = config.listen.workers;
         let connections = ConnectionLimit::new(descriptors::connections(&config, files));
         let (gateway, keepers) = Gateway::new(config, file, live)?;
+        let snapshots = CacheSnapshots::new(&gateway);
+        let restored = snapshots.clone().restore();
         let rotations = Rotations::new(control.handle().clone(), &gateway);
         rotations.start(keepers);
         gateway.adopt_with(Box::new(move |keepers| rotations.start(keepers)));
@@ -223,6 +230,7 @@ impl App {
         control.spawn(watch_use(gateway.clone()));
         control.spawn(tidy_cache(gateway.clone()));
         control.spawn(sample_drift(gateway.clone()));
+        control.spawn(snapshots.clone().write_periodically());
         watch_files(&control, tls, &gateway);
         if ledger.has_lost_counts() {
             control.spawn(counting::report_lost_counts(gateway.clone()));
@@ -230,9 +238,13 @@ impl App {
         control.spawn(counting::watch(gateway.clone(), ledger.clone(), clock_mark));
         control.block_on(counting::first_leases(&gateway));
         // Until then connections wait in the backlog, so that a restart does not cause refusals.
-        let _ = control.block_on(async { tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&gateway)).await });
+        control.block_on(async {
+            let pairs = tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&gateway));
+            let _ = tokio::join!(pairs, tokio::time::timeout(FIRST_ENTRIES, restored));
+        });
         Ok(App {
             gateway,
+            snapshots,
             drain,
             data,
             admin: address,
@@ -346,6 +358,9 @@ async fn write_spending(spending: Arc<Spending>) {
 /// How long the start waits for a key pair of every account. After that the gateway serves without one and
 /// refuses what it cannot sign.
 const FIRST_PAIRS: Duration = Duration::from_secs(1);
+
+/// How long the start waits until the cache is restored, which goes on after that.
+const FIRST_ENTRIES: Duration = Duration::from_millis(200);
 
 async fn all_accounts_have_keys(gateway: &Gateway) {
     let lacks = |account: &Arc<Account>| account.keys.lease().is_err();

@@ -15,6 +15,8 @@ pub mod key;
 mod packed;
 pub mod refreshes;
 pub mod rules;
+pub mod snapshot;
+pub mod snapshot_file;
 mod upkeep;
 pub(crate) mod validator;
 
@@ -32,12 +34,13 @@ use crate::{memory::Memory, outcome::Outcome};
 pub(crate) use directives::Acceptance;
 pub use directives::RequestDirectives;
 pub(crate) use entry::STALE_WAIT;
-pub use entry::{CacheEntry, Lifetimes, NewEntry, ReceivedAt};
+pub use entry::{CacheEntry, Lifetimes, NewEntry, ReceivedAt, RestoredDetails};
 pub(crate) use flight::JoinRequest;
 pub use flight::{Flight, Flights, Follower, Leader};
 pub use key::{Key, KeyParts, KeyRequest, PurgeScope, VaryValues};
 use packed::NameLists;
 pub use refreshes::{DueRefresh, RefreshQueue};
+use snapshot::SnapshotEntry;
 use upkeep::Upkeep;
 
 /// Bytes of heap that an entry takes beside its key and its content: moka's nodes and maps, measured with mimalloc.
@@ -140,12 +143,14 @@ impl Cache {
     /// or it is too large. Returns whether it did.
     pub fn keep(&self, key: Key, entry: Arc<CacheEntry>, generation: Generation) -> bool {
         let weight = u64::from(weight(&key, &entry));
-        if generation != self.current() || weight > self.memory / LARGEST {
+        if generation != self.current() || weight > self.largest() {
             return false;
         }
         entry.set_stored(true);
-        self.entries.insert(key.clone(), entry);
-        self.upkeep.stored(weight);
+        self.upkeep.store(weight, || {
+            self.entries.insert(key.clone(), entry);
+            true
+        });
         if self.upkeep.is_due() {
             self.entries.run_pending_tasks();
         }
@@ -155,6 +160,63 @@ impl Cache {
             self.entries.invalidate(&key);
         }
         kept
+    }
+
+    /// Stores a response of an earlier process, as [`Cache::keep`] does, but replaces and evicts nothing. Returns whether it
+    /// did.
+    pub(crate) fn restore(&self, key: Key, entry: CacheEntry, generation: Generation) -> bool {
+        let weight = u64::from(weight(&key, &entry));
+        if generation != self.current() || weight > self.largest() {
+            return false;
+        }
+        entry.set_stored(true);
+        let copy = key.clone();
+        let stored = self.upkeep.store(weight, || {
+            let used = self.entries.weighted_size() + self.upkeep.unsettled();
+            let stores = used + weight <= self.memory && !self.entries.contains_key(&key);
+            if stores {
+                self.entries.insert(key, Arc::new(entry));
+            }
+            stores
+        });
+        if self.upkeep.is_due() {
+            self.entries.run_pending_tasks();
+        }
+        let kept = generation == self.current();
+        if stored && !kept {
+            self.entries.invalidate(&copy);
+        }
+        stored && kept
+    }
+
+    /// The entry that another process has packed; `None`: it cannot be one.
+    pub(crate) fn unpack(
+        &self,
+        packed: SnapshotEntry<'_>,
+        details: RestoredDetails,
+        memory: &Arc<Memory>,
+    ) -> Option<CacheEntry> {
+        CacheEntry::restored(packed, details, &self.names, memory)
+    }
+
+    /// All entries with their keys. Walks the cache without holding it up.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Arc<Key>, Arc<CacheEntry>)> + '_ {
+        self.entries.iter()
+    }
+
+    /// Differs from an earlier value if anything was stored or purged since.
+    pub(crate) fn changes(&self) -> u64 {
+        self.upkeep.changes()
+    }
+
+    /// Bytes that the entries may take.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    /// Bytes that one entry may take.
+    pub(crate) fn largest(&self) -> u64 {
+        self.memory / LARGEST
     }
 
     /// Removes all entries, and keeps out the responses to requests that have been made already.
@@ -375,6 +437,26 @@ mod tests {
         assert!((20..=41).contains(&cache.usage()["v2.city"].entries));
         // Nor the good one that it would have replaced.
         assert!(!store("/1", 10_000) && is_fresh(&cache, "/1"));
+    }
+
+    #[test]
+    fn what_is_restored_replaces_and_evicts_nothing() {
+        let cache = Cache::new(40_000);
+        let restore = |name: &str, size, generation| {
+            let entry = CacheEntry::shared(response(size, Lifetimes::only_fresh(MINUTE)));
+            cache.restore(key(name), entry, generation)
+        };
+        let generation = cache.generation();
+        assert!(cache.keep(key("/fetched"), entry(10), generation));
+        assert!(!restore("/fetched", 20, generation) && restore("/a", 20, generation));
+        let Lookup::Fresh(fetched) = cache.lookup(&key("/fetched"), Instant::now()) else { panic!("stored") };
+        assert_eq!(fetched.body().len(), 10);
+        let restored = (0..100).filter(|number| restore(&format!("/{number}"), 1000, generation)).count();
+        cache.tidy();
+        assert!((10..30).contains(&restored), "{restored}");
+        assert_eq!(cache.usage()["v2.city"].entries, 2 + restored as u64);
+        cache.purge();
+        assert!(!restore("/b", 20, generation) && restore("/b", 20, cache.generation()));
     }
 
     #[test]

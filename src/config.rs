@@ -191,6 +191,6 @@ pub struct LimitsConfig {
 pub struct CacheConfig {
     /// Memory for stored responses, in bytes; zero: nothing is stored.
     pub memory: u64,
-    /// Whether the cache is kept across a restart. Not acted on yet.
+    /// Whether the cache is kept across a restart.
     pub snapshot: bool,
 }

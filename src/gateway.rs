@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     admission::LastCounts,
+    cache::snapshot_file::SnapshotFile,
     config::Config,
     connector::Connector,
     degraded::DegradedReports,
@@ -89,6 +90,8 @@ pub struct Live {
     pub counting: Counting,
     /// What does not work, of rooms without a state of their own.
     pub degraded: Arc<DegradedReports>,
+    /// Where the cache is kept while no gateway runs.
+    pub snapshot_file: Arc<SnapshotFile>,
     /// The tasks that the drain waits for.
     pub tasks: TaskTracker,
 }

@@ -86,7 +86,7 @@ pub(super) struct PurgeRequest {
     path_prefix: Option<String>,
 }
 
-/// Removes the stored responses for which all that is given holds; without anything, every one.
+/// Removes the stored responses for which all that is given holds; without anything, every one. Also from the disk.
 pub(super) async fn purge(
     State(state): State<Arc<AdminState>>,
     Extension(subject): Extension<AuditSubject>,
@@ -111,7 +111,13 @@ pub(super) async fn purge(
     subject.name("account", account.clone());
     subject.name("operation", operation.clone());
     let scope = PurgeScope { account, operation, path_prefix };
-    let (removed, scope) = off_thread(move || (snapshot.cache.purge_within(&scope), scope)).await?;
+    let file = state.admin.gateway.live.snapshot_file.clone();
+    let purge = move || {
+        // First: no snapshot that was taken before is put in the place of the removed one.
+        let removed = snapshot.cache.purge_within(&scope);
+        file.remove().map(|_| (removed, scope))
+    };
+    let (removed, scope) = off_thread(purge).await?.map_err(|error| snapshot_left(&error))?;
     let entries: u64 = removed.values().sum();
     if entries > 0 {
         // Otherwise it may be anything.
@@ -149,4 +155,12 @@ pub(super) async fn warm(
     subject.name("begun", json!(begun));
     tracing::info!(accounts = ?begun, "walks of the region tree have begun");
     Ok(Json(json!({ "begun": begun, "walks": walks(warmer) })))
+}
+
+fn snapshot_left(error: &std::io::Error) -> AdminError {
+    let message = format!(
+        "the cache was purged, but its snapshot in state.dir is still there ({error}): a restart may restore what was \
+         purged; purge it again"
+    );
+    AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, "cache.snapshot", message)
 }

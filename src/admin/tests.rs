@@ -152,6 +152,7 @@ impl TestAdmin {
             connector: Connector::default(),
             counting: Default::default(),
             degraded: Arc::default(),
+            snapshot_file: Arc::new(crate::cache::snapshot_file::SnapshotFile::new(folder.path())),
             tasks: drain.tasks.clone(),
         };
         let audit = Audit::open(&config, live.degraded.clone()).unwrap();

@@ -25,7 +25,7 @@ impl App {
     /// listeners close; what is in progress `drain` after the call is cut off. Blocks.
     pub fn stop(self) {
         let limits = self.gateway.in_force.load().config.limits.clone();
-        let App { drain, threads, store, ledger, audit, control, gateway, clock, acceptor, .. } = self;
+        let App { drain, threads, store, snapshots, ledger, audit, control, gateway, clock, acceptor, .. } = self;
         let (began, cut_off) = (Instant::now(), Instant::now() + limits.drain);
         drain.begin();
         let close_by = clock.block_on(async {
@@ -62,7 +62,10 @@ impl App {
                 ledger.close(gateway.close_counts()).await;
                 store.close().await;
             };
-            tokio::join!(bounded(close_by, "the state store, whose disk does not respond", state), log, session);
+            let state = bounded(close_by, "the state store, whose disk does not respond", state);
+            let entries = snapshots.close(close_by);
+            let entries = bounded(close_by, "the snapshot of the cache, whose disk does not respond", entries);
+            tokio::join!(state, entries, log, session);
             close_by
         });
         audit.close(close_by.saturating_duration_since(Instant::now()).min(CLOSING / 4));

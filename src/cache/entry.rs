@@ -17,8 +17,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use super::{
-    heap,
+    Key, heap,
     packed::{NameLists, PackedResponse},
+    snapshot::SnapshotEntry,
     validator,
 };
 use crate::{
@@ -140,6 +141,15 @@ enum Content {
     Packed(PackedResponse),
 }
 
+/// What a restored entry gets from the process that restores it.
+#[derive(Debug)]
+pub struct RestoredDetails {
+    /// Name of the operation, as in metrics.
+    pub operation: Arc<str>,
+    pub age: Duration,
+    pub lifetimes: Lifetimes,
+}
+
 /// What is known of the fetches that are to replace an entry.
 #[derive(Debug, Default)]
 struct RefreshState {
@@ -168,8 +178,32 @@ impl CacheEntry {
         CacheEntry::shared(response).with(content, memory)
     }
 
+    /// The entry that another process has packed; `None`: it cannot be one.
+    pub(super) fn restored(
+        packed: SnapshotEntry<'_>,
+        details: RestoredDetails,
+        lists: &NameLists,
+        memory: &Arc<Memory>,
+    ) -> Option<Self> {
+        let SnapshotEntry { status, outcome, names, packed, .. } = packed;
+        let content = PackedResponse::restored(names, packed.to_vec(), lists)?;
+        let RestoredDetails { operation, age, lifetimes } = details;
+        let (headers, body, stored_from) = (HeaderMap::new(), Bytes::new(), HeaderValue::from_static(""));
+        let received = ReceivedAt::with_age(age);
+        let response = NewEntry { status, headers, body, outcome, operation, stored_from, received, lifetimes };
+        Some(CacheEntry::shared(response).with(content, memory))
+    }
+
     fn with(self, content: PackedResponse, memory: &Arc<Memory>) -> Self {
         CacheEntry { content: Content::Packed(content), readers: Some(Readers::new(memory)), ..self }
+    }
+
+    /// The entry under `key`, for other processes; `None` if it was never to be stored.
+    pub(crate) fn packed_at<'a>(&'a self, key: &'a Key, now: Instant) -> Option<SnapshotEntry<'a>> {
+        let Content::Packed(response) = &self.content else { return None };
+        let (names, packed) = (response.names().to_vec(), response.bytes());
+        let (status, outcome, age) = (self.status, self.outcome, self.age(now));
+        Some(SnapshotEntry { key: key.as_bytes(), status, outcome, age, names, packed })
     }
 
     pub(crate) fn status(&self) -> StatusCode {

@@ -79,6 +79,19 @@ impl PackedResponse {
         PackedResponse::whole(names, bytes, lists)
     }
 
+    /// The response that another process has packed; `None`: it cannot be one.
+    pub(super) fn restored(names: Vec<HeaderName>, bytes: Vec<u8>, lists: &NameLists) -> Option<Self> {
+        let first = (names.len() + 1) * END;
+        let ends = bytes.get(..first)?.as_chunks::<END>().0;
+        let mut start = first;
+        for end in ends {
+            let end = usize::try_from(u32::from_le_bytes(*end)).ok()?;
+            HeaderValue::from_bytes(bytes.get(start..end)?).ok()?;
+            start = end;
+        }
+        Some(PackedResponse::whole(names, bytes, lists))
+    }
+
     fn whole(names: Vec<HeaderName>, mut bytes: Vec<u8>, lists: &NameLists) -> Self {
         bytes.shrink_to_fit();
         let bytes = Bytes::from(bytes);
@@ -103,6 +116,16 @@ impl PackedResponse {
 
     pub(super) fn body(&self) -> Bytes {
         self.bytes.slice(self.end(self.names.list.len())..)
+    }
+
+    /// One for each header.
+    pub(super) fn names(&self) -> &[HeaderName] {
+        &self.names.list
+    }
+
+    /// All values, and the body, as [`PackedResponse::restored`] takes them.
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
     /// Bytes that it takes of the heap.
@@ -149,12 +172,21 @@ mod tests {
             let lists = NameLists::default();
             let id = HeaderValue::try_from(id).unwrap();
             let packed = PackedResponse::new(&headers, &id, &body, &lists);
-            let again = PackedResponse::new(&packed.headers(0), &packed.stored_from(), &packed.body(), &lists);
+            let again = PackedResponse::restored(packed.names().to_vec(), packed.bytes().to_vec(), &lists).unwrap();
             prop_assert!(Arc::ptr_eq(&packed.names.list, &again.names.list));
             for packed in [packed, again] {
                 prop_assert_eq!(packed.headers(3), headers.clone());
                 prop_assert_eq!(packed.stored_from(), id.clone());
                 prop_assert_eq!(packed.body(), body.clone());
+            }
+        }
+
+        #[test]
+        fn bytes_of_any_kind_are_checked(bytes: Vec<u8>, names in 0..4_usize) {
+            let names = vec![http::header::DATE; names];
+            if let Some(packed) = PackedResponse::restored(names.clone(), bytes, &NameLists::default()) {
+                prop_assert_eq!(packed.headers(0).len(), names.len());
+                let _ = (packed.stored_from(), packed.body());
             }
         }
     }

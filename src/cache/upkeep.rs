@@ -5,7 +5,12 @@
 //! not exceed it; after the last one [`Upkeep::rounds`] asks for those that free everything. A hit takes no part in it.
 //! Must not know entries. Never fails.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+
+use parking_lot::Mutex;
 
 /// Part of the cache that may be stored before maintenance is due.
 const PART: u64 = 64;
@@ -25,18 +30,32 @@ pub(super) struct Upkeep {
     unsettled: AtomicU64,
     /// Rounds that are still needed.
     rounds: AtomicU32,
+    /// Entries stored, and purges, so far.
+    changes: AtomicU64,
+    /// Held while an entry is stored.
+    storing: Mutex<()>,
 }
 
 impl Upkeep {
     /// For a cache of `memory` bytes.
     pub(super) fn new(memory: u64) -> Self {
-        Upkeep { memory, unsettled: AtomicU64::new(0), rounds: AtomicU32::new(0) }
+        let (unsettled, rounds, changes) = Default::default();
+        Upkeep { memory, unsettled, rounds, changes, storing: Mutex::new(()) }
     }
 
-    /// An entry of `weight` bytes was stored.
-    pub(super) fn stored(&self, weight: u64) {
-        self.unsettled.fetch_add(weight, Relaxed);
-        self.rounds.fetch_max(ROUNDS, Relaxed);
+    /// Stores an entry of `weight` bytes, if `store` does. No other is stored meanwhile. Returns what `store` returns.
+    pub(super) fn store(&self, weight: u64, store: impl FnOnce() -> bool) -> bool {
+        let storing = self.storing.lock();
+        let stored = store();
+        if stored {
+            self.unsettled.fetch_add(weight, Relaxed);
+        }
+        drop(storing);
+        if stored {
+            self.changes.fetch_add(1, SeqCst);
+            self.rounds.fetch_max(ROUNDS, Relaxed);
+        }
+        stored
     }
 
     /// Whether maintenance is due now, before more is stored.
@@ -50,6 +69,7 @@ impl Upkeep {
 
     /// Everything was removed.
     pub(super) fn purged(&self) {
+        self.changes.fetch_add(1, SeqCst);
         self.rounds.fetch_max(ROUNDS_OF_PURGE, Relaxed);
     }
 
@@ -58,5 +78,15 @@ impl Upkeep {
         let rounds = self.rounds.load(Relaxed).min(ROUNDS);
         self.rounds.fetch_sub(rounds, Relaxed);
         rounds
+    }
+
+    /// Differs from an earlier value if anything was stored or purged since.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(SeqCst)
+    }
+
+    /// Bytes stored since maintenance was last due.
+    pub(super) fn unsettled(&self) -> u64 {
+        self.unsettled.load(Relaxed)
     }
 }

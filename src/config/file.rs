@@ -333,9 +333,10 @@ impl Default for LimitsTable {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheTable {
-    /// Memory for stored responses; zero: nothing is stored.
+    /// Memory that stored responses take, with their keys; zero: nothing is stored. A response that would take more than an
+    /// eighth of it is not stored.
     pub memory: BoundedSize<0, TIB>,
-    /// Whether stored responses are kept across a restart. This version does not act on it yet.
+    /// Whether stored responses are kept across a restart.
     pub snapshot: bool,
 }
 

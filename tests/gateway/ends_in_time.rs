@@ -55,6 +55,9 @@ fn a_disk_that_hangs_delays_no_stop() {
     let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
     let mut program = Program::start_as(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), |c| hang.preload(c));
     until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    // So that there is a snapshot of the cache to be written.
+    let lookup = get("/region/city?province_id=31").by("shop");
+    assert_eq!(Connection::open(program.data).send(&lookup).outcome(), "ok");
     begin(&hang.disk());
     let mut orders: Vec<_> = (0..4).map(|_| Connection::open(program.data)).collect();
     for (number, order) in orders.iter_mut().enumerate() {
@@ -64,7 +67,10 @@ fn a_disk_that_hangs_delays_no_stop() {
         sum(&program.admin_page("/metrics").text(), "in_flight_requests", &[("service", "shop")]) >= 4.0
     });
     terminate(&mut program);
-    assert!(program.stderr().contains("does not wait any longer for the state store"), "{}", program.stderr());
+    for what in ["the state store", "the snapshot of the cache"] {
+        let said = format!("does not wait any longer for {what}");
+        assert!(program.stderr().contains(&said), "{said}: {}", program.stderr());
+    }
 }
 
 /// Issue: a key file whose reading blocks stopped rotation for good.

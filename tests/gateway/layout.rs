@@ -124,7 +124,7 @@ fn nothing_imports_the_top() {
 }
 
 /// Files and folders that compute and do nothing else.
-const PURE: [&str; 17] = [
+const PURE: [&str; 19] = [
     "catalog/route",
     "catalog/target",
     "cache/canonical",
@@ -132,6 +132,8 @@ const PURE: [&str; 17] = [
     "cache/key",
     "cache/rules",
     "cache/validator",
+    "cache/heap",
+    "cache/snapshot",
     "headers",
     "outcome",
     "retry_after",

@@ -25,6 +25,7 @@
 //! | `proposes_what_became_of_orders` | balance history and tracking show what became of unknown orders; settling them |
 //! | `logs_without_waiting` | the program's own log stops nothing, whatever its reader does |
 //! | `restarts` | restarts under load, with every pattern of connections: what was read is answered, no order is unknown or doubled |
+//! | `restores_the_cache` | the cache survives a restart, and nothing that was purged or damaged comes back |
 //! | `ends_in_time` | signals, limits of the process, and what hangs: start-up and end are in bounded time |
 //! | `says_when_to_return` | `Retry-After` is the truth, to a second; pacing releases the day bit by bit |
 //! | `shares_the_budget` | guaranteed shares of the budget hold in a flood; a limit response of Fastrac pauses the account for all |
@@ -108,6 +109,7 @@ mod rejects_faulty_keys;
 mod reloads_without_failures;
 mod replaces_certificates;
 mod restarts;
+mod restores_the_cache;
 mod rotates_without_failures;
 mod sandbox;
 mod says_when_to_return;

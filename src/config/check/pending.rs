@@ -6,7 +6,7 @@
 use super::{Diagnostics, KeyPath, key_path::KeySegment, read::Tree};
 
 /// Keys without effect; `*` is any name.
-const IGNORED: [&[&str]; 2] = [&["orders", "on_store_loss"], &["cache", "snapshot"]];
+const IGNORED: [&[&str]; 1] = [&["orders", "on_store_loss"]];
 
 /// Keys that must not be ignored.
 const UNSUPPORTED: [&[&str]; 1] = [&["state", "shared"]];

@@ -1,0 +1,450 @@
+//! The format of a snapshot of the cache: a head, the entries, an end. Pure.
+//!
+//! ```text
+//! head    MAGIC, version (u32), when it was taken (u64, ms of the wall clock)
+//! entry   length (u32, above 0), that many bytes, digest
+//! end     0 (u32), number of entries (u64), digest
+//! ```
+//!
+//! Numbers are little-endian. A digest covers everything before it, so an entry is known to be whole and in its place, and
+//! the last one covers the file. What always holds: only what was written is read, whatever bytes a file has; reading
+//! takes no more memory than the largest entry that the caller accepts. Must not know files or the cache. Fails with
+//! [`SnapshotFault`].
+
+use std::{
+    io::{self, Read},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use http::{HeaderName, StatusCode};
+use ring::digest;
+
+use crate::outcome::Outcome;
+
+/// The first bytes of a file.
+const MAGIC: &[u8; 12] = b"fastrac-warm";
+
+/// Of the format. Another one is not read.
+const VERSION: u32 = 1;
+
+/// Bytes of a digest: SHA-256, cut. It guards against damage, not against those who can write to the state folder.
+const DIGEST: usize = 16;
+
+/// Bytes that are read at once.
+const CHUNK: usize = 64 << 10;
+
+/// Why a snapshot cannot be read, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotFault {
+    #[error("it is no snapshot of a cache")]
+    Foreign,
+    #[error("it has version {0} of the format, and this program reads version {VERSION}")]
+    Version(u32),
+    #[error("it is damaged")]
+    Damaged,
+    #[error("it ends too early")]
+    Truncated,
+    #[error("it cannot be read: {0}")]
+    Unreadable(io::Error),
+}
+
+impl From<io::Error> for SnapshotFault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => SnapshotFault::Truncated,
+            _ => SnapshotFault::Unreadable(error),
+        }
+    }
+}
+
+/// A stored response with its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotEntry<'a> {
+    pub key: &'a [u8],
+    pub status: StatusCode,
+    /// `Ok` or `NotFound`.
+    pub outcome: Outcome,
+    /// When the snapshot was taken.
+    pub age: Duration,
+    pub names: Vec<HeaderName>,
+    /// The values of the headers, and the body; see `packed`.
+    pub packed: &'a [u8],
+}
+
+/// The digest of all that was written or read so far.
+struct Chain([u8; DIGEST]);
+
+impl Chain {
+    fn extend(&mut self, parts: &[&[u8]]) -> [u8; DIGEST] {
+        let mut context = self.context();
+        parts.iter().for_each(|part| context.update(part));
+        self.finish(context)
+    }
+
+    fn context(&self) -> digest::Context {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&self.0);
+        context
+    }
+
+    fn finish(&mut self, context: digest::Context) -> [u8; DIGEST] {
+        self.0 = context.finish().as_ref().first_chunk().copied().unwrap_or_default();
+        self.0
+    }
+}
+
+/// Encodes a snapshot, piece by piece.
+pub struct SnapshotEncoder {
+    chain: Chain,
+    entries: u64,
+}
+
+impl SnapshotEncoder {
+    /// Appends the head to `out`.
+    pub fn begin(taken: SystemTime, out: &mut Vec<u8>) -> Self {
+        let start = out.len();
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        let taken = taken.duration_since(UNIX_EPOCH).unwrap_or_default();
+        out.extend_from_slice(&milliseconds(taken).to_le_bytes());
+        let mut chain = Chain([0; DIGEST]);
+        chain.extend(&[&out[start..]]);
+        SnapshotEncoder { chain, entries: 0 }
+    }
+
+    /// Appends an entry. Leaves out one that is too long for the format (4 GiB).
+    pub fn entry(&mut self, entry: &SnapshotEntry<'_>, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&entry.status.as_u16().to_le_bytes());
+        out.push(u8::from(entry.outcome == Outcome::NotFound));
+        out.extend_from_slice(&milliseconds(entry.age).to_le_bytes());
+        field(out, entry.key);
+        out.extend_from_slice(&(entry.names.len() as u32).to_le_bytes());
+        entry.names.iter().for_each(|name| field(out, name.as_str().as_bytes()));
+        out.extend_from_slice(entry.packed);
+        let Ok(length) = u32::try_from(out.len() - start - 4) else { return out.truncate(start) };
+        out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        let digest = self.chain.extend(&[&out[start..]]);
+        out.extend_from_slice(&digest);
+        self.entries += 1;
+    }
+
+    /// Appends the end. Returns the number of entries.
+    pub fn end(mut self, out: &mut Vec<u8>) -> u64 {
+        let start = out.len();
+        out.extend_from_slice(&0_u32.to_le_bytes());
+        out.extend_from_slice(&self.entries.to_le_bytes());
+        let digest = self.chain.extend(&[&out[start..]]);
+        out.extend_from_slice(&digest);
+        self.entries
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Lengths fit: keys and names are parts of requests and responses, whose heads and bodies have limits far below.
+fn field(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Decodes a snapshot, entry by entry.
+pub struct SnapshotDecoder<R> {
+    input: R,
+    /// Bytes that are left in the file.
+    left: u64,
+    /// Longer entries are skipped, bytes.
+    longest: usize,
+    chain: Chain,
+    entries: u64,
+    taken: SystemTime,
+    buffer: Vec<u8>,
+}
+
+impl<R: Read> SnapshotDecoder<R> {
+    /// Reads the head. `length`: of the file; `longest`: entries above are skipped, bytes.
+    ///
+    /// # Errors
+    /// [`SnapshotFault`].
+    pub fn begin(input: R, length: u64, longest: usize) -> Result<Self, SnapshotFault> {
+        let (chain, buffer) = (Chain([0; DIGEST]), Vec::new());
+        let mut decoder =
+            SnapshotDecoder { input, left: length, longest, chain, entries: 0, taken: UNIX_EPOCH, buffer };
+        let magic: [u8; MAGIC.len()] = decoder.read().map_err(|fault| match fault {
+            SnapshotFault::Truncated => SnapshotFault::Foreign,
+            other => other,
+        })?;
+        if magic != *MAGIC {
+            return Err(SnapshotFault::Foreign);
+        }
+        let version: [u8; 4] = decoder.read()?;
+        if u32::from_le_bytes(version) != VERSION {
+            return Err(SnapshotFault::Version(u32::from_le_bytes(version)));
+        }
+        let taken: [u8; 8] = decoder.read()?;
+        decoder.chain.extend(&[&magic, &version, &taken]);
+        let taken = Duration::from_millis(u64::from_le_bytes(taken));
+        decoder.taken = UNIX_EPOCH.checked_add(taken).ok_or(SnapshotFault::Damaged)?;
+        Ok(decoder)
+    }
+
+    /// When the snapshot was taken, by the wall clock. To be believed once an entry or the end was read.
+    pub fn taken(&self) -> SystemTime {
+        self.taken
+    }
+
+    /// The next entry; `None` at the end of a whole snapshot.
+    ///
+    /// # Errors
+    /// [`SnapshotFault`]; nothing more can be read then.
+    pub fn next(&mut self) -> Result<Option<SnapshotEntry<'_>>, SnapshotFault> {
+        loop {
+            let length: [u8; 4] = self.read()?;
+            if length == [0; 4] {
+                return self.end(length);
+            }
+            let is_kept = self.read_entry(length)?;
+            self.entries += 1;
+            if is_kept {
+                return parse(&self.buffer).map(Some).ok_or(SnapshotFault::Damaged);
+            }
+        }
+    }
+
+    /// Reads an entry into the buffer. `false`: it is too long to be kept.
+    fn read_entry(&mut self, length: [u8; 4]) -> Result<bool, SnapshotFault> {
+        let size = u32::from_le_bytes(length);
+        if u64::from(size) > self.left {
+            return Err(SnapshotFault::Truncated);
+        }
+        let is_kept = usize::try_from(size).is_ok_and(|size| size <= self.longest);
+        let mut context = self.chain.context();
+        context.update(&length);
+        self.buffer.clear();
+        let mut unread = size as usize;
+        while unread > 0 {
+            let start = if is_kept { self.buffer.len() } else { 0 };
+            self.buffer.resize(start + unread.min(CHUNK), 0);
+            let chunk = &mut self.buffer[start..];
+            self.input.read_exact(chunk)?;
+            context.update(chunk);
+            unread -= chunk.len();
+        }
+        self.left -= u64::from(size);
+        let digest = self.chain.finish(context);
+        if self.read::<DIGEST>()? != digest {
+            return Err(SnapshotFault::Damaged);
+        }
+        Ok(is_kept)
+    }
+
+    fn end(&mut self, length: [u8; 4]) -> Result<Option<SnapshotEntry<'_>>, SnapshotFault> {
+        let entries: [u8; 8] = self.read()?;
+        let digest = self.chain.extend(&[&length, &entries]);
+        let is_whole = self.read::<DIGEST>()? == digest && entries == self.entries.to_le_bytes() && self.left == 0;
+        if is_whole { Ok(None) } else { Err(SnapshotFault::Damaged) }
+    }
+
+    fn read<const N: usize>(&mut self) -> Result<[u8; N], SnapshotFault> {
+        self.left = self.left.checked_sub(N as u64).ok_or(SnapshotFault::Truncated)?;
+        let mut bytes = [0; N];
+        self.input.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// An entry whose digest was right.
+fn parse(bytes: &[u8]) -> Option<SnapshotEntry<'_>> {
+    let (status, rest) = bytes.split_first_chunk()?;
+    let (outcome, rest) = rest.split_first()?;
+    let (age, rest) = rest.split_first_chunk()?;
+    let (key, rest) = split_field(rest)?;
+    let (count, mut rest) = rest.split_first_chunk()?;
+    let mut names = Vec::new();
+    for _ in 0..u32::from_le_bytes(*count) {
+        let (name, after) = split_field(rest)?;
+        names.push(HeaderName::from_bytes(name).ok()?);
+        rest = after;
+    }
+    Some(SnapshotEntry {
+        key,
+        status: StatusCode::from_u16(u16::from_le_bytes(*status)).ok()?,
+        outcome: if *outcome == 0 { Outcome::Ok } else { Outcome::NotFound },
+        age: Duration::from_millis(u64::from_le_bytes(*age)),
+        names,
+        packed: rest,
+    })
+}
+
+fn split_field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq)]
+    struct Owned {
+        key: Vec<u8>,
+        not_found: bool,
+        age: Duration,
+        names: Vec<HeaderName>,
+        packed: Vec<u8>,
+    }
+
+    impl Owned {
+        fn of(entry: &SnapshotEntry<'_>) -> Self {
+            let not_found = entry.outcome == Outcome::NotFound;
+            assert_eq!(entry.status, if not_found { StatusCode::NOT_FOUND } else { StatusCode::OK });
+            let (key, packed) = (entry.key.to_vec(), entry.packed.to_vec());
+            Owned { key, not_found, age: entry.age, names: entry.names.clone(), packed }
+        }
+
+        fn encode(&self, encoder: &mut SnapshotEncoder, out: &mut Vec<u8>) {
+            let (status, outcome) = match self.not_found {
+                true => (StatusCode::NOT_FOUND, Outcome::NotFound),
+                false => (StatusCode::OK, Outcome::Ok),
+            };
+            let names = self.names.clone();
+            let entry = SnapshotEntry { key: &self.key, status, outcome, age: self.age, names, packed: &self.packed };
+            encoder.entry(&entry, out);
+        }
+    }
+
+    fn taken() -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(1_764_400_000_123)
+    }
+
+    fn encode(entries: &[Owned]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut encoder = SnapshotEncoder::begin(taken(), &mut out);
+        entries.iter().for_each(|entry| entry.encode(&mut encoder, &mut out));
+        assert_eq!(encoder.end(&mut out), entries.len() as u64);
+        out
+    }
+
+    /// What can be read, and whether it is whole.
+    fn decode(bytes: &[u8], longest: usize) -> (Vec<Owned>, Result<(), SnapshotFault>) {
+        let mut found = Vec::new();
+        let mut decoder = match SnapshotDecoder::begin(bytes, bytes.len() as u64, longest) {
+            Ok(decoder) => decoder,
+            Err(fault) => return (found, Err(fault)),
+        };
+        loop {
+            match decoder.next() {
+                Ok(Some(entry)) => found.push(Owned::of(&entry)),
+                Ok(None) => {
+                    assert_eq!(decoder.taken(), taken());
+                    return (found, Ok(()));
+                }
+                Err(fault) => {
+                    assert!(decoder.buffer.capacity() <= bytes.len().max(2 * CHUNK), "bounded memory");
+                    return (found, Err(fault));
+                }
+            }
+        }
+    }
+
+    fn entry() -> impl Strategy<Value = Owned> {
+        let names = prop::sample::select(vec!["content-type", "date", "x-powered-by"]);
+        let names = prop::collection::vec(names.prop_map(HeaderName::from_static), 0..4);
+        let bytes = || prop::collection::vec(any::<u8>(), 0..300);
+        (bytes(), any::<bool>(), any::<u32>(), names, bytes()).prop_map(|(key, not_found, age, names, packed)| Owned {
+            key,
+            not_found,
+            age: Duration::from_millis(age.into()),
+            names,
+            packed,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(entries in prop::collection::vec(entry(), 0..8)) {
+            let (found, end) = decode(&encode(&entries), usize::MAX);
+            prop_assert!(end.is_ok());
+            prop_assert_eq!(found, entries);
+        }
+
+        #[test]
+        fn long_entries_are_skipped(entries in prop::collection::vec(entry(), 0..8), longest in 0..500_usize) {
+            let bytes = encode(&entries);
+            let (found, end) = decode(&bytes, longest);
+            prop_assert!(end.is_ok());
+            prop_assert!(found.len() == entries.len() || longest < 500);
+            prop_assert!(found.iter().all(|entry| entries.contains(entry) && entry.packed.len() <= longest));
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes: Vec<u8>, after_head: bool) {
+            let mut file = if after_head { encode(&[])[..24].to_vec() } else { Vec::new() };
+            file.extend_from_slice(&bytes);
+            prop_assert!(decode(&file, 1000).1.is_err());
+        }
+    }
+
+    fn sample() -> Vec<Owned> {
+        let entry = |number: u8| Owned {
+            key: vec![number; 40],
+            not_found: number % 3 == 0,
+            age: Duration::from_secs(number.into()),
+            names: vec![http::header::CONTENT_TYPE, HeaderName::from_static("x-powered-by")],
+            packed: vec![number ^ 0x55; usize::from(number) * 40],
+        };
+        (1..9).map(entry).collect()
+    }
+
+    /// 8,000 damaged files: none is taken for a whole one, and no entry is wrong.
+    #[test]
+    fn single_byte_flips_and_truncations_are_noticed() {
+        let entries = sample();
+        let file = encode(&entries);
+        assert!(file.len() > 1000);
+        let check = |damaged: &[u8]| {
+            let (found, end) = decode(damaged, 10_000);
+            assert!(end.is_err());
+            assert_eq!(found, entries[..found.len()]);
+        };
+        let mut random = fastrand::Rng::with_seed(17);
+        for _ in 0..7000 {
+            let mut damaged = file.clone();
+            damaged[random.usize(..file.len())] ^= random.u8(1..);
+            check(&damaged);
+        }
+        (0..1000).for_each(|_| check(&file[..random.usize(..file.len())]));
+    }
+
+    #[test]
+    fn pieces_of_several_snapshots_are_no_snapshot() {
+        let entries = sample();
+        let file = encode(&entries);
+        // The same head and other entries: the first entry of one, in the place of the other's.
+        let other = encode(&entries[1..]);
+        let head = 24;
+        let first =
+            head + 4 + usize::try_from(u32::from_le_bytes(*file[head..].first_chunk().unwrap())).unwrap() + DIGEST;
+        let mixed = [&file[..first], &other[head..]].concat();
+        assert!(decode(&mixed, 10_000).1.is_err());
+        assert!(decode(&[&file[..], &file[..]].concat(), 10_000).1.is_err());
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let file = encode(&sample());
+        let fault = |bytes: &[u8]| decode(bytes, 10_000).1.unwrap_err().to_string();
+        assert_eq!(fault(b""), "it is no snapshot of a cache");
+        assert_eq!(fault(b"{\"some\": \"other file\"}"), "it is no snapshot of a cache");
+        let mut newer = file.clone();
+        newer[MAGIC.len()] = 2;
+        assert_eq!(fault(&newer), "it has version 2 of the format, and this program reads version 1");
+        assert_eq!(fault(&file[..file.len() - 1]), "it ends too early");
+        assert_eq!(fault(&[&file[..], b"x"].concat()), "it is damaged");
+    }
+}

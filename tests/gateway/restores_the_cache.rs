@@ -1,0 +1,224 @@
+//! The cache survives a restart: what was warm is answered without Fastrac, no older or younger than it is, and nothing that
+//! was purged, damaged or meant for another address comes back.
+//!
+//! `FASTRAC_KILLS=200` for another number of processes killed while they write a snapshot.
+
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::PathBuf, thread, time::Duration};
+
+use fastrac_sandbox::{Act, Fault, Sandbox};
+use rustix::process::Signal;
+
+use crate::{
+    client::{Connection, Request, Response, get, post},
+    process::Program,
+    system_faults::{SystemFaults, begin, end},
+    test_gateway::{ACCESS, LOG, SECRET, TestGateway, canary_in, digest_of, sandbox, secret_of, until},
+};
+
+/// Longest time for a restore.
+const ENDS: Duration = Duration::from_secs(10);
+
+fn city(number: usize) -> Request {
+    get(&format!("/region/city?province_id={}&page={number}", 31 + number % 3)).by("shop")
+}
+
+fn snapshot(gateway: &TestGateway) -> PathBuf {
+    gateway.folder.path().join("state/cache-snapshot")
+}
+
+/// Fetches some lookups; returns the bodies.
+fn warm(gateway: &TestGateway) -> Vec<Response> {
+    let responses: Vec<_> = (0..20).map(|number| gateway.send(city(number))).collect();
+    assert!(responses.iter().all(|response| response.outcome() == "ok"));
+    responses
+}
+
+/// How often the program's log says so.
+fn said(text: &str) -> usize {
+    String::from_utf8_lossy(&LOG.lock().expect("whole")).matches(text).count()
+}
+
+/// Stops it and starts it again, and waits until the snapshot is restored.
+fn restart(gateway: &mut TestGateway) {
+    let before = said("the cache was restored");
+    gateway.restart();
+    until("the cache is restored", || said("the cache was restored") > before);
+}
+
+#[test]
+fn what_was_warm_is_a_hit_after_a_restart_also_while_fastrac_fails() {
+    let mut gateway = TestGateway::new();
+    let first = warm(&gateway);
+    let nothing = gateway.send(get("/region/city?province_id=9999").by("shop"));
+    assert_eq!(nothing.outcome(), "not_found");
+    gateway.take_app().stop();
+    let file = snapshot(&gateway);
+    assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600);
+    assert_eq!(canary_in(&fs::read(&file).expect("a file")), None);
+    let app = gateway.second().expect("started");
+    gateway.put_app(app);
+    gateway.sandbox.fault(Fault { act: Act::Html(500), ..Fault::default() });
+    until("the cache is restored", || gateway.send(city(19)).outcome() == "hit");
+    for (number, first) in first.iter().enumerate() {
+        let again = gateway.send(city(number));
+        assert_eq!((again.outcome(), again.sent(), again.status), ("hit", "no", 200));
+        assert_eq!((&again.body, again.header("content-type")), (&first.body, first.header("content-type")));
+        let line = gateway.line(again.header("x-request-id").expect("an id"));
+        assert_eq!(line["stored_from"], first.header("x-request-id").expect("an id"));
+    }
+    let again = gateway.send(get("/region/city?province_id=9999").by("shop"));
+    assert_eq!((again.outcome(), again.status, &again.body), ("hit", nothing.status, &nothing.body));
+}
+
+#[test]
+fn nothing_is_restored_for_another_address_or_where_it_is_switched_off() {
+    let mut gateway = TestGateway::new();
+    warm(&gateway);
+    let address = format!("http://{}\"", gateway.sandbox.addr());
+    let other = address.replace("127.0.0.1", "localhost");
+    gateway.rewrite(&address, &other);
+    restart(&mut gateway);
+    assert!((0..20).all(|number| gateway.send(city(number)).outcome() == "ok"));
+    assert_eq!(gateway.received().len(), 20);
+    restart(&mut gateway);
+    assert!((0..20).all(|number| gateway.send(city(number)).outcome() == "hit"));
+    // The row has another lifetime now, and another row none.
+    gateway.rewrite(
+        "[limits]",
+        "[operations.\"v2.city\"]\ncache = { fresh = \"1ms\", stale_if_error = \"2ms\" }\n[limits]",
+    );
+    restart(&mut gateway);
+    assert_eq!(gateway.send(city(0)).outcome(), "ok");
+    gateway.rewrite("[limits]", "[cache]\nsnapshot = false\n[limits]");
+    gateway.restart();
+    until("the snapshot is removed", || !snapshot(&gateway).exists());
+    gateway.take_app().stop();
+    assert!(!snapshot(&gateway).exists());
+}
+
+#[test]
+fn a_damaged_truncated_foreign_or_newer_snapshot_is_discarded() {
+    let mut gateway = TestGateway::new();
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(Damage, &str); 4] = [
+        (|file| file[1000] ^= 1, "it is damaged"),
+        (|file| file.truncate(2000), "it ends too early"),
+        (|file| *file = b"something else".to_vec(), "it is no snapshot of a cache"),
+        (|file| file[12] = 9, "it has version 9 of the format"),
+    ];
+    for (damage, reason) in damages {
+        warm(&gateway);
+        gateway.take_app().stop();
+        let file = snapshot(&gateway);
+        let mut bytes = fs::read(&file).expect("a file");
+        damage(&mut bytes);
+        fs::write(&file, bytes).expect("written");
+        let before = said(reason);
+        let app = gateway.second().expect("started");
+        gateway.put_app(app);
+        until("it is discarded", || said(reason) > before && !file.exists());
+        assert_eq!(said(reason), before + 1);
+        assert_eq!(gateway.send(city(0)).outcome(), "ok");
+    }
+}
+
+fn configuration(fastrac: SocketAddr) -> String {
+    format!(
+        "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 1\n\
+         [admin]\ntoken_sha256 = \"{}\"\n[limits]\ndrain_grace = \"0s\"\ndrain = \"5s\"\n\
+         [accounts.main]\nbase_url = \"http://{fastrac}\"\nkeys = {{ source = \"file\", path = \"keys.toml\" }}\n\
+         budget = {{ per_second = 100000, burst = 100000, per_day = 10000000, in_flight = 512 }}\n\
+         [services.shop]\naccount = \"main\"\n\
+         credentials = [{{ access_key = \"svc-shop-1\", secret_sha256 = \"{}\" }}]\n",
+        digest_of("ops"),
+        digest_of("shop")
+    )
+}
+
+fn send(program: &Program, number: usize) -> Response {
+    Connection::open(program.data).send(&city(number))
+}
+
+fn is_hit(program: &Program, number: usize) -> bool {
+    send(program, number).outcome() == "hit"
+}
+
+fn kill(program: &mut Program) {
+    program.signal(Signal::KILL);
+    program.ends(ENDS);
+}
+
+fn stop(program: &mut Program) {
+    program.signal(Signal::TERM);
+    assert_eq!(program.ends(ENDS).code(), Some(0), "{}", program.stderr());
+}
+
+#[test]
+fn a_purge_is_not_undone_by_a_kill_right_after_it() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start(&configuration(fastrac.addr()), ACCESS, SECRET);
+    send(&program, 0);
+    stop(&mut program);
+    program.start_again();
+    until("it is restored", || is_hit(&program, 0));
+    let purge = post("/cache/purge", "").header("host", "localhost");
+    let purge = purge.header("authorization", &format!("Bearer {}", secret_of("ops")));
+    assert_eq!(Connection::open(program.admin).send(&purge).status, 200);
+    kill(&mut program);
+    assert!(!program.file("state/cache-snapshot").exists());
+    program.start_again();
+    assert_eq!(send(&program, 0).outcome(), "ok");
+}
+
+/// The wall clock says how long no gateway ran, and a clock that goes back makes nothing younger than it was.
+#[test]
+#[cfg(target_os = "linux")]
+fn ages_go_on_while_no_gateway_runs() {
+    let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let preload = |command: &mut std::process::Command| faults.preload(command);
+    let mut program = Program::start_as(&configuration(fastrac.addr()), (ACCESS, SECRET), preload);
+    let age = |program: &Program| -> u64 {
+        until("it is restored", || is_hit(program, 0));
+        send(program, 0).header("age").expect("Age").parse().expect("seconds")
+    };
+    send(&program, 0);
+    assert!(age(&program) < 60);
+    for (is_ahead, expected) in [(true, 7200), (false, 7200), (true, 14_400)] {
+        stop(&mut program);
+        if is_ahead {
+            begin(&faults.clock_ahead())
+        } else {
+            end(&faults.clock_ahead())
+        }
+        program.start_again_as(preload);
+        let age = age(&program);
+        assert!((expected..expected + 120).contains(&age), "{age} s, expected {expected}");
+    }
+}
+
+/// Processes that are killed at any instant of their last snapshot: the next one always starts, and never serves anything
+/// but what was stored.
+#[test]
+fn a_kill_during_a_snapshot_leaves_the_old_one_or_the_new_one() {
+    let kills = std::env::var("FASTRAC_KILLS").ok().and_then(|number| number.parse().ok()).unwrap_or(6);
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start(&configuration(fastrac.addr()), ACCESS, SECRET);
+    let bodies: Vec<_> = (0..60).map(|number| send(&program, number).body).collect();
+    let (mut hits, mut random) = (0, fastrand::Rng::new());
+    for round in 0..kills {
+        // So that there is something to be written.
+        let new = get(&format!("/region/city?province_id=31&round={round}")).by("shop");
+        assert_eq!(Connection::open(program.data).send(&new).outcome(), "ok");
+        program.signal(Signal::TERM);
+        thread::sleep(Duration::from_micros(random.u64(..40_000)));
+        kill(&mut program);
+        program.start_again();
+        for (number, body) in bodies.iter().enumerate() {
+            let response = send(&program, number);
+            assert_eq!((response.status, &response.body), (200, body), "round {round}");
+            hits += usize::from(response.outcome() == "hit");
+        }
+        assert!(!program.stderr().contains("discarded"), "{}", program.stderr());
+    }
+    println!("{hits} hits after {kills} kills");
+}

@@ -404,8 +404,8 @@ mod warned_of {
 
     #[test]
     fn are_keys_that_are_not_obeyed_yet() {
-        let text =
-            with("proxy = \"http://proxy:3128\"", "share = 0.5\npriority = \"high\"") + "[cache]\nsnapshot = true\n";
+        let text = with("proxy = \"http://proxy:3128\"", "share = 0.5\npriority = \"high\"")
+            + "[orders]\non_store_loss = \"refuse\"\n";
         let found = warnings(&text);
         assert_eq!(found.iter().filter(|found| found.contains("does not act on it yet")).count(), 1, "{found:?}");
     }

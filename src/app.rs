@@ -48,7 +48,7 @@ use crate::{
     snapshot::Account,
     spending::{self, Spending},
     store::{self, OpenError, Store, StoreError},
-    warm::Warmer,
+    warm::{self, Warmer},
 };
 use cache_snapshots::CacheSnapshots;
 use clock_mark::ClockMark;
@@ -211,6 +211,7 @@ impl App {
         control.spawn(Refresher::new(&gateway, drain.clone()).run());
         let (warmer, walks) = Warmer::new(&gateway, drain.clone());
         control.spawn(walks.run());
+        control.spawn(warm::begin_walks_on_schedule(warmer.clone()));
         let operators = Admin {
             gateway: gateway.clone(),
             audit: audit.clone(),

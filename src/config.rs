@@ -193,4 +193,6 @@ pub struct CacheConfig {
     pub memory: u64,
     /// Whether the cache is kept across a restart.
     pub snapshot: bool,
+    /// How often the region tree is walked by itself; `None`: never.
+    pub warm: Option<Duration>,
 }

@@ -1,13 +1,14 @@
 //! Walks the region tree of an account, so that its responses are stored before anyone asks for them: province, city,
 //! district, sub-district, postal code.
 //!
-//! Begun by an operator. The ids of each level are those in the responses of the level above, as raw text; paths come from
+//! Begun by an operator, or on schedule (`cache.warm`). The ids of each level are those in the responses of the level above, as raw text; paths come from
 //! the operation table, so that a row that the configuration corrects is followed. What always holds: at most one walk of
 //! an account is under way; each response is fetched by the fill of a miss (`path::prefetch`), with lowest priority and
-//! only from spare budget; what is stored and fresh is not fetched, so a walk that is begun again resumes; nothing is sent
+//! only from spare budget; what is stored, fresh and not near its end is not fetched, so a walk that is begun again resumes; nothing is sent
 //! once the shutdown has begun. Must not know who asked. Never fails: what cannot be fetched is counted and left out.
 
 mod discover;
+mod schedule;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -37,6 +38,7 @@ use crate::{
     spare::NotSpare,
 };
 use discover::{Found, ids};
+pub use schedule::begin_walks_on_schedule;
 
 /// One level of the tree.
 struct RegionLevel {
@@ -71,6 +73,8 @@ pub struct Warmer {
     /// By account: the walk under way, or the last one.
     walks: Mutex<BTreeMap<String, Arc<Mutex<Walk>>>>,
     begin: UnboundedSender<NewWalk>,
+    /// When walks begin by themselves; `None`: never.
+    next: Mutex<Option<Instant>>,
 }
 
 /// A walk that is to be begun.
@@ -119,7 +123,7 @@ pub struct WalkProgress {
     /// Requests known so far; the levels below may bring more.
     pub known: u64,
     pub fetched: u64,
-    /// Stored already.
+    /// Stored already, and not near its end.
     pub fresh: u64,
     /// Left out.
     pub failed: u64,
@@ -148,7 +152,8 @@ impl Warmer {
     /// Its walks run in [`Warmer::run`].
     pub fn new(gateway: &Arc<Gateway>, drain: Drain) -> (Arc<Self>, WarmTask) {
         let (begin, begun) = unbounded_channel();
-        let warmer = Warmer { gateway: Arc::downgrade(gateway), drain, walks: Mutex::default(), begin };
+        let warmer =
+            Warmer { gateway: Arc::downgrade(gateway), drain, walks: Mutex::default(), begin, next: Mutex::default() };
         let warmer = Arc::new(warmer);
         (warmer.clone(), WarmTask { warmer, begun })
     }
@@ -165,6 +170,11 @@ impl Warmer {
             walks.insert(account.to_owned(), walk);
         }
         begins
+    }
+
+    /// Time until walks begin by themselves; `None`: they do not.
+    pub fn next_in(&self) -> Option<Duration> {
+        self.next.lock().map(|next| next.saturating_duration_since(Instant::now()))
     }
 
     /// The walks under way and the last ones, by account.

@@ -73,7 +73,7 @@ pub(crate) fn effective(config: &Config) -> Value {
         "vault": vault.as_ref().map(vault_section),
         "accounts": by_name(accounts.iter().map(|it| (&it.name, account(it)))),
         "services": by_name(services.iter().map(|it| (&it.name, service(it, accounts)))),
-        "cache": { "memory": size(cache.memory), "snapshot": cache.snapshot },
+        "cache": { "memory": size(cache.memory), "snapshot": cache.snapshot, "warm": cache.warm.map(span) },
         "operations": by_name(operations.iter().map(|it| (&it.name, operation(it)))),
     })
 }

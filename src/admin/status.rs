@@ -281,6 +281,8 @@ struct CacheStatus {
     services: BTreeMap<String, BTreeMap<String, CacheUseStatus>>,
     /// Walks of the region tree since the start, by account.
     walks: BTreeMap<String, WalkStatus>,
+    /// Time until walks begin by `cache.warm`; `null`: they do not.
+    next_walk_seconds: Option<u64>,
 }
 
 /// How far the last walk of an account is.
@@ -293,7 +295,7 @@ pub(super) struct WalkStatus {
     /// Requests known so far; the levels below may bring more.
     known: u64,
     fetched: u64,
-    /// Stored already.
+    /// Stored already, and not near its end.
     fresh: u64,
     failed: u64,
     took_seconds: u64,
@@ -649,6 +651,7 @@ impl CacheStatus {
             operations,
             services,
             walks: walks(&admin.warmer),
+            next_walk_seconds: admin.warmer.next_in().map(|time| time.as_secs()),
         }
     }
 }

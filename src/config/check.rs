@@ -157,7 +157,7 @@ pub fn check_with(text: &str, included: &[IncludedFile], folder: &Path, environm
             &mut diagnostics,
         ),
         limits,
-        cache: gateway::cache(&written.cache),
+        cache: gateway::cache(&written.cache, &mut diagnostics),
         state,
         vault,
         accounts: accounts.iter().flatten().cloned().collect(),

@@ -338,10 +338,14 @@ pub struct CacheTable {
     pub memory: BoundedSize<0, TIB>,
     /// Whether stored responses are kept across a restart.
     pub snapshot: bool,
+    /// How often the region tree of every account is walked, so that its lookups are stored before anyone asks; within
+    /// spare budget. Absent: only when an operator begins it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm: Option<BoundedDuration<{ 10 * MINUTE }, { 31 * DAY }>>,
 }
 
 impl Default for CacheTable {
     fn default() -> Self {
-        Self { memory: BoundedSize::bytes(64 * MIB), snapshot: true }
+        Self { memory: BoundedSize::bytes(64 * MIB), snapshot: true, warm: None }
     }
 }

@@ -173,7 +173,7 @@ pub async fn refresh(mut call: UpstreamCall, due: &DueRefresh) -> RefreshResult 
 /// What a prefetch came to.
 #[derive(Debug)]
 pub(crate) enum Prefetched {
-    /// It was stored and fresh. With its body.
+    /// It was stored, fresh and not near its end. With its body.
     Fresh(Bytes),
     /// With its body.
     Fetched(Bytes),
@@ -181,12 +181,12 @@ pub(crate) enum Prefetched {
     Failed,
 }
 
-/// Fetches the response with this key, if it is not stored and fresh, although nobody waits for it, from budget that is there
-/// at once. Cancel safe, as [`refresh`].
+/// Fetches the response with this key, if it is not stored and fresh, or is so old that a hit would have it refreshed, although
+/// nobody waits for it, from budget that is there at once. Cancel safe, as [`refresh`].
 pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
     let cache = call.snapshot.cache.clone();
     let fresh = || match cache.lookup(key, Instant::now()) {
-        Lookup::Fresh(entry) => Some(entry),
+        Lookup::Fresh(entry) => Some(entry).filter(|entry| entry.age(Instant::now()) < entry.lifetimes().refresh),
         Lookup::Stale(_) | Lookup::Miss => None,
     };
     if let Some(entry) = fresh() {

@@ -234,6 +234,11 @@ pub(super) fn limits(
 }
 
 /// `[cache]`
-pub(super) fn cache(written: &file::CacheTable) -> CacheConfig {
-    CacheConfig { memory: written.memory.0.0, snapshot: written.snapshot }
+pub(super) fn cache(written: &file::CacheTable, diagnostics: &mut Diagnostics) -> CacheConfig {
+    let (memory, warm) = (written.memory.0.0, written.warm.as_ref().map(|every| every.0.0));
+    if warm.is_some() && memory == 0 {
+        let message = "nothing is stored while cache.memory is 0: give it memory, or remove this key";
+        diagnostics.error(&KeyPath::at(["cache", "warm"]), message);
+    }
+    CacheConfig { memory, snapshot: written.snapshot, warm }
 }

@@ -70,7 +70,7 @@ mod defaults {
         assert_eq!(config.limits.answer_body, 16 << 20);
         assert_eq!(config.limits.answer_buffer, 1 << 20);
         assert_eq!((config.limits.idle, config.limits.drain), (Duration::from_secs(75), Duration::from_secs(35)));
-        assert_eq!((config.cache.memory, config.cache.snapshot), (64 << 20, true));
+        assert_eq!((config.cache.memory, config.cache.snapshot, config.cache.warm), (64 << 20, true, None));
         assert_eq!(config.hash.len(), 64);
         let account = &config.accounts[0];
         assert_eq!(account.day_zone.iana_name(), Some("Asia/Jakarta"));
@@ -375,6 +375,21 @@ fn every_admin_token_has_a_name_and_a_digest_of_its_own() {
     ] {
         let found = faults(&admin(&text));
         assert!(found.iter().any(|found| found.starts_with(&format!("admin.{fault}"))), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn walks_of_the_region_tree_need_memory_for_it() {
+    let cache = |text: &str| format!("[cache]\n{text}\n{}", with("", ""));
+    assert_eq!(good(&cache("warm = \"24h\"")).cache.warm, Some(Duration::from_secs(24 * 3600)));
+    for (text, fault) in [
+        ("warm = \"24h\"\nmemory = \"0B\"", "cache.warm: nothing is stored while cache.memory is 0"),
+        ("warm = \"9m\"", "cache.warm: "),
+        ("warm = \"32d\"", "cache.warm: "),
+        ("warm = true", "cache.warm: "),
+    ] {
+        let found = faults(&cache(text));
+        assert!(found.iter().any(|found| found.starts_with(fault)), "{text}: {found:?}");
     }
 }
 

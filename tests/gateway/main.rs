@@ -24,6 +24,7 @@
 //! | `logs_despite_disks` | a full disk and a `kill -9` cost no request and only the lines that the logs say |
 //! | `proposes_what_became_of_orders` | balance history and tracking show what became of unknown orders; settling them |
 //! | `logs_without_waiting` | the program's own log stops nothing, whatever its reader does |
+//! | `replays_a_trace` | a trace of lookups over the real region tree is answered from the cache, and never wrongly |
 //! | `restarts` | restarts under load, with every pattern of connections: what was read is answered, no order is unknown or doubled |
 //! | `restores_the_cache` | the cache survives a restart, and nothing that was purged or damaged comes back |
 //! | `ends_in_time` | signals, limits of the process, and what hangs: start-up and end are in bounded time |
@@ -108,6 +109,7 @@ mod refuses_clearly;
 mod rejects_faulty_keys;
 mod reloads_without_failures;
 mod replaces_certificates;
+mod replays_a_trace;
 mod restarts;
 mod restores_the_cache;
 mod rotates_without_failures;

@@ -16,8 +16,9 @@ use crate::{
 };
 
 /// Headers that the gateway adds, and those that depend on the clock.
-const ADDED: [&str; 8] = [
+const ADDED: [&str; 9] = [
     "date",
+    "etag",
     "x-request-id",
     "x-gateway-outcome",
     "x-gateway-sent",

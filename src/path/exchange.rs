@@ -46,6 +46,8 @@ pub(super) struct Exchange {
     began: Instant,
     /// How long it has waited for a place in the exchange log.
     pub(super) waited_for_log: Duration,
+    /// How it was to be fetched, for `Cache-Status` of a refusal. `None`: the cache has not been asked, or had it.
+    pub(super) fetched_as: Option<CacheStatusHeader>,
 }
 
 impl Exchange {
@@ -65,6 +67,7 @@ impl Exchange {
             repeat: RepeatRule::default(),
             began,
             waited_for_log: Duration::ZERO,
+            fetched_as: None,
         }
     }
 
@@ -144,6 +147,7 @@ impl Exchange {
             repeat: self.repeat,
             began: self.began,
             waited_for_log: self.waited_for_log,
+            fetched_as: self.fetched_as,
         }
     }
 

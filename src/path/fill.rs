@@ -48,7 +48,7 @@ pub(super) enum FillReason {
 }
 
 impl FillReason {
-    fn status(self, stored: bool) -> CacheStatusHeader {
+    pub(super) fn status(self, stored: bool) -> CacheStatusHeader {
         match self {
             FillReason::Miss => CacheStatusHeader::Miss { stored },
             FillReason::Forced => CacheStatusHeader::Forced { stored },

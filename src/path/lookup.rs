@@ -56,6 +56,7 @@ pub(super) async fn lookup(
     }
     let directives = RequestDirectives::read(&call.upstream.request.headers, call.service().force_refresh);
     let Some(key) = operation.cache.as_ref().and_then(|_| key(call)) else {
+        x.fetched_as = Some(CacheStatusHeader::Bypass);
         let refused = directives.only_if_cached.then(Refusal::only_if_cached);
         return refused.map_or(Ok(ControlFlow::Continue(Unanswered::Bypass)), Err);
     };
@@ -87,6 +88,7 @@ pub(super) async fn lookup(
         }
         Lookup::Miss => {}
     }
+    x.fetched_as = Some(reason.status(false));
     if directives.only_if_cached {
         return Err(Refusal::only_if_cached());
     }
@@ -115,11 +117,13 @@ impl Search<'_> {
                     return hit(call, claim, &entry, Instant::now()).await.map(ControlFlow::Break);
                 }
                 Flight::Leader(leader) => {
+                    x.fetched_as = Some(self.reason.status(false));
                     let fill = Fill { leader, reason: self.reason, fallback: self.fallback };
                     return Ok(ControlFlow::Continue(Unanswered::Fill(fill)));
                 }
                 Flight::Follower(follower) => {
                     call.claim_hit(x, claim).await?;
+                    x.fetched_as = Some(CacheStatusHeader::Joined { stale: self.fallback.is_some() });
                     if let Some(reply) = self.follow(x, follower).await? {
                         call.record(claim).await?;
                         claim.keep();

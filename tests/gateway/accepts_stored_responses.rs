@@ -268,3 +268,50 @@ fn directives_decide_which_stale_response_is_accepted() {
         response.status == 200 && cache_status(&response).ends_with("; stored")
     });
 }
+
+#[test]
+fn refusals_of_lookups_say_what_the_cache_did() {
+    let services = &[("fresh", "force_refresh = true"), ("small", "quota = { per_day = 1 }")];
+    let search = post("/region/search-region", r#"{"a":1,"a":2}"#).by("shop");
+    let district = |service: &str| get("/region/district?city_id=3171").by(service);
+    for (budget, breaker, code) in [
+        // The canary takes one unit.
+        ("per_day = 2", "minimum = 100000", "budget.day"),
+        ("per_day = 1000", "minimum = 1, failures = 0.1, open = \"1m\"", "upstream.breaker"),
+        ("per_day = 1000", "minimum = 100000", "upstream.connect"),
+    ] {
+        let mut gateway = Setup { services, budget, breaker, account: "retries = 0", ..Setup::default() }.start();
+        let check = |gateway: &TestGateway, request: Request, expected: (&str, &str)| {
+            let response = gateway.send(request);
+            assert_eq!((response.code().as_str(), cache_status(&response)), expected, "{code}: {response:?}");
+            assert_eq!(response.header("age"), None);
+            // A request that was refused is neither a hit nor a miss.
+            assert!(gateway.line(response.header("x-request-id").expect("an id"))["cache"].is_null());
+        };
+        assert_eq!(gateway.send(city()).status, 200);
+        match code {
+            "upstream.breaker" => {
+                gateway.sandbox.fault(Fault::everywhere(Act::Html(500)));
+                assert_eq!(gateway.send(district("shop")).status, 500);
+            }
+            "upstream.connect" => {
+                assert_eq!(gateway.send(get("/region/province").by("small")).status, 200);
+                check(&gateway, district("small"), ("quota.day", "fwd=uri-miss"));
+                gateway.sandbox = fastrac_sandbox::Sandbox::start(crate::test_gateway::sandbox()).expect("another");
+            }
+            _ => {}
+        }
+        check(&gateway, district("shop"), (code, "fwd=uri-miss"));
+        check(&gateway, search.clone(), (code, "fwd=bypass"));
+        check(
+            &gateway,
+            get("/region/city?province_id=31").by("fresh").header("cache-control", "no-cache"),
+            (code, "fwd=request"),
+        );
+        let only = |request: Request| request.header("cache-control", "only-if-cached");
+        check(&gateway, only(district("shop")), ("cache.only", "fwd=uri-miss"));
+        check(&gateway, only(search.clone()), ("cache.only", "fwd=bypass"));
+        let track = gateway.send(get("/order/track").by("shop"));
+        assert_eq!(track.header("cache-status"), None, "not a cached operation");
+    }
+}

@@ -296,7 +296,7 @@ fn test_response(size: usize) -> NewEntry {
 }
 
 #[cfg(test)]
-fn test_entry(size: usize) -> Arc<CacheEntry> {
+pub(crate) fn test_entry(size: usize) -> Arc<CacheEntry> {
     Arc::new(CacheEntry::shared(test_response(size)))
 }
 

@@ -66,7 +66,11 @@ pub(super) struct Fallback {
 
 impl Fallback {
     pub(super) fn new(entry: Arc<CacheEntry>, deadline: Deadline) -> Self {
-        Fallback { entry, until: deadline.leaving_room(STALE_WAIT) }
+        let now = Instant::now();
+        // A response that would be too old by then is given before.
+        let usable = Deadline::after(now, entry.lifetimes().usable.saturating_sub(entry.age(now)));
+        let until = usable.min(deadline).leaving_room(STALE_WAIT);
+        Fallback { entry, until }
     }
 
     /// The stale response, after a fetch with this result; `None`: there was none, or none in time.
@@ -283,5 +287,26 @@ impl Fetch<'_> {
         let keep = || call.snapshot.cache.keep(leader.key().clone(), entry.clone(), leader.generation());
         let stored = storable && keep();
         Ok(Fetched { entry, storable, stored, code: reply.code, retry_after: reply.retry_after })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cache::test_entry;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stale_response_is_given_before_it_is_too_old() {
+        let (entry, seconds) = (test_entry(1), Duration::from_secs);
+        let left = |entry: &Arc<CacheEntry>| entry.lifetimes().usable - entry.age(Instant::now());
+        let waits = || {
+            Fallback::new(entry.clone(), Deadline::after(Instant::now(), seconds(10))).until.instant() - Instant::now()
+        };
+        tokio::time::advance(left(&entry) - seconds(3)).await;
+        assert_eq!(waits(), STALE_WAIT);
+        tokio::time::advance(seconds(2)).await;
+        assert!(waits() < left(&entry) && waits() >= seconds(1) / 2, "{:?}", waits());
     }
 }

@@ -132,7 +132,7 @@ impl AccountRefreshes {
         let Some(gateway) = self.gateway.upgrade().filter(|_| !self.drain.begun()) else { return NextTry::Stop };
         let Some(call) = self.call(&gateway, due) else { return NextTry::Over };
         drop(gateway);
-        match spare::check(&call.account) {
+        match spare::check_surplus(&call.account) {
             Ok(()) => {}
             Err(NotSpare::Scarce) => return NextTry::After(PAUSE),
             Err(NotSpare::Paused | NotSpare::BreakerOpen) => return NextTry::After(LONG_PAUSE),

@@ -196,7 +196,7 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
     if let Some(entry) = fresh() {
         return Prefetched::Fresh(entry.body());
     }
-    if let Err(not_spare) = spare::check(&call.account) {
+    if let Err(not_spare) = spare::check_surplus(&call.account) {
         return Prefetched::NotSpare(not_spare);
     }
     let replaces = match cache.lookup(key, Instant::now()) {

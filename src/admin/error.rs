@@ -82,11 +82,15 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonBody<
             return Ok(JsonBody(T::default()));
         }
         // The message of serde can quote the body, which may contain a misplaced secret.
-        let unfit = |_| {
+        let unfit = || {
             let message = "the body must be a JSON object with the members of this command";
             AdminError::new(StatusCode::BAD_REQUEST, "request.body", message)
         };
-        serde_json::from_slice(&bytes).map(JsonBody).map_err(unfit)
+        // serde reads an array too, member by member: `[]` would purge everything.
+        if !bytes.trim_ascii().starts_with(b"{") {
+            return Err(unfit());
+        }
+        serde_json::from_slice(&bytes).map(JsonBody).map_err(|_| unfit())
     }
 }
 

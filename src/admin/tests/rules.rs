@@ -25,6 +25,17 @@ async fn with_a_token_only_health_metrics_and_the_empty_page_go_without() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_no_object_does_nothing() {
+    let stage = TestAdmin::usual().await;
+    for path in CHANGES {
+        for body in ["[]", " [\"main\"]", "null", "\"main\"", "{"] {
+            let reply = stage.post(path, body).await;
+            assert_eq!((reply.status, reply.code()), (400, "request.body".to_owned()), "{path} {body}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn only_one_bearer_token_counts() {
     let stage = TestAdmin::usual().await;
     let with = |value: &str| TestRequest::get("/status").header("authorization", value);

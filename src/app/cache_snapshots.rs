@@ -107,13 +107,13 @@ impl CacheSnapshots {
         let Some((mut file, length)) = self.gateway.live.snapshot_file.open()? else { return Ok(None) };
         // Nothing is restored from a file that is not whole. A limit of 0 bytes skips all entries.
         let mut decoder = SnapshotDecoder::begin(BufReader::new(&file), length, 0)?;
-        while decoder.next()?.is_some() {}
+        while decoder.read_next()?.is_some() {}
         let passed = SystemTime::now().duration_since(decoder.taken()).unwrap_or_default();
         file.rewind()?;
         let longest = usize::try_from(snapshot.cache.largest()).unwrap_or(usize::MAX);
         let mut decoder = SnapshotDecoder::begin(BufReader::new(&file), length, longest)?;
         let (mut restored, mut slice) = (RestoredCount::default(), 0);
-        while let Some(entry) = decoder.next()? {
+        while let Some(entry) = decoder.read_next()? {
             slice += entry.packed.len() + entry.key.len();
             let stored = restorable(snapshot, entry, passed).is_some_and(|(key, entry)| {
                 // Never replaces what was fetched meanwhile.

@@ -200,7 +200,7 @@ impl<R: Read> SnapshotDecoder<R> {
     ///
     /// # Errors
     /// [`SnapshotFault`]; nothing more can be read then.
-    pub fn next(&mut self) -> Result<Option<SnapshotEntry<'_>>, SnapshotFault> {
+    pub fn read_next(&mut self) -> Result<Option<SnapshotEntry<'_>>, SnapshotFault> {
         loop {
             let length: [u8; 4] = self.read()?;
             if length == [0; 4] {
@@ -338,7 +338,7 @@ mod tests {
             Err(fault) => return (found, Err(fault)),
         };
         loop {
-            match decoder.next() {
+            match decoder.read_next() {
                 Ok(Some(entry)) => found.push(Owned::of(&entry)),
                 Ok(None) => {
                     assert_eq!(decoder.taken(), taken());
@@ -393,7 +393,7 @@ mod tests {
     fn sample() -> Vec<Owned> {
         let entry = |number: u8| Owned {
             key: vec![number; 40],
-            not_found: number % 3 == 0,
+            not_found: number.is_multiple_of(3),
             age: Duration::from_secs(number.into()),
             names: vec![http::header::CONTENT_TYPE, HeaderName::from_static("x-powered-by")],
             packed: vec![number ^ 0x55; usize::from(number) * 40],

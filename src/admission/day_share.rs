@@ -2,7 +2,9 @@
 //!
 //! A service is guaranteed its share of the day's budget; a borrower leaves what the others have not used of theirs. In
 //! the last part of the day ([`LENT_LAST`]) what is left of the guarantees is lent, step by step, so that nothing is lost
-//! at midnight. With pacing, all of this applies to the part of the budget that the clock has released so far.
+//! at midnight. Those without a share, the gateway's background calls among them, may use a small part of the day
+//! ([`COMMON`]) at any time while it is not used up, even if the shares add up to 1. With pacing, all of this applies to
+//! the part of the budget that the clock has released so far.
 //!
 //! Always holds: a decision takes constant time; the sum of what is owed to the services is computed anew only when the
 //! budget, a share or the date changes, or when the clock has released a [`STEPS`]th more. Never takes anything itself:
@@ -16,6 +18,10 @@ const LENT_LAST: i64 = 3_600_000;
 
 /// How often in a day the sum of what is owed is computed anew, with pacing: three times a second.
 const STEPS: u64 = 1 << 18;
+
+/// Part of the day that those without a share may use together whatever the others are owed, of [`WHOLE`]; rounded up to
+/// whole units.
+const COMMON: u64 = WHOLE / 50;
 
 /// The account's day at one instant. Times are milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +69,31 @@ struct Plan {
     owed: u64,
     /// Shares of all, of [`WHOLE`].
     shares: u64,
+    /// Units that those without a share have used.
+    unshared: u64,
+}
+
+/// The counts of the day if a service took the units that it asks for.
+struct CountsAfter {
+    day: u64,
+    own: u64,
+    /// Of [`WHOLE`]; 0: none.
+    share: u64,
+    /// Of those without a share.
+    unshared: u64,
+}
+
+impl CountsAfter {
+    fn are_guaranteed(&self, released: u64) -> bool {
+        self.own <= part(released, self.share)
+    }
+
+    /// `kept`: what a borrower must leave of `released`.
+    fn are_allowed(&self, released: u64, kept: u64) -> bool {
+        let common = || self.share == 0 && self.unshared <= part_rounded_up(released, COMMON);
+        let lent = || self.day <= released.saturating_sub(kept);
+        self.day <= released && (self.are_guaranteed(released) || common() || lent())
+    }
 }
 
 impl DayShares {
@@ -86,7 +117,7 @@ impl DayShares {
         self.count(member, |used| used.max(units));
     }
 
-    /// Counts units of `date`.
+    /// CountsAfter units of `date`.
     pub(super) fn take(&mut self, member: usize, units: u32, date: i32) {
         self.begin(date);
         self.count(member, |used| used + u64::from(units));
@@ -100,9 +131,12 @@ impl DayShares {
     }
 
     fn count(&mut self, member: usize, change: impl FnOnce(u64) -> u64) {
-        let before = self.owed_to(member);
-        self.used[member] = change(self.used[member]);
-        self.plan.owed = self.plan.owed - before.min(self.plan.owed) + self.owed_to(member);
+        let (owed, used) = (self.owed_to(member), self.used[member]);
+        self.used[member] = change(used);
+        self.plan.owed = self.plan.owed.saturating_sub(owed) + self.owed_to(member);
+        if self.shares[member] == 0 {
+            self.plan.unshared = self.plan.unshared.saturating_sub(used) + self.used[member];
+        }
     }
 
     /// Whether a service may take `units` now.
@@ -113,16 +147,22 @@ impl DayShares {
         self.begin(day.date);
         let Some(limit) = day.limit else { return Ok(()) };
         self.refresh(limit, day);
-        let needed = day.used.saturating_add(u64::from(units));
-        let own = self.used[member] + u64::from(units);
-        let released = self.released(limit, day);
-        let guaranteed = own <= part(released, self.shares[member]);
-        let others = self.plan.owed.saturating_sub(self.owed_to(member));
-        if needed <= released && (guaranteed || needed <= released.saturating_sub(self.kept(others, day))) {
+        let (counts, released) = (self.counts(member, units, day), self.released(limit, day));
+        if counts.are_allowed(released, self.kept(self.owed_to_others(member), day)) {
             return Ok(());
         }
-        let own_share_used = self.shares[member] > 0 && !guaranteed;
-        Err(DayRefused { free_at: self.free_at(member, units, day), own_share_used })
+        let own_share_used = counts.share > 0 && !counts.are_guaranteed(released);
+        Err(DayRefused { free_at: self.free_at(member, &counts, day), own_share_used })
+    }
+
+    fn counts(&self, member: usize, units: u32, day: &DayView) -> CountsAfter {
+        let units = u64::from(units);
+        CountsAfter {
+            day: day.used.saturating_add(units),
+            own: self.used[member] + units,
+            share: self.shares[member],
+            unshared: self.plan.unshared + units,
+        }
     }
 
     /// What a borrower leaves of what the others are owed: less and less in the last part of the day.
@@ -142,20 +182,18 @@ impl DayShares {
         part(limit, released as u64)
     }
 
-    /// When `units` will be free for the service: the earliest instant at which nothing forbids it, if nobody takes
-    /// anything before. By bisection, because several things change with time.
-    fn free_at(&self, member: usize, units: u32, day: &DayView) -> i64 {
+    /// When the service may reach `counts`: the earliest instant at which nothing forbids it, if nobody takes anything
+    /// before. By bisection, because several things change with time.
+    fn free_at(&self, member: usize, counts: &CountsAfter, day: &DayView) -> i64 {
         let limit = day.limit.unwrap_or(u64::MAX);
-        let (needed, own) = (day.used.saturating_add(u64::from(units)), self.used[member] + u64::from(units));
-        let others = self.plan.owed.saturating_sub(self.owed_to(member));
-        let others_share = self.plan.shares.saturating_sub(self.shares[member]);
+        let others = self.owed_to_others(member);
+        let others_share = self.plan.shares.saturating_sub(counts.share);
         let is_free = |now: i64| {
             let at = DayView { now, ..*day };
             let released = self.released(limit, &at);
             // What the clock releases meanwhile is owed to the others in part.
             let owed = others + part(released.saturating_sub(self.plan.released), others_share);
-            let guaranteed = own <= part(released, self.shares[member]);
-            needed <= released && (guaranteed || needed <= released.saturating_sub(self.kept(owed, &at)))
+            counts.are_allowed(released, self.kept(owed, &at))
         };
         if !is_free(day.ends - 1) {
             return day.ends;
@@ -183,8 +221,13 @@ impl DayShares {
         if limit == self.plan.limit && released >= self.plan.released && released - self.plan.released <= step {
             return;
         }
-        self.plan = Plan { limit, released, owed: 0, shares: self.shares.iter().sum() };
+        let unshared = self.used.iter().zip(&self.shares).filter(|(_, share)| **share == 0).map(|(used, _)| used).sum();
+        self.plan = Plan { limit, released, owed: 0, shares: self.shares.iter().sum(), unshared };
         self.plan.owed = (0..self.shares.len()).map(|member| self.owed_to(member)).sum();
+    }
+
+    fn owed_to_others(&self, member: usize) -> u64 {
+        self.plan.owed.saturating_sub(self.owed_to(member))
     }
 
     /// What a service has not used of its part.
@@ -196,6 +239,11 @@ impl DayShares {
 /// A part of `whole`, rounded down.
 fn part(whole: u64, share: u64) -> u64 {
     (u128::from(whole) * u128::from(share) / u128::from(WHOLE)) as u64
+}
+
+/// A part of `whole`, rounded up.
+fn part_rounded_up(whole: u64, share: u64) -> u64 {
+    (u128::from(whole) * u128::from(share)).div_ceil(u128::from(WHOLE)) as u64
 }
 
 #[cfg(test)]
@@ -217,5 +265,59 @@ mod tests {
             let tomorrow = DayView { date: 8, used: 0, ..day };
             assert!(shares.permits(1, 1, &tomorrow).is_ok());
         }
+    }
+
+    /// Services whose shares add up to 1 or less, and two members without one. The first to come are those without.
+    #[test]
+    fn idle_shares_leave_something_to_those_without_and_cost_their_owners_a_fiftieth_at_most() {
+        let sums: [&[f64]; 6] = [&[0.5, 0.5], &[1.0], &[0.9, 0.1], &[0.34, 0.33, 0.33], &[0.49, 0.49], &[0.2, 0.1]];
+        for (services, limit) in sums.iter().flat_map(|services| [10, 100, 4_000, 100_000].map(|it| (*services, it))) {
+            for pace in [None, Some(0.25)] {
+                let mut shares = DayShares::default();
+                shares.configure(pace, 0);
+                shares.set(0, 0);
+                shares.set(1, 0);
+                (2..).zip(services).for_each(|(member, share)| shares.set(member, fixed(*share)));
+                let mut day = DayView { date: 7, starts: 0, ends: 86_400_000, now: 0, used: 0, limit: Some(limit) };
+                let mut take_all = |member: usize, day: &mut DayView| {
+                    let before = day.used;
+                    while let Ok(()) = shares.permits(member, 1, day) {
+                        shares.take(member, 1, 7);
+                        day.used += 1;
+                    }
+                    let refused = shares.permits(member, 1, day).expect_err("the last was refused");
+                    assert!(refused.free_at > day.now, "{refused:?}");
+                    day.used - before
+                };
+                let released = if pace.is_some() { limit / 4 } else { limit };
+                let free = released - services.iter().map(|share| part(released, fixed(*share))).sum::<u64>();
+                let common = part_rounded_up(released, COMMON);
+                let got = take_all(0, &mut day) + take_all(1, &mut day);
+                assert_eq!(got, free.max(common), "{services:?} of {limit}");
+                // Each can still use its share, but what those without have used beyond what was free.
+                let due: u64 = services.iter().map(|share| part(released, fixed(*share))).sum();
+                let got: u64 = (2..2 + services.len()).map(|member| take_all(member, &mut day)).sum();
+                assert_eq!(got, due - common.saturating_sub(free), "{services:?} of {limit}");
+                assert_eq!(day.used, released);
+            }
+        }
+    }
+
+    /// A service that has used its share borrows nothing of what those without a share may have.
+    #[test]
+    fn owners_take_nothing_of_one_another_although_those_without_a_share_may() {
+        let mut shares = DayShares::default();
+        [0.0, 0.5, 0.5].into_iter().enumerate().for_each(|(member, share)| shares.set(member, fixed(share)));
+        let mut day = DayView { date: 7, starts: 0, ends: 86_400_000, now: 0, used: 0, limit: Some(1_000) };
+        assert!(shares.permits(1, 500, &day).is_ok());
+        shares.take(1, 500, 7);
+        day.used = 500;
+        assert_eq!(shares.permits(1, 1, &day).map_err(|refused| refused.own_share_used), Err(true));
+        assert!(shares.permits(0, 20, &day).is_ok() && shares.permits(0, 21, &day).is_err());
+        shares.take(0, 20, 7);
+        shares.give_back(0, 5, 7);
+        day.used = 515;
+        assert!(shares.permits(0, 5, &day).is_ok() && shares.permits(0, 6, &day).is_err());
+        assert!(shares.permits(2, 485, &day).is_ok());
     }
 }

@@ -10,8 +10,8 @@ use fastrac_sandbox::{Act, Fault, Limit};
 
 use crate::{
     bodies,
-    client::{Response, post},
-    test_gateway::{Setup, TestGateway, sum, until},
+    client::{Response, get, post},
+    test_gateway::{Setup, TestGateway, pair, sum, until, write},
 };
 
 fn quote(number: usize) -> String {
@@ -138,4 +138,35 @@ fn a_limit_response_of_fastrac_pauses_the_account_for_all() {
         let metrics = gateway.admin("/metrics").text();
         assert_eq!(sum(&metrics, "budget_learned_limit", &[("account", "main")]), 50.0);
     }
+}
+
+/// The day's shares add up to 1: the gateway's own calls and a service without a share still get budget.
+#[test]
+fn shares_of_the_whole_day_leave_budget_for_the_gateways_own_calls() {
+    let gateway = Setup {
+        budget: "per_second = 1000, burst = 1000, per_day = 4000, in_flight = 64, max_wait = \"250ms\"",
+        services: &[("first", "share = 0.5\nallow = [\"lookup\"]"), ("second", "share = 0.5\nallow = [\"lookup\"]")],
+        more: "[operations.\"v2.city\"]\ncache = { fresh = \"2s\", stale_if_error = \"1h\", refresh_ahead = 1 }\n",
+        ..Setup::default()
+    }
+    // Until a canary has verified the pair.
+    .start();
+    let city = || gateway.send(get("/region/city?province_id=31").by("first"));
+    assert_eq!(city().outcome(), "ok");
+    until("it is stale", || city().outcome() == "stale");
+    until("the gateway has refreshed it", || city().outcome() == "hit");
+    assert_eq!(gateway.received().len(), 2);
+
+    let promoted = || gateway.metric("key_events_total", &[("event", "promoted")]);
+    let (before, access, secret) = (promoted(), "next-access", "next-secret");
+    gateway.sandbox.add_key("next", access, secret);
+    write(&gateway.folder.path().join("keys.toml"), &pair(access, secret));
+    until("the next pair is verified and in use", || promoted() > before);
+    assert_eq!(gateway.admin("/readyz").status, 200);
+    assert!(!gateway.admin("/readyz").text().contains("not verified"));
+
+    // It has no share.
+    assert_eq!(send(&gateway, "shop", 1).outcome(), "ok");
+    let received = gateway.received();
+    assert_eq!(received.last().and_then(|entry| entry.key.as_deref()), Some("next"));
 }

@@ -483,8 +483,11 @@ impl Supply {
         Err(Stop::Until(met_at.max(now + 1)))
     }
 
-    /// Checks that the service may take so much of the account's day.
+    /// Checks that the service may take so much of the account's day, as far as shares and pacing are concerned.
     pub(super) fn check_day<Q>(&mut self, demand: &Demand<Q>, now: u64, view: DayView) -> Result<(), Stop> {
+        if is_gateways(demand) {
+            return Ok(());
+        }
         self.days.permits(demand.member, demand.cost, &view).map_err(|refused| {
             let millis = u64::try_from(refused.free_at - view.now).unwrap_or(0);
             Stop::Day(refused, now.saturating_add(millis.saturating_mul(1_000_000)))
@@ -517,7 +520,7 @@ fn day_stop<Q, D: Days<Q>>(short: DayShort, days: &D) -> Stop {
     }
 }
 
-/// Whether the gateway makes the call for itself and cannot do without it.
+/// Whether the gateway makes the call for itself and cannot do without it: a canary. Neither shares nor pacing apply.
 fn is_gateways<Q>(demand: &Demand<Q>) -> bool {
     demand.member == GATEWAY && demand.priority == Priority::High
 }

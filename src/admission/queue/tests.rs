@@ -14,7 +14,7 @@ use fastrac_sandbox::{Clock, KeyPair, Limit, Options, Sandbox};
 use super::{
     lines::{Demand, Urgency},
     scheduler::{QueueArrival, QueueTicket, Scheduler},
-    supply::{DayShort, DayUnits, Days, Exhausted, Limits, Served, Taken},
+    supply::{DayShort, DayUnits, Days, Exhausted, GATEWAY, Limits, Served, Taken},
 };
 use crate::{
     admission::{day_share::DayView, share::fixed},
@@ -585,5 +585,29 @@ fn nothing_is_kept_where_no_service_places_orders() {
     for _ in 0..8 {
         let arrival = scheduler.arrive(&demand(1, Urgency::Usual, 0), 0, &SimulatedDays::default());
         assert!(matches!(arrival, QueueArrival::Granted(_)));
+    }
+}
+
+/// Whatever the shares and the pacing, as long as the day is not used up.
+#[test]
+fn the_gateways_canaries_need_nobodys_share_of_the_day() {
+    for (shares, pace) in [(vec![0.5, 0.5], None), (vec![1.0], None), (vec![0.49, 0.49], None), (vec![], Some(0.0))] {
+        let mut scheduler: Scheduler<(), ()> = Scheduler::new(Limits { pace, ..limits(1_000, 1_000) });
+        let guest = shares.len() + 1;
+        for (member, share) in shares.iter().chain([&0.0]).enumerate() {
+            scheduler.set_share(member + 1, fixed(*share), 0);
+        }
+        let days = SimulatedDays { limit: Some(100), ..SimulatedDays::default() };
+        let mut take = |member, priority| {
+            let demand = Demand { priority, ..demand(member, Urgency::Usual, 0) };
+            matches!(scheduler.arrive(&demand, 0, &days), QueueArrival::Granted(_))
+        };
+        // Those without a share use what they may.
+        while take(guest, Priority::High) {}
+        assert!(!take(GATEWAY, Priority::Low), "{shares:?}");
+        let left = 100 - days.used.get();
+        assert!(left >= 98, "{shares:?}");
+        assert!((0..left).all(|_| take(GATEWAY, Priority::High)), "{shares:?}");
+        assert!(!take(GATEWAY, Priority::High), "{shares:?}: the day is used up");
     }
 }

@@ -18,6 +18,7 @@ pub struct ServiceTable {
     /// How much it may ask of the gateway.
     pub quota: QuotaTable,
     /// Guaranteed fraction of the account's budget, per second and per day. What a service does not use is lent.
+    /// Of the day, services without a share may use a fiftieth at any time, and the rest of what is idle in its last hour.
     pub share: Fraction<true>,
     /// Classes ("lookup", "read", "quote", "order", "account", "unlisted"), or names of operations.
     pub allow: Vec<Parsed<Name>>,

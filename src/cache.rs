@@ -172,8 +172,7 @@ impl Cache {
         entry.set_stored(true);
         let copy = key.clone();
         let stored = self.upkeep.store(weight, || {
-            let used = self.entries.weighted_size() + self.upkeep.unsettled();
-            let stores = used + weight <= self.memory && !self.entries.contains_key(&key);
+            let stores = self.used() + weight <= self.memory && !self.entries.contains_key(&key);
             if stores {
                 self.entries.insert(key, Arc::new(entry));
             }
@@ -212,6 +211,16 @@ impl Cache {
     /// Bytes that the entries may take.
     pub(crate) fn memory(&self) -> u64 {
         self.memory
+    }
+
+    /// Bytes that the entries take, those included that have just been stored.
+    fn used(&self) -> u64 {
+        self.entries.weighted_size() + self.upkeep.unsettled()
+    }
+
+    /// Whether a response of any size that may be stored can be, without evicting others.
+    pub(crate) fn has_room(&self) -> bool {
+        self.used() + self.largest() < self.memory
     }
 
     /// Bytes that one entry may take.
@@ -457,6 +466,24 @@ mod tests {
         assert_eq!(cache.usage()["v2.city"].entries, 2 + restored as u64);
         cache.purge();
         assert!(!restore("/b", 20, generation) && restore("/b", 20, cache.generation()));
+    }
+
+    #[test]
+    fn what_is_stored_while_there_is_room_evicts_nothing() {
+        for size in [1000, 4000] {
+            let cache = Cache::new(40_000);
+            let stored = (0..100)
+                .take_while(|number| {
+                    cache.has_room() && cache.keep(key(&format!("/{number}")), entry(size), cache.generation())
+                })
+                .count();
+            let usage = cache.usage()["v2.city"];
+            assert_eq!(usage.entries, stored as u64, "{size}");
+            assert!((30_000..=40_000).contains(&usage.bytes) && !cache.has_room(), "{usage:?}");
+            cache.purge();
+            cache.tidy();
+            assert!(cache.has_room());
+        }
     }
 
     #[test]

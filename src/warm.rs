@@ -1,19 +1,21 @@
 //! Walks the region tree of an account, so that its responses are stored before anyone asks for them: province, city,
 //! district, sub-district, postal code.
 //!
-//! Begun by an operator, or on schedule (`cache.warm`). The ids of each level are those in the responses of the level above, as raw text; paths come from
-//! the operation table, so that a row that the configuration corrects is followed. What always holds: at most one walk of
+//! Begun by an operator, or on schedule (`cache.warm`). The ids of each level are those in the responses of the level above,
+//! as raw text; paths come from the operation table, so that a row that the configuration corrects is followed. What always holds: at most one walk of
 //! an account is under way; each response is fetched by the fill of a miss (`path::prefetch`), with lowest priority and
-//! only from spare budget; what is stored, fresh and not near its end is not fetched, so a walk that is begun again resumes; nothing is sent
-//! once the shutdown has begun. Must not know who asked. Never fails: what cannot be fetched is counted and left out.
+//! only from spare budget; what is stored, fresh and not near its end is not fetched, so a walk that is begun again resumes;
+//! nothing that is stored is evicted for it; a walk knows a bounded number of ids, all from the address that they are sent
+//! to; nothing is sent once the shutdown has begun. Must not know who asked. Never fails: what cannot be fetched, stored or
+//! understood is counted and left out, and [`WalkEnd`] says why it ended early.
 
 mod discover;
 mod schedule;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     pin::pin,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -22,7 +24,7 @@ use http::{HeaderMap, Method, uri::PathAndQuery};
 use parking_lot::Mutex;
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::JoinSet,
+    task::{JoinSet, yield_now},
     time::{Instant, sleep},
 };
 
@@ -37,25 +39,35 @@ use crate::{
     snapshot::Worker,
     spare::NotSpare,
 };
-use discover::{Found, ids};
+use discover::{Found, IdMembers, LevelIds, ids};
 pub use schedule::begin_walks_on_schedule;
 
 /// One level of the tree.
 struct RegionLevel {
     /// Name of the operation that lists it.
     operation: &'static str,
-    /// Members of the level above, any of which is the parameter of the same name.
-    parameters: &'static [&'static str],
+    /// Of the elements of the level above.
+    members: IdMembers,
+}
+
+const fn region_level(operation: &'static str, names: &'static [&'static str]) -> RegionLevel {
+    RegionLevel { operation, members: IdMembers { names, required: true } }
 }
 
 const LEVELS: [RegionLevel; 5] = [
-    RegionLevel { operation: "v2.province", parameters: &[] },
-    RegionLevel { operation: "v2.city", parameters: &["province_id"] },
-    RegionLevel { operation: "v2.district", parameters: &["city_id"] },
-    RegionLevel { operation: "v2.sub_district", parameters: &["district_id"] },
+    region_level("v2.province", &[]),
+    region_level("v2.city", &["province_id"]),
+    region_level("v2.district", &["city_id"]),
+    region_level("v2.sub_district", &["district_id"]),
     // Only where responses name postal codes.
-    RegionLevel { operation: "v2.post_code", parameters: &["post_code", "postal_code"] },
+    RegionLevel {
+        operation: "v2.post_code",
+        members: IdMembers { names: &["post_code", "postal_code"], required: false },
+    },
 ];
+
+/// Most requests that a walk may know, done ones included. The real tree has fewer than 100,000.
+const MOST_KNOWN: u64 = 200_000;
 
 /// How often spare budget is waited for.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -97,6 +109,7 @@ struct Walk {
     fetched: u64,
     fresh: u64,
     failed: u64,
+    not_understood: u64,
 }
 
 /// How a walk ended.
@@ -105,6 +118,14 @@ struct Walk {
 pub enum WalkEnd {
     /// The whole tree was walked.
     Complete,
+    /// The same, except for what is below responses, or elements of them, that could not be understood.
+    NotUnderstood,
+    /// Storing another response might have evicted others.
+    CacheFull,
+    /// The responses name more ids than those of a region tree would.
+    TooManyIds,
+    /// The account's address was changed: the ids are those of the earlier one.
+    AddressChanged,
     /// The gateway is being stopped, or the account was removed.
     Stopped,
     /// An operation of the tree is not a cached GET lookup without `{name}` in the configuration in force.
@@ -125,8 +146,11 @@ pub struct WalkProgress {
     pub fetched: u64,
     /// Stored already, and not near its end.
     pub fresh: u64,
-    /// Left out.
+    /// Could not be fetched, or not be stored.
     pub failed: u64,
+    /// Responses that are not the list that the level below is found by, or have elements without a readable id. They are
+    /// counted as `fetched` or `fresh` too.
+    pub not_understood: u64,
     /// Time for the requests known so far, at the pace so far; `None`: nothing has been fetched yet, or it has ended.
     pub left: Option<Duration>,
 }
@@ -135,16 +159,21 @@ impl Walk {
     fn new() -> Self {
         let level = LEVELS[0].operation;
         let (began, took) = (Instant::now(), Duration::ZERO);
-        Walk { began, ended: None, took, level, known: 1, fetched: 0, fresh: 0, failed: 0 }
+        Walk { began, ended: None, took, level, known: 1, fetched: 0, fresh: 0, failed: 0, not_understood: 0 }
     }
 
     fn progress(&self) -> WalkProgress {
-        let Walk { began, ended, level, known, fetched, fresh, failed, .. } = *self;
+        let Walk { began, ended, level, known, fetched, fresh, failed, not_understood, .. } = *self;
         let took = if ended.is_some() { self.took } else { began.elapsed() };
-        let waiting = known.saturating_sub(fetched + fresh + failed);
+        let waiting = known.saturating_sub(self.done());
         let pace = (ended.is_none() && fetched > 0).then(|| took.div_f64(fetched as f64));
         let left = pace.map(|pace| pace.mul_f64(waiting as f64));
-        WalkProgress { ended, took, level, known, fetched, fresh, failed, left }
+        WalkProgress { ended, took, level, known, fetched, fresh, failed, not_understood, left }
+    }
+
+    /// Requests that are done with.
+    fn done(&self) -> u64 {
+        self.fetched + self.fresh + self.failed
     }
 }
 
@@ -197,12 +226,20 @@ impl WarmTask {
             while tasks.try_join_next().is_some() {}
             let warmer = self.warmer.clone();
             tasks.spawn(async move {
-                let walker = Walker { warmer: &warmer, account: &account, walk: &walk, worker: Arc::default() };
+                let walker = Walker::new(&warmer, &account, &walk);
                 let end = catch_panic(pin!(walker.run())).await.unwrap_or(WalkEnd::Panicked);
                 let mut walk = walk.lock();
                 (walk.took, walk.ended) = (walk.began.elapsed(), Some(end));
-                let Walk { fetched, fresh, failed, .. } = *walk;
-                tracing::info!(account, ?end, fetched, fresh, failed, "the walk of the region tree has ended");
+                let Walk { fetched, fresh, failed, not_understood, .. } = *walk;
+                tracing::info!(
+                    account,
+                    ?end,
+                    fetched,
+                    fresh,
+                    failed,
+                    not_understood,
+                    "the walk of the region tree has ended"
+                );
             });
         }
     }
@@ -215,31 +252,53 @@ struct Walker<'a> {
     walk: &'a Mutex<Walk>,
     /// Connections of its own.
     worker: Arc<Worker>,
+    /// The account's addresses when it began.
+    addresses: OnceLock<[Arc<str>; 3]>,
 }
 
-impl Walker<'_> {
-    /// RegionLevel by level, so that how much is left is known early.
+impl<'a> Walker<'a> {
+    fn new(warmer: &'a Warmer, account: &'a str, walk: &'a Mutex<Walk>) -> Self {
+        Walker { warmer, account, walk, worker: Arc::default(), addresses: OnceLock::new() }
+    }
+
+    /// Level by level, so that how much is left is known early.
     async fn run(&self) -> WalkEnd {
+        match self.walk_levels().await {
+            Err(end) => end,
+            Ok(()) if self.walk.lock().not_understood > 0 => WalkEnd::NotUnderstood,
+            Ok(()) => WalkEnd::Complete,
+        }
+    }
+
+    async fn walk_levels(&self) -> Result<(), WalkEnd> {
         let mut steps = vec![None];
         for (index, level) in LEVELS.iter().enumerate() {
             self.walk.lock().level = level.operation;
-            let (mut found, mut seen) = (Vec::new(), HashSet::new());
-            let mut left = steps.len() as u64;
-            let below = LEVELS.get(index + 1).map_or(&[][..], |below| below.parameters);
+            let below = LEVELS.get(index + 1).map(|below| below.members);
+            let (mut found, mut left) = (LevelIds::default(), steps.len() as u64);
             for step in steps {
-                let body = match self.fetch(level, step.as_ref()).await {
-                    Ok(body) => body.unwrap_or_default(),
-                    Err(end) => return end,
-                };
+                // What is stored is given without waiting.
+                yield_now().await;
+                let body = self.fetch(level, step.as_ref()).await?;
                 left -= 1;
-                let new = ids(&body, below).into_iter().filter(|id| seen.insert(id.clone()));
-                found.extend(new.map(Some));
+                if let (Some(body), Some(below)) = (body, below) {
+                    self.add_ids(&body, below, &mut found, left)?;
+                }
                 let mut walk = self.walk.lock();
-                walk.known = walk.fetched + walk.fresh + walk.failed + left + found.len() as u64;
+                walk.known = walk.done() + left + found.len() as u64;
             }
-            steps = found;
+            steps = found.into_ids().into_iter().map(Some).collect();
         }
-        WalkEnd::Complete
+        Ok(())
+    }
+
+    /// Adds the ids of a response to those that were found. `left`: requests of its level that are left.
+    fn add_ids(&self, body: &[u8], below: IdMembers, found: &mut LevelIds, left: u64) -> Result<(), WalkEnd> {
+        let ids = ids(body, below).map_err(|_| WalkEnd::TooManyIds)?;
+        let mut walk = self.walk.lock();
+        walk.not_understood += u64::from(!ids.understood);
+        let most = MOST_KNOWN.saturating_sub(walk.done() + left);
+        found.add(ids.found, usize::try_from(most).unwrap_or(usize::MAX)).map_err(|_| WalkEnd::TooManyIds)
     }
 
     /// One response of a level; `None`: there is none.
@@ -255,10 +314,12 @@ impl Walker<'_> {
                     self.walk.lock().fresh += 1;
                     return Ok(Some(body));
                 }
-                Prefetched::Fetched(body) => {
-                    self.walk.lock().fetched += 1;
+                Prefetched::Fetched { body, stored } => {
+                    let mut walk = self.walk.lock();
+                    *(if stored { &mut walk.fetched } else { &mut walk.failed }) += 1;
                     return Ok(Some(body));
                 }
+                Prefetched::CacheFull => return Err(WalkEnd::CacheFull),
                 Prefetched::NotSpare(NotSpare::Scarce) => PAUSE,
                 Prefetched::NotSpare(NotSpare::Paused | NotSpare::BreakerOpen) => LONG_PAUSE,
                 Prefetched::Failed => {
@@ -279,6 +340,10 @@ impl Walker<'_> {
         let snapshot = gateway.current.load_full();
         let account = snapshot.accounts.iter().find(|account| account.name == self.account).cloned();
         let account = account.ok_or(WalkEnd::Stopped)?;
+        let addresses = [&account.base, &account.v1, &account.v2].map(|route| route.url.clone());
+        if *self.addresses.get_or_init(|| addresses.clone()) != addresses {
+            return Err(WalkEnd::AddressChanged);
+        }
         let rows = &snapshot.catalog.operations;
         let path = rows.iter().find(|row| row.name == level.operation).map(|row| row.path.as_str());
         let path = path.ok_or(WalkEnd::NotCached)?;

@@ -297,7 +297,10 @@ pub(super) struct WalkStatus {
     fetched: u64,
     /// Stored already, and not near its end.
     fresh: u64,
+    /// Could not be fetched, or not be stored.
     failed: u64,
+    /// Responses of which something could not be read.
+    not_understood: u64,
     took_seconds: u64,
     /// For what is known so far, at the pace so far; `null`: not known, or ended.
     left_seconds: Option<u64>,
@@ -311,6 +314,7 @@ pub(super) fn walks(warmer: &Warmer) -> BTreeMap<String, WalkStatus> {
         fetched: walk.fetched,
         fresh: walk.fresh,
         failed: walk.failed,
+        not_understood: walk.not_understood,
         took_seconds: walk.took.as_secs(),
         left_seconds: walk.left.map(|left| left.as_secs()),
     };

@@ -81,13 +81,34 @@ fn walked(body: &Value) -> Vec<String> {
         let count = |name: &str| walk[name].as_u64().unwrap_or_default().to_string();
         let left = walk["left_seconds"].as_u64().map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s"));
         let (state, level) = (text(&walk["state"]).to_owned(), text(&walk["level"]).to_owned());
-        [account.to_owned(), state, level, count("known"), count("fetched"), count("fresh"), count("failed"), left]
+        let [known, fetched, fresh] = ["known", "fetched", "fresh"].map(count);
+        let [failed, not_understood] = ["failed", "not_understood"].map(count);
+        [account.to_owned(), state, level, known, fetched, fresh, failed, not_understood, left]
     };
     let rows: Vec<_> = members(body, "walks").map(row).collect();
     if rows.is_empty() {
         return Vec::new();
     }
-    table(["ACCOUNT", "STATE", "LEVEL", "KNOWN", "FETCHED", "FRESH", "FAILED", "LEFT"], &rows)
+    let columns = ["ACCOUNT", "STATE", "LEVEL", "KNOWN", "FETCHED", "FRESH", "FAILED", "NOT UNDERSTOOD", "LEFT"];
+    let mut lines = table(columns, &rows);
+    let reasons = members(body, "walks").filter_map(|(account, walk)| Some((account, reason(text(&walk["state"]))?)));
+    lines.extend(reasons.map(|(account, reason)| format!("{account}: {reason}")));
+    lines
+}
+
+/// Why a walk did not store the whole tree.
+fn reason(state: &str) -> Option<&'static str> {
+    Some(match state {
+        "not_understood" => {
+            "some responses were not the lists of regions that they should be; what is below is left out"
+        }
+        "cache_full" => "it stopped, because cache.memory is nearly full and more would have evicted other responses",
+        "too_many_ids" => "it stopped, because the responses name more ids than a region tree has",
+        "address_changed" => "it stopped, because the account's address has changed; begin again",
+        "stopped" => "it stopped, because the gateway was being stopped or the account was removed",
+        "not_cached" => "it stopped, because an operation of the region tree is not a cached GET lookup",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -106,12 +127,15 @@ mod tests {
     #[test]
     fn a_walk_shows_how_far_it_is() {
         let walk = json!({ "state": "running", "level": "v2.city", "known": 40, "fetched": 2, "fresh": 1, "failed": 0,
-                           "took_seconds": 1, "left_seconds": 18 });
+                           "not_understood": 3, "took_seconds": 1, "left_seconds": 18 });
         let lines = [
-            "ACCOUNT  STATE    LEVEL    KNOWN  FETCHED  FRESH  FAILED  LEFT",
-            "main     running  v2.city  40     2        1      0       18 s",
+            "ACCOUNT  STATE    LEVEL    KNOWN  FETCHED  FRESH  FAILED  NOT UNDERSTOOD  LEFT",
+            "main     running  v2.city  40     2        1      0       3               18 s",
         ];
         assert_eq!(walked(&json!({ "begun": [], "walks": { "main": walk } })), lines);
         assert!(walked(&json!({ "error": {} })).is_empty());
+        let full = json!({ "state": "cache_full", "level": "v2.city" });
+        let lines = walked(&json!({ "begun": [], "walks": { "main": full, "other": { "state": "complete" } } }));
+        assert!(lines.len() == 4 && lines[3].starts_with("main: it stopped, because cache.memory"), "{lines:?}");
     }
 }

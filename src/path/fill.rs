@@ -179,14 +179,19 @@ pub async fn refresh(mut call: UpstreamCall, due: &DueRefresh) -> RefreshResult 
 pub(crate) enum Prefetched {
     /// It was stored, fresh and not near its end. With its body.
     Fresh(Bytes),
-    /// With its body.
-    Fetched(Bytes),
+    Fetched {
+        body: Bytes,
+        /// Whether the cache keeps it: it may be too large, or the cache may have been purged meanwhile.
+        stored: bool,
+    },
+    /// It is not stored, and storing it might evict others.
+    CacheFull,
     NotSpare(NotSpare),
     Failed,
 }
 
 /// Fetches the response with this key, if it is not stored and fresh, or is so old that a hit would have it refreshed, although
-/// nobody waits for it, from budget that is there at once. Cancel safe, as [`refresh`].
+/// nobody waits for it, from budget that is there at once, and without evicting others. Cancel safe, as [`refresh`].
 pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
     let cache = call.snapshot.cache.clone();
     let fresh = || match cache.lookup(key, Instant::now()) {
@@ -196,13 +201,14 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
     if let Some(entry) = fresh() {
         return Prefetched::Fresh(entry.body());
     }
+    let replaces = match cache.lookup(key, Instant::now()) {
+        Lookup::Fresh(entry) | Lookup::Stale(entry) => Some(entry),
+        Lookup::Miss if !cache.has_room() => return Prefetched::CacheFull,
+        Lookup::Miss => None,
+    };
     if let Err(not_spare) = spare::check_surplus(&call.account) {
         return Prefetched::NotSpare(not_spare);
     }
-    let replaces = match cache.lookup(key, Instant::now()) {
-        Lookup::Fresh(entry) | Lookup::Stale(entry) => Some(entry),
-        Lookup::Miss => None,
-    };
     let request = JoinRequest { generation: cache.generation(), priority: Priority::Low };
     let result = match call.snapshot.flights.join(key, request, fresh) {
         Flight::Stored(entry) => return Prefetched::Fresh(entry.body()),
@@ -215,7 +221,9 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
         }
     };
     match result.as_deref() {
-        Some(Ok(fetched)) if fetched.storable => Prefetched::Fetched(fetched.entry.body()),
+        Some(Ok(fetched)) if fetched.storable => {
+            Prefetched::Fetched { body: fetched.entry.body(), stored: fetched.stored }
+        }
         Some(Err(refused)) if refused.refusal.outcome == Outcome::OverBudget => Prefetched::NotSpare(NotSpare::Scarce),
         _ => Prefetched::Failed,
     }

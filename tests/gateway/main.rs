@@ -125,3 +125,4 @@ mod survives_pauses;
 mod system_faults;
 mod test_gateway;
 mod waits_within_deadlines;
+mod walks_the_region_tree;

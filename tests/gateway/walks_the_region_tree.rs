@@ -1,0 +1,98 @@
+//! A walk of the region tree keeps within its bounds and says how it ended.
+
+use fastrac_gateway::warm::{WalkEnd, WalkProgress};
+use fastrac_sandbox::{Act, Fault};
+
+use crate::{
+    client::get,
+    test_gateway::{Setup, TestGateway, until},
+};
+
+/// From here on, an operation of the tree has this as its `data`.
+fn lists(gateway: &TestGateway, operation: &str, data: &str) {
+    let body = format!(r#"{{"success":true,"message":"","data":{data}}}"#);
+    gateway.sandbox.fault(Fault::on(operation, Act::answer(200, &body)));
+}
+
+fn provinces(count: usize) -> String {
+    let elements: Vec<_> = (1..=count).map(|id| format!(r#"{{"province_id":{id}}}"#)).collect();
+    format!("[{}]", elements.join(","))
+}
+
+fn progress(gateway: &TestGateway) -> WalkProgress {
+    gateway.app().warmer.progress().remove("main").expect("a walk")
+}
+
+fn walk(gateway: &TestGateway) -> WalkProgress {
+    assert!(gateway.app().warmer.begin("main"));
+    until("the walk has ended", || progress(gateway).ended.is_some());
+    progress(gateway)
+}
+
+#[test]
+fn what_is_not_understood_is_counted_and_the_rest_is_walked() {
+    let gateway = TestGateway::new();
+    lists(&gateway, "v2.province", r#"["x",{"province_id":31},null,{"id":32},{"province_id":"08"}]"#);
+    lists(&gateway, "v2.city", r#"{"city_id":3171}"#);
+    let walked = walk(&gateway);
+    let counts = (walked.known, walked.fetched, walked.failed, walked.not_understood);
+    assert_eq!((walked.ended, counts), (Some(WalkEnd::NotUnderstood), (3, 3, 0, 3)), "{walked:?}");
+    let sent: Vec<String> = gateway.received().iter().map(|entry| entry.target()).collect();
+    assert_eq!(sent, ["/region/province", "/region/city?province_id=31", "/region/city?province_id=08"]);
+    let status = &gateway.admin("/status").json()["cache"]["walks"]["main"];
+    assert_eq!((&status["state"], &status["not_understood"]), (&"not_understood".into(), &3.into()));
+}
+
+#[test]
+fn a_response_with_too_many_ids_ends_it() {
+    let gateway = TestGateway::new();
+    lists(&gateway, "v2.province", &provinces(10_001));
+    let walked = walk(&gateway);
+    assert_eq!((walked.ended, walked.fetched), (Some(WalkEnd::TooManyIds), 1), "{walked:?}");
+    assert_eq!(gateway.received().len(), 1);
+}
+
+#[test]
+fn it_ends_when_the_cache_is_full_and_evicts_nothing() {
+    let gateway = Setup { more: "[cache]\nmemory = \"1MiB\"\n", ..Setup::default() }.start();
+    let used: Vec<String> = (1..=20).map(|id| format!("/region/district?city_id={id}")).collect();
+    lists(&gateway, "v2.district", "[]");
+    for target in &used {
+        assert_eq!(gateway.send(get(target).by("shop")).outcome(), "ok");
+    }
+    lists(&gateway, "v2.province", &provinces(1000));
+    lists(&gateway, "v2.city", &format!(r#"[{{"name":"{}"}}]"#, noise(20_000)));
+    let first = walk(&gateway);
+    assert!(first.ended == Some(WalkEnd::CacheFull) && (10..60).contains(&first.fetched), "{first:?}");
+    let again = walk(&gateway);
+    assert_eq!((again.ended, again.fresh, again.fetched), (Some(WalkEnd::CacheFull), first.fetched, 0), "{again:?}");
+    for target in &used {
+        assert_eq!(gateway.send(get(target).by("shop")).outcome(), "hit", "{target}");
+    }
+}
+
+/// Text that cannot be compressed much.
+fn noise(length: usize) -> String {
+    let mut state = 1_u64;
+    let mut letter = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b'a' + u8::try_from((state >> 40) % 26).expect("small"))
+    };
+    (0..length).map(|_| letter()).collect()
+}
+
+#[test]
+fn another_address_ends_it() {
+    let mut gateway = TestGateway::new();
+    lists(&gateway, "v2.province", &provinces(1000));
+    // Tried again after a while.
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Html(500)));
+    assert!(gateway.app().warmer.begin("main"));
+    until("it is at the cities", || progress(&gateway).level == "v2.city");
+    let base_url = format!("http://{}", gateway.sandbox.addr());
+    gateway.reload(&base_url, &format!("{base_url}/elsewhere"));
+    until("the walk has ended", || progress(&gateway).ended.is_some());
+    assert_eq!(progress(&gateway).ended, Some(WalkEnd::AddressChanged));
+    let sent: Vec<String> = gateway.received().iter().map(|entry| entry.target()).collect();
+    assert!(!sent.iter().any(|target| target.starts_with("/elsewhere/region/city")), "{sent:?}");
+}

@@ -178,7 +178,7 @@ impl Walk {
 }
 
 impl Warmer {
-    /// Its walks run in [`Warmer::run`].
+    /// Its walks run in the task.
     pub fn new(gateway: &Arc<Gateway>, drain: Drain) -> (Arc<Self>, WarmTask) {
         let (begin, begun) = unbounded_channel();
         let warmer =

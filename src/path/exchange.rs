@@ -193,6 +193,7 @@ impl Exchange {
             Err(refusal) => {
                 record.status = Some(refusal.status.as_u16());
                 (record.outcome, record.code) = (refusal.outcome, Some(refusal.code));
+                record.cache = self.fetched_as.map(CacheStatusHeader::result);
             }
         }
         record.head_ready();

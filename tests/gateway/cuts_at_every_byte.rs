@@ -92,11 +92,12 @@ impl ProxyState {
         while left > 0 {
             let Ok(read @ 1..) = from.read(&mut piece) else { break };
             let passed = read.min(left);
+            // First, so that what has arrived is counted.
+            self.passed.lock().expect("whole")[direction] += passed;
             if to.write_all(&piece[..passed]).is_err() {
                 break;
             }
             left -= passed;
-            self.passed.lock().expect("whole")[direction] += passed;
         }
         let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
     }

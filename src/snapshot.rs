@@ -10,10 +10,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     admission::{Budget, BudgetMember, InFlightLimit, Quota},
-    cache::{Cache, Flights, RefreshQueue},
+    body::BufferedRequest,
+    cache::{Cache, Flights, Key, KeyParts, key, RefreshQueue},
     caller::Callers,
-    catalog::Catalog,
-    config::{Api, LimitsConfig, MessagesConfig},
+    catalog::{Catalog, Operation},
+    config::{Api, Class, LimitsConfig, MessagesConfig},
     fetched::SharedFetch,
     keys::{Keys, Vault},
     memory::Memory,
@@ -74,6 +75,22 @@ pub struct Account {
 }
 
 impl Account {
+    /// The cache key of a request. `service`: its caller; not part of the key where all services share responses. `None`: it
+    /// has none (see [`Key::new`]).
+    pub(crate) fn cache_key(&self, operation: &Operation, service: Option<&str>, request: &BufferedRequest) -> Option<Key> {
+        Key::new(KeyParts {
+            account: &self.name,
+            address: &self.route(operation.api).url,
+            operation: &operation.name,
+            service: service.filter(|_| operation.class != Class::Lookup),
+            method: key::method(&request.method),
+            path: request.target.path(),
+            query: request.target.query(),
+            vary: &key::vary(&request.headers, &operation.vary),
+            body: &request.body,
+        })
+    }
+
     /// The route for operations of an API version.
     pub fn route(&self, api: Option<Api>) -> &Route {
         match api {

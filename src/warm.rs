@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     body::BufferedRequest,
-    cache::{Key, KeyParts, key},
+    cache::Key,
     catch_panic::catch_panic,
     config::{Class, Priority},
     edge::Drain,
@@ -353,19 +353,8 @@ impl<'a> Walker<'a> {
         let query = id.map(|Found { parameter, value }| format!("{parameter}={value}"));
         let target = query.as_ref().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
         let target = PathAndQuery::try_from(target).map_err(|_| WalkEnd::NotCached)?;
-        let key = Key::new(KeyParts {
-            account: &account.name,
-            address: &account.route(operation.api).url,
-            operation: &operation.name,
-            service: None,
-            method: Method::GET.as_str(),
-            path: target.path(),
-            query: target.query(),
-            vary: &key::vary(&HeaderMap::new(), &operation.vary),
-            body: b"",
-        });
-        let key = key.ok_or(WalkEnd::NotCached)?;
         let request = BufferedRequest { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new() };
+        let key = account.cache_key(&operation, None, &request).ok_or(WalkEnd::NotCached)?;
         let call = UpstreamCall {
             deadlines: CallDeadlines::of_operation(operation.timeout),
             worker: self.worker.clone(),

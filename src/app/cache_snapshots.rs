@@ -20,8 +20,9 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
+    body::BufferedRequest,
     cache::{
-        Cache, Key, KeyParts, RestoredDetails, key,
+        Cache, Key, KeyRequest, RestoredDetails,
         rules::{self, Candidate},
         snapshot::{SnapshotDecoder, SnapshotEncoder, SnapshotEntry, SnapshotFault},
     },
@@ -248,18 +249,9 @@ fn operation_of<'a>(snapshot: &'a Snapshot, key: &Key) -> Option<&'a Operation> 
     let operation = snapshot.catalog.classify(&request.method, request.target.path()).ok()?;
     let account = snapshot.accounts.iter().find(|account| account.name == request.account)?;
     let is_known = |name: &str| snapshot.catalog.services.iter().any(|service| service.name == name);
-    let service = request.service.filter(|name| operation.class != Class::Lookup && is_known(name));
-    let today = Key::new(KeyParts {
-        account: &account.name,
-        address: &account.route(operation.api).url,
-        operation: &operation.name,
-        service,
-        method: key::method(&request.method),
-        path: request.target.path(),
-        query: request.target.query(),
-        vary: &key::vary(&request.headers, &operation.vary),
-        body: &request.body,
-    });
+    let service = request.service.filter(|name| is_known(name));
+    let KeyRequest { method, target, headers, body, .. } = request;
+    let today = account.cache_key(operation, service, &BufferedRequest { method, target, headers, body });
     let is_shared = operation.class == Class::Lookup;
     (today.as_ref() == Some(key) && is_shared == service.is_none()).then_some(operation.as_ref())
 }

@@ -10,12 +10,12 @@ use std::{ops::ControlFlow, sync::Arc};
 use tokio::time::Instant;
 
 use super::{
-    Call, Exchange, fetch,
+    Call, Exchange, UpstreamCall, fetch,
     fill::{Fallback, Fill, FillReason, is_storable, reply_of, stale_reply},
 };
 use crate::{
     admission::Claim,
-    cache::{Acceptance, CacheEntry, Flight, Follower, JoinRequest, Key, KeyParts, Lookup, RequestDirectives, key},
+    cache::{Acceptance, CacheEntry, Flight, Follower, JoinRequest, Key, Lookup, RequestDirectives},
     config::Class,
     deadline::timed,
     fetched::{FetchRefused, FetchResult, SharedFetch},
@@ -182,18 +182,8 @@ fn is_only_leaders(result: &FetchResult, call: &Call) -> bool {
 }
 
 fn key(call: &Call) -> Option<Key> {
-    let request = &call.upstream.request;
-    Key::new(KeyParts {
-        account: &call.upstream.account.name,
-        address: &call.upstream.account.route(call.upstream.operation.api).url,
-        operation: &call.upstream.operation.name,
-        service: (call.upstream.operation.class != Class::Lookup).then_some(&call.service().name),
-        method: key::method(&request.method),
-        path: request.target.path(),
-        query: request.target.query(),
-        vary: &key::vary(&request.headers, &call.upstream.operation.vary),
-        body: &request.body,
-    })
+    let UpstreamCall { account, operation, request, .. } = &call.upstream;
+    account.cache_key(operation, Some(&call.service().name), request)
 }
 
 async fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {

@@ -28,17 +28,11 @@ use crate::{
     gateway::Gateway,
     path::{self, CallDeadlines, CallPriority, RefreshResult, UpstreamCall},
     snapshot::{Account, Worker},
-    spare::{self, NotSpare},
+    spare::{self, LONG_PAUSE},
 };
 
 /// How often the tasks are compared with the accounts in force.
 const TICK: Duration = Duration::from_secs(1);
-
-/// How often spare budget is waited for.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// How often what lasts longer is waited for: a failure or a pause of Fastrac's, a part of the day that is used up.
-const LONG_PAUSE: Duration = Duration::from_millis(500);
 
 /// The tasks that refresh stored responses.
 pub struct Refresher {
@@ -134,8 +128,7 @@ impl AccountRefreshes {
         drop(gateway);
         match spare::check_surplus(&call.account) {
             Ok(()) => {}
-            Err(NotSpare::Scarce) => return NextTry::After(PAUSE),
-            Err(NotSpare::Paused | NotSpare::BreakerOpen) => return NextTry::After(LONG_PAUSE),
+            Err(not_spare) => return NextTry::After(not_spare.pause()),
         }
         match Box::pin(path::refresh(call, due)).await {
             RefreshResult::Over => NextTry::Over,

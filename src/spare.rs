@@ -4,7 +4,13 @@
 //! check takes nothing; a call that may follow still has to spend budget like any other. Must not know what is to be sent.
 //! Fails with [`NotSpare`].
 
-use crate::{snapshot::Account, upstream::breaker::State};
+use std::time::Duration;
+
+use crate::{admission::BudgetUsage, snapshot::Account, upstream::breaker::State};
+
+/// How often the end of what lasts longer is waited for: a failure or a pause of Fastrac's, a part of the day that is used
+/// up.
+pub(crate) const LONG_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why nothing is to be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +23,38 @@ pub(crate) enum NotSpare {
     Scarce,
 }
 
+impl NotSpare {
+    /// After which time to look again.
+    pub(crate) fn pause(self) -> Duration {
+        match self {
+            NotSpare::Scarce => Duration::from_millis(50),
+            NotSpare::BreakerOpen | NotSpare::Paused => LONG_PAUSE,
+        }
+    }
+}
+
 /// Checks that no request waits for the account's budget, and that at least half of the burst and of the places in
 /// flight, and a tenth of the day's, are left; and that Fastrac is neither failing nor throttling.
 ///
 /// # Errors
 /// [`NotSpare`].
 pub(crate) fn check(account: &Account) -> Result<(), NotSpare> {
+    usage(account).map(|_| ())
+}
+
+/// The same for what nobody waits for and of which there may be much: it also needs a full bucket. A token that the bucket
+/// cannot hold is lost anyway, so callers find at most one token less. (With half a bucket left, bursts of 9 at 10/s were
+/// refused beside many refreshes.)
+///
+/// # Errors
+/// [`NotSpare`].
+pub(crate) fn check_surplus(account: &Account) -> Result<(), NotSpare> {
+    let is_full = usage(account)?.bucket.is_none_or(|bucket| bucket.left >= bucket.burst);
+    if is_full { Ok(()) } else { Err(NotSpare::Scarce) }
+}
+
+/// The use of a budget of which something is spare.
+fn usage(account: &Account) -> Result<BudgetUsage, NotSpare> {
     // A half-open one may be waiting for just this request.
     if account.breakers.worst() == State::Open {
         return Err(NotSpare::BreakerOpen);
@@ -34,17 +66,5 @@ pub(crate) fn check(account: &Account) -> Result<(), NotSpare> {
     let second = usage.bucket.is_none_or(|bucket| bucket.left * 2 >= bucket.burst);
     let day = usage.windows.day.is_none_or(|day| day.left * 10 >= day.limit);
     let places = usage.in_flight.left * 2 >= usage.in_flight.limit;
-    if usage.waiting == 0 && second && day && places { Ok(()) } else { Err(NotSpare::Scarce) }
-}
-
-/// The same for what nobody waits for and of which there may be much: it also needs a full bucket. A token that the bucket
-/// cannot hold is lost anyway, so callers find at most one token less. (With half a bucket left, bursts of 9 at 10/s were
-/// refused beside many refreshes.)
-///
-/// # Errors
-/// [`NotSpare`].
-pub(crate) fn check_surplus(account: &Account) -> Result<(), NotSpare> {
-    check(account)?;
-    let is_full = account.budget.usage().bucket.is_none_or(|bucket| bucket.left >= bucket.burst);
-    if is_full { Ok(()) } else { Err(NotSpare::Scarce) }
+    if usage.waiting == 0 && second && day && places { Ok(usage) } else { Err(NotSpare::Scarce) }
 }

@@ -26,9 +26,6 @@ use crate::{
     spare::{self, NotSpare},
 };
 
-/// How often spare budget is waited for.
-const PAUSE: Duration = Duration::from_millis(50);
-
 /// Time that must be left for a read.
 const LEAST: Duration = Duration::from_millis(500);
 
@@ -188,7 +185,9 @@ impl Reader {
                 return Err(Unread::Late);
             }
             match spare::check(&*self.account_in_force()?) {
-                Err(NotSpare::Scarce) if self.end > Instant::now() + LEAST + PAUSE => sleep(PAUSE).await,
+                Err(scarce @ NotSpare::Scarce) if self.end > Instant::now() + LEAST + scarce.pause() => {
+                    sleep(scarce.pause()).await;
+                }
                 spare => return Ok(spare?),
             }
         }

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     admission::{Budget, BudgetMember, InFlightLimit, Quota},
     body::BufferedRequest,
-    cache::{Cache, Flights, Key, KeyParts, key, RefreshQueue},
+    cache::{Cache, Flights, Key, KeyParts, RefreshQueue, key},
     caller::Callers,
     catalog::{Catalog, Operation},
     config::{Api, Class, LimitsConfig, MessagesConfig},
@@ -77,7 +77,12 @@ pub struct Account {
 impl Account {
     /// The cache key of a request. `service`: its caller; not part of the key where all services share responses. `None`: it
     /// has none (see [`Key::new`]).
-    pub(crate) fn cache_key(&self, operation: &Operation, service: Option<&str>, request: &BufferedRequest) -> Option<Key> {
+    pub(crate) fn cache_key(
+        &self,
+        operation: &Operation,
+        service: Option<&str>,
+        request: &BufferedRequest,
+    ) -> Option<Key> {
         Key::new(KeyParts {
             account: &self.name,
             address: &self.route(operation.api).url,

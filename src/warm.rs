@@ -2,8 +2,8 @@
 //! district, sub-district, postal code.
 //!
 //! Begun by an operator, or on schedule (`cache.warm`). The ids of each level are those in the responses of the level above,
-//! as raw text; paths come from the operation table, so that a row that the configuration corrects is followed. What always holds: at most one walk of
-//! an account is under way; each response is fetched by the fill of a miss (`path::prefetch`), with lowest priority and
+//! as raw text; paths come from the operation table, so that a row that the configuration corrects is followed. What always
+//! holds: at most one walk of an account is under way; each response is fetched by the fill of a miss (`path::prefetch`), with lowest priority and
 //! only from spare budget; what is stored, fresh and not near its end is not fetched, so a walk that is begun again resumes;
 //! nothing that is stored is evicted for it; a walk knows a bounded number of ids, all from the address that they are sent
 //! to; nothing is sent once the shutdown has begun. Must not know who asked. Never fails: what cannot be fetched, stored or
@@ -22,6 +22,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, uri::PathAndQuery};
 use parking_lot::Mutex;
+use serde::Serialize;
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::{JoinSet, yield_now},
@@ -37,7 +38,6 @@ use crate::{
     gateway::Gateway,
     path::{self, CallDeadlines, CallPriority, Prefetched, UpstreamCall},
     snapshot::Worker,
-    spare::NotSpare,
 };
 use discover::{Found, IdMembers, LevelIds, ids};
 pub use schedule::begin_walks_on_schedule;
@@ -69,11 +69,8 @@ const LEVELS: [RegionLevel; 5] = [
 /// Most requests that a walk may know, done ones included. The real tree has fewer than 100,000.
 const MOST_KNOWN: u64 = 200_000;
 
-/// How often spare budget is waited for.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// How often the end of a failure or a pause of Fastrac's is waited for.
-const LONG_PAUSE: Duration = Duration::from_millis(500);
+/// Wait before a response is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often one response is tried.
 const TRIES: u32 = 3;
@@ -104,12 +101,22 @@ struct Walk {
     took: Duration,
     /// Name of the operation of the level that is being walked.
     level: &'static str,
-    /// Requests known so far.
-    known: u64,
-    fetched: u64,
-    fresh: u64,
-    failed: u64,
-    not_understood: u64,
+    counts: WalkCounts,
+}
+
+/// Requests of a walk.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct WalkCounts {
+    /// Known so far; the levels below may bring more.
+    pub known: u64,
+    pub fetched: u64,
+    /// Stored already, and not near its end.
+    pub fresh: u64,
+    /// Could not be fetched, or not be stored.
+    pub failed: u64,
+    /// With responses that are not the list that the level below is found by, or have elements without a readable id. They
+    /// are counted as `fetched` or `fresh` too.
+    pub not_understood: u64,
 }
 
 /// How a walk ended.
@@ -141,39 +148,32 @@ pub struct WalkProgress {
     pub took: Duration,
     /// Name of the operation of the level that is being walked.
     pub level: &'static str,
-    /// Requests known so far; the levels below may bring more.
-    pub known: u64,
-    pub fetched: u64,
-    /// Stored already, and not near its end.
-    pub fresh: u64,
-    /// Could not be fetched, or not be stored.
-    pub failed: u64,
-    /// Responses that are not the list that the level below is found by, or have elements without a readable id. They are
-    /// counted as `fetched` or `fresh` too.
-    pub not_understood: u64,
+    pub counts: WalkCounts,
     /// Time for the requests known so far, at the pace so far; `None`: nothing has been fetched yet, or it has ended.
     pub left: Option<Duration>,
 }
 
-impl Walk {
-    fn new() -> Self {
-        let level = LEVELS[0].operation;
-        let (began, took) = (Instant::now(), Duration::ZERO);
-        Walk { began, ended: None, took, level, known: 1, fetched: 0, fresh: 0, failed: 0, not_understood: 0 }
-    }
-
-    fn progress(&self) -> WalkProgress {
-        let Walk { began, ended, level, known, fetched, fresh, failed, not_understood, .. } = *self;
-        let took = if ended.is_some() { self.took } else { began.elapsed() };
-        let waiting = known.saturating_sub(self.done());
-        let pace = (ended.is_none() && fetched > 0).then(|| took.div_f64(fetched as f64));
-        let left = pace.map(|pace| pace.mul_f64(waiting as f64));
-        WalkProgress { ended, took, level, known, fetched, fresh, failed, not_understood, left }
-    }
-
+impl WalkCounts {
     /// Requests that are done with.
     fn done(&self) -> u64 {
         self.fetched + self.fresh + self.failed
+    }
+}
+
+impl Walk {
+    fn new() -> Self {
+        let (began, took, level) = (Instant::now(), Duration::ZERO, LEVELS[0].operation);
+        let counts = WalkCounts { known: 1, fetched: 0, fresh: 0, failed: 0, not_understood: 0 };
+        Walk { began, ended: None, took, level, counts }
+    }
+
+    fn progress(&self) -> WalkProgress {
+        let Walk { began, ended, level, counts, .. } = *self;
+        let took = if ended.is_some() { self.took } else { began.elapsed() };
+        let waiting = counts.known.saturating_sub(counts.done());
+        let pace = (ended.is_none() && counts.fetched > 0).then(|| took.div_f64(counts.fetched as f64));
+        let left = pace.map(|pace| pace.mul_f64(waiting as f64));
+        WalkProgress { ended, took, level, counts, left }
     }
 }
 
@@ -230,7 +230,7 @@ impl WarmTask {
                 let end = catch_panic(pin!(walker.run())).await.unwrap_or(WalkEnd::Panicked);
                 let mut walk = walk.lock();
                 (walk.took, walk.ended) = (walk.began.elapsed(), Some(end));
-                let Walk { fetched, fresh, failed, not_understood, .. } = *walk;
+                let WalkCounts { fetched, fresh, failed, not_understood, .. } = walk.counts;
                 tracing::info!(
                     account,
                     ?end,
@@ -265,7 +265,7 @@ impl<'a> Walker<'a> {
     async fn run(&self) -> WalkEnd {
         match self.walk_levels().await {
             Err(end) => end,
-            Ok(()) if self.walk.lock().not_understood > 0 => WalkEnd::NotUnderstood,
+            Ok(()) if self.walk.lock().counts.not_understood > 0 => WalkEnd::NotUnderstood,
             Ok(()) => WalkEnd::Complete,
         }
     }
@@ -284,8 +284,8 @@ impl<'a> Walker<'a> {
                 if let (Some(body), Some(below)) = (body, below) {
                     self.add_ids(&body, below, &mut found, left)?;
                 }
-                let mut walk = self.walk.lock();
-                walk.known = walk.done() + left + found.len() as u64;
+                let counts = &mut self.walk.lock().counts;
+                counts.known = counts.done() + left + found.len() as u64;
             }
             steps = found.into_ids().into_iter().map(Some).collect();
         }
@@ -295,9 +295,9 @@ impl<'a> Walker<'a> {
     /// Adds the ids of a response to those that were found. `left`: requests of its level that are left.
     fn add_ids(&self, body: &[u8], below: IdMembers, found: &mut LevelIds, left: u64) -> Result<(), WalkEnd> {
         let ids = ids(body, below).map_err(|_| WalkEnd::TooManyIds)?;
-        let mut walk = self.walk.lock();
-        walk.not_understood += u64::from(!ids.understood);
-        let most = MOST_KNOWN.saturating_sub(walk.done() + left);
+        let counts = &mut self.walk.lock().counts;
+        counts.not_understood += u64::from(!ids.understood);
+        let most = MOST_KNOWN.saturating_sub(counts.done() + left);
         found.add(ids.found, usize::try_from(most).unwrap_or(usize::MAX)).map_err(|_| WalkEnd::TooManyIds)
     }
 
@@ -311,24 +311,23 @@ impl<'a> Walker<'a> {
             drop(gateway);
             let pause = match path::prefetch(call, &key).await {
                 Prefetched::Fresh(body) => {
-                    self.walk.lock().fresh += 1;
+                    self.walk.lock().counts.fresh += 1;
                     return Ok(Some(body));
                 }
                 Prefetched::Fetched { body, stored } => {
-                    let mut walk = self.walk.lock();
-                    *(if stored { &mut walk.fetched } else { &mut walk.failed }) += 1;
+                    let counts = &mut self.walk.lock().counts;
+                    *(if stored { &mut counts.fetched } else { &mut counts.failed }) += 1;
                     return Ok(Some(body));
                 }
                 Prefetched::CacheFull => return Err(WalkEnd::CacheFull),
-                Prefetched::NotSpare(NotSpare::Scarce) => PAUSE,
-                Prefetched::NotSpare(NotSpare::Paused | NotSpare::BreakerOpen) => LONG_PAUSE,
+                Prefetched::NotSpare(not_spare) => not_spare.pause(),
                 Prefetched::Failed => {
                     tries += 1;
                     if tries == TRIES {
-                        self.walk.lock().failed += 1;
+                        self.walk.lock().counts.failed += 1;
                         return Ok(None);
                     }
-                    LONG_PAUSE
+                    RETRY_PAUSE
                 }
             };
             sleep(pause).await;

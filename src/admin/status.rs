@@ -27,7 +27,7 @@ use crate::{
     snapshot::{Account, Snapshot},
     spending::{SpenderKey, Spending, SpentToday},
     upstream::breaker::Breaker,
-    warm::{WalkProgress, Warmer},
+    warm::{WalkCounts, WalkProgress, Warmer},
 };
 
 /// RFC 3339, UTC, to the millisecond.
@@ -292,15 +292,8 @@ pub(super) struct WalkStatus {
     state: &'static str,
     /// Operation of the level that is being walked.
     level: &'static str,
-    /// Requests known so far; the levels below may bring more.
-    known: u64,
-    fetched: u64,
-    /// Stored already, and not near its end.
-    fresh: u64,
-    /// Could not be fetched, or not be stored.
-    failed: u64,
-    /// Responses of which something could not be read.
-    not_understood: u64,
+    #[serde(flatten)]
+    counts: WalkCounts,
     took_seconds: u64,
     /// For what is known so far, at the pace so far; `null`: not known, or ended.
     left_seconds: Option<u64>,
@@ -310,11 +303,7 @@ pub(super) fn walks(warmer: &Warmer) -> BTreeMap<String, WalkStatus> {
     let status = |walk: WalkProgress| WalkStatus {
         state: walk.ended.map_or("running", Into::into),
         level: walk.level,
-        known: walk.known,
-        fetched: walk.fetched,
-        fresh: walk.fresh,
-        failed: walk.failed,
-        not_understood: walk.not_understood,
+        counts: walk.counts,
         took_seconds: walk.took.as_secs(),
         left_seconds: walk.left.map(|left| left.as_secs()),
     };

@@ -172,7 +172,7 @@ fn a_walk_stores_the_region_tree_and_resumes() {
     until("the walk has ended", || walk().ended.is_some());
     let first = walk();
     assert_eq!(
-        (first.ended, first.known, first.fetched, first.failed),
+        (first.ended, first.counts.known, first.counts.fetched, first.counts.failed),
         (Some(WalkEnd::Complete), 6, 6, 0),
         "{first:?}"
     );
@@ -193,7 +193,7 @@ fn a_walk_stores_the_region_tree_and_resumes() {
     }
     assert!(warmer.begin("main"));
     until("the second walk has ended", || walk().ended.is_some());
-    assert_eq!((walk().fresh, walk().fetched, gateway.received().len()), (6, 0, 6));
+    assert_eq!((walk().counts.fresh, walk().counts.fetched, gateway.received().len()), (6, 0, 6));
     let status = &gateway.admin("/status").json()["cache"]["walks"]["main"];
     assert_eq!((&status["state"], &status["known"]), (&"complete".into(), &6.into()));
 }

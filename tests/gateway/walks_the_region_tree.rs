@@ -35,7 +35,7 @@ fn what_is_not_understood_is_counted_and_the_rest_is_walked() {
     lists(&gateway, "v2.province", r#"["x",{"province_id":31},null,{"id":32},{"province_id":"08"}]"#);
     lists(&gateway, "v2.city", r#"{"city_id":3171}"#);
     let walked = walk(&gateway);
-    let counts = (walked.known, walked.fetched, walked.failed, walked.not_understood);
+    let counts = (walked.counts.known, walked.counts.fetched, walked.counts.failed, walked.counts.not_understood);
     assert_eq!((walked.ended, counts), (Some(WalkEnd::NotUnderstood), (3, 3, 0, 3)), "{walked:?}");
     let sent: Vec<String> = gateway.received().iter().map(|entry| entry.target()).collect();
     assert_eq!(sent, ["/region/province", "/region/city?province_id=31", "/region/city?province_id=08"]);
@@ -48,7 +48,7 @@ fn a_response_with_too_many_ids_ends_it() {
     let gateway = TestGateway::new();
     lists(&gateway, "v2.province", &provinces(10_001));
     let walked = walk(&gateway);
-    assert_eq!((walked.ended, walked.fetched), (Some(WalkEnd::TooManyIds), 1), "{walked:?}");
+    assert_eq!((walked.ended, walked.counts.fetched), (Some(WalkEnd::TooManyIds), 1), "{walked:?}");
     assert_eq!(gateway.received().len(), 1);
 }
 
@@ -63,9 +63,13 @@ fn it_ends_when_the_cache_is_full_and_evicts_nothing() {
     lists(&gateway, "v2.province", &provinces(1000));
     lists(&gateway, "v2.city", &format!(r#"[{{"name":"{}"}}]"#, noise(20_000)));
     let first = walk(&gateway);
-    assert!(first.ended == Some(WalkEnd::CacheFull) && (10..60).contains(&first.fetched), "{first:?}");
+    assert!(first.ended == Some(WalkEnd::CacheFull) && (10..60).contains(&first.counts.fetched), "{first:?}");
     let again = walk(&gateway);
-    assert_eq!((again.ended, again.fresh, again.fetched), (Some(WalkEnd::CacheFull), first.fetched, 0), "{again:?}");
+    assert_eq!(
+        (again.ended, again.counts.fresh, again.counts.fetched),
+        (Some(WalkEnd::CacheFull), first.counts.fetched, 0),
+        "{again:?}"
+    );
     for target in &used {
         assert_eq!(gateway.send(get(target).by("shop")).outcome(), "hit", "{target}");
     }

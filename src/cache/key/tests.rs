@@ -1,3 +1,5 @@
+//! Which requests share a key, and which never do: by cases, by properties, and the request that a key gives back.
+
 use proptest::prelude::*;
 
 use super::*;

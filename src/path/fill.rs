@@ -60,17 +60,25 @@ impl FillReason {
 /// A stale response that a request gets if nothing better comes in time.
 pub(super) struct Fallback {
     pub(super) entry: Arc<CacheEntry>,
+    began: Instant,
     /// How long something better is waited for; there is time to answer after that.
     pub(super) until: Deadline,
 }
 
 impl Fallback {
     pub(super) fn new(entry: Arc<CacheEntry>, deadline: Deadline) -> Self {
-        let now = Instant::now();
+        let began = Instant::now();
         // A response that would be too old by then is given before.
-        let usable = Deadline::after(now, entry.lifetimes().usable.saturating_sub(entry.age(now)));
+        let usable = Deadline::after(began, entry.lifetimes().usable.saturating_sub(entry.age(began)));
         let until = usable.min(deadline).leaving_room(STALE_WAIT);
-        Fallback { entry, until }
+        Fallback { entry, began, until }
+    }
+
+    /// Nothing better came in time.
+    pub(super) fn waited_in_vain(&self) {
+        let now = Instant::now();
+        // Counted from when `until` was set: from the beginning of the wait itself, it could be a little too short.
+        self.entry.waited_for(now - self.began, now);
     }
 
     /// The stale response, after a fetch with this result; `None`: there was none, or none in time.
@@ -129,7 +137,7 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
         Some(None) => drop(x.panicked()),
         None => {
             x.attempts().waited_for_upstream(time);
-            fallback.entry.waited_for(time, Instant::now());
+            fallback.waited_in_vain();
         }
     }
     let result = shared.flatten();
@@ -304,6 +312,24 @@ mod tests {
 
     use super::*;
     use crate::cache::test_entry;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fetch_that_takes_as_long_as_anyone_waits_is_not_waited_for_again_soon() {
+        let entry = test_entry(1);
+        let may_be_fetched = || entry.may_be_fetched(entry.age(Instant::now()));
+        let waits = async |timeout| {
+            let fallback = Fallback::new(entry.clone(), Deadline::after(Instant::now(), timeout));
+            // The wait begins a little later.
+            tokio::time::advance(Duration::from_millis(3)).await;
+            let (_, time) = timed(fallback.until.bound(std::future::pending::<()>())).await;
+            assert!(time < STALE_WAIT);
+            fallback.waited_in_vain();
+        };
+        waits(Duration::from_millis(500)).await;
+        assert!(may_be_fetched(), "that was the caller's own impatience");
+        waits(Duration::from_secs(10)).await;
+        assert!(!may_be_fetched());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_stale_response_is_given_before_it_is_too_old() {

@@ -161,7 +161,7 @@ impl Search<'_> {
                 reply_of(&result, CacheStatusHeader::Joined { stale }).map(Some)
             }
             (None, Some(fallback)) => {
-                fallback.entry.waited_for(time, Instant::now());
+                fallback.waited_in_vain();
                 Ok(Some(fallback.reply(None)))
             }
             (None, None) => Err(Failure::Timeout.into()),

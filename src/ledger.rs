@@ -1,5 +1,5 @@
-//! The embedded ledger: day counts that survive the end of the process and of the machine, and token buckets that survive
-//! a clean restart ([`bucket_marks`]).
+//! The embedded ledger: day counts, pauses and learned rates that survive the end of the process and of the machine
+//! ([`book`], [`throttles`]), and token buckets that survive a clean restart ([`bucket_marks`]).
 //!
 //! Counters ask it for leases and marks ([`DayLedger`]); a thread of its own writes them to the file of day marks and to the
 //! state store, so no request waits for a disk. What always holds: see [`book`]; a counter gets no grant for what is not
@@ -7,15 +7,18 @@
 //! after that it fails by granting nothing, repeats what failed, and says so ([`Ledger::is_healthy`]).
 
 mod book;
+mod bucket_file;
 mod bucket_marks;
 mod marks_file;
 mod slot;
 mod stored_lease;
 #[cfg(test)]
 mod tests;
+mod throttles;
 mod writer;
 
 use std::{
+    collections::HashMap,
     io,
     path::Path,
     sync::{
@@ -34,10 +37,11 @@ use self::{
     bucket_marks::BucketMarks,
     marks_file::MarksFile,
     stored_lease::{LEASES, StoredLease},
+    throttles::{Throttle, Throttles},
     writer::{LedgerHealth, LedgerJob, LedgerWriter},
 };
 use crate::{
-    admission::{BucketStart, CounterId, DayLedger, LastCounts, LeaseRequest, Level, RestoredDay},
+    admission::{BucketMark, BucketStart, CounterId, DayLedger, LastCounts, LeaseRequest, Level, RestoredDay},
     store::{Store, StoreError},
     uptime,
 };
@@ -60,6 +64,8 @@ pub struct Ledger {
     /// Of counters that do not exist yet.
     restored: Mutex<RestoredDays>,
     buckets: BucketMarks,
+    /// Those that were known at the start.
+    throttles: HashMap<CounterId, Throttle>,
     has_lost_counts: bool,
     health: Arc<LedgerHealth>,
 }
@@ -94,11 +100,14 @@ impl Ledger {
         let boot = uptime::boot();
         let (book, restored) = Book::recover(found, stored, boot, today);
         let buckets = BucketMarks::take(dir, boot, is_new);
+        let throttles = Throttles::read(dir, boot);
+        let known = throttles.known().clone();
         let (jobs, queue) = mpsc::channel();
         let health = Arc::<LedgerHealth>::default();
         let writer = LedgerWriter {
             book,
             marks,
+            throttles,
             store,
             health: health.clone(),
             jobs: jobs.clone(),
@@ -107,7 +116,14 @@ impl Ledger {
             check_at: Instant::now(),
         };
         std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(&queue))?;
-        Ok(Arc::new(Ledger { jobs, restored: Mutex::new(restored), buckets, has_lost_counts, health }))
+        Ok(Arc::new(Ledger {
+            jobs,
+            restored: Mutex::new(restored),
+            buckets,
+            throttles: known,
+            has_lost_counts,
+            health,
+        }))
     }
 
     /// Whether both records of some day counts were lost before the start, as far as the folder shows.
@@ -135,12 +151,22 @@ impl DayLedger for Ledger {
     }
 
     fn bucket(&self, counter: &CounterId) -> BucketStart {
-        self.buckets.start_of(counter)
+        // A clean stop knows better than what Fastrac has said before.
+        match (self.buckets.start_of(counter), self.throttles.get(counter)) {
+            (BucketStart::Unused | BucketStart::Unknown { .. }, Some(Throttle { mark, at })) => {
+                BucketStart::Recorded { mark: *mark, age: at.elapsed() }
+            }
+            (start, _) => start,
+        }
     }
 
     fn request(&self, request: LeaseRequest) {
         // A closed ledger grants nothing.
         let _ = self.jobs.send(LedgerJob::Request(request));
+    }
+
+    fn throttled(&self, account: &CounterId, mark: BucketMark) {
+        let _ = self.jobs.send(LedgerJob::Throttled(account.clone(), Throttle { mark, at: Instant::now() }));
     }
 
     fn is_failing(&self, level: Level) -> bool {

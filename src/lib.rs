@@ -41,7 +41,7 @@
 //! | [`config`] | the configuration: as written, and as checked; no I/O |
 //! | [`files`] | reading files that others change |
 //! | [`store`] | the embedded state store: what survives a restart |
-//! | [`ledger`] | day counts and buckets that survive a restart: leases in the store, marks in files of their own |
+//! | [`ledger`] | day counts, buckets and pauses that survive a restart: leases in the store, marks in files of their own |
 //!
 //! # Small shared values
 //!

@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use super::tokens::FillRate;
+use super::{
+    learned::{ALL, climbed},
+    tokens::FillRate,
+};
 
 /// A bucket at the end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,13 +21,28 @@ pub struct BucketMark {
     pub paused_for: Duration,
 }
 
+impl BucketMark {
+    /// What of it holds `later`, if the bucket has just been used up then and there was no limit response since: the rest
+    /// of the pause, and the rate, which climbs after it.
+    pub fn used_up_after(self, later: Duration) -> Self {
+        let climbs_for = later.saturating_sub(self.paused_for);
+        let rate_part = climbed(self.rate_part, climbs_for);
+        BucketMark { tokens: 0, rate_part, paused_for: self.paused_for.saturating_sub(later) }
+    }
+
+    /// Whether a limit response still has an effect.
+    pub fn is_limited(&self) -> bool {
+        self.rate_part < ALL || !self.paused_for.is_zero()
+    }
+}
+
 /// What a bucket begins with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BucketStart {
     /// It was never used: it is full.
     #[default]
     Unused,
-    /// It was as in the mark, so long ago.
+    /// It was as in the mark so long ago, and unused since.
     Recorded { mark: BucketMark, age: Duration },
     /// It may have been used up so long ago.
     Unknown { age: Duration },
@@ -42,11 +60,11 @@ impl BucketStart {
         fill.capacity.saturating_sub(fill.worth(tokens)).saturating_sub(age)
     }
 
-    /// The mark, and the rest of its pause, nanoseconds.
+    /// The part of the configured rate, in millionths, and the rest of a pause, nanoseconds.
     pub(super) fn learned(self) -> Option<(u32, u64)> {
         let BucketStart::Recorded { mark, age } = self else { return None };
-        let paused = u64::try_from(mark.paused_for.saturating_sub(age).as_nanos()).unwrap_or(u64::MAX);
-        Some((mark.rate_part, paused))
+        let BucketMark { rate_part, paused_for, .. } = mark.used_up_after(age);
+        Some((rate_part, u64::try_from(paused_for.as_nanos()).unwrap_or(u64::MAX)))
     }
 }
 
@@ -133,6 +151,10 @@ mod tests {
         let mark = BucketMark { tokens: 0, rate_part: 500_000, paused_for: nanos(5 * SECOND) };
         let after = |seconds| BucketStart::Recorded { mark, age: nanos(seconds * SECOND) };
         assert_eq!(after(2).learned(), Some((500_000, 3 * SECOND)));
+        assert_eq!(
+            [14, 15, 26, 600].map(|seconds| after(seconds).learned()),
+            [5, 6, 7, 10].map(|tenths| Some((tenths * 100_000, 0)))
+        );
         assert_eq!((after(2).full_in(fill), after(6).full_in(fill), after(9).full_in(fill)), (2 * SECOND, SECOND, 0));
         assert_eq!((BucketStart::Unused.full_in(fill), BucketStart::Unused.learned()), (0, None));
     }

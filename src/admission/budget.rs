@@ -34,6 +34,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Budget {
     queue: Arc<WaitQueue>,
+    context: CounterContext,
 }
 
 /// A service among those that share a budget.
@@ -142,10 +143,9 @@ impl Budget {
     /// An unused budget. The day starts at midnight of `zone`.
     pub fn new(budget: &config::BudgetConfig, zone: &TimeZone, context: impl Into<CounterContext>) -> Self {
         let context = context.into();
-        let begins = context.bucket();
-        let queue = WaitQueue::new(limits(budget), DayCounter::new(budget.day, zone, context));
-        queue.begin(begins);
-        Self { queue: Arc::new(queue) }
+        let queue = WaitQueue::new(limits(budget), DayCounter::new(budget.day, zone, context.clone()));
+        queue.begin(context.bucket());
+        Self { queue: Arc::new(queue), context }
     }
 
     /// Changes the limits; counts and requests in flight stay.
@@ -184,9 +184,13 @@ impl Budget {
     }
 
     /// Fastrac has refused a request of the account that was sent at `sent`, because there were too many; it names a time
-    /// to wait, or none. Nothing is sent until then, and less after it.
+    /// to wait, or none. Nothing is sent until then, and less after it, also by the processes after this one.
     pub fn throttled(&self, sent: Instant, wait: Option<Duration>) {
-        self.queue.throttled(sent, wait);
+        self.queue.throttled(sent, wait, |mark| {
+            if let Some(ledger) = &self.context.ledger {
+                ledger.throttled(&self.context.id, mark);
+            }
+        });
     }
 
     /// For [`super::DayLedger::bucket`] of the next process.

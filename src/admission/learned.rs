@@ -56,8 +56,9 @@ impl Learned {
         true
     }
 
-    /// What a process before this one had learned: a part of [`ALL`], and the end of a pause.
+    /// What a process before this one had learned: a part of [`ALL`], and the end of a pause. Called at time 0.
     pub(super) fn restore(&mut self, part: u32, paused_until: u64) {
+        let paused_until = paused_until.min(LONGEST_PAUSE.as_nanos() as u64);
         self.part = part.clamp(LEAST, ALL);
         self.paused_until = paused_until;
         self.climbs_at = if self.part == ALL { u64::MAX } else { paused_until + CLIMB_EVERY };
@@ -100,6 +101,12 @@ impl Learned {
         let lower = (u128::from(burst) * u128::from(configured.period)).div_ceil(u128::from(period)) as u64;
         FillRate { period, capacity: period * lower.max(largest).min(burst) }
     }
+}
+
+/// What a part of the configured rate has climbed to after this time without a pause or a limit response.
+pub(super) fn climbed(part: u32, time: Duration) -> u32 {
+    let steps = u32::try_from(time.as_nanos() / u128::from(CLIMB_EVERY)).unwrap_or(u32::MAX);
+    part.saturating_add(CLIMB.saturating_mul(steps)).clamp(LEAST, ALL)
 }
 
 #[cfg(test)]

@@ -12,7 +12,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{bucket_start::BucketStart, calendar_day::CalendarDay, wall_clock::WallClock};
+use super::{
+    bucket_start::{BucketMark, BucketStart},
+    calendar_day::CalendarDay,
+    wall_clock::WallClock,
+};
 
 /// Whose units are counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +81,10 @@ pub trait DayLedger: fmt::Debug + Send + Sync {
     /// and the answers, [`LeaseHolder::granted`], must come later, on another thread. A request replaces the one before for
     /// the same day. What fails is repeated.
     fn request(&self, request: LeaseRequest);
+
+    /// Fastrac has throttled an account: what the next process must know, however this one ends. Never waits. Called under
+    /// the lock of the account's queue, so the last call has the last word.
+    fn throttled(&self, account: &CounterId, mark: BucketMark);
 
     /// Whether grants of this level fail at present. It becomes false by itself, without a new request.
     fn is_failing(&self, level: Level) -> bool;

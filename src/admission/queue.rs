@@ -206,9 +206,7 @@ impl WaitQueue {
 
     /// For [`super::DayLedger::bucket`] of the next process.
     pub(super) fn bucket_mark(&self) -> BucketMark {
-        let QueueUsage { second, paused_for, .. } = self.usage();
-        let rate_part = self.state.lock().scheduler.supply.rate_part();
-        BucketMark { tokens: second.map_or(0, |second| second.left), rate_part, paused_for }
+        self.state.lock().scheduler.supply.mark(self.now())
     }
 
     /// Changes the limits while requests are in flight or wait. A changed rate never grants a burst.
@@ -251,10 +249,14 @@ impl WaitQueue {
         });
     }
 
-    /// A request that was sent at `sent` got a limit response of Fastrac, which names a time to wait or none.
-    pub(super) fn throttled(self: &Arc<Self>, sent: Instant, wait: Option<Duration>) {
+    /// A request that was sent at `sent` got a limit response of Fastrac, which names a time to wait or none. `record`
+    /// takes what that has taught, under the queue's lock.
+    pub(super) fn throttled(self: &Arc<Self>, sent: Instant, wait: Option<Duration>, record: impl FnOnce(BucketMark)) {
         let sent = sent.saturating_duration_since(self.start).as_nanos() as u64;
-        self.change(|scheduler, now| scheduler.throttled(now, sent, wait));
+        self.change(|scheduler, now| {
+            scheduler.throttled(now, sent, wait);
+            record(scheduler.supply.mark(now));
+        });
     }
 
     pub(super) fn usage(&self) -> QueueUsage {

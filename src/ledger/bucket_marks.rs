@@ -8,26 +8,16 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::Path,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-
-use crate::{
-    admission::{BucketMark, BucketStart, CounterId},
-    uptime,
-};
+use super::bucket_file::{BucketFile, FileAge};
+use crate::admission::{BucketMark, BucketStart, CounterId};
 
 /// The file in `state.dir`.
 const FILE: &str = "bucket-marks";
-
-/// Name of a new file, until it is whole.
-const NEW_FILE: &str = "bucket-marks.new";
 
 /// What buckets begin with.
 #[derive(Debug)]
@@ -50,27 +40,20 @@ enum LastEnd {
     },
 }
 
-/// Encoded as JSON, behind a line with its SHA-256.
-#[derive(Serialize, Deserialize)]
-struct Document {
-    boot: u64,
-    uptime_ms: u64,
-    /// Milliseconds since 1970.
-    wall_ms: u64,
-    buckets: Vec<DocumentRow>,
+impl LastEnd {
+    fn of(file: BucketFile, boot: u64) -> Self {
+        let FileAge { by_uptime: Some(by_uptime), by_wall_clock } = file.age(boot) else { return LastEnd::Unknown };
+        LastEnd::Clean { marks: file.marks().collect(), ago: by_uptime.min(by_wall_clock) }
+    }
 }
-
-/// A counter's kind and name, tokens, part of the rate in millionths, and rest of a pause in milliseconds.
-type DocumentRow = (u8, String, u64, u32, u64);
 
 impl BucketMarks {
     /// Reads and removes the file in `dir`. `is_new`: no gateway has run there before.
     pub(super) fn take(dir: &Path, boot: u64, is_new: bool) -> Self {
-        let read = fs::read(dir.join(FILE));
-        let removed = fs::remove_file(dir.join(FILE));
-        let last = match (read, removed) {
-            (Err(_), Err(error)) if is_new && error.kind() == io::ErrorKind::NotFound => LastEnd::None,
-            (Ok(bytes), Ok(())) => decode(&bytes).map_or(LastEnd::Unknown, |document| document.end(boot)),
+        let read = BucketFile::read(&dir.join(FILE));
+        let last = match (read, fs::remove_file(dir.join(FILE))) {
+            (None, Err(error)) if is_new && error.kind() == io::ErrorKind::NotFound => LastEnd::None,
+            (Some(file), Ok(())) => LastEnd::of(file, boot),
             _ => LastEnd::Unknown,
         };
         if matches!(last, LastEnd::Unknown) {
@@ -98,50 +81,7 @@ impl BucketMarks {
 /// # Errors
 /// The system's; there is no file then.
 pub(super) fn write(dir: &Path, boot: u64, marks: &[(CounterId, BucketMark)]) -> io::Result<()> {
-    let Some(uptime) = uptime::since_boot() else { return Ok(()) };
-    let row = |(id, mark): &(CounterId, BucketMark)| {
-        let (kind, name) = id.parts();
-        (kind, name.to_owned(), mark.tokens, mark.rate_part, millis(mark.paused_for) + 1)
-    };
-    let buckets = marks.iter().map(row).collect();
-    // The uptime is rounded down.
-    let document = Document { boot, uptime_ms: millis(uptime + uptime::STEP), wall_ms: wall_ms(), buckets };
-    let body = serde_json::to_vec(&document)?;
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(NEW_FILE))?;
-    writeln!(file, "{}", checksum(&body))?;
-    file.write_all(&body)?;
-    fs::rename(dir.join(NEW_FILE), dir.join(FILE))
-}
-
-fn decode(bytes: &[u8]) -> Option<Document> {
-    let at = bytes.iter().position(|byte| *byte == b'\n')?;
-    let (sum, body) = (&bytes[..at], &bytes[at + 1..]);
-    (sum == checksum(body).as_bytes()).then(|| serde_json::from_slice(body).ok()).flatten()
-}
-
-fn checksum(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
-}
-
-impl Document {
-    fn end(self, boot: u64) -> LastEnd {
-        let Some(uptime) = uptime::since_boot().filter(|_| self.boot == boot) else { return LastEnd::Unknown };
-        let ago = millis(uptime).saturating_sub(self.uptime_ms).min(wall_ms().saturating_sub(self.wall_ms));
-        let mark = |(kind, name, tokens, rate_part, paused): DocumentRow| {
-            let mark = BucketMark { tokens, rate_part, paused_for: Duration::from_millis(paused) };
-            Some((CounterId::from_parts(kind, &name)?, mark))
-        };
-        let marks = self.buckets.into_iter().filter_map(mark).collect();
-        LastEnd::Clean { marks, ago: Duration::from_millis(ago) }
-    }
-}
-
-fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    BucketFile::new(boot, marks.iter().map(|(id, mark)| (id, *mark))).write(&dir.join(FILE))
 }
 
 #[cfg(test)]

@@ -31,8 +31,8 @@ use super::{
 };
 use crate::{
     admission::{
-        BucketStart, Claim, CounterContext, CounterId, DayLedger, Exceeded, LeaseRequest, Level, Quota, QuotaOverride,
-        RestoredDay, WallClock,
+        BucketMark, BucketStart, Claim, CounterContext, CounterId, DayLedger, Exceeded, LeaseRequest, Level, Quota,
+        QuotaOverride, RestoredDay, WallClock,
     },
     config::QuotaConfig,
     store::{StoredRow as _, WriteBatch},
@@ -65,6 +65,8 @@ impl DayLedger for QueuedLedger {
     fn request(&self, request: LeaseRequest) {
         self.requests.lock().push_back(request);
     }
+
+    fn throttled(&self, _: &CounterId, _: BucketMark) {}
 
     fn is_failing(&self, _: Level) -> bool {
         false

@@ -20,9 +20,10 @@ use super::{
     book::{Book, SubmittedLease},
     bucket_marks,
     marks_file::MarksFile,
+    throttles::{Throttle, Throttles},
 };
 use crate::{
-    admission::{LastCounts, LeaseRequest, Level},
+    admission::{CounterId, LastCounts, LeaseRequest, Level},
     backoff::Backoff,
     store::Store,
 };
@@ -42,6 +43,7 @@ const GROUP: usize = 10_000;
 #[derive(Debug)]
 pub(super) enum LedgerJob {
     Request(LeaseRequest),
+    Throttled(CounterId, Throttle),
     /// These leases could not be stored.
     NotStored(Vec<SubmittedLease>),
     /// These are the last counts; no requests follow.
@@ -105,6 +107,7 @@ impl WriteHealth {
 pub(super) struct LedgerWriter {
     pub(super) book: Book,
     pub(super) marks: MarksFile,
+    pub(super) throttles: Throttles,
     pub(super) store: Store,
     pub(super) health: Arc<LedgerHealth>,
     /// For what the store's thread reports.
@@ -135,6 +138,7 @@ impl LedgerWriter {
             for job in next.into_iter().chain(more).collect::<Vec<_>>() {
                 match job {
                     LedgerJob::Request(request) => self.book.take(request),
+                    LedgerJob::Throttled(account, throttle) => self.throttles.record(account, throttle),
                     LedgerJob::NotStored(leases) => {
                         self.book.not_stored(leases);
                         self.pause();
@@ -146,6 +150,7 @@ impl LedgerWriter {
                     }
                 }
             }
+            self.throttles.write();
             self.check_file();
             self.write();
         }

@@ -31,6 +31,7 @@
 //! | `says_when_to_return` | `Retry-After` is the truth, to a second; pacing releases the day bit by bit |
 //! | `shares_the_budget` | guaranteed shares of the budget hold in a flood; a limit response of Fastrac pauses the account for all |
 //! | `spends_once` | quotas and budgets are exact, also under concurrent requests |
+//! | `obeys_pauses` | a pause that Fastrac has demanded outlives kills, restarts and reloads |
 //! | `operates_limits` | what operators see of quotas and budgets, and change of them while the gateway runs |
 //! | `rejects_faulty_keys` | the key pair can change under load; a faulty one never comes into use |
 //! | `keeps_key_pairs` | what an account's pairs survive: 401s that requests cause, moves to other addresses |
@@ -100,6 +101,7 @@ mod logs_despite_disks;
 mod logs_without_waiting;
 mod never_leaks;
 mod notices_callers_that_left;
+mod obeys_pauses;
 mod operates_limits;
 mod passes_responses_unchanged;
 mod process;

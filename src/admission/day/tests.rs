@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     admission::{
-        BucketStart, Budget, BudgetMember, BudgetRequest, Claim, CounterId, DayLedger, Exceeded, NotSpent, Quota,
-        RestoredDay, Urgency, WallClock,
+        BucketMark, BucketStart, Budget, BudgetMember, BudgetRequest, Claim, CounterId, DayLedger, Exceeded, NotSpent,
+        Quota, RestoredDay, Urgency, WallClock,
     },
     config::{BudgetConfig, Priority, QuotaConfig},
 };
@@ -41,6 +41,8 @@ impl DayLedger for ManualLedger {
     fn request(&self, request: LeaseRequest) {
         self.requests.lock().push(request);
     }
+
+    fn throttled(&self, _: &CounterId, _: BucketMark) {}
 
     fn is_failing(&self, _: Level) -> bool {
         self.failing.load(Ordering::Relaxed)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::lines::{Demand, Standing, Urgency};
 use crate::{
     admission::{
-        bucket_start::BucketStart,
+        bucket_start::{BucketMark, BucketStart},
         day_share::{DayRefused, DayShares, DayView},
         learned::Learned,
         share::{Shares, WHOLE},
@@ -294,9 +294,13 @@ impl Supply {
         self.learned.paused_until()
     }
 
-    /// The part of the configured rate at which the bucket fills at present.
-    pub(super) fn rate_part(&self) -> u32 {
-        self.learned.part()
+    /// What the next process has to know.
+    pub(super) fn mark(&self, now: u64) -> BucketMark {
+        BucketMark {
+            tokens: self.tokens_left(now).unwrap_or(0),
+            rate_part: self.learned.part(),
+            paused_for: Duration::from_nanos(self.paused_until().saturating_sub(now)),
+        }
     }
 
     /// When the rate rises next; the end of time if it is not low.

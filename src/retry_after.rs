@@ -15,21 +15,22 @@ pub fn whole_seconds(wait: Duration) -> Duration {
     Duration::from_secs(rounded_up.max(1))
 }
 
-/// The longest wait that is taken for one.
+/// Longer waits count as this one.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// The wait that the `Retry-After` of a response names: seconds, or a date (RFC 9110, section 10.2.3). `None` if it is
-/// neither, more than a year, or if there are several.
+/// neither, or if there are several.
 pub fn named(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let mut values = headers.get_all(RETRY_AFTER).into_iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
-    parse(value.to_str().ok()?, now).filter(|wait| *wait <= LONGEST)
+    Some(parse(value.to_str().ok()?, now)?.min(LONGEST))
 }
 
 fn parse(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Duration::from_secs(value.parse().ok()?));
+        // Digits that do not fit name a very long wait, too.
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
     let at = DateTimeParser::new().parse_timestamp(value).ok()?;
     Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
@@ -62,8 +63,11 @@ mod tests {
         assert_eq!((named(&[]), named(&["1", "3600"])), (None, None));
         assert_eq!(parse("Tue, 24 Nov 2026 02:01:30 GMT"), Some(90));
         assert_eq!(parse("Tue, 24 Nov 2026 01:01:30 GMT"), Some(0), "in the past");
-        for neither in ["", "-1", "1.5", "soon", "2026-11-24", "99999999999999999999", "18446744073709551615", "1, 2"] {
+        for neither in ["", "-1", "1.5", "soon", "2026-11-24", "1, 2"] {
             assert_eq!(parse(neither), None, "{neither}");
+        }
+        for long in ["31622401", "18446744073709551615", "99999999999999999999", "Tue, 24 Nov 2099 02:00:00 GMT"] {
+            assert_eq!(parse(long), Some(LONGEST.as_secs()), "{long}");
         }
     }
 }

@@ -72,9 +72,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// As received.
     pub headers: HeaderMap,
-    /// It has no body (to HEAD, or 304): its `Content-Length` is not framing, but says how long the body of a GET would
-    /// be (RFC 9110, section 8.6).
-    pub describes_body: bool,
+    /// The length of the body that a GET would have got, where there is none (to HEAD, or 304).
+    pub described_length: Option<u64>,
     pub body: AnswerBody,
     /// From the first byte of the request to what was read of the response.
     pub took: Duration,
@@ -286,11 +285,10 @@ struct Incomplete<'p> {
 async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Result<Answer, Failure> {
     let Incomplete { pool, mut connection, lease, bounds, head_only, sent_at } = response;
     let (head, mut incoming) = head.into_parts();
-    let Framing { mut due, is_certain } = Framing::of(head.status, &head.headers, head_only)?;
+    let Framing { mut due, is_certain, described_length } = Framing::of(head.status, &head.headers, head_only)?;
     if incoming.size_hint().lower() > bounds.body as u64 {
         return Err(Failure::TooLong(bounds.body));
     }
-    let describes_body = head_only || head.status == StatusCode::NOT_MODIFIED;
     let whole_up_to = if bounds.may_stream { bounds.buffer.min(bounds.body) } else { bounds.body };
     let declared = incoming.size_hint().lower().min(whole_up_to as u64) as usize;
     let mut buffer = ClaimedBuffer::new(bounds.memory, declared)?;
@@ -312,7 +310,7 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
             let stream = Stream::new(connection, incoming, Beginning { bytes, claim, left, due }, &lease);
             let body = AnswerBody::Long(Box::new(stream));
             let took = sent_at.elapsed();
-            return Ok(Answer { status: head.status, headers: head.headers, describes_body, body, took });
+            return Ok(Answer { status: head.status, headers: head.headers, described_length, body, took });
         }
     }
     due.end()?;
@@ -320,7 +318,7 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
         pool.put(connection, &head.headers);
     }
     let (body, took) = (AnswerBody::Whole(buffer.into_bytes()), sent_at.elapsed());
-    Ok(Answer { status: head.status, headers: head.headers, describes_body, body, took })
+    Ok(Answer { status: head.status, headers: head.headers, described_length, body, took })
 }
 
 #[cfg(test)]

@@ -20,6 +20,9 @@ pub(super) struct Framing {
     /// Nobody could take it for longer or shorter than it is. Otherwise bytes that come late might be taken for the
     /// response to the next request.
     pub(super) is_certain: bool,
+    /// What its `Content-Length` says of the body that a GET would have got (RFC 9110, section 8.6): where there is no body
+    /// although the status has one (HEAD), or would have had one (304). `None` if it is not the only framing field.
+    pub(super) described_length: Option<u64>,
 }
 
 /// The bytes that the body must still have, where hyper has not delimited it by its declared length: the response has
@@ -64,13 +67,14 @@ impl Framing {
         if head_only || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             // Some servers send the body that they announce.
             let is_certain = !coded && length.is_none_or(|length| length == 0);
-            return Ok(Framing { due: DueLength(None), is_certain });
+            let describes = status != StatusCode::NO_CONTENT && !coded && is_declared_once(headers);
+            return Ok(Framing { due: DueLength(None), is_certain, described_length: length.filter(|_| describes) });
         }
         if coded && !is_only_chunked(headers) {
             return Err(Contradiction);
         }
         let length = length.filter(|_| coded);
-        Ok(Framing { due: DueLength(length), is_certain: length.is_none() })
+        Ok(Framing { due: DueLength(length), is_certain: length.is_none(), described_length: None })
     }
 }
 
@@ -89,6 +93,12 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Contradiction> {
         }
     }
     Ok(length)
+}
+
+/// Whether there is one `Content-Length` with one number.
+fn is_declared_once(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    values.next().is_some_and(|value| !value.as_bytes().contains(&b',')) && values.next().is_none()
 }
 
 /// Whether `chunked` is the only coding, and applied once.
@@ -146,6 +156,24 @@ mod tests {
     fn responses_without_a_body_have_nothing_to_compare() {
         for status in [204, 304] {
             assert_eq!(decide(status, &[("content-length", "5"), ("transfer-encoding", "chunked")]), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_length_without_a_body_describes_that_of_a_get() {
+        let described = |status, fields: &[(&'static str, &str)], head_only| {
+            framing(status, fields, head_only).unwrap().described_length
+        };
+        let five = ("content-length", "5");
+        assert_eq!((described(200, &[five], true), described(304, &[five], false)), (Some(5), Some(5)));
+        assert_eq!(described(304, &[five], true), Some(5));
+        assert_eq!(described(200, &[five], false), None, "the framing of a body");
+        for head_only in [true, false] {
+            assert_eq!(described(204, &[five], head_only), None, "no body is allowed");
+        }
+        for fields in [&[five, ("transfer-encoding", "chunked")][..], &[five, five], &[("content-length", "5, 5")], &[]]
+        {
+            assert_eq!((described(200, fields, true), described(304, fields, false)), (None, None), "{fields:?}");
         }
     }
 

@@ -103,10 +103,9 @@ fn target(request: &BufferedRequest, endpoint: &Endpoint) -> Uri {
 
 /// Removes from the head of a response what is not passed on to the caller, whose request had this target.
 pub fn answer(answer: &mut Answer, endpoint: &Endpoint, target: &PathAndQuery) {
-    let length = if answer.describes_body { answer.headers.remove(CONTENT_LENGTH) } else { None };
     clean(&mut answer.headers, endpoint, target);
-    if let Some(length) = length.filter(|length| length.as_bytes().iter().all(u8::is_ascii_digit)) {
-        answer.headers.insert(CONTENT_LENGTH, length);
+    if let Some(length) = answer.described_length {
+        answer.headers.insert(CONTENT_LENGTH, length.into());
     }
 }
 

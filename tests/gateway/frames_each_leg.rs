@@ -206,7 +206,17 @@ fn lengths_that_describe_the_body_of_a_get_are_passed_on() {
     fastrac.answers(&whole("304 Not Modified", "content-length: 91\r\n", ""));
     assert!(length(&gateway.send(quote())).is_none_or(|length| length == 91));
     fastrac.answers(&whole("200 OK", "content-length: 91\r\n", ""));
-    assert_eq!(length(&gateway.send(request("HEAD", "/order/track").by("shop"))), Some(91));
+    let head = || request("HEAD", "/order/track").by("shop");
+    assert_eq!(length(&gateway.send(head())), Some(91));
+    for (status, fields) in [
+        ("204 No Content", "content-length: 91\r\n"),
+        ("200 OK", "content-length: 91\r\ntransfer-encoding: chunked\r\n"),
+        ("200 OK", "content-length: 91\r\ncontent-length: 91\r\n"),
+        ("200 OK", "content-length: 91, 91\r\n"),
+    ] {
+        fastrac.answers(&whole(status, fields, ""));
+        assert_eq!(length(&gateway.send(head())), None, "{status} {fields:?}");
+    }
 }
 
 #[test]

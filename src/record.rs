@@ -2,7 +2,7 @@
 //!
 //! The path opens a [`Record`], fills it in and drops it. The drop counts the request and writes its
 //! line, exactly once, however the request ended. So requests counted = lines written + lines counted
-//! as dropped. Secrets and personal data are masked before they reach the line.
+//! as dropped, beside those of fetches that the gateway begins itself. Secrets and personal data are masked before they reach the line.
 //!
 //! The room knows the closed lists of `outcome` and the names in the configuration, and no other
 //! room. Recording never fails and never waits; only [`Record::reserve`] waits, and fails with

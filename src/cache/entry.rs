@@ -159,6 +159,8 @@ struct RefreshState {
     failures: AtomicU32,
     /// Age before which no other fetch begins, milliseconds.
     resumes: AtomicU64,
+    /// Age at which Fastrac first said that it does not have this, milliseconds; 0: it did not.
+    missing: AtomicU64,
 }
 
 impl CacheEntry {
@@ -290,6 +292,27 @@ impl CacheEntry {
         }
     }
 
+    /// Fastrac has said "Data not found" to a fetch that no caller asked for. Returns whether this entry may be given up:
+    /// it is no longer fresh, and Fastrac has said so before, a while ago. Otherwise it is fetched again when that may be so.
+    pub(crate) fn report_missing(&self, now: Instant) -> bool {
+        let age = self.age(now);
+        let reported = u64::try_from(age.as_millis()).unwrap_or(u64::MAX).max(1);
+        let first = self
+            .refresh
+            .missing
+            .compare_exchange(0, reported, Relaxed, Relaxed)
+            .map_or_else(|first| first, |_| reported);
+        let is_confirmed = age >= self.lifetimes.fresh && age >= Duration::from_millis(first) + MAX_PAUSE;
+        if !is_confirmed {
+            self.pause(now, MAX_PAUSE.max(self.lifetimes.fresh.saturating_sub(age)));
+        }
+        is_confirmed
+    }
+
+    pub(crate) fn is_reported_missing(&self) -> bool {
+        self.refresh.missing.load(Relaxed) > 0
+    }
+
     fn pause(&self, now: Instant, pause: Duration) {
         let resumes = u64::try_from((self.age(now) + pause).as_millis()).unwrap_or(u64::MAX);
         self.refresh.resumes.fetch_max(resumes, Relaxed);
@@ -335,6 +358,25 @@ mod tests {
             assert!(entry.may_be_fetched(age + exact));
             tokio::time::advance(exact).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_given_up_once_fastrac_has_said_twice_that_it_is_missing_and_it_is_stale() {
+        let minutes = |count| Duration::from_secs(60) * count;
+        let entry = entry(Lifetimes { fresh: HOUR, usable: 24 * HOUR, refresh: HOUR }, ReceivedAt::now());
+        let mut given_up = Vec::new();
+        for wait in [50, 5, 4, 1, 1] {
+            tokio::time::advance(minutes(wait)).await;
+            let now = Instant::now();
+            given_up.push((entry.report_missing(now), entry.may_be_fetched(entry.age(now))));
+        }
+        // Asked again when it is stale, or a minute later.
+        assert_eq!(given_up, [(false, false), (false, false), (false, false), (true, false), (true, true)]);
+        let late = CacheEntry { received: ReceivedAt::with_age(2 * HOUR), ..entry };
+        late.refresh.missing.store(0, Relaxed);
+        assert!(!late.report_missing(Instant::now()), "the first time");
+        tokio::time::advance(minutes(1)).await;
+        assert!(late.report_missing(Instant::now()));
     }
 
     #[test]

@@ -113,6 +113,11 @@ impl<T> Leader<T> {
         self.priority.clone()
     }
 
+    /// Whether requests wait for the result.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.sender.receiver_count() > 1
+    }
+
     /// A follower of this flight, for the request that started it.
     pub(crate) fn follow(&self) -> Follower<T> {
         Follower(self.sender.subscribe())

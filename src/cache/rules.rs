@@ -24,6 +24,13 @@ pub(crate) struct Candidate {
     pub(crate) max_length: usize,
 }
 
+impl Candidate {
+    /// Whether Fastrac calls it an error of its own. Whatever its message says, it proves nothing against a good response.
+    pub(crate) fn is_error(&self) -> bool {
+        self.status.is_server_error()
+    }
+}
+
 /// Whether a response of this kind may ever be stored.
 pub fn storable(reading: Classification, status: StatusCode) -> bool {
     match reading.outcome.lifetime() {
@@ -48,6 +55,9 @@ pub(crate) fn lifetimes(policy: &CachePolicy, candidate: &Candidate) -> Option<L
     (storable(reading, status) && length <= max_length && !lifetimes.fresh.is_zero()).then_some(lifetimes)
 }
 
+/// Youngest age at which an entry is refreshed ahead: a short lifetime must not make it be fetched all the time.
+const YOUNGEST_REFRESH: Duration = Duration::from_secs(1);
+
 /// Width of the range of ages from which one is drawn for each entry, as a part of `fresh`, at most as wide as the age
 /// itself: entries that were stored together are not refreshed together.
 const JITTER: f64 = 0.1;
@@ -58,7 +68,8 @@ fn refresh_age(policy: &CachePolicy, random: f64) -> Duration {
     if part >= 1.0 {
         return policy.fresh;
     }
-    policy.fresh.mul_f64((part + JITTER.min(part) * (random - 0.5)).min(1.0))
+    let age = policy.fresh.mul_f64((part + JITTER.min(part) * (random - 0.5)).min(1.0));
+    age.max(YOUNGEST_REFRESH).min(policy.fresh)
 }
 
 #[cfg(test)]
@@ -108,6 +119,12 @@ mod tests {
             [(0.9, 0.0, 0.85), (0.9, 1.0, 0.95), (0.99, 1.0, 1.0), (1.0, 0.0, 1.0), (0.02, 0.0, 0.01)]
         {
             assert!((refreshed(part, random) - age).abs() < 1e-6, "{part} {random}");
+        }
+        let second = Duration::from_secs(1);
+        for (fresh, part, age) in
+            [(hour, 0.0, second), (10 * second, 0.01, second), (second / 2, 0.5, second / 2), (second, 0.0, second)]
+        {
+            assert_eq!(refresh_age(&policy(fresh, hour, part), 0.0), age, "{fresh:?} {part}");
         }
     }
 }

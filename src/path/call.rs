@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::Uri;
 use tokio::{sync::watch, time::Instant};
 
 use super::Exchange;
@@ -14,7 +15,7 @@ use crate::{
     memory::MemoryAllowance,
     orders::{applies_to, has_key},
     outcome::Sent,
-    record::RequestId,
+    record::{CapturedBody, RequestId},
     refusal::{Refusal, RepeatRule},
     snapshot::{Account, Snapshot, Worker},
     spending::{SpenderIndex, SpenderKey},
@@ -102,6 +103,18 @@ pub enum CallPriority {
 }
 
 impl UpstreamCall {
+    /// The exchange of a call of the gateway's own: its line in the log.
+    pub(super) fn own_exchange(&self) -> Exchange {
+        let UpstreamCall { snapshot, worker, account, operation, request, .. } = self;
+        let target = Uri::from(request.target.clone());
+        let mut record = snapshot.recorder.open_own(account.index, request.method.clone(), target);
+        record.operation = Some(operation.index);
+        if snapshot.recorder.wants_bodies() {
+            record.request_body = CapturedBody::whole(request.body.clone());
+        }
+        Exchange::with(record, snapshot.clone(), worker.clone(), Instant::now())
+    }
+
     /// Counts who spends the account's budget. The request may have been sent.
     pub(super) fn count_sent(&self) {
         let UpstreamCall { snapshot, account, operation, service, .. } = self;

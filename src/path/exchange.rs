@@ -55,6 +55,11 @@ impl Exchange {
     pub(super) fn open(snapshot: Arc<Snapshot>, worker: Arc<Worker>, head: &Parts, began: Instant) -> Self {
         let given = RequestId::from_headers(&head.headers);
         let record = snapshot.recorder.open(given, head.method.clone(), head.uri.clone());
+        Exchange::with(record, snapshot, worker, began)
+    }
+
+    /// The exchange of an opened record.
+    pub(super) fn with(record: Record, snapshot: Arc<Snapshot>, worker: Arc<Worker>, began: Instant) -> Self {
         Exchange {
             snapshot,
             worker,

@@ -2,8 +2,9 @@
 //!
 //! The same code for a miss, a response that is stale, and a refresh. What always holds: a fill belongs to none of the
 //! requests that wait for it: it runs in a task that `drain` waits for, has the operation's own timeout and the highest of
-//! their priorities, and what it fetches is stored whoever has left meanwhile. Only a response that may be stored replaces
-//! one that is; a caller that has a stale response to fall back on gets that instead of anything else, in time. Must not
+//! their priorities, and what it fetches is stored whoever has left meanwhile; one that no caller has begun has a line of its own in the exchange log. Only a response that
+//! may be stored replaces one that is; a good one is not given up for an error, nor for one "Data not found" that nobody
+//! asked for; a caller that has a stale response to fall back on gets that instead of anything else, in time. Must not
 //! know headers, or how a request is sent. Fails with the [`Refusal`] of the fetch.
 
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::{Call, CallPriority, Exchange, UpstreamCall, fetch};
+use super::{Call, CallPriority, Exchange, UpstreamCall, attempt::ClassifiedAnswer, fetch};
 use crate::{
     admission::Claim,
     attempts::Attempts,
@@ -24,7 +25,7 @@ use crate::{
     deadline::{Deadline, timed},
     fetched::{FetchRefused, FetchResult, Fetched, SharedFetch},
     outcome::{Outcome, Sent},
-    record::{RequestId, ResponseComparison},
+    record::ResponseComparison,
     refusal::Refusal,
     reply::{CacheStatusHeader, Reply, ReplyBody},
     spare::{self, NotSpare},
@@ -117,9 +118,8 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
     let (follower, deadline) = (leader.follow(), call.deadline());
     let call = Arc::<Call>::from(call.for_waiters(leader.priority()));
     let (fetched_by, attempts) = (call.clone(), x.attempts().clone());
-    let replaces = fallback.as_ref().map(|fallback| fallback.entry.clone());
     x.snapshot.tasks.spawn(async move {
-        let fetch = Fetch { call: &fetched_by.upstream, id: fetched_by.request_id.header(), replaces, attempts };
+        let fetch = Fetch { call: &fetched_by.upstream, id: fetched_by.request_id.header(), attempts };
         fetch.complete(leader, claim).await;
     });
     let until = fallback.as_ref().map_or(deadline, |fallback| fallback.until);
@@ -174,9 +174,7 @@ pub async fn refresh(mut call: UpstreamCall, due: &DueRefresh) -> RefreshResult 
     let flight = call.snapshot.flights.join(&due.key, request, || (!is_current()).then(|| entry.clone()));
     let Flight::Leader(leader) = flight else { return RefreshResult::Over };
     call.priority = CallPriority::Spare(leader.priority());
-    let id = RequestId::generate(std::time::SystemTime::now()).header();
-    let fetch = Fetch { call: &call, id, replaces: Some(entry), attempts: Attempts::default() };
-    let result = fetch.complete(leader, Claim::default()).await;
+    let result = fetch_unasked(&call, leader, FillReason::Forced).await;
     let refused = result.as_ref().as_ref().err();
     let not_spare = refused.is_some_and(|refused| refused.refusal.outcome == Outcome::OverBudget);
     if not_spare { RefreshResult::NotSpare } else { RefreshResult::Over }
@@ -209,10 +207,11 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
     if let Some(entry) = fresh() {
         return Prefetched::Fresh(entry.body());
     }
-    let replaces = match cache.lookup(key, Instant::now()) {
-        Lookup::Fresh(entry) | Lookup::Stale(entry) => Some(entry),
+    let reason = match cache.lookup(key, Instant::now()) {
+        Lookup::Fresh(_) => FillReason::Forced,
+        Lookup::Stale(_) => FillReason::Stale,
         Lookup::Miss if !cache.has_room() => return Prefetched::CacheFull,
-        Lookup::Miss => None,
+        Lookup::Miss => FillReason::Miss,
     };
     if let Err(not_spare) = spare::check_surplus(&call.account) {
         return Prefetched::NotSpare(not_spare);
@@ -223,9 +222,7 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
         Flight::Follower(follower) => call.deadlines.complete_by().bound(follower.result()).await.flatten(),
         Flight::Leader(leader) => {
             call.priority = CallPriority::Spare(leader.priority());
-            let id = RequestId::generate(std::time::SystemTime::now()).header();
-            let fetch = Fetch { call: &call, id, replaces, attempts: Attempts::default() };
-            Some(fetch.complete(leader, Claim::default()).await)
+            Some(fetch_unasked(&call, leader, reason).await)
         }
     };
     match result.as_deref() {
@@ -237,36 +234,48 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
     }
 }
 
+/// A fetch that no caller has begun, with its line in the exchange log: what it stores names that line (`stored_from`).
+async fn fetch_unasked(call: &UpstreamCall, leader: Leader<SharedFetch>, reason: FillReason) -> SharedFetch {
+    let mut x = call.own_exchange();
+    let fetch = Fetch { call, id: x.request_id.header(), attempts: x.attempts().clone() };
+    let result = fetch.complete(leader, Claim::default()).await;
+    x.finish(&reply_of(&result, reason.status(is_stored(&result))));
+    result
+}
+
 /// The fetch of a fill.
 struct Fetch<'a> {
     call: &'a UpstreamCall,
     /// Id of the request that began it.
     id: HeaderValue,
-    /// The stored response that it is to replace.
-    replaces: Option<Arc<CacheEntry>>,
     attempts: Attempts,
 }
 
 impl Fetch<'_> {
     /// Fetches, stores, and gives the result to all that wait for it.
     async fn complete(self, leader: Leader<SharedFetch>, claim: Claim) -> SharedFetch {
-        let result = self.fetch_and_store(&leader, claim).await;
+        let answer = fetch::fetch(self.call, claim, &self.attempts).await;
+        let good = self.good_entry(leader.key());
+        let result = answer.and_then(|answer| self.store(answer, &leader, good.as_deref()));
         let service = self.call.service.map(|service| self.call.snapshot.catalog.services[service].name.clone());
         let status = self.attempts.status();
         let result = Arc::new(result.map_err(|refusal| FetchRefused { refusal, service, status }));
-        match (&self.replaces, &*result) {
-            (Some(entry), Ok(fetched)) if fetched.storable => self.compare(entry, &fetched.entry),
-            (Some(entry), _) if !self.had_no_budget(&result) => entry.fetch_failed(Instant::now()),
-            _ => {}
+        if let Some(good) = good
+            && !is_storable(&result)
+            && !self.had_no_budget(&result)
+        {
+            good.fetch_failed(Instant::now());
         }
         leader.complete(result.clone());
         result
     }
 
-    /// Counts whether a stored response has changed.
-    fn compare(&self, old: &CacheEntry, new: &CacheEntry) {
-        let comparison = ResponseComparison { changed: old.body() != new.body(), age: old.age(Instant::now()) };
-        self.call.snapshot.recorder.compared(self.call.operation.index, comparison);
+    /// The good response that is stored.
+    fn good_entry(&self, key: &Key) -> Option<Arc<CacheEntry>> {
+        match self.call.snapshot.cache.lookup(key, Instant::now()) {
+            Lookup::Fresh(entry) | Lookup::Stale(entry) => Some(entry).filter(|entry| entry.outcome() == Outcome::Ok),
+            Lookup::Miss => None,
+        }
     }
 
     /// Whether nothing was sent for reasons that say nothing about other requests for the same response: a limit of the
@@ -276,15 +285,21 @@ impl Fetch<'_> {
         refusal.concerns_service() || (service.is_none() && refusal.outcome == Outcome::OverBudget)
     }
 
-    async fn fetch_and_store(&self, leader: &Leader<SharedFetch>, claim: Claim) -> Result<Fetched, Refusal> {
+    /// Stores a response, if it may be, in place of `good`.
+    fn store(
+        &self,
+        answer: ClassifiedAnswer,
+        leader: &Leader<SharedFetch>,
+        good: Option<&CacheEntry>,
+    ) -> Result<Fetched, Refusal> {
         let call = self.call;
-        let answer = fetch::fetch(call, claim, &self.attempts).await?;
         let reading = answer.reading;
         let reply = answer.reply();
         let ReplyBody::Whole(body) = reply.body else { return Err(Refusal::internal()) };
         let max_length = call.snapshot.limits.answer_buffer;
         let candidate = Candidate { reading, status: reply.status, length: body.len(), max_length };
-        let lifetimes = call.operation.cache.as_ref().and_then(|policy| rules::lifetimes(policy, &candidate));
+        let policy = call.operation.cache.as_ref().filter(|_| good.is_none() || !candidate.is_error());
+        let lifetimes = policy.and_then(|policy| rules::lifetimes(policy, &candidate));
         let entry = NewEntry {
             status: reply.status,
             headers: reply.headers,
@@ -300,9 +315,21 @@ impl Fetch<'_> {
             true => call.snapshot.cache.pack(entry, &call.snapshot.memory),
             false => CacheEntry::shared(entry),
         });
+        let replaces = || good.is_none_or(|good| self.replaces(good, &entry, leader));
         let keep = || call.snapshot.cache.keep(leader.key().clone(), entry.clone(), leader.generation());
-        let stored = storable && keep();
+        let stored = storable && replaces() && keep();
         Ok(Fetched { entry, storable, stored, code: reply.code, retry_after: reply.retry_after })
+    }
+
+    /// Whether a response that may be stored takes the place of a good one. Counts whether that has changed.
+    fn replaces(&self, good: &CacheEntry, new: &CacheEntry, leader: &Leader<SharedFetch>) -> bool {
+        let now = Instant::now();
+        if !good.is_reported_missing() {
+            let comparison = ResponseComparison { changed: good.body() != new.body(), age: good.age(now) };
+            self.call.snapshot.recorder.compared(self.call.operation.index, comparison);
+        }
+        let is_asked = self.call.service.is_some() || leader.is_awaited();
+        new.outcome() != Outcome::NotFound || is_asked || good.report_missing(now)
     }
 }
 

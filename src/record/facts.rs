@@ -51,6 +51,8 @@ pub struct RequestFacts {
     pub(super) target: Option<RequestTarget>,
     /// Index of the service.
     pub(super) service: Option<usize>,
+    /// Index of the account of a fetch of the gateway's own.
+    pub(super) own_account: Option<usize>,
 }
 
 /// Method and URI of a request, unmasked.
@@ -81,6 +83,7 @@ impl RequestFacts {
             stored_from: None,
             target,
             service: None,
+            own_account: None,
         }
     }
 }

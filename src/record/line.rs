@@ -37,6 +37,8 @@ const METHODS: [&str; 40] = [
 pub(super) struct RenderedLabels {
     /// `"service":…,"account":…`, row 0 for `-`.
     services: Vec<Vec<u8>>,
+    /// The same for the gateway itself, by account.
+    accounts: Vec<Vec<u8>>,
     /// `"operation":…,"class":…`, row 0 for `-`.
     operations: Vec<Vec<u8>>,
 }
@@ -59,6 +61,9 @@ impl RenderedLabels {
         };
         RenderedLabels {
             services: std::iter::once(None).chain((0..names.services.len()).map(Some)).map(service).collect(),
+            accounts: (0..names.accounts.len())
+                .map(|index| members([("service", names.service(None)), ("account", names.account(Some(index)))]))
+                .collect(),
             operations: std::iter::once(None).chain((0..names.operations.len()).map(Some)).map(operation).collect(),
         }
     }
@@ -113,7 +118,8 @@ fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, w
     let id = facts.id.as_str();
     out.extend_from_slice(if shown(id) { id } else { MASKED }.as_bytes());
     out.push(b'"');
-    out.extend_from_slice(labels(&context.labels.services, facts.service));
+    let own = facts.own_account.and_then(|account| context.labels.accounts.get(account));
+    out.extend_from_slice(own.map_or_else(|| labels(&context.labels.services, facts.service), Vec::as_slice));
     out.extend_from_slice(labels(&context.labels.operations, facts.operation));
     target(out, facts, context.masker, withheld);
     result(out, facts);

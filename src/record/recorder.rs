@@ -1,6 +1,7 @@
 //! Opens records and, when they are dropped, counts them and writes their lines.
 //!
-//! Always holds: a record is counted and written exactly once; its drop does not panic. Only
+//! Always holds: a record is counted and written exactly once (one of the gateway's own is only written, if it was sent);
+//! its drop does not panic. Only
 //! [`Record::reserve`] waits or fails.
 
 use std::{
@@ -71,6 +72,14 @@ impl Recorder {
     /// gets a new one.
     pub fn open(self: &Arc<Self>, id: Option<RequestId>, method: Method, uri: Uri) -> Record {
         self.begin(id, Some(RequestTarget { method, uri }))
+    }
+
+    /// Opens the record of a fetch of the gateway's own, for an account. It is not counted as a request, and has a line only
+    /// if it was sent.
+    pub fn open_own(self: &Arc<Self>, account: usize, method: Method, uri: Uri) -> Record {
+        let mut record = self.open(None, method, uri);
+        record.facts.own_account = Some(account);
+        record
     }
 
     /// Opens the record of a request that is refused before its head was read: it has `-` for every label and a new id.
@@ -152,6 +161,7 @@ impl Recorder {
     fn plan(&self, record: &Record, took: Duration, reserved: bool) -> LinePlan {
         let class = self.handles.names().class(record.operation);
         let importance = match class {
+            _ if record.own_account.is_some() => Importance::Ordinary,
             _ if record.service.is_none() => Importance::Unidentified,
             Some(Class::Order) => Importance::Order,
             Some(Class::Unlisted) if record.attempts > 0 => Importance::Order,
@@ -169,7 +179,7 @@ impl Recorder {
         let LinePlan { began, took, with_bodies, bodies_readable, .. } = plan;
         let (labels, masker) = (&self.labels, &*self.masker);
         let service = facts.service.and_then(|service| self.handles.names().services.get(service));
-        let account = service.map(|(_, account)| *account);
+        let account = facts.own_account.or(service.map(|(_, account)| *account));
         let context = line::LineContext { labels, masker, account, began, took, with_bodies, bodies_readable };
         line::write(out, facts, &context);
     }
@@ -299,8 +309,11 @@ impl Drop for Record {
             self.status.get_or_insert(Code::GatewayInternal.status().as_u16());
             self.log_panic();
         }
-        self.recorder.count(self, took);
-        if self.recorder.log.writes() {
+        let is_own = self.own_account.is_some();
+        if !is_own {
+            self.recorder.count(self, took);
+        }
+        if self.recorder.log.writes() && (!is_own || self.attempts > 0) {
             self.write_line(took);
         }
     }

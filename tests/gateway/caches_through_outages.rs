@@ -68,6 +68,7 @@ fn failures() -> Vec<(Act, Option<u16>)> {
         (Act::answer(302, r#"{"success":true,"data":[]}"#), Some(302)),
         (Act::answer(200, r#"{"success":true,"data":[{"id":"#), Some(200)),
         (Act::answer(200, r#"{"success":false,"message":"no"}"#), Some(200)),
+        (Act::answer(500, r#"{"success":false,"message":"Data not found"}"#), Some(500)),
         (Act::answer(401, r#"{"success":false,"message":"Unauthorized"}"#), Some(401)),
         (Act::Cut { after: 10, reset: false }, None),
         (Act::Reset, None),
@@ -106,7 +107,7 @@ fn every_way_of_failing_leaves_the_stored_responses() {
         assert!(cache_status(&again).starts_with("hit; ttl=-"), "{case}: {again:?}");
         assert_eq!((again.sent(), gateway.received().len()), ("no", before), "{case}");
     }
-    assert_eq!(gateway.metric("cache_requests_total", &[("result", "stale")]), 22.0);
+    assert_eq!(gateway.metric("cache_requests_total", &[("result", "stale")]), 24.0);
     // Connections are refused.
     let last = failures.len();
     gateway.sandbox = Sandbox::start(sandbox()).expect("another");
@@ -223,7 +224,8 @@ fn what_is_used_is_refreshed_ahead_from_spare_budget_only() {
     let gateway = Setup { more, budget: budget_of, ..Setup::default() }.start();
     until("a full burst", || budget_of_second(&gateway) == 4);
     gateway.send(city(0));
-    std::thread::sleep(Duration::from_millis(60));
+    // No refresh is younger.
+    std::thread::sleep(Duration::from_millis(1050));
     // Three tokens are gone: the bucket is not full.
     for number in 1..=2 {
         gateway.send(city(number));
@@ -242,7 +244,8 @@ fn a_refresh_takes_no_token_that_a_caller_waits_for() {
     let budget_of = "per_second = 4, burst = 4, max_wait = \"10s\"";
     let gateway = Setup { more, budget: budget_of, ..Setup::default() }.start();
     gateway.send(city(0));
-    std::thread::sleep(Duration::from_millis(60));
+    // No refresh is younger.
+    std::thread::sleep(Duration::from_millis(1050));
     std::thread::scope(|scope| {
         let gateway = &gateway;
         for number in 1..=12 {
@@ -354,9 +357,12 @@ fn a_forced_refresh_that_fails_is_told_so_and_takes_nothing_away() {
     let services = &[("fresh", "force_refresh = true")];
     let gateway = Setup { services, account: "retries = 0", ..Setup::default() }.start();
     let stored = gateway.send(city(0));
-    gateway.sandbox.fault(Fault::on("v2.city", Act::Html(500)));
-    let forced = gateway.send(lookup(0).by("fresh").header("cache-control", "no-cache"));
-    assert_eq!((forced.status, cache_status(&forced)), (500, "fwd=request"));
-    let hit = gateway.send(city(0));
-    assert_eq!((hit.outcome(), hit.body == stored.body), ("hit", true));
+    for act in [Act::Html(500), Act::answer(500, r#"{"success":false,"message":"Data not found"}"#)] {
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on("v2.city", act));
+        let forced = gateway.send(lookup(0).by("fresh").header("cache-control", "no-cache"));
+        assert_eq!((forced.status, cache_status(&forced)), (500, "fwd=request"));
+        let hit = gateway.send(city(0));
+        assert_eq!((hit.outcome(), hit.body == stored.body), ("hit", true));
+    }
 }

@@ -12,6 +12,7 @@
 //! | `accepts_stored_responses` | which stored response a caller gets by its directives and conditions, and never another's |
 //! | `caches` | lookups are served from the cache, and concurrent requests share one fetch |
 //! | `caches_through_outages` | what was fetched once is answered while Fastrac fails, and refreshed at no caller's expense |
+//! | `refreshes_stored_responses` | what the gateway fetches by itself takes no good response away, and has a line in the log |
 //! | `cuts_at_every_byte` | connections cut at every byte of an order and of its response, on both legs: `sent` is never wrong |
 //! | `notices_callers_that_left` | a caller that leaves is noticed, whatever is behind its order and whenever it leaves |
 //! | `protects_orders_without_a_key` | an order that is repeated blindly is executed once, and two that are wanted are two |
@@ -107,6 +108,7 @@ mod passes_responses_unchanged;
 mod process;
 mod proposes_what_became_of_orders;
 mod protects_orders_without_a_key;
+mod refreshes_stored_responses;
 mod refuses_clearly;
 mod rejects_faulty_keys;
 mod reloads_without_failures;

@@ -8,6 +8,7 @@
 
 mod audit;
 mod backup;
+mod cache_status;
 mod commands;
 pub(crate) mod config;
 mod connections;

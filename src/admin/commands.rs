@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::{
     AdminState,
     audit::AuditSubject,
+    cache_status::walks,
     error::{AdminError, JsonBody, off_thread},
-    status::walks,
 };
 use crate::{
     cache::PurgeScope,

@@ -28,7 +28,8 @@ use http::request::Parts;
 use http_body::Body as HttpBody;
 
 pub use attempt::PreparedAttempt;
-pub use call::{CallDeadlines, CallPriority, UpstreamCall};
+use call::CallPriority;
+pub use call::{OwnCall, UpstreamCall};
 pub use fetch::{OwnAnswer, canary, fetch_own};
 pub(crate) use fill::{Prefetched, prefetch};
 pub use fill::{RefreshResult, refresh};

@@ -23,10 +23,9 @@ use crate::{
     body::BufferedRequest,
     cache::{DueRefresh, RefreshQueue},
     catch_panic::catch_panic,
-    config::Priority,
     edge::Drain,
     gateway::Gateway,
-    path::{self, CallDeadlines, CallPriority, RefreshResult, UpstreamCall},
+    path::{self, OwnCall, RefreshResult, UpstreamCall},
     snapshot::{Account, Worker},
     spare::{self, LONG_PAUSE},
 };
@@ -153,15 +152,7 @@ impl AccountRefreshes {
             return None;
         }
         let (method, target, headers, body) = (request.method, request.target, request.headers, request.body);
-        Some(UpstreamCall {
-            snapshot,
-            worker: self.worker.clone(),
-            account,
-            deadlines: CallDeadlines::of_operation(operation.timeout),
-            operation,
-            request: BufferedRequest { method, target, headers, body },
-            service: None,
-            priority: CallPriority::OfService(Priority::Low),
-        })
+        let request = BufferedRequest { method, target, headers, body };
+        Some(OwnCall { snapshot, account, operation }.with(self.worker.clone(), request))
     }
 }

@@ -33,10 +33,10 @@ use crate::{
     body::BufferedRequest,
     cache::Key,
     catch_panic::catch_panic,
-    config::{Class, Priority},
+    config::Class,
     edge::Drain,
     gateway::Gateway,
-    path::{self, CallDeadlines, CallPriority, Prefetched, UpstreamCall},
+    path::{self, OwnCall, Prefetched, UpstreamCall},
     snapshot::Worker,
 };
 use discover::{Found, IdMembers, LevelIds, ids};
@@ -354,16 +354,6 @@ impl<'a> Walker<'a> {
         let target = PathAndQuery::try_from(target).map_err(|_| WalkEnd::NotCached)?;
         let request = BufferedRequest { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new() };
         let key = account.cache_key(&operation, None, &request).ok_or(WalkEnd::NotCached)?;
-        let call = UpstreamCall {
-            deadlines: CallDeadlines::of_operation(operation.timeout),
-            worker: self.worker.clone(),
-            snapshot,
-            account,
-            operation,
-            request,
-            service: None,
-            priority: CallPriority::OfService(Priority::Low),
-        };
-        Ok((call, key))
+        Ok((OwnCall { snapshot, account, operation }.with(self.worker.clone(), request), key))
     }
 }

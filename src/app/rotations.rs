@@ -15,10 +15,9 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
     body::BufferedRequest,
-    config::Priority,
     gateway::{Gateway, Keepers},
     keys::{Lease, Verdict},
-    path::{self, CallDeadlines, CallPriority, UpstreamCall},
+    path::{self, OwnCall},
     rotation,
     snapshot::Worker,
 };
@@ -81,18 +80,8 @@ async fn canary(gateway: Weak<Gateway>, worker: Arc<Worker>, account: String, le
     let Some(operation) = operation else { return Verdict::Undecided };
     let Ok(target) = PathAndQuery::try_from(operation.path.as_str()) else { return Verdict::Undecided };
     let request = BufferedRequest { method: Method::GET, target, headers: HeaderMap::new(), body: Bytes::new() };
-    let deadlines = CallDeadlines::of_operation(CANARY.min(operation.timeout));
-    let upstream_call = UpstreamCall {
-        snapshot,
-        worker: worker.clone(),
-        account,
-        operation,
-        request,
-        service: None,
-        deadlines,
-        priority: CallPriority::OfService(Priority::High),
-    };
-    let verdict = path::canary(&upstream_call, lease).await;
+    let own = OwnCall { snapshot, account, operation };
+    let verdict = path::canary(&own.with(worker.clone(), request).within(CANARY).urgent(), lease).await;
     // Canaries are rare and nothing sweeps this pool: an idle connection would stay in it, even once closed.
     worker.pool.clear();
     verdict

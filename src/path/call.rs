@@ -24,21 +24,28 @@ use crate::{
 
 /// A call to Fastrac, for a caller or for the gateway itself.
 pub struct UpstreamCall {
-    pub snapshot: Arc<Snapshot>,
+    pub(super) snapshot: Arc<Snapshot>,
     /// The data thread whose connections are used.
-    pub worker: Arc<Worker>,
+    pub(super) worker: Arc<Worker>,
+    pub account: Arc<Account>,
+    pub(super) operation: Arc<Operation>,
+    pub(super) request: BufferedRequest,
+    /// Index of the service; absent: it is the gateway's own.
+    pub(super) service: Option<usize>,
+    pub(super) deadlines: CallDeadlines,
+    pub(super) priority: CallPriority,
+}
+
+/// What a call of the gateway itself is for.
+pub struct OwnCall {
+    pub snapshot: Arc<Snapshot>,
     pub account: Arc<Account>,
     pub operation: Arc<Operation>,
-    pub request: BufferedRequest,
-    /// Index of the service; absent: it is the gateway's own.
-    pub service: Option<usize>,
-    pub deadlines: CallDeadlines,
-    pub priority: CallPriority,
 }
 
 /// When an upstream call ends.
 #[derive(Clone, Copy, Debug)]
-pub struct CallDeadlines {
+pub(super) struct CallDeadlines {
     /// Without a byte sent by then, nothing is sent.
     start_by: Deadline,
     /// When the response must be complete.
@@ -50,7 +57,7 @@ pub struct CallDeadlines {
 
 impl CallDeadlines {
     /// Those of a call that nobody can shorten: `timeout` from now.
-    pub fn of_operation(timeout: Duration) -> Self {
+    fn of_operation(timeout: Duration) -> Self {
         CallDeadlines::ending(Deadline::after(Instant::now(), timeout))
     }
 
@@ -65,7 +72,7 @@ impl CallDeadlines {
         CallDeadlines { start_by: ends, complete_by: ends, ..deadlines }
     }
 
-    pub fn complete_by(&self) -> Deadline {
+    pub(super) fn complete_by(&self) -> Deadline {
         self.complete_by
     }
 
@@ -92,7 +99,7 @@ impl CallDeadlines {
 
 /// Who is served first when the account's budget is short.
 #[derive(Clone, Debug)]
-pub enum CallPriority {
+pub(super) enum CallPriority {
     /// That of the service.
     OfService(Priority),
     /// The highest of those that wait for the response; it may rise.
@@ -102,7 +109,31 @@ pub enum CallPriority {
     Spare(watch::Receiver<Priority>),
 }
 
+impl OwnCall {
+    /// A call with the operation's own timeout, whose request comes after those of all services.
+    pub fn with(self, worker: Arc<Worker>, request: BufferedRequest) -> UpstreamCall {
+        let OwnCall { snapshot, account, operation } = self;
+        let deadlines = CallDeadlines::of_operation(operation.timeout);
+        let priority = CallPriority::OfService(Priority::Low);
+        UpstreamCall { snapshot, worker, account, operation, request, service: None, deadlines, priority }
+    }
+}
+
 impl UpstreamCall {
+    /// The call, to end after `limit` if that is shorter than its operation's timeout.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.deadlines = CallDeadlines::of_operation(self.operation.timeout.min(limit));
+        self
+    }
+
+    /// The call, to be served before those of all services.
+    #[must_use]
+    pub fn urgent(mut self) -> Self {
+        self.priority = CallPriority::OfService(Priority::High);
+        self
+    }
+
     /// The exchange of a call of the gateway's own: its line in the log.
     pub(super) fn own_exchange(&self) -> Exchange {
         let UpstreamCall { snapshot, worker, account, operation, request, .. } = self;

@@ -17,11 +17,10 @@ use tokio::time::{Instant, sleep};
 use super::history::FormatError;
 use crate::{
     body::BufferedRequest,
-    config::Priority,
     edge::Drain,
     gateway::Gateway,
     outcome::Outcome,
-    path::{self, CallDeadlines, CallPriority, OwnAnswer, UpstreamCall},
+    path::{self, OwnAnswer, OwnCall},
     snapshot::{Account, Worker},
     spare::{self, NotSpare},
 };
@@ -96,16 +95,8 @@ impl Reader {
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         let request = BufferedRequest { method, target, headers, body: Bytes::from(body.to_string()) };
         let left = self.end.saturating_duration_since(Instant::now());
-        let call = UpstreamCall {
-            snapshot,
-            worker: self.worker.clone(),
-            account,
-            deadlines: CallDeadlines::of_operation(row.timeout.min(left)),
-            operation: row,
-            request,
-            service: None,
-            priority: CallPriority::OfService(Priority::Low),
-        };
+        let own = OwnCall { snapshot, account, operation: row };
+        let call = own.with(self.worker.clone(), request).within(left);
         let answer = Box::pin(path::fetch_own(&call)).await;
         answer.map_err(|refusal| Unread::Failed { operation: operation.to_owned(), why: refusal.message.into_owned() })
     }

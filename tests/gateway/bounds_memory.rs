@@ -10,8 +10,8 @@ use crate::{
     bodies,
     client::{Connection, Request, get, post, request},
     h2,
-    hostile::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, block, frame},
-    test_gateway::{Setup, TestGateway, secret_of, until},
+    hostile::frames::{PREFACE, SETTINGS, frame, request_frames},
+    test_gateway::{Setup, TestGateway, until},
 };
 
 const SERVICES: &[(&str, &str)] = &[
@@ -119,25 +119,11 @@ fn slow_reader(gateway: &TestGateway, request: &Request) -> TcpStream {
 }
 
 /// The same over HTTP/2, with a window that stays closed.
-fn closed_window(gateway: &TestGateway, request: &Request, service: &str) -> TcpStream {
+fn closed_window(gateway: &TestGateway, request: &Request) -> TcpStream {
     let mut stream = TcpStream::connect(gateway.data).expect("connected");
     let window = [&4_u16.to_be_bytes()[..], &0_u32.to_be_bytes()].concat();
-    let (access, secret) = (format!("svc-{service}-1"), secret_of(service));
-    let fields: [(&[u8], &[u8]); 6] = [
-        (b":method", request.method.as_bytes()),
-        (b":scheme", b"http"),
-        (b":path", request.target.as_bytes()),
-        (b":authority", b"gw"),
-        (b"access-key", access.as_bytes()),
-        (b"secret-key", secret.as_bytes()),
-    ];
-    let frames = [
-        PREFACE.to_vec(),
-        frame(SETTINGS, 0, 0, &window),
-        frame(HEADERS, END_HEADERS, 1, &block(&fields)),
-        frame(DATA, END_STREAM, 1, &request.body),
-    ];
-    stream.write_all(&frames.concat()).expect("written");
+    let frames = [PREFACE, &frame(SETTINGS, 0, 0, &window), &request_frames(1, request)].concat();
+    stream.write_all(&frames).expect("written");
     stream
 }
 
@@ -148,8 +134,8 @@ fn slow_readers_of_responses_are_bounded_and_keep_nothing_from_others() {
     gateway.sandbox.fault(Fault::on("v2.track", Act::Long { bytes: LONG }));
     let mut readers = Vec::new();
     for (n, http2) in [(1, false), (2, true), (3, false)] {
-        let (bulk, shop) = (track("bulk"), "bulk");
-        readers.push(if http2 { closed_window(&gateway, &bulk, shop) } else { slow_reader(&gateway, &bulk) });
+        let bulk = track("bulk");
+        readers.push(if http2 { closed_window(&gateway, &bulk) } else { slow_reader(&gateway, &bulk) });
         until("the response is held", || (LONG..LONG + 100_000).contains(&(used(&gateway) / n)));
     }
     // The fourth has no room; that is known before it is sent once the part of `low` is full.
@@ -168,7 +154,7 @@ fn slow_readers_of_responses_are_bounded_and_keep_nothing_from_others() {
 fn a_streamed_response_claims_what_is_buffered_of_it() {
     let gateway = gateway("memory = \"32MiB\"\nanswer_buffer = \"1MiB\"");
     gateway.sandbox.fault(Fault::on("v2.track", Act::Long { bytes: 12_000_000 }));
-    let readers = [slow_reader(&gateway, &track("bulk")), closed_window(&gateway, &track("bulk"), "bulk")];
+    let readers = [slow_reader(&gateway, &track("bulk")), closed_window(&gateway, &track("bulk"))];
     until("both are streamed", || gateway.metric("in_flight_requests", &[]) == 2.0 && used(&gateway) > 500_000);
     assert!(used(&gateway) < 5 << 20, "{}", used(&gateway));
     drop(readers);

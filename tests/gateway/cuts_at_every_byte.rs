@@ -10,11 +10,10 @@ use std::{
 };
 
 use crate::{
-    bodies,
     client::Response,
-    hostile::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, block, frame},
+    hostile::frames::{PREFACE, SETTINGS, frame, request_frames},
     protects_orders_without_a_key::{executed, order},
-    test_gateway::{Setup, TestGateway, secret_of, until},
+    test_gateway::{Setup, TestGateway, until},
 };
 
 /// How many callers send at the same time.
@@ -179,6 +178,7 @@ fn of_a_request_between_caller_and_gateway() {
         stream.write_all(&order(FIRST + cut).bytes()[..cut]).expect("sent");
     });
     // Over HTTP/2, a sample.
+    let over_http2 = |number| [PREFACE, &frame(SETTINGS, 0, 0, b""), &request_frames(1, &order(number))].concat();
     let length = over_http2(FIRST).len();
     let step = 3;
     for_each(length.div_ceil(step), |number| {
@@ -193,24 +193,6 @@ fn of_a_request_between_caller_and_gateway() {
     stream.write_all(&over_http2(FIRST)).expect("sent");
     until("the whole one to be executed", || executed(&gateway) == 1);
     assert_eq!(gateway.send(order(FIRST + length / step)).status, 200);
-}
-
-/// The bytes of a whole order over HTTP/2.
-fn over_http2(number: usize) -> Vec<u8> {
-    let secret = secret_of("shop");
-    let body = bodies::order(number);
-    let fields: [(&[u8], &[u8]); 7] = [
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", b"/order/express"),
-        (b":authority", b"gw"),
-        (b"content-type", b"application/json"),
-        (b"access-key", b"svc-shop-1"),
-        (b"secret-key", secret.as_bytes()),
-    ];
-    let settings = frame(SETTINGS, 0, 0, b"");
-    let head = frame(HEADERS, END_HEADERS, 1, &block(&fields));
-    [PREFACE, &settings, &head, &frame(DATA, END_STREAM, 1, body.as_bytes())].concat()
 }
 
 /// The caller closes when it has read so much.

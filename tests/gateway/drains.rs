@@ -17,9 +17,9 @@ use crate::{
     bodies,
     client::{Connection, get, post, request},
     h2::{self, Http2Connection},
-    hostile::frames::{END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, block, frame},
+    hostile::frames::{PREFACE, SETTINGS, frame, request_frames},
     refuses_clearly::before_a_request,
-    test_gateway::{Setup, TestGateway, closed_port, sandbox, secret_of, until},
+    test_gateway::{Setup, TestGateway, closed_port, sandbox, until},
 };
 
 #[test]
@@ -305,18 +305,9 @@ fn pipelined_requests_are_answered_in_order() {
 fn a_silent_http2_connection_without_a_request_delays_no_stop() {
     let mut gateway = Setup { drain: ("0s", "60s"), ..Setup::default() }.start();
     let mut silent: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(gateway.data).expect("connected")).collect();
-    let secret = secret_of("shop");
-    let fields: [(&[u8], &[u8]); 6] = [
-        (b":method", b"GET"),
-        (b":scheme", b"http"),
-        (b":path", b"/region/city?province_id=31"),
-        (b":authority", b"gw"),
-        (b"access-key", b"svc-shop-1"),
-        (b"secret-key", secret.as_bytes()),
-    ];
     silent[0].write_all(&PREFACE[..10]).expect("written");
     silent[1].write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).expect("written");
-    let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&fields));
+    let request = request_frames(1, &get("/region/city?province_id=31").by("shop"));
     silent[2].write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &request].concat()).expect("written");
     until("the request is served", || gateway.log().len() == 1);
     let began = Instant::now();

@@ -16,10 +16,10 @@ use crate::{
     client::{Request, get, request},
     h2,
     hostile::frames::{
-        ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame,
+        ACK, DATA, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, request_frames,
         status_of,
     },
-    test_gateway::{Setup, TestGateway, secret_of, until},
+    test_gateway::{Setup, TestGateway, until},
 };
 
 /// An HTTP/2 client that opens its windows itself.
@@ -47,19 +47,9 @@ impl Windowed {
         stream.set_read_timeout(Some(Duration::from_millis(20))).expect("set");
         let mut client = Windowed { stream, buffer: Vec::new() };
         let setting = [&4_u16.to_be_bytes()[..], &window.to_be_bytes()].concat();
-        let secret = secret_of("shop");
-        let fields: [(&[u8], &[u8]); 6] = [
-            (b":method", request.method.as_bytes()),
-            (b":scheme", b"http"),
-            (b":path", request.target.as_bytes()),
-            (b":authority", b"gw"),
-            (b"access-key", b"svc-shop-1"),
-            (b"secret-key", secret.as_bytes()),
-        ];
         client.write(PREFACE);
         client.write(&frame(SETTINGS, 0, 0, &setting));
-        client.write(&frame(HEADERS, END_HEADERS, STREAM, &block(&fields)));
-        client.write(&frame(DATA, END_STREAM, STREAM, &request.body));
+        client.write(&request_frames(STREAM, request));
         client
     }
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::test_gateway::canary_in;
+use crate::{client::Request, test_gateway::canary_in};
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -47,6 +47,20 @@ pub(crate) fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
         bytes.push(0);
         text(&mut bytes, name);
         text(&mut bytes, value);
+    }
+    bytes
+}
+
+/// The frames of a whole request.
+pub(crate) fn request_frames(stream: u32, request: &Request) -> Vec<u8> {
+    let pseudo = [(":method", &*request.method), (":scheme", "http"), (":path", &request.target), (":authority", "gw")];
+    let headers = request.headers.iter().map(|(name, value)| (&**name, &**value));
+    let fields: Vec<_> =
+        pseudo.into_iter().chain(headers).map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+    let end = if request.body.is_empty() { END_STREAM } else { 0 };
+    let mut bytes = frame(HEADERS, END_HEADERS | end, stream, &block(&fields));
+    if !request.body.is_empty() {
+        bytes.extend(frame(DATA, END_STREAM, stream, &request.body));
     }
     bytes
 }

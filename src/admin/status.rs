@@ -234,6 +234,8 @@ struct InFlightStatus {
     left: u64,
     /// Of `limit`: only orders may take them.
     kept_for_orders: usize,
+    /// Of `limit`: no order may take them.
+    kept_for_others: usize,
 }
 
 #[derive(Serialize)]
@@ -455,7 +457,8 @@ impl BudgetStatus {
             in_flight: InFlightStatus {
                 limit: usage.in_flight.limit,
                 left: usage.in_flight.left,
-                kept_for_orders: usage.kept_for_orders,
+                kept_for_orders: usage.kept_for_each,
+                kept_for_others: usage.kept_for_each,
             },
             used_today: usage.used_today,
             spent_today,

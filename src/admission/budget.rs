@@ -127,8 +127,8 @@ pub struct BudgetUsage {
     pub bucket: Option<BucketUsage>,
     /// Requests in flight: `limit` and `left`; `resets_in` is 0.
     pub in_flight: WindowUsage,
-    /// Places in flight that only orders may take.
-    pub kept_for_orders: usize,
+    /// Places in flight that only orders may take. As many are kept for all others.
+    pub kept_for_each: usize,
     /// Units used today; counted even without a limit.
     pub used_today: u64,
     /// Requests in the wait queue.
@@ -256,7 +256,7 @@ impl Budget {
 
     /// How much is used now.
     pub fn usage(&self) -> BudgetUsage {
-        let QueueUsage { second, per_second, paused_for, in_flight, places, kept_for_orders, waiting } =
+        let QueueUsage { second, per_second, paused_for, in_flight, places, kept_for_each, waiting } =
             self.queue.usage();
         let bucket = second.map(|TokensLeft { rate, left }| BucketUsage { burst: u64::from(rate.burst), left });
         BudgetUsage {
@@ -267,7 +267,7 @@ impl Budget {
                 left: places.saturating_sub(in_flight) as u64,
                 resets_in: 0,
             },
-            kept_for_orders,
+            kept_for_each,
             used_today: self.queue.day.today().used,
             waiting,
             learned: per_second,

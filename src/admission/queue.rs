@@ -132,8 +132,8 @@ pub(super) struct QueueUsage {
     pub(super) paused_for: Duration,
     pub(super) in_flight: usize,
     pub(super) places: usize,
-    /// Of `places`.
-    pub(super) kept_for_orders: usize,
+    /// Of `places`: only orders may take them. As many are kept for all others.
+    pub(super) kept_for_each: usize,
     pub(super) waiting: usize,
 }
 
@@ -268,7 +268,7 @@ impl WaitQueue {
             paused_for: Duration::from_nanos(supply.paused_until().saturating_sub(now)),
             in_flight: supply.in_flight(),
             places: supply.places(),
-            kept_for_orders: supply.kept_for_orders(),
+            kept_for_each: supply.kept_for_each(),
             waiting: state.scheduler.waiting(),
         }
     }

@@ -10,7 +10,7 @@ use fastrac_sandbox::{Act, Fault, Limit};
 
 use crate::{
     bodies,
-    client::{Response, get, post},
+    client::{Response, get, post, request},
     test_gateway::{Setup, TestGateway, pair, sum, until, write},
 };
 
@@ -84,6 +84,11 @@ fn a_flood_takes_nothing_of_what_others_are_guaranteed() {
     assert!(guest.is_none_or(|response| response.status == 503));
 }
 
+/// What the status says of ten places, of which so many are left.
+fn in_flight(left: usize) -> serde_json::Value {
+    serde_json::json!({"limit": 10, "left": left, "kept_for_orders": 2, "kept_for_others": 2})
+}
+
 /// Slow quotes of one service wait and hold every place that they may; orders of it and of another one are sent at once.
 #[test]
 fn slow_quotes_leave_orders_the_places_that_are_kept_for_them() {
@@ -98,7 +103,7 @@ fn slow_quotes_leave_orders_the_places_that_are_kept_for_them() {
     thread::scope(|scope| {
         let quotes: Vec<_> = (0..12).map(|_| scope.spawn(|| quote("flood"))).collect();
         until("the others to wait", || status()["waiting"] == 4);
-        assert_eq!(status()["in_flight"], serde_json::json!({"limit": 10, "left": 2, "kept_for_orders": 2}));
+        assert_eq!(status()["in_flight"], in_flight(2));
         for (number, service) in [(1, "shop"), (2, "till"), (3, "till")] {
             let order = gateway.send(post("/order/express", &bodies::order(number)).by(service));
             assert_eq!((order.status, order.outcome()), (200, "ok"), "{order:?}");
@@ -106,6 +111,32 @@ fn slow_quotes_leave_orders_the_places_that_are_kept_for_them() {
         assert_eq!(status()["waiting"], 4, "no quote has ended meanwhile");
         for quote in quotes {
             assert_eq!(quote.join().expect("a response").outcome(), "ok");
+        }
+    });
+}
+
+/// Slow orders of one service wait and hold every place that they may; reads of it and of another one are sent at once.
+#[test]
+fn slow_orders_leave_others_the_places_that_are_kept_for_them() {
+    let services =
+        &[("till", "priority = \"high\"\nallow = [\"order\"]"), ("desk", "priority = \"low\"\nallow = [\"read\"]")];
+    let budget = "per_second = 1000, burst = 1000, in_flight = 10, max_wait = \"30s\"";
+    let gateway = Setup { budget, services, ..Setup::default() }.start();
+    let until_the_end = Fault::on("v2.order_express", Act::Pass).wait(Duration::from_secs(4));
+    gateway.sandbox.fault(until_the_end.times(8));
+    let order = |number| gateway.send(post("/order/express", &bodies::order(number)).by("till"));
+    let status = || gateway.admin("/status").json()["accounts"]["main"]["budget"].clone();
+    thread::scope(|scope| {
+        let orders: Vec<_> = (0..12).map(|number| scope.spawn(move || order(number))).collect();
+        until("the others to wait", || status()["waiting"] == 4);
+        assert_eq!(status()["in_flight"], in_flight(2));
+        for service in ["shop", "desk", "desk"] {
+            let read = gateway.send(request("GET", "/order/track").json("{}").by(service));
+            assert_eq!(read.sent(), "yes", "{read:?}");
+        }
+        assert_eq!(status()["waiting"], 4, "no order has ended meanwhile");
+        for order in orders {
+            assert_eq!(order.join().expect("a response").outcome(), "ok");
         }
     });
 }

@@ -1,7 +1,7 @@
 //! Orders and other requests in the wait queue, each kind in lines of its own.
 //!
-//! An order may take any place in flight, another request only those that are not kept for orders. So when no more than
-//! those are free, the orders are served and the others wait. Otherwise the first of both kinds is served first.
+//! Some places in flight are kept for each kind. So when only those of one kind are free, that kind is served and the
+//! other waits. Otherwise the first of both kinds is served first.
 //!
 //! Always holds: a service borrows in one turn for both kinds, so that it gains nothing by mixing them. Knows neither
 //! tokens nor places: its owner says who may be served. Never fails.
@@ -18,6 +18,13 @@ pub(super) enum Lane {
 impl Lane {
     pub(super) fn of<Q>(demand: &Demand<Q>) -> Self {
         if demand.urgency == Urgency::Order { Lane::Orders } else { Lane::Others }
+    }
+
+    pub(super) fn other(self) -> Self {
+        match self {
+            Lane::Orders => Lane::Others,
+            Lane::Others => Lane::Orders,
+        }
     }
 }
 
@@ -101,10 +108,10 @@ impl<W, Q> Lanes<W, Q> {
         self.lane(line.lane).head(line.member)
     }
 
-    /// The line to be served next, of orders alone or of all.
-    pub(super) fn first(&self, only_orders: bool) -> Option<LaneLine> {
-        let others = if only_orders { None } else { self.others.first() };
-        let (lane, (_, member)) = match (self.orders.first(), others) {
+    /// The line to be served next, of one kind alone or of both.
+    pub(super) fn first(&self, only: Option<Lane>) -> Option<LaneLine> {
+        let of = |lane: Lane| if only == Some(lane.other()) { None } else { self.lane(lane).first() };
+        let (lane, (_, member)) = match (of(Lane::Orders), of(Lane::Others)) {
             (Some(order), Some(other)) if order < other => (Lane::Orders, order),
             (Some(order), None) => (Lane::Orders, order),
             (_, other) => (Lane::Others, other?),
@@ -163,15 +170,16 @@ impl<W, Q> Lanes<W, Q> {
         self.orders.next_change().into_iter().chain(self.others.next_change()).min()
     }
 
-    /// Sum of the costs that a new waiter of this service finds ahead, at least. `only_orders`: other requests have no
-    /// place, so that an order does not wait for them.
-    pub(super) fn cost_ahead<R>(&self, demand: &Demand<R>, borrows: bool, only_orders: bool) -> u64 {
+    /// Sum of the costs that a new waiter of this service finds ahead, at least. `only`: the other kind has no place, so
+    /// that this one does not wait for it.
+    pub(super) fn cost_ahead<R>(&self, demand: &Demand<R>, borrows: bool, only: Option<Lane>) -> u64 {
         let &Demand { member, priority, .. } = demand;
-        let orders = self.orders.cost_ahead(member, priority, borrows);
-        match Lane::of(demand) {
-            Lane::Orders if only_orders => orders,
-            Lane::Orders => orders + self.others.cost_above(member, priority, borrows),
-            Lane::Others => orders + self.others.cost_ahead(member, priority, borrows),
+        let lane = Lane::of(demand);
+        let same = self.lane(lane).cost_ahead(member, priority, borrows);
+        match lane {
+            _ if only == Some(lane) => same,
+            Lane::Orders => same + self.others.cost_above(member, priority, borrows),
+            Lane::Others => same + self.orders.cost_ahead(member, priority, borrows),
         }
     }
 }

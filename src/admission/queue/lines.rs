@@ -18,7 +18,7 @@ use crate::config::Priority;
 /// Which of the requests with the same priority comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// An order, which may also take the places that are kept for orders.
+    /// An order. Some places are kept for orders, and some for all others.
     Order,
     /// What it obtains expires within minutes.
     Expiring,

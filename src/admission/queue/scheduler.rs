@@ -2,9 +2,9 @@
 //! clock.
 //!
 //! Always holds: no request waits while it may take what it needs of the [`Supply`], unless one that comes first waits for
-//! the same tokens or place; an order never waits for a place that is kept for orders; what only one service lacks keeps no other waiting; a request that cannot be served in time
-//! is refused when it arrives. Times are nanoseconds that only grow. Must not know requests or counters. It fails with
-//! [`Exhausted`].
+//! the same tokens or place; a request never waits for a place that is kept for its kind; what only one service lacks
+//! keeps no other waiting; a request that cannot be served in time is refused when it arrives. Times are nanoseconds that
+//! only grow. Must not know requests or counters. It fails with [`Exhausted`].
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ impl<W, Q> Scheduler<W, Q> {
         self.list(member, now);
     }
 
-    /// Whether services of the account may place orders: then some places are kept for them.
+    /// Whether services of the account may place orders: then some places are kept for them, and some for all others.
     pub(super) fn place_orders(&mut self, orders: bool) {
         self.supply.place_orders(orders);
     }
@@ -136,8 +136,8 @@ impl<W, Q> Scheduler<W, Q> {
         while let Some(member) = self.lines.change_due(now) {
             self.list(member, now);
         }
-        let (mut next, mut only_orders) = (None, false);
-        while let Some(line) = self.lines.first(only_orders) {
+        let (mut next, mut only) = (None, None);
+        while let Some(line) = self.lines.first(only) {
             let Some((position, Waiting { demand, .. })) = self.lines.head(line) else { break };
             let (cost, expires) = (demand.cost, demand.expires);
             let decision = match self.supply.take(demand, now, days) {
@@ -158,11 +158,11 @@ impl<W, Q> Scheduler<W, Q> {
                 }
                 Err(Stop::Place) => {
                     self.places_are_few(true, now);
-                    if line.lane == Lane::Orders {
+                    if only.is_some() {
                         break;
                     }
-                    // Those that are kept for orders may be free.
-                    only_orders = true;
+                    // Those that are kept for the other kind may be free.
+                    only = Some(line.lane.other());
                     continue;
                 }
             };
@@ -223,12 +223,12 @@ impl<W, Q> Scheduler<W, Q> {
     /// Whether the waiter that comes first may have the tokens that are there.
     #[cfg(test)]
     pub(super) fn could_serve(&mut self, now: u64) -> bool {
-        let first = self.lines.first(self.supply.only_orders()).and_then(|line| self.lines.head(line));
+        let first = self.lines.first(self.supply.only()).and_then(|line| self.lines.head(line));
         first.is_some_and(|(_, head)| self.supply.check_tokens(&head.demand, now).is_ok())
     }
 
     fn ahead(&self, demand: &Demand<Q>) -> Ahead {
-        let ahead = |borrows| self.lines.cost_ahead(demand, borrows, self.supply.only_orders());
+        let ahead = |borrows| self.lines.cost_ahead(demand, borrows, self.supply.only());
         Ahead { own: ahead(false), all: ahead(true) }
     }
 

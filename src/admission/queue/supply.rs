@@ -10,7 +10,10 @@
 
 use std::time::Duration;
 
-use super::lines::{Demand, Standing, Urgency};
+use super::{
+    lanes::Lane,
+    lines::{Demand, Standing},
+};
 use crate::{
     admission::{
         bucket_start::{BucketMark, BucketStart},
@@ -79,7 +82,7 @@ pub(super) struct Served<T> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
     pub(super) member: usize,
-    is_order: bool,
+    lane: Lane,
     cost: u32,
     /// Number of the take; `None` without a limit.
     tokens: Option<u64>,
@@ -247,26 +250,33 @@ impl Supply {
         self.orders_come = orders;
     }
 
-    /// Places that only orders may take: an eighth, rounded up, so that slow requests cannot hold all places against
-    /// them. A single place is for all.
-    pub(super) fn kept_for_orders(&self) -> usize {
+    /// Places that only orders may take, and as many that only others may: an eighth, rounded up, so that slow requests
+    /// of one kind cannot hold all places against the other. A single place is for all.
+    pub(super) fn kept_for_each(&self) -> usize {
         if self.orders_come && self.places > 1 { self.places.div_ceil(8) } else { 0 }
     }
 
-    /// Whether only an order may take a place now, if there is one.
-    pub(super) fn only_orders(&self) -> bool {
-        !self.has_free_place(Urgency::Usual)
+    /// The kind that alone may take a place now, if there is one.
+    pub(super) fn only(&self) -> Option<Lane> {
+        [Lane::Orders, Lane::Others].into_iter().find(|lane| !self.has_free_place(lane.other()))
     }
 
-    fn has_free_place(&self, urgency: Urgency) -> bool {
-        let others = self.in_flight - self.orders_in_flight;
-        self.in_flight < self.places && (urgency == Urgency::Order || others < self.places - self.kept_for_orders())
+    fn has_free_place(&self, lane: Lane) -> bool {
+        self.in_flight < self.places && self.in_flight_of(lane) < self.places - self.kept_for_each()
     }
 
     /// Whether more than a quarter of the places is free for any request.
     pub(super) fn has_many_places(&self) -> bool {
-        let others = self.in_flight - self.orders_in_flight;
-        self.in_flight * 4 < self.places * 3 && others * 4 < (self.places - self.kept_for_orders()) * 3
+        let of_a_kind = self.in_flight_of(Lane::Orders).max(self.in_flight_of(Lane::Others));
+        self.in_flight * 4 < self.places * 3 && of_a_kind * 4 < (self.places - self.kept_for_each()) * 3
+    }
+
+    /// Places that requests of a kind occupy.
+    fn in_flight_of(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Orders => self.orders_in_flight,
+            Lane::Others => self.in_flight - self.orders_in_flight,
+        }
     }
 
     /// How long a request may wait, nanoseconds.
@@ -337,7 +347,7 @@ impl Supply {
         if now < self.learned.paused_until() {
             return Err(Stop::Until(self.learned.paused_until()));
         }
-        if !self.has_free_place(demand.urgency) {
+        if !self.has_free_place(Lane::of(demand)) {
             return Err(Stop::Place);
         }
         let worth = self.check_tokens(demand, now)?;
@@ -348,11 +358,11 @@ impl Supply {
         let tokens = self.tokens.as_mut().and_then(|tokens| tokens.take(cost, now).ok());
         let delay = self.shares.take(member, worth, now);
         self.days.take(member, cost, date);
-        let is_order = demand.urgency == Urgency::Order;
+        let lane = Lane::of(demand);
         self.in_flight += 1;
-        self.orders_in_flight += usize::from(is_order);
+        self.orders_in_flight += usize::from(lane == Lane::Orders);
         self.occupied[member] += 1;
-        Ok(Served { units, taken: Taken { member, is_order, cost, tokens, delay, date } })
+        Ok(Served { units, taken: Taken { member, lane, cost, tokens, delay, date } })
     }
 
     /// Says what became of what was taken: it was used, or comes back.
@@ -369,7 +379,7 @@ impl Supply {
     /// The place in flight is free again.
     pub(super) fn release(&mut self, taken: Taken) {
         self.in_flight -= 1;
-        self.orders_in_flight -= usize::from(taken.is_order);
+        self.orders_in_flight -= usize::from(taken.lane == Lane::Orders);
         self.occupied[taken.member] -= 1;
     }
 
@@ -432,7 +442,7 @@ impl Supply {
         if pause > 0 {
             return Exhausted::Paused { wait: Duration::from_nanos(pause) };
         }
-        if !self.has_free_place(demand.urgency) {
+        if !self.has_free_place(Lane::of(demand)) {
             return Exhausted::InFlight { own_share_used: has_share && !self.has_place(demand.member) };
         }
         if self.check_tokens(demand, now).is_ok() {

@@ -482,7 +482,7 @@ fn nobody_waits_for_what_it_may_have() {
             assert!(supply.in_flight() <= places);
             let kept = if seed % 4 > 0 && places > 1 { places.div_ceil(8) } else { 0 };
             let orders = simulation.in_flight(Urgency::Order);
-            assert!(supply.in_flight() - orders <= places - kept, "seed {seed}, step {step}");
+            assert!(orders.max(supply.in_flight() - orders) <= places - kept, "seed {seed}, step {step}");
             if simulation.scheduler.waiting() > 0 && supply.in_flight() < places && supply.paused_until() <= now {
                 assert!(!simulation.scheduler.could_serve(now), "seed {seed}, step {step}");
             }
@@ -539,41 +539,89 @@ fn a_pause_holds_for_all_and_the_rate_falls_and_climbs() {
     }
 }
 
+/// Two services without a share, of which one may place orders; their requests may wait for a second.
+fn with_places(places: usize) -> Scheduler<usize, ()> {
+    let max_wait = Duration::from_secs(1);
+    let mut scheduler = Scheduler::new(Limits { places, max_wait, ..limits(1_000, 1_000) });
+    scheduler.set_share(1, 0, 0);
+    scheduler.set_share(2, 0, 0);
+    scheduler.place_orders(true);
+    scheduler
+}
+
+/// Numbers of places, and how many of them are kept for each kind.
+const KEPT: [(usize, usize); 7] = [(1, 0), (2, 1), (3, 1), (8, 1), (9, 2), (64, 8), (65, 9)];
+
+/// Requests of service 1 until one has to wait: what they have taken.
+fn take_all(scheduler: &mut Scheduler<usize, ()>, urgency: Urgency) -> Vec<Taken> {
+    let mut taken = Vec::new();
+    let demand = demand(1, urgency, SECOND);
+    while let QueueArrival::Granted(grant) = scheduler.arrive(&demand, 0, &SimulatedDays::default()) {
+        taken.push(grant.taken);
+    }
+    taken
+}
+
+/// Requests of another kind, in turns of both services, arrive, enter as 10 and up, and are served: which were granted.
+fn enter_and_serve(scheduler: &mut Scheduler<usize, ()>, urgency: Urgency, count: usize) -> Vec<usize> {
+    let (days, mut granted) = (SimulatedDays::default(), Vec::new());
+    for number in 0..count {
+        // It is not the first to expire.
+        let demand = demand(1 + number % 2, urgency, 2 * SECOND);
+        assert!(matches!(scheduler.arrive(&demand, 0, &days), QueueArrival::Waits { .. }));
+        scheduler.enter(demand, 10 + number, 0);
+        scheduler.serve(0, &days, |waiter, decision| granted.extend(decision.is_ok().then_some(waiter)));
+    }
+    granted
+}
+
 /// Slow requests of one service take all that they may, and wait; orders of it and of another one get the rest.
 #[test]
 fn orders_get_the_places_that_are_kept_for_them_while_others_wait() {
-    for (places, kept) in [(1, 0), (2, 1), (3, 1), (8, 1), (9, 2), (64, 8), (65, 9)] {
-        let max_wait = Duration::from_secs(1);
-        let mut scheduler: Scheduler<usize, ()> = Scheduler::new(Limits { places, max_wait, ..limits(1_000, 1_000) });
-        scheduler.set_share(1, 0, 0);
-        scheduler.set_share(2, 0, 0);
-        scheduler.place_orders(true);
-        let days = SimulatedDays::default();
-        let mut others = Vec::new();
-        while let QueueArrival::Granted(grant) = scheduler.arrive(&demand(1, Urgency::Usual, SECOND), 0, &days) {
-            others.push(grant.taken);
-        }
+    for (places, kept) in KEPT {
+        let mut scheduler = with_places(places);
+        let others = take_all(&mut scheduler, Urgency::Usual);
         assert_eq!(others.len(), places - kept);
         scheduler.enter(demand(1, Urgency::Usual, SECOND), 0, 0);
         scheduler.enter(demand(1, Urgency::Expiring, SECOND), 1, 0);
-        let mut granted = Vec::new();
-        for number in 0..=kept {
-            // It is not the first to expire.
-            let order = demand(1 + number % 2, Urgency::Order, 2 * SECOND);
-            assert!(matches!(scheduler.arrive(&order, 0, &days), QueueArrival::Waits { .. }), "{places}");
-            scheduler.enter(order, 10 + number, 0);
-            scheduler.serve(0, &days, |waiter, decision| granted.push((waiter, decision.is_ok())));
-        }
-        assert_eq!(granted, (0..kept).map(|number| (10 + number, true)).collect::<Vec<_>>(), "{places}");
+        let granted = enter_and_serve(&mut scheduler, Urgency::Order, kept + 1);
+        assert_eq!(granted, (10..10 + kept).collect::<Vec<_>>(), "{places}");
         assert_eq!(scheduler.supply.in_flight(), places);
-        // The next place goes to the order, then to what expires soon.
-        granted.clear();
+        // The next place goes to the order, unless it is kept for others, then to what expires soon.
+        let mut granted = Vec::new();
         for taken in others.into_iter().take(3) {
             scheduler.release(taken, 0);
-            scheduler.serve(0, &days, |waiter, _| granted.push((waiter, true)));
+            scheduler.serve(0, &SimulatedDays::default(), |waiter, _| granted.push(waiter));
         }
-        let expected: &[_] = if places == 1 { &[10] } else { &[10 + kept, 1, 0] };
-        let expected = expected.iter().map(|waiter| (*waiter, true)).take(places - kept);
+        let expected: &[_] = match places {
+            1 => &[10],
+            2 => &[1],
+            _ => &[10 + kept, 1, 0],
+        };
+        let expected = expected.iter().copied().take(places - kept);
+        assert_eq!(granted, expected.collect::<Vec<_>>(), "{places}");
+    }
+}
+
+/// Slow orders of one service take all that they may, and wait; other requests of it and of another one get the rest.
+#[test]
+fn others_get_the_places_that_are_kept_for_them_while_orders_wait() {
+    for (places, kept) in KEPT {
+        let mut scheduler = with_places(places);
+        let orders = take_all(&mut scheduler, Urgency::Order);
+        assert_eq!(orders.len(), places - kept);
+        scheduler.enter(demand(1, Urgency::Order, SECOND), 0, 0);
+        let granted = enter_and_serve(&mut scheduler, Urgency::Usual, kept + 1);
+        assert_eq!(granted, (10..10 + kept).collect::<Vec<_>>(), "{places}");
+        assert_eq!(scheduler.supply.in_flight(), places);
+        // The end of orders lets both go on.
+        let mut granted = Vec::new();
+        for taken in orders.into_iter().take(2) {
+            scheduler.release(taken, 0);
+            scheduler.serve(0, &SimulatedDays::default(), |waiter, _| granted.push(waiter));
+        }
+        granted.sort_unstable();
+        let expected = [0, 10 + kept].into_iter().take(places - kept);
         assert_eq!(granted, expected.collect::<Vec<_>>(), "{places}");
     }
 }

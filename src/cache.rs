@@ -3,7 +3,7 @@
 //! What may be stored, and for how long, is decided by `cache/rules` alone. What always holds: the entries take at most
 //! `cache.memory` bytes of heap, with everything that belongs to them (moka evicts), and one of them at most an eighth of
 //! that; an entry past its last permitted use is not given out; what was requested before a
-//! purge is not stored after it. Freshness is kept in the entry, because moka's clock is private. Must not know Fastrac,
+//! purge that covers it is not stored after it. Freshness is kept in the entry, because moka's clock is private. Must not know Fastrac,
 //! callers or requests. Never fails: what is not stored is fetched again.
 
 mod canonical;
@@ -13,6 +13,7 @@ pub mod flight;
 mod heap;
 pub mod key;
 mod packed;
+mod purges;
 pub mod refreshes;
 pub mod rules;
 pub mod snapshot;
@@ -39,6 +40,7 @@ pub(crate) use flight::JoinRequest;
 pub use flight::{Flight, Flights, Follower, Leader};
 pub use key::{Key, KeyParts, KeyRequest, PurgeScope, VaryValues};
 use packed::NameLists;
+use purges::Purges;
 pub use refreshes::{DueRefresh, RefreshQueue};
 use snapshot::SnapshotEntry;
 use upkeep::Upkeep;
@@ -67,16 +69,15 @@ pub struct Cache {
     memory: u64,
     names: Arc<NameLists>,
     upkeep: Arc<Upkeep>,
-    /// Number of purges so far.
-    purges: Arc<AtomicU64>,
+    purges: Arc<Purges>,
     /// Number of changes of an account's address so far.
     moves: Arc<AtomicU64>,
     /// The same when this handle was made.
     made_at: u64,
 }
 
-/// A time between two purges, and between two changes of an account's address. What is requested in one is not stored
-/// in a later one.
+/// A time between two purges, and between two changes of an account's address. What is requested in one is not stored after
+/// a change, nor after a purge that covers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generation {
     purges: u64,
@@ -132,18 +133,29 @@ impl Cache {
 
     /// The generation of a request that is made now with this handle.
     pub fn generation(&self) -> Generation {
-        Generation { purges: self.purges.load(SeqCst), moves: self.made_at }
+        Generation { purges: self.purges.count(), moves: self.made_at }
     }
 
-    fn current(&self) -> Generation {
-        Generation { purges: self.purges.load(SeqCst), moves: self.moves.load(SeqCst) }
+    /// The same for what was read before the purges since an earlier generation, and is checked with this handle.
+    pub(crate) fn generation_since(&self, earlier: Generation) -> Generation {
+        Generation { purges: earlier.purges, moves: self.made_at }
     }
 
-    /// Stores a response that was requested in `generation`, unless the cache was purged or an address has changed since,
-    /// or it is too large. Returns whether it did.
+    /// Whether what was requested in `generation` may be stored now.
+    fn admits(&self, key: &Key, generation: Generation) -> bool {
+        generation.moves == self.moves.load(SeqCst) && !self.purges.have_covered(key, generation.purges)
+    }
+
+    /// Whether a request that is made now with this handle may use the result of one of `generation`.
+    pub(crate) fn shares(&self, key: &Key, generation: Generation) -> bool {
+        generation.moves == self.made_at && !self.purges.have_covered(key, generation.purges)
+    }
+
+    /// Stores a response that was requested in `generation`, unless it was purged or an address has changed since, or it is
+    /// too large. Returns whether it did.
     pub fn keep(&self, key: Key, entry: Arc<CacheEntry>, generation: Generation) -> bool {
         let weight = u64::from(weight(&key, &entry));
-        if generation != self.current() || weight > self.largest() {
+        if !self.admits(&key, generation) || weight > self.largest() {
             return false;
         }
         entry.set_stored(true);
@@ -155,7 +167,7 @@ impl Cache {
             self.entries.run_pending_tasks();
         }
         // A purge may have begun in between, and may have removed the other entries before this one was stored.
-        let kept = generation == self.current();
+        let kept = self.admits(&key, generation);
         if !kept {
             self.entries.invalidate(&key);
         }
@@ -166,7 +178,7 @@ impl Cache {
     /// did.
     pub(crate) fn restore(&self, key: Key, entry: CacheEntry, generation: Generation) -> bool {
         let weight = u64::from(weight(&key, &entry));
-        if generation != self.current() || weight > self.largest() {
+        if !self.admits(&key, generation) || weight > self.largest() {
             return false;
         }
         entry.set_stored(true);
@@ -181,7 +193,7 @@ impl Cache {
         if self.upkeep.is_due() {
             self.entries.run_pending_tasks();
         }
-        let kept = generation == self.current();
+        let kept = self.admits(&copy, generation);
         if stored && !kept {
             self.entries.invalidate(&copy);
         }
@@ -230,24 +242,37 @@ impl Cache {
 
     /// Removes all entries, and keeps out the responses to requests that have been made already.
     pub fn purge(&self) {
-        self.purges.fetch_add(1, SeqCst);
+        self.begin_purge(PurgeScope::default());
         self.entries.invalidate_all();
         self.upkeep.purged();
     }
 
-    /// Removes the entries within a scope, and returns their number by operation. Keeps out the responses to all requests
-    /// that have been made already, also outside the scope: those are fetched again. Walks all entries.
+    /// Keeps out the responses within a scope to requests that have been made already.
+    pub(crate) fn begin_purge(&self, scope: PurgeScope) {
+        self.purges.begin(scope);
+    }
+
+    /// Removes the entries within a scope, keeps out the responses to requests that have been made already, and returns their
+    /// number by operation. Walks all entries.
     pub fn purge_within(&self, scope: &PurgeScope) -> BTreeMap<Arc<str>, u64> {
-        self.purges.fetch_add(1, SeqCst);
+        self.begin_purge(scope.clone());
         let mut purged = BTreeMap::<Arc<str>, u64>::new();
-        for (key, entry) in &self.entries {
-            if key.is_within(scope) {
-                self.entries.invalidate(&*key);
-                *purged.entry(entry.operation().clone()).or_default() += 1;
-            }
+        for (key, entry) in self.entries.iter().filter(|(key, _)| key.is_within(scope)) {
+            self.entries.invalidate(&*key);
+            *purged.entry(entry.operation().clone()).or_default() += 1;
         }
         self.upkeep.purged();
         purged
+    }
+
+    /// Removes the entries of which `is_used` says that no request has their account and address any more. Walks all.
+    pub(crate) fn forget_addresses(&self, is_used: impl Fn(&str, &str) -> bool) {
+        for (key, _) in
+            self.entries.iter().filter(|(key, _)| !key.address().is_some_and(|(name, url)| is_used(name, url)))
+        {
+            self.entries.invalidate(&*key);
+        }
+        self.upkeep.purged();
     }
 
     /// Frees the memory of entries that have left. To be called about once a second; does nothing if nothing has changed.
@@ -385,6 +410,29 @@ mod tests {
         assert!(!is_fresh(&cache, "/a"));
         assert!(cache.keep(key("/a"), entry(10), cache.generation()));
         assert!(is_fresh(&cache, "/a"));
+    }
+
+    #[test]
+    fn a_purge_of_a_part_keeps_out_only_what_it_covers() {
+        let cache = Cache::new(1 << 20);
+        let before = cache.generation();
+        let scope = PurgeScope { path_prefix: Some("/a".to_owned()), ..PurgeScope::default() };
+        cache.purge_within(&scope);
+        let restored = |path| cache.restore(key(path), CacheEntry::shared(test_response(10)), before);
+        assert_eq!(["/a/1", "/b/1"].map(restored), [false, true]);
+        assert_eq!(["/a/2", "/b/2"].map(|path| cache.keep(key(path), entry(10), before)), [false, true]);
+        assert_eq!(["/a", "/b"].map(|path| cache.shares(&key(path), before)), [false, true]);
+        assert!(!is_fresh(&cache, "/a/1") && is_fresh(&cache, "/b/1") && is_fresh(&cache, "/b/2"));
+    }
+
+    #[test]
+    fn entries_of_addresses_that_are_no_longer_used_are_removed() {
+        let cache = Cache::new(1 << 20);
+        assert!(cache.keep(key("/a"), entry(10), cache.generation()));
+        cache.forget_addresses(|account, address| account == "main" && address == "https://b2b.example");
+        assert!(is_fresh(&cache, "/a"));
+        cache.forget_addresses(|_, address| address == "https://other.example");
+        assert!(!is_fresh(&cache, "/a") && cache.usage().is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Commands of operators, except those about keys: reload, purge of the cache.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use crate::{
     cache::PurgeScope,
     config::check::Diagnostic,
     files::configuration::LoadError,
-    gateway::{ReloadError, Removals},
+    gateway::{Gateway, ReloadError, Removals},
 };
 
 /// Errors of a configuration in one response; its message has their number.
@@ -111,13 +111,10 @@ pub(super) async fn purge(
     subject.name("account", account.clone());
     subject.name("operation", operation.clone());
     let scope = PurgeScope { account, operation, path_prefix };
-    let file = state.admin.gateway.live.snapshot_file.clone();
-    let purge = move || {
-        // First: no snapshot that was taken before is put in the place of the removed one.
-        let removed = snapshot.cache.purge_within(&scope);
-        file.remove().map(|_| (removed, scope))
-    };
-    let (removed, scope) = off_thread(purge).await?.map_err(|error| snapshot_left(&error))?;
+    let gateway = state.admin.gateway.clone();
+    let purge = move || purge_within(&gateway, &scope).map(|removed| (removed, scope));
+    // Waits for the disk. Runs to its end even if the client has left.
+    let (removed, scope) = off_thread(purge).await?.map_err(|error| not_purged(&error))?;
     let entries: u64 = removed.values().sum();
     if entries > 0 {
         // Otherwise it may be anything.
@@ -128,6 +125,24 @@ pub(super) async fn purge(
     subject.name("operations", operations.clone());
     tracing::info!(entries, "stored responses were purged");
     Ok(Json(json!({ "purged": entries, "operations": operations })))
+}
+
+/// Removes entries from the disk, then from the memory, and returns their number by operation. Nothing is removed if the
+/// disk fails: a restart would bring it back.
+fn purge_within(gateway: &Gateway, scope: &PurgeScope) -> io::Result<BTreeMap<Arc<str>, u64>> {
+    let (snapshot, file) = (gateway.current.load_full(), &gateway.live.snapshot_file);
+    // From here on, no snapshot that is being written is put in the place of the removed one.
+    snapshot.cache.begin_purge(scope.clone());
+    match file.remove() {
+        Err(error) if gateway.in_force.load().config.cache.snapshot => return Err(error),
+        // The next start restores nothing.
+        Err(_) | Ok(_) => {}
+    }
+    let removed = snapshot.cache.purge_within(scope);
+    if *scope != PurgeScope::default() {
+        file.make_due();
+    }
+    Ok(removed)
 }
 
 #[derive(Default, Deserialize)]
@@ -157,10 +172,10 @@ pub(super) async fn warm(
     Ok(Json(json!({ "begun": begun, "walks": walks(warmer) })))
 }
 
-fn snapshot_left(error: &std::io::Error) -> AdminError {
+fn not_purged(error: &io::Error) -> AdminError {
     let message = format!(
-        "the cache was purged, but its snapshot in state.dir is still there ({error}): a restart may restore what was \
-         purged; purge it again"
+        "nothing was purged: the cache's snapshot in state.dir cannot be removed ({error}), and a restart would bring back \
+         what it holds; purge again once the disk works, or after a reload with cache.snapshot = false"
     );
     AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, "cache.snapshot", message)
 }

@@ -3,14 +3,14 @@
 //! The first request gets the [`Leader`]; the others are [`Follower`]s and get the result that the leader completes
 //! with. What always holds: there is at most one leader for a key and a generation; a flight ends when its leader is
 //! dropped, and if that was without a result, the followers are told, and one of them leads; a flight that began before
-//! a purge is joined by nobody after it. Must not know what is fetched. Never fails.
+//! a purge that covers it is joined by nobody after it. Must not know what is fetched. Never fails.
 
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{CacheEntry, Generation, Key};
+use super::{Cache, CacheEntry, Generation, Key};
 use crate::config::Priority;
 
 /// The flights in progress.
@@ -36,9 +36,9 @@ impl<T> Default for Flights<T> {
 
 /// A request that joins a flight.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct JoinRequest {
-    /// The cache's when it joins.
-    pub(crate) generation: Generation,
+pub(crate) struct JoinRequest<'a> {
+    /// Where the result would be stored.
+    pub(crate) cache: &'a Cache,
     pub(crate) priority: Priority,
 }
 
@@ -56,12 +56,12 @@ impl<T: Clone> Flights<T> {
     pub(crate) fn join(
         self: &Arc<Self>,
         key: &Key,
-        request: JoinRequest,
+        request: JoinRequest<'_>,
         stored: impl FnOnce() -> Option<Arc<CacheEntry>>,
     ) -> Flight<T> {
-        let JoinRequest { generation, priority } = request;
+        let JoinRequest { cache, priority } = request;
         let mut open = self.open.lock();
-        if let Some(flight) = open.get(key).filter(|flight| flight.generation == generation) {
+        if let Some(flight) = open.get(key).filter(|flight| cache.shares(key, flight.generation)) {
             flight.priority.send_if_modified(|highest| {
                 let rises = priority > *highest;
                 *highest = priority.max(*highest);
@@ -72,6 +72,7 @@ impl<T: Clone> Flights<T> {
         if let Some(entry) = stored() {
             return Flight::Stored(entry);
         }
+        let generation = cache.generation();
         let (sender, result) = watch::channel(None);
         let (raise, priority) = watch::channel(priority);
         open.insert(key.clone(), OpenFlight { generation, result, priority: raise });
@@ -162,12 +163,9 @@ mod tests {
     use super::*;
     use crate::cache::key::key_of_path as key;
 
-    fn request(priority: Priority) -> JoinRequest {
-        JoinRequest { generation: crate::cache::Cache::new(0).generation(), priority }
-    }
-
     fn join(flights: &Arc<Flights<u32>>, path: &str) -> Flight<u32> {
-        flights.join(&key(path), request(Priority::Normal), || None)
+        let request = JoinRequest { cache: &Cache::new(0), priority: Priority::Normal };
+        flights.join(&key(path), request, || None)
     }
 
     #[tokio::test]
@@ -194,8 +192,8 @@ mod tests {
 
     #[test]
     fn the_highest_priority_of_those_that_joined_counts() {
-        let flights = Arc::new(Flights::<u32>::default());
-        let joins = |priority| flights.join(&key("/a"), request(priority), || None);
+        let (flights, cache) = (Arc::new(Flights::<u32>::default()), Cache::new(0));
+        let joins = |priority| flights.join(&key("/a"), JoinRequest { cache: &cache, priority }, || None);
         let Flight::Leader(leader) = joins(Priority::Low) else { panic!("first leads") };
         let mut highest = leader.priority();
         let of_the_others = [Priority::Normal, Priority::High, Priority::Low].map(joins);
@@ -206,9 +204,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_flight_that_began_before_a_purge_is_not_joined_after_it() {
-        let (flights, cache) = (Arc::new(Flights::<u32>::default()), crate::cache::Cache::new(0));
+        let (flights, cache) = (Arc::new(Flights::<u32>::default()), Cache::new(0));
         let joins = || {
-            let request = JoinRequest { generation: cache.generation(), priority: Priority::Normal };
+            let request = JoinRequest { cache: &cache, priority: Priority::Normal };
             flights.join(&key("/a"), request, || None)
         };
         let Flight::Leader(before) = joins() else { panic!("first leads") };

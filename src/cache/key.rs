@@ -154,6 +154,12 @@ impl Key {
         Some(KeyRequest { account, address, operation, service, method, target, headers, body })
     }
 
+    /// Account and address.
+    pub(super) fn address(&self) -> Option<(&str, &str)> {
+        let mut fields = Fields(&self.0);
+        Some((fields.text()?, fields.text()?))
+    }
+
     pub(super) fn is_within(&self, scope: &PurgeScope) -> bool {
         let mut fields = Fields(&self.0);
         let mut field = || fields.field().unwrap_or_default();

@@ -14,6 +14,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// The file in `state.dir`.
 const FILE: &str = "cache-snapshot";
@@ -32,12 +33,23 @@ pub struct SnapshotFile {
     writing: Mutex<()>,
     /// Held while the name is given or removed.
     naming: Mutex<()>,
+    due: Notify,
 }
 
 impl SnapshotFile {
     /// That in `dir`, which exists.
     pub fn new(dir: &Path) -> Self {
-        SnapshotFile { dir: dir.to_owned(), writing: Mutex::new(()), naming: Mutex::new(()) }
+        SnapshotFile { dir: dir.to_owned(), writing: Mutex::new(()), naming: Mutex::new(()), due: Notify::new() }
+    }
+
+    /// A snapshot is to be written now, or removed: the cache or the configuration has changed.
+    pub fn make_due(&self) {
+        self.due.notify_one();
+    }
+
+    /// Waits until one is due. For one task.
+    pub async fn until_due(&self) {
+        self.due.notified().await;
     }
 
     /// The file and its length in bytes; `None`: there is none.

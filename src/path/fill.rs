@@ -170,7 +170,7 @@ pub async fn refresh(mut call: UpstreamCall, due: &DueRefresh) -> RefreshResult 
         Lookup::Fresh(stored) | Lookup::Stale(stored) => Arc::ptr_eq(&stored, &entry),
         Lookup::Miss => false,
     };
-    let request = JoinRequest { generation: cache.generation(), priority: Priority::Low };
+    let request = JoinRequest { cache: &cache, priority: Priority::Low };
     let flight = call.snapshot.flights.join(&due.key, request, || (!is_current()).then(|| entry.clone()));
     let Flight::Leader(leader) = flight else { return RefreshResult::Over };
     call.priority = CallPriority::Spare(leader.priority());
@@ -216,7 +216,7 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
     if let Err(not_spare) = spare::check_surplus(&call.account) {
         return Prefetched::NotSpare(not_spare);
     }
-    let request = JoinRequest { generation: cache.generation(), priority: Priority::Low };
+    let request = JoinRequest { cache: &cache, priority: Priority::Low };
     let result = match call.snapshot.flights.join(key, request, fresh) {
         Flight::Stored(entry) => return Prefetched::Fresh(entry.body()),
         Flight::Follower(follower) => call.deadlines.complete_by().bound(follower.result()).await.flatten(),

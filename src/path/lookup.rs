@@ -109,8 +109,7 @@ impl Search<'_> {
     async fn join(self, x: &mut Exchange, claim: &mut Claim) -> Result<ControlFlow<Reply, Unanswered>, Refusal> {
         let (call, snapshot) = (self.call, &self.call.upstream.snapshot);
         loop {
-            let generation = snapshot.cache.generation();
-            let request = JoinRequest { generation, priority: call.service().priority };
+            let request = JoinRequest { cache: &snapshot.cache, priority: call.service().priority };
             match snapshot.flights.join(&self.key, request, || self.fresh()) {
                 Flight::Stored(entry) => {
                     call.claim_hit(x, claim).await?;

@@ -5,6 +5,7 @@
 //! and serves the admin port; log and store have threads of their own. This is the only file that sees
 //! most rooms. It fails with [`AppError`].
 
+mod cache_restore;
 mod cache_snapshots;
 mod clock_mark;
 mod counting;

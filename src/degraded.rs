@@ -27,6 +27,8 @@ pub enum DegradedReason {
     AuditFailing,
     /// The last lines could not be written to the exchange log.
     LogFailing,
+    /// The cache's snapshot could not be read or written, or its disk does not respond.
+    CacheSnapshotFailing,
     /// A reload was refused; the previous configuration is in force.
     ReloadRefused,
     /// A changed setting waits for a restart.

@@ -195,7 +195,11 @@ impl Gateway {
         let tls = self.live.tls.read_again(&config.listen).map_err(StartError::Tls)?;
         let previous = Previous { snapshot: &snapshot, config: &in_force.config };
         let (compiled, keys) = compile(&config, Some(previous), self.compile_context())?;
+        let has_moved = compiled.cache.generation() != snapshot.cache.generation();
         self.current.store(Arc::new(compiled));
+        if has_moved {
+            forget_addresses(&self.current.load());
+        }
         tls.activate();
         self.counts.forget_unused(&config);
         self.live.log.set_limits(&config.log);
@@ -203,6 +207,7 @@ impl Gateway {
             apply(&config);
         }
         self.in_force.store(Arc::new(InForce { config, since: SystemTime::now(), waiting }));
+        self.live.snapshot_file.make_due();
         let opened: Vec<_> = keys.opened.iter().map(|(account, _)| account.keys.clone()).collect();
         if let Some(adopt) = self.adopt.get() {
             adopt(keys.opened);
@@ -245,6 +250,14 @@ impl Gateway {
     pub fn account_was_ready(&self, account: &Account) -> bool {
         self.ready.account(account)
     }
+}
+
+/// Removes the stored responses of addresses that accounts no longer have: no request would get them.
+fn forget_addresses(snapshot: &Snapshot) {
+    let is_used = |name: &str, address: &str| {
+        snapshot.accounts.iter().any(|account| account.name == name && account.is_at(address))
+    };
+    snapshot.cache.forget_addresses(is_used);
 }
 
 /// Sends the rotation tasks their settings, and waits until they are in force, but not longer than `within` in all.

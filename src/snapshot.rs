@@ -96,6 +96,11 @@ impl Account {
         })
     }
 
+    /// Whether an operation is called at this address.
+    pub(crate) fn is_at(&self, address: &str) -> bool {
+        [&self.base, &self.v1, &self.v2].iter().any(|route| *route.url == *address)
+    }
+
     /// The route for operations of an API version.
     pub fn route(&self, api: Option<Api>) -> &Route {
         match api {

@@ -3,7 +3,14 @@
 //!
 //! `FASTRAC_KILLS=200` for another number of processes killed while they write a snapshot.
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use fastrac_sandbox::{Act, Fault, Sandbox};
 use rustix::process::Signal;
@@ -12,7 +19,7 @@ use crate::{
     client::{Connection, Request, Response, get, post},
     process::Program,
     system_faults::{SystemFaults, begin, end},
-    test_gateway::{ACCESS, LOG, SECRET, TestGateway, canary_in, digest_of, sandbox, secret_of, until},
+    test_gateway::{ACCESS, LOG, SECRET, Setup, TestGateway, canary_in, digest_of, sandbox, secret_of, until},
 };
 
 /// Longest time for a restore.
@@ -20,6 +27,22 @@ const ENDS: Duration = Duration::from_secs(10);
 
 fn city(number: usize) -> Request {
     get(&format!("/region/city?province_id={}&page={number}", 31 + number % 3)).by("shop")
+}
+
+/// An operator's request.
+fn purge(scope: &str) -> Request {
+    let purge = post("/cache/purge", scope).header("host", "localhost");
+    purge.header("authorization", &format!("Bearer {}", secret_of("ops")))
+}
+
+/// A gateway with an operator.
+fn operated() -> TestGateway {
+    let more = format!("[admin]\ntoken_sha256 = \"{}\"\n", digest_of("ops")).leak();
+    Setup { more, ..Setup::default() }.start()
+}
+
+fn purge_in(gateway: &TestGateway, scope: &str) -> Response {
+    Connection::open(gateway.app().admin).send(&purge(scope))
 }
 
 fn snapshot(gateway: &TestGateway) -> PathBuf {
@@ -122,6 +145,81 @@ fn a_damaged_truncated_foreign_or_newer_snapshot_is_discarded() {
     }
 }
 
+#[test]
+fn reloads_that_switch_it_off_or_move_the_account_leave_nothing_behind() {
+    let mut gateway = TestGateway::new();
+    warm(&gateway);
+    restart(&mut gateway);
+    assert!(snapshot(&gateway).exists());
+    let address = format!("http://{}\"", gateway.sandbox.addr());
+    gateway.reload(&address, &address.replace("127.0.0.1", "localhost"));
+    assert!(gateway.app().gateway.current.load().cache.usage().is_empty());
+    gateway.reload("[limits]", "[cache]\nsnapshot = false\n[limits]");
+    until("the snapshot is removed", || !snapshot(&gateway).exists());
+}
+
+#[test]
+fn a_restore_that_hangs_is_reported_and_later_snapshots_are_written() {
+    let mut gateway = TestGateway::new();
+    gateway.take_app().stop();
+    let file = snapshot(&gateway);
+    // Opening it waits for somebody who writes to it.
+    rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+    let app = gateway.second().expect("started");
+    gateway.put_app(app);
+    warm(&gateway);
+    let is_degraded = || !gateway.app().gateway.live.degraded.list().is_empty();
+    assert!(!is_degraded());
+    let began = Instant::now();
+    while !is_degraded() {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        thread::sleep(Duration::from_millis(100));
+    }
+    gateway.app().gateway.live.snapshot_file.make_due();
+    until("a snapshot is written", || fs::metadata(&file).expect("a file").is_file() && !is_degraded());
+    restart(&mut gateway);
+    assert!((0..20).all(|number| gateway.send(city(number)).outcome() == "hit"));
+}
+
+#[test]
+fn a_purge_whose_snapshot_cannot_be_removed_purges_nothing_and_says_so() {
+    let mut gateway = operated();
+    warm(&gateway);
+    let purge = || purge_in(&gateway, "{}");
+    let file = snapshot(&gateway);
+    fs::create_dir(&file).expect("a folder in its place");
+    let refused = purge();
+    assert_eq!(
+        (refused.status, refused.json()["error"]["code"].as_str()),
+        (500, Some("cache.snapshot")),
+        "{refused:?}"
+    );
+    assert_eq!(gateway.send(city(0)).outcome(), "hit");
+    fs::remove_dir(&file).expect("removed");
+    assert_eq!(purge().status, 200);
+    assert_eq!(gateway.send(city(0)).outcome(), "ok");
+    gateway.take_app().stop();
+    let audit = fs::read_to_string(gateway.folder.path().join("state/audit.jsonl")).expect("a file");
+    let results =
+        audit.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["result"].clone());
+    assert_eq!(results.collect::<Vec<_>>(), ["refused", "done"]);
+}
+
+#[test]
+fn a_purge_of_a_part_leaves_the_fetches_under_way_that_it_does_not_cover() {
+    let gateway = operated();
+    let district = || get("/region/district?city_id=3171").by("shop");
+    let slow = |operation| Fault::on(operation, Act::Pass).wait(Duration::from_millis(700)).times(1);
+    gateway.sandbox.fault(slow("v2.city"));
+    gateway.sandbox.fault(slow("v2.district"));
+    thread::scope(|scope| {
+        [city(0), district()].map(|request| scope.spawn(|| gateway.send(request)));
+        until("both are under way", || gateway.received().len() == 2);
+        assert_eq!(purge_in(&gateway, r#"{"path_prefix": "/region/city"}"#).status, 200);
+    });
+    assert_eq!((gateway.send(city(0)).outcome(), gateway.send(district()).outcome()), ("ok", "hit"));
+}
+
 fn configuration(fastrac: SocketAddr) -> String {
     format!(
         "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 1\n\
@@ -161,13 +259,30 @@ fn a_purge_is_not_undone_by_a_kill_right_after_it() {
     stop(&mut program);
     program.start_again();
     until("it is restored", || is_hit(&program, 0));
-    let purge = post("/cache/purge", "").header("host", "localhost");
-    let purge = purge.header("authorization", &format!("Bearer {}", secret_of("ops")));
-    assert_eq!(Connection::open(program.admin).send(&purge).status, 200);
+    assert_eq!(Connection::open(program.admin).send(&purge("")).status, 200);
     kill(&mut program);
     assert!(!program.file("state/cache-snapshot").exists());
     program.start_again();
     assert_eq!(send(&program, 0).outcome(), "ok");
+}
+
+#[test]
+fn a_purge_of_a_part_is_not_undone_by_a_kill_and_costs_nothing_else() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start(&configuration(fastrac.addr()), ACCESS, SECRET);
+    let district =
+        |program: &Program| Connection::open(program.data).send(&get("/region/district?city_id=3171").by("shop"));
+    send(&program, 0);
+    district(&program);
+    stop(&mut program);
+    program.start_again();
+    until("it is restored", || is_hit(&program, 0) && district(&program).outcome() == "hit");
+    assert_eq!(Connection::open(program.admin).send(&purge(r#"{"operation": "v2.city"}"#)).status, 200);
+    until("what is left is written", || program.file("state/cache-snapshot").exists());
+    kill(&mut program);
+    program.start_again();
+    until("it is restored", || district(&program).outcome() == "hit");
+    assert_eq!((district(&program).sent(), send(&program, 0).outcome()), ("no", "ok"));
 }
 
 /// The wall clock says how long no gateway ran, and a clock that goes back makes nothing younger than it was.

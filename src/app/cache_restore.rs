@@ -1,0 +1,176 @@
+//! The cache is restored from its snapshot, by a thread that may wait for the disk.
+//!
+//! What always holds: an entry is restored only if a request would get its key from the configuration in force at that
+//! moment, with the lifetimes that this configuration gives it and at least the age that it had; a file that is not whole
+//! restores nothing; what a purge covers is not restored after it; once it is given up, a restore does nothing more.
+//! Failures are lines in the program's log.
+
+use std::{
+    io::{BufReader, Seek as _},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::{
+    body::BufferedRequest,
+    cache::{
+        CacheEntry, Generation, Key, KeyRequest, RestoredDetails,
+        rules::{self, Candidate},
+        snapshot::{SnapshotDecoder, SnapshotEntry, SnapshotFault},
+    },
+    catalog::Operation,
+    config::Class,
+    degraded::DegradedReason,
+    gateway::Gateway,
+    outcome::Classification,
+    snapshot::Snapshot,
+};
+
+/// Bytes that are restored or written between two pauses.
+pub(super) const SLICE: usize = 256 << 10;
+
+/// Leaves disk and processor to requests.
+pub(super) const PAUSE: Duration = Duration::from_millis(2);
+
+/// One restore, after the start.
+pub(super) struct CacheRestore {
+    gateway: Arc<Gateway>,
+    /// Requests that were made after this were made after any purge that the restore must heed.
+    began: Generation,
+    /// Entries read so far.
+    progress: AtomicU64,
+    is_given_up: AtomicBool,
+}
+
+/// What became of the entries of a snapshot.
+#[derive(Debug, Default)]
+struct RestoredCount {
+    entries: u64,
+    /// Too old, not of this configuration, fetched or purged meanwhile, or without room.
+    left_out: u64,
+}
+
+impl CacheRestore {
+    pub(super) fn new(gateway: &Arc<Gateway>) -> Self {
+        let began = gateway.current.load().cache.generation();
+        CacheRestore {
+            gateway: gateway.clone(),
+            began,
+            progress: AtomicU64::new(0),
+            is_given_up: AtomicBool::new(false),
+        }
+    }
+
+    /// Differs from an earlier value if anything was read since.
+    pub(super) fn progress(&self) -> u64 {
+        self.progress.load(SeqCst)
+    }
+
+    /// The disk does not respond: whatever is read later is not used.
+    pub(super) fn give_up(&self) {
+        self.is_given_up.store(true, SeqCst);
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.is_given_up.load(SeqCst)
+    }
+
+    /// Restores the cache. Waits for the disk.
+    pub(super) fn run(&self) {
+        let restored = self.restore_from_file();
+        if self.is_given_up() {
+            return;
+        }
+        match restored {
+            Ok(None) => {}
+            Ok(Some(RestoredCount { entries, left_out })) => {
+                tracing::info!(entries, left_out, "the cache was restored from its snapshot");
+            }
+            Err(SnapshotFault::Unreadable(error)) => {
+                tracing::error!("the snapshot of the cache cannot be read ({error}): the cache begins empty");
+                let text = "the snapshot of the cache could not be read: the cache began empty";
+                self.gateway.live.degraded.report(DegradedReason::CacheSnapshotFailing, "", text);
+            }
+            Err(fault) => {
+                tracing::warn!("the snapshot of the cache is discarded: {fault}; the cache begins empty");
+                if let Err(error) = self.gateway.live.snapshot_file.remove() {
+                    tracing::warn!("the snapshot of the cache cannot be removed: {error}");
+                }
+            }
+        }
+    }
+
+    /// `None`: there is no snapshot.
+    fn restore_from_file(&self) -> Result<Option<RestoredCount>, SnapshotFault> {
+        let Some((mut file, length)) = self.gateway.live.snapshot_file.open()? else { return Ok(None) };
+        // Nothing is restored from a file that is not whole. A limit of 0 bytes skips all entries.
+        let mut decoder = SnapshotDecoder::begin(BufReader::new(&file), length, 0)?;
+        while decoder.read_next()?.is_some() {}
+        let passed = SystemTime::now().duration_since(decoder.taken()).unwrap_or_default();
+        let read = Instant::now();
+        file.rewind()?;
+        let longest = usize::try_from(self.gateway.current.load().cache.largest()).unwrap_or(usize::MAX);
+        let mut decoder = SnapshotDecoder::begin(BufReader::new(&file), length, longest)?;
+        let (mut restored, mut slice) = (RestoredCount::default(), 0);
+        while let Some(entry) = decoder.read_next()? {
+            if self.is_given_up() {
+                break;
+            }
+            self.progress.fetch_add(1, SeqCst);
+            slice += entry.packed.len() + entry.key.len();
+            let stored = self.restore_entry(entry, passed + read.elapsed());
+            restored.entries += u64::from(stored);
+            restored.left_out += u64::from(!stored);
+            if slice > SLICE {
+                slice = 0;
+                thread::sleep(PAUSE);
+            }
+        }
+        Ok(Some(restored))
+    }
+
+    /// Stores an entry, if the configuration in force has a use for it. `passed`: since the snapshot was taken.
+    fn restore_entry(&self, entry: SnapshotEntry<'_>, passed: Duration) -> bool {
+        let snapshot = self.gateway.current.load_full();
+        let generation = snapshot.cache.generation_since(self.began);
+        restorable(&snapshot, entry, passed).is_some_and(|(key, entry)| {
+            // Never replaces what was fetched meanwhile.
+            snapshot.cache.restore(key, entry, generation)
+        })
+    }
+}
+
+/// The entry with its key, if a request could get it from the configuration in force. `passed`: since the snapshot was
+/// taken.
+fn restorable(snapshot: &Snapshot, packed: SnapshotEntry<'_>, passed: Duration) -> Option<(Key, CacheEntry)> {
+    let key = Key::from_bytes(packed.key)?;
+    let operation = operation_of(snapshot, &key)?;
+    let reading = Classification { outcome: packed.outcome, is_envelope: true, key_refused: false };
+    let max_length = snapshot.limits.answer_buffer;
+    let candidate =
+        Candidate { reading, status: packed.status, length: packed.packed.len().min(max_length), max_length };
+    let lifetimes = rules::lifetimes(operation.cache.as_ref()?, &candidate)?;
+    let age = packed.age.saturating_add(passed);
+    if age >= lifetimes.usable {
+        return None;
+    }
+    let details = RestoredDetails { operation: operation.label.clone(), age, lifetimes };
+    Some((key, snapshot.cache.unpack(packed, details, &snapshot.memory)?))
+}
+
+/// The operation of the request that a key was made of, if it would get the same key now.
+fn operation_of<'a>(snapshot: &'a Snapshot, key: &Key) -> Option<&'a Operation> {
+    let request = key.request()?;
+    let operation = snapshot.catalog.classify(&request.method, request.target.path()).ok()?;
+    let account = snapshot.accounts.iter().find(|account| account.name == request.account)?;
+    let is_known = |name: &str| snapshot.catalog.services.iter().any(|service| service.name == name);
+    let service = request.service.filter(|name| is_known(name));
+    let KeyRequest { method, target, headers, body, .. } = request;
+    let today = account.cache_key(operation, service, &BufferedRequest { method, target, headers, body });
+    let is_shared = operation.class == Class::Lookup;
+    (today.as_ref() == Some(key) && is_shared == service.is_none()).then_some(operation.as_ref())
+}

@@ -13,6 +13,7 @@ pub mod flight;
 mod heap;
 pub mod key;
 mod packed;
+mod popularity;
 mod purges;
 pub mod refreshes;
 pub mod rules;
@@ -110,7 +111,8 @@ impl Cache {
         CacheEntry::packed(response.with_etag(), &self.names, memory)
     }
 
-    /// What is stored under a key at `now`.
+    /// What is stored under a key at `now`, for a request: moka counts it, and keeps what is asked for often. To be called once
+    /// for a request, because a response that was asked for once would else seem as popular as one that is in use.
     pub fn lookup(&self, key: &Key, now: Instant) -> Lookup {
         let Some(entry) = self.entries.get(key) else { return Lookup::Miss };
         let (age, lifetimes) = (entry.age(now), entry.lifetimes());
@@ -122,6 +124,11 @@ impl Cache {
         }
         self.entries.invalidate(key);
         Lookup::Miss
+    }
+
+    /// The same for another look. What is not stored does not become more popular by it.
+    pub(crate) fn peek(&self, key: &Key, now: Instant) -> Lookup {
+        if self.entries.contains_key(key) { self.lookup(key, now) } else { Lookup::Miss }
     }
 
     /// A handle for requests that may be sent to other addresses than those of earlier handles, whose responses are no

@@ -1,9 +1,9 @@
 //! The cache is restored from its snapshot, by a thread that may wait for the disk.
 //!
 //! What always holds: an entry is restored only if a request would get its key from the configuration in force at that
-//! moment, with the lifetimes that this configuration gives it and at least the age that it had; a file that is not whole
-//! restores nothing; what a purge covers is not restored after it; once it is given up, a restore does nothing more.
-//! Failures are lines in the program's log.
+//! moment, with the lifetimes that this configuration gives it and at least the age that it had; those that were used most
+//! come first; a file that is not whole restores nothing; what a purge covers is not restored after it; once it is given up,
+//! a restore does nothing more. Failures are lines in the program's log.
 
 use std::{
     io::{BufReader, Seek as _},
@@ -130,6 +130,7 @@ impl CacheRestore {
                 thread::sleep(PAUSE);
             }
         }
+        self.gateway.current.load().cache.recall_uses();
         Ok(Some(restored))
     }
 
@@ -158,7 +159,7 @@ fn restorable(snapshot: &Snapshot, packed: SnapshotEntry<'_>, passed: Duration) 
     if age >= lifetimes.usable {
         return None;
     }
-    let details = RestoredDetails { operation: operation.label.clone(), age, lifetimes };
+    let details = RestoredDetails { operation: operation.label.clone(), age, lifetimes, uses: packed.uses };
     Some((key, snapshot.cache.unpack(packed, details, &snapshot.memory)?))
 }
 

@@ -7,6 +7,7 @@
 //! lines in the program's log, and degrade the gateway until a snapshot is written.
 
 use std::{
+    cmp::Reverse,
     fs::File,
     io::{self, Write as _},
     pin::pin,
@@ -182,12 +183,16 @@ impl CacheSnapshots {
     }
 }
 
-/// Writes what the cache holds, and returns the number of entries.
+/// Writes what the cache holds, what was used most first, and returns the number of entries.
 fn write_entries(cache: &Cache, file: &mut File, until: Option<Instant>) -> io::Result<u64> {
     let (now, taken) = (Instant::now(), SystemTime::now());
     let (mut buffer, mut total) = (Vec::with_capacity(SLICE), 0);
     let mut encoder = SnapshotEncoder::begin(taken, &mut buffer);
-    for (key, entry) in cache.entries() {
+    // Weak: what leaves the cache meanwhile is freed.
+    let mut entries: Vec<_> = cache.entries().map(|(key, entry)| (entry.uses(), key, Arc::downgrade(&entry))).collect();
+    entries.sort_unstable_by_key(|(uses, ..)| Reverse(*uses));
+    for (_, key, entry) in entries {
+        let Some(entry) = entry.upgrade() else { continue };
         if let Some(packed) = entry.packed_at(&key, now).filter(|packed| packed.age < entry.lifetimes().usable) {
             encoder.entry(&packed, &mut buffer);
         }

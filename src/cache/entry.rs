@@ -126,6 +126,8 @@ pub struct CacheEntry {
     content: Content,
     /// Who reads the body, if it may be stored.
     readers: Option<Readers>,
+    /// Hits, and half of those of the entry that it replaced.
+    uses: AtomicU32,
     refresh: RefreshState,
 }
 
@@ -148,6 +150,7 @@ pub struct RestoredDetails {
     pub operation: Arc<str>,
     pub age: Duration,
     pub lifetimes: Lifetimes,
+    pub uses: u32,
 }
 
 /// What is known of the fetches that are to replace an entry.
@@ -168,8 +171,8 @@ impl CacheEntry {
     pub fn shared(response: NewEntry) -> Self {
         let NewEntry { status, headers, body, outcome, operation, stored_from, received, lifetimes } = response;
         let content = Content::Received { headers, stored_from, body };
-        let (readers, refresh) = (None, RefreshState::default());
-        CacheEntry { status, outcome, operation, received, lifetimes, content, readers, refresh }
+        let (readers, uses, refresh) = Default::default();
+        CacheEntry { status, outcome, operation, received, lifetimes, content, readers, uses, refresh }
     }
 
     /// A response that may be stored. It gets bytes of its own: slices would keep the buffers of the connection alive,
@@ -189,11 +192,16 @@ impl CacheEntry {
     ) -> Option<Self> {
         let SnapshotEntry { status, outcome, names, packed, .. } = packed;
         let content = PackedResponse::restored(names, packed.to_vec(), lists)?;
-        let RestoredDetails { operation, age, lifetimes } = details;
+        let RestoredDetails { operation, age, lifetimes, uses } = details;
         let (headers, body, stored_from) = (HeaderMap::new(), Bytes::new(), HeaderValue::from_static(""));
         let received = ReceivedAt::with_age(age);
         let response = NewEntry { status, headers, body, outcome, operation, stored_from, received, lifetimes };
-        Some(CacheEntry::shared(response).with(content, memory))
+        Some(CacheEntry { uses: uses.into(), ..CacheEntry::shared(response) }.with(content, memory))
+    }
+
+    /// The entry in place of `old`.
+    pub(crate) fn replacing(self, old: &CacheEntry) -> Self {
+        CacheEntry { uses: (old.uses() / 2).into(), ..self }
     }
 
     fn with(self, content: PackedResponse, memory: &Arc<Memory>) -> Self {
@@ -204,8 +212,8 @@ impl CacheEntry {
     pub(crate) fn packed_at<'a>(&'a self, key: &'a Key, now: Instant) -> Option<SnapshotEntry<'a>> {
         let Content::Packed(response) = &self.content else { return None };
         let (names, packed) = (response.names().to_vec(), response.bytes());
-        let (status, outcome, age) = (self.status, self.outcome, self.age(now));
-        Some(SnapshotEntry { key: key.as_bytes(), status, outcome, age, names, packed })
+        let (status, outcome, age, uses) = (self.status, self.outcome, self.age(now), self.uses());
+        Some(SnapshotEntry { key: key.as_bytes(), status, outcome, age, uses, names, packed })
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -255,6 +263,15 @@ impl CacheEntry {
 
     pub(crate) fn lifetimes(&self) -> &Lifetimes {
         &self.lifetimes
+    }
+
+    /// It answers a request.
+    pub(crate) fn count_use(&self) {
+        self.uses.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn uses(&self) -> u32 {
+        self.uses.load(Relaxed)
     }
 
     pub(super) fn set_stored(&self, stored: bool) {
@@ -370,8 +387,8 @@ mod tests {
             let now = Instant::now();
             given_up.push((entry.report_missing(now), entry.may_be_fetched(entry.age(now))));
         }
-        // Asked again when it is stale, or a minute later.
-        assert_eq!(given_up, [(false, false), (false, false), (false, false), (true, false), (true, true)]);
+        // Asked again when it is stale.
+        assert_eq!(given_up, [(false, false), (false, false), (false, false), (true, true), (true, true)]);
         let late = CacheEntry { received: ReceivedAt::with_age(2 * HOUR), ..entry };
         late.refresh.missing.store(0, Relaxed);
         assert!(!late.report_missing(Instant::now()), "the first time");

@@ -25,7 +25,7 @@ use crate::outcome::Outcome;
 const MAGIC: &[u8; 12] = b"fastrac-warm";
 
 /// Of the format. Another one is not read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes of a digest: SHA-256, cut. It guards against damage, not against those who can write to the state folder.
 const DIGEST: usize = 16;
@@ -66,6 +66,8 @@ pub struct SnapshotEntry<'a> {
     pub outcome: Outcome,
     /// When the snapshot was taken.
     pub age: Duration,
+    /// How often it was used, with less weight of uses that are longer ago.
+    pub uses: u32,
     pub names: Vec<HeaderName>,
     /// The values of the headers, and the body; see `packed`.
     pub packed: &'a [u8],
@@ -119,6 +121,7 @@ impl SnapshotEncoder {
         out.extend_from_slice(&entry.status.as_u16().to_le_bytes());
         out.push(u8::from(entry.outcome == Outcome::NotFound));
         out.extend_from_slice(&milliseconds(entry.age).to_le_bytes());
+        out.extend_from_slice(&entry.uses.to_le_bytes());
         field(out, entry.key);
         out.extend_from_slice(&(entry.names.len() as u32).to_le_bytes());
         entry.names.iter().for_each(|name| field(out, name.as_str().as_bytes()));
@@ -261,6 +264,7 @@ fn parse(bytes: &[u8]) -> Option<SnapshotEntry<'_>> {
     let (status, rest) = bytes.split_first_chunk()?;
     let (outcome, rest) = rest.split_first()?;
     let (age, rest) = rest.split_first_chunk()?;
+    let (uses, rest) = rest.split_first_chunk()?;
     let (key, rest) = split_field(rest)?;
     let (count, mut rest) = rest.split_first_chunk()?;
     let mut names = Vec::new();
@@ -274,6 +278,7 @@ fn parse(bytes: &[u8]) -> Option<SnapshotEntry<'_>> {
         status: StatusCode::from_u16(u16::from_le_bytes(*status)).ok()?,
         outcome: if *outcome == 0 { Outcome::Ok } else { Outcome::NotFound },
         age: Duration::from_millis(u64::from_le_bytes(*age)),
+        uses: u32::from_le_bytes(*uses),
         names,
         packed: rest,
     })
@@ -295,6 +300,7 @@ mod tests {
         key: Vec<u8>,
         not_found: bool,
         age: Duration,
+        uses: u32,
         names: Vec<HeaderName>,
         packed: Vec<u8>,
     }
@@ -304,7 +310,7 @@ mod tests {
             let not_found = entry.outcome == Outcome::NotFound;
             assert_eq!(entry.status, if not_found { StatusCode::NOT_FOUND } else { StatusCode::OK });
             let (key, packed) = (entry.key.to_vec(), entry.packed.to_vec());
-            Owned { key, not_found, age: entry.age, names: entry.names.clone(), packed }
+            Owned { key, not_found, age: entry.age, uses: entry.uses, names: entry.names.clone(), packed }
         }
 
         fn encode(&self, encoder: &mut SnapshotEncoder, out: &mut Vec<u8>) {
@@ -313,7 +319,8 @@ mod tests {
                 false => (StatusCode::OK, Outcome::Ok),
             };
             let names = self.names.clone();
-            let entry = SnapshotEntry { key: &self.key, status, outcome, age: self.age, names, packed: &self.packed };
+            let (key, age, uses, packed) = (&self.key, self.age, self.uses, &self.packed);
+            let entry = SnapshotEntry { key, status, outcome, age, uses, names, packed };
             encoder.entry(&entry, out);
         }
     }
@@ -356,12 +363,9 @@ mod tests {
         let names = prop::sample::select(vec!["content-type", "date", "x-powered-by"]);
         let names = prop::collection::vec(names.prop_map(HeaderName::from_static), 0..4);
         let bytes = || prop::collection::vec(any::<u8>(), 0..300);
-        (bytes(), any::<bool>(), any::<u32>(), names, bytes()).prop_map(|(key, not_found, age, names, packed)| Owned {
-            key,
-            not_found,
-            age: Duration::from_millis(age.into()),
-            names,
-            packed,
+        let numbers = (any::<u32>(), any::<u32>());
+        (bytes(), any::<bool>(), numbers, names, bytes()).prop_map(|(key, not_found, (age, uses), names, packed)| {
+            Owned { key, not_found, age: Duration::from_millis(age.into()), uses, names, packed }
         })
     }
 
@@ -395,6 +399,7 @@ mod tests {
             key: vec![number; 40],
             not_found: number.is_multiple_of(3),
             age: Duration::from_secs(number.into()),
+            uses: number.into(),
             names: vec![http::header::CONTENT_TYPE, HeaderName::from_static("x-powered-by")],
             packed: vec![number ^ 0x55; usize::from(number) * 40],
         };
@@ -442,8 +447,8 @@ mod tests {
         assert_eq!(fault(b""), "it is no snapshot of a cache");
         assert_eq!(fault(b"{\"some\": \"other file\"}"), "it is no snapshot of a cache");
         let mut newer = file.clone();
-        newer[MAGIC.len()] = 2;
-        assert_eq!(fault(&newer), "it has version 2 of the format, and this program reads version 1");
+        newer[MAGIC.len()] = 9;
+        assert_eq!(fault(&newer), "it has version 9 of the format, and this program reads version 2");
         assert_eq!(fault(&file[..file.len() - 1]), "it ends too early");
         assert_eq!(fault(&[&file[..], b"x"].concat()), "it is damaged");
     }

@@ -136,7 +136,7 @@ impl Search<'_> {
     /// A fresh response that has been stored meanwhile.
     fn fresh(&self) -> Option<Arc<CacheEntry>> {
         let now = Instant::now();
-        match self.call.upstream.snapshot.cache.lookup(&self.key, now) {
+        match self.call.upstream.snapshot.cache.peek(&self.key, now) {
             Lookup::Fresh(entry) => {
                 let acceptance = self.directives.accept(entry.age(now), entry.lifetimes());
                 (acceptance == Acceptance::AtOnce).then_some(entry)
@@ -188,6 +188,7 @@ fn key(call: &Call) -> Option<Key> {
 async fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {
     call.record(claim).await?;
     claim.keep();
+    entry.count_use();
     let age = entry.age(now);
     let ttl = entry.lifetimes().fresh.saturating_sub(age).as_secs();
     let cached = CacheStatusHeader::Hit { ttl, age: age.as_secs() };
@@ -199,6 +200,7 @@ async fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -
 async fn stale_hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {
     call.record(claim).await?;
     claim.keep();
+    entry.count_use();
     let age = entry.age(now);
     let cached = CacheStatusHeader::StaleHit { since: entry.lifetimes().stale_for(age), age: age.as_secs() };
     Ok(stale_reply(entry, cached))

@@ -237,9 +237,24 @@ impl Cache {
         self.entries.weighted_size() + self.upkeep.unsettled()
     }
 
-    /// Whether a response of any size that may be stored can be, without evicting others.
-    pub(crate) fn has_room(&self) -> bool {
-        self.used() + self.largest() < self.memory
+    /// Whether a response of any size that may be stored can be, without evicting others. What has expired takes no room: it
+    /// is removed, in a walk of all entries now and then.
+    pub(crate) fn has_room(&self, now: Instant) -> bool {
+        let has_room = || self.used() + self.largest() < self.memory;
+        if !has_room() && self.upkeep.may_sweep(now) {
+            self.remove_expired(now);
+        }
+        has_room()
+    }
+
+    /// Removes the entries past their last permitted use. Walks all entries.
+    fn remove_expired(&self, now: Instant) {
+        for (key, entry) in &self.entries {
+            if entry.age(now) >= entry.lifetimes().usable {
+                self.entries.invalidate(&*key);
+            }
+        }
+        self.entries.run_pending_tasks();
     }
 
     /// Bytes that one entry may take.
@@ -529,16 +544,35 @@ mod tests {
             let cache = Cache::new(40_000);
             let stored = (0..100)
                 .take_while(|number| {
-                    cache.has_room() && cache.keep(key(&format!("/{number}")), entry(size), cache.generation())
+                    cache.has_room(Instant::now())
+                        && cache.keep(key(&format!("/{number}")), entry(size), cache.generation())
                 })
                 .count();
             let usage = cache.usage()["v2.city"];
             assert_eq!(usage.entries, stored as u64, "{size}");
-            assert!((30_000..=40_000).contains(&usage.bytes) && !cache.has_room(), "{usage:?}");
+            assert!((30_000..=40_000).contains(&usage.bytes) && !cache.has_room(Instant::now()), "{usage:?}");
             cache.purge();
             cache.tidy();
-            assert!(cache.has_room());
+            assert!(cache.has_room(Instant::now()));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_expired_takes_no_room() {
+        let cache = Cache::new(40_000);
+        let has_room = || cache.has_room(Instant::now());
+        let fill = || {
+            let mut number = 0..100;
+            while has_room() {
+                cache.keep(key(&format!("/{}", number.next().unwrap())), entry(1000), cache.generation());
+            }
+        };
+        fill();
+        tokio::time::advance(MINUTE).await;
+        assert!(has_room() && cache.usage().is_empty());
+        fill();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(!has_room(), "nothing has expired");
     }
 
     #[test]

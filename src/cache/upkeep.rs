@@ -5,12 +5,16 @@
 //! not exceed it; after the last one [`Upkeep::rounds`] asks for those that free everything. A hit takes no part in it.
 //! Must not know entries. Never fails.
 
-use std::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{Relaxed, SeqCst},
+use std::{
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// Part of the cache that may be stored before maintenance is due.
 const PART: u64 = 64;
@@ -22,6 +26,9 @@ const ROUNDS: u32 = 4;
 /// Rounds after a purge: moka ends each after 100 ms.
 const ROUNDS_OF_PURGE: u32 = 40;
 
+/// Time between two walks that remove what has expired.
+const SWEEPS: Duration = Duration::from_secs(10);
+
 #[derive(Debug)]
 pub(super) struct Upkeep {
     /// Of the cache, bytes.
@@ -32,6 +39,8 @@ pub(super) struct Upkeep {
     rounds: AtomicU32,
     /// Entries stored, and purges, so far.
     changes: AtomicU64,
+    /// When expired entries may be removed again.
+    next_sweep: Mutex<Option<Instant>>,
     /// Held while an entry is stored.
     storing: Mutex<()>,
 }
@@ -40,7 +49,8 @@ impl Upkeep {
     /// For a cache of `memory` bytes.
     pub(super) fn new(memory: u64) -> Self {
         let (unsettled, rounds, changes) = Default::default();
-        Upkeep { memory, unsettled, rounds, changes, storing: Mutex::new(()) }
+        let (next_sweep, storing) = Default::default();
+        Upkeep { memory, unsettled, rounds, changes, next_sweep, storing }
     }
 
     /// Stores an entry of `weight` bytes, if `store` does. No other is stored meanwhile. Returns what `store` returns.
@@ -65,6 +75,16 @@ impl Upkeep {
             self.unsettled.store(0, Relaxed);
         }
         is_due
+    }
+
+    /// Whether expired entries may be removed now. They are then not for a while, because that walks all entries.
+    pub(super) fn may_sweep(&self, now: Instant) -> bool {
+        let mut next = self.next_sweep.lock();
+        let may = next.is_none_or(|next| now >= next);
+        if may {
+            *next = Some(now + SWEEPS);
+        }
+        may
     }
 
     /// Everything was removed.

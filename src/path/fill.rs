@@ -210,7 +210,7 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
     let reason = match cache.peek(key, Instant::now()) {
         Lookup::Fresh(_) => FillReason::Forced,
         Lookup::Stale(_) => FillReason::Stale,
-        Lookup::Miss if !cache.has_room() => return Prefetched::CacheFull,
+        Lookup::Miss if !cache.has_room(Instant::now()) => return Prefetched::CacheFull,
         Lookup::Miss => FillReason::Miss,
     };
     if let Err(not_spare) = spare::check_surplus(&call.account) {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    Admin, AdminState,
+    AdminState,
     cache_status::CacheStatus,
     error::{AdminError, off_thread},
     health::Readiness,

@@ -35,8 +35,8 @@ pub struct Masker {
     live: LiveSecrets,
 }
 
-/// Whether a text contains a live secret of an account, given by its index; `None`: of any account.
-pub type LiveSecrets = Box<dyn Fn(Option<usize>, &[u8]) -> bool + Send + Sync>;
+/// Whether one of the texts contains a live secret of an account, given by its index; `None`: of any account.
+pub type LiveSecrets = Box<dyn Fn(Option<usize>, &[&[u8]]) -> bool + Send + Sync>;
 
 impl std::fmt::Debug for Masker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -56,17 +56,17 @@ impl Masker {
         Masker { live, ..self }
     }
 
-    /// Whether a text contains a live secret.
-    pub fn holds_live_secret(&self, account: Option<usize>, text: &[u8]) -> bool {
-        (self.live)(account, text)
+    /// Whether one of the texts contains a live secret.
+    pub fn holds_live_secret(&self, account: Option<usize>, texts: &[&[u8]]) -> bool {
+        (self.live)(account, texts)
     }
 
     /// The same for a part of a URI, also percent-encoded.
     pub fn uri_holds_live_secret(&self, account: Option<usize>, part: &str) -> bool {
         let Cow::Owned(all) = decoded(part) else { return false };
         // Further decoding makes a space of a `+`.
-        let once = || percent_decode_str(part).decode_utf8_lossy();
-        self.holds_live_secret(account, all.as_bytes()) || self.holds_live_secret(account, once().as_bytes())
+        let once = percent_decode_str(part).decode_utf8_lossy();
+        self.holds_live_secret(account, &[all.as_bytes(), once.as_bytes()])
     }
 
     /// Whether bodies are written at all.
@@ -96,7 +96,7 @@ impl Masker {
     /// query.
     pub fn path(&self, out: &mut Vec<u8>, path: &str) {
         if is_harmless(path) {
-            return encode::escape(out, path);
+            return out.extend_from_slice(path.as_bytes());
         }
         // Base64 may contain slashes: what follows its first segment is hidden with it.
         let starts = memchr::memchr_iter(b'/', path.as_bytes()).map(|slash| slash + 1);
@@ -119,16 +119,15 @@ impl Masker {
     }
 
     fn pairs(&self, out: &mut Vec<u8>, pairs: &str) {
-        let mut masked = false;
-        for piece in pairs.split_inclusive(['&', ';']) {
-            let (pair, separator) = match piece.strip_suffix(['&', ';']) {
-                Some(pair) => (pair, &piece[pair.len()..]),
-                None => (piece, ""),
-            };
+        let (mut rest, mut masked) = (pairs, false);
+        loop {
+            let end = memchr::memchr2(b'&', b';', rest.as_bytes()).unwrap_or(rest.len());
             // A semicolon separates parameters for some servers and is part of the value for others.
-            masked = self.pair(out, pair, masked);
-            out.extend_from_slice(separator.as_bytes());
-            masked &= separator == ";";
+            masked = self.pair(out, &rest[..end], masked);
+            let Some(separator) = rest.as_bytes().get(end) else { return };
+            out.push(*separator);
+            masked &= *separator == b';';
+            rest = &rest[end + 1..];
         }
     }
 

@@ -19,7 +19,7 @@ const SUSPECT: [bool; 256] = {
 };
 
 /// Whether a text is so plain that it need not be examined: neither [`looks_secret`] nor [`contains_personal`], also when
-/// it is percent-decoded. One pass, for almost all paths and parameters of lookups.
+/// it is percent-decoded; nor has it anything to escape. One pass, for almost all paths and parameters of lookups.
 pub(super) fn is_harmless(text: &str) -> bool {
     let (mut digits, mut run) = (0, 0);
     for (at, byte) in text.bytes().enumerate() {

@@ -1,15 +1,27 @@
 //! Appends JSON to a buffer: strings, numbers, times.
 //!
-//! Pure; never fails, and allocates only to grow the buffer.
+//! Never fails, and allocates only to grow the buffer. Depends on nothing but its arguments: each thread keeps the text of
+//! the last second, because jiff takes 650 instructions of the 45,000 of a hit for it.
 //!
 //! Digits and dates are `itoa`'s and jiff's: by hand they were no faster. `std::fmt` is avoided: the three durations of
 //! a line cost it 1,700 instructions of the 48,000 of a hit.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    cell::Cell,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 
-const RFC_3339: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
+const RFC_3339: DateTimePrinter = DateTimePrinter::new().precision(Some(0));
+
+/// Length of a time without its fraction: `2026-11-24T09:12:44`.
+const SECOND: usize = 19;
+
+thread_local! {
+    /// Seconds since 1970, and their text.
+    static LAST_SECOND: Cell<(u64, [u8; SECOND])> = const { Cell::new((0, *b"1970-01-01T00:00:00")) };
+}
 
 const fn escapes() -> [bool; 256] {
     let mut table = [false; 256];
@@ -71,7 +83,12 @@ pub(super) fn number(out: &mut Vec<u8>, value: u64) {
 pub(super) fn millis(out: &mut Vec<u8>, duration: Duration) {
     let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     number(out, micros / 1000);
-    let digit = |power: u64| b'0' + (micros / power % 10) as u8;
+    decimals(out, (micros % 1000) as u32);
+}
+
+/// Appends a point and three decimals.
+fn decimals(out: &mut Vec<u8>, thousandths: u32) {
+    let digit = |power: u32| b'0' + (thousandths / power % 10) as u8;
     out.extend_from_slice(&[b'.', digit(100), digit(10), digit(1)]);
 }
 
@@ -79,9 +96,21 @@ pub(super) fn millis(out: &mut Vec<u8>, duration: Duration) {
 /// become 1970.
 pub(super) fn time(out: &mut Vec<u8>, at: SystemTime) {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-    let at = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX);
-    let _ = RFC_3339.print_timestamp(&at, out);
+    let (mut second, mut text) = LAST_SECOND.get();
+    if second != since.as_secs() {
+        (second, text) = (since.as_secs(), second_text(since.as_secs()));
+        LAST_SECOND.set((second, text));
+    }
+    out.extend_from_slice(&text);
+    decimals(out, since.subsec_millis());
+    out.push(b'Z');
+}
+
+/// Years have four digits, up to jiff's last, 9999.
+fn second_text(second: u64) -> [u8; SECOND] {
+    let time = i64::try_from(second).ok().and_then(|second| Timestamp::from_second(second).ok());
+    let text = RFC_3339.timestamp_to_string(&time.unwrap_or(Timestamp::MAX));
+    text.as_bytes().first_chunk().copied().unwrap_or(*b"9999-12-31T23:59:59")
 }
 
 #[cfg(test)]

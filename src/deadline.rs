@@ -19,11 +19,11 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 /// Milliseconds, above 0, in which the caller wants the whole response.
-const TIMEOUT: &str = "x-gateway-timeout";
+const TIMEOUT: HeaderName = HeaderName::from_static("x-gateway-timeout");
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -196,12 +196,12 @@ impl CallerTimeout {
     }
 }
 
-/// The output of a future and how long it was pending: zero, without reading the clock, if it was ready at once.
-pub(crate) async fn timed<F: Future>(future: F) -> (F::Output, Duration) {
-    let mut future = pin!(future);
+/// The output of a future and how long it was pending: zero, without reading the clock, if it was ready at once. The
+/// future is pinned by the caller (`pin!`, `Box::pin`): an async function that owned it would have room for it twice.
+pub(crate) async fn timed<F: Future + Unpin>(mut future: F) -> (F::Output, Duration) {
     let mut since = None;
     let output = poll_fn(|cx| {
-        let polled = future.as_mut().poll(cx);
+        let polled = Pin::new(&mut future).poll(cx);
         if polled.is_pending() {
             since.get_or_insert_with(Instant::now);
         }
@@ -257,9 +257,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_time_spent_pending_counts() {
-        assert_eq!(timed(async { 1 }).await, (1, Duration::ZERO));
+        assert_eq!(timed(pin!(async { 1 })).await, (1, Duration::ZERO));
         let nap = Duration::from_millis(20);
-        assert_eq!(timed(tokio::time::sleep(nap)).await, ((), nap));
+        assert_eq!(timed(pin!(tokio::time::sleep(nap))).await, ((), nap));
     }
 
     #[tokio::test(start_paused = true)]
@@ -275,7 +275,7 @@ mod tests {
     async fn a_caller_can_only_shorten_it() {
         let (began, limit) = (Instant::now(), Duration::from_secs(2));
         let of = |value: &'static str| {
-            let headers = HeaderMap::from_iter([(http::HeaderName::from_static(TIMEOUT), value.parse().unwrap())]);
+            let headers = HeaderMap::from_iter([(TIMEOUT, value.parse().unwrap())]);
             CallerTimeout::read(&headers, began).map(|timeout| timeout.upload(limit).instant() - began)
         };
         assert_eq!((of("150"), of(" 9000 ")), (Ok(Duration::from_millis(150)), Ok(limit)));

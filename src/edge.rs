@@ -10,7 +10,6 @@
 mod client_socket;
 pub mod connection;
 pub mod connection_limit;
-mod date;
 pub mod deadlines;
 mod departure;
 mod frames;

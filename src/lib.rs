@@ -54,6 +54,7 @@
 //! | [`spare`] | whether an account has budget that nobody else needs |
 //! | [`degraded`] | why the gateway is degraded: the closed list of reasons |
 //! | [`headers`] | which headers are never passed on, in either direction |
+//! | [`date`] | the `Date` of responses that have none |
 //! | [`deadline`] | the point in time at which a wait ends |
 //! | [`memory`] | how many bytes of requests and responses are buffered, and who may buffer more |
 //! | [`peer`] | failed attempts, limited by peer, and which clients count as one |
@@ -85,6 +86,7 @@ pub mod cli;
 pub mod clock_jumps;
 pub mod config;
 pub mod connector;
+pub mod date;
 pub mod deadline;
 pub mod deferred_write;
 pub mod degraded;

@@ -21,7 +21,10 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-use std::ops::ControlFlow::{Break, Continue};
+use std::{
+    ops::ControlFlow::{Break, Continue},
+    pin::pin,
+};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -66,7 +69,7 @@ where
     snapshot.catalog.permit(service, &operation)?;
     // 3 the whole body
     let memory = || snapshot.memory.allowance(snapshot.catalog.services[service].config.priority);
-    let body = x.collect(body::collect(body, snapshot.limits.request_body, upload, memory)).await?;
+    let body = x.collect(pin!(body::collect(body, snapshot.limits.request_body, upload, memory))).await?;
     let request = BufferedRequest { method: head.method, target, headers: head.headers, body };
     let call = Call::new(x, Permitted { service, operation }, request, timeout);
     x.repeat = call.repeat_rule();

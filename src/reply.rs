@@ -12,6 +12,7 @@ use crate::{
     admission::{LimitWindow, Spent, WindowLimit},
     body::Receipt,
     cache::{CacheEntry, validator::IfNoneMatch},
+    date,
     orders::{FirstSent, StoredAnswer},
     outcome::{Code, Outcome, Sent},
     record::{CacheResult, RequestId},
@@ -122,14 +123,12 @@ impl CacheStatusHeader {
 
     fn status(self) -> HeaderValue {
         let fixed = match self {
-            CacheStatusHeader::Hit { ttl, .. } => return text(format!("fastrac-gateway; hit; ttl={ttl}")),
+            CacheStatusHeader::Hit { ttl, .. } => return numbered("fastrac-gateway; hit; ttl=", ttl),
             CacheStatusHeader::Miss { stored: true } => "fastrac-gateway; fwd=uri-miss; stored",
             CacheStatusHeader::Miss { stored: false } => "fastrac-gateway; fwd=uri-miss",
-            CacheStatusHeader::StaleHit { since, .. } => {
-                return text(format!("fastrac-gateway; hit; ttl=-{since}"));
-            }
+            CacheStatusHeader::StaleHit { since, .. } => return numbered("fastrac-gateway; hit; ttl=-", since),
             CacheStatusHeader::Fallback { status: Some(status), .. } => {
-                return text(format!("fastrac-gateway; fwd=stale; fwd-status={status}"));
+                return numbered("fastrac-gateway; fwd=stale; fwd-status=", status.into());
             }
             CacheStatusHeader::Fallback { status: None, .. } => "fastrac-gateway; fwd=stale",
             CacheStatusHeader::Replaced { stored: true } => "fastrac-gateway; fwd=stale; stored",
@@ -180,7 +179,7 @@ impl Reply {
     pub(crate) fn of_answer(answer: Answer, outcome: Outcome, spent: Option<Spent>) -> Self {
         let throttled = outcome == Outcome::Throttled;
         // What is no time is replaced: a caller's library may take it for an error, or for ever.
-        let named = answer.wait_named().is_some();
+        let retry_after = (throttled && answer.wait_named().is_none()).then_some(THROTTLED);
         Reply {
             status: answer.status,
             headers: answer.headers,
@@ -192,7 +191,7 @@ impl Reply {
             code: throttled.then_some(Code::UpstreamLimit),
             first_sent: None,
             first_request: None,
-            retry_after: (throttled && !named).then_some(THROTTLED),
+            retry_after,
             cached: None,
             stored_from: None,
             receipt: None,
@@ -269,6 +268,7 @@ impl Reply {
         let GatewayHeaders { request_id, sent, limits, close } = added;
         let headers = &mut self.headers;
         headers.reserve(ADDED);
+        headers.entry(header::DATE).or_insert_with(date::now);
         headers.insert(RequestId::HEADER, request_id.header());
         headers.insert(OUTCOME, HeaderValue::from_static(self.outcome.as_str()));
         headers.insert(SENT, HeaderValue::from_static(sent.as_str()));
@@ -313,6 +313,11 @@ fn proxy_status(outcome: Outcome, code: Option<Code>) -> Option<HeaderValue> {
     }
 }
 
+/// The same with a number at its end. Without `std::fmt`: it takes 400 instructions, of which a hit has 45,000.
+fn numbered(words: &str, number: u64) -> HeaderValue {
+    text([words, itoa::Buffer::new().format(number)].concat())
+}
+
 /// A header value made of words of the closed lists, or a request id: all are valid in headers.
 fn text(value: String) -> HeaderValue {
     HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("fastrac-gateway"))
@@ -348,8 +353,22 @@ mod tests {
         assert_eq!(shown("proxy-status"), "fastrac-gateway; error=http_request_denied; details=\"quota.day\"");
         assert_eq!(shown("connection"), "close");
         assert_eq!((shown("idempotent-replayed"), shown("x-gateway-first-request")), ("true", "id-of-first"));
-        // Only a `Retry-After` may also be Fastrac's own.
+        // Only these two may also be Fastrac's own.
         let passed_on: Vec<_> = reply.headers.keys().filter(|name| reaches_caller(name.as_str())).collect();
-        assert_eq!(passed_on, [header::RETRY_AFTER]);
+        assert_eq!(passed_on, [header::DATE, header::RETRY_AFTER]);
+    }
+
+    #[test]
+    fn the_date_is_fastracs_or_the_present_one() {
+        let date = |headers: HeaderMap| {
+            let mut reply = Reply::whole(StatusCode::OK, headers, ReplyBody::Whole(Bytes::new()), Outcome::Ok);
+            let request_id = "id-12345".parse().unwrap();
+            reply.stamp(GatewayHeaders { request_id: &request_id, sent: Sent::Yes, limits: None, close: false });
+            assert_eq!(reply.headers.get_all(header::DATE).iter().count(), 1);
+            reply.headers[header::DATE].to_str().unwrap().to_owned()
+        };
+        let old = HeaderValue::from_static("Mon, 01 Jan 2001 00:00:00 GMT");
+        assert_eq!(date(HeaderMap::from_iter([(header::DATE, old)])), "Mon, 01 Jan 2001 00:00:00 GMT");
+        assert_ne!(date(HeaderMap::new()), "Mon, 01 Jan 2001 00:00:00 GMT");
     }
 }

@@ -37,7 +37,6 @@ use tokio::{
 use super::{
     Drain,
     client_socket::ClientSocket,
-    date,
     deadlines::{Activity, DeadlineIo},
     departure::DepartureWatch,
     frames::FollowedIo,
@@ -122,8 +121,7 @@ impl Context {
         let guard = RequestGuard { activity: activity.clone(), closing: self.drain.closing.clone(), stream };
         let arrival = Arrival { began, close, client, guard };
         let request = request.map(|body| RequestBody { incoming: body, must_see_end: http2 });
-        let response = path::serve(self.current.load_full(), self.worker.clone(), request, arrival);
-        async move { response.await.map(date::complete) }
+        path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
     }
 }
 

@@ -5,7 +5,7 @@
 //! more, so that no probe is held by a request that waits. Must not know who waits for the response. Fails with the
 //! refusal of the budget, the keys or the breaker, or with [`AttemptResult::Failed`].
 
-use std::iter;
+use std::{iter, pin::pin};
 
 use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
@@ -91,7 +91,7 @@ impl PreparedAttempt {
         attempts: &Attempts,
     ) -> Result<Self, Refusal> {
         let AdmittedAttempt { claim, pair } = admitted;
-        let (spent, time) = timed(spend(call, &claim, attempts)).await; // 9
+        let (spent, time) = timed(pin!(spend(call, &claim, attempts))).await; // 9
         attempts.waited_for_budget(time);
         let spent = spent.map_err(|not_spent| call.not_spent(not_spent))?.with_claim(claim);
         // 10
@@ -113,10 +113,10 @@ impl PreparedAttempt {
     /// Steps 12 and 13.
     pub(super) async fn send(self, call: &UpstreamCall, attempts: &Attempts) -> AttemptResult {
         let PreparedAttempt { keyed, lease, permit, mut spent } = self;
-        let began = Instant::now();
+        let mut timer = AttemptTimer::start(&call.snapshot.recorder, call.account.index, call.operation.index);
+        let began = timer.began();
         let bounds = bounds(call, attempts, began);
         attempts.begin(lease.version_text());
-        let mut timer = AttemptTimer::start(&call.snapshot.recorder, call.account.index, call.operation.index);
         let count = || call.count_sent();
         let accounting = Accounting { spent: &mut spent, attempts, count: &count };
         let sent = upstream::send(&call.worker.pool, keyed, accounting, bounds).await;

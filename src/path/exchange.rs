@@ -4,7 +4,7 @@
 //! works on an order, the record is with that task; the attempts are shared with it, so that `sent` is true at any time.
 //! Must not know headers or metrics. Never fails by itself.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -90,7 +90,7 @@ impl Exchange {
         let Some(record) = &mut self.record else { return Ok(()) };
         let limit = self.snapshot.limits.request;
         let deadline = caller.upload(operation.map_or(limit, |operation| operation.timeout.min(limit)));
-        let (reserved, time) = timed(record.reserve(deadline.instant().into_std())).await;
+        let (reserved, time) = timed(pin!(record.reserve(deadline.instant().into_std()))).await;
         self.waited_for_log = time;
         record.paused += time;
         reserved.map_err(|_| Refusal::log_full())
@@ -118,7 +118,7 @@ impl Exchange {
     /// Waits for the request's body; the time counts as the caller's.
     pub(super) async fn collect(
         &mut self,
-        body: impl Future<Output = Result<Bytes, BodyError>>,
+        body: impl Future<Output = Result<Bytes, BodyError>> + Unpin,
     ) -> Result<Bytes, Refusal> {
         let (body, time) = timed(body).await;
         self.body_pending &= body.is_err();

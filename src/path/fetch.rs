@@ -7,7 +7,7 @@
 //! result. Must not know who waits. Fails with the [`Refusal`] of an attempt
 //! that brought no response, or none that may be passed on.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -133,7 +133,7 @@ impl SecondAttempt {
 
     /// Waits, and then signs with the account's current pair.
     async fn begin(self, claim: Claim, first: Result<ClassifiedAnswer, Refusal>, attempts: &Attempts) -> NextStep {
-        let ((), time) = timed(retry::wait(self.pause)).await;
+        let ((), time) = timed(pin!(retry::wait(self.pause))).await;
         attempts.waited_between(time);
         NextStep::Retry(Retry { reason: self.reason, pair: None, claim, first: Box::new(first) })
     }

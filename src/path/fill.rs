@@ -351,7 +351,7 @@ mod tests {
             let fallback = Fallback::new(entry.clone(), Deadline::after(Instant::now(), timeout));
             // The wait begins a little later.
             tokio::time::advance(Duration::from_millis(3)).await;
-            let (_, time) = timed(fallback.until.bound(std::future::pending::<()>())).await;
+            let (_, time) = timed(std::pin::pin!(fallback.until.bound(std::future::pending::<()>()))).await;
             assert!(time < STALE_WAIT);
             fallback.waited_in_vain();
         };

@@ -5,7 +5,7 @@
 //! it; what is shared is immutable; a limit of one service refuses no other. Must not know headers, or how a request is
 //! sent. Fails with the [`Refusal`] of the quota, the cache or the fetch.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, pin::pin, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -149,7 +149,7 @@ impl Search<'_> {
     /// request may lead.
     async fn follow(&self, x: &mut Exchange, follower: Follower<SharedFetch>) -> Result<Option<Reply>, Refusal> {
         let until = self.fallback.as_ref().map_or(self.call.deadline(), |fallback| fallback.until);
-        let (result, time) = timed(until.bound(follower.result())).await;
+        let (result, time) = timed(pin!(until.bound(follower.result()))).await;
         x.attempts().waited_for_upstream(time);
         match (result, &self.fallback) {
             (Some(None), _) => Ok(None),

@@ -22,6 +22,11 @@ impl<'a> AttemptTimer<'a> {
         AttemptTimer { recorder, account, operation, began: Instant::now(), status: None, took: None }
     }
 
+    /// When its clock was started.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
     /// Stops the clock. `status`: that of Fastrac's response, if there is one.
     pub fn stop(&mut self, status: Option<u16>) -> Duration {
         self.status = status;

@@ -314,10 +314,11 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
         }
     }
     due.end()?;
+    let now = Instant::now();
     if is_certain {
-        pool.put(connection, &head.headers);
+        pool.put(connection, &head.headers, now);
     }
-    let (body, took) = (AnswerBody::Whole(buffer.into_bytes()), sent_at.elapsed());
+    let (body, took) = (AnswerBody::Whole(buffer.into_bytes()), now - sent_at);
     Ok(Answer { status: head.status, headers: head.headers, described_length, body, took })
 }
 

@@ -221,12 +221,12 @@ impl Pool {
     }
 
     /// Keeps a connection whose response was read to its end, unless it has ended or will be closed.
-    pub(super) fn put(&self, mut connection: UpstreamConnection, headers: &HeaderMap) {
+    pub(super) fn put(&self, mut connection: UpstreamConnection, headers: &HeaderMap, now: Instant) {
         let reusable = connection.driver.connection.is_some() && connection.sender.is_ready();
         if !reusable || headers.get_all(CONNECTION).iter().any(closes) {
             return;
         }
-        let until = Instant::now() + keep_alive_timeout(headers).unwrap_or(IDLE_TIMEOUT);
+        let until = now + keep_alive_timeout(headers).unwrap_or(IDLE_TIMEOUT);
         connection.counted.set_state(ConnectionState::Idle);
         let destination = connection.destination.id;
         let returned = IdleConnection { connection, until };

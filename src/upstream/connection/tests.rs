@@ -38,7 +38,7 @@ async fn idle() -> (Pool, Arc<Destination>, TcpStream) {
         frame.unwrap();
     }
     let pool = Pool::default();
-    pool.put(connection, response.headers());
+    pool.put(connection, response.headers(), Instant::now());
     while !heard(&mut peer).await.contains("/first") {}
     (pool, destination, peer)
 }
@@ -101,7 +101,7 @@ async fn the_sweep_drops_closed_connections() {
     let (pool, destination, peer) = idle().await;
     pool.sweep();
     let kept = pool.take(&destination, Instant::now(), soon()).unwrap();
-    pool.put(kept, &HeaderMap::new());
+    pool.put(kept, &HeaderMap::new(), Instant::now());
     drop(peer);
     a_moment().await;
     pool.sweep();

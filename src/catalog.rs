@@ -143,8 +143,17 @@ impl Catalog {
 
     /// Whether a service may place orders.
     pub fn may_order(&self, service: usize) -> bool {
+        self.allowed(service).any(|operation| operation.class == Class::Order)
+    }
+
+    /// Units of the budget that a request of a service costs at most.
+    pub fn highest_cost(&self, service: usize) -> u64 {
+        self.allowed(service).map(|operation| u64::from(operation.cost)).max().unwrap_or(0)
+    }
+
+    fn allowed(&self, service: usize) -> impl Iterator<Item = &Operation> {
         let allowed = self.operations.iter().zip(&self.services[service].allowed);
-        allowed.into_iter().any(|(operation, allowed)| *allowed && operation.class == Class::Order)
+        allowed.filter(|(_, allowed)| **allowed).map(|(operation, _)| operation.as_ref())
     }
 
     /// The operation of a request.

@@ -1,8 +1,9 @@
 //! What each service is guaranteed of an account's day, and how far the day's spending may run ahead of the clock.
 //!
-//! A service is guaranteed its share of the day's budget; a borrower leaves what the others have not used of theirs. In
-//! the last part of the day ([`LENT_LAST`]) what is left of the guarantees is lent, step by step, so that nothing is lost
-//! at midnight. Those without a share, the gateway's background calls among them, may use a small part of the day
+//! A service is guaranteed its share of the day's budget whenever it asks, so a borrower leaves what the others have not
+//! used of theirs: units that are lent do not come back. What a service cannot use, because its own quota of the day is
+//! smaller, is lent from the start. In the last part of the day ([`LENT_LAST`]) what is left of the guarantees is lent, step
+//! by step, so that nothing is lost at midnight. Those without a share, the gateway's background calls among them, may use a small part of the day
 //! ([`COMMON`]) at any time while it is not used up, even if the shares add up to 1. With pacing, all of this applies to
 //! the part of the budget that the clock has released so far.
 //!
@@ -47,16 +48,42 @@ pub(super) struct DayRefused {
 
 #[derive(Debug, Default)]
 pub(super) struct DayShares {
-    /// Of [`WHOLE`], by number of the service.
-    shares: Vec<u64>,
-    /// Units used on `date`, by number of the service.
-    used: Vec<u64>,
+    /// By number.
+    services: Vec<ServiceDay>,
     date: i32,
     /// How far spending may run ahead of the clock, as a part of the day, of [`WHOLE`]; `None`: no pacing.
     pace: Option<u64>,
     /// Time in which the account's rate allows one unit, nanoseconds; 0: no rate.
     period: u64,
     plan: Plan,
+}
+
+/// One service's part of the day.
+#[derive(Clone, Copy, Debug)]
+struct ServiceDay {
+    /// Of [`WHOLE`]; 0: none.
+    share: u64,
+    /// Units that its own quota lets it use in a day, at most.
+    most: u64,
+    /// Units used.
+    used: u64,
+}
+
+impl Default for ServiceDay {
+    fn default() -> Self {
+        ServiceDay { share: 0, most: u64::MAX, used: 0 }
+    }
+}
+
+impl ServiceDay {
+    /// What it has not used of its part of `released`, as far as it can use it.
+    fn is_owed(&self, released: u64) -> u64 {
+        self.guaranteed(released).saturating_sub(self.used)
+    }
+
+    fn guaranteed(&self, released: u64) -> u64 {
+        part(released, self.share).min(self.most)
+    }
 }
 
 /// What was computed last.
@@ -76,21 +103,19 @@ struct Plan {
 /// The counts of the day if a service took the units that it asks for.
 struct CountsAfter {
     day: u64,
-    own: u64,
-    /// Of [`WHOLE`]; 0: none.
-    share: u64,
+    own: ServiceDay,
     /// Of those without a share.
     unshared: u64,
 }
 
 impl CountsAfter {
     fn are_guaranteed(&self, released: u64) -> bool {
-        self.own <= part(released, self.share)
+        self.own.used <= self.own.guaranteed(released)
     }
 
     /// `kept`: what a borrower must leave of `released`.
     fn are_allowed(&self, released: u64, kept: u64) -> bool {
-        let common = || self.share == 0 && self.unshared <= part_rounded_up(released, COMMON);
+        let common = || self.own.share == 0 && self.unshared <= part_rounded_up(released, COMMON);
         let lent = || self.day <= released.saturating_sub(kept);
         self.day <= released && (self.are_guaranteed(released) || common() || lent())
     }
@@ -98,9 +123,14 @@ impl CountsAfter {
 
 impl DayShares {
     pub(super) fn set(&mut self, member: usize, share: u64) {
-        self.shares.resize(self.shares.len().max(member + 1), 0);
-        self.used.resize(self.shares.len(), 0);
-        self.shares[member] = share;
+        self.services.resize(self.services.len().max(member + 1), ServiceDay::default());
+        self.services[member].share = share;
+        self.plan = Plan::default();
+    }
+
+    /// Bounds what a service can use of a day; `None`: no limit.
+    pub(super) fn bound(&mut self, member: usize, most: Option<u64>) {
+        self.services[member].most = most.unwrap_or(u64::MAX);
         self.plan = Plan::default();
     }
 
@@ -117,7 +147,7 @@ impl DayShares {
         self.count(member, |used| used.max(units));
     }
 
-    /// CountsAfter units of `date`.
+    /// Counts units of `date`.
     pub(super) fn take(&mut self, member: usize, units: u32, date: i32) {
         self.begin(date);
         self.count(member, |used| used + u64::from(units));
@@ -131,11 +161,11 @@ impl DayShares {
     }
 
     fn count(&mut self, member: usize, change: impl FnOnce(u64) -> u64) {
-        let (owed, used) = (self.owed_to(member), self.used[member]);
-        self.used[member] = change(used);
+        let (owed, used) = (self.owed_to(member), self.services[member].used);
+        self.services[member].used = change(used);
         self.plan.owed = self.plan.owed.saturating_sub(owed) + self.owed_to(member);
-        if self.shares[member] == 0 {
-            self.plan.unshared = self.plan.unshared.saturating_sub(used) + self.used[member];
+        if self.services[member].share == 0 {
+            self.plan.unshared = self.plan.unshared.saturating_sub(used) + self.services[member].used;
         }
     }
 
@@ -151,7 +181,7 @@ impl DayShares {
         if counts.are_allowed(released, self.kept(self.owed_to_others(member), day)) {
             return Ok(());
         }
-        let own_share_used = counts.share > 0 && !counts.are_guaranteed(released);
+        let own_share_used = counts.own.share > 0 && !counts.are_guaranteed(released);
         Err(DayRefused { free_at: self.free_at(member, &counts, day), own_share_used })
     }
 
@@ -159,8 +189,7 @@ impl DayShares {
         let units = u64::from(units);
         CountsAfter {
             day: day.used.saturating_add(units),
-            own: self.used[member] + units,
-            share: self.shares[member],
+            own: ServiceDay { used: self.services[member].used + units, ..self.services[member] },
             unshared: self.plan.unshared + units,
         }
     }
@@ -187,11 +216,11 @@ impl DayShares {
     fn free_at(&self, member: usize, counts: &CountsAfter, day: &DayView) -> i64 {
         let limit = day.limit.unwrap_or(u64::MAX);
         let others = self.owed_to_others(member);
-        let others_share = self.plan.shares.saturating_sub(counts.share);
+        let others_share = self.plan.shares.saturating_sub(counts.own.share);
         let is_free = |now: i64| {
             let at = DayView { now, ..*day };
             let released = self.released(limit, &at);
-            // What the clock releases meanwhile is owed to the others in part.
+            // What the clock releases meanwhile is owed to the others in part, at most.
             let owed = others + part(released.saturating_sub(self.plan.released), others_share);
             counts.are_allowed(released, self.kept(owed, &at))
         };
@@ -210,7 +239,7 @@ impl DayShares {
     fn begin(&mut self, date: i32) {
         if date != self.date {
             self.date = date;
-            self.used.fill(0);
+            self.services.iter_mut().for_each(|service| service.used = 0);
             self.plan = Plan::default();
         }
     }
@@ -221,9 +250,15 @@ impl DayShares {
         if limit == self.plan.limit && released >= self.plan.released && released - self.plan.released <= step {
             return;
         }
-        let unshared = self.used.iter().zip(&self.shares).filter(|(_, share)| **share == 0).map(|(used, _)| used).sum();
-        self.plan = Plan { limit, released, owed: 0, shares: self.shares.iter().sum(), unshared };
-        self.plan.owed = (0..self.shares.len()).map(|member| self.owed_to(member)).sum();
+        let mut plan = Plan { limit, released, ..Plan::default() };
+        for service in &self.services {
+            plan.owed += service.is_owed(released);
+            match service.share {
+                0 => plan.unshared += service.used,
+                share => plan.shares += share,
+            }
+        }
+        self.plan = plan;
     }
 
     fn owed_to_others(&self, member: usize) -> u64 {
@@ -232,7 +267,7 @@ impl DayShares {
 
     /// What a service has not used of its part.
     fn owed_to(&self, member: usize) -> u64 {
-        part(self.plan.released, self.shares[member]).saturating_sub(self.used[member])
+        self.services[member].is_owed(self.plan.released)
     }
 }
 
@@ -300,6 +335,38 @@ mod tests {
                 assert_eq!(got, due - common.saturating_sub(free), "{services:?} of {limit}");
                 assert_eq!(day.used, released);
             }
+        }
+    }
+
+    /// Two services sleep, one of them with a quota below its share; a third is never content. Whenever the two wake, the
+    /// first gets all that it can use, the second its share, and from the start on the third has got all the rest.
+    #[test]
+    fn what_an_owner_cannot_use_is_lent_at_once_and_the_rest_is_there_whenever_it_wakes() {
+        for half_hours in 0..48 {
+            let mut shares = DayShares::default();
+            shares.set(0, 0);
+            (1..).zip([0.5, 0.3, 0.2]).for_each(|(member, share)| shares.set(member, fixed(share)));
+            shares.bound(1, Some(400));
+            let mut day = DayView { date: 7, starts: 0, ends: 86_400_000, now: 0, used: 0, limit: Some(1_000) };
+            let mut take_all = |member: usize, day: &mut DayView| {
+                let before = day.used;
+                while shares.permits(member, 1, day).is_ok() {
+                    shares.take(member, 1, 7);
+                    day.used += 1;
+                }
+                day.used - before
+            };
+            let mut lent = 0;
+            for half_hour in 0..=half_hours {
+                day.now = half_hour * LENT_LAST / 2;
+                lent += take_all(3, &mut day);
+                // In the middle of the last hour, half of what is owed is lent too.
+                assert_eq!(lent, if half_hour < 47 { 300 } else { 650 });
+            }
+            let got = [take_all(1, &mut day), take_all(2, &mut day)];
+            // Who comes first then gets the rest, up to its quota.
+            let expected = if half_hours < 47 { [400, 300] } else { [350, 0] };
+            assert_eq!(got, expected, "after {half_hours} half hours");
         }
     }
 

@@ -104,6 +104,8 @@ pub struct Sharer<'a> {
     pub name: &'a str,
     /// From 0 to 1, at most 1 in all.
     pub share: f64,
+    /// Units that its own quota lets it use in a day; `None`: no limit.
+    pub most_per_day: Option<u64>,
     /// Whether it may place orders.
     pub orders: bool,
 }
@@ -233,6 +235,7 @@ impl WaitQueue {
             let set = |service: &Sharer<'_>| {
                 let number = *members.entry(service.name.to_owned()).or_insert_with(|| scheduler.members());
                 scheduler.set_share(number, share::fixed(service.share), now);
+                scheduler.supply.bound_day(number, service.most_per_day);
                 number
             };
             services.iter().map(set).collect()

@@ -156,8 +156,9 @@ fn members(catalog: &Catalog, accounts: &[Arc<Account>]) -> Vec<BudgetMember> {
         let own = || catalog.services.iter().enumerate().filter(|(_, service)| service.account == index);
         let sharers: Vec<_> = own()
             .map(|(index, Service { name, config, .. })| {
-                let orders = catalog.may_order(index);
-                Sharer { name, share: config.share, orders }
+                let quota = config.quota.day.filter(|_| config.quota.enforce);
+                let most_per_day = quota.map(|requests| requests.saturating_mul(catalog.highest_cost(index)));
+                Sharer { name, share: config.share, most_per_day, orders: catalog.may_order(index) }
             })
             .collect();
         for ((service, _), member) in own().zip(account.budget.share_among(&sharers)) {

@@ -33,7 +33,8 @@ async fn send(budget: &Budget, priority: Priority) -> Result<(), OverBudget> {
 
 async fn spend(budget: &Budget, cost: u32, priority: Priority, deadline: Instant) -> Result<Spent, OverBudget> {
     // Without a share, and not the gateway's own.
-    let [member] = budget.share_among(&[Sharer { name: "shop", share: 0.0, orders: false }])[..] else {
+    let [member] = budget.share_among(&[Sharer { name: "shop", share: 0.0, most_per_day: None, orders: false }])[..]
+    else {
         panic!("one service")
     };
     budget

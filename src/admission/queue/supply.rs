@@ -232,6 +232,11 @@ impl Supply {
         self.days_apply |= share > 0;
     }
 
+    /// Units of a day that a service's own quota lets it use; `None`: no limit.
+    pub(super) fn bound_day(&mut self, member: usize, most: Option<u64>) {
+        self.days.bound(member, most);
+    }
+
     /// What a service has used of the account's day before the start.
     pub(super) fn restore_day(&mut self, member: usize, units: u64, date: i32) {
         self.days.restore(member, units, date);

@@ -20,6 +20,9 @@ const LENT_LAST: i64 = 3_600_000;
 /// How often in a day the sum of what is owed is computed anew, with pacing: three times a second.
 const STEPS: u64 = 1 << 18;
 
+/// How many dates besides the current one are remembered: where the clock may have been by mistake, and came from.
+const OTHER_DATES: usize = 3;
+
 /// Part of the day that those without a share may use together whatever the others are owed, of [`WHOLE`]; rounded up to
 /// whole units.
 const COMMON: u64 = WHOLE / 50;
@@ -51,6 +54,8 @@ pub(super) struct DayShares {
     /// By number.
     services: Vec<ServiceDay>,
     date: i32,
+    /// The dates that were current before, at most [`OTHER_DATES`]: a clock that jumps ahead and back finds them again.
+    others: Vec<OtherDate>,
     /// How far spending may run ahead of the clock, as a part of the day, of [`WHOLE`]; `None`: no pacing.
     pace: Option<u64>,
     /// Time in which the account's rate allows one unit, nanoseconds; 0: no rate.
@@ -84,6 +89,14 @@ impl ServiceDay {
     fn guaranteed(&self, released: u64) -> u64 {
         part(released, self.share).min(self.most)
     }
+}
+
+/// What services have used of a date that is not current.
+#[derive(Debug)]
+struct OtherDate {
+    date: i32,
+    /// Units, by number of the service.
+    used: Vec<u64>,
 }
 
 /// What was computed last.
@@ -157,6 +170,10 @@ impl DayShares {
     pub(super) fn give_back(&mut self, member: usize, units: u32, date: i32) {
         if date == self.date {
             self.count(member, |used| used.saturating_sub(u64::from(units)));
+        } else if let Some(used) =
+            self.others.iter_mut().find(|it| it.date == date).and_then(|it| it.used.get_mut(member))
+        {
+            *used = used.saturating_sub(u64::from(units));
         }
     }
 
@@ -235,13 +252,20 @@ impl DayShares {
         free
     }
 
-    /// Starts counting anew on another date.
+    /// Goes on with what was used of another date.
     fn begin(&mut self, date: i32) {
-        if date != self.date {
-            self.date = date;
-            self.services.iter_mut().for_each(|service| service.used = 0);
-            self.plan = Plan::default();
+        if date == self.date {
+            return;
         }
+        let known = self.others.iter().position(|other| other.date == date).map(|at| self.others.remove(at).used);
+        let mut known = known.unwrap_or_default().into_iter();
+        let used =
+            self.services.iter_mut().map(|one| std::mem::replace(&mut one.used, known.next().unwrap_or(0))).collect();
+        self.others.push(OtherDate { date: std::mem::replace(&mut self.date, date), used });
+        if self.others.len() > OTHER_DATES {
+            self.others.remove(0);
+        }
+        self.plan = Plan::default();
     }
 
     fn refresh(&mut self, limit: u64, day: &DayView) {
@@ -285,6 +309,27 @@ fn part_rounded_up(whole: u64, share: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::admission::share::fixed;
+
+    /// The clock is three days ahead for a while. Meanwhile a unit of today comes back, and one of the other date is used.
+    #[test]
+    fn a_clock_that_jumps_ahead_and_back_gives_no_service_its_share_anew() {
+        let today = DayView { date: 7, starts: 0, ends: 86_400_000, now: 0, used: 5, limit: Some(10) };
+        let mut shares = DayShares::default();
+        shares.set(1, fixed(0.5));
+        shares.set(2, fixed(0.5));
+        shares.take(1, 5, 7);
+        let ahead = DayView { date: 10, used: 0, ..today };
+        assert!(shares.permits(1, 5, &ahead).is_ok());
+        shares.take(1, 1, 10);
+        assert!(shares.permits(1, 1, &today).is_err(), "it has used its share");
+        assert!(shares.permits(1, 5, &DayView { used: 1, ..ahead }).is_err());
+        shares.give_back(1, 1, 7);
+        assert!(shares.permits(1, 1, &DayView { used: 4, ..today }).is_ok());
+        assert!(shares.permits(1, 2, &DayView { used: 4, ..today }).is_err());
+        // Other days are forgotten.
+        (11..20).for_each(|date| shares.take(1, 1, date));
+        assert_eq!(shares.others.len(), OTHER_DATES);
+    }
 
     /// Two services share a day of ten units, of which one has used its five before a restart.
     #[test]

@@ -110,7 +110,7 @@ pub(super) fn compile(
     }
     let quota = |service: &config::ServiceConfig| {
         let quota = counts.quota(service, &config.accounts[service.account].day_zone);
-        quota.set_override(live.overrides.last(&service.name).map(|set| set.limits));
+        live.overrides.apply(&service.name, &quota);
         quota
     };
     let quotas = config.services.iter().map(quota).collect();

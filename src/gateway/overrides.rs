@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Gateway;
 use crate::{
-    admission::QuotaOverride,
+    admission::{Quota, QuotaOverride},
     clock_jumps::settled_time,
     store::{Store, StoreError, StoreTable, StoredRow, WriteBatch},
 };
@@ -93,11 +93,18 @@ impl Overrides {
     }
 
     /// The last override of a service, which may be over.
-    pub(super) fn last(&self, service: &str) -> Option<SetOverride> {
+    fn last(&self, service: &str) -> Option<SetOverride> {
         self.known.lock().get(service).cloned()
     }
 
-    /// Sets or ends the override of a service.
+    /// Gives the last override of a service to its quota. No change can come in between, so the quota has the one that is
+    /// known here and on disk.
+    pub(super) fn apply(&self, service: &str, quota: &Quota) {
+        let known = self.known.lock();
+        quota.set_override(known.get(service).map(|set| set.limits.clone()));
+    }
+
+    /// Sets or ends the override of a service. [`Overrides::apply`] puts it in force.
     ///
     /// # Errors
     /// [`NotOverridden::Blocked`]; nothing has changed then.
@@ -143,7 +150,7 @@ impl Gateway {
         let index = snapshot.catalog.services.iter().position(|known| known.name == service);
         let index = index.ok_or(NotOverridden::UnknownService)?;
         let changed = self.live.overrides.change(service, set)?;
-        snapshot.quotas[index].set_override(set.map(|set| set.limits.clone()));
+        self.live.overrides.apply(service, &snapshot.quotas[index]);
         Ok(changed)
     }
 }
@@ -199,9 +206,10 @@ impl StoredRow for OverrideRow {
 
 #[cfg(test)]
 mod tests {
-    use jiff::SignedDuration;
+    use jiff::{SignedDuration, tz::TimeZone};
 
     use super::*;
+    use crate::{admission::WallClock, config::QuotaConfig};
 
     fn set(until: SignedDuration) -> SetOverride {
         // The store keeps milliseconds.
@@ -229,6 +237,27 @@ mod tests {
         let overrides = Overrides::open(store.clone()).await.unwrap();
         assert_eq!(services.map(|service| overrides.of(service)), expected);
         assert_eq!(services.map(|service| overrides.last(service)), last, "it may have been the clock that was wrong");
+    }
+
+    /// Two operators change the override of a service at the same time.
+    #[tokio::test]
+    async fn what_is_in_force_is_what_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let overrides = Overrides::open(Store::open(folder.path()).unwrap()).await.unwrap();
+        let configured = QuotaConfig { second: None, day: Some(1_000), enforce: true };
+        let quota = Quota::new(&configured, &TimeZone::UTC, WallClock::system());
+        for round in 0..300 {
+            let change = |per_day| {
+                let mut wanted = set(SignedDuration::from_hours(1));
+                wanted.limits.day = Some(per_day);
+                drop(overrides.change("a", Some(&wanted)).unwrap());
+                overrides.apply("a", &quota);
+            };
+            std::thread::scope(|scope| {
+                (1..=2).for_each(|number| drop(scope.spawn(move || change(2 * round + number))));
+            });
+            assert_eq!(quota.usage().day.map(|day| day.limit), overrides.of("a").unwrap().limits.day);
+        }
     }
 
     #[tokio::test]

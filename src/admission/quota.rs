@@ -206,12 +206,15 @@ impl Quota {
         if matches!(claim.day, ClaimedDay::Taken(_)) {
             return Ok(());
         }
-        let limits = Guard::into_inner(self.limits());
+        let not_enforced = {
+            let limits = self.limits();
+            limits.day.filter(|_| !limits.enforce)
+        };
         claim.day = ClaimedDay::Taken(self.day.reserve_by(1, until).await.map_err(|shortage| match shortage {
             DayShortage::NotLeased | DayShortage::Stalled => Exceeded::Unrecorded(Unrecorded),
             DayShortage::Exhausted => self.day_exceeded(),
         })?);
-        if !limits.enforce && limits.day.is_some_and(|limit| self.day.today().used > limit) {
+        if not_enforced.is_some_and(|limit| self.day.today().used > limit) {
             self.note(LimitWindow::Day, claim);
         }
         Ok(())

@@ -213,7 +213,9 @@ fn a_purge_of_a_part_leaves_the_fetches_under_way_that_it_does_not_cover() {
     gateway.sandbox.fault(slow("v2.city"));
     gateway.sandbox.fault(slow("v2.district"));
     thread::scope(|scope| {
-        [city(0), district()].map(|request| scope.spawn(|| gateway.send(request)));
+        for request in [city(0), district()] {
+            scope.spawn(|| gateway.send(request));
+        }
         until("both are under way", || gateway.received().len() == 2);
         assert_eq!(purge_in(&gateway, r#"{"path_prefix": "/region/city"}"#).status, 200);
     });

@@ -202,7 +202,8 @@ struct Tally {
 impl Replay {
     fn start() -> Replay {
         let requests = std::env::var("FASTRAC_REPLAY").ok().map(|number| number.parse().expect("a number"));
-        let memory = std::env::var("FASTRAC_REPLAY_MEMORY").unwrap_or_else(|_| "64MiB".to_owned());
+        // A walk leaves an eighth of it free: the whole tree of both accounts needs more than the default.
+        let memory = std::env::var("FASTRAC_REPLAY_MEMORY").unwrap_or_else(|_| "80MiB".to_owned());
         let tree = Arc::new(Tree::read(requests.is_none().then_some(PROVINCE)));
         let keys = tempfile::tempdir().expect("a folder");
         let mut configuration = format!(

@@ -5,6 +5,7 @@ build. Nothing here knows what is tested.
 """
 import ctypes
 import hashlib
+import json
 import os
 import pathlib
 import random
@@ -82,6 +83,31 @@ def status(url, **headers):
         return None
 
 
+def post(url, value, pair=None, token=None):
+    """The JSON response to a POST of JSON, by a service with its pair, or by an operator with a token."""
+    headers = {"content-type": "application/json"}
+    headers |= {"access-key": pair[0], "secret-key": pair[1]} if pair else {}
+    headers |= {"authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(url, json.dumps(value).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def get(url, token=None):
+    """The text of a page."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
+        return answer.read().decode()
+
+
+def control(port, path, body=None, method=None):
+    """The JSON response of a sandbox's control API."""
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/_sandbox/{path}", data, method=method)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
 def _die_with_us():
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
@@ -148,13 +174,14 @@ class Stage:
                 sys.exit(f"{name} {ended}:\n  " + "\n  ".join(words))
             time.sleep(0.05)
 
-    def sandbox(self, name="sandbox", seed=1, control=None):
-        """A Fastrac simulator, with its control API if that has a port; returns its own port."""
+    def sandbox(self, name="sandbox", seed=1, control=None, config=""):
+        """A Fastrac simulator, with its control API if that has a port, and this configuration; returns its own port."""
         if not BINARY.exists():
             cannot(f"{BINARY} is not built (cargo build --release)")
         port = next(port for port in free_ports(2) if port != control)
         more = ["--control", f"127.0.0.1:{control}"] if control else []
-        self.start(name, [BINARY, "sandbox", "--listen", f"127.0.0.1:{port}", "--seed", seed, *more], self.folder)
+        (self.folder / f"{name}.toml").write_text(config)
+        self.start(name, [BINARY, "sandbox", "--config", self.folder / f"{name}.toml", "--listen", f"127.0.0.1:{port}", "--seed", seed, *more], self.folder)
         self.until(name, lambda: status(f"http://127.0.0.1:{port}/region/province") is not None)
         return port
 

@@ -3,7 +3,7 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -63,35 +63,43 @@ pub(super) struct Http1Caller {
     stream: Option<TcpStream>,
     /// Received and not read yet.
     buffer: Vec<u8>,
+    /// When the wait for the present response ends.
+    until: Instant,
 }
 
 impl Http1Caller {
-    /// `wait`: for the next bytes of a response.
+    /// `wait`: for a whole response.
     pub(super) fn new(addr: SocketAddr, wait: Duration) -> Self {
-        Http1Caller { addr, wait, stream: None, buffer: Vec::new() }
+        Http1Caller { addr, wait, stream: None, buffer: Vec::new(), until: Instant::now() }
     }
 
     fn connected(&mut self) -> &mut TcpStream {
-        let (addr, wait) = (self.addr, self.wait);
+        let addr = self.addr;
         self.stream.get_or_insert_with(|| {
             self.buffer.clear();
             let stream = TcpStream::connect(addr).expect("connected");
             stream.set_nodelay(true).expect("set");
-            stream.set_read_timeout(Some(wait)).expect("set");
             stream
         })
     }
 
     /// Reads once; false at the end of the connection.
     fn more(&mut self) -> Result<bool, String> {
+        let late = || Err("it did not end in time".to_owned());
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return late();
+        }
         let mut piece = [0; 64 * 1024];
-        match self.connected().read(&mut piece) {
+        let stream = self.connected();
+        stream.set_read_timeout(Some(left)).expect("set");
+        match stream.read(&mut piece) {
             Ok(0) => Ok(false),
             Ok(read) => {
                 self.buffer.extend_from_slice(&piece[..read]);
                 Ok(true)
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Err("nothing came in time".to_owned()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => late(),
             Err(_) => Ok(false),
         }
     }
@@ -174,6 +182,7 @@ impl Caller for Http1Caller {
     }
 
     fn send(&mut self, request: &Request) -> Result<Received, String> {
+        self.until = Instant::now() + self.wait;
         // The gateway may have refused and closed already; its response can still be read.
         let _ = self.connected().write_all(&request.bytes());
         let received = self.response(&request.method);

@@ -13,7 +13,7 @@ use super::{
 use crate::client::find;
 
 /// Longer than the timeouts of the peers.
-const LONGEST: Duration = Duration::from_secs(3);
+const LONGEST: Duration = Duration::from_secs(6);
 
 /// What a caller got.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -230,9 +230,9 @@ impl Keys {
         !matches!(taken.recv_timeout(left), Err(std_mpsc::RecvTimeoutError::Timeout))
     }
 
-    /// Whether one of these texts contains a secret of one of the account's pairs, in use or not.
-    pub(crate) fn leaks_in(&self, texts: &[&[u8]]) -> bool {
-        self.shared.leaks_in(texts)
+    /// Whether `text` contains a secret of one of the account's pairs, in use or not.
+    pub(crate) fn leaks_in(&self, text: &[u8]) -> bool {
+        self.shared.leaks_in(text)
     }
 
     /// What may be shown of the keys.

@@ -4,10 +4,7 @@
 //! the metrics have `-`. Labels are rendered once per snapshot, so a line is copies, a few numbers,
 //! and one scan of path and query. Pure; never fails.
 
-use std::{
-    ops::Range,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use http::{Method, uri::PathAndQuery};
 
@@ -92,15 +89,11 @@ pub(super) struct LineContext<'a> {
     pub(super) bodies_readable: bool,
 }
 
-/// Where a line holds what the caller or Fastrac wrote: the id, the target, and what follows `key_version`. The rest are
-/// numbers, and words of closed lists, of the configuration and of the source of keys.
-type ForeignParts = [Range<usize>; 3];
-
 /// Appends the line; `,"seq":N}` is to follow.
 pub(super) fn write(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>) {
     let start = out.len();
-    let foreign = members(out, facts, context, false).map(|part| &out[part]);
-    if holds_live_secret(foreign, facts, context) {
+    members(out, facts, context, false);
+    if holds_live_secret(&out[start..], facts, context) {
         // Where in the line it is does not matter: this is rare, and a mistake of the caller.
         out.truncate(start);
         members(out, facts, context, true);
@@ -108,34 +101,29 @@ pub(super) fn write(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineConte
 }
 
 /// Whether what was written contains a live secret of the account, also where a URI encodes it.
-fn holds_live_secret(foreign: [&[u8]; 3], facts: &RequestFacts, context: &LineContext<'_>) -> bool {
+fn holds_live_secret(line: &[u8], facts: &RequestFacts, context: &LineContext<'_>) -> bool {
     let uri = facts.target.as_ref().and_then(|target| target.uri.path_and_query()).map_or("", PathAndQuery::as_str);
     let uri = &uri[..uri.floor_char_boundary(2 * (TARGET_MAX + LOOK_AHEAD))];
-    context.masker.holds_live_secret(context.account, &foreign)
+    context.masker.holds_live_secret(context.account, line)
         || context.masker.uri_holds_live_secret(context.account, uri)
 }
 
 /// Appends the members; `withheld`: without what the caller wrote.
-fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, withheld: bool) -> ForeignParts {
-    let shown = |id: &str| !withheld || !context.masker.holds_live_secret(context.account, &[id.as_bytes()]);
+fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, withheld: bool) {
+    let shown = |id: &str| !withheld || !context.masker.holds_live_secret(context.account, id.as_bytes());
     out.extend_from_slice(b"{\"time\":\"");
     encode::time(out, context.began);
     out.extend_from_slice(b"\",\"request_id\":\"");
     // The characters of an id need no escaping.
     let id = facts.id.as_str();
-    let id_part = out.len();
     out.extend_from_slice(if shown(id) { id } else { MASKED }.as_bytes());
-    let id_part = id_part..out.len();
     out.push(b'"');
     let own = facts.own_account.and_then(|account| context.labels.accounts.get(account));
     out.extend_from_slice(own.map_or_else(|| labels(&context.labels.services, facts.service), Vec::as_slice));
     out.extend_from_slice(labels(&context.labels.operations, facts.operation));
-    let target_part = out.len();
     target(out, facts, context.masker, withheld);
-    let target_part = target_part..out.len();
     result(out, facts);
     timings(out, facts, context.took);
-    let rest = out.len();
     let context = &LineContext { bodies_readable: context.bodies_readable && !withheld, ..*context };
     body(out, b",\"request_body\":", &facts.request_body, context);
     body(out, b",\"answer_body\":", &facts.answer_body, context);
@@ -146,7 +134,6 @@ fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, w
         out.extend_from_slice(b",\"stored_from\":");
         encode::string(out, if shown(from) { from } else { MASKED });
     }
-    [id_part, target_part, rest..out.len()]
 }
 
 fn target(out: &mut Vec<u8>, facts: &RequestFacts, masker: &Masker, withheld: bool) {

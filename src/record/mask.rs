@@ -35,8 +35,8 @@ pub struct Masker {
     live: LiveSecrets,
 }
 
-/// Whether one of the texts contains a live secret of an account, given by its index; `None`: of any account.
-pub type LiveSecrets = Box<dyn Fn(Option<usize>, &[&[u8]]) -> bool + Send + Sync>;
+/// Whether a text contains a live secret of an account, given by its index; `None`: of any account.
+pub type LiveSecrets = Box<dyn Fn(Option<usize>, &[u8]) -> bool + Send + Sync>;
 
 impl std::fmt::Debug for Masker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -56,17 +56,17 @@ impl Masker {
         Masker { live, ..self }
     }
 
-    /// Whether one of the texts contains a live secret.
-    pub fn holds_live_secret(&self, account: Option<usize>, texts: &[&[u8]]) -> bool {
-        (self.live)(account, texts)
+    /// Whether a text contains a live secret.
+    pub fn holds_live_secret(&self, account: Option<usize>, text: &[u8]) -> bool {
+        (self.live)(account, text)
     }
 
     /// The same for a part of a URI, also percent-encoded.
     pub fn uri_holds_live_secret(&self, account: Option<usize>, part: &str) -> bool {
         let Cow::Owned(all) = decoded(part) else { return false };
         // Further decoding makes a space of a `+`.
-        let once = percent_decode_str(part).decode_utf8_lossy();
-        self.holds_live_secret(account, &[all.as_bytes(), once.as_bytes()])
+        let once = || percent_decode_str(part).decode_utf8_lossy();
+        self.holds_live_secret(account, all.as_bytes()) || self.holds_live_secret(account, once().as_bytes())
     }
 
     /// Whether bodies are written at all.

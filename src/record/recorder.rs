@@ -125,7 +125,7 @@ impl Recorder {
     pub fn masked(&self, account: usize, body: &[u8]) -> Option<String> {
         let mut out = Vec::new();
         let shown = self.masker.logs_bodies() && body.len() <= SHOWN && self.masker.body(&mut out, body);
-        let shown = shown && !self.masker.holds_live_secret(Some(account), &[&out]);
+        let shown = shown && !self.masker.holds_live_secret(Some(account), &out);
         shown.then(|| String::from_utf8(out).ok()).flatten()
     }
 

@@ -52,7 +52,7 @@ pub(super) struct DayRefused {
 #[derive(Debug, Default)]
 pub(super) struct DayShares {
     /// By number.
-    services: Vec<ServiceDay>,
+    services: Vec<DayPart>,
     date: i32,
     /// The dates that were current before, at most [`OTHER_DATES`]: a clock that jumps ahead and back finds them again.
     others: Vec<OtherDate>,
@@ -65,7 +65,7 @@ pub(super) struct DayShares {
 
 /// One service's part of the day.
 #[derive(Clone, Copy, Debug)]
-struct ServiceDay {
+struct DayPart {
     /// Of [`WHOLE`]; 0: none.
     share: u64,
     /// Units that its own quota lets it use in a day, at most.
@@ -74,13 +74,13 @@ struct ServiceDay {
     used: u64,
 }
 
-impl Default for ServiceDay {
+impl Default for DayPart {
     fn default() -> Self {
-        ServiceDay { share: 0, most: u64::MAX, used: 0 }
+        DayPart { share: 0, most: u64::MAX, used: 0 }
     }
 }
 
-impl ServiceDay {
+impl DayPart {
     /// What it has not used of its part of `released`, as far as it can use it.
     fn is_owed(&self, released: u64) -> u64 {
         self.guaranteed(released).saturating_sub(self.used)
@@ -116,7 +116,7 @@ struct Plan {
 /// The counts of the day if a service took the units that it asks for.
 struct CountsAfter {
     day: u64,
-    own: ServiceDay,
+    own: DayPart,
     /// Of those without a share.
     unshared: u64,
 }
@@ -136,7 +136,7 @@ impl CountsAfter {
 
 impl DayShares {
     pub(super) fn set(&mut self, member: usize, share: u64) {
-        self.services.resize(self.services.len().max(member + 1), ServiceDay::default());
+        self.services.resize(self.services.len().max(member + 1), DayPart::default());
         self.services[member].share = share;
         self.plan = Plan::default();
     }
@@ -206,7 +206,7 @@ impl DayShares {
         let units = u64::from(units);
         CountsAfter {
             day: day.used.saturating_add(units),
-            own: ServiceDay { used: self.services[member].used + units, ..self.services[member] },
+            own: DayPart { used: self.services[member].used + units, ..self.services[member] },
             unshared: self.plan.unshared + units,
         }
     }

@@ -75,7 +75,7 @@ impl Index {
         }
         self.limits = limits;
         let ended =
-            self.ends.iter().filter_map(|(_, number)| Some((limits.ends_at(&self.orders.get(number)?.row), *number)));
+            self.ends.iter().filter_map(|(_, number)| Some((self.orders.get(number)?.ends_at(limits), *number)));
         self.ends = ended.collect();
     }
 
@@ -165,11 +165,12 @@ impl Index {
         let keeps_undelivered = self.limits.undelivered > 0;
         let Some(order) = self.orders.get_mut(&number) else { return };
         let known = end.phase == OrderPhase::Ended;
-        if known && order.row.key.is_none() && !keeps_undelivered {
+        let is_undelivered = known && (keeps_undelivered || order.caller.is_some());
+        if known && order.row.key.is_none() && !is_undelivered {
             self.remove(number, batch);
             return;
         }
-        order.row.phase = if known && order.row.key.is_none() { OrderPhase::Undelivered } else { end.phase };
+        order.row.phase = if is_undelivered { OrderPhase::Undelivered } else { end.phase };
         order.row.since = end.now;
         order.in_flight = false;
         if known {
@@ -212,15 +213,44 @@ impl Index {
         }
     }
 
-    /// Removes orders that have been remembered long enough.
+    /// Ends the phases of orders whose time is over.
     pub(super) fn expire(&mut self, now: i64) -> WriteBatch {
         let mut batch = WriteBatch::default();
         while let Some((until, number)) = self.ends.first().copied()
             && now >= until
         {
-            self.remove(number, &mut batch);
+            match self.row(number).map(|row| row.phase) {
+                Some(OrderPhase::Undelivered) => self.end_delivery(number, &mut batch),
+                _ => self.remove(number, &mut batch),
+            }
         }
         batch
+    }
+
+    /// The answer of an order has reached its caller, or is given to no equal order any more: only its key has to do with
+    /// it from now on.
+    fn end_delivery(&mut self, number: u64, batch: &mut WriteBatch) {
+        if self.row(number).is_none_or(|row| row.key.is_none()) {
+            return self.remove(number, batch);
+        }
+        self.remove_end(number);
+        self.remove_content(number);
+        let Some(order) = self.orders.get_mut(&number) else { return };
+        order.row.phase = OrderPhase::Ended;
+        order.caller = None;
+        order.changed();
+        batch.put(&ORDERS, &number.to_be_bytes(), &order.row);
+        self.insert_end(number);
+    }
+
+    /// Changes who waits for the answer of an order, or is being given it.
+    fn change_caller(&mut self, number: u64, change: impl FnOnce(&mut Option<OrderCaller>)) {
+        self.remove_end(number);
+        let Some(order) = self.orders.get_mut(&number) else { return };
+        change(&mut order.caller);
+        if !order.in_flight {
+            self.insert_end(number);
+        }
     }
 
     /// The row of an order.
@@ -283,8 +313,8 @@ impl Index {
 
     /// Adds an order that is no longer in flight to `ends` and, if unknown, to the unknown ones.
     fn insert_end(&mut self, number: u64) {
-        let Some(OrderEntry { row, .. }) = self.orders.get(&number) else { return };
-        self.ends.insert((self.limits.ends_at(row), number));
+        let Some(order @ OrderEntry { row, .. }) = self.orders.get(&number) else { return };
+        self.ends.insert((order.ends_at(self.limits), number));
         if row.phase == OrderPhase::Unknown {
             self.unknown.insert(number);
             *self.unknown_by_account.entry(row.account.clone()).or_default() += 1;
@@ -293,8 +323,8 @@ impl Index {
 
     /// Undoes [`Index::insert_end`], if it was done.
     fn remove_end(&mut self, number: u64) {
-        let Some(OrderEntry { row, .. }) = self.orders.get(&number) else { return };
-        if !self.ends.remove(&(self.limits.ends_at(row), number)) || row.phase != OrderPhase::Unknown {
+        let Some(order @ OrderEntry { row, .. }) = self.orders.get(&number) else { return };
+        if !self.ends.remove(&(order.ends_at(self.limits), number)) || row.phase != OrderPhase::Unknown {
             return;
         }
         self.unknown.remove(&number);
@@ -353,7 +383,7 @@ mod tests {
             assert_eq!(self.unknown, unknown);
             assert_eq!(self.unknown_by_account.values().sum::<u64>(), unknown.len() as u64);
             let over = self.orders.iter().filter(|(_, order)| !order.in_flight);
-            assert_eq!(self.ends, over.map(|(n, order)| (self.limits.ends_at(&order.row), *n)).collect());
+            assert_eq!(self.ends, over.map(|(n, order)| (order.ends_at(self.limits), *n)).collect());
             assert_eq!(self.stored_bytes, self.orders.values().filter_map(|order| order.row.answer_bytes).sum::<u64>());
             assert!(self.stored.iter().all(|(position, n)| self.orders[n].stored_at == *position));
             assert_eq!(

@@ -30,7 +30,7 @@ pub(super) enum OrderPhase {
     Unknown,
     /// Its outcome is known, or it was settled.
     Ended,
-    /// Its outcome is known, and its answer has reached nobody so far. Only without a key.
+    /// Its outcome is known, and its answer has reached nobody so far.
     Undelivered,
 }
 

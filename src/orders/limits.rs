@@ -40,10 +40,12 @@ impl OrderLimits {
         }
     }
 
-    /// When an order that is not in flight is forgotten. An unknown one is not: it must be settled.
-    pub(super) fn ends_at(&self, row: &OrderRow) -> i64 {
+    /// When the phase of an order that is not in flight ends. That of an unknown one does not: it must be settled.
+    /// `has_caller`: a request is given its answer, or has waited for it and is about to be.
+    pub(super) fn ends_at(&self, row: &OrderRow, has_caller: bool) -> i64 {
         let lifetime = match row.phase {
-            OrderPhase::Undelivered => self.undelivered,
+            OrderPhase::Undelivered if !has_caller => self.undelivered,
+            OrderPhase::Undelivered => self.remembered,
             OrderPhase::Open | OrderPhase::Unknown => return i64::MAX,
             OrderPhase::Ended => self.remembered,
         };

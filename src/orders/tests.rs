@@ -144,7 +144,7 @@ impl TestOrder {
 
     pub(super) async fn repeat(&self, orders: &Orders) -> StoredAnswer {
         match self.recall(orders).await {
-            Ok(Recall::Repeat(answer, None)) => answer.as_ref().clone(),
+            Ok(Recall::Repeat(answer, _)) => answer.as_ref().clone(),
             other => panic!("{}: {other:?}", self.request_id),
         }
     }

@@ -6,7 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::CallerLink,
-    orders::journal::{OrderPhase, OrderRow, StoredAnswer},
+    orders::{
+        journal::{OrderPhase, OrderRow, StoredAnswer},
+        limits::OrderLimits,
+    },
 };
 
 #[derive(Debug)]
@@ -45,6 +48,11 @@ impl OrderEntry {
         if let Some(next) = self.next.take() {
             next.cancel();
         }
+    }
+
+    /// When its phase ends, if it is not in flight.
+    pub(super) fn ends_at(&self, limits: OrderLimits) -> i64 {
+        limits.ends_at(&self.row, self.caller.is_some())
     }
 
     pub(super) fn is_unknown(&self) -> bool {

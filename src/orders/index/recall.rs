@@ -1,7 +1,7 @@
 //! What an order has to do with the remembered ones: a repeat of a key, an equal order, or a new one.
 //!
-//! Always holds: an order has one caller at a time; while an order without a key is under way, unknown, or its answer has
-//! reached nobody, an equal one without a key is new only if it is confirmed. Pure; fails with [`OrderRefusal`].
+//! Always holds: an order has one caller at a time; while an order is under way, unknown, or its answer has reached
+//! nobody, an equal one without a key is new only if it is confirmed. Pure; fails with [`OrderRefusal`].
 
 use std::sync::Arc;
 
@@ -156,7 +156,8 @@ impl Index {
         if order.row.fingerprint != identity.fingerprint {
             return Err(OrderRefusal::OtherRequest { first });
         }
-        if order.in_flight {
+        let is_undelivered = order.row.phase == OrderPhase::Undelivered && order.is_free_for(identity.waited_as);
+        if order.in_flight || is_undelivered {
             return self.join(number, identity);
         }
         if order.row.result.is_none() {
@@ -179,8 +180,8 @@ impl Index {
             return Ok(IndexMatch::UnderWay { number, first, caller, ended: changed });
         }
         let found = self.ended(number, Some(caller));
-        if let (Err(_), Some(order)) = (&found, self.orders.get_mut(&number)) {
-            order.caller = None;
+        if found.is_err() {
+            self.change_caller(number, |caller| *caller = None);
         }
         found
     }
@@ -189,9 +190,9 @@ impl Index {
     fn set_caller(&mut self, number: u64, waited_as: Option<u64>, connection: Option<CallerLink>) -> u64 {
         let id = waited_as.unwrap_or(self.next_caller);
         self.next_caller = self.next_caller.max(id + 1);
-        if let Some(order) = self.orders.get_mut(&number) {
-            order.caller = Some(OrderCaller { id, connection, progress: DeliveryProgress::Awaited });
-        }
+        self.change_caller(number, |caller| {
+            *caller = Some(OrderCaller { id, connection, progress: DeliveryProgress::Awaited });
+        });
         id
     }
 
@@ -214,11 +215,15 @@ impl Index {
     /// connection without reading it.
     pub(in crate::orders) fn caller_left(&mut self, number: u64, caller: u64, now: i64) -> WriteBatch {
         let mut batch = WriteBatch::default();
-        let Some(order) = self.orders.get_mut(&number).filter(|order| order.is_caller(caller)) else { return batch };
-        let progress = order.caller.take().map(|caller| caller.progress);
+        if !self.orders.get(&number).is_some_and(|order| order.is_caller(caller)) {
+            return batch;
+        }
+        let mut left = None;
+        self.change_caller(number, |caller| left = caller.take());
+        let Some(order) = self.orders.get_mut(&number) else { return batch };
         order.changed();
-        match progress {
-            Some(DeliveryProgress::Written(at)) if now - at > RESET_WITHIN => self.remove(number, &mut batch),
+        match left.map(|caller| caller.progress) {
+            Some(DeliveryProgress::Written(at)) if now - at > RESET_WITHIN => self.end_delivery(number, &mut batch),
             Some(DeliveryProgress::Written(_)) => batch.put(&ORDERS, &number.to_be_bytes(), &order.row),
             Some(DeliveryProgress::Awaited | DeliveryProgress::Begun) | None => {}
         }
@@ -228,9 +233,10 @@ impl Index {
     /// Another request has seen that the caller of an order has closed its connection. That means nothing once its answer
     /// was begun.
     pub(in crate::orders) fn caller_seen_gone(&mut self, number: u64, caller: u64) {
-        if let Some(order) = self.orders.get_mut(&number)
-            && order.caller.take_if(|it| it.id == caller && it.progress == DeliveryProgress::Awaited).is_some()
-        {
+        let waits = |it: &mut OrderCaller| it.id == caller && it.progress == DeliveryProgress::Awaited;
+        let mut gone = None;
+        self.change_caller(number, |caller| gone = caller.take_if(waits));
+        if let Some(order) = self.orders.get_mut(&number).filter(|_| gone.is_some()) {
             order.changed();
         }
     }
@@ -260,14 +266,13 @@ impl Index {
         batch
     }
 
-    /// The answer of an order has reached its caller: the next equal order is a new one.
+    /// The answer of an order has reached its caller: the next equal order without a key is a new one.
     pub(in crate::orders) fn reached(&mut self, number: u64, caller: u64) -> WriteBatch {
         let mut batch = WriteBatch::default();
-        let Some(order) = self.orders.get_mut(&number).filter(|order| order.is_caller(caller)) else { return batch };
-        if order.row.phase == OrderPhase::Undelivered {
-            self.remove(number, &mut batch);
-        } else {
-            order.caller = None;
+        match self.orders.get(&number).filter(|order| order.is_caller(caller)).map(|order| order.row.phase) {
+            Some(OrderPhase::Undelivered) => self.end_delivery(number, &mut batch),
+            Some(_) => self.change_caller(number, |caller| *caller = None),
+            None => {}
         }
         batch
     }

@@ -65,7 +65,7 @@ enum ModelState {
     /// The id of the request whose answer is repeated, if any, and the minute at which it became unknown.
     Unknown(Option<String>, u64),
     Ended(Option<String>, u64),
-    /// Ended, without a key, and its answer has reached nobody. The minute of its end.
+    /// Ended, and its answer has reached nobody. The minute of its end.
     Undelivered(u64),
 }
 
@@ -84,6 +84,13 @@ struct Modelled {
 impl Modelled {
     fn in_flight(&self) -> bool {
         matches!(self.state, ModelState::Claimed | ModelState::Sent)
+    }
+
+    /// Its answer is given to no equal order any more; a key still gets it.
+    fn ends_delivery(&mut self, id: &str) {
+        if let ModelState::Undelivered(since) = self.state {
+            (self.state, self.caller) = (ModelState::Ended(Some(id.to_owned()), since), false);
+        }
     }
 }
 
@@ -112,9 +119,15 @@ enum Expected {
 impl Model {
     fn expire(&mut self) {
         let minute = self.minute;
+        let remembered = REMEMBERED.as_secs() / 60;
+        for (id, order) in &mut self.orders {
+            if matches!(order.state, ModelState::Undelivered(since) if !order.caller && minute - since >= 10) {
+                order.ends_delivery(id);
+            }
+        }
         self.orders.retain(|_, order| match order.state {
-            ModelState::Ended(_, since) => minute - since < REMEMBERED.as_secs() / 60,
-            ModelState::Undelivered(since) => minute - since < 10,
+            ModelState::Ended(_, since) => order.key.is_some() && minute - since < remembered,
+            ModelState::Undelivered(since) => minute - since < remembered,
             ModelState::Claimed | ModelState::Sent | ModelState::Unknown(..) => true,
         });
     }
@@ -134,6 +147,8 @@ impl Model {
                 ModelState::Claimed | ModelState::Sent if free((first, order)) => Expected::UnderWay(vec![name]),
                 ModelState::Claimed | ModelState::Sent => Expected::InFlight(vec![name]),
                 ModelState::Unknown(Some(told), _) | ModelState::Ended(Some(told), _) => Expected::Repeat(told.clone()),
+                ModelState::Undelivered(_) if free((first, order)) => Expected::Given(vec![name]),
+                ModelState::Undelivered(_) => Expected::Repeat(name),
                 _ => Expected::OrderRefusal(OrderRefusal::Interrupted { first: name }),
             };
         }
@@ -179,10 +194,7 @@ impl Model {
             Some(Sent::Unknown) => order.state = ModelState::Unknown(Some(id.into()), minute),
             Some(Sent::No) => drop(self.orders.remove(id)),
             Some(Sent::Yes) => {
-                order.state = match order.key {
-                    Some(_) => ModelState::Ended(Some(id.into()), minute),
-                    None => ModelState::Undelivered(minute),
-                };
+                order.state = ModelState::Undelivered(minute);
                 for settled in order.settles.clone() {
                     if let Some(order) = self.orders.get_mut(&settled)
                         && let ModelState::Unknown(told, _) = &order.state
@@ -197,9 +209,14 @@ impl Model {
 
     fn restart(&mut self) {
         let minute = self.minute;
-        self.orders.retain(|_, order| !matches!(order.state, ModelState::Claimed) && !order.written);
+        for (id, order) in self.orders.iter_mut().filter(|(_, order)| order.written) {
+            order.ends_delivery(id);
+        }
+        let is_kept =
+            |order: &Modelled| !matches!(order.state, ModelState::Claimed) && !(order.written && order.key.is_none());
+        self.orders.retain(|_, order| is_kept(order));
         for order in self.orders.values_mut() {
-            order.caller = false;
+            (order.caller, order.written) = (false, false);
             if matches!(order.state, ModelState::Sent) {
                 order.state = ModelState::Unknown(None, minute);
             }
@@ -297,7 +314,10 @@ impl Real {
                 Box::new(caller).reached();
                 match self.model.orders.get_mut(&id) {
                     Some(order) if matches!(order.state, ModelState::Undelivered(_)) => {
-                        drop(self.model.orders.remove(&id))
+                        order.ends_delivery(&id);
+                        if order.key.is_none() {
+                            self.model.orders.remove(&id);
+                        }
                     }
                     Some(order) => order.caller = false,
                     None => {}
@@ -321,7 +341,13 @@ impl Real {
                 if killed {
                     self.start(copy).await;
                 } else {
-                    // What is in flight is cut by the drain: dropped before the store closes.
+                    // What is in flight is cut by the drain: dropped before the store closes. An answer that was written a
+                    // moment ago may not have been read.
+                    for (id, _) in &self.callers {
+                        if let Some(order) = self.model.orders.get_mut(id) {
+                            order.written = false;
+                        }
+                    }
                     self.tickets.clear();
                     self.written.clear();
                     self.callers.clear();

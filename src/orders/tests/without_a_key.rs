@@ -234,6 +234,65 @@ async fn and_is_sent_if_that_was_not_and_held_if_that_is_unknown() {
     assert_eq!(held, OrderRefusal::Held { first: first("r2") });
 }
 
+/// A client may repeat by other code than the one that sets the key.
+#[tokio::test(start_paused = true)]
+async fn an_order_with_a_key_protects_an_equal_one_without_too() {
+    let setup = OrdersSetup::new().await;
+    let (ticket, caller) = order("r1").key("k").new_order(&setup.orders).await;
+    let written = setup.orders.write(ticket).await.unwrap();
+    drop(caller);
+    let waiting = under_way(order("r2"), &setup).await;
+    written.end(answer("r1", Sent::Yes));
+    let waited = Some(waiting.ended().await);
+    let Ok(Recall::Repeat(told, Some(caller))) = order("r2").recall_after(&setup.orders, waited).await else {
+        panic!("no answer")
+    };
+    assert_eq!(*told, answer("r1", Sent::Yes));
+    // Its key gets it meanwhile, and takes nobody's place.
+    let Ok(Recall::Repeat(_, None)) = order("r3").key("k").recall(&setup.orders).await else { panic!("no answer") };
+    drop(caller);
+    // It has reached nobody, also after a restart, until its key gets it.
+    setup.store.close().await;
+    let store = open_store(setup._home.path());
+    let setup = OrdersSetup { orders: Orders::open(store.clone(), start_time(), &settings()).await.unwrap(), ..setup };
+    drop(given("r4", &setup).await);
+    let Ok(Recall::Repeat(_, Some(caller))) = order("r5").key("k").recall(&setup.orders).await else {
+        panic!("no answer")
+    };
+    Box::new(caller).reached();
+    drop(order("r6").new_order(&setup.orders).await);
+    assert_eq!(order("r7").key("k").repeat(&setup.orders).await, answer("r1", Sent::Yes));
+
+    let (ticket, caller) = order("r8").key("l").new_order(&setup.orders).await;
+    setup.orders.write(ticket).await.unwrap().end(answer("r8", Sent::Yes));
+    drop(caller);
+    tokio::time::advance(UNDELIVERED).await;
+    drop(order("r9").new_order(&setup.orders).await);
+    assert_eq!(order("r10").key("l").repeat(&setup.orders).await, answer("r8", Sent::Yes));
+}
+
+/// `undelivered` is about callers that come back later; one that has waited gets what it has waited for.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_kept_is_given_to_the_one_that_waits_for_it() {
+    for undelivered in [Duration::ZERO, Duration::from_millis(1)] {
+        let setup = OrdersSetup::new().await;
+        setup.orders.reconfigure(&OrdersConfig { undelivered, ..settings() });
+        let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+        let written = setup.orders.write(ticket).await.unwrap();
+        drop(caller);
+        let waiting = under_way(order("r2"), &setup).await;
+        written.end(answer("r1", Sent::Yes));
+        let waited = Some(waiting.ended().await);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let Ok(Recall::Repeat(told, Some(caller))) = order("r2").recall_after(&setup.orders, waited).await else {
+            panic!("{undelivered:?}: no answer")
+        };
+        assert_eq!(*told, answer("r1", Sent::Yes));
+        drop(caller);
+        drop(order("r3").new_order(&setup.orders).await);
+    }
+}
+
 #[tokio::test]
 async fn a_repeat_of_a_key_waits_too() {
     let setup = OrdersSetup::new().await;
@@ -244,7 +303,11 @@ async fn a_repeat_of_a_key_waits_too() {
     let waiting = under_way(order("r3").key("k"), &setup).await;
     written.end(answer("r1", Sent::Yes));
     drop(waiting.ended().await);
-    assert_eq!(order("r4").key("k").repeat(&setup.orders).await, answer("r1", Sent::Yes));
+    let Ok(Recall::Repeat(told, Some(caller))) = order("r4").key("k").recall(&setup.orders).await else {
+        panic!("no answer")
+    };
+    assert_eq!(*told, answer("r1", Sent::Yes));
+    Box::new(caller).reached();
     // With a key, what has reached its caller is repeated as well; without one, an equal order is a new one.
     assert_eq!(order("r5").key("k").repeat(&setup.orders).await, answer("r1", Sent::Yes));
     let _new = order("r6").ticket(&setup.orders).await;

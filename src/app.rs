@@ -42,13 +42,13 @@ use crate::{
     },
     gateway::{self, Counting, Gateway, Live, Overrides, Revoked, StartError},
     ledger::{self, Ledger, LedgerError},
-    orders::Orders,
+    orders::{Archive, OrderStores, Orders, OrdersOpenError},
     reconcile::Reconciler,
     record::{ExchangeLog, LogError, Metrics},
     refresh::Refresher,
     snapshot::Account,
     spending::{self, Spending},
-    store::{self, OpenError, Store, StoreError},
+    store::{self, OpenError, Store, StoreError, StoreKind},
     warm::{self, Warmer},
 };
 use cache_snapshots::CacheSnapshots;
@@ -67,6 +67,8 @@ pub enum AppError {
     Store(#[from] OpenError),
     #[error("state.dir: {0}")]
     Journal(#[from] StoreError),
+    #[error("state.dir: {0}")]
+    Orders(#[from] OrdersOpenError),
     #[error("state.dir: {0}")]
     Ledger(#[from] LedgerError),
     #[error("log.exchanges: {0}")]
@@ -146,7 +148,7 @@ impl App {
         let tls = Arc::new(TlsListeners::open(&config.listen, &metrics)?);
         // The store first: the error for a second process on the same folder then names the folder.
         let state = &config.state.dir;
-        let (has_store, has_marks) = (store::exists(state), ledger::exists(state));
+        let (has_store, has_marks) = (store::exists(state, StoreKind::STATE), ledger::exists(state));
         let is_new = !has_store && !has_marks && !clock_mark::exists(state);
         let store = Store::open(state)?;
         // Before anything whose time may be over.
@@ -160,7 +162,8 @@ impl App {
         let log = ExchangeLog::open(&config.log, &metrics, &degraded)?;
         let audit = Audit::open(&config, degraded.clone())?;
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let orders = control.block_on(Orders::open(store.clone(), jiff::Timestamp::now(), &config.orders))?;
+        let stores = OrderStores { journal: store.clone(), archive: Archive::open(state)? };
+        let orders = control.block_on(Orders::open(stores, jiff::Timestamp::now(), &config.orders))?;
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
         let spending = control.block_on(Spending::open(store.clone()))?;
@@ -228,6 +231,7 @@ impl App {
         control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), tls.admin.clone()));
         control.spawn(check_heartbeats(heartbeats));
         control.spawn(gateway.live.orders.clone().keep_time());
+        control.spawn(gateway.live.orders.clone().keep_archive());
         control.spawn(write_spending(spending));
         control.spawn(watch_use(gateway.clone()));
         control.spawn(tidy_cache(gateway.clone()));

@@ -12,19 +12,28 @@
 //! leaves the journal correct (see [`Ticket`]).
 //!
 //! Ended orders with a key are remembered for `orders.remember`, answers that reached nobody for
-//! `orders.undelivered`, unknown orders until they are settled; at most [`MAX_ORDERS`] of them (beyond
-//! that those that ended first are forgotten, but never unknown orders). Answers are kept up to [`MAX_ANSWERS`] bytes (beyond that the oldest are dropped, and a
-//! repeat of their key is refused rather than sent).
+//! `orders.undelivered`, unknown orders until they are settled. The ended ones with a key move to the [`Archive`] on disk
+//! within seconds, and their number has no limit but the disk; of the others there are at most [`MAX_ORDERS`] (beyond that
+//! new orders are refused). Answers are kept up to [`MAX_ANSWERS`] bytes, in the archive up to [`MAX_ARCHIVED_ANSWERS`]
+//! (beyond that the oldest are dropped, and a repeat of their key is refused rather than sent).
+//!
+//! A key that no order in memory has is looked up in the archive before a ticket is issued. The lookup holds nothing: the
+//! index counts the moves to the archive, and a recall that has searched in vain is repeated if there was one meanwhile. So
+//! there is no moment at which a remembered key is found neither here nor there. While the archive cannot be read or written,
+//! orders with a new key are refused.
 //!
 //! The room does not know how a request is sent or what a refusal looks like. Recalling fails with
 //! [`OrderRefusal`], writing with [`JournalError`]: an order that cannot be written is not sent.
 
+mod archive;
+mod archiver;
 mod clock;
 mod fingerprint;
 mod index;
 mod journal;
 mod key;
 mod limits;
+mod open_error;
 mod placed;
 mod presence;
 mod refusal;
@@ -40,31 +49,34 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use self::{
+    archive::EndedOrder,
     clock::{CLOCK, CLOCK_KEY, ClockRow, OrderClock},
     fingerprint::OrderDigest,
     index::{FoundAnswer, Index, IndexMatch, OrderIdentity},
-    journal::{ANSWERS, AnswerRow, ORDERS},
+    journal::{ANSWERS, ARCHIVED, ARCHIVED_KEY, AnswerRow, ORDERS, OrderRow},
     limits::OrderLimits,
     placed::PlacedOrders,
     shared::SharedOrders,
 };
 pub use self::{
+    archive::{Archive, forget_archive},
     fingerprint::Parties,
     index::{UnderWayOrder, UnknownOrder},
     journal::{FirstSent, OrderDescription, StoredAnswer},
     key::IdempotencyKeyError,
-    limits::{MAX_ANSWERS, MAX_ORDERS},
+    limits::{MAX_ANSWERS, MAX_ARCHIVED_ANSWERS, MAX_ORDERS},
+    open_error::OrdersOpenError,
     placed::{OrderKind, PlacedOrder},
     presence::{CallerPresence, OccupiedOrder, OrderUnderWay},
     refusal::OrderRefusal,
-    shared::JournalError,
+    shared::{JournalError, OrderStores},
     ticket::{Ticket, Written},
 };
 use crate::{
     body::CallerLink,
     config::{Class, OrdersConfig},
-    memory::MemoryAllowance,
-    store::{Store, StoreError, WriteBatch},
+    memory::{MemoryAllowance, MemoryClaim},
+    store::{StoreError, WriteBatch},
 };
 
 /// The header that lets an order pass although an equal one may have been sent.
@@ -148,16 +160,22 @@ impl Orders {
     /// the wall time; it counts only if nothing was ever remembered (`clock`).
     ///
     /// # Errors
-    /// [`StoreError`] if the journal cannot be read or written.
-    pub async fn open(store: Store, now: Timestamp, config: &OrdersConfig) -> Result<Orders, StoreError> {
-        Orders::open_within(store, now, OrderLimits::of(config)).await
+    /// [`OrdersOpenError`] if journal or archive cannot be read or written, or do not belong together.
+    pub async fn open(stores: OrderStores, now: Timestamp, config: &OrdersConfig) -> Result<Orders, OrdersOpenError> {
+        Orders::open_within(stores, now, OrderLimits::of(config)).await
     }
 
-    async fn open_within(store: Store, now: Timestamp, limits: OrderLimits) -> Result<Orders, StoreError> {
+    async fn open_within(stores: OrderStores, now: Timestamp, limits: OrderLimits) -> Result<Orders, OrdersOpenError> {
+        let store = &stores.journal;
+        let archived = stores.archive.totals().await?;
+        if store.get(&ARCHIVED, ARCHIVED_KEY).await?.is_some_and(|moved| moved.0 > archived.batches) {
+            return Err(OrdersOpenError::ArchiveLost);
+        }
         let mut index = Index::new(limits);
         let mut loaded = store.load(&ORDERS).await?;
         // Rows of earlier versions show a wall clock, which must not go back.
         let newest = loaded.rows.iter().map(|loaded| loaded.row.since).max();
+        let newest = newest.max(Some(archived.newest).filter(|newest| *newest > 0));
         let last = store.get(&CLOCK, CLOCK_KEY).await?.map(|last| last.0).max(newest);
         let clock = OrderClock::new(last.map(ClockRow), now);
         if loaded.unreadable > 0 {
@@ -175,12 +193,13 @@ impl Orders {
             store.write(batch).await?;
         }
         let began = if last.is_some() { now.as_millisecond() } else { 0 };
-        let placed = PlacedOrders::open(&store, began).await?;
-        Ok(Orders { inner: Arc::new(SharedOrders::new(store, clock, index, placed)) })
+        let placed = PlacedOrders::open(store, began).await?;
+        index.continue_from(placed.next_number());
+        Ok(Orders { inner: Arc::new(SharedOrders::new(stores, clock, index, placed)) })
     }
 
-    /// Step 4. Call it only if [`applies_to`]. Waits only for an answer that is on disk. `waited_for`: the order whose end
-    /// the request has waited for.
+    /// Step 4. Call it only if [`applies_to`]. Waits for what is on disk: an answer, and whether the archive has the key.
+    /// `waited_for`: the order whose end the request has waited for.
     ///
     /// # Errors
     /// [`OrderRefusal`]; a refused order costs nothing and leaves no trace.
@@ -189,42 +208,100 @@ impl Orders {
         request: &OrderRequest<'_>,
         mut waited_for: Option<CallerPresence>,
     ) -> Result<Recall, OrderRefusal> {
-        let identity = OrderIdentity { waited_as: waited_for.as_ref().map(CallerPresence::id), ..identity(request)? };
+        let mut identity =
+            OrderIdentity { waited_as: waited_for.as_ref().map(CallerPresence::id), ..identity(request)? };
         let mut presence = |number, caller| match waited_for.take() {
             Some(presence) if presence.is_of(number) => presence,
             _ => CallerPresence::new(Arc::clone(&self.inner), number, caller),
         };
-        match self.find(&identity)? {
-            IndexMatch::New { number, caller, settles } => {
-                Ok(Recall::New(Ticket::new(Arc::clone(&self.inner), number, settles), presence(number, caller)))
-            }
-            IndexMatch::UnderWay { number, first, caller, ended } => {
-                Ok(Recall::UnderWay(OrderUnderWay::new(presence(number, caller), first, ended)))
-            }
-            IndexMatch::Occupied { number, first, caller, in_flight, changed } => {
-                let orders = Arc::clone(&self.inner);
-                Ok(Recall::Occupied(OccupiedOrder { orders, number, first, caller, in_flight, changed }))
-            }
-            IndexMatch::Ended { number, first, result, answer, caller } => {
-                let caller = caller.map(|caller| presence(number, caller));
-                let bytes = match answer {
-                    FoundAnswer::InMemory(answer) => return Ok(Recall::Repeat(answer, caller)),
-                    FoundAnswer::OnDisk { bytes } => bytes,
-                };
-                let claim = request.memory.claim(bytes)?;
-                match self.inner.store().get(&ANSWERS, &number.to_be_bytes()).await {
-                    Ok(Some(AnswerRow(answer))) => {
-                        let body = claim.hold(answer.body);
-                        Ok(Recall::Repeat(Arc::new(StoredAnswer { body, ..answer }), caller))
+        loop {
+            let (number, bytes, caller) = match self.find(&identity)? {
+                IndexMatch::NotLive { moves } => match self.repeat_archived(&identity, request).await? {
+                    Some(answer) => return Ok(Recall::Repeat(answer, None)),
+                    None => {
+                        identity.absent_at = Some(moves);
+                        continue;
                     }
-                    Ok(None) => Err(OrderRefusal::answer_gone(first, result)),
-                    Err(error) => {
-                        tracing::error!(%error, "a stored answer cannot be read");
-                        Err(OrderRefusal::Unreadable { first })
-                    }
+                },
+                IndexMatch::New { number, caller, settles } => {
+                    let ticket = Ticket::new(Arc::clone(&self.inner), number, settles);
+                    return Ok(Recall::New(ticket, presence(number, caller)));
                 }
+                IndexMatch::UnderWay { number, first, caller, ended } => {
+                    return Ok(Recall::UnderWay(OrderUnderWay::new(presence(number, caller), first, ended)));
+                }
+                IndexMatch::Occupied { number, first, caller, in_flight, changed } => {
+                    let orders = Arc::clone(&self.inner);
+                    return Ok(Recall::Occupied(OccupiedOrder { orders, number, first, caller, in_flight, changed }));
+                }
+                IndexMatch::Ended { number, answer, caller } => match answer {
+                    FoundAnswer::InMemory(answer) => {
+                        return Ok(Recall::Repeat(answer, caller.map(|caller| presence(number, caller))));
+                    }
+                    FoundAnswer::OnDisk { bytes } => (number, bytes, caller),
+                },
+            };
+            let caller = caller.map(|caller| presence(number, caller));
+            if let Some(answer) = self.journaled_answer(number, request.memory.claim(bytes)?).await? {
+                return Ok(Recall::Repeat(answer, caller));
             }
         }
+    }
+
+    /// The answer of an ended order; `None`: the order has left for the archive meanwhile.
+    async fn journaled_answer(
+        &self,
+        number: u64,
+        memory: MemoryClaim,
+    ) -> Result<Option<Arc<StoredAnswer>>, OrderRefusal> {
+        let row = self.inner.index.lock().row(number).cloned();
+        let read = self.inner.store().get(&ANSWERS, &number.to_be_bytes()).await;
+        let Some(OrderRow { request_id: first, result, .. }) = row else { return Ok(None) };
+        match read {
+            Ok(Some(AnswerRow(answer))) => {
+                let body = memory.hold(answer.body);
+                Ok(Some(Arc::new(StoredAnswer { body, ..answer })))
+            }
+            Ok(None) if self.inner.index.lock().row(number).is_none() => Ok(None),
+            Ok(None) => Err(result.map_or(OrderRefusal::Interrupted { first: first.clone() }, |result| {
+                OrderRefusal::answer_gone(first, result)
+            })),
+            Err(error) => {
+                tracing::error!(%error, "a stored answer cannot be read");
+                Err(OrderRefusal::Unreadable { first })
+            }
+        }
+    }
+
+    /// The answer of the archived order with this key; `None`: there is no such order, so one may be sent.
+    async fn repeat_archived(
+        &self,
+        identity: &OrderIdentity,
+        request: &OrderRequest<'_>,
+    ) -> Result<Option<Arc<StoredAnswer>>, OrderRefusal> {
+        let Some(key) = identity.key else { return Ok(None) };
+        let archive = self.inner.archive();
+        let failed = |error: StoreError| {
+            tracing::error!(%error, "the archive of ended orders cannot be read");
+            OrderRefusal::NoArchive
+        };
+        let remembered = self.inner.index.lock().limits().remembered;
+        let found = archive.find(key).await.map_err(failed)?;
+        let found = found.filter(|order| self.inner.now() < order.ended.saturating_add(remembered));
+        let Some(order) = found else {
+            // What could not be moved to the archive would fill the memory.
+            return if archive.is_healthy() { Ok(None) } else { Err(OrderRefusal::NoArchive) };
+        };
+        let EndedOrder { request_id: first, fingerprint, result, answer_bytes, .. } = order.clone();
+        if fingerprint != identity.fingerprint {
+            return Err(OrderRefusal::OtherRequest { first });
+        }
+        let result = result.ok_or_else(|| OrderRefusal::Interrupted { first: first.clone() })?;
+        let claim = request.memory.claim(usize::try_from(answer_bytes).unwrap_or(usize::MAX))?;
+        let answer = archive.answer(key, &order).await.map_err(failed)?;
+        let answer = answer.ok_or_else(|| OrderRefusal::answer_gone(first, result))?;
+        let body = claim.hold(answer.body);
+        Ok(Some(Arc::new(StoredAnswer { body, ..answer })))
     }
 
     /// What the order has to do with the remembered ones, after a look at whether their callers are still there.
@@ -267,6 +344,11 @@ impl Orders {
     /// Changes how long orders are remembered.
     pub fn reconfigure(&self, config: &OrdersConfig) {
         self.inner.index.lock().set_limits(OrderLimits::of(config));
+    }
+
+    /// The ended orders with a key.
+    pub fn archive(&self) -> &Archive {
+        self.inner.archive()
     }
 
     /// The unknown orders that are not settled, oldest first.
@@ -338,6 +420,7 @@ fn identity(request: &OrderRequest<'_>) -> Result<OrderIdentity, IdempotencyKeyE
         content: OrderDigest::content(request.service, request.target, request.body),
         confirmed: resend.next().is_some_and(|value| value == CONFIRMED) && resend.next().is_none(),
         waited_as: None,
+        absent_at: None,
         connection: request.connection.cloned(),
     })
 }

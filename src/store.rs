@@ -1,4 +1,5 @@
-//! The embedded state store: what survives a restart, in one file in `state.dir`.
+//! The embedded state store: what survives a restart, in files in `state.dir`. [`StoreKind::STATE`] holds what is also in
+//! memory, [`StoreKind::ORDERS`] what is too large for that and is looked up by a [`StoreReader`].
 //!
 //! Other rooms bring their own [`StoreTable`]s and rows and submit [`WriteBatch`]es. A batch is
 //! applied as a whole or not at all. A write is on disk (fsync) before it is reported as done; writes
@@ -18,6 +19,7 @@
 mod error;
 mod folder;
 mod inspect;
+mod reader;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -29,18 +31,20 @@ use std::{
     sync::{Arc, mpsc},
 };
 
+use parking_lot::RwLock;
 use redb::{ReadTransaction, ReadableDatabase as _};
 use tokio::sync::oneshot;
 
 pub use self::{
     error::{OpenError, StoreError},
-    folder::exists,
+    folder::{StoreKind, exists},
     inspect::{TableSummary, inspect},
+    reader::StoreReader,
     table::{LoadedRow, LoadedRows, StoreTable, StoredRow, WriteBatch},
 };
 use self::{
     folder::{FileInFolder, StoreFile},
-    writer::{StoreHealth, StoreJob, StoreWriter},
+    writer::{OpenedStore, StoreHealth, StoreJob, StoreWriter},
 };
 
 /// A handle to the store; clones share it.
@@ -58,18 +62,29 @@ impl Store {
     /// [`OpenError::InUse`] if a process (possibly this one) has it open already.
     pub fn open(dir: &Path) -> Result<Store, OpenError> {
         folder::prepare(dir)?;
-        Store::start(dir, Box::new(FileInFolder::new(dir)?))
+        Ok(Store::start(dir, Box::new(FileInFolder::state(dir)?))?.0)
     }
 
-    fn start(dir: &Path, file: Box<dyn StoreFile>) -> Result<Store, OpenError> {
+    /// Opens another store in the folder of an open one, and starts its threads: the writer's, and a reader's.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_beside_state(dir: &Path, kind: StoreKind) -> Result<(Store, StoreReader), OpenError> {
+        let (store, opened) = Store::start(dir, Box::new(FileInFolder::beside_state(dir, kind)))?;
+        let reader = StoreReader::start(opened, Arc::clone(&store.health));
+        Ok((store, reader.map_err(|source| OpenError::Folder { dir: dir.to_owned(), source })?))
+    }
+
+    fn start(dir: &Path, file: Box<dyn StoreFile>) -> Result<(Store, Arc<RwLock<OpenedStore>>), OpenError> {
         let (jobs, queue) = mpsc::channel();
-        let health = Arc::new(StoreHealth::default());
+        let health = Arc::new(StoreHealth::of(file.kind().file));
         let writer = StoreWriter::open(file, Arc::clone(&health))?;
+        let opened = writer.opened();
         std::thread::Builder::new()
             .name("store".into())
             .spawn(move || writer.run(&queue))
             .map_err(|source| OpenError::Folder { dir: dir.to_owned(), source })?;
-        Ok(Store { jobs, health })
+        Ok((Store { jobs, health }, opened))
     }
 
     /// Writes a batch; completes when it is on disk. The call itself submits the batch, not the first
@@ -122,7 +137,7 @@ impl Store {
     /// [`StoreError`]. Rows that cannot be decoded are not an error: they are counted and kept.
     pub async fn load<R: StoredRow>(&self, table: &StoreTable<R>) -> Result<LoadedRows<R>, StoreError> {
         let name = table.name();
-        self.read(move |database| table::all(database, name)).await.map(LoadedRows::decode)
+        self.read(move |database| table::rows(database, name, usize::MAX)).await.map(LoadedRows::decode)
     }
 
     async fn read<T: Send + 'static>(
@@ -151,7 +166,7 @@ impl Store {
         self.health.is_healthy()
     }
 
-    /// Why [`Store::is_healthy`] is false, for people, without the folder; `None`: it is true.
+    /// Why [`Store::is_healthy`] is false, or why the last lookup failed, for people, without the folder.
     pub fn failure(&self) -> Option<String> {
         self.health.failure()
     }

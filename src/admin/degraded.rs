@@ -20,6 +20,9 @@ pub(super) fn list(admin: &Admin) -> Vec<Degradation> {
     if let Some(failure) = admin.store.failure() {
         add(DegradedReason::StoreFailing, format!("state store: {failure}"));
     }
+    if let Some(failure) = admin.gateway.live.orders.archive().failure() {
+        add(DegradedReason::StoreFailing, format!("archive of ended orders: {failure}"));
+    }
     configuration(admin, &mut add);
     for account in &admin.gateway.current.load().accounts {
         let mut add = |reason, text: &str| add(reason, format!("accounts.{}: {text}", account.name));

@@ -41,6 +41,9 @@ pub(super) async fn livez(State(state): State<Arc<AdminState>>) -> (StatusCode, 
     if !store.runs() && !drain.begun() {
         stuck.push("store".to_owned());
     }
+    if !state.admin.gateway.live.orders.archive().runs() && !drain.begun() {
+        stuck.push("archive".to_owned());
+    }
     let status = if stuck.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Liveness { live: stuck.is_empty(), stuck }))
 }

@@ -37,7 +37,7 @@ use crate::{
     edge::{connection_limit::ConnectionLimit, heartbeat::Heartbeat, tls::TlsListeners},
     gateway::{Live, Revoked},
     keys::{Lease, Verdict},
-    orders::Orders,
+    orders::{Archive, OrderStores, Orders},
     reconcile::Reconciler,
     record::{ExchangeLog, Metrics},
     rotation,
@@ -127,7 +127,13 @@ impl TestAdmin {
         let (metrics, drain) = (Metrics::new().unwrap(), Drain::default());
         let log = ExchangeLog::open(&config.log, &metrics, &Arc::default()).unwrap();
         let store = Store::open(&config.state.dir).unwrap();
-        let orders = Orders::open(store.clone(), jiff::Timestamp::now(), &config.orders).await.unwrap();
+        let orders = Orders::open(
+            OrderStores { journal: store.clone(), archive: Archive::open(&config.state.dir).unwrap() },
+            jiff::Timestamp::now(),
+            &config.orders,
+        )
+        .await
+        .unwrap();
         let revoked = Arc::new(Revoked::open(store.clone()).await.unwrap());
         let mut listen = config.listen.clone();
         listen.admin_tls = set.tls.map(|(cert, key)| {

@@ -61,6 +61,7 @@ impl App {
                 // Nothing is sent any more.
                 ledger.close(gateway.close_counts()).await;
                 store.close().await;
+                gateway.live.orders.archive().close().await;
             };
             let state = bounded(close_by, "the state store, whose disk does not respond", state);
             let entries = snapshots.close(close_by);

@@ -13,7 +13,10 @@ use super::{
     FAILED, WRONG, output,
     remote::{AdminClient, AdminClientError},
 };
-use crate::{ledger, store};
+use crate::{
+    ledger, orders,
+    store::{self, StoreKind},
+};
 
 /// Copy the state store, or check a state folder
 #[derive(Debug, Args)]
@@ -44,12 +47,23 @@ Example: fastrac-gateway state check /var/lib/fastrac-gateway")]
         /// state.dir; a gateway may be using it
         dir: PathBuf,
     },
+    /// Let a gateway start although orders.redb is lost: the ended orders in it are forgotten
+    #[command(
+        after_help = "Stop the gateway first. Compare with Fastrac before callers repeat orders: a repeat of an ended
+order is sent again. Orders whose outcome is unknown are kept.
+Example: fastrac-gateway state forget-ended-orders /var/lib/fastrac-gateway"
+    )]
+    ForgetEndedOrders {
+        /// state.dir; no gateway may be using it
+        dir: PathBuf,
+    },
 }
 
 pub(super) fn run(arguments: &StateArgs) -> io::Result<u8> {
     match &arguments.command {
         StateCommand::Backup { file, remote } => Ok(backup(file, remote)),
         StateCommand::Check { dir } => check(dir),
+        StateCommand::ForgetEndedOrders { dir } => Ok(forget_ended_orders(dir)),
     }
 }
 
@@ -83,9 +97,25 @@ fn write(file: &Path, copied: &[u8]) -> io::Result<()> {
     fs::remove_file(&part)
 }
 
+fn forget_ended_orders(dir: &Path) -> u8 {
+    let forgotten = if store::exists(dir, StoreKind::STATE) { orders::forget_archive(dir) } else { Ok(()) };
+    match forgotten {
+        Ok(()) => {
+            output::message(format_args!("the ended orders of {} are forgotten", dir.display()));
+            0
+        }
+        Err(error) => {
+            output::error(error);
+            FAILED
+        }
+    }
+}
+
 fn check(dir: &Path) -> io::Result<u8> {
-    let tables = match store::inspect(dir) {
-        Ok(tables) => tables,
+    let has_archive = store::exists(dir, StoreKind::ORDERS);
+    let archived = if has_archive { store::inspect(dir, StoreKind::ORDERS).map(Some) } else { Ok(None) };
+    let (tables, archived) = match store::inspect(dir, StoreKind::STATE).and_then(|tables| Ok((tables, archived?))) {
+        Ok(read) => read,
         Err(error) => {
             output::error(error);
             return Ok(FAILED);
@@ -101,6 +131,13 @@ fn check(dir: &Path) -> io::Result<u8> {
     output::print(|out| {
         writeln!(out, "state store: can be opened")?;
         for store::TableSummary { name, rows, bytes } in &tables {
+            writeln!(out, "  {name}: {rows} rows, {bytes} bytes")?;
+        }
+        match &archived {
+            None => writeln!(out, "archive of ended orders: none")?,
+            Some(_) => writeln!(out, "archive of ended orders: can be opened")?,
+        }
+        for store::TableSummary { name, rows, bytes } in archived.iter().flatten() {
             writeln!(out, "  {name}: {rows} rows, {bytes} bytes")?;
         }
         match &marks {

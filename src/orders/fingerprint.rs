@@ -47,6 +47,15 @@ impl OrderDigest {
         OrderDigest::of(&plain.each_ref().map(String::as_bytes))
     }
 
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Reads [`OrderDigest::as_bytes`].
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(OrderDigest)
+    }
+
     /// Base64, as stored in a row.
     pub(super) fn to_text(self) -> String {
         STANDARD_NO_PAD.encode(self.0)

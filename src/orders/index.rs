@@ -6,9 +6,10 @@
 //! Always holds: `by_key` contains exactly the orders that have a key; `by_content` exactly those that an
 //! equal order has to do with: under way, unknown, or with an answer that has reached nobody;
 //! `unknown` exactly the unknown ones, which `unknown_by_account` counts; `ends` contains exactly the
-//! orders that are no longer in flight; `stored` exactly those with a stored answer, whose size in total is
+//! orders that are no longer in flight; `ended` exactly those whose outcome is known and that have a key; `stored` exactly those with a stored answer, whose size in total is
 //! `stored_bytes`.
 
+mod archive;
 mod entry;
 mod recall;
 mod unknown;
@@ -18,6 +19,7 @@ use std::{
     sync::Arc,
 };
 
+pub(super) use self::archive::ArchivedOrder;
 use self::entry::{AnswerLocation, OrderEntry};
 pub(super) use self::entry::{DeliveryProgress, OrderCaller};
 pub(super) use self::recall::{FoundAnswer, IndexMatch, OrderIdentity};
@@ -56,6 +58,10 @@ pub(super) struct Index {
     unknown_by_account: HashMap<String, u64>,
     /// Time at which it is forgotten, and number.
     ends: BTreeSet<(i64, u64)>,
+    /// Those that the archive is to take.
+    ended: BTreeSet<u64>,
+    /// How often orders have left because the archive has them.
+    moves: u64,
     /// Orders with a stored answer, oldest answer first.
     stored: BTreeMap<u64, u64>,
     next_stored: u64,
@@ -77,6 +83,11 @@ impl Index {
         let ended =
             self.ends.iter().filter_map(|(_, number)| Some((self.orders.get(number)?.ends_at(limits), *number)));
         self.ends = ended.collect();
+    }
+
+    /// The numbers before this one were given in an earlier life of the process.
+    pub(super) fn continue_from(&mut self, number: u64) {
+        self.next_number = self.next_number.max(number);
     }
 
     /// Adds a row of the journal at start, before any other step. An order that was open when the
@@ -131,7 +142,7 @@ impl Index {
     pub(super) fn end(&mut self, number: u64, end: OrderEnd) -> WriteBatch {
         let mut batch = WriteBatch::default();
         self.apply_end(number, end, &mut batch);
-        self.enforce_limits(&mut batch);
+        self.enforce_answer_limit(&mut batch);
         batch
     }
 
@@ -143,7 +154,7 @@ impl Index {
             self.settle(*unknown, now, &mut batch);
         }
         self.apply_end(number, OrderEnd { phase: OrderPhase::Ended, answer: Some(answer), now }, &mut batch);
-        self.enforce_limits(&mut batch);
+        self.enforce_answer_limit(&mut batch);
         batch
     }
 
@@ -290,9 +301,8 @@ impl Index {
         }
     }
 
-    /// Drops the oldest answers beyond the limit of bytes (their keys stay) and the orders that ended
-    /// first beyond the limit of orders (but no unknown ones).
-    fn enforce_limits(&mut self, batch: &mut WriteBatch) {
+    /// Drops the oldest answers beyond the limit of bytes; their keys stay.
+    fn enforce_answer_limit(&mut self, batch: &mut WriteBatch) {
         while self.stored_bytes > self.limits.bytes {
             let Some(number) = self.stored.first_key_value().map(|(_, number)| *number) else { break };
             self.remove_stored(number);
@@ -302,28 +312,26 @@ impl Index {
                 batch.remove(&ANSWERS, &number.to_be_bytes());
             }
         }
-        while self.ends.len() > self.limits.orders {
-            let ended = |(_, number): &&(i64, u64)| {
-                self.orders.get(number).is_some_and(|order| order.row.phase != OrderPhase::Unknown)
-            };
-            let Some((_, number)) = self.ends.iter().find(ended).copied() else { break };
-            self.remove(number, batch);
-        }
     }
 
-    /// Adds an order that is no longer in flight to `ends` and, if unknown, to the unknown ones.
+    /// Adds an order that is no longer in flight to `ends`, and to `ended` or the unknown ones.
     fn insert_end(&mut self, number: u64) {
         let Some(order @ OrderEntry { row, .. }) = self.orders.get(&number) else { return };
         self.ends.insert((order.ends_at(self.limits), number));
-        if row.phase == OrderPhase::Unknown {
-            self.unknown.insert(number);
-            *self.unknown_by_account.entry(row.account.clone()).or_default() += 1;
+        match row.phase {
+            OrderPhase::Unknown => {
+                self.unknown.insert(number);
+                *self.unknown_by_account.entry(row.account.clone()).or_default() += 1;
+            }
+            OrderPhase::Ended => drop(self.ended.insert(number)),
+            OrderPhase::Open | OrderPhase::Undelivered => {}
         }
     }
 
     /// Undoes [`Index::insert_end`], if it was done.
     fn remove_end(&mut self, number: u64) {
         let Some(order @ OrderEntry { row, .. }) = self.orders.get(&number) else { return };
+        self.ended.remove(&number);
         if !self.ends.remove(&(order.ends_at(self.limits), number)) || row.phase != OrderPhase::Unknown {
             return;
         }
@@ -365,6 +373,10 @@ mod tests {
     use super::*;
 
     impl Index {
+        pub(in crate::orders) fn len(&self) -> usize {
+            self.orders.len()
+        }
+
         /// Asserts what the module documentation says always holds.
         pub(in crate::orders) fn check(&self) {
             let counts = |order: &OrderEntry| order.in_flight || order.row.phase != OrderPhase::Ended;
@@ -384,6 +396,8 @@ mod tests {
             assert_eq!(self.unknown_by_account.values().sum::<u64>(), unknown.len() as u64);
             let over = self.orders.iter().filter(|(_, order)| !order.in_flight);
             assert_eq!(self.ends, over.map(|(n, order)| (order.ends_at(self.limits), *n)).collect());
+            let known = self.orders.iter().filter(|(_, order)| !counts(order));
+            assert_eq!(self.ended, known.map(|(n, _)| *n).collect());
             assert_eq!(self.stored_bytes, self.orders.values().filter_map(|order| order.row.answer_bytes).sum::<u64>());
             assert!(self.stored.iter().all(|(position, n)| self.orders[n].stored_at == *position));
             assert_eq!(

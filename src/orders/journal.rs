@@ -20,6 +20,11 @@ pub(super) const ORDERS: StoreTable<OrderRow> = StoreTable::new("orders");
 /// Answers of orders that have a key, or that have not reached their caller, by the number of the order, encoded as in [`ORDERS`].
 pub(super) const ANSWERS: StoreTable<AnswerRow> = StoreTable::new("orders.answers");
 
+/// The last batch of the archive whose orders have left the journal, under [`ARCHIVED_KEY`]: an archive that does not have
+/// it is not the one that belongs to the journal.
+pub(super) const ARCHIVED: StoreTable<ArchivedRow> = StoreTable::new("orders.archived");
+pub(super) const ARCHIVED_KEY: &[u8] = b"";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum OrderPhase {
@@ -203,6 +208,7 @@ impl StoredAnswer {
 
 /// A [`StoredAnswer`] as bytes: status, outcome, sent, request id, number of headers, their names and
 /// values, each preceded by its length in four bytes; then the body.
+#[derive(Debug)]
 pub(super) struct AnswerRow(pub(super) StoredAnswer);
 
 impl StoredRow for AnswerRow {
@@ -239,23 +245,39 @@ impl StoredRow for AnswerRow {
     }
 }
 
-fn put(row: &mut Vec<u8>, part: &[u8]) {
+/// The number of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ArchivedRow(pub(super) u64);
+
+impl StoredRow for ArchivedRow {
+    fn encode(&self) -> Vec<u8> {
+        self.0.to_be_bytes().to_vec()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        Some(ArchivedRow(u64::from_be_bytes(bytes.try_into().ok()?)))
+    }
+}
+
+/// Appends a part, preceded by its length in four bytes.
+pub(super) fn put(row: &mut Vec<u8>, part: &[u8]) {
     row.extend_from_slice(&(part.len() as u32).to_be_bytes());
     row.extend_from_slice(part);
 }
 
-fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+/// Takes a part that [`put`] has appended.
+pub(super) fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (length, after) = rest.split_first_chunk::<4>()?;
     let (part, after) = after.split_at_checked(u32::from_be_bytes(*length) as usize)?;
     *rest = after;
     Some(part)
 }
 
-fn parse_outcome(word: &str) -> Option<Outcome> {
+pub(super) fn parse_outcome(word: &str) -> Option<Outcome> {
     Outcome::VARIANTS.iter().copied().find(|outcome| outcome.as_str() == word)
 }
 
-fn parse_sent(word: &str) -> Option<Sent> {
+pub(super) fn parse_sent(word: &str) -> Option<Sent> {
     Sent::VARIANTS.iter().copied().find(|sent| sent.as_str() == word)
 }
 

@@ -11,11 +11,15 @@ pub(super) const HELD: i64 = Duration::from_hours(24).as_millis() as i64;
 /// How long after an answer was written a reset of the caller's connection shows that it was not read, milliseconds.
 pub(super) const RESET_WITHIN: i64 = 1000;
 
-/// Maximum number of remembered orders; each takes about 300 bytes of memory.
+/// Maximum number of orders in memory: under way, unknown, undelivered, or not in the archive yet; each takes about
+/// 300 bytes. While there are so many, new ones are refused.
 pub const MAX_ORDERS: usize = 200_000;
 
-/// Maximum size of all stored answers, bytes.
+/// Maximum size of the stored answers of these orders, bytes.
 pub const MAX_ANSWERS: u64 = 256 << 20;
+
+/// Maximum size of the answers in the archive, bytes: those of a week at ten orders a second with 1.4 KB each.
+pub const MAX_ARCHIVED_ANSWERS: u64 = 8 << 30;
 
 /// Limits on what is remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub(super) struct OrderLimits {
     pub(super) orders: usize,
     /// Bytes of stored answers.
     pub(super) bytes: u64,
+    /// Bytes of answers in the archive.
+    pub(super) archived_bytes: u64,
 }
 
 impl OrderLimits {
@@ -37,6 +43,7 @@ impl OrderLimits {
             undelivered: millis(config.undelivered),
             orders: MAX_ORDERS,
             bytes: MAX_ANSWERS,
+            archived_bytes: MAX_ARCHIVED_ANSWERS,
         }
     }
 

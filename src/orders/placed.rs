@@ -154,6 +154,11 @@ impl PlacedOrders {
         self.orders.values().filter(|order| order.account == account).cloned().collect()
     }
 
+    /// A number that is higher than that of each of them.
+    pub(super) fn next_number(&self) -> u64 {
+        self.orders.keys().next_back().map_or(0, |last| last + 1)
+    }
+
     /// From when on every order that ended is here, milliseconds since 1970.
     pub(super) fn complete_since(&self) -> i64 {
         self.since

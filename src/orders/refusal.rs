@@ -81,6 +81,15 @@ pub enum OrderRefusal {
         /// See above.
         first: String,
     },
+    /// It is not known whether the key was used: the archive of ended orders cannot be read, or not be written.
+    #[error(
+        "whether this Idempotency-Key was used before cannot be looked up: the archive of ended orders does not work; \
+         try again in 1 s"
+    )]
+    NoArchive,
+    /// No room for one more order.
+    #[error("too many orders are unknown, undelivered or on their way to the archive; try again in 1 s")]
+    TooMany,
     /// No room to read the answer of the key's order again.
     #[error("{0}; the answer of the first request with this Idempotency-Key is kept; try again in 1 s")]
     NoMemory(#[from] MemoryExhausted),
@@ -97,7 +106,7 @@ impl OrderRefusal {
             OrderRefusal::Held { .. } | OrderRefusal::Interrupted { .. } => Code::OrderUnknown,
             OrderRefusal::InFlight { .. } => Code::OrderInFlight,
             OrderRefusal::StillUnderWay { .. } => Code::UpstreamTimeout,
-            OrderRefusal::NoMemory(_) | OrderRefusal::Unreadable { .. } => Code::GatewayOverloaded,
+            _ if self.is_overload() => Code::GatewayOverloaded,
             _ => Code::RequestIdempotency,
         }
     }
@@ -107,7 +116,7 @@ impl OrderRefusal {
         match self {
             OrderRefusal::Key(_) => StatusCode::BAD_REQUEST,
             OrderRefusal::OtherRequest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            OrderRefusal::NoMemory(_) | OrderRefusal::Unreadable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            _ if self.is_overload() => StatusCode::SERVICE_UNAVAILABLE,
             OrderRefusal::StillUnderWay { .. } => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::CONFLICT,
         }
@@ -123,9 +132,14 @@ impl OrderRefusal {
 
     /// When it is worth repeating the request.
     pub fn retry_after(&self) -> Option<Duration> {
-        let soon =
-            matches!(self, OrderRefusal::InFlight { .. } | OrderRefusal::Unreadable { .. } | OrderRefusal::NoMemory(_));
+        let soon = matches!(self, OrderRefusal::InFlight { .. }) || self.is_overload();
         soon.then_some(Duration::from_secs(1))
+    }
+
+    /// Whether the gateway lacks something for the moment.
+    fn is_overload(&self) -> bool {
+        use OrderRefusal::{NoArchive, NoMemory, TooMany, Unreadable};
+        matches!(self, NoMemory(_) | Unreadable { .. } | NoArchive | TooMany)
     }
 
     /// Whether the first request was sent, if the refusal replaces its answer.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::{
+    archive::Archive,
     clock::OrderClock,
     index::{DeliveryProgress, Index, OrderCaller, OrderEnd},
     journal::StoredAnswer,
@@ -25,10 +26,20 @@ use crate::{
 #[error("the order journal cannot be written: {0}")]
 pub struct JournalError(#[from] pub StoreError);
 
+/// Where orders are remembered.
+#[derive(Clone, Debug)]
+pub struct OrderStores {
+    /// The state store, whose tables hold the orders that are also in memory.
+    pub journal: Store,
+    /// The ended ones with a key.
+    pub archive: Archive,
+}
+
 /// What the handles and tickets share.
 #[derive(Debug)]
 pub(super) struct SharedOrders {
     store: Store,
+    archive: Archive,
     clock: OrderClock,
     /// Also locked by the store's thread, briefly, when an answer is on disk.
     pub(super) index: Mutex<Index>,
@@ -37,8 +48,13 @@ pub(super) struct SharedOrders {
 }
 
 impl SharedOrders {
-    pub(super) fn new(store: Store, clock: OrderClock, index: Index, placed: PlacedOrders) -> Self {
-        SharedOrders { store, clock, index: Mutex::new(index), placed: Mutex::new(placed) }
+    pub(super) fn new(stores: OrderStores, clock: OrderClock, index: Index, placed: PlacedOrders) -> Self {
+        let OrderStores { journal: store, archive } = stores;
+        SharedOrders { store, archive, clock, index: Mutex::new(index), placed: Mutex::new(placed) }
+    }
+
+    pub(super) fn archive(&self) -> &Archive {
+        &self.archive
     }
 
     pub(super) fn store(&self) -> &Store {

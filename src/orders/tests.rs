@@ -2,9 +2,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "tasks of a test")]
 
+mod archives;
 mod holds;
 mod model;
 mod refuses;
+mod scale;
 mod settles;
 mod survives;
 mod without_a_key;
@@ -20,6 +22,7 @@ use crate::{
     config::Priority,
     memory::Memory,
     outcome::{Code, Outcome, Sent},
+    store::Store,
 };
 
 /// The time at which every test starts.
@@ -29,6 +32,11 @@ pub(super) fn start_time() -> Timestamp {
 
 pub(super) fn open_store(dir: &Path) -> Store {
     Store::open(dir).unwrap()
+}
+
+/// The state store of a folder, and the archive beside it.
+pub(super) fn open_stores(dir: &Path) -> OrderStores {
+    OrderStores { journal: open_store(dir), archive: Archive::open(dir).unwrap() }
 }
 
 /// How long keys are remembered here.
@@ -57,8 +65,9 @@ impl OrdersSetup {
 
     async fn within(limits: OrderLimits) -> OrdersSetup {
         let home = tempfile::tempdir().unwrap();
-        let store = open_store(home.path());
-        let orders = Orders::open_within(store.clone(), start_time(), limits).await.unwrap();
+        let stores = open_stores(home.path());
+        let store = stores.journal.clone();
+        let orders = Orders::open_within(stores, start_time(), limits).await.unwrap();
         OrdersSetup { orders, store, _home: home }
     }
 }
@@ -140,6 +149,13 @@ impl TestOrder {
 
     pub(super) async fn written(&self, orders: &Orders) -> Written {
         orders.write(self.ticket(orders).await).await.unwrap()
+    }
+
+    /// An order that was executed, and whose answer reaches its caller.
+    pub(super) async fn delivered(&self, orders: &Orders) {
+        let (ticket, caller) = self.new_order(orders).await;
+        orders.write(ticket).await.unwrap().end(answer(&self.request_id, Sent::Yes));
+        Box::new(caller).reached();
     }
 
     pub(super) async fn repeat(&self, orders: &Orders) -> StoredAnswer {
@@ -281,18 +297,6 @@ mod frees {
         setup.store.close().await;
         assert_eq!(setup.orders.write(ticket).await.unwrap_err(), JournalError(StoreError::Closed));
         let _ticket = order("r2").key("k").ticket(&setup.orders).await;
-    }
-
-    #[tokio::test]
-    async fn the_keys_that_ended_first_when_there_are_too_many() {
-        let setup = OrdersSetup::within(OrderLimits { orders: 3, ..limits() }).await;
-        drop(order("r0").key("r0").written(&setup.orders).await);
-        for id in ["r1", "r2", "r3"] {
-            order(id).key(id).written(&setup.orders).await.end(answer(id, Sent::Yes));
-        }
-        assert!(matches!(order("r4").key("r0").refused(&setup.orders).await, OrderRefusal::Interrupted { .. }));
-        order("r5").key("r2").repeat(&setup.orders).await;
-        let _ticket = order("r6").key("r1").ticket(&setup.orders).await;
     }
 }
 

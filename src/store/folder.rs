@@ -18,11 +18,30 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::error::OpenError;
 
-/// The file in `state.dir`.
-pub(super) const FILE: &str = "state.redb";
+/// A store in `state.dir`: its file, and how that is opened and written.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreKind {
+    /// Name of the file.
+    pub(super) file: &'static str,
+    /// A new file, until it holds an empty store.
+    new_file: &'static str,
+    /// Whether a start reads the whole file and checks it, which takes a second for a GiB or so. If not, each commit also
+    /// writes which pages are free, so that the file need not be read after a crash either.
+    checked_at_start: bool,
+}
 
-/// A new file, until it holds an empty store.
-const NEW_FILE: &str = "state.redb.new";
+impl StoreKind {
+    /// What fits into memory; its writer locks the folder.
+    pub const STATE: StoreKind = StoreKind { file: "state.redb", new_file: "state.redb.new", checked_at_start: true };
+    /// The ended orders, which may be gigabytes. Its rows have checksums of their own.
+    pub const ORDERS: StoreKind =
+        StoreKind { file: "orders.redb", new_file: "orders.redb.new", checked_at_start: false };
+
+    /// Whether a crash must leave a file that can be opened without reading it.
+    pub(super) fn quick_repair(&self) -> bool {
+        !self.checked_at_start
+    }
+}
 
 /// Page cache, bytes. The store is written far more than read, and redb's default is 1 GiB.
 const PAGE_CACHE: usize = 8 << 20;
@@ -34,22 +53,26 @@ pub(super) fn prepare(dir: &Path) -> Result<(), OpenError> {
 }
 
 /// The store's file.
-pub(super) trait StoreFile: Send {
+pub(super) trait StoreFile: Send + Sync {
     /// Opens it; the first time it may be created.
     fn open(&mut self) -> Result<Database, OpenError>;
     /// Whether it is still the one that was opened.
     fn check(&self) -> Result<(), LostFile> {
         Ok(())
     }
+    fn kind(&self) -> StoreKind {
+        StoreKind::STATE
+    }
 }
 
 /// The store's file in `state.dir`, and the locks of its one writer.
 #[derive(Debug)]
 pub(super) struct FileInFolder {
+    kind: StoreKind,
     dir: PathBuf,
     path: PathBuf,
-    /// Locked: another process is refused also if the file itself was removed.
-    _folder: File,
+    /// Locked: another process is refused also if the file itself was removed. Absent for a second store of the folder.
+    _folder: Option<File>,
     /// The file that was opened first; absent before.
     known: Option<KnownFile>,
 }
@@ -81,20 +104,25 @@ pub(super) enum FileLoss {
     Emptied,
 }
 
-/// Whether there is a store in the folder, or a file in its place. Where this cannot be told, opening it fails too.
-pub fn exists(dir: &Path) -> bool {
-    !fs::metadata(dir.join(FILE)).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+/// Whether there is such a store in the folder, or a file in its place. Where this cannot be told, opening it fails too.
+pub fn exists(dir: &Path, kind: StoreKind) -> bool {
+    !fs::metadata(dir.join(kind.file)).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 impl FileInFolder {
-    /// Locks the folder.
-    pub(super) fn new(dir: &Path) -> Result<Self, OpenError> {
+    /// The file of the state store. Locks the folder.
+    pub(super) fn state(dir: &Path) -> Result<Self, OpenError> {
         let locked = File::open(dir).map_err(|source| folder(dir, source))?;
         // Network file systems may not be able to lock a folder; then redb's lock of the file must do.
         if flock(&locked, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK) {
             return Err(OpenError::InUse { dir: dir.to_owned() });
         }
-        Ok(FileInFolder { dir: dir.to_owned(), path: dir.join(FILE), _folder: locked, known: None })
+        Ok(FileInFolder { _folder: Some(locked), ..FileInFolder::beside_state(dir, StoreKind::STATE) })
+    }
+
+    /// The file of another store in the folder, which the state store has locked.
+    pub(super) fn beside_state(dir: &Path, kind: StoreKind) -> Self {
+        FileInFolder { kind, dir: dir.to_owned(), path: dir.join(kind.file), _folder: None, known: None }
     }
 
     /// Opens a file, which redb initializes if it is empty.
@@ -105,7 +133,7 @@ impl FileInFolder {
             Database::builder()
                 .set_cache_size(PAGE_CACHE)
                 .set_concurrency_mode(ConcurrencyMode::SingleWriter)
-                .set_check_integrity_on_open(true)
+                .set_check_integrity_on_open(self.kind.checked_at_start)
                 .create_with_backend(FileBackend::new(file)?)
         }));
         match opened {
@@ -119,7 +147,7 @@ impl FileInFolder {
 
     /// Creates the file under another name first, so that one without contents never stands for a store.
     fn create(&self) -> Result<Database, OpenError> {
-        let new = self.dir.join(NEW_FILE);
+        let new = self.dir.join(self.kind.new_file);
         let io = |result: io::Result<()>| result.map_err(|source| folder(&self.dir, source));
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(folder(&self.dir, error)),
@@ -158,6 +186,10 @@ impl StoreFile for FileInFolder {
             self.known = self.present().map_err(|source| folder(&self.dir, source))?;
         }
         Ok(database)
+    }
+
+    fn kind(&self) -> StoreKind {
+        self.kind
     }
 
     fn check(&self) -> Result<(), LostFile> {

@@ -15,7 +15,7 @@ use redb::{
     backends::FileBackend,
 };
 
-use super::{error::OpenError, folder, table::definition};
+use super::{error::OpenError, folder::StoreKind, table::definition};
 
 /// One table of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +42,12 @@ pub(super) fn copy(from: &ReadTransaction, to: File) -> Result<(), redb::Error> 
     Ok(())
 }
 
-/// Reads the whole store in `dir`, also while a gateway uses it. One that a killed process left is recovered in a copy.
+/// Reads the whole store of this kind in `dir`, also while a gateway uses it. One that a killed process left is recovered in a copy.
 ///
 /// # Errors
 /// [`OpenError`] if a gateway could not use it.
-pub fn inspect(dir: &Path) -> Result<Vec<TableSummary>, OpenError> {
-    let path = dir.join(folder::FILE);
+pub fn inspect(dir: &Path, kind: StoreKind) -> Result<Vec<TableSummary>, OpenError> {
+    let path = dir.join(kind.file);
     let damaged = |reason: String| OpenError::Damaged { file: path.clone(), reason };
     let unreadable = |source: io::Error| OpenError::Folder { dir: dir.to_owned(), source };
     if File::open(&path).and_then(|file| file.metadata()).map_err(unreadable)?.len() == 0 {

@@ -130,14 +130,15 @@ pub(super) struct RawRow {
     bytes: Vec<u8>,
 }
 
-pub(super) fn all(database: &Database, name: &'static str) -> Result<Vec<RawRow>, redb::Error> {
+/// The first `limit` rows of a table in the order of their keys.
+pub(super) fn rows(database: &Database, name: &'static str, limit: usize) -> Result<Vec<RawRow>, redb::Error> {
     let table = match database.begin_read()?.open_table(definition(name)) {
         Ok(table) => table,
         Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
     let mut rows = Vec::new();
-    for row in table.iter()? {
+    for row in table.iter()?.take(limit) {
         let (key, value) = row?;
         rows.push(RawRow { key: key.value().to_owned(), bytes: value.value().to_owned() });
     }

@@ -221,7 +221,7 @@ impl StorageBackend for Disk {
 fn on_disk(home: &Path) -> (Store, Arc<Control>) {
     let control = Arc::new(Control::default());
     let (path, shared) = (home.join("state.redb"), Arc::clone(&control));
-    (Store::start(home, Box::new(FileOnDisk { path, control: shared })).unwrap(), control)
+    (Store::start(home, Box::new(FileOnDisk { path, control: shared })).unwrap().0, control)
 }
 
 struct FileOnDisk {

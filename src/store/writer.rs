@@ -17,13 +17,13 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use redb::{Database, Durability};
 use tokio::sync::oneshot;
 
 use super::{
     error::{OpenError, StoreError},
-    folder::{FILE, FileLoss, StoreFile},
+    folder::{FileLoss, StoreFile},
     table::WriteBatch,
 };
 
@@ -66,26 +66,48 @@ impl fmt::Debug for StoreJob {
 }
 
 /// The state of the thread, readable through every handle.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct StoreHealth {
+    /// Name of the file.
+    file: &'static str,
     failing: AtomicBool,
     /// Why, if it is the file.
     loss: Mutex<Option<FileLoss>>,
     /// The thread has ended.
     ended: AtomicBool,
+    /// The last read of a [`StoreReader`](super::StoreReader) failed.
+    unreadable: AtomicBool,
     commits: AtomicU64,
 }
 
 impl StoreHealth {
+    pub(super) fn of(file: &'static str) -> Self {
+        StoreHealth {
+            file,
+            failing: AtomicBool::new(false),
+            loss: Mutex::new(None),
+            ended: AtomicBool::new(false),
+            unreadable: AtomicBool::new(false),
+            commits: AtomicU64::new(0),
+        }
+    }
+
     pub(super) fn is_healthy(&self) -> bool {
         !self.failing.load(Ordering::Relaxed)
     }
 
-    /// Why it is not healthy; `None`: it is.
+    /// Why it cannot be written or read; `None`: it can.
     pub(super) fn failure(&self) -> Option<String> {
-        let loss = *self.loss.lock();
-        let text = || loss.map_or_else(|| "the last write failed".to_owned(), |loss| format!("{FILE} {loss}"));
-        (!self.is_healthy()).then(text)
+        let (file, loss) = (self.file, *self.loss.lock());
+        if self.is_healthy() {
+            let unreadable = self.unreadable.load(Ordering::Relaxed);
+            return unreadable.then(|| format!("the last read of {file} failed"));
+        }
+        Some(loss.map_or_else(|| format!("the last write of {file} failed"), |loss| format!("{file} {loss}")))
+    }
+
+    pub(super) fn set_readable(&self, readable: bool) {
+        self.unreadable.store(!readable, Ordering::Relaxed);
     }
 
     pub(super) fn runs(&self) -> bool {
@@ -97,10 +119,23 @@ impl StoreHealth {
     }
 }
 
-pub(super) struct StoreWriter {
+/// The file and the database in it. The writer replaces them; readers use them meanwhile.
+pub(super) struct OpenedStore {
     file: Box<dyn StoreFile>,
     /// `None` after a failed write: redb refuses everything from then on, so the file is reopened.
     database: Option<Database>,
+}
+
+impl OpenedStore {
+    /// The database; an error if it is not open, or its file is lost.
+    pub(super) fn database(&self) -> Result<&Database, StoreError> {
+        self.file.check().map_err(|lost| StoreError::failed(&lost))?;
+        self.database.as_ref().ok_or(StoreError::Closed)
+    }
+}
+
+pub(super) struct StoreWriter {
+    opened: Arc<RwLock<OpenedStore>>,
     /// Failed writes that are tried again, in their order.
     unwritten: Vec<QueuedWrite>,
     health: Arc<StoreHealth>,
@@ -109,7 +144,12 @@ pub(super) struct StoreWriter {
 impl StoreWriter {
     pub(super) fn open(mut file: Box<dyn StoreFile>, health: Arc<StoreHealth>) -> Result<Self, OpenError> {
         let database = Some(file.open()?);
-        Ok(StoreWriter { file, database, unwritten: Vec::new(), health })
+        let opened = Arc::new(RwLock::new(OpenedStore { file, database }));
+        Ok(StoreWriter { opened, unwritten: Vec::new(), health })
+    }
+
+    pub(super) fn opened(&self) -> Arc<RwLock<OpenedStore>> {
+        Arc::clone(&self.opened)
     }
 
     /// Runs until the last handle is dropped or the store is closed.
@@ -131,7 +171,7 @@ impl StoreWriter {
             }
             self.commit(group);
             match next {
-                Some(StoreJob::Read(read)) => read(self.database()),
+                Some(StoreJob::Read(read)) => read(self.database().as_deref().map_err(Clone::clone)),
                 Some(StoreJob::Close(closed)) => {
                     // Releases the locks before the close is reported.
                     self.close_database();
@@ -148,8 +188,9 @@ impl StoreWriter {
 
     /// redb writes to its file once more when it is dropped, which a lost file must not see.
     fn close_database(&mut self) {
-        let database = self.database.take();
-        if self.file.check().is_err() {
+        let mut opened = self.opened.write();
+        let database = opened.database.take();
+        if opened.file.check().is_err() {
             std::mem::forget(database);
         }
     }
@@ -161,18 +202,29 @@ impl StoreWriter {
         }
         let failing = !self.health.is_healthy();
         // An empty transaction shows whether the disk writes again.
-        let result = self.database().and_then(|database| if failing { write_caught(database, &[]) } else { Ok(()) });
+        let result = self
+            .database()
+            .and_then(|database| if failing { write_caught(&database, &[], self.quick_repair()) } else { Ok(()) });
         if failing || result.is_err() {
             self.update_health(&result);
         }
     }
 
-    fn database(&mut self) -> Result<&Database, StoreError> {
-        self.file.check().map_err(|lost| StoreError::failed(&lost))?;
-        if self.database.is_none() {
-            self.database = Some(self.file.open().map_err(|error| StoreError::failed(&error))?);
+    /// The database, opened again if necessary.
+    fn database(&self) -> Result<MappedRwLockReadGuard<'_, Database>, StoreError> {
+        let mut opened = self.opened.read();
+        opened.file.check().map_err(|lost| StoreError::failed(&lost))?;
+        if opened.database.is_none() {
+            drop(opened);
+            let mut reopened = self.opened.write();
+            reopened.database = Some(reopened.file.open().map_err(|error| StoreError::failed(&error))?);
+            opened = RwLockWriteGuard::downgrade(reopened);
         }
-        self.database.as_ref().ok_or(StoreError::Closed)
+        RwLockReadGuard::try_map(opened, |opened| opened.database.as_ref()).map_err(|_| StoreError::Closed)
+    }
+
+    fn quick_repair(&self) -> bool {
+        self.opened.read().file.kind().quick_repair()
     }
 
     /// Writes what could not be written before, and `new`, in one transaction.
@@ -182,7 +234,7 @@ impl StoreWriter {
         if group.is_empty() {
             return;
         }
-        let result = self.database().and_then(|database| write_caught(database, &group));
+        let result = self.database().and_then(|database| write_caught(&database, &group, self.quick_repair()));
         if result.is_ok() {
             self.health.commits.fetch_add(1, Ordering::Relaxed);
         }
@@ -200,18 +252,18 @@ impl StoreWriter {
         match result {
             Ok(()) => {
                 if self.health.failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!("the state store can be written again");
+                    tracing::info!(file = self.health.file, "the state store can be written again");
                 }
             }
             Err(error) => {
-                let loss = self.file.check().err().map(|lost| lost.loss);
+                let loss = self.opened.read().file.check().err().map(|lost| lost.loss);
                 // A lost file may come back.
                 if loss.is_none() {
-                    self.database = None;
+                    self.opened.write().database = None;
                 }
                 *self.health.loss.lock() = loss;
                 if !self.health.failing.swap(true, Ordering::Relaxed) {
-                    tracing::error!(%error, "the state store cannot be written");
+                    tracing::error!(file = self.health.file, %error, "the state store cannot be written");
                 }
             }
         }
@@ -228,15 +280,16 @@ impl Drop for MarkClosed {
     }
 }
 
-fn write_caught(database: &Database, group: &[QueuedWrite]) -> Result<(), StoreError> {
-    catch_unwind(AssertUnwindSafe(|| write(database, group)))
+fn write_caught(database: &Database, group: &[QueuedWrite], quick_repair: bool) -> Result<(), StoreError> {
+    catch_unwind(AssertUnwindSafe(|| write(database, group, quick_repair)))
         .unwrap_or_else(|_| Err(StoreError::Failed("a write panicked".into())))
 }
 
-fn write(database: &Database, group: &[QueuedWrite]) -> Result<(), StoreError> {
+fn write(database: &Database, group: &[QueuedWrite], quick_repair: bool) -> Result<(), StoreError> {
     let commit = || -> Result<(), redb::Error> {
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
+        transaction.set_quick_repair(quick_repair);
         for write in group {
             write.batch.apply(&transaction)?;
         }

@@ -15,7 +15,7 @@ use crate::{
     body::CallerLink,
     orders::{
         fingerprint::OrderDigest,
-        journal::{AnswerResult, ORDERS, OrderDescription, OrderPhase, OrderRow, StoredAnswer},
+        journal::{ORDERS, OrderDescription, OrderPhase, OrderRow, StoredAnswer},
         limits::{HELD, RESET_WITHIN},
         refusal::OrderRefusal,
     },
@@ -35,6 +35,8 @@ pub(in crate::orders) struct OrderIdentity {
     pub(in crate::orders) confirmed: bool,
     /// The caller as which this request has waited for the end of an order.
     pub(in crate::orders) waited_as: Option<u64>,
+    /// How many moves to the archive there had been when it was searched for the key in vain; `None`: it was not.
+    pub(in crate::orders) absent_at: Option<u64>,
     /// The connection of this request's caller.
     pub(in crate::orders) connection: Option<CallerLink>,
 }
@@ -50,12 +52,14 @@ pub(in crate::orders) enum IndexMatch {
         /// The unknown orders that it settles once its own outcome is known.
         settles: Vec<u64>,
     },
+    /// None of them has its key. The archive may have it: after a search in vain, ask again with `absent_at`.
+    NotLive {
+        /// See [`OrderIdentity::absent_at`].
+        moves: u64,
+    },
     /// It has ended.
     Ended {
         number: u64,
-        /// Id of the first request.
-        first: String,
-        result: AnswerResult,
         answer: FoundAnswer,
         /// Id of this request as its caller, if the answer has reached nobody so far.
         caller: Option<u64>,
@@ -102,6 +106,13 @@ impl Index {
             && let Some(found) = self.equal(&equal, &identity, now)
         {
             return found;
+        }
+        // An order with the key may have left for the archive since that was searched.
+        if identity.key.is_some() && identity.absent_at != Some(self.moves) {
+            return Ok(IndexMatch::NotLive { moves: self.moves });
+        }
+        if self.orders.len() >= self.limits.orders {
+            return Err(OrderRefusal::TooMany);
         }
         let number = self.next_number;
         self.next_number += 1;
@@ -208,7 +219,7 @@ impl Index {
             },
             AnswerLocation::None => return Err(OrderRefusal::answer_gone(first, result)),
         };
-        Ok(IndexMatch::Ended { number, first, result, answer, caller })
+        Ok(IndexMatch::Ended { number, answer, caller })
     }
 
     /// The caller of an order has left, or was told something else. If the answer was written to it, it has reset its

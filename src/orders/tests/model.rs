@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::orders::archiver::archive_all;
 
 /// Minutes.
 const DAY: u64 = 24 * 60;
@@ -37,6 +38,10 @@ enum Step {
     },
     /// An order ends, and the process is killed before that is on disk.
     EndThenKilled(usize, Sent),
+    /// Ended orders move to the archive, and old ones leave it.
+    Archive,
+    /// The process is killed when the archive has them and the journal has them still.
+    ArchiveThenKilled,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -54,6 +59,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1u64..900).prop_map(Step::Minutes),
         1 => any::<bool>().prop_map(|killed| Step::Restart { killed }),
         1 => (any::<usize>(), sent()).prop_map(|(i, sent)| Step::EndThenKilled(i, sent)),
+        3 => Just(Step::Archive),
+        1 => Just(Step::ArchiveThenKilled),
     ]
 }
 
@@ -254,8 +261,9 @@ fn take<T>(from: &mut Vec<T>, choice: usize) -> Option<T> {
 impl Real {
     async fn new() -> Real {
         let home = tempfile::tempdir().unwrap();
-        let store = open_store(home.path());
-        let orders = Orders::open(store.clone(), start_time(), &settings()).await.unwrap();
+        let stores = open_stores(home.path());
+        let store = stores.journal.clone();
+        let orders = Orders::open(stores, start_time(), &settings()).await.unwrap();
         Real {
             home,
             store,
@@ -353,6 +361,7 @@ impl Real {
                     self.callers.clear();
                     self.waiting.clear();
                     self.store.close().await;
+                    self.orders.archive().close().await;
                     let copy = self.copy_file();
                     self.start(copy).await;
                 }
@@ -369,6 +378,19 @@ impl Real {
                 (self.model, self.sent) = before;
                 self.processes_end();
                 self.model.restart();
+            }
+            Step::Archive => {
+                archive_all(&self.orders).await;
+                self.orders.archive().checked().await;
+            }
+            Step::ArchiveThenKilled => {
+                self.orders.write_time();
+                let copy = self.copy().await;
+                archive_all(&self.orders).await;
+                std::fs::copy(self.home.path().join("orders.redb"), copy.path().join("orders.redb")).unwrap();
+                self.start(copy).await;
+                self.model.restart();
+                self.processes_end();
             }
         }
         self.model.expire();
@@ -469,14 +491,17 @@ impl Real {
 
     fn copy_file(&self) -> tempfile::TempDir {
         let copy = tempfile::tempdir().unwrap();
-        std::fs::copy(self.home.path().join("state.redb"), copy.path().join("state.redb")).unwrap();
+        for file in ["state.redb", "orders.redb"] {
+            std::fs::copy(self.home.path().join(file), copy.path().join(file)).unwrap();
+        }
         copy
     }
 
     async fn start(&mut self, copy: tempfile::TempDir) {
         let now = start_time() + Duration::from_secs(60 * self.model.minute);
-        self.store = open_store(copy.path());
-        self.orders = Orders::open(self.store.clone(), now, &settings()).await.unwrap();
+        let stores = open_stores(copy.path());
+        self.store = stores.journal.clone();
+        self.orders = Orders::open(stores, now, &settings()).await.unwrap();
         // Those of the life before write into the old file only.
         self.tickets.clear();
         self.written.clear();

@@ -167,8 +167,10 @@ async fn an_answer_that_was_written_counts_as_delivered_after_a_crash() {
     caller.written();
     std::mem::forget(caller);
     setup.store.close().await;
-    let store = open_store(setup._home.path());
-    let orders = Orders::open(store.clone(), start_time(), &settings()).await.unwrap();
+    setup.orders.archive().close().await;
+    let stores = open_stores(setup._home.path());
+    let store = stores.journal.clone();
+    let orders = Orders::open(stores, start_time(), &settings()).await.unwrap();
     drop(order("r2").new_order(&orders).await);
     assert!(store.load(&ANSWERS).await.unwrap().rows.is_empty());
 }
@@ -253,8 +255,9 @@ async fn an_order_with_a_key_protects_an_equal_one_without_too() {
     drop(caller);
     // It has reached nobody, also after a restart, until its key gets it.
     setup.store.close().await;
-    let store = open_store(setup._home.path());
-    let setup = OrdersSetup { orders: Orders::open(store.clone(), start_time(), &settings()).await.unwrap(), ..setup };
+    setup.orders.archive().close().await;
+    let orders = Orders::open(open_stores(setup._home.path()), start_time(), &settings()).await.unwrap();
+    let setup = OrdersSetup { orders, ..setup };
     drop(given("r4", &setup).await);
     let Ok(Recall::Repeat(_, Some(caller))) = order("r5").key("k").recall(&setup.orders).await else {
         panic!("no answer")
@@ -320,8 +323,8 @@ async fn it_survives_a_restart() {
     setup.orders.write(ticket).await.unwrap().end(answer("r1", Sent::Yes));
     std::mem::forget(caller);
     setup.store.close().await;
-    let store = open_store(setup._home.path());
-    let orders = Orders::open(store, start_time(), &settings()).await.unwrap();
+    setup.orders.archive().close().await;
+    let orders = Orders::open(open_stores(setup._home.path()), start_time(), &settings()).await.unwrap();
     let setup = OrdersSetup { orders, ..setup };
     let (told, _caller) = given("r2", &setup).await;
     assert_eq!(told, answer("r1", Sent::Yes));

@@ -1,0 +1,103 @@
+//! Moves ended orders with a key from journal and index to the archive, and removes from the archive what has been
+//! remembered long enough.
+//!
+//! Always holds: an order leaves journal and index after it is on disk in the archive, and all that leave together count as
+//! one move (`Index::moves`), so that a recall notices one that happened during its lookup. A crash in between leaves an order
+//! in both, which is harmless: the next start moves it again. A round is bounded; one that fails is tried again. Fails with
+//! [`StoreError`].
+
+use std::time::Duration;
+
+use super::{
+    Orders,
+    archive::MAX_BATCH,
+    index::{ArchivedOrder, FoundAnswer},
+    journal::{ANSWERS, ARCHIVED, ARCHIVED_KEY, AnswerRow, ArchivedRow},
+};
+use crate::store::StoreError;
+
+/// Time between two rounds, unless there is more to do than one can.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+impl Orders {
+    /// Moves and removes orders until its runtime ends.
+    pub async fn keep_archive(self) {
+        let mut failing = false;
+        loop {
+            let round = self.archive_round().await;
+            if let Err(error) = &round
+                && !failing
+            {
+                tracing::error!(%error, "ended orders cannot be moved to the archive");
+            }
+            failing = round.is_err();
+            if !round.unwrap_or(false) {
+                tokio::time::sleep(INTERVAL).await;
+            }
+        }
+    }
+
+    /// One bounded round. Returns whether there is more to do.
+    pub(super) async fn archive_round(&self) -> Result<bool, StoreError> {
+        let moved = self.archive_ended().await?;
+        let (until, bytes) = {
+            let limits = self.inner.index.lock().limits();
+            (self.inner.now().saturating_sub(limits.remembered), limits.archived_bytes)
+        };
+        let archive = self.inner.archive();
+        let expired = archive.expire(until).await?;
+        let trimming = archive.trim_answers(bytes).await?;
+        Ok(moved == MAX_BATCH || expired == MAX_BATCH || trimming)
+    }
+
+    /// Moves some ended orders. Returns how many.
+    async fn archive_ended(&self) -> Result<usize, StoreError> {
+        let ended = self.inner.index.lock().archivable(MAX_BATCH);
+        if ended.is_empty() {
+            return Ok(0);
+        }
+        let batch = self.copy_to_archive(&ended).await?;
+        self.leave_journal(&ended, batch);
+        Ok(ended.len())
+    }
+
+    /// Completes when they are on disk in the archive. Returns the number of the batch.
+    pub(super) async fn copy_to_archive(&self, ended: &[ArchivedOrder]) -> Result<u64, StoreError> {
+        let archive = self.inner.archive();
+        let mut batch = archive.begin().await?;
+        for ArchivedOrder { number, key, order, answer } in ended {
+            let answer = match answer {
+                None => None,
+                Some(FoundAnswer::InMemory(answer)) => Some(answer.as_ref().clone()),
+                Some(FoundAnswer::OnDisk { .. }) => {
+                    let row = self.inner.store().get(&ANSWERS, &number.to_be_bytes()).await?;
+                    row.map(|AnswerRow(answer)| answer)
+                }
+            };
+            archive.add(&mut batch, *key, order.clone(), answer).await?;
+        }
+        archive.commit(batch).await
+    }
+
+    /// Removes orders that the archive has since this batch.
+    fn leave_journal(&self, ended: &[ArchivedOrder], batch: u64) {
+        self.inner.change(|index, _| {
+            let mut changes = index.archived(ended);
+            changes.put(&ARCHIVED, ARCHIVED_KEY, &ArchivedRow(batch));
+            (changes, ())
+        });
+    }
+}
+
+#[cfg(test)]
+pub(super) use tests::archive_all;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rounds until nothing is left to do.
+    pub(in crate::orders) async fn archive_all(orders: &Orders) {
+        while orders.archive_round().await.unwrap() {}
+    }
+}

@@ -12,7 +12,7 @@ use fastrac_gateway::{
     connector::Connector,
     edge::Drain,
     gateway::{Gateway, Live, Overrides, Revoked},
-    orders::Orders,
+    orders::{Archive, OrderStores, Orders},
     outcome::Outcome,
     path::{self, Arrival, ConnectionClose},
     record::{ExchangeLog, Metrics},
@@ -30,7 +30,9 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
     let metrics = Metrics::new().unwrap();
     let log = ExchangeLog::open(&config.log, &metrics, &Arc::default()).unwrap();
     let store = Store::open(&folder.join("state")).unwrap();
-    let orders = runtime.block_on(Orders::open(store.clone(), jiff::Timestamp::now(), &config.orders)).unwrap();
+    let archive = Archive::open(&folder.join("state")).unwrap();
+    let stores = OrderStores { journal: store.clone(), archive };
+    let orders = runtime.block_on(Orders::open(stores, jiff::Timestamp::now(), &config.orders)).unwrap();
     let revoked = Arc::new(runtime.block_on(Revoked::open(store.clone())).unwrap());
     let live = Live {
         metrics,

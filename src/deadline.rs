@@ -47,6 +47,11 @@ impl Deadline {
         self.0.checked_sub(by).map_or(self, Deadline)
     }
 
+    /// One that is at most `limit` from now.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        Deadline::after(Instant::now(), limit).min(self)
+    }
+
     /// One `limit` from now, but so much earlier than this one that there is time to do something else after it: a tenth
     /// of what is left, at most 100 ms.
     pub(crate) fn leaving_room(self, limit: Duration) -> Self {

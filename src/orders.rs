@@ -64,7 +64,7 @@ pub use self::{
     index::{UnderWayOrder, UnknownOrder},
     journal::{FirstSent, OrderDescription, StoredAnswer},
     key::IdempotencyKeyError,
-    limits::{MAX_ANSWERS, MAX_ARCHIVED_ANSWERS, MAX_ORDERS},
+    limits::{LONGEST_WAIT, MAX_ANSWERS, MAX_ARCHIVED_ANSWERS, MAX_ORDERS},
     open_error::OrdersOpenError,
     placed::{OrderKind, PlacedOrder},
     presence::{CallerPresence, OccupiedOrder, OrderUnderWay},

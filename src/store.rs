@@ -8,7 +8,7 @@
 //! a write.
 //!
 //! One process writes. A second writer is refused with an error that names the folder. If the file is
-//! removed, replaced or emptied while it is in use, nothing is written any more. Another
+//! removed, replaced, emptied or shortened while it is in use, nothing is written any more. Another
 //! process may open the file read-only at the same time in the same mode
 //! ([`redb::ConcurrencyMode::SingleWriter`]).
 //!
@@ -23,6 +23,7 @@ mod reader;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tracked_file;
 mod writer;
 
 use std::{
@@ -35,6 +36,7 @@ use parking_lot::RwLock;
 use redb::{ReadTransaction, ReadableDatabase as _};
 use tokio::sync::oneshot;
 
+pub use self::writer::SLOW;
 pub use self::{
     error::{OpenError, StoreError},
     folder::{StoreKind, exists},
@@ -166,7 +168,12 @@ impl Store {
         self.health.is_healthy()
     }
 
-    /// Why [`Store::is_healthy`] is false, or why the last lookup failed, for people, without the folder.
+    /// Whether its disk has not responded for [`SLOW`]: what is submitted waits for it.
+    pub fn is_slow(&self) -> bool {
+        self.health.is_slow()
+    }
+
+    /// Why [`Store::is_healthy`] is false, whether its disk does not respond, or why the last lookup failed, for people, without the folder.
     pub fn failure(&self) -> Option<String> {
         self.health.failure()
     }

@@ -9,7 +9,7 @@ use super::{
     journal::StoredAnswer,
     shared::{JournalError, SharedOrders},
 };
-use crate::outcome::Sent;
+use crate::{outcome::Sent, store::StoreError};
 
 /// An order that may be sent once it is written. It holds its key.
 #[derive(Debug)]
@@ -42,6 +42,9 @@ impl Ticket {
 
     pub(super) async fn write(mut self) -> Result<Written, JournalError> {
         if let Some(order) = &mut self.order {
+            if order.orders.store().is_slow() {
+                return Err(JournalError(StoreError::Slow));
+            }
             order.journaled = true;
             // If this future is dropped here, the ticket is too, and removes the row after its write.
             order.orders.write(order.number).await?;

@@ -19,7 +19,7 @@ use crate::{
     attempts::Attempts,
     body::Receipt,
     deadline::timed,
-    orders::{CallerPresence, OrderRefusal, OrderRequest, Recall, StoredAnswer, Ticket},
+    orders::{self, CallerPresence, OrderRefusal, OrderRequest, Recall, StoredAnswer, Ticket},
     outcome::{Outcome, Sent},
     refusal::{Refusal, RefusalFormat, RefusedRequestFacts},
     reply::{Reply, ReplyBody},
@@ -54,7 +54,9 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
     let mut waited_for = None;
     loop {
         let recall = call.upstream.snapshot.orders.recall(&asked, waited_for.take());
-        let recall = Box::pin(call.deadline().bound(recall)).await.ok_or_else(Refusal::journal_stalled)?;
+        let recall = Box::pin(call.deadline().within(orders::LONGEST_WAIT).bound(recall))
+            .await
+            .ok_or_else(Refusal::journal_stalled)?;
         match recall? {
             Recall::New(ticket, caller) => return Ok(ControlFlow::Continue(Some((ticket, caller)))),
             Recall::Repeat(answer, caller) => {
@@ -118,7 +120,7 @@ impl OrderTask {
     async fn run(mut self, ticket: Ticket, admitted: AdmittedAttempt) {
         // 8: if the write takes longer, its ticket is dropped, which frees the order's key.
         let orders = self.call.upstream.snapshot.orders.clone();
-        let written = match self.call.deadline().bound(orders.write(ticket)).await {
+        let written = match self.call.deadline().within(orders::LONGEST_WAIT).bound(orders.write(ticket)).await {
             Some(Ok(written)) => written,
             Some(Err(error)) => return self.hand_back(Err(error.into())),
             None => return self.hand_back(Err(Refusal::journal_stalled())),

@@ -35,6 +35,9 @@ pub enum StoreError {
     /// The store was closed, or its thread has ended.
     #[error("the state store is closed")]
     Closed,
+    /// The disk has not responded for some time, so nothing was submitted.
+    #[error("the state store's disk does not respond")]
+    Slow,
     /// The disk or the file failed. A failed write may or may not be on disk.
     #[error("the state store failed: {0}")]
     Failed(Arc<str>),

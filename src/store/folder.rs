@@ -2,7 +2,7 @@
 //! errors that name what cannot be opened.
 //!
 //! Always holds: the file is readable by its owner only, and its name is on disk before the first write; a file that is
-//! gone, replaced or emptied while the gateway runs is never written again, and no new one takes its place, because
+//! gone, replaced, emptied or shortened while the gateway runs is never written again, and no new one takes its place, because
 //! what it knew would be forgotten. Fails with [`OpenError`] and [`LostFile`].
 
 use std::{
@@ -11,12 +11,16 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
 };
 
-use redb::{ConcurrencyMode, Database, DatabaseError, StorageError, backends::FileBackend};
+use redb::{ConcurrencyMode, Database, DatabaseError, StorageError};
 use rustix::fs::{FlockOperation, flock};
 
-use super::error::OpenError;
+use super::{
+    error::OpenError,
+    tracked_file::{LengthDue, TrackedFile},
+};
 
 /// A store in `state.dir`: its file, and how that is opened and written.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +79,8 @@ pub(super) struct FileInFolder {
     _folder: Option<File>,
     /// The file that was opened first; absent before.
     known: Option<KnownFile>,
+    /// How long it must be.
+    due: LengthDue,
 }
 
 /// What must stay as it is while the file is in use.
@@ -82,7 +88,8 @@ pub(super) struct FileInFolder {
 struct KnownFile {
     device: u64,
     inode: u64,
-    empty: bool,
+    /// Bytes.
+    length: u64,
 }
 
 /// The file at the store's path is no longer the one that is in use.
@@ -102,6 +109,8 @@ pub(super) enum FileLoss {
     Replaced,
     #[error("was emptied while it was in use: restore a copy, and restart the gateway")]
     Emptied,
+    #[error("was shortened while it was in use: restore a copy, and restart the gateway")]
+    Shortened,
 }
 
 /// Whether there is such a store in the folder, or a file in its place. Where this cannot be told, opening it fails too.
@@ -122,7 +131,14 @@ impl FileInFolder {
 
     /// The file of another store in the folder, which the state store has locked.
     pub(super) fn beside_state(dir: &Path, kind: StoreKind) -> Self {
-        FileInFolder { kind, dir: dir.to_owned(), path: dir.join(kind.file), _folder: None, known: None }
+        FileInFolder {
+            kind,
+            dir: dir.to_owned(),
+            path: dir.join(kind.file),
+            _folder: None,
+            known: None,
+            due: LengthDue::default(),
+        }
     }
 
     /// Opens a file, which redb initializes if it is empty.
@@ -134,7 +150,7 @@ impl FileInFolder {
                 .set_cache_size(PAGE_CACHE)
                 .set_concurrency_mode(ConcurrencyMode::SingleWriter)
                 .set_check_integrity_on_open(self.kind.checked_at_start)
-                .create_with_backend(FileBackend::new(file)?)
+                .create_with_backend(TrackedFile::new(file, LengthDue::clone(&self.due))?)
         }));
         match opened {
             Ok(Ok(database)) => Ok(database),
@@ -163,7 +179,7 @@ impl FileInFolder {
     /// The file at the path now; `None`: there is none.
     fn present(&self) -> io::Result<Option<KnownFile>> {
         let found = fs::metadata(&self.path).map(Some).or_else(missing)?;
-        Ok(found.map(|found| KnownFile { device: found.dev(), inode: found.ino(), empty: found.len() == 0 }))
+        Ok(found.map(|found| KnownFile { device: found.dev(), inode: found.ino(), length: found.len() }))
     }
 }
 
@@ -172,7 +188,7 @@ impl StoreFile for FileInFolder {
         let present = self.present().map_err(|source| folder(&self.dir, source))?;
         let database = match (self.known, present) {
             (None, None) => self.create()?,
-            (None, Some(KnownFile { empty: true, .. })) => {
+            (None, Some(KnownFile { length: 0, .. })) => {
                 let reason = "it is empty; restore a copy, or remove it to begin without what it knew of orders, keys and counts";
                 return Err(OpenError::Damaged { file: self.path.clone(), reason: reason.to_owned() });
             }
@@ -198,7 +214,8 @@ impl StoreFile for FileInFolder {
         let loss = match present {
             None => FileLoss::Gone,
             Some(found) if (found.device, found.inode) != (known.device, known.inode) => FileLoss::Replaced,
-            Some(KnownFile { empty: true, .. }) => FileLoss::Emptied,
+            Some(KnownFile { length: 0, .. }) => FileLoss::Emptied,
+            Some(found) if found.length < self.due.load(Ordering::Relaxed) => FileLoss::Shortened,
             Some(_) => return Ok(()),
         };
         Err(LostFile { path: self.path.clone(), loss })

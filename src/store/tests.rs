@@ -352,6 +352,30 @@ mod notices {
         opened(home.path()).await;
     }
 
+    /// redb would go on writing its pages into a file whose other pages are zero.
+    #[tokio::test]
+    async fn that_its_file_was_shortened_just_before_a_write() {
+        for length in [0, 4096] {
+            let home = tempfile::tempdir().unwrap();
+            let file = home.path().join(FILE);
+            let mut opened = FileInFolder::state(home.path()).unwrap();
+            let database = opened.open().unwrap();
+            let write = |text: &[u8]| -> Result<(), redb::Error> {
+                let transaction = database.begin_write()?;
+                transaction.open_table(super::super::table::definition("words"))?.insert(b"a".as_slice(), text)?;
+                Ok(transaction.commit()?)
+            };
+            write(b"1").unwrap();
+            fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(length).unwrap();
+            // Without a look at the file before.
+            assert!(write(b"2").is_err(), "{length}");
+            assert_eq!(fs::metadata(&file).unwrap().len(), length, "nothing is written to it");
+            let lost = opened.check().unwrap_err().to_string();
+            assert!(lost.contains(if length == 0 { "was emptied" } else { "was shortened" }), "{lost}");
+            std::mem::forget(database);
+        }
+    }
+
     #[tokio::test]
     async fn by_itself_within_a_second_or_two() {
         let home = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -78,7 +78,12 @@ pub(super) struct StoreHealth {
     /// The last read of a [`StoreReader`](super::StoreReader) failed.
     unreadable: AtomicBool,
     commits: AtomicU64,
+    /// Since when the thread has used the file; `None`: it waits for work.
+    busy_since: Mutex<Option<Instant>>,
 }
+
+/// How long one commit or read may take before the disk counts as one that does not respond.
+pub const SLOW: Duration = Duration::from_secs(2);
 
 impl StoreHealth {
     pub(super) fn of(file: &'static str) -> Self {
@@ -89,6 +94,7 @@ impl StoreHealth {
             ended: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
             commits: AtomicU64::new(0),
+            busy_since: Mutex::new(None),
         }
     }
 
@@ -99,11 +105,23 @@ impl StoreHealth {
     /// Why it cannot be written or read; `None`: it can.
     pub(super) fn failure(&self) -> Option<String> {
         let (file, loss) = (self.file, *self.loss.lock());
+        if self.is_slow() {
+            return Some(format!("the disk of {file} does not respond"));
+        }
         if self.is_healthy() {
             let unreadable = self.unreadable.load(Ordering::Relaxed);
             return unreadable.then(|| format!("the last read of {file} failed"));
         }
         Some(loss.map_or_else(|| format!("the last write of {file} failed"), |loss| format!("{file} {loss}")))
+    }
+
+    /// Whether the disk does not respond.
+    pub(super) fn is_slow(&self) -> bool {
+        self.busy_since.lock().is_some_and(|since| since.elapsed() > SLOW)
+    }
+
+    fn set_busy(&self, busy: bool) {
+        *self.busy_since.lock() = busy.then(Instant::now);
     }
 
     pub(super) fn set_readable(&self, readable: bool) {
@@ -159,11 +177,14 @@ impl StoreWriter {
             let mut next = match queue.recv_timeout(CHECK_INTERVAL) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => {
+                    self.health.set_busy(true);
                     self.check();
+                    self.health.set_busy(false);
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             };
+            self.health.set_busy(true);
             let mut group = Vec::new();
             while let Some(StoreJob::Write(write)) = next {
                 group.push(write);
@@ -181,6 +202,7 @@ impl StoreWriter {
                 }
                 Some(StoreJob::Write(_)) | None => {}
             }
+            self.health.set_busy(false);
         }
         self.commit(Vec::new());
         self.close_database();

@@ -228,6 +228,30 @@ fn a_stalled_disk_holds_orders_only_as_long_as_they_wait_and_holds_no_place_in_f
 }
 
 #[test]
+fn a_disk_that_stalls_refuses_orders_long_before_their_timeout_and_is_reported() {
+    let gateway = TestGateway::new();
+    let stalled = stall_disk(&gateway);
+    let began = Instant::now();
+    let refused = gateway.send(order(1));
+    assert_eq!((refused.code().as_str(), refused.sent()), ("gateway.overloaded", "no"), "{refused:?}");
+    assert!(began.elapsed() < Duration::from_secs(20), "an order may take 60 s: {:?}", began.elapsed());
+    let reported = || gateway.admin("/readyz").text().contains("the disk of state.redb does not respond");
+    until("it is reported", reported);
+    // It is known now, so nothing of the next ones is queued for the disk.
+    for number in 2..5 {
+        let refused = gateway.send(order(number).header("idempotency-key", &format!("k{number}")));
+        assert_eq!((refused.code().as_str(), refused.sent()), ("gateway.overloaded", "no"), "{refused:?}");
+        assert!(refused.text().contains("does not respond"), "{refused:?}");
+    }
+    drop(stalled);
+    until("it is over", || !reported());
+    for number in 1..5 {
+        assert_eq!(gateway.send(order(number)).status, 200);
+    }
+    assert_eq!((gateway.sandbox.counters().orders.duplicates, unknown_orders(&gateway)), (0, 0));
+}
+
+#[test]
 fn orders_that_wait_for_a_stalled_disk_hold_no_probe_of_a_half_open_breaker() {
     let breaker = "minimum = 1, failures = 0.1, open = \"100ms\", probes = 1";
     let gateway = Setup { breaker, ..Setup::default() }.start();

@@ -251,8 +251,7 @@ impl Refusal {
         reply.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         reply.stamp(GatewayHeaders { request_id: id, sent, limits: None, close: true });
         let reason = self.status.canonical_reason().unwrap_or_default();
-        let date = Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
-        let mut response = format!("HTTP/1.1 {} {reason}\r\ndate: {date}\r\n", self.status.as_u16());
+        let mut response = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_u16());
         for (name, value) in &reply.headers {
             // Every value was made by the gateway, of visible ASCII.
             let _ = write!(response, "{name}: {}\r\n", value.to_str().unwrap_or_default());

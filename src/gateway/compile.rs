@@ -105,9 +105,6 @@ pub(super) fn compile(
     }
     live.orders.reconfigure(&config.orders);
     let members = members(&catalog, &accounts);
-    if previous.is_none() {
-        restore_days(config, &accounts, &members, &live.spending);
-    }
     let quota = |service: &config::ServiceConfig| {
         let quota = counts.quota(service, &config.accounts[service.account].day_zone);
         live.overrides.apply(&service.name, &quota);
@@ -146,6 +143,9 @@ pub(super) fn compile(
         recorder: Recorder::new(live.metrics.clone(), live.log.clone(), mask, names),
         tasks: live.tasks.clone(),
     };
+    if previous.is_none() {
+        restore_days(&snapshot, &live.spending);
+    }
     Ok((snapshot, keys))
 }
 
@@ -169,12 +169,23 @@ fn members(catalog: &Catalog, accounts: &[Arc<Account>]) -> Vec<BudgetMember> {
 }
 
 /// What services have spent today, before the gateway was restarted, counts towards their shares of the day.
-fn restore_days(config: &Config, accounts: &[Arc<Account>], members: &[BudgetMember], spending: &Spending) {
-    for (index, account) in accounts.iter().enumerate() {
+///
+/// After `kill -9` the account's count has units of the last second that no service is known to have spent. A service is
+/// charged as many of them as its own count of requests, which survives as the account's does, leaves possible: rather one
+/// unit twice than none.
+fn restore_days(snapshot: &Snapshot, spending: &Spending) {
+    let services = &snapshot.catalog.services;
+    for (index, account) in snapshot.accounts.iter().enumerate() {
         let spent: BTreeMap<String, u64> = spending.top_services(&account.name, usize::MAX).into_iter().collect();
-        let own = config.services.iter().zip(members).filter(|(service, _)| service.account == index);
-        let used: Vec<_> = own.filter_map(|(service, member)| Some((*member, *spent.get(&service.name)?))).collect();
-        account.budget.restore_day(&used);
+        let unattributed = account.budget.usage().used_today.saturating_sub(spent.values().sum());
+        let used = |(service, member): (usize, &BudgetMember)| {
+            let known = spent.get(&*services[service].name).copied().unwrap_or(0);
+            let requests = snapshot.quotas[service].used_today();
+            let possible = requests.saturating_mul(snapshot.catalog.highest_cost(service));
+            (*member, possible.min(known + unattributed).max(known))
+        };
+        let own = snapshot.members.iter().enumerate().filter(|(service, _)| services[*service].account == index);
+        account.budget.restore_day(&own.map(used).collect::<Vec<_>>());
     }
 }
 

@@ -177,11 +177,40 @@ fn a_clean_restart_keeps_the_count_exactly() {
     assert_eq!(load.other.into_inner().expect("whole"), [] as [&str; 0]);
 }
 
-/// Uses 20 units of 30, then loses one of the two records, and both limits hold.
 /// How many of so many quotes are given.
 fn quotes(program: &Program, number: usize) -> usize {
+    quotes_of(program, "shop", number)
+}
+
+fn quotes_of(program: &Program, service: &str, number: usize) -> usize {
     let mut connection = Connection::open(program.data);
-    (0..number).filter(|_| connection.send(&post("/tariff/express", bodies::TARIFF).by("shop")).status == 200).count()
+    let quote = post("/tariff/express", bodies::TARIFF).by(service);
+    (0..number).filter(|_| connection.send(&quote).status == 200).count()
+}
+
+/// Two services are guaranteed half of a day of 400 units each. One uses its half; the kill comes before that is written.
+#[test]
+fn a_kill_gives_no_service_its_share_of_the_day_anew() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    // A zone whose day does not end soon: the guarantees are lent in its last hour.
+    let hour = jiff::Timestamp::now().as_second() / 3_600 % 24;
+    let zone = if hour < 12 { "UTC" } else { "Etc/GMT-12" };
+    let mut configuration = configuration(&fastrac, "per_day = 10000")
+        .replace("per_day = 200000,", "per_day = 400,")
+        .replace("[services.shop]\n", &format!("day_zone = \"{zone}\"\n[services.shop]\nshare = 0.5\n"));
+    let shop = configuration.split_once("[services.shop]").expect("a service").1;
+    configuration +=
+        &format!("[services.web]{}", shop.replace(&digest_of("shop"), &digest_of("web")).replace("shop", "web"));
+    let mut program = Program::start(&configuration, ACCESS, SECRET);
+    let before = quotes_of(&program, "shop", 210);
+    assert!((190..=200).contains(&before), "{before}");
+    program.signal(Signal::KILL);
+    program.ends(Duration::from_secs(5));
+    program.start_again();
+    assert_eq!(quotes_of(&program, "shop", 20), 0, "it has used its share");
+    // At most 0.5 % of the account's day is lost, and what the gateway has called by itself.
+    let web = quotes_of(&program, "web", 210);
+    assert!((190..=200).contains(&web), "{web}");
 }
 
 #[test]

@@ -219,9 +219,11 @@ impl Model {
         for (id, order) in self.orders.iter_mut().filter(|(_, order)| order.written) {
             order.ends_delivery(id);
         }
-        let is_kept =
-            |order: &Modelled| !matches!(order.state, ModelState::Claimed) && !(order.written && order.key.is_none());
-        self.orders.retain(|_, order| is_kept(order));
+        let is_gone = |order: &Modelled| match order.state {
+            ModelState::Claimed => true,
+            _ => order.written && order.key.is_none(),
+        };
+        self.orders.retain(|_, order| !is_gone(order));
         for order in self.orders.values_mut() {
             (order.caller, order.written) = (false, false);
             if matches!(order.state, ModelState::Sent) {

@@ -20,15 +20,16 @@ use crate::store::StoreError;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 impl Orders {
-    /// Moves and removes orders until its runtime ends.
+    /// Moves and removes orders until its runtime ends or the stores are closed.
     pub async fn keep_archive(self) {
         let mut failing = false;
         loop {
             let round = self.archive_round().await;
-            if let Err(error) = &round
-                && !failing
-            {
-                tracing::error!(%error, "ended orders cannot be moved to the archive");
+            match &round {
+                // A stop has closed them: the next start moves what is left.
+                Err(StoreError::Closed) => return,
+                Err(error) if !failing => tracing::error!(%error, "ended orders cannot be moved to the archive"),
+                Ok(_) | Err(_) => {}
             }
             failing = round.is_err();
             if !round.unwrap_or(false) {

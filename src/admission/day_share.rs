@@ -1,11 +1,11 @@
 //! What each service is guaranteed of an account's day, and how far the day's spending may run ahead of the clock.
 //!
-//! A service is guaranteed its share of the day's budget whenever it asks, so a borrower leaves what the others have not
-//! used of theirs: units that are lent do not come back. What a service cannot use, because its own quota of the day is
-//! smaller, is lent from the start. In the last part of the day ([`LENT_LAST`]) what is left of the guarantees is lent, step
-//! by step, so that nothing is lost at midnight. Those without a share, the gateway's background calls among them, may use a small part of the day
-//! ([`COMMON`]) at any time while it is not used up, even if the shares add up to 1. With pacing, all of this applies to
-//! the part of the budget that the clock has released so far.
+//! A service is guaranteed its share of the day's budget whenever it asks, so a borrower leaves what the others have
+//! not used of theirs: units that are lent do not come back. What a service cannot use, because its own quota of the
+//! day is smaller, is lent from the start. In the last part of the day ([`LENT_LAST`]) what is left of the guarantees
+//! is lent, step by step, so that nothing is lost at midnight. Those without a share, the gateway's background calls
+//! among them, may use a small part of the day ([`COMMON`]) at any time while it is not used up, even if the shares add
+//! up to 1. With pacing, all of this applies to the part of the budget that the clock has released so far.
 //!
 //! Always holds: a decision takes constant time; the sum of what is owed to the services is computed anew only when the
 //! budget, a share or the date changes, or when the clock has released a [`STEPS`]th more. Never takes anything itself:

@@ -25,14 +25,11 @@ use super::{
 use crate::{
     admission::{CounterId, LastCounts, LeaseRequest, Level},
     backoff::Backoff,
-    store::Store,
+    store::{self, Store},
 };
 
 /// How long the last counts wait for the store.
 const CLOSING: Duration = Duration::from_millis(1_500);
-
-/// How long a write may take before the ledger counts as failing.
-const SLOW: Duration = Duration::from_secs(2);
 
 /// How often it checks that the file is still there.
 const CHECK: Duration = Duration::from_secs(1);
@@ -100,7 +97,7 @@ impl WriteHealth {
     }
 
     fn is_slow(&self) -> bool {
-        self.since.lock().is_some_and(|since| since.elapsed() > SLOW)
+        self.since.lock().is_some_and(|since| since.elapsed() > store::SLOW)
     }
 }
 

@@ -3,10 +3,10 @@
 //! Pure: time comes in as a parameter, changes go out as a [`WriteBatch`]. Never fails; recalling is
 //! refused with [`OrderRefusal`](super::OrderRefusal).
 //!
-//! Always holds: `by_key` contains exactly the orders that have a key; `by_content` exactly those that an
-//! equal order has to do with: under way, unknown, or with an answer that has reached nobody;
-//! `unknown` exactly the unknown ones, which `unknown_by_account` counts; `ends` contains exactly the
-//! orders that are no longer in flight; `ended` exactly those whose outcome is known and that have a key; `stored` exactly those with a stored answer, whose size in total is
+//! Always holds: `by_key` contains exactly the orders that have a key; `by_content` exactly those that an equal order
+//! has to do with: under way, unknown, or with an answer that has reached nobody; `unknown` exactly the unknown ones,
+//! which `unknown_by_account` counts; `ends` contains exactly the orders that are no longer in flight; `ended` exactly
+//! those that only their key has to do with; `stored` exactly those with a stored answer, whose size in total is
 //! `stored_bytes`.
 
 mod archive;

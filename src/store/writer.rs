@@ -82,7 +82,7 @@ pub(super) struct StoreHealth {
     busy_since: Mutex<Option<Instant>>,
 }
 
-/// How long one commit or read may take before the disk counts as one that does not respond.
+/// How long one commit or read in `state.dir` may take before its disk counts as one that does not respond.
 pub const SLOW: Duration = Duration::from_secs(2);
 
 impl StoreHealth {

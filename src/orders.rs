@@ -171,6 +171,9 @@ impl Orders {
         if store.get(&ARCHIVED, ARCHIVED_KEY).await?.is_some_and(|moved| moved.0 > archived.batches) {
             return Err(OrdersOpenError::ArchiveLost);
         }
+        if archived.batches == 0 {
+            stores.archive.create().await?;
+        }
         let mut index = Index::new(limits);
         let mut loaded = store.load(&ORDERS).await?;
         // Rows of earlier versions show a wall clock, which must not go back.
@@ -281,10 +284,7 @@ impl Orders {
     ) -> Result<Option<Arc<StoredAnswer>>, OrderRefusal> {
         let Some(key) = identity.key else { return Ok(None) };
         let archive = self.inner.archive();
-        let failed = |error: StoreError| {
-            tracing::error!(%error, "the archive of ended orders cannot be read");
-            OrderRefusal::NoArchive
-        };
+        let failed = |_: StoreError| OrderRefusal::NoArchive;
         let remembered = self.inner.index.lock().limits().remembered;
         let found = archive.find(key).await.map_err(failed)?;
         let found = found.filter(|order| self.inner.now() < order.ended.saturating_add(remembered));

@@ -129,7 +129,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn get<R: StoredRow>(&self, table: &StoreTable<R>, key: &[u8]) -> Result<Option<R>, StoreError> {
         let (name, key) = (table.name(), key.to_owned());
-        self.read(move |database| table::get(database, name, &key)).await.map(|bytes| R::decode(&bytes?))
+        self.read(move |store| table::get(&store.begin_read()?, name, &key)).await.map(|bytes| R::decode(&bytes?))
     }
 
     /// Reads all rows of a table in the order of their keys, as of all writes submitted so far. The
@@ -139,7 +139,7 @@ impl Store {
     /// [`StoreError`]. Rows that cannot be decoded are not an error: they are counted and kept.
     pub async fn load<R: StoredRow>(&self, table: &StoreTable<R>) -> Result<LoadedRows<R>, StoreError> {
         let name = table.name();
-        self.read(move |database| table::rows(database, name, usize::MAX)).await.map(LoadedRows::decode)
+        self.read(move |store| table::rows(&store.begin_read()?, name, usize::MAX)).await.map(LoadedRows::decode)
     }
 
     async fn read<T: Send + 'static>(

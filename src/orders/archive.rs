@@ -3,14 +3,15 @@
 //! stay small.
 //!
 //! Always holds: an order is in the archive before it leaves journal and index ([`Archive::add`] before the move, see
-//! `archiver`); a damaged row is an error, never an absent order; `orders.ends` has exactly one row for each order;
-//! the size of all answers in [`ArchiveTotals`] is that of the rows. One task writes it. Fails with [`StoreError`].
+//! `archiver`); `orders.ended.keys` has the key of each order and `orders.ends` one row for each; so damage of a row, or of one
+//! page above the rows, is an error, never an absent order; no order is removed before its own row says so; the size of all
+//! answers in [`ArchiveTotals`] is that of the rows. One task writes it. Fails with [`StoreError`].
 
 mod rows;
 
 use std::path::Path;
 
-use self::rows::{AnswerBytes, Checksummed, end_key};
+use self::rows::{AnswerBytes, Checksummed, ListedKey, end_key};
 pub(super) use self::rows::{ArchiveTotals, EndedOrder};
 use super::{
     fingerprint::OrderDigest,
@@ -21,6 +22,8 @@ use crate::store::{OpenError, Store, StoreError, StoreKind, StoreReader, StoreTa
 
 /// Ended orders by the digest of their key.
 const ENDED: StoreTable<Checksummed<EndedOrder>> = StoreTable::new("orders.ended");
+/// Their keys once more: a lookup in vain counts only if it is in both.
+const KEYS: StoreTable<ListedKey> = StoreTable::new("orders.ended.keys");
 /// Size of their answers by [`end_key`]: those that ended first come first.
 const ENDS: StoreTable<AnswerBytes> = StoreTable::new("orders.ends");
 /// Their answers by [`end_key`].
@@ -71,9 +74,20 @@ impl Archive {
         Ok(Archive { store, reader })
     }
 
+    /// Makes the tables of a new archive. From then on, one that is missing is an error.
+    pub(super) async fn create(&self) -> Result<(), StoreError> {
+        let mut batch = self.begin().await?;
+        batch.batch.create(&ENDED);
+        batch.batch.create(&KEYS);
+        batch.batch.create(&ENDS);
+        batch.batch.create(&ANSWERS);
+        self.commit(batch).await.map(drop)
+    }
+
     /// The ended order with this key, which may have been remembered long enough.
     pub(super) async fn find(&self, key: OrderDigest) -> Result<Option<EndedOrder>, StoreError> {
-        Ok(self.reader.get(&ENDED, key.as_bytes()).await?.map(|Checksummed(order)| order))
+        let found = self.reader.get_listed(&ENDED, &KEYS, key.as_bytes()).await?;
+        Ok(found.map(|Checksummed(order)| order))
     }
 
     /// The answer of an order; `None`: it was dropped.
@@ -114,9 +128,9 @@ impl Archive {
         order: EndedOrder,
         answer: Option<StoredAnswer>,
     ) -> Result<(), StoreError> {
-        match self.reader.get(&ENDED, key.as_bytes()).await? {
-            Some(Checksummed(present)) if present.ended == order.ended => return Ok(()),
-            Some(Checksummed(older)) => self.remove(batch, &end_key(older.ended, key)).await?,
+        match self.find(key).await? {
+            Some(present) if present.ended == order.ended => return Ok(()),
+            Some(older) => self.remove(batch, &end_key(older.ended, key)).await?,
             None => {}
         }
         let end = end_key(order.ended, key);
@@ -124,6 +138,7 @@ impl Archive {
         batch.totals.answer_bytes += bytes;
         batch.totals.newest = batch.totals.newest.max(order.ended);
         batch.batch.put(&ENDED, key.as_bytes(), &Checksummed(order));
+        batch.batch.put(&KEYS, key.as_bytes(), &ListedKey);
         batch.batch.put(&ENDS, &end, &AnswerBytes(bytes));
         if let Some(answer) = answer {
             batch.batch.put(&ANSWERS, &end, &Checksummed(AnswerRow(answer)));
@@ -140,6 +155,11 @@ impl Archive {
         }
         let mut batch = self.begin().await?;
         for end in &ends {
+            // Its own row has a checksum, this one has none.
+            let order = self.reader.get(&ENDED, rows::key_of(&end.key)).await?;
+            if order.map(|Checksummed(order)| order.ended) != rows::ended_at(&end.key) {
+                return Err(self.reader.damaged(ENDS.name()));
+            }
             batch.remove(&end.key, end.row.0);
         }
         self.commit(batch).await?;
@@ -197,6 +217,7 @@ impl ArchiveBatch {
     fn remove(&mut self, end: &[u8], answer_bytes: u64) {
         self.totals.answer_bytes = self.totals.answer_bytes.saturating_sub(answer_bytes);
         self.batch.remove(&ENDED, rows::key_of(end));
+        self.batch.remove(&KEYS, rows::key_of(end));
         self.batch.remove(&ENDS, end);
         self.batch.remove(&ANSWERS, end);
     }
@@ -207,11 +228,22 @@ mod tests {
     use super::*;
 
     impl Archive {
+        /// Whether a lookup in the orders alone misses this one.
+        pub(in crate::orders) async fn is_hidden(&self, key: OrderDigest) -> bool {
+            self.reader.get(&ENDED, key.as_bytes()).await.is_ok_and(|found| found.is_none())
+        }
+
         /// How many orders it has, and the size of their answers, after a look at all rows and a check of what the module
         /// documentation says always holds.
         pub(in crate::orders) async fn checked(&self) -> (usize, u64) {
             let ends = self.reader.first(&ENDS, usize::MAX).await.unwrap();
             let ended = self.reader.first(&ENDED, usize::MAX).await.unwrap();
+            let listed = self.reader.first(&KEYS, usize::MAX).await.unwrap();
+            let keys = |rows: &mut dyn Iterator<Item = Vec<u8>>| rows.collect::<Vec<_>>();
+            assert_eq!(
+                keys(&mut listed.into_iter().map(|row| row.key)),
+                keys(&mut ended.iter().map(|it| it.key.clone()))
+            );
             let mut expected: Vec<_> =
                 ended.iter().map(|order| [&order.row.0.ended.to_be_bytes()[..], &order.key].concat()).collect();
             expected.sort_unstable();

@@ -20,20 +20,15 @@ use crate::store::StoreError;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 impl Orders {
-    /// Moves and removes orders until its runtime ends or the stores are closed.
+    /// Moves and removes orders until its runtime ends or the stores are closed. Failures are reported by the store that has
+    /// failed.
     pub async fn keep_archive(self) {
-        let mut failing = false;
         loop {
-            let round = self.archive_round().await;
-            match &round {
+            match self.archive_round().await {
+                Ok(true) => {}
                 // A stop has closed them: the next start moves what is left.
                 Err(StoreError::Closed) => return,
-                Err(error) if !failing => tracing::error!(%error, "ended orders cannot be moved to the archive"),
-                Ok(_) | Err(_) => {}
-            }
-            failing = round.is_err();
-            if !round.unwrap_or(false) {
-                tokio::time::sleep(INTERVAL).await;
+                Ok(false) | Err(_) => tokio::time::sleep(INTERVAL).await,
             }
         }
     }

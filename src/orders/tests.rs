@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tasks of a test")]
 
 mod archives;
+mod damages;
 mod holds;
 mod model;
 mod refuses;

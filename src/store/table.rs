@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 /// The contents of one row.
 pub trait StoredRow: Sized {
@@ -28,7 +28,8 @@ impl<R: StoredRow> StoreTable<R> {
         StoreTable { name, row: PhantomData }
     }
 
-    pub(super) fn name(&self) -> &'static str {
+    /// Its name in the file.
+    pub fn name(&self) -> &'static str {
         self.name
     }
 }
@@ -56,6 +57,12 @@ impl WriteBatch {
     /// Removes a row; a missing one is not an error.
     pub fn remove<R: StoredRow>(&mut self, table: &StoreTable<R>, key: &[u8]) {
         self.changes.push(RowChange { table: table.name, key: key.to_owned(), row: None });
+    }
+
+    /// Creates a table, if it does not exist yet.
+    pub fn create<R: StoredRow>(&mut self, table: &StoreTable<R>) {
+        // To remove a row opens the table, which creates it.
+        self.changes.push(RowChange { table: table.name, key: Vec::new(), row: None });
     }
 
     /// Whether it changes nothing.
@@ -117,12 +124,18 @@ pub(super) fn definition(name: &str) -> TableDefinition<'_, &'static [u8], &'sta
     TableDefinition::new(name)
 }
 
-pub(super) fn get(database: &Database, name: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
-    match database.begin_read()?.open_table(definition(name)) {
+/// A row; `None`: there is none, or no such table.
+pub(super) fn get(from: &ReadTransaction, name: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
+    match from.open_table(definition(name)) {
         Ok(table) => Ok(table.get(key)?.map(|row| row.value().to_owned())),
         Err(TableError::TableDoesNotExist(_)) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a table that must be there has a row.
+pub(super) fn has(from: &ReadTransaction, name: &'static str, key: &[u8]) -> Result<bool, redb::Error> {
+    Ok(from.open_table(definition(name))?.get(key)?.is_some())
 }
 
 pub(super) struct RawRow {
@@ -131,8 +144,8 @@ pub(super) struct RawRow {
 }
 
 /// The first `limit` rows of a table in the order of their keys.
-pub(super) fn rows(database: &Database, name: &'static str, limit: usize) -> Result<Vec<RawRow>, redb::Error> {
-    let table = match database.begin_read()?.open_table(definition(name)) {
+pub(super) fn rows(from: &ReadTransaction, name: &'static str, limit: usize) -> Result<Vec<RawRow>, redb::Error> {
+    let table = match from.open_table(definition(name)) {
         Ok(table) => table,
         Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),

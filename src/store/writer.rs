@@ -77,9 +77,13 @@ pub(super) struct StoreHealth {
     ended: AtomicBool,
     /// The last read of a [`StoreReader`](super::StoreReader) failed.
     unreadable: AtomicBool,
+    /// What one of them has found to be damaged. It stays so.
+    damage: Mutex<Option<String>>,
     commits: AtomicU64,
     /// Since when the thread has used the file; `None`: it waits for work.
     busy_since: Mutex<Option<Instant>>,
+    /// Since when a lookup has used the file; `None`: there is none.
+    lookup_since: Mutex<Option<Instant>>,
 }
 
 /// How long one commit or read in `state.dir` may take before its disk counts as one that does not respond.
@@ -93,8 +97,10 @@ impl StoreHealth {
             loss: Mutex::new(None),
             ended: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
+            damage: Mutex::new(None),
             commits: AtomicU64::new(0),
             busy_since: Mutex::new(None),
+            lookup_since: Mutex::new(None),
         }
     }
 
@@ -110,22 +116,54 @@ impl StoreHealth {
         }
         if self.is_healthy() {
             let unreadable = self.unreadable.load(Ordering::Relaxed);
-            return unreadable.then(|| format!("the last read of {file} failed"));
+            let unreadable = unreadable.then(|| format!("the last read of {file} failed"));
+            let damage = || self.damage.lock().as_ref().map(|damage| format!("{file} is damaged: {damage}"));
+            return unreadable.or_else(damage);
         }
         Some(loss.map_or_else(|| format!("the last write of {file} failed"), |loss| format!("{file} {loss}")))
     }
 
     /// Whether the disk does not respond.
     pub(super) fn is_slow(&self) -> bool {
-        self.busy_since.lock().is_some_and(|since| since.elapsed() > SLOW)
+        self.lookups_are_slow() || self.busy_since.lock().is_some_and(|since| since.elapsed() > SLOW)
+    }
+
+    /// Whether a lookup waits for a disk that does not respond, and so do all after it.
+    pub(super) fn lookups_are_slow(&self) -> bool {
+        self.lookup_since.lock().is_some_and(|since| since.elapsed() > SLOW)
     }
 
     fn set_busy(&self, busy: bool) {
         *self.busy_since.lock() = busy.then(Instant::now);
     }
 
-    pub(super) fn set_readable(&self, readable: bool) {
-        self.unreadable.store(!readable, Ordering::Relaxed);
+    pub(super) fn set_looking_up(&self, looking_up: bool) {
+        *self.lookup_since.lock() = looking_up.then(Instant::now);
+    }
+
+    /// A lookup has ended.
+    pub(super) fn looked_up<T>(&self, result: &Result<T, StoreError>) {
+        if matches!(result, Err(StoreError::Closed)) {
+            return;
+        }
+        match (result, self.unreadable.swap(result.is_err(), Ordering::Relaxed)) {
+            (Err(error), false) => tracing::error!(file = self.file, %error, "the state store cannot be read"),
+            (Ok(_), true) => tracing::info!(file = self.file, "the state store can be read again"),
+            (Err(_), true) | (Ok(_), false) => {}
+        }
+    }
+
+    /// A lookup has found damage.
+    pub(super) fn found_damage(&self, damage: &str) {
+        let mut known = self.damage.lock();
+        if known.is_none() {
+            tracing::error!(
+                file = self.file,
+                damage,
+                "the state store is damaged; stop the gateway, and restore a copy"
+            );
+            *known = Some(damage.to_owned());
+        }
     }
 
     pub(super) fn runs(&self) -> bool {
@@ -142,13 +180,17 @@ pub(super) struct OpenedStore {
     file: Box<dyn StoreFile>,
     /// `None` after a failed write: redb refuses everything from then on, so the file is reopened.
     database: Option<Database>,
+    /// Whether it was closed for good.
+    closed: bool,
 }
 
 impl OpenedStore {
     /// The database; an error if it is not open, or its file is lost.
     pub(super) fn database(&self) -> Result<&Database, StoreError> {
         self.file.check().map_err(|lost| StoreError::failed(&lost))?;
-        self.database.as_ref().ok_or(StoreError::Closed)
+        let absent =
+            || if self.closed { StoreError::Closed } else { StoreError::Failed("the last write failed".into()) };
+        self.database.as_ref().ok_or_else(absent)
     }
 }
 
@@ -162,7 +204,7 @@ pub(super) struct StoreWriter {
 impl StoreWriter {
     pub(super) fn open(mut file: Box<dyn StoreFile>, health: Arc<StoreHealth>) -> Result<Self, OpenError> {
         let database = Some(file.open()?);
-        let opened = Arc::new(RwLock::new(OpenedStore { file, database }));
+        let opened = Arc::new(RwLock::new(OpenedStore { file, database, closed: false }));
         Ok(StoreWriter { opened, unwritten: Vec::new(), health })
     }
 
@@ -212,6 +254,7 @@ impl StoreWriter {
     fn close_database(&mut self) {
         let mut opened = self.opened.write();
         let database = opened.database.take();
+        opened.closed = true;
         if opened.file.check().is_err() {
             std::mem::forget(database);
         }

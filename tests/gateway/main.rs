@@ -21,6 +21,7 @@
 //! | `accounts_for_everything` | requests sent = requests counted = lines written, and nothing is left in flight |
 //! | `drains` | connection limits, timeouts and draining: no accepted request is lost |
 //! | `keeps_day_counts` | day counts survive kills, restarts and a lost store |
+//! | `keeps_ended_orders` | ended orders with a key are on disk only: what that disk does, and kills, send nothing twice |
 //! | `keeps_the_exchange_log` | nothing pushes lines out of the exchange log, and no line of an order is lost |
 //! | `logs_despite_disks` | a full disk and a `kill -9` cost no request and only the lines that the logs say |
 //! | `proposes_what_became_of_orders` | balance history and tracking show what became of unknown orders; settling them |
@@ -95,6 +96,7 @@ mod isolates_callers;
 mod isolates_slow_callers;
 mod judges_fastrac;
 mod keeps_day_counts;
+mod keeps_ended_orders;
 mod keeps_key_pairs;
 mod keeps_the_exchange_log;
 mod layout;

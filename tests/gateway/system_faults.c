@@ -1,5 +1,5 @@
-/* Preloaded into the gateway: a wall clock that is two hours ahead while a file exists, a disk and a name resolution that hang while a file exists, a disk that is full for logs
-   or for the state store while a file exists, and a process that is killed in the middle of a write to a log. */
+/* Preloaded into the gateway: a wall clock that is two hours ahead while a file exists, a disk and a name resolution that hang while a file exists, a disk that is full for logs,
+   for the state store or for the archive of orders while a file exists, and a process that is killed in the middle of a write to a log or to the archive. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -30,16 +32,89 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
     return result;
 }
 
+/* Whether the path of an open file ends like this. */
+static int is_file(int fd, const char *end) {
+    char link[32], path[4096] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1), wanted = strlen(end);
+    return length > wanted && strcmp(path + length - wanted, end) == 0;
+}
+
+#define STORE "/state.redb"
+#define ARCHIVE "/orders.redb"
+
+/* HANG_FILES concerns everything in the state folder. */
+static int in_state(const char *path) {
+    return path && strstr(path, "/state") != NULL;
+}
+
+static void hang_files(int fd) {
+    char link[32], path[4096] = "";
+    if (!exists("HANG_FILES")) return;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (readlink(link, path, sizeof path - 1) > 0 && in_state(path)) hang_while("HANG_FILES");
+}
+
+static void hang_path(const char *path) {
+    if (exists("HANG_FILES") && in_state(path)) hang_while("HANG_FILES");
+}
+
+static void hang_archive(int fd) {
+    if (exists("HANG_ARCHIVE") && is_file(fd, ARCHIVE)) hang_while("HANG_ARCHIVE");
+}
+
+/* A lookup in the archive looks at the file before and after it reads what it has not cached. */
+static void hang_lookup(const char *path) {
+    char thread[16] = "";
+    if (!exists("HANG_LOOKUPS") || !path || !strstr(path, ARCHIVE)) return;
+    if (prctl(PR_GET_NAME, thread) == 0 && strcmp(thread, "store-reader") == 0) hang_while("HANG_LOOKUPS");
+}
+
 int fsync(int fd) {
     int (*real)(int) = dlsym(RTLD_NEXT, "fsync");
     hang_while("HANG_DISK");
+    hang_files(fd);
+    hang_archive(fd);
     return real(fd);
 }
 
 int fdatasync(int fd) {
     int (*real)(int) = dlsym(RTLD_NEXT, "fdatasync");
     hang_while("HANG_DISK");
+    hang_files(fd);
+    hang_archive(fd);
     return real(fd);
+}
+
+ssize_t pread64(int fd, void *bytes, size_t count, off64_t offset) {
+    ssize_t (*real)(int, void *, size_t, off64_t) = dlsym(RTLD_NEXT, "pread64");
+    hang_files(fd);
+    return real(fd, bytes, count, offset);
+}
+
+int ftruncate64(int fd, off64_t length) {
+    int (*real)(int, off64_t) = dlsym(RTLD_NEXT, "ftruncate64");
+    hang_files(fd);
+    return real(fd, length);
+}
+
+int rename(const char *from, const char *to) {
+    int (*real)(const char *, const char *) = dlsym(RTLD_NEXT, "rename");
+    hang_path(from);
+    return real(from, to);
+}
+
+int unlink(const char *path) {
+    int (*real)(const char *) = dlsym(RTLD_NEXT, "unlink");
+    hang_path(path);
+    return real(path);
+}
+
+int statx(int folder, const char *path, int flags, unsigned mask, struct statx *found) {
+    int (*real)(int, const char *, int, unsigned, struct statx *) = dlsym(RTLD_NEXT, "statx");
+    hang_path(path);
+    hang_lookup(path);
+    return real(folder, path, flags, mask, found);
 }
 
 /* The name of this file is in HANG_NAME. */
@@ -55,6 +130,7 @@ int open64(const char *path, int flags, ...) {
     int mode = va_arg(more, int);
     va_end(more);
     hang_to_open(path);
+    hang_path(path);
     return real(path, flags, mode);
 }
 
@@ -73,6 +149,7 @@ static atomic_long taken[32];
 
 ssize_t write(int fd, const void *bytes, size_t count) {
     ssize_t (*real)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
+    hang_files(fd);
     int letter = exists("KILL_WRITE") || exists("FULL_DISK") ? log_letter(fd) : 0;
     if (letter && exists("KILL_WRITE")) {
         real(fd, bytes, count / 2);
@@ -89,19 +166,29 @@ ssize_t write(int fd, const void *bytes, size_t count) {
     return real(fd, bytes, count);
 }
 
-/* Whether it is the file of the state store. */
-static int is_store(int fd) {
-    char link[32], path[4096] = "";
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
-    return length > 11 && strcmp(path + length - 11, "/state.redb") == 0;
+/* Writes to the archive until the one that is torn; the number is in the file. */
+static atomic_long archive_writes = 0;
+
+static int is_killed_at_this_write(void) {
+    long after = 0;
+    FILE *file = fopen(getenv("KILL_ARCHIVE"), "r");
+    if (!file) return 0;
+    int read = fscanf(file, "%ld", &after);
+    fclose(file);
+    return read == 1 && atomic_fetch_add(&archive_writes, 1) + 1 == after;
 }
 
 ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t offset) {
     ssize_t (*real)(int, const void *, size_t, off64_t) = dlsym(RTLD_NEXT, "pwrite64");
-    if (exists("FULL_STORE") && is_store(fd)) {
+    hang_files(fd);
+    hang_archive(fd);
+    if ((exists("FULL_STORE") && is_file(fd, STORE)) || (exists("FULL_ARCHIVE") && is_file(fd, ARCHIVE))) {
         errno = ENOSPC;
         return -1;
+    }
+    if (exists("KILL_ARCHIVE") && is_file(fd, ARCHIVE) && is_killed_at_this_write()) {
+        real(fd, bytes, count / 2, offset);
+        kill(getpid(), SIGKILL);
     }
     return real(fd, bytes, count, offset);
 }

@@ -28,11 +28,39 @@ impl SystemFaults {
         command.env("HANG_OPEN", self.key_file()).env("HANG_NAME", "keys.toml");
         command.env("FULL_DISK", self.full_disk()).env("KILL_WRITE", self.killed_write());
         command.env("FULL_STORE", self.full_store()).env("CLOCK_AHEAD", self.clock_ahead());
+        command.env("HANG_FILES", self.files()).env("HANG_ARCHIVE", self.archive());
+        command.env("HANG_LOOKUPS", self.lookups());
+        command.env("FULL_ARCHIVE", self.full_archive()).env("KILL_ARCHIVE", self.killed_archive());
     }
 
     /// Syncing a file hangs.
     pub(crate) fn disk(&self) -> PathBuf {
         self.folder.path().join("disk")
+    }
+
+    /// All that is done with files in the state folder hangs.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.folder.path().join("files")
+    }
+
+    /// Lookups in the archive of orders hang.
+    pub(crate) fn lookups(&self) -> PathBuf {
+        self.folder.path().join("lookups")
+    }
+
+    /// Writing the archive of orders hangs.
+    pub(crate) fn archive(&self) -> PathBuf {
+        self.folder.path().join("archive")
+    }
+
+    /// The archive of orders finds no room on the disk.
+    pub(crate) fn full_archive(&self) -> PathBuf {
+        self.folder.path().join("full-archive")
+    }
+
+    /// The process is killed when half of a write to the archive of orders is done: the one of the number in the file.
+    pub(crate) fn killed_archive(&self) -> PathBuf {
+        self.folder.path().join("killed-archive")
     }
 
     /// Name lookups hang.

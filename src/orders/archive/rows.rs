@@ -99,6 +99,20 @@ impl StoredRow for AnswerBytes {
     }
 }
 
+/// That there is an order with this key. Empty.
+#[derive(Debug)]
+pub(super) struct ListedKey;
+
+impl StoredRow for ListedKey {
+    fn encode(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        bytes.is_empty().then_some(ListedKey)
+    }
+}
+
 /// A row with the first bytes of its SHA-256 digest before it.
 #[derive(Debug)]
 pub(super) struct Checksummed<R>(pub(super) R);

@@ -1,0 +1,229 @@
+//! Ended orders with a key, which are on disk only (`orders.redb`): whatever that disk does and whenever the process is
+//! killed, none is sent twice and no key is forgotten.
+#![cfg(target_os = "linux")]
+
+use std::{
+    collections::HashMap,
+    fs,
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use fastrac_gateway::store::{self, StoreKind};
+use fastrac_sandbox::Sandbox;
+use rustix::process::Signal;
+
+use crate::{
+    bodies,
+    client::{Connection, Request, Response, post},
+    process::Program,
+    system_faults::{SystemFaults, begin, end},
+    test_gateway::{ACCESS, SECRET, digest_of, sandbox, until},
+};
+
+fn configuration(fastrac: &Sandbox) -> String {
+    format!(
+        "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 1\n\
+         [limits]\ndrain_grace = \"0s\"\ndrain = \"1s\"\n\
+         [accounts.main]\nbase_url = \"http://{}\"\nallow_cleartext = true\n\
+         keys = {{ source = \"file\", path = \"keys.toml\" }}\nbreaker = {{ minimum = 100000 }}\n\
+         [services.shop]\naccount = \"main\"\nallow = [\"lookup\", \"order\"]\n\
+         credentials = [{{ access_key = \"svc-shop-1\", secret_sha256 = \"{}\" }}]\n",
+        fastrac.addr(),
+        digest_of("shop")
+    )
+}
+
+/// A gateway that has a key pair.
+fn start(fastrac: &Sandbox, faults: &SystemFaults) -> Program {
+    let program = Program::start_as(&configuration(fastrac), (ACCESS, SECRET), |command| faults.preload(command));
+    ready(&program);
+    program
+}
+
+fn start_again(program: &mut Program, faults: &SystemFaults) {
+    program.start_again_as(|command| faults.preload(command));
+    ready(program);
+}
+
+fn ready(program: &Program) {
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+}
+
+/// The order of this number, with a key of its own.
+fn keyed(number: usize) -> Request {
+    order(number).header("idempotency-key", &format!("key-{number}"))
+}
+
+fn order(number: usize) -> Request {
+    post("/order/express", &bodies::order(number)).by("shop")
+}
+
+fn send(program: &Program, request: &Request) -> Response {
+    Connection::open(program.data).send(request)
+}
+
+/// Asserts that it is refused for the archive's sake.
+fn refused(program: &Program, request: &Request) {
+    let response = send(program, request);
+    let facts = (response.status, response.code(), response.sent().to_owned());
+    assert_eq!(facts, (503, "gateway.overloaded".to_owned(), "no".to_owned()), "{response:?}");
+}
+
+/// Rows of a table, also while the gateway runs.
+fn rows(program: &Program, kind: StoreKind, table: &str) -> Option<u64> {
+    let tables = store::inspect(&program.file("state"), kind).ok()?;
+    Some(tables.iter().find(|found| found.name == table).map_or(0, |found| found.rows))
+}
+
+/// Waits until so many orders are in the archive and nowhere else.
+fn archived(program: &Program, orders: u64) {
+    until("the orders move to the archive", || {
+        rows(program, StoreKind::ORDERS, "orders.ended") == Some(orders)
+            && rows(program, StoreKind::STATE, "orders") == Some(0)
+    });
+}
+
+/// How often Fastrac has executed each order, by the body.
+fn executions(fastrac: &Sandbox) -> HashMap<String, usize> {
+    let mut executions = HashMap::new();
+    for entry in fastrac.journal().iter().filter(|entry| entry.uri.path() == "/order/express") {
+        *executions.entry(String::from_utf8_lossy(&entry.body).into_owned()).or_default() += 1;
+    }
+    executions
+}
+
+/// Asserts that these orders were executed, each once, and no others.
+fn executed_once(fastrac: &Sandbox, orders: impl Iterator<Item = usize>) {
+    let expected: HashMap<_, _> = orders.map(|number| (bodies::order(number), 1)).collect();
+    assert_eq!(executions(fastrac), expected);
+}
+
+#[test]
+fn a_full_disk_of_the_archive_refuses_new_keys_forgets_none_and_recovers_by_itself() {
+    let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let program = start(&fastrac, &faults);
+    let first = send(&program, &keyed(1));
+    archived(&program, 1);
+    begin(&faults.full_archive());
+    let second = send(&program, &keyed(2));
+    assert_eq!((first.status, second.status), (200, 200), "{second:?}");
+    until("it is degraded", || program.admin_page("/readyz").text().contains("archive of ended orders"));
+    assert!(program.admin_page("/readyz").text().contains("orders.redb"), "it names the file");
+    refused(&program, &keyed(3));
+    assert_eq!(send(&program, &keyed(2)).body, second.body, "it is in memory");
+    let archived_order = send(&program, &keyed(1));
+    assert!(archived_order.body == first.body || archived_order.status == 503, "{archived_order:?}");
+    assert_eq!(send(&program, &order(4)).status, 200, "without a key, it does not need the archive");
+    end(&faults.full_archive());
+    until("it recovers", || !program.admin_page("/readyz").text().contains("archive"));
+    assert_eq!(send(&program, &keyed(3)).status, 200);
+    archived(&program, 3);
+    assert_eq!(send(&program, &keyed(2)).body, second.body);
+    executed_once(&fastrac, 1..=4);
+}
+
+#[test]
+fn a_hung_disk_of_the_archive_refuses_what_it_must_look_up_and_is_named() {
+    let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let mut program = start(&fastrac, &faults);
+    let first = send(&program, &keyed(1));
+    archived(&program, 1);
+    begin(&faults.lookups());
+    refused(&program, &keyed(1));
+    until("it is degraded", || program.admin_page("/readyz").text().contains("the disk of orders.redb"));
+    let began = Instant::now();
+    for number in 1..=20 {
+        refused(&program, &keyed(number));
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "at once, not after 2 s each: {:?}", began.elapsed());
+    assert_eq!(send(&program, &order(30)).status, 200, "without a key, it does not need the archive");
+    end(&faults.lookups());
+    until("it recovers", || !program.admin_page("/readyz").text().contains("archive"));
+    assert_eq!(send(&program, &keyed(1)).body, first.body);
+    assert_eq!(send(&program, &keyed(2)).status, 200);
+    // What hangs now is the move: the orders stay where they are.
+    begin(&faults.archive());
+    assert_eq!(send(&program, &keyed(3)).status, 200);
+    until("it is degraded", || program.admin_page("/readyz").text().contains("the disk of orders.redb"));
+    assert_eq!(send(&program, &keyed(3)).header("idempotent-replayed"), Some("true"));
+    executed_once(&fastrac, [1, 2, 3, 30].into_iter());
+    program.signal(Signal::TERM);
+    assert_eq!(program.ends(Duration::from_secs(20)).code(), Some(0), "{}", program.stderr());
+}
+
+/// Each round tears another write to the archive. `KILLS=200` makes more rounds.
+#[test]
+fn a_kill_in_any_write_to_the_archive_sends_nothing_twice_and_forgets_no_key() {
+    let kills = std::env::var("KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(10);
+    let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let mut program = start(&fastrac, &faults);
+    let mut responses: HashMap<usize, Option<Response>> = HashMap::new();
+    let mut next = 0;
+    for round in 0..kills {
+        // A few more than the writes of a commit, in steps that meet each of them after some rounds.
+        fs::write(faults.killed_archive(), (1 + round * 7 % 30).to_string()).expect("written");
+        let mut caller = Connection::open(program.data);
+        while responses.get(&next).is_none_or(Option::is_some) {
+            next += 1;
+            caller.write(&keyed(next).bytes());
+            responses.insert(next, caller.read_response("POST"));
+        }
+        assert!(!program.ends(Duration::from_secs(60)).success());
+        end(&faults.killed_archive());
+        start_again(&mut program, &faults);
+        // The last one was cut: it may have been sent, or not.
+        let repeat = send(&program, &keyed(next));
+        assert!(repeat.sent() == "unknown" || repeat.status == 200, "{repeat:?}");
+        if repeat.sent() == "unknown" {
+            responses.remove(&next);
+        } else {
+            responses.insert(next, Some(repeat));
+        }
+    }
+    let mut unknown = 0;
+    for (number, first) in &responses {
+        let repeat = send(&program, &keyed(*number));
+        // The end of an order is written after its response.
+        if repeat.code() == "order.unknown" {
+            unknown += 1;
+            continue;
+        }
+        let first = first.as_ref().expect("each has one");
+        assert_eq!((repeat.status, &repeat.body), (first.status, &first.body), "order {number}: {repeat:?}");
+    }
+    assert!(unknown <= kills, "{unknown} of {} orders are unknown", responses.len());
+    assert!(executions(&fastrac).values().all(|times| *times == 1), "{:?}", executions(&fastrac));
+}
+
+fn state(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fastrac-gateway")).arg("state").args(arguments).output().expect("it starts")
+}
+
+#[test]
+fn a_gateway_starts_without_its_archive_only_after_forget_ended_orders() {
+    let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let mut program = start(&fastrac, &faults);
+    assert_eq!(send(&program, &keyed(1)).status, 200);
+    archived(&program, 1);
+    let folder = program.file("state");
+    let forget = || state(&["forget-ended-orders", folder.to_str().expect("UTF-8")]);
+    let in_use = forget();
+    assert_eq!(in_use.status.code(), Some(1), "a gateway uses the folder: {in_use:?}");
+    program.signal(Signal::TERM);
+    program.ends(Duration::from_secs(20));
+    fs::remove_file(folder.join("orders.redb")).expect("removed");
+    let mut failing = crate::process::command(program.file(".").as_path());
+    let failed = failing.output().expect("it starts");
+    let text = String::from_utf8_lossy(&failed.stderr);
+    assert!(!failed.status.success() && text.contains("state forget-ended-orders"), "{text}");
+    let forgotten = forget();
+    assert_eq!(forgotten.status.code(), Some(0), "{forgotten:?}");
+    start_again(&mut program, &faults);
+    assert_eq!(send(&program, &keyed(2)).status, 200);
+    // As the command says: it is sent again.
+    assert_eq!(send(&program, &keyed(1)).status, 200);
+    assert_eq!(executions(&fastrac)[&bodies::order(1)], 2);
+    archived(&program, 2);
+    assert_eq!(send(&program, &keyed(1)).header("idempotent-replayed"), Some("true"));
+}

@@ -119,7 +119,11 @@ pub(super) fn compile(
     let memory =
         previous.map_or_else(|| Memory::new(config.limits.memory), |previous| previous.snapshot.memory.clone());
     memory.set_limit(config.limits.memory);
-    let mask = Masker::new(config.log.bodies, &config.log.mask).withholding(live_secrets(&accounts));
+    let credentials = config.services.iter().flat_map(|service| &service.credentials);
+    let digests = credentials.map(|credential| credential.secret_sha256);
+    let digests = digests.chain(config.admin.tokens.iter().map(|token| token.sha256));
+    let mask =
+        Masker::new(config.log.bodies, &config.log.mask).withholding(live_secrets(&accounts)).recognizing(digests);
     let mask = Arc::new(mask);
     let snapshot = Snapshot {
         limits: config.limits.clone(),

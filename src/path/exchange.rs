@@ -53,8 +53,7 @@ pub(super) struct Exchange {
 impl Exchange {
     /// Opens the record of a request whose first byte came at `began`.
     pub(super) fn open(snapshot: Arc<Snapshot>, worker: Arc<Worker>, head: &Parts, began: Instant) -> Self {
-        let given = RequestId::from_headers(&head.headers);
-        let record = snapshot.recorder.open(given, head.method.clone(), head.uri.clone());
+        let record = snapshot.recorder.open_request(head);
         Exchange::with(record, snapshot, worker, began)
     }
 

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Method, Uri};
 
-use super::{id::RequestId, names::CacheResult};
+use super::{id::RequestId, mask::Presented, names::CacheResult};
 use crate::outcome::{Code, Outcome, Sent};
 
 /// A request as its record sees it.
@@ -49,6 +49,8 @@ pub struct RequestFacts {
     pub stored_from: Option<Arc<str>>,
     /// `None` if the head could not be parsed.
     pub(super) target: Option<RequestTarget>,
+    /// What its caller presented as credentials, not to be written.
+    pub(super) presented: Presented,
     /// Index of the service.
     pub(super) service: Option<usize>,
     /// Index of the account of a fetch of the gateway's own.
@@ -82,6 +84,7 @@ impl RequestFacts {
             answer_body: CapturedBody::default(),
             stored_from: None,
             target,
+            presented: Presented::default(),
             service: None,
             own_account: None,
         }

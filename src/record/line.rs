@@ -4,14 +4,17 @@
 //! the metrics have `-`. Labels are rendered once per snapshot, so a line is copies, a few numbers,
 //! and one scan of path and query. Pure; never fails.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    ops::Range,
+    time::{Duration, SystemTime},
+};
 
 use http::{Method, uri::PathAndQuery};
 
 use super::{
     encode,
     facts::{CapturedBody, RequestFacts, RequestTarget},
-    mask::{MASKED, Masker},
+    mask::{MASKED, Masker, Written},
     names::Names,
 };
 use crate::config::Class;
@@ -92,24 +95,43 @@ pub(super) struct LineContext<'a> {
 /// Appends the line; `,"seq":N}` is to follow.
 pub(super) fn write(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>) {
     let start = out.len();
-    members(out, facts, context, false);
-    if holds_live_secret(&out[start..], facts, context) {
+    let written = members(out, facts, context, false);
+    if holds_secret(out, start, &written, facts, context) {
         // Where in the line it is does not matter: this is rare, and a mistake of the caller.
         out.truncate(start);
         members(out, facts, context, true);
     }
 }
 
-/// Whether what was written contains a live secret of the account, also where a URI encodes it.
-fn holds_live_secret(line: &[u8], facts: &RequestFacts, context: &LineContext<'_>) -> bool {
-    let uri = facts.target.as_ref().and_then(|target| target.uri.path_and_query()).map_or("", PathAndQuery::as_str);
-    let uri = &uri[..uri.floor_char_boundary(2 * (TARGET_MAX + LOOK_AHEAD))];
-    context.masker.holds_live_secret(context.account, line)
-        || context.masker.uri_holds_live_secret(context.account, uri)
+/// Where in the buffer that is which the caller, or Fastrac, wrote.
+struct CallersParts {
+    target: Range<usize>,
+    request_body: Range<usize>,
+    answer_body: Range<usize>,
 }
 
-/// Appends the members; `withheld`: without what the caller wrote.
-fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, withheld: bool) {
+/// Whether what was written contains a secret that is known: a live one of the account, or a caller's; also where a URI
+/// or a body encodes it.
+fn holds_secret(
+    out: &[u8],
+    start: usize,
+    parts: &CallersParts,
+    facts: &RequestFacts,
+    context: &LineContext<'_>,
+) -> bool {
+    let uri = facts.target.as_ref().and_then(|target| target.uri.path_and_query()).map_or("", PathAndQuery::as_str);
+    let uri = &uri[..uri.floor_char_boundary(2 * (TARGET_MAX + LOOK_AHEAD))];
+    // A secret that crosses the cut is not written whole.
+    let target = if uri.len() > TARGET_MAX { uri.as_bytes() } else { &out[parts.target.clone()] };
+    let (request_body, answer_body) = (&out[parts.request_body.clone()], &out[parts.answer_body.clone()]);
+    let written = Written { target, request_body, answer_body };
+    context.masker.holds_live_secret(context.account, &out[start..])
+        || context.masker.uri_holds_live_secret(context.account, uri)
+        || context.masker.holds_encoded_secret(context.account, &facts.presented, &written)
+}
+
+/// Appends the members; `withheld`: without what the caller wrote. Returns where that is.
+fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, withheld: bool) -> CallersParts {
     let shown = |id: &str| !withheld || !context.masker.holds_live_secret(context.account, id.as_bytes());
     out.extend_from_slice(b"{\"time\":\"");
     encode::time(out, context.began);
@@ -121,12 +143,14 @@ fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, w
     let own = facts.own_account.and_then(|account| context.labels.accounts.get(account));
     out.extend_from_slice(own.map_or_else(|| labels(&context.labels.services, facts.service), Vec::as_slice));
     out.extend_from_slice(labels(&context.labels.operations, facts.operation));
+    let start = out.len();
     target(out, facts, context.masker, withheld);
+    let target = start..out.len();
     result(out, facts);
     timings(out, facts, context.took);
     let context = &LineContext { bodies_readable: context.bodies_readable && !withheld, ..*context };
-    body(out, b",\"request_body\":", &facts.request_body, context);
-    body(out, b",\"answer_body\":", &facts.answer_body, context);
+    let request_body = body(out, b",\"request_body\":", &facts.request_body, context);
+    let answer_body = body(out, b",\"answer_body\":", &facts.answer_body, context);
     if let Some(code) = facts.would_refuse {
         word(out, b",\"would_refuse\":", Some(code.as_str()));
     }
@@ -134,6 +158,7 @@ fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, w
         out.extend_from_slice(b",\"stored_from\":");
         encode::string(out, if shown(from) { from } else { MASKED });
     }
+    CallersParts { target, request_body, answer_body }
 }
 
 fn target(out: &mut Vec<u8>, facts: &RequestFacts, masker: &Masker, withheld: bool) {
@@ -241,15 +266,20 @@ fn timings(out: &mut Vec<u8>, facts: &RequestFacts, took: Duration) {
     encode::millis(out, facts.waited);
 }
 
-fn body(out: &mut Vec<u8>, key: &[u8], body: &CapturedBody, context: &LineContext<'_>) {
+/// Returns where the contents are; empty: they are not written.
+fn body(out: &mut Vec<u8>, key: &[u8], body: &CapturedBody, context: &LineContext<'_>) -> Range<usize> {
     out.extend_from_slice(key);
+    let start = out.len();
     if !context.with_bodies || body.length == 0 {
-        return out.extend_from_slice(b"null");
+        out.extend_from_slice(b"null");
+        return start..start;
     }
     let written = context.bodies_readable && body.whole.as_ref().is_some_and(|bytes| context.masker.body(out, bytes));
-    if !written {
-        out.extend_from_slice(b"{\"bytes\":");
-        encode::number(out, body.length);
-        out.push(b'}');
+    if written {
+        return start..out.len();
     }
+    out.extend_from_slice(b"{\"bytes\":");
+    encode::number(out, body.length);
+    out.push(b'}');
+    start..start
 }

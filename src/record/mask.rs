@@ -4,7 +4,9 @@
 //! what is written is valid JSON; unmasked values keep their bytes. Pure: knows no record and no
 //! file. A body that cannot be parsed to its last byte is not written at all.
 
+mod credential;
 mod json;
+mod known;
 mod names;
 #[cfg(test)]
 mod tests;
@@ -14,7 +16,10 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+pub(super) use self::known::Presented;
 use self::{
+    credential::{is_secret_name, may_name},
+    known::{KnownDigests, MAX_DIGESTS, any_encoded, any_view},
     names::{MaskRule, MaskRules, looks_like_region},
     value::{begins_with_basic, contains_basic, contains_own_secret, contains_personal, is_harmless, looks_secret},
 };
@@ -28,11 +33,24 @@ pub const MASKED: &str = "***";
 /// again.
 const DECODINGS: usize = 3;
 
+/// Shortest secret that is searched for in encoded form, in bytes, unless the request has presented it.
+const MIN_KNOWN: usize = 16;
+
 /// What to mask, and whether bodies are written at all.
 pub struct Masker {
     rules: MaskRules,
     bodies: LogBodies,
     live: LiveSecrets,
+    known: KnownDigests,
+}
+
+/// What the caller wrote, as a line would show it.
+pub(super) struct Written<'a> {
+    /// Path and query.
+    pub(super) target: &'a [u8],
+    /// Bodies, masked.
+    pub(super) request_body: &'a [u8],
+    pub(super) answer_body: &'a [u8],
 }
 
 /// Whether a text contains a live secret of an account, given by its index; `None`: of any account.
@@ -48,12 +66,51 @@ impl Masker {
     /// `further`: names whose values are masked in addition to the built-in ones, compared without
     /// case, `-` and `_`.
     pub fn new(bodies: LogBodies, further: &[String]) -> Masker {
-        Masker { rules: MaskRules::new(further), bodies, live: Box::new(|_, _| false) }
+        Masker { rules: MaskRules::new(further), bodies, live: Box::new(|_, _| false), known: KnownDigests::default() }
     }
 
     /// The same, and texts that contain a live secret are withheld.
     pub fn withholding(self, live: LiveSecrets) -> Masker {
         Masker { live, ..self }
+    }
+
+    /// The same, and texts that contain a secret with one of these SHA-256 digests are withheld.
+    pub fn recognizing(self, digests: impl IntoIterator<Item = [u8; 32]>) -> Masker {
+        Masker { known: KnownDigests::new(digests), ..self }
+    }
+
+    /// Whether a text is or contains a secret that the request has presented or that the configuration knows, as it is or
+    /// encoded.
+    pub(super) fn holds_callers_secret(&self, presented: &Presented, text: &[u8]) -> bool {
+        let mut left = MAX_DIGESTS;
+        let mut found = |view: &[u8]| presented.is_in(view) || self.known.any_in(view, &mut left);
+        any_view(text, presented.shortest().min(MIN_KNOWN), &mut found)
+    }
+
+    /// Whether what would be written contains a secret in any form, of the account, of a caller or of an operator. A live
+    /// one is only searched for where it is encoded: [`Self::holds_live_secret`] finds the others.
+    pub(super) fn holds_encoded_secret(
+        &self,
+        account: Option<usize>,
+        presented: &Presented,
+        written: &Written<'_>,
+    ) -> bool {
+        let mut left = MAX_DIGESTS;
+        let shortest = presented.shortest().min(MIN_KNOWN);
+        let mut holds = |text: &[u8], digests: bool| {
+            presented.is_in(text)
+                || digests && self.known.any_in(text, &mut left)
+                || any_encoded(text, shortest, &mut |view| {
+                    presented.is_in(view)
+                        || self.holds_live_secret(account, view)
+                        || digests && self.known.any_in(view, &mut left)
+                })
+        };
+        // Nobody sends Fastrac a secret that it could respond with, but in the request.
+        holds(written.request_body, true)
+            || holds(written.answer_body, false)
+            || holds(written.target, false)
+            || parts(written.target).any(|part| holds(part, true))
     }
 
     /// Whether a text contains a live secret.
@@ -89,6 +146,14 @@ impl Masker {
     /// Appends a query (without `?`), escaped as in a JSON string, with the values of masked parameters
     /// as `***`.
     pub fn query(&self, out: &mut Vec<u8>, query: &str) {
+        let names = |pair: &str| {
+            let (name, value) = pair.split_once('=').unwrap_or_default();
+            may_name(&decoded(name)) && is_secret_name(&decoded(value))
+        };
+        // `name=Authorization&value=…`: one of the others belongs to it.
+        if memchr::memchr(b'&', query.as_bytes()).is_some() && query.split('&').any(names) {
+            return encode::escape(out, MASKED);
+        }
         self.pairs(out, query);
     }
 
@@ -152,6 +217,12 @@ impl Masker {
         encode::escape(out, if kept { value } else { MASKED });
         !kept || matches!(rule, MaskRule::Mask | MaskRule::Person)
     }
+}
+
+/// The segments of a path, and the names and values of a query, whose values may contain slashes; also as members of a line.
+fn parts(target: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = |slash: bool| move |byte: &u8| b"?&;=".contains(byte) || slash && *byte == b'/';
+    target.split(|byte| matches!(byte, b'"' | b'?')).flat_map(move |text| text.split(ends(text.starts_with(b"/"))))
 }
 
 /// Whether a text is or contains a credential that this gateway's callers use.

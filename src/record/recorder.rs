@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{Method, Uri};
+use http::{Method, Uri, request::Parts};
 use prometheus::IntGauge;
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
     handles::{CountedAttempt, Durations, MetricHandles, RequestLabels},
     id::RequestId,
     line,
-    mask::Masker,
+    mask::{Masker, Presented, Written},
     metrics::Metrics,
     names::{CacheResult, Names},
 };
@@ -68,8 +68,18 @@ impl Recorder {
         Arc::new(Recorder { log, masker, handles: MetricHandles::new(metrics, names), labels })
     }
 
-    /// Opens the record of a request whose head was read, and starts its clock. Without an `id` it
-    /// gets a new one.
+    /// Opens the record of a request whose head was read. It gets a new id unless it has a valid one.
+    pub fn open_request(self: &Arc<Self>, head: &Parts) -> Record {
+        let presented = Presented::read(&head.headers);
+        // A caller that confuses its headers must not find its secret in the log.
+        let secret = |id: &RequestId| self.masker.holds_callers_secret(&presented, id.as_str().as_bytes());
+        let id = RequestId::from_headers(&head.headers).filter(|id| !secret(id));
+        let mut record = self.open(id, head.method.clone(), head.uri.clone());
+        record.facts.presented = presented;
+        record
+    }
+
+    /// Opens the record of a request, and starts its clock. Without an `id` it gets a new one.
     pub fn open(self: &Arc<Self>, id: Option<RequestId>, method: Method, uri: Uri) -> Record {
         self.begin(id, Some(RequestTarget { method, uri }))
     }
@@ -125,7 +135,10 @@ impl Recorder {
     pub fn masked(&self, account: usize, body: &[u8]) -> Option<String> {
         let mut out = Vec::new();
         let shown = self.masker.logs_bodies() && body.len() <= SHOWN && self.masker.body(&mut out, body);
-        let shown = shown && !self.masker.holds_live_secret(Some(account), &out);
+        let written = Written { target: b"", request_body: &out, answer_body: b"" };
+        let shown = shown
+            && !self.masker.holds_live_secret(Some(account), &out)
+            && !self.masker.holds_encoded_secret(Some(account), &Presented::default(), &written);
         shown.then(|| String::from_utf8(out).ok()).flatten()
     }
 

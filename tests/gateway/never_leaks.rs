@@ -5,8 +5,12 @@
 
 use std::{collections::BTreeSet, net::TcpListener};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use fastrac_sandbox::{Act, CannedResponse, Entry, Fault, KeyPair, Options};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     bodies,
@@ -449,4 +453,56 @@ fn the_exchange_log_shows_no_credential_wherever_it_was_written() {
     assert_eq!(canary_in(text.as_bytes()), None);
     // What is not withheld is still there.
     assert!(text.contains(r#""province_id=***""#), "{text}");
+}
+
+/// Secrets need not begin with `fgw_`, and an unknown caller may present anything: what a request presents, and words that
+/// the configuration knows by their digests, are withheld in every encoding, wherever the caller wrote them.
+#[test]
+fn the_exchange_log_shows_no_secret_of_a_caller_in_any_encoding() {
+    const OWN: &str = "plain-Secret/without+prefix_1";
+    const WRONG: &str = "another.Secret_of-nobody/2";
+    let digest = hex::encode(Sha256::digest(OWN));
+    let more = format!(
+        "[services.plain]\naccount = \"main\"\ncredentials = [{{ access_key = \"plain-1\", secret_sha256 = \"{digest}\" }}]\n"
+    );
+    let gateway = Setup { more: more.leak(), ..Setup::default() }.start();
+    let percent = |text: &str| -> String { text.bytes().map(|byte| format!("%{byte:02X}")).collect() };
+    let encodings = |secret: &str| {
+        let hex = hex::encode(secret);
+        let encoded = [STANDARD.encode(secret), URL_SAFE_NO_PAD.encode(secret), hex.to_uppercase(), hex];
+        [&encoded[..], &[percent(secret), percent(&percent(secret)), percent(&encoded[0])]].concat()
+    };
+    let known = |request: Request| request.pair("plain-1", OWN);
+    let unknown = |request: Request| request.basic("plain-1", WRONG);
+    let mut requests = Vec::new();
+    for text in encodings(OWN).into_iter().chain([OWN.to_owned()]) {
+        let body = format!(r#"{{"x":"{text}","y":["my key is {}"]}}"#, text.replace('/', "\\/"));
+        requests.push(known(post("/tariff/express", &body)));
+        requests.push(known(get(&format!("/region/city?province_id={text}"))));
+        // Only the digest tells what this is.
+        requests.push(get(&format!("/region/city?province_id={text}")));
+        requests.push(post("/tariff/express", &body).by("shop"));
+    }
+    for text in encodings(WRONG).into_iter().chain([WRONG.to_owned()]) {
+        requests.push(unknown(get(&format!("/region/{}?x={text}", text.replace("%2F", "-")))));
+    }
+    let ids = [hex::encode(OWN), URL_SAFE_NO_PAD.encode(OWN), hex::encode(WRONG), URL_SAFE_NO_PAD.encode(WRONG)];
+    for id in &ids {
+        for request in [known(get("/region/province")), unknown(get("/region/province"))] {
+            requests.push(request.header("x-request-id", id));
+        }
+    }
+    let count = requests.len();
+    for request in requests {
+        gateway.send(request);
+    }
+    let text = serde_json::to_string(&gateway.lines(count)).expect("text");
+    for secret in [OWN, WRONG] {
+        for form in encodings(secret).iter().map(String::as_str).chain([secret]) {
+            // An id that the request's own caller has not presented may be anything.
+            let elsewhere = ids.iter().any(|id| id == form);
+            let shown = text.matches(form).count();
+            assert!(shown == 0 || elsewhere && shown == 1, "{form}: {text}");
+        }
+    }
 }

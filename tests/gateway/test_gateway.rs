@@ -428,7 +428,7 @@ pub(crate) fn sum(text: &str, family: &str, labels: &[(&str, &str)]) -> f64 {
 
 /// Polls a condition; panics if it is still false after 15 s.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(15);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(2));

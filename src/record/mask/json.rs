@@ -17,10 +17,9 @@
 use std::borrow::Cow;
 
 use super::{
+    credential::{Source, contains_credential, is_secret_name, may_name},
     names::{MaskRule, MaskRules, looks_like_region},
-    value::{
-        contains_basic, contains_bearer, contains_own_secret, contains_personal, looks_secret, starts_like_secret,
-    },
+    value::{contains_basic, contains_own_secret, contains_personal, looks_secret, starts_like_secret},
 };
 use crate::record::encode;
 
@@ -45,6 +44,12 @@ struct Container {
     /// The rule for the elements of an array, and for the members of an object unless it is `Keep`
     /// (then their names decide).
     rule: MaskRule,
+    /// Where its copy begins.
+    start: usize,
+    /// The next value may name its siblings, as `"name":"Authorization"` does.
+    naming: bool,
+    /// The element before was the name of a credential.
+    named: bool,
 }
 
 /// Appends the masked body to `out`; on failure `out` may end with a part of it.
@@ -53,7 +58,7 @@ pub(super) fn mask(out: &mut Vec<u8>, body: &[u8], rules: &MaskRules) -> Result<
     // As the classifier of responses reads it (RFC 8259, section 8.1).
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // Searched for once, not in each value (which takes 25.8 µs for tariffs); escapes could spell a secret too.
-    let special = || contains_own_secret(text) || contains_bearer(text) || contains_personal(text);
+    let special = || contains_own_secret(text) || contains_credential(text, Source::Json) || contains_personal(text);
     let plain = memchr::memchr(b'\\', body).is_none() && !special();
     let remembered = [("", MaskRule::Keep); REMEMBERED];
     let mut walk =
@@ -151,10 +156,11 @@ impl<'a> JsonMasker<'a> {
 
     /// Advances to the next value, in an object past its name. Returns the rule for the value.
     fn element(&mut self) -> Result<MaskRule, Unmaskable> {
-        let Some(&frame) = self.stack.last() else { return Err(Unmaskable) };
+        let Some(frame) = self.stack.last_mut() else { return Err(Unmaskable) };
         if !frame.object {
-            return Ok(frame.rule);
+            return Ok(if std::mem::take(&mut frame.named) { MaskRule::Mask } else { frame.rule });
         }
+        let frame_rule = frame.rule;
         self.space();
         let raw = self.string()?;
         self.space();
@@ -166,7 +172,7 @@ impl<'a> JsonMasker<'a> {
             return Ok(MaskRule::Mask);
         }
         let rule =
-            if frame.rule == MaskRule::Keep { self.rule_of(raw)? } else { self.rules.inside_person(&decode(raw)?) };
+            if frame_rule == MaskRule::Keep { self.rule_of(raw)? } else { self.rules.inside_person(&decode(raw)?) };
         if self.is_plain(raw)? {
             self.out.push(b'"');
             self.out.extend_from_slice(raw.as_bytes());
@@ -175,6 +181,8 @@ impl<'a> JsonMasker<'a> {
             self.out.extend_from_slice(MASKED);
         }
         self.out.push(b':');
+        let naming = may_name(raw) || !self.plain && may_name(&decode(raw)?);
+        self.stack.iter_mut().next_back().into_iter().for_each(|frame| frame.naming = naming);
         Ok(rule)
     }
 
@@ -227,13 +235,17 @@ impl<'a> JsonMasker<'a> {
             self.emit(MASKED);
             self.masked_at = Some(self.stack.len());
         }
+        let start = self.out.len();
         self.emit(&[open]);
-        self.stack.push(Container { object: open == b'{', rule });
+        self.stack.push(Container { object: open == b'{', rule, start, naming: false, named: false });
         Ok(())
     }
 
     fn text_value(&mut self, raw: &'a str, rule: MaskRule) -> Result<(), Unmaskable> {
         if self.masked_at.is_some() {
+            return Ok(());
+        }
+        if self.names_credential(raw)? {
             return Ok(());
         }
         let kept = match rule {
@@ -250,6 +262,25 @@ impl<'a> JsonMasker<'a> {
             self.out.extend_from_slice(MASKED);
         }
         Ok(())
+    }
+
+    /// Whether a string is the name of a credential, which is in another member of the object: then that is masked as a
+    /// whole, because what was before the name is written already. In an array, the next element is masked.
+    fn names_credential(&mut self, raw: &str) -> Result<bool, Unmaskable> {
+        let depth = self.stack.len();
+        let Some(frame) = self.stack.last_mut() else { return Ok(false) };
+        let may_name = if frame.object { std::mem::take(&mut frame.naming) } else { true };
+        let read = if self.plain { Cow::Borrowed(raw) } else { decode(raw)? };
+        if !may_name || !is_secret_name(&read) {
+            return Ok(false);
+        }
+        frame.named = !frame.object;
+        if frame.object {
+            self.out.truncate(frame.start);
+            self.out.extend_from_slice(MASKED);
+            self.masked_at = Some(depth - 1);
+        }
+        Ok(frame.object)
     }
 
     /// Whether a string, as it is written, contains nothing secret or personal.

@@ -1,5 +1,8 @@
 //! Promises of the masker.
 
+mod credentials;
+mod known;
+
 use proptest::prelude::*;
 use serde_json::Value;
 

@@ -2,6 +2,8 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD as BASE64};
 
+use super::credential::{Source, contains_credential};
+
 /// Beginning of the secrets that the gateway issues to services: masked wherever they occur.
 const OWN_SECRET: &str = "fgw_";
 
@@ -35,23 +37,13 @@ pub(super) fn is_harmless(text: &str) -> bool {
     digits < *INTERNATIONAL_DIGITS.start()
 }
 
-/// Whether a value looks secret under any name: a secret issued by the gateway, an `Authorization`
-/// value, credentials in Basic form, or JSON packed into a string, whose contents are not examined.
+/// Whether a value looks secret under any name: a secret issued by the gateway, credentials in Basic form or in one of the
+/// forms of `credential`, or JSON packed into a string, whose contents are not examined.
 pub(super) fn looks_secret(value: &str) -> bool {
-    starts_like_secret(value) || contains_own_secret(value) || contains_basic(value) || contains_bearer(value)
-}
-
-/// Whether a text contains `Bearer` and a token: one with a digit, or too long for a word.
-pub(super) fn contains_bearer(text: &str) -> bool {
-    const SCHEME: &[u8] = b"bearer ";
-    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
-    let bytes = text.as_bytes();
-    memchr::memchr2_iter(b'b', b'B', bytes).any(|at| {
-        let Some((scheme, rest)) = bytes[at..].split_at_checked(SCHEME.len()) else { return false };
-        let sent = &rest[..rest.iter().take_while(|byte| token(byte)).count()];
-        let is_token = sent.len() >= 20 || sent.len() >= 6 && sent.iter().any(u8::is_ascii_digit);
-        is_token && scheme.eq_ignore_ascii_case(SCHEME)
-    })
+    starts_like_secret(value)
+        || contains_own_secret(value)
+        || contains_basic(value)
+        || contains_credential(value, Source::Value)
 }
 
 /// Minimum length of credentials in Basic form, in characters: shorter texts decode to visible characters by chance.
@@ -69,7 +61,7 @@ const BASE64_BYTES: [bool; 256] = {
     table
 };
 
-fn is_base64(byte: u8) -> bool {
+pub(super) fn is_base64(byte: u8) -> bool {
     BASE64_BYTES[usize::from(byte)]
 }
 
@@ -90,8 +82,13 @@ pub(super) fn contains_basic(text: &str) -> bool {
 /// Whether a text begins with base64 of `access:secret`; something else may follow. Takes long for nothing else: the first
 /// characters decide.
 pub(super) fn begins_with_basic(text: &[u8]) -> bool {
+    begins_with_basic_of::<MIN_BASIC>(text)
+}
+
+/// The same, of at least so many characters, a multiple of four.
+pub(super) fn begins_with_basic_of<const MIN: usize>(text: &[u8]) -> bool {
     let visible = |byte: &u8| matches!(byte, b' '..=b'~');
-    let first = text.get(..MIN_BASIC).filter(|first| first.iter().all(|byte| is_base64(*byte)));
+    let first = text.get(..MIN).filter(|first| first.iter().all(|byte| is_base64(*byte)));
     if !first.and_then(decode).is_some_and(|bytes| bytes.iter().all(visible)) {
         return false;
     }
@@ -101,12 +98,16 @@ pub(super) fn begins_with_basic(text: &[u8]) -> bool {
 }
 
 fn decode(run: &[u8]) -> Option<Vec<u8>> {
-    let standard = |byte: &u8| match byte {
+    BASE64.decode(run.iter().map(|byte| standard(*byte)).collect::<Vec<u8>>()).ok()
+}
+
+/// A character of URL-safe base64 as that of standard base64.
+pub(super) fn standard(byte: u8) -> u8 {
+    match byte {
         b'-' => b'+',
         b'_' => b'/',
-        other => *other,
-    };
-    BASE64.decode(run.iter().map(standard).collect::<Vec<u8>>()).ok()
+        other => other,
+    }
 }
 
 pub(super) fn starts_like_secret(value: &str) -> bool {

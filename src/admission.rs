@@ -43,7 +43,7 @@ pub use self::{
     lease::{CounterContext, CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level, RestoredDay},
     outlook::{DayProgress, DayUse, UseHistory, WARNINGS},
     overridden::{OverrideNotice, QuotaOverride},
-    queue::{Sharer, Urgency},
+    queue::{LimitResponse, Sharer, Urgency},
     quota::{Exceeded, Quota},
     usage::{LimitWindow, UsageByWindow, WindowUsage},
     wall_clock::WallClock,

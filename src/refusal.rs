@@ -79,8 +79,8 @@ impl Refusal {
                 let message = format!("Daily quota of {service}{changed} is used up; it starts again at {resets_at}");
                 Refusal::new(Code::QuotaDay, message).retry_after(*retry_after)
             }
-            Exceeded::Blocked { retry_after, notice } => {
-                let message = format!("{service} is blocked ({notice}); ask the gateway's operators");
+            Exceeded::Blocked { retry_after, frees_at, notice } => {
+                let message = format!("{service} is blocked ({notice}) until {frees_at}; ask the gateway's operators");
                 Refusal::new(Code::QuotaDay, message).retry_after(*retry_after)
             }
             Exceeded::Unrecorded(unrecorded) => Refusal::from(*unrecorded),

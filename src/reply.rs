@@ -42,9 +42,6 @@ const DESCRIBE_BODY: [HeaderName; 6] = [
 /// Number of headers that the gateway usually adds.
 pub(crate) const ADDED: usize = 8;
 
-/// `Retry-After` where Fastrac throttles and names no time.
-const THROTTLED: Duration = Duration::from_secs(1);
-
 /// The response to a caller.
 pub struct Reply {
     pub status: StatusCode,
@@ -178,8 +175,6 @@ impl Reply {
     /// A response of Fastrac that is passed on. A streamed one keeps its place in flight (`spent`) until its end.
     pub(crate) fn of_answer(answer: Answer, outcome: Outcome, spent: Option<Spent>) -> Self {
         let throttled = outcome == Outcome::Throttled;
-        // What is no time is replaced: a caller's library may take it for an error, or for ever.
-        let retry_after = (throttled && answer.wait_named().is_none()).then_some(THROTTLED);
         Reply {
             status: answer.status,
             headers: answer.headers,
@@ -191,7 +186,7 @@ impl Reply {
             code: throttled.then_some(Code::UpstreamLimit),
             first_sent: None,
             first_request: None,
-            retry_after,
+            retry_after: None,
             cached: None,
             stored_from: None,
             receipt: None,

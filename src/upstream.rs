@@ -22,7 +22,7 @@ pub mod stream;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -67,6 +67,9 @@ pub struct Bounds {
     pub memory: MemoryAllowance,
 }
 
+/// Least wait that the caller of a throttled request is told.
+pub(crate) const THROTTLED: Duration = Duration::from_secs(1);
+
 /// A response of Fastrac's.
 pub struct Answer {
     pub status: StatusCode,
@@ -83,6 +86,15 @@ impl Answer {
     /// How long Fastrac says to wait (`Retry-After`); `None` if it does not.
     pub fn wait_named(&self) -> Option<Duration> {
         retry_after::named(&self.headers, Timestamp::now())
+    }
+
+    /// Has it name `wait` (whole seconds, rounded up) where it names a shorter time or none, so that who waits as long is
+    /// not refused. What is no time is replaced: a caller's library may take it for an error, or for ever.
+    pub fn wait_at_least(&mut self, wait: Duration) {
+        if self.wait_named().is_none_or(|named| named < wait) {
+            let seconds = retry_after::whole_seconds(wait).as_secs();
+            self.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
     }
 
     /// Whether it is an error that says when to try again.

@@ -22,7 +22,10 @@ use super::{
     header::WindowLimit,
     lease::CounterContext,
     outlook::DayUse,
-    queue::{Exhausted, GATEWAY, Limits, Permit, PermitRequest, QueueUsage, Sharer, Urgency, WaitQueue},
+    queue::{
+        Exhausted, GATEWAY, LimitResponse, Limits, Permit, PermitRequest, QueueUsage, ServiceDay, Sharer, Urgency,
+        WaitQueue,
+    },
     usage::{LimitWindow, TokensLeft, UsageByWindow, WindowUsage},
 };
 use crate::{
@@ -57,6 +60,13 @@ pub struct BudgetRequest {
     pub urgency: Urgency,
     /// It never waits beyond this.
     pub deadline: Instant,
+}
+
+impl BudgetRequest {
+    fn permit(self, service_day: ServiceDay) -> PermitRequest {
+        let BudgetRequest { member: BudgetMember(member), cost, priority, urgency, deadline } = self;
+        PermitRequest { member, cost, priority, urgency, deadline, service_day }
+    }
 }
 
 /// Why a request may not be sent.
@@ -177,20 +187,28 @@ impl Budget {
     /// # Errors
     /// [`NotSpent`] names the limit that was short; at once if waiting cannot help.
     pub async fn spend(&self, request: BudgetRequest, claim: &Claim) -> Result<Spent, NotSpent> {
-        let BudgetRequest { member: BudgetMember(member), cost, priority, urgency, deadline } = request;
-        let request = PermitRequest { member, cost, priority, urgency, deadline, service_day: claim.due() };
-        let permit = self.queue.acquire(request).await.map_err(|exhausted| self.not_spent(exhausted))?;
+        let permit =
+            self.queue.acquire(request.permit(claim.due())).await.map_err(|exhausted| self.not_spent(exhausted))?;
         Ok(Spent { permit, claim: Claim::default() })
     }
 
-    /// Fastrac has refused a request of the account that was sent at `sent`, because there were too many; it names a time
-    /// to wait, or none. Nothing is sent until then, and less after it, also by the processes after this one.
-    pub fn throttled(&self, sent: Instant, wait: Option<Duration>) {
-        self.queue.throttled(sent, wait, |mark| {
+    /// Why no request like this may be sent for a while, however full the bucket is: a pause, or the day. Takes nothing.
+    pub fn closed(&self, request: BudgetRequest) -> Option<OverBudget> {
+        match self.not_spent(self.queue.closed(request.permit(None))?) {
+            NotSpent::Budget(over) => Some(over),
+            NotSpent::ServiceDay | NotSpent::Unrecorded(_) => None,
+        }
+    }
+
+    /// Fastrac has refused a request of the account, because there were too many; it names a time to wait, or none. Nothing
+    /// is sent until then, and less after it, also by the processes after this one. Returns how long the same request has to
+    /// wait.
+    pub fn throttled(&self, limit: LimitResponse, again: BudgetRequest) -> Duration {
+        self.queue.throttled(limit, again.permit(None), |mark| {
             if let Some(ledger) = &self.context.ledger {
                 ledger.throttled(&self.context.id, mark);
             }
-        });
+        })
     }
 
     /// For [`super::DayLedger::bucket`] of the next process.
@@ -258,17 +276,21 @@ impl Budget {
     pub fn usage(&self) -> BudgetUsage {
         let QueueUsage { second, per_second, paused_for, in_flight, places, kept_for_each, waiting } =
             self.queue.usage();
+        let today = self.queue.day.today();
+        let left = |limit: u64| limit.saturating_sub(today.used);
+        let day =
+            self.queue.day.limit().map(|limit| WindowUsage { limit, left: left(limit), resets_in: today.ends_in });
         let bucket = second.map(|TokensLeft { rate, left }| BucketUsage { burst: u64::from(rate.burst), left });
         BudgetUsage {
             bucket,
-            windows: UsageByWindow::of(second, self.queue.day.limit(), &self.queue.day),
+            windows: UsageByWindow { second: second.map(TokensLeft::window), day },
             in_flight: WindowUsage {
                 limit: places as u64,
                 left: places.saturating_sub(in_flight) as u64,
                 resets_in: 0,
             },
             kept_for_each,
-            used_today: self.queue.day.today().used,
+            used_today: today.used,
             waiting,
             learned: per_second,
             paused_for,

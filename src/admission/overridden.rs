@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use jiff::{Timestamp, tz::TimeZone};
 
+use super::calendar_day::LocalTime;
 use crate::config::{QuotaConfig, Rate};
 
 /// Limits that replace those of a service's quota until a certain time.
@@ -41,18 +42,15 @@ impl QuotaOverride {
 
     /// For a refusal.
     pub(super) fn notice(&self, zone: &TimeZone) -> OverrideNotice {
-        let until = self.until.to_zoned_datetime(zone.clone());
-        OverrideNotice {
-            until: format!("{}", until.timestamp().display_with_offset(until.offset())),
-            reason: self.reason.clone(),
-        }
+        let until = LocalTime::of(self.until.as_millisecond(), zone).to_string();
+        OverrideNotice { until, reason: self.reason.clone() }
     }
 }
 
 /// That a limit is not the configured one: `(set by the operators until 2026-11-25T00:00:00+07:00: REASON)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverrideNotice {
-    /// RFC 3339, in the account's zone.
+    /// RFC 3339, in the account's zone; whole seconds, rounded up.
     pub until: String,
     pub reason: Arc<str>,
 }

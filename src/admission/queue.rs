@@ -123,6 +123,23 @@ pub(super) struct PermitRequest {
     pub(super) service_day: ServiceDay,
 }
 
+impl PermitRequest {
+    /// The same in nanoseconds: it waits until `expires`.
+    fn demand(self, expires: u64) -> Demand<ServiceDay> {
+        let PermitRequest { member, cost, priority, urgency, service_day, .. } = self;
+        Demand { member, cost, priority, urgency, expires, deadline: expires, with: service_day }
+    }
+}
+
+/// A response of Fastrac that says that there were too many requests.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitResponse {
+    /// When the request was sent.
+    pub sent: Instant,
+    /// How long it says to wait.
+    pub wait: Option<Duration>,
+}
+
 /// How much of the second and of the places is used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueUsage {
@@ -154,6 +171,11 @@ impl Days<ServiceDay> for AccountDays<'_> {
 
     fn view(&self) -> DayView {
         self.0.day.view()
+    }
+
+    fn used_up(&self, with: &ServiceDay, cost: u32) -> Option<DayShort> {
+        let service = with.as_ref().filter(|day| !day.has(1)).map(|_| DayShort::Service);
+        service.or_else(|| (!self.0.day.has(cost)).then_some(DayShort::Account))
     }
 
     fn reserve(&self, with: &ServiceDay, cost: u32) -> Result<DayUnits<TakenUnits>, DayShort> {
@@ -252,14 +274,29 @@ impl WaitQueue {
         });
     }
 
-    /// A request that was sent at `sent` got a limit response of Fastrac, which names a time to wait or none. `record`
-    /// takes what that has taught, under the queue's lock.
-    pub(super) fn throttled(self: &Arc<Self>, sent: Instant, wait: Option<Duration>, record: impl FnOnce(BucketMark)) {
-        let sent = sent.saturating_duration_since(self.start).as_nanos() as u64;
-        self.change(|scheduler, now| {
-            scheduler.throttled(now, sent, wait);
+    /// A request got a limit response of Fastrac. `record` takes what that has taught, under the queue's lock. Returns how
+    /// long the same request has to wait.
+    pub(super) fn throttled(
+        self: &Arc<Self>,
+        limit: LimitResponse,
+        again: PermitRequest,
+        record: impl FnOnce(BucketMark),
+    ) -> Duration {
+        let sent = self.nanos(limit.sent);
+        let due = self.change(|scheduler, now| {
+            scheduler.throttled(now, sent, limit.wait);
             record(scheduler.supply.mark(now));
+            scheduler.due_in(&again.demand(now), now)
         });
+        Duration::from_nanos(due)
+    }
+
+    /// Why no request like this is granted anything for a while, whatever the tokens: a pause, or the day. Takes nothing.
+    pub(super) fn closed(self: &Arc<Self>, request: PermitRequest) -> Option<Exhausted> {
+        self.locked(|state| {
+            let now = self.now();
+            state.scheduler.closed(&request.demand(now), now, &AccountDays(self))
+        })
     }
 
     pub(super) fn usage(&self) -> QueueUsage {
@@ -292,9 +329,8 @@ impl WaitQueue {
         let deadline = self.nanos(request.deadline);
         self.locked(|state| {
             let now = self.now();
-            let PermitRequest { member, cost, priority, urgency, service_day, .. } = request;
             let expires = now.saturating_add(state.scheduler.supply.max_wait()).min(deadline);
-            let demand = Demand { member, cost, priority, urgency, expires, deadline, with: service_day };
+            let demand = Demand { deadline, ..request.demand(expires) };
             let expires = match state.scheduler.arrive(&demand, now, &AccountDays(self)) {
                 QueueArrival::Granted(grant) => return Ok(Entered::Permit(self.permit(grant))),
                 QueueArrival::Refused(exhausted) => return Err(exhausted),

@@ -27,6 +27,7 @@ use super::{
     calendar_day::LocalTime,
     claim::{Claim, ClaimedDay},
     day::{DayCounter, DayShortage, Unrecorded},
+    day_share::DayView,
     header, learned,
     lease::CounterContext,
     outlook::DayUse,
@@ -61,6 +62,8 @@ struct QuotaSettings {
 struct LimitsInForce {
     second: Option<Arc<TokenBucket>>,
     day: Option<u64>,
+    /// Of the day, once no override is in force.
+    configured_day: Option<u64>,
     enforce: bool,
     /// In force.
     overridden: Option<QuotaOverride>,
@@ -86,7 +89,7 @@ pub enum Exceeded {
     Day {
         /// Whole seconds, at least 1.
         retry_after: Duration,
-        /// Start of the next day in the account's zone.
+        /// When there are units again, in the account's zone: at midnight, or when an override ends.
         resets_at: LocalTime,
         /// The limit is not the configured one.
         notice: Option<OverrideNotice>,
@@ -96,11 +99,25 @@ pub enum Exceeded {
     Blocked {
         /// Whole seconds, at least 1.
         retry_after: Duration,
+        /// When something is admitted again, in the account's zone: at the end of the block, or at the end of the day.
+        frees_at: LocalTime,
         notice: OverrideNotice,
     },
     /// There may be units left today, but taking them cannot be recorded.
     #[error(transparent)]
     Unrecorded(#[from] Unrecorded),
+}
+
+impl Exceeded {
+    /// How long to wait before the next try.
+    pub fn retry_after(&self) -> Duration {
+        match self {
+            Exceeded::Second { retry_after, .. }
+            | Exceeded::Day { retry_after, .. }
+            | Exceeded::Blocked { retry_after, .. } => *retry_after,
+            Exceeded::Unrecorded(_) => Duration::ZERO,
+        }
+    }
 }
 
 impl Quota {
@@ -114,6 +131,7 @@ impl Quota {
         let in_force = ArcSwap::from_pointee(LimitsInForce {
             second,
             day: quota.day,
+            configured_day: quota.day,
             enforce: quota.enforce,
             overridden: None,
             set: None,
@@ -162,8 +180,15 @@ impl Quota {
         if self.day.limit() != limit {
             self.day.set_limit(limit);
         }
-        let mut in_force =
-            LimitsInForce { second, day: limits.day, enforce: limits.enforce, overridden, set, policy: None };
+        let mut in_force = LimitsInForce {
+            second,
+            day: limits.day,
+            configured_day: settings.configured.day,
+            enforce: limits.enforce,
+            overridden,
+            set,
+            policy: None,
+        };
         in_force.policy = header::policy(&self.usage_under(&in_force));
         self.in_force.store(Arc::new(in_force));
     }
@@ -229,22 +254,58 @@ impl Quota {
             return Ok(());
         }
         let limits = self.limits();
-        if limits.enforce && !self.day.has(1) {
-            return Err(self.day_exceeded());
-        }
-        if !limits.enforce && limits.day.is_some_and(|limit| self.day.today().used >= limit) {
-            self.note(LimitWindow::Day, claim);
+        if let Some(limit) = limits.day {
+            let view = self.day.view();
+            match limits.enforce {
+                true if view.used >= limit => return Err(self.day_refusal(&limits, &view)),
+                false if view.used >= limit => self.note(LimitWindow::Day, claim),
+                _ => {}
+            }
         }
         claim.day = ClaimedDay::Due(self.day.clone());
         Ok(())
     }
 
-    /// The refusal of a request while none is left today.
+    /// Takes nothing.
+    ///
+    /// # Errors
+    /// [`Exceeded`] if no request is left today.
+    pub fn check_day(&self) -> Result<(), Exceeded> {
+        let (limits, view) = (self.limits(), self.day.view());
+        let is_used_up = limits.enforce && limits.day.is_some_and(|limit| view.used >= limit);
+        if is_used_up { Err(self.day_refusal(&limits, &view)) } else { Ok(()) }
+    }
+
+    /// The refusal of a request that found none left today.
     pub fn day_exceeded(&self) -> Exceeded {
+        self.day_refusal(&self.limits(), &self.day.view())
+    }
+
+    fn day_refusal(&self, limits: &LimitsInForce, view: &DayView) -> Exceeded {
+        // What was short may have come back, or midnight may have passed.
+        let is_left = limits.day.is_none_or(|limit| view.used < limit);
+        let frees_at = if is_left { view.now } else { self.day_renewed_at(limits, view) };
         Exceeded::Day {
-            retry_after: Duration::from_secs(self.day.today().ends_in),
-            resets_at: self.day.ends_at(),
-            notice: self.limits().overridden.as_ref().map(|set| self.notice(set)),
+            retry_after: whole_seconds(millis_until(frees_at, view)),
+            resets_at: self.day.local(frees_at),
+            notice: limits.overridden.as_ref().map(|set| self.notice(set)),
+        }
+    }
+
+    /// When the day has more units than now: at midnight, or before if an override ends before and the configured limit
+    /// leaves more; never while an override blocks. Milliseconds since 1970.
+    fn day_renewed_at(&self, limits: &LimitsInForce, view: &DayView) -> i64 {
+        let Some(set) = &limits.overridden else { return view.ends };
+        // On the clock of the day.
+        let until = view.now.saturating_add_unsigned(set.millis_left(self.clock.settled_millis()));
+        let left = |limit: Option<u64>| limit.unwrap_or(u64::MAX).saturating_sub(view.used);
+        let left_now = if set.block { 0 } else { left(limits.day) };
+        let renews = left(limits.configured_day) > left_now || (set.block && !limits.enforce);
+        match (set.block, renews) {
+            (true, true) => until,
+            (true, false) => until.max(view.ends),
+            (false, true) => until.min(view.ends),
+            (false, false) => view.ends,
         }
     }
 
@@ -266,8 +327,10 @@ impl Quota {
     pub fn check_block(&self) -> Result<(), Exceeded> {
         let limits = self.limits();
         let Some(set) = limits.overridden.as_ref().filter(|set| set.block) else { return Ok(()) };
-        let retry_after = whole_seconds(Duration::from_millis(set.millis_left(self.clock.settled_millis())));
-        Err(Exceeded::Blocked { retry_after, notice: self.notice(set) })
+        let view = self.day.view();
+        let frees_at = self.day_renewed_at(&limits, &view);
+        let retry_after = whole_seconds(millis_until(frees_at, &view));
+        Err(Exceeded::Blocked { retry_after, frees_at: self.day.local(frees_at), notice: self.notice(set) })
     }
 
     /// A request is served that the limit would have refused.
@@ -286,12 +349,17 @@ impl Quota {
     }
 
     fn usage_under(&self, limits: &LimitsInForce) -> UsageByWindow {
-        if let Some(set) = limits.overridden.as_ref().filter(|set| set.block) {
-            let resets_in = set.millis_left(self.clock.settled_millis()).div_ceil(1000).max(1);
-            return UsageByWindow { second: None, day: Some(WindowUsage { limit: 0, left: 0, resets_in }) };
+        let is_blocked = limits.overridden.as_ref().is_some_and(|set| set.block);
+        let day = |limit: u64| {
+            let view = self.day.view();
+            let resets_in = whole_seconds(millis_until(self.day_renewed_at(limits, &view), &view)).as_secs();
+            WindowUsage { limit, left: limit.saturating_sub(view.used), resets_in }
+        };
+        if is_blocked {
+            return UsageByWindow { second: None, day: Some(day(0)) };
         }
         let second = limits.second.as_ref().map(|second| TokensLeft { rate: second.rate(), left: second.left() });
-        UsageByWindow::of(second, limits.day, &self.day)
+        UsageByWindow { second: second.map(TokensLeft::window), day: limits.day.map(day) }
     }
 
     /// Requests used today, reserved ones included; counted even without a limit.
@@ -323,4 +391,9 @@ impl Quota {
     pub fn limit_header(&self) -> Option<HeaderValue> {
         header::left(&self.usage())
     }
+}
+
+/// From the instant of `view`; zero if `at` is over.
+fn millis_until(at: i64, view: &DayView) -> Duration {
+    Duration::from_millis(u64::try_from(at.saturating_sub(view.now)).unwrap_or(0))
 }

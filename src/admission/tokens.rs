@@ -154,6 +154,11 @@ impl Tokens {
         self.fill_until(until + self.fill.capacity);
     }
 
+    /// Leaves one token at most, and the bucket begins to fill at `until`.
+    pub(super) fn leave_one(&mut self, until: u64) {
+        self.fill_until(until + self.fill.capacity - self.fill.period);
+    }
+
     /// The bucket is not full before `full_at`.
     pub(super) fn fill_until(&mut self, full_at: u64) {
         self.record(Change::Empty { full_at });

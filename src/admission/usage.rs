@@ -2,7 +2,6 @@
 //!
 //! Numbers only: reading them takes nothing from a limit and never fails.
 
-use super::day::DayCounter;
 use crate::config::Rate;
 
 /// The window of a limit.
@@ -51,19 +50,9 @@ pub(super) struct TokensLeft {
     pub(super) left: u64,
 }
 
-impl UsageByWindow {
-    /// `limit`: of the day; it need not be the counter's own.
-    pub(super) fn of(second: Option<TokensLeft>, limit: Option<u64>, day: &DayCounter) -> Self {
-        Self { second: second.map(second_window), day: limit.map(|limit| day_window(limit, day)) }
+impl TokensLeft {
+    pub(super) fn window(self) -> WindowUsage {
+        let limit = u64::from(self.rate.per_second);
+        WindowUsage { limit, left: self.left.min(limit), resets_in: 1 }
     }
-}
-
-fn second_window(TokensLeft { rate, left }: TokensLeft) -> WindowUsage {
-    let limit = u64::from(rate.per_second);
-    WindowUsage { limit, left: left.min(limit), resets_in: 1 }
-}
-
-fn day_window(limit: u64, day: &DayCounter) -> WindowUsage {
-    let today = day.today();
-    WindowUsage { limit, left: limit.saturating_sub(today.used), resets_in: today.ends_in }
 }

@@ -12,9 +12,8 @@ use tokio::time::Instant;
 
 use super::{CallPriority, UpstreamCall};
 use crate::{
-    admission::{BudgetMember, BudgetRequest, Claim, NotSpent, Spent, Urgency},
+    admission::{BudgetRequest, Claim, LimitResponse, NotSpent, Spent},
     attempts::Attempts,
-    catalog::Operation,
     config::{Class, Priority},
     deadline::timed,
     keys::Lease,
@@ -23,7 +22,8 @@ use crate::{
     refusal::Refusal,
     reply::Reply,
     upstream::{
-        self, Accounting, Answer, AnswerBody, Bounds, Failure, Keyed, breaker::BreakerPermit, inject::inject, rewrite,
+        self, Accounting, Answer, AnswerBody, Bounds, Failure, Keyed, THROTTLED, breaker::BreakerPermit,
+        inject::inject, rewrite,
     },
 };
 
@@ -133,8 +133,12 @@ impl PreparedAttempt {
             }
             Ok(mut answer) => {
                 let reading = read(call, &answer);
-                if reading.outcome == Outcome::Throttled || answer.asks_to_wait() {
-                    call.account.budget.throttled(began, answer.wait_named());
+                let throttled = reading.outcome == Outcome::Throttled;
+                if throttled || answer.asks_to_wait() {
+                    let limit = LimitResponse { sent: began, wait: answer.wait_named() };
+                    let again = call.budget_request(call.priority(), attempts.sent());
+                    let due = call.account.budget.throttled(limit, again);
+                    answer.wait_at_least(if throttled { due.max(THROTTLED) } else { due });
                 }
                 permit.report(reading.evidence(answer.status), answer.took);
                 if proves_pair(call, &reading) {
@@ -157,11 +161,8 @@ impl PreparedAttempt {
 /// Step 9: waits for the service's day and the account's budget. The priority of a fill may rise meanwhile. What is sent
 /// from spare budget does not wait: it takes what is there, or nothing.
 async fn spend(call: &UpstreamCall, claim: &Claim, attempts: &Attempts) -> Result<Spent, NotSpent> {
-    let (budget, cost) = (&call.account.budget, call.operation.cost);
-    let deadline = call.deadlines.next(attempts.sent()).instant();
-    let member = call.service.map_or(BudgetMember::GATEWAY, |service| call.snapshot.members[service]);
-    let urgency = urgency(&call.operation);
-    let request = |priority| BudgetRequest { member, cost, priority, urgency, deadline };
+    let budget = &call.account.budget;
+    let request = |priority| call.budget_request(priority, attempts.sent());
     let mut highest = match &call.priority {
         CallPriority::OfService(priority) => return budget.spend(request(*priority), claim).await,
         CallPriority::Spare(_) => {
@@ -177,14 +178,6 @@ async fn spend(call: &UpstreamCall, claim: &Claim, attempts: &Attempts) -> Resul
             spent = budget.spend(request(priority), claim) => return spent,
             Ok(()) = highest.changed() => {}
         }
-    }
-}
-
-fn urgency(operation: &Operation) -> Urgency {
-    match operation.class {
-        Class::Order => Urgency::Order,
-        _ if operation.urgent => Urgency::Expiring,
-        _ => Urgency::Usual,
     }
 }
 

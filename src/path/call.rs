@@ -7,8 +7,9 @@ use tokio::{sync::watch, time::Instant};
 
 use super::Exchange;
 use crate::{
-    admission::{Claim, Exceeded, NotSpent, Quota},
+    admission::{BudgetMember, BudgetRequest, Claim, Exceeded, NotSpent, Quota, Urgency},
     body::BufferedRequest,
+    cache::{Key, Lookup},
     catalog::Operation,
     config::{self, Class, Priority},
     deadline::{CallerTimeout, Deadline},
@@ -171,13 +172,29 @@ impl UpstreamCall {
         }
     }
 
-    /// What may be buffered for it.
-    pub(super) fn allowance(&self) -> MemoryAllowance {
-        let priority = match &self.priority {
+    /// The priority at present.
+    pub(super) fn priority(&self) -> Priority {
+        match &self.priority {
             CallPriority::OfService(priority) => *priority,
             CallPriority::OfWaiters(highest) | CallPriority::Spare(highest) => *highest.borrow(),
+        }
+    }
+
+    /// What it takes of the account's budget. `sent`: as far as it has come.
+    pub(super) fn budget_request(&self, priority: Priority, sent: Sent) -> BudgetRequest {
+        let deadline = self.deadlines.next(sent).instant();
+        let member = self.service.map_or(BudgetMember::GATEWAY, |service| self.snapshot.members[service]);
+        let urgency = match self.operation.class {
+            Class::Order => Urgency::Order,
+            _ if self.operation.urgent => Urgency::Expiring,
+            _ => Urgency::Usual,
         };
-        self.snapshot.memory.allowance(priority)
+        BudgetRequest { member, cost: self.operation.cost, priority, urgency, deadline }
+    }
+
+    /// What may be buffered for it.
+    pub(super) fn allowance(&self) -> MemoryAllowance {
+        self.snapshot.memory.allowance(self.priority())
     }
 
     /// What may be buffered of its response. Where it decides what became of an order it is always read.
@@ -292,9 +309,24 @@ impl Call {
     }
 
     fn claim_second(&self, x: &mut Exchange, claim: &mut Claim) -> Result<(), Refusal> {
-        self.allowed(self.quota().claim_second(claim))?;
+        self.quota().claim_second(claim).map_err(|exceeded| self.longest_refusal(exceeded))?;
         x.claimed(claim);
         Ok(())
+    }
+
+    /// The refusal of a request that some limits refuse: of the one that lasts longest, so that it is not refused again when
+    /// the first of them is over.
+    fn longest_refusal(&self, exceeded: Exceeded) -> Refusal {
+        let is_sent = self.upstream.operation.cache.is_none() || !self.is_stored();
+        let day = (is_sent || self.service().charge_hits_day).then(|| self.quota().check_day().err()).flatten();
+        let exceeded = day.unwrap_or(exceeded);
+        let request = self.upstream.budget_request(self.upstream.priority(), Sent::No);
+        match is_sent.then(|| self.upstream.account.budget.closed(request)).flatten() {
+            Some(over) if over.retry_after > exceeded.retry_after() => {
+                Refusal::over_budget(&over, &self.upstream.account.name)
+            }
+            _ => Refusal::over_quota(&exceeded, &self.service().name),
+        }
     }
 
     /// The rest of the claim of a call that is to be sent: of a cached operation whose hits are not charged
@@ -304,7 +336,7 @@ impl Call {
         if !self.charges_hits() {
             self.claim_second(x, claim)?;
         }
-        self.allowed(self.quota().owe_day(claim))?;
+        self.quota().owe_day(claim).map_err(|exceeded| self.longest_refusal(exceeded))?;
         x.claimed(claim);
         Ok(())
     }
@@ -331,6 +363,19 @@ impl Call {
     /// Records a claim that is used without sending anything.
     pub(super) async fn record(&self, claim: &mut Claim) -> Result<(), Refusal> {
         Ok(claim.record(self.deadline().instant()).await?)
+    }
+
+    /// The key of its response in the cache; `None` if it has none.
+    pub(super) fn cache_key(&self) -> Option<Key> {
+        let UpstreamCall { account, operation, request, .. } = &self.upstream;
+        operation.cache.as_ref()?;
+        account.cache_key(operation, Some(&self.service().name), request)
+    }
+
+    /// Whether there is a stored response, be it stale.
+    fn is_stored(&self) -> bool {
+        let stored = |key| self.upstream.snapshot.cache.peek(&key, Instant::now());
+        self.cache_key().is_some_and(|key| !matches!(stored(key), Lookup::Miss))
     }
 
     fn charges_hits(&self) -> bool {

@@ -10,7 +10,7 @@ use std::{ops::ControlFlow, pin::pin, sync::Arc};
 use tokio::time::Instant;
 
 use super::{
-    Call, Exchange, UpstreamCall, fetch,
+    Call, Exchange, fetch,
     fill::{Fallback, Fill, FillReason, is_storable, reply_of, stale_reply},
 };
 use crate::{
@@ -55,7 +55,7 @@ pub(super) async fn lookup(
         return Ok(ControlFlow::Continue(Unanswered::Uncached));
     }
     let directives = RequestDirectives::read(&call.upstream.request.headers, call.service().force_refresh);
-    let Some(key) = operation.cache.as_ref().and_then(|_| key(call)) else {
+    let Some(key) = call.cache_key() else {
         x.fetched_as = Some(CacheStatusHeader::Bypass);
         let refused = directives.only_if_cached.then(Refusal::only_if_cached);
         return refused.map_or(Ok(ControlFlow::Continue(Unanswered::Bypass)), Err);
@@ -178,11 +178,6 @@ fn is_only_leaders(result: &FetchResult, call: &Call) -> bool {
         Code::QuotaSecond | Code::QuotaDay | Code::BudgetSecond | Code::BudgetDay | Code::BudgetInFlight
     );
     of_limits && service.as_ref() != Some(&call.service().name)
-}
-
-fn key(call: &Call) -> Option<Key> {
-    let UpstreamCall { account, operation, request, .. } = &call.upstream;
-    account.cache_key(operation, Some(&call.service().name), request)
 }
 
 async fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {

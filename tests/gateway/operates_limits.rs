@@ -139,6 +139,20 @@ fn an_override_is_in_force_everywhere_until_it_ends() {
     assert_eq!((refused.code().as_str(), fields(&refused)), ("quota.day", (true, "0".to_owned())));
     let message = refused.json()["message"].as_str().expect("a message").to_owned();
     assert!(message.contains("poor") && message.contains("it loops"), "{message}");
+    // When the override ends, 40 a day apply again; or midnight is earlier.
+    let wait: u64 = refused.header("retry-after").and_then(|wait| wait.parse().ok()).expect("a wait");
+    let shown = status(&gateway);
+    let ends: jiff::Timestamp = shown["override"]["until"].as_str().and_then(|at| at.parse().ok()).expect("a time");
+    let midnight = shown["quota"]["day"]["resets_in_seconds"].as_u64().expect("seconds");
+    let ends_in = ends.as_second().saturating_sub(jiff::Timestamp::now().as_second());
+    assert!(wait as i64 <= ends_in + 2 && wait.abs_diff(midnight) <= 2, "{wait} s, {ends_in} s, {midnight} s");
+    let limit = refused.header("ratelimit").expect("a field");
+    assert!(limit.ends_with(&format!("r=0;t={wait}")) || limit.ends_with(&format!("r=0;t={}", wait - 1)), "{limit}");
+    let [named, starts] = ["operators until ", "it starts again at "].map(|before| {
+        let after = message.split_once(before).expect("an instant").1;
+        after[..25].to_owned()
+    });
+    assert!(named == starts || (wait as i64) < ends_in, "{message}");
 
     let raised = json!({"service": "poor", "per_day": 100, "per_second": 7, "for": "1h", "reason": "a sale"});
     assert_eq!(set_quota(&gateway, raised).json()["override"]["per_second"], 7);

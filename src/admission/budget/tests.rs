@@ -327,3 +327,87 @@ fn a_crowd_on_many_threads_leaves_nothing_behind() {
         assert_eq!((sent, usage.used_today, usage.in_flight.left, usage.waiting), (2_000, 2_000, 3, 0));
     });
 }
+
+/// With second and day used up, the day is told, and nobody waits for a token that would be of no use.
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_day_is_used_up_never_waits() {
+    let budget = budget(Some((1, 3)), Some(3), 8, 10_000);
+    let begin = Instant::now();
+    for _ in 0..3 {
+        send(&budget, NORMAL).await.unwrap();
+    }
+    let refused = send(&budget, NORMAL).await.unwrap_err();
+    assert!(matches!(refused.what, BudgetLimit::Day { .. }), "{refused:?}");
+    assert_eq!((refused.retry_after.as_secs(), begin.elapsed()), (15 * 3_600, Duration::ZERO));
+}
+
+/// Five wait for tokens when the last unit of the day goes: four are refused then, and not each at its own turn.
+#[tokio::test(start_paused = true)]
+async fn waiters_are_refused_when_the_day_is_used_up() {
+    let budget = Arc::new(budget(Some((1, 3)), Some(4), 8, 10_000));
+    let begin = Instant::now();
+    for _ in 0..3 {
+        send(&budget, NORMAL).await.unwrap();
+    }
+    let waiters: Vec<_> = (0..5)
+        .map(|_| {
+            let budget = budget.clone();
+            tokio::spawn(async move { (send(&budget, NORMAL).await.is_ok(), Instant::now()) })
+        })
+        .collect();
+    let mut sent = 0;
+    for waiter in waiters {
+        let (is_ok, at) = waiter.await.unwrap();
+        assert!(at - begin <= Duration::from_millis(1_001), "{:?}", at - begin);
+        sent += usize::from(is_ok);
+    }
+    assert_eq!((sent, budget.usage().used_today), (1, 4));
+}
+
+/// It is five minutes to midnight: of a pause and the end of the day, the later one is told.
+#[tokio::test(start_paused = true)]
+async fn of_a_pause_and_the_day_the_longer_one_is_told() {
+    for (pause, minutes) in [(1_800, 30), (60, 5)] {
+        let budget = budget(Some((10, 10)), Some(1), 8, 0);
+        tokio::time::advance(Duration::from_secs(15 * 3_600 - 300)).await;
+        send(&budget, NORMAL).await.unwrap();
+        let limit = LimitResponse { sent: Instant::now(), wait: Some(Duration::from_secs(pause)) };
+        let priority = NORMAL;
+        let again =
+            BudgetRequest { member: BudgetMember(1), cost: 1, priority, urgency: Urgency::Usual, deadline: far() };
+        assert_eq!(budget.throttled(limit, again).as_secs(), pause);
+        let refused = send(&budget, NORMAL).await.unwrap_err();
+        assert_eq!(refused.retry_after.as_secs(), minutes * 60, "{refused:?}");
+        let closed = budget.closed(again).unwrap();
+        assert_eq!(closed, refused);
+        tokio::time::advance(refused.retry_after).await;
+        assert!(budget.closed(again).is_none());
+        send(&budget, NORMAL).await.unwrap();
+    }
+}
+
+/// Whoever waits as long as it was told is admitted, at any rate and with any cost.
+#[tokio::test(start_paused = true)]
+async fn a_pause_ends_when_callers_were_told() {
+    for (rate, burst, cost, wait) in
+        [(100, 100, 1, 2_000), (1, 1, 1, 2_000), (2, 5, 3, 1_500), (1, 4, 4, 250), (20, 20, 1, 0), (20, 20, 5, 0)]
+    {
+        let budget = budget(Some((rate, burst)), None, 8, 0);
+        for _ in 0..burst / cost {
+            spend(&budget, cost, NORMAL, far()).await.unwrap().sent();
+        }
+        let limit = LimitResponse { sent: Instant::now(), wait: Some(Duration::from_millis(wait)) };
+        let priority = NORMAL;
+        let again = BudgetRequest { member: BudgetMember(1), cost, priority, urgency: Urgency::Usual, deadline: far() };
+        let due = budget.throttled(limit, again);
+        assert!(due >= Duration::from_millis(wait), "{due:?}");
+        if due > Duration::ZERO {
+            let refused = spend(&budget, cost, NORMAL, far()).await.unwrap_err();
+            assert_eq!(refused.retry_after, whole_seconds(due), "{rate} {burst} {cost} {wait}");
+            tokio::time::advance(due - Duration::from_nanos(1)).await;
+            assert!(spend(&budget, cost, NORMAL, far()).await.is_err(), "{rate} {burst} {cost} {wait}");
+        }
+        tokio::time::advance(Duration::from_nanos(1)).await;
+        spend(&budget, cost, NORMAL, far()).await.unwrap().sent();
+    }
+}

@@ -17,6 +17,9 @@ use super::{
 /// How long a request waits for units of the day that the ledger has not granted yet, at most, nanoseconds.
 const LEASE_WAIT: u64 = 1_000_000_000;
 
+/// Of the head of the line that is served next.
+const NOTHING_AHEAD: Ahead = Ahead { own: 0, all: 0 };
+
 /// What becomes of a request that arrives.
 pub(super) enum QueueArrival<T> {
     Granted(Served<T>),
@@ -95,14 +98,14 @@ impl<W, Q> Scheduler<W, Q> {
                 Err(Stop::NotLeased) => expires = expires.max(now + LEASE_WAIT).min(demand.deadline),
                 Err(Stop::Until(_) | Stop::Place | Stop::Day(..)) => {}
             }
-        } else if let Err(Stop::Day(refused, at)) = self.supply.check_day(demand, now, days.view())
-            && at > expires
-        {
-            return QueueArrival::Refused(Exhausted::Day(refused));
         }
-        let due = self.supply.due_in(demand, self.ahead(demand), now);
-        if expires <= now || now.saturating_add(due) > expires {
-            return QueueArrival::Refused(self.shortage(demand, now, days));
+        // A token is of no use to it without the day.
+        let (ahead, at) = (self.ahead(demand), At { now, days });
+        let of_day = self.supply.closed_day(demand, &at);
+        let day_comes = of_day.map_or(now, |day| day.free_at);
+        let due = now.saturating_add(self.supply.due_in(demand, ahead, now));
+        if expires <= now || due.max(day_comes) > expires {
+            return QueueArrival::Refused(self.supply.longest_shortage(demand, ahead, &at, of_day));
         }
         QueueArrival::Waits { expires }
     }
@@ -140,8 +143,17 @@ impl<W, Q> Scheduler<W, Q> {
         while let Some(line) = self.lines.first(only) {
             let Some((position, Waiting { demand, .. })) = self.lines.head(line) else { break };
             let (cost, expires) = (demand.cost, demand.expires);
-            let decision = match self.supply.take(demand, now, days) {
+            let taken = self.supply.take(demand, now, days);
+            let of_day = match taken {
+                // The day may have been used up since it came.
+                Err(Stop::Until(_) | Stop::Place) => self.supply.closed_day(demand, &At { now, days }),
+                _ => None,
+            };
+            let decision = match taken {
                 Ok(grant) => Ok(grant),
+                Err(_) if of_day.is_some_and(|day| day.free_at > expires) => {
+                    Err(self.supply.shortage(demand, NOTHING_AHEAD, &At { now, days }))
+                }
                 Err(Stop::Final(exhausted)) => Err(exhausted),
                 Err(Stop::Day(refused, at)) if at > expires => Err(Exhausted::Day(refused)),
                 Err(Stop::Day(_, at)) => {
@@ -214,10 +226,24 @@ impl<W, Q> Scheduler<W, Q> {
         self.relist(now);
     }
 
-    /// The limit that a request lacks now, and for how long.
+    /// Why no request like this is served for a while, whatever the tokens: a pause, or the day.
+    pub(super) fn closed<D: Days<Q>>(&mut self, demand: &Demand<Q>, now: u64, days: &D) -> Option<Exhausted> {
+        let (ahead, at) = (self.ahead(demand), At { now, days });
+        let of_day = self.supply.closed_day(demand, &at);
+        let is_closed = of_day.is_some() || now < self.supply.paused_until();
+        is_closed.then(|| self.supply.longest_shortage(demand, ahead, &at, of_day))
+    }
+
+    /// Time until a request could be served that has not come yet, nanoseconds.
+    pub(super) fn due_in(&mut self, demand: &Demand<Q>, now: u64) -> u64 {
+        let ahead = self.ahead(demand);
+        self.supply.due_in(demand, ahead, now)
+    }
+
+    /// Of the limits that a request lacks now, the one that lasts longest.
     pub(super) fn shortage<D: Days<Q>>(&mut self, demand: &Demand<Q>, now: u64, days: &D) -> Exhausted {
         let ahead = self.ahead(demand);
-        self.supply.shortage(demand, ahead, At { now, days })
+        self.supply.shortage(demand, ahead, &At { now, days })
     }
 
     /// Whether the waiter that comes first may have the tokens that are there.

@@ -28,6 +28,9 @@ use crate::{
 /// The service number of calls that the gateway makes for itself.
 pub(in crate::admission) const GATEWAY: usize = 0;
 
+/// What a request that finds no place in flight is told to wait, nanoseconds.
+const PLACE_WAIT: u64 = 1_000_000_000;
+
 /// The limits of an account.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::admission) struct Limits {
@@ -44,6 +47,9 @@ pub(super) trait Days<Q> {
     type Output;
 
     fn view(&self) -> DayView;
+
+    /// The counter that has fewer units left than would be taken; `None`: both have as many.
+    fn used_up(&self, with: &Q, cost: u32) -> Option<DayShort>;
 
     /// Takes `cost` units of the account's day, and what `with` says, or nothing.
     ///
@@ -98,7 +104,7 @@ pub(in crate::admission) enum Exhausted {
     InFlight { own_share_used: bool },
     /// Tokens come after this time.
     Second { wait: Duration, own_share_used: bool },
-    /// Fastrac has paused the account, for this time.
+    /// Fastrac has paused the account; tokens come after this time.
     Paused { wait: Duration },
     /// It costs more than the bucket ever holds.
     TooLarge,
@@ -123,8 +129,15 @@ pub(super) enum Stop {
     Final(Exhausted),
 }
 
+/// A day that has fewer units left than a request needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClosedDay {
+    pub(super) exhausted: Exhausted,
+    /// When it may have them, nanoseconds.
+    pub(super) free_at: u64,
+}
+
 /// An instant, and the day counters at it.
-#[derive(Clone, Copy)]
 pub(super) struct At<'a, D> {
     pub(super) now: u64,
     pub(super) days: &'a D,
@@ -395,8 +408,8 @@ impl Supply {
             self.refill(now, true);
         }
         if let Some(tokens) = &mut self.tokens {
-            // What gathers in a pause would go out as one burst after it.
-            tokens.empty(self.learned.paused_until());
+            // What gathers in a pause would go out as one burst after it. One is there, for who comes when it was told to.
+            tokens.leave_one(self.learned.paused_until());
         }
     }
 
@@ -439,30 +452,61 @@ impl Supply {
         Standing::Borrows { covered_at: covered_at.filter(|at| *at > now) }
     }
 
-    /// The limit that a request lacks now, and for how long.
-    pub(super) fn shortage<Q, D: Days<Q>>(&mut self, demand: &Demand<Q>, ahead: Ahead, at: At<'_, D>) -> Exhausted {
-        let At { now, days } = at;
-        let pause = self.learned.paused_until().saturating_sub(now);
+    /// Of the limits that a request lacks now, the one that lasts longest.
+    pub(super) fn shortage<Q, D: Days<Q>>(&mut self, demand: &Demand<Q>, ahead: Ahead, at: &At<'_, D>) -> Exhausted {
+        let of_day = self.closed_day(demand, at);
+        self.longest_shortage(demand, ahead, at, of_day)
+    }
+
+    /// The same; `of_day`: [`Supply::closed_day`] of this instant.
+    pub(super) fn longest_shortage<Q, D: Days<Q>>(
+        &mut self,
+        demand: &Demand<Q>,
+        ahead: Ahead,
+        at: &At<'_, D>,
+        of_day: Option<ClosedDay>,
+    ) -> Exhausted {
+        let &At { now, days } = at;
         let has_share = self.shares.share(demand.member) > 0;
-        if pause > 0 {
-            return Exhausted::Paused { wait: Duration::from_nanos(pause) };
+        let due = self.due_in(demand, ahead, now);
+        if let Some(ClosedDay { exhausted, .. }) = of_day.filter(|day| day.free_at >= now.saturating_add(due)) {
+            return exhausted;
         }
-        if !self.has_free_place(Lane::of(demand)) {
+        let wait = Duration::from_nanos(due);
+        if now < self.learned.paused_until() {
+            return Exhausted::Paused { wait };
+        }
+        let has_place = self.has_free_place(Lane::of(demand));
+        if !has_place && due <= PLACE_WAIT {
             return Exhausted::InFlight { own_share_used: has_share && !self.has_place(demand.member) };
         }
-        if self.check_tokens(demand, now).is_ok() {
-            let day = self.check_day(demand, now, days.view());
-            match day.and_then(|()| days.reserve(&demand.with, demand.cost).map_err(|short| day_stop(short, days))) {
-                Err(Stop::Day(refused, _)) => return Exhausted::Day(refused),
-                Err(Stop::Final(exhausted)) => return exhausted,
-                Err(Stop::NotLeased) => return Exhausted::NotLeased,
-                _ => {}
-            }
+        if has_place
+            && self.check_tokens(demand, now).is_ok()
+            && let Err(DayShort::NotLeased | DayShort::Stalled) = days.reserve(&demand.with, demand.cost)
+        {
+            return Exhausted::NotLeased;
         }
         // Those of its own that wait have the first claim on its guarantee.
         let needed = self.fill().map(|fill| fill.worth(ahead.own + u64::from(demand.cost)));
         let own_share_used = has_share && needed.is_some_and(|needed| !self.shares.covers(demand.member, needed, now));
-        Exhausted::Second { wait: Duration::from_nanos(self.due_in(demand, ahead, now)), own_share_used }
+        Exhausted::Second { wait, own_share_used }
+    }
+
+    /// What a request lacks of the day: of the account's, of its service's, or of its service's part of the account's.
+    pub(super) fn closed_day<Q, D: Days<Q>>(&mut self, demand: &Demand<Q>, at: &At<'_, D>) -> Option<ClosedDay> {
+        let &At { now, days } = at;
+        let view = days.view();
+        let used_up = days.used_up(&demand.with, demand.cost).map(|short| match short {
+            DayShort::Service => Exhausted::ServiceDay,
+            _ => Exhausted::Day(DayRefused { free_at: view.ends, own_share_used: false }),
+        });
+        if let Some(exhausted) = used_up {
+            return Some(ClosedDay { exhausted, free_at: nanos_at(view.ends, &view, now) });
+        }
+        match self.days_apply.then(|| self.check_day(demand, now, view)) {
+            Some(Err(Stop::Day(refused, free_at))) => Some(ClosedDay { exhausted: Exhausted::Day(refused), free_at }),
+            _ => None,
+        }
     }
 
     /// Time until the request could be served, nanoseconds: an estimate that is rather too short, because those ahead may
@@ -507,10 +551,9 @@ impl Supply {
         if is_gateways(demand) {
             return Ok(());
         }
-        self.days.permits(demand.member, demand.cost, &view).map_err(|refused| {
-            let millis = u64::try_from(refused.free_at - view.now).unwrap_or(0);
-            Stop::Day(refused, now.saturating_add(millis.saturating_mul(1_000_000)))
-        })
+        self.days
+            .permits(demand.member, demand.cost, &view)
+            .map_err(|refused| Stop::Day(refused, nanos_at(refused.free_at, &view, now)))
     }
 
     /// Whether the service has fewer places than its share of them; a share is at least one.
@@ -526,6 +569,12 @@ impl Supply {
         tokens.refill(fill, now);
         self.shares.refill(fill, now, empty);
     }
+}
+
+/// An instant of the wall clock (milliseconds since 1970), of which `now` is that of `view`.
+fn nanos_at(millis: i64, view: &DayView, now: u64) -> u64 {
+    let millis = u64::try_from(millis.saturating_sub(view.now)).unwrap_or(0);
+    now.saturating_add(millis.saturating_mul(1_000_000))
 }
 
 fn day_stop<Q, D: Days<Q>>(short: DayShort, days: &D) -> Stop {

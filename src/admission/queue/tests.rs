@@ -47,6 +47,11 @@ impl Days<()> for SimulatedDays {
         DayView { date, starts, ends, now, used: self.used.get(), limit: self.limit }
     }
 
+    fn used_up(&self, (): &(), cost: u32) -> Option<DayShort> {
+        let view = self.view();
+        self.limit.filter(|limit| view.used + u64::from(cost) > *limit).map(|_| DayShort::Account)
+    }
+
     fn reserve(&self, (): &(), cost: u32) -> Result<DayUnits<()>, DayShort> {
         let view = self.view();
         if self.limit.is_some_and(|limit| view.used + u64::from(cost) > limit) {

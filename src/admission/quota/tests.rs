@@ -105,3 +105,74 @@ async fn a_clock_that_was_ahead_ends_no_override_for_good() {
     millis.store(before, Ordering::Relaxed);
     assert!(quota.check_block().is_err());
 }
+
+/// With the day of a lowered quota used up, refusal, `RateLimit` and message name the end of the override, unless the
+/// configured limit is used up too, or midnight is earlier.
+#[tokio::test(start_paused = true)]
+async fn a_lowered_day_frees_up_when_the_override_ends_or_at_midnight() {
+    // It is 09:00 in Jakarta; the override ends at 11:00.
+    let (two_hours, midnight) = (7_200, 54_000);
+    for (configured_day, day, used, until, expected) in [
+        (5, Some(1), 1, "2026-11-24T04:00:00Z", (two_hours, "2026-11-24T11:00:00+07:00")),
+        (5, Some(2), 4, "2026-11-24T04:00:00Z", (two_hours, "2026-11-24T11:00:00+07:00")),
+        (5, Some(2), 5, "2026-11-24T04:00:00Z", (midnight, "2026-11-25T00:00:00+07:00")),
+        (3, Some(5), 5, "2026-11-24T04:00:00Z", (midnight, "2026-11-25T00:00:00+07:00")),
+        (5, Some(1), 1, "2026-11-24T18:00:00Z", (midnight, "2026-11-25T00:00:00+07:00")),
+        (1, None, 1, "2026-11-24T04:00:00Z", (midnight, "2026-11-25T00:00:00+07:00")),
+        (5, Some(1), 1, "2026-11-24T02:00:00.4Z", (1, "2026-11-24T09:00:01+07:00")),
+    ] {
+        let quota = Quota::new(&configured(10, 9, true), &TimeZone::get("Asia/Jakarta").unwrap(), clock());
+        for _ in 0..used {
+            use_one(&quota).await.unwrap();
+        }
+        quota.reconfigure(&configured(10, configured_day, true));
+        let set = QuotaOverride { until: until.parse().unwrap(), ..overridden(Some(10), day, false).unwrap() };
+        quota.set_override(Some(set));
+        let (wait, at) = expected;
+        for refused in [quota.owe_day(&mut Claim::default()).unwrap_err(), quota.check_day().unwrap_err()] {
+            let Exceeded::Day { retry_after, resets_at, .. } = refused else { panic!("{refused:?}") };
+            assert_eq!((retry_after.as_secs(), resets_at.to_string().as_str()), expected, "{day:?} {used} {until}");
+        }
+        let field = quota.limit_header().unwrap();
+        assert!(field.to_str().unwrap().ends_with(&format!("\"day\";r=0;t={wait}")), "{field:?} {at}");
+        // Who waits so long is admitted, and was not a moment before.
+        let wait = Duration::from_secs(wait).min(Duration::from_millis(if wait == 1 { 400 } else { u64::MAX }));
+        advance(wait - Duration::from_millis(1)).await;
+        assert!(quota.check_day().is_err(), "{day:?} {used} {until}");
+        advance(Duration::from_millis(1)).await;
+        quota.check_day().unwrap();
+    }
+}
+
+/// A block that ends while the configured day is used up.
+#[tokio::test(start_paused = true)]
+async fn a_block_with_the_day_used_up_ends_at_midnight() {
+    for (day, used, until, wait, at) in [
+        (2, 1, "2026-11-24T04:00:00Z", 7_200, "2026-11-24T11:00:00+07:00"),
+        (2, 2, "2026-11-24T04:00:00Z", 54_000, "2026-11-25T00:00:00+07:00"),
+        (2, 2, "2026-11-25T02:00:00Z", 86_400, "2026-11-25T09:00:00+07:00"),
+    ] {
+        let quota = Quota::new(&configured(10, day, true), &TimeZone::get("Asia/Jakarta").unwrap(), clock());
+        for _ in 0..used {
+            use_one(&quota).await.unwrap();
+        }
+        let set = QuotaOverride { until: until.parse().unwrap(), ..overridden(None, None, true).unwrap() };
+        quota.set_override(Some(set));
+        let Exceeded::Blocked { retry_after, frees_at, .. } = quota.check_block().unwrap_err() else { panic!() };
+        assert_eq!((retry_after.as_secs(), frees_at.to_string().as_str()), (wait, at));
+        assert_eq!(quota.limit_header().unwrap(), format!("\"day\";r=0;t={wait}").as_str());
+        advance(Duration::from_secs(wait)).await;
+        quota.check_block().unwrap();
+        quota.check_day().unwrap();
+    }
+}
+
+/// What was short may be there again when the refusal is written.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_midnight_overtakes_names_no_other_day() {
+    let quota = Quota::new(&configured(10, 1, true), &TimeZone::get("Asia/Jakarta").unwrap(), clock());
+    use_one(&quota).await.unwrap();
+    advance(Duration::from_secs(15 * 3_600)).await;
+    let Exceeded::Day { retry_after, resets_at, .. } = quota.day_exceeded() else { panic!() };
+    assert_eq!((retry_after.as_secs(), resets_at.to_string().as_str()), (1, "2026-11-25T00:00:00+07:00"));
+}

@@ -14,6 +14,7 @@ mod budget;
 mod calendar_day;
 mod claim;
 mod day;
+mod day_parts;
 mod day_row;
 mod day_share;
 mod header;

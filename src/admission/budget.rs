@@ -18,14 +18,15 @@ use super::{
     calendar_day::LocalTime,
     claim::{Claim, ClaimedDay},
     day::{DayCounter, Unrecorded},
+    day_parts::DayParts,
     day_share::DayRefused,
     header::WindowLimit,
     lease::CounterContext,
     outlook::DayUse,
     queue::{
-        Exhausted, GATEWAY, LimitResponse, Limits, Permit, PermitRequest, QueueUsage, ServiceDay, Sharer, Urgency,
-        WaitQueue,
+        Exhausted, LimitResponse, Limits, Permit, PermitRequest, QueueUsage, ServiceDay, Sharer, Urgency, WaitQueue,
     },
+    share::GATEWAY,
     usage::{LimitWindow, TokensLeft, UsageByWindow, WindowUsage},
 };
 use crate::{
@@ -153,15 +154,15 @@ impl Budget {
     /// An unused budget. The day starts at midnight of `zone`.
     pub fn new(budget: &config::BudgetConfig, zone: &TimeZone, context: impl Into<CounterContext>) -> Self {
         let context = context.into();
-        let queue = WaitQueue::new(limits(budget), DayCounter::new(budget.day, zone, context.clone()));
+        let parts = DayParts::new(budget.day, zone, context.clone());
+        let queue = WaitQueue::new(limits(budget), DayCounter::new(budget.day, zone, context.clone()), parts);
         queue.begin(context.bucket());
         Self { queue: Arc::new(queue), context }
     }
 
     /// Changes the limits; counts and requests in flight stay.
     pub fn resize(&self, budget: &config::BudgetConfig) {
-        self.queue.day.set_limit(budget.day);
-        self.queue.limit(limits(budget));
+        self.queue.limit(limits(budget), budget.day);
     }
 
     /// Shares the budget among these services. Any other has no share any more. If one of them may place orders, some of
@@ -170,7 +171,8 @@ impl Budget {
         self.queue.share_among(services).into_iter().map(BudgetMember).collect()
     }
 
-    /// What services have used of today before the start: it counts towards their shares of the day.
+    /// After the start: what services are known to have used of today before. It counts towards their shares of the day, as
+    /// does what the counters of [`Budget::parts`] know.
     pub fn restore_day(&self, used: &[(BudgetMember, u64)]) {
         let used: Vec<_> = used.iter().map(|(member, units)| (member.0, *units)).collect();
         self.queue.restore_day(&used);
@@ -178,7 +180,7 @@ impl Budget {
 
     /// Changes the time zone; the day keeps its count.
     pub fn set_zone(&self, zone: &TimeZone) {
-        self.queue.day.set_zone(zone);
+        self.queue.set_zone(zone);
     }
 
     /// Takes the request's cost, and what the service's claim still owes, waiting up to `max_wait` and never beyond the
@@ -219,6 +221,11 @@ impl Budget {
     /// The count of the day.
     pub fn day(&self) -> &Arc<DayCounter> {
         &self.queue.day
+    }
+
+    /// The counters of what services have used of the day, if they share it.
+    pub fn parts(&self) -> Vec<Arc<DayCounter>> {
+        self.queue.parts()
     }
 
     /// The date of the day: days since 1970, in the account's zone.

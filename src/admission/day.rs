@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     bucket_start::BucketMark,
     calendar_day::{CalendarDay, LocalTime},
-    day_row::{DayRow, DayRows},
+    day_row::{DayLimit, DayRow, DayRows},
     day_share::DayView,
     lease::{CounterContext, CounterId, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level},
     lease_line::{LeaseLines, LinePlace},
@@ -48,8 +48,7 @@ pub struct DayCounter {
 
 #[derive(Debug)]
 struct CounterState {
-    /// `None` is unlimited.
-    limit: Option<u64>,
+    limit: DayLimit,
     zone: TimeZone,
     rows: DayRows,
     /// Number of the last value requested of the ledger.
@@ -102,12 +101,12 @@ pub struct LastCounts {
 
 impl DayCounter {
     /// A counter with the days that its ledger knows. It asks for the first lease of today. `None` counts without a limit.
-    pub(super) fn new(limit: Option<u64>, zone: &TimeZone, context: impl Into<CounterContext>) -> Arc<Self> {
+    pub(super) fn new(limit: impl Into<DayLimit>, zone: &TimeZone, context: impl Into<CounterContext>) -> Arc<Self> {
         let context = context.into();
         let restored = context.ledger.as_ref().map(|ledger| ledger.restore(&context.id));
         let rows = DayRows::new(restored, context.clock.millis(), zone);
         let state = CounterState {
-            limit,
+            limit: limit.into(),
             zone: zone.clone(),
             rows,
             requests: 0,
@@ -120,10 +119,18 @@ impl DayCounter {
         counter
     }
 
+    /// Whose units it counts.
+    pub fn id(&self) -> &CounterId {
+        &self.context.id
+    }
+
     /// Changes the limit; the count stays.
-    pub(super) fn set_limit(self: &Arc<Self>, limit: Option<u64>) {
+    pub(super) fn set_limit(self: &Arc<Self>, limit: impl Into<DayLimit>) {
+        let limit = limit.into();
         self.change(|state| {
-            state.limit = limit;
+            if std::mem::replace(&mut state.limit, limit) == limit {
+                return;
+            }
             for row in state.rows.all_mut() {
                 (row.changed, row.lower) = (true, true);
             }
@@ -144,7 +151,7 @@ impl DayCounter {
 
     /// Units per day; `None` is unlimited.
     pub(super) fn limit(&self) -> Option<u64> {
-        self.state.lock().limit
+        self.state.lock().limit.units
     }
 
     /// Reserves `units` of today.
@@ -154,7 +161,7 @@ impl DayCounter {
     pub(super) fn reserve(self: &Arc<Self>, units: u32) -> Result<DayReservation, DayShortage> {
         let needed = u64::from(units);
         let (row, date) = self.change(|state| {
-            let (limit, closed) = (state.limit, state.closed);
+            let (limit, closed) = (state.limit.units, state.closed);
             let row = state.today(&self.context.clock);
             if limit.is_some_and(|limit| row.used() + needed > limit) {
                 return Err(DayShortage::Exhausted);
@@ -279,7 +286,7 @@ impl DayCounter {
         let mut state = self.state.lock();
         let CounterState { limit, zone, rows, .. } = &mut *state;
         let now = self.context.clock.millis();
-        look(rows.current(now, zone), now, *limit)
+        look(rows.current(now, zone), now, limit.units)
     }
 
     /// An instant (milliseconds since 1970) in the counter's zone.
@@ -443,7 +450,7 @@ impl DayReservation {
         }
         let units = u64::from(self.units);
         let decided = self.counter.change(|state| {
-            let (limited, closed) = (state.limit.is_some(), state.closed);
+            let (limited, closed) = (state.limit.units.is_some(), state.closed);
             let waits = limited && !in_line && !state.lines.is_empty(Level::Mark);
             let Some(row) = state.rows.numbered(self.row) else { return Some(Ok(())) };
             row.changed = true;

@@ -22,6 +22,21 @@ fn slack(limit: u64) -> u64 {
     (limit / 200).max(1)
 }
 
+/// Units that may be used in a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DayLimit {
+    /// `None` is unlimited.
+    pub(super) units: Option<u64>,
+    /// What the counter usually comes to: blocks of leases and marks are a part of it.
+    pub(super) part: Option<u64>,
+}
+
+impl From<Option<u64>> for DayLimit {
+    fn from(units: Option<u64>) -> Self {
+        DayLimit { units, part: units }
+    }
+}
+
 /// The rows of a counter.
 #[derive(Debug)]
 pub(super) struct DayRows {
@@ -193,28 +208,28 @@ impl DayRow {
         }
     }
 
-    fn reach(&self, level: Level, limit: Option<u64>) -> Reach {
+    fn reach(&self, level: Level, DayLimit { part, .. }: DayLimit) -> Reach {
         match level {
             Level::Lease => {
                 let base = self.used();
-                Reach { base, needed: self.needs_lease, ahead: (limit.unwrap_or(base) / 10).max(LEASE_BLOCK) }
+                Reach { base, needed: self.needs_lease, ahead: (part.unwrap_or(base) / 10).max(LEASE_BLOCK) }
             }
             Level::Mark => {
                 let base = self.recorded;
                 // The other half is for units that were recorded and are not sent yet.
-                Reach { base, needed: self.needs_mark, ahead: slack(limit.unwrap_or(base)) / 2 }
+                Reach { base, needed: self.needs_mark, ahead: slack(part.unwrap_or(base)) / 2 }
             }
         }
     }
 
     /// The value to request of the ledger, if it is not requested already: more once half of what is ahead is used up, less
     /// if the mark is further ahead than it may be.
-    pub(super) fn next_request(&self, level: Level, limit: Option<u64>) -> Option<u64> {
+    pub(super) fn next_request(&self, level: Level, limit: DayLimit) -> Option<u64> {
         if level == Level::Mark && !self.is_active {
             return None;
         }
         let Reach { base, needed, ahead } = self.reach(level, limit);
-        let at_most = limit.unwrap_or(u64::MAX).max(base + needed);
+        let at_most = limit.units.unwrap_or(u64::MAX).max(base + needed);
         let enough = (base + needed.max(ahead.div_ceil(2))).min(at_most);
         let target = (base + needed.max(ahead)).min(at_most);
         let expected = self.level(level).target().units;

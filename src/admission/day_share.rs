@@ -11,7 +11,7 @@
 //! budget, a share or the date changes, or when the clock has released a [`STEPS`]th more. Never takes anything itself:
 //! the account's day counter does, and it alone is exact. Pure. Fails with [`DayRefused`].
 
-use super::share::WHOLE;
+use super::share::{GATEWAY, WHOLE};
 
 /// In this last part of the day the guarantees are lent, milliseconds; longer if the budget of the day needs longer to be
 /// used up at the account's rate.
@@ -152,6 +152,26 @@ impl DayShares {
         self.pace = pace.map(super::share::fixed);
         self.period = period;
         self.plan = Plan::default();
+    }
+
+    /// What those without a share have used of `date` before the start; what is not known to be of one of them counts as the
+    /// gateway's.
+    pub(super) fn restore_unshared(&mut self, units: u64, date: i32) {
+        self.begin(date);
+        let others = self.unshared(date) - self.services[GATEWAY].used;
+        self.count(GATEWAY, |used| used.max(units.saturating_sub(others)));
+    }
+
+    /// What a service has used of `date`.
+    pub(super) fn used(&mut self, member: usize, date: i32) -> u64 {
+        self.begin(date);
+        self.services[member].used
+    }
+
+    /// What those without a share have used of `date`.
+    pub(super) fn unshared(&mut self, date: i32) -> u64 {
+        self.begin(date);
+        self.services.iter().filter(|service| service.share == 0).map(|service| service.used).sum()
     }
 
     /// What a service has used of `date` before the start.
@@ -295,8 +315,13 @@ impl DayShares {
     }
 }
 
+/// Units of a day of `limit` that those without a share may use together, whatever the others do.
+pub(super) fn least_unshared(limit: u64, shares: u64) -> u64 {
+    part_rounded_up(limit, COMMON).max(limit.saturating_sub(part(limit, shares)))
+}
+
 /// A part of `whole`, rounded down.
-fn part(whole: u64, share: u64) -> u64 {
+pub(super) fn part(whole: u64, share: u64) -> u64 {
     (u128::from(whole) * u128::from(share) / u128::from(WHOLE)) as u64
 }
 

@@ -25,6 +25,9 @@ pub enum CounterId {
     Service(Arc<str>),
     /// The budget of an account, by name.
     Account(Arc<str>),
+    /// What a service has used of an account's budget: both names, separated by NUL, which no name contains. An empty name
+    /// of a service stands for all without a share.
+    Part(Arc<str>),
 }
 
 impl CounterId {
@@ -33,7 +36,13 @@ impl CounterId {
         match self {
             CounterId::Service(name) => (b's', name),
             CounterId::Account(name) => (b'a', name),
+            CounterId::Part(names) => (b'p', names),
         }
+    }
+
+    /// A service's part of the budget of `account`.
+    pub(super) fn part(account: &CounterId, service: &str) -> Self {
+        CounterId::Part(format!("{}\0{service}", account.parts().1).into())
     }
 
     /// Of [`CounterId::parts`]; `None`: there is no such kind.
@@ -41,6 +50,7 @@ impl CounterId {
         match kind {
             b's' => Some(CounterId::Service(name.into())),
             b'a' => Some(CounterId::Account(name.into())),
+            b'p' => Some(CounterId::Part(name.into())),
             _ => None,
         }
     }

@@ -25,13 +25,14 @@ use std::{
     time::Duration,
 };
 
+use jiff::tz::TimeZone;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 pub use self::lines::Urgency;
 pub(super) use self::{
     lines::Demand,
-    supply::{Exhausted, GATEWAY, Limits},
+    supply::{Exhausted, Limits},
 };
 use self::{
     scheduler::{QueueArrival, QueueTicket, Scheduler},
@@ -41,6 +42,7 @@ use super::{
     bucket::nanos_since,
     bucket_start::{BucketMark, BucketStart},
     day::{DayCounter, DayReservation, DayShortage, Unrecorded},
+    day_parts::DayParts,
     day_share::DayView,
     share,
     usage::TokensLeft,
@@ -68,6 +70,7 @@ type QueueScheduler = Scheduler<Arc<WaitOutcome>, ServiceDay>;
 #[derive(Debug)]
 struct WaitState {
     scheduler: QueueScheduler,
+    parts: DayParts,
     timer: Option<Timer>,
 }
 
@@ -93,7 +96,7 @@ pub(super) struct Permit {
     queue: Arc<WaitQueue>,
     taken: Taken,
     /// Of the account; `None` once they are used.
-    units: Option<DayReservation>,
+    units: Option<AccountUnits>,
     /// Of the service.
     pub(super) service_unit: Option<DayReservation>,
 }
@@ -157,12 +160,23 @@ pub(super) struct QueueUsage {
 }
 
 /// The counters that a grant takes units from.
-struct AccountDays<'a>(&'a Arc<WaitQueue>);
+struct AccountDays<'a> {
+    queue: &'a Arc<WaitQueue>,
+    parts: &'a DayParts,
+}
+
+/// Units of the account's day.
+#[derive(Debug)]
+struct AccountUnits {
+    account: DayReservation,
+    /// As many of the service's part of it, if services have shares.
+    part: Option<DayReservation>,
+}
 
 /// Units of the account's day, and one of the service's.
 #[derive(Debug)]
 struct TakenUnits {
-    account: DayReservation,
+    account: AccountUnits,
     service: Option<DayReservation>,
 }
 
@@ -170,19 +184,21 @@ impl Days<ServiceDay> for AccountDays<'_> {
     type Output = TakenUnits;
 
     fn view(&self) -> DayView {
-        self.0.day.view()
+        self.queue.day.view()
     }
 
-    fn used_up(&self, with: &ServiceDay, cost: u32) -> Option<DayShort> {
-        let service = with.as_ref().filter(|day| !day.has(1)).map(|_| DayShort::Service);
-        service.or_else(|| (!self.0.day.has(cost)).then_some(DayShort::Account))
+    fn used_up(&self, demand: &Demand<ServiceDay>) -> Option<DayShort> {
+        let service = demand.with.as_ref().filter(|day| !day.has(1)).map(|_| DayShort::Service);
+        service.or_else(|| (!self.queue.day.has(demand.cost)).then_some(DayShort::Account))
     }
 
-    fn reserve(&self, with: &ServiceDay, cost: u32) -> Result<DayUnits<TakenUnits>, DayShort> {
-        let service = with.as_ref().map(|day| self.units(day, 1, DayShort::Service)).transpose()?;
-        let account = self.units(&self.0.day, cost, DayShort::Account)?;
+    fn reserve(&self, demand: &Demand<ServiceDay>) -> Result<DayUnits<TakenUnits>, DayShort> {
+        let of_account = |day| self.units(day, demand.cost, DayShort::Account);
+        let service = demand.with.as_ref().map(|day| self.units(day, 1, DayShort::Service)).transpose()?;
+        let account = of_account(&self.queue.day)?;
+        let part = self.parts.of(demand.member).map(of_account).transpose()?;
         let date = account.date();
-        Ok(DayUnits { units: TakenUnits { account, service }, date })
+        Ok(DayUnits { units: TakenUnits { account: AccountUnits { account, part }, service }, date })
     }
 }
 
@@ -190,7 +206,7 @@ impl AccountDays<'_> {
     fn units(&self, day: &Arc<DayCounter>, units: u32, exhausted: DayShort) -> Result<DayReservation, DayShort> {
         let reserved = match day.reserve(units) {
             Err(DayShortage::NotLeased) => {
-                day.wake_when_granted(&Waker::from(self.0.clone()));
+                day.wake_when_granted(&Waker::from(self.queue.clone()));
                 day.reserve(units)
             }
             decided => decided,
@@ -213,11 +229,11 @@ impl Wake for WaitQueue {
 }
 
 impl WaitQueue {
-    pub(super) fn new(limits: Limits, day: Arc<DayCounter>) -> Self {
+    pub(super) fn new(limits: Limits, day: Arc<DayCounter>, parts: DayParts) -> Self {
         Self {
             day,
             start: Instant::now(),
-            state: Mutex::new(WaitState { scheduler: Scheduler::new(limits), timer: None }),
+            state: Mutex::new(WaitState { scheduler: Scheduler::new(limits), parts, timer: None }),
             members: Mutex::default(),
             leased: AtomicBool::new(false),
         }
@@ -234,8 +250,31 @@ impl WaitQueue {
     }
 
     /// Changes the limits while requests are in flight or wait. A changed rate never grants a burst.
-    pub(super) fn limit(self: &Arc<Self>, limits: Limits) {
-        self.change(|scheduler, now| scheduler.limit(limits, now));
+    pub(super) fn limit(self: &Arc<Self>, limits: Limits, day: Option<u64>) {
+        self.day.set_limit(day);
+        self.locked(|state| {
+            state.scheduler.limit(limits, self.now());
+            state.parts.set_limit(day);
+            self.serve(state);
+        });
+    }
+
+    /// Changes the zone in which days begin; their counts stay.
+    pub(super) fn set_zone(self: &Arc<Self>, zone: &TimeZone) {
+        self.day.set_zone(zone);
+        let mut state = self.state.lock();
+        let WaitState { scheduler, parts, .. } = &mut *state;
+        if !parts.set_zone(zone) {
+            return;
+        }
+        // The date may be another one now.
+        for (member, day) in parts.with_share() {
+            let DayView { used, date, .. } = day.view();
+            scheduler.supply.days().restore(member, used, date);
+        }
+        if let Some(DayView { used, date, .. }) = parts.unshared().map(|day| day.view()) {
+            scheduler.supply.days().restore_unshared(used, date);
+        }
     }
 
     /// Shares the budget among these services; any other has no share any more. Returns their numbers.
@@ -248,30 +287,55 @@ impl WaitQueue {
             .filter(|(name, _)| !services.iter().any(|service| service.name == *name))
             .map(|(_, number)| *number)
             .collect();
-        self.change(|scheduler, now| {
-            let now = if is_new { 0 } else { now };
+        self.locked(|state| {
+            let WaitState { scheduler, parts, .. } = &mut *state;
+            let now = if is_new { 0 } else { self.now() };
             for number in gone {
                 scheduler.set_share(number, 0, now);
+                parts.set_share(number, "", 0);
             }
             scheduler.place_orders(services.iter().any(|service| service.orders));
             let set = |service: &Sharer<'_>| {
                 let number = *members.entry(service.name.to_owned()).or_insert_with(|| scheduler.members());
-                scheduler.set_share(number, share::fixed(service.share), now);
+                let share = share::fixed(service.share);
+                scheduler.set_share(number, share, now);
                 scheduler.supply.bound_day(number, service.most_per_day);
+                if let Some(day) = parts.set_share(number, service.name, share) {
+                    let DayView { used, date, .. } = day.view();
+                    scheduler.supply.days().restore(number, used, date);
+                    raise(&day, scheduler.supply.days().used(number, date));
+                }
                 number
             };
-            services.iter().map(set).collect()
+            let numbers = services.iter().map(set).collect();
+            if let Some(day) = parts.count_unshared() {
+                raise(&day, scheduler.supply.days().unshared(day.view().date));
+            }
+            parts.set_limit(self.day.limit());
+            self.serve(state);
+            numbers
         })
     }
 
-    /// What services have used of today before the start, by number.
+    /// After the start: what services have used of today before, by number, as far as is known besides the counters of
+    /// their parts.
     pub(super) fn restore_day(self: &Arc<Self>, used: &[(usize, u64)]) {
-        let date = self.day.view().date;
-        self.change(|scheduler, _| {
-            for (member, units) in used {
-                scheduler.supply.restore_day(*member, *units, date);
-            }
-        });
+        let mut state = self.state.lock();
+        let WaitState { scheduler, parts, .. } = &mut *state;
+        let (days, date) = (scheduler.supply.days(), self.day.view().date);
+        for (member, units) in used {
+            days.restore(*member, *units, date);
+        }
+        parts.with_share().for_each(|(member, day)| raise(day, days.used(member, date)));
+        if let Some(day) = parts.unshared() {
+            days.restore_unshared(day.view().used, date);
+            raise(day, days.unshared(date));
+        }
+    }
+
+    /// The counters of the services' parts of the day.
+    pub(super) fn parts(&self) -> Vec<Arc<DayCounter>> {
+        self.state.lock().parts.all().cloned().collect()
     }
 
     /// A request got a limit response of Fastrac. `record` takes what that has taught, under the queue's lock. Returns how
@@ -295,7 +359,8 @@ impl WaitQueue {
     pub(super) fn closed(self: &Arc<Self>, request: PermitRequest) -> Option<Exhausted> {
         self.locked(|state| {
             let now = self.now();
-            state.scheduler.closed(&request.demand(now), now, &AccountDays(self))
+            let WaitState { scheduler, parts, .. } = state;
+            scheduler.closed(&request.demand(now), now, &AccountDays { queue: self, parts })
         })
     }
 
@@ -331,7 +396,8 @@ impl WaitQueue {
             let now = self.now();
             let expires = now.saturating_add(state.scheduler.supply.max_wait()).min(deadline);
             let demand = Demand { deadline, ..request.demand(expires) };
-            let expires = match state.scheduler.arrive(&demand, now, &AccountDays(self)) {
+            let days = AccountDays { queue: self, parts: &state.parts };
+            let expires = match state.scheduler.arrive(&demand, now, &days) {
                 QueueArrival::Granted(grant) => return Ok(Entered::Permit(self.permit(grant))),
                 QueueArrival::Refused(exhausted) => return Err(exhausted),
                 QueueArrival::Waits { expires } => expires,
@@ -376,7 +442,7 @@ impl WaitQueue {
 
     /// Decides as many waiters as can be decided now, and gives the queue's timer to the one that comes first.
     fn serve(self: &Arc<Self>, state: &mut WaitState) {
-        let WaitState { scheduler, timer } = state;
+        let WaitState { scheduler, parts, timer } = state;
         let leased = self.leased.swap(false, Ordering::SeqCst);
         if scheduler.waiting() == 0 {
             *timer = None;
@@ -385,7 +451,8 @@ impl WaitQueue {
         if leased {
             scheduler.leased(self.now());
         }
-        let next = scheduler.serve(self.now(), &AccountDays(self), |waiter, decision| {
+        let days = AccountDays { queue: self, parts };
+        let next = scheduler.serve(self.now(), &days, |waiter, decision| {
             *waiter.decision.lock() = Some(decision.map(|grant| self.permit(grant)));
             waiter.changed.notify_one();
         });
@@ -408,6 +475,13 @@ impl WaitQueue {
 
     fn nanos(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Has a counter count at least so many units. One that is not used costs nothing.
+fn raise(day: &Arc<DayCounter>, units: u64) {
+    if units > day.today().used {
+        day.raise_to(units);
     }
 }
 
@@ -452,9 +526,14 @@ impl Waiter {
 
     /// Leaves the queue because the time is up; `None` if it was decided in the meantime.
     fn give_up(&self) -> Option<Exhausted> {
-        self.queue.change(|scheduler, now| {
+        let queue = &self.queue;
+        queue.locked(|state| {
+            let WaitState { scheduler, parts, .. } = &mut *state;
+            let now = queue.now();
             let demand = scheduler.leave(self.ticket, now)?;
-            Some(scheduler.shortage(&demand, now, &AccountDays(&self.queue)))
+            let exhausted = scheduler.shortage(&demand, now, &AccountDays { queue, parts });
+            queue.serve(state);
+            Some(exhausted)
         })
     }
 }
@@ -472,16 +551,19 @@ impl Drop for Waiter {
 impl Permit {
     /// Records the units of the account's day, as [`DayReservation::record`] does.
     pub(super) async fn record(&mut self, until: Instant) -> Result<(), Unrecorded> {
-        match &mut self.units {
-            Some(units) => units.record(until).await,
+        let Some(AccountUnits { account, part }) = &mut self.units else { return Ok(()) };
+        account.record(until).await?;
+        match part {
+            Some(part) => part.record(until).await,
             None => Ok(()),
         }
     }
 
     /// Counts everything as used. The place stays occupied.
     pub(super) fn keep(&mut self) {
-        if let Some(units) = self.units.take() {
-            units.keep();
+        if let Some(AccountUnits { account, part }) = self.units.take() {
+            account.keep();
+            part.into_iter().for_each(DayReservation::keep);
             self.queue.locked(|state| state.scheduler.decide(self.taken, true, 0));
         }
     }

@@ -13,6 +13,9 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use super::tokens::FillRate;
 
+/// The service number of calls that the gateway makes for itself. It has no share.
+pub(super) const GATEWAY: usize = 0;
+
 /// A share of 1. Shares are multiples of its inverse, rounded down.
 pub(super) const WHOLE: u64 = 1_000_000_000;
 

@@ -172,24 +172,15 @@ fn members(catalog: &Catalog, accounts: &[Arc<Account>]) -> Vec<BudgetMember> {
     members
 }
 
-/// What services have spent today, before the gateway was restarted, counts towards their shares of the day.
-///
-/// After `kill -9` the account's count has units of the last second that no service is known to have spent. A service is
-/// charged as many of them as its own count of requests, which survives as the account's does, leaves possible: rather one
-/// unit twice than none.
+/// What services have spent today, before the gateway was restarted, counts towards their shares of the day, also where no
+/// counter knows it: an account's first shares may be new.
 fn restore_days(snapshot: &Snapshot, spending: &Spending) {
     let services = &snapshot.catalog.services;
     for (index, account) in snapshot.accounts.iter().enumerate() {
         let spent: BTreeMap<String, u64> = spending.top_services(&account.name, usize::MAX).into_iter().collect();
-        let unattributed = account.budget.usage().used_today.saturating_sub(spent.values().sum());
-        let used = |(service, member): (usize, &BudgetMember)| {
-            let known = spent.get(&*services[service].name).copied().unwrap_or(0);
-            let requests = snapshot.quotas[service].used_today();
-            let possible = requests.saturating_mul(snapshot.catalog.highest_cost(service));
-            (*member, possible.min(known + unattributed).max(known))
-        };
         let own = snapshot.members.iter().enumerate().filter(|(service, _)| services[*service].account == index);
-        account.budget.restore_day(&own.map(used).collect::<Vec<_>>());
+        let known = own.map(|(service, member)| (*member, spent.get(&*services[service].name).copied().unwrap_or(0)));
+        account.budget.restore_day(&known.collect::<Vec<_>>());
     }
 }
 

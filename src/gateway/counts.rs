@@ -87,6 +87,7 @@ impl Counts {
         }
         for (name, budget) in &*self.budgets.lock() {
             visit(CounterId::Account(name.as_str().into()), budget.day());
+            budget.parts().iter().for_each(|part| visit(part.id().clone(), part));
         }
     }
 

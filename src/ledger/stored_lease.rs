@@ -65,7 +65,8 @@ mod tests {
 
     #[test]
     fn a_row_survives() {
-        for id in [CounterId::Service("checkout".into()), CounterId::Account("main".into())] {
+        let part = CounterId::Part("main\0checkout".into());
+        for id in [CounterId::Service("checkout".into()), CounterId::Account("main".into()), part] {
             let row = LeaseRow { units: 5, starts: -1, ends: i64::MAX };
             let day = CalendarDay { date: -2, starts: -1, ends: i64::MAX };
             let loaded = StoredLease::new(&row_key(&id, -2), LeaseRow::decode(&row.encode()).unwrap());

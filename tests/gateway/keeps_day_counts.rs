@@ -188,29 +188,59 @@ fn quotes_of(program: &Program, service: &str, number: usize) -> usize {
     (0..number).filter(|_| connection.send(&quote).status == 200).count()
 }
 
-/// Two services are guaranteed half of a day of 400 units each. One uses its half; the kill comes before that is written.
-#[test]
-fn a_kill_gives_no_service_its_share_of_the_day_anew() {
-    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+/// Two services that are guaranteed half of a day each, and have a large quota of their own.
+fn two_halves(fastrac: &Sandbox, per_day: u32) -> Program {
     // A zone whose day does not end soon: the guarantees are lent in its last hour.
     let hour = jiff::Timestamp::now().as_second() / 3_600 % 24;
     let zone = if hour < 12 { "UTC" } else { "Etc/GMT-12" };
-    let mut configuration = configuration(&fastrac, "per_day = 10000")
-        .replace("per_day = 200000,", "per_day = 400,")
+    let mut configuration = configuration(fastrac, "per_day = 1000000")
+        .replace("per_day = 200000,", &format!("per_day = {per_day},"))
         .replace("[services.shop]\n", &format!("day_zone = \"{zone}\"\n[services.shop]\nshare = 0.5\n"));
     let shop = configuration.split_once("[services.shop]").expect("a service").1;
     configuration +=
         &format!("[services.web]{}", shop.replace(&digest_of("shop"), &digest_of("web")).replace("shop", "web"));
-    let mut program = Program::start(&configuration, ACCESS, SECRET);
-    let before = quotes_of(&program, "shop", 210);
-    assert!((190..=200).contains(&before), "{before}");
+    Program::start(&configuration, ACCESS, SECRET)
+}
+
+fn kill_and_start(program: &mut Program) {
     program.signal(Signal::KILL);
     program.ends(Duration::from_secs(5));
     program.start_again();
+}
+
+/// One uses its half; the kill comes before who has spent what is written.
+#[test]
+fn a_kill_gives_no_service_its_share_of_the_day_anew() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = two_halves(&fastrac, 400);
+    let before = quotes_of(&program, "shop", 210);
+    assert!((190..=200).contains(&before), "{before}");
+    kill_and_start(&mut program);
     assert_eq!(quotes_of(&program, "shop", 20), 0, "it has used its share");
     // At most 0.5 % of the account's day is lost, and what the gateway has called by itself.
     let web = quotes_of(&program, "web", 210);
     assert!((190..=200).contains(&web), "{web}");
+}
+
+/// What the one has spent right before the kill is not charged to the other: it loses 0.5 % of its own 500 at most.
+#[test]
+fn a_kill_charges_no_service_for_what_others_have_spent() {
+    const SLACK: usize = 2;
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = two_halves(&fastrac, 1_000);
+    let mut shop = quotes_of(&program, "shop", 50);
+    let mut web = 0;
+    for kills in 1..=3 {
+        web += quotes_of(&program, "web", 100);
+        kill_and_start(&mut program);
+        shop += quotes_of(&program, "shop", 20);
+        assert_eq!((shop, web), (50 + 20 * kills, 100 * kills));
+    }
+    shop += quotes_of(&program, "shop", 500);
+    assert!((500 - 3 * SLACK..=500).contains(&shop), "{shop}");
+    // It also lacks what the account has lost, and what the gateway has called by itself.
+    web += quotes_of(&program, "web", 500);
+    assert!((500 - 3 * (5 + SLACK) - 10..=500).contains(&web), "{web}");
 }
 
 #[test]

@@ -411,3 +411,28 @@ async fn a_pause_ends_when_callers_were_told() {
         spend(&budget, cost, NORMAL, far()).await.unwrap().sent();
     }
 }
+
+/// A change of the zone keeps the account's count; so does that of each service's share.
+#[tokio::test(start_paused = true)]
+async fn a_change_of_the_zone_gives_no_service_its_share_anew() {
+    let budget = budget(None, Some(10), 8, 0);
+    let sharer = |name| Sharer { name, share: 0.5, most_per_day: None, orders: false };
+    let members = budget.share_among(&[sharer("shop"), sharer("web")]);
+    let send = async |member: usize| {
+        let (priority, urgency) = (NORMAL, Urgency::Usual);
+        let request = BudgetRequest { member: members[member], cost: 1, priority, urgency, deadline: far() };
+        budget.spend(request, &Claim::default()).await.map(|mut spent| spent.sent()).is_ok()
+    };
+    for _ in 0..5 {
+        assert!(send(0).await);
+    }
+    // It is the 24th in Jakarta, and the 23rd there.
+    for zone in ["Pacific/Honolulu", "Asia/Jakarta"] {
+        budget.set_zone(&TimeZone::get(zone).unwrap());
+        assert_eq!(budget.usage().used_today, 5, "{zone}");
+        assert!(!send(0).await, "{zone}");
+    }
+    for _ in 0..5 {
+        assert!(send(1).await);
+    }
+}

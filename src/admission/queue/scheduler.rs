@@ -11,8 +11,9 @@ use std::time::Duration;
 use super::{
     lanes::{Lane, LaneLine, Lanes},
     lines::{Demand, Position, Standing, Waiting},
-    supply::{Ahead, At, Days, Exhausted, GATEWAY, Limits, Served, Stop, Supply, Taken},
+    supply::{Ahead, At, Days, Exhausted, Limits, Served, Stop, Supply, Taken},
 };
+use crate::admission::share::GATEWAY;
 
 /// How long a request waits for units of the day that the ledger has not granted yet, at most, nanoseconds.
 const LEASE_WAIT: u64 = 1_000_000_000;

@@ -19,14 +19,11 @@ use crate::{
         bucket_start::{BucketMark, BucketStart},
         day_share::{DayRefused, DayShares, DayView},
         learned::Learned,
-        share::{Shares, WHOLE},
+        share::{GATEWAY, Shares, WHOLE},
         tokens::{FillRate, Tokens},
     },
     config::{Priority, Rate},
 };
-
-/// The service number of calls that the gateway makes for itself.
-pub(in crate::admission) const GATEWAY: usize = 0;
 
 /// What a request that finds no place in flight is told to wait, nanoseconds.
 const PLACE_WAIT: u64 = 1_000_000_000;
@@ -49,13 +46,13 @@ pub(super) trait Days<Q> {
     fn view(&self) -> DayView;
 
     /// The counter that has fewer units left than would be taken; `None`: both have as many.
-    fn used_up(&self, with: &Q, cost: u32) -> Option<DayShort>;
+    fn used_up(&self, demand: &Demand<Q>) -> Option<DayShort>;
 
-    /// Takes `cost` units of the account's day, and what `with` says, or nothing.
+    /// Takes what the request costs of the account's day, and what `with` says, or nothing.
     ///
     /// # Errors
     /// [`DayShort`] names the counter.
-    fn reserve(&self, with: &Q, cost: u32) -> Result<DayUnits<Self::Output>, DayShort>;
+    fn reserve(&self, demand: &Demand<Q>) -> Result<DayUnits<Self::Output>, DayShort>;
 }
 
 pub(super) struct DayUnits<T> {
@@ -250,9 +247,9 @@ impl Supply {
         self.days.bound(member, most);
     }
 
-    /// What a service has used of the account's day before the start.
-    pub(super) fn restore_day(&mut self, member: usize, units: u64, date: i32) {
-        self.days.restore(member, units, date);
+    /// What services have used of the account's day.
+    pub(super) fn days(&mut self) -> &mut DayShares {
+        &mut self.days
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -372,7 +369,7 @@ impl Supply {
         if self.days_apply {
             self.check_day(demand, now, days.view())?;
         }
-        let DayUnits { units, date } = days.reserve(&demand.with, cost).map_err(|short| day_stop(short, days))?;
+        let DayUnits { units, date } = days.reserve(demand).map_err(|short| day_stop(short, days))?;
         let tokens = self.tokens.as_mut().and_then(|tokens| tokens.take(cost, now).ok());
         let delay = self.shares.take(member, worth, now);
         self.days.take(member, cost, date);
@@ -482,7 +479,7 @@ impl Supply {
         }
         if has_place
             && self.check_tokens(demand, now).is_ok()
-            && let Err(DayShort::NotLeased | DayShort::Stalled) = days.reserve(&demand.with, demand.cost)
+            && let Err(DayShort::NotLeased | DayShort::Stalled) = days.reserve(demand)
         {
             return Exhausted::NotLeased;
         }
@@ -496,7 +493,7 @@ impl Supply {
     pub(super) fn closed_day<Q, D: Days<Q>>(&mut self, demand: &Demand<Q>, at: &At<'_, D>) -> Option<ClosedDay> {
         let &At { now, days } = at;
         let view = days.view();
-        let used_up = days.used_up(&demand.with, demand.cost).map(|short| match short {
+        let used_up = days.used_up(demand).map(|short| match short {
             DayShort::Service => Exhausted::ServiceDay,
             _ => Exhausted::Day(DayRefused { free_at: view.ends, own_share_used: false }),
         });

@@ -14,10 +14,13 @@ use fastrac_sandbox::{Clock, KeyPair, Limit, Options, Sandbox};
 use super::{
     lines::{Demand, Urgency},
     scheduler::{QueueArrival, QueueTicket, Scheduler},
-    supply::{DayShort, DayUnits, Days, Exhausted, GATEWAY, Limits, Served, Taken},
+    supply::{DayShort, DayUnits, Days, Exhausted, Limits, Served, Taken},
 };
 use crate::{
-    admission::{day_share::DayView, share::fixed},
+    admission::{
+        day_share::DayView,
+        share::{GATEWAY, fixed},
+    },
     config::{Priority, Rate},
 };
 
@@ -47,13 +50,13 @@ impl Days<()> for SimulatedDays {
         DayView { date, starts, ends, now, used: self.used.get(), limit: self.limit }
     }
 
-    fn used_up(&self, (): &(), cost: u32) -> Option<DayShort> {
+    fn used_up(&self, demand: &Demand<()>) -> Option<DayShort> {
         let view = self.view();
-        self.limit.filter(|limit| view.used + u64::from(cost) > *limit).map(|_| DayShort::Account)
+        self.limit.filter(|limit| view.used + u64::from(demand.cost) > *limit).map(|_| DayShort::Account)
     }
 
-    fn reserve(&self, (): &(), cost: u32) -> Result<DayUnits<()>, DayShort> {
-        let view = self.view();
+    fn reserve(&self, demand: &Demand<()>) -> Result<DayUnits<()>, DayShort> {
+        let (view, cost) = (self.view(), demand.cost);
         if self.limit.is_some_and(|limit| view.used + u64::from(cost) > limit) {
             return Err(DayShort::Account);
         }

@@ -33,8 +33,13 @@ pub struct Deadline(Instant);
 
 /// `x-gateway-timeout` cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("x-gateway-timeout must be a whole number of milliseconds above 0")]
-pub struct InvalidTimeout;
+pub enum InvalidTimeout {
+    #[error("x-gateway-timeout must be a whole number of milliseconds above 0, of digits only")]
+    Number,
+    /// Which of them would count?
+    #[error("x-gateway-timeout is sent more than once")]
+    Repeated,
+}
 
 impl Deadline {
     /// `limit` after `began`; a year after it, if the clock does not reach that far.
@@ -182,11 +187,22 @@ impl CallerTimeout {
     /// Reads `x-gateway-timeout` of a request whose first byte came at `began`.
     ///
     /// # Errors
-    /// [`InvalidTimeout`] if it is not a whole number of milliseconds above 0.
+    /// [`InvalidTimeout`] if it is not one whole number of milliseconds above 0. One beyond the clock is as long as can be.
     pub(crate) fn read(headers: &HeaderMap, began: Instant) -> Result<Self, InvalidTimeout> {
-        let Some(value) = headers.get(TIMEOUT) else { return Ok(CallerTimeout { began, ends: None }) };
-        let wanted = value.to_str().ok().and_then(|text| text.trim().parse().ok()).map(Duration::from_millis);
-        let wanted = wanted.filter(|wanted| !wanted.is_zero()).ok_or(InvalidTimeout)?;
+        let mut lines = headers.get_all(TIMEOUT).iter();
+        let Some(value) = lines.next() else { return Ok(CallerTimeout { began, ends: None }) };
+        if lines.next().is_some() {
+            return Err(InvalidTimeout::Repeated);
+        }
+        let text = value.to_str().unwrap_or_default().trim_ascii();
+        // `parse` takes a sign too.
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(InvalidTimeout::Number);
+        }
+        let wanted = Duration::from_millis(text.parse().unwrap_or(u64::MAX));
+        if wanted.is_zero() {
+            return Err(InvalidTimeout::Number);
+        }
         Ok(CallerTimeout { began, ends: began.checked_add(wanted).map(Deadline) })
     }
 
@@ -284,7 +300,14 @@ mod tests {
             CallerTimeout::read(&headers, began).map(|timeout| timeout.upload(limit).instant() - began)
         };
         assert_eq!((of("150"), of(" 9000 ")), (Ok(Duration::from_millis(150)), Ok(limit)));
-        assert_eq!(of("18446744073709551615"), Ok(limit), "beyond the clock");
-        assert_eq!(["0", "-1", "1.5", "", "1s"].map(of), [Err(InvalidTimeout); 5]);
+        for beyond_the_clock in ["18446744073709551615", "18446744073709551616"] {
+            assert_eq!(of(beyond_the_clock), Ok(limit));
+        }
+        for odd in ["0", "000", "-1", "+300", "1.5", "", "1s", "1_000", "0x10", "1e3", "100, 200", "\u{663}"] {
+            assert_eq!(of(odd), Err(InvalidTimeout::Number), "{odd}");
+        }
+        let mut headers = HeaderMap::from_iter([(TIMEOUT, "100".parse().unwrap())]);
+        headers.append(TIMEOUT, "100".parse().unwrap());
+        assert_eq!(CallerTimeout::read(&headers, began).unwrap_err(), InvalidTimeout::Repeated);
     }
 }

@@ -250,6 +250,66 @@ fn no_spelling_of_an_order_bypasses_the_allowed_classes() {
     );
 }
 
+/// README, "Requests": what a repeated or unreadable header means, for each that the gateway reads.
+#[test]
+fn every_repeated_header_has_one_meaning() {
+    let gateway = TestGateway::new();
+    let lookup = || get("/region/province").by("shop");
+    gateway.send(lookup());
+    let etag = gateway.send(lookup()).header("etag").expect("a tag").to_owned();
+    let said = |request: Request| {
+        let response = gateway.send(request);
+        (response.status, response.outcome().to_owned())
+    };
+    let (access, secret) = ("svc-shop-1", secret_of("shop"));
+    let pair = || get("/region/province").pair(access, &secret);
+    let unauthenticated = (401, "unauthenticated".to_owned());
+    for request in [
+        pair().header("access-key", access),
+        pair().header("secret-key", &secret),
+        get("/region/province").bearer(access, &secret).bearer(access, &secret),
+        pair().basic(access, "wrong"),
+    ] {
+        assert_eq!(said(request.clone()), unauthenticated, "{request:?}");
+    }
+    let twice = |name: &str, one: &str, other: &str| lookup().header(name, one).header(name, other);
+    let response = gateway.send(twice("x-request-id", "request-one", "request-one"));
+    assert_eq!((response.status, response.outcome()), (200, "hit"));
+    assert_ne!(response.header("x-request-id"), Some("request-one"), "the gateway makes one");
+    for (one, other) in [("\"x\"", &*etag), (&etag, "\"x\""), (&etag, "not a tag")] {
+        assert_eq!(said(twice("if-none-match", one, other)).0, 304, "a list: {one}, {other}");
+    }
+    assert_eq!(said(twice("cache-control", "max-stale=10", "only-if-cached")).1, "hit");
+    let uncached = || get("/region/city?province_id=31").by("shop");
+    let only = uncached().header("cache-control", "max-stale").header("cache-control", "only-if-cached");
+    assert_eq!(said(only), (504, "not_cached".to_owned()));
+    let problem = get("/region/province").header("accept", "text/html").header("accept", "application/problem+json");
+    assert_eq!(gateway.send(problem).header("content-type"), Some("application/problem+json"));
+    // An order that is under way or unknown is sent again by one confirmation that can be read, and by nothing else.
+    gateway.sandbox.fault(Fault::on("v2.order_express", Act::Close));
+    let order = || post("/order/express", bodies::ORDER).by("shop");
+    assert_eq!(said(order()).1, "cut");
+    let resend = |values: &[&str]| values.iter().fold(order(), |order, value| order.header("x-gateway-resend", value));
+    for values in [&["confirmed", "confirmed"][..], &["yes"], &["Confirmed"], &["confirmed, confirmed"]] {
+        assert_eq!(said(resend(values)), (409, "held".to_owned()), "{values:?}");
+    }
+    gateway.sandbox.clear_faults();
+    assert_eq!(said(resend(&["confirmed"])).1, "ok");
+    // Framing, at the connection.
+    for (headers, status) in [
+        ("content-length: 2\r\ncontent-length: 3\r\n", 400),
+        ("content-length: 2, 3\r\n", 400),
+        ("content-length: +2\r\n", 400),
+        ("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", 400),
+    ] {
+        let mut connection = gateway.connect();
+        let head = format!("POST /tariff/express HTTP/1.1\r\nhost: gateway\r\n{headers}\r\n{{}}");
+        connection.write(head.as_bytes());
+        assert_eq!(connection.read_response("POST").expect("a response").status, status, "{headers}");
+        assert!(connection.ends(), "{headers}");
+    }
+}
+
 #[test]
 fn ambiguous_requests_are_refused_and_cost_nothing() {
     let gateway = limited_setup().start();
@@ -269,6 +329,14 @@ fn ambiguous_requests_are_refused_and_cost_nothing() {
         ),
         (
             get("/region/province").header("x-gateway-timeout", "0"),
+            refusal(400, "request.malformed", "bad_request").unknown(),
+        ),
+        (
+            get("/region/province").header("x-gateway-timeout", "+300"),
+            refusal(400, "request.malformed", "bad_request").unknown(),
+        ),
+        (
+            get("/region/province").header("x-gateway-timeout", "300").header("x-gateway-timeout", "300"),
             refusal(400, "request.malformed", "bad_request").unknown(),
         ),
         (

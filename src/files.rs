@@ -12,6 +12,7 @@ pub(crate) mod includes;
 pub mod listener;
 mod memory;
 mod pem;
+pub mod place;
 mod poll;
 pub(crate) mod read;
 mod roots;

@@ -31,6 +31,8 @@ use crate::{
         roots,
     },
     keys::{self, KeyFileContent, PairVersion, SourceError},
+    record::{ExchangeLog, LogError},
+    store::{self, OpenError},
 };
 
 /// Attempts to read a key source that is being changed, and the pause between two of them.
@@ -90,6 +92,10 @@ pub(crate) fn load(path: &Path, watch: &mut FileWatch) -> Result<LoadedConfig, L
 fn inspect(config: &Config, lines: &Lines) -> Inspected {
     let mut inspection = Inspection::new(lines);
     inspection.required(config);
+    // A folder that is a file is known already.
+    if inspection.found.faults.is_empty() {
+        inspection.written(config);
+    }
     if let Some(vault) = &config.vault {
         inspection.vault(vault);
     }
@@ -192,6 +198,21 @@ impl<'l> Inspection<'l> {
             && !existing.is_dir()
         {
             self.fault(place, format!("{}: is not a folder", existing.display()));
+        }
+    }
+
+    /// The places for state and log, which `run` opens. That another process uses them is only a warning: it may be the
+    /// gateway that is to be reloaded.
+    fn written(&mut self, config: &Config) {
+        match store::usable(&config.state.dir) {
+            Err(error @ OpenError::InUse { .. }) => self.warn(&KeyPath::at(["state", "dir"]), error.to_string()),
+            Err(error) => self.fault(&KeyPath::at(["state", "dir"]), error.to_string()),
+            Ok(()) => {}
+        }
+        match ExchangeLog::usable(&config.log.exchanges) {
+            Err(error @ LogError::Locked { .. }) => self.warn(&KeyPath::at(["log", "exchanges"]), error.to_string()),
+            Err(error) => self.fault(&KeyPath::at(["log", "exchanges"]), error.to_string()),
+            Ok(()) => {}
         }
     }
 

@@ -31,7 +31,7 @@ use crate::{
 pub(super) struct CheckArgs {
     /// The configuration file
     file: PathBuf,
-    /// Do not read the key, certificate and CA files that it names
+    /// Do not look at the files and folders that it names (keys, certificates, CAs, state, log)
     #[arg(long)]
     no_files: bool,
     /// Address of a running gateway's admin port: prints what a reload of it would add, change and remove

@@ -91,6 +91,16 @@ impl std::fmt::Debug for ExchangeLog {
 }
 
 impl ExchangeLog {
+    /// Whether the files can be opened, without that.
+    ///
+    /// # Errors
+    /// What [`ExchangeLog::open`] would fail with.
+    pub fn usable(target: &LogTarget) -> Result<(), LogError> {
+        let LogTarget::File(path) = target else { return Ok(()) };
+        file::usable(path)?;
+        file::usable(&path.with_file_name(UNIDENTIFIED))
+    }
+
     /// Opens the files and starts the threads. A torn last line is cut off and reported in the log.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io,
+    io::{self, Read as _},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -21,6 +21,7 @@ use super::{
     error::OpenError,
     tracked_file::{LengthDue, TrackedFile},
 };
+use crate::files::place::{may_create_in, open_existing};
 
 /// A store in `state.dir`: its file, and how that is opened and written.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +47,9 @@ impl StoreKind {
         !self.checked_at_start
     }
 }
+
+/// What a file of redb begins with.
+const MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// Page cache, bytes. The store is written far more than read, and redb's default is 1 GiB.
 const PAGE_CACHE: usize = 8 << 20;
@@ -118,14 +122,50 @@ pub fn exists(dir: &Path, kind: StoreKind) -> bool {
     !fs::metadata(dir.join(kind.file)).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
+/// Whether the stores in the folder can be opened or created, as far as can be told without doing that.
+///
+/// # Errors
+/// What opening them would fail with.
+pub fn usable(dir: &Path) -> Result<(), OpenError> {
+    may_create_in(dir).map_err(|source| folder(dir, source))?;
+    for kind in [StoreKind::STATE, StoreKind::ORDERS] {
+        let path = dir.join(kind.file);
+        if let Some(file) = open_existing(&path).map_err(|source| folder(dir, source))? {
+            begins_like_a_store(dir, &path, file)?;
+        }
+    }
+    if dir.exists() { lock(dir, FlockOperation::NonBlockingLockShared).map(drop) } else { Ok(()) }
+}
+
+/// Locks the folder as long as the returned file is open.
+fn lock(dir: &Path, operation: FlockOperation) -> Result<File, OpenError> {
+    let locked = File::open(dir).map_err(|source| folder(dir, source))?;
+    // Network file systems may not be able to lock a folder; then redb's lock of the file must do.
+    match flock(&locked, operation) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse { dir: dir.to_owned() }),
+        _ => Ok(locked),
+    }
+}
+
+/// Whether a file may be a store: it is not empty, and begins like one.
+fn begins_like_a_store(dir: &Path, path: &Path, mut file: File) -> Result<(), OpenError> {
+    let damaged = |reason: &str| Err(OpenError::Damaged { file: path.to_owned(), reason: reason.to_owned() });
+    let mut begins = [0; MAGIC.len()];
+    match file.read_exact(&mut begins) {
+        Ok(()) if begins == *MAGIC => Ok(()),
+        Ok(()) => damaged("it is another file"),
+        Err(_) if file.metadata().is_ok_and(|metadata| metadata.len() == 0) => damaged(
+            "it is empty; restore a copy, or remove it to begin without what it knew of orders, keys and counts",
+        ),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => damaged("it is another file"),
+        Err(error) => Err(folder(dir, error)),
+    }
+}
+
 impl FileInFolder {
     /// The file of the state store. Locks the folder.
     pub(super) fn state(dir: &Path) -> Result<Self, OpenError> {
-        let locked = File::open(dir).map_err(|source| folder(dir, source))?;
-        // Network file systems may not be able to lock a folder; then redb's lock of the file must do.
-        if flock(&locked, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK) {
-            return Err(OpenError::InUse { dir: dir.to_owned() });
-        }
+        let locked = lock(dir, FlockOperation::NonBlockingLockExclusive)?;
         Ok(FileInFolder { _folder: Some(locked), ..FileInFolder::beside_state(dir, StoreKind::STATE) })
     }
 
@@ -188,11 +228,12 @@ impl StoreFile for FileInFolder {
         let present = self.present().map_err(|source| folder(&self.dir, source))?;
         let database = match (self.known, present) {
             (None, None) => self.create()?,
-            (None, Some(KnownFile { length: 0, .. })) => {
-                let reason = "it is empty; restore a copy, or remove it to begin without what it knew of orders, keys and counts";
-                return Err(OpenError::Damaged { file: self.path.clone(), reason: reason.to_owned() });
+            (None, Some(_)) => {
+                if let Some(file) = open_existing(&self.path).map_err(|source| folder(&self.dir, source))? {
+                    begins_like_a_store(&self.dir, &self.path, file)?;
+                }
+                self.open_at(&self.path)?
             }
-            (None, Some(_)) => self.open_at(&self.path)?,
             (Some(_), _) => {
                 self.check().map_err(|source| folder(&self.dir, io::Error::other(source)))?;
                 self.open_at(&self.path)?

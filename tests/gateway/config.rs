@@ -765,6 +765,136 @@ mod check_and_run {
         }
     }
 
+    /// Runs both as a user who is not root, so that permissions count, and returns what they say.
+    fn both_unprivileged(folder: &Folder) -> [Output; 2] {
+        use std::os::unix::{fs::lchown, process::CommandExt as _};
+        let user = if rustix::process::geteuid().is_root() { 65534 } else { rustix::process::geteuid().as_raw() };
+        for entry in walk(folder.0.path()) {
+            lchown(entry, Some(user), None).expect("chown");
+        }
+        let file = folder.file("gateway.toml");
+        let file = file.to_str().expect("a plain path");
+        [&["check", file][..], &["run", "--config", file]].map(|arguments| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"));
+            command.args(arguments).env_clear().uid(user).output().expect("the program starts")
+        })
+    }
+
+    /// A folder and what is in it.
+    fn walk(path: &Path) -> Vec<PathBuf> {
+        let below = fs::read_dir(path).into_iter().flatten().flat_map(|entry| walk(&entry.expect("an entry").path()));
+        [path.to_owned()].into_iter().chain(below).collect()
+    }
+
+    /// Everything in a folder, to see that nothing was changed.
+    fn contents(folder: &Folder) -> Vec<(PathBuf, u32, Option<Vec<u8>>)> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = |path: &PathBuf| fs::symlink_metadata(path).expect("there").permissions().mode();
+        let mut all: Vec<_> =
+            walk(folder.0.path()).into_iter().map(|path| (path.clone(), mode(&path), fs::read(path).ok())).collect();
+        all.sort();
+        all
+    }
+
+    /// Issue: `check` passed places that `run` could not use.
+    #[test]
+    fn refuse_the_same_stores_and_logs_and_check_changes_nothing() {
+        use std::os::unix::fs::PermissionsExt as _;
+        const CONFIG: &str = "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n\
+            [state]\ndir = \"places/state\"\n[log]\nexchanges = \"places/log/exchanges.jsonl\"\n\
+            [accounts.main]\nbase_url = \"http://127.0.0.1:1\"\nkeys = { source = \"file\", path = \"keys.toml\" }\n";
+        let mode = |folder: &Folder, name: &str, mode| {
+            fs::set_permissions(folder.file(name), fs::Permissions::from_mode(mode)).expect("set");
+        };
+        let write = |name: &'static str, text: &'static str| {
+            move |folder: &Folder| fs::write(folder.file(name), text).expect("written")
+        };
+        let closed = |name: &'static str, of: u32| move |folder: &Folder| mode(folder, name, of);
+        let made = |name: &'static str| move |folder: &Folder| fs::create_dir(folder.file(name)).expect("made");
+        let cases: &[(&str, &str, &dyn Fn(&Folder))] = &[
+            ("state.dir", "an empty store", &write("places/state/state.redb", "")),
+            ("state.dir", "another file", &write("places/state/state.redb", "canary, and more than nine bytes")),
+            ("state.dir", "a folder", &made("places/state/state.redb")),
+            ("state.dir", "a folder that nobody may write to", &closed("places/state", 0o500)),
+            ("state.dir", "a folder that nobody may enter", &closed("places/state", 0o600)),
+            ("state.dir", "a store that nobody may write to", &|folder| {
+                write("places/state/state.redb", "x")(folder);
+                mode(folder, "places/state/state.redb", 0o400);
+            }),
+            ("state.dir", "a link to nothing", &|folder| {
+                fs::remove_dir(folder.file("places/state")).expect("removed");
+                std::os::unix::fs::symlink("/nowhere/at/all", folder.file("places/state")).expect("made");
+            }),
+            ("state.dir", "a missing folder below one that nobody may write to", &|folder| {
+                fs::remove_dir(folder.file("places/state")).expect("removed");
+                mode(folder, "places", 0o500);
+            }),
+            ("log.exchanges", "another file", &write("places/log/exchanges.jsonl", "canary")),
+            ("log.exchanges", "another file beside it", &write("places/log/unidentified.jsonl", "canary")),
+            ("log.exchanges", "a folder beside it", &made("places/log/unidentified.jsonl")),
+            ("log.exchanges", "a folder that nobody may write to", &closed("places/log", 0o500)),
+            ("log.exchanges", "a log that nobody may write to", &|folder| {
+                write("places/log/exchanges.jsonl", "{}\n")(folder);
+                mode(folder, "places/log/exchanges.jsonl", 0o400);
+            }),
+        ];
+        for (key, what, make) in cases {
+            let keys = "[main]\naccess_key = \"a\"\nsecret_key = \"b\"\n";
+            let folder = Folder::new(&[("gateway.toml", CONFIG, 0o600), ("keys.toml", "", 0o600)]);
+            fs::write(folder.file("keys.toml"), keys).expect("written");
+            for name in ["places", "places/state", "places/log"] {
+                fs::create_dir(folder.file(name)).expect("made");
+            }
+            make(&folder);
+            let before = contents(&folder);
+            let [check, run] = both_unprivileged(&folder);
+            let said = stdout(&check);
+            let error = said.lines().find(|line| line.starts_with(&format!("{key}: "))).unwrap_or_default();
+            let (error, _) = error.rsplit_once(" (line ").unwrap_or_else(|| panic!("{what}: {said}"));
+            let run_said = String::from_utf8_lossy(&run.stderr).into_owned();
+            assert!(run_said.contains(error), "{what}: check: {error}; run: {run_said}");
+            assert!(!said.contains("canary") && check.status.code() == Some(2), "{what}: {said}");
+            assert_ne!(run.status.code(), Some(0), "{what}");
+            // `run` does not leave what it began either.
+            let (after, before) = (contents(&folder), before.iter().map(|(path, ..)| path).collect::<Vec<_>>());
+            assert!(before.iter().all(|path| after.iter().any(|(known, ..)| known == *path)), "{what}");
+        }
+        // Where all is well, nothing is created, also not what is missing.
+        let folder = Folder::new(&[("gateway.toml", CONFIG, 0o600), ("keys.toml", "", 0o600)]);
+        fs::write(folder.file("keys.toml"), "[main]\naccess_key = \"a\"\nsecret_key = \"b\"\n").expect("written");
+        let before = contents(&folder);
+        let output = folder.check("gateway.toml");
+        assert_eq!((output.status.code(), contents(&folder)), (Some(0), before), "{}", stdout(&output));
+    }
+
+    /// A gateway that is to be reloaded uses them: that is no error, but a second one does not start.
+    #[test]
+    fn say_that_another_process_uses_the_places() {
+        use std::os::fd::AsFd as _;
+        let config = "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n[state]\ndir = \"state\"\n\
+            [log]\nexchanges = \"exchanges.jsonl\"\n\
+            [accounts.main]\nbase_url = \"http://127.0.0.1:1\"\nkeys = { source = \"file\", path = \"keys.toml\" }\n";
+        let folder = Folder::new(&[("gateway.toml", config, 0o600), ("exchanges.jsonl", "", 0o600)]);
+        fs::write(folder.file("exchanges.jsonl"), "").expect("written");
+        fs::write(folder.file("keys.toml"), "[main]\naccess_key = \"a\"\nsecret_key = \"b\"\n").expect("written");
+        fs::set_permissions(folder.file("keys.toml"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .expect("set");
+        fs::create_dir(folder.file("state")).expect("made");
+        for (name, key) in [("state", "state.dir"), ("exchanges.jsonl", "log.exchanges")] {
+            let used = fs::File::open(folder.file(name)).expect("open");
+            rustix::fs::flock(used.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("locked");
+            let check = folder.check("gateway.toml");
+            let said = stdout(&check);
+            let warning = said.lines().find_map(|line| line.strip_prefix(&format!("warning: {key}: ")));
+            let (warning, _) = warning.and_then(|line| line.rsplit_once(" (line ")).unwrap_or_else(|| panic!("{said}"));
+            assert_eq!(check.status.code(), Some(0), "{said}");
+            let file = folder.file("gateway.toml");
+            let run = gateway(&["run", "--config", file.to_str().expect("a plain path")]);
+            let run_said = String::from_utf8_lossy(&run.stderr).into_owned();
+            assert!(run.status.code() != Some(0) && run_said.contains(warning), "check: {warning}; run: {run_said}");
+        }
+    }
+
     #[test]
     fn refuse_the_same_variables() {
         let config = "[accounts.main]\nbase_url = \"http://127.0.0.1:1\"\n\

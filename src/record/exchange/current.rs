@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::rotated::system_time;
+use crate::files::place::open_existing;
 
 /// The file, locked.
 pub(super) struct CurrentFile {
@@ -162,6 +163,28 @@ pub(super) fn may_be_log(path: &Path) -> io::Result<bool> {
     let mut first = [0; 1];
     File::open(path)?.read_exact(&mut first)?;
     Ok(matches!(first, [b'{' | 0]))
+}
+
+/// Whether [`open`] could open or create the file, as far as can be told without that.
+///
+/// # Errors
+/// What [`open`] would fail with.
+pub(super) fn usable(path: &Path) -> io::Result<()> {
+    let Some(file) = open_existing(path)? else { return Ok(()) };
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(());
+    }
+    let owner = rustix::process::geteuid();
+    if metadata.permissions().mode() & 0o777 != 0o600 && !owner.is_root() && metadata.uid() != owner.as_raw() {
+        // Only its owner may change its mode.
+        return Err(rustix::io::Errno::PERM.into());
+    }
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(TryLockError::Error(error)) => Err(error),
+        Ok(()) => Ok(()),
+    }
 }
 
 /// The end of a file.

@@ -9,6 +9,7 @@
 use std::{
     fs::{self, File},
     io,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -63,14 +64,7 @@ pub(super) struct WrittenLines {
 /// # Errors
 /// If they cannot be opened, another process writes to them, or the file is not a log.
 pub(super) fn open(files: RotatedFiles) -> Result<OpenedLog, LogError> {
-    let fault = |source| LogError::File { path: files.path.clone(), source };
-    if !current::may_be_log(&files.path).map_err(fault)? {
-        return Err(fault(io::Error::other("it is not an exchange log: name another file")));
-    }
-    let opened = open_current(&files).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock => LogError::Locked { path: files.path.clone() },
-        _ => LogError::File { path: files.path.clone(), source },
-    })?;
+    let opened = judged(&files.path, || open_current(&files))?;
     Ok(match opened {
         Current::Own(current, events) => {
             // If even the newest line is too old, it may be the clock that is wrong.
@@ -82,6 +76,26 @@ pub(super) fn open(files: RotatedFiles) -> Result<OpenedLog, LogError> {
             OpenedLog::Files(Box::new(files))
         }
         Current::Special(file) => OpenedLog::Special(file),
+    })
+}
+
+/// Whether the files of a log can be opened, without that.
+///
+/// # Errors
+/// What [`open`] would fail with.
+pub(super) fn usable(path: &Path) -> Result<(), LogError> {
+    judged(path, || current::usable(path))
+}
+
+/// Opens what may be a log.
+fn judged<T>(path: &Path, open: impl FnOnce() -> io::Result<T>) -> Result<T, LogError> {
+    let fault = |source| LogError::File { path: path.to_owned(), source };
+    if !current::may_be_log(path).map_err(fault)? {
+        return Err(fault(io::Error::other("it is not an exchange log: name another file")));
+    }
+    open().map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => LogError::Locked { path: path.to_owned() },
+        _ => fault(source),
     })
 }
 

@@ -4,7 +4,7 @@
 //! without end holds up neither the deadline nor other tasks. Redirects are not followed. Received bytes are zeroed in
 //! every buffer that this process owns alone, since a response may contain a secret. Knows nothing of the requests' meaning. Fails with [`HttpError`].
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header::LOCATION};
@@ -58,6 +58,9 @@ pub(crate) enum HttpError {
     /// With the maximum, in bytes.
     #[error("the answer is longer than {} MiB", .0 >> 20)]
     TooLong(usize),
+    /// What came cannot be kept.
+    #[error("{0}")]
+    Kept(io::Error),
 }
 
 /// A connection, perhaps over TLS.
@@ -100,12 +103,35 @@ pub(crate) async fn send<E: From<HttpError>>(
     request: Request<Full<Bytes>>,
     bounds: HttpBounds,
 ) -> Result<HttpResponse, E> {
-    let exchange = async { Ok(exchange(connect.await?, request, bounds.max_response).await?) };
+    let mut frames = Vec::new();
+    let mut keep = |_, frame| {
+        frames.push(frame);
+        Ok(())
+    };
+    let head = receive(connect, request, bounds, &mut keep).await;
+    let body = joined(frames);
+    head.map(|ResponseHead { status, location }| HttpResponse { status, body, location })
+}
+
+/// Given each piece of a response's body, and its status.
+pub(crate) type KeepFrame<'a> = &'a mut (dyn FnMut(StatusCode, Bytes) -> io::Result<()> + Send);
+
+/// The same, but the body goes to `keep`, piece by piece.
+///
+/// # Errors
+/// As [`send`], and [`HttpError::Kept`].
+pub(crate) async fn receive<E: From<HttpError>>(
+    connect: impl Future<Output = Result<Box<dyn Connection>, E>>,
+    request: Request<Full<Bytes>>,
+    bounds: HttpBounds,
+    keep: KeepFrame<'_>,
+) -> Result<ResponseHead, E> {
+    let exchange = async { Ok(exchange(connect.await?, request, bounds.max_response, keep).await?) };
     within(bounds.exchange, exchange).await.ok_or(HttpError::Deadline(bounds.exchange))?
 }
 
-struct ResponseHead {
-    status: StatusCode,
+pub(crate) struct ResponseHead {
+    pub(crate) status: StatusCode,
     location: Option<String>,
 }
 
@@ -113,36 +139,35 @@ async fn exchange(
     connection: Box<dyn Connection>,
     mut request: Request<Full<Bytes>>,
     max_response: usize,
-) -> Result<HttpResponse, HttpError> {
+    keep: KeepFrame<'_>,
+) -> Result<ResponseHead, HttpError> {
     let limits = ReadLimits::default();
     let io = LimitedRead::new(connection, limits.clone());
     let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
     limits.begin_request(&mut request);
-    let mut frames = Vec::new();
-    let head = {
-        let mut response = pin!(async {
-            let (head, body) = sender.send_request(request).await?.into_parts();
-            limits.end_head();
-            collect(body, &mut frames, max_response).await?;
-            let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok());
-            Ok(ResponseHead { status: head.status, location: location.map(str::to_owned) })
-        });
-        // Boxed, so that it is dropped before the buffers are zeroed.
-        let mut connection = Box::pin(connection);
-        tokio::select! {
-            biased;
-            head = &mut response => head,
-            // The connection ended, perhaps after the complete response.
-            _ = &mut connection => response.await,
-        }
-    };
-    drop(sender);
-    let body = joined(frames);
-    head.map(|ResponseHead { status, location }| HttpResponse { status, body, location })
+    let mut response = pin!(async {
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        limits.end_head();
+        collect(body, max_response, &mut |frame| keep(head.status, frame)).await?;
+        let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+        Ok(ResponseHead { status: head.status, location: location.map(str::to_owned) })
+    });
+    // Boxed, so that it is dropped before the buffers are zeroed.
+    let mut connection = Box::pin(connection);
+    tokio::select! {
+        biased;
+        head = &mut response => head,
+        // The connection ended, perhaps after the complete response.
+        _ = &mut connection => response.await,
+    }
 }
 
-/// Collects the frames of a body.
-async fn collect(mut body: Incoming, frames: &mut Vec<Bytes>, max: usize) -> Result<(), HttpError> {
+/// Passes the frames of a body on.
+async fn collect(
+    mut body: Incoming,
+    max: usize,
+    keep: &mut (dyn FnMut(Bytes) -> io::Result<()> + Send),
+) -> Result<(), HttpError> {
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         let Ok(bytes) = frame?.into_data() else { continue };
@@ -150,7 +175,7 @@ async fn collect(mut body: Incoming, frames: &mut Vec<Bytes>, max: usize) -> Res
         if length > max {
             return Err(HttpError::TooLong(max));
         }
-        frames.push(bytes);
+        keep(bytes).map_err(HttpError::Kept)?;
     }
     Ok(())
 }

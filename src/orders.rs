@@ -59,7 +59,7 @@ use self::{
     shared::SharedOrders,
 };
 pub use self::{
-    archive::{Archive, forget_archive},
+    archive::{Archive, StoreSummaries, forget_archive, inspect},
     fingerprint::Parties,
     index::{UnderWayOrder, UnknownOrder},
     journal::{FirstSent, OrderDescription, StoredAnswer},

@@ -40,7 +40,7 @@ pub use self::writer::SLOW;
 pub use self::{
     error::{OpenError, StoreError},
     folder::{StoreKind, exists, usable},
-    inspect::{TableSummary, inspect},
+    inspect::{TableSummary, VisitRow, inspect},
     reader::StoreReader,
     table::{LoadedRow, LoadedRows, StoreTable, StoredRow, WriteBatch},
 };
@@ -161,6 +161,17 @@ impl Store {
     /// [`StoreError`].
     pub async fn snapshot(&self) -> Result<StoreSnapshot, StoreError> {
         self.read(|database| Ok(database.begin_read()?)).await.map(StoreSnapshot)
+    }
+
+    /// Copies the file as a kill would leave it, after all writes submitted so far; later ones wait for it. For a store that
+    /// is too large to be copied row by row. Returns its size, bytes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn copy_file(&self, to: File) -> Result<u64, StoreError> {
+        let (copied_tx, copied_rx) = oneshot::channel();
+        self.jobs.send(StoreJob::Copy(to, copied_tx)).map_err(|_| StoreError::Closed)?;
+        copied_rx.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Whether the last write succeeded and the store is open.

@@ -1,6 +1,6 @@
-//! `POST /state/backup`: a consistent copy of the state store, while the gateway runs.
+//! `POST /state/backup`: consistent copies of the state store and of the archive of ended orders, while the gateway runs.
 //!
-//! The copy is made in `state.dir`, in a file without a name, and streamed from there, so no store is too large for the
+//! A copy is made in `state.dir`, in a file without a name, and streamed from there, so no store is too large for the
 //! memory. It holds responses of orders: as secret as the store. A copy that breaks off is shorter than it says.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
-    extract::State,
+    extract::{Query, State, rejection::QueryRejection},
     http::{
         StatusCode,
         header::{CONTENT_LENGTH, CONTENT_TYPE},
@@ -21,6 +21,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http_body::Frame;
+use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::{
@@ -31,21 +32,49 @@ use super::{
 /// Bytes that are read at once.
 const PIECE: usize = 64 << 10;
 
-pub(super) async fn backup(State(state): State<Arc<AdminState>>) -> Result<Response, AdminError> {
+/// Which store is copied.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum BackupStore {
+    #[default]
+    State,
+    /// The archive of ended orders. It must be copied after the state store.
+    Orders,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackupQuery {
+    #[serde(default)]
+    store: BackupStore,
+}
+
+pub(super) async fn backup(
+    State(state): State<Arc<AdminState>>,
+    query: Result<Query<BackupQuery>, QueryRejection>,
+) -> Result<Response, AdminError> {
     let failed = |error: &dyn std::fmt::Display| {
         let message = format!("the state store could not be copied: {error}");
         AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "state.backup", message)
     };
+    let Ok(Query(BackupQuery { store })) = query else {
+        let message = "`store` is `state` or `orders`; nothing else can be asked for";
+        return Err(AdminError::new(StatusCode::BAD_REQUEST, "request.query", message));
+    };
     let dir = state.admin.gateway.in_force.load().config.state.dir.clone();
-    let copying = state.admin.store.snapshot().await.map_err(|error| failed(&error))?;
-    let copied = off_thread(move || -> io::Result<(File, u64)> {
-        let mut file = tempfile::tempfile_in(dir)?;
-        copying.write(file.try_clone()?).map_err(io::Error::other)?;
-        file.rewind()?;
-        let length = file.metadata()?.len();
-        Ok((file, length))
-    });
-    let (file, length) = copied.await?.map_err(|error| failed(&error))?;
+    let mut file = off_thread(move || tempfile::tempfile_in(dir)).await?.map_err(|error| failed(&error))?;
+    let to = file.try_clone().map_err(|error| failed(&error))?;
+    match store {
+        BackupStore::State => {
+            let copying = state.admin.store.snapshot().await.map_err(|error| failed(&error))?;
+            off_thread(move || copying.write(to)).await?.map_err(|error| failed(&error))?;
+        }
+        BackupStore::Orders => {
+            let archive = state.admin.gateway.live.orders.archive().clone();
+            archive.copy_file(to).await.map_err(|error| failed(&error))?;
+        }
+    }
+    let length = file.rewind().and_then(|()| Ok(file.metadata()?.len())).map_err(|error| failed(&error))?;
     let body = Body::new(FileBody::start(file).map_err(|error| failed(&error))?);
     let headers = [(CONTENT_TYPE, "application/octet-stream".to_owned()), (CONTENT_LENGTH, length.to_string())];
     Ok((headers, body).into_response())

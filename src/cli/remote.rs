@@ -4,6 +4,7 @@
 //! it is never printed and in no error. Fails with [`AdminClientError`].
 
 use std::{
+    fs::File,
     io::{self, Write as _},
     net::IpAddr,
     path::PathBuf,
@@ -26,7 +27,7 @@ use crate::{
     app::choose_crypto,
     connector::Connector,
     files::read::read_input,
-    http_client::{self, HttpBounds, HttpError, HttpResponse, HttpServer},
+    http_client::{self, Connection, HttpBounds, HttpError, HttpResponse, HttpServer},
     upstream::connect::client_config,
 };
 
@@ -34,9 +35,11 @@ use crate::{
 /// thousands of services.
 const BOUNDS: HttpBounds =
     HttpBounds { connect: Duration::from_secs(30), exchange: Duration::from_secs(30), max_response: 16 << 20 };
-/// For a copy of the state store. The gateway ends a connection after two minutes.
+/// For a copy of a store. The gateway ends a connection after two minutes.
 const DOWNLOAD: HttpBounds =
-    HttpBounds { connect: Duration::from_secs(30), exchange: Duration::from_secs(150), max_response: 2 << 30 };
+    HttpBounds { connect: Duration::from_secs(30), exchange: Duration::from_secs(150), max_response: usize::MAX };
+/// Maximum size of an error in place of it, in bytes.
+const MAX_ERROR: usize = 64 << 10;
 /// Maximum size of a token file, in bytes.
 const MAX_TOKEN: u64 = 64 << 10;
 /// The variable with the token, if there is no file.
@@ -171,26 +174,39 @@ impl AdminClient {
         runtime.block_on(self.exchange(&address, request))
     }
 
-    /// Sends an empty POST and waits for the bytes of the response. Blocks.
+    /// Sends an empty POST, and writes the body of the response to a file. Returns its size, bytes. Blocks.
     ///
     /// # Errors
     /// [`AdminClientError`], also if the gateway answers with an error.
-    pub(super) fn download(&self, path: &str) -> Result<Zeroizing<Vec<u8>>, AdminClientError> {
+    pub(super) fn download(&self, path: &str, to: &mut File) -> Result<u64, AdminClientError> {
         let address = AdminAddress::parse(&self.admin)?;
         let mut request = self.request(&address, path, None)?;
         *request.method_mut() = Method::POST;
         request.headers_mut().remove(ACCEPT);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| failed(&address, error))?;
-        let response = runtime.block_on(self.bytes(&address, request, DOWNLOAD))?;
-        if response.status.is_success() {
-            return Ok(response.body);
+        let (mut written, mut refused) = (0, Vec::new());
+        let mut keep = |status: StatusCode, bytes: Bytes| {
+            if status.is_success() {
+                written += bytes.len() as u64;
+                to.write_all(&bytes)
+            } else {
+                let room = MAX_ERROR.saturating_sub(refused.len()).min(bytes.len());
+                refused.extend_from_slice(&bytes[..room]);
+                Ok(())
+            }
+        };
+        let connect = self.connect(&address, DOWNLOAD)?;
+        let head = runtime.block_on(http_client::receive(connect, request, DOWNLOAD, &mut keep));
+        let status = head.map_err(|error| client_error(&address, error))?.status;
+        if status.is_success() {
+            return Ok(written);
         }
-        let mut body: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+        let mut body: Value = serde_json::from_slice(&refused).unwrap_or_default();
         if let Some(token) = self.token()? {
             withhold(&mut body, token.trim());
         }
-        Err(AdminClientError::Failed(AdminResponse { status: response.status, body }.error_message()))
+        Err(AdminClientError::Failed(AdminResponse { status, body }.error_message()))
     }
 
     /// Sends a request, and prints the response as `format` says. Returns the exit code. Blocks.
@@ -270,13 +286,20 @@ impl AdminClient {
         request: Request<Full<Bytes>>,
         bounds: HttpBounds,
     ) -> Result<HttpResponse, AdminClientError> {
+        let connect = self.connect(address, bounds)?;
+        http_client::send(connect, request, bounds).await.map_err(|error| client_error(address, error))
+    }
+
+    /// Opens a connection when it is polled.
+    fn connect<'a>(
+        &self,
+        address: &'a AdminAddress,
+        bounds: HttpBounds,
+    ) -> Result<impl Future<Output = Result<Box<dyn Connection>, HttpError>> + use<'a>, AdminClientError> {
         let tls = if address.tls { Some(self.tls_config()?) } else { None };
-        let server = HttpServer { host: &address.host, port: address.port, tls };
-        let connector = Connector::default();
-        let connect = http_client::connect(&connector, server, bounds.connect);
-        http_client::send(connect, request, bounds).await.map_err(|error| match error {
-            HttpError::Name => usage(format!("--admin: {error}")),
-            _ => failed(address, error),
+        Ok(async move {
+            let server = HttpServer { host: &address.host, port: address.port, tls };
+            http_client::connect(&Connector::default(), server, bounds.connect).await
         })
     }
 
@@ -304,6 +327,13 @@ fn withhold(body: &mut Value, token: &str) {
 
 fn usage(message: impl Into<String>) -> AdminClientError {
     AdminClientError::Usage(message.into())
+}
+
+fn client_error(address: &AdminAddress, error: HttpError) -> AdminClientError {
+    match error {
+        HttpError::Name => usage(format!("--admin: {error}")),
+        _ => failed(address, error),
+    }
 }
 
 fn failed(address: &AdminAddress, why: impl std::fmt::Display) -> AdminClientError {

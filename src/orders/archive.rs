@@ -7,10 +7,12 @@
 //! page above the rows, is an error, never an absent order; no order is removed before its own row says so; the size of all
 //! answers in [`ArchiveTotals`] is that of the rows. One task writes it. Fails with [`StoreError`].
 
+mod inspect;
 mod rows;
 
-use std::path::Path;
+use std::{fs::File, path::Path};
 
+pub use self::inspect::{StoreSummaries, inspect};
 use self::rows::{AnswerBytes, Checksummed, ListedKey, end_key};
 pub(super) use self::rows::{ArchiveTotals, EndedOrder};
 use super::{
@@ -205,6 +207,15 @@ impl Archive {
     /// Whether its thread runs.
     pub fn runs(&self) -> bool {
         self.store.runs()
+    }
+
+    /// Copies its file as a kill would leave it. A copy of the state store that was made before belongs to it: what has left
+    /// the journal by then is in the archive. Returns its size, bytes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn copy_file(&self, to: File) -> Result<u64, StoreError> {
+        self.store.copy_file(to).await
     }
 
     /// Closes it once everything submitted so far is on disk.

@@ -42,6 +42,11 @@ impl StoreKind {
     pub const ORDERS: StoreKind =
         StoreKind { file: "orders.redb", new_file: "orders.redb.new", checked_at_start: false };
 
+    /// Its file in a folder.
+    pub fn file(&self, dir: &Path) -> PathBuf {
+        dir.join(self.file)
+    }
+
     /// Whether a crash must leave a file that can be opened without reading it.
     pub(super) fn quick_repair(&self) -> bool {
         !self.checked_at_start
@@ -52,7 +57,7 @@ impl StoreKind {
 const MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// Page cache, bytes. The store is written far more than read, and redb's default is 1 GiB.
-const PAGE_CACHE: usize = 8 << 20;
+pub(super) const PAGE_CACHE: usize = 8 << 20;
 
 /// Creates the folder if it is missing. An existing one keeps its mode: it belongs to the operator,
 /// and the file is private whatever the mode of its folder.
@@ -70,6 +75,10 @@ pub(super) trait StoreFile: Send + Sync {
     }
     fn kind(&self) -> StoreKind {
         StoreKind::STATE
+    }
+    /// Copies it as it is.
+    fn copy(&self, _: &mut File) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -247,6 +256,10 @@ impl StoreFile for FileInFolder {
 
     fn kind(&self) -> StoreKind {
         self.kind
+    }
+
+    fn copy(&self, to: &mut File) -> io::Result<u64> {
+        io::copy(&mut File::open(&self.path)?, to)
     }
 
     fn check(&self) -> Result<(), LostFile> {

@@ -11,11 +11,11 @@ use std::{
 };
 
 use redb::{
-    ConcurrencyMode, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableHandle,
-    backends::FileBackend,
+    ConcurrencyMode, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    TableHandle, backends::FileBackend,
 };
 
-use super::{error::OpenError, folder::StoreKind, table::definition};
+use super::{error::OpenError, folder::PAGE_CACHE, table::definition};
 
 /// One table of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct TableSummary {
 
 /// Copies all tables into a new, empty file.
 pub(super) fn copy(from: &ReadTransaction, to: File) -> Result<(), redb::Error> {
-    let copied = Database::builder().create_with_backend(FileBackend::new(to)?)?;
+    let copied = Database::builder().set_cache_size(PAGE_CACHE).create_with_backend(FileBackend::new(to)?)?;
     let write = copied.begin_write()?;
     for table in from.list_tables()? {
         let definition = definition(table.name());
@@ -42,29 +42,31 @@ pub(super) fn copy(from: &ReadTransaction, to: File) -> Result<(), redb::Error> 
     Ok(())
 }
 
-/// Reads the whole store of this kind in `dir`, also while a gateway uses it. One that a killed process left is recovered in a copy.
+/// Called with the table, the key and the bytes of each row.
+pub type VisitRow<'a> = &'a mut dyn FnMut(&str, &[u8], &[u8]);
+
+/// Reads the whole store in a file, also while a gateway uses it. One that a killed process left is recovered in a copy.
 ///
 /// # Errors
-/// [`OpenError`] if a gateway could not use it.
-pub fn inspect(dir: &Path, kind: StoreKind) -> Result<Vec<TableSummary>, OpenError> {
-    let path = dir.join(kind.file);
-    let damaged = |reason: String| OpenError::Damaged { file: path.clone(), reason };
-    let unreadable = |source: io::Error| OpenError::Folder { dir: dir.to_owned(), source };
-    if File::open(&path).and_then(|file| file.metadata()).map_err(unreadable)?.len() == 0 {
+/// [`OpenError`] if a gateway could not use it, or a lookup would miss one of its rows.
+pub fn inspect(path: &Path, visit: VisitRow<'_>) -> Result<Vec<TableSummary>, OpenError> {
+    let damaged = |reason: String| OpenError::Damaged { file: path.to_owned(), reason };
+    let unreadable = |source: io::Error| OpenError::Folder { dir: path.to_owned(), source };
+    if File::open(path).and_then(|file| file.metadata()).map_err(unreadable)?.len() == 0 {
         return Err(damaged("it is empty".to_owned()));
     }
     // redb may panic on a file that another program has written to.
     let read = catch_unwind(AssertUnwindSafe(|| {
         let mut builder = Database::builder();
-        builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
-        match builder.open_read_only(&path) {
-            Ok(database) => summaries(&database.begin_read()?),
+        builder.set_concurrency_mode(ConcurrencyMode::SingleWriter).set_cache_size(PAGE_CACHE);
+        match builder.open_read_only(path) {
+            Ok(database) => summaries(&database.begin_read()?, visit),
             Err(error @ DatabaseError::DatabaseAlreadyOpen) => Err(error.into()),
             Err(_) => {
                 let mut copied = tempfile::tempfile()?;
-                io::copy(&mut File::open(&path)?, &mut copied)?;
+                io::copy(&mut File::open(path)?, &mut copied)?;
                 builder.set_check_integrity_on_open(true);
-                summaries(&builder.create_with_backend(FileBackend::new(copied)?)?.begin_read()?)
+                summaries(&builder.create_with_backend(FileBackend::new(copied)?)?.begin_read()?, visit)
             }
         }
     }));
@@ -75,15 +77,24 @@ pub fn inspect(dir: &Path, kind: StoreKind) -> Result<Vec<TableSummary>, OpenErr
     }
 }
 
-fn summaries(from: &ReadTransaction) -> Result<Vec<TableSummary>, redb::Error> {
+fn summaries(from: &ReadTransaction, visit: VisitRow<'_>) -> Result<Vec<TableSummary>, redb::Error> {
     let mut summaries = Vec::new();
-    for table in from.list_tables()? {
-        let definition = definition(table.name());
-        let mut summary = TableSummary { name: table.name().to_owned(), rows: 0, bytes: 0 };
-        for row in from.open_table(definition)?.iter()? {
+    for found in from.list_tables()? {
+        let definition = definition(found.name());
+        let table = from.open_table(definition)?;
+        let mut summary = TableSummary { name: found.name().to_owned(), rows: 0, bytes: 0 };
+        for row in table.iter()? {
             let (key, row) = row?;
+            // The pages above the rows, which only a lookup uses, may be damaged.
+            if table.get(key.value())?.is_none() {
+                return Err(redb::Error::Corrupted(format!("a lookup misses a row of {}", found.name())));
+            }
             summary.rows += 1;
             summary.bytes += (key.value().len() + row.value().len()) as u64;
+            visit(found.name(), key.value(), row.value());
+        }
+        if table.len()? != summary.rows {
+            return Err(redb::Error::Corrupted(format!("{} lacks rows", found.name())));
         }
         summaries.push(summary);
     }

@@ -8,6 +8,7 @@
 
 use std::{
     fmt,
+    fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -39,6 +40,7 @@ type ReadFn = Box<dyn FnOnce(Result<&Database, StoreError>) + Send>;
 pub(super) enum StoreJob {
     Write(QueuedWrite),
     Read(ReadFn),
+    Copy(File, oneshot::Sender<Result<u64, StoreError>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -60,6 +62,7 @@ impl fmt::Debug for StoreJob {
         f.write_str(match self {
             StoreJob::Write(_) => "Write",
             StoreJob::Read(_) => "Read",
+            StoreJob::Copy(..) => "Copy",
             StoreJob::Close(_) => "Close",
         })
     }
@@ -235,6 +238,11 @@ impl StoreWriter {
             self.commit(group);
             match next {
                 Some(StoreJob::Read(read)) => read(self.database().as_deref().map_err(Clone::clone)),
+                Some(StoreJob::Copy(to, copied)) => {
+                    // It may take long, and the disk responds meanwhile.
+                    self.health.set_busy(false);
+                    let _ = copied.send(self.copy(to));
+                }
                 Some(StoreJob::Close(closed)) => {
                     // Releases the locks before the close is reported.
                     self.close_database();
@@ -286,6 +294,15 @@ impl StoreWriter {
             opened = RwLockWriteGuard::downgrade(reopened);
         }
         RwLockReadGuard::try_map(opened, |opened| opened.database.as_ref()).map_err(|_| StoreError::Closed)
+    }
+
+    /// Copies the file between two commits: it is as a kill would leave it. Returns its size.
+    fn copy(&self, mut to: File) -> Result<u64, StoreError> {
+        drop(self.database()?);
+        let opened = self.opened.read();
+        let copied = opened.file.copy(&mut to).map_err(|error| StoreError::failed(&error))?;
+        opened.file.check().map_err(|lost| StoreError::failed(&lost))?;
+        Ok(copied)
     }
 
     fn quick_repair(&self) -> bool {

@@ -5,7 +5,10 @@
 use std::{
     collections::HashMap,
     fs,
+    os::unix::fs::PermissionsExt as _,
     process::{Command, Output},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,17 +21,18 @@ use crate::{
     client::{Connection, Request, Response, post},
     process::Program,
     system_faults::{SystemFaults, begin, end},
-    test_gateway::{ACCESS, SECRET, digest_of, sandbox, until},
+    test_gateway::{ACCESS, SECRET, digest_of, sandbox, secret_of, until},
 };
 
 fn configuration(fastrac: &Sandbox) -> String {
     format!(
         "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 1\n\
-         [limits]\ndrain_grace = \"0s\"\ndrain = \"1s\"\n\
+         [admin]\ntoken_sha256 = \"{}\"\n[limits]\ndrain_grace = \"0s\"\ndrain = \"1s\"\n\
          [accounts.main]\nbase_url = \"http://{}\"\nallow_cleartext = true\n\
          keys = {{ source = \"file\", path = \"keys.toml\" }}\nbreaker = {{ minimum = 100000 }}\n\
          [services.shop]\naccount = \"main\"\nallow = [\"lookup\", \"order\"]\n\
          credentials = [{{ access_key = \"svc-shop-1\", secret_sha256 = \"{}\" }}]\n",
+        digest_of("ops"),
         fastrac.addr(),
         digest_of("shop")
     )
@@ -72,7 +76,7 @@ fn refused(program: &Program, request: &Request) {
 
 /// Rows of a table, also while the gateway runs.
 fn rows(program: &Program, kind: StoreKind, table: &str) -> Option<u64> {
-    let tables = store::inspect(&program.file("state"), kind).ok()?;
+    let tables = store::inspect(&kind.file(&program.file("state")), &mut |_, _, _| {}).ok()?;
     Some(tables.iter().find(|found| found.name == table).map_or(0, |found| found.rows))
 }
 
@@ -197,7 +201,98 @@ fn a_kill_in_any_write_to_the_archive_sends_nothing_twice_and_forgets_no_key() {
 }
 
 fn state(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_fastrac-gateway")).arg("state").args(arguments).output().expect("it starts")
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"));
+    command.arg("state").args(arguments).env("FASTRAC_GATEWAY_ADMIN_TOKEN", secret_of("ops"));
+    command.output().expect("it starts")
+}
+
+/// Ends a loop when it is dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Copies are made while orders come and move to the archive; one of them is restored.
+#[test]
+fn a_copy_of_both_stores_knows_every_order_that_was_there_before_it() {
+    let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let mut program = start(&fastrac, &faults);
+    let admin = format!("http://{}", program.admin);
+    let (copy, orders) = (program.file("copy.redb"), program.file("copy.redb.orders"));
+    let backup = || state(&["backup", copy.to_str().expect("UTF-8"), "--admin", &admin]);
+    let ended = AtomicUsize::new(0);
+    let goes_on = AtomicBool::new(true);
+    let before = thread::scope(|scope| {
+        // Also when an assertion fails.
+        let _stop = Stop(&goes_on);
+        scope.spawn(|| {
+            let mut caller = Connection::open(program.data);
+            while goes_on.load(Ordering::Relaxed) {
+                let next = ended.load(Ordering::Relaxed) + 1;
+                assert_eq!(caller.send(&keyed(next)).status, 200);
+                ended.store(next, Ordering::Relaxed);
+            }
+        });
+        let mut before = 0;
+        // Each at another instant of the moves, which are a second apart.
+        for round in 0..4 {
+            let more = before + 30;
+            until("orders come", || ended.load(Ordering::Relaxed) >= more);
+            before = ended.load(Ordering::Relaxed);
+            let copied = backup();
+            let text = String::from_utf8_lossy(&copied.stderr).into_owned();
+            assert!(copied.status.success() && text.contains("copy.redb.orders"), "{copied:?}");
+            let checked = state(&["check", copy.to_str().expect("UTF-8")]);
+            assert!(checked.status.success(), "{checked:?}");
+            if round < 3 {
+                for file in [&copy, &orders] {
+                    fs::remove_file(file).expect("removed");
+                }
+            }
+        }
+        before
+    });
+    assert_eq!(backup().status.code(), Some(2), "they are not overwritten");
+    program.signal(Signal::KILL);
+    program.ends(Duration::from_secs(20));
+    for (from, to) in [(&copy, "state/state.redb"), (&orders, "state/orders.redb")] {
+        assert_eq!(fs::metadata(from).expect("a file").permissions().mode() & 0o777, 0o600);
+        fs::copy(from, program.file(to)).expect("restored");
+    }
+    let checked = state(&["check", program.file("state").to_str().expect("UTF-8")]);
+    assert!(checked.status.success(), "{checked:?}");
+    start_again(&mut program, &faults);
+    for number in 1..=before {
+        let repeat = send(&program, &keyed(number));
+        let known = repeat.header("idempotent-replayed") == Some("true") || repeat.code() == "order.unknown";
+        assert!(known, "order {number} of {before}: {repeat:?}");
+    }
+    executed_once(&fastrac, 1..=ended.load(Ordering::Relaxed));
+    // One without the other, or one of another time, is refused.
+    program.signal(Signal::TERM);
+    program.ends(Duration::from_secs(20));
+    fs::remove_file(&orders).expect("removed");
+    let checked = state(&["check", copy.to_str().expect("UTF-8")]);
+    assert!(
+        !checked.status.success() && String::from_utf8_lossy(&checked.stderr).contains("orders.redb"),
+        "{checked:?}"
+    );
+    let archive = program.file("state/orders.redb");
+    let mut bytes = fs::read(&archive).expect("a file");
+    let airway_bills: Vec<_> =
+        bytes.windows(4).enumerate().filter(|(_, part)| part == b"FSTR").map(|(at, _)| at).collect();
+    for at in airway_bills {
+        bytes[at] = b'X';
+    }
+    fs::write(&archive, bytes).expect("written");
+    let checked = state(&["check", program.file("state").to_str().expect("UTF-8")]);
+    assert!(
+        !checked.status.success() && String::from_utf8_lossy(&checked.stderr).contains("orders.redb"),
+        "{checked:?}"
+    );
 }
 
 #[test]

@@ -140,7 +140,7 @@ impl From<HttpError> for VaultError {
             HttpError::Connect(error) => Self::Unreachable(error.to_string()),
             HttpError::Exchange(error) => Self::Unreachable(error.to_string()),
             HttpError::Deadline(deadline) => Self::DeadlineExceeded(deadline),
-            HttpError::TooLong(_) => Self::Malformed(error.to_string()),
+            HttpError::TooLong(_) | HttpError::Kept(_) => Self::Malformed(error.to_string()),
         }
     }
 }

@@ -38,6 +38,6 @@ pub use self::{
         OPENMETRICS_CONTENT_TYPE, SERIES_LIMIT, Scrape, TEXT_CONTENT_TYPE, UpstreamConnections,
     },
     names::{CacheResult, Names},
-    program::{FlushAtExit, UNLIMITED, init_program_log, print_message, report_panics},
+    program::{FlushAtExit, UNLIMITED, init_demo_log, init_program_log, print_message, report_panics},
     recorder::{Record, Recorder},
 };

@@ -14,7 +14,7 @@ use crate::{
     app::{App, choose_crypto},
     config::check::{Environment, check},
     connector::Connector,
-    record::init_program_log,
+    record::init_demo_log,
 };
 
 /// Try everything in one process: a simulated Fastrac, the gateway in front of it, two services
@@ -29,7 +29,7 @@ const CONFIGURATION: &str = include_str!("../../config/demo.toml");
 
 pub(super) fn run(_: &DemoArgs) -> io::Result<u8> {
     let signals = Signals::install()?;
-    init_program_log();
+    init_demo_log();
     choose_crypto();
     let folder = tempfile::Builder::new().prefix("fastrac-gateway-demo-").tempdir()?;
     let secrets = Secrets::new()?;

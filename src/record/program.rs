@@ -31,8 +31,9 @@ use self::{
 /// faulty configuration is one.
 pub const UNLIMITED: &str = "fastrac_gateway::configuration";
 
-/// The filter unless `RUST_LOG` is set.
+/// The filters unless `RUST_LOG` is set.
 const DEFAULT_FILTER: &str = "info";
+const DEMO_FILTER: &str = "warn";
 
 /// Replaces a formatted panic message.
 const WITHHELD: &str = "(not shown: the message was formatted from values)";
@@ -48,15 +49,24 @@ static QUEUED: OnceLock<bool> = OnceLock::new();
 
 /// Starts the log and its thread. A second call does nothing.
 pub fn init_program_log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let terminal = std::io::stderr().is_terminal();
+    init(DEFAULT_FILTER, terminal, terminal);
+}
+
+/// The same for somebody who reads along and came for something else: text, and only what is wrong.
+pub fn init_demo_log() {
+    init(DEMO_FILTER, true, std::io::stderr().is_terminal());
+}
+
+fn init(default_filter: &str, text: bool, terminal: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
     // no-color.org: set and not empty.
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let queued = *QUEUED.get_or_init(start_output);
     let writer = if queued { BoxMakeWriter::new(|| QueuedLine) } else { BoxMakeWriter::new(io::stderr) };
     // A closed stderr must not cause a panic, least of all while one is being reported.
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour).log_internal_errors(false);
-    let lines = if terminal { lines.with_target(false).boxed() } else { lines.json().flatten_event(true).boxed() };
+    let lines = if text { lines.with_target(false).boxed() } else { lines.json().flatten_event(true).boxed() };
     // Fails only if a log was started already.
     let _ = tracing_subscriber::registry().with(filter).with(&*LIMIT).with(lines).try_init();
     report_panics();

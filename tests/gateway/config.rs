@@ -1179,6 +1179,25 @@ mod the_command_line {
         }
     }
 
+    /// What somebody sees who tries it for the first time.
+    #[test]
+    fn demo_begins_with_what_to_do_and_logs_nothing() {
+        use rustix::process::{Pid, Signal, kill_process};
+        use std::io::{BufRead as _, BufReader, Read as _};
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"));
+        command.arg("demo").env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut demo = command.spawn().expect("the program starts");
+        let mut lines = BufReader::new(demo.stdout.take().expect("piped")).lines();
+        let first = lines.next().expect("a line").expect("text");
+        assert!(first.starts_with("fastrac-gateway demo: a simulated Fastrac"), "{first}");
+        let last = lines.by_ref().map(|line| line.expect("text")).find(|line| line.ends_with("/status"));
+        assert!(last.is_some_and(|line| line.starts_with("curl -s -H 'authorization: Bearer ")));
+        kill_process(Pid::from_child(&demo), Signal::INT).expect("sent");
+        let mut logged = String::new();
+        demo.stderr.take().expect("piped").read_to_string(&mut logged).expect("text");
+        assert_eq!((demo.wait().expect("ended").code(), logged.as_str()), (Some(0), ""));
+    }
+
     #[test]
     fn ends_wrong_use_with_code_2() {
         for command in [&[][..], &["chekc"], &["check"], &["check", "a", "b"], &["service"], &["service", "issue"]] {

@@ -154,6 +154,14 @@ fn good() -> Vec<Attack> {
         |data: &[u8], flags| [head(1, 0, &request_fields("POST", "/h2", &[])), frame(DATA, flags, 1, data)].concat();
     let padded = [&[3][..], b"hello", &[0; 3]].concat();
     let trailers = [body(b"hello", 0), head(1, END_STREAM, &[(b"secret-key", b"smuggled"), (b"x-sum", b"1")])].concat();
+    let framing = [
+        body(b"hello", 0),
+        head(
+            1,
+            END_STREAM,
+            &[(b"content-length", b"3"), (b"host", b"evil.example"), (b"authorization", b"Basic eDp5")],
+        ),
+    ];
     vec![
         attack("good/get", head(1, END_STREAM, &request_fields("GET", "/h2", &[])), ConnectionFate::Usable)
             .stream(1, StreamFate::Status(200))
@@ -165,6 +173,9 @@ fn good() -> Vec<Attack> {
             .stream(1, StreamFate::Status(200))
             .forwards("POST", "/h2", "hello"),
         attack("good/trailers-are-dropped", trailers, ConnectionFate::Usable)
+            .stream(1, StreamFate::Status(200))
+            .forwards("POST", "/h2", "hello"),
+        attack("good/trailers-of-framing-are-dropped", framing.concat(), ConnectionFate::Usable)
             .stream(1, StreamFate::Status(200))
             .forwards("POST", "/h2", "hello"),
         attack(
@@ -536,6 +547,27 @@ fn states() -> Vec<Attack> {
         // `h2` treats it as trailers, and trailers are dropped.
         .stream(1, StreamFate::Status(200))
         .forwards("POST", "/h2", ""),
+        // So it does here: RFC 9113 (section 8.1) calls both malformed.
+        attack(
+            "state/trailers-with-a-path",
+            [post(), frame(DATA, 0, 1, b"hello"), head(1, END_STREAM, &[(b":path", b"/order/express"), (b"x", b"y")])]
+                .concat(),
+            ConnectionFate::Usable,
+        )
+        .stream(1, StreamFate::Status(200))
+        .forwards("POST", "/h2", "hello"),
+        attack(
+            "state/trailers-with-connection",
+            [post(), frame(DATA, 0, 1, b"hello"), head(1, END_STREAM, &[(b"connection", b"secret-key")])].concat(),
+            ConnectionFate::Usable,
+        )
+        .stream(1, StreamFate::Refused),
+        attack(
+            "state/trailers-with-a-coding",
+            [post(), frame(DATA, 0, 1, b"hello"), head(1, END_STREAM, &[(b"transfer-encoding", b"chunked")])].concat(),
+            ConnectionFate::Usable,
+        )
+        .stream(1, StreamFate::Refused),
         attack("state/second-head-without-end", [post(), head(1, 0, &[(b"x", b"y")])].concat(), ConnectionFate::Any)
             .stream(1, StreamFate::Refused),
         attack("state/body-that-stops", [post(), frame(DATA, 0, 1, b"hel")].concat(), ConnectionFate::Usable)

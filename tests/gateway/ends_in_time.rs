@@ -4,7 +4,8 @@
 #![cfg(target_os = "linux")]
 
 use std::{
-    net::SocketAddr,
+    fs,
+    net::{SocketAddr, TcpListener},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -104,6 +105,60 @@ fn name_lookups_that_hang_delay_no_stop() {
         sum(&program.admin_page("/metrics").text(), "in_flight_requests", &[("service", "shop")]) >= 3.0
     });
     terminate(&mut program);
+}
+
+/// Everything outside the process at once: state folder with its logs, key file, name service, vault, and the configuration
+/// while it is read again.
+#[test]
+fn a_stop_ends_in_time_whatever_hangs_at_once() {
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    // It accepts connections and says nothing.
+    let vault = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let more = format!(
+        "[accounts.other]\nbase_url = \"http://fastrac.test:8090\"\nallow_cleartext = true\n\
+         keys = {{ source = \"vault\", path = \"p\" }}\n\
+         [services.other]\naccount = \"other\"\ncredentials = [{{ access_key = \"other\", secret_sha256 = \"{}\" }}]\n\
+         [vault]\naddress = \"{}\"\nauth = {{ method = \"token\", token_file = \"token\" }}\n",
+        digest_of("other"),
+        url(vault.local_addr().expect("an address")),
+    );
+    let configuration = configuration(&url(fastrac.addr())) + &more;
+    for read_again in [false, true] {
+        let mut program = Program::begin(&configuration, (ACCESS, SECRET), |command| {
+            hang.preload(command);
+            if read_again {
+                command.env("HANG_NAME", "gateway.toml");
+            }
+        });
+        fs::write(program.file("token"), "hvs.canary").expect("written");
+        program.wait_for_start();
+        until("it has a key pair", || program.admin_page("/readyz?account=main").status == 200);
+        let lookup = get("/region/city?province_id=31").by("shop");
+        assert_eq!(Connection::open(program.data).send(&lookup).outcome(), "ok");
+        for fault in [hang.disk(), hang.files(), hang.key_file(), hang.names()] {
+            begin(&fault);
+        }
+        if read_again {
+            program.signal(Signal::HUP);
+        }
+        let mut waiting: Vec<_> = (0..8).map(|_| Connection::open(program.data)).collect();
+        for (number, connection) in waiting.iter_mut().enumerate() {
+            let request = match number % 4 {
+                0 => post("/order/express", &bodies::order(number)).by("shop"),
+                1 => get(&format!("/region/city?province_id={number}")).by("shop"),
+                2 => get("/region/province").by("other"),
+                _ => post("/order/express", &bodies::order(number)).by("shop").header("idempotency-key", "one"),
+            };
+            connection.write(&request.bytes());
+        }
+        until("orders wait", || {
+            sum(&program.admin_page("/metrics").text(), "in_flight_requests", &[("service", "shop")]) >= 2.0
+        });
+        terminate(&mut program);
+        for fault in [hang.disk(), hang.files(), hang.key_file(), hang.names()] {
+            end(&fault);
+        }
+    }
 }
 
 #[test]

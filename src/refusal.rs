@@ -278,7 +278,7 @@ impl Refusal {
                 let violated = self.violated_policy();
                 let kind = match violated {
                     Some(_) => QUOTA_EXCEEDED.to_owned(),
-                    None => format!("urn:fastrac-gateway:{}", self.code.as_str()),
+                    None => format!("{}#{}", error_reference(), self.code.as_str()),
                 };
                 let mut body = json!({
                     "type": kind, "title": title, "status": self.status.as_u16(), "detail": self.message,
@@ -320,6 +320,14 @@ pub(crate) enum RepeatRule {
     Keyed,
     /// It must not be executed twice, and has none.
     Unkeyed,
+}
+
+/// Address of the README, whose table of refusals has an anchor for each code: the problem types.
+fn error_reference() -> &'static str {
+    match env!("CARGO_PKG_HOMEPAGE") {
+        "" => "https://fastrac-gateway.invalid/README.md",
+        homepage => homepage,
+    }
 }
 
 /// The code of a service's quota.

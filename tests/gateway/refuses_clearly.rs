@@ -53,7 +53,11 @@ impl ExpectedRefusal {
                     problem.header("ratelimit-policy").is_some_and(|shown| shown.contains(&format!("\"{policy}\";q=")))
                 );
             }
-            None => assert_eq!(body["type"], format!("urn:fastrac-gateway:{}", self.code)),
+            None => {
+                let url = format!("https://fastrac-gateway.invalid/README.md#{}", self.code);
+                assert_eq!(body["type"], url);
+                assert!(include_str!("../../README.md").contains(&format!("<a id=\"{}\"></a>", self.code)));
+            }
         }
         assert_eq!(body["status"], self.status);
         assert!(body["title"].as_str().is_some_and(|title| !title.is_empty()));

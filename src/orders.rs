@@ -36,7 +36,9 @@ mod limits;
 mod open_error;
 mod placed;
 mod presence;
+mod recall;
 mod refusal;
+mod request;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -44,20 +46,8 @@ mod ticket;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method};
 use jiff::Timestamp;
-use serde_json::Value;
 
-use self::{
-    archive::EndedOrder,
-    clock::{CLOCK, CLOCK_KEY, ClockRow, OrderClock},
-    fingerprint::OrderDigest,
-    index::{FoundAnswer, Index, IndexMatch, OrderIdentity},
-    journal::{ANSWERS, ARCHIVED, ARCHIVED_KEY, AnswerRow, ORDERS, OrderRow},
-    limits::OrderLimits,
-    placed::PlacedOrders,
-    shared::SharedOrders,
-};
 pub use self::{
     archive::{Archive, StoreSummaries, forget_archive, inspect},
     fingerprint::Parties,
@@ -68,91 +58,29 @@ pub use self::{
     open_error::OrdersOpenError,
     placed::{OrderKind, PlacedOrder},
     presence::{CallerPresence, OccupiedOrder, OrderUnderWay},
+    recall::Recall,
     refusal::OrderRefusal,
+    request::{OrderRequest, applies_to, has_key},
     shared::{JournalError, OrderStores},
     ticket::{Ticket, Written},
 };
-use crate::{
-    body::CallerLink,
-    config::{Class, OrdersConfig},
-    memory::{MemoryAllowance, MemoryClaim},
-    store::{StoreError, WriteBatch},
+use self::{
+    clock::{CLOCK, CLOCK_KEY, ClockRow, OrderClock},
+    index::Index,
+    journal::{ARCHIVED, ARCHIVED_KEY, ORDERS},
+    limits::OrderLimits,
+    placed::PlacedOrders,
+    shared::SharedOrders,
 };
-
-/// The header that lets an order pass although an equal one may have been sent.
-const RESEND: &str = "x-gateway-resend";
-
-/// The only value of [`RESEND`].
-const CONFIRMED: &str = "confirmed";
+use crate::{config::OrdersConfig, store::WriteBatch};
 
 /// How often the clock is written. After a crash, ages are short by at most this.
 const KEEP_TIME: Duration = Duration::from_secs(60);
-
-/// Maximum length of the path that operators are shown, characters.
-const MAX_PATH: usize = 200;
-
-/// Maximum length of the masked body that operators are shown, bytes.
-const MAX_REQUEST: usize = 4 * 1024;
-
-/// Maximum length of a body that is searched for the parties, bytes.
-const MAX_PARSED: usize = 64 * 1024;
-
-/// The order as step 4 sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct OrderRequest<'a> {
-    /// Name of the service. Keys and equal orders are separate for each service.
-    pub service: &'a str,
-    /// Name of the account; unknown orders are counted by account.
-    pub account: &'a str,
-    /// Name of the operation.
-    pub operation: &'a str,
-    /// The request's method.
-    pub method: &'a Method,
-    /// Path and query as received.
-    pub target: &'a str,
-    /// The caller's headers.
-    pub headers: &'a HeaderMap,
-    /// The raw body.
-    pub body: &'a [u8],
-    /// The body as operators may see it; `None`: it cannot be masked.
-    pub masked: Option<&'a str>,
-    /// The id that later refusals name.
-    pub request_id: &'a str,
-    /// The connection of its caller, for equal orders that come while it is under way.
-    pub connection: Option<&'a CallerLink>,
-    /// For the first response, if it is read again.
-    pub memory: &'a MemoryAllowance,
-}
-
-/// Result of step 4.
-#[derive(Debug)]
-pub enum Recall {
-    /// The order may go on; the request is its caller.
-    New(Ticket, CallerPresence),
-    /// The order has ended with this answer. With a presence if it has reached nobody so far.
-    Repeat(Arc<StoredAnswer>, Option<CallerPresence>),
-    /// The order is under way and its caller has left: the request waits for its end, and asks again.
-    UnderWay(OrderUnderWay),
-    /// An equal order, or the key's, is under way or its answer is being given, and its caller is there: the request waits
-    /// for a moment in case that changes, and asks again.
-    Occupied(OccupiedOrder),
-}
 
 /// The orders of all services; clones share them.
 #[derive(Clone, Debug)]
 pub struct Orders {
     inner: Arc<SharedOrders>,
-}
-
-/// Whether a request is protected against being sent twice: orders, and unlisted requests with an
-/// unsafe method.
-pub fn applies_to(class: Class, method: &Method) -> bool {
-    class == Class::Order || (class == Class::Unlisted && !method.is_safe())
-}
-
-/// Whether a request has an `Idempotency-Key`.
-pub fn has_key(headers: &HeaderMap) -> bool {
-    matches!(key::parse(headers), Ok(Some(_)))
 }
 
 impl Orders {
@@ -199,123 +127,6 @@ impl Orders {
         let placed = PlacedOrders::open(store, began).await?;
         index.continue_from(placed.next_number());
         Ok(Orders { inner: Arc::new(SharedOrders::new(stores, clock, index, placed)) })
-    }
-
-    /// Step 4. Call it only if [`applies_to`]. Waits for what is on disk: an answer, and whether the archive has the key.
-    /// `waited_for`: the order whose end the request has waited for.
-    ///
-    /// # Errors
-    /// [`OrderRefusal`]; a refused order costs nothing and leaves no trace.
-    pub async fn recall(
-        &self,
-        request: &OrderRequest<'_>,
-        mut waited_for: Option<CallerPresence>,
-    ) -> Result<Recall, OrderRefusal> {
-        let mut identity =
-            OrderIdentity { waited_as: waited_for.as_ref().map(CallerPresence::id), ..identity(request)? };
-        let mut presence = |number, caller| match waited_for.take() {
-            Some(presence) if presence.is_of(number) => presence,
-            _ => CallerPresence::new(Arc::clone(&self.inner), number, caller),
-        };
-        loop {
-            let (number, bytes, caller) = match self.find(&identity)? {
-                IndexMatch::NotLive { moves } => match self.repeat_archived(&identity, request).await? {
-                    Some(answer) => return Ok(Recall::Repeat(answer, None)),
-                    None => {
-                        identity.absent_at = Some(moves);
-                        continue;
-                    }
-                },
-                IndexMatch::New { number, caller, settles } => {
-                    let ticket = Ticket::new(Arc::clone(&self.inner), number, settles);
-                    return Ok(Recall::New(ticket, presence(number, caller)));
-                }
-                IndexMatch::UnderWay { number, first, caller, ended } => {
-                    return Ok(Recall::UnderWay(OrderUnderWay::new(presence(number, caller), first, ended)));
-                }
-                IndexMatch::Occupied { number, first, caller, in_flight, changed } => {
-                    let orders = Arc::clone(&self.inner);
-                    return Ok(Recall::Occupied(OccupiedOrder { orders, number, first, caller, in_flight, changed }));
-                }
-                IndexMatch::Ended { number, answer, caller } => match answer {
-                    FoundAnswer::InMemory(answer) => {
-                        return Ok(Recall::Repeat(answer, caller.map(|caller| presence(number, caller))));
-                    }
-                    FoundAnswer::OnDisk { bytes } => (number, bytes, caller),
-                },
-            };
-            let caller = caller.map(|caller| presence(number, caller));
-            if let Some(answer) = self.journaled_answer(number, request.memory.claim(bytes)?).await? {
-                return Ok(Recall::Repeat(answer, caller));
-            }
-        }
-    }
-
-    /// The answer of an ended order; `None`: the order has left for the archive meanwhile.
-    async fn journaled_answer(
-        &self,
-        number: u64,
-        memory: MemoryClaim,
-    ) -> Result<Option<Arc<StoredAnswer>>, OrderRefusal> {
-        let row = self.inner.index.lock().row(number).cloned();
-        let read = self.inner.store().get(&ANSWERS, &number.to_be_bytes()).await;
-        let Some(OrderRow { request_id: first, result, .. }) = row else { return Ok(None) };
-        match read {
-            Ok(Some(AnswerRow(answer))) => {
-                let body = memory.hold(answer.body);
-                Ok(Some(Arc::new(StoredAnswer { body, ..answer })))
-            }
-            Ok(None) if self.inner.index.lock().row(number).is_none() => Ok(None),
-            Ok(None) => Err(result.map_or(OrderRefusal::Interrupted { first: first.clone() }, |result| {
-                OrderRefusal::answer_gone(first, result)
-            })),
-            Err(error) => {
-                tracing::error!(%error, "a stored answer cannot be read");
-                Err(OrderRefusal::Unreadable { first })
-            }
-        }
-    }
-
-    /// The answer of the archived order with this key; `None`: there is no such order, so one may be sent.
-    async fn repeat_archived(
-        &self,
-        identity: &OrderIdentity,
-        request: &OrderRequest<'_>,
-    ) -> Result<Option<Arc<StoredAnswer>>, OrderRefusal> {
-        let Some(key) = identity.key else { return Ok(None) };
-        let archive = self.inner.archive();
-        let failed = |_: StoreError| OrderRefusal::NoArchive;
-        let remembered = self.inner.index.lock().limits().remembered;
-        let found = archive.find(key).await.map_err(failed)?;
-        let found = found.filter(|order| self.inner.now() < order.ended.saturating_add(remembered));
-        let Some(order) = found else {
-            // What could not be moved to the archive would fill the memory.
-            return if archive.is_healthy() { Ok(None) } else { Err(OrderRefusal::NoArchive) };
-        };
-        let EndedOrder { request_id: first, fingerprint, result, answer_bytes, .. } = order.clone();
-        if fingerprint != identity.fingerprint {
-            return Err(OrderRefusal::OtherRequest { first });
-        }
-        let result = result.ok_or_else(|| OrderRefusal::Interrupted { first: first.clone() })?;
-        let claim = request.memory.claim(usize::try_from(answer_bytes).unwrap_or(usize::MAX))?;
-        let answer = archive.answer(key, &order).await.map_err(failed)?;
-        let answer = answer.ok_or_else(|| OrderRefusal::answer_gone(first, result))?;
-        let body = claim.hold(answer.body);
-        Ok(Some(Arc::new(StoredAnswer { body, ..answer })))
-    }
-
-    /// What the order has to do with the remembered ones, after a look at whether their callers are still there.
-    fn find(&self, identity: &OrderIdentity) -> Result<IndexMatch, OrderRefusal> {
-        loop {
-            let found = self.inner.change(|index, now| {
-                let expired = index.expire(now);
-                (expired, index.recall(identity.clone(), now))
-            })?;
-            match &found {
-                IndexMatch::Occupied { number, caller, .. } if self.inner.check_caller(*number, caller) => {}
-                _ => return Ok(found),
-            }
-        }
     }
 
     /// Step 8: completes when the order is on disk.
@@ -398,36 +209,4 @@ impl Orders {
     pub fn unknown_count(&self, account: &str) -> u64 {
         self.inner.change(|index, now| (index.expire(now), index.unknown_count(account)))
     }
-}
-
-fn identity(request: &OrderRequest<'_>) -> Result<OrderIdentity, IdempotencyKeyError> {
-    let key = key::parse(request.headers)?;
-    let mut resend = request.headers.get_all(RESEND).iter();
-    Ok(OrderIdentity {
-        request_id: request.request_id.to_owned(),
-        account: request.account.to_owned(),
-        description: OrderDescription {
-            service: request.service.to_owned(),
-            method: request.method.as_str().to_owned(),
-            path: request.target.split('?').next().unwrap_or_default().chars().take(MAX_PATH).collect(),
-            at: Timestamp::now().as_millisecond(),
-            operation: request.operation.to_owned(),
-            request: request.masked.filter(|masked| masked.len() <= MAX_REQUEST).map(str::to_owned),
-            parties: parties(request.body),
-        },
-        key: key.map(|key| OrderDigest::key(request.service, &key)),
-        fingerprint: OrderDigest::fingerprint(request.method.as_str(), request.target, request.body),
-        content: OrderDigest::content(request.service, request.target, request.body),
-        confirmed: resend.next().is_some_and(|value| value == CONFIRMED) && resend.next().is_none(),
-        waited_as: None,
-        absent_at: None,
-        connection: request.connection.cloned(),
-    })
-}
-
-/// Digest of the parties that an order names; not of bodies that are longer than any real order.
-fn parties(body: &[u8]) -> Option<String> {
-    let body = Some(body).filter(|body| body.len() <= MAX_PARSED)?;
-    let order: Value = serde_json::from_slice(body).ok()?;
-    Parties::of_order(&order).map(|parties| parties.digest())
 }

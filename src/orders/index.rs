@@ -9,7 +9,9 @@
 //! those that only their key has to do with; `stored` exactly those with a stored answer, whose size in total is
 //! `stored_bytes`.
 
+mod answers;
 mod archive;
+mod ends;
 mod entry;
 mod recall;
 mod unknown;
@@ -72,17 +74,6 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn new(limits: OrderLimits) -> Self {
         Index { limits, ..Index::default() }
-    }
-
-    /// Changes how long orders are remembered.
-    pub(super) fn set_limits(&mut self, limits: OrderLimits) {
-        if self.limits == limits {
-            return;
-        }
-        self.limits = limits;
-        let ended =
-            self.ends.iter().filter_map(|(_, number)| Some((self.orders.get(number)?.ends_at(limits), *number)));
-        self.ends = ended.collect();
     }
 
     /// The numbers before this one were given in an earlier life of the process.
@@ -207,53 +198,6 @@ impl Index {
         self.insert_end(number);
     }
 
-    /// `answer` is on disk. It leaves the memory if it is still the answer of this order.
-    pub(super) fn answer_written(&mut self, number: u64, answer: &Arc<StoredAnswer>) {
-        if let Some(order) = self.orders.get_mut(&number)
-            && matches!(&order.answer, AnswerLocation::Memory(current) if Arc::ptr_eq(current, answer))
-        {
-            order.answer = AnswerLocation::Disk;
-        }
-    }
-
-    /// The answer of an order, while it is in memory.
-    pub(super) fn answer_in_memory(&self, number: u64) -> Option<Arc<StoredAnswer>> {
-        match &self.orders.get(&number)?.answer {
-            AnswerLocation::Memory(answer) => Some(Arc::clone(answer)),
-            AnswerLocation::Disk | AnswerLocation::None => None,
-        }
-    }
-
-    /// Ends the phases of orders whose time is over.
-    pub(super) fn expire(&mut self, now: i64) -> WriteBatch {
-        let mut batch = WriteBatch::default();
-        while let Some((until, number)) = self.ends.first().copied()
-            && now >= until
-        {
-            match self.row(number).map(|row| row.phase) {
-                Some(OrderPhase::Undelivered) => self.end_delivery(number, &mut batch),
-                _ => self.remove(number, &mut batch),
-            }
-        }
-        batch
-    }
-
-    /// The answer of an order has reached its caller, or is given to no equal order any more: only its key has to do with
-    /// it from now on.
-    fn end_delivery(&mut self, number: u64, batch: &mut WriteBatch) {
-        if self.row(number).is_none_or(|row| row.key.is_none()) {
-            return self.remove(number, batch);
-        }
-        self.remove_end(number);
-        self.remove_content(number);
-        let Some(order) = self.orders.get_mut(&number) else { return };
-        order.row.phase = OrderPhase::Ended;
-        order.caller = None;
-        order.changed();
-        batch.put(&ORDERS, &number.to_be_bytes(), &order.row);
-        self.insert_end(number);
-    }
-
     /// Changes who waits for the answer of an order, or is being given it.
     fn change_caller(&mut self, number: u64, change: impl FnOnce(&mut Option<OrderCaller>)) {
         self.remove_end(number);
@@ -280,65 +224,6 @@ impl Index {
 
     fn request_id(&self, number: u64) -> String {
         self.orders.get(&number).map(|order| order.row.request_id.clone()).unwrap_or_default()
-    }
-
-    fn insert_stored(&mut self, number: u64, bytes: u64) {
-        self.remove_stored(number);
-        let Some(order) = self.orders.get_mut(&number) else { return };
-        order.row.answer_bytes = Some(bytes);
-        order.stored_at = self.next_stored;
-        self.stored.insert(self.next_stored, number);
-        self.next_stored += 1;
-        self.stored_bytes += bytes;
-    }
-
-    /// Undoes [`Index::insert_stored`], if it was done.
-    fn remove_stored(&mut self, number: u64) {
-        let Some(order) = self.orders.get_mut(&number) else { return };
-        if self.stored.get(&order.stored_at) == Some(&number) {
-            self.stored.remove(&order.stored_at);
-            self.stored_bytes -= order.row.answer_bytes.take().unwrap_or(0);
-        }
-    }
-
-    /// Drops the oldest answers beyond the limit of bytes; their keys stay.
-    fn enforce_answer_limit(&mut self, batch: &mut WriteBatch) {
-        while self.stored_bytes > self.limits.bytes {
-            let Some(number) = self.stored.first_key_value().map(|(_, number)| *number) else { break };
-            self.remove_stored(number);
-            if let Some(order) = self.orders.get_mut(&number) {
-                order.answer = AnswerLocation::None;
-                batch.put(&ORDERS, &number.to_be_bytes(), &order.row);
-                batch.remove(&ANSWERS, &number.to_be_bytes());
-            }
-        }
-    }
-
-    /// Adds an order that is no longer in flight to `ends`, and to `ended` or the unknown ones.
-    fn insert_end(&mut self, number: u64) {
-        let Some(order @ OrderEntry { row, .. }) = self.orders.get(&number) else { return };
-        self.ends.insert((order.ends_at(self.limits), number));
-        match row.phase {
-            OrderPhase::Unknown => {
-                self.unknown.insert(number);
-                *self.unknown_by_account.entry(row.account.clone()).or_default() += 1;
-            }
-            OrderPhase::Ended => drop(self.ended.insert(number)),
-            OrderPhase::Open | OrderPhase::Undelivered => {}
-        }
-    }
-
-    /// Undoes [`Index::insert_end`], if it was done.
-    fn remove_end(&mut self, number: u64) {
-        let Some(order @ OrderEntry { row, .. }) = self.orders.get(&number) else { return };
-        self.ended.remove(&number);
-        if !self.ends.remove(&(order.ends_at(self.limits), number)) || row.phase != OrderPhase::Unknown {
-            return;
-        }
-        self.unknown.remove(&number);
-        if let Some(count) = self.unknown_by_account.get_mut(&row.account) {
-            *count -= 1;
-        }
     }
 
     /// An equal order has nothing to do with it any more.

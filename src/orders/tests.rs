@@ -15,15 +15,15 @@ mod without_a_key;
 use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use super::*;
+use super::{fingerprint::OrderDigest, index::OrderIdentity, journal::ANSWERS, request::RESEND, *};
 use crate::{
-    body::Receipt as _,
-    config::Priority,
+    body::{CallerLink, Receipt as _},
+    config::{Class, Priority},
     memory::Memory,
     outcome::{Code, Outcome, Sent},
-    store::Store,
+    store::{Store, StoreError},
 };
 
 /// The time at which every test starts.

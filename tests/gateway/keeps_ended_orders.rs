@@ -18,10 +18,10 @@ use rustix::process::Signal;
 
 use crate::{
     bodies,
-    client::{Connection, Request, Response, post},
+    client::{Connection, Request, Response, get, post},
     process::Program,
     system_faults::{SystemFaults, begin, end},
-    test_gateway::{ACCESS, SECRET, digest_of, sandbox, secret_of, until},
+    test_gateway::{ACCESS, SECRET, digest_of, sandbox, secret_of, sum, until},
 };
 
 fn configuration(fastrac: &Sandbox) -> String {
@@ -88,6 +88,12 @@ fn archived(program: &Program, orders: u64) {
     });
 }
 
+fn status(program: &Program) -> serde_json::Value {
+    let token = format!("Bearer {}", secret_of("ops"));
+    let page = get("/status").header("host", "localhost").header("authorization", &token);
+    Connection::open(program.admin).send(&page).json()
+}
+
 /// How often Fastrac has executed each order, by the body.
 fn executions(fastrac: &Sandbox) -> HashMap<String, usize> {
     let mut executions = HashMap::new();
@@ -134,7 +140,14 @@ fn a_hung_disk_of_the_archive_refuses_what_it_must_look_up_and_is_named() {
     let first = send(&program, &keyed(1));
     archived(&program, 1);
     begin(&faults.lookups());
-    refused(&program, &keyed(1));
+    let mut waiting = Connection::open(program.data);
+    waiting.write(&keyed(1).bytes());
+    until("it waits", || {
+        sum(&program.admin_page("/metrics").text(), "in_flight_requests", &[("service", "shop")]) >= 1.0
+    });
+    let places = status(&program)["accounts"]["main"]["budget"]["in_flight"].take();
+    assert_eq!(places["left"], places["limit"], "it holds no place of the account's");
+    assert_eq!(waiting.read_response("POST").expect("a response").status, 503);
     until("it is degraded", || program.admin_page("/readyz").text().contains("the disk of orders.redb"));
     let began = Instant::now();
     for number in 1..=20 {

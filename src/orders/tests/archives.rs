@@ -49,7 +49,7 @@ async fn a_lookup_in_vain_does_not_count_after_a_move() {
             connection: None,
             memory: &Memory::new(1 << 20).allowance(Priority::Normal),
         };
-        OrderIdentity { absent_at, ..super::super::identity(&request).unwrap() }
+        OrderIdentity { absent_at, ..super::super::request::identity(&request).unwrap() }
     };
     let Ok(IndexMatch::NotLive { moves }) = orders.find(&identity(None)) else { panic!("it is claimed unseen") };
     ended(orders, "k1").await;

@@ -137,7 +137,8 @@ fn counts(c: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(2));
+    // The system updates the CPU time of a thread every few milliseconds: a shorter sample may measure none.
+    config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(6));
     targets = counts
 }
 criterion_main!(benches);

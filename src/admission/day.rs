@@ -159,10 +159,20 @@ impl DayCounter {
     /// # Errors
     /// [`DayShortage`]; nothing is taken then.
     pub(super) fn reserve(self: &Arc<Self>, units: u32) -> Result<DayReservation, DayShortage> {
+        self.reserve_at(self.millis(), units)
+    }
+
+    /// The present time of its clock.
+    pub(super) fn millis(&self) -> i64 {
+        self.context.clock.millis()
+    }
+
+    /// The same at `now`, the present time.
+    pub(super) fn reserve_at(self: &Arc<Self>, now: i64, units: u32) -> Result<DayReservation, DayShortage> {
         let needed = u64::from(units);
-        let (row, date) = self.change(|state| {
+        let (row, date, limited) = self.change(|state| {
             let (limit, closed) = (state.limit.units, state.closed);
-            let row = state.today(&self.context.clock);
+            let row = state.rows.current(now, &state.zone);
             if limit.is_some_and(|limit| row.used() + needed > limit) {
                 return Err(DayShortage::Exhausted);
             }
@@ -175,9 +185,9 @@ impl DayCounter {
             }
             row.reserved += needed;
             row.is_active = true;
-            Ok((row.number, row.day.date))
+            Ok((row.number, row.day.date, limit.is_some()))
         })?;
-        Ok(DayReservation { counter: self.clone(), row, date, units, recorded: false })
+        Ok(DayReservation { counter: self.clone(), row, date, units, limited, recorded: false })
     }
 
     /// Checks that the ledger lets `units` more be reserved. Not if they could not be recorded for now.
@@ -418,10 +428,17 @@ pub(super) struct DayReservation {
     row: u64,
     date: i32,
     units: u32,
+    /// The counter had a limit.
+    limited: bool,
     recorded: bool,
 }
 
 impl DayReservation {
+    /// Whether the counter had a limit.
+    pub(super) fn is_limited(&self) -> bool {
+        self.limited
+    }
+
     /// Of the day: days since 1970.
     pub(super) fn date(&self) -> i32 {
         self.date

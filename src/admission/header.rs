@@ -19,10 +19,10 @@ const CAPACITY: usize = 96;
 pub(super) fn policy(usage: &UsageByWindow) -> Option<HeaderValue> {
     let mut list = String::new();
     if let Some(second) = usage.second {
-        item(&mut list, "second", [("q", second.limit), ("w", 1)]);
+        item(&mut list, ["\"second\";q=", ";w="], [second.limit, 1]);
     }
     if let Some(day) = usage.day {
-        item(&mut list, "day", [("q", day.limit), ("w", 86_400)]);
+        item(&mut list, ["\"day\";q=", ";w="], [day.limit, 86_400]);
     }
     value(list)
 }
@@ -31,10 +31,10 @@ pub(super) fn policy(usage: &UsageByWindow) -> Option<HeaderValue> {
 pub(super) fn left(usage: &UsageByWindow) -> Option<HeaderValue> {
     let mut list = String::with_capacity(CAPACITY);
     if let Some(second) = usage.second {
-        item(&mut list, "second", [("r", second.left), ("t", second.resets_in)]);
+        item(&mut list, ["\"second\";r=", ";t="], [second.left, second.resets_in]);
     }
     if let Some(day) = usage.day {
-        item(&mut list, "day", [("r", day.left), ("t", day.resets_in)]);
+        item(&mut list, ["\"day\";r=", ";t="], [day.left, day.resets_in]);
     }
     value(list)
 }
@@ -50,40 +50,38 @@ pub struct WindowLimit {
 impl WindowLimit {
     /// `RateLimit-Policy` with this window as well: `…, "account-second";q=20;w=1`.
     pub fn append_policy(&self, fields: Option<&HeaderValue>) -> Option<HeaderValue> {
-        let (name, seconds) = self.name();
-        append(fields, name, [("q", self.limit), ("w", seconds)])
+        let (quota, seconds) = match self.window {
+            LimitWindow::Second => ("\"account-second\";q=", 1),
+            LimitWindow::Day => ("\"account-day\";q=", 86_400),
+        };
+        append(fields, [quota, ";w="], [self.limit, seconds])
     }
 
     /// `RateLimit` with this window as well, of which nothing is left for `wait`: `…, "account-second";r=0;t=1`.
     pub fn append_used_up(&self, fields: Option<&HeaderValue>, wait: Duration) -> Option<HeaderValue> {
-        append(fields, self.name().0, [("r", 0), ("t", wait.as_secs())])
-    }
-
-    /// Its name, and its length in seconds.
-    fn name(&self) -> (&'static str, u64) {
-        match self.window {
-            LimitWindow::Second => ("account-second", 1),
-            LimitWindow::Day => ("account-day", 86_400),
-        }
+        let left = match self.window {
+            LimitWindow::Second => "\"account-second\";r=",
+            LimitWindow::Day => "\"account-day\";r=",
+        };
+        append(fields, [left, ";t="], [0, wait.as_secs()])
     }
 }
 
-fn append(fields: Option<&HeaderValue>, name: &str, parameters: [(&str, u64); 2]) -> Option<HeaderValue> {
+fn append(fields: Option<&HeaderValue>, texts: [&str; 2], numbers: [u64; 2]) -> Option<HeaderValue> {
     let mut list = fields.and_then(|fields| fields.to_str().ok()).unwrap_or_default().to_owned();
-    item(&mut list, name, parameters);
+    item(&mut list, texts, numbers);
     value(list)
 }
 
-/// Without `std::fmt`: it takes 500 instructions for an item, of which each response has one or two.
-fn item(list: &mut String, name: &str, parameters: [(&str, u64); 2]) {
-    list.push_str(if list.is_empty() { "\"" } else { ", \"" });
-    list.push_str(name);
-    list.push('"');
-    for (key, value) in parameters {
-        list.push(';');
-        list.push_str(key);
-        list.push('=');
-        list.push_str(itoa::Buffer::new().format(value.min(MAX)));
+/// Each text before its number. Without `std::fmt`: it takes 500 instructions for an item, of which each response has one
+/// or two.
+fn item(list: &mut String, texts: [&str; 2], numbers: [u64; 2]) {
+    if !list.is_empty() {
+        list.push_str(", ");
+    }
+    for (text, number) in texts.into_iter().zip(numbers) {
+        list.push_str(text);
+        list.push_str(itoa::Buffer::new().format(number.min(MAX)));
     }
 }
 

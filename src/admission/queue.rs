@@ -193,8 +193,12 @@ impl Days<ServiceDay> for AccountDays<'_> {
     }
 
     fn reserve(&self, demand: &Demand<ServiceDay>) -> Result<DayUnits<TakenUnits>, DayShort> {
-        let of_account = |day| self.units(day, demand.cost, DayShort::Account);
-        let service = demand.with.as_ref().map(|day| self.units(day, 1, DayShort::Service)).transpose()?;
+        // The counters of an account and its services have the same clock.
+        let now = self.queue.day.millis();
+        let of_account =
+            |day: &Arc<DayCounter>| self.granted(day, demand.cost, day.reserve_at(now, demand.cost), DayShort::Account);
+        let of_service = |day: &Arc<DayCounter>| self.granted(day, 1, day.reserve_at(now, 1), DayShort::Service);
+        let service = demand.with.as_ref().map(of_service).transpose()?;
         let account = of_account(&self.queue.day)?;
         let part = self.parts.of(demand.member).map(of_account).transpose()?;
         let date = account.date();
@@ -203,8 +207,15 @@ impl Days<ServiceDay> for AccountDays<'_> {
 }
 
 impl AccountDays<'_> {
-    fn units(&self, day: &Arc<DayCounter>, units: u32, exhausted: DayShort) -> Result<DayReservation, DayShort> {
-        let reserved = match day.reserve(units) {
+    /// Tries once more if the ledger grants units meanwhile.
+    fn granted(
+        &self,
+        day: &Arc<DayCounter>,
+        units: u32,
+        reserved: Result<DayReservation, DayShortage>,
+        exhausted: DayShort,
+    ) -> Result<DayReservation, DayShort> {
+        let reserved = match reserved {
             Err(DayShortage::NotLeased) => {
                 day.wake_when_granted(&Waker::from(self.queue.clone()));
                 day.reserve(units)

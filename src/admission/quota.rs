@@ -207,9 +207,10 @@ impl Quota {
     /// Takes one request of this second into the claim.
     ///
     /// # Errors
-    /// [`Exceeded`] when the bucket is empty; nothing is taken then.
+    /// [`Exceeded`] when the bucket is empty, or an override blocks the service; nothing is taken then.
     pub fn claim_second(&self, claim: &mut Claim) -> Result<(), Exceeded> {
         let limits = self.limits();
+        self.check_block_of(&limits)?;
         let Some(second) = &limits.second else { return Ok(()) };
         match second.take(1) {
             Ok(taken) => claim.second = Some(taken),
@@ -231,15 +232,13 @@ impl Quota {
         if matches!(claim.day, ClaimedDay::Taken(_)) {
             return Ok(());
         }
-        let not_enforced = {
-            let limits = self.limits();
-            limits.day.filter(|_| !limits.enforce)
-        };
-        claim.day = ClaimedDay::Taken(self.day.reserve_by(1, until).await.map_err(|shortage| match shortage {
+        let taken = self.day.reserve_by(1, until).await.map_err(|shortage| match shortage {
             DayShortage::NotLeased | DayShortage::Stalled => Exceeded::Unrecorded(Unrecorded),
             DayShortage::Exhausted => self.day_exceeded(),
-        })?);
-        if not_enforced.is_some_and(|limit| self.day.today().used > limit) {
+        })?;
+        let is_enforced = taken.is_limited();
+        claim.day = ClaimedDay::Taken(taken);
+        if !is_enforced && self.limits().day.is_some_and(|limit| self.day.today().used > limit) {
             self.note(LimitWindow::Day, claim);
         }
         Ok(())
@@ -325,10 +324,13 @@ impl Quota {
     /// # Errors
     /// [`Exceeded`] if an override blocks the service, whatever `enforce` says.
     pub fn check_block(&self) -> Result<(), Exceeded> {
-        let limits = self.limits();
+        self.check_block_of(&self.limits())
+    }
+
+    fn check_block_of(&self, limits: &LimitsInForce) -> Result<(), Exceeded> {
         let Some(set) = limits.overridden.as_ref().filter(|set| set.block) else { return Ok(()) };
         let view = self.day.view();
-        let frees_at = self.day_renewed_at(&limits, &view);
+        let frees_at = self.day_renewed_at(limits, &view);
         let retry_after = whole_seconds(millis_until(frees_at, &view));
         Err(Exceeded::Blocked { retry_after, frees_at: self.day.local(frees_at), notice: self.notice(set) })
     }

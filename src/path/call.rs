@@ -301,9 +301,9 @@ impl Call {
     /// The refusal of the quota, or of an override that blocks the service.
     pub(super) fn open_claim(&self, x: &mut Exchange) -> Result<Claim, Refusal> {
         let mut claim = Claim::default();
-        self.allowed(self.quota().check_block())?;
-        if self.charges_hits() {
-            self.claim_second(x, &mut claim)?;
+        match self.charges_hits() {
+            true => self.claim_second(x, &mut claim)?,
+            false => self.allowed(self.quota().check_block())?,
         }
         Ok(claim)
     }
@@ -317,6 +317,9 @@ impl Call {
     /// The refusal of a request that some limits refuse: of the one that lasts longest, so that it is not refused again when
     /// the first of them is over.
     fn longest_refusal(&self, exceeded: Exceeded) -> Refusal {
+        if matches!(exceeded, Exceeded::Blocked { .. }) {
+            return Refusal::over_quota(&exceeded, &self.service().name);
+        }
         let is_sent = self.upstream.operation.cache.is_none() || !self.is_stored();
         let day = (is_sent || self.service().charge_hits_day).then(|| self.quota().check_day().err()).flatten();
         let exceeded = day.unwrap_or(exceeded);

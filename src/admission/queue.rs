@@ -361,7 +361,7 @@ impl WaitQueue {
         let due = self.change(|scheduler, now| {
             scheduler.throttled(now, sent, limit.wait);
             record(scheduler.supply.mark(now));
-            scheduler.due_in(&again.demand(now), now)
+            scheduler.served_in(&again.demand(now), now)
         });
         Duration::from_nanos(due)
     }

@@ -68,6 +68,15 @@ enum GuaranteeState {
     Asleep,
 }
 
+/// What a borrower needs of a bucket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loan {
+    /// Nanoseconds of the bucket.
+    pub(super) worth: u64,
+    /// When the bucket begins to fill for it, nanoseconds from now; below zero: it has as much as that.
+    pub(super) after: i128,
+}
+
 /// Sums over the services, by state.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
@@ -78,7 +87,8 @@ struct Sums {
     /// Levels of those that are awake.
     awake: i128,
     asleep: Sleepers,
-    /// Shares of all.
+    /// Of all: how many, and their shares.
+    count: i128,
     shares: i128,
 }
 
@@ -109,6 +119,7 @@ impl Sums {
     fn add(&mut self, one: &Guarantee, sign: i128) {
         let share = i128::from(one.share) * sign;
         self.shares += share;
+        self.count += sign;
         match one.state {
             GuaranteeState::Filling => {
                 self.filling += sign * one.capacity - share * i128::from(one.full_at);
@@ -255,6 +266,23 @@ impl Shares {
         let change = self.changes.peek().map_or(u64::MAX, |Reverse((at, _))| (*at).max(now + 1));
         let full = now + self.fill.capacity.saturating_sub(level);
         levels.min(parts).min(change).min(full)
+    }
+
+    /// Time until a borrower gets what it needs if nobody else takes anything before, nanoseconds. The guarantees that fill
+    /// meanwhile are kept from it, up to what all of them can hold. It is too long if some of them will be lent before.
+    pub(super) fn lent_in(&mut self, borrower: usize, Loan { worth, after }: Loan, now: u64) -> u64 {
+        self.advance(now);
+        let others = self.others(borrower);
+        let needed = (after + i128::from(worth)) * i128::from(WHOLE);
+        let most = scaled(self.fill.capacity.saturating_sub(worth));
+        // The sum of their capacities, at most.
+        let held = others.shares * i128::from(self.fill.capacity.min(GUARANTEED_TIME))
+            + others.count * scaled(self.fill.worth(2 * self.largest));
+        let full = ceil(needed + held.min(self.parts(&others)).min(most), WHOLE);
+        match u64::try_from(i128::from(WHOLE) - others.growth) {
+            Ok(rise) if rise > 0 => full.min(ceil(needed + self.levels(&others, now), rise)),
+            _ => full,
+        }
     }
 
     /// What the guarantees of the others hold, less what is lent of those that sleep.

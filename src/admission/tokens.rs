@@ -109,6 +109,11 @@ impl Tokens {
         self.fill.capacity.saturating_sub(self.full_at.saturating_sub(now))
     }
 
+    /// From `now` until the bucket begins to fill, nanoseconds; below zero: it has as much as that.
+    pub(super) fn empty_until(&self, now: u64) -> i128 {
+        i128::from(self.full_at.max(now)) - i128::from(self.fill.capacity) - i128::from(now)
+    }
+
     /// Tokens that could be taken now.
     pub(super) fn left(&self, now: u64) -> u64 {
         self.level(now) / self.fill.period

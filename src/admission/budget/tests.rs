@@ -436,3 +436,48 @@ async fn a_change_of_the_zone_gives_no_service_its_share_anew() {
         assert!(send(1).await);
     }
 }
+
+/// Services with and without shares have used the bucket in any way, and Fastrac may have demanded a pause. One of them is
+/// refused, and nobody asks before it comes again: it is admitted then, and the time was not much too long. (What the others
+/// lend because they have not asked for a while comes earlier.)
+#[tokio::test(start_paused = true)]
+async fn whoever_is_refused_and_comes_when_told_is_admitted() {
+    let mut checked = 0;
+    for seed in 0..400 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let rate = random.u32(1..20);
+        let budget = budget(Some((rate, rate * random.u32(1..5))), None, 64, 0);
+        let shares = [0.0, random.f64() * 0.5, random.f64() * 0.5];
+        let sharer = |(name, share)| Sharer { name, share, most_per_day: None, orders: false };
+        let sharers: Vec<_> = ["none", "one", "two"].into_iter().zip(shares).map(sharer).collect();
+        let members = budget.share_among(&sharers);
+        let request = |member: usize, cost| {
+            let (priority, urgency) = (NORMAL, Urgency::Usual);
+            BudgetRequest { member: members[member], cost, priority, urgency, deadline: far() }
+        };
+        let send = async |request| {
+            let spent = budget.spend(request, &Claim::default()).await;
+            spent.map(|mut spent| spent.sent()).map_err(over)
+        };
+        let asks = random.usize(0..3);
+        let cost = random.u32(1..=rate.min(3));
+        for _ in 0..random.usize(0..60) {
+            let _ = send(request(random.usize(0..3), random.u32(1..=cost))).await;
+            tokio::time::advance(Duration::from_millis(random.u64(0..100))).await;
+        }
+        if random.bool() {
+            let wait = Some(Duration::from_millis(random.u64(0..3_000)));
+            let _ = budget.throttled(LimitResponse { sent: Instant::now(), wait }, request(asks, cost));
+        }
+        let Err(refused) = send(request(asks, cost)).await else { continue };
+        let early = refused.retry_after.saturating_sub(Duration::from_millis(4_001));
+        tokio::time::advance(early).await;
+        if !early.is_zero() {
+            assert!(send(request(asks, cost)).await.is_err(), "seed {seed}: four seconds early, of {refused:?}");
+        }
+        tokio::time::advance(refused.retry_after - early).await;
+        assert_eq!(send(request(asks, cost)).await, Ok(()), "seed {seed}: {refused:?} for {asks}");
+        checked += 1;
+    }
+    assert!(checked > 100, "{checked}");
+}

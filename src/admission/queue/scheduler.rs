@@ -235,10 +235,10 @@ impl<W, Q> Scheduler<W, Q> {
         is_closed.then(|| self.supply.longest_shortage(demand, ahead, &at, of_day))
     }
 
-    /// Time until a request could be served that has not come yet, nanoseconds.
-    pub(super) fn due_in(&mut self, demand: &Demand<Q>, now: u64) -> u64 {
+    /// Time after which a request will be served that has not come yet, nanoseconds.
+    pub(super) fn served_in(&mut self, demand: &Demand<Q>, now: u64) -> u64 {
         let ahead = self.ahead(demand);
-        self.supply.due_in(demand, ahead, now)
+        self.supply.served_in(demand, ahead, now)
     }
 
     /// Of the limits that a request lacks now, the one that lasts longest.

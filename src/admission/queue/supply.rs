@@ -19,7 +19,7 @@ use crate::{
         bucket_start::{BucketMark, BucketStart},
         day_share::{DayRefused, DayShares, DayView},
         learned::Learned,
-        share::{GATEWAY, Shares, WHOLE},
+        share::{GATEWAY, Loan, Shares, WHOLE},
         tokens::{FillRate, Tokens},
     },
     config::{Priority, Rate},
@@ -465,7 +465,7 @@ impl Supply {
     ) -> Exhausted {
         let &At { now, days } = at;
         let has_share = self.shares.share(demand.member) > 0;
-        let due = self.due_in(demand, ahead, now);
+        let due = self.served_in(demand, ahead, now);
         if let Some(ClosedDay { exhausted, .. }) = of_day.filter(|day| day.free_at >= now.saturating_add(due)) {
             return exhausted;
         }
@@ -507,18 +507,37 @@ impl Supply {
     }
 
     /// Time until the request could be served, nanoseconds: an estimate that is rather too short, because those ahead may
-    /// leave.
+    /// leave, and others may ask for what they are guaranteed.
     pub(super) fn due_in<Q>(&mut self, demand: &Demand<Q>, ahead: Ahead, now: u64) -> u64 {
-        let pause = self.learned.paused_until().saturating_sub(now);
-        let Some(tokens) = &self.tokens else { return pause };
-        let (member, cost) = (demand.member, u64::from(demand.cost));
-        let own = tokens.fill().worth(ahead.own + cost);
-        let guaranteed = if is_gateways(demand) { Some(now) } else { self.shares.covers_at(member, own, now) };
-        let guaranteed = guaranteed.map(|at| at.saturating_sub(now).max(tokens.due_in(own, now)));
-        let kept = self.shares.reserve(member, tokens.fill().worth(cost), now) / i128::from(WHOLE);
-        let borrowed = tokens.fill().worth(ahead.all + cost).saturating_add(kept as u64);
+        let Some(tokens) = &self.tokens else { return self.pause(now) };
+        let worth = tokens.fill().worth(u64::from(demand.cost));
+        let kept = self.shares.reserve(demand.member, worth, now) / i128::from(WHOLE);
+        let borrowed = tokens.fill().worth(ahead.all).saturating_add(worth).saturating_add(kept as u64);
         let borrowed = tokens.due_in(borrowed, now);
-        guaranteed.unwrap_or(borrowed).min(borrowed).max(pause)
+        self.guaranteed_in(demand, ahead, now).unwrap_or(borrowed).min(borrowed).max(self.pause(now))
+    }
+
+    /// Time after which the request will be served if nobody else asks before, nanoseconds: what its caller is told.
+    pub(super) fn served_in<Q>(&mut self, demand: &Demand<Q>, ahead: Ahead, now: u64) -> u64 {
+        let Some(tokens) = &self.tokens else { return self.pause(now) };
+        let worth = tokens.fill().worth(u64::from(demand.cost));
+        let ahead_of_it = tokens.fill().worth(ahead.all);
+        let loan = Loan { worth, after: tokens.empty_until(now) + i128::from(ahead_of_it) };
+        let borrowed = self.shares.lent_in(demand.member, loan, now).max(tokens.due_in(ahead_of_it + worth, now));
+        self.guaranteed_in(demand, ahead, now).unwrap_or(borrowed).min(borrowed).max(self.pause(now))
+    }
+
+    /// Time until the service's guarantee covers the request; `None`: it has none.
+    fn guaranteed_in<Q>(&self, demand: &Demand<Q>, ahead: Ahead, now: u64) -> Option<u64> {
+        let tokens = self.tokens.as_ref()?;
+        let own = tokens.fill().worth(ahead.own + u64::from(demand.cost));
+        let covered = if is_gateways(demand) { Some(now) } else { self.shares.covers_at(demand.member, own, now) };
+        covered.map(|at| at.saturating_sub(now).max(tokens.due_in(own, now)))
+    }
+
+    /// Rest of the pause, nanoseconds.
+    fn pause(&self, now: u64) -> u64 {
+        self.learned.paused_until().saturating_sub(now)
     }
 
     /// Checks that there are tokens that the request may take now. Returns what they are worth, nanoseconds.

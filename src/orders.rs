@@ -95,12 +95,13 @@ impl Orders {
 
     async fn open_within(stores: OrderStores, now: Timestamp, limits: OrderLimits) -> Result<Orders, OrdersOpenError> {
         let store = &stores.journal;
-        let archived = stores.archive.totals().await?;
-        if store.get(&ARCHIVED, ARCHIVED_KEY).await?.is_some_and(|moved| moved.0 > archived.batches) {
+        let archived = match stores.archive.totals().await? {
+            new if new.batches == 0 => stores.archive.create().await?,
+            known => known,
+        };
+        let moved = store.get(&ARCHIVED, ARCHIVED_KEY).await?;
+        if moved.is_some_and(|moved| !moved.is_in(archived.id, archived.batches)) {
             return Err(OrdersOpenError::ArchiveLost);
-        }
-        if archived.batches == 0 {
-            stores.archive.create().await?;
         }
         let mut index = Index::new(limits);
         let mut loaded = store.load(&ORDERS).await?;
@@ -115,6 +116,9 @@ impl Orders {
         // Oldest first, so that the oldest answers are dropped first later on.
         loaded.rows.sort_by_key(|loaded| loaded.row.since);
         let mut batch = WriteBatch::default();
+        if moved.is_none_or(|moved| moved.archive != archived.id) {
+            batch.put(&ARCHIVED, ARCHIVED_KEY, &archived.archived());
+        }
         for loaded in loaded.rows {
             if let Ok(number) = <[u8; 8]>::try_from(loaded.key.as_slice()) {
                 index.restore(u64::from_be_bytes(number), loaded.row, clock.now(), &mut batch);

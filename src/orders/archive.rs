@@ -77,13 +77,14 @@ impl Archive {
     }
 
     /// Makes the tables of a new archive. From then on, one that is missing is an error.
-    pub(super) async fn create(&self) -> Result<(), StoreError> {
+    pub(super) async fn create(&self) -> Result<ArchiveTotals, StoreError> {
         let mut batch = self.begin().await?;
+        batch.totals.id = fastrand::u64(1..);
         batch.batch.create(&ENDED);
         batch.batch.create(&KEYS);
         batch.batch.create(&ENDS);
         batch.batch.create(&ANSWERS);
-        self.commit(batch).await.map(drop)
+        self.commit(batch).await
     }
 
     /// The ended order with this key, which may have been remembered long enough.
@@ -112,13 +113,12 @@ impl Archive {
         Ok(ArchiveBatch { batch: WriteBatch::default(), totals: self.totals().await? })
     }
 
-    /// Completes when the batch is on disk. Returns its number.
-    pub(super) async fn commit(&self, mut batch: ArchiveBatch) -> Result<u64, StoreError> {
+    /// Completes when the batch is on disk. Returns the archive's totals with it.
+    pub(super) async fn commit(&self, mut batch: ArchiveBatch) -> Result<ArchiveTotals, StoreError> {
         batch.totals.batches += 1;
-        let number = batch.totals.batches;
         batch.batch.put(&TOTALS, TOTALS_KEY, &Checksummed(batch.totals));
         self.store.write(batch.batch).await?;
-        Ok(number)
+        Ok(batch.totals)
     }
 
     /// Adds an order; each key once in a batch. One that the archive has already (the process ended before it left the

@@ -52,13 +52,13 @@ impl Orders {
         if ended.is_empty() {
             return Ok(0);
         }
-        let batch = self.copy_to_archive(&ended).await?;
-        self.leave_journal(&ended, batch);
+        let archived = self.copy_to_archive(&ended).await?;
+        self.leave_journal(&ended, archived);
         Ok(ended.len())
     }
 
-    /// Completes when they are on disk in the archive. Returns the number of the batch.
-    pub(super) async fn copy_to_archive(&self, ended: &[ArchivedOrder]) -> Result<u64, StoreError> {
+    /// Completes when they are on disk in the archive. Returns what the journal must say of it when they leave.
+    pub(super) async fn copy_to_archive(&self, ended: &[ArchivedOrder]) -> Result<ArchivedRow, StoreError> {
         let archive = self.inner.archive();
         let mut batch = archive.begin().await?;
         for ArchivedOrder { number, key, order, answer } in ended {
@@ -72,14 +72,14 @@ impl Orders {
             };
             archive.add(&mut batch, *key, order.clone(), answer).await?;
         }
-        archive.commit(batch).await
+        Ok(archive.commit(batch).await?.archived())
     }
 
-    /// Removes orders that the archive has since this batch.
-    fn leave_journal(&self, ended: &[ArchivedOrder], batch: u64) {
+    /// Removes orders that the archive has.
+    fn leave_journal(&self, ended: &[ArchivedOrder], archived: ArchivedRow) {
         self.inner.change(|index, _| {
             let mut changes = index.archived(ended);
-            changes.put(&ARCHIVED, ARCHIVED_KEY, &ArchivedRow(batch));
+            changes.put(&ARCHIVED, ARCHIVED_KEY, &archived);
             (changes, ())
         });
     }

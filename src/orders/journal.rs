@@ -20,8 +20,7 @@ pub(super) const ORDERS: StoreTable<OrderRow> = StoreTable::new("orders");
 /// Answers of orders that have a key, or that have not reached their caller, by the number of the order, encoded as in [`ORDERS`].
 pub(super) const ANSWERS: StoreTable<AnswerRow> = StoreTable::new("orders.answers");
 
-/// The last batch of the archive whose orders have left the journal, under [`ARCHIVED_KEY`]: an archive that does not have
-/// it is not the one that belongs to the journal.
+/// Which archive has the orders that have left the journal, under [`ARCHIVED_KEY`].
 pub(super) const ARCHIVED: StoreTable<ArchivedRow> = StoreTable::new("orders.archived");
 pub(super) const ARCHIVED_KEY: &[u8] = b"";
 
@@ -245,17 +244,30 @@ impl StoredRow for AnswerRow {
     }
 }
 
-/// The number of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ArchivedRow(pub(super) u64);
+/// Which archive belongs to the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ArchivedRow {
+    /// The last of its batches whose orders have left the journal; 0: none has left it.
+    pub(super) batch: u64,
+    /// Its id.
+    pub(super) archive: u64,
+}
+
+impl ArchivedRow {
+    /// Whether an archive with this id and so many batches has all orders that have left the journal.
+    pub(super) fn is_in(self, archive: u64, batches: u64) -> bool {
+        self.batch == 0 || (self.batch <= batches && self.archive == archive)
+    }
+}
 
 impl StoredRow for ArchivedRow {
     fn encode(&self) -> Vec<u8> {
-        self.0.to_be_bytes().to_vec()
+        [self.batch.to_be_bytes(), self.archive.to_be_bytes()].concat()
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        Some(ArchivedRow(u64::from_be_bytes(bytes.try_into().ok()?)))
+        let (batch, archive) = bytes.split_first_chunk()?;
+        Some(ArchivedRow { batch: u64::from_be_bytes(*batch), archive: u64::from_be_bytes(archive.try_into().ok()?) })
     }
 }
 

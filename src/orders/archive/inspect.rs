@@ -30,15 +30,16 @@ pub struct StoreSummaries {
 /// # Errors
 /// [`OrdersOpenError`] if a gateway could not use them, or a row is damaged.
 pub fn inspect(state: &Path, archive: &Path) -> Result<StoreSummaries, OrdersOpenError> {
-    let mut moved = 0;
+    let mut moved = None;
     let tables = store::inspect(state, &mut |table, _, row| {
         if table == ARCHIVED.name() {
-            moved = ArchivedRow::decode(row).map_or(u64::MAX, |moved| moved.0);
+            moved = ArchivedRow::decode(row);
         }
     })?;
     // After the state store: what leaves that meanwhile is in the archive before.
     let archived = if archive.exists() { Some(inspect_archive(archive)?) } else { None };
-    if archived.as_ref().map_or(0, |(_, batches)| *batches) < moved {
+    let totals = archived.as_ref().map_or_else(ArchiveTotals::default, |(_, totals)| *totals);
+    if moved.is_some_and(|moved| !moved.is_in(totals.id, totals.batches)) {
         return Err(OrdersOpenError::ArchiveLost);
     }
     Ok(StoreSummaries { state: tables, archive: archived.map(|(tables, _)| tables) })
@@ -59,11 +60,10 @@ impl KeySum {
     }
 }
 
-/// The tables, and how many batches were written.
-fn inspect_archive(file: &Path) -> Result<(Vec<TableSummary>, u64), OpenError> {
+fn inspect_archive(file: &Path) -> Result<(Vec<TableSummary>, ArchiveTotals), OpenError> {
     let (mut ended, mut ends, mut keys, mut listed) =
         (KeySum::default(), KeySum::default(), KeySum::default(), KeySum::default());
-    let (mut damaged, mut batches) = (0_u64, 0);
+    let (mut damaged, mut totals) = (0_u64, ArchiveTotals::default());
     let tables = store::inspect(file, &mut |table, key, row| {
         let is_whole = if table == ENDED.name() {
             keys.add(1, key);
@@ -77,8 +77,7 @@ fn inspect_archive(file: &Path) -> Result<(Vec<TableSummary>, u64), OpenError> {
         } else if table == ANSWERS.name() {
             Checksummed::<AnswerRow>::decode(row).is_some()
         } else if table == TOTALS.name() {
-            let totals = Checksummed::<ArchiveTotals>::decode(row);
-            totals.inspect(|totals| batches = totals.0.batches).is_some()
+            Checksummed::<ArchiveTotals>::decode(row).inspect(|row| totals = row.0).is_some()
         } else {
             true
         };
@@ -86,7 +85,7 @@ fn inspect_archive(file: &Path) -> Result<(Vec<TableSummary>, u64), OpenError> {
     })?;
     let reason = match damaged {
         0 if keys != listed || ended != ends => "its tables list different orders".to_owned(),
-        0 => return Ok((tables, batches)),
+        0 => return Ok((tables, totals)),
         damaged => format!("{damaged} rows are damaged"),
     };
     Err(OpenError::Damaged { file: file.to_owned(), reason })

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     orders::{
         fingerprint::OrderDigest,
-        journal::{AnswerResult, parse_outcome, parse_sent, put, take},
+        journal::{AnswerResult, ArchivedRow, parse_outcome, parse_sent, put, take},
     },
     store::StoredRow,
 };
@@ -67,20 +67,32 @@ pub(in crate::orders) struct ArchiveTotals {
     pub(in crate::orders) answer_bytes: u64,
     /// When the order that ended last has ended; 0: there was none.
     pub(in crate::orders) newest: i64,
+    /// A random number that the archive has from its beginning.
+    pub(in crate::orders) id: u64,
+}
+
+impl ArchiveTotals {
+    /// What the journal must say of this archive once it has left all orders to it.
+    pub(in crate::orders) fn archived(&self) -> ArchivedRow {
+        ArchivedRow { batch: if self.newest == 0 { 0 } else { self.batches }, archive: self.id }
+    }
 }
 
 impl StoredRow for ArchiveTotals {
     fn encode(&self) -> Vec<u8> {
-        [self.batches.to_be_bytes(), self.answer_bytes.to_be_bytes(), self.newest.to_be_bytes()].concat()
+        let numbers = [self.batches, self.answer_bytes, self.newest.cast_unsigned(), self.id];
+        numbers.map(u64::to_be_bytes).concat()
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (batches, bytes) = bytes.split_first_chunk()?;
-        let (answer_bytes, newest) = bytes.split_first_chunk()?;
+        let (answer_bytes, bytes) = bytes.split_first_chunk()?;
+        let (newest, id) = bytes.split_first_chunk()?;
         Some(ArchiveTotals {
             batches: u64::from_be_bytes(*batches),
             answer_bytes: u64::from_be_bytes(*answer_bytes),
-            newest: i64::from_be_bytes(newest.try_into().ok()?),
+            newest: i64::from_be_bytes(*newest),
+            id: u64::from_be_bytes(id.try_into().ok()?),
         })
     }
 }
@@ -167,7 +179,7 @@ mod tests {
             let encoded = Checksummed(order(result)).encode();
             assert_eq!(Checksummed::<EndedOrder>::decode(&encoded).map(|row| row.0), Some(order(result)));
         }
-        let totals = ArchiveTotals { batches: 1, answer_bytes: 2, newest: 3 };
+        let totals = ArchiveTotals { batches: 1, answer_bytes: 2, newest: 3, id: 4 };
         assert_eq!(ArchiveTotals::decode(&totals.encode()), Some(totals));
     }
 

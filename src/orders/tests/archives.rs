@@ -122,21 +122,29 @@ async fn a_start_refuses_an_archive_that_lacks_orders() {
     ended(&setup.orders, "k1").await;
     archive_all(&setup.orders).await;
     let older = fs::read(&file).unwrap();
+    let others = OrdersSetup::new().await;
+    for number in 0..5 {
+        ended(&others.orders, &format!("k{number}")).await;
+        archive_all(&others.orders).await;
+    }
+    others.store.close().await;
+    others.orders.archive().close().await;
+    let others = fs::read(others._home.path().join("orders.redb")).unwrap();
     ended(&setup.orders, "k2").await;
     archive_all(&setup.orders).await;
     setup.store.load(&ARCHIVED).await.unwrap();
     setup.store.close().await;
     setup.orders.archive().close().await;
-    for replacement in [None, Some(older)] {
+    for replacement in [None, Some(older), Some(others)] {
         let newest = fs::read(&file).unwrap();
         fs::remove_file(&file).unwrap();
-        if let Some(older) = replacement {
-            fs::write(&file, older).unwrap();
+        if let Some(replacement) = replacement {
+            fs::write(&file, replacement).unwrap();
         }
         let stores = open_stores(home);
         let started = Orders::open(stores.clone(), start_time(), &settings()).await;
         let error = started.map(drop).unwrap_err().to_string();
-        assert!(error.contains("orders.redb is missing, or older"), "{error}");
+        assert!(error.contains("orders.redb is missing, older"), "{error}");
         stores.journal.close().await;
         stores.archive.close().await;
         fs::write(&file, newest).unwrap();

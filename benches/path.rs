@@ -7,7 +7,9 @@ use std::{hint::black_box, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use fastrac_gateway::{
-    cache::{CacheEntry, Key, KeyParts, Lifetimes, NewEntry, ReceivedAt, snapshot_file::SnapshotFile},
+    cache::{
+        CacheEntry, Key, KeyParts, Lifetimes, NewEntry, OperationLifetimes, ReceivedAt, snapshot_file::SnapshotFile,
+    },
     config::check::{Environment, check},
     connector::Connector,
     edge::Drain,
@@ -68,10 +70,9 @@ fn store(snapshot: &Snapshot) {
         headers: HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]),
         body: Bytes::from(vec![b'x'; 1536]),
         outcome: Outcome::Ok,
-        operation: "v2.city".into(),
+        operation: OperationLifetimes::fixed("v2.city", Lifetimes::only_fresh(Duration::from_secs(86400))),
         stored_from: HeaderValue::from_static("0193aaaa-1111"),
         received: ReceivedAt::now(),
-        lifetimes: Lifetimes::only_fresh(Duration::from_secs(86400)),
     };
     let entry = CacheEntry::shared(entry);
     snapshot.cache.keep(Key::new(parts).unwrap(), Arc::new(entry), snapshot.cache.generation());

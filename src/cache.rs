@@ -1,6 +1,6 @@
 //! Stored responses, and single flight for those being fetched.
 //!
-//! What may be stored, and for how long, is decided by `cache/rules` alone. What always holds: the entries take at most
+//! What may be stored is decided by `cache/rules`, for how long by `cache/lifetimes`. What always holds: the entries take at most
 //! `cache.memory` bytes of heap, with everything that belongs to them (moka evicts), and one of them at most an eighth
 //! of that; an entry past its last permitted use is not given out; what was requested before a purge that covers it is
 //! not stored after it. Freshness is kept in the entry, because moka's clock is private. Must not know Fastrac, callers
@@ -12,6 +12,7 @@ pub mod entry;
 pub mod flight;
 mod heap;
 pub mod key;
+mod lifetimes;
 mod packed;
 mod popularity;
 mod purges;
@@ -23,23 +24,25 @@ mod upkeep;
 pub(crate) mod validator;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
 };
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{memory::Memory, outcome::Outcome};
+use crate::{config::CachePolicy, memory::Memory, outcome::Outcome};
 pub(crate) use directives::Acceptance;
 pub use directives::RequestDirectives;
 pub(crate) use entry::STALE_WAIT;
-pub use entry::{CacheEntry, Lifetimes, NewEntry, ReceivedAt, RestoredDetails};
+pub use entry::{CacheEntry, NewEntry, ReceivedAt, RestoredDetails};
 pub(crate) use flight::JoinRequest;
 pub use flight::{Flight, Flights, Follower, Leader};
 pub use key::{Key, KeyParts, KeyRequest, PurgeScope, VaryValues};
+pub use lifetimes::{Lifetimes, OperationLifetimes};
 use packed::NameLists;
 use purges::Purges;
 pub use refreshes::{DueRefresh, RefreshQueue};
@@ -69,6 +72,8 @@ pub struct Cache {
     /// Bytes that the entries may take.
     memory: u64,
     names: Arc<NameLists>,
+    /// By name of the operation. Locked for one look-up, and for none of a stored response.
+    operations: Arc<Mutex<HashMap<Arc<str>, Arc<OperationLifetimes>>>>,
     upkeep: Arc<Upkeep>,
     purges: Arc<Purges>,
     /// Number of changes of an account's address so far.
@@ -102,13 +107,29 @@ impl Cache {
             // Callers may still be reading it.
             .eviction_listener(|_, entry: Arc<CacheEntry>, _| entry.set_stored(false))
             .build();
-        let (names, upkeep) = (Arc::default(), Arc::new(Upkeep::new(memory)));
-        Cache { entries, memory, names, upkeep, purges: Arc::default(), moves: Arc::default(), made_at: 0 }
+        let (names, operations, upkeep) = (Arc::default(), Arc::default(), Arc::new(Upkeep::new(memory)));
+        Cache { entries, memory, names, operations, upkeep, purges: Arc::default(), moves: Arc::default(), made_at: 0 }
     }
 
     /// A response in the form in which it may be stored. `memory` accounts for what left the cache while it is read.
     pub fn pack(&self, response: NewEntry, memory: &Arc<Memory>) -> CacheEntry {
         CacheEntry::packed(response.with_etag(), &self.names, memory)
+    }
+
+    /// Puts the lifetimes of all operations in force, also for what is stored and for what is being fetched.
+    pub(crate) fn set_policies<'a>(&self, policies: impl Iterator<Item = (&'a Arc<str>, Option<&'a CachePolicy>)>) {
+        let policies: HashMap<_, _> = policies.collect();
+        for (operation, policy) in &policies {
+            self.operation(operation).apply(*policy);
+        }
+        let known = self.operations.lock();
+        known.iter().filter(|(name, _)| !policies.contains_key(name)).for_each(|(_, gone)| gone.apply(None));
+    }
+
+    /// The lifetimes in force of an operation.
+    pub(crate) fn operation(&self, name: &Arc<str>) -> Arc<OperationLifetimes> {
+        let none = || Arc::new(OperationLifetimes::none(name.clone()));
+        self.operations.lock().entry(name.clone()).or_insert_with(none).clone()
     }
 
     /// What is stored under a key at `now`, for a request: moka counts it, and keeps what is asked for often. To be called once
@@ -162,7 +183,8 @@ impl Cache {
     /// too large. Returns whether it did.
     pub fn keep(&self, key: Key, entry: Arc<CacheEntry>, generation: Generation) -> bool {
         let weight = u64::from(weight(&key, &entry));
-        if !self.admits(&key, generation) || weight > self.largest() {
+        let is_cached = !entry.lifetimes().fresh.is_zero();
+        if !is_cached || !self.admits(&key, generation) || weight > self.largest() {
             return false;
         }
         entry.set_stored(true);
@@ -344,10 +366,9 @@ fn test_response(size: usize) -> NewEntry {
         headers: http::HeaderMap::new(),
         body: vec![b'x'; size].into(),
         outcome: crate::outcome::Outcome::Ok,
-        operation: "v2.city".into(),
+        operation: OperationLifetimes::fixed("v2.city", Lifetimes::only_fresh(std::time::Duration::from_secs(60))),
         stored_from: http::HeaderValue::from_static("r1"),
         received: ReceivedAt::now(),
-        lifetimes: Lifetimes::only_fresh(std::time::Duration::from_secs(60)),
     }
 }
 
@@ -366,7 +387,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn response(size: usize, lifetimes: Lifetimes) -> NewEntry {
-        NewEntry { lifetimes, ..test_response(size) }
+        NewEntry { operation: OperationLifetimes::fixed("v2.city", lifetimes), ..test_response(size) }
     }
 
     fn is_fresh(cache: &Cache, path: &str) -> bool {
@@ -419,6 +440,40 @@ mod tests {
         }
         assert!((6 * 24 * 60..=6 * 24 * 60 * 60 / 45 + 5).contains(&fetches), "{fetches}");
         assert!(matches!(cache.lookup(&key("/a"), Instant::now()), Lookup::Miss), "older than its bound");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_stored_and_what_is_being_fetched_have_the_lifetimes_in_force() {
+        let (cache, name) = (Cache::new(1 << 20), Arc::<str>::from("v2.city"));
+        let policy = |minutes: u32| CachePolicy {
+            fresh: minutes * MINUTE,
+            stale_if_error: 2 * minutes * MINUTE,
+            refresh_ahead: 1.0,
+            not_found: MINUTE,
+        };
+        let apply = |policy: Option<&CachePolicy>| cache.set_policies(policy.map(|it| (&name, Some(it))).into_iter());
+        let fetched = || NewEntry { operation: cache.operation(&name), ..test_response(10) };
+        let store =
+            |path: &str, response| cache.keep(key(path), Arc::new(CacheEntry::shared(response)), cache.generation());
+        let found = |path: &str| match cache.lookup(&key(path), Instant::now()) {
+            Lookup::Fresh(_) => "fresh",
+            Lookup::Stale(_) => "stale",
+            Lookup::Miss => "miss",
+        };
+        apply(Some(&policy(60)));
+        assert!(store("/a", fetched()) && store("/b", fetched()));
+        let under_way = fetched();
+        tokio::time::advance(5 * MINUTE).await;
+        apply(Some(&policy(4)));
+        assert!(store("/c", under_way));
+        assert_eq!((found("/a"), found("/c")), ("stale", "stale"));
+        apply(Some(&policy(1)));
+        assert_eq!((found("/a"), found("/c")), ("miss", "miss"));
+        apply(Some(&policy(60)));
+        assert_eq!((found("/a"), found("/b")), ("miss", "fresh"), "what was dropped stays so");
+        let under_way = fetched();
+        apply(None);
+        assert_eq!((found("/b"), store("/d", under_way)), ("miss", false), "the operation is gone");
     }
 
     #[test]

@@ -4,12 +4,12 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cap::Cap;
 use fastrac_gateway::{
-    cache::{Cache, Key, KeyParts, Lifetimes, NewEntry, ReceivedAt},
+    cache::{Cache, Key, KeyParts, Lifetimes, NewEntry, OperationLifetimes, ReceivedAt},
     memory::Memory,
     outcome::Outcome,
 };
@@ -42,7 +42,7 @@ fn key(number: usize) -> Key {
 }
 
 /// A response as Fastrac's, with a body of this many bytes.
-fn response(size: usize) -> NewEntry {
+fn response(size: usize, operation: &Arc<OperationLifetimes>) -> NewEntry {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     headers.insert(header::DATE, HeaderValue::from_static("Sun, 29 Nov 2026 10:22:00 GMT"));
@@ -53,10 +53,9 @@ fn response(size: usize) -> NewEntry {
         headers,
         body: Bytes::from(vec![b'x'; size]),
         outcome: Outcome::Ok,
-        operation: "v2.district".into(),
+        operation: operation.clone(),
         stored_from: HeaderValue::from_static("0193aaaa-1111-7222-8333-444455556666"),
         received: ReceivedAt::now(),
-        lifetimes: Lifetimes::only_fresh(std::time::Duration::from_secs(3600)),
     }
 }
 
@@ -67,8 +66,9 @@ fn counted(cache: &Cache) -> usize {
 /// Stores responses of a size between half of `size` and one and a half.
 fn fill(cache: &Cache, memory: &Arc<Memory>, count: usize, size: usize) {
     let mut random = fastrand::Rng::with_seed(17);
+    let operation = OperationLifetimes::fixed("v2.district", Lifetimes::only_fresh(Duration::from_secs(3600)));
     for number in 0..count {
-        let entry = Arc::new(cache.pack(response(random.usize(size / 2..size * 3 / 2)), memory));
+        let entry = Arc::new(cache.pack(response(random.usize(size / 2..size * 3 / 2), &operation), memory));
         cache.keep(key(number), entry, cache.generation());
     }
 }

@@ -154,13 +154,13 @@ fn restorable(snapshot: &Snapshot, packed: SnapshotEntry<'_>, passed: Duration) 
     let max_length = snapshot.limits.answer_buffer;
     let candidate =
         Candidate { reading, status: packed.status, length: packed.packed.len().min(max_length), max_length };
-    let lifetimes = rules::lifetimes(operation.cache.as_ref()?, &candidate)?;
-    let age = packed.age.saturating_add(passed);
-    if age >= lifetimes.usable {
+    if !rules::may_store(operation.cache.as_ref()?, &candidate) {
         return None;
     }
-    let details = RestoredDetails { operation: operation.label.clone(), age, lifetimes, uses: packed.uses };
-    Some((key, snapshot.cache.unpack(packed, details, &snapshot.memory)?))
+    let (operation, age) = (snapshot.cache.operation(&operation.label), packed.age.saturating_add(passed));
+    let details = RestoredDetails { operation, age, uses: packed.uses };
+    let entry = snapshot.cache.unpack(packed, details, &snapshot.memory)?;
+    (age < entry.lifetimes().usable).then_some((key, entry))
 }
 
 /// The operation of the request that a key was made of, if it would get the same key now.

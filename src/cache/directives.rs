@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, header::CACHE_CONTROL};
 
-use super::entry::Lifetimes;
+use super::Lifetimes;
 
 /// The directives of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! A response of Fastrac, stored or about to be, and its age.
 //!
-//! What always holds: an entry never changes, except for what is known of the fetches that are to replace it; its age only
+//! What always holds: an entry never changes, except for what is known of the fetches that are to replace it; its lifetimes are those in force; its age only
 //! grows while the process runs, whatever the wall clock does. All ages count from when the response was received. Must
 //! not know keys, requests or the cache. Never fails.
 
@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use super::{
-    Key, heap,
+    Key, Lifetimes, OperationLifetimes, heap,
     packed::{NameLists, PackedResponse},
     snapshot::SnapshotEntry,
     validator,
@@ -61,35 +61,6 @@ impl ReceivedAt {
     }
 }
 
-/// The ages at which the use of a stored response changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lifetimes {
-    /// Younger ones are fresh. Zero: the response is not stored.
-    pub fresh: Duration,
-    /// Younger ones may be used, if stale; at least `fresh`.
-    pub usable: Duration,
-    /// A hit on one that is as old as this asks for a refresh; at most `fresh`, which means never before.
-    pub refresh: Duration,
-}
-
-impl Lifetimes {
-    /// Of a response that is never stale: it is gone instead.
-    pub const fn only_fresh(fresh: Duration) -> Self {
-        Lifetimes { fresh, usable: fresh, refresh: fresh }
-    }
-
-    /// Seconds since a response of this age is stale, rounded up, at least 1.
-    pub(crate) fn stale_for(&self, age: Duration) -> u64 {
-        let past = age.saturating_sub(self.fresh);
-        (past.as_secs() + u64::from(past.subsec_nanos() > 0)).max(1)
-    }
-
-    /// Age up to which a stale response is given at once and refreshed behind it.
-    pub(super) fn revalidated(&self) -> Duration {
-        self.usable.min(self.fresh.saturating_mul(2))
-    }
-}
-
 /// What an entry is made of.
 #[derive(Debug)]
 pub struct NewEntry {
@@ -99,12 +70,10 @@ pub struct NewEntry {
     pub body: Bytes,
     /// If it is stored: `Ok` or `NotFound`.
     pub outcome: Outcome,
-    /// Name of the operation, as in metrics.
-    pub operation: Arc<str>,
+    pub operation: Arc<OperationLifetimes>,
     /// Id of the request that fetched it.
     pub stored_from: HeaderValue,
     pub received: ReceivedAt,
-    pub lifetimes: Lifetimes,
 }
 
 impl NewEntry {
@@ -120,9 +89,10 @@ impl NewEntry {
 pub struct CacheEntry {
     status: StatusCode,
     outcome: Outcome,
-    operation: Arc<str>,
+    operation: Arc<OperationLifetimes>,
     received: ReceivedAt,
-    lifetimes: Lifetimes,
+    /// Random.
+    jitter: u16,
     content: Content,
     /// Who reads the body, if it may be stored.
     readers: Option<Readers>,
@@ -146,10 +116,8 @@ enum Content {
 /// What a restored entry gets from the process that restores it.
 #[derive(Debug)]
 pub struct RestoredDetails {
-    /// Name of the operation, as in metrics.
-    pub operation: Arc<str>,
+    pub operation: Arc<OperationLifetimes>,
     pub age: Duration,
-    pub lifetimes: Lifetimes,
     pub uses: u32,
 }
 
@@ -169,10 +137,10 @@ struct RefreshState {
 impl CacheEntry {
     /// A response that is shared and not stored.
     pub fn shared(response: NewEntry) -> Self {
-        let NewEntry { status, headers, body, outcome, operation, stored_from, received, lifetimes } = response;
-        let content = Content::Received { headers, stored_from, body };
+        let NewEntry { status, headers, body, outcome, operation, stored_from, received } = response;
+        let (content, jitter) = (Content::Received { headers, stored_from, body }, fastrand::u16(..));
         let (readers, uses, refresh) = Default::default();
-        CacheEntry { status, outcome, operation, received, lifetimes, content, readers, uses, refresh }
+        CacheEntry { status, outcome, operation, received, jitter, content, readers, uses, refresh }
     }
 
     /// A response that may be stored. It gets bytes of its own: slices would keep the buffers of the connection alive,
@@ -192,10 +160,10 @@ impl CacheEntry {
     ) -> Option<Self> {
         let SnapshotEntry { status, outcome, names, packed, .. } = packed;
         let content = PackedResponse::restored(names, packed.to_vec(), lists)?;
-        let RestoredDetails { operation, age, lifetimes, uses } = details;
+        let RestoredDetails { operation, age, uses } = details;
         let (headers, body, stored_from) = (HeaderMap::new(), Bytes::new(), HeaderValue::from_static(""));
         let received = ReceivedAt::with_age(age);
-        let response = NewEntry { status, headers, body, outcome, operation, stored_from, received, lifetimes };
+        let response = NewEntry { status, headers, body, outcome, operation, stored_from, received };
         Some(CacheEntry { uses: uses.into(), ..CacheEntry::shared(response) }.with(content, memory))
     }
 
@@ -244,8 +212,9 @@ impl CacheEntry {
         self.outcome
     }
 
+    /// Name of the operation, as in metrics.
     pub(crate) fn operation(&self) -> &Arc<str> {
-        &self.operation
+        self.operation.name()
     }
 
     /// Id of the request that fetched it.
@@ -261,8 +230,9 @@ impl CacheEntry {
         self.received.age(now)
     }
 
-    pub(crate) fn lifetimes(&self) -> &Lifetimes {
-        &self.lifetimes
+    /// Those in force.
+    pub(crate) fn lifetimes(&self) -> Lifetimes {
+        self.operation.of(self.outcome, self.jitter)
     }
 
     /// It answers a request.
@@ -319,9 +289,10 @@ impl CacheEntry {
             .missing
             .compare_exchange(0, reported, Relaxed, Relaxed)
             .map_or_else(|first| first, |_| reported);
-        let is_confirmed = age >= self.lifetimes.fresh && age >= Duration::from_millis(first) + MAX_PAUSE;
+        let fresh = self.lifetimes().fresh;
+        let is_confirmed = age >= fresh && age >= Duration::from_millis(first) + MAX_PAUSE;
         if !is_confirmed {
-            self.pause(now, MAX_PAUSE.max(self.lifetimes.fresh.saturating_sub(age)));
+            self.pause(now, MAX_PAUSE.max(fresh.saturating_sub(age)));
         }
         is_confirmed
     }
@@ -351,7 +322,11 @@ mod tests {
     use super::*;
 
     fn entry(lifetimes: Lifetimes, received: ReceivedAt) -> CacheEntry {
-        CacheEntry::shared(NewEntry { received, lifetimes, ..crate::cache::test_response(0) })
+        CacheEntry::shared(NewEntry {
+            received,
+            operation: OperationLifetimes::fixed("v2.city", lifetimes),
+            ..crate::cache::test_response(0)
+        })
     }
 
     const HOUR: Duration = Duration::from_secs(3600);

@@ -116,6 +116,8 @@ pub(super) fn compile(
         services: config.services.iter().map(|service| (service.name.clone(), service.account)).collect(),
         operations: catalog.operations.iter().map(|operation| (operation.name.clone(), operation.class)).collect(),
     };
+    let cache = previous.map_or_else(|| Cache::new(config.cache.memory), |previous| previous.cache_for(config));
+    cache.set_policies(catalog.operations.iter().map(|operation| (&operation.label, operation.cache.as_ref())));
     let memory =
         previous.map_or_else(|| Memory::new(config.limits.memory), |previous| previous.snapshot.memory.clone());
     memory.set_limit(config.limits.memory);
@@ -134,7 +136,7 @@ pub(super) fn compile(
         quotas,
         members,
         accounts,
-        cache: previous.map_or_else(|| Cache::new(config.cache.memory), |previous| previous.cache_for(config)),
+        cache,
         vault,
         flights: previous.map_or_else(|| Arc::new(Flights::default()), |previous| previous.snapshot.flights.clone()),
         orders: live.orders.clone(),

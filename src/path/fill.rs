@@ -300,18 +300,16 @@ impl Fetch<'_> {
         let max_length = call.snapshot.limits.answer_buffer;
         let candidate = Candidate { reading, status: reply.status, length: body.len(), max_length };
         let policy = call.operation.cache.as_ref().filter(|_| good.is_none() || !candidate.is_error());
-        let lifetimes = policy.and_then(|policy| rules::lifetimes(policy, &candidate));
+        let storable = policy.is_some_and(|policy| rules::may_store(policy, &candidate));
         let entry = NewEntry {
             status: reply.status,
             headers: reply.headers,
             body,
             outcome: reply.outcome,
-            operation: call.operation.label.clone(),
+            operation: call.snapshot.cache.operation(&call.operation.label),
             stored_from: self.id.clone(),
             received: ReceivedAt::now(),
-            lifetimes: lifetimes.unwrap_or_default(),
         };
-        let storable = lifetimes.is_some();
         let entry = Arc::new(match storable {
             true => {
                 let entry = call.snapshot.cache.pack(entry, &call.snapshot.memory);

@@ -65,7 +65,7 @@ pub(super) async fn lookup(
     match call.upstream.snapshot.cache.lookup(&key, now) {
         Lookup::Fresh(entry) => {
             let age = entry.age(now);
-            if directives.accept(age, entry.lifetimes()) == Acceptance::AtOnce {
+            if directives.accept(age, &entry.lifetimes()) == Acceptance::AtOnce {
                 if age >= entry.lifetimes().refresh {
                     call.upstream.account.refreshes.request(&key, &entry, now);
                 }
@@ -76,7 +76,7 @@ pub(super) async fn lookup(
         }
         Lookup::Stale(entry) => {
             let age = entry.age(now);
-            let acceptance = directives.accept(age, entry.lifetimes());
+            let acceptance = directives.accept(age, &entry.lifetimes());
             let would_fail = acceptance == Acceptance::AfterFailure && !entry.may_be_fetched(age);
             if acceptance == Acceptance::AtOnce || would_fail {
                 call.upstream.account.refreshes.request(&key, &entry, now);
@@ -138,7 +138,7 @@ impl Search<'_> {
         let now = Instant::now();
         match self.call.upstream.snapshot.cache.peek(&self.key, now) {
             Lookup::Fresh(entry) => {
-                let acceptance = self.directives.accept(entry.age(now), entry.lifetimes());
+                let acceptance = self.directives.accept(entry.age(now), &entry.lifetimes());
                 (acceptance == Acceptance::AtOnce).then_some(entry)
             }
             Lookup::Stale(_) | Lookup::Miss => None,

@@ -127,6 +127,36 @@ fn not_found_is_stored_for_a_time_of_its_own() {
 }
 
 #[test]
+fn a_reload_changes_the_lifetimes_of_what_is_stored_and_of_what_is_being_fetched() {
+    let more = "[operations.\"v2.city\"]\ncache = { fresh = \"1h\", stale_if_error = \"7d\", not_found = \"1h\" }\n";
+    let mut gateway = Setup { more, ..Setup::default() }.start();
+    let (good, missing) =
+        (get("/region/city?province_id=31").by("shop"), get("/region/city?province_id=9999").by("shop"));
+    let late = get("/region/city?province_id=32").by("shop");
+    assert_eq!((gateway.send(good.clone()).outcome(), gateway.send(missing.clone()).outcome()), ("ok", "not_found"));
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Pass).wait(Duration::from_secs(1)).times(1));
+    let mut waiting = gateway.connect();
+    waiting.write(&late.bytes());
+    until("it is under way", || gateway.received().len() == 3);
+    gateway.reload(
+        "fresh = \"1h\", stale_if_error = \"7d\", not_found = \"1h\"",
+        "fresh = \"1ms\", stale_if_error = \"2ms\", not_found = \"1ms\"",
+    );
+    assert_eq!(waiting.read_response("GET").expect("a response").outcome(), "ok");
+    // All are past their last permitted use.
+    gateway.sandbox.fault(Fault { act: Act::Html(500), ..Fault::default() });
+    for request in [good.clone(), missing, late] {
+        let response = gateway.send(request);
+        assert!(!["hit", "stale"].contains(&response.outcome()), "{response:?}");
+    }
+    gateway.sandbox.clear_faults();
+    gateway.reload("fresh = \"1ms\", stale_if_error = \"2ms\"", "fresh = \"2h\", stale_if_error = \"3h\"");
+    gateway.wait_for_pauses();
+    assert_eq!(gateway.send(good.clone()).outcome(), "ok");
+    assert!((7100..=7200).contains(&ttl(&gateway.send(good))));
+}
+
+#[test]
 fn only_good_responses_are_stored() {
     let gateway = TestGateway::new();
     let request = get("/region/province").by("shop");

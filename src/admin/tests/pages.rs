@@ -154,10 +154,12 @@ async fn purge_forgets_every_stored_answer() {
         headers: Default::default(),
         body: "{}".into(),
         outcome: crate::outcome::Outcome::Ok,
-        operation: "v2.city".into(),
+        operation: crate::cache::OperationLifetimes::fixed(
+            "v2.city",
+            crate::cache::Lifetimes::only_fresh(std::time::Duration::from_secs(60)),
+        ),
         stored_from: axum::http::HeaderValue::from_static("r1"),
         received: crate::cache::ReceivedAt::now(),
-        lifetimes: crate::cache::Lifetimes::only_fresh(std::time::Duration::from_secs(60)),
     };
     let entry = Arc::new(crate::cache::CacheEntry::shared(entry));
     let store = || cache.keep(crate::cache::Key::new(parts).unwrap(), entry.clone(), cache.generation());

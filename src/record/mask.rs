@@ -98,19 +98,21 @@ impl Masker {
         let mut left = MAX_DIGESTS;
         let shortest = presented.shortest().min(MIN_KNOWN);
         let mut holds = |text: &[u8], digests: bool| {
-            presented.is_in(text)
-                || digests && self.known.any_in(text, &mut left)
-                || any_encoded(text, shortest, &mut |view| {
-                    presented.is_in(view)
-                        || self.holds_live_secret(account, view)
-                        || digests && self.known.any_in(view, &mut left)
-                })
+            // What is encoded is not shorter.
+            text.len() >= shortest
+                && (presented.is_in(text)
+                    || digests && self.known.any_in(text, &mut left)
+                    || any_encoded(text, shortest, &mut |view| {
+                        presented.is_in(view)
+                            || self.holds_live_secret(account, view)
+                            || digests && self.known.any_in(view, &mut left)
+                    }))
         };
         // Nobody sends Fastrac a secret that it could respond with, but in the request.
         holds(written.request_body, true)
             || holds(written.answer_body, false)
             || holds(written.target, false)
-            || parts(written.target).any(|part| holds(part, true))
+            || parts(written.target, shortest).any(|part| holds(part, true))
     }
 
     /// Whether a text contains a live secret.
@@ -220,9 +222,11 @@ impl Masker {
 }
 
 /// The segments of a path, and the names and values of a query, whose values may contain slashes; also as members of a line.
-fn parts(target: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// Not of texts that are shorter than `shortest`.
+fn parts(target: &[u8], shortest: usize) -> impl Iterator<Item = &[u8]> {
     let ends = |slash: bool| move |byte: &u8| b"?&;=".contains(byte) || slash && *byte == b'/';
-    target.split(|byte| matches!(byte, b'"' | b'?')).flat_map(move |text| text.split(ends(text.starts_with(b"/"))))
+    let texts = target.split(|byte| matches!(byte, b'"' | b'?')).filter(move |text| text.len() >= shortest);
+    texts.flat_map(move |text| text.split(ends(text.starts_with(b"/"))))
 }
 
 /// Whether a text is or contains a credential that this gateway's callers use.

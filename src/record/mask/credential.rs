@@ -28,6 +28,17 @@ const SECRET_NAMES: &[&str] = &[
     "kredensial",
 ];
 
+/// The letters of each of them ([`letters`]).
+const NAMES_LETTERS: [u32; SECRET_NAMES.len()] = {
+    let mut table = [0; SECRET_NAMES.len()];
+    let mut at = 0;
+    while at < table.len() {
+        table[at] = letters(SECRET_NAMES[at].as_bytes());
+        at += 1;
+    }
+    table
+};
+
 /// Members whose value may be the name that their sibling's value belongs to: `{"name":"Authorization","value":"…"}`.
 const NAMING: &[&str] =
     &["name", "key", "header", "field", "param", "parameter", "property", "attribute", "variable", "label", "n", "k"];
@@ -66,14 +77,33 @@ pub(super) fn is_secret_name(text: &str) -> bool {
     if !(3..=LONGEST_NAME).contains(&text.len()) || !text.bytes().all(characters) {
         return false;
     }
+    let mut names = names_spelled(text.as_bytes()).peekable();
+    if names.peek().is_none() {
+        return false;
+    }
     let folded = fold(text.as_bytes());
-    let contains = |name: &&str| memmem::find(&folded, name.as_bytes()).is_some();
     match text.split(' ').count() {
-        1 => SECRET_NAMES.iter().any(contains),
+        1 => names.any(|name| memmem::find(&folded, name.as_bytes()).is_some()),
         // `Secret Garden` is no credential, `Secret key` is.
-        2 | 3 => SECRET_NAMES.iter().any(|name| folded.ends_with(name.as_bytes())) || folded.ends_with(b"secretkey"),
+        2 | 3 => names.any(|name| folded.ends_with(name.as_bytes())) || folded.ends_with(b"secretkey"),
         _ => false,
     }
+}
+
+/// Names of credentials all of whose letters a text has. Few texts have them, so few are searched.
+fn names_spelled(text: &[u8]) -> impl Iterator<Item = &'static str> {
+    let there = letters(text);
+    SECRET_NAMES.iter().zip(NAMES_LETTERS).filter(move |(_, needed)| needed & !there == 0).map(|(name, _)| *name)
+}
+
+/// Which letters a text has, one bit for each, without case; other bytes count as some letter.
+const fn letters(text: &[u8]) -> u32 {
+    let (mut set, mut at) = (0, 0);
+    while at < text.len() {
+        set |= 1 << (text[at] & 31);
+        at += 1;
+    }
+    set
 }
 
 /// Whether a member or parameter of this name may name its siblings.
@@ -105,11 +135,15 @@ fn names_credential(before: &[u8], source: Source, colon: bool) -> bool {
     let part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b' ');
     let length = before.iter().rev().take(LONGEST_NAME).take_while(|byte| part(byte)).count();
     let phrase = &before[before.len() - length..];
+    let mut names = names_spelled(phrase).peekable();
+    if names.peek().is_none() {
+        return false;
+    }
     let folded = fold(phrase);
     let last = phrase.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
     let identifier = !colon || last.iter().any(|byte| matches!(byte, b'_' | b'-'));
     let last = fold(if identifier { last } else { &[] });
-    SECRET_NAMES.iter().any(|name| {
+    names.any(|name| {
         folded.ends_with(name.as_bytes())
             || folded.strip_suffix(b"key").is_some_and(|folded| folded.ends_with(name.as_bytes()))
             || memmem::find(&last, name.as_bytes()).is_some()

@@ -13,7 +13,6 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
-use memchr::memmem;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
@@ -33,7 +32,7 @@ const LONGEST_RUN: usize = 2048;
 const LAYERS: usize = 3;
 
 /// Headers in which a caller presents a secret, or believes that it does.
-const CREDENTIALS: [http::HeaderName; 4] = [
+static CREDENTIALS: [http::HeaderName; 4] = [
     http::HeaderName::from_static("secret-key"),
     AUTHORIZATION,
     http::HeaderName::from_static("x-secret-key"),
@@ -46,9 +45,9 @@ pub(in crate::record) struct Presented(Vec<HeaderValue>);
 
 impl Presented {
     pub(in crate::record) fn read(headers: &HeaderMap) -> Presented {
-        // One that is repeated is no proof, and yet a secret.
-        let values = CREDENTIALS.into_iter().flat_map(|name| headers.get_all(name));
-        Presented(values.cloned().collect())
+        // One that is repeated is no proof, and yet a secret. One pass takes less than four look-ups.
+        let presented = headers.iter().filter(|(name, _)| CREDENTIALS.contains(name));
+        Presented(presented.map(|(_, value)| value.clone()).collect())
     }
 
     /// Calls `found` with each secret, until it returns true.
@@ -68,7 +67,12 @@ impl Presented {
 
     /// Whether a text contains one of the secrets as it is.
     pub(super) fn is_in(&self, text: &[u8]) -> bool {
-        self.any(|secret| memmem::find(text, secret).is_some())
+        self.any(|secret| {
+            // Random secrets end with a byte that is rarer than their first one, which is often that of a prefix.
+            let Some((last, before)) = secret.split_last() else { return false };
+            let ends = text.get(before.len()..).unwrap_or_default();
+            memchr::memchr_iter(*last, ends).any(|start| text[start..].starts_with(before))
+        })
     }
 
     /// Length of the shortest secret, in bytes; `usize::MAX`: there is none.
@@ -93,19 +97,18 @@ impl KnownDigests {
 
     /// Whether a text, or a word of it, is a secret, as it is. `left`: how many words may still be compared.
     pub(super) fn any_in(&self, text: &[u8], left: &mut usize) -> bool {
+        // A word, or what it assigns.
+        let mut is_word = |word: &[u8]| {
+            let assigned = split(word, b'=').filter(|(_, value)| !value.starts_with(b"="));
+            word.len() < text.len() && self.is(word, left) || assigned.is_some_and(|(_, value)| self.is(value, left))
+        };
         !self.0.is_empty()
-            && (self.is(text, left)
-                || text.split(|byte| SEPARATORS[usize::from(*byte)]).any(|word| self.is_word(word, left)))
-    }
-
-    /// A word, or what it assigns.
-    fn is_word(&self, word: &[u8], left: &mut usize) -> bool {
-        let assigned = split(word, b'=').filter(|(_, value)| !value.starts_with(b"="));
-        self.is(word, left) || assigned.is_some_and(|(_, value)| self.is(value, left))
+            && (text.split(|byte| SEPARATORS[usize::from(*byte)]).any(&mut is_word) || self.is(text, left))
     }
 
     fn is(&self, word: &[u8], left: &mut usize) -> bool {
-        if !DIGESTED.contains(&word.len()) {
+        // What is sent in a header is visible; what is decoded by chance is not.
+        if !DIGESTED.contains(&word.len()) || !word.iter().all(u8::is_ascii_graphic) {
             return false;
         }
         *left = left.saturating_sub(1);
@@ -155,11 +158,16 @@ pub(super) fn any_encoded(text: &[u8], shortest: usize, found: &mut dyn FnMut(&[
 
 /// What the runs of base64 and hex in a text encode.
 fn any_run(text: &[u8], shortest: usize, found: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-    let shortest = shortest.saturating_mul(4).div_ceil(3);
+    let shortest = shortest.saturating_mul(4).div_ceil(3).max(1);
     let mut rest = text;
-    while rest.len() >= shortest {
+    while let Some(window) = rest.get(..shortest) {
+        // From its end: few texts have a run so long, and what comes before a gap need not be looked at.
+        if let Some(gap) = window.iter().rposition(|byte| !super::value::is_base64(*byte)) {
+            rest = &rest[gap + 1..];
+            continue;
+        }
         let length = rest.iter().take_while(|byte| super::value::is_base64(**byte)).count();
-        if (shortest..=LONGEST_RUN).contains(&length) && encodes(&rest[..length], found) {
+        if length <= LONGEST_RUN && encodes(&rest[..length], found) {
             return true;
         }
         rest = rest.get(length + 1..).unwrap_or_default();

@@ -195,7 +195,7 @@ fn contains_phone(text: &[u8]) -> bool {
         let alone = !fraction
             && !before.is_some_and(|byte| byte.is_ascii_alphanumeric())
             && !text.get(end).is_some_and(u8::is_ascii_alphanumeric);
-        if alone && is_phone(&text[start..end], plus) {
+        if alone && end - start >= *INTERNATIONAL_DIGITS.start() && is_phone(&text[start..end], plus) {
             return true;
         }
         at = end;

@@ -165,6 +165,10 @@ impl Activity {
         self.in_head.store(false, Relaxed);
     }
 
+    fn speaks_http2(&self) -> bool {
+        self.http2.load(Relaxed)
+    }
+
     /// Records what was received over HTTP/2: the number of heads that are now complete, and whether another one has
     /// begun.
     pub(super) fn heads_came(&self, complete: u64, another: bool) {
@@ -312,7 +316,10 @@ impl<S> DeadlineIo<S> {
 impl<S: ClientSocket> DeadlineIo<S> {
     fn before_write(&mut self) {
         let receipts = &self.activity.receipts;
-        receipts.decide(|| self.io.was_reset());
+        // Over HTTP/2, what is written next may belong to another stream.
+        if !self.activity.speaks_http2() {
+            receipts.decide(|| self.io.was_reset());
+        }
         receipts.before_write(|| self.io.has_left());
     }
 }
@@ -345,7 +352,11 @@ impl<S: AsyncRead + ClientSocket + Unpin> AsyncRead for DeadlineIo<S> {
             Poll::Ready(result) => {
                 if buf.filled().len() > before {
                     self.activity.bytes_came(buf.filled().len() - before);
-                    self.activity.receipts.decide(|| self.io.was_reset());
+                    let reset = self.io.was_reset();
+                    // Over HTTP/2, it depends on what came (`frames`).
+                    if reset || !self.activity.speaks_http2() {
+                        self.activity.receipts.decide(|| reset);
+                    }
                 }
                 Poll::Ready(result)
             }

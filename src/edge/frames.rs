@@ -1,7 +1,8 @@
 //! Follows the frames of an HTTP/2 connection, to know when request heads begin and end.
 //!
 //! hyper has no hook for this, and without it half a head could be held for `limits.idle`, and what h2 refuses by itself
-//! could be neither counted nor logged. Only the 9 bytes before each frame are looked at, in both directions; payloads
+//! could be neither counted nor logged. A client that resets a stream whose response is complete has not read it, which h2 does
+//! not say either. Only the 9 bytes before each frame are looked at, in both directions; payloads
 //! are skipped, and nothing is decoded. What always holds: bytes are unchanged. A connection that does not begin with the
 //! preface is not followed. This file must not know what a request means. Fails only as the inner stream does.
 
@@ -26,6 +27,8 @@ const TYPE: usize = 3;
 
 /// Frame types and flags (RFC 9113, section 6).
 const HEADERS: u8 = 1;
+const DATA: u8 = 0;
+const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -40,6 +43,8 @@ pub(super) struct FollowedIo<S> {
     activity: Arc<Activity>,
     inbound: Inbound,
     outbound: FrameReader,
+    /// Streams whose response was written completely since the client has sent something.
+    answered: Vec<u32>,
 }
 
 /// What the client has sent so far.
@@ -54,7 +59,13 @@ enum Inbound {
 
 impl<S> FollowedIo<S> {
     pub(super) fn new(io: S, activity: Arc<Activity>) -> Self {
-        FollowedIo { io, activity, inbound: Inbound::Preface(0), outbound: FrameReader::default() }
+        FollowedIo {
+            io,
+            activity,
+            inbound: Inbound::Preface(0),
+            outbound: FrameReader::default(),
+            answered: Vec::new(),
+        }
     }
 
     fn bytes_came(&mut self, mut bytes: &[u8]) {
@@ -74,11 +85,18 @@ impl<S> FollowedIo<S> {
         if let Inbound::Frames(heads) = &mut self.inbound {
             let complete = heads.read(bytes);
             self.activity.heads_came(complete, heads.is_in_head());
+            // A stream that is reset although its response is complete: the client has not read that.
+            let resets = std::mem::take(&mut heads.resets);
+            self.activity.receipts.decide(|| self.answered.iter().any(|stream| resets.contains(stream)));
+            self.answered.clear();
         }
     }
 
     fn bytes_went(&mut self, mut bytes: &[u8]) {
         while let Some(frame) = self.outbound.next(&mut bytes) {
+            if frame.kind == DATA && frame.flags & END_STREAM != 0 {
+                self.answered.push(frame.stream);
+            }
             let ends = frame.flags & (END_STREAM | END_HEADERS) == END_STREAM | END_HEADERS;
             if frame.kind == HEADERS && ends && frame.length <= STATUS_ALONE {
                 self.activity.heads.answered_431();
@@ -157,6 +175,8 @@ struct RequestHeads {
     last: u32,
     /// A head has begun with HEADERS, and CONTINUATION is to follow.
     continues: bool,
+    /// Streams that the client has reset in what came last.
+    resets: Vec<u32>,
 }
 
 impl RequestHeads {
@@ -164,6 +184,9 @@ impl RequestHeads {
     fn read(&mut self, mut bytes: &[u8]) -> u64 {
         let mut complete = 0;
         while let Some(frame) = self.frames.next(&mut bytes) {
+            if frame.kind == RST_STREAM {
+                self.resets.push(frame.stream);
+            }
             let opens = frame.kind == HEADERS && self.is_new(frame.stream);
             if opens {
                 self.last = self.last.max(frame.stream);
@@ -259,7 +282,6 @@ mod tests {
         [head, vec![b'x'; length]].concat()
     }
 
-    const DATA: u8 = 0;
     const PING: u8 = 6;
 
     #[test]

@@ -1,7 +1,12 @@
 //! A caller that has left is noticed, whatever it has sent behind its order and whenever it leaves: the response of its
 //! order then goes to the next equal one. And one that has read its response has not left.
 
-use std::{io::Write, net::TcpStream, thread, time::Duration};
+use std::{
+    io::{Read as _, Write},
+    net::TcpStream,
+    thread,
+    time::Duration,
+};
 
 use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
 
@@ -10,7 +15,7 @@ use fastrac_sandbox::{Act, Fault};
 use crate::{
     authority::Authority,
     bodies,
-    client::{Connection, get, post},
+    client::{Connection, Request, get, post},
     protects_orders_without_a_key::{executed, order, slow},
     test_gateway::{Setup, TestGateway, until},
 };
@@ -163,6 +168,86 @@ fn one_that_closes_with_its_response_unread_gets_it_again() {
         // Once.
         assert_eq!(gateway.send(order(number)).header("idempotent-replayed"), None);
         assert_eq!(executed(&gateway), 2 * (number as u64 + 1));
+    }
+}
+
+/// A connection whose client writes and reads frames of HTTP/2.
+struct Frames(TcpStream);
+
+impl Frames {
+    fn open(gateway: &TestGateway) -> Frames {
+        let mut frames = Frames(TcpStream::connect(gateway.data).expect("connected"));
+        frames.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("sent");
+        frames.write(4, 0, 0, &[]);
+        frames
+    }
+
+    fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = &(payload.len() as u32).to_be_bytes()[1..];
+        let frame = [length, &[kind, flags], &stream.to_be_bytes(), payload].concat();
+        self.0.write_all(&frame).expect("sent");
+    }
+
+    fn send(&mut self, stream: u32, request: &Request) {
+        let length = u8::try_from;
+        let target = request.target.clone();
+        let pseudo =
+            [(":method", "POST"), (":scheme", "http"), (":path", target.as_str()), (":authority", "gateway.test")];
+        let headers = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let headers = headers.filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
+        let literal = |(name, value): (&str, &str)| {
+            let (name, lengths) = (name.to_ascii_lowercase(), "shorter than 127");
+            let name_length = length(name.len()).expect(lengths);
+            [&[0, name_length], name.as_bytes(), &[length(value.len()).expect(lengths)], value.as_bytes()].concat()
+        };
+        let head: Vec<u8> = pseudo.into_iter().chain(headers).flat_map(literal).collect();
+        self.write(1, 4, stream, &head);
+        self.write(0, 1, stream, &request.body);
+    }
+
+    /// Reads frames up to the end of a stream's response.
+    fn receive(&mut self, stream: u32) {
+        loop {
+            let mut head = [0; 9];
+            self.0.read_exact(&mut head).expect("a frame");
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            self.0.read_exact(&mut payload).expect("whole");
+            let of = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            if of == stream && head[3] == 0 && head[4] & 1 == 1 {
+                return;
+            }
+        }
+    }
+}
+
+/// The same over HTTP/2: its time ends when the response has just arrived, and it gives its stream up.
+#[test]
+fn one_that_resets_its_stream_with_the_response_unread_gets_it_again() {
+    const CANCEL: [u8; 4] = [0, 0, 0, 8];
+    let gateway = TestGateway::new();
+    for number in 0..5 {
+        let mut frames = Frames::open(&gateway);
+        frames.send(1, &order(number));
+        frames.receive(1);
+        frames.write(3, 0, 1, &CANCEL);
+        frames.send(3, &order(number));
+        frames.receive(3);
+        assert_eq!(executed(&gateway), number as u64 + 1, "it is given again");
+    }
+    // Whatever comes first otherwise says that it was read: a ping, or the end of a stream that another request had.
+    for (number, first) in [(10, (6, 0, vec![0; 8])), (11, (3, 5, CANCEL.to_vec()))] {
+        let before = executed(&gateway);
+        let mut frames = Frames::open(&gateway);
+        frames.send(1, &order(number));
+        frames.receive(1);
+        let (kind, stream, payload) = first;
+        if stream > 0 {
+            frames.send(stream, &get("/order/track").json("{}").by("shop"));
+        }
+        frames.write(kind, 0, stream, &payload);
+        frames.send(7, &order(number));
+        frames.receive(7);
+        assert_eq!(executed(&gateway), before + 2);
     }
 }
 

@@ -452,6 +452,27 @@ fn floods() -> Vec<Attack> {
             ConnectionFate::Ended,
         ),
         attack("flood/unknown-for-long", frame(0xfa, 0xff, 0, &[1; 1_000]).repeat(1_500), ConnectionFate::Ended),
+        // The server resets what the client makes invalid (CVE-2025-8671, "MadeYouReset").
+        attack(
+            "flood/made-you-reset",
+            each(3_000, &|stream| {
+                let invalid = frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff]);
+                [head(stream, 0, &request_fields("POST", "/h2", &[])), invalid].concat()
+            }),
+            ConnectionFate::Ended,
+        ),
+        // Each of them changes the window of every stream that is open. (One that shuts the windows of streams with
+        // responses makes a debug assertion of h2 fail when the connection ends, `!self.has_streams()`; a release build
+        // does not look.)
+        attack(
+            "flood/settings-of-open-streams",
+            [
+                each(100, &|stream| head(stream, 0, &request_fields("POST", "/h2", &[]))),
+                (0..240_000).flat_map(|at| frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0xff, 0xfe | at as u8 & 1])).collect(),
+            ]
+            .concat(),
+            ConnectionFate::Ended,
+        ),
         attack("flood/goaway", frame(GOAWAY, 0, 0, &[0; 8]).repeat(5_000), ConnectionFate::Any),
         dangling,
     ]

@@ -28,11 +28,12 @@ use crate::{
         certificate::expiry_warning,
         configuration::{self, LoadError, LoadedConfig},
         listener::{self, ListenerFiles},
+        place::{may_create_in, open_existing},
         roots,
     },
     keys::{self, KeyFileContent, PairVersion, SourceError},
     record::{ExchangeLog, LogError},
-    store::{self, OpenError},
+    store::{self, OpenError, PlaceProbe},
 };
 
 /// Attempts to read a key source that is being changed, and the pause between two of them.
@@ -204,7 +205,7 @@ impl<'l> Inspection<'l> {
     /// The places for state and log, which `run` opens. That another process uses them is only a warning: it may be the
     /// gateway that is to be reloaded.
     fn written(&mut self, config: &Config) {
-        match store::usable(&config.state.dir) {
+        match store::usable(&config.state.dir, PlaceProbe { may_create_in, open_existing }) {
             Err(error @ OpenError::InUse { .. }) => self.warn(&KeyPath::at(["state", "dir"]), error.to_string()),
             Err(error) => self.fault(&KeyPath::at(["state", "dir"]), error.to_string()),
             Ok(()) => {}

@@ -39,7 +39,7 @@ use tokio::sync::oneshot;
 pub use self::writer::SLOW;
 pub use self::{
     error::{OpenError, StoreError},
-    folder::{StoreKind, exists, usable},
+    folder::{PlaceProbe, StoreKind, exists, usable},
     inspect::{TableSummary, VisitRow, inspect},
     reader::StoreReader,
     table::{LoadedRow, LoadedRows, StoreTable, StoredRow, WriteBatch},

@@ -14,7 +14,7 @@ use http::{Method, uri::PathAndQuery};
 use super::{
     encode,
     facts::{CapturedBody, RequestFacts, RequestTarget},
-    mask::{MASKED, Masker, Written},
+    mask::{CallersText, MASKED, Masker},
     names::Names,
 };
 use crate::config::Class;
@@ -124,7 +124,7 @@ fn holds_secret(
     // A secret that crosses the cut is not written whole.
     let target = if uri.len() > TARGET_MAX { uri.as_bytes() } else { &out[parts.target.clone()] };
     let (request_body, answer_body) = (&out[parts.request_body.clone()], &out[parts.answer_body.clone()]);
-    let written = Written { target, request_body, answer_body };
+    let written = CallersText { target, request_body, answer_body };
     context.masker.holds_live_secret(context.account, &out[start..])
         || context.masker.uri_holds_live_secret(context.account, uri)
         || context.masker.holds_encoded_secret(context.account, &facts.presented, &written)

@@ -18,10 +18,10 @@ use percent_encoding::percent_decode_str;
 
 pub(super) use self::known::Presented;
 use self::{
-    credential::{is_secret_name, may_name},
+    credential::{is_secret_name, looks_secret, may_name},
     known::{KnownDigests, MAX_DIGESTS, any_encoded, any_view},
     names::{MaskRule, MaskRules, looks_like_region},
-    value::{begins_with_basic, contains_basic, contains_own_secret, contains_personal, is_harmless, looks_secret},
+    value::{begins_with_basic, contains_basic, contains_own_secret, contains_personal, is_harmless},
 };
 use super::encode;
 use crate::config::LogBodies;
@@ -45,7 +45,7 @@ pub struct Masker {
 }
 
 /// What the caller wrote, as a line would show it.
-pub(super) struct Written<'a> {
+pub(super) struct CallersText<'a> {
     /// Path and query.
     pub(super) target: &'a [u8],
     /// Bodies, masked.
@@ -93,7 +93,7 @@ impl Masker {
         &self,
         account: Option<usize>,
         presented: &Presented,
-        written: &Written<'_>,
+        written: &CallersText<'_>,
     ) -> bool {
         let mut left = MAX_DIGESTS;
         let shortest = presented.shortest().min(MIN_KNOWN);

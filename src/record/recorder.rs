@@ -21,7 +21,7 @@ use super::{
     handles::{CountedAttempt, Durations, MetricHandles, RequestLabels},
     id::RequestId,
     line,
-    mask::{Masker, Presented, Written},
+    mask::{CallersText, Masker, Presented},
     metrics::Metrics,
     names::{CacheResult, Names},
 };
@@ -135,7 +135,7 @@ impl Recorder {
     pub fn masked(&self, account: usize, body: &[u8]) -> Option<String> {
         let mut out = Vec::new();
         let shown = self.masker.logs_bodies() && body.len() <= SHOWN && self.masker.body(&mut out, body);
-        let written = Written { target: b"", request_body: &out, answer_body: b"" };
+        let written = CallersText { target: b"", request_body: &out, answer_body: b"" };
         let shown = shown
             && !self.masker.holds_live_secret(Some(account), &out)
             && !self.masker.holds_encoded_secret(Some(account), &Presented::default(), &written);

@@ -21,7 +21,6 @@ use super::{
     error::OpenError,
     tracked_file::{LengthDue, TrackedFile},
 };
-use crate::files::place::{may_create_in, open_existing};
 
 /// A store in `state.dir`: its file, and how that is opened and written.
 #[derive(Clone, Copy, Debug)]
@@ -131,15 +130,24 @@ pub fn exists(dir: &Path, kind: StoreKind) -> bool {
     !fs::metadata(dir.join(kind.file)).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
+/// How to find out, without creating anything, what creating or opening would fail with.
+#[derive(Clone, Copy, Debug)]
+pub struct PlaceProbe {
+    /// For files in a folder, or the folder itself.
+    pub may_create_in: fn(&Path) -> io::Result<()>,
+    /// For a file; `None`: it can be created.
+    pub open_existing: fn(&Path) -> io::Result<Option<File>>,
+}
+
 /// Whether the stores in the folder can be opened or created, as far as can be told without doing that.
 ///
 /// # Errors
 /// What opening them would fail with.
-pub fn usable(dir: &Path) -> Result<(), OpenError> {
-    may_create_in(dir).map_err(|source| folder(dir, source))?;
+pub fn usable(dir: &Path, probe: PlaceProbe) -> Result<(), OpenError> {
+    (probe.may_create_in)(dir).map_err(|source| folder(dir, source))?;
     for kind in [StoreKind::STATE, StoreKind::ORDERS] {
         let path = dir.join(kind.file);
-        if let Some(file) = open_existing(&path).map_err(|source| folder(dir, source))? {
+        if let Some(file) = (probe.open_existing)(&path).map_err(|source| folder(dir, source))? {
             begins_like_a_store(dir, &path, file)?;
         }
     }
@@ -238,9 +246,8 @@ impl StoreFile for FileInFolder {
         let database = match (self.known, present) {
             (None, None) => self.create()?,
             (None, Some(_)) => {
-                if let Some(file) = open_existing(&self.path).map_err(|source| folder(&self.dir, source))? {
-                    begins_like_a_store(&self.dir, &self.path, file)?;
-                }
+                let file = OpenOptions::new().read(true).write(true).open(&self.path);
+                begins_like_a_store(&self.dir, &self.path, file.map_err(|source| folder(&self.dir, source))?)?;
                 self.open_at(&self.path)?
             }
             (Some(_), _) => {

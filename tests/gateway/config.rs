@@ -811,7 +811,8 @@ mod check_and_run {
         };
         let closed = |name: &'static str, of: u32| move |folder: &Folder| mode(folder, name, of);
         let made = |name: &'static str| move |folder: &Folder| fs::create_dir(folder.file(name)).expect("made");
-        let cases: &[(&str, &str, &dyn Fn(&Folder))] = &[
+        type Place<'a> = (&'a str, &'a str, &'a dyn Fn(&Folder));
+        let cases: &[Place<'_>] = &[
             ("state.dir", "an empty store", &write("places/state/state.redb", "")),
             ("state.dir", "another file", &write("places/state/state.redb", "canary, and more than nine bytes")),
             ("state.dir", "a folder", &made("places/state/state.redb")),

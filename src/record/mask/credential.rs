@@ -5,7 +5,7 @@
 
 use memchr::{memchr2_iter, memchr3_iter, memmem};
 
-use super::value::begins_with_basic_of;
+use super::value::{begins_with_basic_of, contains_basic, contains_own_secret, starts_like_secret};
 
 /// A name that contains one of these, without case, `-`, `_` and spaces, is that of a credential.
 const SECRET_NAMES: &[&str] = &[
@@ -53,6 +53,15 @@ pub(super) enum Source {
     Value,
     /// A whole JSON text without escapes: what `"` encloses before a `:` is a member's name, which has rules of its own.
     Json,
+}
+
+/// Whether a value looks secret under any name: a secret issued by the gateway, credentials in Basic form or in one of the
+/// forms of [`contains_credential`], or JSON packed into a string, whose contents are not examined.
+pub(super) fn looks_secret(value: &str) -> bool {
+    starts_like_secret(value)
+        || contains_own_secret(value)
+        || contains_basic(value)
+        || contains_credential(value, Source::Value)
 }
 
 /// Whether a text contains a credential.

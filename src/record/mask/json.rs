@@ -17,9 +17,9 @@
 use std::borrow::Cow;
 
 use super::{
-    credential::{Source, contains_credential, is_secret_name, may_name},
+    credential::{Source, contains_credential, is_secret_name, looks_secret, may_name},
     names::{MaskRule, MaskRules, looks_like_region},
-    value::{contains_basic, contains_own_secret, contains_personal, looks_secret, starts_like_secret},
+    value::{contains_basic, contains_own_secret, contains_personal, starts_like_secret},
 };
 use crate::record::encode;
 

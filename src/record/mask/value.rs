@@ -2,8 +2,6 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD as BASE64};
 
-use super::credential::{Source, contains_credential};
-
 /// Beginning of the secrets that the gateway issues to services: masked wherever they occur.
 const OWN_SECRET: &str = "fgw_";
 
@@ -20,7 +18,7 @@ const SUSPECT: [bool; 256] = {
     table
 };
 
-/// Whether a text is so plain that it need not be examined: neither [`looks_secret`] nor [`contains_personal`], also when
+/// Whether a text is so plain that it need not be examined: neither `looks_secret` nor [`contains_personal`], also when
 /// it is percent-decoded; nor has it anything to escape. One pass, for almost all paths and parameters of lookups.
 pub(super) fn is_harmless(text: &str) -> bool {
     let (mut digits, mut run) = (0, 0);
@@ -35,15 +33,6 @@ pub(super) fn is_harmless(text: &str) -> bool {
         }
     }
     digits < *INTERNATIONAL_DIGITS.start()
-}
-
-/// Whether a value looks secret under any name: a secret issued by the gateway, credentials in Basic form or in one of the
-/// forms of `credential`, or JSON packed into a string, whose contents are not examined.
-pub(super) fn looks_secret(value: &str) -> bool {
-    starts_like_secret(value)
-        || contains_own_secret(value)
-        || contains_basic(value)
-        || contains_credential(value, Source::Value)
 }
 
 /// Minimum length of credentials in Basic form, in characters: shorter texts decode to visible characters by chance.

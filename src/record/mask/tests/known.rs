@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::super::{LogBodies, Masker, Presented, Written, known::MAX_DIGESTS};
+use super::super::{CallersText, LogBodies, Masker, Presented, known::MAX_DIGESTS};
 
 /// Without the prefix of issued secrets, with characters that URIs and base64 encode.
 const SECRET: &str = "S3cret/of-some+form_0x9";
@@ -27,7 +27,7 @@ fn masker(secrets: &[&str]) -> Masker {
 
 /// Whether what a caller wrote is withheld.
 fn withheld(masker: &Masker, presented: &Presented, uri: &str, body: &str) -> bool {
-    let written = Written { target: uri.as_bytes(), request_body: body.as_bytes(), answer_body: b"" };
+    let written = CallersText { target: uri.as_bytes(), request_body: body.as_bytes(), answer_body: b"" };
     masker.holds_encoded_secret(None, presented, &written)
 }
 

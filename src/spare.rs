@@ -6,7 +6,11 @@
 
 use std::time::Duration;
 
-use crate::{admission::BudgetUsage, snapshot::Account, upstream::breaker::State};
+use crate::{
+    admission::{BudgetUsage, WindowUsage},
+    snapshot::Account,
+    upstream::breaker::State,
+};
 
 /// How often the end of what lasts longer is waited for: a failure or a pause of Fastrac's, a part of the day that is used
 /// up.
@@ -34,7 +38,8 @@ impl NotSpare {
 }
 
 /// Checks that no request waits for the account's budget, and that at least half of the burst and of the places in
-/// flight, and a tenth of the day's, are left; and that Fastrac is neither failing nor throttling.
+/// flight are left, and of the day's budget what belongs to the rest of the day ([`leaves_the_rest_of_the_day`]); and that
+/// Fastrac is neither failing nor throttling.
 ///
 /// # Errors
 /// [`NotSpare`].
@@ -64,7 +69,33 @@ fn usage(account: &Account) -> Result<BudgetUsage, NotSpare> {
         return Err(NotSpare::Paused);
     }
     let second = usage.bucket.is_none_or(|bucket| bucket.left * 2 >= bucket.burst);
-    let day = usage.windows.day.is_none_or(|day| day.left * 10 >= day.limit);
+    let day = usage.windows.day.is_none_or(|day| leaves_the_rest_of_the_day(&day));
     let places = usage.in_flight.left * 2 >= usage.in_flight.limit;
     if usage.waiting == 0 && second && day && places { Ok(usage) } else { Err(NotSpare::Scarce) }
+}
+
+const DAY_SECONDS: u64 = 24 * 3600;
+
+/// Whether as much is left of the day's budget as of the day: units of a day do not come back, and what is used up early
+/// is missed until midnight. A tenth may be used at any time, and the last tenth is the callers'.
+fn leaves_the_rest_of_the_day(day: &WindowUsage) -> bool {
+    let left = u128::from(day.left) * u128::from(DAY_SECONDS);
+    let rest = day.resets_in.clamp(DAY_SECONDS / 10, DAY_SECONDS - DAY_SECONDS / 10);
+    left >= u128::from(day.limit) * u128::from(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_days_budget_is_spare_as_far_as_it_is_ahead_of_the_day() {
+        let spare =
+            |left, hours: u64| leaves_the_rest_of_the_day(&WindowUsage { limit: 1_000, left, resets_in: hours * 3600 });
+        // At midnight, a tenth; at noon, what is above a half; in the last hours, all but a tenth.
+        for (hours, needed) in [(24, 900), (22, 900), (12, 500), (6, 250), (1, 100), (0, 100)] {
+            assert!(spare(needed, hours) && !spare(needed - 1, hours), "{hours} h before midnight");
+        }
+        assert!(leaves_the_rest_of_the_day(&WindowUsage { limit: u64::MAX, left: u64::MAX, resets_in: DAY_SECONDS }));
+    }
 }

@@ -125,6 +125,8 @@ pub struct WalkCounts {
 pub enum WalkEnd {
     /// The whole tree was walked.
     Complete,
+    /// The same, except for responses that could not be fetched, or not be stored, and what is below them.
+    Incomplete,
     /// The same, except for what is below responses, or elements of them, that could not be understood.
     NotUnderstood,
     /// Storing another response might have evicted others.
@@ -206,6 +208,13 @@ impl Warmer {
         self.next.lock().map(|next| next.saturating_duration_since(Instant::now()))
     }
 
+    /// Accounts whose last walk ended this long ago or longer, in a way that the next one may not.
+    fn unfinished(&self, since: Duration) -> Vec<String> {
+        let again = |end: WalkEnd| matches!(end, WalkEnd::Incomplete | WalkEnd::AddressChanged | WalkEnd::Panicked);
+        let due = |walk: &Walk| walk.ended.is_some_and(again) && walk.began.elapsed() >= walk.took + since;
+        self.walks.lock().iter().filter(|(_, walk)| due(&walk.lock())).map(|(account, _)| account.clone()).collect()
+    }
+
     /// The walks under way and the last ones, by account.
     pub fn progress(&self) -> BTreeMap<String, WalkProgress> {
         self.walks.lock().iter().map(|(account, walk)| (account.clone(), walk.lock().progress())).collect()
@@ -265,8 +274,11 @@ impl<'a> Walker<'a> {
     async fn run(&self) -> WalkEnd {
         match self.walk_levels().await {
             Err(end) => end,
-            Ok(()) if self.walk.lock().counts.not_understood > 0 => WalkEnd::NotUnderstood,
-            Ok(()) => WalkEnd::Complete,
+            Ok(()) => match self.walk.lock().counts {
+                WalkCounts { failed: 1.., .. } => WalkEnd::Incomplete,
+                WalkCounts { not_understood: 1.., .. } => WalkEnd::NotUnderstood,
+                _ => WalkEnd::Complete,
+            },
         }
     }
 

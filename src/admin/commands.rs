@@ -104,8 +104,8 @@ pub(super) async fn purge(
     if operation.as_ref().is_some_and(|name| !snapshot.catalog.operations.iter().any(|known| known.name == *name)) {
         return Err(unknown("operation"));
     }
-    if path_prefix.as_ref().is_some_and(|prefix| !prefix.starts_with('/')) {
-        let message = "`path_prefix` must begin with a slash";
+    if path_prefix.as_ref().is_some_and(|prefix| !prefix.starts_with('/') || prefix.contains(['?', '#'])) {
+        let message = "`path_prefix` is the beginning of a path: it begins with a slash and has no query";
         return Err(AdminError::new(StatusCode::BAD_REQUEST, "cache.path_prefix", message));
     }
     subject.name("account", account.clone());

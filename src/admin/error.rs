@@ -77,6 +77,12 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonBody<
     type Rejection = AdminError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, AdminError> {
+        // Ignored, it would make a command mean more: `/cache/purge?operation=NAME` would purge everything.
+        if request.uri().query().is_some_and(|query| !query.is_empty()) {
+            let message =
+                "a command takes its arguments from a JSON object in the body, and no query; nothing was done";
+            return Err(AdminError::new(StatusCode::BAD_REQUEST, "request.query", message));
+        }
         let bytes = Bytes::from_request(request, state).await.map_err(unreadable)?;
         if bytes.trim_ascii().is_empty() {
             return Ok(JsonBody(T::default()));

@@ -99,6 +99,7 @@ fn walked(body: &Value) -> Vec<String> {
 /// Why a walk did not store the whole tree.
 fn reason(state: &str) -> Option<&'static str> {
     Some(match state {
+        "incomplete" => "some responses could not be fetched or stored; what is below them is left out; begin again",
         "not_understood" => {
             "some responses were not the lists of regions that they should be; what is below is left out"
         }

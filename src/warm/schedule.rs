@@ -2,7 +2,8 @@
 //!
 //! What always holds: without that key none begins; the first begins some minutes after the start, or after a reload that
 //! changes the key, and the others a little earlier than each interval, so that several gateways do not walk at the same
-//! time and what is as old as the interval is fetched before its end. Never fails.
+//! time and what is as old as the interval is fetched before its end. One that could not fetch everything is begun again
+//! sooner. Never fails.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,6 +16,9 @@ const TICK: Duration = Duration::from_secs(5);
 
 /// When the first walk begins: at least, and at most, this long after the start.
 const FIRST: (Duration, Duration) = (Duration::from_secs(2 * 60), Duration::from_secs(5 * 60));
+
+/// How long after a walk that could not fetch everything the account's next one begins.
+const AGAIN: Duration = Duration::from_secs(10 * 60);
 
 /// Greatest part of an interval by which a walk begins earlier.
 const EARLIER: f64 = 0.05;
@@ -30,6 +34,10 @@ pub async fn begin_walks_on_schedule(warmer: Arc<Warmer>) {
             let snapshot = gateway.current.load_full();
             let begun: Vec<_> = snapshot.accounts.iter().map(|it| &it.name).filter(|name| warmer.begin(name)).collect();
             tracing::info!(accounts = ?begun, "walks of the region tree have begun on schedule");
+        }
+        let unfinished = if every.is_some() { warmer.unfinished(AGAIN) } else { Vec::new() };
+        for account in unfinished.into_iter().filter(|account| warmer.begin(account)) {
+            tracing::info!(account, "a walk of the region tree has begun again, because the last one was not complete");
         }
         *warmer.next.lock() = timetable.next;
         drop(gateway);

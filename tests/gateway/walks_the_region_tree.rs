@@ -44,6 +44,35 @@ fn what_is_not_understood_is_counted_and_the_rest_is_walked() {
 }
 
 #[test]
+fn it_is_complete_only_if_everything_could_be_fetched() {
+    let gateway = TestGateway::new();
+    gateway.sandbox.fault(Fault::on("v2.province", Act::answer(500, "")));
+    let walked = walk(&gateway);
+    assert_eq!((walked.ended, walked.counts.failed), (Some(WalkEnd::Incomplete), 1), "{walked:?}");
+    assert_eq!(gateway.admin("/status").json()["cache"]["walks"]["main"]["state"], "incomplete");
+}
+
+#[test]
+fn it_leaves_callers_the_part_of_the_day_that_is_left() {
+    let budget = "per_second = 100000, per_day = 200";
+    let gateway = Setup { budget, ..Setup::default() }.start();
+    lists(&gateway, "v2.province", &provinces(190));
+    assert!(gateway.app().warmer.begin("main"));
+    let account = &gateway.app().gateway.current.load_full().accounts[0];
+    let day = || account.budget.usage().windows.day.expect("a limit");
+    // All but a tenth of it could be used a tenth of a day before midnight.
+    let most = |resets_in: u64| 200 - 200 * resets_in.clamp(8_640, 77_760) / 86_400;
+    until("the walk waits", || {
+        let day = day();
+        progress(&gateway).ended.is_some() || 200 - day.left >= most(day.resets_in)
+    });
+    let (walked, day) = (progress(&gateway), day());
+    assert!(walked.ended.is_none() || most(day.resets_in) >= 190, "{walked:?} {day:?}");
+    assert!(200 - day.left <= most(day.resets_in) + 1, "{walked:?} {day:?}");
+    assert!(day.left < 200 && gateway.send(get("/region/province").by("shop")).status == 200);
+}
+
+#[test]
 fn a_response_with_too_many_ids_ends_it() {
     let gateway = TestGateway::new();
     lists(&gateway, "v2.province", &provinces(10_001));

@@ -170,10 +170,13 @@ async fn purge_forgets_every_stored_answer() {
         (r#"{"operation":"v2.town"}"#, 404),
         (r#"{"account":"none"}"#, 404),
         (r#"{"path_prefix":"x"}"#, 400),
+        (r#"{"path_prefix":"/?province_id=31"}"#, 400),
         (r#"{"prefix":"/"}"#, 400),
     ] {
         assert_eq!(stage.post("/cache/purge", body).await.status, status, "{body}");
     }
+    let misplaced = stage.post("/cache/purge?operation=v2.district", "").await;
+    assert_eq!((misplaced.status, &misplaced.json()["error"]["code"]), (400, &"request.query".into()));
     assert_eq!(stage.post("/cache/purge", r#"{"operation":"v2.district"}"#).await.json()["purged"], 0);
     let within = stage.post("/cache/purge", r#"{"operation":"v2.city","account":"main","path_prefix":"/"}"#).await;
     assert_eq!(within.json(), serde_json::json!({ "purged": 1, "operations": { "v2.city": 1 } }));

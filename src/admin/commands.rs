@@ -127,13 +127,13 @@ pub(super) async fn purge(
     Ok(Json(json!({ "purged": entries, "operations": operations })))
 }
 
-/// Removes entries from the disk, then from the memory, and returns their number by operation. Nothing is removed if the
+/// Purges entries on the disk, then in the memory, and returns their number by operation. Nothing is removed if the
 /// disk fails: a restart would bring it back.
 fn purge_within(gateway: &Gateway, scope: &PurgeScope) -> io::Result<BTreeMap<Arc<str>, u64>> {
     let (snapshot, file) = (gateway.current.load_full(), &gateway.live.snapshot_file);
     // From here on, no snapshot that is being written is put in the place of the removed one.
     snapshot.cache.begin_purge(scope.clone());
-    match file.remove() {
+    match file.purge(scope) {
         Err(error) if gateway.in_force.load().config.cache.snapshot => return Err(error),
         // The next start restores nothing.
         Err(_) | Ok(_) => {}
@@ -174,7 +174,7 @@ pub(super) async fn warm(
 
 fn not_purged(error: &io::Error) -> AdminError {
     let message = format!(
-        "nothing was purged: the cache's snapshot in state.dir cannot be removed ({error}), and a restart would bring back \
+        "nothing was purged: the cache's snapshot in state.dir cannot be changed ({error}), and a restart would bring back \
          what it holds; purge again once the disk works, or after a reload with cache.snapshot = false"
     );
     AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, "cache.snapshot", message)

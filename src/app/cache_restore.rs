@@ -2,8 +2,8 @@
 //!
 //! What always holds: an entry is restored only if a request would get its key from the configuration in force at that
 //! moment, with the lifetimes that this configuration gives it and at least the age that it had; those that were used most
-//! come first; a file that is not whole restores nothing; what a purge covers is not restored after it; once it is given up,
-//! a restore does nothing more. Failures are lines in the program's log.
+//! come first; a file that is not whole restores nothing; what a purge covers is not restored after it, also if another
+//! process was told to purge it; once it is given up, a restore does nothing more. Failures are lines in the program's log.
 
 use std::{
     io::{BufReader, Seek as _},
@@ -18,7 +18,7 @@ use std::{
 use crate::{
     body::BufferedRequest,
     cache::{
-        CacheEntry, Generation, Key, KeyRequest, RestoredDetails,
+        CacheEntry, Generation, Key, KeyRequest, PurgeScope, RestoredDetails,
         rules::{self, Candidate},
         snapshot::{SnapshotDecoder, SnapshotEntry, SnapshotFault},
     },
@@ -107,6 +107,8 @@ impl CacheRestore {
     /// `None`: there is no snapshot.
     fn restore_from_file(&self) -> Result<Option<RestoredCount>, SnapshotFault> {
         let Some((mut file, length)) = self.gateway.live.snapshot_file.open()? else { return Ok(None) };
+        // Those that begin after this are known to the cache.
+        let purges = self.gateway.live.snapshot_file.purges().map_err(SnapshotFault::Unreadable)?;
         // Nothing is restored from a file that is not whole. A limit of 0 bytes skips all entries.
         let mut decoder = SnapshotDecoder::begin(BufReader::new(&file), length, 0)?;
         while decoder.read_next()?.is_some() {}
@@ -122,7 +124,7 @@ impl CacheRestore {
             }
             self.progress.fetch_add(1, SeqCst);
             slice += entry.packed.len() + entry.key.len();
-            let stored = self.restore_entry(entry, passed + read.elapsed());
+            let stored = self.restore_entry(entry, passed + read.elapsed(), &purges);
             restored.entries += u64::from(stored);
             restored.left_out += u64::from(!stored);
             if slice > SLICE {
@@ -134,13 +136,13 @@ impl CacheRestore {
         Ok(Some(restored))
     }
 
-    /// Stores an entry, if the configuration in force has a use for it. `passed`: since the snapshot was taken.
-    fn restore_entry(&self, entry: SnapshotEntry<'_>, passed: Duration) -> bool {
+    /// Stores an entry, if the configuration in force has a use for it. `passed` and `purges`: since the snapshot was taken.
+    fn restore_entry(&self, entry: SnapshotEntry<'_>, passed: Duration, purges: &[PurgeScope]) -> bool {
         let snapshot = self.gateway.current.load_full();
         let generation = snapshot.cache.generation_since(self.began);
         restorable(&snapshot, entry, passed).is_some_and(|(key, entry)| {
             // Never replaces what was fetched meanwhile.
-            snapshot.cache.restore(key, entry, generation)
+            !purges.iter().any(|scope| key.is_within(scope)) && snapshot.cache.restore(key, entry, generation)
         })
     }
 }

@@ -3,7 +3,8 @@
 //! It is written when the gateway stops, every 15 minutes, and after a purge or a reload, if anything has changed; it is
 //! restored after the start (`cache_restore`). Threads of their own do that, for which nothing waits without an end: a disk that
 //! does not respond delays neither the start nor a stop, and is reported. What always holds: one snapshot is written at a
-//! time, and none before the restore is over or given up; after a purge, nothing from before it is written. Failures are
+//! time, and none before the restore is over or given up: until then the file is kept; after a purge, nothing from
+//! before it is written. Failures are
 //! lines in the program's log, and degrade the gateway until a snapshot is written.
 
 use std::{
@@ -135,7 +136,13 @@ impl CacheSnapshots {
         }
         let cache = self.gateway.current.load().cache.clone();
         let changes = cache.changes();
-        if *self.is_restoring.borrow() || self.written.load(SeqCst) == changes {
+        if *self.is_restoring.borrow() {
+            if until.is_some() {
+                tracing::info!("the restore of the cache was not over: its snapshot is kept for the next start");
+            }
+            return;
+        }
+        if self.written.load(SeqCst) == changes {
             return;
         }
         let generation = cache.generation();

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, uri::PathAndQuery};
+use serde::{Deserialize, Serialize};
 
 use super::canonical;
 use crate::headers::Nominated;
@@ -84,7 +85,8 @@ pub struct KeyRequest<'a> {
 }
 
 /// Which keys are meant: those for which all that is given holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PurgeScope {
     pub account: Option<String>,
     /// Name of the operation.
@@ -160,7 +162,7 @@ impl Key {
         Some((fields.text()?, fields.text()?))
     }
 
-    pub(super) fn is_within(&self, scope: &PurgeScope) -> bool {
+    pub(crate) fn is_within(&self, scope: &PurgeScope) -> bool {
         let mut fields = Fields(&self.0);
         let mut field = || fields.field().unwrap_or_default();
         let (account, _address, operation) = (field(), field(), field());

@@ -132,7 +132,6 @@ impl CacheRestore {
                 thread::sleep(PAUSE);
             }
         }
-        self.gateway.current.load().cache.recall_uses();
         Ok(Some(restored))
     }
 

@@ -200,7 +200,7 @@ fn write_entries(cache: &Cache, file: &mut File, until: Option<Instant>) -> io::
     entries.sort_unstable_by_key(|(uses, ..)| Reverse(*uses));
     for (_, key, entry) in entries {
         let Some(entry) = entry.upgrade() else { continue };
-        if let Some(packed) = entry.packed_at(&key, now).filter(|packed| packed.age < entry.lifetimes().usable) {
+        if let Some(packed) = entry.packed_at(&key, now).filter(|_| entry.is_usable(now)) {
             encoder.entry(&packed, &mut buffer);
         }
         if buffer.len() < SLICE {

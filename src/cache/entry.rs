@@ -96,8 +96,10 @@ pub struct CacheEntry {
     content: Content,
     /// Who reads the body, if it may be stored.
     readers: Option<Readers>,
-    /// Hits, and half of those of the entry that it replaced.
+    /// Uses of late: hits and fetches, and those of the entry that it replaced.
     uses: AtomicU32,
+    /// In the list of `popularity`.
+    place: AtomicU32,
     refresh: RefreshState,
 }
 
@@ -139,8 +141,8 @@ impl CacheEntry {
     pub fn shared(response: NewEntry) -> Self {
         let NewEntry { status, headers, body, outcome, operation, stored_from, received } = response;
         let (content, jitter) = (Content::Received { headers, stored_from, body }, fastrand::u16(..));
-        let (readers, uses, refresh) = Default::default();
-        CacheEntry { status, outcome, operation, received, jitter, content, readers, uses, refresh }
+        let (readers, uses, place, refresh) = Default::default();
+        CacheEntry { status, outcome, operation, received, jitter, content, readers, uses, place, refresh }
     }
 
     /// A response that may be stored. It gets bytes of its own: slices would keep the buffers of the connection alive,
@@ -169,7 +171,7 @@ impl CacheEntry {
 
     /// The entry in place of `old`.
     pub(crate) fn replacing(self, old: &CacheEntry) -> Self {
-        CacheEntry { uses: (old.uses() / 2).into(), ..self }
+        CacheEntry { uses: old.uses().into(), ..self }
     }
 
     fn with(self, content: PackedResponse, memory: &Arc<Memory>) -> Self {
@@ -242,6 +244,31 @@ impl CacheEntry {
 
     pub(crate) fn uses(&self) -> u32 {
         self.uses.load(Relaxed)
+    }
+
+    /// It was used at least so often.
+    pub(super) fn raise_uses(&self, uses: u32) {
+        self.uses.fetch_max(uses, Relaxed);
+    }
+
+    /// Time has passed.
+    pub(super) fn halve_uses(&self, times: u32) {
+        let uses = self.uses();
+        self.uses.fetch_sub(uses - (uses >> times), Relaxed);
+    }
+
+    pub(super) fn place(&self) -> usize {
+        self.place.load(Relaxed) as usize
+    }
+
+    /// Fewer than four billion entries fit.
+    pub(super) fn set_place(&self, place: usize) {
+        self.place.store(place as u32, Relaxed);
+    }
+
+    /// Whether it may be used in some way.
+    pub(crate) fn is_usable(&self, now: Instant) -> bool {
+        self.age(now) < self.lifetimes().usable
     }
 
     pub(super) fn set_stored(&self, stored: bool) {

@@ -104,9 +104,4 @@ impl Upkeep {
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(SeqCst)
     }
-
-    /// Bytes stored since maintenance was last due.
-    pub(super) fn unsettled(&self) -> u64 {
-        self.unsettled.load(Relaxed)
-    }
 }

@@ -377,7 +377,7 @@ impl Call {
 
     /// Whether there is a stored response, be it stale.
     fn is_stored(&self) -> bool {
-        let stored = |key| self.upstream.snapshot.cache.peek(&key, Instant::now());
+        let stored = |key| self.upstream.snapshot.cache.lookup(&key, Instant::now());
         self.cache_key().is_some_and(|key| !matches!(stored(key), Lookup::Miss))
     }
 

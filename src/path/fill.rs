@@ -167,7 +167,7 @@ pub enum RefreshResult {
 pub async fn refresh(mut call: UpstreamCall, due: &DueRefresh) -> RefreshResult {
     let Some(entry) = due.entry() else { return RefreshResult::Over };
     let cache = call.snapshot.cache.clone();
-    let is_current = || match cache.peek(&due.key, Instant::now()) {
+    let is_current = || match cache.lookup(&due.key, Instant::now()) {
         Lookup::Fresh(stored) | Lookup::Stale(stored) => Arc::ptr_eq(&stored, &entry),
         Lookup::Miss => false,
     };
@@ -201,14 +201,14 @@ pub(crate) enum Prefetched {
 /// nobody waits for it, from budget that is there at once, and without evicting others. Cancel safe, as [`refresh`].
 pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
     let cache = call.snapshot.cache.clone();
-    let fresh = || match cache.peek(key, Instant::now()) {
+    let fresh = || match cache.lookup(key, Instant::now()) {
         Lookup::Fresh(entry) => Some(entry).filter(|entry| entry.age(Instant::now()) < entry.lifetimes().refresh),
         Lookup::Stale(_) | Lookup::Miss => None,
     };
     if let Some(entry) = fresh() {
         return Prefetched::Fresh(entry.body());
     }
-    let reason = match cache.peek(key, Instant::now()) {
+    let reason = match cache.lookup(key, Instant::now()) {
         Lookup::Fresh(_) => FillReason::Forced,
         Lookup::Stale(_) => FillReason::Stale,
         Lookup::Miss if !cache.has_room(Instant::now()) => return Prefetched::CacheFull,
@@ -273,7 +273,7 @@ impl Fetch<'_> {
 
     /// The good response that is stored.
     fn good_entry(&self, key: &Key) -> Option<Arc<CacheEntry>> {
-        match self.call.snapshot.cache.peek(key, Instant::now()) {
+        match self.call.snapshot.cache.lookup(key, Instant::now()) {
             Lookup::Fresh(entry) | Lookup::Stale(entry) => Some(entry).filter(|entry| entry.outcome() == Outcome::Ok),
             Lookup::Miss => None,
         }

@@ -136,7 +136,7 @@ impl Search<'_> {
     /// A fresh response that has been stored meanwhile.
     fn fresh(&self) -> Option<Arc<CacheEntry>> {
         let now = Instant::now();
-        match self.call.upstream.snapshot.cache.peek(&self.key, now) {
+        match self.call.upstream.snapshot.cache.lookup(&self.key, now) {
             Lookup::Fresh(entry) => {
                 let acceptance = self.directives.accept(entry.age(now), &entry.lifetimes());
                 (acceptance == Acceptance::AtOnce).then_some(entry)

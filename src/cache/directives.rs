@@ -73,6 +73,11 @@ impl RequestDirectives {
         }
     }
 
+    /// Whether only a response is accepted that Fastrac is asked for from now on.
+    pub(crate) fn only_new(&self) -> bool {
+        self.no_cache || (self.max_age == Some(Duration::ZERO) && self.max_stale.is_none())
+    }
+
     /// Whether a stored response of this age is accepted.
     pub(crate) fn accept(&self, age: Duration, lifetimes: &Lifetimes) -> Acceptance {
         let is_stale = age >= lifetimes.fresh;
@@ -194,6 +199,9 @@ mod tests {
         assert_eq!(forcing("max-age=89"), [AtOnce, Never, Never, Never, Never]);
         assert_eq!(forcing("max-age=1000"), [AtOnce, AtOnce, Never, Never, Never], "a stale one is not accepted");
         assert_eq!(forcing("max-age=0"), NONE);
+        let only_new = |value: &str| [true, false].map(|force_refresh| read(value, force_refresh).only_new());
+        assert_eq!(["max-age=0", "no-cache"].map(only_new), [[true, false]; 2]);
+        assert_eq!(["max-age=1", "max-age=0, max-stale", "min-fresh=1"].map(only_new), [[false, false]; 3]);
         assert_eq!(read("max-age=0", true).accept(Duration::ZERO, &LIFETIMES), Never);
     }
 

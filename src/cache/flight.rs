@@ -1,11 +1,16 @@
 //! Single flight: of all concurrent requests with the same key, one fetches.
 //!
 //! The first request gets the [`Leader`]; the others are [`Follower`]s and get the result that the leader completes
-//! with. What always holds: there is at most one leader for a key and a generation; a flight ends when its leader is
+//! with. What always holds: at most one flight for a key is joined; a flight ends when its leader is
 //! dropped, and if that was without a result, the followers are told, and one of them leads; a flight that began before
-//! a purge that covers it is joined by nobody after it. Must not know what is fetched. Never fails.
+//! a purge that covers it is joined by nobody after it, and one that may have been sent by no request that needs a newer
+//! response. Must not know what is fetched. Never fails.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -20,12 +25,27 @@ pub struct Flights<T> {
     open: Mutex<HashMap<Key, OpenFlight<T>>>,
 }
 
-#[derive(Debug)]
 struct OpenFlight<T> {
     generation: Generation,
     result: watch::Receiver<Option<T>>,
     /// The highest of those that have joined.
     priority: watch::Sender<Priority>,
+    sent_probe: SentProbe,
+}
+
+/// Whether the request of a flight may have been sent; empty: it was not.
+type SentProbe = Arc<OnceLock<Box<dyn Fn() -> bool + Send + Sync>>>;
+
+impl<T> OpenFlight<T> {
+    fn may_be_sent(&self) -> bool {
+        self.sent_probe.get().is_some_and(|may_be_sent| may_be_sent())
+    }
+}
+
+impl<T> fmt::Debug for OpenFlight<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenFlight").field("generation", &self.generation).finish_non_exhaustive()
+    }
 }
 
 impl<T> Default for Flights<T> {
@@ -40,6 +60,8 @@ pub(crate) struct JoinRequest<'a> {
     /// Where the result would be stored.
     pub(crate) cache: &'a Cache,
     pub(crate) priority: Priority,
+    /// It takes only a response to what is sent from now on (RFC 9111, section 5.2.1.4).
+    pub(crate) only_unsent: bool,
 }
 
 /// The part of a request in a flight.
@@ -59,9 +81,11 @@ impl<T: Clone> Flights<T> {
         request: JoinRequest<'_>,
         stored: impl FnOnce() -> Option<Arc<CacheEntry>>,
     ) -> Flight<T> {
-        let JoinRequest { cache, priority } = request;
+        let JoinRequest { cache, priority, only_unsent } = request;
         let mut open = self.open.lock();
-        if let Some(flight) = open.get(key).filter(|flight| cache.shares(key, flight.generation)) {
+        let under_way = open.get(key).filter(|flight| cache.shares(key, flight.generation));
+        let overtakes = only_unsent && under_way.is_some_and(OpenFlight::may_be_sent);
+        if let Some(flight) = under_way.filter(|_| !overtakes) {
             flight.priority.send_if_modified(|highest| {
                 let rises = priority > *highest;
                 *highest = priority.max(*highest);
@@ -75,8 +99,11 @@ impl<T: Clone> Flights<T> {
         let generation = cache.generation();
         let (sender, result) = watch::channel(None);
         let (raise, priority) = watch::channel(priority);
-        open.insert(key.clone(), OpenFlight { generation, result, priority: raise });
-        Flight::Leader(Leader { flights: self.clone(), key: key.clone(), generation, priority, sender })
+        let sent_probe = SentProbe::default();
+        let flight = OpenFlight { generation, result, priority: raise, sent_probe: sent_probe.clone() };
+        open.insert(key.clone(), flight);
+        let (flights, key) = (self.clone(), key.clone());
+        Flight::Leader(Leader { flights, key, generation, priority, sender, sent_probe, overtakes })
     }
 
     /// Number of flights in progress.
@@ -97,9 +124,31 @@ pub struct Leader<T> {
     generation: Generation,
     priority: watch::Receiver<Priority>,
     sender: watch::Sender<Option<T>>,
+    sent_probe: SentProbe,
+    overtakes: bool,
 }
 
 impl<T> Leader<T> {
+    /// Whether there was a flight that was sent too early to be joined.
+    pub(crate) fn overtakes(&self) -> bool {
+        self.overtakes
+    }
+
+    /// From now on, `may_be_sent` says whether its request may have been sent.
+    pub(crate) fn probe_sent_with(&self, may_be_sent: impl Fn() -> bool + Send + Sync + 'static) {
+        // Only a second call could fail.
+        let _ = self.sent_probe.set(Box::new(may_be_sent));
+    }
+
+    /// Whether no later flight for the key has begun, whose result counts.
+    pub(crate) fn is_newest(&self) -> bool {
+        self.is_open_in(&self.flights.open.lock())
+    }
+
+    fn is_open_in(&self, open: &HashMap<Key, OpenFlight<T>>) -> bool {
+        open.get(&self.key).is_some_and(|flight| flight.result.same_channel(&self.sender.subscribe()))
+    }
+
     pub(crate) fn key(&self) -> &Key {
         &self.key
     }
@@ -134,8 +183,8 @@ impl<T> Leader<T> {
     /// Lets nobody join any more.
     fn close(&self) {
         let mut open = self.flights.open.lock();
-        // The key may belong to another flight: the next one, or one that began after a purge.
-        if open.get(&self.key).is_some_and(|flight| flight.result.same_channel(&self.sender.subscribe())) {
+        // The key may belong to another flight: the next one, or one that began after a purge or has overtaken it.
+        if self.is_open_in(&open) {
             open.remove(&self.key);
         }
     }
@@ -164,7 +213,7 @@ mod tests {
     use crate::cache::key::key_of_path as key;
 
     fn join(flights: &Arc<Flights<u32>>, path: &str) -> Flight<u32> {
-        let request = JoinRequest { cache: &Cache::new(0), priority: Priority::Normal };
+        let request = JoinRequest { cache: &Cache::new(0), priority: Priority::Normal, only_unsent: false };
         flights.join(&key(path), request, || None)
     }
 
@@ -193,7 +242,8 @@ mod tests {
     #[test]
     fn the_highest_priority_of_those_that_joined_counts() {
         let (flights, cache) = (Arc::new(Flights::<u32>::default()), Cache::new(0));
-        let joins = |priority| flights.join(&key("/a"), JoinRequest { cache: &cache, priority }, || None);
+        let joins =
+            |priority| flights.join(&key("/a"), JoinRequest { cache: &cache, priority, only_unsent: false }, || None);
         let Flight::Leader(leader) = joins(Priority::Low) else { panic!("first leads") };
         let mut highest = leader.priority();
         let of_the_others = [Priority::Normal, Priority::High, Priority::Low].map(joins);
@@ -203,10 +253,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_may_have_been_sent_is_not_joined_by_a_request_that_needs_a_newer_response() {
+        let (flights, cache) = (Arc::new(Flights::<u32>::default()), Cache::new(0));
+        let joins = |only_unsent| {
+            let request = JoinRequest { cache: &cache, priority: Priority::Normal, only_unsent };
+            flights.join(&key("/a"), request, || None)
+        };
+        let Flight::Leader(old) = joins(false) else { panic!("first leads") };
+        assert!(matches!(joins(true), Flight::Follower(_)), "nothing was sent yet");
+        let sent = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let told = sent.clone();
+        old.probe_sent_with(move || told.load(std::sync::atomic::Ordering::SeqCst));
+        assert!(matches!(joins(true), Flight::Follower(_)) && !old.overtakes());
+        sent.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(matches!(joins(false), Flight::Follower(_)));
+        let Flight::Leader(new) = joins(true) else { panic!("it needs a newer one") };
+        assert!(new.overtakes() && new.is_newest() && !old.is_newest());
+        let Flight::Follower(follower) = joins(false) else { panic!("the newer one is open") };
+        new.complete(2);
+        assert!(!old.is_newest(), "a newer one has ended");
+        old.complete(1);
+        assert_eq!(follower.result().await, Some(2));
+        assert!(flights.is_empty());
+    }
+
+    #[tokio::test]
     async fn a_flight_that_began_before_a_purge_is_not_joined_after_it() {
         let (flights, cache) = (Arc::new(Flights::<u32>::default()), Cache::new(0));
         let joins = || {
-            let request = JoinRequest { cache: &cache, priority: Priority::Normal };
+            let request = JoinRequest { cache: &cache, priority: Priority::Normal, only_unsent: false };
             flights.join(&key("/a"), request, || None)
         };
         let Flight::Leader(before) = joins() else { panic!("first leads") };

@@ -171,7 +171,7 @@ pub async fn refresh(mut call: UpstreamCall, due: &DueRefresh) -> RefreshResult 
         Lookup::Fresh(stored) | Lookup::Stale(stored) => Arc::ptr_eq(&stored, &entry),
         Lookup::Miss => false,
     };
-    let request = JoinRequest { cache: &cache, priority: Priority::Low };
+    let request = JoinRequest { cache: &cache, priority: Priority::Low, only_unsent: false };
     let flight = call.snapshot.flights.join(&due.key, request, || (!is_current()).then(|| entry.clone()));
     let Flight::Leader(leader) = flight else { return RefreshResult::Over };
     call.priority = CallPriority::Spare(leader.priority());
@@ -217,7 +217,7 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
     if let Err(not_spare) = spare::check_surplus(&call.account) {
         return Prefetched::NotSpare(not_spare);
     }
-    let request = JoinRequest { cache: &cache, priority: Priority::Low };
+    let request = JoinRequest { cache: &cache, priority: Priority::Low, only_unsent: false };
     let result = match call.snapshot.flights.join(key, request, fresh) {
         Flight::Stored(entry) => return Prefetched::Fresh(entry.body()),
         Flight::Follower(follower) => call.deadlines.complete_by().bound(follower.result()).await.flatten(),
@@ -255,6 +255,8 @@ struct Fetch<'a> {
 impl Fetch<'_> {
     /// Fetches, stores, and gives the result to all that wait for it.
     async fn complete(self, leader: Leader<SharedFetch>, claim: Claim) -> SharedFetch {
+        let attempts = self.attempts.clone();
+        leader.probe_sent_with(move || attempts.sent() != Sent::No);
         let answer = fetch::fetch(self.call, claim, &self.attempts).await;
         let good = self.good_entry(leader.key());
         let result = answer.and_then(|answer| self.store(answer, &leader, good.as_deref()));
@@ -319,7 +321,8 @@ impl Fetch<'_> {
         });
         let replaces = || good.is_none_or(|good| self.replaces(good, &entry, leader));
         let keep = || call.snapshot.cache.keep(leader.key().clone(), entry.clone(), leader.generation());
-        let stored = storable && replaces() && keep();
+        // A later fetch for the same key has a newer response, or will.
+        let stored = storable && leader.is_newest() && replaces() && keep();
         Ok(Fetched { entry, storable, stored, code: reply.code, retry_after: reply.retry_after })
     }
 

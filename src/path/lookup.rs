@@ -109,15 +109,17 @@ impl Search<'_> {
     async fn join(self, x: &mut Exchange, claim: &mut Claim) -> Result<ControlFlow<Reply, Unanswered>, Refusal> {
         let (call, snapshot) = (self.call, &self.call.upstream.snapshot);
         loop {
-            let request = JoinRequest { cache: &snapshot.cache, priority: call.service().priority };
+            let (priority, only_unsent) = (call.service().priority, self.directives.only_new());
+            let request = JoinRequest { cache: &snapshot.cache, priority, only_unsent };
             match snapshot.flights.join(&self.key, request, || self.fresh()) {
                 Flight::Stored(entry) => {
                     call.claim_hit(x, claim).await?;
                     return hit(call, claim, &entry, Instant::now()).await.map(ControlFlow::Break);
                 }
                 Flight::Leader(leader) => {
-                    x.fetched_as = Some(self.reason.status(false));
-                    let fill = Fill { leader, reason: self.reason, fallback: self.fallback };
+                    let reason = if leader.overtakes() { FillReason::Forced } else { self.reason };
+                    x.fetched_as = Some(reason.status(false));
+                    let fill = Fill { leader, reason, fallback: self.fallback };
                     return Ok(ControlFlow::Continue(Unanswered::Fill(fill)));
                 }
                 Flight::Follower(follower) => {

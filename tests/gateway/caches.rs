@@ -364,6 +364,30 @@ fn only_services_with_force_refresh_can_refresh() {
 }
 
 #[test]
+fn a_forced_refresh_takes_no_response_to_a_call_that_went_out_before_it() {
+    let services = &[("fresh", "force_refresh = true")];
+    let gateway = Setup { services, ..Setup::default() }.start();
+    let province = |service: &str| get("/region/province").by(service);
+    let answer = |data: &str| Act::answer(200, &format!(r#"{{"success":true,"message":"","data":["{data}"]}}"#));
+    for (round, directive) in ["no-cache", "max-age=0"].into_iter().enumerate() {
+        gateway.sandbox.clear_faults();
+        gateway.app().gateway.current.load().cache.purge();
+        gateway.sandbox.fault(Fault::on("v2.province", answer("old")).wait(Duration::from_secs(4)).times(1));
+        let mut early = gateway.connect();
+        early.write(&province("shop").bytes());
+        until("it is sent", || gateway.received().len() == 2 * round + 1);
+        gateway.sandbox.fault(Fault::on("v2.province", answer("new")));
+        let forced = gateway.send(province("fresh").header("cache-control", directive));
+        assert_eq!(cache_status(&forced), "fastrac-gateway; fwd=request; stored");
+        assert!(String::from_utf8_lossy(&forced.body).contains("new"));
+        let early = early.read_response("GET").expect("a response");
+        assert_eq!(cache_status(&early), "fastrac-gateway; fwd=uri-miss", "a newer one is stored");
+        assert_eq!(gateway.send(province("shop")).body, forced.body);
+        assert_eq!(gateway.received().len(), 2 * round + 2);
+    }
+}
+
+#[test]
 fn hits_count_towards_the_rate_and_not_towards_the_day() {
     let services = &[
         ("usual", "quota = { per_day = 1 }"),

@@ -6,6 +6,7 @@
 //! most rooms. It fails with [`AppError`].
 
 mod cache_restore;
+mod cache_secrets;
 mod cache_snapshots;
 mod clock_mark;
 mod counting;
@@ -235,6 +236,7 @@ impl App {
         control.spawn(write_spending(spending));
         control.spawn(watch_use(gateway.clone()));
         control.spawn(tidy_cache(gateway.clone()));
+        control.spawn(cache_secrets::watch(gateway.clone()));
         control.spawn(sample_drift(gateway.clone()));
         control.spawn(snapshots.clone().write_periodically());
         watch_files(&control, tls, &gateway);

@@ -325,13 +325,21 @@ impl Cache {
         purged
     }
 
-    /// Removes the entries of which `is_used` says that no request has their account and address any more. Walks all.
-    pub(crate) fn forget_addresses(&self, is_used: impl Fn(&str, &str) -> bool) {
-        for (key, _) in
-            self.entries.iter().filter(|(key, _)| !key.address().is_some_and(|(name, url)| is_used(name, url)))
-        {
-            self.entries.invalidate(&**key);
+    /// Removes the entries of operations that are no longer cached, and those of which `is_used` says that no request has
+    /// their account and address any more. Walks all.
+    pub(crate) fn forget_unused(&self, is_used: impl Fn(&str, &str) -> bool) {
+        for (key, entry) in &self.entries {
+            let is_cached = !entry.lifetimes().usable.is_zero();
+            if !is_cached || !key.address().is_some_and(|(name, url)| is_used(name, url)) {
+                self.entries.invalidate(&**key);
+            }
         }
+        self.upkeep.purged();
+    }
+
+    /// Removes an entry.
+    pub(crate) fn remove(&self, key: &Key) {
+        self.entries.invalidate(key);
         self.upkeep.purged();
     }
 
@@ -522,10 +530,16 @@ mod tests {
     fn entries_of_addresses_that_are_no_longer_used_are_removed() {
         let cache = Cache::new(1 << 20);
         assert!(cache.keep(key("/a"), entry(10), cache.generation()));
-        cache.forget_addresses(|account, address| account == "main" && address == "https://b2b.example");
+        cache.forget_unused(|account, address| account == "main" && address == "https://b2b.example");
         assert!(is_fresh(&cache, "/a"));
-        cache.forget_addresses(|_, address| address == "https://other.example");
+        cache.forget_unused(|_, address| address == "https://other.example");
         assert!(!is_fresh(&cache, "/a") && cache.usage().is_empty());
+        let operation = OperationLifetimes::fixed("v2.city", Lifetimes::only_fresh(MINUTE));
+        let response = NewEntry { operation: operation.clone(), ..test_response(10) };
+        assert!(cache.keep(key("/a"), Arc::new(CacheEntry::shared(response)), cache.generation()));
+        operation.apply(None);
+        cache.forget_unused(|_, _| true);
+        assert!(cache.usage().is_empty(), "its operation is not cached any more");
     }
 
     #[test]

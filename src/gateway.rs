@@ -195,11 +195,8 @@ impl Gateway {
         let tls = self.live.tls.read_again(&config.listen).map_err(StartError::Tls)?;
         let previous = Previous { snapshot: &snapshot, config: &in_force.config };
         let (compiled, keys) = compile(&config, Some(previous), self.compile_context())?;
-        let has_moved = compiled.cache.generation() != snapshot.cache.generation();
         self.current.store(Arc::new(compiled));
-        if has_moved {
-            forget_addresses(&self.current.load());
-        }
+        forget_unused(&self.current.load());
         tls.activate();
         self.counts.forget_unused(&config);
         self.live.log.set_limits(&config.log);
@@ -252,12 +249,13 @@ impl Gateway {
     }
 }
 
-/// Removes the stored responses of addresses that accounts no longer have: no request would get them.
-fn forget_addresses(snapshot: &Snapshot) {
+/// Removes the stored responses of accounts, addresses and operations that are gone: no request would get them, no purge
+/// could name them, and they must not come back with the name.
+fn forget_unused(snapshot: &Snapshot) {
     let is_used = |name: &str, address: &str| {
         snapshot.accounts.iter().any(|account| account.name == name && account.is_at(address))
     };
-    snapshot.cache.forget_addresses(is_used);
+    snapshot.cache.forget_unused(is_used);
 }
 
 /// Sends the rotation tasks their settings, and waits until they are in force, but not longer than `within` in all.

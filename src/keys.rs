@@ -45,6 +45,7 @@ use tokio::{
     time::Instant,
 };
 
+pub(crate) use self::account_pairs::LiveForms;
 use self::snapshot::KeySnapshot;
 pub(crate) use self::{
     account_pairs::AccountPairs,
@@ -228,6 +229,11 @@ impl Keys {
         let left = end.saturating_duration_since(std::time::Instant::now());
         // The task drops it once the settings are in force.
         !matches!(taken.recv_timeout(left), Err(std_mpsc::RecvTimeoutError::Timeout))
+    }
+
+    /// The secrets of the account's pairs, in use or not.
+    pub(crate) fn live_forms(&self) -> LiveForms {
+        self.shared.live_forms()
     }
 
     /// Whether `text` contains a secret of one of the account's pairs, in use or not.

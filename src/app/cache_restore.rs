@@ -2,7 +2,7 @@
 //!
 //! What always holds: an entry is restored only if a request would get its key from the configuration in force at that
 //! moment, with the lifetimes that this configuration gives it and at least the age that it had; those that were used most
-//! come first; a file that is not whole restores nothing; what a purge covers is not restored after it, also if another
+//! come first; none that holds a live secret is restored; a file that is not whole restores nothing; what a purge covers is not restored after it, also if another
 //! process was told to purge it; once it is given up, a restore does nothing more. Failures are lines in the program's log.
 
 use std::{
@@ -160,7 +160,8 @@ fn restorable(snapshot: &Snapshot, packed: SnapshotEntry<'_>, passed: Duration) 
     }
     let (operation, age) = (snapshot.cache.operation(&operation.label), packed.age.saturating_add(passed));
     let details = RestoredDetails { operation, age, uses: packed.uses };
-    let entry = snapshot.cache.unpack(packed, details, &snapshot.memory)?;
+    let has_secret = snapshot.accounts.iter().any(|account| account.keys.leaks_in(packed.packed));
+    let entry = snapshot.cache.unpack(packed, details, &snapshot.memory).filter(|_| !has_secret)?;
     (age < entry.lifetimes().usable).then_some((key, entry))
 }
 

@@ -225,7 +225,7 @@ fn write_entries(cache: &Cache, file: &mut File, until: Option<Instant>) -> io::
 }
 
 /// Runs `work` on a thread of its own, because a disk may hang. The receiver is told when it has ended.
-fn on_thread(name: &str, work: impl FnOnce() + Send + 'static) -> oneshot::Receiver<()> {
+pub(super) fn on_thread(name: &str, work: impl FnOnce() + Send + 'static) -> oneshot::Receiver<()> {
     let (end, ended) = oneshot::channel();
     let spawned = thread::Builder::new().name(name.to_owned()).spawn(move || {
         work();

@@ -219,6 +219,16 @@ impl CacheEntry {
         self.operation.name()
     }
 
+    /// Whether something is found in its head or body, as stored.
+    pub(crate) fn has(&self, mut found_in: impl FnMut(&[u8]) -> bool) -> bool {
+        match &self.content {
+            Content::Received { body, headers, .. } => {
+                found_in(body) || headers.values().any(|value| found_in(value.as_bytes()))
+            }
+            Content::Packed(response) => found_in(response.bytes()),
+        }
+    }
+
     /// Id of the request that fetched it.
     pub(crate) fn stored_from(&self) -> HeaderValue {
         match &self.content {

@@ -54,12 +54,14 @@ impl<'a> Previous<'a> {
         Some(PreviousAccount { account: &self.snapshot.accounts[index], settings: &self.config.accounts[index] })
     }
 
-    /// The cache, for the new configuration: an account may be at another address now.
+    /// The cache, for the new configuration: an account may be at another address now, or gone.
     fn cache_for(self, config: &Config) -> Cache {
+        let gone = |before: &config::AccountConfig| !config.accounts.iter().any(|account| account.name == before.name);
         let moved = |settings: &config::AccountConfig| {
             self.account(&settings.name).is_some_and(|before| endpoints(before.settings) != endpoints(settings))
         };
-        if config.accounts.iter().any(moved) { self.snapshot.cache.moved() } else { self.snapshot.cache.clone() }
+        let has_moved = config.accounts.iter().any(moved) || self.config.accounts.iter().any(gone);
+        if has_moved { self.snapshot.cache.moved() } else { self.snapshot.cache.clone() }
     }
 }
 

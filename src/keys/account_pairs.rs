@@ -26,6 +26,10 @@ impl AccountPairs {
         self.live.store(Arc::new(live));
     }
 
+    pub(super) fn live_forms(&self) -> LiveForms {
+        LiveForms(self.live.load().to_vec())
+    }
+
     /// Whether `text` contains one of the live secrets.
     pub(super) fn leaks_in(&self, text: &[u8]) -> bool {
         self.live.load().iter().any(|forms| forms.found_in(text))
@@ -41,5 +45,30 @@ impl AccountPairs {
     /// Maximum length of a form of one of them in a body, in bytes.
     pub(super) fn max_len(&self) -> usize {
         self.live.load().iter().map(|forms| forms.max_len()).max().unwrap_or(0)
+    }
+}
+
+/// Secrets that were live at one time, to be searched for.
+#[derive(Default)]
+pub(crate) struct LiveForms(Vec<Arc<SecretForms>>);
+
+impl LiveForms {
+    pub(crate) fn extend(&mut self, others: LiveForms) {
+        self.0.extend(others.0);
+    }
+
+    /// Those that are not among `before`.
+    pub(crate) fn without(&self, before: &LiveForms) -> LiveForms {
+        let is_new = |forms: &&Arc<SecretForms>| !before.0.iter().any(|known| Arc::ptr_eq(known, forms));
+        LiveForms(self.0.iter().filter(is_new).cloned().collect())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `text` contains one of them.
+    pub(crate) fn found_in(&self, text: &[u8]) -> bool {
+        self.0.iter().any(|forms| forms.found_in(text))
     }
 }

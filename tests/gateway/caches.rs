@@ -298,6 +298,24 @@ fn basic(access: &str, secret: &str) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{access}:{secret}")))
 }
 
+/// No purge could name it meanwhile.
+#[test]
+fn what_a_removed_operation_has_stored_does_not_come_back_with_its_name() {
+    const ROW: &str = "[operations.\"own.list\"]\nmethod = \"GET\"\npath = \"/own/list\"\nclass = \"lookup\"\n\
+                       cache = { fresh = \"1h\" }\n";
+    let mut gateway = Setup { more: ROW, ..Setup::default() }.start();
+    let good = Act::answer(200, r#"{"success":true,"message":"","data":[]}"#);
+    gateway.sandbox.fault(Fault { act: good, ..Fault::default() });
+    let outcome = |gateway: &TestGateway| gateway.send(get("/own/list").by("shop")).outcome().to_owned();
+    assert_eq!((outcome(&gateway), outcome(&gateway)), ("ok".to_owned(), "hit".to_owned()));
+    let usage = |gateway: &TestGateway| gateway.app().gateway.current.load().cache.usage();
+    assert!(usage(&gateway).contains_key("own.list"));
+    gateway.reload(ROW, "");
+    assert!(!usage(&gateway).contains_key("own.list"));
+    gateway.reload("[limits]", &format!("{ROW}[limits]"));
+    assert_eq!(outcome(&gateway), "ok");
+}
+
 #[test]
 fn only_lookups_are_shared_between_services() {
     let services = &[("other", "allow = [\"quote\"]")];

@@ -321,6 +321,40 @@ fn every_live_secret_of_the_account_is_withheld_and_masked() {
     assert_eq!((events("promoted"), events("retired")), (2.0, 0.0), "all three are live");
 }
 
+/// As the same response would be withheld if it was fetched now; also after a restart.
+#[test]
+fn a_stored_response_that_holds_the_secret_of_a_later_pair_is_removed() {
+    const NEXT: (&str, &str) = ("access-2", "2nd/live+secret=51c7");
+    let keys = vec![KeyPair::new("gateway", ACCESS, SECRET), KeyPair::new("second", NEXT.0, NEXT.1)];
+    let mut gateway = Setup { sandbox: Options { keys, ..sandbox() }, ..Setup::default() }.start();
+    let body = format!(r#"{{"success":true,"message":"","data":"your key is {}"}}"#, NEXT.1);
+    gateway.sandbox.fault(Fault::on("v2.city", Act::answer(200, &body)));
+    let city = || get("/region/city?province_id=31").by("shop").header("cache-control", "only-if-cached");
+    assert_eq!(gateway.send(get("/region/city?province_id=31").by("shop")).outcome(), "ok");
+    assert_eq!(gateway.send(get("/region/district?city_id=3171").by("shop")).outcome(), "ok");
+    assert_eq!(gateway.send(city()).outcome(), "hit");
+    gateway.take_app().stop();
+    let snapshot = std::fs::read(gateway.folder.path().join("state/cache-snapshot")).expect("a file");
+    let app = gateway.second().expect("started");
+    gateway.put_app(app);
+    until("it is restored", || gateway.send(city()).outcome() == "hit");
+    write(&gateway.folder.path().join("keys.toml"), &pair(NEXT.0, NEXT.1));
+    until("it is removed", || gateway.send(city()).code() == "cache.only");
+    assert_eq!(gateway.send(get("/region/district?city_id=3171").by("shop")).outcome(), "hit");
+    // Nor is it restored from a snapshot that was taken before.
+    gateway.take_app().stop();
+    std::fs::write(gateway.folder.path().join("state/cache-snapshot"), snapshot).expect("written");
+    let app = gateway.second().expect("started");
+    gateway.put_app(app);
+    until("the rest is restored", || {
+        gateway
+            .send(get("/region/district?city_id=3171").by("shop").header("cache-control", "only-if-cached"))
+            .outcome()
+            == "hit"
+    });
+    until("it is removed", || gateway.send(city()).code() == "cache.only");
+}
+
 #[test]
 fn a_response_head_that_echoes_the_secret_is_withheld() {
     let gateway = TestGateway::new();

@@ -138,6 +138,8 @@ pub trait CallerConnection: Send + Sync {
     fn has_left(&self) -> bool;
     /// Whether the caller has reset it: closed it without reading everything, or before everything was written.
     fn was_reset(&self) -> bool;
+    /// Whether something that it has sent, or its end, waits to be read.
+    fn has_unread(&self) -> bool;
 }
 
 /// A caller's connection as another request sees it, in any thread.
@@ -157,6 +159,11 @@ impl CallerLink {
     /// Whether the caller has reset the connection. Not once it has ended: then it has been decided.
     pub(crate) fn was_reset(&self) -> bool {
         self.0.upgrade().is_some_and(|connection| connection.was_reset())
+    }
+
+    /// Whether something that the caller has sent waits to be read: it may be that it gives a response up.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.0.upgrade().is_some_and(|connection| connection.has_unread())
     }
 }
 

@@ -27,6 +27,9 @@ pub trait ClientSocket {
 
     /// Whether an error of the connection waits to be read: the client has reset it.
     fn was_reset(&self) -> bool;
+
+    /// Whether there is something to read, or the end.
+    fn has_unread(&self) -> bool;
 }
 
 impl ClientSocket for TcpStream {
@@ -36,6 +39,10 @@ impl ClientSocket for TcpStream {
 
     fn was_reset(&self) -> bool {
         is(self, PollFlags::ERR)
+    }
+
+    fn has_unread(&self) -> bool {
+        is(self, PollFlags::IN)
     }
 }
 
@@ -50,6 +57,10 @@ impl ClientSocket for Box<TlsStream<TcpStream>> {
     fn was_reset(&self) -> bool {
         self.get_ref().0.was_reset()
     }
+
+    fn has_unread(&self) -> bool {
+        self.get_ref().0.has_unread()
+    }
 }
 
 /// Half of a connection in memory: a client that does not leave.
@@ -60,6 +71,10 @@ impl ClientSocket for tokio::io::DuplexStream {
     }
 
     fn was_reset(&self) -> bool {
+        false
+    }
+
+    fn has_unread(&self) -> bool {
         false
     }
 }

@@ -54,6 +54,10 @@ impl<S: ClientSocket + Send> CallerConnection for Mutex<RememberingIo<S>> {
         let socket = self.lock();
         socket.reset || socket.io.was_reset()
     }
+
+    fn has_unread(&self) -> bool {
+        self.lock().io.has_unread()
+    }
 }
 
 impl<S: ClientSocket + Send> ClientSocket for SharedIo<S> {
@@ -65,6 +69,10 @@ impl<S: ClientSocket + Send> ClientSocket for SharedIo<S> {
 
     fn was_reset(&self) -> bool {
         CallerConnection::was_reset(&*self.0)
+    }
+
+    fn has_unread(&self) -> bool {
+        CallerConnection::has_unread(&*self.0)
     }
 }
 

@@ -107,7 +107,7 @@ impl OccupiedOrder {
     /// [`OccupiedOrder::refusal`], also if the order ends meanwhile: the equal one came while it was under way.
     pub async fn freed(&self) -> Result<(), OrderRefusal> {
         let changed = tokio::time::timeout(MOMENT, self.changed.cancelled()).await.is_ok();
-        let freed = changed || self.orders.check_caller(self.number, &self.caller);
+        let freed = changed || self.orders.decide_caller(self.number, &self.caller);
         let freed = freed && (!self.in_flight || self.orders.is_left(self.number));
         if freed { Ok(()) } else { Err(self.refusal()) }
     }

@@ -119,6 +119,14 @@ impl SharedOrders {
     /// Looks at the connection of an order's caller, because the connection's own task may see late, or not at all, that
     /// the caller has left. Returns whether to look again.
     pub(super) fn check_caller(&self, number: u64, caller: &OrderCaller) -> bool {
+        // What it has sent may give the response up: its connection is about to read that.
+        let about_to_tell = matches!(caller.progress, DeliveryProgress::Written(_))
+            && caller.connection.as_ref().is_some_and(CallerLink::has_unread);
+        !about_to_tell && self.decide_caller(number, caller)
+    }
+
+    /// The same, once its connection has had the time to read what the caller has sent.
+    pub(super) fn decide_caller(&self, number: u64, caller: &OrderCaller) -> bool {
         let connection = caller.connection.as_ref();
         match caller.progress {
             DeliveryProgress::Awaited => {

@@ -91,6 +91,7 @@ async fn an_answer_that_has_reached_nobody_is_given_once() {
 struct TestConnection {
     left: AtomicBool,
     reset: AtomicBool,
+    unread: AtomicBool,
 }
 
 impl CallerConnection for TestConnection {
@@ -100,6 +101,10 @@ impl CallerConnection for TestConnection {
 
     fn was_reset(&self) -> bool {
         self.reset.load(Relaxed)
+    }
+
+    fn has_unread(&self) -> bool {
+        self.unread.load(Relaxed)
     }
 }
 
@@ -157,6 +162,32 @@ async fn an_answer_that_was_written_to_a_connection_that_is_then_reset_has_reach
     drop(repeat);
     drop(order("r4").new_order(&setup.orders).await);
     assert!(setup.store.load(&ANSWERS).await.unwrap().rows.is_empty());
+}
+
+/// Over HTTP/2 it may be the reset of the stream.
+#[tokio::test(start_paused = true)]
+async fn what_a_caller_has_sent_after_its_answer_is_read_before_that_counts_as_delivered() {
+    let setup = OrdersSetup::new().await;
+    let connection = Arc::new(TestConnection::default());
+    let one = |id| TestOrder { connection: Some(connection.link()), ..order(id) };
+    let (ticket, mut caller) = one("r1").new_order(&setup.orders).await;
+    setup.orders.write(ticket).await.unwrap().end(answer("r1", Sent::Yes));
+    caller.written();
+    connection.unread.store(true, Relaxed);
+    let second = being_delivered("r2", &setup).await;
+    // It was the reset.
+    drop(caller);
+    second.freed().await.unwrap();
+    let (told, mut repeat) = given("r2", &setup).await;
+    assert_eq!(told, answer("r1", Sent::Yes));
+    repeat.written();
+    Box::new(repeat).reached();
+    // What is never read decides nothing for ever.
+    let (ticket, mut caller) = one("r3").new_order(&setup.orders).await;
+    setup.orders.write(ticket).await.unwrap().end(answer("r3", Sent::Yes));
+    caller.written();
+    being_delivered("r4", &setup).await.freed().await.unwrap();
+    drop(order("r4").new_order(&setup.orders).await);
 }
 
 #[tokio::test]

@@ -32,8 +32,8 @@ fn futures_stay_small() {
     let sizes = [
         ("served", served, 2176),
         ("hit", hit, 1920),
-        ("fill", fill, 640),
-        ("fetch", fetch, 3712),
+        ("fill", fill, 704),
+        ("fetch", fetch, 3840),
         ("order", order, 256),
     ];
     for (name, size, limit) in sizes {

@@ -45,7 +45,7 @@ use tokio::{
     time::Instant,
 };
 
-pub(crate) use self::account_pairs::LiveForms;
+pub(crate) use self::account_pairs::{KnownForms, LiveForms};
 use self::snapshot::KeySnapshot;
 pub(crate) use self::{
     account_pairs::AccountPairs,

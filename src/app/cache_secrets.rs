@@ -10,21 +10,26 @@ use super::{
     cache_restore::{PAUSE, SLICE},
     cache_snapshots::on_thread,
 };
-use crate::{cache::Cache, gateway::Gateway, keys::LiveForms};
+use crate::{
+    cache::Cache,
+    gateway::Gateway,
+    keys::{KnownForms, LiveForms},
+};
 
 /// How often the live secrets are compared with those before.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Searches what is stored for new secrets, as long as the gateway runs.
 pub(super) async fn watch(gateway: Arc<Gateway>) {
-    let mut known = LiveForms::default();
+    let mut known = KnownForms::default();
     loop {
         tokio::time::sleep(TICK).await;
         let mut live = LiveForms::default();
         let snapshot = gateway.current.load_full();
         snapshot.accounts.iter().for_each(|account| live.extend(account.keys.live_forms()));
         let new = live.without(&known);
-        known = live;
+        known = live.known();
+        drop(live);
         if new.is_empty() {
             continue;
         }

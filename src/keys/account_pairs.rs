@@ -4,7 +4,7 @@
 //! contains any live secret of the account: also that of the previous pair and of one that is not in use yet. Holds no
 //! pair, only the searched forms of secrets, which are zeroed when the pair is given up. Never fails.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 
@@ -52,15 +52,24 @@ impl AccountPairs {
 #[derive(Default)]
 pub(crate) struct LiveForms(Vec<Arc<SecretForms>>);
 
+/// Secrets that have been searched for. Does not keep them: those of a retired pair are erased.
+#[derive(Default)]
+pub(crate) struct KnownForms(Vec<Weak<SecretForms>>);
+
 impl LiveForms {
     pub(crate) fn extend(&mut self, others: LiveForms) {
         self.0.extend(others.0);
     }
 
-    /// Those that are not among `before`.
-    pub(crate) fn without(&self, before: &LiveForms) -> LiveForms {
-        let is_new = |forms: &&Arc<SecretForms>| !before.0.iter().any(|known| Arc::ptr_eq(known, forms));
+    /// Those that are not known.
+    pub(crate) fn without(&self, known: &KnownForms) -> LiveForms {
+        let is_new = |forms: &&Arc<SecretForms>| !known.0.iter().any(|known| known.as_ptr() == Arc::as_ptr(forms));
         LiveForms(self.0.iter().filter(is_new).cloned().collect())
+    }
+
+    /// By which they are recognised later.
+    pub(crate) fn known(&self) -> KnownForms {
+        KnownForms(self.0.iter().map(Arc::downgrade).collect())
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -32,7 +32,7 @@ pub enum Recall {
 }
 
 impl Orders {
-    /// Step 4. Call it only if [`applies_to`]. Waits for what is on disk: an answer, and whether the archive has the key.
+    /// Step 4. Call it only if [`super::applies_to`]. Waits for what is on disk: an answer, and whether the archive has the key.
     /// `waited_for`: the order whose end the request has waited for.
     ///
     /// # Errors

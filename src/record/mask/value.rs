@@ -176,7 +176,7 @@ const BARE_DIGITS: std::ops::RangeInclusive<usize> = 11..=12;
 /// numbers with their area code; anything with `+` and as many digits.
 fn contains_phone(text: &[u8]) -> bool {
     let mut at = 0;
-    while let Some(start) = text[at..].iter().position(u8::is_ascii_digit).map(|found| at + found) {
+    while let Some(start) = next_digit(text, at) {
         let before = start.checked_sub(1).map(|before| text[before]);
         let plus = before == Some(b'+');
         let end = phone_end(text, start, plus);
@@ -190,6 +190,13 @@ fn contains_phone(text: &[u8]) -> bool {
         at = end;
     }
     false
+}
+
+/// Position of the next digit. Most texts have few: whole blocks without one are passed over.
+fn next_digit(text: &[u8], from: usize) -> Option<usize> {
+    let has_digit = |block: &[u8]| block.iter().fold(false, |found, byte| found | byte.is_ascii_digit());
+    let (index, block) = text[from..].chunks(16).enumerate().find(|(_, block)| has_digit(block))?;
+    block.iter().position(u8::is_ascii_digit).map(|within| from + index * 16 + within)
 }
 
 /// Whether digits, with separators between them, are a phone number.

@@ -39,10 +39,10 @@ drain_grace = "0s"
 [accounts.main]
 base_url = "{fastrac}"
 keys     = {{ source = "file", path = "keys.toml" }}
-budget   = {{ per_second = 10000, burst = 10000, per_day = 1000000 }}
+budget   = {{ per_second = 10000, burst = 10000, per_day = 100000000 }}
 [services.checkout]
 account = "main"
-quota   = {{ per_second = 10000, burst = 10000, per_day = 1000000 }}
+quota   = {{ per_second = 10000, burst = 10000, per_day = 100000000 }}
 allow   = ["lookup", "read", "quote", "order", "account"]
 credentials = [ {{ access_key = "{access}", secret_sha256 = "{digest}" }} ]
 """

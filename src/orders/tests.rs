@@ -17,7 +17,14 @@ use std::{path::Path, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use super::{fingerprint::OrderDigest, index::OrderIdentity, journal::ANSWERS, request::RESEND, *};
+use super::{
+    archive::EndedOrder,
+    fingerprint::OrderDigest,
+    index::OrderIdentity,
+    journal::{ANSWERS, AnswerResult},
+    request::RESEND,
+    *,
+};
 use crate::{
     body::{CallerLink, Receipt as _},
     config::{Class, Priority},
@@ -173,6 +180,24 @@ impl TestOrder {
             other => panic!("{}: {other:?}", self.request_id),
         }
     }
+}
+
+/// The key of an ended order.
+fn ended_key(number: u64) -> OrderDigest {
+    OrderDigest::key("checkout", &number.to_be_bytes())
+}
+
+/// An ended order, whose fingerprint is its key, and its answer.
+fn ended(number: u64) -> (EndedOrder, StoredAnswer) {
+    let answer = answer(&format!("request-{number}"), Sent::Yes);
+    let order = EndedOrder {
+        ended: start_time().as_millisecond() + number.cast_signed(),
+        request_id: answer.request_id.clone(),
+        fingerprint: ended_key(number),
+        result: Some(AnswerResult { outcome: answer.outcome, sent: answer.sent }),
+        answer_bytes: answer.size(),
+    };
+    (order, answer)
 }
 
 pub(super) fn answer(request_id: &str, sent: Sent) -> StoredAnswer {

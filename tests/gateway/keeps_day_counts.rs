@@ -352,8 +352,7 @@ fn a_full_or_hung_disk_refuses_at_once_what_cannot_be_counted_and_recovers_by_it
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
     for fault in [faults.full_store(), faults.disk()] {
         let configuration = configuration(&fastrac, "per_day = 300").replace("in_flight = 64", "max_wait = \"20s\"");
-        let program = Program::start_as(&configuration, (ACCESS, SECRET), |command| faults.preload(command));
-        until("it has a key pair", || program.admin_page("/readyz").status == 200);
+        let program = faults.start(&configuration);
         let mut connection = Connection::open(program.data);
         let mut quote = || connection.send(&post("/tariff/express", bodies::TARIFF).by("shop"));
         begin(&fault);
@@ -381,8 +380,7 @@ fn orders_that_cannot_be_journalled_cost_nothing_of_any_limit() {
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
     let configuration =
         configuration(&fastrac, "per_second = 1, burst = 3").replace("\"quote\"]", "\"quote\", \"order\"]");
-    let program = Program::start_as(&configuration, (ACCESS, SECRET), |command| faults.preload(command));
-    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    let program = faults.start(&configuration);
     begin(&faults.full_store());
     let mut connection = Connection::open(program.data);
     for number in 1..=20 {
@@ -439,8 +437,7 @@ fn a_clock_that_jumps_for_a_moment_ends_no_override() {
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
     let admin = format!("[admin]\ntoken_sha256 = \"{}\"\n[limits]", digest_of("ops"));
     let configuration = configuration(&fastrac, "per_day = 300").replace("[limits]", &admin);
-    let mut program = Program::start_as(&configuration, (ACCESS, SECRET), |command| faults.preload(command));
-    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    let mut program = faults.start(&configuration);
     let mut connection = Connection::open(program.data);
     let mut quote = || connection.send(&post("/tariff/express", bodies::TARIFF).by("shop"));
     assert_eq!(quote().status, 200);

@@ -21,7 +21,7 @@ use crate::{
     client::{Connection, Request, Response, get, post},
     process::Program,
     system_faults::{SystemFaults, begin, end},
-    test_gateway::{ACCESS, SECRET, digest_of, sandbox, secret_of, sum, until},
+    test_gateway::{digest_of, sandbox, secret_of, sum, until},
 };
 
 fn configuration(fastrac: &Sandbox) -> String {
@@ -36,22 +36,6 @@ fn configuration(fastrac: &Sandbox) -> String {
         fastrac.addr(),
         digest_of("shop")
     )
-}
-
-/// A gateway that has a key pair.
-fn start(fastrac: &Sandbox, faults: &SystemFaults) -> Program {
-    let program = Program::start_as(&configuration(fastrac), (ACCESS, SECRET), |command| faults.preload(command));
-    ready(&program);
-    program
-}
-
-fn start_again(program: &mut Program, faults: &SystemFaults) {
-    program.start_again_as(|command| faults.preload(command));
-    ready(program);
-}
-
-fn ready(program: &Program) {
-    until("it has a key pair", || program.admin_page("/readyz").status == 200);
 }
 
 /// The order of this number, with a key of its own.
@@ -112,7 +96,7 @@ fn executed_once(fastrac: &Sandbox, orders: impl Iterator<Item = usize>) {
 #[test]
 fn a_full_disk_of_the_archive_refuses_new_keys_forgets_none_and_recovers_by_itself() {
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
-    let program = start(&fastrac, &faults);
+    let program = faults.start(&configuration(&fastrac));
     let first = send(&program, &keyed(1));
     archived(&program, 1);
     begin(&faults.full_archive());
@@ -136,7 +120,7 @@ fn a_full_disk_of_the_archive_refuses_new_keys_forgets_none_and_recovers_by_itse
 #[test]
 fn a_hung_disk_of_the_archive_refuses_what_it_must_look_up_and_is_named() {
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
-    let mut program = start(&fastrac, &faults);
+    let mut program = faults.start(&configuration(&fastrac));
     let first = send(&program, &keyed(1));
     archived(&program, 1);
     begin(&faults.lookups());
@@ -174,7 +158,7 @@ fn a_hung_disk_of_the_archive_refuses_what_it_must_look_up_and_is_named() {
 fn a_kill_in_any_write_to_the_archive_sends_nothing_twice_and_forgets_no_key() {
     let kills = std::env::var("KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(10);
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
-    let mut program = start(&fastrac, &faults);
+    let mut program = faults.start(&configuration(&fastrac));
     let mut responses: HashMap<usize, Option<Response>> = HashMap::new();
     let mut next = 0;
     for round in 0..kills {
@@ -188,7 +172,7 @@ fn a_kill_in_any_write_to_the_archive_sends_nothing_twice_and_forgets_no_key() {
         }
         assert!(!program.ends(Duration::from_secs(60)).success());
         end(&faults.killed_archive());
-        start_again(&mut program, &faults);
+        faults.start_again(&mut program);
         // The last one was cut: it may have been sent, or not.
         let repeat = send(&program, &keyed(next));
         assert!(repeat.sent() == "unknown" || repeat.status == 200, "{repeat:?}");
@@ -232,7 +216,7 @@ impl Drop for Stop<'_> {
 #[test]
 fn a_copy_of_both_stores_knows_every_order_that_was_there_before_it() {
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
-    let mut program = start(&fastrac, &faults);
+    let mut program = faults.start(&configuration(&fastrac));
     let admin = format!("http://{}", program.admin);
     let (copy, orders) = (program.file("copy.redb"), program.file("copy.redb.orders"));
     let backup = || state(&["backup", copy.to_str().expect("UTF-8"), "--admin", &admin]);
@@ -282,7 +266,7 @@ fn a_copy_of_both_stores_knows_every_order_that_was_there_before_it() {
     }
     let checked = state(&["check", program.file("state").to_str().expect("UTF-8")]);
     assert!(checked.status.success(), "{checked:?}");
-    start_again(&mut program, &faults);
+    faults.start_again(&mut program);
     for number in 1..=before {
         let repeat = send(&program, &keyed(number));
         let known = repeat.header("idempotent-replayed") == Some("true") || repeat.code() == "order.unknown";
@@ -316,7 +300,7 @@ fn a_copy_of_both_stores_knows_every_order_that_was_there_before_it() {
 #[test]
 fn a_gateway_starts_without_its_archive_only_after_forget_ended_orders() {
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
-    let mut program = start(&fastrac, &faults);
+    let mut program = faults.start(&configuration(&fastrac));
     assert_eq!(send(&program, &keyed(1)).status, 200);
     archived(&program, 1);
     let folder = program.file("state");
@@ -332,7 +316,7 @@ fn a_gateway_starts_without_its_archive_only_after_forget_ended_orders() {
     assert!(!failed.status.success() && text.contains("state forget-ended-orders"), "{text}");
     let forgotten = forget();
     assert_eq!(forgotten.status.code(), Some(0), "{forgotten:?}");
-    start_again(&mut program, &faults);
+    faults.start_again(&mut program);
     assert_eq!(send(&program, &keyed(2)).status, 200);
     // As the command says: it is sent again.
     assert_eq!(send(&program, &keyed(1)).status, 200);

@@ -20,7 +20,7 @@ use crate::{
     client::{Connection, Request, get, post, request},
     process::Program,
     system_faults::{SystemFaults, begin, end},
-    test_gateway::{ACCESS, SECRET, digest_of, sandbox, secret_of, sum, until},
+    test_gateway::{digest_of, sandbox, secret_of, sum, until},
 };
 
 /// For what takes a moment on a loaded machine.
@@ -44,16 +44,6 @@ fn configuration(fastrac: &Sandbox) -> String {
         fastrac.addr(),
         digest_of("shop")
     )
-}
-
-fn start(fastrac: &Sandbox, faults: &SystemFaults) -> Program {
-    let program = Program::start_as(&configuration(fastrac), (ACCESS, SECRET), |command| faults.preload(command));
-    is_ready(&program);
-    program
-}
-
-fn is_ready(program: &Program) {
-    until("it has a key pair", || program.admin_page("/readyz").status == 200);
 }
 
 fn lookup() -> Request {
@@ -132,7 +122,7 @@ fn answered(connection: &mut Connection, requests: &[Request], status: u16) {
 #[test]
 fn a_full_disk_costs_no_request_and_only_the_lines_that_are_counted() {
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
-    let mut program = start(&fastrac, &faults);
+    let mut program = faults.start(&configuration(&fastrac));
     let mut connection = Connection::open(program.data);
     let unknown = vec![long(get("/region/province")); 100];
     let lookups = vec![long(lookup()); 700];
@@ -182,7 +172,7 @@ fn a_full_disk_costs_no_request_and_only_the_lines_that_are_counted() {
 #[test]
 fn a_kill_in_the_middle_of_a_write_leaves_whole_lines_and_an_event() {
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
-    let mut program = start(&fastrac, &faults);
+    let mut program = faults.start(&configuration(&fastrac));
     for (round, torn) in [LOG, UNIDENTIFIED, AUDIT].into_iter().enumerate() {
         answered(&mut Connection::open(program.data), &[lookup(), order(round), lookup()], 200);
         answered(&mut Connection::open(program.data), &[get("/region/province")], 401);
@@ -202,8 +192,7 @@ fn a_kill_in_the_middle_of_a_write_leaves_whole_lines_and_an_event() {
         assert_eq!(program.ends(SOON).signal(), Some(9));
         end(&faults.killed_write());
         assert!(!fs::read(program.file(torn)).expect("a file").ends_with(b"\n"), "{torn} is not torn");
-        program.start_again_as(|command| faults.preload(command));
-        is_ready(&program);
+        faults.start_again(&mut program);
         until("the audit log has whole lines", || fs::read(&audit).expect("a file").ends_with(b"\n"));
         let told = || lines(&audit).iter().filter(|line| line["event"] == "torn").count();
         until("it quotes the torn one", || told() == usize::from(torn == AUDIT));
@@ -217,7 +206,7 @@ fn a_kill_in_the_middle_of_a_write_leaves_whole_lines_and_an_event() {
 #[test]
 fn a_kill_under_load_loses_at_most_the_last_second() {
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
-    let mut program = start(&fastrac, &faults);
+    let mut program = faults.start(&configuration(&fastrac));
     for round in 0..2 {
         let mut connection = Connection::open(program.data);
         let began = Instant::now();
@@ -233,7 +222,7 @@ fn a_kill_under_load_loses_at_most_the_last_second() {
         program.signal(Signal::KILL);
         assert_eq!(program.ends(SOON).signal(), Some(9));
         program.start_again();
-        is_ready(&program);
+        until("it has a key pair", || program.admin_page("/readyz").status == 200);
         let written = contents(&program.file(LOG)).requests;
         for (id, at) in answered {
             let age = killed - at;

@@ -6,6 +6,11 @@ use std::{
     process::Command,
 };
 
+use crate::{
+    process::Program,
+    test_gateway::{ACCESS, SECRET, until},
+};
+
 /// The faults, each of which lasts as long as its file exists.
 pub(crate) struct SystemFaults {
     folder: tempfile::TempDir,
@@ -20,6 +25,19 @@ impl SystemFaults {
             Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
         assert!(compiled.expect("the C compiler that Rust links with").success());
         SystemFaults { folder }
+    }
+
+    /// Starts a gateway under them, and waits until it has a key pair.
+    pub(crate) fn start(&self, configuration: &str) -> Program {
+        let program = Program::start_as(configuration, (ACCESS, SECRET), |command| self.preload(command));
+        has_pair(&program);
+        program
+    }
+
+    /// Starts a gateway that has ended, in the same way.
+    pub(crate) fn start_again(&self, program: &mut Program) {
+        program.start_again_as(|command| self.preload(command));
+        has_pair(program);
     }
 
     pub(crate) fn preload(&self, command: &mut Command) {
@@ -100,4 +118,8 @@ pub(crate) fn begin(fault: &Path) {
 
 pub(crate) fn end(fault: &Path) {
     fs::remove_file(fault).expect("removed");
+}
+
+fn has_pair(program: &Program) {
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
 }

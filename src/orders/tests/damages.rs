@@ -3,17 +3,12 @@
 use std::{fs, os::unix::fs::FileExt as _};
 
 use super::*;
-use crate::orders::archive::EndedOrder;
 
 const ORDERS: u64 = 600;
 /// Of redb.
 const PAGE: usize = 4096;
 /// First byte of a page above the rows.
 const BRANCH: u8 = 2;
-
-fn key(number: u64) -> OrderDigest {
-    OrderDigest::key("checkout", &number.to_be_bytes())
-}
 
 /// An archive with some orders, closed.
 async fn filled() -> tempfile::TempDir {
@@ -22,15 +17,8 @@ async fn filled() -> tempfile::TempDir {
     stores.archive.create().await.unwrap();
     let mut batch = stores.archive.begin().await.unwrap();
     for number in 0..ORDERS {
-        let answer = answer(&format!("request-{number}"), Sent::Yes);
-        let order = EndedOrder {
-            ended: start_time().as_millisecond() + number.cast_signed(),
-            request_id: answer.request_id.clone(),
-            fingerprint: key(number),
-            result: Some(journal::AnswerResult { outcome: answer.outcome, sent: answer.sent }),
-            answer_bytes: answer.size(),
-        };
-        stores.archive.add(&mut batch, key(number), order, Some(answer)).await.unwrap();
+        let (order, answer) = ended(number);
+        stores.archive.add(&mut batch, order.fingerprint, order, Some(answer)).await.unwrap();
     }
     stores.archive.commit(batch).await.unwrap();
     stores.archive.close().await;
@@ -59,8 +47,8 @@ async fn a_damaged_page_hides_no_key() {
         let journal = open_store(copy.path());
         let Ok(archive) = Archive::open(copy.path()) else { continue };
         for number in 0..ORDERS {
-            hidden += usize::from(archive.is_hidden(key(number)).await);
-            match archive.find(key(number)).await {
+            hidden += usize::from(archive.is_hidden(ended_key(number)).await);
+            match archive.find(ended_key(number)).await {
                 Ok(found) => assert!(found.is_some(), "damage at {at} makes key {number} free"),
                 Err(_) => noticed += 1,
             }
@@ -78,7 +66,7 @@ async fn a_damaged_time_forgets_no_order() {
     let path = home.path().join("orders.redb");
     let mut file = fs::read(&path).unwrap();
     let time = |number: u64| (start_time().as_millisecond() + number.cast_signed()).to_be_bytes();
-    let end = [&time(7)[..], key(7).as_bytes()].concat();
+    let end = [&time(7)[..], ended_key(7).as_bytes()].concat();
     let ends: Vec<_> = (0..file.len() - end.len()).filter(|at| file[*at..].starts_with(&end)).collect();
     for at in ends {
         file[at + 2] = 0;
@@ -87,7 +75,7 @@ async fn a_damaged_time_forgets_no_order() {
     let orders = Orders::open(open_stores(home.path()), start_time(), &settings()).await.unwrap();
     orders.archive_round().await.unwrap_err();
     for number in 0..ORDERS {
-        assert!(orders.archive().find(key(number)).await.unwrap().is_some());
+        assert!(orders.archive().find(ended_key(number)).await.unwrap().is_some());
     }
     assert!(orders.archive().failure().is_some_and(|failure| failure.contains("damaged")));
 }

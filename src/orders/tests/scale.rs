@@ -4,7 +4,6 @@
 use std::time::Instant;
 
 use super::*;
-use crate::orders::archive::EndedOrder;
 
 const ORDERS_IN_BATCH: u64 = 1000;
 
@@ -14,22 +13,14 @@ async fn millions_of_ended_orders() {
     let rows: u64 = std::env::var("ROWS").map_or(100_000, |rows| rows.parse().unwrap());
     let home = tempfile::tempdir().unwrap();
     let stores = open_stores(home.path());
-    let key = |number: u64| OrderDigest::key("checkout", &number.to_be_bytes());
     stores.archive.create().await.unwrap();
     let mut commits = Duration::ZERO;
     for first in (0..rows).step_by(ORDERS_IN_BATCH as usize) {
         let began = Instant::now();
         let mut batch = stores.archive.begin().await.unwrap();
         for number in first..first + ORDERS_IN_BATCH {
-            let answer = answer(&format!("request-{number}"), Sent::Yes);
-            let order = EndedOrder {
-                ended: start_time().as_millisecond() + number.cast_signed(),
-                request_id: answer.request_id.clone(),
-                fingerprint: key(number),
-                result: Some(journal::AnswerResult { outcome: answer.outcome, sent: answer.sent }),
-                answer_bytes: answer.size(),
-            };
-            stores.archive.add(&mut batch, key(number), order, Some(answer)).await.unwrap();
+            let (order, answer) = ended(number);
+            stores.archive.add(&mut batch, order.fingerprint, order, Some(answer)).await.unwrap();
         }
         stores.archive.commit(batch).await.unwrap();
         commits = began.elapsed();
@@ -51,7 +42,7 @@ async fn millions_of_ended_orders() {
         let lookups = 10_000;
         for number in 0..lookups {
             let number = number * 7919 % rows * 2;
-            assert_eq!(orders.archive().find(key(number)).await.unwrap().is_some(), number < rows);
+            assert_eq!(orders.archive().find(ended_key(number)).await.unwrap().is_some(), number < rows);
         }
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let memory = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();

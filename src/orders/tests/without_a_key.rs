@@ -27,6 +27,14 @@ async fn under_way(one: TestOrder, setup: &OrdersSetup) -> OrderUnderWay {
     }
 }
 
+/// An order whose answer was written to its caller's connection.
+async fn written(one: TestOrder, setup: &OrdersSetup) -> CallerPresence {
+    let (ticket, mut caller) = one.new_order(&setup.orders).await;
+    setup.orders.write(ticket).await.unwrap().end(answer(&one.request_id, Sent::Yes));
+    caller.written();
+    caller
+}
+
 #[tokio::test]
 async fn an_equal_order_is_refused_while_the_first_caller_is_there() {
     let setup = OrdersSetup::new().await;
@@ -145,9 +153,7 @@ async fn an_answer_that_was_written_to_a_connection_that_is_then_reset_has_reach
     let setup = OrdersSetup::new().await;
     let connection = Arc::new(TestConnection::default());
     let one = |id| TestOrder { connection: Some(connection.link()), ..order(id) };
-    let (ticket, mut caller) = one("r1").new_order(&setup.orders).await;
-    setup.orders.write(ticket).await.unwrap().end(answer("r1", Sent::Yes));
-    caller.written();
+    let caller = written(one("r1"), &setup).await;
     connection.reset.store(true, Relaxed);
     let (told, mut repeat) = given("r2", &setup).await;
     assert_eq!(told, answer("r1", Sent::Yes));
@@ -170,9 +176,7 @@ async fn what_a_caller_has_sent_after_its_answer_is_read_before_that_counts_as_d
     let setup = OrdersSetup::new().await;
     let connection = Arc::new(TestConnection::default());
     let one = |id| TestOrder { connection: Some(connection.link()), ..order(id) };
-    let (ticket, mut caller) = one("r1").new_order(&setup.orders).await;
-    setup.orders.write(ticket).await.unwrap().end(answer("r1", Sent::Yes));
-    caller.written();
+    let caller = written(one("r1"), &setup).await;
     connection.unread.store(true, Relaxed);
     let second = being_delivered("r2", &setup).await;
     // It was the reset.
@@ -183,9 +187,7 @@ async fn what_a_caller_has_sent_after_its_answer_is_read_before_that_counts_as_d
     repeat.written();
     Box::new(repeat).reached();
     // What is never read decides nothing for ever.
-    let (ticket, mut caller) = one("r3").new_order(&setup.orders).await;
-    setup.orders.write(ticket).await.unwrap().end(answer("r3", Sent::Yes));
-    caller.written();
+    let _caller = written(one("r3"), &setup).await;
     being_delivered("r4", &setup).await.freed().await.unwrap();
     drop(order("r4").new_order(&setup.orders).await);
 }
@@ -193,9 +195,7 @@ async fn what_a_caller_has_sent_after_its_answer_is_read_before_that_counts_as_d
 #[tokio::test]
 async fn an_answer_that_was_written_counts_as_delivered_after_a_crash() {
     let setup = OrdersSetup::new().await;
-    let (ticket, mut caller) = order("r1").new_order(&setup.orders).await;
-    setup.orders.write(ticket).await.unwrap().end(answer("r1", Sent::Yes));
-    caller.written();
+    let caller = written(order("r1"), &setup).await;
     std::mem::forget(caller);
     setup.store.close().await;
     setup.orders.archive().close().await;

@@ -1,10 +1,10 @@
 //! Stored responses, and single flight for those being fetched.
 //!
-//! What may be stored is decided by `cache/rules`, for how long by `cache/lifetimes`. What always holds: the entries take at most
-//! `cache.memory` bytes of heap, with everything that belongs to them (see `popularity`), and one of them at most an eighth
-//! of that; an entry past its last permitted use is not given out; what was requested before a purge that covers it is
-//! not stored after it. Freshness is kept in the entry, because moka's clock is private. Must not know Fastrac, callers
-//! or requests. Never fails: what is not stored is fetched again.
+//! What may be stored is decided by `cache/rules`, for how long by `cache/lifetimes`. What always holds: the entries
+//! take at most `cache.memory` bytes of heap, with everything that belongs to them (see `popularity`), and one of them
+//! at most an eighth of that; an entry past its last permitted use is not given out; what was requested before a purge
+//! that covers it is not stored after it. Freshness is kept in the entry, because moka's clock is private. Must not
+//! know Fastrac, callers or requests. Never fails: what is not stored is fetched again.
 
 mod canonical;
 pub mod directives;

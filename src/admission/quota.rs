@@ -253,13 +253,11 @@ impl Quota {
             return Ok(());
         }
         let limits = self.limits();
-        if let Some(limit) = limits.day {
-            let view = self.day.view();
-            match limits.enforce {
-                true if view.used >= limit => return Err(self.day_refusal(&limits, &view)),
-                false if view.used >= limit => self.note(LimitWindow::Day, claim),
-                _ => {}
+        if let Some(view) = self.used_up(&limits) {
+            if limits.enforce {
+                return Err(self.day_refusal(&limits, &view));
             }
+            self.note(LimitWindow::Day, claim);
         }
         claim.day = ClaimedDay::Due(self.day.clone());
         Ok(())
@@ -270,9 +268,14 @@ impl Quota {
     /// # Errors
     /// [`Exceeded`] if no request is left today.
     pub fn check_day(&self) -> Result<(), Exceeded> {
-        let (limits, view) = (self.limits(), self.day.view());
-        let is_used_up = limits.enforce && limits.day.is_some_and(|limit| view.used >= limit);
-        if is_used_up { Err(self.day_refusal(&limits, &view)) } else { Ok(()) }
+        let limits = self.limits();
+        let used_up = self.used_up(&limits).filter(|_| limits.enforce);
+        used_up.map_or(Ok(()), |view| Err(self.day_refusal(&limits, &view)))
+    }
+
+    /// The day, if no request of its limit is left.
+    fn used_up(&self, limits: &LimitsInForce) -> Option<DayView> {
+        limits.day.and_then(|limit| Some(self.day.view()).filter(|view| view.used >= limit))
     }
 
     /// The refusal of a request that found none left today.

@@ -1,9 +1,10 @@
 //! The cache is restored from its snapshot, by a thread that may wait for the disk.
 //!
 //! What always holds: an entry is restored only if a request would get its key from the configuration in force at that
-//! moment, with the lifetimes that this configuration gives it and at least the age that it had; those that were used most
-//! come first; none that holds a live secret is restored; a file that is not whole restores nothing; what a purge covers is not restored after it, also if another
-//! process was told to purge it; once it is given up, a restore does nothing more. Failures are lines in the program's log.
+//! moment, with the lifetimes that this configuration gives it and at least the age that it had; those that were used
+//! most come first; none that holds a live secret is restored; a file that is not whole restores nothing; what a purge
+//! covers is not restored after it, also if another process was told to purge it; once it is given up, a restore does
+//! nothing more. Failures are lines in the program's log.
 
 use std::{
     io::{BufReader, Seek as _},

@@ -1,8 +1,8 @@
 //! A response of Fastrac, stored or about to be, and its age.
 //!
-//! What always holds: an entry never changes, except for what is known of the fetches that are to replace it; its lifetimes are those in force; its age only
-//! grows while the process runs, whatever the wall clock does. All ages count from when the response was received. Must
-//! not know keys, requests or the cache. Never fails.
+//! What always holds: an entry never changes, except for what is known of the fetches that are to replace it; its
+//! lifetimes are those in force; its age only grows while the process runs, whatever the wall clock does. All ages
+//! count from when the response was received. Must not know keys, requests or the cache. Never fails.
 
 use std::{
     sync::{

@@ -73,6 +73,15 @@ struct Newcomer<'a> {
     replaces: Option<&'a Arc<CacheEntry>>,
 }
 
+/// An entry that may be evicted.
+#[derive(Clone, Copy, Debug)]
+struct Evictable {
+    place: usize,
+    uses: u32,
+    /// Of the heap, bytes.
+    size: u64,
+}
+
 impl Popularity {
     /// For a cache of `memory` bytes.
     pub(super) fn new(memory: u64) -> Self {
@@ -155,46 +164,48 @@ impl Popularity {
     /// The entries to be evicted for another one. `None`: they were used as often as that one, or more often.
     fn victims(&self, newcomer: Newcomer<'_>, now: Instant) -> Option<Vec<Arc<Key>>> {
         let stored = self.stored.lock();
-        let (mut victims, mut chosen) = (Vec::new(), Vec::new());
-        let (mut freed, mut uses) = (0, 0);
+        let (mut places, mut freed, mut uses) = (Vec::new(), 0, 0);
         while freed < newcomer.needed {
-            // In a small cache this is all of them.
-            let mut sample: Vec<usize> = match stored.entries.len() <= SAMPLE {
-                true => (0..stored.entries.len()).collect(),
-                false => (0..SAMPLE).map(|_| fastrand::usize(..stored.entries.len())).collect(),
-            };
-            sample.sort_unstable();
-            sample.dedup();
-            let mut sample: Vec<_> = sample
-                .into_iter()
-                .filter(|place| !chosen.contains(place))
-                .map(|place| (place, &stored.entries[place]))
-                .filter(|(_, (_, entry))| !newcomer.replaces.is_some_and(|replaced| Arc::ptr_eq(replaced, entry)))
-                .map(|(place, (key, entry))| {
-                    let uses = if entry.is_usable(now) { entry.uses() } else { 0 };
-                    (place, key, uses, u64::from(weight(key, entry)))
-                })
-                .collect();
-            if sample.is_empty() && chosen.len() + SAMPLE >= stored.entries.len() {
+            let sample = stored.sample(&places, newcomer.replaces, now);
+            if sample.is_empty() && places.len() + SAMPLE >= stored.entries.len() {
                 return None;
             }
-            sample.sort_by(|(_, _, a, size_of_a), (_, _, b, size_of_b)| {
-                (u64::from(*a) * size_of_b).cmp(&(u64::from(*b) * size_of_a))
-            });
-            for (place, key, own_uses, size) in sample.into_iter().take(TAKEN) {
-                uses += u64::from(own_uses);
+            for evictable in sample.into_iter().take(TAKEN) {
+                uses += u64::from(evictable.uses);
                 if uses >= newcomer.uses.into() {
                     return None;
                 }
-                victims.push(key.clone());
-                chosen.push(place);
-                freed += size;
+                places.push(evictable.place);
+                freed += evictable.size;
                 if freed >= newcomer.needed {
                     break;
                 }
             }
         }
-        Some(victims)
+        Some(places.into_iter().map(|place| stored.entries[place].0.clone()).collect())
+    }
+}
+
+impl StoredEntries {
+    /// Entries that are chosen at random, except those at these places and the one that is replaced; those with the fewest
+    /// uses for their size come first.
+    fn sample(&self, except: &[usize], replaced: Option<&Arc<CacheEntry>>, now: Instant) -> Vec<Evictable> {
+        let all = self.entries.len();
+        // In a small cache this is all of them.
+        let mut places: Vec<usize> =
+            if all <= SAMPLE { (0..all).collect() } else { (0..SAMPLE).map(|_| fastrand::usize(..all)).collect() };
+        places.sort_unstable();
+        places.dedup();
+        let evictable = |place: usize| {
+            let (key, entry) = &self.entries[place];
+            let is_replaced = replaced.is_some_and(|replaced| Arc::ptr_eq(replaced, entry));
+            let uses = if entry.is_usable(now) { entry.uses() } else { 0 };
+            (!is_replaced).then(|| Evictable { place, uses, size: u64::from(weight(key, entry)) })
+        };
+        let mut sample: Vec<_> =
+            places.into_iter().filter(|place| !except.contains(place)).filter_map(evictable).collect();
+        sample.sort_by(|a, b| (u64::from(a.uses) * b.size).cmp(&(u64::from(b.uses) * a.size)));
+        sample
     }
 }
 

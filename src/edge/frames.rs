@@ -1,9 +1,9 @@
 //! Follows the frames of an HTTP/2 connection, to know when request heads begin and end.
 //!
-//! hyper has no hook for this, and without it half a head could be held for `limits.idle`, and what h2 refuses by itself
-//! could be neither counted nor logged. A client that resets a stream whose response is complete has not read it, which h2 does
-//! not say either. Only the 9 bytes before each frame are looked at, in both directions; payloads
-//! are skipped, and nothing is decoded. What always holds: bytes are unchanged. A connection that does not begin with the
+//! hyper has no hook for this, and without it half a head could be held for `limits.idle`, and what h2 refuses by
+//! itself could be neither counted nor logged. A client that resets a stream whose response is complete has not read
+//! it, which h2 does not say either. Only the 9 bytes before each frame are looked at, in both directions; payloads are
+//! skipped, and nothing is decoded. What always holds: bytes are unchanged. A connection that does not begin with the
 //! preface is not followed. This file must not know what a request means. Fails only as the inner stream does.
 
 use std::{

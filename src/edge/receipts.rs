@@ -1,10 +1,11 @@
 //! The receipts of a connection's responses: whether each has reached its caller.
 //!
 //! A response goes through three steps. *Taken*: hyper holds its last byte, which may still be in a buffer. *Written*:
-//! the buffers are flushed. *Decided*: the client has sent something else, or the connection ends; if the client has reset
-//! the connection by then, or over HTTP/2 the stream of one of these responses, they have reached nobody. What always holds: a response is written only if its client
-//! was seen to be there before its last bytes were, because afterwards one that has left before cannot be told from one
-//! that has read it and closed. Must not know requests. Never fails.
+//! the buffers are flushed. *Decided*: the client has sent something else, or the connection ends; if the client has
+//! reset the connection by then, or over HTTP/2 the stream of one of these responses, they have reached nobody. What
+//! always holds: a response is written only if its client was seen to be there before its last bytes were, because
+//! afterwards one that has left before cannot be told from one that has read it and closed. Must not know requests.
+//! Never fails.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 

@@ -1,11 +1,11 @@
-//! The archive: ended orders with a key, which only a repeat of the key asks for. They are on disk only, in a file of their
-//! own (`orders.redb`), so that their number is bounded by the disk, and the journal's commits and its check at the start
-//! stay small.
+//! The archive: ended orders with a key, which only a repeat of the key asks for. They are on disk only, in a file of
+//! their own (`orders.redb`), so that their number is bounded by the disk, and the journal's commits and its check at
+//! the start stay small.
 //!
 //! Always holds: an order is in the archive before it leaves journal and index ([`Archive::add`] before the move, see
-//! `archiver`); `orders.ended.keys` has the key of each order and `orders.ends` one row for each; so damage of a row, or of one
-//! page above the rows, is an error, never an absent order; no order is removed before its own row says so; the size of all
-//! answers in [`ArchiveTotals`] is that of the rows. One task writes it. Fails with [`StoreError`].
+//! `archiver`); `orders.ended.keys` has the key of each order and `orders.ends` one row for each; so damage of a row,
+//! or of one page above the rows, is an error, never an absent order; no order is removed before its own row says so;
+//! the size of all answers in [`ArchiveTotals`] is that of the rows. One task writes it. Fails with [`StoreError`].
 
 mod inspect;
 mod rows;

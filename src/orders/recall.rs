@@ -1,7 +1,7 @@
 //! Step 4: what a request has to do with the remembered orders.
 //!
-//! Always holds: no ticket for a key that was not looked up in the archive since orders have last moved there; a request that
-//! waits for the disk holds no lock. Fails with [`OrderRefusal`].
+//! Always holds: no ticket for a key that was not looked up in the archive since orders have last moved there; a
+//! request that waits for the disk holds no lock. Fails with [`OrderRefusal`].
 
 use std::sync::Arc;
 
@@ -32,7 +32,8 @@ pub enum Recall {
 }
 
 impl Orders {
-    /// Step 4. Call it only if [`super::applies_to`]. Waits for what is on disk: an answer, and whether the archive has the key.
+    /// Step 4. Call it only if [`super::applies_to`]. Waits for what is on disk: an answer, and whether the archive has the
+    /// key.
     /// `waited_for`: the order whose end the request has waited for.
     ///
     /// # Errors

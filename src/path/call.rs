@@ -301,9 +301,10 @@ impl Call {
     /// The refusal of the quota, or of an override that blocks the service.
     pub(super) fn open_claim(&self, x: &mut Exchange) -> Result<Claim, Refusal> {
         let mut claim = Claim::default();
-        match self.charges_hits() {
-            true => self.claim_second(x, &mut claim)?,
-            false => self.allowed(self.quota().check_block())?,
+        if self.charges_hits() {
+            self.claim_second(x, &mut claim)?;
+        } else {
+            self.allowed(self.quota().check_block())?;
         }
         Ok(claim)
     }

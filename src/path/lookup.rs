@@ -64,9 +64,9 @@ pub(super) async fn lookup(
     let (mut reason, mut fallback) = (FillReason::Miss, None);
     match call.upstream.snapshot.cache.lookup(&key, now) {
         Lookup::Fresh(entry) => {
-            let age = entry.age(now);
-            if directives.accept(age, &entry.lifetimes()) == Acceptance::AtOnce {
-                if age >= entry.lifetimes().refresh {
+            let (age, lifetimes) = (entry.age(now), entry.lifetimes());
+            if directives.accept(age, &lifetimes) == Acceptance::AtOnce {
+                if age >= lifetimes.refresh {
                     call.upstream.account.refreshes.request(&key, &entry, now);
                 }
                 call.claim_hit(x, claim).await?;

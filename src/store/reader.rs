@@ -1,8 +1,8 @@
 //! Lookups in a store that is too large for memory, on a thread of their own: none waits for a write.
 //!
-//! Always holds: a lookup sees every write that was reported as done before it was asked for; a row that is there and cannot
-//! be decoded is an error, never absent, and so is everything once the file is lost. Pages are not checked when they are read,
-//! so damage of one may hide rows: of those that must not be hidden, a second table has a list
+//! Always holds: a lookup sees every write that was reported as done before it was asked for; a row that is there and
+//! cannot be decoded is an error, never absent, and so is everything once the file is lost. Pages are not checked when
+//! they are read, so damage of one may hide rows: of those that must not be hidden, a second table has a list
 //! ([`StoreReader::get_listed`]). Fails with [`StoreError`]; while the disk hangs, at once after [`SLOW`](super::SLOW).
 
 use std::{

@@ -182,7 +182,9 @@ impl<'a> JsonMasker<'a> {
         }
         self.out.push(b':');
         let naming = may_name(raw) || !self.plain && may_name(&decode(raw)?);
-        self.stack.iter_mut().next_back().into_iter().for_each(|frame| frame.naming = naming);
+        if let Some(frame) = self.stack.last_mut() {
+            frame.naming = naming;
+        }
         Ok(rule)
     }
 

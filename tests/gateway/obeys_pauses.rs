@@ -118,7 +118,8 @@ fn a_rate_that_was_learned_outlives_a_kill() {
     until("the pause is over", || quote(&account.program).status == 200);
     assert_eq!(budget(&account.program)["learned_per_second"].as_f64(), Some(50.0));
     account.end(Signal::KILL);
-    thread::sleep(Duration::from_secs(11).saturating_sub(account.before.elapsed()));
+    // The rate climbs 10 s after the pause, and again 10 s later.
+    thread::sleep(Duration::from_secs(15).saturating_sub(account.before.elapsed()));
     account.program.start_again();
     assert_eq!(budget(&account.program)["learned_per_second"].as_f64().map(f64::round), Some(60.0));
 }

@@ -287,6 +287,9 @@ fn rotations(times: usize, each: u64) {
         scope.spawn(|| load.reload(&gateway));
         let stop = StopOnDrop(&load);
         until("all connections send requests", || load.served.load(Ordering::Relaxed) > CONNECTIONS as u64);
+        // The first 401s that the service causes itself are none of the first rotation's.
+        until("a service caused 401s", || load.caused.load(Ordering::Relaxed) > 1 || failed(&load));
+        rotations.refreshed = rotations.events("refreshed");
         for number in 1..=times {
             rotations.rotate(number);
             let due = number as u64 * each;

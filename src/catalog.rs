@@ -45,6 +45,12 @@ impl Operation {
     pub fn repeatable(&self) -> bool {
         matches!(self.class, Class::Lookup | Class::Read | Class::Quote)
     }
+
+    /// Whether the cache is asked for its responses, and its responses say what the cache did. A lookup without a policy
+    /// bypasses it.
+    pub fn asks_cache(&self) -> bool {
+        self.cache.is_some() || self.class == Class::Lookup
+    }
 }
 
 /// The service may not call the operation.

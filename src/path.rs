@@ -63,9 +63,9 @@ where
     x.identified(service);
     // 2 which operation, and may this service
     let operation = snapshot.catalog.classify(&head.method, target.path());
+    operation.iter().for_each(|operation| x.classified(operation));
     x.reserve_line(timeout, operation.as_ref().ok().copied()).await?;
     let operation = operation?.clone();
-    x.classified(&operation);
     snapshot.catalog.permit(service, &operation)?;
     // 3 the whole body
     let memory = || snapshot.memory.allowance(snapshot.catalog.services[service].config.priority);

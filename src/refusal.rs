@@ -47,13 +47,27 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// The code's, except for a repeat, which has the outcome of the first request.
     pub outcome: Outcome,
+    /// Whether the same request may succeed at another time.
+    may_succeed: bool,
 }
 
 impl Refusal {
     /// A refusal with the status of its code.
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         let (status, outcome) = (code.status(), code.outcome());
-        Refusal { code, status, message: message.into(), first_sent: None, retry_after: None, outcome }
+        let may_succeed = !matches!(
+            code,
+            Code::CallerUnknown
+                | Code::CallerClass
+                | Code::UpstreamLeak
+                | Code::KeysRejected
+                | Code::RequestMalformed
+                | Code::RequestTooLarge
+                | Code::RequestHeaders
+                | Code::RequestUpgrade
+                | Code::RequestIdempotency
+        );
+        Refusal { code, status, message: message.into(), first_sent: None, retry_after: None, outcome, may_succeed }
     }
 
     pub fn status(self, status: StatusCode) -> Self {
@@ -143,9 +157,20 @@ impl Refusal {
         }
     }
 
-    /// The caller accepts only a stored response, and there is none.
-    pub(crate) fn only_if_cached() -> Self {
-        Refusal::new(Code::CacheOnly, "No fresh response is stored, and the request says only-if-cached")
+    /// The caller accepts only a stored response, and there is none that it takes. `may_be_stored`: there may be one at
+    /// another time.
+    pub(crate) fn only_if_cached(may_be_stored: bool) -> Self {
+        let message = match may_be_stored {
+            true => {
+                "The request says only-if-cached, and no response is stored that it takes; repeat it without that to have \
+                 Fastrac asked"
+            }
+            false => {
+                "The request says only-if-cached, and a response that it takes is never stored; send it without that to have \
+                 Fastrac asked"
+            }
+        };
+        Refusal { may_succeed: may_be_stored, ..Refusal::new(Code::CacheOnly, message) }
     }
 
     /// The response holds the account's secret key.
@@ -190,20 +215,8 @@ impl Refusal {
             (_, RepeatRule::Keyed) if may_be_executed => "same_key",
             (_, RepeatRule::Unkeyed) if may_be_executed => "ask",
             _ if self.retry_after.is_some() => "after",
-            (
-                Code::CallerUnknown
-                | Code::CallerClass
-                | Code::UpstreamLeak
-                | Code::KeysRejected
-                | Code::CacheOnly
-                | Code::RequestMalformed
-                | Code::RequestTooLarge
-                | Code::RequestHeaders
-                | Code::RequestUpgrade
-                | Code::RequestIdempotency,
-                _,
-            ) => "never",
-            _ => "now",
+            _ if self.may_succeed => "now",
+            _ => "never",
         }
     }
 
@@ -515,6 +528,8 @@ mod tests {
         let retry = |code| Refusal::new(code, "x").retry(Sent::Unknown, RepeatRule::Safe);
         assert_eq!([Code::UpstreamTimeout, Code::UpstreamCut, Code::RequestTimeout].map(retry), ["now"; 3]);
         assert_eq!([Code::CallerClass, Code::RequestMalformed, Code::KeysRejected].map(retry), ["never"; 3]);
+        let only_if_cached = |may_be_stored| Refusal::only_if_cached(may_be_stored).retry(Sent::No, RepeatRule::Safe);
+        assert_eq!([true, false].map(only_if_cached), ["now", "never"]);
     }
 
     fn body(refusal: &Refusal, format: RefusalFormat) -> (Reply, serde_json::Value) {

@@ -92,12 +92,14 @@ pub enum CacheStatusHeader {
     Fallback { status: Option<u16>, age: u64 },
     /// Fetched without the cache: the operation is not cached, or the request has no key.
     Bypass,
+    /// Refused before it was known whether a response is stored, or before that was given: neither a hit nor forwarded.
+    NotAsked { code: Code },
 }
 
 impl CacheStatusHeader {
-    /// The word in metrics and log.
-    pub(crate) fn result(self) -> CacheResult {
-        match self {
+    /// The word in metrics and log, if the cache was asked.
+    pub(crate) fn result(self) -> Option<CacheResult> {
+        Some(match self {
             CacheStatusHeader::Hit { .. } => CacheResult::Hit,
             CacheStatusHeader::Miss { .. } | CacheStatusHeader::Forced { .. } | CacheStatusHeader::Replaced { .. } => {
                 CacheResult::Miss
@@ -105,7 +107,8 @@ impl CacheStatusHeader {
             CacheStatusHeader::Joined { .. } => CacheResult::Joined,
             CacheStatusHeader::StaleHit { .. } | CacheStatusHeader::Fallback { .. } => CacheResult::Stale,
             CacheStatusHeader::Bypass => CacheResult::Bypass,
-        }
+            CacheStatusHeader::NotAsked { .. } => return None,
+        })
     }
 
     /// Age of a stored response, in seconds.
@@ -133,6 +136,9 @@ impl CacheStatusHeader {
             CacheStatusHeader::Joined { stale: false } => "fastrac-gateway; fwd=uri-miss; collapsed",
             CacheStatusHeader::Joined { stale: true } => "fastrac-gateway; fwd=stale; collapsed",
             CacheStatusHeader::Bypass => "fastrac-gateway; fwd=bypass",
+            CacheStatusHeader::NotAsked { code } => {
+                return text(format!("fastrac-gateway; detail=\"{}\"", code.as_str()));
+            }
             CacheStatusHeader::Forced { stored: true } => "fastrac-gateway; fwd=request; stored",
             CacheStatusHeader::Forced { stored: false } => "fastrac-gateway; fwd=request",
         };

@@ -9,13 +9,13 @@ use super::Exchange;
 use crate::{
     admission::{BudgetMember, BudgetRequest, Claim, Exceeded, NotSpent, Quota, Urgency},
     body::BufferedRequest,
-    cache::{Key, Lookup},
+    cache::{Key, Lifetimes, Lookup},
     catalog::Operation,
     config::{self, Class, Priority},
     deadline::{CallerTimeout, Deadline},
     memory::MemoryAllowance,
     orders::{applies_to, has_key},
-    outcome::Sent,
+    outcome::{Outcome, Sent},
     record::{CapturedBody, RequestId},
     refusal::{Refusal, RepeatRule},
     snapshot::{Account, Snapshot, Worker},
@@ -374,6 +374,12 @@ impl Call {
         let UpstreamCall { account, operation, request, .. } = &self.upstream;
         operation.cache.as_ref()?;
         account.cache_key(operation, Some(&self.service().name), request)
+    }
+
+    /// Those that a response has when it has just been stored.
+    pub(super) fn lifetimes_when_stored(&self) -> Lifetimes {
+        let UpstreamCall { snapshot, operation, .. } = &self.upstream;
+        snapshot.cache.operation(&operation.label).of(Outcome::Ok, 0)
     }
 
     /// Whether there is a stored response, be it stale.

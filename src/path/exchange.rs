@@ -18,7 +18,7 @@ use crate::{
     catalog::Operation,
     deadline::{CallerTimeout, timed},
     orders::FirstSent,
-    outcome::Sent,
+    outcome::{Code, Sent},
     record::{CapturedBody, Record, RequestId},
     refusal::{Refusal, RepeatRule, quota_code},
     reply::{CacheStatusHeader, Reply, ReplyBody},
@@ -46,6 +46,8 @@ pub(super) struct Exchange {
     began: Instant,
     /// How long it has waited for a place in the exchange log.
     pub(super) waited_for_log: Duration,
+    /// Whether its operation asks the cache.
+    asks_cache: bool,
     /// How it was to be fetched, for `Cache-Status` of a refusal. `None`: the cache has not been asked, or had it.
     pub(super) fetched_as: Option<CacheStatusHeader>,
 }
@@ -71,6 +73,7 @@ impl Exchange {
             repeat: RepeatRule::default(),
             began,
             waited_for_log: Duration::ZERO,
+            asks_cache: false,
             fetched_as: None,
         }
     }
@@ -109,6 +112,7 @@ impl Exchange {
     }
 
     pub(super) fn classified(&mut self, operation: &Operation) {
+        self.asks_cache = operation.asks_cache();
         if let Some(record) = &mut self.record {
             record.operation = Some(operation.index);
         }
@@ -151,6 +155,7 @@ impl Exchange {
             repeat: self.repeat,
             began: self.began,
             waited_for_log: self.waited_for_log,
+            asks_cache: self.asks_cache,
             fetched_as: self.fetched_as,
         }
     }
@@ -164,6 +169,11 @@ impl Exchange {
     pub(super) fn sent(&self) -> Sent {
         let own = || self.attempts.as_ref().map_or(Sent::No, Attempts::sent);
         self.first_sent.map_or_else(own, FirstSent::get)
+    }
+
+    /// What the cache did for a request that is refused with this code.
+    pub(super) fn cache_status(&self, code: Code) -> Option<CacheStatusHeader> {
+        self.fetched_as.or(self.asks_cache.then_some(CacheStatusHeader::NotAsked { code }))
     }
 
     /// A panic ended the request, here or in a task.
@@ -185,7 +195,7 @@ impl Exchange {
             Ok(reply) => {
                 record.status = Some(reply.status.as_u16());
                 (record.outcome, record.code) = (reply.outcome, reply.code);
-                record.cache = reply.cached.map(CacheStatusHeader::result);
+                record.cache = reply.cached.and_then(CacheStatusHeader::result);
                 record.stored_from = reply.stored_from.as_ref().and_then(|id| id.to_str().ok()).map(Arc::from);
                 if own_attempts > 0 && self.snapshot.recorder.wants_bodies() {
                     record.answer_body = match &reply.body {
@@ -197,7 +207,7 @@ impl Exchange {
             Err(refusal) => {
                 record.status = Some(refusal.status.as_u16());
                 (record.outcome, record.code) = (refusal.outcome, Some(refusal.code));
-                record.cache = self.fetched_as.map(CacheStatusHeader::result);
+                record.cache = self.fetched_as.and_then(CacheStatusHeader::result);
             }
         }
         record.head_ready();

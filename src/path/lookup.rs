@@ -5,7 +5,7 @@
 //! it; what is shared is immutable; a limit of one service refuses no other. Must not know headers, or how a request is
 //! sent. Fails with the [`Refusal`] of the quota, the cache or the fetch.
 
-use std::{ops::ControlFlow, pin::pin, sync::Arc};
+use std::{ops::ControlFlow, pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -16,7 +16,6 @@ use super::{
 use crate::{
     admission::Claim,
     cache::{Acceptance, CacheEntry, Flight, Follower, JoinRequest, Key, Lookup, RequestDirectives},
-    config::Class,
     deadline::timed,
     fetched::{FetchRefused, FetchResult, SharedFetch},
     outcome::{Code, Outcome},
@@ -50,14 +49,13 @@ pub(super) async fn lookup(
     call: &Call,
     claim: &mut Claim,
 ) -> Result<ControlFlow<Reply, Unanswered>, Refusal> {
-    let operation = &call.upstream.operation;
-    if operation.cache.is_none() && operation.class != Class::Lookup {
+    if !call.upstream.operation.asks_cache() {
         return Ok(ControlFlow::Continue(Unanswered::Uncached));
     }
     let directives = RequestDirectives::read(&call.upstream.request.headers, call.service().force_refresh);
     let Some(key) = call.cache_key() else {
         x.fetched_as = Some(CacheStatusHeader::Bypass);
-        let refused = directives.only_if_cached.then(Refusal::only_if_cached);
+        let refused = directives.only_if_cached.then(|| Refusal::only_if_cached(false));
         return refused.map_or(Ok(ControlFlow::Continue(Unanswered::Bypass)), Err);
     };
     let now = Instant::now();
@@ -90,7 +88,8 @@ pub(super) async fn lookup(
     }
     x.fetched_as = Some(reason.status(false));
     if directives.only_if_cached {
-        return Err(Refusal::only_if_cached());
+        let when_stored = call.lifetimes_when_stored();
+        return Err(Refusal::only_if_cached(directives.accept(Duration::ZERO, &when_stored) == Acceptance::AtOnce));
     }
     Box::pin(Search { call, key, directives, reason, fallback }.join(x, claim)).await
 }

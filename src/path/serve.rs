@@ -123,7 +123,8 @@ fn respond<G: ExchangeGuard + 'static>(
     x.finish(&outcome);
     let sent = x.sent();
     let refused = RefusedRequestFacts { request_id: &x.request_id, sent, repeat: x.repeat };
-    let of_refusal = |refusal: Refusal| Reply { cached: x.fetched_as, ..refusal.reply(refused, format) };
+    let of_refusal =
+        |refusal: Refusal| Reply { cached: x.cache_status(refusal.code), ..refusal.reply(refused, format) };
     let mut reply = outcome.unwrap_or_else(of_refusal);
     if finish.if_none_match.take().is_some_and(|condition| reply.is_known_to(&condition)) {
         reply.not_modified();

@@ -316,3 +316,65 @@ fn refusals_of_lookups_say_what_the_cache_did() {
         assert_eq!(track.header("cache-status"), None, "not a cached operation");
     }
 }
+
+/// Neither a hit nor forwarded (RFC 9211, section 2): whether there is a stored response was not asked.
+#[test]
+fn refusals_before_the_look_up_say_that_the_cache_was_not_asked() {
+    let services = &[
+        ("second", "quota = { per_second = 1, burst = 1, per_day = 100 }"),
+        ("day", "quota = { per_day = 1 }\ncharge_hits = { second = true, day = true }"),
+        ("quoter", "allow = [\"quote\"]"),
+    ];
+    let gateway = Setup { services, limits: "request_body = \"1KiB\"", ..Setup::default() }.start();
+    for service in ["second", "day"] {
+        assert_eq!(gateway.send(get("/region/city?province_id=31").by(service)).status, 200);
+    }
+    let search = |body: &str| post("/region/search-region", body).by("shop");
+    let malformed = search("").header("transfer-encoding", "chunked");
+    for (request, code) in [
+        (city().by("none"), "caller.unknown"),
+        (get("/region/city?province_id=31").by("quoter"), "caller.class"),
+        // What is stored, and what is not.
+        (get("/region/city?province_id=31").by("second"), "quota.second"),
+        (get("/region/district?city_id=3171").by("second"), "quota.second"),
+        (get("/region/city?province_id=31").by("day"), "quota.day"),
+        (search(&"x".repeat(2000)), "request.too_large"),
+        (Request { body: b"x\r\n".to_vec(), ..malformed }, "request.malformed"),
+        (post("/tariff/express", &"x".repeat(2000)).by("shop"), "request.too_large"),
+        (post("/order/express", "{}").by("second"), "caller.class"),
+    ] {
+        let response = gateway.send(request.clone());
+        assert_eq!(response.code(), code, "{response:?}");
+        let is_lookup = request.target.starts_with("/region") && code != "caller.unknown";
+        let expected = is_lookup.then(|| format!("fastrac-gateway; detail=\"{code}\""));
+        assert_eq!(response.header("cache-status"), expected.as_deref(), "{response:?}");
+        assert_eq!(response.header("age"), None);
+        let line = gateway.line(response.header("x-request-id").expect("an id"));
+        assert!(line["cache"].is_null(), "no result of a look-up: {line}");
+    }
+}
+
+#[test]
+fn only_if_cached_is_hopeless_only_where_nothing_is_ever_stored_that_it_takes() {
+    let gateway = Setup { services: &[("fresh", "force_refresh = true")], ..Setup::default() }.start();
+    let ask = |service: &str, control: &str| {
+        let response = gateway.send(get("/region/city?province_id=31").by(service).header("cache-control", control));
+        assert_eq!(response.code(), "cache.only", "{control}: {response:?}");
+        response.json()["error"]["retry"].as_str().expect("a word").to_owned()
+    };
+    for control in ["only-if-cached", "only-if-cached, max-stale=0"] {
+        assert_eq!(ask("shop", control), "now", "{control}");
+    }
+    for control in ["only-if-cached, max-age=5", "only-if-cached, min-fresh=5"] {
+        assert_eq!(ask("fresh", control), "now", "{control}");
+    }
+    for control in ["no-cache", "max-age=0", "max-age=x", "min-fresh=100000000"] {
+        assert_eq!(ask("fresh", &format!("only-if-cached, {control}")), "never", "{control}");
+    }
+    let ambiguous = post("/region/search-region", r#"{"a":1,"a":2}"#).by("shop");
+    let response = gateway.send(ambiguous.header("cache-control", "only-if-cached"));
+    assert_eq!((response.code().as_str(), &response.json()["error"]["retry"]), ("cache.only", &"never".into()));
+    // The same request succeeds once another has had the response stored.
+    assert_eq!(gateway.send(city()).status, 200);
+    assert_eq!(gateway.send(city().header("cache-control", "only-if-cached")).outcome(), "hit");
+}

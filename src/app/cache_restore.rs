@@ -154,8 +154,9 @@ fn restorable(snapshot: &Snapshot, packed: SnapshotEntry<'_>, passed: Duration) 
     let operation = operation_of(snapshot, &key)?;
     let reading = Classification { outcome: packed.outcome, is_envelope: true, key_refused: false };
     let max_length = snapshot.limits.answer_buffer;
-    let candidate =
-        Candidate { reading, status: packed.status, length: packed.packed.len().min(max_length), max_length };
+    let length = packed.packed.len().min(max_length);
+    // It was not when it was stored.
+    let candidate = Candidate { reading, status: packed.status, length, max_length, is_coded: false };
     if !rules::may_store(operation.cache.as_ref()?, &candidate) {
         return None;
     }

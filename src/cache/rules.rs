@@ -1,9 +1,9 @@
 //! What may be stored in the cache. Pure.
 //!
-//! What always holds: only `success:true` with 200, and `not_found`, are ever stored, and only of an operation that
-//! declares a cache policy (`config` allows one on lookups only). Must not know the cache. Never fails.
+//! What always holds: only `success:true` with 200, and `not_found`, are ever stored, without a content coding, and only of
+//! an operation that declares a cache policy (`config` allows one on lookups only). Must not know the cache. Never fails.
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, header::CONTENT_ENCODING};
 
 use crate::{
     config::CachePolicy,
@@ -19,6 +19,8 @@ pub(crate) struct Candidate {
     pub(crate) length: usize,
     /// `limits.answer_buffer`, in bytes.
     pub(crate) max_length: usize,
+    /// See [`is_coded`].
+    pub(crate) is_coded: bool,
 }
 
 impl Candidate {
@@ -26,6 +28,14 @@ impl Candidate {
     pub(crate) fn is_error(&self) -> bool {
         self.status.is_server_error()
     }
+}
+
+/// Whether a response is labelled with a content coding. The gateway asks for none and reads the envelope as it came: where
+/// that could be read, the label is wrong, and callers that believe it cannot read the body.
+pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
+    let codings =
+        headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    codings.map(<[u8]>::trim_ascii).any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// Whether a response of this kind may ever be stored.
@@ -39,13 +49,13 @@ pub fn storable(reading: Classification, status: StatusCode) -> bool {
 
 /// Whether a response may be stored by this policy.
 pub(crate) fn may_store(policy: &CachePolicy, candidate: &Candidate) -> bool {
-    let Candidate { reading, status, length, max_length } = *candidate;
+    let Candidate { reading, status, length, max_length, is_coded } = *candidate;
     let lifetime = match reading.outcome.lifetime() {
         Lifetime::Fresh => policy.fresh,
         Lifetime::NotFound => policy.not_found,
         Lifetime::Never => return false,
     };
-    storable(reading, status) && length <= max_length && !lifetime.is_zero()
+    storable(reading, status) && length <= max_length && !is_coded && !lifetime.is_zero()
 }
 
 #[cfg(test)]
@@ -66,10 +76,24 @@ mod tests {
         let may_store = |outcome, status, length| {
             let reading = Classification { outcome, is_envelope: true, key_refused: false };
             let status = StatusCode::from_u16(status).unwrap();
-            super::may_store(&policy, &Candidate { reading, status, length, max_length: 100 })
+            super::may_store(&policy, &Candidate { reading, status, length, max_length: 100, is_coded: false })
         };
         assert!(may_store(Outcome::Ok, 200, 100) && may_store(Outcome::NotFound, 404, 1));
         assert!(!may_store(Outcome::Ok, 200, 101), "too long");
         assert!(!may_store(Outcome::Ok, 201, 1) && !may_store(Outcome::Rejected, 200, 1));
+    }
+
+    #[test]
+    fn every_coding_but_identity_is_one() {
+        let is_coded = |lines: &[&str]| {
+            let lines = lines.iter().map(|line| (CONTENT_ENCODING, line.parse().unwrap()));
+            super::is_coded(&lines.collect())
+        };
+        for lines in [&[][..], &["identity"], &["Identity , identity"], &["", "identity"]] {
+            assert!(!is_coded(lines), "{lines:?}");
+        }
+        for lines in [&["gzip"][..], &["x-gzip"], &["identity, br"], &["identity", "zstd"], &["identity;q=1"], &["*"]] {
+            assert!(is_coded(lines), "{lines:?}");
+        }
     }
 }

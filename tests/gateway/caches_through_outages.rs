@@ -73,7 +73,19 @@ fn failures() -> Vec<(Act, Option<u16>)> {
         (Act::Cut { after: 10, reset: false }, None),
         (Act::Reset, None),
         (Act::Long { bytes: 100_000 }, None),
+        (coded("gzip"), Some(200)),
+        (coded("identity, x-unknown"), Some(200)),
     ]
+}
+
+/// A good response that says that it is coded, and is not.
+fn coded(codings: &str) -> Act {
+    Act::Answer(CannedResponse {
+        status: 200,
+        headers: vec![("content-encoding".to_owned(), codings.to_owned())],
+        body: r#"{"success": true, "data": ["other"]}"#.to_owned(),
+        ..CannedResponse::default()
+    })
 }
 
 /// Checks a stale response to a request with this number.
@@ -107,7 +119,7 @@ fn every_way_of_failing_leaves_the_stored_responses() {
         assert!(cache_status(&again).starts_with("hit; ttl=-"), "{case}: {again:?}");
         assert_eq!((again.sent(), gateway.received().len()), ("no", before), "{case}");
     }
-    assert_eq!(gateway.metric("cache_requests_total", &[("result", "stale")]), 24.0);
+    assert_eq!(gateway.metric("cache_requests_total", &[("result", "stale")]), 2.0 * failures.len() as f64);
     // Connections are refused.
     let last = failures.len();
     gateway.sandbox = Sandbox::start(sandbox()).expect("another");
@@ -124,6 +136,25 @@ fn a_good_response_replaces_a_stale_one() {
     assert_eq!((replaced.outcome(), cache_status(&replaced), replaced.sent()), ("ok", "fwd=stale; stored", "yes"));
     assert_eq!(replaced.header("age"), None);
     assert_eq!(gateway.received().len(), 2);
+}
+
+/// Nobody asked for a coding, and the next caller could not read it.
+#[test]
+fn a_response_that_says_it_is_coded_is_passed_on_and_not_stored() {
+    let gateway = TestGateway::new();
+    for (number, (codings, is_stored)) in
+        [("gzip", false), ("BR", false), ("identity, gzip", false), ("*", false), ("identity", true)]
+            .into_iter()
+            .enumerate()
+    {
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on("v2.city", coded(codings)));
+        let response = gateway.send(city(number));
+        assert_eq!((response.status, response.header("content-encoding")), (200, Some(codings)), "as Fastrac sent it");
+        assert_eq!(cache_status(&response).ends_with("; stored"), is_stored, "{codings}");
+        gateway.sandbox.clear_faults();
+        assert_eq!(gateway.send(city(number)).outcome() == "hit", is_stored, "{codings}");
+    }
 }
 
 #[test]

@@ -84,16 +84,39 @@ pub(super) struct PurgeRequest {
     operation: Option<String>,
     /// Text with which the path begins; absent: any path.
     path_prefix: Option<String>,
+    /// All stored responses, in place of the other members.
+    all: bool,
 }
 
-/// Removes the stored responses for which all that is given holds; without anything, every one. Also from the disk.
+impl PurgeRequest {
+    /// Which stored responses are meant. All only if the request says so: members that a script has left empty must not
+    /// purge everything.
+    fn scope(self) -> Result<PurgeScope, AdminError> {
+        let PurgeRequest { account, operation, path_prefix, all } = self;
+        let scope = PurgeScope { account, operation, path_prefix };
+        if (scope == PurgeScope::default()) == all {
+            return Ok(scope);
+        }
+        let message = match all {
+            true => "`all` goes with no other member",
+            false => {
+                "the body does not say what to purge; send `account`, `operation` or `path_prefix`, or `{\"all\": true}` or no \
+                 body to purge everything"
+            }
+        };
+        Err(AdminError::new(StatusCode::BAD_REQUEST, "cache.scope", message))
+    }
+}
+
+/// Removes the stored responses for which all that is given holds; without a body, every one. Also from the disk.
 pub(super) async fn purge(
     State(state): State<Arc<AdminState>>,
     Extension(subject): Extension<AuditSubject>,
-    JsonBody(request): JsonBody<PurgeRequest>,
+    JsonBody(request): JsonBody<Option<PurgeRequest>>,
 ) -> Result<Json<Value>, AdminError> {
     let snapshot = state.admin.gateway.current.load_full();
-    let PurgeRequest { account, operation, path_prefix } = request;
+    let scope = request.map_or_else(|| Ok(PurgeScope::default()), PurgeRequest::scope)?;
+    let PurgeScope { account, operation, path_prefix } = &scope;
     let unknown = |what: &str| {
         let message = format!("the configuration in force has no {what} of this name");
         AdminError::new(StatusCode::NOT_FOUND, "cache.unknown", message)
@@ -110,7 +133,6 @@ pub(super) async fn purge(
     }
     subject.name("account", account.clone());
     subject.name("operation", operation.clone());
-    let scope = PurgeScope { account, operation, path_prefix };
     let gateway = state.admin.gateway.clone();
     let purge = move || purge_within(&gateway, &scope).map(|removed| (removed, scope));
     // Waits for the disk. Runs to its end even if the client has left.

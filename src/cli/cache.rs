@@ -55,12 +55,20 @@ struct PurgeArgs {
     account: Option<String>,
 }
 
+impl PurgeArgs {
+    /// What is to be purged, as the command of the admin port says it.
+    fn body(&self) -> Value {
+        let PurgeArgs { operation, path_prefix, account, .. } = self;
+        if [operation, path_prefix, account].into_iter().all(Option::is_none) {
+            return json!({ "all": true });
+        }
+        json!({ "operation": operation, "path_prefix": path_prefix, "account": account })
+    }
+}
+
 pub(super) fn run(arguments: &CacheArgs) -> io::Result<u8> {
     match &arguments.command {
-        CacheCommand::Purge(PurgeArgs { remote, operation, path_prefix, account }) => {
-            let body = json!({ "operation": operation, "path_prefix": path_prefix, "account": account });
-            remote.run(Method::POST, "/cache/purge", Some(&body), purged)
-        }
+        CacheCommand::Purge(purge) => purge.remote.run(Method::POST, "/cache/purge", Some(&purge.body()), purged),
         CacheCommand::Warm { remote, account } => {
             remote.run(Method::POST, "/cache/warm", Some(&json!({ "account": account })), walked)
         }
@@ -123,6 +131,26 @@ mod tests {
         assert_eq!(purged(&body), lines);
         assert_eq!(purged(&json!({ "purged": 0, "operations": {} })), ["0 stored responses were removed"]);
         assert!(purged(&json!({ "error": {} })).is_empty());
+    }
+
+    #[test]
+    fn everything_is_purged_only_if_nothing_is_given() {
+        use clap::Parser as _;
+        #[derive(clap::Parser)]
+        struct Purge {
+            #[command(flatten)]
+            arguments: PurgeArgs,
+        }
+        let body = |given: &[&str]| {
+            let usual = ["purge", "--admin", "http://127.0.0.1:1"];
+            Purge::try_parse_from(usual.iter().chain(given)).unwrap().arguments.body()
+        };
+        assert_eq!(body(&[]), json!({ "all": true }));
+        let operation = json!({ "operation": "v2.city", "path_prefix": null, "account": null });
+        assert_eq!(body(&["--operation", "v2.city"]), operation);
+        // A variable of a script that is not set.
+        let unset = json!({ "operation": null, "path_prefix": "", "account": null });
+        assert_eq!(body(&["--path-prefix", ""]), unset);
     }
 
     #[test]

@@ -243,7 +243,7 @@ impl AdminClient {
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
-        let body = body.map(Value::to_string).unwrap_or_default();
+        let body = body.map(|body| given(body).to_string()).unwrap_or_default();
         request.body(Full::from(body)).map_err(|error| AdminClientError::Usage(format!("--admin: {error}")))
     }
 
@@ -307,6 +307,15 @@ impl AdminClient {
         choose_crypto();
         client_config(self.credentials.ca.as_deref()).map_err(|error| usage(format!("--ca: {error}")))
     }
+}
+
+/// The members of a command that were given: an option that is absent is not sent.
+fn given(body: &Value) -> Value {
+    let mut body = body.clone();
+    if let Value::Object(members) = &mut body {
+        members.retain(|_, value| !value.is_null());
+    }
+    body
 }
 
 /// Replaces the token wherever it is in a response.
@@ -384,6 +393,12 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn only_what_is_given_is_sent() {
+        let body = serde_json::json!({ "operation": null, "account": "main", "force": false, "more": { "a": null } });
+        assert_eq!(given(&body), serde_json::json!({ "account": "main", "force": false, "more": { "a": null } }));
+    }
 
     fn place(url: &str) -> Result<AdminAddress, AdminClientError> {
         AdminAddress::parse(&url.parse().unwrap())

@@ -26,9 +26,41 @@ struct AttemptsState {
     refused_unexecuted: bool,
     key_version: Option<Arc<str>>,
     status: Option<u16>,
-    upstream: Duration,
-    budget: Duration,
-    between: Duration,
+    times: AttemptTimes,
+    logged: Option<Logged>,
+}
+
+/// How long the attempts took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AttemptTimes {
+    /// Spent waiting for Fastrac.
+    pub(crate) upstream: Duration,
+    /// Spent waiting for the account's budget.
+    pub(crate) budget: Duration,
+    /// Spent waiting between two attempts: the pause, and until another key pair or a verdict was there.
+    pub(crate) between: Duration,
+}
+
+impl AttemptTimes {
+    fn total(self) -> Duration {
+        self.upstream + self.budget + self.between
+    }
+}
+
+/// What lines of the exchange log have of the attempts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Logged {
+    count: u32,
+    times: AttemptTimes,
+}
+
+/// The attempts that belong into one line of the exchange log.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct LoggedAttempts {
+    pub(crate) count: u32,
+    pub(crate) times: AttemptTimes,
+    /// Version of the pair of the last attempt.
+    pub(crate) key_version: Option<Arc<str>>,
 }
 
 impl Attempts {
@@ -77,19 +109,40 @@ impl Attempts {
 
     /// Adds time spent waiting for Fastrac.
     pub(crate) fn waited_for_upstream(&self, time: Duration) {
-        self.0.lock().upstream += time;
+        self.0.lock().times.upstream += time;
     }
 
     /// Adds time spent waiting for the account's budget.
     pub(crate) fn waited_for_budget(&self, time: Duration) {
         if !time.is_zero() {
-            self.0.lock().budget += time;
+            self.0.lock().times.budget += time;
         }
     }
 
-    /// Adds time spent waiting between two attempts: the pause, and until another key pair or a verdict was there.
+    /// Adds time spent waiting between two attempts.
     pub(crate) fn waited_between(&self, time: Duration) {
-        self.0.lock().between += time;
+        self.0.lock().times.between += time;
+    }
+
+    /// Takes the attempts for a line of the exchange log: those that no line has yet, so that each is in exactly one.
+    pub(crate) fn take_for_line(&self) -> LoggedAttempts {
+        let mut state = self.0.lock();
+        let (count, times, key_version) = (state.count, state.times, state.key_version.clone());
+        let before = state.logged.replace(Logged { count, times }).unwrap_or_default();
+        let since = |now: Duration, before: Duration| now.saturating_sub(before);
+        let times = AttemptTimes {
+            upstream: since(times.upstream, before.times.upstream),
+            budget: since(times.budget, before.times.budget),
+            between: since(times.between, before.times.between),
+        };
+        LoggedAttempts { count: count - before.count, times, key_version }
+    }
+
+    /// How long the attempts took that no line has although one was written; `None`: there are none.
+    pub(crate) fn unlogged(&self) -> Option<Duration> {
+        let state = self.0.lock();
+        let logged = state.logged.filter(|logged| state.count > logged.count)?;
+        Some(state.times.total().saturating_sub(logged.times.total()))
     }
 
     /// Number of attempts, connections that failed included.
@@ -107,26 +160,6 @@ impl Attempts {
     pub(crate) fn nothing_executed(&self) -> bool {
         let state = self.0.lock();
         state.sent() == Sent::No || state.refused_unexecuted
-    }
-
-    /// Version of the pair of the last attempt.
-    pub fn key_version(&self) -> Option<Arc<str>> {
-        self.0.lock().key_version.clone()
-    }
-
-    /// Time spent waiting for Fastrac.
-    pub fn upstream(&self) -> Duration {
-        self.0.lock().upstream
-    }
-
-    /// Time spent waiting for the account's budget.
-    pub fn budget(&self) -> Duration {
-        self.0.lock().budget
-    }
-
-    /// Time spent waiting between attempts.
-    pub fn between(&self) -> Duration {
-        self.0.lock().between
     }
 }
 
@@ -201,6 +234,28 @@ mod tests {
                 prop_assert!(!matches!(event, Event::Sent) || !attempts.nothing_executed());
             }
         }
+    }
+
+    #[test]
+    fn each_attempt_is_in_one_line() {
+        let (attempts, second) = (Attempts::default(), Duration::from_secs(1));
+        let begin = || {
+            attempts.begin("v1".into());
+            attempts.waited_for_upstream(second);
+        };
+        begin();
+        begin();
+        assert_eq!(attempts.unlogged(), None, "no line is written");
+        let line = attempts.take_for_line();
+        assert_eq!((line.count, line.times.upstream, line.key_version.as_deref()), (2, 2 * second, Some("v1")));
+        assert_eq!(attempts.unlogged(), None);
+        begin();
+        attempts.waited_for_budget(3 * second);
+        assert_eq!(attempts.clone().unlogged(), Some(4 * second));
+        let rest = attempts.take_for_line();
+        let times = AttemptTimes { upstream: second, budget: 3 * second, between: Duration::ZERO };
+        assert_eq!((rest.count, rest.times), (1, times));
+        assert_eq!((attempts.unlogged(), attempts.count()), (None, 3));
     }
 
     #[test]

@@ -135,12 +135,13 @@ impl UpstreamCall {
         self
     }
 
-    /// The exchange of a call of the gateway's own: its line in the log.
+    /// The exchange of a call that no caller waits for: its line in the log.
     pub(super) fn own_exchange(&self) -> Exchange {
-        let UpstreamCall { snapshot, worker, account, operation, request, .. } = self;
+        let UpstreamCall { snapshot, worker, account, operation, request, service, .. } = self;
         let target = Uri::from(request.target.clone());
         let mut record = snapshot.recorder.open_own(account.index, request.method.clone(), target);
         record.operation = Some(operation.index);
+        service.iter().for_each(|service| record.begun_by(*service, &request.headers));
         if snapshot.recorder.wants_bodies() {
             record.request_body = CapturedBody::whole(request.body.clone());
         }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     admission::Claim,
-    attempts::Attempts,
+    attempts::{Attempts, LoggedAttempts},
     body::BodyError,
     caller::Client,
     catalog::Operation,
@@ -76,6 +76,13 @@ impl Exchange {
             asks_cache: false,
             fetched_as: None,
         }
+    }
+
+    /// The exchange for those of these attempts that are in no other's line, which took `time`.
+    pub(super) fn of_attempts(mut self, attempts: Attempts, time: Duration) -> Self {
+        self.record.iter_mut().for_each(|record| record.began_earlier(time));
+        self.attempts = Some(attempts);
+        self
     }
 
     /// How long the caller waits.
@@ -220,10 +227,9 @@ impl Drop for Exchange {
         let Some(record) = &mut self.record else { return };
         record.sent = sent;
         let Some(attempts) = &self.attempts else { return };
-        record.attempts = attempts.count();
-        record.key_version = attempts.key_version();
-        record.upstream = attempts.upstream();
-        record.waited = attempts.budget();
-        record.paused += attempts.between();
+        let LoggedAttempts { count, times, key_version } = attempts.take_for_line();
+        (record.attempts, record.key_version) = (count, key_version);
+        (record.upstream, record.waited) = (times.upstream, times.budget);
+        record.paused += times.between;
     }
 }

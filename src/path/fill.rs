@@ -3,7 +3,7 @@
 //! The same code for a miss, a response that is stale, and a refresh. What always holds: a fill belongs to none of the
 //! requests that wait for it: it runs in a task that `drain` waits for, has the operation's own timeout and the highest
 //! of their priorities, and what it fetches is stored whoever has left meanwhile; one that no caller has begun has a
-//! line of its own in the exchange log. Only a response that may be stored replaces one that is; a good one is not
+//! line of its own in the exchange log, and so have the attempts after the line of the caller that has begun it. Only a response that may be stored replaces one that is; a good one is not
 //! given up for an error, nor for one "Data not found" that nobody asked for; a caller that has a stale response to
 //! fall back on gets that instead of anything else, in time. Must not know headers, or how a request is sent. Fails
 //! with the [`Refusal`] of the fetch.
@@ -120,7 +120,7 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
     let call = Arc::<Call>::from(call.for_waiters(leader.priority()));
     let (fetched_by, attempts) = (call.clone(), x.attempts().clone());
     x.snapshot.tasks.spawn(async move {
-        let fetch = Fetch { call: &fetched_by.upstream, id: fetched_by.request_id.header(), attempts };
+        let fetch = Fetch { call: &fetched_by.upstream, id: fetched_by.request_id.header(), reason, attempts };
         fetch.complete(leader, claim).await;
     });
     let until = fallback.as_ref().map_or(deadline, |fallback| fallback.until);
@@ -238,7 +238,7 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
 /// A fetch that no caller has begun, with its line in the exchange log: what it stores names that line (`stored_from`).
 async fn fetch_unasked(call: &UpstreamCall, leader: Leader<SharedFetch>, reason: FillReason) -> SharedFetch {
     let mut x = call.own_exchange();
-    let fetch = Fetch { call, id: x.request_id.header(), attempts: x.attempts().clone() };
+    let fetch = Fetch { call, id: x.request_id.header(), reason, attempts: x.attempts().clone() };
     let result = fetch.complete(leader, Claim::default()).await;
     x.finish(&reply_of(&result, reason.status(is_stored(&result))));
     result
@@ -247,22 +247,52 @@ async fn fetch_unasked(call: &UpstreamCall, leader: Leader<SharedFetch>, reason:
 /// The fetch of a fill.
 struct Fetch<'a> {
     call: &'a UpstreamCall,
-    /// Id of the request that began it.
+    /// Id of the exchange that is logged with the response.
     id: HeaderValue,
+    reason: FillReason,
     attempts: Attempts,
+}
+
+/// The attempts that are left when the line of the request that began a fetch is written, because its caller has left. They
+/// get a line, also if the fetch is dropped.
+struct RestOfAttempts<'a> {
+    call: &'a UpstreamCall,
+    attempts: Attempts,
+}
+
+impl RestOfAttempts<'_> {
+    /// Their exchange, if there are any.
+    fn exchange(&self) -> Option<Exchange> {
+        let time = self.attempts.unlogged()?;
+        Some(self.call.own_exchange().of_attempts(self.attempts.clone(), time))
+    }
+}
+
+impl Drop for RestOfAttempts<'_> {
+    fn drop(&mut self) {
+        drop(self.exchange());
+    }
 }
 
 impl Fetch<'_> {
     /// Fetches, stores, and gives the result to all that wait for it.
-    async fn complete(self, leader: Leader<SharedFetch>, claim: Claim) -> SharedFetch {
+    async fn complete(mut self, leader: Leader<SharedFetch>, claim: Claim) -> SharedFetch {
         let attempts = self.attempts.clone();
         leader.probe_sent_with(move || attempts.sent() != Sent::No);
+        let rest = RestOfAttempts { call: self.call, attempts: self.attempts.clone() };
         let answer = fetch::fetch(self.call, claim, &self.attempts).await;
+        let mut line_of_rest = rest.exchange();
+        if let Some(x) = &line_of_rest {
+            self.id = x.request_id.header();
+        }
         let good = self.good_entry(leader.key());
         let result = answer.and_then(|answer| self.store(answer, &leader, good.as_deref()));
         let service = self.call.service.map(|service| self.call.snapshot.catalog.services[service].name.clone());
         let status = self.attempts.status();
         let result = Arc::new(result.map_err(|refusal| FetchRefused { refusal, service, status }));
+        if let Some(x) = &mut line_of_rest {
+            x.finish(&reply_of(&result, self.reason.status(is_stored(&result))));
+        }
         if let Some(good) = good
             && !is_storable(&result)
             && !self.had_no_budget(&result)

@@ -51,9 +51,9 @@ pub struct RequestFacts {
     pub(super) target: Option<RequestTarget>,
     /// What its caller presented as credentials, not to be written.
     pub(super) presented: Presented,
-    /// Index of the service.
+    /// Index of the service; of such a fetch, that of the one whose request began it.
     pub(super) service: Option<usize>,
-    /// Index of the account of a fetch of the gateway's own.
+    /// Index of the account of a fetch that no caller waits for.
     pub(super) own_account: Option<usize>,
 }
 

@@ -140,7 +140,8 @@ fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, w
     let id = facts.id.as_str();
     out.extend_from_slice(if shown(id) { id } else { MASKED }.as_bytes());
     out.push(b'"');
-    let own = facts.own_account.and_then(|account| context.labels.accounts.get(account));
+    let own =
+        facts.own_account.filter(|_| facts.service.is_none()).and_then(|account| context.labels.accounts.get(account));
     out.extend_from_slice(own.map_or_else(|| labels(&context.labels.services, facts.service), Vec::as_slice));
     out.extend_from_slice(labels(&context.labels.operations, facts.operation));
     let start = out.len();

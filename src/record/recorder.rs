@@ -1,6 +1,6 @@
 //! Opens records and, when they are dropped, counts them and writes their lines.
 //!
-//! Always holds: a record is counted and written exactly once (one of the gateway's own is only written, if it was sent);
+//! Always holds: a record is counted and written exactly once (one that no caller waits for is only written, if it was sent);
 //! its drop does not panic. Only
 //! [`Record::reserve`] waits or fails.
 
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{Method, Uri, request::Parts};
+use http::{HeaderMap, Method, Uri, request::Parts};
 use prometheus::IntGauge;
 
 use super::{
@@ -84,8 +84,8 @@ impl Recorder {
         self.begin(id, Some(RequestTarget { method, uri }))
     }
 
-    /// Opens the record of a fetch of the gateway's own, for an account. It is not counted as a request, and has a line only
-    /// if it was sent.
+    /// Opens the record of a fetch for an account that no caller waits for. It is not counted as a request, and has a line
+    /// only if it was sent.
     pub fn open_own(self: &Arc<Self>, account: usize, method: Method, uri: Uri) -> Record {
         let mut record = self.open(None, method, uri);
         record.facts.own_account = Some(account);
@@ -243,6 +243,18 @@ impl Record {
         if let Some(before) = self.in_flight.replace(gauge) {
             before.dec();
         }
+    }
+
+    /// The gateway goes on with a fetch that a request of this service (by its index) with these headers has begun.
+    pub(crate) fn begun_by(&mut self, service: usize, headers: &HeaderMap) {
+        self.facts.service = Some(service);
+        self.facts.presented = Presented::read(headers);
+    }
+
+    /// It began so much earlier than it was opened.
+    pub(crate) fn began_earlier(&mut self, by: Duration) {
+        self.began = self.began.checked_sub(by).unwrap_or(self.began);
+        self.started = self.started.checked_sub(by).unwrap_or(self.started);
     }
 
     /// Index of the service, once known.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use fastrac_sandbox::{Act, Fault};
+use serde_json::json;
 
 use crate::{
     bodies,
@@ -190,4 +191,54 @@ fn an_attempt_that_its_caller_abandons_is_counted() {
     );
     let failed = [("operation", "v2.multi_items"), ("status", "failed")];
     assert_eq!(gateway.metric("upstream_requests_total", &failed), 1.0);
+}
+
+/// Each is in exactly one line, also if the caller that has begun the fetch leaves before, or in between.
+#[test]
+fn attempts_after_the_caller_has_left_are_logged() {
+    let budget = "per_second = 100000, burst = 100000, per_day = 10000000, in_flight = 1, max_wait = \"5s\"";
+    let gateway = Setup { budget, ..Setup::default() }.start();
+    let lookup = |n: usize| get(&format!("/region/city?province_id=31&n={n}")).by("shop");
+    let is_over = || gateway.app().gateway.current.load().flights.is_empty();
+    let attempts_received = || (attempts(&gateway.log()), gateway.received().len() as f64);
+    // Its own time ends, or its client leaves, while the first attempt waits for a response. The second one succeeds.
+    for leaves in [false, true] {
+        let n = usize::from(leaves);
+        let slow = Fault::on("v2.city", Act::Close).wait(Duration::from_millis(800)).times(1);
+        gateway.sandbox.fault(slow);
+        let before = gateway.received().len();
+        let mut connection = gateway.connect();
+        if leaves {
+            connection.write(&lookup(n).bytes());
+            until("Fastrac has received it", || gateway.received().len() > before);
+            drop(connection);
+        } else {
+            let refused = connection.send(&lookup(n).header("x-gateway-timeout", "300"));
+            assert_eq!((refused.code().as_str(), refused.sent()), ("upstream.timeout", "unknown"));
+        }
+        until("the fetch is over", is_over);
+        let lines = gateway.lines(2 + 3 * n);
+        let rest = lines.last().expect("a line");
+        let told = ["service", "operation", "status", "outcome", "cache", "sent", "attempts"].map(|name| &rest[name]);
+        let expected = json!(["shop", "v2.city", 200, "ok", "miss", "yes", 1]);
+        assert_eq!(json!(told), expected, "{rest}");
+        assert!(rest["answer_body"]["success"] == true && rest["duration_ms"].as_f64() >= rest["upstream_ms"].as_f64());
+        let hit = gateway.send(lookup(n));
+        assert_eq!(hit.outcome(), "hit");
+        let id = hit.header("x-request-id").expect("an id");
+        assert_eq!(gateway.line(id)["stored_from"], rest["request_id"], "the exchange that filled it");
+        let (logged, received) = attempts_received();
+        assert_eq!((logged, received), (2.0 * (n + 1) as f64, 2.0 * (n + 1) as f64));
+    }
+    // It waits for the budget until its time ends: nothing of it was sent by then.
+    gateway.sandbox.fault(Fault::on("v2.multi_items", Act::Pass).wait(Duration::from_millis(800)).times(1));
+    let mut busy = gateway.connect();
+    busy.write(&post("/item/multi-items", bodies::MULTI_ITEMS).by("shop").bytes());
+    until("the only place is taken", || gateway.received().len() == 5);
+    let unsent = gateway.send(lookup(2).header("x-gateway-timeout", "200"));
+    assert_eq!((unsent.code().as_str(), unsent.sent()), ("upstream.timeout", "no"));
+    assert_eq!(busy.read_response("POST").expect("a response").status, 200);
+    until("the fetch is over", is_over);
+    until("its line is written", || attempts_received() == (6.0, 6.0));
+    assert_eq!(gateway.metric("requests_total", &[]), 6.0, "those lines are no requests");
 }

@@ -4,29 +4,25 @@
 //! could be read (`to_http1`). Each has Fastrac's envelope plus `error`, or is an RFC 9457 problem if the
 //! caller prefers that, and each names the request. It must not know where a refusal goes. Cannot fail.
 
+mod errors;
+#[cfg(test)]
+mod tests;
+
 use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::{
     accept::weight,
-    admission::{BudgetLimit, Exceeded, LimitWindow, OverBudget, OverrideNotice, Unrecorded},
-    body::BodyError,
-    caller::Unknown,
-    catalog::{Forbidden, route::Malformed, target::Misaddressed},
-    deadline::InvalidTimeout,
-    keys::NoKey,
-    memory::MemoryExhausted,
-    orders::{FirstSent, JournalError, OrderRefusal},
+    admission::{BudgetLimit, Exceeded, LimitWindow, OverBudget, OverrideNotice},
+    orders::FirstSent,
     outcome::{Code, Outcome, Sent},
     record::RequestId,
     reply::{GatewayHeaders, Reply, ReplyBody},
     retry_after::whole_seconds,
-    upstream::{Failure, breaker::BreakerOpen},
 };
 
 /// Problem type of a refusal by a limit (draft-ietf-httpapi-ratelimit-headers).
@@ -366,241 +362,5 @@ impl RefusalFormat {
         let problem = weight(headers, "application/problem+json");
         let wanted = problem > 0.0 && problem >= weight(headers, "application/json");
         if wanted { RefusalFormat::Problem } else { RefusalFormat::Envelope }
-    }
-}
-
-impl From<Unknown> for Refusal {
-    fn from(unknown: Unknown) -> Self {
-        let message = match unknown {
-            Unknown::None => {
-                "No credentials for this gateway: send the service's own access-key and secret-key, as headers, Basic or \
-                 Bearer; never Fastrac's"
-            }
-            Unknown::Unreadable => {
-                "The credentials are incomplete, repeated or unreadable: send access-key and secret-key once, as headers, \
-                 Basic or Bearer"
-            }
-            Unknown::Wrong => {
-                "No valid credentials for this gateway: send the service's own access-key and secret-key, as headers, \
-                 Basic or Bearer; never Fastrac's"
-            }
-            Unknown::Disagree => "The credentials belong to different services: send those of one service",
-            Unknown::Slowed { wait } => {
-                let seconds = whole_seconds(wait).as_secs();
-                let message = format!("Too many wrong credentials came from this address; try again in {seconds} s");
-                return Refusal::new(Code::CallerUnknown, message)
-                    .status(StatusCode::TOO_MANY_REQUESTS)
-                    .retry_after(wait);
-            }
-        };
-        Refusal::new(Code::CallerUnknown, message)
-    }
-}
-
-impl From<Forbidden> for Refusal {
-    fn from(forbidden: Forbidden) -> Self {
-        Refusal::new(Code::CallerClass, forbidden.to_string())
-    }
-}
-
-impl From<Malformed> for Refusal {
-    fn from(malformed: Malformed) -> Self {
-        Refusal::new(Code::RequestMalformed, malformed.to_string())
-    }
-}
-
-impl From<BodyError> for Refusal {
-    fn from(error: BodyError) -> Self {
-        let code = match error {
-            BodyError::TooLarge(_) => Code::RequestTooLarge,
-            BodyError::TooSlow => Code::RequestTimeout,
-            BodyError::NoMemory(exhausted) => return exhausted.into(),
-            BodyError::Broken => Code::RequestMalformed,
-        };
-        Refusal::new(code, error.to_string())
-    }
-}
-
-impl From<MemoryExhausted> for Refusal {
-    fn from(exhausted: MemoryExhausted) -> Self {
-        Refusal::new(Code::GatewayOverloaded, format!("{exhausted}; try again in 1 s"))
-            .retry_after(Duration::from_secs(1))
-    }
-}
-
-impl From<InvalidTimeout> for Refusal {
-    fn from(invalid: InvalidTimeout) -> Self {
-        Refusal::new(Code::RequestMalformed, invalid.to_string())
-    }
-}
-
-impl From<Unrecorded> for Refusal {
-    fn from(unrecorded: Unrecorded) -> Self {
-        let message = format!("Nothing was sent: {unrecorded}; try again in 1 s");
-        Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1))
-    }
-}
-
-impl From<Misaddressed> for Refusal {
-    fn from(misaddressed: Misaddressed) -> Self {
-        let code = match misaddressed {
-            Misaddressed::Upgrade => Code::RequestUpgrade,
-            _ => Code::RequestMalformed,
-        };
-        Refusal::new(code, misaddressed.to_string())
-    }
-}
-
-impl From<OrderRefusal> for Refusal {
-    fn from(refused: OrderRefusal) -> Self {
-        let refusal = Refusal::new(refused.code(), refused.to_string()).status(refused.status());
-        // A repeat has the outcome of the first request, even if its response is no longer kept.
-        Refusal {
-            outcome: refused.outcome(),
-            first_sent: refused.first_sent(),
-            retry_after: refused.retry_after(),
-            ..refusal
-        }
-    }
-}
-
-impl From<JournalError> for Refusal {
-    fn from(error: JournalError) -> Self {
-        let message = format!("The order was not sent: {error}; try again in 1 s");
-        Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1))
-    }
-}
-
-impl From<NoKey> for Refusal {
-    fn from(no_key: NoKey) -> Self {
-        let wait = match no_key {
-            NoKey::Refused { next_canary: Some(next) } => next.saturating_duration_since(Instant::now()),
-            _ => Duration::from_secs(1),
-        };
-        Refusal::new(Code::KeysUnavailable, no_key.to_string()).retry_after(wait)
-    }
-}
-
-impl From<BreakerOpen> for Refusal {
-    fn from(open: BreakerOpen) -> Self {
-        Refusal::new(Code::UpstreamBreaker, open.to_string()).retry_after(open.retry_after())
-    }
-}
-
-impl From<Failure> for Refusal {
-    fn from(failure: Failure) -> Self {
-        let refusal = Refusal::new(failure.code(), failure.to_string());
-        match failure {
-            Failure::LocalFault(_) | Failure::NoMemory(_) | Failure::Revoked | Failure::Unrecorded(_) => {
-                refusal.retry_after(Duration::from_secs(1))
-            }
-            _ => refusal,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn facts(request_id: &RequestId, sent: Sent, repeat: RepeatRule) -> RefusedRequestFacts<'_> {
-        RefusedRequestFacts { request_id, sent, repeat }
-    }
-
-    /// For every code: whether it may be repeated does not depend on more than these.
-    #[test]
-    fn retry_says_what_a_client_may_do() {
-        use strum::VariantArray as _;
-        let wait = Duration::from_secs(7);
-        for code in Code::VARIANTS {
-            let waits = Refusal::new(*code, "x").retry_after(wait);
-            let plain = Refusal::new(*code, "x");
-            for repeat in [RepeatRule::Safe, RepeatRule::Keyed, RepeatRule::Unkeyed] {
-                let expected = if *code == Code::OrderUnknown { "ask" } else { "after" };
-                assert_eq!(waits.retry(Sent::No, repeat), expected, "{code:?} {repeat:?}");
-                assert!(["now", "never", "ask"].contains(&plain.retry(Sent::No, repeat)), "{code:?}");
-            }
-            if !matches!(code, Code::OrderUnknown | Code::KeysRejected) {
-                assert_eq!(plain.retry(Sent::Unknown, RepeatRule::Keyed), "same_key", "{code:?}");
-                assert_eq!(waits.retry(Sent::Yes, RepeatRule::Unkeyed), "ask", "{code:?}");
-            }
-        }
-        let retry = |code| Refusal::new(code, "x").retry(Sent::Unknown, RepeatRule::Safe);
-        assert_eq!([Code::UpstreamTimeout, Code::UpstreamCut, Code::RequestTimeout].map(retry), ["now"; 3]);
-        assert_eq!([Code::CallerClass, Code::RequestMalformed, Code::KeysRejected].map(retry), ["never"; 3]);
-        let only_if_cached = |may_be_stored| Refusal::only_if_cached(may_be_stored).retry(Sent::No, RepeatRule::Safe);
-        assert_eq!([true, false].map(only_if_cached), ["now", "never"]);
-    }
-
-    fn body(refusal: &Refusal, format: RefusalFormat) -> (Reply, serde_json::Value) {
-        let reply = refusal.reply(facts(&"req-12345".parse().unwrap(), Sent::No, RepeatRule::Safe), format);
-        let ReplyBody::Whole(bytes) = &reply.body else { panic!("whole") };
-        let body = serde_json::from_slice(bytes).unwrap();
-        (reply, body)
-    }
-
-    #[test]
-    fn is_fastracs_envelope() {
-        let refusal = Refusal::new(Code::QuotaDay, "used up").retry_after(Duration::from_secs(7));
-        let (reply, body) = body(&refusal, RefusalFormat::Envelope);
-        assert_eq!(reply.status, 429);
-        assert_eq!((&body["success"], &body["data"]), (&json!(false), &json!(null)));
-        assert_eq!(
-            body["error"],
-            json!({"code": "quota.day", "by": "gateway", "sent": "no", "retry": "after", "retry_after": 7, "request_id": "req-12345"})
-        );
-        assert!(body["timestamp"].as_str().unwrap().ends_with('Z'));
-    }
-
-    #[test]
-    fn is_problem_json_if_accepted() {
-        let wanted = |accept: &'static str| {
-            RefusalFormat::wanted(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]))
-        };
-        assert_eq!(wanted("text/html, application/problem+json;q=0.9"), RefusalFormat::Problem);
-        for accept in [
-            "application/json, */*",
-            "application/problem+json;q=0",
-            "application/json, application/problem+json;q=0.5",
-        ] {
-            assert_eq!(wanted(accept), RefusalFormat::Envelope, "{accept}");
-        }
-        let (reply, body) = body(&Unknown::None.into(), RefusalFormat::Problem);
-        assert_eq!(reply.headers.get_all(header::WWW_AUTHENTICATE).iter().count(), 2);
-        assert_eq!((&body["status"], &body["title"]), (&json!(401), &json!("Unauthorized")));
-        assert_eq!((&body["error"]["code"], &body["error"]["retry"]), (&json!("caller.unknown"), &json!("never")));
-        let limited = Refusal::new(Code::BudgetDay, "used up").retry_after(Duration::from_secs(7));
-        let (_, body) = super::tests::body(&limited, RefusalFormat::Problem);
-        assert_eq!((&body["type"], &body["violated-policies"]), (&json!(QUOTA_EXCEEDED), &json!(["account-day"])));
-    }
-
-    #[test]
-    fn without_a_request_it_is_a_whole_http1_response() {
-        let refusal = Refusal::new(Code::GatewayOverloaded, "full").retry_after(Duration::from_millis(200));
-        let id = RequestId::generate(std::time::SystemTime::now());
-        let bytes = refusal.to_http1(&id);
-        let text = std::str::from_utf8(&bytes).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        let mut lines = head.split("\r\n");
-        assert_eq!(lines.next(), Some("HTTP/1.1 503 Service Unavailable"));
-        let headers: HeaderMap = lines
-            .map(|line| line.split_once(": ").unwrap())
-            .map(|(name, value)| (name.parse::<header::HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
-            .collect();
-        for (name, value) in [
-            ("connection", "close"),
-            ("x-gateway-outcome", "overloaded"),
-            ("x-gateway-sent", "no"),
-            ("retry-after", "1"),
-            ("content-type", "application/json"),
-            ("proxy-status", "fastrac-gateway; error=connection_limit_reached; details=\"gateway.overloaded\""),
-        ] {
-            assert_eq!(headers[name], value, "{name}");
-        }
-        assert_eq!(headers["content-length"], body.len().to_string());
-        assert!(headers["date"].to_str().unwrap().ends_with(" GMT"));
-        let body: serde_json::Value = serde_json::from_str(body).unwrap();
-        assert_eq!(body["error"]["request_id"], headers["x-request-id"].to_str().unwrap());
-        assert!(headers["x-request-id"] == id.as_str() && body["timestamp"].is_string());
     }
 }

@@ -518,7 +518,20 @@ fn windows() -> Vec<Attack> {
         attack("window/on-an-idle-stream", frame(WINDOW_UPDATE, 0, 9, &[0, 0, 0, 1]), ConnectionFate::Ended),
         attack("window/three-bytes", frame(WINDOW_UPDATE, 0, 0, &[0; 3]), ConnectionFate::Ended),
         // The client does not read the response: the connection must not stay open for ever.
-        attack("window/shut", [shut, get(1)].concat(), ConnectionFate::Ended).forwards("GET", "/h2", ""),
+        attack("window/shut", [shut.clone(), get(1)].concat(), ConnectionFate::Ended).forwards("GET", "/h2", ""),
+        // One byte at a time, and then all.
+        attack(
+            "window/opened-and-shut",
+            [
+                [shut, get(1)].concat(),
+                (0..400_u32).flat_map(|at| frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, u8::from(at % 2 == 0)])).collect(),
+                frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0xff, 0xff]),
+            ]
+            .concat(),
+            ConnectionFate::Usable,
+        )
+        .stream(1, StreamFate::Status(200))
+        .forwards("GET", "/h2", ""),
     ]
 }
 

@@ -327,12 +327,12 @@ impl Cache {
         purged
     }
 
-    /// Removes the entries of operations that are no longer cached, and those of which `is_used` says that no request has
-    /// their account and address any more. Walks all.
-    pub(crate) fn forget_unused(&self, is_used: impl Fn(&str, &str) -> bool) {
+    /// Removes the entries of operations that are no longer cached, and those of which `is_used` says that no request can
+    /// have their key any more. Walks all.
+    pub(crate) fn forget_unused(&self, is_used: impl Fn(&Key) -> bool) {
         for (key, entry) in &self.entries {
             let is_cached = !entry.lifetimes().usable.is_zero();
-            if !is_cached || !key.address().is_some_and(|(name, url)| is_used(name, url)) {
+            if !is_cached || !is_used(&key) {
                 self.entries.invalidate(&**key);
             }
         }

@@ -7,6 +7,7 @@
 mod compile;
 mod counts;
 mod file;
+mod forget;
 mod overrides;
 mod ready;
 mod removals;
@@ -48,6 +49,7 @@ use compile::{CompileContext, Previous, compile};
 pub use counts::Counting;
 use counts::Counts;
 pub use file::{POLL_INTERVAL, ReloadError};
+use forget::{forget_on_disk, forget_unused};
 pub use overrides::{NotOverridden, Overrides, SetOverride};
 use ready::ReadySoFar;
 pub use removals::{Inventory, Removals};
@@ -195,6 +197,9 @@ impl Gateway {
         let tls = self.live.tls.read_again(&config.listen).map_err(StartError::Tls)?;
         let previous = Previous { snapshot: &snapshot, config: &in_force.config };
         let (compiled, keys) = compile(&config, Some(previous), self.compile_context())?;
+        if config.cache.snapshot {
+            forget_on_disk(&self.live.snapshot_file, &snapshot, &compiled);
+        }
         self.current.store(Arc::new(compiled));
         forget_unused(&self.current.load());
         tls.activate();
@@ -247,15 +252,6 @@ impl Gateway {
     pub fn account_was_ready(&self, account: &Account) -> bool {
         self.ready.account(account)
     }
-}
-
-/// Removes the stored responses of accounts, addresses and operations that are gone: no request would get them, no purge
-/// could name them, and they must not come back with the name.
-fn forget_unused(snapshot: &Snapshot) {
-    let is_used = |name: &str, address: &str| {
-        snapshot.accounts.iter().any(|account| account.name == name && account.is_at(address))
-    };
-    snapshot.cache.forget_unused(is_used);
 }
 
 /// Sends the rotation tasks their settings, and waits until they are in force, but not longer than `within` in all.

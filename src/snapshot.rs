@@ -96,9 +96,14 @@ impl Account {
         })
     }
 
+    /// Where its operations are called, by API version.
+    pub(crate) fn addresses(&self) -> [&str; 3] {
+        [&self.base, &self.v1, &self.v2].map(|route| &*route.url)
+    }
+
     /// Whether an operation is called at this address.
     pub(crate) fn is_at(&self, address: &str) -> bool {
-        [&self.base, &self.v1, &self.v2].iter().any(|route| *route.url == *address)
+        self.addresses().contains(&address)
     }
 
     /// The route for operations of an API version.

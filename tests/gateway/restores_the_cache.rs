@@ -313,6 +313,54 @@ fn a_purge_before_the_restore_purges_its_part_only_also_if_a_stop_follows() {
     assert!(!file.with_extension("purges").exists(), "the new snapshot has it behind it");
 }
 
+/// A process that is killed before the snapshot of what is left is written.
+#[test]
+fn what_a_reload_removes_is_not_brought_back_by_a_kill_right_after_it() {
+    const ROW: &str = "[operations.\"own.list\"]\nmethod = \"GET\"\npath = \"/own/list\"\nclass = \"lookup\"\n\
+                       cache = { fresh = \"1h\" }\n";
+    const QUOTES: &str = "[operations.\"v2.tariff_express\"]\ncache = { fresh = \"1h\" }\n";
+    const OTHER: &str = "[services.gone]\naccount = \"main\"\n";
+    let more = format!(
+        "{OTHER}credentials = [{{ access_key = \"svc-gone-1\", secret_sha256 = \"{}\" }}]\n{ROW}{QUOTES}",
+        digest_of("gone")
+    );
+    let other = more.split(ROW).next().expect("a table").to_owned();
+    let mut gateway = Setup { more: more.leak(), ..Setup::default() }.start();
+    let good = Act::answer(200, r#"{"success":true,"message":"","data":[]}"#);
+    gateway.sandbox.fault(Fault { act: good, ..Fault::default() });
+    let address = format!("base_url = \"http://{}\"", gateway.sandbox.addr());
+    let moved = address.replace("127.0.0.1", "localhost");
+    let list = || get("/own/list").by("shop");
+    let quote = |service: &str| post("/tariff/express", "{}").by(service);
+    let kept = || get("/region/city?province_id=31").by("shop");
+    for (removed, with, request, survivor) in [
+        (ROW, "", list(), Some(kept())),
+        (other.as_str(), "", quote("gone"), Some(kept())),
+        (address.as_str(), moved.as_str(), kept(), None),
+    ] {
+        for request in [request.clone(), quote("shop"), kept()] {
+            until("it is stored", || gateway.send(request.clone()).outcome() == "hit");
+        }
+        gateway.take_app().stop();
+        // Until the snapshot is restored, none is written. Opening it waits for somebody who writes to it.
+        let (file, away) = (snapshot(&gateway), gateway.folder.path().join("snapshot"));
+        fs::rename(&file, &away).expect("renamed");
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+        let app = gateway.second().expect("started");
+        gateway.put_app(app);
+        gateway.reload(removed, &format!("{with}# here\n"));
+        gateway.take_app().stop();
+        fs::rename(&away, &file).expect("renamed");
+        gateway.rewrite(&format!("{with}# here\n"), removed);
+        let restored = said("the cache was restored");
+        let app = gateway.second().expect("started");
+        gateway.put_app(app);
+        until("it is restored", || said("the cache was restored") > restored && gateway.app().gateway.was_ready());
+        assert_eq!(gateway.send(request).outcome(), "ok", "{removed}");
+        survivor.into_iter().for_each(|request| assert_eq!(gateway.send(request).outcome(), "hit", "{removed}"));
+    }
+}
+
 /// The wall clock says how long no gateway ran, and a clock that goes back makes nothing younger than it was.
 #[test]
 #[cfg(target_os = "linux")]

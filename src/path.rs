@@ -17,6 +17,7 @@ mod fetch;
 mod fill;
 mod lookup;
 mod order;
+mod rest;
 mod serve;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::{Call, CallPriority, Exchange, UpstreamCall, attempt::ClassifiedAnswer, fetch};
+use super::{Call, CallPriority, Exchange, UpstreamCall, attempt::ClassifiedAnswer, fetch, rest::RestOfAttempts};
 use crate::{
     admission::Claim,
     attempts::Attempts,
@@ -253,33 +253,12 @@ struct Fetch<'a> {
     attempts: Attempts,
 }
 
-/// The attempts that are left when the line of the request that began a fetch is written, because its caller has left. They
-/// get a line, also if the fetch is dropped.
-struct RestOfAttempts<'a> {
-    call: &'a UpstreamCall,
-    attempts: Attempts,
-}
-
-impl RestOfAttempts<'_> {
-    /// Their exchange, if there are any.
-    fn exchange(&self) -> Option<Exchange> {
-        let time = self.attempts.unlogged()?;
-        Some(self.call.own_exchange().of_attempts(self.attempts.clone(), time))
-    }
-}
-
-impl Drop for RestOfAttempts<'_> {
-    fn drop(&mut self) {
-        drop(self.exchange());
-    }
-}
-
 impl Fetch<'_> {
     /// Fetches, stores, and gives the result to all that wait for it.
     async fn complete(mut self, leader: Leader<SharedFetch>, claim: Claim) -> SharedFetch {
         let attempts = self.attempts.clone();
         leader.probe_sent_with(move || attempts.sent() != Sent::No);
-        let rest = RestOfAttempts { call: self.call, attempts: self.attempts.clone() };
+        let rest = RestOfAttempts::of(self.call, &self.attempts);
         let answer = fetch::fetch(self.call, claim, &self.attempts).await;
         let mut line_of_rest = rest.exchange();
         if let Some(x) = &line_of_rest {

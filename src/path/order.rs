@@ -1,7 +1,8 @@
 //! Steps 4, 8 and 14 of a request that must never be executed twice.
 //!
 //! From its journal entry on, an order runs in a task of its own that `drain` waits for. What always holds: an order
-//! whose caller has left is still sent once, recorded, and its end is written to the journal; an order whose caller was
+//! whose caller has left is still sent once, recorded, and its end is written to the journal; what is sent of it after the
+//! line of its request has a line of its own; an order whose caller was
 //! told that nothing was sent is not sent. Must not know how a request is sent. Fails with the [`Refusal`] of the journal
 //! or of the attempts.
 
@@ -13,6 +14,7 @@ use super::{
     Call, Exchange,
     attempt::{AdmittedAttempt, ClassifiedAnswer},
     fetch,
+    rest::RestOfAttempts,
 };
 use crate::{
     admission::Claim,
@@ -125,6 +127,8 @@ impl OrderTask {
             Some(Err(error)) => return self.hand_back(Err(error.into())),
             None => return self.hand_back(Err(Refusal::journal_stalled())),
         };
+        let call = self.call.clone();
+        let rest = RestOfAttempts::of(&call.upstream, &self.attempts);
         let outcome = self.send(admitted).await.map(ClassifiedAnswer::reply);
         // 14
         // A limit message under a 3xx or 5xx leaves it open whether it was executed.
@@ -143,6 +147,7 @@ impl OrderTask {
                 }
             });
         }
+        rest.finish(&outcome);
         self.hand_back(outcome);
     }
 

@@ -174,7 +174,7 @@ impl Recorder {
     fn plan(&self, record: &Record, took: Duration, reserved: bool) -> LinePlan {
         let class = self.handles.names().class(record.operation);
         let importance = match class {
-            _ if record.own_account.is_some() => Importance::Ordinary,
+            _ if record.own_account.is_some() && record.service.is_none() => Importance::Ordinary,
             _ if record.service.is_none() => Importance::Unidentified,
             Some(Class::Order) => Importance::Order,
             Some(Class::Unlisted) if record.attempts > 0 => Importance::Order,

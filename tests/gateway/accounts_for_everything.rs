@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{
     bodies,
     client::{Connection, Request, get, post, request},
-    test_gateway::{Setup, TestGateway, until},
+    test_gateway::{Setup, TestGateway, pair, until, write},
 };
 
 const CONNECTIONS: usize = 64;
@@ -241,4 +241,31 @@ fn attempts_after_the_caller_has_left_are_logged() {
     until("the fetch is over", is_over);
     until("its line is written", || attempts_received() == (6.0, 6.0));
     assert_eq!(gateway.metric("requests_total", &[]), 6.0, "those lines are no requests");
+}
+
+/// Its key pair is refused when its caller has left, and it is sent again with another.
+#[test]
+fn attempts_at_an_order_after_the_caller_has_left_are_logged() {
+    let second = ("canary-fastrac-access-7d1c-second", "canary/fastrac+secret=93f0a2-second");
+    let gateway = TestGateway::new();
+    gateway.sandbox.add_key("second", second.0, second.1);
+    let refused = Act::answer(401, r#"{"success":false,"message":"Unauthorized"}"#);
+    gateway.sandbox.fault(Fault::on("v2.order_express", refused).wait(Duration::from_millis(900)).times(1));
+    let orders = || gateway.received().iter().filter(|entry| entry.uri.path() == "/order/express").count();
+    let mut connection = gateway.connect();
+    let order = post("/order/express", bodies::ORDER).by("shop").header("x-gateway-timeout", "400");
+    connection.write(&order.header("x-request-id", "left-early").bytes());
+    until("Fastrac has received it", || orders() == 1);
+    write(&gateway.folder.path().join("keys.toml"), &pair(second.0, second.1));
+    let late = connection.read_response("POST").expect("a response");
+    assert_eq!((late.code().as_str(), late.sent()), ("upstream.timeout", "unknown"));
+    until("it is sent again", || orders() == 2);
+    let lines = gateway.lines(2);
+    let told = |line: &serde_json::Value| {
+        let names = ["service", "class", "outcome", "sent", "attempts", "status"];
+        json!(names.map(|name| line[name].clone()))
+    };
+    assert_eq!(told(&lines[0]), json!(["shop", "order", "timeout", "unknown", 1, 504]));
+    assert_eq!(told(&lines[1]), json!(["shop", "order", "ok", "yes", 1, 200]), "{}", lines[1]);
+    assert_eq!((gateway.metric("requests_total", &[]), gateway.sandbox.counters().orders.express), (1.0, 1));
 }

@@ -130,7 +130,8 @@ fn a_changed_file_is_loaded_by_itself_and_a_faulty_one_is_logged_once() {
     // Written in place, as some editors do.
     fs::write(&file, &good).expect("written");
     until("the old settings are in force", || quote(&gateway, "clerk") == "forbidden");
-    assert!(!gateway.admin("/readyz").text().contains("the last reload failed"));
+    // A moment later.
+    until("it is over", || !gateway.admin("/readyz").text().contains("the last reload failed"));
     assert!(gateway.app().gateway.in_force.load().since > since);
     let log = String::from_utf8_lossy(&crate::test_gateway::LOG.lock().expect("whole")).into_owned();
     let fault_lines = log.lines().filter(|line| line.contains("bogus_key_of_a_test")).count();

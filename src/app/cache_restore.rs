@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use http::header::CONTENT_ENCODING;
+
 use crate::{
     body::BufferedRequest,
     cache::{
@@ -155,15 +157,19 @@ fn restorable(snapshot: &Snapshot, packed: SnapshotEntry<'_>, passed: Duration) 
     let reading = Classification { outcome: packed.outcome, is_envelope: true, key_refused: false };
     let max_length = snapshot.limits.answer_buffer;
     let length = packed.packed.len().min(max_length);
-    // It was not when it was stored.
+    // An earlier version may have stored one that is; known below.
     let candidate = Candidate { reading, status: packed.status, length, max_length, is_coded: false };
     if !rules::may_store(operation.cache.as_ref()?, &candidate) {
         return None;
     }
     let (operation, age) = (snapshot.cache.operation(&operation.label), packed.age.saturating_add(passed));
     let details = RestoredDetails { operation, age, uses: packed.uses };
+    let may_be_coded = packed.names.contains(&CONTENT_ENCODING);
     let has_secret = snapshot.accounts.iter().any(|account| account.keys.leaks_in(packed.packed));
     let entry = snapshot.cache.unpack(packed, details, &snapshot.memory).filter(|_| !has_secret)?;
+    if may_be_coded && rules::is_coded(&entry.headers(0)) {
+        return None;
+    }
     (age < entry.lifetimes().usable).then_some((key, entry))
 }
 

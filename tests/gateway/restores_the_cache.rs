@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fastrac_gateway::cache::snapshot::{SnapshotDecoder, SnapshotEncoder, SnapshotEntry};
 use fastrac_sandbox::{Act, Fault, Sandbox};
 use rustix::process::Signal;
 
@@ -311,6 +312,43 @@ fn a_purge_before_the_restore_purges_its_part_only_also_if_a_stop_follows() {
     assert!((0..20).all(|number| gateway.send(city(number)).outcome() == "ok"));
     gateway.take_app().stop();
     assert!(!file.with_extension("purges").exists(), "the new snapshot has it behind it");
+}
+
+/// An earlier version may have stored it.
+#[test]
+fn what_says_that_it_is_coded_is_not_restored() {
+    let mut gateway = TestGateway::new();
+    let identity = Act::Answer(fastrac_sandbox::CannedResponse {
+        status: 200,
+        headers: vec![("content-encoding".to_owned(), "identity".to_owned())],
+        body: r#"{"success": true, "data": []}"#.to_owned(),
+        ..fastrac_sandbox::CannedResponse::default()
+    });
+    gateway.sandbox.fault(Fault::on("v2.city", identity));
+    assert!((0..2).all(|number| gateway.send(city(number)).outcome() == "ok"));
+    gateway.take_app().stop();
+    let (file, mut changed) = (snapshot(&gateway), Vec::new());
+    let written = fs::read(&file).expect("a snapshot");
+    let mut decoder = SnapshotDecoder::begin(&written[..], written.len() as u64, usize::MAX).expect("a snapshot");
+    let mut encoder = SnapshotEncoder::begin(decoder.taken(), &mut changed);
+    let mut is_first = true;
+    while let Some(entry) = decoder.read_next().expect("whole") {
+        let mut packed = entry.packed.to_vec();
+        let value = memchr::memmem::find(&packed, b"identity").expect("its value");
+        if std::mem::take(&mut is_first) {
+            packed[value..value + 8].copy_from_slice(b"gzip, br");
+        }
+        encoder.entry(&SnapshotEntry { packed: &packed, ..entry }, &mut changed);
+    }
+    assert_eq!(encoder.end(&mut changed), 2);
+    fs::write(&file, changed).expect("written");
+    let restored = said("the cache was restored");
+    let app = gateway.second().expect("started");
+    gateway.put_app(app);
+    until("it is restored", || said("the cache was restored") > restored && gateway.app().gateway.was_ready());
+    let mut outcomes = [0, 1].map(|number| gateway.send(city(number)).outcome().to_owned());
+    outcomes.sort();
+    assert_eq!(outcomes, ["hit", "ok"]);
 }
 
 /// A process that is killed before the snapshot of what is left is written.

@@ -18,7 +18,7 @@ use fastrac_gateway::{
     outcome::{Outcome, Sent},
     record::{CacheResult, CapturedBody, ExchangeLog, Masker, Metrics, Names, Recorder, RequestId},
 };
-use http::{Method, Uri};
+use http::{HeaderValue, Method, Uri};
 
 fn recorder(exchanges: LogTarget) -> (Arc<Recorder>, ExchangeLog, Arc<Metrics>) {
     let config = LogConfig {
@@ -45,14 +45,14 @@ fn recorder(exchanges: LogTarget) -> (Arc<Recorder>, ExchangeLog, Arc<Metrics>) 
 struct Request {
     id: RequestId,
     uri: Uri,
-    from: Arc<str>,
+    from: HeaderValue,
 }
 
 fn request() -> Request {
     Request {
         id: RequestId::generate(SystemTime::now()),
         uri: "/region/city?province_id=31".parse().unwrap(),
-        from: "0193-first".into(),
+        from: HeaderValue::from_static("0193-first"),
     }
 }
 
@@ -63,7 +63,7 @@ fn hit(recorder: &Arc<Recorder>, request: &Request) {
     record.status = Some(200);
     record.outcome = Outcome::Hit;
     record.cache = Some(CacheResult::Hit);
-    record.stored_from = Some(Arc::clone(&request.from));
+    record.stored_from = Some(request.from.clone());
     drop(black_box(record));
 }
 

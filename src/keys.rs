@@ -236,9 +236,9 @@ impl Keys {
         self.shared.live_forms()
     }
 
-    /// Whether `text` contains a secret of one of the account's pairs, in use or not.
-    pub(crate) fn leaks_in(&self, text: &[u8]) -> bool {
-        self.shared.leaks_in(text)
+    /// Whether one of these texts contains a secret of one of the account's pairs, in use or not.
+    pub(crate) fn leaks_in(&self, texts: &[&[u8]]) -> bool {
+        self.shared.leaks_in(texts)
     }
 
     /// What may be shown of the keys.

@@ -194,8 +194,8 @@ const SEARCHED_ACCOUNTS: usize = 16;
 /// Searches for the live secrets of the accounts, for the exchange log.
 fn live_secrets(accounts: &[Arc<Account>]) -> LiveSecrets {
     let keys: Vec<_> = accounts.iter().map(|account| account.keys.clone()).collect();
-    Box::new(move |account, text| {
-        let leaks = |keys: &Arc<Keys>| keys.leaks_in(text);
+    Box::new(move |account, texts| {
+        let leaks = |keys: &Arc<Keys>| keys.leaks_in(texts);
         match account {
             Some(account) => keys.get(account).is_some_and(leaks),
             None => keys.iter().take(SEARCHED_ACCOUNTS).any(leaks),

@@ -30,9 +30,9 @@ impl AccountPairs {
         LiveForms(self.live.load().to_vec())
     }
 
-    /// Whether `text` contains one of the live secrets.
-    pub(super) fn leaks_in(&self, text: &[u8]) -> bool {
-        self.live.load().iter().any(|forms| forms.found_in(text))
+    /// Whether one of these texts contains one of the live secrets.
+    pub(super) fn leaks_in(&self, texts: &[&[u8]]) -> bool {
+        self.live.load().iter().any(|forms| texts.iter().any(|text| forms.found_in(text)))
     }
 
     /// Whether one of these texts contains one of the live secrets, or `own`.

@@ -203,7 +203,7 @@ impl Exchange {
                 record.status = Some(reply.status.as_u16());
                 (record.outcome, record.code) = (reply.outcome, reply.code);
                 record.cache = reply.cached.and_then(CacheStatusHeader::result);
-                record.stored_from = reply.stored_from.as_ref().and_then(|id| id.to_str().ok()).map(Arc::from);
+                record.stored_from.clone_from(&reply.stored_from);
                 if own_attempts > 0 && self.snapshot.recorder.wants_bodies() {
                     record.answer_body = match &reply.body {
                         ReplyBody::Whole(body) => CapturedBody::whole(body.clone()),

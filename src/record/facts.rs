@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Uri};
+use http::{HeaderValue, Method, Uri};
 
 use super::{id::RequestId, mask::Presented, names::CacheResult};
 use crate::outcome::{Code, Outcome, Sent};
@@ -46,7 +46,9 @@ pub struct RequestFacts {
     /// The response's body. Written only if the request was sent to Fastrac.
     pub answer_body: CapturedBody,
     /// Id of the exchange whose stored answer was served.
-    pub stored_from: Option<Arc<str>>,
+    pub stored_from: Option<HeaderValue>,
+    /// Whether its caller chose the id.
+    pub(super) callers_id: bool,
     /// `None` if the head could not be parsed.
     pub(super) target: Option<RequestTarget>,
     /// What its caller presented as credentials, not to be written.
@@ -83,6 +85,7 @@ impl RequestFacts {
             request_body: CapturedBody::default(),
             answer_body: CapturedBody::default(),
             stored_from: None,
+            callers_id: false,
             target,
             presented: Presented::default(),
             service: None,

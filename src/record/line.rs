@@ -95,37 +95,48 @@ pub(super) struct LineContext<'a> {
 /// Appends the line; `,"seq":N}` is to follow.
 pub(super) fn write(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>) {
     let start = out.len();
-    let written = members(out, facts, context, false);
-    if holds_secret(out, start, &written, facts, context) {
+    let parts = members(out, facts, context, false);
+    if holds_secret(out, &parts, facts, context) {
         // Where in the line it is does not matter: this is rare, and a mistake of the caller.
         out.truncate(start);
         members(out, facts, context, true);
     }
 }
 
-/// Where in the buffer that is which the caller, or Fastrac, wrote.
+/// Where in the buffer that is which a caller, or Fastrac, wrote; all else is of the gateway and its configuration.
 struct CallersParts {
-    target: Range<usize>,
+    /// The id of the request; empty if the gateway made it.
+    id: Range<usize>,
+    target: ShownTarget,
     request_body: Range<usize>,
     answer_body: Range<usize>,
+    stored_from: Range<usize>,
+}
+
+/// Where path and query are; empty: not written, or withheld.
+#[derive(Default)]
+struct ShownTarget {
+    path: Range<usize>,
+    query: Range<usize>,
 }
 
 /// Whether what was written contains a secret that is known: a live one of the account, or a caller's; also where a URI
 /// or a body encodes it.
-fn holds_secret(
-    out: &[u8],
-    start: usize,
-    parts: &CallersParts,
-    facts: &RequestFacts,
-    context: &LineContext<'_>,
-) -> bool {
+fn holds_secret(out: &[u8], parts: &CallersParts, facts: &RequestFacts, context: &LineContext<'_>) -> bool {
+    let CallersParts { id, target: ShownTarget { path, query }, request_body, answer_body, stored_from } = parts;
+    let texts = [id, path, query, request_body, answer_body, stored_from].map(|part| &out[part.clone()]);
+    let [_, path, query, request_body, answer_body, _] = texts;
     let uri = facts.target.as_ref().and_then(|target| target.uri.path_and_query()).map_or("", PathAndQuery::as_str);
     let uri = &uri[..uri.floor_char_boundary(2 * (TARGET_MAX + LOOK_AHEAD))];
     // A secret that crosses the cut is not written whole.
-    let target = if uri.len() > TARGET_MAX { uri.as_bytes() } else { &out[parts.target.clone()] };
-    let (request_body, answer_body) = (&out[parts.request_body.clone()], &out[parts.answer_body.clone()]);
+    let target = if uri.len() > TARGET_MAX {
+        let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+        [path, query].map(str::as_bytes)
+    } else {
+        [path, query]
+    };
     let written = CallersText { target, request_body, answer_body };
-    context.masker.holds_live_secret(context.account, &out[start..])
+    context.masker.any_holds_live_secret(context.account, &texts)
         || context.masker.uri_holds_live_secret(context.account, uri)
         || context.masker.holds_encoded_secret(context.account, &facts.presented, &written)
 }
@@ -137,16 +148,15 @@ fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, w
     encode::time(out, context.began);
     out.extend_from_slice(b"\",\"request_id\":\"");
     // The characters of an id need no escaping.
-    let id = facts.id.as_str();
+    let (id, start) = (facts.id.as_str(), out.len());
     out.extend_from_slice(if shown(id) { id } else { MASKED }.as_bytes());
+    let id = if facts.callers_id { start..out.len() } else { start..start };
     out.push(b'"');
     let own =
         facts.own_account.filter(|_| facts.service.is_none()).and_then(|account| context.labels.accounts.get(account));
     out.extend_from_slice(own.map_or_else(|| labels(&context.labels.services, facts.service), Vec::as_slice));
     out.extend_from_slice(labels(&context.labels.operations, facts.operation));
-    let start = out.len();
-    target(out, facts, context.masker, withheld);
-    let target = start..out.len();
+    let target = target(out, facts, context.masker, withheld);
     result(out, facts);
     timings(out, facts, context.took);
     let context = &LineContext { bodies_readable: context.bodies_readable && !withheld, ..*context };
@@ -155,28 +165,33 @@ fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, w
     if let Some(code) = facts.would_refuse {
         word(out, b",\"would_refuse\":", Some(code.as_str()));
     }
-    if let Some(from) = &facts.stored_from {
+    let mut stored_from = out.len()..out.len();
+    if let Some(from) = facts.stored_from.as_ref().and_then(|from| from.to_str().ok()) {
         out.extend_from_slice(b",\"stored_from\":");
+        stored_from.start = out.len();
         encode::string(out, if shown(from) { from } else { MASKED });
+        stored_from.end = out.len();
     }
-    CallersParts { target, request_body, answer_body }
+    CallersParts { id, target, request_body, answer_body, stored_from }
 }
 
-fn target(out: &mut Vec<u8>, facts: &RequestFacts, masker: &Masker, withheld: bool) {
+fn target(out: &mut Vec<u8>, facts: &RequestFacts, masker: &Masker, withheld: bool) -> ShownTarget {
     let Some(RequestTarget { method, uri }) = &facts.target else {
         out.extend_from_slice(b",\"method\":\"-\",\"path\":\"-\",\"query\":null");
-        return;
+        return ShownTarget::default();
     };
     word(out, b",\"method\":", Some(known_method(method)));
     if withheld {
         word(out, b",\"path\":", Some(MASKED));
-        return word(out, b",\"query\":", uri.query().map(|_| MASKED));
+        word(out, b",\"query\":", uri.query().map(|_| MASKED));
+        return ShownTarget::default();
     }
-    part(out, "path", uri.path(), |out, path| masker.path(out, path));
-    match uri.query() {
-        None => out.extend_from_slice(b",\"query\":null"),
-        Some(query) => part(out, "query", query, |out, query| masker.query(out, query)),
-    }
+    let path = part(out, "path", uri.path(), |out, path| masker.path(out, path));
+    let Some(query) = uri.query() else {
+        out.extend_from_slice(b",\"query\":null");
+        return ShownTarget { path, query: 0..0 };
+    };
+    ShownTarget { path, query: part(out, "query", query, |out, query| masker.query(out, query)) }
 }
 
 /// A method's name; `other` if it is not registered.
@@ -189,8 +204,8 @@ fn known_method(method: &Method) -> &'static str {
     }
 }
 
-/// A member of at most [`TARGET_MAX`] bytes; if it was longer, `NAME_bytes` says how long.
-fn part(out: &mut Vec<u8>, name: &str, text: &str, mask: impl Fn(&mut Vec<u8>, &str)) {
+/// A member of at most [`TARGET_MAX`] bytes; if it was longer, `NAME_bytes` says how long. Returns where its text is.
+fn part(out: &mut Vec<u8>, name: &str, text: &str, mask: impl Fn(&mut Vec<u8>, &str)) -> Range<usize> {
     let member = |out: &mut Vec<u8>, end: &str| {
         out.extend_from_slice(b",\"");
         out.extend_from_slice(name.as_bytes());
@@ -202,13 +217,16 @@ fn part(out: &mut Vec<u8>, name: &str, text: &str, mask: impl Fn(&mut Vec<u8>, &
     let start = out.len();
     if text.len() <= TARGET_MAX {
         mask(out, text);
-        return out.push(b'"');
+        out.push(b'"');
+        return start..out.len() - 1;
     }
     mask(out, &text[..text.floor_char_boundary(TARGET_MAX + LOOK_AHEAD)]);
     truncate(out, start);
+    let shown = start..out.len();
     out.push(b'"');
     member(out, "_bytes");
     encode::number(out, text.len() as u64);
+    shown
 }
 
 /// Cuts what follows `start`, which is escaped as in a JSON string, to at most [`TARGET_MAX`] bytes. Splits neither a

@@ -36,6 +36,15 @@ const DECODINGS: usize = 3;
 /// Shortest secret that is searched for in encoded form, in bytes, unless the request has presented it.
 const MIN_KNOWN: usize = 16;
 
+/// What of a text is compared with the digests of known secrets; of what it encodes, everything is, or nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Digests {
+    Nothing,
+    Words,
+    /// Also the text as a whole.
+    All,
+}
+
 /// What to mask, and whether bodies are written at all.
 pub struct Masker {
     rules: MaskRules,
@@ -47,14 +56,14 @@ pub struct Masker {
 /// What the caller wrote, as a line would show it.
 pub(super) struct CallersText<'a> {
     /// Path and query.
-    pub(super) target: &'a [u8],
+    pub(super) target: [&'a [u8]; 2],
     /// Bodies, masked.
     pub(super) request_body: &'a [u8],
     pub(super) answer_body: &'a [u8],
 }
 
-/// Whether a text contains a live secret of an account, given by its index; `None`: of any account.
-pub type LiveSecrets = Box<dyn Fn(Option<usize>, &[u8]) -> bool + Send + Sync>;
+/// Whether one of these texts contains a live secret of an account, given by its index; `None`: of any account.
+pub type LiveSecrets = Box<dyn Fn(Option<usize>, &[&[u8]]) -> bool + Send + Sync>;
 
 impl std::fmt::Debug for Masker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -97,27 +106,39 @@ impl Masker {
     ) -> bool {
         let mut left = MAX_DIGESTS;
         let shortest = presented.shortest().min(MIN_KNOWN);
-        let mut holds = |text: &[u8], digests: bool| {
+        let mut holds = |text: &[u8], digests: Digests| {
             // What is encoded is not shorter.
             text.len() >= shortest
                 && (presented.is_in(text)
-                    || digests && self.known.any_in(text, &mut left)
+                    || match digests {
+                        Digests::Nothing => false,
+                        Digests::Words => self.known.any_word_in(text, &mut left),
+                        Digests::All => self.known.any_in(text, &mut left),
+                    }
                     || any_encoded(text, shortest, &mut |view| {
                         presented.is_in(view)
                             || self.holds_live_secret(account, view)
-                            || digests && self.known.any_in(view, &mut left)
+                            || digests != Digests::Nothing && self.known.any_in(view, &mut left)
                     }))
         };
-        // Nobody sends Fastrac a secret that it could respond with, but in the request.
-        holds(written.request_body, true)
-            || holds(written.answer_body, false)
-            || holds(written.target, false)
-            || parts(written.target, shortest).any(|part| holds(part, true))
+        // Nobody sends Fastrac a secret that it could respond with, but in the request. No secret is a JSON object.
+        holds(written.request_body, Digests::Words)
+            || holds(written.answer_body, Digests::Nothing)
+            || written
+                .target
+                .into_iter()
+                .filter(|text| text.len() >= shortest)
+                .any(|text| holds(text, Digests::Nothing) || parts(text).any(|part| holds(part, Digests::All)))
     }
 
     /// Whether a text contains a live secret.
     pub fn holds_live_secret(&self, account: Option<usize>, text: &[u8]) -> bool {
-        (self.live)(account, text)
+        self.any_holds_live_secret(account, &[text])
+    }
+
+    /// Whether one of these texts does.
+    pub(super) fn any_holds_live_secret(&self, account: Option<usize>, texts: &[&[u8]]) -> bool {
+        (self.live)(account, texts)
     }
 
     /// The same for a part of a URI, also percent-encoded.
@@ -202,17 +223,17 @@ impl Masker {
     /// a name may belong to; such a part is masked too.
     fn pair(&self, out: &mut Vec<u8>, pair: &str, before: bool) -> bool {
         let Some((name, value)) = pair.split_once('=') else {
-            let masked = is_hidden(pair) || before && !pair.is_empty();
-            encode::escape(out, if masked { MASKED } else { pair });
-            return masked || before;
+            if before && !pair.is_empty() {
+                encode::escape(out, MASKED);
+                return true;
+            }
+            return show(out, pair) == Shown::Masked || before;
         };
-        let decoded_name = decoded(name);
-        let shown = if is_hidden(name) { MASKED } else { name };
-        encode::escape(out, shown);
+        let decoded_name = if show(out, name) == Shown::Harmless { Cow::Borrowed(name) } else { decoded(name) };
         out.push(b'=');
         let rule = self.rules.rule_of(&decoded_name);
         let kept = match rule {
-            MaskRule::Keep => !is_hidden(value),
+            MaskRule::Keep => return show(out, value) == Shown::Masked,
             MaskRule::Place | MaskRule::Region => looks_like_region(value.as_bytes()),
             MaskRule::Mask | MaskRule::Person => value.is_empty(),
         };
@@ -221,11 +242,10 @@ impl Masker {
     }
 }
 
-/// The segments of a path, and the names and values of a query, whose values may contain slashes; also as members of a line.
-/// Not of texts that are shorter than `shortest`.
-fn parts(target: &[u8], shortest: usize) -> impl Iterator<Item = &[u8]> {
-    let ends = |slash: bool| move |byte: &u8| b"?&;=".contains(byte) || slash && *byte == b'/';
-    let texts = target.split(|byte| matches!(byte, b'"' | b'?')).filter(move |text| text.len() >= shortest);
+/// The segments of a path, or the names and values of a query, whose values may contain slashes.
+fn parts(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = |slash: bool| move |byte: &u8| b"&;=".contains(byte) || slash && *byte == b'/';
+    let texts = text.split(|byte| matches!(byte, b'"' | b'?'));
     texts.flat_map(move |text| text.split(ends(text.starts_with(b"/"))))
 }
 
@@ -234,11 +254,28 @@ pub(super) fn is_credential(text: &str) -> bool {
     contains_own_secret(text) || contains_basic(text)
 }
 
-/// Whether a text is masked whatever its name.
-fn is_hidden(text: &str) -> bool {
+/// How a text was written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// As it is, and nothing in it is encoded.
+    Harmless,
+    Escaped,
+    Masked,
+}
+
+/// Appends a text, or that it is masked whatever its name.
+fn show(out: &mut Vec<u8>, text: &str) -> Shown {
     if is_harmless(text) {
-        return false;
+        out.extend_from_slice(text.as_bytes());
+        return Shown::Harmless;
     }
+    let hidden = is_hidden(text);
+    encode::escape(out, if hidden { MASKED } else { text });
+    if hidden { Shown::Masked } else { Shown::Escaped }
+}
+
+/// Whether a text that is not harmless is masked.
+fn is_hidden(text: &str) -> bool {
     // Each decoding makes a space of the `+` that a phone number has got back in the one before.
     let mut text = Cow::Borrowed(text);
     for _ in 0..DECODINGS {

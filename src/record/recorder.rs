@@ -135,7 +135,7 @@ impl Recorder {
     pub fn masked(&self, account: usize, body: &[u8]) -> Option<String> {
         let mut out = Vec::new();
         let shown = self.masker.logs_bodies() && body.len() <= SHOWN && self.masker.body(&mut out, body);
-        let written = CallersText { target: b"", request_body: &out, answer_body: b"" };
+        let written = CallersText { target: [b"", b""], request_body: &out, answer_body: b"" };
         let shown = shown
             && !self.masker.holds_live_secret(Some(account), &out)
             && !self.masker.holds_encoded_secret(Some(account), &Presented::default(), &written);
@@ -143,9 +143,11 @@ impl Recorder {
     }
 
     fn begin(self: &Arc<Self>, id: Option<RequestId>, target: Option<RequestTarget>) -> Record {
-        let began = SystemTime::now();
+        let (began, callers_id) = (SystemTime::now(), id.is_some());
+        let mut facts = RequestFacts::new(id.unwrap_or_else(|| RequestId::generate(began)), target);
+        facts.callers_id = callers_id;
         Record {
-            facts: RequestFacts::new(id.unwrap_or_else(|| RequestId::generate(began)), target),
+            facts,
             began,
             started: Instant::now(),
             head_ready: None,

@@ -69,11 +69,15 @@ struct Bench {
 }
 
 fn bench() -> Bench {
+    bench_with(|masker| masker)
+}
+
+fn bench_with(change: impl FnOnce(Masker) -> Masker) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let metrics = Metrics::new().unwrap();
     let config = config(&folder.path().join("exchanges.jsonl"));
     let log = ExchangeLog::open(&config, &metrics, &Arc::default()).unwrap();
-    let masker = Arc::new(Masker::new(config.bodies, &config.mask));
+    let masker = Arc::new(change(Masker::new(config.bodies, &config.mask)));
     let recorder = Recorder::new(Arc::clone(&metrics), log.clone(), masker, names());
     Bench { folder, metrics, log, recorder }
 }
@@ -168,12 +172,37 @@ mod writes_one_line_a_request {
         record.cache = Some(CacheResult::Hit);
         record.sent = Sent::No;
         record.attempts = 0;
-        record.stored_from = Some("first-request".into());
+        record.stored_from = Some(http::HeaderValue::from_static("first-request"));
         drop(record);
         let lines = bench.lines();
         assert_eq!(lines[0]["answer_body"], Value::Null);
         assert_eq!(lines[0]["stored_from"], "first-request");
         assert_eq!(bench.series("fastrac_gateway_upstream_calls_saved_total{operation=\"v2.city\"}").unwrap(), "1");
+    }
+
+    #[test]
+    fn a_live_secret_is_in_no_part_of_a_line() {
+        const SECRET: &str = "live.secret.1234";
+        let holds = |text: &&[u8]| memchr::memmem::find(text, SECRET.as_bytes()).is_some();
+        let withheld = bench_with(|masker| masker.withholding(Box::new(move |_, texts| texts.iter().any(holds))));
+        for (bench, shown) in [(bench(), 6), (withheld, 0)] {
+            let body = format!(r#"{{"x":"{SECRET}"}}"#);
+            let open = |id: &str, target: String| {
+                let id = Some(id.parse().unwrap());
+                let mut record = bench.recorder.open(id, Method::GET, target.parse().unwrap());
+                went(&mut record, 0, r#"{"x":"y"}"#, r#"{"x":"y"}"#);
+                record
+            };
+            drop(open(&format!("id-{SECRET}"), "/a".into()));
+            drop(open("request-1", format!("/a/{SECRET}/b")));
+            drop(open("request-2", format!("/a?x={SECRET}&y=z")));
+            open("request-3", "/a".into()).request_body = CapturedBody::whole(body.clone().into());
+            open("request-4", "/a".into()).answer_body = CapturedBody::whole(body.into());
+            open("request-5", "/a".into()).stored_from = Some(http::HeaderValue::from_static(SECRET));
+            let lines = bench.lines();
+            let found = lines.iter().filter(|line| line.to_string().contains(SECRET)).count();
+            assert_eq!((lines.len(), found), (6, shown), "{lines:?}");
+        }
     }
 
     #[test]

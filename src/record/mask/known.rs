@@ -47,7 +47,10 @@ impl Presented {
     pub(in crate::record) fn read(headers: &HeaderMap) -> Presented {
         // One that is repeated is no proof, and yet a secret. One pass takes less than four look-ups.
         let presented = headers.iter().filter(|(name, _)| CREDENTIALS.contains(name));
-        Presented(presented.map(|(_, value)| value.clone()).collect())
+        // Almost all requests have one: the usual list has room for four, for which the allocator must look longer.
+        let mut values = Vec::with_capacity(1);
+        values.extend(presented.map(|(_, value)| value.clone()));
+        Presented(values)
     }
 
     /// Calls `found` with each secret, until it returns true.
@@ -97,13 +100,19 @@ impl KnownDigests {
 
     /// Whether a text, or a word of it, is a secret, as it is. `left`: how many words may still be compared.
     pub(super) fn any_in(&self, text: &[u8], left: &mut usize) -> bool {
-        // A word, or what it assigns.
+        !self.0.is_empty() && (self.any_word_in(text, left) || self.is(text, left))
+    }
+
+    /// The same of a text that is no secret as a whole.
+    pub(super) fn any_word_in(&self, text: &[u8], left: &mut usize) -> bool {
+        // A word, or what it assigns, which is shorter.
         let mut is_word = |word: &[u8]| {
-            let assigned = split(word, b'=').filter(|(_, value)| !value.starts_with(b"="));
-            word.len() < text.len() && self.is(word, left) || assigned.is_some_and(|(_, value)| self.is(value, left))
+            let assigned = || split(word, b'=').filter(|(_, value)| !value.starts_with(b"="));
+            word.len() >= *DIGESTED.start()
+                && (word.len() < text.len() && self.is(word, left)
+                    || assigned().is_some_and(|(_, value)| self.is(value, left)))
         };
-        !self.0.is_empty()
-            && (text.split(|byte| SEPARATORS[usize::from(*byte)]).any(&mut is_word) || self.is(text, left))
+        !self.0.is_empty() && text.split(|byte| SEPARATORS[usize::from(*byte)]).any(&mut is_word)
     }
 
     fn is(&self, word: &[u8], left: &mut usize) -> bool {

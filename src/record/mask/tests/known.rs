@@ -27,7 +27,9 @@ fn masker(secrets: &[&str]) -> Masker {
 
 /// Whether what a caller wrote is withheld.
 fn withheld(masker: &Masker, presented: &Presented, uri: &str, body: &str) -> bool {
-    let written = CallersText { target: uri.as_bytes(), request_body: body.as_bytes(), answer_body: b"" };
+    let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+    let target = [path, query].map(str::as_bytes);
+    let written = CallersText { target, request_body: body.as_bytes(), answer_body: b"" };
     masker.holds_encoded_secret(None, presented, &written)
 }
 

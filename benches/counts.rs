@@ -41,7 +41,7 @@ fn quota(ledger: &Arc<Ledger>, name: usize, day: u64) -> Quota {
 /// A token of the second and a unit of the day, recorded and used. `until`: the request's deadline, which the path carries.
 fn claim(quota: &Quota, until: tokio::time::Instant) {
     let mut claim = Claim::default();
-    quota.claim_second(&mut claim).unwrap();
+    quota.claim_second(&mut claim, tokio::time::Instant::now()).unwrap();
     poll_once(quota.claim_day(&mut claim, until)).unwrap();
     poll_once(claim.record(until)).unwrap();
     claim.keep();

@@ -30,6 +30,7 @@ use std::{
 use bytes::Bytes;
 use http::request::Parts;
 use http_body::Body as HttpBody;
+use tokio::time::Instant;
 
 pub use attempt::PreparedAttempt;
 use call::CallPriority;
@@ -79,10 +80,11 @@ where
         Break(reply) => return Ok(reply),
         Continue(ticket) => ticket,
     };
-    // 5 the service's quota of the second
-    let mut claim = call.open_claim(x)?;
+    // 5 the service's quota of the second; at the same instant as 6, because nothing is waited for in between
+    let now = Instant::now();
+    let mut claim = call.open_claim(x, now)?;
     // 6 is the response stored, or being fetched
-    let unanswered = match lookup::lookup(x, &call, &mut claim).await? {
+    let unanswered = match lookup::lookup(x, &call, &mut claim, now).await? {
         Break(reply) => return Ok(reply),
         Continue(unanswered) => unanswered,
     };

@@ -44,35 +44,36 @@ impl TokenBucket {
         let mut known = self.rate.lock();
         if *known != rate {
             *known = rate;
-            let now = self.now();
-            self.tokens.lock().refill(FillRate::of(rate), now);
+            self.tokens.lock().refill(FillRate::of(rate), self.nanos(Instant::now()));
         }
     }
 
-    /// Takes all of `tokens`, or none.
+    /// Takes all of `tokens`, or none. `now`: the present time.
     ///
     /// # Errors
     /// [`InsufficientTokens`]; nothing is taken then.
-    pub(super) fn take(self: &Arc<Self>, tokens: u32) -> Result<TokenReservation, InsufficientTokens> {
-        let now = self.now();
-        let number = self.tokens.lock().take(tokens, now)?;
+    pub(super) fn take(self: &Arc<Self>, tokens: u32, now: Instant) -> Result<TokenReservation, InsufficientTokens> {
+        let number = self.tokens.lock().take(tokens, self.nanos(now))?;
         Ok(TokenReservation { bucket: self.clone(), number: Some(number) })
     }
 
-    /// Tokens that could be taken now.
-    pub(super) fn left(&self) -> u64 {
-        let now = self.now();
-        self.tokens.lock().left(now)
+    /// Tokens that could be taken at `now`, the present time.
+    pub(super) fn left(&self, now: Instant) -> u64 {
+        self.tokens.lock().left(self.nanos(now))
     }
 
-    fn now(&self) -> u64 {
-        nanos_since(self.start)
+    fn nanos(&self, now: Instant) -> u64 {
+        nanos_between(self.start, now)
     }
 }
 
 /// Nanoseconds since `start`; 584 years at most.
 pub(super) fn nanos_since(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    nanos_between(start, Instant::now())
+}
+
+fn nanos_between(start: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(start).as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Tokens of a bucket; given back when dropped unless kept.

@@ -189,7 +189,7 @@ impl Quota {
             set,
             policy: None,
         };
-        in_force.policy = header::policy(&self.usage_under(&in_force));
+        in_force.policy = header::policy(&self.usage_under(&in_force, Instant::now()));
         self.in_force.store(Arc::new(in_force));
     }
 
@@ -204,15 +204,15 @@ impl Quota {
         limits
     }
 
-    /// Takes one request of this second into the claim.
+    /// Takes one request of this second into the claim. `now`: the present time.
     ///
     /// # Errors
     /// [`Exceeded`] when the bucket is empty, or an override blocks the service; nothing is taken then.
-    pub fn claim_second(&self, claim: &mut Claim) -> Result<(), Exceeded> {
+    pub fn claim_second(&self, claim: &mut Claim, now: Instant) -> Result<(), Exceeded> {
         let limits = self.limits();
         self.check_block_of(&limits)?;
         let Some(second) = &limits.second else { return Ok(()) };
-        match second.take(1) {
+        match second.take(1, now) {
             Ok(taken) => claim.second = Some(taken),
             Err(_) if !limits.enforce => self.note(LimitWindow::Second, claim),
             Err(insufficient) => {
@@ -313,7 +313,7 @@ impl Quota {
 
     /// For [`super::DayLedger::bucket`] of the next process.
     pub fn bucket_mark(&self) -> BucketMark {
-        let tokens = self.limits().second.as_ref().map_or(0, |second| second.left());
+        let tokens = self.limits().second.as_ref().map_or(0, |second| second.left(Instant::now()));
         BucketMark { tokens, rate_part: learned::ALL, paused_for: Duration::ZERO }
     }
 
@@ -350,10 +350,10 @@ impl Quota {
 
     /// What is left of the windows that have a limit.
     pub fn usage(&self) -> UsageByWindow {
-        self.usage_under(&self.limits())
+        self.usage_under(&self.limits(), Instant::now())
     }
 
-    fn usage_under(&self, limits: &LimitsInForce) -> UsageByWindow {
+    fn usage_under(&self, limits: &LimitsInForce, now: Instant) -> UsageByWindow {
         let is_blocked = limits.overridden.as_ref().is_some_and(|set| set.block);
         let day = |limit: u64| {
             let view = self.day.view();
@@ -363,7 +363,7 @@ impl Quota {
         if is_blocked {
             return UsageByWindow { second: None, day: Some(day(0)) };
         }
-        let second = limits.second.as_ref().map(|second| TokensLeft { rate: second.rate(), left: second.left() });
+        let second = limits.second.as_ref().map(|second| TokensLeft { rate: second.rate(), left: second.left(now) });
         UsageByWindow { second: second.map(TokensLeft::window), day: limits.day.map(day) }
     }
 
@@ -392,9 +392,9 @@ impl Quota {
         self.limits().policy.clone()
     }
 
-    /// `RateLimit` as of now; `None` without a limit.
-    pub fn limit_header(&self) -> Option<HeaderValue> {
-        header::left(&self.usage())
+    /// `RateLimit` as of `now`, the present time; `None` without a limit.
+    pub fn limit_header(&self, now: Instant) -> Option<HeaderValue> {
+        header::left(&self.usage_under(&self.limits(), now))
     }
 }
 

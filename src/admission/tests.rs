@@ -33,7 +33,7 @@ fn quota(rate: Option<(u32, u32)>, day: Option<u64>) -> config::QuotaConfig {
 /// Takes one request of the second and of the day.
 fn use_one(quota: &Quota) {
     let mut claim = Claim::default();
-    quota.claim_second(&mut claim).unwrap();
+    quota.claim_second(&mut claim, Instant::now()).unwrap();
     claim_day(quota, &mut claim).unwrap();
     claim.keep();
 }
@@ -59,20 +59,20 @@ mod bucket {
     #[tokio::test(start_paused = true)]
     async fn the_wait_that_is_said_is_enough_and_not_too_long() {
         let bucket = Arc::new(TokenBucket::new(Rate { per_second: 3, burst: 2 }, BucketStart::Unused));
-        bucket.take(2).unwrap().keep();
-        let Err(InsufficientTokens::Until(wait)) = bucket.take(1) else { panic!("took a third") };
+        bucket.take(2, Instant::now()).unwrap().keep();
+        let Err(InsufficientTokens::Until(wait)) = bucket.take(1, Instant::now()) else { panic!("took a third") };
         advance(wait - Duration::from_nanos(1)).await;
-        assert!(bucket.take(1).is_err());
+        assert!(bucket.take(1, Instant::now()).is_err());
         advance(Duration::from_nanos(1)).await;
-        assert!(bucket.take(1).is_ok());
+        assert!(bucket.take(1, Instant::now()).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn retry_after_is_never_zero() {
         let quota = Quota::new(&quota(Some((1000, 1)), None), &zone("UTC"), WallClock::system());
         let mut claim = Claim::default();
-        quota.claim_second(&mut claim).unwrap();
-        let exceeded = quota.claim_second(&mut Claim::default()).unwrap_err();
+        quota.claim_second(&mut claim, Instant::now()).unwrap();
+        let exceeded = quota.claim_second(&mut Claim::default(), Instant::now()).unwrap_err();
         assert_eq!(exceeded, Exceeded::Second { retry_after: Duration::from_secs(1), notice: None });
     }
 
@@ -214,14 +214,14 @@ mod headers {
         assert_eq!(quota.policy_header().unwrap(), "\"second\";q=50;w=1, \"day\";q=40000;w=86400");
         use_one(&quota);
         claim_day(&quota, &mut Claim::default()).unwrap();
-        assert_eq!(quota.limit_header().unwrap(), "\"second\";r=49;t=1, \"day\";r=39999;t=51234");
+        assert_eq!(quota.limit_header(Instant::now()).unwrap(), "\"second\";r=49;t=1, \"day\";r=39999;t=51234");
     }
 
     #[tokio::test(start_paused = true)]
     async fn are_absent_without_a_limit() {
         let quota = Quota::new(&quota(None, None), &zone("UTC"), WallClock::system());
         use_one(&quota);
-        assert_eq!((quota.policy_header(), quota.limit_header(), quota.used_today()), (None, None, 1));
+        assert_eq!((quota.policy_header(), quota.limit_header(Instant::now()), quota.used_today()), (None, None, 1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -267,7 +267,7 @@ mod crowd {
             let quota = quota.clone();
             async move {
                 let mut claim = Claim::default();
-                let taken = quota.claim_second(&mut claim).is_ok()
+                let taken = quota.claim_second(&mut claim, Instant::now()).is_ok()
                     && quota.claim_day(&mut claim, Instant::now() + Duration::from_secs(30)).await.is_ok();
                 if taken {
                     claim.keep();

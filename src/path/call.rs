@@ -296,22 +296,23 @@ impl Call {
         &self.upstream.snapshot.quotas[self.service]
     }
 
-    /// Step 5: opens the claim with one request of the service's second, unless that is taken after the cache lookup.
+    /// Step 5, at `now`: opens the claim with one request of the service's second, unless that is taken after the cache
+    /// lookup.
     ///
     /// # Errors
     /// The refusal of the quota, or of an override that blocks the service.
-    pub(super) fn open_claim(&self, x: &mut Exchange) -> Result<Claim, Refusal> {
+    pub(super) fn open_claim(&self, x: &mut Exchange, now: Instant) -> Result<Claim, Refusal> {
         let mut claim = Claim::default();
         if self.charges_hits() {
-            self.claim_second(x, &mut claim)?;
+            self.claim_second(x, &mut claim, now)?;
         } else {
             self.allowed(self.quota().check_block())?;
         }
         Ok(claim)
     }
 
-    fn claim_second(&self, x: &mut Exchange, claim: &mut Claim) -> Result<(), Refusal> {
-        self.quota().claim_second(claim).map_err(|exceeded| self.longest_refusal(exceeded))?;
+    fn claim_second(&self, x: &mut Exchange, claim: &mut Claim, now: Instant) -> Result<(), Refusal> {
+        self.quota().claim_second(claim, now).map_err(|exceeded| self.longest_refusal(exceeded))?;
         x.claimed(claim);
         Ok(())
     }
@@ -339,7 +340,7 @@ impl Call {
     /// with the account's budget.
     pub(super) fn complete_claim(&self, x: &mut Exchange, claim: &mut Claim) -> Result<(), Refusal> {
         if !self.charges_hits() {
-            self.claim_second(x, claim)?;
+            self.claim_second(x, claim, Instant::now())?;
         }
         self.quota().owe_day(claim).map_err(|exceeded| self.longest_refusal(exceeded))?;
         x.claimed(claim);
@@ -358,7 +359,7 @@ impl Call {
 
     /// Charges a request that is answered from the cache after all: what it had claimed has gone back.
     pub(super) async fn charge_hit(&self, x: &mut Exchange) -> Result<(), Refusal> {
-        let mut claim = self.open_claim(x)?;
+        let mut claim = self.open_claim(x, Instant::now())?;
         self.claim_hit(x, &mut claim).await?;
         self.record(&mut claim).await?;
         claim.keep();

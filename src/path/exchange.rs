@@ -190,8 +190,8 @@ impl Exchange {
         Refusal::internal()
     }
 
-    /// Fills in the record with the response that the caller gets.
-    pub(super) fn finish(&mut self, outcome: &Result<Reply, Refusal>) {
+    /// Fills in the record with the response that the caller gets, whose head is ready at `now`.
+    pub(super) fn finish(&mut self, outcome: &Result<Reply, Refusal>, now: Instant) {
         let own_attempts = self.attempts.as_ref().map_or(0, Attempts::count);
         match outcome {
             Ok(reply) => self.first_sent = reply.first_sent,
@@ -217,7 +217,7 @@ impl Exchange {
                 record.cache = self.fetched_as.and_then(CacheStatusHeader::result);
             }
         }
-        record.head_ready();
+        record.head_ready(now.into_std());
     }
 }
 

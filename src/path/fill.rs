@@ -240,7 +240,7 @@ async fn fetch_unasked(call: &UpstreamCall, leader: Leader<SharedFetch>, reason:
     let mut x = call.own_exchange();
     let fetch = Fetch { call, id: x.request_id.header(), reason, attempts: x.attempts().clone() };
     let result = fetch.complete(leader, Claim::default()).await;
-    x.finish(&reply_of(&result, reason.status(is_stored(&result))));
+    x.finish(&reply_of(&result, reason.status(is_stored(&result))), Instant::now());
     result
 }
 
@@ -270,7 +270,7 @@ impl Fetch<'_> {
         let status = self.attempts.status();
         let result = Arc::new(result.map_err(|refusal| FetchRefused { refusal, service, status }));
         if let Some(x) = &mut line_of_rest {
-            x.finish(&reply_of(&result, self.reason.status(is_stored(&result))));
+            x.finish(&reply_of(&result, self.reason.status(is_stored(&result))), Instant::now());
         }
         if let Some(good) = good
             && !is_storable(&result)

@@ -43,11 +43,13 @@ impl Unanswered {
     }
 }
 
-/// Looks a request up in the cache and waits if another request is fetching it. `Continue`: Fastrac must be asked.
+/// Looks a request up in the cache, at `now`, and waits if another request is fetching it. `Continue`: Fastrac must be
+/// asked.
 pub(super) async fn lookup(
     x: &mut Exchange,
     call: &Call,
     claim: &mut Claim,
+    now: Instant,
 ) -> Result<ControlFlow<Reply, Unanswered>, Refusal> {
     if !call.upstream.operation.asks_cache() {
         return Ok(ControlFlow::Continue(Unanswered::Uncached));
@@ -58,7 +60,6 @@ pub(super) async fn lookup(
         let refused = directives.only_if_cached.then(|| Refusal::only_if_cached(false));
         return refused.map_or(Ok(ControlFlow::Continue(Unanswered::Bypass)), Err);
     };
-    let now = Instant::now();
     let (mut reason, mut fallback) = (FillReason::Miss, None);
     match call.upstream.snapshot.cache.lookup(&key, now) {
         Lookup::Fresh(entry) => {

@@ -8,7 +8,7 @@
 
 use std::{ops::ControlFlow, pin::pin, sync::Arc};
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Call, Exchange,
@@ -172,7 +172,7 @@ impl OrderTask {
     /// Ends the caller's wait. If the caller has left, the record is written here.
     fn hand_back(&mut self, outcome: Result<Reply, Refusal>) {
         let Some(WaitingCaller { mut exchange, sender }) = self.caller.take() else { return };
-        exchange.finish(&outcome);
+        exchange.finish(&outcome, Instant::now());
         let _ = sender.send(HandedBack { exchange, outcome });
     }
 }

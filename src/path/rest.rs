@@ -4,6 +4,8 @@
 //! What always holds: they get a line of their own, also if what makes them is dropped, so that each attempt is in exactly one.
 //! Must not know what they are for. Never fails.
 
+use tokio::time::Instant;
+
 use super::{Exchange, UpstreamCall};
 use crate::{attempts::Attempts, refusal::Refusal, reply::Reply};
 
@@ -27,7 +29,7 @@ impl<'a> RestOfAttempts<'a> {
     /// They are over, with this result.
     pub(super) fn finish(self, outcome: &Result<Reply, Refusal>) {
         if let Some(mut x) = self.exchange() {
-            x.finish(outcome);
+            x.finish(outcome, Instant::now());
         }
     }
 }

@@ -120,7 +120,8 @@ fn respond<G: ExchangeGuard + 'static>(
         // Asked now and not when the request began: the drain may have begun meanwhile.
         ConnectionClose::IfUnreadable => unreadable || finish.guard.is_draining(),
     };
-    x.finish(&outcome);
+    let now = Instant::now();
+    x.finish(&outcome, now);
     let sent = x.sent();
     let refused = RefusedRequestFacts { request_id: &x.request_id, sent, repeat: x.repeat };
     let of_refusal =
@@ -130,7 +131,7 @@ fn respond<G: ExchangeGuard + 'static>(
         reply.not_modified();
         x.record.iter_mut().for_each(|record| record.status = Some(reply.status.as_u16()));
     }
-    let limits = x.record.as_ref().and_then(Record::service).map(|service| limits(&x.snapshot, service, &reply));
+    let limits = x.record.as_ref().and_then(Record::service).map(|service| limits(&x.snapshot, service, &reply, now));
     reply.stamp(GatewayHeaders { request_id: &x.request_id, sent, limits, close });
     if finish.is_head {
         reply.leave_out_body();
@@ -151,11 +152,11 @@ fn respond<G: ExchangeGuard + 'static>(
     response
 }
 
-/// What is left of the service's quota at this instant, and the window of the account's budget that has refused the
+/// What is left of the service's quota at `now`, and the window of the account's budget that has refused the
 /// request.
-fn limits(snapshot: &Snapshot, service: usize, reply: &Reply) -> RateLimitHeaders {
+fn limits(snapshot: &Snapshot, service: usize, reply: &Reply, now: Instant) -> RateLimitHeaders {
     let quota = &snapshot.quotas[service];
-    let limits = RateLimitHeaders { policy: quota.policy_header(), limit: quota.limit_header() };
+    let limits = RateLimitHeaders { policy: quota.policy_header(), limit: quota.limit_header(now) };
     let account = &snapshot.accounts[snapshot.catalog.services[service].account];
     match reply.budget_window() {
         Some(window) => limits.with_account(account.budget.limit(window), reply.retry_after),

@@ -275,9 +275,9 @@ impl Record {
         tracing::error!(request_id = self.id.as_str(), "a request failed because the gateway panicked");
     }
 
-    /// The response's head is ready; from here on the caller sets the pace, so the overhead ends.
-    pub fn head_ready(&mut self) {
-        self.head_ready.get_or_insert(self.started.elapsed());
+    /// The response's head is ready at `now`; from here on the caller sets the pace, so the overhead ends.
+    pub fn head_ready(&mut self, now: Instant) {
+        self.head_ready.get_or_insert(now.saturating_duration_since(self.started));
     }
 
     /// Reserves a place in the log for the record's line. Waits only with `on_full = "block"`.

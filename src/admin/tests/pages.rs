@@ -85,7 +85,7 @@ async fn status_tells_what_is_left() {
     {
         let snapshot = stage.gateway.current.load();
         let mut claim = Claim::default();
-        snapshot.quotas[0].claim_second(&mut claim).unwrap();
+        snapshot.quotas[0].claim_second(&mut claim, tokio::time::Instant::now()).unwrap();
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
         snapshot.quotas[0].claim_day(&mut claim, deadline).await.unwrap();
         claim.keep();

@@ -24,7 +24,7 @@ fn overridden(second: Option<u32>, day: Option<u64>, block: bool) -> Option<Quot
 async fn use_one(quota: &Quota) -> Result<Option<LimitWindow>, Exceeded> {
     let mut claim = Claim::default();
     quota.check_block()?;
-    quota.claim_second(&mut claim)?;
+    quota.claim_second(&mut claim, Instant::now())?;
     quota.claim_day(&mut claim, Instant::now() + Duration::from_secs(1)).await?;
     claim.keep();
     Ok(claim.would_refuse())
@@ -65,7 +65,7 @@ async fn a_block_refuses_everything_until_it_ends() {
         let refused = use_one(&quota).await.unwrap_err();
         let Exceeded::Blocked { retry_after, .. } = refused else { panic!("{refused:?}") };
         assert_eq!(retry_after, Duration::from_secs(7200));
-        assert_eq!(quota.limit_header().unwrap(), "\"day\";r=0;t=7200");
+        assert_eq!(quota.limit_header(Instant::now()).unwrap(), "\"day\";r=0;t=7200");
         quota.set_override(None);
         use_one(&quota).await.unwrap();
     }
@@ -133,7 +133,7 @@ async fn a_lowered_day_frees_up_when_the_override_ends_or_at_midnight() {
             let Exceeded::Day { retry_after, resets_at, .. } = refused else { panic!("{refused:?}") };
             assert_eq!((retry_after.as_secs(), resets_at.to_string().as_str()), expected, "{day:?} {used} {until}");
         }
-        let field = quota.limit_header().unwrap();
+        let field = quota.limit_header(Instant::now()).unwrap();
         assert!(field.to_str().unwrap().ends_with(&format!("\"day\";r=0;t={wait}")), "{field:?} {at}");
         // Who waits so long is admitted, and was not a moment before.
         let wait = Duration::from_secs(wait).min(Duration::from_millis(if wait == 1 { 400 } else { u64::MAX }));
@@ -160,7 +160,7 @@ async fn a_block_with_the_day_used_up_ends_at_midnight() {
         quota.set_override(Some(set));
         let Exceeded::Blocked { retry_after, frees_at, .. } = quota.check_block().unwrap_err() else { panic!() };
         assert_eq!((retry_after.as_secs(), frees_at.to_string().as_str()), (wait, at));
-        assert_eq!(quota.limit_header().unwrap(), format!("\"day\";r=0;t={wait}").as_str());
+        assert_eq!(quota.limit_header(Instant::now()).unwrap(), format!("\"day\";r=0;t={wait}").as_str());
         advance(Duration::from_secs(wait)).await;
         quota.check_block().unwrap();
         quota.check_day().unwrap();

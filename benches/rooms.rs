@@ -57,7 +57,7 @@ fn rooms(c: &mut Criterion) {
     let (callers, catalog) = (Callers::new(&config.services, None), Catalog::new(&config));
     let headers = headers();
     c.bench_function("caller.identify", |b| {
-        b.iter(|| callers.identify(black_box(&headers), &Default::default()).unwrap())
+        b.iter(|| callers.identify(black_box(&headers), &Default::default(), std::time::SystemTime::now()).unwrap())
     });
     c.bench_function("catalog.classify listed", |b| {
         b.iter(|| catalog.classify(&Method::GET, black_box("/region/city")).unwrap().index)

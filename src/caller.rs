@@ -19,6 +19,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use foldhash::fast::RandomState;
 use http::{
     HeaderMap, HeaderName,
     header::{AUTHORIZATION, HeaderValue},
@@ -70,7 +71,8 @@ pub struct Client {
 
 /// The credentials of all services.
 pub struct Callers {
-    by_access_key: HashMap<String, StoredCredential>,
+    /// The keys are those of the configuration: no caller can choose some that collide.
+    by_access_key: HashMap<Vec<u8>, StoredCredential, RandomState>,
     /// Services by the names of their client certificates.
     by_identity: HashMap<String, usize>,
     /// Shared with the configurations before and after this one.
@@ -79,7 +81,8 @@ pub struct Callers {
 
 impl std::fmt::Debug for Callers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Callers").field("by_access_key", &self.by_access_key).finish_non_exhaustive()
+        let credentials: Vec<_> = self.by_access_key.values().collect();
+        f.debug_struct("Callers").field("credentials", &credentials).finish_non_exhaustive()
     }
 }
 
@@ -118,7 +121,7 @@ impl Callers {
     /// the previous configuration, from which the times of last use are taken over.
     pub fn new(services: &[config::ServiceConfig], before: Option<&Callers>) -> Self {
         let stored = |service, credential: &config::CredentialConfig| {
-            let before = before.and_then(|before| before.by_access_key.get(&credential.access_key));
+            let before = before.and_then(|before| before.by_access_key.get(credential.access_key.as_bytes()));
             let same = before.filter(|before| before.secret_sha256 == credential.secret_sha256);
             StoredCredential {
                 service,
@@ -131,7 +134,7 @@ impl Callers {
             .iter()
             .enumerate()
             .flat_map(|(service, s)| s.credentials.iter().map(move |c| (service, c)))
-            .map(|(service, c)| (c.access_key.clone(), stored(service, c)))
+            .map(|(service, c)| (c.access_key.clone().into_bytes(), stored(service, c)))
             .collect();
         let identities = services.iter().enumerate();
         let by_identity =
@@ -142,17 +145,18 @@ impl Callers {
 
     /// When a credential was last used, in seconds since 1970; `None`: not since the start.
     pub fn last_used(&self, access_key: &str) -> Option<u64> {
-        let used = self.by_access_key.get(access_key)?.last_used.load(Relaxed);
+        let used = self.by_access_key.get(access_key.as_bytes())?.last_used.load(Relaxed);
         (used > 0).then_some(used)
     }
 
-    /// The index of the service that the request's headers and its connection's certificate identify.
+    /// The index of the service that the headers of a request, which came at `now`, and its connection's certificate
+    /// identify.
     ///
     /// # Errors
     /// [`Unknown`] without credentials, or if any of them is wrong, repeated, unreadable, or identifies another service
     /// than the others. After many failed proofs of a peer, its next ones are [`Unknown::Slowed`].
-    pub fn identify(&self, headers: &HeaderMap, client: &Client) -> Result<usize, Unknown> {
-        let proved = self.prove(headers, client.certificate.as_deref());
+    pub fn identify(&self, headers: &HeaderMap, client: &Client, now: SystemTime) -> Result<usize, Unknown> {
+        let proved = self.prove(headers, client.certificate.as_deref(), seconds(now));
         match (proved, client.peer) {
             (Err(unknown), Some(peer)) if unknown != Unknown::None => {
                 Err(self.failed.attempt(peer).map_or_else(|wait| Unknown::Slowed { wait }, |()| unknown))
@@ -161,15 +165,17 @@ impl Callers {
         }
     }
 
-    fn prove(&self, headers: &HeaderMap, certificate: Option<&ClientCertificate>) -> Result<usize, Unknown> {
-        let pair = match (single(headers, &ACCESS_KEY)?, single(headers, &SECRET_KEY)?) {
+    /// `now`: seconds since 1970.
+    fn prove(&self, headers: &HeaderMap, certificate: Option<&ClientCertificate>, now: u64) -> Result<usize, Unknown> {
+        let sent = SentCredentials::read(headers)?;
+        let pair = match (sent.access_key, sent.secret_key) {
             (None, None) => None,
-            (Some(access), Some(secret)) => Some(self.verify(access.as_bytes(), secret.as_bytes())?),
+            (Some(access), Some(secret)) => Some(self.verify(access.as_bytes(), secret.as_bytes(), now)?),
             _ => return Err(Unknown::Unreadable),
         };
-        let authorization = match single(headers, &AUTHORIZATION)? {
+        let authorization = match sent.authorization {
             None => None,
-            Some(value) => Some(self.authorization(value.as_bytes())?),
+            Some(value) => Some(self.authorization(value.as_bytes(), now)?),
         };
         let headers = combine(pair, authorization)?;
         let certificate = match certificate {
@@ -186,29 +192,29 @@ impl Callers {
     }
 
     /// `Basic base64(access:secret)`, or `Bearer access.secret`.
-    fn authorization(&self, value: &[u8]) -> Result<usize, Unknown> {
+    fn authorization(&self, value: &[u8], now: u64) -> Result<usize, Unknown> {
         let space = value.iter().position(|b| *b == b' ').ok_or(Unknown::Unreadable)?;
         let (scheme, rest) = (&value[..space], value[space..].trim_ascii());
         if scheme.eq_ignore_ascii_case(b"basic") {
             let decoded = Zeroizing::new(STANDARD.decode(rest).map_err(|_| Unknown::Unreadable)?);
             let (access, secret) = split(&decoded, b':').ok_or(Unknown::Unreadable)?;
-            self.verify(access, secret)
+            self.verify(access, secret, now)
         } else if scheme.eq_ignore_ascii_case(b"bearer") {
             let (access, secret) = split(rest, b'.').ok_or(Unknown::Unreadable)?;
-            self.verify(access, secret)
+            self.verify(access, secret, now)
         } else {
             Err(Unknown::Unreadable)
         }
     }
 
-    fn verify(&self, access: &[u8], secret: &[u8]) -> Result<usize, Unknown> {
+    fn verify(&self, access: &[u8], secret: &[u8], now: u64) -> Result<usize, Unknown> {
         let digest: [u8; 32] = Sha256::digest(secret).into();
-        let known = std::str::from_utf8(access).ok().and_then(|access| self.by_access_key.get(access));
+        let known = self.by_access_key.get(access);
         // An unknown access key is compared too, with a digest whose preimage is unknown.
         let expected = known.map_or(&[0; 32], |known| &known.secret_sha256);
         let right = bool::from(digest.ct_eq(expected));
         // No digest of the empty string passes the checks of the configuration; it would be no proof either.
-        known.filter(|_| right && !secret.is_empty()).ok_or(Unknown::Wrong)?.use_at(seconds(SystemTime::now()))
+        known.filter(|_| right && !secret.is_empty()).ok_or(Unknown::Wrong)?.use_at(now)
     }
 }
 
@@ -230,11 +236,31 @@ fn combine(a: Option<usize>, b: Option<usize>) -> Result<Option<usize>, Unknown>
     }
 }
 
-/// The one value of a header, `None` if it is absent.
-fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Unknown> {
-    let mut all = headers.get_all(name).iter();
-    let value = all.next();
-    if all.next().is_some() { Err(Unknown::Unreadable) } else { Ok(value) }
+/// The values of a request's credential headers, each `None` if it is absent.
+#[derive(Default)]
+struct SentCredentials<'h> {
+    access_key: Option<&'h HeaderValue>,
+    secret_key: Option<&'h HeaderValue>,
+    authorization: Option<&'h HeaderValue>,
+}
+
+impl<'h> SentCredentials<'h> {
+    /// Fails if one of them is repeated. One pass takes a third of three look-ups.
+    fn read(headers: &'h HeaderMap) -> Result<Self, Unknown> {
+        let mut sent = SentCredentials::default();
+        for (name, value) in headers {
+            let place = match name {
+                name if *name == ACCESS_KEY => &mut sent.access_key,
+                name if *name == SECRET_KEY => &mut sent.secret_key,
+                name if *name == AUTHORIZATION => &mut sent.authorization,
+                _ => continue,
+            };
+            if place.replace(value).is_some() {
+                return Err(Unknown::Unreadable);
+            }
+        }
+        Ok(sent)
+    }
 }
 
 fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
@@ -254,10 +280,10 @@ mod tests {
 
     fn callers() -> Callers {
         let entry = |service, secret: &str| stored(service, secret, u64::MAX);
-        let by_access_key = HashMap::from([
-            ("checkout-1".to_owned(), entry(0, "s1")),
-            ("checkout-2".to_owned(), entry(0, "s.2:x")),
-            ("warehouse".to_owned(), entry(1, "s3")),
+        let by_access_key = HashMap::from_iter([
+            (b"checkout-1".to_vec(), entry(0, "s1")),
+            (b"checkout-2".to_vec(), entry(0, "s.2:x")),
+            (b"warehouse".to_vec(), entry(1, "s3")),
         ]);
         let identity = |name: &str, service| (name.to_owned(), service);
         let by_identity = HashMap::from([
@@ -278,7 +304,7 @@ mod tests {
             map.append(*name, HeaderValue::from_str(value).unwrap());
         }
         let certificate = names.map(|names| Arc::new(ClientCertificate::with(names)));
-        callers().identify(&map, &Client { certificate, ..Client::default() })
+        callers().identify(&map, &Client { certificate, ..Client::default() }, SystemTime::now())
     }
 
     fn basic(text: &str) -> String {
@@ -326,14 +352,21 @@ mod tests {
     #[test]
     fn an_empty_secret_proves_nothing_whatever_the_digest() {
         let empty = stored(0, "", u64::MAX);
-        let by_access_key = HashMap::from([("a".to_owned(), empty)]);
+        let by_access_key = HashMap::from_iter([(b"a".to_vec(), empty)]);
         let callers = Callers { by_access_key, by_identity: HashMap::new(), failed: failed_proofs() };
         for value in [&basic("a:"), "Bearer a."] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
-            assert_eq!(callers.identify(&headers, &Client::default()), Err(Unknown::Wrong), "{value}");
+            assert_eq!(
+                callers.identify(&headers, &Client::default(), SystemTime::now()),
+                Err(Unknown::Wrong),
+                "{value}"
+            );
         }
         let pair = [(ACCESS_KEY, HeaderValue::from_static("a")), (SECRET_KEY, HeaderValue::from_static(""))];
-        assert_eq!(callers.identify(&HeaderMap::from_iter(pair), &Client::default()), Err(Unknown::Wrong));
+        assert_eq!(
+            callers.identify(&HeaderMap::from_iter(pair), &Client::default(), SystemTime::now()),
+            Err(Unknown::Wrong)
+        );
     }
 
     /// Contract section 6, `unauthenticated`: the message distinguishes these, and never which half was wrong.
@@ -361,15 +394,18 @@ mod tests {
         let client = Client { peer: Some("192.0.2.1".parse().unwrap()), ..Client::default() };
         let proof = |value: &'static str| HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
         for _ in 0..1000 {
-            assert_eq!(callers.identify(&HeaderMap::new(), &client), Err(Unknown::None));
+            assert_eq!(callers.identify(&HeaderMap::new(), &client, SystemTime::now()), Err(Unknown::None));
         }
         for _ in 1..300 {
-            assert_eq!(callers.identify(&proof("Bearer warehouse.guess"), &client), Err(Unknown::Wrong));
+            assert_eq!(
+                callers.identify(&proof("Bearer warehouse.guess"), &client, SystemTime::now()),
+                Err(Unknown::Wrong)
+            );
         }
         for _ in 0..10 {
-            let slowed = callers.identify(&proof("Bearer warehouse.guess"), &client);
+            let slowed = callers.identify(&proof("Bearer warehouse.guess"), &client, SystemTime::now());
             assert!(matches!(slowed, Err(Unknown::Slowed { wait }) if wait > Duration::ZERO), "{slowed:?}");
-            assert_eq!(callers.identify(&proof("Bearer warehouse.s3"), &client), Ok(1));
+            assert_eq!(callers.identify(&proof("Bearer warehouse.s3"), &client, SystemTime::now()), Ok(1));
         }
     }
 
@@ -377,11 +413,12 @@ mod tests {
     fn an_expired_credential_proves_nothing_and_a_used_one_says_when() {
         let now = seconds(SystemTime::now());
         let entries = [("ended", now), ("lives", now + 1000), ("unused", u64::MAX)];
-        let by_access_key = entries.map(|(key, ends)| (key.to_owned(), stored(0, "s", ends))).into();
+        let by_access_key =
+            entries.map(|(key, ends)| (key.as_bytes().to_vec(), stored(0, "s", ends))).into_iter().collect();
         let callers = Callers { by_access_key, by_identity: HashMap::new(), failed: failed_proofs() };
         let proves = |key: &str| {
             let value = HeaderValue::from_str(&format!("Bearer {key}.s")).unwrap();
-            callers.identify(&HeaderMap::from_iter([(AUTHORIZATION, value)]), &Client::default())
+            callers.identify(&HeaderMap::from_iter([(AUTHORIZATION, value)]), &Client::default(), SystemTime::now())
         };
         assert_eq!((proves("ended"), proves("lives")), (Err(Unknown::Wrong), Ok(0)));
         let used = callers.last_used("lives").unwrap();

@@ -61,7 +61,7 @@ where
     let target = target::target(&head)?;
 
     // 1 who is calling
-    let service = snapshot.callers.identify(&head.headers, &x.client)?;
+    let service = snapshot.callers.identify(&head.headers, &x.client, x.opened())?;
     x.identified(service);
     // 2 which operation, and may this service
     let operation = snapshot.catalog.classify(&head.method, target.path());

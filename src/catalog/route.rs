@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use foldhash::fast::RandomState;
 use http::Method;
 
 use crate::config::{
@@ -38,7 +39,7 @@ pub enum Malformed {
 #[derive(Debug)]
 pub struct Routes {
     /// Rows by path, for paths without `{name}`.
-    literal: HashMap<String, Vec<(Method, usize)>>,
+    literal: HashMap<String, Vec<(Method, usize)>, RandomState>,
     /// Paths with `{name}`.
     patterns: Vec<Pattern>,
     /// Literal paths as `plain` normalizes them, to refuse other spellings.
@@ -121,7 +122,7 @@ impl Routes {
     /// Compiles the table. A row matches its path and its aliases.
     pub fn new(rows: &[config::OperationConfig]) -> Self {
         let mut routes = Routes {
-            literal: HashMap::new(),
+            literal: HashMap::default(),
             patterns: Vec::new(),
             plain: HashSet::new(),
             reserved: Reserved::new(rows),

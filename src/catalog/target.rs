@@ -4,7 +4,7 @@
 //! [`Misaddressed`].
 
 use http::{
-    HeaderMap, Method, Version,
+    HeaderMap, HeaderValue, Method, Version,
     header::{HOST, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
     uri::{Authority, PathAndQuery},
@@ -38,16 +38,17 @@ pub enum Misaddressed {
 /// # Errors
 /// [`Misaddressed`] for a head that another server might interpret differently.
 pub fn target(head: &Parts) -> Result<PathAndQuery, Misaddressed> {
-    if !served(&head.method) || upgrades(&head.headers) {
+    let fields = TargetFields::read(&head.headers);
+    if !served(&head.method) || fields.upgrades {
         return Err(Misaddressed::Upgrade);
     }
     if head.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
         return Err(Misaddressed::Method);
     }
-    if !framed(&head.headers) {
+    if !fields.framed() {
         return Err(Misaddressed::Framing);
     }
-    let named = host(head)?;
+    let named = host(head, &fields.hosts)?;
     if let Some(authority) = head.uri.authority() {
         let scheme = head.uri.scheme_str().unwrap_or_default();
         if !matches!(scheme, "http" | "https") || !names_one(authority) {
@@ -70,33 +71,58 @@ fn served(method: &Method) -> bool {
     *method != Method::CONNECT && *method != Method::TRACE && method.as_str() != "TRACK"
 }
 
-/// hyper requires only that the last coding is `chunked`. Other codings are not decoded here, so a body that has them
-/// must not be passed on.
-fn framed(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => true,
-        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
-        (Some(_), Some(_)) => false,
+/// The header fields that say what a request is for. One pass takes less than three look-ups.
+#[derive(Default)]
+struct TargetFields<'h> {
+    /// The first two of each.
+    hosts: [Option<&'h HeaderValue>; 2],
+    codings: [Option<&'h HeaderValue>; 2],
+    /// `Upgrade` offers something. `h2c` is ignored, as RFC 9110 section 7.8 allows: some clients always offer it on
+    /// cleartext connections and continue with HTTP/1.1.
+    upgrades: bool,
+}
+
+impl<'h> TargetFields<'h> {
+    fn read(headers: &'h HeaderMap) -> Self {
+        let mut fields = TargetFields::default();
+        for (name, value) in headers {
+            match name {
+                name if *name == HOST => note(&mut fields.hosts, value),
+                name if *name == TRANSFER_ENCODING => note(&mut fields.codings, value),
+                name if *name == UPGRADE => fields.upgrades |= !is(value, b"h2c"),
+                _ => {}
+            }
+        }
+        fields
+    }
+
+    /// hyper requires only that the last coding is `chunked`. Other codings are not decoded here, so a body that has them
+    /// must not be passed on.
+    fn framed(&self) -> bool {
+        match self.codings {
+            [None, _] => true,
+            [Some(coding), None] => is(coding, b"chunked"),
+            [Some(_), Some(_)] => false,
+        }
     }
 }
 
-/// `Upgrade: h2c` is ignored, as RFC 9110 section 7.8 allows: some clients always offer it on cleartext connections and
-/// continue with HTTP/1.1.
-fn upgrades(headers: &HeaderMap) -> bool {
-    let mut offers = headers.get_all(UPGRADE).iter();
-    offers.any(|offer| !offer.as_bytes().trim_ascii().eq_ignore_ascii_case(b"h2c"))
+fn note<'h>([first, second]: &mut [Option<&'h HeaderValue>; 2], value: &'h HeaderValue) {
+    *if first.is_none() { first } else { second } = Some(value);
 }
 
-fn host(head: &Parts) -> Result<Option<&str>, Misaddressed> {
-    let mut hosts = head.headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => Err(Misaddressed::Host),
-        (None, _) if head.version == Version::HTTP_11 => Err(Misaddressed::Host),
+fn is(value: &HeaderValue, word: &[u8]) -> bool {
+    value.as_bytes().trim_ascii().eq_ignore_ascii_case(word)
+}
+
+fn host<'h>(head: &Parts, hosts: &[Option<&'h HeaderValue>; 2]) -> Result<Option<&'h str>, Misaddressed> {
+    match hosts {
+        [_, Some(_)] => Err(Misaddressed::Host),
+        [None, _] if head.version == Version::HTTP_11 => Err(Misaddressed::Host),
         // In HTTP/2, `:authority` takes the place of Host.
-        (None, _) if head.version == Version::HTTP_2 && head.uri.authority().is_none() => Err(Misaddressed::Host),
-        (None, _) => Ok(None),
-        (Some(host), None) => {
+        [None, _] if head.version == Version::HTTP_2 && head.uri.authority().is_none() => Err(Misaddressed::Host),
+        [None, _] => Ok(None),
+        [Some(host), None] => {
             let host = host.to_str().map_err(|_| Misaddressed::Host)?;
             // Most hosts are plain names; only others need the full parser.
             let good = is_plain(host) || host.parse().is_ok_and(|host| names_one(&host));

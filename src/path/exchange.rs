@@ -4,7 +4,12 @@
 //! works on an order, the record is with that task; the attempts are shared with it, so that `sent` is true at any time.
 //! Must not know headers or metrics. Never fails by itself.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -83,6 +88,11 @@ impl Exchange {
         self.record.iter_mut().for_each(|record| record.began_earlier(time));
         self.attempts = Some(attempts);
         self
+    }
+
+    /// When the request's head was read, on the wall clock.
+    pub(super) fn opened(&self) -> SystemTime {
+        self.record.as_ref().map_or_else(SystemTime::now, Record::began)
     }
 
     /// How long the caller waits.

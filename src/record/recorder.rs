@@ -259,6 +259,11 @@ impl Record {
         self.started = self.started.checked_sub(by).unwrap_or(self.started);
     }
 
+    /// When it was opened.
+    pub fn began(&self) -> SystemTime {
+        self.began
+    }
+
     /// Index of the service, once known.
     pub fn service(&self) -> Option<usize> {
         self.facts.service

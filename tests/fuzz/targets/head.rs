@@ -109,7 +109,7 @@ async fn ask(request: Request<Incoming>, data: &[u8]) -> Result<Response<Full<By
 async fn cross(head: Parts, body: Incoming, data: &[u8]) -> Option<()> {
     let rooms = rooms();
     let path_and_query = target(&head).ok()?;
-    let service = rooms.callers.identify(&head.headers, &Default::default()).ok()?;
+    let service = rooms.callers.identify(&head.headers, &Default::default(), std::time::SystemTime::now()).ok()?;
     let operation = rooms.catalog.classify(&head.method, path_and_query.path()).ok()?;
     rooms.catalog.permit(service, operation).ok()?;
     let memory = || Memory::new(1 << 20).allowance(Priority::Normal);

@@ -34,9 +34,11 @@ impl Classification {
     }
 
     /// Whether it proves what became of an order: the envelope, and neither a redirect nor a server error. A status
-    /// above 599 is one too (RFC 9110, section 15).
+    /// above 599 is one too (RFC 9110, section 15). A 429 refuses a request before it is executed, whatever its body
+    /// (RFC 6585, section 4): mostly a proxy in front of Fastrac gives it, which does not know the envelope.
     pub fn settles_order(self, status: StatusCode) -> bool {
-        self.is_envelope && (status.is_success() || status.is_client_error())
+        status == StatusCode::TOO_MANY_REQUESTS
+            || (self.is_envelope && (status.is_success() || status.is_client_error()))
     }
 }
 

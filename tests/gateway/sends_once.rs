@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrac_gateway::app::AppError;
-use fastrac_sandbox::{Act, Fault};
+use fastrac_sandbox::{Act, CannedResponse, Fault};
 
 use crate::{
     bodies,
@@ -144,6 +144,35 @@ fn an_order_that_was_not_sent_frees_its_key() {
         "quota.day",
         "no conflict: the key is free"
     );
+}
+
+/// A 429 proves that nothing was executed, whatever its body: a proxy in front of Fastrac knows no envelope.
+#[test]
+fn an_order_that_was_throttled_leaves_nothing_behind() {
+    let gateway = TestGateway::new();
+    let compressed = CannedResponse {
+        status: 429,
+        body: "H4sIAAAAAAAAAwMAAAAAAAAAAAA=".into(),
+        base64: true,
+        ..CannedResponse::default()
+    };
+    let acts =
+        [Act::throttle(None), Act::Html(429), Act::answer(429, ""), Act::answer(429, "[]"), Act::Answer(compressed)];
+    for (number, act) in acts.into_iter().enumerate() {
+        for request in [order(number), keyed(100 + number, &format!("throttled-{number}"))] {
+            gateway.sandbox.fault(Fault::on("v2.order_express", act.clone()).times(1));
+            let before = gateway.received().len();
+            let throttled = gateway.send(request.clone());
+            assert_eq!((throttled.status, throttled.outcome(), throttled.sent()), (429, "throttled", "yes"), "{act:?}");
+            assert!(throttled.header("retry-after").is_some(), "{act:?}: {throttled:?}");
+            assert_eq!(gateway.line(&id(&throttled))["sent"], "yes", "{act:?}");
+            gateway.wait_for_pauses();
+            let sent = gateway.send(request);
+            assert_eq!((sent.status, sent.outcome(), sent.header("idempotent-replayed")), (200, "ok", None), "{act:?}");
+            assert_eq!(gateway.received().len(), before + 2, "{act:?}");
+        }
+    }
+    assert_eq!(unknown(&gateway), 0);
 }
 
 /// Faults after which the outcome of an order is unknown.

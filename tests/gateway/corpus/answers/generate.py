@@ -92,7 +92,8 @@ def judge(status, body):
         "outcome": outcome,
         "key": by_message == ["rejected"] or (not by_message and status == 401),
         "stored": outcome == "not_found" or (outcome == "ok" and status == 200),
-        "settles": enveloped and (200 <= status <= 299 or 400 <= status <= 499),
+        # A 429 refuses before anything is executed, whatever its body (RFC 6585, section 4).
+        "settles": status == 429 or (enveloped and (200 <= status <= 299 or 400 <= status <= 499)),
     }
 
 

@@ -18,12 +18,20 @@ pub fn whole_seconds(wait: Duration) -> Duration {
 /// Longer waits count as this one.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// The wait that the `Retry-After` of a response names: seconds, or a date (RFC 9110, section 10.2.3). `None` if it is
-/// neither, or if there are several.
+/// The wait that the `Retry-After` of a response names: seconds, or a date (RFC 9110, section 10.2.3). The longest, if there
+/// are several, on lines of their own or in a list: two servers on the way may each have added theirs. `None` if none is
+/// either.
 pub fn named(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let mut values = headers.get_all(RETRY_AFTER).into_iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return None };
-    Some(parse(value.to_str().ok()?, now)?.min(LONGEST))
+    let texts = headers.get_all(RETRY_AFTER).into_iter().filter_map(|value| value.to_str().ok());
+    Some(texts.filter_map(|text| longest(text, now)).max()?.min(LONGEST))
+}
+
+/// The longest wait of a list. A date has a comma of its own.
+fn longest(text: &str, now: Timestamp) -> Option<Duration> {
+    let items: Vec<&str> = text.split(',').collect();
+    let single = items.iter().filter_map(|item| parse(item, now));
+    let dates = items.windows(2).filter_map(|date| parse(&date.join(","), now));
+    single.chain(dates).max()
 }
 
 fn parse(value: &str, now: Timestamp) -> Option<Duration> {
@@ -60,11 +68,26 @@ mod tests {
         };
         let parse = |value| named(&[value]);
         assert_eq!((parse("0"), parse(" 120 "), parse("86400")), (Some(0), Some(120), Some(86_400)));
-        assert_eq!((named(&[]), named(&["1", "3600"])), (None, None));
+        assert_eq!(named(&[]), None);
         assert_eq!(parse("Tue, 24 Nov 2026 02:01:30 GMT"), Some(90));
         assert_eq!(parse("Tue, 24 Nov 2026 01:01:30 GMT"), Some(0), "in the past");
-        for neither in ["", "-1", "1.5", "soon", "2026-11-24", "1, 2"] {
+        for neither in ["", "-1", "1.5", "soon", "2026-11-24", ",", "1;2"] {
             assert_eq!(parse(neither), None, "{neither}");
+        }
+        let (date, earlier) = ("Tue, 24 Nov 2026 02:01:30 GMT", "Tue, 24 Nov 2026 02:00:30 GMT");
+        let several: [&[&'static str]; 9] = [
+            &["1", "90"],
+            &["90", "1"],
+            &["1, 90"],
+            &["90,1"],
+            &["soon", "90"],
+            &["soon, 90"],
+            &["1", date],
+            &["1, Tue, 24 Nov 2026 02:01:30 GMT"],
+            &["Tue, 24 Nov 2026 02:01:30 GMT, Tue, 24 Nov 2026 02:00:30 GMT, 7", earlier],
+        ];
+        for values in several {
+            assert_eq!(named(values), Some(90), "the longest of {values:?}");
         }
         for long in ["31622401", "18446744073709551615", "99999999999999999999", "Tue, 24 Nov 2099 02:00:00 GMT"] {
             assert_eq!(parse(long), Some(LONGEST.as_secs()), "{long}");

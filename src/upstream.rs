@@ -96,12 +96,6 @@ impl Answer {
             self.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
     }
-
-    /// Whether it is an error that says when to try again.
-    pub fn asks_to_wait(&self) -> bool {
-        let is_error = self.status.is_client_error() || self.status.is_server_error();
-        is_error && self.wait_named().is_some()
-    }
 }
 
 pub enum AnswerBody {

@@ -133,12 +133,12 @@ impl PreparedAttempt {
             }
             Ok(mut answer) => {
                 let reading = read(call, &answer);
-                let throttled = reading.outcome == Outcome::Throttled;
-                if throttled || answer.asks_to_wait() {
+                // Any other `Retry-After` concerns this request: maintenance of one operation must not stop the others.
+                if reading.outcome == Outcome::Throttled {
                     let limit = LimitResponse { sent: began, wait: answer.wait_named() };
                     let again = call.budget_request(call.priority(), attempts.sent());
                     let due = call.account.budget.throttled(limit, again);
-                    answer.wait_at_least(if throttled { due.max(THROTTLED) } else { due });
+                    answer.wait_at_least(due.max(THROTTLED));
                 }
                 permit.report(reading.evidence(answer.status), answer.took);
                 if proves_pair(call, &reading) {

@@ -114,6 +114,23 @@ fn not_before_fastrac_allows_it() {
 }
 
 #[test]
+fn not_before_the_longest_wait_that_fastrac_names() {
+    let gateway = TestGateway::new();
+    for waits in [&["1", "60"][..], &["60", "1"], &["1, 60"]] {
+        let headers = waits.iter().map(|wait| ("retry-after".to_owned(), (*wait).to_owned())).collect();
+        let busy = CannedResponse {
+            status: 503,
+            headers,
+            body: r#"{"success": false}"#.to_owned(),
+            ..CannedResponse::default()
+        };
+        gateway.sandbox.fault(Fault::on(QUOTE, Act::Answer(busy)).times(1));
+        let response = gateway.send(quote());
+        assert_eq!((response.status, attempts(&gateway, &response)), (503, 1), "{waits:?}: {response:?}");
+    }
+}
+
+#[test]
 fn not_after_the_callers_time() {
     let gateway = TestGateway::new();
     // The shortest pause is 25 ms.

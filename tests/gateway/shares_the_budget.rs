@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fastrac_sandbox::{Act, Fault, Limit};
+use fastrac_sandbox::{Act, CannedResponse, Fault, Limit};
 
 use crate::{
     bodies,
@@ -168,6 +168,31 @@ fn a_limit_response_of_fastrac_pauses_the_account_for_all() {
         assert_eq!(budget["second"]["limit"], 100);
         let metrics = gateway.admin("/metrics").text();
         assert_eq!(sum(&metrics, "budget_learned_limit", &[("account", "main")]), 50.0);
+    }
+}
+
+/// Whatever makes quotes fail, and however long Fastrac says that it will last: no order waits for it.
+#[test]
+fn an_error_that_is_no_limit_pauses_no_other_request() {
+    let budget = "per_second = 100, burst = 100, in_flight = 8, max_wait = \"0s\"";
+    let services = &[("other", "allow = [\"quote\", \"order\"]")];
+    let gateway = Setup { budget, services, ..Setup::default() }.start();
+    for (number, status) in [503, 500, 502, 403].into_iter().enumerate() {
+        let headers = vec![("retry-after".to_owned(), "3600".to_owned())];
+        let body = r#"{"success":false,"message":"Maintenance of tariffs"}"#.to_owned();
+        let busy = Act::Answer(CannedResponse { status, headers, body, ..CannedResponse::default() });
+        gateway.sandbox.fault(Fault::on("v2.tariff_express", busy).times(1));
+        let failed = send(&gateway, "shop", 1);
+        assert_eq!((failed.status, failed.header("retry-after")), (status, Some("3600")), "{failed:?}");
+        let order = gateway.send(post("/order/express", &bodies::order(number)).by("other"));
+        assert_eq!((order.status, order.outcome()), (200, "ok"), "after {status}: {order:?}");
+        assert_eq!(send(&gateway, "other", 2).outcome(), "ok", "after {status}");
+        let budget = gateway.admin("/status").json()["accounts"]["main"]["budget"].clone();
+        assert_eq!(
+            (&budget["paused_seconds"], &budget["learned_per_second"]),
+            (&0.0.into(), &100.0.into()),
+            "{status}"
+        );
     }
 }
 

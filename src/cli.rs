@@ -37,7 +37,10 @@ use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _, Parser, Subcom
 
 #[cfg(not(feature = "sandbox"))]
 use self::{no_sandbox as demo, no_sandbox as sandbox};
-use crate::record::{FlushAtExit, report_panics};
+use crate::{
+    record::{FlushAtExit, report_panics},
+    store,
+};
 
 /// Exit code: failure.
 pub(crate) const FAILED: u8 = 1;
@@ -112,7 +115,7 @@ fn command_line() -> CommandLine {
 /// Runs the command that the command line names, and returns the exit code.
 pub fn main() -> ExitCode {
     // A panic message must not show a secret.
-    report_panics();
+    report_panics(store::is_expected_panic);
     let _flush = FlushAtExit;
     let done = match command_line().command {
         Command::Demo(arguments) => demo::run(&arguments),

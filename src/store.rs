@@ -16,9 +16,11 @@
 //! not be on disk. After a failed write the file is reopened for the next one, so the store recovers
 //! by itself once the disk does; until then [`Store::is_healthy`] is false.
 
+mod damage;
 mod error;
 mod folder;
 mod inspect;
+mod overlay_file;
 mod reader;
 mod table;
 #[cfg(test)]
@@ -38,6 +40,7 @@ use tokio::sync::oneshot;
 
 pub use self::writer::SLOW;
 pub use self::{
+    damage::is_expected as is_expected_panic,
     error::{OpenError, StoreError},
     folder::{PlaceProbe, StoreKind, exists, usable},
     inspect::{TableSummary, VisitRow, inspect},

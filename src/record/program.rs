@@ -69,7 +69,7 @@ fn init(default_filter: &str, text: bool, terminal: bool) {
     let lines = if text { lines.with_target(false).boxed() } else { lines.json().flatten_event(true).boxed() };
     // Fails only if a log was started already.
     let _ = tracing_subscriber::registry().with(filter).with(&*LIMIT).with(lines).try_init();
-    report_panics();
+    report_panics(|| false);
 }
 
 /// Starts the thread that writes to stderr. Without it, stderr is written directly.
@@ -118,10 +118,15 @@ impl Drop for FlushAtExit {
     }
 }
 
-/// Reports panics in the program's log from now on, or on stderr if there is none. A second call does
-/// nothing.
-pub fn report_panics() {
+/// Reports panics in the program's log from now on, or on stderr if there is none; not those of which `is_expected` says that
+/// they are reported in another way. A second call does nothing.
+pub fn report_panics(is_expected: fn() -> bool) {
     static ONCE: Once = Once::new();
+    let report = move |panic: &PanicHookInfo<'_>| {
+        if !is_expected() {
+            report(panic);
+        }
+    };
     ONCE.call_once(|| std::panic::set_hook(Box::new(report)));
 }
 

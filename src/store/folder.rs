@@ -9,15 +9,15 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Read as _},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
 
-use redb::{ConcurrencyMode, Database, DatabaseError, StorageError};
+use redb::{ConcurrencyMode, Database, DatabaseError, StorageBackend, StorageError};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
+    damage,
     error::OpenError,
     tracked_file::{LengthDue, TrackedFile},
 };
@@ -164,6 +164,21 @@ fn lock(dir: &Path, operation: FlockOperation) -> Result<File, OpenError> {
     }
 }
 
+/// Whether a gateway uses the store in this file.
+pub(super) fn is_in_use(path: &Path) -> bool {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    matches!(lock(dir, FlockOperation::NonBlockingLockShared), Err(OpenError::InUse { .. }))
+}
+
+/// Opens the store in a file; an empty one is initialized. redb may panic on a damaged one.
+pub(super) fn open_database(kind: StoreKind, file: impl StorageBackend) -> Result<Database, DatabaseError> {
+    Database::builder()
+        .set_cache_size(PAGE_CACHE)
+        .set_concurrency_mode(ConcurrencyMode::SingleWriter)
+        .set_check_integrity_on_open(kind.checked_at_start)
+        .create_with_backend(file)
+}
+
 /// Whether a file may be a store: it is not empty, and begins like one.
 fn begins_like_a_store(dir: &Path, path: &Path, mut file: File) -> Result<(), OpenError> {
     let damaged = |reason: &str| Err(OpenError::Damaged { file: path.to_owned(), reason: reason.to_owned() });
@@ -201,20 +216,12 @@ impl FileInFolder {
     /// Opens a file, which redb initializes if it is empty.
     fn open_at(&self, path: &Path) -> Result<Database, OpenError> {
         let file = open_file(path).map_err(|source| folder(&self.dir, source))?;
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            // redb may panic on a file that another program has written to.
-            Database::builder()
-                .set_cache_size(PAGE_CACHE)
-                .set_concurrency_mode(ConcurrencyMode::SingleWriter)
-                .set_check_integrity_on_open(self.kind.checked_at_start)
-                .create_with_backend(TrackedFile::new(file, LengthDue::clone(&self.due))?)
-        }));
+        // redb may panic on a file that another program has written to.
+        let opened = damage::catch(|| open_database(self.kind, TrackedFile::new(file, LengthDue::clone(&self.due))?));
         match opened {
-            Ok(Ok(database)) => Ok(database),
-            Ok(Err(error)) => Err(open_error(&self.dir, path.to_owned(), error)),
-            Err(_) => {
-                Err(OpenError::Damaged { file: path.to_owned(), reason: "its pages are inconsistent".to_owned() })
-            }
+            Some(Ok(database)) => Ok(database),
+            Some(Err(error)) => Err(open_error(&self.dir, path.to_owned(), error)),
+            None => Err(OpenError::Damaged { file: path.to_owned(), reason: "its pages are inconsistent".to_owned() }),
         }
     }
 

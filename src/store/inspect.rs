@@ -3,19 +3,20 @@
 //! Always holds: the store that is copied or looked at is not changed; a copy is that of one instant. Reading may take long
 //! and blocks. Fails with [`OpenError`] or redb's errors.
 
-use std::{
-    fs::File,
-    io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-};
+use std::{fs::File, io, path::Path};
 
 use redb::{
     ConcurrencyMode, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
     TableHandle, backends::FileBackend,
 };
 
-use super::{error::OpenError, folder::PAGE_CACHE, table::definition};
+use super::{
+    damage,
+    error::OpenError,
+    folder::{self, PAGE_CACHE, StoreKind},
+    overlay_file::OverlayFile,
+    table::definition,
+};
 
 /// One table of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,36 +46,41 @@ pub(super) fn copy(from: &ReadTransaction, to: File) -> Result<(), redb::Error> 
 /// Called with the table, the key and the bytes of each row.
 pub type VisitRow<'a> = &'a mut dyn FnMut(&str, &[u8], &[u8]);
 
-/// Reads the whole store in a file, also while a gateway uses it. One that a killed process left is recovered in a copy.
+/// Reads the whole store in a file, also while a gateway uses it. Else it is opened as a gateway would, which finds more
+/// than a reader does, but without a change of it.
 ///
 /// # Errors
 /// [`OpenError`] if a gateway could not use it, or a lookup would miss one of its rows.
-pub fn inspect(path: &Path, visit: VisitRow<'_>) -> Result<Vec<TableSummary>, OpenError> {
+pub fn inspect(kind: StoreKind, path: &Path, visit: VisitRow<'_>) -> Result<Vec<TableSummary>, OpenError> {
     let damaged = |reason: String| OpenError::Damaged { file: path.to_owned(), reason };
     let unreadable = |source: io::Error| OpenError::Folder { dir: path.to_owned(), source };
     if File::open(path).and_then(|file| file.metadata()).map_err(unreadable)?.len() == 0 {
         return Err(damaged("it is empty".to_owned()));
     }
-    // redb may panic on a file that another program has written to.
-    let read = catch_unwind(AssertUnwindSafe(|| {
+    match damage::catch(|| read(kind, path, visit)) {
+        Some(Ok(tables)) => Ok(tables),
+        Some(Err(error)) => Err(damaged(error.to_string())),
+        None => Err(damaged("its pages are inconsistent".to_owned())),
+    }
+}
+
+fn read(kind: StoreKind, path: &Path, visit: VisitRow<'_>) -> Result<Vec<TableSummary>, redb::Error> {
+    if folder::is_in_use(path) {
         let mut builder = Database::builder();
         builder.set_concurrency_mode(ConcurrencyMode::SingleWriter).set_cache_size(PAGE_CACHE);
         match builder.open_read_only(path) {
-            Ok(database) => summaries(&database.begin_read()?, visit),
-            Err(error @ DatabaseError::DatabaseAlreadyOpen) => Err(error.into()),
-            Err(_) => {
-                let mut copied = tempfile::tempfile()?;
-                io::copy(&mut File::open(path)?, &mut copied)?;
-                builder.set_check_integrity_on_open(true);
-                summaries(&builder.create_with_backend(FileBackend::new(copied)?)?.begin_read()?, visit)
-            }
+            Ok(database) => return summaries(&database.begin_read()?, visit),
+            Err(error @ DatabaseError::DatabaseAlreadyOpen) => return Err(error.into()),
+            // It is being repaired.
+            Err(_) => {}
         }
-    }));
-    match read {
-        Ok(Ok(tables)) => Ok(tables),
-        Ok(Err(error)) => Err(damaged(error.to_string())),
-        Err(_) => Err(damaged("its pages are inconsistent".to_owned())),
     }
+    let database = folder::open_database(kind, OverlayFile::open(path)?)?;
+    // Only a write shows whether what is known of the free pages can be read.
+    let mut write = database.begin_write()?;
+    write.set_quick_repair(kind.quick_repair());
+    write.commit()?;
+    summaries(&database.begin_read()?, visit)
 }
 
 fn summaries(from: &ReadTransaction, visit: VisitRow<'_>) -> Result<Vec<TableSummary>, redb::Error> {

@@ -412,3 +412,74 @@ mod notices {
         assert_eq!(word(&store, "d").await.as_deref(), Some("4"));
     }
 }
+
+mod is_inspected {
+    use super::*;
+
+    /// Both files of a folder, closed by a clean stop, with enough rows for pages above those of the rows.
+    async fn closed(home: &Path) {
+        let state = Store::open(home).unwrap();
+        let (orders, _) = Store::open_beside_state(home, StoreKind::ORDERS).unwrap();
+        for round in 0..3 {
+            for store in [&state, &orders] {
+                let mut batch = WriteBatch::default();
+                for number in 0..200 {
+                    batch.put(&WORDS, format!("{number}").as_bytes(), &Word(format!("{round}").repeat(100)));
+                }
+                store.write(batch).await.unwrap();
+            }
+        }
+        orders.close().await;
+        state.close().await;
+    }
+
+    /// Whether a gateway can open both stores, read all rows and write.
+    async fn is_usable(dir: &Path) -> bool {
+        let Ok(state) = Store::open(dir) else { return false };
+        let orders = Store::open_beside_state(dir, StoreKind::ORDERS);
+        let mut usable = orders.is_ok();
+        for store in orders.iter().map(|(orders, _)| orders).chain([&state]) {
+            usable &= store.write(put("0", "")).await.is_ok();
+        }
+        if let Ok((orders, _)) = orders {
+            orders.close().await;
+        }
+        state.close().await;
+        usable
+    }
+
+    #[tokio::test]
+    async fn and_refused_if_a_gateway_could_not_use_it() {
+        let home = tempfile::tempdir().unwrap();
+        closed(home.path()).await;
+        let (mut damages, mut refused) = (0, 0);
+        for kind in [StoreKind::STATE, StoreKind::ORDERS] {
+            let whole = fs::read(kind.file(home.path())).unwrap();
+            let mut damaged: Vec<Vec<u8>> =
+                [100, 2000, 4500, 6000, 9000].map(|cut| whole[..whole.len() - cut].to_vec()).into();
+            for page in (0..whole.len()).step_by(4096).skip(1) {
+                let (mut zeroed, mut flipped) = (whole.clone(), whole.clone());
+                zeroed[page..page + 4096].fill(0);
+                flipped[page + 3] ^= 0x10;
+                damaged.extend([zeroed, flipped].into_iter().filter(|bytes| *bytes != whole));
+            }
+            damaged.push(whole.clone());
+            for bytes in damaged {
+                let copy = tempfile::tempdir().unwrap();
+                for other in [StoreKind::STATE, StoreKind::ORDERS] {
+                    fs::copy(other.file(home.path()), other.file(copy.path())).unwrap();
+                }
+                let file = kind.file(copy.path());
+                fs::write(&file, &bytes).unwrap();
+                let inspected = inspect(kind, &file, &mut |_, _, _| {});
+                assert!(fs::read(&file).unwrap() == bytes, "the file was changed");
+                assert!(inspected.is_ok() || bytes != whole, "{inspected:?}");
+                let usable = is_usable(copy.path()).await;
+                assert!(usable || inspected.is_err(), "{file:?}, {} bytes", bytes.len());
+                damages += 1;
+                refused += usize::from(!usable);
+            }
+        }
+        assert!(damages > 20 && refused > 10, "{damages} damaged files, {refused} of no use");
+    }
+}

@@ -60,7 +60,7 @@ fn refused(program: &Program, request: &Request) {
 
 /// Rows of a table, also while the gateway runs.
 fn rows(program: &Program, kind: StoreKind, table: &str) -> Option<u64> {
-    let tables = store::inspect(&kind.file(&program.file("state")), &mut |_, _, _| {}).ok()?;
+    let tables = store::inspect(kind, &kind.file(&program.file("state")), &mut |_, _, _| {}).ok()?;
     Some(tables.iter().find(|found| found.name == table).map_or(0, |found| found.rows))
 }
 

@@ -14,7 +14,7 @@ use crate::{
         journal::{ARCHIVED, AnswerRow, ArchivedRow},
         open_error::OrdersOpenError,
     },
-    store::{self, OpenError, StoredRow, TableSummary},
+    store::{self, OpenError, StoreKind, StoredRow, TableSummary},
 };
 
 /// The tables of the two stores.
@@ -31,7 +31,7 @@ pub struct StoreSummaries {
 /// [`OrdersOpenError`] if a gateway could not use them, or a row is damaged.
 pub fn inspect(state: &Path, archive: &Path) -> Result<StoreSummaries, OrdersOpenError> {
     let mut moved = None;
-    let tables = store::inspect(state, &mut |table, _, row| {
+    let tables = store::inspect(StoreKind::STATE, state, &mut |table, _, row| {
         if table == ARCHIVED.name() {
             moved = ArchivedRow::decode(row);
         }
@@ -64,7 +64,7 @@ fn inspect_archive(file: &Path) -> Result<(Vec<TableSummary>, ArchiveTotals), Op
     let (mut ended, mut ends, mut keys, mut listed) =
         (KeySum::default(), KeySum::default(), KeySum::default(), KeySum::default());
     let (mut damaged, mut totals) = (0_u64, ArchiveTotals::default());
-    let tables = store::inspect(file, &mut |table, key, row| {
+    let tables = store::inspect(StoreKind::ORDERS, file, &mut |table, key, row| {
         let is_whole = if table == ENDED.name() {
             keys.add(1, key);
             let order = Checksummed::<EndedOrder>::decode(row);

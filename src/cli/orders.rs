@@ -97,13 +97,15 @@ fn listed(body: &Value) -> Vec<String> {
         let held = order["held"].as_u64().unwrap_or_default().to_string();
         let [id, account, service, path, told, proposed] =
             ["id", "account", "service", "path", "told", "proposed"].map(|name| text(&order[name]));
-        [id, account, service, path, told, &age, &held, proposed].map(str::to_owned)
+        [id, &number(order), account, service, path, told, &age, &held, proposed].map(str::to_owned)
     };
     let rows: Vec<_> = orders(body).map(row).collect();
     match (rows.is_empty(), body["orders"].is_array()) {
         (true, true) => vec!["no order has an unknown outcome".to_owned()],
         (true, false) => Vec::new(),
-        (false, _) => table(["ID", "ACCOUNT", "SERVICE", "PATH", "TOLD", "UNKNOWN FOR", "HELD", "PROPOSED"], &rows),
+        (false, _) => {
+            table(["ID", "NUMBER", "ACCOUNT", "SERVICE", "PATH", "TOLD", "UNKNOWN FOR", "HELD", "PROPOSED"], &rows)
+        }
     }
 }
 
@@ -172,8 +174,8 @@ mod tests {
     #[test]
     fn unknown_orders_are_a_table() {
         let lines = [
-            "ID     ACCOUNT  SERVICE  PATH            TOLD     UNKNOWN FOR  HELD  PROPOSED",
-            "req-1  main     shop     /order/express  timeout  1m1s         2     executed",
+            "ID     NUMBER  ACCOUNT  SERVICE  PATH            TOLD     UNKNOWN FOR  HELD  PROPOSED",
+            "req-1  4       main     shop     /order/express  timeout  1m1s         2     executed",
         ];
         assert_eq!(listed(&page()), lines);
         assert_eq!(listed(&json!({ "orders": [] })), ["no order has an unknown outcome"]);
